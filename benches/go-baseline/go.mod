@@ -1,0 +1,3 @@
+module nara-mesh/go-baseline
+
+go 1.25

@@ -1,0 +1,191 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use super::{FRESHNESS_WINDOW, RequestAuth};
+use crate::time::UnixMillis;
+
+/// Remembers the signatures of requests for as long as their times are fresh, so that none is accepted twice.
+///
+/// Insert only what has verified: so a stranger cannot fill the cache. When it is full nevertheless, requests
+/// are refused, because forgetting one would let it be replayed: the safe mistake is a false positive.
+///
+/// The naras already out there may send two equal requests in one millisecond, whose signatures are equal
+/// (Ed25519 is deterministic). For endpoints where a repetition does no harm, [`ReplayCache::insert_or_repeat`]
+/// therefore allows it from the same source address.
+#[derive(Clone, Debug)]
+pub struct ReplayCache {
+    capacity: usize,
+    seen: BTreeMap<[u8; 64], IpAddr>,
+    /// Signatures by the second in which they become stale.
+    expiry: BTreeMap<i64, BTreeSet<[u8; 64]>>,
+}
+
+/// Why a request is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReplayError {
+    /// Too many requests within the window.
+    #[error("the replay cache is full")]
+    Full,
+    /// This request came before.
+    #[error("replayed request")]
+    Replayed,
+}
+
+impl ReplayCache {
+    /// A cache for at most `capacity` requests within the window. Each takes about 250 bytes.
+    pub fn new(capacity: usize) -> Self {
+        Self {
+            capacity,
+            seen: BTreeMap::new(),
+            expiry: BTreeMap::new(),
+        }
+    }
+
+    /// Remembers a verified request.
+    ///
+    /// # Errors
+    /// [`ReplayError::Replayed`] if it is known, [`ReplayError::Full`] if it cannot be remembered.
+    pub fn insert(&mut self, auth: &RequestAuth, source: IpAddr, now: UnixMillis) -> Result<(), ReplayError> {
+        self.expire(now);
+        let signature = *auth.signature().as_bytes();
+        if self.seen.contains_key(&signature) {
+            return Err(ReplayError::Replayed);
+        }
+        if self.seen.len() >= self.capacity {
+            return Err(ReplayError::Full);
+        }
+        self.seen.insert(signature, source);
+        // The last moment at which the time of the request is still fresh.
+        let until = auth.timestamp().saturating_add(FRESHNESS_WINDOW);
+        self.expiry
+            .entry(until.to_seconds().get())
+            .or_default()
+            .insert(signature);
+        Ok(())
+    }
+
+    /// As [`ReplayCache::insert`], but a repetition from the source address of the first is fine.
+    ///
+    /// # Errors
+    /// [`ReplayError::Replayed`] if it is known from another source, [`ReplayError::Full`] if it cannot be
+    /// remembered.
+    pub fn insert_or_repeat(
+        &mut self,
+        auth: &RequestAuth,
+        source: IpAddr,
+        now: UnixMillis,
+    ) -> Result<(), ReplayError> {
+        match self.insert(auth, source, now) {
+            Err(ReplayError::Replayed) if self.seen.get(auth.signature().as_bytes()) == Some(&source) => {
+                Ok(())
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// How many requests are remembered.
+    pub fn len(&self) -> usize {
+        self.seen.len()
+    }
+
+    /// Whether none is remembered.
+    pub fn is_empty(&self) -> bool {
+        self.seen.is_empty()
+    }
+
+    fn expire(&mut self, now: UnixMillis) {
+        let current = now.to_seconds().get();
+        while let Some(entry) = self.expiry.first_entry() {
+            // A whole second later, because expiry times are rounded down to seconds.
+            if *entry.key() >= current {
+                break;
+            }
+            for signature in entry.remove() {
+                self.seen.remove(&signature);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::identity::{KeyPair, Soul};
+
+    const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+    const ELSEWHERE: IpAddr = IpAddr::V6(std::net::Ipv6Addr::LOCALHOST);
+
+    fn auth(at: i64) -> RequestAuth {
+        let keypair = KeyPair::from_soul(&Soul::bond([1; 32], "alice"));
+        RequestAuth::sign(
+            &keypair,
+            &"alice".parse().unwrap(),
+            UnixMillis::new(at),
+            "POST",
+            "/dm",
+        )
+    }
+
+    #[test]
+    fn a_request_is_accepted_once() {
+        let mut cache = ReplayCache::new(10);
+        let now = UnixMillis::new(100_000);
+        assert_eq!(cache.insert(&auth(100_000), HERE, now), Ok(()));
+        assert_eq!(
+            cache.insert(&auth(100_000), HERE, now),
+            Err(ReplayError::Replayed)
+        );
+        assert_eq!(cache.insert(&auth(100_001), HERE, now), Ok(()));
+        assert_eq!(cache.insert_or_repeat(&auth(100_001), HERE, now), Ok(()));
+        assert_eq!(
+            cache.insert_or_repeat(&auth(100_001), ELSEWHERE, now),
+            Err(ReplayError::Replayed)
+        );
+    }
+
+    #[test]
+    fn a_full_cache_refuses_and_recovers_when_entries_go_stale() {
+        let mut cache = ReplayCache::new(2);
+        let now = UnixMillis::new(100_000);
+        cache.insert(&auth(100_000), HERE, now).unwrap();
+        cache.insert(&auth(100_001), HERE, now).unwrap();
+        assert_eq!(cache.insert(&auth(100_002), HERE, now), Err(ReplayError::Full));
+        assert_eq!(
+            cache.insert(&auth(132_000), HERE, UnixMillis::new(132_000)),
+            Ok(())
+        );
+        assert_eq!(cache.len(), 1);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
+        /// Whatever the order: what is fresh and was accepted is never accepted again, and the cache keeps
+        /// its bound.
+        #[test]
+        fn nothing_fresh_is_accepted_twice(
+            steps in proptest::collection::vec((0_i64..4_000, -31_000_i64..31_000), 1..40),
+        ) {
+            let mut cache = ReplayCache::new(8);
+            let mut accepted = BTreeSet::new();
+            let mut now = 1_000_000;
+            for (advance, skew) in steps {
+                now += advance;
+                let auth = auth(now + skew);
+                if auth.check_fresh(UnixMillis::new(now)).is_err() {
+                    continue;
+                }
+                let outcome = cache.insert(&auth, HERE, UnixMillis::new(now));
+                if accepted.contains(&(now + skew)) {
+                    prop_assert_eq!(outcome, Err(ReplayError::Replayed));
+                } else if outcome.is_ok() {
+                    accepted.insert(now + skew);
+                }
+                prop_assert!(cache.len() <= 8);
+            }
+        }
+    }
+}

@@ -1,0 +1,149 @@
+use std::borrow::Cow;
+use std::time::Duration;
+
+use http::HeaderMap;
+use percent_encoding::percent_decode_str;
+
+use super::FRESHNESS_WINDOW;
+use super::headers::{HeaderError, Headers};
+use crate::identity::{InvalidName, InvalidSignature, KeyPair, NaraName, PublicKey, Signature};
+use crate::time::UnixMillis;
+
+/// The authentication of one request: who claims to send it, when, and the signature that proves it.
+///
+/// `Debug` does not show the signature.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestAuth(Headers);
+
+/// Why a request is not authenticated. `Display` is the reason that the peer is told.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RequestAuthError {
+    /// The signature is not one of the sender's key over this request.
+    #[error("signature verification failed")]
+    BadSignature,
+    /// The headers are missing, repeated or malformed.
+    #[error("{}", header_reason(.0))]
+    Header(HeaderError),
+    /// The very same signed request came before.
+    #[error("replayed request")]
+    Replayed,
+    /// The time of the request is not within the window.
+    #[error("timestamp too old or in future: {}{:?}", if *.ahead { "-" } else { "" }, .by)]
+    Stale {
+        /// How far the two clocks are apart.
+        by: Duration,
+        /// Whether the request comes from the future of the receiver.
+        ahead: bool,
+    },
+    /// There is no key for the name.
+    #[error("unknown sender: {0}")]
+    UnknownSender(NaraName),
+}
+
+/// The reasons that the naras already out there give (wire facts, section 4.3), where there is one.
+fn header_reason(error: &HeaderError) -> String {
+    match error {
+        HeaderError::Missing(_) => "missing auth headers".to_owned(),
+        HeaderError::Timestamp => "invalid timestamp".to_owned(),
+        HeaderError::Signature(InvalidSignature::Encoding) => "invalid signature encoding".to_owned(),
+        HeaderError::Signature(_) => "signature verification failed".to_owned(),
+        HeaderError::Name(InvalidName::Empty) => "missing auth headers".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+impl RequestAuth {
+    /// Signs a request. `path` is the path of the request line, percent-encoded and without query.
+    ///
+    /// One client must never use the same `now` twice; see [`Stamp`](super::Stamp).
+    pub fn sign(keypair: &KeyPair, name: &NaraName, now: UnixMillis, method: &str, path: &str) -> Self {
+        let base = request_signature_base(name.as_str(), now, method, &signed_path(path));
+        Self(Headers {
+            name: name.clone(),
+            timestamp: now,
+            signature: keypair.sign(&base),
+        })
+    }
+
+    /// Reads the headers of a request. Repeated headers and non-canonical spellings are errors.
+    ///
+    /// # Errors
+    /// [`RequestAuthError::Header`].
+    pub fn from_headers(headers: &HeaderMap) -> Result<Self, RequestAuthError> {
+        Headers::parse(headers)
+            .map(Self)
+            .map_err(RequestAuthError::Header)
+    }
+
+    /// Writes the three headers, replacing any that are there.
+    pub fn write_to(&self, headers: &mut HeaderMap) {
+        self.0.write_to(headers);
+    }
+
+    /// Who claims to send the request.
+    pub fn name(&self) -> &NaraName {
+        &self.0.name
+    }
+
+    /// When it was signed.
+    pub fn timestamp(&self) -> UnixMillis {
+        self.0.timestamp
+    }
+
+    /// The signature.
+    pub fn signature(&self) -> &Signature {
+        &self.0.signature
+    }
+
+    /// Checks that the time of the request lies within [`FRESHNESS_WINDOW`] of `now`: cheap, so done before
+    /// anything else.
+    ///
+    /// # Errors
+    /// [`RequestAuthError::Stale`].
+    pub fn check_fresh(&self, now: UnixMillis) -> Result<(), RequestAuthError> {
+        let by = now.abs_diff(self.0.timestamp);
+        if by > FRESHNESS_WINDOW {
+            return Err(RequestAuthError::Stale {
+                by,
+                ahead: self.0.timestamp > now,
+            });
+        }
+        Ok(())
+    }
+
+    /// Verifies freshness and signature. `path` is the path of the request line, percent-encoded and without
+    /// query.
+    ///
+    /// # Errors
+    /// [`RequestAuthError::Stale`] or [`RequestAuthError::BadSignature`].
+    pub fn verify(
+        &self,
+        key: &PublicKey,
+        method: &str,
+        path: &str,
+        now: UnixMillis,
+    ) -> Result<(), RequestAuthError> {
+        self.check_fresh(now)?;
+        let base = request_signature_base(self.0.name.as_str(), self.0.timestamp, method, &signed_path(path));
+        key.verify(&base, &self.0.signature)
+            .map_err(|_| RequestAuthError::BadSignature)
+    }
+}
+
+/// The bytes that are signed for a request: name, time, method and decoded path, with nothing between them
+/// (wire facts, section 4.1).
+pub fn request_signature_base(name: &str, timestamp: UnixMillis, method: &str, path: &[u8]) -> Vec<u8> {
+    let mut base = format!("{name}{timestamp}{method}").into_bytes();
+    base.extend_from_slice(path);
+    base
+}
+
+/// The path as it is signed: percent-decoded, whatever bytes that gives.
+///
+/// ```
+/// assert_eq!(&*nara_proto::auth::signed_path("/caf%C3%A9"), "/café".as_bytes());
+/// ```
+pub fn signed_path(path: &str) -> Cow<'_, [u8]> {
+    percent_decode_str(path).into()
+}

@@ -1,0 +1,37 @@
+use crate::time::UnixMillis;
+
+/// Gives out strictly increasing times for signing.
+///
+/// Ed25519 is deterministic: two equal requests in one millisecond would carry the same signature, and the
+/// second would look like a replay of the first.
+///
+/// ```
+/// use nara_proto::{auth::Stamp, time::UnixMillis};
+///
+/// let mut stamp = Stamp::default();
+/// let now = UnixMillis::new(1000);
+/// assert_eq!(stamp.next(now), now);
+/// assert_eq!(stamp.next(now), UnixMillis::new(1001));
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Stamp {
+    last: Option<UnixMillis>,
+}
+
+impl Stamp {
+    /// How far ahead of the clock a stamp may run before it follows the clock again: when a clock is set back
+    /// by more than this, the last stamp was the error.
+    const MAX_LEAD_MS: i64 = 10_000;
+
+    /// The next time: `now`, or one millisecond after the last one, whichever is later.
+    pub fn next(&mut self, now: UnixMillis) -> UnixMillis {
+        let next = match self.last {
+            Some(last) if last >= now && last.get() - now.get() <= Self::MAX_LEAD_MS => {
+                UnixMillis::new(last.get().saturating_add(1))
+            }
+            _ => now,
+        };
+        self.last = Some(next);
+        next
+    }
+}

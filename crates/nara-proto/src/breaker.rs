@@ -1,0 +1,313 @@
+//! The circuit breaker of one peer: a peer known to be down fails at once instead of after five seconds.
+
+use std::time::{Duration, Instant};
+
+/// How a breaker opens and closes again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BreakerConfig {
+    /// How many failures in a row open it.
+    pub threshold: u32,
+    /// How long it first stays open.
+    pub initial_pause: Duration,
+    /// The longest that it stays open; each failed probe doubles the pause up to this.
+    pub max_pause: Duration,
+}
+
+impl Default for BreakerConfig {
+    /// Opens after 3 failures in a row (or at once for a peer that cannot be reached), for 1 s, later up to
+    /// 60 s: in a mesh of hundreds, a minute is the longest that a returning peer should wait to be noticed.
+    fn default() -> Self {
+        Self {
+            threshold: 3,
+            initial_pause: Duration::from_secs(1),
+            max_pause: Duration::from_secs(60),
+        }
+    }
+}
+
+/// The breaker of one peer: closed, open, or on probation.
+///
+/// ```
+/// use std::time::{Duration, Instant};
+/// use nara_proto::breaker::{Breaker, BreakerConfig, Failure};
+///
+/// # let now = Instant::now();
+/// let mut breaker = Breaker::new(BreakerConfig::default());
+/// let permit = breaker.admit(now).expect("closed");
+/// breaker.failed(permit, Failure::Unreachable, now, 0);
+/// assert!(breaker.admit(now).is_err(), "open");
+/// assert!(breaker.admit(now + Duration::from_secs(2)).is_ok(), "one probe");
+/// ```
+#[derive(Clone, Debug)]
+pub struct Breaker {
+    config: BreakerConfig,
+    state: State,
+    /// Counts openings and closings, so that the outcome of an old call cannot change a newer state.
+    generation: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Closed {
+        failures: u32,
+    },
+    Open {
+        until: Instant,
+        pause: Duration,
+    },
+    /// One probe is on its way.
+    Probation {
+        pause: Duration,
+    },
+}
+
+/// Leave to make one call; give it back with its outcome.
+#[derive(Debug)]
+#[must_use = "the breaker waits for the outcome of the call"]
+pub struct Permit {
+    generation: u64,
+    probe: bool,
+}
+
+impl Permit {
+    /// Whether this call is the one probe of a breaker on probation.
+    pub const fn is_probe(&self) -> bool {
+        self.probe
+    }
+}
+
+/// The peer is known to be down: not called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("known to be down; next try in {} ms", .retry_in.as_millis())]
+pub struct CircuitOpen {
+    /// When the next probe may go; zero if one is on its way.
+    pub retry_in: Duration,
+}
+
+/// What kind of failure a call ended with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// It was reached, but answered late or broke off.
+    NoAnswer,
+    /// It could not be reached at all: opens the breaker at once.
+    Unreachable,
+}
+
+/// What the state of a breaker is called in metrics and listings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BreakerState {
+    /// Calls go through.
+    Closed,
+    /// Calls fail at once.
+    Open,
+    /// A probe may go or is on its way.
+    Probation,
+}
+
+impl Breaker {
+    /// A closed breaker.
+    pub const fn new(config: BreakerConfig) -> Self {
+        Self {
+            config,
+            state: State::Closed { failures: 0 },
+            generation: 0,
+        }
+    }
+
+    /// Asks for leave to make a call.
+    ///
+    /// # Errors
+    /// [`CircuitOpen`] if the peer is known to be down.
+    pub fn admit(&mut self, now: Instant) -> Result<Permit, CircuitOpen> {
+        let probe = match self.state {
+            State::Closed { .. } => false,
+            State::Open { until, pause } if until <= now => {
+                self.state = State::Probation { pause };
+                true
+            }
+            State::Open { until, .. } => {
+                return Err(CircuitOpen {
+                    retry_in: until.saturating_duration_since(now),
+                });
+            }
+            State::Probation { .. } => {
+                return Err(CircuitOpen {
+                    retry_in: Duration::ZERO,
+                });
+            }
+        };
+        Ok(Permit {
+            generation: self.generation,
+            probe,
+        })
+    }
+
+    /// A call ended with an answer, whatever it said: the peer is there.
+    pub fn succeeded(&mut self, permit: Permit) {
+        if permit.generation == self.generation {
+            self.close();
+        }
+    }
+
+    /// A call failed. `random` spreads the pause between 0.8 and 1.2 of its length, so that the peers of a
+    /// returning nara do not all call it in one instant.
+    pub fn failed(&mut self, permit: Permit, failure: Failure, now: Instant, random: u32) {
+        if permit.generation != self.generation {
+            return;
+        }
+        match self.state {
+            State::Closed { failures } => {
+                let failures = failures.saturating_add(1);
+                if failure == Failure::Unreachable || failures >= self.config.threshold {
+                    self.open(now, self.config.initial_pause, random);
+                } else {
+                    self.state = State::Closed { failures };
+                }
+            }
+            State::Probation { pause } => {
+                let pause = (pause * 2).min(self.config.max_pause);
+                self.open(now, pause, random);
+            }
+            State::Open { .. } => {}
+        }
+    }
+
+    /// A call was given up before it could tell anything about the peer.
+    pub fn cancelled(&mut self, permit: Permit, now: Instant) {
+        if let State::Probation { pause } = self.state
+            && permit.probe
+            && permit.generation == self.generation
+        {
+            // The next caller probes.
+            self.state = State::Open { until: now, pause };
+        }
+    }
+
+    /// The peer showed itself: a verified request of it came in, its address was seen anew, or the tailnet
+    /// says it is online.
+    pub fn sign_of_life(&mut self) {
+        self.close();
+    }
+
+    /// The tailnet says that the peer went offline.
+    pub fn sign_of_death(&mut self, now: Instant, random: u32) {
+        if matches!(self.state, State::Closed { .. }) {
+            self.open(now, self.config.initial_pause, random);
+        }
+    }
+
+    /// The state at `now`.
+    pub fn state(&self, now: Instant) -> BreakerState {
+        match self.state {
+            State::Closed { .. } => BreakerState::Closed,
+            State::Open { until, .. } if until > now => BreakerState::Open,
+            State::Open { .. } | State::Probation { .. } => BreakerState::Probation,
+        }
+    }
+
+    fn open(&mut self, now: Instant, pause: Duration, random: u32) {
+        let spread = 0.8 + 0.4 * f64::from(random) / f64::from(u32::MAX);
+        let wait = pause.mul_f64(spread).min(self.config.max_pause);
+        self.state = State::Open {
+            until: now + wait,
+            pause,
+        };
+        self.generation += 1;
+    }
+
+    fn close(&mut self) {
+        if !matches!(self.state, State::Closed { .. }) {
+            self.generation += 1;
+        }
+        self.state = State::Closed { failures: 0 };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HALF: u32 = u32::MAX / 2;
+
+    /// A time to start from; only differences matter.
+    #[expect(clippy::disallowed_methods, reason = "an Instant cannot be made from nothing")]
+    fn epoch() -> Instant {
+        Instant::now()
+    }
+
+    fn open(now: Instant) -> Breaker {
+        let mut breaker = Breaker::new(BreakerConfig::default());
+        let permit = breaker.admit(now).unwrap();
+        breaker.failed(permit, Failure::Unreachable, now, HALF);
+        breaker
+    }
+
+    #[test]
+    fn late_answers_open_it_only_when_they_repeat() {
+        let now = epoch();
+        let mut breaker = Breaker::new(BreakerConfig::default());
+        for _ in 0..2 {
+            let permit = breaker.admit(now).unwrap();
+            breaker.failed(permit, Failure::NoAnswer, now, HALF);
+        }
+        let permit = breaker.admit(now).unwrap();
+        breaker.succeeded(permit);
+        for _ in 0..3 {
+            let permit = breaker.admit(now).unwrap();
+            breaker.failed(permit, Failure::NoAnswer, now, HALF);
+        }
+        assert!(breaker.admit(now).is_err());
+    }
+
+    #[test]
+    fn one_probe_goes_and_decides() {
+        let now = epoch();
+        let mut breaker = open(now);
+        let later = now + Duration::from_secs(2);
+        let probe = breaker.admit(later).unwrap();
+        assert!(probe.is_probe());
+        assert_eq!(breaker.admit(later).unwrap_err().retry_in, Duration::ZERO);
+        breaker.succeeded(probe);
+        assert_eq!(breaker.state(later), BreakerState::Closed);
+    }
+
+    #[test]
+    fn the_pause_doubles_to_its_cap() {
+        let mut now = epoch();
+        let mut breaker = open(now);
+        let mut pauses = Vec::new();
+        for _ in 0..8 {
+            let wait = breaker.admit(now).unwrap_err().retry_in;
+            pauses.push(wait.as_secs_f64().round() as u64);
+            now += wait;
+            let probe = breaker.admit(now).unwrap();
+            breaker.failed(probe, Failure::NoAnswer, now, HALF);
+        }
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60]);
+        let wait = open(now).admit(now).unwrap_err().retry_in;
+        assert!(wait <= BreakerConfig::default().max_pause);
+    }
+
+    #[test]
+    fn a_sign_of_life_closes_it_and_late_outcomes_do_not_open_it_again() {
+        let now = epoch();
+        let mut breaker = Breaker::new(BreakerConfig::default());
+        let old = breaker.admit(now).unwrap();
+        let permit = breaker.admit(now).unwrap();
+        breaker.failed(permit, Failure::Unreachable, now, HALF);
+        breaker.sign_of_life();
+        assert!(breaker.admit(now).is_ok());
+        breaker.failed(old, Failure::Unreachable, now, HALF);
+        assert!(breaker.admit(now).is_ok());
+    }
+
+    #[test]
+    fn a_cancelled_probe_lets_the_next_one_go() {
+        let now = epoch();
+        let mut breaker = open(now);
+        let later = now + Duration::from_secs(2);
+        let probe = breaker.admit(later).unwrap();
+        breaker.cancelled(probe, later);
+        assert!(breaker.admit(later).unwrap().is_probe());
+    }
+}

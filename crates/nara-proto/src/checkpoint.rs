@@ -1,0 +1,171 @@
+//! Attestations, and the multi-signature of checkpoints made of them (wire facts, section 11).
+
+use std::collections::BTreeSet;
+
+use crate::event::{CheckpointPayload, Observation};
+use crate::identity::{KeyPair, PublicKey, Signature, VerifyError};
+use crate::time::UnixSeconds;
+use crate::wire_struct;
+
+/// How many signatures must verify for a checkpoint to be valid.
+pub const MIN_VALID_SIGNATURES: usize = 2;
+
+wire_struct! {
+    /// A signed statement of one nara about another, or about itself.
+    pub struct Attestation {
+        /// The version of the signed text; 0 counts as 1.
+        pub version: i64 = "version",
+        /// The name of the nara it is about. Not signed.
+        pub subject: String = "subject",
+        /// Its nara id.
+        pub subject_id: String = "subject_id",
+        /// What is attested; only restarts, total uptime and start time are signed.
+        pub observation: Observation = "observation",
+        /// The name of the attester. Not signed.
+        pub attester: String = "attester",
+        /// Its nara id.
+        pub attester_id: String = "attester_id",
+        /// The last checkpoint that the attester has seen; signed from version 2 on.
+        pub last_seen_checkpoint_id: String = "last_seen_checkpoint_id", omit,
+        /// The time it describes, in **seconds**.
+        pub as_of_time: UnixSeconds = "as_of_time",
+        /// The signature, base64.
+        pub signature: String = "signature",
+    }
+}
+
+impl Attestation {
+    /// The text that is signed, without hashing.
+    pub fn signed_text(&self) -> String {
+        signed_text(
+            self.version,
+            &self.attester_id,
+            &self.subject_id,
+            self.as_of_time,
+            &self.observation,
+            &self.last_seen_checkpoint_id,
+        )
+    }
+
+    /// Signs the attestation.
+    pub fn sign(&mut self, keypair: &KeyPair) {
+        self.signature = keypair.sign(self.signed_text().as_bytes()).to_base64();
+    }
+
+    /// Verifies the signature with the key of the attester.
+    ///
+    /// # Errors
+    /// [`VerifyError`] if it is not the attester's.
+    pub fn verify(&self, key: &PublicKey) -> Result<(), VerifyError> {
+        let signature = Signature::from_base64(&self.signature).map_err(|_| VerifyError)?;
+        key.verify(self.signed_text().as_bytes(), &signature)
+    }
+
+    /// Whether the nara attests about itself.
+    pub fn is_self_attestation(&self) -> bool {
+        self.attester_id == self.subject_id
+    }
+}
+
+/// The text that voter `voter_id` of a checkpoint signed.
+pub fn voter_text(checkpoint: &CheckpointPayload, voter_id: &str) -> String {
+    signed_text(
+        checkpoint.version,
+        voter_id,
+        &checkpoint.subject_id,
+        checkpoint.as_of_time,
+        &checkpoint.observation,
+        &checkpoint.previous_checkpoint_id,
+    )
+}
+
+fn signed_text(
+    version: i64,
+    attester_id: &str,
+    subject_id: &str,
+    as_of: UnixSeconds,
+    observation: &Observation,
+    previous: &str,
+) -> String {
+    let version = if version == 0 { 1 } else { version };
+    let Observation {
+        restarts,
+        total_uptime,
+        start_time,
+        ..
+    } = observation;
+    let text = format!(
+        "attestation:v{version}:{attester_id}:{subject_id}:{as_of}:{restarts}:{total_uptime}:{start_time}"
+    );
+    if version >= 2 {
+        format!("{text}:{previous}")
+    } else {
+        text
+    }
+}
+
+/// The count of a checkpoint's signatures.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Tally {
+    /// Entries whose signature verifies; a voter that is listed twice counts twice.
+    pub valid: usize,
+    /// Distinct voters whose signature verifies.
+    pub distinct_valid: usize,
+    /// Entries whose key is known.
+    pub known: usize,
+    /// Entries in the list of voters.
+    pub total: usize,
+    /// Whether there are as many signatures as voters. If not, nothing else is counted.
+    pub lengths_match: bool,
+}
+
+impl Tally {
+    /// Whether the checkpoint is valid: at least [`MIN_VALID_SIGNATURES`] *distinct* voters.
+    pub const fn is_valid(&self) -> bool {
+        self.lengths_match && self.distinct_valid >= MIN_VALID_SIGNATURES
+    }
+
+    /// Whether the naras already out there find it valid. They count a voter that is listed twice twice, so
+    /// that one key alone can make a checkpoint: do not rely on it.
+    pub const fn is_valid_elsewhere(&self) -> bool {
+        self.lengths_match && self.valid >= MIN_VALID_SIGNATURES
+    }
+}
+
+/// Counts the signatures of a checkpoint, with the keys that `key_of` finds for nara ids.
+pub fn tally(checkpoint: &CheckpointPayload, key_of: impl Fn(&str) -> Option<PublicKey>) -> Tally {
+    let voters = checkpoint.voter_ids.as_deref().unwrap_or_default();
+    let signatures = checkpoint.signatures.as_deref().unwrap_or_default();
+    let mut tally = Tally {
+        total: voters.len(),
+        lengths_match: voters.len() == signatures.len(),
+        ..Tally::default()
+    };
+    if !tally.lengths_match {
+        return tally;
+    }
+    let mut distinct = BTreeSet::new();
+    for (voter, signature) in voters.iter().zip(signatures) {
+        let Some(key) = key_of(voter) else { continue };
+        tally.known += 1;
+        let verified = Signature::from_base64(signature).is_ok_and(|signature| {
+            key.verify(voter_text(checkpoint, voter).as_bytes(), &signature)
+                .is_ok()
+        });
+        if verified {
+            tally.valid += 1;
+            distinct.insert(voter.as_str());
+        }
+    }
+    tally.distinct_valid = distinct.len();
+    tally
+}
+
+/// The last `as_of_time` of checkpoints about `r2d2` that are not stored (wire facts, section 8.6).
+const R2D2_CUT_OFF: UnixSeconds = UnixSeconds::new(1_768_774_453);
+
+/// Whether a checkpoint is one of those that the mesh agreed to forget.
+pub fn is_filtered_at_ingest(checkpoint: &CheckpointPayload) -> bool {
+    checkpoint.subject == "r2d2" && checkpoint.as_of_time <= R2D2_CUT_OFF
+}

@@ -1,0 +1,255 @@
+//! The endpoints of the mesh: one type each, from which client and server are both built.
+
+use http::Method;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+use crate::event::SyncEvent;
+use crate::go_json::{self, JsonError, Merge};
+use crate::import::{ImportRequest, ImportResponse};
+use crate::peer::{CheckpointsResponse, CoordinatesResponse, PeerQueryResponse, PingResponse, Receipt};
+use crate::runtime_message::RuntimeMessage;
+use crate::sync::{SyncRequest, SyncResponse};
+use crate::world::WorldMessage;
+use crate::zine::Zine;
+
+/// Who must prove what on an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Authentication {
+    /// Nobody: the answer is as trustworthy as the network.
+    Open,
+    /// The request carries a signature in its body, made with the receiver's own key.
+    OwnSoul,
+    /// The request is signed by the sender, the response by the responder.
+    Signed,
+}
+
+/// What a second request with the very same signature means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Repetition {
+    /// A replay: refused.
+    Refused,
+    /// Harmless from the same source address: older naras may send two equal requests in one millisecond.
+    SameSource,
+}
+
+/// An endpoint.
+pub trait Endpoint: Send + Sync + 'static {
+    /// What is asked.
+    type Request: Send + Sync;
+    /// What is answered with status 200.
+    type Response: Send + Sync;
+
+    /// The method.
+    const METHOD: Method;
+    /// The path, plain ASCII.
+    const PATH: &'static str;
+    /// Who must prove what.
+    const AUTHENTICATION: Authentication;
+    /// What a repeated signature means; only for [`Authentication::Signed`].
+    const REPETITION: Repetition = Repetition::Refused;
+    /// Whether asking twice does no more than asking once, so that a client may try again with a new
+    /// signature.
+    const IDEMPOTENT: bool;
+    /// The most bytes that a request body may have.
+    const MAX_REQUEST: usize = 1 << 20;
+    /// The most bytes that a response body may have.
+    const MAX_RESPONSE: usize = 1 << 20;
+
+    /// The query of the request, without `?`.
+    fn query(_: &Self::Request) -> Option<String> {
+        None
+    }
+
+    /// The body of the request; `None` if it has none.
+    fn encode(request: &Self::Request) -> Option<Vec<u8>>;
+
+    /// Reads the body of a response with status 200.
+    ///
+    /// # Errors
+    /// [`JsonError`] if it is not a response of this endpoint.
+    fn decode(body: &[u8]) -> Result<Self::Response, JsonError>;
+}
+
+macro_rules! json_endpoints {
+    ($($(#[$doc:meta])* $name:ident: $path:literal, $auth:ident, $idempotent:literal,
+        $request:ty => $response:ty { $($extra:item)* })*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug)]
+        #[non_exhaustive]
+        pub struct $name;
+
+        impl Endpoint for $name {
+            type Request = $request;
+            type Response = $response;
+
+            const METHOD: Method = Method::POST;
+            const PATH: &'static str = $path;
+            const AUTHENTICATION: Authentication = Authentication::$auth;
+            const IDEMPOTENT: bool = $idempotent;
+            $($extra)*
+
+            fn encode(request: &Self::Request) -> Option<Vec<u8>> {
+                Some(go_json::to_vec(request))
+            }
+
+            fn decode(body: &[u8]) -> Result<Self::Response, JsonError> {
+                go_json::from_slice(body)
+            }
+        }
+    )*};
+}
+
+json_endpoints! {
+    /// `POST /events/sync`: events of the ledger (wire facts, section 7.3).
+    EventsSync: "/events/sync", Signed, true, SyncRequest => SyncResponse {
+        const REPETITION: Repetition = Repetition::SameSource;
+        const MAX_RESPONSE: usize = 16 << 20;
+    }
+    /// `POST /gossip/zine`: exchange of recent events (section 7.4).
+    GossipZine: "/gossip/zine", Signed, false, Zine => Zine {
+        const MAX_REQUEST: usize = 16 << 20;
+        const MAX_RESPONSE: usize = 16 << 20;
+    }
+    /// `POST /dm`: one event, directly (section 7.5).
+    DirectMessage: "/dm", Signed, false, SyncEvent => Receipt {}
+    /// `POST /world/relay`: a postcard on its way (section 7.6).
+    WorldRelay: "/world/relay", Signed, false, WorldMessage => Receipt {}
+    /// `POST /api/events/import`: a backup comes home (section 7.10).
+    EventsImport: "/api/events/import", OwnSoul, false, ImportRequest => ImportResponse {
+        const MAX_REQUEST: usize = 16 << 20;
+    }
+}
+
+/// `POST /mesh/message`: a runtime message (section 7.7). The answer is empty whatever became of it.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct MeshMessage;
+
+impl Endpoint for MeshMessage {
+    type Request = RuntimeMessage;
+    type Response = ();
+
+    const METHOD: Method = Method::POST;
+    const PATH: &'static str = "/mesh/message";
+    const AUTHENTICATION: Authentication = Authentication::Signed;
+    const IDEMPOTENT: bool = false;
+
+    fn encode(request: &Self::Request) -> Option<Vec<u8>> {
+        Some(request.to_json())
+    }
+
+    fn decode(_: &[u8]) -> Result<(), JsonError> {
+        Ok(())
+    }
+}
+
+macro_rules! get_endpoints {
+    ($($(#[$doc:meta])* $name:ident: $path:literal, $request:ty => $response:ty { $($extra:item)* })*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug)]
+        #[non_exhaustive]
+        pub struct $name;
+
+        impl Endpoint for $name {
+            type Request = $request;
+            type Response = $response;
+
+            const METHOD: Method = Method::GET;
+            const PATH: &'static str = $path;
+            const AUTHENTICATION: Authentication = Authentication::Open;
+            const IDEMPOTENT: bool = true;
+            $($extra)*
+
+            fn encode(_: &Self::Request) -> Option<Vec<u8>> {
+                None
+            }
+
+            fn decode(body: &[u8]) -> Result<Self::Response, JsonError> {
+                decode_json(body)
+            }
+        }
+    )*};
+}
+
+fn decode_json<T: Merge>(body: &[u8]) -> Result<T, JsonError> {
+    go_json::from_slice(body)
+}
+
+get_endpoints! {
+    /// `GET /ping`: is it there, and who is it (section 7.1).
+    Ping: "/ping", () => PingResponse {
+        const MAX_RESPONSE: usize = 4 << 10;
+    }
+    /// `GET /coordinates`: where is it (section 7.2).
+    GetCoordinates: "/coordinates", () => CoordinatesResponse {
+        const MAX_RESPONSE: usize = 4 << 10;
+    }
+    /// `GET /peer/query`: who knows this nara (section 7.8).
+    PeerQuery: "/peer/query", PeerQueryRequest => PeerQueryResponse {
+        const MAX_RESPONSE: usize = 4 << 10;
+
+        fn query(request: &PeerQueryRequest) -> Option<String> {
+            let asked: Vec<_> = request.asked.iter().map(|name| query_escape(name)).collect();
+            Some(format!("target={}&asked={}", query_escape(&request.target), asked.join(",")))
+        }
+    }
+    /// `GET /api/checkpoints/all`: checkpoints by offset, for peers whose sync gives none (section 7.9).
+    AllCheckpoints: "/api/checkpoints/all", CheckpointsRequest => CheckpointsResponse {
+        const MAX_RESPONSE: usize = 16 << 20;
+
+        fn query(request: &CheckpointsRequest) -> Option<String> {
+            Some(format!("limit={}&offset={}", request.limit, request.offset))
+        }
+    }
+}
+
+/// What [`PeerQuery`] asks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PeerQueryRequest {
+    /// The name of the nara that is looked for.
+    pub target: String,
+    /// Names that were asked already. Names with commas cannot be told apart here: so is the wire.
+    pub asked: Vec<String>,
+}
+
+/// What [`AllCheckpoints`] asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CheckpointsRequest {
+    /// How many, at most 10,000.
+    pub limit: u32,
+    /// How many to skip.
+    pub offset: u32,
+}
+
+/// The most names that one `/peer/query` search asks (section 7.8).
+pub const MAX_QUERY_HOPS: usize = 9;
+
+/// Every byte but the unreserved characters of RFC 3986, section 2.3.
+const QUERY: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+
+fn query_escape(text: &str) -> String {
+    utf8_percent_encode(text, QUERY).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_escaped_in_queries() {
+        let request = PeerQueryRequest {
+            target: "a b&c=d".to_owned(),
+            asked: vec!["é".to_owned(), "o'b".to_owned()],
+        };
+        assert_eq!(
+            PeerQuery::query(&request).unwrap(),
+            "target=a%20b%26c%3Dd&asked=%C3%A9,o%27b"
+        );
+    }
+}

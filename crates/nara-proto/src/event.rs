@@ -1,0 +1,335 @@
+//! Events: the memory of a nara (wire facts, section 8).
+//!
+//! An event has an envelope, one payload that goes with its service, an id that is a hash of its time,
+//! service and content, and usually a signature of its emitter.
+
+mod batch;
+mod content;
+mod payload;
+mod validity;
+
+pub use batch::{EventProblem, EventTrust, EventVerdict, KeyLookup, verify_events};
+pub use payload::{
+    ChauPayload, CheckpointPayload, HeyTherePayload, Observation, ObservationPayload, PingPayload,
+    SeenPayload, SocialPayload,
+};
+pub use validity::InvalidEvent;
+
+use std::fmt;
+
+use sha2::{Digest as _, Sha256};
+
+use crate::identity::{KeyPair, PublicKey, Signature, VerifyError};
+use crate::time::UnixNanos;
+use crate::wire_struct;
+
+/// The service of an event, which decides its payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Service {
+    /// A nara says goodbye.
+    Chau,
+    /// A checkpoint that several naras signed.
+    Checkpoint,
+    /// A nara introduces itself.
+    HeyThere,
+    /// A nara observed the state of another.
+    Observation,
+    /// A measured round trip.
+    Ping,
+    /// A nara came across another.
+    Seen,
+    /// Teasing and gossip.
+    Social,
+}
+
+impl Service {
+    /// All services, in the order of their wire names.
+    pub const ALL: [Self; 7] = [
+        Self::Chau,
+        Self::Checkpoint,
+        Self::HeyThere,
+        Self::Observation,
+        Self::Ping,
+        Self::Seen,
+        Self::Social,
+    ];
+
+    /// The name of the service in `svc`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Chau => "chau",
+            Self::Checkpoint => "checkpoint",
+            Self::HeyThere => "hey-there",
+            Self::Observation => "observation",
+            Self::Ping => "ping",
+            Self::Seen => "seen",
+            Self::Social => "social",
+        }
+    }
+
+    /// The service with this name in `svc`; `None` for a service that this version does not know.
+    pub fn from_wire(svc: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|service| service.as_str() == svc)
+    }
+}
+
+impl fmt::Display for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+wire_struct! {
+    /// An event as it travels (wire facts, section 8.1).
+    ///
+    /// The fields are as a peer sent them: nothing is checked until [`SyncEvent::validate`],
+    /// [`SyncEvent::has_genuine_id`] and [`SyncEvent::verify`], or [`verify_events`] for many.
+    pub struct SyncEvent {
+        /// The id: 32 hexadecimal characters.
+        pub id: String = "id",
+        /// When it happened, in **nanoseconds**.
+        pub ts: UnixNanos = "ts",
+        /// The service; see [`Service`].
+        pub svc: String = "svc",
+        /// The name of the signer; empty if the event is unsigned.
+        pub emitter: String = "emitter", omit,
+        /// The id of the signer. Covered by neither id nor signature.
+        pub emitter_id: String = "emitter_id", omit,
+        /// The signature: base64, empty if the event is unsigned.
+        pub sig: String = "sig", omit,
+        /// The payload of service `social`.
+        pub social: Option<Box<SocialPayload>> = "social", omit,
+        /// The payload of service `ping`.
+        pub ping: Option<Box<PingPayload>> = "ping", omit,
+        /// The payload of service `observation`.
+        pub observation: Option<Box<ObservationPayload>> = "observation", omit,
+        /// The payload of service `hey-there`.
+        pub hey_there: Option<Box<HeyTherePayload>> = "hey_there", omit,
+        /// The payload of service `chau`.
+        pub chau: Option<Box<ChauPayload>> = "chau", omit,
+        /// The payload of service `seen`.
+        pub seen: Option<Box<SeenPayload>> = "seen", omit,
+        /// The payload of service `checkpoint`.
+        pub checkpoint: Option<Box<CheckpointPayload>> = "checkpoint", omit,
+    }
+}
+
+/// The payload of an event, by service.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Payload {
+    /// A nara says goodbye.
+    Chau(ChauPayload),
+    /// A checkpoint that several naras signed.
+    Checkpoint(CheckpointPayload),
+    /// A nara introduces itself.
+    HeyThere(HeyTherePayload),
+    /// A nara observed the state of another.
+    Observation(ObservationPayload),
+    /// A measured round trip.
+    Ping(PingPayload),
+    /// A nara came across another.
+    Seen(SeenPayload),
+    /// Teasing and gossip.
+    Social(SocialPayload),
+}
+
+impl SyncEvent {
+    /// A new event without emitter and signature; its id is filled in.
+    pub fn new(ts: UnixNanos, payload: Payload) -> Self {
+        let mut event = Self {
+            ts,
+            ..Self::default()
+        };
+        let service = match payload {
+            Payload::Chau(payload) => {
+                event.chau = Some(Box::new(payload));
+                Service::Chau
+            }
+            Payload::Checkpoint(payload) => {
+                event.checkpoint = Some(Box::new(payload));
+                Service::Checkpoint
+            }
+            Payload::HeyThere(payload) => {
+                event.hey_there = Some(Box::new(payload));
+                Service::HeyThere
+            }
+            Payload::Observation(payload) => {
+                event.observation = Some(Box::new(payload));
+                Service::Observation
+            }
+            Payload::Ping(payload) => {
+                event.ping = Some(Box::new(payload));
+                Service::Ping
+            }
+            Payload::Seen(payload) => {
+                event.seen = Some(Box::new(payload));
+                Service::Seen
+            }
+            Payload::Social(payload) => {
+                event.social = Some(Box::new(payload));
+                Service::Social
+            }
+        };
+        service.as_str().clone_into(&mut event.svc);
+        event.id = event.compute_id();
+        event
+    }
+
+    /// A new event, signed by `emitter`.
+    pub fn signed(ts: UnixNanos, payload: Payload, emitter: &str, keypair: &KeyPair) -> Self {
+        let mut event = Self::new(ts, payload);
+        event.sign(emitter, keypair);
+        event
+    }
+
+    /// Signs this event as `emitter`, over the id that it carries.
+    pub fn sign(&mut self, emitter: &str, keypair: &KeyPair) {
+        emitter.clone_into(&mut self.emitter);
+        self.sig = keypair.sign(&self.signing_digest()).to_base64();
+    }
+
+    /// The service; `None` if this version does not know it.
+    pub fn service(&self) -> Option<Service> {
+        Service::from_wire(&self.svc)
+    }
+
+    /// The content string, from which id and signature are made (wire facts, section 8.4): empty for an
+    /// unknown service or a missing payload.
+    pub fn content(&self) -> String {
+        content::content(self)
+    }
+
+    /// The text whose hash is the id: `"{ts}:{svc}:{content}"`.
+    pub fn id_preimage(&self) -> String {
+        format!("{}:{}:{}", self.ts, self.svc, self.content())
+    }
+
+    /// The id that follows from time, service and content.
+    pub fn compute_id(&self) -> String {
+        id_of(self.ts, &self.svc, &self.content())
+    }
+
+    /// Whether the id that the event carries is the one that follows from its content.
+    ///
+    /// The naras already out there never check; without this check a peer could give one event the id of
+    /// another and so keep the other out of every ledger.
+    pub fn has_genuine_id(&self) -> bool {
+        self.id == self.compute_id()
+    }
+
+    /// The text whose hash is signed: `"{id}:{ts}:{svc}:{emitter}:{content}"`.
+    pub fn signing_preimage(&self) -> String {
+        signing_preimage(self, &self.content())
+    }
+
+    /// The SHA-256 that is signed.
+    pub fn signing_digest(&self) -> [u8; 32] {
+        Sha256::digest(self.signing_preimage()).into()
+    }
+
+    /// Whether the event carries a signature.
+    pub fn is_signed(&self) -> bool {
+        !self.sig.is_empty()
+    }
+
+    /// Verifies the signature of the envelope with the key of the emitter.
+    ///
+    /// This says nothing about the id; see [`SyncEvent::has_genuine_id`].
+    ///
+    /// # Errors
+    /// [`VerifyError`] if the event is unsigned or the signature is not the emitter's.
+    pub fn verify(&self, key: &PublicKey) -> Result<(), VerifyError> {
+        let signature = Signature::from_base64(&self.sig).map_err(|_| VerifyError)?;
+        key.verify(&self.signing_digest(), &signature)
+    }
+
+    /// Verifies a `hey-there` or `chau` with the key that its payload carries: proof that the emitter holds
+    /// that key, not that the key is the one of the name.
+    ///
+    /// # Errors
+    /// [`VerifyError`] for other services, a missing payload or key, and a signature of another key.
+    pub fn verify_with_embedded_key(&self) -> Result<(), VerifyError> {
+        self.verify(&self.embedded_key().ok_or(VerifyError)?)
+    }
+
+    /// The public key inside a `hey-there` or `chau`.
+    pub fn embedded_key(&self) -> Option<PublicKey> {
+        let key = match self.service()? {
+            Service::HeyThere => &self.hey_there.as_ref()?.public_key,
+            Service::Chau => &self.chau.as_ref()?.public_key,
+            _ => return None,
+        };
+        PublicKey::from_base64(key).ok()
+    }
+
+    /// Who acted (wire facts, section 8.2); empty if there is none.
+    pub fn actor(&self) -> &str {
+        self.actor_and_target().0
+    }
+
+    /// Whom it is about (wire facts, section 8.2); empty if there is none.
+    pub fn target(&self) -> &str {
+        self.actor_and_target().1
+    }
+
+    fn actor_and_target(&self) -> (&str, &str) {
+        fn of(event: &SyncEvent) -> Option<(&str, &str)> {
+            Some(match event.service()? {
+                Service::Social => event
+                    .social
+                    .as_deref()
+                    .map(|p| (p.actor.as_str(), p.target.as_str()))?,
+                Service::Ping => event
+                    .ping
+                    .as_deref()
+                    .map(|p| (p.observer.as_str(), p.target.as_str()))?,
+                Service::Observation => event
+                    .observation
+                    .as_deref()
+                    .map(|p| (p.observer.as_str(), p.subject.as_str()))?,
+                Service::Seen => event
+                    .seen
+                    .as_deref()
+                    .map(|p| (p.observer.as_str(), p.subject.as_str()))?,
+                Service::HeyThere => event
+                    .hey_there
+                    .as_deref()
+                    .map(|p| (p.from.as_str(), p.from.as_str()))?,
+                Service::Chau => event
+                    .chau
+                    .as_deref()
+                    .map(|p| (p.from.as_str(), p.from.as_str()))?,
+                Service::Checkpoint => event.checkpoint.as_deref().map(|p| ("", p.subject.as_str()))?,
+            })
+        }
+        of(self).unwrap_or_default()
+    }
+
+    /// Checks that the event is well formed and may be stored (wire facts, section 8.3); signatures are a
+    /// separate matter.
+    ///
+    /// # Errors
+    /// [`InvalidEvent`] says which rule the event breaks.
+    pub fn validate(&self) -> Result<(), InvalidEvent> {
+        validity::validate(self)
+    }
+}
+
+fn id_of(ts: UnixNanos, svc: &str, content: &str) -> String {
+    let mut hash = Sha256::new();
+    hash.update(ts.to_string());
+    hash.update(b":");
+    hash.update(svc);
+    hash.update(b":");
+    hash.update(content);
+    hex::encode(&hash.finalize()[..16])
+}
+
+fn signing_preimage(event: &SyncEvent, content: &str) -> String {
+    format!(
+        "{}:{}:{}:{}:{content}",
+        event.id, event.ts, event.svc, event.emitter
+    )
+}

@@ -1,0 +1,85 @@
+//! JSON exactly as the naras already out there write and read it (wire facts, section 2).
+//!
+//! Their JSON is signed (world hops, runtime messages) or hashed (response bodies), so its spelling matters:
+//! [`to_vec`] escapes `<`, `>`, `&`, U+2028 and U+2029 inside strings, prints floats in Go's form, and keeps
+//! the declared key order. Their reader is lenient, and [`from_slice`] follows it: keys match regardless of
+//! letter case, unknown keys are skipped, of repeated keys the last wins, repeated objects merge, `null`
+//! leaves the zero value, broken UTF-8 becomes U+FFFD. Integers stay strict.
+//!
+//! A message is declared once, with the [`wire_struct!`](crate::wire_struct) macro, which gives it both
+//! directions. There is one deliberate difference: nesting deeper than 128 levels is refused here and
+//! accepted up to 10,000 levels there; no message nests deeper than five.
+
+mod field;
+mod formatter;
+mod record;
+mod timestamp;
+
+#[doc(hidden)]
+pub use field::WireMap;
+pub use field::{Bytes, Field, Merge};
+pub use formatter::{float, one_decimal};
+#[doc(hidden)]
+pub use record::{FieldName, merge_struct};
+pub use timestamp::{InvalidTimestamp, Timestamp};
+
+use serde::Serialize;
+
+/// A text that is not the JSON it should be.
+#[derive(Debug, thiserror::Error)]
+#[error("invalid JSON: {0}")]
+pub struct JsonError(#[from] serde_json::Error);
+
+/// Writes a value as JSON in Go's spelling, without white space and without a final newline.
+///
+/// ```
+/// assert_eq!(nara_proto::go_json::to_vec(&"a<b>&"), br#""a\u003cb\u003e\u0026""#);
+/// ```
+pub fn to_vec<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
+    let mut out = Vec::with_capacity(256);
+    let mut serializer = serde_json::Serializer::with_formatter(&mut out, formatter::GoFormatter);
+    value
+        .serialize(&mut serializer)
+        .expect("wire types have string keys and a Vec takes every write");
+    out
+}
+
+/// Writes a value as JSON in Go's spelling, as text.
+pub fn to_string<T: Serialize + ?Sized>(value: &T) -> String {
+    String::from_utf8(to_vec(value)).expect("JSON of valid strings is UTF-8")
+}
+
+/// Writes a value as a body of an HTTP answer: JSON and one newline, which is part of the bytes that the
+/// response signature covers.
+pub fn to_body<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
+    let mut body = to_vec(value);
+    body.push(b'\n');
+    body
+}
+
+/// Reads the first JSON value of `json` and ignores what follows it, as mesh endpoints do.
+///
+/// # Errors
+/// [`JsonError`] if there is no complete JSON value, or it has a value of the wrong type.
+pub fn from_slice<T: Merge>(json: &[u8]) -> Result<T, JsonError> {
+    let mut deserializer = serde_json::Deserializer::from_slice(json);
+    let mut value = T::default();
+    value.merge(&mut deserializer)?;
+    Ok(value)
+}
+
+/// Reads `json` as exactly one JSON value: bytes other than white space behind it are an error
+/// (`/mesh/message`).
+///
+/// # Errors
+/// As [`from_slice`], and for trailing bytes.
+pub fn from_slice_exact<T: Merge>(json: &[u8]) -> Result<T, JsonError> {
+    let mut deserializer = serde_json::Deserializer::from_slice(json);
+    let mut value = T::default();
+    value.merge(&mut deserializer)?;
+    deserializer.end()?;
+    Ok(value)
+}
+
+#[cfg(test)]
+mod tests;

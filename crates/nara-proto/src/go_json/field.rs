@@ -1,0 +1,324 @@
+use std::fmt;
+
+use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
+use serde::{Serialize, Serializer};
+
+use crate::encoding;
+use crate::time::{UnixMillis, UnixNanos, UnixSeconds};
+
+/// A value that can take in a JSON value over what it already holds, as Go's decoder does: `null` changes
+/// nothing, an object is merged key by key.
+pub trait Merge: Default {
+    /// Takes in the JSON value that `deserializer` is at.
+    ///
+    /// # Errors
+    /// Those of the deserializer, and a value of the wrong type.
+    fn merge<'de, D: Deserializer<'de>>(&mut self, deserializer: D) -> Result<(), D::Error>;
+}
+
+/// A field of a message: it can be merged, written, and left out when it is zero.
+pub trait Field: Merge + Serialize {
+    /// Whether the field is left out of JSON when it is marked `omit`.
+    fn is_zero(&self) -> bool;
+}
+
+/// A [`Merge`] value as serde's seed.
+pub(super) struct Seed<'a, T>(pub(super) &'a mut T);
+
+impl<'de, T: Merge> serde::de::DeserializeSeed<'de> for Seed<'_, T> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        self.0.merge(deserializer)
+    }
+}
+
+/// Calls `read` for a value and does nothing for `null`.
+fn unless_null<'de, D, F>(deserializer: D, read: F) -> Result<(), D::Error>
+where
+    D: Deserializer<'de>,
+    F: NullOr,
+{
+    struct OptionVisitor<F>(F);
+
+    impl<'de, F: NullOr> Visitor<'de> for OptionVisitor<F> {
+        type Value = ();
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a value or null")
+        }
+
+        fn visit_none<E>(self) -> Result<(), E> {
+            self.0.null();
+            Ok(())
+        }
+
+        fn visit_unit<E>(self) -> Result<(), E> {
+            self.0.null();
+            Ok(())
+        }
+
+        fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+            self.0.value(deserializer)
+        }
+    }
+
+    deserializer.deserialize_option(OptionVisitor(read))
+}
+
+/// What to do with a JSON value that may be `null`.
+trait NullOr: Sized {
+    fn null(self) {}
+    fn value<'de, D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error>;
+}
+
+/// Go turns broken UTF-8 and lone surrogate escapes into U+FFFD. serde_json hands a lone surrogate over as
+/// the three bytes it would have in a generalised UTF-8; that sequence counts as one character.
+fn lossy(bytes: &[u8]) -> String {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => text.to_owned(),
+        Err(_) => {
+            let mut text = String::with_capacity(bytes.len());
+            let mut rest = bytes;
+            while !rest.is_empty() {
+                match std::str::from_utf8(rest) {
+                    Ok(valid) => {
+                        text.push_str(valid);
+                        break;
+                    }
+                    Err(error) => {
+                        let (valid, broken) = rest.split_at(error.valid_up_to());
+                        text.push_str(std::str::from_utf8(valid).unwrap_or_default());
+                        text.push(char::REPLACEMENT_CHARACTER);
+                        let surrogate = broken.len() >= 3
+                            && broken[0] == 0xed
+                            && (0xa0..=0xbf).contains(&broken[1])
+                            && (0x80..=0xbf).contains(&broken[2]);
+                        rest = &broken[if surrogate { 3 } else { 1 }..];
+                    }
+                }
+            }
+            text
+        }
+    }
+}
+
+impl NullOr for &mut String {
+    fn value<'de, D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        struct TextVisitor<'a>(&'a mut String);
+
+        impl Visitor<'_> for TextVisitor<'_> {
+            type Value = ();
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<(), E> {
+                text.clone_into(self.0);
+                Ok(())
+            }
+
+            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<(), E> {
+                *self.0 = lossy(bytes);
+                Ok(())
+            }
+        }
+
+        // As bytes, because serde_json checks UTF-8 and surrogates only for `deserialize_str`.
+        deserializer.deserialize_bytes(TextVisitor(self))
+    }
+}
+
+impl Merge for String {
+    fn merge<'de, D: Deserializer<'de>>(&mut self, deserializer: D) -> Result<(), D::Error> {
+        unless_null(deserializer, self)
+    }
+}
+
+impl Field for String {
+    fn is_zero(&self) -> bool {
+        self.is_empty()
+    }
+}
+
+macro_rules! plain_fields {
+    ($($ty:ty, $zero:expr;)*) => {$(
+        impl Merge for $ty {
+            fn merge<'de, D: Deserializer<'de>>(&mut self, deserializer: D) -> Result<(), D::Error> {
+                if let Some(value) = <Option<$ty> as serde::Deserialize>::deserialize(deserializer)? {
+                    *self = value;
+                }
+                Ok(())
+            }
+        }
+
+        impl Field for $ty {
+            fn is_zero(&self) -> bool {
+                *self == $zero
+            }
+        }
+    )*};
+}
+
+plain_fields! {
+    bool, false;
+    i64, 0;
+    u64, 0;
+    f64, 0.0;
+}
+
+macro_rules! time_fields {
+    ($($ty:ty),*) => {$(
+        impl Serialize for $ty {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_i64(self.get())
+            }
+        }
+
+        impl Merge for $ty {
+            fn merge<'de, D: Deserializer<'de>>(&mut self, deserializer: D) -> Result<(), D::Error> {
+                let mut value = self.get();
+                value.merge(deserializer)?;
+                *self = Self::new(value);
+                Ok(())
+            }
+        }
+
+        impl Field for $ty {
+            fn is_zero(&self) -> bool {
+                self.get() == 0
+            }
+        }
+    )*};
+}
+
+time_fields!(UnixSeconds, UnixMillis, UnixNanos);
+
+/// Reads `null` as no list and an array as a list, element by element.
+impl<T: Merge> NullOr for &mut Option<Vec<T>> {
+    fn null(self) {
+        *self = None;
+    }
+
+    fn value<'de, D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        struct ListVisitor<'a, T>(&'a mut Option<Vec<T>>);
+
+        impl<'de, T: Merge> Visitor<'de> for ListVisitor<'_, T> {
+            type Value = ();
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an array")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+                let list = self.0.insert(Vec::new());
+                loop {
+                    let mut item = T::default();
+                    if seq.next_element_seed(Seed(&mut item))?.is_none() {
+                        return Ok(());
+                    }
+                    list.push(item);
+                }
+            }
+        }
+
+        deserializer.deserialize_seq(ListVisitor(self))
+    }
+}
+
+/// A list that may be absent: Go writes a nil list as `null` and an empty one as `[]`.
+impl<T: Merge> Merge for Option<Vec<T>> {
+    fn merge<'de, D: Deserializer<'de>>(&mut self, deserializer: D) -> Result<(), D::Error> {
+        unless_null(deserializer, self)
+    }
+}
+
+impl<T: Merge + Serialize> Field for Option<Vec<T>> {
+    fn is_zero(&self) -> bool {
+        self.as_ref().is_none_or(Vec::is_empty)
+    }
+}
+
+/// An object that may be absent: `null` removes it, a repeated object merges into the one that is there.
+impl<T: Merge> Merge for Option<Box<T>> {
+    fn merge<'de, D: Deserializer<'de>>(&mut self, deserializer: D) -> Result<(), D::Error> {
+        struct Pointer<'a, T>(&'a mut Option<Box<T>>);
+
+        impl<T: Merge> NullOr for Pointer<'_, T> {
+            fn null(self) {
+                *self.0 = None;
+            }
+
+            fn value<'de, D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+                self.0.get_or_insert_default().merge(deserializer)
+            }
+        }
+
+        unless_null(deserializer, Pointer(self))
+    }
+}
+
+impl<T: Merge + Serialize> Field for Option<Box<T>> {
+    fn is_zero(&self) -> bool {
+        self.is_none()
+    }
+}
+
+/// A byte string: base64 in JSON, `null` when absent.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Bytes(pub Option<Vec<u8>>);
+
+impl Bytes {
+    /// The bytes; none if absent.
+    pub fn as_slice(&self) -> &[u8] {
+        self.0.as_deref().unwrap_or_default()
+    }
+}
+
+impl From<Vec<u8>> for Bytes {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self(Some(bytes))
+    }
+}
+
+impl Serialize for Bytes {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match &self.0 {
+            Some(bytes) => serializer.serialize_str(&encoding::base64_encode(bytes)),
+            None => serializer.serialize_unit(),
+        }
+    }
+}
+
+impl Merge for Bytes {
+    fn merge<'de, D: Deserializer<'de>>(&mut self, deserializer: D) -> Result<(), D::Error> {
+        let mut text: Option<Box<String>> = Some(Box::default());
+        text.merge(deserializer)?;
+        self.0 = match text {
+            Some(text) => Some(encoding::base64_decode_lenient(text.as_bytes()).map_err(D::Error::custom)?),
+            None => None,
+        };
+        Ok(())
+    }
+}
+
+impl Field for Bytes {
+    fn is_zero(&self) -> bool {
+        self.as_slice().is_empty()
+    }
+}
+
+/// What [`merge_struct`](super::merge_struct) fills: generated by the macro.
+#[doc(hidden)]
+pub trait WireMap {
+    /// The JSON keys in declaration order.
+    const KEYS: &'static [&'static str];
+
+    /// Merges the value at `deserializer` into the field with the key `KEYS[index]`.
+    fn merge_field<'de, D: Deserializer<'de>>(
+        &mut self,
+        index: usize,
+        deserializer: D,
+    ) -> Result<(), D::Error>;
+}

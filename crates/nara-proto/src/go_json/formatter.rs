@@ -1,0 +1,73 @@
+use std::io::{self, Write};
+
+use serde_json::ser::{CompactFormatter, Formatter};
+
+/// Go's spelling of strings and floats on top of serde_json's compact form.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct GoFormatter;
+
+impl Formatter for GoFormatter {
+    fn write_string_fragment<W: ?Sized + Write>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
+        let bytes = fragment.as_bytes();
+        let mut written = 0;
+        let mut at = 0;
+        while at < bytes.len() {
+            let (escape, len): (&[u8], usize) = match bytes[at] {
+                b'<' => (b"\\u003c", 1),
+                b'>' => (b"\\u003e", 1),
+                b'&' => (b"\\u0026", 1),
+                // U+2028 and U+2029 are E2 80 A8 and E2 80 A9.
+                0xe2 if bytes[at..].starts_with(b"\xe2\x80\xa8") => (b"\\u2028", 3),
+                0xe2 if bytes[at..].starts_with(b"\xe2\x80\xa9") => (b"\\u2029", 3),
+                _ => {
+                    at += 1;
+                    continue;
+                }
+            };
+            writer.write_all(&bytes[written..at])?;
+            writer.write_all(escape)?;
+            at += len;
+            written = at;
+        }
+        writer.write_all(&bytes[written..])
+    }
+
+    fn write_f64<W: ?Sized + Write>(&mut self, writer: &mut W, value: f64) -> io::Result<()> {
+        if value.is_finite() {
+            writer.write_all(float(value).as_bytes())
+        } else {
+            CompactFormatter.write_null(writer)
+        }
+    }
+}
+
+/// A finite float as Go's JSON encoder prints it: shortest digits that read back the same, plain notation
+/// for magnitudes from 1e-6 up to 1e21, otherwise an exponent with its sign.
+///
+/// ```
+/// assert_eq!(nara_proto::go_json::float(1e21), "1e+21");
+/// assert_eq!(nara_proto::go_json::float(0.00001), "0.00001");
+/// ```
+pub fn float(value: f64) -> String {
+    let magnitude = value.abs();
+    if magnitude != 0.0 && !(1e-6..1e21).contains(&magnitude) {
+        let text = format!("{value:e}");
+        return match text.split_once('e') {
+            Some((digits, exponent)) if !exponent.starts_with('-') => format!("{digits}e+{exponent}"),
+            _ => text,
+        };
+    }
+    format!("{value}")
+}
+
+/// A float with exactly one decimal, correctly rounded from its exact binary value, exact ties to even:
+/// the form in which a round-trip time enters the content of a ping event (wire facts, section 8.4).
+pub fn one_decimal(value: f64) -> String {
+    if value.is_nan() {
+        return "NaN".to_owned();
+    }
+    if value.is_infinite() {
+        return if value > 0.0 { "+Inf" } else { "-Inf" }.to_owned();
+    }
+    format!("{value:.1}")
+}

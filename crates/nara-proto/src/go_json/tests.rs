@@ -1,0 +1,129 @@
+#![expect(unreachable_pub, reason = "`wire_struct!` declares public types")]
+
+use super::*;
+use crate::wire_struct;
+
+wire_struct! {
+    /// Inner.
+    pub struct Inner {
+        /// a
+        pub a: String = "a", omit,
+        /// b
+        pub b: i64 = "b", omit,
+    }
+}
+
+wire_struct! {
+    /// Outer.
+    pub struct Outer {
+        /// name
+        pub name: String = "name",
+        /// task
+        pub task: i64 = "task",
+        /// list
+        pub list: Option<Vec<Inner>> = "list",
+        /// inner
+        pub inner: Option<Box<Inner>> = "inner", omit,
+        /// bytes
+        pub bytes: Bytes = "bytes",
+    }
+}
+
+fn outer(json: &str) -> Result<Outer, JsonError> {
+    from_slice(json.as_bytes())
+}
+
+#[test]
+fn keys_match_regardless_of_case_and_kelvin_signs() {
+    assert_eq!(outer(r#"{"NAME":"x","tas\u212a":3}"#).unwrap().task, 3);
+    assert_eq!(outer("{\"ta\u{17f}k\":4}").unwrap().task, 4);
+    assert_eq!(outer(r#"{"task":1,"TASK":2}"#).unwrap().task, 2);
+    assert_eq!(outer(r#"{"tas":1,"taskk":2}"#).unwrap().task, 0);
+}
+
+#[test]
+fn repeated_objects_merge_and_null_removes_them() {
+    let merged = outer(r#"{"inner":{"a":"x"},"inner":{"b":2}}"#)
+        .unwrap()
+        .inner
+        .unwrap();
+    assert_eq!((merged.a.as_str(), merged.b), ("x", 2));
+    assert_eq!(outer(r#"{"inner":{"a":"x"},"inner":null}"#).unwrap().inner, None);
+    assert_eq!(outer(r#"{"name":"x","name":null}"#).unwrap().name, "x");
+}
+
+#[test]
+fn null_and_trailing_bytes() {
+    assert_eq!(outer("null").unwrap(), Outer::default());
+    assert_eq!(outer(r#"{"task":1} rubbish"#).unwrap().task, 1);
+    assert!(from_slice_exact::<Outer>(br#"{"task":1} rubbish"#).is_err());
+    assert!(from_slice_exact::<Outer>(b"{\"task\":1} \n\t").is_ok());
+    assert!(outer("").is_err());
+    assert!(outer("[]").is_err());
+    assert!(outer("7").is_err());
+}
+
+#[test]
+fn lists_tell_null_from_empty() {
+    assert_eq!(outer(r#"{"list":null}"#).unwrap().list, None);
+    assert_eq!(outer(r#"{"list":[]}"#).unwrap().list, Some(vec![]));
+    assert_eq!(
+        to_string(&Outer {
+            list: Some(vec![]),
+            ..Outer::default()
+        }),
+        r#"{"name":"","task":0,"list":[],"bytes":null}"#
+    );
+    assert_eq!(
+        outer(r#"{"list":[null,{"b":1}]}"#).unwrap().list.unwrap().len(),
+        2
+    );
+}
+
+#[test]
+fn broken_text_becomes_replacement_characters() {
+    let name = |json: &[u8]| from_slice::<Outer>(json).unwrap().name;
+    assert_eq!(name(b"{\"name\":\"a\xff\xfeb\"}"), "a\u{fffd}\u{fffd}b");
+    assert_eq!(name(br#"{"name":"\ud800x"}"#), "\u{fffd}x");
+    assert_eq!(name(br#"{"name":"\ud800\ud800\udc00"}"#), "\u{fffd}\u{10000}");
+    assert_eq!(name(b"{\"\xff\":1,\"name\":\"y\"}"), "y");
+}
+
+#[test]
+fn byte_strings_are_lenient_base64() {
+    assert_eq!(outer(r#"{"bytes":"/x=="}"#).unwrap().bytes.as_slice(), [0xff]);
+    assert!(outer(r#"{"bytes":"/x"}"#).is_err());
+    assert!(outer(r#"{"bytes":[1]}"#).is_err());
+    assert_eq!(outer(r#"{"bytes":null}"#).unwrap().bytes.0, None);
+}
+
+#[test]
+fn timestamps_have_one_spelling() {
+    for (text, again) in [
+        ("2026-01-22T23:10:56Z", "2026-01-22T23:10:56Z"),
+        ("2026-01-22T23:10:56.500+00:00", "2026-01-22T23:10:56.5Z"),
+        (
+            "2026-01-22T23:10:56.1234567899-02:30",
+            "2026-01-22T23:10:56.123456789-02:30",
+        ),
+        ("0000-02-29T00:00:00Z", "0000-02-29T00:00:00Z"),
+    ] {
+        assert_eq!(Timestamp::parse(text).unwrap().to_string(), again);
+    }
+    for bad in [
+        "2026-01-22t23:10:56Z",
+        "2026-01-22T23:10:56z",
+        "2026-01-22 23:10:56Z",
+        "2026-01-22T23:10Z",
+        "2026-01-22T23:10:60Z",
+        "2026-01-22T23:10:56.Z",
+        "2026-01-22T23:10:56,5Z",
+        "2026-02-30T23:10:56Z",
+        "2026-01-22T24:00:00Z",
+        "2026-01-22T23:10:56+24:00",
+        "2026-01-22T23:10:56",
+        "",
+    ] {
+        assert_eq!(Timestamp::parse(bad), Err(InvalidTimestamp), "{bad}");
+    }
+}

@@ -1,0 +1,94 @@
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use sha2::{Digest as _, Sha256};
+
+use super::{PublicKey, Soul};
+
+/// The id under which services name a peer: Base58 of a SHA-256 over the *secret* soul and the name.
+///
+/// Nobody but its owner can check an id against a key (wire facts, section 1.1), so whoever maps an id to a
+/// key says how it learned the pair. Compare [`KeyId`], which anybody can check.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NaraId(Arc<str>);
+
+/// A text that is not a nara id: not Base58 of 32 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a nara id (expected Base58 of 32 bytes, 43 or 44 characters)")]
+pub struct InvalidNaraId;
+
+impl NaraId {
+    /// The id of the nara with this soul and name.
+    pub fn derive(soul: &Soul, name: &str) -> Self {
+        let digest = Sha256::new()
+            .chain_update(soul.as_bytes())
+            .chain_update(name)
+            .finalize();
+        Self(bs58::encode(digest).into_string().into())
+    }
+
+    /// The text of the id.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for NaraId {
+    type Err = InvalidNaraId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidNaraId> {
+        let mut bytes = [0_u8; 33];
+        // Base58 of 32 bytes has 32 to 44 characters; the cap bounds the work.
+        if !(32..=44).contains(&text.len()) || bs58::decode(text).onto(&mut bytes[..]) != Ok(32) {
+            return Err(InvalidNaraId);
+        }
+        Ok(Self(text.into()))
+    }
+}
+
+impl AsRef<str> for NaraId {
+    fn as_ref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::borrow::Borrow<str> for NaraId {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for NaraId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "NaraId({})", self.0)
+    }
+}
+
+impl fmt::Display for NaraId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+/// The fingerprint of a public key that people can compare: Base58 of its 32 bytes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyId([u8; 32]);
+
+impl From<&PublicKey> for KeyId {
+    fn from(key: &PublicKey) -> Self {
+        Self(*key.as_bytes())
+    }
+}
+
+impl fmt::Display for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&bs58::encode(self.0).into_string())
+    }
+}
+
+impl fmt::Debug for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "KeyId({self})")
+    }
+}

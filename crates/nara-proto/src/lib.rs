@@ -1,0 +1,54 @@
+//! The sans-IO core of the nara mesh protocol.
+//!
+//! This crate opens no socket, reads no clock and no environment variable, spawns no task and draws no
+//! randomness: the current time is an argument, random bytes come in as bytes, and everything that goes out
+//! is a return value. The runtime around it (client, server, ledgers) is the crate `nara-mesh`.
+//!
+//! What is here:
+//!
+//! | module | is |
+//! |---|---|
+//! | [`identity`] | names, souls, keypairs and ids |
+//! | [`time`] | Unix time in seconds, milliseconds and nanoseconds: the wire mixes them, the types do not |
+//! | [`go_json`] | JSON exactly as the naras already out there write and read it |
+//! | [`auth`] | signed requests, signed responses, the replay cache |
+//! | [`event`] | events, their payloads, ids, signatures and validity |
+//! | [`checkpoint`] | attestations and the multi-signature of checkpoints |
+//! | [`sync`], [`zine`], [`world`], [`runtime_message`], [`peer`], [`import`] | the messages of each endpoint |
+//! | [`endpoint`] | one type per endpoint: method, path, authentication rule, request and response |
+//! | [`breaker`] | the circuit breaker that lets a peer known to be down fail at once |
+//!
+//! # Signing a request
+//!
+//! ```
+//! use nara_proto::auth::RequestAuth;
+//! use nara_proto::identity::{KeyPair, Soul};
+//! use nara_proto::time::UnixMillis;
+//!
+//! let soul: Soul = "BneSgWHpm3c7cN3vSCUZ24Rg25fBgBeCcqjfpWoMqWC7pmqcD2bgcgt".parse()?;
+//! let name = "alice".parse()?;
+//! let keypair = KeyPair::from_soul(&soul);
+//! let now = UnixMillis::new(1_769_100_000_250);
+//!
+//! let auth = RequestAuth::sign(&keypair, &name, now, "POST", "/events/sync");
+//! auth.verify(&keypair.public_key(), "POST", "/events/sync", now)?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+pub mod auth;
+pub mod breaker;
+pub mod checkpoint;
+pub mod encoding;
+pub mod endpoint;
+pub mod event;
+pub mod go_json;
+pub mod identity;
+pub mod import;
+pub mod peer;
+pub mod runtime_message;
+pub mod sync;
+pub mod time;
+pub mod world;
+pub mod zine;

@@ -1,0 +1,406 @@
+//! Runtime messages: the envelope of `POST /mesh/message` and its payloads (wire facts, section 12).
+
+use std::time::Duration;
+
+use serde::ser::SerializeStruct as _;
+use serde_json::value::RawValue;
+use sha2::{Digest as _, Sha256};
+
+use crate::go_json::{self, Bytes, Field, JsonError, Merge, Timestamp};
+use crate::identity::{KeyPair, PublicKey, SealKey, Signature, VerifyError};
+use crate::time::{UnixNanos, UnixSeconds};
+use crate::wire_struct;
+
+/// How long a caller waits for the reply to a message.
+pub const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
+
+wire_struct! {
+    /// Payload of `stash:store`: keep this for me.
+    pub struct StashStore {
+        /// The nara id under which it is kept.
+        pub owner_id: String = "owner_id",
+        /// The name of the owner.
+        pub owner: String = "owner", omit,
+        /// The nonce, 24 bytes.
+        pub nonce: Bytes = "nonce",
+        /// What to keep: sealed with the owner's [`SealKey`].
+        pub ciphertext: Bytes = "ciphertext",
+        /// When it was sealed, in **seconds**.
+        pub ts: UnixSeconds = "ts",
+    }
+}
+
+wire_struct! {
+    /// Payload of `stash:ack`: the answer to `stash:store`.
+    pub struct StashAck {
+        /// The nara id of the owner.
+        pub owner_id: String = "owner_id",
+        /// When it was stored, in **seconds**.
+        pub stored_at: UnixSeconds = "stored_at",
+        /// Whether it was stored.
+        pub success: bool = "success",
+        /// Why not.
+        pub reason: String = "reason", omit,
+    }
+}
+
+wire_struct! {
+    /// Payload of `stash:request`: give me back what you keep for me.
+    pub struct StashRequest {
+        /// The nara id of the owner.
+        pub owner_id: String = "owner_id",
+        /// A text that comes back in the response.
+        pub request_id: String = "request_id", omit,
+    }
+}
+
+wire_struct! {
+    /// Payload of `stash:response`: the answer to `stash:request`.
+    pub struct StashResponse {
+        /// The nara id of the owner.
+        pub owner_id: String = "owner_id",
+        /// The text of the request.
+        pub request_id: String = "request_id", omit,
+        /// Whether something is kept.
+        pub found: bool = "found",
+        /// The nonce, 24 bytes.
+        pub nonce: Bytes = "nonce", omit,
+        /// What is kept.
+        pub ciphertext: Bytes = "ciphertext", omit,
+        /// When it was stored, in **seconds**.
+        pub stored_at: UnixSeconds = "stored_at", omit,
+    }
+}
+
+wire_struct! {
+    /// Payload of `stash-refresh`: please send me what you keep for me. Nobody verifies it elsewhere.
+    pub struct StashRefresh {
+        /// The nara id of the owner.
+        pub owner_id: String = "owner_id",
+        /// The name of the owner.
+        pub owner: String = "owner", omit,
+    }
+}
+
+/// A payload, by kind.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum MessagePayload {
+    /// `stash:ack`
+    StashAck(StashAck),
+    /// `stash-refresh`
+    StashRefresh(StashRefresh),
+    /// `stash:request`
+    StashRequest(StashRequest),
+    /// `stash:response`
+    StashResponse(StashResponse),
+    /// `stash:store`
+    StashStore(StashStore),
+}
+
+impl MessagePayload {
+    /// The kind on the wire.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::StashAck(_) => "stash:ack",
+            Self::StashRefresh(_) => "stash-refresh",
+            Self::StashRequest(_) => "stash:request",
+            Self::StashResponse(_) => "stash:response",
+            Self::StashStore(_) => "stash:store",
+        }
+    }
+
+    fn decode(kind: &str, json: &[u8]) -> Result<Self, MessageError> {
+        Ok(match kind {
+            "stash:ack" => Self::StashAck(go_json::from_slice(json)?),
+            "stash-refresh" => Self::StashRefresh(go_json::from_slice(json)?),
+            "stash:request" => Self::StashRequest(go_json::from_slice(json)?),
+            "stash:response" => Self::StashResponse(go_json::from_slice(json)?),
+            "stash:store" => Self::StashStore(go_json::from_slice(json)?),
+            _ => return Err(MessageError::UnknownKind(kind.chars().take(64).collect())),
+        })
+    }
+}
+
+impl serde::Serialize for MessagePayload {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::StashAck(payload) => payload.serialize(serializer),
+            Self::StashRefresh(payload) => payload.serialize(serializer),
+            Self::StashRequest(payload) => payload.serialize(serializer),
+            Self::StashResponse(payload) => payload.serialize(serializer),
+            Self::StashStore(payload) => payload.serialize(serializer),
+        }
+    }
+}
+
+/// A message that cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MessageError {
+    /// Not JSON, a value of the wrong type, or bytes behind the value.
+    #[error(transparent)]
+    Json(#[from] JsonError),
+    /// There is no payload.
+    #[error("the message has no payload")]
+    MissingPayload,
+    /// A kind that this version does not know.
+    #[error("unknown kind {0:?}")]
+    UnknownKind(String),
+    /// A version that this version does not know.
+    #[error("unsupported version {version} of {kind} (only 1 exists)")]
+    UnsupportedVersion {
+        /// The kind.
+        kind: String,
+        /// The version.
+        version: i64,
+    },
+}
+
+wire_struct! {
+    /// The envelope as JSON; [`RuntimeMessage`] is the form to work with.
+    pub struct Envelope {
+        /// id
+        pub id: String = "id",
+        /// content key
+        pub content_key: String = "content_key", omit,
+        /// kind
+        pub kind: String = "kind",
+        /// version
+        pub version: i64 = "version",
+        /// sender's name
+        pub from: String = "from", omit,
+        /// sender's id
+        pub from_id: String = "from_id",
+        /// recipient's name
+        pub to: String = "to", omit,
+        /// recipient's id
+        pub to_id: String = "to_id", omit,
+        /// time of sending
+        pub timestamp: Timestamp = "timestamp",
+        /// payload, not yet decoded
+        pub payload: RawPayload = "payload",
+        /// signature
+        pub signature: String = "signature", omit,
+        /// id of the message that this one answers
+        pub in_reply_to: String = "in_reply_to", omit,
+    }
+}
+
+/// The text of a payload whose kind is not known yet.
+#[derive(Clone, Debug, Default)]
+pub struct RawPayload(Option<Box<RawValue>>);
+
+impl PartialEq for RawPayload {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.as_deref().map(RawValue::get) == other.0.as_deref().map(RawValue::get)
+    }
+}
+
+impl Merge for RawPayload {
+    fn merge<'de, D: serde::Deserializer<'de>>(&mut self, deserializer: D) -> Result<(), D::Error> {
+        self.0 = Some(serde::Deserialize::deserialize(deserializer)?);
+        Ok(())
+    }
+}
+
+impl serde::Serialize for RawPayload {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
+impl Field for RawPayload {
+    fn is_zero(&self) -> bool {
+        self.0.is_none()
+    }
+}
+
+/// A runtime message.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RuntimeMessage {
+    /// The id: 16 characters; see [`RuntimeMessage::compute_id`].
+    pub id: String,
+    /// A key for deduplication; not signed.
+    pub content_key: String,
+    /// The version of the payload as sent; 0 counts as 1. Not signed.
+    pub version: i64,
+    /// The name of the sender; not signed.
+    pub from: String,
+    /// The nara id of the sender.
+    pub from_id: String,
+    /// The name of the recipient; not signed.
+    pub to: String,
+    /// The nara id of the recipient; may be empty.
+    pub to_id: String,
+    /// When it was sent.
+    pub timestamp: Timestamp,
+    /// What it says.
+    pub payload: MessagePayload,
+    /// The signature, base64.
+    pub signature: String,
+    /// The id of the message that this one answers; not signed.
+    pub in_reply_to: String,
+}
+
+impl RuntimeMessage {
+    /// A new unsigned message, version 1, with its id.
+    pub fn new(from: &str, from_id: &str, timestamp: Timestamp, payload: MessagePayload) -> Self {
+        let mut message = Self {
+            id: String::new(),
+            content_key: String::new(),
+            version: 1,
+            from: from.to_owned(),
+            from_id: from_id.to_owned(),
+            to: String::new(),
+            to_id: String::new(),
+            timestamp,
+            payload,
+            signature: String::new(),
+            in_reply_to: String::new(),
+        };
+        message.id = message.compute_id();
+        message
+    }
+
+    /// Addresses the message to a nara.
+    #[must_use]
+    pub fn to(mut self, name: &str, id: &str) -> Self {
+        name.clone_into(&mut self.to);
+        id.clone_into(&mut self.to_id);
+        self
+    }
+
+    /// Signs the message.
+    #[must_use]
+    pub fn sign(mut self, keypair: &KeyPair) -> Self {
+        self.signature = keypair.sign(&self.signed_json()).to_base64();
+        self
+    }
+
+    /// A signed reply to this message.
+    pub fn reply(
+        &self,
+        from: &str,
+        from_id: &str,
+        now: UnixNanos,
+        payload: MessagePayload,
+        keypair: &KeyPair,
+    ) -> Self {
+        let mut reply = Self::new(from, from_id, Timestamp::utc(now), payload).to(&self.from, &self.from_id);
+        reply.in_reply_to.clone_from(&self.id);
+        reply.sign(keypair)
+    }
+
+    /// Reads a message. Exactly one JSON value: trailing bytes are an error here.
+    ///
+    /// # Errors
+    /// [`MessageError`] says what is wrong.
+    pub fn from_json(json: &[u8]) -> Result<Self, MessageError> {
+        let envelope: Envelope = go_json::from_slice_exact(json)?;
+        let payload = envelope.payload.0.ok_or(MessageError::MissingPayload)?;
+        let payload = MessagePayload::decode(&envelope.kind, payload.get().as_bytes())?;
+        if !matches!(envelope.version, 0 | 1) {
+            return Err(MessageError::UnsupportedVersion {
+                kind: envelope.kind,
+                version: envelope.version,
+            });
+        }
+        Ok(Self {
+            id: envelope.id,
+            content_key: envelope.content_key,
+            version: envelope.version,
+            from: envelope.from,
+            from_id: envelope.from_id,
+            to: envelope.to,
+            to_id: envelope.to_id,
+            timestamp: envelope.timestamp,
+            payload,
+            signature: envelope.signature,
+            in_reply_to: envelope.in_reply_to,
+        })
+    }
+
+    /// Writes the message as JSON.
+    pub fn to_json(&self) -> Vec<u8> {
+        let payload = RawValue::from_string(go_json::to_string(&self.payload));
+        go_json::to_vec(&Envelope {
+            id: self.id.clone(),
+            content_key: self.content_key.clone(),
+            kind: self.payload.kind().to_owned(),
+            version: self.version,
+            from: self.from.clone(),
+            from_id: self.from_id.clone(),
+            to: self.to.clone(),
+            to_id: self.to_id.clone(),
+            timestamp: self.timestamp,
+            payload: RawPayload(Some(payload.expect("a payload is written as JSON"))),
+            signature: self.signature.clone(),
+            in_reply_to: self.in_reply_to.clone(),
+        })
+    }
+
+    /// The text whose hash gives the id: kind, sender, time and payload, with nothing between them.
+    pub fn id_preimage(&self) -> String {
+        let payload = go_json::to_string(&self.payload);
+        format!(
+            "{}{}{}{payload}",
+            self.payload.kind(),
+            self.from_id,
+            self.timestamp
+        )
+    }
+
+    /// The id that follows from the content: the first 16 characters of Base58 of a SHA-256.
+    pub fn compute_id(&self) -> String {
+        let mut id = bs58::encode(Sha256::digest(self.id_preimage())).into_string();
+        id.truncate(16);
+        id
+    }
+
+    /// The JSON that is signed, without hashing: the receiver writes it again from what it has read, so the
+    /// spelling on the wire does not matter.
+    pub fn signed_json(&self) -> Vec<u8> {
+        go_json::to_vec(&Signed(self))
+    }
+
+    /// Verifies the signature with the key of the nara `from_id`.
+    ///
+    /// # Errors
+    /// [`VerifyError`] if it is not that nara's.
+    pub fn verify(&self, key: &PublicKey) -> Result<(), VerifyError> {
+        let signature = Signature::from_base64(&self.signature).map_err(|_| VerifyError)?;
+        key.verify(&self.signed_json(), &signature)
+    }
+}
+
+struct Signed<'a>(&'a RuntimeMessage);
+
+impl serde::Serialize for Signed<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let message = self.0;
+        let mut object = serializer.serialize_struct("SignedMessage", 6)?;
+        object.serialize_field("id", &message.id)?;
+        object.serialize_field("kind", message.payload.kind())?;
+        object.serialize_field("from_id", &message.from_id)?;
+        if !message.to_id.is_empty() {
+            object.serialize_field("to_id", &message.to_id)?;
+        }
+        object.serialize_field("timestamp", &message.timestamp)?;
+        object.serialize_field("payload", &message.payload)?;
+        object.end()
+    }
+}
+
+/// Why a stash is not stored, as `reason` of [`StashAck`]; `None` if it may be.
+pub fn stash_refusal(store: &StashStore) -> Option<&'static str> {
+    if store.owner_id.is_empty() {
+        Some("owner_id required")
+    } else if store.nonce.as_slice().len() != SealKey::NONCE_LEN {
+        Some("nonce must be 24 bytes for XChaCha20-Poly1305")
+    } else if store.ciphertext.as_slice().is_empty() {
+        Some("ciphertext required")
+    } else {
+        None
+    }
+}

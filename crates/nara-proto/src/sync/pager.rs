@@ -1,0 +1,277 @@
+use std::collections::BTreeSet;
+
+use super::{Cursor, EventFilter, MAX_EVENTS, SyncRequest, SyncResponse};
+use crate::event::SyncEvent;
+use crate::time::UnixNanos;
+
+/// Pages through all events of a peer, oldest first, each exactly once.
+///
+/// A peer that understands our [`Cursor`] is paged with it. Towards the naras already out there, whose cursor
+/// is a time alone, the next page begins one nanosecond before the last event, and what was seen already is
+/// dropped: nothing is lost unless more events than fit on a page share one nanosecond, which is reported.
+///
+/// ```
+/// # use nara_proto::sync::{EventFilter, Pager, SyncResponse};
+/// let mut pager = Pager::new(EventFilter::default(), 1000);
+/// while let Some(request) = pager.next_request() {
+///     # let answer = |_| SyncResponse::default();
+///     let response = answer(request); // over the network
+///     for event in pager.accept(response)? {
+///         println!("{}", event.id);
+///     }
+/// }
+/// # Ok::<(), nara_proto::sync::PageError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Pager {
+    filter: EventFilter,
+    size: usize,
+    position: Position,
+    last: Cursor,
+    /// Ids of events with the time of the last one, to drop them when they come again.
+    at_last: BTreeSet<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Position {
+    At(Cursor),
+    Done,
+}
+
+/// A page that a peer must not send.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PageError {
+    /// More events share one time than the peer can put on a page: with its cursor the rest cannot be reached.
+    #[error("more than {MAX_EVENTS} events share the time {0} ns and the peer's cursor cannot part them")]
+    Crowded(UnixNanos),
+    /// The events are not in order, or lie before the page.
+    #[error("the page is out of order at event {0}")]
+    Order(String),
+    /// More events than were asked for.
+    #[error("the page has {got} events instead of at most {asked}")]
+    TooLong {
+        /// How many were asked for.
+        asked: usize,
+        /// How many came.
+        got: usize,
+    },
+}
+
+impl Pager {
+    /// A pager from the beginning of time. `size` is the number of events on a page, 1 to [`MAX_EVENTS`].
+    pub fn new(filter: EventFilter, size: usize) -> Self {
+        Self::resume(filter, size, Cursor::START)
+    }
+
+    /// A pager that begins behind `cursor`.
+    pub fn resume(filter: EventFilter, size: usize, cursor: Cursor) -> Self {
+        Self {
+            filter,
+            size: size.clamp(1, MAX_EVENTS),
+            position: Position::At(cursor.clone()),
+            last: cursor,
+            at_last: BTreeSet::new(),
+        }
+    }
+
+    /// The place behind the last event that was accepted: where to resume.
+    pub fn cursor(&self) -> &Cursor {
+        &self.last
+    }
+
+    /// The next request; `None` when all pages are there. `from` is left to the client.
+    pub fn next_request(&self) -> Option<SyncRequest> {
+        let Position::At(cursor) = &self.position else {
+            return None;
+        };
+        let mut request = SyncRequest::page(Some(cursor), self.size);
+        // The inherited cursor is exclusive: one nanosecond earlier, so that events at the same time come.
+        request.cursor = cursor.ts().get().saturating_sub(1).to_string();
+        if !self.filter.services.is_empty() {
+            request = request.services(self.filter.services.iter().cloned());
+        }
+        if !self.filter.subjects.is_empty() {
+            request = request.subjects(self.filter.subjects.iter().cloned());
+        }
+        Some(request)
+    }
+
+    /// Takes in the answer to the last request and returns its new events in order.
+    ///
+    /// # Errors
+    /// [`PageError`] for a page that breaks the rules. The pager stays where it was.
+    pub fn accept(&mut self, response: SyncResponse) -> Result<Vec<SyncEvent>, PageError> {
+        let SyncResponse {
+            events,
+            next_cursor,
+            next_after,
+            ..
+        } = response;
+        let events = events.unwrap_or_default();
+        if events.len() > self.size {
+            return Err(PageError::TooLong {
+                asked: self.size,
+                got: events.len(),
+            });
+        }
+        if let Some(pair) = events.windows(2).find(|pair| pair[0].ts > pair[1].ts) {
+            return Err(PageError::Order(pair[1].id.clone()));
+        }
+        if let Some(early) = events.first().filter(|event| event.ts < self.last.ts()) {
+            return Err(PageError::Order(early.id.clone()));
+        }
+        let lossless = !next_after.is_empty();
+        let full = lossless || !next_cursor.is_empty();
+        let last_ts = events.last().map(|event| event.ts);
+
+        let mut fresh = Vec::with_capacity(events.len());
+        for event in events {
+            let seen = event.ts == self.last.ts()
+                && (self.at_last.contains(&event.id)
+                    || (self.at_last.is_empty() && event.id == self.last.id()));
+            if !seen {
+                fresh.push(event);
+            }
+        }
+        if fresh.is_empty() && full {
+            if !lossless && self.size < MAX_EVENTS {
+                // A whole page of events seen already: only a larger page can lead on.
+                self.size = MAX_EVENTS;
+                return Ok(fresh);
+            }
+            return Err(PageError::Crowded(last_ts.unwrap_or(self.last.ts())));
+        }
+
+        for event in &fresh {
+            if event.ts != self.last.ts() {
+                self.at_last.clear();
+            }
+            self.at_last.insert(event.id.clone());
+            self.last = Cursor::behind(event);
+        }
+        self.position = if full {
+            Position::At(self.last.clone())
+        } else {
+            Position::Done
+        };
+        Ok(fresh)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::sync::SyncMode;
+
+    /// A peer with the events in order, that understands our cursor or not.
+    fn serve(events: &[SyncEvent], request: &SyncRequest, modern: bool) -> SyncResponse {
+        let mut request = request.clone();
+        if !modern {
+            request.after.clear();
+        }
+        let SyncMode::Page {
+            after,
+            size,
+            lossless,
+        } = request.mode()
+        else {
+            panic!("not a page")
+        };
+        let page: Vec<_> = events
+            .iter()
+            .filter(|event| Cursor::behind(event) > after)
+            .take(size)
+            .cloned()
+            .collect();
+        let last = page.last().filter(|_| page.len() == size);
+        SyncResponse {
+            next_cursor: last.map(|event| event.ts.to_string()).unwrap_or_default(),
+            next_after: last
+                .filter(|_| lossless)
+                .map(|e| Cursor::behind(e).to_string())
+                .unwrap_or_default(),
+            events: (!page.is_empty()).then_some(page),
+            ..SyncResponse::default()
+        }
+    }
+
+    fn all_ids(events: &[SyncEvent], size: usize, modern: bool) -> Result<Vec<String>, PageError> {
+        let mut pager = Pager::new(EventFilter::default(), size);
+        let mut ids = Vec::new();
+        while let Some(request) = pager.next_request() {
+            ids.extend(
+                pager
+                    .accept(serve(events, &request, modern))?
+                    .into_iter()
+                    .map(|event| event.id),
+            );
+        }
+        Ok(ids)
+    }
+
+    proptest! {
+        #[test]
+        fn every_event_comes_exactly_once(
+            mut times in proptest::collection::vec(1_i64..12, 0..60),
+            size in 1_usize..9,
+            modern: bool,
+        ) {
+            times.sort_unstable();
+            let events: Vec<_> = times
+                .iter()
+                .enumerate()
+                .map(|(n, &ts)| SyncEvent {
+                    id: format!("{n:04}"),
+                    ts: UnixNanos::new(ts),
+                    ..SyncEvent::default()
+                })
+                .collect();
+            let expected: Vec<_> = events.iter().map(|event| event.id.clone()).collect();
+            prop_assert_eq!(all_ids(&events, size, modern).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn a_page_out_of_order_or_too_long_is_refused() {
+        let event = |id: &str, ts| SyncEvent {
+            id: id.to_owned(),
+            ts: UnixNanos::new(ts),
+            ..SyncEvent::default()
+        };
+        let mut pager = Pager::new(EventFilter::default(), 2);
+        let page = |events| SyncResponse {
+            events: Some(events),
+            ..SyncResponse::default()
+        };
+        let error = pager
+            .accept(page(vec![event("a", 2), event("b", 1)]))
+            .unwrap_err();
+        assert_eq!(error, PageError::Order("b".to_owned()));
+        let three = vec![event("a", 1), event("b", 1), event("c", 1)];
+        assert_eq!(
+            pager.accept(page(three)).unwrap_err(),
+            PageError::TooLong { asked: 2, got: 3 }
+        );
+        assert_eq!(pager.accept(page(vec![event("a", 5)])).unwrap().len(), 1);
+        assert!(pager.next_request().is_none());
+    }
+
+    #[test]
+    fn a_crowded_nanosecond_is_reported_and_does_not_loop() {
+        let events: Vec<_> = (0..MAX_EVENTS + 1)
+            .map(|n| SyncEvent {
+                id: format!("{n:05}"),
+                ts: UnixNanos::new(7),
+                ..SyncEvent::default()
+            })
+            .collect();
+        assert_eq!(
+            all_ids(&events, 1000, false),
+            Err(PageError::Crowded(UnixNanos::new(7)))
+        );
+        assert_eq!(all_ids(&events, 1000, true).unwrap().len(), events.len());
+    }
+}

@@ -1,0 +1,191 @@
+//! World messages: postcards that travel from nara to nara and back home (wire facts, section 9).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::ser::SerializeStruct as _;
+use sha2::{Digest as _, Sha256};
+
+use crate::go_json;
+use crate::identity::{KeyPair, PublicKey, Signature};
+use crate::time::{UnixNanos, UnixSeconds};
+use crate::wire_struct;
+
+/// The stamps from which a nara takes its own: entry (number of hops so far modulo 10).
+pub const STAMPS: [&str; 10] = ["🌟", "🎉", "🚀", "💫", "✨", "🌈", "🎊", "💖", "🌸", "🔥"];
+
+/// The shortest id that may be relayed, in bytes: the naras already out there abort on shorter ones.
+pub const MIN_ID_LEN: usize = 8;
+
+wire_struct! {
+    /// One station of a world message.
+    pub struct WorldHop {
+        /// The name of the nara.
+        pub nara: String = "nara",
+        /// When it added its hop, in **seconds**. Covered only by the hops behind it.
+        pub timestamp: UnixSeconds = "timestamp",
+        /// Its signature, base64.
+        pub signature: String = "signature",
+        /// Its stamp. Covered only by the hops behind it.
+        pub stamp: String = "stamp",
+    }
+}
+
+wire_struct! {
+    /// A world message, as body of `POST /world/relay`.
+    pub struct WorldMessage {
+        /// The id; see [`WorldMessage::new`].
+        pub id: String = "id",
+        /// The text.
+        pub message: String = "message",
+        /// The name of the nara that sent it off.
+        pub originator: String = "originator",
+        /// The stations in order. Written as `[]` when empty: `null` breaks the first signature elsewhere.
+        pub hops: Option<Vec<WorldHop>> = "hops",
+    }
+}
+
+/// A chain of hops that does not verify.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ChainError {
+    /// A signature is not the one of the nara named in its hop.
+    #[error("invalid signature from {nara} at hop {hop}")]
+    BadSignature {
+        /// The name in the hop.
+        nara: String,
+        /// The index of the hop, from 0.
+        hop: usize,
+    },
+    /// A signature is not base64.
+    #[error("invalid signature encoding for {nara}")]
+    Encoding {
+        /// The name in the hop.
+        nara: String,
+    },
+    /// The key of a nara in the chain is not known.
+    #[error("unknown public key for {nara}")]
+    UnknownKey {
+        /// The name in the hop.
+        nara: String,
+    },
+}
+
+impl WorldMessage {
+    /// A new message without hops: the originator does not add one at the start.
+    pub fn new(originator: &str, message: &str, start: UnixNanos) -> Self {
+        Self {
+            id: Self::derive_id(originator, message, start),
+            message: message.to_owned(),
+            originator: originator.to_owned(),
+            hops: Some(Vec::new()),
+        }
+    }
+
+    /// The id of a message: base64 of 16 bytes of a hash over originator, text and start time.
+    pub fn derive_id(originator: &str, message: &str, start: UnixNanos) -> String {
+        let digest = Sha256::digest(format!("{originator}:{message}:{start}"));
+        crate::encoding::base64_encode(&digest[..16])
+    }
+
+    /// The hops; none if the list is absent.
+    pub fn hops(&self) -> &[WorldHop] {
+        self.hops.as_deref().unwrap_or_default()
+    }
+
+    /// Whether the message is home: its last hop is the originator's.
+    pub fn is_complete(&self) -> bool {
+        self.hops().last().is_some_and(|hop| hop.nara == self.originator)
+    }
+
+    /// The JSON that a nara signs (hashed) to add a hop behind the first `previous` hops (wire facts,
+    /// section 9.1).
+    ///
+    /// # Panics
+    /// If `previous` is greater than the number of hops.
+    pub fn signed_json(&self, previous: usize, current_nara: &str) -> Vec<u8> {
+        go_json::to_vec(&SignedHop {
+            message: self,
+            previous: &self.hops()[..previous],
+            current_nara,
+        })
+    }
+
+    /// Signs and adds a hop of `nara`, with the stamp that its position gives.
+    pub fn add_hop(&mut self, nara: &str, timestamp: UnixSeconds, keypair: &KeyPair) {
+        let position = self.hops().len();
+        let digest = Sha256::digest(self.signed_json(position, nara));
+        let hop = WorldHop {
+            nara: nara.to_owned(),
+            timestamp,
+            signature: keypair.sign(&digest).to_base64(),
+            stamp: STAMPS[position % STAMPS.len()].to_owned(),
+        };
+        self.hops.get_or_insert_default().push(hop);
+    }
+
+    /// Verifies every hop in order with the keys that `key_of` finds for names. An empty chain verifies.
+    ///
+    /// # Errors
+    /// [`ChainError`] for the first hop that does not verify.
+    pub fn verify_chain(&self, key_of: impl Fn(&str) -> Option<PublicKey>) -> Result<(), ChainError> {
+        for (index, hop) in self.hops().iter().enumerate() {
+            let nara = || hop.nara.clone();
+            let key = key_of(&hop.nara).ok_or_else(|| ChainError::UnknownKey { nara: nara() })?;
+            let bytes = crate::encoding::base64_decode_lenient(hop.signature.as_bytes())
+                .map_err(|_| ChainError::Encoding { nara: nara() })?;
+            let bad = || ChainError::BadSignature {
+                nara: nara(),
+                hop: index,
+            };
+            let signature = Signature::from_bytes(bytes.try_into().map_err(|_| bad())?);
+            let digest = Sha256::digest(self.signed_json(index, &hop.nara));
+            key.verify(&digest, &signature).map_err(|_| bad())?;
+        }
+        Ok(())
+    }
+}
+
+struct SignedHop<'a> {
+    message: &'a WorldMessage,
+    previous: &'a [WorldHop],
+    current_nara: &'a str,
+}
+
+impl serde::Serialize for SignedHop<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut object = serializer.serialize_struct("SignedHop", 5)?;
+        object.serialize_field("id", &self.message.id)?;
+        object.serialize_field("message", &self.message.message)?;
+        object.serialize_field("originator", &self.message.originator)?;
+        object.serialize_field("previous_hops", self.previous)?;
+        object.serialize_field("current_nara", self.current_nara)?;
+        object.end()
+    }
+}
+
+/// The nara to which `current` passes a message on: of those `online`, not itself, not the originator and not
+/// in `visited`, the one with the highest clout (default 0; the first in `online` among equals). If none is
+/// left, the originator, if it is online and not `current` itself. `None`: the journey is stuck.
+pub fn next_hop<'a>(
+    current: &str,
+    originator: &str,
+    visited: &[&str],
+    online: &[&'a str],
+    clout: &BTreeMap<&str, f64>,
+) -> Option<&'a str> {
+    let visited: BTreeSet<&str> = visited.iter().copied().collect();
+    let clout_of = |name: &str| clout.get(name).copied().unwrap_or(0.0);
+    let mut best: Option<&'a str> = None;
+    for &name in online {
+        let candidate = name != current && name != originator && !visited.contains(name);
+        if candidate && best.is_none_or(|best| clout_of(name) > clout_of(best)) {
+            best = Some(name);
+        }
+    }
+    best.or_else(|| {
+        online
+            .iter()
+            .copied()
+            .find(|&name| name == originator && name != current)
+    })
+}
