@@ -1,1 +1,12 @@
-//! x
+//! Signed and verified peer-to-peer HTTP between naras.
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+pub mod clock;
+pub mod defaults;
+pub mod identity;
+pub mod ledger;
+pub mod registry;
+pub mod transport;
+
+pub use nara_proto as proto;

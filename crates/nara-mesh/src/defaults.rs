@@ -1,0 +1,55 @@
+//! Every default of this crate, with its reason.
+
+use std::time::Duration;
+
+/// The port on which a nara listens on its mesh address (mesh client specification, section 2, invariant 3).
+pub const MESH_PORT: u16 = 9632;
+
+/// The port on which the naras already out there listen (wire facts, section 3.1).
+pub const LEGACY_MESH_PORT: u16 = 7433;
+
+/// How long dialling a peer may take (mesh client specification, section 2, invariant 2).
+pub const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a whole call may take, from dialling to the last byte of the answer. A caller's own deadline wins.
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long the `/ping` may take with which a key is discovered (wire facts, section 3.2).
+pub const DISCOVERY_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Idle connections kept for one peer (wire facts, section 3.2).
+pub const POOL_IDLE_PER_PEER: usize = 20;
+
+/// Idle connections kept in all (wire facts, section 3.2).
+pub const POOL_IDLE_TOTAL: usize = 100;
+
+/// How long the client keeps an idle connection: shorter than [`SERVER_IDLE`], so that it is the client that
+/// closes it and no request meets a connection that is being closed.
+pub const POOL_IDLE: Duration = Duration::from_secs(30);
+
+/// How long the server keeps an idle connection.
+pub const SERVER_IDLE: Duration = Duration::from_secs(75);
+
+/// How long a client may take to send the header of a request.
+pub const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The most bytes of a request header. The three authentication headers take about 300.
+pub const MAX_HEADER_BYTES: usize = 16 << 10;
+
+/// Connections that a server holds open at once.
+pub const MAX_CONNECTIONS: usize = 1024;
+
+/// Requests that a client has in flight to one peer at once.
+pub const MAX_IN_FLIGHT_PER_PEER: usize = 32;
+
+/// Peers that a fan-out calls at once.
+pub const FAN_OUT: usize = 32;
+
+/// Requests that a replay cache remembers; 60 s at 1,700 requests a second, about 25 MB when full.
+pub const REPLAY_CAPACITY: usize = 100_000;
+
+/// How far back the events of a zine go (wire facts, section 7.4).
+pub const ZINE_WINDOW: Duration = Duration::from_secs(300);
+
+/// Peers that a registry holds.
+pub const MAX_PEERS: usize = 200_000;

@@ -1,0 +1,64 @@
+//! The nara that this process is.
+
+use nara_proto::identity::{KeyPair, NaraId, NaraName, PublicKey, SealKey, Soul};
+
+/// A soul and a name that do not belong together.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the soul is not bonded to the name {name}: it was mistyped, or it is the soul of another nara")]
+pub struct BrokenBond {
+    /// The name that was given.
+    pub name: NaraName,
+}
+
+/// The nara that this process is: its name, id and keys. Cloning is cheap.
+#[derive(Clone, Debug)]
+pub struct LocalNara {
+    name: NaraName,
+    id: NaraId,
+    keypair: KeyPair,
+    seal_key: SealKey,
+}
+
+impl LocalNara {
+    /// The nara with this soul and name.
+    ///
+    /// # Errors
+    /// [`BrokenBond`] if the soul is bonded to another name. The naras already out there only warn; a broken
+    /// bond is nearly always a typing error, and then everything signed is worth nothing.
+    pub fn new(soul: &Soul, name: NaraName) -> Result<Self, BrokenBond> {
+        if !soul.is_bonded_to(name.as_str()) {
+            return Err(BrokenBond { name });
+        }
+        Ok(Self {
+            id: NaraId::derive(soul, name.as_str()),
+            keypair: KeyPair::from_soul(soul),
+            seal_key: SealKey::from_soul(soul),
+            name,
+        })
+    }
+
+    /// The name.
+    pub fn name(&self) -> &NaraName {
+        &self.name
+    }
+
+    /// The nara id.
+    pub fn id(&self) -> &NaraId {
+        &self.id
+    }
+
+    /// The keypair that signs.
+    pub fn keypair(&self) -> &KeyPair {
+        &self.keypair
+    }
+
+    /// The public key.
+    pub fn public_key(&self) -> PublicKey {
+        self.keypair.public_key()
+    }
+
+    /// The key for what only this nara shall read.
+    pub fn seal_key(&self) -> &SealKey {
+        &self.seal_key
+    }
+}

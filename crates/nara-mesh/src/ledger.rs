@@ -1,0 +1,133 @@
+//! Where a nara keeps its memory: the [`Ledger`] trait, and two of its kind.
+
+mod memory;
+mod retention;
+mod sqlite;
+
+pub use memory::MemoryLedger;
+pub use retention::{KnownNames, MemoryMode, RetentionPolicy};
+pub use sqlite::SqliteLedger;
+
+use std::fmt::Debug;
+
+use futures_util::future::BoxFuture;
+use nara_proto::event::SyncEvent;
+use nara_proto::sync::{Cursor, EventFilter};
+use nara_proto::time::UnixNanos;
+
+use crate::registry::PinnedKey;
+
+/// The outcome of an operation of a ledger.
+pub type LedgerFuture<'a, T> = BoxFuture<'a, Result<T, LedgerError>>;
+
+/// A ledger that cannot do its work.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LedgerError {
+    /// The database was made by a newer version of this program.
+    #[error("the ledger has schema version {found}, this program knows up to {known}: use the newer program")]
+    NewerSchema {
+        /// The version in the file.
+        found: i64,
+        /// The newest version that this program knows.
+        known: i64,
+    },
+    /// The database failed.
+    #[error("the database of the ledger failed")]
+    Sqlite(#[from] rusqlite::Error),
+    /// What is stored cannot be read back.
+    #[error("event {id} in the ledger is damaged: {reason}")]
+    Damaged {
+        /// The id of the event.
+        id: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The background task of the ledger ended early.
+    #[error("the ledger was shut down")]
+    Closed,
+}
+
+/// What became of an event that was handed to a ledger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Insertion {
+    /// An event with this id is there already.
+    Duplicate,
+    /// It is one of those that the mesh agreed to forget (wire facts, section 8.6, no. 6).
+    Forgotten,
+    /// A rule of retention keeps it out.
+    NotRetained,
+    /// It is new and stored.
+    Stored,
+}
+
+/// Keeps events, in the order in which they came, and finds them by time.
+///
+/// A ledger stores what it is given: that events are valid and verified is the business of the caller (see
+/// [`nara_proto::event::verify_events`]). It drops duplicates by id and keeps its size by its retention rules.
+pub trait Ledger: Debug + Send + Sync + 'static {
+    /// Stores events, all or none of them if the storage fails; one outcome each, in order.
+    fn insert(&self, events: Vec<SyncEvent>) -> LedgerFuture<'_, Vec<Insertion>>;
+
+    /// The first `limit` events behind `after`, by time and id.
+    fn page(&self, filter: EventFilter, after: Cursor, limit: usize) -> LedgerFuture<'_, Vec<SyncEvent>>;
+
+    /// The newest `limit` events, newest first.
+    fn recent(&self, filter: EventFilter, limit: usize) -> LedgerFuture<'_, Vec<SyncEvent>>;
+
+    /// The legacy selection: events later than `since` if that is positive, by time; of those every
+    /// `slice_total`-th from `slice_index` on; of those the newest `limit`, still oldest first.
+    fn slice(&self, filter: EventFilter, slice: Slice) -> LedgerFuture<'_, Vec<SyncEvent>>;
+
+    /// All critical events and a weighted random choice of the others, `sample.size` in all, oldest first; if
+    /// the critical ones alone are as many, the oldest of them.
+    fn sample(&self, filter: EventFilter, sample: Sample) -> LedgerFuture<'_, Vec<SyncEvent>>;
+
+    /// The last `limit` events from `since` on (inclusive), in the order in which they came.
+    fn since(&self, since: UnixNanos, limit: usize) -> LedgerFuture<'_, Vec<SyncEvent>>;
+
+    /// Checkpoints in the order in which they came, and how many there are in all.
+    fn checkpoints(&self, limit: usize, offset: usize) -> LedgerFuture<'_, (Vec<SyncEvent>, usize)>;
+
+    /// How many events are stored.
+    fn count(&self) -> LedgerFuture<'_, usize>;
+
+    /// Remembers the key of a nara, replacing what was remembered for its name.
+    fn store_key(&self, key: PinnedKey) -> LedgerFuture<'_, ()>;
+
+    /// All keys that are remembered.
+    fn keys(&self) -> LedgerFuture<'_, Vec<PinnedKey>>;
+
+    /// Remembers how far the events of a peer were fetched; `peer` is any text that names it.
+    fn store_cursor(&self, peer: String, cursor: Cursor) -> LedgerFuture<'_, ()>;
+
+    /// How far the events of a peer were fetched.
+    fn cursor(&self, peer: String) -> LedgerFuture<'_, Option<Cursor>>;
+}
+
+/// What [`Ledger::slice`] selects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slice {
+    /// Only events later than this, if positive.
+    pub since: UnixNanos,
+    /// Which slice; below `slice_total`.
+    pub slice_index: usize,
+    /// Of how many; at least 1.
+    pub slice_total: usize,
+    /// How many events.
+    pub limit: usize,
+}
+
+/// How [`Ledger::sample`] draws.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// How many events.
+    pub size: usize,
+    /// The name of the nara that draws: events about it weigh more.
+    pub responder: String,
+    /// Now, for the age of the events.
+    pub now: UnixNanos,
+    /// The seed of the random choice.
+    pub seed: u64,
+}

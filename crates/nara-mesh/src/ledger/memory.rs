@@ -1,0 +1,3 @@
+/// A ledger in memory.
+#[derive(Debug)]
+pub struct MemoryLedger;

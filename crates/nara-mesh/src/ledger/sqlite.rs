@@ -1,0 +1,3 @@
+/// A ledger in a SQLite database.
+#[derive(Debug)]
+pub struct SqliteLedger;

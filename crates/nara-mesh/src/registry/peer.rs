@@ -1,0 +1,104 @@
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Instant;
+
+use nara_proto::breaker::{Breaker, BreakerConfig, BreakerState};
+use nara_proto::identity::{NaraId, NaraName};
+
+use super::PinnedKey;
+
+/// What is known about a peer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PeerInfo {
+    /// Its id, if known. The naras already out there do not tell theirs.
+    pub id: Option<NaraId>,
+    /// Its name, if known.
+    pub name: Option<NaraName>,
+    /// Its mesh address and port, if known.
+    pub address: Option<SocketAddr>,
+    /// The key that is pinned for its name.
+    pub key: Option<PinnedKey>,
+}
+
+impl PeerInfo {
+    /// Takes over what is not known yet.
+    pub(super) fn fill_from(&mut self, other: Self) {
+        self.id = self.id.take().or(other.id);
+        self.name = self.name.take().or(other.name);
+        self.address = self.address.or(other.address);
+        self.key = self.key.take().or(other.key);
+    }
+
+    /// How to call the peer in a message: its name, else its id, else its address.
+    pub fn label(&self) -> String {
+        match (&self.name, &self.id, &self.address) {
+            (Some(name), _, _) => name.to_string(),
+            (None, Some(id), _) => id.to_string(),
+            (None, None, Some(address)) => address.to_string(),
+            (None, None, None) => "unknown peer".to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for PeerInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.label())?;
+        match (&self.name, &self.id) {
+            (Some(_), Some(id)) => write!(f, " ({id})"),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// One peer of a [`PeerRegistry`](super::PeerRegistry): what is known about it, and its circuit breaker.
+#[derive(Debug)]
+pub struct Peer {
+    info: RwLock<PeerInfo>,
+    breaker: Mutex<Breaker>,
+}
+
+impl Peer {
+    pub(super) fn new(info: PeerInfo, breaker: BreakerConfig) -> Self {
+        Self {
+            info: RwLock::new(info),
+            breaker: Mutex::new(Breaker::new(breaker)),
+        }
+    }
+
+    /// What is known about it now.
+    pub fn info(&self) -> PeerInfo {
+        self.info.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The key that is pinned for it.
+    pub fn key(&self) -> Option<nara_proto::identity::PublicKey> {
+        self.info
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .key
+            .as_ref()
+            .map(|pinned| pinned.key)
+    }
+
+    /// The state of its circuit breaker.
+    pub fn breaker_state(&self) -> BreakerState {
+        // tokio's clock, so that tests with paused time see it move.
+        self.breaker().state(now())
+    }
+
+    pub(super) fn update(&self, change: impl FnOnce(&mut PeerInfo)) {
+        change(&mut self.info.write().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    pub(crate) fn breaker(&self) -> MutexGuard<'_, Breaker> {
+        // Every method of a breaker leaves it valid.
+        self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Now, on the clock that tokio's timers use.
+pub(crate) fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}

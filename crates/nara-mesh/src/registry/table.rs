@@ -1,0 +1,435 @@
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use nara_proto::breaker::BreakerConfig;
+use nara_proto::event::KeyLookup;
+use nara_proto::identity::{KeyId, NaraId, NaraName, PublicKey};
+use tokio::sync::broadcast;
+
+use super::{KeySource, Peer, PeerEvent, PeerInfo, PinnedKey};
+use crate::defaults;
+
+/// Events that a slow subscriber may lag behind before it misses some.
+const EVENT_BACKLOG: usize = 256;
+
+/// Somebody offered another key for a name than the one that is pinned.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{name} is pinned to key {} (learned by {}), but key {} was offered (by {offered_by}): either somebody \
+     poses as {name}, or it got a new soul; if you are sure of the new key, remove the peer and add it again",
+    KeyId::from(&pinned.key), pinned.source, KeyId::from(offered)
+)]
+pub struct KeyConflict {
+    /// The name.
+    pub name: NaraName,
+    /// What is pinned.
+    pub pinned: Box<PinnedKey>,
+    /// The key that was offered.
+    pub offered: PublicKey,
+    /// How it was offered.
+    pub offered_by: KeySource,
+}
+
+/// A peer that cannot be registered.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RegisterError {
+    /// The registry is full.
+    #[error("the registry holds its maximum of {0} peers: remove some, or raise the maximum")]
+    Full(usize),
+    /// The id and the name belong to two naras.
+    #[error("{known} is known, which contradicts {claimed}")]
+    IdentityConflict {
+        /// Name and id that are known.
+        known: Box<PeerInfo>,
+        /// Name and id that were claimed.
+        claimed: Box<PeerInfo>,
+    },
+    /// The key contradicts the pinned one.
+    #[error(transparent)]
+    KeyConflict(#[from] KeyConflict),
+}
+
+/// All peers, by id, by name and by address. Cloning gives another handle to the same registry.
+#[derive(Clone, Debug)]
+pub struct PeerRegistry {
+    table: Arc<RwLock<Table>>,
+    events: broadcast::Sender<PeerEvent>,
+    breaker: BreakerConfig,
+    max_peers: usize,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    by_id: HashMap<NaraId, Arc<Peer>>,
+    by_name: HashMap<NaraName, Arc<Peer>>,
+    by_ip: HashMap<IpAddr, Vec<Arc<Peer>>>,
+    /// Peers of which neither id nor name is known are in `by_ip` alone; this counts all.
+    len: usize,
+}
+
+impl Default for PeerRegistry {
+    fn default() -> Self {
+        Self::new(BreakerConfig::default())
+    }
+}
+
+impl PeerRegistry {
+    /// An empty registry whose peers get circuit breakers of this kind.
+    pub fn new(breaker: BreakerConfig) -> Self {
+        Self {
+            table: Arc::default(),
+            events: broadcast::channel(EVENT_BACKLOG).0,
+            breaker,
+            max_peers: defaults::MAX_PEERS,
+        }
+    }
+
+    /// Limits the number of peers; the default is [`defaults::MAX_PEERS`].
+    #[must_use]
+    pub fn with_max_peers(mut self, max_peers: usize) -> Self {
+        self.max_peers = max_peers;
+        self
+    }
+
+    /// Registers a peer, or adds what is new about one that is known by its id or its name. A new address
+    /// closes its breaker.
+    ///
+    /// # Errors
+    /// [`RegisterError`] if it contradicts what is known; nothing is changed then.
+    pub fn register(&self, info: PeerInfo) -> Result<Arc<Peer>, RegisterError> {
+        let mut table = self.write();
+        let known = table.find(&info);
+        for peer in &known {
+            self.check_consistent(&peer.info(), &info)?;
+        }
+        if known.is_empty() && table.len >= self.max_peers {
+            return Err(RegisterError::Full(self.max_peers));
+        }
+        // Found under its id and under its name, one peer was known in two halves until now.
+        let mut known = known.into_iter();
+        let peer = known.next();
+        let before = peer.as_ref().map(|peer| peer.info());
+        let peer = peer.unwrap_or_else(|| Arc::new(Peer::new(PeerInfo::default(), self.breaker)));
+        table.unlink(&peer);
+        for other_half in known {
+            table.unlink(&other_half);
+            peer.update(|known| known.fill_from(other_half.info()));
+        }
+        peer.update(|known| {
+            known.address = info.address.or(known.address);
+            known.fill_from(info);
+        });
+        table.link(&peer);
+        drop(table);
+        self.announce(&peer, before);
+        Ok(peer)
+    }
+
+    /// Registers the address of a peer by its id.
+    ///
+    /// # Errors
+    /// As [`PeerRegistry::register`].
+    pub fn register_address(&self, id: &NaraId, address: SocketAddr) -> Result<Arc<Peer>, RegisterError> {
+        self.register(PeerInfo {
+            id: Some(id.clone()),
+            address: Some(address),
+            ..PeerInfo::default()
+        })
+    }
+
+    /// Removes a peer, with its pinned key. Returns whether it was there.
+    pub fn unregister(&self, id: &NaraId) -> bool {
+        let Some(peer) = self.by_id(id) else { return false };
+        self.remove(&peer);
+        true
+    }
+
+    /// Removes a peer, with its pinned key.
+    pub fn remove(&self, peer: &Arc<Peer>) {
+        if self.write().unlink(peer) {
+            self.emit(PeerEvent::Unregistered(peer.info()));
+        }
+    }
+
+    /// The peer with this id.
+    pub fn by_id(&self, id: &NaraId) -> Option<Arc<Peer>> {
+        self.read().by_id.get(id).cloned()
+    }
+
+    /// The peer with this name.
+    pub fn by_name(&self, name: &str) -> Option<Arc<Peer>> {
+        self.read().by_name.get(name).cloned()
+    }
+
+    /// The peers at this address: several naras may share a machine.
+    pub fn by_ip(&self, ip: IpAddr) -> Vec<Arc<Peer>> {
+        self.read().by_ip.get(&ip).cloned().unwrap_or_default()
+    }
+
+    /// All peers, by name and then by id.
+    pub fn peers(&self) -> Vec<Arc<Peer>> {
+        let table = self.read();
+        let mut peers: Vec<_> = table.by_ip.values().flatten().cloned().collect();
+        let without_address = |peer: &&Arc<Peer>| peer.info().address.is_none();
+        peers.extend(table.by_name.values().filter(without_address).cloned());
+        let nameless = |peer: &&Arc<Peer>| peer.info().address.is_none() && peer.info().name.is_none();
+        peers.extend(table.by_id.values().filter(nameless).cloned());
+        drop(table);
+        peers.sort_by_cached_key(|peer| {
+            let info = peer.info();
+            (info.name, info.id, info.address)
+        });
+        peers
+    }
+
+    /// How many peers there are.
+    pub fn len(&self) -> usize {
+        self.read().len
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Pins a key to its name; to do so again with the same key is fine.
+    ///
+    /// # Errors
+    /// [`RegisterError::KeyConflict`] if another key is pinned: that is also told to subscribers, and nothing
+    /// is changed.
+    pub fn pin(&self, key: PinnedKey) -> Result<Arc<Peer>, RegisterError> {
+        self.register(PeerInfo {
+            id: key.id.clone(),
+            name: Some(key.name.clone()),
+            key: Some(key),
+            address: None,
+        })
+    }
+
+    /// What happens to peers from now on. A subscriber that falls behind misses the oldest.
+    pub fn subscribe(&self) -> broadcast::Receiver<PeerEvent> {
+        self.events.subscribe()
+    }
+
+    pub(crate) fn emit(&self, event: PeerEvent) {
+        // An error means that nobody listens, which is fine.
+        let _ = self.events.send(event);
+    }
+
+    fn check_consistent(&self, known: &PeerInfo, new: &PeerInfo) -> Result<(), RegisterError> {
+        fn differ<T: PartialEq>(known: &Option<T>, new: &Option<T>) -> bool {
+            matches!((known, new), (Some(known), Some(new)) if known != new)
+        }
+        if differ(&known.name, &new.name) || differ(&known.id, &new.id) {
+            return Err(RegisterError::IdentityConflict {
+                known: Box::new(known.clone()),
+                claimed: Box::new(new.clone()),
+            });
+        }
+        if let (Some(pinned), Some(offered)) = (&known.key, &new.key)
+            && pinned.key != offered.key
+        {
+            let conflict = KeyConflict {
+                name: pinned.name.clone(),
+                pinned: Box::new(pinned.clone()),
+                offered: offered.key,
+                offered_by: offered.source.clone(),
+            };
+            self.emit(PeerEvent::KeyConflict(conflict.clone()));
+            return Err(conflict.into());
+        }
+        Ok(())
+    }
+
+    fn announce(&self, peer: &Peer, before: Option<PeerInfo>) {
+        let now = peer.info();
+        let known_before = before.is_some();
+        let before = before.unwrap_or_default();
+        if !known_before {
+            self.emit(PeerEvent::Registered(now.clone()));
+        }
+        if let Some(key) = now.key.clone().filter(|_| before.key.is_none()) {
+            self.emit(PeerEvent::KeyPinned(key));
+        }
+        if known_before && now.address != before.address {
+            peer.breaker().sign_of_life();
+            self.emit(PeerEvent::AddressChanged(now));
+        }
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Table> {
+        // No method panics between two changes of the table.
+        self.table.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Table> {
+        self.table.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    /// The peers that have the id or the name: none, one, or two that turn out to be one.
+    fn find(&self, info: &PeerInfo) -> Vec<Arc<Peer>> {
+        let mut found = Vec::new();
+        found.extend(info.id.as_ref().and_then(|id| self.by_id.get(id)).cloned());
+        if let Some(peer) = info.name.as_ref().and_then(|name| self.by_name.get(name))
+            && !found.iter().any(|other| Arc::ptr_eq(other, peer))
+        {
+            found.push(peer.clone());
+        }
+        found
+    }
+
+    fn contains(&self, peer: &Arc<Peer>) -> bool {
+        let info = peer.info();
+        let same = |other: Option<&Arc<Peer>>| other.is_some_and(|other| Arc::ptr_eq(other, peer));
+        same(info.id.and_then(|id| self.by_id.get(&id)))
+            || same(info.name.and_then(|name| self.by_name.get(&name)))
+            || info
+                .address
+                .and_then(|address| self.by_ip.get(&address.ip()))
+                .is_some_and(|peers| peers.iter().any(|other| Arc::ptr_eq(other, peer)))
+    }
+
+    fn link(&mut self, peer: &Arc<Peer>) {
+        let info = peer.info();
+        if let Some(id) = info.id {
+            self.by_id.insert(id, peer.clone());
+        }
+        if let Some(name) = info.name {
+            self.by_name.insert(name, peer.clone());
+        }
+        if let Some(address) = info.address {
+            self.by_ip.entry(address.ip()).or_default().push(peer.clone());
+        }
+        self.len += 1;
+    }
+
+    /// Takes a peer out, if it is there. Returns whether it was.
+    fn unlink(&mut self, peer: &Arc<Peer>) -> bool {
+        if !self.contains(peer) {
+            return false;
+        }
+        let info = peer.info();
+        if let Some(id) = &info.id {
+            self.by_id.remove(id);
+        }
+        if let Some(name) = &info.name {
+            self.by_name.remove(name);
+        }
+        if let Some(ip) = info.address.map(|address| address.ip())
+            && let Some(peers) = self.by_ip.get_mut(&ip)
+        {
+            peers.retain(|other| !Arc::ptr_eq(other, peer));
+            if peers.is_empty() {
+                self.by_ip.remove(&ip);
+            }
+        }
+        self.len -= 1;
+        true
+    }
+}
+
+impl KeyLookup for PeerRegistry {
+    fn key_of_name(&self, name: &str) -> Option<PublicKey> {
+        self.by_name(name)?.key()
+    }
+
+    fn key_of_id(&self, id: &str) -> Option<PublicKey> {
+        self.read().by_id.get(id)?.key()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nara_proto::identity::{KeyPair, Soul};
+    use nara_proto::time::UnixMillis;
+
+    use super::*;
+
+    fn key(seed: u8, name: &str) -> PinnedKey {
+        PinnedKey {
+            name: name.parse().unwrap(),
+            id: None,
+            key: KeyPair::from_soul(&Soul::bond([seed; 32], name)).public_key(),
+            source: KeySource::Configured,
+            learned_at: UnixMillis::new(0),
+        }
+    }
+
+    fn id(seed: u8) -> NaraId {
+        NaraId::derive(&Soul::bond([seed; 32], "x"), "x")
+    }
+
+    fn address(last: u8) -> SocketAddr {
+        SocketAddr::from(([100, 64, 0, last], 9632))
+    }
+
+    #[test]
+    fn two_halves_of_a_peer_become_one() {
+        let registry = PeerRegistry::default();
+        registry.register_address(&id(1), address(1)).unwrap();
+        registry.pin(key(1, "alice")).unwrap();
+        assert_eq!(registry.len(), 2);
+        let alice = Some("alice".parse().unwrap());
+        registry
+            .register(PeerInfo {
+                id: Some(id(1)),
+                name: alice,
+                ..PeerInfo::default()
+            })
+            .unwrap();
+        assert_eq!(registry.len(), 1);
+        assert_eq!(registry.key_of_id(id(1).as_str()), Some(key(1, "alice").key));
+        assert_eq!(
+            registry.by_name("alice").unwrap().info().address,
+            Some(address(1))
+        );
+        assert_eq!(registry.peers().len(), 1);
+    }
+
+    #[test]
+    fn another_key_is_a_conflict_and_changes_nothing() {
+        let registry = PeerRegistry::default();
+        registry.pin(key(1, "alice")).unwrap();
+        let mut events = registry.subscribe();
+        assert!(matches!(
+            registry.pin(key(2, "alice")),
+            Err(RegisterError::KeyConflict(_))
+        ));
+        assert_eq!(registry.key_of_name("alice"), Some(key(1, "alice").key));
+        assert!(matches!(events.try_recv(), Ok(PeerEvent::KeyConflict(_))));
+        assert!(registry.pin(key(1, "alice")).is_ok());
+    }
+
+    #[test]
+    fn an_id_keeps_its_name_and_a_name_its_id() {
+        let registry = PeerRegistry::default();
+        let peer = |id, name: &str| PeerInfo {
+            id: Some(id),
+            name: Some(name.parse().unwrap()),
+            ..PeerInfo::default()
+        };
+        registry.register(peer(id(1), "alice")).unwrap();
+        assert!(registry.register(peer(id(1), "bob")).is_err());
+        assert!(registry.register(peer(id(2), "alice")).is_err());
+        assert_eq!(registry.len(), 1);
+    }
+
+    #[test]
+    fn a_full_registry_refuses_new_peers_and_takes_known_ones() {
+        let registry = PeerRegistry::default().with_max_peers(1);
+        let peer = registry.register_address(&id(1), address(1)).unwrap();
+        assert_eq!(
+            registry.register_address(&id(2), address(2)).unwrap_err(),
+            RegisterError::Full(1)
+        );
+        registry.register_address(&id(1), address(3)).unwrap();
+        assert!(registry.by_ip(address(1).ip()).is_empty());
+        registry.remove(&peer);
+        registry.remove(&peer);
+        assert!(registry.is_empty());
+    }
+}

@@ -1,0 +1,141 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures_util::future::BoxFuture;
+use tokio::sync::mpsc;
+
+use super::{BoxMeshStream, MeshListener, Transport};
+
+/// Bytes that a stream buffers in each direction.
+const BUFFER: usize = 64 << 10;
+
+/// Connections that wait to be accepted.
+const BACKLOG: usize = 128;
+
+/// A network inside the process, for tests with paused time and for simulations: hosts have addresses, and a
+/// host can go silent.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryNetwork(Arc<Mutex<Hosts>>);
+
+#[derive(Debug, Default)]
+struct Hosts {
+    listeners: BTreeMap<SocketAddr, mpsc::Sender<(BoxMeshStreamDebug, SocketAddr)>>,
+    silent: BTreeSet<IpAddr>,
+    next_port: u16,
+}
+
+/// `Debug` for a boxed stream, so that channels of them have it.
+struct BoxMeshStreamDebug(BoxMeshStream);
+
+impl std::fmt::Debug for BoxMeshStreamDebug {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("MeshStream")
+    }
+}
+
+impl MemoryNetwork {
+    /// An empty network.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The transport of the host with this address.
+    pub fn host(&self, address: IpAddr) -> MemoryTransport {
+        MemoryTransport {
+            network: self.clone(),
+            address,
+        }
+    }
+
+    /// Makes a host silent: dialling it never gets an answer, as with a machine that lost power. What is
+    /// connected already stays connected.
+    pub fn silence(&self, host: IpAddr) {
+        self.hosts().silent.insert(host);
+    }
+
+    /// Lets a silent host answer again.
+    pub fn restore(&self, host: IpAddr) {
+        self.hosts().silent.remove(&host);
+    }
+
+    fn hosts(&self) -> std::sync::MutexGuard<'_, Hosts> {
+        // The table is valid whatever a holder of the lock did before it panicked.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One host of a [`MemoryNetwork`].
+#[derive(Clone, Debug)]
+pub struct MemoryTransport {
+    network: MemoryNetwork,
+    address: IpAddr,
+}
+
+impl Transport for MemoryTransport {
+    fn dial(&self, peer: SocketAddr) -> BoxFuture<'_, io::Result<BoxMeshStream>> {
+        Box::pin(async move {
+            let (listener, source) = {
+                let mut hosts = self.network.hosts();
+                hosts.next_port = hosts.next_port.wrapping_add(1) | 0xc000;
+                let source = SocketAddr::new(self.address, hosts.next_port);
+                let silent = hosts.silent.contains(&peer.ip());
+                (
+                    if silent {
+                        Err(())
+                    } else {
+                        Ok(hosts.listeners.get(&peer).cloned())
+                    },
+                    source,
+                )
+            };
+            let Ok(listener) = listener else {
+                return std::future::pending().await;
+            };
+            let listener = listener.ok_or(io::ErrorKind::ConnectionRefused)?;
+            let (ours, theirs) = tokio::io::duplex(BUFFER);
+            listener
+                .send((BoxMeshStreamDebug(Box::new(theirs)), source))
+                .await
+                .map_err(|_| io::ErrorKind::ConnectionRefused)?;
+            Ok(Box::new(ours) as BoxMeshStream)
+        })
+    }
+
+    fn listen(&self, local: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn MeshListener>>> {
+        Box::pin(async move {
+            let mut hosts = self.network.hosts();
+            let local = SocketAddr::new(self.address, local.port());
+            if hosts
+                .listeners
+                .get(&local)
+                .is_some_and(|listener| !listener.is_closed())
+            {
+                return Err(io::ErrorKind::AddrInUse.into());
+            }
+            let (sender, receiver) = mpsc::channel(BACKLOG);
+            hosts.listeners.insert(local, sender);
+            Ok(Box::new(Listener { receiver, local }) as Box<dyn MeshListener>)
+        })
+    }
+}
+
+#[derive(Debug)]
+struct Listener {
+    receiver: mpsc::Receiver<(BoxMeshStreamDebug, SocketAddr)>,
+    local: SocketAddr,
+}
+
+impl MeshListener for Listener {
+    fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    fn accept(&mut self) -> BoxFuture<'_, io::Result<(BoxMeshStream, SocketAddr)>> {
+        Box::pin(async move {
+            let (stream, peer) = self.receiver.recv().await.ok_or(io::ErrorKind::NotConnected)?;
+            Ok((stream.0, peer))
+        })
+    }
+}
