@@ -1,2 +1,41 @@
-//! x
-fn main() {}
+//! Tasks of this repository. `cargo xtask help` lists them.
+#![forbid(unsafe_code)]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for people at a terminal")]
+
+mod bench;
+mod process;
+mod sans_io;
+mod tidy;
+
+use std::process::ExitCode;
+
+const HELP: &str = "\
+usage: cargo xtask TASK
+
+  bench     measure this project beside the Go baseline in one run; writes target/bench/
+            (options: --quick for a short run, --rounds N)
+  sans-io   check that nothing in the dependency tree of nara-proto knows clocks or sockets
+  tidy      check rules of this repository that no other tool checks";
+
+fn main() -> ExitCode {
+    let mut args = std::env::args().skip(1);
+    let task = args.next().unwrap_or_default();
+    let rest: Vec<String> = args.collect();
+    let outcome = match task.as_str() {
+        "bench" => bench::run(&rest),
+        "sans-io" => sans_io::run(),
+        "tidy" => tidy::run(),
+        "help" | "--help" | "" => {
+            println!("{HELP}");
+            Ok(())
+        }
+        other => Err(format!("there is no task {other:?}; see `cargo xtask help`")),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

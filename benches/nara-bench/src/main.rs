@@ -1,0 +1,61 @@
+//! The measurements behind `cargo xtask bench`. Each prints one JSON object.
+#![forbid(unsafe_code)]
+#![expect(clippy::print_stdout, reason = "the result goes to standard output")]
+
+mod exchange;
+mod store;
+mod sync;
+
+use std::path::PathBuf;
+
+use clap::Parser;
+
+/// Measures nara-mesh and prints one JSON object.
+#[derive(Debug, Parser)]
+enum Measurement {
+    /// Round trips of `POST /events/sync` with a small answer, both ends in this process.
+    Signed {
+        /// Round trips to measure.
+        #[arg(long, default_value_t = 20_000)]
+        requests: u64,
+        /// Round trips under way at once.
+        #[arg(long, default_value_t = 16)]
+        in_flight: u64,
+        /// Round trips before the measurement.
+        #[arg(long, default_value_t = 2_000)]
+        warmup: u64,
+        /// Bare hyper client and axum server, nothing signed.
+        #[arg(long)]
+        unsigned: bool,
+    },
+    /// Decodes and verifies a sync page.
+    Sync {
+        /// The page; its keys are in the file of the same name with `.keys` behind it.
+        #[arg(long)]
+        page: PathBuf,
+        /// How often.
+        #[arg(long, default_value_t = 10)]
+        rounds: u32,
+        /// `1` or `all`.
+        #[arg(long, default_value = "1")]
+        cores: String,
+    },
+    /// Ledger pages, registry look-ups, replay cache.
+    Store {
+        /// Events in the large ledger.
+        #[arg(long, default_value_t = 1_000_000)]
+        large: usize,
+    },
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let figures = match Measurement::parse() {
+        Measurement::Signed { requests, in_flight, warmup, unsigned } => {
+            exchange::measure(&exchange::Plan { requests, in_flight, warmup, unsigned })?
+        }
+        Measurement::Sync { page, rounds, cores } => sync::measure(&page, rounds, &cores)?,
+        Measurement::Store { large } => store::measure(large)?,
+    };
+    println!("{figures}");
+    Ok(())
+}
