@@ -1,15 +1,26 @@
 //! Names, souls, keypairs and ids (wire facts, section 1).
 
+mod batch;
+mod comb;
 mod id;
 mod key;
+mod keypair;
 mod name;
 mod native;
+mod prepared;
+mod prepared_keys;
 mod seal;
+mod signature;
 mod soul;
 
+pub use batch::verify_batch;
 pub use id::{InvalidNaraId, KeyId, NaraId};
-pub use key::{InvalidPublicKey, InvalidSignature, KeyPair, PublicKey, Signature, VerifyError, verify_batch};
+pub use key::{InvalidPublicKey, PublicKey};
+pub use keypair::KeyPair;
 pub use name::{InvalidName, NaraName};
 pub use native::{HardwareFingerprint, is_generated_mode};
+pub use prepared::PreparedKey;
+pub use prepared_keys::PreparedKeys;
 pub use seal::{OpenError, SealKey};
+pub use signature::{InvalidSignature, Signature, VerifyError};
 pub use soul::{InvalidSoul, Soul};

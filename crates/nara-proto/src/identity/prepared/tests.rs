@@ -1,0 +1,216 @@
+//! The three verifiers (single, prepared, and `ed25519-dalek` as an oracle that the crate does not use) must
+//! agree on every input.
+
+use curve25519_dalek::constants::{ED25519_BASEPOINT_POINT, EIGHT_TORSION};
+use ed25519_dalek::Verifier as _;
+use proptest::prelude::*;
+
+use super::*;
+use crate::identity::{KeyPair, Soul};
+
+/// The group order, little endian.
+const ORDER: [u8; 32] = [
+    0xed, 0xd3, 0xf5, 0x5c, 0x1a, 0x63, 0x12, 0x58, 0xd6, 0x9c, 0xf7, 0xa2, 0xde, 0xf9, 0xde, 0x14, 0, 0, 0,
+    0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10,
+];
+
+/// The verdict, on which all must agree.
+fn verdict(key: &PublicKey, message: &[u8], signature: &Signature) -> bool {
+    let oracle = ed25519_dalek::VerifyingKey::from_bytes(key.as_bytes()).unwrap();
+    let expected = oracle
+        .verify(
+            message,
+            &ed25519_dalek::Signature::from_bytes(signature.as_bytes()),
+        )
+        .is_ok();
+    assert_eq!(
+        key.verify(message, signature).is_ok(),
+        expected,
+        "single verification"
+    );
+    assert_eq!(
+        PreparedKey::new(key).verify(message, signature).is_ok(),
+        expected,
+        "prepared verification"
+    );
+    expected
+}
+
+fn keypair(seed: u8) -> KeyPair {
+    KeyPair::from_soul(&Soul::bond([seed; 32], "alice"))
+}
+
+fn joined(r: [u8; 32], s: [u8; 32]) -> Signature {
+    let mut bytes = [0; 64];
+    bytes[..32].copy_from_slice(&r);
+    bytes[32..].copy_from_slice(&s);
+    Signature::from_bytes(bytes)
+}
+
+/// S of a signature with any R, by the owner of any secret scalar.
+fn respond(r: &[u8; 32], nonce: Scalar, key: &PublicKey, secret: Scalar, message: &[u8]) -> (Scalar, Scalar) {
+    let hash = Sha512::new()
+        .chain_update(r)
+        .chain_update(key.as_bytes())
+        .chain_update(message)
+        .finalize();
+    let k = Scalar::from_bytes_mod_order_wide(&hash.into());
+    (nonce + k * secret, k)
+}
+
+#[test]
+fn s_plus_multiples_of_the_group_order_is_refused() {
+    let keypair = keypair(1);
+    let signature = keypair.sign(b"message");
+    let mut s = *signature.s();
+    let mut tried = 0;
+    // 15 L + S still fits into 32 bytes.
+    for _ in 0..15 {
+        let mut carry = 0;
+        for (byte, add) in s.iter_mut().zip(ORDER) {
+            let sum = u16::from(*byte) + u16::from(add) + carry;
+            *byte = sum.to_le_bytes()[0];
+            carry = sum >> 8;
+        }
+        if carry == 0 {
+            tried += 1;
+            assert!(!verdict(
+                &keypair.public_key(),
+                b"message",
+                &joined(*signature.r(), s)
+            ));
+        }
+    }
+    assert!(tried >= 14);
+}
+
+#[test]
+fn s_with_high_bits_is_refused() {
+    let keypair = keypair(2);
+    let signature = keypair.sign(b"message");
+    assert!(verdict(&keypair.public_key(), b"message", &signature));
+    for bits in 1..8 {
+        let mut s = *signature.s();
+        s[31] |= bits << 5;
+        assert!(!verdict(
+            &keypair.public_key(),
+            b"message",
+            &joined(*signature.r(), s)
+        ));
+    }
+}
+
+#[test]
+fn the_owner_may_choose_r_of_small_order_but_only_in_its_canonical_spelling() {
+    // With nonce 0 the equation holds for R = identity. Any other R of small order leaves its own torsion.
+    let secret = Scalar::from(0x1234_5678_u64);
+    let key = PublicKey::from_bytes((secret * ED25519_BASEPOINT_POINT).compress().to_bytes()).unwrap();
+    for point in EIGHT_TORSION {
+        let r = point.compress().to_bytes();
+        let (s, _) = respond(&r, Scalar::ZERO, &key, secret, b"message");
+        let is_identity = point == EdwardsPoint::identity();
+        assert_eq!(verdict(&key, b"message", &joined(r, s.to_bytes())), is_identity);
+    }
+    let mut second_spellings = vec![];
+    let mut sign_bit = EdwardsPoint::identity().compress().to_bytes();
+    sign_bit[31] |= 0x80;
+    second_spellings.push(sign_bit);
+    let mut unreduced = [0xff; 32];
+    unreduced[0] = 0xee;
+    second_spellings.push(unreduced);
+    unreduced[31] = 0x7f;
+    second_spellings.push(unreduced);
+    for r in second_spellings {
+        let (s, _) = respond(&r, Scalar::ZERO, &key, secret, b"message");
+        assert!(!verdict(&key, b"message", &joined(r, s.to_bytes())));
+    }
+}
+
+#[test]
+fn r_with_a_torsion_component_is_refused() {
+    let secret = Scalar::from(99u8);
+    let nonce = Scalar::from(7_777u64);
+    let key = PublicKey::from_bytes((secret * ED25519_BASEPOINT_POINT).compress().to_bytes()).unwrap();
+    for point in EIGHT_TORSION {
+        let r = (nonce * ED25519_BASEPOINT_POINT + point).compress().to_bytes();
+        let (s, _) = respond(&r, nonce, &key, secret, b"message");
+        let is_plain = point == EdwardsPoint::identity();
+        assert_eq!(verdict(&key, b"message", &joined(r, s.to_bytes())), is_plain);
+    }
+}
+
+#[test]
+fn a_key_of_mixed_order_verifies_when_its_torsion_cancels() {
+    let secret = Scalar::from(31_337u64);
+    let mut verdicts = [0; 2];
+    for point in &EIGHT_TORSION[1..] {
+        let mixed = secret * ED25519_BASEPOINT_POINT + point;
+        let key = PublicKey::from_bytes(mixed.compress().to_bytes()).unwrap();
+        for message in 0..24u8 {
+            let nonce = Scalar::from(message) + Scalar::ONE;
+            let r = (nonce * ED25519_BASEPOINT_POINT).compress().to_bytes();
+            let (s, k) = respond(&r, nonce, &key, secret, &[message]);
+            let cancels = (k * point).compress() == EdwardsPoint::identity().compress();
+            let verified = verdict(&key, &[message], &joined(r, s.to_bytes()));
+            assert_eq!(verified, cancels);
+            verdicts[usize::from(verified)] += 1;
+        }
+    }
+    assert!(
+        verdicts[0] > 0 && verdicts[1] > 0,
+        "both verdicts must occur: {verdicts:?}"
+    );
+}
+
+#[test]
+fn the_table_of_a_key_has_the_documented_size() {
+    assert_eq!(PreparedKey::BYTES, 130_560);
+    assert_eq!(
+        PreparedKey::new(&keypair(3).public_key()).public_key(),
+        &keypair(3).public_key()
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    #[test]
+    fn all_verifiers_agree_on_true_signatures_and_on_flipped_bits(
+        seed: [u8; 32],
+        message in prop::collection::vec(any::<u8>(), 1..200),
+        bits in prop::collection::vec(0..512usize, 1..4),
+        message_bit: prop::sample::Index,
+        key_bit in 0..256usize,
+    ) {
+        let keypair = KeyPair::from_soul(&Soul::bond(seed, "alice"));
+        let key = keypair.public_key();
+        let signature = keypair.sign(&message);
+        prop_assert!(verdict(&key, &message, &signature));
+
+        let mut tampered = *signature.as_bytes();
+        for bit in bits {
+            tampered[bit / 8] ^= 1 << (bit % 8);
+        }
+        let tampered = Signature::from_bytes(tampered);
+        prop_assert_eq!(verdict(&key, &message, &tampered), tampered == signature);
+
+        let mut other = message.clone();
+        let bit = message_bit.index(message.len() * 8);
+        other[bit / 8] ^= 1 << (bit % 8);
+        prop_assert!(!verdict(&key, &other, &signature));
+
+        let mut other = *key.as_bytes();
+        other[key_bit / 8] ^= 1 << (key_bit % 8);
+        if let Ok(other) = PublicKey::from_bytes(other) {
+            prop_assert!(!verdict(&other, &message, &signature));
+        }
+    }
+
+    #[test]
+    fn all_verifiers_agree_on_arbitrary_signatures(seed: [u8; 32], message: Vec<u8>, r: [u8; 32], s: [u8; 32]) {
+        let key = KeyPair::from_soul(&Soul::bond(seed, "alice")).public_key();
+        let reduced = Scalar::from_bytes_mod_order(s).to_bytes();
+        verdict(&key, &message, &joined(r, s));
+        verdict(&key, &message, &joined(r, reduced));
+    }
+}
