@@ -23,6 +23,8 @@ pub use formatter::{float, one_decimal};
 pub use record::{FieldName, merge_struct};
 pub use timestamp::{InvalidTimestamp, Timestamp};
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 
 /// A text that is not the JSON it should be.
@@ -62,10 +64,7 @@ pub fn to_body<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
 /// # Errors
 /// [`JsonError`] if there is no complete JSON value, or it has a value of the wrong type.
 pub fn from_slice<T: Merge>(json: &[u8]) -> Result<T, JsonError> {
-    let mut deserializer = serde_json::Deserializer::from_slice(json);
-    let mut value = T::default();
-    value.merge(&mut deserializer)?;
-    Ok(value)
+    read(json, false)
 }
 
 /// Reads `json` as exactly one JSON value: bytes other than white space behind it are an error
@@ -74,11 +73,31 @@ pub fn from_slice<T: Merge>(json: &[u8]) -> Result<T, JsonError> {
 /// # Errors
 /// As [`from_slice`], and for trailing bytes.
 pub fn from_slice_exact<T: Merge>(json: &[u8]) -> Result<T, JsonError> {
-    let mut deserializer = serde_json::Deserializer::from_slice(json);
+    read(json, true)
+}
+
+fn read<T: Merge>(json: &[u8], exact: bool) -> Result<T, JsonError> {
+    let json = repair_utf8(json);
+    let mut deserializer = serde_json::Deserializer::from_str(&json);
     let mut value = T::default();
     value.merge(&mut deserializer)?;
-    deserializer.end()?;
+    if exact {
+        deserializer.end()?;
+    }
     Ok(value)
+}
+
+/// Replaces each byte that is not part of UTF-8 with U+FFFD. Broken bytes outside of strings stay errors.
+fn repair_utf8(json: &[u8]) -> Cow<'_, str> {
+    if let Ok(text) = std::str::from_utf8(json) {
+        return Cow::Borrowed(text);
+    }
+    let mut text = String::with_capacity(json.len() + 16);
+    for chunk in json.utf8_chunks() {
+        text.push_str(chunk.valid());
+        text.extend(chunk.invalid().iter().map(|_| char::REPLACEMENT_CHARACTER));
+    }
+    Cow::Owned(text)
 }
 
 #[cfg(test)]

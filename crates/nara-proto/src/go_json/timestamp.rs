@@ -138,18 +138,14 @@ impl fmt::Display for Timestamp {
             let fraction = format!("{:09}", time.nanosecond());
             write!(f, ".{}", fraction.trim_end_matches('0'))?;
         }
-        let offset = time.offset();
-        if offset.whole_minutes() == 0 {
+        if time.offset().is_utc() {
             return f.write_str("Z");
         }
-        let sign = if offset.is_negative() { '-' } else { '+' };
-        let (hours, minutes, _) = offset.as_hms();
-        write!(
-            f,
-            "{sign}{:02}:{:02}",
-            hours.unsigned_abs(),
-            minutes.unsigned_abs()
-        )
+        // Seconds of an offset are cut, and `-00:00` is not written.
+        let minutes = time.offset().whole_minutes();
+        let sign = if minutes < 0 { '-' } else { '+' };
+        let minutes = minutes.unsigned_abs();
+        write!(f, "{sign}{:02}:{:02}", minutes / 60, minutes % 60)
     }
 }
 
