@@ -140,7 +140,7 @@ impl Pager {
                 self.size = MAX_EVENTS;
                 return Ok(fresh);
             }
-            return Err(PageError::Crowded(last_ts.unwrap_or(self.last.ts())));
+            return Err(PageError::Crowded(last_ts.unwrap_or_else(|| self.last.ts())));
         }
 
         for event in &fresh {
