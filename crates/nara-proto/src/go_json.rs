@@ -7,8 +7,8 @@
 //! leaves the zero value, broken UTF-8 becomes U+FFFD. Integers stay strict.
 //!
 //! A message is declared once, with the [`wire_struct!`](crate::wire_struct) macro, which gives it both
-//! directions. There is one deliberate difference: nesting deeper than 128 levels is refused here and
-//! accepted up to 10,000 levels there; no message nests deeper than five.
+//! directions. What is refused here and accepted there: nesting deeper than 128 levels (no message nests deeper
+//! than five), and `-0` as an integer.
 
 mod field;
 mod formatter;
@@ -25,7 +25,8 @@ pub use timestamp::{InvalidTimestamp, Timestamp};
 
 use std::borrow::Cow;
 
-use serde::Serialize;
+use serde::de::IgnoredAny;
+use serde::{Deserialize as _, Serialize};
 
 /// A text that is not the JSON it should be.
 #[derive(Debug, thiserror::Error)]
@@ -78,6 +79,11 @@ pub fn from_slice_exact<T: Merge>(json: &[u8]) -> Result<T, JsonError> {
 
 fn read<T: Merge>(json: &[u8], exact: bool) -> Result<T, JsonError> {
     let json = repair_utf8(json);
+    if json.trim_ascii_end().bytes().any(|byte| byte < b' ') {
+        // Inside a string these bytes are an error, which serde_json does not notice where it reads a text as
+        // bytes, as ours are read, but where it skips one.
+        IgnoredAny::deserialize(&mut serde_json::Deserializer::from_str(&json))?;
+    }
     let mut deserializer = serde_json::Deserializer::from_str(&json);
     let mut value = T::default();
     value.merge(&mut deserializer)?;

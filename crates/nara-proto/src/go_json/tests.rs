@@ -98,6 +98,20 @@ fn broken_text_becomes_replacement_characters() {
 }
 
 #[test]
+fn bare_control_characters_are_an_error_inside_strings_only() {
+    for bad in [
+        "{\"name\":\"a\nb\"}",
+        "{\"name\":\"\\n\u{1}\"}",
+        "{\"na\tme\":\"\"}",
+        "{\"unknown\":\"\r\"}",
+    ] {
+        assert!(outer(bad).is_err(), "{bad:?}");
+    }
+    assert_eq!(outer("\n{\t\"name\" :\r\"a\\nb\"}\n").unwrap().name, "a\nb");
+    assert_eq!(outer("{\"name\":\"a\"} \"\n\" \u{1}").unwrap().name, "a");
+}
+
+#[test]
 fn byte_strings_are_lenient_base64() {
     assert_eq!(outer(r#"{"bytes":"/x=="}"#).unwrap().bytes.as_slice(), [0xff]);
     assert!(outer(r#"{"bytes":"/x"}"#).is_err());
@@ -116,6 +130,7 @@ fn timestamps_have_one_spelling() {
         ),
         ("0000-02-29T00:00:00Z", "0000-02-29T00:00:00Z"),
         ("2026-01-22T23:10:56-00:00", "2026-01-22T23:10:56Z"),
+        ("2026-01-22T23:10:56,5Z", "2026-01-22T23:10:56.5Z"),
     ] {
         assert_eq!(Timestamp::parse(text).unwrap().to_string(), again);
     }
@@ -129,7 +144,6 @@ fn timestamps_have_one_spelling() {
         "2026-01-22T23:10Z",
         "2026-01-22T23:10:60Z",
         "2026-01-22T23:10:56.Z",
-        "2026-01-22T23:10:56,5Z",
         "2026-02-30T23:10:56Z",
         "2026-01-22T24:00:00Z",
         "2026-01-22T23:10:56+24:00",

@@ -42,8 +42,9 @@ impl Timestamp {
             .map(UnixNanos::new)
     }
 
-    /// Parses the strict RFC 3339 form: upper-case `T` and `Z`, two-digit fields, seconds present and at
-    /// most 59, an offset below 24 hours. Digits of the fraction beyond the ninth are cut.
+    /// Parses the RFC 3339 form as the naras already out there do: upper-case `T` and `Z`, two-digit fields,
+    /// seconds present and at most 59, an offset below 24 hours. A comma may begin the fraction; its digits
+    /// beyond the ninth are cut.
     ///
     /// # Errors
     /// [`InvalidTimestamp`] for every other text.
@@ -70,7 +71,7 @@ impl Timestamp {
         ];
 
         let mut nanos = 0;
-        if let Some(fraction) = rest.strip_prefix(b".") {
+        if let [b'.' | b',', fraction @ ..] = rest {
             let len = fraction.iter().take_while(|byte| byte.is_ascii_digit()).count();
             if len == 0 {
                 return None;
