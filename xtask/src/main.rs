@@ -1,6 +1,10 @@
 //! Tasks of this repository. `cargo xtask help` lists them.
 #![forbid(unsafe_code)]
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for people at a terminal")]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a program for people at a terminal"
+)]
 
 mod bench;
 mod process;

@@ -60,14 +60,20 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), String> {
 
 /// A crate that does not inherit the workspace lints would quietly escape them.
 fn manifests_without_lints(root: &Path) -> Result<Vec<String>, String> {
-    let metadata = process::output(process::cargo().args(["metadata", "--no-deps", "--format-version", "1"]))?;
+    let metadata =
+        process::output(process::cargo().args(["metadata", "--no-deps", "--format-version", "1"]))?;
     let metadata: serde_json::Value = serde_json::from_str(&metadata).map_err(|error| error.to_string())?;
     let mut complaints = Vec::new();
     for package in metadata["packages"].as_array().into_iter().flatten() {
-        let Some(path) = package["manifest_path"].as_str() else { continue };
+        let Some(path) = package["manifest_path"].as_str() else {
+            continue;
+        };
         let text = fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))?;
         if !text.contains("[lints]\nworkspace = true") {
-            let name = Path::new(path).strip_prefix(root).unwrap_or(Path::new(path)).display();
+            let name = Path::new(path)
+                .strip_prefix(root)
+                .unwrap_or(Path::new(path))
+                .display();
             complaints.push(format!("{name}: does not inherit the lints of the workspace"));
         }
     }
@@ -79,7 +85,10 @@ fn toolchain_mismatch(root: &Path) -> Result<Option<String>, String> {
     let read = |name: &str| fs::read_to_string(root.join(name)).map_err(|error| format!("{name}: {error}"));
     let pinned = quoted(&read("rust-toolchain.toml")?, "channel");
     let minimum = quoted(&read("Cargo.toml")?, "rust-version");
-    let agree = pinned.as_deref().zip(minimum.as_deref()).is_some_and(|(a, b)| a.starts_with(b));
+    let agree = pinned
+        .as_deref()
+        .zip(minimum.as_deref())
+        .is_some_and(|(a, b)| a.starts_with(b));
     Ok((!agree).then(|| format!("toolchain {pinned:?} and rust-version {minimum:?} disagree")))
 }
 

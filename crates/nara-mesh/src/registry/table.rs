@@ -213,6 +213,15 @@ impl PeerRegistry {
         self.events.subscribe()
     }
 
+    /// A peer of this kind that is not in the registry: somebody called its address.
+    pub(crate) fn stranger(&self, address: SocketAddr) -> Arc<Peer> {
+        let info = PeerInfo {
+            address: Some(address),
+            ..PeerInfo::default()
+        };
+        Arc::new(Peer::new(info, self.breaker))
+    }
+
     pub(crate) fn emit(&self, event: PeerEvent) {
         // An error means that nobody listens, which is fine.
         let _ = self.events.send(event);

@@ -1,0 +1,278 @@
+//! How a caller names a peer, and where its address comes from.
+
+use std::collections::HashMap;
+use std::fmt::{self, Debug};
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
+use std::sync::Arc;
+
+use http::Uri;
+use nara_proto::identity::{InvalidName, NaraId, NaraName};
+
+use crate::registry::{Peer, PeerInfo, PeerRegistry};
+
+/// How to find a peer: by id, by name or by address.
+///
+/// Every method of the client takes `impl Into<PeerRef>`, so that `&id`, `&name` and a `SocketAddr` can be
+/// passed as they are. [`FromStr`] reads what a person types: an address, an id or else a name.
+///
+/// ```
+/// use nara_mesh::client::PeerRef;
+///
+/// assert!(matches!("100.64.0.7:9632".parse(), Ok(PeerRef::Address(_))));
+/// assert!(matches!("100.64.0.7".parse(), Ok(PeerRef::Ip(_))));
+/// assert!(matches!("alice".parse(), Ok(PeerRef::Name(_))));
+/// ```
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum PeerRef {
+    /// The peer at this mesh address and port, registered or not.
+    Address(SocketAddr),
+    /// The peer with this id.
+    Id(NaraId),
+    /// The peer at this mesh address: the one that is registered there, else whoever answers at the mesh port.
+    Ip(IpAddr),
+    /// A peer that was found in the registry already.
+    Known(Arc<Peer>),
+    /// The peer with this name.
+    Name(NaraName),
+}
+
+macro_rules! from {
+    ($($type:ty => $variant:ident),*) => {$(
+        impl From<$type> for PeerRef {
+            fn from(value: $type) -> Self {
+                Self::$variant(value)
+            }
+        }
+
+        impl From<&$type> for PeerRef {
+            fn from(value: &$type) -> Self {
+                Self::$variant(value.clone())
+            }
+        }
+    )*};
+}
+
+from!(SocketAddr => Address, NaraId => Id, IpAddr => Ip, Arc<Peer> => Known, NaraName => Name);
+
+impl From<&Self> for PeerRef {
+    fn from(value: &Self) -> Self {
+        value.clone()
+    }
+}
+
+impl FromStr for PeerRef {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        if let Ok(address) = text.parse() {
+            return Ok(Self::Address(address));
+        }
+        if let Ok(ip) = text.parse() {
+            return Ok(Self::Ip(ip));
+        }
+        if let Ok(id) = text.parse() {
+            return Ok(Self::Id(id));
+        }
+        text.parse().map(Self::Name)
+    }
+}
+
+impl fmt::Display for PeerRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => fmt::Display::fmt(address, f),
+            Self::Id(id) => fmt::Display::fmt(id, f),
+            Self::Ip(ip) => fmt::Display::fmt(ip, f),
+            Self::Known(peer) => fmt::Display::fmt(&peer.info(), f),
+            Self::Name(name) => fmt::Display::fmt(name, f),
+        }
+    }
+}
+
+/// A source of addresses that is asked before the registry.
+pub trait AddressLookup: Debug + Send + Sync + 'static {
+    /// The address of a nara; `None` if this source does not know it.
+    fn address_of(&self, id: &NaraId) -> Option<SocketAddr>;
+}
+
+/// Test mode (mesh client specification, section 3): ids with the address to which their traffic goes
+/// instead.
+///
+/// ```
+/// use nara_mesh::client::AddressOverrides;
+/// use nara_mesh::proto::identity::NaraId;
+///
+/// # let id: NaraId = "A7LSDFk4JWxFB1x6TMEYSDkQ1WC9cJzbtvEZUuY5bPu9".parse()?;
+/// # let other = id.clone();
+/// let overrides = AddressOverrides::new()
+///     .with_url(id, "http://127.0.0.1:1234")?
+///     .with(other, ([127, 0, 0, 1], 1235).into());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct AddressOverrides(HashMap<NaraId, SocketAddr>);
+
+/// A text that is not the base URL of a nara.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not the base URL of a nara (expected http://, an IP address, a colon and a port)")]
+pub struct InvalidBaseUrl(String);
+
+impl AddressOverrides {
+    /// No overrides.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds an address.
+    #[must_use]
+    pub fn with(mut self, id: NaraId, address: SocketAddr) -> Self {
+        self.0.insert(id, address);
+        self
+    }
+
+    /// Adds an address in the form of a base URL: `http://127.0.0.1:1234`, without path. Names of hosts are
+    /// not resolved.
+    ///
+    /// # Errors
+    /// [`InvalidBaseUrl`] for every other form.
+    pub fn with_url(self, id: NaraId, base_url: &str) -> Result<Self, InvalidBaseUrl> {
+        let address = parse_base_url(base_url).ok_or_else(|| InvalidBaseUrl(base_url.to_owned()))?;
+        Ok(self.with(id, address))
+    }
+}
+
+fn parse_base_url(base_url: &str) -> Option<SocketAddr> {
+    let uri: Uri = base_url.parse().ok()?;
+    let plain = uri.scheme_str() == Some("http") && uri.path() == "/" && uri.query().is_none();
+    uri.authority().filter(|_| plain)?.as_str().parse().ok()
+}
+
+impl FromIterator<(NaraId, SocketAddr)> for AddressOverrides {
+    fn from_iter<I: IntoIterator<Item = (NaraId, SocketAddr)>>(addresses: I) -> Self {
+        Self(addresses.into_iter().collect())
+    }
+}
+
+impl AddressLookup for AddressOverrides {
+    fn address_of(&self, id: &NaraId) -> Option<SocketAddr> {
+        self.0.get(id).copied()
+    }
+}
+
+/// Where a call goes, and whom it expects there.
+#[derive(Clone, Debug)]
+pub(super) struct Route {
+    pub(super) peer: Arc<Peer>,
+    pub(super) address: SocketAddr,
+    pub(super) expected: PeerInfo,
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.expected, f)
+    }
+}
+
+/// Finds the routes of peers: overrides first, then the registry.
+#[derive(Debug)]
+pub(super) struct Resolver {
+    pub(super) registry: PeerRegistry,
+    pub(super) lookup: Option<Box<dyn AddressLookup>>,
+    pub(super) mesh_port: u16,
+    /// Peers that are called by an address that nobody registered; they too have circuit breakers.
+    pub(super) strangers: Strangers,
+}
+
+impl Resolver {
+    /// The route to a peer; `None`: it is not known, or its address is not.
+    pub(super) fn route(&self, peer: &PeerRef) -> Option<Route> {
+        let peer = match peer {
+            PeerRef::Known(peer) => peer.clone(),
+            PeerRef::Name(name) => self.registry.by_name(name.as_str())?,
+            PeerRef::Id(id) => match (self.registry.by_id(id), self.overridden(id)) {
+                (Some(peer), _) => peer,
+                (None, Some(_)) => self.introduce(id)?,
+                (None, None) => return None,
+            },
+            PeerRef::Ip(ip) => match self.only_one(*ip, None) {
+                Some(peer) => peer,
+                None => self.at(SocketAddr::new(*ip, self.mesh_port)),
+            },
+            PeerRef::Address(address) => self.at(*address),
+        };
+        let expected = peer.info();
+        let overridden = expected.id.as_ref().and_then(|id| self.overridden(id));
+        Some(Route {
+            address: overridden.or(expected.address)?,
+            peer,
+            expected,
+        })
+    }
+
+    /// Whether a call to this id has somewhere to go.
+    pub(super) fn has(&self, id: &NaraId) -> bool {
+        let registered = || Some(self.registry.by_id(id)?.info().address.is_some());
+        self.overridden(id).is_some() || registered() == Some(true)
+    }
+
+    /// The peer, if it is registered.
+    pub(super) fn registered(&self, peer: &PeerRef) -> Option<Arc<Peer>> {
+        match peer {
+            PeerRef::Known(peer) => Some(peer.clone()),
+            PeerRef::Name(name) => self.registry.by_name(name.as_str()),
+            PeerRef::Id(id) => self.registry.by_id(id),
+            PeerRef::Ip(ip) => self.only_one(*ip, None),
+            PeerRef::Address(address) => self.only_one(address.ip(), Some(*address)),
+        }
+    }
+
+    fn only_one(&self, ip: IpAddr, address: Option<SocketAddr>) -> Option<Arc<Peer>> {
+        let mut peers = self.registry.by_ip(ip);
+        peers.retain(|peer| address.is_none() || peer.info().address == address);
+        match &*peers {
+            [only] => Some(only.clone()),
+            _ => None,
+        }
+    }
+
+    fn overridden(&self, id: &NaraId) -> Option<SocketAddr> {
+        self.lookup.as_ref()?.address_of(id)
+    }
+
+    /// Takes a peer into the registry of which only an override is known: it needs a place for its key and
+    /// its breaker.
+    fn introduce(&self, id: &NaraId) -> Option<Arc<Peer>> {
+        let info = PeerInfo {
+            id: Some(id.clone()),
+            ..PeerInfo::default()
+        };
+        self.registry.register(info).ok()
+    }
+
+    fn at(&self, address: SocketAddr) -> Arc<Peer> {
+        self.only_one(address.ip(), Some(address))
+            .unwrap_or_else(|| self.strangers.at(address, &self.registry))
+    }
+}
+
+/// Peers at addresses that nobody registered.
+#[derive(Debug, Default)]
+pub(super) struct Strangers(std::sync::Mutex<HashMap<SocketAddr, Arc<Peer>>>);
+
+impl Strangers {
+    /// Beyond this the table starts anew: what is lost are the breakers of peers that are not registered.
+    const MAX: usize = 1024;
+
+    fn at(&self, address: SocketAddr, registry: &PeerRegistry) -> Arc<Peer> {
+        let mut table = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if table.len() >= Self::MAX && !table.contains_key(&address) {
+            table.clear();
+        }
+        table
+            .entry(address)
+            .or_insert_with(|| registry.stranger(address))
+            .clone()
+    }
+}

@@ -1,0 +1,148 @@
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use nara_proto::auth::Stamp;
+
+use super::address::{Resolver, Strangers};
+use super::pool::Pool;
+use super::{AddressLookup, MeshClient, PendingReplies, Shared};
+use crate::clock::{Clock, SystemClock};
+use crate::defaults;
+use crate::identity::LocalNara;
+use crate::registry::PeerRegistry;
+use crate::transport::{TcpTransport, Transport};
+
+/// Which keys of responders are believed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum KeyTrust {
+    /// The key of a nara that is met for the first time is asked of `/ping` at the address that was called,
+    /// pinned, and from then on the only one.
+    #[default]
+    FirstUse,
+    /// Only keys that are pinned already.
+    Pinned,
+}
+
+/// Makes a [`MeshClient`].
+#[derive(Debug)]
+#[must_use = "a builder makes nothing until `build`"]
+pub struct MeshClientBuilder {
+    local: LocalNara,
+    registry: PeerRegistry,
+    transport: Arc<dyn Transport>,
+    clock: Arc<dyn Clock>,
+    lookup: Option<Box<dyn AddressLookup>>,
+    call_timeout: Duration,
+    dial_timeout: Duration,
+    fan_out: usize,
+    mesh_port: u16,
+    trust: KeyTrust,
+    accept_unverified: bool,
+}
+
+impl MeshClientBuilder {
+    pub(super) fn new(local: LocalNara) -> Self {
+        Self {
+            local,
+            registry: PeerRegistry::default(),
+            transport: Arc::new(TcpTransport),
+            clock: Arc::new(SystemClock),
+            lookup: None,
+            call_timeout: defaults::CALL_TIMEOUT,
+            dial_timeout: defaults::DIAL_TIMEOUT,
+            fan_out: defaults::FAN_OUT,
+            mesh_port: defaults::MESH_PORT,
+            trust: KeyTrust::default(),
+            accept_unverified: false,
+        }
+    }
+
+    /// The registry of peers; by default an empty one of its own. A server of the same nara shares it.
+    pub fn registry(mut self, registry: PeerRegistry) -> Self {
+        self.registry = registry;
+        self
+    }
+
+    /// How bytes reach peers; by default [`TcpTransport`].
+    pub fn transport(mut self, transport: Arc<dyn Transport>) -> Self {
+        self.transport = transport;
+        self
+    }
+
+    /// The wall clock by which requests are signed and answers are fresh; by default [`SystemClock`].
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// A source of addresses that is asked before the registry, such as
+    /// [`AddressOverrides`](super::AddressOverrides) in tests.
+    pub fn address_lookup(mut self, lookup: impl AddressLookup) -> Self {
+        self.lookup = Some(Box::new(lookup));
+        self
+    }
+
+    /// How long a whole call may take, from dialling to the last verified byte; by default
+    /// [`defaults::CALL_TIMEOUT`].
+    pub fn call_timeout(mut self, timeout: Duration) -> Self {
+        self.call_timeout = timeout;
+        self
+    }
+
+    /// How long dialling may take; by default [`defaults::DIAL_TIMEOUT`].
+    pub fn dial_timeout(mut self, timeout: Duration) -> Self {
+        self.dial_timeout = timeout;
+        self
+    }
+
+    /// How many peers [`MeshClient::ping_all`] calls at once; by default [`defaults::FAN_OUT`].
+    pub fn fan_out(mut self, peers: usize) -> Self {
+        self.fan_out = peers;
+        self
+    }
+
+    /// The port of peers of which only the address is known; by default [`defaults::MESH_PORT`].
+    pub fn mesh_port(mut self, port: u16) -> Self {
+        self.mesh_port = port;
+        self
+    }
+
+    /// Which keys of responders are believed; by default [`KeyTrust::FirstUse`].
+    pub fn trust(mut self, trust: KeyTrust) -> Self {
+        self.trust = trust;
+        self
+    }
+
+    /// Accepts answers that are not signed, or wrongly, or long ago: for experiments with peers that cannot
+    /// sign. [`Verified::is_verified`](super::Verified::is_verified) still tells the truth.
+    pub fn danger_accept_unverified_responses(mut self) -> Self {
+        self.accept_unverified = true;
+        self
+    }
+
+    /// The client.
+    pub fn build(self) -> MeshClient {
+        let shared = Shared {
+            resolver: Resolver {
+                registry: self.registry.clone(),
+                lookup: self.lookup,
+                mesh_port: self.mesh_port,
+                strangers: Strangers::default(),
+            },
+            pool: Pool::new(self.transport, self.dial_timeout),
+            local: self.local,
+            registry: self.registry,
+            clock: self.clock,
+            stamp: Mutex::new(Stamp::default()),
+            replies: PendingReplies::default(),
+            trust: self.trust,
+            accept_unverified: self.accept_unverified,
+            fan_out: self.fan_out,
+        };
+        MeshClient {
+            shared: Arc::new(shared),
+            call_timeout: self.call_timeout,
+        }
+    }
+}

@@ -1,0 +1,332 @@
+//! What can go wrong with a call.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use http::StatusCode;
+use nara_proto::auth::ResponseAuthError;
+use nara_proto::breaker::CircuitOpen;
+use nara_proto::go_json::JsonError;
+use nara_proto::identity::NaraName;
+use nara_proto::sync::PageError;
+
+use crate::registry::RegisterError;
+
+/// A call that did not give a verified answer.
+///
+/// `Display` says which peer, what happened and what to do; the cause, if there is one, is its
+/// [`source`](Error::source) and not repeated.
+#[derive(Debug)]
+pub struct ClientError(Box<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    peer: String,
+    kind: ErrorKind,
+}
+
+#[derive(Debug)]
+pub(super) enum ErrorKind {
+    /// The connection broke before the answer was complete.
+    Broken(hyper::Error),
+    /// The breaker of the peer is open.
+    CircuitOpen(CircuitOpen),
+    /// The body of the answer is not what the endpoint answers.
+    Decode(JsonError),
+    /// No connection.
+    Dial(io::Error),
+    /// No connection in time.
+    DialTimeout(Duration),
+    /// A message with the same id waits for its reply already.
+    DuplicateMessage,
+    /// Signed by a key that contradicts what the registry knows.
+    Identity(RegisterError),
+    /// The inner signature of the answer does not verify.
+    InnerSignature,
+    /// The peer sent pages that break the rules.
+    Page(PageError),
+    /// The reply to a runtime message did not come.
+    NoReply(Duration),
+    /// An answer with another status than 200.
+    Status(StatusAnswer),
+    /// The deadline passed.
+    Timeout(Stage),
+    /// The answer is too large.
+    TooLarge(usize),
+    /// Too many runtime messages wait for replies.
+    TooManyPending(usize),
+    /// The signature of the answer.
+    Unauthenticated(ResponseAuthError),
+    /// The key with which the answer is signed cannot be learned.
+    UnknownKey {
+        responder: NaraName,
+        reason: Box<UnknownKey>,
+    },
+    /// The registry does not have the peer, or not its address.
+    UnknownPeer,
+}
+
+/// Why the key of a responder is not known.
+#[derive(Debug)]
+pub(super) enum UnknownKey {
+    /// The client trusts pinned keys only.
+    NotPinned,
+    /// The `/ping` that should have told it failed.
+    Discovery(ClientError),
+    /// The `/ping` came from another nara.
+    OtherNara(String),
+    /// What the `/ping` told is not a key.
+    NotAKey,
+}
+
+/// An answer with another status than 200.
+#[derive(Debug)]
+pub(super) struct StatusAnswer {
+    pub(super) status: StatusCode,
+    /// Its text, cut at 4 KiB.
+    pub(super) text: String,
+    /// Whether its signature verified with the pinned key of the peer.
+    pub(super) verified: bool,
+}
+
+/// What a call was doing when its deadline passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    Answer,
+    Dial,
+    Queue,
+    Verify,
+}
+
+impl ClientError {
+    pub(super) fn new(peer: impl fmt::Display, kind: ErrorKind) -> Self {
+        Self(Box::new(Inner {
+            peer: peer.to_string(),
+            kind,
+        }))
+    }
+
+    pub(super) fn kind(&self) -> &ErrorKind {
+        &self.0.kind
+    }
+
+    /// The peer, as messages call it.
+    pub fn peer(&self) -> &str {
+        &self.0.peer
+    }
+
+    /// A deadline passed: that of the call, of dialling, or of waiting for a reply.
+    pub fn is_timeout(&self) -> bool {
+        matches!(
+            self.kind(),
+            ErrorKind::DialTimeout(_) | ErrorKind::NoReply(_) | ErrorKind::Timeout(_)
+        )
+    }
+
+    /// No connection to the peer came about, now or when it was last tried: see also
+    /// [`ClientError::is_circuit_open`].
+    pub fn is_unreachable(&self) -> bool {
+        matches!(
+            self.kind(),
+            ErrorKind::CircuitOpen(_)
+                | ErrorKind::Dial(_)
+                | ErrorKind::DialTimeout(_)
+                | ErrorKind::Timeout(Stage::Dial)
+        )
+    }
+
+    /// The peer is known to be down and was not called.
+    pub fn is_circuit_open(&self) -> bool {
+        matches!(self.kind(), ErrorKind::CircuitOpen(_))
+    }
+
+    /// The registry does not have the peer, or not its address. Nothing was sent.
+    pub fn is_unknown_peer(&self) -> bool {
+        matches!(self.kind(), ErrorKind::UnknownPeer)
+    }
+
+    /// We could not verify the peer, or the peer could not verify us (status 401).
+    pub fn is_unauthenticated(&self) -> bool {
+        matches!(
+            self.kind(),
+            ErrorKind::Identity(_)
+                | ErrorKind::InnerSignature
+                | ErrorKind::Unauthenticated(_)
+                | ErrorKind::UnknownKey { .. }
+        ) || self.status() == Some(StatusCode::UNAUTHORIZED)
+    }
+
+    /// A world message was taken in, but could not travel on from there (wire facts, section 7.6). The status
+    /// is 400 then, as if it had been refused.
+    pub fn is_stuck_journey(&self) -> bool {
+        self.status() == Some(StatusCode::BAD_REQUEST)
+            && self.text().is_some_and(|text| {
+                text.starts_with("journey stuck") || text.starts_with("failed to forward")
+            })
+    }
+
+    /// The status of the answer, if it was another one than 200.
+    pub fn status(&self) -> Option<StatusCode> {
+        self.answer().map(|answer| answer.status)
+    }
+
+    /// What the answer said, if its status was another one than 200; cut at 4 KiB.
+    pub fn text(&self) -> Option<&str> {
+        self.answer().map(|answer| answer.text.as_str())
+    }
+
+    /// Whether an answer with another status than 200 was signed by the peer. Status 401 never is.
+    pub fn is_status_verified(&self) -> bool {
+        self.answer().is_some_and(|answer| answer.verified)
+    }
+
+    fn answer(&self) -> Option<&StatusAnswer> {
+        match self.kind() {
+            ErrorKind::Status(answer) => Some(answer),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for ClientError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.0.peer, self.0.kind)
+    }
+}
+
+impl fmt::Display for ErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Broken(_) => f.write_str("the connection broke before the answer was complete; try again"),
+            Self::CircuitOpen(_) => {
+                f.write_str("not called; it is called again after the pause, or as soon as it shows itself")
+            }
+            Self::Decode(_) => f.write_str(
+                "the answer is not what this endpoint answers; check that both sides run a version that \
+                 knows it",
+            ),
+            Self::Dial(_) => {
+                f.write_str("no connection; check that it is online and listens on this address")
+            }
+            Self::DialTimeout(limit) => write!(
+                f,
+                "no connection within {limit:?}; check that it is online and on the same mesh"
+            ),
+            Self::DuplicateMessage => {
+                f.write_str("a message with the same id waits for its reply already; wait for that one")
+            }
+            Self::Identity(_) => f.write_str(
+                "the key that it answers with contradicts what is known of it; find out which one is right \
+                 before you trust it",
+            ),
+            Self::InnerSignature => f.write_str(
+                "the signature inside the answer is not its own; do not use the answer, and tell its owner",
+            ),
+            Self::Page(_) => f.write_str("it breaks the rules of paging; fetch from another peer"),
+            Self::NoReply(limit) => {
+                write!(
+                    f,
+                    "took the message but sent no reply within {limit:?}; it may not know us by id, try again later"
+                )
+            }
+            Self::Status(answer) => answer.fmt(f),
+            Self::Timeout(stage) => stage.fmt(f),
+            Self::TooLarge(limit) => {
+                write!(
+                    f,
+                    "the answer is larger than {limit} bytes; ask for fewer events at once"
+                )
+            }
+            Self::TooManyPending(limit) => {
+                write!(
+                    f,
+                    "{limit} messages wait for replies already; wait until some are answered"
+                )
+            }
+            Self::Unauthenticated(_) => f.write_str(
+                "the answer does not prove who sent it; check the address, the clocks and the pinned key",
+            ),
+            Self::UnknownKey { responder, reason } => match &**reason {
+                UnknownKey::NotPinned => write!(
+                    f,
+                    "it answers as {responder}, whose key is not pinned; pin the key, or trust on first use"
+                ),
+                UnknownKey::Discovery(_) => write!(
+                    f,
+                    "it answers as {responder}, whose key could not be learned from its /ping; pin the key, \
+                     or try again"
+                ),
+                UnknownKey::OtherNara(name) => write!(
+                    f,
+                    "it answers as {responder}, but its /ping says {name:?}; check the address"
+                ),
+                UnknownKey::NotAKey => write!(
+                    f,
+                    "it answers as {responder}, but its /ping has no valid key; pin the key"
+                ),
+            },
+            Self::UnknownPeer => f.write_str("unknown peer, or its address is unknown; register it first"),
+        }
+    }
+}
+
+impl fmt::Display for StatusAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "answered {}", self.status.as_u16())?;
+        let text = self.text.trim();
+        if !text.is_empty() {
+            write!(f, " {text:?}")?;
+        }
+        f.write_str(if self.verified {
+            " (verified)"
+        } else {
+            " (not verified)"
+        })?;
+        f.write_str(match self.status {
+            StatusCode::UNAUTHORIZED => "; check our clock, and that it knows our name and key",
+            status if status.is_redirection() => "; redirects are not followed, check the address",
+            status if status.is_server_error() => "; it has a problem of its own, try again later",
+            _ => "; do not repeat the request unchanged",
+        })
+    }
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Answer => "no complete answer before the deadline; try again, or allow more time",
+            Self::Dial => "no connection before the deadline; try again, or allow more time",
+            Self::Queue => "too many calls to it were running until the deadline; make fewer at once",
+            Self::Verify => "the answer could not be verified before the deadline; allow more time",
+        })
+    }
+}
+
+impl Error for ClientError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self.kind() {
+            ErrorKind::Broken(error) => Some(error),
+            ErrorKind::CircuitOpen(error) => Some(error),
+            ErrorKind::Decode(error) => Some(error),
+            ErrorKind::Dial(error) => Some(error),
+            ErrorKind::Identity(error) => Some(error),
+            ErrorKind::Page(error) => Some(error),
+            ErrorKind::Unauthenticated(error) => Some(error),
+            ErrorKind::UnknownKey { reason, .. } => match &**reason {
+                UnknownKey::Discovery(error) => Some(error),
+                UnknownKey::NotPinned | UnknownKey::OtherNara(_) | UnknownKey::NotAKey => None,
+            },
+            ErrorKind::DialTimeout(_)
+            | ErrorKind::DuplicateMessage
+            | ErrorKind::InnerSignature
+            | ErrorKind::NoReply(_)
+            | ErrorKind::Status(_)
+            | ErrorKind::Timeout(_)
+            | ErrorKind::TooLarge(_)
+            | ErrorKind::TooManyPending(_)
+            | ErrorKind::UnknownPeer => None,
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! Replies to runtime messages, which arrive as requests of their own.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use nara_proto::runtime_message::RuntimeMessage;
+use tokio::sync::oneshot;
+
+use super::error::ErrorKind;
+
+/// Messages that wait for their replies. Cloning gives another handle to the same table.
+///
+/// The client waits in [`call_runtime`](super::MeshClient::call_runtime); the server hands every runtime
+/// message to [`PendingReplies::resolve`] once its signature is verified.
+#[derive(Clone, Debug)]
+pub struct PendingReplies {
+    waiting: Arc<Mutex<HashMap<String, Waiting>>>,
+    capacity: usize,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    /// The nara id from which the reply must come; empty: any.
+    from_id: String,
+    reply: oneshot::Sender<RuntimeMessage>,
+}
+
+/// Takes the message out of the table when the caller is gone.
+#[derive(Debug)]
+pub(super) struct PendingReply {
+    table: PendingReplies,
+    id: String,
+    pub(super) reply: oneshot::Receiver<RuntimeMessage>,
+}
+
+impl Default for PendingReplies {
+    fn default() -> Self {
+        Self::with_capacity(Self::CAPACITY)
+    }
+}
+
+impl PendingReplies {
+    /// How many messages may wait by default.
+    pub const CAPACITY: usize = 1024;
+
+    /// A table for at most `capacity` messages.
+    pub fn with_capacity(capacity: usize) -> Self {
+        Self {
+            waiting: Arc::default(),
+            capacity,
+        }
+    }
+
+    /// Hands over a message whose signature is **verified**. Gives it back if nobody waits for it, or if it
+    /// comes from another nara than the one that was asked.
+    ///
+    /// # Errors
+    /// The message itself, to be handled as an unsolicited one.
+    pub fn resolve(&self, message: RuntimeMessage) -> Result<(), Box<RuntimeMessage>> {
+        let mut waiting = self.lock();
+        let expected = waiting
+            .get(&message.in_reply_to)
+            .is_some_and(|waiting| waiting.from_id.is_empty() || waiting.from_id == message.from_id);
+        if !expected {
+            return Err(Box::new(message));
+        }
+        match waiting.remove(&message.in_reply_to) {
+            Some(waiting) => waiting.reply.send(message).map_err(Box::new),
+            None => Err(Box::new(message)),
+        }
+    }
+
+    /// How many messages wait.
+    pub fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Whether none waits.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Waits for the reply to `message` from the nara with id `from_id`; empty: from any.
+    pub(super) fn wait_for(
+        &self,
+        message: &RuntimeMessage,
+        from_id: &str,
+    ) -> Result<PendingReply, ErrorKind> {
+        let mut waiting = self.lock();
+        if waiting.len() >= self.capacity {
+            return Err(ErrorKind::TooManyPending(self.capacity));
+        }
+        if message.id.is_empty() || waiting.contains_key(&message.id) {
+            return Err(ErrorKind::DuplicateMessage);
+        }
+        let (sender, receiver) = oneshot::channel();
+        waiting.insert(
+            message.id.clone(),
+            Waiting {
+                from_id: from_id.to_owned(),
+                reply: sender,
+            },
+        );
+        Ok(PendingReply {
+            table: self.clone(),
+            id: message.id.clone(),
+            reply: receiver,
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Waiting>> {
+        // No method leaves the table half changed.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for PendingReply {
+    fn drop(&mut self) {
+        // Once resolved, the id may wait again for another caller: that entry is not ours.
+        self.reply.close();
+        let mut waiting = self.table.lock();
+        if waiting.get(&self.id).is_some_and(|entry| entry.reply.is_closed()) {
+            waiting.remove(&self.id);
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! Answers, and what is proven about them.
+
+use std::ops::Deref;
+use std::time::Duration;
+
+use nara_proto::event::{EventProblem, EventTrust, SyncEvent};
+use nara_proto::identity::{NaraName, PublicKey};
+use nara_proto::peer::PingResponse;
+use nara_proto::sync::Cursor;
+use nara_proto::time::{UnixMillis, UnixSeconds};
+
+use crate::registry::KeySource;
+
+/// A value from a peer, and what is proven about it. It dereferences to the value.
+///
+/// From a signed endpoint, a value that does not verify is an error and no `Verified`, unless the client was
+/// built with [`danger_accept_unverified_responses`](super::MeshClientBuilder::danger_accept_unverified_responses).
+/// From an open endpoint nothing can be verified; [`Verified::is_verified`] says so.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Verified<T> {
+    value: T,
+    verification: Verification,
+}
+
+/// What is proven about an answer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Verification {
+    /// Who signed the answer.
+    pub responder: Option<NaraName>,
+    /// The key with which the signature verified.
+    pub key: Option<PublicKey>,
+    /// How that key was learned; the answer is worth no more than that.
+    pub key_source: Option<KeySource>,
+    /// When the answer was signed, by the responder's clock, in milliseconds.
+    pub signed_at: Option<UnixMillis>,
+    /// Whether the signature in the header, which covers the whole body, verified.
+    pub header: bool,
+    /// Whether the signature inside the body verified, which covers the ids of events.
+    pub inner: bool,
+}
+
+impl Verification {
+    /// Nothing is proven: the endpoint is open.
+    pub fn open() -> Self {
+        Self::default()
+    }
+}
+
+impl<T> Verified<T> {
+    pub(super) fn new(value: T, verification: Verification) -> Self {
+        Self { value, verification }
+    }
+
+    /// What is proven.
+    pub fn verification(&self) -> &Verification {
+        &self.verification
+    }
+
+    /// Whether the responder signed the whole answer.
+    pub fn is_verified(&self) -> bool {
+        self.verification.header
+    }
+
+    /// The value alone.
+    pub fn into_inner(self) -> T {
+        self.value
+    }
+
+    /// Value and verification.
+    pub fn into_parts(self) -> (T, Verification) {
+        (self.value, self.verification)
+    }
+
+    /// The same verification for another value that was made from this one.
+    pub fn map<U>(self, f: impl FnOnce(T) -> U) -> Verified<U> {
+        Verified::new(f(self.value), self.verification)
+    }
+}
+
+impl<T> Deref for Verified<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+/// An event that may be stored, and how far it can be trusted.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct CheckedEvent {
+    /// The event. Its id follows from its content.
+    pub event: SyncEvent,
+    /// How far it can be trusted.
+    pub trust: EventTrust,
+}
+
+/// An event that a peer sent and that must not be stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RefusedEvent {
+    /// The id that it carries.
+    pub id: String,
+    /// The emitter that it claims.
+    pub emitter: String,
+    /// What is wrong with it.
+    pub problem: EventProblem,
+}
+
+/// The events of one answer, each of them checked.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct CheckedEvents {
+    /// Those that may be stored, in the order in which they came.
+    pub accepted: Vec<CheckedEvent>,
+    /// Those that must not, in the order in which they came.
+    pub refused: Vec<RefusedEvent>,
+}
+
+impl CheckedEvents {
+    /// How many events came, of both kinds.
+    pub fn received(&self) -> usize {
+        self.accepted.len() + self.refused.len()
+    }
+
+    /// The events that may be stored, without their trust.
+    pub fn into_events(self) -> Vec<SyncEvent> {
+        self.accepted.into_iter().map(|checked| checked.event).collect()
+    }
+}
+
+/// The answer of one event sync.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct SyncEvents {
+    /// The name of the responder as the body gives it.
+    pub from: String,
+    /// When the responder made it, in **seconds**.
+    pub ts: UnixSeconds,
+    /// The events.
+    pub events: CheckedEvents,
+    /// Mode `page`: where the next page begins, for the naras already out there; empty if there is none.
+    pub next_cursor: String,
+    /// Mode `page`: where the next page begins without loss, from peers that know this cursor.
+    pub next_after: Option<Cursor>,
+}
+
+/// The answer of one exchange of zines.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct ZineEvents {
+    /// The name of the nara that made it.
+    pub from: String,
+    /// When it was made, in **seconds**.
+    pub created_at: UnixSeconds,
+    /// The events.
+    pub events: CheckedEvents,
+}
+
+/// One page of [`sync_pages`](super::MeshClient::sync_pages).
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct SyncPage {
+    /// The events of the page that did not come before, oldest first.
+    pub events: CheckedEvents,
+    /// Where to resume behind this page.
+    pub cursor: Cursor,
+    /// What is proven about the answer.
+    pub verification: Verification,
+}
+
+/// The checkpoints of a peer.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Checkpoints {
+    /// The checkpoints, oldest first.
+    pub events: CheckedEvents,
+    /// Whether there are more than were fetched.
+    pub more: bool,
+}
+
+/// A measured round trip.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct PingReport {
+    /// From the first byte of the request to the last byte of the answer; without dialling.
+    pub rtt: Duration,
+    /// How long dialling took, if the call had to dial.
+    pub dial: Option<Duration>,
+    /// What the peer says about itself. It is not signed.
+    pub response: PingResponse,
+    /// Whether the key in the answer is the pinned one; `None` if none is pinned.
+    pub key_matches: Option<bool>,
+}
+
+/// What `/ping` at an address says about the nara there: unsigned, trust on first use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DiscoveredKey {
+    /// The name.
+    pub name: NaraName,
+    /// The public key.
+    pub key: PublicKey,
+}
+
+/// What a peer said about a nara that was searched for: unsigned hearsay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct FoundPeer {
+    /// The name of the nara.
+    pub name: NaraName,
+    /// Its public key, as told.
+    pub key: PublicKey,
+    /// Its mesh address, if told.
+    pub mesh_ip: Option<std::net::IpAddr>,
+    /// Who told it.
+    pub told_by: NaraName,
+}
