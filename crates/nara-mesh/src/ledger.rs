@@ -1,11 +1,13 @@
 //! Where a nara keeps its memory: the [`Ledger`] trait, and two of its kind.
 
+mod admission;
 mod memory;
 mod retention;
+mod sampler;
 mod sqlite;
 
 pub use memory::MemoryLedger;
-pub use retention::{KnownNames, MemoryMode, RetentionPolicy};
+pub use retention::{EveryoneKnown, KnownNames, MemoryMode, RetentionPolicy};
 pub use sqlite::SqliteLedger;
 
 use std::fmt::Debug;
@@ -43,8 +45,8 @@ pub enum LedgerError {
         /// What is wrong with it.
         reason: String,
     },
-    /// The background task of the ledger ended early.
-    #[error("the ledger was shut down")]
+    /// The runtime that the ledger works on was shut down, or an earlier operation panicked half-way.
+    #[error("the ledger was shut down: open it anew")]
     Closed,
 }
 
@@ -117,6 +119,17 @@ pub struct Slice {
     pub slice_total: usize,
     /// How many events.
     pub limit: usize,
+}
+
+impl Slice {
+    /// Where the selection begins.
+    fn start(&self) -> Cursor {
+        if self.since > UnixNanos::new(0) {
+            Cursor::after_time(self.since)
+        } else {
+            Cursor::START
+        }
+    }
 }
 
 /// How [`Ledger::sample`] draws.

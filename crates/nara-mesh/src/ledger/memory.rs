@@ -1,3 +1,171 @@
-/// A ledger in memory.
-#[derive(Debug)]
-pub struct MemoryLedger;
+mod shelf;
+
+use std::collections::{BTreeMap, HashMap};
+use std::future::ready;
+use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use futures_util::FutureExt as _;
+use nara_proto::event::SyncEvent;
+use nara_proto::identity::NaraName;
+use nara_proto::sync::{Cursor, EventFilter, is_critical, sample_weight};
+use nara_proto::time::UnixNanos;
+
+use self::shelf::MemoryShelf;
+use super::admission::admit;
+use super::retention::Retention;
+use super::sampler::Sampler;
+use super::{Insertion, KnownNames, Ledger, LedgerError, LedgerFuture, RetentionPolicy, Sample, Slice};
+use crate::registry::PinnedKey;
+
+/// A ledger in memory. Its futures are ready at once.
+#[derive(Debug, Default)]
+pub struct MemoryLedger {
+    retention: Retention,
+    shelf: RwLock<MemoryShelf>,
+    keys: RwLock<BTreeMap<NaraName, PinnedKey>>,
+    cursors: RwLock<HashMap<String, Cursor>>,
+}
+
+impl MemoryLedger {
+    /// An empty ledger that keeps what [`RetentionPolicy::default`] says and knows everyone.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets what it keeps.
+    #[must_use]
+    pub fn with_retention(mut self, policy: RetentionPolicy) -> Self {
+        self.retention.policy = policy;
+        self
+    }
+
+    /// Sets whom it knows.
+    #[must_use]
+    pub fn with_known_names(mut self, known: Arc<dyn KnownNames>) -> Self {
+        self.retention.known = known;
+        self
+    }
+
+    /// The selected events, copied after the lock is released.
+    fn select<I>(&self, select: impl FnOnce(&MemoryShelf) -> I) -> Result<Vec<SyncEvent>, LedgerError>
+    where
+        I: IntoIterator<Item = Arc<SyncEvent>>,
+    {
+        let events = select(&*read(&self.shelf)?);
+        Ok(events.into_iter().map(Arc::unwrap_or_clone).collect())
+    }
+}
+
+/// A lock is poisoned if an operation panicked half-way: what it guards cannot be trusted any more.
+fn read<T>(lock: &RwLock<T>) -> Result<RwLockReadGuard<'_, T>, LedgerError> {
+    lock.read().map_err(|_| LedgerError::Closed)
+}
+
+fn write<T>(lock: &RwLock<T>) -> Result<RwLockWriteGuard<'_, T>, LedgerError> {
+    lock.write().map_err(|_| LedgerError::Closed)
+}
+
+impl Ledger for MemoryLedger {
+    fn insert(&self, events: Vec<SyncEvent>) -> LedgerFuture<'_, Vec<Insertion>> {
+        let outcome = write(&self.shelf).map(|mut shelf| {
+            let Ok(outcomes) = admit(&mut *shelf, &self.retention, events);
+            outcomes
+        });
+        ready(outcome).boxed()
+    }
+
+    fn page(&self, filter: EventFilter, after: Cursor, limit: usize) -> LedgerFuture<'_, Vec<SyncEvent>> {
+        let page = self.select(|shelf| -> Vec<_> {
+            shelf
+                .after(&after)
+                .filter(|event| filter.matches(event))
+                .take(limit)
+                .cloned()
+                .collect()
+        });
+        ready(page).boxed()
+    }
+
+    fn recent(&self, filter: EventFilter, limit: usize) -> LedgerFuture<'_, Vec<SyncEvent>> {
+        let recent = self.select(|shelf| -> Vec<_> {
+            shelf
+                .after(&Cursor::START)
+                .rev()
+                .filter(|event| filter.matches(event))
+                .take(limit)
+                .cloned()
+                .collect()
+        });
+        ready(recent).boxed()
+    }
+
+    fn slice(&self, filter: EventFilter, slice: Slice) -> LedgerFuture<'_, Vec<SyncEvent>> {
+        let selected = self.select(|shelf| {
+            let mut selected: Vec<_> = shelf
+                .after(&slice.start())
+                .filter(|event| filter.matches(event))
+                .skip(slice.slice_index)
+                .step_by(slice.slice_total.max(1))
+                .cloned()
+                .collect();
+            selected.split_off(selected.len().saturating_sub(slice.limit))
+        });
+        ready(selected).boxed()
+    }
+
+    fn sample(&self, filter: EventFilter, sample: Sample) -> LedgerFuture<'_, Vec<SyncEvent>> {
+        let drawn = self.select(|shelf| -> Vec<_> {
+            let mut sampler = Sampler::new(sample.size, sample.seed);
+            for (place, event) in shelf.arrivals().filter(|(_, event)| filter.matches(event)) {
+                if is_critical(event) {
+                    sampler.offer_critical(place.clone());
+                } else {
+                    let weight = sample_weight(event, &sample.responder, sample.now);
+                    sampler.offer(weight, || place.clone());
+                }
+            }
+            let drawn = sampler.finish();
+            drawn.iter().filter_map(|place| shelf.get(place)).collect()
+        });
+        ready(drawn).boxed()
+    }
+
+    fn since(&self, since: UnixNanos, limit: usize) -> LedgerFuture<'_, Vec<SyncEvent>> {
+        ready(self.select(|shelf| shelf.last_arrivals(since, limit))).boxed()
+    }
+
+    fn checkpoints(&self, limit: usize, offset: usize) -> LedgerFuture<'_, (Vec<SyncEvent>, usize)> {
+        let mut total = 0;
+        let checkpoints = self.select(|shelf| -> Vec<_> {
+            total = shelf.checkpoints().len();
+            shelf.checkpoints().skip(offset).take(limit).collect()
+        });
+        ready(checkpoints.map(|checkpoints| (checkpoints, total))).boxed()
+    }
+
+    fn count(&self) -> LedgerFuture<'_, usize> {
+        ready(read(&self.shelf).map(|shelf| super::admission::Shelf::count(&*shelf))).boxed()
+    }
+
+    fn store_key(&self, key: PinnedKey) -> LedgerFuture<'_, ()> {
+        let stored = write(&self.keys).map(|mut keys| {
+            keys.insert(key.name.clone(), key);
+        });
+        ready(stored).boxed()
+    }
+
+    fn keys(&self) -> LedgerFuture<'_, Vec<PinnedKey>> {
+        ready(read(&self.keys).map(|keys| keys.values().cloned().collect())).boxed()
+    }
+
+    fn store_cursor(&self, peer: String, cursor: Cursor) -> LedgerFuture<'_, ()> {
+        let stored = write(&self.cursors).map(|mut cursors| {
+            cursors.insert(peer, cursor);
+        });
+        ready(stored).boxed()
+    }
+
+    fn cursor(&self, peer: String) -> LedgerFuture<'_, Option<Cursor>> {
+        ready(read(&self.cursors).map(|cursors| cursors.get(&peer).cloned())).boxed()
+    }
+}
