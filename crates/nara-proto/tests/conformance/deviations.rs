@@ -43,6 +43,7 @@ const REFUSED: &[(&str, Option<&str>)] = &[
     ("status", Some("401")),
     ("error", None),
     ("body", None),
+    ("response_body", None),
 ];
 
 /// All rules.
@@ -91,6 +92,7 @@ pub(crate) const RULES: &[Rule] = &[
 fn is_header_verdict(case: &Case<'_>) -> bool {
     let verdict = match case.file() {
         "request_auth.json" => true,
+        "http.json" => case.peek("status").is_some(),
         "response_auth.json" => case.peek("expect").is_some_and(|expect| expect == "valid"),
         _ => false,
     };
@@ -101,8 +103,9 @@ fn is_header_verdict(case: &Case<'_>) -> bool {
 }
 
 fn headers<'a>(case: &Case<'a>) -> Option<&'a Map<String, Value>> {
-    case.peek("headers")
-        .or_else(|| case.peek("received_headers"))?
+    ["headers", "received_headers", "request_headers"]
+        .iter()
+        .find_map(|field| case.peek(field))?
         .as_object()
 }
 
