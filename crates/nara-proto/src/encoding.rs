@@ -16,9 +16,15 @@ const LENIENT: GeneralPurpose = GeneralPurpose::new(
 );
 
 /// A text that is not the base64 it should be.
+///
+/// Its text is part of some HTTP bodies, so it is the one of the naras already out there (wire facts, sections
+/// 7.6 and 7.10).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not standard base64 with padding")]
-pub struct InvalidBase64;
+#[error("illegal base64 data at input byte {at}")]
+pub struct InvalidBase64 {
+    /// Where reading gave up. An incomplete last group counts from its beginning.
+    pub at: usize,
+}
 
 /// Encodes bytes as standard base64 with padding (wire facts, notation).
 pub fn base64_encode(bytes: &[u8]) -> String {
@@ -33,7 +39,7 @@ pub fn base64_encode(bytes: &[u8]) -> String {
 /// # Errors
 /// [`InvalidBase64`] for any other text.
 pub fn base64_decode_canonical(text: &[u8]) -> Result<Vec<u8>, InvalidBase64> {
-    STRICT.decode(text).map_err(|_| InvalidBase64)
+    STRICT.decode(text).map_err(|_| fault(text))
 }
 
 /// Decodes standard base64 with padding as the naras already out there do: carriage returns and line feeds
@@ -42,15 +48,54 @@ pub fn base64_decode_canonical(text: &[u8]) -> Result<Vec<u8>, InvalidBase64> {
 /// # Errors
 /// [`InvalidBase64`] for missing padding, the URL-safe alphabet, or any other character.
 pub fn base64_decode_lenient(text: &[u8]) -> Result<Vec<u8>, InvalidBase64> {
-    if text.iter().any(|byte| matches!(byte, b'\r' | b'\n')) {
-        let text: Vec<u8> = text
+    let decoded = if text.iter().any(|&byte| is_line_break(byte)) {
+        let joined: Vec<u8> = text
             .iter()
             .copied()
-            .filter(|byte| !matches!(byte, b'\r' | b'\n'))
+            .filter(|&byte| !is_line_break(byte))
             .collect();
-        return LENIENT.decode(text).map_err(|_| InvalidBase64);
+        LENIENT.decode(joined)
+    } else {
+        LENIENT.decode(text)
+    };
+    decoded.map_err(|_| fault(text))
+}
+
+const fn is_line_break(byte: u8) -> bool {
+    matches!(byte, b'\r' | b'\n')
+}
+
+/// Finds where the naras already out there stop reading a text that is not base64. One that only a stricter
+/// reader refuses is at fault in its last character.
+fn fault(text: &[u8]) -> InvalidBase64 {
+    let mut in_group = 0;
+    let mut rest = text
+        .iter()
+        .copied()
+        .enumerate()
+        .filter(|&(_, byte)| !is_line_break(byte));
+    while let Some((at, byte)) = rest.next() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/') {
+            in_group = (in_group + 1) % 4;
+            continue;
+        }
+        // Padding may only stand for the last one or two characters of a group.
+        if byte != b'=' || in_group < 2 {
+            return InvalidBase64 { at };
+        }
+        if in_group == 2 {
+            match rest.next() {
+                Some((_, b'=')) => {}
+                Some((next, _)) => return InvalidBase64 { at: next - 1 },
+                None => return InvalidBase64 { at: text.len() },
+            }
+        }
+        let at = rest.next().map_or(at, |(trailing, _)| trailing);
+        return InvalidBase64 { at };
     }
-    LENIENT.decode(text).map_err(|_| InvalidBase64)
+    InvalidBase64 {
+        at: text.len() - in_group,
+    }
 }
 
 #[cfg(test)]
@@ -60,11 +105,26 @@ mod tests {
     #[test]
     fn canonical_decoding_refuses_a_second_spelling() {
         assert_eq!(base64_decode_canonical(b"/w=="), Ok(vec![0xff]));
-        assert_eq!(base64_decode_canonical(b"/x=="), Err(InvalidBase64));
+        assert_eq!(base64_decode_canonical(b"/x=="), Err(InvalidBase64 { at: 2 }));
         assert_eq!(base64_decode_lenient(b"/x=="), Ok(vec![0xff]));
         assert_eq!(base64_decode_lenient(b"/\r\nw=\n="), Ok(vec![0xff]));
-        for bad in [&b"/w"[..], b"_w==", b"/w==x", b"/ w=="] {
-            assert_eq!(base64_decode_lenient(bad), Err(InvalidBase64));
+    }
+
+    #[test]
+    fn a_refusal_names_the_byte_that_other_naras_name() {
+        for (bad, at) in [
+            (&b"***"[..], 0),
+            (b"_w==", 0),
+            (b"AQ\nID/ w==", 6),
+            (b"/w", 0),
+            (b"AQIDA", 4),
+            (b"A===", 1),
+            (b"/w=", 3),
+            (b"/w=x", 2),
+            (b"/w==x", 4),
+            (b"/w8=\n=", 5),
+        ] {
+            assert_eq!(base64_decode_lenient(bad), Err(InvalidBase64 { at }), "{bad:?}");
         }
     }
 }

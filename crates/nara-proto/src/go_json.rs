@@ -7,8 +7,8 @@
 //! leaves the zero value, broken UTF-8 becomes U+FFFD. Integers stay strict.
 //!
 //! A message is declared once, with the [`wire_struct!`](crate::wire_struct) macro, which gives it both
-//! directions. There is one deliberate difference: nesting deeper than 128 levels is refused here and
-//! accepted up to 10,000 levels there; no message nests deeper than five.
+//! directions. What is refused here and accepted there: nesting deeper than 128 levels (no message nests deeper
+//! than five), and `-0` as an integer.
 
 mod field;
 mod formatter;
@@ -23,7 +23,10 @@ pub use formatter::{float, one_decimal};
 pub use record::{FieldName, merge_struct};
 pub use timestamp::{InvalidTimestamp, Timestamp};
 
-use serde::Serialize;
+use std::borrow::Cow;
+
+use serde::de::IgnoredAny;
+use serde::{Deserialize as _, Serialize};
 
 /// A text that is not the JSON it should be.
 #[derive(Debug, thiserror::Error)]
@@ -62,10 +65,7 @@ pub fn to_body<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
 /// # Errors
 /// [`JsonError`] if there is no complete JSON value, or it has a value of the wrong type.
 pub fn from_slice<T: Merge>(json: &[u8]) -> Result<T, JsonError> {
-    let mut deserializer = serde_json::Deserializer::from_slice(json);
-    let mut value = T::default();
-    value.merge(&mut deserializer)?;
-    Ok(value)
+    read(json, false)
 }
 
 /// Reads `json` as exactly one JSON value: bytes other than white space behind it are an error
@@ -74,11 +74,36 @@ pub fn from_slice<T: Merge>(json: &[u8]) -> Result<T, JsonError> {
 /// # Errors
 /// As [`from_slice`], and for trailing bytes.
 pub fn from_slice_exact<T: Merge>(json: &[u8]) -> Result<T, JsonError> {
-    let mut deserializer = serde_json::Deserializer::from_slice(json);
+    read(json, true)
+}
+
+fn read<T: Merge>(json: &[u8], exact: bool) -> Result<T, JsonError> {
+    let json = repair_utf8(json);
+    if json.trim_ascii_end().bytes().any(|byte| byte < b' ') {
+        // Inside a string these bytes are an error, which serde_json does not notice where it reads a text as
+        // bytes, as ours are read, but where it skips one.
+        IgnoredAny::deserialize(&mut serde_json::Deserializer::from_str(&json))?;
+    }
+    let mut deserializer = serde_json::Deserializer::from_str(&json);
     let mut value = T::default();
     value.merge(&mut deserializer)?;
-    deserializer.end()?;
+    if exact {
+        deserializer.end()?;
+    }
     Ok(value)
+}
+
+/// Replaces each byte that is not part of UTF-8 with U+FFFD. Broken bytes outside of strings stay errors.
+fn repair_utf8(json: &[u8]) -> Cow<'_, str> {
+    if let Ok(text) = std::str::from_utf8(json) {
+        return Cow::Borrowed(text);
+    }
+    let mut text = String::with_capacity(json.len() + 16);
+    for chunk in json.utf8_chunks() {
+        text.push_str(chunk.valid());
+        text.extend(chunk.invalid().iter().map(|_| char::REPLACEMENT_CHARACTER));
+    }
+    Cow::Owned(text)
 }
 
 #[cfg(test)]

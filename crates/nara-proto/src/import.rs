@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
+use crate::encoding::{InvalidBase64, base64_decode_lenient};
 use crate::event::SyncEvent;
 use crate::identity::{KeyPair, PublicKey, Signature};
-use crate::time::{UnixMillis, UnixSeconds};
+use crate::time::{UnixMillis, UnixSeconds, go_duration};
 use crate::wire_struct;
 
 /// How far the time of an import request may lie from now, either way.
@@ -40,7 +41,7 @@ wire_struct! {
     }
 }
 
-/// Why an import request is refused.
+/// Why an import request is refused. `Display` is the reason that the peer is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ImportError {
@@ -48,11 +49,16 @@ pub enum ImportError {
     #[error("signature verification failed")]
     BadSignature,
     /// The signature is not base64.
-    #[error("invalid signature encoding")]
-    Encoding,
+    #[error("invalid signature encoding: {0}")]
+    Encoding(InvalidBase64),
     /// Too old, or from the future.
-    #[error("timestamp too old or in future: the request differs by {} s", .0.as_secs())]
-    Stale(Duration),
+    #[error("timestamp too old or in future: {}", go_duration(*.by, *.ahead))]
+    Stale {
+        /// How far the two clocks are apart.
+        by: Duration,
+        /// Whether the request comes from the future of the receiver.
+        ahead: bool,
+    },
 }
 
 impl ImportRequest {
@@ -91,12 +97,15 @@ impl ImportRequest {
     /// # Errors
     /// [`ImportError`] says what is wrong.
     pub fn verify(&self, own: &PublicKey, now: UnixMillis) -> Result<(), ImportError> {
-        let skew = now.abs_diff(self.ts.to_millis());
-        if skew > IMPORT_WINDOW {
-            return Err(ImportError::Stale(skew));
+        let made = self.ts.to_millis();
+        let by = now.abs_diff(made);
+        if by > IMPORT_WINDOW {
+            return Err(ImportError::Stale {
+                by,
+                ahead: made > now,
+            });
         }
-        let bytes =
-            crate::encoding::base64_decode_lenient(self.sig.as_bytes()).map_err(|_| ImportError::Encoding)?;
+        let bytes = base64_decode_lenient(self.sig.as_bytes()).map_err(ImportError::Encoding)?;
         let signature = Signature::from_bytes(bytes.try_into().map_err(|_| ImportError::BadSignature)?);
         own.verify(&self.digest(), &signature)
             .map_err(|_| ImportError::BadSignature)

@@ -104,9 +104,74 @@ impl UnixNanos {
     }
 }
 
+/// A duration as the naras already out there print it, for the reasons that go into HTTP bodies (wire facts,
+/// section 4.3): `1h0m0s`, `-5m1.25s`, `30.001s`, `1.5ms`. Like theirs it ends at 2^63 nanoseconds, about 292
+/// years.
+///
+/// ```
+/// # use std::time::Duration;
+/// assert_eq!(nara_proto::time::go_duration(Duration::from_millis(30_001), false), "30.001s");
+/// ```
+pub fn go_duration(magnitude: Duration, negative: bool) -> String {
+    let limit = i64::MAX.unsigned_abs() + u64::from(negative);
+    let nanos = u64::try_from(magnitude.as_nanos()).unwrap_or(limit).min(limit);
+    let text = match nanos {
+        0 => return "0s".to_owned(),
+        1..1_000 => format!("{nanos}ns"),
+        1_000..1_000_000 => format!("{}µs", decimal(nanos, 1_000)),
+        1_000_000..NANOS => format!("{}ms", decimal(nanos, 1_000_000)),
+        _ => {
+            let (minutes, seconds) = (nanos / (60 * NANOS), decimal(nanos % (60 * NANOS), NANOS));
+            match (minutes / 60, minutes % 60) {
+                (0, 0) => format!("{seconds}s"),
+                (0, minutes) => format!("{minutes}m{seconds}s"),
+                (hours, minutes) => format!("{hours}h{minutes}m{seconds}s"),
+            }
+        }
+    };
+    if negative { format!("-{text}") } else { text }
+}
+
+const NANOS: u64 = 1_000_000_000;
+
+/// `value / unit` in decimal, exactly, without trailing zeros. `unit` is a power of ten.
+fn decimal(value: u64, unit: u64) -> String {
+    let (whole, fraction) = (value / unit, value % unit);
+    if fraction == 0 {
+        return whole.to_string();
+    }
+    let width = unit.ilog10() as usize;
+    let fraction = format!("{fraction:0width$}");
+    format!("{whole}.{}", fraction.trim_end_matches('0'))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn durations_print_as_other_naras_print_them() {
+        for (nanos, text) in [
+            (0, "0s"),
+            (1, "1ns"),
+            (1_100, "1.1µs"),
+            (1_500_000, "1.5ms"),
+            (2_000_000, "2ms"),
+            (1_000_000_000, "1s"),
+            (30_001_000_000, "30.001s"),
+            (60_000_000_000, "1m0s"),
+            (301_250_000_000, "5m1.25s"),
+            (1_800_000_000_000, "30m0s"),
+            (3_600_000_000_000, "1h0m0s"),
+            (90_061_000_000_001, "25h1m1.000000001s"),
+        ] {
+            assert_eq!(go_duration(Duration::from_nanos(nanos), false), text);
+        }
+        assert_eq!(go_duration(Duration::from_secs(3_600), true), "-1h0m0s");
+        assert_eq!(go_duration(Duration::ZERO, true), "0s");
+        assert_eq!(go_duration(Duration::MAX, false), "2562047h47m16.854775807s");
+        assert_eq!(go_duration(Duration::MAX, true), "-2562047h47m16.854775808s");
+    }
 
     #[test]
     fn conversions_round_towards_the_past() {

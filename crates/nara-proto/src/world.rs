@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::ser::SerializeStruct as _;
 use sha2::{Digest as _, Sha256};
 
+use crate::encoding::{InvalidBase64, base64_decode_lenient, base64_encode};
 use crate::go_json;
 use crate::identity::{KeyPair, PublicKey, Signature};
 use crate::time::{UnixNanos, UnixSeconds};
@@ -44,7 +45,7 @@ wire_struct! {
     }
 }
 
-/// A chain of hops that does not verify.
+/// A chain of hops that does not verify. `Display` is the reason that the peer is told.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ChainError {
@@ -57,10 +58,12 @@ pub enum ChainError {
         hop: usize,
     },
     /// A signature is not base64.
-    #[error("invalid signature encoding for {nara}")]
+    #[error("invalid signature encoding for {nara}: {fault}")]
     Encoding {
         /// The name in the hop.
         nara: String,
+        /// What is wrong with it.
+        fault: InvalidBase64,
     },
     /// The key of a nara in the chain is not known.
     #[error("unknown public key for {nara}")]
@@ -84,7 +87,7 @@ impl WorldMessage {
     /// The id of a message: base64 of 16 bytes of a hash over originator, text and start time.
     pub fn derive_id(originator: &str, message: &str, start: UnixNanos) -> String {
         let digest = Sha256::digest(format!("{originator}:{message}:{start}"));
-        crate::encoding::base64_encode(&digest[..16])
+        base64_encode(&digest[..16])
     }
 
     /// The hops; none if the list is absent.
@@ -131,8 +134,8 @@ impl WorldMessage {
         for (index, hop) in self.hops().iter().enumerate() {
             let nara = || hop.nara.clone();
             let key = key_of(&hop.nara).ok_or_else(|| ChainError::UnknownKey { nara: nara() })?;
-            let bytes = crate::encoding::base64_decode_lenient(hop.signature.as_bytes())
-                .map_err(|_| ChainError::Encoding { nara: nara() })?;
+            let bytes = base64_decode_lenient(hop.signature.as_bytes())
+                .map_err(|fault| ChainError::Encoding { nara: nara(), fault })?;
             let bad = || ChainError::BadSignature {
                 nara: nara(),
                 hop: index,

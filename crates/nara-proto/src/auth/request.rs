@@ -7,7 +7,7 @@ use percent_encoding::percent_decode_str;
 use super::FRESHNESS_WINDOW;
 use super::headers::{HeaderError, Headers};
 use crate::identity::{InvalidName, InvalidSignature, KeyPair, NaraName, PublicKey, Signature};
-use crate::time::UnixMillis;
+use crate::time::{UnixMillis, go_duration};
 
 /// The authentication of one request: who claims to send it, when, and the signature that proves it.
 ///
@@ -29,7 +29,7 @@ pub enum RequestAuthError {
     #[error("replayed request")]
     Replayed,
     /// The time of the request is not within the window.
-    #[error("timestamp too old or in future: {}{:?}", if *.ahead { "-" } else { "" }, .by)]
+    #[error("timestamp too old or in future: {}", go_duration(*.by, *.ahead))]
     Stale {
         /// How far the two clocks are apart.
         by: Duration,

@@ -72,35 +72,17 @@ trait NullOr: Sized {
     fn value<'de, D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error>;
 }
 
-/// Go turns broken UTF-8 and lone surrogate escapes into U+FFFD. serde_json hands a lone surrogate over as
-/// the three bytes it would have in a generalised UTF-8; that sequence counts as one character.
-fn lossy(bytes: &[u8]) -> String {
-    match std::str::from_utf8(bytes) {
-        Ok(text) => text.to_owned(),
-        Err(_) => {
-            let mut text = String::with_capacity(bytes.len());
-            let mut rest = bytes;
-            while !rest.is_empty() {
-                match std::str::from_utf8(rest) {
-                    Ok(valid) => {
-                        text.push_str(valid);
-                        break;
-                    }
-                    Err(error) => {
-                        let (valid, broken) = rest.split_at(error.valid_up_to());
-                        text.push_str(std::str::from_utf8(valid).unwrap_or_default());
-                        text.push(char::REPLACEMENT_CHARACTER);
-                        let surrogate = broken.len() >= 3
-                            && broken[0] == 0xed
-                            && (0xa0..=0xbf).contains(&broken[1])
-                            && (0x80..=0xbf).contains(&broken[2]);
-                        rest = &broken[if surrogate { 3 } else { 1 }..];
-                    }
-                }
-            }
-            text
+/// Go turns lone surrogate escapes into U+FFFD. serde_json hands one over as the three bytes that it would have
+/// in a generalised UTF-8: ED, A0 to BF, 80 to BF.
+fn replace_surrogates(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(chunk.valid());
+        if chunk.invalid().first() == Some(&0xed) {
+            text.push(char::REPLACEMENT_CHARACTER);
         }
     }
+    text
 }
 
 impl NullOr for &mut String {
@@ -120,12 +102,12 @@ impl NullOr for &mut String {
             }
 
             fn visit_bytes<E>(self, bytes: &[u8]) -> Result<(), E> {
-                *self.0 = lossy(bytes);
+                *self.0 = replace_surrogates(bytes);
                 Ok(())
             }
         }
 
-        // As bytes, because serde_json checks UTF-8 and surrogates only for `deserialize_str`.
+        // As bytes, because serde_json refuses lone surrogates only for `deserialize_str`.
         deserializer.deserialize_bytes(TextVisitor(self))
     }
 }

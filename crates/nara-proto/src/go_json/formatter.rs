@@ -41,23 +41,52 @@ impl Formatter for GoFormatter {
     }
 }
 
-/// A finite float as Go's JSON encoder prints it: shortest digits that read back the same, plain notation
-/// for magnitudes from 1e-6 up to 1e21, otherwise an exponent with its sign.
+/// A finite float as Go's JSON encoder prints it: shortest digits that read back the same, of those the ones
+/// closest to the exact value, ties to even; plain notation for magnitudes from 1e-6 up to 1e21, otherwise an
+/// exponent with its sign.
 ///
 /// ```
 /// assert_eq!(nara_proto::go_json::float(1e21), "1e+21");
 /// assert_eq!(nara_proto::go_json::float(0.00001), "0.00001");
+/// assert_eq!(nara_proto::go_json::float(1e15 + 0.25), "1000000000000000.2");
 /// ```
 pub fn float(value: f64) -> String {
+    let sign = if value.is_sign_negative() { "-" } else { "" };
     let magnitude = value.abs();
-    if magnitude != 0.0 && !(1e-6..1e21).contains(&magnitude) {
-        let text = format!("{value:e}");
-        return match text.split_once('e') {
-            Some((digits, exponent)) if !exponent.starts_with('-') => format!("{digits}e+{exponent}"),
-            _ => text,
-        };
+    if magnitude == 0.0 {
+        return format!("{sign}0");
     }
-    format!("{value}")
+    let (digits, point) = shortest(magnitude);
+    if !(1e-6..1e21).contains(&magnitude) {
+        let (first, rest) = digits.split_at(1);
+        let dot = if rest.is_empty() { "" } else { "." };
+        return format!("{sign}{first}{dot}{rest}e{:+}", point - 1);
+    }
+    let Ok(point) = usize::try_from(point) else {
+        return format!("{sign}0.{}{digits}", "0".repeat(point.unsigned_abs() as usize));
+    };
+    match digits.split_at_checked(point) {
+        Some(("", fraction)) => format!("{sign}0.{fraction}"),
+        Some((whole, fraction)) if !fraction.is_empty() => format!("{sign}{whole}.{fraction}"),
+        _ => format!("{sign}{digits:0<point$}"),
+    }
+}
+
+/// The shortest digits of a positive float, without zeros at either end, and where the decimal point stands
+/// in them: `(12, 1)` is 1.2, `(12, -1)` is 0.012.
+///
+/// The digits that the standard library prints differ in exact ties, which it rounds up.
+fn shortest(magnitude: f64) -> (String, i32) {
+    let mut buffer = zmij::Buffer::new();
+    let text = buffer.format_finite(magnitude);
+    let (mantissa, exponent) = text.split_once('e').unwrap_or((text, "0"));
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let all = [whole, fraction].concat();
+    let digits = all.trim_start_matches('0');
+    let leading = all.len() - digits.len();
+    let exponent: i32 = exponent.parse().expect("a printed exponent is a small integer");
+    let point = exponent + whole.len() as i32 - leading as i32;
+    (digits.trim_end_matches('0').to_owned(), point)
 }
 
 /// A float with exactly one decimal, correctly rounded from its exact binary value, exact ties to even:

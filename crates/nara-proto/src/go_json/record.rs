@@ -174,7 +174,7 @@ impl<'de> DeserializeSeed<'de> for FieldName {
     type Value = Option<usize>;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        // As bytes, because serde_json checks UTF-8 only for `deserialize_str`.
+        // As bytes, because serde_json refuses lone surrogates only for `deserialize_str`.
         deserializer.deserialize_bytes(self)
     }
 }

@@ -1,6 +1,7 @@
 #![expect(unreachable_pub, reason = "`wire_struct!` declares public types")]
 
 use super::*;
+use crate::time::UnixNanos;
 use crate::wire_struct;
 
 wire_struct! {
@@ -87,6 +88,27 @@ fn broken_text_becomes_replacement_characters() {
     assert_eq!(name(br#"{"name":"\ud800x"}"#), "\u{fffd}x");
     assert_eq!(name(br#"{"name":"\ud800\ud800\udc00"}"#), "\u{fffd}\u{10000}");
     assert_eq!(name(b"{\"\xff\":1,\"name\":\"y\"}"), "y");
+    // The bytes of a surrogate are three broken bytes; its escape is one broken character.
+    assert_eq!(
+        name(b"{\"name\":\"\xed\xa0\x80\\udfff\"}"),
+        "\u{fffd}\u{fffd}\u{fffd}\u{fffd}"
+    );
+    assert_eq!(name(b"{\"name\":\"\xf0\x9f\xa6\"}"), "\u{fffd}\u{fffd}\u{fffd}");
+    assert!(from_slice::<Outer>(b"{\"name\":\"y\"\xff}").is_err());
+}
+
+#[test]
+fn bare_control_characters_are_an_error_inside_strings_only() {
+    for bad in [
+        "{\"name\":\"a\nb\"}",
+        "{\"name\":\"\\n\u{1}\"}",
+        "{\"na\tme\":\"\"}",
+        "{\"unknown\":\"\r\"}",
+    ] {
+        assert!(outer(bad).is_err(), "{bad:?}");
+    }
+    assert_eq!(outer("\n{\t\"name\" :\r\"a\\nb\"}\n").unwrap().name, "a\nb");
+    assert_eq!(outer("{\"name\":\"a\"} \"\n\" \u{1}").unwrap().name, "a");
 }
 
 #[test]
@@ -107,9 +129,14 @@ fn timestamps_have_one_spelling() {
             "2026-01-22T23:10:56.123456789-02:30",
         ),
         ("0000-02-29T00:00:00Z", "0000-02-29T00:00:00Z"),
+        ("2026-01-22T23:10:56-00:00", "2026-01-22T23:10:56Z"),
+        ("2026-01-22T23:10:56,5Z", "2026-01-22T23:10:56.5Z"),
     ] {
         assert_eq!(Timestamp::parse(text).unwrap().to_string(), again);
     }
+    let with_offset = |seconds| Timestamp::new(UnixNanos::new(0), seconds).unwrap().to_string();
+    assert_eq!(with_offset(-30), "1969-12-31T23:59:30+00:00");
+    assert_eq!(with_offset(-5_430), "1969-12-31T22:29:30-01:30");
     for bad in [
         "2026-01-22t23:10:56Z",
         "2026-01-22T23:10:56z",
@@ -117,7 +144,6 @@ fn timestamps_have_one_spelling() {
         "2026-01-22T23:10Z",
         "2026-01-22T23:10:60Z",
         "2026-01-22T23:10:56.Z",
-        "2026-01-22T23:10:56,5Z",
         "2026-02-30T23:10:56Z",
         "2026-01-22T24:00:00Z",
         "2026-01-22T23:10:56+24:00",

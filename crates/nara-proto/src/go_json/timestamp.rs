@@ -42,8 +42,9 @@ impl Timestamp {
             .map(UnixNanos::new)
     }
 
-    /// Parses the strict RFC 3339 form: upper-case `T` and `Z`, two-digit fields, seconds present and at
-    /// most 59, an offset below 24 hours. Digits of the fraction beyond the ninth are cut.
+    /// Parses the RFC 3339 form as the naras already out there do: upper-case `T` and `Z`, two-digit fields,
+    /// seconds present and at most 59, an offset below 24 hours. A comma may begin the fraction; its digits
+    /// beyond the ninth are cut.
     ///
     /// # Errors
     /// [`InvalidTimestamp`] for every other text.
@@ -70,7 +71,7 @@ impl Timestamp {
         ];
 
         let mut nanos = 0;
-        if let Some(fraction) = rest.strip_prefix(b".") {
+        if let [b'.' | b',', fraction @ ..] = rest {
             let len = fraction.iter().take_while(|byte| byte.is_ascii_digit()).count();
             if len == 0 {
                 return None;
@@ -138,18 +139,14 @@ impl fmt::Display for Timestamp {
             let fraction = format!("{:09}", time.nanosecond());
             write!(f, ".{}", fraction.trim_end_matches('0'))?;
         }
-        let offset = time.offset();
-        if offset.whole_minutes() == 0 {
+        if time.offset().is_utc() {
             return f.write_str("Z");
         }
-        let sign = if offset.is_negative() { '-' } else { '+' };
-        let (hours, minutes, _) = offset.as_hms();
-        write!(
-            f,
-            "{sign}{:02}:{:02}",
-            hours.unsigned_abs(),
-            minutes.unsigned_abs()
-        )
+        // Seconds of an offset are cut, and `-00:00` is not written.
+        let minutes = time.offset().whole_minutes();
+        let sign = if minutes < 0 { '-' } else { '+' };
+        let minutes = minutes.unsigned_abs();
+        write!(f, "{sign}{:02}:{:02}", minutes / 60, minutes % 60)
     }
 }
 
