@@ -42,7 +42,9 @@ async fn ledger(len: usize) -> Result<(f64, f64), Box<dyn std::error::Error>> {
     let ledger = SqliteLedger::open(&folder.path().join("ledger.db"), RetentionPolicy::unlimited())?;
     let start = Instant::now();
     for first in (0..len).step_by(5000) {
-        ledger.insert((first..len.min(first + 5000)).map(event).collect()).await?;
+        ledger
+            .insert((first..len.min(first + 5000)).map(event).collect())
+            .await?;
     }
     let insert_per_s = len as f64 / start.elapsed().as_secs_f64();
 
@@ -81,7 +83,9 @@ fn event(n: usize) -> SyncEvent {
 /// Nanoseconds of a look-up by id among `len` peers, and the resident memory that each takes.
 fn registry(len: u32) -> Result<(f64, f64), Box<dyn std::error::Error>> {
     let keypair = KeyPair::from_soul(&Soul::bond([1; 32], "bench"));
-    let ids: Vec<NaraId> = (0..len).map(|n| NaraId::derive(&Soul::bond([0; 32], "x"), &n.to_string())).collect();
+    let ids: Vec<NaraId> = (0..len)
+        .map(|n| NaraId::derive(&Soul::bond([0; 32], "x"), &n.to_string()))
+        .collect();
     let before = resident_bytes()?;
     let registry = PeerRegistry::default();
     for (n, id) in ids.iter().enumerate() {
@@ -115,7 +119,11 @@ fn registry(len: u32) -> Result<(f64, f64), Box<dyn std::error::Error>> {
 /// Resident memory of this process (Linux: second field of `/proc/self/statm`, in pages of 4 KiB).
 fn resident_bytes() -> Result<u64, Box<dyn std::error::Error>> {
     let statm = std::fs::read_to_string("/proc/self/statm")?;
-    let pages: u64 = statm.split_whitespace().nth(1).ok_or("statm has no second field")?.parse()?;
+    let pages: u64 = statm
+        .split_whitespace()
+        .nth(1)
+        .ok_or("statm has no second field")?
+        .parse()?;
     Ok(pages * 4096)
 }
 
@@ -125,7 +133,15 @@ fn replay(len: i64) -> Result<f64, Box<dyn std::error::Error>> {
     let name = "bench".parse()?;
     let now = UnixMillis::new(1_769_100_000_000);
     let requests: Vec<_> = (0..len)
-        .map(|n| RequestAuth::sign(&keypair, &name, UnixMillis::new(now.get() + n / 4), &n.to_string(), "/dm"))
+        .map(|n| {
+            RequestAuth::sign(
+                &keypair,
+                &name,
+                UnixMillis::new(now.get() + n / 4),
+                &n.to_string(),
+                "/dm",
+            )
+        })
         .collect();
     let mut cache = ReplayCache::new(usize::try_from(len)?);
     let source = IpAddr::V4(Ipv4Addr::LOCALHOST);

@@ -50,7 +50,10 @@ pub(crate) fn measure(page: &Path, rounds: u32, cores: &str) -> Result<Value, Bo
 fn verify(events: &[SyncEvent], keys: &Keys, threads: usize) -> usize {
     let verified = |events: &[SyncEvent]| {
         let verdicts = verify_events(events, keys, random());
-        verdicts.iter().filter(|verdict| **verdict == Ok(EventTrust::Verified)).count()
+        verdicts
+            .iter()
+            .filter(|verdict| **verdict == Ok(EventTrust::Verified))
+            .count()
     };
     if threads == 1 {
         return verified(events);
