@@ -37,6 +37,7 @@ mod messages;
 mod pool;
 mod query;
 mod replies;
+mod subscribe;
 mod verified;
 mod verify;
 
@@ -45,6 +46,9 @@ pub use builder::{KeyTrust, MeshClientBuilder};
 pub use error::ClientError;
 pub use fan_out::fan_out;
 pub use replies::PendingReplies;
+pub use subscribe::{
+    ReconnectPolicy, StreamError, StreamProblem, StreamState, SubscribeOptions, Subscription, VerifiedEvent,
+};
 pub use verified::{
     CheckedEvent, CheckedEvents, Checkpoints, DiscoveredKey, FoundPeer, PingReport, RefusedEvent, SyncEvents,
     SyncPage, Verification, Verified, ZineEvents,
