@@ -38,6 +38,7 @@ mod pool;
 mod query;
 mod replies;
 mod verified;
+mod verify;
 
 pub use address::{AddressLookup, AddressOverrides, InvalidBaseUrl, PeerRef};
 pub use builder::{KeyTrust, MeshClientBuilder};
@@ -177,7 +178,8 @@ impl MeshClient {
     where
         E::Response: 'static,
     {
-        let answer = self.exchange::<E>(&peer.into(), request, options).await?;
+        let deadline = self.deadline(options);
+        let answer = self.exchange::<E>(&peer.into(), request, deadline).await?;
         Ok(Verified::new(answer.value, answer.verification))
     }
 
