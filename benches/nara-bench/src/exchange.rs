@@ -13,7 +13,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use nara_mesh::client::MeshClient;
 use nara_mesh::identity::LocalNara;
-use nara_mesh::ledger::{MemoryLedger, RetentionPolicy};
+use nara_mesh::ledger::MemoryLedger;
 use nara_mesh::registry::PeerRegistry;
 use nara_mesh::server::MeshServer;
 use nara_proto::go_json;
@@ -55,28 +55,31 @@ struct Signed {
 
 impl Signed {
     async fn start() -> Result<Self, Error> {
-        let nara = |seed, name: &str| LocalNara::new(&Soul::bond([seed; 32], name), name.parse().expect("a name"));
+        let nara =
+            |seed, name: &str| LocalNara::new(&Soul::bond([seed; 32], name), name.parse().expect("a name"));
         let (alice, bob) = (nara(1, "alice")?, nara(2, "bob")?);
         let registry = PeerRegistry::default();
         registry.pin(crate::store::configured(&alice))?;
-        let ledger = Arc::new(MemoryLedger::new(RetentionPolicy::unlimited()));
+        let ledger = Arc::new(MemoryLedger::new());
         let running = MeshServer::builder(bob.clone(), ledger)
             .registry(registry)
             .serve(SocketAddr::from(([127, 0, 0, 1], 0)))
             .await?;
         let client = MeshClient::builder(alice).build();
+        client.registry().pin(crate::store::configured(&bob))?;
         client.register_peer(bob.id(), running.local_addr())?;
-        client.registry().register(nara_mesh::registry::PeerInfo {
-            id: Some(bob.id().clone()),
-            name: Some(bob.name().clone()),
-            key: Some(crate::store::configured(&bob)),
-            ..nara_mesh::registry::PeerInfo::default()
-        })?;
-        Ok(Self { client, server: Arc::new(bob), _running: Arc::new(running) })
+        Ok(Self {
+            client,
+            server: Arc::new(bob),
+            _running: Arc::new(running),
+        })
     }
 
     async fn once(self) -> Result<(), Error> {
-        let answer = self.client.fetch_sync_events(self.server.id(), SyncRequest::recent(1)).await?;
+        let answer = self
+            .client
+            .fetch_sync_events(self.server.id(), SyncRequest::recent(1))
+            .await?;
         if !answer.is_verified() || !answer.verification().inner {
             return Err("the answer was not verified".into());
         }
@@ -96,20 +99,41 @@ impl Unsigned {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let uri = format!("http://{}/events/sync", listener.local_addr()?).parse()?;
         let router = axum::Router::new().route("/events/sync", axum::routing::post(answer));
-        tokio::spawn(async move { axum::serve(axum::serve::ListenerExt::tap_io(listener, |io| { let _ = io.set_nodelay(true); }), router).await });
+        tokio::spawn(async move {
+            axum::serve(
+                axum::serve::ListenerExt::tap_io(listener, |io| {
+                    let _ = io.set_nodelay(true);
+                }),
+                router,
+            )
+            .await
+        });
         let mut connector = hyper_util::client::legacy::connect::HttpConnector::new();
         connector.set_nodelay(true);
-        Ok(Self { client: Client::builder(TokioExecutor::new()).build(connector), uri })
+        Ok(Self {
+            client: Client::builder(TokioExecutor::new()).build(connector),
+            uri,
+        })
     }
 
     async fn once(self) -> Result<(), Error> {
-        let body = go_json::to_vec(&SyncRequest { from: "alice".to_owned(), ..SyncRequest::recent(1) });
+        let body = go_json::to_vec(&SyncRequest {
+            from: "alice".to_owned(),
+            ..SyncRequest::recent(1)
+        });
         let request = Request::builder()
             .method(Method::POST)
             .uri(self.uri)
             .header("content-type", "application/json")
             .body(Full::new(Bytes::from(body)))?;
-        let body = self.client.request(request).await?.into_body().collect().await?.to_bytes();
+        let body = self
+            .client
+            .request(request)
+            .await?
+            .into_body()
+            .collect()
+            .await?
+            .to_bytes();
         let _: SyncResponse = go_json::from_slice(&body)?;
         Ok(())
     }
@@ -117,7 +141,10 @@ impl Unsigned {
 
 async fn answer(body: Bytes) -> Vec<u8> {
     let request: SyncRequest = go_json::from_slice(&body).unwrap_or_default();
-    go_json::to_body(&SyncResponse { from: request.from, ..SyncResponse::default() })
+    go_json::to_body(&SyncResponse {
+        from: request.from,
+        ..SyncResponse::default()
+    })
 }
 
 async fn repeat<F, Fut>(plan: &Plan, once: F) -> Result<Value, Error>
@@ -152,7 +179,10 @@ where
             let (left, once) = (left.clone(), once.clone());
             tokio::spawn(async move {
                 let mut latencies = Histogram::<u64>::new(3)?;
-                while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
+                while left
+                    .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1))
+                    .is_ok()
+                {
                     let start = Instant::now();
                     once().await?;
                     latencies.record(u64::try_from(start.elapsed().as_nanos())?)?;

@@ -6,7 +6,7 @@ mod select;
 
 pub use cursor::{Cursor, InvalidCursor};
 pub use pager::{PageError, Pager};
-pub use select::{EventFilter, MAX_EVENTS, SyncMode, is_critical, sample_weight};
+pub use select::{EventFilter, MAX_EVENTS, SyncMode, is_critical, sample_weight, sample_weight_of};
 
 use sha2::{Digest as _, Sha256};
 
