@@ -1,10 +1,16 @@
 //! The commands, one file each.
 
 mod completions;
+mod dm;
 mod id;
 mod man;
+mod peers;
+mod ping;
 mod sign;
+mod sync;
 mod verify;
+mod world;
+mod zine;
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -13,7 +19,7 @@ use std::path::Path;
 use nara_proto::event::SyncEvent;
 use nara_proto::go_json;
 
-use crate::cli::{Command, IdCommand};
+use crate::cli::{Command, IdCommand, WorldCommand};
 use crate::failure::{Failure, Outcome};
 use crate::printer::Printer;
 use crate::settings::Settings;
@@ -23,11 +29,17 @@ pub(crate) fn run(command: &Command, settings: &Settings) -> Outcome {
     let printer = |name| Printer::new(name, settings.json, settings.quiet);
     match command {
         Command::Completions(args) => completions::run(args, printer("completions")),
+        Command::Dm(args) => dm::run(args, settings, printer("dm")),
         Command::Id(IdCommand::New(args)) => id::new(args, settings, printer("id-new")),
         Command::Id(IdCommand::Show(args)) => id::show(args, settings, printer("id-show")),
         Command::Man(args) => man::run(args, printer("man")),
+        Command::Peers(args) => peers::run(args, settings, printer("peers")),
+        Command::Ping(args) => ping::run(args, settings, printer("ping")),
         Command::Sign(args) => sign::run(args, settings, printer("sign")),
+        Command::Sync(args) => sync::run(args, settings, printer("sync")),
         Command::Verify(args) => verify::run(args, settings, printer("verify")),
+        Command::World(WorldCommand::Send(args)) => world::send(args, settings, printer("world-send")),
+        Command::Zine(args) => zine::run(args, settings, printer("zine")),
         _ => Err(Failure::failed("not there yet")),
     }
 }

@@ -56,7 +56,11 @@ impl Failure {
         let mut causes = Vec::new();
         let mut next = self.source.as_deref().map(|source| source as &dyn Error);
         while let Some(error) = next {
-            causes.push(error.to_string());
+            // An error whose own text became the message is not its cause.
+            let text = error.to_string();
+            if !text.starts_with(&self.message) {
+                causes.push(text);
+            }
             next = error.source();
         }
         causes

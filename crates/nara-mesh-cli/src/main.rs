@@ -3,9 +3,12 @@
 
 mod cli;
 mod command;
+mod connect;
 mod exit;
 mod explain;
 mod failure;
+mod ledger_file;
+mod listing;
 mod peers_file;
 mod printer;
 mod run;

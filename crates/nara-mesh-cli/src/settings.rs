@@ -189,6 +189,11 @@ impl Settings {
         found.value.parse().map(Some).map_err(bad)
     }
 
+    /// Whether a soul was given.
+    pub(crate) fn has_soul(&self) -> bool {
+        self.soul_file.is_some() || env(env_var::SOUL).is_some()
+    }
+
     /// The nara that this process is: its soul and its name.
     pub(crate) fn local_nara(&self) -> Outcome<LocalNara> {
         Ok(self.soul_and_nara()?.1)

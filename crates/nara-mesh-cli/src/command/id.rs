@@ -1,11 +1,11 @@
 //! `id new`, `id show`: the identity of a nara.
 
 use nara_mesh::identity::LocalNara;
-use nara_proto::identity::{KeyId, Soul};
+use nara_proto::identity::KeyId;
 use serde_json::{Value, json};
-use zeroize::Zeroizing;
 
 use crate::cli::{IdNewArgs, IdShowArgs};
+use crate::connect;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::printer::Printer;
@@ -21,11 +21,7 @@ pub(super) fn new(args: &IdNewArgs, settings: &Settings, printer: Printer) -> Ou
         .clone()
         .or_else(|| settings.new_soul_file())
         .ok_or_else(|| Failure::usage("there is no place for the soul").hint("pass --out FILE"))?;
-    let mut seed = Zeroizing::new([0; Soul::SEED_LEN]);
-    getrandom::fill(&mut *seed).map_err(|error| {
-        Failure::failed("the operating system gives no random bytes").caused_by(error.to_string())
-    })?;
-    let soul = Soul::bond(*seed, name.as_str());
+    let soul = connect::new_soul(&name)?;
     // A default place may not exist yet; one that was named is the user's business.
     if args.out.is_none()
         && let Some(folder) = path.parent()
