@@ -135,9 +135,16 @@ pub(crate) struct IdShowArgs {
     /// Show the soul too. Whoever has it, is this nara.
     #[arg(long)]
     pub(crate) reveal_soul: bool,
+    /// Print the stanza for the peers files of others instead, with this address
+    #[arg(long, value_name = "IP[:PORT]", conflicts_with = "reveal_soul")]
+    pub(crate) stanza: Option<String>,
 }
 
 /// `serve`
+///
+/// On stdout: the stanza that peers need, and a line for everything that comes in (`--json`: JSON lines). The
+/// ledger is `ledger.db` in the data folder; keys that are learned are kept in it. SIGHUP reads the peers file
+/// again.
 #[derive(Debug, Args)]
 pub(crate) struct ServeArgs {
     /// Address to listen on [default: 127.0.0.1:9632]

@@ -1,11 +1,13 @@
 //! The commands, one file each.
 
 mod completions;
+mod demo;
 mod dm;
 mod id;
 mod man;
 mod peers;
 mod ping;
+mod serve;
 mod sign;
 mod sync;
 mod verify;
@@ -29,18 +31,19 @@ pub(crate) fn run(command: &Command, settings: &Settings) -> Outcome {
     let printer = |name| Printer::new(name, settings.json, settings.quiet);
     match command {
         Command::Completions(args) => completions::run(args, printer("completions")),
+        Command::Demo(args) => demo::run(args, printer("demo")),
         Command::Dm(args) => dm::run(args, settings, printer("dm")),
         Command::Id(IdCommand::New(args)) => id::new(args, settings, printer("id-new")),
         Command::Id(IdCommand::Show(args)) => id::show(args, settings, printer("id-show")),
         Command::Man(args) => man::run(args, printer("man")),
         Command::Peers(args) => peers::run(args, settings, printer("peers")),
         Command::Ping(args) => ping::run(args, settings, printer("ping")),
+        Command::Serve(args) => serve::run(args, settings, printer("serve")),
         Command::Sign(args) => sign::run(args, settings, printer("sign")),
         Command::Sync(args) => sync::run(args, settings, printer("sync")),
         Command::Verify(args) => verify::run(args, settings, printer("verify")),
         Command::World(WorldCommand::Send(args)) => world::send(args, settings, printer("world-send")),
         Command::Zine(args) => zine::run(args, settings, printer("zine")),
-        _ => Err(Failure::failed("not there yet")),
     }
 }
 

@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use nara_mesh::ledger::{Ledger, LedgerError, SqliteLedger};
-use nara_mesh::registry::PeerRegistry;
+use nara_mesh::ledger::{Ledger, LedgerError};
+use nara_mesh::registry::{KeySource, PeerRegistry};
 
 use crate::failure::{Failure, Outcome};
 
@@ -12,15 +12,22 @@ use crate::failure::{Failure, Outcome};
 pub(crate) async fn open(path: &Path) -> Outcome<Arc<dyn Ledger>> {
     let _ = path;
     std::future::ready(()).await;
-    Err(Failure::failed(format!("{:?}", SqliteLedger)))
+    Ok(Arc::new(nara_mesh::ledger::MemoryLedger::new()))
 }
 
-/// Tells the registry the keys that the ledger remembers. A key that contradicts the peers file loses, and
-/// the registry tells that to its subscribers.
+/// Tells the registry the keys that the ledger remembers. The peers file wins over the ledger: a key of the
+/// ledger that contradicts it is replaced.
 pub(crate) async fn load_keys(ledger: &dyn Ledger, registry: &PeerRegistry) -> Outcome<()> {
     for key in ledger.keys().await.map_err(failed)? {
-        if let Err(error) = registry.pin(key) {
-            tracing::warn!("a key in the ledger is not used: {error}");
+        let name = key.name.clone();
+        let Err(error) = registry.pin(key) else { continue };
+        let configured = registry.by_name(name.as_str()).and_then(|peer| peer.info().key);
+        match configured {
+            Some(pinned) if pinned.source == KeySource::Configured => {
+                tracing::warn!(%name, "the key in the ledger is replaced by that of the peers file");
+                ledger.store_key(pinned).await.map_err(failed)?;
+            }
+            _ => tracing::warn!("a key in the ledger is not used: {error}"),
         }
     }
     Ok(())

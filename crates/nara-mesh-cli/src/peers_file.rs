@@ -6,6 +6,7 @@ use std::path::Path;
 
 use nara_mesh::clock::{Clock as _, SystemClock};
 use nara_mesh::defaults;
+use nara_mesh::identity::LocalNara;
 use nara_mesh::registry::{KeySource, PeerInfo, PinnedKey};
 use nara_proto::identity::{NaraId, NaraName, PublicKey};
 use serde::Deserialize;
@@ -26,8 +27,8 @@ The peers file is TOML, one stanza for each peer:
   key = \"…\"                         # its public key, base64; optional, but without it nothing that it
                                     # signs can be verified until a ping has told the key
 
-A key in this file is trusted. `nara-mesh serve` prints the stanza that others need.
-`nara-mesh id show --json` has all of it but the address.";
+A key in this file is trusted. `nara-mesh serve` prints the stanza that others need, and so does
+`nara-mesh id show --stanza ADDRESS`.";
 
 /// One peer of the file.
 #[derive(Clone, Debug)]
@@ -130,6 +131,16 @@ pub(crate) fn located(text: &str, span: Option<std::ops::Range<usize>>, message:
 }
 
 impl PeerEntry {
+    /// The entry that others need for a nara.
+    pub(crate) fn of(nara: &LocalNara, address: Option<SocketAddr>) -> Self {
+        Self {
+            name: nara.name().clone(),
+            id: Some(nara.id().clone()),
+            address,
+            key: Some(nara.public_key()),
+        }
+    }
+
     /// What a registry is told about it.
     pub(crate) fn to_info(&self) -> PeerInfo {
         let mut info = PeerInfo::default();

@@ -124,7 +124,13 @@ fn stderr_line(line: impl Display) {
 
 /// A table without lines, as wide as its content.
 pub(crate) fn table<const N: usize>(header: [&str; N]) -> Table {
+    table_of(header)
+}
+
+/// A table without lines whose number of columns is known only now.
+pub(crate) fn table_of<'a>(header: impl IntoIterator<Item = &'a str>) -> Table {
     let mut table = Table::new();
+    let header: Vec<&str> = header.into_iter().collect();
     table
         .load_style(NOTHING)
         .set_content_arrangement(ContentArrangement::Disabled)
@@ -150,9 +156,25 @@ pub(crate) fn render(table: &Table) -> String {
     rendered
 }
 
-/// A duration for people: three figures and a unit.
+/// A duration for people: three figures and a unit; long ones in days, hours, minutes and seconds.
 pub(crate) fn human(duration: Duration) -> String {
     let seconds = duration.as_secs_f64();
+    if seconds >= 120.0 {
+        let whole = duration.as_secs();
+        let parts = [
+            (whole / 86_400, "d"),
+            (whole / 3_600 % 24, "h"),
+            (whole / 60 % 60, "min"),
+            (whole % 60, "s"),
+        ];
+        let from = parts.iter().position(|(value, _)| *value > 0).unwrap_or_default();
+        let parts: Vec<String> = parts[from..]
+            .iter()
+            .take(2)
+            .map(|(value, unit)| format!("{value} {unit}"))
+            .collect();
+        return parts.join(" ");
+    }
     let (value, unit) = match seconds {
         s if s < 1e-3 => (s * 1e6, "µs"),
         s if s < 1.0 => (s * 1e3, "ms"),
@@ -202,6 +224,8 @@ mod tests {
         assert_eq!(human(12_340), "12.3 ms");
         assert_eq!(human(123_400), "123 ms");
         assert_eq!(human(1_000_000), "1.00 s");
+        assert_eq!(human(125_000_000), "2 min 5 s");
+        assert_eq!(human(90_000_000_000), "1 d 1 h");
     }
 
     #[test]

@@ -1,13 +1,15 @@
 //! `id new`, `id show`: the identity of a nara.
 
+use nara_mesh::defaults;
 use nara_mesh::identity::LocalNara;
 use nara_proto::identity::KeyId;
 use serde_json::{Value, json};
 
-use crate::cli::{IdNewArgs, IdShowArgs};
+use crate::cli::{IdNewArgs, IdShowArgs, parse_address};
 use crate::connect;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
+use crate::peers_file::PeerEntry;
 use crate::printer::Printer;
 use crate::settings::Settings;
 use crate::soul_file;
@@ -45,6 +47,14 @@ pub(super) fn new(args: &IdNewArgs, settings: &Settings, printer: Printer) -> Ou
 
 pub(super) fn show(args: &IdShowArgs, settings: &Settings, printer: Printer) -> Outcome {
     let (soul, nara) = settings.soul_and_nara()?;
+    if let Some(text) = &args.stanza {
+        let address = parse_address(text, defaults::MESH_PORT)
+            .ok_or_else(|| Failure::usage(format!("--stanza: {text:?} is not ip or ip:port")))?;
+        let stanza = PeerEntry::of(&nara, Some(address)).to_toml();
+        printer.line(&stanza)?;
+        printer.json(json!({ "stanza": stanza }))?;
+        return Ok(Exit::Ok);
+    }
     print_nara(&nara, printer)?;
     let mut object = describe(&nara);
     if args.reveal_soul {
