@@ -41,7 +41,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 
 /// A time for people; the bare number if no calendar reaches that far.
 pub(crate) fn date(at: UnixMillis) -> String {
-    Timestamp::from_millisecond(at.get()).map_or_else(|_| "no date".to_owned(), |date| date.to_string())
+    Timestamp::from_millisecond(at.get()).map_or_else(|_| "no date".to_owned(), |date| format!("{date:.3}"))
 }
 
 /// Where two byte strings first differ.

@@ -3,16 +3,22 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use nara_mesh::ledger::{Ledger, LedgerError};
+use nara_mesh::ledger::{Ledger, LedgerError, SqliteLedger};
 use nara_mesh::registry::{KeySource, PeerRegistry};
 
 use crate::failure::{Failure, Outcome};
 
 /// Opens a ledger, or makes it.
 pub(crate) async fn open(path: &Path) -> Outcome<Arc<dyn Ledger>> {
-    let _ = path;
-    std::future::ready(()).await;
-    Ok(Arc::new(nara_mesh::ledger::MemoryLedger::new()))
+    let file = path.to_path_buf();
+    // Opening waits for the disk.
+    let opened = tokio::task::spawn_blocking(move || SqliteLedger::open(file)).await;
+    match opened.unwrap_or(Err(LedgerError::Closed)) {
+        Ok(ledger) => Ok(Arc::new(ledger)),
+        Err(error) => {
+            Err(Failure::failed(format!("the ledger {} cannot be opened", path.display())).caused_by(error))
+        }
+    }
 }
 
 /// Tells the registry the keys that the ledger remembers. The peers file wins over the ledger: a key of the

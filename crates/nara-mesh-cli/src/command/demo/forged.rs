@@ -22,7 +22,9 @@ async fn try_run(mesh: &Mesh) -> StepResult {
         Ok(_) => (200, "accepted".to_owned()),
         Err(error) => (
             error.status().map_or(0, |status| status.as_u16()),
-            error.text().map_or_else(|| error.to_string(), harmless),
+            error
+                .text()
+                .map_or_else(|| error.to_string(), |text| harmless(text.trim())),
         ),
     };
     // A nara that does not check what it passes on.
@@ -37,7 +39,7 @@ async fn try_run(mesh: &Mesh) -> StepResult {
     let caught = refused.is_some_and(|event| event.problem == EventProblem::ForgedId);
     let others = answer.events.accepted.len();
     let ok = (400..500).contains(&status) && caught && others > 0;
-    let mut lines = vec![format!("sent to bob        {status}  {}", text.trim())];
+    let mut lines = vec![format!("sent to bob        {status}  {text}")];
     if let Some(event) = refused {
         lines.push(format!(
             "fetched by bob     {}; the {others} others were taken",
