@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::explain;
 use crate::failure::Outcome;
 use crate::ledger_file;
-use crate::printer::{Printer, harmless};
+use crate::printer::{Printer, count, harmless};
 
 /// Refused events that are named; the rest is counted.
 const MOST_NAMED: usize = 10;
@@ -65,8 +65,8 @@ impl Counts {
     /// One line.
     pub(crate) fn summary(&self, stored: bool) -> String {
         let mut text = format!(
-            "{} events: {} verified, {} of unknown keys, {} unsigned, {} refused",
-            self.received,
+            "{}: {} verified, {} of unknown keys, {} unsigned, {} refused",
+            count(self.received, "event"),
             self.verified,
             self.unknown_key,
             self.unsigned,

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use tracing_subscriber::EnvFilter;
 
-use crate::cli::Cli;
+use crate::cli::{Cli, Command};
 use crate::command;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
@@ -34,7 +34,9 @@ pub(crate) fn run() -> ExitCode {
 }
 
 fn try_run(cli: &Cli) -> Outcome {
-    let settings = Settings::resolve(&cli.global)?;
+    // The demo provokes what servers warn about.
+    let quiet_log = matches!(cli.command, Command::Demo(_));
+    let settings = Settings::resolve(&cli.global, quiet_log)?;
     let choice = match settings.color {
         Color::Auto => anstream::ColorChoice::Auto,
         Color::Always => anstream::ColorChoice::Always,

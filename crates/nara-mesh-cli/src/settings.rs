@@ -102,8 +102,8 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    /// Resolves the settings.
-    pub(crate) fn resolve(global: &GlobalArgs) -> Outcome<Self> {
+    /// Resolves the settings. `quiet_log`: warnings are logged only if somebody asks for them.
+    pub(crate) fn resolve(global: &GlobalArgs, quiet_log: bool) -> Outcome<Self> {
         let (config, config_path) = read_config(global.config.as_deref())?;
         let near = |path: &PathBuf| {
             let folder = config_path.parent().unwrap_or(Path::new(""));
@@ -129,6 +129,7 @@ impl Settings {
         );
         let level = match (global.quiet, global.verbose) {
             (true, _) => "error",
+            (_, 0) if quiet_log => "error",
             (_, 0) => "warn",
             (_, 1) => "warn,nara_mesh=info",
             (_, 2) => "info,nara_mesh=debug",

@@ -1,11 +1,12 @@
 //! `verify`: verify a request or an event, offline, and say why it fails.
 
 use std::path::Path;
+use std::time::Duration;
 
 use nara_mesh::clock::{Clock as _, SystemClock};
 use nara_proto::auth::FRESHNESS_WINDOW;
 use nara_proto::identity::PublicKey;
-use nara_proto::time::UnixMillis;
+use nara_proto::time::{UnixMillis, UnixNanos, UnixSeconds};
 use owo_colors::OwoColorize as _;
 use serde_json::{Value, json};
 
@@ -107,6 +108,11 @@ fn findings(
         });
     }
     if let (Some(by), Some(time)) = (report.stale_by, report.timestamp.time()) {
+        if let Some(unit) = other_unit(time, now) {
+            findings.push(format!(
+                "the timestamp looks like {unit}: the header has milliseconds"
+            ));
+        }
         let direction = if time > now { "in the future" } else { "too old" };
         findings.push(format!(
             "the timestamp is {direction}: request {}, receiver {} ({} apart; {} is the limit): check both clocks",
@@ -117,6 +123,20 @@ fn findings(
         ));
     }
     findings
+}
+
+/// The unit of a timestamp that would be within a day of now if it were read in that unit.
+fn other_unit(time: UnixMillis, now: UnixMillis) -> Option<&'static str> {
+    const DAY: Duration = Duration::from_secs(86_400);
+    let readings = [
+        ("seconds", UnixSeconds::new(time.get()).to_millis()),
+        ("microseconds", UnixMillis::new(time.get().div_euclid(1_000))),
+        ("nanoseconds", UnixNanos::new(time.get()).to_millis()),
+    ];
+    readings
+        .into_iter()
+        .find(|(_, reading)| reading.abs_diff(now) < DAY)
+        .map(|(unit, _)| unit)
 }
 
 fn print(report: &Report, findings: &[String], args: &VerifyArgs, printer: Printer) -> Outcome<()> {

@@ -11,7 +11,7 @@ use crate::exit::Exit;
 use crate::failure::Outcome;
 use crate::ledger_file;
 use crate::listing::{Counts, event_line, jsonl, trust};
-use crate::printer::{Printer, harmless};
+use crate::printer::{Printer, count, harmless};
 use crate::settings::Settings;
 
 pub(super) fn run(args: &ZineArgs, settings: &Settings, printer: Printer) -> Outcome {
@@ -44,7 +44,8 @@ pub(super) fn run(args: &ZineArgs, settings: &Settings, printer: Printer) -> Out
         }
         counts.take(zine.events, ledger.as_ref()).await?;
         printer.note(format_args!(
-            "sent {sent} events, {} answered with {}",
+            "sent {}, {} answered with {}",
+            count(sent, "event"),
             harmless(&zine.from),
             counts.summary(ledger.is_some())
         ));

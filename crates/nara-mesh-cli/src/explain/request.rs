@@ -62,6 +62,17 @@ pub(crate) enum SignatureText {
 impl SignatureText {
     pub(crate) fn parse(text: &str) -> Self {
         let of = |bytes: Vec<u8>| bytes.try_into().ok().map(Signature::from_bytes);
+        // First: 128 hexadecimal characters are base64, too, of other bytes.
+        let hex: Option<Vec<u8>> = (text.is_ascii() && text.len() == 128)
+            .then(|| {
+                (0..64)
+                    .map(|i| u8::from_str_radix(&text[2 * i..2 * i + 2], 16).ok())
+                    .collect()
+            })
+            .flatten();
+        if let Some(signature) = hex.and_then(of) {
+            return Self::Sloppy(signature, "hexadecimal: the header carries base64");
+        }
         if let Ok(bytes) = base64_decode_canonical(text.as_bytes()) {
             let length = bytes.len();
             return of(bytes).map_or_else(
@@ -87,16 +98,6 @@ impl SignatureText {
         let padding = "=".repeat((4 - unpadded.len() % 4) % 4);
         if let Some(signature) = lenient(&format!("{unpadded}{padding}")) {
             return Self::Sloppy(signature, "base64 without its padding (==)");
-        }
-        let hex: Option<Vec<u8>> = (text.is_ascii() && text.len() == 128)
-            .then(|| {
-                (0..64)
-                    .map(|i| u8::from_str_radix(&text[2 * i..2 * i + 2], 16).ok())
-                    .collect()
-            })
-            .flatten();
-        if let Some(signature) = hex.and_then(of) {
-            return Self::Sloppy(signature, "hexadecimal: the header carries base64");
         }
         if let Some(signature) = lenient(text.trim()) {
             return Self::Sloppy(signature, "base64 with white space around it");
@@ -138,9 +139,11 @@ impl Report {
     ) -> Self {
         let timestamp = TimestampText::parse(claim.timestamp);
         let signature = SignatureText::parse(claim.signature);
+        // The query is not signed.
+        let path = claim.path.split('?').next().unwrap_or_default();
         let base = timestamp
             .time()
-            .map(|time| request_signature_base(claim.name, time, claim.method, &signed_path(claim.path)));
+            .map(|time| request_signature_base(claim.name, time, claim.method, &signed_path(path)));
         let signature_verifies = base
             .as_ref()
             .zip(signature.signature())

@@ -38,8 +38,13 @@ async fn try_run(mesh: &Mesh) -> StepResult {
     let refused = answer.events.refused.iter().find(|event| event.id == id);
     let caught = refused.is_some_and(|event| event.problem == EventProblem::ForgedId);
     let others = answer.events.accepted.len();
-    let ok = (400..500).contains(&status) && caught && others > 0;
-    let mut lines = vec![format!("sent to bob        {status}  {text}")];
+    let ok = status == 400 && caught && others > 0;
+    let mut parts = text.split(": ");
+    let mut lines = vec![format!(
+        "sent to bob        {status}  {}",
+        parts.next().unwrap_or_default()
+    )];
+    lines.extend(parts.map(|part| format!("                        {part}")));
     if let Some(event) = refused {
         lines.push(format!(
             "fetched by bob     {}; the {others} others were taken",

@@ -2,6 +2,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use nara_mesh::client::MeshClient;
+use nara_mesh::registry::PeerInfo;
 use nara_proto::identity::NaraId;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
@@ -12,7 +13,7 @@ use crate::printer::{human, micros};
 
 pub(super) const STEP: Step = Step {
     name: "offline",
-    title: "a silent peer costs one dial limit (1 s here, 5 s by default), then nothing; others wait for nobody",
+    title: "a silent peer costs one limit for dialling (here 1 s), then no time; nobody else waits",
 };
 
 /// The limit for dialling in this step.
@@ -80,7 +81,8 @@ async fn try_run(mesh: &Mesh) -> StepResult {
         && refused.is_err_and(|error| error.is_unreachable());
     let mut lines = vec![format!("silent peer    given up after {}", human(gave_up))];
     if let Err(error) = &silent_first {
-        lines.push(format!("               {error}"));
+        let text = error.to_string();
+        lines.extend(text.split("; ").map(|part| format!("               {part}")));
     }
     lines.push(format!(
         "               call {calls} failed after {}: known to be down",
@@ -113,7 +115,11 @@ fn stranger(
 ) -> Result<NaraId, Box<dyn std::error::Error + Send + Sync>> {
     let soul = new_soul(&name.parse()?).map_err(|failure| failure.message)?;
     let id = NaraId::derive(&soul, name);
-    client.register_peer(&id, address)?;
+    let mut info = PeerInfo::default();
+    info.id = Some(id.clone());
+    info.name = Some(name.parse()?);
+    info.address = Some(address);
+    client.registry().register(info)?;
     Ok(id)
 }
 

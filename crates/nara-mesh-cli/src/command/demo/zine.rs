@@ -49,7 +49,7 @@ async fn try_run(mesh: &Mesh) -> StepResult {
     Ok(Report::new(
         ok,
         format!(
-            "bob gave {} events and got {}, all verified",
+            "bob gave {} and got {} events, all verified",
             ids.len(),
             counts.verified
         ),

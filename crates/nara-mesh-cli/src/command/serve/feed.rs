@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::listing::event_line;
-use crate::printer::{Printer, harmless};
+use crate::printer::{Printer, count, harmless};
 
 /// Lines that wait to be printed; more are dropped, with a word in the log, because a slow reader of our
 /// output must not hold up requests.
@@ -92,9 +92,9 @@ impl MeshHandler for FeedHandler {
 
     fn on_zine(&self, sender: &VerifiedSender, events: &[SyncEvent]) {
         let text = format!(
-            "zine   {}  {} events",
+            "zine   {}  {}",
             harmless(sender.name().as_str()),
-            events.len()
+            count(events.len(), "event")
         );
         self.0.send(
             text,
