@@ -70,7 +70,7 @@ impl Difference {
     /// One line: the offset and the two bytes.
     pub(crate) fn summary(&self) -> String {
         let byte = |byte: Option<u8>| {
-            byte.map_or("the end".to_owned(), |byte| {
+            byte.map_or_else(|| "the end".to_owned(), |byte| {
                 format!("'{}' (0x{byte:02x})", escape(&[byte]))
             })
         };

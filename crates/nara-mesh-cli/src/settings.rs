@@ -106,7 +106,7 @@ impl Settings {
     pub(crate) fn resolve(global: &GlobalArgs, quiet_log: bool) -> Outcome<Self> {
         let (config, config_path) = read_config(global.config.as_deref())?;
         let near = |path: &PathBuf| {
-            let folder = config_path.parent().unwrap_or(Path::new(""));
+            let folder = config_path.parent().unwrap_or_else(|| Path::new(""));
             folder.join(path)
         };
         let in_file = |key| Origin::File(config_path.clone(), key);

@@ -1,5 +1,7 @@
 //! The program as its users see it: what it prints, where, and with which exit code.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod demo;
 mod help;
 mod id;
