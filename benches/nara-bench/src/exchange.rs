@@ -13,7 +13,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use nara_mesh::client::MeshClient;
 use nara_mesh::identity::LocalNara;
-use nara_mesh::ledger::{MemoryLedger, RetentionPolicy};
+use nara_mesh::ledger::MemoryLedger;
 use nara_mesh::registry::PeerRegistry;
 use nara_mesh::server::MeshServer;
 use nara_proto::go_json;
@@ -60,19 +60,14 @@ impl Signed {
         let (alice, bob) = (nara(1, "alice")?, nara(2, "bob")?);
         let registry = PeerRegistry::default();
         registry.pin(crate::store::configured(&alice))?;
-        let ledger = Arc::new(MemoryLedger::new(RetentionPolicy::unlimited()));
+        let ledger = Arc::new(MemoryLedger::new());
         let running = MeshServer::builder(bob.clone(), ledger)
             .registry(registry)
             .serve(SocketAddr::from(([127, 0, 0, 1], 0)))
             .await?;
         let client = MeshClient::builder(alice).build();
+        client.registry().pin(crate::store::configured(&bob))?;
         client.register_peer(bob.id(), running.local_addr())?;
-        client.registry().register(nara_mesh::registry::PeerInfo {
-            id: Some(bob.id().clone()),
-            name: Some(bob.name().clone()),
-            key: Some(crate::store::configured(&bob)),
-            ..nara_mesh::registry::PeerInfo::default()
-        })?;
         Ok(Self {
             client,
             server: Arc::new(bob),

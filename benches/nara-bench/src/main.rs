@@ -48,7 +48,7 @@ enum Measurement {
     },
 }
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let figures = match Measurement::parse() {
         Measurement::Signed {
             requests,

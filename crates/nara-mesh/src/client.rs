@@ -132,6 +132,11 @@ impl MeshClient {
         &self.shared.registry
     }
 
+    /// The clock by which the client signs.
+    pub fn clock(&self) -> &dyn Clock {
+        &*self.shared.clock
+    }
+
     /// The runtime messages that wait for replies: for the server that receives them.
     pub fn pending_replies(&self) -> &PendingReplies {
         &self.shared.replies

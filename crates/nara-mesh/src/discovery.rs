@@ -8,10 +8,10 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use futures_util::StreamExt as _;
+use futures_util::{StreamExt as _, stream};
 use nara_proto::identity::NaraName;
 
-use crate::client::{ClientError, DiscoveredKey, MeshClient, fan_out};
+use crate::client::{ClientError, DiscoveredKey, MeshClient};
 use crate::defaults;
 use crate::registry::{KeySource, PeerInfo, PinnedKey, RegisterError};
 use crate::transport::{Candidate, PeerSource};
@@ -105,11 +105,18 @@ impl Discovery {
     }
 
     async fn examine(&self, candidates: Vec<Candidate>) -> Vec<Found> {
-        fan_out(candidates, defaults::FAN_OUT, |candidate| self.examine_one(candidate)).await
+        stream::iter(candidates)
+            .map(|candidate| self.examine_one(candidate))
+            .buffered(defaults::FAN_OUT)
+            .collect()
+            .await
     }
 
     async fn examine_one(&self, candidate: Candidate) -> Found {
-        let is_tool = self.tool_prefixes.iter().any(|prefix| candidate.host_name.starts_with(prefix.as_str()));
+        let is_tool = self
+            .tool_prefixes
+            .iter()
+            .any(|prefix| candidate.host_name.starts_with(prefix.as_str()));
         if candidate.online == Some(false) {
             self.mark_offline(&candidate);
         }
@@ -145,10 +152,17 @@ impl Discovery {
             source: KeySource::Ping(address),
             learned_at: self.client.clock().now_millis(),
         };
-        let info =
-            PeerInfo { name: Some(found.name), address: Some(address), key: Some(key), ..PeerInfo::default() };
+        let info = PeerInfo {
+            name: Some(found.name),
+            address: Some(address),
+            key: Some(key),
+            ..PeerInfo::default()
+        };
         match self.client.registry().register(info) {
-            Ok(peer) => Found::Nara { peer: peer.info(), host_name_fits },
+            Ok(peer) => Found::Nara {
+                peer: peer.info(),
+                host_name_fits,
+            },
             Err(error) => Found::Refused { candidate, error },
         }
     }
@@ -168,7 +182,9 @@ fn host_name_fits(host_name: &str, name: &NaraName) -> bool {
     let suffix = host_name.strip_prefix(name.as_str());
     suffix.is_some_and(|suffix| {
         let characters = suffix.strip_prefix('-').unwrap_or_default();
-        let is_random = characters.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+        let is_random = characters
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
         suffix.is_empty() || (characters.len() == 4 && is_random)
     })
 }

@@ -5,6 +5,7 @@
 pub mod client;
 pub mod clock;
 pub mod defaults;
+pub mod discovery;
 pub mod handler;
 pub mod identity;
 pub mod ledger;

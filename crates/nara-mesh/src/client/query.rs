@@ -1,6 +1,7 @@
 use std::collections::VecDeque;
 
 use http::{HeaderName, StatusCode};
+use nara_proto::breaker::BreakerState;
 use nara_proto::endpoint::{Endpoint as _, MAX_QUERY_HOPS, PeerQuery, PeerQueryRequest};
 use nara_proto::identity::{NaraName, PublicKey};
 use nara_proto::peer::PeerQueryResponse;
@@ -33,6 +34,11 @@ impl MeshClient {
             && let Some(name) = candidates.pop_front()
         {
             if name == *target || name == *self.shared.local.name() || asked.contains(&name) {
+                continue;
+            }
+            // Whoever cannot be asked must not use up the number of those who are.
+            let route = self.shared.resolver.route(&PeerRef::from(&name));
+            if route.is_none_or(|route| route.peer.breaker_state() == BreakerState::Open) {
                 continue;
             }
             asked.push(name.clone());

@@ -30,6 +30,12 @@ impl PeerRegistry {
         self.change_breaker(peer, Breaker::sign_of_life);
     }
 
+    /// The network says that the peer went offline: its breaker opens, without a call that waits for it.
+    pub fn sign_of_death(&self, peer: &Peer) {
+        let random = spread();
+        self.change_breaker(peer, |breaker| breaker.sign_of_death(now(), random));
+    }
+
     /// Changes a breaker and tells subscribers if that opened or closed it.
     fn change_breaker(&self, peer: &Peer, change: impl FnOnce(&mut Breaker)) {
         let (before, after) = {
@@ -60,13 +66,17 @@ impl Admission {
     /// The peer did not answer.
     pub(crate) fn failed(mut self, failure: Failure) {
         if let Some(permit) = self.permit.take() {
-            // Randomness only spreads probes; without any they all come after the plain pause.
-            let random = getrandom::u32().unwrap_or(u32::MAX / 2);
+            let random = spread();
             self.registry.change_breaker(&self.peer, |breaker| {
                 breaker.failed(permit, failure, now(), random);
             });
         }
     }
+}
+
+/// Spreads the pauses of breakers; without randomness they all take the plain pause.
+fn spread() -> u32 {
+    getrandom::u32().unwrap_or(u32::MAX / 2)
 }
 
 impl Drop for Admission {

@@ -13,7 +13,6 @@ use crate::defaults;
 
 /// What is known about a peer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct PeerInfo {
     /// Its id, if known. The naras already out there do not tell theirs.
     pub id: Option<NaraId>,

@@ -148,18 +148,21 @@ impl KeyDiscovery {
 
     fn pin(&self, found: DiscoveredKey, address: SocketAddr) -> Outcome {
         let known = self.registry.by_name(found.name.as_str());
-        let mut info = PeerInfo::default();
-        info.name = Some(found.name.clone());
-        if known.is_none_or(|peer| peer.info().address.is_none()) {
-            info.address = Some(address);
-        }
-        info.key = Some(PinnedKey {
-            name: found.name,
-            id: None,
-            key: found.key,
-            source: KeySource::Ping(address),
-            learned_at: self.clock.now_millis(),
-        });
+        let info = PeerInfo {
+            // What is configured is better than where the request came from.
+            address: known
+                .is_none_or(|peer| peer.info().address.is_none())
+                .then_some(address),
+            name: Some(found.name.clone()),
+            key: Some(PinnedKey {
+                name: found.name,
+                id: None,
+                key: found.key,
+                source: KeySource::Ping(address),
+                learned_at: self.clock.now_millis(),
+            }),
+            ..PeerInfo::default()
+        };
         match self.registry.register(info) {
             Ok(_) => Outcome::Pinned,
             Err(error @ RegisterError::KeyConflict(_)) => {

@@ -29,7 +29,7 @@ pub(super) struct Ingested {
     pub(super) accepted: Vec<SyncEvent>,
     /// How many of them are new in the ledger.
     pub(super) stored: usize,
-    /// How many had a signature or id that does not verify, or cannot be verified here.
+    /// How many had a signature that does not verify, or cannot be verified here.
     pub(super) warnings: usize,
 }
 
@@ -45,11 +45,11 @@ pub(super) async fn ingest(shared: &Arc<Shared>, events: Vec<SyncEvent>) -> Resu
     for (event, verdict) in events.into_iter().zip(verdicts) {
         match verdict {
             Ok(trust) => {
-                ingested.warnings += usize::from(trust == EventTrust::UnknownKey);
+                ingested.warnings += usize::from(trust == EventTrust::UnknownKey && event.is_signed());
                 ingested.accepted.push(event);
             }
             Err(problem) => {
-                ingested.warnings += usize::from(!matches!(problem, EventProblem::Invalid(_)));
+                ingested.warnings += usize::from(problem == EventProblem::BadSignature);
                 tracing::info!(
                     event = %short(&event.id), emitter = %short(&event.emitter), %problem, "event refused"
                 );
@@ -124,17 +124,19 @@ fn learn_introductions(shared: &Shared, events: &[SyncEvent]) {
             .registry
             .by_name(name.as_str())
             .and_then(|peer| peer.info().address);
-        let mut info = PeerInfo::default();
-        info.name = Some(name.clone());
-        // What is configured or discovered is better than what a third party passes on.
-        info.address = known_address.is_none().then_some(address).flatten();
-        info.key = Some(PinnedKey {
-            name,
-            id: None,
-            key,
-            source: KeySource::HeyThere,
-            learned_at: shared.clock.now_millis(),
-        });
+        let info = PeerInfo {
+            name: Some(name.clone()),
+            // What is configured or discovered is better than what a third party passes on.
+            address: known_address.is_none().then_some(address).flatten(),
+            key: Some(PinnedKey {
+                name,
+                id: None,
+                key,
+                source: KeySource::HeyThere,
+                learned_at: shared.clock.now_millis(),
+            }),
+            ..PeerInfo::default()
+        };
         if let Err(error) = shared.registry.register(info) {
             tracing::warn!(%error, "an introduction was not believed");
         }
