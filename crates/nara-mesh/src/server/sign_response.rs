@@ -7,3 +7,8 @@ mod service;
 
 pub(super) use layer::SignResponseLayer;
 pub(super) use service::SignResponse;
+
+/// In the extensions of an answer: its body has no end, so it is not signed as a whole and not held back. What it
+/// says proves itself.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Unbuffered;
