@@ -1,6 +1,6 @@
 //! Middleware that signs answers (wire facts, section 5).
 //!
-//! It needs the whole body before it can write the headers, so it buffers; streams do not belong under it.
+//! It needs the whole body before it can write the headers, so it buffers; it lets pass what says that it must not.
 
 mod layer;
 mod service;

@@ -74,7 +74,13 @@ pub(super) async fn handle(
     };
     hello.sign(opening, shared.local.keypair());
 
-    let follower = Follower::new(ledger.clone(), start, request.filter).except(sender.name().clone());
+    // Who resumes has what it told; who begins anew may have lost it.
+    let told_since = match reason {
+        StreamStart::Cursor | StreamStart::Now => start,
+        _ => position,
+    };
+    let follower =
+        Follower::new(ledger.clone(), start, request.filter).except(sender.name().clone(), told_since);
     let hello = message(kind::HELLO, Some(ArrivalCursor::new(epoch, start)), &hello);
     let outlet = Outlet {
         follower,
