@@ -47,6 +47,7 @@ pub mod go_json;
 pub mod identity;
 pub mod import;
 pub mod peer;
+pub mod reconcile;
 pub mod runtime_message;
 pub mod sync;
 pub mod time;
