@@ -39,6 +39,7 @@ mod pages;
 mod pool;
 mod query;
 mod replies;
+mod subscribe;
 mod verified;
 mod verify;
 
@@ -48,6 +49,9 @@ pub use bulk::{InterruptedSync, SyncError, SyncOptions, SyncProgress, SyncReport
 pub use error::ClientError;
 pub use fan_out::fan_out;
 pub use replies::PendingReplies;
+pub use subscribe::{
+    ReconnectPolicy, StreamError, StreamProblem, StreamState, SubscribeOptions, Subscription, VerifiedEvent,
+};
 pub use verified::{
     CheckedEvent, CheckedEvents, Checkpoints, DiscoveredKey, FoundPeer, PingReport, RefusedEvent, SyncEvents,
     SyncPage, Verification, Verified, ZineEvents,
