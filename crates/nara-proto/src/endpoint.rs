@@ -7,7 +7,9 @@ use crate::event::SyncEvent;
 use crate::go_json::{self, JsonError, Merge};
 use crate::import::{ImportRequest, ImportResponse};
 use crate::peer::{CheckpointsResponse, CoordinatesResponse, PeerQueryResponse, PingResponse, Receipt};
+use crate::reconcile::{FetchRequest, MAX_FRAME, Scope};
 use crate::runtime_message::RuntimeMessage;
+use crate::stream::StreamRequest;
 use crate::sync::{SyncRequest, SyncResponse};
 use crate::world::WorldMessage;
 use crate::zine::Zine;
@@ -52,6 +54,8 @@ pub trait Endpoint: Send + Sync + 'static {
     /// Whether asking twice does no more than asking once, so that a client may try again with a new
     /// signature.
     const IDEMPOTENT: bool;
+    /// What a request body is.
+    const CONTENT_TYPE: &'static str = "application/json";
     /// The most bytes that a request body may have.
     const MAX_REQUEST: usize = 1 << 20;
     /// The most bytes that a response body may have.
@@ -107,6 +111,10 @@ json_endpoints! {
         const REPETITION: Repetition = Repetition::SameSource;
         const MAX_RESPONSE: usize = 16 << 20;
     }
+    /// `POST /events/fetch`: events of the ledger by their ids; ours.
+    EventsFetch: "/events/fetch", Signed, true, FetchRequest => SyncResponse {
+        const MAX_RESPONSE: usize = 16 << 20;
+    }
     /// `POST /gossip/zine`: exchange of recent events (section 7.4).
     GossipZine: "/gossip/zine", Signed, false, Zine => Zine {
         const MAX_REQUEST: usize = 16 << 20;
@@ -138,6 +146,73 @@ impl Endpoint for MeshMessage {
 
     fn encode(request: &Self::Request) -> Option<Vec<u8>> {
         Some(request.to_json())
+    }
+
+    fn decode(_: &[u8]) -> Result<(), JsonError> {
+        Ok(())
+    }
+}
+
+/// `POST /events/reconcile`: one round of a [reconciliation](crate::reconcile); ours. Bodies are frames.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct EventsReconcile;
+
+/// What [`EventsReconcile`] asks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReconcileRequest {
+    /// Which events are compared.
+    pub scope: Scope,
+    /// The frame of the initiator.
+    pub frame: Vec<u8>,
+}
+
+impl Endpoint for EventsReconcile {
+    type Request = ReconcileRequest;
+    type Response = Vec<u8>;
+
+    const METHOD: Method = Method::POST;
+    const PATH: &'static str = "/events/reconcile";
+    const AUTHENTICATION: Authentication = Authentication::Signed;
+    const IDEMPOTENT: bool = true;
+    const CONTENT_TYPE: &'static str = "application/octet-stream";
+    const MAX_REQUEST: usize = MAX_FRAME;
+    const MAX_RESPONSE: usize = MAX_FRAME;
+
+    fn query(request: &Self::Request) -> Option<String> {
+        request.scope.to_query()
+    }
+
+    fn encode(request: &Self::Request) -> Option<Vec<u8>> {
+        Some(request.frame.clone())
+    }
+
+    fn decode(body: &[u8]) -> Result<Self::Response, JsonError> {
+        Ok(body.to_vec())
+    }
+}
+
+/// `GET /events/stream`: events as they arrive, our extension (see [`stream`](crate::stream)). The answer is
+/// endless, so it is read message by message and never decoded as a whole.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct EventsStream;
+
+impl Endpoint for EventsStream {
+    type Request = StreamRequest;
+    type Response = ();
+
+    const METHOD: Method = Method::GET;
+    const PATH: &'static str = "/events/stream";
+    const AUTHENTICATION: Authentication = Authentication::Signed;
+    const IDEMPOTENT: bool = true;
+
+    fn query(request: &StreamRequest) -> Option<String> {
+        Some(request.to_query()).filter(|query| !query.is_empty())
+    }
+
+    fn encode(_: &StreamRequest) -> Option<Vec<u8>> {
+        None
     }
 
     fn decode(_: &[u8]) -> Result<(), JsonError> {
@@ -233,7 +308,7 @@ const QUERY: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'_')
     .remove(b'~');
 
-fn query_escape(text: &str) -> String {
+pub(crate) fn query_escape(text: &str) -> String {
     utf8_percent_encode(text, QUERY).to_string()
 }
 

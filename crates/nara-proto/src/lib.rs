@@ -15,6 +15,7 @@
 //! | [`event`] | events, their payloads, ids, signatures and validity |
 //! | [`checkpoint`] | attestations and the multi-signature of checkpoints |
 //! | [`sync`], [`zine`], [`world`], [`runtime_message`], [`peer`], [`import`] | the messages of each endpoint |
+//! | [`stream`] | live events: cursor, signed opening, messages |
 //! | [`endpoint`] | one type per endpoint: method, path, authentication rule, request and response |
 //! | [`breaker`] | the circuit breaker that lets a peer known to be down fail at once |
 //!
@@ -47,7 +48,9 @@ pub mod go_json;
 pub mod identity;
 pub mod import;
 pub mod peer;
+pub mod reconcile;
 pub mod runtime_message;
+pub mod stream;
 pub mod sync;
 pub mod time;
 pub mod world;
