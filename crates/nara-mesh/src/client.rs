@@ -28,12 +28,14 @@
 
 mod address;
 mod builder;
+mod bulk;
 mod call;
 mod discover;
 mod error;
 mod events;
 mod fan_out;
 mod messages;
+mod pages;
 mod pool;
 mod query;
 mod replies;
@@ -43,6 +45,7 @@ mod verify;
 
 pub use address::{AddressLookup, AddressOverrides, InvalidBaseUrl, PeerRef};
 pub use builder::{KeyTrust, MeshClientBuilder};
+pub use bulk::{InterruptedSync, SyncError, SyncOptions, SyncProgress, SyncReport};
 pub use error::ClientError;
 pub use fan_out::fan_out;
 pub use replies::PendingReplies;

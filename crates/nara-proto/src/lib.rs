@@ -48,6 +48,7 @@ pub mod go_json;
 pub mod identity;
 pub mod import;
 pub mod peer;
+pub mod reconcile;
 pub mod runtime_message;
 pub mod stream;
 pub mod sync;
