@@ -165,17 +165,17 @@ impl Priority {
     /// The priority of an event.
     pub(super) fn of(event: &SyncEvent) -> Self {
         match event.service() {
+            Some(Service::Ping) => Self::Ping,
             Some(Service::Seen) => Self::Seen,
             Some(Service::Social) => Self::Social,
-            Some(Service::HeyThere | Service::Chau) => Self::Presence,
             Some(Service::Checkpoint) => Self::Checkpoint,
             Some(Service::Observation) => match event.observation.as_deref().map(|p| p.kind.as_str()) {
                 Some("restart") => Self::Restart,
                 Some("first-seen") => Self::FirstSeen,
                 _ => Self::Presence,
             },
-            // Pings, and what this version does not know.
-            _ => Self::Ping,
+            // Introductions and goodbyes; and what this version does not know, it does not give up first.
+            _ => Self::Presence,
         }
     }
 
