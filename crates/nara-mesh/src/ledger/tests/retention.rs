@@ -1,6 +1,8 @@
 use std::sync::Mutex;
 
 use super::*;
+use crate::ledger::PinnedNames;
+use crate::registry::{PeerInfo, PeerRegistry};
 
 /// Knows the names that it was told.
 #[derive(Debug, Default)]
@@ -247,6 +249,31 @@ mod learning {
             .with_known_names(told.clone());
         a_stranger_that_became_known_is_spared(&ledger, &told).await;
     }
+}
+
+#[test]
+fn a_nara_without_a_pinned_key_is_a_stranger_but_oneself_is_not() {
+    let registry = Arc::new(PeerRegistry::default());
+    let name = |name: &str| NaraName::new(name).unwrap();
+    let named = PeerInfo {
+        name: Some(name("carla")),
+        address: Some("127.0.0.1:1".parse().unwrap()),
+        ..PeerInfo::default()
+    };
+    registry.register(named).unwrap();
+    let pinned = PinnedKey {
+        name: name("bob"),
+        id: None,
+        key: public_key(1),
+        source: KeySource::HeyThere,
+        learned_at: UnixMillis::new(1),
+    };
+    registry.pin(pinned).unwrap();
+    let known = PinnedNames::new(registry, name("alice"));
+    assert!(known.is_known("alice"));
+    assert!(known.is_known("bob"));
+    assert!(!known.is_known("carla"));
+    assert!(!known.is_known("nobody"));
 }
 
 #[test]
