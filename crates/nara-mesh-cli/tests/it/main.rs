@@ -9,6 +9,7 @@ mod peers;
 mod serve;
 mod settings;
 mod sign;
+mod watch;
 
 use std::path::Path;
 use std::process::Output;

@@ -103,17 +103,18 @@ impl Mesh {
     pub(crate) fn registry(&self) -> PeerRegistry {
         let registry = PeerRegistry::default();
         for (nara, last) in [(&self.alice, 1), (&self.bob, 2), (&self.carol, 3)] {
-            let mut info = PeerInfo::default();
-            info.id = Some(nara.id().clone());
-            info.name = Some(nara.name().clone());
-            info.address = Some(address(last));
-            info.key = Some(PinnedKey {
-                name: nara.name().clone(),
-                id: None,
-                key: nara.public_key(),
-                source: KeySource::Configured,
-                learned_at: UnixMillis::new(0),
-            });
+            let info = PeerInfo {
+                id: Some(nara.id().clone()),
+                name: Some(nara.name().clone()),
+                address: Some(address(last)),
+                key: Some(PinnedKey {
+                    name: nara.name().clone(),
+                    id: None,
+                    key: nara.public_key(),
+                    source: KeySource::Configured,
+                    learned_at: UnixMillis::new(0),
+                }),
+            };
             registry.register(info).unwrap();
         }
         registry
