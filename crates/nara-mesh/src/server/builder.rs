@@ -198,6 +198,7 @@ impl MeshServerBuilder {
             stash: Stash::new(&self.limits),
             reachable: Reachable::default(),
             replies: Arc::new(Semaphore::new(self.limits.replies)),
+            reconciliations: Semaphore::new(self.limits.reconciliations),
             background: background.clone(),
             limits: self.limits.clone(),
         });

@@ -38,6 +38,7 @@ pub(super) struct Shared {
     pub(super) background: Background,
     pub(super) reachable: Reachable,
     pub(super) replies: Arc<Semaphore>,
+    pub(super) reconciliations: Semaphore,
 }
 
 impl Shared {
