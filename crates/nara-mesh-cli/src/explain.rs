@@ -70,9 +70,10 @@ impl Difference {
     /// One line: the offset and the two bytes.
     pub(crate) fn summary(&self) -> String {
         let byte = |byte: Option<u8>| {
-            byte.map_or_else(|| "the end".to_owned(), |byte| {
-                format!("'{}' (0x{byte:02x})", escape(&[byte]))
-            })
+            byte.map_or_else(
+                || "the end".to_owned(),
+                |byte| format!("'{}' (0x{byte:02x})", escape(&[byte])),
+            )
         };
         format!(
             "first differing byte: {} (from 0): expected {}, found {}",

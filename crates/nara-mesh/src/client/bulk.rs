@@ -196,7 +196,7 @@ pub(super) struct Storing<'a, L: ?Sized> {
     pub(super) report: SyncReport,
     watch: Option<watch::Sender<SyncProgress>>,
     started: Instant,
-    /// The ids of accepted events that the ledger did not keep, if somebody wants them.
+    /// The ids of the events that were refused or not kept by the ledger, if somebody wants them.
     pub(super) dropped: Option<Vec<String>>,
 }
 
@@ -230,6 +230,10 @@ impl<'a, L: Ledger + ?Sized> Storing<'a, L> {
         self.report
             .refused
             .extend(page.events.refused.iter().take(room).cloned());
+        let refused_ids: Vec<_> = match self.dropped {
+            Some(_) => page.events.refused.iter().map(|event| event.id.clone()).collect(),
+            None => Vec::new(),
+        };
         let events = page.events.into_events();
         let accepted = events.len();
         let ids: Vec<_> = match self.dropped {
@@ -244,6 +248,7 @@ impl<'a, L: Ledger + ?Sized> Storing<'a, L> {
                 .await?;
         }
         if let Some(dropped) = &mut self.dropped {
+            dropped.extend(refused_ids);
             let lost = ids.into_iter().zip(&insertions);
             dropped.extend(
                 lost.filter(|(_, insertion)| is_dropped(**insertion))

@@ -108,7 +108,8 @@ impl Ledger for SqliteLedger {
                         Vec::new()
                     };
                     let from = read::position(transaction)?;
-                    let mut shelf = SqliteShelf::new(transaction)?.recording(inventory.recorder(transaction)?);
+                    let mut shelf =
+                        SqliteShelf::new(transaction)?.recording(inventory.recorder(transaction)?);
                     let admitted = admit(&mut shelf, &retention, events, origin.as_ref())?;
                     let to = read::position(transaction)?;
                     let noted = (inventory, shelf.into_changes());
@@ -207,9 +208,10 @@ impl Ledger for SqliteLedger {
     fn items(&self, scope: Scope) -> LedgerFuture<'_, ItemSet> {
         let inventory = self.inventory.clone();
         // As the writer, because only between its transactions nothing can change.
-        let items = self
-            .pool
-            .write_then(move |transaction| Ok(inventory.current(transaction)?), move |set| set.within(&scope));
+        let items = self.pool.write_then(
+            move |transaction| Ok(inventory.current(transaction)?),
+            move |set| set.within(&scope),
+        );
         items.boxed()
     }
 

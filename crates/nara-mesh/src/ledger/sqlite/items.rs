@@ -68,7 +68,9 @@ impl SharedInventory {
 }
 
 fn foreign_commits(transaction: &Transaction<'_>) -> rusqlite::Result<i64> {
-    transaction.prepare_cached(sql::FOREIGN_COMMITS)?.query_row([], |row| row.get(0))
+    transaction
+        .prepare_cached(sql::FOREIGN_COMMITS)?
+        .query_row([], |row| row.get(0))
 }
 
 fn load(transaction: &Transaction<'_>) -> rusqlite::Result<ItemSet> {
@@ -89,7 +91,11 @@ pub(super) fn places(snapshot: &Transaction<'_>, items: &[ItemId]) -> rusqlite::
     let mut statement = snapshot.prepare_cached(sql::PLACE_OF_ID)?;
     let mut places = Vec::with_capacity(items.len());
     for item in items {
-        places.extend(statement.query_row([item.event_id()], |row| row.get::<_, i64>(0)).optional()?);
+        places.extend(
+            statement
+                .query_row([item.event_id()], |row| row.get::<_, i64>(0))
+                .optional()?,
+        );
     }
     Ok(places)
 }
