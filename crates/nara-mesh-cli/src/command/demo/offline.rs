@@ -2,13 +2,13 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use nara_mesh::client::MeshClient;
-use nara_mesh::registry::PeerInfo;
 use nara_proto::identity::NaraId;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use super::nara::Mesh;
 use super::step::{Report, Step, StepResult, or_failed};
 use crate::connect::new_soul;
+use crate::peers_file::PeerEntry;
 use crate::printer::{human, micros};
 
 pub(super) const STEP: Step = Step {
@@ -129,11 +129,13 @@ fn stranger(
 ) -> Result<NaraId, Box<dyn std::error::Error + Send + Sync>> {
     let soul = new_soul(&name.parse()?).map_err(|failure| failure.message)?;
     let id = NaraId::derive(&soul, name);
-    let mut info = PeerInfo::default();
-    info.id = Some(id.clone());
-    info.name = Some(name.parse()?);
-    info.address = Some(address);
-    client.registry().register(info)?;
+    let entry = PeerEntry {
+        name: name.parse()?,
+        id: Some(id.clone()),
+        address: Some(address),
+        key: None,
+    };
+    client.registry().register(entry.to_info())?;
     Ok(id)
 }
 
