@@ -48,11 +48,19 @@ enum Measurement {
     },
 }
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let figures = match Measurement::parse() {
-        Measurement::Signed { requests, in_flight, warmup, unsigned } => {
-            exchange::measure(&exchange::Plan { requests, in_flight, warmup, unsigned })?
-        }
+        Measurement::Signed {
+            requests,
+            in_flight,
+            warmup,
+            unsigned,
+        } => exchange::measure(&exchange::Plan {
+            requests,
+            in_flight,
+            warmup,
+            unsigned,
+        })?,
         Measurement::Sync { page, rounds, cores } => sync::measure(&page, rounds, &cores)?,
         Measurement::Store { large } => store::measure(large)?,
     };

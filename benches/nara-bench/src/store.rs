@@ -5,7 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use nara_mesh::ledger::{Ledger, RetentionPolicy, SqliteLedger};
-use nara_mesh::registry::{PeerInfo, PeerRegistry};
+use nara_mesh::identity::LocalNara;
+use nara_mesh::registry::{KeySource, PeerInfo, PeerRegistry, PinnedKey};
 use nara_proto::auth::{ReplayCache, RequestAuth};
 use nara_proto::event::{Payload, SeenPayload, SocialPayload, SyncEvent};
 use nara_proto::identity::{KeyPair, NaraId, Soul};
@@ -16,7 +17,7 @@ use serde_json::{Value, json};
 const PAGE: usize = 1000;
 const SMALL_LEDGER: usize = 10_000;
 
-pub(crate) fn measure(large: usize) -> Result<Value, Box<dyn std::error::Error>> {
+pub(crate) fn measure(large: usize) -> Result<Value, Box<dyn std::error::Error + Send + Sync>> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let (small_us, _) = runtime.block_on(ledger(SMALL_LEDGER))?;
     let (large_us, insert_per_s) = runtime.block_on(ledger(large))?;
@@ -37,12 +38,14 @@ pub(crate) fn measure(large: usize) -> Result<Value, Box<dyn std::error::Error>>
 }
 
 /// Microseconds for a page from the middle of a ledger of `len` events, and events inserted per second.
-async fn ledger(len: usize) -> Result<(f64, f64), Box<dyn std::error::Error>> {
+async fn ledger(len: usize) -> Result<(f64, f64), Box<dyn std::error::Error + Send + Sync>> {
     let folder = tempfile::tempdir()?;
-    let ledger = SqliteLedger::open(&folder.path().join("ledger.db"), RetentionPolicy::unlimited())?;
+    let ledger = SqliteLedger::open(&folder.path().join("ledger.db"))?.with_retention(RetentionPolicy::UNLIMITED);
     let start = Instant::now();
     for first in (0..len).step_by(5000) {
-        ledger.insert((first..len.min(first + 5000)).map(event).collect()).await?;
+        ledger
+            .insert((first..len.min(first + 5000)).map(event).collect())
+            .await?;
     }
     let insert_per_s = len as f64 / start.elapsed().as_secs_f64();
 
@@ -79,9 +82,11 @@ fn event(n: usize) -> SyncEvent {
 }
 
 /// Nanoseconds of a look-up by id among `len` peers, and the resident memory that each takes.
-fn registry(len: u32) -> Result<(f64, f64), Box<dyn std::error::Error>> {
+fn registry(len: u32) -> Result<(f64, f64), Box<dyn std::error::Error + Send + Sync>> {
     let keypair = KeyPair::from_soul(&Soul::bond([1; 32], "bench"));
-    let ids: Vec<NaraId> = (0..len).map(|n| NaraId::derive(&Soul::bond([0; 32], "x"), &n.to_string())).collect();
+    let ids: Vec<NaraId> = (0..len)
+        .map(|n| NaraId::derive(&Soul::bond([0; 32], "x"), &n.to_string()))
+        .collect();
     let before = resident_bytes()?;
     let registry = PeerRegistry::default();
     for (n, id) in ids.iter().enumerate() {
@@ -91,11 +96,11 @@ fn registry(len: u32) -> Result<(f64, f64), Box<dyn std::error::Error>> {
             id: Some(id.clone()),
             name: Some(name.clone()),
             address: Some(SocketAddr::from((ip, 9632))),
-            key: Some(nara_mesh::registry::PinnedKey {
+            key: Some(PinnedKey {
                 name,
                 id: Some(id.clone()),
                 key: keypair.public_key(),
-                source: nara_mesh::registry::KeySource::Configured,
+                source: KeySource::Configured,
                 learned_at: UnixMillis::new(0),
             }),
         })?;
@@ -112,20 +117,43 @@ fn registry(len: u32) -> Result<(f64, f64), Box<dyn std::error::Error>> {
     Ok((start.elapsed().as_secs_f64() * 1e9 / LOOKUPS as f64, bytes))
 }
 
+/// The key of a nara, as if it were configured.
+pub(crate) fn configured(nara: &LocalNara) -> PinnedKey {
+    PinnedKey {
+        name: nara.name().clone(),
+        id: Some(nara.id().clone()),
+        key: nara.public_key(),
+        source: KeySource::Configured,
+        learned_at: UnixMillis::new(0),
+    }
+}
+
 /// Resident memory of this process (Linux: second field of `/proc/self/statm`, in pages of 4 KiB).
-fn resident_bytes() -> Result<u64, Box<dyn std::error::Error>> {
+fn resident_bytes() -> Result<u64, Box<dyn std::error::Error + Send + Sync>> {
     let statm = std::fs::read_to_string("/proc/self/statm")?;
-    let pages: u64 = statm.split_whitespace().nth(1).ok_or("statm has no second field")?.parse()?;
+    let pages: u64 = statm
+        .split_whitespace()
+        .nth(1)
+        .ok_or("statm has no second field")?
+        .parse()?;
     Ok(pages * 4096)
 }
 
 /// Nanoseconds of an insertion into a replay cache that holds up to `len` requests.
-fn replay(len: i64) -> Result<f64, Box<dyn std::error::Error>> {
+fn replay(len: i64) -> Result<f64, Box<dyn std::error::Error + Send + Sync>> {
     let keypair = KeyPair::from_soul(&Soul::bond([1; 32], "bench"));
     let name = "bench".parse()?;
     let now = UnixMillis::new(1_769_100_000_000);
     let requests: Vec<_> = (0..len)
-        .map(|n| RequestAuth::sign(&keypair, &name, UnixMillis::new(now.get() + n / 4), &n.to_string(), "/dm"))
+        .map(|n| {
+            RequestAuth::sign(
+                &keypair,
+                &name,
+                UnixMillis::new(now.get() + n / 4),
+                &n.to_string(),
+                "/dm",
+            )
+        })
         .collect();
     let mut cache = ReplayCache::new(usize::try_from(len)?);
     let source = IpAddr::V4(Ipv4Addr::LOCALHOST);

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 type Keys = BTreeMap<String, PublicKey>;
 
-pub(crate) fn measure(page: &Path, rounds: u32, cores: &str) -> Result<Value, Box<dyn std::error::Error>> {
+pub(crate) fn measure(page: &Path, rounds: u32, cores: &str) -> Result<Value, Box<dyn std::error::Error + Send + Sync>> {
     let json = std::fs::read(page)?;
     let mut keys_file = page.as_os_str().to_owned();
     keys_file.push(".keys");
@@ -21,7 +21,7 @@ pub(crate) fn measure(page: &Path, rounds: u32, cores: &str) -> Result<Value, Bo
     let keys: Keys = keys
         .into_iter()
         .map(|(name, key)| Ok((name, PublicKey::from_base64(&key)?)))
-        .collect::<Result<_, Box<dyn std::error::Error>>>()?;
+        .collect::<Result<_, Box<dyn std::error::Error + Send + Sync>>>()?;
     let threads = match cores {
         "all" => thread::available_parallelism()?.get(),
         number => number.parse()?,
@@ -50,7 +50,10 @@ pub(crate) fn measure(page: &Path, rounds: u32, cores: &str) -> Result<Value, Bo
 fn verify(events: &[SyncEvent], keys: &Keys, threads: usize) -> usize {
     let verified = |events: &[SyncEvent]| {
         let verdicts = verify_events(events, keys, random());
-        verdicts.iter().filter(|verdict| **verdict == Ok(EventTrust::Verified)).count()
+        verdicts
+            .iter()
+            .filter(|verdict| **verdict == Ok(EventTrust::Verified))
+            .count()
     };
     if threads == 1 {
         return verified(events);

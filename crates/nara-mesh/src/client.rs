@@ -38,6 +38,7 @@ mod pool;
 mod query;
 mod replies;
 mod verified;
+mod verify;
 
 pub use address::{AddressLookup, AddressOverrides, InvalidBaseUrl, PeerRef};
 pub use builder::{KeyTrust, MeshClientBuilder};
@@ -127,6 +128,11 @@ impl MeshClient {
         &self.shared.registry
     }
 
+    /// The clock by which the client signs.
+    pub fn clock(&self) -> &dyn Clock {
+        &*self.shared.clock
+    }
+
     /// The runtime messages that wait for replies: for the server that receives them.
     pub fn pending_replies(&self) -> &PendingReplies {
         &self.shared.replies
@@ -177,7 +183,8 @@ impl MeshClient {
     where
         E::Response: 'static,
     {
-        let answer = self.exchange::<E>(&peer.into(), request, options).await?;
+        let deadline = self.deadline(options);
+        let answer = self.exchange::<E>(&peer.into(), request, deadline).await?;
         Ok(Verified::new(answer.value, answer.verification))
     }
 

@@ -1,6 +1,7 @@
 //! Where a nara keeps its memory: the [`Ledger`] trait, and two of its kind.
 
 mod admission;
+mod filter;
 mod memory;
 mod retention;
 mod sampler;
@@ -11,6 +12,7 @@ pub use retention::{EveryoneKnown, KnownNames, MemoryMode, RetentionPolicy};
 pub use sqlite::SqliteLedger;
 
 use std::fmt::Debug;
+use std::path::PathBuf;
 
 use futures_util::future::BoxFuture;
 use nara_proto::event::SyncEvent;
@@ -34,14 +36,36 @@ pub enum LedgerError {
         /// The newest version that this program knows.
         known: i64,
     },
+    /// The file is a database of another program.
+    #[error("{path} is a database of another program: give the ledger a file of its own")]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file of the database cannot be made or opened.
+    #[error("the file {path} of the ledger cannot be opened: {source}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
     /// The database failed.
-    #[error("the database of the ledger failed")]
+    #[error("the database of the ledger failed: {0}")]
     Sqlite(#[from] rusqlite::Error),
     /// What is stored cannot be read back.
     #[error("event {id} in the ledger is damaged: {reason}")]
     Damaged {
         /// The id of the event.
         id: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A pinned key that is stored cannot be read back.
+    #[error("the key of {name} in the ledger is damaged ({reason}): remove it to pin the key anew")]
+    DamagedKey {
+        /// The name of the nara.
+        name: String,
         /// What is wrong with it.
         reason: String,
     },
@@ -144,3 +168,6 @@ pub struct Sample {
     /// The seed of the random choice.
     pub seed: u64,
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,9 +5,12 @@
 pub mod client;
 pub mod clock;
 pub mod defaults;
+pub mod discovery;
+pub mod handler;
 pub mod identity;
 pub mod ledger;
 pub mod registry;
+pub mod server;
 pub mod transport;
 
 pub use nara_proto as proto;

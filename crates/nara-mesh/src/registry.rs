@@ -1,8 +1,11 @@
 //! Who is where, and with which key: the [`PeerRegistry`].
 
+mod admission;
+mod known_keys;
 mod peer;
 mod table;
 
+pub use known_keys::KnownKeys;
 pub use peer::{Peer, PeerInfo};
 pub use table::{KeyConflict, PeerRegistry, RegisterError};
 

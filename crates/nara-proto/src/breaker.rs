@@ -165,7 +165,7 @@ impl Breaker {
                 }
             }
             State::Probation { pause } => {
-                let pause = (pause * 2).min(self.config.max_pause);
+                let pause = pause.saturating_mul(2).min(self.config.max_pause);
                 self.open(now, pause, random);
             }
             State::Open { .. } => {}

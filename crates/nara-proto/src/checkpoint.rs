@@ -110,7 +110,7 @@ fn signed_text(
 pub struct Tally {
     /// Entries whose signature verifies; a voter that is listed twice counts twice.
     pub valid: usize,
-    /// Distinct voters whose signature verifies.
+    /// Distinct keys that made a signature which verifies.
     pub distinct_valid: usize,
     /// Entries whose key is known.
     pub known: usize,
@@ -121,7 +121,7 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Whether the checkpoint is valid: at least [`MIN_VALID_SIGNATURES`] *distinct* voters.
+    /// Whether the checkpoint is valid: signatures of at least [`MIN_VALID_SIGNATURES`] *distinct* keys.
     pub const fn is_valid(&self) -> bool {
         self.lengths_match && self.distinct_valid >= MIN_VALID_SIGNATURES
     }
@@ -155,7 +155,7 @@ pub fn tally(checkpoint: &CheckpointPayload, key_of: impl Fn(&str) -> Option<Pub
         });
         if verified {
             tally.valid += 1;
-            distinct.insert(voter.as_str());
+            distinct.insert(key);
         }
     }
     tally.distinct_valid = distinct.len();
@@ -168,4 +168,73 @@ const R2D2_CUT_OFF: UnixSeconds = UnixSeconds::new(1_768_774_453);
 /// Whether a checkpoint is one of those that the mesh agreed to forget.
 pub fn is_filtered_at_ingest(checkpoint: &CheckpointPayload) -> bool {
     checkpoint.subject == "r2d2" && checkpoint.as_of_time <= R2D2_CUT_OFF
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::Soul;
+
+    fn voter(seed: u8) -> KeyPair {
+        KeyPair::from_soul(&Soul::bond([seed; 32], "voter"))
+    }
+
+    /// A checkpoint that each of `voters` (an id and a keypair) signed.
+    fn signed_by(voters: &[(&str, &KeyPair)]) -> CheckpointPayload {
+        let mut checkpoint = CheckpointPayload {
+            version: 2,
+            subject: "alice".to_owned(),
+            subject_id: "alice-id".to_owned(),
+            as_of_time: UnixSeconds::new(1_769_000_000),
+            voter_ids: Some(voters.iter().map(|(id, _)| (*id).to_owned()).collect()),
+            ..CheckpointPayload::default()
+        };
+        let sign = |(id, keypair): &(&str, &KeyPair)| {
+            keypair.sign(voter_text(&checkpoint, id).as_bytes()).to_base64()
+        };
+        checkpoint.signatures = Some(voters.iter().map(sign).collect());
+        checkpoint
+    }
+
+    #[test]
+    fn two_voters_make_a_checkpoint() {
+        let (bob, carol) = (voter(1), voter(2));
+        let checkpoint = signed_by(&[("bob", &bob), ("carol", &carol)]);
+        let key_of = |id: &str| match id {
+            "bob" => Some(bob.public_key()),
+            "carol" => Some(carol.public_key()),
+            _ => None,
+        };
+        let tally = tally(&checkpoint, key_of);
+        assert!(tally.is_valid() && tally.is_valid_elsewhere());
+    }
+
+    #[test]
+    fn a_voter_that_is_listed_twice_counts_once() {
+        let bob = voter(1);
+        let checkpoint = signed_by(&[("bob", &bob), ("bob", &bob)]);
+        let tally = tally(&checkpoint, |_| Some(bob.public_key()));
+        assert_eq!((tally.valid, tally.distinct_valid), (2, 1));
+        assert!(!tally.is_valid());
+        assert!(tally.is_valid_elsewhere());
+    }
+
+    #[test]
+    fn one_key_under_two_ids_counts_once() {
+        let bob = voter(1);
+        let checkpoint = signed_by(&[("bob", &bob), ("robert", &bob)]);
+        let tally = tally(&checkpoint, |_| Some(bob.public_key()));
+        assert_eq!((tally.valid, tally.distinct_valid), (2, 1));
+        assert!(!tally.is_valid());
+    }
+
+    #[test]
+    fn lists_of_different_length_count_nothing() {
+        let (bob, carol) = (voter(1), voter(2));
+        let mut checkpoint = signed_by(&[("bob", &bob), ("carol", &carol)]);
+        checkpoint.signatures.iter_mut().for_each(|list| list.truncate(1));
+        let tally = tally(&checkpoint, |_| Some(bob.public_key()));
+        assert_eq!((tally.valid, tally.known, tally.total), (0, 0, 2));
+        assert!(!tally.is_valid() && !tally.is_valid_elsewhere());
+    }
 }

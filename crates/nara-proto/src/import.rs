@@ -9,6 +9,7 @@ use crate::event::SyncEvent;
 use crate::identity::{KeyPair, PublicKey, Signature};
 use crate::time::{UnixMillis, UnixSeconds, go_duration};
 use crate::wire_struct;
+use crate::zine::with_ids;
 
 /// How far the time of an import request may lie from now, either way.
 pub const IMPORT_WINDOW: Duration = Duration::from_secs(300);
@@ -80,11 +81,7 @@ impl ImportRequest {
 
     /// The text whose hash is signed: `"{ts}:"` and the ids.
     pub fn digest_preimage(&self) -> String {
-        let mut text = format!("{}:", self.ts);
-        for event in self.events() {
-            text.push_str(&event.id);
-        }
-        text
+        with_ids(format!("{}:", self.ts), self.events())
     }
 
     /// The SHA-256 that is signed.

@@ -6,7 +6,7 @@ mod select;
 
 pub use cursor::{Cursor, InvalidCursor};
 pub use pager::{PageError, Pager};
-pub use select::{EventFilter, MAX_EVENTS, SyncMode, is_critical, sample_weight};
+pub use select::{EventFilter, MAX_EVENTS, SyncMode, is_critical, sample_weight, sample_weight_of};
 
 use sha2::{Digest as _, Sha256};
 
@@ -14,7 +14,7 @@ use crate::event::SyncEvent;
 use crate::identity::{KeyPair, PublicKey, Signature, VerifyError};
 use crate::time::{UnixNanos, UnixSeconds};
 use crate::wire_struct;
-use crate::zine::id_list_preimage;
+use crate::zine::with_ids;
 
 wire_struct! {
     /// Body of `POST /events/sync`. [`SyncRequest::mode`] reads it as one of the four modes.
@@ -140,7 +140,7 @@ impl SyncResponse {
 
     /// The text whose hash is signed: `"{from}:{ts}:"` and the ids.
     pub fn digest_preimage(&self) -> String {
-        id_list_preimage(&self.from, self.ts, self.events())
+        with_ids(format!("{}:{}:", self.from, self.ts), self.events())
     }
 
     /// The SHA-256 that is signed.

@@ -17,6 +17,10 @@ pub const STAMPS: [&str; 10] = ["🌟", "🎉", "🚀", "💫", "✨", "🌈", "
 /// The shortest id that may be relayed, in bytes: the naras already out there abort on shorter ones.
 pub const MIN_ID_LEN: usize = 8;
 
+/// The most hops that a chain may have, twice what a mesh of one /24 network needs: each hop signs all before it,
+/// so the work of verifying grows with the square.
+pub const MAX_HOPS: usize = 512;
+
 wire_struct! {
     /// One station of a world message.
     pub struct WorldHop {
@@ -65,6 +69,9 @@ pub enum ChainError {
         /// What is wrong with it.
         fault: InvalidBase64,
     },
+    /// More than [`MAX_HOPS`].
+    #[error("{0} hops, more than {MAX_HOPS}")]
+    TooLong(usize),
     /// The key of a nara in the chain is not known.
     #[error("unknown public key for {nara}")]
     UnknownKey {
@@ -129,8 +136,11 @@ impl WorldMessage {
     /// Verifies every hop in order with the keys that `key_of` finds for names. An empty chain verifies.
     ///
     /// # Errors
-    /// [`ChainError`] for the first hop that does not verify.
+    /// [`ChainError`] for the first hop that does not verify, or a chain that is too long.
     pub fn verify_chain(&self, key_of: impl Fn(&str) -> Option<PublicKey>) -> Result<(), ChainError> {
+        if self.hops().len() > MAX_HOPS {
+            return Err(ChainError::TooLong(self.hops().len()));
+        }
         for (index, hop) in self.hops().iter().enumerate() {
             let nara = || hop.nara.clone();
             let key = key_of(&hop.nara).ok_or_else(|| ChainError::UnknownKey { nara: nara() })?;
@@ -191,4 +201,38 @@ pub fn next_hop<'a>(
             .copied()
             .find(|&name| name == originator && name != current)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::Soul;
+
+    #[test]
+    fn a_chain_beyond_the_limit_is_refused_before_any_work() {
+        let keypair = KeyPair::from_soul(&Soul::bond([1; 32], "bob"));
+        let mut message = WorldMessage::new("alice", "hello", UnixNanos::new(1));
+        message.add_hop("bob", UnixSeconds::new(2), &keypair);
+        let key_of = |_: &str| Some(keypair.public_key());
+        assert_eq!(message.verify_chain(key_of), Ok(()));
+
+        let hop = message.hops()[0].clone();
+        message.hops = Some(vec![hop; MAX_HOPS + 1]);
+        assert_eq!(
+            message.verify_chain(|_| panic!("a key was looked up")),
+            Err(ChainError::TooLong(MAX_HOPS + 1))
+        );
+    }
+
+    #[test]
+    fn the_next_hop_is_the_one_with_the_highest_clout_and_home_at_last() {
+        let clout = BTreeMap::from([("carol", 1.0), ("dave", 2.0)]);
+        let online = ["alice", "bob", "carol", "dave"];
+        let next =
+            |visited: &[&str], online: &[&'static str]| next_hop("bob", "alice", visited, online, &clout);
+        assert_eq!(next(&[], &online), Some("dave"));
+        assert_eq!(next(&["dave"], &online), Some("carol"));
+        assert_eq!(next(&["dave", "carol"], &online), Some("alice"));
+        assert_eq!(next(&["dave", "carol"], &["bob", "carol"]), None);
+    }
 }

@@ -41,7 +41,7 @@ impl Zine {
 
     /// The text whose hash is signed: `"{from}:{created_at}:"` and the ids.
     pub fn digest_preimage(&self) -> String {
-        id_list_preimage(&self.from, self.created_at, self.events())
+        with_ids(format!("{}:{}:", self.from, self.created_at), self.events())
     }
 
     /// The SHA-256 that is signed.
@@ -60,9 +60,9 @@ impl Zine {
     }
 }
 
-/// `"{from}:{seconds}:"` followed by the ids: the form that zines and sync responses share.
-pub(crate) fn id_list_preimage(from: &str, seconds: UnixSeconds, events: &[SyncEvent]) -> String {
-    let mut text = format!("{from}:{seconds}:");
+/// A text followed by the ids of events with nothing between them: what zines, sync responses and import
+/// requests sign.
+pub(crate) fn with_ids(mut text: String, events: &[SyncEvent]) -> String {
     for event in events {
         text.push_str(&event.id);
     }

@@ -169,6 +169,18 @@ pub(super) struct Route {
     pub(super) expected: PeerInfo,
 }
 
+impl Route {
+    /// The route to whoever is at an address; nothing is expected there, and no breaker remembers it.
+    pub(super) fn to_stranger(registry: &PeerRegistry, address: SocketAddr) -> Self {
+        let peer = registry.stranger(address);
+        Self {
+            expected: peer.info(),
+            peer,
+            address,
+        }
+    }
+}
+
 impl fmt::Display for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&self.expected, f)

@@ -1,24 +1,323 @@
-use nara_proto::endpoint::Endpoint;
+//! The way of a request out and of its answer back.
+//!
+//! Every call passes these positions, outermost first:
+//!
+//! 1. trace ([`traced`]): also sees calls that were not made;
+//! 2. deadline: one point in time that every later position waits for at most, so that whoever hits it
+//!    knows what it was doing;
+//! 3. circuit breaker: outside the limit of calls in flight, so that a peer that is down fails at once;
+//! 4. limit of calls in flight to one peer: what is retried keeps its place;
+//! 5. one more try, if a pooled connection turned out closed before anything was sent;
+//! 6. signing: inside the retry, so that each try has a signature of its own;
+//! 7. pool, then [`Transport::dial`](crate::transport::Transport::dial);
+//! 8. on the way back, outside of all that: verification. A wrong signature does not make a peer unreachable.
 
-use super::error::ErrorKind;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HOST};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri};
+use http_body_util::Full;
+use hyper::body::Body as _;
+use nara_proto::auth::RequestAuth;
+use nara_proto::breaker::Failure;
+use nara_proto::endpoint::{Authentication, Endpoint};
+use tokio::time::{Instant, timeout_at};
+use tracing::Instrument as _;
+
+use super::address::Route;
+use super::error::{ErrorKind, Stage, StatusAnswer};
+use super::pool::{SendError, read_body};
 use super::{CallOptions, ClientError, MeshClient, PeerRef, Verification};
 
+/// The name of the caller, unsigned, on pings (wire facts, section 4.2).
+pub(super) const FROM_HEADER: HeaderName = HeaderName::from_static("x-nara-from");
+
+/// The most bytes that are read of an answer with another status than 200.
+const MAX_ERROR_BODY: usize = 4 << 10;
+
+/// A call that was given up sooner than this tells more about the caller than about the peer, and does not
+/// count for its breaker.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// A value that an endpoint answered, with what is known about the way it came.
+#[derive(Debug)]
 pub(super) struct Answer<T> {
     pub(super) value: T,
     pub(super) verification: Verification,
+    pub(super) route: Route,
+    pub(super) rtt: Duration,
+    pub(super) dial: Option<Duration>,
+}
+
+/// An answer with any status, not verified and not decoded.
+#[derive(Debug)]
+pub(super) struct Reply {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
+    /// Whether `body` is the whole body.
+    complete: bool,
+    rtt: Duration,
+    dial: Option<Duration>,
+}
+
+/// A request of any endpoint, not yet signed.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    method: Method,
+    target: PathAndQuery,
+    body: Option<Bytes>,
+    authentication: Authentication,
+    idempotent: bool,
+    max_answer: usize,
+    /// Headers beside those of the protocol.
+    pub(super) headers: HeaderMap,
+}
+
+impl Outgoing {
+    pub(super) fn new<E: Endpoint>(request: &E::Request) -> Result<Self, ErrorKind> {
+        let target = match E::query(request) {
+            Some(query) => PathAndQuery::try_from(format!("{}?{query}", E::PATH)),
+            None => PathAndQuery::try_from(E::PATH),
+        };
+        Ok(Self {
+            method: E::METHOD,
+            target: target.map_err(|error| ErrorKind::InvalidRequest(error.into()))?,
+            body: E::encode(request).map(Bytes::from),
+            authentication: E::AUTHENTICATION,
+            idempotent: E::IDEMPOTENT,
+            max_answer: E::MAX_RESPONSE,
+            headers: HeaderMap::new(),
+        })
+    }
+}
+
+/// Traces a call: peer, endpoint, outcome and duration; never signatures, bodies or keys.
+pub(super) async fn traced<T>(
+    peer: &PeerRef,
+    endpoint: &'static str,
+    call: impl Future<Output = Result<T, ClientError>>,
+) -> Result<T, ClientError> {
+    let started = Instant::now();
+    let span = tracing::debug_span!("call", %peer, endpoint);
+    let outcome = call.instrument(span.clone()).await;
+    let name = outcome.as_ref().map_or_else(ClientError::outcome, |_| "ok");
+    tracing::debug!(parent: &span, outcome = name, duration_us = started.elapsed().as_micros());
+    outcome
 }
 
 impl MeshClient {
+    pub(super) fn deadline(&self, options: CallOptions) -> Instant {
+        let limit = options.timeout.unwrap_or(self.call_timeout);
+        let now = Instant::now();
+        // A limit beyond the range of the clock is no limit.
+        now.checked_add(limit)
+            .unwrap_or_else(|| now + Duration::from_secs(u32::MAX.into()))
+    }
+
+    pub(super) fn route(&self, peer: &PeerRef) -> Result<Route, ClientError> {
+        self.shared
+            .resolver
+            .route(peer)
+            .ok_or_else(|| ClientError::new(peer, ErrorKind::UnknownPeer))
+    }
+
+    /// Calls an endpoint, and verifies and decodes what it answers with status 200.
     pub(super) async fn exchange<E: Endpoint>(
         &self,
         peer: &PeerRef,
-        _request: &E::Request,
-        _options: CallOptions,
+        request: &E::Request,
+        deadline: Instant,
     ) -> Result<Answer<E::Response>, ClientError>
     where
         E::Response: 'static,
     {
-        std::future::ready(()).await;
-        Err(ClientError::new(peer, ErrorKind::UnknownPeer))
+        traced(peer, E::PATH, async {
+            let route = self.route(peer)?;
+            let fail = |kind| ClientError::new(&route, kind);
+            let outgoing = Outgoing::new::<E>(request).map_err(fail)?;
+            self.exchange_outgoing::<E>(route, &outgoing, deadline).await
+        })
+        .await
+    }
+
+    pub(super) async fn exchange_outgoing<E: Endpoint>(
+        &self,
+        route: Route,
+        outgoing: &Outgoing,
+        deadline: Instant,
+    ) -> Result<Answer<E::Response>, ClientError>
+    where
+        E::Response: 'static,
+    {
+        let fail = |kind| ClientError::new(&route, kind);
+        let reply = self.send(&route, outgoing, deadline).await.map_err(fail)?;
+        let (rtt, dial) = (reply.rtt, reply.dial);
+        let verifying = self.accept::<E>(&route, reply, deadline);
+        let (value, verification) = timeout_at(deadline, verifying)
+            .await
+            .map_err(|_| fail(ErrorKind::Timeout(Stage::Verify)))?
+            .map_err(fail)?;
+        Ok(Answer {
+            value,
+            verification,
+            route,
+            rtt,
+            dial,
+        })
+    }
+
+    /// Sends a request through breaker, limit, retry and pool.
+    pub(super) async fn send(
+        &self,
+        route: &Route,
+        outgoing: &Outgoing,
+        deadline: Instant,
+    ) -> Result<Reply, ErrorKind> {
+        let started = Instant::now();
+        let admission = self
+            .shared
+            .registry
+            .admit(&route.peer)
+            .map_err(ErrorKind::CircuitOpen)?;
+        let slot = timeout_at(deadline, route.peer.slot()).await;
+        let _slot = slot.map_err(|_| ErrorKind::Timeout(Stage::Queue))?;
+
+        let sent = match self.try_send(route, outgoing, deadline, true).await {
+            Err(Attempt::Unsent(_)) if outgoing.idempotent => {
+                self.try_send(route, outgoing, deadline, false).await
+            }
+            sent => sent,
+        };
+        let sent = sent.map_err(|attempt| match attempt {
+            Attempt::Unsent(error) => ErrorKind::Broken(error),
+            Attempt::Failed(kind) => kind,
+        });
+        match &sent {
+            Ok(_) | Err(ErrorKind::TooLarge(_)) => admission.succeeded(),
+            Err(ErrorKind::Dial(_) | ErrorKind::DialTimeout(_)) => admission.failed(Failure::Unreachable),
+            Err(ErrorKind::Timeout(_)) if started.elapsed() < PATIENCE => drop(admission),
+            Err(_) => admission.failed(Failure::NoAnswer),
+        }
+        sent
+    }
+
+    /// One try, on a connection of the pool if `pooled` and there is one.
+    async fn try_send(
+        &self,
+        route: &Route,
+        outgoing: &Outgoing,
+        deadline: Instant,
+        pooled: bool,
+    ) -> Result<Reply, Attempt> {
+        let pool = &self.shared.pool;
+        let started = Instant::now();
+        let (mut connection, dial) = match pool.take(route.address).filter(|_| pooled) {
+            Some(connection) => (connection, None),
+            None => {
+                let connection = pool.dial(route.address, deadline).await?;
+                (connection, Some(started.elapsed()))
+            }
+        };
+        let sent = Instant::now();
+        let request = self.sign(route, outgoing);
+        let exchange = async {
+            let answer = connection.send(request).await?;
+            let (head, body) = answer.into_parts();
+            let limit = if head.status == StatusCode::OK {
+                outgoing.max_answer
+            } else {
+                MAX_ERROR_BODY
+            };
+            if head.status == StatusCode::OK && body.size_hint().lower() > limit as u64 {
+                return Err(Attempt::Failed(ErrorKind::TooLarge(limit)));
+            }
+            let (body, complete) = read_body(body, limit).await.map_err(ErrorKind::Broken)?;
+            if head.status == StatusCode::OK && !complete {
+                return Err(ErrorKind::TooLarge(limit).into());
+            }
+            Ok(Reply {
+                status: head.status,
+                headers: head.headers,
+                body,
+                complete,
+                rtt: sent.elapsed(),
+                dial,
+            })
+        };
+        match timeout_at(deadline, exchange).await {
+            Ok(reply) => {
+                let reply = reply?;
+                if reply.complete {
+                    pool.give_back(route.address, connection);
+                }
+                Ok(reply)
+            }
+            Err(_) => {
+                // The connection of this request closes because it is dropped with the request on it.
+                pool.evict(route.address, sent);
+                Err(ErrorKind::Timeout(Stage::Answer).into())
+            }
+        }
+    }
+
+    /// The request as it is sent, signed now.
+    fn sign(&self, route: &Route, outgoing: &Outgoing) -> Request<Full<Bytes>> {
+        let mut request = Request::new(outgoing.body.clone().map(Full::new).unwrap_or_default());
+        *request.method_mut() = outgoing.method.clone();
+        *request.uri_mut() = Uri::from(outgoing.target.clone());
+        let host = HeaderValue::try_from(route.address.to_string());
+        let headers = request.headers_mut();
+        headers.clone_from(&outgoing.headers);
+        headers.insert(HOST, host.expect("an address is ASCII"));
+        if outgoing.body.is_some() {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        }
+        if outgoing.authentication == Authentication::Signed {
+            let local = &self.shared.local;
+            let now = {
+                // A stamp is valid whatever a holder of the lock did.
+                let mut stamp = self.shared.stamp.lock().unwrap_or_else(PoisonError::into_inner);
+                stamp.next(self.shared.clock.now_millis())
+            };
+            let (method, path) = (outgoing.method.as_str(), outgoing.target.path());
+            RequestAuth::sign(local.keypair(), local.name(), now, method, path).write_to(headers);
+        }
+        request
+    }
+}
+
+/// Why a try failed.
+enum Attempt {
+    Failed(ErrorKind),
+    Unsent(hyper::Error),
+}
+
+impl From<ErrorKind> for Attempt {
+    fn from(kind: ErrorKind) -> Self {
+        Self::Failed(kind)
+    }
+}
+
+impl From<SendError> for Attempt {
+    fn from(error: SendError) -> Self {
+        match error {
+            SendError::Broken(error) => Self::Failed(ErrorKind::Broken(error)),
+            SendError::Unsent(error) => Self::Unsent(error),
+        }
+    }
+}
+
+impl Reply {
+    /// This answer as an error, because its status is not 200.
+    pub(super) fn into_status_error(self, verified: bool) -> ErrorKind {
+        ErrorKind::Status(StatusAnswer {
+            status: self.status,
+            text: String::from_utf8_lossy(&self.body).into_owned(),
+            verified: verified && self.complete,
+        })
     }
 }

@@ -1,30 +1,103 @@
 use std::net::SocketAddr;
 
-use nara_proto::identity::NaraName;
+use http::{HeaderValue, StatusCode};
+use nara_proto::auth::ResponseAuthError;
+use nara_proto::endpoint::{Endpoint as _, Ping};
+use nara_proto::identity::{NaraName, PublicKey};
+use nara_proto::peer::PingResponse;
+use tokio::time::Instant;
 
-use super::error::ErrorKind;
-use super::{ClientError, DiscoveredKey, MeshClient, PeerRef, PingReport};
+use super::address::Route;
+use super::call::{FROM_HEADER, Outgoing, traced};
+use super::error::{DiscoveryProblem, ErrorKind};
+use super::{CallOptions, ClientError, DiscoveredKey, MeshClient, PeerRef, PingReport};
+use crate::defaults;
 
 impl MeshClient {
-    /// Measures the round trip to a peer.
+    /// Measures the round trip to a peer, to the end of the answer. The ping tells the peer our name, unsigned.
     ///
     /// # Errors
-    /// [`ClientError`].
+    /// [`ClientError`], also if the answer comes from another nara than the one that is registered.
     pub async fn ping(&self, peer: impl Into<PeerRef>) -> Result<PingReport, ClientError> {
-        std::future::ready(()).await;
-        Err(ClientError::new(peer.into(), ErrorKind::UnknownPeer))
+        let peer = peer.into();
+        let deadline = self.deadline(CallOptions::default());
+        traced(&peer, Ping::PATH, async {
+            let route = self.route(&peer)?;
+            let fail = |kind| ClientError::new(&route, kind);
+            let mut outgoing = Outgoing::new::<Ping>(&()).map_err(fail)?;
+            let name = HeaderValue::from_bytes(self.shared.local.name().as_str().as_bytes());
+            let name = name.expect("a name has no control characters");
+            outgoing.headers.insert(FROM_HEADER, name);
+            let answer = self.exchange_outgoing::<Ping>(route, &outgoing, deadline).await?;
+            check_name(&answer.route, &answer.value).map_err(|kind| ClientError::new(&answer.route, kind))?;
+            let key = PublicKey::from_base64(&answer.value.public_key).ok();
+            let pinned = answer.route.expected.key.as_ref();
+            Ok(PingReport {
+                rtt: answer.rtt,
+                dial: answer.dial,
+                key_matches: pinned.map(|pinned| key == Some(pinned.key)),
+                response: answer.value,
+            })
+        })
+        .await
     }
 
-    /// Asks the nara at an address for its name and key.
+    /// Asks whoever is at an address for its name and key, within [`defaults::DISCOVERY_TIMEOUT`]. The answer
+    /// is not signed and nothing is pinned: who believes it, trusts on first use.
     ///
     /// # Errors
-    /// [`ClientError`].
+    /// [`ClientError`] if there is no answer, no valid name or key in it, or another name than `expected`.
     pub async fn discover_key(
         &self,
         address: SocketAddr,
-        _expected: Option<&NaraName>,
+        expected: Option<&NaraName>,
     ) -> Result<DiscoveredKey, ClientError> {
-        std::future::ready(()).await;
-        Err(ClientError::new(address, ErrorKind::UnknownPeer))
+        let deadline = Instant::now() + defaults::DISCOVERY_TIMEOUT;
+        self.discover_key_until(address, expected, deadline).await
     }
+
+    pub(super) async fn discover_key_until(
+        &self,
+        address: SocketAddr,
+        expected: Option<&NaraName>,
+        deadline: Instant,
+    ) -> Result<DiscoveredKey, ClientError> {
+        let deadline = deadline.min(Instant::now() + defaults::DISCOVERY_TIMEOUT);
+        // A request may claim to come from anywhere, so the breaker of a peer at this address is left alone.
+        let route = Route::to_stranger(&self.shared.registry, address);
+        let fail = |kind| ClientError::new(address, kind);
+        let outgoing = Outgoing::new::<Ping>(&()).map_err(fail)?;
+        let reply = self.send(&route, &outgoing, deadline).await.map_err(fail)?;
+        if reply.status != StatusCode::OK {
+            return Err(fail(reply.into_status_error(false)));
+        }
+        let answer = Ping::decode(&reply.body).map_err(|error| fail(ErrorKind::Decode(error)))?;
+        read_key(&answer, expected).map_err(|problem| fail(ErrorKind::Discovery(problem)))
+    }
+}
+
+fn check_name(route: &Route, answer: &PingResponse) -> Result<(), ErrorKind> {
+    let Some(expected) = &route.expected.name else {
+        return Ok(());
+    };
+    if expected.as_str() == answer.from {
+        return Ok(());
+    }
+    let got = NaraName::new(&answer.from).map_err(|_| ErrorKind::Discovery(DiscoveryProblem::NoName))?;
+    Err(ErrorKind::Unauthenticated(ResponseAuthError::WrongResponder {
+        expected: expected.clone(),
+        got,
+    }))
+}
+
+fn read_key(answer: &PingResponse, expected: Option<&NaraName>) -> Result<DiscoveredKey, DiscoveryProblem> {
+    let name = NaraName::new(&answer.from).map_err(|_| DiscoveryProblem::NoName)?;
+    if let Some(expected) = expected.filter(|&expected| *expected != name) {
+        return Err(DiscoveryProblem::OtherNara {
+            expected: expected.clone(),
+            got: name,
+        });
+    }
+    let key = PublicKey::from_base64(&answer.public_key).map_err(|_| DiscoveryProblem::NoKey)?;
+    Ok(DiscoveredKey { name, key })
 }

@@ -45,6 +45,15 @@ pub(super) enum ErrorKind {
     Identity(RegisterError),
     /// The inner signature of the answer does not verify.
     InnerSignature,
+    /// The answer of `/ping` does not tell a name and a key.
+    Discovery(DiscoveryProblem),
+    /// The request has no valid form.
+    InvalidRequest(http::Error),
+    /// Nobody knows the nara that was searched for.
+    NobodyKnows {
+        /// How many were asked.
+        asked: usize,
+    },
     /// The peer sent pages that break the rules.
     Page(PageError),
     /// The reply to a runtime message did not come.
@@ -62,23 +71,22 @@ pub(super) enum ErrorKind {
     /// The key with which the answer is signed cannot be learned.
     UnknownKey {
         responder: NaraName,
-        reason: Box<UnknownKey>,
+        /// Why `/ping` did not tell it; `None`: only pinned keys are trusted.
+        discovery: Option<ClientError>,
     },
     /// The registry does not have the peer, or not its address.
     UnknownPeer,
 }
 
-/// Why the key of a responder is not known.
-#[derive(Debug)]
-pub(super) enum UnknownKey {
-    /// The client trusts pinned keys only.
-    NotPinned,
-    /// The `/ping` that should have told it failed.
-    Discovery(ClientError),
-    /// The `/ping` came from another nara.
-    OtherNara(String),
-    /// What the `/ping` told is not a key.
-    NotAKey,
+/// Why the answer of `/ping` does not tell the key of a nara.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum DiscoveryProblem {
+    #[error("its /ping gives no valid public key")]
+    NoKey,
+    #[error("its /ping gives no valid name")]
+    NoName,
+    #[error("its /ping says that it is {got} instead of {expected}")]
+    OtherNara { expected: NaraName, got: NaraName },
 }
 
 /// An answer with another status than 200.
@@ -142,16 +150,21 @@ impl ClientError {
         matches!(self.kind(), ErrorKind::CircuitOpen(_))
     }
 
-    /// The registry does not have the peer, or not its address. Nothing was sent.
+    /// The registry does not have the peer, or not its address, and nothing was sent; or nobody knows the
+    /// nara that was searched for.
     pub fn is_unknown_peer(&self) -> bool {
-        matches!(self.kind(), ErrorKind::UnknownPeer)
+        matches!(
+            self.kind(),
+            ErrorKind::NobodyKnows { .. } | ErrorKind::UnknownPeer
+        )
     }
 
     /// We could not verify the peer, or the peer could not verify us (status 401).
     pub fn is_unauthenticated(&self) -> bool {
         matches!(
             self.kind(),
-            ErrorKind::Identity(_)
+            ErrorKind::Discovery(_)
+                | ErrorKind::Identity(_)
                 | ErrorKind::InnerSignature
                 | ErrorKind::Unauthenticated(_)
                 | ErrorKind::UnknownKey { .. }
@@ -180,6 +193,32 @@ impl ClientError {
     /// Whether an answer with another status than 200 was signed by the peer. Status 401 never is.
     pub fn is_status_verified(&self) -> bool {
         self.answer().is_some_and(|answer| answer.verified)
+    }
+
+    /// What to call the outcome in traces.
+    pub(super) fn outcome(&self) -> &'static str {
+        match self.kind() {
+            ErrorKind::Broken(_) => "broken",
+            ErrorKind::CircuitOpen(_) => "circuit_open",
+            ErrorKind::Decode(_) => "decode",
+            ErrorKind::Dial(_) => "dial",
+            ErrorKind::DialTimeout(_) => "dial_timeout",
+            ErrorKind::Discovery(_) => "discovery",
+            ErrorKind::DuplicateMessage => "duplicate_message",
+            ErrorKind::Identity(_) => "identity",
+            ErrorKind::InnerSignature => "inner_signature",
+            ErrorKind::InvalidRequest(_) => "invalid_request",
+            ErrorKind::NobodyKnows { .. } => "nobody_knows",
+            ErrorKind::NoReply(_) => "no_reply",
+            ErrorKind::Page(_) => "page",
+            ErrorKind::Status(_) => "status",
+            ErrorKind::Timeout(_) => "timeout",
+            ErrorKind::TooLarge(_) => "too_large",
+            ErrorKind::TooManyPending(_) => "too_many_pending",
+            ErrorKind::Unauthenticated(_) => "unauthenticated",
+            ErrorKind::UnknownKey { .. } => "unknown_key",
+            ErrorKind::UnknownPeer => "unknown_peer",
+        }
     }
 
     fn answer(&self) -> Option<&StatusAnswer> {
@@ -224,6 +263,16 @@ impl fmt::Display for ErrorKind {
             Self::InnerSignature => f.write_str(
                 "the signature inside the answer is not its own; do not use the answer, and tell its owner",
             ),
+            Self::Discovery(_) => f.write_str("its name and key could not be learned; check the address"),
+            Self::InvalidRequest(_) => {
+                f.write_str("the request cannot be sent; check the path and the query of the endpoint")
+            }
+            Self::NobodyKnows { asked } => {
+                write!(
+                    f,
+                    "none of {asked} peers knows it; ask again when more peers are online"
+                )
+            }
             Self::Page(_) => f.write_str("it breaks the rules of paging; fetch from another peer"),
             Self::NoReply(limit) => {
                 write!(
@@ -248,25 +297,17 @@ impl fmt::Display for ErrorKind {
             Self::Unauthenticated(_) => f.write_str(
                 "the answer does not prove who sent it; check the address, the clocks and the pinned key",
             ),
-            Self::UnknownKey { responder, reason } => match &**reason {
-                UnknownKey::NotPinned => write!(
-                    f,
-                    "it answers as {responder}, whose key is not pinned; pin the key, or trust on first use"
-                ),
-                UnknownKey::Discovery(_) => write!(
-                    f,
-                    "it answers as {responder}, whose key could not be learned from its /ping; pin the key, \
-                     or try again"
-                ),
-                UnknownKey::OtherNara(name) => write!(
-                    f,
-                    "it answers as {responder}, but its /ping says {name:?}; check the address"
-                ),
-                UnknownKey::NotAKey => write!(
-                    f,
-                    "it answers as {responder}, but its /ping has no valid key; pin the key"
-                ),
-            },
+            Self::UnknownKey {
+                responder,
+                discovery: None,
+            } => write!(
+                f,
+                "it answers as {responder}, whose key is not pinned; pin the key, or trust on first use"
+            ),
+            Self::UnknownKey { responder, .. } => write!(
+                f,
+                "it answers as {responder}, whose key could not be learned from it; pin the key, or try again"
+            ),
             Self::UnknownPeer => f.write_str("unknown peer, or its address is unknown; register it first"),
         }
     }
@@ -311,16 +352,16 @@ impl Error for ClientError {
             ErrorKind::CircuitOpen(error) => Some(error),
             ErrorKind::Decode(error) => Some(error),
             ErrorKind::Dial(error) => Some(error),
+            ErrorKind::Discovery(error) => Some(error),
             ErrorKind::Identity(error) => Some(error),
+            ErrorKind::InvalidRequest(error) => Some(error),
             ErrorKind::Page(error) => Some(error),
             ErrorKind::Unauthenticated(error) => Some(error),
-            ErrorKind::UnknownKey { reason, .. } => match &**reason {
-                UnknownKey::Discovery(error) => Some(error),
-                UnknownKey::NotPinned | UnknownKey::OtherNara(_) | UnknownKey::NotAKey => None,
-            },
+            ErrorKind::UnknownKey { discovery, .. } => discovery.as_ref().map(|error| error as _),
             ErrorKind::DialTimeout(_)
             | ErrorKind::DuplicateMessage
             | ErrorKind::InnerSignature
+            | ErrorKind::NobodyKnows { .. }
             | ErrorKind::NoReply(_)
             | ErrorKind::Status(_)
             | ErrorKind::Timeout(_)

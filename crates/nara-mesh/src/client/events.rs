@@ -1,37 +1,92 @@
-use futures_util::stream::{self, BoxStream};
-use nara_proto::event::SyncEvent;
-use nara_proto::sync::{Cursor, EventFilter, SyncRequest};
+//! Calls whose answers are events: sync, checkpoints, zines.
 
-use super::error::ErrorKind;
-use super::{Checkpoints, ClientError, MeshClient, PeerRef, SyncEvents, SyncPage, Verified, ZineEvents};
+use std::num::NonZero;
+
+use futures_util::future::join_all;
+use futures_util::stream::{self, BoxStream};
+use nara_proto::endpoint::{AllCheckpoints, CheckpointsRequest, EventsSync, GossipZine};
+use nara_proto::event::{Service, SyncEvent, verify_events};
+use nara_proto::identity::PublicKey;
+use nara_proto::sync::{Cursor, EventFilter, Pager, SyncRequest, SyncResponse};
+use nara_proto::zine::Zine;
+use tokio::time::{Instant, timeout_at};
+
+use super::address::Route;
+use super::call::Answer;
+use super::error::{ErrorKind, Stage};
+use super::verify::offload;
+use super::{
+    CallOptions, CheckedEvent, CheckedEvents, Checkpoints, ClientError, MeshClient, PeerRef, RefusedEvent,
+    SyncEvents, SyncPage, Verification, Verified, ZineEvents,
+};
+use crate::registry::KnownKeys;
+
+/// Up to this many events are verified where they arrive.
+const OFFLOAD_EVENTS: usize = 64;
+
+/// Each thread gets at least this many events to verify: batches of many are cheaper per event.
+const MIN_BATCH: usize = 512;
+
+/// Checkpoints on one page.
+const CHECKPOINT_PAGE: usize = 1000;
+
+/// The most checkpoints that are fetched from one peer.
+const MAX_CHECKPOINTS: usize = 100_000;
 
 impl MeshClient {
-    /// Fetches events of a peer.
+    /// Fetches events of a peer: one answer. `from` of the request is set to our name.
     ///
     /// # Errors
-    /// [`ClientError`].
+    /// [`ClientError`]. An event that must not be stored is no error: see [`CheckedEvents::refused`].
     pub async fn fetch_sync_events(
         &self,
         peer: impl Into<PeerRef>,
-        _request: SyncRequest,
+        request: SyncRequest,
     ) -> Result<Verified<SyncEvents>, ClientError> {
-        std::future::ready(()).await;
-        Err(ClientError::new(peer.into(), ErrorKind::UnknownPeer))
+        let deadline = self.deadline(CallOptions::default());
+        let (route, response, verification) = self.sync(&peer.into(), request, deadline).await?;
+        let SyncResponse {
+            from,
+            events,
+            next_cursor,
+            ts,
+            next_after,
+            ..
+        } = response;
+        let events = self.check(&route, events.unwrap_or_default(), deadline).await?;
+        let value = SyncEvents {
+            from,
+            ts,
+            events,
+            next_cursor,
+            next_after: next_after.parse().ok(),
+        };
+        Ok(Verified::new(value, verification))
     }
 
-    /// Pages through all events of a peer.
+    /// Pages through the events of a peer, oldest first, each exactly once, `page_size` of them at a time,
+    /// beginning behind `resume`. Each page has the time limit of one call. The stream ends behind the first
+    /// error; [`SyncPage::cursor`] of the page before says where to resume.
     pub fn sync_pages(
         &self,
         peer: impl Into<PeerRef>,
-        _filter: EventFilter,
-        _page_size: usize,
-        _resume: Option<Cursor>,
+        filter: EventFilter,
+        page_size: usize,
+        resume: Option<Cursor>,
     ) -> BoxStream<'static, Result<SyncPage, ClientError>> {
-        let error = ClientError::new(peer.into(), ErrorKind::UnknownPeer);
-        Box::pin(stream::iter([Err(error)]))
+        let pager = Pager::resume(filter, page_size, resume.unwrap_or(Cursor::START));
+        let begin = Some((self.clone(), peer.into(), pager));
+        Box::pin(stream::unfold(begin, |state| async {
+            let (client, peer, mut pager) = state?;
+            match client.next_page(&peer, &mut pager).await {
+                Ok(page) => Some((Ok(page?), Some((client, peer, pager)))),
+                Err(error) => Some((Err(error), None)),
+            }
+        }))
     }
 
-    /// Fetches all checkpoints of a peer.
+    /// Fetches all checkpoints of a peer (at most 100,000): by event sync, or from its older endpoint for
+    /// checkpoints if that gives none.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -39,20 +94,186 @@ impl MeshClient {
         &self,
         peer: impl Into<PeerRef>,
     ) -> Result<Verified<Checkpoints>, ClientError> {
-        std::future::ready(()).await;
-        Err(ClientError::new(peer.into(), ErrorKind::UnknownPeer))
+        let peer = peer.into();
+        let filter = EventFilter {
+            services: vec![Service::Checkpoint.as_str().to_owned()],
+            ..EventFilter::default()
+        };
+        let mut pager = Pager::new(filter, CHECKPOINT_PAGE);
+        let mut checkpoints = Checkpoints::default();
+        let mut verification = Verification::open();
+        while let Some(page) = self.next_page(&peer, &mut pager).await? {
+            checkpoints.events.append(page.events);
+            verification = page.verification;
+            checkpoints.more = checkpoints.events.received() >= MAX_CHECKPOINTS;
+            if checkpoints.more {
+                break;
+            }
+        }
+        if checkpoints.events.received() > 0 {
+            return Ok(Verified::new(checkpoints, verification));
+        }
+        let checkpoints = self.fetch_old_checkpoints(&peer).await?;
+        Ok(Verified::new(checkpoints, Verification::open()))
     }
 
-    /// Hands over a zine of these events, and takes the one of the peer.
+    /// Hands over a zine of these events, signed by us, and takes the one of the peer.
     ///
     /// # Errors
-    /// [`ClientError`].
+    /// [`ClientError`]. An event that must not be stored is no error: see [`CheckedEvents::refused`].
     pub async fn exchange_zine(
         &self,
         peer: impl Into<PeerRef>,
-        _events: Vec<SyncEvent>,
+        events: Vec<SyncEvent>,
     ) -> Result<Verified<ZineEvents>, ClientError> {
-        std::future::ready(()).await;
-        Err(ClientError::new(peer.into(), ErrorKind::UnknownPeer))
+        let deadline = self.deadline(CallOptions::default());
+        let local = &self.shared.local;
+        let now = self.shared.clock.now_seconds();
+        let zine = Zine::signed(local.name().as_str(), now, events, local.keypair());
+        let answer = self.exchange::<GossipZine>(&peer.into(), &zine, deadline).await?;
+        let verification = self.verify_inner(&answer)?;
+        let zine = answer.value;
+        let events = self
+            .check(&answer.route, zine.events.unwrap_or_default(), deadline)
+            .await?;
+        let value = ZineEvents {
+            from: zine.from,
+            created_at: zine.created_at,
+            events,
+        };
+        Ok(Verified::new(value, verification))
     }
+
+    async fn next_page(&self, peer: &PeerRef, pager: &mut Pager) -> Result<Option<SyncPage>, ClientError> {
+        let Some(request) = pager.next_request() else {
+            return Ok(None);
+        };
+        let deadline = self.deadline(CallOptions::default());
+        let (route, response, verification) = self.sync(peer, request, deadline).await?;
+        let fresh = pager
+            .accept(response)
+            .map_err(|error| ClientError::new(&route, ErrorKind::Page(error)))?;
+        Ok(Some(SyncPage {
+            events: self.check(&route, fresh, deadline).await?,
+            cursor: pager.cursor().clone(),
+            verification,
+        }))
+    }
+
+    async fn fetch_old_checkpoints(&self, peer: &PeerRef) -> Result<Checkpoints, ClientError> {
+        let mut checkpoints = Checkpoints::default();
+        loop {
+            let deadline = self.deadline(CallOptions::default());
+            let received = checkpoints.events.received();
+            let request = CheckpointsRequest {
+                limit: CHECKPOINT_PAGE as u32,
+                offset: u32::try_from(received).unwrap_or(u32::MAX),
+            };
+            let answer = self.exchange::<AllCheckpoints>(peer, &request, deadline).await?;
+            let events = answer.value.checkpoints.unwrap_or_default();
+            checkpoints.more = answer.value.has_more && !events.is_empty();
+            checkpoints
+                .events
+                .append(self.check(&answer.route, events, deadline).await?);
+            if !checkpoints.more || checkpoints.events.received() >= MAX_CHECKPOINTS {
+                return Ok(checkpoints);
+            }
+        }
+    }
+
+    /// One event sync, with both signatures of the answer verified, but not yet its events.
+    async fn sync(
+        &self,
+        peer: &PeerRef,
+        mut request: SyncRequest,
+        deadline: Instant,
+    ) -> Result<(Route, SyncResponse, Verification), ClientError> {
+        self.shared.local.name().as_str().clone_into(&mut request.from);
+        let answer = self.exchange::<EventsSync>(peer, &request, deadline).await?;
+        let verification = self.verify_inner(&answer)?;
+        Ok((answer.route, answer.value, verification))
+    }
+
+    /// Verifies the signature inside an answer, with the key that signed its header.
+    fn verify_inner<T: SignedInside>(&self, answer: &Answer<T>) -> Result<Verification, ClientError> {
+        let mut verification = answer.verification.clone();
+        verification.inner = match (&verification.key, &verification.responder) {
+            (Some(key), Some(name)) => answer.value.is_signed_by(name.as_str(), key),
+            _ => false,
+        };
+        if verification.inner || self.shared.accept_unverified {
+            Ok(verification)
+        } else {
+            Err(ClientError::new(&answer.route, ErrorKind::InnerSignature))
+        }
+    }
+
+    /// Gives every event its verdict: well-formedness, id, and signature where the key is known.
+    async fn check(
+        &self,
+        route: &Route,
+        events: Vec<SyncEvent>,
+        deadline: Instant,
+    ) -> Result<CheckedEvents, ClientError> {
+        let keys = KnownKeys::new(self.shared.local.clone(), self.shared.registry.clone());
+        timeout_at(deadline, check_events(events, keys))
+            .await
+            .map_err(|_| ClientError::new(route, ErrorKind::Timeout(Stage::Verify)))
+    }
+}
+
+/// A message with a signature inside, over its maker, its time and the ids of its events.
+trait SignedInside {
+    fn is_signed_by(&self, name: &str, key: &PublicKey) -> bool;
+}
+
+impl SignedInside for SyncResponse {
+    fn is_signed_by(&self, name: &str, key: &PublicKey) -> bool {
+        self.from == name && self.verify(key).is_ok()
+    }
+}
+
+impl SignedInside for Zine {
+    fn is_signed_by(&self, name: &str, key: &PublicKey) -> bool {
+        self.from == name && self.verify(key).is_ok()
+    }
+}
+
+/// Verifies events in batches, on all cores if there are many.
+async fn check_events(mut events: Vec<SyncEvent>, keys: KnownKeys) -> CheckedEvents {
+    if events.len() <= OFFLOAD_EVENTS {
+        return check_batch(events, &keys);
+    }
+    let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let batch = events.len().div_ceil(threads).max(MIN_BATCH);
+    let mut batches = Vec::new();
+    while !events.is_empty() {
+        let rest = events.split_off(batch.min(events.len()));
+        let keys = keys.clone();
+        batches.push(offload(true, move || check_batch(events, &keys)));
+        events = rest;
+    }
+    let mut checked = CheckedEvents::default();
+    for batch in join_all(batches).await {
+        checked.append(batch);
+    }
+    checked
+}
+
+fn check_batch(events: Vec<SyncEvent>, keys: &KnownKeys) -> CheckedEvents {
+    let mut random = [0; 32];
+    getrandom::fill(&mut random).expect("the operating system gives randomness");
+    let verdicts = verify_events(&events, keys, random);
+    let mut checked = CheckedEvents::default();
+    for (event, verdict) in events.into_iter().zip(verdicts) {
+        match verdict {
+            Ok(trust) => checked.accepted.push(CheckedEvent { event, trust }),
+            Err(problem) => checked.refused.push(RefusedEvent {
+                id: event.id,
+                emitter: event.emitter,
+                problem,
+            }),
+        }
+    }
+    checked
 }

@@ -1,13 +1,71 @@
-//! Connections.
-use std::sync::Arc;
+//! Connections to peers, kept for the next call.
+//!
+//! A pool of its own, because the one of `hyper-util` can neither drop the idle connections of one peer, nor
+//! limit their number over all peers, nor say for certain that a request was not sent.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use bytes::{Bytes, BytesMut};
+use http::{Request, Response};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Body as _, Incoming};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+
+use super::error::{ErrorKind, Stage};
+use crate::defaults;
 use crate::transport::Transport;
 
+type Sender = http1::SendRequest<Full<Bytes>>;
+
+/// The most header lines of an answer.
+const MAX_HEADERS: usize = 64;
+
+/// A deadline that comes this shortly before the limit of dialling is that limit: by default both are 5 s, and
+/// the deadline began a moment earlier.
+const DIAL_SLACK: Duration = Duration::from_millis(100);
+
+/// Dials peers and keeps their connections.
 #[derive(Debug)]
 pub(super) struct Pool {
     transport: Arc<dyn Transport>,
     dial_timeout: Duration,
+    idle: Arc<Mutex<Idle>>,
+}
+
+/// Idle connections, in the order in which they became idle. Their number is small enough to be searched.
+#[derive(Debug, Default)]
+struct Idle {
+    connections: Vec<IdleConnection>,
+    reaper: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct IdleConnection {
+    peer: SocketAddr,
+    sender: Sender,
+    since: Instant,
+}
+
+/// A connection with no request in flight. Dropping it, or a request on it, closes it.
+#[derive(Debug)]
+pub(super) struct Connection {
+    sender: Sender,
+    reused: bool,
+}
+
+/// A request that got no answer.
+#[derive(Debug)]
+pub(super) enum SendError {
+    /// Something was sent.
+    Broken(hyper::Error),
+    /// The pooled connection turned out closed before anything was sent.
+    Unsent(hyper::Error),
 }
 
 impl Pool {
@@ -15,6 +73,159 @@ impl Pool {
         Self {
             transport,
             dial_timeout,
+            idle: Arc::default(),
         }
     }
+
+    /// The connection to a peer that became idle last.
+    pub(super) fn take(&self, peer: SocketAddr) -> Option<Connection> {
+        let mut idle = lock(&self.idle);
+        loop {
+            let index = idle.connections.iter().rposition(|entry| entry.peer == peer)?;
+            let entry = idle.connections.remove(index);
+            if entry.is_usable() {
+                return Some(Connection {
+                    sender: entry.sender,
+                    reused: true,
+                });
+            }
+        }
+    }
+
+    /// Opens a connection to a peer, until the limit of dialling or the deadline.
+    pub(super) async fn dial(&self, peer: SocketAddr, deadline: Instant) -> Result<Connection, ErrorKind> {
+        let limit = Instant::now() + self.dial_timeout;
+        let stream = match timeout_at(limit.min(deadline), self.transport.dial(peer)).await {
+            Ok(dialled) => dialled.map_err(ErrorKind::Dial)?,
+            Err(_) if deadline + DIAL_SLACK >= limit => {
+                return Err(ErrorKind::DialTimeout(self.dial_timeout));
+            }
+            Err(_) => return Err(ErrorKind::Timeout(Stage::Dial)),
+        };
+        let (sender, connection) = http1::Builder::new()
+            .max_headers(MAX_HEADERS)
+            .max_header_size(defaults::MAX_HEADER_BYTES)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| ErrorKind::Dial(io::Error::other(error)))?;
+        tokio::spawn(async move {
+            // Whoever has a request in flight gets the error; for an idle connection it is the usual end.
+            if let Err(error) = connection.await {
+                tracing::trace!(%peer, %error, "connection ended");
+            }
+        });
+        Ok(Connection {
+            sender,
+            reused: false,
+        })
+    }
+
+    /// Takes back a connection whose answer was read to its end.
+    pub(super) fn give_back(&self, peer: SocketAddr, connection: Connection) {
+        let mut sender = connection.sender;
+        if sender.is_ready() {
+            keep(&self.idle, peer, sender);
+            return;
+        }
+        // The answer may have come before the request was written in full.
+        let idle = Arc::downgrade(&self.idle);
+        tokio::spawn(async move {
+            if let Ok(Ok(())) = timeout(defaults::POOL_IDLE, sender.ready()).await
+                && let Some(idle) = idle.upgrade()
+            {
+                keep(&idle, peer, sender);
+            }
+        });
+    }
+
+    /// Closes the connections to a peer that have been idle since before `sent`, because a request that was
+    /// sent then got no answer in time: their path is probably as dead as that of the request.
+    pub(super) fn evict(&self, peer: SocketAddr, sent: Instant) {
+        lock(&self.idle)
+            .connections
+            .retain(|entry| entry.peer != peer || entry.since > sent);
+    }
+}
+
+fn keep(idle: &Arc<Mutex<Idle>>, peer: SocketAddr, sender: Sender) {
+    let mut pool = lock(idle);
+    let of_peer = pool.connections.iter().filter(|entry| entry.peer == peer).count();
+    if of_peer >= defaults::POOL_IDLE_PER_PEER {
+        return;
+    }
+    if pool.connections.len() >= defaults::POOL_IDLE_TOTAL {
+        pool.connections.remove(0);
+    }
+    pool.connections.push(IdleConnection {
+        peer,
+        sender,
+        since: Instant::now(),
+    });
+    if pool.reaper.as_ref().is_none_or(JoinHandle::is_finished) {
+        pool.reaper = Some(tokio::spawn(reap(Arc::downgrade(idle))));
+    }
+}
+
+/// Closes idle connections when their time is over, until none is left.
+async fn reap(idle: Weak<Mutex<Idle>>) {
+    loop {
+        let next = {
+            let Some(idle) = idle.upgrade() else { return };
+            let mut idle = lock(&idle);
+            idle.connections.retain(IdleConnection::is_usable);
+            match idle.connections.first() {
+                Some(oldest) => oldest.since + defaults::POOL_IDLE,
+                None => {
+                    idle.reaper = None;
+                    return;
+                }
+            }
+        };
+        sleep_until(next).await;
+    }
+}
+
+fn lock(idle: &Mutex<Idle>) -> MutexGuard<'_, Idle> {
+    // No method leaves the list half changed.
+    idle.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl IdleConnection {
+    fn is_usable(&self) -> bool {
+        self.sender.is_ready() && self.since.elapsed() < defaults::POOL_IDLE
+    }
+}
+
+impl Connection {
+    /// Sends a request and waits for the head of its answer.
+    pub(super) async fn send(
+        &mut self,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Response<Incoming>, SendError> {
+        self.sender.try_send_request(request).await.map_err(|mut error| {
+            let unsent = error.take_message().is_some() && self.reused;
+            let error = error.into_error();
+            if unsent {
+                SendError::Unsent(error)
+            } else {
+                SendError::Broken(error)
+            }
+        })
+    }
+}
+
+/// Reads a body, but no more than `limit` bytes. Returns what was read, and whether that is all.
+pub(super) async fn read_body(mut body: Incoming, limit: usize) -> Result<(Bytes, bool), hyper::Error> {
+    let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+    let mut read = BytesMut::with_capacity(announced.min(limit));
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame?.into_data() else { continue };
+        let room = limit - read.len();
+        if data.len() > room {
+            read.extend_from_slice(&data[..room]);
+            return Ok((read.freeze(), false));
+        }
+        read.extend_from_slice(&data);
+    }
+    Ok((read.freeze(), true))
 }

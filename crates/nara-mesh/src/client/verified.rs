@@ -124,6 +124,11 @@ impl CheckedEvents {
         self.accepted.len() + self.refused.len()
     }
 
+    pub(super) fn append(&mut self, mut more: Self) {
+        self.accepted.append(&mut more.accepted);
+        self.refused.append(&mut more.refused);
+    }
+
     /// The events that may be stored, without their trust.
     pub fn into_events(self) -> Vec<SyncEvent> {
         self.accepted.into_iter().map(|checked| checked.event).collect()

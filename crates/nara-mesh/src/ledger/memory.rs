@@ -11,7 +11,8 @@ use nara_proto::sync::{Cursor, EventFilter, is_critical, sample_weight};
 use nara_proto::time::UnixNanos;
 
 use self::shelf::MemoryShelf;
-use super::admission::admit;
+use super::admission::{Shelf as _, admit};
+use super::filter::Wanted;
 use super::retention::Retention;
 use super::sampler::Sampler;
 use super::{Insertion, KnownNames, Ledger, LedgerError, LedgerFuture, RetentionPolicy, Sample, Slice};
@@ -75,10 +76,11 @@ impl Ledger for MemoryLedger {
     }
 
     fn page(&self, filter: EventFilter, after: Cursor, limit: usize) -> LedgerFuture<'_, Vec<SyncEvent>> {
+        let wanted = Wanted::new(&filter);
         let page = self.select(|shelf| -> Vec<_> {
             shelf
                 .after(&after)
-                .filter(|event| filter.matches(event))
+                .filter(|event| wanted.matches(event))
                 .take(limit)
                 .cloned()
                 .collect()
@@ -87,11 +89,12 @@ impl Ledger for MemoryLedger {
     }
 
     fn recent(&self, filter: EventFilter, limit: usize) -> LedgerFuture<'_, Vec<SyncEvent>> {
+        let wanted = Wanted::new(&filter);
         let recent = self.select(|shelf| -> Vec<_> {
             shelf
                 .after(&Cursor::START)
                 .rev()
-                .filter(|event| filter.matches(event))
+                .filter(|event| wanted.matches(event))
                 .take(limit)
                 .cloned()
                 .collect()
@@ -100,10 +103,11 @@ impl Ledger for MemoryLedger {
     }
 
     fn slice(&self, filter: EventFilter, slice: Slice) -> LedgerFuture<'_, Vec<SyncEvent>> {
+        let wanted = Wanted::new(&filter);
         let selected = self.select(|shelf| {
             let mut selected: Vec<_> = shelf
                 .after(&slice.start())
-                .filter(|event| filter.matches(event))
+                .filter(|event| wanted.matches(event))
                 .skip(slice.slice_index)
                 .step_by(slice.slice_total.max(1))
                 .cloned()
@@ -114,9 +118,10 @@ impl Ledger for MemoryLedger {
     }
 
     fn sample(&self, filter: EventFilter, sample: Sample) -> LedgerFuture<'_, Vec<SyncEvent>> {
+        let wanted = Wanted::new(&filter);
         let drawn = self.select(|shelf| -> Vec<_> {
             let mut sampler = Sampler::new(sample.size, sample.seed);
-            for (place, event) in shelf.arrivals().filter(|(_, event)| filter.matches(event)) {
+            for (place, event) in shelf.arrivals().filter(|(_, event)| wanted.matches(event)) {
                 if is_critical(event) {
                     sampler.offer_critical(place.clone());
                 } else {
@@ -144,7 +149,7 @@ impl Ledger for MemoryLedger {
     }
 
     fn count(&self) -> LedgerFuture<'_, usize> {
-        ready(read(&self.shelf).map(|shelf| super::admission::Shelf::count(&*shelf))).boxed()
+        ready(read(&self.shelf).map(|shelf| shelf.count())).boxed()
     }
 
     fn store_key(&self, key: PinnedKey) -> LedgerFuture<'_, ()> {

@@ -1,3 +1,182 @@
+mod keys;
+mod pool;
+mod read;
+mod schema;
+mod shelf;
+mod sql;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use futures_util::FutureExt as _;
+use nara_proto::event::SyncEvent;
+use nara_proto::sync::{Cursor, EventFilter};
+use nara_proto::time::UnixNanos;
+use rusqlite::OptionalExtension as _;
+
+use self::pool::Pool;
+use self::read::Order;
+use self::shelf::SqliteShelf;
+use super::admission::admit;
+use super::retention::Retention;
+use super::{Insertion, KnownNames, Ledger, LedgerError, LedgerFuture, RetentionPolicy, Sample, Slice};
+use crate::registry::PinnedKey;
+
 /// A ledger in a SQLite database.
+///
+/// A write is one transaction; readers do not wait for it. Its operations run on the blocking threads of
+/// tokio, so they need its runtime. An operation whose future is dropped is finished in the background.
+///
+/// A process that is killed loses nothing that was stored; a computer that loses power may lose the last
+/// transactions, but no half ones.
 #[derive(Debug)]
-pub struct SqliteLedger;
+pub struct SqliteLedger {
+    pool: Pool,
+    retention: Retention,
+}
+
+impl SqliteLedger {
+    /// Opens the ledger in this file, and makes it if there is none, readable and writable by its owner
+    /// alone. It keeps what [`RetentionPolicy::default`] says and knows everyone.
+    ///
+    /// This waits for the disk, so call it before the program serves.
+    ///
+    /// # Errors
+    /// [`LedgerError`] if the file cannot be opened, is not a ledger, or was made by a newer version.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, LedgerError> {
+        Ok(Self::over(Pool::open(path.as_ref())?))
+    }
+
+    /// A ledger that lives as long as this value.
+    ///
+    /// # Errors
+    /// [`LedgerError::Sqlite`] if there is not enough memory.
+    pub fn open_in_memory() -> Result<Self, LedgerError> {
+        Ok(Self::over(Pool::open_in_memory()?))
+    }
+
+    fn over(pool: Pool) -> Self {
+        Self {
+            pool,
+            retention: Retention::default(),
+        }
+    }
+
+    /// Sets what it keeps.
+    #[must_use]
+    pub fn with_retention(mut self, policy: RetentionPolicy) -> Self {
+        self.retention.policy = policy;
+        self
+    }
+
+    /// Sets whom it knows.
+    #[must_use]
+    pub fn with_known_names(mut self, known: Arc<dyn KnownNames>) -> Self {
+        self.retention.known = known;
+        self
+    }
+}
+
+impl Ledger for SqliteLedger {
+    fn insert(&self, events: Vec<SyncEvent>) -> LedgerFuture<'_, Vec<Insertion>> {
+        let retention = self.retention.clone();
+        self.pool
+            .write(move |transaction| {
+                let mut shelf = SqliteShelf::new(transaction)?;
+                Ok(admit(&mut shelf, &retention, events)?)
+            })
+            .boxed()
+    }
+
+    fn page(&self, filter: EventFilter, after: Cursor, limit: usize) -> LedgerFuture<'_, Vec<SyncEvent>> {
+        self.pool
+            .read(move |snapshot| {
+                let page = read::select(snapshot, &filter, &after, Order::OldestFirst, limit)?;
+                read::load(snapshot, page)
+            })
+            .boxed()
+    }
+
+    fn recent(&self, filter: EventFilter, limit: usize) -> LedgerFuture<'_, Vec<SyncEvent>> {
+        self.pool
+            .read(move |snapshot| {
+                let recent = read::select(snapshot, &filter, &Cursor::START, Order::NewestFirst, limit)?;
+                read::load(snapshot, recent)
+            })
+            .boxed()
+    }
+
+    fn slice(&self, filter: EventFilter, slice: Slice) -> LedgerFuture<'_, Vec<SyncEvent>> {
+        self.pool
+            .read(move |snapshot| read::load(snapshot, read::slice(snapshot, &filter, slice)?))
+            .boxed()
+    }
+
+    fn sample(&self, filter: EventFilter, sample: Sample) -> LedgerFuture<'_, Vec<SyncEvent>> {
+        self.pool
+            .read(move |snapshot| read::load(snapshot, read::sample(snapshot, &filter, &sample)?))
+            .boxed()
+    }
+
+    fn since(&self, since: UnixNanos, limit: usize) -> LedgerFuture<'_, Vec<SyncEvent>> {
+        self.pool
+            .read(move |snapshot| read::load(snapshot, read::since(snapshot, since, limit)?))
+            .boxed()
+    }
+
+    fn checkpoints(&self, limit: usize, offset: usize) -> LedgerFuture<'_, (Vec<SyncEvent>, usize)> {
+        self.pool
+            .read(move |snapshot| {
+                let page = read::checkpoints(snapshot, limit, offset)?;
+                Ok((read::load(snapshot, page)?, read::count_checkpoints(snapshot)?))
+            })
+            .boxed()
+    }
+
+    fn count(&self) -> LedgerFuture<'_, usize> {
+        self.pool.read(|snapshot| Ok(read::count(snapshot)?)).boxed()
+    }
+
+    fn store_key(&self, key: PinnedKey) -> LedgerFuture<'_, ()> {
+        self.pool
+            .write(move |transaction| Ok(keys::store(transaction, &key)?))
+            .boxed()
+    }
+
+    fn keys(&self) -> LedgerFuture<'_, Vec<PinnedKey>> {
+        self.pool.read(keys::load).boxed()
+    }
+
+    fn store_cursor(&self, peer: String, cursor: Cursor) -> LedgerFuture<'_, ()> {
+        self.pool
+            .write(move |transaction| {
+                transaction.prepare_cached(sql::STORE_CURSOR)?.execute((
+                    peer,
+                    cursor.ts().get(),
+                    cursor.id(),
+                ))?;
+                Ok(())
+            })
+            .boxed()
+    }
+
+    fn cursor(&self, peer: String) -> LedgerFuture<'_, Option<Cursor>> {
+        self.pool
+            .read(move |snapshot| {
+                let cursor = snapshot
+                    .prepare_cached(sql::CURSOR)?
+                    .query_row([peer], |row| {
+                        Ok(Cursor::new(
+                            UnixNanos::new(row.get(0)?),
+                            row.get_ref(1)?.as_str()?,
+                        ))
+                    })
+                    .optional()?;
+                Ok(cursor)
+            })
+            .boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -6,11 +6,13 @@ use std::time::Instant;
 use nara_proto::breaker::{Breaker, BreakerConfig, BreakerState};
 use nara_proto::identity::{NaraId, NaraName};
 
+use tokio::sync::{Semaphore, SemaphorePermit};
+
 use super::PinnedKey;
+use crate::defaults;
 
 /// What is known about a peer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct PeerInfo {
     /// Its id, if known. The naras already out there do not tell theirs.
     pub id: Option<NaraId>,
@@ -57,6 +59,7 @@ impl fmt::Display for PeerInfo {
 pub struct Peer {
     info: RwLock<PeerInfo>,
     breaker: Mutex<Breaker>,
+    in_flight: Semaphore,
 }
 
 impl Peer {
@@ -64,6 +67,7 @@ impl Peer {
         Self {
             info: RwLock::new(info),
             breaker: Mutex::new(Breaker::new(breaker)),
+            in_flight: Semaphore::const_new(defaults::MAX_IN_FLIGHT_PER_PEER),
         }
     }
 
@@ -86,6 +90,11 @@ impl Peer {
     pub fn breaker_state(&self) -> BreakerState {
         // tokio's clock, so that tests with paused time see it move.
         self.breaker().state(now())
+    }
+
+    /// Waits for leave to have one more call in flight to it. Cancel safe.
+    pub(crate) async fn slot(&self) -> SemaphorePermit<'_> {
+        self.in_flight.acquire().await.expect("nobody closes it")
     }
 
     pub(super) fn update(&self, change: impl FnOnce(&mut PeerInfo)) {

@@ -263,7 +263,7 @@ impl PeerRegistry {
             self.emit(PeerEvent::KeyPinned(key));
         }
         if known_before && now.address != before.address {
-            peer.breaker().sign_of_life();
+            self.sign_of_life(peer);
             self.emit(PeerEvent::AddressChanged(now));
         }
     }
@@ -279,7 +279,8 @@ impl PeerRegistry {
 }
 
 impl Table {
-    /// The peers that have the id or the name: none, one, or two that turn out to be one.
+    /// The peers that have the id or the name, or of which nothing but this address is known: none, one, or
+    /// several that turn out to be one.
     fn find(&self, info: &PeerInfo) -> Vec<Arc<Peer>> {
         let mut found = Vec::new();
         found.extend(info.id.as_ref().and_then(|id| self.by_id.get(id)).cloned());
@@ -288,6 +289,17 @@ impl Table {
         {
             found.push(peer.clone());
         }
+        let at_ip = info.address.and_then(|address| self.by_ip.get(&address.ip()));
+        found.extend(
+            at_ip
+                .into_iter()
+                .flatten()
+                .filter(|peer| {
+                    let known = peer.info();
+                    known.id.is_none() && known.name.is_none() && known.address == info.address
+                })
+                .cloned(),
+        );
         found
     }
 

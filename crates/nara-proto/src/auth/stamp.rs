@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use crate::time::UnixMillis;
 
 /// Gives out strictly increasing times for signing.
@@ -21,13 +23,13 @@ pub struct Stamp {
 impl Stamp {
     /// How far ahead of the clock a stamp may run before it follows the clock again: when a clock is set back
     /// by more than this, the last stamp was the error.
-    const MAX_LEAD_MS: i64 = 10_000;
+    const MAX_LEAD: Duration = Duration::from_secs(10);
 
     /// The next time: `now`, or one millisecond after the last one, whichever is later.
     pub fn next(&mut self, now: UnixMillis) -> UnixMillis {
         let next = match self.last {
-            Some(last) if last >= now && last.get() - now.get() <= Self::MAX_LEAD_MS => {
-                UnixMillis::new(last.get().saturating_add(1))
+            Some(last) if last >= now && last.abs_diff(now) <= Self::MAX_LEAD => {
+                last.saturating_add(Duration::from_millis(1))
             }
             _ => now,
         };

@@ -136,16 +136,23 @@ pub fn is_critical(event: &SyncEvent) -> bool {
 /// The inherited constant makes the half-life 14.4 days, not the 30 days that it was meant to be (defect G15).
 /// Weights only shape a random choice, so both sides need not agree on them; ours follow the naras out there.
 pub fn sample_weight(event: &SyncEvent, responder: &str, now: UnixNanos) -> f64 {
-    const DECAY_HOURS: f64 = 720.0 * 0.693;
-    let age_hours = now.get().saturating_sub(event.ts.get()) as f64 / 3.6e12;
     let importance = match event.observation.as_deref() {
-        Some(payload) if event.service() == Some(Service::Observation) => match payload.importance {
-            3 => 5.0,
-            2 => 2.0,
-            _ => 1.0,
-        },
-        _ => 1.0,
+        Some(payload) if event.service() == Some(Service::Observation) => payload.importance,
+        _ => 0,
     };
     let about_responder = [event.emitter.as_str(), event.actor(), event.target()].contains(&responder);
+    sample_weight_of(event.ts, importance, about_responder, now)
+}
+
+/// [`sample_weight`] of an event of which only these parts are at hand. `importance` is that of an
+/// observation, and 0 for other events.
+pub fn sample_weight_of(ts: UnixNanos, importance: i64, about_responder: bool, now: UnixNanos) -> f64 {
+    const DECAY_HOURS: f64 = 720.0 * 0.693;
+    let age_hours = now.get().saturating_sub(ts.get()) as f64 / 3.6e12;
+    let importance = match importance {
+        3 => 5.0,
+        2 => 2.0,
+        _ => 1.0,
+    };
     (-age_hours / DECAY_HOURS).exp() * importance * if about_responder { 2.0 } else { 1.0 }
 }

@@ -3,15 +3,25 @@
 //! A rule is matched by what a case does, never by its name. Where a rule applies, only the fields that it lists
 //! may differ, and at least one must; where none applies, nothing may.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use nara_proto::encoding::{base64_decode_canonical, base64_decode_lenient};
-use nara_proto::event::Service;
-use nara_proto::go_json;
+use nara_proto::endpoint::{DirectMessage, Endpoint, EventsImport, EventsSync, GossipZine, WorldRelay};
+use nara_proto::event::{EventProblem, KeyLookup, SyncEvent, verify_events};
+use nara_proto::go_json::{self, Merge};
+use nara_proto::identity::PublicKey;
+use nara_proto::import::ImportRequest;
+use nara_proto::sync::SyncRequest;
+use nara_proto::world::{MIN_ID_LEN, WorldMessage};
+use nara_proto::zine::Zine;
 use serde_json::{Map, Value};
 
 use crate::harness::Case;
 
 /// Deviations that show without a server or client.
 const PROTO: &str = "nara-proto";
+/// Deviations that take a server or client to show.
+const MESH: &str = "nara-mesh";
 
 /// One deliberate deviation.
 pub(crate) struct Rule {
@@ -19,8 +29,8 @@ pub(crate) struct Rule {
     pub(crate) id: &'static str,
     /// Why we deviate.
     pub(crate) reason: &'static str,
-    /// The crate whose runner sees the deviation.
-    pub(crate) seen_by: &'static str,
+    /// The crates whose runners see the deviation.
+    pub(crate) seen_by: &'static [&'static str],
     /// Whether a case does the thing.
     pub(crate) applies: fn(&Case<'_>) -> bool,
     /// The fields that may differ, each with the value that we must give instead, if it is always the same.
@@ -43,6 +53,30 @@ const REFUSED: &[(&str, Option<&str>)] = &[
     ("status", Some("401")),
     ("error", None),
     ("body", None),
+    ("response_body", None),
+    ("expect", Some("401")),
+    ("response_headers", None),
+    ("response_signed", Some("false")),
+    ("response_signature_valid", Some("false")),
+    ("ledger_growth", Some("0")),
+];
+
+/// What a request shows that we answer with 403 and others do not.
+const FORBIDDEN: &[(&str, Option<&str>)] = &[
+    ("expect", Some("403")),
+    ("status", Some("403")),
+    ("response_headers", None),
+    ("response_body", None),
+    ("ledger_growth", Some("0")),
+];
+
+/// What a request shows that we answer with 400 and others do not.
+const BAD_REQUEST: &[(&str, Option<&str>)] = &[
+    ("expect", Some("400")),
+    ("status", Some("400")),
+    ("response_headers", None),
+    ("response_body", None),
+    ("ledger_growth", Some("0")),
 ];
 
 /// All rules.
@@ -50,14 +84,14 @@ pub(crate) const RULES: &[Rule] = &[
     Rule {
         id: "repeated-header",
         reason: "of two values one reader believes the first and another the last",
-        seen_by: PROTO,
+        seen_by: &[PROTO, MESH],
         applies: |case| is_header_verdict(case) && has_repeated_header(case),
         differs: REFUSED,
     },
     Rule {
         id: "second-spelling-of-time",
         reason: "with `+5` or `005` beside `5`, one signature would be several requests for a replay cache",
-        seen_by: PROTO,
+        seen_by: &[PROTO, MESH],
         applies: |case| {
             is_header_verdict(case)
                 && !has_repeated_header(case)
@@ -68,7 +102,7 @@ pub(crate) const RULES: &[Rule] = &[
     Rule {
         id: "second-spelling-of-signature",
         reason: "with non-canonical base64, one signature would be several requests for a replay cache",
-        seen_by: PROTO,
+        seen_by: &[PROTO, MESH],
         applies: |case| {
             is_header_verdict(case)
                 && !has_repeated_header(case)
@@ -80,17 +114,246 @@ pub(crate) const RULES: &[Rule] = &[
     Rule {
         id: "payload-missing",
         reason: "others crash on an event without the payload of its service; to us it is an invalid event",
-        seen_by: PROTO,
+        seen_by: &[PROTO],
         applies: |case| case.file() == "event_decode.json" && lacks_payload(case),
         differs: &[("content_panics", Some("false"))],
     },
+    Rule {
+        id: "from-is-the-sender",
+        reason: "others let a peer ask, and pass on a zine, in the name of any other",
+        seen_by: &[MESH],
+        applies: |case| Exchange::of(case).is_some_and(|exchange| exchange.speaks_for_another()),
+        differs: FORBIDDEN,
+    },
+    Rule {
+        id: "emitter-is-the-sender",
+        reason: "a direct message that another nara signed is a replay of what it once sent to somebody",
+        seen_by: &[MESH],
+        applies: |case| {
+            Exchange::of(case).is_some_and(|exchange| {
+                exchange
+                    .signed_message()
+                    .is_some_and(|event| event.emitter != exchange.sender && !is_payload_missing(&event))
+            })
+        },
+        differs: FORBIDDEN,
+    },
+    Rule {
+        id: "message-without-payload",
+        reason: "others crash on a direct message without the payload of its service",
+        seen_by: &[MESH],
+        applies: |case| {
+            Exchange::of(case).is_some_and(|exchange| {
+                exchange
+                    .addressed_message()
+                    .is_some_and(|event| is_payload_missing(&event))
+            })
+        },
+        differs: BAD_REQUEST,
+    },
+    Rule {
+        id: "message-with-forged-id",
+        reason: "an event under the id of another keeps the other out of every ledger",
+        seen_by: &[MESH],
+        applies: |case| {
+            Exchange::of(case).is_some_and(|exchange| {
+                exchange.signed_message().is_some_and(|event| {
+                    event.emitter == exchange.sender && event.validate().is_ok() && !event.has_genuine_id()
+                })
+            })
+        },
+        differs: BAD_REQUEST,
+    },
+    Rule {
+        id: "short-world-id",
+        reason: "others crash on a world message that they pass on with an id shorter than 8 bytes",
+        seen_by: &[MESH],
+        applies: |case| Exchange::of(case).is_some_and(|exchange| exchange.relays_short_id()),
+        differs: BAD_REQUEST,
+    },
+    Rule {
+        id: "crash-on-batch",
+        reason: "others crash on a zine or import with an event without payload or with a short id; we refuse the event",
+        seen_by: &[MESH],
+        applies: |case| {
+            case.peek("expect").is_some_and(|expect| expect == "aborted")
+                && Exchange::of(case)
+                    .is_some_and(|exchange| !exchange.speaks_for_another() && exchange.batch().is_some())
+        },
+        differs: &[("expect", Some("200"))],
+    },
+    Rule {
+        id: "event-of-batch-refused",
+        reason: "others store events of zines and imports whatever their ids and signatures say",
+        seen_by: &[MESH],
+        applies: |case| {
+            is_answered_with_200(case)
+                && Exchange::of(case).is_some_and(|exchange| exchange.has_event_that_only_we_refuse())
+        },
+        differs: &[
+            ("ledger_growth", None),
+            ("response_headers", None),
+            ("response_body", None),
+        ],
+    },
+    Rule {
+        id: "own-observations",
+        reason: "others note by themselves that they saw a new nara, unsigned; here that is the application's to do",
+        seen_by: &[MESH],
+        applies: |case| {
+            is_answered_with_200(case)
+                && Exchange::of(case).is_some_and(|exchange| {
+                    let events = exchange.batch().map(|events| events.len());
+                    let events = events.or_else(|| exchange.signed_message().map(|_| 1));
+                    let growth = case.peek("ledger_growth").and_then(Value::as_u64).unwrap_or(0);
+                    !exchange.speaks_for_another()
+                        && !exchange.has_event_that_only_we_refuse()
+                        && events.is_some_and(|events| growth > events as u64)
+                })
+        },
+        differs: &[
+            ("ledger_growth", None),
+            ("response_headers", None),
+            ("response_body", None),
+        ],
+    },
 ];
+
+fn is_answered_with_200(case: &Case<'_>) -> bool {
+    case.peek("status").is_some_and(|status| status == 200)
+}
+
+/// A request of `http.json` that is authenticated and has the right method.
+struct Exchange {
+    path: String,
+    sender: String,
+    body: Vec<u8>,
+    keys: Keys,
+    known_ids: BTreeSet<String>,
+}
+
+/// The keys that the server of the fixture has.
+#[derive(Default)]
+struct Keys {
+    by_name: BTreeMap<String, PublicKey>,
+    by_id: BTreeMap<String, PublicKey>,
+}
+
+impl KeyLookup for Keys {
+    fn key_of_name(&self, name: &str) -> Option<PublicKey> {
+        self.by_name.get(name).copied()
+    }
+
+    fn key_of_id(&self, id: &str) -> Option<PublicKey> {
+        self.by_id.get(id).copied()
+    }
+}
+
+impl Exchange {
+    fn of(case: &Case<'_>) -> Option<Self> {
+        if case.file() != "http.json" || case.peek("status").is_some_and(|status| status == 401) {
+            return None;
+        }
+        if case.peek("method")? != "POST" {
+            return None;
+        }
+        let fixture = case.fixture().ok()?;
+        let mut keys = Keys::default();
+        let peers = fixture.peek("known_peers")?.as_array()?.iter();
+        for nara in peers.chain([fixture.peek("server")?]) {
+            let text = |field: &str| nara.get(field)?.as_str();
+            let key = PublicKey::from_base64(text("public_key_b64")?).ok()?;
+            keys.by_name.insert(text("name")?.to_owned(), key);
+            keys.by_id.insert(text("nara_id")?.to_owned(), key);
+        }
+        let ledger = fixture.peek("ledger")?.as_array()?.iter();
+        let known_ids = ledger
+            .filter_map(|event| {
+                let event: SyncEvent = go_json::from_slice(event.as_str()?.as_bytes()).ok()?;
+                Some(event.id)
+            })
+            .collect();
+        let target = case.peek("request_target")?.as_str()?;
+        Some(Self {
+            path: target.split('?').next().unwrap_or_default().to_owned(),
+            sender: header(case, "X-Nara-Name").unwrap_or_default().to_owned(),
+            body: case.peek("request_body")?.as_str()?.as_bytes().to_vec(),
+            keys,
+            known_ids,
+        })
+    }
+
+    fn body<T: Merge, E: Endpoint>(&self) -> Option<T> {
+        if self.path == E::PATH {
+            go_json::from_slice(&self.body).ok()
+        } else {
+            None
+        }
+    }
+
+    /// Whether a zine or sync request says that it is from another nara than the sender.
+    fn speaks_for_another(&self) -> bool {
+        let zine = self.body::<Zine, GossipZine>().map(|zine| zine.from);
+        let from = zine.or_else(|| self.body::<SyncRequest, EventsSync>().map(|request| request.from));
+        from.is_some_and(|from| !from.is_empty() && from != self.sender)
+    }
+
+    /// A direct message that names an emitter with a known key, and carries some signature.
+    fn addressed_message(&self) -> Option<SyncEvent> {
+        let event = self.body::<SyncEvent, DirectMessage>()?;
+        (event.is_signed() && self.keys.key_of_name(&event.emitter).is_some()).then_some(event)
+    }
+
+    /// A direct message whose signature verifies with the key of its emitter.
+    fn signed_message(&self) -> Option<SyncEvent> {
+        let event = self.addressed_message()?;
+        let key = self.keys.key_of_name(&event.emitter)?;
+        event.verify(&key).ok()?;
+        Some(event)
+    }
+
+    fn relays_short_id(&self) -> bool {
+        self.body::<WorldMessage, WorldRelay>().is_some_and(|message| {
+            message.id.len() < MIN_ID_LEN && message.verify_chain(|name| self.keys.key_of_name(name)).is_ok()
+        })
+    }
+
+    /// The events of a zine or import.
+    fn batch(&self) -> Option<Vec<SyncEvent>> {
+        let zine = self.body::<Zine, GossipZine>().map(|zine| zine.events);
+        let events = zine.or_else(|| {
+            self.body::<ImportRequest, EventsImport>()
+                .map(|request| request.events)
+        });
+        events.map(Option::unwrap_or_default)
+    }
+
+    /// Whether a batch has an event that others store and we refuse: well formed and new, but forged, badly
+    /// signed, or unsigned where it must not be.
+    fn has_event_that_only_we_refuse(&self) -> bool {
+        if self.speaks_for_another() {
+            return false;
+        }
+        let events = self.batch().unwrap_or_default();
+        let verdicts = verify_events(&events, &self.keys, [7; 32]);
+        events.iter().zip(verdicts).any(|(event, verdict)| {
+            !self.known_ids.contains(&event.id)
+                && verdict.is_err_and(|problem| !matches!(problem, EventProblem::Invalid(_)))
+        })
+    }
+}
+
+/// Every payload has some content, so an event without any lacks it.
+fn is_payload_missing(event: &SyncEvent) -> bool {
+    event.service().is_some() && event.content().is_empty()
+}
 
 /// Whether the case is about the verdict on authentication headers, and all three are there. Of responses only
 /// the verdict is compared, not the reason, so one that is refused anyway shows no difference.
 fn is_header_verdict(case: &Case<'_>) -> bool {
     let verdict = match case.file() {
         "request_auth.json" => true,
+        "http.json" => case.peek("status").is_some(),
         "response_auth.json" => case.peek("expect").is_some_and(|expect| expect == "valid"),
         _ => false,
     };
@@ -101,8 +364,9 @@ fn is_header_verdict(case: &Case<'_>) -> bool {
 }
 
 fn headers<'a>(case: &Case<'a>) -> Option<&'a Map<String, Value>> {
-    case.peek("headers")
-        .or_else(|| case.peek("received_headers"))?
+    ["headers", "received_headers", "request_headers"]
+        .iter()
+        .find_map(|field| case.peek(field))?
         .as_object()
 }
 
@@ -130,22 +394,9 @@ fn is_second_spelling_of_base64(text: &str) -> bool {
     base64_decode_lenient(text.as_bytes()).is_ok() && base64_decode_canonical(text.as_bytes()).is_err()
 }
 
-/// Whether the event names a service that is known and does not carry its payload.
+/// Whether the event of a case names a service that is known and does not carry its payload.
 fn lacks_payload(case: &Case<'_>) -> bool {
-    let Some(json) = case.peek("json").and_then(Value::as_str) else {
-        return false;
-    };
-    let Ok(event) = go_json::from_slice::<nara_proto::event::SyncEvent>(json.as_bytes()) else {
-        return false;
-    };
-    match event.service() {
-        Some(Service::Chau) => event.chau.is_none(),
-        Some(Service::Checkpoint) => event.checkpoint.is_none(),
-        Some(Service::HeyThere) => event.hey_there.is_none(),
-        Some(Service::Observation) => event.observation.is_none(),
-        Some(Service::Ping) => event.ping.is_none(),
-        Some(Service::Seen) => event.seen.is_none(),
-        Some(Service::Social) => event.social.is_none(),
-        _ => false,
-    }
+    let json = case.peek("json").and_then(Value::as_str);
+    json.and_then(|json| go_json::from_slice::<SyncEvent>(json.as_bytes()).ok())
+        .is_some_and(|event| is_payload_missing(&event))
 }

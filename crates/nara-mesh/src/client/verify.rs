@@ -1,0 +1,201 @@
+//! Who answered, and can it be proven?
+
+use bytes::Bytes;
+use http::StatusCode;
+use nara_proto::auth::{ResponseAuth, ResponseAuthError};
+use nara_proto::endpoint::{Authentication, Endpoint};
+use nara_proto::identity::{NaraName, PublicKey};
+use nara_proto::time::UnixMillis;
+use tokio::time::Instant;
+
+use super::address::Route;
+use super::call::Reply;
+use super::error::ErrorKind;
+use super::{KeyTrust, MeshClient, Verification};
+use crate::registry::{KeyConflict, KeySource, PeerInfo, PinnedKey};
+
+/// Bodies beyond this are hashed and decoded off the threads that serve everyone.
+const OFFLOAD_BYTES: usize = 64 << 10;
+
+impl MeshClient {
+    /// Verifies and decodes an answer.
+    pub(super) async fn accept<E: Endpoint>(
+        &self,
+        route: &Route,
+        reply: Reply,
+        deadline: Instant,
+    ) -> Result<(E::Response, Verification), ErrorKind>
+    where
+        E::Response: 'static,
+    {
+        let signed = E::AUTHENTICATION == Authentication::Signed;
+        if reply.status != StatusCode::OK {
+            let verified = signed && self.is_signed_by_known_key(route, &reply);
+            return Err(reply.into_status_error(verified));
+        }
+        let large = reply.body.len() > OFFLOAD_BYTES;
+        if !signed {
+            let value = offload(large, move || E::decode(&reply.body)).await;
+            return Ok((value.map_err(ErrorKind::Decode)?, Verification::open()));
+        }
+        if self.shared.accept_unverified {
+            let now = self.shared.clock.now_millis();
+            let known = self.with_known_key(route, &reply);
+            return offload(large, move || {
+                let verification =
+                    known.and_then(|(auth, pinned)| verify(&auth, &pinned, &reply.body, now).ok());
+                let value = E::decode(&reply.body).map_err(ErrorKind::Decode)?;
+                Ok((value, verification.unwrap_or_default()))
+            })
+            .await;
+        }
+
+        let auth = ResponseAuth::from_headers(&reply.headers).map_err(ErrorKind::Unauthenticated)?;
+        check_responder(route, auth.name())?;
+        let (pinned, is_new) = match self.known_key(route, auth.name()) {
+            Some(pinned) => (pinned, false),
+            None => (self.learn_key(route, auth.name(), deadline).await?, true),
+        };
+        // Read after what may take seconds, so that it is the time at which freshness is judged.
+        let now = self.shared.clock.now_millis();
+        let to_pin = pinned.clone();
+        let (value, verification) = offload(large, move || {
+            let verification =
+                verify(&auth, &pinned, &reply.body, now).map_err(ErrorKind::Unauthenticated)?;
+            let value = E::decode(&reply.body).map_err(ErrorKind::Decode)?;
+            Ok::<_, ErrorKind>((value, verification))
+        })
+        .await?;
+        // Only now that the responder has proven that it holds the key.
+        if is_new || route.expected.name.is_none() || route.expected.key.is_none() {
+            self.pin(route, to_pin)?;
+        }
+        Ok((value, verification))
+    }
+
+    /// Whether an error answer carries a valid signature of the peer. No key is learned for it.
+    fn is_signed_by_known_key(&self, route: &Route, reply: &Reply) -> bool {
+        let now = self.shared.clock.now_millis();
+        self.with_known_key(route, reply)
+            .is_some_and(|(auth, pinned)| verify(&auth, &pinned, &reply.body, now).is_ok())
+    }
+
+    fn with_known_key(&self, route: &Route, reply: &Reply) -> Option<(ResponseAuth, PinnedKey)> {
+        let auth = ResponseAuth::from_headers(&reply.headers).ok()?;
+        check_responder(route, auth.name()).ok()?;
+        let pinned = self.known_key(route, auth.name())?;
+        Some((auth, pinned))
+    }
+
+    /// The pinned key of the peer that was called, else of the name that answered.
+    fn known_key(&self, route: &Route, responder: &NaraName) -> Option<PinnedKey> {
+        let of_peer = route.peer.info().key.filter(|pinned| pinned.name == *responder);
+        of_peer.or_else(|| self.shared.registry.by_name(responder.as_str())?.info().key)
+    }
+
+    /// Asks for the key of a responder that is met for the first time. It is asked where the call went, since
+    /// that is where trust on first use points to.
+    async fn learn_key(
+        &self,
+        route: &Route,
+        responder: &NaraName,
+        deadline: Instant,
+    ) -> Result<PinnedKey, ErrorKind> {
+        let unknown = |discovery| ErrorKind::UnknownKey {
+            responder: responder.clone(),
+            discovery,
+        };
+        if self.shared.trust == KeyTrust::Pinned {
+            return Err(unknown(None));
+        }
+        let discovered = self
+            .discover_key_until(route.address, Some(responder), deadline)
+            .await
+            .map_err(|error| unknown(Some(error)))?;
+        Ok(PinnedKey {
+            name: discovered.name,
+            id: route.expected.id.clone(),
+            key: discovered.key,
+            source: KeySource::Ping(route.address),
+            learned_at: self.shared.clock.now_millis(),
+        })
+    }
+
+    /// Notes in the registry who answered: id, name and key belong together from now on.
+    fn pin(&self, route: &Route, pinned: PinnedKey) -> Result<(), ErrorKind> {
+        let local = &self.shared.local;
+        if pinned.name == *local.name() && pinned.key != local.public_key() {
+            let own = PinnedKey {
+                name: local.name().clone(),
+                id: Some(local.id().clone()),
+                key: local.public_key(),
+                source: KeySource::Own,
+                learned_at: UnixMillis::default(),
+            };
+            let conflict = KeyConflict {
+                name: pinned.name,
+                pinned: Box::new(own),
+                offered: pinned.key,
+                offered_by: pinned.source,
+            };
+            return Err(ErrorKind::Identity(conflict.into()));
+        }
+        // An address is noted for a nara that has none. To replace the one it has takes more than an answer
+        // from elsewhere, which anybody can pass on.
+        let registry = &self.shared.registry;
+        let is_stranger = route.expected.id.is_none() && route.expected.name.is_none();
+        let known = registry.by_name(pinned.name.as_str());
+        let has_address = known.is_some_and(|peer| peer.info().address.is_some());
+        let info = PeerInfo {
+            id: route.expected.id.clone(),
+            name: Some(pinned.name.clone()),
+            address: route.expected.address.filter(|_| is_stranger && !has_address),
+            key: Some(pinned),
+        };
+        registry.register(info).map(drop).map_err(ErrorKind::Identity)
+    }
+}
+
+/// Another nara than the one that was called must not answer for it.
+pub(super) fn check_responder(route: &Route, responder: &NaraName) -> Result<(), ErrorKind> {
+    match &route.expected.name {
+        Some(expected) if expected != responder => {
+            Err(ErrorKind::Unauthenticated(ResponseAuthError::WrongResponder {
+                expected: expected.clone(),
+                got: responder.clone(),
+            }))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn verify(
+    auth: &ResponseAuth,
+    pinned: &PinnedKey,
+    body: &Bytes,
+    now: UnixMillis,
+) -> Result<Verification, ResponseAuthError> {
+    let key: PublicKey = pinned.key;
+    auth.verify(&key, body, now)?;
+    Ok(Verification {
+        responder: Some(auth.name().clone()),
+        key: Some(key),
+        key_source: Some(pinned.source.clone()),
+        signed_at: Some(auth.timestamp()),
+        header: true,
+        inner: false,
+    })
+}
+
+/// Runs `work` here if it is small, else on a thread where it delays nobody.
+pub(super) async fn offload<T: Send + 'static>(large: bool, work: impl FnOnce() -> T + Send + 'static) -> T {
+    if !large {
+        return work();
+    }
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        // The runtime is shutting down, and this task with it.
+        Err(_) => std::future::pending().await,
+    }
+}

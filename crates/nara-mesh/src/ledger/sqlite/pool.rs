@@ -1,0 +1,183 @@
+use std::fs::OpenOptions;
+use std::io::ErrorKind;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
+use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
+use tokio::task::spawn_blocking;
+
+use super::schema;
+use crate::ledger::LedgerError;
+
+/// Connections that read at once; more readers wait their turn.
+const READERS: usize = 4;
+
+/// How long a connection waits for another *process* that writes.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Prepared statements that a connection keeps.
+const CACHED_STATEMENTS: usize = 64;
+
+/// The connections to one database: one that writes, and some that read a snapshot meanwhile.
+#[derive(Debug)]
+pub(super) struct Pool {
+    // Dropped first: the connection that is closed last tidies up the log, and only the writer may write.
+    readers: Option<Readers>,
+    writer: Arc<tokio::sync::Mutex<Connection>>,
+}
+
+#[derive(Clone, Debug)]
+struct Readers {
+    idle: Arc<Mutex<Vec<Connection>>>,
+    permits: Arc<Semaphore>,
+}
+
+impl Pool {
+    pub(super) fn open(path: &Path) -> Result<Self, LedgerError> {
+        create_private(path).map_err(|source| LedgerError::File {
+            path: path.to_owned(),
+            source,
+        })?;
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let mut writer = configure(Connection::open_with_flags(path, flags)?)?;
+        schema::migrate(&mut writer, path)?;
+        // Only now: it would change a file that is not ours.
+        writer.pragma_update(None, "journal_mode", "wal")?;
+        let readers = (0..READERS)
+            .map(|_| {
+                let reader = configure(Connection::open_with_flags(path, flags)?)?;
+                reader.pragma_update(None, "query_only", true)?;
+                Ok(reader)
+            })
+            .collect::<Result<_, LedgerError>>()?;
+        Ok(Self {
+            readers: Some(Readers {
+                idle: Arc::new(Mutex::new(readers)),
+                permits: Arc::new(Semaphore::new(READERS)),
+            }),
+            writer: Arc::new(tokio::sync::Mutex::new(writer)),
+        })
+    }
+
+    /// A database in memory has one connection: nobody else can see it.
+    pub(super) fn open_in_memory() -> Result<Self, LedgerError> {
+        let mut writer = configure(Connection::open_in_memory()?)?;
+        schema::migrate(&mut writer, Path::new(":memory:"))?;
+        Ok(Self {
+            readers: None,
+            writer: Arc::new(tokio::sync::Mutex::new(writer)),
+        })
+    }
+
+    /// Runs `work` in a transaction, which is committed if it succeeds.
+    pub(super) fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Transaction<'_>) -> Result<T, LedgerError> + Send + 'static,
+    ) -> impl Future<Output = Result<T, LedgerError>> + Send {
+        let writer = self.writer.clone();
+        let work = move |writer: &mut Connection| {
+            let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let result = work(&transaction)?;
+            transaction.commit()?;
+            Ok(result)
+        };
+        async move {
+            let mut writer = writer.lock_owned().await;
+            blocking(move || work(&mut writer)).await
+        }
+    }
+
+    /// Runs `work` on a snapshot of the database.
+    pub(super) fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Transaction<'_>) -> Result<T, LedgerError> + Send + 'static,
+    ) -> impl Future<Output = Result<T, LedgerError>> + Send {
+        let readers = self.readers.clone();
+        let writer = self.writer.clone();
+        async move {
+            let mut lease = match readers {
+                Some(readers) => Lease::Reader(readers.lease().await?),
+                None => Lease::Writer(writer.lock_owned().await),
+            };
+            blocking(move || work(&lease.connection()?.transaction()?)).await
+        }
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, LedgerError> + Send + 'static,
+) -> Result<T, LedgerError> {
+    spawn_blocking(work).await.map_err(|_| LedgerError::Closed)?
+}
+
+enum Lease {
+    Reader(ReaderLease),
+    Writer(OwnedMutexGuard<Connection>),
+}
+
+impl Lease {
+    fn connection(&mut self) -> Result<&mut Connection, LedgerError> {
+        match self {
+            Self::Reader(lease) => lease.connection.as_mut().ok_or(LedgerError::Closed),
+            Self::Writer(guard) => Ok(guard),
+        }
+    }
+}
+
+impl Readers {
+    async fn lease(self) -> Result<ReaderLease, LedgerError> {
+        let permit = self.permits.clone().acquire_owned().await;
+        let permit = permit.map_err(|_| LedgerError::Closed)?;
+        let connection = self.idle().pop();
+        Ok(ReaderLease {
+            connection,
+            readers: self,
+            _permit: permit,
+        })
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<Connection>> {
+        // Pushing and popping cannot leave it half-way.
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A reader that goes back when it is dropped, also by a panic. There is one for each permit.
+struct ReaderLease {
+    connection: Option<Connection>,
+    readers: Readers,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Drop for ReaderLease {
+    fn drop(&mut self) {
+        // The permit is released after this.
+        self.readers.idle().extend(self.connection.take());
+    }
+}
+
+fn configure(connection: Connection) -> Result<Connection, LedgerError> {
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.pragma_update(None, "synchronous", "normal")?;
+    connection.pragma_update(None, "temp_store", "memory")?;
+    // In KiB. The inner pages of every index of a million events fit.
+    connection.pragma_update(None, "cache_size", -16_384)?;
+    // The log shrinks to this, in bytes, after it grew for a large transaction.
+    connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
+    connection.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
+    Ok(connection)
+}
+
+/// Makes the file if it is missing. The log beside it gets the permissions that it has.
+fn create_private(path: &Path) -> std::io::Result<()> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    match options.open(path) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
+}

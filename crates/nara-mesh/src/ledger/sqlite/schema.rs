@@ -1,0 +1,95 @@
+use std::path::Path;
+
+use rusqlite::{Connection, TransactionBehavior};
+
+use crate::ledger::LedgerError;
+
+/// Marks a file as a ledger: "nara".
+const APPLICATION_ID: i64 = 0x6e61_7261;
+
+/// What leads from each version of the schema to the next; never changed once released, only added to.
+const MIGRATIONS: [&str; 1] = ["
+CREATE TABLE events (
+    seq        INTEGER PRIMARY KEY, -- order of arrival
+    id         TEXT    NOT NULL UNIQUE,
+    ts         INTEGER NOT NULL,    -- ns
+    svc        TEXT    NOT NULL,
+    emitter    TEXT    NOT NULL,
+    actor      TEXT    NOT NULL,
+    target     TEXT    NOT NULL,
+    importance INTEGER NOT NULL,    -- of an observation, else 0
+    critical   INTEGER NOT NULL,    -- every sample has it
+    priority   INTEGER NOT NULL,    -- the lowest are pruned first
+    stranger   INTEGER NOT NULL,    -- about an unknown nara when it was last looked at
+    json       TEXT    NOT NULL
+) STRICT;
+CREATE INDEX events_by_time     ON events (ts, id);
+CREATE INDEX events_by_service  ON events (svc, ts, id);
+CREATE INDEX events_by_actor    ON events (actor, svc, ts, id);
+CREATE INDEX events_by_target   ON events (target, svc, ts, id);
+CREATE INDEX events_by_pair     ON events (actor, target, priority, ts, id) WHERE svc = 'observation';
+CREATE INDEX events_by_priority ON events (priority, ts, id) WHERE priority < 4;
+CREATE INDEX events_strangers   ON events (ts, id) WHERE stranger = 1;
+CREATE INDEX events_checkpoints ON events (priority) WHERE priority = 5;
+
+-- How many events there are, so that nobody has to count them.
+CREATE TABLE totals (priority INTEGER PRIMARY KEY, n INTEGER NOT NULL) STRICT;
+INSERT INTO totals VALUES (0, 0), (1, 0), (2, 0), (3, 0), (4, 0), (5, 0), (6, 0);
+CREATE TRIGGER events_added AFTER INSERT ON events
+    BEGIN UPDATE totals SET n = n + 1 WHERE priority = new.priority; END;
+CREATE TRIGGER events_removed AFTER DELETE ON events
+    BEGIN UPDATE totals SET n = n - 1 WHERE priority = old.priority; END;
+
+CREATE TABLE keys (
+    name       TEXT    PRIMARY KEY,
+    id         TEXT,                -- nara id, if known
+    key        TEXT    NOT NULL,    -- base64
+    source     TEXT    NOT NULL,    -- how it was learned
+    learned_at INTEGER NOT NULL     -- ms
+) STRICT, WITHOUT ROWID;
+CREATE TABLE cursors (
+    peer TEXT    PRIMARY KEY,
+    ts   INTEGER NOT NULL,
+    id   TEXT    NOT NULL
+) STRICT, WITHOUT ROWID;
+"];
+
+/// Brings the database to the newest version of the schema.
+///
+/// The version is read inside the transaction that changes it, so that two programs may open a new ledger at
+/// once.
+pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), LedgerError> {
+    let known = MIGRATIONS.len() as i64;
+    if version(connection)? == known && application_id(connection)? == APPLICATION_ID {
+        return Ok(());
+    }
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let found = version(&transaction)?;
+    let tables: i64 = transaction.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    if tables > 0 && application_id(&transaction)? != APPLICATION_ID {
+        return Err(LedgerError::Foreign {
+            path: path.to_owned(),
+        });
+    }
+    let Some(missing) = usize::try_from(found)
+        .ok()
+        .and_then(|done| MIGRATIONS.get(done..))
+    else {
+        return Err(LedgerError::NewerSchema { found, known });
+    };
+    for migration in missing {
+        transaction.execute_batch(migration)?;
+    }
+    transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+    transaction.pragma_update(None, "user_version", known)?;
+    transaction.commit()?;
+    Ok(())
+}
+
+fn version(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.pragma_query_value(None, "user_version", |row| row.get(0))
+}
+
+fn application_id(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.pragma_query_value(None, "application_id", |row| row.get(0))
+}

@@ -1,0 +1,162 @@
+use nara_proto::event::{Service, SyncEvent};
+use nara_proto::go_json;
+use nara_proto::sync::is_critical;
+use nara_proto::time::UnixNanos;
+use rusqlite::{Params, Row, Transaction};
+
+use super::{read, sql};
+use crate::ledger::admission::{Place, Shelf, Stranger};
+use crate::ledger::retention::Priority;
+
+/// The events of a database inside one transaction.
+pub(super) struct SqliteShelf<'a> {
+    transaction: &'a Transaction<'a>,
+    count: usize,
+    kept: usize,
+}
+
+impl<'a> SqliteShelf<'a> {
+    pub(super) fn new(transaction: &'a Transaction<'a>) -> rusqlite::Result<Self> {
+        let totals = read::totals(transaction)?;
+        Ok(Self {
+            transaction,
+            count: totals.iter().map(|(_, n)| n).sum(),
+            kept: totals
+                .iter()
+                .filter(|(priority, _)| *priority >= Priority::FirstSeen as i64)
+                .map(|(_, n)| n)
+                .sum(),
+        })
+    }
+
+    fn exists(&self, sql: &str, params: impl Params) -> rusqlite::Result<bool> {
+        self.transaction.prepare_cached(sql)?.exists(params)
+    }
+
+    fn count_of(&self, sql: &str, params: impl Params) -> rusqlite::Result<usize> {
+        self.transaction
+            .prepare_cached(sql)?
+            .query_row(params, |row| row.get::<_, i64>(0))
+            .map(|count| usize::try_from(count).unwrap_or(0))
+    }
+
+    fn places(&self, sql: &str, params: impl Params) -> rusqlite::Result<Vec<Place>> {
+        self.transaction
+            .prepare_cached(sql)?
+            .query_map(params, place)?
+            .collect()
+    }
+}
+
+/// Reads the columns `seq, ts, id`.
+pub(super) fn place(row: &Row<'_>) -> rusqlite::Result<Place> {
+    Ok(Place {
+        seq: row.get(0)?,
+        ts: UnixNanos::new(row.get(1)?),
+        id: row.get_ref(2)?.as_str()?.into(),
+    })
+}
+
+impl Shelf for SqliteShelf<'_> {
+    type Error = rusqlite::Error;
+
+    fn contains(&mut self, id: &str) -> rusqlite::Result<bool> {
+        self.exists(sql::CONTAINS, [id])
+    }
+
+    fn add(&mut self, event: SyncEvent, priority: Priority, stranger: bool) -> rusqlite::Result<i64> {
+        let importance = match event.observation.as_deref() {
+            Some(payload) if event.service() == Some(Service::Observation) => payload.importance,
+            _ => 0,
+        };
+        self.transaction.prepare_cached(sql::ADD)?.execute((
+            &event.id,
+            event.ts.get(),
+            &event.svc,
+            &event.emitter,
+            event.actor(),
+            event.target(),
+            importance,
+            is_critical(&event),
+            priority as i64,
+            stranger,
+            go_json::to_string(&event),
+        ))?;
+        self.count += 1;
+        self.kept += usize::from(priority.is_kept());
+        Ok(self.transaction.last_insert_rowid())
+    }
+
+    fn remove(&mut self, place: &Place) -> rusqlite::Result<()> {
+        let mut statement = self.transaction.prepare_cached(sql::REMOVE)?;
+        let was_kept: bool = statement.query_row([place.seq], |row| row.get(0))?;
+        self.count -= 1;
+        self.kept -= usize::from(was_kept);
+        Ok(())
+    }
+
+    fn acquaint(&mut self, place: &Place) -> rusqlite::Result<()> {
+        self.transaction
+            .prepare_cached(sql::ACQUAINT)?
+            .execute([place.seq])
+            .map(drop)
+    }
+
+    fn count(&self) -> usize {
+        self.count
+    }
+
+    fn count_kept(&self) -> usize {
+        self.kept
+    }
+
+    fn count_pings(&mut self, target: &str, limit: usize) -> rusqlite::Result<usize> {
+        self.count_of(sql::COUNT_PINGS, (target, read::sql_limit(limit)))
+    }
+
+    fn oldest_ping(&mut self, target: &str) -> rusqlite::Result<Option<Place>> {
+        Ok(self.places(sql::OLDEST_PING, [target])?.pop())
+    }
+
+    fn count_observations(&mut self, pair: (&str, &str), limit: usize) -> rusqlite::Result<usize> {
+        self.count_of(sql::COUNT_OBSERVATIONS, (pair.0, pair.1, read::sql_limit(limit)))
+    }
+
+    fn oldest_observation(
+        &mut self,
+        (observer, subject): (&str, &str),
+        restart: bool,
+    ) -> rusqlite::Result<Option<Place>> {
+        let priorities: &[_] = if restart {
+            &[Priority::Restart]
+        } else {
+            &[Priority::Presence, Priority::FirstSeen]
+        };
+        let mut oldest = Vec::new();
+        for &priority in priorities {
+            oldest.extend(self.places(sql::OLDEST_OBSERVATION, (observer, subject, priority as i64))?);
+        }
+        Ok(oldest.into_iter().min())
+    }
+
+    fn has_checkpoint(&mut self, subject: &str) -> rusqlite::Result<bool> {
+        self.exists(sql::HAS_CHECKPOINT, [subject])
+    }
+
+    fn oldest_strangers(&mut self, limit: usize) -> rusqlite::Result<Vec<Stranger>> {
+        self.transaction
+            .prepare_cached(sql::OLDEST_STRANGERS)?
+            .query_map([read::sql_limit(limit)], |row| {
+                Ok(Stranger {
+                    place: place(row)?,
+                    actor: row.get(3)?,
+                    target: row.get(4)?,
+                })
+            })?
+            .collect()
+    }
+
+    fn oldest(&mut self, priority: Priority, limit: usize) -> rusqlite::Result<Vec<Place>> {
+        self.places(sql::OLDEST, (priority as i64, read::sql_limit(limit)))
+    }
+}

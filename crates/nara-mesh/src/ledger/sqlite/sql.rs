@@ -1,0 +1,102 @@
+//! Every statement, in one place, so that a test can look at the query plan of each.
+//!
+//! `INDEXED BY` makes a statement fail instead of falling back to reading the whole table.
+
+/// The places of an index behind a cursor, in one direction: `?1` is the time and `?2` the id of the cursor,
+/// `?3` the limit, `?4` and `?5` what the index is about.
+macro_rules! places {
+    ($index:literal, $about:literal, $direction:literal) => {
+        concat!(
+            "SELECT seq, ts, id FROM events INDEXED BY ",
+            $index,
+            " WHERE ",
+            $about,
+            "(ts, id) > (?1, ?2) ORDER BY ts ",
+            $direction,
+            ", id ",
+            $direction,
+            " LIMIT ?3"
+        )
+    };
+}
+
+/// All places, to be filtered one by one.
+macro_rules! walk {
+    ($direction:literal) => {
+        concat!(
+            "SELECT seq, svc, actor, target FROM events INDEXED BY events_by_time \
+             WHERE (ts, id) > (?1, ?2) ORDER BY ts ",
+            $direction,
+            ", id ",
+            $direction
+        )
+    };
+}
+
+/// A statement for each direction.
+#[derive(Clone, Copy)]
+pub(super) struct BothWays {
+    pub(super) oldest_first: &'static str,
+    pub(super) newest_first: &'static str,
+}
+
+macro_rules! both_ways {
+    ($index:literal, $about:literal) => {
+        BothWays {
+            oldest_first: places!($index, $about, "ASC"),
+            newest_first: places!($index, $about, "DESC"),
+        }
+    };
+}
+
+pub(super) const BY_TIME: BothWays = both_ways!("events_by_time", "");
+pub(super) const BY_SERVICE: BothWays = both_ways!("events_by_service", "svc = ?4 AND ");
+pub(super) const BY_ACTOR: BothWays = both_ways!("events_by_actor", "actor = ?4 AND svc = ?5 AND ");
+pub(super) const BY_TARGET: BothWays = both_ways!("events_by_target", "target = ?4 AND svc = ?5 AND ");
+pub(super) const WALK: BothWays = BothWays {
+    oldest_first: walk!("ASC"),
+    newest_first: walk!("DESC"),
+};
+
+/// The next service in the order of names, behind `?1`.
+pub(super) const NEXT_SERVICE: &str =
+    "SELECT svc FROM events INDEXED BY events_by_service WHERE svc > ?1 ORDER BY svc LIMIT 1";
+pub(super) const SINCE: &str =
+    "SELECT seq FROM events INDEXED BY events_by_time WHERE ts >= ?1 ORDER BY seq DESC LIMIT ?2";
+pub(super) const CHECKPOINTS: &str = "SELECT seq FROM events INDEXED BY events_checkpoints \
+     WHERE priority = 5 ORDER BY seq LIMIT ?1 OFFSET ?2";
+pub(super) const LOAD: &str = "SELECT json, id FROM events WHERE seq = ?1";
+/// The one statement that reads the whole table: a sample has to weigh every event.
+pub(super) const WEIGH: &str = "SELECT seq, ts, id, critical, importance, svc, actor, target, \
+     ?1 IN (emitter, actor, target) FROM events ORDER BY seq";
+
+pub(super) const CONTAINS: &str = "SELECT 1 FROM events WHERE id = ?1";
+pub(super) const ADD: &str = "INSERT INTO events \
+     (id, ts, svc, emitter, actor, target, importance, critical, priority, stranger, json) \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
+pub(super) const REMOVE: &str = "DELETE FROM events WHERE seq = ?1 RETURNING priority >= 4";
+pub(super) const ACQUAINT: &str = "UPDATE events SET stranger = 0 WHERE seq = ?1";
+pub(super) const COUNT_PINGS: &str = "SELECT count(*) FROM \
+     (SELECT 1 FROM events INDEXED BY events_by_target WHERE target = ?1 AND svc = 'ping' LIMIT ?2)";
+pub(super) const OLDEST_PING: &str = "SELECT seq, ts, id FROM events INDEXED BY events_by_target \
+     WHERE target = ?1 AND svc = 'ping' ORDER BY ts, id LIMIT 1";
+pub(super) const COUNT_OBSERVATIONS: &str = "SELECT count(*) FROM \
+     (SELECT 1 FROM events INDEXED BY events_by_pair \
+      WHERE svc = 'observation' AND actor = ?1 AND target = ?2 LIMIT ?3)";
+/// The oldest observation of a pair with one priority.
+pub(super) const OLDEST_OBSERVATION: &str = "SELECT seq, ts, id FROM events INDEXED BY events_by_pair \
+     WHERE svc = 'observation' AND actor = ?1 AND target = ?2 AND priority = ?3 ORDER BY ts, id LIMIT 1";
+pub(super) const HAS_CHECKPOINT: &str = "SELECT 1 FROM events INDEXED BY events_by_target \
+     WHERE target = ?1 AND svc = 'checkpoint' LIMIT 1";
+pub(super) const OLDEST_STRANGERS: &str = "SELECT seq, ts, id, actor, target FROM events \
+     INDEXED BY events_strangers WHERE stranger = 1 ORDER BY ts, id LIMIT ?1";
+pub(super) const OLDEST: &str = "SELECT seq, ts, id FROM events INDEXED BY events_by_priority \
+     WHERE priority = ?1 AND priority < 4 ORDER BY ts, id LIMIT ?2";
+
+pub(super) const TOTALS: &str = "SELECT priority, n FROM totals";
+
+pub(super) const STORE_KEY: &str = "INSERT OR REPLACE INTO keys (name, id, key, source, learned_at) \
+     VALUES (?1, ?2, ?3, ?4, ?5)";
+pub(super) const KEYS: &str = "SELECT name, id, key, source, learned_at FROM keys ORDER BY name";
+pub(super) const STORE_CURSOR: &str = "INSERT OR REPLACE INTO cursors (peer, ts, id) VALUES (?1, ?2, ?3)";
+pub(super) const CURSOR: &str = "SELECT ts, id FROM cursors WHERE peer = ?1";

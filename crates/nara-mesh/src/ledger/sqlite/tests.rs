@@ -1,0 +1,320 @@
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
+
+use nara_proto::event::{Payload, SeenPayload};
+use rusqlite::Connection;
+
+use super::*;
+
+const ADDS_EVENTS: &str = "NARA_TEST_LEDGER_THAT_IS_KILLED";
+const BATCH: usize = 20;
+
+fn batch(first: i64) -> Vec<SyncEvent> {
+    (0..BATCH as i64)
+        .map(|n| {
+            let payload = SeenPayload {
+                observer: "alice".to_owned(),
+                subject: "bob".to_owned(),
+                via: "mesh".to_owned(),
+                ..SeenPayload::default()
+            };
+            SyncEvent::new(UnixNanos::new(first + n), Payload::Seen(payload))
+        })
+        .collect()
+}
+
+/// Says, for a process that was started by the test below, how it is killed half-way.
+#[tokio::test]
+async fn child_that_is_killed() {
+    let Some(path) = std::env::var_os(ADDS_EVENTS) else {
+        return;
+    };
+    let ledger = SqliteLedger::open(path)
+        .unwrap()
+        .with_retention(RetentionPolicy::UNLIMITED);
+    for round in 0.. {
+        ledger.insert(batch(1 + round * 1_000)).await.unwrap();
+        println!("stored {}", ledger.count().await.unwrap());
+    }
+}
+
+#[tokio::test]
+async fn a_killed_process_leaves_whole_transactions() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ledger.db");
+    for round in 1..=3 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "ledger::sqlite::tests::child_that_is_killed",
+                "--nocapture",
+            ])
+            .env(ADDS_EVENTS, &path)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let stored = lines
+            .map(Result::unwrap)
+            .filter(|line| line.contains("stored"))
+            .nth(round * 5)
+            .unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+
+        let told: usize = stored.rsplit(' ').next().unwrap().parse().unwrap();
+        let ledger = SqliteLedger::open(&path).unwrap();
+        let count = ledger.count().await.unwrap();
+        assert!(count >= told, "{count} stored of {told} that were reported");
+        assert_eq!(count % BATCH, 0);
+        let page = ledger
+            .page(EventFilter::default(), Cursor::START, usize::MAX)
+            .await;
+        assert_eq!(page.unwrap().len(), count);
+        drop(ledger);
+        let connection = Connection::open(&path).unwrap();
+        let check: String = connection
+            .query_row("PRAGMA integrity_check", [], |row| row.get(0))
+            .unwrap();
+        assert_eq!(check, "ok");
+        // The next child begins with other events.
+        connection.execute("DELETE FROM events", []).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_is_stored_is_there_when_the_file_is_opened_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ledger.db");
+    let events = batch(-5);
+    let cursor = Cursor::behind(&events[0]);
+    {
+        let ledger = SqliteLedger::open(&path).unwrap();
+        ledger.insert(events.clone()).await.unwrap();
+        ledger
+            .store_cursor("bob".to_owned(), cursor.clone())
+            .await
+            .unwrap();
+    }
+    let ledger = SqliteLedger::open(&path).unwrap();
+    let page = ledger.page(EventFilter::default(), Cursor::START, 100).await;
+    assert_eq!(page.unwrap(), events);
+    assert_eq!(ledger.cursor("bob".to_owned()).await.unwrap(), Some(cursor));
+    assert_eq!(ledger.count().await.unwrap(), BATCH);
+}
+
+#[tokio::test]
+async fn nothing_is_stored_if_one_event_cannot_be() {
+    let ledger = SqliteLedger::open_in_memory().unwrap();
+    let writes = ledger.pool.write(|transaction| {
+        transaction.execute_batch(
+            "CREATE TRIGGER refuse BEFORE INSERT ON events WHEN new.ts = 10
+             BEGIN SELECT raise(ABORT, 'disk full'); END",
+        )?;
+        Ok(())
+    });
+    writes.await.unwrap();
+    let error = ledger.insert(batch(1)).await.unwrap_err();
+    assert!(error.to_string().contains("disk full"), "{error}");
+    assert_eq!(ledger.count().await.unwrap(), 0);
+}
+
+#[test]
+fn a_file_of_a_newer_version_is_refused_and_not_changed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ledger.db");
+    drop(SqliteLedger::open(&path).unwrap());
+    Connection::open(&path)
+        .unwrap()
+        .pragma_update(None, "user_version", 99)
+        .unwrap();
+    for _ in 0..2 {
+        let error = SqliteLedger::open(&path).unwrap_err();
+        assert!(
+            matches!(error, LedgerError::NewerSchema { found: 99, known: 1 }),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn a_database_of_another_program_is_refused_and_not_changed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("other.db");
+    Connection::open(&path)
+        .unwrap()
+        .execute_batch("CREATE TABLE accounts (owner TEXT)")
+        .unwrap();
+    let before = std::fs::read(&path).unwrap();
+    let error = SqliteLedger::open(&path).unwrap_err();
+    assert!(matches!(error, LedgerError::Foreign { .. }), "{error}");
+    assert_eq!(std::fs::read(&path).unwrap(), before);
+}
+
+#[test]
+fn a_file_that_cannot_be_made_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("missing").join("ledger.db");
+    let error = SqliteLedger::open(&path).unwrap_err();
+    assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
+}
+
+#[test]
+fn several_programs_may_open_a_new_ledger_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ledger.db");
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| drop(SqliteLedger::open(&path).unwrap()));
+        }
+    });
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn only_the_owner_may_read_the_files() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = SqliteLedger::open(folder.path().join("ledger.db")).unwrap();
+    ledger.insert(batch(1)).await.unwrap();
+    let mut files = 0;
+    for file in std::fs::read_dir(folder.path()).unwrap() {
+        let file = file.unwrap();
+        let mode = file.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{}", file.path().display());
+        files += 1;
+    }
+    assert_eq!(files, 3, "the database, its log and the index of the log");
+}
+
+#[tokio::test]
+async fn a_damaged_event_is_named() {
+    let ledger = SqliteLedger::open_in_memory().unwrap();
+    let events = batch(1);
+    ledger.insert(events.clone()).await.unwrap();
+    let damage = ledger.pool.write(|transaction| {
+        transaction.execute("UPDATE events SET json = '{' WHERE ts = 3", [])?;
+        Ok(())
+    });
+    damage.await.unwrap();
+    let error = ledger.recent(EventFilter::default(), 100).await.unwrap_err();
+    assert!(error.to_string().contains(&events[2].id), "{error}");
+}
+
+#[tokio::test]
+async fn a_damaged_key_is_named() {
+    let ledger = SqliteLedger::open_in_memory().unwrap();
+    let damage = ledger.pool.write(|transaction| {
+        transaction.execute("INSERT INTO keys VALUES ('bob', NULL, '?', 'own', 1)", [])?;
+        Ok(())
+    });
+    damage.await.unwrap();
+    let error = ledger.keys().await.unwrap_err();
+    assert!(error.to_string().contains("bob"), "{error}");
+}
+
+#[tokio::test]
+async fn readers_do_not_wait_for_a_writer() {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = Arc::new(SqliteLedger::open(folder.path().join("ledger.db")).unwrap());
+    ledger.insert(batch(1)).await.unwrap();
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let (begun, has_begun) = tokio::sync::oneshot::channel();
+    let writer = ledger.clone();
+    let write = tokio::spawn(async move {
+        let deletion = writer.pool.write(move |transaction| {
+            transaction.execute("DELETE FROM events", [])?;
+            begun.send(()).unwrap();
+            released.recv().unwrap();
+            Ok(())
+        });
+        deletion.await
+    });
+    has_begun.await.unwrap();
+    // The write is under way: what is read is what was there before.
+    assert_eq!(ledger.count().await.unwrap(), BATCH);
+    assert_eq!(ledger.recent(EventFilter::default(), 3).await.unwrap().len(), 3);
+    release.send(()).unwrap();
+    write.await.unwrap().unwrap();
+    assert_eq!(ledger.count().await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_reader_that_panics_is_not_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = SqliteLedger::open(folder.path().join("ledger.db")).unwrap();
+    for _ in 0..20 {
+        let panicking = ledger.pool.read::<()>(|_| panic!("this is part of the test"));
+        assert!(matches!(panicking.await, Err(LedgerError::Closed)));
+    }
+    assert_eq!(ledger.count().await.unwrap(), 0);
+}
+
+/// The steps of a statement as SQLite plans it.
+fn plan(connection: &Connection, statement: &str) -> Vec<String> {
+    let mut explained = connection
+        .prepare(&format!("EXPLAIN QUERY PLAN {statement}"))
+        .unwrap();
+    let steps = explained.raw_query().mapped(|row| row.get(3));
+    steps.collect::<Result<_, _>>().unwrap()
+}
+
+#[test]
+fn no_statement_reads_the_whole_table_or_sorts_a_page() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ledger.db");
+    drop(SqliteLedger::open(&path).unwrap());
+    let connection = Connection::open(&path).unwrap();
+
+    let both = |statements: sql::BothWays| [statements.oldest_first, statements.newest_first];
+    let ordered = [
+        sql::BY_TIME,
+        sql::BY_SERVICE,
+        sql::BY_ACTOR,
+        sql::BY_TARGET,
+        sql::WALK,
+    ]
+    .into_iter()
+    .flat_map(both)
+    .chain([
+        sql::CHECKPOINTS,
+        sql::OLDEST_PING,
+        sql::OLDEST_OBSERVATION,
+        sql::OLDEST_STRANGERS,
+        sql::OLDEST,
+        sql::NEXT_SERVICE,
+    ]);
+    for statement in ordered {
+        let plan = plan(&connection, statement);
+        assert!(
+            plan.iter().all(|step| step.contains(" INDEX events_")),
+            "{statement}: {plan:?}"
+        );
+    }
+    let others = [
+        sql::SINCE,
+        sql::LOAD,
+        sql::CONTAINS,
+        sql::ADD,
+        sql::REMOVE,
+        sql::ACQUAINT,
+        sql::COUNT_PINGS,
+        sql::COUNT_OBSERVATIONS,
+        sql::HAS_CHECKPOINT,
+        sql::CURSOR,
+        sql::STORE_CURSOR,
+        sql::STORE_KEY,
+    ];
+    for statement in others {
+        let plan = plan(&connection, statement);
+        assert!(
+            !plan
+                .iter()
+                .any(|step| step.starts_with("SCAN events") || step.starts_with("SCAN cursors")),
+            "{statement}: {plan:?}"
+        );
+    }
+    // The sample weighs everything, which shows that this test would see it.
+    assert_eq!(plan(&connection, sql::WEIGH), ["SCAN events"]);
+}

@@ -1,0 +1,274 @@
+use std::sync::Mutex;
+
+use super::*;
+
+/// Knows the names that it was told.
+#[derive(Debug, Default)]
+struct Told(Mutex<Vec<String>>);
+
+impl KnownNames for Told {
+    fn is_known(&self, name: &str) -> bool {
+        name == "alice" || self.0.lock().unwrap().iter().any(|told| told == name)
+    }
+}
+
+/// Small limits, so that every rule bites; whoever is called a stranger is one.
+fn policy() -> RetentionPolicy {
+    RetentionPolicy::default()
+        .max_events(12)
+        .pings_per_target(5)
+        .observations_per_pair(4)
+}
+
+#[derive(Debug)]
+struct NoStrangers;
+
+impl KnownNames for NoStrangers {
+    fn is_known(&self, name: &str) -> bool {
+        !name.starts_with("stranger")
+    }
+}
+
+super::on_every_ledger! {
+    super::policy(), super::NoStrangers;
+    the_oldest_ping_of_a_target_goes_for_a_newer_one,
+    a_ping_older_than_all_is_not_retained,
+    the_oldest_observation_goes_before_any_restart,
+    an_old_observation_does_not_push_out_a_newer_one,
+    restarts_stay_until_there_is_a_checkpoint,
+    old_checkpoints_of_r2d2_are_forgotten,
+    events_about_strangers_go_first,
+    the_lowest_priority_and_the_oldest_go_next,
+    checkpoints_restarts_and_first_sightings_are_never_pruned,
+    events_that_are_never_pruned_cannot_exceed_the_size,
+    what_does_not_outlive_the_call_is_not_retained,
+}
+
+async fn the_oldest_ping_of_a_target_goes_for_a_newer_one(ledger: &dyn Ledger) {
+    store(
+        ledger,
+        (1..=5).map(|ts| ping(ts, &format!("nara-{ts}"), "bob")).collect(),
+    )
+    .await;
+    store(ledger, vec![ping(9, "alice", "bob"), ping(1, "bob", "alice")]).await;
+    let of_bob = ledger.page(subjects(&["bob"]), Cursor::START, 10).await.unwrap();
+    assert_eq!(times(&of_bob), [1, 2, 3, 4, 5, 9]);
+    assert_eq!(of_bob[0].target(), "alice");
+}
+
+async fn a_ping_older_than_all_is_not_retained(ledger: &dyn Ledger) {
+    store(ledger, (2..=6).map(|ts| ping(ts, "alice", "bob")).collect()).await;
+    let outcomes = ledger.insert(vec![ping(1, "alice", "bob")]).await.unwrap();
+    assert_eq!(outcomes, [Insertion::NotRetained]);
+    assert_eq!(times(&all(ledger).await), [2, 3, 4, 5, 6]);
+}
+
+async fn the_oldest_observation_goes_before_any_restart(ledger: &dyn Ledger) {
+    store(
+        ledger,
+        vec![
+            observation(1, "alice", "bob", "restart"),
+            observation(2, "alice", "bob", "first-seen"),
+            observation(3, "alice", "bob", "status-change"),
+            observation(4, "alice", "bob", "restart"),
+            observation(1, "bob", "alice", "status-change"),
+        ],
+    )
+    .await;
+    store(ledger, vec![observation(5, "alice", "bob", "status-change")]).await;
+    store(ledger, vec![observation(6, "alice", "bob", "restart")]).await;
+    assert_eq!(times(&all(ledger).await), [1, 1, 4, 5, 6]);
+}
+
+async fn an_old_observation_does_not_push_out_a_newer_one(ledger: &dyn Ledger) {
+    store(
+        ledger,
+        (2..=5)
+            .map(|ts| observation(ts, "alice", "bob", "status-change"))
+            .collect(),
+    )
+    .await;
+    let outcomes = ledger
+        .insert(vec![observation(1, "alice", "bob", "status-change")])
+        .await
+        .unwrap();
+    assert_eq!(outcomes, [Insertion::NotRetained]);
+    assert_eq!(times(&all(ledger).await), [2, 3, 4, 5]);
+}
+
+async fn restarts_stay_until_there_is_a_checkpoint(ledger: &dyn Ledger) {
+    let restart = |ts| observation(ts, "alice", "bob", "restart");
+    store(ledger, (1..=6).map(restart).collect()).await;
+    let outcomes = ledger
+        .insert(vec![observation(9, "alice", "bob", "status-change")])
+        .await
+        .unwrap();
+    assert_eq!(outcomes, [Insertion::NotRetained]);
+    store(ledger, vec![checkpoint(10, "bob", 1), restart(7)]).await;
+    assert_eq!(times(&all(ledger).await), [4, 5, 6, 7, 10]);
+}
+
+async fn old_checkpoints_of_r2d2_are_forgotten(ledger: &dyn Ledger) {
+    let outcomes = ledger
+        .insert(vec![
+            checkpoint(1, "r2d2", 1_768_774_453),
+            checkpoint(2, "r2d2", 1_768_774_454),
+            checkpoint(3, "bob", 1_768_774_453),
+        ])
+        .await
+        .unwrap();
+    assert_eq!(
+        outcomes,
+        [Insertion::Forgotten, Insertion::Stored, Insertion::Stored]
+    );
+}
+
+async fn events_about_strangers_go_first(ledger: &dyn Ledger) {
+    store(
+        ledger,
+        vec![
+            social(20, "alice", "stranger"),
+            social(21, "stranger", "alice"),
+            // This is how a stranger becomes known, and this is never pruned.
+            hey_there(22, "stranger"),
+            observation(23, "stranger", "alice", "restart"),
+        ],
+    )
+    .await;
+    store(ledger, (1..=8).map(|ts| seen(ts, "alice", "bob")).collect()).await;
+    store(ledger, vec![seen(9, "alice", "bob"), seen(10, "alice", "bob")]).await;
+    assert_eq!(times(&all(ledger).await), [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 22, 23]);
+}
+
+async fn the_lowest_priority_and_the_oldest_go_next(ledger: &dyn Ledger) {
+    store(
+        ledger,
+        vec![
+            ping(51, "alice", "bob"),
+            ping(50, "alice", "bob"),
+            seen(40, "alice", "bob"),
+            social(30, "alice", "bob"),
+            hey_there(20, "bob"),
+            observation(21, "alice", "bob", "status-change"),
+        ],
+    )
+    .await;
+    for (n, gone) in [50, 51, 40, 30, 20, 21].into_iter().enumerate() {
+        while ledger.count().await.unwrap() < 12 {
+            let ts = 100 + ledger.count().await.unwrap() as i64;
+            store(ledger, vec![checkpoint(ts, "bob", 1)]).await;
+        }
+        assert!(times(&all(ledger).await).contains(&gone));
+        store(ledger, vec![checkpoint(200 + n as i64, "bob", 1)]).await;
+        assert!(
+            !times(&all(ledger).await).contains(&gone),
+            "{gone} should have gone"
+        );
+        assert_eq!(ledger.count().await.unwrap(), 12);
+    }
+}
+
+async fn checkpoints_restarts_and_first_sightings_are_never_pruned(ledger: &dyn Ledger) {
+    store(
+        ledger,
+        vec![
+            checkpoint(1, "bob", 1),
+            observation(2, "alice", "bob", "restart"),
+            observation(3, "alice", "bob", "first-seen"),
+        ],
+    )
+    .await;
+    store(ledger, (10..50).map(|ts| hey_there(ts, "bob")).take(9).collect()).await;
+    for ts in 50..90 {
+        ledger.insert(vec![hey_there(ts, "bob")]).await.unwrap();
+    }
+    let times = times(&all(ledger).await);
+    assert_eq!(times[..3], [1, 2, 3]);
+    assert_eq!(times[3..], [81, 82, 83, 84, 85, 86, 87, 88, 89]);
+}
+
+async fn events_that_are_never_pruned_cannot_exceed_the_size(ledger: &dyn Ledger) {
+    store(ledger, (1..=12).map(|ts| checkpoint(ts, "bob", 1)).collect()).await;
+    let outcomes = ledger
+        .insert(vec![checkpoint(13, "bob", 1), seen(14, "alice", "bob")])
+        .await
+        .unwrap();
+    assert_eq!(outcomes, [Insertion::NotRetained; 2]);
+    assert_eq!(ledger.count().await.unwrap(), 12);
+}
+
+async fn what_does_not_outlive_the_call_is_not_retained(ledger: &dyn Ledger) {
+    let outcomes = ledger
+        .insert((1..=13).map(|ts| seen(ts, "alice", "bob")).collect())
+        .await
+        .unwrap();
+    assert_eq!(outcomes[0], Insertion::NotRetained);
+    assert_eq!(outcomes[1..], [Insertion::Stored; 12]);
+    let outcomes = ledger
+        .insert((1..=6).map(|ts| ping(ts, "alice", "carla")).collect())
+        .await
+        .unwrap();
+    // Five more than fit; pings are the first to go.
+    assert_eq!(outcomes, [Insertion::NotRetained; 6]);
+}
+
+mod learning {
+    use super::*;
+
+    async fn a_stranger_that_became_known_is_spared(ledger: &dyn Ledger, told: &Told) {
+        store(
+            ledger,
+            vec![social(1, "alice", "bob"), social(2, "alice", "carla")],
+        )
+        .await;
+        store(ledger, (10..20).map(|ts| social(ts, "alice", "alice")).collect()).await;
+        told.0.lock().unwrap().push("bob".to_owned());
+        store(ledger, vec![social(30, "alice", "alice")]).await;
+        let times = times(&all(ledger).await);
+        assert_eq!(times[..2], [1, 10], "the one about carla went");
+        told.0.lock().unwrap().clear();
+    }
+
+    #[tokio::test]
+    async fn in_memory() {
+        let told = Arc::new(Told::default());
+        let ledger = MemoryLedger::new()
+            .with_retention(policy())
+            .with_known_names(told.clone());
+        a_stranger_that_became_known_is_spared(&ledger, &told).await;
+    }
+
+    #[tokio::test]
+    async fn in_sqlite() {
+        let told = Arc::new(Told::default());
+        let ledger = SqliteLedger::open_in_memory()
+            .unwrap()
+            .with_retention(policy())
+            .with_known_names(told.clone());
+        a_stranger_that_became_known_is_spared(&ledger, &told).await;
+    }
+}
+
+#[test]
+fn the_inherited_sizes_are_the_default() {
+    use super::super::MemoryMode;
+    let policy = RetentionPolicy::from(MemoryMode::Short);
+    assert_eq!(
+        (
+            policy.max_events,
+            policy.pings_per_target,
+            policy.observations_per_pair
+        ),
+        (20_000, 5, 20)
+    );
+    assert_eq!(RetentionPolicy::default().max_events, 80_000);
+    assert_eq!(MemoryMode::Hog.max_events(), 320_000);
+}
+
+#[test]
+fn a_ledger_is_pruned_when_it_is_one_per_cent_too_large() {
+    let policy = RetentionPolicy::default().max_events(1_000);
+    assert_eq!(policy.excess(1_010), 0);
+    assert_eq!(policy.excess(1_011), 11);
+    assert_eq!(RetentionPolicy::UNLIMITED.excess(usize::MAX), 0);
+}

@@ -1,0 +1,88 @@
+use std::sync::Arc;
+
+use nara_proto::breaker::{Breaker, BreakerState, CircuitOpen, Failure, Permit};
+
+use super::peer::now;
+use super::{Peer, PeerEvent, PeerRegistry};
+
+/// Leave to call a peer. Dropped without an outcome, it counts as a call that was given up.
+#[derive(Debug)]
+pub(crate) struct Admission {
+    registry: PeerRegistry,
+    peer: Arc<Peer>,
+    permit: Option<Permit>,
+}
+
+impl PeerRegistry {
+    /// Asks the breaker of a peer for leave to call it.
+    pub(crate) fn admit(&self, peer: &Arc<Peer>) -> Result<Admission, CircuitOpen> {
+        let permit = peer.breaker().admit(now())?;
+        Ok(Admission {
+            registry: self.clone(),
+            peer: peer.clone(),
+            permit: Some(permit),
+        })
+    }
+
+    /// The peer showed itself, for example by a request whose signature is **verified**: its breaker closes,
+    /// so that it is called again at once.
+    pub fn sign_of_life(&self, peer: &Peer) {
+        self.change_breaker(peer, Breaker::sign_of_life);
+    }
+
+    /// The network says that the peer went offline: its breaker opens, without a call that waits for it.
+    pub fn sign_of_death(&self, peer: &Peer) {
+        let random = spread();
+        self.change_breaker(peer, |breaker| breaker.sign_of_death(now(), random));
+    }
+
+    /// Changes a breaker and tells subscribers if that opened or closed it.
+    fn change_breaker(&self, peer: &Peer, change: impl FnOnce(&mut Breaker)) {
+        let (before, after) = {
+            let mut breaker = peer.breaker();
+            let before = breaker.state(now());
+            change(&mut breaker);
+            (before, breaker.state(now()))
+        };
+        match (before, after) {
+            (BreakerState::Closed, BreakerState::Open) => self.emit(PeerEvent::BreakerOpened(peer.info())),
+            (BreakerState::Open | BreakerState::Probation, BreakerState::Closed) => {
+                self.emit(PeerEvent::BreakerClosed(peer.info()));
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Admission {
+    /// The peer answered, whatever it said.
+    pub(crate) fn succeeded(mut self) {
+        if let Some(permit) = self.permit.take() {
+            self.registry
+                .change_breaker(&self.peer, |breaker| breaker.succeeded(permit));
+        }
+    }
+
+    /// The peer did not answer.
+    pub(crate) fn failed(mut self, failure: Failure) {
+        if let Some(permit) = self.permit.take() {
+            let random = spread();
+            self.registry.change_breaker(&self.peer, |breaker| {
+                breaker.failed(permit, failure, now(), random);
+            });
+        }
+    }
+}
+
+/// Spreads the pauses of breakers; without randomness they all take the plain pause.
+fn spread() -> u32 {
+    getrandom::u32().unwrap_or(u32::MAX / 2)
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        if let Some(permit) = self.permit.take() {
+            self.peer.breaker().cancelled(permit, now());
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! Who sent a signed request: from its headers to a [`VerifiedSender`].
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use http::request::Parts;
+use nara_proto::auth::{
+    ReplayCache, ReplayError, RequestAuth, RequestAuthError, request_signature_base, signed_path,
+};
+use nara_proto::endpoint::Repetition;
+use nara_proto::identity::{NaraName, PreparedKeys, PublicKey, VerifyError};
+
+use super::background::Background;
+use super::discovery::KeyDiscovery;
+use super::rejection::Rejection;
+use super::{PeerAddress, VerifiedSender};
+use crate::clock::Clock;
+use crate::identity::LocalNara;
+use crate::registry::PeerRegistry;
+
+/// Authenticates signed requests: headers, freshness, key, signature, replay, in this order.
+///
+/// The cheap checks come first, and the replay cache last, so that nobody can fill it without a key that is
+/// known here.
+#[derive(Debug)]
+pub(super) struct Authenticator {
+    pub(super) local: LocalNara,
+    pub(super) registry: PeerRegistry,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) discovery: Option<Arc<KeyDiscovery>>,
+    pub(super) replay: Mutex<ReplayCache>,
+    /// Peers that call often have their keys prepared.
+    pub(super) keys: PreparedKeys,
+    pub(super) background: Background,
+}
+
+impl Authenticator {
+    pub(super) async fn authenticate(
+        &self,
+        parts: &Parts,
+        repetition: Repetition,
+    ) -> Result<VerifiedSender, Rejection> {
+        let address = PeerAddress::of(&parts.extensions);
+        let outcome = self.check(parts, address, repetition).await;
+        if let Err(rejection) = &outcome {
+            tracing::info!(%address, path = parts.uri.path(), reason = %rejection, "request refused");
+        }
+        outcome
+    }
+
+    async fn check(
+        &self,
+        parts: &Parts,
+        address: SocketAddr,
+        repetition: Repetition,
+    ) -> Result<VerifiedSender, Rejection> {
+        let auth = RequestAuth::from_headers(&parts.headers)?;
+        let now = self.clock.now_millis();
+        auth.check_fresh(now)?;
+
+        let key = match self.key_of(auth.name()) {
+            Some(key) => key,
+            None => self.discover(auth.name(), address).await?,
+        };
+        if self.verify_signature(&auth, &key, parts).is_err() {
+            self.look_for_conflict(auth.name(), address);
+            return Err(RequestAuthError::BadSignature.into());
+        }
+
+        self.remember(&auth, address, repetition)?;
+
+        let peer = self.registry.by_name(auth.name().as_str());
+        if let Some(peer) = &peer {
+            peer.breaker().sign_of_life();
+        }
+        let id = if auth.name() == self.local.name() {
+            Some(self.local.id().clone())
+        } else {
+            peer.and_then(|peer| peer.info().id)
+        };
+        Ok(VerifiedSender::new(
+            auth.name().clone(),
+            id,
+            key,
+            address,
+            auth.timestamp(),
+        ))
+    }
+
+    fn key_of(&self, name: &NaraName) -> Option<PublicKey> {
+        if name == self.local.name() {
+            Some(self.local.public_key())
+        } else {
+            self.registry.by_name(name.as_str())?.key()
+        }
+    }
+
+    async fn discover(&self, name: &NaraName, address: SocketAddr) -> Result<PublicKey, RequestAuthError> {
+        if let Some(discovery) = &self.discovery {
+            discovery.discover(name, address.ip()).await;
+        }
+        self.key_of(name)
+            .ok_or_else(|| RequestAuthError::UnknownSender(name.clone()))
+    }
+
+    /// A signature that does not verify may mean that the nara has a new key. Asking it does not change what
+    /// is pinned, but the conflict becomes known to whoever watches the registry.
+    fn look_for_conflict(&self, name: &NaraName, address: SocketAddr) {
+        if let Some(discovery) = self.discovery.clone()
+            && name != self.local.name()
+        {
+            let name = name.clone();
+            self.background
+                .spawn(async move { discovery.discover(&name, address.ip()).await });
+        }
+    }
+
+    fn remember(
+        &self,
+        auth: &RequestAuth,
+        address: SocketAddr,
+        repetition: Repetition,
+    ) -> Result<(), Rejection> {
+        let now = self.clock.now_millis();
+        // Every method of the cache leaves it valid.
+        let mut cache = self.replay.lock().unwrap_or_else(PoisonError::into_inner);
+        let outcome = match repetition {
+            Repetition::SameSource => cache.insert_or_repeat(auth, address.ip(), now),
+            _ => cache.insert(auth, address.ip(), now),
+        };
+        drop(cache);
+        outcome.map_err(|error| match error {
+            ReplayError::Full => {
+                tracing::error!("the replay cache is full: signed requests are refused");
+                Rejection::ReplayCacheFull
+            }
+            _ => {
+                tracing::warn!(sender = %auth.name(), %address, "replayed request");
+                RequestAuthError::Replayed.into()
+            }
+        })
+    }
+
+    /// The one place where the server verifies the signature of a request.
+    fn verify_signature(
+        &self,
+        auth: &RequestAuth,
+        key: &PublicKey,
+        parts: &Parts,
+    ) -> Result<(), VerifyError> {
+        let path = signed_path(parts.uri.path());
+        let base = request_signature_base(
+            auth.name().as_str(),
+            auth.timestamp(),
+            parts.method.as_str(),
+            &path,
+        );
+        self.keys.verify(key, &base, auth.signature())
+    }
+}

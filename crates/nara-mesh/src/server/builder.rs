@@ -1,0 +1,218 @@
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use nara_proto::auth::ReplayCache;
+use nara_proto::identity::PreparedKeys;
+use nara_proto::peer::Coordinates;
+use tokio::sync::Semaphore;
+
+use super::authenticator::Authenticator;
+use super::background::Background;
+use super::discovery::KeyDiscovery;
+use super::shared::Shared;
+use super::stash::Stash;
+use super::{MeshServer, RunningServer, ServerLimits, route};
+use crate::client::MeshClient;
+use crate::clock::{Clock, SystemClock};
+use crate::defaults;
+use crate::handler::{MeshHandler, NoHandler};
+use crate::identity::LocalNara;
+use crate::ledger::Ledger;
+use crate::registry::PeerRegistry;
+use crate::transport::{TcpTransport, Transport};
+
+/// The addresses of a tailnet: the shared address space of RFC 6598, which tailnets use for their nodes, and
+/// the unique local prefix that they use for IPv6.
+const TAILNET: [IpNet; 2] = [
+    IpNet::V4(Ipv4Net::new_assert(std::net::Ipv4Addr::new(100, 64, 0, 0), 10)),
+    IpNet::V6(Ipv6Net::new_assert(
+        std::net::Ipv6Addr::new(0xfd7a, 0x115c, 0xa1e0, 0, 0, 0, 0, 0),
+        48,
+    )),
+];
+
+/// The addresses of this machine itself.
+const LOOPBACK: [IpNet; 2] = [
+    IpNet::V4(Ipv4Net::new_assert(std::net::Ipv4Addr::new(127, 0, 0, 0), 8)),
+    IpNet::V6(Ipv6Net::new_assert(std::net::Ipv6Addr::LOCALHOST, 128)),
+];
+
+/// A server that cannot begin.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// It cannot listen.
+    #[error("cannot listen on {address}: choose another port, or an address that is this node's")]
+    Listen {
+        /// Where it was to listen.
+        address: SocketAddr,
+        /// Why it cannot.
+        source: std::io::Error,
+    },
+}
+
+/// Makes a [`MeshServer`].
+#[derive(Debug)]
+#[must_use = "a builder makes nothing until `build` or `serve`"]
+pub struct MeshServerBuilder {
+    local: LocalNara,
+    ledger: Arc<dyn Ledger>,
+    registry: Option<PeerRegistry>,
+    client: Option<MeshClient>,
+    transport: Arc<dyn Transport>,
+    clock: Arc<dyn Clock>,
+    handler: Arc<dyn MeshHandler>,
+    mesh_ip: String,
+    coordinates: Option<Coordinates>,
+    mesh_ranges: Vec<IpNet>,
+    mesh_port: u16,
+    limits: ServerLimits,
+}
+
+impl MeshServerBuilder {
+    pub(super) fn new(local: LocalNara, ledger: Arc<dyn Ledger>) -> Self {
+        Self {
+            local,
+            ledger,
+            registry: None,
+            client: None,
+            transport: Arc::new(TcpTransport),
+            clock: Arc::new(SystemClock),
+            handler: Arc::new(NoHandler),
+            mesh_ip: String::new(),
+            coordinates: None,
+            mesh_ranges: TAILNET.to_vec(),
+            mesh_port: defaults::MESH_PORT,
+            limits: ServerLimits::default(),
+        }
+    }
+
+    /// The registry of peers and their keys; by default that of the client, else an empty one.
+    pub fn registry(mut self, registry: PeerRegistry) -> Self {
+        self.registry = Some(registry);
+        self
+    }
+
+    /// The client with which the server calls others: to relay world messages, to reply to runtime messages,
+    /// and to ask unknown senders for their key. Without it, it does none of these.
+    pub fn client(mut self, client: MeshClient) -> Self {
+        self.client = Some(client);
+        self
+    }
+
+    /// How peers reach the server; by default [`TcpTransport`].
+    pub fn transport(mut self, transport: Arc<dyn Transport>) -> Self {
+        self.transport = transport;
+        self
+    }
+
+    /// The wall clock by which requests are fresh and answers are signed; by default [`SystemClock`].
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// What the application does with what comes in; by default nothing but storing it.
+    pub fn handler(mut self, handler: impl MeshHandler) -> Self {
+        self.handler = Arc::new(handler);
+        self
+    }
+
+    /// The mesh address that `/ping` tells, as text; by default none.
+    pub fn mesh_ip(mut self, mesh_ip: impl Into<String>) -> Self {
+        self.mesh_ip = mesh_ip.into();
+        self
+    }
+
+    /// Where this nara places itself in the network, for `/coordinates`; by default it does not say.
+    pub fn coordinates(mut self, coordinates: Coordinates) -> Self {
+        self.coordinates = Some(coordinates);
+        self
+    }
+
+    /// The addresses of the mesh: only unknown senders from these are asked for their key. The default is
+    /// `100.64.0.0/10` and `fd7a:115c:a1e0::/48`, the addresses of tailnets.
+    pub fn mesh_ranges(mut self, ranges: impl IntoIterator<Item = IpNet>) -> Self {
+        self.mesh_ranges = ranges.into_iter().collect();
+        self
+    }
+
+    /// Adds the loopback addresses to those of the mesh: for tests and demonstrations on one machine. On a
+    /// machine with other users any of them could introduce itself.
+    pub fn loopback_for_tests(mut self) -> Self {
+        self.mesh_ranges.extend(LOOPBACK);
+        self
+    }
+
+    /// The port on which unknown senders are asked for their key; by default [`defaults::MESH_PORT`], and
+    /// after it always [`defaults::LEGACY_MESH_PORT`].
+    pub fn mesh_port(mut self, port: u16) -> Self {
+        self.mesh_port = port;
+        self
+    }
+
+    /// What the server grants to its peers.
+    pub fn limits(mut self, limits: ServerLimits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// The server, not yet listening.
+    pub fn build(self) -> MeshServer {
+        let registry = self
+            .registry
+            .or_else(|| self.client.as_ref().map(|client| client.registry().clone()))
+            .unwrap_or_default();
+        let background = Background::default();
+        let discovery = self.client.clone().map(|client| {
+            Arc::new(KeyDiscovery::new(
+                client,
+                registry.clone(),
+                self.clock.clone(),
+                self.mesh_ranges.clone(),
+                vec![self.mesh_port, defaults::LEGACY_MESH_PORT],
+                &self.limits,
+            ))
+        });
+        let authenticator = Arc::new(Authenticator {
+            local: self.local.clone(),
+            registry: registry.clone(),
+            clock: self.clock.clone(),
+            discovery,
+            replay: Mutex::new(ReplayCache::new(self.limits.replay_capacity)),
+            keys: PreparedKeys::default(),
+            background: background.clone(),
+        });
+        let shared = Arc::new(Shared {
+            local: self.local,
+            ledger: self.ledger,
+            registry,
+            client: self.client,
+            clock: self.clock,
+            handler: self.handler,
+            mesh_ip: self.mesh_ip,
+            coordinates: self.coordinates,
+            mesh_ranges: self.mesh_ranges,
+            mesh_port: self.mesh_port,
+            stash: Stash::new(&self.limits),
+            replies: Arc::new(Semaphore::new(self.limits.replies)),
+            background: background.clone(),
+            limits: self.limits.clone(),
+        });
+        MeshServer {
+            router: route::router(shared, &authenticator),
+            transport: self.transport,
+            limits: self.limits,
+            background,
+        }
+    }
+
+    /// Builds the server and serves on a mesh address of this nara; port 0 picks a free one.
+    ///
+    /// # Errors
+    /// [`ServeError`] if it cannot listen there.
+    pub async fn serve(self, local: SocketAddr) -> Result<RunningServer, ServeError> {
+        self.build().serve(local).await
+    }
+}

@@ -1,0 +1,179 @@
+//! Learning the key of an unknown sender by calling it back.
+
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use governor::clock::MonotonicClock;
+use governor::middleware::NoOpMiddleware;
+use governor::state::keyed::HashMapStateStore;
+use governor::{Quota, RateLimiter};
+use ipnet::IpNet;
+use nara_proto::identity::NaraName;
+use tokio::sync::Semaphore;
+
+use super::ServerLimits;
+use crate::client::{DiscoveredKey, MeshClient};
+use crate::clock::Clock;
+use crate::registry::{KeySource, PeerInfo, PeerRegistry, PinnedKey, RegisterError};
+
+/// How long the outcome of a discovery holds: a sender that did not answer is not called again within it.
+const OUTCOME_TTL: Duration = Duration::from_secs(30);
+
+/// Outcomes that are remembered; the least used are forgotten first, which costs one more call.
+const OUTCOMES: u64 = 1024;
+
+/// Source addresses whose rate is remembered before stale ones are thrown out.
+const RATES: usize = 4096;
+
+type SourceRates =
+    RateLimiter<IpAddr, HashMapStateStore<IpAddr>, MonotonicClock, NoOpMiddleware<std::time::Instant>>;
+
+/// Asks unknown senders for their key with a `/ping` to the address from which they came.
+///
+/// The answer is not signed, so this is trust on first use. It is bounded on every side, because a stranger
+/// causes it: only addresses of the mesh are called, at most one call per address and name at a time and per
+/// 30 s, so many per minute for one address, and so many at once in all.
+#[derive(Debug)]
+pub(super) struct KeyDiscovery {
+    client: MeshClient,
+    registry: PeerRegistry,
+    clock: Arc<dyn Clock>,
+    ranges: Vec<IpNet>,
+    ports: Vec<u16>,
+    outcomes: moka::future::Cache<(IpAddr, NaraName), Outcome>,
+    rates: SourceRates,
+    in_flight: Semaphore,
+}
+
+/// What a discovery came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    /// Another key is pinned for the name.
+    Conflict,
+    /// The key is pinned now.
+    Pinned,
+    /// The sender did not answer, or not as the nara that it claims to be.
+    Unknown,
+}
+
+/// Too many discoveries for now; nothing is remembered of it.
+#[derive(Clone, Copy, Debug)]
+struct Busy;
+
+impl KeyDiscovery {
+    pub(super) fn new(
+        client: MeshClient,
+        registry: PeerRegistry,
+        clock: Arc<dyn Clock>,
+        ranges: Vec<IpNet>,
+        ports: Vec<u16>,
+        limits: &ServerLimits,
+    ) -> Self {
+        let per_minute = NonZeroU32::new(limits.discoveries_per_minute).unwrap_or(NonZeroU32::MIN);
+        Self {
+            client,
+            registry,
+            clock,
+            ranges,
+            ports,
+            outcomes: moka::future::Cache::builder()
+                .max_capacity(OUTCOMES)
+                .time_to_live(OUTCOME_TTL)
+                .build(),
+            rates: RateLimiter::new(
+                Quota::per_minute(per_minute),
+                HashMapStateStore::default(),
+                MonotonicClock,
+            ),
+            in_flight: Semaphore::new(limits.discoveries),
+        }
+    }
+
+    /// Tries to learn the key of `name`, which claims to call from `source`. Whether it is known now, the
+    /// registry tells.
+    pub(super) async fn discover(self: &Arc<Self>, name: &NaraName, source: IpAddr) {
+        let source = source.to_canonical();
+        if !self.ranges.iter().any(|range| range.contains(&source)) {
+            tracing::debug!(%name, %source, "unknown sender outside of the mesh: not called back");
+            return;
+        }
+        let outcome = self
+            .outcomes
+            .try_get_with((source, name.clone()), self.ask(name, source))
+            .await;
+        match outcome {
+            Ok(outcome) => tracing::debug!(%name, %source, ?outcome, "key discovery"),
+            Err(_) => tracing::warn!(%name, %source, "too many unknown senders: key not asked for"),
+        }
+    }
+
+    async fn ask(&self, name: &NaraName, source: IpAddr) -> Result<Outcome, Busy> {
+        if self.rates.len() > RATES {
+            self.rates.retain_recent();
+        }
+        self.rates.check_key(&source).map_err(|_| Busy)?;
+        let _permit = self.in_flight.try_acquire().map_err(|_| Busy)?;
+        for address in self.addresses(name, source) {
+            match self.client.discover_key(address, Some(name)).await {
+                Ok(found) => return Ok(self.pin(found, address)),
+                Err(error) => {
+                    tracing::debug!(%name, %address, %error, "key discovery failed");
+                }
+            }
+        }
+        Ok(Outcome::Unknown)
+    }
+
+    /// Where the nara may listen: where the registry says, if that is the machine that called, and on the
+    /// usual ports.
+    fn addresses(&self, name: &NaraName, source: IpAddr) -> Vec<SocketAddr> {
+        let registered = self
+            .registry
+            .by_name(name.as_str())
+            .and_then(|peer| peer.info().address);
+        let mut addresses: Vec<_> = registered
+            .filter(|address| address.ip() == source)
+            .into_iter()
+            .collect();
+        for &port in &self.ports {
+            let address = SocketAddr::new(source, port);
+            if !addresses.contains(&address) {
+                addresses.push(address);
+            }
+        }
+        addresses
+    }
+
+    fn pin(&self, found: DiscoveredKey, address: SocketAddr) -> Outcome {
+        let known = self.registry.by_name(found.name.as_str());
+        let info = PeerInfo {
+            // What is configured is better than where the request came from.
+            address: known
+                .is_none_or(|peer| peer.info().address.is_none())
+                .then_some(address),
+            name: Some(found.name.clone()),
+            key: Some(PinnedKey {
+                name: found.name,
+                id: None,
+                key: found.key,
+                source: KeySource::Ping(address),
+                learned_at: self.clock.now_millis(),
+            }),
+            ..PeerInfo::default()
+        };
+        match self.registry.register(info) {
+            Ok(_) => Outcome::Pinned,
+            Err(error @ RegisterError::KeyConflict(_)) => {
+                // The registry has told its subscribers already.
+                tracing::warn!(%error, "key conflict");
+                Outcome::Conflict
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a discovered key cannot be pinned");
+                Outcome::Unknown
+            }
+        }
+    }
+}

@@ -1,0 +1,63 @@
+use std::time::Duration;
+
+use crate::defaults;
+
+/// What a server grants to its peers. Bodies are limited by their endpoint
+/// ([`MAX_REQUEST`](nara_proto::endpoint::Endpoint::MAX_REQUEST)): 1 MiB, for zines and imports 16 MiB.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ServerLimits {
+    /// How long a peer may be silent within a request body: 10 s.
+    pub body_progress: Duration,
+    /// How long a whole request body may take: 30 s, so that a peer that sends a byte every nine seconds does
+    /// not hold a connection for a week.
+    pub body_total: Duration,
+    /// Connections open at once: [`defaults::MAX_CONNECTIONS`]. Who comes when all are taken waits.
+    pub connections: usize,
+    /// Connections open at once from one address: 64. More are closed at once, because waiting for them would
+    /// let one address keep out all others.
+    pub connections_per_address: usize,
+    /// Unknown senders whose keys are asked for at once: 16.
+    pub discoveries: usize,
+    /// Unknown senders of one source address whose keys are asked for in a minute: 10.
+    pub discoveries_per_minute: u32,
+    /// Bytes of the start line and headers of a request: [`defaults::MAX_HEADER_BYTES`].
+    pub header_bytes: usize,
+    /// How long the start line and headers may take from their first byte to their last:
+    /// [`defaults::HEADER_READ_TIMEOUT`].
+    pub header_read: Duration,
+    /// How long a connection may stay open without a request, and how long an answer may stay unread:
+    /// [`defaults::SERVER_IDLE`].
+    pub idle: Duration,
+    /// Signed requests remembered against replay: [`defaults::REPLAY_CAPACITY`].
+    pub replay_capacity: usize,
+    /// Replies to runtime messages on their way at once: 64. What exceeds it is dropped and logged.
+    pub replies: usize,
+    /// Bytes of one stash that is kept for a peer: 256 KiB.
+    pub stash_bytes: usize,
+    /// Peers for which a stash is kept, in memory: 20 (wire facts, section 12.4).
+    pub stash_owners: usize,
+    /// Events in the answer to a zine: 5,000. The naras already out there set no limit.
+    pub zine_events: usize,
+}
+
+impl Default for ServerLimits {
+    fn default() -> Self {
+        Self {
+            body_progress: Duration::from_secs(10),
+            body_total: Duration::from_secs(30),
+            connections: defaults::MAX_CONNECTIONS,
+            connections_per_address: 64,
+            discoveries: 16,
+            discoveries_per_minute: 10,
+            header_bytes: defaults::MAX_HEADER_BYTES,
+            header_read: defaults::HEADER_READ_TIMEOUT,
+            idle: defaults::SERVER_IDLE,
+            replay_capacity: defaults::REPLAY_CAPACITY,
+            replies: 64,
+            stash_bytes: 256 << 10,
+            stash_owners: 20,
+            zine_events: nara_proto::sync::MAX_EVENTS,
+        }
+    }
+}

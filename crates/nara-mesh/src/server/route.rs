@@ -1,0 +1,149 @@
+//! The routes: one handler per file, built from the endpoint types of `nara-proto`.
+//!
+//! The order of checks and the texts are those of the naras already out there (wire facts, section 7). We
+//! differ where they are unsafe; each difference is a rule, tested in `tests/behaviour.rs`:
+//!
+//! | where | we | because |
+//! |---|---|---|
+//! | sync, zine | answer 403 if `from` is not the authenticated sender | else any peer speaks for any other |
+//! | dm | answer 403 if `emitter` is not the authenticated sender | a direct message of somebody else is a replay or a lie |
+//! | dm | answer 400 to an id that is empty or forged | two events with one id: the second is lost everywhere |
+//! | dm | answer 400 to a missing payload | they crash |
+//! | zine, import | refuse single events that are forged, badly signed, unsigned (but observations) or larger than 64 KiB | they store everything |
+//! | zine | believe only a signed `hey-there` | they take keys from unsigned ones |
+//! | world | answer 400 to an id shorter than 8 bytes | they crash |
+//! | message | verify before a pending call is resolved; the signer must be the HTTP sender; a stash belongs to its signer | they do none of it |
+//! | all bodies | limit size and time | they wait for ever |
+
+mod checkpoints;
+mod coordinates;
+mod dm;
+mod events_sync;
+mod gossip_zine;
+mod import;
+mod mesh_message;
+mod peer_query;
+mod ping;
+mod world_relay;
+
+use std::any::Any;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::handler::Handler;
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{any, post};
+use nara_proto::endpoint::{
+    AllCheckpoints, DirectMessage, Endpoint, EventsImport, EventsSync, GetCoordinates, GossipZine,
+    MeshMessage, PeerQuery, Ping, WorldRelay,
+};
+use tower::ServiceBuilder;
+use tower_http::catch_panic::CatchPanicLayer;
+
+use super::authenticator::Authenticator;
+use super::clean_path::{Cleaned, clean};
+use super::rejection::Rejection;
+use super::shared::Shared;
+use super::sign_response::SignResponseLayer;
+use super::verify_request::VerifyRequestLayer;
+
+/// All routes of a server.
+pub(super) fn router(shared: Arc<Shared>, authenticator: &Arc<Authenticator>) -> Router {
+    let routes = Routes {
+        router: Router::new(),
+        authenticator,
+        shared: &shared,
+    };
+    let router = routes
+        .signed::<EventsSync, _, _>(events_sync::handle)
+        .signed::<GossipZine, _, _>(gossip_zine::handle)
+        .signed::<DirectMessage, _, _>(dm::handle)
+        .signed::<WorldRelay, _, _>(world_relay::handle)
+        .signed::<MeshMessage, _, _>(mesh_message::handle)
+        .router
+        // These take any method, as elsewhere.
+        .route(Ping::PATH, any(ping::handle))
+        .route(GetCoordinates::PATH, any(coordinates::handle))
+        .route(AllCheckpoints::PATH, any(checkpoints::handle))
+        .route(PeerQuery::PATH, any(peer_query::handle))
+        .route(
+            EventsImport::PATH,
+            post(import::handle).fallback(method_not_allowed),
+        )
+        .fallback(not_found)
+        // Outside of all routes, so that a panic in any of them costs its request only. The signed ones have
+        // one of their own, inside of their signature.
+        .layer(CatchPanicLayer::custom(panicked))
+        .with_state(shared);
+    // The path must be clean before it is routed.
+    Router::new().fallback_service(router).layer(from_fn(clean_path))
+}
+
+struct Routes<'a> {
+    router: Router<Arc<Shared>>,
+    authenticator: &'a Arc<Authenticator>,
+    shared: &'a Shared,
+}
+
+impl Routes<'_> {
+    /// Adds a signed endpoint.
+    fn signed<E, H, T>(mut self, handler: H) -> Self
+    where
+        E: Endpoint,
+        H: Handler<T, Arc<Shared>>,
+        T: 'static,
+    {
+        let layers = ServiceBuilder::new()
+            // Outermost: nothing of a request is looked at before its sender is known, and a refusal is not
+            // signed, as elsewhere.
+            .layer(VerifyRequestLayer::new(self.authenticator.clone(), E::REPETITION))
+            // Around everything that can make an answer, so that errors are signed too.
+            .layer(SignResponseLayer::new(
+                self.shared.local.clone(),
+                self.shared.clock.clone(),
+                E::MAX_RESPONSE,
+            ))
+            // Innermost, so that the answer to a request whose handler panicked is signed like others.
+            .layer(CatchPanicLayer::custom(panicked));
+        // The method is checked behind the signature, as elsewhere: the fallback is inside of the layers.
+        let route = post(handler).fallback(method_not_allowed).layer(layers);
+        self.router = self.router.route(E::PATH, route);
+        self
+    }
+}
+
+async fn method_not_allowed() -> Rejection {
+    Rejection::MethodNotAllowed
+}
+
+async fn not_found() -> Rejection {
+    Rejection::NotFound
+}
+
+async fn clean_path(request: Request, next: Next) -> Response {
+    let (mut parts, body) = request.into_parts();
+    match clean(parts.uri, &parts.method) {
+        Cleaned::Redirect(response) => response,
+        Cleaned::Route(uri) => {
+            parts.uri = uri;
+            next.run(Request::from_parts(parts, body)).await
+        }
+    }
+}
+
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the signature that the layer asks for"
+)]
+fn panicked(panic: Box<dyn Any + Send + 'static>) -> http::Response<Body> {
+    let message = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("not a text");
+    tracing::error!(panic = message, "a handler panicked");
+    Rejection::Panicked.into_response()
+}

@@ -1,0 +1,56 @@
+use std::sync::Arc;
+
+use axum::extract::{RawQuery, State};
+use axum::response::Response;
+use nara_proto::endpoint::{AllCheckpoints, Endpoint as _};
+use nara_proto::peer::CheckpointsResponse;
+
+use crate::server::body::{Surplus, json_of_events};
+use crate::server::rejection::Rejection;
+use crate::server::shared::Shared;
+
+use super::peer_query::query_value;
+
+/// How many checkpoints are given when the request does not say.
+const DEFAULT_LIMIT: i64 = 1_000;
+
+/// The most that are given.
+const MAX_LIMIT: i64 = 10_000;
+
+/// `/api/checkpoints/all`, any method (wire facts, section 7.9).
+pub(super) async fn handle(
+    State(shared): State<Arc<Shared>>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Rejection> {
+    let number = |name| query_value(query.as_deref(), name)?.parse::<i64>().ok();
+    let limit = match number("limit") {
+        Some(limit @ 1..) => limit.min(MAX_LIMIT),
+        _ => DEFAULT_LIMIT,
+    };
+    let offset = number("offset").unwrap_or(0).max(0);
+
+    let size = usize::try_from(limit).unwrap_or(0);
+    let skip = usize::try_from(offset).unwrap_or(usize::MAX);
+    let (events, total) = shared.ledger.checkpoints(size, skip).await?;
+    let total = i64::try_from(total).unwrap_or(i64::MAX);
+    let build = |events: Vec<_>, _| {
+        let count = i64::try_from(events.len()).unwrap_or(i64::MAX);
+        CheckpointsResponse {
+            // As elsewhere: no list if there is no checkpoint at all, an empty one behind the last.
+            checkpoints: (total > 0).then_some(events),
+            count,
+            has_more: offset.saturating_add(count) < total,
+            limit,
+            offset,
+            server: shared.local.name().to_string(),
+            total,
+        }
+    };
+    Ok(json_of_events(
+        events,
+        AllCheckpoints::MAX_RESPONSE,
+        Surplus::Back,
+        build,
+        |answer| answer.checkpoints,
+    ))
+}

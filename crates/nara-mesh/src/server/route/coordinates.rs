@@ -1,0 +1,18 @@
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::response::Response;
+use http::StatusCode;
+use nara_proto::peer::CoordinatesResponse;
+
+use crate::server::body::{JSON_UTF8, json};
+use crate::server::shared::Shared;
+
+/// `/coordinates`, any method (wire facts, section 7.2).
+pub(super) async fn handle(State(shared): State<Arc<Shared>>) -> Response {
+    let answer = CoordinatesResponse {
+        coordinates: shared.coordinates.clone().map(Box::new),
+        name: shared.local.name().to_string(),
+    };
+    json(StatusCode::OK, JSON_UTF8, &answer)
+}

@@ -1,0 +1,68 @@
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::Response;
+use http::StatusCode;
+use nara_proto::endpoint::{DirectMessage, Endpoint as _};
+use nara_proto::event::{KeyLookup as _, SyncEvent};
+use nara_proto::peer::Receipt;
+
+use crate::ledger::Insertion;
+use crate::server::VerifiedSender;
+use crate::server::body::{JSON_UTF8, json, read_json};
+use crate::server::rejection::Rejection;
+use crate::server::shared::Shared;
+
+/// `POST /dm` (wire facts, section 7.5).
+pub(super) async fn handle(
+    State(shared): State<Arc<Shared>>,
+    sender: VerifiedSender,
+    body: Body,
+) -> Result<Response, Rejection> {
+    let event: SyncEvent = read_json(body, DirectMessage::MAX_REQUEST, &shared.limits).await?;
+    check_signature(&shared, &event)?;
+    sender.must_be("emitter", &event.emitter)?;
+
+    let success = match event.validate() {
+        // Well signed, but nothing to keep: told as elsewhere.
+        Err(error) => {
+            tracing::info!(sender = %sender.name(), %error, "direct message not kept");
+            false
+        }
+        Ok(()) if !event.has_genuine_id() => return Err(Rejection::ForgedId),
+        Ok(()) => keep(&shared, &sender, event).await?,
+    };
+    let receipt = Receipt {
+        from: shared.local.name().to_string(),
+        success,
+    };
+    Ok(json(StatusCode::OK, JSON_UTF8, &receipt))
+}
+
+fn check_signature(shared: &Shared, event: &SyncEvent) -> Result<(), Rejection> {
+    if event.emitter.is_empty() || !event.is_signed() {
+        return Err(Rejection::UnsignedEvent);
+    }
+    let key = shared
+        .key_of_name(&event.emitter)
+        .ok_or(Rejection::UnknownEmitter)?;
+    // Every payload has some content.
+    if let Some(service) = event.service().filter(|_| event.content().is_empty()) {
+        return Err(Rejection::MissingPayload(service));
+    }
+    event.verify(&key).map_err(|_| Rejection::InvalidSignature)
+}
+
+/// Stores the event. `false` if it is not to our taste, known already, or not retained.
+async fn keep(shared: &Shared, sender: &VerifiedSender, event: SyncEvent) -> Result<bool, Rejection> {
+    if !shared.handler.accepts(&event) {
+        return Ok(false);
+    }
+    let insertions = shared.ledger.insert(vec![event.clone()]).await?;
+    let stored = matches!(insertions.first(), Some(Insertion::Stored));
+    if stored {
+        shared.handler.on_direct_message(sender, &event);
+    }
+    Ok(stored)
+}

@@ -1,0 +1,90 @@
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::Response;
+use nara_proto::endpoint::{Endpoint as _, EventsSync};
+use nara_proto::sync::{Cursor, SyncMode, SyncRequest, SyncResponse};
+
+use crate::ledger::{Sample, Slice};
+use crate::server::VerifiedSender;
+use crate::server::body::{Surplus, json_of_events, read_json};
+use crate::server::ingest::random;
+use crate::server::rejection::Rejection;
+use crate::server::shared::Shared;
+
+/// `POST /events/sync` (wire facts, section 7.3).
+pub(super) async fn handle(
+    State(shared): State<Arc<Shared>>,
+    sender: VerifiedSender,
+    body: Body,
+) -> Result<Response, Rejection> {
+    let request: SyncRequest = read_json(body, EventsSync::MAX_REQUEST, &shared.limits).await?;
+    if request.from.is_empty() {
+        return Err(Rejection::FromRequired);
+    }
+    sender.must_be("from", &request.from)?;
+
+    let filter = request.filter();
+    let mode = request.mode();
+    let ledger = &shared.ledger;
+    let events = match mode.clone() {
+        SyncMode::Page { after, size, .. } => ledger.page(filter, after, size).await?,
+        SyncMode::Recent { limit } => ledger.recent(filter, limit).await?,
+        SyncMode::Sample { size } => {
+            let sample = Sample {
+                size,
+                responder: shared.local.name().to_string(),
+                now: shared.clock.now_nanos(),
+                seed: u64::from_le_bytes(random()),
+            };
+            ledger.sample(filter, sample).await?
+        }
+        SyncMode::Legacy {
+            since,
+            slice_index,
+            slice_total,
+            max_events,
+        } => {
+            let slice = Slice {
+                since,
+                slice_index,
+                slice_total,
+                limit: max_events,
+            };
+            ledger.slice(filter, slice).await?
+        }
+        mode => unreachable!("{mode:?} is not one of the four modes"),
+    };
+
+    let from = shared.local.name().as_str();
+    let build = |events: Vec<_>, cut| {
+        let now = shared.clock.now_seconds();
+        let next = match &mode {
+            SyncMode::Page { size, lossless, .. } if cut || events.len() == *size => {
+                events.last().map(|last| (Cursor::behind(last), *lossless))
+            }
+            _ => None,
+        };
+        let mut response = SyncResponse::signed(from, events, now, shared.local.keypair());
+        if let Some((behind, lossless)) = next {
+            response.next_cursor = behind.ts().to_string();
+            if lossless {
+                response.next_after = behind.to_string();
+            }
+        }
+        response
+    };
+    // The newest events are at the back in legacy mode only; a page must not have a gap at its front.
+    let surplus = match mode {
+        SyncMode::Legacy { .. } => Surplus::Front,
+        _ => Surplus::Back,
+    };
+    Ok(json_of_events(
+        events,
+        EventsSync::MAX_RESPONSE,
+        surplus,
+        build,
+        |response| response.events,
+    ))
+}

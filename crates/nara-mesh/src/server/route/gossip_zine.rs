@@ -1,0 +1,52 @@
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::Response;
+use nara_proto::endpoint::{Endpoint as _, GossipZine};
+use nara_proto::zine::Zine;
+
+use crate::defaults;
+use crate::server::VerifiedSender;
+use crate::server::body::{Surplus, json_of_events, read_json};
+use crate::server::ingest::ingest;
+use crate::server::rejection::Rejection;
+use crate::server::shared::Shared;
+
+/// `POST /gossip/zine` (wire facts, section 7.4).
+pub(super) async fn handle(
+    State(shared): State<Arc<Shared>>,
+    sender: VerifiedSender,
+    body: Body,
+) -> Result<Response, Rejection> {
+    let zine: Zine = read_json(body, GossipZine::MAX_REQUEST, &shared.limits).await?;
+    if zine.from.is_empty() {
+        return Err(Rejection::FromRequired);
+    }
+    sender.must_be("from", &zine.from)?;
+    if zine.verify(sender.key()).is_err() {
+        tracing::warn!(sender = %sender.name(), address = %sender.address(), "a zine is not signed by its sender");
+        return Err(Rejection::InvalidSignature);
+    }
+
+    let ingested = ingest(&shared, zine.events.unwrap_or_default()).await?;
+    tracing::debug!(
+        sender = %sender.name(), accepted = ingested.accepted.len(), stored = ingested.stored,
+        warnings = ingested.warnings, "zine"
+    );
+    shared.handler.on_zine(&sender, &ingested.accepted);
+
+    let since = shared.clock.now_nanos().saturating_sub(defaults::ZINE_WINDOW);
+    let events = shared.ledger.since(since, shared.limits.zine_events).await?;
+    let build = |events, _| {
+        let now = shared.clock.now_seconds();
+        Zine::signed(shared.local.name().as_str(), now, events, shared.local.keypair())
+    };
+    Ok(json_of_events(
+        events,
+        GossipZine::MAX_RESPONSE,
+        Surplus::Front,
+        build,
+        |zine| zine.events,
+    ))
+}

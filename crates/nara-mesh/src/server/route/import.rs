@@ -1,0 +1,59 @@
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::Response;
+use http::StatusCode;
+use nara_proto::endpoint::{Endpoint as _, EventsImport};
+use nara_proto::import::{ImportRequest, ImportResponse};
+
+use crate::server::PeerAddress;
+use crate::server::body::{JSON, json, read_json};
+use crate::server::ingest::ingest;
+use crate::server::rejection::Rejection;
+use crate::server::shared::Shared;
+
+/// `POST /api/events/import` (wire facts, section 7.10). Its errors are JSON.
+pub(super) async fn handle(
+    State(shared): State<Arc<Shared>>,
+    PeerAddress(address): PeerAddress,
+    body: Body,
+) -> Result<Response, Rejection> {
+    let request: ImportRequest = match read_json(body, EventsImport::MAX_REQUEST, &shared.limits).await {
+        Ok(request) => request,
+        Err(rejection @ Rejection::InvalidJson) => {
+            return Ok(refusal(StatusCode::BAD_REQUEST, rejection.to_string()));
+        }
+        Err(rejection) => return Err(rejection),
+    };
+    if let Err(error) = request.verify(&shared.local.public_key(), shared.clock.now_millis()) {
+        tracing::warn!(%address, %error, "an import was refused");
+        let error = format!("Authentication failed: {error}");
+        return Ok(refusal(StatusCode::FORBIDDEN, error));
+    }
+
+    let events = request.events.unwrap_or_default();
+    let sent = events.len();
+    let ingested = ingest(&shared, events).await?;
+    tracing::info!(%address, sent, stored = ingested.stored, warnings = ingested.warnings, "import");
+    let answer = ImportResponse {
+        success: true,
+        imported: count(ingested.stored),
+        duplicates: count(sent - ingested.stored),
+        warnings: count(ingested.warnings),
+        error: String::new(),
+    };
+    Ok(json(StatusCode::OK, JSON, &answer))
+}
+
+fn refusal(status: StatusCode, error: String) -> Response {
+    let answer = ImportResponse {
+        error,
+        ..ImportResponse::default()
+    };
+    json(status, JSON, &answer)
+}
+
+fn count(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}

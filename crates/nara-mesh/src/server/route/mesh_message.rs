@@ -1,0 +1,157 @@
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::State;
+use http::StatusCode;
+use nara_proto::endpoint::{Endpoint as _, MeshMessage};
+use nara_proto::event::KeyLookup as _;
+use nara_proto::identity::NaraId;
+use nara_proto::runtime_message::{MessagePayload, RuntimeMessage};
+
+use crate::server::VerifiedSender;
+use crate::server::body::read;
+use crate::server::ingest::short;
+use crate::server::rejection::Rejection;
+use crate::server::shared::Shared;
+
+/// `POST /mesh/message` (wire facts, sections 7.7 and 12.3). The answer is empty whatever becomes of it.
+pub(super) async fn handle(
+    State(shared): State<Arc<Shared>>,
+    sender: VerifiedSender,
+    body: Body,
+) -> Result<StatusCode, Rejection> {
+    let body = match read(body, MeshMessage::MAX_REQUEST, &shared.limits).await {
+        Err(Rejection::BodyBroken) => return Err(Rejection::BadRequest),
+        outcome => outcome?,
+    };
+    if let Err(dropped) = receive(&shared, &sender, &body) {
+        tracing::warn!(sender = %sender.name(), address = %sender.address(), reason = %dropped, "runtime message dropped");
+    }
+    Ok(StatusCode::OK)
+}
+
+/// Why a message is dropped: for our log only.
+#[derive(Debug, thiserror::Error)]
+enum Dropped {
+    #[error("{0}")]
+    Message(#[from] nara_proto::runtime_message::MessageError),
+    #[error("it is addressed to {0}")]
+    NotForUs(String),
+    #[error("it says that it comes from {claimed}, which is not the nara that sent the request")]
+    OtherSender { claimed: String },
+    #[error("the stash of {owner} is not its sender's")]
+    NotTheOwner { owner: String },
+    #[error("the key of {0} is not known")]
+    UnknownKey(String),
+    #[error("signature verification failed")]
+    BadSignature,
+}
+
+fn receive(shared: &Arc<Shared>, sender: &VerifiedSender, body: &[u8]) -> Result<(), Dropped> {
+    let message = RuntimeMessage::from_json(body)?;
+    if !message.to_id.is_empty() && message.to_id != shared.local.id().as_str() {
+        return Err(Dropped::NotForUs(short(&message.to_id)));
+    }
+    verify(shared, sender, &message)?;
+
+    // Only now: an unverified reply would let anybody answer for the peer that was asked.
+    let message = match &shared.client {
+        Some(client) if !message.in_reply_to.is_empty() => match client.pending_replies().resolve(message) {
+            Ok(()) => return Ok(()),
+            Err(message) => *message,
+        },
+        _ => message,
+    };
+    if let Some(payload) = answer(shared, &message)? {
+        reply(shared, &message, payload);
+    }
+    shared.handler.on_runtime_message(&message);
+    Ok(())
+}
+
+/// The signer must be the nara that sent the request, and the signature its own.
+fn verify(shared: &Shared, sender: &VerifiedSender, message: &RuntimeMessage) -> Result<(), Dropped> {
+    let id = || short(&message.from_id);
+    let key = shared
+        .key_of_id(&message.from_id)
+        .ok_or_else(|| Dropped::UnknownKey(id()))?;
+    if key != *sender.key() {
+        return Err(Dropped::OtherSender { claimed: id() });
+    }
+    // Older naras do not sign this one. That its sender is the nara `from_id` is proven by the request.
+    if matches!(message.payload, MessagePayload::StashRefresh(_)) && message.signature.is_empty() {
+        return Ok(());
+    }
+    message.verify(&key).map_err(|_| Dropped::BadSignature)
+}
+
+/// What the built-in stash answers. An owner is served only if it is the signer.
+fn answer(shared: &Shared, message: &RuntimeMessage) -> Result<Option<MessagePayload>, Dropped> {
+    let owner_is_signer = |owner: &str| {
+        if owner == message.from_id {
+            Ok(())
+        } else {
+            Err(Dropped::NotTheOwner { owner: short(owner) })
+        }
+    };
+    let now = shared.clock.now_seconds();
+    // Version 0 runs no handler elsewhere either (wire facts, section 12.3).
+    if message.version == 0 {
+        return Ok(None);
+    }
+    Ok(match &message.payload {
+        MessagePayload::StashStore(store) => {
+            // Without an owner the stash says so itself.
+            if !store.owner_id.is_empty() {
+                owner_is_signer(&store.owner_id)?;
+            }
+            Some(MessagePayload::StashAck(shared.stash.store(store.clone(), now)))
+        }
+        MessagePayload::StashRequest(request) => {
+            owner_is_signer(&request.owner_id)?;
+            let response = shared.stash.request(&request.owner_id, &request.request_id);
+            Some(MessagePayload::StashResponse(response))
+        }
+        MessagePayload::StashRefresh(refresh) => {
+            owner_is_signer(&refresh.owner_id)?;
+            let response = shared.stash.request(&refresh.owner_id, "");
+            response.found.then_some(MessagePayload::StashResponse(response))
+        }
+        _ => None,
+    })
+}
+
+/// Sends a reply as a request of our own. Older naras send it before they answer; we do not let the peer wait
+/// for it.
+fn reply(shared: &Arc<Shared>, message: &RuntimeMessage, payload: MessagePayload) {
+    let Ok(to) = message.from_id.parse::<NaraId>() else {
+        return;
+    };
+    let Some(client) = shared.client.clone() else {
+        tracing::warn!(%to, "a runtime message wants a reply, but the server has no client");
+        return;
+    };
+    let Ok(permit) = shared.replies.clone().try_acquire_owned() else {
+        tracing::warn!(%to, limit = shared.limits.replies, "too many replies on their way: this one is dropped");
+        return;
+    };
+    let local = &shared.local;
+    let unsolicited = matches!(message.payload, MessagePayload::StashRefresh(_));
+    let mut reply = message.reply(
+        local.name().as_str(),
+        local.id().as_str(),
+        shared.clock.now_nanos(),
+        payload,
+        local.keypair(),
+    );
+    if unsolicited {
+        // Not covered by the signature.
+        reply.in_reply_to.clear();
+    }
+    shared.background.spawn(async move {
+        let _permit = permit;
+        if let Err(error) = client.send_runtime_message(&to, &reply).await {
+            tracing::warn!(%to, error = &error as &dyn std::error::Error, "a reply was not delivered");
+        }
+    });
+}

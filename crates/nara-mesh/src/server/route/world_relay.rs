@@ -1,0 +1,140 @@
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::Response;
+use http::StatusCode;
+use nara_proto::endpoint::{Endpoint as _, WorldRelay};
+use nara_proto::event::{KeyLookup as _, Payload, SocialPayload, SyncEvent};
+use nara_proto::identity::NaraName;
+use nara_proto::peer::Receipt;
+use nara_proto::world::{MIN_ID_LEN, WorldMessage, next_hop};
+use tokio::time::Instant;
+
+use crate::client::CallOptions;
+use crate::defaults;
+use crate::server::VerifiedSender;
+use crate::server::body::{JSON_UTF8, json, read_json};
+use crate::server::rejection::Rejection;
+use crate::server::shared::Shared;
+
+/// How much of the caller's time is kept for the way back: the answer must arrive before it gives up.
+const MARGIN: Duration = Duration::from_millis(250);
+
+/// `POST /world/relay` (wire facts, section 7.6).
+///
+/// The message travels on before the answer, as elsewhere, within the time that the caller of the first hop
+/// waits: [`defaults::CALL_TIMEOUT`] from when we got the request, less a margin.
+pub(super) async fn handle(
+    State(shared): State<Arc<Shared>>,
+    sender: VerifiedSender,
+    body: Body,
+) -> Result<Response, Rejection> {
+    let deadline = Instant::now() + defaults::CALL_TIMEOUT - MARGIN;
+    let mut message: WorldMessage = read_json(body, WorldRelay::MAX_REQUEST, &shared.limits).await?;
+    message.verify_chain(|name| shared.key_of_name(name))?;
+    // Before our hop: a message that must not go on from here is not taken in.
+    if message.id.len() < MIN_ID_LEN {
+        return Err(Rejection::ShortWorldId);
+    }
+
+    let local = &shared.local;
+    message.add_hop(local.name().as_str(), shared.clock.now_seconds(), local.keypair());
+    let complete = message.is_complete();
+    tracing::info!(
+        sender = %sender.name(), originator = %crate::server::ingest::short(&message.originator), complete,
+        hops = message.hops().len(), "world message"
+    );
+    remember(&shared, &message, complete).await?;
+    shared.handler.on_world_message(&message, complete);
+    if !complete {
+        forward(&shared, &message, deadline).await?;
+    }
+    let receipt = Receipt {
+        from: local.name().to_string(),
+        success: true,
+    };
+    Ok(json(StatusCode::OK, JSON_UTF8, &receipt))
+}
+
+/// Stores that the message passed by, as elsewhere, but signed.
+async fn remember(shared: &Shared, message: &WorldMessage, complete: bool) -> Result<(), Rejection> {
+    let name = shared.local.name().as_str();
+    let payload = SocialPayload {
+        kind: "observation".to_owned(),
+        actor: name.to_owned(),
+        target: message.originator.clone(),
+        reason: if complete {
+            "journey-complete"
+        } else {
+            "journey-pass"
+        }
+        .to_owned(),
+        ..SocialPayload::default()
+    };
+    let event = SyncEvent::signed(
+        shared.clock.now_nanos(),
+        Payload::Social(payload),
+        name,
+        shared.local.keypair(),
+    );
+    // A message without originator makes no event; it can still travel.
+    if event.validate().is_ok() {
+        shared.ledger.insert(vec![event]).await?;
+    }
+    Ok(())
+}
+
+/// Hands the message to the next nara. One that cannot be reached at all did not get it, so that the next
+/// best may have it; after any other failure it may be on its way, and must not be doubled.
+async fn forward(shared: &Shared, message: &WorldMessage, deadline: Instant) -> Result<(), Rejection> {
+    let client = shared.client.as_ref().ok_or(Rejection::Stuck)?;
+    let mut online = shared.online_names();
+    let mut unreachable = None;
+    loop {
+        let Some(next) = choose(shared, message, &online) else {
+            return Err(unreachable.unwrap_or(Rejection::Stuck));
+        };
+        let failed = |reason| Rejection::Forward {
+            nara: next.to_string(),
+            reason,
+        };
+        let remaining = deadline.saturating_duration_since(Instant::now());
+        if remaining.is_zero() {
+            return Err(failed("no time left".to_owned()));
+        }
+        let call = client.call::<WorldRelay>(&next, message, CallOptions::timeout(remaining));
+        match call.await {
+            Ok(_) => return Ok(()),
+            Err(error) => {
+                tracing::warn!(%next, error = &error as &dyn std::error::Error, "a world message was not passed on");
+                let rejection = failed(error.to_string());
+                if !error.is_unreachable() && !error.is_unknown_peer() {
+                    return Err(rejection);
+                }
+                unreachable = Some(rejection);
+            }
+        }
+        online.retain(|name| *name != next);
+    }
+}
+
+fn choose(shared: &Shared, message: &WorldMessage, online: &[NaraName]) -> Option<NaraName> {
+    let visited: Vec<&str> = message.hops().iter().map(|hop| hop.nara.as_str()).collect();
+    let names: Vec<&str> = online.iter().map(NaraName::as_str).collect();
+    let clout = shared.handler.clout();
+    let clout: BTreeMap<&str, f64> = clout
+        .iter()
+        .map(|(name, clout)| (name.as_str(), *clout))
+        .collect();
+    let next = next_hop(
+        shared.local.name().as_str(),
+        &message.originator,
+        &visited,
+        &names,
+        &clout,
+    )?;
+    online.iter().find(|name| name.as_str() == next).cloned()
+}

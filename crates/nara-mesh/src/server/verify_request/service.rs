@@ -1,0 +1,69 @@
+use std::mem;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use axum::extract::Request;
+use axum::response::{IntoResponse, Response};
+use futures_util::future::BoxFuture;
+use http::HeaderName;
+use nara_proto::endpoint::Repetition;
+use tower::Service;
+
+use crate::server::authenticator::Authenticator;
+
+/// The header in which the naras already out there pass on who was verified.
+const VERIFIED_HEADER: HeaderName = HeaderName::from_static("x-nara-verified");
+
+/// Answers 401 to a request that is not authenticated, without a signature, and passes on the others with
+/// their [`VerifiedSender`](crate::server::VerifiedSender).
+#[derive(Clone, Debug)]
+pub(in crate::server) struct VerifyRequest<S> {
+    inner: S,
+    authenticator: Arc<Authenticator>,
+    repetition: Repetition,
+}
+
+impl<S> VerifyRequest<S> {
+    pub(super) fn new(inner: S, authenticator: Arc<Authenticator>, repetition: Repetition) -> Self {
+        Self {
+            inner,
+            authenticator,
+            repetition,
+        }
+    }
+}
+
+impl<S> Service<Request> for VerifyRequest<S>
+where
+    S: Service<Request, Response: IntoResponse> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    type Response = Response;
+    type Error = S::Error;
+    type Future = BoxFuture<'static, Result<Response, S::Error>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        // The clone is not ready; the service that was polled ready is taken along. See
+        // <https://docs.rs/tower/latest/tower/trait.Service.html#be-careful-when-cloning-inner-services>.
+        let clone = self.inner.clone();
+        let mut inner = mem::replace(&mut self.inner, clone);
+        let authenticator = self.authenticator.clone();
+        let repetition = self.repetition;
+        Box::pin(async move {
+            let (mut parts, body) = request.into_parts();
+            parts.headers.remove(VERIFIED_HEADER);
+            match authenticator.authenticate(&parts, repetition).await {
+                Ok(sender) => {
+                    parts.extensions.insert(sender);
+                    let response = inner.call(Request::from_parts(parts, body)).await?;
+                    Ok(response.into_response())
+                }
+                Err(rejection) => Ok(rejection.into_response()),
+            }
+        })
+    }
+}

@@ -1,0 +1,150 @@
+//! `http.json`: whole exchanges with the server of the fixture.
+
+use http::HeaderMap;
+use http::header::{HeaderName, HeaderValue};
+use nara_proto::auth::ResponseAuth;
+use nara_proto::endpoint::{Endpoint as _, GossipZine};
+use nara_proto::time::UnixMillis;
+use serde_json::{Map, Value};
+
+use crate::harness::{Case, Unreadable};
+use crate::raw_http::{self, RawResponse};
+use crate::server::Server;
+
+pub(crate) fn exchange(case: &Case<'_>) -> Result<(), Unreadable> {
+    let fixture = case.fixture()?;
+    let now = UnixMillis::new(case.int("server_now_ms")?);
+    let mut ledger = fixture.texts("ledger")?;
+    if has_empty_ledger(case, &ledger) {
+        ledger.clear();
+    }
+    let server = Server::start(&fixture, &ledger, now, None)?;
+    let before = server.count();
+    let answer = server.send(&request(case)?);
+    let growth = server.count() - before;
+
+    if case.text("expect")? == "aborted" {
+        // There is no answer to compare with; ours must be one that a rule foresees.
+        case.prose(&[
+            "status",
+            "response_headers",
+            "response_body",
+            "response_body_exact",
+        ]);
+        case.prose(&["response_signed", "response_signature_valid", "ledger_growth"]);
+        let ours = answer.map_or_else(|| "aborted".to_owned(), |answer| answer.status.to_string());
+        case.check("expect", ours);
+        return Ok(());
+    }
+    let answer = answer.ok_or_else(|| case.fail("expect", case.peek("expect").cloned(), "aborted"))?;
+    case.check("expect", answer.status.to_string());
+    case.check("status", answer.status);
+    case.check("ledger_growth", growth);
+    check_answer(case, &server, &answer)
+}
+
+/// The exchanges were recorded with the events of the fixture, but for those whose answer shows that there were
+/// none: no checkpoints at all, or a zine without them.
+fn has_empty_ledger(case: &Case<'_>, ledger: &[&str]) -> bool {
+    let Some(body) = case.peek("response_body").and_then(Value::as_str) else {
+        return false;
+    };
+    let is_zine = case
+        .peek("request_target")
+        .is_some_and(|target| target == GossipZine::PATH);
+    let is_answered = case.peek("status").is_some_and(|status| status == 200);
+    body.starts_with("{\"checkpoints\":null,")
+        || (is_zine && is_answered && !ledger.iter().any(|event| body.contains(event)))
+}
+
+fn request(case: &Case<'_>) -> Result<Vec<u8>, Unreadable> {
+    let mut headers = Vec::new();
+    for (name, value) in case.entries("request_headers")? {
+        let values = match value {
+            Value::Array(values) => values.as_slice(),
+            value => std::slice::from_ref(value),
+        };
+        for value in values {
+            let value = value
+                .as_str()
+                .ok_or_else(|| case.fail("request_headers", "texts", value.clone()))?;
+            headers.push((name, value.as_bytes()));
+        }
+    }
+    Ok(raw_http::request(
+        case.text("method")?,
+        case.text("request_target")?,
+        &headers,
+        case.text("request_body")?.as_bytes(),
+    ))
+}
+
+fn check_answer(case: &Case<'_>, server: &Server, answer: &RawResponse) -> Result<(), Unreadable> {
+    let signed = answer.header("X-Nara-Signature").is_some();
+    case.check("response_signed", signed);
+    if !case.flag("response_body_exact")? {
+        case.prose(&["response_headers", "response_body"]);
+        let valid = is_signed_by(server, answer, &answer.body);
+        case.check("response_signature_valid", valid);
+        return Ok(());
+    }
+
+    // An answer to HEAD was recorded with the body that belongs to it, which does not travel.
+    let expected = case.text("response_body")?;
+    let is_head = case.text("method")? == "HEAD";
+    if is_head {
+        let length = answer.header("Content-Length");
+        case.claim(
+            "response_body",
+            "has the length of the body that does not travel",
+            length.is_none_or(|length| length == expected.len().to_string()),
+        );
+    } else {
+        case.check("response_body", answer.text());
+    }
+    let body = if is_head {
+        expected.as_bytes()
+    } else {
+        &answer.body
+    };
+    case.check("response_signature_valid", is_signed_by(server, answer, body));
+    check_headers(case, server, answer)
+}
+
+fn is_signed_by(server: &Server, answer: &RawResponse, body: &[u8]) -> bool {
+    let mut headers = HeaderMap::new();
+    for (name, value) in &answer.headers {
+        let name = HeaderName::from_bytes(name.as_bytes());
+        if let (Ok(name), Ok(value)) = (name, HeaderValue::from_bytes(value)) {
+            headers.append(name, value);
+        }
+    }
+    ResponseAuth::from_headers(&headers).is_ok_and(|auth| auth.verify_signature(&server.key, body).is_ok())
+}
+
+/// All headers that were recorded are the same: the clock stands still, so the signature is, too.
+fn check_headers(case: &Case<'_>, server: &Server, answer: &RawResponse) -> Result<(), Unreadable> {
+    let mut ours = Map::new();
+    for (name, expected) in case.entries("response_headers")? {
+        let got = answer.header(name);
+        let equivalent = name == "X-Nara-Redirect-To" && is_possible_redirect(case, server, got.as_deref())?;
+        let got = if equivalent { expected.clone() } else { got.into() };
+        ours.insert(name.to_owned(), got);
+    }
+    case.check("response_headers", ours);
+    Ok(())
+}
+
+/// Which of several neighbours is named next is nobody's promise: any that was not asked yet will do.
+fn is_possible_redirect(case: &Case<'_>, server: &Server, got: Option<&str>) -> Result<bool, Unreadable> {
+    let target = case.text("request_target")?;
+    let (_, query) = target.split_once('?').unwrap_or_default();
+    let asked = form_urlencoded::parse(query.as_bytes())
+        .find(|(name, _)| name == "asked")
+        .map(|(_, value)| value.into_owned())
+        .unwrap_or_default();
+    Ok(server
+        .peers
+        .iter()
+        .any(|peer| Some(peer.as_str()) == got && !asked.split(',').any(|name| name == peer.as_str())))
+}

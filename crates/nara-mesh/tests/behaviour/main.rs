@@ -1,0 +1,34 @@
+//! Conformance of the server with what was recorded from the naras already out there, over real sockets.
+//!
+//! The harness and the table of deliberate deviations are those of `nara-proto`'s conformance test: one
+//! format, one table. `NARA_VECTORS` names another folder of vectors.
+
+#[path = "../../../nara-proto/tests/conformance/deviations.rs"]
+mod deviations;
+#[path = "../../../nara-proto/tests/conformance/harness.rs"]
+#[expect(dead_code, reason = "the other runner uses more of it")]
+mod harness;
+mod http_exchange;
+#[path = "../support/raw_http.rs"]
+#[expect(dead_code, reason = "the other tests use more of it")]
+mod raw_http;
+mod server;
+mod sync_select;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use harness::Check;
+
+const CHECKS: [(&str, Check); 2] = [
+    ("http.json", http_exchange::exchange),
+    ("sync_select.json", sync_select::sync_select),
+];
+
+fn main() -> ExitCode {
+    let default = PathBuf::from(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../nara-proto/tests/vectors"
+    ));
+    harness::run(&default, &CHECKS)
+}

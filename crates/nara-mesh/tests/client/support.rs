@@ -1,0 +1,278 @@
+//! Peers made by hand, that answer whatever a test wants.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::stream;
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use nara_mesh::client::{MeshClient, MeshClientBuilder};
+use nara_mesh::clock::{Clock as _, ManualClock};
+use nara_mesh::identity::LocalNara;
+use nara_mesh::proto::auth::ResponseAuth;
+use nara_mesh::proto::event::{Payload, SocialPayload, SyncEvent};
+use nara_mesh::proto::go_json;
+use nara_mesh::proto::identity::{KeyPair, NaraId, NaraName, Soul};
+use nara_mesh::proto::peer::PingResponse;
+use nara_mesh::proto::time::UnixNanos;
+use nara_mesh::registry::{KeySource, PeerInfo, PinnedKey};
+use nara_mesh::transport::{MemoryNetwork, Transport};
+
+pub(crate) const NOW: i64 = 1_769_100_000_250_000_000;
+
+/// A nara whose soul follows from its name.
+pub(crate) fn nara(name: &str) -> LocalNara {
+    let mut seed = [7; 32];
+    for (byte, of_name) in seed.iter_mut().zip(name.bytes()) {
+        *byte = of_name;
+    }
+    LocalNara::new(&Soul::bond(seed, name), name.parse().unwrap()).unwrap()
+}
+
+/// The host `100.64.0.{last}`, at the mesh port.
+pub(crate) fn address(last: u8) -> SocketAddr {
+    SocketAddr::from(([100, 64, 0, last], 9632))
+}
+
+/// A signed social event at `ts` nanoseconds.
+pub(crate) fn event(emitter: &LocalNara, ts: i64) -> SyncEvent {
+    let payload = SocialPayload {
+        kind: "tease".to_owned(),
+        actor: emitter.name().to_string(),
+        target: "bob".to_owned(),
+        reason: "comeback".to_owned(),
+        ..SocialPayload::default()
+    };
+    SyncEvent::signed(
+        UnixNanos::new(ts),
+        Payload::Social(payload),
+        emitter.name().as_str(),
+        emitter.keypair(),
+    )
+}
+
+/// A request as it arrived.
+#[derive(Clone, Debug)]
+pub(crate) struct Received {
+    pub(crate) method: Method,
+    pub(crate) target: String,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+impl Received {
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers[name].to_str().unwrap()
+    }
+
+    pub(crate) fn timestamp(&self) -> i64 {
+        self.header("x-nara-timestamp").parse().unwrap()
+    }
+}
+
+/// What a peer does with a request.
+pub(crate) enum Answer {
+    /// Answers.
+    With(Response<Bytes>),
+    /// Never answers.
+    Nothing,
+    /// Answers with a head and the beginning of a body, and then nothing.
+    Half(Response<Bytes>),
+}
+
+pub(crate) fn plain(status: u16, body: impl Into<Bytes>) -> Answer {
+    let mut response = Response::new(body.into());
+    *response.status_mut() = StatusCode::from_u16(status).unwrap();
+    Answer::With(response)
+}
+
+pub(crate) fn json(value: &impl serde::Serialize) -> Bytes {
+    go_json::to_body(value).into()
+}
+
+/// An answer signed by `nara` at the time of `clock`.
+pub(crate) fn signed(nara: &LocalNara, clock: &ManualClock, status: u16, body: impl Into<Bytes>) -> Answer {
+    let body = body.into();
+    let mut response = Response::new(body.clone());
+    *response.status_mut() = StatusCode::from_u16(status).unwrap();
+    ResponseAuth::sign(nara.keypair(), nara.name(), clock.now_millis(), &body)
+        .write_to(response.headers_mut());
+    Answer::With(response)
+}
+
+pub(crate) fn ping_answer(nara: &LocalNara) -> Answer {
+    let answer = PingResponse {
+        from: nara.name().to_string(),
+        public_key: nara.public_key().to_base64(),
+        t: UnixNanos::new(NOW),
+        ..PingResponse::default()
+    };
+    plain(200, json(&answer))
+}
+
+/// A peer that runs.
+#[derive(Clone, Debug)]
+pub(crate) struct FakePeer {
+    pub(crate) address: SocketAddr,
+    received: Arc<Mutex<Vec<Received>>>,
+    connections: Arc<AtomicUsize>,
+}
+
+impl FakePeer {
+    /// Starts a peer that answers every request with what `answer` makes of it.
+    pub(crate) async fn start(
+        transport: impl Transport,
+        address: SocketAddr,
+        answer: impl Fn(&Received) -> Answer + Send + Sync + 'static,
+    ) -> Self {
+        let mut listener = transport.listen(address).await.unwrap();
+        let peer = Self {
+            address: listener.local_addr(),
+            received: Arc::default(),
+            connections: Arc::default(),
+        };
+        let answer = Arc::new(answer);
+        let running = peer.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                running.connections.fetch_add(1, Ordering::SeqCst);
+                let (running, answer) = (running.clone(), answer.clone());
+                let service = service_fn(move |request| {
+                    let (running, answer) = (running.clone(), answer.clone());
+                    async move { running.serve(request, &*answer).await }
+                });
+                tokio::spawn(
+                    hyper::server::conn::http1::Builder::new()
+                        .serve_connection(TokioIo::new(stream), service),
+                );
+            }
+        });
+        peer
+    }
+
+    async fn serve(
+        &self,
+        request: Request<Incoming>,
+        answer: &(impl Fn(&Received) -> Answer + Send + Sync),
+    ) -> Result<Response<BoxBody<Bytes, Infallible>>, Infallible> {
+        let (head, body) = request.into_parts();
+        let received = Received {
+            method: head.method,
+            target: head.uri.to_string(),
+            headers: head.headers,
+            body: body.collect().await.unwrap().to_bytes(),
+        };
+        self.received.lock().unwrap().push(received.clone());
+        match answer(&received) {
+            Answer::With(response) => Ok(response.map(|body| Full::new(body).boxed())),
+            Answer::Nothing => std::future::pending().await,
+            Answer::Half(response) => Ok(response.map(|body| {
+                let begin = stream::iter([Ok(Frame::data(body))]);
+                BodyExt::boxed(StreamBody::new(begin.chain(stream::pending())))
+            })),
+        }
+    }
+
+    /// All requests so far.
+    pub(crate) fn received(&self) -> Vec<Received> {
+        self.received.lock().unwrap().clone()
+    }
+
+    /// The last request.
+    pub(crate) fn last(&self) -> Received {
+        self.received().pop().unwrap()
+    }
+
+    /// How many connections were accepted so far.
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
+    }
+}
+
+/// A network in memory with the client of alice at 100.64.0.1.
+pub(crate) struct Mesh {
+    pub(crate) network: MemoryNetwork,
+    pub(crate) clock: ManualClock,
+    pub(crate) alice: LocalNara,
+}
+
+impl Mesh {
+    pub(crate) fn new() -> Self {
+        Self {
+            network: MemoryNetwork::new(),
+            clock: ManualClock::new(UnixNanos::new(NOW)),
+            alice: nara("alice"),
+        }
+    }
+
+    pub(crate) fn builder(&self) -> MeshClientBuilder {
+        MeshClient::builder(self.alice.clone())
+            .transport(Arc::new(self.network.host(address(1).ip())))
+            .clock(Arc::new(self.clock.clone()))
+    }
+
+    pub(crate) fn client(&self) -> MeshClient {
+        self.builder().build()
+    }
+
+    /// Starts a peer at 100.64.0.{last}.
+    pub(crate) async fn peer(
+        &self,
+        last: u8,
+        answer: impl Fn(&Received) -> Answer + Send + Sync + 'static,
+    ) -> FakePeer {
+        let address = address(last);
+        FakePeer::start(self.network.host(address.ip()), address, answer).await
+    }
+
+    /// Starts a peer at 100.64.0.{last} that answers each signed endpoint with the same body, signed by
+    /// `nara`, and `/ping` as itself.
+    pub(crate) async fn honest(&self, last: u8, nara: &LocalNara, body: Bytes) -> FakePeer {
+        let (nara, clock) = (nara.clone(), self.clock.clone());
+        self.peer(last, move |request| match request.target.as_str() {
+            "/ping" => ping_answer(&nara),
+            _ => signed(&nara, &clock, 200, body.clone()),
+        })
+        .await
+    }
+}
+
+/// Registers a peer with id, name, address and key.
+pub(crate) fn introduce(client: &MeshClient, nara: &LocalNara, address: SocketAddr) -> NaraId {
+    client.registry().register(known(nara, Some(address))).unwrap();
+    nara.id().clone()
+}
+
+pub(crate) fn known(nara: &LocalNara, address: Option<SocketAddr>) -> PeerInfo {
+    let mut info = PeerInfo::default();
+    info.id = Some(nara.id().clone());
+    info.name = Some(nara.name().clone());
+    info.address = address;
+    info.key = Some(pinned(nara.name(), nara.keypair()));
+    info
+}
+
+pub(crate) fn pinned(name: &NaraName, keypair: &KeyPair) -> PinnedKey {
+    PinnedKey {
+        name: name.clone(),
+        id: None,
+        key: keypair.public_key(),
+        source: KeySource::Configured,
+        learned_at: nara_mesh::proto::time::UnixMillis::new(0),
+    }
+}
+
+/// How long `work` takes on the clock of paused time.
+pub(crate) async fn timed<T>(work: impl Future<Output = T>) -> (T, Duration) {
+    let started = tokio::time::Instant::now();
+    (work.await, started.elapsed())
+}
