@@ -8,6 +8,7 @@ use crate::go_json::{self, JsonError, Merge};
 use crate::import::{ImportRequest, ImportResponse};
 use crate::peer::{CheckpointsResponse, CoordinatesResponse, PeerQueryResponse, PingResponse, Receipt};
 use crate::runtime_message::RuntimeMessage;
+use crate::stream::StreamRequest;
 use crate::sync::{SyncRequest, SyncResponse};
 use crate::world::WorldMessage;
 use crate::zine::Zine;
@@ -145,6 +146,34 @@ impl Endpoint for MeshMessage {
     }
 }
 
+/// `GET /events/stream`: events as they arrive, our extension (see [`stream`](crate::stream)). The answer is
+/// endless, so it is read message by message and never decoded as a whole.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct EventsStream;
+
+impl Endpoint for EventsStream {
+    type Request = StreamRequest;
+    type Response = ();
+
+    const METHOD: Method = Method::GET;
+    const PATH: &'static str = "/events/stream";
+    const AUTHENTICATION: Authentication = Authentication::Signed;
+    const IDEMPOTENT: bool = true;
+
+    fn query(request: &StreamRequest) -> Option<String> {
+        Some(request.to_query()).filter(|query| !query.is_empty())
+    }
+
+    fn encode(_: &StreamRequest) -> Option<Vec<u8>> {
+        None
+    }
+
+    fn decode(_: &[u8]) -> Result<(), JsonError> {
+        Ok(())
+    }
+}
+
 macro_rules! get_endpoints {
     ($($(#[$doc:meta])* $name:ident: $path:literal, $request:ty => $response:ty { $($extra:item)* })*) => {$(
         $(#[$doc])*
@@ -233,7 +262,7 @@ const QUERY: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'_')
     .remove(b'~');
 
-fn query_escape(text: &str) -> String {
+pub(crate) fn query_escape(text: &str) -> String {
     utf8_percent_encode(text, QUERY).to_string()
 }
 

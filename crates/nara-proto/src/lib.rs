@@ -15,6 +15,7 @@
 //! | [`event`] | events, their payloads, ids, signatures and validity |
 //! | [`checkpoint`] | attestations and the multi-signature of checkpoints |
 //! | [`sync`], [`zine`], [`world`], [`runtime_message`], [`peer`], [`import`] | the messages of each endpoint |
+//! | [`stream`] | live events: cursor, signed opening, messages |
 //! | [`endpoint`] | one type per endpoint: method, path, authentication rule, request and response |
 //! | [`gossip`] | whom to listen to, so that an event reaches every nara; with a simulation |
 //! | [`breaker`] | the circuit breaker that lets a peer known to be down fail at once |
@@ -50,6 +51,7 @@ pub mod identity;
 pub mod import;
 pub mod peer;
 pub mod runtime_message;
+pub mod stream;
 pub mod sync;
 pub mod time;
 pub mod world;

@@ -1,0 +1,100 @@
+use std::fmt;
+use std::str::FromStr;
+
+/// Names one ledger for as long as its places mean the same: drawn at random when the ledger is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LedgerEpoch(u64);
+
+impl LedgerEpoch {
+    /// The epoch with this number.
+    pub const fn new(number: u64) -> Self {
+        Self(number)
+    }
+
+    /// The number.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}
+
+/// 16 lower-case hexadecimal digits.
+impl fmt::Display for LedgerEpoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// A place in the order in which events came into one ledger. Its text is `"{epoch}:{seq}"`.
+///
+/// Other than a [`Cursor`](crate::sync::Cursor), which is a place in time, it does not miss events that arrive
+/// late.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ArrivalCursor {
+    /// Which ledger.
+    pub epoch: LedgerEpoch,
+    /// Behind which event; 0: before all.
+    pub seq: i64,
+}
+
+/// A text that is not an arrival cursor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a cursor of a stream (expected 16 hexadecimal digits, a colon and a number)")]
+pub struct InvalidArrivalCursor;
+
+impl ArrivalCursor {
+    /// The place behind event number `seq` of a ledger.
+    pub const fn new(epoch: LedgerEpoch, seq: i64) -> Self {
+        Self { epoch, seq }
+    }
+}
+
+impl fmt::Display for ArrivalCursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.epoch, self.seq)
+    }
+}
+
+impl FromStr for ArrivalCursor {
+    type Err = InvalidArrivalCursor;
+
+    /// Reads the canonical spelling only, so that equal places have equal texts.
+    fn from_str(text: &str) -> Result<Self, InvalidArrivalCursor> {
+        let (epoch, seq) = text.split_once(':').ok_or(InvalidArrivalCursor)?;
+        let epoch = u64::from_str_radix(epoch, 16).map_err(|_| InvalidArrivalCursor)?;
+        let seq: i64 = seq.parse().map_err(|_| InvalidArrivalCursor)?;
+        let cursor = Self::new(LedgerEpoch(epoch), seq);
+        if seq < 0 || cursor.to_string() != text {
+            return Err(InvalidArrivalCursor);
+        }
+        Ok(cursor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_has_one_spelling() {
+        let cursor = ArrivalCursor::new(LedgerEpoch(0xab), 17);
+        assert_eq!(cursor.to_string(), "00000000000000ab:17");
+        assert_eq!("00000000000000ab:17".parse(), Ok(cursor));
+        for text in [
+            "",
+            ":",
+            "ab:17",
+            "00000000000000AB:17",
+            "00000000000000ab:+17",
+            "00000000000000ab:-1",
+            "00000000000000ab:017",
+            "00000000000000ab:17 ",
+            "1769100000000000000:0123456789abcdef",
+        ] {
+            assert_eq!(
+                text.parse::<ArrivalCursor>(),
+                Err(InvalidArrivalCursor),
+                "{text:?}"
+            );
+        }
+    }
+}

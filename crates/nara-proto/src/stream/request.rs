@@ -1,0 +1,145 @@
+use percent_encoding::percent_decode_str;
+
+use crate::endpoint::query_escape;
+use crate::sync::EventFilter;
+use crate::time::UnixNanos;
+
+/// What `GET /events/stream` asks for, as the query of its URL:
+/// `services=seen,social&subjects=alice&since=1769100000000000000`.
+///
+/// Lists are separated by commas; each name in them is percent-encoded, so a comma inside of a name is `%2C`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StreamRequest {
+    /// Which events; the default wants all.
+    pub filter: EventFilter,
+    /// Where to begin without a cursor: with the first event that arrived and has this time or a later one, in
+    /// **nanoseconds**, and everything that arrived behind it. Without it, too: with what arrives from now on.
+    pub since: Option<UnixNanos>,
+}
+
+/// A query that `/events/stream` cannot read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidStreamRequest {
+    /// A parameter is there twice.
+    #[error("the parameter {0} is there twice: give it once, as a list separated by commas")]
+    Repeated(&'static str),
+    /// `since` is not a number.
+    #[error("since is not a number of nanoseconds")]
+    Since,
+    /// A value is not UTF-8 after percent-decoding.
+    #[error("the parameter {0} is not UTF-8")]
+    Utf8(&'static str),
+}
+
+impl StreamRequest {
+    /// The query, without `?`; empty if everything is wanted.
+    pub fn to_query(&self) -> String {
+        let mut parts = Vec::new();
+        for (name, list) in [
+            ("services", &self.filter.services),
+            ("subjects", &self.filter.subjects),
+        ] {
+            if !list.is_empty() {
+                let list: Vec<_> = list.iter().map(|item| query_escape(item)).collect();
+                parts.push(format!("{name}={}", list.join(",")));
+            }
+        }
+        if let Some(since) = self.since {
+            parts.push(format!("since={since}"));
+        }
+        parts.join("&")
+    }
+
+    /// Reads a query. Unknown parameters and empty names are skipped.
+    ///
+    /// # Errors
+    /// [`InvalidStreamRequest`] says what cannot be read.
+    pub fn from_query(query: &str) -> Result<Self, InvalidStreamRequest> {
+        let mut request = Self::default();
+        let mut seen = [false; 3];
+        let mut first = |index: usize, name| {
+            if std::mem::replace(&mut seen[index], true) {
+                Err(InvalidStreamRequest::Repeated(name))
+            } else {
+                Ok(())
+            }
+        };
+        for part in query.split('&') {
+            let (name, value) = part.split_once('=').unwrap_or((part, ""));
+            match name {
+                "services" => {
+                    first(0, "services")?;
+                    request.filter.services = list(value, "services")?;
+                }
+                "subjects" => {
+                    first(1, "subjects")?;
+                    request.filter.subjects = list(value, "subjects")?;
+                }
+                "since" => {
+                    first(2, "since")?;
+                    let since = value.parse().map_err(|_| InvalidStreamRequest::Since)?;
+                    request.since = Some(UnixNanos::new(since));
+                }
+                _ => {}
+            }
+        }
+        Ok(request)
+    }
+}
+
+fn list(value: &str, name: &'static str) -> Result<Vec<String>, InvalidStreamRequest> {
+    value
+        .split(',')
+        .filter(|item| !item.is_empty())
+        .map(|item| {
+            let decoded = percent_decode_str(item).decode_utf8();
+            decoded
+                .map(std::borrow::Cow::into_owned)
+                .map_err(|_| InvalidStreamRequest::Utf8(name))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_survives_the_query() {
+        let request = StreamRequest {
+            filter: EventFilter {
+                services: vec!["seen".to_owned(), "hey-there".to_owned()],
+                subjects: vec!["a,b".to_owned(), "é&=+ %".to_owned()],
+            },
+            since: Some(UnixNanos::new(-5)),
+        };
+        let query = request.to_query();
+        assert_eq!(
+            query,
+            "services=seen,hey-there&subjects=a%2Cb,%C3%A9%26%3D%2B%20%25&since=-5"
+        );
+        assert_eq!(StreamRequest::from_query(&query), Ok(request));
+        assert_eq!(StreamRequest::from_query(""), Ok(StreamRequest::default()));
+        assert_eq!(
+            StreamRequest::from_query("other=1&services=&x"),
+            Ok(StreamRequest::default())
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_refused() {
+        for (query, error) in [
+            ("since=", InvalidStreamRequest::Since),
+            ("since=1.5", InvalidStreamRequest::Since),
+            ("since=1&since=2", InvalidStreamRequest::Repeated("since")),
+            ("subjects=%ff", InvalidStreamRequest::Utf8("subjects")),
+            (
+                "services=a&services=b",
+                InvalidStreamRequest::Repeated("services"),
+            ),
+        ] {
+            assert_eq!(StreamRequest::from_query(query), Err(error), "{query}");
+        }
+    }
+}
