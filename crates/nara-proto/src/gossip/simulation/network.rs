@@ -124,7 +124,7 @@ impl<'a> Network<'a> {
             self.at(at, Happening::Cut(nara));
             self.at(at + Plan::CUT, Happening::Restore(nara));
         }
-        for nara in 0..self.plan.naras {
+        for &nara in others {
             let at = Duration::from_secs(1).mul_f64(self.random.random_range(0.0..1.0));
             self.naras[nara].next_tick = Some(at);
             self.at(at, Happening::Tick(nara));

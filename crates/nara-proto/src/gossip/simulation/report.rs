@@ -47,10 +47,10 @@ impl EventReport {
 }
 
 impl Report {
-    /// How many copies of an event a nara received on average.
+    /// How many copies of an event a nara received over streams on average; its maker receives some as well.
     pub fn redundancy(&self) -> f64 {
         let copies: u64 = self.events.iter().map(|event| event.copies).sum();
-        let receivers = self.live.saturating_sub(1) * self.events.len();
-        copies as f64 / receivers.max(1) as f64
+        let expected = self.live * self.events.len();
+        copies as f64 / expected.max(1) as f64
     }
 }

@@ -59,9 +59,11 @@ fn without_streams_zines_alone_reach_everybody_in_the_end() {
 #[test]
 fn a_nara_receives_an_event_at_most_once_from_each_neighbour() {
     let report = run(&Plan::new(100, 3));
-    assert!(report.redundancy() >= 1.0, "{}", report.redundancy());
-    assert!(report.redundancy() <= 6.0, "{}", report.redundancy());
-    assert_eq!(report.streams, 100 * GossipConfig::default().degree);
+    let degree = GossipConfig::default().degree;
+    assert_eq!(report.streams, 100 * degree);
+    assert!(report.redundancy() > 1.0, "{}", report.redundancy());
+    // Less, because who told an event is not told it.
+    assert!(report.redundancy() < degree as f64, "{}", report.redundancy());
 }
 
 #[test]
