@@ -4,8 +4,8 @@ use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use nara_mesh::ledger::{Ledger, RetentionPolicy, SqliteLedger};
 use nara_mesh::identity::LocalNara;
+use nara_mesh::ledger::{Ledger, RetentionPolicy, SqliteLedger};
 use nara_mesh::registry::{KeySource, PeerInfo, PeerRegistry, PinnedKey};
 use nara_proto::auth::{ReplayCache, RequestAuth};
 use nara_proto::event::{Payload, SeenPayload, SocialPayload, SyncEvent};
@@ -40,7 +40,8 @@ pub(crate) fn measure(large: usize) -> Result<Value, Box<dyn std::error::Error +
 /// Microseconds for a page from the middle of a ledger of `len` events, and events inserted per second.
 async fn ledger(len: usize) -> Result<(f64, f64), Box<dyn std::error::Error + Send + Sync>> {
     let folder = tempfile::tempdir()?;
-    let ledger = SqliteLedger::open(&folder.path().join("ledger.db"))?.with_retention(RetentionPolicy::UNLIMITED);
+    let ledger =
+        SqliteLedger::open(&folder.path().join("ledger.db"))?.with_retention(RetentionPolicy::UNLIMITED);
     let start = Instant::now();
     for first in (0..len).step_by(5000) {
         ledger

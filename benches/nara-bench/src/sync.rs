@@ -13,7 +13,11 @@ use serde_json::{Value, json};
 
 type Keys = BTreeMap<String, PublicKey>;
 
-pub(crate) fn measure(page: &Path, rounds: u32, cores: &str) -> Result<Value, Box<dyn std::error::Error + Send + Sync>> {
+pub(crate) fn measure(
+    page: &Path,
+    rounds: u32,
+    cores: &str,
+) -> Result<Value, Box<dyn std::error::Error + Send + Sync>> {
     let json = std::fs::read(page)?;
     let mut keys_file = page.as_os_str().to_owned();
     keys_file.push(".keys");

@@ -1,2 +1,22 @@
-//! x
-fn main() {}
+//! The program `nara-mesh`: run a nara, and talk to naras on a mesh.
+#![forbid(unsafe_code)]
+
+mod cli;
+mod command;
+mod connect;
+mod exit;
+mod explain;
+mod failure;
+mod ledger_file;
+mod listing;
+mod peers_file;
+mod printer;
+mod run;
+mod settings;
+mod soul_file;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    run::run()
+}

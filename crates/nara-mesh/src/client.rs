@@ -28,23 +28,30 @@
 
 mod address;
 mod builder;
+mod bulk;
 mod call;
 mod discover;
 mod error;
 mod events;
 mod fan_out;
 mod messages;
+mod pages;
 mod pool;
 mod query;
 mod replies;
+mod subscribe;
 mod verified;
 mod verify;
 
 pub use address::{AddressLookup, AddressOverrides, InvalidBaseUrl, PeerRef};
 pub use builder::{KeyTrust, MeshClientBuilder};
+pub use bulk::{InterruptedSync, SyncError, SyncOptions, SyncProgress, SyncReport};
 pub use error::ClientError;
 pub use fan_out::fan_out;
 pub use replies::PendingReplies;
+pub use subscribe::{
+    ReconnectPolicy, StreamError, StreamProblem, StreamState, SubscribeOptions, Subscription, VerifiedEvent,
+};
 pub use verified::{
     CheckedEvent, CheckedEvents, Checkpoints, DiscoveredKey, FoundPeer, PingReport, RefusedEvent, SyncEvents,
     SyncPage, Verification, Verified, ZineEvents,

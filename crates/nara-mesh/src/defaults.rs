@@ -36,8 +36,8 @@ pub const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// The most bytes of a request header. The three authentication headers take about 300.
 pub const MAX_HEADER_BYTES: usize = 16 << 10;
 
-/// Connections that a server holds open at once.
-pub const MAX_CONNECTIONS: usize = 1024;
+/// Connections that a server holds open at once: each stream holds one ([`STREAMS`]), and calls need as many.
+pub const MAX_CONNECTIONS: usize = 4096;
 
 /// Requests that a client has in flight to one peer at once.
 pub const MAX_IN_FLIGHT_PER_PEER: usize = 32;
@@ -53,3 +53,29 @@ pub const ZINE_WINDOW: Duration = Duration::from_secs(300);
 
 /// Peers that a registry holds.
 pub const MAX_PEERS: usize = 200_000;
+
+/// How often a stream says that it is alive: the usual rate of server-sent events, well below the idle limits of
+/// proxies and of [`SERVER_IDLE`].
+pub const STREAM_KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// Keep-alives that may be missing before a stream counts as dead.
+pub const STREAM_MISSED_KEEP_ALIVES: u32 = 3;
+
+/// The shortest pause before a stream is opened again: a peer that restarts is back within seconds.
+pub const STREAM_RECONNECT_MIN: Duration = Duration::from_millis(200);
+
+/// The longest pause before a stream is opened again: half a minute late is what a zine would be, too.
+pub const STREAM_RECONNECT_MAX: Duration = Duration::from_secs(30);
+
+/// Streams that one peer may have open at a server: one for each filter that it watches, and room for those whose
+/// end was not noticed yet.
+pub const STREAMS_PER_PEER: usize = 4;
+
+/// Streams that a server has open in all: at 32 KiB each, 64 MiB.
+pub const STREAMS: usize = 2048;
+
+/// Events after which the place in a stream is written to the ledger.
+pub const STREAM_CURSOR_EVENTS: usize = 256;
+
+/// How long the place in a stream may stay unwritten while events come.
+pub const STREAM_CURSOR_INTERVAL: Duration = Duration::from_secs(1);

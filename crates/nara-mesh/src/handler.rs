@@ -54,7 +54,8 @@ pub trait MeshHandler: Debug + Send + Sync + 'static {
         let _ = (message, complete);
     }
 
-    /// A runtime message was verified: its signature is that of the nara `from_id`.
+    /// A runtime message was verified: its signature is that of the nara `from_id`. Replies for which a call of
+    /// the client waits go there instead.
     fn on_runtime_message(&self, message: &RuntimeMessage) {
         let _ = message;
     }

@@ -1,12 +1,16 @@
 //! Where a nara keeps its memory: the [`Ledger`] trait, and two of its kind.
 
 mod admission;
+mod feed;
 mod filter;
+mod follow;
 mod memory;
 mod retention;
 mod sampler;
 mod sqlite;
 
+pub use feed::{Arrival, Arrivals, EventFeed};
+pub use follow::{Followed, Follower};
 pub use memory::MemoryLedger;
 pub use retention::{EveryoneKnown, KnownNames, MemoryMode, RetentionPolicy};
 pub use sqlite::SqliteLedger;
@@ -16,6 +20,8 @@ use std::path::PathBuf;
 
 use futures_util::future::BoxFuture;
 use nara_proto::event::SyncEvent;
+use nara_proto::identity::NaraName;
+use nara_proto::stream::ArrivalCursor;
 use nara_proto::sync::{Cursor, EventFilter};
 use nara_proto::time::UnixNanos;
 
@@ -94,7 +100,31 @@ pub enum Insertion {
 /// [`nara_proto::event::verify_events`]). It drops duplicates by id and keeps its size by its retention rules.
 pub trait Ledger: Debug + Send + Sync + 'static {
     /// Stores events, all or none of them if the storage fails; one outcome each, in order.
-    fn insert(&self, events: Vec<SyncEvent>) -> LedgerFuture<'_, Vec<Insertion>>;
+    fn insert(&self, events: Vec<SyncEvent>) -> LedgerFuture<'_, Vec<Insertion>> {
+        self.insert_from(events, None)
+    }
+
+    /// As [`Ledger::insert`], for events that a peer told: streams to that peer leave them out.
+    fn insert_from(
+        &self,
+        events: Vec<SyncEvent>,
+        origin: Option<NaraName>,
+    ) -> LedgerFuture<'_, Vec<Insertion>>;
+
+    /// Tells of events as they are stored; see [`Follower`].
+    fn feed(&self) -> &EventFeed;
+
+    /// The place of the newest event in the order of arrival, whether it is still stored or not; 0 if there was
+    /// none.
+    fn position(&self) -> LedgerFuture<'_, i64>;
+
+    /// The first `limit` events that came behind the place `after`, in the order in which they came. A look
+    /// that finds little may end early: see [`Arrivals::end`].
+    fn arrived_after(&self, filter: EventFilter, after: i64, limit: usize) -> LedgerFuture<'_, Arrivals>;
+
+    /// The place before the first event that came and has the time `since` or a later one; [`Ledger::position`] if
+    /// there is none.
+    fn position_before(&self, since: UnixNanos) -> LedgerFuture<'_, i64>;
 
     /// The first `limit` events behind `after`, by time and id.
     fn page(&self, filter: EventFilter, after: Cursor, limit: usize) -> LedgerFuture<'_, Vec<SyncEvent>>;
@@ -130,6 +160,12 @@ pub trait Ledger: Debug + Send + Sync + 'static {
 
     /// How far the events of a peer were fetched.
     fn cursor(&self, peer: String) -> LedgerFuture<'_, Option<Cursor>>;
+
+    /// Remembers how far the stream of a peer was read; `peer` is any text that names it.
+    fn store_arrival_cursor(&self, peer: String, cursor: ArrivalCursor) -> LedgerFuture<'_, ()>;
+
+    /// How far the stream of a peer was read.
+    fn arrival_cursor(&self, peer: String) -> LedgerFuture<'_, Option<ArrivalCursor>>;
 }
 
 /// What [`Ledger::slice`] selects.

@@ -51,6 +51,7 @@ pub trait MeshListener: Debug + Send + 'static {
     ///
     /// # Errors
     /// One connection may fail without the listener failing: the caller waits a moment and goes on.
+    /// [`io::ErrorKind::NotConnected`] means that the listener is gone for good.
     fn accept(&mut self) -> BoxFuture<'_, io::Result<(BoxMeshStream, SocketAddr)>>;
 }
 

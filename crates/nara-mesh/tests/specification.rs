@@ -426,14 +426,11 @@ async fn section_8_a_request_to_a_registered_id_goes_to_its_mesh_address() {
     let (alice, bob) = (nara(1, "alice"), nara(2, "bob"));
     let mesh_address = SocketAddr::from(([100, 64, 0, 7], 9632));
     let network = MemoryNetwork::new();
-    let server = MeshServer::builder(
-        bob.clone(),
-        Arc::new(MemoryLedger::new()),
-    )
-    .transport(Arc::new(network.host(mesh_address.ip())))
-    .serve(mesh_address)
-    .await
-    .unwrap();
+    let server = MeshServer::builder(bob.clone(), Arc::new(MemoryLedger::new()))
+        .transport(Arc::new(network.host(mesh_address.ip())))
+        .serve(mesh_address)
+        .await
+        .unwrap();
     let transport = Arc::new(network.host([100, 64, 0, 1].into()));
     let client = MeshClient::builder(alice.clone()).transport(transport).build();
     client.register_peer_ip(bob.id(), mesh_address.ip()).unwrap();

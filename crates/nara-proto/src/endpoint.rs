@@ -7,6 +7,7 @@ use crate::event::SyncEvent;
 use crate::go_json::{self, JsonError, Merge};
 use crate::import::{ImportRequest, ImportResponse};
 use crate::peer::{CheckpointsResponse, CoordinatesResponse, PeerQueryResponse, PingResponse, Receipt};
+use crate::reconcile::{FetchRequest, MAX_FRAME, Scope};
 use crate::runtime_message::RuntimeMessage;
 use crate::stream::StreamRequest;
 use crate::sync::{SyncRequest, SyncResponse};
@@ -53,6 +54,8 @@ pub trait Endpoint: Send + Sync + 'static {
     /// Whether asking twice does no more than asking once, so that a client may try again with a new
     /// signature.
     const IDEMPOTENT: bool;
+    /// What a request body is.
+    const CONTENT_TYPE: &'static str = "application/json";
     /// The most bytes that a request body may have.
     const MAX_REQUEST: usize = 1 << 20;
     /// The most bytes that a response body may have.
@@ -108,6 +111,10 @@ json_endpoints! {
         const REPETITION: Repetition = Repetition::SameSource;
         const MAX_RESPONSE: usize = 16 << 20;
     }
+    /// `POST /events/fetch`: events of the ledger by their ids; ours.
+    EventsFetch: "/events/fetch", Signed, true, FetchRequest => SyncResponse {
+        const MAX_RESPONSE: usize = 16 << 20;
+    }
     /// `POST /gossip/zine`: exchange of recent events (section 7.4).
     GossipZine: "/gossip/zine", Signed, false, Zine => Zine {
         const MAX_REQUEST: usize = 16 << 20;
@@ -143,6 +150,45 @@ impl Endpoint for MeshMessage {
 
     fn decode(_: &[u8]) -> Result<(), JsonError> {
         Ok(())
+    }
+}
+
+/// `POST /events/reconcile`: one round of a [reconciliation](crate::reconcile); ours. Bodies are frames.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct EventsReconcile;
+
+/// What [`EventsReconcile`] asks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReconcileRequest {
+    /// Which events are compared.
+    pub scope: Scope,
+    /// The frame of the initiator.
+    pub frame: Vec<u8>,
+}
+
+impl Endpoint for EventsReconcile {
+    type Request = ReconcileRequest;
+    type Response = Vec<u8>;
+
+    const METHOD: Method = Method::POST;
+    const PATH: &'static str = "/events/reconcile";
+    const AUTHENTICATION: Authentication = Authentication::Signed;
+    const IDEMPOTENT: bool = true;
+    const CONTENT_TYPE: &'static str = "application/octet-stream";
+    const MAX_REQUEST: usize = MAX_FRAME;
+    const MAX_RESPONSE: usize = MAX_FRAME;
+
+    fn query(request: &Self::Request) -> Option<String> {
+        request.scope.to_query()
+    }
+
+    fn encode(request: &Self::Request) -> Option<Vec<u8>> {
+        Some(request.frame.clone())
+    }
+
+    fn decode(body: &[u8]) -> Result<Self::Response, JsonError> {
+        Ok(body.to_vec())
     }
 }
 

@@ -8,7 +8,7 @@
 //!
 //! A message is declared once, with the [`wire_struct!`](crate::wire_struct) macro, which gives it both
 //! directions. What is refused here and accepted there: nesting deeper than 128 levels (no message nests deeper
-//! than five), and `-0` as an integer.
+//! than five), lists of more than [`MAX_LIST`] elements, and `-0` as an integer.
 
 mod field;
 mod formatter;
@@ -17,7 +17,7 @@ mod timestamp;
 
 #[doc(hidden)]
 pub use field::WireMap;
-pub use field::{Bytes, Field, Merge};
+pub use field::{Bytes, Field, MAX_LIST, Merge};
 pub use formatter::{float, one_decimal};
 #[doc(hidden)]
 pub use record::{FieldName, merge_struct};

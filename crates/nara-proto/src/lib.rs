@@ -50,6 +50,7 @@ pub mod gossip;
 pub mod identity;
 pub mod import;
 pub mod peer;
+pub mod reconcile;
 pub mod runtime_message;
 pub mod stream;
 pub mod sync;

@@ -117,6 +117,9 @@ wire_struct! {
         /// Mode `page`, our extension: the [`Cursor`] behind the last event, if the request had `after` and
         /// more may follow.
         pub next_after: String = "next_after", omit,
+        /// Mode `page`, our extension: how many events the responder has in all, if the request had `after` and
+        /// no filter.
+        pub total: u64 = "total", omit,
     }
 }
 

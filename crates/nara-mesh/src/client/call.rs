@@ -50,6 +50,8 @@ pub(super) struct Answer<T> {
     pub(super) route: Route,
     pub(super) rtt: Duration,
     pub(super) dial: Option<Duration>,
+    /// The size of the body.
+    pub(super) bytes: usize,
 }
 
 /// An answer with any status, not verified and not decoded.
@@ -71,6 +73,7 @@ pub(super) struct Outgoing {
     target: PathAndQuery,
     body: Option<Bytes>,
     authentication: Authentication,
+    content_type: &'static str,
     idempotent: bool,
     max_answer: usize,
     /// Headers beside those of the protocol.
@@ -88,6 +91,7 @@ impl Outgoing {
             target: target.map_err(|error| ErrorKind::InvalidRequest(error.into()))?,
             body: E::encode(request).map(Bytes::from),
             authentication: E::AUTHENTICATION,
+            content_type: E::CONTENT_TYPE,
             idempotent: E::IDEMPOTENT,
             max_answer: E::MAX_RESPONSE,
             headers: HeaderMap::new(),
@@ -155,7 +159,7 @@ impl MeshClient {
     {
         let fail = |kind| ClientError::new(&route, kind);
         let reply = self.send(&route, outgoing, deadline).await.map_err(fail)?;
-        let (rtt, dial) = (reply.rtt, reply.dial);
+        let (rtt, dial, bytes) = (reply.rtt, reply.dial, reply.body.len());
         let verifying = self.accept::<E>(&route, reply, deadline);
         let (value, verification) = timeout_at(deadline, verifying)
             .await
@@ -167,6 +171,7 @@ impl MeshClient {
             route,
             rtt,
             dial,
+            bytes,
         })
     }
 
@@ -274,7 +279,7 @@ impl MeshClient {
         headers.clone_from(&outgoing.headers);
         headers.insert(HOST, host.expect("an address is ASCII"));
         if outgoing.body.is_some() {
-            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(outgoing.content_type));
         }
         if outgoing.authentication == Authentication::Signed {
             let local = &self.shared.local;

@@ -14,6 +14,9 @@ use nara_proto::sync::PageError;
 
 use crate::registry::RegisterError;
 
+/// The most characters of an answer that a message shows.
+const MAX_SHOWN: usize = 200;
+
 /// A call that did not give a verified answer.
 ///
 /// `Display` says which peer, what happened and what to do; the cause, if there is one, is its
@@ -316,8 +319,9 @@ impl fmt::Display for ErrorKind {
 impl fmt::Display for StatusAnswer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "answered {}", self.status.as_u16())?;
-        let text = self.text.trim();
+        let text: String = self.text.trim().chars().take(MAX_SHOWN).collect();
         if !text.is_empty() {
+            // Quoted: a peer must not write control characters to a terminal or a log.
             write!(f, " {text:?}")?;
         }
         f.write_str(if self.verified {
@@ -369,5 +373,50 @@ impl Error for ClientError {
             | ErrorKind::TooManyPending(_)
             | ErrorKind::UnknownPeer => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(status: u16, text: &str) -> ClientError {
+        let answer = StatusAnswer {
+            status: StatusCode::from_u16(status).unwrap(),
+            text: text.to_owned(),
+            verified: false,
+        };
+        ClientError::new("bob", ErrorKind::Status(answer))
+    }
+
+    #[test]
+    fn a_message_names_the_peer_what_happened_and_what_to_do() {
+        assert_eq!(
+            ClientError::new("bob", ErrorKind::UnknownPeer).to_string(),
+            "bob: unknown peer, or its address is unknown; register it first"
+        );
+        assert_eq!(
+            status(401, "Authentication failed: replayed request\n").to_string(),
+            "bob: answered 401 \"Authentication failed: replayed request\" (not verified); check our clock, and \
+             that it knows our name and key"
+        );
+    }
+
+    #[test]
+    fn a_cause_is_its_source_and_not_part_of_the_message() {
+        let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
+        let cause = refused.to_string();
+        let error = ClientError::new("bob", ErrorKind::Dial(refused));
+        assert_eq!(error.source().unwrap().to_string(), cause);
+        assert!(!error.to_string().contains(&cause));
+        assert!(error.is_unreachable() && !error.is_timeout());
+    }
+
+    #[test]
+    fn what_a_peer_wrote_is_quoted_and_cut() {
+        let error = status(500, &format!("\u{1b}[2J{}", "x".repeat(5000)));
+        assert!(!error.to_string().contains('\u{1b}'));
+        assert!(error.to_string().len() < 400);
+        assert!(error.text().unwrap().len() > 5000);
     }
 }

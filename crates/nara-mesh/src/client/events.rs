@@ -3,7 +3,7 @@
 use std::num::NonZero;
 
 use futures_util::future::join_all;
-use futures_util::stream::{self, BoxStream};
+use futures_util::stream::BoxStream;
 use nara_proto::endpoint::{AllCheckpoints, CheckpointsRequest, EventsSync, GossipZine};
 use nara_proto::event::{Service, SyncEvent, verify_events};
 use nara_proto::identity::PublicKey;
@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout_at};
 use super::address::Route;
 use super::call::Answer;
 use super::error::{ErrorKind, Stage};
+use super::pages::{FetchedPage, PagesOf, pages_ahead};
 use super::verify::offload;
 use super::{
     CallOptions, CheckedEvent, CheckedEvents, Checkpoints, ClientError, MeshClient, PeerRef, RefusedEvent,
@@ -44,7 +45,7 @@ impl MeshClient {
         request: SyncRequest,
     ) -> Result<Verified<SyncEvents>, ClientError> {
         let deadline = self.deadline(CallOptions::default());
-        let (route, response, verification) = self.sync(&peer.into(), request, deadline).await?;
+        let (answer, verification) = self.sync(&peer.into(), request, deadline).await?;
         let SyncResponse {
             from,
             events,
@@ -52,8 +53,10 @@ impl MeshClient {
             ts,
             next_after,
             ..
-        } = response;
-        let events = self.check(&route, events.unwrap_or_default(), deadline).await?;
+        } = answer.value;
+        let events = self
+            .check(&answer.route, events.unwrap_or_default(), deadline)
+            .await?;
         let value = SyncEvents {
             from,
             ts,
@@ -67,6 +70,10 @@ impl MeshClient {
     /// Pages through the events of a peer, oldest first, each exactly once, `page_size` of them at a time,
     /// beginning behind `resume`. Each page has the time limit of one call. The stream ends behind the first
     /// error; [`SyncPage::cursor`] of the page before says where to resume.
+    ///
+    /// Pages are fetched ahead: while one is in the hands of the caller, the next one is verified on all cores
+    /// and the one after it is requested. No more than these three are held. Runs on the runtime of tokio;
+    /// dropping the stream ends the requests.
     pub fn sync_pages(
         &self,
         peer: impl Into<PeerRef>,
@@ -75,14 +82,8 @@ impl MeshClient {
         resume: Option<Cursor>,
     ) -> BoxStream<'static, Result<SyncPage, ClientError>> {
         let pager = Pager::resume(filter, page_size, resume.unwrap_or(Cursor::START));
-        let begin = Some((self.clone(), peer.into(), pager));
-        Box::pin(stream::unfold(begin, |state| async {
-            let (client, peer, mut pager) = state?;
-            match client.next_page(&peer, &mut pager).await {
-                Ok(page) => Some((Ok(page?), Some((client, peer, pager)))),
-                Err(error) => Some((Err(error), None)),
-            }
-        }))
+        let peer = peer.into();
+        pages_ahead(self.clone(), PagesOf { peer, pager })
     }
 
     /// Fetches all checkpoints of a peer (at most 100,000): by event sync, or from its older endpoint for
@@ -145,19 +146,47 @@ impl MeshClient {
     }
 
     async fn next_page(&self, peer: &PeerRef, pager: &mut Pager) -> Result<Option<SyncPage>, ClientError> {
+        match self.fetch_page(peer, pager).await? {
+            Some(page) => Ok(Some(self.check_page(page).await?)),
+            None => Ok(None),
+        }
+    }
+
+    /// One page, its events not yet verified.
+    pub(super) async fn fetch_page(
+        &self,
+        peer: &PeerRef,
+        pager: &mut Pager,
+    ) -> Result<Option<FetchedPage>, ClientError> {
         let Some(request) = pager.next_request() else {
             return Ok(None);
         };
         let deadline = self.deadline(CallOptions::default());
-        let (route, response, verification) = self.sync(peer, request, deadline).await?;
-        let fresh = pager
-            .accept(response)
-            .map_err(|error| ClientError::new(&route, ErrorKind::Page(error)))?;
-        Ok(Some(SyncPage {
-            events: self.check(&route, fresh, deadline).await?,
+        let (answer, verification) = self.sync(peer, request, deadline).await?;
+        let total = answer.value.total;
+        let events = pager
+            .accept(answer.value)
+            .map_err(|error| ClientError::new(&answer.route, ErrorKind::Page(error)))?;
+        Ok(Some(FetchedPage {
+            events,
             cursor: pager.cursor().clone(),
+            bytes: answer.bytes,
+            total: (total > 0).then_some(total),
+            route: answer.route,
             verification,
         }))
+    }
+
+    /// Verifies the events of a page.
+    pub(super) async fn check_page(&self, page: FetchedPage) -> Result<SyncPage, ClientError> {
+        let deadline = self.deadline(CallOptions::default());
+        Ok(SyncPage {
+            events: self.check(&page.route, page.events, deadline).await?,
+            cursor: page.cursor,
+            bytes: page.bytes,
+            total: page.total,
+            verification: page.verification,
+        })
     }
 
     async fn fetch_old_checkpoints(&self, peer: &PeerRef) -> Result<Checkpoints, ClientError> {
@@ -187,15 +216,18 @@ impl MeshClient {
         peer: &PeerRef,
         mut request: SyncRequest,
         deadline: Instant,
-    ) -> Result<(Route, SyncResponse, Verification), ClientError> {
+    ) -> Result<(Answer<SyncResponse>, Verification), ClientError> {
         self.shared.local.name().as_str().clone_into(&mut request.from);
         let answer = self.exchange::<EventsSync>(peer, &request, deadline).await?;
         let verification = self.verify_inner(&answer)?;
-        Ok((answer.route, answer.value, verification))
+        Ok((answer, verification))
     }
 
     /// Verifies the signature inside an answer, with the key that signed its header.
-    fn verify_inner<T: SignedInside>(&self, answer: &Answer<T>) -> Result<Verification, ClientError> {
+    pub(super) fn verify_inner<T: SignedInside>(
+        &self,
+        answer: &Answer<T>,
+    ) -> Result<Verification, ClientError> {
         let mut verification = answer.verification.clone();
         verification.inner = match (&verification.key, &verification.responder) {
             (Some(key), Some(name)) => answer.value.is_signed_by(name.as_str(), key),
@@ -209,7 +241,7 @@ impl MeshClient {
     }
 
     /// Gives every event its verdict: well-formedness, id, and signature where the key is known.
-    async fn check(
+    pub(super) async fn check(
         &self,
         route: &Route,
         events: Vec<SyncEvent>,
@@ -223,7 +255,7 @@ impl MeshClient {
 }
 
 /// A message with a signature inside, over its maker, its time and the ids of its events.
-trait SignedInside {
+pub(super) trait SignedInside {
     fn is_signed_by(&self, name: &str, key: &PublicKey) -> bool;
 }
 

@@ -124,3 +124,44 @@ impl Drop for PendingReply {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use nara_proto::go_json::Timestamp;
+    use nara_proto::runtime_message::{MessagePayload, StashRequest};
+    use nara_proto::time::UnixNanos;
+
+    use super::*;
+
+    fn message(nanos: i64) -> RuntimeMessage {
+        let payload = MessagePayload::StashRequest(StashRequest::default());
+        RuntimeMessage::new("alice", "id", Timestamp::utc(UnixNanos::new(nanos)), payload)
+    }
+
+    #[test]
+    fn the_table_is_bounded_and_gives_places_back() {
+        let table = PendingReplies::with_capacity(1);
+        let first = table.wait_for(&message(1), "").unwrap();
+        assert!(matches!(
+            table.wait_for(&message(2), ""),
+            Err(ErrorKind::TooManyPending(1))
+        ));
+        drop(first);
+        assert!(table.is_empty());
+        table.wait_for(&message(2), "").unwrap();
+    }
+
+    #[test]
+    fn a_caller_that_was_answered_does_not_take_the_place_of_the_next() {
+        let table = PendingReplies::default();
+        let answered = table.wait_for(&message(1), "").unwrap();
+        let mut reply = message(5);
+        reply.in_reply_to = message(1).id;
+        table.resolve(reply).unwrap();
+        let next = table.wait_for(&message(1), "").unwrap();
+        drop(answered);
+        assert_eq!(table.len(), 1);
+        drop(next);
+        assert!(table.is_empty());
+    }
+}

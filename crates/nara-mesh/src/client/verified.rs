@@ -171,6 +171,10 @@ pub struct SyncPage {
     pub events: CheckedEvents,
     /// Where to resume behind this page.
     pub cursor: Cursor,
+    /// The size of the answer, in bytes.
+    pub bytes: usize,
+    /// How many events the peer has in all, if it tells.
+    pub total: Option<u64>,
     /// What is proven about the answer.
     pub verification: Verification,
 }

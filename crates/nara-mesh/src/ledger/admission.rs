@@ -1,8 +1,9 @@
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use nara_proto::checkpoint::is_filtered_at_ingest;
 use nara_proto::event::{Service, SyncEvent};
+use nara_proto::identity::NaraName;
 use nara_proto::time::UnixNanos;
 
 use super::Insertion;
@@ -39,7 +40,13 @@ pub(super) trait Shelf {
     fn contains(&mut self, id: &str) -> Result<bool, Self::Error>;
 
     /// Stores an event whose id is new; its place in the order of arrival.
-    fn add(&mut self, event: SyncEvent, priority: Priority, stranger: bool) -> Result<i64, Self::Error>;
+    fn add(
+        &mut self,
+        event: SyncEvent,
+        priority: Priority,
+        stranger: bool,
+        origin: Option<&NaraName>,
+    ) -> Result<i64, Self::Error>;
 
     /// Removes an event.
     fn remove(&mut self, place: &Place) -> Result<(), Self::Error>;
@@ -76,32 +83,46 @@ pub(super) trait Shelf {
     fn oldest(&mut self, priority: Priority, limit: usize) -> Result<Vec<Place>, Self::Error>;
 }
 
+/// What became of events that were to be stored.
+pub(super) struct Admitted {
+    /// One outcome for each.
+    pub(super) outcomes: Vec<Insertion>,
+    /// Those that are stored: their places in the order of arrival, and their indices.
+    pub(super) stored: BTreeMap<i64, usize>,
+}
+
 /// Stores the events that the rules of retention let in (wire facts, section 8.6) and removes those that have
 /// to go for them. An event that does not outlive the call was not retained.
 pub(super) fn admit<S: Shelf>(
     shelf: &mut S,
     retention: &Retention,
     events: Vec<SyncEvent>,
-) -> Result<Vec<Insertion>, S::Error> {
+    origin: Option<&NaraName>,
+) -> Result<Admitted, S::Error> {
     let mut admission = Admission {
         shelf,
         retention,
+        origin,
         outcomes: Vec::with_capacity(events.len()),
-        stored: HashMap::new(),
+        stored: BTreeMap::new(),
     };
     for event in events {
         admission.take(event)?;
     }
     admission.prune()?;
-    Ok(admission.outcomes)
+    Ok(Admitted {
+        outcomes: admission.outcomes,
+        stored: admission.stored,
+    })
 }
 
 struct Admission<'a, S> {
     shelf: &'a mut S,
     retention: &'a Retention,
+    origin: Option<&'a NaraName>,
     outcomes: Vec<Insertion>,
     /// The outcomes of the events that are stored, by order of arrival.
-    stored: HashMap<i64, usize>,
+    stored: BTreeMap<i64, usize>,
 }
 
 /// How many events are looked up at once while pruning.
@@ -120,7 +141,7 @@ impl<S: Shelf> Admission<'_, S> {
             let priority = Priority::of(&event);
             let stranger = Priority::may_be_stranger(&event)
                 && self.retention.is_about_strangers(event.actor(), event.target());
-            let seq = self.shelf.add(event, priority, stranger)?;
+            let seq = self.shelf.add(event, priority, stranger, self.origin)?;
             self.stored.insert(seq, self.outcomes.len());
             Insertion::Stored
         } else {

@@ -7,6 +7,7 @@ use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use futures_util::FutureExt as _;
 use nara_proto::event::SyncEvent;
 use nara_proto::identity::NaraName;
+use nara_proto::stream::{ArrivalCursor, LedgerEpoch};
 use nara_proto::sync::{Cursor, EventFilter, is_critical, sample_weight};
 use nara_proto::time::UnixNanos;
 
@@ -15,16 +16,36 @@ use super::admission::{Shelf as _, admit};
 use super::filter::Wanted;
 use super::retention::Retention;
 use super::sampler::Sampler;
-use super::{Insertion, KnownNames, Ledger, LedgerError, LedgerFuture, RetentionPolicy, Sample, Slice};
+use super::{
+    Arrivals, EventFeed, Insertion, KnownNames, Ledger, LedgerError, LedgerFuture, RetentionPolicy, Sample,
+    Slice,
+};
 use crate::registry::PinnedKey;
 
 /// A ledger in memory. Its futures are ready at once.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct MemoryLedger {
     retention: Retention,
     shelf: RwLock<MemoryShelf>,
     keys: RwLock<BTreeMap<NaraName, PinnedKey>>,
     cursors: RwLock<HashMap<String, Cursor>>,
+    arrival_cursors: RwLock<HashMap<String, ArrivalCursor>>,
+    feed: EventFeed,
+}
+
+impl Default for MemoryLedger {
+    fn default() -> Self {
+        // What is drawn only has to differ from what other ledgers drew.
+        let epoch = getrandom::u64().unwrap_or_else(|_| std::process::id().into());
+        Self {
+            retention: Retention::default(),
+            shelf: RwLock::default(),
+            keys: RwLock::default(),
+            cursors: RwLock::default(),
+            arrival_cursors: RwLock::default(),
+            feed: EventFeed::new(LedgerEpoch::new(epoch)),
+        }
+    }
 }
 
 impl MemoryLedger {
@@ -67,12 +88,52 @@ fn write<T>(lock: &RwLock<T>) -> Result<RwLockWriteGuard<'_, T>, LedgerError> {
 }
 
 impl Ledger for MemoryLedger {
-    fn insert(&self, events: Vec<SyncEvent>) -> LedgerFuture<'_, Vec<Insertion>> {
+    fn insert_from(
+        &self,
+        events: Vec<SyncEvent>,
+        origin: Option<NaraName>,
+    ) -> LedgerFuture<'_, Vec<Insertion>> {
         let outcome = write(&self.shelf).map(|mut shelf| {
-            let Ok(outcomes) = admit(&mut *shelf, &self.retention, events);
-            outcomes
+            let from = shelf.position();
+            let Ok(admitted) = admit(&mut *shelf, &self.retention, events, origin.as_ref());
+            // With the lock held, so that the feed has the order of the places.
+            if self.feed.has_listeners() {
+                let stored = admitted.stored.keys();
+                let arrivals = stored.filter_map(|seq| shelf.arrival(*seq)).map(Arc::new);
+                self.feed.publish(from, shelf.position(), arrivals);
+            }
+            admitted.outcomes
         });
         ready(outcome).boxed()
+    }
+
+    fn feed(&self) -> &EventFeed {
+        &self.feed
+    }
+
+    fn position(&self) -> LedgerFuture<'_, i64> {
+        ready(read(&self.shelf).map(|shelf| shelf.position())).boxed()
+    }
+
+    fn arrived_after(&self, filter: EventFilter, after: i64, limit: usize) -> LedgerFuture<'_, Arrivals> {
+        let wanted = Wanted::new(&filter);
+        let found = read(&self.shelf).map(|shelf| {
+            let places = shelf.arrivals_after(after);
+            let wanted = places.filter(|(_, event)| wanted.matches(event));
+            let found: Vec<_> = wanted.take(limit).map(|(seq, _)| seq).collect();
+            let full = found.len() == limit;
+            let end = found.last().copied().filter(|_| full).unwrap_or(shelf.position());
+            Arrivals {
+                events: found.into_iter().filter_map(|seq| shelf.arrival(seq)).collect(),
+                end,
+                is_newest: end >= shelf.position(),
+            }
+        });
+        ready(found).boxed()
+    }
+
+    fn position_before(&self, since: UnixNanos) -> LedgerFuture<'_, i64> {
+        ready(read(&self.shelf).map(|shelf| shelf.position_before(since))).boxed()
     }
 
     fn page(&self, filter: EventFilter, after: Cursor, limit: usize) -> LedgerFuture<'_, Vec<SyncEvent>> {
@@ -172,5 +233,16 @@ impl Ledger for MemoryLedger {
 
     fn cursor(&self, peer: String) -> LedgerFuture<'_, Option<Cursor>> {
         ready(read(&self.cursors).map(|cursors| cursors.get(&peer).cloned())).boxed()
+    }
+
+    fn store_arrival_cursor(&self, peer: String, cursor: ArrivalCursor) -> LedgerFuture<'_, ()> {
+        let stored = write(&self.arrival_cursors).map(|mut cursors| {
+            cursors.insert(peer, cursor);
+        });
+        ready(stored).boxed()
+    }
+
+    fn arrival_cursor(&self, peer: String) -> LedgerFuture<'_, Option<ArrivalCursor>> {
+        ready(read(&self.arrival_cursors).map(|cursors| cursors.get(&peer).copied())).boxed()
     }
 }

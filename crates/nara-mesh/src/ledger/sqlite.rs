@@ -10,6 +10,8 @@ use std::sync::Arc;
 
 use futures_util::FutureExt as _;
 use nara_proto::event::SyncEvent;
+use nara_proto::identity::NaraName;
+use nara_proto::stream::{ArrivalCursor, LedgerEpoch};
 use nara_proto::sync::{Cursor, EventFilter};
 use nara_proto::time::UnixNanos;
 use rusqlite::OptionalExtension as _;
@@ -19,7 +21,10 @@ use self::read::Order;
 use self::shelf::SqliteShelf;
 use super::admission::admit;
 use super::retention::Retention;
-use super::{Insertion, KnownNames, Ledger, LedgerError, LedgerFuture, RetentionPolicy, Sample, Slice};
+use super::{
+    Arrival, Arrivals, EventFeed, Insertion, KnownNames, Ledger, LedgerError, LedgerFuture, RetentionPolicy,
+    Sample, Slice,
+};
 use crate::registry::PinnedKey;
 
 /// A ledger in a SQLite database.
@@ -33,6 +38,7 @@ use crate::registry::PinnedKey;
 pub struct SqliteLedger {
     pool: Pool,
     retention: Retention,
+    feed: EventFeed,
 }
 
 impl SqliteLedger {
@@ -57,6 +63,7 @@ impl SqliteLedger {
 
     fn over(pool: Pool) -> Self {
         Self {
+            feed: EventFeed::new(pool.epoch),
             pool,
             retention: Retention::default(),
         }
@@ -78,13 +85,65 @@ impl SqliteLedger {
 }
 
 impl Ledger for SqliteLedger {
-    fn insert(&self, events: Vec<SyncEvent>) -> LedgerFuture<'_, Vec<Insertion>> {
+    fn insert_from(
+        &self,
+        events: Vec<SyncEvent>,
+        origin: Option<NaraName>,
+    ) -> LedgerFuture<'_, Vec<Insertion>> {
         let retention = self.retention.clone();
+        let feed = self.feed.clone();
+        let told_by = origin.clone();
         self.pool
-            .write(move |transaction| {
-                let mut shelf = SqliteShelf::new(transaction)?;
-                Ok(admit(&mut shelf, &retention, events)?)
-            })
+            .write_then(
+                move |transaction| {
+                    let copies = if feed.has_listeners() {
+                        events.clone()
+                    } else {
+                        Vec::new()
+                    };
+                    let from = read::position(transaction)?;
+                    let mut shelf = SqliteShelf::new(transaction)?;
+                    let admitted = admit(&mut shelf, &retention, events, origin.as_ref())?;
+                    let to = read::position(transaction)?;
+                    Ok((admitted, copies, from, to, feed))
+                },
+                move |(admitted, mut copies, from, to, feed)| {
+                    if copies.is_empty() {
+                        // Whoever began to listen meanwhile may have looked before the commit.
+                        feed.publish(to, to, []);
+                        return admitted.outcomes;
+                    }
+                    let arrivals = admitted.stored.iter().map(|(seq, index)| {
+                        let mut event = std::mem::take(&mut copies[*index]);
+                        if event.id.is_empty() {
+                            event.id = event.compute_id();
+                        }
+                        Arc::new(Arrival::new(*seq, event, told_by.clone()))
+                    });
+                    feed.publish(from, to, arrivals);
+                    admitted.outcomes
+                },
+            )
+            .boxed()
+    }
+
+    fn feed(&self) -> &EventFeed {
+        &self.feed
+    }
+
+    fn position(&self) -> LedgerFuture<'_, i64> {
+        self.pool.read(|snapshot| Ok(read::position(snapshot)?)).boxed()
+    }
+
+    fn arrived_after(&self, filter: EventFilter, after: i64, limit: usize) -> LedgerFuture<'_, Arrivals> {
+        self.pool
+            .read(move |snapshot| read::arrived_after(snapshot, &filter, after, limit))
+            .boxed()
+    }
+
+    fn position_before(&self, since: UnixNanos) -> LedgerFuture<'_, i64> {
+        self.pool
+            .read(move |snapshot| Ok(read::position_before(snapshot, since)?))
             .boxed()
     }
 
@@ -169,6 +228,36 @@ impl Ledger for SqliteLedger {
                         Ok(Cursor::new(
                             UnixNanos::new(row.get(0)?),
                             row.get_ref(1)?.as_str()?,
+                        ))
+                    })
+                    .optional()?;
+                Ok(cursor)
+            })
+            .boxed()
+    }
+
+    fn store_arrival_cursor(&self, peer: String, cursor: ArrivalCursor) -> LedgerFuture<'_, ()> {
+        self.pool
+            .write(move |transaction| {
+                let epoch = cursor.epoch.get().cast_signed();
+                transaction
+                    .prepare_cached(sql::STORE_ARRIVAL_CURSOR)?
+                    .execute((peer, epoch, cursor.seq))?;
+                Ok(())
+            })
+            .boxed()
+    }
+
+    fn arrival_cursor(&self, peer: String) -> LedgerFuture<'_, Option<ArrivalCursor>> {
+        self.pool
+            .read(move |snapshot| {
+                let cursor = snapshot
+                    .prepare_cached(sql::ARRIVAL_CURSOR)?
+                    .query_row([peer], |row| {
+                        let epoch: i64 = row.get(0)?;
+                        Ok(ArrivalCursor::new(
+                            LedgerEpoch::new(epoch.cast_unsigned()),
+                            row.get(1)?,
                         ))
                     })
                     .optional()?;

@@ -1,6 +1,7 @@
 //! Facts about every ledger. Each test runs against both.
 
 mod agreement;
+mod arrival;
 mod retention;
 mod vectors;
 

@@ -71,7 +71,7 @@ impl Authenticator {
 
         let peer = self.registry.by_name(auth.name().as_str());
         if let Some(peer) = &peer {
-            peer.breaker().sign_of_life();
+            self.registry.sign_of_life(peer);
         }
         let id = if auth.name() == self.local.name() {
             Some(self.local.id().clone())

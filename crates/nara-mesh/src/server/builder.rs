@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 use super::authenticator::Authenticator;
 use super::background::Background;
 use super::discovery::KeyDiscovery;
-use super::shared::Shared;
+use super::shared::{Reachable, Shared};
 use super::stash::Stash;
 use super::{MeshServer, RunningServer, ServerLimits, route};
 use crate::client::MeshClient;
@@ -196,6 +196,7 @@ impl MeshServerBuilder {
             mesh_ranges: self.mesh_ranges,
             mesh_port: self.mesh_port,
             stash: Stash::new(&self.limits),
+            reachable: Reachable::default(),
             replies: Arc::new(Semaphore::new(self.limits.replies)),
             background: background.clone(),
             limits: self.limits.clone(),

@@ -11,7 +11,7 @@ use super::rejection::Rejection;
 
 /// Who sent a request, proven by its signature.
 ///
-/// Only the server's own [`VerifyRequest`](super::VerifyRequest) makes one; it travels in the extensions of
+/// Only the server's own request verification makes one; it travels in the extensions of
 /// the request, never as a header. As an axum extractor it refuses requests that did not pass there.
 #[derive(Clone, Debug)]
 pub struct VerifiedSender {

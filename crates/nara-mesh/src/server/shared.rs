@@ -1,11 +1,14 @@
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use ipnet::IpNet;
+use nara_proto::breaker::BreakerState;
 use nara_proto::event::KeyLookup;
 use nara_proto::identity::{NaraName, PublicKey};
 use nara_proto::peer::Coordinates;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use super::ServerLimits;
 use super::background::Background;
@@ -15,8 +18,7 @@ use crate::clock::Clock;
 use crate::handler::MeshHandler;
 use crate::identity::LocalNara;
 use crate::ledger::Ledger;
-use crate::registry::PeerRegistry;
-use nara_proto::breaker::BreakerState;
+use crate::registry::{Peer, PeerRegistry};
 
 /// What all handlers of a server share.
 #[derive(Debug)]
@@ -34,27 +36,55 @@ pub(super) struct Shared {
     pub(super) mesh_port: u16,
     pub(super) stash: Stash,
     pub(super) background: Background,
+    pub(super) reachable: Reachable,
     pub(super) replies: Arc<Semaphore>,
 }
 
 impl Shared {
     /// The names of the naras that are believed to be online, without our own, each once.
     pub(super) fn online_names(&self) -> Vec<NaraName> {
-        let names = self.handler.online_names().unwrap_or_else(|| {
-            let peers = self.registry.peers();
-            let reachable = peers
-                .iter()
-                .filter(|peer| matches!(peer.breaker_state(), BreakerState::Closed));
-            reachable
-                .map(|peer| peer.info())
-                .filter(|info| info.address.is_some())
-                .filter_map(|info| info.name)
-                .collect()
-        });
+        let names = self
+            .handler
+            .online_names()
+            .unwrap_or_else(|| self.reachable.names(&self.registry));
         let mut seen = BTreeSet::new();
         names
             .into_iter()
             .filter(|name| name != self.local.name() && seen.insert(name.clone()))
+            .collect()
+    }
+}
+
+/// The names of those peers that have an address and are not known to be down. They are looked up at most once
+/// a second: it takes a walk through the whole registry, and anybody may ask for it with `/peer/query`.
+#[derive(Debug, Default)]
+pub(super) struct Reachable(Mutex<Option<(Instant, Vec<NaraName>)>>);
+
+impl Reachable {
+    const MAX_AGE: Duration = Duration::from_secs(1);
+
+    fn names(&self, registry: &PeerRegistry) -> Vec<NaraName> {
+        // A plain value: valid whatever happened.
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*known {
+            Some((at, names)) if at.elapsed() < Self::MAX_AGE => names.clone(),
+            _ => {
+                let names = Self::look_up(registry);
+                *known = Some((Instant::now(), names.clone()));
+                names
+            }
+        }
+    }
+
+    fn look_up(registry: &PeerRegistry) -> Vec<NaraName> {
+        let peers = registry.peers();
+        let closed = |peer: &&Arc<Peer>| peer.breaker_state() == BreakerState::Closed;
+        peers
+            .iter()
+            .filter(closed)
+            .map(|peer| peer.info())
+            .filter(|info| info.address.is_some())
+            .filter_map(|info| info.name)
             .collect()
     }
 }

@@ -10,12 +10,11 @@ mod deviations;
 mod harness;
 mod http_exchange;
 #[path = "../support/raw_http.rs"]
-#[expect(dead_code, reason = "the other tests use more of it")]
 mod raw_http;
 mod server;
 mod sync_select;
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::ExitCode;
 
 use harness::Check;
@@ -26,9 +25,8 @@ const CHECKS: [(&str, Check); 2] = [
 ];
 
 fn main() -> ExitCode {
-    let default = PathBuf::from(concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../nara-proto/tests/vectors"
-    ));
-    harness::run(&default, &CHECKS)
+    let default = concat!(env!("CARGO_MANIFEST_DIR"), "/../nara-proto/tests/vectors");
+    let folder = std::env::var_os("NARA_VECTORS").unwrap_or_else(|| default.into());
+    let only_list = std::env::args().any(|arg| arg == "--list");
+    harness::run(Path::new(&folder), only_list, &CHECKS)
 }

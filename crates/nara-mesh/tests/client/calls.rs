@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::HeaderValue;
+use nara_mesh::defaults::{POOL_IDLE_PER_PEER, POOL_IDLE_TOTAL};
 use nara_mesh::proto::event::SyncEvent;
 use nara_mesh::proto::go_json::{self, Timestamp};
 use nara_mesh::proto::runtime_message::{
@@ -109,6 +110,32 @@ async fn sequential_calls_share_one_connection() {
             .unwrap();
     }
     assert_eq!(peer.connections(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn idle_connections_are_bounded_for_one_peer_and_for_all() {
+    let mesh = Mesh::new();
+    let client = mesh.client();
+    let mut peers = Vec::new();
+    for last in 2..9 {
+        peers.push(mesh.honest(last, &nara("bob"), Bytes::new()).await);
+    }
+    let ping_25_times = async |peer: &FakePeer| {
+        let before = peer.connections();
+        let pings = (0..25).map(|_| client.ping(peer.address));
+        for outcome in futures_util::future::join_all(pings).await {
+            outcome.unwrap();
+        }
+        peer.connections() - before
+    };
+    assert_eq!(ping_25_times(&peers[0]).await, 25);
+    assert_eq!(ping_25_times(&peers[0]).await, 25 - POOL_IDLE_PER_PEER);
+    let others = POOL_IDLE_TOTAL / POOL_IDLE_PER_PEER;
+    for peer in &peers[1..=others] {
+        assert_eq!(ping_25_times(peer).await, 25);
+    }
+    assert_eq!(ping_25_times(&peers[others]).await, 25 - POOL_IDLE_PER_PEER);
+    assert_eq!(ping_25_times(&peers[0]).await, 25, "the oldest had to go");
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,7 +4,9 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use nara_mesh::client::MeshClient;
 use nara_mesh::identity::LocalNara;
-use nara_mesh::proto::event::{EventProblem, EventTrust, ObservationPayload, Payload, SyncEvent};
+use nara_mesh::proto::event::{
+    CheckpointPayload, EventProblem, EventTrust, ObservationPayload, Payload, SyncEvent,
+};
 use nara_mesh::proto::go_json;
 use nara_mesh::proto::identity::NaraId;
 use nara_mesh::proto::peer::CheckpointsResponse;
@@ -18,19 +20,23 @@ use crate::support::{
 };
 
 fn checkpoint(ts: i64) -> SyncEvent {
-    let mut payload = nara_mesh::proto::event::CheckpointPayload::default();
-    payload.subject = "bob".to_owned();
-    payload.as_of_time = UnixSeconds::new(1);
+    let payload = CheckpointPayload {
+        subject: "bob".to_owned(),
+        as_of_time: UnixSeconds::new(1),
+        ..CheckpointPayload::default()
+    };
     SyncEvent::new(UnixNanos::new(ts), Payload::Checkpoint(payload))
 }
 
 fn observation(ts: i64) -> SyncEvent {
-    let mut payload = ObservationPayload::default();
-    payload.observer = "bob".to_owned();
-    payload.subject = "carol".to_owned();
-    payload.kind = "first-seen".to_owned();
-    payload.importance = 1;
-    payload.start_time = UnixSeconds::new(1);
+    let payload = ObservationPayload {
+        observer: "bob".to_owned(),
+        subject: "carol".to_owned(),
+        kind: "first-seen".to_owned(),
+        importance: 1,
+        start_time: UnixSeconds::new(1),
+        ..ObservationPayload::default()
+    };
     SyncEvent::new(UnixNanos::new(ts), Payload::Observation(payload))
 }
 

@@ -1,9 +1,15 @@
 //! The client against peers made by hand: mostly over a network in memory and with paused time, so that
 //! seconds cost nothing and nothing depends on the speed of the machine.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test may panic, and so may what it is made of"
+)]
+
 mod calls;
 mod deadlines;
 mod events;
+mod hostile;
 mod routing;
 mod support;
 mod verification;

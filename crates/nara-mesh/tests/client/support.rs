@@ -253,12 +253,12 @@ pub(crate) fn introduce(client: &MeshClient, nara: &LocalNara, address: SocketAd
 }
 
 pub(crate) fn known(nara: &LocalNara, address: Option<SocketAddr>) -> PeerInfo {
-    let mut info = PeerInfo::default();
-    info.id = Some(nara.id().clone());
-    info.name = Some(nara.name().clone());
-    info.address = address;
-    info.key = Some(pinned(nara.name(), nara.keypair()));
-    info
+    PeerInfo {
+        id: Some(nara.id().clone()),
+        name: Some(nara.name().clone()),
+        address,
+        key: Some(pinned(nara.name(), nara.keypair())),
+    }
 }
 
 pub(crate) fn pinned(name: &NaraName, keypair: &KeyPair) -> PinnedKey {

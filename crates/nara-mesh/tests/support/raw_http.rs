@@ -116,13 +116,6 @@ pub(crate) fn read_response(stream: &mut TcpStream, head: bool) -> io::Result<Op
     Ok(Some(response(body)))
 }
 
-/// Reads until the peer closes, and tells how much came.
-pub(crate) fn read_to_end(stream: &mut TcpStream) -> io::Result<usize> {
-    let mut bytes = Vec::new();
-    while read_more(stream, &mut bytes)? {}
-    Ok(bytes.len())
-}
-
 fn read_more(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> io::Result<bool> {
     let mut buffer = [0; 16 << 10];
     match stream.read(&mut buffer) {

@@ -153,3 +153,17 @@ fn timestamps_have_one_spelling() {
         assert_eq!(Timestamp::parse(bad), Err(InvalidTimestamp), "{bad}");
     }
 }
+
+#[test]
+fn a_list_of_too_many_small_elements_is_refused() {
+    let list = |len: usize| {
+        let mut json = vec![b'['];
+        json.extend(b"\"\",".repeat(len - 1));
+        json.extend(b"\"\"]");
+        json
+    };
+    let longest: Option<Vec<String>> = from_slice(&list(MAX_LIST)).unwrap();
+    assert_eq!(longest.unwrap().len(), MAX_LIST);
+    let error = from_slice::<Option<Vec<String>>>(&list(MAX_LIST + 1)).unwrap_err();
+    assert!(error.to_string().contains("more than 100000 elements"), "{error}");
+}

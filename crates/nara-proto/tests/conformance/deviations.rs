@@ -203,8 +203,8 @@ pub(crate) const RULES: &[Rule] = &[
         applies: |case| {
             is_answered_with_200(case)
                 && Exchange::of(case).is_some_and(|exchange| {
-                    let events = exchange.batch().map(|events| events.len());
-                    let events = events.or_else(|| exchange.signed_message().map(|_| 1));
+                    let batch = exchange.batch().map(|events| events.len());
+                    let events = batch.or_else(|| exchange.kept_message().map(|_| 1));
                     let growth = case.peek("ledger_growth").and_then(Value::as_u64).unwrap_or(0);
                     !exchange.speaks_for_another()
                         && !exchange.has_event_that_only_we_refuse()
@@ -310,6 +310,13 @@ impl Exchange {
         let key = self.keys.key_of_name(&event.emitter)?;
         event.verify(&key).ok()?;
         Some(event)
+    }
+
+    /// A direct message that we keep, too.
+    fn kept_message(&self) -> Option<SyncEvent> {
+        let event = self.signed_message()?;
+        let kept = event.emitter == self.sender && event.validate().is_ok() && event.has_genuine_id();
+        kept.then_some(event)
     }
 
     fn relays_short_id(&self) -> bool {

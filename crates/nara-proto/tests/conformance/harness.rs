@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::str::FromStr;
 
@@ -310,21 +310,16 @@ struct Tally {
     by_rule: BTreeMap<&'static str, usize>,
 }
 
-/// Runs the checks on the folder that `NARA_VECTORS` names, or else on `default`, and reports like a test
-/// harness.
+/// Runs the checks on a folder of vectors and reports like a test harness; or only names the one test that it
+/// is, for those who list tests.
 #[expect(clippy::print_stdout, reason = "a test harness reports on standard output")]
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the command line and the folder are the user's interface"
-)]
-pub(crate) fn run(default: &Path, checks: &[(&str, Check)]) -> ExitCode {
-    if std::env::args().any(|arg| arg == "--list") {
+pub(crate) fn run(folder: &Path, only_list: bool, checks: &[(&str, Check)]) -> ExitCode {
+    if only_list {
         println!("conformance: test");
         return ExitCode::SUCCESS;
     }
-    let folder = std::env::var_os("NARA_VECTORS").map_or_else(|| default.to_owned(), PathBuf::from);
     let mut tally = Tally::default();
-    let files = match read_folder(&folder) {
+    let files = match read_folder(folder) {
         Ok(files) => files,
         Err(error) => {
             println!("FAILED {error}");

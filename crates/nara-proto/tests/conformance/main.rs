@@ -19,7 +19,7 @@ mod runtime_message;
 mod sync_select;
 mod world;
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::ExitCode;
 
 use harness::Check;
@@ -52,7 +52,13 @@ const CHECKS: [(&str, Check); 25] = [
     ("zine.json", id_lists::zine),
 ];
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the command line and the folder are the user's interface"
+)]
 fn main() -> ExitCode {
-    let default = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors"));
-    harness::run(&default, &CHECKS)
+    let default = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors");
+    let folder = std::env::var_os("NARA_VECTORS").unwrap_or_else(|| default.into());
+    let only_list = std::env::args().any(|arg| arg == "--list");
+    harness::run(Path::new(&folder), only_list, &CHECKS)
 }

@@ -4,9 +4,11 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use nara_proto::event::{Service, SyncEvent};
+use nara_proto::identity::NaraName;
 use nara_proto::sync::Cursor;
 use nara_proto::time::UnixNanos;
 
+use crate::ledger::Arrival;
 use crate::ledger::admission::{Place, Shelf, Stranger};
 use crate::ledger::retention::Priority;
 
@@ -15,6 +17,8 @@ use crate::ledger::retention::Priority;
 pub(super) struct MemoryShelf {
     by_time: BTreeMap<Place, Entry>,
     by_arrival: BTreeMap<i64, Place>,
+    /// The place of the newest event, stored or not.
+    position: i64,
     ids: HashSet<Arc<str>>,
     checkpoints: BTreeMap<i64, Place>,
     checkpoints_about: HashMap<String, usize>,
@@ -29,6 +33,7 @@ pub(super) struct MemoryShelf {
 struct Entry {
     event: Arc<SyncEvent>,
     priority: Priority,
+    origin: Option<NaraName>,
 }
 
 /// The observations of one nara about another.
@@ -66,6 +71,34 @@ impl MemoryShelf {
         self.by_arrival
             .values()
             .filter_map(|place| Some((place, &self.by_time.get(place)?.event)))
+    }
+
+    /// The place of the newest event in the order of arrival, stored or not.
+    pub(super) fn position(&self) -> i64 {
+        self.position
+    }
+
+    /// The events behind a place in the order of arrival.
+    pub(super) fn arrivals_after(&self, after: i64) -> impl Iterator<Item = (i64, &Arc<SyncEvent>)> {
+        let places = self.by_arrival.range((Bound::Excluded(after), Bound::Unbounded));
+        places.filter_map(|(seq, place)| Some((*seq, &self.by_time.get(place)?.event)))
+    }
+
+    /// The event at a place in the order of arrival.
+    pub(super) fn arrival(&self, seq: i64) -> Option<Arrival> {
+        let entry = self.by_time.get(self.by_arrival.get(&seq)?)?;
+        Some(Arrival::new(seq, (*entry.event).clone(), entry.origin.clone()))
+    }
+
+    /// The place before the first event that came and is not older than `since`.
+    pub(super) fn position_before(&self, since: UnixNanos) -> i64 {
+        let since = Place {
+            ts: since,
+            id: "".into(),
+            seq: i64::MIN,
+        };
+        let first = self.by_time.range(since..).map(|(place, _)| place.seq).min();
+        first.map_or(self.position, |first| first - 1)
     }
 
     pub(super) fn get(&self, place: &Place) -> Option<Arc<SyncEvent>> {
@@ -150,11 +183,18 @@ impl Shelf for MemoryShelf {
         Ok(self.ids.contains(id))
     }
 
-    fn add(&mut self, event: SyncEvent, priority: Priority, stranger: bool) -> Result<i64, Infallible> {
+    fn add(
+        &mut self,
+        event: SyncEvent,
+        priority: Priority,
+        stranger: bool,
+        origin: Option<&NaraName>,
+    ) -> Result<i64, Infallible> {
+        self.position += 1;
         let place = Place {
             ts: event.ts,
             id: event.id.as_str().into(),
-            seq: self.by_arrival.last_key_value().map_or(1, |(last, _)| last + 1),
+            seq: self.position,
         };
         self.index_service(&event, priority, &place);
         self.ids.insert(place.id.clone());
@@ -170,12 +210,20 @@ impl Shelf for MemoryShelf {
         }
         let seq = place.seq;
         let event = Arc::new(event);
-        self.by_time.insert(place, Entry { event, priority });
+        let origin = origin.cloned();
+        self.by_time.insert(
+            place,
+            Entry {
+                event,
+                priority,
+                origin,
+            },
+        );
         Ok(seq)
     }
 
     fn remove(&mut self, place: &Place) -> Result<(), Infallible> {
-        let Some(Entry { event, priority }) = self.by_time.remove(place) else {
+        let Some(Entry { event, priority, .. }) = self.by_time.remove(place) else {
             return Ok(());
         };
         self.unindex_service(&event, priority, place);

@@ -4,11 +4,12 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use nara_proto::stream::LedgerEpoch;
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_blocking;
 
-use super::schema;
+use super::{schema, sql};
 use crate::ledger::LedgerError;
 
 /// Connections that read at once; more readers wait their turn.
@@ -25,6 +26,8 @@ const CACHED_STATEMENTS: usize = 64;
 pub(super) struct Pool {
     // Dropped first: the connection that is closed last tidies up the log, and only the writer may write.
     readers: Option<Readers>,
+    /// Names this ledger.
+    pub(super) epoch: LedgerEpoch,
     writer: Arc<tokio::sync::Mutex<Connection>>,
 }
 
@@ -45,6 +48,8 @@ impl Pool {
         schema::migrate(&mut writer, path)?;
         // Only now: it would change a file that is not ours.
         writer.pragma_update(None, "journal_mode", "wal")?;
+        writer.execute(sql::SKIP_PLACES, [])?;
+        let epoch = epoch(&writer)?;
         let readers = (0..READERS)
             .map(|_| {
                 let reader = configure(Connection::open_with_flags(path, flags)?)?;
@@ -53,6 +58,7 @@ impl Pool {
             })
             .collect::<Result<_, LedgerError>>()?;
         Ok(Self {
+            epoch,
             readers: Some(Readers {
                 idle: Arc::new(Mutex::new(readers)),
                 permits: Arc::new(Semaphore::new(READERS)),
@@ -66,6 +72,7 @@ impl Pool {
         let mut writer = configure(Connection::open_in_memory()?)?;
         schema::migrate(&mut writer, Path::new(":memory:"))?;
         Ok(Self {
+            epoch: epoch(&writer)?,
             readers: None,
             writer: Arc::new(tokio::sync::Mutex::new(writer)),
         })
@@ -76,12 +83,21 @@ impl Pool {
         &self,
         work: impl FnOnce(&Transaction<'_>) -> Result<T, LedgerError> + Send + 'static,
     ) -> impl Future<Output = Result<T, LedgerError>> + Send {
+        self.write_then(work, |result| result)
+    }
+
+    /// As [`Pool::write`]; runs `then` after the commit and before the next writer.
+    pub(super) fn write_then<T: Send + 'static, U: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Transaction<'_>) -> Result<T, LedgerError> + Send + 'static,
+        then: impl FnOnce(T) -> U + Send + 'static,
+    ) -> impl Future<Output = Result<U, LedgerError>> + Send {
         let writer = self.writer.clone();
         let work = move |writer: &mut Connection| {
             let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let result = work(&transaction)?;
             transaction.commit()?;
-            Ok(result)
+            Ok(then(result))
         };
         async move {
             let mut writer = writer.lock_owned().await;
@@ -180,4 +196,9 @@ fn create_private(path: &Path) -> std::io::Result<()> {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
         _ => Ok(()),
     }
+}
+
+fn epoch(connection: &Connection) -> Result<LedgerEpoch, LedgerError> {
+    let number: i64 = connection.query_row(sql::EPOCH, [], |row| row.get(0))?;
+    Ok(LedgerEpoch::new(number.cast_unsigned()))
 }

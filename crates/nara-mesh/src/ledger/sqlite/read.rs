@@ -12,7 +12,7 @@ use crate::ledger::admission::Place;
 use crate::ledger::filter::Wanted;
 use crate::ledger::retention::Priority;
 use crate::ledger::sampler::Sampler;
-use crate::ledger::{LedgerError, Sample, Slice};
+use crate::ledger::{Arrival, Arrivals, LedgerError, Sample, Slice};
 
 /// A direction through time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -246,6 +246,79 @@ pub(super) fn load(snapshot: &Transaction<'_>, places: Vec<i64>) -> Result<Vec<S
         }
     }
     Ok(events)
+}
+
+/// Rows that one look for arrivals reads, however few of them are wanted.
+const MAX_LOOK: usize = 20_000;
+
+/// See [`Ledger::arrived_after`](crate::ledger::Ledger::arrived_after).
+pub(super) fn arrived_after(
+    snapshot: &Transaction<'_>,
+    filter: &EventFilter,
+    after: i64,
+    limit: usize,
+) -> Result<Arrivals, LedgerError> {
+    let position = position(snapshot)?;
+    let wanted = Wanted::new(filter);
+    let mut statement = snapshot.prepare_cached(sql::ARRIVED)?;
+    let mut rows = statement.query((after, sql_limit(MAX_LOOK)))?;
+    let mut events = Vec::new();
+    let mut end = after;
+    let mut looked = 0;
+    while let Some(row) = rows.next()? {
+        looked += 1;
+        end = row.get(0)?;
+        let text = |index| row.get_ref(index)?.as_str().map_err(rusqlite::Error::from);
+        if !filter.is_empty() && !wanted.matches_parts(text(1)?, text(2)?, text(3)?) {
+            continue;
+        }
+        let event = go_json::from_slice_exact(text(4)?.as_bytes()).map_err(|error| LedgerError::Damaged {
+            id: text(5).unwrap_or_default().to_owned(),
+            reason: error.to_string(),
+        })?;
+        // A name that cannot be read is nobody to leave it out for.
+        let origin = row.get_ref(6)?.as_str_or_null().ok().flatten();
+        events.push(Arrival::new(
+            end,
+            event,
+            origin.and_then(|name| name.parse().ok()),
+        ));
+        if events.len() >= limit {
+            return Ok(Arrivals {
+                events,
+                end,
+                is_newest: end >= position,
+            });
+        }
+    }
+    let is_newest = looked < MAX_LOOK;
+    if is_newest {
+        end = position.max(after);
+    }
+    Ok(Arrivals {
+        events,
+        end,
+        is_newest,
+    })
+}
+
+/// The place of the newest event in the order of arrival, stored or not.
+pub(super) fn position(snapshot: &Transaction<'_>) -> rusqlite::Result<i64> {
+    let position = snapshot
+        .prepare_cached(sql::POSITION)?
+        .query_row([], |row| row.get(0));
+    Ok(position.optional()?.unwrap_or(0))
+}
+
+/// See [`Ledger::position_before`](crate::ledger::Ledger::position_before).
+pub(super) fn position_before(snapshot: &Transaction<'_>, since: UnixNanos) -> rusqlite::Result<i64> {
+    let first: Option<i64> = snapshot
+        .prepare_cached(sql::FIRST_SINCE)?
+        .query_row([since.get()], |row| row.get(0))?;
+    match first {
+        Some(first) => Ok(first - 1),
+        None => position(snapshot),
+    }
 }
 
 /// How many events are stored.

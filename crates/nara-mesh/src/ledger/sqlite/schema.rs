@@ -10,7 +10,7 @@ const APPLICATION_ID: i64 = 0x6e61_7261;
 /// What leads from each version of the schema to the next; never changed once released, only added to.
 const MIGRATIONS: [&str; 1] = ["
 CREATE TABLE events (
-    seq        INTEGER PRIMARY KEY, -- order of arrival
+    seq        INTEGER PRIMARY KEY AUTOINCREMENT, -- order of arrival; never used again
     id         TEXT    NOT NULL UNIQUE,
     ts         INTEGER NOT NULL,    -- ns
     svc        TEXT    NOT NULL,
@@ -21,7 +21,8 @@ CREATE TABLE events (
     critical   INTEGER NOT NULL,    -- every sample has it
     priority   INTEGER NOT NULL,    -- the lowest are pruned first
     stranger   INTEGER NOT NULL,    -- about an unknown nara when it was last looked at
-    json       TEXT    NOT NULL
+    json       TEXT    NOT NULL,
+    origin     TEXT                 -- the peer that told it
 ) STRICT;
 CREATE INDEX events_by_time     ON events (ts, id);
 CREATE INDEX events_by_service  ON events (svc, ts, id);
@@ -52,6 +53,15 @@ CREATE TABLE cursors (
     ts   INTEGER NOT NULL,
     id   TEXT    NOT NULL
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE arrival_cursors (
+    peer  TEXT    PRIMARY KEY,
+    epoch INTEGER NOT NULL,
+    seq   INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- Names this ledger: places in the order of arrival mean nothing in another.
+CREATE TABLE feed (epoch INTEGER NOT NULL) STRICT;
+INSERT INTO feed VALUES (random());
 "];
 
 /// Brings the database to the newest version of the schema.

@@ -1,5 +1,6 @@
 use nara_proto::event::{Service, SyncEvent};
 use nara_proto::go_json;
+use nara_proto::identity::NaraName;
 use nara_proto::sync::is_critical;
 use nara_proto::time::UnixNanos;
 use rusqlite::{Params, Row, Transaction};
@@ -64,7 +65,13 @@ impl Shelf for SqliteShelf<'_> {
         self.exists(sql::CONTAINS, [id])
     }
 
-    fn add(&mut self, event: SyncEvent, priority: Priority, stranger: bool) -> rusqlite::Result<i64> {
+    fn add(
+        &mut self,
+        event: SyncEvent,
+        priority: Priority,
+        stranger: bool,
+        origin: Option<&NaraName>,
+    ) -> rusqlite::Result<i64> {
         let importance = match event.observation.as_deref() {
             Some(payload) if event.service() == Some(Service::Observation) => payload.importance,
             _ => 0,
@@ -81,6 +88,7 @@ impl Shelf for SqliteShelf<'_> {
             priority as i64,
             stranger,
             go_json::to_string(&event),
+            origin.map(NaraName::as_str),
         ))?;
         self.count += 1;
         self.kept += usize::from(priority.is_kept());

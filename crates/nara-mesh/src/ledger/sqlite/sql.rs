@@ -70,10 +70,19 @@ pub(super) const LOAD: &str = "SELECT json, id FROM events WHERE seq = ?1";
 pub(super) const WEIGH: &str = "SELECT seq, ts, id, critical, importance, svc, actor, target, \
      ?1 IN (emitter, actor, target) FROM events ORDER BY seq";
 
+/// What came behind a place, to be filtered one by one.
+pub(super) const ARRIVED: &str =
+    "SELECT seq, svc, actor, target, json, id, origin FROM events WHERE seq > ?1 ORDER BY seq LIMIT ?2";
+pub(super) const POSITION: &str = "SELECT seq FROM sqlite_sequence WHERE name = 'events'";
+pub(super) const FIRST_SINCE: &str = "SELECT min(seq) FROM events INDEXED BY events_by_time WHERE ts >= ?1";
+/// Leaves places free: what a power failure took back must not come again under the same place.
+pub(super) const SKIP_PLACES: &str = "UPDATE sqlite_sequence SET seq = seq + 1048576 WHERE name = 'events'";
+pub(super) const EPOCH: &str = "SELECT epoch FROM feed";
+
 pub(super) const CONTAINS: &str = "SELECT 1 FROM events WHERE id = ?1";
 pub(super) const ADD: &str = "INSERT INTO events \
-     (id, ts, svc, emitter, actor, target, importance, critical, priority, stranger, json) \
-     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
+     (id, ts, svc, emitter, actor, target, importance, critical, priority, stranger, json, origin) \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
 pub(super) const REMOVE: &str = "DELETE FROM events WHERE seq = ?1 RETURNING priority >= 4";
 pub(super) const ACQUAINT: &str = "UPDATE events SET stranger = 0 WHERE seq = ?1";
 pub(super) const COUNT_PINGS: &str = "SELECT count(*) FROM \
@@ -100,3 +109,6 @@ pub(super) const STORE_KEY: &str = "INSERT OR REPLACE INTO keys (name, id, key, 
 pub(super) const KEYS: &str = "SELECT name, id, key, source, learned_at FROM keys ORDER BY name";
 pub(super) const STORE_CURSOR: &str = "INSERT OR REPLACE INTO cursors (peer, ts, id) VALUES (?1, ?2, ?3)";
 pub(super) const CURSOR: &str = "SELECT ts, id FROM cursors WHERE peer = ?1";
+pub(super) const STORE_ARRIVAL_CURSOR: &str =
+    "INSERT OR REPLACE INTO arrival_cursors (peer, epoch, seq) VALUES (?1, ?2, ?3)";
+pub(super) const ARRIVAL_CURSOR: &str = "SELECT epoch, seq FROM arrival_cursors WHERE peer = ?1";

@@ -28,6 +28,10 @@ pub(super) async fn handle(
     let filter = request.filter();
     let mode = request.mode();
     let ledger = &shared.ledger;
+    let total = match mode {
+        SyncMode::Page { lossless: true, .. } if filter.is_empty() => ledger.count().await?,
+        _ => 0,
+    };
     let events = match mode.clone() {
         SyncMode::Page { after, size, .. } => ledger.page(filter, after, size).await?,
         SyncMode::Recent { limit } => ledger.recent(filter, limit).await?,
@@ -67,6 +71,7 @@ pub(super) async fn handle(
             _ => None,
         };
         let mut response = SyncResponse::signed(from, events, now, shared.local.keypair());
+        response.total = total as u64;
         if let Some((behind, lossless)) = next {
             response.next_cursor = behind.ts().to_string();
             if lossless {

@@ -103,7 +103,7 @@ async fn forward(shared: &Shared, message: &WorldMessage, deadline: Instant) -> 
         };
         let remaining = deadline.saturating_duration_since(Instant::now());
         if remaining.is_zero() {
-            return Err(failed("no time left".to_owned()));
+            return Err(unreachable.unwrap_or_else(|| failed("no time left".to_owned())));
         }
         let call = client.call::<WorldRelay>(&next, message, CallOptions::timeout(remaining));
         match call.await {

@@ -1,0 +1,72 @@
+//! The commands, one file each.
+
+mod completions;
+mod demo;
+mod dm;
+mod id;
+mod man;
+mod peers;
+mod ping;
+mod serve;
+mod sign;
+mod sync;
+mod verify;
+mod world;
+mod zine;
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+use nara_proto::event::SyncEvent;
+use nara_proto::go_json;
+
+use crate::cli::{Command, IdCommand, WorldCommand};
+use crate::failure::{Failure, Outcome};
+use crate::printer::Printer;
+use crate::settings::Settings;
+
+/// Runs a command.
+pub(crate) fn run(command: &Command, settings: &Settings) -> Outcome {
+    let printer = |name| Printer::new(name, settings.json, settings.quiet);
+    match command {
+        Command::Completions(args) => completions::run(args, printer("completions")),
+        Command::Demo(args) => demo::run(args, printer("demo")),
+        Command::Dm(args) => dm::run(args, settings, printer("dm")),
+        Command::Id(IdCommand::New(args)) => id::new(args, settings, printer("id-new")),
+        Command::Id(IdCommand::Show(args)) => id::show(args, settings, printer("id-show")),
+        Command::Man(args) => man::run(args, printer("man")),
+        Command::Peers(args) => peers::run(args, settings, printer("peers")),
+        Command::Ping(args) => ping::run(args, settings, printer("ping")),
+        Command::Serve(args) => serve::run(args, settings, printer("serve")),
+        Command::Sign(args) => sign::run(args, settings, printer("sign")),
+        Command::Sync(args) => sync::run(args, settings, printer("sync")),
+        Command::Verify(args) => verify::run(args, settings, printer("verify")),
+        Command::World(WorldCommand::Send(args)) => world::send(args, settings, printer("world-send")),
+        Command::Zine(args) => zine::run(args, settings, printer("zine")),
+    }
+}
+
+/// The most bytes of an event file.
+const MAX_EVENT_FILE: u64 = 1 << 20;
+
+/// Reads an event from a file, or from stdin for `-`.
+fn read_event(path: &Path) -> Outcome<SyncEvent> {
+    let shown = path.display();
+    let unreadable =
+        |error: io::Error| Failure::usage(format!("the event file {shown} cannot be read")).caused_by(error);
+    let input: Box<dyn Read> = if path == Path::new("-") {
+        Box::new(io::stdin())
+    } else {
+        Box::new(File::open(path).map_err(unreadable)?)
+    };
+    let mut json = Vec::new();
+    input
+        .take(MAX_EVENT_FILE)
+        .read_to_end(&mut json)
+        .map_err(unreadable)?;
+    go_json::from_slice(&json).map_err(|error| {
+        Failure::usage(format!("{shown} is not an event: {error}"))
+            .hint("an event is a JSON object with id, ts (nanoseconds), svc and the payload of its service")
+    })
+}

@@ -1,0 +1,153 @@
+//! `demo`: several naras on this machine do everything that naras do, over real sockets.
+
+mod dm;
+mod forged;
+mod nara;
+mod offline;
+mod ping;
+mod postcard;
+mod refuse;
+mod stash;
+mod step;
+mod sync;
+mod zine;
+
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+use owo_colors::OwoColorize as _;
+use serde_json::{Value, json};
+
+use self::nara::{Mesh, NAMES};
+use self::step::{Report, Step};
+use crate::cli::DemoArgs;
+use crate::connect::block_on;
+use crate::exit::Exit;
+use crate::failure::{Failure, Outcome};
+use crate::printer::{Printer, human, micros, render, table};
+
+/// No step takes longer; one that hangs shall not hang the demo.
+const STEP_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long naras may take to end.
+const GRACE: Duration = Duration::from_secs(2);
+
+pub(super) fn run(args: &DemoArgs, printer: Printer) -> Outcome {
+    let folder = tempfile::tempdir()
+        .map_err(|error| Failure::failed("no temporary folder can be made").caused_by(error))?;
+    block_on(async {
+        let start = Instant::now();
+        let count = usize::from(args.naras);
+        let mesh = Mesh::start(&NAMES[..count], folder.path()).await?;
+        print_naras(&mesh, printer)?;
+        let mut show = Show {
+            printer,
+            reports: Vec::new(),
+        };
+        show.step(ping::STEP, ping::run(&mesh)).await?;
+        show.step(sync::STEP, sync::run(&mesh, args.events)).await?;
+        show.step(zine::STEP, zine::run(&mesh)).await?;
+        show.step(dm::STEP, dm::run(&mesh)).await?;
+        show.step(postcard::STEP, postcard::run(&mesh)).await?;
+        show.step(stash::STEP, stash::run(&mesh)).await?;
+        show.step(offline::STEP, offline::run(&mesh)).await?;
+        show.step(refuse::STEP, refuse::run(&mesh)).await?;
+        show.step(forged::STEP, forged::run(&mesh)).await?;
+        let graceful = mesh.shutdown(GRACE).await;
+        show.finish(count, graceful, start.elapsed())
+    })
+}
+
+fn print_naras(mesh: &Mesh, printer: Printer) -> Outcome<()> {
+    printer.line(format_args!(
+        "{} naras on this machine, each with its own soul, port, server and ledger:\n",
+        mesh.naras().len()
+    ))?;
+    let mut table = table(["NARA", "ADDRESS", "ID", "PUBLIC KEY"]);
+    for nara in mesh.naras() {
+        let id: String = nara.local.id().as_str().chars().take(12).collect();
+        table.add_row([
+            nara.name().to_owned(),
+            nara.address.to_string(),
+            format!("{id}…"),
+            nara.local.public_key().to_base64(),
+        ]);
+    }
+    printer.line(render(&table))
+}
+
+/// Shows the steps as they happen and remembers how they went.
+struct Show {
+    printer: Printer,
+    reports: Vec<(Step, Report, Duration)>,
+}
+
+impl Show {
+    async fn step(&mut self, step: Step, running: impl Future<Output = Report>) -> Outcome<()> {
+        let number = self.reports.len() + 1;
+        self.printer.line(format_args!(
+            "\n{} {}",
+            format_args!("{number} {}", step.name).bold(),
+            format_args!("· {}", step.title).dimmed()
+        ))?;
+        let start = Instant::now();
+        let report = tokio::time::timeout(STEP_LIMIT, running)
+            .await
+            .unwrap_or_else(|_| Report::failed(format!("not done within {} s", STEP_LIMIT.as_secs())));
+        for line in &report.lines {
+            self.printer.line(format_args!("    {line}"))?;
+        }
+        let mark = if report.ok {
+            "ok".green().bold().to_string()
+        } else {
+            "FAILED".red().bold().to_string()
+        };
+        self.printer.line(format_args!("  {mark}  {}", report.summary))?;
+        self.reports.push((step, report, start.elapsed()));
+        Ok(())
+    }
+
+    fn finish(self, naras: usize, graceful: bool, elapsed: Duration) -> Outcome {
+        let ok = graceful && self.reports.iter().all(|(_, report, _)| report.ok);
+        let mut table = table(["STEP", "OUTCOME", "TIME", "WHAT HAPPENED"]);
+        for (step, report, took) in &self.reports {
+            table.add_row([
+                step.name.to_owned(),
+                if report.ok { "ok" } else { "FAILED" }.to_owned(),
+                human(*took),
+                report.summary.clone(),
+            ]);
+        }
+        self.printer.line(format_args!("\n{}\n", render(&table)))?;
+        let verdict = if ok {
+            "Every step did what it should.".green().bold().to_string()
+        } else {
+            "Not every step did what it should.".red().bold().to_string()
+        };
+        self.printer.line(format_args!("{verdict} {}", human(elapsed)))?;
+        if !graceful {
+            self.printer.warn("a nara did not end gracefully");
+        }
+        let steps: Vec<Value> = self
+            .reports
+            .iter()
+            .map(|(step, report, took)| {
+                json!({
+                    "name": step.name,
+                    "ok": report.ok,
+                    "summary": report.summary,
+                    "elapsed_us": micros(*took),
+                    "figures": report.figures,
+                })
+            })
+            .collect();
+        self.printer.json(json!({
+            "ok": ok,
+            "naras": naras,
+            "graceful_shutdown": graceful,
+            "elapsed_us": micros(elapsed),
+            "steps": steps,
+        }))?;
+        Ok(if ok { Exit::Ok } else { Exit::Failed })
+    }
+}

@@ -1,0 +1,47 @@
+use std::time::Instant;
+
+use nara_proto::event::{Payload, SocialPayload};
+use nara_proto::sync::EventFilter;
+
+use super::nara::Mesh;
+use super::step::{Report, Step, StepResult, or_failed};
+use crate::listing::event_line;
+use crate::printer::{human, micros};
+
+pub(super) const STEP: Step = Step {
+    name: "dm",
+    title: "alice sends bob a direct message: one signed event",
+};
+
+pub(super) async fn run(mesh: &Mesh) -> Report {
+    or_failed(try_run(mesh).await)
+}
+
+async fn try_run(mesh: &Mesh) -> StepResult {
+    let [alice, bob, _] = mesh.trio();
+    let event = alice.event(Payload::Social(SocialPayload {
+        kind: "tease".to_owned(),
+        actor: alice.name().to_owned(),
+        target: bob.name().to_owned(),
+        reason: "nice-number".to_owned(),
+        ..SocialPayload::default()
+    }));
+    let id = event.id.clone();
+    let start = Instant::now();
+    let receipt = alice.client.send_dm(bob.local.id(), event).await?;
+    let elapsed = start.elapsed();
+    let newest = bob.ledger.recent(EventFilter::default(), 20).await?;
+    let stored = newest.iter().find(|event| event.id == id);
+    let ok = receipt.success && receipt.is_verified() && stored.is_some();
+    Ok(Report::new(
+        ok,
+        format!(
+            "stored by {}, receipt verified, in {}",
+            receipt.from,
+            human(elapsed)
+        ),
+    )
+    .lines(stored.map(|event| format!("bob has    {}", event_line(event))))
+    .figure("stored", usize::from(stored.is_some()))
+    .figure("elapsed_us", micros(elapsed)))
+}

@@ -1,0 +1,83 @@
+//! `id new`, `id show`: the identity of a nara.
+
+use nara_mesh::defaults;
+use nara_mesh::identity::LocalNara;
+use nara_proto::identity::KeyId;
+use serde_json::{Value, json};
+
+use crate::cli::{IdNewArgs, IdShowArgs, parse_address};
+use crate::connect;
+use crate::exit::Exit;
+use crate::failure::{Failure, Outcome};
+use crate::peers_file::PeerEntry;
+use crate::printer::Printer;
+use crate::settings::Settings;
+use crate::soul_file;
+
+pub(super) fn new(args: &IdNewArgs, settings: &Settings, printer: Printer) -> Outcome {
+    let name = settings
+        .name()?
+        .ok_or_else(|| Failure::usage("a nara needs a name").hint("pass --name NAME"))?;
+    let path = args
+        .out
+        .clone()
+        .or_else(|| settings.new_soul_file())
+        .ok_or_else(|| Failure::usage("there is no place for the soul").hint("pass --out FILE"))?;
+    let soul = connect::new_soul(&name)?;
+    // A default place may not exist yet; one that was named is the user's business.
+    if args.out.is_none()
+        && let Some(folder) = path.parent()
+    {
+        std::fs::create_dir_all(folder).map_err(|error| {
+            Failure::failed(format!("the folder {} cannot be made", folder.display())).caused_by(error)
+        })?;
+    }
+    soul_file::write_new(&path, &name, &soul)?;
+    let nara = LocalNara::new(&soul, name).map_err(|error| Failure::failed(error.to_string()))?;
+    print_nara(&nara, printer)?;
+    let mut object = describe(&nara);
+    object["soul_file"] = json!(path.display().to_string());
+    printer.json(object)?;
+    printer.note(format_args!(
+        "The soul is in {} (mode 0600). Keep a copy: it cannot be made again.",
+        path.display()
+    ));
+    Ok(Exit::Ok)
+}
+
+pub(super) fn show(args: &IdShowArgs, settings: &Settings, printer: Printer) -> Outcome {
+    let (soul, nara) = settings.soul_and_nara()?;
+    if let Some(text) = &args.stanza {
+        let address = parse_address(text, defaults::MESH_PORT)
+            .ok_or_else(|| Failure::usage(format!("--stanza: {text:?} is not ip or ip:port")))?;
+        let stanza = PeerEntry::of(&nara, Some(address)).to_toml();
+        printer.line(&stanza)?;
+        printer.json(json!({ "stanza": stanza }))?;
+        return Ok(Exit::Ok);
+    }
+    print_nara(&nara, printer)?;
+    let mut object = describe(&nara);
+    if args.reveal_soul {
+        let text = soul.expose();
+        printer.line(format_args!("soul        {}", *text))?;
+        object["soul"] = json!(text.as_str());
+    }
+    printer.json(object)?;
+    Ok(Exit::Ok)
+}
+
+fn print_nara(nara: &LocalNara, printer: Printer) -> Outcome<()> {
+    printer.line(format_args!("name        {}", nara.name()))?;
+    printer.line(format_args!("id          {}", nara.id()))?;
+    printer.line(format_args!("public key  {}", nara.public_key()))?;
+    printer.line(format_args!("key id      {}", KeyId::from(&nara.public_key())))
+}
+
+fn describe(nara: &LocalNara) -> Value {
+    json!({
+        "name": nara.name().as_str(),
+        "id": nara.id().as_str(),
+        "public_key": nara.public_key().to_base64(),
+        "key_id": KeyId::from(&nara.public_key()).to_string(),
+    })
+}

@@ -1,0 +1,255 @@
+//! `ping`: the round trip to peers.
+
+use std::time::Duration;
+
+use futures_util::{StreamExt as _, stream};
+use hdrhistogram::Histogram;
+use nara_mesh::client::{ClientError, MeshClient, PeerRef, PingReport};
+use nara_mesh::clock::{Clock as _, SystemClock};
+use nara_mesh::defaults;
+use nara_proto::identity::{KeyId, PublicKey};
+use serde_json::{Value, json};
+
+use crate::cli::PingArgs;
+use crate::connect::{self, block_on};
+use crate::exit::Exit;
+use crate::failure::{Failure, Outcome};
+use crate::printer::{Printer, harmless, human, render, table};
+use crate::settings::{Settings, parse_duration};
+
+/// Round trips are recorded in microseconds, up to this.
+const MAX_RTT_US: u64 = 3_600_000_000;
+
+pub(super) fn run(args: &PingArgs, settings: &Settings, printer: Printer) -> Outcome {
+    let interval = parse_duration(&args.interval)
+        .ok_or_else(|| Failure::usage(format!("--interval: {:?} is not a length of time", args.interval)))?;
+    let client = connect::anonymous_client(settings)?;
+    let peers: Vec<PeerRef> = if args.all {
+        let mut peers = client.registry().peers();
+        peers.retain(|peer| peer.info().address.is_some());
+        peers.into_iter().map(PeerRef::from).collect()
+    } else {
+        args.peers
+            .iter()
+            .map(|text| connect::peer_ref(text))
+            .collect::<Outcome<_>>()?
+    };
+    if peers.is_empty() {
+        return Err(Failure::usage("there is no peer to ping").hint("add peers to the peers file (--peers)"));
+    }
+    let results = block_on(async {
+        let calls = peers
+            .iter()
+            .map(|peer| ping_peer(&client, peer, args.count, interval));
+        Ok(stream::iter(calls)
+            .buffered(defaults::FAN_OUT)
+            .collect::<Vec<_>>()
+            .await)
+    })?;
+    if let ([result], Some(error)) = (
+        &results[..],
+        results.first().and_then(|result| result.error.as_ref()),
+    ) && result.rtts.is_empty()
+        && error.is_unknown_peer()
+    {
+        return Err(connect::unknown_peer(error));
+    }
+    print(&results, printer)?;
+    printer.json(json!({ "peers": results.iter().map(PeerResult::to_json).collect::<Vec<_>>() }))?;
+    Ok(exit(&results))
+}
+
+/// What the pings of one peer gave.
+#[derive(Debug)]
+pub(super) struct PeerResult {
+    pub(super) label: String,
+    pub(super) rtts: Histogram<u64>,
+    pub(super) sent: u32,
+    pub(super) last: Option<PingReport>,
+    /// How far the clock of the peer is ahead of ours, in microseconds, by the quickest ping.
+    pub(super) clock_offset_us: Option<i64>,
+    pub(super) error: Option<ClientError>,
+}
+
+/// Pings a peer, one ping after the other.
+pub(super) async fn ping_peer(
+    client: &MeshClient,
+    peer: &PeerRef,
+    count: u32,
+    interval: Duration,
+) -> PeerResult {
+    let mut result = PeerResult {
+        label: client
+            .peer(peer)
+            .map_or_else(|| peer.to_string(), |peer| peer.info().label()),
+        rtts: Histogram::new_with_max(MAX_RTT_US, 3).expect("the bounds of the histogram are valid"),
+        sent: 0,
+        last: None,
+        clock_offset_us: None,
+        error: None,
+    };
+    let mut quickest = Duration::MAX;
+    for number in 0..count {
+        if number > 0 {
+            tokio::time::sleep(interval).await;
+        }
+        result.sent += 1;
+        match client.ping(peer).await {
+            Ok(report) => {
+                let rtt_us = u64::try_from(report.rtt.as_micros()).unwrap_or(MAX_RTT_US);
+                result.rtts.saturating_record(rtt_us.clamp(1, MAX_RTT_US));
+                if report.rtt < quickest {
+                    quickest = report.rtt;
+                    // Cristian's algorithm: the answer was made half a round trip ago.
+                    let made = SystemClock.now_nanos().saturating_sub(report.rtt / 2);
+                    let ahead = report.response.t.get().saturating_sub(made.get());
+                    result.clock_offset_us = Some(ahead / 1_000);
+                }
+                result.last = Some(report);
+            }
+            Err(error) => result.error = Some(error),
+        }
+    }
+    result
+}
+
+impl PeerResult {
+    fn received(&self) -> u64 {
+        self.rtts.len()
+    }
+
+    /// Whether the key it told is another one than the pinned one.
+    fn key_differs(&self) -> bool {
+        self.last
+            .as_ref()
+            .is_some_and(|report| report.key_matches == Some(false))
+    }
+
+    /// What the key that the peer told says.
+    pub(super) fn key_state(&self) -> &'static str {
+        match self.last.as_ref().map(|report| report.key_matches) {
+            None => "-",
+            Some(Some(true)) => "matches",
+            Some(Some(false)) => "DIFFERS",
+            Some(None) => "not pinned",
+        }
+    }
+
+    /// The key id of the key that the peer told.
+    pub(super) fn told_key(&self) -> Option<KeyId> {
+        let report = self.last.as_ref()?;
+        PublicKey::from_base64(&report.response.public_key)
+            .ok()
+            .map(|key| KeyId::from(&key))
+    }
+
+    fn status(&self) -> String {
+        match &self.error {
+            None => "ok".to_owned(),
+            Some(error) => short(error),
+        }
+    }
+
+    fn to_json(&self) -> Value {
+        let some = !self.rtts.is_empty();
+        let figure = |value: u64| some.then_some(value);
+        json!({
+            "peer": self.label,
+            "sent": self.sent,
+            "received": self.received(),
+            "rtt_us": {
+                "min": figure(self.rtts.min()),
+                "mean": some.then(|| self.rtts.mean()),
+                "p99": figure(self.rtts.value_at_quantile(0.99)),
+                "max": figure(self.rtts.max()),
+            },
+            "clock_offset_us": self.clock_offset_us,
+            "name": self.last.as_ref().map(|report| report.response.from.as_str()),
+            "key_id": self.told_key().map(|key| key.to_string()),
+            "key_matches": self.last.as_ref().and_then(|report| report.key_matches),
+            "error": self.error.as_ref().map(ToString::to_string),
+        })
+    }
+}
+
+/// An error of the client in few words.
+pub(super) fn short(error: &ClientError) -> String {
+    if error.is_unknown_peer() {
+        "unknown peer".to_owned()
+    } else if error.is_circuit_open() {
+        "known to be down".to_owned()
+    } else if error.is_timeout() {
+        "timeout".to_owned()
+    } else if error.is_unreachable() {
+        "unreachable".to_owned()
+    } else if error.is_unauthenticated() {
+        "not authenticated".to_owned()
+    } else if let Some(status) = error.status() {
+        format!("status {}", status.as_u16())
+    } else {
+        "failed".to_owned()
+    }
+}
+
+fn print(results: &[PeerResult], printer: Printer) -> Outcome<()> {
+    let mut table = table([
+        "PEER", "NAME", "PINGS", "MIN", "MEAN", "P99", "MAX", "CLOCK", "KEY", "STATUS",
+    ]);
+    for result in results {
+        let figure = |us: f64| match result.rtts.is_empty() {
+            true => "-".to_owned(),
+            false => human(Duration::from_secs_f64(us / 1e6)),
+        };
+        table.add_row([
+            harmless(&result.label),
+            result
+                .last
+                .as_ref()
+                .map_or_else(|| "-".to_owned(), |report| harmless(&report.response.from)),
+            format!("{}/{}", result.received(), result.sent),
+            figure(result.rtts.min() as f64),
+            figure(result.rtts.mean()),
+            figure(result.rtts.value_at_quantile(0.99) as f64),
+            figure(result.rtts.max() as f64),
+            result.clock_offset_us.map_or_else(|| "-".to_owned(), offset),
+            result.key_state().to_owned(),
+            result.status(),
+        ]);
+    }
+    printer.line(render(&table))?;
+    for result in results {
+        if let Some(error) = &result.error {
+            printer.note(format_args!("{error}"));
+        }
+        if result.key_differs() {
+            printer.warn(format_args!(
+                "{} answers with another key than the pinned one: another nara at its address, or a new soul",
+                harmless(&result.label)
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// A clock offset with its sign.
+pub(super) fn offset(us: i64) -> String {
+    let sign = if us < 0 { "-" } else { "+" };
+    format!("{sign}{}", human(Duration::from_micros(us.unsigned_abs())))
+}
+
+fn exit(results: &[PeerResult]) -> Exit {
+    let failed: Vec<Exit> = results
+        .iter()
+        .filter_map(|result| match &result.error {
+            _ if result.key_differs() => Some(Exit::Unauthenticated),
+            Some(error) => Some(connect::exit_of(error)),
+            None => None,
+        })
+        .collect();
+    // One answer of a peer makes it partly reached.
+    let reached = results
+        .iter()
+        .filter(|result| !result.rtts.is_empty() && !result.key_differs())
+        .count();
+    Exit::of_many(reached, &failed)
+}

@@ -1,0 +1,277 @@
+//! `serve`: a nara that runs until it is told to end.
+
+mod feed;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nara_mesh::client::MeshClient;
+use nara_mesh::clock::{Clock as _, SystemClock};
+use nara_mesh::identity::LocalNara;
+use nara_mesh::ledger::Ledger;
+use nara_mesh::registry::{KeySource, PeerEvent, PeerRegistry, PinnedKey};
+use nara_mesh::server::{MeshServer, Shutdown};
+use nara_proto::event::{ChauPayload, HeyTherePayload, Payload, SyncEvent};
+use nara_proto::identity::KeyId;
+use serde_json::json;
+use tokio::sync::broadcast;
+
+use self::feed::{Feed, FeedHandler};
+use crate::cli::ServeArgs;
+use crate::connect::block_on;
+use crate::exit::Exit;
+use crate::failure::{Failure, Outcome};
+use crate::ledger_file;
+use crate::peers_file::PeerEntry;
+use crate::printer::Printer;
+use crate::settings::{Settings, parse_duration};
+
+pub(super) fn run(args: &ServeArgs, settings: &Settings, printer: Printer) -> Outcome {
+    let nara = settings.local_nara()?;
+    let listen = settings.listen(args.listen.as_ref())?;
+    let grace = parse_duration(&args.grace)
+        .ok_or_else(|| Failure::usage(format!("--grace: {:?} is not a length of time", args.grace)))?;
+    let folder = settings.data_dir(&nara)?;
+    std::fs::create_dir_all(&folder).map_err(|error| {
+        Failure::failed(format!("the data folder {} cannot be made", folder.display())).caused_by(error)
+    })?;
+    block_on(async {
+        let ledger = ledger_file::open(&folder.join("ledger.db")).await?;
+        let registry = PeerRegistry::default();
+        // Before any key is pinned, so that none is missed.
+        let keys = registry.subscribe();
+        register_peers(&registry, &nara, settings)?;
+        ledger_file::load_keys(&*ledger, &registry).await?;
+        tokio::spawn(keep_keys(keys, registry.clone(), ledger.clone()));
+        serve(nara, listen, grace, registry, ledger, settings, printer).await
+    })
+}
+
+async fn serve(
+    nara: LocalNara,
+    listen: SocketAddr,
+    grace: Duration,
+    registry: PeerRegistry,
+    ledger: Arc<dyn Ledger>,
+    settings: &Settings,
+    printer: Printer,
+) -> Outcome {
+    let client = MeshClient::builder(nara.clone())
+        .registry(registry.clone())
+        .call_timeout(settings.timeout)
+        .dial_timeout(settings.timeout)
+        .build();
+    // Before listening: whoever starts us may tell us to end as soon as we are reachable.
+    let mut signals = Signals::new()?;
+    let (feed, printing) = Feed::start(printer);
+    let mesh_ip = if listen.ip().is_unspecified() {
+        String::new()
+    } else {
+        listen.ip().to_string()
+    };
+    let server = MeshServer::builder(nara.clone(), ledger.clone())
+        .client(client)
+        .handler(FeedHandler::new(feed.clone()))
+        .mesh_ip(mesh_ip.as_str())
+        .mesh_port(listen.port())
+        .serve(listen)
+        .await
+        .map_err(|error| Failure::failed(error.to_string()).caused_by(error))?;
+    let address = server.local_addr();
+    remember(&*ledger, introduction(&nara, &mesh_ip)).await?;
+    announce(&nara, address, printer)?;
+    loop {
+        tokio::select! {
+            () = server.finished() => {
+                return Err(Failure::failed("the listener is gone").hint("start it again"));
+            }
+            signal = signals.next() => match signal {
+                Signal::End => break,
+                Signal::Reload => match register_peers(&registry, &nara, settings) {
+                    Ok(()) => printer.note("the peers file was read again"),
+                    Err(failure) => printer.warn(failure.message),
+                },
+            },
+        }
+    }
+    printer.note(format_args!("ending within {} s", grace.as_secs_f64()));
+    // A second signal does not wait.
+    let outcome = tokio::select! {
+        outcome = server.shutdown(grace) => outcome,
+        () = signals.next_end() => Shutdown::Forced,
+    };
+    remember(&*ledger, goodbye(&nara)).await?;
+    drop(feed);
+    printing.finish().await;
+    printer.json_line(json!({ "event": "stopped", "graceful": outcome == Shutdown::Graceful }))?;
+    if outcome == Shutdown::Graceful {
+        Ok(Exit::Ok)
+    } else {
+        Err(Failure::failed("requests that had begun were cut off").hint("--grace allows more time"))
+    }
+}
+
+/// Tells the registry the peers of the peers file, but not this nara itself.
+fn register_peers(registry: &PeerRegistry, nara: &LocalNara, settings: &Settings) -> Outcome<()> {
+    for entry in settings.peers()? {
+        if entry.name == *nara.name() {
+            continue;
+        }
+        registry
+            .register(entry.to_info())
+            .map_err(|error| Failure::usage(format!("the peer {} of the peers file: {error}", entry.name)))?;
+    }
+    Ok(())
+}
+
+/// Keeps learned keys in the ledger, so that a restart does not trust anew.
+async fn keep_keys(
+    mut events: broadcast::Receiver<PeerEvent>,
+    registry: PeerRegistry,
+    ledger: Arc<dyn Ledger>,
+) {
+    loop {
+        let learned: Vec<PinnedKey> = match events.recv().await {
+            Ok(PeerEvent::KeyPinned(key)) => vec![key],
+            Ok(PeerEvent::KeyConflict(conflict)) => {
+                tracing::warn!("{conflict}");
+                continue;
+            }
+            Ok(_) => continue,
+            // Whatever was missed is in the registry.
+            Err(broadcast::error::RecvError::Lagged(_)) => registry
+                .peers()
+                .iter()
+                .filter_map(|peer| peer.info().key)
+                .collect(),
+            Err(broadcast::error::RecvError::Closed) => return,
+        };
+        for key in learned {
+            if matches!(key.source, KeySource::Configured | KeySource::Own) {
+                continue;
+            }
+            tracing::info!(name = %key.name, key = %KeyId::from(&key.key), source = %key.source, "key pinned");
+            if let Err(error) = ledger.store_key(key).await {
+                tracing::error!(error = &error as &dyn std::error::Error, "a key cannot be kept");
+            }
+        }
+    }
+}
+
+fn announce(nara: &LocalNara, address: SocketAddr, printer: Printer) -> Outcome<()> {
+    let stanza_address = (!address.ip().is_unspecified()).then_some(address);
+    let stanza = PeerEntry::of(nara, stanza_address).to_toml();
+    printer.note(format_args!("{} listens on {address}.", nara.name()));
+    if address.ip().is_loopback() {
+        printer.note("It is reached from this machine only (--listen sets another address).");
+    }
+    printer.note("Its peers need this stanza in their peers file, and it needs theirs (--peers):\n");
+    printer.line(&stanza)?;
+    printer.json_line(json!({
+        "event": "listening",
+        "name": nara.name().as_str(),
+        "id": nara.id().as_str(),
+        "address": address,
+        "public_key": nara.public_key().to_base64(),
+        "key_id": KeyId::from(&nara.public_key()).to_string(),
+        "stanza": stanza,
+    }))
+}
+
+async fn remember(ledger: &dyn Ledger, event: SyncEvent) -> Outcome<()> {
+    ledger
+        .insert(vec![event])
+        .await
+        .map(drop)
+        .map_err(ledger_file::failed)
+}
+
+fn introduction(nara: &LocalNara, mesh_ip: &str) -> SyncEvent {
+    let payload = HeyTherePayload {
+        from: nara.name().to_string(),
+        public_key: nara.public_key().to_base64(),
+        mesh_ip: mesh_ip.to_owned(),
+        id: nara.id().to_string(),
+        ..HeyTherePayload::default()
+    };
+    signed(nara, Payload::HeyThere(payload))
+}
+
+fn goodbye(nara: &LocalNara) -> SyncEvent {
+    let payload = ChauPayload {
+        from: nara.name().to_string(),
+        public_key: nara.public_key().to_base64(),
+        id: nara.id().to_string(),
+        ..ChauPayload::default()
+    };
+    signed(nara, Payload::Chau(payload))
+}
+
+fn signed(nara: &LocalNara, payload: Payload) -> SyncEvent {
+    SyncEvent::signed(
+        SystemClock.now_nanos(),
+        payload,
+        nara.name().as_str(),
+        nara.keypair(),
+    )
+}
+
+/// What the operating system tells the program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Signal {
+    End,
+    Reload,
+}
+
+#[cfg(unix)]
+struct Signals {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+    hangup: tokio::signal::unix::Signal,
+}
+
+#[cfg(unix)]
+impl Signals {
+    fn new() -> Outcome<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let watch = |kind| {
+            signal(kind).map_err(|error| Failure::failed("signals cannot be watched").caused_by(error))
+        };
+        Ok(Self {
+            interrupt: watch(SignalKind::interrupt())?,
+            terminate: watch(SignalKind::terminate())?,
+            hangup: watch(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> Signal {
+        tokio::select! {
+            _ = self.interrupt.recv() => Signal::End,
+            _ = self.terminate.recv() => Signal::End,
+            _ = self.hangup.recv() => Signal::Reload,
+        }
+    }
+}
+
+#[cfg(not(unix))]
+struct Signals;
+
+#[cfg(not(unix))]
+impl Signals {
+    fn new() -> Outcome<Self> {
+        Ok(Self)
+    }
+
+    async fn next(&mut self) -> Signal {
+        // If ctrl-C cannot be watched, ending is the safe answer.
+        let _ = tokio::signal::ctrl_c().await;
+        Signal::End
+    }
+}
+
+impl Signals {
+    async fn next_end(&mut self) {
+        while self.next().await != Signal::End {}
+    }
+}

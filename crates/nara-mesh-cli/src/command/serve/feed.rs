@@ -1,0 +1,144 @@
+//! What comes in, as lines on stdout.
+
+use nara_mesh::handler::MeshHandler;
+use nara_mesh::server::VerifiedSender;
+use nara_proto::event::SyncEvent;
+use nara_proto::go_json;
+use nara_proto::runtime_message::RuntimeMessage;
+use nara_proto::world::WorldMessage;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::listing::event_line;
+use crate::printer::{Printer, count, harmless};
+
+/// Lines that wait to be printed; more are dropped, with a word in the log, because a slow reader of our
+/// output must not hold up requests.
+const BACKLOG: usize = 1024;
+
+struct Line {
+    text: String,
+    json: Value,
+}
+
+/// Hands lines to the task that prints them.
+#[derive(Clone, Debug)]
+pub(super) struct Feed(mpsc::Sender<Line>);
+
+/// The task that prints.
+pub(super) struct Printing(JoinHandle<()>);
+
+impl Feed {
+    pub(super) fn start(printer: Printer) -> (Self, Printing) {
+        let (sender, mut lines) = mpsc::channel::<Line>(BACKLOG);
+        // Writing may block as long as the reader likes.
+        let printing = tokio::task::spawn_blocking(move || {
+            while let Some(line) = lines.blocking_recv() {
+                let printed = printer
+                    .line(line.text)
+                    .and_then(|()| printer.json_line(line.json));
+                if printed.is_err() {
+                    return;
+                }
+            }
+        });
+        (Self(sender), Printing(printing))
+    }
+
+    fn send(&self, text: String, json: Value) {
+        if self.0.try_send(Line { text, json }).is_err() {
+            tracing::warn!("stdout is not read fast enough: a line is left out");
+        }
+    }
+}
+
+impl Printing {
+    /// Waits until all lines are printed; the feeds must be gone.
+    pub(super) async fn finish(self) {
+        // The handler of a server that was cut off may hold a feed a moment longer.
+        let _ = tokio::time::timeout(std::time::Duration::from_secs(1), self.0).await;
+    }
+}
+
+/// Prints what comes in.
+#[derive(Debug)]
+pub(super) struct FeedHandler(Feed);
+
+impl FeedHandler {
+    pub(super) fn new(feed: Feed) -> Self {
+        Self(feed)
+    }
+}
+
+impl MeshHandler for FeedHandler {
+    fn on_direct_message(&self, sender: &VerifiedSender, event: &SyncEvent) {
+        let reason = event
+            .social
+            .as_deref()
+            .map_or("", |social| social.reason.as_str());
+        let text = format!(
+            "dm     {}  {}  {}",
+            harmless(sender.name().as_str()),
+            event_line(event),
+            harmless(reason)
+        );
+        let event: Value = serde_json::from_str(&go_json::to_string(event)).unwrap_or_default();
+        self.0.send(
+            text,
+            json!({ "event": "direct_message", "sender": sender.name().as_str(), "message": event }),
+        );
+    }
+
+    fn on_zine(&self, sender: &VerifiedSender, events: &[SyncEvent]) {
+        let text = format!(
+            "zine   {}  {}",
+            harmless(sender.name().as_str()),
+            count(events.len(), "event")
+        );
+        self.0.send(
+            text,
+            json!({ "event": "zine", "sender": sender.name().as_str(), "events": events.len() }),
+        );
+    }
+
+    fn on_world_message(&self, message: &WorldMessage, complete: bool) {
+        let stamps: Vec<String> = message
+            .hops()
+            .iter()
+            .map(|hop| format!("{} {}", harmless(&hop.nara), harmless(&hop.stamp)))
+            .collect();
+        let text = format!(
+            "world  {}  {:?}  {}{}",
+            harmless(&message.originator),
+            harmless(&message.message),
+            stamps.join(" → "),
+            if complete { "  (home)" } else { "" }
+        );
+        let hops: Vec<Value> = message
+            .hops()
+            .iter()
+            .map(|hop| json!({ "nara": hop.nara, "stamp": hop.stamp, "timestamp_s": hop.timestamp.get() }))
+            .collect();
+        self.0.send(
+            text,
+            json!({
+                "event": "world_message",
+                "id": message.id,
+                "originator": message.originator,
+                "message": message.message,
+                "hops": hops,
+                "complete": complete,
+            }),
+        );
+    }
+
+    fn on_runtime_message(&self, message: &RuntimeMessage) {
+        let kind = message.payload.kind();
+        let text = format!("{kind}  {}", harmless(&message.from_id));
+        self.0.send(
+            text,
+            json!({ "event": "runtime_message", "kind": kind, "from_id": message.from_id }),
+        );
+    }
+}

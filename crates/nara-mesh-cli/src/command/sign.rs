@@ -1,0 +1,99 @@
+//! `sign`: sign a request or an event, offline.
+
+use std::path::Path;
+
+use nara_mesh::clock::{Clock as _, SystemClock};
+use nara_mesh::identity::LocalNara;
+use nara_proto::auth::{RequestAuth, request_signature_base, signed_path};
+use nara_proto::go_json;
+use nara_proto::time::UnixMillis;
+use serde_json::{Value, json};
+
+use super::read_event;
+use crate::cli::SignArgs;
+use crate::exit::Exit;
+use crate::explain::{self, EventReport};
+use crate::failure::{Failure, Outcome};
+use crate::printer::Printer;
+use crate::settings::Settings;
+
+pub(super) fn run(args: &SignArgs, settings: &Settings, printer: Printer) -> Outcome {
+    let nara = settings.local_nara()?;
+    if let Some(path) = &args.event {
+        return sign_event(path, args.explain, &nara, printer);
+    }
+    // The command line has both, or it was refused.
+    let method = args.method.as_deref().unwrap_or_default();
+    let path = args.path.as_deref().unwrap_or_default();
+    if !path.starts_with('/') || path.contains(['?', '#']) {
+        return Err(
+            Failure::usage(format!("{path:?} is not a path as on a request line"))
+                .hint("it begins with / and has no query: the query is not signed"),
+        );
+    }
+    let now = args
+        .timestamp
+        .map_or_else(|| SystemClock.now_millis(), UnixMillis::new);
+    let auth = RequestAuth::sign(nara.keypair(), nara.name(), now, method, path);
+    let decoded = signed_path(path);
+    let base = request_signature_base(nara.name().as_str(), now, method, &decoded);
+    if args.explain {
+        printer.line("The signature base is name + timestamp + method + path, with nothing between them:")?;
+        printer.line(format_args!("  name       {}", nara.name()))?;
+        printer.line(format_args!(
+            "  timestamp  {now}  (Unix milliseconds; {})",
+            explain::date(now)
+        ))?;
+        printer.line(format_args!("  method     {method}"))?;
+        let note = if *decoded == *path.as_bytes() {
+            ""
+        } else {
+            "  (percent-decoded)"
+        };
+        printer.line(format_args!("  path       {}{note}", explain::escape(&decoded)))?;
+        printer.line(format_args!("base         {}", explain::escape(&base)))?;
+        printer.line(format_args!("base, hex    {}", explain::hex(&base)))?;
+        printer.line("Not covered: host, query, other headers, body.")?;
+        printer.line("")?;
+    }
+    printer.line(format_args!("X-Nara-Name: {}", nara.name()))?;
+    printer.line(format_args!("X-Nara-Timestamp: {now}"))?;
+    printer.line(format_args!("X-Nara-Signature: {}", auth.signature().to_base64()))?;
+    printer.json(json!({
+        "name": nara.name().as_str(),
+        "timestamp_ms": now.get(),
+        "method": method,
+        "path": path,
+        "signed_path_hex": explain::hex(&decoded),
+        "signature_base": String::from_utf8_lossy(&base),
+        "signature_base_hex": explain::hex(&base),
+        "signature": auth.signature().to_base64(),
+        "public_key": nara.public_key().to_base64(),
+    }))?;
+    Ok(Exit::Ok)
+}
+
+fn sign_event(path: &Path, explain: bool, nara: &LocalNara, printer: Printer) -> Outcome {
+    let mut event = read_event(path)?;
+    event.id = event.compute_id();
+    event.sign(nara.name().as_str(), nara.keypair());
+    let report = EventReport::new(&event, Some(&nara.public_key()));
+    if let Err(problem) = report.well_formed {
+        return Err(
+            Failure::failed(format!("the event is not well formed: {problem}"))
+                .hint("no nara would store it, so it is not signed"),
+        );
+    }
+    let json_text = go_json::to_string(&event);
+    if explain {
+        for line in report.lines() {
+            printer.line(line)?;
+        }
+        printer.line("")?;
+    }
+    printer.line(&json_text)?;
+    let mut object = report.to_json();
+    object["event"] = serde_json::from_str::<Value>(&json_text).unwrap_or_default();
+    printer.json(object)?;
+    Ok(Exit::Ok)
+}

@@ -1,0 +1,114 @@
+//! The client of a command: peers registered, limits set, errors turned into failures.
+
+use std::future::Future;
+
+use nara_mesh::client::{ClientError, MeshClient, PeerRef};
+use nara_mesh::identity::LocalNara;
+use nara_mesh::registry::PeerRegistry;
+use nara_proto::identity::{NaraName, Soul};
+use zeroize::Zeroizing;
+
+use crate::exit::Exit;
+use crate::failure::{Failure, Outcome};
+use crate::settings::Settings;
+
+/// Runs the asynchronous part of a command.
+pub(crate) fn block_on<T>(future: impl Future<Output = Outcome<T>>) -> Outcome<T> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::failed("the asynchronous runtime cannot be started").caused_by(error))?
+        .block_on(future)
+}
+
+/// A client that acts as `nara` and knows the peers of the peers file.
+pub(crate) fn client(nara: LocalNara, settings: &Settings) -> Outcome<MeshClient> {
+    let registry = PeerRegistry::default();
+    for entry in settings.peers()? {
+        registry
+            .register(entry.to_info())
+            .map_err(|error| Failure::usage(format!("the peer {} of the peers file: {error}", entry.name)))?;
+    }
+    Ok(MeshClient::builder(nara)
+        .registry(registry)
+        .call_timeout(settings.timeout)
+        .dial_timeout(settings.timeout)
+        .build())
+}
+
+/// A client for commands that sign nothing: it acts as the configured nara, or else as one that nobody knows.
+pub(crate) fn anonymous_client(settings: &Settings) -> Outcome<MeshClient> {
+    let nara = if settings.has_soul() {
+        settings.local_nara()?
+    } else {
+        guest()?
+    };
+    client(nara, settings)
+}
+
+fn guest() -> Outcome<LocalNara> {
+    let name: NaraName = "guest".parse().map_err(|_| Failure::failed("guest is no name"))?;
+    let soul = new_soul(&name)?;
+    LocalNara::new(&soul, name).map_err(|error| Failure::failed(error.to_string()))
+}
+
+/// A new soul for a name.
+pub(crate) fn new_soul(name: &NaraName) -> Outcome<Soul> {
+    let mut seed = Zeroizing::new([0; Soul::SEED_LEN]);
+    getrandom::fill(&mut *seed).map_err(|error| {
+        Failure::failed("the operating system gives no random bytes").caused_by(error.to_string())
+    })?;
+    Ok(Soul::bond(*seed, name.as_str()))
+}
+
+/// Reads how the user names a peer.
+pub(crate) fn peer_ref(text: &str) -> Outcome<PeerRef> {
+    text.parse()
+        .map_err(|error| Failure::usage(format!("{text:?} is not a name, id or address: {error}")))
+}
+
+/// The name of a peer: as registered, else as its unsigned `/ping` says.
+pub(crate) async fn name_of(client: &MeshClient, peer: &PeerRef) -> Outcome<String> {
+    if let Some(name) = client.peer(peer).and_then(|peer| peer.info().name) {
+        return Ok(name.to_string());
+    }
+    let report = client.ping(peer).await.map_err(Failure::from)?;
+    Ok(report.response.from)
+}
+
+/// The exit code for an error of the client.
+pub(crate) fn exit_of(error: &ClientError) -> Exit {
+    if error.is_unknown_peer() {
+        Exit::Usage
+    } else if error.is_unauthenticated() {
+        Exit::Unauthenticated
+    } else if error.is_timeout() || error.is_unreachable() {
+        Exit::Unreachable
+    } else {
+        Exit::Failed
+    }
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        let exit = exit_of(&error);
+        let text = error.to_string();
+        if error.is_unknown_peer() {
+            return unknown_peer(&error);
+        }
+        // The library says what happened, and behind the last semicolon what to do.
+        let (message, hint) = match text.rsplit_once("; ") {
+            Some((message, hint)) => (message.to_owned(), Some(hint.to_owned())),
+            None => (text, None),
+        };
+        let mut failure = Self::new(exit, message);
+        failure.hint = hint;
+        failure.source = Some(Box::new(error));
+        failure
+    }
+}
+
+/// The failure for a peer that is not in the peers file.
+pub(crate) fn unknown_peer(error: &ClientError) -> Failure {
+    Failure::usage(error.to_string()).hint("add it to the peers file (--peers), or name it by its address")
+}

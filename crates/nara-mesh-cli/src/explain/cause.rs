@@ -1,0 +1,335 @@
+//! What may have been signed by mistake, tried one by one.
+
+use nara_proto::auth::signed_path;
+use nara_proto::identity::{PublicKey, Signature};
+use sha2::{Digest as _, Sha256};
+
+use super::request::Claim;
+
+/// A mistake that explains a signature.
+#[derive(Clone, Debug)]
+pub(crate) struct Attempt {
+    /// The bytes that were signed instead.
+    pub(crate) base: Vec<u8>,
+    /// What was done wrong, most important first.
+    pub(crate) causes: Vec<String>,
+}
+
+/// One way to make a part of the base: the right one has no cause.
+#[derive(Clone, Debug)]
+struct Variant {
+    bytes: Vec<u8>,
+    cause: Option<String>,
+}
+
+impl Variant {
+    fn right(bytes: impl Into<Vec<u8>>) -> Self {
+        Self {
+            bytes: bytes.into(),
+            cause: None,
+        }
+    }
+
+    fn wrong(bytes: impl Into<Vec<u8>>, cause: impl Into<String>) -> Self {
+        Self {
+            bytes: bytes.into(),
+            cause: Some(cause.into()),
+        }
+    }
+}
+
+/// All combinations of a few mistakes.
+#[derive(Debug)]
+pub(crate) struct Candidates {
+    names: Vec<Variant>,
+    timestamps: Vec<Variant>,
+    methods: Vec<Variant>,
+    paths: Vec<Variant>,
+    separators: Vec<Variant>,
+    keys: Vec<(PublicKey, Option<String>)>,
+}
+
+/// More mistakes at once than this are not worth guessing.
+const MAX_MISTAKES: usize = 2;
+
+impl Candidates {
+    /// The candidates for a claim.
+    pub(crate) fn new(claim: &Claim<'_>, key: &PublicKey, others: &[(String, PublicKey)]) -> Self {
+        let mut keys = vec![(*key, None)];
+        let mut names = vec![Variant::right(claim.name)];
+        let other_case = [claim.name.to_lowercase(), claim.name.to_uppercase()];
+        names.extend(other_case.map(|name| Variant::wrong(name, "the name was signed in another case")));
+        names.push(Variant::wrong(
+            format!("{} ", claim.name),
+            "the name was signed with a space behind it",
+        ));
+        names.push(Variant::wrong(
+            format!(" {}", claim.name),
+            "the name was signed with a space before it",
+        ));
+        names.push(Variant::wrong("", "the name was left out"));
+        for (name, other) in others {
+            if name != claim.name {
+                names.push(Variant::wrong(
+                    name.as_str(),
+                    format!("the request was signed for the name {name}"),
+                ));
+            }
+            if other != key {
+                keys.push((*other, Some(format!("it was signed with the key of {name}"))));
+            }
+        }
+        Self {
+            names: distinct(names),
+            timestamps: distinct(timestamps(claim.timestamp)),
+            methods: distinct(methods(claim.method)),
+            paths: distinct(paths(claim.path)),
+            separators: separators(),
+            keys,
+        }
+    }
+
+    /// The first candidate, in order of the number of mistakes, that the signature is over.
+    pub(crate) fn find(&self, signature: &Signature) -> Option<Attempt> {
+        (1..=MAX_MISTAKES).find_map(|mistakes| self.find_with(mistakes, signature))
+    }
+
+    fn find_with(&self, mistakes: usize, signature: &Signature) -> Option<Attempt> {
+        for (key, key_cause) in &self.keys {
+            for name in &self.names {
+                for timestamp in &self.timestamps {
+                    for method in &self.methods {
+                        for path in &self.paths {
+                            for separator in &self.separators {
+                                let parts = [name, timestamp, method, path];
+                                let causes: Vec<String> = [key_cause, &separator.cause]
+                                    .into_iter()
+                                    .chain(parts.iter().map(|part| &part.cause))
+                                    .flatten()
+                                    .cloned()
+                                    .collect();
+                                let joined =
+                                    || parts.map(|part| part.bytes.as_slice()).join(&separator.bytes[..]);
+                                if causes.len() == mistakes && key.verify(&joined(), signature).is_ok() {
+                                    return Some(Attempt {
+                                        base: joined(),
+                                        causes,
+                                    });
+                                }
+                                // Hashing first is one more mistake.
+                                if causes.len() + 1 == mistakes {
+                                    let base = Sha256::digest(joined()).to_vec();
+                                    if key.verify(&base, signature).is_ok() {
+                                        let mut causes = causes;
+                                        let cause = "the string was hashed with SHA-256 before it was signed";
+                                        causes.insert(0, cause.to_owned());
+                                        return Some(Attempt { base, causes });
+                                    }
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        None
+    }
+}
+
+/// Without those whose bytes an earlier one has.
+fn distinct(variants: Vec<Variant>) -> Vec<Variant> {
+    let mut kept: Vec<Variant> = Vec::with_capacity(variants.len());
+    for variant in variants {
+        if kept.iter().all(|other| other.bytes != variant.bytes) {
+            kept.push(variant);
+        }
+    }
+    kept
+}
+
+fn timestamps(text: &str) -> Vec<Variant> {
+    let Ok(value) = text.parse::<i64>() else {
+        return vec![Variant::wrong(text, "the timestamp is not a number")];
+    };
+    let wrong = |value: i64, unit| {
+        let cause = format!("the timestamp was signed in {unit}, the header has milliseconds");
+        Variant::wrong(value.to_string(), cause)
+    };
+    vec![
+        Variant::right(value.to_string()),
+        Variant::wrong(text, "the timestamp was signed as it is spelled in the header"),
+        wrong(value.div_euclid(1_000), "seconds"),
+        wrong(value.saturating_mul(1_000), "microseconds"),
+        wrong(value.saturating_mul(1_000_000), "nanoseconds"),
+        Variant::wrong("", "the timestamp was left out"),
+    ]
+}
+
+fn methods(method: &str) -> Vec<Variant> {
+    let mut methods = vec![
+        Variant::right(method),
+        Variant::wrong(method.to_lowercase(), "the method was signed in lower case"),
+        Variant::wrong(method.to_uppercase(), "the method was signed in upper case"),
+    ];
+    for other in ["GET", "POST", "PUT", "DELETE", "HEAD", "PATCH"] {
+        methods.push(Variant::wrong(
+            other,
+            format!("the request was signed for the method {other}"),
+        ));
+    }
+    methods.push(Variant::wrong("", "the method was left out"));
+    methods
+}
+
+fn paths(path: &str) -> Vec<Variant> {
+    let (bare, query) = path.split_once('?').unwrap_or((path, ""));
+    let decoded = signed_path(bare).into_owned();
+    let mut paths = vec![
+        Variant::right(decoded.clone()),
+        Variant::wrong(bare, "the path was signed as it is spelled, not percent-decoded"),
+    ];
+    if !query.is_empty() {
+        let cause = "the query was signed too";
+        paths.push(Variant::wrong(
+            [decoded.as_slice(), b"?", query.as_bytes()].concat(),
+            cause,
+        ));
+        paths.push(Variant::wrong(signed_path(path), cause));
+        paths.push(Variant::wrong(
+            path,
+            "the query was signed too, and the path was not percent-decoded",
+        ));
+    }
+    if let Ok(text) = std::str::from_utf8(&decoded) {
+        let twice = signed_path(text).into_owned();
+        paths.push(Variant::wrong(twice, "the path was percent-decoded twice"));
+        let toggled = text
+            .strip_suffix('/')
+            .map_or_else(|| format!("{text}/"), str::to_owned);
+        paths.push(Variant::wrong(
+            toggled,
+            "the path was signed with another slash at its end",
+        ));
+        let without = text
+            .strip_prefix('/')
+            .map_or_else(|| format!("/{text}"), str::to_owned);
+        paths.push(Variant::wrong(
+            without,
+            "the path was signed with another slash at its beginning",
+        ));
+        paths.push(Variant::wrong(
+            text.replace('+', " "),
+            "+ in the path was read as a space",
+        ));
+        paths.push(Variant::wrong(
+            text.to_lowercase(),
+            "the path was signed in lower case",
+        ));
+    }
+    paths.push(Variant::wrong(
+        "",
+        "the path was left out (a URL without a path is sent as /)",
+    ));
+    paths
+}
+
+fn separators() -> Vec<Variant> {
+    let mut separators = vec![Variant::right("")];
+    for (bytes, word) in [
+        ("\n", "a line break"),
+        (":", "a colon"),
+        ("|", "a bar"),
+        (" ", "a space"),
+        ("+", "a plus"),
+    ] {
+        separators.push(Variant::wrong(
+            bytes,
+            format!("the parts were joined with {word}; nothing goes between them"),
+        ));
+    }
+    separators
+}
+
+#[cfg(test)]
+mod tests {
+    use nara_proto::identity::{KeyPair, Soul};
+
+    use super::*;
+
+    fn keypair(seed: u8) -> KeyPair {
+        KeyPair::from_soul(&Soul::bond([seed; 32], "x"))
+    }
+
+    #[test]
+    fn each_mistake_is_named() {
+        let claim = Claim {
+            name: "alice",
+            timestamp: "1769100000250",
+            signature: "",
+            method: "POST",
+            path: "/caf%C3%A9",
+        };
+        let others = [("bob".to_owned(), keypair(2).public_key())];
+        let candidates = Candidates::new(&claim, &keypair(1).public_key(), &others);
+        let query = Claim {
+            path: "/a%20b?x=1",
+            ..claim.clone()
+        };
+        let with_query = Candidates::new(&query, &keypair(1).public_key(), &[]);
+        let time = "1769100000250";
+        for (candidates, signer, base, cause) in [
+            (
+                &candidates,
+                1,
+                format!("alice{time}POST/caf%C3%A9"),
+                "not percent-decoded",
+            ),
+            (&candidates, 1, format!("alice{time}post/café"), "lower case"),
+            (&candidates, 1, "alice1769100000POST/café".to_owned(), "seconds"),
+            (
+                &candidates,
+                1,
+                "alice1769100000250000000POST/café".to_owned(),
+                "nanoseconds",
+            ),
+            (&candidates, 1, format!("bob{time}POST/café"), "the name bob"),
+            (
+                &candidates,
+                1,
+                format!("alice\n{time}\nPOST\n/café"),
+                "a line break",
+            ),
+            (&candidates, 2, format!("alice{time}POST/café"), "the key of bob"),
+            (
+                &with_query,
+                1,
+                format!("alice{time}POST/a b?x=1"),
+                "query was signed too",
+            ),
+        ] {
+            let found = candidates.find(&keypair(signer).sign(base.as_bytes()));
+            let found = found.unwrap_or_else(|| panic!("{cause}: not found"));
+            assert_eq!(found.base, base.as_bytes());
+            assert!(found.causes[0].contains(cause), "{:?} for {cause}", found.causes);
+        }
+        assert!(candidates.find(&keypair(3).sign(b"anything")).is_none());
+    }
+
+    #[test]
+    fn two_mistakes_at_once_are_found() {
+        let claim = Claim {
+            name: "alice",
+            timestamp: "1769100000250",
+            signature: "",
+            method: "POST",
+            path: "/dm",
+        };
+        let candidates = Candidates::new(&claim, &keypair(1).public_key(), &[]);
+        let digest = Sha256::digest(b"alice1769100000post/dm").to_vec();
+        assert!(candidates.find(&keypair(1).sign(&digest)).is_none(), "three");
+        let found = candidates
+            .find(&keypair(1).sign(b"alice1769100000post/dm"))
+            .unwrap();
+        assert_eq!(found.causes.len(), 2);
+    }
+}

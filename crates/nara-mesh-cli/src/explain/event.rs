@@ -1,0 +1,66 @@
+//! A signed event: its id and what its signature covers.
+
+use nara_proto::event::{InvalidEvent, SyncEvent};
+use nara_proto::identity::PublicKey;
+use serde_json::{Value, json};
+
+use super::hex;
+
+/// What can be said about an event.
+#[derive(Debug)]
+pub(crate) struct EventReport {
+    pub(crate) id_preimage: String,
+    pub(crate) recomputed_id: String,
+    pub(crate) genuine_id: bool,
+    pub(crate) signing_preimage: String,
+    pub(crate) signing_digest: String,
+    pub(crate) well_formed: Result<(), InvalidEvent>,
+    /// Whether the signature verifies; `None` without a key, or without a signature.
+    pub(crate) signature_verifies: Option<bool>,
+}
+
+impl EventReport {
+    /// Examines an event, with the key of its emitter if that is known.
+    pub(crate) fn new(event: &SyncEvent, key: Option<&PublicKey>) -> Self {
+        Self {
+            id_preimage: event.id_preimage(),
+            recomputed_id: event.compute_id(),
+            genuine_id: event.has_genuine_id(),
+            signing_preimage: event.signing_preimage(),
+            signing_digest: hex(&event.signing_digest()),
+            well_formed: event.validate(),
+            signature_verifies: key
+                .filter(|_| event.is_signed())
+                .map(|key| event.verify(key).is_ok()),
+        }
+    }
+
+    /// The lines of `--explain`.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        vec![
+            format!("id preimage       {}", super::escape(self.id_preimage.as_bytes())),
+            format!(
+                "recomputed id     {}  (first 16 bytes of its SHA-256)",
+                self.recomputed_id
+            ),
+            format!(
+                "signing preimage  {}",
+                super::escape(self.signing_preimage.as_bytes())
+            ),
+            format!("signed digest     {}  (its SHA-256)", self.signing_digest),
+        ]
+    }
+
+    pub(crate) fn to_json(&self) -> Value {
+        json!({
+            "id_preimage": self.id_preimage,
+            "recomputed_id": self.recomputed_id,
+            "genuine_id": self.genuine_id,
+            "signing_preimage": self.signing_preimage,
+            "signing_digest_hex": self.signing_digest,
+            "well_formed": self.well_formed.is_ok(),
+            "problem": self.well_formed.err().map(|problem| problem.to_string()),
+            "signature_verifies": self.signature_verifies,
+        })
+    }
+}

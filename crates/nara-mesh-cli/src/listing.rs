@@ -1,0 +1,162 @@
+//! Events for people: one line each, and what the checks gave.
+
+use std::sync::Arc;
+
+use nara_mesh::client::{CheckedEvent, CheckedEvents, RefusedEvent};
+use nara_mesh::ledger::{Insertion, Ledger};
+use nara_proto::event::{EventTrust, SyncEvent};
+use nara_proto::go_json;
+use serde_json::{Value, json};
+
+use crate::explain;
+use crate::failure::Outcome;
+use crate::ledger_file;
+use crate::printer::{Printer, count, harmless};
+
+/// Refused events that are named; the rest is counted.
+const MOST_NAMED: usize = 10;
+
+/// How many events came, and what became of them.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) received: usize,
+    pub(crate) verified: usize,
+    pub(crate) unknown_key: usize,
+    pub(crate) unsigned: usize,
+    pub(crate) stored: usize,
+    pub(crate) duplicates: usize,
+    pub(crate) not_kept: usize,
+    pub(crate) refused: Vec<RefusedEvent>,
+}
+
+impl Counts {
+    /// Counts events, and stores those that may be stored, if there is a ledger.
+    pub(crate) async fn take(
+        &mut self,
+        events: CheckedEvents,
+        ledger: Option<&Arc<dyn Ledger>>,
+    ) -> Outcome<()> {
+        self.received += events.received();
+        for checked in &events.accepted {
+            match checked.trust {
+                EventTrust::Verified => self.verified += 1,
+                EventTrust::UnknownKey => self.unknown_key += 1,
+                _ => self.unsigned += 1,
+            }
+        }
+        self.refused.extend(events.refused.iter().cloned());
+        let Some(ledger) = ledger else {
+            return Ok(());
+        };
+        let outcomes = ledger
+            .insert(events.into_events())
+            .await
+            .map_err(ledger_file::failed)?;
+        for outcome in outcomes {
+            match outcome {
+                Insertion::Stored => self.stored += 1,
+                Insertion::Duplicate => self.duplicates += 1,
+                _ => self.not_kept += 1,
+            }
+        }
+        Ok(())
+    }
+
+    /// One line.
+    pub(crate) fn summary(&self, stored: bool) -> String {
+        let mut text = format!(
+            "{}: {} verified, {} of unknown keys, {} unsigned, {} refused",
+            count(self.received, "event"),
+            self.verified,
+            self.unknown_key,
+            self.unsigned,
+            self.refused.len()
+        );
+        if stored {
+            text.push_str(&format!(
+                "; {} stored, {} known already",
+                self.stored, self.duplicates
+            ));
+            if self.not_kept > 0 {
+                text.push_str(&format!(", {} not kept", self.not_kept));
+            }
+        }
+        text
+    }
+
+    /// Names the refused events on stderr.
+    pub(crate) fn warn_refused(&self, printer: Printer) {
+        for refused in self.refused.iter().take(MOST_NAMED) {
+            printer.warn(format_args!(
+                "event {} of {} is refused: {}",
+                harmless(&refused.id),
+                if refused.emitter.is_empty() {
+                    "nobody".to_owned()
+                } else {
+                    harmless(&refused.emitter)
+                },
+                refused.problem
+            ));
+        }
+        if let Some(more) = self
+            .refused
+            .len()
+            .checked_sub(MOST_NAMED)
+            .filter(|more| *more > 0)
+        {
+            printer.warn(format_args!("{more} more events are refused (--json names all)"));
+        }
+    }
+
+    pub(crate) fn to_json(&self) -> Value {
+        let refused: Vec<Value> = self
+            .refused
+            .iter()
+            .map(|event| json!({ "id": event.id, "emitter": event.emitter, "problem": event.problem.to_string() }))
+            .collect();
+        json!({
+            "received": self.received,
+            "verified": self.verified,
+            "unknown_key": self.unknown_key,
+            "unsigned": self.unsigned,
+            "stored": self.stored,
+            "duplicates": self.duplicates,
+            "not_kept": self.not_kept,
+            "refused": refused,
+        })
+    }
+}
+
+/// The word for a trust.
+pub(crate) fn trust(trust: EventTrust) -> &'static str {
+    match trust {
+        EventTrust::Verified => "verified",
+        EventTrust::UnknownKey => "unknown-key",
+        _ => "unsigned",
+    }
+}
+
+/// One line about an event.
+pub(crate) fn event_line(event: &SyncEvent) -> String {
+    format!(
+        "{}  {:<11}  {} → {}",
+        explain::date(event.ts.to_millis()),
+        harmless(&event.svc),
+        or_dash(event.actor()),
+        or_dash(event.target()),
+    )
+}
+
+fn or_dash(name: &str) -> String {
+    if name.is_empty() {
+        "-".to_owned()
+    } else {
+        harmless(name)
+    }
+}
+
+/// An event as a line of `sync --jsonl`.
+pub(crate) fn jsonl(checked: &CheckedEvent) -> Value {
+    let event: Value = serde_json::from_str(&go_json::to_string(&checked.event)).unwrap_or_default();
+    json!({ "schema": "nara-mesh/sync-event/1", "trust": trust(checked.trust), "event": event })
+}

@@ -1,0 +1,245 @@
+//! What the program says: data on stdout, everything else on stderr.
+
+use std::fmt::Display;
+use std::io::{self, IsTerminal as _, Write};
+use std::time::Duration;
+
+use comfy_table::presets::NOTHING;
+use comfy_table::{ContentArrangement, Table};
+use owo_colors::OwoColorize as _;
+use serde_json::{Map, Value};
+
+use crate::failure::{Failure, Outcome};
+
+/// Prints in the way that was asked for. Colours are stripped by the streams when they are not wanted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Printer {
+    command: &'static str,
+    json: bool,
+    quiet: bool,
+}
+
+impl Printer {
+    /// The printer of a command; `command` becomes part of the schema of its JSON.
+    pub(crate) fn new(command: &'static str, json: bool, quiet: bool) -> Self {
+        Self { command, json, quiet }
+    }
+
+    /// Whether JSON was asked for: then nothing but JSON goes to stdout.
+    pub(crate) fn is_json(&self) -> bool {
+        self.json
+    }
+
+    /// Whether progress may be drawn on stderr.
+    pub(crate) fn may_animate(&self) -> bool {
+        !self.quiet && !self.json && io::stderr().is_terminal()
+    }
+
+    /// A line of data for people; nothing when JSON was asked for.
+    pub(crate) fn line(&self, line: impl Display) -> Outcome<()> {
+        if self.json {
+            return Ok(());
+        }
+        stdout_line(line)
+    }
+
+    /// A line of data, JSON or not.
+    pub(crate) fn raw(&self, line: impl Display) -> Outcome<()> {
+        stdout_line(line)
+    }
+
+    /// One JSON object with its schema, if JSON was asked for.
+    pub(crate) fn json(&self, value: Value) -> Outcome<()> {
+        if !self.json {
+            return Ok(());
+        }
+        stdout_line(serde_json::to_string_pretty(&self.with_schema(value)).unwrap_or_default())
+    }
+
+    /// One line of a stream of JSON objects, if JSON was asked for.
+    pub(crate) fn json_line(&self, value: Value) -> Outcome<()> {
+        if !self.json {
+            return Ok(());
+        }
+        stdout_line(self.with_schema(value))
+    }
+
+    fn with_schema(&self, value: Value) -> Value {
+        let mut object = Map::new();
+        let schema = format!("nara-mesh/{}/1", self.command);
+        object.insert("schema".to_owned(), Value::String(schema));
+        match value {
+            Value::Object(fields) => object.extend(fields),
+            other => {
+                object.insert("value".to_owned(), other);
+            }
+        }
+        Value::Object(object)
+    }
+
+    /// Something that people may want to know beside the data: on stderr, unless `--quiet`.
+    pub(crate) fn note(&self, text: impl Display) {
+        if !self.quiet {
+            stderr_line(text);
+        }
+    }
+
+    /// Something is not as it should be: on stderr, always.
+    pub(crate) fn warn(&self, text: impl Display) {
+        stderr_line(format_args!("{} {text}", "warning:".yellow().bold()));
+    }
+}
+
+/// Prints a failure on stderr: `error:`, `hint:`, and the causes if `verbose`.
+pub(crate) fn print_failure(failure: &Failure, verbose: bool) {
+    stderr_line(format_args!("{} {}", "error:".red().bold(), failure.message));
+    let causes = failure.causes();
+    // The innermost cause is what the system said; the rest is for those who ask.
+    if verbose {
+        for cause in &causes {
+            stderr_line(format_args!("  caused by: {cause}"));
+        }
+    } else if let Some(cause) = causes.last().filter(|cause| !failure.message.contains(*cause)) {
+        stderr_line(format_args!("  caused by: {cause}"));
+    }
+    if let Some(hint) = &failure.hint {
+        stderr_line(format_args!("{} {hint}", "hint:".cyan().bold()));
+    }
+}
+
+fn stdout_line(line: impl Display) -> Outcome<()> {
+    let mut stdout = anstream::stdout().lock();
+    match writeln!(stdout, "{line}").and_then(|()| stdout.flush()) {
+        Ok(()) => Ok(()),
+        // Whoever read our output has seen enough: `nara-mesh … | head`.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
+        Err(error) => Err(Failure::failed("stdout cannot be written").caused_by(error)),
+    }
+}
+
+fn stderr_line(line: impl Display) {
+    // If stderr is gone there is nobody left to tell.
+    let _ = writeln!(anstream::stderr().lock(), "{line}");
+}
+
+/// A table without lines, as wide as its content.
+pub(crate) fn table<const N: usize>(header: [&str; N]) -> Table {
+    table_of(header)
+}
+
+/// A table without lines whose number of columns is known only now.
+pub(crate) fn table_of<'a>(header: impl IntoIterator<Item = &'a str>) -> Table {
+    let mut table = Table::new();
+    let header: Vec<&str> = header.into_iter().collect();
+    table
+        .load_style(NOTHING)
+        .set_content_arrangement(ContentArrangement::Disabled)
+        .set_header(header);
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    table
+}
+
+/// A table as text: the header bold, no white space at the end of lines.
+pub(crate) fn render(table: &Table) -> String {
+    let text = table.to_string();
+    let mut lines = text.lines().map(str::trim_end).filter(|line| !line.is_empty());
+    let mut rendered = lines
+        .next()
+        .map(|header| header.bold().to_string())
+        .unwrap_or_default();
+    for line in lines {
+        rendered.push('\n');
+        rendered.push_str(line);
+    }
+    rendered
+}
+
+/// A duration for people: three figures and a unit; long ones in days, hours, minutes and seconds.
+pub(crate) fn human(duration: Duration) -> String {
+    let seconds = duration.as_secs_f64();
+    if seconds >= 120.0 {
+        let whole = duration.as_secs();
+        let parts = [
+            (whole / 86_400, "d"),
+            (whole / 3_600 % 24, "h"),
+            (whole / 60 % 60, "min"),
+            (whole % 60, "s"),
+        ];
+        let from = parts.iter().position(|(value, _)| *value > 0).unwrap_or_default();
+        let parts: Vec<String> = parts[from..]
+            .iter()
+            .take(2)
+            .map(|(value, unit)| format!("{value} {unit}"))
+            .collect();
+        return parts.join(" ");
+    }
+    let (value, unit) = match seconds {
+        s if s < 1e-3 => (s * 1e6, "µs"),
+        s if s < 1.0 => (s * 1e3, "ms"),
+        s => (s, "s"),
+    };
+    if value >= 100.0 || unit == "µs" {
+        format!("{value:.0} {unit}")
+    } else if value >= 10.0 {
+        format!("{value:.1} {unit}")
+    } else {
+        format!("{value:.2} {unit}")
+    }
+}
+
+/// A number of things.
+pub(crate) fn count(number: usize, thing: &str) -> String {
+    if number == 1 {
+        format!("1 {thing}")
+    } else {
+        format!("{number} {thing}s")
+    }
+}
+
+/// A number of microseconds, for JSON.
+pub(crate) fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Text of a peer, made harmless for a terminal: control characters are escaped, and it is cut.
+pub(crate) fn harmless(text: &str) -> String {
+    const MOST: usize = 200;
+    let mut safe = String::new();
+    for (position, character) in text.chars().enumerate() {
+        if position == MOST {
+            safe.push('…');
+            break;
+        }
+        if character.is_control() {
+            safe.extend(character.escape_default());
+        } else {
+            safe.push(character);
+        }
+    }
+    safe
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_three_figures() {
+        let human = |us| human(Duration::from_micros(us));
+        assert_eq!(human(7), "7 µs");
+        assert_eq!(human(1_234), "1.23 ms");
+        assert_eq!(human(12_340), "12.3 ms");
+        assert_eq!(human(123_400), "123 ms");
+        assert_eq!(human(1_000_000), "1.00 s");
+        assert_eq!(human(125_000_000), "2 min 5 s");
+        assert_eq!(human(90_000_000_000), "1 d 1 h");
+    }
+
+    #[test]
+    fn text_of_a_peer_cannot_steer_the_terminal() {
+        assert_eq!(harmless("a\x1b[2Jb\n"), "a\\u{1b}[2Jb\\n");
+        assert_eq!(harmless(&"x".repeat(500)).chars().count(), 201);
+    }
+}

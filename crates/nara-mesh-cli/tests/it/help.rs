@@ -1,0 +1,101 @@
+use crate::{run, run_json, text};
+
+const COMMANDS: [&[&str]; 17] = [
+    &[],
+    &["completions"],
+    &["demo"],
+    &["dm"],
+    &["id"],
+    &["id", "new"],
+    &["id", "show"],
+    &["man"],
+    &["peers"],
+    &["ping"],
+    &["serve"],
+    &["sign"],
+    &["sync"],
+    &["verify"],
+    &["world"],
+    &["world", "send"],
+    &["zine"],
+];
+
+#[test]
+fn every_command_has_help_on_stdout_within_100_columns() {
+    let folder = tempfile::tempdir().unwrap();
+    for command in COMMANDS {
+        let mut args = command.to_vec();
+        args.push("--help");
+        let output = run(folder.path(), 0, &args);
+        let help = text(&output.stdout);
+        assert!(help.contains("Usage:") && help.contains("--json"), "{help}");
+        let widest = help.lines().map(|line| line.chars().count()).max().unwrap();
+        assert!(widest <= 100, "{args:?}: {widest}");
+        assert!(output.stderr.is_empty());
+    }
+}
+
+#[test]
+fn the_help_documents_exit_codes_and_the_peers_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let help = text(&run(folder.path(), 0, &["--help"]).stdout);
+    let codes = &help[help.find("Exit codes:").unwrap()..];
+    insta::assert_snapshot!(codes.trim_end(), @r"
+    Exit codes:
+      0  it did what was asked
+      1  failed
+      2  wrong command line, setting or file of settings
+      3  a peer is unreachable, or did not answer in time
+      4  authentication failed: a signature that does not verify, or a key that is not the expected one
+      5  partly done: some peers or events failed, others did not
+    ");
+    let help = text(&run(folder.path(), 0, &["peers", "--help"]).stdout);
+    for word in ["[[peer]]", "name = ", "address = ", "id = ", "key = "] {
+        assert!(help.contains(word), "{word}");
+    }
+}
+
+#[test]
+fn a_wrong_command_line_is_code_2_and_on_stderr() {
+    let folder = tempfile::tempdir().unwrap();
+    for args in [
+        &["fly"][..],
+        &[],
+        &["ping"],
+        &["demo", "--naras", "2"],
+        &["ping", "a", "-v", "-q"],
+    ] {
+        let output = run(folder.path(), 2, args);
+        assert!(output.stdout.is_empty());
+        assert!(!output.stderr.is_empty());
+    }
+}
+
+#[test]
+fn completions_exist_for_every_shell() {
+    let folder = tempfile::tempdir().unwrap();
+    for shell in ["bash", "elvish", "fish", "nushell", "powershell", "zsh"] {
+        let script = text(&run(folder.path(), 0, &["completions", shell]).stdout);
+        assert!(
+            script.contains("nara-mesh") && script.contains("serve"),
+            "{shell}"
+        );
+        let json = run_json(folder.path(), 0, &["completions", shell, "--json"]);
+        assert_eq!(json["schema"], "nara-mesh/completions/1");
+    }
+}
+
+#[test]
+fn manual_pages_are_printed_and_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let page = text(&run(folder.path(), 0, &["man"]).stdout);
+    assert!(page.contains(".TH nara-mesh 1"), "{page}");
+    run(folder.path(), 0, &["man", "--out", "pages"]);
+    for page in ["nara-mesh.1", "nara-mesh-id-new.1", "nara-mesh-world-send.1"] {
+        let path = folder.path().join("pages").join(page);
+        assert!(
+            std::fs::read_to_string(path).unwrap().contains(".SH NAME"),
+            "{page}"
+        );
+    }
+}

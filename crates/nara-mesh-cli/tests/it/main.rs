@@ -1,0 +1,64 @@
+//! The program as its users see it: what it prints, where, and with which exit code.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod demo;
+mod help;
+mod id;
+mod peers;
+mod serve;
+mod settings;
+mod sign;
+
+use std::path::Path;
+use std::process::Output;
+
+use assert_cmd::Command;
+use serde_json::Value;
+
+/// The program in an empty environment and an empty folder.
+fn nara_mesh(folder: &Path) -> Command {
+    let mut command = Command::cargo_bin("nara-mesh").unwrap();
+    command.env_clear().current_dir(folder);
+    command
+}
+
+/// Runs the program and returns its output, once the exit code is as expected.
+fn run(folder: &Path, expected: i32, args: &[&str]) -> Output {
+    let output = nara_mesh(folder).args(args).output().unwrap();
+    let stderr = text(&output.stderr);
+    let stdout = text(&output.stdout);
+    assert_eq!(
+        output.status.code(),
+        Some(expected),
+        "{args:?}\n{stdout}\n{stderr}"
+    );
+    output
+}
+
+/// The JSON that the program prints.
+fn run_json(folder: &Path, expected: i32, args: &[&str]) -> Value {
+    let output = run(folder, expected, args);
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {}", text(&output.stdout)))
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// Makes a soul file and returns what the program says about it.
+fn new_soul(folder: &Path, name: &str) -> Value {
+    run_json(
+        folder,
+        0,
+        &[
+            "id",
+            "new",
+            "--json",
+            "--name",
+            name,
+            "--out",
+            &format!("{name}.soul"),
+        ],
+    )
+}

@@ -1,0 +1,60 @@
+use std::fs;
+use std::net::TcpListener;
+
+use crate::{new_soul, run, run_json, text};
+
+#[test]
+fn mistakes_in_the_peers_file_are_usage_errors_with_their_line() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(
+        folder.path().join("peers.toml"),
+        "[[peer]]\nname = \"a\"\nadress = \"127.0.0.1\"\n",
+    )
+    .unwrap();
+    let output = run(folder.path(), 2, &["ping", "a", "--peers", "peers.toml"]);
+    insta::assert_snapshot!(text(&output.stderr), @r"
+    error: peers.toml: line 3: unknown field `adress`, expected one of `name`, `id`, `address`, `key`
+    hint: `nara-mesh peers --help` shows the form of the file
+    ");
+}
+
+#[test]
+fn a_peer_that_nobody_knows_is_a_usage_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = run(folder.path(), 2, &["ping", "nobody"]);
+    assert!(text(&output.stderr).contains("hint: add it to the peers file"));
+}
+
+#[test]
+fn a_peer_that_refuses_connections_is_unreachable() {
+    let folder = tempfile::tempdir().unwrap();
+    new_soul(folder.path(), "alice");
+    let address = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .to_string();
+    let answer = run_json(folder.path(), 3, &["ping", &address, "--json"]);
+    assert_eq!(answer["schema"], "nara-mesh/ping/1");
+    assert_eq!(answer["peers"][0]["received"], 0);
+    let more: [&[&str]; 3] = [
+        &["sync", &address],
+        &["zine", &address],
+        &["dm", &address, "--text", "hi", "--about", "x"],
+    ];
+    for args in more {
+        let output = run(folder.path(), 3, &[args, &["--soul-file", "alice.soul"]].concat());
+        let stderr = text(&output.stderr);
+        assert!(
+            stderr.starts_with("error: ") && stderr.contains("\nhint: "),
+            "{stderr}"
+        );
+    }
+}
+
+#[test]
+fn a_command_that_signs_needs_a_soul() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = run(folder.path(), 2, &["sync", "127.0.0.1"]);
+    assert!(text(&output.stderr).contains("hint: make one with `nara-mesh id new"));
+}

@@ -1,0 +1,173 @@
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
+
+use crate::{new_soul, run, run_json, text};
+
+/// A nara that runs in a process of its own, until it is dropped.
+struct Serving {
+    child: Child,
+    lines: BufReader<std::process::ChildStdout>,
+}
+
+impl Serving {
+    fn start(folder: &Path, name: &str) -> (Self, String) {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_nara-mesh"))
+            .env_clear()
+            .current_dir(folder)
+            .args([
+                "serve",
+                "--json",
+                "--listen",
+                "127.0.0.1:0",
+                "--peers",
+                "known.toml",
+            ])
+            .args(["--soul-file", &format!("{name}.soul"), "--data-dir", name])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap());
+        let mut serving = Self { child, lines };
+        let listening = serving.next();
+        assert_eq!(listening["schema"], "nara-mesh/serve/1");
+        assert_eq!(listening["event"], "listening");
+        (serving, listening["stanza"].as_str().unwrap().to_owned())
+    }
+
+    /// The next line that it prints: waits for it.
+    fn next(&mut self) -> Value {
+        let mut line = String::new();
+        self.lines.read_line(&mut line).unwrap();
+        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"))
+    }
+
+    /// Tells it to end, as a service manager does.
+    fn end(mut self) -> (Value, Option<i32>) {
+        let id = self.child.id().to_string();
+        assert!(
+            Command::new("kill")
+                .args(["-TERM", &id])
+                .status()
+                .unwrap()
+                .success()
+        );
+        (self.next(), self.child.wait().unwrap().code())
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn two_served_naras_ping_message_sync_and_end_gracefully() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let bob = new_soul(path, "bob");
+    new_soul(path, "alice");
+    new_soul(path, "mallory");
+    fs::write(
+        path.join("known.toml"),
+        format!(
+            "[[peer]]\nname = \"bob\"\nid = {}\nkey = {}\n",
+            bob["id"], bob["public_key"]
+        ),
+    )
+    .unwrap();
+    let (mut alice, stanza) = Serving::start(path, "alice");
+    let (bobs, bobs_stanza) = Serving::start(path, "bob");
+    fs::write(path.join("peers.toml"), stanza + &bobs_stanza).unwrap();
+    let as_bob = ["--soul-file", "bob.soul", "--peers", "peers.toml"];
+
+    let pings = run_json(
+        path,
+        0,
+        &[
+            "ping",
+            "--all",
+            "--json",
+            "-c",
+            "2",
+            "-i",
+            "0s",
+            "--peers",
+            "peers.toml",
+        ],
+    );
+    for peer in pings["peers"].as_array().unwrap() {
+        assert_eq!(peer["received"], 2);
+        assert_eq!(peer["key_matches"], true);
+    }
+    let sent = run_json(
+        path,
+        0,
+        &[&["dm", "alice", "--text", "hi", "--json"][..], &as_bob].concat(),
+    );
+    let received = alice.next();
+    assert_eq!(received["event"], "direct_message");
+    assert_eq!(received["message"]["id"], sent["event_id"]);
+
+    let sync = ["sync", "alice", "--to", "copy.db", "--resume", "--json"];
+    let first = run_json(path, 0, &[&sync[..], &as_bob].concat());
+    assert_eq!(
+        (&first["verified"], &first["stored"]),
+        (&2.into(), &2.into()),
+        "{first}"
+    );
+    let again = run_json(path, 0, &[&sync[..], &as_bob].concat());
+    assert_eq!(again["received"], 0);
+    let lines = text(&run(path, 0, &[&["sync", "alice", "--jsonl"][..], &as_bob].concat()).stdout);
+    assert_eq!(lines.lines().count(), 2);
+    let zine = run_json(path, 0, &[&["zine", "alice", "--json"][..], &as_bob].concat());
+    assert_eq!(zine["verified"], 2);
+    assert_eq!(alice.next()["event"], "zine");
+
+    // Nobody knows mallory; a dm as her is refused, and so is an answer with another key than the pinned one.
+    let as_mallory = ["--soul-file", "mallory.soul", "--peers", "peers.toml"];
+    run(
+        path,
+        4,
+        &[&["dm", "alice", "--text", "hi"][..], &as_mallory].concat(),
+    );
+    let peers = fs::read_to_string(path.join("peers.toml")).unwrap();
+    let alices_key = peers.lines().find(|line| line.starts_with("key")).unwrap();
+    let wrong = peers.replace(
+        alices_key,
+        &format!("key = {}", new_soul(path, "other")["public_key"]),
+    );
+    fs::write(path.join("wrong.toml"), wrong).unwrap();
+    run(
+        path,
+        4,
+        &[
+            "sync",
+            "alice",
+            "--soul-file",
+            "bob.soul",
+            "--peers",
+            "wrong.toml",
+        ],
+    );
+    run(path, 4, &["ping", "alice", "--peers", "wrong.toml"]);
+    run(
+        path,
+        5,
+        &["ping", "alice", "127.0.0.1:1", "--peers", "peers.toml"],
+    );
+
+    for nara in [alice, bobs] {
+        let (stopped, code) = nara.end();
+        assert_eq!(stopped["event"], "stopped");
+        assert_eq!(stopped["graceful"], true);
+        assert_eq!(code, Some(0));
+    }
+    run(path, 3, &["ping", "alice", "--peers", "peers.toml"]);
+}

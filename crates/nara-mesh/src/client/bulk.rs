@@ -1,0 +1,294 @@
+//! All events of a peer into a ledger, at the speed of the machine.
+
+use std::error::Error;
+use std::fmt;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::stream::BoxStream;
+use nara_proto::sync::{Cursor, EventFilter, MAX_EVENTS};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::{ClientError, MeshClient, PeerRef, RefusedEvent, SyncPage};
+use crate::ledger::{Insertion, Ledger, LedgerError};
+
+/// Refused events that a report names; further ones are counted only.
+const MAX_NAMED: usize = 1000;
+
+/// How [`MeshClient::sync_into`] works.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct SyncOptions {
+    /// Events on a page, 1 to 5,000.
+    pub page_size: usize,
+    /// Whether to begin where the last sync of this peer and filter came to, as the ledger remembers.
+    pub resume: bool,
+    /// Where to tell how far it is, after each page.
+    pub progress: Option<watch::Sender<SyncProgress>>,
+}
+
+impl Default for SyncOptions {
+    fn default() -> Self {
+        Self {
+            page_size: MAX_EVENTS,
+            resume: true,
+            progress: None,
+        }
+    }
+}
+
+impl SyncOptions {
+    /// Sets the number of events on a page.
+    #[must_use]
+    pub fn page_size(mut self, page_size: usize) -> Self {
+        self.page_size = page_size;
+        self
+    }
+
+    /// Sets whether to begin where the last sync came to.
+    #[must_use]
+    pub fn resume(mut self, resume: bool) -> Self {
+        self.resume = resume;
+        self
+    }
+
+    /// Also gives the progress, as it changes.
+    #[must_use]
+    pub fn watched(mut self) -> (Self, watch::Receiver<SyncProgress>) {
+        let (sender, receiver) = watch::channel(SyncProgress::default());
+        self.progress = Some(sender);
+        (self, receiver)
+    }
+}
+
+/// How far a transfer of events is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SyncProgress {
+    /// Pages stored.
+    pub pages: usize,
+    /// Events that came.
+    pub received: usize,
+    /// Of those, the ones that were not refused.
+    pub accepted: usize,
+    /// Of those, the ones that are new in the ledger.
+    pub stored: usize,
+    /// Of those that were accepted, the ones that the ledger does not keep by its rules.
+    pub not_retained: usize,
+    /// Events that must not be stored, and are not.
+    pub refused: usize,
+    /// Bytes of the answers.
+    pub bytes: u64,
+    /// Since the beginning.
+    pub elapsed: Duration,
+    /// How many events are still to come, if that is known: if the peer tells how many it has, and all of them
+    /// are fetched from the beginning.
+    pub remaining: Option<u64>,
+    /// Where to resume; `None` before the first page.
+    pub cursor: Option<Cursor>,
+}
+
+impl SyncProgress {
+    /// Events that came, per second.
+    pub fn events_per_second(&self) -> f64 {
+        self.received as f64 / self.elapsed.as_secs_f64().max(1e-6)
+    }
+}
+
+/// What a transfer of events did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SyncReport {
+    /// How far it came.
+    pub progress: SyncProgress,
+    /// Where it began, if not at the beginning.
+    pub resumed: Option<Cursor>,
+    /// The first thousand of the events that were refused.
+    pub refused: Vec<RefusedEvent>,
+}
+
+/// Why a transfer of events broke off.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SyncError {
+    /// The ledger failed.
+    #[error("the ledger failed; what came before is stored")]
+    Ledger(#[from] LedgerError),
+    /// The peer did.
+    #[error(transparent)]
+    Peer(#[from] ClientError),
+}
+
+/// A transfer of events that broke off. What the report counts is stored; the next one goes on behind it.
+#[derive(Debug)]
+pub struct InterruptedSync {
+    /// What was done before.
+    pub report: SyncReport,
+    /// Why it broke off.
+    pub error: SyncError,
+}
+
+impl fmt::Display for InterruptedSync {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl Error for InterruptedSync {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.error.source()
+    }
+}
+
+impl MeshClient {
+    /// Fetches all events of a peer that pass the filter into a ledger, oldest first, each verified.
+    ///
+    /// While one page is written, the next one is verified on all cores and the one after it is requested, so
+    /// that three pages are held at most. Events that must not be stored are named and counted in the report
+    /// and left out. Behind each page that is stored the ledger remembers the cursor, so that a sync that broke
+    /// off goes on there; after `kill -9` a page may come twice, which the ledger notices.
+    ///
+    /// Pages go by the time of events: what arrives at the peer later with an older time is found by
+    /// [`MeshClient::reconcile`] only.
+    ///
+    /// # Errors
+    /// [`InterruptedSync`]: with what was stored before, and why it broke off.
+    pub async fn sync_into<L: Ledger + ?Sized>(
+        &self,
+        ledger: &L,
+        peer: impl Into<PeerRef>,
+        filter: EventFilter,
+        options: SyncOptions,
+    ) -> Result<SyncReport, Box<InterruptedSync>> {
+        let peer = peer.into();
+        let place = self.cursor_place(&peer, &filter);
+        let mut storing = Storing::new(ledger, options.progress);
+        let ended = async {
+            if options.resume {
+                storing.report.resumed = ledger.cursor(place.clone()).await?;
+            }
+            let resumed = storing.report.resumed.clone();
+            let pages = self.sync_pages(peer, filter, options.page_size, resumed);
+            storing.store_all(pages, Some(&place)).await
+        }
+        .await;
+        storing.finish(ended)
+    }
+
+    /// Under which name a ledger remembers how far the events of a peer were fetched: another filter is another
+    /// transfer.
+    pub fn cursor_place(&self, peer: &PeerRef, filter: &EventFilter) -> String {
+        let label = self
+            .peer(peer.clone())
+            .map_or_else(|| peer.to_string(), |peer| peer.info().label());
+        if filter.is_empty() {
+            label
+        } else {
+            format!("{label} {:?} {:?}", filter.services, filter.subjects)
+        }
+    }
+}
+
+/// Pages on their way into a ledger.
+pub(super) struct Storing<'a, L: ?Sized> {
+    ledger: &'a L,
+    pub(super) report: SyncReport,
+    watch: Option<watch::Sender<SyncProgress>>,
+    started: Instant,
+    /// The ids of accepted events that the ledger did not keep, if somebody wants them.
+    pub(super) dropped: Option<Vec<String>>,
+}
+
+impl<'a, L: Ledger + ?Sized> Storing<'a, L> {
+    pub(super) fn new(ledger: &'a L, watch: Option<watch::Sender<SyncProgress>>) -> Self {
+        Self {
+            ledger,
+            report: SyncReport::default(),
+            watch,
+            started: Instant::now(),
+            dropped: None,
+        }
+    }
+
+    /// Stores page after page, and behind each the cursor under the name `place`.
+    pub(super) async fn store_all(
+        &mut self,
+        mut pages: BoxStream<'static, Result<SyncPage, ClientError>>,
+        place: Option<&str>,
+    ) -> Result<(), SyncError> {
+        while let Some(page) = pages.next().await {
+            self.store(page?, place).await?;
+        }
+        Ok(())
+    }
+
+    async fn store(&mut self, page: SyncPage, place: Option<&str>) -> Result<(), SyncError> {
+        let received = page.events.received();
+        let refused = page.events.refused.len();
+        let room = MAX_NAMED.saturating_sub(self.report.refused.len());
+        self.report
+            .refused
+            .extend(page.events.refused.iter().take(room).cloned());
+        let events = page.events.into_events();
+        let accepted = events.len();
+        let ids: Vec<_> = match self.dropped {
+            Some(_) => events.iter().map(|event| event.id.clone()).collect(),
+            None => Vec::new(),
+        };
+        let insertions = self.ledger.insert(events).await?;
+        // Behind the page, never before it.
+        if let Some(place) = place {
+            self.ledger
+                .store_cursor(place.to_owned(), page.cursor.clone())
+                .await?;
+        }
+        if let Some(dropped) = &mut self.dropped {
+            let lost = ids.into_iter().zip(&insertions);
+            dropped.extend(
+                lost.filter(|(_, insertion)| is_dropped(**insertion))
+                    .map(|(id, _)| id),
+            );
+        }
+
+        let progress = &mut self.report.progress;
+        let stored = insertions
+            .iter()
+            .filter(|insertion| **insertion == Insertion::Stored);
+        progress.pages += 1;
+        progress.received += received;
+        progress.accepted += accepted;
+        progress.refused += refused;
+        progress.stored += stored.count();
+        progress.not_retained += insertions
+            .iter()
+            .filter(|insertion| is_dropped(**insertion))
+            .count();
+        progress.bytes += page.bytes as u64;
+        progress.elapsed = self.started.elapsed();
+        progress.remaining = match page.total {
+            Some(total) if self.report.resumed.is_none() => {
+                Some(total.saturating_sub(progress.received as u64))
+            }
+            _ => None,
+        };
+        progress.cursor = Some(page.cursor);
+        if let Some(watch) = &self.watch {
+            watch.send_replace(progress.clone());
+        }
+        Ok(())
+    }
+
+    pub(super) fn finish(mut self, ended: Result<(), SyncError>) -> Result<SyncReport, Box<InterruptedSync>> {
+        self.report.progress.elapsed = self.started.elapsed();
+        let report = self.report;
+        match ended {
+            Ok(()) => Ok(report),
+            Err(error) => Err(Box::new(InterruptedSync { report, error })),
+        }
+    }
+}
+
+fn is_dropped(insertion: Insertion) -> bool {
+    matches!(insertion, Insertion::Forgotten | Insertion::NotRetained)
+}

@@ -1,0 +1,140 @@
+//! Fetching ahead: while a page is verified, the next one is on its way.
+
+use futures_util::stream::{self, BoxStream};
+use nara_proto::event::SyncEvent;
+use nara_proto::sync::{Cursor, Pager};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tracing::Instrument as _;
+
+use super::address::Route;
+use super::{ClientError, MeshClient, PeerRef, SyncPage, Verification};
+
+/// A page whose events are not yet verified.
+#[derive(Debug)]
+pub(super) struct FetchedPage {
+    pub(super) events: Vec<SyncEvent>,
+    pub(super) cursor: Cursor,
+    pub(super) bytes: usize,
+    pub(super) total: Option<u64>,
+    pub(super) route: Route,
+    pub(super) verification: Verification,
+}
+
+/// Where pages come from, one after the other.
+pub(super) trait PageSource: Send + 'static {
+    /// Fetches the next page; `None` at the end.
+    fn next(
+        &mut self,
+        client: &MeshClient,
+    ) -> impl Future<Output = Result<Option<FetchedPage>, ClientError>> + Send;
+}
+
+/// The pages of a peer, by time.
+#[derive(Debug)]
+pub(super) struct PagesOf {
+    pub(super) peer: PeerRef,
+    pub(super) pager: Pager,
+}
+
+impl PageSource for PagesOf {
+    async fn next(&mut self, client: &MeshClient) -> Result<Option<FetchedPage>, ClientError> {
+        client.fetch_page(&self.peer, &mut self.pager).await
+    }
+}
+
+/// The pages of a source, verified.
+///
+/// Two tasks work ahead of the stream. Each reserves the place for its result before it begins, so that there
+/// are never more than three pages: one with the caller, one verified or being verified, one fetched or being
+/// fetched.
+pub(super) fn pages_ahead(
+    client: MeshClient,
+    source: impl PageSource,
+) -> BoxStream<'static, Result<SyncPage, ClientError>> {
+    let begin = State::New(client, source);
+    Box::pin(stream::unfold(begin, |state| async {
+        let mut ahead = match state {
+            // Only now: the stream may be made outside of a runtime.
+            State::New(client, source) => Ahead::start(client, source),
+            State::Running(ahead) => ahead,
+        };
+        let page = ahead.next().await?;
+        Some((page, State::Running(ahead)))
+    }))
+}
+
+enum State<S> {
+    New(MeshClient, S),
+    Running(Ahead),
+}
+
+struct Ahead {
+    pages: mpsc::Receiver<Result<SyncPage, ClientError>>,
+    /// Aborted when this is dropped.
+    tasks: JoinSet<()>,
+}
+
+impl Ahead {
+    fn start(client: MeshClient, source: impl PageSource) -> Self {
+        let (fetched, to_verify) = mpsc::channel(1);
+        let (verified, pages) = mpsc::channel(1);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(fetch(client.clone(), source, fetched).in_current_span());
+        tasks.spawn(verify(client, to_verify, verified).in_current_span());
+        Self { pages, tasks }
+    }
+
+    async fn next(&mut self) -> Option<Result<SyncPage, ClientError>> {
+        if let Some(page) = self.pages.recv().await {
+            return Some(page);
+        }
+        // A task that panicked must not look like the end of the pages.
+        while let Some(ended) = self.tasks.join_next().await {
+            if let Err(error) = ended
+                && error.is_panic()
+            {
+                std::panic::resume_unwind(error.into_panic());
+            }
+        }
+        None
+    }
+}
+
+async fn fetch(
+    client: MeshClient,
+    mut source: impl PageSource,
+    fetched: mpsc::Sender<Result<FetchedPage, ClientError>>,
+) {
+    while let Ok(place) = fetched.reserve().await {
+        match source.next(&client).await.transpose() {
+            Some(page) => {
+                let failed = page.is_err();
+                place.send(page);
+                if failed {
+                    return;
+                }
+            }
+            None => return,
+        }
+    }
+}
+
+async fn verify(
+    client: MeshClient,
+    mut to_verify: mpsc::Receiver<Result<FetchedPage, ClientError>>,
+    verified: mpsc::Sender<Result<SyncPage, ClientError>>,
+) {
+    while let Ok(place) = verified.reserve().await {
+        let page = match to_verify.recv().await {
+            Some(Ok(page)) => client.check_page(page).await,
+            Some(Err(error)) => Err(error),
+            None => return,
+        };
+        let failed = page.is_err();
+        place.send(page);
+        if failed {
+            return;
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! Live events of a peer: [`MeshClient::subscribe`].
+//!
+//! ```no_run
+//! use futures_util::StreamExt as _;
+//! use nara_mesh::client::{MeshClient, SubscribeOptions};
+//! use nara_mesh::ledger::MemoryLedger;
+//! # use nara_mesh::proto::identity::NaraId;
+//! # use std::sync::Arc;
+//!
+//! # async fn example(client: MeshClient, bob: NaraId, ledger: Arc<MemoryLedger>) {
+//! let mut events = client.subscribe(&bob, SubscribeOptions::default().oldest().into_ledger(ledger));
+//! while let Some(item) = events.next().await {
+//!     match item {
+//!         Ok(verified) => println!("{} {:?}", verified.event.id, verified.trust),
+//!         Err(error) => eprintln!("{error}"),
+//!     }
+//! }
+//! # }
+//! ```
+
+mod connect;
+mod error;
+mod frames;
+mod options;
+mod pause;
+mod run;
+mod state;
+
+pub use error::{StreamError, StreamProblem};
+pub use options::{ReconnectPolicy, SubscribeOptions};
+pub use state::StreamState;
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures_util::Stream;
+use nara_proto::event::{EventTrust, SyncEvent};
+use nara_proto::stream::ArrivalCursor;
+use tokio::sync::{mpsc, watch};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{MeshClient, PeerRef};
+use crate::ledger::Insertion;
+use run::Runner;
+
+/// Items that wait for whoever reads a [`Subscription`]; then the peer waits, too.
+const WAITING_ITEMS: usize = 64;
+
+/// An event of a stream that may be stored, and how far it can be trusted.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct VerifiedEvent {
+    /// The event. Its id follows from its content.
+    pub event: SyncEvent,
+    /// How far it can be trusted.
+    pub trust: EventTrust,
+    /// Where to resume behind it.
+    pub cursor: ArrivalCursor,
+    /// What became of it in the ledger of [`SubscribeOptions::into_ledger`].
+    pub insertion: Option<Insertion>,
+}
+
+/// The live events of one peer, through every cut, without gap and without duplicate.
+///
+/// An item is an event, or an error that names what was refused or went wrong; only
+/// [final](StreamError::is_final) ones are followed by the end. A connection that breaks is no item: it shows in
+/// [`Subscription::state`]. Dropping it closes the stream.
+///
+/// An event comes again only if the process ended before its place was remembered; the ledger knows it by its
+/// id then.
+#[derive(Debug)]
+pub struct Subscription {
+    items: mpsc::Receiver<Result<VerifiedEvent, StreamError>>,
+    state: watch::Receiver<StreamState>,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Subscription {
+    /// What the subscription is doing, and every change of it.
+    pub fn state(&self) -> watch::Receiver<StreamState> {
+        self.state.clone()
+    }
+}
+
+impl Stream for Subscription {
+    type Item = Result<VerifiedEvent, StreamError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.items.poll_recv(cx)
+    }
+}
+
+impl MeshClient {
+    /// Subscribes to the events of a peer as they arrive there. It connects in the background, now and after
+    /// every cut; needs the runtime of tokio.
+    ///
+    /// The time limit of calls applies to the opening of the stream only.
+    pub fn subscribe(&self, peer: impl Into<PeerRef>, options: SubscribeOptions) -> Subscription {
+        let (sender, items) = mpsc::channel(WAITING_ITEMS);
+        let (states, state) = watch::channel(StreamState::Connecting);
+        let runner = Runner::new(self.clone(), peer.into(), options, sender, states);
+        Subscription {
+            items,
+            state,
+            _task: AbortOnDropHandle::new(tokio::spawn(runner.run())),
+        }
+    }
+}

@@ -1,0 +1,147 @@
+use std::time::Duration;
+
+use http::StatusCode;
+use nara_proto::event::EventProblem;
+use nara_proto::stream::{ArrivalCursor, MessageError};
+
+use crate::client::{ClientError, RefusedEvent};
+use crate::ledger::LedgerError;
+
+/// Something of a stream that is not an event. Only a [final](StreamError::is_final) one ends it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StreamError {
+    /// The peer sent an event that must not be stored; the stream goes on behind it.
+    #[error("{peer}: event {} refused: {}; it was left out", short(&event.id), event.problem)]
+    Refused {
+        /// Who sent it.
+        peer: String,
+        /// The event, and what is wrong with it.
+        event: Box<RefusedEvent>,
+    },
+    /// The ledger of the peer is another one than that of our cursor. Its events come from `start` on; those that
+    /// are known come again.
+    #[error("{peer} has another ledger than before; its stream starts over behind {start}")]
+    LedgerReplaced {
+        /// The peer.
+        peer: String,
+        /// Where its stream begins now.
+        start: ArrivalCursor,
+    },
+    /// The peer broke the rules of streams. The stream was closed and is opened again after a pause.
+    #[error("{peer} broke the rules of streams: {problem}")]
+    Protocol {
+        /// The peer.
+        peer: String,
+        /// What it did.
+        #[source]
+        problem: StreamProblem,
+    },
+    /// The stream could not be opened because one side cannot prove to the other who it is. It is tried again
+    /// after a pause.
+    #[error("the stream cannot be opened")]
+    Unauthenticated(#[source] ClientError),
+    /// Our own ledger failed. The stream is opened again after a pause, behind what is stored.
+    #[error("{peer}: its events cannot be stored")]
+    Ledger {
+        /// The peer.
+        peer: String,
+        /// What failed.
+        #[source]
+        source: LedgerError,
+    },
+    /// The peer has no streams; fetch its events with `sync_pages` instead. Final.
+    #[error("{peer} has no streams (it answered {}): fetch pages of its events instead", .status.as_u16())]
+    Unsupported {
+        /// The peer.
+        peer: String,
+        /// What it answered.
+        status: StatusCode,
+    },
+    /// The peer cannot be called, and that does not change by waiting. Final.
+    #[error("the stream cannot be opened")]
+    Call(#[source] ClientError),
+}
+
+/// How a peer broke the rules of streams.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StreamProblem {
+    /// The place of a message belongs to another ledger than its `hello` said.
+    #[error("a message has a place of another ledger ({got} instead of {expected})")]
+    ForeignCursor {
+        /// The epoch of the `hello`.
+        expected: String,
+        /// That of the message.
+        got: String,
+    },
+    /// A message cannot be read.
+    #[error("unreadable message: {0}")]
+    Message(#[source] MessageError),
+    /// The first message is no `hello`.
+    #[error("the stream does not begin with a hello")]
+    NoHello,
+    /// The place of a message is not behind that of the one before.
+    #[error("places do not rise: {got} after {last}")]
+    Order {
+        /// The place before.
+        last: i64,
+        /// The place of the message.
+        got: i64,
+    },
+    /// There is a second `hello`.
+    #[error("a second hello")]
+    SecondHello,
+    /// A line or a message is too long.
+    #[error("a message is larger than {0} bytes")]
+    TooLarge(usize),
+    /// Not the bytes of server-sent events.
+    #[error("not server-sent events: {0}")]
+    Framing(String),
+    /// The answer is not a stream.
+    #[error("the answer has the content type {0:?}")]
+    ContentType(String),
+    /// The stream does not begin where we asked it to.
+    #[error("the stream begins behind {got} instead of {expected}")]
+    WrongStart {
+        /// Our cursor.
+        expected: ArrivalCursor,
+        /// Where it begins.
+        got: ArrivalCursor,
+    },
+    /// It does not say how often its keep-alives come, or nonsense.
+    #[error("a keep-alive of {0} ms")]
+    KeepAlive(i64),
+}
+
+/// Why a connection ended that is opened again without an item.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Cut {
+    #[error("the connection broke")]
+    Broken,
+    #[error("the peer closed the stream without goodbye")]
+    Closed,
+    #[error("the peer said goodbye: {0}")]
+    Bye(String),
+    #[error("nothing came for {} ms", .0.as_millis())]
+    Silent(Duration),
+}
+
+impl StreamError {
+    /// Whether this is the last item of the subscription.
+    pub fn is_final(&self) -> bool {
+        matches!(self, Self::Unsupported { .. } | Self::Call(_))
+    }
+
+    /// The problem of the event that was refused, if that is what this is.
+    pub fn refused(&self) -> Option<&EventProblem> {
+        match self {
+            Self::Refused { event, .. } => Some(&event.problem),
+            _ => None,
+        }
+    }
+}
+
+fn short(id: &str) -> String {
+    id.chars().take(40).flat_map(char::escape_default).collect()
+}

@@ -1,0 +1,89 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use nara_proto::stream::{ArrivalCursor, StreamRequest};
+use nara_proto::sync::EventFilter;
+use nara_proto::time::UnixNanos;
+
+use crate::defaults;
+use crate::ledger::Ledger;
+
+/// What to subscribe to. The default: every event that arrives from now on, stored nowhere.
+#[derive(Clone, Debug, Default)]
+#[must_use]
+pub struct SubscribeOptions {
+    pub(super) request: StreamRequest,
+    pub(super) cursor: Option<ArrivalCursor>,
+    pub(super) ledger: Option<Arc<dyn Ledger>>,
+    pub(super) reconnect: ReconnectPolicy,
+}
+
+impl SubscribeOptions {
+    /// Which events.
+    pub fn filter(mut self, filter: EventFilter) -> Self {
+        self.request.filter = filter;
+        self
+    }
+
+    /// Begins with the first event that arrived at the peer and has this time or a later one, and all that
+    /// arrived behind it: if there is no cursor, or the ledger of the peer is another one than that of the
+    /// cursor.
+    pub fn since(mut self, since: UnixNanos) -> Self {
+        self.request.since = Some(since);
+        self
+    }
+
+    /// Begins with the oldest event that the peer has: if there is no cursor.
+    pub fn oldest(self) -> Self {
+        self.since(UnixNanos::new(i64::MIN))
+    }
+
+    /// Resumes behind the cursor of an event; it goes before one that the ledger remembers.
+    pub fn resume(mut self, cursor: ArrivalCursor) -> Self {
+        self.cursor = Some(cursor);
+        self
+    }
+
+    /// Stores events in this ledger before they are given out, as told by the peer, and remembers there how far
+    /// the stream was read, for each peer and filter. The next subscription resumes there. The place is written
+    /// at most once in [`defaults::STREAM_CURSOR_EVENTS`] events or [`defaults::STREAM_CURSOR_INTERVAL`], and
+    /// always behind the events before it: after a crash a few come again, and none is missing.
+    pub fn into_ledger(mut self, ledger: Arc<dyn Ledger>) -> Self {
+        self.ledger = Some(ledger);
+        self
+    }
+
+    /// How long to wait before connecting again.
+    pub fn reconnect(mut self, policy: ReconnectPolicy) -> Self {
+        self.reconnect = policy;
+        self
+    }
+}
+
+/// How long a subscription waits before it connects again: about twice as long after each failure, with jitter.
+/// What the peer asks for (`retry:`) counts within the same bounds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ReconnectPolicy {
+    /// The shortest pause.
+    pub min: Duration,
+    /// The longest pause.
+    pub max: Duration,
+}
+
+impl Default for ReconnectPolicy {
+    fn default() -> Self {
+        Self {
+            min: defaults::STREAM_RECONNECT_MIN,
+            max: defaults::STREAM_RECONNECT_MAX,
+        }
+    }
+}
+
+impl ReconnectPolicy {
+    /// The same with other bounds.
+    #[must_use]
+    pub const fn between(min: Duration, max: Duration) -> Self {
+        Self { min, max }
+    }
+}

@@ -1,0 +1,139 @@
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use nara_proto::identity::NaraName;
+use nara_proto::stream::{ArrivalCursor, LedgerEpoch};
+use nara_proto::sync::EventFilter;
+use tokio::sync::broadcast;
+
+use super::feed::FeedBatch;
+use super::{Arrival, EventFeed, Ledger, LedgerError};
+
+/// Events that are read from the ledger at once while catching up.
+const PAGE: usize = 64;
+
+/// Follows a ledger: every event behind a place, in the order of arrival, each once, without end.
+///
+/// What is there comes from the ledger, what arrives later from its feed. Whoever is too slow for the feed reads
+/// from the ledger again, at its own pace: nobody waits for it, and it loses nothing but what the ledger has
+/// pruned meanwhile.
+#[derive(Debug)]
+pub struct Follower {
+    ledger: Arc<dyn Ledger>,
+    listener: broadcast::Receiver<Arc<FeedBatch>>,
+    epoch: LedgerEpoch,
+    seq: i64,
+    filter: EventFilter,
+    except: Option<NaraName>,
+    /// Whether the next events come from the ledger.
+    behind: bool,
+}
+
+/// What [`Follower::next`] gives.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Followed {
+    /// At least one event.
+    Events(VecDeque<Arc<Arrival>>),
+    /// All that was there has been given: from now on events come as they arrive.
+    CaughtUp,
+    /// The follower was too slow: it reads from the ledger again.
+    Lagged,
+}
+
+impl Follower {
+    /// Follows `ledger` from behind the place `after`.
+    pub fn new(ledger: Arc<dyn Ledger>, after: i64, filter: EventFilter) -> Self {
+        // It listens before it reads, so that nothing falls in between.
+        let feed: &EventFeed = ledger.feed();
+        Self {
+            listener: feed.listen(),
+            epoch: feed.epoch(),
+            ledger,
+            seq: after,
+            filter,
+            except: None,
+            behind: true,
+        }
+    }
+
+    /// Leaves out what this peer told.
+    #[must_use]
+    pub fn except(mut self, origin: NaraName) -> Self {
+        self.except = Some(origin);
+        self
+    }
+
+    /// The place behind everything that was given or is not wanted.
+    pub fn cursor(&self) -> ArrivalCursor {
+        ArrivalCursor::new(self.epoch, self.seq)
+    }
+
+    /// Waits for what comes next. Cancel safe.
+    ///
+    /// # Errors
+    /// [`LedgerError`] if the ledger cannot be read; the next call tries again.
+    pub async fn next(&mut self) -> Result<Followed, LedgerError> {
+        loop {
+            if self.behind {
+                let page = self
+                    .ledger
+                    .arrived_after(self.filter.clone(), self.seq, PAGE)
+                    .await?;
+                self.seq = page.end.max(self.seq);
+                self.behind = !page.is_newest;
+                let events: VecDeque<_> = page
+                    .events
+                    .into_iter()
+                    .filter(|arrival| self.is_for_us(arrival))
+                    .map(Arc::new)
+                    .collect();
+                if !events.is_empty() {
+                    // That this was all is said by the next call.
+                    self.behind = true;
+                    return Ok(Followed::Events(events));
+                }
+                if !self.behind {
+                    return Ok(Followed::CaughtUp);
+                }
+                continue;
+            }
+            match self.listener.recv().await {
+                Ok(batch) => {
+                    if batch.to <= self.seq {
+                        continue;
+                    }
+                    if batch.from > self.seq {
+                        // Another process stored something, or it is too large for the feed.
+                        self.behind = true;
+                        continue;
+                    }
+                    let new = batch.arrivals.iter().filter(|arrival| arrival.seq > self.seq);
+                    let events: VecDeque<_> = new
+                        .filter(|arrival| self.filter.matches(&arrival.event) && self.is_for_us(arrival))
+                        .cloned()
+                        .collect();
+                    self.seq = batch.to;
+                    if !events.is_empty() {
+                        return Ok(Followed::Events(events));
+                    }
+                }
+                Err(broadcast::error::RecvError::Lagged(_)) => {
+                    self.behind = true;
+                    return Ok(Followed::Lagged);
+                }
+                // Not while we hold the ledger.
+                Err(broadcast::error::RecvError::Closed) => return Err(LedgerError::Closed),
+            }
+        }
+    }
+
+    /// Looks into the ledger the next time, in case another process stored something.
+    pub fn look(&mut self) {
+        self.behind = true;
+    }
+
+    fn is_for_us(&self, arrival: &Arrival) -> bool {
+        self.except.is_none() || arrival.origin != self.except
+    }
+}

@@ -1,0 +1,175 @@
+//! Whose key is asked for, and how often.
+
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use futures_util::future::{BoxFuture, join_all};
+use nara_mesh::client::MeshClient;
+use nara_mesh::identity::LocalNara;
+use nara_mesh::ledger::MemoryLedger;
+use nara_mesh::registry::{KeySource, PeerEvent};
+use nara_mesh::server::{MeshServer, RunningServer, ServerLimits};
+use nara_mesh::transport::{BoxMeshStream, MeshListener, TcpTransport, Transport};
+
+use crate::raw_http;
+use crate::support::{LOOPBACK, NOW, Target, free_port, nara, nara_with_seed, registry, request, signed};
+
+/// TCP that counts how often it dials.
+#[derive(Clone, Debug, Default)]
+struct Counting(Arc<AtomicUsize>);
+
+impl Transport for Counting {
+    fn dial(&self, peer: SocketAddr) -> BoxFuture<'_, std::io::Result<BoxMeshStream>> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        TcpTransport.dial(peer)
+    }
+
+    fn listen(&self, local: SocketAddr) -> BoxFuture<'_, std::io::Result<Box<dyn MeshListener>>> {
+        TcpTransport.listen(local)
+    }
+}
+
+impl Counting {
+    fn dials(&self) -> usize {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+/// A server that calls unknown senders back on `port`, on loopback too if `inside`.
+async fn target(port: u16, inside: bool, limits: ServerLimits) -> (Target, Counting) {
+    let dials = Counting::default();
+    let target = Target::start_with(|builder| {
+        let registry = registry(&[&nara("alice"), &nara("bob")]);
+        let client = MeshClient::builder(nara("target"))
+            .registry(registry.clone())
+            .transport(Arc::new(dials.clone()))
+            .build();
+        let builder = builder
+            .registry(registry)
+            .client(client)
+            .mesh_port(port)
+            .limits(limits);
+        if inside {
+            builder.loopback_for_tests()
+        } else {
+            builder
+        }
+    })
+    .await;
+    (target, dials)
+}
+
+/// A nara that answers `/ping`.
+async fn online(nara: &LocalNara) -> RunningServer {
+    MeshServer::builder(nara.clone(), Arc::new(MemoryLedger::new()))
+        .serve(free_port())
+        .await
+        .unwrap()
+}
+
+fn sync(target: &Target, sender: &LocalNara) -> u16 {
+    let body = format!("{{\"from\":\"{}\"}}", sender.name());
+    target.post(sender, "/events/sync", body.as_bytes()).status
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_outside_of_the_mesh_is_not_called_back() {
+    let listener = std::net::TcpListener::bind(free_port()).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (target, dials) = target(port, false, ServerLimits::default()).await;
+    let answer = target.post(&nara("carol"), "/events/sync", br#"{"from":"carol"}"#);
+    assert_eq!(answer.status, 401);
+    assert_eq!(answer.text(), "Authentication failed: unknown sender: carol\n");
+    assert_eq!(dials.dials(), 0);
+    assert_eq!(listener.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_of_the_mesh_is_asked_once_for_its_key() {
+    let carol = nara("carol");
+    let server = online(&carol).await;
+    let (target, dials) = target(server.local_addr().port(), true, ServerLimits::default()).await;
+    assert_eq!(sync(&target, &carol), 200);
+    assert_eq!(sync(&target, &carol), 200);
+    assert_eq!(dials.dials(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_requests_of_one_stranger_make_one_call() {
+    let carol = nara("carol");
+    let server = online(&carol).await;
+    let (target, dials) = target(server.local_addr().port(), true, ServerLimits::default()).await;
+    let address = target.address();
+    let requests = (0..8).map(|index| {
+        let at = nara_proto::time::UnixMillis::new(NOW.get() + index);
+        let headers = signed(&carol, at, "POST", "/events/sync");
+        let bytes = request("POST", "/events/sync", &headers, br#"{"from":"carol"}"#);
+        tokio::task::spawn_blocking(move || raw_http::send(address, &bytes).unwrap().unwrap().status)
+    });
+    for status in join_all(requests).await {
+        assert_eq!(status.unwrap(), 200);
+    }
+    assert_eq!(dials.dials(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_answers_under_another_name_is_not_believed_nor_asked_again() {
+    let dave = online(&nara("dave")).await;
+    let (target, dials) = target(dave.local_addr().port(), true, ServerLimits::default()).await;
+    assert_eq!(sync(&target, &nara("carol")), 401);
+    let after_the_first = dials.dials();
+    assert_eq!(sync(&target, &nara("carol")), 401);
+    assert_eq!(dials.dials(), after_the_first);
+    assert_eq!(sync(&target, &nara("dave")), 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_source_cannot_make_us_call_without_end() {
+    // Nobody listens there: each discovery fails at once.
+    let mut limits = ServerLimits::default();
+    limits.discoveries_per_minute = 2;
+    let (target, dials) = target(1, true, limits).await;
+    for name in ["c", "d"] {
+        assert_eq!(sync(&target, &nara(name)), 401);
+    }
+    let allowed = dials.dials();
+    for name in ["e", "f", "g"] {
+        assert_eq!(sync(&target, &nara(name)), 401);
+    }
+    assert_eq!(dials.dials(), allowed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_known_name_with_a_new_key_is_refused_and_reported() {
+    let impostor = nara_with_seed("alice", 200);
+    let server = online(&impostor).await;
+    let registry = registry(&[&nara("alice")]);
+    let mut watch = registry.subscribe();
+    let port = server.local_addr().port();
+    let client = MeshClient::builder(nara("target"))
+        .registry(registry.clone())
+        .build();
+    let target = Target::start_with(|builder| {
+        builder
+            .registry(registry.clone())
+            .client(client)
+            .mesh_port(port)
+            .loopback_for_tests()
+    })
+    .await;
+    assert_eq!(sync(&target, &impostor), 401);
+    let PeerEvent::KeyConflict(conflict) = watch.recv().await.unwrap() else {
+        panic!("another event");
+    };
+    assert_eq!(conflict.offered, impostor.public_key());
+    assert_eq!(
+        conflict.offered_by,
+        KeySource::Ping(SocketAddr::new(LOOPBACK, port))
+    );
+    let alice = registry.by_name("alice").unwrap();
+    assert_eq!(alice.key(), Some(nara("alice").public_key()));
+    assert_eq!(sync(&target, &nara("alice")), 200);
+}

@@ -1,0 +1,198 @@
+//! Runtime messages: who may answer, and whose stash it is.
+
+use std::sync::Arc;
+
+use nara_mesh::client::MeshClient;
+use nara_mesh::identity::LocalNara;
+use nara_mesh::ledger::MemoryLedger;
+use nara_mesh::registry::PeerRegistry;
+use nara_mesh::server::{MeshServer, RunningServer};
+use nara_proto::go_json::Timestamp;
+use nara_proto::runtime_message::{MessagePayload, RuntimeMessage, StashAck, StashRequest, StashStore};
+
+use crate::support::{NOW, Target, free_port, info, nara};
+
+/// A nara with client and server, whose clock is the real one.
+struct Node {
+    local: LocalNara,
+    registry: PeerRegistry,
+    client: MeshClient,
+    server: RunningServer,
+}
+
+impl Node {
+    async fn start(name: &str) -> Self {
+        let local = nara(name);
+        let registry = PeerRegistry::default();
+        let client = MeshClient::builder(local.clone())
+            .registry(registry.clone())
+            .build();
+        let server = MeshServer::builder(local.clone(), Arc::new(MemoryLedger::new()))
+            .client(client.clone())
+            .serve(free_port())
+            .await
+            .unwrap();
+        Self {
+            local,
+            registry,
+            client,
+            server,
+        }
+    }
+
+    fn meet(&self, other: &Self) {
+        let address = Some(other.server.local_addr());
+        self.registry.register(info(&other.local, address)).unwrap();
+    }
+
+    fn message(&self, to: &Self, payload: MessagePayload) -> RuntimeMessage {
+        message(&self.local, &to.local, payload)
+    }
+}
+
+fn message(from: &LocalNara, to: &LocalNara, payload: MessagePayload) -> RuntimeMessage {
+    RuntimeMessage::new(
+        from.name().as_str(),
+        from.id().as_str(),
+        Timestamp::utc(NOW.to_nanos()),
+        payload,
+    )
+    .to(to.name().as_str(), to.id().as_str())
+    .sign(from.keypair())
+}
+
+fn store(owner: &LocalNara) -> MessagePayload {
+    MessagePayload::StashStore(StashStore {
+        owner_id: owner.id().to_string(),
+        nonce: vec![1; 24].into(),
+        ciphertext: b"sealed".to_vec().into(),
+        ..StashStore::default()
+    })
+}
+
+fn ask(owner: &LocalNara) -> MessagePayload {
+    MessagePayload::StashRequest(StashRequest {
+        owner_id: owner.id().to_string(),
+        request_id: "r1".to_owned(),
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stash_comes_back_to_its_owner() {
+    let (owner, keeper) = (Node::start("owner").await, Node::start("keeper").await);
+    owner.meet(&keeper);
+    keeper.meet(&owner);
+    let id = keeper.local.id();
+
+    let stored = owner.message(&keeper, store(&owner.local));
+    let ack = owner.client.call_runtime(id, &stored).await.unwrap();
+    assert!(matches!(
+        ack.payload,
+        MessagePayload::StashAck(StashAck { success: true, .. })
+    ));
+
+    let request = owner.message(&keeper, ask(&owner.local));
+    let reply = owner.client.call_runtime(id, &request).await.unwrap();
+    let MessagePayload::StashResponse(response) = reply.payload else {
+        panic!("another payload");
+    };
+    assert!(response.found);
+    assert_eq!(response.request_id, "r1");
+    assert_eq!(response.ciphertext.as_slice(), b"sealed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_owner_stores_and_gets_its_stash() {
+    let (owner, keeper) = (Node::start("owner").await, Node::start("keeper").await);
+    let thief = Node::start("thief").await;
+    for node in [&owner, &thief] {
+        node.meet(&keeper);
+        keeper.meet(node);
+    }
+    let id = keeper.local.id();
+    let stored = owner.message(&keeper, store(&owner.local));
+    owner.client.call_runtime(id, &stored).await.unwrap();
+
+    // Whatever is done with them, the answer is the same empty one; so look at what the keeper still has.
+    for payload in [store(&owner.local), ask(&owner.local)] {
+        let message = thief.message(&keeper, payload);
+        thief.client.send_runtime_message(id, &message).await.unwrap();
+    }
+    // Signed by the thief in the owner's name.
+    let mut forged = thief.message(&keeper, store(&owner.local));
+    forged.from_id = owner.local.id().to_string();
+    let forged = forged.sign(thief.local.keypair());
+    thief.client.send_runtime_message(id, &forged).await.unwrap();
+    // The owner's own message, taken from the wire and sent again by the thief.
+    let mut other = owner.message(&keeper, store(&owner.local));
+    if let MessagePayload::StashStore(store) = &mut other.payload {
+        store.ciphertext = b"older".to_vec().into();
+    }
+    let other = other.sign(owner.local.keypair());
+    thief.client.send_runtime_message(id, &other).await.unwrap();
+
+    let request = owner.message(&keeper, ask(&owner.local));
+    let reply = owner.client.call_runtime(id, &request).await.unwrap();
+    let MessagePayload::StashResponse(response) = reply.payload else {
+        panic!("another payload");
+    };
+    assert_eq!(response.ciphertext.as_slice(), b"sealed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_nara_that_was_asked_can_answer() {
+    let (asker, asked) = (Node::start("asker").await, Node::start("asked").await);
+    let mallory = Node::start("mallory").await;
+    for node in [&asked, &mallory] {
+        asker.meet(node);
+        node.meet(&asker);
+    }
+    // The one that is asked does not know the asker by id, so that it drops the question.
+    let stranger = Node::start("asked2").await;
+    asker.meet(&stranger);
+    stranger
+        .registry
+        .register({
+            let mut info = info(&asker.local, None);
+            info.id = None;
+            info.key.as_mut().unwrap().id = None;
+            info
+        })
+        .unwrap();
+    let question = asker.message(&stranger, ask(&asker.local));
+    let waiting = asker.client.call_runtime(stranger.local.id(), &question);
+    let lies = async {
+        while asker.client.pending_replies().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        let mut lie = mallory.message(&asker, store(&mallory.local));
+        lie.in_reply_to.clone_from(&question.id);
+        mallory
+            .client
+            .send_runtime_message(asker.local.id(), &lie)
+            .await
+            .unwrap();
+        lie.from_id = stranger.local.id().to_string();
+        let lie = lie.sign(mallory.local.keypair());
+        mallory
+            .client
+            .send_runtime_message(asker.local.id(), &lie)
+            .await
+            .unwrap();
+        asker.client.pending_replies().len()
+    };
+    tokio::select! {
+        reply = waiting => panic!("{reply:?}"),
+        still_waiting = lies => assert_eq!(still_waiting, 1),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nonsense_gets_the_same_empty_signed_answer() {
+    let target = Target::start().await;
+    for body in [&b""[..], b"{", b"[]", b"{\"kind\":\"nope\"}", &[0xff; 100]] {
+        let answer = target.post(&nara("alice"), "/mesh/message", body);
+        assert_eq!((answer.status, answer.body.len()), (200, 0));
+        assert!(target.signed_answer(&answer));
+    }
+}

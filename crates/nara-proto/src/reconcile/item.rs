@@ -1,0 +1,57 @@
+use std::fmt;
+
+use sha2::{Digest as _, Sha256};
+
+/// Bytes of an event id: half a SHA-256.
+const HALF: usize = 16;
+
+/// What stands for an event in a reconciliation: the 16 bytes of its id, and the first 16 bytes of the SHA-256
+/// of those.
+///
+/// Sums of items are compared, so the second half is there to make sums as hard to forge as those of whole
+/// hashes; the first half is there so that the id can be asked for.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ItemId(pub(super) [u8; 2 * HALF]);
+
+impl ItemId {
+    /// The item of the event with this id; `None` if it is not 32 lower-case hexadecimal digits, as no id of a
+    /// verified event is.
+    pub fn of_event(id: &str) -> Option<Self> {
+        if id.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            return None;
+        }
+        let mut half = [0; HALF];
+        hex::decode_to_slice(id, &mut half).ok()?;
+        Some(Self::of_half(half))
+    }
+
+    fn of_half(id: [u8; HALF]) -> Self {
+        let mut item = [0; 2 * HALF];
+        item[..HALF].copy_from_slice(&id);
+        item[HALF..].copy_from_slice(&Sha256::digest(id)[..HALF]);
+        Self(item)
+    }
+
+    /// The 32 bytes, if they can stand for an event: a peer can send any.
+    pub fn from_bytes(bytes: [u8; 32]) -> Option<Self> {
+        let (id, _) = bytes.split_first_chunk()?;
+        let item = Self::of_half(*id);
+        (item.0 == bytes).then_some(item)
+    }
+
+    /// The bytes.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// The id of the event.
+    pub fn event_id(&self) -> String {
+        hex::encode(&self.0[..HALF])
+    }
+}
+
+impl fmt::Debug for ItemId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ItemId({})", self.event_id())
+    }
+}

@@ -1,0 +1,141 @@
+use std::collections::BTreeSet;
+
+use negentropy::{Id, Negentropy};
+
+use super::{ItemId, ItemSet, MAX_FRAME, MAX_ROUNDS};
+
+/// What a peer must not send in a reconciliation.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReconcileError {
+    /// An item that cannot stand for any event.
+    #[error("the frame names an event that cannot exist")]
+    ForgedItem,
+    /// Bytes that are not a frame.
+    #[error("not a frame of the negentropy protocol")]
+    Frame(#[source] negentropy::Error),
+    /// More bytes than a frame may have.
+    #[error("the frame has {got} bytes instead of at most {MAX_FRAME}")]
+    TooLarge {
+        /// How many came.
+        got: usize,
+    },
+    /// An event that was not asked for.
+    #[error("event {id} was not asked for")]
+    NotAsked {
+        /// Its id.
+        id: String,
+    },
+}
+
+impl From<negentropy::Error> for ReconcileError {
+    fn from(error: negentropy::Error) -> Self {
+        Self::Frame(error)
+    }
+}
+
+/// Answers a frame of an initiator from this set. Nothing is kept between the rounds.
+///
+/// # Errors
+/// [`ReconcileError`] if it is not a frame.
+pub fn respond(set: ItemSet, frame: &[u8]) -> Result<Vec<u8>, ReconcileError> {
+    check_size(frame)?;
+    Ok(Negentropy::owned(set, MAX_FRAME as u64)?.reconcile(frame)?)
+}
+
+fn check_size(frame: &[u8]) -> Result<(), ReconcileError> {
+    if frame.len() > MAX_FRAME {
+        return Err(ReconcileError::TooLarge { got: frame.len() });
+    }
+    Ok(())
+}
+
+/// The side that asks: it learns what is missing on either side.
+///
+/// ```
+/// # use nara_proto::reconcile::{ItemSet, Reconciler, respond};
+/// # let (mine, theirs) = (ItemSet::default(), ItemSet::default());
+/// let (mut reconciler, first) = Reconciler::begin(mine)?;
+/// let mut next = Some(first);
+/// while let Some(frame) = next {
+///     let answer = respond(theirs.clone(), &frame)?; // over the network
+///     next = reconciler.take(&answer)?;
+/// }
+/// assert!(reconciler.is_complete() && reconciler.is_in_sync());
+/// # Ok::<(), nara_proto::reconcile::ReconcileError>(())
+/// ```
+#[derive(Debug)]
+pub struct Reconciler {
+    negentropy: Negentropy<'static, ItemSet>,
+    missing_here: BTreeSet<ItemId>,
+    missing_there: BTreeSet<ItemId>,
+    rounds: usize,
+    complete: bool,
+}
+
+impl Reconciler {
+    /// Begins to compare this set; gives the first frame as well.
+    ///
+    /// # Errors
+    /// [`ReconcileError::Frame`], which only a defect of the protocol crate can cause.
+    pub fn begin(set: ItemSet) -> Result<(Self, Vec<u8>), ReconcileError> {
+        let mut negentropy = Negentropy::owned(set, MAX_FRAME as u64)?;
+        let first = negentropy.initiate()?;
+        let reconciler = Self {
+            negentropy,
+            missing_here: BTreeSet::new(),
+            missing_there: BTreeSet::new(),
+            rounds: 0,
+            complete: false,
+        };
+        Ok((reconciler, first))
+    }
+
+    /// Takes in the answer to the last frame; gives the next one, or `None` at the end.
+    ///
+    /// # Errors
+    /// [`ReconcileError`] for an answer that breaks the rules.
+    pub fn take(&mut self, answer: &[u8]) -> Result<Option<Vec<u8>>, ReconcileError> {
+        check_size(answer)?;
+        self.rounds += 1;
+        let (mut have, mut need) = (Vec::new(), Vec::new());
+        let next = self.negentropy.reconcile_with_ids(answer, &mut have, &mut need)?;
+        for id in need {
+            self.missing_here.insert(known(id)?);
+        }
+        for id in have {
+            self.missing_there.insert(known(id)?);
+        }
+        self.complete = next.is_none();
+        Ok(next.filter(|_| self.rounds < MAX_ROUNDS))
+    }
+
+    /// What the other side has and this one has not, as far as it is known.
+    pub fn missing_here(&self) -> &BTreeSet<ItemId> {
+        &self.missing_here
+    }
+
+    /// What this side has and the other one has not, as far as it is known.
+    pub fn missing_there(&self) -> &BTreeSet<ItemId> {
+        &self.missing_there
+    }
+
+    /// How many answers were taken in.
+    pub fn rounds(&self) -> usize {
+        self.rounds
+    }
+
+    /// Whether the whole difference is known; `false` before the end, and if there were too many rounds.
+    pub fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    /// Whether no difference is known.
+    pub fn is_in_sync(&self) -> bool {
+        self.complete && self.missing_here.is_empty() && self.missing_there.is_empty()
+    }
+}
+
+fn known(id: Id) -> Result<ItemId, ReconcileError> {
+    ItemId::from_bytes(id.to_bytes()).ok_or(ReconcileError::ForgedItem)
+}

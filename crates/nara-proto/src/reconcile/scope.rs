@@ -1,0 +1,77 @@
+use std::collections::BTreeSet;
+
+use crate::event::Service;
+use crate::time::UnixSeconds;
+
+/// Which events are compared. The default is all of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Scope {
+    /// The services; empty: all.
+    pub services: BTreeSet<Service>,
+    /// Only events from this second on.
+    pub from: Option<UnixSeconds>,
+    /// Only events before this second.
+    pub to: Option<UnixSeconds>,
+}
+
+/// A query that does not name a scope.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a scope: {0}")]
+pub struct InvalidScope(String);
+
+impl Scope {
+    /// All events.
+    pub fn all() -> Self {
+        Self::default()
+    }
+
+    /// Restricts the scope to these services.
+    #[must_use]
+    pub fn services(mut self, services: impl IntoIterator<Item = Service>) -> Self {
+        self.services = services.into_iter().collect();
+        self
+    }
+
+    /// Whether events of this service are compared; `None`: of a service that this version does not know.
+    pub fn has_service(&self, service: Option<Service>) -> bool {
+        self.services.is_empty() || service.is_some_and(|service| self.services.contains(&service))
+    }
+
+    /// The scope as the query of `POST /events/reconcile`; `None` for all events.
+    pub fn to_query(&self) -> Option<String> {
+        let mut parts = Vec::new();
+        if !self.services.is_empty() {
+            let names: Vec<_> = self.services.iter().map(|service| service.as_str()).collect();
+            parts.push(format!("services={}", names.join(",")));
+        }
+        parts.extend(self.from.map(|from| format!("from={from}")));
+        parts.extend(self.to.map(|to| format!("to={to}")));
+        (!parts.is_empty()).then(|| parts.join("&"))
+    }
+
+    /// Reads what [`Scope::to_query`] writes.
+    ///
+    /// # Errors
+    /// [`InvalidScope`] for a key, a service or a time that it does not know: to compare something else than
+    /// was asked for would be an answer to another question.
+    pub fn from_query(query: &str) -> Result<Self, InvalidScope> {
+        let invalid = |what: &str| InvalidScope(what.chars().take(64).collect());
+        let mut scope = Self::default();
+        for part in query.split('&').filter(|part| !part.is_empty()) {
+            let (key, value) = part.split_once('=').ok_or_else(|| invalid(part))?;
+            let time = || value.parse().map(UnixSeconds::new).map_err(|_| invalid(part));
+            match key {
+                "services" => {
+                    for name in value.split(',') {
+                        let service = Service::from_wire(name).ok_or_else(|| invalid(name))?;
+                        scope.services.insert(service);
+                    }
+                }
+                "from" => scope.from = Some(time()?),
+                "to" => scope.to = Some(time()?),
+                other => return Err(invalid(other)),
+            }
+        }
+        Ok(scope)
+    }
+}
