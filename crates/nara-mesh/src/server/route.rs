@@ -18,6 +18,7 @@
 mod checkpoints;
 mod coordinates;
 mod dm;
+mod events_stream;
 mod events_sync;
 mod gossip_zine;
 mod import;
@@ -35,10 +36,10 @@ use axum::extract::Request;
 use axum::handler::Handler;
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::{any, post};
+use axum::routing::{MethodFilter, any, on, post};
 use nara_proto::endpoint::{
-    AllCheckpoints, DirectMessage, Endpoint, EventsImport, EventsSync, GetCoordinates, GossipZine,
-    MeshMessage, PeerQuery, Ping, WorldRelay,
+    AllCheckpoints, DirectMessage, Endpoint, EventsImport, EventsStream, EventsSync, GetCoordinates,
+    GossipZine, MeshMessage, PeerQuery, Ping, WorldRelay,
 };
 use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -58,6 +59,7 @@ pub(super) fn router(shared: Arc<Shared>, authenticator: &Arc<Authenticator>) ->
         shared: &shared,
     };
     let router = routes
+        .signed::<EventsStream, _, _>(events_stream::handle)
         .signed::<EventsSync, _, _>(events_sync::handle)
         .signed::<GossipZine, _, _>(gossip_zine::handle)
         .signed::<DirectMessage, _, _>(dm::handle)
@@ -109,7 +111,8 @@ impl Routes<'_> {
             // Innermost, so that the answer to a request whose handler panicked is signed like others.
             .layer(CatchPanicLayer::custom(panicked));
         // The method is checked behind the signature, as elsewhere: the fallback is inside of the layers.
-        let route = post(handler).fallback(method_not_allowed).layer(layers);
+        let method = MethodFilter::try_from(E::METHOD).expect("endpoints have ordinary methods");
+        let route = on(method, handler).fallback(method_not_allowed).layer(layers);
         self.router = self.router.route(E::PATH, route);
         self
     }
