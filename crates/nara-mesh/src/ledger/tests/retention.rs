@@ -261,7 +261,7 @@ mod learning {
 
 #[test]
 fn a_nara_without_a_pinned_key_is_a_stranger_but_oneself_is_not() {
-    let registry = Arc::new(PeerRegistry::default());
+    let registry = PeerRegistry::default();
     let name = |name: &str| NaraName::new(name).unwrap();
     let named = PeerInfo {
         name: Some(name("carla")),
