@@ -2,7 +2,11 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "the result goes to standard output")]
 
+mod bulk;
 mod exchange;
+mod gossip;
+mod mesh;
+mod reconcile;
 mod store;
 mod sync;
 
@@ -40,11 +44,48 @@ enum Measurement {
         #[arg(long, default_value = "1")]
         cores: String,
     },
+    /// A whole ledger of another process into an empty one, verified.
+    Bulk {
+        /// Events in the ledger.
+        #[arg(long, default_value_t = 320_000)]
+        events: usize,
+        /// Events on a page.
+        #[arg(long, default_value_t = 5000)]
+        page_size: usize,
+    },
+    /// The other process of `bulk`.
+    #[command(hide = true)]
+    BulkServe {
+        /// Events in the ledger.
+        #[arg(long)]
+        events: usize,
+    },
+    /// Comparing two ledgers: equal, the 10 newest missing, 100 scattered ones missing.
+    Reconcile {
+        /// Events in the ledgers.
+        #[arg(long, default_value_t = 50_000)]
+        events: usize,
+    },
     /// Ledger pages, registry look-ups, replay cache.
     Store {
         /// Events in the large ledger.
         #[arg(long, default_value_t = 1_000_000)]
         large: usize,
+    },
+    /// How fast an event reaches every nara, by simulation.
+    Gossip {
+        /// Sizes of the mesh.
+        #[arg(long, value_delimiter = ',', default_values_t = [100, 1_000, 10_000])]
+        naras: Vec<usize>,
+        /// Runs of each.
+        #[arg(long, default_value_t = 3)]
+        seeds: u64,
+        /// Events of each run.
+        #[arg(long, default_value_t = 10)]
+        events: usize,
+        /// Where to draw the curves, as SVG.
+        #[arg(long)]
+        plot: Option<PathBuf>,
     },
 }
 
@@ -61,8 +102,22 @@ fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
             warmup,
             unsigned,
         })?,
+        Measurement::Bulk { events, page_size } => bulk::measure(events, page_size)?,
+        Measurement::BulkServe { events } => return bulk::serve(events),
+        Measurement::Reconcile { events } => reconcile::measure(events)?,
         Measurement::Sync { page, rounds, cores } => sync::measure(&page, rounds, &cores)?,
         Measurement::Store { large } => store::measure(large)?,
+        Measurement::Gossip {
+            naras,
+            seeds,
+            events,
+            plot,
+        } => gossip::measure(&gossip::Settings {
+            naras: &naras,
+            seeds,
+            events,
+            plot: plot.as_deref(),
+        })?,
     };
     println!("{figures}");
     Ok(())

@@ -28,13 +28,13 @@ impl KnownNames for EveryoneKnown {
 /// Knows this nara itself and every nara whose key is pinned, as the naras already out there do.
 #[derive(Clone, Debug)]
 pub struct PinnedNames {
-    registry: Arc<PeerRegistry>,
+    registry: PeerRegistry,
     own: NaraName,
 }
 
 impl PinnedNames {
     /// Knows `own` and those of whom `registry` has the key.
-    pub fn new(registry: Arc<PeerRegistry>, own: NaraName) -> Self {
+    pub fn new(registry: PeerRegistry, own: NaraName) -> Self {
         Self { registry, own }
     }
 }

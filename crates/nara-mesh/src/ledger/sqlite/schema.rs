@@ -59,6 +59,12 @@ CREATE TABLE arrival_cursors (
     epoch INTEGER NOT NULL,
     seq   INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE rejected (
+    seq  INTEGER PRIMARY KEY,
+    peer TEXT NOT NULL,
+    item BLOB NOT NULL,
+    UNIQUE (peer, item)
+) STRICT;
 
 -- Names this ledger: places in the order of arrival mean nothing in another.
 CREATE TABLE feed (epoch INTEGER NOT NULL) STRICT;

@@ -44,6 +44,7 @@ super::on_every_ledger! {
     checkpoints_restarts_and_first_sightings_are_never_pruned,
     events_that_are_never_pruned_cannot_exceed_the_size,
     what_does_not_outlive_the_call_is_not_retained,
+    a_restart_that_goes_makes_room_within_the_call,
 }
 
 async fn the_oldest_ping_of_a_target_goes_for_a_newer_one(ledger: &dyn Ledger) {
@@ -214,6 +215,13 @@ async fn what_does_not_outlive_the_call_is_not_retained(ledger: &dyn Ledger) {
     assert_eq!(outcomes, [Insertion::NotRetained; 6]);
 }
 
+async fn a_restart_that_goes_makes_room_within_the_call(ledger: &dyn Ledger) {
+    store(ledger, vec![checkpoint(-1, "bob", 1)]).await;
+    let restarts = (1..=30).map(|ts| observation(ts, "alice", "bob", "restart"));
+    ledger.insert(restarts.collect()).await.unwrap();
+    assert_eq!(times(&all(ledger).await), [-1, 27, 28, 29, 30]);
+}
+
 mod learning {
     use super::*;
 
@@ -253,7 +261,7 @@ mod learning {
 
 #[test]
 fn a_nara_without_a_pinned_key_is_a_stranger_but_oneself_is_not() {
-    let registry = Arc::new(PeerRegistry::default());
+    let registry = PeerRegistry::default();
     let name = |name: &str| NaraName::new(name).unwrap();
     let named = PeerInfo {
         name: Some(name("carla")),
