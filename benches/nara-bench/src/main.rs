@@ -4,6 +4,7 @@
 
 mod bulk;
 mod exchange;
+mod gossip;
 mod mesh;
 mod reconcile;
 mod store;
@@ -71,6 +72,21 @@ enum Measurement {
         #[arg(long, default_value_t = 1_000_000)]
         large: usize,
     },
+    /// How fast an event reaches every nara, by simulation.
+    Gossip {
+        /// Sizes of the mesh.
+        #[arg(long, value_delimiter = ',', default_values_t = [100, 1_000, 10_000])]
+        naras: Vec<usize>,
+        /// Runs of each.
+        #[arg(long, default_value_t = 3)]
+        seeds: u64,
+        /// Events of each run.
+        #[arg(long, default_value_t = 10)]
+        events: usize,
+        /// Where to draw the curves, as SVG.
+        #[arg(long)]
+        plot: Option<PathBuf>,
+    },
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
@@ -91,6 +107,17 @@ fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         Measurement::Reconcile { events } => reconcile::measure(events)?,
         Measurement::Sync { page, rounds, cores } => sync::measure(&page, rounds, &cores)?,
         Measurement::Store { large } => store::measure(large)?,
+        Measurement::Gossip {
+            naras,
+            seeds,
+            events,
+            plot,
+        } => gossip::measure(&gossip::Settings {
+            naras: &naras,
+            seeds,
+            events,
+            plot: plot.as_deref(),
+        })?,
     };
     println!("{figures}");
     Ok(())

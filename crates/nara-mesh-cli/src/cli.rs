@@ -156,6 +156,12 @@ pub(crate) struct ServeArgs {
     /// How long requests on their way may take once it is told to end
     #[arg(long, value_name = "DURATION", default_value = "5s")]
     pub(crate) grace: String,
+    /// Peers whose events it listens to; with 0 it only exchanges zines now and then
+    #[arg(long, value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(u16).range(0..=64))]
+    pub(crate) gossip_degree: u16,
+    /// Listen to nobody: keep only what peers send, and let them listen
+    #[arg(long, conflicts_with = "gossip_degree")]
+    pub(crate) no_gossip: bool,
 }
 
 /// `ping`

@@ -79,3 +79,10 @@ pub const STREAM_CURSOR_EVENTS: usize = 256;
 
 /// How long the place in a stream may stay unwritten while events come.
 pub const STREAM_CURSOR_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How far back gossip begins with a peer that it never listened to before: longer than nearly all cuts, and at
+/// an event a second about 2 MB. What is older comes by sync.
+pub const GOSSIP_CATCH_UP: Duration = Duration::from_secs(3600);
+
+/// How soon the status of gossip shows new counts: as often as a person can read them.
+pub const GOSSIP_STATUS_INTERVAL: Duration = Duration::from_millis(250);

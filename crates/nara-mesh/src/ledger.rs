@@ -14,7 +14,7 @@ mod sqlite;
 pub use feed::{Arrival, Arrivals, EventFeed};
 pub use follow::{Followed, Follower};
 pub use memory::MemoryLedger;
-pub use retention::{EveryoneKnown, KnownNames, MemoryMode, RetentionPolicy};
+pub use retention::{EveryoneKnown, KnownNames, MemoryMode, PinnedNames, RetentionPolicy};
 pub use sqlite::SqliteLedger;
 
 use std::fmt::Debug;

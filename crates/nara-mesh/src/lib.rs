@@ -6,6 +6,7 @@ pub mod client;
 pub mod clock;
 pub mod defaults;
 pub mod discovery;
+pub mod gossip;
 pub mod handler;
 pub mod identity;
 pub mod ledger;

@@ -42,6 +42,7 @@ mod sender;
 mod shared;
 mod sign_response;
 mod stash;
+mod streams;
 mod verify_request;
 mod watch;
 

@@ -17,6 +17,7 @@
 //! | [`sync`], [`zine`], [`world`], [`runtime_message`], [`peer`], [`import`] | the messages of each endpoint |
 //! | [`stream`] | live events: cursor, signed opening, messages |
 //! | [`endpoint`] | one type per endpoint: method, path, authentication rule, request and response |
+//! | [`gossip`] | whom to listen to, so that an event reaches every nara; with a simulation |
 //! | [`breaker`] | the circuit breaker that lets a peer known to be down fail at once |
 //!
 //! # Signing a request
@@ -45,6 +46,7 @@ pub mod encoding;
 pub mod endpoint;
 pub mod event;
 pub mod go_json;
+pub mod gossip;
 pub mod identity;
 pub mod import;
 pub mod peer;

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use nara_mesh::client::MeshClient;
 use nara_mesh::clock::{Clock as _, SystemClock};
+use nara_mesh::gossip::{GossipConfig, GossipService};
 use nara_mesh::identity::LocalNara;
-use nara_mesh::ledger::Ledger;
+use nara_mesh::ledger::{Ledger, PinnedNames};
 use nara_mesh::registry::{KeySource, PeerEvent, PeerRegistry, PinnedKey};
 use nara_mesh::server::{MeshServer, Shutdown};
 use nara_proto::event::{ChauPayload, HeyTherePayload, Payload, SyncEvent};
@@ -37,26 +38,44 @@ pub(super) fn run(args: &ServeArgs, settings: &Settings, printer: Printer) -> Ou
         Failure::failed(format!("the data folder {} cannot be made", folder.display())).caused_by(error)
     })?;
     block_on(async {
-        let ledger = ledger_file::open(&folder.join("ledger.db")).await?;
         let registry = PeerRegistry::default();
+        let known = Arc::new(PinnedNames::new(registry.clone(), nara.name().clone()));
+        let ledger = ledger_file::open_knowing(&folder.join("ledger.db"), known).await?;
         // Before any key is pinned, so that none is missed.
         let keys = registry.subscribe();
         register_peers(&registry, &nara, settings)?;
         ledger_file::load_keys(&*ledger, &registry).await?;
         tokio::spawn(keep_keys(keys, registry.clone(), ledger.clone()));
-        serve(nara, listen, grace, registry, ledger, settings, printer).await
+        let gossip = (!args.no_gossip).then(|| GossipConfig::with_degree(args.gossip_degree.into()));
+        let plan = Plan {
+            listen,
+            grace,
+            gossip,
+        };
+        serve(nara, plan, registry, ledger, settings, printer).await
     })
+}
+
+/// How to serve.
+struct Plan {
+    listen: SocketAddr,
+    grace: Duration,
+    gossip: Option<GossipConfig>,
 }
 
 async fn serve(
     nara: LocalNara,
-    listen: SocketAddr,
-    grace: Duration,
+    plan: Plan,
     registry: PeerRegistry,
     ledger: Arc<dyn Ledger>,
     settings: &Settings,
     printer: Printer,
 ) -> Outcome {
+    let Plan {
+        listen,
+        grace,
+        gossip,
+    } = plan;
     let client = MeshClient::builder(nara.clone())
         .registry(registry.clone())
         .call_timeout(settings.timeout)
@@ -71,7 +90,7 @@ async fn serve(
         listen.ip().to_string()
     };
     let server = MeshServer::builder(nara.clone(), ledger.clone())
-        .client(client)
+        .client(client.clone())
         .handler(FeedHandler::new(feed.clone()))
         .mesh_ip(mesh_ip.as_str())
         .mesh_port(listen.port())
@@ -81,6 +100,11 @@ async fn serve(
     let address = server.local_addr();
     remember(&*ledger, introduction(&nara, &mesh_ip)).await?;
     announce(&nara, address, printer)?;
+    let gossip = gossip.map(|config| {
+        GossipService::builder(client, ledger.clone())
+            .config(config)
+            .start()
+    });
     loop {
         tokio::select! {
             () = server.finished() => {
@@ -96,6 +120,9 @@ async fn serve(
         }
     }
     printer.note(format_args!("ending within {} s", grace.as_secs_f64()));
+    if let Some(gossip) = gossip {
+        gossip.stop().await;
+    }
     // A second signal does not wait.
     let outcome = tokio::select! {
         outcome = server.shutdown(grace) => outcome,

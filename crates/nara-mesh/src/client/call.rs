@@ -20,8 +20,8 @@ use http::header::{CONTENT_TYPE, HOST};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri};
 use http_body_util::Full;
-use hyper::body::Body as _;
-use nara_proto::auth::RequestAuth;
+use hyper::body::{Body as _, Incoming};
+use nara_proto::auth::{RequestAuth, SIGNATURE_HEADER};
 use nara_proto::breaker::Failure;
 use nara_proto::endpoint::{Authentication, Endpoint};
 use tokio::time::{Instant, timeout_at};
@@ -29,7 +29,7 @@ use tracing::Instrument as _;
 
 use super::address::Route;
 use super::error::{ErrorKind, Stage, StatusAnswer};
-use super::pool::{SendError, read_body};
+use super::pool::{Connection, SendError, read_body};
 use super::{CallOptions, ClientError, MeshClient, PeerRef, Verification};
 
 /// The name of the caller, unsigned, on pings (wire facts, section 4.2).
@@ -64,6 +64,16 @@ pub(super) struct Reply {
     complete: bool,
     rtt: Duration,
     dial: Option<Duration>,
+}
+
+/// An answer with status 200 whose body is still to come. Dropping it closes its connection.
+#[derive(Debug)]
+pub(super) struct OpenAnswer {
+    pub(super) headers: HeaderMap,
+    pub(super) body: Incoming,
+    /// The signature of the request that it answers, as its header spells it.
+    pub(super) request_signature: String,
+    pub(super) connection: Connection,
 }
 
 /// A request of any endpoint, not yet signed.
@@ -267,6 +277,55 @@ impl MeshClient {
                 Err(ErrorKind::Timeout(Stage::Answer).into())
             }
         }
+    }
+
+    /// Sends a request whose answer has no end, on a connection of its own: the deadline is for its head.
+    pub(super) async fn open(
+        &self,
+        route: &Route,
+        outgoing: &Outgoing,
+        deadline: Instant,
+    ) -> Result<OpenAnswer, ErrorKind> {
+        let registry = &self.shared.registry;
+        let admission = registry.admit(&route.peer).map_err(ErrorKind::CircuitOpen)?;
+        let opening = async {
+            let mut connection = self.shared.pool.dial(route.address, deadline).await?;
+            let request = self.sign(route, outgoing);
+            let signature = request.headers().get(SIGNATURE_HEADER).cloned();
+            let sending = timeout_at(deadline, connection.send(request)).await;
+            let answer = sending.map_err(|_| ErrorKind::Timeout(Stage::Answer))?;
+            let (head, body) = answer.map_err(SendError::into_inner)?.into_parts();
+            Ok((connection, signature, head, body))
+        };
+        let opened = opening.await;
+        match &opened {
+            Ok(_) => admission.succeeded(),
+            Err(ErrorKind::Dial(_) | ErrorKind::DialTimeout(_)) => admission.failed(Failure::Unreachable),
+            Err(_) => admission.failed(Failure::NoAnswer),
+        }
+        let (connection, signature, head, body) = opened?;
+        if head.status != StatusCode::OK {
+            let reading = timeout_at(deadline, read_body(body, MAX_ERROR_BODY)).await;
+            let read = reading.map_err(|_| ErrorKind::Timeout(Stage::Answer))?;
+            let (body, complete) = read.map_err(ErrorKind::Broken)?;
+            let reply = Reply {
+                status: head.status,
+                headers: head.headers,
+                body,
+                complete,
+                rtt: Duration::ZERO,
+                dial: None,
+            };
+            let verified = self.is_signed_by_known_key(route, &reply);
+            return Err(reply.into_status_error(verified));
+        }
+        let request_signature = signature.and_then(|value| value.to_str().ok().map(str::to_owned));
+        Ok(OpenAnswer {
+            headers: head.headers,
+            body,
+            request_signature: request_signature.unwrap_or_default(),
+            connection,
+        })
     }
 
     /// The request as it is sent, signed now.

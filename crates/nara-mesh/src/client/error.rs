@@ -11,6 +11,7 @@ use nara_proto::breaker::CircuitOpen;
 use nara_proto::go_json::JsonError;
 use nara_proto::identity::NaraName;
 use nara_proto::reconcile::ReconcileError;
+use nara_proto::stream::HelloError;
 use nara_proto::sync::PageError;
 
 use crate::registry::RegisterError;
@@ -45,6 +46,8 @@ pub(super) enum ErrorKind {
     DialTimeout(Duration),
     /// A message with the same id waits for its reply already.
     DuplicateMessage,
+    /// The opening of a stream does not prove who serves it.
+    Hello(HelloError),
     /// Signed by a key that contradicts what the registry knows.
     Identity(RegisterError),
     /// The inner signature of the answer does not verify.
@@ -170,6 +173,7 @@ impl ClientError {
         matches!(
             self.kind(),
             ErrorKind::Discovery(_)
+                | ErrorKind::Hello(_)
                 | ErrorKind::Identity(_)
                 | ErrorKind::InnerSignature
                 | ErrorKind::Unauthenticated(_)
@@ -211,6 +215,7 @@ impl ClientError {
             ErrorKind::DialTimeout(_) => "dial_timeout",
             ErrorKind::Discovery(_) => "discovery",
             ErrorKind::DuplicateMessage => "duplicate_message",
+            ErrorKind::Hello(_) => "hello",
             ErrorKind::Identity(_) => "identity",
             ErrorKind::InnerSignature => "inner_signature",
             ErrorKind::InvalidRequest(_) => "invalid_request",
@@ -263,6 +268,9 @@ impl fmt::Display for ErrorKind {
             Self::DuplicateMessage => {
                 f.write_str("a message with the same id waits for its reply already; wait for that one")
             }
+            Self::Hello(_) => f.write_str(
+                "the opening of its stream does not prove who it is; check the address and the pinned key",
+            ),
             Self::Identity(_) => f.write_str(
                 "the key that it answers with contradicts what is known of it; find out which one is right \
                  before you trust it",
@@ -364,6 +372,7 @@ impl Error for ClientError {
             ErrorKind::Decode(error) => Some(error),
             ErrorKind::Dial(error) => Some(error),
             ErrorKind::Discovery(error) => Some(error),
+            ErrorKind::Hello(error) => Some(error),
             ErrorKind::Identity(error) => Some(error),
             ErrorKind::InvalidRequest(error) => Some(error),
             ErrorKind::Page(error) => Some(error),

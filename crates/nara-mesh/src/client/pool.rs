@@ -68,6 +68,15 @@ pub(super) enum SendError {
     Unsent(hyper::Error),
 }
 
+impl SendError {
+    /// The error, for requests that are not sent again.
+    pub(super) fn into_inner(self) -> ErrorKind {
+        match self {
+            Self::Broken(error) | Self::Unsent(error) => ErrorKind::Broken(error),
+        }
+    }
+}
+
 impl Pool {
     pub(super) fn new(transport: Arc<dyn Transport>, dial_timeout: Duration) -> Self {
         Self {

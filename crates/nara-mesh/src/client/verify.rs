@@ -74,7 +74,7 @@ impl MeshClient {
     }
 
     /// Whether an error answer carries a valid signature of the peer. No key is learned for it.
-    fn is_signed_by_known_key(&self, route: &Route, reply: &Reply) -> bool {
+    pub(super) fn is_signed_by_known_key(&self, route: &Route, reply: &Reply) -> bool {
         let now = self.shared.clock.now_millis();
         self.with_known_key(route, reply)
             .is_some_and(|(auth, pinned)| verify(&auth, &pinned, &reply.body, now).is_ok())
@@ -88,14 +88,14 @@ impl MeshClient {
     }
 
     /// The pinned key of the peer that was called, else of the name that answered.
-    fn known_key(&self, route: &Route, responder: &NaraName) -> Option<PinnedKey> {
+    pub(super) fn known_key(&self, route: &Route, responder: &NaraName) -> Option<PinnedKey> {
         let of_peer = route.peer.info().key.filter(|pinned| pinned.name == *responder);
         of_peer.or_else(|| self.shared.registry.by_name(responder.as_str())?.info().key)
     }
 
     /// Asks for the key of a responder that is met for the first time. It is asked where the call went, since
     /// that is where trust on first use points to.
-    async fn learn_key(
+    pub(super) async fn learn_key(
         &self,
         route: &Route,
         responder: &NaraName,
@@ -122,7 +122,7 @@ impl MeshClient {
     }
 
     /// Notes in the registry who answered: id, name and key belong together from now on.
-    fn pin(&self, route: &Route, pinned: PinnedKey) -> Result<(), ErrorKind> {
+    pub(super) fn pin(&self, route: &Route, pinned: PinnedKey) -> Result<(), ErrorKind> {
         let local = &self.shared.local;
         if pinned.name == *local.name() && pinned.key != local.public_key() {
             let own = PinnedKey {

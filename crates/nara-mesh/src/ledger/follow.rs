@@ -24,7 +24,8 @@ pub struct Follower {
     epoch: LedgerEpoch,
     seq: i64,
     filter: EventFilter,
-    except: Option<NaraName>,
+    /// Whose events are left out, and behind which place.
+    except: Option<(NaraName, i64)>,
     /// Whether the next events come from the ledger.
     behind: bool,
 }
@@ -57,10 +58,10 @@ impl Follower {
         }
     }
 
-    /// Leaves out what this peer told.
+    /// Leaves out what this peer told and came behind the place `behind`.
     #[must_use]
-    pub fn except(mut self, origin: NaraName) -> Self {
-        self.except = Some(origin);
+    pub fn except(mut self, origin: NaraName, behind: i64) -> Self {
+        self.except = Some((origin, behind));
         self
     }
 
@@ -134,6 +135,9 @@ impl Follower {
     }
 
     fn is_for_us(&self, arrival: &Arrival) -> bool {
-        self.except.is_none() || arrival.origin != self.except
+        let Some((origin, behind)) = &self.except else {
+            return true;
+        };
+        arrival.seq <= *behind || arrival.origin.as_ref() != Some(origin)
     }
 }

@@ -12,6 +12,7 @@ use super::background::Background;
 use super::discovery::KeyDiscovery;
 use super::shared::{Reachable, Shared};
 use super::stash::Stash;
+use super::streams::Streams;
 use super::{MeshServer, RunningServer, ServerLimits, route};
 use crate::client::MeshClient;
 use crate::clock::{Clock, SystemClock};
@@ -196,6 +197,7 @@ impl MeshServerBuilder {
             mesh_ranges: self.mesh_ranges,
             mesh_port: self.mesh_port,
             stash: Stash::new(&self.limits),
+            streams: Streams::new(self.limits.streams, self.limits.streams_per_peer),
             reachable: Reachable::default(),
             replies: Arc::new(Semaphore::new(self.limits.replies)),
             reconciliations: Semaphore::new(self.limits.reconciliations),

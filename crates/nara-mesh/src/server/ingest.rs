@@ -38,7 +38,13 @@ pub(super) struct Ingested {
 /// Events of naras whose key is not known here are stored: to pass on what others said is the point of
 /// gossip. Events that contradict a known key, forge their id or lack a signature that they must have are
 /// refused one by one; the others of the batch are not held against them.
-pub(super) async fn ingest(shared: &Arc<Shared>, events: Vec<SyncEvent>) -> Result<Ingested, LedgerError> {
+///
+/// `told_by` is the nara that sent them: streams to it leave them out.
+pub(super) async fn ingest(
+    shared: &Arc<Shared>,
+    events: Vec<SyncEvent>,
+    told_by: Option<&NaraName>,
+) -> Result<Ingested, LedgerError> {
     learn_introductions(shared, &events);
     let (events, verdicts) = verify(shared.clone(), events).await?;
     let mut ingested = Ingested::default();
@@ -57,7 +63,10 @@ pub(super) async fn ingest(shared: &Arc<Shared>, events: Vec<SyncEvent>) -> Resu
         }
     }
     if !ingested.accepted.is_empty() {
-        let insertions = shared.ledger.insert(ingested.accepted.clone()).await?;
+        let insertions = shared
+            .ledger
+            .insert_from(ingested.accepted.clone(), told_by.cloned())
+            .await?;
         ingested.stored = insertions
             .iter()
             .filter(|insertion| matches!(insertion, Insertion::Stored))

@@ -40,6 +40,12 @@ pub struct ServerLimits {
     pub stash_bytes: usize,
     /// Peers for which a stash is kept, in memory: 20 (wire facts, section 12.4).
     pub stash_owners: usize,
+    /// How often a stream says that it is alive: [`defaults::STREAM_KEEP_ALIVE`]. Less than `idle`.
+    pub stream_keep_alive: Duration,
+    /// Streams open at once: [`defaults::STREAMS`]. Each holds a connection.
+    pub streams: usize,
+    /// Streams of one peer open at once: [`defaults::STREAMS_PER_PEER`].
+    pub streams_per_peer: usize,
     /// Events in the answer to a zine: 5,000. The naras already out there set no limit.
     pub zine_events: usize,
 }
@@ -61,6 +67,9 @@ impl Default for ServerLimits {
             replies: 64,
             stash_bytes: 256 << 10,
             stash_owners: 20,
+            stream_keep_alive: defaults::STREAM_KEEP_ALIVE,
+            streams: defaults::STREAMS,
+            streams_per_peer: defaults::STREAMS_PER_PEER,
             zine_events: nara_proto::sync::MAX_EVENTS,
         }
     }

@@ -8,6 +8,7 @@ use nara_proto::auth::RequestAuthError;
 use nara_proto::event::Service;
 use nara_proto::identity::NaraName;
 use nara_proto::reconcile::{InvalidScope, ReconcileError};
+use nara_proto::stream::InvalidStreamRequest;
 use nara_proto::world::ChainError;
 
 use crate::ledger::LedgerError;
@@ -56,6 +57,12 @@ pub(crate) enum Rejection {
         /// Who signed the request.
         sender: NaraName,
     },
+    /// A `Last-Event-ID` that is not one, or several.
+    #[error("Last-Event-ID is not a cursor of a stream: send the id of the last message, or leave it out")]
+    InvalidCursor,
+    /// A query that cannot be read.
+    #[error("Invalid query: {0}")]
+    InvalidQuery(#[from] InvalidStreamRequest),
     /// A scope that is none.
     #[error("{0}")]
     Scope(#[from] InvalidScope),
@@ -77,6 +84,9 @@ pub(crate) enum Rejection {
     /// An event without the payload of its service.
     #[error("The event has no {0} payload")]
     MissingPayload(Service),
+    /// All streams of this server are taken.
+    #[error("No stream left: fetch pages from /events/sync, or try again in a minute")]
+    NoStreamLeft,
     /// Nothing is here.
     #[error("404 page not found")]
     NotFound,
@@ -101,6 +111,9 @@ pub(crate) enum Rejection {
     /// The request is not authenticated.
     #[error("Authentication failed: {0}")]
     Unauthenticated(#[from] RequestAuthError),
+    /// The peer has as many streams as it may have.
+    #[error("You have {0} streams open, which is the limit: close one, or try again in a minute")]
+    TooManyStreams(usize),
     /// The key of the emitter of an event is not known.
     #[error("Unknown emitter")]
     UnknownEmitter,
@@ -126,7 +139,9 @@ impl Rejection {
             | Self::Frame(_)
             | Self::Forward { .. }
             | Self::FromRequired
+            | Self::InvalidCursor
             | Self::InvalidJson
+            | Self::InvalidQuery(_)
             | Self::MissingPayload(_)
             | Self::Scope(_)
             | Self::ShortWorldId
@@ -143,7 +158,9 @@ impl Rejection {
             Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Panicked => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::Ledger(_) | Self::ReplayCacheFull => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Ledger(_) | Self::NoStreamLeft | Self::ReplayCacheFull | Self::TooManyStreams(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
         }
     }
 }

@@ -20,6 +20,7 @@ mod coordinates;
 mod dm;
 mod events_fetch;
 mod events_reconcile;
+mod events_stream;
 mod events_sync;
 mod gossip_zine;
 mod import;
@@ -37,10 +38,10 @@ use axum::extract::Request;
 use axum::handler::Handler;
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::{any, post};
+use axum::routing::{MethodFilter, any, on, post};
 use nara_proto::endpoint::{
-    AllCheckpoints, DirectMessage, Endpoint, EventsFetch, EventsImport, EventsReconcile, EventsSync,
-    GetCoordinates, GossipZine, MeshMessage, PeerQuery, Ping, WorldRelay,
+    AllCheckpoints, DirectMessage, Endpoint, EventsFetch, EventsImport, EventsReconcile, EventsStream,
+    EventsSync, GetCoordinates, GossipZine, MeshMessage, PeerQuery, Ping, WorldRelay,
 };
 use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -60,6 +61,7 @@ pub(super) fn router(shared: Arc<Shared>, authenticator: &Arc<Authenticator>) ->
         shared: &shared,
     };
     let router = routes
+        .signed::<EventsStream, _, _>(events_stream::handle)
         .signed::<EventsSync, _, _>(events_sync::handle)
         .signed::<EventsFetch, _, _>(events_fetch::handle)
         .signed::<EventsReconcile, _, _>(events_reconcile::handle)
@@ -113,7 +115,8 @@ impl Routes<'_> {
             // Innermost, so that the answer to a request whose handler panicked is signed like others.
             .layer(CatchPanicLayer::custom(panicked));
         // The method is checked behind the signature, as elsewhere: the fallback is inside of the layers.
-        let route = post(handler).fallback(method_not_allowed).layer(layers);
+        let method = MethodFilter::try_from(E::METHOD).expect("endpoints have ordinary methods");
+        let route = on(method, handler).fallback(method_not_allowed).layer(layers);
         self.router = self.router.route(E::PATH, route);
         self
     }

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::ServerLimits;
 use super::background::Background;
 use super::stash::Stash;
+use super::streams::Streams;
 use crate::client::MeshClient;
 use crate::clock::Clock;
 use crate::handler::MeshHandler;
@@ -35,6 +36,7 @@ pub(super) struct Shared {
     pub(super) mesh_ranges: Vec<IpNet>,
     pub(super) mesh_port: u16,
     pub(super) stash: Stash,
+    pub(super) streams: Streams,
     pub(super) background: Background,
     pub(super) reachable: Reachable,
     pub(super) replies: Arc<Semaphore>,

@@ -1,1 +1,151 @@
+//! Opening a stream: the request, and the `hello` that proves who answers.
 
+use http::HeaderName;
+use http::HeaderValue;
+use http::header::CONTENT_TYPE;
+use nara_proto::endpoint::{Endpoint as _, EventsStream};
+use nara_proto::identity::NaraName;
+use nara_proto::stream::{ArrivalCursor, Hello, HelloError, StreamMessage, StreamOpening, StreamRequest};
+use tokio::time::{Instant, timeout_at};
+
+use super::error::StreamProblem;
+use super::frames::{FrameError, Frames};
+use crate::client::address::Route;
+use crate::client::call::{OpenAnswer, Outgoing};
+use crate::client::error::{ErrorKind, Stage};
+use crate::client::pool::Connection;
+use crate::client::verify::check_responder;
+use crate::client::{CallOptions, ClientError, MeshClient, PeerRef};
+
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+
+/// An open stream whose server is known.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) frames: Frames,
+    pub(super) _connection: Connection,
+    pub(super) hello: Hello,
+    pub(super) server: NaraName,
+    /// What the `hello` asked for with `retry:`, in milliseconds.
+    pub(super) retry: Option<u64>,
+}
+
+/// Why a stream is not open.
+#[derive(Debug)]
+pub(super) enum OpenError {
+    Call(ClientError),
+    Frame(FrameError),
+}
+
+impl From<ClientError> for OpenError {
+    fn from(error: ClientError) -> Self {
+        Self::Call(error)
+    }
+}
+
+impl MeshClient {
+    /// Opens a stream behind `cursor`.
+    pub(super) async fn open_stream(
+        &self,
+        peer: &PeerRef,
+        request: &StreamRequest,
+        cursor: Option<ArrivalCursor>,
+    ) -> Result<Opened, OpenError> {
+        let deadline = self.deadline(CallOptions::default());
+        let route = self.route(peer)?;
+        let fail = |kind| OpenError::Call(ClientError::new(&route, kind));
+        let last_event_id = cursor.map(|cursor| cursor.to_string()).unwrap_or_default();
+        let mut outgoing = Outgoing::new::<EventsStream>(request).map_err(fail)?;
+        if let Ok(value) = HeaderValue::try_from(&last_event_id)
+            && cursor.is_some()
+        {
+            outgoing.headers.insert(LAST_EVENT_ID, value);
+        }
+        let answer = self.open(&route, &outgoing, deadline).await.map_err(fail)?;
+        let OpenAnswer {
+            headers,
+            body,
+            request_signature,
+            connection,
+        } = answer;
+        let content_type = headers.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+        if !is_event_stream(content_type) {
+            let content_type = String::from_utf8_lossy(content_type).into_owned();
+            return Err(problem(StreamProblem::ContentType(content_type)));
+        }
+
+        let mut frames = Frames::new(body);
+        let first = timeout_at(deadline, frames.next())
+            .await
+            .map_err(|_| fail(ErrorKind::Timeout(Stage::Answer)))?
+            .map_err(OpenError::Frame)?;
+        let data = first.data.as_deref().unwrap_or_default();
+        let message = StreamMessage::decode(first.event.as_deref(), first.id.as_deref(), data);
+        let hello = match message {
+            Ok(StreamMessage::Hello(hello)) => *hello,
+            Ok(_) => return Err(problem(StreamProblem::NoHello)),
+            Err(error) => return Err(problem(StreamProblem::Message(error))),
+        };
+        let query = EventsStream::query(request).unwrap_or_default();
+        let opening = StreamOpening {
+            request_signature: &request_signature,
+            query: &query,
+            last_event_id: &last_event_id,
+        };
+        let server = self
+            .verify_hello(&route, &hello, opening, deadline)
+            .await
+            .map_err(fail)?;
+        Ok(Opened {
+            frames,
+            _connection: connection,
+            hello,
+            server,
+            retry: first.retry,
+        })
+    }
+
+    /// Verifies who made a `hello`, and that it is for this request.
+    async fn verify_hello(
+        &self,
+        route: &Route,
+        hello: &Hello,
+        opening: StreamOpening<'_>,
+        deadline: Instant,
+    ) -> Result<NaraName, ErrorKind> {
+        let server = hello.check().map_err(ErrorKind::Hello)?;
+        if self.shared.accept_unverified {
+            return Ok(server);
+        }
+        check_responder(route, &server)?;
+        if let Some(expected) = &route.expected.id
+            && expected.as_str() != hello.id
+        {
+            return Err(ErrorKind::Hello(HelloError::Id));
+        }
+        let (pinned, is_new) = match self.known_key(route, &server) {
+            Some(pinned) => (pinned, false),
+            None => {
+                let learning = timeout_at(deadline, self.learn_key(route, &server, deadline)).await;
+                (learning.map_err(|_| ErrorKind::Timeout(Stage::Verify))??, true)
+            }
+        };
+        hello.verify(opening, &pinned.key).map_err(ErrorKind::Hello)?;
+        if is_new || route.expected.name.is_none() || route.expected.key.is_none() {
+            self.pin(route, pinned)?;
+        }
+        Ok(server)
+    }
+}
+
+fn problem(problem: StreamProblem) -> OpenError {
+    OpenError::Frame(FrameError::Problem(problem))
+}
+
+fn is_event_stream(content_type: &[u8]) -> bool {
+    let essence = content_type
+        .split(|byte| *byte == b';')
+        .next()
+        .unwrap_or_default();
+    essence.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
+}

@@ -1,1 +1,89 @@
+//! How long to wait before a stream is opened again.
 
+use std::time::Duration;
+
+use super::ReconnectPolicy;
+
+/// A stream that lasted this long was a good one: the next pause is short again. Shorter ones may be those of a
+/// peer that closes every stream at once.
+const GOOD: Duration = Duration::from_secs(10);
+
+/// Failures for which a broken rule counts: whoever broke one will break it again.
+const RULE_BROKEN: u32 = 6;
+
+/// The pauses of one subscription.
+#[derive(Debug)]
+pub(super) struct Pauses {
+    policy: ReconnectPolicy,
+    failures: u32,
+    /// What the peer asked for.
+    wish: Duration,
+}
+
+impl Pauses {
+    pub(super) fn new(policy: ReconnectPolicy) -> Self {
+        Self {
+            policy,
+            failures: 0,
+            wish: Duration::ZERO,
+        }
+    }
+
+    /// A stream ended that had been open for so long.
+    pub(super) fn lasted(&mut self, open: Duration) {
+        if open >= GOOD {
+            self.failures = 0;
+        }
+    }
+
+    /// The peer broke a rule.
+    pub(super) fn rule_broken(&mut self) {
+        self.failures = self.failures.max(RULE_BROKEN);
+    }
+
+    /// The peer asked for pauses of this length, in **milliseconds**.
+    pub(super) fn wish(&mut self, retry_ms: u64) {
+        self.wish = Duration::from_millis(retry_ms).min(self.policy.max);
+    }
+
+    /// The next pause: at least `least`, within the bounds of the policy. `random` spreads it over the upper half of
+    /// its length, so that the subscribers of a returning nara do not all come in one instant.
+    pub(super) fn next(&mut self, least: Duration, random: u32) -> Duration {
+        let ReconnectPolicy { min, max } = self.policy;
+        let full = min.saturating_mul(1 << self.failures.min(16)).min(max);
+        self.failures = self.failures.saturating_add(1);
+        let spread = 0.5 + 0.5 * f64::from(random) / f64::from(u32::MAX);
+        full.mul_f64(spread).max(least).max(self.wish).max(min).min(max)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_their_bound_and_start_small_again() {
+        let mut pauses = Pauses::new(ReconnectPolicy::default());
+        let next = |pauses: &mut Pauses| pauses.next(Duration::ZERO, u32::MAX).as_millis();
+        let grown: Vec<_> = (0..10).map(|_| next(&mut pauses)).collect();
+        assert_eq!(
+            grown,
+            [200, 400, 800, 1600, 3200, 6400, 12_800, 25_600, 30_000, 30_000]
+        );
+        pauses.lasted(Duration::from_secs(9));
+        assert_eq!(next(&mut pauses), 30_000);
+        pauses.lasted(Duration::from_secs(10));
+        assert_eq!(next(&mut pauses), 200);
+    }
+
+    #[test]
+    fn whatever_is_asked_for_stays_within_the_bounds() {
+        let mut pauses = Pauses::new(ReconnectPolicy::default());
+        assert_eq!(pauses.next(Duration::ZERO, 0), Duration::from_millis(200));
+        pauses.wish(5_000);
+        assert_eq!(pauses.next(Duration::ZERO, 0), Duration::from_secs(5));
+        pauses.wish(u64::MAX);
+        assert_eq!(pauses.next(Duration::ZERO, 0), Duration::from_secs(30));
+        assert_eq!(pauses.next(Duration::MAX, 0), Duration::from_secs(30));
+    }
+}

@@ -1,8 +1,41 @@
+//! The life of a subscription: open, read, pause, again.
+
+use std::time::Duration;
+
+use nara_proto::event::{EventVerdict, SyncEvent, verify_events};
+use nara_proto::identity::NaraName;
+use nara_proto::stream::{ArrivalCursor, LedgerEpoch, MAX_STREAM_MESSAGE, StreamMessage, StreamStart};
+use nara_proto::sync::EventFilter;
+use sse_stream::Sse;
+use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep, timeout_at};
 
+use super::connect::{OpenError, Opened};
+use super::error::{Cut, StreamProblem};
+use super::frames::FrameError;
+use super::pause::Pauses;
 use super::{StreamError, StreamState, SubscribeOptions, VerifiedEvent};
-use crate::client::{MeshClient, PeerRef};
+use crate::client::error::ErrorKind;
+use crate::client::verify::offload;
+use crate::client::{MeshClient, PeerRef, RefusedEvent};
+use crate::defaults;
+use crate::ledger::Insertion;
+use crate::registry::{KnownKeys, PeerEvent, PeerInfo};
 
+/// Events that are verified and stored together, if so many are there.
+const BATCH_EVENTS: usize = 256;
+
+/// Bytes of events that are verified and stored together.
+const BATCH_BYTES: usize = 4 * MAX_STREAM_MESSAGE;
+
+/// From how many events on they are verified off the threads that serve everyone.
+const OFFLOAD_EVENTS: usize = 32;
+
+/// What a peer may promise about its keep-alives. Beyond that we would not notice for minutes that it is gone.
+const KEEP_ALIVE: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(60);
+
+/// Opens the stream of one peer again and again.
 #[derive(Debug)]
 pub(super) struct Runner {
     client: MeshClient,
@@ -10,6 +43,25 @@ pub(super) struct Runner {
     options: SubscribeOptions,
     items: mpsc::Sender<Result<VerifiedEvent, StreamError>>,
     state: watch::Sender<StreamState>,
+    cursor: Option<ArrivalCursor>,
+    pauses: Pauses,
+    unsaved: Unsaved,
+}
+
+/// What of the cursor is not written to the ledger yet.
+#[derive(Debug)]
+struct Unsaved {
+    events: usize,
+    /// Since when, if anything is unsaved.
+    since: Option<Instant>,
+}
+
+/// Why a stream is not read any further.
+enum Stop {
+    /// Nobody reads the subscription any more.
+    Dropped,
+    Cut(Cut),
+    Error(StreamError),
 }
 
 impl Runner {
@@ -23,13 +75,531 @@ impl Runner {
         Self {
             client,
             peer,
+            cursor: options.cursor,
+            pauses: Pauses::new(options.reconnect),
             options,
             items,
             state,
+            unsaved: Unsaved {
+                events: 0,
+                since: None,
+            },
         }
     }
 
-    pub(super) async fn run(self) {
+    pub(super) async fn run(mut self) {
+        let last = self.follow().await;
         self.state.send_replace(StreamState::Ended);
+        if let Some(error) = last {
+            // Nobody reads it any more: then nobody needs it.
+            let _ = self.items.send(Err(error)).await;
+        }
+    }
+
+    /// Follows the peer until nobody reads the subscription any more, or it cannot go on; then the last item.
+    async fn follow(&mut self) -> Option<StreamError> {
+        let mut changes = self.client.registry().subscribe();
+        if let Err(error) = self.recall().await {
+            self.items.send(Err(error)).await.ok()?;
+        }
+        loop {
+            self.set_state(StreamState::Connecting);
+            let opening = self
+                .client
+                .open_stream(&self.peer, &self.options.request, self.cursor)
+                .await;
+            let mut least = Duration::ZERO;
+            let stop = match opening {
+                Ok(opened) => {
+                    let began = Instant::now();
+                    let stop = self.read(opened).await;
+                    self.pauses.lasted(began.elapsed());
+                    if let Err(error) = self.save().await {
+                        tracing::warn!(%error, "the place in a stream cannot be remembered");
+                    }
+                    stop
+                }
+                Err(OpenError::Call(error)) => {
+                    if let ErrorKind::CircuitOpen(open) = error.kind() {
+                        least = open.retry_in;
+                    }
+                    match self.classify(error) {
+                        Ok(error) if error.is_final() => return Some(error),
+                        Ok(error) => Stop::Error(error),
+                        Err(why) => {
+                            self.pause(why, least, &mut changes).await;
+                            continue;
+                        }
+                    }
+                }
+                Err(OpenError::Frame(FrameError::Cut(cut))) => Stop::Cut(cut),
+                Err(OpenError::Frame(FrameError::Problem(problem))) => Stop::Error(self.protocol(problem)),
+            };
+            let why = match stop {
+                Stop::Dropped => return None,
+                Stop::Cut(cut) => cut.to_string(),
+                Stop::Error(error) => {
+                    let why = error.to_string();
+                    if !matches!(error, StreamError::Ledger { .. }) {
+                        self.pauses.rule_broken();
+                    }
+                    self.items.send(Err(error)).await.ok()?;
+                    why
+                }
+            };
+            self.pause(why, least, &mut changes).await;
+        }
+    }
+
+    /// An error of opening as an item, or else why to wait.
+    fn classify(&self, error: crate::client::ClientError) -> Result<StreamError, String> {
+        if error.is_unknown_peer() || matches!(error.kind(), ErrorKind::InvalidRequest(_)) {
+            return Ok(StreamError::Call(error));
+        }
+        match error.status() {
+            // What older naras answer to a path or a method that they do not know.
+            Some(status @ (http::StatusCode::NOT_FOUND | http::StatusCode::METHOD_NOT_ALLOWED)) => {
+                Ok(StreamError::Unsupported {
+                    peer: error.peer().to_owned(),
+                    status,
+                })
+            }
+            _ if error.is_unauthenticated() => Ok(StreamError::Unauthenticated(error)),
+            _ => Err(error.to_string()),
+        }
+    }
+
+    async fn pause(
+        &mut self,
+        why: String,
+        least: Duration,
+        changes: &mut tokio::sync::broadcast::Receiver<PeerEvent>,
+    ) {
+        // Without randomness all subscribers come after the longest pause.
+        let retry_in = self.pauses.next(least, getrandom::u32().unwrap_or(u32::MAX));
+        self.set_state(StreamState::Waiting { retry_in, why });
+        // Nothing that happened until now is news.
+        *changes = changes.resubscribe();
+        let sleep = sleep(retry_in);
+        tokio::pin!(sleep);
+        loop {
+            tokio::select! {
+                () = &mut sleep => return,
+                () = self.items.closed() => return,
+                change = changes.recv() => match change {
+                    Ok(PeerEvent::BreakerClosed(info) | PeerEvent::AddressChanged(info))
+                        if self.is_about_peer(&info) => return,
+                    Ok(_) | Err(RecvError::Lagged(_)) => {}
+                    // Not while we hold the registry.
+                    Err(RecvError::Closed) => {
+                        sleep.await;
+                        return;
+                    }
+                },
+            }
+        }
+    }
+
+    fn is_about_peer(&self, info: &PeerInfo) -> bool {
+        let known = self.client.peer(&self.peer).map(|peer| peer.info());
+        known.is_some_and(|known| {
+            known.name == info.name && known.id == info.id && known.address == info.address
+        })
+    }
+
+    /// Takes up the cursor that the ledger remembers.
+    async fn recall(&mut self) -> Result<(), StreamError> {
+        if self.cursor.is_some() {
+            return Ok(());
+        }
+        let Some(ledger) = &self.options.ledger else {
+            return Ok(());
+        };
+        let Some(name) = self.client.peer(&self.peer).and_then(|peer| peer.info().name) else {
+            return Ok(());
+        };
+        let place = cursor_place(&name, &self.options.request.filter);
+        match ledger.arrival_cursor(place).await {
+            Ok(cursor) => {
+                self.cursor = cursor;
+                Ok(())
+            }
+            Err(source) => Err(StreamError::Ledger {
+                peer: name.to_string(),
+                source,
+            }),
+        }
+    }
+
+    /// Reads an open stream to its end.
+    async fn read(&mut self, opened: Opened) -> Stop {
+        let Opened {
+            mut frames,
+            hello,
+            _connection,
+            server,
+            retry,
+        } = opened;
+        if let Some(retry) = retry {
+            self.pauses.wish(retry);
+        }
+        let start = match self.begin(&hello, &server).await {
+            Ok(start) => start,
+            Err(stop) => return stop,
+        };
+        let Some(keep_alive) = u64::try_from(hello.keep_alive_ms).ok().filter(|ms| *ms > 0) else {
+            return Stop::Error(self.protocol(StreamProblem::KeepAlive(hello.keep_alive_ms)));
+        };
+        let keep_alive = Duration::from_millis(keep_alive).clamp(*KEEP_ALIVE.start(), *KEEP_ALIVE.end());
+        let silence = keep_alive * defaults::STREAM_MISSED_KEEP_ALIVES;
+
+        let mut reader = Reader {
+            server,
+            epoch: start.epoch,
+            last: start.seq,
+            caught_up_at: hello.position,
+            batch: Vec::new(),
+            bytes: 0,
+        };
+        self.set_state(if start.seq >= hello.position {
+            StreamState::Live
+        } else {
+            StreamState::CatchingUp
+        });
+        let mut heard = Instant::now();
+        loop {
+            let dead = heard + silence;
+            let wake = self.unsaved.deadline().map_or(dead, |save| save.min(dead));
+            let block = match timeout_at(wake, frames.next()).await {
+                Ok(block) => block,
+                Err(_) if Instant::now() >= dead => return Stop::Cut(Cut::Silent(silence)),
+                Err(_) => {
+                    if let Err(stop) = self.save_or_stop(&reader.server).await {
+                        return stop;
+                    }
+                    continue;
+                }
+            };
+            heard = Instant::now();
+            // All that is there already is verified and stored together.
+            let mut block = Some(block);
+            while let Some(next) = block.take() {
+                let next = match next {
+                    Ok(next) => next,
+                    Err(end) => {
+                        if let Err(stop) = self.flush(&mut reader).await {
+                            return stop;
+                        }
+                        return match end {
+                            FrameError::Cut(cut) => Stop::Cut(cut),
+                            FrameError::Problem(problem) => Stop::Error(self.protocol(problem)),
+                        };
+                    }
+                };
+                if let Some(stop) = self.take(&mut reader, next).await {
+                    return stop;
+                }
+                if reader.batch.len() < BATCH_EVENTS && reader.bytes < BATCH_BYTES {
+                    block = frames.next_if_ready();
+                }
+            }
+            if let Err(stop) = self.flush(&mut reader).await {
+                return stop;
+            }
+            if self.unsaved.is_due()
+                && let Err(stop) = self.save_or_stop(&reader.server).await
+            {
+                return stop;
+            }
+        }
+    }
+
+    /// Checks where a stream begins.
+    async fn begin(
+        &mut self,
+        hello: &nara_proto::stream::Hello,
+        server: &NaraName,
+    ) -> Result<ArrivalCursor, Stop> {
+        // They were checked when the hello was verified.
+        let (Ok(start), Ok(reason)) = (hello.start(), hello.reason()) else {
+            return Err(Stop::Error(self.protocol(StreamProblem::NoHello)));
+        };
+        match self.cursor {
+            Some(cursor) if reason.is_replaced() => {
+                tracing::info!(peer = %server, %cursor, %start, "the peer has another ledger than before");
+                let peer = server.to_string();
+                self.items
+                    .send(Err(StreamError::LedgerReplaced { peer, start }))
+                    .await
+                    .map_err(|_| Stop::Dropped)?;
+            }
+            Some(cursor) if reason != StreamStart::Cursor || cursor != start => {
+                return Err(Stop::Error(self.protocol(StreamProblem::WrongStart {
+                    expected: cursor,
+                    got: start,
+                })));
+            }
+            _ => {}
+        }
+        self.cursor = Some(start);
+        Ok(start)
+    }
+
+    /// Takes one block; `Some` if it is the last.
+    async fn take(&mut self, reader: &mut Reader, block: Sse) -> Option<Stop> {
+        if let Some(retry) = block.retry {
+            self.pauses.wish(retry);
+        }
+        let data = block.data.unwrap_or_default();
+        let message = match StreamMessage::decode(block.event.as_deref(), block.id.as_deref(), &data) {
+            Ok(message) => message,
+            Err(error) => return Some(self.broken_rule(reader, StreamProblem::Message(error)).await),
+        };
+        match message {
+            StreamMessage::Event(cursor, event) => {
+                if let Err(problem) = reader.advance(cursor, true) {
+                    return Some(self.broken_rule(reader, problem).await);
+                }
+                reader.bytes += data.len();
+                reader.batch.push((cursor, *event));
+            }
+            StreamMessage::Ping(cursor, heartbeat) => {
+                if let Err(stop) = self.place(reader, cursor).await {
+                    return Some(stop);
+                }
+                reader.caught_up_at = heartbeat.position;
+                self.note_progress(reader);
+            }
+            StreamMessage::Lagged(cursor, lag) => {
+                if let Err(stop) = self.place(reader, cursor).await {
+                    return Some(stop);
+                }
+                reader.caught_up_at = lag.position;
+                self.set_state(StreamState::Lagged);
+            }
+            StreamMessage::Bye(bye) => {
+                if let Err(stop) = self.flush(reader).await {
+                    return Some(stop);
+                }
+                let reason = bye.reason.chars().take(200).collect();
+                return Some(Stop::Cut(Cut::Bye(reason)));
+            }
+            StreamMessage::Hello(_) => {
+                return Some(self.broken_rule(reader, StreamProblem::SecondHello).await);
+            }
+            // A later version says more than this one understands.
+            _ => {}
+        }
+        None
+    }
+
+    /// The stream has come to a place without an event for us.
+    async fn place(&mut self, reader: &mut Reader, cursor: ArrivalCursor) -> Result<(), Stop> {
+        self.flush(reader).await?;
+        if let Err(problem) = reader.advance(cursor, false) {
+            return Err(Stop::Error(self.protocol(problem)));
+        }
+        if self.cursor != Some(cursor) {
+            self.cursor = Some(cursor);
+            self.unsaved.add(0);
+        }
+        Ok(())
+    }
+
+    /// Ends a stream whose peer broke a rule, behind what came before.
+    async fn broken_rule(&mut self, reader: &mut Reader, problem: StreamProblem) -> Stop {
+        match self.flush(reader).await {
+            Ok(()) => Stop::Error(self.protocol(problem)),
+            Err(stop) => stop,
+        }
+    }
+
+    /// Verifies, stores and gives out the events that have come.
+    async fn flush(&mut self, reader: &mut Reader) -> Result<(), Stop> {
+        reader.bytes = 0;
+        let (cursors, events): (Vec<_>, Vec<_>) = std::mem::take(&mut reader.batch).into_iter().unzip();
+        let Some(last) = cursors.last().copied() else {
+            return Ok(());
+        };
+        let count = events.len();
+        let (events, verdicts) = self.verify(events).await;
+        let mut insertions = self.store(&reader.server, &events, &verdicts).await?.into_iter();
+        for ((cursor, event), verdict) in cursors.into_iter().zip(events).zip(verdicts) {
+            let item = match verdict {
+                Ok(trust) => Ok(VerifiedEvent {
+                    event,
+                    trust,
+                    cursor,
+                    insertion: insertions.next(),
+                }),
+                Err(problem) => Err(StreamError::Refused {
+                    peer: reader.server.to_string(),
+                    event: Box::new(RefusedEvent {
+                        id: event.id,
+                        emitter: event.emitter,
+                        problem,
+                    }),
+                }),
+            };
+            self.items.send(item).await.map_err(|_| Stop::Dropped)?;
+        }
+        self.cursor = Some(last);
+        self.unsaved.add(count);
+        self.note_progress(reader);
+        Ok(())
+    }
+
+    async fn verify(&self, events: Vec<SyncEvent>) -> (Vec<SyncEvent>, Vec<EventVerdict>) {
+        let keys = KnownKeys::new(self.client.local().clone(), self.client.registry().clone());
+        let large = events.len() > OFFLOAD_EVENTS;
+        offload(large, move || {
+            let mut random = [0; 32];
+            getrandom::fill(&mut random).expect("the operating system gives randomness");
+            let verdicts = verify_events(&events, &keys, random);
+            (events, verdicts)
+        })
+        .await
+    }
+
+    /// Stores the events that were not refused; their outcomes, if there is a ledger.
+    async fn store(
+        &self,
+        server: &NaraName,
+        events: &[SyncEvent],
+        verdicts: &[EventVerdict],
+    ) -> Result<Vec<Insertion>, Stop> {
+        let Some(ledger) = &self.options.ledger else {
+            return Ok(Vec::new());
+        };
+        let accepted: Vec<_> = events
+            .iter()
+            .zip(verdicts)
+            .filter(|(_, verdict)| verdict.is_ok())
+            .map(|(event, _)| event.clone())
+            .collect();
+        if accepted.is_empty() {
+            return Ok(Vec::new());
+        }
+        let stored = ledger.insert_from(accepted, Some(server.clone())).await;
+        stored.map_err(|source| {
+            Stop::Error(StreamError::Ledger {
+                peer: server.to_string(),
+                source,
+            })
+        })
+    }
+
+    async fn save_or_stop(&mut self, server: &NaraName) -> Result<(), Stop> {
+        self.save_as(server).await.map_err(|source| {
+            Stop::Error(StreamError::Ledger {
+                peer: server.to_string(),
+                source,
+            })
+        })
+    }
+
+    async fn save(&mut self) -> Result<(), crate::ledger::LedgerError> {
+        let Some(name) = self.client.peer(&self.peer).and_then(|peer| peer.info().name) else {
+            return Ok(());
+        };
+        self.save_as(&name).await
+    }
+
+    /// Writes down how far the stream was read.
+    async fn save_as(&mut self, server: &NaraName) -> Result<(), crate::ledger::LedgerError> {
+        if self.unsaved.since.is_none() {
+            return Ok(());
+        }
+        if let (Some(ledger), Some(cursor)) = (&self.options.ledger, self.cursor) {
+            let place = cursor_place(server, &self.options.request.filter);
+            ledger.store_arrival_cursor(place, cursor).await?;
+        }
+        self.unsaved = Unsaved {
+            events: 0,
+            since: None,
+        };
+        Ok(())
+    }
+
+    fn note_progress(&self, reader: &Reader) {
+        if reader.last >= reader.caught_up_at {
+            self.set_state(StreamState::Live);
+        }
+    }
+
+    fn set_state(&self, state: StreamState) {
+        self.state.send_if_modified(|current| {
+            let changed = *current != state;
+            if changed {
+                tracing::debug!(peer = %self.peer, %state, "stream");
+                *current = state;
+            }
+            changed
+        });
+    }
+
+    fn protocol(&self, problem: StreamProblem) -> StreamError {
+        let known = self.client.peer(&self.peer);
+        StreamError::Protocol {
+            peer: known.map_or_else(|| self.peer.to_string(), |peer| peer.info().to_string()),
+            problem,
+        }
+    }
+}
+
+/// Where in a stream its reader is.
+#[derive(Debug)]
+struct Reader {
+    server: NaraName,
+    epoch: LedgerEpoch,
+    last: i64,
+    /// The stream has caught up when it is at this place.
+    caught_up_at: i64,
+    batch: Vec<(ArrivalCursor, SyncEvent)>,
+    bytes: usize,
+}
+
+impl Reader {
+    /// Notes the place of a message. Places of events rise, those of other messages do not fall.
+    fn advance(&mut self, cursor: ArrivalCursor, rising: bool) -> Result<(), StreamProblem> {
+        if cursor.epoch != self.epoch {
+            return Err(StreamProblem::ForeignCursor {
+                expected: self.epoch.to_string(),
+                got: cursor.epoch.to_string(),
+            });
+        }
+        if cursor.seq < self.last || (rising && cursor.seq == self.last) {
+            return Err(StreamProblem::Order {
+                last: self.last,
+                got: cursor.seq,
+            });
+        }
+        self.last = cursor.seq;
+        Ok(())
+    }
+}
+
+impl Unsaved {
+    fn add(&mut self, events: usize) {
+        self.events += events;
+        self.since.get_or_insert_with(Instant::now);
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.since.map(|since| since + defaults::STREAM_CURSOR_INTERVAL)
+    }
+
+    fn is_due(&self) -> bool {
+        self.events >= defaults::STREAM_CURSOR_EVENTS
+            || self.deadline().is_some_and(|deadline| deadline <= Instant::now())
+    }
+}
+
+/// Under which name a ledger remembers how far a stream was read: another filter is another stream.
+fn cursor_place(peer: &NaraName, filter: &EventFilter) -> String {
+    if filter.is_empty() {
+        peer.to_string()
+    } else {
+        format!("{peer} {:?} {:?}", filter.services, filter.subjects)
     }
 }

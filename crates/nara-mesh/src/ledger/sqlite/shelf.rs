@@ -186,6 +186,14 @@ impl Shelf for SqliteShelf<'_> {
     }
 
     fn oldest(&mut self, priority: Priority, limit: usize) -> rusqlite::Result<Vec<Place>> {
-        self.places(sql::OLDEST, (priority as i64, read::sql_limit(limit)))
+        let limit = read::sql_limit(limit);
+        let service = match priority {
+            Priority::Ping => Service::Ping,
+            Priority::Seen => Service::Seen,
+            Priority::Social => Service::Social,
+            Priority::Presence => return self.places(sql::OLDEST_PRESENCE, [limit]),
+            Priority::FirstSeen | Priority::Checkpoint | Priority::Restart => return Ok(Vec::new()),
+        };
+        self.places(sql::OLDEST_OF_SERVICE, (service.as_str(), limit))
     }
 }

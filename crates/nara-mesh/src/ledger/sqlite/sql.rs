@@ -99,8 +99,10 @@ pub(super) const HAS_CHECKPOINT: &str = "SELECT 1 FROM events INDEXED BY events_
      WHERE target = ?1 AND svc = 'checkpoint' LIMIT 1";
 pub(super) const OLDEST_STRANGERS: &str = "SELECT seq, ts, id, actor, target FROM events \
      INDEXED BY events_strangers WHERE stranger = 1 ORDER BY ts, id LIMIT ?1";
-pub(super) const OLDEST: &str = "SELECT seq, ts, id FROM events INDEXED BY events_by_priority \
-     WHERE priority = ?1 AND priority < 4 ORDER BY ts, id LIMIT ?2";
+pub(super) const OLDEST_OF_SERVICE: &str = "SELECT seq, ts, id FROM events INDEXED BY events_by_service \
+     WHERE svc = ?1 ORDER BY ts, id LIMIT ?2";
+pub(super) const OLDEST_PRESENCE: &str = "SELECT seq, ts, id FROM events INDEXED BY events_presence \
+     WHERE priority = 3 ORDER BY ts, id LIMIT ?1";
 
 pub(super) const TOTALS: &str = "SELECT priority, n FROM totals";
 

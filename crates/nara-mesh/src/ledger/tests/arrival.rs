@@ -173,7 +173,7 @@ async fn a_follower_leaves_out_what_its_peer_told() {
     for ledger in every_kind() {
         let carol: NaraName = "carol".parse().unwrap();
         let follow =
-            |after| Follower::new(ledger.clone(), after, EventFilter::default()).except(carol.clone());
+            |after| Follower::new(ledger.clone(), after, EventFilter::default()).except(carol.clone(), 0);
         let mut live = follow(0);
         assert!(matches!(live.next().await, Ok(Followed::CaughtUp)));
         ledger

@@ -29,7 +29,7 @@ pub(super) async fn handle(
         return Err(Rejection::InvalidSignature);
     }
 
-    let ingested = ingest(&shared, zine.events.unwrap_or_default()).await?;
+    let ingested = ingest(&shared, zine.events.unwrap_or_default(), Some(sender.name())).await?;
     tracing::debug!(
         sender = %sender.name(), accepted = ingested.accepted.len(), stored = ingested.stored,
         warnings = ingested.warnings, "zine"

@@ -34,7 +34,7 @@ pub(super) async fn handle(
 
     let events = request.events.unwrap_or_default();
     let sent = events.len();
-    let ingested = ingest(&shared, events).await?;
+    let ingested = ingest(&shared, events, None).await?;
     tracing::info!(%address, sent, stored = ingested.stored, warnings = ingested.warnings, "import");
     let answer = ImportResponse {
         success: true,

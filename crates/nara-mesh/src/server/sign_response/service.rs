@@ -9,6 +9,7 @@ use futures_util::future::BoxFuture;
 use nara_proto::auth::ResponseAuth;
 use tower::Service;
 
+use super::Unbuffered;
 use crate::clock::Clock;
 use crate::identity::LocalNara;
 use crate::server::rejection::Rejection;
@@ -55,6 +56,9 @@ where
         let max_body = self.max_body;
         Box::pin(async move {
             let response = inner.call(request).await?.into_response();
+            if response.extensions().get::<Unbuffered>().is_some() {
+                return Ok(response);
+            }
             let (mut parts, body) = response.into_parts();
             let Ok(body) = to_bytes(body, max_body).await else {
                 // Handlers cut their answers to this size, so it is a defect of ours.

@@ -1,0 +1,124 @@
+//! Gossip: every event reaches every nara of a connected mesh within a few hops.
+//!
+//! A [`GossipService`] subscribes to a few peers, and everything new that they tell is verified and stored in the
+//! ledger as told by them. The server of this nara passes it on from there to whoever subscribed to *it*, except
+//! to the one that told it. Peers without streams get a zine now and then. Whom to subscribe to is decided by
+//! [`nara_proto::gossip`].
+//!
+//! ```no_run
+//! use std::sync::Arc;
+//!
+//! use nara_mesh::client::MeshClient;
+//! use nara_mesh::gossip::GossipService;
+//! use nara_mesh::ledger::Ledger;
+//!
+//! # async fn example(client: MeshClient, ledger: Arc<dyn Ledger>) {
+//! let gossip = GossipService::builder(client, ledger).start();
+//! let mut status = gossip.status();
+//! while status.changed().await.is_ok() {
+//!     println!("{} new events", status.borrow_and_update().total.new);
+//! }
+//! gossip.stop().await;
+//! # }
+//! ```
+
+mod directory;
+mod driver;
+mod status;
+mod zines;
+
+pub use nara_proto::gossip::GossipConfig;
+pub use status::{EventCounts, GossipLink, GossipPeer, GossipStatus};
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::client::MeshClient;
+use crate::clock::{Clock, SystemClock};
+use crate::defaults;
+use crate::ledger::Ledger;
+use driver::Driver;
+
+/// The gossip of one nara, running. It ends when it is dropped.
+#[derive(Debug)]
+pub struct GossipService {
+    status: watch::Receiver<GossipStatus>,
+    stopping: CancellationToken,
+    task: AbortOnDropHandle<()>,
+}
+
+/// Makes a [`GossipService`].
+#[derive(Debug)]
+#[must_use = "a builder makes nothing until `start`"]
+pub struct GossipServiceBuilder {
+    client: MeshClient,
+    ledger: Arc<dyn Ledger>,
+    clock: Arc<dyn Clock>,
+    config: GossipConfig,
+    catch_up: Duration,
+}
+
+impl GossipService {
+    /// Begins the gossip of the nara that `client` acts as, among the peers of its registry. What it learns
+    /// goes into `ledger`, which must be that of the server of this nara for others to hear of it.
+    pub fn builder(client: MeshClient, ledger: Arc<dyn Ledger>) -> GossipServiceBuilder {
+        GossipServiceBuilder {
+            client,
+            ledger,
+            clock: Arc::new(SystemClock),
+            config: GossipConfig::default(),
+            catch_up: defaults::GOSSIP_CATCH_UP,
+        }
+    }
+
+    /// What it is doing and has done. A change of a peer shows at once, mere counts within
+    /// [`defaults::GOSSIP_STATUS_INTERVAL`].
+    pub fn status(&self) -> watch::Receiver<GossipStatus> {
+        self.status.clone()
+    }
+
+    /// Ends all subscriptions and exchanges of zines, and waits until they have ended.
+    pub async fn stop(self) {
+        self.stopping.cancel();
+        // A panic of the task was reported when it happened.
+        let _ = self.task.await;
+    }
+}
+
+impl GossipServiceBuilder {
+    /// How to gossip; by default [`GossipConfig::default`].
+    pub fn config(mut self, config: GossipConfig) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// How far back the stream of a peer begins that was never listened to before; by default
+    /// [`defaults::GOSSIP_CATCH_UP`]. A peer that was listened to before resumes where it ended.
+    pub fn catch_up(mut self, catch_up: Duration) -> Self {
+        self.catch_up = catch_up;
+        self
+    }
+
+    /// The wall clock, which says what is recent; by default [`SystemClock`].
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Starts; needs the runtime of tokio.
+    pub fn start(self) -> GossipService {
+        let stopping = CancellationToken::new();
+        let (sender, status) = watch::channel(GossipStatus::default());
+        let driver = Driver::new(self, sender);
+        let task = tokio::spawn(driver.run(stopping.clone()));
+        GossipService {
+            status,
+            stopping,
+            task: AbortOnDropHandle::new(task),
+        }
+    }
+}

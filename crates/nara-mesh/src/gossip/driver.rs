@@ -1,0 +1,305 @@
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use nara_proto::gossip::{Gossip, Input, Output};
+use rand::SeedableRng as _;
+use rand::rngs::Xoshiro256PlusPlus;
+use tokio::sync::{broadcast, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+use tokio_stream::StreamMap;
+use tokio_stream::wrappers::WatchStream;
+use tokio_util::sync::CancellationToken;
+
+use super::directory::{Directory, Label, position};
+use super::zines::{self, ZineError};
+use super::{EventCounts, GossipConfig, GossipLink, GossipPeer, GossipServiceBuilder, GossipStatus};
+use crate::client::{MeshClient, StreamError, StreamState, SubscribeOptions, Subscription, VerifiedEvent};
+use crate::clock::Clock;
+use crate::defaults;
+use crate::ledger::{Insertion, Ledger};
+use crate::registry::PeerEvent;
+
+/// How soon a change of the registry is looked at: a burst of changes costs one look.
+const SETTLE: Duration = Duration::from_millis(100);
+
+/// Rounds of zines that may overlap; more are skipped.
+const ZINE_ROUNDS: usize = 2;
+
+/// Carries out what [`Gossip`] decides, and tells it what happens.
+#[derive(Debug)]
+pub(super) struct Driver {
+    client: MeshClient,
+    ledger: Arc<dyn Ledger>,
+    clock: Arc<dyn Clock>,
+    catch_up: Duration,
+    max_zines: usize,
+    gossip: Gossip<Label>,
+    directory: Directory,
+    random: Xoshiro256PlusPlus,
+    started: Instant,
+    subscriptions: StreamMap<Label, Subscription>,
+    states: StreamMap<Label, WatchStream<StreamState>>,
+    links: BTreeMap<Label, Link>,
+    zines: JoinSet<(Label, Result<EventCounts, ZineError>)>,
+    status: watch::Sender<GossipStatus>,
+    total: EventCounts,
+    exchanged: u64,
+    failed: u64,
+    /// When the status is published next, if it has changed.
+    publish_at: Option<Instant>,
+    /// When the registry is looked at next, if it has changed.
+    look_at: Option<Instant>,
+}
+
+/// A subscription, as the status shows it.
+#[derive(Debug)]
+struct Link {
+    state: StreamState,
+    events: EventCounts,
+}
+
+impl Driver {
+    pub(super) fn new(builder: GossipServiceBuilder, status: watch::Sender<GossipStatus>) -> Self {
+        let GossipServiceBuilder {
+            client,
+            ledger,
+            clock,
+            config,
+            catch_up,
+        } = builder;
+        let me = Label::from(client.local().name().as_str());
+        Self {
+            max_zines: max_zines(&config),
+            gossip: Gossip::new(me.clone(), position(&me), config),
+            directory: Directory::default(),
+            random: Xoshiro256PlusPlus::from_seed(random_seed()),
+            started: Instant::now(),
+            subscriptions: StreamMap::new(),
+            states: StreamMap::new(),
+            links: BTreeMap::new(),
+            zines: JoinSet::new(),
+            status,
+            total: EventCounts::default(),
+            exchanged: 0,
+            failed: 0,
+            publish_at: None,
+            look_at: None,
+            client,
+            ledger,
+            clock,
+            catch_up,
+        }
+    }
+
+    pub(super) async fn run(mut self, stopping: CancellationToken) {
+        let mut changes = self.client.registry().subscribe();
+        self.look();
+        loop {
+            let tick = self.started + self.gossip.next_tick(self.started.elapsed());
+            let (publish, look) = (self.publish_at, self.look_at);
+            tokio::select! {
+                () = stopping.cancelled() => break,
+                Some((label, item)) = self.subscriptions.next() => self.received(label, item),
+                Some((label, state)) = self.states.next() => self.changed(label, state),
+                Some(outcome) = self.zines.join_next() => self.exchanged(outcome),
+                change = changes.recv() => self.noticed(change),
+                () = sleep_until(look.unwrap_or(tick)), if look.is_some() => self.look(),
+                () = sleep_until(publish.unwrap_or(tick)), if publish.is_some() => self.publish(),
+                () = sleep_until(tick) => self.tell(Input::Tick),
+            }
+        }
+        // Subscriptions end when they are dropped.
+        self.zines.shutdown().await;
+    }
+
+    /// Hands the core what happened, and does what it says.
+    fn tell(&mut self, input: Input<Label>) {
+        let now = self.started.elapsed();
+        let outputs = self
+            .gossip
+            .handle(input, &self.directory.ring, now, &mut self.random);
+        let changed = !outputs.is_empty();
+        for output in outputs {
+            match output {
+                Output::Subscribe(label) => self.subscribe(label),
+                Output::Unsubscribe(label) => {
+                    tracing::debug!(peer = %label, "not listened to any more");
+                    self.subscriptions.remove(&label);
+                    self.states.remove(&label);
+                    self.links.remove(&label);
+                }
+                Output::ExchangeZine(label) => self.exchange_zine(label),
+            }
+        }
+        if changed {
+            self.publish();
+        }
+    }
+
+    fn subscribe(&mut self, label: Label) {
+        // The core chooses from the ring, which has the same peers.
+        let Some(peer) = self.directory.peer(&label) else {
+            return;
+        };
+        tracing::debug!(peer = %label, "listening");
+        let options = SubscribeOptions::default()
+            .since(self.clock.now_nanos().saturating_sub(self.catch_up))
+            .into_ledger(self.ledger.clone());
+        let subscription = self.client.subscribe(peer, options);
+        self.states
+            .insert(label.clone(), WatchStream::new(subscription.state()));
+        self.subscriptions.insert(label.clone(), subscription);
+        let link = Link {
+            state: StreamState::Connecting,
+            events: EventCounts::default(),
+        };
+        self.links.insert(label, link);
+    }
+
+    fn exchange_zine(&mut self, label: Label) {
+        if self.zines.len() >= self.max_zines {
+            tracing::info!(peer = %label, "no zine: those before have not been answered yet");
+            return;
+        }
+        let Some(peer) = self.directory.peer(&label) else {
+            return;
+        };
+        let since = self.clock.now_nanos().saturating_sub(defaults::ZINE_WINDOW);
+        let (client, ledger) = (self.client.clone(), self.ledger.clone());
+        self.zines
+            .spawn(async move { (label, zines::exchange(client, ledger, peer, since).await) });
+    }
+
+    /// An item of a subscription.
+    fn received(&mut self, label: Label, item: Result<VerifiedEvent, StreamError>) {
+        let mut events = EventCounts::default();
+        match item {
+            // Without an insertion it could not be stored, and that is an item of its own.
+            Ok(event) => events.count(event.insertion.unwrap_or(Insertion::NotRetained)),
+            Err(error @ StreamError::Refused { .. }) => {
+                tracing::info!(%error, "gossip");
+                events.count_refused();
+            }
+            Err(error @ StreamError::Unsupported { .. }) => {
+                tracing::info!(%error, "gossip by zines");
+                return self.tell(Input::NoStreams(label));
+            }
+            Err(
+                error @ (StreamError::Protocol { .. }
+                | StreamError::Unauthenticated(_)
+                | StreamError::Call(_)),
+            ) => {
+                tracing::warn!(peer = %label, error = &error as &dyn std::error::Error, "gossip");
+                return self.tell(Input::Refused(label));
+            }
+            Err(error) => {
+                tracing::warn!(peer = %label, error = &error as &dyn std::error::Error, "gossip");
+                return;
+            }
+        }
+        self.total.add(events);
+        if let Some(link) = self.links.get_mut(&label) {
+            link.events.add(events);
+        }
+        self.publish_soon();
+    }
+
+    /// A subscription does something else than before.
+    fn changed(&mut self, label: Label, state: StreamState) {
+        let input = match &state {
+            StreamState::CatchingUp | StreamState::Lagged | StreamState::Live => Input::Opened(label.clone()),
+            StreamState::Connecting | StreamState::Waiting { .. } => Input::Lost(label.clone()),
+            // Why is said by its last item, which may still wait.
+            StreamState::Ended => return,
+        };
+        if let Some(link) = self.links.get_mut(&label) {
+            link.state = state;
+        }
+        self.tell(input);
+        self.publish();
+    }
+
+    fn exchanged(
+        &mut self,
+        outcome: Result<(Label, Result<EventCounts, ZineError>), tokio::task::JoinError>,
+    ) {
+        match outcome {
+            Ok((label, Ok(events))) => {
+                tracing::debug!(peer = %label, new = events.new, "zine");
+                self.exchanged += 1;
+                self.total.add(events);
+            }
+            Ok((label, Err(error))) => {
+                tracing::info!(peer = %label, error = &error as &dyn std::error::Error, "zine failed");
+                self.failed += 1;
+            }
+            // A panic was reported when it happened.
+            Err(_) => self.failed += 1,
+        }
+        self.publish_soon();
+    }
+
+    /// The registry has changed.
+    fn noticed(&mut self, change: Result<PeerEvent, broadcast::error::RecvError>) {
+        match change {
+            Ok(PeerEvent::BreakerClosed(_) | PeerEvent::BreakerOpened(_) | PeerEvent::KeyConflict(_)) => {}
+            // A peer came, went, moved or got a name; or we missed what it was.
+            Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {
+                self.look_at.get_or_insert(Instant::now() + SETTLE);
+            }
+            // Not while the client holds the registry; a look now and then costs little.
+            Err(broadcast::error::RecvError::Closed) => {}
+        }
+    }
+
+    fn look(&mut self) {
+        self.look_at = None;
+        self.directory = Directory::new(&self.client);
+        self.tell(Input::Tick);
+    }
+
+    fn publish_soon(&mut self) {
+        self.publish_at
+            .get_or_insert(Instant::now() + defaults::GOSSIP_STATUS_INTERVAL);
+    }
+
+    fn publish(&mut self) {
+        self.publish_at = None;
+        let streams = self.links.iter().map(|(label, link)| GossipPeer {
+            peer: label.to_string(),
+            link: GossipLink::Stream(link.state.clone()),
+            events: link.events,
+        });
+        let zines = self.gossip.without_streams().map(|label| GossipPeer {
+            peer: label.to_string(),
+            link: GossipLink::Zines,
+            events: EventCounts::default(),
+        });
+        let mut peers: Vec<GossipPeer> = streams.chain(zines).collect();
+        peers.sort_by(|a, b| a.peer.cmp(&b.peer));
+        let status = GossipStatus {
+            peers,
+            total: self.total,
+            zines: self.exchanged,
+            failed_zines: self.failed,
+        };
+        self.status.send_if_modified(|before| {
+            let changed = *before != status;
+            *before = status;
+            changed
+        });
+    }
+}
+
+fn max_zines(config: &GossipConfig) -> usize {
+    config.zine_peers.1.saturating_mul(ZINE_ROUNDS)
+}
+
+fn random_seed() -> [u8; 32] {
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed).expect("the operating system gives random bytes");
+    seed
+}

@@ -1,0 +1,236 @@
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{RawQuery, State};
+use axum::response::Response;
+use bytes::Bytes;
+use futures_util::stream;
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use nara_proto::auth::SIGNATURE_HEADER;
+use nara_proto::go_json;
+use nara_proto::stream::{
+    ArrivalCursor, Bye, Heartbeat, Hello, Lag, MAX_STREAM_MESSAGE, StreamOpening, StreamRequest, StreamStart,
+    kind,
+};
+use nara_proto::time::UnixNanos;
+use sse_stream::Sse;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use crate::ledger::{Followed, Follower, Ledger, LedgerError};
+use crate::server::VerifiedSender;
+use crate::server::rejection::Rejection;
+use crate::server::shared::Shared;
+use crate::server::sign_response::Unbuffered;
+use crate::server::streams::OpenStream;
+
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+
+/// What this server can do beside what the naras already out there can.
+const CAPABILITIES: [&str; 1] = ["stream/1"];
+
+/// `GET /events/stream`, our extension: see [`nara_proto::stream`].
+pub(super) async fn handle(
+    State(shared): State<Arc<Shared>>,
+    sender: VerifiedSender,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, Rejection> {
+    let query = query.unwrap_or_default();
+    let request = StreamRequest::from_query(&query)?;
+    let last_event_id = last_event_id(&headers)?;
+    let cursor = match last_event_id {
+        "" => None,
+        text => Some(text.parse().map_err(|_| Rejection::InvalidCursor)?),
+    };
+    let slot = shared.streams.open(sender.name())?;
+
+    let ledger = &shared.ledger;
+    let epoch = ledger.feed().epoch();
+    let position = ledger.position().await?;
+    let (start, reason) = begin(&**ledger, cursor, request.since, position).await?;
+    let mut hello = Hello {
+        from: shared.local.name().to_string(),
+        id: shared.local.id().to_string(),
+        ts: shared.clock.now_millis(),
+        epoch: epoch.to_string(),
+        position,
+        start,
+        reason: reason.as_str().to_owned(),
+        keep_alive_ms: i64::try_from(shared.limits.stream_keep_alive.as_millis()).unwrap_or(i64::MAX),
+        capabilities: Some(CAPABILITIES.map(str::to_owned).to_vec()),
+        sig: String::new(),
+    };
+    let request_signature = headers.get(SIGNATURE_HEADER);
+    let opening = StreamOpening {
+        request_signature: request_signature
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default(),
+        query: &query,
+        last_event_id,
+    };
+    hello.sign(opening, shared.local.keypair());
+
+    // Who resumes has what it told; who begins anew may have lost it.
+    let told_since = match reason {
+        StreamStart::Cursor | StreamStart::Now => start,
+        _ => position,
+    };
+    let follower =
+        Follower::new(ledger.clone(), start, request.filter).except(sender.name().clone(), told_since);
+    let hello = message(kind::HELLO, Some(ArrivalCursor::new(epoch, start)), &hello);
+    let outlet = Outlet {
+        follower,
+        queue: VecDeque::from([hello]),
+        ended: false,
+        keep_alive: shared.limits.stream_keep_alive,
+        quiet_since: Instant::now(),
+        stopping: shared.background.stopping.clone(),
+        ledger: ledger.clone(),
+        sender,
+        _slot: slot,
+    };
+    let messages = stream::unfold(outlet, async |mut outlet| {
+        let message = outlet.next().await?;
+        Some((Ok::<_, Infallible>(message), outlet))
+    });
+    let mut response = Response::new(Body::from_stream(messages));
+    let headers = response.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/event-stream"),
+    );
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response.extensions_mut().insert(Unbuffered);
+    Ok(response)
+}
+
+/// The one `Last-Event-ID` of a request; empty if it has none.
+fn last_event_id(headers: &HeaderMap) -> Result<&str, Rejection> {
+    let mut values = headers.get_all(LAST_EVENT_ID).iter();
+    let Some(value) = values.next() else {
+        return Ok("");
+    };
+    match (value.to_str(), values.next()) {
+        (Ok(text), None) => Ok(text),
+        _ => Err(Rejection::InvalidCursor),
+    }
+}
+
+/// Where a stream begins, and why.
+async fn begin(
+    ledger: &dyn Ledger,
+    cursor: Option<ArrivalCursor>,
+    since: Option<UnixNanos>,
+    position: i64,
+) -> Result<(i64, StreamStart), LedgerError> {
+    let replaced = match cursor {
+        // A place that this ledger has not reached is one of a ledger that was lost, or put back.
+        Some(cursor) if cursor.epoch == ledger.feed().epoch() && cursor.seq <= position => {
+            return Ok((cursor.seq, StreamStart::Cursor));
+        }
+        Some(_) => true,
+        None => false,
+    };
+    Ok(match since {
+        Some(since) if replaced => (ledger.position_before(since).await?, StreamStart::ReplacedSince),
+        Some(since) => (ledger.position_before(since).await?, StreamStart::Since),
+        None if replaced => (0, StreamStart::ReplacedOldest),
+        None => (position, StreamStart::Now),
+    })
+}
+
+fn message(kind: &str, id: Option<ArrivalCursor>, data: &impl serde::Serialize) -> Bytes {
+    let mut message = Sse::default().event(kind).data(go_json::to_string(data));
+    message.id = id.map(|id| id.to_string());
+    message.encode().expect("neither type nor id has a line break")
+}
+
+/// The messages of one stream. It is asked for the next one only when the connection takes it, so a slow peer
+/// waits for itself alone.
+struct Outlet {
+    follower: Follower,
+    queue: VecDeque<Bytes>,
+    ended: bool,
+    keep_alive: Duration,
+    quiet_since: Instant,
+    stopping: CancellationToken,
+    ledger: Arc<dyn Ledger>,
+    sender: VerifiedSender,
+    _slot: OpenStream,
+}
+
+impl Outlet {
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            if let Some(message) = self.queue.pop_front() {
+                self.quiet_since = Instant::now();
+                return Some(message);
+            }
+            if self.ended {
+                return None;
+            }
+            tokio::select! {
+                biased;
+                () = self.stopping.cancelled() => self.bye("the server shuts down"),
+                followed = self.follower.next() => self.take(followed).await,
+                () = sleep_until(self.quiet_since + self.keep_alive) => {
+                    // What another process stored is not in the feed. The ping comes when that was looked up.
+                    self.follower.look();
+                    self.quiet_since = Instant::now();
+                }
+            }
+        }
+    }
+
+    async fn take(&mut self, followed: Result<Followed, LedgerError>) {
+        match followed {
+            Ok(Followed::Events(arrivals)) => {
+                let epoch = self.follower.cursor().epoch;
+                for arrival in arrivals {
+                    let message = arrival.message(epoch);
+                    if message.len() > MAX_STREAM_MESSAGE {
+                        tracing::warn!(
+                            event = arrival.event.id,
+                            "an event is too large for a stream: peers must fetch it by pages"
+                        );
+                        continue;
+                    }
+                    self.queue.push_back(message);
+                }
+            }
+            Ok(Followed::CaughtUp) => {
+                let cursor = self.follower.cursor();
+                let position = cursor.seq;
+                let ping = message(kind::PING, Some(cursor), &Heartbeat { position });
+                self.queue.push_back(ping);
+            }
+            Ok(Followed::Lagged) => match self.ledger.position().await {
+                Ok(position) => {
+                    tracing::debug!(peer = %self.sender.name(), "a stream lags");
+                    let cursor = self.follower.cursor();
+                    let lagged = message(kind::LAGGED, Some(cursor), &Lag { position });
+                    self.queue.push_back(lagged);
+                }
+                Err(error) => self.fail(&error),
+            },
+            Err(error) => self.fail(&error),
+        }
+    }
+
+    fn fail(&mut self, error: &LedgerError) {
+        tracing::error!(%error, "the ledger failed under a stream");
+        self.bye("the ledger is unavailable");
+    }
+
+    fn bye(&mut self, reason: &str) {
+        let reason = reason.to_owned();
+        let cursor = self.follower.cursor();
+        let bye = message(kind::BYE, Some(cursor), &Bye { reason });
+        self.queue.push_back(bye);
+        self.ended = true;
+    }
+}

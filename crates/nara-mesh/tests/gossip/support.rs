@@ -1,0 +1,235 @@
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::routing::any;
+use http::StatusCode;
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
+use nara_mesh::client::MeshClient;
+use nara_mesh::clock::Clock;
+use nara_mesh::gossip::{GossipConfig, GossipService, GossipStatus};
+use nara_mesh::identity::LocalNara;
+use nara_mesh::ledger::{Followed, Follower, Ledger, MemoryLedger};
+use nara_mesh::proto::event::{Payload, SocialPayload, SyncEvent};
+use nara_mesh::proto::identity::Soul;
+use nara_mesh::proto::sync::EventFilter;
+use nara_mesh::proto::time::UnixNanos;
+use nara_mesh::registry::{KeySource, PeerInfo, PeerRegistry, PinnedKey};
+use nara_mesh::server::{MeshServer, RunningServer};
+use nara_mesh::transport::{MemoryNetwork, Transport as _};
+use tokio::time::Instant;
+
+/// To how many peers each nara listens: less than all, so that events take several hops.
+pub(crate) const DEGREE: usize = 3;
+
+const NOW: i64 = 1_769_100_000_250_000_000;
+
+/// A wall clock that follows the paused one.
+#[derive(Debug)]
+struct VirtualClock(Instant);
+
+impl Clock for VirtualClock {
+    fn now_nanos(&self) -> UnixNanos {
+        UnixNanos::new(NOW).saturating_add(self.0.elapsed())
+    }
+}
+
+/// One nara. Its ledger outlives its server.
+pub(crate) struct Nara {
+    local: LocalNara,
+    address: SocketAddr,
+    clock: Arc<dyn Clock>,
+    pub(crate) client: MeshClient,
+    pub(crate) ledger: Arc<MemoryLedger>,
+    pub(crate) gossip: Option<GossipService>,
+    server: Option<RunningServer>,
+}
+
+impl Nara {
+    /// Makes an event, as the application of this nara would, and returns its id.
+    pub(crate) async fn make_event(&self, ts: i64) -> String {
+        let payload = SocialPayload {
+            kind: "tease".to_owned(),
+            actor: self.local.name().to_string(),
+            target: "bob".to_owned(),
+            reason: "comeback".to_owned(),
+            ..SocialPayload::default()
+        };
+        let ts = self
+            .clock
+            .now_nanos()
+            .saturating_add(Duration::from_nanos(ts.unsigned_abs()));
+        let name = self.local.name().as_str();
+        let event = SyncEvent::signed(ts, Payload::Social(payload), name, self.local.keypair());
+        let id = event.id.clone();
+        self.ledger.insert(vec![event]).await.unwrap();
+        id
+    }
+
+    /// Waits until an event is in the ledger.
+    pub(crate) async fn has(&self, id: &str) {
+        let mut follower = Follower::new(self.ledger.clone(), 0, EventFilter::default());
+        loop {
+            if let Followed::Events(events) = follower.next().await.unwrap()
+                && events.iter().any(|arrival| arrival.event.id == id)
+            {
+                return;
+            }
+        }
+    }
+
+    /// Waits until the status of gossip is as wanted.
+    pub(crate) async fn wait_for(&self, wanted: impl FnMut(&GossipStatus) -> bool) -> GossipStatus {
+        let mut status = self.gossip.as_ref().unwrap().status();
+        within(Duration::from_secs(60), status.wait_for(wanted))
+            .await
+            .unwrap()
+            .clone()
+    }
+}
+
+/// Waits no longer than this.
+pub(crate) async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> T {
+    tokio::time::timeout(limit, work).await.expect("in time")
+}
+
+/// Naras that know each other, on one network.
+pub(crate) struct Mesh {
+    network: MemoryNetwork,
+    clock: Arc<dyn Clock>,
+    pub(crate) naras: Vec<Nara>,
+}
+
+impl Mesh {
+    pub(crate) async fn start(naras: usize) -> Self {
+        let mut mesh = Self {
+            network: MemoryNetwork::new(),
+            clock: Arc::new(VirtualClock(Instant::now())),
+            naras: Vec::new(),
+        };
+        for _ in 0..naras {
+            let nara = mesh.nara();
+            mesh.naras.push(nara);
+        }
+        for index in 0..naras {
+            mesh.restart(index).await;
+        }
+        mesh
+    }
+
+    /// A nara that knows those before it, and they know it; it is not online yet.
+    fn nara(&self) -> Nara {
+        let index = self.naras.len();
+        let name = format!("nara-{index}");
+        let mut seed = [7; 32];
+        seed[0] = u8::try_from(index).unwrap();
+        let local = LocalNara::new(&Soul::bond(seed, &name), name.parse().unwrap()).unwrap();
+        let address = SocketAddr::from(([100, 64, 0, seed[0] + 1], 9632));
+        let registry = PeerRegistry::default();
+        let info = info(&local, address);
+        for other in &self.naras {
+            registry
+                .register(self::info(&other.local, other.address))
+                .unwrap();
+            other.client.registry().register(info.clone()).unwrap();
+        }
+        let client = MeshClient::builder(local.clone())
+            .registry(registry)
+            .transport(Arc::new(self.network.host(address.ip())))
+            .clock(self.clock.clone())
+            .build();
+        Nara {
+            local,
+            address,
+            clock: self.clock.clone(),
+            client,
+            ledger: Arc::new(MemoryLedger::new()),
+            gossip: None,
+            server: None,
+        }
+    }
+
+    fn server(&self, nara: &Nara) -> MeshServer {
+        MeshServer::builder(nara.local.clone(), nara.ledger.clone())
+            .client(nara.client.clone())
+            .transport(Arc::new(self.network.host(nara.address.ip())))
+            .clock(self.clock.clone())
+            .build()
+    }
+
+    /// Starts the server and the gossip of a nara.
+    pub(crate) async fn restart(&mut self, index: usize) {
+        let server = self.server(&self.naras[index]);
+        let nara = &mut self.naras[index];
+        nara.server = Some(server.serve(nara.address).await.unwrap());
+        let mut config = GossipConfig::default();
+        config.degree = DEGREE;
+        let gossip = GossipService::builder(nara.client.clone(), nara.ledger.clone())
+            .config(config)
+            .clock(self.clock.clone())
+            .start();
+        nara.gossip = Some(gossip);
+    }
+
+    /// Takes a nara offline.
+    pub(crate) async fn stop(&mut self, index: usize) {
+        let nara = &mut self.naras[index];
+        nara.gossip.take().unwrap().stop().await;
+        nara.server.take().unwrap().shutdown(Duration::from_secs(1)).await;
+    }
+
+    /// Adds a nara of a version that knows no streams and does not call anybody; returns its number.
+    pub(crate) async fn join_without_streams(&mut self) -> usize {
+        let nara = self.nara();
+        let router = Router::new()
+            .route("/events/stream", any(|| async { StatusCode::NOT_FOUND }))
+            .fallback_service(self.server(&nara).router());
+        let mut listener = self
+            .network
+            .host(nara.address.ip())
+            .listen(nara.address)
+            .await
+            .unwrap();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let service = TowerToHyperService::new(router.clone());
+                let connection = hyper::server::conn::http1::Builder::new()
+                    .serve_connection(TokioIo::new(stream), service);
+                tokio::spawn(connection);
+            }
+        });
+        self.naras.push(nara);
+        self.naras.len() - 1
+    }
+
+    /// Waits until the gossip of one of the naras is as wanted.
+    pub(crate) async fn wait_for_any(&self, wanted: impl Fn(&GossipStatus) -> bool) {
+        let all = self.naras.iter().filter_map(|nara| nara.gossip.as_ref());
+        let waiting = all.map(|gossip| {
+            let (mut status, wanted) = (gossip.status(), &wanted);
+            Box::pin(async move { status.wait_for(wanted).await.map(drop) })
+        });
+        within(Duration::from_secs(60), futures_util::future::select_all(waiting))
+            .await
+            .0
+            .unwrap();
+    }
+}
+
+fn info(nara: &LocalNara, address: SocketAddr) -> PeerInfo {
+    let mut info = PeerInfo::default();
+    info.id = Some(nara.id().clone());
+    info.name = Some(nara.name().clone());
+    info.address = Some(address);
+    info.key = Some(PinnedKey {
+        name: nara.name().clone(),
+        id: Some(nara.id().clone()),
+        key: nara.public_key(),
+        source: KeySource::Configured,
+        learned_at: UnixNanos::new(NOW).to_millis(),
+    });
+    info
+}

@@ -1,0 +1,100 @@
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// What is remembered about peers that are not neighbours, at most so many of them.
+#[derive(Clone, Debug)]
+pub(super) struct Remembered<P> {
+    peers: BTreeMap<P, Memory>,
+    capacity: usize,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Memory {
+    /// Whether it has streams, if that is known.
+    streams: Option<bool>,
+    /// Failures in a row.
+    failures: u32,
+    /// Not to be subscribed to before this.
+    not_before: Duration,
+}
+
+impl<P: Clone + Ord> Remembered<P> {
+    pub(super) fn new(capacity: usize) -> Self {
+        Self {
+            peers: BTreeMap::new(),
+            capacity,
+        }
+    }
+
+    pub(super) fn has_streams(&mut self, peer: P, now: Duration) {
+        self.remember(
+            peer,
+            Memory {
+                streams: Some(true),
+                failures: 0,
+                not_before: now,
+            },
+        );
+    }
+
+    pub(super) fn has_no_streams(&mut self, peer: P, ask_again: Duration) {
+        self.remember(
+            peer,
+            Memory {
+                streams: Some(false),
+                failures: 0,
+                not_before: ask_again,
+            },
+        );
+    }
+
+    pub(super) fn failed(&mut self, peer: P, now: Duration, pause: Duration, max_pause: Duration) {
+        let before = self.peers.get(&peer).copied().unwrap_or_default();
+        let pause = pause.saturating_mul(1 << before.failures.min(16)).min(max_pause);
+        self.remember(
+            peer,
+            Memory {
+                failures: before.failures.saturating_add(1),
+                not_before: now + pause,
+                ..before
+            },
+        );
+    }
+
+    /// Whether a subscription to the peer is worth a try.
+    pub(super) fn may_subscribe(&self, peer: &P, now: Duration) -> bool {
+        self.peers.get(peer).is_none_or(|memory| memory.not_before <= now)
+    }
+
+    /// Whether the peer has streams, if that is known.
+    pub(super) fn streams(&self, peer: &P) -> Option<bool> {
+        self.peers.get(peer)?.streams
+    }
+
+    pub(super) fn without_streams(&self) -> impl Iterator<Item = &P> {
+        self.peers
+            .iter()
+            .filter(|(_, memory)| memory.streams == Some(false))
+            .map(|(peer, _)| peer)
+    }
+
+    /// When the next peer may be tried again.
+    pub(super) fn next_retry(&self, now: Duration) -> Option<Duration> {
+        self.peers
+            .values()
+            .map(|memory| memory.not_before)
+            .filter(|at| *at > now)
+            .min()
+    }
+
+    fn remember(&mut self, peer: P, memory: Memory) {
+        if self.peers.len() >= self.capacity && !self.peers.contains_key(&peer) {
+            // The one that could be tried first again: forgetting it changes least.
+            let oldest = self.peers.iter().min_by_key(|(_, memory)| memory.not_before);
+            if let Some(oldest) = oldest.map(|(peer, _)| peer.clone()) {
+                self.peers.remove(&oldest);
+            }
+        }
+        self.peers.insert(peer, memory);
+    }
+}

@@ -1,0 +1,92 @@
+use sha2::{Digest as _, Sha256};
+
+/// A place on the ring: the beginning of the SHA-256 of a name.
+///
+/// Of the name and not of the key, because everybody knows the names of its peers, but learns some keys only
+/// when it first talks to them; and two naras must agree on who is next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RingPosition(u64);
+
+impl RingPosition {
+    /// The place of a name.
+    pub fn of(name: impl AsRef<[u8]>) -> Self {
+        let digest: [u8; 32] = Sha256::digest(name).into();
+        let [a, b, c, d, e, f, g, h, ..] = digest;
+        Self(u64::from_be_bytes([a, b, c, d, e, f, g, h]))
+    }
+}
+
+/// Peers in the order of their places, the last followed by the first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ring<P> {
+    members: Vec<(RingPosition, P)>,
+    /// The same peers in their own order, to look one up.
+    sorted: Vec<P>,
+}
+
+impl<P> Default for Ring<P> {
+    fn default() -> Self {
+        Self {
+            members: Vec::new(),
+            sorted: Vec::new(),
+        }
+    }
+}
+
+impl<P: Clone + Ord> Ring<P> {
+    /// The ring of these peers, each once.
+    pub fn new(members: impl IntoIterator<Item = (RingPosition, P)>) -> Self {
+        let mut members: Vec<_> = members.into_iter().collect();
+        members.sort();
+        members.dedup();
+        let mut sorted: Vec<P> = members.iter().map(|(_, peer)| peer.clone()).collect();
+        sorted.sort();
+        Self { members, sorted }
+    }
+
+    /// How many peers are on it.
+    pub fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Whether nobody is on it.
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    /// Whether a peer is on it.
+    pub fn contains(&self, peer: &P) -> bool {
+        self.sorted.binary_search(peer).is_ok()
+    }
+
+    /// All peers, once around from the one behind a place.
+    pub fn behind(&self, position: RingPosition) -> impl Iterator<Item = &P> {
+        let first = self.members.partition_point(|(place, _)| *place <= position);
+        let (before, behind) = self.members.split_at(first);
+        behind.iter().chain(before).map(|(_, peer)| peer)
+    }
+
+    /// All peers.
+    pub fn iter(&self) -> impl Iterator<Item = &P> {
+        self.sorted.iter()
+    }
+
+    /// The peer with this number, below [`Ring::len`].
+    pub(super) fn at(&self, index: usize) -> &P {
+        &self.sorted[index]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_walk_begins_behind_the_place_and_meets_everybody_once() {
+        let ring = Ring::new([30, 10, 20].map(|place| (RingPosition(place), place)));
+        let walk = |from| ring.behind(RingPosition(from)).copied().collect::<Vec<_>>();
+        assert_eq!(walk(10), [20, 30, 10]);
+        assert_eq!(walk(25), [30, 10, 20]);
+        assert_eq!(walk(u64::MAX), [10, 20, 30]);
+    }
+}

@@ -1,0 +1,194 @@
+use rand::SeedableRng as _;
+use rand::rngs::Xoshiro256PlusPlus;
+
+use super::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+struct Mesh {
+    gossip: Gossip<u32>,
+    ring: Ring<u32>,
+    now: Duration,
+    random: Xoshiro256PlusPlus,
+}
+
+impl Mesh {
+    /// Nara 0 among `naras` in all.
+    fn new(naras: u32, config: GossipConfig) -> Self {
+        Self {
+            gossip: Gossip::new(0, position(0), config),
+            ring: ring(0..naras),
+            now: Duration::ZERO,
+            random: Xoshiro256PlusPlus::seed_from_u64(7),
+        }
+    }
+
+    fn handle(&mut self, input: Input<u32>) -> Vec<Output<u32>> {
+        self.gossip.handle(input, &self.ring, self.now, &mut self.random)
+    }
+
+    fn neighbours(&self) -> Vec<u32> {
+        self.gossip.neighbours().map(|(peer, _)| *peer).collect()
+    }
+
+    /// Starts and opens all streams.
+    fn start(&mut self) {
+        self.handle(Input::Tick);
+        for peer in self.neighbours() {
+            self.handle(Input::Opened(peer));
+        }
+    }
+
+    fn successor(&self) -> u32 {
+        *self.ring.behind(position(0)).next().unwrap()
+    }
+}
+
+fn position(nara: u32) -> RingPosition {
+    RingPosition::of(nara.to_string())
+}
+
+fn ring(naras: impl IntoIterator<Item = u32>) -> Ring<u32> {
+    Ring::new(naras.into_iter().map(|nara| (position(nara), nara)))
+}
+
+#[test]
+fn the_next_on_the_ring_and_random_others_become_neighbours() {
+    for naras in [30, 3_000] {
+        let mut mesh = Mesh::new(naras, GossipConfig::default());
+        let outputs = mesh.handle(Input::Tick);
+        assert_eq!(outputs.len(), 6);
+        assert!(outputs.contains(&Output::Subscribe(mesh.successor())));
+        assert!(!mesh.neighbours().contains(&0));
+    }
+}
+
+#[test]
+fn a_small_mesh_is_subscribed_to_as_a_whole() {
+    let mut mesh = Mesh::new(4, GossipConfig::default());
+    mesh.handle(Input::Tick);
+    assert_eq!(mesh.neighbours(), [1, 2, 3]);
+    let mut alone = Mesh::new(1, GossipConfig::default());
+    assert_eq!(alone.handle(Input::Tick), []);
+}
+
+#[test]
+fn neighbours_that_live_are_kept() {
+    let mut mesh = Mesh::new(100, GossipConfig::default());
+    mesh.start();
+    let before = mesh.neighbours();
+    for _ in 0..1_000 {
+        mesh.now += SECOND;
+        let outputs = mesh.handle(Input::Tick);
+        assert!(
+            outputs
+                .iter()
+                .all(|output| matches!(output, Output::ExchangeZine(_)))
+        );
+    }
+    assert_eq!(mesh.neighbours(), before);
+}
+
+#[test]
+fn a_neighbour_that_stays_away_is_replaced_and_left_alone_for_a_while() {
+    let mut mesh = Mesh::new(100, GossipConfig::default());
+    mesh.start();
+    let gone = mesh.neighbours()[2];
+    assert_eq!(mesh.handle(Input::Lost(gone)), []);
+    mesh.now += 9 * SECOND;
+    assert_eq!(mesh.handle(Input::Tick), [], "patience");
+    assert_eq!(mesh.gossip.next_tick(mesh.now), 10 * SECOND);
+    mesh.now += SECOND;
+    let outputs = mesh.handle(Input::Tick);
+    assert_eq!(outputs[0], Output::Unsubscribe(gone));
+    assert!(matches!(outputs[1], Output::Subscribe(other) if other != gone));
+    assert_eq!(mesh.neighbours().len(), 6);
+}
+
+#[test]
+fn the_successor_is_taken_back_when_it_can_be_tried_again_and_one_more_goes_only_then() {
+    let mut mesh = Mesh::new(100, GossipConfig::default());
+    mesh.start();
+    let successor = mesh.successor();
+    mesh.handle(Input::Refused(successor));
+    for peer in mesh.neighbours() {
+        mesh.handle(Input::Opened(peer));
+    }
+    assert!(!mesh.neighbours().contains(&successor));
+    mesh.now += 36 * SECOND;
+    assert_eq!(
+        mesh.handle(Input::Tick).first(),
+        Some(&Output::Subscribe(successor))
+    );
+    assert_eq!(mesh.neighbours().len(), 7, "the others stay until it is live");
+    let outputs = mesh.handle(Input::Opened(successor));
+    assert!(matches!(outputs[..], [Output::Unsubscribe(other)] if other != successor));
+    assert_eq!(mesh.neighbours().len(), 6);
+}
+
+#[test]
+fn who_leaves_the_ring_is_no_neighbour_any_more() {
+    let mut mesh = Mesh::new(7, GossipConfig::default());
+    mesh.start();
+    mesh.ring = ring([0, 1, 2, 3]);
+    mesh.handle(Input::Tick);
+    assert_eq!(mesh.neighbours(), [1, 2, 3]);
+}
+
+#[test]
+fn who_has_no_streams_gets_zines_and_is_asked_again_later() {
+    let config = GossipConfig::default();
+    let ask_again = config.ask_again;
+    let mut mesh = Mesh::new(4, config);
+    mesh.start();
+    assert_eq!(mesh.handle(Input::NoStreams(2)), [Output::Unsubscribe(2)]);
+    let mut zines = Vec::new();
+    while mesh.now < ask_again - 301 * SECOND {
+        mesh.now = mesh.gossip.next_tick(mesh.now).max(mesh.now + SECOND);
+        zines.extend(mesh.handle(Input::Tick));
+    }
+    assert!(zines.len() >= 10, "a round at least every 300 s");
+    assert!(zines.iter().all(|zine| *zine == Output::ExchangeZine(2)));
+    mesh.now = ask_again;
+    assert!(mesh.handle(Input::Tick).contains(&Output::Subscribe(2)));
+}
+
+#[test]
+fn with_no_stream_open_a_round_of_zines_goes_to_three_to_five() {
+    let mut mesh = Mesh::new(100, GossipConfig::with_degree(0));
+    let mut rounds = Vec::new();
+    for _ in 0..50 {
+        mesh.now = mesh.gossip.next_tick(mesh.now);
+        rounds.push(mesh.handle(Input::Tick).len());
+    }
+    assert_eq!(
+        rounds.remove(0),
+        0,
+        "the first input draws the time of the first round"
+    );
+    assert!(rounds.iter().all(|round| (3..=5).contains(round)), "{rounds:?}");
+    assert!(mesh.now >= 49 * 30 * SECOND && mesh.now <= 49 * 300 * SECOND);
+}
+
+#[test]
+fn what_is_remembered_is_bounded() {
+    let config = GossipConfig {
+        remembered: 10,
+        ..GossipConfig::default()
+    };
+    let mut mesh = Mesh::new(1_000, config);
+    mesh.handle(Input::Tick);
+    for _ in 0..500 {
+        let peer = mesh.neighbours()[0];
+        mesh.handle(Input::NoStreams(peer));
+        assert!(mesh.gossip.without_streams().count() <= 10);
+        assert_eq!(mesh.neighbours().len(), 6);
+    }
+}
+
+#[test]
+fn what_is_new_is_told_to_everybody_but_the_one_who_told_it() {
+    assert!(passes_on(None, &1));
+    assert!(passes_on(Some(&2), &1));
+    assert!(!passes_on(Some(&1), &1));
+}
