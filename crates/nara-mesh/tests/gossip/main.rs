@@ -1,5 +1,10 @@
 //! Whole naras that gossip, on a network in memory and with paused time.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test may panic, and so may what it is made of"
+)]
+
 mod support;
 
 use std::time::Duration;

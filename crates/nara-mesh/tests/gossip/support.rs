@@ -165,10 +165,8 @@ impl Mesh {
         let server = self.server(&self.naras[index]);
         let nara = &mut self.naras[index];
         nara.server = Some(server.serve(nara.address).await.unwrap());
-        let mut config = GossipConfig::default();
-        config.degree = DEGREE;
         let gossip = GossipService::builder(nara.client.clone(), nara.ledger.clone())
-            .config(config)
+            .config(GossipConfig::with_degree(DEGREE))
             .clock(self.clock.clone())
             .start();
         nara.gossip = Some(gossip);
@@ -219,6 +217,10 @@ impl Mesh {
     }
 }
 
+#[expect(
+    clippy::field_reassign_with_default,
+    reason = "what is non_exhaustive cannot be written as a literal outside of its crate"
+)]
 fn info(nara: &LocalNara, address: SocketAddr) -> PeerInfo {
     let mut info = PeerInfo::default();
     info.id = Some(nara.id().clone());
