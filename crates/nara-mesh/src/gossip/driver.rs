@@ -23,8 +23,8 @@ use crate::defaults;
 use crate::ledger::{Insertion, Ledger};
 use crate::registry::PeerEvent;
 
-/// How soon a change of the registry is looked at: a burst of changes costs one look.
-const SETTLE: Duration = Duration::from_millis(100);
+/// How soon a change of the registry is looked at: a burst of changes costs one look at all peers.
+const SETTLE: Duration = Duration::from_secs(1);
 
 /// Rounds of zines that may overlap; more are skipped.
 const ZINE_ROUNDS: usize = 2;
@@ -282,7 +282,12 @@ impl Driver {
             link: GossipLink::Stream(link.state.clone()),
             events: link.events,
         });
-        let zines = self.gossip.without_streams().map(|label| GossipPeer {
+        // One that is asked again for streams is shown with its stream.
+        let others = self
+            .gossip
+            .without_streams()
+            .filter(|label| !self.links.contains_key(*label));
+        let zines = others.map(|label| GossipPeer {
             peer: label.to_string(),
             link: GossipLink::Zines,
             events: EventCounts::default(),
