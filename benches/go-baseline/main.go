@@ -20,6 +20,7 @@ const usage = `usage: go-baseline COMMAND [flags]
 commands:
   signed     measure signed HTTP round trips over loopback
   sync       measure decoding and verifying a sync response page
+  fetch      measure fetching, decoding and verifying a page over loopback
   make-page  write a deterministic sync response page and its key file
 
 Run "go-baseline COMMAND -h" for the flags of a command.
@@ -46,6 +47,8 @@ func run(args []string, stdout io.Writer) error {
 		return signedCommand(rest, stdout)
 	case "sync":
 		return syncCommand(rest, stdout)
+	case "fetch":
+		return fetchCommand(rest, stdout)
 	case "make-page":
 		return makePageCommand(rest, stdout)
 	case "-h", "--help", "help":

@@ -2,8 +2,11 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "the result goes to standard output")]
 
+mod bulk;
 mod exchange;
 mod gossip;
+mod mesh;
+mod reconcile;
 mod store;
 mod sync;
 
@@ -41,6 +44,28 @@ enum Measurement {
         #[arg(long, default_value = "1")]
         cores: String,
     },
+    /// A whole ledger of another process into an empty one, verified.
+    Bulk {
+        /// Events in the ledger.
+        #[arg(long, default_value_t = 320_000)]
+        events: usize,
+        /// Events on a page.
+        #[arg(long, default_value_t = 5000)]
+        page_size: usize,
+    },
+    /// The other process of `bulk`.
+    #[command(hide = true)]
+    BulkServe {
+        /// Events in the ledger.
+        #[arg(long)]
+        events: usize,
+    },
+    /// Comparing two ledgers: equal, the 10 newest missing, 100 scattered ones missing.
+    Reconcile {
+        /// Events in the ledgers.
+        #[arg(long, default_value_t = 50_000)]
+        events: usize,
+    },
     /// Ledger pages, registry look-ups, replay cache.
     Store {
         /// Events in the large ledger.
@@ -77,6 +102,9 @@ fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
             warmup,
             unsigned,
         })?,
+        Measurement::Bulk { events, page_size } => bulk::measure(events, page_size)?,
+        Measurement::BulkServe { events } => return bulk::serve(events),
+        Measurement::Reconcile { events } => reconcile::measure(events)?,
         Measurement::Sync { page, rounds, cores } => sync::measure(&page, rounds, &cores)?,
         Measurement::Store { large } => store::measure(large)?,
         Measurement::Gossip {

@@ -206,9 +206,9 @@ pub(crate) struct SyncArgs {
     /// Which events
     #[arg(long, value_enum, default_value_t = SyncModeArg::Page)]
     pub(crate) mode: SyncModeArg,
-    /// Events per page, or per answer
-    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=5000))]
-    pub(crate) size: u32,
+    /// Events per page, or per answer [default: 5000 into a ledger, else 1000]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=5000))]
+    pub(crate) size: Option<u32>,
     /// Ledger to store the events in (SQLite; made if it does not exist)
     #[arg(long, value_name = "LEDGER")]
     pub(crate) to: Option<PathBuf>,
@@ -218,6 +218,23 @@ pub(crate) struct SyncArgs {
     /// Go on where the last sync of this peer into this ledger ended (mode page)
     #[arg(long, requires = "to")]
     pub(crate) resume: bool,
+    /// Compare first, and fetch only what is missing in the ledger, wherever it is
+    ///
+    /// Peers that cannot compare are paged through.
+    #[arg(long, requires = "to", conflicts_with_all = ["jsonl", "mode", "resume", "size", "subjects"])]
+    pub(crate) reconcile: bool,
+    /// With --reconcile: offer the peer what it lacks
+    #[arg(long, requires = "reconcile")]
+    pub(crate) push: bool,
+    /// Only ask whether the ledger and the peer have the same events: exit code 0 if so, else 5
+    #[arg(long, requires = "to", conflicts_with_all = ["reconcile", "jsonl", "mode", "resume", "size", "subjects"])]
+    pub(crate) check: bool,
+    /// With --reconcile or --check: only events from this Unix second on
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
+    pub(crate) from: Option<i64>,
+    /// With --reconcile or --check: only events before this Unix second
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
+    pub(crate) until: Option<i64>,
 }
 
 /// What a direct message says.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use nara_mesh::client::{CheckedEvent, CheckedEvents, RefusedEvent};
+use nara_mesh::client::{CheckedEvent, CheckedEvents, RefusedEvent, SyncProgress};
 use nara_mesh::ledger::{Insertion, Ledger};
 use nara_proto::event::{EventTrust, SyncEvent};
 use nara_proto::go_json;
@@ -26,6 +26,8 @@ pub(crate) struct Counts {
     pub(crate) stored: usize,
     pub(crate) duplicates: usize,
     pub(crate) not_kept: usize,
+    pub(crate) refused_count: usize,
+    /// The first of them, if they are many.
     pub(crate) refused: Vec<RefusedEvent>,
 }
 
@@ -44,6 +46,7 @@ impl Counts {
                 _ => self.unsigned += 1,
             }
         }
+        self.refused_count += events.refused.len();
         self.refused.extend(events.refused.iter().cloned());
         let Some(ledger) = ledger else {
             return Ok(());
@@ -62,6 +65,21 @@ impl Counts {
         Ok(())
     }
 
+    /// The counts of a transfer into a ledger.
+    pub(crate) fn of(progress: &SyncProgress, refused: Vec<RefusedEvent>) -> Self {
+        Self {
+            received: progress.received,
+            verified: progress.verified,
+            unknown_key: progress.unknown_key,
+            unsigned: progress.unsigned,
+            stored: progress.stored,
+            duplicates: progress.duplicates,
+            not_kept: progress.not_retained,
+            refused_count: progress.refused,
+            refused,
+        }
+    }
+
     /// One line.
     pub(crate) fn summary(&self, stored: bool) -> String {
         let mut text = format!(
@@ -70,7 +88,7 @@ impl Counts {
             self.verified,
             self.unknown_key,
             self.unsigned,
-            self.refused.len()
+            self.refused_count
         );
         if stored {
             text.push_str(&format!(
@@ -98,13 +116,12 @@ impl Counts {
                 refused.problem
             ));
         }
-        if let Some(more) = self
-            .refused
-            .len()
-            .checked_sub(MOST_NAMED)
-            .filter(|more| *more > 0)
-        {
-            printer.warn(format_args!("{more} more events are refused (--json names all)"));
+        let named = self.refused.len().min(MOST_NAMED);
+        let more = self.refused_count - named;
+        if more > 0 {
+            printer.warn(format_args!(
+                "{more} more events are refused (--json names up to a thousand)"
+            ));
         }
     }
 
@@ -123,6 +140,7 @@ impl Counts {
             "duplicates": self.duplicates,
             "not_kept": self.not_kept,
             "refused": refused,
+            "refused_count": self.refused_count,
         })
     }
 }

@@ -38,6 +38,7 @@ mod messages;
 mod pages;
 mod pool;
 mod query;
+mod reconcile;
 mod replies;
 mod subscribe;
 mod verified;
@@ -48,6 +49,7 @@ pub use builder::{KeyTrust, MeshClientBuilder};
 pub use bulk::{InterruptedSync, SyncError, SyncOptions, SyncProgress, SyncReport};
 pub use error::ClientError;
 pub use fan_out::fan_out;
+pub use reconcile::{ReconcileOptions, ReconcileReport, SyncCheck};
 pub use replies::PendingReplies;
 pub use subscribe::{
     ReconnectPolicy, StreamError, StreamProblem, StreamState, SubscribeOptions, Subscription, VerifiedEvent,

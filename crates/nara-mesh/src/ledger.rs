@@ -4,7 +4,9 @@ mod admission;
 mod feed;
 mod filter;
 mod follow;
+mod inventory;
 mod memory;
+mod rejections;
 mod retention;
 mod sampler;
 mod sqlite;
@@ -12,7 +14,7 @@ mod sqlite;
 pub use feed::{Arrival, Arrivals, EventFeed};
 pub use follow::{Followed, Follower};
 pub use memory::MemoryLedger;
-pub use retention::{EveryoneKnown, KnownNames, MemoryMode, RetentionPolicy};
+pub use retention::{EveryoneKnown, KnownNames, MemoryMode, PinnedNames, RetentionPolicy};
 pub use sqlite::SqliteLedger;
 
 use std::fmt::Debug;
@@ -21,6 +23,7 @@ use std::path::PathBuf;
 use futures_util::future::BoxFuture;
 use nara_proto::event::SyncEvent;
 use nara_proto::identity::NaraName;
+use nara_proto::reconcile::{ItemId, ItemSet, Scope};
 use nara_proto::stream::ArrivalCursor;
 use nara_proto::sync::{Cursor, EventFilter};
 use nara_proto::time::UnixNanos;
@@ -148,6 +151,21 @@ pub trait Ledger: Debug + Send + Sync + 'static {
 
     /// How many events are stored.
     fn count(&self) -> LedgerFuture<'_, usize>;
+
+    /// What stands for the events of a scope in a reconciliation. The first call reads all ids; from then on
+    /// the ledger keeps the set up to date.
+    fn items(&self, scope: Scope) -> LedgerFuture<'_, ItemSet>;
+
+    /// Those of these events that are stored, in any order.
+    fn by_ids(&self, items: Vec<ItemId>) -> LedgerFuture<'_, Vec<SyncEvent>>;
+
+    /// Remembers that events of a peer were not stored, be it that they do not verify or that the rules of
+    /// retention keep them out, so that they are not fetched from it again. A bounded number is remembered, the
+    /// newest. It goes by peer, so that nobody can spoil an event that others have.
+    fn reject(&self, peer: String, items: Vec<ItemId>) -> LedgerFuture<'_, ()>;
+
+    /// Those of these events of a peer that were rejected.
+    fn rejected(&self, peer: String, items: Vec<ItemId>) -> LedgerFuture<'_, Vec<ItemId>>;
 
     /// Remembers the key of a nara, replacing what was remembered for its name.
     fn store_key(&self, key: PinnedKey) -> LedgerFuture<'_, ()>;

@@ -10,7 +10,7 @@ use nara_mesh::client::MeshClient;
 use nara_mesh::clock::{Clock as _, SystemClock};
 use nara_mesh::gossip::{GossipConfig, GossipService};
 use nara_mesh::identity::LocalNara;
-use nara_mesh::ledger::Ledger;
+use nara_mesh::ledger::{Ledger, PinnedNames};
 use nara_mesh::registry::{KeySource, PeerEvent, PeerRegistry, PinnedKey};
 use nara_mesh::server::{MeshServer, Shutdown};
 use nara_proto::event::{ChauPayload, HeyTherePayload, Payload, SyncEvent};
@@ -38,8 +38,9 @@ pub(super) fn run(args: &ServeArgs, settings: &Settings, printer: Printer) -> Ou
         Failure::failed(format!("the data folder {} cannot be made", folder.display())).caused_by(error)
     })?;
     block_on(async {
-        let ledger = ledger_file::open(&folder.join("ledger.db")).await?;
         let registry = PeerRegistry::default();
+        let known = Arc::new(PinnedNames::new(registry.clone(), nara.name().clone()));
+        let ledger = ledger_file::open_knowing(&folder.join("ledger.db"), known).await?;
         // Before any key is pinned, so that none is missed.
         let keys = registry.subscribe();
         register_peers(&registry, &nara, settings)?;

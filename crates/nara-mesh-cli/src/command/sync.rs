@@ -1,15 +1,18 @@
 //! `sync`: the events of a peer, verified, into a ledger or as JSON lines.
 
+mod progress;
+mod reconcile;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
-use indicatif::{ProgressBar, ProgressStyle};
-use nara_mesh::client::{CheckedEvents, MeshClient, PeerRef};
+use nara_mesh::client::{CheckedEvents, MeshClient, PeerRef, SyncError, SyncOptions, SyncReport};
 use nara_mesh::ledger::Ledger;
-use nara_proto::sync::{Cursor, EventFilter, SyncRequest};
+use nara_proto::sync::{EventFilter, SyncRequest};
 use serde_json::json;
 
+use self::progress::Bar;
 use crate::cli::{SyncArgs, SyncModeArg};
 use crate::connect::{self, block_on};
 use crate::exit::Exit;
@@ -19,10 +22,17 @@ use crate::listing::{Counts, jsonl};
 use crate::printer::{Printer, human, micros};
 use crate::settings::Settings;
 
+/// Events on a page that is shown.
+const SHOWN_PAGE: usize = 1000;
+
+/// Events on a page that is stored.
+const STORED_PAGE: usize = 5000;
+
 pub(super) fn run(args: &SyncArgs, settings: &Settings, printer: Printer) -> Outcome {
     if args.resume && args.mode != SyncModeArg::Page {
         return Err(Failure::usage("only the mode page can be resumed").hint("leave out --resume or --mode"));
     }
+    let scope = reconcile::scope(args)?;
     let client = connect::client(settings.local_nara()?, settings)?;
     let peer = connect::peer_ref(&args.peer)?;
     block_on(async {
@@ -32,18 +42,24 @@ pub(super) fn run(args: &SyncArgs, settings: &Settings, printer: Printer) -> Out
         };
         if let Some(ledger) = &ledger {
             ledger_file::load_keys(&**ledger, client.registry()).await?;
+            if args.check {
+                return reconcile::check(&client, &peer, &**ledger, scope, args, printer).await;
+            }
+            if args.reconcile {
+                return reconcile::fetch(&client, &peer, &**ledger, scope, args, printer).await;
+            }
         }
         let mut sync = Sync {
             args,
             printer,
             ledger,
             counts: Counts::default(),
-            pages: 0,
-            bar: progress(printer),
+            answers: 0,
+            bar: Bar::new(printer),
         };
         let start = Instant::now();
         let ended = sync.fetch(&client, &peer).await;
-        sync.bar.finish_and_clear();
+        sync.bar.finish();
         sync.report(start.elapsed(), ended)
     })
 }
@@ -53,15 +69,15 @@ struct Sync<'a> {
     printer: Printer,
     ledger: Option<Arc<dyn Ledger>>,
     counts: Counts,
-    pages: usize,
-    bar: ProgressBar,
+    answers: usize,
+    bar: Bar,
 }
 
 impl Sync<'_> {
     async fn fetch(&mut self, client: &MeshClient, peer: &PeerRef) -> Outcome<()> {
-        let size = self.args.size as usize;
+        let size = self.args.size.map_or(SHOWN_PAGE, |size| size as usize);
         let request = match self.args.mode {
-            SyncModeArg::Page => return self.fetch_pages(client, peer, size).await,
+            SyncModeArg::Page => return self.fetch_pages(client, peer).await,
             SyncModeArg::Recent => SyncRequest::recent(size),
             SyncModeArg::Sample => SyncRequest::sample(size),
         };
@@ -72,28 +88,63 @@ impl Sync<'_> {
         self.take(answer.into_inner().events).await
     }
 
-    async fn fetch_pages(&mut self, client: &MeshClient, peer: &PeerRef, size: usize) -> Outcome<()> {
+    async fn fetch_pages(&mut self, client: &MeshClient, peer: &PeerRef) -> Outcome<()> {
         let filter = EventFilter {
             services: self.args.services.clone(),
             subjects: self.args.subjects.clone(),
         };
-        let place = cursor_place(client, peer, &filter);
+        let asked = self.args.size;
+        let size = |default| asked.map_or(default, |size| size as usize);
+        if let Some(ledger) = self.ledger.clone().filter(|_| !self.args.jsonl) {
+            let options = SyncOptions::default()
+                .page_size(size(STORED_PAGE))
+                .resume(self.args.resume);
+            return self.store_pages(client, peer, &*ledger, filter, options).await;
+        }
+        let place = client.cursor_place(peer, &filter);
         let resume = match &self.ledger {
             Some(ledger) if self.args.resume => {
                 ledger.cursor(place.clone()).await.map_err(ledger_file::failed)?
             }
             _ => None,
         };
-        if let Some(cursor) = &resume {
-            self.printer.note(format_args!("resuming behind {cursor}"));
-        }
-        let mut pages = client.sync_pages(peer, filter, size, resume);
+        let mut pages = client.sync_pages(peer, filter, size(SHOWN_PAGE), resume);
         while let Some(page) = pages.next().await {
             let page = page?;
             self.take(page.events).await?;
-            self.store_cursor(&place, page.cursor).await?;
+            if let Some(ledger) = &self.ledger {
+                // Behind what is stored, so that the next sync goes on there even if this one breaks off.
+                let stored = ledger.store_cursor(place.clone(), page.cursor).await;
+                stored.map_err(ledger_file::failed)?;
+            }
         }
         Ok(())
+    }
+
+    async fn store_pages(
+        &mut self,
+        client: &MeshClient,
+        peer: &PeerRef,
+        ledger: &dyn Ledger,
+        filter: EventFilter,
+        options: SyncOptions,
+    ) -> Outcome<()> {
+        let (options, progress) = options.watched();
+        let sync = client.sync_into(ledger, peer, filter, options);
+        let (report, ended) = match self.bar.follow(progress, sync).await {
+            Ok(report) => (report, Ok(())),
+            Err(interrupted) => (interrupted.report, Err(failure(interrupted.error))),
+        };
+        self.count(report);
+        ended
+    }
+
+    fn count(&mut self, report: SyncReport) {
+        if let Some(cursor) = &report.resumed {
+            self.printer.note(format_args!("resumed behind {cursor}"));
+        }
+        self.answers = report.progress.pages;
+        self.counts = Counts::of(&report.progress, report.refused);
     }
 
     async fn take(&mut self, events: CheckedEvents) -> Outcome<()> {
@@ -103,25 +154,9 @@ impl Sync<'_> {
             }
         }
         self.counts.take(events, self.ledger.as_ref()).await?;
-        self.pages += 1;
-        self.bar.set_position(self.counts.received as u64);
-        self.bar.set_message(format!(
-            "{} pages, {} refused",
-            self.pages,
-            self.counts.refused.len()
-        ));
+        self.answers += 1;
+        self.bar.show(self.counts.received, None);
         Ok(())
-    }
-
-    /// Behind what is stored, so that the next sync goes on there even if this one breaks off.
-    async fn store_cursor(&self, place: &str, cursor: Cursor) -> Outcome<()> {
-        match &self.ledger {
-            Some(ledger) => ledger
-                .store_cursor(place.to_owned(), cursor)
-                .await
-                .map_err(ledger_file::failed),
-            None => Ok(()),
-        }
     }
 
     fn report(&self, elapsed: Duration, ended: Outcome<()>) -> Outcome {
@@ -129,8 +164,8 @@ impl Sync<'_> {
             "{} in {} from {} {}",
             self.counts.summary(self.ledger.is_some()),
             human(elapsed),
-            self.pages,
-            if self.pages == 1 { "answer" } else { "answers" }
+            self.answers,
+            if self.answers == 1 { "answer" } else { "answers" }
         );
         if self.args.jsonl {
             self.printer.note(&summary);
@@ -140,7 +175,7 @@ impl Sync<'_> {
         self.counts.warn_refused(self.printer);
         let mut object = self.counts.to_json();
         object["peer"] = json!(self.args.peer);
-        object["answers"] = json!(self.pages);
+        object["answers"] = json!(self.answers);
         object["elapsed_us"] = json!(micros(elapsed));
         object["complete"] = json!(ended.is_ok());
         if self.args.jsonl {
@@ -155,31 +190,17 @@ impl Sync<'_> {
                 ..failure
             }),
             Err(failure) => Err(failure),
-            Ok(()) if self.counts.refused.is_empty() => Ok(Exit::Ok),
+            Ok(()) if self.counts.refused_count == 0 => Ok(Exit::Ok),
             Ok(()) => Ok(Exit::Partial),
         }
     }
 }
 
-/// Under which name a ledger remembers how far this sync came: another filter is another sync.
-fn cursor_place(client: &MeshClient, peer: &PeerRef, filter: &EventFilter) -> String {
-    let label = client
-        .peer(peer)
-        .map_or_else(|| peer.to_string(), |peer| peer.info().label());
-    if filter.is_empty() {
-        label
-    } else {
-        format!("{label} {:?} {:?}", filter.services, filter.subjects)
+/// The failure for an error of a transfer.
+fn failure(error: SyncError) -> Failure {
+    match error {
+        SyncError::Peer(error) => error.into(),
+        SyncError::Ledger(error) => ledger_file::failed(error),
+        error => Failure::failed("the transfer failed").caused_by(error),
     }
-}
-
-fn progress(printer: Printer) -> ProgressBar {
-    if !printer.may_animate() {
-        return ProgressBar::hidden();
-    }
-    let bar = ProgressBar::new_spinner();
-    if let Ok(style) = ProgressStyle::with_template("{spinner} {human_pos} events ({per_sec})  {msg}") {
-        bar.set_style(style);
-    }
-    bar
 }

@@ -5,6 +5,7 @@
 mod demo;
 mod help;
 mod id;
+mod kill;
 mod peers;
 mod serve;
 mod settings;

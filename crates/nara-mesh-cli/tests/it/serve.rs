@@ -8,13 +8,13 @@ use serde_json::Value;
 use crate::{new_soul, run, run_json, text};
 
 /// A nara that runs in a process of its own, until it is dropped.
-struct Serving {
+pub(crate) struct Serving {
     child: Child,
     lines: BufReader<std::process::ChildStdout>,
 }
 
 impl Serving {
-    fn start(folder: &Path, name: &str) -> (Self, String) {
+    pub(crate) fn start(folder: &Path, name: &str) -> (Self, String) {
         let mut child = Command::new(env!("CARGO_BIN_EXE_nara-mesh"))
             .env_clear()
             .current_dir(folder)
@@ -44,6 +44,11 @@ impl Serving {
         let mut line = String::new();
         self.lines.read_line(&mut line).unwrap();
         serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"))
+    }
+
+    /// Kills it at once.
+    pub(crate) fn kill(self) {
+        drop(self);
     }
 
     /// Tells it to end, as a service manager does.

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
+use nara_proto::event::EventTrust;
 use nara_proto::sync::{Cursor, EventFilter, MAX_EVENTS};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::{ClientError, MeshClient, PeerRef, RefusedEvent, SyncPage};
+use super::{CheckedEvents, ClientError, MeshClient, PeerRef, RefusedEvent, SyncPage};
 use crate::ledger::{Insertion, Ledger, LedgerError};
 
 /// Refused events that a report names; further ones are counted only.
@@ -70,14 +71,20 @@ pub struct SyncProgress {
     pub pages: usize,
     /// Events that came.
     pub received: usize,
-    /// Of those, the ones that were not refused.
-    pub accepted: usize,
-    /// Of those, the ones that are new in the ledger.
-    pub stored: usize,
-    /// Of those that were accepted, the ones that the ledger does not keep by its rules.
-    pub not_retained: usize,
-    /// Events that must not be stored, and are not.
+    /// Of those, the ones whose signatures verify.
+    pub verified: usize,
+    /// Of those that came, the ones that are signed with keys that are not known here.
+    pub unknown_key: usize,
+    /// Of those that came, the ones of kinds that may come without a signature.
+    pub unsigned: usize,
+    /// Of those that came, the ones that must not be stored, and are not.
     pub refused: usize,
+    /// Of those that were not refused, the ones that are new in the ledger.
+    pub stored: usize,
+    /// Of those that were not refused, the ones that the ledger had already.
+    pub duplicates: usize,
+    /// Of those that were not refused, the ones that the ledger does not keep by its rules.
+    pub not_retained: usize,
     /// Bytes of the answers.
     pub bytes: u64,
     /// Since the beginning.
@@ -90,6 +97,25 @@ pub struct SyncProgress {
 }
 
 impl SyncProgress {
+    fn count(&mut self, page: &CheckedEvents, insertions: &[Insertion]) {
+        self.received += page.received();
+        self.refused += page.refused.len();
+        for checked in &page.accepted {
+            match checked.trust {
+                EventTrust::Verified => self.verified += 1,
+                EventTrust::Unsigned => self.unsigned += 1,
+                _ => self.unknown_key += 1,
+            }
+        }
+        for insertion in insertions {
+            match insertion {
+                Insertion::Stored => self.stored += 1,
+                Insertion::Duplicate => self.duplicates += 1,
+                Insertion::Forgotten | Insertion::NotRetained => self.not_retained += 1,
+            }
+        }
+    }
+
     /// Events that came, per second.
     pub fn events_per_second(&self) -> f64 {
         self.received as f64 / self.elapsed.as_secs_f64().max(1e-6)
@@ -196,7 +222,7 @@ pub(super) struct Storing<'a, L: ?Sized> {
     pub(super) report: SyncReport,
     watch: Option<watch::Sender<SyncProgress>>,
     started: Instant,
-    /// The ids of accepted events that the ledger did not keep, if somebody wants them.
+    /// The ids of the events that were refused or not kept by the ledger, if somebody wants them.
     pub(super) dropped: Option<Vec<String>>,
 }
 
@@ -224,19 +250,14 @@ impl<'a, L: Ledger + ?Sized> Storing<'a, L> {
     }
 
     async fn store(&mut self, page: SyncPage, place: Option<&str>) -> Result<(), SyncError> {
-        let received = page.events.received();
-        let refused = page.events.refused.len();
         let room = MAX_NAMED.saturating_sub(self.report.refused.len());
-        self.report
-            .refused
-            .extend(page.events.refused.iter().take(room).cloned());
-        let events = page.events.into_events();
-        let accepted = events.len();
-        let ids: Vec<_> = match self.dropped {
-            Some(_) => events.iter().map(|event| event.id.clone()).collect(),
-            None => Vec::new(),
-        };
-        let insertions = self.ledger.insert(events).await?;
+        let refused = page.events.refused.iter();
+        self.report.refused.extend(refused.clone().take(room).cloned());
+        if let Some(dropped) = &mut self.dropped {
+            dropped.extend(refused.map(|event| event.id.clone()));
+        }
+        let events = page.events.accepted.iter().map(|checked| checked.event.clone());
+        let insertions = self.ledger.insert(events.collect()).await?;
         // Behind the page, never before it.
         if let Some(place) = place {
             self.ledger
@@ -244,26 +265,15 @@ impl<'a, L: Ledger + ?Sized> Storing<'a, L> {
                 .await?;
         }
         if let Some(dropped) = &mut self.dropped {
-            let lost = ids.into_iter().zip(&insertions);
-            dropped.extend(
-                lost.filter(|(_, insertion)| is_dropped(**insertion))
-                    .map(|(id, _)| id),
-            );
+            let kept = |insertion: &Insertion| matches!(insertion, Insertion::Stored | Insertion::Duplicate);
+            let outcomes = page.events.accepted.iter().zip(&insertions);
+            let lost = outcomes.filter(|(_, insertion)| !kept(insertion));
+            dropped.extend(lost.map(|(checked, _)| checked.event.id.clone()));
         }
 
         let progress = &mut self.report.progress;
-        let stored = insertions
-            .iter()
-            .filter(|insertion| **insertion == Insertion::Stored);
         progress.pages += 1;
-        progress.received += received;
-        progress.accepted += accepted;
-        progress.refused += refused;
-        progress.stored += stored.count();
-        progress.not_retained += insertions
-            .iter()
-            .filter(|insertion| is_dropped(**insertion))
-            .count();
+        progress.count(&page.events, &insertions);
         progress.bytes += page.bytes as u64;
         progress.elapsed = self.started.elapsed();
         progress.remaining = match page.total {
@@ -287,8 +297,4 @@ impl<'a, L: Ledger + ?Sized> Storing<'a, L> {
             Err(error) => Err(Box::new(InterruptedSync { report, error })),
         }
     }
-}
-
-fn is_dropped(insertion: Insertion) -> bool {
-    matches!(insertion, Insertion::Forgotten | Insertion::NotRetained)
 }

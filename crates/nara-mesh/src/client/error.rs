@@ -10,6 +10,7 @@ use nara_proto::auth::ResponseAuthError;
 use nara_proto::breaker::CircuitOpen;
 use nara_proto::go_json::JsonError;
 use nara_proto::identity::NaraName;
+use nara_proto::reconcile::ReconcileError;
 use nara_proto::stream::HelloError;
 use nara_proto::sync::PageError;
 
@@ -62,6 +63,8 @@ pub(super) enum ErrorKind {
     },
     /// The peer sent pages that break the rules.
     Page(PageError),
+    /// The peer breaks the rules of reconciliation.
+    Reconcile(ReconcileError),
     /// The reply to a runtime message did not come.
     NoReply(Duration),
     /// An answer with another status than 200.
@@ -219,6 +222,7 @@ impl ClientError {
             ErrorKind::NobodyKnows { .. } => "nobody_knows",
             ErrorKind::NoReply(_) => "no_reply",
             ErrorKind::Page(_) => "page",
+            ErrorKind::Reconcile(_) => "reconcile",
             ErrorKind::Status(_) => "status",
             ErrorKind::Timeout(_) => "timeout",
             ErrorKind::TooLarge(_) => "too_large",
@@ -285,6 +289,9 @@ impl fmt::Display for ErrorKind {
                 )
             }
             Self::Page(_) => f.write_str("it breaks the rules of paging; fetch from another peer"),
+            Self::Reconcile(_) => f.write_str(
+                "it breaks the rules of reconciliation; fetch from it by pages, or from another peer",
+            ),
             Self::NoReply(limit) => {
                 write!(
                     f,
@@ -369,6 +376,7 @@ impl Error for ClientError {
             ErrorKind::Identity(error) => Some(error),
             ErrorKind::InvalidRequest(error) => Some(error),
             ErrorKind::Page(error) => Some(error),
+            ErrorKind::Reconcile(error) => Some(error),
             ErrorKind::Unauthenticated(error) => Some(error),
             ErrorKind::UnknownKey { discovery, .. } => discovery.as_ref().map(|error| error as _),
             ErrorKind::DialTimeout(_)

@@ -7,6 +7,7 @@ use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use futures_util::FutureExt as _;
 use nara_proto::event::SyncEvent;
 use nara_proto::identity::NaraName;
+use nara_proto::reconcile::{ItemId, ItemSet, Scope};
 use nara_proto::stream::{ArrivalCursor, LedgerEpoch};
 use nara_proto::sync::{Cursor, EventFilter, is_critical, sample_weight};
 use nara_proto::time::UnixNanos;
@@ -14,6 +15,7 @@ use nara_proto::time::UnixNanos;
 use self::shelf::MemoryShelf;
 use super::admission::{Shelf as _, admit};
 use super::filter::Wanted;
+use super::rejections::Rejections;
 use super::retention::Retention;
 use super::sampler::Sampler;
 use super::{
@@ -30,6 +32,7 @@ pub struct MemoryLedger {
     keys: RwLock<BTreeMap<NaraName, PinnedKey>>,
     cursors: RwLock<HashMap<String, Cursor>>,
     arrival_cursors: RwLock<HashMap<String, ArrivalCursor>>,
+    rejections: RwLock<Rejections>,
     feed: EventFeed,
 }
 
@@ -43,6 +46,7 @@ impl Default for MemoryLedger {
             keys: RwLock::default(),
             cursors: RwLock::default(),
             arrival_cursors: RwLock::default(),
+            rejections: RwLock::default(),
             feed: EventFeed::new(LedgerEpoch::new(epoch)),
         }
     }
@@ -122,7 +126,11 @@ impl Ledger for MemoryLedger {
             let wanted = places.filter(|(_, event)| wanted.matches(event));
             let found: Vec<_> = wanted.take(limit).map(|(seq, _)| seq).collect();
             let full = found.len() == limit;
-            let end = found.last().copied().filter(|_| full).unwrap_or(shelf.position());
+            let end = found
+                .last()
+                .copied()
+                .filter(|_| full)
+                .unwrap_or_else(|| shelf.position());
             Arrivals {
                 events: found.into_iter().filter_map(|seq| shelf.arrival(seq)).collect(),
                 end,
@@ -211,6 +219,23 @@ impl Ledger for MemoryLedger {
 
     fn count(&self) -> LedgerFuture<'_, usize> {
         ready(read(&self.shelf).map(|shelf| shelf.count())).boxed()
+    }
+
+    fn items(&self, scope: Scope) -> LedgerFuture<'_, ItemSet> {
+        let items = write(&self.shelf).map(|mut shelf| shelf.items());
+        ready(items.map(|items| items.within(&scope))).boxed()
+    }
+
+    fn by_ids(&self, items: Vec<ItemId>) -> LedgerFuture<'_, Vec<SyncEvent>> {
+        ready(self.select(|shelf| shelf.by_ids(&items))).boxed()
+    }
+
+    fn reject(&self, peer: String, items: Vec<ItemId>) -> LedgerFuture<'_, ()> {
+        ready(write(&self.rejections).map(|mut rejections| rejections.add(&peer, items))).boxed()
+    }
+
+    fn rejected(&self, peer: String, items: Vec<ItemId>) -> LedgerFuture<'_, Vec<ItemId>> {
+        ready(read(&self.rejections).map(|rejections| rejections.select(&peer, items))).boxed()
     }
 
     fn store_key(&self, key: PinnedKey) -> LedgerFuture<'_, ()> {

@@ -1,7 +1,10 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use nara_proto::event::{Service, SyncEvent};
+use nara_proto::event::{KeyLookup as _, Service, SyncEvent};
+use nara_proto::identity::NaraName;
+
+use crate::registry::PeerRegistry;
 
 /// Says whether a name belongs to a nara that is known here: events about strangers are the first to go.
 ///
@@ -19,6 +22,26 @@ pub struct EveryoneKnown;
 impl KnownNames for EveryoneKnown {
     fn is_known(&self, _: &str) -> bool {
         true
+    }
+}
+
+/// Knows this nara itself and every nara whose key is pinned, as the naras already out there do.
+#[derive(Clone, Debug)]
+pub struct PinnedNames {
+    registry: PeerRegistry,
+    own: NaraName,
+}
+
+impl PinnedNames {
+    /// Knows `own` and those of whom `registry` has the key.
+    pub fn new(registry: PeerRegistry, own: NaraName) -> Self {
+        Self { registry, own }
+    }
+}
+
+impl KnownNames for PinnedNames {
+    fn is_known(&self, name: &str) -> bool {
+        name == self.own.as_str() || self.registry.key_of_name(name).is_some()
     }
 }
 
@@ -165,17 +188,17 @@ impl Priority {
     /// The priority of an event.
     pub(super) fn of(event: &SyncEvent) -> Self {
         match event.service() {
+            Some(Service::Ping) => Self::Ping,
             Some(Service::Seen) => Self::Seen,
             Some(Service::Social) => Self::Social,
-            Some(Service::HeyThere | Service::Chau) => Self::Presence,
             Some(Service::Checkpoint) => Self::Checkpoint,
             Some(Service::Observation) => match event.observation.as_deref().map(|p| p.kind.as_str()) {
                 Some("restart") => Self::Restart,
                 Some("first-seen") => Self::FirstSeen,
                 _ => Self::Presence,
             },
-            // Pings, and what this version does not know.
-            _ => Self::Ping,
+            // Introductions and goodbyes; and what this version does not know, it does not give up first.
+            _ => Self::Presence,
         }
     }
 

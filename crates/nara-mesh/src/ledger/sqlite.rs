@@ -1,3 +1,4 @@
+mod items;
 mod keys;
 mod pool;
 mod read;
@@ -11,11 +12,13 @@ use std::sync::Arc;
 use futures_util::FutureExt as _;
 use nara_proto::event::SyncEvent;
 use nara_proto::identity::NaraName;
+use nara_proto::reconcile::{ItemId, ItemSet, Scope};
 use nara_proto::stream::{ArrivalCursor, LedgerEpoch};
 use nara_proto::sync::{Cursor, EventFilter};
 use nara_proto::time::UnixNanos;
 use rusqlite::OptionalExtension as _;
 
+use self::items::SharedInventory;
 use self::pool::Pool;
 use self::read::Order;
 use self::shelf::SqliteShelf;
@@ -39,6 +42,7 @@ pub struct SqliteLedger {
     pool: Pool,
     retention: Retention,
     feed: EventFeed,
+    inventory: SharedInventory,
 }
 
 impl SqliteLedger {
@@ -66,6 +70,7 @@ impl SqliteLedger {
             feed: EventFeed::new(pool.epoch),
             pool,
             retention: Retention::default(),
+            inventory: SharedInventory::default(),
         }
     }
 
@@ -92,6 +97,7 @@ impl Ledger for SqliteLedger {
     ) -> LedgerFuture<'_, Vec<Insertion>> {
         let retention = self.retention.clone();
         let feed = self.feed.clone();
+        let inventory = self.inventory.clone();
         let told_by = origin.clone();
         self.pool
             .write_then(
@@ -102,12 +108,15 @@ impl Ledger for SqliteLedger {
                         Vec::new()
                     };
                     let from = read::position(transaction)?;
-                    let mut shelf = SqliteShelf::new(transaction)?;
+                    let mut shelf =
+                        SqliteShelf::new(transaction)?.recording(inventory.recorder(transaction)?);
                     let admitted = admit(&mut shelf, &retention, events, origin.as_ref())?;
                     let to = read::position(transaction)?;
-                    Ok((admitted, copies, from, to, feed))
+                    let noted = (inventory, shelf.into_changes());
+                    Ok((admitted, copies, from, to, feed, noted))
                 },
-                move |(admitted, mut copies, from, to, feed)| {
+                move |(admitted, mut copies, from, to, feed, (inventory, changes))| {
+                    inventory.apply(changes);
                     if copies.is_empty() {
                         // Whoever began to listen meanwhile may have looked before the commit.
                         feed.publish(to, to, []);
@@ -194,6 +203,34 @@ impl Ledger for SqliteLedger {
 
     fn count(&self) -> LedgerFuture<'_, usize> {
         self.pool.read(|snapshot| Ok(read::count(snapshot)?)).boxed()
+    }
+
+    fn items(&self, scope: Scope) -> LedgerFuture<'_, ItemSet> {
+        let inventory = self.inventory.clone();
+        // As the writer, because only between its transactions nothing can change.
+        let items = self.pool.write_then(
+            move |transaction| Ok(inventory.current(transaction)?),
+            move |set| set.within(&scope),
+        );
+        items.boxed()
+    }
+
+    fn by_ids(&self, items: Vec<ItemId>) -> LedgerFuture<'_, Vec<SyncEvent>> {
+        self.pool
+            .read(move |snapshot| read::load(snapshot, items::places(snapshot, &items)?))
+            .boxed()
+    }
+
+    fn reject(&self, peer: String, items: Vec<ItemId>) -> LedgerFuture<'_, ()> {
+        self.pool
+            .write(move |transaction| Ok(items::reject(transaction, &peer, &items)?))
+            .boxed()
+    }
+
+    fn rejected(&self, peer: String, items: Vec<ItemId>) -> LedgerFuture<'_, Vec<ItemId>> {
+        self.pool
+            .read(move |snapshot| Ok(items::rejected(snapshot, &peer, items)?))
+            .boxed()
     }
 
     fn store_key(&self, key: PinnedKey) -> LedgerFuture<'_, ()> {

@@ -200,6 +200,7 @@ impl MeshServerBuilder {
             streams: Streams::new(self.limits.streams, self.limits.streams_per_peer),
             reachable: Reachable::default(),
             replies: Arc::new(Semaphore::new(self.limits.replies)),
+            reconciliations: Semaphore::new(self.limits.reconciliations),
             background: background.clone(),
             limits: self.limits.clone(),
         });

@@ -29,6 +29,9 @@ pub struct ServerLimits {
     /// How long a connection may stay open without a request, and how long an answer may stay unread:
     /// [`defaults::SERVER_IDLE`].
     pub idle: Duration,
+    /// Rounds of reconciliations that are worked on at once: 2. Each may copy 48 bytes for each event of its
+    /// scope.
+    pub reconciliations: usize,
     /// Signed requests remembered against replay: [`defaults::REPLAY_CAPACITY`].
     pub replay_capacity: usize,
     /// Replies to runtime messages on their way at once: 64. What exceeds it is dropped and logged.
@@ -59,6 +62,7 @@ impl Default for ServerLimits {
             header_bytes: defaults::MAX_HEADER_BYTES,
             header_read: defaults::HEADER_READ_TIMEOUT,
             idle: defaults::SERVER_IDLE,
+            reconciliations: 2,
             replay_capacity: defaults::REPLAY_CAPACITY,
             replies: 64,
             stash_bytes: 256 << 10,

@@ -7,6 +7,7 @@ use http::{HeaderValue, StatusCode, header};
 use nara_proto::auth::RequestAuthError;
 use nara_proto::event::Service;
 use nara_proto::identity::NaraName;
+use nara_proto::reconcile::{InvalidScope, ReconcileError};
 use nara_proto::stream::InvalidStreamRequest;
 use nara_proto::world::ChainError;
 
@@ -62,6 +63,9 @@ pub(crate) enum Rejection {
     /// A query that cannot be read.
     #[error("Invalid query: {0}")]
     InvalidQuery(#[from] InvalidStreamRequest),
+    /// A scope that is none.
+    #[error("{0}")]
+    Scope(#[from] InvalidScope),
     /// Not the JSON that the endpoint takes.
     #[error("Invalid JSON")]
     InvalidJson,
@@ -71,6 +75,9 @@ pub(crate) enum Rejection {
     /// The ledger failed; the peer cannot help it.
     #[error("Ledger unavailable, try again later")]
     Ledger(#[source] LedgerError),
+    /// A frame that is none.
+    #[error("{0}")]
+    Frame(#[from] ReconcileError),
     /// Another method than the endpoint's.
     #[error("Method not allowed")]
     MethodNotAllowed,
@@ -95,6 +102,9 @@ pub(crate) enum Rejection {
     /// Nobody is left to whom a world message could go.
     #[error("journey stuck - no next nara available")]
     Stuck,
+    /// More ids than an answer may have events.
+    #[error("Ask for at most {} events at once", nara_proto::sync::MAX_EVENTS)]
+    TooManyIds,
     /// `/peer/query` without `target`.
     #[error("target parameter required")]
     TargetRequired,
@@ -126,15 +136,18 @@ impl Rejection {
             | Self::BodyBroken
             | Self::Chain(_)
             | Self::ForgedId
+            | Self::Frame(_)
             | Self::Forward { .. }
             | Self::FromRequired
             | Self::InvalidCursor
             | Self::InvalidJson
             | Self::InvalidQuery(_)
             | Self::MissingPayload(_)
+            | Self::Scope(_)
             | Self::ShortWorldId
             | Self::Stuck
             | Self::TargetRequired
+            | Self::TooManyIds
             | Self::UnsignedEvent => StatusCode::BAD_REQUEST,
             Self::Unauthenticated(_) => StatusCode::UNAUTHORIZED,
             Self::InvalidSignature | Self::SenderMismatch { .. } | Self::UnknownEmitter => {

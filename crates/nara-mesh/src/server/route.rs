@@ -18,6 +18,8 @@
 mod checkpoints;
 mod coordinates;
 mod dm;
+mod events_fetch;
+mod events_reconcile;
 mod events_stream;
 mod events_sync;
 mod gossip_zine;
@@ -38,8 +40,8 @@ use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{MethodFilter, any, on, post};
 use nara_proto::endpoint::{
-    AllCheckpoints, DirectMessage, Endpoint, EventsImport, EventsStream, EventsSync, GetCoordinates,
-    GossipZine, MeshMessage, PeerQuery, Ping, WorldRelay,
+    AllCheckpoints, DirectMessage, Endpoint, EventsFetch, EventsImport, EventsReconcile, EventsStream,
+    EventsSync, GetCoordinates, GossipZine, MeshMessage, PeerQuery, Ping, WorldRelay,
 };
 use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -61,6 +63,8 @@ pub(super) fn router(shared: Arc<Shared>, authenticator: &Arc<Authenticator>) ->
     let router = routes
         .signed::<EventsStream, _, _>(events_stream::handle)
         .signed::<EventsSync, _, _>(events_sync::handle)
+        .signed::<EventsFetch, _, _>(events_fetch::handle)
+        .signed::<EventsReconcile, _, _>(events_reconcile::handle)
         .signed::<GossipZine, _, _>(gossip_zine::handle)
         .signed::<DirectMessage, _, _>(dm::handle)
         .signed::<WorldRelay, _, _>(world_relay::handle)

@@ -40,6 +40,7 @@ pub(super) struct Shared {
     pub(super) background: Background,
     pub(super) reachable: Reachable,
     pub(super) replies: Arc<Semaphore>,
+    pub(super) reconciliations: Semaphore,
 }
 
 impl Shared {

@@ -6,10 +6,12 @@
     reason = "a test may panic, and so may what it is made of"
 )]
 
+mod bulk;
 mod calls;
 mod deadlines;
 mod events;
 mod hostile;
+mod reconcile;
 mod routing;
 mod support;
 mod verification;

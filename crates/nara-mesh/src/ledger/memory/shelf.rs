@@ -1,15 +1,17 @@
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::convert::Infallible;
 use std::ops::Bound;
 use std::sync::Arc;
 
 use nara_proto::event::{Service, SyncEvent};
 use nara_proto::identity::NaraName;
+use nara_proto::reconcile::{ItemId, ItemSet};
 use nara_proto::sync::Cursor;
 use nara_proto::time::UnixNanos;
 
 use crate::ledger::Arrival;
 use crate::ledger::admission::{Place, Shelf, Stranger};
+use crate::ledger::inventory::Inventory;
 use crate::ledger::retention::Priority;
 
 /// The events of a ledger in memory, and every index over them.
@@ -19,7 +21,9 @@ pub(super) struct MemoryShelf {
     by_arrival: BTreeMap<i64, Place>,
     /// The place of the newest event, stored or not.
     position: i64,
-    ids: HashSet<Arc<str>>,
+    /// Where each event stands, by its id.
+    ids: HashMap<Arc<str>, Place>,
+    inventory: Inventory,
     checkpoints: BTreeMap<i64, Place>,
     checkpoints_about: HashMap<String, usize>,
     pings_of: HashMap<String, BTreeSet<Place>>,
@@ -129,6 +133,25 @@ impl MemoryShelf {
             .map(|place| self.by_time[place].event.clone())
     }
 
+    /// What stands for the events in a reconciliation.
+    pub(super) fn items(&mut self) -> ItemSet {
+        if let Some(set) = self.inventory.current() {
+            return set;
+        }
+        let items = self.by_time.values().filter_map(|entry| {
+            let event = &entry.event;
+            Some((event.ts, ItemId::of_event(&event.id)?, event.service()))
+        });
+        let set = ItemSet::new(items);
+        self.inventory.keep(set)
+    }
+
+    /// Those of these events that are stored.
+    pub(super) fn by_ids(&self, items: &[ItemId]) -> Vec<Arc<SyncEvent>> {
+        let places = items.iter().filter_map(|item| self.ids.get(&*item.event_id()));
+        places.filter_map(|place| self.get(place)).collect()
+    }
+
     fn index_service(&mut self, event: &SyncEvent, priority: Priority, place: &Place) {
         match event.service() {
             Some(Service::Ping) => {
@@ -180,7 +203,7 @@ impl Shelf for MemoryShelf {
     type Error = Infallible;
 
     fn contains(&mut self, id: &str) -> Result<bool, Infallible> {
-        Ok(self.ids.contains(id))
+        Ok(self.ids.contains_key(id))
     }
 
     fn add(
@@ -197,7 +220,11 @@ impl Shelf for MemoryShelf {
             seq: self.position,
         };
         self.index_service(&event, priority, &place);
-        self.ids.insert(place.id.clone());
+        self.ids.insert(place.id.clone(), place.clone());
+        if let Some(changes) = self.inventory.changes() {
+            changes.added(event.ts, &event.id, event.service());
+            self.inventory.settle();
+        }
         self.by_arrival.insert(place.seq, place.clone());
         if stranger {
             self.strangers.insert(place.clone());
@@ -228,6 +255,9 @@ impl Shelf for MemoryShelf {
         };
         self.unindex_service(&event, priority, place);
         self.ids.remove(&place.id);
+        if let Some(changes) = self.inventory.changes() {
+            changes.removed(place.ts, &place.id);
+        }
         self.by_arrival.remove(&place.seq);
         self.strangers.remove(place);
         match self.pruned.get_mut(priority as usize) {

@@ -18,6 +18,17 @@ const READERS: usize = 4;
 /// How long a connection waits for another *process* that writes.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// The most that the writer keeps of the database: the pages that 5,000 events of one transaction touch, so
+/// that none is written twice.
+const WRITER_CACHE_KIB: i64 = 64 << 10;
+
+/// The most that each reader keeps of the database: the inner pages of every index of a million events.
+const READER_CACHE_KIB: i64 = 16 << 10;
+
+/// The log is moved into the database when it has this many pages of 4 KiB; a page that changed often by then
+/// is moved once.
+const LOG_PAGES: i64 = 4_000;
+
 /// Prepared statements that a connection keeps.
 const CACHED_STATEMENTS: usize = 64;
 
@@ -44,15 +55,16 @@ impl Pool {
             source,
         })?;
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let mut writer = configure(Connection::open_with_flags(path, flags)?)?;
+        let mut writer = configure(Connection::open_with_flags(path, flags)?, WRITER_CACHE_KIB)?;
         schema::migrate(&mut writer, path)?;
         // Only now: it would change a file that is not ours.
         writer.pragma_update(None, "journal_mode", "wal")?;
+        writer.pragma_update(None, "wal_autocheckpoint", LOG_PAGES)?;
         writer.execute(sql::SKIP_PLACES, [])?;
         let epoch = epoch(&writer)?;
         let readers = (0..READERS)
             .map(|_| {
-                let reader = configure(Connection::open_with_flags(path, flags)?)?;
+                let reader = configure(Connection::open_with_flags(path, flags)?, READER_CACHE_KIB)?;
                 reader.pragma_update(None, "query_only", true)?;
                 Ok(reader)
             })
@@ -69,7 +81,7 @@ impl Pool {
 
     /// A database in memory has one connection: nobody else can see it.
     pub(super) fn open_in_memory() -> Result<Self, LedgerError> {
-        let mut writer = configure(Connection::open_in_memory()?)?;
+        let mut writer = configure(Connection::open_in_memory()?, WRITER_CACHE_KIB)?;
         schema::migrate(&mut writer, Path::new(":memory:"))?;
         Ok(Self {
             epoch: epoch(&writer)?,
@@ -174,12 +186,12 @@ impl Drop for ReaderLease {
     }
 }
 
-fn configure(connection: Connection) -> Result<Connection, LedgerError> {
+fn configure(connection: Connection, cache_kib: i64) -> Result<Connection, LedgerError> {
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.pragma_update(None, "synchronous", "normal")?;
     connection.pragma_update(None, "temp_store", "memory")?;
-    // In KiB. The inner pages of every index of a million events fit.
-    connection.pragma_update(None, "cache_size", -16_384)?;
+    // Negative: in KiB.
+    connection.pragma_update(None, "cache_size", -cache_kib)?;
     // The log shrinks to this, in bytes, after it grew for a large transaction.
     connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
     connection.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);

@@ -29,7 +29,8 @@ CREATE INDEX events_by_service  ON events (svc, ts, id);
 CREATE INDEX events_by_actor    ON events (actor, svc, ts, id);
 CREATE INDEX events_by_target   ON events (target, svc, ts, id);
 CREATE INDEX events_by_pair     ON events (actor, target, priority, ts, id) WHERE svc = 'observation';
-CREATE INDEX events_by_priority ON events (priority, ts, id) WHERE priority < 4;
+-- Priorities 0 to 2 are services of their own.
+CREATE INDEX events_presence    ON events (ts, id) WHERE priority = 3;
 CREATE INDEX events_strangers   ON events (ts, id) WHERE stranger = 1;
 CREATE INDEX events_checkpoints ON events (priority) WHERE priority = 5;
 
@@ -58,6 +59,12 @@ CREATE TABLE arrival_cursors (
     epoch INTEGER NOT NULL,
     seq   INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE rejected (
+    seq  INTEGER PRIMARY KEY,
+    peer TEXT NOT NULL,
+    item BLOB NOT NULL,
+    UNIQUE (peer, item)
+) STRICT;
 
 -- Names this ledger: places in the order of arrival mean nothing in another.
 CREATE TABLE feed (epoch INTEGER NOT NULL) STRICT;

@@ -7,6 +7,7 @@ use rusqlite::{Params, Row, Transaction};
 
 use super::{read, sql};
 use crate::ledger::admission::{Place, Shelf, Stranger};
+use crate::ledger::inventory::Changes;
 use crate::ledger::retention::Priority;
 
 /// The events of a database inside one transaction.
@@ -14,6 +15,8 @@ pub(super) struct SqliteShelf<'a> {
     transaction: &'a Transaction<'a>,
     count: usize,
     kept: usize,
+    /// Where to note what changes, if anybody wants to know.
+    changes: Option<Changes>,
 }
 
 impl<'a> SqliteShelf<'a> {
@@ -27,7 +30,19 @@ impl<'a> SqliteShelf<'a> {
                 .filter(|(priority, _)| *priority >= Priority::FirstSeen as i64)
                 .map(|(_, n)| n)
                 .sum(),
+            changes: None,
         })
+    }
+
+    /// Notes what changes there.
+    pub(super) fn recording(mut self, changes: Option<Changes>) -> Self {
+        self.changes = changes;
+        self
+    }
+
+    /// What changed.
+    pub(super) fn into_changes(self) -> Option<Changes> {
+        self.changes
     }
 
     fn exists(&self, sql: &str, params: impl Params) -> rusqlite::Result<bool> {
@@ -90,6 +105,9 @@ impl Shelf for SqliteShelf<'_> {
             go_json::to_string(&event),
             origin.map(NaraName::as_str),
         ))?;
+        if let Some(changes) = &mut self.changes {
+            changes.added(event.ts, &event.id, event.service());
+        }
         self.count += 1;
         self.kept += usize::from(priority.is_kept());
         Ok(self.transaction.last_insert_rowid())
@@ -98,6 +116,9 @@ impl Shelf for SqliteShelf<'_> {
     fn remove(&mut self, place: &Place) -> rusqlite::Result<()> {
         let mut statement = self.transaction.prepare_cached(sql::REMOVE)?;
         let was_kept: bool = statement.query_row([place.seq], |row| row.get(0))?;
+        if let Some(changes) = &mut self.changes {
+            changes.removed(place.ts, &place.id);
+        }
         self.count -= 1;
         self.kept -= usize::from(was_kept);
         Ok(())
@@ -165,6 +186,14 @@ impl Shelf for SqliteShelf<'_> {
     }
 
     fn oldest(&mut self, priority: Priority, limit: usize) -> rusqlite::Result<Vec<Place>> {
-        self.places(sql::OLDEST, (priority as i64, read::sql_limit(limit)))
+        let limit = read::sql_limit(limit);
+        let service = match priority {
+            Priority::Ping => Service::Ping,
+            Priority::Seen => Service::Seen,
+            Priority::Social => Service::Social,
+            Priority::Presence => return self.places(sql::OLDEST_PRESENCE, [limit]),
+            Priority::FirstSeen | Priority::Checkpoint | Priority::Restart => return Ok(Vec::new()),
+        };
+        self.places(sql::OLDEST_OF_SERVICE, (service.as_str(), limit))
     }
 }

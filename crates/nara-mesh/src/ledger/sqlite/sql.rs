@@ -99,8 +99,10 @@ pub(super) const HAS_CHECKPOINT: &str = "SELECT 1 FROM events INDEXED BY events_
      WHERE target = ?1 AND svc = 'checkpoint' LIMIT 1";
 pub(super) const OLDEST_STRANGERS: &str = "SELECT seq, ts, id, actor, target FROM events \
      INDEXED BY events_strangers WHERE stranger = 1 ORDER BY ts, id LIMIT ?1";
-pub(super) const OLDEST: &str = "SELECT seq, ts, id FROM events INDEXED BY events_by_priority \
-     WHERE priority = ?1 AND priority < 4 ORDER BY ts, id LIMIT ?2";
+pub(super) const OLDEST_OF_SERVICE: &str = "SELECT seq, ts, id FROM events INDEXED BY events_by_service \
+     WHERE svc = ?1 ORDER BY ts, id LIMIT ?2";
+pub(super) const OLDEST_PRESENCE: &str = "SELECT seq, ts, id FROM events INDEXED BY events_presence \
+     WHERE priority = 3 ORDER BY ts, id LIMIT ?1";
 
 pub(super) const TOTALS: &str = "SELECT priority, n FROM totals";
 
@@ -112,3 +114,13 @@ pub(super) const CURSOR: &str = "SELECT ts, id FROM cursors WHERE peer = ?1";
 pub(super) const STORE_ARRIVAL_CURSOR: &str =
     "INSERT OR REPLACE INTO arrival_cursors (peer, epoch, seq) VALUES (?1, ?2, ?3)";
 pub(super) const ARRIVAL_CURSOR: &str = "SELECT epoch, seq FROM arrival_cursors WHERE peer = ?1";
+
+/// Commits of other connections, as far as this one has seen them: it changes, that is all.
+pub(super) const FOREIGN_COMMITS: &str = "PRAGMA data_version";
+/// What the inventory is made of; the index has all of it.
+pub(super) const ITEMS: &str = "SELECT svc, ts, id FROM events INDEXED BY events_by_service";
+pub(super) const PLACE_OF_ID: &str = "SELECT seq FROM events WHERE id = ?1";
+pub(super) const REJECT: &str = "INSERT OR IGNORE INTO rejected (peer, item) VALUES (?1, ?2)";
+pub(super) const FORGET_REJECTIONS: &str =
+    "DELETE FROM rejected WHERE seq <= (SELECT max(seq) FROM rejected) - ?1";
+pub(super) const REJECTED: &str = "SELECT 1 FROM rejected WHERE peer = ?1 AND item = ?2";

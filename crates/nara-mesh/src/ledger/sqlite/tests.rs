@@ -282,7 +282,8 @@ fn no_statement_reads_the_whole_table_or_sorts_a_page() {
         sql::OLDEST_PING,
         sql::OLDEST_OBSERVATION,
         sql::OLDEST_STRANGERS,
-        sql::OLDEST,
+        sql::OLDEST_OF_SERVICE,
+        sql::OLDEST_PRESENCE,
         sql::NEXT_SERVICE,
     ]);
     for statement in ordered {

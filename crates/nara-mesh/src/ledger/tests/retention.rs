@@ -1,6 +1,8 @@
 use std::sync::Mutex;
 
 use super::*;
+use crate::ledger::PinnedNames;
+use crate::registry::{PeerInfo, PeerRegistry};
 
 /// Knows the names that it was told.
 #[derive(Debug, Default)]
@@ -42,6 +44,7 @@ super::on_every_ledger! {
     checkpoints_restarts_and_first_sightings_are_never_pruned,
     events_that_are_never_pruned_cannot_exceed_the_size,
     what_does_not_outlive_the_call_is_not_retained,
+    a_restart_that_goes_makes_room_within_the_call,
 }
 
 async fn the_oldest_ping_of_a_target_goes_for_a_newer_one(ledger: &dyn Ledger) {
@@ -212,6 +215,13 @@ async fn what_does_not_outlive_the_call_is_not_retained(ledger: &dyn Ledger) {
     assert_eq!(outcomes, [Insertion::NotRetained; 6]);
 }
 
+async fn a_restart_that_goes_makes_room_within_the_call(ledger: &dyn Ledger) {
+    store(ledger, vec![checkpoint(-1, "bob", 1)]).await;
+    let restarts = (1..=30).map(|ts| observation(ts, "alice", "bob", "restart"));
+    ledger.insert(restarts.collect()).await.unwrap();
+    assert_eq!(times(&all(ledger).await), [-1, 27, 28, 29, 30]);
+}
+
 mod learning {
     use super::*;
 
@@ -247,6 +257,31 @@ mod learning {
             .with_known_names(told.clone());
         a_stranger_that_became_known_is_spared(&ledger, &told).await;
     }
+}
+
+#[test]
+fn a_nara_without_a_pinned_key_is_a_stranger_but_oneself_is_not() {
+    let registry = PeerRegistry::default();
+    let name = |name: &str| NaraName::new(name).unwrap();
+    let named = PeerInfo {
+        name: Some(name("carla")),
+        address: Some("127.0.0.1:1".parse().unwrap()),
+        ..PeerInfo::default()
+    };
+    registry.register(named).unwrap();
+    let pinned = PinnedKey {
+        name: name("bob"),
+        id: None,
+        key: public_key(1),
+        source: KeySource::HeyThere,
+        learned_at: UnixMillis::new(1),
+    };
+    registry.pin(pinned).unwrap();
+    let known = PinnedNames::new(registry, name("alice"));
+    assert!(known.is_known("alice"));
+    assert!(known.is_known("bob"));
+    assert!(!known.is_known("carla"));
+    assert!(!known.is_known("nobody"));
 }
 
 #[test]

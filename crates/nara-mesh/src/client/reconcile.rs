@@ -1,0 +1,362 @@
+//! Fetching only what is missing, and asking whether anything is.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+
+use futures_util::stream::StreamExt as _;
+use http::StatusCode;
+use nara_proto::endpoint::{EventsFetch, EventsReconcile, ReconcileRequest};
+use nara_proto::event::SyncEvent;
+use nara_proto::reconcile::{FetchRequest, ItemId, ReconcileError, Reconciler, Scope};
+use nara_proto::sync::{Cursor, EventFilter, MAX_EVENTS, Pager};
+use nara_proto::time::{UnixNanos, UnixSeconds};
+use tokio::sync::watch;
+
+use super::bulk::Storing;
+use super::error::ErrorKind;
+use super::pages::{FetchedPage, PageSource, PagesOf, pages_ahead};
+use super::verify::offload;
+use super::{CallOptions, ClientError, MeshClient, PeerRef, RefusedEvent, SyncError, SyncProgress};
+use crate::ledger::Ledger;
+
+/// Events that are asked for at once.
+const FETCH: usize = 2000;
+
+/// Events that are pushed at once.
+const PUSH: usize = 500;
+
+/// How [`MeshClient::reconcile`] works.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct ReconcileOptions {
+    /// Whether to offer the peer, in zines, what it lacks.
+    pub push: bool,
+    /// Where to tell how far the fetching is.
+    pub progress: Option<watch::Sender<SyncProgress>>,
+}
+
+impl ReconcileOptions {
+    /// Sets whether to offer the peer what it lacks.
+    #[must_use]
+    pub fn push(mut self, push: bool) -> Self {
+        self.push = push;
+        self
+    }
+
+    /// Also gives the progress of the fetching, as it changes.
+    #[must_use]
+    pub fn watched(mut self) -> (Self, watch::Receiver<SyncProgress>) {
+        let (sender, receiver) = watch::channel(SyncProgress::default());
+        self.progress = Some(sender);
+        (self, receiver)
+    }
+}
+
+/// What a reconciliation found and did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ReconcileReport {
+    /// Rounds of comparing.
+    pub rounds: usize,
+    /// Bytes of the frames that were sent. Headers are not counted, here and below.
+    pub bytes_sent: u64,
+    /// Bytes of the frames that came.
+    pub bytes_received: u64,
+    /// Whether the whole difference was found. If not, the sets differ so much that the rounds did not suffice:
+    /// what was found is fetched, and the next reconciliation finds more.
+    pub complete: bool,
+    /// Whether the peer does not know this endpoint, so that its events were fetched page by page. What is
+    /// missing is not known then.
+    pub fell_back: bool,
+    /// Events that the peer has and this nara has not.
+    pub missing_here: usize,
+    /// Events that this nara has and the peer has not.
+    pub missing_there: usize,
+    /// Of those missing here, the ones that were rejected when the peer offered them before: not fetched.
+    pub rejected_before: usize,
+    /// Events that were asked for and not given: the peer has forgotten them meanwhile.
+    pub gone: usize,
+    /// Events that were offered to the peer.
+    pub pushed: usize,
+    /// The fetching: how many events came, were stored, or were refused.
+    pub fetch: SyncProgress,
+    /// The first thousand of the events that were refused.
+    pub refused: Vec<RefusedEvent>,
+}
+
+/// The answer to "are we in sync?".
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SyncCheck {
+    /// Whether both have the same events in the scope.
+    pub in_sync: bool,
+    /// How many events this nara has in the scope.
+    pub events_here: usize,
+    /// Bytes of the frame that was sent, without headers.
+    pub bytes_sent: u64,
+    /// Bytes of the frame that came, without headers.
+    pub bytes_received: u64,
+}
+
+impl MeshClient {
+    /// Finds which events of a scope are missing here, fetches only those, verifies and stores them.
+    ///
+    /// Events that were rejected once are not fetched from the same peer again. A peer that does not know the
+    /// endpoint is paged through from the beginning of the scope.
+    ///
+    /// # Errors
+    /// [`SyncError`]. What came before is stored; the next reconciliation does not fetch it again.
+    pub async fn reconcile<L: Ledger + ?Sized>(
+        &self,
+        ledger: &L,
+        peer: impl Into<PeerRef>,
+        scope: Scope,
+        options: ReconcileOptions,
+    ) -> Result<ReconcileReport, SyncError> {
+        let peer = peer.into();
+        let mut report = ReconcileReport::default();
+        let compared = self.compare(ledger, &peer, &scope, &mut report, usize::MAX).await;
+        let reconciler = match compared {
+            Err(SyncError::Peer(error)) if error.status() == Some(StatusCode::NOT_FOUND) => {
+                return self.page_through(ledger, peer, &scope, options, report).await;
+            }
+            compared => compared?,
+        };
+        report.complete = reconciler.is_complete();
+        report.missing_here = reconciler.missing_here().len();
+        report.missing_there = reconciler.missing_there().len();
+
+        let mut missing = reconciler.missing_here().clone();
+        let place = self.cursor_place(&peer, &EventFilter::default());
+        let rejected = ledger
+            .rejected(place.clone(), missing.iter().copied().collect())
+            .await?;
+        report.rejected_before = rejected.len();
+        for item in rejected {
+            missing.remove(&item);
+        }
+        self.fetch_missing(
+            ledger,
+            &peer,
+            place,
+            missing.into_iter().collect(),
+            options.progress,
+            &mut report,
+        )
+        .await?;
+        if options.push {
+            let items: Vec<_> = reconciler.missing_there().iter().copied().collect();
+            for items in items.chunks(PUSH) {
+                let events = ledger.by_ids(items.to_vec()).await?;
+                report.pushed += events.len();
+                let answer = self.exchange_zine(peer.clone(), events).await?;
+                ledger.insert(answer.into_inner().events.into_events()).await?;
+            }
+        }
+        Ok(report)
+    }
+
+    /// Asks whether this nara and a peer have the same events in a scope: one round, a few hundred bytes.
+    ///
+    /// Ledgers that forget by their own rules are rarely in sync as a whole; a scope of services that everybody
+    /// keeps, such as checkpoints, can be.
+    ///
+    /// # Errors
+    /// [`SyncError`]; with the [status](ClientError::status) 404 if the peer does not know the endpoint.
+    pub async fn check_in_sync<L: Ledger + ?Sized>(
+        &self,
+        ledger: &L,
+        peer: impl Into<PeerRef>,
+        scope: Scope,
+    ) -> Result<SyncCheck, SyncError> {
+        let mut report = ReconcileReport::default();
+        let events_here = ledger.items(scope.clone()).await?.len();
+        let reconciler = self.compare(ledger, &peer.into(), &scope, &mut report, 1).await?;
+        Ok(SyncCheck {
+            in_sync: reconciler.is_in_sync(),
+            events_here,
+            bytes_sent: report.bytes_sent,
+            bytes_received: report.bytes_received,
+        })
+    }
+
+    /// Compares until the difference is known, or for so many rounds.
+    async fn compare<L: Ledger + ?Sized>(
+        &self,
+        ledger: &L,
+        peer: &PeerRef,
+        scope: &Scope,
+        report: &mut ReconcileReport,
+        max_rounds: usize,
+    ) -> Result<Reconciler, SyncError> {
+        let set = ledger.items(scope.clone()).await?;
+        let fail = |error| ClientError::new(peer, ErrorKind::Reconcile(error));
+        // Summing up a large set takes milliseconds.
+        let (mut reconciler, first) = offload(true, move || Reconciler::begin(set))
+            .await
+            .map_err(fail)?;
+        let mut next = Some(first);
+        while let Some(frame) = next
+            && report.rounds < max_rounds
+        {
+            report.bytes_sent += frame.len() as u64;
+            let request = ReconcileRequest {
+                scope: scope.clone(),
+                frame,
+            };
+            let deadline = self.deadline(CallOptions::default());
+            let answer = self.exchange::<EventsReconcile>(peer, &request, deadline).await?;
+            report.rounds += 1;
+            report.bytes_received += answer.bytes as u64;
+            let taken;
+            (reconciler, taken) = offload(true, move || {
+                let taken = reconciler.take(&answer.value);
+                (reconciler, taken)
+            })
+            .await;
+            next = taken.map_err(|error| ClientError::new(&answer.route, ErrorKind::Reconcile(error)))?;
+        }
+        Ok(reconciler)
+    }
+
+    async fn fetch_missing<L: Ledger + ?Sized>(
+        &self,
+        ledger: &L,
+        peer: &PeerRef,
+        place: String,
+        missing: VecDeque<ItemId>,
+        progress: Option<watch::Sender<SyncProgress>>,
+        report: &mut ReconcileReport,
+    ) -> Result<(), SyncError> {
+        let asked = missing.len();
+        let mut storing = Storing::new(ledger, progress);
+        storing.dropped = Some(Vec::new());
+        let source = ById {
+            peer: peer.clone(),
+            requests_left: missing.len().div_ceil(FETCH) * 2 + 16,
+            missing,
+        };
+        let ended = storing.store_all(pages_ahead(self.clone(), source), None).await;
+        let dropped = storing.dropped.take().unwrap_or_default();
+        let items = dropped.iter().filter_map(|id| ItemId::of_event(id)).collect();
+        // Also if it broke off: what was rejected before stays rejected.
+        ledger.reject(place, items).await?;
+        let done = storing.finish(ended).map_err(|interrupted| interrupted.error)?;
+        report.gone = asked - done.progress.received;
+        report.refused = done.refused;
+        report.fetch = done.progress;
+        Ok(())
+    }
+
+    /// For peers that cannot reconcile.
+    async fn page_through<L: Ledger + ?Sized>(
+        &self,
+        ledger: &L,
+        peer: PeerRef,
+        scope: &Scope,
+        options: ReconcileOptions,
+        mut report: ReconcileReport,
+    ) -> Result<ReconcileReport, SyncError> {
+        let filter = EventFilter {
+            services: scope
+                .services
+                .iter()
+                .map(|service| service.as_str().to_owned())
+                .collect(),
+            ..EventFilter::default()
+        };
+        let begin = scope
+            .from
+            .map_or(Cursor::START, |from| Cursor::new(nanos(from), ""));
+        let pager = Pager::resume(filter, MAX_EVENTS, begin);
+        let end = scope.to.map(nanos);
+        let mut over = false;
+        let pages = pages_ahead(self.clone(), PagesOf { peer, pager }).take_while(move |page| {
+            let wanted = !over;
+            over = match (page, end) {
+                (Ok(page), Some(end)) => page.cursor.ts() >= end,
+                _ => false,
+            };
+            std::future::ready(wanted)
+        });
+        let mut storing = Storing::new(ledger, options.progress);
+        let ended = storing.store_all(pages.boxed(), None).await;
+        let done = storing.finish(ended).map_err(|interrupted| interrupted.error)?;
+        report.fell_back = true;
+        report.complete = true;
+        report.refused = done.refused;
+        report.fetch = done.progress;
+        Ok(report)
+    }
+}
+
+fn nanos(time: UnixSeconds) -> UnixNanos {
+    UnixNanos::new(time.get().saturating_mul(1_000_000_000))
+}
+
+/// Events of a peer, by their ids.
+struct ById {
+    peer: PeerRef,
+    missing: VecDeque<ItemId>,
+    /// A peer that gives one event at a time is left at some point.
+    requests_left: usize,
+}
+
+impl PageSource for ById {
+    async fn next(&mut self, client: &MeshClient) -> Result<Option<FetchedPage>, ClientError> {
+        while !self.missing.is_empty() && self.requests_left > 0 {
+            self.requests_left -= 1;
+            let asked: Vec<_> = self.missing.drain(..self.missing.len().min(FETCH)).collect();
+            let page = client.fetch_by_ids(&self.peer, &asked).await?;
+            if page.events.is_empty() {
+                // Nothing of it is there any more.
+                continue;
+            }
+            if page.events.len() < asked.len() {
+                // An answer may be cut, or events may be gone: the next answers show it.
+                let mut waiting: HashMap<_, _> =
+                    asked.into_iter().map(|item| (item.event_id(), item)).collect();
+                for event in &page.events {
+                    waiting.remove(&event.id);
+                }
+                self.missing.extend(waiting.into_values());
+            }
+            return Ok(Some(page));
+        }
+        Ok(None)
+    }
+}
+
+impl MeshClient {
+    async fn fetch_by_ids(&self, peer: &PeerRef, items: &[ItemId]) -> Result<FetchedPage, ClientError> {
+        let ids: Vec<_> = items.iter().map(ItemId::event_id).collect();
+        let request = FetchRequest {
+            from: self.shared.local.name().to_string(),
+            ids: Some(ids.clone()),
+        };
+        let deadline = self.deadline(CallOptions::default());
+        let answer = self.exchange::<EventsFetch>(peer, &request, deadline).await?;
+        let verification = self.verify_inner(&answer)?;
+        let events = answer.value.events.unwrap_or_default();
+        check_asked(ids, &events)
+            .map_err(|error| ClientError::new(&answer.route, ErrorKind::Reconcile(error)))?;
+        Ok(FetchedPage {
+            events,
+            cursor: Cursor::START,
+            bytes: answer.bytes,
+            total: None,
+            route: answer.route,
+            verification,
+        })
+    }
+}
+
+/// Each event must be one that was asked for, once.
+fn check_asked(ids: Vec<String>, events: &[SyncEvent]) -> Result<(), ReconcileError> {
+    let mut asked: HashSet<String> = ids.into_iter().collect();
+    match events.iter().find(|event| !asked.remove(&event.id)) {
+        Some(event) => Err(ReconcileError::NotAsked {
+            id: event.id.chars().take(64).collect(),
+        }),
+        None => Ok(()),
+    }
+}

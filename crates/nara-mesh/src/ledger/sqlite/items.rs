@@ -1,0 +1,129 @@
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use nara_proto::event::Service;
+use nara_proto::reconcile::{ItemId, ItemSet};
+use nara_proto::time::UnixNanos;
+use rusqlite::{OptionalExtension as _, Transaction};
+
+use super::sql;
+use crate::ledger::inventory::{Changes, Inventory};
+use crate::ledger::rejections::MAX_REJECTIONS;
+
+/// The inventory of a database, used by its writer only, inside of its transactions and right behind them.
+///
+/// Other processes write to the same file: the database counts their commits, and the inventory is made anew
+/// when the count differs.
+#[derive(Clone, Debug, Default)]
+pub(super) struct SharedInventory(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    inventory: Inventory,
+    foreign_commits: i64,
+}
+
+impl SharedInventory {
+    /// Where a transaction notes what it changes, if that is of interest.
+    pub(super) fn recorder(&self, transaction: &Transaction<'_>) -> rusqlite::Result<Option<Changes>> {
+        let mut state = self.lock();
+        if !state.inventory.is_kept() {
+            return Ok(None);
+        }
+        if foreign_commits(transaction)? != state.foreign_commits {
+            state.inventory.forget();
+            return Ok(None);
+        }
+        Ok(Some(Changes::default()))
+    }
+
+    /// Takes in what a transaction changed, once it is committed.
+    pub(super) fn apply(&self, changes: Option<Changes>) {
+        if let Some(changes) = changes {
+            self.lock().inventory.apply(changes);
+        }
+    }
+
+    /// The items of the database as the transaction sees it, which must be one of the writer.
+    pub(super) fn current(&self, transaction: &Transaction<'_>) -> rusqlite::Result<ItemSet> {
+        let mut state = self.lock();
+        let foreign_commits = foreign_commits(transaction)?;
+        if foreign_commits == state.foreign_commits
+            && let Some(set) = state.inventory.current()
+        {
+            return Ok(set);
+        }
+        let set = load(transaction)?;
+        state.foreign_commits = foreign_commits;
+        Ok(state.inventory.keep(set))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(|poisoned: PoisonError<_>| {
+            let mut state = poisoned.into_inner();
+            // Whatever was half done is made anew.
+            state.inventory.forget();
+            state
+        })
+    }
+}
+
+fn foreign_commits(transaction: &Transaction<'_>) -> rusqlite::Result<i64> {
+    transaction
+        .prepare_cached(sql::FOREIGN_COMMITS)?
+        .query_row([], |row| row.get(0))
+}
+
+fn load(transaction: &Transaction<'_>) -> rusqlite::Result<ItemSet> {
+    let mut statement = transaction.prepare_cached(sql::ITEMS)?;
+    let mut rows = statement.query([])?;
+    let mut items = Vec::new();
+    while let Some(row) = rows.next()? {
+        if let Some(item) = ItemId::of_event(row.get_ref(2)?.as_str()?) {
+            let service = Service::from_wire(row.get_ref(0)?.as_str()?);
+            items.push((UnixNanos::new(row.get(1)?), item, service));
+        }
+    }
+    Ok(ItemSet::new(items))
+}
+
+/// The places in the order of arrival of those events that are there.
+pub(super) fn places(snapshot: &Transaction<'_>, items: &[ItemId]) -> rusqlite::Result<Vec<i64>> {
+    let mut statement = snapshot.prepare_cached(sql::PLACE_OF_ID)?;
+    let mut places = Vec::with_capacity(items.len());
+    for item in items {
+        places.extend(
+            statement
+                .query_row([item.event_id()], |row| row.get::<_, i64>(0))
+                .optional()?,
+        );
+    }
+    Ok(places)
+}
+
+/// Remembers rejections, and forgets the oldest.
+pub(super) fn reject(transaction: &Transaction<'_>, peer: &str, items: &[ItemId]) -> rusqlite::Result<()> {
+    let mut statement = transaction.prepare_cached(sql::REJECT)?;
+    for item in items {
+        statement.execute((peer, item.as_bytes()))?;
+    }
+    transaction
+        .prepare_cached(sql::FORGET_REJECTIONS)?
+        .execute([MAX_REJECTIONS as i64])?;
+    Ok(())
+}
+
+/// Those items that were rejected.
+pub(super) fn rejected(
+    snapshot: &Transaction<'_>,
+    peer: &str,
+    items: Vec<ItemId>,
+) -> rusqlite::Result<Vec<ItemId>> {
+    let mut statement = snapshot.prepare_cached(sql::REJECTED)?;
+    let mut rejected = Vec::new();
+    for item in items {
+        if statement.exists((peer, item.as_bytes()))? {
+            rejected.push(item);
+        }
+    }
+    Ok(rejected)
+}

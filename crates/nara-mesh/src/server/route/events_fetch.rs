@@ -1,0 +1,49 @@
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::Response;
+use nara_proto::endpoint::{Endpoint as _, EventsFetch};
+use nara_proto::reconcile::{FetchRequest, ItemId};
+use nara_proto::sync::{MAX_EVENTS, SyncResponse};
+
+use crate::server::VerifiedSender;
+use crate::server::body::{Surplus, json_of_events, read_json};
+use crate::server::rejection::Rejection;
+use crate::server::shared::Shared;
+
+/// `POST /events/fetch`: events by their ids, as many as fit into an answer.
+pub(super) async fn handle(
+    State(shared): State<Arc<Shared>>,
+    sender: VerifiedSender,
+    body: Body,
+) -> Result<Response, Rejection> {
+    let request: FetchRequest = read_json(body, EventsFetch::MAX_REQUEST, &shared.limits).await?;
+    if request.from.is_empty() {
+        return Err(Rejection::FromRequired);
+    }
+    sender.must_be("from", &request.from)?;
+    let ids = request.ids.unwrap_or_default();
+    if ids.len() > MAX_EVENTS {
+        return Err(Rejection::TooManyIds);
+    }
+    // What is not the id of a verified event is not there.
+    let items = ids.iter().filter_map(|id| ItemId::of_event(id)).collect();
+    let events = shared.ledger.by_ids(items).await?;
+    let local = &shared.local;
+    let build = |events, _| {
+        SyncResponse::signed(
+            local.name().as_str(),
+            events,
+            shared.clock.now_seconds(),
+            local.keypair(),
+        )
+    };
+    Ok(json_of_events(
+        events,
+        EventsFetch::MAX_RESPONSE,
+        Surplus::Back,
+        build,
+        |response| response.events,
+    ))
+}

@@ -1,0 +1,38 @@
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{RawQuery, State};
+use axum::response::{IntoResponse as _, Response};
+use http::{HeaderValue, header};
+use nara_proto::endpoint::{Endpoint as _, EventsReconcile};
+use nara_proto::reconcile::{Scope, respond};
+
+use crate::ledger::LedgerError;
+use crate::server::VerifiedSender;
+use crate::server::body::read;
+use crate::server::rejection::Rejection;
+use crate::server::shared::Shared;
+
+/// `POST /events/reconcile`: one round of a reconciliation. Nothing is kept for the next one.
+pub(super) async fn handle(
+    State(shared): State<Arc<Shared>>,
+    sender: VerifiedSender,
+    RawQuery(query): RawQuery,
+    body: Body,
+) -> Result<Response, Rejection> {
+    let scope = Scope::from_query(query.as_deref().unwrap_or_default())?;
+    let frame = read(body, EventsReconcile::MAX_REQUEST, &shared.limits).await?;
+    // Each may hold a copy of the items of its scope.
+    let _turn = shared.reconciliations.acquire().await;
+    let set = shared.ledger.items(scope).await?;
+    // A range is summed up item by item: milliseconds for a large ledger. Ends early only when the runtime
+    // shuts down.
+    let answer = tokio::task::spawn_blocking(move || respond(set, &frame))
+        .await
+        .map_err(|_| LedgerError::Closed)?;
+    let answer = answer.inspect_err(|error| {
+        tracing::info!(sender = %sender.name(), address = %sender.address(), %error, "a reconciliation was refused");
+    })?;
+    let content_type = HeaderValue::from_static(EventsReconcile::CONTENT_TYPE);
+    Ok(([(header::CONTENT_TYPE, content_type)], answer).into_response())
+}
