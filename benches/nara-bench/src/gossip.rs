@@ -59,6 +59,7 @@ pub(crate) fn measure(settings: &Settings<'_>) -> Result<Value, Box<dyn std::err
         "degree": plan.config.degree,
         "events": settings.events,
         "seeds": settings.seeds,
+        "growth_per_tenfold_ms": growth(settings.naras, &sizes),
         "naras": sizes,
         "degrees_at_1000_dead_5_percent": degrees,
         "seconds": start.elapsed().as_secs_f64(),
@@ -106,6 +107,14 @@ fn figures(reports: &[Report]) -> Value {
         "subscriptions_per_nara": mean(reports.iter().map(|report| report.subscriptions as f64 / report.live as f64)),
         "zines_per_nara": mean(reports.iter().map(|report| report.zines as f64 / report.live as f64)),
     })
+}
+
+/// How much longer the time to all gets when the mesh gets ten times as large, from the smallest to the largest.
+fn growth(naras: &[usize], sizes: &Map<String, Value>) -> Option<f64> {
+    let (smallest, largest) = (naras.iter().min()?, naras.iter().max()?);
+    let time = |naras: &usize| sizes.get(&naras.to_string())?["all_live"]["all_ms"].as_f64();
+    let tenfold = (*largest as f64 / *smallest as f64).log10();
+    (tenfold > 0.0).then_some((time(largest)? - time(smallest)?) / tenfold)
 }
 
 fn mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {

@@ -78,7 +78,7 @@ enum Measurement {
         #[arg(long, value_delimiter = ',', default_values_t = [100, 1_000, 10_000])]
         naras: Vec<usize>,
         /// Runs of each.
-        #[arg(long, default_value_t = 3)]
+        #[arg(long, default_value_t = 5)]
         seeds: u64,
         /// Events of each run.
         #[arg(long, default_value_t = 10)]

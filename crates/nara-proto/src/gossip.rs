@@ -38,6 +38,9 @@ use remembered::Remembered;
 /// when so many in a row are down, the next decision goes on.
 const SEARCH: usize = 64;
 
+/// The shortest pause between two ticks, whatever the configuration says: nobody shall run in circles.
+const RESOLUTION: Duration = Duration::from_millis(1);
+
 /// Whether a nara that has learned something new from `told_by` (`None`: it made it itself) tells a subscriber.
 pub fn passes_on<P: PartialEq + ?Sized>(told_by: Option<&P>, subscriber: &P) -> bool {
     told_by != Some(subscriber)
@@ -170,7 +173,7 @@ impl<P: Clone + Ord> Gossip<P> {
         outputs
     }
 
-    /// When [`Input::Tick`] is due next, if nothing else happens before.
+    /// When [`Input::Tick`] is due next, if nothing else happens before; later than `now`.
     pub fn next_tick(&self, now: Duration) -> Duration {
         let patience = self.neighbours.values().filter_map(|state| match state {
             NeighbourState::Connecting { since } => Some(*since + self.config.patience),
@@ -181,7 +184,7 @@ impl<P: Clone + Ord> Gossip<P> {
             .chain(self.remembered.next_retry(now))
             .min()
             .unwrap_or(now)
-            .max(now)
+            .max(now + RESOLUTION)
     }
 
     /// Ends the subscription to a peer that fails, and leaves it alone for a while.

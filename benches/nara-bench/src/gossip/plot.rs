@@ -76,7 +76,7 @@ pub(super) fn draw(file: &Path, curves: &[Curve]) -> Result<(), Box<dyn Error + 
         .build_cartesian_2d(0.0..end, 0.0..100.0)?;
     chart
         .configure_mesh()
-        .x_desc("time since the event was made, ms")
+        .x_desc("time since the event was made, ms (line: median event, band: fastest to slowest)")
         .y_desc("naras that have it, %")
         .x_labels(12)
         .y_labels(11)

@@ -3,6 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
+use futures_util::stream::{self, BoxStream};
 use nara_proto::gossip::{Gossip, Input, Output};
 use rand::SeedableRng as _;
 use rand::rngs::Xoshiro256PlusPlus;
@@ -16,20 +17,19 @@ use tokio_util::sync::CancellationToken;
 use super::directory::{Directory, Label, position};
 use super::zines::{self, ZineError};
 use super::{EventCounts, GossipConfig, GossipLink, GossipPeer, GossipServiceBuilder, GossipStatus};
-use crate::client::{MeshClient, StreamError, StreamState, SubscribeOptions, Subscription, VerifiedEvent};
+use crate::client::{MeshClient, StreamError, StreamState, SubscribeOptions, VerifiedEvent};
 use crate::clock::Clock;
 use crate::defaults;
 use crate::ledger::{Insertion, Ledger};
 use crate::registry::PeerEvent;
 
-/// How soon a change of the registry is looked at: a burst of changes costs one look.
-const SETTLE: Duration = Duration::from_millis(100);
+/// How soon a change of the registry is looked at: a burst of changes costs one look at all peers.
+const SETTLE: Duration = Duration::from_secs(1);
 
 /// Rounds of zines that may overlap; more are skipped.
 const ZINE_ROUNDS: usize = 2;
 
 /// Carries out what [`Gossip`] decides, and tells it what happens.
-#[derive(Debug)]
 pub(super) struct Driver {
     client: MeshClient,
     ledger: Arc<dyn Ledger>,
@@ -40,7 +40,7 @@ pub(super) struct Driver {
     directory: Directory,
     random: Xoshiro256PlusPlus,
     started: Instant,
-    subscriptions: StreamMap<Label, Subscription>,
+    subscriptions: StreamMap<Label, Items>,
     states: StreamMap<Label, WatchStream<StreamState>>,
     links: BTreeMap<Label, Link>,
     zines: JoinSet<(Label, Result<EventCounts, ZineError>)>,
@@ -53,6 +53,9 @@ pub(super) struct Driver {
     /// When the registry is looked at next, if it has changed.
     look_at: Option<Instant>,
 }
+
+/// The items of a subscription, and `None` at its end.
+type Items = BoxStream<'static, Option<Result<VerifiedEvent, StreamError>>>;
 
 /// A subscription, as the status shows it.
 #[derive(Debug)]
@@ -102,7 +105,11 @@ impl Driver {
             let (publish, look) = (self.publish_at, self.look_at);
             tokio::select! {
                 () = stopping.cancelled() => break,
-                Some((label, item)) = self.subscriptions.next() => self.received(label, item),
+                Some((label, item)) = self.subscriptions.next() => match item {
+                    Some(item) => self.received(label, item),
+                    // Why was said by the item before.
+                    None => self.tell(Input::Refused(label)),
+                },
                 Some((label, state)) = self.states.next() => self.changed(label, state),
                 Some(outcome) = self.zines.join_next() => self.exchanged(outcome),
                 change = changes.recv() => self.noticed(change),
@@ -151,7 +158,9 @@ impl Driver {
         let subscription = self.client.subscribe(peer, options);
         self.states
             .insert(label.clone(), WatchStream::new(subscription.state()));
-        self.subscriptions.insert(label.clone(), subscription);
+        let end = stream::once(std::future::ready(None));
+        self.subscriptions
+            .insert(label.clone(), subscription.map(Some).chain(end).boxed());
         let link = Link {
             state: StreamState::Connecting,
             events: EventCounts::default(),
@@ -212,7 +221,7 @@ impl Driver {
         let input = match &state {
             StreamState::CatchingUp | StreamState::Lagged | StreamState::Live => Input::Opened(label.clone()),
             StreamState::Connecting | StreamState::Waiting { .. } => Input::Lost(label.clone()),
-            // Why is said by its last item, which may still wait.
+            // Why is said by its last item, which may still wait to be read.
             StreamState::Ended => return,
         };
         if let Some(link) = self.links.get_mut(&label) {
@@ -248,9 +257,9 @@ impl Driver {
             Ok(PeerEvent::BreakerClosed(_) | PeerEvent::BreakerOpened(_) | PeerEvent::KeyConflict(_)) => {}
             // A peer came, went, moved or got a name; or we missed what it was.
             Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {
-                self.look_at.get_or_insert(Instant::now() + SETTLE);
+                self.look_at.get_or_insert_with(|| Instant::now() + SETTLE);
             }
-            // Not while the client holds the registry; a look now and then costs little.
+            // Cannot be while the client holds the registry.
             Err(broadcast::error::RecvError::Closed) => {}
         }
     }
@@ -263,7 +272,7 @@ impl Driver {
 
     fn publish_soon(&mut self) {
         self.publish_at
-            .get_or_insert(Instant::now() + defaults::GOSSIP_STATUS_INTERVAL);
+            .get_or_insert_with(|| Instant::now() + defaults::GOSSIP_STATUS_INTERVAL);
     }
 
     fn publish(&mut self) {
@@ -273,7 +282,12 @@ impl Driver {
             link: GossipLink::Stream(link.state.clone()),
             events: link.events,
         });
-        let zines = self.gossip.without_streams().map(|label| GossipPeer {
+        // One that is asked again for streams is shown with its stream.
+        let others = self
+            .gossip
+            .without_streams()
+            .filter(|label| !self.links.contains_key(*label));
+        let zines = others.map(|label| GossipPeer {
             peer: label.to_string(),
             link: GossipLink::Zines,
             events: EventCounts::default(),

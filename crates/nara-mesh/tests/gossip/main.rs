@@ -1,5 +1,10 @@
 //! Whole naras that gossip, on a network in memory and with paused time.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test may panic, and so may what it is made of"
+)]
+
 mod support;
 
 use std::time::Duration;
@@ -10,10 +15,14 @@ use nara_mesh::ledger::Ledger as _;
 
 use support::{DEGREE, Mesh, within};
 
+fn live_streams(status: &GossipStatus) -> usize {
+    let live = GossipLink::Stream(StreamState::Live);
+    status.peers.iter().filter(|peer| peer.link == live).count()
+}
+
 /// Whether as many streams are live as the nara shall have.
 fn is_settled(status: &GossipStatus) -> bool {
-    let live = |link: &GossipLink| *link == GossipLink::Stream(StreamState::Live);
-    status.peers.iter().filter(|peer| live(&peer.link)).count() == DEGREE
+    live_streams(status) == DEGREE
 }
 
 #[tokio::test(start_paused = true)]
@@ -95,6 +104,22 @@ async fn a_peer_without_streams_is_served_by_zines_and_its_events_reach_everybod
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_forged_event_is_refused_where_it_is_heard_and_goes_no_further() {
+    let mesh = Mesh::start(3).await;
+    for nara in &mesh.naras {
+        nara.wait_for(|status| live_streams(status) == 2).await;
+    }
+    mesh.naras[0].forge_event().await;
+    for nara in &mesh.naras[1..] {
+        let total = nara.wait_for(|status| status.total.received > 0).await.total;
+        assert_eq!((total.received, total.refused, total.new), (1, 1, 0));
+        assert_eq!(nara.ledger.count().await.unwrap(), 0);
+        // Who passes on what others forged is no liar: it is still listened to.
+        nara.wait_for(|status| live_streams(status) == 2).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_peer_that_is_removed_is_not_listened_to_any_more_and_a_new_one_is() {
     let mesh = Mesh::start(3).await;
     let nara = &mesh.naras[0];
@@ -111,13 +136,7 @@ async fn a_peer_that_is_removed_is_not_listened_to_any_more_and_a_new_one_is() {
 #[tokio::test(start_paused = true)]
 async fn after_stop_nothing_comes_any_more() {
     let mut mesh = Mesh::start(2).await;
-    let live = |status: &GossipStatus| {
-        status
-            .peers
-            .iter()
-            .any(|peer| peer.link == GossipLink::Stream(StreamState::Live))
-    };
-    mesh.naras[0].wait_for(live).await;
+    mesh.naras[0].wait_for(|status| live_streams(status) == 1).await;
     mesh.naras[0].gossip.take().unwrap().stop().await;
     mesh.naras[1].make_event(1).await;
     tokio::time::sleep(Duration::from_secs(600)).await;

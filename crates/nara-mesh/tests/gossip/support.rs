@@ -14,7 +14,7 @@ use nara_mesh::gossip::{GossipConfig, GossipService, GossipStatus};
 use nara_mesh::identity::LocalNara;
 use nara_mesh::ledger::{Followed, Follower, Ledger, MemoryLedger};
 use nara_mesh::proto::event::{Payload, SocialPayload, SyncEvent};
-use nara_mesh::proto::identity::Soul;
+use nara_mesh::proto::identity::{KeyPair, Soul};
 use nara_mesh::proto::sync::EventFilter;
 use nara_mesh::proto::time::UnixNanos;
 use nara_mesh::registry::{KeySource, PeerInfo, PeerRegistry, PinnedKey};
@@ -50,7 +50,23 @@ pub(crate) struct Nara {
 
 impl Nara {
     /// Makes an event, as the application of this nara would, and returns its id.
-    pub(crate) async fn make_event(&self, ts: i64) -> String {
+    pub(crate) async fn make_event(&self, ts: u64) -> String {
+        let event = self.event(ts);
+        let id = event.id.clone();
+        self.ledger.insert(vec![event]).await.unwrap();
+        id
+    }
+
+    /// Puts an event into the ledger that claims to be of this nara and is signed with another key.
+    pub(crate) async fn forge_event(&self) {
+        let other = Soul::bond([9; 32], "other");
+        let mut event = self.event(1);
+        event.sign(self.local.name().as_str(), &KeyPair::from_soul(&other));
+        self.ledger.insert(vec![event]).await.unwrap();
+    }
+
+    /// A signed event, `ts` nanoseconds from now.
+    fn event(&self, ts: u64) -> SyncEvent {
         let payload = SocialPayload {
             kind: "tease".to_owned(),
             actor: self.local.name().to_string(),
@@ -58,15 +74,9 @@ impl Nara {
             reason: "comeback".to_owned(),
             ..SocialPayload::default()
         };
-        let ts = self
-            .clock
-            .now_nanos()
-            .saturating_add(Duration::from_nanos(ts.unsigned_abs()));
+        let ts = self.clock.now_nanos().saturating_add(Duration::from_nanos(ts));
         let name = self.local.name().as_str();
-        let event = SyncEvent::signed(ts, Payload::Social(payload), name, self.local.keypair());
-        let id = event.id.clone();
-        self.ledger.insert(vec![event]).await.unwrap();
-        id
+        SyncEvent::signed(ts, Payload::Social(payload), name, self.local.keypair())
     }
 
     /// Waits until an event is in the ledger.
@@ -165,10 +175,8 @@ impl Mesh {
         let server = self.server(&self.naras[index]);
         let nara = &mut self.naras[index];
         nara.server = Some(server.serve(nara.address).await.unwrap());
-        let mut config = GossipConfig::default();
-        config.degree = DEGREE;
         let gossip = GossipService::builder(nara.client.clone(), nara.ledger.clone())
-            .config(config)
+            .config(GossipConfig::with_degree(DEGREE))
             .clock(self.clock.clone())
             .start();
         nara.gossip = Some(gossip);
@@ -219,6 +227,10 @@ impl Mesh {
     }
 }
 
+#[expect(
+    clippy::field_reassign_with_default,
+    reason = "what is non_exhaustive cannot be written as a literal outside of its crate"
+)]
 fn info(nara: &LocalNara, address: SocketAddr) -> PeerInfo {
     let mut info = PeerInfo::default();
     info.id = Some(nara.id().clone());

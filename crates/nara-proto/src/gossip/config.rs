@@ -23,8 +23,8 @@ pub struct GossipConfig {
 }
 
 impl Default for GossipConfig {
-    /// - Degree 6: the smallest at which the simulation still reaches everybody in about the same number of hops
-    ///   when 5 % of the naras are down; each one more is one more copy of every event.
+    /// - Degree 6: each one more is one more copy of every event for everybody. In the simulation of 1,000 naras of
+    ///   which 5 % are down, an event reaches all others in about 150 ms; with 3 that takes 230 ms, with 12 100 ms.
     /// - Patience 10 s: longer than a restart of a server, shorter than a person waits.
     /// - Pause 30 s to 15 min: a peer that is down for a day costs a hundred attempts.
     /// - Asked again after an hour: a peer gets streams by being updated, which is rare.

@@ -1,3 +1,6 @@
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
 use rand::SeedableRng as _;
 use rand::rngs::Xoshiro256PlusPlus;
 
@@ -29,6 +32,12 @@ impl Mesh {
 
     fn neighbours(&self) -> Vec<u32> {
         self.gossip.neighbours().map(|(peer, _)| *peer).collect()
+    }
+
+    fn is_live(&self, nara: u32) -> bool {
+        self.gossip
+            .neighbours()
+            .any(|live| live == (&nara, NeighbourState::Live))
     }
 
     /// Starts and opens all streams.
@@ -191,4 +200,72 @@ fn what_is_new_is_told_to_everybody_but_the_one_who_told_it() {
     assert!(passes_on(None, &1));
     assert!(passes_on(Some(&2), &1));
     assert!(!passes_on(Some(&1), &1));
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Wait(u16),
+    Ring { first: u8, len: u8 },
+    Opened(u8),
+    Lost(u8),
+    Refused(u8),
+    NoStreams(u8),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        any::<u16>().prop_map(Step::Wait),
+        (any::<u8>(), any::<u8>()).prop_map(|(first, len)| Step::Ring { first, len }),
+        any::<u8>().prop_map(Step::Opened),
+        any::<u8>().prop_map(Step::Lost),
+        any::<u8>().prop_map(Step::Refused),
+        any::<u8>().prop_map(Step::NoStreams),
+    ];
+    proptest::collection::vec(step, 0..100)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn whatever_happens_the_outputs_tell_the_neighbours_and_there_are_never_too_many(
+        degree in 0_usize..8,
+        steps in steps(),
+    ) {
+        let mut mesh = Mesh::new(100, GossipConfig::with_degree(degree));
+        let mut subscribed = BTreeSet::new();
+        for step in steps {
+            // Mostly those that are neighbours: what others do changes little.
+            let peer = |number: u8| {
+                let neighbours = mesh.neighbours();
+                neighbours.get(usize::from(number) % 10).copied().unwrap_or(number.into())
+            };
+            let input = match step {
+                Step::Wait(seconds) => {
+                    mesh.now += SECOND * u32::from(seconds) / 60;
+                    Input::Tick
+                }
+                Step::Ring { first, len } => {
+                    mesh.ring = ring(u32::from(first)..u32::from(first) + u32::from(len));
+                    Input::Tick
+                }
+                Step::Opened(number) => Input::Opened(peer(number)),
+                Step::Lost(number) => Input::Lost(peer(number)),
+                Step::Refused(number) => Input::Refused(peer(number)),
+                Step::NoStreams(number) => Input::NoStreams(peer(number)),
+            };
+            for output in mesh.handle(input) {
+                match output {
+                    Output::Subscribe(peer) => prop_assert!(peer != 0 && subscribed.insert(peer)),
+                    Output::Unsubscribe(peer) => prop_assert!(subscribed.remove(&peer)),
+                    // One that is asked again for streams still gets zines.
+                    Output::ExchangeZine(peer) => prop_assert!(peer != 0 && !mesh.is_live(peer)),
+                }
+            }
+            prop_assert!(subscribed.len() <= degree + 1);
+            prop_assert_eq!(mesh.neighbours(), subscribed.iter().copied().collect::<Vec<_>>());
+            prop_assert!(subscribed.iter().all(|peer| mesh.ring.contains(peer)));
+            prop_assert!(mesh.gossip.next_tick(mesh.now) > mesh.now);
+        }
+    }
 }

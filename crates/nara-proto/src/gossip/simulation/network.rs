@@ -286,9 +286,7 @@ impl<'a> Network<'a> {
                 }
             }
         }
-        // The clock stands still within a step: a tick that is due now would never end.
-        let soonest = self.now + Duration::from_millis(1);
-        let next = self.naras[nara].gossip.next_tick(self.now).max(soonest);
+        let next = self.naras[nara].gossip.next_tick(self.now);
         if self.naras[nara].next_tick.is_none_or(|planned| planned > next) {
             self.naras[nara].next_tick = Some(next);
             self.at(next, Happening::Tick(nara));
