@@ -122,7 +122,11 @@ impl Ledger for MemoryLedger {
             let wanted = places.filter(|(_, event)| wanted.matches(event));
             let found: Vec<_> = wanted.take(limit).map(|(seq, _)| seq).collect();
             let full = found.len() == limit;
-            let end = found.last().copied().filter(|_| full).unwrap_or(shelf.position());
+            let end = found
+                .last()
+                .copied()
+                .filter(|_| full)
+                .unwrap_or_else(|| shelf.position());
             Arrivals {
                 events: found.into_iter().filter_map(|seq| shelf.arrival(seq)).collect(),
                 end,
