@@ -9,6 +9,7 @@ use nara_proto::auth::{
 };
 use nara_proto::endpoint::Repetition;
 use nara_proto::identity::{NaraName, PreparedKeys, PublicKey, VerifyError};
+use tokio::sync::Semaphore;
 
 use super::background::Background;
 use super::discovery::KeyDiscovery;
@@ -32,6 +33,8 @@ pub(super) struct Authenticator {
     /// Peers that call often have their keys prepared.
     pub(super) keys: PreparedKeys,
     pub(super) background: Background,
+    /// Conflicts that are looked for at once: whoever sends wrong signatures must not pile up tasks.
+    pub(super) conflicts: Arc<Semaphore>,
 }
 
 impl Authenticator {
@@ -108,10 +111,13 @@ impl Authenticator {
     fn look_for_conflict(&self, name: &NaraName, address: SocketAddr) {
         if let Some(discovery) = self.discovery.clone()
             && name != self.local.name()
+            && let Ok(permit) = self.conflicts.clone().try_acquire_owned()
         {
             let name = name.clone();
-            self.background
-                .spawn(async move { discovery.discover(&name, address.ip()).await });
+            self.background.spawn(async move {
+                let _permit = permit;
+                discovery.discover(&name, address.ip()).await;
+            });
         }
     }
 

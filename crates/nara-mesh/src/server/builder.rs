@@ -184,6 +184,7 @@ impl MeshServerBuilder {
             replay: Mutex::new(ReplayCache::new(self.limits.replay_capacity)),
             keys: PreparedKeys::default(),
             background: background.clone(),
+            conflicts: Arc::new(Semaphore::new(self.limits.discoveries)),
         });
         let shared = Arc::new(Shared {
             local: self.local,
