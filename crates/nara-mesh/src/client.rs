@@ -58,6 +58,7 @@ pub use verified::{
     CheckedEvent, CheckedEvents, Checkpoints, DiscoveredKey, FoundPeer, PingReport, RefusedEvent, SyncEvents,
     SyncPage, Verification, Verified, ZineEvents,
 };
+pub(crate) use verify::offload;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};

@@ -51,8 +51,13 @@ pub const REPLAY_CAPACITY: usize = 100_000;
 /// How far back the events of a zine go (wire facts, section 7.4).
 pub const ZINE_WINDOW: Duration = Duration::from_secs(300);
 
-/// Peers that a registry holds.
+/// Peers that a registry holds. Those that it has from hearsay may take half of them, so that no peer can fill
+/// it with naras of its own making and keep out those that are configured.
 pub const MAX_PEERS: usize = 200_000;
+
+/// Naras at one address that are taken from hearsay. Several may share a machine; a peer that claims more of them
+/// would make every look at that address slow.
+pub const HEARSAY_PER_ADDRESS: usize = 64;
 
 /// How often a stream says that it is alive: the usual rate of server-sent events, well below the idle limits of
 /// proxies and of [`SERVER_IDLE`].

@@ -49,6 +49,16 @@ pub enum KeySource {
     Own,
 }
 
+impl KeySource {
+    /// Whether a peer made us learn the key, not whoever runs this nara.
+    pub(crate) const fn is_hearsay(&self) -> bool {
+        match self {
+            Self::HeyThere | Self::Ping(_) | Self::PeerQuery(_) => true,
+            Self::Configured | Self::Own => false,
+        }
+    }
+}
+
 impl fmt::Display for KeySource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -190,7 +190,7 @@ fn verify(
 }
 
 /// Runs `work` here if it is small, else on a thread where it delays nobody.
-pub(super) async fn offload<T: Send + 'static>(large: bool, work: impl FnOnce() -> T + Send + 'static) -> T {
+pub(crate) async fn offload<T: Send + 'static>(large: bool, work: impl FnOnce() -> T + Send + 'static) -> T {
     if !large {
         return work();
     }

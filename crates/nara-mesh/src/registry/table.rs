@@ -35,11 +35,11 @@ pub struct KeyConflict {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RegisterError {
-    /// The registry is full.
+    /// The registry is full, or as full as hearsay may make it.
     #[error("the registry holds its maximum of {0} peers: remove some, or raise the maximum")]
     Full(usize),
     /// The id and the name belong to two naras.
-    #[error("{known} is known, which contradicts {claimed}")]
+    #[error("{known} is known, which contradicts {claimed}: remove the one that is wrong")]
     IdentityConflict {
         /// Name and id that are known.
         known: Box<PeerInfo>,
@@ -104,8 +104,14 @@ impl PeerRegistry {
         for peer in &known {
             self.check_consistent(&peer.info(), &info)?;
         }
-        if known.is_empty() && table.len >= self.max_peers {
-            return Err(RegisterError::Full(self.max_peers));
+        let hearsay = info.key.as_ref().is_some_and(|key| key.source.is_hearsay());
+        let max_peers = if hearsay {
+            self.max_peers.div_ceil(2)
+        } else {
+            self.max_peers
+        };
+        if known.is_empty() && table.len >= max_peers {
+            return Err(RegisterError::Full(max_peers));
         }
         // Found under its id and under its name, one peer was known in two halves until now.
         let mut known = known.into_iter();
@@ -166,6 +172,12 @@ impl PeerRegistry {
     /// The peers at this address: several naras may share a machine.
     pub fn by_ip(&self, ip: IpAddr) -> Vec<Arc<Peer>> {
         self.read().by_ip.get(&ip).cloned().unwrap_or_default()
+    }
+
+    /// Whether one more nara at this address would be believed from hearsay.
+    pub(crate) fn has_room_at(&self, ip: IpAddr) -> bool {
+        let at_ip = self.read().by_ip.get(&ip).map_or(0, Vec::len);
+        at_ip < defaults::HEARSAY_PER_ADDRESS
     }
 
     /// All peers, by name and then by id.
@@ -437,6 +449,22 @@ mod tests {
         assert!(registry.register(peer(id(1), "bob")).is_err());
         assert!(registry.register(peer(id(2), "alice")).is_err());
         assert_eq!(registry.len(), 1);
+    }
+
+    #[test]
+    fn hearsay_fills_half_of_a_registry_and_no_more() {
+        let registry = PeerRegistry::default().with_max_peers(4);
+        let hearsay = |seed: u8| PinnedKey {
+            source: KeySource::HeyThere,
+            ..key(seed, &format!("nara-{seed}"))
+        };
+        registry.pin(hearsay(1)).unwrap();
+        registry.pin(hearsay(2)).unwrap();
+        assert_eq!(registry.pin(hearsay(3)).unwrap_err(), RegisterError::Full(2));
+        assert!(registry.pin(hearsay(2)).is_ok(), "a known one");
+        registry.pin(key(4, "alice")).unwrap();
+        registry.register_address(&id(5), address(5)).unwrap();
+        assert_eq!(registry.pin(key(6, "bob")).unwrap_err(), RegisterError::Full(4));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use http::request::Parts;
 use nara_proto::auth::{ReplayCache, ReplayError, RequestAuth, RequestAuthError};
 use nara_proto::endpoint::Repetition;
 use nara_proto::identity::{NaraName, PreparedKeys, PublicKey};
+use tokio::sync::Semaphore;
 
 use super::background::Background;
 use super::discovery::KeyDiscovery;
@@ -30,6 +31,8 @@ pub(super) struct Authenticator {
     /// Peers that call often have their keys prepared.
     pub(super) keys: Arc<PreparedKeys>,
     pub(super) background: Background,
+    /// Conflicts that are looked for at once: whoever sends wrong signatures must not pile up tasks.
+    pub(super) conflicts: Arc<Semaphore>,
 }
 
 impl Authenticator {
@@ -107,10 +110,13 @@ impl Authenticator {
     fn look_for_conflict(&self, name: &NaraName, address: SocketAddr) {
         if let Some(discovery) = self.discovery.clone()
             && name != self.local.name()
+            && let Ok(permit) = self.conflicts.clone().try_acquire_owned()
         {
             let name = name.clone();
-            self.background
-                .spawn(async move { discovery.discover(&name, address.ip()).await });
+            self.background.spawn(async move {
+                let _permit = permit;
+                discovery.discover(&name, address.ip()).await;
+            });
         }
     }
 

@@ -185,6 +185,7 @@ impl MeshServerBuilder {
             replay: Mutex::new(ReplayCache::new(self.limits.replay_capacity)),
             keys: keys.clone(),
             background: background.clone(),
+            conflicts: Arc::new(Semaphore::new(self.limits.discoveries)),
         });
         let shared = Arc::new(Shared {
             local: self.local,

@@ -24,7 +24,8 @@ const OUTCOME_TTL: Duration = Duration::from_secs(30);
 /// Outcomes that are remembered; the least used are forgotten first, which costs one more call.
 const OUTCOMES: u64 = 1024;
 
-/// Source addresses whose rate is remembered before stale ones are thrown out.
+/// Source addresses whose rate is remembered. Beyond it those go that have not called for a while; if there are
+/// none, no further address is called back.
 const RATES: usize = 4096;
 
 type SourceRates =
@@ -110,8 +111,11 @@ impl KeyDiscovery {
     }
 
     async fn ask(&self, name: &NaraName, source: IpAddr) -> Result<Outcome, Busy> {
-        if self.rates.len() > RATES {
+        if self.rates.len() >= RATES {
             self.rates.retain_recent();
+            if self.rates.len() >= RATES {
+                return Err(Busy);
+            }
         }
         self.rates.check_key(&source).map_err(|_| Busy)?;
         let _permit = self.in_flight.try_acquire().map_err(|_| Busy)?;
@@ -148,11 +152,11 @@ impl KeyDiscovery {
 
     fn pin(&self, found: DiscoveredKey, address: SocketAddr) -> Outcome {
         let known = self.registry.by_name(found.name.as_str());
+        // What is configured is better than where the request came from.
+        let takes_address =
+            known.is_none_or(|peer| peer.info().address.is_none()) && self.registry.has_room_at(address.ip());
         let info = PeerInfo {
-            // What is configured is better than where the request came from.
-            address: known
-                .is_none_or(|peer| peer.info().address.is_none())
-                .then_some(address),
+            address: takes_address.then_some(address),
             name: Some(found.name.clone()),
             key: Some(PinnedKey {
                 name: found.name,

@@ -136,7 +136,8 @@ fn learn_introductions(shared: &Shared, events: &[SyncEvent]) {
         let info = PeerInfo {
             name: Some(name.clone()),
             // What is configured or discovered is better than what a third party passes on.
-            address: known_address.is_none().then_some(address).flatten(),
+            address: address
+                .filter(|address| known_address.is_none() && shared.registry.has_room_at(address.ip())),
             key: Some(PinnedKey {
                 name,
                 id: None,

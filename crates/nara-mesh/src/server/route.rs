@@ -1,7 +1,7 @@
 //! The routes: one handler per file, built from the endpoint types of `nara-proto`.
 //!
 //! The order of checks and the texts are those of the naras already out there (wire facts, section 7). We
-//! differ where they are unsafe; each difference is a rule, tested in `tests/behaviour.rs`:
+//! differ where they are unsafe; each difference is a rule, tested in `tests/hostile` and counted in `tests/behaviour`:
 //!
 //! | where | we | because |
 //! |---|---|---|

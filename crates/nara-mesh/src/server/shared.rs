@@ -47,41 +47,43 @@ pub(super) struct Shared {
 
 impl Shared {
     /// The names of the naras that are believed to be online, without our own, each once.
-    pub(super) fn online_names(&self) -> Vec<NaraName> {
-        let names = self
-            .handler
-            .online_names()
-            .unwrap_or_else(|| self.reachable.names(&self.registry));
-        let mut seen = BTreeSet::new();
-        names
-            .into_iter()
-            .filter(|name| name != self.local.name() && seen.insert(name.clone()))
-            .collect()
+    pub(super) fn online_names(&self) -> Arc<[NaraName]> {
+        match self.handler.online_names() {
+            Some(names) => {
+                let mut seen = BTreeSet::new();
+                names
+                    .into_iter()
+                    .filter(|name| name != self.local.name() && seen.insert(name.clone()))
+                    .collect()
+            }
+            None => self.reachable.names(&self.registry, self.local.name()),
+        }
     }
 }
 
 /// The names of those peers that have an address and are not known to be down. They are looked up at most once
-/// a second: it takes a walk through the whole registry, and anybody may ask for it with `/peer/query`.
+/// a second, and shared: it takes a walk through the whole registry, and anybody may ask for it with
+/// `/peer/query`.
 #[derive(Debug, Default)]
-pub(super) struct Reachable(Mutex<Option<(Instant, Vec<NaraName>)>>);
+pub(super) struct Reachable(Mutex<Option<(Instant, Arc<[NaraName]>)>>);
 
 impl Reachable {
     const MAX_AGE: Duration = Duration::from_secs(1);
 
-    fn names(&self, registry: &PeerRegistry) -> Vec<NaraName> {
+    fn names(&self, registry: &PeerRegistry, own: &NaraName) -> Arc<[NaraName]> {
         // A plain value: valid whatever happened.
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match &*known {
             Some((at, names)) if at.elapsed() < Self::MAX_AGE => names.clone(),
             _ => {
-                let names = Self::look_up(registry);
+                let names = Self::look_up(registry, own);
                 *known = Some((Instant::now(), names.clone()));
                 names
             }
         }
     }
 
-    fn look_up(registry: &PeerRegistry) -> Vec<NaraName> {
+    fn look_up(registry: &PeerRegistry, own: &NaraName) -> Arc<[NaraName]> {
         let peers = registry.peers();
         let closed = |peer: &&Arc<Peer>| peer.breaker_state() == BreakerState::Closed;
         peers
@@ -90,6 +92,7 @@ impl Reachable {
             .map(|peer| peer.info())
             .filter(|info| info.address.is_some())
             .filter_map(|info| info.name)
+            .filter(|name| name != own)
             .collect()
     }
 }

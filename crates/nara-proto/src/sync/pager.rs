@@ -122,6 +122,9 @@ impl Pager {
             return Err(PageError::Order(early.id.clone()));
         }
         let lossless = !next_after.is_empty();
+        if lossless {
+            self.check_lossless(&events)?;
+        }
         let full = lossless || !next_cursor.is_empty();
         let last_ts = events.last().map(|event| event.ts);
 
@@ -133,6 +136,11 @@ impl Pager {
             if !seen {
                 fresh.push(event);
             }
+        }
+        let same_time = fresh.iter().filter(|event| event.ts == self.last.ts()).count();
+        if !lossless && self.at_last.len() + same_time > MAX_EVENTS {
+            // No peer that keeps the rules can bring them, and only so many are remembered.
+            return Err(PageError::Crowded(self.last.ts()));
         }
         if fresh.is_empty() && full {
             if !lossless && self.size < MAX_EVENTS {
@@ -150,12 +158,30 @@ impl Pager {
             self.at_last.insert(event.id.clone());
             self.last = Cursor::behind(event);
         }
+        if lossless {
+            // The cursor alone says what was seen.
+            self.at_last.clear();
+        }
         self.position = if full {
             Position::At(self.last.clone())
         } else {
             Position::Done
         };
         Ok(fresh)
+    }
+
+    /// Checks that the events of a page with our cursor follow the last one and each other, by time and id: so a
+    /// peer cannot send one of them twice.
+    fn check_lossless(&self, events: &[SyncEvent]) -> Result<(), PageError> {
+        let mut last = (self.last.ts(), self.last.id());
+        for event in events {
+            let next = (event.ts, event.id.as_str());
+            if next <= last {
+                return Err(PageError::Order(event.id.clone()));
+            }
+            last = next;
+        }
+        Ok(())
     }
 }
 
@@ -257,6 +283,57 @@ mod tests {
         );
         assert_eq!(pager.accept(page(vec![event("a", 5)])).unwrap().len(), 1);
         assert!(pager.next_request().is_none());
+    }
+
+    /// A page full of events at one time, from `first` on, of a peer that does not keep the rules.
+    fn at_one_time(first: usize, count: usize, lossless: bool) -> SyncResponse {
+        let events: Vec<_> = (first..first + count)
+            .map(|n| SyncEvent {
+                id: format!("{n:08}"),
+                ts: UnixNanos::new(7),
+                ..SyncEvent::default()
+            })
+            .collect();
+        let last = events.last().map(Cursor::behind);
+        SyncResponse {
+            next_cursor: "7".to_owned(),
+            next_after: last
+                .filter(|_| lossless)
+                .map(|last| last.to_string())
+                .unwrap_or_default(),
+            events: Some(events),
+            ..SyncResponse::default()
+        }
+    }
+
+    #[test]
+    fn what_a_pager_remembers_is_bounded_whatever_the_peer_sends() {
+        let mut pager = Pager::new(EventFilter::default(), MAX_EVENTS);
+        for page in 0..4 {
+            let events = pager.accept(at_one_time(page * MAX_EVENTS, MAX_EVENTS, true));
+            assert_eq!(events.unwrap().len(), MAX_EVENTS);
+            assert!(pager.at_last.is_empty());
+        }
+        let mut pager = Pager::new(EventFilter::default(), MAX_EVENTS);
+        pager.accept(at_one_time(0, MAX_EVENTS, false)).unwrap();
+        assert_eq!(
+            pager.accept(at_one_time(MAX_EVENTS, 1, false)),
+            Err(PageError::Crowded(UnixNanos::new(7)))
+        );
+        assert!(pager.at_last.len() <= MAX_EVENTS);
+    }
+
+    #[test]
+    fn a_page_with_our_cursor_must_follow_the_one_before() {
+        let mut pager = Pager::new(EventFilter::default(), 10);
+        pager.accept(at_one_time(0, 10, true)).unwrap();
+        for again in [0, 9] {
+            assert_eq!(
+                pager.accept(at_one_time(again, 5, true)),
+                Err(PageError::Order(format!("{again:08}")))
+            );
+        }
+        assert_eq!(pager.accept(at_one_time(10, 5, true)).unwrap().len(), 5);
     }
 
     #[test]

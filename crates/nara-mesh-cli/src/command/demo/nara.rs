@@ -28,6 +28,10 @@ pub(super) const NAMES: [&str; 16] = [
     "olivia", "peggy", "rupert", "sybil",
 ];
 
+/// How long a call of the demo may take: longer than the default, since a machine that is busy with something
+/// else must not make it fail.
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+
 /// A complete nara.
 #[derive(Debug)]
 pub(super) struct DemoNara {
@@ -108,6 +112,8 @@ impl DemoNara {
         let local = LocalNara::new(&soul, name).map_err(|error| Failure::failed(error.to_string()))?;
         let client = MeshClient::builder(local.clone())
             .registry(PeerRegistry::default())
+            .call_timeout(PATIENCE)
+            .dial_timeout(PATIENCE)
             .build();
         let (sender, came_home) = watch::channel(None);
         let server = MeshServer::builder(local.clone(), ledger.clone())

@@ -13,7 +13,7 @@ use nara_proto::peer::Receipt;
 use nara_proto::world::{MIN_ID_LEN, WorldMessage, next_hop};
 use tokio::time::Instant;
 
-use crate::client::CallOptions;
+use crate::client::{CallOptions, offload};
 use crate::defaults;
 use crate::server::VerifiedSender;
 use crate::server::body::{JSON_UTF8, json, read_json};
@@ -22,6 +22,9 @@ use crate::server::shared::Shared;
 
 /// How much of the caller's time is kept for the way back: the answer must arrive before it gives up.
 const MARGIN: Duration = Duration::from_millis(250);
+
+/// Up to this many hops are verified where the message arrives.
+const VERIFIED_HERE: usize = 16;
 
 /// `POST /world/relay` (wire facts, section 7.6).
 ///
@@ -33,8 +36,8 @@ pub(super) async fn handle(
     body: Body,
 ) -> Result<Response, Rejection> {
     let deadline = Instant::now() + defaults::CALL_TIMEOUT - MARGIN;
-    let mut message: WorldMessage = read_json(body, WorldRelay::MAX_REQUEST, &shared.limits).await?;
-    message.verify_chain(|name| shared.key_of_name(name))?;
+    let message = read_json(body, WorldRelay::MAX_REQUEST, &shared.limits).await?;
+    let mut message = verify_chain(&shared, message).await?;
     // Before our hop: a message that must not go on from here is not taken in.
     if message.id.len() < MIN_ID_LEN {
         return Err(Rejection::ShortWorldId);
@@ -57,6 +60,18 @@ pub(super) async fn handle(
         success: true,
     };
     Ok(json(StatusCode::OK, JSON_UTF8, &receipt))
+}
+
+/// Verifies all hops, off the async threads if there are many: each signs all before it, so the work grows with
+/// the square of their number, and a peer may put hundreds of its own.
+async fn verify_chain(shared: &Arc<Shared>, message: WorldMessage) -> Result<WorldMessage, Rejection> {
+    let many = message.hops().len() > VERIFIED_HERE;
+    let shared = shared.clone();
+    let verified = offload(many, move || {
+        let outcome = message.verify_chain(|name| shared.key_of_name(name));
+        outcome.map(|()| message)
+    });
+    Ok(verified.await?)
 }
 
 /// Stores that the message passed by, as elsewhere, but signed.
@@ -91,7 +106,7 @@ async fn remember(shared: &Shared, message: &WorldMessage, complete: bool) -> Re
 /// best may have it; after any other failure it may be on its way, and must not be doubled.
 async fn forward(shared: &Shared, message: &WorldMessage, deadline: Instant) -> Result<(), Rejection> {
     let client = shared.client.as_ref().ok_or(Rejection::Stuck)?;
-    let mut online = shared.online_names();
+    let mut online = shared.online_names().to_vec();
     let mut unreachable = None;
     loop {
         let Some(next) = choose(shared, message, &online) else {
