@@ -8,6 +8,7 @@ mod gossip;
 mod mesh;
 mod reconcile;
 mod store;
+mod stream;
 mod sync;
 
 use std::path::PathBuf;
@@ -72,6 +73,17 @@ enum Measurement {
         #[arg(long, default_value_t = 1_000_000)]
         large: usize,
     },
+    /// Live streams: latency from append to verified, deliveries, memory for each subscriber.
+    Stream(StreamArgs),
+    /// The other process of `stream`.
+    #[command(hide = true)]
+    StreamRead {
+        /// The server.
+        #[arg(long)]
+        address: std::net::SocketAddr,
+        #[command(flatten)]
+        plan: StreamArgs,
+    },
     /// How fast an event reaches every nara, by simulation.
     Gossip {
         /// Sizes of the mesh.
@@ -87,6 +99,34 @@ enum Measurement {
         #[arg(long)]
         plot: Option<PathBuf>,
     },
+}
+
+/// What `stream` measures.
+#[derive(Debug, clap::Args)]
+struct StreamArgs {
+    /// Streams.
+    #[arg(long, default_value_t = 1000)]
+    subscribers: usize,
+    /// How many of them verify what they get; the others only read.
+    #[arg(long, default_value_t = 10)]
+    verifying: usize,
+    /// Events at 100 a second, for the latency.
+    #[arg(long, default_value_t = 1000)]
+    paced: usize,
+    /// Events as fast as they can be appended, for the deliveries.
+    #[arg(long, default_value_t = 1000)]
+    burst: usize,
+}
+
+impl StreamArgs {
+    fn plan(&self) -> stream::Plan {
+        stream::Plan {
+            subscribers: self.subscribers,
+            verifying: self.verifying,
+            paced: self.paced,
+            burst: self.burst,
+        }
+    }
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
@@ -106,6 +146,8 @@ fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         Measurement::BulkServe { events } => return bulk::serve(events),
         Measurement::Reconcile { events } => reconcile::measure(events)?,
         Measurement::Sync { page, rounds, cores } => sync::measure(&page, rounds, &cores)?,
+        Measurement::Stream(args) => stream::measure(&args.plan())?,
+        Measurement::StreamRead { address, plan } => return stream::read(address, &plan.plan()),
         Measurement::Store { large } => store::measure(large)?,
         Measurement::Gossip {
             naras,

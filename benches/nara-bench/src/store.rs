@@ -130,7 +130,7 @@ pub(crate) fn configured(nara: &LocalNara) -> PinnedKey {
 }
 
 /// Resident memory of this process (Linux: second field of `/proc/self/statm`, in pages of 4 KiB).
-fn resident_bytes() -> Result<u64, Box<dyn std::error::Error + Send + Sync>> {
+pub(crate) fn resident_bytes() -> Result<u64, Box<dyn std::error::Error + Send + Sync>> {
     let statm = std::fs::read_to_string("/proc/self/statm")?;
     let pages: u64 = statm
         .split_whitespace()

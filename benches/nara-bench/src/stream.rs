@@ -1,0 +1,342 @@
+//! Live streams over loopback: how long from appending an event to holding it, and what a subscriber costs.
+//!
+//! The subscribers are another process, so that memory is that of the server alone. Verifying every event at each
+//! of 1,000 subscribers would measure the one machine that all of them share, so some verify, as subscribers of the
+//! library do, and the others only read. The ledger is SQLite: an append is a committed transaction.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use nara_mesh::client::{StreamState, SubscribeOptions};
+use nara_mesh::clock::{Clock as _, SystemClock};
+use nara_mesh::ledger::Ledger;
+use nara_mesh::registry::PeerRegistry;
+use nara_mesh::server::{MeshServer, ServerLimits};
+use nara_proto::auth::{RequestAuth, Stamp};
+use nara_proto::event::{EventTrust, Payload, SocialPayload, SyncEvent};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+
+use crate::mesh::{Error, Naras, open};
+
+/// Events a second.
+const RATE: u32 = 100;
+
+/// What is measured.
+pub(crate) struct Plan {
+    pub(crate) subscribers: usize,
+    pub(crate) verifying: usize,
+    /// Events at [`RATE`].
+    pub(crate) paced: usize,
+    /// Events as fast as they can be appended.
+    pub(crate) burst: usize,
+}
+
+/// Measures one subscriber, and many.
+pub(crate) fn measure(plan: &Plan) -> Result<Value, Error> {
+    let one = run(&Plan {
+        subscribers: 1,
+        verifying: 1,
+        ..*plan
+    })?;
+    let many = run(plan)?;
+    Ok(json!({
+        "one": one,
+        "many": many,
+        "stream_p50_ms_1": one["verified_p50_ms"],
+        "stream_p99_ms_1": one["verified_p99_ms"],
+        "stream_p50_ms": many["verified_p50_ms"],
+        "stream_p99_ms": many["verified_p99_ms"],
+        "stream_raw_p99_ms": many["raw_p99_ms"],
+        "stream_deliveries_per_s": many["deliveries_per_s"],
+        "stream_bytes_per_subscriber": many["bytes_per_subscriber"],
+    }))
+}
+
+fn run(plan: &Plan) -> Result<Value, Error> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(serve(plan))
+}
+
+async fn serve(plan: &Plan) -> Result<Value, Error> {
+    let naras = Naras::new()?;
+    let folder = tempfile::tempdir()?;
+    let ledger = Arc::new(open(folder.path(), "ledger.db")?);
+    let registry = PeerRegistry::default();
+    registry.pin(crate::store::configured(&naras.alice))?;
+    let mut limits = ServerLimits::default();
+    limits.connections_per_address = usize::MAX;
+    limits.streams_per_peer = usize::MAX;
+    let server = MeshServer::builder(naras.bob.clone(), ledger.clone())
+        .registry(registry)
+        .limits(limits)
+        .serve(SocketAddr::from(([127, 0, 0, 1], 0)))
+        .await?;
+
+    // One subscriber and some events beforehand, so that what everyone shares is there.
+    let mut warm_up = Readers::start(server.local_addr(), 1, 1, RATE as usize, 0)?;
+    append(&naras, &*ledger, RATE as usize).await?;
+    warm_up.result()?;
+    let before = crate::store::resident_bytes()?;
+
+    let mut readers = Readers::start(
+        server.local_addr(),
+        plan.subscribers,
+        plan.verifying,
+        plan.paced,
+        plan.burst,
+    )?;
+    append(&naras, &*ledger, plan.paced).await?;
+    let after = crate::store::resident_bytes()?;
+    // The paced events have arrived long before.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    for _ in (0..plan.burst).step_by(10) {
+        let events = (0..10).map(|_| event(&naras)).collect();
+        ledger.insert(events).await?;
+    }
+    let mut figures = readers.result()?;
+    figures["subscribers"] = json!(plan.subscribers);
+    figures["verifying"] = json!(plan.verifying);
+    figures["bytes_per_subscriber"] = json!(after.saturating_sub(before) as f64 / plan.subscribers as f64);
+    server.shutdown(Duration::from_secs(1)).await;
+    Ok(figures)
+}
+
+/// Appends so many events at the rate.
+async fn append(naras: &Naras, ledger: &dyn Ledger, count: usize) -> Result<(), Error> {
+    let mut ticks = tokio::time::interval(Duration::from_secs(1) / RATE);
+    for _ in 0..count {
+        ticks.tick().await;
+        ledger.insert(vec![event(naras)]).await?;
+    }
+    Ok(())
+}
+
+/// An event of now, signed.
+fn event(naras: &Naras) -> SyncEvent {
+    let payload = SocialPayload {
+        kind: "tease".to_owned(),
+        actor: naras.bob.name().to_string(),
+        target: naras.alice.name().to_string(),
+        reason: "comeback".to_owned(),
+        ..SocialPayload::default()
+    };
+    let now = SystemClock.now_nanos();
+    SyncEvent::signed(
+        now,
+        Payload::Social(payload),
+        naras.bob.name().as_str(),
+        naras.bob.keypair(),
+    )
+}
+
+/// The process of the subscribers.
+struct Readers {
+    child: Child,
+    lines: std::io::Lines<BufReader<std::process::ChildStdout>>,
+}
+
+impl Readers {
+    /// Starts it and waits until every stream is open.
+    fn start(
+        address: SocketAddr,
+        subscribers: usize,
+        verifying: usize,
+        paced: usize,
+        burst: usize,
+    ) -> Result<Self, Error> {
+        let numbers = [subscribers, verifying, paced, burst].map(|number| number.to_string());
+        let mut child = Command::new(std::env::current_exe()?)
+            .args(["stream-read", "--address", &address.to_string()])
+            .args(["--subscribers", &numbers[0], "--verifying", &numbers[1]])
+            .args(["--paced", &numbers[2], "--burst", &numbers[3]])
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let stdout = child.stdout.take().ok_or("no stdout")?;
+        let mut lines = BufReader::new(stdout).lines();
+        match lines.next() {
+            Some(Ok(line)) if line == "ready" => Ok(Self { child, lines }),
+            other => Err(format!("the subscribers did not start: {other:?}").into()),
+        }
+    }
+
+    fn result(&mut self) -> Result<Value, Error> {
+        let line = self.lines.next().ok_or("the subscribers ended early")??;
+        self.child.wait()?;
+        Ok(serde_json::from_str(&line)?)
+    }
+}
+
+/// The process of the subscribers: says `ready` when all streams are open, and prints what it measured.
+pub(crate) fn read(address: SocketAddr, plan: &Plan) -> Result<(), Error> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let naras = Arc::new(Naras::new()?);
+        let (client, bob) = naras.client(address)?;
+        let (ready, mut readies) = mpsc::unbounded_channel::<()>();
+        let mut verifying = Vec::new();
+        for _ in 0..plan.verifying {
+            let mut events = client.subscribe(&bob, SubscribeOptions::default());
+            let (ready, paced, burst) = (ready.clone(), plan.paced, plan.burst);
+            verifying.push(tokio::spawn(async move {
+                events
+                    .state()
+                    .wait_for(|state| *state == StreamState::Live)
+                    .await?;
+                let _ = ready.send(());
+                let mut measured = Measured::new(paced, burst)?;
+                while !measured.is_complete() {
+                    let next = futures_util::StreamExt::next(&mut events).await;
+                    let verified = next.ok_or("the subscription ended")??;
+                    if verified.trust != EventTrust::Verified {
+                        return Err(Error::from("an event was not verified"));
+                    }
+                    measured.take(verified.event.ts.get());
+                }
+                Ok::<_, Error>(measured)
+            }));
+        }
+        let mut raw = Vec::new();
+        let mut stamp = Stamp::default();
+        for _ in plan.verifying..plan.subscribers {
+            let now = stamp.next(SystemClock.now_millis());
+            let auth = RequestAuth::sign(
+                naras.alice.keypair(),
+                naras.alice.name(),
+                now,
+                "GET",
+                "/events/stream",
+            );
+            let request = format!(
+                "GET /events/stream HTTP/1.1\r\nhost: bob\r\nx-nara-name: alice\r\n\
+                 x-nara-timestamp: {now}\r\nx-nara-signature: {}\r\n\r\n",
+                auth.signature().to_base64()
+            );
+            let ready = ready.clone();
+            let measured = Measured::new(plan.paced, plan.burst)?;
+            raw.push(tokio::spawn(read_raw(address, request, ready, measured)));
+        }
+        for _ in 0..plan.subscribers {
+            readies.recv().await.ok_or("a subscriber failed")?;
+        }
+        writeln!(std::io::stdout(), "ready")?;
+
+        let mut of_verifying = Measured::new(plan.paced, plan.burst)?;
+        for subscriber in verifying {
+            of_verifying.add(&subscriber.await??)?;
+        }
+        let mut of_raw = Measured::new(plan.paced, plan.burst)?;
+        for subscriber in raw {
+            of_raw.add(&subscriber.await??)?;
+        }
+        let began = of_verifying.burst_began.min(of_raw.burst_began);
+        let ended = of_verifying.burst_ended.max(of_raw.burst_ended);
+        let seconds = ended.saturating_sub(began) as f64 / 1e9;
+        let ms = |histogram: &Histogram<u64>, quantile| {
+            (!histogram.is_empty()).then(|| histogram.value_at_quantile(quantile) as f64 / 1e3)
+        };
+        let figures = json!({
+            "verified_p50_ms": ms(&of_verifying.latency, 0.5),
+            "verified_p99_ms": ms(&of_verifying.latency, 0.99),
+            "raw_p50_ms": ms(&of_raw.latency, 0.5),
+            "raw_p99_ms": ms(&of_raw.latency, 0.99),
+            "burst_seconds": seconds,
+            "deliveries_per_s": (plan.burst > 0)
+                .then(|| (plan.burst * plan.subscribers) as f64 / seconds),
+        });
+        writeln!(std::io::stdout(), "{figures}")?;
+        Ok(())
+    })
+}
+
+/// What one subscriber measured, or several.
+struct Measured {
+    /// Of the paced events, in microseconds.
+    latency: Histogram<u64>,
+    paced: usize,
+    burst: usize,
+    seen: usize,
+    burst_began: i64,
+    burst_ended: i64,
+}
+
+impl Measured {
+    fn new(paced: usize, burst: usize) -> Result<Self, Error> {
+        Ok(Self {
+            latency: Histogram::new(3)?,
+            paced,
+            burst,
+            seen: 0,
+            burst_began: i64::MAX,
+            burst_ended: i64::MIN,
+        })
+    }
+
+    fn is_complete(&self) -> bool {
+        self.seen >= self.paced + self.burst
+    }
+
+    /// An event that was appended at this time, in nanoseconds, has arrived.
+    fn take(&mut self, appended: i64) {
+        let now = SystemClock.now_nanos().get();
+        self.seen += 1;
+        if self.seen <= self.paced {
+            let us = u64::try_from((now - appended) / 1000).unwrap_or(0);
+            self.latency.saturating_record(us.max(1));
+        } else {
+            self.burst_began = self.burst_began.min(appended);
+            self.burst_ended = self.burst_ended.max(now);
+        }
+    }
+
+    fn add(&mut self, other: &Self) -> Result<(), Error> {
+        self.latency.add(&other.latency)?;
+        self.burst_began = self.burst_began.min(other.burst_began);
+        self.burst_ended = self.burst_ended.max(other.burst_ended);
+        Ok(())
+    }
+}
+
+/// Reads a stream without verifying it: finds events and their times.
+async fn read_raw(
+    address: SocketAddr,
+    request: String,
+    ready: mpsc::UnboundedSender<()>,
+    mut measured: Measured,
+) -> Result<Measured, Error> {
+    let mut stream = TcpStream::connect(address).await?;
+    stream.write_all(request.as_bytes()).await?;
+    let mut buffer: Vec<u8> = Vec::with_capacity(16 << 10);
+    let mut opened = false;
+    while !measured.is_complete() {
+        if stream.read_buf(&mut buffer).await? == 0 {
+            return Err("a stream ended".into());
+        }
+        let mut done = 0;
+        while let Some(end) = find(&buffer[done..], b"\n\n") {
+            let block = &buffer[done..done + end];
+            done += end + 2;
+            if find(block, b"event: event\n").is_some() {
+                let number = find(block, b"\"ts\":").ok_or("an event without a time")? + 5;
+                let digits = block[number..].iter().take_while(|byte| byte.is_ascii_digit());
+                measured.take(digits.fold(0, |ts, digit| ts * 10 + i64::from(digit - b'0')));
+            } else if !opened && find(block, b"event: ping\n").is_some() {
+                // It has caught up: live from here on.
+                opened = true;
+                ready.send(())?;
+            }
+        }
+        buffer.drain(..done);
+    }
+    Ok(measured)
+}
+
+fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
+    bytes.windows(wanted.len()).position(|window| window == wanted)
+}
