@@ -238,7 +238,7 @@ proptest! {
             // Mostly those that are neighbours: what others do changes little.
             let peer = |number: u8| {
                 let neighbours = mesh.neighbours();
-                neighbours.get(usize::from(number) % 10).copied().unwrap_or(number.into())
+                neighbours.get(usize::from(number) % 10).copied().unwrap_or_else(|| number.into())
             };
             let input = match step {
                 Step::Wait(seconds) => {
