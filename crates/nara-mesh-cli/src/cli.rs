@@ -82,6 +82,8 @@ pub(crate) enum Command {
     Ping(PingArgs),
     /// Fetch events of a peer, verified
     Sync(SyncArgs),
+    /// Watch the events of peers as they arrive there
+    Watch(WatchArgs),
     /// Send a direct message: one signed event
     Dm(DmArgs),
     /// Exchange recent events with a peer
@@ -236,6 +238,38 @@ pub(crate) struct SyncArgs {
     /// With --reconcile or --check: only events before this Unix second
     #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
     pub(crate) until: Option<i64>,
+}
+
+/// `watch`
+///
+/// One line for each event (`--json`: one JSON object for each, also for those that are refused). What happens to
+/// the connections is said on stderr; a stream that breaks is opened again and goes on where it was.
+#[derive(Debug, Args)]
+pub(crate) struct WatchArgs {
+    /// Peers: name, id or address
+    #[arg(value_name = "PEER", required_unless_present = "all")]
+    pub(crate) peers: Vec<String>,
+    /// Every peer of the peers file
+    #[arg(long, conflicts_with = "peers")]
+    pub(crate) all: bool,
+    /// Only events of these services (comma-separated)
+    #[arg(long, value_delimiter = ',', value_name = "SERVICE")]
+    pub(crate) services: Vec<String>,
+    /// Only events with these names as actor or target (comma-separated)
+    #[arg(long, value_delimiter = ',', value_name = "NAME")]
+    pub(crate) subjects: Vec<String>,
+    /// Begin with what arrived since: `all`, a length of time such as 10m, or a time [default: now]
+    #[arg(long, value_name = "TIME", allow_negative_numbers = true)]
+    pub(crate) since: Option<String>,
+    /// Ledger to store the events in (SQLite; made if it does not exist)
+    #[arg(long, value_name = "LEDGER")]
+    pub(crate) to: Option<PathBuf>,
+    /// Go on where the last watch into this ledger ended, for each peer
+    #[arg(long, requires = "to")]
+    pub(crate) resume: bool,
+    /// End after so many events
+    #[arg(short, long, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: Option<u64>,
 }
 
 /// What a direct message says.

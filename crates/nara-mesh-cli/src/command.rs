@@ -11,6 +11,7 @@ mod serve;
 mod sign;
 mod sync;
 mod verify;
+mod watch;
 mod world;
 mod zine;
 
@@ -43,6 +44,7 @@ pub(crate) fn run(command: &Command, settings: &Settings) -> Outcome {
         Command::Sync(args) => sync::run(args, settings, printer("sync")),
         Command::Verify(args) => verify::run(args, settings, printer("verify")),
         Command::World(WorldCommand::Send(args)) => world::send(args, settings, printer("world-send")),
+        Command::Watch(args) => watch::run(args, settings, printer("watch")),
         Command::Zine(args) => zine::run(args, settings, printer("zine")),
     }
 }

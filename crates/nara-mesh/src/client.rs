@@ -65,7 +65,7 @@ use std::time::Duration;
 
 use nara_proto::auth::Stamp;
 use nara_proto::endpoint::{Endpoint, GetCoordinates};
-use nara_proto::identity::NaraId;
+use nara_proto::identity::{NaraId, PreparedKeys};
 use nara_proto::peer::CoordinatesResponse;
 
 use crate::clock::Clock;
@@ -89,6 +89,8 @@ struct Shared {
     clock: Arc<dyn Clock>,
     stamp: Mutex<Stamp>,
     pool: Pool,
+    /// Peers that are called often have their keys prepared.
+    keys: Arc<PreparedKeys>,
     replies: PendingReplies,
     trust: KeyTrust,
     accept_unverified: bool,

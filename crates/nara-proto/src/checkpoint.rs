@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::event::{CheckpointPayload, Observation};
-use crate::identity::{KeyPair, PublicKey, Signature, VerifyError};
+use crate::identity::{KeyPair, PublicKey, Verifier, VerifyError, verify_base64};
 use crate::time::UnixSeconds;
 use crate::wire_struct;
 
@@ -56,9 +56,8 @@ impl Attestation {
     ///
     /// # Errors
     /// [`VerifyError`] if it is not the attester's.
-    pub fn verify(&self, key: &PublicKey) -> Result<(), VerifyError> {
-        let signature = Signature::from_base64(&self.signature).map_err(|_| VerifyError)?;
-        key.verify(self.signed_text().as_bytes(), &signature)
+    pub fn verify(&self, key: &impl Verifier) -> Result<(), VerifyError> {
+        verify_base64(key, self.signed_text().as_bytes(), &self.signature)
     }
 
     /// Whether the nara attests about itself.
@@ -149,11 +148,8 @@ pub fn tally(checkpoint: &CheckpointPayload, key_of: impl Fn(&str) -> Option<Pub
     for (voter, signature) in voters.iter().zip(signatures) {
         let Some(key) = key_of(voter) else { continue };
         tally.known += 1;
-        let verified = Signature::from_base64(signature).is_ok_and(|signature| {
-            key.verify(voter_text(checkpoint, voter).as_bytes(), &signature)
-                .is_ok()
-        });
-        if verified {
+        let text = voter_text(checkpoint, voter);
+        if verify_base64(&key, text.as_bytes(), signature).is_ok() {
             tally.valid += 1;
             distinct.insert(key);
         }

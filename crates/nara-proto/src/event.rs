@@ -19,7 +19,7 @@ use std::fmt;
 
 use sha2::{Digest as _, Sha256};
 
-use crate::identity::{KeyPair, PublicKey, Signature, VerifyError};
+use crate::identity::{KeyPair, PublicKey, Verifier, VerifyError, verify_base64};
 use crate::time::UnixNanos;
 use crate::wire_struct;
 
@@ -240,9 +240,8 @@ impl SyncEvent {
     ///
     /// # Errors
     /// [`VerifyError`] if the event is unsigned or the signature is not the emitter's.
-    pub fn verify(&self, key: &PublicKey) -> Result<(), VerifyError> {
-        let signature = Signature::from_base64(&self.sig).map_err(|_| VerifyError)?;
-        key.verify(&self.signing_digest(), &signature)
+    pub fn verify(&self, key: &impl Verifier) -> Result<(), VerifyError> {
+        verify_base64(key, &self.signing_digest(), &self.sig)
     }
 
     /// Verifies a `hey-there` or `chau` with the key that its payload carries: proof that the emitter holds

@@ -12,6 +12,7 @@ mod prepared_keys;
 mod seal;
 mod signature;
 mod soul;
+mod verifier;
 
 pub use batch::verify_batch;
 pub use id::{InvalidNaraId, KeyId, NaraId};
@@ -24,3 +25,5 @@ pub use prepared_keys::PreparedKeys;
 pub use seal::{OpenError, SealKey};
 pub use signature::{InvalidSignature, Signature, VerifyError};
 pub use soul::{InvalidSoul, Soul};
+pub use verifier::Verifier;
+pub(crate) use verifier::verify_base64;

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 
 use crate::go_json::{self, Bytes, Field, JsonError, Merge, Timestamp};
-use crate::identity::{KeyPair, PublicKey, SealKey, Signature, VerifyError};
+use crate::identity::{KeyPair, SealKey, Verifier, VerifyError, verify_base64};
 use crate::time::{UnixNanos, UnixSeconds};
 use crate::wire_struct;
 
@@ -368,9 +368,8 @@ impl RuntimeMessage {
     ///
     /// # Errors
     /// [`VerifyError`] if it is not that nara's.
-    pub fn verify(&self, key: &PublicKey) -> Result<(), VerifyError> {
-        let signature = Signature::from_base64(&self.signature).map_err(|_| VerifyError)?;
-        key.verify(&self.signed_json(), &signature)
+    pub fn verify(&self, key: &impl Verifier) -> Result<(), VerifyError> {
+        verify_base64(key, &self.signed_json(), &self.signature)
     }
 }
 

@@ -3,7 +3,7 @@
 use sha2::{Digest as _, Sha256};
 
 use crate::event::SyncEvent;
-use crate::identity::{KeyPair, PublicKey, Signature, VerifyError};
+use crate::identity::{KeyPair, Verifier, VerifyError, verify_base64};
 use crate::time::UnixSeconds;
 use crate::wire_struct;
 
@@ -54,9 +54,8 @@ impl Zine {
     ///
     /// # Errors
     /// [`VerifyError`] if the zine is unsigned or not signed by that key.
-    pub fn verify(&self, key: &PublicKey) -> Result<(), VerifyError> {
-        let signature = Signature::from_base64(&self.signature).map_err(|_| VerifyError)?;
-        key.verify(&self.digest(), &signature)
+    pub fn verify(&self, key: &impl Verifier) -> Result<(), VerifyError> {
+        verify_base64(key, &self.digest(), &self.signature)
     }
 }
 

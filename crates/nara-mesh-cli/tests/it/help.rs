@@ -1,6 +1,6 @@
 use crate::{run, run_json, text};
 
-const COMMANDS: [&[&str]; 17] = [
+const COMMANDS: [&[&str]; 18] = [
     &[],
     &["completions"],
     &["demo"],
@@ -15,6 +15,7 @@ const COMMANDS: [&[&str]; 17] = [
     &["sign"],
     &["sync"],
     &["verify"],
+    &["watch"],
     &["world"],
     &["world", "send"],
     &["zine"],

@@ -10,6 +10,7 @@ mod peers;
 mod serve;
 mod settings;
 mod sign;
+mod watch;
 
 use std::path::Path;
 use std::process::Output;

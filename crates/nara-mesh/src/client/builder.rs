@@ -131,6 +131,7 @@ impl MeshClientBuilder {
                 strangers: Strangers::default(),
             },
             pool: Pool::new(self.transport, self.dial_timeout),
+            keys: Arc::default(),
             local: self.local,
             registry: self.registry,
             clock: self.clock,

@@ -257,7 +257,8 @@ impl<'a, L: Ledger + ?Sized> Storing<'a, L> {
             dropped.extend(refused.map(|event| event.id.clone()));
         }
         let events = page.events.accepted.iter().map(|checked| checked.event.clone());
-        let insertions = self.ledger.insert(events.collect()).await?;
+        let told_by = page.verification.responder.clone();
+        let insertions = self.ledger.insert_from(events.collect(), told_by).await?;
         // Behind the page, never before it.
         if let Some(place) = place {
             self.ledger

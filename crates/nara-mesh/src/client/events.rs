@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use futures_util::stream::BoxStream;
 use nara_proto::endpoint::{AllCheckpoints, CheckpointsRequest, EventsSync, GossipZine};
 use nara_proto::event::{Service, SyncEvent, verify_events};
-use nara_proto::identity::PublicKey;
+use nara_proto::identity::Verifier;
 use nara_proto::sync::{Cursor, EventFilter, Pager, SyncRequest, SyncResponse};
 use nara_proto::zine::Zine;
 use tokio::time::{Instant, timeout_at};
@@ -230,7 +230,9 @@ impl MeshClient {
     ) -> Result<Verification, ClientError> {
         let mut verification = answer.verification.clone();
         verification.inner = match (&verification.key, &verification.responder) {
-            (Some(key), Some(name)) => answer.value.is_signed_by(name.as_str(), key),
+            (Some(key), Some(name)) => answer
+                .value
+                .is_signed_by(name.as_str(), &self.shared.keys.of(key)),
             _ => false,
         };
         if verification.inner || self.shared.accept_unverified {
@@ -256,17 +258,17 @@ impl MeshClient {
 
 /// A message with a signature inside, over its maker, its time and the ids of its events.
 pub(super) trait SignedInside {
-    fn is_signed_by(&self, name: &str, key: &PublicKey) -> bool;
+    fn is_signed_by(&self, name: &str, key: &impl Verifier) -> bool;
 }
 
 impl SignedInside for SyncResponse {
-    fn is_signed_by(&self, name: &str, key: &PublicKey) -> bool {
+    fn is_signed_by(&self, name: &str, key: &impl Verifier) -> bool {
         self.from == name && self.verify(key).is_ok()
     }
 }
 
 impl SignedInside for Zine {
-    fn is_signed_by(&self, name: &str, key: &PublicKey) -> bool {
+    fn is_signed_by(&self, name: &str, key: &impl Verifier) -> bool {
         self.from == name && self.verify(key).is_ok()
     }
 }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use nara_proto::auth::{ResponseAuth, ResponseAuthError};
 use nara_proto::endpoint::{Authentication, Endpoint};
-use nara_proto::identity::{NaraName, PublicKey};
+use nara_proto::identity::{NaraName, PreparedKeys};
 use nara_proto::time::UnixMillis;
 use tokio::time::Instant;
 
@@ -29,6 +29,7 @@ impl MeshClient {
         E::Response: 'static,
     {
         let signed = E::AUTHENTICATION == Authentication::Signed;
+        let keys = self.shared.keys.clone();
         if reply.status != StatusCode::OK {
             let verified = signed && self.is_signed_by_known_key(route, &reply);
             return Err(reply.into_status_error(verified));
@@ -43,7 +44,7 @@ impl MeshClient {
             let known = self.with_known_key(route, &reply);
             return offload(large, move || {
                 let verification =
-                    known.and_then(|(auth, pinned)| verify(&auth, &pinned, &reply.body, now).ok());
+                    known.and_then(|(auth, pinned)| verify(&keys, &auth, &pinned, &reply.body, now).ok());
                 let value = E::decode(&reply.body).map_err(ErrorKind::Decode)?;
                 Ok((value, verification.unwrap_or_default()))
             })
@@ -61,7 +62,7 @@ impl MeshClient {
         let to_pin = pinned.clone();
         let (value, verification) = offload(large, move || {
             let verification =
-                verify(&auth, &pinned, &reply.body, now).map_err(ErrorKind::Unauthenticated)?;
+                verify(&keys, &auth, &pinned, &reply.body, now).map_err(ErrorKind::Unauthenticated)?;
             let value = E::decode(&reply.body).map_err(ErrorKind::Decode)?;
             Ok::<_, ErrorKind>((value, verification))
         })
@@ -77,7 +78,7 @@ impl MeshClient {
     pub(super) fn is_signed_by_known_key(&self, route: &Route, reply: &Reply) -> bool {
         let now = self.shared.clock.now_millis();
         self.with_known_key(route, reply)
-            .is_some_and(|(auth, pinned)| verify(&auth, &pinned, &reply.body, now).is_ok())
+            .is_some_and(|(auth, pinned)| verify(&self.shared.keys, &auth, &pinned, &reply.body, now).is_ok())
     }
 
     fn with_known_key(&self, route: &Route, reply: &Reply) -> Option<(ResponseAuth, PinnedKey)> {
@@ -170,13 +171,14 @@ pub(super) fn check_responder(route: &Route, responder: &NaraName) -> Result<(),
 }
 
 fn verify(
+    keys: &PreparedKeys,
     auth: &ResponseAuth,
     pinned: &PinnedKey,
     body: &Bytes,
     now: UnixMillis,
 ) -> Result<Verification, ResponseAuthError> {
-    let key: PublicKey = pinned.key;
-    auth.verify(&key, body, now)?;
+    let key = pinned.key;
+    auth.verify(&keys.of(&key), body, now)?;
     Ok(Verification {
         responder: Some(auth.name().clone()),
         key: Some(key),

@@ -4,11 +4,9 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use http::request::Parts;
-use nara_proto::auth::{
-    ReplayCache, ReplayError, RequestAuth, RequestAuthError, request_signature_base, signed_path,
-};
+use nara_proto::auth::{ReplayCache, ReplayError, RequestAuth, RequestAuthError};
 use nara_proto::endpoint::Repetition;
-use nara_proto::identity::{NaraName, PreparedKeys, PublicKey, VerifyError};
+use nara_proto::identity::{NaraName, PreparedKeys, PublicKey};
 
 use super::background::Background;
 use super::discovery::KeyDiscovery;
@@ -30,7 +28,7 @@ pub(super) struct Authenticator {
     pub(super) discovery: Option<Arc<KeyDiscovery>>,
     pub(super) replay: Mutex<ReplayCache>,
     /// Peers that call often have their keys prepared.
-    pub(super) keys: PreparedKeys,
+    pub(super) keys: Arc<PreparedKeys>,
     pub(super) background: Background,
 }
 
@@ -62,9 +60,10 @@ impl Authenticator {
             Some(key) => key,
             None => self.discover(auth.name(), address).await?,
         };
-        if self.verify_signature(&auth, &key, parts).is_err() {
+        let verifier = self.keys.of(&key);
+        if let Err(error) = auth.verify_signature(&verifier, parts.method.as_str(), parts.uri.path()) {
             self.look_for_conflict(auth.name(), address);
-            return Err(RequestAuthError::BadSignature.into());
+            return Err(error.into());
         }
 
         self.remember(&auth, address, repetition)?;
@@ -139,22 +138,5 @@ impl Authenticator {
                 RequestAuthError::Replayed.into()
             }
         })
-    }
-
-    /// The one place where the server verifies the signature of a request.
-    fn verify_signature(
-        &self,
-        auth: &RequestAuth,
-        key: &PublicKey,
-        parts: &Parts,
-    ) -> Result<(), VerifyError> {
-        let path = signed_path(parts.uri.path());
-        let base = request_signature_base(
-            auth.name().as_str(),
-            auth.timestamp(),
-            parts.method.as_str(),
-            &path,
-        );
-        self.keys.verify(key, &base, auth.signature())
     }
 }

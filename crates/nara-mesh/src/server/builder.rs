@@ -176,19 +176,21 @@ impl MeshServerBuilder {
                 &self.limits,
             ))
         });
+        let keys = Arc::new(PreparedKeys::default());
         let authenticator = Arc::new(Authenticator {
             local: self.local.clone(),
             registry: registry.clone(),
             clock: self.clock.clone(),
             discovery,
             replay: Mutex::new(ReplayCache::new(self.limits.replay_capacity)),
-            keys: PreparedKeys::default(),
+            keys: keys.clone(),
             background: background.clone(),
         });
         let shared = Arc::new(Shared {
             local: self.local,
             ledger: self.ledger,
             registry,
+            keys,
             client: self.client,
             clock: self.clock,
             handler: self.handler,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use nara_proto::breaker::BreakerState;
 use nara_proto::event::KeyLookup;
-use nara_proto::identity::{NaraName, PublicKey};
+use nara_proto::identity::{NaraName, PreparedKeys, PublicKey};
 use nara_proto::peer::Coordinates;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -27,6 +27,8 @@ pub(super) struct Shared {
     pub(super) local: LocalNara,
     pub(super) ledger: Arc<dyn Ledger>,
     pub(super) registry: PeerRegistry,
+    /// Those of the authenticator: whoever signs a request signs its body with the same key.
+    pub(super) keys: Arc<PreparedKeys>,
     pub(super) client: Option<MeshClient>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) handler: Arc<dyn MeshHandler>,

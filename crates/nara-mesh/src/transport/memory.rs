@@ -1,21 +1,22 @@
+mod wire;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use super::{BoxMeshStream, MeshListener, Transport};
-
-/// Bytes that a stream buffers in each direction.
-const BUFFER: usize = 64 << 10;
 
 /// Connections that wait to be accepted.
 const BACKLOG: usize = 128;
 
 /// A network inside the process, for tests with paused time and for simulations: hosts have addresses, and a
-/// host can go silent.
+/// host can go silent, be slow, or lose its connections.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryNetwork(Arc<Mutex<Hosts>>);
 
@@ -23,7 +24,23 @@ pub struct MemoryNetwork(Arc<Mutex<Hosts>>);
 struct Hosts {
     listeners: BTreeMap<SocketAddr, mpsc::Sender<(BoxMeshStreamDebug, SocketAddr)>>,
     silent: BTreeSet<IpAddr>,
+    latency: Duration,
+    wires: Vec<Wire>,
     next_port: u16,
+}
+
+/// A connection that may still be there.
+#[derive(Debug)]
+struct Wire {
+    hosts: [IpAddr; 2],
+    cut: CancellationToken,
+    open: Weak<()>,
+}
+
+impl Wire {
+    fn is_open(&self) -> bool {
+        self.open.strong_count() > 0
+    }
 }
 
 /// `Debug` for a boxed stream, so that channels of them have it.
@@ -60,6 +77,25 @@ impl MemoryNetwork {
         self.hosts().silent.remove(&host);
     }
 
+    /// Lets every byte of connections that are opened from now on arrive this much later. That needs the runtime
+    /// of tokio.
+    pub fn set_latency(&self, latency: Duration) {
+        self.hosts().latency = latency;
+    }
+
+    /// Breaks every connection from and to a host: both ends get an error, and what is on its way is lost. New
+    /// connections can be opened at once.
+    pub fn cut(&self, host: IpAddr) {
+        let mut hosts = self.hosts();
+        hosts.wires.retain(|wire| {
+            let touched = wire.hosts.contains(&host);
+            if touched {
+                wire.cut.cancel();
+            }
+            !touched
+        });
+    }
+
     fn hosts(&self) -> std::sync::MutexGuard<'_, Hosts> {
         // The table is valid whatever a holder of the lock did before it panicked.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -94,7 +130,20 @@ impl Transport for MemoryTransport {
                 return std::future::pending().await;
             };
             let listener = listener.ok_or(io::ErrorKind::ConnectionRefused)?;
-            let (ours, theirs) = tokio::io::duplex(BUFFER);
+            let (ours, theirs) = {
+                let mut hosts = self.network.hosts();
+                let cut = CancellationToken::new();
+                let ends = wire::connect(hosts.latency, &cut);
+                if hosts.wires.len().is_power_of_two() {
+                    hosts.wires.retain(Wire::is_open);
+                }
+                hosts.wires.push(Wire {
+                    hosts: [self.address, peer.ip()],
+                    cut,
+                    open: ends.0.open(),
+                });
+                ends
+            };
             listener
                 .send((BoxMeshStreamDebug(Box::new(theirs)), source))
                 .await

@@ -6,7 +6,7 @@ use percent_encoding::percent_decode_str;
 
 use super::FRESHNESS_WINDOW;
 use super::headers::{HeaderError, Headers};
-use crate::identity::{InvalidName, InvalidSignature, KeyPair, NaraName, PublicKey, Signature};
+use crate::identity::{InvalidName, InvalidSignature, KeyPair, NaraName, Signature, Verifier};
 use crate::time::{UnixMillis, go_duration};
 
 /// The authentication of one request: who claims to send it, when, and the signature that proves it.
@@ -112,6 +112,22 @@ impl RequestAuth {
         Ok(())
     }
 
+    /// Verifies the signature, at any age. `path` is the path of the request line, percent-encoded and without
+    /// query.
+    ///
+    /// # Errors
+    /// [`RequestAuthError::BadSignature`].
+    pub fn verify_signature(
+        &self,
+        key: &impl Verifier,
+        method: &str,
+        path: &str,
+    ) -> Result<(), RequestAuthError> {
+        let base = request_signature_base(self.0.name.as_str(), self.0.timestamp, method, &signed_path(path));
+        key.verify(&base, &self.0.signature)
+            .map_err(|_| RequestAuthError::BadSignature)
+    }
+
     /// Verifies freshness and signature. `path` is the path of the request line, percent-encoded and without
     /// query.
     ///
@@ -119,15 +135,13 @@ impl RequestAuth {
     /// [`RequestAuthError::Stale`] or [`RequestAuthError::BadSignature`].
     pub fn verify(
         &self,
-        key: &PublicKey,
+        key: &impl Verifier,
         method: &str,
         path: &str,
         now: UnixMillis,
     ) -> Result<(), RequestAuthError> {
         self.check_fresh(now)?;
-        let base = request_signature_base(self.0.name.as_str(), self.0.timestamp, method, &signed_path(path));
-        key.verify(&base, &self.0.signature)
-            .map_err(|_| RequestAuthError::BadSignature)
+        self.verify_signature(key, method, path)
     }
 }
 

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{PreparedKey, PublicKey, Signature, VerifyError};
+use super::{PreparedKey, PublicKey, Signature, Verifier, VerifyError};
 
 /// Verifies signatures and keeps a [`PreparedKey`] for the keys that are used most, within a bound on memory.
 ///
@@ -54,24 +54,14 @@ impl PreparedKeys {
         }
     }
 
-    /// Verifies a signature over a message: the same verdict as [`PublicKey::verify`].
+    /// A key that verifies with its prepared form if there is one.
     ///
-    /// The call with which a key is due also prepares it, which costs it about as much as four more
-    /// verifications.
-    ///
-    /// # Errors
-    /// [`VerifyError`] if the signature is not one of this key over this message.
-    pub fn verify(&self, key: &PublicKey, message: &[u8], signature: &Signature) -> Result<(), VerifyError> {
-        let prepared = self.prepared(key);
-        match &prepared {
-            Some(prepared) => prepared.verify(message, signature)?,
-            None => key.verify(message, signature)?,
+    /// The verification with which the key is due also prepares it, which costs it about as much as four more.
+    pub fn of(&self, key: &PublicKey) -> impl Verifier {
+        Counted {
+            keys: self,
+            key: *key,
         }
-        if self.capacity > 0 && self.state().count(key) {
-            let prepared = Arc::new(PreparedKey::new(key));
-            self.state().insert(prepared, self.capacity);
-        }
-        Ok(())
     }
 
     /// The prepared form of a key, if there is one.
@@ -95,6 +85,27 @@ impl PreparedKeys {
     fn state(&self) -> MutexGuard<'_, State> {
         // Every change leaves the state whole, so a panic elsewhere does not spoil it.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A key whose verifications are counted.
+struct Counted<'a> {
+    keys: &'a PreparedKeys,
+    key: PublicKey,
+}
+
+impl Verifier for Counted<'_> {
+    fn verify(&self, message: &[u8], signature: &Signature) -> Result<(), VerifyError> {
+        let Self { keys, key } = self;
+        match keys.prepared(key) {
+            Some(prepared) => prepared.verify(message, signature)?,
+            None => key.verify(message, signature)?,
+        }
+        if keys.capacity > 0 && keys.state().count(key) {
+            let prepared = Arc::new(PreparedKey::new(key));
+            keys.state().insert(prepared, keys.capacity);
+        }
+        Ok(())
     }
 }
 
@@ -167,7 +178,8 @@ mod tests {
     fn verify_times(keys: &PreparedKeys, keypair: &KeyPair, times: u32) {
         let signature = keypair.sign(b"message");
         for _ in 0..times {
-            keys.verify(&keypair.public_key(), b"message", &signature)
+            keys.of(&keypair.public_key())
+                .verify(b"message", &signature)
                 .unwrap();
         }
     }
@@ -183,7 +195,7 @@ mod tests {
         verify_times(&keys, &keypair, 1);
         let signature = keypair.sign(b"message");
         assert_eq!(
-            keys.verify(&keypair.public_key(), b"other", &signature),
+            keys.of(&keypair.public_key()).verify(b"other", &signature),
             Err(VerifyError)
         );
     }
@@ -195,7 +207,7 @@ mod tests {
         let garbage = Signature::from_bytes([1; 64]);
         for _ in 0..2 * PreparedKeys::PREPARE_AFTER {
             assert_eq!(
-                keys.verify(&victim.public_key(), b"message", &garbage),
+                keys.of(&victim.public_key()).verify(b"message", &garbage),
                 Err(VerifyError)
             );
         }
@@ -204,7 +216,7 @@ mod tests {
         verify_times(&keys, &other, PreparedKeys::PREPARE_AFTER);
         for _ in 0..2 * PreparedKeys::PREPARE_AFTER {
             assert_eq!(
-                keys.verify(&victim.public_key(), b"message", &garbage),
+                keys.of(&victim.public_key()).verify(b"message", &garbage),
                 Err(VerifyError)
             );
         }

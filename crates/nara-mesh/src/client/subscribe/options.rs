@@ -15,6 +15,7 @@ pub struct SubscribeOptions {
     pub(super) request: StreamRequest,
     pub(super) cursor: Option<ArrivalCursor>,
     pub(super) ledger: Option<Arc<dyn Ledger>>,
+    pub(super) forget: bool,
     pub(super) reconnect: ReconnectPolicy,
 }
 
@@ -50,6 +51,12 @@ impl SubscribeOptions {
     /// always behind the events before it: after a crash a few come again, and none is missing.
     pub fn into_ledger(mut self, ledger: Arc<dyn Ledger>) -> Self {
         self.ledger = Some(ledger);
+        self
+    }
+
+    /// Does not resume where the ledger remembers that the stream was read to.
+    pub fn from_the_start(mut self) -> Self {
+        self.forget = true;
         self
     }
 

@@ -209,7 +209,7 @@ impl Runner {
 
     /// Takes up the cursor that the ledger remembers.
     async fn recall(&mut self) -> Result<(), StreamError> {
-        if self.cursor.is_some() {
+        if self.cursor.is_some() || self.options.forget {
             return Ok(());
         }
         let Some(ledger) = &self.options.ledger else {

@@ -82,7 +82,9 @@ fn verify(shared: &Shared, sender: &VerifiedSender, message: &RuntimeMessage) ->
     if matches!(message.payload, MessagePayload::StashRefresh(_)) && message.signature.is_empty() {
         return Ok(());
     }
-    message.verify(&key).map_err(|_| Dropped::BadSignature)
+    message
+        .verify(&shared.keys.of(&key))
+        .map_err(|_| Dropped::BadSignature)
 }
 
 /// What the built-in stash answers. An owner is served only if it is the signer.

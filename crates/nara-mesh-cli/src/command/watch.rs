@@ -1,0 +1,266 @@
+//! `watch`: the events of peers as they arrive there.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::stream::{SelectAll, StreamExt as _};
+use nara_mesh::client::{MeshClient, PeerRef, StreamError, StreamState, SubscribeOptions, VerifiedEvent};
+use nara_mesh::clock::{Clock as _, SystemClock};
+use nara_mesh::ledger::{Insertion, Ledger};
+use nara_proto::event::{EventTrust, Service, SyncEvent};
+use nara_proto::go_json;
+use nara_proto::sync::EventFilter;
+use nara_proto::time::UnixNanos;
+use owo_colors::{AnsiColors, OwoColorize as _};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use crate::cli::WatchArgs;
+use crate::connect::{self, block_on, exit_of};
+use crate::exit::Exit;
+use crate::failure::{Failure, Outcome};
+use crate::ledger_file;
+use crate::listing::{event_line, trust};
+use crate::printer::{Printer, harmless};
+use crate::settings::{Settings, parse_duration};
+
+pub(super) fn run(args: &WatchArgs, settings: &Settings, printer: Printer) -> Outcome {
+    let since = args.since.as_deref().map(parse_since).transpose()?;
+    let client = connect::client(settings.local_nara()?, settings)?;
+    let peers = peers(args, &client)?;
+    block_on(async {
+        let ledger = match &args.to {
+            Some(path) => Some(ledger_file::open(path).await?),
+            None => None,
+        };
+        if let Some(ledger) = &ledger {
+            ledger_file::load_keys(&**ledger, client.registry()).await?;
+        }
+        let mut streams = SelectAll::new();
+        for (label, peer) in peers {
+            let events = client.subscribe(peer, options(args, since, ledger.as_ref()));
+            tokio::spawn(show_states(label.clone(), events.state(), printer));
+            streams.push(events.map(move |item| (label.clone(), item)).boxed());
+        }
+        let mut watching = Watching {
+            printer,
+            left: args.count,
+            failed: Vec::new(),
+            ended: 0,
+            several: streams.len() > 1,
+        };
+        tokio::select! {
+            outcome = watching.print(&mut streams) => outcome,
+            _ = tokio::signal::ctrl_c() => Ok(Exit::Ok),
+        }
+    })
+}
+
+/// The peers to watch, and how to call them.
+fn peers(args: &WatchArgs, client: &MeshClient) -> Outcome<Vec<(String, PeerRef)>> {
+    let peers: Vec<PeerRef> = if args.all {
+        let mut peers = client.registry().peers();
+        let own = client.local().name();
+        peers.retain(|peer| {
+            let info = peer.info();
+            info.address.is_some() && info.name.as_ref() != Some(own)
+        });
+        peers.into_iter().map(PeerRef::from).collect()
+    } else {
+        let named = args.peers.iter().map(|text| connect::peer_ref(text));
+        named.collect::<Outcome<_>>()?
+    };
+    if peers.is_empty() {
+        return Err(Failure::usage("there is no peer to watch").hint("add peers to the peers file (--peers)"));
+    }
+    let label = |peer: &PeerRef| {
+        client
+            .peer(peer)
+            .map_or_else(|| peer.to_string(), |peer| peer.info().label())
+    };
+    Ok(peers
+        .into_iter()
+        .map(|peer| (harmless(&label(&peer)), peer))
+        .collect())
+}
+
+fn options(args: &WatchArgs, since: Option<UnixNanos>, ledger: Option<&Arc<dyn Ledger>>) -> SubscribeOptions {
+    let mut options = SubscribeOptions::default().filter(EventFilter {
+        services: args.services.clone(),
+        subjects: args.subjects.clone(),
+    });
+    if let Some(since) = since {
+        options = options.since(since);
+    }
+    if let Some(ledger) = ledger {
+        options = options.into_ledger(ledger.clone());
+        if !args.resume {
+            options = options.from_the_start();
+        }
+    }
+    options
+}
+
+/// Reads `all`, a length of time before now, or a point in time.
+fn parse_since(text: &str) -> Outcome<UnixNanos> {
+    if text == "all" {
+        return Ok(UnixNanos::new(i64::MIN));
+    }
+    if let Some(ago) = parse_duration(text) {
+        return Ok(SystemClock.now_nanos().saturating_sub(ago));
+    }
+    if let Ok(nanos) = text.parse() {
+        return Ok(UnixNanos::new(nanos));
+    }
+    let time: Result<jiff::Timestamp, _> = text.parse();
+    let nanos = time
+        .ok()
+        .and_then(|time| i64::try_from(time.as_nanosecond()).ok());
+    nanos.map(UnixNanos::new).ok_or_else(|| {
+        Failure::usage(format!("--since: {text:?} is not a time")).hint(
+            "give `all`, a length of time before now such as 10m, or a time such as 2026-01-22T17:00:00Z",
+        )
+    })
+}
+
+struct Watching {
+    printer: Printer,
+    /// Events that are still to be printed; `None`: without end.
+    left: Option<u64>,
+    failed: Vec<Exit>,
+    ended: usize,
+    several: bool,
+}
+
+impl Watching {
+    async fn print<S>(&mut self, streams: &mut SelectAll<S>) -> Outcome
+    where
+        S: futures_util::Stream<Item = (String, Result<VerifiedEvent, StreamError>)> + Unpin,
+    {
+        while let Some((peer, item)) = streams.next().await {
+            match item {
+                Ok(verified) => {
+                    self.event(&peer, &verified)?;
+                    if let Some(left) = &mut self.left {
+                        *left = left.saturating_sub(1);
+                        if *left == 0 {
+                            return Ok(Exit::Ok);
+                        }
+                    }
+                }
+                Err(error) => self.error(&peer, error)?,
+            }
+        }
+        Err(Failure::new(
+            Exit::of_many(0, &self.failed),
+            "no peer can be watched any more",
+        ))
+    }
+
+    fn event(&self, peer: &str, verified: &VerifiedEvent) -> Outcome<()> {
+        let event: Value = serde_json::from_str(&go_json::to_string(&verified.event)).unwrap_or_default();
+        self.printer.json_line(json!({
+            "peer": peer,
+            "cursor": verified.cursor.to_string(),
+            "trust": trust(verified.trust),
+            "stored": verified.insertion.map(|insertion| insertion == Insertion::Stored),
+            "event": event,
+        }))?;
+        let from = if self.several {
+            format!("{}  ", peer.bold())
+        } else {
+            String::new()
+        };
+        let line = event_line(&verified.event);
+        let line = line.color(color(&verified.event));
+        let mark = match verified.trust {
+            EventTrust::Verified => String::new(),
+            other => format!("  {}", trust(other).yellow()),
+        };
+        self.printer.line(format_args!("{from}{line}{mark}"))
+    }
+
+    fn error(&mut self, peer: &str, error: StreamError) -> Outcome<()> {
+        if let StreamError::Refused { event, .. } = &error {
+            self.printer.json_line(json!({
+                "peer": peer,
+                "refused": {
+                    "id": event.id,
+                    "emitter": event.emitter,
+                    "problem": event.problem.to_string(),
+                },
+            }))?;
+        }
+        let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
+        // A cause that the message repeats already adds nothing.
+        let message = error.to_string();
+        let cause = cause
+            .filter(|cause| !message.contains(&cause[2..]))
+            .unwrap_or_default();
+        self.printer
+            .warn(format_args!("{}{}", harmless(&message), harmless(&cause)));
+        if error.is_final() {
+            self.ended += 1;
+            self.failed.push(match &error {
+                StreamError::Call(error) => exit_of(error),
+                _ => Exit::Failed,
+            });
+        }
+        Ok(())
+    }
+}
+
+/// Says on stderr when a stream is live, lags, or waits.
+async fn show_states(peer: String, mut state: watch::Receiver<StreamState>, printer: Printer) {
+    loop {
+        let current = state.borrow_and_update().clone();
+        match current {
+            StreamState::Connecting => {}
+            StreamState::Ended => return,
+            StreamState::Lagged | StreamState::Waiting { .. } => {
+                printer.note(format_args!(
+                    "{peer}: {}",
+                    harmless(&current.to_string()).yellow()
+                ));
+            }
+            _ => printer.note(format_args!("{peer}: {}", current.green())),
+        }
+        if state.changed().await.is_err() {
+            return;
+        }
+        // States that pass in no time are not worth a line.
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+fn color(event: &SyncEvent) -> AnsiColors {
+    match event.service() {
+        Some(Service::Chau) => AnsiColors::Red,
+        Some(Service::Checkpoint) => AnsiColors::Blue,
+        Some(Service::HeyThere) => AnsiColors::Green,
+        Some(Service::Observation) => AnsiColors::Cyan,
+        Some(Service::Social) => AnsiColors::Magenta,
+        _ => AnsiColors::Default,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn since_is_all_a_length_or_a_point_of_time() {
+        assert_eq!(parse_since("all").unwrap().get(), i64::MIN);
+        assert_eq!(
+            parse_since("2026-01-22T17:00:00Z").unwrap().get(),
+            1_769_101_200_000_000_000
+        );
+        assert_eq!(
+            parse_since("1769101200000000000").unwrap().get(),
+            1_769_101_200_000_000_000
+        );
+        let ago = SystemClock.now_nanos().get() - parse_since("10m").unwrap().get();
+        assert!(ago >= 600_000_000_000, "{ago}");
+        assert!(parse_since("yesterday").is_err());
+    }
+}
