@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use nara_mesh::gossip::GossipConfig;
 
 use crate::{exit, peers_file};
 
@@ -159,7 +160,7 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "DURATION", default_value = "5s")]
     pub(crate) grace: String,
     /// Peers whose events it listens to; with 0 it only exchanges zines now and then
-    #[arg(long, value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(u16).range(0..=64))]
+    #[arg(long, value_name = "N", default_value_t = GossipConfig::DEFAULT_DEGREE as u16, value_parser = clap::value_parser!(u16).range(0..=64))]
     pub(crate) gossip_degree: u16,
     /// Listen to nobody: keep only what peers send, and let them listen
     #[arg(long, conflicts_with = "gossip_degree")]

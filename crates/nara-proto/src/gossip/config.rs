@@ -32,7 +32,7 @@ impl Default for GossipConfig {
     /// - Remembered 1,024: more than anybody fails at within the longest pause.
     fn default() -> Self {
         Self {
-            degree: 6,
+            degree: Self::DEFAULT_DEGREE,
             patience: Duration::from_secs(10),
             pause: Duration::from_secs(30),
             max_pause: Duration::from_secs(15 * 60),
@@ -45,6 +45,9 @@ impl Default for GossipConfig {
 }
 
 impl GossipConfig {
+    /// The degree of [`GossipConfig::default`].
+    pub const DEFAULT_DEGREE: usize = 6;
+
     /// The default, with another number of peers to subscribe to.
     pub fn with_degree(degree: usize) -> Self {
         Self {
