@@ -1,10 +1,14 @@
-//! Conformance of the server with what was recorded from the naras already out there, over real sockets.
+//! Conformance of server and client with what was recorded from the naras already out there, over real sockets.
 //!
 //! The harness and the table of deliberate deviations are those of `nara-proto`'s conformance test: one
 //! format, one table. `NARA_VECTORS` names another folder of vectors.
 
+mod client_wire;
 #[path = "../../../nara-proto/tests/conformance/deviations.rs"]
 mod deviations;
+#[path = "../support/fake_peer.rs"]
+#[expect(dead_code, reason = "other tests use more of it")]
+mod fake_peer;
 #[path = "../../../nara-proto/tests/conformance/harness.rs"]
 #[expect(dead_code, reason = "the other runner uses more of it")]
 mod harness;
@@ -16,10 +20,16 @@ mod sync_select;
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::LazyLock;
 
 use harness::Check;
+use tokio::runtime::Runtime;
 
-const CHECKS: [(&str, Check); 2] = [
+/// Servers and clients of all cases run here.
+static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().expect("a runtime can be started"));
+
+const CHECKS: [(&str, Check); 3] = [
+    ("client_wire.json", client_wire::client_wire),
     ("http.json", http_exchange::exchange),
     ("sync_select.json", sync_select::sync_select),
 ];

@@ -1,7 +1,7 @@
 //! The server of `http_fixture.json`, listening on loopback.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use nara_mesh::clock::ManualClock;
 use nara_mesh::handler::MeshHandler;
@@ -15,12 +15,10 @@ use nara_proto::identity::{NaraName, PublicKey, Soul};
 use nara_proto::peer::Coordinates;
 use nara_proto::time::UnixMillis;
 use serde_json::Value;
-use tokio::runtime::Runtime;
 
+use crate::RUNTIME;
 use crate::harness::{Case, Unreadable};
 use crate::raw_http::{self, RawResponse};
-
-static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().expect("a runtime can be started"));
 
 /// A running server and what is known about it.
 pub(crate) struct Server {

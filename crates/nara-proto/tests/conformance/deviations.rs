@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use nara_proto::encoding::{base64_decode_canonical, base64_decode_lenient};
-use nara_proto::endpoint::{DirectMessage, Endpoint, EventsImport, EventsSync, GossipZine, WorldRelay};
+use nara_proto::endpoint::{DirectMessage, Endpoint, EventsImport, EventsSync, GossipZine, Ping, WorldRelay};
 use nara_proto::event::{EventProblem, KeyLookup, SyncEvent, verify_events};
 use nara_proto::go_json::{self, Merge};
 use nara_proto::identity::PublicKey;
@@ -217,7 +217,38 @@ pub(crate) const RULES: &[Rule] = &[
             ("response_body", None),
         ],
     },
+    Rule {
+        id: "unsigned-answer",
+        reason: "others believe whoever answers; unless told otherwise, we want the signature of the peer",
+        seen_by: &[MESH],
+        applies: |case| {
+            case.file() == "client_wire.json"
+                && header(case, "X-Nara-Signature").is_some()
+                && case.peek("expect").is_some_and(|expect| expect == "ok")
+        },
+        differs: &[("expect_by_default", Some("unauthenticated"))],
+    },
+    Rule {
+        id: "answer-not-decodable",
+        reason: "others do not read what answers a ping, a direct or a world message; we say what it says",
+        seen_by: &[MESH],
+        applies: |case| case.file() == "client_wire.json" && has_unread_nonsense(case),
+        differs: &[("expect", Some("error")), ("expect_by_default", Some("error"))],
+    },
 ];
+
+/// Whether a call that needs no answer but its status got one that is not what the endpoint answers.
+fn has_unread_nonsense(case: &Case<'_>) -> bool {
+    let text = |field: &str| case.peek(field).and_then(Value::as_str).unwrap_or_default();
+    let body = text("server_body").as_bytes();
+    case.peek("server_status").is_some_and(|status| status == 200)
+        && match text("request_target") {
+            Ping::PATH => Ping::decode(body).is_err(),
+            DirectMessage::PATH => DirectMessage::decode(body).is_err(),
+            WorldRelay::PATH => WorldRelay::decode(body).is_err(),
+            _ => false,
+        }
+}
 
 fn is_answered_with_200(case: &Case<'_>) -> bool {
     case.peek("status").is_some_and(|status| status == 200)
