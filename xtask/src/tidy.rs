@@ -72,7 +72,7 @@ fn manifests_without_lints(root: &Path) -> Result<Vec<String>, String> {
         if !text.contains("[lints]\nworkspace = true") {
             let name = Path::new(path)
                 .strip_prefix(root)
-                .unwrap_or(Path::new(path))
+                .unwrap_or_else(|_| Path::new(path))
                 .display();
             complaints.push(format!("{name}: does not inherit the lints of the workspace"));
         }

@@ -41,7 +41,7 @@ pub(crate) fn measure(large: usize) -> Result<Value, Box<dyn std::error::Error +
 async fn ledger(len: usize) -> Result<(f64, f64), Box<dyn std::error::Error + Send + Sync>> {
     let folder = tempfile::tempdir()?;
     let ledger =
-        SqliteLedger::open(&folder.path().join("ledger.db"))?.with_retention(RetentionPolicy::UNLIMITED);
+        SqliteLedger::open(folder.path().join("ledger.db"))?.with_retention(RetentionPolicy::UNLIMITED);
     let start = Instant::now();
     for first in (0..len).step_by(5000) {
         ledger

@@ -116,16 +116,17 @@ impl Server {
 }
 
 fn known(name: NaraName, key: PublicKey) -> PeerInfo {
-    let mut info = PeerInfo::default();
-    info.name = Some(name.clone());
-    info.key = Some(PinnedKey {
-        name,
-        id: None,
-        key,
-        source: KeySource::Configured,
-        learned_at: UnixMillis::new(0),
-    });
-    info
+    PeerInfo {
+        name: Some(name.clone()),
+        key: Some(PinnedKey {
+            name,
+            id: None,
+            key,
+            source: KeySource::Configured,
+            learned_at: UnixMillis::new(0),
+        }),
+        ..PeerInfo::default()
+    }
 }
 
 fn key(case: &Case<'_>) -> Result<PublicKey, Unreadable> {

@@ -40,18 +40,18 @@ pub(crate) fn nara(name: &str) -> LocalNara {
 
 /// What a registry knows about a nara.
 pub(crate) fn info(nara: &LocalNara, address: Option<SocketAddr>) -> PeerInfo {
-    let mut info = PeerInfo::default();
-    info.id = Some(nara.id().clone());
-    info.name = Some(nara.name().clone());
-    info.address = address;
-    info.key = Some(PinnedKey {
-        name: nara.name().clone(),
+    PeerInfo {
         id: Some(nara.id().clone()),
-        key: nara.public_key(),
-        source: KeySource::Configured,
-        learned_at: NOW,
-    });
-    info
+        name: Some(nara.name().clone()),
+        address,
+        key: Some(PinnedKey {
+            name: nara.name().clone(),
+            id: Some(nara.id().clone()),
+            key: nara.public_key(),
+            source: KeySource::Configured,
+            learned_at: NOW,
+        }),
+    }
 }
 
 /// A registry that knows these naras, without addresses.
