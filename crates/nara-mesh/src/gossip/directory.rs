@@ -31,7 +31,7 @@ impl Directory {
                 continue;
             }
             let name = info.name.as_ref().map(|name| name.as_str());
-            if let Some(label) = name.or(info.id.as_ref().map(|id| id.as_str())) {
+            if let Some(label) = name.or_else(|| info.id.as_ref().map(|id| id.as_str())) {
                 peers.insert(Label::from(label), peer);
             }
         }

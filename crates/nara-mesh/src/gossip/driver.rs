@@ -248,7 +248,7 @@ impl Driver {
             Ok(PeerEvent::BreakerClosed(_) | PeerEvent::BreakerOpened(_) | PeerEvent::KeyConflict(_)) => {}
             // A peer came, went, moved or got a name; or we missed what it was.
             Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {
-                self.look_at.get_or_insert(Instant::now() + SETTLE);
+                self.look_at.get_or_insert_with(|| Instant::now() + SETTLE);
             }
             // Not while the client holds the registry; a look now and then costs little.
             Err(broadcast::error::RecvError::Closed) => {}
@@ -263,7 +263,7 @@ impl Driver {
 
     fn publish_soon(&mut self) {
         self.publish_at
-            .get_or_insert(Instant::now() + defaults::GOSSIP_STATUS_INTERVAL);
+            .get_or_insert_with(|| Instant::now() + defaults::GOSSIP_STATUS_INTERVAL);
     }
 
     fn publish(&mut self) {

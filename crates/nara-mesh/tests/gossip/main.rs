@@ -1,5 +1,10 @@
 //! Whole naras that gossip, on a network in memory and with paused time.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a helper of a test that cannot go on fails the test"
+)]
+
 mod support;
 
 use std::time::Duration;

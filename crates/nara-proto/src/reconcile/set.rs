@@ -42,7 +42,7 @@ impl ItemSet {
                 service,
             })
             .collect();
-        items.sort_unstable_by(|a, b| a.item.cmp(&b.item));
+        items.sort_unstable_by_key(|member| member.item);
         items.dedup_by(|a, b| a.item == b.item);
         Self::of_sorted(items)
     }
@@ -78,7 +78,7 @@ impl ItemSet {
             .iter()
             .map(|(&(ts, id), &change)| (item(ts, id), change))
             .collect();
-        sorted.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        sorted.sort_unstable_by_key(|&(item, _)| item);
         let added = sorted
             .iter()
             .filter(|(_, change)| *change != Change::Removed)
