@@ -2,6 +2,11 @@
 //! which row.
 #![expect(clippy::unwrap_used, reason = "a helper of tests fails as a test does")]
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a helper of a test that cannot go on fails the test"
+)]
+
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -232,16 +232,16 @@ impl Mesh {
     reason = "what is non_exhaustive cannot be written as a literal outside of its crate"
 )]
 fn info(nara: &LocalNara, address: SocketAddr) -> PeerInfo {
-    let mut info = PeerInfo::default();
-    info.id = Some(nara.id().clone());
-    info.name = Some(nara.name().clone());
-    info.address = Some(address);
-    info.key = Some(PinnedKey {
-        name: nara.name().clone(),
+    PeerInfo {
         id: Some(nara.id().clone()),
-        key: nara.public_key(),
-        source: KeySource::Configured,
-        learned_at: UnixNanos::new(NOW).to_millis(),
-    });
-    info
+        name: Some(nara.name().clone()),
+        address: Some(address),
+        key: Some(PinnedKey {
+            name: nara.name().clone(),
+            id: Some(nara.id().clone()),
+            key: nara.public_key(),
+            source: KeySource::Configured,
+            learned_at: UnixNanos::new(NOW).to_millis(),
+        }),
+    }
 }

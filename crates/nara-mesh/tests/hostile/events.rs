@@ -1,5 +1,6 @@
 //! What gossip is believed.
 
+use nara_mesh::defaults::HEARSAY_PER_ADDRESS;
 use nara_mesh::identity::LocalNara;
 use nara_mesh::registry::PeerEvent;
 use nara_proto::event::{HeyTherePayload, ObservationPayload, Payload, SyncEvent};
@@ -147,6 +148,23 @@ async fn one_zine_cannot_fill_the_registry() {
         (0..100).map(|index| introduction(&nara_with_seed(&format!("n{index}"), index), NOW.to_nanos()));
     gossip(&target, crowd.collect());
     assert_eq!(target.registry.len(), before + 64);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_address_gets_more_than_so_many_naras_by_hearsay() {
+    let target = Target::start().await;
+    for batch in 0..2 {
+        let crowd = (0..60).map(|index| {
+            let name = format!("n{batch}-{index}");
+            introduction(&nara_with_seed(&name, index), NOW.to_nanos())
+        });
+        gossip(&target, crowd.collect());
+    }
+    let crowded = "100.64.0.33".parse().unwrap();
+    assert_eq!(target.registry.by_ip(crowded).len(), HEARSAY_PER_ADDRESS);
+    let beyond = target.registry.by_name("n1-59").unwrap().info();
+    assert!(beyond.key.is_some(), "its key is believed all the same");
+    assert_eq!(beyond.address, None);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -178,3 +178,23 @@ async fn a_postcard_that_gets_no_answer_is_given_up_before_its_sender_gives_up()
     );
     assert_eq!(began.elapsed(), Duration::from_millis(4_750));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_chain_is_verified_like_a_short_one() {
+    let target = Target::start().await;
+    let alice = nara("alice");
+    let mut card = WorldMessage::new("bob", "round and round", NOW.to_nanos());
+    for _ in 0..40 {
+        card.add_hop("alice", NOW.to_seconds(), alice.keypair());
+    }
+    let answer = target.post_json(&alice, "/world/relay", &card);
+    assert_eq!(answer.text(), "journey stuck - no next nara available\n");
+
+    card.hops.as_mut().unwrap()[30].stamp = "x".to_owned();
+    let answer = target.post_json(&alice, "/world/relay", &card);
+    assert_eq!(answer.status, 400);
+    assert_eq!(
+        answer.text(),
+        "chain verification failed: invalid signature from alice at hop 31\n"
+    );
+}
