@@ -1,7 +1,6 @@
 //! One test for every row of sections 4 to 6 and 8 of the mesh client specification. The names of the tests say
 //! which row.
 #![expect(clippy::unwrap_used, reason = "a helper of tests fails as a test does")]
-
 #![expect(
     clippy::unwrap_used,
     reason = "a helper of a test that cannot go on fails the test"
