@@ -1,6 +1,7 @@
 //! Measures this project beside the Go baseline, in one run and alternating rounds, and reports ratios.
 
-use std::fmt::Write as _;
+mod report;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -17,6 +18,12 @@ struct Settings {
     requests: usize,
     sync_rounds: usize,
     large_ledger: usize,
+    /// Events of the whole ledger that is fetched; those of the larger one.
+    bulk: [usize; 2],
+    /// Events of the ledgers that are compared; those of the larger ones.
+    reconcile: [usize; 2],
+    subscribers: usize,
+    naras: &'static str,
 }
 
 pub(crate) fn run(args: &[String]) -> Result<(), String> {
@@ -49,18 +56,11 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
             }
         }
     }
-    let single = measure(
-        &programs.ours,
-        &[
-            "store".into(),
-            "--large".into(),
-            settings.large_ledger.to_string(),
-        ],
-    )?;
-    let report = report(&samples, &single);
+    let once = measure_once(&programs, &settings, &page)?;
+    let report = report::report(&samples, &once);
     let text = serde_json::to_string_pretty(&report).map_err(|error| error.to_string())?;
     write(&folder.join("report.json"), &(text + "\n"))?;
-    let table = table(&report);
+    let table = report::table(&report);
     write(&folder.join("report.md"), &table)?;
     println!("{table}");
     Ok(())
@@ -72,6 +72,10 @@ fn settings(args: &[String]) -> Result<Settings, String> {
         requests: 60_000,
         sync_rounds: 10,
         large_ledger: 1_000_000,
+        bulk: [320_000, 1_000_000],
+        reconcile: [50_000, 1_000_000],
+        subscribers: 1_000,
+        naras: "100,1000,10000",
     };
     let mut args = args.iter();
     while let Some(arg) = args.next() {
@@ -82,6 +86,10 @@ fn settings(args: &[String]) -> Result<Settings, String> {
                     requests: 10_000,
                     sync_rounds: 2,
                     large_ledger: 100_000,
+                    bulk: [50_000, 100_000],
+                    reconcile: [50_000, 100_000],
+                    subscribers: 100,
+                    naras: "100,1000",
                 }
             }
             "--rounds" => {
@@ -171,163 +179,31 @@ fn measure(program: &Path, args: &[String]) -> Result<Value, String> {
     serde_json::from_str(&output).map_err(|error| format!("{}: {error}: {output}", program.display()))
 }
 
-fn median(samples: &Map<String, Value>, key: &str) -> f64 {
-    let mut values: Vec<f64> = samples
-        .get(key)
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_f64)
-        .collect();
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
-/// The median of the ratios of each round: less noisy than the ratio of medians.
-fn ratio(samples: &Map<String, Value>, ours: &str, theirs: &str) -> f64 {
-    let list = |key: &str| {
-        samples
-            .get(key)
-            .and_then(Value::as_array)
-            .cloned()
-            .unwrap_or_default()
+/// What is measured once: it takes long, or has no counterpart.
+fn measure_once(programs: &Programs, settings: &Settings, page: &Path) -> Result<Value, String> {
+    let ours = |args: &[&str]| {
+        eprintln!("{}", args.join(" "));
+        let args: Vec<String> = args.iter().map(|&arg| arg.to_owned()).collect();
+        measure(&programs.ours, &args)
     };
-    let mut ratios: Vec<f64> = list(ours)
-        .iter()
-        .zip(&list(theirs))
-        .filter_map(|(ours, theirs)| Some(ours.as_f64()? / theirs.as_f64()?))
-        .collect();
-    ratios.sort_by(f64::total_cmp);
-    ratios.get(ratios.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
-fn report(samples: &Map<String, Value>, single: &Value) -> Value {
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    json!({
-        "schema": "nara-mesh/bench/1",
-        "cores": cores,
-        "signed_rps": median(samples, "signed"),
-        "signed_p50_us": median(samples, "signed.p50_us"),
-        "signed_p99_us": median(samples, "signed.p99_us"),
-        "go_signed_rps": median(samples, "go_signed"),
-        "go_signed_p50_us": median(samples, "go_signed.p50_us"),
-        "go_signed_p99_us": median(samples, "go_signed.p99_us"),
-        "ratio_to_go": ratio(samples, "signed", "go_signed"),
-        "p99_ratio_to_go": ratio(samples, "signed.p99_us", "go_signed.p99_us"),
-        "unsigned_rps": median(samples, "unsigned"),
-        "go_unsigned_rps": median(samples, "go_unsigned"),
-        "unsigned_ratio_to_go": ratio(samples, "unsigned", "go_unsigned"),
-        "sync_events_per_s": median(samples, "sync_all_cores"),
-        "sync_events_per_s_one_core": median(samples, "sync_one_core"),
-        "go_sync_events_per_s": median(samples, "go_sync_all_cores"),
-        "go_sync_events_per_s_one_core": median(samples, "go_sync_one_core"),
-        "sync_ratio_to_go": ratio(samples, "sync_all_cores", "go_sync_all_cores"),
-        "sync_ratio_to_go_per_core": ratio(samples, "sync_one_core", "go_sync_one_core"),
-        "store": single,
-        "samples": samples,
-    })
-}
-
-fn table(report: &Value) -> String {
-    let number = |key: &str| report.pointer(key).and_then(Value::as_f64).unwrap_or(f64::NAN);
-    let mut text = String::from("| figure | here | Go baseline | ratio | target |\n|---|---|---|---|---|\n");
-    let mut row = |name: &str, ours: String, go: String, ratio: String, target: &str| {
-        let _ = writeln!(text, "| {name} | {ours} | {go} | {ratio} | {target} |");
-    };
-    let whole = |value: f64| format!("{value:.0}");
-    let times = |value: f64| format!("{value:.2}");
-    row(
-        "signed round trips, per second",
-        whole(number("/signed_rps")),
-        whole(number("/go_signed_rps")),
-        times(number("/ratio_to_go")),
-        "≥ 3",
-    );
-    row(
-        "… p50, µs",
-        whole(number("/signed_p50_us")),
-        whole(number("/go_signed_p50_us")),
-        String::new(),
-        "",
-    );
-    row(
-        "… p99, µs",
-        whole(number("/signed_p99_us")),
-        whole(number("/go_signed_p99_us")),
-        times(number("/p99_ratio_to_go")),
-        "≤ 0.5",
-    );
-    row(
-        "unsigned round trips, per second",
-        whole(number("/unsigned_rps")),
-        whole(number("/go_unsigned_rps")),
-        times(number("/unsigned_ratio_to_go")),
-        "",
-    );
-    row(
-        "verified sync events per second, one core",
-        whole(number("/sync_events_per_s_one_core")),
-        whole(number("/go_sync_events_per_s_one_core")),
-        times(number("/sync_ratio_to_go_per_core")),
-        "≥ 8",
-    );
-    row(
-        "verified sync events per second, all cores",
-        whole(number("/sync_events_per_s")),
-        whole(number("/go_sync_events_per_s")),
-        times(number("/sync_ratio_to_go")),
-        "",
-    );
-    let page_ratio = number("/store/ledger_page_large_us") / number("/store/ledger_page_small_us");
-    row(
-        "ledger page of 1,000, small and large ledger, µs",
-        format!(
-            "{:.0} and {:.0}",
-            number("/store/ledger_page_small_us"),
-            number("/store/ledger_page_large_us")
-        ),
-        String::new(),
-        times(page_ratio),
-        "≤ 1.5",
-    );
-    row(
-        "ledger insert, events per second",
-        whole(number("/store/ledger_insert_per_s")),
-        String::new(),
-        String::new(),
-        "",
-    );
-    row(
-        "registry lookup, 10 and 100,000 peers, ns",
-        format!(
-            "{:.0} and {:.0}",
-            number("/store/registry_lookup_10_ns"),
-            number("/store/registry_lookup_100000_ns")
-        ),
-        String::new(),
-        String::new(),
-        "",
-    );
-    row(
-        "memory per registered peer, bytes",
-        whole(number("/store/registry_bytes_per_peer")),
-        String::new(),
-        String::new(),
-        "",
-    );
-    row(
-        "replay cache, insert into 100,000, ns",
-        whole(number("/store/replay_insert_ns")),
-        String::new(),
-        String::new(),
-        "",
-    );
-    let _ = writeln!(
-        text,
-        "\n{} cores, both ends of a round trip in one process.",
-        number("/cores")
-    );
-    text
+    let page = page.display().to_string();
+    let fetch: Vec<String> = ["fetch", "--rounds", "64", "--cores", "1", "--page", &page]
+        .map(str::to_owned)
+        .into();
+    let plot = process::root().join("docs/gossip.svg").display().to_string();
+    let [bulk, large_bulk] = settings.bulk.map(|events| events.to_string());
+    let [reconcile, large_reconcile] = settings.reconcile.map(|events| events.to_string());
+    Ok(json!({
+        "go_fetch_before": measure(&programs.go, &fetch)?,
+        "bulk": ours(&["bulk", "--events", &bulk])?,
+        "go_fetch_after": measure(&programs.go, &fetch)?,
+        "bulk_large": ours(&["bulk", "--events", &large_bulk])?,
+        "reconcile": ours(&["reconcile", "--events", &reconcile])?,
+        "reconcile_large": ours(&["reconcile", "--events", &large_reconcile])?,
+        "stream": ours(&["stream", "--subscribers", &settings.subscribers.to_string()])?,
+        "gossip": ours(&["gossip", "--naras", settings.naras, "--plot", &plot])?,
+        "store": ours(&["store", "--large", &settings.large_ledger.to_string()])?,
+    }))
 }
 
 fn write(path: &Path, text: &str) -> Result<(), String> {

@@ -1,0 +1,262 @@
+//! The report: one JSON object, and a table of it.
+
+use std::fmt::Write as _;
+
+use serde_json::{Map, Value, json};
+
+type Samples = Map<String, Value>;
+
+fn values(samples: &Samples, key: &str) -> Vec<f64> {
+    let list = samples.get(key).and_then(Value::as_array);
+    list.into_iter().flatten().filter_map(Value::as_f64).collect()
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// The median of the ratios of each round: less noisy than the ratio of medians.
+fn ratio(samples: &Samples, ours: &str, theirs: &str) -> f64 {
+    let rounds = values(samples, ours).into_iter().zip(values(samples, theirs));
+    median(rounds.map(|(ours, theirs)| ours / theirs).collect())
+}
+
+fn at(value: &Value, pointer: &str) -> f64 {
+    value.pointer(pointer).and_then(Value::as_f64).unwrap_or(f64::NAN)
+}
+
+pub(super) fn report(samples: &Samples, once: &Value) -> Value {
+    let of = |key: &str| median(values(samples, key));
+    let go_fetch =
+        (at(once, "/go_fetch_before/events_per_s") + at(once, "/go_fetch_after/events_per_s")) / 2.0;
+    json!({
+        "schema": "nara-mesh/bench/1",
+        "cores": std::thread::available_parallelism().map_or(0, usize::from),
+        "signed_rps": of("signed"),
+        "signed_p50_us": of("signed.p50_us"),
+        "signed_p99_us": of("signed.p99_us"),
+        "go_signed_rps": of("go_signed"),
+        "go_signed_p50_us": of("go_signed.p50_us"),
+        "go_signed_p99_us": of("go_signed.p99_us"),
+        "ratio_to_go": ratio(samples, "signed", "go_signed"),
+        "p99_ratio_to_go": ratio(samples, "signed.p99_us", "go_signed.p99_us"),
+        "unsigned_rps": of("unsigned"),
+        "go_unsigned_rps": of("go_unsigned"),
+        "unsigned_ratio_to_go": ratio(samples, "unsigned", "go_unsigned"),
+        "sync_events_per_s": of("sync_all_cores"),
+        "sync_events_per_s_one_core": of("sync_one_core"),
+        "go_sync_events_per_s": of("go_sync_all_cores"),
+        "go_sync_events_per_s_one_core": of("go_sync_one_core"),
+        "sync_ratio_to_go": ratio(samples, "sync_all_cores", "go_sync_all_cores"),
+        "sync_ratio_to_go_per_core": ratio(samples, "sync_one_core", "go_sync_one_core"),
+        "bulk_events_per_s": at(once, "/bulk/events_per_s"),
+        "go_fetch_events_per_s": go_fetch,
+        "bulk_ratio_to_go": at(once, "/bulk/events_per_s") / go_fetch,
+        "ledger_page_ratio":
+            at(once, "/store/ledger_page_large_us") / at(once, "/store/ledger_page_small_us"),
+        "once": once,
+        "samples": samples,
+    })
+}
+
+/// A row of the table: what, ours, the baseline's, the ratio, the target.
+struct Row(&'static str, String, Option<f64>, Option<f64>, &'static str);
+
+pub(super) fn table(report: &Value) -> String {
+    let number = |pointer: &str| at(report, pointer);
+    let whole = |pointer: &str| format!("{:.0}", number(pointer));
+    let pair = |a: &str, b: &str| format!("{:.0} and {:.0}", number(a), number(b));
+    let mebibytes = |pointer: &str| format!("{:.0}", number(pointer) / f64::from(1 << 20));
+    let kibibytes = |pointer: &str| format!("{:.1}", number(pointer) / 1024.0);
+    let some = |pointer: &str| Some(number(pointer));
+    let rows = [
+        Row(
+            "signed round trips per second",
+            whole("/signed_rps"),
+            some("/go_signed_rps"),
+            some("/ratio_to_go"),
+            "≥ 3",
+        ),
+        Row(
+            "… p50, µs",
+            whole("/signed_p50_us"),
+            some("/go_signed_p50_us"),
+            None,
+            "",
+        ),
+        Row(
+            "… p99, µs",
+            whole("/signed_p99_us"),
+            some("/go_signed_p99_us"),
+            some("/p99_ratio_to_go"),
+            "≤ 0.5",
+        ),
+        Row(
+            "unsigned round trips per second, bare hyper and axum",
+            whole("/unsigned_rps"),
+            some("/go_unsigned_rps"),
+            some("/unsigned_ratio_to_go"),
+            "",
+        ),
+        Row(
+            "page of 5,000 events decoded and verified, events per second, one core",
+            whole("/sync_events_per_s_one_core"),
+            some("/go_sync_events_per_s_one_core"),
+            some("/sync_ratio_to_go_per_core"),
+            "≥ 8",
+        ),
+        Row(
+            "… all cores",
+            whole("/sync_events_per_s"),
+            some("/go_sync_events_per_s"),
+            some("/sync_ratio_to_go"),
+            "",
+        ),
+        Row(
+            "whole ledger of 320,000 events fetched, verified and stored, events per second",
+            whole("/bulk_events_per_s"),
+            some("/go_fetch_events_per_s"),
+            some("/bulk_ratio_to_go"),
+            "≥ 6",
+        ),
+        Row(
+            "… peak memory, MiB",
+            mebibytes("/once/bulk/peak_rss_bytes"),
+            None,
+            None,
+            "≤ 200",
+        ),
+        Row(
+            "… 1,000,000 events, events per second",
+            whole("/once/bulk_large/events_per_s"),
+            None,
+            None,
+            "complete",
+        ),
+        Row(
+            "page of 1,000 from a ledger of 10,000 and of 1,000,000, µs",
+            pair(
+                "/once/store/ledger_page_small_us",
+                "/once/store/ledger_page_large_us",
+            ),
+            None,
+            some("/ledger_page_ratio"),
+            "≤ 1.5",
+        ),
+        Row(
+            "inserted into a ledger up to 1,000,000, events per second",
+            whole("/once/store/ledger_insert_per_s"),
+            None,
+            None,
+            "",
+        ),
+        Row(
+            "registry lookup among 10 and 100,000 peers, ns",
+            pair(
+                "/once/store/registry_lookup_10_ns",
+                "/once/store/registry_lookup_100000_ns",
+            ),
+            None,
+            None,
+            "",
+        ),
+        Row(
+            "memory per registered peer, bytes",
+            whole("/once/store/registry_bytes_per_peer"),
+            None,
+            None,
+            "",
+        ),
+        Row(
+            "replay cache, one of 100,000 insertions, ns",
+            whole("/once/store/replay_insert_ns"),
+            None,
+            None,
+            "",
+        ),
+        Row(
+            "stream, 1 subscriber, append to verified, p99, ms",
+            format!("{:.1}", number("/once/stream/stream_p99_ms_1")),
+            None,
+            None,
+            "",
+        ),
+        Row(
+            "stream, 1,000 subscribers at 100 events/s, p50, ms",
+            format!("{:.1}", number("/once/stream/stream_p50_ms")),
+            None,
+            None,
+            "",
+        ),
+        Row(
+            "… p99, ms",
+            format!("{:.1}", number("/once/stream/stream_p99_ms")),
+            None,
+            None,
+            "≤ 20",
+        ),
+        Row(
+            "… deliveries per second at full speed",
+            whole("/once/stream/stream_deliveries_per_s"),
+            None,
+            None,
+            "",
+        ),
+        Row(
+            "… memory per subscriber, KiB",
+            kibibytes("/once/stream/stream_bytes_per_subscriber"),
+            None,
+            None,
+            "≤ 32",
+        ),
+        Row(
+            "reconcile 50,000 events: equal, bytes",
+            whole("/once/reconcile/equal_bytes"),
+            None,
+            None,
+            "≤ 400",
+        ),
+        Row(
+            "… 10 newest missing, bytes (and rounds)",
+            format!(
+                "{} ({})",
+                whole("/once/reconcile/newest10_bytes"),
+                whole("/once/reconcile/newest10_rounds")
+            ),
+            None,
+            None,
+            "≤ 2,048",
+        ),
+        Row(
+            "… 100 scattered missing, bytes (and rounds)",
+            format!(
+                "{} ({})",
+                whole("/once/reconcile/random100_bytes"),
+                whole("/once/reconcile/random100_rounds")
+            ),
+            None,
+            None,
+            "",
+        ),
+        Row(
+            "reconcile 1,000,000 events, 100 scattered missing, ms",
+            whole("/once/reconcile_large/random100_ms"),
+            None,
+            None,
+            "",
+        ),
+    ];
+    let mut text = String::from("| figure | here | Go baseline | ratio | target |\n|---|---|---|---|---|\n");
+    for Row(what, ours, baseline, ratio, target) in rows {
+        let baseline = baseline.map(|value| format!("{value:.0}")).unwrap_or_default();
+        let ratio = ratio.map(|value| format!("{value:.2}")).unwrap_or_default();
+        let _ = writeln!(text, "| {what} | {ours} | {baseline} | {ratio} | {target} |");
+    }
+    let _ = writeln!(
+        text,
+        "\n{} cores; both ends of a round trip share them.",
+        number("/cores")
+    );
+    text
+}
