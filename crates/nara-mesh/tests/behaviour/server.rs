@@ -114,16 +114,18 @@ impl Server {
 }
 
 fn known(name: NaraName, key: PublicKey) -> PeerInfo {
-    let mut info = PeerInfo::default();
-    info.name = Some(name.clone());
-    info.key = Some(PinnedKey {
-        name,
+    let key = PinnedKey {
+        name: name.clone(),
         id: None,
         key,
         source: KeySource::Configured,
         learned_at: UnixMillis::new(0),
-    });
-    info
+    };
+    PeerInfo {
+        name: Some(name),
+        key: Some(key),
+        ..PeerInfo::default()
+    }
 }
 
 fn key(case: &Case<'_>) -> Result<PublicKey, Unreadable> {

@@ -9,7 +9,12 @@
 mod calls;
 mod deadlines;
 mod events;
+#[path = "../support/fake_peer.rs"]
+mod fake_peer;
 mod hostile;
+#[path = "../support/naras.rs"]
+#[expect(dead_code, reason = "other tests use more of it")]
+mod naras;
 mod routing;
 mod support;
 mod verification;
