@@ -1,50 +1,46 @@
 //! One test for every row of sections 4 to 6 and 8 of the mesh client specification. The names of the tests say
 //! which row.
-#![expect(clippy::unwrap_used, reason = "a helper of tests fails as a test does")]
 #![expect(
     clippy::unwrap_used,
     reason = "a helper of a test that cannot go on fails the test"
 )]
 
+#[path = "support/fake_peer.rs"]
+#[expect(dead_code, reason = "other tests use more of it")]
+mod fake_peer;
+#[path = "support/naras.rs"]
+#[expect(dead_code, reason = "other tests use more of it")]
+mod naras;
+#[path = "support/raw_http.rs"]
+#[expect(dead_code, reason = "other tests use more of it")]
+mod raw_http;
+
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
-use http::{HeaderMap, Method, Uri};
+use http::{HeaderMap, Method};
 use nara_mesh::client::{AddressOverrides, MeshClient};
 use nara_mesh::clock::ManualClock;
 use nara_mesh::discovery::{Discovery, Found};
 use nara_mesh::identity::LocalNara;
 use nara_mesh::ledger::{Ledger as _, MemoryLedger};
-use nara_mesh::registry::{KeySource, PeerInfo, PeerRegistry, PinnedKey};
 use nara_mesh::server::{MeshServer, RunningServer};
-use nara_mesh::transport::{Candidate, MemoryNetwork, PeerSource};
+use nara_mesh::transport::{Candidate, MemoryNetwork, PeerSource, TcpTransport};
 use nara_proto::auth::{RequestAuth, request_signature_base, signed_path};
-use nara_proto::event::{Payload, SocialPayload, SyncEvent};
-use nara_proto::identity::{NaraName, Signature, Soul};
+use nara_proto::event::SyncEvent;
+use nara_proto::identity::{NaraName, Signature};
 use nara_proto::sync::SyncRequest;
 use nara_proto::time::{UnixMillis, UnixNanos};
 use nara_proto::world::WorldMessage;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+
+use fake_peer::{FakePeer, Received, plain};
+use naras::{known, nara, registry};
+use raw_http::RawResponse;
 
 const LOOPBACK: [u8; 4] = [127, 0, 0, 1];
-
-fn nara(seed: u8, name: &str) -> LocalNara {
-    LocalNara::new(&Soul::bond([seed; 32], name), name.parse().unwrap()).unwrap()
-}
-
-fn pinned(nara: &LocalNara) -> PinnedKey {
-    PinnedKey {
-        name: nara.name().clone(),
-        id: Some(nara.id().clone()),
-        key: nara.public_key(),
-        source: KeySource::Configured,
-        learned_at: UnixMillis::new(0),
-    }
-}
 
 /// A nara with a server on loopback that knows `friends` and can call them.
 struct Running {
@@ -56,11 +52,9 @@ struct Running {
 
 impl Running {
     async fn start(me: LocalNara, friends: &[&LocalNara]) -> Self {
-        let registry = PeerRegistry::default();
-        for friend in friends {
-            registry.pin(pinned(friend)).unwrap();
-        }
-        let client = MeshClient::builder(me.clone()).registry(registry).build();
+        let client = MeshClient::builder(me.clone())
+            .registry(registry(friends))
+            .build();
         let ledger = Arc::new(MemoryLedger::new());
         let server = MeshServer::builder(me.clone(), ledger.clone())
             .client(client.clone())
@@ -84,7 +78,7 @@ impl Running {
 
 /// Alice and Bob, who know each other.
 async fn friends() -> (Running, Running) {
-    let (alice, bob) = (nara(1, "alice"), nara(2, "bob"));
+    let (alice, bob) = (nara("alice"), nara("bob"));
     let alice_runs = Running::start(alice.clone(), &[&bob]).await;
     let bob_runs = Running::start(bob, &[&alice]).await;
     alice_runs.knows_address_of(&bob_runs);
@@ -93,91 +87,42 @@ async fn friends() -> (Running, Running) {
 }
 
 fn tease(from: &LocalNara, to: &str) -> SyncEvent {
-    let payload = SocialPayload {
-        kind: "tease".to_owned(),
-        actor: from.name().to_string(),
-        target: to.to_owned(),
-        reason: "comeback".to_owned(),
-        ..SocialPayload::default()
-    };
-    let now = UnixNanos::new(1_769_100_000_000_000_000);
-    SyncEvent::signed(
-        now,
-        Payload::Social(payload),
-        from.name().as_str(),
-        from.keypair(),
-    )
+    naras::tease(from, to, 1_769_100_000_000_000_000)
 }
 
-/// The one request that a peer was sent.
-#[derive(Clone, Debug, Default)]
-struct Recorded {
-    method: Method,
-    uri: Uri,
-    headers: HeaderMap,
-}
-
-/// A peer that records what it is sent and answers 503.
-async fn recorder() -> (SocketAddr, Arc<Mutex<Option<Recorded>>>) {
-    let listener = TcpListener::bind((std::net::Ipv4Addr::from(LOOPBACK), 0))
-        .await
-        .unwrap();
-    let address = listener.local_addr().unwrap();
-    let record: Arc<Mutex<Option<Recorded>>> = Arc::default();
-    let recorded = record.clone();
-    let router = axum::Router::new().fallback(move |method: Method, uri: Uri, headers: HeaderMap| {
-        let recorded = recorded.clone();
-        async move {
-            *recorded.lock().unwrap() = Some(Recorded { method, uri, headers });
-            http::StatusCode::SERVICE_UNAVAILABLE
-        }
-    });
-    tokio::spawn(async move { axum::serve(listener, router).await });
-    (address, record)
+/// A peer that answers 503.
+async fn recorder() -> FakePeer {
+    let free_port = SocketAddr::from((LOOPBACK, 0));
+    FakePeer::start(TcpTransport, free_port, |_| plain(503, "")).await
 }
 
 /// What a signed call of alice looks like on the wire.
-async fn recorded_sync() -> (LocalNara, Recorded) {
-    let (alice, bob) = (nara(1, "alice"), nara(2, "bob"));
-    let (address, record) = recorder().await;
+async fn recorded_sync() -> (LocalNara, Received) {
+    let (alice, bob) = (nara("alice"), nara("bob"));
+    let peer = recorder().await;
     let client = MeshClient::builder(alice.clone()).build();
-    client.register_peer(bob.id(), address).unwrap();
     client
         .registry()
-        .register(PeerInfo {
-            id: Some(bob.id().clone()),
-            name: Some(bob.name().clone()),
-            key: Some(pinned(&bob)),
-            ..PeerInfo::default()
-        })
+        .register(known(&bob, Some(peer.address)))
         .unwrap();
     client
         .fetch_sync_events(bob.id(), SyncRequest::recent(1))
         .await
         .unwrap_err();
-    let recorded = record.lock().unwrap().clone().unwrap();
-    (alice, recorded)
+    (alice, peer.last())
 }
 
-/// Sends a request of alice to bob with headers as they are, and returns the status line and the body.
-async fn send_raw(to: SocketAddr, auth: &RequestAuth, change: impl FnOnce(&mut HeaderMap)) -> String {
+/// Sends a request of alice to bob with headers as they are.
+fn send_raw(to: SocketAddr, auth: &RequestAuth, change: impl FnOnce(&mut HeaderMap)) -> RawResponse {
     let mut headers = HeaderMap::new();
     auth.write_to(&mut headers);
     change(&mut headers);
-    let body = r#"{"from":"alice"}"#;
-    let mut request = format!(
-        "POST /events/sync HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n",
-        body.len()
-    );
-    for (name, value) in &headers {
-        request.push_str(&format!("{name}: {}\r\n", value.to_str().unwrap()));
-    }
-    request.push_str(&format!("\r\n{body}"));
-    let mut stream = TcpStream::connect(to).await.unwrap();
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
-    answer
+    let headers: Vec<_> = headers
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_bytes()))
+        .collect();
+    let request = raw_http::request("POST", "/events/sync", &headers, br#"{"from":"alice"}"#);
+    raw_http::send(to, &request).unwrap().expect("an answer")
 }
 
 fn signed_now(nara: &LocalNara) -> RequestAuth {
@@ -242,7 +187,7 @@ async fn section_4_capability_fetch_sync_events_posts_to_events_sync() {
     assert_eq!(answer.events.accepted.len(), 1);
     let (_, recorded) = recorded_sync().await;
     assert_eq!(
-        (recorded.method, recorded.uri.path()),
+        (recorded.method, recorded.target.as_str()),
         (Method::POST, "/events/sync")
     );
 }
@@ -278,7 +223,7 @@ async fn section_4_capability_send_dm_delivers_a_direct_message() {
 async fn section_5_signing_step_1_captures_method_and_path() {
     let (_, recorded) = recorded_sync().await;
     assert_eq!(
-        (recorded.method, recorded.uri.path()),
+        (recorded.method, recorded.target.as_str()),
         (Method::POST, "/events/sync")
     );
 }
@@ -286,18 +231,18 @@ async fn section_5_signing_step_1_captures_method_and_path() {
 #[tokio::test]
 async fn section_5_signing_step_2_generates_the_current_timestamp() {
     let clock = ManualClock::new(UnixNanos::new(1_700_000_000_123_000_000));
-    let (address, record) = recorder().await;
-    let client = MeshClient::builder(nara(1, "alice"))
-        .clock(Arc::new(clock))
-        .build();
-    let bob = nara(2, "bob");
-    client.registry().pin(pinned(&bob)).unwrap();
-    client.register_peer(bob.id(), address).unwrap();
+    let peer = recorder().await;
+    let client = MeshClient::builder(nara("alice")).clock(Arc::new(clock)).build();
+    let bob = nara("bob");
+    client
+        .registry()
+        .register(known(&bob, Some(peer.address)))
+        .unwrap();
     client
         .fetch_sync_events(bob.id(), SyncRequest::recent(1))
         .await
         .unwrap_err();
-    let recorded = record.lock().unwrap().clone().unwrap();
+    let recorded = peer.last();
     assert_eq!(recorded.headers["x-nara-timestamp"], "1700000000123");
 }
 
@@ -309,7 +254,7 @@ fn section_5_signing_step_3_joins_name_timestamp_method_path() {
 
 #[test]
 fn section_5_signing_step_4_signs_with_ed25519() {
-    let alice = nara(1, "alice");
+    let alice = nara("alice");
     let auth = RequestAuth::sign(alice.keypair(), alice.name(), UnixMillis::new(5), "GET", "/x");
     alice
         .public_key()
@@ -344,7 +289,7 @@ impl PeerSource for Nodes {
 }
 
 async fn discover(nodes: Vec<Candidate>, port: u16) -> (MeshClient, Vec<Found>) {
-    let client = MeshClient::builder(nara(1, "alice")).build();
+    let client = MeshClient::builder(nara("alice")).build();
     let discovery = Discovery::new(client.clone(), Arc::new(Nodes(nodes))).ports([port]);
     let found = discovery.run_once().await.unwrap();
     (client, found)
@@ -395,8 +340,8 @@ async fn section_6_an_offline_peer_costs_at_most_five_seconds_and_then_nothing()
     let offline = SocketAddr::from(([100, 64, 0, 7], 9632));
     network.silence(offline.ip());
     let transport = Arc::new(network.host([100, 64, 0, 1].into()));
-    let client = MeshClient::builder(nara(1, "alice")).transport(transport).build();
-    let bob = nara(2, "bob");
+    let client = MeshClient::builder(nara("alice")).transport(transport).build();
+    let bob = nara("bob");
     client.register_peer(bob.id(), offline).unwrap();
 
     let start = tokio::time::Instant::now();
@@ -415,20 +360,23 @@ async fn section_6_an_offline_peer_costs_at_most_five_seconds_and_then_nothing()
     assert_eq!(start.elapsed(), Duration::ZERO);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn section_6_a_request_older_than_thirty_seconds_is_refused() {
     let (alice, bob) = friends().await;
     use nara_mesh::clock::{Clock as _, SystemClock};
     let old = UnixMillis::new(SystemClock.now_millis().get() - 31_000);
     let auth = RequestAuth::sign(alice.me.keypair(), alice.me.name(), old, "POST", "/events/sync");
-    let answer = send_raw(bob.server.local_addr(), &auth, |_| {}).await;
-    assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");
-    assert!(answer.contains("timestamp too old or in future"), "{answer}");
+    let answer = send_raw(bob.server.local_addr(), &auth, |_| {});
+    assert_eq!(answer.status, 401);
+    assert!(
+        answer.text().contains("timestamp too old or in future"),
+        "{answer:?}"
+    );
 }
 
 #[tokio::test]
 async fn section_8_a_request_to_a_registered_id_goes_to_its_mesh_address() {
-    let (alice, bob) = (nara(1, "alice"), nara(2, "bob"));
+    let (alice, bob) = (nara("alice"), nara("bob"));
     let mesh_address = SocketAddr::from(([100, 64, 0, 7], 9632));
     let network = MemoryNetwork::new();
     let server = MeshServer::builder(bob.clone(), Arc::new(MemoryLedger::new()))
@@ -455,29 +403,30 @@ async fn section_8_a_request_to_a_registered_id_goes_to_its_mesh_address() {
     assert_eq!(client.ping(bob.id()).await.unwrap().response.from, "bob");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn section_8_a_tampered_name_or_timestamp_is_an_invalid_signature_at_the_receiver() {
-    let (alice, bob) = (nara(1, "alice"), nara(2, "bob"));
-    let carol = nara(3, "carol");
+    let (alice, bob) = (nara("alice"), nara("bob"));
+    let carol = nara("carol");
     let bob = Running::start(bob, &[&alice, &carol]).await;
     let to = bob.server.local_addr();
-    let untouched = send_raw(to, &signed_now(&alice), |_| {}).await;
-    assert!(untouched.starts_with("HTTP/1.1 200"), "{untouched}");
+    let untouched = send_raw(to, &signed_now(&alice), |_| {});
+    assert_eq!(untouched.status, 200, "{untouched:?}");
 
     let auth = signed_now(&alice);
     let tampered_name = send_raw(to, &auth, |headers| {
         headers.insert("x-nara-name", "carol".parse().unwrap());
-    })
-    .await;
+    });
     let auth = signed_now(&alice);
     let later = auth.timestamp().get() + 1;
     let tampered_time = send_raw(to, &auth, |headers| {
         headers.insert("x-nara-timestamp", later.into());
-    })
-    .await;
+    });
     for answer in [tampered_name, tampered_time] {
-        assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");
-        assert!(answer.contains("signature verification failed"), "{answer}");
+        assert_eq!(answer.status, 401);
+        assert!(
+            answer.text().contains("signature verification failed"),
+            "{answer:?}"
+        );
     }
 }
 

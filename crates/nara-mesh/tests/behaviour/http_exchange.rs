@@ -1,7 +1,5 @@
 //! `http.json`: whole exchanges with the server of the fixture.
 
-use http::HeaderMap;
-use http::header::{HeaderName, HeaderValue};
 use nara_proto::auth::ResponseAuth;
 use nara_proto::endpoint::{Endpoint as _, GossipZine};
 use nara_proto::time::UnixMillis;
@@ -112,14 +110,8 @@ fn check_answer(case: &Case<'_>, server: &Server, answer: &RawResponse) -> Resul
 }
 
 fn is_signed_by(server: &Server, answer: &RawResponse, body: &[u8]) -> bool {
-    let mut headers = HeaderMap::new();
-    for (name, value) in &answer.headers {
-        let name = HeaderName::from_bytes(name.as_bytes());
-        if let (Ok(name), Ok(value)) = (name, HeaderValue::from_bytes(value)) {
-            headers.append(name, value);
-        }
-    }
-    ResponseAuth::from_headers(&headers).is_ok_and(|auth| auth.verify_signature(&server.key, body).is_ok())
+    ResponseAuth::from_headers(&answer.header_map())
+        .is_ok_and(|auth| auth.verify_signature(&server.key, body).is_ok())
 }
 
 /// All headers that were recorded are the same: the clock stands still, so the signature is, too.

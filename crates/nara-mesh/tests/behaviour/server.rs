@@ -114,15 +114,16 @@ impl Server {
 }
 
 fn known(name: NaraName, key: PublicKey) -> PeerInfo {
+    let key = PinnedKey {
+        name: name.clone(),
+        id: None,
+        key,
+        source: KeySource::Configured,
+        learned_at: UnixMillis::new(0),
+    };
     PeerInfo {
-        name: Some(name.clone()),
-        key: Some(PinnedKey {
-            name,
-            id: None,
-            key,
-            source: KeySource::Configured,
-            learned_at: UnixMillis::new(0),
-        }),
+        name: Some(name),
+        key: Some(key),
         ..PeerInfo::default()
     }
 }

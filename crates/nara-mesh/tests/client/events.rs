@@ -327,10 +327,7 @@ async fn a_zine_that_its_sender_did_not_sign_is_refused() {
     for zine in [unsigned, of_carol] {
         let mesh = Mesh::new();
         let client = mesh.client();
-        client
-            .registry()
-            .pin(pinned(nara("carol").name(), nara("carol").keypair()))
-            .unwrap();
+        client.registry().pin(pinned(&nara("carol"))).unwrap();
         let id = introduce(&client, &bob, address(2));
         mesh.honest(2, &bob, json(&zine)).await;
         let error = client.exchange_zine(&id, vec![]).await.unwrap_err();

@@ -10,7 +10,12 @@ mod bulk;
 mod calls;
 mod deadlines;
 mod events;
+#[path = "../support/fake_peer.rs"]
+mod fake_peer;
 mod hostile;
+#[path = "../support/naras.rs"]
+#[expect(dead_code, reason = "other tests use more of it")]
+mod naras;
 mod reconcile;
 mod routing;
 mod support;

@@ -1,42 +1,27 @@
-//! Peers made by hand, that answer whatever a test wants.
+//! The client of alice in a network in memory, and the peers that it calls.
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt as _;
-use futures_util::stream;
-use http::{HeaderMap, Method, Request, Response, StatusCode};
-use http_body_util::combinators::BoxBody;
-use http_body_util::{BodyExt, Full, StreamBody};
-use hyper::body::{Frame, Incoming};
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use http::{Response, StatusCode};
 use nara_mesh::client::{MeshClient, MeshClientBuilder};
 use nara_mesh::clock::{Clock as _, ManualClock};
 use nara_mesh::identity::LocalNara;
 use nara_mesh::proto::auth::ResponseAuth;
-use nara_mesh::proto::event::{Payload, SocialPayload, SyncEvent};
+use nara_mesh::proto::event::SyncEvent;
 use nara_mesh::proto::go_json;
-use nara_mesh::proto::identity::{KeyPair, NaraId, NaraName, Soul};
+use nara_mesh::proto::identity::NaraId;
 use nara_mesh::proto::peer::PingResponse;
 use nara_mesh::proto::time::UnixNanos;
-use nara_mesh::registry::{KeySource, PeerInfo, PinnedKey};
-use nara_mesh::transport::{MemoryNetwork, Transport};
+use nara_mesh::transport::MemoryNetwork;
+
+pub(crate) use crate::fake_peer::{Answer, FakePeer, Received, plain};
+use crate::naras::tease;
+pub(crate) use crate::naras::{known, nara, pinned};
 
 pub(crate) const NOW: i64 = 1_769_100_000_250_000_000;
-
-/// A nara whose soul follows from its name.
-pub(crate) fn nara(name: &str) -> LocalNara {
-    let mut seed = [7; 32];
-    for (byte, of_name) in seed.iter_mut().zip(name.bytes()) {
-        *byte = of_name;
-    }
-    LocalNara::new(&Soul::bond(seed, name), name.parse().unwrap()).unwrap()
-}
 
 /// The host `100.64.0.{last}`, at the mesh port.
 pub(crate) fn address(last: u8) -> SocketAddr {
@@ -45,19 +30,7 @@ pub(crate) fn address(last: u8) -> SocketAddr {
 
 /// A signed social event at `ts` nanoseconds.
 pub(crate) fn event(emitter: &LocalNara, ts: i64) -> SyncEvent {
-    let payload = SocialPayload {
-        kind: "tease".to_owned(),
-        actor: emitter.name().to_string(),
-        target: "bob".to_owned(),
-        reason: "comeback".to_owned(),
-        ..SocialPayload::default()
-    };
-    SyncEvent::signed(
-        UnixNanos::new(ts),
-        Payload::Social(payload),
-        emitter.name().as_str(),
-        emitter.keypair(),
-    )
+    tease(emitter, "bob", ts)
 }
 
 pub(crate) fn json(value: &impl serde::Serialize) -> Bytes {
@@ -136,25 +109,6 @@ impl Mesh {
 pub(crate) fn introduce(client: &MeshClient, nara: &LocalNara, address: SocketAddr) -> NaraId {
     client.registry().register(known(nara, Some(address))).unwrap();
     nara.id().clone()
-}
-
-pub(crate) fn known(nara: &LocalNara, address: Option<SocketAddr>) -> PeerInfo {
-    PeerInfo {
-        id: Some(nara.id().clone()),
-        name: Some(nara.name().clone()),
-        address,
-        key: Some(pinned(nara.name(), nara.keypair())),
-    }
-}
-
-pub(crate) fn pinned(name: &NaraName, keypair: &KeyPair) -> PinnedKey {
-    PinnedKey {
-        name: name.clone(),
-        id: None,
-        key: keypair.public_key(),
-        source: KeySource::Configured,
-        learned_at: nara_mesh::proto::time::UnixMillis::new(0),
-    }
 }
 
 /// How long `work` takes on the clock of paused time.

@@ -357,7 +357,7 @@ async fn a_pinned_key_is_never_replaced_by_discovery() {
     let mesh = Mesh::new();
     let client = mesh.client();
     let (bob, impostor) = (nara("bob"), nara("impostor"));
-    client.registry().pin(pinned(bob.name(), bob.keypair())).unwrap();
+    client.registry().pin(pinned(&bob)).unwrap();
     client.register_peer(bob.id(), address(2)).unwrap();
     let clock = mesh.clock.clone();
     mesh.peer(2, move |request| match request.target.as_str() {

@@ -229,7 +229,7 @@ async fn a_verified_request_is_a_sign_of_life() {
     let address = SocketAddr::new(LOOPBACK, 1);
     let peer = target
         .registry
-        .register(crate::support::info(&alice, Some(address)))
+        .register(crate::support::known(&alice, Some(address)))
         .unwrap();
     let client = nara_mesh::client::MeshClient::builder(nara("target"))
         .registry(target.registry.clone())

@@ -15,7 +15,7 @@ use nara_proto::time::UnixNanos;
 use nara_proto::world::WorldMessage;
 use tokio::time::Instant;
 
-use crate::support::{LOOPBACK, NOW, Target, free_port, info, nara};
+use crate::support::{LOOPBACK, NOW, Target, free_port, known, nara};
 
 struct Node {
     local: LocalNara,
@@ -53,7 +53,7 @@ async fn mesh(names: &[&str]) -> Vec<Node> {
             .filter(|other| other.local.name() != node.local.name())
         {
             let address = Some(other.server.local_addr());
-            node.registry.register(info(&other.local, address)).unwrap();
+            node.registry.register(known(&other.local, address)).unwrap();
         }
     }
     nodes
@@ -96,7 +96,7 @@ async fn a_postcard_goes_around_a_nara_that_is_down() {
     let nobody = SocketAddr::new(LOOPBACK, 1);
     nodes[1]
         .registry
-        .register(info(&nara("aa"), Some(nobody)))
+        .register(known(&nara("aa"), Some(nobody)))
         .unwrap();
     let card = WorldMessage::new("a", "hello", NOW.to_nanos());
     nodes[0]
@@ -150,7 +150,7 @@ async fn a_postcard_that_gets_no_answer_is_given_up_before_its_sender_gives_up()
     let registry = PeerRegistry::default();
     for (local, last) in [(&sender, 1), (&silent, 3)] {
         let address = SocketAddr::new(host(last), 9632);
-        registry.register(info(local, Some(address))).unwrap();
+        registry.register(known(local, Some(address))).unwrap();
     }
     network.silence(host(3));
     let client = |local: &LocalNara, last| {
@@ -166,7 +166,7 @@ async fn a_postcard_that_gets_no_answer_is_given_up_before_its_sender_gives_up()
     let client = client(&sender, 1).build();
     client
         .registry()
-        .register(info(&relay, Some(server.local_addr())))
+        .register(known(&relay, Some(server.local_addr())))
         .unwrap();
     let card = WorldMessage::new("a", "hello", NOW.to_nanos());
     let began = Instant::now();

@@ -13,6 +13,9 @@ mod discovery;
 mod events;
 mod journeys;
 mod messages;
+#[path = "../support/naras.rs"]
+#[expect(dead_code, reason = "other tests use more of it")]
+mod naras;
 #[path = "../support/raw_http.rs"]
 mod raw_http;
 mod support;

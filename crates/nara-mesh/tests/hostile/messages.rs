@@ -10,7 +10,7 @@ use nara_mesh::server::{MeshServer, RunningServer};
 use nara_proto::go_json::Timestamp;
 use nara_proto::runtime_message::{MessagePayload, RuntimeMessage, StashAck, StashRequest, StashStore};
 
-use crate::support::{NOW, Target, free_port, info, nara};
+use crate::support::{NOW, Target, free_port, known, nara};
 
 /// A nara with client and server, whose clock is the real one.
 struct Node {
@@ -42,7 +42,7 @@ impl Node {
 
     fn meet(&self, other: &Self) {
         let address = Some(other.server.local_addr());
-        self.registry.register(info(&other.local, address)).unwrap();
+        self.registry.register(known(&other.local, address)).unwrap();
     }
 
     fn message(&self, to: &Self, payload: MessagePayload) -> RuntimeMessage {
@@ -153,7 +153,7 @@ async fn only_the_nara_that_was_asked_can_answer() {
     stranger
         .registry
         .register({
-            let mut info = info(&asker.local, None);
+            let mut info = known(&asker.local, None);
             info.id = None;
             info.key.as_mut().unwrap().id = None;
             info

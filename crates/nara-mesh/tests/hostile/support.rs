@@ -8,14 +8,14 @@ use nara_mesh::clock::{Clock as _, ManualClock};
 use nara_mesh::handler::MeshHandler;
 use nara_mesh::identity::LocalNara;
 use nara_mesh::ledger::{Ledger, MemoryLedger};
-use nara_mesh::registry::{KeySource, PeerInfo, PeerRegistry, PinnedKey};
+use nara_mesh::registry::PeerRegistry;
 use nara_mesh::server::{MeshServer, MeshServerBuilder, RunningServer, VerifiedSender};
 use nara_proto::auth::{RequestAuth, ResponseAuth};
 use nara_proto::event::{Payload, SeenPayload, SyncEvent};
 use nara_proto::go_json;
-use nara_proto::identity::Soul;
 use nara_proto::time::{UnixMillis, UnixNanos};
 
+pub(crate) use crate::naras::{known, nara, nara_with_seed, registry};
 use crate::raw_http::{self, RawResponse};
 
 /// When the tests take place.
@@ -26,41 +26,6 @@ pub(crate) const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// Any free port on loopback.
 pub(crate) fn free_port() -> SocketAddr {
     SocketAddr::new(LOOPBACK, 0)
-}
-
-/// A nara whose soul follows from its name and `seed`.
-pub(crate) fn nara_with_seed(name: &str, seed: u8) -> LocalNara {
-    LocalNara::new(&Soul::bond([seed; 32], name), name.parse().unwrap()).unwrap()
-}
-
-/// A nara whose soul follows from its name.
-pub(crate) fn nara(name: &str) -> LocalNara {
-    nara_with_seed(name, name.bytes().fold(1, |seed, byte| seed ^ byte))
-}
-
-/// What a registry knows about a nara.
-pub(crate) fn info(nara: &LocalNara, address: Option<SocketAddr>) -> PeerInfo {
-    PeerInfo {
-        id: Some(nara.id().clone()),
-        name: Some(nara.name().clone()),
-        address,
-        key: Some(PinnedKey {
-            name: nara.name().clone(),
-            id: Some(nara.id().clone()),
-            key: nara.public_key(),
-            source: KeySource::Configured,
-            learned_at: NOW,
-        }),
-    }
-}
-
-/// A registry that knows these naras, without addresses.
-pub(crate) fn registry(known: &[&LocalNara]) -> PeerRegistry {
-    let registry = PeerRegistry::default();
-    for nara in known {
-        registry.register(info(nara, None)).unwrap();
-    }
-    registry
 }
 
 /// Remembers who sent direct messages.
@@ -145,13 +110,8 @@ impl Target {
 
     /// Whether an answer carries the signature of the target over its body.
     pub(crate) fn signed_answer(&self, answer: &RawResponse) -> bool {
-        let mut headers = HeaderMap::new();
-        for (name, value) in &answer.headers {
-            let name: http::HeaderName = name.parse().unwrap();
-            headers.append(name, http::HeaderValue::from_bytes(value).unwrap());
-        }
         let now = self.clock.now_millis();
-        ResponseAuth::from_headers(&headers)
+        ResponseAuth::from_headers(&answer.header_map())
             .is_ok_and(|auth| auth.verify(&self.local.public_key(), &answer.body, now).is_ok())
     }
 }

@@ -4,6 +4,8 @@ use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
+use http::{HeaderMap, HeaderName, HeaderValue};
+
 /// No test depends on this: it only keeps a broken one from hanging.
 const STUCK: Duration = Duration::from_secs(20);
 
@@ -22,6 +24,17 @@ impl RawResponse {
         let name = name.to_lowercase();
         let (_, value) = self.headers.iter().find(|(known, _)| *known == name)?;
         Some(String::from_utf8_lossy(value).into_owned())
+    }
+
+    /// The headers, but for those that no HTTP library would take.
+    pub(crate) fn header_map(&self) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in &self.headers {
+            if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::from_bytes(value)) {
+                headers.append(name, value);
+            }
+        }
+        headers
     }
 
     /// The body as text.

@@ -1,0 +1,76 @@
+//! Naras, what a registry knows about them, and what they sign.
+
+#![expect(clippy::unwrap_used, reason = "names and souls of tests are valid")]
+
+use std::net::SocketAddr;
+
+use nara_mesh::identity::LocalNara;
+use nara_mesh::registry::{KeySource, PeerInfo, PeerRegistry, PinnedKey};
+use nara_proto::event::{Payload, SocialPayload, SyncEvent};
+use nara_proto::identity::Soul;
+use nara_proto::time::{UnixMillis, UnixNanos};
+
+/// A nara whose soul follows from its name.
+pub(crate) fn nara(name: &str) -> LocalNara {
+    let mut seed = [7; 32];
+    for (byte, of_name) in seed.iter_mut().zip(name.bytes()) {
+        *byte = of_name;
+    }
+    bonded(name, seed)
+}
+
+/// A nara with another soul.
+pub(crate) fn nara_with_seed(name: &str, seed: u8) -> LocalNara {
+    bonded(name, [seed; 32])
+}
+
+fn bonded(name: &str, seed: [u8; 32]) -> LocalNara {
+    LocalNara::new(&Soul::bond(seed, name), name.parse().unwrap()).unwrap()
+}
+
+/// The key of a nara as an operator pins it.
+pub(crate) fn pinned(nara: &LocalNara) -> PinnedKey {
+    PinnedKey {
+        name: nara.name().clone(),
+        id: Some(nara.id().clone()),
+        key: nara.public_key(),
+        source: KeySource::Configured,
+        learned_at: UnixMillis::new(0),
+    }
+}
+
+/// All that a registry can know about a nara.
+pub(crate) fn known(nara: &LocalNara, address: Option<SocketAddr>) -> PeerInfo {
+    PeerInfo {
+        id: Some(nara.id().clone()),
+        name: Some(nara.name().clone()),
+        address,
+        key: Some(pinned(nara)),
+    }
+}
+
+/// A registry that knows these naras, without addresses.
+pub(crate) fn registry(naras: &[&LocalNara]) -> PeerRegistry {
+    let registry = PeerRegistry::default();
+    for nara in naras {
+        registry.register(known(nara, None)).unwrap();
+    }
+    registry
+}
+
+/// A signed social event at `ts` nanoseconds.
+pub(crate) fn tease(emitter: &LocalNara, target: &str, ts: i64) -> SyncEvent {
+    let payload = SocialPayload {
+        kind: "tease".to_owned(),
+        actor: emitter.name().to_string(),
+        target: target.to_owned(),
+        reason: "comeback".to_owned(),
+        ..SocialPayload::default()
+    };
+    SyncEvent::signed(
+        UnixNanos::new(ts),
+        Payload::Social(payload),
+        emitter.name().as_str(),
+        emitter.keypair(),
+    )
+}
