@@ -227,10 +227,6 @@ impl Mesh {
     }
 }
 
-#[expect(
-    clippy::field_reassign_with_default,
-    reason = "what is non_exhaustive cannot be written as a literal outside of its crate"
-)]
 fn info(nara: &LocalNara, address: SocketAddr) -> PeerInfo {
     PeerInfo {
         id: Some(nara.id().clone()),
