@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nara_proto::stream::LedgerEpoch;
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_blocking;
@@ -61,7 +62,7 @@ impl Pool {
         writer.pragma_update(None, "journal_mode", "wal")?;
         // In pages of 4 KiB. A transaction of 5,000 events in a large ledger changes more than the thousand pages
         // of the default, so that each of them would wait for the disk.
-        writer.pragma_update(None, "wal_autocheckpoint", 8192)?;
+        writer.pragma_update(None, "wal_autocheckpoint", 16_384)?;
         // In KiB. Ids are random, so a transaction changes pages all over their index.
         writer.pragma_update(None, "cache_size", -49_152)?;
         writer.pragma_update(None, "wal_autocheckpoint", LOG_PAGES)?;
@@ -193,6 +194,8 @@ impl Drop for ReaderLease {
 
 fn configure(connection: Connection, cache_kib: i64) -> Result<Connection, LedgerError> {
     connection.busy_timeout(BUSY_TIMEOUT)?;
+    // Else a statement is compiled anew whenever another limit is bound to it, though its plan never depends on it.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.pragma_update(None, "synchronous", "normal")?;
     connection.pragma_update(None, "temp_store", "memory")?;
     // Negative: in KiB.
