@@ -1,5 +1,7 @@
 //! The life of a subscription: open, read, pause, again.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use nara_proto::event::{EventVerdict, SyncEvent, verify_events};
@@ -43,6 +45,7 @@ pub(super) struct Runner {
     options: SubscribeOptions,
     items: mpsc::Sender<Result<VerifiedEvent, StreamError>>,
     state: watch::Sender<StreamState>,
+    refused: Arc<AtomicU64>,
     cursor: Option<ArrivalCursor>,
     pauses: Pauses,
     unsaved: Unsaved,
@@ -71,6 +74,7 @@ impl Runner {
         options: SubscribeOptions,
         items: mpsc::Sender<Result<VerifiedEvent, StreamError>>,
         state: watch::Sender<StreamState>,
+        refused: Arc<AtomicU64>,
     ) -> Self {
         Self {
             client,
@@ -80,6 +84,7 @@ impl Runner {
             options,
             items,
             state,
+            refused,
             unsaved: Unsaved {
                 events: 0,
                 since: None,
@@ -432,14 +437,17 @@ impl Runner {
                     cursor,
                     insertion: insertions.next(),
                 }),
-                Err(problem) => Err(StreamError::Refused {
-                    peer: reader.server.to_string(),
-                    event: Box::new(RefusedEvent {
-                        id: event.id,
-                        emitter: event.emitter,
-                        problem,
-                    }),
-                }),
+                Err(problem) => {
+                    self.refused.fetch_add(1, Ordering::Relaxed);
+                    Err(StreamError::Refused {
+                        peer: reader.server.to_string(),
+                        event: Box::new(RefusedEvent {
+                            id: event.id,
+                            emitter: event.emitter,
+                            problem,
+                        }),
+                    })
+                }
             };
             self.items.send(item).await.map_err(|_| Stop::Dropped)?;
         }
