@@ -9,12 +9,14 @@ mod memory;
 mod rejections;
 mod retention;
 mod sampler;
+mod select;
 mod sqlite;
 
 pub use feed::{Arrival, Arrivals, EventFeed};
 pub use follow::{Followed, Follower};
 pub use memory::MemoryLedger;
 pub use retention::{EveryoneKnown, KnownNames, MemoryMode, PinnedNames, RetentionPolicy};
+pub(crate) use select::select;
 pub use sqlite::SqliteLedger;
 
 use std::fmt::Debug;

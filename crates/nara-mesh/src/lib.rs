@@ -10,6 +10,7 @@ pub mod gossip;
 pub mod handler;
 pub mod identity;
 pub mod ledger;
+mod random;
 pub mod registry;
 pub mod server;
 pub mod transport;

@@ -23,6 +23,7 @@ use crate::client::verify::offload;
 use crate::client::{MeshClient, PeerRef, RefusedEvent};
 use crate::defaults;
 use crate::ledger::Insertion;
+use crate::random::random;
 use crate::registry::{KnownKeys, PeerEvent, PeerInfo};
 
 /// Events that are verified and stored together, if so many are there.
@@ -461,9 +462,7 @@ impl Runner {
         let keys = KnownKeys::new(self.client.local().clone(), self.client.registry().clone());
         let large = events.len() > OFFLOAD_EVENTS;
         offload(large, move || {
-            let mut random = [0; 32];
-            getrandom::fill(&mut random).expect("the operating system gives randomness");
-            let verdicts = verify_events(&events, &keys, random);
+            let verdicts = verify_events(&events, &keys, random());
             (events, verdicts)
         })
         .await
