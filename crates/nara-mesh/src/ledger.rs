@@ -54,7 +54,9 @@ pub enum LedgerError {
         path: PathBuf,
     },
     /// The file of the database cannot be made or opened.
-    #[error("the file {path} of the ledger cannot be opened: {source}")]
+    #[error(
+        "the file {path} of the ledger cannot be opened: check that its folder exists and may be written"
+    )]
     File {
         /// The file.
         path: PathBuf,
@@ -62,7 +64,7 @@ pub enum LedgerError {
         source: std::io::Error,
     },
     /// The database failed.
-    #[error("the database of the ledger failed: {0}")]
+    #[error("the database of the ledger failed")]
     Sqlite(#[from] rusqlite::Error),
     /// What is stored cannot be read back.
     #[error("event {id} in the ledger is damaged: {reason}")]

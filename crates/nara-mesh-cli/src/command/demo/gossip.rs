@@ -83,7 +83,7 @@ fn is_listening(status: &GossipStatus) -> bool {
         && status
             .peers
             .iter()
-            .all(|peer| matches!(peer.link, GossipLink::Stream(StreamState::Live { .. })))
+            .all(|peer| matches!(peer.link, GossipLink::Stream(StreamState::Live)))
 }
 
 /// Waits until a nara has the event.
