@@ -111,8 +111,8 @@ impl Ledger for SqliteLedger {
                     let mut shelf =
                         SqliteShelf::new(transaction)?.recording(inventory.recorder(transaction)?);
                     let admitted = admit(&mut shelf, &retention, events, origin.as_ref())?;
-                    let to = read::position(transaction)?;
-                    let noted = (inventory, shelf.into_changes());
+                    let (changes, to) = shelf.finish()?;
+                    let noted = (inventory, changes);
                     Ok((admitted, copies, from, to, feed, noted))
                 },
                 move |(admitted, mut copies, from, to, feed, (inventory, changes))| {

@@ -304,10 +304,9 @@ pub(super) fn arrived_after(
 
 /// The place of the newest event in the order of arrival, stored or not.
 pub(super) fn position(snapshot: &Transaction<'_>) -> rusqlite::Result<i64> {
-    let position = snapshot
+    snapshot
         .prepare_cached(sql::POSITION)?
-        .query_row([], |row| row.get(0));
-    Ok(position.optional()?.unwrap_or(0))
+        .query_row([], |row| row.get(0))
 }
 
 /// See [`Ledger::position_before`](crate::ledger::Ledger::position_before).

@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use nara_proto::event::{Service, SyncEvent};
 use nara_proto::go_json;
 use nara_proto::identity::NaraName;
@@ -15,6 +17,10 @@ pub(super) struct SqliteShelf<'a> {
     transaction: &'a Transaction<'a>,
     count: usize,
     kept: usize,
+    /// The place of the newest event in the order of arrival.
+    position: i64,
+    /// How many events of each priority were added.
+    added: BTreeMap<i64, i64>,
     /// Where to note what changes, if anybody wants to know.
     changes: Option<Changes>,
 }
@@ -30,6 +36,8 @@ impl<'a> SqliteShelf<'a> {
                 .filter(|(priority, _)| *priority >= Priority::FirstSeen as i64)
                 .map(|(_, n)| n)
                 .sum(),
+            position: read::position(transaction)?,
+            added: BTreeMap::new(),
             changes: None,
         })
     }
@@ -40,9 +48,18 @@ impl<'a> SqliteShelf<'a> {
         self
     }
 
-    /// What changed.
-    pub(super) fn into_changes(self) -> Option<Changes> {
-        self.changes
+    /// Notes the totals and the position, once for all that was added: what changed, and the position.
+    pub(super) fn finish(self) -> rusqlite::Result<(Option<Changes>, i64)> {
+        let mut statement = self.transaction.prepare_cached(sql::ADD_TO_TOTAL)?;
+        for added in &self.added {
+            statement.execute(added)?;
+        }
+        if !self.added.is_empty() {
+            self.transaction
+                .prepare_cached(sql::MOVE_POSITION)?
+                .execute([self.position])?;
+        }
+        Ok((self.changes, self.position))
     }
 
     fn exists(&self, sql: &str, params: impl Params) -> rusqlite::Result<bool> {
@@ -104,13 +121,16 @@ impl Shelf for SqliteShelf<'_> {
             stranger,
             go_json::to_string(&event),
             origin.map(NaraName::as_str),
+            self.position + 1,
         ))?;
+        self.position += 1;
+        *self.added.entry(priority as i64).or_default() += 1;
         if let Some(changes) = &mut self.changes {
             changes.added(event.ts, &event.id, event.service());
         }
         self.count += 1;
         self.kept += usize::from(priority.is_kept());
-        Ok(self.transaction.last_insert_rowid())
+        Ok(self.position)
     }
 
     fn remove(&mut self, place: &Place) -> rusqlite::Result<()> {

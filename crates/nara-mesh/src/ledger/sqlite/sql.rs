@@ -73,16 +73,18 @@ pub(super) const WEIGH: &str = "SELECT seq, ts, id, critical, importance, svc, a
 /// What came behind a place, to be filtered one by one.
 pub(super) const ARRIVED: &str =
     "SELECT seq, svc, actor, target, json, id, origin FROM events WHERE seq > ?1 ORDER BY seq LIMIT ?2";
-pub(super) const POSITION: &str = "SELECT seq FROM sqlite_sequence WHERE name = 'events'";
+pub(super) const POSITION: &str = "SELECT position FROM feed";
 pub(super) const FIRST_SINCE: &str = "SELECT min(seq) FROM events INDEXED BY events_by_time WHERE ts >= ?1";
 /// Leaves places free: what a power failure took back must not come again under the same place.
-pub(super) const SKIP_PLACES: &str = "UPDATE sqlite_sequence SET seq = seq + 1048576 WHERE name = 'events'";
+pub(super) const SKIP_PLACES: &str = "UPDATE feed SET position = position + 1048576 WHERE position > 0";
 pub(super) const EPOCH: &str = "SELECT epoch FROM feed";
 
 pub(super) const CONTAINS: &str = "SELECT 1 FROM events WHERE id = ?1";
 pub(super) const ADD: &str = "INSERT INTO events \
-     (id, ts, svc, emitter, actor, target, importance, critical, priority, stranger, json, origin) \
-     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
+     (id, ts, svc, emitter, actor, target, importance, critical, priority, stranger, json, origin, seq) \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
+pub(super) const ADD_TO_TOTAL: &str = "UPDATE totals SET n = n + ?2 WHERE priority = ?1";
+pub(super) const MOVE_POSITION: &str = "UPDATE feed SET position = ?1";
 pub(super) const REMOVE: &str = "DELETE FROM events WHERE seq = ?1 RETURNING priority >= 4";
 pub(super) const ACQUAINT: &str = "UPDATE events SET stranger = 0 WHERE seq = ?1";
 pub(super) const COUNT_PINGS: &str = "SELECT count(*) FROM \
