@@ -1,7 +1,17 @@
 use crate::{run, run_json, text};
 
-const STEPS: [&str; 9] = [
-    "ping", "sync", "zine", "dm", "postcard", "stash", "offline", "refuse", "forged",
+const STEPS: [&str; 11] = [
+    "ping",
+    "sync",
+    "zine",
+    "dm",
+    "postcard",
+    "stash",
+    "gossip",
+    "reconcile",
+    "offline",
+    "refuse",
+    "forged",
 ];
 
 #[test]
