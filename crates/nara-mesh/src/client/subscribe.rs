@@ -25,6 +25,7 @@ mod options;
 mod pause;
 mod run;
 mod state;
+mod unsaved;
 
 pub use error::{StreamError, StreamProblem};
 pub use options::{ReconnectPolicy, SubscribeOptions};

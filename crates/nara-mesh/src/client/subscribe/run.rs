@@ -17,6 +17,7 @@ use super::connect::{OpenError, Opened};
 use super::error::{Cut, StreamProblem};
 use super::frames::FrameError;
 use super::pause::Pauses;
+use super::unsaved::Unsaved;
 use super::{StreamError, StreamState, SubscribeOptions, VerifiedEvent};
 use crate::client::error::ErrorKind;
 use crate::client::verify::offload;
@@ -52,14 +53,6 @@ pub(super) struct Runner {
     unsaved: Unsaved,
 }
 
-/// What of the cursor is not written to the ledger yet.
-#[derive(Debug)]
-struct Unsaved {
-    events: usize,
-    /// Since when, if anything is unsaved.
-    since: Option<Instant>,
-}
-
 /// Why a stream is not read any further.
 enum Stop {
     /// Nobody reads the subscription any more.
@@ -86,10 +79,7 @@ impl Runner {
             items,
             state,
             refused,
-            unsaved: Unsaved {
-                events: 0,
-                since: None,
-            },
+            unsaved: Unsaved::default(),
         }
     }
 
@@ -514,17 +504,14 @@ impl Runner {
 
     /// Writes down how far the stream was read.
     async fn save_as(&mut self, server: &NaraName) -> Result<(), crate::ledger::LedgerError> {
-        if self.unsaved.since.is_none() {
+        if !self.unsaved.is_any() {
             return Ok(());
         }
         if let (Some(ledger), Some(cursor)) = (&self.options.ledger, self.cursor) {
             let place = cursor_place(server, &self.options.request.filter);
             ledger.store_arrival_cursor(place, cursor).await?;
         }
-        self.unsaved = Unsaved {
-            events: 0,
-            since: None,
-        };
+        self.unsaved = Unsaved::default();
         Ok(())
     }
 
@@ -583,22 +570,6 @@ impl Reader {
         }
         self.last = cursor.seq;
         Ok(())
-    }
-}
-
-impl Unsaved {
-    fn add(&mut self, events: usize) {
-        self.events += events;
-        self.since.get_or_insert_with(Instant::now);
-    }
-
-    fn deadline(&self) -> Option<Instant> {
-        self.since.map(|since| since + defaults::STREAM_CURSOR_INTERVAL)
-    }
-
-    fn is_due(&self) -> bool {
-        self.events >= defaults::STREAM_CURSOR_EVENTS
-            || self.deadline().is_some_and(|deadline| deadline <= Instant::now())
     }
 }
 
