@@ -9,6 +9,7 @@
 mod bench;
 mod process;
 mod sans_io;
+mod soak;
 mod tidy;
 
 use std::process::ExitCode;
@@ -19,6 +20,7 @@ usage: cargo xtask TASK
   bench     measure this project beside the Go baseline in one run; writes target/bench/
             (options: --quick for a short run, --rounds N)
   sans-io   check that nothing in the dependency tree of nara-proto knows clocks or sockets
+  soak      seeded runs of cuts, delays, crashes and restarts (options: --runs N, --seed N)
   tidy      check rules of this repository that no other tool checks";
 
 fn main() -> ExitCode {
@@ -28,6 +30,7 @@ fn main() -> ExitCode {
     let outcome = match task.as_str() {
         "bench" => bench::run(&rest),
         "sans-io" => sans_io::run(),
+        "soak" => soak::run(&rest),
         "tidy" => tidy::run(),
         "help" | "--help" | "" => {
             println!("{HELP}");

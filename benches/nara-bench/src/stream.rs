@@ -203,18 +203,19 @@ pub(crate) fn read(address: SocketAddr, plan: &Plan) -> Result<(), Error> {
             }));
         }
         let mut raw = Vec::new();
+        // As the server's own nara: two signers of one nara would sign equal requests in one millisecond.
         let mut stamp = Stamp::default();
         for _ in plan.verifying..plan.subscribers {
             let now = stamp.next(SystemClock.now_millis());
             let auth = RequestAuth::sign(
-                naras.alice.keypair(),
-                naras.alice.name(),
+                naras.bob.keypair(),
+                naras.bob.name(),
                 now,
                 "GET",
                 "/events/stream",
             );
             let request = format!(
-                "GET /events/stream HTTP/1.1\r\nhost: bob\r\nx-nara-name: alice\r\n\
+                "GET /events/stream HTTP/1.1\r\nhost: bob\r\nx-nara-name: bob\r\n\
                  x-nara-timestamp: {now}\r\nx-nara-signature: {}\r\n\r\n",
                 auth.signature().to_base64()
             );
@@ -269,7 +270,7 @@ struct Measured {
 impl Measured {
     fn new(paced: usize, burst: usize) -> Result<Self, Error> {
         Ok(Self {
-            latency: Histogram::new(3)?,
+            latency: Histogram::new_with_bounds(1, 60_000_000, 3)?,
             paced,
             burst,
             seen: 0,
@@ -317,6 +318,9 @@ async fn read_raw(
     while !measured.is_complete() {
         if stream.read_buf(&mut buffer).await? == 0 {
             return Err("a stream ended".into());
+        }
+        if !opened && !buffer.starts_with(b"HTTP/1.1 200") && buffer.starts_with(b"HTTP/1.1 ") {
+            return Err(String::from_utf8_lossy(&buffer).into());
         }
         let mut done = 0;
         while let Some(end) = find(&buffer[done..], b"\n\n") {

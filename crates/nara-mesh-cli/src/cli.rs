@@ -46,7 +46,7 @@ pub(crate) struct GlobalArgs {
     /// See `nara-mesh peers --help` for its form.
     #[arg(long = "peers", global = true, value_name = "FILE")]
     pub(crate) peers_file: Option<PathBuf>,
-    /// Folder for the ledger [env: NARA_MESH_DATA_DIR] [default: ~/.local/share/nara-mesh/<key id>]
+    /// Folder for the ledger [env: NARA_MESH_DATA_DIR] [default: ~/.local/share/nara-mesh/KEY_ID]
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
     /// Limit for connecting to a peer, and for each call, e.g. 500ms or 5s [env: NARA_MESH_TIMEOUT] [default: 5s]

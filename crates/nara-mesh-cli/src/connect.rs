@@ -110,5 +110,8 @@ impl From<ClientError> for Failure {
 
 /// The failure for a peer that is not in the peers file.
 pub(crate) fn unknown_peer(error: &ClientError) -> Failure {
-    Failure::usage(error.to_string()).hint("add it to the peers file (--peers), or name it by its address")
+    // What the library advises is for those who write naras.
+    let text = error.to_string();
+    let message = text.rsplit_once("; ").map_or(&*text, |(message, _)| message);
+    Failure::usage(message).hint("add it to the peers file (--peers), or name it by its address")
 }

@@ -58,8 +58,11 @@ struct Stanza {
 /// Reads a peers file.
 pub(crate) fn read(path: &Path) -> Outcome<Vec<PeerEntry>> {
     let shown = path.display();
-    let text = fs::read_to_string(path)
-        .map_err(|error| Failure::usage(format!("the peers file {shown} cannot be read")).caused_by(error))?;
+    let text = fs::read_to_string(path).map_err(|error| {
+        Failure::usage(format!("the peers file {shown} cannot be read"))
+            .caused_by(error)
+            .hint("make one with `nara-mesh id show --stanza ADDRESS >> FILE`, run by each peer")
+    })?;
     parse(&text, &shown.to_string())
 }
 

@@ -1,6 +1,11 @@
 //! The nara that this process is.
 
+use std::net::SocketAddr;
+
 use nara_proto::identity::{KeyPair, NaraId, NaraName, PublicKey, SealKey, Soul};
+use nara_proto::time::UnixMillis;
+
+use crate::registry::{KeySource, PeerInfo, PinnedKey};
 
 /// A soul and a name that do not belong together.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -55,6 +60,23 @@ impl LocalNara {
     /// The public key.
     pub fn public_key(&self) -> PublicKey {
         self.keypair.public_key()
+    }
+
+    /// What others must know to talk to this nara, for their registry: its id, name and key, and its address if
+    /// it can be called. Whoever registers it trusts the key as configured.
+    pub fn as_peer(&self, address: Option<SocketAddr>) -> PeerInfo {
+        PeerInfo {
+            id: Some(self.id.clone()),
+            name: Some(self.name.clone()),
+            address,
+            key: Some(PinnedKey {
+                name: self.name.clone(),
+                id: Some(self.id.clone()),
+                key: self.public_key(),
+                source: KeySource::Configured,
+                learned_at: UnixMillis::default(),
+            }),
+        }
     }
 
     /// The key for what only this nara shall read.

@@ -9,12 +9,14 @@ mod memory;
 mod rejections;
 mod retention;
 mod sampler;
+mod select;
 mod sqlite;
 
 pub use feed::{Arrival, Arrivals, EventFeed};
 pub use follow::{Followed, Follower};
 pub use memory::MemoryLedger;
 pub use retention::{EveryoneKnown, KnownNames, MemoryMode, PinnedNames, RetentionPolicy};
+pub(crate) use select::select;
 pub use sqlite::SqliteLedger;
 
 use std::fmt::Debug;
@@ -52,7 +54,9 @@ pub enum LedgerError {
         path: PathBuf,
     },
     /// The file of the database cannot be made or opened.
-    #[error("the file {path} of the ledger cannot be opened: {source}")]
+    #[error(
+        "the file {path} of the ledger cannot be opened: check that its folder exists and may be written"
+    )]
     File {
         /// The file.
         path: PathBuf,
@@ -60,7 +64,7 @@ pub enum LedgerError {
         source: std::io::Error,
     },
     /// The database failed.
-    #[error("the database of the ledger failed: {0}")]
+    #[error("the database of the ledger failed")]
     Sqlite(#[from] rusqlite::Error),
     /// What is stored cannot be read back.
     #[error("event {id} in the ledger is damaged: {reason}")]

@@ -2,10 +2,12 @@
 
 mod dm;
 mod forged;
+mod gossip;
 mod nara;
 mod offline;
 mod ping;
 mod postcard;
+mod reconcile;
 mod refuse;
 mod stash;
 mod step;
@@ -48,6 +50,8 @@ pub(super) fn run(args: &DemoArgs, printer: Printer) -> Outcome {
         show.step(dm::STEP, dm::run(&mesh)).await?;
         show.step(postcard::STEP, postcard::run(&mesh)).await?;
         show.step(stash::STEP, stash::run(&mesh)).await?;
+        show.step(gossip::STEP, gossip::run(&mesh)).await?;
+        show.step(reconcile::STEP, reconcile::run(&mesh)).await?;
         show.step(offline::STEP, offline::run(&mesh)).await?;
         show.step(refuse::STEP, refuse::run(&mesh)).await?;
         show.step(forged::STEP, forged::run(&mesh)).await?;

@@ -145,6 +145,7 @@ impl PeerResult {
 
     fn status(&self) -> String {
         match &self.error {
+            None if self.key_differs() => "another key".to_owned(),
             None => "ok".to_owned(),
             Some(error) => short(error),
         }
@@ -223,7 +224,8 @@ fn print(results: &[PeerResult], printer: Printer) -> Outcome<()> {
         }
         if result.key_differs() {
             printer.warn(format_args!(
-                "{} answers with another key than the pinned one: another nara at its address, or a new soul",
+                "{} answers with another key than the pinned one: another nara is at its address, or it has a new \
+                 soul; find out which before you change the key in the peers file",
                 harmless(&result.label)
             ));
         }

@@ -123,12 +123,13 @@ async fn serve(
     if let Some(gossip) = gossip {
         gossip.stop().await;
     }
+    // Before the streams end, so that whoever listens hears it.
+    remember(&*ledger, goodbye(&nara)).await?;
     // A second signal does not wait.
     let outcome = tokio::select! {
         outcome = server.shutdown(grace) => outcome,
         () = signals.next_end() => Shutdown::Forced,
     };
-    remember(&*ledger, goodbye(&nara)).await?;
     drop(feed);
     printing.finish().await;
     printer.json_line(json!({ "event": "stopped", "graceful": outcome == Shutdown::Graceful }))?;

@@ -25,7 +25,12 @@ use crate::printer::{Printer, harmless};
 use crate::settings::{Settings, parse_duration};
 
 pub(super) fn run(args: &WatchArgs, settings: &Settings, printer: Printer) -> Outcome {
-    let since = args.since.as_deref().map(parse_since).transpose()?;
+    let now = SystemClock.now_nanos();
+    let since = args
+        .since
+        .as_deref()
+        .map(|text| parse_since(text, now))
+        .transpose()?;
     let client = connect::client(settings.local_nara()?, settings)?;
     let peers = peers(args, &client)?;
     block_on(async {
@@ -102,12 +107,12 @@ fn options(args: &WatchArgs, since: Option<UnixNanos>, ledger: Option<&Arc<dyn L
 }
 
 /// Reads `all`, a length of time before now, or a point in time.
-fn parse_since(text: &str) -> Outcome<UnixNanos> {
+fn parse_since(text: &str, now: UnixNanos) -> Outcome<UnixNanos> {
     if text == "all" {
         return Ok(UnixNanos::new(i64::MIN));
     }
     if let Some(ago) = parse_duration(text) {
-        return Ok(SystemClock.now_nanos().saturating_sub(ago));
+        return Ok(now.saturating_sub(ago));
     }
     if let Ok(nanos) = text.parse() {
         return Ok(UnixNanos::new(nanos));
@@ -250,17 +255,12 @@ mod tests {
 
     #[test]
     fn since_is_all_a_length_or_a_point_of_time() {
-        assert_eq!(parse_since("all").unwrap().get(), i64::MIN);
-        assert_eq!(
-            parse_since("2026-01-22T17:00:00Z").unwrap().get(),
-            1_769_101_200_000_000_000
-        );
-        assert_eq!(
-            parse_since("1769101200000000000").unwrap().get(),
-            1_769_101_200_000_000_000
-        );
-        let ago = SystemClock.now_nanos().get() - parse_since("10m").unwrap().get();
-        assert!(ago >= 600_000_000_000, "{ago}");
-        assert!(parse_since("yesterday").is_err());
+        let now = UnixNanos::new(1_769_101_800_000_000_000);
+        let since = |text| parse_since(text, now).unwrap().get();
+        assert_eq!(since("all"), i64::MIN);
+        for text in ["2026-01-22T17:00:00Z", "1769101200000000000", "10m"] {
+            assert_eq!(since(text), 1_769_101_200_000_000_000, "{text}");
+        }
+        assert!(parse_since("yesterday", now).is_err());
     }
 }

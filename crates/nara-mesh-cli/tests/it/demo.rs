@@ -1,7 +1,17 @@
 use crate::{run, run_json, text};
 
-const STEPS: [&str; 9] = [
-    "ping", "sync", "zine", "dm", "postcard", "stash", "offline", "refuse", "forged",
+const STEPS: [&str; 11] = [
+    "ping",
+    "sync",
+    "zine",
+    "dm",
+    "postcard",
+    "stash",
+    "gossip",
+    "reconcile",
+    "offline",
+    "refuse",
+    "forged",
 ];
 
 #[test]
@@ -30,6 +40,7 @@ fn every_step_of_the_demo_does_what_it_should_in_an_empty_environment() {
     assert_eq!(figure(0, "answered"), 12);
     assert_eq!(figure(1, "verified"), 700);
     assert_eq!(figure(4, "hops"), 4);
+    assert_eq!(figure(6, "naras"), 4);
     // Nothing is left behind where it ran.
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }

@@ -48,7 +48,7 @@ fn the_help_documents_exit_codes_and_the_peers_file() {
       2  wrong command line, setting or file of settings
       3  a peer is unreachable, or did not answer in time
       4  authentication failed: a signature that does not verify, or a key that is not the expected one
-      5  partly done: some peers or events failed, others did not
+      5  partly done: some peers or events failed, others did not; sync --check: not in sync
     ");
     let help = text(&run(folder.path(), 0, &["peers", "--help"]).stdout);
     for word in ["[[peer]]", "name = ", "address = ", "id = ", "key = "] {

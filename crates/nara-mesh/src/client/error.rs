@@ -252,7 +252,7 @@ impl fmt::Display for ErrorKind {
         match self {
             Self::Broken(_) => f.write_str("the connection broke before the answer was complete; try again"),
             Self::CircuitOpen(_) => {
-                f.write_str("not called; it is called again after the pause, or as soon as it shows itself")
+                f.write_str("not called, since it did not answer before; wait until the pause is over, or it shows itself")
             }
             Self::Decode(_) => f.write_str(
                 "the answer is not what this endpoint answers; check that both sides run a version that \
@@ -417,6 +417,63 @@ mod tests {
             "bob: answered 401 \"Authentication failed: replayed request\" (not verified); check our clock, and \
              that it knows our name and key"
         );
+    }
+
+    /// Every kind that can be made without a connection.
+    fn all_kinds() -> Vec<ErrorKind> {
+        let name: NaraName = "carol".parse().unwrap();
+        let discovery = ErrorKind::Discovery(DiscoveryProblem::NoKey);
+        vec![
+            ErrorKind::CircuitOpen(CircuitOpen {
+                retry_in: Duration::from_secs(1),
+            }),
+            ErrorKind::Decode(nara_proto::go_json::from_slice::<String>(b"{").unwrap_err()),
+            ErrorKind::Dial(io::Error::from(io::ErrorKind::ConnectionRefused)),
+            ErrorKind::DialTimeout(Duration::from_secs(5)),
+            ErrorKind::Discovery(DiscoveryProblem::NoName),
+            ErrorKind::DuplicateMessage,
+            ErrorKind::Identity(RegisterError::Full(1)),
+            ErrorKind::InnerSignature,
+            ErrorKind::InvalidRequest(http::Uri::builder().path_and_query(" ").build().unwrap_err()),
+            ErrorKind::NobodyKnows { asked: 3 },
+            ErrorKind::NoReply(Duration::from_secs(30)),
+            ErrorKind::Page(PageError::TooLong { asked: 1, got: 2 }),
+            ErrorKind::Timeout(Stage::Answer),
+            ErrorKind::Timeout(Stage::Dial),
+            ErrorKind::Timeout(Stage::Queue),
+            ErrorKind::Timeout(Stage::Verify),
+            ErrorKind::TooLarge(1),
+            ErrorKind::TooManyPending(1),
+            ErrorKind::Unauthenticated(ResponseAuthError::BadSignature),
+            ErrorKind::UnknownKey {
+                responder: name.clone(),
+                discovery: None,
+            },
+            ErrorKind::UnknownKey {
+                responder: name,
+                discovery: Some(ClientError::new("bob", discovery)),
+            },
+            ErrorKind::UnknownPeer,
+        ]
+    }
+
+    #[test]
+    fn every_message_names_the_peer_once_and_ends_with_what_to_do() {
+        for kind in all_kinds() {
+            let error = ClientError::new("bob", kind);
+            let text = error.to_string();
+            assert!(text.starts_with("bob: "), "{text}");
+            let (happened, advice) = text.rsplit_once("; ").expect(&text);
+            assert!(advice.len() > 10 && happened.len() > 10, "{text}");
+            assert!(!text.contains('\n'), "{text}");
+            let cause = error.source().map(ToString::to_string);
+            assert!(cause.is_none_or(|cause| !text.contains(&cause)), "{text}");
+        }
+        for code in [307, 400, 401, 404, 500, 503] {
+            let text = status(code, "what; it says").to_string();
+            let (_, advice) = text.rsplit_once("; ").unwrap();
+            assert!(!advice.contains("it says"), "{text}");
+        }
     }
 
     #[test]

@@ -20,6 +20,7 @@ use super::{
     CallOptions, CheckedEvent, CheckedEvents, Checkpoints, ClientError, MeshClient, PeerRef, RefusedEvent,
     SyncEvents, SyncPage, Verification, Verified, ZineEvents,
 };
+use crate::random::random;
 use crate::registry::KnownKeys;
 
 /// Up to this many events are verified where they arrive.
@@ -295,9 +296,7 @@ async fn check_events(mut events: Vec<SyncEvent>, keys: KnownKeys) -> CheckedEve
 }
 
 fn check_batch(events: Vec<SyncEvent>, keys: &KnownKeys) -> CheckedEvents {
-    let mut random = [0; 32];
-    getrandom::fill(&mut random).expect("the operating system gives randomness");
-    let verdicts = verify_events(&events, keys, random);
+    let verdicts = verify_events(&events, keys, random());
     let mut checked = CheckedEvents::default();
     for (event, verdict) in events.into_iter().zip(verdicts) {
         match verdict {

@@ -25,12 +25,15 @@ mod options;
 mod pause;
 mod run;
 mod state;
+mod unsaved;
 
 pub use error::{StreamError, StreamProblem};
 pub use options::{ReconnectPolicy, SubscribeOptions};
 pub use state::StreamState;
 
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use futures_util::Stream;
@@ -72,6 +75,7 @@ pub struct VerifiedEvent {
 pub struct Subscription {
     items: mpsc::Receiver<Result<VerifiedEvent, StreamError>>,
     state: watch::Receiver<StreamState>,
+    refused: Arc<AtomicU64>,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -79,6 +83,11 @@ impl Subscription {
     /// What the subscription is doing, and every change of it.
     pub fn state(&self) -> watch::Receiver<StreamState> {
         self.state.clone()
+    }
+
+    /// How many events were refused so far. Each is an item, too.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
     }
 }
 
@@ -98,10 +107,19 @@ impl MeshClient {
     pub fn subscribe(&self, peer: impl Into<PeerRef>, options: SubscribeOptions) -> Subscription {
         let (sender, items) = mpsc::channel(WAITING_ITEMS);
         let (states, state) = watch::channel(StreamState::Connecting);
-        let runner = Runner::new(self.clone(), peer.into(), options, sender, states);
+        let refused = Arc::<AtomicU64>::default();
+        let runner = Runner::new(
+            self.clone(),
+            peer.into(),
+            options,
+            sender,
+            states,
+            refused.clone(),
+        );
         Subscription {
             items,
             state,
+            refused,
             _task: AbortOnDropHandle::new(tokio::spawn(runner.run())),
         }
     }

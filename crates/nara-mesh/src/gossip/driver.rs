@@ -21,6 +21,7 @@ use crate::client::{MeshClient, StreamError, StreamState, SubscribeOptions, Veri
 use crate::clock::Clock;
 use crate::defaults;
 use crate::ledger::{Insertion, Ledger};
+use crate::random::random;
 use crate::registry::PeerEvent;
 
 /// How soon a change of the registry is looked at: a burst of changes costs one look at all peers.
@@ -78,7 +79,7 @@ impl Driver {
             max_zines: max_zines(&config),
             gossip: Gossip::new(me.clone(), position(&me), config),
             directory: Directory::default(),
-            random: Xoshiro256PlusPlus::from_seed(random_seed()),
+            random: Xoshiro256PlusPlus::from_seed(random()),
             started: Instant::now(),
             subscriptions: StreamMap::new(),
             states: StreamMap::new(),
@@ -310,10 +311,4 @@ impl Driver {
 
 fn max_zines(config: &GossipConfig) -> usize {
     config.zine_peers.1.saturating_mul(ZINE_ROUNDS)
-}
-
-fn random_seed() -> [u8; 32] {
-    let mut seed = [0; 32];
-    getrandom::fill(&mut seed).expect("the operating system gives random bytes");
-    seed
 }

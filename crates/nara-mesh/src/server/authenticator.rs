@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use http::request::Parts;
 use nara_proto::auth::{ReplayCache, ReplayError, RequestAuth, RequestAuthError};
 use nara_proto::endpoint::Repetition;
+use nara_proto::event::KeyLookup as _;
 use nara_proto::identity::{NaraName, PreparedKeys, PublicKey};
 use tokio::sync::Semaphore;
 
@@ -15,7 +16,7 @@ use super::rejection::Rejection;
 use super::{PeerAddress, VerifiedSender};
 use crate::clock::Clock;
 use crate::identity::LocalNara;
-use crate::registry::PeerRegistry;
+use crate::registry::{KnownKeys, PeerRegistry};
 
 /// Authenticates signed requests: headers, freshness, key, signature, replay, in this order.
 ///
@@ -29,7 +30,8 @@ pub(super) struct Authenticator {
     pub(super) discovery: Option<Arc<KeyDiscovery>>,
     pub(super) replay: Mutex<ReplayCache>,
     /// Peers that call often have their keys prepared.
-    pub(super) keys: Arc<PreparedKeys>,
+    pub(super) prepared_keys: Arc<PreparedKeys>,
+    pub(super) known_keys: KnownKeys,
     pub(super) background: Background,
     /// Conflicts that are looked for at once: whoever sends wrong signatures must not pile up tasks.
     pub(super) conflicts: Arc<Semaphore>,
@@ -59,11 +61,11 @@ impl Authenticator {
         let now = self.clock.now_millis();
         auth.check_fresh(now)?;
 
-        let key = match self.key_of(auth.name()) {
+        let key = match self.known_keys.key_of_name(auth.name().as_str()) {
             Some(key) => key,
             None => self.discover(auth.name(), address).await?,
         };
-        let verifier = self.keys.of(&key);
+        let verifier = self.prepared_keys.of(&key);
         if let Err(error) = auth.verify_signature(&verifier, parts.method.as_str(), parts.uri.path()) {
             self.look_for_conflict(auth.name(), address);
             return Err(error.into());
@@ -89,19 +91,12 @@ impl Authenticator {
         ))
     }
 
-    fn key_of(&self, name: &NaraName) -> Option<PublicKey> {
-        if name == self.local.name() {
-            Some(self.local.public_key())
-        } else {
-            self.registry.by_name(name.as_str())?.key()
-        }
-    }
-
     async fn discover(&self, name: &NaraName, address: SocketAddr) -> Result<PublicKey, RequestAuthError> {
         if let Some(discovery) = &self.discovery {
             discovery.discover(name, address.ip()).await;
         }
-        self.key_of(name)
+        self.known_keys
+            .key_of_name(name.as_str())
             .ok_or_else(|| RequestAuthError::UnknownSender(name.clone()))
     }
 

@@ -20,7 +20,7 @@ use crate::defaults;
 use crate::handler::{MeshHandler, NoHandler};
 use crate::identity::LocalNara;
 use crate::ledger::Ledger;
-use crate::registry::PeerRegistry;
+use crate::registry::{KnownKeys, PeerRegistry};
 use crate::transport::{TcpTransport, Transport};
 
 /// The addresses of a tailnet: the shared address space of RFC 6598, which tailnets use for their nodes, and
@@ -176,14 +176,16 @@ impl MeshServerBuilder {
                 &self.limits,
             ))
         });
-        let keys = Arc::new(PreparedKeys::default());
+        let prepared_keys = Arc::new(PreparedKeys::default());
+        let known_keys = KnownKeys::new(self.local.clone(), registry.clone());
         let authenticator = Arc::new(Authenticator {
             local: self.local.clone(),
             registry: registry.clone(),
             clock: self.clock.clone(),
             discovery,
             replay: Mutex::new(ReplayCache::new(self.limits.replay_capacity)),
-            keys: keys.clone(),
+            prepared_keys: prepared_keys.clone(),
+            known_keys: known_keys.clone(),
             background: background.clone(),
             conflicts: Arc::new(Semaphore::new(self.limits.discoveries)),
         });
@@ -191,7 +193,8 @@ impl MeshServerBuilder {
             local: self.local,
             ledger: self.ledger,
             registry,
-            keys,
+            prepared_keys,
+            known_keys,
             client: self.client,
             clock: self.clock,
             handler: self.handler,

@@ -9,6 +9,7 @@ use nara_proto::identity::NaraName;
 
 use super::shared::Shared;
 use crate::ledger::{Insertion, LedgerError};
+use crate::random::random;
 use crate::registry::{KeySource, PeerInfo, PinnedKey};
 
 /// The largest event that is taken in, in bytes of JSON. Real ones have a few hundred; without a limit one
@@ -168,13 +169,6 @@ fn introduction(event: &SyncEvent) -> Option<(NaraName, Option<IpAddr>)> {
 fn is_small(event: &SyncEvent) -> bool {
     // Writing an event takes a fiftieth of verifying it.
     go_json::to_vec(event).len() <= MAX_EVENT_BYTES
-}
-
-/// Fresh random bytes.
-pub(super) fn random<const N: usize>() -> [u8; N] {
-    let mut bytes = [0; N];
-    getrandom::fill(&mut bytes).expect("the operating system gives random bytes");
-    bytes
 }
 
 /// The beginning of a text of a peer, for the log.

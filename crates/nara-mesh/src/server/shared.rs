@@ -19,7 +19,7 @@ use crate::clock::Clock;
 use crate::handler::MeshHandler;
 use crate::identity::LocalNara;
 use crate::ledger::Ledger;
-use crate::registry::{Peer, PeerRegistry};
+use crate::registry::{KnownKeys, Peer, PeerRegistry};
 
 /// What all handlers of a server share.
 #[derive(Debug)]
@@ -28,7 +28,8 @@ pub(super) struct Shared {
     pub(super) ledger: Arc<dyn Ledger>,
     pub(super) registry: PeerRegistry,
     /// Those of the authenticator: whoever signs a request signs its body with the same key.
-    pub(super) keys: Arc<PreparedKeys>,
+    pub(super) prepared_keys: Arc<PreparedKeys>,
+    pub(super) known_keys: KnownKeys,
     pub(super) client: Option<MeshClient>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) handler: Arc<dyn MeshHandler>,
@@ -97,19 +98,12 @@ impl Reachable {
     }
 }
 
-/// Our own key, then those of the registry.
 impl KeyLookup for Shared {
     fn key_of_name(&self, name: &str) -> Option<PublicKey> {
-        if name == self.local.name().as_str() {
-            return Some(self.local.public_key());
-        }
-        self.registry.key_of_name(name)
+        self.known_keys.key_of_name(name)
     }
 
     fn key_of_id(&self, id: &str) -> Option<PublicKey> {
-        if id == self.local.id().as_str() {
-            return Some(self.local.public_key());
-        }
-        self.registry.key_of_id(id)
+        self.known_keys.key_of_id(id)
     }
 }

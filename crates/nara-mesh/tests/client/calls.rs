@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::HeaderValue;
+use nara_mesh::client::MeshClient;
 use nara_mesh::defaults::{POOL_IDLE_PER_PEER, POOL_IDLE_TOTAL};
 use nara_mesh::proto::event::SyncEvent;
 use nara_mesh::proto::go_json::{self, Timestamp};
@@ -86,6 +87,17 @@ impl AsyncWrite for ClosingStream {
     }
 }
 
+/// A client whose connections turn out closed once the switch is on; those dialled later live.
+fn client_of_closing_peers(mesh: &Mesh) -> (MeshClient, Arc<AtomicBool>) {
+    let ended = Arc::new(AtomicBool::new(false));
+    let transport = Closing {
+        inner: mesh.network.host(address(1).ip()),
+        ended: ended.clone(),
+    };
+    let client = mesh.builder().transport(Arc::new(transport)).build();
+    (client, ended)
+}
+
 fn bobs_sync() -> Bytes {
     let bob = nara("bob");
     json(&SyncResponse::signed(
@@ -141,12 +153,7 @@ async fn idle_connections_are_bounded_for_one_peer_and_for_all() {
 #[tokio::test(start_paused = true)]
 async fn what_was_not_sent_is_signed_anew_and_sent_again_if_that_is_harmless() {
     let mesh = Mesh::new();
-    let ended = Arc::new(AtomicBool::new(false));
-    let transport = Closing {
-        inner: mesh.network.host(address(1).ip()),
-        ended: ended.clone(),
-    };
-    let client = mesh.builder().transport(Arc::new(transport)).build();
+    let (client, ended) = client_of_closing_peers(&mesh);
     let bob = nara("bob");
     let peer = mesh.honest(2, &bob, bobs_sync()).await;
     let id = introduce(&client, &bob, address(2));
@@ -171,12 +178,7 @@ async fn what_was_not_sent_is_signed_anew_and_sent_again_if_that_is_harmless() {
 #[tokio::test(start_paused = true)]
 async fn what_is_not_idempotent_is_not_sent_again() {
     let mesh = Mesh::new();
-    let ended = Arc::new(AtomicBool::new(false));
-    let transport = Closing {
-        inner: mesh.network.host(address(1).ip()),
-        ended: ended.clone(),
-    };
-    let client = mesh.builder().transport(Arc::new(transport)).build();
+    let (client, ended) = client_of_closing_peers(&mesh);
     let bob = nara("bob");
     let peer = mesh
         .honest(2, &bob, r#"{"from":"bob","success":true}"#.into())

@@ -265,6 +265,7 @@ async fn an_event_with_a_bad_signature_is_named_and_the_stream_goes_on() {
     assert_eq!((peer.as_str(), &refused.id), ("bob", &forged.id));
     assert_eq!(next_ts(&mut events).await, 2);
     assert!(next(&mut events).await.unwrap_err().refused().is_some());
+    assert_eq!(events.refused(), 2);
     assert_eq!(ids(&*alices).await, [event(&mesh.carol, 2).id]);
 }
 

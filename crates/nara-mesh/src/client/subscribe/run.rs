@@ -1,5 +1,7 @@
 //! The life of a subscription: open, read, pause, again.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use nara_proto::event::{EventVerdict, SyncEvent, verify_events};
@@ -15,12 +17,14 @@ use super::connect::{OpenError, Opened};
 use super::error::{Cut, StreamProblem};
 use super::frames::FrameError;
 use super::pause::Pauses;
+use super::unsaved::Unsaved;
 use super::{StreamError, StreamState, SubscribeOptions, VerifiedEvent};
 use crate::client::error::ErrorKind;
 use crate::client::verify::offload;
 use crate::client::{MeshClient, PeerRef, RefusedEvent};
 use crate::defaults;
 use crate::ledger::Insertion;
+use crate::random::random;
 use crate::registry::{KnownKeys, PeerEvent, PeerInfo};
 
 /// Events that are verified and stored together, if so many are there.
@@ -43,17 +47,10 @@ pub(super) struct Runner {
     options: SubscribeOptions,
     items: mpsc::Sender<Result<VerifiedEvent, StreamError>>,
     state: watch::Sender<StreamState>,
+    refused: Arc<AtomicU64>,
     cursor: Option<ArrivalCursor>,
     pauses: Pauses,
     unsaved: Unsaved,
-}
-
-/// What of the cursor is not written to the ledger yet.
-#[derive(Debug)]
-struct Unsaved {
-    events: usize,
-    /// Since when, if anything is unsaved.
-    since: Option<Instant>,
 }
 
 /// Why a stream is not read any further.
@@ -71,6 +68,7 @@ impl Runner {
         options: SubscribeOptions,
         items: mpsc::Sender<Result<VerifiedEvent, StreamError>>,
         state: watch::Sender<StreamState>,
+        refused: Arc<AtomicU64>,
     ) -> Self {
         Self {
             client,
@@ -80,10 +78,8 @@ impl Runner {
             options,
             items,
             state,
-            unsaved: Unsaved {
-                events: 0,
-                since: None,
-            },
+            refused,
+            unsaved: Unsaved::default(),
         }
     }
 
@@ -432,14 +428,17 @@ impl Runner {
                     cursor,
                     insertion: insertions.next(),
                 }),
-                Err(problem) => Err(StreamError::Refused {
-                    peer: reader.server.to_string(),
-                    event: Box::new(RefusedEvent {
-                        id: event.id,
-                        emitter: event.emitter,
-                        problem,
-                    }),
-                }),
+                Err(problem) => {
+                    self.refused.fetch_add(1, Ordering::Relaxed);
+                    Err(StreamError::Refused {
+                        peer: reader.server.to_string(),
+                        event: Box::new(RefusedEvent {
+                            id: event.id,
+                            emitter: event.emitter,
+                            problem,
+                        }),
+                    })
+                }
             };
             self.items.send(item).await.map_err(|_| Stop::Dropped)?;
         }
@@ -453,9 +452,7 @@ impl Runner {
         let keys = KnownKeys::new(self.client.local().clone(), self.client.registry().clone());
         let large = events.len() > OFFLOAD_EVENTS;
         offload(large, move || {
-            let mut random = [0; 32];
-            getrandom::fill(&mut random).expect("the operating system gives randomness");
-            let verdicts = verify_events(&events, &keys, random);
+            let verdicts = verify_events(&events, &keys, random());
             (events, verdicts)
         })
         .await
@@ -507,17 +504,14 @@ impl Runner {
 
     /// Writes down how far the stream was read.
     async fn save_as(&mut self, server: &NaraName) -> Result<(), crate::ledger::LedgerError> {
-        if self.unsaved.since.is_none() {
+        if !self.unsaved.is_any() {
             return Ok(());
         }
         if let (Some(ledger), Some(cursor)) = (&self.options.ledger, self.cursor) {
             let place = cursor_place(server, &self.options.request.filter);
             ledger.store_arrival_cursor(place, cursor).await?;
         }
-        self.unsaved = Unsaved {
-            events: 0,
-            since: None,
-        };
+        self.unsaved = Unsaved::default();
         Ok(())
     }
 
@@ -576,22 +570,6 @@ impl Reader {
         }
         self.last = cursor.seq;
         Ok(())
-    }
-}
-
-impl Unsaved {
-    fn add(&mut self, events: usize) {
-        self.events += events;
-        self.since.get_or_insert_with(Instant::now);
-    }
-
-    fn deadline(&self) -> Option<Instant> {
-        self.since.map(|since| since + defaults::STREAM_CURSOR_INTERVAL)
-    }
-
-    fn is_due(&self) -> bool {
-        self.events >= defaults::STREAM_CURSOR_EVENTS
-            || self.deadline().is_some_and(|deadline| deadline <= Instant::now())
     }
 }
 

@@ -115,7 +115,8 @@ async fn nothing_is_stored_if_one_event_cannot_be() {
     });
     writes.await.unwrap();
     let error = ledger.insert(batch(1)).await.unwrap_err();
-    assert!(error.to_string().contains("disk full"), "{error}");
+    let cause = std::error::Error::source(&error).unwrap().to_string();
+    assert!(cause.contains("disk full"), "{error}: {cause}");
     assert_eq!(ledger.count().await.unwrap(), 0);
 }
 

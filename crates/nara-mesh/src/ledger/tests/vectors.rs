@@ -1,10 +1,11 @@
 use std::collections::BTreeSet;
 
 use nara_proto::go_json;
-use nara_proto::sync::{SyncMode, SyncRequest};
+use nara_proto::sync::SyncRequest;
 use serde_json::Value;
 
 use super::*;
+use crate::ledger::select;
 
 const VECTORS: &str = include_str!(concat!(
     env!("CARGO_MANIFEST_DIR"),
@@ -12,36 +13,15 @@ const VECTORS: &str = include_str!(concat!(
 ));
 
 async fn answer(ledger: &dyn Ledger, request: &SyncRequest) -> Vec<SyncEvent> {
-    let filter = request.filter();
-    match request.mode() {
-        SyncMode::Page { after, size, .. } => ledger.page(filter, after, size).await,
-        SyncMode::Recent { limit } => ledger.recent(filter, limit).await,
-        SyncMode::Sample { size } => {
-            let sample = Sample {
-                size,
-                responder: "responder".to_owned(),
-                now: UnixNanos::new(1_769_000_100_000_000_000),
-                seed: 1,
-            };
-            ledger.sample(filter, sample).await
-        }
-        SyncMode::Legacy {
-            since,
-            slice_index,
-            slice_total,
-            max_events,
-        } => {
-            let slice = Slice {
-                since,
-                slice_index,
-                slice_total,
-                limit: max_events,
-            };
-            ledger.slice(filter, slice).await
-        }
-        _ => panic!("unknown mode"),
-    }
-    .unwrap()
+    let sample = |size| Sample {
+        size,
+        responder: "responder".to_owned(),
+        now: UnixNanos::new(1_769_000_100_000_000_000),
+        seed: 1,
+    };
+    select(ledger, request.filter(), &request.mode(), sample)
+        .await
+        .unwrap()
 }
 
 /// The ids, with events that share their time made equal: their order is unspecified.

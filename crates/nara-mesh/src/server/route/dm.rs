@@ -52,7 +52,7 @@ fn check_signature(shared: &Shared, event: &SyncEvent) -> Result<(), Rejection> 
         return Err(Rejection::MissingPayload(service));
     }
     event
-        .verify(&shared.keys.of(&key))
+        .verify(&shared.prepared_keys.of(&key))
         .map_err(|_| Rejection::InvalidSignature)
 }
 

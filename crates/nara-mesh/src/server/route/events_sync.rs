@@ -6,10 +6,10 @@ use axum::response::Response;
 use nara_proto::endpoint::{Endpoint as _, EventsSync};
 use nara_proto::sync::{Cursor, SyncMode, SyncRequest, SyncResponse};
 
-use crate::ledger::{Sample, Slice};
+use crate::ledger::{Sample, select};
+use crate::random::random;
 use crate::server::VerifiedSender;
 use crate::server::body::{Surplus, json_of_events, read_json};
-use crate::server::ingest::random;
 use crate::server::rejection::Rejection;
 use crate::server::shared::Shared;
 
@@ -32,34 +32,13 @@ pub(super) async fn handle(
         SyncMode::Page { lossless: true, .. } if filter.is_empty() => ledger.count().await?,
         _ => 0,
     };
-    let events = match mode.clone() {
-        SyncMode::Page { after, size, .. } => ledger.page(filter, after, size).await?,
-        SyncMode::Recent { limit } => ledger.recent(filter, limit).await?,
-        SyncMode::Sample { size } => {
-            let sample = Sample {
-                size,
-                responder: shared.local.name().to_string(),
-                now: shared.clock.now_nanos(),
-                seed: u64::from_le_bytes(random()),
-            };
-            ledger.sample(filter, sample).await?
-        }
-        SyncMode::Legacy {
-            since,
-            slice_index,
-            slice_total,
-            max_events,
-        } => {
-            let slice = Slice {
-                since,
-                slice_index,
-                slice_total,
-                limit: max_events,
-            };
-            ledger.slice(filter, slice).await?
-        }
-        mode => unreachable!("{mode:?} is not one of the four modes"),
+    let sample = |size| Sample {
+        size,
+        responder: shared.local.name().to_string(),
+        now: shared.clock.now_nanos(),
+        seed: u64::from_le_bytes(random()),
     };
+    let events = select(&**ledger, filter, &mode, sample).await?;
 
     let from = shared.local.name().as_str();
     let build = |events: Vec<_>, cut| {

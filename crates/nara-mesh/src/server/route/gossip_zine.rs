@@ -24,7 +24,7 @@ pub(super) async fn handle(
         return Err(Rejection::FromRequired);
     }
     sender.must_be("from", &zine.from)?;
-    if zine.verify(&shared.keys.of(sender.key())).is_err() {
+    if zine.verify(&shared.prepared_keys.of(sender.key())).is_err() {
         tracing::warn!(sender = %sender.name(), address = %sender.address(), "a zine is not signed by its sender");
         return Err(Rejection::InvalidSignature);
     }

@@ -83,7 +83,7 @@ fn verify(shared: &Shared, sender: &VerifiedSender, message: &RuntimeMessage) ->
         return Ok(());
     }
     message
-        .verify(&shared.keys.of(&key))
+        .verify(&shared.prepared_keys.of(&key))
         .map_err(|_| Dropped::BadSignature)
 }
 

@@ -1,0 +1,33 @@
+use nara_proto::event::SyncEvent;
+use nara_proto::sync::{EventFilter, SyncMode};
+
+use super::{Ledger, LedgerError, Sample, Slice};
+
+/// The events that a sync request selects in any of its modes. `sample` says how to draw that many at random.
+pub(crate) async fn select(
+    ledger: &dyn Ledger,
+    filter: EventFilter,
+    mode: &SyncMode,
+    sample: impl FnOnce(usize) -> Sample + Send,
+) -> Result<Vec<SyncEvent>, LedgerError> {
+    match *mode {
+        SyncMode::Page { ref after, size, .. } => ledger.page(filter, after.clone(), size).await,
+        SyncMode::Recent { limit } => ledger.recent(filter, limit).await,
+        SyncMode::Sample { size } => ledger.sample(filter, sample(size)).await,
+        SyncMode::Legacy {
+            since,
+            slice_index,
+            slice_total,
+            max_events,
+        } => {
+            let slice = Slice {
+                since,
+                slice_index,
+                slice_total,
+                limit: max_events,
+            };
+            ledger.slice(filter, slice).await
+        }
+        ref mode => unreachable!("{mode:?} is not one of the four modes"),
+    }
+}
