@@ -60,11 +60,6 @@ impl Pool {
         schema::migrate(&mut writer, path)?;
         // Only now: it would change a file that is not ours.
         writer.pragma_update(None, "journal_mode", "wal")?;
-        // In pages of 4 KiB. A transaction of 5,000 events in a large ledger changes more than the thousand pages
-        // of the default, so that each of them would wait for the disk.
-        writer.pragma_update(None, "wal_autocheckpoint", 16_384)?;
-        // In KiB. Ids are random, so a transaction changes pages all over their index.
-        writer.pragma_update(None, "cache_size", -49_152)?;
         writer.pragma_update(None, "wal_autocheckpoint", LOG_PAGES)?;
         writer.execute(sql::SKIP_PLACES, [])?;
         let epoch = epoch(&writer)?;
