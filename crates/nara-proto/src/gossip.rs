@@ -137,7 +137,7 @@ impl<P: Clone + Ord> Gossip<P> {
     }
 
     /// Takes in what happened and says what to do, in this order. `ring` holds all peers that are known now,
-    /// with or without this nara itself.
+    /// with or without this nara itself. What is said of this nara itself is taken for [`Input::Tick`].
     pub fn handle(
         &mut self,
         input: Input<P>,
@@ -147,7 +147,6 @@ impl<P: Clone + Ord> Gossip<P> {
     ) -> Vec<Output<P>> {
         let mut outputs = Vec::new();
         match input {
-            Input::Tick => {}
             Input::Opened(peer) => {
                 if let Some(state) = self.neighbours.get_mut(&peer) {
                     *state = NeighbourState::Live;
@@ -160,12 +159,13 @@ impl<P: Clone + Ord> Gossip<P> {
                 }
             }
             Input::Refused(peer) => self.give_up(peer, now, random, &mut outputs),
-            Input::NoStreams(peer) => {
+            Input::NoStreams(peer) if peer != self.me => {
                 if self.neighbours.remove(&peer).is_some() {
                     outputs.push(Output::Unsubscribe(peer.clone()));
                 }
                 self.remembered.has_no_streams(peer, now + self.config.ask_again);
             }
+            Input::Tick | Input::NoStreams(_) => {}
         }
         self.drop_neighbours(ring, now, random, &mut outputs);
         self.find_neighbours(ring, now, random, &mut outputs);

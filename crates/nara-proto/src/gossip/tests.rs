@@ -163,6 +163,20 @@ fn who_has_no_streams_gets_zines_and_is_asked_again_later() {
 }
 
 #[test]
+fn nobody_exchanges_zines_with_itself() {
+    let mut mesh = Mesh::new(2, GossipConfig::with_degree(0));
+    mesh.handle(Input::NoStreams(0));
+    let mut partners = BTreeSet::new();
+    for _ in 0..10 {
+        mesh.now += 60 * SECOND;
+        partners.extend(mesh.handle(Input::Tick).into_iter().map(|output| match output {
+            Output::ExchangeZine(peer) | Output::Subscribe(peer) | Output::Unsubscribe(peer) => peer,
+        }));
+    }
+    assert_eq!(partners, BTreeSet::from([1]));
+}
+
+#[test]
 fn with_no_stream_open_a_round_of_zines_goes_to_three_to_five() {
     let mut mesh = Mesh::new(100, GossipConfig::with_degree(0));
     let mut rounds = Vec::new();
