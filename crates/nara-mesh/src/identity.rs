@@ -76,6 +76,7 @@ impl LocalNara {
                 source: KeySource::Configured,
                 learned_at: UnixMillis::default(),
             }),
+            ..PeerInfo::default()
         }
     }
 

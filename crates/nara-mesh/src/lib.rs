@@ -55,6 +55,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod channel;
 pub mod client;
 pub mod clock;
 pub mod defaults;
@@ -63,6 +64,7 @@ pub mod gossip;
 pub mod handler;
 pub mod identity;
 pub mod ledger;
+pub mod metrics;
 mod random;
 pub mod registry;
 pub mod server;

@@ -3,10 +3,12 @@
 mod admission;
 mod known_keys;
 mod peer;
+mod protocol;
 mod table;
 
 pub use known_keys::KnownKeys;
 pub use peer::{Peer, PeerInfo};
+pub use protocol::PeerProtocol;
 pub use table::{KeyConflict, PeerRegistry, RegisterError};
 
 use std::fmt;
@@ -81,10 +83,19 @@ pub enum PeerEvent {
     BreakerClosed(PeerInfo),
     /// The breaker of a peer opened: it is known to be down.
     BreakerOpened(PeerInfo),
+    /// Somebody who knows the name of a peer does less than that peer has proven that it can: the message was refused.
+    Downgrade {
+        /// The peer.
+        peer: PeerInfo,
+        /// What was missing.
+        missing: &'static str,
+    },
     /// Somebody offered another key for a name than the one that is pinned. Nothing was changed.
     KeyConflict(KeyConflict),
     /// A key was pinned.
     KeyPinned(PinnedKey),
+    /// A peer has proven that it can do more than was known.
+    ProtocolLearned(PeerInfo),
     /// A peer is new.
     Registered(PeerInfo),
     /// A peer was removed.

@@ -152,6 +152,7 @@ impl MeshClient {
             name: Some(pinned.name.clone()),
             address: route.expected.address.filter(|_| is_stranger && !has_address),
             key: Some(pinned),
+            ..PeerInfo::default()
         };
         registry.register(info).map(drop).map_err(ErrorKind::Identity)
     }

@@ -255,7 +255,13 @@ impl Driver {
     /// The registry has changed.
     fn noticed(&mut self, change: Result<PeerEvent, broadcast::error::RecvError>) {
         match change {
-            Ok(PeerEvent::BreakerClosed(_) | PeerEvent::BreakerOpened(_) | PeerEvent::KeyConflict(_)) => {}
+            Ok(
+                PeerEvent::BreakerClosed(_)
+                | PeerEvent::BreakerOpened(_)
+                | PeerEvent::Downgrade { .. }
+                | PeerEvent::KeyConflict(_)
+                | PeerEvent::ProtocolLearned(_),
+            ) => {}
             // A peer came, went, moved or got a name; or we missed what it was.
             Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {
                 self.look_at.get_or_insert_with(|| Instant::now() + SETTLE);

@@ -8,7 +8,7 @@ use nara_proto::identity::{NaraId, NaraName};
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::PinnedKey;
+use super::{PeerProtocol, PinnedKey};
 use crate::defaults;
 
 /// What is known about a peer.
@@ -22,6 +22,8 @@ pub struct PeerInfo {
     pub address: Option<SocketAddr>,
     /// The key that is pinned for its name.
     pub key: Option<PinnedKey>,
+    /// What it has proven that it can do.
+    pub protocol: PeerProtocol,
 }
 
 impl PeerInfo {
@@ -31,6 +33,7 @@ impl PeerInfo {
         self.name = self.name.take().or(other.name);
         self.address = self.address.or(other.address);
         self.key = self.key.take().or(other.key);
+        self.protocol = self.protocol.union(other.protocol);
     }
 
     /// How to call the peer in a message: its name, else its id, else its address.
@@ -84,6 +87,11 @@ impl Peer {
             .key
             .as_ref()
             .map(|pinned| pinned.key)
+    }
+
+    /// What it has proven that it can do.
+    pub fn protocol(&self) -> PeerProtocol {
+        self.info.read().unwrap_or_else(PoisonError::into_inner).protocol
     }
 
     /// The state of its circuit breaker.

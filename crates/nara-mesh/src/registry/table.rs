@@ -7,7 +7,7 @@ use nara_proto::event::KeyLookup;
 use nara_proto::identity::{KeyId, NaraId, NaraName, PublicKey};
 use tokio::sync::broadcast;
 
-use super::{KeySource, Peer, PeerEvent, PeerInfo, PinnedKey};
+use super::{KeySource, Peer, PeerEvent, PeerInfo, PeerProtocol, PinnedKey};
 use crate::defaults;
 
 /// Events that a slow subscriber may lag behind before it misses some.
@@ -216,8 +216,18 @@ impl PeerRegistry {
             id: key.id.clone(),
             name: Some(key.name.clone()),
             key: Some(key),
-            address: None,
+            ..PeerInfo::default()
         })
+    }
+
+    /// Notes what a peer has proven that it can do; what is known already stays.
+    pub fn learn_protocol(&self, peer: &Peer, protocol: PeerProtocol) {
+        let known = peer.protocol();
+        let union = known.union(protocol);
+        if union != known {
+            peer.update(|info| info.protocol = info.protocol.union(protocol));
+            self.emit(PeerEvent::ProtocolLearned(peer.info()));
+        }
     }
 
     /// What happens to peers from now on. A subscriber that falls behind misses the oldest.

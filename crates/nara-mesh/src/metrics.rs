@@ -1,0 +1,10 @@
+//! The names of all metrics, for the recorder of whoever runs the program (crate `metrics`).
+//!
+//! Without a recorder they cost next to nothing. Names end in their unit; counters end in `_total`. No label ever
+//! has a value that a peer chooses freely: names of peers are in the log.
+
+/// Requests that were refused, by `reason`: one of a fixed set of words.
+pub const REQUESTS_REFUSED: &str = "nara_mesh_requests_refused_total";
+
+/// Messages of peers that do less than they have proven that they can, by `direction` (`request`, `response`).
+pub const DOWNGRADES: &str = "nara_mesh_downgrades_total";
