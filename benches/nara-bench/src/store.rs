@@ -103,8 +103,8 @@ fn registry(len: u32) -> Result<(f64, f64), Box<dyn std::error::Error + Send + S
                 key: keypair.public_key(),
                 source: KeySource::Configured,
                 learned_at: UnixMillis::new(0),
-                ..PeerInfo::default()
             }),
+            ..PeerInfo::default()
         })?;
     }
     let bytes = resident_bytes()?.saturating_sub(before) as f64 / f64::from(len);

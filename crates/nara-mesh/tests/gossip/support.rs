@@ -239,5 +239,6 @@ fn info(nara: &LocalNara, address: SocketAddr) -> PeerInfo {
             source: KeySource::Configured,
             learned_at: UnixNanos::new(NOW).to_millis(),
         }),
+        ..PeerInfo::default()
     }
 }

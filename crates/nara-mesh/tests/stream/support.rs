@@ -114,6 +114,7 @@ impl Mesh {
                     source: KeySource::Configured,
                     learned_at: UnixMillis::new(0),
                 }),
+                ..PeerInfo::default()
             };
             registry.register(info).unwrap();
         }

@@ -46,6 +46,7 @@ pub(crate) fn known(nara: &LocalNara, address: Option<SocketAddr>) -> PeerInfo {
         name: Some(nara.name().clone()),
         address,
         key: Some(pinned(nara)),
+        ..PeerInfo::default()
     }
 }
 
