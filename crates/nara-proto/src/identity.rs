@@ -15,7 +15,7 @@ mod soul;
 mod verifier;
 
 pub use batch::verify_batch;
-pub use id::{InvalidNaraId, KeyId, NaraId};
+pub use id::{InvalidKeyId, InvalidNaraId, KeyId, NaraId};
 pub use key::{InvalidPublicKey, PublicKey};
 pub use keypair::KeyPair;
 pub use name::{InvalidName, NaraName};

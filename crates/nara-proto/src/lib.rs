@@ -12,6 +12,7 @@
 //! | [`time`] | Unix time in seconds, milliseconds and nanoseconds: the wire mixes them, the types do not |
 //! | [`go_json`] | JSON exactly as the naras already out there write and read it |
 //! | [`auth`] | signed requests, signed responses, the replay cache |
+//! | [`signature`] | profile v2: RFC 9421 signatures over everything, capabilities |
 //! | [`event`] | events, their payloads, ids, signatures and validity |
 //! | [`checkpoint`] | attestations and the multi-signature of checkpoints |
 //! | [`sync`], [`zine`], [`world`], [`runtime_message`], [`peer`], [`import`] | the messages of each endpoint |
@@ -52,6 +53,7 @@ pub mod import;
 pub mod peer;
 pub mod reconcile;
 pub mod runtime_message;
+pub mod signature;
 pub mod stream;
 pub mod sync;
 pub mod time;

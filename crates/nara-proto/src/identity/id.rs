@@ -81,6 +81,25 @@ impl From<&PublicKey> for KeyId {
     }
 }
 
+/// A text that is not a key id: not Base58 of 32 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a key id (expected Base58 of 32 bytes, 43 or 44 characters)")]
+pub struct InvalidKeyId;
+
+impl FromStr for KeyId {
+    type Err = InvalidKeyId;
+
+    /// Base58 has one spelling for each byte string.
+    fn from_str(text: &str) -> Result<Self, InvalidKeyId> {
+        let mut bytes = [0_u8; 33];
+        // The cap bounds the work.
+        if !(32..=44).contains(&text.len()) || bs58::decode(text).onto(&mut bytes[..]) != Ok(32) {
+            return Err(InvalidKeyId);
+        }
+        Ok(Self(*bytes.first_chunk().expect("it has 33 bytes")))
+    }
+}
+
 impl fmt::Display for KeyId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&bs58::encode(self.0).into_string())

@@ -1,0 +1,107 @@
+//! Profile v2: signatures that cover everything, by RFC 9421 (HTTP Message Signatures) and RFC 9530 (digests).
+//!
+//! The profile is fixed, so that there is nothing to negotiate and nothing to leave out. A request carries
+//!
+//! ```text
+//! X-Nara-Name: alice
+//! X-Nara-To: A7LSDFk4JWxFB1x6TMEYSDkQ1WC9cJzbtvEZUuY5bPu9
+//! Content-Digest: sha-256=:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=:
+//! Signature-Input: nara=("@method" "@path" "@query" "content-digest" "x-nara-name" "x-nara-to");created=1769100000;
+//!   expires=1769100030;nonce="AZvpcqDQAAECAwQFBgcICQ==";keyid="…";alg="ed25519";tag="nara-mesh"
+//! Signature: nara=:…:
+//! ```
+//!
+//! and on a [secure channel](ChannelBinding) `X-Nara-Channel`, which is covered too. The answer covers its status,
+//! its digest, who answers, and the signature of the request (`"signature";req`), so it belongs to one question.
+//!
+//! * One signature, labelled `nara`; exactly these components in this order; exactly these parameters, in any order.
+//! * Every field has one spelling, the strict one of RFC 9651: a second spelling of a signed request would be
+//!   another request to whoever compares texts.
+//! * The recipient is its id, or its name where the id is unknown ([`Recipient`]).
+//! * `X-Nara-Name` is covered as the bytes on the wire, which are UTF-8.
+//! * `keyid` is the [`KeyId`](crate::identity::KeyId) of the key: it follows from the key, so it cannot lie.
+//!
+//! Signing and verifying build the signed bytes with the same functions, so that they cannot drift apart.
+//!
+//! ```
+//! use nara_proto::identity::{KeyPair, Soul};
+//! use nara_proto::signature::{ContentDigest, Nonce, Recipient, RequestLine, RequestSignature, RequestToSign, Signer};
+//! use nara_proto::time::UnixMillis;
+//!
+//! let keypair = KeyPair::from_soul(&Soul::bond([1; 32], "alice"));
+//! let alice = Signer::new(keypair.clone(), "alice".parse()?);
+//! let bob = Recipient::Name("bob".parse()?);
+//! let line = RequestLine { method: "POST", path: "/dm", query: None };
+//! let now = UnixMillis::new(1_769_100_000_250);
+//!
+//! let signed = alice.sign_request(&RequestToSign {
+//!     line,
+//!     to: &bob,
+//!     digest: ContentDigest::of(b"{}"),
+//!     now,
+//!     nonce: Nonce::new(now, [7; 10]),
+//!     channel: None,
+//! });
+//! let mut headers = http::HeaderMap::new();
+//! signed.write_to(&mut headers);
+//!
+//! let received = RequestSignature::from_headers(&headers)?;
+//! received.check_time(now)?;
+//! received.check_key(&keypair.public_key())?;
+//! received.verify_signature(&keypair.public_key(), line)?;
+//! received.digest().check(b"{}")?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod base;
+mod capability;
+mod channel;
+mod digest;
+mod error;
+mod fields;
+mod nonce;
+mod params;
+mod recipient;
+mod request;
+mod response;
+mod signer;
+
+pub use capability::{CAPABILITY_HEADER, Capability, CapabilityError, SignedCapability};
+pub use channel::ChannelBinding;
+pub use digest::{ContentDigest, DigestHasher};
+pub use error::{SignatureError, SignedField};
+pub use fields::{
+    CHANNEL_HEADER, CONTENT_DIGEST_HEADER, SIGNATURE_HEADER, SIGNATURE_INPUT_HEADER, TO_HEADER,
+};
+pub use nonce::Nonce;
+pub use recipient::Recipient;
+pub use request::{RequestLine, RequestSignature, RequestToSign};
+pub use response::{ResponseSignature, ResponseToSign};
+pub use signer::Signer;
+
+use std::time::Duration;
+
+use http::HeaderMap;
+
+/// The label of the one signature.
+pub const LABEL: &str = "nara";
+
+/// The `tag` of the signatures of this profile.
+pub const TAG: &str = "nara-mesh";
+
+/// The `alg` of the signatures of this profile.
+pub const ALGORITHM: &str = "ed25519";
+
+/// The longest time from `created` to `expires`: a request is good for no longer, whatever its sender says.
+pub const MAX_LIFETIME: Duration = Duration::from_secs(30);
+
+/// Whether a message claims to carry a signature of RFC 9421, of whatever profile and however broken.
+///
+/// Whoever speaks v2 verifies such a message by it and by nothing else: to fall back to an older signature would let
+/// anybody choose the weaker check.
+pub fn is_claimed(headers: &HeaderMap) -> bool {
+    headers.contains_key(SIGNATURE_INPUT_HEADER) || headers.contains_key(SIGNATURE_HEADER)
+}
+
+#[cfg(test)]
+mod tests;

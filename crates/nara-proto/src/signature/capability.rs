@@ -1,0 +1,173 @@
+use http::{HeaderMap, HeaderName, HeaderValue};
+use sfv::{BareItem, Dictionary, ListEntry, Parser};
+
+use super::Signer;
+use super::fields::{byte_sequence, byte_sequence_text, value};
+use crate::auth::FRESHNESS_WINDOW;
+use crate::identity::{NaraId, NaraName, PublicKey, Signature, Verifier};
+use crate::time::UnixMillis;
+
+/// The header of `/ping` answers with a [`SignedCapability`]. A header, because the body of that answer is the same
+/// byte for byte on all naras.
+pub const CAPABILITY_HEADER: HeaderName = HeaderName::from_static("x-nara-capability");
+
+/// The longest value: room for words of later versions.
+const MAX_LEN: usize = 1024;
+
+const PROOF: &str = ", proof=";
+const V2: &str = "v2";
+const X509: &str = "x509";
+const RAW_PUBLIC_KEY: &str = "raw-public-key";
+
+/// What a nara can do beyond what all can, in its own words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Capability {
+    /// Its id. No other message tells it.
+    pub id: NaraId,
+    /// It signs with profile v2.
+    pub v2: bool,
+    /// It accepts TLS on its mesh port, with a certificate that holds its key.
+    pub tls: bool,
+    /// It accepts TLS with its raw public key (RFC 7250).
+    pub raw_public_key: bool,
+    /// When it said so, in milliseconds.
+    pub at: UnixMillis,
+}
+
+/// A [`Capability`] as it travels, with the signature of the nara that it is about.
+///
+/// ```text
+/// X-Nara-Capability: id="A7LS…", signatures=(v2), tls=(x509 raw-public-key), at=1769100000250, proof=:…:
+/// ```
+///
+/// A dictionary of RFC 9651. The signature is over three lines, joined with `\n`: `nara-mesh/capability/1`, then the
+/// key (base64), a space and the name, then the value up to `, proof=`. Words and members that a reader does not know
+/// are signed, too, and skipped. No other signature of a nara is over a text that begins like this.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SignedCapability {
+    statement: String,
+    capability: Capability,
+    proof: Signature,
+}
+
+/// A capability that must not be believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CapabilityError {
+    /// Not signed with the key.
+    #[error("the capability is not signed with the key of the nara")]
+    BadSignature,
+    /// Not a capability.
+    #[error("the capability is malformed")]
+    Malformed,
+    /// Signed too long ago, or in the future: what a nara could do once, it may have ceased to do.
+    #[error("the capability was signed more than {} s away from our clock", FRESHNESS_WINDOW.as_secs())]
+    Stale,
+}
+
+impl Signer {
+    /// Signs what this nara can do.
+    pub fn sign_capability(&self, capability: &Capability) -> SignedCapability {
+        let words = |all: &[(&'static str, bool)]| {
+            let can = all.iter().filter(|(_, can)| *can);
+            can.map(|(word, _)| *word).collect::<Vec<_>>().join(" ")
+        };
+        let statement = format!(
+            "id=\"{}\", signatures=({}), tls=({}), at={}",
+            capability.id,
+            words(&[(V2, capability.v2)]),
+            words(&[
+                (X509, capability.tls),
+                (RAW_PUBLIC_KEY, capability.raw_public_key)
+            ]),
+            capability.at,
+        );
+        let text = signed_text(self.name(), &self.keypair().public_key(), &statement);
+        SignedCapability {
+            statement,
+            capability: capability.clone(),
+            proof: self.keypair().sign(text.as_bytes()),
+        }
+    }
+}
+
+impl SignedCapability {
+    /// Reads the header of an answer; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`CapabilityError::Malformed`].
+    pub fn from_headers(headers: &HeaderMap) -> Result<Option<Self>, CapabilityError> {
+        let mut values = headers.get_all(CAPABILITY_HEADER).iter();
+        let Some(value) = values.next() else {
+            return Ok(None);
+        };
+        if values.next().is_some() || value.len() > MAX_LEN {
+            return Err(CapabilityError::Malformed);
+        }
+        Self::parse(value).map(Some).ok_or(CapabilityError::Malformed)
+    }
+
+    fn parse(value: &HeaderValue) -> Option<Self> {
+        let (statement, proof) = value.to_str().ok()?.rsplit_once(PROOF)?;
+        let proof = HeaderValue::from_str(proof).ok()?;
+        let members: Dictionary = Parser::new(statement).parse().ok()?;
+        let item = |name| match members.get(name) {
+            Some(ListEntry::Item(item)) => Some(&item.bare_item),
+            _ => None,
+        };
+        let has_word = |list, word| match members.get(list) {
+            Some(ListEntry::InnerList(list)) => {
+                let mut words = list.items.iter().filter_map(|item| item.bare_item.as_token());
+                words.any(|known| known.as_str() == word)
+            }
+            _ => false,
+        };
+        let capability = Capability {
+            id: item("id")?.as_string()?.as_str().parse().ok()?,
+            v2: has_word("signatures", V2),
+            tls: has_word("tls", X509),
+            raw_public_key: has_word("tls", RAW_PUBLIC_KEY),
+            at: UnixMillis::new(item("at").and_then(BareItem::as_integer)?.into()),
+        };
+        Some(Self {
+            statement: statement.to_owned(),
+            capability,
+            proof: byte_sequence(&proof, "", super::SignedField::Signature)
+                .map(Signature::from_bytes)
+                .ok()?,
+        })
+    }
+
+    /// What it says, whoever said it.
+    pub fn unverified(&self) -> &Capability {
+        &self.capability
+    }
+
+    /// The value of the header.
+    pub fn to_field(&self) -> HeaderValue {
+        let proof = byte_sequence_text("", self.proof.as_bytes());
+        value(&format!("{}{PROOF}{proof}", self.statement))
+    }
+
+    /// What the nara with this name and key says that it can do, if it says so now.
+    ///
+    /// # Errors
+    /// [`CapabilityError`] if it must not be believed.
+    pub fn verify(
+        &self,
+        name: &NaraName,
+        key: &PublicKey,
+        now: UnixMillis,
+    ) -> Result<&Capability, CapabilityError> {
+        if self.capability.at.abs_diff(now) > FRESHNESS_WINDOW {
+            return Err(CapabilityError::Stale);
+        }
+        let text = signed_text(name, key, &self.statement);
+        Verifier::verify(key, text.as_bytes(), &self.proof).map_err(|_| CapabilityError::BadSignature)?;
+        Ok(&self.capability)
+    }
+}
+
+fn signed_text(name: &NaraName, key: &PublicKey, statement: &str) -> String {
+    format!("nara-mesh/capability/1\n{key} {name}\n{statement}")
+}

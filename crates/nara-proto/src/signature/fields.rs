@@ -1,0 +1,110 @@
+//! The header fields, each at most once and within its length.
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use super::{LABEL, SignatureError, SignedField};
+use crate::auth::NAME_HEADER;
+use crate::encoding;
+use crate::identity::NaraName;
+
+/// The header that binds a request to its connection; only on secure channels.
+pub const CHANNEL_HEADER: HeaderName = HeaderName::from_static("x-nara-channel");
+/// The header with the digest of the body (RFC 9530).
+pub const CONTENT_DIGEST_HEADER: HeaderName = HeaderName::from_static("content-digest");
+/// The header with the signature (RFC 9421, section 4.2).
+pub const SIGNATURE_HEADER: HeaderName = HeaderName::from_static("signature");
+/// The header that says what is signed (RFC 9421, section 4.1).
+pub const SIGNATURE_INPUT_HEADER: HeaderName = HeaderName::from_static("signature-input");
+/// The header that names the recipient.
+pub const TO_HEADER: HeaderName = HeaderName::from_static("x-nara-to");
+
+impl SignedField {
+    /// The name of the header.
+    pub const fn header(self) -> HeaderName {
+        match self {
+            Self::Channel => CHANNEL_HEADER,
+            Self::ContentDigest => CONTENT_DIGEST_HEADER,
+            Self::Name => NAME_HEADER,
+            Self::Signature => SIGNATURE_HEADER,
+            Self::SignatureInput => SIGNATURE_INPUT_HEADER,
+            Self::To => TO_HEADER,
+        }
+    }
+
+    /// The most bytes that its value may have: with room for what is allowed, and none for what is not.
+    pub const fn max_len(self) -> usize {
+        match self {
+            Self::Channel | Self::ContentDigest => 64,
+            Self::Name => NaraName::MAX_LEN,
+            Self::Signature => 128,
+            Self::SignatureInput => 512,
+            // Each byte of a name may take three.
+            Self::To => 3 * NaraName::MAX_LEN,
+        }
+    }
+}
+
+/// The one value of a field that must be there.
+pub(super) fn single(headers: &HeaderMap, field: SignedField) -> Result<&HeaderValue, SignatureError> {
+    optional(headers, field)?.ok_or(SignatureError::Missing(field))
+}
+
+/// The one value of a field that may be there.
+pub(super) fn optional(
+    headers: &HeaderMap,
+    field: SignedField,
+) -> Result<Option<&HeaderValue>, SignatureError> {
+    let mut values = headers.get_all(field.header()).iter();
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
+    if values.next().is_some() {
+        return Err(SignatureError::Repeated(field));
+    }
+    if value.len() > field.max_len() {
+        return Err(SignatureError::TooLong(field));
+    }
+    Ok(Some(value))
+}
+
+/// The name of the signer.
+pub(super) fn name(headers: &HeaderMap) -> Result<NaraName, SignatureError> {
+    let value = single(headers, SignedField::Name)?;
+    let name = std::str::from_utf8(value.as_bytes()).map_err(|_| SignatureError::NameEncoding)?;
+    NaraName::new(name).map_err(SignatureError::Name)
+}
+
+/// A value of letters, digits and signs of ASCII.
+pub(super) fn ascii(value: &HeaderValue, field: SignedField) -> Result<&str, SignatureError> {
+    value.to_str().map_err(|_| SignatureError::Malformed(field))
+}
+
+/// The bytes of a field with one byte sequence, in its one spelling: `prefix:base64:`. With the prefix `key=` it is a
+/// dictionary of one member (RFC 9651, section 3.2).
+pub(super) fn byte_sequence<const N: usize>(
+    value: &HeaderValue,
+    prefix: &str,
+    field: SignedField,
+) -> Result<[u8; N], SignatureError> {
+    let text = value.as_bytes().strip_prefix(prefix.as_bytes());
+    let base64 = text.and_then(|text| text.strip_prefix(b":")?.strip_suffix(b":"));
+    base64
+        .and_then(|base64| encoding::base64_decode_canonical(base64).ok()?.try_into().ok())
+        .ok_or(SignatureError::Malformed(field))
+}
+
+/// What [`byte_sequence`] reads.
+pub(super) fn byte_sequence_text(prefix: &str, bytes: &[u8]) -> String {
+    format!("{prefix}:{}:", encoding::base64_encode(bytes))
+}
+
+/// The prefix of the member of the one signature.
+pub(super) fn label_prefix() -> String {
+    format!("{LABEL}=")
+}
+
+/// The value of a header that was made here of printable ASCII, or of a name.
+pub(super) fn value(text: &str) -> HeaderValue {
+    HeaderValue::from_bytes(text.as_bytes())
+        .expect("neither names nor structured fields have control characters")
+}

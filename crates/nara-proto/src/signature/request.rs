@@ -1,0 +1,277 @@
+use http::{HeaderMap, HeaderValue};
+
+use super::base::SignatureBase;
+use super::fields::{self, byte_sequence, byte_sequence_text, label_prefix};
+use super::params::Params;
+use super::{
+    CHANNEL_HEADER, CONTENT_DIGEST_HEADER, ChannelBinding, ContentDigest, MAX_LIFETIME, Nonce, Recipient,
+    SIGNATURE_HEADER, SIGNATURE_INPUT_HEADER, SignatureError, SignedField, Signer, TO_HEADER,
+};
+use crate::auth::{FRESHNESS_WINDOW, NAME_HEADER};
+use crate::identity::{KeyId, NaraId, NaraName, PublicKey, Signature, Verifier};
+use crate::time::{UnixMillis, UnixSeconds};
+
+const COVERED: &str = r#"("@method" "@path" "@query" "content-digest" "x-nara-name" "x-nara-to")"#;
+const COVERED_ON_CHANNEL: &str =
+    r#"("@method" "@path" "@query" "content-digest" "x-nara-name" "x-nara-to" "x-nara-channel")"#;
+
+/// The request line, as far as it is signed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestLine<'a> {
+    /// The method.
+    pub method: &'a str,
+    /// The path, percent-encoded as on the request line.
+    pub path: &'a str,
+    /// The query as on the request line, without `?`; `None` if there is no `?`. RFC 9421 does not tell that from an
+    /// empty query, and neither does any endpoint.
+    pub query: Option<&'a str>,
+}
+
+/// What goes into the signature of a request.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestToSign<'a> {
+    /// The request line.
+    pub line: RequestLine<'a>,
+    /// For whom the request is.
+    pub to: &'a Recipient,
+    /// The digest of the body.
+    pub digest: ContentDigest,
+    /// The time of signing.
+    pub now: UnixMillis,
+    /// A nonce that was never used before.
+    pub nonce: Nonce,
+    /// The connection on which it will be sent, if it is a secure one.
+    pub channel: Option<ChannelBinding>,
+}
+
+/// The signature of one request, with all that it covers beside the request line.
+///
+/// Reading it checks its form. Whether it may be believed say [`check_time`](Self::check_time),
+/// [`check_recipient`](Self::check_recipient), [`check_channel`](Self::check_channel), [`check_key`](Self::check_key),
+/// [`verify_signature`](Self::verify_signature), the body against its [`digest`](Self::digest), and a memory of the
+/// [`nonce`](Self::nonce)s that were used already.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestSignature {
+    name: NaraName,
+    to: String,
+    digest: ContentDigest,
+    channel: Option<ChannelBinding>,
+    expires: UnixSeconds,
+    nonce: Nonce,
+    params: Params,
+    signature: Signature,
+}
+
+impl Signer {
+    /// Signs a request.
+    pub fn sign_request(&self, request: &RequestToSign<'_>) -> RequestSignature {
+        let created = request.now.to_seconds();
+        let expires = created.saturating_add(MAX_LIFETIME);
+        let for_request = Some((expires, request.nonce));
+        let params = Params::new(covered(request.channel), created, for_request, self.key_id());
+        let mut signed = RequestSignature {
+            name: self.name().clone(),
+            to: request.to.to_string(),
+            digest: request.digest,
+            channel: request.channel,
+            expires,
+            nonce: request.nonce,
+            params,
+            signature: Signature::from_bytes([0; 64]),
+        };
+        signed.signature = self.keypair().sign(&signed.base(request.line));
+        signed
+    }
+}
+
+impl RequestSignature {
+    /// Reads the headers of a request. What is missing, repeated, too long, in another than the strict spelling, or
+    /// not of this profile, is an error.
+    ///
+    /// # Errors
+    /// [`SignatureError`].
+    pub fn from_headers(headers: &HeaderMap) -> Result<Self, SignatureError> {
+        let input = fields::single(headers, SignedField::SignatureInput)?;
+        let signature = fields::single(headers, SignedField::Signature)?;
+        let channel = ChannelBinding::from_headers(headers)?;
+        let params = Params::parse(input, covered(channel))?;
+        let missing = |name| move || SignatureError::MissingParameter(name);
+        let expires = params.expires.ok_or_else(missing("expires"))?;
+        let lifetime = expires.abs_diff(params.created);
+        if expires < params.created || lifetime > MAX_LIFETIME {
+            return Err(SignatureError::Lifetime);
+        }
+        let to = fields::single(headers, SignedField::To)?;
+        Ok(Self {
+            name: fields::name(headers)?,
+            to: fields::ascii(to, SignedField::To)?.to_owned(),
+            digest: ContentDigest::from_headers(headers)?,
+            channel,
+            expires,
+            nonce: params.nonce.ok_or_else(missing("nonce"))?,
+            params,
+            signature: byte_sequence(signature, &label_prefix(), SignedField::Signature)
+                .map(Signature::from_bytes)?,
+        })
+    }
+
+    /// Writes the headers, replacing any that are there.
+    pub fn write_to(&self, headers: &mut HeaderMap) {
+        headers.insert(NAME_HEADER, fields::value(self.name.as_str()));
+        headers.insert(TO_HEADER, fields::value(&self.to));
+        headers.insert(CONTENT_DIGEST_HEADER, fields::value(&self.digest.to_field()));
+        if let Some(channel) = self.channel {
+            headers.insert(CHANNEL_HEADER, fields::value(&channel.to_field()));
+        }
+        headers.insert(SIGNATURE_INPUT_HEADER, fields::value(&self.params.to_field()));
+        headers.insert(SIGNATURE_HEADER, self.signature_field());
+    }
+
+    /// Who claims to send the request.
+    pub fn name(&self) -> &NaraName {
+        &self.name
+    }
+
+    /// For whom it is, as `X-Nara-To` spells it.
+    pub fn to(&self) -> &str {
+        &self.to
+    }
+
+    /// The digest that its body must have.
+    pub fn digest(&self) -> ContentDigest {
+        self.digest
+    }
+
+    /// When it was signed, by the sender's clock.
+    pub fn created(&self) -> UnixSeconds {
+        self.params.created
+    }
+
+    /// Until when it is good, by the sender's clock: to the end of this second. At most [`MAX_LIFETIME`] behind
+    /// [`created`](Self::created).
+    pub fn expires(&self) -> UnixSeconds {
+        self.expires
+    }
+
+    /// When it was signed, in milliseconds: from the [nonce](Nonce) if that fits to `created`, else the beginning of
+    /// that second.
+    pub fn signed_at(&self) -> UnixMillis {
+        let exact = self.nonce.time();
+        if exact.to_seconds() == self.created() {
+            exact
+        } else {
+            self.created().to_millis()
+        }
+    }
+
+    /// What makes it another request than any before.
+    pub fn nonce(&self) -> Nonce {
+        self.nonce
+    }
+
+    /// The key that it claims to be signed with.
+    pub fn key_id(&self) -> KeyId {
+        self.params.key_id
+    }
+
+    /// The signature.
+    pub fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    /// Checks that it was signed within [`FRESHNESS_WINDOW`] of `now` and has not expired: cheap, so done before
+    /// anything else.
+    ///
+    /// # Errors
+    /// [`SignatureError::Stale`] or [`SignatureError::Expired`].
+    pub fn check_time(&self, now: UnixMillis) -> Result<(), SignatureError> {
+        let now = now.to_seconds();
+        let created = self.created();
+        if created.abs_diff(now) > FRESHNESS_WINDOW {
+            return Err(SignatureError::Stale { created, now });
+        }
+        let expires = self.expires;
+        if now > expires {
+            return Err(SignatureError::Expired { expires, now });
+        }
+        Ok(())
+    }
+
+    /// Checks that it is for the nara with this id and name.
+    ///
+    /// # Errors
+    /// [`SignatureError::Recipient`].
+    pub fn check_recipient(&self, id: &NaraId, name: &NaraName) -> Result<(), SignatureError> {
+        if Recipient::is_spelled(&self.to, id, name) {
+            Ok(())
+        } else {
+            Err(SignatureError::Recipient)
+        }
+    }
+
+    /// Checks that it is for the connection on which it came: `None` for one that proves nothing.
+    ///
+    /// # Errors
+    /// [`SignatureError::Channel`] if it is for another one, or lacks the binding that a secure channel needs.
+    pub fn check_channel(&self, channel: Option<&ChannelBinding>) -> Result<(), SignatureError> {
+        let same = match (&self.channel, channel) {
+            (None, None) => true,
+            (Some(claimed), Some(ours)) => claimed.is_same(ours),
+            _ => false,
+        };
+        if same {
+            Ok(())
+        } else {
+            Err(SignatureError::Channel)
+        }
+    }
+
+    /// Checks that it claims the key that is known for the name.
+    ///
+    /// # Errors
+    /// [`SignatureError::KeyId`].
+    pub fn check_key(&self, key: &PublicKey) -> Result<(), SignatureError> {
+        let known = KeyId::from(key);
+        let claimed = self.key_id();
+        if claimed == known {
+            Ok(())
+        } else {
+            Err(SignatureError::KeyId { claimed, known })
+        }
+    }
+
+    /// Verifies the signature, at any age.
+    ///
+    /// # Errors
+    /// [`SignatureError::BadSignature`].
+    pub fn verify_signature(&self, key: &impl Verifier, line: RequestLine<'_>) -> Result<(), SignatureError> {
+        key.verify(&self.base(line), &self.signature)
+            .map_err(|_| SignatureError::BadSignature)
+    }
+
+    /// The bytes that are signed (RFC 9421, section 2.5).
+    pub fn base(&self, line: RequestLine<'_>) -> Vec<u8> {
+        let mut base = SignatureBase::new();
+        base.component("\"@method\"", line.method.as_bytes())
+            .component("\"@path\"", line.path.as_bytes())
+            .query(line.query.unwrap_or_default())
+            .component("\"content-digest\"", self.digest.to_field().as_bytes())
+            .component("\"x-nara-name\"", self.name.as_str().as_bytes())
+            .component("\"x-nara-to\"", self.to.as_bytes());
+        if let Some(channel) = self.channel {
+            base.component("\"x-nara-channel\"", channel.to_field().as_bytes());
+        }
+        base.finish(self.params.text())
+    }
+
+    fn signature_field(&self) -> HeaderValue {
+        fields::value(&byte_sequence_text(&label_prefix(), self.signature.as_bytes()))
+    }
+}
+
+fn covered(channel: Option<ChannelBinding>) -> &'static str {
+    match channel {
+        None => COVERED,
+        Some(_) => COVERED_ON_CHANNEL,
+    }
+}

@@ -1,0 +1,157 @@
+use http::{HeaderMap, StatusCode};
+
+use super::base::SignatureBase;
+use super::fields::{self, byte_sequence, byte_sequence_text, label_prefix};
+use super::params::Params;
+use super::{
+    CONTENT_DIGEST_HEADER, ContentDigest, SIGNATURE_HEADER, SIGNATURE_INPUT_HEADER, SignatureError,
+    SignedField, Signer,
+};
+use crate::auth::{FRESHNESS_WINDOW, NAME_HEADER};
+use crate::identity::{KeyId, NaraName, PublicKey, Signature, Verifier};
+use crate::time::{UnixMillis, UnixSeconds};
+
+const COVERED: &str = r#"("@status" "content-digest" "x-nara-name" "signature";req)"#;
+
+/// What goes into the signature of an answer.
+#[derive(Clone, Copy, Debug)]
+pub struct ResponseToSign<'a> {
+    /// Its status.
+    pub status: StatusCode,
+    /// The digest of its body.
+    pub digest: ContentDigest,
+    /// The signature of the request that it answers.
+    pub request: &'a Signature,
+    /// The time of signing.
+    pub now: UnixMillis,
+}
+
+/// The signature of one answer, with all that it covers beside status and request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResponseSignature {
+    name: NaraName,
+    digest: ContentDigest,
+    params: Params,
+    signature: Signature,
+}
+
+impl Signer {
+    /// Signs an answer.
+    pub fn sign_response(&self, response: &ResponseToSign<'_>) -> ResponseSignature {
+        let mut signed = ResponseSignature {
+            name: self.name().clone(),
+            digest: response.digest,
+            params: Params::new(COVERED, response.now.to_seconds(), None, self.key_id()),
+            signature: Signature::from_bytes([0; 64]),
+        };
+        let base = signed.base(response.status, response.request);
+        signed.signature = self.keypair().sign(&base);
+        signed
+    }
+}
+
+impl ResponseSignature {
+    /// Reads the headers of an answer; as strict as
+    /// [`RequestSignature::from_headers`](super::RequestSignature::from_headers).
+    ///
+    /// # Errors
+    /// [`SignatureError`].
+    pub fn from_headers(headers: &HeaderMap) -> Result<Self, SignatureError> {
+        let input = fields::single(headers, SignedField::SignatureInput)?;
+        let signature = fields::single(headers, SignedField::Signature)?;
+        let params = Params::parse(input, COVERED)?;
+        if params.expires.is_some() || params.nonce.is_some() {
+            return Err(SignatureError::UnknownParameter);
+        }
+        Ok(Self {
+            name: fields::name(headers)?,
+            digest: ContentDigest::from_headers(headers)?,
+            params,
+            signature: byte_sequence(signature, &label_prefix(), SignedField::Signature)
+                .map(Signature::from_bytes)?,
+        })
+    }
+
+    /// Writes the headers, replacing any that are there.
+    pub fn write_to(&self, headers: &mut HeaderMap) {
+        headers.insert(NAME_HEADER, fields::value(self.name.as_str()));
+        headers.insert(CONTENT_DIGEST_HEADER, fields::value(&self.digest.to_field()));
+        headers.insert(SIGNATURE_INPUT_HEADER, fields::value(&self.params.to_field()));
+        let signature = byte_sequence_text(&label_prefix(), self.signature.as_bytes());
+        headers.insert(SIGNATURE_HEADER, fields::value(&signature));
+    }
+
+    /// Who claims to respond.
+    pub fn name(&self) -> &NaraName {
+        &self.name
+    }
+
+    /// The digest that its body must have.
+    pub fn digest(&self) -> ContentDigest {
+        self.digest
+    }
+
+    /// When it was signed, by the responder's clock.
+    pub fn created(&self) -> UnixSeconds {
+        self.params.created
+    }
+
+    /// The key that it claims to be signed with.
+    pub fn key_id(&self) -> KeyId {
+        self.params.key_id
+    }
+
+    /// Checks that it was signed within [`FRESHNESS_WINDOW`] of `now`. It belongs to one request whatever its age, so
+    /// this is about clocks only.
+    ///
+    /// # Errors
+    /// [`SignatureError::Stale`].
+    pub fn check_time(&self, now: UnixMillis) -> Result<(), SignatureError> {
+        let now = now.to_seconds();
+        let created = self.created();
+        if created.abs_diff(now) > FRESHNESS_WINDOW {
+            return Err(SignatureError::Stale { created, now });
+        }
+        Ok(())
+    }
+
+    /// Checks that it claims the key that is known for the name.
+    ///
+    /// # Errors
+    /// [`SignatureError::KeyId`].
+    pub fn check_key(&self, key: &PublicKey) -> Result<(), SignatureError> {
+        let known = KeyId::from(key);
+        let claimed = self.key_id();
+        if claimed == known {
+            Ok(())
+        } else {
+            Err(SignatureError::KeyId { claimed, known })
+        }
+    }
+
+    /// Verifies that the responder signed this status, this digest, and that they answer the request with this
+    /// signature.
+    ///
+    /// # Errors
+    /// [`SignatureError::BadSignature`].
+    pub fn verify_signature(
+        &self,
+        key: &impl Verifier,
+        status: StatusCode,
+        request: &Signature,
+    ) -> Result<(), SignatureError> {
+        key.verify(&self.base(status, request), &self.signature)
+            .map_err(|_| SignatureError::BadSignature)
+    }
+
+    /// The bytes that are signed (RFC 9421, section 2.5).
+    pub fn base(&self, status: StatusCode, request: &Signature) -> Vec<u8> {
+        let request = byte_sequence_text(&label_prefix(), request.as_bytes());
+        let mut base = SignatureBase::new();
+        base.component("\"@status\"", status.as_str().as_bytes())
+            .component("\"content-digest\"", self.digest.to_field().as_bytes())
+            .component("\"x-nara-name\"", self.name.as_str().as_bytes())
+            .component("\"signature\";req", request.as_bytes());
+        base.finish(self.params.text())
+    }
+}

@@ -1,0 +1,126 @@
+//! Another implementation of RFC 9421 (`httpsig`) signs what we accept, and accepts what we sign.
+
+use httpsig::prelude::message_component::{HttpMessageComponent, HttpMessageComponentId};
+use httpsig::prelude::{
+    AlgorithmName, HttpSignatureBase, HttpSignatureHeaders, HttpSignatureParams, PublicKey, SecretKey,
+};
+use proptest::prelude::*;
+
+use super::*;
+use crate::identity::{KeyId, Signature};
+
+/// The base as the oracle builds it from the parameters and the lines that we sign.
+fn oracle_base(params: &HttpSignatureParams, base: &[u8]) -> HttpSignatureBase {
+    let base = std::str::from_utf8(base).unwrap();
+    let lines: Vec<_> = base
+        .lines()
+        .filter(|line| !line.starts_with("\"@signature-params\""))
+        .collect();
+    let components: Vec<_> = lines
+        .into_iter()
+        .map(|line| HttpMessageComponent::try_from(line).unwrap())
+        .collect();
+    HttpSignatureBase::try_new(&components, params).unwrap()
+}
+
+fn secret(name: &str) -> SecretKey {
+    SecretKey::from_bytes(&AlgorithmName::Ed25519, soul(name).seed()).unwrap()
+}
+
+fn public(name: &str) -> PublicKey {
+    PublicKey::from_bytes(&AlgorithmName::Ed25519, key(name).as_bytes()).unwrap()
+}
+
+/// The fields as the oracle reads them.
+fn read(headers: &HeaderMap) -> HttpSignatureHeaders {
+    let field = |name| headers[name].to_str().unwrap();
+    let map =
+        HttpSignatureHeaders::try_parse(field(SIGNATURE_HEADER), field(SIGNATURE_INPUT_HEADER)).unwrap();
+    map.get("nara").unwrap().clone()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn the_oracle_accepts_what_we_sign(
+        path in "/[a-z0-9/%~._-]{0,30}", query in "[a-z0-9=&%]{0,30}", body: Vec<u8>, nonce: [u8; 16],
+        channel: Option<[u8; 32]>,
+    ) {
+        // The oracle compares `expires` with the clock of the machine.
+        let now = UnixMillis::new(4_000_000_000_000);
+        let line = RequestLine { method: "GET", path: &path, query: Some(&query) };
+        let signed = request(|request| {
+            request.line = line;
+            request.digest = ContentDigest::of(&body);
+            request.now = now;
+            request.nonce = Nonce::from_bytes(nonce);
+            request.channel = channel.map(ChannelBinding::new);
+        });
+        let theirs = read(&headers(&signed));
+        let base = signed.base(line);
+        // The oracle has an order of parameters of its own, so it verifies our bytes, and builds its own lines.
+        let rebuilt = oracle_base(theirs.signature_params(), &base).as_bytes();
+        let lines = |base: &[u8]| String::from_utf8(base.to_vec()).unwrap().rsplit_once('\n').unwrap().0.to_owned();
+        prop_assert_eq!(lines(&rebuilt), lines(&base));
+        let verifying: &dyn Fn(&[u8]) -> bool =
+            &|base| httpsig::prelude::VerifyingKey::verify(&public("alice"), base, signed.signature().as_bytes()).is_ok();
+        prop_assert!(verifying(&base));
+        prop_assert!(!verifying(&rebuilt[1..]));
+    }
+
+    #[test]
+    fn we_accept_what_the_oracle_signs(path in "/[a-z0-9/%~._-]{0,30}", body: Vec<u8>, nonce: [u8; 16]) {
+        let line = RequestLine { method: "POST", path: &path, query: None };
+        let ours = request(|request| {
+            request.line = line;
+            request.digest = ContentDigest::of(&body);
+        });
+        let ids = ["@method", "@path", "@query", "content-digest", "x-nara-name", "x-nara-to"];
+        let ids: Vec<_> = ids.into_iter().map(|id| HttpMessageComponentId::try_from(id).unwrap()).collect();
+        let mut params = HttpSignatureParams::try_new(&ids).unwrap();
+        params
+            .set_created(1_769_100_000)
+            .set_expires(1_769_100_030)
+            .set_nonce(&Nonce::from_bytes(nonce).to_base64())
+            .set_alg(&AlgorithmName::Ed25519)
+            .set_keyid(&KeyId::from(&key("alice")).to_string())
+            .set_tag(TAG);
+        let base = oracle_base(&params, &ours.base(line));
+        let theirs = base.build_signature_headers(&secret("alice"), Some(LABEL)).unwrap();
+        let mut headers = headers(&ours);
+        headers.insert(SIGNATURE_INPUT_HEADER, fields::value(&theirs.signature_input_header_value()));
+        headers.insert(SIGNATURE_HEADER, fields::value(&theirs.signature_header_value()));
+        prop_assert_eq!(receive(&headers, line, NOW), Ok(()));
+    }
+
+    #[test]
+    fn we_accept_the_answers_that_the_oracle_signs(body: Vec<u8>, status in 200_u16..600) {
+        let question = request(|_| {});
+        let status = http::StatusCode::from_u16(status).unwrap();
+        let ours = signer("bob").sign_response(&ResponseToSign {
+            status,
+            digest: ContentDigest::of(&body),
+            request: question.signature(),
+            now: NOW,
+        });
+        let ids = ["\"@status\"", "\"content-digest\"", "\"x-nara-name\"", "\"signature\";req"];
+        let ids: Vec<_> = ids.into_iter().map(|id| HttpMessageComponentId::try_from(id).unwrap()).collect();
+        let mut params = HttpSignatureParams::try_new(&ids).unwrap();
+        params
+            .set_created(1_769_100_000)
+            .set_alg(&AlgorithmName::Ed25519)
+            .set_keyid(&KeyId::from(&key("bob")).to_string())
+            .set_tag(TAG);
+        let base = oracle_base(&params, &ours.base(status, question.signature()));
+        let signature = base.build_raw_signature(&secret("bob")).unwrap();
+        let mut headers = HeaderMap::new();
+        ours.write_to(&mut headers);
+        let theirs = base.build_signature_headers(&secret("bob"), Some(LABEL)).unwrap();
+        headers.insert(SIGNATURE_INPUT_HEADER, fields::value(&theirs.signature_input_header_value()));
+        headers.insert(SIGNATURE_HEADER, fields::value(&theirs.signature_header_value()));
+        let read = ResponseSignature::from_headers(&headers).unwrap();
+        prop_assert_eq!(read.verify_signature(&key("bob"), status, question.signature()), Ok(()));
+        prop_assert_eq!(signature.len(), size_of::<Signature>());
+    }
+}

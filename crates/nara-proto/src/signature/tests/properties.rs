@@ -1,0 +1,94 @@
+use http::HeaderValue;
+use proptest::prelude::*;
+
+use super::*;
+
+fn name() -> impl Strategy<Value = String> {
+    "[!-~é✓][ -~é✓]{0,20}[!-~é✓]"
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever is signed is read back as it was, verifies, and verifies for nothing else.
+    #[test]
+    fn what_is_signed_is_read_and_verifies(
+        from in name(), to in name(), path in "/[!-\"$->@-~]{0,30}", query in "[!-~]{0,30}", body: Vec<u8>,
+        now in 0_i64..9_000_000_000_000, nonce: [u8; 16], channel: Option<[u8; 32]>,
+    ) {
+        let from = signer(&from);
+        let line = RequestLine { method: "POST", path: &path, query: Some(&query) };
+        let channel = channel.map(ChannelBinding::new);
+        let signed = from.sign_request(&RequestToSign {
+            line,
+            to: &Recipient::Name(to.parse().unwrap()),
+            digest: ContentDigest::of(&body),
+            now: UnixMillis::new(now),
+            nonce: Nonce::from_bytes(nonce),
+            channel,
+        });
+        let read = RequestSignature::from_headers(&headers(&signed)).unwrap();
+        prop_assert_eq!(&read, &signed);
+        let key = from.keypair().public_key();
+        prop_assert_eq!(read.check_key(&key), Ok(()));
+        prop_assert_eq!(read.check_time(UnixMillis::new(now)), Ok(()));
+        prop_assert_eq!(read.check_channel(channel.as_ref()), Ok(()));
+        prop_assert_eq!(read.check_recipient(&id("nobody"), &to.parse().unwrap()), Ok(()));
+        prop_assert_eq!(read.verify_signature(&key, line), Ok(()));
+        prop_assert_eq!(read.digest().check(&body), Ok(()));
+        let longer = format!("{path}x");
+        let other = RequestLine { path: &longer, ..line };
+        prop_assert_eq!(read.verify_signature(&key, other), Err(SignatureError::BadSignature));
+    }
+
+    /// No bytes in any field make a panic, and none but the original ones pass.
+    #[test]
+    fn a_changed_byte_is_refused(field in 0_usize..5, at: prop::sample::Index, byte in 0x20_u8..0x7f) {
+        let mut headers = headers(&request(|_| {}));
+        let field = [
+            SignedField::ContentDigest,
+            SignedField::Name,
+            SignedField::Signature,
+            SignedField::SignatureInput,
+            SignedField::To,
+        ][field].header();
+        let before = headers[&field].clone();
+        let mut bytes = before.as_bytes().to_vec();
+        let at = at.index(bytes.len());
+        bytes[at] = byte;
+        let after = HeaderValue::from_bytes(&bytes).unwrap();
+        let is_same = before == after;
+        headers.insert(field, after);
+        prop_assert_eq!(receive(&headers, LINE, NOW).is_ok(), is_same);
+    }
+
+    /// The window is the same in both directions, and no time makes a panic.
+    #[test]
+    fn any_time_is_judged(created: i64, now: i64) {
+        let signed = request(|request| request.now = UnixMillis::new(created));
+        let fresh = signed.check_time(UnixMillis::new(now)).is_ok();
+        let seconds = |time: i64| UnixMillis::new(time).to_seconds();
+        let apart = seconds(created).abs_diff(seconds(now)).as_secs();
+        prop_assert_eq!(fresh, apart <= 30);
+        let _ = RequestSignature::from_headers(&headers(&signed));
+    }
+
+    /// Reading never panics.
+    #[test]
+    fn any_header_is_read(input: Vec<u8>, signature: Vec<u8>, digest: Vec<u8>, capability: Vec<u8>) {
+        let mut headers = headers(&request(|_| {}));
+        for (field, bytes) in [
+            (SIGNATURE_INPUT_HEADER, input),
+            (SIGNATURE_HEADER, signature),
+            (CONTENT_DIGEST_HEADER, digest),
+            (CAPABILITY_HEADER, capability),
+        ] {
+            if let Ok(value) = HeaderValue::from_bytes(&bytes) {
+                headers.insert(field, value);
+            }
+        }
+        let _ = RequestSignature::from_headers(&headers);
+        let _ = ResponseSignature::from_headers(&headers);
+        let _ = SignedCapability::from_headers(&headers);
+    }
+}
