@@ -52,6 +52,13 @@ pub const REQUESTS_IN_FLIGHT: usize = 1024;
 /// several programs that call.
 pub const REQUESTS_IN_FLIGHT_PER_PEER: usize = 64;
 
+/// The longest pause that a client grants a peer that asks for one with `Retry-After`: whoever asks for more is asked
+/// again after it.
+pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
+
+/// The pause for a peer that refuses with status 429 and does not say how long.
+pub const RETRY_AFTER_UNTOLD: Duration = Duration::from_secs(1);
+
 /// How often one source address may ask a server. A nara needs a few requests a second, and hundreds of naras may
 /// share a machine. Within the 60 s that a signed request is remembered, one address fills less than a third of
 /// [`REPLAY_CAPACITY`].
