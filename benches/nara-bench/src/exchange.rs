@@ -63,6 +63,7 @@ impl Signed {
         let ledger = Arc::new(MemoryLedger::new());
         let running = MeshServer::builder(bob.clone(), ledger)
             .registry(registry)
+            .limits(crate::mesh::tireless())
             .serve(SocketAddr::from(([127, 0, 0, 1], 0)))
             .await?;
         let client = MeshClient::builder(alice).build();

@@ -7,7 +7,7 @@ use nara_mesh::client::MeshClient;
 use nara_mesh::identity::LocalNara;
 use nara_mesh::ledger::{Ledger, RetentionPolicy, SqliteLedger};
 use nara_mesh::registry::PeerRegistry;
-use nara_mesh::server::{MeshServer, RunningServer};
+use nara_mesh::server::{MeshServer, RunningServer, ServerLimits};
 use nara_proto::event::{Payload, PingPayload, SeenPayload, SocialPayload, SyncEvent};
 use nara_proto::identity::{NaraId, Soul};
 use nara_proto::time::UnixNanos;
@@ -108,7 +108,9 @@ impl Naras {
     pub(crate) async fn serve(&self, ledger: Arc<dyn Ledger>) -> Result<RunningServer, Error> {
         let registry = PeerRegistry::default();
         registry.pin(crate::store::configured(&self.alice))?;
-        let server = MeshServer::builder(self.bob.clone(), ledger).registry(registry);
+        let server = MeshServer::builder(self.bob.clone(), ledger)
+            .registry(registry)
+            .limits(tireless());
         Ok(server.serve(SocketAddr::from(([127, 0, 0, 1], 0))).await?)
     }
 
@@ -124,6 +126,14 @@ impl Naras {
         client.register_peer(self.bob.id(), bob)?;
         Ok((client, self.bob.id().clone()))
     }
+}
+
+/// The limits of a server that is to show how fast it is: one peer at one address asks without end.
+pub(crate) fn tireless() -> ServerLimits {
+    let mut limits = ServerLimits::default();
+    limits.requests_per_address = None;
+    limits.requests_per_peer = None;
+    limits
 }
 
 /// A ledger that keeps everything, in a folder.

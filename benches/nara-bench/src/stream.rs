@@ -15,7 +15,7 @@ use nara_mesh::client::{StreamState, SubscribeOptions};
 use nara_mesh::clock::{Clock as _, SystemClock};
 use nara_mesh::ledger::Ledger;
 use nara_mesh::registry::PeerRegistry;
-use nara_mesh::server::{MeshServer, ServerLimits};
+use nara_mesh::server::MeshServer;
 use nara_proto::auth::{RequestAuth, Stamp};
 use nara_proto::event::{EventTrust, Payload, SocialPayload, SyncEvent};
 use serde_json::{Value, json};
@@ -70,7 +70,7 @@ async fn serve(plan: &Plan) -> Result<Value, Error> {
     let ledger = Arc::new(open(folder.path(), "ledger.db")?);
     let registry = PeerRegistry::default();
     registry.pin(crate::store::configured(&naras.alice))?;
-    let mut limits = ServerLimits::default();
+    let mut limits = crate::mesh::tireless();
     limits.connections_per_address = usize::MAX;
     limits.streams_per_peer = usize::MAX;
     let server = MeshServer::builder(naras.bob.clone(), ledger.clone())

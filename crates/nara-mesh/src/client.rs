@@ -40,6 +40,7 @@ mod pool;
 mod query;
 mod reconcile;
 mod replies;
+mod retry_after;
 mod subscribe;
 mod verified;
 mod verify;

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::server::RateLimit;
+
 /// The port on which a nara listens on its mesh address (mesh client specification, section 2, invariant 3).
 pub const MESH_PORT: u16 = 9632;
 
@@ -41,6 +43,34 @@ pub const MAX_CONNECTIONS: usize = 4096;
 
 /// Requests that a client has in flight to one peer at once.
 pub const MAX_IN_FLIGHT_PER_PEER: usize = 32;
+
+/// Requests that a server works on at once: a quarter of its connections. Most take a millisecond, so they are so
+/// many only when their bodies come slowly.
+pub const REQUESTS_IN_FLIGHT: usize = 1024;
+
+/// Requests of one peer that a server works on at once: twice [`MAX_IN_FLIGHT_PER_PEER`], since one nara may have
+/// several programs that call.
+pub const REQUESTS_IN_FLIGHT_PER_PEER: usize = 64;
+
+/// The longest pause that a client grants a peer that asks for one with `Retry-After`: whoever asks for more is asked
+/// again after it.
+pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
+
+/// The pause for a peer that refuses with status 429 and does not say how long.
+pub const RETRY_AFTER_UNTOLD: Duration = Duration::from_secs(1);
+
+/// How often one source address may ask a server. A nara needs a few requests a second, and hundreds of naras may
+/// share a machine. Within the 60 s that a signed request is remembered, one address fills less than a third of
+/// [`REPLAY_CAPACITY`].
+pub const REQUESTS_PER_ADDRESS: RateLimit = RateLimit::new(500, 2_000);
+
+/// How often one verified peer may ask a server: far above what a nara needs, which fetches whole ledgers at some
+/// ten pages a second.
+pub const REQUESTS_PER_PEER: RateLimit = RateLimit::new(200, 1_000);
+
+/// How often one source address may ask for `/api/checkpoints/all`, whose answer may have 16 MiB. A nara asks for
+/// a few pages when it begins.
+pub const CHECKPOINTS_PER_ADDRESS: RateLimit = RateLimit::new(1, 30);
 
 /// Peers that a fan-out calls at once.
 pub const FAN_OUT: usize = 32;

@@ -7,6 +7,7 @@ mod protocol;
 mod table;
 
 pub use known_keys::KnownKeys;
+pub(crate) use peer::now;
 pub use peer::{Peer, PeerInfo};
 pub use protocol::PeerProtocol;
 pub use table::{KeyConflict, PeerRegistry, RegisterError};

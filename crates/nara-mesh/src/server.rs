@@ -22,9 +22,9 @@
 //!
 //! # What a request goes through
 //!
-//! Connection limits, header limits, a clean path, the route; then for signed endpoints the authentication
-//! (headers, freshness, key, signature, replay), the signing of the answer, the method, the body within its
-//! limits, and the handler. What is stricter than on the naras already out there stands in the source of the
+//! Connection limits, header limits, the limits of its source address, a clean path, the route; then for signed
+//! endpoints the authentication (headers, freshness, key, signature, replay), the signing of the answer, the
+//! limits of its sender, the method, the body within its limits, and the handler. What is stricter than on the naras already out there stands in the source of the
 //! routes, in one table.
 
 mod accept;
@@ -34,8 +34,11 @@ mod body;
 mod builder;
 mod clean_path;
 mod discovery;
+mod gate;
 mod ingest;
 mod limits;
+mod places;
+mod rates;
 mod rejection;
 mod route;
 mod sender;
@@ -49,6 +52,7 @@ mod watch;
 pub use accept::{RunningServer, Shutdown};
 pub use builder::{MeshServerBuilder, ServeError};
 pub use limits::ServerLimits;
+pub use rates::RateLimit;
 pub use sender::{PeerAddress, VerifiedSender};
 
 use std::net::SocketAddr;
@@ -78,7 +82,7 @@ impl MeshServer {
 
     /// All routes, to be served by something else: a test, or a server with more routes. Without
     /// [`PeerAddress`] in the extensions of a request its source counts as unknown. Limits on connections and
-    /// headers are not part of it.
+    /// headers are not part of it, nor, without `PeerAddress`, those on source addresses.
     pub fn router(&self) -> Router {
         self.router.clone()
     }

@@ -185,6 +185,8 @@ pub(super) fn short(error: &ClientError) -> String {
         "unreachable".to_owned()
     } else if error.is_unauthenticated() {
         "not authenticated".to_owned()
+    } else if error.is_rate_limited() {
+        "asked to wait".to_owned()
     } else if let Some(status) = error.status() {
         format!("status {}", status.as_u16())
     } else {

@@ -64,7 +64,7 @@ pub(super) fn send(args: &WorldSendArgs, settings: &Settings, printer: Printer) 
     })
 }
 
-/// Tries the peers of the peers file in order until one can be reached.
+/// Tries the peers of the peers file in order until one takes it.
 async fn send_to_first(
     client: &MeshClient,
     message: &WorldMessage,
@@ -80,7 +80,7 @@ async fn send_to_first(
             continue;
         }
         match client.relay_world_message(PeerRef::from(peer), message).await {
-            Err(error) if error.is_unreachable() => {
+            Err(error) if error.is_unreachable() || error.is_rate_limited() => {
                 printer.note(format_args!("{error}"));
                 last = Some(error);
             }

@@ -5,12 +5,13 @@
 //! 1. trace ([`traced`]): also sees calls that were not made;
 //! 2. deadline: one point in time that every later position waits for at most, so that whoever hits it
 //!    knows what it was doing;
-//! 3. circuit breaker: outside the limit of calls in flight, so that a peer that is down fails at once;
-//! 4. limit of calls in flight to one peer: what is retried keeps its place;
-//! 5. one more try, if a pooled connection turned out closed before anything was sent;
-//! 6. signing: inside the retry, so that each try has a signature of its own;
-//! 7. pool, then [`Transport::dial`](crate::transport::Transport::dial);
-//! 8. on the way back, outside of all that: verification. A wrong signature does not make a peer unreachable.
+//! 3. pauses that the peer asked for: until they are over, it is not called;
+//! 4. circuit breaker: outside the limit of calls in flight, so that a peer that is down fails at once;
+//! 5. limit of calls in flight to one peer: what is retried keeps its place;
+//! 6. one more try, if a pooled connection turned out closed before anything was sent;
+//! 7. signing: inside the retry, so that each try has a signature of its own;
+//! 8. pool, then [`Transport::dial`](crate::transport::Transport::dial);
+//! 9. on the way back, outside of all that: verification. A wrong signature does not make a peer unreachable.
 
 use std::sync::PoisonError;
 use std::time::Duration;
@@ -30,6 +31,7 @@ use tracing::Instrument as _;
 use super::address::Route;
 use super::error::{ErrorKind, Stage, StatusAnswer};
 use super::pool::{Connection, SendError, read_body};
+use super::retry_after::{AskedToWait, asked_to_wait};
 use super::{CallOptions, ClientError, MeshClient, PeerRef, Verification};
 
 /// The name of the caller, unsigned, on pings (wire facts, section 4.2).
@@ -60,6 +62,8 @@ pub(super) struct Reply {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
+    /// How long the peer asks not to be called.
+    retry_after: Option<Duration>,
     /// Whether `body` is the whole body.
     complete: bool,
     rtt: Duration,
@@ -185,14 +189,33 @@ impl MeshClient {
         })
     }
 
-    /// Sends a request through breaker, limit, retry and pool.
+    /// Sends a request. If the peer asks for a pause that ends before the deadline, and it does no harm, sends it once
+    /// more behind it.
     pub(super) async fn send(
         &self,
         route: &Route,
         outgoing: &Outgoing,
         deadline: Instant,
     ) -> Result<Reply, ErrorKind> {
+        let reply = self.send_now(route, outgoing, deadline).await?;
+        match reply.retry_after {
+            Some(pause) if outgoing.idempotent && Instant::now() + pause < deadline => {
+                tokio::time::sleep(pause).await;
+                self.send_now(route, outgoing, deadline).await
+            }
+            _ => Ok(reply),
+        }
+    }
+
+    /// Sends a request through breaker, limit, retry and pool.
+    async fn send_now(
+        &self,
+        route: &Route,
+        outgoing: &Outgoing,
+        deadline: Instant,
+    ) -> Result<Reply, ErrorKind> {
         let started = Instant::now();
+        check_pause(route)?;
         let admission = self
             .shared
             .registry
@@ -200,6 +223,8 @@ impl MeshClient {
             .map_err(ErrorKind::CircuitOpen)?;
         let slot = timeout_at(deadline, route.peer.slot()).await;
         let _slot = slot.map_err(|_| ErrorKind::Timeout(Stage::Queue))?;
+        // One of those that were before this one may have been told to wait.
+        check_pause(route)?;
 
         let sent = match self.try_send(route, outgoing, deadline, true).await {
             Err(Attempt::Unsent(_)) if outgoing.idempotent => {
@@ -255,6 +280,7 @@ impl MeshClient {
                 return Err(ErrorKind::TooLarge(limit).into());
             }
             Ok(Reply {
+                retry_after: self.note_pause(route, head.status, &head.headers),
                 status: head.status,
                 headers: head.headers,
                 body,
@@ -287,6 +313,7 @@ impl MeshClient {
         deadline: Instant,
     ) -> Result<OpenAnswer, ErrorKind> {
         let registry = &self.shared.registry;
+        check_pause(route)?;
         let admission = registry.admit(&route.peer).map_err(ErrorKind::CircuitOpen)?;
         let opening = async {
             let mut connection = self.shared.pool.dial(route.address, deadline).await?;
@@ -309,6 +336,7 @@ impl MeshClient {
             let read = reading.map_err(|_| ErrorKind::Timeout(Stage::Answer))?;
             let (body, complete) = read.map_err(ErrorKind::Broken)?;
             let reply = Reply {
+                retry_after: self.note_pause(route, head.status, &head.headers),
                 status: head.status,
                 headers: head.headers,
                 body,
@@ -326,6 +354,14 @@ impl MeshClient {
             request_signature: request_signature.unwrap_or_default(),
             connection,
         })
+    }
+
+    /// Notes that a peer asks for a pause, if it does.
+    fn note_pause(&self, route: &Route, status: StatusCode, headers: &HeaderMap) -> Option<Duration> {
+        let pause = asked_to_wait(status, headers, self.shared.clock.now_millis())?;
+        tracing::info!(peer = %route, ?pause, status = status.as_u16(), "the peer asks for a pause");
+        route.peer.defer(pause);
+        Some(pause)
     }
 
     /// The request as it is sent, signed now.
@@ -378,10 +414,27 @@ impl From<SendError> for Attempt {
 impl Reply {
     /// This answer as an error, because its status is not 200.
     pub(super) fn into_status_error(self, verified: bool) -> ErrorKind {
-        ErrorKind::Status(StatusAnswer {
+        let answer = StatusAnswer {
             status: self.status,
             text: String::from_utf8_lossy(&self.body).into_owned(),
             verified: verified && self.complete,
-        })
+        };
+        match self.retry_after {
+            Some(retry_after) => ErrorKind::AskedToWait(AskedToWait {
+                retry_after,
+                answer: Some(answer),
+            }),
+            None => ErrorKind::Status(answer),
+        }
     }
+}
+
+/// Whether a peer may be called, or has asked for a pause.
+fn check_pause(route: &Route) -> Result<(), ErrorKind> {
+    route.peer.retry_after().map_or(Ok(()), |retry_after| {
+        Err(ErrorKind::AskedToWait(AskedToWait {
+            retry_after,
+            answer: None,
+        }))
+    })
 }

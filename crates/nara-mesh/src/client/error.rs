@@ -14,6 +14,7 @@ use nara_proto::reconcile::ReconcileError;
 use nara_proto::stream::HelloError;
 use nara_proto::sync::PageError;
 
+use super::retry_after::AskedToWait;
 use crate::registry::RegisterError;
 
 /// The most characters of an answer that a message shows.
@@ -34,6 +35,8 @@ struct Inner {
 
 #[derive(Debug)]
 pub(super) enum ErrorKind {
+    /// The peer asked for a pause.
+    AskedToWait(AskedToWait),
     /// The connection broke before the answer was complete.
     Broken(hyper::Error),
     /// The breaker of the peer is open.
@@ -181,6 +184,21 @@ impl ClientError {
         ) || self.status() == Some(StatusCode::UNAUTHORIZED)
     }
 
+    /// The peer refused because we ask too often or it has too much to do (status 429 or 503 with `Retry-After`), or
+    /// it was not called because it did so a moment ago. See [`ClientError::retry_after`].
+    pub fn is_rate_limited(&self) -> bool {
+        matches!(self.kind(), ErrorKind::AskedToWait(_))
+    }
+
+    /// How long the peer asked to wait, from the moment of the error on; at most
+    /// [`RETRY_AFTER_MAX`](crate::defaults::RETRY_AFTER_MAX). Until then it is not called.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self.kind() {
+            ErrorKind::AskedToWait(asked) => Some(asked.retry_after),
+            _ => None,
+        }
+    }
+
     /// A world message was taken in, but could not travel on from there (wire facts, section 7.6). The status
     /// is 400 then, as if it had been refused.
     pub fn is_stuck_journey(&self) -> bool {
@@ -208,6 +226,7 @@ impl ClientError {
     /// What to call the outcome in traces.
     pub(super) fn outcome(&self) -> &'static str {
         match self.kind() {
+            ErrorKind::AskedToWait(_) => "asked_to_wait",
             ErrorKind::Broken(_) => "broken",
             ErrorKind::CircuitOpen(_) => "circuit_open",
             ErrorKind::Decode(_) => "decode",
@@ -235,6 +254,7 @@ impl ClientError {
 
     fn answer(&self) -> Option<&StatusAnswer> {
         match self.kind() {
+            ErrorKind::AskedToWait(asked) => asked.answer.as_ref(),
             ErrorKind::Status(answer) => Some(answer),
             _ => None,
         }
@@ -250,6 +270,7 @@ impl fmt::Display for ClientError {
 impl fmt::Display for ErrorKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::AskedToWait(asked) => asked.fmt(f),
             Self::Broken(_) => f.write_str("the connection broke before the answer was complete; try again"),
             Self::CircuitOpen(_) => {
                 f.write_str("not called, since it did not answer before; wait until the pause is over, or it shows itself")
@@ -331,8 +352,9 @@ impl fmt::Display for ErrorKind {
     }
 }
 
-impl fmt::Display for StatusAnswer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl StatusAnswer {
+    /// What was answered, without what to do.
+    pub(super) fn fmt_what_happened(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "answered {}", self.status.as_u16())?;
         let text: String = self.text.trim().chars().take(MAX_SHOWN).collect();
         if !text.is_empty() {
@@ -343,7 +365,13 @@ impl fmt::Display for StatusAnswer {
             " (verified)"
         } else {
             " (not verified)"
-        })?;
+        })
+    }
+}
+
+impl fmt::Display for StatusAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.fmt_what_happened(f)?;
         f.write_str(match self.status {
             StatusCode::UNAUTHORIZED => "; check our clock, and that it knows our name and key",
             status if status.is_redirection() => "; redirects are not followed, check the address",
@@ -379,7 +407,8 @@ impl Error for ClientError {
             ErrorKind::Reconcile(error) => Some(error),
             ErrorKind::Unauthenticated(error) => Some(error),
             ErrorKind::UnknownKey { discovery, .. } => discovery.as_ref().map(|error| error as _),
-            ErrorKind::DialTimeout(_)
+            ErrorKind::AskedToWait(_)
+            | ErrorKind::DialTimeout(_)
             | ErrorKind::DuplicateMessage
             | ErrorKind::InnerSignature
             | ErrorKind::NobodyKnows { .. }
@@ -424,6 +453,10 @@ mod tests {
         let name: NaraName = "carol".parse().unwrap();
         let discovery = ErrorKind::Discovery(DiscoveryProblem::NoKey);
         vec![
+            ErrorKind::AskedToWait(AskedToWait {
+                retry_after: Duration::from_secs(3),
+                answer: None,
+            }),
             ErrorKind::CircuitOpen(CircuitOpen {
                 retry_in: Duration::from_secs(1),
             }),

@@ -1,7 +1,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nara_proto::breaker::{Breaker, BreakerConfig, BreakerState};
 use nara_proto::identity::{NaraId, NaraName};
@@ -63,6 +63,8 @@ pub struct Peer {
     info: RwLock<PeerInfo>,
     breaker: Mutex<Breaker>,
     in_flight: Semaphore,
+    /// It asked not to be called before.
+    not_before: Mutex<Option<Instant>>,
 }
 
 impl Peer {
@@ -71,6 +73,7 @@ impl Peer {
             info: RwLock::new(info),
             breaker: Mutex::new(Breaker::new(breaker)),
             in_flight: Semaphore::const_new(defaults::MAX_IN_FLIGHT_PER_PEER),
+            not_before: Mutex::default(),
         }
     }
 
@@ -98,6 +101,22 @@ impl Peer {
     pub fn breaker_state(&self) -> BreakerState {
         // tokio's clock, so that tests with paused time see it move.
         self.breaker().state(now())
+    }
+
+    /// For how long it asked not to be called (`Retry-After`), from now on; `None`: it may be called.
+    pub fn retry_after(&self) -> Option<Duration> {
+        let not_before = *self.not_before.lock().unwrap_or_else(PoisonError::into_inner);
+        not_before?
+            .checked_duration_since(now())
+            .filter(|wait| !wait.is_zero())
+    }
+
+    /// Notes that it asked not to be called for so long. A shorter wish does not end a longer one.
+    pub(crate) fn defer(&self, pause: Duration) {
+        let until = now() + pause;
+        // A plain value: valid whatever happened.
+        let mut not_before = self.not_before.lock().unwrap_or_else(PoisonError::into_inner);
+        *not_before = not_before.map_or(Some(until), |known| Some(known.max(until)));
     }
 
     /// Waits for leave to have one more call in flight to it. Cancel safe.

@@ -10,6 +10,8 @@ use tokio::sync::Semaphore;
 use super::authenticator::Authenticator;
 use super::background::Background;
 use super::discovery::KeyDiscovery;
+use super::places::Places;
+use super::rates::Rates;
 use super::shared::{Reachable, Shared};
 use super::stash::Stash;
 use super::streams::Streams;
@@ -207,6 +209,15 @@ impl MeshServerBuilder {
             reachable: Reachable::default(),
             replies: Arc::new(Semaphore::new(self.limits.replies)),
             reconciliations: Semaphore::new(self.limits.reconciliations),
+            checkpoints: Places::new(
+                self.limits.checkpoint_answers,
+                self.limits.checkpoint_answers_per_address,
+            ),
+            checkpoint_rates: self
+                .limits
+                .checkpoint_requests_per_address
+                .map(|limit| (limit, Rates::new(limit))),
+            imports: Places::new(self.limits.imports, self.limits.imports_per_address),
             background: background.clone(),
             limits: self.limits.clone(),
         });

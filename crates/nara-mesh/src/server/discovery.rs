@@ -1,19 +1,15 @@
 //! Learning the key of an unknown sender by calling it back.
 
 use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use governor::clock::MonotonicClock;
-use governor::middleware::NoOpMiddleware;
-use governor::state::keyed::HashMapStateStore;
-use governor::{Quota, RateLimiter};
 use ipnet::IpNet;
 use nara_proto::identity::NaraName;
 use tokio::sync::Semaphore;
 
 use super::ServerLimits;
+use super::rates::Rates;
 use crate::client::{DiscoveredKey, MeshClient};
 use crate::clock::Clock;
 use crate::registry::{KeySource, PeerInfo, PeerRegistry, PinnedKey, RegisterError};
@@ -23,13 +19,6 @@ const OUTCOME_TTL: Duration = Duration::from_secs(30);
 
 /// Outcomes that are remembered; the least used are forgotten first, which costs one more call.
 const OUTCOMES: u64 = 1024;
-
-/// Source addresses whose rate is remembered. Beyond it those go that have not called for a while; if there are
-/// none, no further address is called back.
-const RATES: usize = 4096;
-
-type SourceRates =
-    RateLimiter<IpAddr, HashMapStateStore<IpAddr>, MonotonicClock, NoOpMiddleware<std::time::Instant>>;
 
 /// Asks unknown senders for their key with a `/ping` to the address from which they came.
 ///
@@ -44,7 +33,7 @@ pub(super) struct KeyDiscovery {
     ranges: Vec<IpNet>,
     ports: Vec<u16>,
     outcomes: moka::future::Cache<(IpAddr, NaraName), Outcome>,
-    rates: SourceRates,
+    rates: Rates<IpAddr>,
     in_flight: Semaphore,
 }
 
@@ -72,7 +61,6 @@ impl KeyDiscovery {
         ports: Vec<u16>,
         limits: &ServerLimits,
     ) -> Self {
-        let per_minute = NonZeroU32::new(limits.discoveries_per_minute).unwrap_or(NonZeroU32::MIN);
         Self {
             client,
             registry,
@@ -83,11 +71,7 @@ impl KeyDiscovery {
                 .max_capacity(OUTCOMES)
                 .time_to_live(OUTCOME_TTL)
                 .build(),
-            rates: RateLimiter::new(
-                Quota::per_minute(per_minute),
-                HashMapStateStore::default(),
-                MonotonicClock,
-            ),
+            rates: Rates::per_minute(limits.discoveries_per_minute),
             in_flight: Semaphore::new(limits.discoveries),
         }
     }
@@ -111,13 +95,7 @@ impl KeyDiscovery {
     }
 
     async fn ask(&self, name: &NaraName, source: IpAddr) -> Result<Outcome, Busy> {
-        if self.rates.len() >= RATES {
-            self.rates.retain_recent();
-            if self.rates.len() >= RATES {
-                return Err(Busy);
-            }
-        }
-        self.rates.check_key(&source).map_err(|_| Busy)?;
+        self.rates.check(&source).map_err(|_| Busy)?;
         let _permit = self.in_flight.try_acquire().map_err(|_| Busy)?;
         for address in self.addresses(name, source) {
             match self.client.discover_key(address, Some(name)).await {

@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use super::RateLimit;
 use crate::defaults;
 
 /// What a server grants to its peers. Bodies are limited by their endpoint
@@ -12,6 +13,14 @@ pub struct ServerLimits {
     /// How long a whole request body may take: 30 s, so that a peer that sends a byte every nine seconds does
     /// not hold a connection for a week.
     pub body_total: Duration,
+    /// Answers of `/api/checkpoints/all` on their way at once: 4. Each may have 16 MiB and anybody may ask, so what
+    /// exceeds it is refused with status 503.
+    pub checkpoint_answers: usize,
+    /// Those of one source address: 2.
+    pub checkpoint_answers_per_address: usize,
+    /// How often one source address may ask for `/api/checkpoints/all`:
+    /// [`defaults::CHECKPOINTS_PER_ADDRESS`]; `None`: as often as for anything else.
+    pub checkpoint_requests_per_address: Option<RateLimit>,
     /// Connections open at once: [`defaults::MAX_CONNECTIONS`]. Who comes when all are taken waits.
     pub connections: usize,
     /// Connections open at once from one address: 64. More are closed at once, because waiting for them would
@@ -29,6 +38,11 @@ pub struct ServerLimits {
     /// How long a connection may stay open without a request, and how long an answer may stay unread:
     /// [`defaults::SERVER_IDLE`].
     pub idle: Duration,
+    /// Imports whose bodies are taken in at once: 4. A body may have 16 MiB and whose it is shows at its end, so
+    /// what exceeds it is refused with status 503.
+    pub imports: usize,
+    /// Those of one source address: 1, so that a stranger who sends slowly does not keep out the owner.
+    pub imports_per_address: usize,
     /// Rounds of reconciliations that are worked on at once: 2. Each may copy 48 bytes for each event of its
     /// scope.
     pub reconciliations: usize,
@@ -36,6 +50,19 @@ pub struct ServerLimits {
     pub replay_capacity: usize,
     /// Replies to runtime messages on their way at once: 64. What exceeds it is dropped and logged.
     pub replies: usize,
+    /// Requests that are worked on at once, until their answer begins: [`defaults::REQUESTS_IN_FLIGHT`]. What exceeds
+    /// it is refused with status 503 and `Retry-After`.
+    pub requests_in_flight: usize,
+    /// Those of one peer: [`defaults::REQUESTS_IN_FLIGHT_PER_PEER`]. What exceeds it is refused with status 429 and
+    /// `Retry-After`.
+    pub requests_in_flight_per_peer: usize,
+    /// How often one source address may ask, for whatever it is, signed or not:
+    /// [`defaults::REQUESTS_PER_ADDRESS`]. What exceeds it is refused with status 429 and `Retry-After`; `None`: no
+    /// limit.
+    pub requests_per_address: Option<RateLimit>,
+    /// How often one verified peer may ask: [`defaults::REQUESTS_PER_PEER`]. What exceeds it is refused with status
+    /// 429 and `Retry-After`; `None`: no limit.
+    pub requests_per_peer: Option<RateLimit>,
     /// Bytes of one stash that is kept for a peer: 256 KiB.
     pub stash_bytes: usize,
     /// Peers for which a stash is kept, in memory: 20 (wire facts, section 12.4).
@@ -55,6 +82,9 @@ impl Default for ServerLimits {
         Self {
             body_progress: Duration::from_secs(10),
             body_total: Duration::from_secs(30),
+            checkpoint_answers: 4,
+            checkpoint_answers_per_address: 2,
+            checkpoint_requests_per_address: Some(defaults::CHECKPOINTS_PER_ADDRESS),
             connections: defaults::MAX_CONNECTIONS,
             connections_per_address: 64,
             discoveries: 16,
@@ -62,9 +92,15 @@ impl Default for ServerLimits {
             header_bytes: defaults::MAX_HEADER_BYTES,
             header_read: defaults::HEADER_READ_TIMEOUT,
             idle: defaults::SERVER_IDLE,
+            imports: 4,
+            imports_per_address: 1,
             reconciliations: 2,
             replay_capacity: defaults::REPLAY_CAPACITY,
             replies: 64,
+            requests_in_flight: defaults::REQUESTS_IN_FLIGHT,
+            requests_in_flight_per_peer: defaults::REQUESTS_IN_FLIGHT_PER_PEER,
+            requests_per_address: Some(defaults::REQUESTS_PER_ADDRESS),
+            requests_per_peer: Some(defaults::REQUESTS_PER_PEER),
             stash_bytes: 256 << 10,
             stash_owners: 20,
             stream_keep_alive: defaults::STREAM_KEEP_ALIVE,

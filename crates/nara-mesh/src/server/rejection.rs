@@ -1,6 +1,8 @@
 //! The one table from what went wrong to what the peer is told.
 
 use std::borrow::Cow;
+use std::fmt;
+use std::time::Duration;
 
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
@@ -11,10 +13,33 @@ use nara_proto::reconcile::{InvalidScope, ReconcileError};
 use nara_proto::stream::InvalidStreamRequest;
 use nara_proto::world::ChainError;
 
+use super::RateLimit;
 use crate::ledger::LedgerError;
+use crate::metrics;
 
 /// The longest text that a peer is told, in bytes: some texts repeat what the peer sent.
 const MAX_TEXT: usize = 2048;
+
+/// What there may be too many requests of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Limit {
+    /// All from one source address.
+    Address,
+    /// Those for `/api/checkpoints/all` from one source address.
+    Checkpoints,
+    /// Those of one verified peer.
+    Peer,
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Address => "requests from your address",
+            Self::Checkpoints => "requests for checkpoints from your address",
+            Self::Peer => "requests of yours",
+        })
+    }
+}
 
 /// A request that is not served. `Display` is what the peer is told; what only we should know goes to the log
 /// where the rejection is made.
@@ -32,6 +57,9 @@ pub(crate) enum Rejection {
     /// The body is larger than the endpoint takes.
     #[error("The request body is larger than {0} bytes")]
     BodyTooLarge(usize),
+    /// So many of these are being answered that there is no room for one more.
+    #[error("Too many {0} at once, try again in a second")]
+    Busy(&'static str),
     /// A hop of a world message does not verify.
     #[error("chain verification failed: {0}")]
     Chain(#[from] ChainError),
@@ -90,6 +118,9 @@ pub(crate) enum Rejection {
     /// Nothing is here.
     #[error("404 page not found")]
     NotFound,
+    /// All together have as many requests in flight as this server works on.
+    #[error("Too many requests at once, try again in a second")]
+    Overloaded,
     /// A handler panicked.
     #[error("Internal error")]
     Panicked,
@@ -111,6 +142,22 @@ pub(crate) enum Rejection {
     /// The request is not authenticated.
     #[error("Authentication failed: {0}")]
     Unauthenticated(#[from] RequestAuthError),
+    /// The peer has as many requests in flight as it may have.
+    #[error("You have {0} requests in flight, which is the limit: wait for their answers")]
+    TooManyInFlight(usize),
+    /// Too many requests.
+    #[error(
+        "Too many {of}: at most {} a second, {} at once; try again in {} s",
+        limit.per_second, limit.burst, whole_seconds(*retry_after)
+    )]
+    TooManyRequests {
+        /// Which requests.
+        of: Limit,
+        /// How many are granted.
+        limit: RateLimit,
+        /// When the next one is.
+        retry_after: Duration,
+    },
     /// The peer has as many streams as it may have.
     #[error("You have {0} streams open, which is the limit: close one, or try again in a minute")]
     TooManyStreams(usize),
@@ -158,16 +205,89 @@ impl Rejection {
             Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Panicked => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::Ledger(_) | Self::NoStreamLeft | Self::ReplayCacheFull | Self::TooManyStreams(_) => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::TooManyInFlight(_) | Self::TooManyRequests { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::Busy(_)
+            | Self::Ledger(_)
+            | Self::NoStreamLeft
+            | Self::Overloaded
+            | Self::ReplayCacheFull
+            | Self::TooManyStreams(_) => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// After how many whole seconds (RFC 9110, section 10.2.3) the peer may ask again. Only where the wait is short:
+    /// our client calls the peer for nothing at all before it is over.
+    fn retry_after(&self) -> Option<u64> {
+        match self {
+            Self::Busy(_) | Self::Overloaded | Self::ReplayCacheFull | Self::TooManyInFlight(_) => Some(1),
+            Self::TooManyRequests { retry_after, .. } => Some(whole_seconds(*retry_after)),
+            _ => None,
+        }
+    }
+
+    /// What it is called in metrics.
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::BadRequest | Self::InvalidJson => "malformed_body",
+            Self::BodyBroken => "body_broken",
+            Self::BodyTooSlow => "body_too_slow",
+            Self::BodyTooLarge(_) => "body_too_large",
+            Self::Busy(_) => "busy",
+            Self::Chain(_) => "chain",
+            Self::ForgedId => "forged_id",
+            Self::Forward { .. } | Self::Stuck => "stuck_journey",
+            Self::Frame(_) | Self::Scope(_) => "reconcile",
+            Self::FromRequired
+            | Self::InvalidCursor
+            | Self::InvalidQuery(_)
+            | Self::MissingPayload(_)
+            | Self::ShortWorldId
+            | Self::TargetRequired
+            | Self::TooManyIds => "invalid_request",
+            Self::InvalidSignature => "inner_signature",
+            Self::Ledger(_) => "ledger",
+            Self::MethodNotAllowed => "method_not_allowed",
+            Self::NoStreamLeft | Self::TooManyStreams(_) => "too_many_streams",
+            Self::NotFound => "not_found",
+            Self::Overloaded => "overloaded",
+            Self::Panicked => "panicked",
+            Self::ReplayCacheFull => "replay_cache_full",
+            Self::SenderMismatch { .. } => "sender_mismatch",
+            Self::TooManyInFlight(_) => "in_flight_of_peer",
+            Self::TooManyRequests { of, .. } => match of {
+                Limit::Address => "rate_of_address",
+                Limit::Checkpoints => "rate_of_checkpoints",
+                Limit::Peer => "rate_of_peer",
+            },
+            Self::Unauthenticated(error) => match error {
+                RequestAuthError::BadSignature => "bad_signature",
+                RequestAuthError::Header(_) => "auth_headers",
+                RequestAuthError::Replayed => "replayed",
+                RequestAuthError::Stale { .. } => "stale",
+                RequestAuthError::UnknownSender(_) => "unknown_sender",
+                _ => "unauthenticated",
+            },
+            Self::UnknownEmitter => "unknown_emitter",
+            Self::UnsignedEvent => "unsigned_event",
         }
     }
 }
 
+/// Rounded up, so that who waits so long does not come too early; at least 1.
+fn whole_seconds(duration: Duration) -> u64 {
+    (duration.as_secs() + u64::from(duration.subsec_nanos() > 0)).max(1)
+}
+
 impl IntoResponse for Rejection {
     fn into_response(self) -> Response {
-        text(self.status(), &self.to_string())
+        ::metrics::counter!(metrics::REQUESTS_REFUSED, "reason" => self.reason()).increment(1);
+        let mut response = text(self.status(), &self.to_string());
+        if let Some(seconds) = self.retry_after() {
+            response
+                .headers_mut()
+                .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
     }
 }
 
@@ -198,6 +318,27 @@ fn text(status: StatusCode, reason: &str) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_wait_is_told_in_whole_seconds_and_never_too_short() {
+        for (wait, told) in [(0, 1), (1, 1), (1_000, 1), (1_001, 2), (59_999, 60)] {
+            let rejection = Rejection::TooManyRequests {
+                of: Limit::Peer,
+                limit: RateLimit::new(2, 3),
+                retry_after: Duration::from_millis(wait),
+            };
+            let response = rejection.into_response();
+            assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
+            assert_eq!(response.headers()[header::RETRY_AFTER], told.to_string());
+        }
+        assert!(
+            Rejection::NotFound
+                .into_response()
+                .headers()
+                .get(header::RETRY_AFTER)
+                .is_none()
+        );
+    }
 
     #[tokio::test]
     async fn a_long_text_is_cut_at_a_character() {

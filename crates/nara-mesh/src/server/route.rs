@@ -36,7 +36,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::handler::Handler;
-use axum::middleware::{Next, from_fn};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{MethodFilter, any, on, post};
 use nara_proto::endpoint::{
@@ -48,6 +48,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use super::authenticator::Authenticator;
 use super::clean_path::{Cleaned, clean};
+use super::gate::{Gate, limit_address, limit_peer};
 use super::rejection::Rejection;
 use super::shared::Shared;
 use super::sign_response::SignResponseLayer;
@@ -55,8 +56,10 @@ use super::verify_request::VerifyRequestLayer;
 
 /// All routes of a server.
 pub(super) fn router(shared: Arc<Shared>, authenticator: &Arc<Authenticator>) -> Router {
+    let gate = Arc::new(Gate::new(&shared.limits));
     let routes = Routes {
         router: Router::new(),
+        gate: &gate,
         authenticator,
         shared: &shared,
     };
@@ -84,12 +87,17 @@ pub(super) fn router(shared: Arc<Shared>, authenticator: &Arc<Authenticator>) ->
         // one of their own, inside of their signature.
         .layer(CatchPanicLayer::custom(panicked))
         .with_state(shared);
-    // The path must be clean before it is routed.
-    Router::new().fallback_service(router).layer(from_fn(clean_path))
+    Router::new()
+        .fallback_service(router)
+        // The path must be clean before it is routed.
+        .layer(from_fn(clean_path))
+        // Outermost: a flood must cost next to nothing, whatever it asks for.
+        .layer(from_fn_with_state(gate, limit_address))
 }
 
 struct Routes<'a> {
     router: Router<Arc<Shared>>,
+    gate: &'a Arc<Gate>,
     authenticator: &'a Arc<Authenticator>,
     shared: &'a Shared,
 }
@@ -112,6 +120,8 @@ impl Routes<'_> {
                 self.shared.clock.clone(),
                 E::MAX_RESPONSE,
             ))
+            // The sender is known, and learns from a signed answer that it is to slow down.
+            .layer(from_fn_with_state(self.gate.clone(), limit_peer))
             // Innermost, so that the answer to a request whose handler panicked is signed like others.
             .layer(CatchPanicLayer::custom(panicked));
         // The method is checked behind the signature, as elsewhere: the fallback is inside of the layers.

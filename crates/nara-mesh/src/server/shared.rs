@@ -1,4 +1,5 @@
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,6 +13,8 @@ use tokio::time::Instant;
 
 use super::ServerLimits;
 use super::background::Background;
+use super::places::Places;
+use super::rates::{RateLimit, Rates};
 use super::stash::Stash;
 use super::streams::Streams;
 use crate::client::MeshClient;
@@ -44,6 +47,9 @@ pub(super) struct Shared {
     pub(super) reachable: Reachable,
     pub(super) replies: Arc<Semaphore>,
     pub(super) reconciliations: Semaphore,
+    pub(super) checkpoints: Places<IpAddr>,
+    pub(super) checkpoint_rates: Option<(RateLimit, Rates<IpAddr>)>,
+    pub(super) imports: Places<IpAddr>,
 }
 
 impl Shared {

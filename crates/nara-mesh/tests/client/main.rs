@@ -17,6 +17,7 @@ mod hostile;
 #[expect(dead_code, reason = "other tests use more of it")]
 mod naras;
 mod reconcile;
+mod retry_after;
 mod routing;
 mod support;
 mod verification;

@@ -12,6 +12,7 @@ mod connections;
 mod discovery;
 mod events;
 mod journeys;
+mod limits;
 mod messages;
 #[path = "../support/naras.rs"]
 #[expect(dead_code, reason = "other tests use more of it")]

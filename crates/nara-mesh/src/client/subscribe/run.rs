@@ -116,8 +116,10 @@ impl Runner {
                     stop
                 }
                 Err(OpenError::Call(error)) => {
-                    if let ErrorKind::CircuitOpen(open) = error.kind() {
-                        least = open.retry_in;
+                    match error.kind() {
+                        ErrorKind::CircuitOpen(open) => least = open.retry_in,
+                        ErrorKind::AskedToWait(asked) => least = asked.retry_after,
+                        _ => {}
                     }
                     match self.classify(error) {
                         Ok(error) if error.is_final() => return Some(error),

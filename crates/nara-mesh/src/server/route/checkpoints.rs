@@ -5,8 +5,9 @@ use axum::response::Response;
 use nara_proto::endpoint::{AllCheckpoints, Endpoint as _};
 use nara_proto::peer::CheckpointsResponse;
 
-use crate::server::body::{Surplus, json_of_events};
-use crate::server::rejection::Rejection;
+use crate::server::PeerAddress;
+use crate::server::body::{Surplus, hold, json_of_events};
+use crate::server::rejection::{Limit, Rejection};
 use crate::server::shared::Shared;
 
 use super::peer_query::query_value;
@@ -17,11 +18,26 @@ const DEFAULT_LIMIT: i64 = 1_000;
 /// The most that are given.
 const MAX_LIMIT: i64 = 10_000;
 
-/// `/api/checkpoints/all`, any method (wire facts, section 7.9).
+/// `/api/checkpoints/all`, any method (wire facts, section 7.9). Anybody may ask, so the answers that take up memory
+/// at once are bounded, until their last byte is sent.
 pub(super) async fn handle(
     State(shared): State<Arc<Shared>>,
+    PeerAddress(address): PeerAddress,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Rejection> {
+    let source = address.ip().to_canonical();
+    if let Some((limit, rates)) = &shared.checkpoint_rates {
+        rates
+            .check(&source)
+            .map_err(|retry_after| Rejection::TooManyRequests {
+                of: Limit::Checkpoints,
+                limit: *limit,
+                retry_after,
+            })?;
+    }
+    let place = shared.checkpoints.take(&source);
+    let place = place.map_err(|_| Rejection::Busy("answers with checkpoints"))?;
+
     let number = |name| query_value(query.as_deref(), name)?.parse::<i64>().ok();
     let limit = match number("limit") {
         Some(limit @ 1..) => limit.min(MAX_LIMIT),
@@ -46,11 +62,12 @@ pub(super) async fn handle(
             total,
         }
     };
-    Ok(json_of_events(
+    let answer = json_of_events(
         events,
         AllCheckpoints::MAX_RESPONSE,
         Surplus::Back,
         build,
         |answer| answer.checkpoints,
-    ))
+    );
+    Ok(hold(answer, place))
 }

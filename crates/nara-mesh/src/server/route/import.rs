@@ -19,6 +19,8 @@ pub(super) async fn handle(
     PeerAddress(address): PeerAddress,
     body: Body,
 ) -> Result<Response, Rejection> {
+    let place = shared.imports.take(&address.ip().to_canonical());
+    let _place = place.map_err(|_| Rejection::Busy("imports"))?;
     let request: ImportRequest = match read_json(body, EventsImport::MAX_REQUEST, &shared.limits).await {
         Ok(request) => request,
         Err(rejection @ Rejection::InvalidJson) => {

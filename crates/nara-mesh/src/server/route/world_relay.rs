@@ -102,7 +102,7 @@ async fn remember(shared: &Shared, message: &WorldMessage, complete: bool) -> Re
     Ok(())
 }
 
-/// Hands the message to the next nara. One that cannot be reached at all did not get it, so that the next
+/// Hands the message to the next nara. One that cannot be reached at all, or asks for a pause, did not get it, so that the next
 /// best may have it; after any other failure it may be on its way, and must not be doubled.
 async fn forward(shared: &Shared, message: &WorldMessage, deadline: Instant) -> Result<(), Rejection> {
     let client = shared.client.as_ref().ok_or(Rejection::Stuck)?;
@@ -126,7 +126,7 @@ async fn forward(shared: &Shared, message: &WorldMessage, deadline: Instant) -> 
             Err(error) => {
                 tracing::warn!(%next, error = &error as &dyn std::error::Error, "a world message was not passed on");
                 let rejection = failed(error.to_string());
-                if !error.is_unreachable() && !error.is_unknown_peer() {
+                if !error.is_unreachable() && !error.is_unknown_peer() && !error.is_rate_limited() {
                     return Err(rejection);
                 }
                 unreachable = Some(rejection);
