@@ -2,14 +2,17 @@
 
 use nara_proto::identity::PublicKey;
 
+use crate::tls::CertificateKind;
+
 /// A mutually authenticated connection (TLS 1.3): both ends have proven that they hold their keys.
 ///
 /// On the server it travels in the extensions of each request of the connection.
 #[derive(Clone, Debug)]
-#[expect(dead_code, reason = "until TLS makes one")]
 pub(crate) struct SecureChannel {
     /// The key that the other end has proven to hold.
     pub(crate) peer_key: PublicKey,
+    /// The envelope in which it showed the key.
+    pub(crate) certificate: CertificateKind,
     /// What only the two ends of this very connection know (RFC 9266 in spirit: keying material exported from
     /// TLS). Signatures cover it, so that none can be used on another connection.
     pub(crate) binding: [u8; 32],
