@@ -2,7 +2,7 @@
 
 use nara_proto::identity::PublicKey;
 
-use crate::tls::CertificateKind;
+use crate::tls::{CertificateKind, Security};
 
 /// A mutually authenticated connection (TLS 1.3): both ends have proven that they hold their keys.
 ///
@@ -16,4 +16,11 @@ pub(crate) struct SecureChannel {
     /// What only the two ends of this very connection know (RFC 9266 in spirit: keying material exported from
     /// TLS). Signatures cover it, so that none can be used on another connection.
     pub(crate) binding: [u8; 32],
+}
+
+impl SecureChannel {
+    /// How a connection with this channel, or without any, is protected.
+    pub(crate) fn security(channel: Option<&Self>) -> Security {
+        channel.map_or(Security::Plain, |channel| Security::Tls(channel.certificate))
+    }
 }

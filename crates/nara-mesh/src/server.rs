@@ -22,7 +22,7 @@
 //!
 //! # What a request goes through
 //!
-//! Connection limits, header limits, a clean path, the route; then for signed endpoints the authentication
+//! Connection limits, TLS if the peer speaks it, header limits, a clean path, the route; then for signed endpoints the authentication
 //! (headers, freshness, key, signature, replay), the signing of the answer, the method, the body within its
 //! limits, and the handler. What is stricter than on the naras already out there stands in the source of the
 //! routes, in one table.
@@ -36,6 +36,7 @@ mod clean_path;
 mod discovery;
 mod ingest;
 mod limits;
+mod opening;
 mod rejection;
 mod route;
 mod sender;
@@ -60,12 +61,14 @@ use crate::identity::LocalNara;
 use crate::ledger::Ledger;
 use crate::transport::Transport;
 use background::Background;
+use opening::Opening;
 
 /// The server of one nara, ready to serve.
 #[derive(Debug)]
 pub struct MeshServer {
     router: Router,
     transport: Arc<dyn Transport>,
+    opening: Opening,
     limits: ServerLimits,
     background: Background,
 }
@@ -99,6 +102,7 @@ impl MeshServer {
         Ok(RunningServer::start(
             listener,
             self.router,
+            self.opening,
             &self.limits,
             self.background,
         ))

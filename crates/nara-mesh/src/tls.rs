@@ -20,9 +20,11 @@ mod tests;
 mod verifier;
 
 pub use certificate::CertificateKind;
-pub(crate) use client::{ClientTls, TlsFailure};
+pub(crate) use client::{ClientTls, KeyMismatch, TlsFailure};
 pub use policy::{InvalidTlsPolicy, TlsPolicy};
 pub(crate) use server::ServerTls;
+
+use std::fmt;
 
 use nara_proto::identity::PublicKey;
 use rustls::pki_types::CertificateDer;
@@ -36,6 +38,26 @@ pub(crate) const FIRST_BYTE: u8 = 0x16;
 
 /// The label of the keying material to which signatures are bound (RFC 8446, section 7.5).
 const BINDING_LABEL: &[u8] = b"EXPORTER-nara-mesh-v2";
+
+/// How a connection is protected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Security {
+    /// Not at all: only signatures prove anything.
+    #[default]
+    Plain,
+    /// By TLS, mutually authenticated with certificates of this kind.
+    Tls(CertificateKind),
+}
+
+impl fmt::Display for Security {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Plain => f.pad("plain"),
+            Self::Tls(kind) => write!(f, "tls {kind}"),
+        }
+    }
+}
 
 /// What a finished handshake has proven.
 fn secure_channel<S: SideData>(

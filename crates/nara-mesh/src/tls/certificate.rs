@@ -28,10 +28,10 @@ pub enum CertificateKind {
 
 impl CertificateKind {
     /// The certificate of a nara.
-    pub(super) fn certificate(self, keypair: &KeyPair) -> Result<CertificateDer<'static>, rcgen::Error> {
+    pub(super) fn certificate(self, keypair: &KeyPair) -> CertificateDer<'static> {
         match self {
             Self::X509 => self_signed(keypair),
-            Self::RawPublicKey => Ok(CertificateDer::from(spki(&keypair.public_key()).to_vec())),
+            Self::RawPublicKey => CertificateDer::from(spki(&keypair.public_key()).to_vec()),
         }
     }
 
@@ -78,14 +78,18 @@ fn key_of_spki(spki: &[u8]) -> Result<PublicKey, CertificateError> {
 
 /// A certificate that says nothing but the key. Its subject is the id of the key, for whoever looks at it with
 /// other tools; it is the same each time it is made, and it does not expire: the key does not either.
-fn self_signed(keypair: &KeyPair) -> Result<CertificateDer<'static>, rcgen::Error> {
+fn self_signed(keypair: &KeyPair) -> CertificateDer<'static> {
     let key = CertificateKey(keypair, keypair.public_key());
     let mut parameters = CertificateParams::default();
     parameters.distinguished_name = DistinguishedName::new();
     let subject = KeyId::from(&key.1).to_string();
     parameters.distinguished_name.push(DnType::CommonName, subject);
     parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    Ok(parameters.self_signed(&key)?.der().clone())
+    let certificate = parameters.self_signed(&key);
+    certificate
+        .expect("nothing in it depends on anybody but us")
+        .der()
+        .clone()
 }
 
 /// The keypair, as rcgen asks for it.

@@ -1,14 +1,14 @@
 use std::io;
 use std::sync::Arc;
 
-use nara_proto::identity::{KeyPair, PublicKey};
+use nara_proto::identity::{KeyId, KeyPair, PublicKey};
 use rustls::{CertificateError, ClientConfig};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::certificate::CertificateKind;
-use super::config::{Identity, TlsSetupError};
+use super::config::Identity;
 use super::expected::server_name;
 use super::secure_channel;
 use super::verifier::OtherKey;
@@ -21,25 +21,37 @@ pub(crate) struct ClientTls {
     raw: Arc<ClientConfig>,
 }
 
+/// The peer holds another key than the one that is pinned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "key {} is pinned, but it holds key {}",
+    KeyId::from(pinned),
+    KeyId::from(got)
+)]
+pub(crate) struct KeyMismatch {
+    /// The key that is pinned.
+    pub(crate) pinned: PublicKey,
+    /// The key that it has shown.
+    pub(crate) got: PublicKey,
+}
+
 /// A connection that did not become secure.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug)]
 pub(crate) enum TlsFailure {
     /// The peer holds another key than expected.
-    #[error(transparent)]
-    OtherKey(OtherKey),
+    OtherKey(KeyMismatch),
     /// The connection broke, or the peer does not speak the TLS that we do.
-    #[error(transparent)]
     Handshake(io::Error),
 }
 
 impl ClientTls {
-    pub(crate) fn new(keypair: &KeyPair) -> Result<Self, TlsSetupError> {
-        let identity = Identity::new(keypair)?;
-        let config = |kind| Ok::<_, TlsSetupError>(Arc::new(identity.client(kind, kind)?));
-        Ok(Self {
-            x509: config(CertificateKind::X509)?,
-            raw: config(CertificateKind::RawPublicKey)?,
-        })
+    pub(crate) fn new(keypair: &KeyPair) -> Self {
+        let identity = Identity::new(keypair);
+        let config = |kind| Arc::new(identity.client(kind, kind));
+        Self {
+            x509: config(CertificateKind::X509),
+            raw: config(CertificateKind::RawPublicKey),
+        }
     }
 
     /// Makes a connection secure. Without an expected key, whatever Ed25519 key the peer holds is in the channel,
@@ -65,19 +77,24 @@ pub(super) async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
     kind: CertificateKind,
 ) -> Result<(TlsStream<S>, SecureChannel), TlsFailure> {
     let connecting = TlsConnector::from(config).connect(server_name(expected), stream);
-    let stream = connecting.await.map_err(TlsFailure::from)?;
+    let stream = connecting
+        .await
+        .map_err(|error| TlsFailure::new(error, expected))?;
     let channel = secure_channel(stream.get_ref().1, kind)
         .map_err(|error| TlsFailure::Handshake(io::Error::other(error)))?;
     Ok((stream, channel))
 }
 
-impl From<io::Error> for TlsFailure {
-    fn from(error: io::Error) -> Self {
+impl TlsFailure {
+    fn new(error: io::Error, expected: Option<&PublicKey>) -> Self {
         let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
         if let Some(rustls::Error::InvalidCertificate(CertificateError::Other(cause))) = cause
-            && let Some(other) = cause.0.downcast_ref::<OtherKey>()
+            && let (Some(OtherKey(got)), Some(pinned)) = (cause.0.downcast_ref(), expected)
         {
-            return Self::OtherKey(*other);
+            return Self::OtherKey(KeyMismatch {
+                pinned: *pinned,
+                got: *got,
+            });
         }
         Self::Handshake(error)
     }

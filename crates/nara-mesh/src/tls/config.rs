@@ -16,16 +16,6 @@ use super::signer::IdentityKey;
 use super::verifier::PeerVerifier;
 use crate::defaults;
 
-/// An identity that TLS cannot be made with. It does not happen with keys that exist.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub(crate) enum TlsSetupError {
-    #[error("cannot make the certificate")]
-    Certificate(#[from] rcgen::Error),
-    #[error("cannot configure TLS")]
-    Config(#[from] rustls::Error),
-}
-
 /// The key of this nara in both envelopes.
 #[derive(Debug)]
 pub(super) struct Identity {
@@ -34,24 +24,20 @@ pub(super) struct Identity {
 }
 
 impl Identity {
-    pub(super) fn new(keypair: &KeyPair) -> Result<Self, TlsSetupError> {
+    pub(super) fn new(keypair: &KeyPair) -> Self {
         let key = Arc::new(IdentityKey(keypair.clone()));
         let certified = |kind: CertificateKind| {
-            let certificate = kind.certificate(keypair)?;
-            Ok::<_, TlsSetupError>(Arc::new(CertifiedKey::new(vec![certificate], key.clone())))
+            let certificate = kind.certificate(keypair);
+            Arc::new(CertifiedKey::new(vec![certificate], key.clone()))
         };
-        Ok(Self {
-            x509: certified(CertificateKind::X509)?,
-            raw: certified(CertificateKind::RawPublicKey)?,
-        })
+        Self {
+            x509: certified(CertificateKind::X509),
+            raw: certified(CertificateKind::RawPublicKey),
+        }
     }
 
     /// The configuration of a client that shows its key as `own` and wants that of the server as `peers`.
-    pub(super) fn client(
-        &self,
-        own: CertificateKind,
-        peers: CertificateKind,
-    ) -> Result<ClientConfig, TlsSetupError> {
+    pub(super) fn client(&self, own: CertificateKind, peers: CertificateKind) -> ClientConfig {
         let resolver: Arc<dyn ResolvesClientCert> = match own {
             CertificateKind::X509 => Arc::new(SingleCertAndKey::from(self.x509.clone())),
             CertificateKind::RawPublicKey => {
@@ -59,21 +45,17 @@ impl Identity {
             }
         };
         let builder = ClientConfig::builder_with_provider(provider());
-        let mut config = only_tls13(builder)?
+        let mut config = only_tls13(builder)
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(PeerVerifier(peers)))
             .with_client_cert_resolver(resolver);
         config.enable_sni = false;
         config.resumption = Resumption::in_memory_sessions(defaults::TLS_SESSIONS);
-        Ok(config)
+        config
     }
 
     /// The configuration of a server that shows its key as `own` and wants those of clients as `peers`.
-    pub(super) fn server(
-        &self,
-        own: CertificateKind,
-        peers: CertificateKind,
-    ) -> Result<ServerConfig, TlsSetupError> {
+    pub(super) fn server(&self, own: CertificateKind, peers: CertificateKind) -> ServerConfig {
         let resolver: Arc<dyn ResolvesServerCert> = match own {
             CertificateKind::X509 => Arc::new(SingleCertAndKey::from(self.x509.clone())),
             CertificateKind::RawPublicKey => {
@@ -81,13 +63,13 @@ impl Identity {
             }
         };
         let builder = ServerConfig::builder_with_provider(provider());
-        let mut config = only_tls13(builder)?
+        let mut config = only_tls13(builder)
             .with_client_cert_verifier(Arc::new(PeerVerifier(peers)))
             .with_cert_resolver(resolver);
         // What a session needs is in the ticket, encrypted with a key of this process: no peer can fill our memory
         // with sessions. Each configuration has its own, so a session ends up with the kind that it began with.
-        config.ticketer = aws_lc_rs::Ticketer::new()?;
-        Ok(config)
+        config.ticketer = aws_lc_rs::Ticketer::new().expect("the operating system gives random bytes");
+        config
     }
 }
 
@@ -97,6 +79,7 @@ fn provider() -> Arc<CryptoProvider> {
 
 fn only_tls13<S: ConfigSide>(
     builder: ConfigBuilder<S, rustls::WantsVersions>,
-) -> Result<ConfigBuilder<S, WantsVerifier>, rustls::Error> {
-    builder.with_protocol_versions(&[&TLS13])
+) -> ConfigBuilder<S, WantsVerifier> {
+    let builder = builder.with_protocol_versions(&[&TLS13]);
+    builder.expect("the provider has cipher suites of TLS 1.3")
 }

@@ -9,7 +9,7 @@ use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::certificate::CertificateKind;
-use super::config::{Identity, TlsSetupError};
+use super::config::Identity;
 use super::secure_channel;
 use crate::channel::SecureChannel;
 
@@ -27,16 +27,16 @@ struct Configs {
 }
 
 impl ServerTls {
-    pub(crate) fn new(keypair: &KeyPair) -> Result<Self, TlsSetupError> {
+    pub(crate) fn new(keypair: &KeyPair) -> Self {
         use CertificateKind::{RawPublicKey, X509};
-        let identity = Identity::new(keypair)?;
-        let config = |own, peers| Ok::<_, TlsSetupError>(Arc::new(identity.server(own, peers)?));
-        Ok(Self(Arc::new(Configs {
-            x509_x509: config(X509, X509)?,
-            x509_raw: config(X509, RawPublicKey)?,
-            raw_x509: config(RawPublicKey, X509)?,
-            raw_raw: config(RawPublicKey, RawPublicKey)?,
-        })))
+        let identity = Identity::new(keypair);
+        let config = |own, peers| Arc::new(identity.server(own, peers));
+        Self(Arc::new(Configs {
+            x509_x509: config(X509, X509),
+            x509_raw: config(X509, RawPublicKey),
+            raw_x509: config(RawPublicKey, X509),
+            raw_raw: config(RawPublicKey, RawPublicKey),
+        }))
     }
 
     /// Makes a connection secure, with raw public keys where the client offers them. The caller limits how long it

@@ -88,7 +88,7 @@ fn pair((client, server): Connected) -> Pair {
 }
 
 fn both() -> (ClientTls, ServerTls) {
-    (ClientTls::new(&alice()).unwrap(), ServerTls::new(&bob()).unwrap())
+    (ClientTls::new(&alice()), ServerTls::new(&bob()))
 }
 
 #[tokio::test]
@@ -109,11 +109,11 @@ async fn each_end_learns_the_key_of_the_other_and_both_the_same_binding() {
 
 #[tokio::test]
 async fn a_server_serves_every_combination_of_certificates() {
-    let server = ServerTls::new(&bob()).unwrap();
-    let identity = Identity::new(&alice()).unwrap();
+    let server = ServerTls::new(&bob());
+    let identity = Identity::new(&alice());
     for own in [X509, RawPublicKey] {
         for peers in [X509, RawPublicKey] {
-            let config = identity.client(own, peers).unwrap();
+            let config = identity.client(own, peers);
             let mut pair = pair(call_with(config, &server, peers).await);
             pair.talk().await;
             assert_eq!(pair.client.1.peer_key, bob().public_key());
@@ -146,9 +146,9 @@ async fn a_client_that_expects_no_key_learns_which_one_it_is() {
 
 #[tokio::test]
 async fn a_client_without_a_certificate_is_refused() {
-    let server = ServerTls::new(&bob()).unwrap();
-    let identity = Identity::new(&alice()).unwrap();
-    let mut config = identity.client(X509, X509).unwrap();
+    let server = ServerTls::new(&bob());
+    let identity = Identity::new(&alice());
+    let mut config = identity.client(X509, X509);
     config.client_auth_cert_resolver = ClientConfig::builder_with_provider(config.crypto_provider().clone())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .unwrap()
@@ -176,12 +176,12 @@ async fn keys_of_other_algorithms_are_refused_at_both_ends() {
     use rustls::sign::SingleCertAndKey;
     let (client, server) = both();
 
-    let mut config = Identity::new(&alice()).unwrap().client(X509, X509).unwrap();
+    let mut config = Identity::new(&alice()).client(X509, X509);
     config.client_auth_cert_resolver = Arc::new(SingleCertAndKey::from(p256()));
     let (_, at_server) = call_with(config, &server, X509).await;
     assert!(at_server.is_err());
 
-    let mut config = Identity::new(&bob()).unwrap().server(X509, X509).unwrap();
+    let mut config = Identity::new(&bob()).server(X509, X509);
     config.cert_resolver = Arc::new(SingleCertAndKey::from(p256()));
     let (near, far) = duplex(64 << 10);
     let accepting = tokio_rustls::TlsAcceptor::from(Arc::new(config)).accept(far);
@@ -193,11 +193,11 @@ async fn keys_of_other_algorithms_are_refused_at_both_ends() {
 #[test]
 fn a_certificate_gives_the_key_that_it_was_made_of_and_nothing_else_does() {
     for kind in [X509, RawPublicKey] {
-        let certificate = kind.certificate(&alice()).unwrap();
+        let certificate = kind.certificate(&alice());
         assert_eq!(kind.public_key(&certificate).unwrap(), alice().public_key());
         assert_eq!(
             certificate,
-            kind.certificate(&alice()).unwrap(),
+            kind.certificate(&alice()),
             "made anew, it is the same"
         );
         for cut in [0, 1, certificate.len() - 1] {
@@ -208,15 +208,8 @@ fn a_certificate_gives_the_key_that_it_was_made_of_and_nothing_else_does() {
         assert!(kind.public_key(&longer.into()).is_err());
         assert!(kind.public_key(&vec![0x30; 1 << 20].into()).is_err());
     }
-    assert!(
-        X509.public_key(&RawPublicKey.certificate(&alice()).unwrap())
-            .is_err()
-    );
-    assert!(
-        RawPublicKey
-            .public_key(&X509.certificate(&alice()).unwrap())
-            .is_err()
-    );
+    assert!(X509.public_key(&RawPublicKey.certificate(&alice())).is_err());
+    assert!(RawPublicKey.public_key(&X509.certificate(&alice())).is_err());
     assert!(X509.public_key(&p256().cert[0]).is_err());
 }
 
@@ -254,11 +247,11 @@ async fn a_session_is_not_resumed_with_another_kind_of_certificate_nor_for_anoth
     assert!(!pair(call(&client, &server, Some(&key), RawPublicKey).await).is_resumed());
 
     // Whoever takes over an address cannot go on with the sessions of its predecessor.
-    let other = ServerTls::new(&keypair(3)).unwrap();
+    let other = ServerTls::new(&keypair(3));
     let (at_client, _) = call(&client, &other, Some(&key), X509).await;
     assert!(matches!(at_client, Err(TlsFailure::OtherKey(_))));
     // A restart of the same nara only costs a full handshake.
-    let restarted = ServerTls::new(&bob()).unwrap();
+    let restarted = ServerTls::new(&bob());
     assert!(!pair(call(&client, &restarted, Some(&key), X509).await).is_resumed());
 }
 
@@ -279,7 +272,7 @@ fn client_hello_of_tls12() -> Vec<u8> {
 
 #[tokio::test]
 async fn tls_1_2_is_refused_with_an_alert() {
-    let server = ServerTls::new(&bob()).unwrap();
+    let server = ServerTls::new(&bob());
     let (mut near, far) = duplex(64 << 10);
     near.write_all(&client_hello_of_tls12()).await.unwrap();
     assert!(server.accept(far).await.is_err());
@@ -291,7 +284,7 @@ async fn tls_1_2_is_refused_with_an_alert() {
 
 #[tokio::test(start_paused = true)]
 async fn bytes_that_are_no_handshake_end_it_at_once() {
-    let server = ServerTls::new(&bob()).unwrap();
+    let server = ServerTls::new(&bob());
     for garbage in [
         &[FIRST_BYTE; 600][..],
         b"\x16\x03\x01\xff\xffx",

@@ -17,13 +17,10 @@ use super::expected::server_name;
 #[derive(Debug)]
 pub(super) struct PeerVerifier(pub(super) CertificateKind);
 
-/// The peer holds another key than the one that is pinned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the peer holds key {}", KeyId::from(got))]
-pub(crate) struct OtherKey {
-    /// The key that it shows.
-    pub(crate) got: PublicKey,
-}
+/// The server shows this key instead of the expected one.
+#[derive(Debug, thiserror::Error)]
+#[error("the peer shows key {}", KeyId::from(_0))]
+pub(super) struct OtherKey(pub(super) PublicKey);
 
 impl PeerVerifier {
     /// The key that the other end shows.
@@ -71,7 +68,7 @@ impl ServerCertVerifier for PeerVerifier {
         if *expected == server_name(Some(&got)) || *expected == server_name(None) {
             return Ok(ServerCertVerified::assertion());
         }
-        let error = OtherError(Arc::new(OtherKey { got }));
+        let error = OtherError(Arc::new(OtherKey(got)));
         Err(CertificateError::Other(error).into())
     }
 
