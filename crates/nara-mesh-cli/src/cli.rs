@@ -28,7 +28,7 @@ pub(crate) struct Cli {
 pub(crate) struct GlobalArgs {
     /// Configuration file (TOML) [env: NARA_MESH_CONFIG] [default: ~/.config/nara-mesh/config.toml, if there]
     ///
-    /// Keys: name, soul_file, data_dir, peers, timeout, color, listen, log. Relative paths are relative to
+    /// Keys: name, soul_file, data_dir, peers, timeout, tls, color, listen, log. Relative paths are relative to
     /// the file.
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
@@ -52,6 +52,11 @@ pub(crate) struct GlobalArgs {
     /// Limit for connecting to a peer, and for each call, e.g. 500ms or 5s [env: NARA_MESH_TIMEOUT] [default: 5s]
     #[arg(long, global = true, value_name = "DURATION")]
     pub(crate) timeout: Option<String>,
+    /// Protection of connections: plain, tls (where the peer can) or tls-only [env: NARA_MESH_TLS] [default: tls]
+    ///
+    /// A peer of the peers file may have its own.
+    #[arg(long, global = true, value_name = "POLICY")]
+    pub(crate) tls: Option<String>,
     /// Print JSON instead of text
     #[arg(long, global = true)]
     pub(crate) json: bool,

@@ -33,6 +33,7 @@ pub(crate) fn client(nara: LocalNara, settings: &Settings) -> Outcome<MeshClient
         .registry(registry)
         .call_timeout(settings.timeout)
         .dial_timeout(settings.timeout)
+        .tls(settings.tls)
         .build())
 }
 

@@ -8,6 +8,7 @@ use nara_mesh::clock::{Clock as _, SystemClock};
 use nara_mesh::defaults;
 use nara_mesh::identity::LocalNara;
 use nara_mesh::registry::{KeySource, PeerInfo, PinnedKey};
+use nara_mesh::tls::TlsPolicy;
 use nara_proto::identity::{NaraId, NaraName, PublicKey};
 use serde::Deserialize;
 use toml::Spanned;
@@ -26,6 +27,7 @@ The peers file is TOML, one stanza for each peer:
   id = \"…\"                          # its nara id; optional
   key = \"…\"                         # its public key, base64; optional, but without it nothing that it
                                     # signs can be verified until a ping has told the key
+  tls = \"tls-only\"                  # plain, tls (where it can) or tls-only; default: --tls
 
 A key in this file is trusted. `nara-mesh serve` prints the stanza that others need, and so does
 `nara-mesh id show --stanza ADDRESS`.";
@@ -37,6 +39,7 @@ pub(crate) struct PeerEntry {
     pub(crate) id: Option<NaraId>,
     pub(crate) address: Option<SocketAddr>,
     pub(crate) key: Option<PublicKey>,
+    pub(crate) tls: Option<TlsPolicy>,
 }
 
 #[derive(Deserialize)]
@@ -53,6 +56,7 @@ struct Stanza {
     id: Option<Spanned<String>>,
     address: Option<Spanned<String>>,
     key: Option<Spanned<String>>,
+    tls: Option<Spanned<String>>,
 }
 
 /// Reads a peers file.
@@ -86,6 +90,8 @@ fn parse(text: &str, path: &str) -> Outcome<Vec<PeerEntry>> {
         let id = optional.map(|value| field(text, path, value, |text| text.parse::<NaraId>()));
         let optional = stanza.key.as_ref();
         let key = optional.map(|value| field(text, path, value, PublicKey::from_base64));
+        let optional = stanza.tls.as_ref();
+        let tls = optional.map(|value| field(text, path, value, |text| text.parse::<TlsPolicy>()));
         let optional = stanza.address.as_ref();
         let address = optional.map(|value| {
             field(text, path, value, |text| {
@@ -97,6 +103,7 @@ fn parse(text: &str, path: &str) -> Outcome<Vec<PeerEntry>> {
             id: id.transpose()?,
             address: address.transpose()?,
             key: key.transpose()?,
+            tls: tls.transpose()?,
         });
     }
     Ok(peers)
@@ -141,6 +148,7 @@ impl PeerEntry {
             id: Some(nara.id().clone()),
             address,
             key: Some(nara.public_key()),
+            tls: None,
         }
     }
 
@@ -150,6 +158,7 @@ impl PeerEntry {
         info.id.clone_from(&self.id);
         info.name = Some(self.name.clone());
         info.address = self.address;
+        info.tls = self.tls;
         info.key = self.key.map(|key| PinnedKey {
             name: self.name.clone(),
             id: self.id.clone(),
@@ -172,6 +181,9 @@ impl PeerEntry {
         if let Some(key) = &self.key {
             stanza.push_str(&format!("key = \"{key}\"\n"));
         }
+        if let Some(tls) = &self.tls {
+            stanza.push_str(&format!("tls = \"{tls}\"\n"));
+        }
         stanza
     }
 }
@@ -187,11 +199,13 @@ mod tests {
             id: None,
             address: parse_address("127.0.0.1", 9632),
             key: PublicKey::from_base64("19wPl4NX4ygV1BYJrndZMPWuc5x3eM33PkrBMUzFJRQ=").ok(),
+            tls: Some(TlsPolicy::Require),
         };
         let read = parse(&entry.to_toml(), "x").unwrap();
         assert_eq!(read[0].name, entry.name);
         assert_eq!(read[0].address, "127.0.0.1:9632".parse().ok());
         assert_eq!(read[0].key, entry.key);
+        assert_eq!(read[0].tls, entry.tls);
     }
 
     #[test]
@@ -202,6 +216,7 @@ mod tests {
             ("address = \"nowhere\"\n", 3, "nowhere"),
             ("key = \"AAAA\"\n", 3, "public key"),
             ("id = \"0\"\n", 3, "nara id"),
+            ("tls = \"maybe\"\n", 3, "tls-only"),
             ("[[peer]]\nname = \"a\"\n", 4, "second peer"),
             ("[[peer]]\nname = \"\"\n", 4, "empty"),
         ] {

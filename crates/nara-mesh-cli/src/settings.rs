@@ -9,6 +9,7 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use nara_mesh::defaults;
 use nara_mesh::identity::LocalNara;
+use nara_mesh::tls::TlsPolicy;
 use nara_proto::identity::{KeyId, NaraName};
 use serde::Deserialize;
 use zeroize::Zeroizing;
@@ -31,6 +32,7 @@ mod env_var {
     pub(super) const SOUL: &str = "NARA_MESH_SOUL";
     pub(super) const SOUL_FILE: &str = "NARA_MESH_SOUL_FILE";
     pub(super) const TIMEOUT: &str = "NARA_MESH_TIMEOUT";
+    pub(super) const TLS: &str = "NARA_MESH_TLS";
 }
 
 /// The configuration file.
@@ -42,6 +44,7 @@ struct Config {
     data_dir: Option<PathBuf>,
     peers: Option<PathBuf>,
     timeout: Option<String>,
+    tls: Option<String>,
     color: Option<String>,
     listen: Option<String>,
     log: Option<String>,
@@ -92,6 +95,7 @@ pub(crate) struct Settings {
     pub(crate) log: String,
     pub(crate) quiet: bool,
     pub(crate) timeout: Duration,
+    pub(crate) tls: TlsPolicy,
     pub(crate) verbose: bool,
     config: Config,
     config_path: PathBuf,
@@ -120,6 +124,13 @@ impl Settings {
             config.timeout.as_ref(),
             in_file("timeout"),
         );
+        let tls = first(
+            global.tls.as_ref(),
+            "--tls",
+            env_var::TLS,
+            config.tls.as_ref(),
+            in_file("tls"),
+        );
         let color = first(
             global.color.as_ref(),
             "--color",
@@ -145,6 +156,7 @@ impl Settings {
             log: log.filter(|_| !asked).unwrap_or_else(|| level.to_owned()),
             quiet: global.quiet,
             timeout: timeout.map_or(Ok(defaults::CALL_TIMEOUT), |found| parse_timeout(&found))?,
+            tls: tls.map_or(Ok(TlsPolicy::default()), |found| parse_tls(&found))?,
             verbose: global.verbose > 0,
             data_dir: pick(
                 global.data_dir.as_ref(),
@@ -335,6 +347,11 @@ fn parse_color(found: &Found<String>) -> Outcome<Color> {
             found.origin
         ))),
     }
+}
+
+fn parse_tls(found: &Found<String>) -> Outcome<TlsPolicy> {
+    let parsed = found.value.parse();
+    parsed.map_err(|error| Failure::usage(format!("{}: {error}", found.origin)))
 }
 
 fn parse_timeout(found: &Found<String>) -> Outcome<Duration> {

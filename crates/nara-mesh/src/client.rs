@@ -73,6 +73,7 @@ use nara_proto::peer::CoordinatesResponse;
 use crate::clock::Clock;
 use crate::identity::LocalNara;
 use crate::registry::{Peer, PeerRegistry, RegisterError};
+use crate::tls::TlsPolicy;
 use address::Resolver;
 use pool::Pool;
 
@@ -95,6 +96,7 @@ struct Shared {
     keys: Arc<PreparedKeys>,
     replies: PendingReplies,
     trust: KeyTrust,
+    tls: TlsPolicy,
     accept_unverified: bool,
     fan_out: usize,
 }

@@ -68,6 +68,7 @@ pub mod metrics;
 mod random;
 pub mod registry;
 pub mod server;
+pub mod tls;
 pub mod transport;
 
 pub use nara_proto as proto;

@@ -22,9 +22,9 @@
 //!
 //! # What a request goes through
 //!
-//! Connection limits, header limits, the limits of its source address, a clean path, the route; then for signed
-//! endpoints the authentication (headers, freshness, key, signature, replay), the signing of the answer, the
-//! limits of its sender, the method, the body within its limits, and the handler. What is stricter than on the naras already out there stands in the source of the
+//! Connection limits, TLS if the peer speaks it, header limits, the limits of its source address, a clean path, the
+//! route; then for signed endpoints the authentication (headers, freshness, key, signature, replay), the signing of
+//! the answer, the limits of its sender, the method, the body within its limits, and the handler. What is stricter than on the naras already out there stands in the source of the
 //! routes, in one table.
 
 mod accept;
@@ -37,6 +37,7 @@ mod discovery;
 mod gate;
 mod ingest;
 mod limits;
+mod opening;
 mod places;
 mod rates;
 mod rejection;
@@ -64,12 +65,14 @@ use crate::identity::LocalNara;
 use crate::ledger::Ledger;
 use crate::transport::Transport;
 use background::Background;
+use opening::Opening;
 
 /// The server of one nara, ready to serve.
 #[derive(Debug)]
 pub struct MeshServer {
     router: Router,
     transport: Arc<dyn Transport>,
+    opening: Opening,
     limits: ServerLimits,
     background: Background,
 }
@@ -103,6 +106,7 @@ impl MeshServer {
         Ok(RunningServer::start(
             listener,
             self.router,
+            self.opening,
             &self.limits,
             self.background,
         ))

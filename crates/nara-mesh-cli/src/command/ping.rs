@@ -143,6 +143,11 @@ impl PeerResult {
             .map(|key| KeyId::from(&key))
     }
 
+    /// How the connection was protected: `plain`, `tls x509` or `tls raw key`.
+    fn security(&self) -> Option<String> {
+        self.last.as_ref().map(|report| report.security.to_string())
+    }
+
     fn status(&self) -> String {
         match &self.error {
             None if self.key_differs() => "another key".to_owned(),
@@ -168,6 +173,7 @@ impl PeerResult {
             "name": self.last.as_ref().map(|report| report.response.from.as_str()),
             "key_id": self.told_key().map(|key| key.to_string()),
             "key_matches": self.last.as_ref().and_then(|report| report.key_matches),
+            "security": self.security(),
             "error": self.error.as_ref().map(ToString::to_string),
         })
     }
@@ -196,7 +202,7 @@ pub(super) fn short(error: &ClientError) -> String {
 
 fn print(results: &[PeerResult], printer: Printer) -> Outcome<()> {
     let mut table = table([
-        "PEER", "NAME", "PINGS", "MIN", "MEAN", "P99", "MAX", "CLOCK", "KEY", "STATUS",
+        "PEER", "NAME", "PINGS", "MIN", "MEAN", "P99", "MAX", "CLOCK", "KEY", "SECURITY", "STATUS",
     ]);
     for result in results {
         let figure = |us: f64| match result.rtts.is_empty() {
@@ -216,6 +222,7 @@ fn print(results: &[PeerResult], printer: Printer) -> Outcome<()> {
             figure(result.rtts.max() as f64),
             result.clock_offset_us.map_or_else(|| "-".to_owned(), offset),
             result.key_state().to_owned(),
+            result.security().unwrap_or_else(|| "-".to_owned()),
             result.status(),
         ]);
     }

@@ -80,6 +80,7 @@ async fn serve(
         .registry(registry.clone())
         .call_timeout(settings.timeout)
         .dial_timeout(settings.timeout)
+        .tls(settings.tls)
         .build();
     // Before listening: whoever starts us may tell us to end as soon as we are reachable.
     let mut signals = Signals::new()?;
@@ -94,6 +95,7 @@ async fn serve(
         .handler(FeedHandler::new(feed.clone()))
         .mesh_ip(mesh_ip.as_str())
         .mesh_port(listen.port())
+        .tls(settings.tls)
         .serve(listen)
         .await
         .map_err(|error| Failure::failed(error.to_string()).caused_by(error))?;

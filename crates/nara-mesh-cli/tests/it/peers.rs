@@ -13,7 +13,7 @@ fn mistakes_in_the_peers_file_are_usage_errors_with_their_line() {
     .unwrap();
     let output = run(folder.path(), 2, &["ping", "a", "--peers", "peers.toml"]);
     insta::assert_snapshot!(text(&output.stderr), @r"
-    error: peers.toml: line 3: unknown field `adress`, expected one of `name`, `id`, `address`, `key`
+    error: peers.toml: line 3: unknown field `adress`, expected one of `name`, `id`, `address`, `key`, `tls`
     hint: `nara-mesh peers --help` shows the form of the file
     ");
 }

@@ -176,3 +176,24 @@ fn two_served_naras_ping_message_sync_and_end_gracefully() {
     }
     run(path, 3, &["ping", "alice", "--peers", "peers.toml"]);
 }
+
+#[test]
+fn a_ping_shows_how_its_connection_was_protected() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    new_soul(path, "alice");
+    fs::write(path.join("known.toml"), "").unwrap();
+    let (_alice, stanza) = Serving::start(path, "alice");
+    fs::write(path.join("peers.toml"), &stanza).unwrap();
+    fs::write(path.join("secure.toml"), format!("{stanza}tls = \"tls-only\"\n")).unwrap();
+    for (peers, flags, security) in [
+        ("peers.toml", &["--tls", "plain"][..], "plain"),
+        ("peers.toml", &["--tls", "tls-only"], "tls x509"),
+        ("secure.toml", &["--tls", "plain"], "tls x509"),
+    ] {
+        let arguments = [&["ping", "alice", "--json", "-c", "1", "--peers", peers], flags].concat();
+        let pings = run_json(path, 0, &arguments);
+        assert_eq!(pings["peers"][0]["security"], security, "{arguments:?}");
+        assert_eq!(pings["peers"][0]["key_matches"], true);
+    }
+}

@@ -8,6 +8,12 @@ fn a_bad_value_names_where_it_came_from() {
     fs::write(folder.path().join("config.toml"), "timeout = \"later\"\n").unwrap();
     let flag = run(folder.path(), 2, &["ping", "a", "--timeout", "soon"]);
     assert!(text(&flag.stderr).contains("error: --timeout: \"soon\""));
+    let policy = run(
+        folder.path(),
+        2,
+        &["ping", "a", "--timeout", "1s", "--tls", "yes"],
+    );
+    assert!(text(&policy.stderr).contains("error: --tls: \"yes\" is not a policy of TLS"));
     let file = run(folder.path(), 2, &["ping", "a", "--config", "config.toml"]);
     assert!(text(&file.stderr).contains("error: timeout in config.toml: \"later\""));
     let mut command = nara_mesh(folder.path());

@@ -10,6 +10,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::defaults;
 use crate::identity::LocalNara;
 use crate::registry::PeerRegistry;
+use crate::tls::TlsPolicy;
 use crate::transport::{TcpTransport, Transport};
 
 /// Which keys of responders are believed.
@@ -38,6 +39,7 @@ pub struct MeshClientBuilder {
     fan_out: usize,
     mesh_port: u16,
     trust: KeyTrust,
+    tls: TlsPolicy,
     accept_unverified: bool,
 }
 
@@ -54,6 +56,7 @@ impl MeshClientBuilder {
             fan_out: defaults::FAN_OUT,
             mesh_port: defaults::MESH_PORT,
             trust: KeyTrust::default(),
+            tls: TlsPolicy::default(),
             accept_unverified: false,
         }
     }
@@ -114,6 +117,13 @@ impl MeshClientBuilder {
         self
     }
 
+    /// When connections are TLS, to peers for which [`PeerInfo::tls`](crate::registry::PeerInfo::tls) says
+    /// nothing else; by default [`TlsPolicy::Prefer`].
+    pub fn tls(mut self, policy: TlsPolicy) -> Self {
+        self.tls = policy;
+        self
+    }
+
     /// Accepts answers that are not signed, or wrongly, or long ago: for experiments with peers that cannot
     /// sign. [`Verified::is_verified`](super::Verified::is_verified) still tells the truth.
     pub fn danger_accept_unverified_responses(mut self) -> Self {
@@ -130,7 +140,7 @@ impl MeshClientBuilder {
                 mesh_port: self.mesh_port,
                 strangers: Strangers::default(),
             },
-            pool: Pool::new(self.transport, self.dial_timeout),
+            pool: Pool::new(self.transport, self.dial_timeout, self.local.keypair().clone()),
             keys: Arc::default(),
             local: self.local,
             registry: self.registry,
@@ -138,6 +148,7 @@ impl MeshClientBuilder {
             stamp: Mutex::new(Stamp::default()),
             replies: PendingReplies::default(),
             trust: self.trust,
+            tls: self.tls,
             accept_unverified: self.accept_unverified,
             fan_out: self.fan_out,
         };

@@ -30,9 +30,11 @@ use tracing::Instrument as _;
 
 use super::address::Route;
 use super::error::{ErrorKind, Stage, StatusAnswer};
-use super::pool::{Connection, SendError, read_body};
+use super::pool::{Connection, SendError, Target, TlsTarget, read_body};
 use super::retry_after::{AskedToWait, asked_to_wait};
 use super::{CallOptions, ClientError, MeshClient, PeerRef, Verification};
+use crate::channel::SecureChannel;
+use crate::tls::{CertificateKind, Security, TlsFailure, TlsPolicy};
 
 /// The name of the caller, unsigned, on pings (wire facts, section 4.2).
 pub(super) const FROM_HEADER: HeaderName = HeaderName::from_static("x-nara-from");
@@ -52,6 +54,8 @@ pub(super) struct Answer<T> {
     pub(super) route: Route,
     pub(super) rtt: Duration,
     pub(super) dial: Option<Duration>,
+    /// How the connection was protected.
+    pub(super) security: Security,
     /// The size of the body.
     pub(super) bytes: usize,
 }
@@ -68,6 +72,8 @@ pub(super) struct Reply {
     complete: bool,
     rtt: Duration,
     dial: Option<Duration>,
+    /// What the connection has proven about whoever answered.
+    pub(super) channel: Option<SecureChannel>,
 }
 
 /// An answer with status 200 whose body is still to come. Dropping it closes its connection.
@@ -174,6 +180,7 @@ impl MeshClient {
         let fail = |kind| ClientError::new(&route, kind);
         let reply = self.send(&route, outgoing, deadline).await.map_err(fail)?;
         let (rtt, dial, bytes) = (reply.rtt, reply.dial, reply.body.len());
+        let security = SecureChannel::security(reply.channel.as_ref());
         let verifying = self.accept::<E>(&route, reply, deadline);
         let (value, verification) = timeout_at(deadline, verifying)
             .await
@@ -185,6 +192,7 @@ impl MeshClient {
             route,
             rtt,
             dial,
+            security,
             bytes,
         })
     }
@@ -240,9 +248,33 @@ impl MeshClient {
             Ok(_) | Err(ErrorKind::TooLarge(_)) => admission.succeeded(),
             Err(ErrorKind::Dial(_) | ErrorKind::DialTimeout(_)) => admission.failed(Failure::Unreachable),
             Err(ErrorKind::Timeout(_)) if started.elapsed() < PATIENCE => drop(admission),
+            // Whoever answered there, it was not the peer.
+            Err(ErrorKind::Tls(TlsFailure::OtherKey(_))) => drop(admission),
             Err(_) => admission.failed(Failure::NoAnswer),
         }
         sent
+    }
+
+    /// Where the connections for a call lead, and how they are protected.
+    fn target(&self, route: &Route) -> Target {
+        let (policy, protocol) = (route.peer.tls(), route.peer.protocol());
+        let tls = match policy.unwrap_or(self.shared.tls) {
+            TlsPolicy::Plain => false,
+            TlsPolicy::Prefer => protocol.tls,
+            TlsPolicy::Require => true,
+        };
+        let kind = if protocol.raw_public_key {
+            CertificateKind::RawPublicKey
+        } else {
+            CertificateKind::X509
+        };
+        Target {
+            address: route.address,
+            tls: tls.then(|| TlsTarget {
+                key: route.peer.key(),
+                kind,
+            }),
+        }
     }
 
     /// One try, on a connection of the pool if `pooled` and there is one.
@@ -254,11 +286,12 @@ impl MeshClient {
         pooled: bool,
     ) -> Result<Reply, Attempt> {
         let pool = &self.shared.pool;
+        let target = self.target(route);
         let started = Instant::now();
-        let (mut connection, dial) = match pool.take(route.address).filter(|_| pooled) {
+        let (mut connection, dial) = match pool.take(target).filter(|_| pooled) {
             Some(connection) => (connection, None),
             None => {
-                let connection = pool.dial(route.address, deadline).await?;
+                let connection = pool.dial(target, deadline).await?;
                 (connection, Some(started.elapsed()))
             }
         };
@@ -287,13 +320,14 @@ impl MeshClient {
                 complete,
                 rtt: sent.elapsed(),
                 dial,
+                channel: connection.channel().cloned(),
             })
         };
         match timeout_at(deadline, exchange).await {
             Ok(reply) => {
                 let reply = reply?;
                 if reply.complete {
-                    pool.give_back(route.address, connection);
+                    pool.give_back(target, connection);
                 }
                 Ok(reply)
             }
@@ -316,7 +350,7 @@ impl MeshClient {
         check_pause(route)?;
         let admission = registry.admit(&route.peer).map_err(ErrorKind::CircuitOpen)?;
         let opening = async {
-            let mut connection = self.shared.pool.dial(route.address, deadline).await?;
+            let mut connection = self.shared.pool.dial(self.target(route), deadline).await?;
             let request = self.sign(route, outgoing);
             let signature = request.headers().get(SIGNATURE_HEADER).cloned();
             let sending = timeout_at(deadline, connection.send(request)).await;
@@ -328,6 +362,7 @@ impl MeshClient {
         match &opened {
             Ok(_) => admission.succeeded(),
             Err(ErrorKind::Dial(_) | ErrorKind::DialTimeout(_)) => admission.failed(Failure::Unreachable),
+            Err(ErrorKind::Tls(TlsFailure::OtherKey(_))) => drop(admission),
             Err(_) => admission.failed(Failure::NoAnswer),
         }
         let (connection, signature, head, body) = opened?;
@@ -343,6 +378,7 @@ impl MeshClient {
                 complete,
                 rtt: Duration::ZERO,
                 dial: None,
+                channel: connection.channel().cloned(),
             };
             let verified = self.is_signed_by_known_key(route, &reply);
             return Err(reply.into_status_error(verified));

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::address::Route;
 use super::call::{FROM_HEADER, Outgoing, traced};
 use super::error::{DiscoveryProblem, ErrorKind};
+use super::verify::check_channel;
 use super::{CallOptions, ClientError, DiscoveredKey, MeshClient, PeerRef, PingReport};
 use crate::defaults;
 
@@ -35,6 +36,7 @@ impl MeshClient {
             Ok(PingReport {
                 rtt: answer.rtt,
                 dial: answer.dial,
+                security: answer.security,
                 key_matches: pinned.map(|pinned| key == Some(pinned.key)),
                 response: answer.value,
             })
@@ -72,7 +74,10 @@ impl MeshClient {
             return Err(fail(reply.into_status_error(false)));
         }
         let answer = Ping::decode(&reply.body).map_err(|error| fail(ErrorKind::Decode(error)))?;
-        read_key(&answer, expected).map_err(|problem| fail(ErrorKind::Discovery(problem)))
+        let discovered =
+            read_key(&answer, expected).map_err(|problem| fail(ErrorKind::Discovery(problem)))?;
+        check_channel(reply.channel.as_ref(), &discovered.key).map_err(fail)?;
+        Ok(discovered)
     }
 }
 

@@ -16,6 +16,7 @@ use nara_proto::sync::PageError;
 
 use super::retry_after::AskedToWait;
 use crate::registry::RegisterError;
+use crate::tls::TlsFailure;
 
 /// The most characters of an answer that a message shows.
 const MAX_SHOWN: usize = 200;
@@ -72,6 +73,8 @@ pub(super) enum ErrorKind {
     NoReply(Duration),
     /// An answer with another status than 200.
     Status(StatusAnswer),
+    /// The connection did not become secure.
+    Tls(TlsFailure),
     /// The deadline passed.
     Timeout(Stage),
     /// The answer is too large.
@@ -179,6 +182,7 @@ impl ClientError {
                 | ErrorKind::Hello(_)
                 | ErrorKind::Identity(_)
                 | ErrorKind::InnerSignature
+                | ErrorKind::Tls(TlsFailure::OtherKey(_))
                 | ErrorKind::Unauthenticated(_)
                 | ErrorKind::UnknownKey { .. }
         ) || self.status() == Some(StatusCode::UNAUTHORIZED)
@@ -243,6 +247,8 @@ impl ClientError {
             ErrorKind::Page(_) => "page",
             ErrorKind::Reconcile(_) => "reconcile",
             ErrorKind::Status(_) => "status",
+            ErrorKind::Tls(TlsFailure::OtherKey(_)) => "other_key",
+            ErrorKind::Tls(TlsFailure::Handshake(_)) => "tls",
             ErrorKind::Timeout(_) => "timeout",
             ErrorKind::TooLarge(_) => "too_large",
             ErrorKind::TooManyPending(_) => "too_many_pending",
@@ -321,6 +327,13 @@ impl fmt::Display for ErrorKind {
             }
             Self::Status(answer) => answer.fmt(f),
             Self::Timeout(stage) => stage.fmt(f),
+            Self::Tls(TlsFailure::OtherKey(_)) => f.write_str(
+                "whoever answers there holds another key than the pinned one; find out which one is right before \
+                 you trust it",
+            ),
+            Self::Tls(TlsFailure::Handshake(_)) => f.write_str(
+                "no secure connection; check that it accepts TLS on this port, or allow plain connections to it",
+            ),
             Self::TooLarge(limit) => {
                 write!(
                     f,
@@ -405,6 +418,8 @@ impl Error for ClientError {
             ErrorKind::InvalidRequest(error) => Some(error),
             ErrorKind::Page(error) => Some(error),
             ErrorKind::Reconcile(error) => Some(error),
+            ErrorKind::Tls(TlsFailure::OtherKey(error)) => Some(error),
+            ErrorKind::Tls(TlsFailure::Handshake(error)) => Some(error),
             ErrorKind::Unauthenticated(error) => Some(error),
             ErrorKind::UnknownKey { discovery, .. } => discovery.as_ref().map(|error| error as _),
             ErrorKind::AskedToWait(_)

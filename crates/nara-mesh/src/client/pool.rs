@@ -5,7 +5,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -14,12 +14,15 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use nara_proto::identity::{KeyPair, PublicKey};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::error::{ErrorKind, Stage};
+use crate::channel::SecureChannel;
 use crate::defaults;
-use crate::transport::Transport;
+use crate::tls::{CertificateKind, ClientTls};
+use crate::transport::{BoxMeshStream, Transport};
 
 type Sender = http1::SendRequest<Full<Bytes>>;
 
@@ -35,7 +38,26 @@ const DIAL_SLACK: Duration = Duration::from_millis(100);
 pub(super) struct Pool {
     transport: Arc<dyn Transport>,
     dial_timeout: Duration,
+    keypair: KeyPair,
+    /// Made when the first connection needs it: its memory for sessions is not small.
+    tls: OnceLock<ClientTls>,
     idle: Arc<Mutex<Idle>>,
+}
+
+/// Where a connection leads, and how it is protected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Target {
+    pub(super) address: SocketAddr,
+    /// `None`: not at all.
+    pub(super) tls: Option<TlsTarget>,
+}
+
+/// The other end of a secure connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct TlsTarget {
+    /// The key that it must hold; `None`: whoever answers must be asked.
+    pub(super) key: Option<PublicKey>,
+    pub(super) kind: CertificateKind,
 }
 
 /// Idle connections, in the order in which they became idle. Their number is small enough to be searched.
@@ -47,8 +69,9 @@ struct Idle {
 
 #[derive(Debug)]
 struct IdleConnection {
-    peer: SocketAddr,
+    target: Target,
     sender: Sender,
+    channel: Option<SecureChannel>,
     since: Instant,
 }
 
@@ -56,6 +79,7 @@ struct IdleConnection {
 #[derive(Debug)]
 pub(super) struct Connection {
     sender: Sender,
+    channel: Option<SecureChannel>,
     reused: bool,
 }
 
@@ -78,23 +102,29 @@ impl SendError {
 }
 
 impl Pool {
-    pub(super) fn new(transport: Arc<dyn Transport>, dial_timeout: Duration) -> Self {
+    pub(super) fn new(transport: Arc<dyn Transport>, dial_timeout: Duration, keypair: KeyPair) -> Self {
         Self {
             transport,
             dial_timeout,
+            keypair,
+            tls: OnceLock::new(),
             idle: Arc::default(),
         }
     }
 
     /// The connection to a peer that became idle last.
-    pub(super) fn take(&self, peer: SocketAddr) -> Option<Connection> {
+    pub(super) fn take(&self, target: Target) -> Option<Connection> {
         let mut idle = lock(&self.idle);
         loop {
-            let index = idle.connections.iter().rposition(|entry| entry.peer == peer)?;
+            let index = idle
+                .connections
+                .iter()
+                .rposition(|entry| entry.target == target)?;
             let entry = idle.connections.remove(index);
             if entry.is_usable() {
                 return Some(Connection {
                     sender: entry.sender,
+                    channel: entry.channel,
                     reused: true,
                 });
             }
@@ -102,10 +132,10 @@ impl Pool {
     }
 
     /// Opens a connection to a peer, until the limit of dialling or the deadline.
-    pub(super) async fn dial(&self, peer: SocketAddr, deadline: Instant) -> Result<Connection, ErrorKind> {
+    pub(super) async fn dial(&self, target: Target, deadline: Instant) -> Result<Connection, ErrorKind> {
         let limit = Instant::now() + self.dial_timeout;
-        let stream = match timeout_at(limit.min(deadline), self.transport.dial(peer)).await {
-            Ok(dialled) => dialled.map_err(ErrorKind::Dial)?,
+        let (stream, channel) = match timeout_at(limit.min(deadline), self.connect(target)).await {
+            Ok(connected) => connected?,
             Err(_) if deadline + DIAL_SLACK >= limit => {
                 return Err(ErrorKind::DialTimeout(self.dial_timeout));
             }
@@ -117,6 +147,7 @@ impl Pool {
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|error| ErrorKind::Dial(io::Error::other(error)))?;
+        let peer = target.address;
         tokio::spawn(async move {
             // Whoever has a request in flight gets the error; for an idle connection it is the usual end.
             if let Err(error) = connection.await {
@@ -125,15 +156,30 @@ impl Pool {
         });
         Ok(Connection {
             sender,
+            channel,
             reused: false,
         })
     }
 
+    async fn connect(&self, target: Target) -> Result<(BoxMeshStream, Option<SecureChannel>), ErrorKind> {
+        let dialled = self.transport.dial(target.address).await;
+        let stream = dialled.map_err(ErrorKind::Dial)?;
+        let Some(TlsTarget { key, kind }) = target.tls else {
+            return Ok((stream, None));
+        };
+        let tls = self.tls.get_or_init(|| ClientTls::new(&self.keypair));
+        let connected = tls.connect(stream, key.as_ref(), kind).await;
+        let (stream, channel) = connected.map_err(ErrorKind::Tls)?;
+        Ok((Box::new(stream), Some(channel)))
+    }
+
     /// Takes back a connection whose answer was read to its end.
-    pub(super) fn give_back(&self, peer: SocketAddr, connection: Connection) {
-        let mut sender = connection.sender;
+    pub(super) fn give_back(&self, target: Target, connection: Connection) {
+        let Connection {
+            mut sender, channel, ..
+        } = connection;
         if sender.is_ready() {
-            keep(&self.idle, peer, sender);
+            keep(&self.idle, target, sender, channel);
             return;
         }
         // The answer may have come before the request was written in full.
@@ -142,7 +188,7 @@ impl Pool {
             if let Ok(Ok(())) = timeout(defaults::POOL_IDLE, sender.ready()).await
                 && let Some(idle) = idle.upgrade()
             {
-                keep(&idle, peer, sender);
+                keep(&idle, target, sender, channel);
             }
         });
     }
@@ -152,13 +198,14 @@ impl Pool {
     pub(super) fn evict(&self, peer: SocketAddr, sent: Instant) {
         lock(&self.idle)
             .connections
-            .retain(|entry| entry.peer != peer || entry.since > sent);
+            .retain(|entry| entry.target.address != peer || entry.since > sent);
     }
 }
 
-fn keep(idle: &Arc<Mutex<Idle>>, peer: SocketAddr, sender: Sender) {
+fn keep(idle: &Arc<Mutex<Idle>>, target: Target, sender: Sender, channel: Option<SecureChannel>) {
     let mut pool = lock(idle);
-    let of_peer = pool.connections.iter().filter(|entry| entry.peer == peer).count();
+    let same = |entry: &&IdleConnection| entry.target.address == target.address;
+    let of_peer = pool.connections.iter().filter(same).count();
     if of_peer >= defaults::POOL_IDLE_PER_PEER {
         return;
     }
@@ -166,8 +213,9 @@ fn keep(idle: &Arc<Mutex<Idle>>, peer: SocketAddr, sender: Sender) {
         pool.connections.remove(0);
     }
     pool.connections.push(IdleConnection {
-        peer,
+        target,
         sender,
+        channel,
         since: Instant::now(),
     });
     if pool.reaper.as_ref().is_none_or(JoinHandle::is_finished) {
@@ -206,6 +254,11 @@ impl IdleConnection {
 }
 
 impl Connection {
+    /// What the connection proves about its other end; `None`: it is plain.
+    pub(super) fn channel(&self) -> Option<&SecureChannel> {
+        self.channel.as_ref()
+    }
+
     /// Sends a request and waits for the head of its answer.
     pub(super) async fn send(
         &mut self,

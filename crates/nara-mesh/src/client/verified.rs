@@ -10,6 +10,7 @@ use nara_proto::sync::Cursor;
 use nara_proto::time::{UnixMillis, UnixSeconds};
 
 use crate::registry::KeySource;
+use crate::tls::Security;
 
 /// A value from a peer, and what is proven about it. It dereferences to the value.
 ///
@@ -199,6 +200,8 @@ pub struct PingReport {
     pub dial: Option<Duration>,
     /// What the peer says about itself. It is not signed.
     pub response: PingResponse,
+    /// How the connection was protected.
+    pub security: Security,
     /// Whether the key in the answer is the pinned one; `None` if none is pinned.
     pub key_matches: Option<bool>,
 }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use nara_proto::auth::{ResponseAuth, ResponseAuthError};
 use nara_proto::endpoint::{Authentication, Endpoint};
-use nara_proto::identity::{NaraName, PreparedKeys};
+use nara_proto::identity::{NaraName, PreparedKeys, PublicKey};
 use nara_proto::time::UnixMillis;
 use tokio::time::Instant;
 
@@ -12,7 +12,9 @@ use super::address::Route;
 use super::call::Reply;
 use super::error::ErrorKind;
 use super::{KeyTrust, MeshClient, Verification};
+use crate::channel::SecureChannel;
 use crate::registry::{KeyConflict, KeySource, PeerInfo, PinnedKey};
+use crate::tls::{KeyMismatch, TlsFailure};
 
 /// Bodies beyond this are hashed and decoded off the threads that serve everyone.
 const OFFLOAD_BYTES: usize = 64 << 10;
@@ -57,6 +59,7 @@ impl MeshClient {
             Some(pinned) => (pinned, false),
             None => (self.learn_key(route, auth.name(), deadline).await?, true),
         };
+        check_channel(reply.channel.as_ref(), &pinned.key)?;
         // Read after what may take seconds, so that it is the time at which freshness is judged.
         let now = self.shared.clock.now_millis();
         let to_pin = pinned.clone();
@@ -167,6 +170,17 @@ pub(super) fn check_responder(route: &Route, responder: &NaraName) -> Result<(),
                 got: responder.clone(),
             }))
         }
+        _ => Ok(()),
+    }
+}
+
+/// Whoever passes on the answers of another nara over a secure connection of its own must not be taken for it.
+pub(super) fn check_channel(channel: Option<&SecureChannel>, key: &PublicKey) -> Result<(), ErrorKind> {
+    match channel {
+        Some(channel) if channel.peer_key != *key => Err(ErrorKind::Tls(TlsFailure::OtherKey(KeyMismatch {
+            pinned: *key,
+            got: channel.peer_key,
+        }))),
         _ => Ok(()),
     }
 }

@@ -10,6 +10,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{PeerProtocol, PinnedKey};
 use crate::defaults;
+use crate::tls::TlsPolicy;
 
 /// What is known about a peer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,6 +25,9 @@ pub struct PeerInfo {
     pub key: Option<PinnedKey>,
     /// What it has proven that it can do.
     pub protocol: PeerProtocol,
+    /// When connections with it are TLS, if whoever runs this nara has decided that for this peer alone. No peer
+    /// can change it.
+    pub tls: Option<TlsPolicy>,
 }
 
 impl PeerInfo {
@@ -34,6 +38,7 @@ impl PeerInfo {
         self.address = self.address.or(other.address);
         self.key = self.key.take().or(other.key);
         self.protocol = self.protocol.union(other.protocol);
+        self.tls = self.tls.or(other.tls);
     }
 
     /// How to call the peer in a message: its name, else its id, else its address.
@@ -90,6 +95,11 @@ impl Peer {
             .key
             .as_ref()
             .map(|pinned| pinned.key)
+    }
+
+    /// When connections with it are TLS, if whoever runs this nara has decided that for this peer alone.
+    pub fn tls(&self) -> Option<TlsPolicy> {
+        self.info.read().unwrap_or_else(PoisonError::into_inner).tls
     }
 
     /// What it has proven that it can do.

@@ -9,6 +9,7 @@ use tokio::sync::broadcast;
 
 use super::{KeySource, Peer, PeerEvent, PeerInfo, PeerProtocol, PinnedKey};
 use crate::defaults;
+use crate::tls::TlsPolicy;
 
 /// Events that a slow subscriber may lag behind before it misses some.
 const EVENT_BACKLOG: usize = 256;
@@ -125,6 +126,7 @@ impl PeerRegistry {
         }
         peer.update(|known| {
             known.address = info.address.or(known.address);
+            known.tls = info.tls.or(known.tls);
             known.fill_from(info);
         });
         table.link(&peer);
@@ -235,10 +237,22 @@ impl PeerRegistry {
         self.events.subscribe()
     }
 
-    /// A peer of this kind that is not in the registry: somebody called its address.
+    /// A peer of this kind that is not in the registry: somebody called its address. Where a registered one must
+    /// not be called without TLS, neither must this one: it may be the same.
     pub(crate) fn stranger(&self, address: SocketAddr) -> Arc<Peer> {
+        let must_be_tls = |peer: &Arc<Peer>| {
+            let known = peer.info();
+            let here = known.address == Some(address);
+            here && match known.tls {
+                Some(TlsPolicy::Plain) => false,
+                Some(TlsPolicy::Require) => true,
+                Some(TlsPolicy::Prefer) | None => known.protocol.tls,
+            }
+        };
+        let tls = self.by_ip(address.ip()).iter().any(must_be_tls);
         let info = PeerInfo {
             address: Some(address),
+            tls: tls.then_some(TlsPolicy::Require),
             ..PeerInfo::default()
         };
         Arc::new(Peer::new(info, self.breaker))

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use axum::response::IntoResponse as _;
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -16,8 +17,11 @@ use tokio::time::{sleep, timeout};
 use tower::ServiceExt as _;
 
 use super::background::Background;
+use super::opening::Opening;
+use super::rejection::Rejection;
 use super::watch::{Watch, WatchedStream};
 use super::{PeerAddress, ServerLimits};
+use crate::channel::SecureChannel;
 use crate::transport::{BoxMeshStream, MeshListener};
 
 /// How long the accept loop rests after an error: most likely the process has no file descriptor left, and
@@ -45,12 +49,14 @@ impl RunningServer {
     pub(super) fn start(
         listener: Box<dyn MeshListener>,
         router: Router,
+        opening: Opening,
         limits: &ServerLimits,
         background: Background,
     ) -> Self {
         let local_addr = listener.local_addr();
         let acceptor = Acceptor {
             router,
+            opening,
             slots: Arc::new(Semaphore::new(limits.connections)),
             by_address: Arc::default(),
             per_address: limits.connections_per_address,
@@ -106,6 +112,7 @@ impl Drop for RunningServer {
 #[derive(Clone, Debug)]
 struct Acceptor {
     router: Router,
+    opening: Opening,
     slots: Arc<Semaphore>,
     by_address: Arc<Mutex<HashMap<IpAddr, usize>>>,
     per_address: usize,
@@ -164,14 +171,33 @@ impl Acceptor {
     }
 
     async fn serve(&self, stream: BoxMeshStream, peer: SocketAddr) {
+        let opened = tokio::select! {
+            opened = self.opening.open(stream) => opened,
+            // No request has begun.
+            () = self.background.stopping.cancelled() => return,
+        };
+        match opened {
+            Ok((stream, channel)) => self.serve_http(stream, channel, peer).await,
+            Err(error) => tracing::debug!(%peer, %error, "connection closed"),
+        }
+    }
+
+    async fn serve_http(&self, stream: BoxMeshStream, channel: Option<SecureChannel>, peer: SocketAddr) {
         let watch = Watch::new(self.header_read, self.idle);
+        let refused = self.opening.refuses_plain() && channel.is_none();
         let service = hyper::service::service_fn(|mut request: http::Request<hyper::body::Incoming>| {
             watch.request_began();
             request.extensions_mut().insert(PeerAddress(peer));
-            let response = self.router.clone().oneshot(request.map(Body::new));
+            if let Some(channel) = &channel {
+                request.extensions_mut().insert(channel.clone());
+            }
+            let routed = (!refused).then(|| self.router.clone().oneshot(request.map(Body::new)));
             let watch = watch.clone();
             async move {
-                let response = response.await;
+                let response = match routed {
+                    Some(routed) => routed.await,
+                    None => Ok(Rejection::TlsRequired.into_response()),
+                };
                 watch.request_ended();
                 response
             }

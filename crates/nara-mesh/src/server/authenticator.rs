@@ -14,9 +14,11 @@ use super::background::Background;
 use super::discovery::KeyDiscovery;
 use super::rejection::Rejection;
 use super::{PeerAddress, VerifiedSender};
+use crate::channel::SecureChannel;
 use crate::clock::Clock;
 use crate::identity::LocalNara;
 use crate::registry::{KnownKeys, PeerRegistry};
+use crate::tls::TlsPolicy;
 
 /// Authenticates signed requests: headers, freshness, key, signature, replay, in this order.
 ///
@@ -60,11 +62,16 @@ impl Authenticator {
         let auth = RequestAuth::from_headers(&parts.headers)?;
         let now = self.clock.now_millis();
         auth.check_fresh(now)?;
+        let channel = parts.extensions.get::<SecureChannel>();
+        self.check_security(auth.name(), channel)?;
 
         let key = match self.known_keys.key_of_name(auth.name().as_str()) {
             Some(key) => key,
             None => self.discover(auth.name(), address).await?,
         };
+        if channel.is_some_and(|channel| channel.peer_key != key) {
+            return Err(Rejection::OtherKey(auth.name().clone()));
+        }
         let verifier = self.prepared_keys.of(&key);
         if let Err(error) = auth.verify_signature(&verifier, parts.method.as_str(), parts.uri.path()) {
             self.look_for_conflict(auth.name(), address);
@@ -89,6 +96,18 @@ impl Authenticator {
             address,
             auth.timestamp(),
         ))
+    }
+
+    /// Refuses a peer on a plain connection that is to use TLS only.
+    fn check_security(&self, name: &NaraName, channel: Option<&SecureChannel>) -> Result<(), Rejection> {
+        let must_be_tls = || {
+            let peer = self.registry.by_name(name.as_str());
+            peer.is_some_and(|peer| peer.tls() == Some(TlsPolicy::Require))
+        };
+        if channel.is_none() && must_be_tls() {
+            return Err(Rejection::TlsRequiredOf(name.clone()));
+        }
+        Ok(())
     }
 
     async fn discover(&self, name: &NaraName, address: SocketAddr) -> Result<PublicKey, RequestAuthError> {

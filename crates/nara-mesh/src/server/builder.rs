@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 use super::authenticator::Authenticator;
 use super::background::Background;
 use super::discovery::KeyDiscovery;
+use super::opening::Opening;
 use super::places::Places;
 use super::rates::Rates;
 use super::shared::{Reachable, Shared};
@@ -23,6 +24,7 @@ use crate::handler::{MeshHandler, NoHandler};
 use crate::identity::LocalNara;
 use crate::ledger::Ledger;
 use crate::registry::{KnownKeys, PeerRegistry};
+use crate::tls::TlsPolicy;
 use crate::transport::{TcpTransport, Transport};
 
 /// The addresses of a tailnet: the shared address space of RFC 6598, which tailnets use for their nodes, and
@@ -70,6 +72,7 @@ pub struct MeshServerBuilder {
     coordinates: Option<Coordinates>,
     mesh_ranges: Vec<IpNet>,
     mesh_port: u16,
+    tls: TlsPolicy,
     limits: ServerLimits,
 }
 
@@ -87,6 +90,7 @@ impl MeshServerBuilder {
             coordinates: None,
             mesh_ranges: TAILNET.to_vec(),
             mesh_port: defaults::MESH_PORT,
+            tls: TlsPolicy::default(),
             limits: ServerLimits::default(),
         }
     }
@@ -155,6 +159,14 @@ impl MeshServerBuilder {
         self
     }
 
+    /// Whether connections may be TLS, or must be; by default [`TlsPolicy::Prefer`], both on the same port. A
+    /// signed request of a peer whose [`PeerInfo::tls`](crate::registry::PeerInfo::tls) says
+    /// [`TlsPolicy::Require`] is refused on a plain connection whatever this says.
+    pub fn tls(mut self, policy: TlsPolicy) -> Self {
+        self.tls = policy;
+        self
+    }
+
     /// What the server grants to its peers.
     pub fn limits(mut self, limits: ServerLimits) -> Self {
         self.limits = limits;
@@ -168,6 +180,7 @@ impl MeshServerBuilder {
             .or_else(|| self.client.as_ref().map(|client| client.registry().clone()))
             .unwrap_or_default();
         let background = Background::default();
+        let opening = Opening::new(self.tls, self.local.keypair().clone(), &self.limits);
         let discovery = self.client.clone().map(|client| {
             Arc::new(KeyDiscovery::new(
                 client,
@@ -224,6 +237,7 @@ impl MeshServerBuilder {
         MeshServer {
             router: route::router(shared, &authenticator),
             transport: self.transport,
+            opening,
             limits: self.limits,
             background,
         }

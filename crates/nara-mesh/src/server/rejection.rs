@@ -158,6 +158,15 @@ pub(crate) enum Rejection {
         /// When the next one is.
         retry_after: Duration,
     },
+    /// The request came over a plain connection, where only TLS will do.
+    #[error("This nara answers over TLS only: connect again with TLS 1.3 and your Ed25519 key")]
+    TlsRequired,
+    /// The request came over a plain connection, from a peer that is to use TLS.
+    #[error("{0} is known to use TLS only: connect again with TLS 1.3 and your Ed25519 key")]
+    TlsRequiredOf(NaraName),
+    /// The connection belongs to the holder of another key than the sender's.
+    #[error("This connection is not one of {0}: it was opened with another key")]
+    OtherKey(NaraName),
     /// The peer has as many streams as it may have.
     #[error("You have {0} streams open, which is the limit: close one, or try again in a minute")]
     TooManyStreams(usize),
@@ -196,10 +205,12 @@ impl Rejection {
             | Self::TargetRequired
             | Self::TooManyIds
             | Self::UnsignedEvent => StatusCode::BAD_REQUEST,
-            Self::Unauthenticated(_) => StatusCode::UNAUTHORIZED,
-            Self::InvalidSignature | Self::SenderMismatch { .. } | Self::UnknownEmitter => {
-                StatusCode::FORBIDDEN
-            }
+            Self::OtherKey(_) | Self::Unauthenticated(_) => StatusCode::UNAUTHORIZED,
+            Self::InvalidSignature
+            | Self::SenderMismatch { .. }
+            | Self::TlsRequired
+            | Self::TlsRequiredOf(_)
+            | Self::UnknownEmitter => StatusCode::FORBIDDEN,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
@@ -249,10 +260,12 @@ impl Rejection {
             Self::MethodNotAllowed => "method_not_allowed",
             Self::NoStreamLeft | Self::TooManyStreams(_) => "too_many_streams",
             Self::NotFound => "not_found",
+            Self::OtherKey(_) => "key_of_connection",
             Self::Overloaded => "overloaded",
             Self::Panicked => "panicked",
             Self::ReplayCacheFull => "replay_cache_full",
             Self::SenderMismatch { .. } => "sender_mismatch",
+            Self::TlsRequired | Self::TlsRequiredOf(_) => "tls_required",
             Self::TooManyInFlight(_) => "in_flight_of_peer",
             Self::TooManyRequests { of, .. } => match of {
                 Limit::Address => "rate_of_address",

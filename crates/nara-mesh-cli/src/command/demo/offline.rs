@@ -175,6 +175,7 @@ fn stranger(
         id: Some(id.clone()),
         address: Some(address),
         key: None,
+        tls: None,
     };
     client.registry().register(entry.to_info())?;
     Ok(id)

@@ -1,0 +1,101 @@
+use std::io;
+use std::sync::Arc;
+
+use nara_proto::identity::{KeyId, KeyPair, PublicKey};
+use rustls::{CertificateError, ClientConfig};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::certificate::CertificateKind;
+use super::config::Identity;
+use super::expected::server_name;
+use super::secure_channel;
+use super::verifier::OtherKey;
+use crate::channel::SecureChannel;
+
+/// Makes connections secure, as a client. Cloning gives another handle to the same sessions.
+#[derive(Clone, Debug)]
+pub(crate) struct ClientTls {
+    x509: Arc<ClientConfig>,
+    raw: Arc<ClientConfig>,
+}
+
+/// The peer holds another key than the one that is pinned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "key {} is pinned, but it holds key {}",
+    KeyId::from(pinned),
+    KeyId::from(got)
+)]
+pub(crate) struct KeyMismatch {
+    /// The key that is pinned.
+    pub(crate) pinned: PublicKey,
+    /// The key that it has shown.
+    pub(crate) got: PublicKey,
+}
+
+/// A connection that did not become secure.
+#[derive(Debug)]
+pub(crate) enum TlsFailure {
+    /// The peer holds another key than expected.
+    OtherKey(KeyMismatch),
+    /// The connection broke, or the peer does not speak the TLS that we do.
+    Handshake(io::Error),
+}
+
+impl ClientTls {
+    pub(crate) fn new(keypair: &KeyPair) -> Self {
+        let identity = Identity::new(keypair);
+        let config = |kind| Arc::new(identity.client(kind, kind));
+        Self {
+            x509: config(CertificateKind::X509),
+            raw: config(CertificateKind::RawPublicKey),
+        }
+    }
+
+    /// Makes a connection secure. Without an expected key, whatever Ed25519 key the peer holds is in the channel,
+    /// and the caller must look at it.
+    pub(crate) async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        stream: S,
+        expected: Option<&PublicKey>,
+        kind: CertificateKind,
+    ) -> Result<(TlsStream<S>, SecureChannel), TlsFailure> {
+        let config = match kind {
+            CertificateKind::X509 => &self.x509,
+            CertificateKind::RawPublicKey => &self.raw,
+        };
+        connect(config.clone(), stream, expected, kind).await
+    }
+}
+
+pub(super) async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
+    config: Arc<ClientConfig>,
+    stream: S,
+    expected: Option<&PublicKey>,
+    kind: CertificateKind,
+) -> Result<(TlsStream<S>, SecureChannel), TlsFailure> {
+    let connecting = TlsConnector::from(config).connect(server_name(expected), stream);
+    let stream = connecting
+        .await
+        .map_err(|error| TlsFailure::new(error, expected))?;
+    let channel = secure_channel(stream.get_ref().1, kind)
+        .map_err(|error| TlsFailure::Handshake(io::Error::other(error)))?;
+    Ok((stream, channel))
+}
+
+impl TlsFailure {
+    fn new(error: io::Error, expected: Option<&PublicKey>) -> Self {
+        let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
+        if let Some(rustls::Error::InvalidCertificate(CertificateError::Other(cause))) = cause
+            && let (Some(OtherKey(got)), Some(pinned)) = (cause.0.downcast_ref(), expected)
+        {
+            return Self::OtherKey(KeyMismatch {
+                pinned: *pinned,
+                got: *got,
+            });
+        }
+        Self::Handshake(error)
+    }
+}

@@ -1,0 +1,49 @@
+use std::fmt;
+use std::str::FromStr;
+
+/// When connections are TLS.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum TlsPolicy {
+    /// Never: a client speaks plain HTTP, a server refuses TLS.
+    Plain,
+    /// Where the peer can: a client speaks TLS with every peer that has proven that it accepts it, and from then on
+    /// never plain HTTP again. A server accepts both, on the same port.
+    #[default]
+    Prefer,
+    /// Always: a client speaks nothing else, and a server answers plain HTTP with a refusal.
+    Require,
+}
+
+/// A text that is not a policy of TLS.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a policy of TLS (expected plain, tls or tls-only)")]
+pub struct InvalidTlsPolicy(String);
+
+impl TlsPolicy {
+    /// The text form.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Prefer => "tls",
+            Self::Require => "tls-only",
+        }
+    }
+}
+
+impl FromStr for TlsPolicy {
+    type Err = InvalidTlsPolicy;
+
+    fn from_str(text: &str) -> Result<Self, InvalidTlsPolicy> {
+        [Self::Plain, Self::Prefer, Self::Require]
+            .into_iter()
+            .find(|policy| policy.as_str() == text)
+            .ok_or_else(|| InvalidTlsPolicy(text.to_owned()))
+    }
+}
+
+impl fmt::Display for TlsPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}

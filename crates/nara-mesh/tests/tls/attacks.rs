@@ -1,0 +1,57 @@
+//! What whoever sits between two naras, or poses as one of them, does not achieve.
+
+use nara_mesh::proto::sync::SyncRequest;
+use nara_mesh::tls::TlsPolicy;
+
+use crate::support::{BOB, MALLORY, Mallory, Mesh, address, exchange, speaks_tls};
+
+#[tokio::test(start_paused = true)]
+async fn a_known_peer_cannot_be_impersonated() {
+    let mesh = Mesh::new();
+    let _server = mesh.server().serve(address(BOB)).await.unwrap();
+    Mallory::new().pose_as_bob(&mesh).await;
+    let client = mesh.client(MALLORY, speaks_tls());
+    let failed = client
+        .fetch_sync_events(mesh.bob.id(), SyncRequest::recent(10))
+        .await;
+    let error = failed.unwrap_err();
+    assert!(error.is_unauthenticated() && !error.is_unreachable(), "{error}");
+    let cause = std::error::Error::source(&error).unwrap().to_string();
+    assert!(cause.contains("is pinned, but it holds key"), "{cause}");
+    // Bob cannot help it, so his breaker stays closed however often it happens.
+    for _ in 0..20 {
+        let error = client.ping(mesh.bob.id()).await.unwrap_err();
+        assert!(!error.is_circuit_open(), "{error}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_passes_on_the_answers_of_a_nara_is_not_taken_for_it() {
+    let mesh = Mesh::new();
+    let _server = mesh.server().serve(address(BOB)).await.unwrap();
+    Mallory::new().pose_as_bob(&mesh).await;
+    let client = mesh.stranger().tls(TlsPolicy::Require).build();
+    // Alice has never met bob, so she accepts any key in the handshake; his signed words do not fit to it.
+    let error = client.discover_key(address(MALLORY), None).await.unwrap_err();
+    assert!(error.is_unauthenticated(), "{error}");
+    let failed = client
+        .fetch_sync_events(address(MALLORY), SyncRequest::recent(10))
+        .await;
+    let error = failed.unwrap_err();
+    assert!(error.is_unauthenticated(), "{error}");
+    assert!(client.peer(mesh.bob.id()).is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_signed_request_is_refused_on_the_connection_of_somebody_else() {
+    let mesh = Mesh::new();
+    let _server = mesh.server().serve(address(BOB)).await.unwrap();
+    let request = mesh.signed_by_alice("POST", "/events/sync");
+    let mut stream = Mallory::new().connect(mesh.dial(MALLORY).await).await;
+    let text = exchange(&mut stream, &request).await;
+    assert!(text.starts_with("HTTP/1.1 401"), "{text}");
+    assert!(text.contains("not one of alice"), "{text}");
+    // The same request on a plain connection is one that bob has not seen yet.
+    let text = exchange(&mut mesh.dial(MALLORY).await, &request).await;
+    assert!(text.starts_with("HTTP/1.1 200"), "{text}");
+}

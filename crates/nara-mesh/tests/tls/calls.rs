@@ -1,0 +1,190 @@
+//! Which calls go over TLS, and what they show.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use nara_mesh::client::MeshClient;
+use nara_mesh::clock::SystemClock;
+use nara_mesh::identity::LocalNara;
+use nara_mesh::proto::sync::SyncRequest;
+use nara_mesh::registry::{PeerInfo, PeerProtocol};
+use nara_mesh::tls::{CertificateKind, Security, TlsPolicy};
+use nara_mesh::transport::TcpTransport;
+
+use crate::naras::known;
+use crate::support::{BOB, Mesh, Tap, address, speaks_raw, speaks_tls};
+
+/// Where the tap sits.
+const TAP: u8 = 9;
+
+const X509: Security = Security::Tls(CertificateKind::X509);
+const RAW: Security = Security::Tls(CertificateKind::RawPublicKey);
+
+async fn sync(client: &MeshClient, peer: &LocalNara) {
+    let answer = client
+        .fetch_sync_events(peer.id(), SyncRequest::recent(10))
+        .await
+        .unwrap();
+    assert!(answer.is_verified());
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_are_protected_as_far_as_the_peer_has_proven_that_it_can() {
+    let mesh = Mesh::new();
+    let _server = mesh.server().serve(address(BOB)).await.unwrap();
+    for (protocol, security) in [
+        (PeerProtocol::default(), Security::Plain),
+        (speaks_tls(), X509),
+        (speaks_raw(), RAW),
+    ] {
+        let client = mesh.client(BOB, protocol);
+        let report = client.ping(mesh.bob.id()).await.unwrap();
+        assert_eq!((report.security, report.key_matches), (security, Some(true)));
+        sync(&client, &mesh.bob).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_from_before_is_not_used_once_a_peer_has_proven_tls() {
+    let mesh = Mesh::new();
+    let _server = mesh.server().serve(address(BOB)).await.unwrap();
+    let tap = Tap::start(&mesh, TAP).await;
+    let client = mesh.client(TAP, PeerProtocol::default());
+    sync(&client, &mesh.bob).await;
+    sync(&client, &mesh.bob).await;
+    let peer = client.peer(mesh.bob.id()).unwrap();
+    client.registry().learn_protocol(&peer, speaks_raw());
+    sync(&client, &mesh.bob).await;
+    sync(&client, &mesh.bob).await;
+    assert_eq!(tap.were_tls(), [false, true]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_has_proven_tls_is_never_called_without() {
+    let mesh = Mesh::new();
+    let _server = mesh
+        .server()
+        .tls(TlsPolicy::Plain)
+        .serve(address(BOB))
+        .await
+        .unwrap();
+    let tap = Tap::start(&mesh, TAP).await;
+    let client = mesh.client(TAP, speaks_tls());
+    let failed = client
+        .fetch_sync_events(mesh.bob.id(), SyncRequest::recent(10))
+        .await;
+    let error = failed.unwrap_err();
+    assert!(error.to_string().contains("no secure connection"), "{error}");
+    // Nor is whoever is at its address, by a caller who does not know whom to expect.
+    client.discover_key(address(TAP), None).await.unwrap_err();
+    client.ping(address(TAP)).await.unwrap_err();
+    assert_eq!(tap.were_tls(), [true; 3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_speaks_tls_only_never_speaks_anything_else() {
+    let mesh = Mesh::new();
+    let _server = mesh.server().serve(address(BOB)).await.unwrap();
+    let tap = Tap::start(&mesh, TAP).await;
+    let client = mesh.stranger().tls(TlsPolicy::Require).build();
+    // It meets bob for the first time.
+    let asked = client.discover_key(address(TAP), None).await.unwrap();
+    assert_eq!(asked.key, mesh.bob.public_key());
+    let answer = client
+        .fetch_sync_events(address(TAP), SyncRequest::recent(10))
+        .await
+        .unwrap();
+    assert!(answer.is_verified());
+    client.ping(address(TAP)).await.unwrap();
+    let connections = tap.were_tls();
+    assert!(
+        connections.len() > 1 && connections.iter().all(|tls| *tls),
+        "{connections:?}"
+    );
+    let spoken = tap.connections().concat();
+    assert!(!spoken.windows(4).any(|bytes| bytes == b"HTTP"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_policy_for_one_peer_wins_over_that_of_the_client() {
+    let mesh = Mesh::new();
+    let _server = mesh.server().serve(address(BOB)).await.unwrap();
+    for (policy, protocol, security) in [
+        (TlsPolicy::Plain, speaks_tls(), Security::Plain),
+        (TlsPolicy::Prefer, speaks_tls(), X509),
+        (TlsPolicy::Require, PeerProtocol::default(), X509),
+    ] {
+        let client = mesh.client(BOB, protocol);
+        let decided = PeerInfo {
+            tls: Some(policy),
+            ..known(&mesh.bob, None)
+        };
+        client.registry().register(decided).unwrap();
+        assert_eq!(client.ping(mesh.bob.id()).await.unwrap().security, security);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_answers_over_tls_only_refuses_everything_else() {
+    let mesh = Mesh::new();
+    let _server = mesh
+        .server()
+        .tls(TlsPolicy::Require)
+        .serve(address(BOB))
+        .await
+        .unwrap();
+    let client = mesh.client(BOB, PeerProtocol::default());
+    let error = client.ping(mesh.bob.id()).await.unwrap_err();
+    assert_eq!(error.status().unwrap().as_u16(), 403);
+    assert!(error.text().unwrap().contains("TLS only"), "{error}");
+    sync(&mesh.client(BOB, speaks_tls()), &mesh.bob).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_is_to_use_tls_is_refused_without() {
+    let mesh = Mesh::new();
+    let known_to_bob = crate::naras::registry(&[&mesh.alice]);
+    let decided = PeerInfo {
+        tls: Some(TlsPolicy::Require),
+        ..known(&mesh.alice, None)
+    };
+    known_to_bob.register(decided).unwrap();
+    let _server = mesh
+        .server()
+        .registry(known_to_bob)
+        .serve(address(BOB))
+        .await
+        .unwrap();
+    let client = mesh.client(BOB, PeerProtocol::default());
+    let failed = client
+        .fetch_sync_events(mesh.bob.id(), SyncRequest::recent(10))
+        .await;
+    let error = failed.unwrap_err();
+    assert_eq!(error.status().unwrap().as_u16(), 403);
+    assert!(error.text().unwrap().contains("alice"), "{error}");
+    sync(&mesh.client(BOB, speaks_tls()), &mesh.bob).await;
+}
+
+#[tokio::test]
+async fn plain_and_secure_calls_share_a_socket() {
+    let mesh = Mesh::new();
+    let local = SocketAddr::from(([127, 0, 0, 1], 0));
+    let server = mesh
+        .server()
+        .clock(Arc::new(SystemClock))
+        .transport(Arc::new(TcpTransport))
+        .serve(local)
+        .await
+        .unwrap();
+    let mut seen = Vec::new();
+    for protocol in [PeerProtocol::default(), speaks_tls(), speaks_raw()] {
+        let client = MeshClient::builder(mesh.alice.clone()).build();
+        let peer = client
+            .registry()
+            .register(known(&mesh.bob, Some(server.local_addr())));
+        client.registry().learn_protocol(&peer.unwrap(), protocol);
+        sync(&client, &mesh.bob).await;
+        seen.push(client.ping(mesh.bob.id()).await.unwrap().security);
+    }
+    assert_eq!(seen, [Security::Plain, X509, RAW]);
+}

@@ -1,0 +1,11 @@
+//! Secure connections, end to end: on a network in memory, in paused time.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod attacks;
+mod calls;
+mod connections;
+#[path = "../support/naras.rs"]
+#[expect(dead_code, reason = "other tests use more of it")]
+mod naras;
+mod support;
