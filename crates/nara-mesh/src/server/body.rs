@@ -18,6 +18,10 @@ use super::rejection::Rejection;
 
 /// Reads a whole request body of at most `max` bytes.
 pub(super) async fn read(body: Body, max: usize, limits: &ServerLimits) -> Result<Bytes, Rejection> {
+    // Who announces too much is told at once, instead of being listened to up to the limit.
+    if body.size_hint().lower() > max as u64 {
+        return Err(Rejection::BodyTooLarge(max));
+    }
     let body = Limited::new(TimeoutBody::new(limits.body_progress, body), max);
     let Ok(outcome) = tokio::time::timeout(limits.body_total, body.collect()).await else {
         return Err(Rejection::BodyTooSlow);

@@ -1,0 +1,254 @@
+//! Too much of everything.
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use http::{HeaderValue, Response};
+use nara_mesh::client::MeshClient;
+use nara_mesh::clock::ManualClock;
+use nara_mesh::ledger::MemoryLedger;
+use nara_mesh::registry::PeerRegistry;
+use nara_mesh::server::{MeshServer, RunningServer};
+use nara_mesh::transport::{BoxMeshStream, MemoryNetwork, TcpTransport, Transport as _};
+use nara_proto::auth::ResponseAuth;
+use nara_proto::sync::SyncRequest;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::time::Instant;
+
+use crate::fake_peer::{Answer, FakePeer};
+use crate::raw_http;
+use crate::support::{NOW, Target, free_port, known, nara, registry, request, signed};
+
+const SYNC: &[u8] = br#"{"from":"alice","mode":"recent"}"#;
+const GIBIBYTE: usize = 1 << 30;
+
+fn head(length: &str) -> Vec<u8> {
+    let mut head = b"POST /dm HTTP/1.1\r\nHost: nara\r\n".to_vec();
+    for (name, value) in signed(&nara("alice"), NOW, "POST", "/dm") {
+        head.extend_from_slice(format!("{name}: ").as_bytes());
+        head.extend_from_slice(&value);
+        head.extend_from_slice(b"\r\n");
+    }
+    head.extend_from_slice(format!("{length}\r\n\r\n").as_bytes());
+    head
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gibibyte_that_is_announced_is_refused_before_a_byte_of_it_is_read() {
+    let target = Target::start().await;
+    let mut stream = raw_http::connect(target.address()).unwrap();
+    stream
+        .write_all(&head(&format!("Content-Length: {GIBIBYTE}")))
+        .unwrap();
+    let answer = raw_http::read_response(&mut stream, false).unwrap().unwrap();
+    assert_eq!(answer.status, 413);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gibibyte_that_just_comes_is_cut_off() {
+    let target = Target::start().await;
+    let mut stream = raw_http::connect(target.address()).unwrap();
+    stream.write_all(&head("Transfer-Encoding: chunked")).unwrap();
+    let mut chunk = b"10000\r\n".to_vec();
+    chunk.resize(chunk.len() + 0x10000, b' ');
+    chunk.extend_from_slice(b"\r\n");
+    let mut sent = 0;
+    while sent < GIBIBYTE && stream.write_all(&chunk).is_ok() {
+        sent += chunk.len();
+    }
+    // What the limit allows, and what the buffers of both sockets hold.
+    assert!(sent < GIBIBYTE / 16, "{sent}");
+    assert_eq!(target.post(&nara("alice"), "/events/sync", SYNC).status, 200);
+}
+
+/// `content` as gzip that compresses nothing: one stored block.
+fn gzip(content: &[u8]) -> Vec<u8> {
+    let mut crc = !0_u32;
+    for byte in content {
+        crc ^= u32::from(*byte);
+        for _ in 0..8 {
+            crc = (crc >> 1) ^ (0xedb8_8320 & 0_u32.wrapping_sub(crc & 1));
+        }
+    }
+    let length = u16::try_from(content.len()).unwrap();
+    let mut bytes = vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255, 1];
+    bytes.extend_from_slice(&length.to_le_bytes());
+    bytes.extend_from_slice(&(!length).to_le_bytes());
+    bytes.extend_from_slice(content);
+    bytes.extend_from_slice(&(!crc).to_le_bytes());
+    bytes.extend_from_slice(&u32::from(length).to_le_bytes());
+    bytes
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_compressed_request_is_never_unpacked() {
+    // Whoever does not unpack cannot be made to unpack a bomb.
+    let target = Target::start().await;
+    let alice = nara("alice");
+    for encoding in ["gzip", "deflate", "br", "zstd"] {
+        target.clock.advance(Duration::from_millis(1));
+        let now = nara_mesh::clock::Clock::now_millis(&target.clock);
+        let mut headers = signed(&alice, now, "POST", "/events/sync");
+        headers.push(("Content-Encoding".to_owned(), encoding.as_bytes().to_vec()));
+        let answer = target.send(&request("POST", "/events/sync", &headers, &gzip(SYNC)));
+        assert_eq!(answer.status, 400, "{encoding}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_compressed_answer_is_neither_asked_for_nor_unpacked() {
+    let (alice, bob) = (nara("alice"), nara("bob"));
+    let body = gzip(br#"{"from":"bob"}"#);
+    let answering = bob.clone();
+    let peer = FakePeer::start(TcpTransport, free_port(), move |_| {
+        let mut response = Response::new(body.clone().into());
+        ResponseAuth::sign(answering.keypair(), answering.name(), NOW, &body)
+            .write_to(response.headers_mut());
+        let gzip = HeaderValue::from_static("gzip");
+        response.headers_mut().insert("content-encoding", gzip);
+        Answer::With(response)
+    })
+    .await;
+    let client = MeshClient::builder(alice)
+        .clock(Arc::new(ManualClock::new(NOW.to_nanos())))
+        .build();
+    client
+        .registry()
+        .register(known(&bob, Some(peer.address)))
+        .unwrap();
+    let error = client
+        .fetch_sync_events(bob.id(), SyncRequest::recent(1))
+        .await
+        .unwrap_err();
+    assert!(!error.is_unauthenticated(), "it is signed, and not JSON: {error}");
+    assert!(!peer.last().headers.contains_key("accept-encoding"));
+}
+
+const HOST: [u8; 4] = [100, 64, 0, 1];
+
+/// The server `target` in a network in memory, where strangers are called back.
+struct Crowd {
+    network: MemoryNetwork,
+    registry: PeerRegistry,
+    server: RunningServer,
+}
+
+impl Crowd {
+    async fn start() -> Self {
+        let network = MemoryNetwork::new();
+        let registry = registry(&[&nara("alice")]);
+        let transport = Arc::new(network.host(HOST.into()));
+        let client = MeshClient::builder(nara("target"))
+            .registry(registry.clone())
+            .transport(transport.clone())
+            .build();
+        let server = MeshServer::builder(nara("target"), Arc::new(MemoryLedger::new()))
+            .client(client)
+            .clock(Arc::new(ManualClock::new(NOW.to_nanos())))
+            .transport(transport)
+            .serve(SocketAddr::from((HOST, 9632)))
+            .await
+            .unwrap();
+        Self {
+            network,
+            registry,
+            server,
+        }
+    }
+
+    async fn connect_from(&self, host: [u8; 4]) -> std::io::Result<BoxMeshStream> {
+        self.network
+            .host(host.into())
+            .dial(self.server.local_addr())
+            .await
+    }
+
+    /// How long alice waits for the answer to a signed request, from an address of her own.
+    async fn alice_is_served_within(&self) -> Duration {
+        let began = Instant::now();
+        let mut stream = self.connect_from([100, 127, 0, 1]).await.unwrap();
+        let headers = signed(&nara("alice"), NOW, "POST", "/events/sync");
+        stream
+            .write_all(&request("POST", "/events/sync", &headers, SYNC))
+            .await
+            .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        began.elapsed()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hundred_thousand_names_leave_nothing_behind() {
+    let crowd = Crowd::start().await;
+    let some_signature = signed(&nara("mallory"), NOW, "POST", "/dm");
+    let callers = (0..100_u8).map(|host| {
+        let (crowd, some_signature) = (&crowd, &some_signature);
+        async move {
+            let stream = crowd.connect_from([100, 65, 0, host]).await.unwrap();
+            let (mut read, mut write) = tokio::io::split(stream);
+            let ask = async {
+                for index in 0..1000 {
+                    let mut headers = some_signature.clone();
+                    let name = headers.iter_mut().find(|(name, _)| name == "x-nara-name");
+                    name.unwrap().1 = format!("m-{host}-{index}").into_bytes();
+                    let bytes = request("POST", "/dm", &headers, b"");
+                    let mut text = String::from_utf8(bytes).unwrap();
+                    if index < 999 {
+                        text = text.replace("Connection: close\r\n", "");
+                    }
+                    write.write_all(text.as_bytes()).await.unwrap();
+                }
+            };
+            let mut answers = String::new();
+            let ((), outcome) = tokio::join!(ask, read.read_to_string(&mut answers));
+            outcome.unwrap();
+            let refused = answers.matches("HTTP/1.1 4").count();
+            assert_eq!((refused, answers.matches("HTTP/1.1 ").count()), (1000, 1000));
+        }
+    });
+    join_all(callers).await;
+    assert_eq!(crowd.registry.len(), 1, "alice");
+    assert_eq!(crowd.alice_is_served_within().await, Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn ten_thousand_connections_of_one_address_delay_nobody_else() {
+    let crowd = Crowd::start().await;
+    let mut held = Vec::new();
+    for _ in 0..10_000 {
+        let mut stream = crowd.connect_from([100, 65, 0, 1]).await.unwrap();
+        let _ = stream.write_all(b"G").await;
+        held.push(stream);
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(crowd.alice_is_served_within().await, Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn ten_thousand_connections_of_two_hundred_addresses_delay_others_by_seconds() {
+    let crowd = Arc::new(Crowd::start().await);
+    let attackers: Vec<_> = (0..10_000_u32)
+        .map(|index| {
+            let crowd = crowd.clone();
+            let [_, _, high, low] = (index / 50).to_be_bytes();
+            tokio::spawn(async move {
+                let mut stream = crowd.connect_from([100, 65, high, low]).await.unwrap();
+                let _ = stream.write_all(b"G").await;
+                // Held for as long as the server lets it.
+                let _ = stream.read_to_end(&mut Vec::new()).await;
+            })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    // 4,096 places, and five seconds for each header that does not come: she is served in the third wave.
+    let waited = crowd.alice_is_served_within().await;
+    assert!(waited <= Duration::from_secs(15), "{waited:?}");
+    for attacker in attackers {
+        attacker.await.unwrap();
+    }
+}
