@@ -1,0 +1,1 @@
+//! The machine's `tailscaled` as a node, through its LocalAPI.
