@@ -13,6 +13,8 @@
 #![warn(missing_docs)]
 
 mod auth_key;
+mod jitter;
+mod localapi;
 pub mod managed;
 mod node;
 pub mod status;

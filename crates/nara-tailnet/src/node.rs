@@ -5,8 +5,9 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use nara_mesh::transport::{PeerSource, Transport};
 use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
 
-use crate::status::{NodeStatus, NotReady, PathKind};
+use crate::status::{NodeState, NodeStatus, NotReady, NotReadyReason, PathKind};
 
 /// Whose address it is, as the tailnet says: the control server vouches for it, WireGuard enforces it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,4 +71,34 @@ pub trait MeshNode: Transport + PeerSource {
     /// # Errors
     /// If the control server could not be told; the node has ended all the same.
     fn leave(&self) -> BoxFuture<'_, io::Result<()>>;
+}
+
+/// Waits until a status says that the node runs, or that waiting is of no use, or until the time is over.
+pub(crate) async fn wait_until_ready(
+    mut status: watch::Receiver<NodeStatus>,
+    within: Duration,
+) -> Result<NodeStatus, NotReady> {
+    let begun = Instant::now();
+    let is_settled = |status: &NodeStatus| match &status.state {
+        NodeState::Running => status.is_running(),
+        NodeState::Waiting(reason) => reason.is_final(),
+        NodeState::Starting => false,
+        NodeState::Left => true,
+    };
+    // However the wait ends, the status then says how things are.
+    let _ = timeout(within, status.wait_for(is_settled)).await;
+    let now = status.borrow().clone();
+    let reason = match now.state {
+        NodeState::Running if now.is_running() => return Ok(now),
+        NodeState::Running => NotReadyReason::NoAddress,
+        NodeState::Waiting(reason) => reason,
+        NodeState::Starting => NotReadyReason::Connecting,
+        NodeState::Left => NotReadyReason::Other {
+            detail: "it has left the tailnet".to_owned(),
+        },
+    };
+    Err(NotReady {
+        reason,
+        waited: begun.elapsed(),
+    })
 }

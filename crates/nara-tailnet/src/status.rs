@@ -133,14 +133,11 @@ pub enum NotReadyReason {
 }
 
 impl NotReadyReason {
-    /// Whether waiting alone may help: nobody has to do anything.
-    pub const fn may_pass(&self) -> bool {
+    /// Whether waiting is of no use: somebody has to change something, and start anew.
+    pub const fn is_final(&self) -> bool {
         matches!(
             self,
-            Self::Connecting
-                | Self::ControlUnreachable { .. }
-                | Self::DaemonNotRunning { .. }
-                | Self::NoAddress
+            Self::KeyRefused { .. } | Self::ProgramMissing { .. } | Self::SocketNotPermitted { .. }
         )
     }
 }
