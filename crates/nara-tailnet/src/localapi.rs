@@ -8,7 +8,7 @@ mod dial;
 mod error;
 mod wire;
 
-pub(crate) use bus::{Bus, BusEvent};
+pub(crate) use bus::Bus;
 pub(crate) use error::LocalApiError;
 pub(crate) use wire::{Forwarding, PeerStatus, Prefs, StartOptions, Status, UpdatePrefs, WhoIs};
 

@@ -18,18 +18,17 @@ use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use nara_mesh::proto::identity::NaraName;
-use nara_mesh::transport::{
-    BoxMeshStream, Candidate, MeshListener, PeerSource, TcpTransport, Transport,
-};
+use nara_mesh::transport::{BoxMeshStream, Candidate, MeshListener, PeerSource, TcpTransport, Transport};
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_stream::wrappers::WatchStream;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::localapi::LocalApi;
 use crate::node::{MeshNode, NodeIdentity, wait_until_ready};
-use crate::status::{NodeStatus, NotReady, NotReadyReason, PathKind};
+use crate::status::{NodeState, NodeStatus, NotReady, PathKind};
 use follow::Follower;
-use forwarded::ForwardedListener;
+pub(crate) use forwarded::{Announced, ForwardedListener};
 use snapshot::Snapshot;
 
 /// Where the daemon of the machine has its socket.
@@ -67,7 +66,7 @@ impl TailscaledNode {
     }
 
     /// The node of a daemon that somebody else runs, who knows better why it does not answer.
-    pub(crate) fn of_daemon(api: LocalApi, problem: watch::Receiver<Option<NotReadyReason>>) -> Self {
+    pub(crate) fn of_daemon(api: LocalApi, problem: watch::Receiver<Option<NodeState>>) -> Self {
         let (follower, outputs) = Follower::new(api.clone(), problem);
         Self {
             shared: Arc::new(Shared {
@@ -119,8 +118,10 @@ impl Transport for TailscaledNode {
                      another network namespace than tailscaled",
                 ));
             }
-            let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, local.port()));
-            let listener = ForwardedListener::bind(loopback, local.ip(), self.shared.api.clone()).await?;
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, local.port())).await?;
+            let address = SocketAddr::new(local.ip(), listener.local_addr()?.port());
+            let api = self.shared.api.clone();
+            let listener = ForwardedListener::new(listener, address, api, Announced::BySource);
             Ok(Box::new(listener) as Box<dyn MeshListener>)
         })
     }

@@ -162,7 +162,10 @@ mod tests {
     fn a_message_that_is_too_long_or_broken_still_says_that_something_changed() {
         let mut long = vec![b'x'; MAX_MESSAGE + 1];
         long.push(b'\n');
-        assert_eq!(events(&[&long, b"{\"State\":\n", b"{}\n"]), vec![BusEvent::default(); 3]);
+        assert_eq!(
+            events(&[&long, b"{\"State\":\n", b"{}\n"]),
+            vec![BusEvent::default(); 3]
+        );
         let endless = vec![b'x'; 1 << 20];
         assert_eq!(events(&[&endless]), []);
     }

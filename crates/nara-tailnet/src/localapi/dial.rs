@@ -68,7 +68,10 @@ mod tests {
     #[test]
     fn what_the_daemon_says_about_a_peer_becomes_the_kind_of_the_error() {
         for (message, kind) in [
-            ("dial failure: connect tcp 100.64.0.1:9999: connection was refused", io::ErrorKind::ConnectionRefused),
+            (
+                "dial failure: connect tcp 100.64.0.1:9999: connection was refused",
+                io::ErrorKind::ConnectionRefused,
+            ),
             ("dial failure: context deadline exceeded", io::ErrorKind::TimedOut),
             ("dial failure: no route to host", io::ErrorKind::HostUnreachable),
         ] {

@@ -1,7 +1,7 @@
 //! The parts of the LocalAPI's JSON that are used. Go encodes an empty list as `null`.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -123,24 +123,36 @@ pub(crate) struct UpdatePrefs<'a> {
     #[serde(rename = "CorpDNS")]
     pub(crate) corp_dns: bool,
     pub(crate) route_all: bool,
-    pub(crate) no_snat: bool,
 }
 
 /// `POST serve-config`: connections to ports of the node go to these addresses of the machine.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub(crate) struct Forwarding {
-    #[serde(rename = "TCP")]
-    pub(crate) tcp: BTreeMap<u16, ForwardTcp>,
+    #[serde(rename = "TCP", skip_serializing_if = "BTreeMap::is_empty")]
+    tcp: BTreeMap<u16, ForwardTcp>,
+}
+
+impl Forwarding {
+    /// Connections to a port of the node go to an address of the machine, each with a PROXY header.
+    pub(crate) fn of(port: u16, to: SocketAddr) -> Self {
+        let to = ForwardTcp {
+            to,
+            proxy_protocol: 1,
+        };
+        Self {
+            tcp: BTreeMap::from([(port, to)]),
+        }
+    }
 }
 
 /// Where the connections of a port go.
 #[derive(Debug, Serialize)]
-pub(crate) struct ForwardTcp {
+struct ForwardTcp {
     #[serde(rename = "TCPForward")]
-    pub(crate) to: String,
-    /// The version of the PROXY protocol with which each connection begins.
+    to: SocketAddr,
+    /// The version of the PROXY protocol.
     #[serde(rename = "ProxyProtocol")]
-    pub(crate) proxy_protocol: u8,
+    proxy_protocol: u8,
 }
 
 /// Addresses, IPv4 before IPv6; what is none is left out.
@@ -175,7 +187,9 @@ mod tests {
         .unwrap();
         assert!(status.addresses.is_empty());
         let peers = status.peer.unwrap();
-        let expected: Vec<IpAddr> = ["100.64.0.4", "fd7a:115c:a1e0::4"].map(|ip| ip.parse().unwrap()).to_vec();
+        let expected: Vec<IpAddr> = ["100.64.0.4", "fd7a:115c:a1e0::4"]
+            .map(|ip| ip.parse().unwrap())
+            .to_vec();
         assert_eq!(peers["nodekey:1"].addresses, expected);
     }
 

@@ -36,8 +36,8 @@ type Answer = oneshot::Sender<Result<(), NotReadyReason>>;
 #[derive(Debug)]
 pub(super) struct Follower {
     api: LocalApi,
-    /// Why the daemon does not answer, if whoever runs it knows.
-    problem: watch::Receiver<Option<NotReadyReason>>,
+    /// How things are while the daemon does not answer, if whoever runs it knows.
+    problem: watch::Receiver<Option<NodeState>>,
     snapshots: watch::Sender<Arc<Snapshot>>,
     status: watch::Sender<NodeStatus>,
     candidates: watch::Sender<Vec<Candidate>>,
@@ -89,7 +89,7 @@ impl Refresh {
 }
 
 impl Follower {
-    pub(super) fn new(api: LocalApi, problem: watch::Receiver<Option<NotReadyReason>>) -> (Self, Outputs) {
+    pub(super) fn new(api: LocalApi, problem: watch::Receiver<Option<NodeState>>) -> (Self, Outputs) {
         let (snapshots, snapshots_out) = watch::channel(Arc::default());
         let (status, status_out) = watch::channel(NodeStatus::default());
         let (candidates, candidates_out) = watch::channel(Vec::new());
@@ -148,7 +148,7 @@ impl Follower {
             tokio::select! {
                 event = bus.next() => {
                     let Some(event) = event else {
-                        tracing::warn!(socket = %self.api.socket().display(), "tailscaled has ended");
+                        tracing::info!(socket = %self.api.socket().display(), "tailscaled has ended");
                         return;
                     };
                     if event.error.is_some() {
@@ -217,7 +217,8 @@ impl Follower {
         // The peers first: whoever sees that the node runs may ask for them.
         let candidates = snapshot.candidates();
         self.snapshots.send_replace(Arc::new(snapshot));
-        self.candidates.send_if_modified(|known| replace(known, candidates));
+        self.candidates
+            .send_if_modified(|known| replace(known, candidates));
         self.status.send_if_modified(|known| {
             if *known != now {
                 tracing::info!(state = ?now.state, addresses = ?now.addresses, "tailscaled");
@@ -229,9 +230,12 @@ impl Follower {
 
     /// The daemon does not answer. What was known about peers stays: nobody said that they are gone.
     fn unreachable(&mut self, reason: NotReadyReason) {
-        let reason = self.problem.borrow().clone().unwrap_or(reason);
+        let state = self
+            .problem
+            .borrow()
+            .clone()
+            .unwrap_or(NodeState::Waiting(reason));
         self.status.send_if_modified(|status| {
-            let state = NodeState::Waiting(reason);
             if status.state != state {
                 tracing::warn!(?state, "tailscaled");
             }

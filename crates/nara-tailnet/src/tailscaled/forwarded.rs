@@ -1,5 +1,7 @@
+mod proxy;
+
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,7 +9,7 @@ use futures_util::future::BoxFuture;
 use nara_mesh::transport::{BoxMeshStream, MeshListener};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::localapi::LocalApi;
@@ -26,15 +28,27 @@ const RETRIES: [Duration; 3] = [
     Duration::from_millis(150),
 ];
 
+/// How long all of that may take.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// How long to wait when a connection cannot be accepted.
 const BACK_OFF: Duration = Duration::from_millis(100);
+
+/// How to know whose a forwarded connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Announced {
+    /// The daemon knows the connection by its source.
+    BySource,
+    /// The connection begins with a PROXY header. That can be forged: it is believed only of a process of this user.
+    ByHeader,
+}
 
 /// Accepts what a daemon in userspace mode forwards to a port of the loopback address.
 ///
 /// Every process of the machine can connect there. The daemon is asked whose each connection is, and one that it did
 /// not open is refused.
 #[derive(Debug)]
-pub(super) struct ForwardedListener {
+pub(crate) struct ForwardedListener {
     accepted: mpsc::Receiver<(BoxMeshStreamDebug, SocketAddr)>,
     address: SocketAddr,
     _task: AbortOnDropHandle<()>,
@@ -50,17 +64,20 @@ impl std::fmt::Debug for BoxMeshStreamDebug {
 }
 
 impl ForwardedListener {
-    /// Listens on a loopback address; peers know it as the same port of `mesh`.
-    pub(super) async fn bind(loopback: SocketAddr, mesh: IpAddr, api: LocalApi) -> io::Result<Self> {
-        let listener = TcpListener::bind(loopback).await?;
-        let address = SocketAddr::new(mesh, listener.local_addr()?.port());
+    /// Accepts from a listener on the loopback address, which peers know as `address`.
+    pub(crate) fn new(
+        listener: TcpListener,
+        address: SocketAddr,
+        api: LocalApi,
+        announced: Announced,
+    ) -> Self {
         let (sender, accepted) = mpsc::channel(BACKLOG);
-        let task = tokio::spawn(accept(listener, api, sender));
-        Ok(Self {
+        let task = tokio::spawn(accept(listener, api, announced, sender));
+        Self {
             accepted,
             address,
             _task: AbortOnDropHandle::new(task),
-        })
+        }
     }
 }
 
@@ -80,14 +97,17 @@ impl MeshListener for ForwardedListener {
 async fn accept(
     listener: TcpListener,
     api: LocalApi,
+    announced: Announced,
     accepted: mpsc::Sender<(BoxMeshStreamDebug, SocketAddr)>,
 ) {
     let checks = Arc::new(Semaphore::new(CHECKS));
     let mut tasks = tokio::task::JoinSet::new();
     loop {
-        let Ok(permit) = checks.clone().acquire_owned().await else { return };
+        let Ok(permit) = checks.clone().acquire_owned().await else {
+            return;
+        };
         while tasks.try_join_next().is_some() {}
-        let (stream, source) = match listener.accept().await {
+        let (mut stream, source) = match listener.accept().await {
             Ok(connection) => connection,
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection of tailscaled");
@@ -97,7 +117,14 @@ async fn accept(
         };
         let (api, accepted) = (api.clone(), accepted.clone());
         tasks.spawn(async move {
-            if let Some(peer) = check(&api, &stream, source).await {
+            let peer = match timeout(CHECK_TIMEOUT, check(&api, &mut stream, source, announced)).await {
+                Ok(peer) => peer,
+                Err(_) => {
+                    tracing::warn!(%source, "whose a connection is could not be found out in time: refused");
+                    None
+                }
+            };
+            if let Some(peer) = peer {
                 // An error means that nobody listens any more.
                 let _ = accepted.send((BoxMeshStreamDebug(Box::new(stream)), peer)).await;
             }
@@ -107,21 +134,41 @@ async fn accept(
 }
 
 /// The tailnet address from which a connection comes; `None`: it is refused.
-async fn check(api: &LocalApi, stream: &TcpStream, source: SocketAddr) -> Option<SocketAddr> {
+async fn check(
+    api: &LocalApi,
+    stream: &mut TcpStream,
+    source: SocketAddr,
+    announced: Announced,
+) -> Option<SocketAddr> {
     // Requests are small and wait for answers: Nagle's algorithm would only delay them.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%source, %error, "a connection ended at once");
         return None;
     }
+    let claimed = match announced {
+        Announced::BySource => source,
+        Announced::ByHeader => match proxy::announced_source(stream, source).await {
+            Ok(claimed) => claimed,
+            Err(error) => {
+                tracing::warn!(%source, %error, "a connection that tailscaled did not open: refused");
+                return None;
+            }
+        },
+    };
     let mut retries = RETRIES.into_iter();
     loop {
-        match api.whois(&source.to_string()).await {
+        match api.whois(&claimed.to_string()).await {
             Ok(Some(found)) => {
-                let ip = found.node.addresses.first();
+                let addresses = &found.node.addresses;
+                // With a header it is known which of its addresses the node used.
+                let ip = match announced {
+                    Announced::BySource => addresses.first().copied(),
+                    Announced::ByHeader => Some(claimed.ip()),
+                };
                 if ip.is_none() {
                     tracing::warn!(%source, "a node without address: connection refused");
                 }
-                return ip.map(|&ip| SocketAddr::new(ip, source.port()));
+                return ip.map(|ip| SocketAddr::new(ip, claimed.port()));
             }
             Ok(None) => match retries.next() {
                 Some(pause) => sleep(pause).await,

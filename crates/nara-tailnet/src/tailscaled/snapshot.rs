@@ -124,7 +124,11 @@ pub(super) fn identity_of(found: &WhoIs) -> NodeIdentity {
     let node = &found.node;
     let dns_name = node.name.trim_end_matches('.');
     let label = dns_name.split('.').next().unwrap_or_default();
-    let host_name = if label.is_empty() { &node.hostinfo.hostname } else { label };
+    let host_name = if label.is_empty() {
+        &node.hostinfo.hostname
+    } else {
+        label
+    };
     NodeIdentity {
         host_name: host_name.to_owned(),
         dns_name: dns_name.to_owned(),
@@ -141,7 +145,11 @@ fn is_ours(address: IpAddr) -> bool {
 /// The status of the node that the daemon describes. `error` is what it said last about its control server.
 pub(super) fn node_status(status: &Status, error: Option<&str>, control_url: Option<String>) -> NodeStatus {
     let own = status.own.as_ref();
-    let granted = own.map(PeerStatus::granted_name).filter(|name| !name.is_empty());
+    // Before it has joined, the daemon tells the name of the machine.
+    let joined = !status.addresses.is_empty();
+    let granted = own
+        .map(PeerStatus::granted_name)
+        .filter(|name| joined && !name.is_empty());
     let version = status.version.split('-').next().unwrap_or_default();
     NodeStatus {
         state: node_state(status, error),
@@ -181,15 +189,38 @@ fn node_state(status: &Status, error: Option<&str>) -> NodeState {
 /// What a message of the daemon says about its control server, if it is about it.
 fn complaint_about_control(message: &str) -> Option<NotReadyReason> {
     // The text comes from the control server: it is shown to people.
-    let detail: String = message.chars().filter(|character| !character.is_control()).take(300).collect();
+    let detail: String = message
+        .chars()
+        .filter(|character| !character.is_control())
+        .take(300)
+        .collect();
     let lower = detail.to_ascii_lowercase();
     let says = |texts: &[&str]| texts.iter().any(|text| lower.contains(text));
     let detail = detail
         .rsplit_once("last login error was: ")
         .map_or(detail.clone(), |(_, error)| error.to_owned());
-    if says(&["invalid key", "invalid authkey", "authkey", "auth key", "not authorized", "unauthorized", "preauthkey"]) {
+    if says(&[
+        "invalid key",
+        "invalid authkey",
+        "authkey",
+        "auth key",
+        "not authorized",
+        "unauthorized",
+        "preauthkey",
+    ]) {
         Some(NotReadyReason::KeyRefused { detail })
-    } else if says(&["connection refused", "no such host", "timeout", "timed out", "unreachable", "fetch control key", "dial tcp", "network is down", "deadline exceeded", "coordination server"]) {
+    } else if says(&[
+        "connection refused",
+        "no such host",
+        "timeout",
+        "timed out",
+        "unreachable",
+        "fetch control key",
+        "dial tcp",
+        "network is down",
+        "deadline exceeded",
+        "coordination server",
+    ]) {
         Some(NotReadyReason::ControlUnreachable { detail })
     } else {
         None
