@@ -37,9 +37,6 @@ const MAX_SOCKET_PATH: usize = 100;
 /// How long the control server may take to forget an ephemeral node.
 const LOGOUT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long it may take until the status says that the node has left: it follows the daemon in steps.
-const NOTICE_TIMEOUT: Duration = Duration::from_secs(6);
-
 /// How to run a daemon of our own.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -86,7 +83,6 @@ struct Shared {
     api: LocalApi,
     ephemeral: bool,
     end: CancellationToken,
-    ended: watch::Receiver<bool>,
     _supervisor: AbortOnDropHandle<()>,
     /// Where the socket is if the path of the folder is too long for one.
     _short_folder: Option<tempfile::TempDir>,
@@ -112,7 +108,6 @@ impl ManagedNode {
         let (problem, problems) = watch::channel(Some(NodeState::Starting));
         let node = TailscaledNode::of_daemon(api.clone(), problems);
         let end = CancellationToken::new();
-        let (ended_sender, ended) = watch::channel(false);
         let ephemeral = config.ephemeral;
         let supervisor = Supervisor {
             config: ManagedConfig { folder, ..config },
@@ -120,7 +115,6 @@ impl ManagedNode {
             status: node.watch_status(),
             problem,
             end: end.clone(),
-            ended: ended_sender,
         };
         Ok(Self {
             shared: Arc::new(Shared {
@@ -128,7 +122,6 @@ impl ManagedNode {
                 api,
                 ephemeral,
                 end,
-                ended,
                 _supervisor: AbortOnDropHandle::new(tokio::spawn(supervisor.run())),
                 _short_folder: short_folder,
             }),
@@ -222,11 +215,11 @@ impl MeshNode for ManagedNode {
                 };
             }
             shared.end.cancel();
-            // An error means that the supervisor is gone, and the daemon with it.
-            let _ = shared.ended.clone().wait_for(|ended| *ended).await;
-            let mut status = self.watch_status();
-            let left = status.wait_for(|status| status.state == NodeState::Left);
-            let _ = tokio::time::timeout(NOTICE_TIMEOUT, left).await;
+            // An error means that nobody follows the daemon any more.
+            let _ = self
+                .watch_status()
+                .wait_for(|status| status.state == NodeState::Left)
+                .await;
             told
         })
     }

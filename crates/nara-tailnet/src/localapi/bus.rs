@@ -96,9 +96,8 @@ impl Line {
             if !self.too_long {
                 self.begun.extend_from_slice(&part);
             }
-            if end.is_none() {
-                return None;
-            }
+            // The rest of the message comes with the next chunk.
+            end?;
             chunk.advance(1);
             let line = std::mem::take(self);
             if line.too_long {

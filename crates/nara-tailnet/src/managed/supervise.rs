@@ -31,7 +31,6 @@ pub(super) struct Supervisor {
     /// How things are while the daemon does not answer.
     pub(super) problem: watch::Sender<Option<NodeState>>,
     pub(super) end: CancellationToken,
-    pub(super) ended: watch::Sender<bool>,
 }
 
 impl Supervisor {
@@ -56,7 +55,6 @@ impl Supervisor {
             pause = (pause * 2).min(RESTART_MAX);
         }
         self.problem.send_replace(Some(NodeState::Left));
-        self.ended.send_replace(true);
     }
 
     /// Runs the daemon until it ends, or until it is told to.

@@ -1,3 +1,4 @@
+use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -113,8 +114,27 @@ impl Follower {
         (follower, outputs)
     }
 
-    /// Follows for ever.
+    /// Follows until whoever runs the daemon says that the node has left.
     pub(super) async fn run(mut self) {
+        let mut problem = self.problem.clone();
+        let left = async {
+            if problem
+                .wait_for(|state| *state == Some(NodeState::Left))
+                .await
+                .is_err()
+            {
+                // The daemon is not ours: nobody will say so.
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            () = left => {}
+            never = self.follow_for_ever() => match never {},
+        }
+        self.status.send_modify(|status| status.state = NodeState::Left);
+    }
+
+    async fn follow_for_ever(&mut self) -> Infallible {
         let mut pause = RETRY_MIN;
         loop {
             match self.connect().await {
@@ -229,7 +249,7 @@ impl Follower {
     }
 
     /// The daemon does not answer. What was known about peers stays: nobody said that they are gone.
-    fn unreachable(&mut self, reason: NotReadyReason) {
+    fn unreachable(&self, reason: NotReadyReason) {
         let state = self
             .problem
             .borrow()

@@ -198,7 +198,7 @@ fn complaint_about_control(message: &str) -> Option<NotReadyReason> {
     let says = |texts: &[&str]| texts.iter().any(|text| lower.contains(text));
     let detail = detail
         .rsplit_once("last login error was: ")
-        .map_or(detail.clone(), |(_, error)| error.to_owned());
+        .map_or_else(|| detail.clone(), |(_, error)| error.to_owned());
     if says(&[
         "invalid key",
         "invalid authkey",
