@@ -1,0 +1,24 @@
+//! Naras on a tailnet.
+//!
+//! There are several ways to be a node of one; each is a [`MeshNode`]: a
+//! [`Transport`](nara_mesh::transport::Transport) that dials and listens, a
+//! [`PeerSource`](nara_mesh::transport::PeerSource) that says who else is there, and what only a tailnet can tell:
+//! the [`status`] of the node, to whom a source address belongs, and which way packets take to a peer.
+//!
+//! | module | the node is | for |
+//! |---|---|---|
+//! | [`tailscaled`] | the machine's `tailscaled`, through its LocalAPI | a machine that is on the tailnet already |
+//! | [`managed`] | a `tailscaled` of our own, in userspace mode | no root, several naras on a machine |
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+mod auth_key;
+mod jitter;
+mod localapi;
+pub mod managed;
+mod node;
+pub mod status;
+pub mod tailscaled;
+
+pub use auth_key::{AuthKey, AuthKeyError};
+pub use node::{MeshNode, NodeIdentity};

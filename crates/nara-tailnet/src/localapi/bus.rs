@@ -1,0 +1,171 @@
+use bytes::{Buf as _, Bytes, BytesMut};
+use http::Method;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use tokio::time::timeout;
+
+use super::{CALL_TIMEOUT, LocalApi, LocalApiError, refuse_errors, request};
+
+/// Begin with the state of the node.
+const INITIAL_STATE: u64 = 1 << 1;
+
+/// Messages up to this are read. Longer ones are maps of the whole tailnet: that one came is all that counts, for
+/// the status says the same in fewer bytes.
+const MAX_MESSAGE: usize = 64 << 10;
+
+/// The endless answer of `watch-ipn-bus`: one message for each change.
+#[derive(Debug)]
+pub(crate) struct Bus {
+    body: Incoming,
+    line: Line,
+    chunk: Bytes,
+}
+
+/// What one message says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct BusEvent {
+    /// Something that the user should know: an error of the control server.
+    pub(crate) error: Option<String>,
+    /// The settings have changed.
+    pub(crate) prefs: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Message {
+    err_message: Option<String>,
+    prefs: Option<IgnoredAny>,
+}
+
+impl LocalApi {
+    /// Follows the changes of the node and of its peers, beginning with a message about how things are.
+    pub(crate) async fn watch(&self) -> Result<Bus, LocalApiError> {
+        let open = async {
+            let call = format!("watch-ipn-bus?mask={INITIAL_STATE}");
+            let request = request(Method::GET, &call).body(Full::new(Bytes::new()))?;
+            let response = self.connect().await?.send_request(request).await?;
+            refuse_errors(response).await
+        };
+        let response = timeout(CALL_TIMEOUT, open).await??;
+        Ok(Bus {
+            body: response.into_body(),
+            line: Line::default(),
+            chunk: Bytes::new(),
+        })
+    }
+}
+
+impl Bus {
+    /// Waits for the next message; `None`: the daemon has ended. Cancel safe.
+    pub(crate) async fn next(&mut self) -> Option<BusEvent> {
+        loop {
+            if let Some(event) = self.line.take(&mut self.chunk) {
+                return Some(event);
+            }
+            match self.body.frame().await {
+                Some(Ok(frame)) => self.chunk = frame.into_data().unwrap_or_default(),
+                Some(Err(error)) => {
+                    tracing::debug!(%error, "the bus of tailscaled broke");
+                    return None;
+                }
+                None => return None,
+            }
+        }
+    }
+}
+
+/// A message that is still coming in.
+#[derive(Debug, Default)]
+struct Line {
+    begun: BytesMut,
+    too_long: bool,
+}
+
+impl Line {
+    /// Takes bytes up to the end of a message, or all.
+    fn take(&mut self, chunk: &mut Bytes) -> Option<BusEvent> {
+        while !chunk.is_empty() {
+            let end = chunk.iter().position(|&byte| byte == b'\n');
+            let part = chunk.split_to(end.unwrap_or(chunk.len()));
+            if self.begun.len() + part.len() > MAX_MESSAGE {
+                self.too_long = true;
+                self.begun.clear();
+            }
+            if !self.too_long {
+                self.begun.extend_from_slice(&part);
+            }
+            // The rest of the message comes with the next chunk.
+            end?;
+            chunk.advance(1);
+            let line = std::mem::take(self);
+            if line.too_long {
+                return Some(BusEvent::default());
+            }
+            if !line.begun.trim_ascii().is_empty() {
+                return Some(BusEvent::parse(&line.begun));
+            }
+        }
+        None
+    }
+}
+
+impl BusEvent {
+    fn parse(json: &[u8]) -> Self {
+        match serde_json::from_slice::<Message>(json) {
+            Ok(message) => Self {
+                error: message.err_message,
+                prefs: message.prefs.is_some(),
+            },
+            Err(error) => {
+                tracing::debug!(%error, "a message of tailscaled's bus is not understood");
+                Self::default()
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn events(chunks: &[&[u8]]) -> Vec<BusEvent> {
+        let mut line = Line::default();
+        let mut events = Vec::new();
+        for chunk in chunks {
+            let mut chunk = Bytes::copy_from_slice(chunk);
+            while let Some(event) = line.take(&mut chunk) {
+                events.push(event);
+            }
+        }
+        events
+    }
+
+    #[test]
+    fn messages_are_cut_at_line_ends_however_they_arrive() {
+        let whole = b"{\"State\":6}\n\n{\"ErrMessage\":\"invalid key\",\"Prefs\":{}}\n{\"Sta";
+        let expected = [
+            BusEvent::default(),
+            BusEvent {
+                error: Some("invalid key".to_owned()),
+                prefs: true,
+            },
+        ];
+        assert_eq!(events(&[whole]), expected);
+        let bytes: Vec<&[u8]> = whole.chunks(1).collect();
+        assert_eq!(events(&bytes), expected);
+    }
+
+    #[test]
+    fn a_message_that_is_too_long_or_broken_still_says_that_something_changed() {
+        let mut long = vec![b'x'; MAX_MESSAGE + 1];
+        long.push(b'\n');
+        assert_eq!(
+            events(&[&long, b"{\"State\":\n", b"{}\n"]),
+            vec![BusEvent::default(); 3]
+        );
+        let endless = vec![b'x'; 1 << 20];
+        assert_eq!(events(&[&endless]), []);
+    }
+}

@@ -1,0 +1,109 @@
+use std::io;
+use std::path::{Path, PathBuf};
+
+use http::StatusCode;
+
+use crate::status::NotReadyReason;
+
+/// A call of the LocalAPI that failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LocalApiError {
+    /// The socket cannot be reached.
+    #[error("{} cannot be reached: {source}", socket.display())]
+    Connect {
+        /// The socket.
+        socket: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The daemon says no.
+    #[error("tailscaled answers {status}: {message}")]
+    Refused {
+        /// The status.
+        status: StatusCode,
+        /// The first line of what it says.
+        message: String,
+    },
+    /// The answer is larger than it may be.
+    #[error("the answer of tailscaled has more than {limit} bytes")]
+    TooLarge {
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// The answer is not as expected.
+    #[error("{detail}")]
+    Malformed {
+        /// What is wrong.
+        detail: String,
+    },
+    /// The answer did not come in time.
+    #[error("tailscaled does not answer in time")]
+    Timeout,
+}
+
+impl LocalApiError {
+    pub(super) fn connect(socket: &Path, source: io::Error) -> Self {
+        Self::Connect {
+            socket: socket.to_owned(),
+            source,
+        }
+    }
+
+    /// Why the node is not ready, as far as this error tells.
+    pub(crate) fn reason(&self) -> NotReadyReason {
+        match self {
+            Self::Connect { socket, source } if source.kind() == io::ErrorKind::PermissionDenied => {
+                NotReadyReason::SocketNotPermitted {
+                    socket: socket.display().to_string(),
+                }
+            }
+            Self::Connect { socket, source } => NotReadyReason::DaemonNotRunning {
+                socket: socket.display().to_string(),
+                detail: source.to_string(),
+            },
+            error => NotReadyReason::DaemonMisbehaves {
+                detail: error.to_string(),
+            },
+        }
+    }
+}
+
+impl From<hyper::Error> for LocalApiError {
+    fn from(error: hyper::Error) -> Self {
+        let mut detail = error.to_string();
+        let mut next = std::error::Error::source(&error);
+        while let Some(cause) = next {
+            detail.push_str(&format!(": {cause}"));
+            next = cause.source();
+        }
+        Self::Malformed { detail }
+    }
+}
+
+impl From<http::Error> for LocalApiError {
+    fn from(error: http::Error) -> Self {
+        Self::Malformed {
+            detail: error.to_string(),
+        }
+    }
+}
+
+impl From<tokio::time::error::Elapsed> for LocalApiError {
+    fn from(_: tokio::time::error::Elapsed) -> Self {
+        Self::Timeout
+    }
+}
+
+impl From<LocalApiError> for io::Error {
+    fn from(error: LocalApiError) -> Self {
+        let kind = match &error {
+            LocalApiError::Connect { source, .. } => source.kind(),
+            LocalApiError::Refused { status, .. } if *status == StatusCode::FORBIDDEN => {
+                io::ErrorKind::PermissionDenied
+            }
+            LocalApiError::Timeout => io::ErrorKind::TimedOut,
+            _ => io::ErrorKind::Other,
+        };
+        Self::new(kind, error)
+    }
+}

@@ -1,0 +1,226 @@
+//! A `tailscaled` of our own as a node: in userspace mode, supervised, with its own socket and state.
+//!
+//! It needs no root and touches nothing of the machine; several of them can run beside each other and beside the
+//! machine's. The daemon ends with us, also if we crash: a shell that runs it kills it when our end of a pipe closes.
+//! What remains then are its state, which is meant to stay, and an ephemeral node that the control server forgets
+//! after a while.
+
+mod child;
+mod login;
+mod supervise;
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
+use nara_mesh::proto::identity::NaraName;
+use nara_mesh::transport::{BoxMeshStream, Candidate, MeshListener, PeerSource, Transport};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::auth_key::AuthKey;
+use crate::localapi::{Forwarding, LocalApi};
+use crate::node::{MeshNode, NodeIdentity, wait_until_ready};
+use crate::status::{NodeState, NodeStatus, NotReady, PathKind};
+use crate::tailscaled::{Announced, ForwardedListener, TailscaledNode};
+use supervise::Supervisor;
+
+/// The most bytes of the path of a unix socket, on the strictest system.
+const MAX_SOCKET_PATH: usize = 100;
+
+/// How long the control server may take to forget an ephemeral node.
+const LOGOUT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How to run a daemon of our own.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ManagedConfig {
+    /// The program; by default `tailscaled` on the path.
+    pub program: PathBuf,
+    /// The folder for the state of the node, of this node alone. It is made if it does not exist, and closed to other
+    /// users: who can open the socket in it, can be the node.
+    pub folder: PathBuf,
+    /// The host name to ask for.
+    pub host_name: String,
+    /// The control server; `None`: the one of Tailscale.
+    pub control_url: Option<String>,
+    /// The key to join with, the first time; without it somebody has to log in with a browser.
+    pub auth_key: Option<AuthKey>,
+    /// Whether the node is forgotten when it ends: its keys are never stored, and each start is a new node.
+    pub ephemeral: bool,
+}
+
+impl ManagedConfig {
+    /// A daemon with its state in this folder, for a node with this host name.
+    pub fn new(folder: impl Into<PathBuf>, host_name: impl Into<String>) -> Self {
+        Self {
+            program: PathBuf::from("tailscaled"),
+            folder: folder.into(),
+            host_name: host_name.into(),
+            control_url: None,
+            auth_key: None,
+            ephemeral: false,
+        }
+    }
+}
+
+/// A node that a `tailscaled` of our own runs. Cloning gives another handle to the same node; the daemon ends with
+/// the last one.
+#[derive(Clone, Debug)]
+pub struct ManagedNode {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    node: TailscaledNode,
+    api: LocalApi,
+    ephemeral: bool,
+    end: CancellationToken,
+    _supervisor: AbortOnDropHandle<()>,
+    /// Where the socket is if the path of the folder is too long for one.
+    _short_folder: Option<tempfile::TempDir>,
+}
+
+impl ManagedNode {
+    /// Starts a daemon and keeps it running, in the background: this needs the runtime of tokio. Whether and why not
+    /// it is ready, [`MeshNode::ready`] tells.
+    ///
+    /// # Errors
+    /// If its folder cannot be made.
+    pub fn start(config: ManagedConfig) -> io::Result<Self> {
+        make_private_folder(&config.folder)?;
+        let folder = std::path::absolute(&config.folder)?;
+        let mut socket = folder.join("tailscaled.sock");
+        let mut short_folder = None;
+        if socket.as_os_str().len() > MAX_SOCKET_PATH {
+            let folder = tempfile::Builder::new().prefix("nara-mesh-").tempdir()?;
+            socket = folder.path().join("tailscaled.sock");
+            short_folder = Some(folder);
+        }
+        let api = LocalApi::new(socket);
+        let (problem, problems) = watch::channel(Some(NodeState::Starting));
+        let node = TailscaledNode::of_daemon(api.clone(), problems);
+        let end = CancellationToken::new();
+        let ephemeral = config.ephemeral;
+        let supervisor = Supervisor {
+            config: ManagedConfig { folder, ..config },
+            api: api.clone(),
+            status: node.watch_status(),
+            problem,
+            end: end.clone(),
+        };
+        Ok(Self {
+            shared: Arc::new(Shared {
+                node,
+                api,
+                ephemeral,
+                end,
+                _supervisor: AbortOnDropHandle::new(tokio::spawn(supervisor.run())),
+                _short_folder: short_folder,
+            }),
+        })
+    }
+
+    /// The socket of the daemon, for `tailscale --socket`.
+    pub fn socket(&self) -> &Path {
+        self.shared.api.socket()
+    }
+}
+
+/// Makes a folder that only this user can enter.
+fn make_private_folder(folder: &Path) -> io::Result<()> {
+    use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)?;
+    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700))
+}
+
+impl Transport for ManagedNode {
+    fn dial(&self, peer: SocketAddr) -> BoxFuture<'_, io::Result<BoxMeshStream>> {
+        self.shared.node.dial(peer)
+    }
+
+    fn listen(&self, local: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn MeshListener>>> {
+        Box::pin(async move {
+            let api = &self.shared.api;
+            let listener = match self.shared.node.listen(local).await {
+                // Another nara of this machine has the port to which daemons forward by default.
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+                    api.forward(&Forwarding::of(local.port(), listener.local_addr()?))
+                        .await?;
+                    let listener = ForwardedListener::new(listener, local, api.clone(), Announced::ByHeader);
+                    return Ok(Box::new(listener) as Box<dyn MeshListener>);
+                }
+                other => other?,
+            };
+            // What an earlier start may have set is stored in the state of the daemon.
+            if let Err(error) = api.forward(&Forwarding::default()).await {
+                tracing::debug!(%error, "tailscaled does not take a configuration for ports");
+            }
+            Ok(listener)
+        })
+    }
+}
+
+impl PeerSource for ManagedNode {
+    fn candidates(&self) -> BoxFuture<'_, io::Result<Vec<Candidate>>> {
+        self.shared.node.candidates()
+    }
+
+    fn watch(&self) -> BoxStream<'static, Vec<Candidate>> {
+        self.shared.node.watch()
+    }
+
+    fn owner_of(&self, address: IpAddr) -> BoxFuture<'_, Option<NaraName>> {
+        self.shared.node.owner_of(address)
+    }
+}
+
+impl MeshNode for ManagedNode {
+    fn ready(&self, within: Duration) -> BoxFuture<'_, Result<NodeStatus, NotReady>> {
+        Box::pin(wait_until_ready(self.watch_status(), within))
+    }
+
+    fn watch_status(&self) -> watch::Receiver<NodeStatus> {
+        self.shared.node.watch_status()
+    }
+
+    fn whois(&self, source: SocketAddr) -> BoxFuture<'_, io::Result<Option<NodeIdentity>>> {
+        self.shared.node.whois(source)
+    }
+
+    fn path_to(&self, peer: IpAddr) -> BoxFuture<'_, PathKind> {
+        self.shared.node.path_to(peer)
+    }
+
+    fn leave(&self) -> BoxFuture<'_, io::Result<()>> {
+        Box::pin(async move {
+            let shared = &self.shared;
+            let mut told = Ok(());
+            if shared.ephemeral && self.status().state != NodeState::Left {
+                let logout = tokio::time::timeout(LOGOUT_TIMEOUT, shared.api.logout()).await;
+                told = match logout {
+                    Ok(outcome) => outcome.map_err(io::Error::from),
+                    Err(elapsed) => Err(elapsed.into()),
+                };
+            }
+            shared.end.cancel();
+            // An error means that nobody follows the daemon any more.
+            let _ = self
+                .watch_status()
+                .wait_for(|status| status.state == NodeState::Left)
+                .await;
+            told
+        })
+    }
+}

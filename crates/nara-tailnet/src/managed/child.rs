@@ -1,0 +1,138 @@
+use std::io;
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use tokio::process::{Child, ChildStdin, Command};
+use tokio::time::timeout;
+use tokio_util::codec::{FramedRead, LinesCodec};
+
+use super::ManagedConfig;
+use crate::localapi::LocalApi;
+
+/// Runs its arguments as a child, and ends it when the standard input closes: that happens when we end, however we
+/// do. (The system can tell a child that its parent died, but to ask for that takes unsafe code.)
+///
+/// A second process waits for the end of the input; it is gone before the number of the child can be given to another
+/// process.
+const RUN_UNTIL_STDIN_CLOSES: &str = r#"
+exec 3<&0
+"$@" 3<&- </dev/null &
+child=$!
+{ cat <&3 >/dev/null; kill -TERM "$child"; sleep 4; kill -KILL "$child"; } 2>/dev/null &
+watcher=$!
+exec 3<&-
+wait "$child"
+code=$?
+kill "$watcher" 2>/dev/null
+exit "$code"
+"#;
+
+/// The exit codes of a shell for a program that it cannot run.
+const CANNOT_RUN: [i32; 2] = [126, 127];
+
+/// How long the daemon may take to end before the shell is left to it.
+const END_TIMEOUT: Duration = Duration::from_secs(6);
+
+/// The most bytes of a line of its log that are forwarded.
+const MAX_LOG_LINE: usize = 4 << 10;
+
+/// A daemon that runs.
+#[derive(Debug)]
+pub(super) struct Daemon {
+    shell: Child,
+    /// While it is open, the daemon runs.
+    stdin: Option<ChildStdin>,
+    last_line: Arc<Mutex<String>>,
+}
+
+impl Daemon {
+    pub(super) fn start(config: &ManagedConfig, api: &LocalApi) -> io::Result<Self> {
+        let with_path = |flag: &str, path: &std::path::Path| {
+            let mut argument = std::ffi::OsString::from(flag);
+            argument.push(path);
+            argument
+        };
+        let mut command = Command::new("/bin/sh");
+        command
+            .args(["-c", RUN_UNTIL_STDIN_CLOSES, "nara-mesh-tailscaled"])
+            .arg(&config.program)
+            .arg("--tun=userspace-networking")
+            .arg(with_path("--statedir=", &config.folder))
+            .arg(with_path("--socket=", api.socket()))
+            // Any UDP port: several daemons may run on the machine.
+            .arg("--port=0")
+            // Its log comes to us and goes to nobody else.
+            .arg("--no-logs-no-support");
+        if config.ephemeral {
+            command.arg("--state=mem:");
+        }
+        let mut shell = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            // Ctrl-C is for us; we end the daemon in our own time.
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()?;
+        let stdin = shell.stdin.take();
+        let last_line = Arc::default();
+        if let Some(log) = shell.stderr.take() {
+            tokio::spawn(forward_log(log, Arc::clone(&last_line)));
+        }
+        Ok(Self {
+            shell,
+            stdin,
+            last_line,
+        })
+    }
+
+    /// Waits until it ends. Cancel safe.
+    pub(super) async fn ended(&mut self) -> io::Result<ExitStatus> {
+        self.shell.wait().await
+    }
+
+    /// Ends it.
+    pub(super) async fn end(mut self) {
+        self.stdin = None;
+        match timeout(END_TIMEOUT, self.shell.wait()).await {
+            Ok(Ok(status)) => tracing::debug!(%status, "tailscaled has ended"),
+            Ok(Err(error)) => tracing::warn!(%error, "whether tailscaled has ended is not known"),
+            Err(_) => tracing::warn!("tailscaled does not end"),
+        }
+    }
+
+    /// What it said last.
+    pub(super) fn last_line(&self) -> String {
+        self.last_line
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
+/// Whether the program could not be run at all.
+pub(super) fn cannot_run(status: ExitStatus) -> bool {
+    status.code().is_some_and(|code| CANNOT_RUN.contains(&code))
+}
+
+async fn forward_log(log: tokio::process::ChildStderr, last_line: Arc<Mutex<String>>) {
+    let mut lines = FramedRead::new(log, LinesCodec::new_with_max_length(MAX_LOG_LINE));
+    while let Some(line) = lines.next().await {
+        match line {
+            Ok(line) => {
+                let line: String = line.chars().filter(|character| !character.is_control()).collect();
+                tracing::debug!("tailscaled: {line}");
+                *last_line.lock().unwrap_or_else(PoisonError::into_inner) = line;
+            }
+            Err(tokio_util::codec::LinesCodecError::MaxLineLengthExceeded) => {
+                tracing::debug!("tailscaled: (a line that is too long)");
+            }
+            Err(tokio_util::codec::LinesCodecError::Io(error)) => {
+                tracing::debug!(%error, "the log of tailscaled cannot be read");
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,92 @@
+use std::convert::Infallible;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+use super::ManagedConfig;
+use crate::jitter::with_jitter;
+use crate::localapi::{LocalApi, LocalApiError, StartOptions, UpdatePrefs};
+use crate::status::{NodeState, NodeStatus, NotReadyReason};
+
+/// How often a daemon that was just started is tried.
+const POLL: Duration = Duration::from_millis(50);
+
+/// The shortest pause before a login is tried again.
+const RETRY_MIN: Duration = Duration::from_secs(5);
+
+/// The longest one: a control server does not want to be asked more often with a key that it refuses.
+const RETRY_MAX: Duration = Duration::from_secs(600);
+
+/// Logs the node in, and again whenever it has to be.
+pub(super) async fn keep_logged_in(
+    config: &ManagedConfig,
+    api: &LocalApi,
+    mut status: watch::Receiver<NodeStatus>,
+) -> Infallible {
+    while let Err(error) = log_in(config, api).await {
+        // Until its socket is there, that is no news.
+        if matches!(error, LocalApiError::Connect { .. }) {
+            sleep(POLL).await;
+        } else {
+            tracing::warn!(%error, "tailscaled cannot be told to join");
+            sleep(with_jitter(RETRY_MIN)).await;
+        }
+    }
+    let mut pause = RETRY_MIN;
+    loop {
+        let outcome = status
+            .wait_for(|status| status.is_running() || needs_login(&status.state))
+            .await;
+        let Ok(running) = outcome.map(|status| status.is_running()) else {
+            // The node is gone, and we will be.
+            return std::future::pending().await;
+        };
+        if running {
+            pause = RETRY_MIN;
+            if status.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+            continue;
+        }
+        sleep(with_jitter(pause)).await;
+        pause = (pause * 2).min(RETRY_MAX);
+        // A page to log in at would change with every try.
+        if config.auth_key.is_some() && needs_login(&status.borrow().state) {
+            tracing::info!("logging in again");
+            if let Err(error) = log_in(config, api).await {
+                tracing::warn!(%error, "tailscaled cannot be told to log in");
+            }
+        }
+    }
+}
+
+fn needs_login(state: &NodeState) -> bool {
+    matches!(
+        state,
+        NodeState::Waiting(
+            NotReadyReason::KeyExpired
+                | NotReadyReason::KeyRefused { .. }
+                | NotReadyReason::NeedsLogin { .. }
+        )
+    )
+}
+
+async fn log_in(config: &ManagedConfig, api: &LocalApi) -> Result<(), LocalApiError> {
+    let options = StartOptions {
+        update_prefs: UpdatePrefs {
+            control_url: config.control_url.as_deref().unwrap_or_default(),
+            hostname: &config.host_name,
+            want_running: true,
+            corp_dns: false,
+            route_all: false,
+        },
+        auth_key: config.auth_key.as_ref().map_or("", |key| key.reveal()),
+    };
+    api.start(&options).await?;
+    // A node that has a key already goes on with it.
+    if api.status().await?.backend_state == "NeedsLogin" {
+        api.login().await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,90 @@
+use std::io;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::ManagedConfig;
+use super::child::{Daemon, cannot_run};
+use super::login;
+use crate::jitter::with_jitter;
+use crate::localapi::LocalApi;
+use crate::status::{NodeState, NodeStatus, NotReadyReason};
+
+/// The shortest pause before a daemon that ended is started again.
+const RESTART_MIN: Duration = Duration::from_millis(500);
+
+/// The longest one.
+const RESTART_MAX: Duration = Duration::from_secs(60);
+
+/// A daemon that ran this long was fine: the next pause is the shortest again.
+const RAN_WELL: Duration = Duration::from_secs(60);
+
+/// Keeps a daemon running until it is told to end.
+#[derive(Debug)]
+pub(super) struct Supervisor {
+    pub(super) config: ManagedConfig,
+    pub(super) api: LocalApi,
+    pub(super) status: watch::Receiver<NodeStatus>,
+    /// How things are while the daemon does not answer.
+    pub(super) problem: watch::Sender<Option<NodeState>>,
+    pub(super) end: CancellationToken,
+}
+
+impl Supervisor {
+    pub(super) async fn run(self) {
+        let mut pause = RESTART_MIN;
+        while !self.end.is_cancelled() {
+            let started = Instant::now();
+            let outcome = self.run_once().await;
+            if self.end.is_cancelled() {
+                break;
+            }
+            if started.elapsed() >= RAN_WELL {
+                pause = RESTART_MIN;
+            }
+            let reason = self.explain(outcome);
+            tracing::warn!(%reason, "a tailscaled of our own has ended");
+            self.problem.send_replace(Some(NodeState::Waiting(reason)));
+            tokio::select! {
+                () = sleep(with_jitter(pause)) => {}
+                () = self.end.cancelled() => {}
+            }
+            pause = (pause * 2).min(RESTART_MAX);
+        }
+        self.problem.send_replace(Some(NodeState::Left));
+    }
+
+    /// Runs the daemon until it ends, or until it is told to.
+    async fn run_once(&self) -> io::Result<(ExitStatus, String)> {
+        let mut daemon = Daemon::start(&self.config, &self.api)?;
+        let status = tokio::select! {
+            status = daemon.ended() => status?,
+            never = login::keep_logged_in(&self.config, &self.api, self.status.clone()) => match never {},
+            () = self.end.cancelled() => {
+                daemon.end().await;
+                return Ok((ExitStatus::default(), String::new()));
+            }
+        };
+        Ok((status, daemon.last_line()))
+    }
+
+    fn explain(&self, outcome: io::Result<(ExitStatus, String)>) -> NotReadyReason {
+        let program = self.config.program.display().to_string();
+        match outcome {
+            Ok((status, said)) if cannot_run(status) => NotReadyReason::ProgramMissing {
+                program,
+                detail: said,
+            },
+            Ok((status, said)) => NotReadyReason::Other {
+                detail: format!("{program} ended ({status}) and is started again; it said: {said}"),
+            },
+            Err(error) => NotReadyReason::ProgramMissing {
+                program: "/bin/sh".to_owned(),
+                detail: error.to_string(),
+            },
+        }
+    }
+}

@@ -1,0 +1,104 @@
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use nara_mesh::transport::{PeerSource, Transport};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+
+use crate::status::{NodeState, NodeStatus, NotReady, NotReadyReason, PathKind};
+
+/// Whose address it is, as the tailnet says: the control server vouches for it, WireGuard enforces it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct NodeIdentity {
+    /// The host name that was granted to the node, without the domain of the tailnet.
+    pub host_name: String,
+    /// Its full name in the tailnet's DNS, without the dot at the end; empty if it has none.
+    pub dns_name: String,
+    /// Its addresses, IPv4 before IPv6.
+    pub addresses: Vec<IpAddr>,
+    /// The public WireGuard key of the node, as text such as `nodekey:…`; empty if it is not known.
+    pub node_key: String,
+}
+
+impl NodeIdentity {
+    /// A node with a host name and addresses.
+    pub fn new(host_name: impl Into<String>, addresses: Vec<IpAddr>) -> Self {
+        Self {
+            host_name: host_name.into(),
+            dns_name: String::new(),
+            addresses,
+            node_key: String::new(),
+        }
+    }
+}
+
+/// A node of a tailnet, whatever runs it.
+///
+/// It dials and listens ([`Transport`]) and knows its peers ([`PeerSource`]). It works on by itself: when its
+/// control server or its daemon goes away, [`MeshNode::status`] says so until it is back. Nothing here is ever
+/// fatal.
+pub trait MeshNode: Transport + PeerSource {
+    /// Waits until the node has an address and can reach peers, at most this long.
+    ///
+    /// # Errors
+    /// [`NotReady`] says what it waited for when the time was over, or at once if waiting is of no use. The node goes
+    /// on trying: it may become ready later.
+    fn ready(&self, within: Duration) -> BoxFuture<'_, Result<NodeStatus, NotReady>>;
+
+    /// What is known about the node now. Never waits.
+    fn status(&self) -> NodeStatus {
+        self.watch_status().borrow().clone()
+    }
+
+    /// The status, and every change of it.
+    fn watch_status(&self) -> watch::Receiver<NodeStatus>;
+
+    /// The node to which the source address of a connection belongs; `None`: it is no node of this tailnet.
+    ///
+    /// # Errors
+    /// If that cannot be found out now. A caller who must know has to refuse.
+    fn whois(&self, source: SocketAddr) -> BoxFuture<'_, io::Result<Option<NodeIdentity>>>;
+
+    /// Which way packets to a peer take now.
+    fn path_to(&self, peer: IpAddr) -> BoxFuture<'_, PathKind>;
+
+    /// Leaves gracefully: connections of the node end, and an ephemeral node is removed from the tailnet. A node that
+    /// others use too, such as the machine's daemon, is left as it is.
+    ///
+    /// # Errors
+    /// If the control server could not be told; the node has ended all the same.
+    fn leave(&self) -> BoxFuture<'_, io::Result<()>>;
+}
+
+/// Waits until a status says that the node runs, or that waiting is of no use, or until the time is over.
+pub(crate) async fn wait_until_ready(
+    mut status: watch::Receiver<NodeStatus>,
+    within: Duration,
+) -> Result<NodeStatus, NotReady> {
+    let begun = Instant::now();
+    let is_settled = |status: &NodeStatus| match &status.state {
+        NodeState::Running => status.is_running(),
+        NodeState::Waiting(reason) => reason.is_final(),
+        NodeState::Starting => false,
+        NodeState::Left => true,
+    };
+    // However the wait ends, the status then says how things are.
+    let _ = timeout(within, status.wait_for(is_settled)).await;
+    let now = status.borrow().clone();
+    let reason = match now.state {
+        NodeState::Running if now.is_running() => return Ok(now),
+        NodeState::Running => NotReadyReason::NoAddress,
+        NodeState::Waiting(reason) => reason,
+        NodeState::Starting => NotReadyReason::Connecting,
+        NodeState::Left => NotReadyReason::Other {
+            detail: "it has left the tailnet".to_owned(),
+        },
+    };
+    Err(NotReady {
+        reason,
+        waited: begun.elapsed(),
+    })
+}

@@ -1,0 +1,179 @@
+//! What is known about a node: its [`NodeStatus`], and why it is [`NotReady`].
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+/// What is known about a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct NodeStatus {
+    /// What it does.
+    pub state: NodeState,
+    /// Its mesh addresses, IPv4 before IPv6; they are kept while the node is away from control.
+    pub addresses: Vec<IpAddr>,
+    /// The host name that the control server granted, without the domain of the tailnet: the one that was asked for,
+    /// or with an addition if that was taken.
+    pub granted_name: Option<String>,
+    /// The control server, if known.
+    pub control_url: Option<String>,
+    /// The version of what runs the node, such as `1.92.4`, if known.
+    pub version: Option<String>,
+}
+
+impl NodeStatus {
+    /// Whether peers can be reached.
+    pub fn is_running(&self) -> bool {
+        self.state == NodeState::Running && !self.addresses.is_empty()
+    }
+}
+
+/// What a node does.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NodeState {
+    /// It is starting, or connecting to its control server.
+    #[default]
+    Starting,
+    /// It is on the tailnet.
+    Running,
+    /// It is not, or no longer in touch with its control server. What it does about it goes on.
+    Waiting(NotReadyReason),
+    /// It has left.
+    Left,
+}
+
+/// The node is not ready.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the node is not on the tailnet after {:.1} s: {reason}", waited.as_secs_f64())]
+pub struct NotReady {
+    /// Why.
+    pub reason: NotReadyReason,
+    /// How long it was waited for.
+    pub waited: Duration,
+}
+
+/// Why a node is not ready. The text says what happened and, behind the semicolon, what to do.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NotReadyReason {
+    /// It is connecting; nothing has gone wrong.
+    #[error("it is still connecting; give it more time")]
+    Connecting,
+    /// Somebody has to log in with a browser.
+    #[error("it waits for a login; open {}, or give an auth key", url.as_deref().unwrap_or("the login page of the control server"))]
+    NeedsLogin {
+        /// The page, if it is known.
+        url: Option<String>,
+    },
+    /// An administrator of the tailnet has to approve the node.
+    #[error(
+        "it waits for the approval of an administrator; approve it in the control server's list of machines"
+    )]
+    NeedsApproval,
+    /// The control server cannot be reached.
+    #[error("its control server cannot be reached ({detail}); check --control-url and the network")]
+    ControlUnreachable {
+        /// What the attempt said.
+        detail: String,
+    },
+    /// The control server refused the auth key.
+    #[error(
+        "the control server refuses the auth key ({detail}); make a new key, and check that it is for this server"
+    )]
+    KeyRefused {
+        /// What the control server said.
+        detail: String,
+    },
+    /// The key of the node has expired.
+    #[error("the key of the node has expired; log in again, or start it with a new auth key")]
+    KeyExpired,
+    /// No daemon answers.
+    #[error("no tailscaled answers at {socket} ({detail}); start it, or choose another --network")]
+    DaemonNotRunning {
+        /// Its socket.
+        socket: String,
+        /// What the attempt said.
+        detail: String,
+    },
+    /// The socket of the daemon may not be opened.
+    #[error(
+        "the socket {socket} of tailscaled may not be opened by this user; run as one who may, or use --network managed"
+    )]
+    SocketNotPermitted {
+        /// The socket.
+        socket: String,
+    },
+    /// The daemon answers, but not as a tailscaled that we understand.
+    #[error("tailscaled does not answer as expected ({detail}); its version may be too old or too new")]
+    DaemonMisbehaves {
+        /// What was wrong.
+        detail: String,
+    },
+    /// The node is there, but was turned off.
+    #[error("the node is stopped; run `tailscale up`")]
+    Stopped,
+    /// The node has no address yet.
+    #[error("the control server gave it no address yet; give it more time")]
+    NoAddress,
+    /// The program that is to run the node is missing or does not start.
+    #[error("{program} cannot be run ({detail}); install Tailscale, or name the program in the settings")]
+    ProgramMissing {
+        /// The program.
+        program: String,
+        /// What the attempt said.
+        detail: String,
+    },
+    /// Something else.
+    #[error("{detail}")]
+    Other {
+        /// What.
+        detail: String,
+    },
+}
+
+impl NotReadyReason {
+    /// Whether waiting is of no use: somebody has to change something, and start anew.
+    pub const fn is_final(&self) -> bool {
+        matches!(
+            self,
+            Self::KeyRefused { .. } | Self::ProgramMissing { .. } | Self::SocketNotPermitted { .. }
+        )
+    }
+}
+
+/// Which way packets to a peer take.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum PathKind {
+    /// Straight to the peer, over UDP.
+    Direct {
+        /// Its address outside the tailnet.
+        endpoint: Option<SocketAddr>,
+    },
+    /// Through a relay (DERP).
+    Relay {
+        /// The code of the relay's region, such as `fra`.
+        region: String,
+    },
+    /// Within this machine.
+    Local,
+    /// Not known: nothing was sent lately, or the node cannot tell.
+    #[default]
+    Unknown,
+}
+
+impl fmt::Display for PathKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Direct {
+                endpoint: Some(endpoint),
+            } => write!(f, "direct {endpoint}"),
+            Self::Direct { endpoint: None } => f.write_str("direct"),
+            Self::Relay { region } if region.is_empty() => f.write_str("relay"),
+            Self::Relay { region } => write!(f, "relay {region}"),
+            Self::Local => f.write_str("local"),
+            Self::Unknown => f.write_str("unknown"),
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! The machine's `tailscaled` as a node, through its LocalAPI.
+//!
+//! The daemon may carry the tailnet as a network device, then sockets of the operating system are used, or in
+//! userspace, then connections are opened by the daemon, and come in from it on the loopback address. A
+//! [`TailscaledNode`] finds out which. It follows the daemon through restarts and for ever.
+
+mod follow;
+mod forwarded;
+mod snapshot;
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
+use nara_mesh::proto::identity::NaraName;
+use nara_mesh::transport::{BoxMeshStream, Candidate, MeshListener, PeerSource, TcpTransport, Transport};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_stream::wrappers::WatchStream;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::localapi::LocalApi;
+use crate::node::{MeshNode, NodeIdentity, wait_until_ready};
+use crate::status::{NodeState, NodeStatus, NotReady, PathKind};
+use follow::Follower;
+pub(crate) use forwarded::{Announced, ForwardedListener};
+use snapshot::Snapshot;
+
+/// Where the daemon of the machine has its socket.
+pub const DEFAULT_SOCKET: &str = if cfg!(target_os = "macos") {
+    "/var/run/tailscaled.socket"
+} else {
+    "/var/run/tailscale/tailscaled.sock"
+};
+
+/// How old what is known about the path to a peer may be.
+const PATH_AGE: Duration = Duration::from_secs(1);
+
+/// A node that a `tailscaled` runs. Cloning gives another handle to the same node.
+#[derive(Clone, Debug)]
+pub struct TailscaledNode {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    api: LocalApi,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    status: watch::Receiver<NodeStatus>,
+    candidates: watch::Receiver<Vec<Candidate>>,
+    refresh: follow::Refresh,
+    _follower: AbortOnDropHandle<()>,
+}
+
+impl TailscaledNode {
+    /// The node whose daemon has this socket; [`DEFAULT_SOCKET`] is usual. It is followed from now on, in the
+    /// background: this needs the runtime of tokio.
+    pub fn new(socket: impl Into<PathBuf>) -> Self {
+        let (_, no_problem) = watch::channel(None);
+        Self::of_daemon(LocalApi::new(socket), no_problem)
+    }
+
+    /// The node of a daemon that somebody else runs, who knows better why it does not answer.
+    pub(crate) fn of_daemon(api: LocalApi, problem: watch::Receiver<Option<NodeState>>) -> Self {
+        let (follower, outputs) = Follower::new(api.clone(), problem);
+        Self {
+            shared: Arc::new(Shared {
+                api,
+                snapshots: outputs.snapshots,
+                status: outputs.status,
+                candidates: outputs.candidates,
+                refresh: outputs.refresh,
+                _follower: AbortOnDropHandle::new(tokio::spawn(follower.run())),
+            }),
+        }
+    }
+
+    /// Whether a daemon answers at a socket and is on a tailnet.
+    pub async fn is_running_at(socket: impl Into<PathBuf>) -> bool {
+        let status = LocalApi::new(socket).status().await;
+        status.is_ok_and(|status| status.backend_state == "Running")
+    }
+
+    fn snapshot(&self) -> Arc<Snapshot> {
+        self.shared.snapshots.borrow().clone()
+    }
+}
+
+impl Transport for TailscaledNode {
+    fn dial(&self, peer: SocketAddr) -> BoxFuture<'_, io::Result<BoxMeshStream>> {
+        Box::pin(async move {
+            if self.snapshot().has_device() || peer.ip().is_loopback() {
+                TcpTransport.dial(peer).await
+            } else {
+                self.shared.api.dial(peer).await
+            }
+        })
+    }
+
+    /// Listens on an address of the node. In userspace mode that is a port of the loopback address to which the
+    /// daemon forwards, and only connections of which the daemon knows the node are accepted; they come from the
+    /// address of that node.
+    fn listen(&self, local: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn MeshListener>>> {
+        Box::pin(async move {
+            let snapshot = self.snapshot();
+            if snapshot.has_device() || local.ip().is_loopback() {
+                return TcpTransport.listen(local).await;
+            }
+            if snapshot.daemon_has_device() {
+                return Err(io::Error::new(
+                    io::ErrorKind::AddrNotAvailable,
+                    "the address of the node is on a network device that this process does not see: it runs in \
+                     another network namespace than tailscaled",
+                ));
+            }
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, local.port())).await?;
+            let address = SocketAddr::new(local.ip(), listener.local_addr()?.port());
+            let api = self.shared.api.clone();
+            let listener = ForwardedListener::new(listener, address, api, Announced::BySource);
+            Ok(Box::new(listener) as Box<dyn MeshListener>)
+        })
+    }
+}
+
+impl PeerSource for TailscaledNode {
+    fn candidates(&self) -> BoxFuture<'_, io::Result<Vec<Candidate>>> {
+        Box::pin(async move {
+            let snapshot = self.shared.refresh.now(&self.shared.snapshots, PATH_AGE).await?;
+            Ok(snapshot.candidates())
+        })
+    }
+
+    fn watch(&self) -> BoxStream<'static, Vec<Candidate>> {
+        // The stream keeps the node alive: whoever watches wants it to be followed.
+        let node = self.clone();
+        let changes = WatchStream::from_changes(self.shared.candidates.clone());
+        changes
+            .map(move |candidates| {
+                let _keep = &node;
+                candidates
+            })
+            .boxed()
+    }
+
+    /// The name for which the host name of the node stands. Host names are chosen by the nodes, and a machine's may
+    /// have nothing to do with its nara: this is a hint.
+    fn owner_of(&self, address: IpAddr) -> BoxFuture<'_, Option<NaraName>> {
+        Box::pin(async move {
+            let snapshot = self.snapshot();
+            snapshot.peer(address)?.nara_name()
+        })
+    }
+}
+
+impl MeshNode for TailscaledNode {
+    fn ready(&self, within: Duration) -> BoxFuture<'_, Result<NodeStatus, NotReady>> {
+        Box::pin(wait_until_ready(self.watch_status(), within))
+    }
+
+    fn watch_status(&self) -> watch::Receiver<NodeStatus> {
+        self.shared.status.clone()
+    }
+
+    fn whois(&self, source: SocketAddr) -> BoxFuture<'_, io::Result<Option<NodeIdentity>>> {
+        Box::pin(async move {
+            if let Some(peer) = self.snapshot().peer(source.ip()) {
+                return Ok(Some(peer.identity()));
+            }
+            let found = self.shared.api.whois(&source.to_string()).await?;
+            Ok(found.map(|found| snapshot::identity_of(&found)))
+        })
+    }
+
+    fn path_to(&self, peer: IpAddr) -> BoxFuture<'_, PathKind> {
+        Box::pin(async move {
+            let fresh = self.shared.refresh.now(&self.shared.snapshots, PATH_AGE).await;
+            let snapshot = fresh.unwrap_or_else(|_| self.snapshot());
+            snapshot.path_to(peer)
+        })
+    }
+
+    fn leave(&self) -> BoxFuture<'_, io::Result<()>> {
+        // The daemon is the machine's.
+        Box::pin(async { Ok(()) })
+    }
+}

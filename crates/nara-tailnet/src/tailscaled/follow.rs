@@ -1,0 +1,272 @@
+use std::convert::Infallible;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nara_mesh::transport::Candidate;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::snapshot::{Snapshot, node_status};
+use crate::jitter::with_jitter;
+use crate::localapi::{Bus, LocalApi};
+use crate::status::{NodeState, NodeStatus, NotReadyReason};
+
+/// Changes within this time are taken together: a tailnet with a thousand nodes may change a thousand times while
+/// they join.
+const SETTLE: Duration = Duration::from_millis(250);
+
+/// How often the daemon is asked in any case: what it does not announce is known this late.
+const POLL: Duration = Duration::from_secs(30);
+
+/// The shortest pause before a daemon is tried again that does not answer.
+const RETRY_MIN: Duration = Duration::from_millis(200);
+
+/// The longest one: a daemon that comes back shall be noticed soon, and asking costs nothing.
+const RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// Requests for a fresh snapshot that may wait.
+const REQUESTS: usize = 64;
+
+/// How long a fresh snapshot may take.
+const REFRESH_TIMEOUT: Duration = Duration::from_secs(6);
+
+type Answer = oneshot::Sender<Result<(), NotReadyReason>>;
+
+/// Follows a daemon: through its bus, and by asking now and then.
+#[derive(Debug)]
+pub(super) struct Follower {
+    api: LocalApi,
+    /// How things are while the daemon does not answer, if whoever runs it knows.
+    problem: watch::Receiver<Option<NodeState>>,
+    snapshots: watch::Sender<Arc<Snapshot>>,
+    status: watch::Sender<NodeStatus>,
+    candidates: watch::Sender<Vec<Candidate>>,
+    requests: mpsc::Receiver<Answer>,
+    control_url: Option<String>,
+    /// What the daemon said last about its control server.
+    error: Option<String>,
+}
+
+/// What a follower tells.
+#[derive(Debug)]
+pub(super) struct Outputs {
+    pub(super) snapshots: watch::Receiver<Arc<Snapshot>>,
+    pub(super) status: watch::Receiver<NodeStatus>,
+    pub(super) candidates: watch::Receiver<Vec<Candidate>>,
+    pub(super) refresh: Refresh,
+}
+
+/// Asks a follower to ask the daemon.
+#[derive(Debug)]
+pub(super) struct Refresh(mpsc::Sender<Answer>);
+
+impl Refresh {
+    /// The snapshot, asked for anew unless it is younger than `age`.
+    ///
+    /// # Errors
+    /// If the daemon does not answer.
+    pub(super) async fn now(
+        &self,
+        snapshots: &watch::Receiver<Arc<Snapshot>>,
+        age: Duration,
+    ) -> io::Result<Arc<Snapshot>> {
+        let known = snapshots.borrow().clone();
+        if known.taken.is_some_and(|taken| taken.elapsed() < age) {
+            return Ok(known);
+        }
+        let ask = async {
+            let (answer, answered) = oneshot::channel();
+            let gone = || io::Error::from(io::ErrorKind::NotConnected);
+            self.0.send(answer).await.map_err(|_| gone())?;
+            answered
+                .await
+                .map_err(|_| gone())?
+                .map_err(|reason| io::Error::new(io::ErrorKind::NotConnected, reason))
+        };
+        timeout(REFRESH_TIMEOUT, ask).await??;
+        Ok(snapshots.borrow().clone())
+    }
+}
+
+impl Follower {
+    pub(super) fn new(api: LocalApi, problem: watch::Receiver<Option<NodeState>>) -> (Self, Outputs) {
+        let (snapshots, snapshots_out) = watch::channel(Arc::default());
+        let (status, status_out) = watch::channel(NodeStatus::default());
+        let (candidates, candidates_out) = watch::channel(Vec::new());
+        let (refresh, requests) = mpsc::channel(REQUESTS);
+        let outputs = Outputs {
+            snapshots: snapshots_out,
+            status: status_out,
+            candidates: candidates_out,
+            refresh: Refresh(refresh),
+        };
+        let follower = Self {
+            api,
+            problem,
+            snapshots,
+            status,
+            candidates,
+            requests,
+            control_url: None,
+            error: None,
+        };
+        (follower, outputs)
+    }
+
+    /// Follows until whoever runs the daemon says that the node has left.
+    pub(super) async fn run(mut self) {
+        let mut problem = self.problem.clone();
+        let left = async {
+            if problem
+                .wait_for(|state| *state == Some(NodeState::Left))
+                .await
+                .is_err()
+            {
+                // The daemon is not ours: nobody will say so.
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            () = left => {}
+            never = self.follow_for_ever() => match never {},
+        }
+        self.status.send_modify(|status| status.state = NodeState::Left);
+    }
+
+    async fn follow_for_ever(&mut self) -> Infallible {
+        let mut pause = RETRY_MIN;
+        loop {
+            match self.connect().await {
+                Ok(bus) => {
+                    pause = RETRY_MIN;
+                    self.follow(bus).await;
+                }
+                Err(reason) => self.unreachable(reason),
+            }
+            self.wait(with_jitter(pause)).await;
+            pause = (pause * 2).min(RETRY_MAX);
+        }
+    }
+
+    /// Opens the bus, and asks for everything once.
+    async fn connect(&mut self) -> Result<Bus, NotReadyReason> {
+        let bus = self.api.watch().await.map_err(|error| error.reason())?;
+        self.error = None;
+        self.ask_prefs().await;
+        self.ask().await?;
+        tracing::debug!(socket = %self.api.socket().display(), "following tailscaled");
+        Ok(bus)
+    }
+
+    /// Follows one bus until it ends.
+    async fn follow(&mut self, mut bus: Bus) {
+        // When the daemon is asked next.
+        let mut due = Instant::now() + POLL;
+        let mut waiting: Vec<Answer> = Vec::new();
+        loop {
+            tokio::select! {
+                event = bus.next() => {
+                    let Some(event) = event else {
+                        tracing::info!(socket = %self.api.socket().display(), "tailscaled has ended");
+                        return;
+                    };
+                    if event.error.is_some() {
+                        self.error = event.error;
+                    }
+                    if event.prefs {
+                        self.ask_prefs().await;
+                    }
+                    due = due.min(Instant::now() + SETTLE);
+                }
+                Some(answer) = self.requests.recv() => {
+                    waiting.push(answer);
+                    while let Ok(answer) = self.requests.try_recv() {
+                        waiting.push(answer);
+                    }
+                    due = Instant::now();
+                }
+                () = tokio::time::sleep_until(due) => {
+                    let outcome = self.ask().await;
+                    for answer in waiting.drain(..) {
+                        // Whoever asked may have given up.
+                        let _ = answer.send(outcome.clone());
+                    }
+                    if let Err(reason) = outcome {
+                        self.unreachable(reason);
+                    }
+                    due = Instant::now() + POLL;
+                }
+            }
+        }
+    }
+
+    /// Waits before the next try. Whoever wants to know something is told why not.
+    async fn wait(&mut self, pause: Duration) {
+        let mut pause = std::pin::pin!(sleep(pause));
+        loop {
+            tokio::select! {
+                () = pause.as_mut() => return,
+                Some(answer) = self.requests.recv() => {
+                    let reason = match &self.status.borrow().state {
+                        NodeState::Waiting(reason) => reason.clone(),
+                        _ => NotReadyReason::Connecting,
+                    };
+                    let _ = answer.send(Err(reason));
+                }
+            }
+        }
+    }
+
+    async fn ask_prefs(&mut self) {
+        match self.api.prefs().await {
+            Ok(prefs) => {
+                self.control_url = Some(prefs.control_url).filter(|url| !url.is_empty());
+            }
+            Err(error) => tracing::debug!(%error, "tailscaled does not tell its settings"),
+        }
+    }
+
+    async fn ask(&mut self) -> Result<(), NotReadyReason> {
+        let status = self.api.status().await.map_err(|error| error.reason())?;
+        if status.backend_state == "Running" {
+            self.error = None;
+        }
+        let now = node_status(&status, self.error.as_deref(), self.control_url.clone());
+        let snapshot = Snapshot::new(status);
+        // The peers first: whoever sees that the node runs may ask for them.
+        let candidates = snapshot.candidates();
+        self.snapshots.send_replace(Arc::new(snapshot));
+        self.candidates
+            .send_if_modified(|known| replace(known, candidates));
+        self.status.send_if_modified(|known| {
+            if *known != now {
+                tracing::info!(state = ?now.state, addresses = ?now.addresses, "tailscaled");
+            }
+            replace(known, now)
+        });
+        Ok(())
+    }
+
+    /// The daemon does not answer. What was known about peers stays: nobody said that they are gone.
+    fn unreachable(&self, reason: NotReadyReason) {
+        let state = self
+            .problem
+            .borrow()
+            .clone()
+            .unwrap_or(NodeState::Waiting(reason));
+        self.status.send_if_modified(|status| {
+            if status.state != state {
+                tracing::warn!(?state, "tailscaled");
+            }
+            replace(&mut status.state, state)
+        });
+    }
+}
+
+/// Replaces a value and says whether it changed.
+fn replace<T: PartialEq>(known: &mut T, now: T) -> bool {
+    let changed = *known != now;
+    *known = now;
+    changed
+}
