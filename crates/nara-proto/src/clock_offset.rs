@@ -227,15 +227,15 @@ mod tests {
     fn a_quick_answer_makes_the_estimate_better_and_a_slow_one_does_not_make_it_worse() {
         let start = Instant::now();
         let mut clock = ClockEstimate::default();
-        clock.record(sample(0, 7 * SECOND, 400 * MILLI, 0, 1), start);
+        clock.record(sample(0, 7 * SECOND, 300 * MILLI, 100 * MILLI, 1), start);
         let rough = clock.offset(start).unwrap();
-        assert_eq!(rough.nanos(), 7_200 * MILLI);
+        assert_eq!(rough.nanos(), 7_100 * MILLI);
         assert_eq!(rough.uncertainty(), Duration::from_millis(200));
         clock.record(sample(SECOND, 7 * SECOND, MILLI, MILLI, 1), start);
         let fine = clock.offset(start).unwrap();
         assert_eq!(fine.nanos(), 7 * SECOND);
         assert_eq!(fine.uncertainty(), Duration::from_millis(1));
-        clock.record(sample(2 * SECOND, 7 * SECOND, 0, 900 * MILLI, 1), start);
+        clock.record(sample(2 * SECOND, 7 * SECOND, 300 * MILLI, 600 * MILLI, 1), start);
         assert_eq!(clock.offset(start).unwrap(), fine);
     }
 
