@@ -19,6 +19,7 @@
 //! | [`stream`] | live events: cursor, signed opening, messages |
 //! | [`endpoint`] | one type per endpoint: method, path, authentication rule, request and response |
 //! | [`gossip`] | whom to listen to, so that an event reaches every nara; with a simulation |
+//! | [`clock_offset`] | how far clocks are apart, and whose seems wrong |
 //! | [`breaker`] | the circuit breaker that lets a peer known to be down fail at once |
 //!
 //! # Signing a request
@@ -43,6 +44,7 @@
 pub mod auth;
 pub mod breaker;
 pub mod checkpoint;
+pub mod clock_offset;
 pub mod encoding;
 pub mod endpoint;
 pub mod event;

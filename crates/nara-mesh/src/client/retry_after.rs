@@ -51,8 +51,8 @@ fn read(headers: &HeaderMap, now: UnixMillis) -> Option<Duration> {
     }
     let at = httpdate::parse_http_date(text).ok()?;
     // By the clock of the peer, if it tells it: what it means is how long.
-    let since = u64::try_from(now.get()).unwrap_or(0);
-    let now = date(headers, DATE).unwrap_or(UNIX_EPOCH + Duration::from_millis(since));
+    let ours = || UNIX_EPOCH + Duration::from_millis(u64::try_from(now.get()).unwrap_or(0));
+    let now = date(headers, DATE).unwrap_or_else(ours);
     Some(at.duration_since(now).unwrap_or_default())
 }
 

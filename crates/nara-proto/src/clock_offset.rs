@@ -1,0 +1,357 @@
+//! How far the clock of a peer is from ours, and which of the two seems wrong.
+//!
+//! A peer that tells its time in an answer was asked between two readings of our clock, so its offset lies between
+//! two bounds (Cristian's algorithm). The bounds of several answers overlap where the offset is; the quickest answer
+//! gives the narrowest ones. If bounds do not overlap, a clock was set in between, and only the newest count.
+//!
+//! ```
+//! use std::time::{Duration, Instant};
+//!
+//! use nara_proto::clock_offset::{ClockEstimate, ClockSample};
+//! use nara_proto::time::UnixNanos;
+//!
+//! # let now = Instant::now();
+//! let (sent, received) = (UnixNanos::new(1_000_000_000), UnixNanos::new(1_020_000_000));
+//! let told = UnixNanos::new(8_010_000_000);
+//! let sample = ClockSample::of_answer(told, Duration::ZERO, sent, received).expect("our clock ran on");
+//! let mut clock = ClockEstimate::default();
+//! clock.record(sample, now);
+//! let offset = clock.offset(now).expect("one sample is enough");
+//! assert_eq!(offset.nanos(), 7_000_000_000);
+//! assert_eq!(offset.uncertainty(), Duration::from_millis(10));
+//! assert_eq!(offset.to_string(), "+7s ± 10ms");
+//! ```
+
+mod fault;
+mod mesh_clock;
+
+pub use fault::{ClockFault, ClockRefusal, FAULT_HEADER, TIME_HEADER};
+pub use mesh_clock::MeshClock;
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use crate::time::{UnixMillis, UnixNanos, go_duration};
+
+/// Samples that an estimate is made of.
+const SAMPLES: usize = 8;
+
+/// How long a sample counts.
+const MAX_AGE: Duration = Duration::from_secs(600);
+
+/// How fast two clocks may drift apart, as one part in so many: 200 in a million, twice what clocks without
+/// correction do.
+const DRIFT: u32 = 5_000;
+
+/// Between which bounds the offset of a clock lies, from one answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClockSample {
+    low: i64,
+    high: i64,
+}
+
+/// How far another clock is ahead of ours, in **nanoseconds**.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClockOffset {
+    nanos: i64,
+    uncertainty: Duration,
+}
+
+/// What the last samples of one clock say together.
+#[derive(Clone, Debug, Default)]
+pub struct ClockEstimate {
+    samples: VecDeque<(Instant, ClockSample)>,
+}
+
+impl ClockSample {
+    /// A sample of an answer in which the peer told its time, rounded down to a multiple of `resolution`. We sent the
+    /// request at `sent` and had the answer at `received`, both by our own clock. `None` if our clock was set back
+    /// in between.
+    pub fn of_answer(
+        told: UnixNanos,
+        resolution: Duration,
+        sent: UnixNanos,
+        received: UnixNanos,
+    ) -> Option<Self> {
+        let latest = told.saturating_add(resolution.saturating_sub(Duration::from_nanos(1)));
+        (sent <= received).then(|| Self {
+            low: told.get().saturating_sub(received.get()),
+            high: latest.get().saturating_sub(sent.get()),
+        })
+    }
+
+    /// The same, some time later.
+    fn aged(self, age: Duration) -> Self {
+        let drift = i64::try_from((age / DRIFT).as_nanos()).unwrap_or(i64::MAX);
+        Self {
+            low: self.low.saturating_sub(drift),
+            high: self.high.saturating_add(drift),
+        }
+    }
+
+    /// Where both are right; `None`: nowhere.
+    fn intersect(self, other: Self) -> Option<Self> {
+        let both = Self {
+            low: self.low.max(other.low),
+            high: self.high.min(other.high),
+        };
+        (both.low <= both.high).then_some(both)
+    }
+
+    /// The middle of the bounds.
+    pub fn offset(self) -> ClockOffset {
+        let (low, high) = (i128::from(self.low), i128::from(self.high));
+        let nanos = i64::try_from((low + high).div_euclid(2)).unwrap_or(i64::MAX);
+        // Rounded up, so that both bounds are within it.
+        let uncertainty = u64::try_from((high - low + 1) / 2).unwrap_or(u64::MAX);
+        ClockOffset {
+            nanos,
+            uncertainty: Duration::from_nanos(uncertainty),
+        }
+    }
+}
+
+impl ClockEstimate {
+    /// Takes up a sample. Those that contradict it are from before a clock was set, and are forgotten.
+    pub fn record(&mut self, sample: ClockSample, now: Instant) {
+        self.samples.push_back((now, sample));
+        while self.samples.len() > SAMPLES {
+            self.samples.pop_front();
+        }
+        let (_, agreeing) = self.agreeing(now);
+        self.samples.drain(..self.samples.len() - agreeing);
+    }
+
+    /// What the samples say; `None` if there is none of the last ten minutes.
+    pub fn offset(&self, now: Instant) -> Option<ClockOffset> {
+        self.agreeing(now).0.map(ClockSample::offset)
+    }
+
+    /// What the newest samples agree on, and how many they are.
+    fn agreeing(&self, now: Instant) -> (Option<ClockSample>, usize) {
+        let mut common = None;
+        let mut count = 0;
+        for (at, sample) in self.samples.iter().rev() {
+            let age = now.saturating_duration_since(*at);
+            let sample = sample.aged(age);
+            let both = match common {
+                None => Some(sample),
+                Some(common) => sample.intersect(common),
+            };
+            if age > MAX_AGE || both.is_none() {
+                break;
+            }
+            common = both;
+            count += 1;
+        }
+        (common, count)
+    }
+}
+
+impl ClockOffset {
+    /// How far the other clock is ahead, in nanoseconds; negative: behind.
+    pub const fn nanos(self) -> i64 {
+        self.nanos
+    }
+
+    /// How far the true offset may be from this one.
+    pub const fn uncertainty(self) -> Duration {
+        self.uncertainty
+    }
+
+    /// How far the two clocks are apart, whichever is ahead.
+    pub const fn magnitude(self) -> Duration {
+        Duration::from_nanos(self.nanos.unsigned_abs())
+    }
+
+    /// How far the two clocks are apart at least.
+    pub const fn at_least(self) -> Duration {
+        self.magnitude().saturating_sub(self.uncertainty)
+    }
+
+    /// What the other clock says when ours says `now`.
+    pub fn apply(self, now: UnixMillis) -> UnixMillis {
+        UnixMillis::new(now.get().saturating_add(self.nanos.div_euclid(1_000_000)))
+    }
+}
+
+impl fmt::Display for ClockOffset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sign = if self.nanos < 0 { "-" } else { "+" };
+        write!(
+            f,
+            "{sign}{} ± {}",
+            short(self.magnitude()),
+            short(self.uncertainty)
+        )
+    }
+}
+
+/// A length of time with three digits behind the point at most.
+fn short(duration: Duration) -> String {
+    let unit = match duration.as_nanos() {
+        0..1_000_000 => 1_000,
+        1_000_000..1_000_000_000 => 10_000,
+        _ => 1_000_000,
+    };
+    let nanos = duration.as_nanos() / unit * unit;
+    go_duration(
+        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)),
+        false,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MILLI: i64 = 1_000_000;
+    const SECOND: i64 = 1_000 * MILLI;
+
+    /// A sample of a clock that is `offset` ahead, asked at `at` with two delays.
+    fn sample(at: i64, offset: i64, there: i64, back: i64, resolution: i64) -> ClockSample {
+        let told = (at + there + offset).div_euclid(resolution) * resolution;
+        let resolution = Duration::from_nanos(resolution.unsigned_abs());
+        let (sent, received) = (UnixNanos::new(at), UnixNanos::new(at + there + back));
+        ClockSample::of_answer(UnixNanos::new(told), resolution, sent, received).unwrap()
+    }
+
+    fn contains(offset: ClockOffset, truth: i64) -> bool {
+        offset.nanos().abs_diff(truth) <= u64::try_from(offset.uncertainty().as_nanos()).unwrap()
+    }
+
+    #[test]
+    fn a_quick_answer_makes_the_estimate_better_and_a_slow_one_does_not_make_it_worse() {
+        let start = Instant::now();
+        let mut clock = ClockEstimate::default();
+        clock.record(sample(0, 7 * SECOND, 300 * MILLI, 100 * MILLI, 1), start);
+        let rough = clock.offset(start).unwrap();
+        assert_eq!(rough.nanos(), 7_100 * MILLI);
+        assert_eq!(rough.uncertainty(), Duration::from_millis(200));
+        clock.record(sample(SECOND, 7 * SECOND, MILLI, MILLI, 1), start);
+        let fine = clock.offset(start).unwrap();
+        assert_eq!(fine.nanos(), 7 * SECOND);
+        assert_eq!(fine.uncertainty(), Duration::from_millis(1));
+        clock.record(sample(2 * SECOND, 7 * SECOND, 300 * MILLI, 600 * MILLI, 1), start);
+        assert_eq!(clock.offset(start).unwrap(), fine);
+    }
+
+    #[test]
+    fn a_clock_that_was_set_is_believed_at_once() {
+        let start = Instant::now();
+        let mut clock = ClockEstimate::default();
+        for n in 0..8 {
+            clock.record(sample(n, 7 * SECOND, MILLI, MILLI, 1), start);
+        }
+        clock.record(sample(9, 0, MILLI, MILLI, 1), start);
+        assert_eq!(clock.offset(start).unwrap().nanos(), 0);
+    }
+
+    #[test]
+    fn what_was_learned_becomes_less_certain_and_is_forgotten() {
+        let start = Instant::now();
+        let mut clock = ClockEstimate::default();
+        assert_eq!(clock.offset(start), None);
+        clock.record(sample(0, SECOND, MILLI, MILLI, 1), start);
+        let later = clock.offset(start + MAX_AGE).unwrap();
+        assert_eq!(later.uncertainty(), Duration::from_millis(1) + MAX_AGE / DRIFT);
+        assert_eq!(clock.offset(start + MAX_AGE + Duration::from_nanos(1)), None);
+    }
+
+    #[test]
+    fn an_answer_across_a_clock_that_was_set_back_says_nothing() {
+        let (sent, received) = (UnixNanos::new(10), UnixNanos::new(9));
+        assert_eq!(ClockSample::of_answer(sent, Duration::ZERO, sent, received), None);
+    }
+
+    #[test]
+    fn offsets_are_for_people_too() {
+        let offset = |nanos, uncertainty| ClockOffset {
+            nanos,
+            uncertainty: Duration::from_nanos(uncertainty),
+        };
+        assert_eq!(offset(-1_234_567_890, 1_234_567).to_string(), "-1.234s ± 1.23ms");
+        assert_eq!(offset(999, 0).to_string(), "+0s ± 0s");
+        assert_eq!(offset(i64::MIN, u64::MAX).magnitude().as_nanos(), 1 << 63);
+        assert_eq!(offset(5 * SECOND, 6_000_000_000).at_least(), Duration::ZERO);
+        assert_eq!(offset(-1, 0).apply(UnixMillis::new(7)), UnixMillis::new(6));
+    }
+
+    proptest! {
+        /// Whatever the delays: the true offset is within the uncertainty, as long as no clock is set.
+        #[test]
+        fn the_true_offset_is_within_the_uncertainty(
+            offset in -100 * SECOND..100 * SECOND,
+            answers in proptest::collection::vec(
+                (0_i64..100 * SECOND, 0_i64..5 * SECOND, 0_i64..5 * SECOND, 0_usize..3),
+                1..30,
+            ),
+        ) {
+            let start = Instant::now();
+            let mut clock = ClockEstimate::default();
+            let mut at = 0;
+            for (pause, there, back, resolution) in answers {
+                at += pause;
+                let now = start + Duration::from_nanos(at.unsigned_abs());
+                clock.record(sample(at, offset, there, back, [1, MILLI, SECOND][resolution]), now);
+                let estimate = clock.offset(now).unwrap();
+                prop_assert!(contains(estimate, offset), "{estimate} for {offset}");
+                prop_assert!(estimate.uncertainty() <= Duration::from_nanos((there + back + SECOND).unsigned_abs()));
+                prop_assert!(clock.samples.len() <= SAMPLES);
+            }
+        }
+
+        /// A drift up to the one that is allowed for changes nothing about it.
+        #[test]
+        fn a_drift_is_allowed_for(
+            per_million in -200_i64..=200,
+            pauses in proptest::collection::vec((0_i64..200 * SECOND, 0_i64..SECOND, 0_i64..SECOND), 1..30),
+        ) {
+            let start = Instant::now();
+            let mut clock = ClockEstimate::default();
+            let mut at = 0;
+            for (pause, there, back) in pauses {
+                at += pause;
+                // At the moment at which the peer reads its clock.
+                let offset = (at + there) / 1_000_000 * per_million;
+                let now = start + Duration::from_nanos(at.unsigned_abs());
+                clock.record(sample(at, offset, there, back, 1), now);
+                let offset_now = at / 1_000_000 * per_million;
+                let estimate = clock.offset(now).unwrap();
+                let slack = u64::try_from(there / 1_000).unwrap() + 1_000;
+                prop_assert!(
+                    estimate.nanos().abs_diff(offset_now)
+                        <= u64::try_from(estimate.uncertainty().as_nanos()).unwrap() + slack,
+                    "{estimate} for {offset_now}"
+                );
+            }
+        }
+
+        /// Times that a peer makes up do no harm.
+        #[test]
+        fn no_time_makes_it_panic(
+            told in any::<i64>(),
+            sent in any::<i64>(),
+            received in any::<i64>(),
+            resolution in any::<u64>(),
+        ) {
+            let now = Instant::now();
+            let sample = ClockSample::of_answer(
+                UnixNanos::new(told),
+                Duration::from_nanos(resolution),
+                UnixNanos::new(sent),
+                UnixNanos::new(received),
+            );
+            prop_assert_eq!(sample.is_some(), sent <= received);
+            if let Some(sample) = sample {
+                let mut clock = ClockEstimate::default();
+                clock.record(sample, now);
+                let offset = clock.offset(now).unwrap();
+                let _ = (offset.to_string(), offset.apply(UnixMillis::new(told)), offset.at_least());
+            }
+        }
+    }
+}

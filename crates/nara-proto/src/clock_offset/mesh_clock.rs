@@ -1,0 +1,125 @@
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::ClockFault;
+
+/// Peers whose offsets are remembered: those that were measured last.
+const PEERS: usize = 64;
+
+/// How long an offset counts.
+const MAX_AGE: Duration = Duration::from_secs(3600);
+
+/// Peers that it takes for a judgement: with fewer, one that is wrong decides.
+const MIN_PEERS: usize = 3;
+
+/// What time the mesh has, by the offsets of the peers that were measured last: an offset that most of them share is
+/// an error of ours.
+#[derive(Clone, Debug)]
+pub struct MeshClock<K> {
+    offsets: VecDeque<(K, i64, Instant)>,
+}
+
+impl<K> Default for MeshClock<K> {
+    fn default() -> Self {
+        Self {
+            offsets: VecDeque::new(),
+        }
+    }
+}
+
+impl<K: PartialEq> MeshClock<K> {
+    /// Notes the offset of a peer, in **nanoseconds** ahead of our clock.
+    pub fn record(&mut self, peer: K, nanos: i64, now: Instant) {
+        self.offsets.retain(|(known, _, _)| *known != peer);
+        self.offsets.push_back((peer, nanos, now));
+        while self.offsets.len() > PEERS {
+            self.offsets.pop_front();
+        }
+    }
+
+    /// The median of the offsets of all peers but one, in nanoseconds; `None` if they are too few.
+    pub fn median_without(&self, peer: Option<&K>, now: Instant) -> Option<i64> {
+        let young = |at: &Instant| now.saturating_duration_since(*at) <= MAX_AGE;
+        let mut offsets: Vec<i64> = self
+            .offsets
+            .iter()
+            .filter(|(known, _, at)| Some(known) != peer && young(at))
+            .map(|(_, nanos, _)| *nanos)
+            .collect();
+        if offsets.len() < MIN_PEERS {
+            return None;
+        }
+        offsets.sort_unstable();
+        let middle = offsets.len() / 2;
+        let (low, high) = (offsets[(offsets.len() - 1) / 2], offsets[middle]);
+        i64::try_from((i128::from(low) + i128::from(high)) / 2).ok()
+    }
+
+    /// Whose clock seems wrong when that of `peer` is `nanos` ahead of ours.
+    pub fn judge(&self, peer: Option<&K>, nanos: i64, now: Instant) -> Option<ClockFault> {
+        ClockFault::judge(nanos, self.median_without(peer, now)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: i64 = 1_000_000_000;
+
+    #[test]
+    fn it_takes_three_others_for_a_judgement() {
+        let now = Instant::now();
+        let mut clock = MeshClock::default();
+        for peer in 0..3 {
+            assert_eq!(clock.judge(Some(&9), 40 * SECOND, now), None);
+            clock.record(peer, 0, now);
+            clock.record(9, 40 * SECOND, now);
+        }
+        assert_eq!(clock.judge(Some(&9), 40 * SECOND, now), Some(ClockFault::Theirs));
+        assert_eq!(
+            clock.judge(Some(&0), 40 * SECOND, now),
+            Some(ClockFault::Theirs),
+            "9 is outvoted"
+        );
+        assert_eq!(
+            clock.judge(Some(&9), 40 * SECOND, now + MAX_AGE * 2),
+            None,
+            "long ago"
+        );
+    }
+
+    #[test]
+    fn an_offset_that_all_share_is_ours() {
+        let now = Instant::now();
+        let mut clock = MeshClock::default();
+        for peer in 0..5 {
+            clock.record(peer, 39 * SECOND + i64::from(peer), now);
+        }
+        assert_eq!(clock.judge(None, 40 * SECOND, now), Some(ClockFault::Ours));
+        assert_eq!(
+            clock.judge(None, 80 * SECOND, now),
+            None,
+            "both are as far from the mesh"
+        );
+    }
+
+    #[test]
+    fn the_last_ones_count_and_are_bounded() {
+        let now = Instant::now();
+        let mut clock = MeshClock::default();
+        for peer in 0..1_000 {
+            clock.record(peer, peer, now);
+        }
+        assert_eq!(clock.offsets.len(), PEERS);
+        assert_eq!(clock.median_without(None, now), Some(967));
+        for _ in 0..100 {
+            clock.record(5, i64::MAX, now);
+        }
+        assert_eq!(
+            clock.median_without(None, now),
+            Some(968),
+            "one peer has one vote"
+        );
+    }
+}
