@@ -22,6 +22,8 @@ commands:
   sync       measure decoding and verifying a sync response page
   fetch      measure fetching, decoding and verifying a page over loopback
   make-page  write a deterministic sync response page and its key file
+  tls-client call a nara over TLS, as a nara with an Ed25519 certificate
+  tls-server serve a nara over TLS until standard input ends
 
 Run "go-baseline COMMAND -h" for the flags of a command.
 `
@@ -51,6 +53,10 @@ func run(args []string, stdout io.Writer) error {
 		return fetchCommand(rest, stdout)
 	case "make-page":
 		return makePageCommand(rest, stdout)
+	case "tls-client":
+		return tlsClientCommand(rest, stdout)
+	case "tls-server":
+		return tlsServerCommand(rest, stdout)
 	case "-h", "--help", "help":
 		fmt.Fprint(os.Stderr, usage)
 		return nil

@@ -126,10 +126,8 @@ fn build(folder: &Path) -> Result<Programs, String> {
     )
     .map_err(|error| format!("{error}\nthe bench needs Go 1.25 or newer to build its baseline"))?;
     process::run(process::cargo().args(["build", "--release", "--locked", "--package", "nara-bench"]))?;
-    let target =
-        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| process::root().join("target"), PathBuf::from);
     Ok(Programs {
-        ours: target.join("release/nara-bench"),
+        ours: process::target().join("release/nara-bench"),
         go,
     })
 }
