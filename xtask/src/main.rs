@@ -7,6 +7,7 @@
 )]
 
 mod bench;
+mod fuzz;
 mod process;
 mod sans_io;
 mod soak;
@@ -19,6 +20,8 @@ usage: cargo xtask TASK
 
   bench     measure this project beside the Go baseline in one run; writes target/bench/
             (options: --quick for a short run, --rounds N)
+  fuzz      feed every reader of a peer's bytes with bytes of its own making, for ten minutes each
+            (options: --seconds N, --jobs N, --target NAME)
   sans-io   check that nothing in the dependency tree of nara-proto knows clocks or sockets
   soak      seeded runs of cuts, delays, crashes and restarts (options: --runs N, --seed N)
   tidy      check rules of this repository that no other tool checks";
@@ -29,6 +32,7 @@ fn main() -> ExitCode {
     let rest: Vec<String> = args.collect();
     let outcome = match task.as_str() {
         "bench" => bench::run(&rest),
+        "fuzz" => fuzz::run(&rest),
         "sans-io" => sans_io::run(),
         "soak" => soak::run(&rest),
         "tidy" => tidy::run(),
