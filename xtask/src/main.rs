@@ -7,6 +7,7 @@
 )]
 
 mod bench;
+mod fuzz;
 mod interop;
 mod process;
 mod sans_io;
@@ -20,6 +21,8 @@ usage: cargo xtask TASK
 
   bench     measure this project beside the Go baseline in one run; writes target/bench/
             (options: --quick for a short run, --rounds N)
+  fuzz      feed every reader of a peer's bytes with bytes of its own making, for ten minutes each
+            (options: --seconds N, --jobs N, --target NAME)
   interop   let OpenSSL and Go call our server over TLS, and our client call Go (needs openssl and go)
   sans-io   check that nothing in the dependency tree of nara-proto knows clocks or sockets
   soak      seeded runs of cuts, delays, crashes and restarts (options: --runs N, --seed N)
@@ -31,6 +34,7 @@ fn main() -> ExitCode {
     let rest: Vec<String> = args.collect();
     let outcome = match task.as_str() {
         "bench" => bench::run(&rest),
+        "fuzz" => fuzz::run(&rest),
         "interop" => interop::run(&rest),
         "sans-io" => sans_io::run(),
         "soak" => soak::run(&rest),

@@ -1,5 +1,7 @@
 //! Rules of this repository that no other tool checks.
 
+mod named_tests;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -11,7 +13,7 @@ const MAX_LINES: usize = 600;
 pub(crate) fn run() -> Result<(), String> {
     let root = process::root();
     let mut files = Vec::new();
-    for folder in ["crates", "xtask", "benches"] {
+    for folder in ["crates", "xtask", "benches", "fuzz"] {
         collect(&root.join(folder), &mut files)?;
     }
     let mut complaints = Vec::new();
@@ -34,6 +36,7 @@ pub(crate) fn run() -> Result<(), String> {
             }
         }
     }
+    complaints.extend(named_tests::missing(&root, &files)?);
     complaints.extend(manifests_without_lints(&root)?);
     complaints.extend(toolchain_mismatch(&root)?);
     if complaints.is_empty() {
