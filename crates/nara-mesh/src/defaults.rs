@@ -75,6 +75,20 @@ pub const CHECKPOINTS_PER_ADDRESS: RateLimit = RateLimit::new(1, 30);
 /// Peers that a fan-out calls at once.
 pub const FAN_OUT: usize = 32;
 
+/// Nodes that discovery asks at once: a thousand that join at once, all of them silent, are through within a minute,
+/// and one that answers waits at most for those before it.
+pub const DISCOVERY_FAN_OUT: usize = 128;
+
+/// How soon discovery asks a node again that did not answer: its nara may just be starting. It doubles each time.
+pub const DISCOVERY_RETRY_MIN: Duration = Duration::from_secs(2);
+
+/// The longest pause before discovery asks a node again that did not answer, or contradicts what is known: most nodes of
+/// a network may be no naras at all.
+pub const DISCOVERY_RETRY_MAX: Duration = Duration::from_secs(60);
+
+/// How soon discovery asks a nara again: another one may run there now.
+pub const DISCOVERY_REFRESH: Duration = Duration::from_secs(120);
+
 /// Requests that a replay cache remembers; 60 s at 1,700 requests a second, about 25 MB when full.
 pub const REPLAY_CAPACITY: usize = 100_000;
 

@@ -3,14 +3,31 @@
 //! A [`PeerSource`] says which nodes there are; a node is a nara when its `/ping` answers. Its name and key come
 //! from that answer, not from the host name: host names are neither unique nor stable. They are pinned on first
 //! use.
+//!
+//! [`Discovery::run`] follows a network for ever: a node that joins is asked at once, one that does not answer is
+//! asked again later, and one that goes offline or leaves opens the circuit breaker of its nara, so that nobody
+//! waits for it.
 
+mod host_name;
+mod owners;
+mod roster;
+
+pub use host_name::name_of_host;
+pub use owners::ConfirmedPeers;
+
+use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use futures_util::{StreamExt as _, stream};
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt as _, StreamExt as _, stream};
 use nara_proto::identity::NaraName;
+use tokio::time::sleep_until;
 
+use self::host_name::host_name_fits;
+use self::owners::Owners;
+use self::roster::{Asked, NodeKey, Roster};
 use crate::client::{ClientError, DiscoveredKey, MeshClient};
 use crate::defaults;
 use crate::registry::{KeySource, PeerInfo, PinnedKey, RegisterError};
@@ -26,6 +43,7 @@ pub struct Discovery {
     source: Arc<dyn PeerSource>,
     ports: Vec<u16>,
     tool_prefixes: Vec<String>,
+    owners: Owners,
 }
 
 /// What became of a node.
@@ -39,7 +57,7 @@ pub enum Found {
         /// Whether its host name is its name, with or without the `-xxxx` that older naras add.
         host_name_fits: bool,
     },
-    /// It does not answer `/ping` on any port of the mesh.
+    /// It does not answer `/ping` on any port of the mesh. It is asked again.
     NoAnswer {
         /// The node.
         candidate: Candidate,
@@ -53,9 +71,32 @@ pub enum Found {
         /// What it contradicts.
         error: RegisterError,
     },
-    /// It was not asked: it is a tool, has no address, or is offline.
+    /// It claims to be a nara that another node is, one that answers and is not known to be offline. The other one
+    /// keeps the name for as long as it is there.
+    Contested {
+        /// The node.
+        candidate: Candidate,
+        /// The name that it claims.
+        name: NaraName,
+        /// Where the nara with this name is.
+        holder: SocketAddr,
+    },
+    /// It claims to be this nara itself.
+    Namesake {
+        /// The node.
+        candidate: Candidate,
+        /// Whether it tells our key as well: then it is this nara a second time, or a lie.
+        same_key: bool,
+    },
+    /// The network says that it is offline. The circuit breaker of its nara is open.
+    Offline(Candidate),
+    /// It is no longer in the network. The circuit breaker of its nara is open.
+    Left(Candidate),
+    /// It was not asked: it is a tool, or has no address or no host name.
     Skipped(Candidate),
 }
+
+type Answer = Result<(SocketAddr, DiscoveredKey), Option<ClientError>>;
 
 impl Discovery {
     /// Discovers the peers of `client`, into its registry.
@@ -65,6 +106,7 @@ impl Discovery {
             source,
             ports: vec![defaults::MESH_PORT, defaults::LEGACY_MESH_PORT],
             tool_prefixes: TOOL_PREFIXES.map(str::to_owned).to_vec(),
+            owners: Owners::default(),
         }
     }
 
@@ -82,88 +124,214 @@ impl Discovery {
         self
     }
 
+    /// The same nodes, but with owners that are confirmed: a nara is the owner of the addresses of a node if it
+    /// answered there and the host name is its name. What [`PeerSource::owner_of`] tells then holds for as long as
+    /// this discovery runs.
+    pub fn confirmed_peers(&self) -> ConfirmedPeers {
+        ConfirmedPeers::new(self.source.clone(), self.owners.clone())
+    }
+
     /// Asks every node once and registers the naras among them.
     ///
     /// # Errors
     /// If the source of nodes cannot be asked; a node that fails is part of the result.
     pub async fn run_once(&self) -> io::Result<Vec<Found>> {
-        Ok(self.examine(self.source.candidates().await?).await)
+        let mut roster = Roster::default();
+        let mut found = Vec::new();
+        let candidates = self.source.candidates().await?;
+        let to_ask = self.update(&mut roster, candidates, &mut |outcome| found.push(outcome));
+        let answers: Vec<_> = stream::iter(to_ask)
+            .map(|asked| self.ask(asked))
+            .buffered(defaults::DISCOVERY_FAN_OUT)
+            .collect()
+            .await;
+        for (asked, answer) in answers {
+            found.extend(self.conclude(&mut roster, &asked, answer));
+        }
+        Ok(found)
     }
 
-    /// Examines the nodes now and after every change of the network, for as long as it is polled.
+    /// Asks the nodes now, and those that join or come back as soon as the network says so, until it says nothing
+    /// any more.
     pub async fn run(&self, mut on_found: impl FnMut(Found)) {
         let mut changes = self.source.watch();
-        let mut candidates = self.source.candidates().await.unwrap_or_else(|error| {
-            tracing::warn!(%error, "the network does not tell its nodes; waiting for it to change");
-            Vec::new()
-        });
+        let mut roster = Roster::default();
+        let mut waiting: VecDeque<Asked> = VecDeque::new();
+        let mut asking = FuturesUnordered::new();
+        match self.source.candidates().await {
+            Ok(candidates) => waiting.extend(self.update(&mut roster, candidates, &mut on_found)),
+            Err(error) => {
+                tracing::warn!(%error, "the network does not tell its nodes; waiting for it to change");
+            }
+        }
         loop {
-            self.examine(candidates).await.into_iter().for_each(&mut on_found);
-            let Some(next) = changes.next().await else { return };
-            candidates = next;
+            while asking.len() < defaults::DISCOVERY_FAN_OUT
+                && let Some(asked) = waiting.pop_front()
+            {
+                asking.push(self.ask(asked));
+            }
+            let due = roster.next_due();
+            tokio::select! {
+                next = changes.next() => {
+                    let Some(mut candidates) = next else { return };
+                    // Only the last of several lists counts.
+                    while let Some(Some(later)) = changes.next().now_or_never() {
+                        candidates = later;
+                    }
+                    // What is new goes before what did not answer.
+                    for asked in self.update(&mut roster, candidates, &mut on_found).into_iter().rev() {
+                        waiting.push_front(asked);
+                    }
+                }
+                Some((asked, answer)) = asking.next() => {
+                    if let Some(found) = self.conclude(&mut roster, &asked, answer) {
+                        on_found(found);
+                    }
+                    waiting.extend(roster.ask_again(&asked.key));
+                }
+                () = async { sleep_until(due.expect("a branch with a guard")).await }, if due.is_some() => {
+                    waiting.extend(roster.take_due());
+                }
+            }
         }
     }
 
-    async fn examine(&self, candidates: Vec<Candidate>) -> Vec<Found> {
-        stream::iter(candidates)
-            .map(|candidate| self.examine_one(candidate))
-            .buffered(defaults::FAN_OUT)
-            .collect()
-            .await
+    /// Takes over a list of nodes. Returns those that have to be asked.
+    fn update(
+        &self,
+        roster: &mut Roster,
+        candidates: Vec<Candidate>,
+        on_found: &mut impl FnMut(Found),
+    ) -> Vec<Asked> {
+        let changes = roster.update(candidates, |candidate| self.is_nobody(candidate));
+        for before in &changes.moved {
+            self.owners.forget(before);
+        }
+        for candidate in changes.left {
+            self.mark_offline(&candidate);
+            self.owners.forget(&candidate);
+            on_found(Found::Left(candidate));
+        }
+        for candidate in changes.offline {
+            self.mark_offline(&candidate);
+            on_found(Found::Offline(candidate));
+        }
+        for candidate in changes.online {
+            self.mark_online(&candidate);
+        }
+        changes.skipped.into_iter().map(Found::Skipped).for_each(on_found);
+        changes.ask
     }
 
-    async fn examine_one(&self, candidate: Candidate) -> Found {
+    /// Whether a node is none that may be a nara.
+    fn is_nobody(&self, candidate: &Candidate) -> bool {
+        let host_name = &candidate.host_name;
         let is_tool = self
             .tool_prefixes
             .iter()
-            .any(|prefix| candidate.host_name.starts_with(prefix.as_str()));
-        if candidate.online == Some(false) {
-            self.mark_offline(&candidate);
-        }
-        if is_tool || candidate.online == Some(false) || candidate.host_name.is_empty() {
-            return Found::Skipped(candidate);
-        }
-        let mut outcome = None;
-        for address in self.addresses(&candidate) {
-            match self.client.discover_key(address, None).await {
-                Ok(found) => return self.register(candidate, address, found),
-                Err(error) => outcome = Some(error),
+            .any(|prefix| host_name.starts_with(prefix.as_str()));
+        is_tool || host_name.is_empty() || candidate.addresses.is_empty()
+    }
+
+    async fn ask(&self, asked: Asked) -> (Asked, Answer) {
+        let mut outcome = Err(None);
+        for ip in in_order(&asked.candidate.addresses) {
+            for &port in &self.ports {
+                let address = SocketAddr::new(ip, port);
+                match self.client.discover_key(address, None).await {
+                    Ok(found) => return (asked, Ok((address, found))),
+                    Err(error) => {
+                        // Who says nothing on one port, says nothing on another.
+                        let silent = error.is_timeout();
+                        outcome = Err(Some(error));
+                        if silent {
+                            break;
+                        }
+                    }
+                }
             }
         }
-        match outcome {
-            Some(error) => Found::NoAnswer { candidate, error },
-            None => Found::Skipped(candidate),
+        (asked, outcome)
+    }
+
+    /// Registers what a node answered; `None`: it is gone meanwhile, or has changed and is asked again.
+    fn conclude(&self, roster: &mut Roster, asked: &Asked, answer: Answer) -> Option<Found> {
+        let candidate = asked.candidate.clone();
+        let answered = answer.as_ref().ok().map(|(_, found)| found.name.clone());
+        if !roster.concluded(&asked.key, answered) {
+            return None;
         }
+        Some(match answer {
+            Ok((address, found)) => self.register(roster, &asked.key, candidate, address, found),
+            Err(Some(error)) => Found::NoAnswer { candidate, error },
+            Err(None) => Found::Skipped(candidate),
+        })
     }
 
-    /// Where to ask: IPv4 before IPv6, every port of an address before the next one.
-    fn addresses(&self, candidate: &Candidate) -> Vec<SocketAddr> {
-        let (v4, v6): (Vec<IpAddr>, Vec<IpAddr>) = candidate.addresses.iter().partition(|ip| ip.is_ipv4());
-        let every_port = |ip| self.ports.iter().map(move |&port| SocketAddr::new(ip, port));
-        v4.into_iter().chain(v6).flat_map(every_port).collect()
-    }
-
-    fn register(&self, candidate: Candidate, address: SocketAddr, found: DiscoveredKey) -> Found {
-        let host_name_fits = host_name_fits(&candidate.host_name, &found.name);
-        let key = PinnedKey {
-            name: found.name.clone(),
-            id: None,
-            key: found.key,
-            source: KeySource::Ping(address),
-            learned_at: self.client.clock().now_millis(),
-        };
+    fn register(
+        &self,
+        roster: &mut Roster,
+        key: &NodeKey,
+        candidate: Candidate,
+        address: SocketAddr,
+        found: DiscoveredKey,
+    ) -> Found {
+        let local = self.client.local();
+        let name = found.name;
+        if name == *local.name() {
+            roster.distrust(key);
+            let same_key = found.key == local.public_key();
+            return Found::Namesake { candidate, same_key };
+        }
+        let fits = host_name_fits(&candidate.host_name, &name);
+        let registry = self.client.registry();
+        let holder = registry
+            .by_name(name.as_str())
+            .and_then(|peer| peer.info().address)
+            .filter(|holder| !candidate.addresses.contains(&holder.ip()));
+        if let Some(holder) = holder
+            && let Some(host_name) = roster.host_of(holder.ip(), &name)
+            // A node that is called like the nara is believed more than one that is not.
+            && (host_name_fits(host_name, &name) || !fits)
+        {
+            roster.distrust(key);
+            return Found::Contested {
+                candidate,
+                name,
+                holder,
+            };
+        }
         let info = PeerInfo {
-            name: Some(found.name),
+            name: Some(name.clone()),
             address: Some(address),
-            key: Some(key),
+            key: Some(PinnedKey {
+                name: name.clone(),
+                id: None,
+                key: found.key,
+                source: KeySource::Ping(address),
+                learned_at: self.client.clock().now_millis(),
+            }),
             ..PeerInfo::default()
         };
-        match self.client.registry().register(info) {
-            Ok(peer) => Found::Nara {
-                peer: peer.info(),
-                host_name_fits,
-            },
-            Err(error) => Found::Refused { candidate, error },
+        match registry.register(info) {
+            Ok(peer) => {
+                self.owners.confirm(&candidate, fits.then_some(&name));
+                // Whoever else is registered here has gone, or has another name now.
+                for other in registry.by_ip(address.ip()) {
+                    let info = other.info();
+                    if info.address == Some(address) && info.name.is_some_and(|known| known != name) {
+                        registry.sign_of_death(&other);
+                    }
+                }
+                Found::Nara {
+                    peer: peer.info(),
+                    host_name_fits: fits,
+                }
+            }
+            Err(error) => {
+                roster.distrust(key);
+                Found::Refused { candidate, error }
+            }
         }
     }
 
@@ -175,43 +343,19 @@ impl Discovery {
             }
         }
     }
-}
 
-/// The name of the nara for which a host name stands: without the `-xxxx` that the naras already out there add
-/// (wire facts, section 3.1). Host names are neither unique nor proven, and that of a machine may say nothing about
-/// its nara: it is a hint.
-pub fn name_of_host(host_name: &str) -> Option<NaraName> {
-    let (name, _) = host_name
-        .rsplit_once('-')
-        .filter(|(_, suffix)| is_random_suffix(suffix))
-        .unwrap_or((host_name, ""));
-    name.parse().ok()
-}
-
-/// Whether it is what the naras already out there add to their name.
-fn is_random_suffix(suffix: &str) -> bool {
-    let is_random = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    suffix.len() == 4 && suffix.bytes().all(is_random)
-}
-
-/// Whether a host name is the name of a nara, as it is or with the `-xxxx` that the naras already out there add.
-fn host_name_fits(host_name: &str, name: &NaraName) -> bool {
-    let suffix = host_name.strip_prefix(name.as_str());
-    suffix.is_some_and(|suffix| suffix.is_empty() || suffix.strip_prefix('-').is_some_and(is_random_suffix))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_host_name_fits_with_and_without_the_random_suffix() {
-        let alice = "alice".parse().unwrap();
-        for fits in ["alice", "alice-x7q2"] {
-            assert!(host_name_fits(fits, &alice), "{fits}");
-        }
-        for other in ["alic", "alice-", "alice-X7Q2", "alice-x7q", "alice-x7q2z", "bob"] {
-            assert!(!host_name_fits(other, &alice), "{other}");
+    /// A node that the network calls online again may be called at once.
+    fn mark_online(&self, candidate: &Candidate) {
+        for ip in &candidate.addresses {
+            for peer in self.client.registry().by_ip(*ip) {
+                self.client.registry().sign_of_life(&peer);
+            }
         }
     }
+}
+
+/// Where to ask first: IPv4 before IPv6.
+fn in_order(addresses: &[IpAddr]) -> Vec<IpAddr> {
+    let (v4, v6): (Vec<IpAddr>, Vec<IpAddr>) = addresses.iter().partition(|ip| ip.is_ipv4());
+    v4.into_iter().chain(v6).collect()
 }

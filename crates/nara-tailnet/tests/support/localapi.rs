@@ -228,7 +228,7 @@ impl FakeDaemon {
     }
 
     /// Ends: every connection breaks, and the socket is gone.
-    pub(crate) fn stop(&mut self) {
+    pub(crate) fn stop(&self) {
         self.running.cancel();
         std::fs::remove_file(&self.socket).unwrap();
     }
@@ -357,7 +357,13 @@ async fn answer(
             let state = state.lock().unwrap();
             let source = &query["addr"];
             let address = source.parse::<SocketAddr>().ok();
-            let node = address.map(|source| state.forwarded.get(&source).copied().unwrap_or(source.ip()));
+            let node = address.map(|source| {
+                state
+                    .forwarded
+                    .get(&source)
+                    .copied()
+                    .unwrap_or_else(|| source.ip())
+            });
             match node.and_then(|node| state.peer(node)) {
                 Some(peer) => json_answer(&peer.whois()),
                 None => text(StatusCode::NOT_FOUND, "no match for IP:port\n"),

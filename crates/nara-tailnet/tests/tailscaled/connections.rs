@@ -38,7 +38,7 @@ async fn a_dialled_stream_carries_bytes_both_ways_and_ends() {
 
 #[tokio::test]
 async fn a_dial_that_fails_says_what_the_peer_did() {
-    let (_folder, mut daemon, node) = running().await;
+    let (_folder, daemon, node) = running().await;
     let peer: SocketAddr = "100.64.0.2:9999".parse().unwrap();
     let kind = |outcome: io::Result<_>| outcome.map(|_| ()).unwrap_err().kind();
     assert_eq!(kind(node.dial(peer).await), io::ErrorKind::ConnectionRefused);

@@ -144,7 +144,7 @@ async fn a_daemon_that_dies_is_started_again() {
 #[tokio::test]
 async fn leaving_ends_the_daemon_and_forgets_an_ephemeral_node() {
     let place = Place::new(PROGRAM);
-    let mut daemon = FakeDaemon::start(&place.path("state"));
+    let daemon = FakeDaemon::start(&place.path("state"));
     let mut config = place.config();
     config.ephemeral = true;
     let node = ManagedNode::start(config).unwrap();

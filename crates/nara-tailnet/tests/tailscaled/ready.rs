@@ -31,7 +31,8 @@ async fn a_node_that_does_not_run_says_why() {
         }
     };
     type Change = Box<dyn FnOnce(&mut State)>;
-    let cases: Vec<(Change, fn(&NotReadyReason) -> bool)> = vec![
+    type Expected = fn(&NotReadyReason) -> bool;
+    let cases: Vec<(Change, Expected)> = vec![
         (
             Box::new(state("NeedsLogin", REFUSED)),
             |reason| matches!(reason, NotReadyReason::KeyRefused { detail } if detail == "invalid authkey"),

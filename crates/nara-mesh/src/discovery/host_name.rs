@@ -1,0 +1,44 @@
+use nara_proto::identity::NaraName;
+
+/// The name of the nara for which a host name stands: without the `-xxxx` that the naras already out there add
+/// (wire facts, section 3.1). Host names are neither unique nor proven, and that of a machine may say nothing about
+/// its nara: it is a hint.
+pub fn name_of_host(host_name: &str) -> Option<NaraName> {
+    let (name, _) = host_name
+        .rsplit_once('-')
+        .filter(|(_, suffix)| is_random_suffix(suffix))
+        .unwrap_or((host_name, ""));
+    name.parse().ok()
+}
+
+/// Whether a host name is the name of a nara, as it is or with the `-xxxx` that the naras already out there add.
+pub(super) fn host_name_fits(host_name: &str, name: &NaraName) -> bool {
+    let suffix = host_name.strip_prefix(name.as_str());
+    suffix.is_some_and(|suffix| suffix.is_empty() || suffix.strip_prefix('-').is_some_and(is_random_suffix))
+}
+
+/// Whether it is what the naras already out there add to their name.
+fn is_random_suffix(suffix: &str) -> bool {
+    let is_random = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    suffix.len() == 4 && suffix.bytes().all(is_random)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_name_fits_with_and_without_the_random_suffix() {
+        let alice = "alice".parse().unwrap();
+        for fits in ["alice", "alice-x7q2"] {
+            assert!(host_name_fits(fits, &alice), "{fits}");
+            assert_eq!(name_of_host(fits).as_ref(), Some(&alice));
+        }
+        for other in ["alic", "alice-", "alice-X7Q2", "alice-x7q", "alice-x7q2z", "bob"] {
+            assert!(!host_name_fits(other, &alice), "{other}");
+            assert_ne!(name_of_host(other), Some(alice.clone()), "{other}");
+        }
+        assert_eq!(name_of_host(""), None);
+        assert_eq!(name_of_host("-x7q2"), None);
+    }
+}

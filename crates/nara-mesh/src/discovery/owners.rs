@@ -1,0 +1,64 @@
+use std::collections::HashMap;
+use std::io;
+use std::net::IpAddr;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
+use nara_proto::identity::NaraName;
+
+use crate::transport::{Candidate, PeerSource};
+
+/// Which nara answered at which address.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Owners(Arc<RwLock<HashMap<IpAddr, NaraName>>>);
+
+impl Owners {
+    /// The nara of a node; `None`: its host name does not vouch for the nara that answers there, and others may
+    /// share it.
+    pub(super) fn confirm(&self, candidate: &Candidate, name: Option<&NaraName>) {
+        let mut owners = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        for ip in &candidate.addresses {
+            match name {
+                Some(name) => owners.insert(*ip, name.clone()),
+                None => owners.remove(ip),
+            };
+        }
+    }
+
+    pub(super) fn forget(&self, candidate: &Candidate) {
+        self.confirm(candidate, None);
+    }
+
+    fn of(&self, address: IpAddr) -> Option<NaraName> {
+        let owners = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        owners.get(&address.to_canonical()).cloned()
+    }
+}
+
+/// The nodes of a network, with owners that a [`Discovery`](super::Discovery) confirmed.
+#[derive(Clone, Debug)]
+pub struct ConfirmedPeers {
+    source: Arc<dyn PeerSource>,
+    owners: Owners,
+}
+
+impl ConfirmedPeers {
+    pub(super) fn new(source: Arc<dyn PeerSource>, owners: Owners) -> Self {
+        Self { source, owners }
+    }
+}
+
+impl PeerSource for ConfirmedPeers {
+    fn candidates(&self) -> BoxFuture<'_, io::Result<Vec<Candidate>>> {
+        self.source.candidates()
+    }
+
+    fn watch(&self) -> BoxStream<'static, Vec<Candidate>> {
+        self.source.watch()
+    }
+
+    fn owner_of(&self, address: IpAddr) -> BoxFuture<'_, Option<NaraName>> {
+        Box::pin(std::future::ready(self.owners.of(address)))
+    }
+}
