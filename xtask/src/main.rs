@@ -7,6 +7,7 @@
 )]
 
 mod bench;
+mod lab;
 mod process;
 mod sans_io;
 mod soak;
@@ -19,6 +20,9 @@ usage: cargo xtask TASK
 
   bench     measure this project beside the Go baseline in one run; writes target/bench/
             (options: --quick for a short run, --rounds N)
+  lab       run naras of every kind on a tailnet of their own: a control server and a relay in namespaces without
+            a way out; needs Go, no root (options: --bench for figures, --soak for 150 s with a change of keys,
+            --kinds embedded,managed,tsnet, --rounds N)
   sans-io   check that nothing in the dependency tree of nara-proto knows clocks or sockets
   soak      seeded runs of cuts, delays, crashes and restarts (options: --runs N, --seed N)
   tidy      check rules of this repository that no other tool checks";
@@ -29,6 +33,7 @@ fn main() -> ExitCode {
     let rest: Vec<String> = args.collect();
     let outcome = match task.as_str() {
         "bench" => bench::run(&rest),
+        "lab" => lab::run(&rest),
         "sans-io" => sans_io::run(),
         "soak" => soak::run(&rest),
         "tidy" => tidy::run(),
