@@ -9,6 +9,7 @@
 mod bench;
 mod fuzz;
 mod interop;
+mod lab;
 mod process;
 mod sans_io;
 mod soak;
@@ -24,6 +25,9 @@ usage: cargo xtask TASK
   fuzz      feed every reader of a peer's bytes with bytes of its own making, for ten minutes each
             (options: --seconds N, --jobs N, --target NAME)
   interop   let OpenSSL and Go call our server over TLS, and our client call Go (needs openssl and go)
+  lab       run naras of every kind on a tailnet of their own: a control server and a relay in namespaces without
+            a way out; needs Go, no root (options: --bench for figures, --soak for 150 s with a change of keys,
+            --kinds embedded,managed,tsnet, --rounds N)
   sans-io   check that nothing in the dependency tree of nara-proto knows clocks or sockets
   soak      seeded runs of cuts, delays, crashes and restarts (options: --runs N, --seed N)
   tidy      check rules of this repository that no other tool checks";
@@ -36,6 +40,7 @@ fn main() -> ExitCode {
         "bench" => bench::run(&rest),
         "fuzz" => fuzz::run(&rest),
         "interop" => interop::run(&rest),
+        "lab" => lab::run(&rest),
         "sans-io" => sans_io::run(),
         "soak" => soak::run(&rest),
         "tidy" => tidy::run(),

@@ -8,11 +8,14 @@
 //! | module | the node is | for |
 //! |---|---|---|
 //! | [`tailscaled`] | the machine's `tailscaled`, through its LocalAPI | a machine that is on the tailnet already |
+//! | `embedded` (feature of the same name) | inside the process | nothing to install |
 //! | [`managed`] | a `tailscaled` of our own, in userspace mode | no root, several naras on a machine |
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
 mod auth_key;
+#[cfg(feature = "embedded")]
+pub mod embedded;
 mod jitter;
 mod localapi;
 pub mod managed;

@@ -1,0 +1,337 @@
+//! A node inside the process: no daemon, no root, nothing to install.
+//!
+//! It is composed from the building blocks of tailscale-rs (`ts_*`): its control protocol, WireGuard, packet filter and
+//! network stack. What keeps a node alive for months is here: a control loop that outlives every outage, links to
+//! relays that come back, time limits on every connection, and bounds on every queue.
+//!
+//! | file | is |
+//! |---|---|
+//! | `control` | the session with the control server, and its repetition |
+//! | `netmap` | who is on the tailnet |
+//! | `relay` | links to relays (DERP), pacing, the choice of a home |
+//! | `plane` | WireGuard and routing between relays and stack |
+//! | `stack`, `device`, `tap` | TCP, the wire below it, and the limits that it lacks |
+//!
+//! All packets go through relays: the node offers no direct path, and peers accept that.
+
+mod backoff;
+mod control;
+mod device;
+mod keys;
+mod netmap;
+mod plane;
+mod relay;
+mod settings;
+mod stack;
+mod tap;
+mod tls;
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
+use nara_mesh::discovery::name_of_host;
+use nara_mesh::transport::{BoxMeshStream, Candidate, MeshListener, PeerSource, Transport};
+use nara_proto::identity::NaraName;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_stream::wrappers::WatchStream;
+
+use self::control::{Control, ControlState, Leave, View};
+use self::device::Device;
+use self::keys::Keys;
+pub use self::keys::KeyFileError;
+use self::netmap::Node;
+use self::plane::Plane;
+use self::relay::{LinkState, Relays};
+pub use self::settings::{
+    EmbeddedError, EmbeddedSettings, MAX_BACKOFF, RELAY_BURST, RELAY_RATE, TAILSCALE_CONTROL, TCP_BUFFER,
+    USER_TIMEOUT,
+};
+use self::stack::Stack;
+use self::tap::Tap;
+use self::tls::Tls;
+use crate::node::wait_until_ready;
+use crate::status::{NodeState, NodeStatus, NotReady, NotReadyReason, PathKind};
+use crate::{MeshNode, NodeIdentity};
+
+/// A peer that was announced a moment ago may not be in our map yet.
+const UNKNOWN_PEER: Duration = Duration::from_secs(2);
+
+/// A node of a tailnet that lives in this process. Several of them can.
+///
+/// It works until it is dropped, or told to [leave](MeshNode::leave).
+pub struct EmbeddedNode {
+    stack: Arc<Stack>,
+    relays: Arc<Relays>,
+    view: watch::Receiver<View>,
+    status: watch::Receiver<NodeStatus>,
+    leave: mpsc::Sender<Leave>,
+    tasks: Mutex<JoinSet<()>>,
+}
+
+impl EmbeddedNode {
+    /// Starts a node. It joins when it can: [`MeshNode::ready`] waits for that.
+    ///
+    /// Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// If the settings are wrong, or files that they name cannot be used. What the network does is no error.
+    pub fn start(settings: EmbeddedSettings) -> Result<Self, EmbeddedError> {
+        settings.validate()?;
+        let keys = Keys::open(settings.key_file.as_deref())?;
+        let tls = Tls::new(&settings)?;
+        let device = Arc::new(Device::default());
+        let tap = Arc::new(Tap::new(Arc::clone(&device), settings.user_timeout));
+        let node_keys = keys.state().node_keys.clone();
+        let plane = Arc::new(Plane::new(&node_keys, Arc::clone(&device), Arc::clone(&tap)));
+        let relays = Relays::new(Arc::clone(&plane), tls.clone(), settings.relay_rate, node_keys);
+        let (stack, runner) = Stack::new(Arc::clone(&device), Arc::clone(&plane), Arc::clone(&tap));
+        let control_state = watch::Sender::default();
+        let view = watch::Sender::default();
+        let published = Published {
+            control: control_state.subscribe(),
+            view: view.subscribe(),
+            home: relays.home_state(),
+            control_url: settings.control_url.to_string(),
+        };
+        let (status, watched) = watch::channel(published.status());
+        let node_view = view.subscribe();
+        let control = Control::new(
+            settings,
+            tls,
+            keys,
+            Arc::clone(&plane),
+            Arc::clone(&relays),
+            Arc::clone(&stack),
+            control_state,
+            view,
+        );
+        let (leave, leaving) = mpsc::channel(1);
+
+        let mut tasks = JoinSet::new();
+        tasks.spawn(runner.run());
+        tasks.spawn(control.run(leaving));
+        tasks.spawn(published.run(status));
+        tasks.spawn(async move { tap.run().await });
+        {
+            let plane = Arc::clone(&plane);
+            tasks.spawn(async move { plane.run_timers().await });
+        }
+        tasks.spawn(async move {
+            loop {
+                plane.outbound(device.take().await);
+            }
+        });
+        {
+            let relays = Arc::clone(&relays);
+            tasks.spawn(async move { relays.keep_home().await });
+        }
+        Ok(Self {
+            stack,
+            relays,
+            view: node_view,
+            status: watched,
+            leave,
+            tasks: Mutex::new(tasks),
+        })
+    }
+
+    /// The node with this address, waiting a moment for one that has just joined.
+    async fn peer(&self, address: IpAddr) -> Option<Node> {
+        let mut view = self.view.clone();
+        let find = |view: &View| view.peers.iter().find(|peer| peer.addresses.contains(&address)).cloned();
+        let found = timeout(UNKNOWN_PEER, view.wait_for(|view| find(view).is_some())).await;
+        found.ok()?.ok().and_then(|view| find(&view))
+    }
+}
+
+impl Drop for EmbeddedNode {
+    fn drop(&mut self) {
+        self.relays.close();
+    }
+}
+
+impl fmt::Debug for EmbeddedNode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EmbeddedNode")
+            .field("status", &*self.status.borrow())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Transport for EmbeddedNode {
+    fn dial(&self, peer: SocketAddr) -> BoxFuture<'_, io::Result<BoxMeshStream>> {
+        Box::pin(async move {
+            let Some(node) = self.peer(peer.ip()).await else {
+                return Err(io::Error::new(
+                    io::ErrorKind::HostUnreachable,
+                    format!("no node of the tailnet has the address {}", peer.ip()),
+                ));
+            };
+            self.stack.dial(peer, node.key).await
+        })
+    }
+
+    fn listen(&self, local: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn MeshListener>>> {
+        Box::pin(self.stack.listen(local))
+    }
+}
+
+fn candidates(view: &View) -> Vec<Candidate> {
+    view.peers.iter().map(Node::candidate).collect()
+}
+
+impl PeerSource for EmbeddedNode {
+    fn candidates(&self) -> BoxFuture<'_, io::Result<Vec<Candidate>>> {
+        Box::pin(async { Ok(candidates(&self.view.borrow())) })
+    }
+
+    fn watch(&self) -> BoxStream<'static, Vec<Candidate>> {
+        let changes = WatchStream::from_changes(self.view.clone());
+        Box::pin(changes.map(|view| candidates(&view)))
+    }
+
+    fn owner_of(&self, address: IpAddr) -> BoxFuture<'_, Option<NaraName>> {
+        let view = self.view.borrow();
+        let owner = view.peers.iter().find(|peer| peer.addresses.contains(&address));
+        let name = owner.and_then(|peer| name_of_host(&peer.host_name));
+        Box::pin(std::future::ready(name))
+    }
+}
+
+impl MeshNode for EmbeddedNode {
+    fn ready(&self, within: Duration) -> BoxFuture<'_, Result<NodeStatus, NotReady>> {
+        Box::pin(wait_until_ready(self.status.clone(), within))
+    }
+
+    fn watch_status(&self) -> watch::Receiver<NodeStatus> {
+        self.status.clone()
+    }
+
+    fn whois(&self, source: SocketAddr) -> BoxFuture<'_, io::Result<Option<NodeIdentity>>> {
+        let view = self.view.borrow();
+        let found = view
+            .peers
+            .iter()
+            .chain(view.own.as_ref())
+            .find(|node| node.addresses.contains(&source.ip()))
+            .map(Node::identity);
+        Box::pin(std::future::ready(Ok(found)))
+    }
+
+    fn path_to(&self, peer: IpAddr) -> BoxFuture<'_, PathKind> {
+        let view = self.view.borrow();
+        let is_own = view.own.as_ref().is_some_and(|own| own.addresses.contains(&peer));
+        let region = view
+            .peers
+            .iter()
+            .find(|node| node.addresses.contains(&peer))
+            .and_then(|node| node.region.or(*self.relays.home().borrow()));
+        Box::pin(std::future::ready(match region {
+            _ if is_own => PathKind::Local,
+            Some(region) => PathKind::Relay {
+                region: self.relays.code(region),
+            },
+            None => PathKind::Unknown,
+        }))
+    }
+
+    fn leave(&self) -> BoxFuture<'_, io::Result<()>> {
+        Box::pin(async {
+            let (done, left) = oneshot::channel();
+            let told = match self.leave.send(done).await {
+                Ok(()) => left.await.unwrap_or(Ok(())),
+                // It has left before.
+                Err(_) => Ok(()),
+            };
+            self.relays.close();
+            // The status stays: its task ends by itself when the others have gone.
+            let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+            tasks.shutdown().await;
+            told
+        })
+    }
+}
+
+/// What the status of the node is made of.
+struct Published {
+    control: watch::Receiver<ControlState>,
+    view: watch::Receiver<View>,
+    home: watch::Receiver<LinkState>,
+    control_url: String,
+}
+
+impl Published {
+    fn status(&self) -> NodeStatus {
+        let own = self.view.borrow().own.clone();
+        let addresses = own.as_ref().map(|own| own.addresses.clone()).unwrap_or_default();
+        let state = match (&*self.control.borrow(), &*self.home.borrow()) {
+            (ControlState::Left, _) => NodeState::Left,
+            (ControlState::Away(reason), _) => NodeState::Waiting(reason.clone()),
+            (ControlState::Connecting, _) => NodeState::Starting,
+            (ControlState::Online, _) if addresses.is_empty() => NodeState::Waiting(NotReadyReason::NoAddress),
+            (ControlState::Online, LinkState::Up) => NodeState::Running,
+            (ControlState::Online, LinkState::Idle) => NodeState::Waiting(NotReadyReason::Connecting),
+            (ControlState::Online, LinkState::Down { detail, .. }) => {
+                NodeState::Waiting(NotReadyReason::Other {
+                    detail: format!("its home relay cannot be reached: {detail}"),
+                })
+            }
+        };
+        NodeStatus {
+            state,
+            addresses,
+            granted_name: own.map(|own| own.host_name),
+            control_url: Some(self.control_url.clone()),
+            version: Some(env!("CARGO_PKG_VERSION").to_owned()),
+        }
+    }
+
+    async fn run(mut self, status: watch::Sender<NodeStatus>) {
+        loop {
+            let now = self.status();
+            status.send_if_modified(|old| {
+                let differs = *old != now;
+                *old = now;
+                differs
+            });
+            tokio::select! {
+                Ok(()) = self.control.changed() => {}
+                Ok(()) = self.view.changed() => {}
+                Ok(()) = self.home.changed() => {}
+                else => return,
+            }
+        }
+    }
+}
+
+/// Small packets go at once, and a dead connection is noticed within a minute.
+fn tune(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let keepalive = TcpKeepalive::new()
+        .with_time(Duration::from_secs(20))
+        .with_interval(Duration::from_secs(10));
+    SockRef::from(stream).set_tcp_keepalive(&keepalive)
+}
+
+/// An error and its causes on one line.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

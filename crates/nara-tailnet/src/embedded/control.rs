@@ -1,0 +1,353 @@
+//! The control server: connected to for as long as the node lives, however often it goes away.
+//!
+//! What it said last stays in force while it is away: packets go on.
+
+mod connection;
+mod register;
+mod stream;
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use jiff::Timestamp;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{sleep, timeout};
+use ts_control::MapRequestBuilder;
+use ts_control::client::HttpConn;
+
+use self::connection::Dialer;
+use self::register::Registered;
+use self::stream::MapStream;
+use super::backoff::Backoff;
+use super::keys::{KeyFileError, Keys};
+use super::netmap::{MalformedMap, Netmap, Node};
+use super::plane::{PeerRoute, Plane};
+use super::relay::Relays;
+use super::relay::region::RegionId;
+use super::settings::EmbeddedSettings;
+use super::stack::Stack;
+use crate::status::NotReadyReason;
+
+/// What we call ourselves in the control server's list.
+pub(super) const APP: &str = "nara-mesh";
+
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+/// A session that lasted this long was a good one: the next pause is short.
+const GOOD: Duration = Duration::from_secs(10);
+/// Connecting, and each question that is answered at once.
+const ANSWER: Duration = Duration::from_secs(20);
+/// Somebody logs in with a browser.
+const LOGIN: Duration = Duration::from_secs(600);
+/// The control server says something at least every 60 s or so.
+const SILENCE: Duration = Duration::from_secs(150);
+/// Saying goodbye.
+const GOODBYE: Duration = Duration::from_secs(5);
+
+/// A session with the control server did not begin, or ended.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ControlError {
+    #[error("nobody answers at {server}")]
+    Dial { server: String, source: std::io::Error },
+    #[error("{server} does not speak TLS as expected")]
+    Tls { server: String, source: std::io::Error },
+    #[error("{step}: {detail}")]
+    Protocol { step: &'static str, detail: String },
+    #[error("{step}: no answer within {after:?}")]
+    TimedOut { step: &'static str, after: Duration },
+    #[error("{detail}")]
+    Refused { detail: String },
+    #[error("the key of the node has expired")]
+    KeyExpired,
+    #[error("somebody has to log in at {url}")]
+    LoginNeeded { url: String },
+    #[error("an administrator has to approve the node")]
+    ApprovalNeeded,
+    #[error(transparent)]
+    Map(#[from] MalformedMap),
+    #[error("the connection ended")]
+    Ended(#[source] std::io::Error),
+    #[error("the new key of the node cannot be kept")]
+    Keys(#[from] KeyFileError),
+}
+
+impl ControlError {
+    fn reason(&self) -> NotReadyReason {
+        let detail = super::chain(self);
+        match self {
+            Self::Refused { .. } => NotReadyReason::KeyRefused { detail },
+            Self::KeyExpired => NotReadyReason::KeyExpired,
+            Self::LoginNeeded { url } => NotReadyReason::NeedsLogin { url: Some(url.clone()) },
+            Self::ApprovalNeeded => NotReadyReason::NeedsApproval,
+            Self::Keys(_) => NotReadyReason::Other { detail },
+            Self::Dial { .. }
+            | Self::Tls { .. }
+            | Self::Protocol { .. }
+            | Self::TimedOut { .. }
+            | Self::Map(_)
+            | Self::Ended(_) => NotReadyReason::ControlUnreachable { detail },
+        }
+    }
+}
+
+/// Whether we are in touch with the control server.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) enum ControlState {
+    /// Not yet.
+    #[default]
+    Connecting,
+    Online,
+    /// Not now, for this reason.
+    Away(NotReadyReason),
+    /// We have left.
+    Left,
+}
+
+/// Asks the control task to leave; it answers when it has.
+pub(super) type Leave = oneshot::Sender<std::io::Result<()>>;
+
+/// What is known and published: our own node and the peers.
+#[derive(Clone, Debug, Default)]
+pub(super) struct View {
+    pub(super) own: Option<Node>,
+    pub(super) peers: Arc<[Node]>,
+}
+
+/// The task that talks to the control server.
+pub(super) struct Control {
+    settings: EmbeddedSettings,
+    dialer: Dialer,
+    keys: Keys,
+    plane: Arc<Plane>,
+    relays: Arc<Relays>,
+    stack: Arc<Stack>,
+    netmap: Netmap,
+    registered: bool,
+    state: watch::Sender<ControlState>,
+    view: watch::Sender<View>,
+}
+
+/// Why a session ended without an error.
+enum End {
+    Leave(Leave),
+    /// The node is dropped.
+    Dropped,
+}
+
+impl Control {
+    #[expect(clippy::too_many_arguments, reason = "it is where all parts of the node meet")]
+    pub(super) fn new(
+        settings: EmbeddedSettings,
+        tls: super::tls::Tls,
+        keys: Keys,
+        plane: Arc<Plane>,
+        relays: Arc<Relays>,
+        stack: Arc<Stack>,
+        state: watch::Sender<ControlState>,
+        view: watch::Sender<View>,
+    ) -> Self {
+        Self {
+            dialer: Dialer::new(settings.control_url.clone(), tls),
+            settings,
+            keys,
+            plane,
+            relays,
+            stack,
+            netmap: Netmap::default(),
+            registered: false,
+            state,
+            view,
+        }
+    }
+
+    /// Runs until the node leaves.
+    pub(super) async fn run(mut self, mut leave: mpsc::Receiver<Leave>) {
+        let mut backoff = Backoff::new(FIRST_PAUSE, self.settings.max_backoff);
+        loop {
+            let begin = tokio::time::Instant::now();
+            let session = std::panic::AssertUnwindSafe(self.session(&mut leave)).catch_unwind().await;
+            let error = match session {
+                Ok(Ok(End::Dropped)) => return,
+                Ok(Ok(End::Leave(done))) => return self.leave(done).await,
+                Ok(Err(error)) => error,
+                // The libraries parse what comes from outside; the node outlives what they missed.
+                Err(_) => ControlError::Protocol {
+                    step: "session",
+                    detail: "a library panicked".to_owned(),
+                },
+            };
+            if begin.elapsed() >= GOOD {
+                backoff.reset();
+            }
+            let pause = backoff.pause();
+            tracing::info!(error = super::chain(&error), ?pause, "away from the control server");
+            self.state.send_replace(ControlState::Away(error.reason()));
+            tokio::select! {
+                () = sleep(pause) => {}
+                request = leave.recv() => match request {
+                    Some(done) => return self.leave(done).await,
+                    None => return,
+                },
+            }
+        }
+    }
+
+    /// One connection, until it ends.
+    async fn session(&mut self, leave: &mut mpsc::Receiver<Leave>) -> Result<End, ControlError> {
+        let connection = tokio::select! {
+            connection = within("connect", ANSWER, self.dialer.connect(self.keys.state())) => connection?,
+            request = leave.recv() => return Ok(request.map_or(End::Dropped, End::Leave)),
+        };
+        if !self.registered {
+            tokio::select! {
+                registered = self.register(&connection) => registered?,
+                request = leave.recv() => return Ok(request.map_or(End::Dropped, End::Leave)),
+            }
+        }
+        let mut home = self.relays.home();
+        let preferred = *home.borrow_and_update();
+        let stream = within("map", ANSWER, self.map(&connection, preferred, true)).await;
+        let mut stream = match stream {
+            Ok(stream) => stream,
+            Err(error) => {
+                // A control server that forgot us refuses the map: register again next time.
+                self.registered = false;
+                return Err(error);
+            }
+        };
+        loop {
+            tokio::select! {
+                message = timeout(SILENCE, stream.next()) => {
+                    let message = message.map_err(|_| ControlError::TimedOut { step: "map", after: SILENCE })??;
+                    if let Some(ping) = &message.ping {
+                        self.dialer.answer(ping, &connection).await;
+                    }
+                    self.netmap.fold(message);
+                    let at_home = *home.borrow();
+                    self.apply(at_home).await;
+                    let own = self.netmap.own.as_ref();
+                    if own.is_some_and(|own| own.is_expired(Timestamp::now())) {
+                        self.registered = false;
+                        return Err(ControlError::KeyExpired);
+                    }
+                    self.state.send_replace(ControlState::Online);
+                }
+                Ok(()) = home.changed() => {
+                    let home = *home.borrow_and_update();
+                    self.apply(home).await;
+                    within("map", ANSWER, self.map(&connection, home, false)).await?;
+                }
+                request = leave.recv() => return Ok(request.map_or(End::Dropped, End::Leave)),
+            }
+        }
+    }
+
+    /// Makes the node known, with a new key if the old one has expired.
+    async fn register(&mut self, connection: &HttpConn) -> Result<(), ControlError> {
+        let mut followup: Option<String> = None;
+        let mut rotated = false;
+        loop {
+            let limit = if followup.is_some() { LOGIN } else { ANSWER };
+            let register = self.dialer.register(connection, &self.settings, &self.keys, followup.take());
+            match within("register", limit, register).await? {
+                Registered::Done => break,
+                Registered::Login { url } => {
+                    let error = ControlError::LoginNeeded { url: url.clone() };
+                    self.state.send_replace(ControlState::Away(error.reason()));
+                    followup = Some(url);
+                }
+                // An expired key does not come back, and only who may join may have another one.
+                Registered::Expired if rotated => return Err(ControlError::KeyExpired),
+                Registered::Expired => {
+                    if self.keys.previous().is_none() {
+                        self.keys.rotate()?;
+                    }
+                    let keys = self.keys.state().node_keys.clone();
+                    self.plane.set_keys(&keys);
+                    self.relays.set_keys(keys);
+                    rotated = true;
+                }
+            }
+        }
+        self.keys.rotated();
+        self.registered = true;
+        Ok(())
+    }
+
+    /// Asks for the map, or only says where our home is.
+    async fn map(
+        &self,
+        connection: &HttpConn,
+        home: Option<RegionId>,
+        as_stream: bool,
+    ) -> Result<MapStream, ControlError> {
+        let builder = MapRequestBuilder::new(self.keys.state()).hostname(&self.settings.host_name);
+        let builder = if as_stream { builder.as_stream() } else { builder.as_request() };
+        let mut request = builder.build();
+        if let Some(host) = &mut request.host_info {
+            host.app = APP;
+            host.os = std::env::consts::OS;
+            let net = host.net_info.get_or_insert_default();
+            net.preferred_derp = home.and_then(NonZeroU32::new).map(Into::into);
+        }
+        self.dialer.map(connection, &request).await
+    }
+
+    /// Makes everything else what the map says.
+    async fn apply(&mut self, home: Option<RegionId>) {
+        if let Some(relays) = &self.netmap.relays {
+            self.relays.set_map(relays.clone());
+        }
+        let peers = self.netmap.peers();
+        self.relays.use_regions(peers.iter().filter_map(|peer| peer.region));
+        let routes: Vec<_> = peers
+            .iter()
+            .filter(|peer| !peer.expired)
+            .map(|peer| PeerRoute {
+                key: peer.key,
+                addresses: peer.addresses.clone(),
+                region: peer.region,
+            })
+            .collect();
+        let own = self.netmap.own.clone();
+        let ours = own.as_ref().map(|own| own.addresses.clone()).unwrap_or_default();
+        self.plane
+            .set_routes(&ours, &routes, home, Arc::new(self.netmap.filter.clone()));
+        self.stack.set_addresses(&ours).await;
+        self.view.send_if_modified(|view| {
+            let differs = view.own != own || view.peers != peers;
+            if differs {
+                *view = View { own, peers };
+            }
+            differs
+        });
+    }
+
+    /// Says goodbye if the control server is to forget us.
+    async fn leave(self, done: Leave) {
+        let result = if self.settings.ephemeral && self.registered {
+            let goodbye = async {
+                let connection = self.dialer.connect(self.keys.state()).await?;
+                self.dialer.log_out(&connection, &self.settings, &self.keys).await
+            };
+            within("log out", GOODBYE, goodbye).await.map_err(std::io::Error::other)
+        } else {
+            Ok(())
+        };
+        self.state.send_replace(ControlState::Left);
+        // Nobody may wait for the answer.
+        drop(done.send(result));
+    }
+}
+
+async fn within<T>(
+    step: &'static str,
+    after: Duration,
+    work: impl Future<Output = Result<T, ControlError>>,
+) -> Result<T, ControlError> {
+    match timeout(after, work).await {
+        Ok(result) => result,
+        Err(_) => Err(ControlError::TimedOut { step, after }),
+    }
+}

@@ -1,0 +1,198 @@
+//! A connection to the control server: TCP, TLS, its key, the Noise handshake, HTTP/2.
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpStream;
+use ts_capabilityversion::CapabilityVersion;
+use ts_control::client::{
+    CONTROL_PROTOCOL_VERSION, HttpConn, handle_ping, read_challenge_packet, upgrade_ts2021,
+};
+use ts_control::{MapRequest, StateUpdate};
+use ts_http_util::{ClientExt as _, EmptyBody, Http1, ResponseExt as _};
+use ts_keys::{MachinePublicKey, NodeState};
+use url::Url;
+
+use super::stream::MapStream;
+use super::{ANSWER, ControlError};
+use crate::embedded::tls::Tls;
+use crate::embedded::tune;
+
+/// The most bytes of an answer that is not a map.
+const MAX_ANSWER: u64 = 256 * 1024;
+/// How much of an error page is quoted.
+const MAX_QUOTE: usize = 200;
+
+/// Opens connections to one control server.
+#[derive(Debug)]
+pub(super) struct Dialer {
+    url: Url,
+    tls: Tls,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ControlKey {
+    public_key: MachinePublicKey,
+}
+
+impl Dialer {
+    pub(super) fn new(url: Url, tls: Tls) -> Self {
+        Self { url, tls }
+    }
+
+    /// A connection on which the server has proven its key, and we ours.
+    pub(super) async fn connect(&self, keys: &NodeState) -> Result<HttpConn, ControlError> {
+        let key = self.key().await?;
+        let http = self.http1().await?;
+        let (handshake, message) = ts_control_noise::Handshake::initialize(
+            &CONTROL_PROTOCOL_VERSION,
+            &keys.machine_keys,
+            &key,
+            CapabilityVersion::CURRENT,
+        );
+        let stream = upgrade_ts2021(&self.url, &message, handshake, &keys.machine_keys, http)
+            .await
+            .map_err(|error| protocol("handshake", error))?;
+        let stream = read_challenge_packet(stream)
+            .await
+            .map_err(|error| protocol("handshake", error))?;
+        ts_http_util::http2::connect(stream)
+            .await
+            .map_err(|error| protocol("HTTP/2", error))
+    }
+
+    /// The key of the server. TLS vouches for it, so it is asked for on a connection of its own.
+    async fn key(&self) -> Result<MachinePublicKey, ControlError> {
+        const STEP: &str = "key of the control server";
+        let mut url = self.at("key")?;
+        url.query_pairs_mut()
+            .append_pair("v", &CapabilityVersion::CURRENT.to_string());
+        let http = self.http1().await?;
+        let response = http.get(&url, None).await.map_err(|error| protocol(STEP, error))?;
+        let status = response.status();
+        let body = read(response, STEP).await?;
+        if !status.is_success() {
+            return Err(protocol(STEP, format_args!("it answers {status}{}", quote(&body))));
+        }
+        let key: ControlKey = serde_json::from_slice(&body).map_err(|_| {
+            protocol(STEP, format_args!("{} is no control server{}", self.url, quote(&body)))
+        })?;
+        Ok(key.public_key)
+    }
+
+    async fn http1(&self) -> Result<Http1<EmptyBody>, ControlError> {
+        let host = self.url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+        let port = self.url.port_or_known_default().unwrap_or(443);
+        let server = || format!("{host}:{port}");
+        let stream = TcpStream::connect((host, port))
+            .await
+            .and_then(|stream| tune(&stream).map(|()| stream))
+            .map_err(|source| ControlError::Dial {
+                server: server(),
+                source,
+            })?;
+        // Whether plain HTTP is allowed at all was decided when the node was started.
+        let http = if self.url.scheme() == "https" {
+            let stream = self.tls.connect(host, None, stream).await.map_err(|source| ControlError::Tls {
+                server: server(),
+                source,
+            })?;
+            ts_http_util::http1::connect(stream).await
+        } else {
+            ts_http_util::http1::connect(stream).await
+        };
+        http.map_err(|error| protocol("HTTP", error))
+    }
+
+    /// Sends a request and reads all of its answer.
+    pub(super) async fn post(
+        &self,
+        connection: &HttpConn,
+        path: &'static str,
+        body: Vec<u8>,
+    ) -> Result<(ts_http_util::StatusCode, Vec<u8>), ControlError> {
+        let response = connection
+            .post(&self.at(path)?, None, bytes::Bytes::from(body).into())
+            .await
+            .map_err(|error| protocol(path, error))?;
+        let status = response.status();
+        Ok((status, read(response, path).await?))
+    }
+
+    /// Asks for a map.
+    pub(super) async fn map(
+        &self,
+        connection: &HttpConn,
+        request: &MapRequest<'_>,
+    ) -> Result<MapStream, ControlError> {
+        const STEP: &str = "map";
+        let body = serde_json::to_vec(request).map_err(|error| protocol(STEP, error))?;
+        let response = connection
+            .post(&self.at("machine/map")?, None, bytes::Bytes::from(body).into())
+            .await
+            .map_err(|error| protocol(STEP, error))?;
+        let status = response.status();
+        if !status.is_success() {
+            let body = read(response, STEP).await.unwrap_or_default();
+            return Err(protocol(STEP, format_args!("it answers {status}{}", quote(&body))));
+        }
+        Ok(MapStream::new(response.into_read()))
+    }
+
+    /// Answers a question of the server. That it fails is for the server to notice.
+    pub(super) async fn answer(&self, ping: &RawValue, connection: &HttpConn) {
+        let Ok(ping) = serde_json::from_str(ping.get()) else { return };
+        let update = StateUpdate {
+            derp: None,
+            node: None,
+            peer_update: None,
+            ping: Some(ping),
+            packetfilter: None,
+            pop_browser_url: None,
+            dial_plan: None,
+        };
+        let answered = tokio::time::timeout(ANSWER, handle_ping(&update, &self.url, connection)).await;
+        if !matches!(answered, Ok(Ok(_))) {
+            tracing::debug!("a question of the control server could not be answered");
+        }
+    }
+
+    fn at(&self, path: &str) -> Result<Url, ControlError> {
+        self.url.join(path).map_err(|error| protocol("URL", error))
+    }
+}
+
+/// Reads an answer up to the limit.
+async fn read<B>(response: ts_http_util::Response<B>, step: &'static str) -> Result<Vec<u8>, ControlError>
+where
+    ts_http_util::Response<B>: ts_http_util::ResponseExt,
+{
+    let mut body = Vec::new();
+    response
+        .into_read()
+        .take(MAX_ANSWER)
+        .read_to_end(&mut body)
+        .await
+        .map_err(|error| protocol(step, error))?;
+    Ok(body)
+}
+
+/// What a server said beside a status, as far as it can be shown.
+pub(super) fn quote(body: &[u8]) -> String {
+    let text = String::from_utf8_lossy(body);
+    let text: String = text
+        .trim()
+        .chars()
+        .map(|character| if character.is_control() { ' ' } else { character })
+        .take(MAX_QUOTE)
+        .collect();
+    if text.is_empty() { text } else { format!(": {text}") }
+}
+
+pub(super) fn protocol(step: &'static str, detail: impl std::fmt::Display) -> ControlError {
+    ControlError::Protocol {
+        step,
+        detail: detail.to_string(),
+    }
+}

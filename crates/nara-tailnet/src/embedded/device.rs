@@ -1,0 +1,182 @@
+//! The wire between the network stack of the node and its data plane: two bounded queues.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use futures_util::task::AtomicWaker;
+use tokio::sync::Notify;
+use ts_netstack_smoltcp::netcore::AsyncWakeDevice;
+use ts_netstack_smoltcp::netcore::smoltcp::phy::{self, ChecksumCapabilities, DeviceCapabilities, Medium};
+use ts_netstack_smoltcp::netcore::smoltcp::time::Instant;
+use ts_packet::PacketMut;
+
+/// The largest packet, in bytes: what fits into WireGuard everywhere.
+pub(super) const MTU: usize = 1280;
+
+/// Packets on their way to the stack; more are dropped.
+const UP: usize = 2048;
+/// Packets on their way down. When they are this many, the stack waits.
+const DOWN: usize = 512;
+
+/// Both queues.
+#[derive(Default)]
+pub(super) struct Device {
+    up: Mutex<VecDeque<Vec<u8>>>,
+    down: Mutex<VecDeque<PacketMut>>,
+    up_ready: AtomicWaker,
+    down_room: AtomicWaker,
+    down_ready: Notify,
+}
+
+impl Device {
+    /// A packet for the stack. It is dropped if the stack does not keep up.
+    pub(super) fn put(&self, packet: &[u8]) {
+        {
+            let mut up = self.up.lock().unwrap_or_else(PoisonError::into_inner);
+            if up.len() >= UP {
+                return;
+            }
+            up.push_back(packet.to_vec());
+        }
+        self.up_ready.wake();
+    }
+
+    /// The packets that the stack has sent, at least one. Cancel safe.
+    pub(super) async fn take(&self) -> Vec<PacketMut> {
+        loop {
+            let ready = self.down_ready.notified();
+            let packets: Vec<_> = self.down.lock().unwrap_or_else(PoisonError::into_inner).drain(..).collect();
+            if !packets.is_empty() {
+                self.down_room.wake();
+                return packets;
+            }
+            ready.await;
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.down.lock().unwrap_or_else(PoisonError::into_inner).len() < DOWN
+    }
+
+    fn has_packet(&self) -> bool {
+        !self.up.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+}
+
+/// The end of the wire that the stack holds.
+pub(super) struct StackEnd(pub(super) Arc<Device>);
+
+impl AsyncWakeDevice for StackEnd {
+    fn poll_rx(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        // Registered before looking, so that a packet in between is not missed.
+        self.0.up_ready.register(cx.waker());
+        self.0.down_room.register(cx.waker());
+        if self.0.has_packet() && self.0.has_room() {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    }
+
+    fn poll_tx(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.0.down_room.register(cx.waker());
+        if self.0.has_room() { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+impl phy::Device for StackEnd {
+    type RxToken<'a> = Received;
+    type TxToken<'a> = Sending<'a>;
+
+    fn receive(&mut self, _now: Instant) -> Option<(Received, Sending<'_>)> {
+        if !self.0.has_room() {
+            return None;
+        }
+        let packet = self.0.up.lock().unwrap_or_else(PoisonError::into_inner).pop_front()?;
+        Some((Received(packet), Sending(&self.0)))
+    }
+
+    fn transmit(&mut self, _now: Instant) -> Option<Sending<'_>> {
+        self.0.has_room().then_some(Sending(&self.0))
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        let mut capabilities = DeviceCapabilities::default();
+        capabilities.max_transmission_unit = MTU;
+        capabilities.medium = Medium::Ip;
+        // WireGuard has authenticated what comes in; what goes out needs checksums for other stacks.
+        capabilities.checksum = outgoing_only();
+        capabilities
+    }
+}
+
+fn outgoing_only() -> ChecksumCapabilities {
+    use phy::Checksum::Tx;
+    let mut checksums = ChecksumCapabilities::default();
+    checksums.ipv4 = Tx;
+    checksums.tcp = Tx;
+    checksums.udp = Tx;
+    checksums.icmpv4 = Tx;
+    checksums.icmpv6 = Tx;
+    checksums
+}
+
+/// A packet for the stack.
+pub(super) struct Received(Vec<u8>);
+
+impl phy::RxToken for Received {
+    fn consume<R, F: FnOnce(&[u8]) -> R>(self, read: F) -> R {
+        read(&self.0)
+    }
+}
+
+/// Room for a packet of the stack.
+pub(super) struct Sending<'a>(&'a Device);
+
+impl phy::TxToken for Sending<'_> {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, write: F) -> R {
+        let mut packet = PacketMut::new(len);
+        let written = write(packet.as_mut());
+        self.0
+            .down
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push_back(packet);
+        self.0.down_ready.notify_one();
+        written
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ts_netstack_smoltcp::netcore::smoltcp::phy::{Device as _, RxToken as _, TxToken as _};
+
+    use super::*;
+
+    #[test]
+    fn a_stack_that_does_not_keep_up_loses_packets_instead_of_memory() {
+        let device = Device::default();
+        for _ in 0..UP + 5 {
+            device.put(&[0; 40]);
+        }
+        assert_eq!(device.up.lock().unwrap().len(), UP);
+    }
+
+    #[tokio::test]
+    async fn the_stack_waits_while_the_way_down_is_full() {
+        let device = Arc::new(Device::default());
+        let mut end = StackEnd(Arc::clone(&device));
+        for n in 0..DOWN {
+            let token = end.transmit(Instant::ZERO).unwrap_or_else(|| panic!("no room for {n}"));
+            token.consume(20, |packet| packet.fill(1));
+        }
+        assert!(end.transmit(Instant::ZERO).is_none());
+        device.put(&[2; 40]);
+        assert!(end.receive(Instant::ZERO).is_none(), "an answer would find no room");
+        assert_eq!(device.take().await.len(), DOWN);
+        let (received, _) = end.receive(Instant::ZERO).unwrap();
+        received.consume(|packet| assert_eq!(packet, [2; 40]));
+    }
+}

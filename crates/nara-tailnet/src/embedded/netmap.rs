@@ -1,0 +1,328 @@
+//! Who is on the tailnet, folded from what the control server sends piece by piece.
+
+mod wire;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use nara_mesh::transport::Candidate;
+use ts_keys::NodePublicKey;
+use ts_packetfilter::{BTreeFilter, Ruleset};
+
+pub(super) use self::wire::{MalformedMap, MapMessage};
+use self::wire::{Patch, WireNode};
+use super::relay::region::{RegionId, RelayMap};
+use crate::NodeIdentity;
+
+/// A node of the tailnet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Node {
+    /// The host name that was granted, without the domain.
+    pub(super) host_name: String,
+    pub(super) dns_name: String,
+    pub(super) key: NodePublicKey,
+    pub(super) key_expiry: Option<Timestamp>,
+    pub(super) expired: bool,
+    /// IPv4 before IPv6. Its own addresses only: routes to networks behind it are not used.
+    pub(super) addresses: Vec<IpAddr>,
+    pub(super) online: Option<bool>,
+    /// Its home relay.
+    pub(super) region: Option<RegionId>,
+}
+
+impl Node {
+    pub(super) fn candidate(&self) -> Candidate {
+        let mut candidate = Candidate::new(self.host_name.clone(), self.addresses.clone());
+        candidate.online = self.online;
+        candidate
+    }
+
+    pub(super) fn identity(&self) -> NodeIdentity {
+        let mut identity = NodeIdentity::new(self.host_name.clone(), self.addresses.clone());
+        identity.dns_name.clone_from(&self.dns_name);
+        identity.node_key = self.key.to_string();
+        identity
+    }
+
+    /// Whether its key is no longer valid at this time.
+    pub(super) fn is_expired(&self, now: Timestamp) -> bool {
+        self.expired || self.key_expiry.is_some_and(|expiry| expiry <= now)
+    }
+}
+
+/// All that is known.
+#[derive(Default)]
+pub(super) struct Netmap {
+    pub(super) own: Option<Node>,
+    nodes: BTreeMap<i64, Node>,
+    pub(super) filter: BTreeFilter,
+    pub(super) relays: Option<RelayMap>,
+}
+
+/// The name under which Tailscale's protocol knows the one filter that is not named.
+const UNNAMED_FILTER: &str = "base";
+/// The key that clears all named filters.
+const CLEAR: &str = "*";
+
+impl Netmap {
+    /// Takes a message in.
+    pub(super) fn fold(&mut self, message: MapMessage) {
+        if let Some(own) = message.own {
+            self.own = Some(own.into());
+        }
+        if let Some(relays) = message.relays {
+            // An empty map says "none known", not "none left".
+            if !relays.0.is_empty() {
+                self.relays = Some(relays);
+            }
+        }
+        if let Some(all) = message.peers {
+            self.nodes = all.into_iter().map(|node| (node.id, node.into())).collect();
+        }
+        for id in message.removed {
+            self.nodes.remove(&id);
+        }
+        for node in message.changed {
+            self.nodes.insert(node.id, node.into());
+        }
+        for patch in message.patches {
+            if let Some(node) = self.nodes.get_mut(&patch.node_id) {
+                node.patch(patch);
+            }
+        }
+        for (id, online) in message.online {
+            if let Some(node) = self.nodes.get_mut(&id) {
+                node.online = Some(online);
+            }
+        }
+        self.fold_filters(message.filter, message.named_filters);
+    }
+
+    fn fold_filters(&mut self, unnamed: Option<Ruleset>, named: BTreeMap<String, Option<Ruleset>>) {
+        let named_base = unnamed.map(|rules| (UNNAMED_FILTER.to_owned(), Some(rules)));
+        if matches!(named.get(CLEAR), Some(None)) {
+            self.filter.clear();
+        }
+        for (name, rules) in named_base.into_iter().chain(named) {
+            match rules {
+                Some(rules) => {
+                    self.filter.insert(name, rules);
+                }
+                None => {
+                    self.filter.remove(&name);
+                }
+            }
+        }
+    }
+
+    /// The peers, in a stable order.
+    pub(super) fn peers(&self) -> Arc<[Node]> {
+        let own = self.own.as_ref().map(|own| own.key);
+        self.nodes
+            .values()
+            .filter(|node| Some(node.key) != own)
+            .cloned()
+            .collect()
+    }
+}
+
+impl Node {
+    fn patch(&mut self, patch: Patch) {
+        if let Some(key) = patch.key {
+            self.key = key;
+        }
+        if patch.derp_region != 0 {
+            self.region = Some(patch.derp_region);
+        }
+        if let Some(expiry) = patch.key_expiry {
+            self.key_expiry = wire::expiry(&expiry);
+        }
+        if patch.online.is_some() {
+            self.online = patch.online;
+        }
+    }
+}
+
+impl From<WireNode> for Node {
+    fn from(wire: WireNode) -> Self {
+        let dns_name = wire.name.trim_end_matches('.').to_owned();
+        let host_name = dns_name.split('.').next().unwrap_or_default().to_owned();
+        let mut addresses: Vec<IpAddr> = wire
+            .addresses
+            .unwrap_or_default()
+            .iter()
+            .filter(|net| net.prefix_len() == net.max_prefix_len())
+            .map(ipnet::IpNet::addr)
+            .collect();
+        addresses.sort_by_key(IpAddr::is_ipv6);
+        let legacy = wire.derp.rsplit_once(':').and_then(|(_, region)| region.parse().ok());
+        let region = Some(wire.home_derp).filter(|region| *region != 0).or(legacy).filter(|region| *region != 0);
+        Self {
+            host_name,
+            dns_name,
+            key: wire.key,
+            key_expiry: wire.key_expiry.as_deref().and_then(wire::expiry),
+            expired: wire.expired,
+            addresses,
+            online: wire.online,
+            region,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use ts_packetfilter::{FilterExt as _, IpProto, PacketInfo};
+
+    use super::*;
+
+    fn key(n: u8) -> String {
+        format!("nodekey:{}", hex::encode([n; 32]))
+    }
+
+    fn message(json: &str) -> MapMessage {
+        MapMessage::parse(json.as_bytes()).unwrap()
+    }
+
+    fn node(id: u8, extra: &str) -> String {
+        format!(
+            r#"{{"ID":{id},"Name":"n{id}.lab.internal.","Key":"{}","Addresses":["100.64.0.{id}/32","fd7a::{id}/128"]{extra}}}"#,
+            key(id)
+        )
+    }
+
+    fn names(map: &Netmap) -> Vec<String> {
+        map.peers().iter().map(|node| node.host_name.clone()).collect()
+    }
+
+    #[test]
+    fn peers_come_change_and_go() {
+        let mut map = Netmap::default();
+        map.fold(message(&format!(r#"{{"Peers":[{},{}]}}"#, node(1, ""), node(2, ""))));
+        assert_eq!(names(&map), ["n1", "n2"]);
+        map.fold(message(&format!(
+            r#"{{"PeersChanged":[{}],"PeersRemoved":[1],"OnlineChange":{{"2":false,"77":true}}}}"#,
+            node(3, r#","Online":true,"HomeDERP":900"#)
+        )));
+        assert_eq!(names(&map), ["n2", "n3"]);
+        let peers = map.peers();
+        assert_eq!((peers[0].online, peers[1].online), (Some(false), Some(true)));
+        assert_eq!((peers[0].region, peers[1].region), (None, Some(900)));
+        map.fold(message(
+            r#"{"PeersChangedPatch":[{"NodeID":2,"DERPRegion":901,"Online":true},{"NodeID":55}]}"#,
+        ));
+        assert_eq!((map.peers()[0].region, map.peers()[0].online), (Some(901), Some(true)));
+        map.fold(message(r#"{"KeepAlive":true}"#));
+        assert_eq!(names(&map), ["n2", "n3"]);
+        map.fold(message(r#"{"Peers":[]}"#));
+        assert!(names(&map).is_empty());
+    }
+
+    #[test]
+    fn a_node_with_one_family_and_one_without_addresses_are_peers_too() {
+        let mut map = Netmap::default();
+        map.fold(message(&format!(
+            r#"{{"Peers":[{{"ID":1,"Name":"six","Key":"{}","Addresses":["fd7a::1/128"]}},
+                {{"ID":2,"Name":"none","Key":"{}","Addresses":null}}]}}"#,
+            key(1),
+            key(2)
+        )));
+        let peers = map.peers();
+        assert_eq!(peers[0].addresses, ["fd7a::1".parse::<IpAddr>().unwrap()]);
+        assert!(peers[1].addresses.is_empty());
+    }
+
+    #[test]
+    fn a_network_behind_a_node_is_no_address_of_it() {
+        let mut map = Netmap::default();
+        map.fold(message(&format!(
+            r#"{{"Peers":[{{"ID":1,"Name":"a","Key":"{}","Addresses":["100.64.0.1/32","10.0.0.0/8"]}}]}}"#,
+            key(1)
+        )));
+        assert_eq!(map.peers()[0].addresses, [IpAddr::V4(Ipv4Addr::new(100, 64, 0, 1))]);
+    }
+
+    #[test]
+    fn a_peer_that_cannot_be_understood_does_not_hide_the_others() {
+        let mut map = Netmap::default();
+        map.fold(message(&format!(
+            r#"{{"Peers":[{{"ID":1,"Key":"nonsense"}},{},17]}}"#,
+            node(2, r#","Hostinfo":{"OSVersion":"a \u003c b"}"#)
+        )));
+        assert_eq!(names(&map), ["n2"]);
+    }
+
+    #[test]
+    fn we_are_no_peer_of_ours() {
+        let mut map = Netmap::default();
+        map.fold(message(&format!(
+            r#"{{"Node":{},"Peers":[{},{}]}}"#,
+            node(1, ""),
+            node(1, ""),
+            node(2, "")
+        )));
+        assert_eq!(names(&map), ["n2"]);
+    }
+
+    #[test]
+    fn an_expired_key_is_noticed() {
+        let mut map = Netmap::default();
+        map.fold(message(&format!(
+            r#"{{"Node":{}}}"#,
+            node(1, r#","KeyExpiry":"2026-01-02T03:04:05Z""#)
+        )));
+        let own = map.own.clone().unwrap();
+        assert!(own.is_expired("2026-01-02T03:04:05Z".parse().unwrap()));
+        assert!(!own.is_expired("2026-01-02T03:04:04Z".parse().unwrap()));
+        // The zero time of Go means that a key does not expire.
+        map.fold(message(&format!(
+            r#"{{"Node":{}}}"#,
+            node(1, r#","KeyExpiry":"0001-01-01T00:00:00Z""#)
+        )));
+        assert!(!map.own.unwrap().is_expired(Timestamp::MAX));
+    }
+
+    fn allows(map: &Netmap, port: u16) -> bool {
+        let info = PacketInfo {
+            src: "100.64.0.2".parse().unwrap(),
+            dst: "100.64.0.1".parse().unwrap(),
+            ip_proto: IpProto::new(6),
+            port,
+        };
+        map.filter.can_access(&info, [])
+    }
+
+    fn rule(port: u16) -> String {
+        format!(
+            r#"{{"SrcIPs":["100.64.0.2"],"DstPorts":[{{"IP":"*","Ports":{{"First":{port},"Last":{port}}}}}]}}"#
+        )
+    }
+
+    #[test]
+    fn the_filter_of_the_control_server_is_kept() {
+        let mut map = Netmap::default();
+        assert!(!allows(&map, 9632), "without rules nothing may come in");
+        map.fold(message(&format!(r#"{{"PacketFilter":[{}]}}"#, rule(9632))));
+        assert!(allows(&map, 9632) && !allows(&map, 22));
+        map.fold(message(&format!(r#"{{"PacketFilters":{{"more":[{}]}}}}"#, rule(22))));
+        assert!(allows(&map, 9632) && allows(&map, 22));
+        map.fold(message(r#"{"PacketFilters":{"more":null}}"#));
+        assert!(allows(&map, 9632) && !allows(&map, 22));
+        map.fold(message(&format!(r#"{{"PacketFilters":{{"*":null,"only":[{}]}}}}"#, rule(22))));
+        assert!(!allows(&map, 9632) && allows(&map, 22));
+    }
+
+    #[test]
+    fn a_rule_that_cannot_be_understood_allows_nothing() {
+        let mut map = Netmap::default();
+        map.fold(message(&format!(
+            r#"{{"PacketFilter":[{{"SrcIPs":["not an address"]}},{}]}}"#,
+            rule(9632)
+        )));
+        assert!(allows(&map, 9632) && !allows(&map, 22));
+    }
+}

@@ -1,0 +1,228 @@
+//! The relays (DERP) through which packets go: one link for each region in use, and the choice of our home.
+
+mod client;
+mod frame;
+mod home;
+mod link;
+mod pacer;
+pub(super) mod region;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until};
+use ts_keys::NodeKeyPair;
+
+use self::link::Link;
+pub(super) use self::link::{LinkState, Outgoing};
+use self::region::{RegionId, RelayMap, Server};
+use super::plane::Plane;
+use super::tls::Tls;
+
+/// Home is measured anew this often: networks change.
+const MEASURE_EVERY: Duration = Duration::from_secs(600);
+/// Home moves when its relay was down for this long.
+const FAILED_AFTER: Duration = Duration::from_secs(5);
+/// The pause after a measurement that found no relay at all.
+const NONE_FOUND: Duration = Duration::from_secs(2);
+
+/// All links. The control session tells it the map; it tells home, and whether home works.
+pub(super) struct Relays {
+    plane: Arc<Plane>,
+    tls: Tls,
+    rate: u32,
+    links: Mutex<Links>,
+    map: watch::Sender<RelayMap>,
+    keys: watch::Sender<NodeKeyPair>,
+    home: watch::Sender<Option<RegionId>>,
+    home_state: watch::Sender<LinkState>,
+}
+
+#[derive(Default)]
+struct Links {
+    tasks: JoinSet<()>,
+    regions: HashMap<RegionId, OpenLink>,
+}
+
+struct OpenLink {
+    servers: watch::Sender<Vec<Server>>,
+    state: watch::Receiver<LinkState>,
+}
+
+impl Relays {
+    pub(super) fn new(plane: Arc<Plane>, tls: Tls, rate: u32, keys: NodeKeyPair) -> Arc<Self> {
+        Arc::new(Self {
+            plane,
+            tls,
+            rate,
+            links: Mutex::default(),
+            map: watch::Sender::default(),
+            keys: watch::Sender::new(keys),
+            home: watch::Sender::default(),
+            home_state: watch::Sender::default(),
+        })
+    }
+
+    /// The control server sent another map.
+    pub(super) fn set_map(&self, map: RelayMap) {
+        self.map.send_if_modified(|old| {
+            let differs = *old != map;
+            *old = map;
+            differs
+        });
+    }
+
+    /// Our key has changed: all links greet their relays again.
+    pub(super) fn set_keys(&self, keys: NodeKeyPair) {
+        self.keys.send_replace(keys);
+    }
+
+    pub(super) fn home(&self) -> watch::Receiver<Option<RegionId>> {
+        self.home.subscribe()
+    }
+
+    /// Whether the home relay works.
+    pub(super) fn home_state(&self) -> watch::Receiver<LinkState> {
+        self.home_state.subscribe()
+    }
+
+    /// The short name of a region.
+    pub(super) fn code(&self, region: RegionId) -> String {
+        let map = self.map.borrow();
+        map.0
+            .get(&region)
+            .map(|region| region.code.clone())
+            .filter(|code| !code.is_empty())
+            .unwrap_or_else(|| region.to_string())
+    }
+
+    /// Makes sure that there is a link to each of these regions that the map has.
+    pub(super) fn use_regions(&self, regions: impl IntoIterator<Item = RegionId>) {
+        let map = self.map.borrow().clone();
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        for id in regions {
+            let Some(region) = map.0.get(&id) else { continue };
+            if let Some(open) = links.regions.get(&id) {
+                open.servers.send_if_modified(|servers| {
+                    let differs = *servers != region.servers;
+                    servers.clone_from(&region.servers);
+                    differs
+                });
+                continue;
+            }
+            let (queue, waiting) = mpsc::channel(link::QUEUE);
+            let servers = watch::Sender::new(region.servers.clone());
+            let state = watch::Sender::default();
+            let open = OpenLink {
+                servers: servers.clone(),
+                state: state.subscribe(),
+            };
+            let link = Link {
+                region: id,
+                rate: self.rate,
+                tls: self.tls.clone(),
+                plane: Arc::clone(&self.plane),
+                servers: servers.subscribe(),
+                keys: self.keys.subscribe(),
+                home: self.home.subscribe(),
+                state,
+            };
+            links.tasks.spawn(link.run(waiting));
+            links.regions.insert(id, open);
+            self.plane.set_link(id, queue);
+        }
+    }
+
+    fn state_of(&self, region: RegionId) -> Option<watch::Receiver<LinkState>> {
+        let links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        links.regions.get(&region).map(|link| link.state.clone())
+    }
+
+    /// Chooses home, and again when the map changes, when home fails, and now and then.
+    pub(super) async fn keep_home(&self) {
+        let mut map = self.map.subscribe();
+        loop {
+            let present = *self.home.borrow();
+            let known = map.borrow_and_update().clone();
+            let mut measured = home::measure(&known).await;
+            if let Some(present) = present
+                && self.home_failed()
+                && measured.len() > 1
+            {
+                // It takes connections, but does not work.
+                measured.remove(&present);
+            }
+            let chosen = home::choose(&measured, present);
+            if let Some(chosen) = chosen {
+                self.use_regions([chosen]);
+                self.home.send_if_modified(|home| {
+                    let moved = *home != Some(chosen);
+                    if moved {
+                        tracing::info!(region = chosen, "home relay");
+                        *home = Some(chosen);
+                    }
+                    moved
+                });
+            } else if !known.0.is_empty() {
+                self.home_state.send_if_modified(|state| {
+                    let was_up = !matches!(state, LinkState::Down { .. });
+                    if was_up {
+                        *state = LinkState::Down {
+                            detail: "none of the relays answers".to_owned(),
+                            since: Instant::now(),
+                        };
+                    }
+                    was_up
+                });
+                sleep(NONE_FOUND).await;
+                continue;
+            }
+            tokio::select! {
+                Ok(()) = map.changed() => {}
+                () = self.until_home_fails() => {}
+                () = sleep(MEASURE_EVERY) => {}
+            }
+        }
+    }
+
+    fn home_failed(&self) -> bool {
+        matches!(&*self.home_state.borrow(), LinkState::Down { since, .. } if since.elapsed() >= FAILED_AFTER)
+    }
+
+    /// Follows the state of the home link, and returns when it was down too long.
+    async fn until_home_fails(&self) {
+        let home = *self.home.borrow();
+        let Some(mut state) = home.and_then(|home| self.state_of(home)) else {
+            return std::future::pending().await;
+        };
+        loop {
+            let now = state.borrow_and_update().clone();
+            self.home_state.send_replace(now.clone());
+            let give_up = match now {
+                LinkState::Down { since, .. } => Some(since + FAILED_AFTER),
+                LinkState::Idle | LinkState::Up => None,
+            };
+            tokio::select! {
+                changed = state.changed() => if changed.is_err() { return },
+                () = async {
+                    match give_up {
+                        Some(when) if when > Instant::now() => sleep_until(when).await,
+                        // Measured already since it failed: do not do it all the time.
+                        Some(_) => sleep(FAILED_AFTER).await,
+                        None => std::future::pending().await,
+                    }
+                } => return,
+            }
+        }
+    }
+
+    /// Ends all links.
+    pub(super) fn close(&self) {
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        links.regions.clear();
+        links.tasks.abort_all();
+    }
+}

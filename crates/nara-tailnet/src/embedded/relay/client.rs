@@ -1,0 +1,228 @@
+//! One connection to a relay: TCP, TLS, the upgrade from HTTP, and the greeting.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use crypto_box::SalsaBox;
+use crypto_box::aead::{Aead, AeadCore, OsRng};
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::client::TlsStream;
+use ts_http_util::Client as _;
+use ts_keys::NodeKeyPair;
+
+use super::frame::{self, Frame, MalformedFrame};
+use super::region::Server;
+use crate::embedded::tls::Tls;
+use crate::embedded::tune;
+
+/// How long all of it may take.
+const CONNECT: Duration = Duration::from_secs(10);
+/// How long one TCP connection may take: a server has several addresses.
+const DIAL: Duration = Duration::from_secs(4);
+/// The length of a nonce, in bytes.
+const NONCE: usize = 24;
+/// Bytes that are read at once.
+const READ: usize = 64 * 1024;
+
+/// A relay cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::embedded) enum RelayError {
+    #[error("nobody answers at {server}")]
+    Dial { server: String, source: io::Error },
+    #[error("{server} does not speak TLS as expected")]
+    Tls { server: String, source: io::Error },
+    #[error("{server} is no relay: {detail}")]
+    NoRelay { server: String, detail: String },
+    #[error("the relay sent what cannot be understood")]
+    Malformed(#[from] MalformedFrame),
+    #[error("the connection to the relay ended")]
+    Io(#[from] io::Error),
+    #[error("the relay did not answer within {0:?}")]
+    Silent(Duration),
+    #[error("the relay restarts")]
+    Restarting,
+    #[error("the region has no servers")]
+    NoServers,
+}
+
+/// What is left of a connection after the upgrade.
+type Upgraded = ts_http_util::Upgraded;
+
+/// A connection to a relay that knows us.
+pub(super) struct Connection {
+    pub(super) reader: Reader,
+    pub(super) writer: WriteHalf<Upgraded>,
+}
+
+/// Reads frames.
+pub(super) struct Reader {
+    io: ReadHalf<Upgraded>,
+    bytes: BytesMut,
+}
+
+impl Reader {
+    /// The next frame. Cancel safe.
+    pub(super) async fn next(&mut self) -> Result<Frame, RelayError> {
+        loop {
+            if let Some(frame) = frame::take(&mut self.bytes)? {
+                return Ok(frame);
+            }
+            self.bytes.reserve(READ);
+            if self.io.read_buf(&mut self.bytes).await? == 0 {
+                return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+            }
+        }
+    }
+
+    /// A frame that has arrived whole already.
+    pub(super) fn buffered(&mut self) -> Result<Option<Frame>, RelayError> {
+        Ok(frame::take(&mut self.bytes)?)
+    }
+}
+
+/// Connects to the first server of a region that works.
+pub(super) async fn connect(
+    servers: &[Server],
+    tls: &Tls,
+    keys: &NodeKeyPair,
+) -> Result<Connection, RelayError> {
+    let mut last = RelayError::NoServers;
+    for server in servers {
+        match timeout(CONNECT, connect_to(server, tls, keys)).await {
+            Ok(Ok(connection)) => return Ok(connection),
+            Ok(Err(error)) => last = error,
+            Err(_) => last = RelayError::Silent(CONNECT),
+        }
+    }
+    Err(last)
+}
+
+async fn connect_to(server: &Server, tls: &Tls, keys: &NodeKeyPair) -> Result<Connection, RelayError> {
+    let stream = dial(server).await.map_err(|source| RelayError::Dial {
+        server: server.to_string(),
+        source,
+    })?;
+    let stream = tls
+        .connect(&server.certificate_name, server.pin, stream)
+        .await
+        .map_err(|source| RelayError::Tls {
+            server: server.to_string(),
+            source,
+        })?;
+    let upgraded = upgrade(server, stream).await?;
+    greet(server, upgraded, keys).await
+}
+
+/// Opens a TCP connection to a server. Also what its latency is measured with.
+pub(super) async fn dial(server: &Server) -> io::Result<TcpStream> {
+    let addresses: Vec<SocketAddr> = if server.addresses.is_empty() {
+        tokio::net::lookup_host((server.host_name.as_str(), server.port)).await?.collect()
+    } else {
+        server.addresses.iter().map(|ip| (*ip, server.port).into()).collect()
+    };
+    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    for address in addresses {
+        match timeout(DIAL, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => {
+                tune(&stream)?;
+                return Ok(stream);
+            }
+            Ok(Err(error)) => last = error,
+            Err(_) => last = io::ErrorKind::TimedOut.into(),
+        }
+    }
+    Err(last)
+}
+
+async fn upgrade(server: &Server, stream: TlsStream<TcpStream>) -> Result<Upgraded, RelayError> {
+    let failed = |detail: String| RelayError::NoRelay {
+        server: server.to_string(),
+        detail,
+    };
+    let url = format!("https://{}/derp", server.host_name)
+        .parse()
+        .map_err(|error: url::ParseError| failed(error.to_string()))?;
+    let http = ts_http_util::http1::connect(stream)
+        .await
+        .map_err(|error| failed(error.to_string()))?;
+    let request =
+        ts_http_util::make_upgrade_req(&url, "DERP", None).map_err(|error| failed(error.to_string()))?;
+    let response = http.send(request).await.map_err(|error| failed(error.to_string()))?;
+    if response.status() != ts_http_util::StatusCode::SWITCHING_PROTOCOLS {
+        return Err(failed(format!("it answers {}", response.status())));
+    }
+    ts_http_util::do_upgrade(response)
+        .await
+        .map_err(|error| failed(error.to_string()))
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ClientInfo {
+    version: u32,
+}
+
+#[derive(Deserialize)]
+struct ServerInfo {
+    #[serde(default)]
+    version: u32,
+}
+
+/// The only version of the protocol that exists.
+const VERSION: u32 = 2;
+
+/// The relay says its key, we prove ours, and it proves its own.
+async fn greet(server: &Server, io: Upgraded, keys: &NodeKeyPair) -> Result<Connection, RelayError> {
+    let failed = |detail: &str| RelayError::NoRelay {
+        server: server.to_string(),
+        detail: detail.to_owned(),
+    };
+    let (io, mut writer) = tokio::io::split(io);
+    let mut reader = Reader {
+        io,
+        bytes: BytesMut::new(),
+    };
+    let Frame::ServerKey(theirs) = reader.next().await? else {
+        return Err(failed("it does not begin with its key"));
+    };
+    let sealer = SalsaBox::new(
+        &crypto_box::PublicKey::from(theirs),
+        &keys.private.to_crypto_box(),
+    );
+    let nonce = SalsaBox::generate_nonce(&mut OsRng);
+    let info = serde_json::to_vec(&ClientInfo { version: VERSION }).map_err(io::Error::from)?;
+    let sealed = sealer
+        .encrypt(&nonce, &info[..])
+        .map_err(|_| failed("its key cannot be used"))?;
+    let mut hello = BytesMut::new();
+    frame::put_client_info(&mut hello, keys.public.to_crypto_box().as_bytes(), &nonce, &sealed);
+    writer.write_all(&hello).await?;
+    writer.flush().await?;
+
+    let Frame::ServerInfo(info) = reader.next().await? else {
+        return Err(failed("it does not say how it works"));
+    };
+    let (nonce, sealed) = info
+        .split_first_chunk::<NONCE>()
+        .ok_or_else(|| failed("it does not say how it works"))?;
+    let info = sealer
+        .decrypt(nonce.into(), sealed)
+        .map_err(|_| failed("it has not the key that it claims"))?;
+    let info: ServerInfo = serde_json::from_slice(&info).map_err(|_| failed("it does not say how it works"))?;
+    if info.version != VERSION {
+        return Err(failed("its version of the protocol is unknown"));
+    }
+    Ok(Connection { reader, writer })
+}
+
+
+impl std::fmt::Display for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.host_name, self.port)
+    }
+}

@@ -1,0 +1,84 @@
+//! Which region is home: the relay at which peers find us.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
+
+use super::client;
+use super::region::{RegionId, RelayMap};
+
+/// How long a measurement may take.
+const MEASURE: Duration = Duration::from_secs(4);
+/// Regions that are measured at once.
+const AT_ONCE: usize = 16;
+/// Another region has to be this much nearer before home moves: every move costs all peers a moment.
+const NEARER: f64 = 0.67;
+
+/// The time until a connection to each region stands; regions that do not answer are left out.
+pub(super) async fn measure(map: &RelayMap) -> BTreeMap<RegionId, Duration> {
+    let mut waiting: Vec<_> = map
+        .0
+        .iter()
+        .filter(|(_, region)| region.may_be_home)
+        .map(|(id, region)| (*id, region.servers.clone()))
+        .collect();
+    let mut running = JoinSet::new();
+    let mut measured = BTreeMap::new();
+    loop {
+        while running.len() < AT_ONCE
+            && let Some((id, servers)) = waiting.pop()
+        {
+            running.spawn(async move {
+                for server in &servers {
+                    let begin = Instant::now();
+                    if let Ok(Ok(_)) = timeout(MEASURE, client::dial(server)).await {
+                        return Some((id, begin.elapsed()));
+                    }
+                }
+                None
+            });
+        }
+        match running.join_next().await {
+            Some(Ok(Some((id, latency)))) => {
+                measured.insert(id, latency);
+            }
+            Some(_) => {}
+            None => return measured,
+        }
+    }
+}
+
+/// The region that is to be home. The present one stays if it answers and none is much nearer.
+pub(super) fn choose(measured: &BTreeMap<RegionId, Duration>, present: Option<RegionId>) -> Option<RegionId> {
+    let (nearest, latency) = measured.iter().min_by_key(|(_, latency)| **latency)?;
+    let stays = present.and_then(|present| measured.get_key_value(&present)).filter(|(_, ours)| latency.as_secs_f64() >= ours.as_secs_f64() * NEARER);
+    Some(stays.map_or(*nearest, |(present, _)| *present))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn measured(latencies: &[(RegionId, u64)]) -> BTreeMap<RegionId, Duration> {
+        latencies.iter().map(|(id, ms)| (*id, Duration::from_millis(*ms))).collect()
+    }
+
+    #[test]
+    fn the_nearest_region_becomes_home() {
+        assert_eq!(choose(&measured(&[(1, 30), (2, 10), (3, 20)]), None), Some(2));
+        assert_eq!(choose(&measured(&[]), Some(1)), None);
+    }
+
+    #[test]
+    fn home_moves_only_for_a_much_nearer_region() {
+        assert_eq!(choose(&measured(&[(1, 12), (2, 10)]), Some(1)), Some(1));
+        assert_eq!(choose(&measured(&[(1, 30), (2, 10)]), Some(1)), Some(2));
+    }
+
+    #[test]
+    fn home_moves_when_its_region_does_not_answer() {
+        assert_eq!(choose(&measured(&[(2, 90)]), Some(1)), Some(2));
+    }
+}

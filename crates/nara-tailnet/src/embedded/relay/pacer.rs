@@ -1,0 +1,219 @@
+//! Which packet goes to the relay next, and when: a leaky bucket and a short queue for each peer.
+//!
+//! A relay queues 32 packets for each receiver and drops what comes on top; nobody tells the sender. So large packets
+//! to one peer follow each other at a limited rate after a short burst. Small ones (acknowledgements, handshakes, most
+//! requests) and those to other peers do not wait for them.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use ts_keys::NodePublicKey;
+use ts_packet::PacketMut;
+
+use crate::embedded::settings::RELAY_BURST;
+
+/// Packets that wait for one peer; the next one is dropped, which TCP takes as a sign to slow down.
+const QUEUE: usize = 256;
+
+/// Packets that wait for all peers.
+const QUEUE_ALL: usize = 4096;
+
+/// A packet up to this size, in bytes, does not wait.
+const SMALL: usize = 200;
+
+/// The bucket of a peer that got nothing for this long is full and can be forgotten.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Pacer {
+    /// Packets per second; 0: no limit.
+    rate: u32,
+    small: VecDeque<(NodePublicKey, PacketMut)>,
+    peers: HashMap<NodePublicKey, Bucket>,
+    queued: usize,
+    dropped: u64,
+}
+
+#[derive(Debug)]
+struct Bucket {
+    /// Packets that may go now.
+    tokens: f64,
+    filled: Instant,
+    queue: VecDeque<PacketMut>,
+}
+
+impl Pacer {
+    pub(super) fn new(rate: u32) -> Self {
+        Self {
+            rate,
+            small: VecDeque::new(),
+            peers: HashMap::new(),
+            queued: 0,
+            dropped: 0,
+        }
+    }
+
+    /// Queues a packet, or drops it if there is no room.
+    pub(super) fn push(&mut self, to: NodePublicKey, packet: PacketMut, now: Instant) {
+        if self.queued >= QUEUE_ALL {
+            self.dropped += 1;
+            return;
+        }
+        let is_small = self.rate == 0 || packet.len() <= SMALL;
+        if is_small {
+            self.small.push_back((to, packet));
+            self.queued += 1;
+            return;
+        }
+        let bucket = self.peers.entry(to).or_insert_with(|| Bucket {
+            tokens: f64::from(RELAY_BURST),
+            filled: now,
+            queue: VecDeque::new(),
+        });
+        if bucket.queue.len() >= QUEUE {
+            self.dropped += 1;
+            return;
+        }
+        bucket.queue.push_back(packet);
+        self.queued += 1;
+    }
+
+    /// The next packet that may go now.
+    pub(super) fn pop(&mut self, now: Instant) -> Option<(NodePublicKey, PacketMut)> {
+        if let Some(first) = self.small.pop_front() {
+            self.queued -= 1;
+            return Some(first);
+        }
+        if self.queued == 0 {
+            self.peers.retain(|_, bucket| now.saturating_duration_since(bucket.filled) < IDLE);
+            return None;
+        }
+        for (to, bucket) in &mut self.peers {
+            if bucket.queue.is_empty() {
+                continue;
+            }
+            bucket.fill(self.rate, now);
+            if bucket.tokens < 1.0 {
+                continue;
+            }
+            if let Some(packet) = bucket.queue.pop_front() {
+                bucket.tokens -= 1.0;
+                self.queued -= 1;
+                return Some((*to, packet));
+            }
+        }
+        None
+    }
+
+    /// When [`Pacer::pop`] is worth asking again, if anything waits.
+    pub(super) fn next(&self) -> Option<Instant> {
+        self.peers
+            .values()
+            .filter(|bucket| !bucket.queue.is_empty())
+            .map(|bucket| {
+                let missing = (1.0 - bucket.tokens).max(0.0);
+                bucket.filled + Duration::from_secs_f64(missing / f64::from(self.rate.max(1)))
+            })
+            .min()
+    }
+
+    /// Forgets all packets: the connection is gone.
+    pub(super) fn clear(&mut self) {
+        self.small.clear();
+        self.peers.clear();
+        self.queued = 0;
+    }
+
+    /// How many packets found no room since this was asked last.
+    pub(super) fn take_dropped(&mut self) -> u64 {
+        std::mem::take(&mut self.dropped)
+    }
+}
+
+impl Bucket {
+    fn fill(&mut self, rate: u32, now: Instant) {
+        let passed = now.saturating_duration_since(self.filled);
+        self.tokens = (self.tokens + passed.as_secs_f64() * f64::from(rate)).min(f64::from(RELAY_BURST));
+        self.filled = now;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(n: u8) -> NodePublicKey {
+        NodePublicKey::from_bytes([n; 32])
+    }
+
+    fn drain(pacer: &mut Pacer, now: Instant) -> usize {
+        std::iter::from_fn(|| pacer.pop(now)).count()
+    }
+
+    #[tokio::test]
+    async fn a_burst_goes_at_once_and_the_rest_at_the_rate() {
+        let now = Instant::now();
+        let mut pacer = Pacer::new(1000);
+        for _ in 0..100 {
+            pacer.push(peer(1), PacketMut::new(1200), now);
+        }
+        assert_eq!(drain(&mut pacer, now), RELAY_BURST as usize);
+        assert!(pacer.next().is_some_and(|next| next > now));
+        assert_eq!(drain(&mut pacer, now + Duration::from_millis(10)), 10);
+        assert_eq!(drain(&mut pacer, now + Duration::from_secs(9)), RELAY_BURST as usize);
+    }
+
+    #[tokio::test]
+    async fn small_packets_and_other_peers_do_not_wait() {
+        let now = Instant::now();
+        let mut pacer = Pacer::new(1000);
+        for _ in 0..100 {
+            pacer.push(peer(1), PacketMut::new(1200), now);
+        }
+        drain(&mut pacer, now);
+        pacer.push(peer(1), PacketMut::new(100), now);
+        pacer.push(peer(2), PacketMut::new(1200), now);
+        assert_eq!(pacer.pop(now).map(|(_, packet)| packet.len()), Some(100));
+        assert_eq!(pacer.pop(now).map(|(to, _)| to), Some(peer(2)));
+        assert!(pacer.pop(now).is_none());
+    }
+
+    #[tokio::test]
+    async fn queues_are_bounded_and_count_what_they_drop() {
+        let now = Instant::now();
+        let mut pacer = Pacer::new(1);
+        for _ in 0..QUEUE + 10 {
+            pacer.push(peer(1), PacketMut::new(1200), now);
+        }
+        assert_eq!(pacer.take_dropped(), 10);
+        for n in 0..2 * QUEUE_ALL {
+            pacer.push(peer((n % 200) as u8), PacketMut::new(1200), now);
+        }
+        assert_eq!(pacer.queued, QUEUE_ALL);
+        pacer.clear();
+        assert_eq!((pacer.queued, pacer.next()), (0, None));
+    }
+
+    #[tokio::test]
+    async fn without_a_rate_nothing_waits() {
+        let now = Instant::now();
+        let mut pacer = Pacer::new(0);
+        for _ in 0..300 {
+            pacer.push(peer(1), PacketMut::new(1200), now);
+        }
+        assert_eq!(drain(&mut pacer, now), 300);
+    }
+
+    #[tokio::test]
+    async fn peers_that_are_idle_are_forgotten() {
+        let now = Instant::now();
+        let mut pacer = Pacer::new(1000);
+        pacer.push(peer(1), PacketMut::new(1200), now);
+        drain(&mut pacer, now);
+        assert_eq!(pacer.peers.len(), 1);
+        assert!(pacer.pop(now + IDLE * 2).is_none());
+        assert!(pacer.peers.is_empty());
+    }
+}

@@ -1,0 +1,170 @@
+//! What an embedded node is told, and the defaults with their reasons.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use url::Url;
+
+use super::keys::KeyFileError;
+use crate::AuthKey;
+
+/// The control server of Tailscale itself.
+pub const TAILSCALE_CONTROL: &str = "https://controlplane.tailscale.com";
+
+/// Send and receive buffer of a TCP connection, in bytes, and with it its window.
+///
+/// A stock relay queues 32 packets per receiver and drops the rest; 32 KiB are 27 packets. With 64 KiB a transfer
+/// over a relay nearly stops.
+pub const TCP_BUFFER: usize = 32 * 1024;
+
+/// Packets to one peer that may follow each other at once on a relay: fewer than the 32 that it queues.
+pub const RELAY_BURST: u32 = 24;
+
+/// Packets per second to one peer on a relay, after the burst. 8,000 are about 10 MB/s and leave the relay's queue
+/// room for eight transfers at once.
+pub const RELAY_RATE: u32 = 8_000;
+
+/// A TCP connection whose peer acknowledges nothing for this long is reset.
+///
+/// The network stack of the node has no such limit of its own and would wait for ever.
+pub const USER_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// The longest pause between two attempts to reach the control server. A pause is random between half of it and all of
+/// it, so that the nodes of a mesh do not come back at the same moment.
+pub const MAX_BACKOFF: Duration = Duration::from_secs(30);
+
+/// How an embedded node is started.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct EmbeddedSettings {
+    /// The host name to ask for. The control server may grant another one.
+    pub host_name: String,
+    /// The control server: [`TAILSCALE_CONTROL`], or a Headscale.
+    pub control_url: Url,
+    /// The key to join with. Without one, somebody has to log in with a browser.
+    pub auth_key: Option<AuthKey>,
+    /// The file that keeps the keys of the node, so that it is the same node after a restart. `None`: a new node each
+    /// time.
+    pub key_file: Option<PathBuf>,
+    /// Whether the control server is to forget the node soon after it has left.
+    pub ephemeral: bool,
+    /// Files with certificates (PEM) of authorities to trust beside those of the system, for the control server and
+    /// for relays.
+    pub root_certificates: Vec<PathBuf>,
+    /// See [`USER_TIMEOUT`].
+    pub user_timeout: Duration,
+    /// See [`MAX_BACKOFF`].
+    pub max_backoff: Duration,
+    /// See [`RELAY_RATE`]; 0: no limit.
+    pub relay_rate: u32,
+    plain_control: bool,
+}
+
+impl EmbeddedSettings {
+    /// A node that asks for this host name at this control server. All else has the defaults of this module.
+    pub fn new(host_name: impl Into<String>, control_url: Url) -> Self {
+        Self {
+            host_name: host_name.into(),
+            control_url,
+            auth_key: None,
+            key_file: None,
+            ephemeral: false,
+            root_certificates: Vec::new(),
+            user_timeout: USER_TIMEOUT,
+            max_backoff: MAX_BACKOFF,
+            relay_rate: RELAY_RATE,
+            plain_control: false,
+        }
+    }
+
+    /// Accepts a control server on `http://`. For a lab only: whoever is on the way can pose as the control server and
+    /// add nodes of their own to the tailnet.
+    pub fn danger_allow_plain_control(&mut self) {
+        self.plain_control = true;
+    }
+
+    /// What is wrong with the control URL, if anything.
+    pub(super) fn validate(&self) -> Result<(), EmbeddedError> {
+        let plain = match self.control_url.scheme() {
+            "https" => false,
+            "http" => true,
+            _ => {
+                return Err(EmbeddedError::ControlUrl {
+                    url: self.control_url.to_string(),
+                });
+            }
+        };
+        if plain && !self.plain_control {
+            return Err(EmbeddedError::PlainControl {
+                url: self.control_url.to_string(),
+            });
+        }
+        if self.control_url.host_str().is_none() || self.control_url.cannot_be_a_base() {
+            return Err(EmbeddedError::ControlUrl {
+                url: self.control_url.to_string(),
+            });
+        }
+        Ok(())
+    }
+}
+
+/// An embedded node that cannot be started. What the network does is no such error: the node starts and waits.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EmbeddedError {
+    /// A root certificate cannot be used.
+    #[error("the certificates in {} cannot be used: {detail}", path.display())]
+    Certificates {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        detail: String,
+    },
+    /// The control URL is none.
+    #[error("{url} is no address of a control server; it begins with https://")]
+    ControlUrl {
+        /// The URL.
+        url: String,
+    },
+    /// The keys of the node cannot be read or kept.
+    #[error("the keys of the node cannot be read or kept")]
+    KeyFile(#[from] KeyFileError),
+    /// The control server is to be talked to without TLS.
+    #[error("{url} has no TLS, and whoever is on the way could pose as the control server; use https://")]
+    PlainControl {
+        /// The URL.
+        url: String,
+    },
+    /// TLS cannot be set up.
+    #[error("TLS cannot be set up")]
+    Tls(#[source] tokio_rustls::rustls::Error),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_without_tls_needs_the_lab_setting() {
+        let mut settings = EmbeddedSettings::new("a", "http://127.0.0.1:1".parse().unwrap());
+        assert!(matches!(
+            settings.validate(),
+            Err(EmbeddedError::PlainControl { .. })
+        ));
+        settings.danger_allow_plain_control();
+        assert!(settings.validate().is_ok());
+    }
+
+    #[test]
+    fn only_http_is_a_control_server() {
+        for url in ["ftp://example.com", "unix:/socket", "data:text/plain,x"] {
+            let mut settings = EmbeddedSettings::new("a", url.parse().unwrap());
+            settings.danger_allow_plain_control();
+            assert!(
+                matches!(settings.validate(), Err(EmbeddedError::ControlUrl { .. })),
+                "{url}"
+            );
+        }
+        assert!(EmbeddedSettings::new("a", TAILSCALE_CONTROL.parse().unwrap()).validate().is_ok());
+    }
+}

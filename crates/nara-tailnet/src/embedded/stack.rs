@@ -1,0 +1,212 @@
+//! The TCP of the node: dialing, listening, its addresses.
+
+mod listener;
+mod stream;
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt as _;
+use nara_mesh::transport::{BoxMeshStream, MeshListener};
+use tokio::sync::watch;
+use tokio::time::timeout;
+use ts_keys::NodePublicKey;
+use ts_netstack_smoltcp::netcore::{self, Channel, NetstackControl as _};
+use ts_netstack_smoltcp::{CreateSocket as _, HasChannel as _, Netstack};
+
+pub(super) use self::listener::Listener;
+use self::stream::Stream;
+use super::device::{Device, MTU, StackEnd};
+use super::plane::Plane;
+use super::settings::TCP_BUFFER;
+use super::tap::{Flow, Tap};
+
+/// Commands that wait for the stack.
+const COMMANDS: usize = 256;
+/// Ports for our end of outgoing connections (RFC 6335, section 6).
+const FIRST_PORT: u16 = 49152;
+const PORTS: u16 = u16::MAX - FIRST_PORT;
+/// A peer that has not sent a byte after this long has not heard of us yet: greet it again. Doubles each time.
+const GREET_AGAIN: Duration = Duration::from_millis(250);
+const GREET_AGAIN_LIMIT: Duration = Duration::from_secs(5);
+/// How long the stack may take for a command that needs no peer.
+const COMMAND: Duration = Duration::from_secs(5);
+
+/// The TCP of the node.
+pub(super) struct Stack {
+    channel: Channel,
+    plane: Arc<Plane>,
+    tap: Arc<Tap>,
+    next_port: AtomicU16,
+    addresses: watch::Sender<Vec<IpAddr>>,
+}
+
+/// The part that runs.
+pub(super) struct Runner(Netstack<StackEnd>);
+
+impl Runner {
+    /// Never ends.
+    pub(super) async fn run(mut self) {
+        loop {
+            // A panic in the library must not take all connections down.
+            if std::panic::AssertUnwindSafe(self.0.run_tokio()).catch_unwind().await.is_err() {
+                tracing::error!("the network stack panicked; it goes on");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+impl Stack {
+    pub(super) fn new(device: Arc<Device>, plane: Arc<Plane>, tap: Arc<Tap>) -> (Arc<Self>, Runner) {
+        let stack = Netstack::new(
+            StackEnd(device),
+            netcore::Config {
+                command_channel_capacity: Some(COMMANDS),
+                mtu: MTU,
+                tcp_buffer_size: TCP_BUFFER,
+                ..netcore::Config::default()
+            },
+        );
+        let this = Self {
+            channel: stack.command_channel(),
+            plane,
+            tap,
+            next_port: AtomicU16::new(random_port()),
+            addresses: watch::Sender::default(),
+        };
+        (Arc::new(this), Runner(stack))
+    }
+
+    /// Our addresses, as the control server says. Listeners follow.
+    pub(super) async fn set_addresses(&self, addresses: &[IpAddr]) {
+        if addresses.is_empty() || *self.addresses.borrow() == addresses {
+            return;
+        }
+        // The stack has room for four.
+        let few: Vec<_> = addresses.iter().copied().take(4).collect();
+        match timeout(COMMAND, self.channel.set_ips(few)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(%error, "the stack does not take our addresses"),
+            Err(_) => tracing::error!("the stack does not take our addresses in time"),
+        }
+        self.addresses.send_replace(addresses.to_vec());
+    }
+
+    pub(super) fn addresses(&self) -> watch::Receiver<Vec<IpAddr>> {
+        self.addresses.subscribe()
+    }
+
+    /// Connects to a peer. The caller limits how long it may take.
+    pub(super) async fn dial(&self, peer: SocketAddr, key: NodePublicKey) -> io::Result<BoxMeshStream> {
+        if !self.tap.has_room_for(peer.ip()) {
+            return Err(io::Error::new(
+                io::ErrorKind::QuotaExceeded,
+                format!("there are too many connections with {}", peer.ip()),
+            ));
+        }
+        let mut wait = GREET_AGAIN;
+        loop {
+            let begin = Instant::now();
+            let local = self.local_end(peer)?;
+            // A connection attempt that is dropped would stay in the stack.
+            let abandoned = AbortOnDrop {
+                tap: &self.tap,
+                flow: Some((local, peer)),
+            };
+            let mut attempt = std::pin::pin!(self.channel.tcp_connect(local, peer));
+            loop {
+                match timeout(wait, &mut attempt).await {
+                    Ok(connected) => {
+                        abandoned.keep();
+                        return match connected {
+                            Ok(stream) => Ok(Box::new(Stream::new(stream))),
+                            Err(error) => Err(dial_error(peer, error)),
+                        };
+                    }
+                    // It is there and slow: TCP itself tries again.
+                    Err(_) if self.plane.heard_since(&key, begin) => {}
+                    Err(_) => break,
+                }
+            }
+            drop(abandoned);
+            self.plane.greet_again(&key);
+            wait = (wait * 2).min(GREET_AGAIN_LIMIT);
+        }
+    }
+
+    fn local_end(&self, peer: SocketAddr) -> io::Result<SocketAddr> {
+        let ours = self
+            .addresses
+            .borrow()
+            .iter()
+            .copied()
+            .find(|address| address.is_ipv4() == peer.is_ipv4())
+            .ok_or_else(|| io::Error::new(io::ErrorKind::NetworkUnreachable, "the node has no such address yet"))?;
+        for _ in 0..PORTS {
+            let port = FIRST_PORT + self.next_port.fetch_add(1, Ordering::Relaxed) % PORTS;
+            let local = SocketAddr::new(ours, port);
+            if !self.tap.is_used(&(local, peer)) {
+                return Ok(local);
+            }
+        }
+        Err(io::Error::new(
+            io::ErrorKind::AddrInUse,
+            format!("all ports have a connection with {peer}"),
+        ))
+    }
+
+    /// Listens on a port of all our addresses, or of those of one family, also when they change.
+    pub(super) async fn listen(self: &Arc<Self>, local: SocketAddr) -> io::Result<Box<dyn MeshListener>> {
+        let listener = Listener::open(Arc::clone(self), local).await?;
+        Ok(Box::new(listener))
+    }
+
+    async fn bind(&self, local: SocketAddr) -> io::Result<ts_netstack_smoltcp::netsock::TcpListener> {
+        timeout(COMMAND, self.channel.tcp_listen(local))
+            .await
+            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+            .map_err(io::Error::from)
+    }
+}
+
+/// Where to begin to look for a free port: after a restart, peers may remember the ports of before.
+fn random_port() -> u16 {
+    let mut bytes = [0; 2];
+    // Without randomness it is the first one.
+    let _ = getrandom::fill(&mut bytes);
+    FIRST_PORT + u16::from_ne_bytes(bytes) % PORTS
+}
+
+/// Takes a connection attempt out of the stack if its caller gave up.
+struct AbortOnDrop<'a> {
+    tap: &'a Tap,
+    flow: Option<Flow>,
+}
+
+impl AbortOnDrop<'_> {
+    fn keep(mut self) {
+        self.flow = None;
+    }
+}
+
+impl Drop for AbortOnDrop<'_> {
+    fn drop(&mut self) {
+        if let Some(flow) = &self.flow {
+            self.tap.abort(flow);
+        }
+    }
+}
+
+fn dial_error(peer: SocketAddr, error: netcore::Error) -> io::Error {
+    match error {
+        netcore::Error::ConnectionReset => io::Error::new(
+            io::ErrorKind::ConnectionRefused,
+            format!("{peer} takes no connections, or did not answer"),
+        ),
+        other => other.into(),
+    }
+}

@@ -1,0 +1,55 @@
+//! A connection of the stack, with the errors of a socket.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use ts_netstack_smoltcp::netcore::{Error, InternalErrorKind};
+use ts_netstack_smoltcp::netsock::TcpStream;
+
+/// See the module.
+pub(super) struct Stream(TcpStream);
+
+impl Stream {
+    pub(super) fn new(stream: TcpStream) -> Self {
+        Self(stream)
+    }
+}
+
+/// The stack says "invalid state" about a connection that was reset.
+fn as_socket(error: io::Error) -> io::Error {
+    let is_reset = error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<Error>())
+        .is_some_and(|error| *error == Error::Internal(InternalErrorKind::InvalidSocketState));
+    if is_reset {
+        io::ErrorKind::ConnectionReset.into()
+    } else {
+        error
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Poll::Ready(ready!(AsyncRead::poll_read(Pin::new(&mut self.0), cx, buffer)).map_err(as_socket))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Poll::Ready(ready!(AsyncWrite::poll_write(Pin::new(&mut self.0), cx, bytes)).map_err(as_socket))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        AsyncWrite::poll_flush(Pin::new(&mut self.0), cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        AsyncWrite::poll_shutdown(Pin::new(&mut self.0), cx)
+    }
+}

@@ -1,0 +1,286 @@
+//! Watches the TCP connections of the network stack from outside, because the stack cannot do three things: give up on
+//! a peer that is dead, abandon a connection attempt, and limit what peers may open.
+//!
+//! The tap sees every segment, remembers each connection's numbers, and when one is to end, hands the stack a reset as
+//! if the peer had sent it.
+
+mod segment;
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use self::segment::{ACK, FIN, RST, SYN, Segment};
+use super::device::Device;
+
+/// Connections of one peer, both ways.
+const PER_PEER: usize = 256;
+/// Connections in all. The buffers of each take twice [`TCP_BUFFER`](super::settings::TCP_BUFFER).
+const IN_ALL: usize = 4096;
+/// A connection that we have closed, and on which nothing was heard for this long, is forgotten by the stack too.
+const HALF_CLOSED: Duration = Duration::from_secs(60);
+/// What was silent for this long, with nothing outstanding, is no longer watched.
+const SILENT: Duration = Duration::from_secs(3600);
+/// How often connections are looked at.
+const EVERY: Duration = Duration::from_millis(500);
+
+/// A connection: our end, then theirs.
+pub(super) type Flow = (SocketAddr, SocketAddr);
+
+#[derive(Debug)]
+struct Track {
+    /// The number behind the last byte that we sent.
+    sent: u32,
+    /// The number behind the last byte that we acknowledged.
+    acknowledged: u32,
+    /// Since when something that we sent waits for an answer of any kind.
+    waiting: Option<Instant>,
+    /// When the last segment went either way.
+    seen: Instant,
+    we_closed: bool,
+    they_closed: bool,
+}
+
+/// See the module.
+pub(super) struct Tap {
+    flows: Mutex<HashMap<Flow, Track>>,
+    device: Arc<Device>,
+    user_timeout: Duration,
+}
+
+impl Tap {
+    pub(super) fn new(device: Arc<Device>, user_timeout: Duration) -> Self {
+        Self {
+            flows: Mutex::default(),
+            device,
+            user_timeout,
+        }
+    }
+
+    fn flows(&self) -> MutexGuard<'_, HashMap<Flow, Track>> {
+        self.flows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A packet of the stack.
+    pub(super) fn outgoing(&self, packet: &[u8]) {
+        self.outgoing_at(packet, Instant::now());
+    }
+
+    fn outgoing_at(&self, packet: &[u8], now: Instant) {
+        let Some(segment) = Segment::parse(packet) else { return };
+        let flow = (segment.source, segment.destination);
+        let mut flows = self.flows();
+        if segment.has(RST) {
+            flows.remove(&flow);
+            return;
+        }
+        let track = flows.entry(flow).or_insert_with(|| Track {
+            sent: segment.sequence,
+            acknowledged: 0,
+            waiting: None,
+            seen: now,
+            we_closed: false,
+            they_closed: false,
+        });
+        let end = segment.end();
+        // Sequence numbers wrap: the difference says which is later.
+        if end.wrapping_sub(track.sent).cast_signed() > 0 {
+            track.sent = end;
+        }
+        if segment.has(ACK) {
+            track.acknowledged = segment.acknowledgement;
+        }
+        if end != segment.sequence && track.waiting.is_none() {
+            track.waiting = Some(now);
+        }
+        track.we_closed |= segment.has(FIN);
+        track.seen = now;
+    }
+
+    /// A packet for the stack. `false`: it would open one connection too many, and is dropped.
+    pub(super) fn incoming(&self, packet: &[u8]) -> bool {
+        self.incoming_at(packet, Instant::now())
+    }
+
+    fn incoming_at(&self, packet: &[u8], now: Instant) -> bool {
+        let Some(segment) = Segment::parse(packet) else { return true };
+        let flow = (segment.destination, segment.source);
+        let mut flows = self.flows();
+        if segment.has(RST) {
+            flows.remove(&flow);
+            return true;
+        }
+        if let Some(track) = flows.get_mut(&flow) {
+            track.waiting = None;
+            track.seen = now;
+            track.they_closed |= segment.has(FIN);
+            return true;
+        }
+        // The answer of the stack will be tracked; here it is only decided whether it may answer.
+        !segment.has(SYN) || has_room(&flows, segment.source.ip())
+    }
+
+    /// Whether another connection with this peer may be opened.
+    pub(super) fn has_room_for(&self, peer: IpAddr) -> bool {
+        has_room(&self.flows(), peer)
+    }
+
+    /// Whether one of our ports has a connection with this address.
+    pub(super) fn is_used(&self, flow: &Flow) -> bool {
+        self.flows().contains_key(flow)
+    }
+
+    /// Ends a connection of the stack as if the peer had reset it. The peer is not told.
+    pub(super) fn abort(&self, flow: &Flow) {
+        let track = self.flows().remove(flow);
+        if let Some(track) = track {
+            let (ours, theirs) = *flow;
+            if let Some(reset) = segment::reset(theirs, ours, track.acknowledged, track.sent) {
+                self.device.put(&reset);
+            }
+        }
+    }
+
+    /// Ends connections whose time is over. Never returns.
+    pub(super) async fn run(&self) {
+        let mut every = tokio::time::interval(EVERY);
+        every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            every.tick().await;
+            for flow in self.due(Instant::now()) {
+                tracing::debug!(ours = %flow.0, peer = %flow.1, "the peer of a connection does not answer: it is reset");
+                self.abort(&flow);
+            }
+        }
+    }
+
+    /// The connections that are to end now. Forgets those that have ended by themselves.
+    fn due(&self, now: Instant) -> Vec<Flow> {
+        let passed = |since: Instant| now.saturating_duration_since(since);
+        let mut flows = self.flows();
+        flows.retain(|_, track| {
+            let is_closed = track.we_closed && track.they_closed && track.waiting.is_none();
+            !(is_closed && passed(track.seen) > EVERY * 4) && passed(track.seen) < SILENT
+        });
+        flows
+            .iter()
+            .filter(|(_, track)| {
+                let is_dead = track.waiting.is_some_and(|since| passed(since) > self.user_timeout);
+                let is_abandoned = track.we_closed && passed(track.seen) > HALF_CLOSED;
+                is_dead || is_abandoned
+            })
+            .map(|(flow, _)| *flow)
+            .collect()
+    }
+}
+
+fn has_room(flows: &HashMap<Flow, Track>, peer: IpAddr) -> bool {
+    flows.len() < IN_ALL && flows.keys().filter(|(_, theirs)| theirs.ip() == peer).count() < PER_PEER
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ours() -> SocketAddr {
+        "100.64.0.1:50000".parse().unwrap()
+    }
+
+    fn theirs() -> SocketAddr {
+        "100.64.0.2:9632".parse().unwrap()
+    }
+
+    fn tap() -> (Tap, Arc<Device>) {
+        let device = Arc::new(Device::default());
+        (Tap::new(Arc::clone(&device), Duration::from_secs(5)), device)
+    }
+
+    fn packet(from: SocketAddr, to: SocketAddr, sequence: u32, flags: u8, payload: usize) -> Vec<u8> {
+        segment::packet(from, to, sequence, 0, flags, payload)
+    }
+
+    #[test]
+    fn a_peer_that_does_not_answer_is_given_up() {
+        let (tap, _) = tap();
+        let start = Instant::now();
+        tap.outgoing_at(&packet(ours(), theirs(), 7, SYN, 0), start);
+        assert!(tap.due(start + Duration::from_secs(4)).is_empty());
+        assert_eq!(tap.due(start + Duration::from_secs(6)), [(ours(), theirs())]);
+    }
+
+    #[test]
+    fn any_answer_shows_that_the_peer_lives() {
+        let (tap, _) = tap();
+        let start = Instant::now();
+        tap.outgoing_at(&packet(ours(), theirs(), 7, SYN, 0), start);
+        assert!(tap.incoming_at(&packet(theirs(), ours(), 1, SYN | ACK, 0), start));
+        assert!(tap.due(start + Duration::from_secs(600)).is_empty());
+    }
+
+    #[test]
+    fn what_is_sent_again_does_not_count_as_new() {
+        let (tap, _) = tap();
+        let start = Instant::now();
+        for second in 0..6 {
+            tap.outgoing_at(
+                &packet(ours(), theirs(), 100, ACK, 50),
+                start + Duration::from_secs(second),
+            );
+        }
+        assert_eq!(tap.due(start + Duration::from_millis(5500)).len(), 1);
+    }
+
+    #[tokio::test]
+    async fn an_aborted_connection_gets_a_reset_that_the_stack_believes() {
+        use ts_netstack_smoltcp::netcore::smoltcp::phy::{Device as _, RxToken as _};
+        let (tap, device) = tap();
+        let now = Instant::now();
+        tap.outgoing_at(&packet(ours(), theirs(), 99, SYN, 0), now);
+        tap.abort(&(ours(), theirs()));
+        let mut end = super::super::device::StackEnd(Arc::clone(&device));
+        let (received, _) = end.receive(ts_netstack_smoltcp::netcore::smoltcp::time::Instant::ZERO).unwrap();
+        received.consume(|bytes| {
+            let reset = Segment::parse(bytes).unwrap();
+            assert!(reset.has(RST) && reset.has(ACK));
+            assert_eq!((reset.source, reset.destination), (theirs(), ours()));
+            assert_eq!(reset.acknowledgement, 100, "the SYN takes one number");
+        });
+        assert!(!tap.is_used(&(ours(), theirs())));
+    }
+
+    #[test]
+    fn a_peer_cannot_open_connections_without_end() {
+        let (tap, _) = tap();
+        let now = Instant::now();
+        for port in 0..PER_PEER as u16 {
+            let from = SocketAddr::new(theirs().ip(), 1000 + port);
+            assert!(tap.incoming_at(&packet(from, ours(), 0, SYN, 0), now));
+            tap.outgoing_at(&packet(ours(), from, 0, SYN | ACK, 0), now);
+        }
+        let one_more = SocketAddr::new(theirs().ip(), 9);
+        assert!(!tap.incoming_at(&packet(one_more, ours(), 0, SYN, 0), now));
+        let another_peer = "100.64.0.3:9".parse().unwrap();
+        assert!(tap.incoming_at(&packet(another_peer, ours(), 0, SYN, 0), now));
+    }
+
+    #[test]
+    fn a_connection_that_only_we_have_closed_ends() {
+        let (tap, _) = tap();
+        let start = Instant::now();
+        tap.outgoing_at(&packet(ours(), theirs(), 7, FIN | ACK, 0), start);
+        tap.incoming_at(&packet(theirs(), ours(), 7, ACK, 0), start);
+        assert!(tap.due(start + HALF_CLOSED).is_empty());
+        assert_eq!(tap.due(start + HALF_CLOSED + EVERY).len(), 1);
+    }
+
+    #[test]
+    fn a_closed_connection_is_forgotten() {
+        let (tap, _) = tap();
+        let start = Instant::now();
+        tap.outgoing_at(&packet(ours(), theirs(), 7, FIN | ACK, 0), start);
+        tap.incoming_at(&packet(theirs(), ours(), 7, FIN | ACK, 0), start);
+        assert!(tap.due(start + Duration::from_secs(3)).is_empty());
+        assert!(!tap.is_used(&(ours(), theirs())));
+    }
+}

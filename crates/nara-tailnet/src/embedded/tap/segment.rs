@@ -1,0 +1,192 @@
+//! TCP segments in IP packets, as far as the tap has to understand them.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+pub(super) const FIN: u8 = 0x01;
+pub(super) const SYN: u8 = 0x02;
+pub(super) const RST: u8 = 0x04;
+pub(super) const ACK: u8 = 0x10;
+
+/// The protocol number of TCP.
+const TCP: u8 = 6;
+/// A TCP header without options, in bytes.
+const HEADER: usize = 20;
+
+/// What a segment says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Segment {
+    pub(super) source: SocketAddr,
+    pub(super) destination: SocketAddr,
+    pub(super) sequence: u32,
+    pub(super) acknowledgement: u32,
+    flags: u8,
+    /// Bytes of payload.
+    len: u32,
+}
+
+impl Segment {
+    /// The segment in an IP packet; `None`: it has none that can be understood.
+    pub(super) fn parse(packet: &[u8]) -> Option<Self> {
+        let (source, destination, tcp) = match packet.first()? >> 4 {
+            4 => {
+                let header = usize::from(packet.first()? & 0x0f) * 4;
+                let total = usize::from(u16::from_be_bytes([*packet.get(2)?, *packet.get(3)?]));
+                if *packet.get(9)? != TCP || header < 20 {
+                    return None;
+                }
+                let from: [u8; 4] = packet.get(12..16)?.try_into().ok()?;
+                let to: [u8; 4] = packet.get(16..20)?.try_into().ok()?;
+                (
+                    IpAddr::from(from),
+                    IpAddr::from(to),
+                    packet.get(header..total.min(packet.len()))?,
+                )
+            }
+            6 => {
+                if *packet.get(6)? != TCP {
+                    return None;
+                }
+                let len = usize::from(u16::from_be_bytes([*packet.get(4)?, *packet.get(5)?]));
+                let from: [u8; 16] = packet.get(8..24)?.try_into().ok()?;
+                let to: [u8; 16] = packet.get(24..40)?.try_into().ok()?;
+                (
+                    IpAddr::from(from),
+                    IpAddr::from(to),
+                    packet.get(40..(40 + len).min(packet.len()))?,
+                )
+            }
+            _ => return None,
+        };
+        let (head, _) = tcp.split_first_chunk::<HEADER>()?;
+        let u16_at = |at: usize| u16::from_be_bytes([head[at], head[at + 1]]);
+        let u32_at = |at: usize| u32::from_be_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+        let header = usize::from(head[12] >> 4) * 4;
+        let len = tcp.len().checked_sub(header.max(HEADER))?;
+        Some(Self {
+            source: (source, u16_at(0)).into(),
+            destination: (destination, u16_at(2)).into(),
+            sequence: u32_at(4),
+            acknowledgement: u32_at(8),
+            flags: head[13],
+            len: u32::try_from(len).ok()?,
+        })
+    }
+
+    pub(super) const fn has(&self, flag: u8) -> bool {
+        self.flags & flag != 0
+    }
+
+    /// The number behind it: its payload, and one each for SYN and FIN.
+    pub(super) fn end(&self) -> u32 {
+        let extra = u32::from(self.has(SYN)) + u32::from(self.has(FIN));
+        self.sequence.wrapping_add(self.len).wrapping_add(extra)
+    }
+}
+
+/// A packet that resets a connection; `None`: the addresses are of two families.
+pub(super) fn reset(from: SocketAddr, to: SocketAddr, sequence: u32, acknowledgement: u32) -> Option<Vec<u8>> {
+    (from.is_ipv4() == to.is_ipv4()).then(|| packet(from, to, sequence, acknowledgement, RST | ACK, 0))
+}
+
+/// A packet with one segment. The checksum stays empty: what the tap makes never leaves the process, and the stack
+/// does not look at it.
+pub(super) fn packet(
+    from: SocketAddr,
+    to: SocketAddr,
+    sequence: u32,
+    acknowledgement: u32,
+    flags: u8,
+    payload: usize,
+) -> Vec<u8> {
+    let mut tcp = Vec::with_capacity(HEADER + payload);
+    tcp.extend(from.port().to_be_bytes());
+    tcp.extend(to.port().to_be_bytes());
+    tcp.extend(sequence.to_be_bytes());
+    tcp.extend(acknowledgement.to_be_bytes());
+    tcp.extend([0x50, flags, 0, 0, 0, 0, 0, 0]);
+    tcp.resize(HEADER + payload, 0);
+    match (from.ip(), to.ip()) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => ipv4(from, to, &tcp),
+        (from, to) => ipv6(v6(from), v6(to), &tcp),
+    }
+}
+
+fn v6(address: IpAddr) -> Ipv6Addr {
+    match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped(),
+        IpAddr::V6(address) => address,
+    }
+}
+
+fn ipv4(from: Ipv4Addr, to: Ipv4Addr, tcp: &[u8]) -> Vec<u8> {
+    let total = u16::try_from(20 + tcp.len()).unwrap_or(u16::MAX);
+    let mut packet = vec![0x45, 0];
+    packet.extend(total.to_be_bytes());
+    packet.extend([0, 0, 0, 0, 64, TCP, 0, 0]);
+    packet.extend(from.octets());
+    packet.extend(to.octets());
+    packet.extend(tcp);
+    packet
+}
+
+fn ipv6(from: Ipv6Addr, to: Ipv6Addr, tcp: &[u8]) -> Vec<u8> {
+    let len = u16::try_from(tcp.len()).unwrap_or(u16::MAX);
+    let mut packet = vec![0x60, 0, 0, 0];
+    packet.extend(len.to_be_bytes());
+    packet.extend([TCP, 64]);
+    packet.extend(from.octets());
+    packet.extend(to.octets());
+    packet.extend(tcp);
+    packet
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn both_families_are_understood() {
+        for (from, to) in [
+            ("100.64.0.1:1", "100.64.0.2:2"),
+            ("[fd7a::1]:1", "[fd7a::2]:2"),
+        ] {
+            let (from, to) = (from.parse().unwrap(), to.parse().unwrap());
+            let segment = Segment::parse(&packet(from, to, u32::MAX, 5, SYN | ACK, 3)).unwrap();
+            assert_eq!((segment.source, segment.destination), (from, to));
+            assert_eq!((segment.sequence, segment.acknowledgement), (u32::MAX, 5));
+            assert_eq!(segment.end(), 3, "the numbers wrap");
+            assert!(segment.has(SYN) && segment.has(ACK) && !segment.has(FIN));
+        }
+    }
+
+    #[test]
+    fn padding_is_no_payload() {
+        let (from, to) = ("100.64.0.1:1".parse().unwrap(), "100.64.0.2:2".parse().unwrap());
+        let mut bytes = packet(from, to, 1, 1, ACK, 0);
+        bytes.extend([0; 8]);
+        assert_eq!(Segment::parse(&bytes).unwrap().end(), 1);
+    }
+
+    #[test]
+    fn a_reset_needs_one_family() {
+        assert!(reset("1.2.3.4:1".parse().unwrap(), "[::1]:1".parse().unwrap(), 0, 0).is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_parsed_or_left_alone(bytes in proptest::collection::vec(any::<u8>(), 0..120), first in any::<bool>()) {
+            let mut bytes = bytes;
+            if let Some(byte) = bytes.first_mut() {
+                *byte = if first { 0x45 } else { 0x60 };
+            }
+            if let Some(byte) = bytes.get_mut(if first { 9 } else { 6 }) {
+                *byte = TCP;
+            }
+            if let Some(segment) = Segment::parse(&bytes) {
+                prop_assert!(segment.len as usize <= bytes.len());
+            }
+        }
+    }
+}

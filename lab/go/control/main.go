@@ -1,0 +1,150 @@
+// Command control is the control server of the lab: the test control server of
+// the tailscale.com module, with a relay map that it is given.
+//
+// A line on standard input is a command: "down" refuses connections and drops
+// those that are open, "up" takes them again, "expire" and "unexpire" end the
+// keys of all nodes and take that back. Each is answered with the same line on
+// standard output. It ends when standard input ends.
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"log"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+
+	"tailscale.com/tailcfg"
+	"tailscale.com/tstest/integration/testcontrol"
+	"tailscale.com/types/logger"
+)
+
+func main() {
+	listen := flag.String("listen", "", "address to listen on")
+	authKey := flag.String("auth-key", "", "the key that nodes need; empty: none")
+	relays := flag.String("relays", "", "file with the relay map, as JSON")
+	flag.Parse()
+
+	text, err := os.ReadFile(*relays)
+	if err != nil {
+		log.Fatal(err)
+	}
+	relayMap := new(tailcfg.DERPMap)
+	if err := json.Unmarshal(text, relayMap); err != nil {
+		log.Fatal(err)
+	}
+
+	control := &testcontrol.Server{
+		Logf:             logger.Discard,
+		RequireAuthKey:   *authKey,
+		ExplicitBaseURL:  "http://" + *listen,
+		AllNodesSameUser: true,
+		// The relay map is sent once per stream, as real control servers do,
+		// not with each change of a peer.
+		ModifyFirstMapResponse: func(res *tailcfg.MapResponse, req *tailcfg.MapRequest) {
+			if req.Stream {
+				res.DERPMap = relayMap
+			} else {
+				*res = tailcfg.MapResponse{}
+			}
+		},
+	}
+	// Without this the nodes would be sent the public relays.
+	control.DERPMap = nil
+
+	door := &door{address: *listen, handler: control}
+	if err := door.open(); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println("ready")
+
+	lines := bufio.NewScanner(os.Stdin)
+	for lines.Scan() {
+		switch command := lines.Text(); command {
+		case "down":
+			door.close()
+		case "up":
+			if err := door.open(); err != nil {
+				log.Fatal(err)
+			}
+		case "expire":
+			control.SetExpireAllNodes(true)
+		case "unexpire":
+			control.SetExpireAllNodes(false)
+		default:
+			log.Fatalf("unknown command %q", command)
+		}
+		fmt.Println(lines.Text())
+	}
+}
+
+// door lets connections in while it is open.
+type door struct {
+	address string
+	handler http.Handler
+
+	mu       sync.Mutex
+	listener net.Listener
+	// conns are tracked here, and not by http.Server, because it forgets
+	// those that were upgraded.
+	conns map[net.Conn]struct{}
+}
+
+func (d *door) open() error {
+	listener, err := net.Listen("tcp", d.address)
+	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	d.listener = listener
+	d.conns = make(map[net.Conn]struct{})
+	d.mu.Unlock()
+	go (&http.Server{Handler: d.handler}).Serve(&trackingListener{listener, d})
+	return nil
+}
+
+func (d *door) close() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.listener.Close()
+	for conn := range d.conns {
+		conn.Close()
+	}
+	d.conns = nil
+}
+
+type trackingListener struct {
+	net.Listener
+	door *door
+}
+
+func (l *trackingListener) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	l.door.mu.Lock()
+	defer l.door.mu.Unlock()
+	if l.door.conns == nil {
+		conn.Close()
+		return conn, nil
+	}
+	l.door.conns[conn] = struct{}{}
+	return &trackedConn{Conn: conn, door: l.door}, nil
+}
+
+type trackedConn struct {
+	net.Conn
+	door *door
+}
+
+func (c *trackedConn) Close() error {
+	c.door.mu.Lock()
+	delete(c.door.conns, c.Conn)
+	c.door.mu.Unlock()
+	return c.Conn.Close()
+}

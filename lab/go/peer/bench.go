@@ -1,0 +1,183 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"slices"
+	"strconv"
+	"time"
+
+	"tailscale.com/tsnet"
+)
+
+// blobSize is the body with which throughput is measured, in bytes.
+const blobSize = 8 << 20
+
+// benchKey is the identity of both ends: the work is the same as with two, and
+// nothing has to be exchanged first.
+var benchKey = ed25519.NewKeyFromSeed(bytes.Repeat([]byte{7}, ed25519.SeedSize))
+
+// signedText is what the authentication headers of naras sign.
+func signedText(name string, ms int64, suffix string) []byte {
+	return []byte(name + strconv.FormatInt(ms, 10) + suffix)
+}
+
+func sign(header http.Header, suffix string) {
+	ms := time.Now().UnixMilli()
+	header.Set("X-Nara-Name", "bench")
+	header.Set("X-Nara-Timestamp", strconv.FormatInt(ms, 10))
+	signature := ed25519.Sign(benchKey, signedText("bench", ms, suffix))
+	header.Set("X-Nara-Signature", base64.StdEncoding.EncodeToString(signature))
+}
+
+func verify(header http.Header, suffix string) error {
+	ms, err := strconv.ParseInt(header.Get("X-Nara-Timestamp"), 10, 64)
+	if err != nil {
+		return err
+	}
+	signature, err := base64.StdEncoding.DecodeString(header.Get("X-Nara-Signature"))
+	if err != nil {
+		return err
+	}
+	text := signedText(header.Get("X-Nara-Name"), ms, suffix)
+	if !ed25519.Verify(benchKey.Public().(ed25519.PublicKey), text, signature) {
+		return errors.New("the signature does not verify")
+	}
+	return nil
+}
+
+func bodyHash(body []byte) string {
+	sum := sha256.Sum256(body)
+	return base64.StdEncoding.EncodeToString(sum[:])
+}
+
+// serveBench answers small signed requests, sends a blob and swallows one.
+func serveBench(listener net.Listener) {
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /dm", func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		if err := verify(r.Header, r.Method+r.URL.Path); err != nil {
+			http.Error(w, err.Error(), http.StatusUnauthorized)
+			return
+		}
+		body := []byte(`{"success":true}`)
+		sign(w.Header(), bodyHash(body))
+		w.Write(body)
+	})
+	blob := make([]byte, blobSize)
+	mux.HandleFunc("GET /blob", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Length", strconv.Itoa(len(blob)))
+		w.Write(blob)
+	})
+	mux.HandleFunc("POST /blob", func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+	})
+	http.Serve(listener, mux)
+}
+
+type figures struct {
+	ReadyMillis float64 `json:"ready_ms"`
+	FirstMillis float64 `json:"first_ms"`
+	PerSecond   float64 `json:"requests_per_second"`
+	P50Micros   float64 `json:"p50_us"`
+	P99Micros   float64 `json:"p99_us"`
+	DownMB      float64 `json:"down_mb_s"`
+	UpMB        float64 `json:"up_mb_s"`
+	MemoryMB    float64 `json:"memory_mb"`
+}
+
+// measure sends requests to a nara of serveBench, or of the lab's own bench.
+func measure(server *tsnet.Server, address string, ready, duration time.Duration) error {
+	client := &http.Client{Transport: &http.Transport{
+		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return server.Dial(ctx, network, address)
+		},
+	}}
+	url := "http://" + address
+	// Idle memory is taken before there is any traffic.
+	time.Sleep(time.Second)
+	found := figures{ReadyMillis: millis(ready), MemoryMB: residentMB()}
+	request := func() error {
+		body := []byte(`{"text":"hello"}`)
+		r, err := http.NewRequest("POST", url+"/dm", bytes.NewReader(body))
+		if err != nil {
+			return err
+		}
+		sign(r.Header, "POST/dm")
+		res, err := client.Do(r)
+		if err != nil {
+			return err
+		}
+		defer res.Body.Close()
+		answer, err := io.ReadAll(res.Body)
+		if err != nil {
+			return err
+		}
+		if res.StatusCode != http.StatusOK {
+			return fmt.Errorf("%s: %s", res.Status, answer)
+		}
+		return verify(res.Header, bodyHash(answer))
+	}
+	begin := time.Now()
+	if err := request(); err != nil {
+		return err
+	}
+	found.FirstMillis = millis(time.Since(begin))
+
+	var taken []time.Duration
+	for begin = time.Now(); time.Since(begin) < duration; {
+		one := time.Now()
+		if err := request(); err != nil {
+			return err
+		}
+		taken = append(taken, time.Since(one))
+	}
+	found.PerSecond = float64(len(taken)) / time.Since(begin).Seconds()
+	slices.Sort(taken)
+	found.P50Micros = millis(taken[len(taken)/2]) * 1000
+	found.P99Micros = millis(taken[len(taken)*99/100]) * 1000
+
+	begin = time.Now()
+	res, err := client.Get(url + "/blob")
+	if err != nil {
+		return err
+	}
+	n, err := io.Copy(io.Discard, res.Body)
+	res.Body.Close()
+	if err != nil {
+		return err
+	}
+	found.DownMB = float64(n) / 1e6 / time.Since(begin).Seconds()
+	begin = time.Now()
+	res, err = client.Post(url+"/blob", "application/octet-stream", bytes.NewReader(make([]byte, blobSize)))
+	if err != nil {
+		return err
+	}
+	io.Copy(io.Discard, res.Body)
+	res.Body.Close()
+	found.UpMB = float64(blobSize) / 1e6 / time.Since(begin).Seconds()
+	return json.NewEncoder(os.Stdout).Encode(found)
+}
+
+func millis(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1e6 }
+
+// residentMB is the resident memory of this process.
+func residentMB() float64 {
+	text, err := os.ReadFile("/proc/self/statm")
+	if err != nil {
+		return 0
+	}
+	var size, resident float64
+	fmt.Sscan(string(text), &size, &resident)
+	return resident * float64(os.Getpagesize()) / 1e6
+}

@@ -1,0 +1,137 @@
+// Command relay is a relay (DERP) and a STUN server of the lab.
+//
+// It writes one line of JSON when it is ready: the node of a relay map that
+// says where it is and which certificate it has. The certificate is made at
+// the first start and kept, so that a relay that is restarted is the same. It
+// ends when standard input ends.
+package main
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"encoding/pem"
+	"flag"
+	"fmt"
+	"io"
+	"log"
+	"math/big"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"time"
+
+	"tailscale.com/derp/derpserver"
+	"tailscale.com/net/stun"
+	"tailscale.com/tailcfg"
+	"tailscale.com/types/key"
+	"tailscale.com/types/logger"
+)
+
+func main() {
+	region := flag.Int("region", 900, "number of the region")
+	port := flag.Int("port", 0, "TCP port of the relay on 127.0.0.1")
+	stunPort := flag.Int("stun-port", 0, "UDP port of the STUN server on 127.0.0.1")
+	folder := flag.String("folder", "", "where the certificate is kept")
+	flag.Parse()
+
+	certificate, err := loadOrMake(*folder)
+	if err != nil {
+		log.Fatal(err)
+	}
+	packets, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: *stunPort})
+	if err != nil {
+		log.Fatal(err)
+	}
+	go serveSTUN(packets)
+
+	server := derpserver.New(key.NewNode(), logger.Discard)
+	mux := http.NewServeMux()
+	mux.Handle("/derp", derpserver.Handler(server))
+	mux.HandleFunc("/derp/probe", derpserver.ProbeHandler)
+	mux.HandleFunc("/derp/latency-check", derpserver.ProbeHandler)
+	listener, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", *port))
+	if err != nil {
+		log.Fatal(err)
+	}
+	web := &http.Server{
+		Handler:   mux,
+		TLSConfig: &tls.Config{Certificates: []tls.Certificate{certificate}},
+		ErrorLog:  log.New(io.Discard, "", 0),
+		// A relay takes over the connection, which HTTP/2 does not allow.
+		TLSNextProto: map[string]func(*http.Server, *tls.Conn, http.Handler){},
+	}
+	go web.ServeTLS(listener, "", "")
+
+	json.NewEncoder(os.Stdout).Encode(&tailcfg.DERPNode{
+		Name:     fmt.Sprintf("%da", *region),
+		RegionID: *region,
+		HostName: "127.0.0.1",
+		CertName: fmt.Sprintf("sha256-raw:%02x", sha256.Sum256(certificate.Certificate[0])),
+		IPv4:     "127.0.0.1",
+		IPv6:     "none",
+		STUNPort: packets.LocalAddr().(*net.UDPAddr).Port,
+		DERPPort: listener.Addr().(*net.TCPAddr).Port,
+	})
+	io.Copy(io.Discard, os.Stdin)
+}
+
+func serveSTUN(conn *net.UDPConn) {
+	buf := make([]byte, 1500)
+	for {
+		n, from, err := conn.ReadFromUDPAddrPort(buf)
+		if err != nil {
+			return
+		}
+		id, err := stun.ParseBindingRequest(buf[:n])
+		if err != nil {
+			continue
+		}
+		from = netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
+		conn.WriteToUDPAddrPort(stun.Response(id, from), from)
+	}
+}
+
+// loadOrMake returns the certificate in folder, made if there is none.
+func loadOrMake(folder string) (tls.Certificate, error) {
+	certFile, keyFile := filepath.Join(folder, "relay.crt"), filepath.Join(folder, "relay.key")
+	if certificate, err := tls.LoadX509KeyPair(certFile, keyFile); err == nil {
+		return certificate, nil
+	}
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1),
+		Subject:      pkix.Name{CommonName: "relay of the lab"},
+		IPAddresses:  []net.IP{net.IPv4(127, 0, 0, 1)},
+		NotBefore:    time.Now().Add(-time.Hour),
+		NotAfter:     time.Now().Add(24 * time.Hour),
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &private.PublicKey, private)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	keyDER, err := x509.MarshalECPrivateKey(private)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	if err := os.MkdirAll(folder, 0o700); err != nil {
+		return tls.Certificate{}, err
+	}
+	if err := os.WriteFile(certFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600); err != nil {
+		return tls.Certificate{}, err
+	}
+	if err := os.WriteFile(keyFile, pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: keyDER}), 0o600); err != nil {
+		return tls.Certificate{}, err
+	}
+	return tls.LoadX509KeyPair(certFile, keyFile)
+}

@@ -1,0 +1,173 @@
+//! Figures of each pair, beside those of two tsnet nodes in the same run.
+
+mod http;
+mod signed;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nara_tailnet::MeshNode;
+use serde::{Deserialize, Serialize};
+
+use crate::kind::{Kind, Settings, embedded};
+use crate::network::{AUTH_KEY, Network};
+use crate::process::{Process, memory_mb};
+use crate::tsnet::MESH_PORT;
+
+/// How long each figure is measured, in seconds.
+const SECONDS: &str = "4";
+/// Starts of fresh nodes per pair: each gives one first request.
+const ROUNDS: usize = 5;
+/// How long one round may take.
+const ROUND: Duration = Duration::from_secs(120);
+
+/// What one round of one pair gives. `lab/go/peer` prints the same.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+struct Figures {
+    ready_ms: f64,
+    first_ms: f64,
+    requests_per_second: f64,
+    p50_us: f64,
+    p99_us: f64,
+    down_mb_s: f64,
+    up_mb_s: f64,
+    memory_mb: f64,
+}
+
+/// Measures all pairs and prints the table. `--rounds N`, `--file PATH`.
+pub(crate) async fn run(programs: &Path, args: &[String]) -> Result<(), String> {
+    let mut rounds = ROUNDS;
+    let mut file = None;
+    let mut args = args.iter();
+    while let Some(arg) = args.next() {
+        let value = args.next().ok_or_else(|| format!("{arg} takes a value"))?;
+        match arg.as_str() {
+            "--rounds" => rounds = value.parse().map_err(|_| "--rounds takes a number".to_owned())?,
+            "--file" => file = Some(value),
+            _ => return Err(format!("there is no option {arg}")),
+        }
+    }
+    let pairs = [
+        (Kind::Tsnet, Kind::Tsnet),
+        (Kind::Embedded, Kind::Embedded),
+        (Kind::Embedded, Kind::Tsnet),
+        (Kind::Tsnet, Kind::Embedded),
+    ];
+    let mut all: Vec<Vec<Figures>> = vec![Vec::new(); pairs.len()];
+    for round in 1..=rounds {
+        // Pairs alternate, so that a change of the machine's pace hits all of them.
+        for ((client, server), found) in pairs.iter().zip(&mut all) {
+            let network = Network::start(programs).await?;
+            let figures = tokio::time::timeout(ROUND, measure(&network, *client, *server))
+                .await
+                .map_err(|_| format!("{client} → {server} did not end within {ROUND:?}"))?
+                .map_err(|error| format!("{client} → {server}: {error}"))?;
+            println!("round {round}  {client} → {server}  {figures:?}");
+            found.push(figures);
+        }
+    }
+    let mut text = "| pair | requests/s | p50 µs | p99 µs | down MB/s | up MB/s | first request ms (p50, worst) | idle memory MB |\n|---|---|---|---|---|---|---|---|\n".to_owned();
+    for ((client, server), found) in pairs.iter().zip(&all) {
+        let median = |field: fn(&Figures) -> f64| {
+            let mut values: Vec<_> = found.iter().map(field).collect();
+            values.sort_by(f64::total_cmp);
+            values.get(values.len() / 2).copied().unwrap_or_default()
+        };
+        let worst = found.iter().map(|figures| figures.first_ms).fold(0.0, f64::max);
+        text.push_str(&format!(
+            "| {client} → {server} | {:.0} | {:.0} | {:.0} | {:.1} | {:.1} | {:.0}, {worst:.0} | {:.1} |\n",
+            median(|figures| figures.requests_per_second),
+            median(|figures| figures.p50_us),
+            median(|figures| figures.p99_us),
+            median(|figures| figures.down_mb_s),
+            median(|figures| figures.up_mb_s),
+            median(|figures| figures.first_ms),
+            median(|figures| figures.memory_mb),
+        ));
+    }
+    println!("\n{text}");
+    if let Some(file) = file {
+        std::fs::write(file, &text).map_err(|error| format!("{file}: {error}"))?;
+    }
+    Ok(())
+}
+
+#[derive(Deserialize)]
+struct Ready {
+    addresses: Vec<std::net::IpAddr>,
+}
+
+/// A fresh server and a fresh client, each in a process of its own.
+async fn measure(network: &Network, client: Kind, server: Kind) -> Result<Figures, String> {
+    let mut serving = start(network, server, "bench-server", None)?;
+    let ready: Ready = serving.ready_json().await?;
+    let address = *ready.addresses.first().ok_or("the server has no address")?;
+    let address = SocketAddr::new(address, MESH_PORT).to_string();
+    let mut loading = start(network, client, "bench-client", Some(&address))?;
+    loading.ready_json().await
+}
+
+fn start(network: &Network, kind: Kind, name: &str, load: Option<&str>) -> Result<Process, String> {
+    let control = network.control_url();
+    let folder = network.folder_of(name);
+    let folder = folder.to_string_lossy();
+    if kind == Kind::Tsnet {
+        let mut args = vec![
+            "-name", name, "-control", &control, "-auth-key", AUTH_KEY, "-folder", &folder, "-bench", "-seconds", SECONDS,
+        ];
+        if let Some(address) = load {
+            args.extend(["-load", address]);
+        }
+        return Process::start(&network.programs.join("peer"), &args);
+    }
+    let ourselves = std::env::current_exe().map_err(|error| error.to_string())?;
+    let programs = network.programs.to_string_lossy();
+    let mut args = vec![&*programs, "bench-nara", name, &control];
+    args.extend(load);
+    Process::start(&ourselves, &args)
+}
+
+/// A server or, with the address of one, a client on an embedded node.
+pub(crate) async fn child(args: &[String]) -> Result<(), String> {
+    let (name, control_url, load) = match args {
+        [name, control_url] => (name, control_url, None),
+        [name, control_url, load] => (name, control_url, Some(load)),
+        _ => return Err("bench-nara NAME CONTROL-URL [ADDRESS]".to_owned()),
+    };
+    let begin = Instant::now();
+    let node = Arc::new(embedded(Settings {
+        name: name.clone(),
+        control_url: control_url.clone(),
+        auth_key: AUTH_KEY.to_owned(),
+        key_file: None,
+        ephemeral: true,
+    })?);
+    let status = node.ready(ROUND).await.map_err(|error| error.to_string())?;
+    let ready = begin.elapsed();
+    let Some(load) = load else {
+        let address = *status.addresses.first().ok_or("the node has no address")?;
+        let listener = nara_mesh::transport::Transport::listen(&*node, (address, MESH_PORT).into())
+            .await
+            .map_err(|error| error.to_string())?;
+        println!("{}", serde_json::json!({ "addresses": status.addresses }));
+        let (mut input, mut nowhere) = (tokio::io::stdin(), tokio::io::sink());
+        tokio::select! {
+            () = http::serve(listener) => {}
+            // Nothing is ever sent: this waits for the end.
+            _ = tokio::io::copy(&mut input, &mut nowhere) => {}
+        }
+        return Ok(());
+    };
+    // Idle memory is taken before there is any traffic.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let memory = memory_mb(std::process::id());
+    let address = load.parse().map_err(|error| format!("{load}: {error}"))?;
+    let duration = Duration::from_secs(SECONDS.parse().unwrap_or(4));
+    let mut figures = http::load(&*node, address, duration).await?;
+    figures.ready_ms = ready.as_secs_f64() * 1e3;
+    figures.memory_mb = memory;
+    println!("{}", serde_json::to_string(&figures).map_err(|error| error.to_string())?);
+    Ok(())
+}

@@ -1,0 +1,91 @@
+//! The kinds of node that naras live on.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use nara_tailnet::embedded::{EmbeddedNode, EmbeddedSettings};
+use nara_tailnet::managed::{ManagedConfig, ManagedNode};
+use nara_tailnet::{AuthKey, MeshNode};
+
+use crate::network::{AUTH_KEY, Network};
+use crate::tsnet::Tsnet;
+
+/// How a nara is on the tailnet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    /// A node in our own process.
+    Embedded,
+    /// A `tailscaled` of our own.
+    Managed,
+    /// A Go program with a node of the tsnet library.
+    Tsnet,
+}
+
+impl Kind {
+    pub(crate) const ALL: [Self; 3] = [Self::Embedded, Self::Managed, Self::Tsnet];
+
+    /// Starts a node of this kind. It may not be ready yet.
+    pub(crate) async fn start(self, network: &Network, name: &str) -> Result<Arc<dyn MeshNode>, String> {
+        match self {
+            Self::Embedded => Ok(Arc::new(embedded(Settings::new(network, name))?)),
+            Self::Managed => managed(network, name),
+            Self::Tsnet => Ok(Arc::new(Tsnet::start(network, name).await?)),
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Embedded => "embedded",
+            Self::Managed => "managed",
+            Self::Tsnet => "tsnet",
+        })
+    }
+}
+
+/// What an embedded node of the lab is told.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) name: String,
+    pub(crate) control_url: String,
+    pub(crate) auth_key: String,
+    pub(crate) key_file: Option<PathBuf>,
+    pub(crate) ephemeral: bool,
+}
+
+impl Settings {
+    pub(crate) fn new(network: &Network, name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            control_url: network.control_url(),
+            auth_key: AUTH_KEY.to_owned(),
+            key_file: Some(network.folder_of(name).join("node.json")),
+            ephemeral: false,
+        }
+    }
+}
+
+/// Starts an embedded node.
+pub(crate) fn embedded(wanted: Settings) -> Result<EmbeddedNode, String> {
+    let url = wanted
+        .control_url
+        .parse()
+        .map_err(|error| format!("{}: {error}", wanted.control_url))?;
+    let mut settings = EmbeddedSettings::new(wanted.name, url);
+    settings.auth_key = Some(AuthKey::new(&wanted.auth_key, "the lab").map_err(|error| error.to_string())?);
+    settings.key_file = wanted.key_file;
+    settings.ephemeral = wanted.ephemeral;
+    settings.danger_allow_plain_control();
+    EmbeddedNode::start(settings).map_err(|error| error.to_string())
+}
+
+fn managed(network: &Network, name: &str) -> Result<Arc<dyn MeshNode>, String> {
+    let mut config = ManagedConfig::new(network.folder_of(name), name);
+    config.program = network.programs.join("tailscaled");
+    config.control_url = Some(network.control_url());
+    config.auth_key = Some(AuthKey::new(AUTH_KEY, "the lab").map_err(|error| error.to_string())?);
+    let node = ManagedNode::start(config).map_err(|error| error.to_string())?;
+    Ok(Arc::new(node))
+}

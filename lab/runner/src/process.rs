@@ -1,0 +1,102 @@
+//! Programs that the lab starts and ends.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::time::timeout;
+
+/// How long a program may take to say that it is ready.
+const READY: Duration = Duration::from_secs(75);
+/// How long it may take to answer a command.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// A program that talks in lines. It is killed when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Process {
+    name: String,
+    child: Child,
+    input: ChildStdin,
+    output: Lines<BufReader<ChildStdout>>,
+}
+
+impl Process {
+    pub(crate) fn start(program: &Path, args: &[&str]) -> Result<Self, String> {
+        let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let mut child = Command::new(program)
+            .args(args)
+            .env("TS_NO_LOGS_NO_SUPPORT", "true")
+            // Go nodes wait for a network to come up that is not loopback.
+            .env("TS_ASSUME_NETWORK_UP_FOR_TEST", "1")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(|error| format!("cannot start {}: {error}", program.display()))?;
+        let missing = || format!("{name} has no standard streams");
+        let input = child.stdin.take().ok_or_else(missing)?;
+        let output = BufReader::new(child.stdout.take().ok_or_else(missing)?).lines();
+        Ok(Self {
+            name,
+            child,
+            input,
+            output,
+        })
+    }
+
+    /// The line with which it says that it is ready.
+    pub(crate) async fn ready(&mut self) -> Result<String, String> {
+        self.line(READY).await
+    }
+
+    /// The same, as JSON.
+    pub(crate) async fn ready_json<T: DeserializeOwned>(&mut self) -> Result<T, String> {
+        let line = self.ready().await?;
+        serde_json::from_str(&line).map_err(|error| format!("{} says {line:?}: {error}", self.name))
+    }
+
+    async fn line(&mut self, limit: Duration) -> Result<String, String> {
+        match timeout(limit, self.output.next_line()).await {
+            Ok(Ok(Some(line))) => Ok(line),
+            Ok(Ok(None)) => Err(format!("{} has ended", self.name)),
+            Ok(Err(error)) => Err(format!("{}: {error}", self.name)),
+            Err(_) => Err(format!("{} says nothing within {limit:?}", self.name)),
+        }
+    }
+
+    /// Gives it a command, which it answers with the same line.
+    pub(crate) async fn command(&mut self, command: &str) -> Result<(), String> {
+        let line = format!("{command}\n");
+        self.input
+            .write_all(line.as_bytes())
+            .await
+            .map_err(|error| format!("{}: {error}", self.name))?;
+        let answer = self.line(ANSWER).await?;
+        if answer == command {
+            Ok(())
+        } else {
+            Err(format!("{} answers {answer:?} to {command:?}", self.name))
+        }
+    }
+
+    /// Kills it at once, without a goodbye, and waits until it is gone.
+    pub(crate) async fn kill(mut self) -> Result<(), String> {
+        self.child.kill().await.map_err(|error| format!("{}: {error}", self.name))
+    }
+
+}
+
+/// The resident memory of a process, in MB.
+pub(crate) fn memory_mb(pid: u32) -> f64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib: f64 = line
+        .and_then(|line| line.split_whitespace().next())
+        .and_then(|kib| kib.parse().ok())
+        .unwrap_or_default();
+    kib * 1024.0 / 1e6
+}

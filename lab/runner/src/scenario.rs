@@ -1,0 +1,131 @@
+//! What is tried, and what must come out.
+
+mod crowd;
+mod outage;
+mod pair;
+mod peer;
+mod refused;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use futures_util::future::try_join_all;
+use nara_proto::identity::NaraName;
+
+use crate::kind::Kind;
+use crate::nara::Nara;
+use crate::network::Network;
+use crate::table::Table;
+
+/// Runs all scenarios and prints the table. `--kinds a,b` limits the kinds, `--file PATH` writes the table too.
+pub(crate) async fn run(programs: &Path, args: &[String]) -> Result<(), String> {
+    let mut kinds = Kind::ALL.to_vec();
+    let mut file = None;
+    let mut args = args.iter();
+    while let Some(arg) = args.next() {
+        let value = args.next().ok_or_else(|| format!("{arg} takes a value"))?;
+        match arg.as_str() {
+            "--kinds" => kinds.retain(|kind| value.split(',').any(|wanted| wanted == kind.to_string())),
+            "--file" => file = Some(value),
+            _ => return Err(format!("there is no option {arg}")),
+        }
+    }
+    let mut table = Table::default();
+    let network = Network::start(programs).await?;
+    let naras = Naras::start(&network, &kinds, &mut table).await?;
+    pair::run(&naras, &mut table).await;
+    outage::run(&network, &naras, &mut table).await;
+    peer::run(&network, &naras, &mut table).await;
+    drop(naras);
+    drop(network);
+    // What changes the whole network, or needs it empty, has one of its own.
+    outage::at_start(programs, &kinds, &mut table).await?;
+    if kinds.contains(&Kind::Embedded) {
+        refused::run(programs, &mut table).await?;
+        crowd::run(programs, &mut table).await?;
+        outage::amnesia(programs, &mut table).await?;
+    }
+    let markdown = table.markdown();
+    println!("\n{markdown}");
+    if let Some(file) = file {
+        std::fs::write(file, &markdown).map_err(|error| format!("{file}: {error}"))?;
+    }
+    table.into_outcome()
+}
+
+/// Two embedded naras talk once a second for 150 s: past the 120 s after which WireGuard renews its keys.
+pub(crate) async fn soak(programs: &Path, _args: &[String]) -> Result<(), String> {
+    let network = Network::start(programs).await?;
+    let (a, b) = futures_util::future::try_join(
+        Nara::start(&network, Kind::Embedded, "soak-a"),
+        Nara::start(&network, Kind::Embedded, "soak-b"),
+    )
+    .await?;
+    a.discover(&[&b.name], Duration::from_secs(15)).await?;
+    let mut slowest = Duration::ZERO;
+    for second in 0..150 {
+        let begin = Instant::now();
+        a.client
+            .ping(&b.name)
+            .await
+            .map_err(|error| format!("after {second} s: {error}"))?;
+        slowest = slowest.max(begin.elapsed());
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    println!("150 of 150 pings answered; the slowest took {slowest:.1?}");
+    Ok(())
+}
+
+/// Two naras of each kind on one tailnet.
+#[derive(Debug)]
+pub(crate) struct Naras {
+    pub(crate) first: Vec<Nara>,
+    pub(crate) second: Vec<Nara>,
+}
+
+impl Naras {
+    /// Starts all of them at the same moment.
+    async fn start(network: &Network, kinds: &[Kind], table: &mut Table) -> Result<Self, String> {
+        let start = |suffix: &'static str| {
+            try_join_all(kinds.iter().map(move |kind| async move {
+                Nara::start(network, *kind, &format!("{kind}-{suffix}")).await
+            }))
+        };
+        let (first, second) = futures_util::future::try_join(start("a"), start("b")).await?;
+        for (a, b) in first.iter().zip(&second) {
+            let joined = a.joined.max(b.joined);
+            let check = async { Ok(format!("{:.2} s", joined.as_secs_f64())) };
+            table
+                .check("two first joins at once", &a.kind.to_string(), Duration::from_secs(1), check)
+                .await;
+        }
+        Ok(Self { first, second })
+    }
+
+    /// Every kind with every kind, the first as client.
+    pub(crate) fn pairs(&self) -> impl Iterator<Item = (String, &Nara, &Nara)> {
+        self.first.iter().flat_map(|a| {
+            self.second
+                .iter()
+                .map(move |b| (format!("{} → {}", a.kind, b.kind), a, b))
+        })
+    }
+
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Nara> {
+        self.first.iter().chain(&self.second)
+    }
+}
+
+/// Pings until it works, and says how long that took.
+pub(crate) async fn until_answered(from: &Nara, to: &NaraName, within: Duration) -> Result<Duration, String> {
+    let begin = Instant::now();
+    loop {
+        match from.client.ping(to).await {
+            Ok(_) => return Ok(begin.elapsed()),
+            Err(error) if begin.elapsed() > within => {
+                return Err(format!("{} does not reach {to} within {within:?}: {error}", from.name));
+            }
+            Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! The control server or the relay goes away and comes back.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nara_tailnet::status::NodeState;
+
+use super::{Naras, until_answered};
+use crate::kind::Kind;
+use crate::nara::Nara;
+use crate::network::Network;
+use crate::table::Table;
+
+const LIMIT: Duration = Duration::from_secs(60);
+/// How long the control server is away.
+const AWAY: Duration = Duration::from_secs(60);
+
+pub(super) async fn run(network: &Network, naras: &Naras, table: &mut Table) {
+    control_away(network, naras, table).await;
+    relay_restarts(network, naras, table).await;
+}
+
+/// Traffic goes on while the control server is away, and who joins when it is back is found by all.
+async fn control_away(network: &Network, naras: &Naras, table: &mut Table) {
+    let mut failed: Vec<String> = Vec::new();
+    if let Err(error) = network.control("down").await {
+        failed.push(error);
+    }
+    let begin = Instant::now();
+    let mut rounds = 0;
+    while begin.elapsed() < AWAY {
+        for (pair, a, b) in naras.pairs() {
+            if let Err(error) = a.client.ping(&b.name).await {
+                failed.push(format!("{pair} after {:.0?}: {error}", begin.elapsed()));
+            }
+        }
+        rounds += 1;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    if let Err(error) = network.control("up").await {
+        failed.push(error);
+    }
+    for (pair, _, _) in naras.pairs() {
+        let why = failed.iter().find(|why| why.starts_with(&pair)).or_else(|| failed.first().filter(|why| !why.contains('→')));
+        let outcome = why.map_or_else(|| Ok(format!("{rounds} of {rounds} pings")), |why| Err(why.clone()));
+        table
+            .check("control away for 60 s", &pair, LIMIT, async { outcome })
+            .await;
+    }
+    // Everybody must hear of somebody new.
+    let new = match Nara::start(network, Kind::Embedded, "late").await {
+        Ok(new) => new,
+        Err(error) => {
+            table.check("… then somebody joins", "embedded", LIMIT, async { Err(error) }).await;
+            return;
+        }
+    };
+    for nara in &naras.first {
+        let heard = async {
+            // A Go node waits up to 30 s before it tries its control server again.
+            let took = nara.discover(&[&new.name], Duration::from_secs(50)).await?;
+            Ok(format!("heard after {:.1} s", took.as_secs_f64()))
+        };
+        table
+            .check("… then somebody joins", &nara.kind.to_string(), LIMIT, heard)
+            .await;
+    }
+}
+
+/// The relay is killed and started again: all find back to each other.
+async fn relay_restarts(network: &Network, naras: &Naras, table: &mut Table) {
+    let restart = async {
+        network.stop_relay().await?;
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        network.start_relay().await
+    };
+    let restarted = restart.await;
+    for (pair, a, b) in naras.pairs() {
+        let restarted = restarted.clone();
+        let answered = async {
+            restarted?;
+            let took = until_answered(a, &b.name, Duration::from_secs(40)).await?;
+            Ok(format!("after {:.1} s", took.as_secs_f64()))
+        };
+        table.check("relay away for 4 s", &pair, LIMIT, answered).await;
+    }
+}
+
+/// Nodes are started while the control server does not answer.
+pub(super) async fn at_start(programs: &Path, kinds: &[Kind], table: &mut Table) -> Result<(), String> {
+    for kind in kinds.iter().filter(|kind| **kind != Kind::Tsnet) {
+        let network = Network::start(programs).await?;
+        let check = async {
+            network.control("down").await?;
+            let node = kind.start(&network, "early").await?;
+            let Err(not_ready) = node.ready(Duration::from_secs(3)).await else {
+                return Err("it is ready without a control server".to_owned());
+            };
+            network.control("up").await?;
+            let begin = Instant::now();
+            node.ready(Duration::from_secs(50)).await.map_err(|error| error.to_string())?;
+            let said = not_ready.reason.to_string();
+            let said = said.split(';').next().unwrap_or_default().to_owned();
+            println!("      {kind} said: {said}");
+            Ok(format!("joined {:.1} s later", begin.elapsed().as_secs_f64()))
+        };
+        table
+            .check("control down at start", &kind.to_string(), Duration::from_secs(70), check)
+            .await;
+    }
+    Ok(())
+}
+
+/// The control server is killed, and the next one has never heard of anybody.
+pub(super) async fn amnesia(programs: &Path, table: &mut Table) -> Result<(), String> {
+    let network = Network::start(programs).await?;
+    let check = async {
+        let (a, b) = futures_util::future::try_join(
+            Nara::start(&network, Kind::Embedded, "amnesia-a"),
+            Nara::start(&network, Kind::Embedded, "amnesia-b"),
+        )
+        .await?;
+        a.discover(&[&b.name], Duration::from_secs(15)).await?;
+        network.replace_control().await?;
+        let begin = Instant::now();
+        let mut status = a.node.watch_status();
+        status
+            .wait_for(|status| status.state != NodeState::Running)
+            .await
+            .map_err(|error| error.to_string())?;
+        for nara in [&a, &b] {
+            nara.node
+                .ready(Duration::from_secs(30))
+                .await
+                .map_err(|error| format!("{}: {error}", nara.name))?;
+        }
+        // Addresses may have changed: discovery says where they are now.
+        loop {
+            let _ = a.discover(&[&b.name], Duration::from_secs(1)).await;
+            match a.client.ping(&b.name).await {
+                Ok(_) => break,
+                Err(error) if begin.elapsed() > Duration::from_secs(40) => return Err(error.to_string()),
+                Err(_) => tokio::time::sleep(Duration::from_millis(300)).await,
+            }
+        }
+        Ok(format!("back after {:.1} s", begin.elapsed().as_secs_f64()))
+    };
+    table
+        .check("control replaced by one that knows nobody", "embedded", LIMIT, check)
+        .await;
+    Ok(())
+}

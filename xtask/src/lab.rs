@@ -1,0 +1,141 @@
+//! Runs naras of every kind on a tailnet of their own, without root and without the internet.
+//!
+//! All of it runs in namespaces of its own: there is only the loopback device, and whatever was started ends with us.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::process;
+
+/// How long a run may take before all of it is ended.
+const LIMIT: Duration = Duration::from_secs(25 * 60);
+
+/// What is set up in the namespaces before the program runs. Go nodes do not use a network that has only the loopback
+/// device, so there is a second one, which leads nowhere.
+const SETUP: &str = "\
+set -eu
+ip link set lo up
+ip link add lab0 type veth peer name lab1
+ip addr add 10.77.0.1/24 dev lab0
+ip link set lab0 up
+ip link set lab1 up
+exec \"$@\"
+";
+
+pub(crate) fn run(args: &[String]) -> Result<(), String> {
+    let mut task = "scenarios";
+    let mut rest = Vec::new();
+    let mut args = args.iter();
+    while let Some(arg) = args.next() {
+        match arg.as_str() {
+            "--bench" => task = "bench",
+            "--soak" => task = "soak",
+            "--kinds" | "--rounds" => {
+                rest.push(arg.clone());
+                rest.push(args.next().cloned().ok_or_else(|| format!("{arg} takes a value"))?);
+            }
+            other => return Err(format!("the lab has no option {other:?}; see `cargo xtask help`")),
+        }
+    }
+    check_tools()?;
+    let folder = process::root().join("target/lab");
+    let programs = folder.join("bin");
+    fs::create_dir_all(&programs).map_err(|error| format!("{}: {error}", programs.display()))?;
+    build_go(&programs)?;
+    let lab = build_lab(task)?;
+    if task != "soak" {
+        rest.push("--file".to_owned());
+        rest.push(folder.join(format!("{task}.md")).display().to_string());
+    }
+    in_namespaces(&lab, &programs, task, &rest)
+}
+
+fn check_tools() -> Result<(), String> {
+    let works = |program: &str, args: &[&str]| {
+        Command::new(program)
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .is_ok_and(|status| status.success())
+    };
+    if !works("go", &["version"]) {
+        return Err("the lab needs Go (the programs `go`; on Debian: apt-get install golang-go)".to_owned());
+    }
+    if !works("ip", &["-V"]) {
+        return Err("the lab needs the program `ip` (on Debian: apt-get install iproute2)".to_owned());
+    }
+    if !works("unshare", &["-Urnpf", "--kill-child", "true"]) {
+        return Err("the lab needs user, network and process namespaces: `unshare -Urnpf true` fails here. \
+                    On Debian and Ubuntu, `sysctl kernel.unprivileged_userns_clone=1` or \
+                    `sysctl kernel.apparmor_restrict_unprivileged_userns=0` allows them"
+            .to_owned());
+    }
+    Ok(())
+}
+
+/// Builds the Go programs, all from one module, so that they fit together.
+fn build_go(programs: &Path) -> Result<(), String> {
+    eprintln!("building the Go programs of the lab");
+    let mut command = Command::new("go");
+    command
+        .current_dir(process::root().join("lab/go"))
+        .env("CGO_ENABLED", "0")
+        .args(["build", "-trimpath", "-o"])
+        .arg(format!("{}/", programs.display()))
+        .args(["./control", "./peer", "./relay", "tailscale.com/cmd/tailscaled"]);
+    process::run(&mut command)
+}
+
+/// Builds the program that runs the scenarios. Figures need an optimised one.
+fn build_lab(task: &str) -> Result<PathBuf, String> {
+    let mut command = process::cargo();
+    command.args(["build", "--package", "nara-lab", "--locked"]);
+    let profile = if task == "bench" {
+        command.arg("--release");
+        "release"
+    } else {
+        "debug"
+    };
+    process::run(&mut command)?;
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| process::root().join("target"), PathBuf::from);
+    Ok(target.join(profile).join("nara-lab"))
+}
+
+/// Runs the program where there is nothing else, for a limited time. Whatever it started ends with it: it is the first
+/// process of its namespace.
+fn in_namespaces(lab: &Path, programs: &Path, task: &str, rest: &[String]) -> Result<(), String> {
+    let begin = Instant::now();
+    let mut child = Command::new("unshare")
+        .args(["-Urnpf", "--mount-proc", "--kill-child", "sh", "-c", SETUP, "lab"])
+        .arg(lab)
+        .arg(programs)
+        .arg(task)
+        .args(rest)
+        // Go programs of Tailscale send their logs home otherwise, and wait for a network that is not loopback.
+        .env("TS_NO_LOGS_NO_SUPPORT", "true")
+        .env("TS_ASSUME_NETWORK_UP_FOR_TEST", "1")
+        .stdin(Stdio::null())
+        .spawn()
+        .map_err(|error| format!("cannot run unshare: {error}"))?;
+    loop {
+        match child.try_wait().map_err(|error| format!("unshare: {error}"))? {
+            Some(status) if status.success() => {
+                eprintln!("the lab took {:.0} s", begin.elapsed().as_secs_f64());
+                return Ok(());
+            }
+            Some(status) => return Err(format!("the lab failed: {status}")),
+            None if begin.elapsed() > LIMIT => {
+                // The first process ends with unshare, and all others with it.
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(format!("the lab did not end within {LIMIT:?}"));
+            }
+            None => thread::sleep(Duration::from_millis(200)),
+        }
+    }
+}
