@@ -90,5 +90,9 @@ pub trait PeerSource: Debug + Send + Sync + 'static {
     fn watch(&self) -> BoxStream<'static, Vec<Candidate>>;
 
     /// The nara to which a source address belongs, where the network knows; `None`: it does not say.
+    ///
+    /// A server asks it for each signed request, so answer from memory: what takes longer than
+    /// [`OWNER_LOOKUP_TIMEOUT`](crate::defaults::OWNER_LOOKUP_TIMEOUT) refuses the request. An address of IPv4
+    /// comes as such, not mapped into IPv6.
     fn owner_of(&self, address: IpAddr) -> BoxFuture<'_, Option<NaraName>>;
 }

@@ -143,10 +143,12 @@ impl MeshClient {
     }
 
     pub(super) fn route(&self, peer: &PeerRef) -> Result<Route, ClientError> {
-        self.shared
-            .resolver
-            .route(peer)
-            .ok_or_else(|| ClientError::new(peer, ErrorKind::UnknownPeer))
+        let route = self.shared.resolver.route(peer);
+        let route = route.ok_or_else(|| ClientError::new(peer, ErrorKind::UnknownPeer))?;
+        if let Some(name) = &route.expected.name {
+            self.check_trusted(name).map_err(|kind| ClientError::new(peer, kind))?;
+        }
+        Ok(route)
     }
 
     /// Calls an endpoint, and verifies and decodes what it answers with status 200.

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Response};
-use nara_mesh::client::{KeyTrust, MeshClient};
+use nara_mesh::client::MeshClient;
 use nara_mesh::proto::event::SyncEvent;
 use nara_mesh::proto::sync::{SyncRequest, SyncResponse};
 use nara_mesh::proto::time::UnixSeconds;
-use nara_mesh::registry::{KeySource, PeerEvent};
+use nara_mesh::registry::{KeySource, PeerEvent, PeerRegistry, Pinned};
 
 use crate::support::{
     Answer, Mesh, address, event, introduce, json, known, nara, ping_answer, pinned, plain, signed,
@@ -340,7 +340,7 @@ async fn an_answer_passed_on_by_another_host_does_not_move_a_nara() {
 #[tokio::test(start_paused = true)]
 async fn only_pinned_keys_are_trusted_if_so_configured() {
     let mesh = Mesh::new();
-    let client = mesh.builder().trust(KeyTrust::Pinned).build();
+    let client = mesh.builder().registry(PeerRegistry::default().with_trust(Arc::new(Pinned))).build();
     let bob = nara("bob");
     let peer = mesh.honest(2, &bob, sync_body(&bob, vec![])).await;
     client.register_peer(bob.id(), address(2)).unwrap();

@@ -118,6 +118,7 @@ impl MeshClient {
             return Ok(server);
         }
         check_responder(route, &server)?;
+        self.check_trusted(&server)?;
         if let Some(expected) = &route.expected.id
             && expected.as_str() != hello.id
         {

@@ -279,6 +279,10 @@ impl Runner {
                 }
             };
             heard = Instant::now();
+            // What it says from now on is not used. The stream ends here and is refused when it is opened again.
+            if self.client.check_trusted(&reader.server).is_err() {
+                return Stop::Cut(Cut::Untrusted);
+            }
             // All that is there already is verified and stored together.
             let mut block = Some(block);
             while let Some(next) = block.take() {

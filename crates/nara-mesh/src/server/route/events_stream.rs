@@ -21,6 +21,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::ledger::{Followed, Follower, Ledger, LedgerError};
+use crate::registry::Peer;
 use crate::server::VerifiedSender;
 use crate::server::rejection::Rejection;
 use crate::server::shared::Shared;
@@ -90,6 +91,7 @@ pub(super) async fn handle(
         quiet_since: Instant::now(),
         stopping: shared.background.stopping.clone(),
         ledger: ledger.clone(),
+        peer: shared.registry.by_name(sender.name().as_str()),
         sender,
         _slot: slot,
     };
@@ -160,12 +162,17 @@ struct Outlet {
     stopping: CancellationToken,
     ledger: Arc<dyn Ledger>,
     sender: VerifiedSender,
+    /// What the registry knows of the sender, if it does.
+    peer: Option<Arc<Peer>>,
     _slot: OpenStream,
 }
 
 impl Outlet {
     async fn next(&mut self) -> Option<Bytes> {
         loop {
+            if self.peer.as_ref().is_some_and(|peer| peer.is_untrusted()) {
+                return None;
+            }
             if let Some(message) = self.queue.pop_front() {
                 self.quiet_since = Instant::now();
                 return Some(message);
