@@ -12,8 +12,8 @@ mod source;
 mod table;
 mod trust;
 
-pub use conflict::KeyConflict;
-pub(crate) use conflict::{retrust_command, trust_command};
+pub(crate) use conflict::trust_command;
+pub use conflict::{KeyConflict, retrust_command};
 pub use keeper::{PeerKeeper, Recalled};
 pub use known_keys::KnownKeys;
 pub(crate) use peer::now;

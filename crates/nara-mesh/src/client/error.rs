@@ -376,7 +376,7 @@ impl fmt::Display for ErrorKind {
             Self::Untrusted(name) => write!(
                 f,
                 "{name} is not trusted here; if you want to trust it again, run `{}`",
-                retrust_command(name)
+                retrust_command(name, false)
             ),
         }
     }

@@ -185,7 +185,7 @@ impl MeshClient {
     }
 
     /// Notes the key of a nara, and nothing else.
-    fn pin_key(&self, pinned: PinnedKey) -> Result<(), ErrorKind> {
+    pub(super) fn pin_key(&self, pinned: PinnedKey) -> Result<(), ErrorKind> {
         self.check_own_name(&pinned)?;
         let pinning = self.shared.registry.pin(pinned);
         pinning.map(drop).map_err(ErrorKind::Identity)

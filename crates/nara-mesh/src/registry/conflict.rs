@@ -73,11 +73,13 @@ pub(crate) fn trust_command(name: &NaraName, key: &PublicKey, replace: bool) -> 
     }
 }
 
-/// The command with which an operator has the known key of a nara trusted again.
-pub(crate) fn retrust_command(name: &NaraName) -> String {
+/// The command with which an operator has the known key of a nara trusted again, fit to be pasted into a shell;
+/// with `replace`, also though it does less than it has proven that it can.
+pub fn retrust_command(name: &NaraName, replace: bool) -> String {
+    let replace = if replace { "--replace " } else { "" };
     let name = shell_word(name.as_str());
     let end_of_options = if name.starts_with('-') { "-- " } else { "" };
-    format!("nara-mesh peers trust {end_of_options}{name}")
+    format!("nara-mesh peers trust {replace}{end_of_options}{name}")
 }
 
 /// A text as one word of a shell. Names come from peers: none may run a command of its own.

@@ -66,6 +66,21 @@ impl PeerKeeper {
         recall(&self.registry, &*self.ledger).await
     }
 
+    /// Tells the ledger all that the registry has learned, also before this began.
+    ///
+    /// # Errors
+    /// [`LedgerError`] if it cannot be stored.
+    pub async fn save(&self) -> Result<(), LedgerError> {
+        let names = self.registry.peers();
+        let mut learned = records(&self.registry, names.iter().filter_map(|peer| peer.info().name));
+        // What is configured is told anew each time.
+        learned.retain(|record| {
+            let configured = record.key.as_ref().is_some_and(|key| key.source == KeySource::Configured);
+            !configured || !record.protocol.is_empty()
+        });
+        self.ledger.learn_peers(learned).await
+    }
+
     /// Ends when all that was learned until now is in the ledger.
     pub async fn finish(self) {
         self.stopping.cancel();

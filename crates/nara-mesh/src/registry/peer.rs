@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use nara_proto::breaker::{Breaker, BreakerConfig, BreakerState};
-use nara_proto::identity::{NaraId, NaraName};
+use nara_proto::identity::{KeyId, NaraId, NaraName};
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -67,9 +67,13 @@ impl PeerInfo {
 impl fmt::Display for PeerInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.label())?;
-        match (&self.name, &self.id) {
-            (Some(_), Some(id)) => write!(f, " ({id})"),
-            _ => Ok(()),
+        let id = self.id.as_ref().filter(|_| self.name.is_some());
+        let key = self.key.as_ref().map(|pinned| KeyId::from(&pinned.key));
+        match (id, key) {
+            (Some(id), Some(key)) => write!(f, " (id {id}, key {key})"),
+            (Some(id), None) => write!(f, " (id {id})"),
+            (None, Some(key)) => write!(f, " (key {key})"),
+            (None, None) => Ok(()),
         }
     }
 }

@@ -60,6 +60,28 @@ impl PeerRegistry {
         }
     }
 
+    /// As [`PeerRegistry::register`], but a configured key takes the place of any other: what the operator wrote
+    /// counts, also if it was changed since. What was proven with the old key is void.
+    ///
+    /// # Errors
+    /// As [`PeerRegistry::register`], for every other contradiction.
+    pub fn reconfigure(&self, info: PeerInfo) -> Result<Arc<Peer>, RegisterError> {
+        let configured = info.key.as_ref().filter(|key| key.source == KeySource::Configured);
+        let known = info.name.as_ref().and_then(|name| self.by_name(name.as_str()));
+        if let (Some(configured), Some(known)) = (configured, known) {
+            let pinned = known.info().key;
+            if pinned.is_some_and(|pinned| pinned.key != configured.key) {
+                self.relink(&known, |known| {
+                    known.id = None;
+                    known.key = Some(configured.clone());
+                    known.protocol = PeerProtocol::default();
+                });
+                self.emit(PeerEvent::KeyPinned(configured.clone()));
+            }
+        }
+        self.register(info)
+    }
+
     /// Carries out a decision that is new.
     fn decide(&self, record: &PeerRecord, news: OperatorDecision) -> Result<(), RegisterError> {
         if news.verdict == Verdict::Forgotten && self.by_name(record.name.as_str()).is_none() {
@@ -292,6 +314,21 @@ mod tests {
         let at = UnixMillis::new(9);
         registry.restore(changed(record, PeerChange::Untrust { at }));
         assert!(bob.is_untrusted());
+    }
+
+    #[test]
+    fn what_the_operator_wrote_anew_replaces_a_key_and_hearsay_does_not() {
+        let (registry, _) = met(key(1, KeySource::Configured));
+        let info = |key: PinnedKey| PeerInfo {
+            name: Some(key.name.clone()),
+            key: Some(key),
+            ..PeerInfo::default()
+        };
+        assert!(registry.reconfigure(info(hearsay(2))).is_err());
+        let written = key(2, KeySource::Configured);
+        let bob = registry.reconfigure(info(written.clone())).unwrap();
+        assert_eq!((bob.info().key, bob.protocol()), (Some(written), PeerProtocol::default()));
+        assert_eq!(registry.len(), 1);
     }
 
     #[test]
