@@ -91,7 +91,10 @@ async fn wait(registry: PeerRegistry, path: PathBuf, mut stopped: oneshot::Recei
     };
     if let Err(failure) = keeping.await {
         let cause = failure.causes().pop().unwrap_or_default();
-        tracing::warn!("what was learned of peers is not kept: {}: {cause}", failure.message);
+        tracing::warn!(
+            "what was learned of peers is not kept: {}: {cause}",
+            failure.message
+        );
     }
 }
 

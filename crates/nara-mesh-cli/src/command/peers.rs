@@ -8,7 +8,11 @@ use crate::failure::Outcome;
 use crate::printer::Printer;
 use crate::settings::Settings;
 
-pub(super) fn run(args: &PeersArgs, settings: &Settings, printer: impl Fn(&'static str) -> Printer) -> Outcome {
+pub(super) fn run(
+    args: &PeersArgs,
+    settings: &Settings,
+    printer: impl Fn(&'static str) -> Printer,
+) -> Outcome {
     match &args.command {
         None => list::run(&args.list, settings, printer("peers")),
         Some(PeersCommand::List(args)) => list::run(args, settings, printer("peers")),

@@ -187,7 +187,11 @@ fn announce(nara: &LocalNara, address: SocketAddr, printer: Printer) -> Outcome<
     let stanza_address = (!address.ip().is_unspecified()).then_some(address);
     let stanza = PeerEntry::of(nara, stanza_address).to_toml();
     printer.note(format_args!("{} listens on {address}.", nara.name()));
-    printer.note(format_args!("Its id is {}, its key {}.", nara.id(), KeyId::from(&nara.public_key())));
+    printer.note(format_args!(
+        "Its id is {}, its key {}.",
+        nara.id(),
+        KeyId::from(&nara.public_key())
+    ));
     if address.ip().is_loopback() {
         printer.note("It is reached from this machine only (--listen sets another address).");
     }

@@ -240,7 +240,11 @@ async fn show_states(
                 // By now it has proven that it holds its key.
                 let key = known.as_ref().and_then(|known| known.key());
                 let key = key.map(|key| format!(" (key {})", KeyId::from(&key)));
-                printer.note(format_args!("{peer}{}: {}", key.unwrap_or_default(), current.green()));
+                printer.note(format_args!(
+                    "{peer}{}: {}",
+                    key.unwrap_or_default(),
+                    current.green()
+                ));
             }
         }
         if state.changed().await.is_err() {

@@ -146,7 +146,8 @@ impl MeshClient {
         let route = self.shared.resolver.route(peer);
         let route = route.ok_or_else(|| ClientError::new(peer, ErrorKind::UnknownPeer))?;
         if let Some(name) = &route.expected.name {
-            self.check_trusted(name).map_err(|kind| ClientError::new(peer, kind))?;
+            self.check_trusted(name)
+                .map_err(|kind| ClientError::new(peer, kind))?;
         }
         Ok(route)
     }

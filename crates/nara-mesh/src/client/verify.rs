@@ -116,14 +116,16 @@ impl MeshClient {
 
     /// A signature that does not verify may mean that the nara has a new key. Asking it does not change what is
     /// pinned, but then the error can name both keys, and whoever watches the registry is told.
-    async fn look_for_conflict(
+    pub(super) async fn look_for_conflict(
         &self,
         route: &Route,
         responder: &NaraName,
         deadline: Instant,
     ) -> Result<(), ErrorKind> {
         let asking = self.discover_key_until(route.address, Some(responder), deadline);
-        let Ok(discovered) = asking.await else { return Ok(()) };
+        let Ok(discovered) = asking.await else {
+            return Ok(());
+        };
         let offered = PinnedKey {
             name: discovered.name,
             id: None,

@@ -448,7 +448,12 @@ async fn what_is_remembered_of_naras_is_read_back(ledger: &dyn Ledger) {
         .unwrap();
     // Another key is not learned.
     ledger
-        .learn_peers(vec![record("bob", 9, KeySource::HeyThere { told_by: None }, true)])
+        .learn_peers(vec![record(
+            "bob",
+            9,
+            KeySource::HeyThere { told_by: None },
+            true,
+        )])
         .await
         .unwrap();
     assert_eq!(ledger.peers().await.unwrap(), learned);
@@ -458,7 +463,11 @@ async fn what_is_remembered_of_naras_is_read_back(ledger: &dyn Ledger) {
     let untrusted = change(&bob, PeerChange::Untrust { at }).await.unwrap().unwrap();
     assert!(untrusted.key.is_some());
     let other = Some(public_key(9));
-    let trust = |replace| PeerChange::Trust { key: other, replace, at };
+    let trust = |replace| PeerChange::Trust {
+        key: other,
+        replace,
+        at,
+    };
     let refused = change(&bob, trust(false)).await.unwrap();
     assert!(matches!(refused, Err(PeerChangeError::KeyConflict(_))));
     assert_eq!(ledger.peers().await.unwrap()[1], untrusted);

@@ -131,14 +131,20 @@ mod tests {
     #[test]
     fn a_conflict_with_the_peers_file_says_what_to_write_there() {
         let text = conflict("bob", KeySource::Configured).to_string();
-        assert!(text.ends_with(&format!("key = \"{}\"", key(2).to_base64())), "{text}");
+        assert!(
+            text.ends_with(&format!("key = \"{}\"", key(2).to_base64())),
+            "{text}"
+        );
         assert!(!text.contains("peers trust"), "{text}");
     }
 
     #[test]
     fn a_name_cannot_smuggle_a_command_or_an_option_into_what_is_pasted() {
         let command = trust_command(&"a'; rm -rf ~".parse().unwrap(), &key(1), false);
-        assert!(command.starts_with(r"nara-mesh peers trust 'a'\''; rm -rf ~' --key "), "{command}");
+        assert!(
+            command.starts_with(r"nara-mesh peers trust 'a'\''; rm -rf ~' --key "),
+            "{command}"
+        );
         let command = trust_command(&"--json".parse().unwrap(), &key(1), true);
         assert!(command.ends_with("--replace -- --json"), "{command}");
     }

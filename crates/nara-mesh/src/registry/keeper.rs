@@ -75,7 +75,10 @@ impl PeerKeeper {
         let mut learned = records(&self.registry, names.iter().filter_map(|peer| peer.info().name));
         // What is configured is told anew each time.
         learned.retain(|record| {
-            let configured = record.key.as_ref().is_some_and(|key| key.source == KeySource::Configured);
+            let configured = record
+                .key
+                .as_ref()
+                .is_some_and(|key| key.source == KeySource::Configured);
             !configured || !record.protocol.is_empty()
         });
         self.ledger.learn_peers(learned).await
@@ -157,9 +160,16 @@ async fn keep(
 
 /// What is worth remembering of naras: nothing without a key.
 fn records(registry: &PeerRegistry, names: impl IntoIterator<Item = NaraName>) -> Vec<PeerRecord> {
-    let peers = names.into_iter().filter_map(|name| registry.by_name(name.as_str()));
+    let peers = names
+        .into_iter()
+        .filter_map(|name| registry.by_name(name.as_str()));
     let records = peers.filter_map(|peer| PeerRecord::of(peer.info()));
-    let kept = |record: &PeerRecord| record.key.as_ref().is_some_and(|key| key.source != KeySource::Own);
+    let kept = |record: &PeerRecord| {
+        record
+            .key
+            .as_ref()
+            .is_some_and(|key| key.source != KeySource::Own)
+    };
     records.filter(kept).collect()
 }
 
@@ -222,7 +232,9 @@ mod tests {
         for ledger in ledgers() {
             let registry = PeerRegistry::default();
             let (keeper, _) = PeerKeeper::start(registry.clone(), ledger.clone()).await.unwrap();
-            let bob = registry.pin(key("bob", KeySource::HeyThere { told_by: None })).unwrap();
+            let bob = registry
+                .pin(key("bob", KeySource::HeyThere { told_by: None }))
+                .unwrap();
             let name: NaraName = "bob".parse().unwrap();
             let at = UnixMillis::new(5);
             let forget = PeerChange::Forget { at };

@@ -127,7 +127,9 @@ impl PeerRecord {
         match self.decision {
             Some(decision) if decision.verdict == Verdict::Untrusted => return,
             // Whoever learned it has not heard of the decision yet.
-            Some(decision) if decision.verdict == Verdict::Forgotten && key.learned_at <= decision.at => return,
+            Some(decision) if decision.verdict == Verdict::Forgotten && key.learned_at <= decision.at => {
+                return;
+            }
             _ => {}
         }
         match &self.key {
@@ -143,7 +145,12 @@ impl PeerRecord {
         self.protocol = self.protocol.union(learned.protocol);
     }
 
-    fn trust(&mut self, key: Option<PublicKey>, replace: bool, at: UnixMillis) -> Result<(), PeerChangeError> {
+    fn trust(
+        &mut self,
+        key: Option<PublicKey>,
+        replace: bool,
+        at: UnixMillis,
+    ) -> Result<(), PeerChangeError> {
         let known = self.key.as_ref();
         let key = key
             .or_else(|| known.map(|known| known.key))
@@ -270,7 +277,11 @@ mod tests {
         // What is proven stays proven.
         learn(&mut record, hearsay(1, 4), PeerProtocol::default());
         assert_eq!(record.protocol, V2);
-        learn(&mut record, key(3, KeySource::Configured, 5), PeerProtocol::default());
+        learn(
+            &mut record,
+            key(3, KeySource::Configured, 5),
+            PeerProtocol::default(),
+        );
         assert_eq!(record.key, Some(key(3, KeySource::Configured, 5)));
         assert!(record.protocol.is_empty(), "that was proven with another key");
     }
@@ -290,7 +301,10 @@ mod tests {
 
         // To confirm the key keeps what was proven with it; to replace it by itself resets that.
         record.apply(trust(None, false)).unwrap();
-        assert_eq!((record.key.clone(), record.protocol), (Some(key(1, KeySource::Operator, 5)), V2));
+        assert_eq!(
+            (record.key.clone(), record.protocol),
+            (Some(key(1, KeySource::Operator, 5)), V2)
+        );
         record.apply(trust(None, true)).unwrap();
         assert!(record.protocol.is_empty());
         learn(&mut record, hearsay(1, 6), V2);

@@ -28,7 +28,10 @@ impl PeerRegistry {
         let known = self.by_name(record.name.as_str());
         let before = known.as_ref().map(|peer| peer.info()).unwrap_or_default();
         let news = record.decision.filter(|news| news.is_newer_than(before.decision));
-        let configured = before.key.as_ref().filter(|key| key.source == KeySource::Configured);
+        let configured = before
+            .key
+            .as_ref()
+            .filter(|key| key.source == KeySource::Configured);
         if let (Some(configured), Some(key)) = (configured, &record.key)
             && configured.key != key.key
         {
@@ -66,7 +69,10 @@ impl PeerRegistry {
     /// # Errors
     /// As [`PeerRegistry::register`], for every other contradiction.
     pub fn reconfigure(&self, info: PeerInfo) -> Result<Arc<Peer>, RegisterError> {
-        let configured = info.key.as_ref().filter(|key| key.source == KeySource::Configured);
+        let configured = info
+            .key
+            .as_ref()
+            .filter(|key| key.source == KeySource::Configured);
         let known = info.name.as_ref().and_then(|name| self.by_name(name.as_str()));
         if let (Some(configured), Some(known)) = (configured, known) {
             let pinned = known.info().key;
@@ -113,7 +119,7 @@ impl PeerRegistry {
             }
             info.decision = Some(news);
         });
-        self.emit(PeerEvent::Decided(peer.info()));
+        self.decided(&peer);
         Ok(())
     }
 
@@ -240,7 +246,10 @@ mod tests {
         registry.pin(key(2, KeySource::Configured)).unwrap();
         assert!(matches!(registry.restore(record), Restored::Overruled(_)));
         let bob = registry.by_name("bob").unwrap().info();
-        assert_eq!((bob.key, bob.protocol), (Some(key(2, KeySource::Configured)), PeerProtocol::default()));
+        assert_eq!(
+            (bob.key, bob.protocol),
+            (Some(key(2, KeySource::Configured)), PeerProtocol::default())
+        );
     }
 
     #[test]
@@ -271,7 +280,10 @@ mod tests {
         assert!(bob.is_untrusted() && bob.key().is_none());
         // One that nobody ever met can be kept out, too.
         let fresh = PeerRegistry::default();
-        let nobody = changed(PeerRecord::new("bob".parse().unwrap()), PeerChange::Untrust { at });
+        let nobody = changed(
+            PeerRecord::new("bob".parse().unwrap()),
+            PeerChange::Untrust { at },
+        );
         assert_eq!(fresh.restore(nobody), Restored::Decided);
         assert!(matches!(fresh.pin(hearsay(1)), Err(RegisterError::KeyRefused(_))));
 
@@ -327,7 +339,10 @@ mod tests {
         assert!(registry.reconfigure(info(hearsay(2))).is_err());
         let written = key(2, KeySource::Configured);
         let bob = registry.reconfigure(info(written.clone())).unwrap();
-        assert_eq!((bob.info().key, bob.protocol()), (Some(written), PeerProtocol::default()));
+        assert_eq!(
+            (bob.info().key, bob.protocol()),
+            (Some(written), PeerProtocol::default())
+        );
         assert_eq!(registry.len(), 1);
     }
 

@@ -5,11 +5,11 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use nara_proto::breaker::BreakerConfig;
 use nara_proto::event::KeyLookup;
 use nara_proto::identity::{NaraId, NaraName, PublicKey};
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 
 use super::{
-    FirstUse, KeyConflict, KeyOffer, KeyRefused, Peer, PeerEvent, PeerInfo, PeerProtocol, PinnedKey, TrustDecision,
-    TrustPolicy,
+    FirstUse, KeyConflict, KeyOffer, KeyRefused, Peer, PeerEvent, PeerInfo, PeerProtocol, PinnedKey,
+    TrustDecision, TrustPolicy,
 };
 use crate::defaults;
 use crate::metrics::KEYS_REFUSED;
@@ -52,6 +52,7 @@ pub struct PeerRegistry {
     breaker: BreakerConfig,
     max_peers: usize,
     trust: Arc<dyn TrustPolicy>,
+    decisions: Arc<watch::Sender<()>>,
 }
 
 #[derive(Debug, Default)]
@@ -78,6 +79,7 @@ impl PeerRegistry {
             breaker,
             max_peers: defaults::MAX_PEERS,
             trust: Arc::new(FirstUse),
+            decisions: Arc::default(),
         }
     }
 
@@ -249,6 +251,17 @@ impl PeerRegistry {
         self.events.subscribe()
     }
 
+    /// Changes whenever a decision of the operator takes effect: for what runs so long that it must look again.
+    pub(crate) fn decisions(&self) -> watch::Receiver<()> {
+        self.decisions.subscribe()
+    }
+
+    /// Tells everybody about a decision of the operator.
+    pub(super) fn decided(&self, peer: &Peer) {
+        self.decisions.send_replace(());
+        self.emit(PeerEvent::Decided(peer.info()));
+    }
+
     /// A peer of this kind that is not in the registry: somebody called its address. Where a registered one must
     /// not be called without TLS, neither must this one: it may be the same.
     pub(crate) fn stranger(&self, address: SocketAddr) -> Arc<Peer> {
@@ -285,10 +298,13 @@ impl PeerRegistry {
             return Ok(());
         }
         let halves = self.read().find(info);
-        let known = halves.into_iter().map(|peer| peer.info()).reduce(|mut known, half| {
-            known.fill_from(half);
-            known
-        });
+        let known = halves
+            .into_iter()
+            .map(|peer| peer.info())
+            .reduce(|mut known, half| {
+                known.fill_from(half);
+                known
+            });
         if known.as_ref().is_some_and(|known| known.key.is_some()) {
             return Ok(());
         }

@@ -142,7 +142,8 @@ where
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "key {} of {name} (offered by {offered_by}) is not believed: {reason}; if you are sure of it, run `{}`",
-    KeyId::from(offered), trust_command(name, offered, false)
+    KeyId::from(offered),
+    trust_command(name, offered, false)
 )]
 pub struct KeyRefused {
     /// The name.

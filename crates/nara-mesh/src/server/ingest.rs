@@ -155,7 +155,9 @@ fn learn_introductions(shared: &Shared, events: &[SyncEvent], told_by: Option<&N
         match shared.registry.register(info) {
             Ok(_) => {}
             // As the operator wants it.
-            Err(error @ RegisterError::KeyRefused(_)) => tracing::info!(%error, "an introduction was not believed"),
+            Err(error @ RegisterError::KeyRefused(_)) => {
+                tracing::info!(%error, "an introduction was not believed")
+            }
             Err(error) => tracing::warn!(%error, "an introduction was not believed"),
         }
     }

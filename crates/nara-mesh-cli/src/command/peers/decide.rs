@@ -18,7 +18,8 @@ use crate::printer::{Printer, harmless};
 use crate::settings::Settings;
 
 /// When a decision takes effect.
-const EFFECT: &str = "a `serve` of this nara that runs takes it over when it gets SIGHUP (kill -HUP its process id)";
+const EFFECT: &str =
+    "a `serve` of this nara that runs takes it over when it gets SIGHUP (kill -HUP its process id)";
 
 pub(super) fn trust(args: &PeersTrustArgs, settings: &Settings, printer: Printer) -> Outcome {
     let name = parse_name(&args.name)?;
@@ -54,7 +55,9 @@ pub(super) fn trust(args: &PeersTrustArgs, settings: &Settings, printer: Printer
             Ok(record) => Ok(record),
             Err(PeerChangeError::KeyConflict(_)) if from_file => changed(&*ledger, name, trust(true)).await,
             Err(PeerChangeError::KeyConflict(conflict)) => Err(refused(&conflict)),
-            Err(error) => Err(Failure::usage(error.to_string()).hint("pass --key with its public key or key id")),
+            Err(error) => {
+                Err(Failure::usage(error.to_string()).hint("pass --key with its public key or key id"))
+            }
         }
     })?;
     let key = record.key.as_ref().map(|key| KeyId::from(&key.key).to_string());
@@ -87,7 +90,9 @@ pub(super) fn reset(args: &PeersResetArgs, settings: &Settings, printer: Printer
         let ledger = open(settings).await?;
         let known = ledger.peers().await.map_err(ledger_file::failed)?;
         let names = known.into_iter().map(|record| record.name);
-        let names: Vec<_> = names.filter(|name| only.as_ref().is_none_or(|only| only == name)).collect();
+        let names: Vec<_> = names
+            .filter(|name| only.as_ref().is_none_or(|only| only == name))
+            .collect();
         if let (Some(only), true) = (&only, names.is_empty()) {
             return Err(Failure::usage(format!("nothing is remembered of {only}"))
                 .hint("`nara-mesh peers` lists who is known"));

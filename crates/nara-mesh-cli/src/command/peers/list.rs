@@ -111,7 +111,10 @@ fn proven(protocol: PeerProtocol) -> Option<String> {
         (protocol.tls, "tls"),
         (protocol.raw_public_key, "raw-key"),
     ];
-    let words: Vec<&str> = words.into_iter().filter_map(|(can, word)| can.then_some(word)).collect();
+    let words: Vec<&str> = words
+        .into_iter()
+        .filter_map(|(can, word)| can.then_some(word))
+        .collect();
     (!words.is_empty()).then(|| words.join(" "))
 }
 

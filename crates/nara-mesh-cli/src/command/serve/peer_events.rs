@@ -88,7 +88,8 @@ fn line(event: &PeerEvent) -> Option<(String, Value)> {
             address,
         } => {
             let (claimed, owner) = (harmless(claimed.as_str()), harmless(owner.as_str()));
-            let text = format!("refused  a request as {claimed} came from {address}, which belongs to {owner}");
+            let text =
+                format!("refused  a request as {claimed} came from {address}, which belongs to {owner}");
             let json = json!({
                 "event": "address_mismatch", "claimed": claimed, "owner": owner, "address": address.to_string(),
             });
@@ -100,9 +101,15 @@ fn line(event: &PeerEvent) -> Option<(String, Value)> {
             let text = format!(
                 "refused  {name} does less than it has proven that it can ({missing}): somebody is in between, or \
                  it went back to an older version; if you are sure of that, run `{}`",
-                peer.name.as_ref().map(|name| retrust_command(name, true)).unwrap_or_default()
+                peer.name
+                    .as_ref()
+                    .map(|name| retrust_command(name, true))
+                    .unwrap_or_default()
             );
-            Some((text, json!({ "event": "downgrade", "name": name, "missing": missing })))
+            Some((
+                text,
+                json!({ "event": "downgrade", "name": name, "missing": missing }),
+            ))
         }
         PeerEvent::KeyConflict(conflict) => {
             let text = format!("conflict  {}", harmless_line(&conflict.to_string()));
@@ -115,7 +122,10 @@ fn line(event: &PeerEvent) -> Option<(String, Value)> {
 fn decided(info: &PeerInfo) -> (String, Value) {
     let name = harmless(&info.label());
     let verdict = info.decision.map(|decision| decision.verdict);
-    let key = info.key.as_ref().map(|pinned| KeyId::from(&pinned.key).to_string());
+    let key = info
+        .key
+        .as_ref()
+        .map(|pinned| KeyId::from(&pinned.key).to_string());
     let text = match (verdict, &key) {
         (Some(Verdict::Trusted), Some(key)) => format!("trusted  {name}  key {key}"),
         (Some(verdict), _) => format!("{}  {name}", verdict.as_str()),

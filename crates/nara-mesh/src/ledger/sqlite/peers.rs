@@ -11,7 +11,9 @@ use crate::registry::{
 pub(super) fn learn(transaction: &Transaction<'_>, learned: Vec<PeerRecord>) -> Result<(), LedgerError> {
     for record in learned {
         let before = find(transaction, &record.name)?;
-        let mut after = before.clone().unwrap_or_else(|| PeerRecord::new(record.name.clone()));
+        let mut after = before
+            .clone()
+            .unwrap_or_else(|| PeerRecord::new(record.name.clone()));
         after.learn(record);
         if before.as_ref() != Some(&after) {
             store(transaction, &after)?;

@@ -140,8 +140,13 @@ pub(super) fn make_version_1(path: &Path, key: &str) {
     let connection = Connection::open(path).unwrap();
     connection.execute_batch(EVENTS).unwrap();
     connection
-        .execute("INSERT INTO keys VALUES ('bob', NULL, ?1, 'ping 100.64.0.7:9632', 5)", [key])
+        .execute(
+            "INSERT INTO keys VALUES ('bob', NULL, ?1, 'ping 100.64.0.7:9632', 5)",
+            [key],
+        )
         .unwrap();
-    connection.pragma_update(None, "application_id", APPLICATION_ID).unwrap();
+    connection
+        .pragma_update(None, "application_id", APPLICATION_ID)
+        .unwrap();
     connection.pragma_update(None, "user_version", 1).unwrap();
 }

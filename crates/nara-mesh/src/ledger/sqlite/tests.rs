@@ -329,9 +329,9 @@ fn no_statement_reads_the_whole_table_or_sorts_a_page() {
     for statement in others {
         let plan = plan(&connection, statement);
         assert!(
-            !plan
+            !plan.iter().any(|step| ["events", "cursors", "peers"]
                 .iter()
-                .any(|step| ["events", "cursors", "peers"].iter().any(|table| step.starts_with(&format!("SCAN {table}")))),
+                .any(|table| step.starts_with(&format!("SCAN {table}")))),
             "{statement}: {plan:?}"
         );
     }

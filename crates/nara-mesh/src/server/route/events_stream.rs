@@ -17,6 +17,7 @@ use nara_proto::stream::{
 };
 use nara_proto::time::UnixNanos;
 use sse_stream::Sse;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -91,6 +92,7 @@ pub(super) async fn handle(
         quiet_since: Instant::now(),
         stopping: shared.background.stopping.clone(),
         ledger: ledger.clone(),
+        decisions: shared.registry.decisions(),
         peer: shared.registry.by_name(sender.name().as_str()),
         sender,
         _slot: slot,
@@ -164,6 +166,7 @@ struct Outlet {
     sender: VerifiedSender,
     /// What the registry knows of the sender, if it does.
     peer: Option<Arc<Peer>>,
+    decisions: watch::Receiver<()>,
     _slot: OpenStream,
 }
 
@@ -184,6 +187,8 @@ impl Outlet {
                 biased;
                 () = self.stopping.cancelled() => self.bye("the server shuts down"),
                 followed = self.follower.next() => self.take(followed).await,
+                // Whether it is about this peer is looked at above.
+                Ok(()) = self.decisions.changed() => {}
                 () = sleep_until(self.quiet_since + self.keep_alive) => {
                     // What another process stored is not in the feed. The ping comes when that was looked up.
                     self.follower.look();
