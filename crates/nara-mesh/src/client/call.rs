@@ -255,7 +255,7 @@ impl MeshClient {
             Err(ErrorKind::Tls(TlsFailure::OtherKey(_))) => drop(admission),
             Err(_) => admission.failed(Failure::NoAnswer),
         }
-        sent
+        sent.map_err(|kind| self.as_conflict(route, kind))
     }
 
     /// Where the connections for a call lead, and how they are protected.
@@ -368,7 +368,7 @@ impl MeshClient {
             Err(ErrorKind::Tls(TlsFailure::OtherKey(_))) => drop(admission),
             Err(_) => admission.failed(Failure::NoAnswer),
         }
-        let (connection, signature, head, body) = opened?;
+        let (connection, signature, head, body) = opened.map_err(|kind| self.as_conflict(route, kind))?;
         if head.status != StatusCode::OK {
             let reading = timeout_at(deadline, read_body(body, MAX_ERROR_BODY)).await;
             let read = reading.map_err(|_| ErrorKind::Timeout(Stage::Answer))?;

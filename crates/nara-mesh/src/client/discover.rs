@@ -38,7 +38,7 @@ impl MeshClient {
                 && pinned.key != key
             {
                 // Nothing is changed by it, but whoever watches the registry is told.
-                let _ = self.pin_key(PinnedKey {
+                let _ = self.report_key(&PinnedKey {
                     key,
                     source: KeySource::Ping(answer.route.address),
                     learned_at: self.shared.clock.now_millis(),

@@ -13,7 +13,7 @@ use super::call::Reply;
 use super::error::ErrorKind;
 use super::{MeshClient, Verification};
 use crate::channel::SecureChannel;
-use crate::registry::{KeyConflict, KeySource, PeerInfo, PinnedKey, RegisterError};
+use crate::registry::{KeyConflict, KeySource, PeerInfo, PinnedKey};
 use crate::tls::{KeyMismatch, TlsFailure};
 
 /// Bodies beyond this are hashed and decoded off the threads that serve everyone.
@@ -133,10 +133,23 @@ impl MeshClient {
             source: KeySource::Ping(route.address),
             learned_at: self.shared.clock.now_millis(),
         };
-        match self.pin_key(offered) {
-            Err(conflict @ ErrorKind::Identity(RegisterError::KeyConflict(_))) => Err(conflict),
-            _ => Ok(()),
-        }
+        self.report_key(&offered)
+    }
+
+    /// What a connection to the holder of another key means for the pinned one: a conflict, of which whoever watches
+    /// the registry is told.
+    pub(super) fn as_conflict(&self, route: &Route, kind: ErrorKind) -> ErrorKind {
+        let (ErrorKind::Tls(TlsFailure::OtherKey(mismatch)), Some(pinned)) = (&kind, &route.expected.key)
+        else {
+            return kind;
+        };
+        let offered = PinnedKey {
+            key: mismatch.got,
+            source: KeySource::Tls(route.address),
+            learned_at: self.shared.clock.now_millis(),
+            ..pinned.clone()
+        };
+        self.report_key(&offered).err().unwrap_or(kind)
     }
 
     /// Asks for the key of a responder that is met for the first time. It is asked where the call went, since
@@ -186,11 +199,11 @@ impl MeshClient {
         registry.register(info).map(drop).map_err(ErrorKind::Identity)
     }
 
-    /// Notes the key of a nara, and nothing else.
-    pub(super) fn pin_key(&self, pinned: PinnedKey) -> Result<(), ErrorKind> {
-        self.check_own_name(&pinned)?;
-        let pinning = self.shared.registry.pin(pinned);
-        pinning.map(drop).map_err(ErrorKind::Identity)
+    /// Compares a key with what is known. Nothing is pinned.
+    pub(super) fn report_key(&self, offered: &PinnedKey) -> Result<(), ErrorKind> {
+        self.check_own_name(offered)?;
+        let reported = self.shared.registry.report_key(offered);
+        reported.map_err(|conflict| ErrorKind::Identity(conflict.into()))
     }
 
     /// Our own name belongs to our own key.

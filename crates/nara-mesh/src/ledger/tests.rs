@@ -429,7 +429,7 @@ async fn what_is_remembered_of_naras_is_read_back(ledger: &dyn Ledger) {
             }),
             protocol: PeerProtocol {
                 v2,
-                tls: seed % 2 == 0,
+                tls: seed.is_multiple_of(2),
                 raw_public_key: !v2,
             },
             ..PeerRecord::new(name)

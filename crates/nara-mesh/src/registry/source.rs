@@ -21,6 +21,8 @@ pub enum KeySource {
     Ping(SocketAddr),
     /// Another nara said so in its unsigned `/peer/query` answer.
     PeerQuery(NaraName),
+    /// The other end of a secure connection with this address has proven that it holds it.
+    Tls(SocketAddr),
     /// It is the key of this nara itself.
     Own,
 }
@@ -34,7 +36,7 @@ impl KeySource {
     /// Whether a peer made us learn the key, not whoever runs this nara.
     pub(crate) const fn is_hearsay(&self) -> bool {
         match self {
-            Self::HeyThere { .. } | Self::Ping(_) | Self::PeerQuery(_) => true,
+            Self::HeyThere { .. } | Self::Ping(_) | Self::PeerQuery(_) | Self::Tls(_) => true,
             Self::Configured | Self::Operator | Self::Own => false,
         }
     }
@@ -49,6 +51,7 @@ impl fmt::Display for KeySource {
             Self::Operator => f.write_str("operator"),
             Self::Ping(address) => write!(f, "ping {address}"),
             Self::PeerQuery(name) => write!(f, "peer-query {name}"),
+            Self::Tls(address) => write!(f, "tls {address}"),
             Self::Own => f.write_str("own"),
         }
     }
@@ -72,6 +75,7 @@ impl FromStr for KeySource {
             "own" => Ok(Self::Own),
             "peer-query" => name(rest).map(Self::PeerQuery),
             "ping" => rest.parse().map(Self::Ping).map_err(|_| InvalidKeySource),
+            "tls" => rest.parse().map(Self::Tls).map_err(|_| InvalidKeySource),
             _ => Err(InvalidKeySource),
         }
     }
@@ -93,6 +97,7 @@ mod tests {
             KeySource::Operator,
             KeySource::Ping(([100, 64, 0, 7], 9632).into()),
             KeySource::PeerQuery(bob),
+            KeySource::Tls("[fd7a:115c:a1e0::1]:9632".parse().unwrap()),
             KeySource::Own,
         ] {
             assert_eq!(source.to_string().parse(), Ok(source));

@@ -236,6 +236,29 @@ impl PeerRegistry {
         })
     }
 
+    /// Tells subscribers of a key that contradicts the pinned one, if it does. Whatever it is, nothing is pinned.
+    pub(crate) fn report_key(&self, offered: &PinnedKey) -> Result<(), KeyConflict> {
+        let known = self
+            .by_name(offered.name.as_str())
+            .and_then(|peer| peer.info().key);
+        match known {
+            Some(pinned) if pinned.key != offered.key => Err(self.conflict(&pinned, offered)),
+            _ => Ok(()),
+        }
+    }
+
+    fn conflict(&self, pinned: &PinnedKey, offered: &PinnedKey) -> KeyConflict {
+        let conflict = KeyConflict {
+            name: pinned.name.clone(),
+            pinned: Box::new(pinned.clone()),
+            offered: offered.key,
+            offered_by: offered.source.clone(),
+        };
+        metrics::counter!(KEYS_REFUSED, "reason" => "conflict").increment(1);
+        self.emit(PeerEvent::KeyConflict(conflict.clone()));
+        conflict
+    }
+
     /// Notes what a peer has proven that it can do; what is known already stays.
     pub fn learn_protocol(&self, peer: &Peer, protocol: PeerProtocol) {
         let known = peer.protocol();
@@ -348,15 +371,7 @@ impl PeerRegistry {
         if let (Some(pinned), Some(offered)) = (&known.key, &new.key)
             && pinned.key != offered.key
         {
-            let conflict = KeyConflict {
-                name: pinned.name.clone(),
-                pinned: Box::new(pinned.clone()),
-                offered: offered.key,
-                offered_by: offered.source.clone(),
-            };
-            metrics::counter!(KEYS_REFUSED, "reason" => "conflict").increment(1);
-            self.emit(PeerEvent::KeyConflict(conflict.clone()));
-            return Err(conflict.into());
+            return Err(self.conflict(pinned, offered).into());
         }
         Ok(())
     }

@@ -18,7 +18,7 @@ use super::{PeerAddress, VerifiedSender};
 use crate::channel::SecureChannel;
 use crate::clock::Clock;
 use crate::identity::LocalNara;
-use crate::registry::{KnownKeys, PeerRegistry};
+use crate::registry::{KeySource, KnownKeys, PeerRegistry, PinnedKey};
 use crate::tls::TlsPolicy;
 
 /// Authenticates signed requests: headers, freshness, key, signature, replay, in this order.
@@ -73,7 +73,15 @@ impl Authenticator {
             Some(key) => key,
             None => self.discover(auth.name(), address).await?,
         };
-        if channel.is_some_and(|channel| channel.peer_key != key) {
+        if let Some(channel) = channel.filter(|channel| channel.peer_key != key) {
+            // Nothing is changed by it, but whoever watches the registry is told.
+            let _ = self.registry.report_key(&PinnedKey {
+                name: auth.name().clone(),
+                id: None,
+                key: channel.peer_key,
+                source: KeySource::Tls(address),
+                learned_at: now,
+            });
             return Err(Rejection::OtherKey(auth.name().clone()));
         }
         let verifier = self.prepared_keys.of(&key);
