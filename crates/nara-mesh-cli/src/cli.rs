@@ -28,8 +28,8 @@ pub(crate) struct Cli {
 pub(crate) struct GlobalArgs {
     /// Configuration file (TOML) [env: NARA_MESH_CONFIG] [default: ~/.config/nara-mesh/config.toml, if there]
     ///
-    /// Keys: name, soul_file, data_dir, peers, timeout, tls, color, listen, log. Relative paths are relative to
-    /// the file.
+    /// Keys: name, soul_file, data_dir, peers, timeout, tls, trust, color, listen, log. Relative paths are
+    /// relative to the file.
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// Name of this nara [env: NARA_MESH_NAME] [default: the name in the soul file]
@@ -46,7 +46,7 @@ pub(crate) struct GlobalArgs {
     /// See `nara-mesh peers --help` for its form.
     #[arg(long = "peers", global = true, value_name = "FILE")]
     pub(crate) peers_file: Option<PathBuf>,
-    /// Folder for the ledger [env: NARA_MESH_DATA_DIR] [default: ~/.local/share/nara-mesh/KEY_ID]
+    /// Folder for the ledger, which also remembers keys of peers [env: NARA_MESH_DATA_DIR] [default: ~/.local/share/nara-mesh/KEY_ID]
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
     /// Limit for connecting to a peer, and for each call, e.g. 500ms or 5s [env: NARA_MESH_TIMEOUT] [default: 5s]
@@ -57,6 +57,12 @@ pub(crate) struct GlobalArgs {
     /// A peer of the peers file may have its own.
     #[arg(long, global = true, value_name = "POLICY")]
     pub(crate) tls: Option<String>,
+    /// Which keys are believed: first-use, pinned or closed [env: NARA_MESH_TRUST] [default: first-use]
+    ///
+    /// `first-use`: the first key that a peer shows, and from then on no other. `pinned`: no new ones; those
+    /// that are known from earlier count. `closed`: only those of the peers file and of `peers trust`.
+    #[arg(long, global = true, value_name = "POLICY")]
+    pub(crate) trust: Option<String>,
     /// Print JSON instead of text
     #[arg(long, global = true)]
     pub(crate) json: bool,
@@ -96,7 +102,7 @@ pub(crate) enum Command {
     /// World messages: postcards that travel from nara to nara and back home
     #[command(subcommand)]
     World(WorldCommand),
-    /// List the peers of the peers file, with what a ping of each says
+    /// List peers, and decide which of them to trust
     #[command(after_long_help = peers_file::HELP)]
     Peers(PeersArgs),
     /// Sign a request or an event, offline
@@ -152,7 +158,7 @@ pub(crate) struct IdShowArgs {
 ///
 /// On stdout: the stanza that peers need, and a line for everything that comes in (`--json`: JSON lines). The
 /// ledger is `ledger.db` in the data folder; keys that are learned are kept in it. SIGHUP reads the peers file
-/// again.
+/// again, and takes over what was decided with `peers trust`, `untrust` and `reset`.
 #[derive(Debug, Args)]
 pub(crate) struct ServeArgs {
     /// Address to listen on [default: 127.0.0.1:9632]
@@ -334,11 +340,71 @@ pub(crate) struct WorldSendArgs {
 }
 
 /// `peers`
+///
+/// Without a command it lists them. Decisions are kept in the ledger of the data folder; a `serve` that runs takes
+/// them over when it gets SIGHUP.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct PeersArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<PeersCommand>,
+    #[command(flatten)]
+    pub(crate) list: PeersListArgs,
+}
+
+/// What to do with peers.
+#[derive(Debug, Subcommand)]
+pub(crate) enum PeersCommand {
+    /// List those of the peers file and of the ledger, with what a ping of each says
+    List(PeersListArgs),
+    /// Trust a key of a peer
+    Trust(PeersTrustArgs),
+    /// Refuse the requests of a peer, and do not call it, until it is trusted again
+    Untrust(PeersUntrustArgs),
+    /// Forget all that was learned of a peer or decided about it
+    Reset(PeersResetArgs),
+}
+
+/// `peers list`
+#[derive(Debug, Args)]
+pub(crate) struct PeersListArgs {
     /// Do not ping them
     #[arg(long)]
     pub(crate) offline: bool,
+}
+
+/// `peers trust`
+#[derive(Debug, Args)]
+pub(crate) struct PeersTrustArgs {
+    /// The name of the peer
+    pub(crate) name: String,
+    /// Its public key or key id, in full [default: the key that is known]
+    #[arg(long, value_name = "KEY|KEYID")]
+    pub(crate) key: Option<String>,
+    /// Replace another key, and forget what the peer has proven that it can do
+    ///
+    /// Without it, another key than the known one is refused. With it, a peer that went back to an older
+    /// version is accepted again.
+    #[arg(long)]
+    pub(crate) replace: bool,
+}
+
+/// `peers untrust`
+#[derive(Debug, Args)]
+pub(crate) struct PeersUntrustArgs {
+    /// The name of the peer, known or not
+    pub(crate) name: String,
+}
+
+/// `peers reset`
+#[derive(Debug, Args)]
+pub(crate) struct PeersResetArgs {
+    /// The name of the peer
+    #[arg(required_unless_present = "all")]
+    pub(crate) name: Option<String>,
+    /// Every peer
+    #[arg(long, conflicts_with = "name")]
+    pub(crate) all: bool,
 }
 
 /// `sign`

@@ -37,7 +37,7 @@ pub(crate) fn run(command: &Command, settings: &Settings) -> Outcome {
         Command::Id(IdCommand::New(args)) => id::new(args, settings, printer("id-new")),
         Command::Id(IdCommand::Show(args)) => id::show(args, settings, printer("id-show")),
         Command::Man(args) => man::run(args, printer("man")),
-        Command::Peers(args) => peers::run(args, settings, printer("peers")),
+        Command::Peers(args) => peers::run(args, settings, printer),
         Command::Ping(args) => ping::run(args, settings, printer("ping")),
         Command::Serve(args) => serve::run(args, settings, printer("serve")),
         Command::Sign(args) => sign::run(args, settings, printer("sign")),

@@ -4,12 +4,12 @@ use std::future::Future;
 
 use nara_mesh::client::{ClientError, MeshClient, PeerRef};
 use nara_mesh::identity::LocalNara;
-use nara_mesh::registry::PeerRegistry;
 use nara_proto::identity::{NaraName, Soul};
 use zeroize::Zeroizing;
 
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
+use crate::keeping::Keeping;
 use crate::settings::Settings;
 
 /// Runs the asynchronous part of a command.
@@ -23,7 +23,7 @@ pub(crate) fn block_on<T>(future: impl Future<Output = Outcome<T>>) -> Outcome<T
 
 /// A client that acts as `nara` and knows the peers of the peers file.
 pub(crate) fn client(nara: LocalNara, settings: &Settings) -> Outcome<MeshClient> {
-    let registry = PeerRegistry::default();
+    let registry = settings.registry();
     for entry in settings.peers()? {
         registry
             .register(entry.to_info())
@@ -35,6 +35,23 @@ pub(crate) fn client(nara: LocalNara, settings: &Settings) -> Outcome<MeshClient
         .dial_timeout(settings.timeout)
         .tls(settings.tls)
         .build())
+}
+
+/// Runs the asynchronous part of a command that calls peers: the client knows what is remembered of them, and what it
+/// learns is kept.
+pub(crate) fn block_on_keeping<T>(
+    client: &MeshClient,
+    settings: &Settings,
+    future: impl Future<Output = Outcome<T>>,
+) -> Outcome<T> {
+    // Without a place for it, nothing is remembered.
+    let path = settings.ledger_path().unwrap_or_default();
+    block_on(async {
+        let keeping = Keeping::start(client.registry(), path).await?;
+        let outcome = future.await;
+        keeping.finish().await;
+        outcome
+    })
 }
 
 /// A client for commands that sign nothing: it acts as the configured nara, or else as one that nobody knows.

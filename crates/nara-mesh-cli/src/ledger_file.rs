@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use nara_mesh::ledger::{EveryoneKnown, KnownNames, Ledger, LedgerError, SqliteLedger};
-use nara_mesh::registry::{KeySource, PeerRegistry};
+use nara_mesh::registry::{PeerRegistry, Restored};
 
 use crate::failure::{Failure, Outcome};
 
@@ -27,19 +27,11 @@ pub(crate) async fn open_knowing(path: &Path, known: Arc<dyn KnownNames>) -> Out
     }
 }
 
-/// Tells the registry the keys that the ledger remembers. The peers file wins over the ledger: a key of the
-/// ledger that contradicts it is replaced.
-pub(crate) async fn load_keys(ledger: &dyn Ledger, registry: &PeerRegistry) -> Outcome<()> {
-    for key in ledger.keys().await.map_err(failed)? {
-        let name = key.name.clone();
-        let Err(error) = registry.pin(key) else { continue };
-        let configured = registry.by_name(name.as_str()).and_then(|peer| peer.info().key);
-        match configured {
-            Some(pinned) if pinned.source == KeySource::Configured => {
-                tracing::warn!(%name, "the key in the ledger is replaced by that of the peers file");
-                ledger.store_key(pinned).await.map_err(failed)?;
-            }
-            _ => tracing::warn!("a key in the ledger is not used: {error}"),
+/// Tells the registry what the ledger remembers of naras; see [`PeerRegistry::restore`].
+pub(crate) async fn load_peers(ledger: &dyn Ledger, registry: &PeerRegistry) -> Outcome<()> {
+    for record in ledger.peers().await.map_err(failed)? {
+        if let Restored::Overruled(problem) | Restored::Refused(problem) = registry.restore(record) {
+            tracing::warn!("what the ledger remembers is not used: {problem}");
         }
     }
     Ok(())

@@ -7,6 +7,7 @@ mod connect;
 mod exit;
 mod explain;
 mod failure;
+mod keeping;
 mod ledger_file;
 mod listing;
 mod peers_file;

@@ -4,11 +4,13 @@ use std::fmt;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::SignedDuration;
 use nara_mesh::defaults;
 use nara_mesh::identity::LocalNara;
+use nara_mesh::registry::{Closed, FirstUse, PeerRegistry, Pinned, TrustPolicy};
 use nara_mesh::tls::TlsPolicy;
 use nara_proto::identity::{KeyId, NaraName};
 use serde::Deserialize;
@@ -33,6 +35,7 @@ mod env_var {
     pub(super) const SOUL_FILE: &str = "NARA_MESH_SOUL_FILE";
     pub(super) const TIMEOUT: &str = "NARA_MESH_TIMEOUT";
     pub(super) const TLS: &str = "NARA_MESH_TLS";
+    pub(super) const TRUST: &str = "NARA_MESH_TRUST";
 }
 
 /// The configuration file.
@@ -48,6 +51,7 @@ struct Config {
     color: Option<String>,
     listen: Option<String>,
     log: Option<String>,
+    trust: Option<String>,
 }
 
 /// Where a value came from, for messages.
@@ -96,6 +100,7 @@ pub(crate) struct Settings {
     pub(crate) quiet: bool,
     pub(crate) timeout: Duration,
     pub(crate) tls: TlsPolicy,
+    trust: Arc<dyn TrustPolicy>,
     pub(crate) verbose: bool,
     config: Config,
     config_path: PathBuf,
@@ -138,6 +143,13 @@ impl Settings {
             config.color.as_ref(),
             in_file("color"),
         );
+        let trust = first(
+            global.trust.as_ref(),
+            "--trust",
+            env_var::TRUST,
+            config.trust.as_ref(),
+            in_file("trust"),
+        );
         let level = match (global.quiet, global.verbose) {
             (true, _) => "error",
             (_, 0) if quiet_log => "error",
@@ -157,6 +169,7 @@ impl Settings {
             quiet: global.quiet,
             timeout: timeout.map_or(Ok(defaults::CALL_TIMEOUT), |found| parse_timeout(&found))?,
             tls: tls.map_or(Ok(TlsPolicy::default()), |found| parse_tls(&found))?,
+            trust: trust.map_or(Ok(Arc::new(FirstUse) as _), |found| parse_trust(&found))?,
             verbose: global.verbose > 0,
             data_dir: pick(
                 global.data_dir.as_ref(),
@@ -279,6 +292,22 @@ impl Settings {
             .ok_or_else(|| Failure::usage("there is no folder for the ledger").hint("pass --data-dir DIR"))
     }
 
+    /// The ledger in the data folder, in which it is remembered what was learned of peers; `None`: neither a soul nor
+    /// a folder says whose.
+    pub(crate) fn ledger_path(&self) -> Outcome<Option<PathBuf>> {
+        let folder = match &self.data_dir {
+            Some(found) => found.value.clone(),
+            None if self.has_soul() => self.data_dir(&self.local_nara()?)?,
+            None => return Ok(None),
+        };
+        Ok(Some(folder.join("ledger.db")))
+    }
+
+    /// An empty registry with the trust policy that was set.
+    pub(crate) fn registry(&self) -> PeerRegistry {
+        PeerRegistry::default().with_trust(self.trust.clone())
+    }
+
     /// The address to listen on.
     pub(crate) fn listen(&self, flag: Option<&String>) -> Outcome<SocketAddr> {
         let found = flag.map(|value| (value, Origin::Flag("--listen"))).or_else(|| {
@@ -352,6 +381,18 @@ fn parse_color(found: &Found<String>) -> Outcome<Color> {
 fn parse_tls(found: &Found<String>) -> Outcome<TlsPolicy> {
     let parsed = found.value.parse();
     parsed.map_err(|error| Failure::usage(format!("{}: {error}", found.origin)))
+}
+
+fn parse_trust(found: &Found<String>) -> Outcome<Arc<dyn TrustPolicy>> {
+    match found.value.as_str() {
+        "first-use" => Ok(Arc::new(FirstUse)),
+        "pinned" => Ok(Arc::new(Pinned)),
+        "closed" => Ok(Arc::new(Closed)),
+        other => Err(Failure::usage(format!(
+            "{}: {other:?} is not first-use, pinned or closed",
+            found.origin
+        ))),
+    }
 }
 
 fn parse_timeout(found: &Found<String>) -> Outcome<Duration> {

@@ -46,7 +46,7 @@ mod verified;
 mod verify;
 
 pub use address::{AddressLookup, AddressOverrides, InvalidBaseUrl, PeerRef};
-pub use builder::{KeyTrust, MeshClientBuilder};
+pub use builder::MeshClientBuilder;
 pub use bulk::{InterruptedSync, SyncError, SyncOptions, SyncProgress, SyncReport};
 pub use error::ClientError;
 pub use fan_out::fan_out;
@@ -95,7 +95,6 @@ struct Shared {
     /// Peers that are called often have their keys prepared.
     keys: Arc<PreparedKeys>,
     replies: PendingReplies,
-    trust: KeyTrust,
     tls: TlsPolicy,
     accept_unverified: bool,
     fan_out: usize,

@@ -19,6 +19,10 @@ pub const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the `/ping` may take with which a key is discovered (wire facts, section 3.2).
 pub const DISCOVERY_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How long the network may take to say whose a source address is. It answers from memory; this only keeps a request
+/// from hanging on one that does not.
+pub const OWNER_LOOKUP_TIMEOUT: Duration = Duration::from_millis(250);
+
 /// Idle connections kept for one peer (wire facts, section 3.2).
 pub const POOL_IDLE_PER_PEER: usize = 20;
 

@@ -22,6 +22,7 @@ use std::sync::Arc;
 
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt as _, StreamExt as _, stream};
+use ipnet::IpNet;
 use nara_proto::identity::NaraName;
 use tokio::time::sleep_until;
 
@@ -30,6 +31,7 @@ use self::owners::Owners;
 use self::roster::{Asked, NodeKey, Roster};
 use crate::client::{ClientError, DiscoveredKey, MeshClient};
 use crate::defaults;
+use crate::mesh_ranges::{self, LOOPBACK, TAILNET};
 use crate::registry::{KeySource, PeerInfo, PinnedKey, RegisterError};
 use crate::transport::{Candidate, PeerSource};
 
@@ -42,6 +44,7 @@ pub struct Discovery {
     client: MeshClient,
     source: Arc<dyn PeerSource>,
     ports: Vec<u16>,
+    ranges: Vec<IpNet>,
     tool_prefixes: Vec<String>,
     owners: Owners,
 }
@@ -68,7 +71,7 @@ pub enum Found {
     Refused {
         /// The node.
         candidate: Candidate,
-        /// What it contradicts.
+        /// Why it is not registered.
         error: RegisterError,
     },
     /// It claims to be a nara that another node is, one that answers and is not known to be offline. The other one
@@ -92,7 +95,7 @@ pub enum Found {
     Offline(Candidate),
     /// It is no longer in the network. The circuit breaker of its nara is open.
     Left(Candidate),
-    /// It was not asked: it is a tool, or has no address or no host name.
+    /// It was not asked: it is a tool, or has no address in the mesh, or no host name.
     Skipped(Candidate),
 }
 
@@ -104,6 +107,7 @@ impl Discovery {
         Self {
             client,
             source,
+            ranges: TAILNET.to_vec(),
             ports: vec![defaults::MESH_PORT, defaults::LEGACY_MESH_PORT],
             tool_prefixes: TOOL_PREFIXES.map(str::to_owned).to_vec(),
             owners: Owners::default(),
@@ -114,6 +118,21 @@ impl Discovery {
     #[must_use]
     pub fn ports(mut self, ports: impl IntoIterator<Item = u16>) -> Self {
         self.ports = ports.into_iter().collect();
+        self
+    }
+
+    /// The addresses of the mesh: no others are asked. The default is `100.64.0.0/10` and `fd7a:115c:a1e0::/48`, the
+    /// addresses of tailnets.
+    #[must_use]
+    pub fn mesh_ranges(mut self, ranges: impl IntoIterator<Item = IpNet>) -> Self {
+        self.ranges = ranges.into_iter().collect();
+        self
+    }
+
+    /// Adds the loopback addresses to those of the mesh: for tests and demonstrations on one machine.
+    #[must_use]
+    pub fn loopback_for_tests(mut self) -> Self {
+        self.ranges.extend(LOOPBACK);
         self
     }
 
@@ -230,12 +249,14 @@ impl Discovery {
             .tool_prefixes
             .iter()
             .any(|prefix| host_name.starts_with(prefix.as_str()));
-        is_tool || host_name.is_empty() || candidate.addresses.is_empty()
+        let is_outside = |ip: &IpAddr| !mesh_ranges::contain(&self.ranges, *ip);
+        is_tool || host_name.is_empty() || candidate.addresses.iter().all(is_outside)
     }
 
     async fn ask(&self, asked: Asked) -> (Asked, Answer) {
         let mut outcome = Err(None);
-        for ip in in_order(&asked.candidate.addresses) {
+        let inside = |ip: &IpAddr| mesh_ranges::contain(&self.ranges, *ip);
+        for ip in in_order(&asked.candidate.addresses).into_iter().filter(inside) {
             for &port in &self.ports {
                 let address = SocketAddr::new(ip, port);
                 match self.client.discover_key(address, None).await {

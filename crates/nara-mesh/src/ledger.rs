@@ -30,7 +30,7 @@ use nara_proto::stream::ArrivalCursor;
 use nara_proto::sync::{Cursor, EventFilter};
 use nara_proto::time::UnixNanos;
 
-use crate::registry::PinnedKey;
+use crate::registry::{PeerChange, PeerChangeError, PeerRecord};
 
 /// The outcome of an operation of a ledger.
 pub type LedgerFuture<'a, T> = BoxFuture<'a, Result<T, LedgerError>>;
@@ -74,9 +74,9 @@ pub enum LedgerError {
         /// What is wrong with it.
         reason: String,
     },
-    /// A pinned key that is stored cannot be read back.
-    #[error("the key of {name} in the ledger is damaged ({reason}): remove it to pin the key anew")]
-    DamagedKey {
+    /// What is stored of a nara cannot be read back.
+    #[error("what the ledger remembers of {name} is damaged ({reason}): delete its row in the table peers")]
+    DamagedPeer {
         /// The name of the nara.
         name: String,
         /// What is wrong with it.
@@ -171,11 +171,19 @@ pub trait Ledger: Debug + Send + Sync + 'static {
     /// Those of these events of a peer that were rejected.
     fn rejected(&self, peer: String, items: Vec<ItemId>) -> LedgerFuture<'_, Vec<ItemId>>;
 
-    /// Remembers the key of a nara, replacing what was remembered for its name.
-    fn store_key(&self, key: PinnedKey) -> LedgerFuture<'_, ()>;
+    /// Remembers what was learned of naras; see [`PeerChange::Learn`].
+    fn learn_peers(&self, learned: Vec<PeerRecord>) -> LedgerFuture<'_, ()>;
 
-    /// All keys that are remembered.
-    fn keys(&self) -> LedgerFuture<'_, Vec<PinnedKey>>;
+    /// Changes what is remembered of a nara, and returns what it is then. Nothing comes between: several processes
+    /// may do so at once.
+    fn change_peer(
+        &self,
+        name: NaraName,
+        change: PeerChange,
+    ) -> LedgerFuture<'_, Result<PeerRecord, PeerChangeError>>;
+
+    /// What is remembered of all naras, by name.
+    fn peers(&self) -> LedgerFuture<'_, Vec<PeerRecord>>;
 
     /// Remembers how far the events of a peer were fetched; `peer` is any text that names it.
     fn store_cursor(&self, peer: String, cursor: Cursor) -> LedgerFuture<'_, ()>;

@@ -64,6 +64,7 @@ pub mod gossip;
 pub mod handler;
 pub mod identity;
 pub mod ledger;
+mod mesh_ranges;
 pub mod metrics;
 mod random;
 pub mod registry;

@@ -8,3 +8,10 @@ pub const REQUESTS_REFUSED: &str = "nara_mesh_requests_refused_total";
 
 /// Messages of peers that do less than they have proven that they can, by `direction` (`request`, `response`).
 pub const DOWNGRADES: &str = "nara_mesh_downgrades_total";
+
+/// Keys that were offered for a nara and not pinned, by `reason`: `conflict` (another key is pinned), `policy` (the
+/// trust policy refused it), `untrusted` (the operator does not trust the nara).
+pub const KEYS_REFUSED: &str = "nara_mesh_keys_refused_total";
+
+/// Requests that claimed to come from another nara than the one to which their source address belongs.
+pub const ADDRESS_MISMATCHES: &str = "nara_mesh_address_mismatches_total";

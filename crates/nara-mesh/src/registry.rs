@@ -1,19 +1,31 @@
 //! Who is where, and with which key: the [`PeerRegistry`].
 
 mod admission;
+mod conflict;
+mod keeper;
 mod known_keys;
 mod peer;
 mod protocol;
+mod record;
+mod restore;
+mod source;
 mod table;
+mod trust;
 
+pub(crate) use conflict::trust_command;
+pub use conflict::{KeyConflict, retrust_command};
+pub use keeper::{PeerKeeper, Recalled};
 pub use known_keys::KnownKeys;
 pub(crate) use peer::now;
 pub use peer::{Peer, PeerInfo};
 pub use protocol::PeerProtocol;
-pub use table::{KeyConflict, PeerRegistry, RegisterError};
+pub use record::{OperatorDecision, PeerChange, PeerChangeError, PeerRecord, Verdict};
+pub use restore::Restored;
+pub use source::{InvalidKeySource, KeySource};
+pub use table::{PeerRegistry, RegisterError};
+pub use trust::{Closed, FirstUse, KeyOffer, KeyRefused, Pinned, TrustCallback, TrustDecision, TrustPolicy};
 
-use std::fmt;
-use std::net::SocketAddr;
+use std::net::IpAddr;
 
 use nara_proto::identity::{NaraId, NaraName, PublicKey};
 use nara_proto::time::UnixMillis;
@@ -36,54 +48,28 @@ pub struct PinnedKey {
     pub learned_at: UnixMillis,
 }
 
-/// How a key was learned.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum KeySource {
-    /// Somebody configured it: a peers file, the command line, a call of the library.
-    Configured,
-    /// A verified `hey-there` event of the nara itself said so.
-    HeyThere,
-    /// The nara at this address said so in its unsigned `/ping` answer: trust on first use.
-    Ping(SocketAddr),
-    /// Another nara said so in its unsigned `/peer/query` answer.
-    PeerQuery(NaraName),
-    /// It is the key of this nara itself.
-    Own,
-}
-
-impl KeySource {
-    /// Whether a peer made us learn the key, not whoever runs this nara.
-    pub(crate) const fn is_hearsay(&self) -> bool {
-        match self {
-            Self::HeyThere | Self::Ping(_) | Self::PeerQuery(_) => true,
-            Self::Configured | Self::Own => false,
-        }
-    }
-}
-
-impl fmt::Display for KeySource {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Configured => f.write_str("configured"),
-            Self::HeyThere => f.write_str("hey-there"),
-            Self::Ping(address) => write!(f, "ping {address}"),
-            Self::PeerQuery(name) => write!(f, "peer-query {name}"),
-            Self::Own => f.write_str("own"),
-        }
-    }
-}
-
 /// Something that happened to a peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PeerEvent {
     /// A peer is reached at another address than before.
     AddressChanged(PeerInfo),
+    /// A request claimed to come from one nara, but the network says that its source address belongs to another. It
+    /// was refused.
+    AddressMismatch {
+        /// The name that the request claimed.
+        claimed: NaraName,
+        /// The name of the nara to which the address belongs.
+        owner: NaraName,
+        /// The source address.
+        address: IpAddr,
+    },
     /// The breaker of a peer closed: it is called again.
     BreakerClosed(PeerInfo),
     /// The breaker of a peer opened: it is known to be down.
     BreakerOpened(PeerInfo),
+    /// A decision of the operator about a peer takes effect: see [`PeerInfo::decision`].
+    Decided(PeerInfo),
     /// Somebody who knows the name of a peer does less than that peer has proven that it can: the message was refused.
     Downgrade {
         /// The peer.
@@ -95,6 +81,8 @@ pub enum PeerEvent {
     KeyConflict(KeyConflict),
     /// A key was pinned.
     KeyPinned(PinnedKey),
+    /// A key was offered for a nara of which none is known, and is not believed.
+    KeyRefused(KeyRefused),
     /// A peer has proven that it can do more than was known.
     ProtocolLearned(PeerInfo),
     /// A peer is new.

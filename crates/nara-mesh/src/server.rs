@@ -45,6 +45,7 @@ mod route;
 mod sender;
 mod shared;
 mod sign_response;
+mod source_check;
 mod stash;
 mod streams;
 mod verify_request;

@@ -89,6 +89,12 @@ pub trait PeerSource: Debug + Send + Sync + 'static {
     /// Every change from now on: the whole list again, each time.
     fn watch(&self) -> BoxStream<'static, Vec<Candidate>>;
 
-    /// The nara to which a source address belongs, where the network knows; `None`: it does not say.
+    /// The nara to which a source address belongs, where the network knows for certain; `None`: it does not say. A
+    /// request from there under another name is refused, so a host name that a machine was given for other reasons is
+    /// no answer.
+    ///
+    /// A server asks it for each signed request, so answer from memory: what takes longer than
+    /// [`OWNER_LOOKUP_TIMEOUT`](crate::defaults::OWNER_LOOKUP_TIMEOUT) refuses the request. An address of IPv4
+    /// comes as such, not mapped into IPv6.
     fn owner_of(&self, address: IpAddr) -> BoxFuture<'_, Option<NaraName>>;
 }

@@ -290,7 +290,9 @@ impl PeerSource for Nodes {
 
 async fn discover(nodes: Vec<Candidate>, port: u16) -> (MeshClient, Vec<Found>) {
     let client = MeshClient::builder(nara("alice")).build();
-    let discovery = Discovery::new(client.clone(), Arc::new(Nodes(nodes))).ports([port]);
+    let discovery = Discovery::new(client.clone(), Arc::new(Nodes(nodes)))
+        .ports([port])
+        .loopback_for_tests();
     let found = discovery.run_once().await.unwrap();
     (client, found)
 }

@@ -17,6 +17,7 @@ mod zine;
 use std::future::Future;
 use std::time::{Duration, Instant};
 
+use nara_proto::identity::KeyId;
 use owo_colors::OwoColorize as _;
 use serde_json::{Value, json};
 
@@ -65,14 +66,14 @@ fn print_naras(mesh: &Mesh, printer: Printer) -> Outcome<()> {
         "{} naras on this machine, each with its own soul, port, server and ledger:\n",
         mesh.naras().len()
     ))?;
-    let mut table = table(["NARA", "ADDRESS", "ID", "PUBLIC KEY"]);
+    let mut table = table(["NARA", "ADDRESS", "ID", "KEY ID"]);
     for nara in mesh.naras() {
         let id: String = nara.local.id().as_str().chars().take(12).collect();
         table.add_row([
             nara.name().to_owned(),
             nara.address.to_string(),
             format!("{id}…"),
-            nara.local.public_key().to_base64(),
+            KeyId::from(&nara.local.public_key()).to_string(),
         ]);
     }
     printer.line(render(&table))

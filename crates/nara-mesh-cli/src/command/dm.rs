@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::read_event;
 use crate::cli::{DmArgs, DmKind};
-use crate::connect::{self, block_on};
+use crate::connect;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::printer::{Printer, harmless};
@@ -19,7 +19,7 @@ pub(super) fn run(args: &DmArgs, settings: &Settings, printer: Printer) -> Outco
     let given = args.event.as_deref().map(read_event).transpose()?;
     let client = connect::client(nara.clone(), settings)?;
     let peer = connect::peer_ref(&args.peer)?;
-    block_on(async {
+    connect::block_on_keeping(&client, settings, async {
         let event = match given {
             Some(event) => complete(event, &nara),
             None => compose(args, &nara, &client, &peer).await?,

@@ -1,120 +1,23 @@
-//! `peers`: the peers of the peers file, and what a ping of each says.
+//! `peers`: who is known, and what the operator thinks of them.
 
-use std::time::Duration;
+mod decide;
+mod list;
 
-use futures_util::{StreamExt as _, stream};
-use nara_mesh::client::PeerRef;
-use nara_mesh::defaults;
-use nara_mesh::registry::PeerInfo;
-use nara_proto::identity::KeyId;
-use serde_json::{Value, json};
-
-use super::ping::{PeerResult, ping_peer, short};
-use crate::cli::PeersArgs;
-use crate::connect::{self, block_on};
-use crate::exit::Exit;
-use crate::failure::{Failure, Outcome};
-use crate::printer::{Printer, harmless, human, micros, render, table};
+use crate::cli::{PeersArgs, PeersCommand};
+use crate::failure::Outcome;
+use crate::printer::Printer;
 use crate::settings::Settings;
 
-pub(super) fn run(args: &PeersArgs, settings: &Settings, printer: Printer) -> Outcome {
-    let client = connect::anonymous_client(settings)?;
-    let peers = client.registry().peers();
-    if peers.is_empty() {
-        return Err(Failure::usage("there are no peers").hint(
-            "pass --peers FILE; `nara-mesh peers --help` shows the form of the file, and `nara-mesh serve` prints \
-             the stanza of a nara",
-        ));
+pub(super) fn run(
+    args: &PeersArgs,
+    settings: &Settings,
+    printer: impl Fn(&'static str) -> Printer,
+) -> Outcome {
+    match &args.command {
+        None => list::run(&args.list, settings, printer("peers")),
+        Some(PeersCommand::List(args)) => list::run(args, settings, printer("peers")),
+        Some(PeersCommand::Trust(args)) => decide::trust(args, settings, printer("peers-trust")),
+        Some(PeersCommand::Untrust(args)) => decide::untrust(args, settings, printer("peers-untrust")),
+        Some(PeersCommand::Reset(args)) => decide::reset(args, settings, printer("peers-reset")),
     }
-    let rows = block_on(async {
-        let calls = peers.iter().map(|peer| {
-            let client = &client;
-            async move {
-                let info = peer.info();
-                let ping = !args.offline && info.address.is_some();
-                let result = if ping {
-                    Some(ping_peer(client, &PeerRef::from(peer), 1, Duration::ZERO).await)
-                } else {
-                    None
-                };
-                (info, result)
-            }
-        });
-        Ok(stream::iter(calls)
-            .buffered(defaults::FAN_OUT)
-            .collect::<Vec<_>>()
-            .await)
-    })?;
-    let mut table = table(["NAME", "ADDRESS", "ONLINE", "RTT", "KEY ID", "KEY", "ID"]);
-    for (info, result) in &rows {
-        let text = |value: Option<String>| value.map_or_else(|| "-".to_owned(), |value| harmless(&value));
-        table.add_row([
-            text(info.name.as_ref().map(ToString::to_string)),
-            text(info.address.as_ref().map(ToString::to_string)),
-            online(result.as_ref()),
-            text(rtt(result.as_ref()).map(human)),
-            text(key_id(info, result.as_ref()).map(|key| abbreviate(&key))),
-            key_source(info, result.as_ref()),
-            text(info.id.as_ref().map(|id| abbreviate(id.as_str()))),
-        ]);
-    }
-    printer.line(render(&table))?;
-    let rows_json: Vec<Value> = rows
-        .iter()
-        .map(|(info, result)| to_json(info, result.as_ref()))
-        .collect();
-    printer.json(json!({ "peers": rows_json }))?;
-    Ok(Exit::Ok)
-}
-
-fn online(result: Option<&PeerResult>) -> String {
-    match result {
-        None => "-".to_owned(),
-        Some(PeerResult {
-            error: Some(error), ..
-        }) => format!("no ({})", short(error)),
-        Some(_) => "yes".to_owned(),
-    }
-}
-
-fn rtt(result: Option<&PeerResult>) -> Option<Duration> {
-    Some(result?.last.as_ref()?.rtt)
-}
-
-fn key_id(info: &PeerInfo, result: Option<&PeerResult>) -> Option<String> {
-    let pinned = info.key.as_ref().map(|pinned| KeyId::from(&pinned.key));
-    pinned.or_else(|| result?.told_key()).map(|key| key.to_string())
-}
-
-/// How the key was learned, and whether the peer tells the same one.
-fn key_source(info: &PeerInfo, result: Option<&PeerResult>) -> String {
-    match (&info.key, result.map(PeerResult::key_state)) {
-        (Some(pinned), Some(state @ ("matches" | "DIFFERS"))) => format!("{}, {state}", pinned.source),
-        (Some(pinned), _) => pinned.source.to_string(),
-        (None, _) if result.and_then(PeerResult::told_key).is_some() => "told by ping, unsigned".to_owned(),
-        (None, _) => "unknown".to_owned(),
-    }
-}
-
-fn abbreviate(id: &str) -> String {
-    let short: String = id.chars().take(12).collect();
-    if short.len() < id.len() {
-        format!("{short}…")
-    } else {
-        short
-    }
-}
-
-fn to_json(info: &PeerInfo, result: Option<&PeerResult>) -> Value {
-    json!({
-        "name": info.name.as_ref().map(|name| name.as_str()),
-        "id": info.id.as_ref().map(|id| id.as_str()),
-        "address": info.address,
-        "online": result.map(|result| result.error.is_none()),
-        "error": result.and_then(|result| result.error.as_ref()).map(ToString::to_string),
-        "rtt_us": rtt(result).map(micros),
-        "key_id": key_id(info, result),
-        "key_source": info.key.as_ref().map(|pinned| pinned.source.to_string()),
-        "key_matches": result.and_then(|result| result.last.as_ref()).and_then(|report| report.key_matches),
-    })
 }

@@ -7,11 +7,12 @@ use hdrhistogram::Histogram;
 use nara_mesh::client::{ClientError, MeshClient, PeerRef, PingReport};
 use nara_mesh::clock::{Clock as _, SystemClock};
 use nara_mesh::defaults;
+use nara_mesh::registry::{KeyConflict, KeySource};
 use nara_proto::identity::{KeyId, PublicKey};
 use serde_json::{Value, json};
 
 use crate::cli::PingArgs;
-use crate::connect::{self, block_on};
+use crate::connect;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::printer::{Printer, harmless, human, render, table};
@@ -37,7 +38,7 @@ pub(super) fn run(args: &PingArgs, settings: &Settings, printer: Printer) -> Out
     if peers.is_empty() {
         return Err(Failure::usage("there is no peer to ping").hint("add peers to the peers file (--peers)"));
     }
-    let results = block_on(async {
+    let results = connect::block_on_keeping(&client, settings, async {
         let calls = peers
             .iter()
             .map(|peer| ping_peer(&client, peer, args.count, interval));
@@ -69,6 +70,8 @@ pub(super) struct PeerResult {
     /// How far the clock of the peer is ahead of ours, in microseconds, by the quickest ping.
     pub(super) clock_offset_us: Option<i64>,
     pub(super) error: Option<ClientError>,
+    /// The key that it told, and the pinned one, if they differ.
+    pub(super) conflict: Option<KeyConflict>,
 }
 
 /// Pings a peer, one ping after the other.
@@ -87,6 +90,7 @@ pub(super) async fn ping_peer(
         last: None,
         clock_offset_us: None,
         error: None,
+        conflict: None,
     };
     let mut quickest = Duration::MAX;
     for number in 0..count {
@@ -105,12 +109,25 @@ pub(super) async fn ping_peer(
                     let ahead = report.response.t.get().saturating_sub(made.get());
                     result.clock_offset_us = Some(ahead / 1_000);
                 }
+                result.conflict = conflict(client, peer, &report);
                 result.last = Some(report);
             }
             Err(error) => result.error = Some(error),
         }
     }
     result
+}
+
+/// The conflict between the pinned key of a peer and the one that it tells.
+fn conflict(client: &MeshClient, peer: &PeerRef, report: &PingReport) -> Option<KeyConflict> {
+    let info = client.peer(peer)?.info();
+    let pinned = info.key.filter(|_| report.key_matches == Some(false))?;
+    Some(KeyConflict {
+        name: pinned.name.clone(),
+        pinned: Box::new(pinned),
+        offered: PublicKey::from_base64(&report.response.public_key).ok()?,
+        offered_by: KeySource::Ping(info.address?),
+    })
 }
 
 impl PeerResult {
@@ -231,10 +248,11 @@ fn print(results: &[PeerResult], printer: Printer) -> Outcome<()> {
         if let Some(error) = &result.error {
             printer.note(format_args!("{error}"));
         }
-        if result.key_differs() {
+        if let Some(conflict) = &result.conflict {
+            printer.warn(conflict);
+        } else if result.key_differs() {
             printer.warn(format_args!(
-                "{} answers with another key than the pinned one: another nara is at its address, or it has a new \
-                 soul; find out which before you change the key in the peers file",
+                "{} answers without a valid key, though one is pinned for it: another nara is at its address",
                 harmless(&result.label)
             ));
         }

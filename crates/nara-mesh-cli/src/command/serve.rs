@@ -1,6 +1,7 @@
 //! `serve`: a nara that runs until it is told to end.
 
 mod feed;
+mod peer_events;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,21 +12,21 @@ use nara_mesh::clock::{Clock as _, SystemClock};
 use nara_mesh::gossip::{GossipConfig, GossipService};
 use nara_mesh::identity::LocalNara;
 use nara_mesh::ledger::{Ledger, PinnedNames};
-use nara_mesh::registry::{KeySource, PeerEvent, PeerRegistry, PinnedKey};
+use nara_mesh::registry::{PeerKeeper, PeerRegistry, Recalled};
 use nara_mesh::server::{MeshServer, Shutdown};
 use nara_proto::event::{ChauPayload, HeyTherePayload, Payload, SyncEvent};
 use nara_proto::identity::KeyId;
 use serde_json::json;
-use tokio::sync::broadcast;
 
 use self::feed::{Feed, FeedHandler};
 use crate::cli::ServeArgs;
 use crate::connect::block_on;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
+use crate::keeping;
 use crate::ledger_file;
 use crate::peers_file::PeerEntry;
-use crate::printer::Printer;
+use crate::printer::{Printer, count};
 use crate::settings::{Settings, parse_duration};
 
 pub(super) fn run(args: &ServeArgs, settings: &Settings, printer: Printer) -> Outcome {
@@ -38,21 +39,23 @@ pub(super) fn run(args: &ServeArgs, settings: &Settings, printer: Printer) -> Ou
         Failure::failed(format!("the data folder {} cannot be made", folder.display())).caused_by(error)
     })?;
     block_on(async {
-        let registry = PeerRegistry::default();
+        let registry = settings.registry();
         let known = Arc::new(PinnedNames::new(registry.clone(), nara.name().clone()));
         let ledger = ledger_file::open_knowing(&folder.join("ledger.db"), known).await?;
-        // Before any key is pinned, so that none is missed.
-        let keys = registry.subscribe();
+        // The peers file before the ledger: it counts more.
         register_peers(&registry, &nara, settings)?;
-        ledger_file::load_keys(&*ledger, &registry).await?;
-        tokio::spawn(keep_keys(keys, registry.clone(), ledger.clone()));
+        let started = PeerKeeper::start(registry.clone(), ledger.clone()).await;
+        let (keeper, recalled) = started.map_err(ledger_file::failed)?;
+        keeping::log(&recalled);
         let gossip = (!args.no_gossip).then(|| GossipConfig::with_degree(args.gossip_degree.into()));
         let plan = Plan {
             listen,
             grace,
             gossip,
         };
-        serve(nara, plan, registry, ledger, settings, printer).await
+        let outcome = serve(nara, plan, &registry, &keeper, ledger, settings, printer).await;
+        keeper.finish().await;
+        outcome
     })
 }
 
@@ -66,7 +69,8 @@ struct Plan {
 async fn serve(
     nara: LocalNara,
     plan: Plan,
-    registry: PeerRegistry,
+    registry: &PeerRegistry,
+    keeper: &PeerKeeper,
     ledger: Arc<dyn Ledger>,
     settings: &Settings,
     printer: Printer,
@@ -85,6 +89,7 @@ async fn serve(
     // Before listening: whoever starts us may tell us to end as soon as we are reachable.
     let mut signals = Signals::new()?;
     let (feed, printing) = Feed::start(printer);
+    let showing = tokio::spawn(peer_events::show(registry.subscribe(), feed.clone()));
     let mesh_ip = if listen.ip().is_unspecified() {
         String::new()
     } else {
@@ -114,8 +119,8 @@ async fn serve(
             }
             signal = signals.next() => match signal {
                 Signal::End => break,
-                Signal::Reload => match register_peers(&registry, &nara, settings) {
-                    Ok(()) => printer.note("the peers file was read again"),
+                Signal::Reload => match reload(registry, keeper, &nara, settings).await {
+                    Ok(recalled) => tell_reloaded(&recalled, printer)?,
                     Err(failure) => printer.warn(failure.message),
                 },
             },
@@ -132,6 +137,7 @@ async fn serve(
         outcome = server.shutdown(grace) => outcome,
         () = signals.next_end() => Shutdown::Forced,
     };
+    showing.abort();
     drop(feed);
     printing.finish().await;
     printer.json_line(json!({ "event": "stopped", "graceful": outcome == Shutdown::Graceful }))?;
@@ -149,50 +155,43 @@ fn register_peers(registry: &PeerRegistry, nara: &LocalNara, settings: &Settings
             continue;
         }
         registry
-            .register(entry.to_info())
+            .reconfigure(entry.to_info())
             .map_err(|error| Failure::usage(format!("the peer {} of the peers file: {error}", entry.name)))?;
     }
     Ok(())
 }
 
-/// Keeps learned keys in the ledger, so that a restart does not trust anew.
-async fn keep_keys(
-    mut events: broadcast::Receiver<PeerEvent>,
-    registry: PeerRegistry,
-    ledger: Arc<dyn Ledger>,
-) {
-    loop {
-        let learned: Vec<PinnedKey> = match events.recv().await {
-            Ok(PeerEvent::KeyPinned(key)) => vec![key],
-            Ok(PeerEvent::KeyConflict(conflict)) => {
-                tracing::warn!("{conflict}");
-                continue;
-            }
-            Ok(_) => continue,
-            // Whatever was missed is in the registry.
-            Err(broadcast::error::RecvError::Lagged(_)) => registry
-                .peers()
-                .iter()
-                .filter_map(|peer| peer.info().key)
-                .collect(),
-            Err(broadcast::error::RecvError::Closed) => return,
-        };
-        for key in learned {
-            if matches!(key.source, KeySource::Configured | KeySource::Own) {
-                continue;
-            }
-            tracing::info!(name = %key.name, key = %KeyId::from(&key.key), source = %key.source, "key pinned");
-            if let Err(error) = ledger.store_key(key).await {
-                tracing::error!(error = &error as &dyn std::error::Error, "a key cannot be kept");
-            }
-        }
-    }
+/// Reads the peers file again, and what was decided with `peers trust`, `untrust` and `reset`.
+async fn reload(
+    registry: &PeerRegistry,
+    keeper: &PeerKeeper,
+    nara: &LocalNara,
+    settings: &Settings,
+) -> Outcome<Recalled> {
+    register_peers(registry, nara, settings)?;
+    let recalled = keeper.reload().await.map_err(ledger_file::failed)?;
+    keeping::log(&recalled);
+    Ok(recalled)
+}
+
+fn tell_reloaded(recalled: &Recalled, printer: Printer) -> Outcome<()> {
+    let decided: Vec<&str> = recalled.decided.iter().map(|name| name.as_str()).collect();
+    printer.note(format_args!(
+        "the peers file was read again, and {} taken over",
+        count(decided.len(), "decision")
+    ));
+    printer.json_line(json!({ "event": "reloaded", "decided": decided }))
 }
 
 fn announce(nara: &LocalNara, address: SocketAddr, printer: Printer) -> Outcome<()> {
     let stanza_address = (!address.ip().is_unspecified()).then_some(address);
     let stanza = PeerEntry::of(nara, stanza_address).to_toml();
     printer.note(format_args!("{} listens on {address}.", nara.name()));
+    printer.note(format_args!(
+        "Its id is {}, its key {}.",
+        nara.id(),
+        KeyId::from(&nara.public_key())
+    ));
     if address.ip().is_loopback() {
         printer.note("It is reached from this machine only (--listen sets another address).");
     }

@@ -14,7 +14,7 @@ use serde_json::json;
 
 use self::progress::Bar;
 use crate::cli::{SyncArgs, SyncModeArg};
-use crate::connect::{self, block_on};
+use crate::connect;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::ledger_file;
@@ -35,13 +35,13 @@ pub(super) fn run(args: &SyncArgs, settings: &Settings, printer: Printer) -> Out
     let scope = reconcile::scope(args)?;
     let client = connect::client(settings.local_nara()?, settings)?;
     let peer = connect::peer_ref(&args.peer)?;
-    block_on(async {
+    connect::block_on_keeping(&client, settings, async {
         let ledger = match &args.to {
             Some(path) => Some(ledger_file::open(path).await?),
             None => None,
         };
         if let Some(ledger) = &ledger {
-            ledger_file::load_keys(&**ledger, client.registry()).await?;
+            ledger_file::load_peers(&**ledger, client.registry()).await?;
             if args.check {
                 return reconcile::check(&client, &peer, &**ledger, scope, args, printer).await;
             }

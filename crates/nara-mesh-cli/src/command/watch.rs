@@ -7,8 +7,10 @@ use futures_util::stream::{SelectAll, StreamExt as _};
 use nara_mesh::client::{MeshClient, PeerRef, StreamError, StreamState, SubscribeOptions, VerifiedEvent};
 use nara_mesh::clock::{Clock as _, SystemClock};
 use nara_mesh::ledger::{Insertion, Ledger};
+use nara_mesh::registry::Peer;
 use nara_proto::event::{EventTrust, Service, SyncEvent};
 use nara_proto::go_json;
+use nara_proto::identity::KeyId;
 use nara_proto::sync::EventFilter;
 use nara_proto::time::UnixNanos;
 use owo_colors::{AnsiColors, OwoColorize as _};
@@ -16,7 +18,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use crate::cli::WatchArgs;
-use crate::connect::{self, block_on, exit_of};
+use crate::connect::{self, exit_of};
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::ledger_file;
@@ -33,18 +35,19 @@ pub(super) fn run(args: &WatchArgs, settings: &Settings, printer: Printer) -> Ou
         .transpose()?;
     let client = connect::client(settings.local_nara()?, settings)?;
     let peers = peers(args, &client)?;
-    block_on(async {
+    connect::block_on_keeping(&client, settings, async {
         let ledger = match &args.to {
             Some(path) => Some(ledger_file::open(path).await?),
             None => None,
         };
         if let Some(ledger) = &ledger {
-            ledger_file::load_keys(&**ledger, client.registry()).await?;
+            ledger_file::load_peers(&**ledger, client.registry()).await?;
         }
         let mut streams = SelectAll::new();
         for (label, peer) in peers {
-            let events = client.subscribe(peer, options(args, since, ledger.as_ref()));
-            tokio::spawn(show_states(label.clone(), events.state(), printer));
+            let events = client.subscribe(&peer, options(args, since, ledger.as_ref()));
+            let known = client.peer(&peer);
+            tokio::spawn(show_states(label.clone(), known, events.state(), printer));
             streams.push(events.map(move |item| (label.clone(), item)).boxed());
         }
         let mut watching = Watching {
@@ -216,7 +219,12 @@ impl Watching {
 }
 
 /// Says on stderr when a stream is live, lags, or waits.
-async fn show_states(peer: String, mut state: watch::Receiver<StreamState>, printer: Printer) {
+async fn show_states(
+    peer: String,
+    known: Option<Arc<Peer>>,
+    mut state: watch::Receiver<StreamState>,
+    printer: Printer,
+) {
     loop {
         let current = state.borrow_and_update().clone();
         match current {
@@ -228,7 +236,16 @@ async fn show_states(peer: String, mut state: watch::Receiver<StreamState>, prin
                     harmless(&current.to_string()).yellow()
                 ));
             }
-            _ => printer.note(format_args!("{peer}: {}", current.green())),
+            _ => {
+                // By now it has proven that it holds its key.
+                let key = known.as_ref().and_then(|known| known.key());
+                let key = key.map(|key| format!(" (key {})", KeyId::from(&key)));
+                printer.note(format_args!(
+                    "{peer}{}: {}",
+                    key.unwrap_or_default(),
+                    current.green()
+                ));
+            }
         }
         if state.changed().await.is_err() {
             return;

@@ -6,7 +6,7 @@ use nara_proto::world::WorldMessage;
 use serde_json::json;
 
 use crate::cli::WorldSendArgs;
-use crate::connect::{self, block_on};
+use crate::connect;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::printer::{Printer, harmless};
@@ -19,7 +19,7 @@ pub(super) fn send(args: &WorldSendArgs, settings: &Settings, printer: Printer) 
         &args.message,
         SystemClock.now_nanos(),
     );
-    block_on(async {
+    connect::block_on_keeping(&client, settings, async {
         let (outcome, to) = match &args.to {
             Some(text) => {
                 let peer = connect::peer_ref(text)?;

@@ -6,7 +6,7 @@ use nara_proto::sync::MAX_EVENTS;
 use serde_json::{Value, json};
 
 use crate::cli::ZineArgs;
-use crate::connect::{self, block_on};
+use crate::connect;
 use crate::exit::Exit;
 use crate::failure::Outcome;
 use crate::ledger_file;
@@ -17,14 +17,14 @@ use crate::settings::Settings;
 pub(super) fn run(args: &ZineArgs, settings: &Settings, printer: Printer) -> Outcome {
     let client = connect::client(settings.local_nara()?, settings)?;
     let peer = connect::peer_ref(&args.peer)?;
-    block_on(async {
+    connect::block_on_keeping(&client, settings, async {
         let ledger = match &args.ledger {
             Some(path) => Some(ledger_file::open(path).await?),
             None => None,
         };
         let mut ours = Vec::new();
         if let Some(ledger) = &ledger {
-            ledger_file::load_keys(&**ledger, client.registry()).await?;
+            ledger_file::load_peers(&**ledger, client.registry()).await?;
             let since = SystemClock.now_nanos().saturating_sub(defaults::ZINE_WINDOW);
             ours = ledger
                 .since(since, MAX_EVENTS)

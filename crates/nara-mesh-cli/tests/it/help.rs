@@ -1,6 +1,6 @@
 use crate::{run, run_json, text};
 
-const COMMANDS: [&[&str]; 18] = [
+const COMMANDS: [&[&str]; 22] = [
     &[],
     &["completions"],
     &["demo"],
@@ -10,6 +10,10 @@ const COMMANDS: [&[&str]; 18] = [
     &["id", "show"],
     &["man"],
     &["peers"],
+    &["peers", "list"],
+    &["peers", "reset"],
+    &["peers", "trust"],
+    &["peers", "untrust"],
     &["ping"],
     &["serve"],
     &["sign"],

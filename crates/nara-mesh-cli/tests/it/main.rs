@@ -10,6 +10,7 @@ mod peers;
 mod serve;
 mod settings;
 mod sign;
+mod trust;
 mod watch;
 
 use std::path::Path;

@@ -39,8 +39,15 @@ impl Serving {
         (serving, listening["stanza"].as_str().unwrap().to_owned())
     }
 
+    /// Tells it to read its files again.
+    pub(crate) fn hang_up(&self) {
+        let id = self.child.id().to_string();
+        let sent = Command::new("kill").args(["-HUP", &id]).status().unwrap();
+        assert!(sent.success());
+    }
+
     /// The next line that it prints: waits for it.
-    fn next(&mut self) -> Value {
+    pub(crate) fn next(&mut self) -> Value {
         let mut line = String::new();
         self.lines.read_line(&mut line).unwrap();
         serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"))

@@ -13,18 +13,6 @@ use crate::registry::PeerRegistry;
 use crate::tls::TlsPolicy;
 use crate::transport::{TcpTransport, Transport};
 
-/// Which keys of responders are believed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum KeyTrust {
-    /// The key of a nara that is met for the first time is asked of `/ping` at the address that was called,
-    /// pinned, and from then on the only one.
-    #[default]
-    FirstUse,
-    /// Only keys that are pinned already.
-    Pinned,
-}
-
 /// Makes a [`MeshClient`].
 #[derive(Debug)]
 #[must_use = "a builder makes nothing until `build`"]
@@ -38,7 +26,6 @@ pub struct MeshClientBuilder {
     dial_timeout: Duration,
     fan_out: usize,
     mesh_port: u16,
-    trust: KeyTrust,
     tls: TlsPolicy,
     accept_unverified: bool,
 }
@@ -55,13 +42,13 @@ impl MeshClientBuilder {
             dial_timeout: defaults::DIAL_TIMEOUT,
             fan_out: defaults::FAN_OUT,
             mesh_port: defaults::MESH_PORT,
-            trust: KeyTrust::default(),
             tls: TlsPolicy::default(),
             accept_unverified: false,
         }
     }
 
-    /// The registry of peers; by default an empty one of its own. A server of the same nara shares it.
+    /// The registry of peers; by default an empty one of its own. A server of the same nara shares it. Its
+    /// [policy](PeerRegistry::with_trust) says which keys of responders are believed.
     pub fn registry(mut self, registry: PeerRegistry) -> Self {
         self.registry = registry;
         self
@@ -111,12 +98,6 @@ impl MeshClientBuilder {
         self
     }
 
-    /// Which keys of responders are believed; by default [`KeyTrust::FirstUse`].
-    pub fn trust(mut self, trust: KeyTrust) -> Self {
-        self.trust = trust;
-        self
-    }
-
     /// When connections are TLS, to peers for which [`PeerInfo::tls`](crate::registry::PeerInfo::tls) says
     /// nothing else; by default [`TlsPolicy::Prefer`].
     pub fn tls(mut self, policy: TlsPolicy) -> Self {
@@ -147,7 +128,6 @@ impl MeshClientBuilder {
             clock: self.clock,
             stamp: Mutex::new(Stamp::default()),
             replies: PendingReplies::default(),
-            trust: self.trust,
             tls: self.tls,
             accept_unverified: self.accept_unverified,
             fan_out: self.fan_out,

@@ -143,10 +143,13 @@ impl MeshClient {
     }
 
     pub(super) fn route(&self, peer: &PeerRef) -> Result<Route, ClientError> {
-        self.shared
-            .resolver
-            .route(peer)
-            .ok_or_else(|| ClientError::new(peer, ErrorKind::UnknownPeer))
+        let route = self.shared.resolver.route(peer);
+        let route = route.ok_or_else(|| ClientError::new(peer, ErrorKind::UnknownPeer))?;
+        if let Some(name) = &route.expected.name {
+            self.check_trusted(name)
+                .map_err(|kind| ClientError::new(peer, kind))?;
+        }
+        Ok(route)
     }
 
     /// Calls an endpoint, and verifies and decodes what it answers with status 200.
@@ -252,7 +255,7 @@ impl MeshClient {
             Err(ErrorKind::Tls(TlsFailure::OtherKey(_))) => drop(admission),
             Err(_) => admission.failed(Failure::NoAnswer),
         }
-        sent
+        sent.map_err(|kind| self.as_conflict(route, kind))
     }
 
     /// Where the connections for a call lead, and how they are protected.
@@ -365,7 +368,7 @@ impl MeshClient {
             Err(ErrorKind::Tls(TlsFailure::OtherKey(_))) => drop(admission),
             Err(_) => admission.failed(Failure::NoAnswer),
         }
-        let (connection, signature, head, body) = opened?;
+        let (connection, signature, head, body) = opened.map_err(|kind| self.as_conflict(route, kind))?;
         if head.status != StatusCode::OK {
             let reading = timeout_at(deadline, read_body(body, MAX_ERROR_BODY)).await;
             let read = reading.map_err(|_| ErrorKind::Timeout(Stage::Answer))?;

@@ -13,6 +13,7 @@ use super::error::{DiscoveryProblem, ErrorKind};
 use super::verify::check_channel;
 use super::{CallOptions, ClientError, DiscoveredKey, MeshClient, PeerRef, PingReport};
 use crate::defaults;
+use crate::registry::{KeySource, PinnedKey};
 
 impl MeshClient {
     /// Measures the round trip to a peer, to the end of the answer. The ping tells the peer our name, unsigned.
@@ -33,6 +34,17 @@ impl MeshClient {
             check_name(&answer.route, &answer.value).map_err(|kind| ClientError::new(&answer.route, kind))?;
             let key = PublicKey::from_base64(&answer.value.public_key).ok();
             let pinned = answer.route.expected.key.as_ref();
+            if let (Some(pinned), Some(key)) = (pinned, key)
+                && pinned.key != key
+            {
+                // Nothing is changed by it, but whoever watches the registry is told.
+                let _ = self.report_key(&PinnedKey {
+                    key,
+                    source: KeySource::Ping(answer.route.address),
+                    learned_at: self.shared.clock.now_millis(),
+                    ..pinned.clone()
+                });
+            }
             Ok(PingReport {
                 rtt: answer.rtt,
                 dial: answer.dial,

@@ -15,7 +15,7 @@ use nara_proto::stream::HelloError;
 use nara_proto::sync::PageError;
 
 use super::retry_after::AskedToWait;
-use crate::registry::RegisterError;
+use crate::registry::{RegisterError, retrust_command};
 use crate::tls::TlsFailure;
 
 /// The most characters of an answer that a message shows.
@@ -91,6 +91,8 @@ pub(super) enum ErrorKind {
     },
     /// The registry does not have the peer, or not its address.
     UnknownPeer,
+    /// The operator does not trust the peer.
+    Untrusted(NaraName),
 }
 
 /// Why the answer of `/ping` does not tell the key of a nara.
@@ -185,6 +187,7 @@ impl ClientError {
                 | ErrorKind::Tls(TlsFailure::OtherKey(_))
                 | ErrorKind::Unauthenticated(_)
                 | ErrorKind::UnknownKey { .. }
+                | ErrorKind::Untrusted(_)
         ) || self.status() == Some(StatusCode::UNAUTHORIZED)
     }
 
@@ -201,6 +204,11 @@ impl ClientError {
             ErrorKind::AskedToWait(asked) => Some(asked.retry_after),
             _ => None,
         }
+    }
+
+    /// The operator of this nara does not trust the peer, and nothing of it is used.
+    pub fn is_untrusted(&self) -> bool {
+        matches!(self.kind(), ErrorKind::Untrusted(_))
     }
 
     /// A world message was taken in, but could not travel on from there (wire facts, section 7.6). The status
@@ -255,6 +263,7 @@ impl ClientError {
             ErrorKind::Unauthenticated(_) => "unauthenticated",
             ErrorKind::UnknownKey { .. } => "unknown_key",
             ErrorKind::UnknownPeer => "unknown_peer",
+            ErrorKind::Untrusted(_) => "untrusted",
         }
     }
 
@@ -298,6 +307,9 @@ impl fmt::Display for ErrorKind {
             Self::Hello(_) => f.write_str(
                 "the opening of its stream does not prove who it is; check the address and the pinned key",
             ),
+            Self::Identity(RegisterError::KeyRefused(_)) => {
+                f.write_str("its key is not believed; find out whether it is the right one before you trust it")
+            }
             Self::Identity(_) => f.write_str(
                 "the key that it answers with contradicts what is known of it; find out which one is right \
                  before you trust it",
@@ -361,6 +373,11 @@ impl fmt::Display for ErrorKind {
                 "it answers as {responder}, whose key could not be learned from it; pin the key, or try again"
             ),
             Self::UnknownPeer => f.write_str("unknown peer, or its address is unknown; register it first"),
+            Self::Untrusted(name) => write!(
+                f,
+                "{name} is not trusted here; if you want to trust it again, run `{}`",
+                retrust_command(name, false)
+            ),
         }
     }
 }
@@ -432,7 +449,8 @@ impl Error for ClientError {
             | ErrorKind::Timeout(_)
             | ErrorKind::TooLarge(_)
             | ErrorKind::TooManyPending(_)
-            | ErrorKind::UnknownPeer => None,
+            | ErrorKind::UnknownPeer
+            | ErrorKind::Untrusted(_) => None,
         }
     }
 }
@@ -502,6 +520,7 @@ mod tests {
                 discovery: Some(ClientError::new("bob", discovery)),
             },
             ErrorKind::UnknownPeer,
+            ErrorKind::Untrusted("carol".parse().unwrap()),
         ]
     }
 

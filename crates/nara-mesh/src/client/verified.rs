@@ -1,5 +1,6 @@
 //! Answers, and what is proven about them.
 
+use std::net::SocketAddr;
 use std::ops::Deref;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use nara_proto::peer::PingResponse;
 use nara_proto::sync::Cursor;
 use nara_proto::time::{UnixMillis, UnixSeconds};
 
-use crate::registry::KeySource;
+use crate::registry::{KeySource, PeerInfo, PinnedKey};
 use crate::tls::Security;
 
 /// A value from a peer, and what is proven about it. It dereferences to the value.
@@ -228,4 +229,22 @@ pub struct FoundPeer {
     pub mesh_ip: Option<std::net::IpAddr>,
     /// Who told it.
     pub told_by: NaraName,
+}
+
+impl FoundPeer {
+    /// What to register, at `port`, to believe it: the trust policy of the registry decides whether it is.
+    pub fn to_info(&self, port: u16, now: UnixMillis) -> PeerInfo {
+        PeerInfo {
+            name: Some(self.name.clone()),
+            address: self.mesh_ip.map(|ip| SocketAddr::new(ip, port)),
+            key: Some(PinnedKey {
+                name: self.name.clone(),
+                id: None,
+                key: self.key,
+                source: KeySource::PeerQuery(self.told_by.clone()),
+                learned_at: now,
+            }),
+            ..PeerInfo::default()
+        }
+    }
 }

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::address::Route;
 use super::call::Reply;
 use super::error::ErrorKind;
-use super::{KeyTrust, MeshClient, Verification};
+use super::{MeshClient, Verification};
 use crate::channel::SecureChannel;
 use crate::registry::{KeyConflict, KeySource, PeerInfo, PinnedKey};
 use crate::tls::{KeyMismatch, TlsFailure};
@@ -55,6 +55,8 @@ impl MeshClient {
 
         let auth = ResponseAuth::from_headers(&reply.headers).map_err(ErrorKind::Unauthenticated)?;
         check_responder(route, auth.name())?;
+        self.check_trusted(auth.name())?;
+        let responder = auth.name().clone();
         let (pinned, is_new) = match self.known_key(route, auth.name()) {
             Some(pinned) => (pinned, false),
             None => (self.learn_key(route, auth.name(), deadline).await?, true),
@@ -63,13 +65,19 @@ impl MeshClient {
         // Read after what may take seconds, so that it is the time at which freshness is judged.
         let now = self.shared.clock.now_millis();
         let to_pin = pinned.clone();
-        let (value, verification) = offload(large, move || {
+        let verified = offload(large, move || {
             let verification =
                 verify(&keys, &auth, &pinned, &reply.body, now).map_err(ErrorKind::Unauthenticated)?;
             let value = E::decode(&reply.body).map_err(ErrorKind::Decode)?;
             Ok::<_, ErrorKind>((value, verification))
         })
-        .await?;
+        .await;
+        if let Err(ErrorKind::Unauthenticated(ResponseAuthError::BadSignature)) = &verified
+            && !is_new
+        {
+            self.look_for_conflict(route, &responder, deadline).await?;
+        }
+        let (value, verification) = verified?;
         // Only now that the responder has proven that it holds the key.
         if is_new || route.expected.name.is_none() || route.expected.key.is_none() {
             self.pin(route, to_pin)?;
@@ -97,6 +105,53 @@ impl MeshClient {
         of_peer.or_else(|| self.shared.registry.by_name(responder.as_str())?.info().key)
     }
 
+    /// Refuses a nara that the operator does not trust.
+    pub(super) fn check_trusted(&self, name: &NaraName) -> Result<(), ErrorKind> {
+        let peer = self.shared.registry.by_name(name.as_str());
+        if peer.is_some_and(|peer| peer.is_untrusted()) {
+            return Err(ErrorKind::Untrusted(name.clone()));
+        }
+        Ok(())
+    }
+
+    /// A signature that does not verify may mean that the nara has a new key. Asking it does not change what is
+    /// pinned, but then the error can name both keys, and whoever watches the registry is told.
+    pub(super) async fn look_for_conflict(
+        &self,
+        route: &Route,
+        responder: &NaraName,
+        deadline: Instant,
+    ) -> Result<(), ErrorKind> {
+        let asking = self.discover_key_until(route.address, Some(responder), deadline);
+        let Ok(discovered) = asking.await else {
+            return Ok(());
+        };
+        let offered = PinnedKey {
+            name: discovered.name,
+            id: None,
+            key: discovered.key,
+            source: KeySource::Ping(route.address),
+            learned_at: self.shared.clock.now_millis(),
+        };
+        self.report_key(&offered)
+    }
+
+    /// What a connection to the holder of another key means for the pinned one: a conflict, of which whoever watches
+    /// the registry is told.
+    pub(super) fn as_conflict(&self, route: &Route, kind: ErrorKind) -> ErrorKind {
+        let (ErrorKind::Tls(TlsFailure::OtherKey(mismatch)), Some(pinned)) = (&kind, &route.expected.key)
+        else {
+            return kind;
+        };
+        let offered = PinnedKey {
+            key: mismatch.got,
+            source: KeySource::Tls(route.address),
+            learned_at: self.shared.clock.now_millis(),
+            ..pinned.clone()
+        };
+        self.report_key(&offered).err().unwrap_or(kind)
+    }
+
     /// Asks for the key of a responder that is met for the first time. It is asked where the call went, since
     /// that is where trust on first use points to.
     pub(super) async fn learn_key(
@@ -109,7 +164,7 @@ impl MeshClient {
             responder: responder.clone(),
             discovery,
         };
-        if self.shared.trust == KeyTrust::Pinned {
+        if !self.shared.registry.trust().asks_strangers() {
             return Err(unknown(None));
         }
         let discovered = self
@@ -127,23 +182,7 @@ impl MeshClient {
 
     /// Notes in the registry who answered: id, name and key belong together from now on.
     pub(super) fn pin(&self, route: &Route, pinned: PinnedKey) -> Result<(), ErrorKind> {
-        let local = &self.shared.local;
-        if pinned.name == *local.name() && pinned.key != local.public_key() {
-            let own = PinnedKey {
-                name: local.name().clone(),
-                id: Some(local.id().clone()),
-                key: local.public_key(),
-                source: KeySource::Own,
-                learned_at: UnixMillis::default(),
-            };
-            let conflict = KeyConflict {
-                name: pinned.name,
-                pinned: Box::new(own),
-                offered: pinned.key,
-                offered_by: pinned.source,
-            };
-            return Err(ErrorKind::Identity(conflict.into()));
-        }
+        self.check_own_name(&pinned)?;
         // An address is noted for a nara that has none. To replace the one it has takes more than an answer
         // from elsewhere, which anybody can pass on.
         let registry = &self.shared.registry;
@@ -158,6 +197,35 @@ impl MeshClient {
             ..PeerInfo::default()
         };
         registry.register(info).map(drop).map_err(ErrorKind::Identity)
+    }
+
+    /// Compares a key with what is known. Nothing is pinned.
+    pub(super) fn report_key(&self, offered: &PinnedKey) -> Result<(), ErrorKind> {
+        self.check_own_name(offered)?;
+        let reported = self.shared.registry.report_key(offered);
+        reported.map_err(|conflict| ErrorKind::Identity(conflict.into()))
+    }
+
+    /// Our own name belongs to our own key.
+    fn check_own_name(&self, pinned: &PinnedKey) -> Result<(), ErrorKind> {
+        let local = &self.shared.local;
+        if pinned.name != *local.name() || pinned.key == local.public_key() {
+            return Ok(());
+        }
+        let own = PinnedKey {
+            name: local.name().clone(),
+            id: Some(local.id().clone()),
+            key: local.public_key(),
+            source: KeySource::Own,
+            learned_at: UnixMillis::default(),
+        };
+        let conflict = KeyConflict {
+            name: pinned.name.clone(),
+            pinned: Box::new(own),
+            offered: pinned.key,
+            offered_by: pinned.source.clone(),
+        };
+        Err(ErrorKind::Identity(conflict.into()))
     }
 }
 

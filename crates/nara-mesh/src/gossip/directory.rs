@@ -18,13 +18,14 @@ pub(super) struct Directory {
 }
 
 impl Directory {
-    /// Those peers of the registry that have an address, without this nara itself.
+    /// Those peers of the registry that have an address and are not untrusted, without this nara itself.
     pub(super) fn new(client: &MeshClient) -> Self {
         let local = client.local();
         let mut peers = BTreeMap::new();
         for peer in client.registry().peers() {
             let info = peer.info();
             if info.address.is_none()
+                || info.is_untrusted()
                 || info.name.as_ref() == Some(local.name())
                 || info.id.as_ref() == Some(local.id())
             {

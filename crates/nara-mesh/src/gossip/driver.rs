@@ -256,10 +256,12 @@ impl Driver {
     fn noticed(&mut self, change: Result<PeerEvent, broadcast::error::RecvError>) {
         match change {
             Ok(
-                PeerEvent::BreakerClosed(_)
+                PeerEvent::AddressMismatch { .. }
+                | PeerEvent::BreakerClosed(_)
                 | PeerEvent::BreakerOpened(_)
                 | PeerEvent::Downgrade { .. }
                 | PeerEvent::KeyConflict(_)
+                | PeerEvent::KeyRefused(_)
                 | PeerEvent::ProtocolLearned(_),
             ) => {}
             // A peer came, went, moved or got a name; or we missed what it was.

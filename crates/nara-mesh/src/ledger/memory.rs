@@ -22,14 +22,14 @@ use super::{
     Arrivals, EventFeed, Insertion, KnownNames, Ledger, LedgerError, LedgerFuture, RetentionPolicy, Sample,
     Slice,
 };
-use crate::registry::PinnedKey;
+use crate::registry::{PeerChange, PeerChangeError, PeerRecord};
 
 /// A ledger in memory. Its futures are ready at once.
 #[derive(Debug)]
 pub struct MemoryLedger {
     retention: Retention,
     shelf: RwLock<MemoryShelf>,
-    keys: RwLock<BTreeMap<NaraName, PinnedKey>>,
+    peers: RwLock<BTreeMap<NaraName, PeerRecord>>,
     cursors: RwLock<HashMap<String, Cursor>>,
     arrival_cursors: RwLock<HashMap<String, ArrivalCursor>>,
     rejections: RwLock<Rejections>,
@@ -43,7 +43,7 @@ impl Default for MemoryLedger {
         Self {
             retention: Retention::default(),
             shelf: RwLock::default(),
-            keys: RwLock::default(),
+            peers: RwLock::default(),
             cursors: RwLock::default(),
             arrival_cursors: RwLock::default(),
             rejections: RwLock::default(),
@@ -238,15 +238,34 @@ impl Ledger for MemoryLedger {
         ready(read(&self.rejections).map(|rejections| rejections.select(&peer, items))).boxed()
     }
 
-    fn store_key(&self, key: PinnedKey) -> LedgerFuture<'_, ()> {
-        let stored = write(&self.keys).map(|mut keys| {
-            keys.insert(key.name.clone(), key);
+    fn learn_peers(&self, learned: Vec<PeerRecord>) -> LedgerFuture<'_, ()> {
+        let stored = write(&self.peers).map(|mut peers| {
+            for record in learned {
+                let name = record.name.clone();
+                let known = peers.entry(name.clone()).or_insert_with(|| PeerRecord::new(name));
+                known.learn(record);
+            }
         });
         ready(stored).boxed()
     }
 
-    fn keys(&self) -> LedgerFuture<'_, Vec<PinnedKey>> {
-        ready(read(&self.keys).map(|keys| keys.values().cloned().collect())).boxed()
+    fn change_peer(
+        &self,
+        name: NaraName,
+        change: PeerChange,
+    ) -> LedgerFuture<'_, Result<PeerRecord, PeerChangeError>> {
+        let changed = write(&self.peers).map(|mut peers| {
+            let known = peers.get(&name).cloned();
+            let mut record = known.unwrap_or_else(|| PeerRecord::new(name));
+            record.apply(change)?;
+            peers.insert(record.name.clone(), record.clone());
+            Ok(record)
+        });
+        ready(changed).boxed()
+    }
+
+    fn peers(&self) -> LedgerFuture<'_, Vec<PeerRecord>> {
+        ready(read(&self.peers).map(|peers| peers.values().cloned().collect())).boxed()
     }
 
     fn store_cursor(&self, peer: String, cursor: Cursor) -> LedgerFuture<'_, ()> {

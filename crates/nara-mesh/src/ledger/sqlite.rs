@@ -1,5 +1,5 @@
 mod items;
-mod keys;
+mod peers;
 mod pool;
 mod read;
 mod schema;
@@ -28,7 +28,7 @@ use super::{
     Arrival, Arrivals, EventFeed, Insertion, KnownNames, Ledger, LedgerError, LedgerFuture, RetentionPolicy,
     Sample, Slice,
 };
-use crate::registry::PinnedKey;
+use crate::registry::{PeerChange, PeerChangeError, PeerRecord};
 
 /// A ledger in a SQLite database.
 ///
@@ -233,14 +233,27 @@ impl Ledger for SqliteLedger {
             .boxed()
     }
 
-    fn store_key(&self, key: PinnedKey) -> LedgerFuture<'_, ()> {
+    fn learn_peers(&self, learned: Vec<PeerRecord>) -> LedgerFuture<'_, ()> {
+        if learned.is_empty() {
+            return std::future::ready(Ok(())).boxed();
+        }
         self.pool
-            .write(move |transaction| Ok(keys::store(transaction, &key)?))
+            .write(move |transaction| peers::learn(transaction, learned))
             .boxed()
     }
 
-    fn keys(&self) -> LedgerFuture<'_, Vec<PinnedKey>> {
-        self.pool.read(keys::load).boxed()
+    fn change_peer(
+        &self,
+        name: NaraName,
+        change: PeerChange,
+    ) -> LedgerFuture<'_, Result<PeerRecord, PeerChangeError>> {
+        self.pool
+            .write(move |transaction| peers::change(transaction, name, change))
+            .boxed()
+    }
+
+    fn peers(&self) -> LedgerFuture<'_, Vec<PeerRecord>> {
+        self.pool.read(peers::load).boxed()
     }
 
     fn store_cursor(&self, peer: String, cursor: Cursor) -> LedgerFuture<'_, ()> {

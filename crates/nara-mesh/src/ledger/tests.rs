@@ -18,7 +18,7 @@ use nara_proto::time::{UnixMillis, UnixNanos, UnixSeconds};
 use super::{
     EveryoneKnown, Insertion, KnownNames, Ledger, MemoryLedger, RetentionPolicy, Sample, Slice, SqliteLedger,
 };
-use crate::registry::{KeySource, PinnedKey};
+use crate::registry::{KeySource, PeerChange, PeerChangeError, PeerProtocol, PeerRecord, PinnedKey};
 
 /// Makes one test for each kind of ledger out of functions that take an empty one.
 macro_rules! on_every_ledger {
@@ -67,7 +67,7 @@ on_every_ledger! {
     since_gives_the_last_arrivals_in_order,
     checkpoints_come_in_order_of_arrival,
     nothing_is_wanted_nothing_comes,
-    a_pinned_key_replaces_the_last_of_its_name,
+    what_is_remembered_of_naras_is_read_back,
     a_cursor_of_a_peer_is_remembered,
 }
 
@@ -416,30 +416,67 @@ fn public_key(seed: u8) -> PublicKey {
     KeyPair::from_soul(&soul).public_key()
 }
 
-async fn a_pinned_key_replaces_the_last_of_its_name(ledger: &dyn Ledger) {
-    let pinned = |name: &str, seed: u8, source| PinnedKey {
-        name: NaraName::new(name).unwrap(),
-        id: None,
-        key: public_key(seed),
-        source,
-        learned_at: UnixMillis::new(i64::from(seed)),
+async fn what_is_remembered_of_naras_is_read_back(ledger: &dyn Ledger) {
+    let record = |name: &str, seed: u8, source, v2| {
+        let name = NaraName::new(name).unwrap();
+        PeerRecord {
+            key: Some(PinnedKey {
+                name: name.clone(),
+                id: None,
+                key: public_key(seed),
+                source,
+                learned_at: UnixMillis::new(i64::from(seed)),
+            }),
+            protocol: PeerProtocol {
+                v2,
+                tls: seed.is_multiple_of(2),
+                raw_public_key: !v2,
+            },
+            ..PeerRecord::new(name)
+        }
     };
     let bob = NaraName::new("bob").unwrap();
-    let expected = [
-        pinned("alice", 2, KeySource::HeyThere),
-        pinned("bob", 3, KeySource::Ping("[::1]:9632".parse().unwrap())),
-        pinned("carla", 4, KeySource::PeerQuery(bob)),
-        pinned("dora", 5, KeySource::Own),
-        pinned("emma", 6, KeySource::Configured),
+    let learned = [
+        record("alice", 2, KeySource::HeyThere { told_by: None }, true),
+        record("bob", 3, KeySource::Ping("[::1]:9632".parse().unwrap()), false),
+        record("carla", 4, KeySource::PeerQuery(bob.clone()), true),
+        record("dora", 5, KeySource::Configured, false),
     ];
     ledger
-        .store_key(pinned("alice", 1, KeySource::Configured))
+        .learn_peers(learned.iter().rev().cloned().collect())
         .await
         .unwrap();
-    for key in expected.iter().rev() {
-        ledger.store_key(key.clone()).await.unwrap();
-    }
-    assert_eq!(ledger.keys().await.unwrap(), expected);
+    // Another key is not learned.
+    ledger
+        .learn_peers(vec![record(
+            "bob",
+            9,
+            KeySource::HeyThere { told_by: None },
+            true,
+        )])
+        .await
+        .unwrap();
+    assert_eq!(ledger.peers().await.unwrap(), learned);
+
+    let at = UnixMillis::new(20);
+    let change = |name: &NaraName, change| ledger.change_peer(name.clone(), change);
+    let untrusted = change(&bob, PeerChange::Untrust { at }).await.unwrap().unwrap();
+    assert!(untrusted.key.is_some());
+    let other = Some(public_key(9));
+    let trust = |replace| PeerChange::Trust {
+        key: other,
+        replace,
+        at,
+    };
+    let refused = change(&bob, trust(false)).await.unwrap();
+    assert!(matches!(refused, Err(PeerChangeError::KeyConflict(_))));
+    assert_eq!(ledger.peers().await.unwrap()[1], untrusted);
+    let trusted = change(&bob, trust(true)).await.unwrap().unwrap();
+    assert!(trusted.protocol.is_empty());
+    let erik = NaraName::new("erik").unwrap();
+    let forgotten = change(&erik, PeerChange::Forget { at }).await.unwrap().unwrap();
+    let records = ledger.peers().await.unwrap();
+    assert_eq!((&records[1], &records[4]), (&trusted, &forgotten));
 }
 
 async fn a_cursor_of_a_peer_is_remembered(ledger: &dyn Ledger) {

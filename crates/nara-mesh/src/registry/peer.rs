@@ -1,14 +1,15 @@
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use nara_proto::breaker::{Breaker, BreakerConfig, BreakerState};
-use nara_proto::identity::{NaraId, NaraName};
+use nara_proto::identity::{KeyId, NaraId, NaraName};
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::{PeerProtocol, PinnedKey};
+use super::{OperatorDecision, PeerProtocol, PinnedKey, Verdict};
 use crate::defaults;
 use crate::tls::TlsPolicy;
 
@@ -28,6 +29,8 @@ pub struct PeerInfo {
     /// When connections with it are TLS, if whoever runs this nara has decided that for this peer alone. No peer
     /// can change it.
     pub tls: Option<TlsPolicy>,
+    /// What the operator last decided about it.
+    pub decision: Option<OperatorDecision>,
 }
 
 impl PeerInfo {
@@ -39,6 +42,15 @@ impl PeerInfo {
         self.key = self.key.take().or(other.key);
         self.protocol = self.protocol.union(other.protocol);
         self.tls = self.tls.or(other.tls);
+        if let Some(news) = other.decision.filter(|news| news.is_newer_than(self.decision)) {
+            self.decision = Some(news);
+        }
+    }
+
+    /// Whether the operator decided not to trust it.
+    pub fn is_untrusted(&self) -> bool {
+        self.decision
+            .is_some_and(|decision| decision.verdict == Verdict::Untrusted)
     }
 
     /// How to call the peer in a message: its name, else its id, else its address.
@@ -55,9 +67,13 @@ impl PeerInfo {
 impl fmt::Display for PeerInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.label())?;
-        match (&self.name, &self.id) {
-            (Some(_), Some(id)) => write!(f, " ({id})"),
-            _ => Ok(()),
+        let id = self.id.as_ref().filter(|_| self.name.is_some());
+        let key = self.key.as_ref().map(|pinned| KeyId::from(&pinned.key));
+        match (id, key) {
+            (Some(id), Some(key)) => write!(f, " (id {id}, key {key})"),
+            (Some(id), None) => write!(f, " (id {id})"),
+            (None, Some(key)) => write!(f, " (key {key})"),
+            (None, None) => Ok(()),
         }
     }
 }
@@ -70,11 +86,14 @@ pub struct Peer {
     in_flight: Semaphore,
     /// It asked not to be called before.
     not_before: Mutex<Option<Instant>>,
+    /// What `info` says; asked for every message of a stream.
+    untrusted: AtomicBool,
 }
 
 impl Peer {
     pub(super) fn new(info: PeerInfo, breaker: BreakerConfig) -> Self {
         Self {
+            untrusted: AtomicBool::new(info.is_untrusted()),
             info: RwLock::new(info),
             breaker: Mutex::new(Breaker::new(breaker)),
             in_flight: Semaphore::const_new(defaults::MAX_IN_FLIGHT_PER_PEER),
@@ -87,8 +106,11 @@ impl Peer {
         self.info.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The key that is pinned for it.
+    /// The key that is pinned for it, unless the operator does not trust it.
     pub fn key(&self) -> Option<nara_proto::identity::PublicKey> {
+        if self.is_untrusted() {
+            return None;
+        }
         self.info
             .read()
             .unwrap_or_else(PoisonError::into_inner)
@@ -100,6 +122,11 @@ impl Peer {
     /// When connections with it are TLS, if whoever runs this nara has decided that for this peer alone.
     pub fn tls(&self) -> Option<TlsPolicy> {
         self.info.read().unwrap_or_else(PoisonError::into_inner).tls
+    }
+
+    /// Whether the operator decided not to trust it: its requests are refused, and it is not called.
+    pub fn is_untrusted(&self) -> bool {
+        self.untrusted.load(Ordering::Relaxed)
     }
 
     /// What it has proven that it can do.
@@ -135,7 +162,9 @@ impl Peer {
     }
 
     pub(super) fn update(&self, change: impl FnOnce(&mut PeerInfo)) {
-        change(&mut self.info.write().unwrap_or_else(PoisonError::into_inner));
+        let mut info = self.info.write().unwrap_or_else(PoisonError::into_inner);
+        change(&mut info);
+        self.untrusted.store(info.is_untrusted(), Ordering::Relaxed);
     }
 
     pub(crate) fn breaker(&self) -> MutexGuard<'_, Breaker> {

@@ -22,6 +22,16 @@ impl PeerProtocol {
         }
     }
 
+    /// What both of the two can do.
+    #[must_use]
+    pub(super) const fn within(self, other: Self) -> Self {
+        Self {
+            v2: self.v2 && other.v2,
+            tls: self.tls && other.tls,
+            raw_public_key: self.raw_public_key && other.raw_public_key,
+        }
+    }
+
     /// Whether nothing is known.
     pub const fn is_empty(self) -> bool {
         !self.v2 && !self.tls && !self.raw_public_key

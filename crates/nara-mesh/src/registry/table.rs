@@ -4,33 +4,22 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use nara_proto::breaker::BreakerConfig;
 use nara_proto::event::KeyLookup;
-use nara_proto::identity::{KeyId, NaraId, NaraName, PublicKey};
-use tokio::sync::broadcast;
+use nara_proto::identity::{NaraId, NaraName, PublicKey};
+use tokio::sync::{broadcast, watch};
 
-use super::{KeySource, Peer, PeerEvent, PeerInfo, PeerProtocol, PinnedKey};
+use super::{
+    FirstUse, KeyConflict, KeyOffer, KeyRefused, Peer, PeerEvent, PeerInfo, PeerProtocol, PinnedKey,
+    TrustDecision, TrustPolicy,
+};
 use crate::defaults;
+use crate::metrics::KEYS_REFUSED;
 use crate::tls::TlsPolicy;
+
+/// Why no key of a nara is learned that the operator does not trust.
+const UNTRUSTED: &str = "the operator does not trust this nara";
 
 /// Events that a slow subscriber may lag behind before it misses some.
 const EVENT_BACKLOG: usize = 256;
-
-/// Somebody offered another key for a name than the one that is pinned.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{name} is pinned to key {} (learned by {}), but key {} was offered (by {offered_by}): either somebody \
-     poses as {name}, or it got a new soul; if you are sure of the new key, remove the peer and add it again",
-    KeyId::from(&pinned.key), pinned.source, KeyId::from(offered)
-)]
-pub struct KeyConflict {
-    /// The name.
-    pub name: NaraName,
-    /// What is pinned.
-    pub pinned: Box<PinnedKey>,
-    /// The key that was offered.
-    pub offered: PublicKey,
-    /// How it was offered.
-    pub offered_by: KeySource,
-}
 
 /// A peer that cannot be registered.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -50,6 +39,9 @@ pub enum RegisterError {
     /// The key contradicts the pinned one.
     #[error(transparent)]
     KeyConflict(#[from] KeyConflict),
+    /// The key was offered by hearsay and is not believed.
+    #[error(transparent)]
+    KeyRefused(#[from] KeyRefused),
 }
 
 /// All peers, by id, by name and by address. Cloning gives another handle to the same registry.
@@ -59,10 +51,12 @@ pub struct PeerRegistry {
     events: broadcast::Sender<PeerEvent>,
     breaker: BreakerConfig,
     max_peers: usize,
+    trust: Arc<dyn TrustPolicy>,
+    decisions: Arc<watch::Sender<()>>,
 }
 
 #[derive(Debug, Default)]
-struct Table {
+pub(super) struct Table {
     by_id: HashMap<NaraId, Arc<Peer>>,
     by_name: HashMap<NaraName, Arc<Peer>>,
     by_ip: HashMap<IpAddr, Vec<Arc<Peer>>>,
@@ -84,7 +78,21 @@ impl PeerRegistry {
             events: broadcast::channel(EVENT_BACKLOG).0,
             breaker,
             max_peers: defaults::MAX_PEERS,
+            trust: Arc::new(FirstUse),
+            decisions: Arc::default(),
         }
+    }
+
+    /// Sets which keys are believed that nobody configured; the default is [`FirstUse`].
+    #[must_use]
+    pub fn with_trust(mut self, policy: Arc<dyn TrustPolicy>) -> Self {
+        self.trust = policy;
+        self
+    }
+
+    /// Which keys are believed that nobody configured.
+    pub fn trust(&self) -> &dyn TrustPolicy {
+        &*self.trust
     }
 
     /// Limits the number of peers; the default is [`defaults::MAX_PEERS`].
@@ -100,6 +108,12 @@ impl PeerRegistry {
     /// # Errors
     /// [`RegisterError`] if it contradicts what is known; nothing is changed then.
     pub fn register(&self, info: PeerInfo) -> Result<Arc<Peer>, RegisterError> {
+        self.check_trust(&info)?;
+        self.insert(info)
+    }
+
+    /// As [`PeerRegistry::register`], for what is trusted already.
+    pub(super) fn insert(&self, info: PeerInfo) -> Result<Arc<Peer>, RegisterError> {
         let mut table = self.write();
         let known = table.find(&info);
         for peer in &known {
@@ -222,6 +236,29 @@ impl PeerRegistry {
         })
     }
 
+    /// Tells subscribers of a key that contradicts the pinned one, if it does. Whatever it is, nothing is pinned.
+    pub(crate) fn report_key(&self, offered: &PinnedKey) -> Result<(), KeyConflict> {
+        let known = self
+            .by_name(offered.name.as_str())
+            .and_then(|peer| peer.info().key);
+        match known {
+            Some(pinned) if pinned.key != offered.key => Err(self.conflict(&pinned, offered)),
+            _ => Ok(()),
+        }
+    }
+
+    fn conflict(&self, pinned: &PinnedKey, offered: &PinnedKey) -> KeyConflict {
+        let conflict = KeyConflict {
+            name: pinned.name.clone(),
+            pinned: Box::new(pinned.clone()),
+            offered: offered.key,
+            offered_by: offered.source.clone(),
+        };
+        metrics::counter!(KEYS_REFUSED, "reason" => "conflict").increment(1);
+        self.emit(PeerEvent::KeyConflict(conflict.clone()));
+        conflict
+    }
+
     /// Notes what a peer has proven that it can do; what is known already stays.
     pub fn learn_protocol(&self, peer: &Peer, protocol: PeerProtocol) {
         let known = peer.protocol();
@@ -235,6 +272,17 @@ impl PeerRegistry {
     /// What happens to peers from now on. A subscriber that falls behind misses the oldest.
     pub fn subscribe(&self) -> broadcast::Receiver<PeerEvent> {
         self.events.subscribe()
+    }
+
+    /// Changes whenever a decision of the operator takes effect: for what runs so long that it must look again.
+    pub(crate) fn decisions(&self) -> watch::Receiver<()> {
+        self.decisions.subscribe()
+    }
+
+    /// Tells everybody about a decision of the operator.
+    pub(super) fn decided(&self, peer: &Peer) {
+        self.decisions.send_replace(());
+        self.emit(PeerEvent::Decided(peer.info()));
     }
 
     /// A peer of this kind that is not in the registry: somebody called its address. Where a registered one must
@@ -263,6 +311,53 @@ impl PeerRegistry {
         let _ = self.events.send(event);
     }
 
+    /// Asks whether a first key from hearsay is believed. No lock is held meanwhile; should another key be pinned
+    /// by then, that is a conflict like any other.
+    fn check_trust(&self, info: &PeerInfo) -> Result<(), RegisterError> {
+        let (Some(key), Some(name)) = (&info.key, &info.name) else {
+            return Ok(());
+        };
+        if !key.source.is_hearsay() {
+            return Ok(());
+        }
+        let halves = self.read().find(info);
+        let known = halves
+            .into_iter()
+            .map(|peer| peer.info())
+            .reduce(|mut known, half| {
+                known.fill_from(half);
+                known
+            });
+        if known.as_ref().is_some_and(|known| known.key.is_some()) {
+            return Ok(());
+        }
+        let offer = KeyOffer {
+            name,
+            id: info.id.as_ref(),
+            key: &key.key,
+            source: &key.source,
+            known: known.as_ref(),
+            stored: false,
+        };
+        let (reason, why) = if known.as_ref().is_some_and(PeerInfo::is_untrusted) {
+            (UNTRUSTED.into(), "untrusted")
+        } else {
+            match self.trust.decide(&offer) {
+                TrustDecision::Pin => return Ok(()),
+                TrustDecision::Refuse(reason) => (reason, "policy"),
+            }
+        };
+        let refused = KeyRefused {
+            name: name.clone(),
+            offered: key.key,
+            offered_by: key.source.clone(),
+            reason,
+        };
+        metrics::counter!(KEYS_REFUSED, "reason" => why).increment(1);
+        self.emit(PeerEvent::KeyRefused(refused.clone()));
+        Err(refused.into())
+    }
+
     fn check_consistent(&self, known: &PeerInfo, new: &PeerInfo) -> Result<(), RegisterError> {
         fn differ<T: PartialEq>(known: &Option<T>, new: &Option<T>) -> bool {
             matches!((known, new), (Some(known), Some(new)) if known != new)
@@ -276,14 +371,7 @@ impl PeerRegistry {
         if let (Some(pinned), Some(offered)) = (&known.key, &new.key)
             && pinned.key != offered.key
         {
-            let conflict = KeyConflict {
-                name: pinned.name.clone(),
-                pinned: Box::new(pinned.clone()),
-                offered: offered.key,
-                offered_by: offered.source.clone(),
-            };
-            self.emit(PeerEvent::KeyConflict(conflict.clone()));
-            return Err(conflict.into());
+            return Err(self.conflict(pinned, offered).into());
         }
         Ok(())
     }
@@ -309,7 +397,7 @@ impl PeerRegistry {
         self.table.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, Table> {
+    pub(super) fn write(&self) -> RwLockWriteGuard<'_, Table> {
         self.table.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -350,7 +438,7 @@ impl Table {
                 .is_some_and(|peers| peers.iter().any(|other| Arc::ptr_eq(other, peer)))
     }
 
-    fn link(&mut self, peer: &Arc<Peer>) {
+    pub(super) fn link(&mut self, peer: &Arc<Peer>) {
         let info = peer.info();
         if let Some(id) = info.id {
             self.by_id.insert(id, peer.clone());
@@ -365,7 +453,7 @@ impl Table {
     }
 
     /// Takes a peer out, if it is there. Returns whether it was.
-    fn unlink(&mut self, peer: &Arc<Peer>) -> bool {
+    pub(super) fn unlink(&mut self, peer: &Arc<Peer>) -> bool {
         if !self.contains(peer) {
             return false;
         }
@@ -405,6 +493,7 @@ mod tests {
     use nara_proto::time::UnixMillis;
 
     use super::*;
+    use crate::registry::KeySource;
 
     fn key(seed: u8, name: &str) -> PinnedKey {
         PinnedKey {
@@ -479,7 +568,7 @@ mod tests {
     fn hearsay_fills_half_of_a_registry_and_no_more() {
         let registry = PeerRegistry::default().with_max_peers(4);
         let hearsay = |seed: u8| PinnedKey {
-            source: KeySource::HeyThere,
+            source: KeySource::HeyThere { told_by: None },
             ..key(seed, &format!("nara-{seed}"))
         };
         registry.pin(hearsay(1)).unwrap();

@@ -13,11 +13,12 @@ use tokio::sync::Semaphore;
 use super::background::Background;
 use super::discovery::KeyDiscovery;
 use super::rejection::Rejection;
+use super::source_check::SourceCheck;
 use super::{PeerAddress, VerifiedSender};
 use crate::channel::SecureChannel;
 use crate::clock::Clock;
 use crate::identity::LocalNara;
-use crate::registry::{KnownKeys, PeerRegistry};
+use crate::registry::{KeySource, KnownKeys, PeerRegistry, PinnedKey};
 use crate::tls::TlsPolicy;
 
 /// Authenticates signed requests: headers, freshness, key, signature, replay, in this order.
@@ -35,6 +36,7 @@ pub(super) struct Authenticator {
     pub(super) prepared_keys: Arc<PreparedKeys>,
     pub(super) known_keys: KnownKeys,
     pub(super) background: Background,
+    pub(super) source_check: SourceCheck,
     /// Conflicts that are looked for at once: whoever sends wrong signatures must not pile up tasks.
     pub(super) conflicts: Arc<Semaphore>,
 }
@@ -62,6 +64,8 @@ impl Authenticator {
         let auth = RequestAuth::from_headers(&parts.headers)?;
         let now = self.clock.now_millis();
         auth.check_fresh(now)?;
+        self.source_check.check(auth.name(), address).await?;
+        self.check_trusted(auth.name())?;
         let channel = parts.extensions.get::<SecureChannel>();
         self.check_security(auth.name(), channel)?;
 
@@ -69,7 +73,15 @@ impl Authenticator {
             Some(key) => key,
             None => self.discover(auth.name(), address).await?,
         };
-        if channel.is_some_and(|channel| channel.peer_key != key) {
+        if let Some(channel) = channel.filter(|channel| channel.peer_key != key) {
+            // Nothing is changed by it, but whoever watches the registry is told.
+            let _ = self.registry.report_key(&PinnedKey {
+                name: auth.name().clone(),
+                id: None,
+                key: channel.peer_key,
+                source: KeySource::Tls(address),
+                learned_at: now,
+            });
             return Err(Rejection::OtherKey(auth.name().clone()));
         }
         let verifier = self.prepared_keys.of(&key);
@@ -106,6 +118,15 @@ impl Authenticator {
         };
         if channel.is_none() && must_be_tls() {
             return Err(Rejection::TlsRequiredOf(name.clone()));
+        }
+        Ok(())
+    }
+
+    /// Refuses a nara that the operator does not trust, whoever signed. It is not told whether its key is known.
+    fn check_trusted(&self, name: &NaraName) -> Result<(), Rejection> {
+        let peer = self.registry.by_name(name.as_str());
+        if peer.is_some_and(|peer| peer.is_untrusted()) {
+            return Err(Rejection::Untrusted);
         }
         Ok(())
     }

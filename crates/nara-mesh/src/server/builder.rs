@@ -1,7 +1,7 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::IpNet;
 use nara_proto::auth::ReplayCache;
 use nara_proto::identity::PreparedKeys;
 use nara_proto::peer::Coordinates;
@@ -14,6 +14,7 @@ use super::opening::Opening;
 use super::places::Places;
 use super::rates::Rates;
 use super::shared::{Reachable, Shared};
+use super::source_check::SourceCheck;
 use super::stash::Stash;
 use super::streams::Streams;
 use super::{MeshServer, RunningServer, ServerLimits, route};
@@ -23,25 +24,10 @@ use crate::defaults;
 use crate::handler::{MeshHandler, NoHandler};
 use crate::identity::LocalNara;
 use crate::ledger::Ledger;
+use crate::mesh_ranges::{LOOPBACK, TAILNET};
 use crate::registry::{KnownKeys, PeerRegistry};
 use crate::tls::TlsPolicy;
-use crate::transport::{TcpTransport, Transport};
-
-/// The addresses of a tailnet: the shared address space of RFC 6598, which tailnets use for their nodes, and
-/// the unique local prefix that they use for IPv6.
-const TAILNET: [IpNet; 2] = [
-    IpNet::V4(Ipv4Net::new_assert(std::net::Ipv4Addr::new(100, 64, 0, 0), 10)),
-    IpNet::V6(Ipv6Net::new_assert(
-        std::net::Ipv6Addr::new(0xfd7a, 0x115c, 0xa1e0, 0, 0, 0, 0, 0),
-        48,
-    )),
-];
-
-/// The addresses of this machine itself.
-const LOOPBACK: [IpNet; 2] = [
-    IpNet::V4(Ipv4Net::new_assert(std::net::Ipv4Addr::new(127, 0, 0, 0), 8)),
-    IpNet::V6(Ipv6Net::new_assert(std::net::Ipv6Addr::LOCALHOST, 128)),
-];
+use crate::transport::{PeerSource, TcpTransport, Transport};
 
 /// A server that cannot begin.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +59,7 @@ pub struct MeshServerBuilder {
     mesh_ranges: Vec<IpNet>,
     mesh_port: u16,
     tls: TlsPolicy,
+    peer_source: Option<Arc<dyn PeerSource>>,
     limits: ServerLimits,
 }
 
@@ -91,6 +78,7 @@ impl MeshServerBuilder {
             mesh_ranges: TAILNET.to_vec(),
             mesh_port: defaults::MESH_PORT,
             tls: TlsPolicy::default(),
+            peer_source: None,
             limits: ServerLimits::default(),
         }
     }
@@ -167,6 +155,13 @@ impl MeshServerBuilder {
         self
     }
 
+    /// What knows whose a source address is, such as the node of the tailnet: it is asked for each signed request,
+    /// and one that claims another name is refused. By default nobody is asked.
+    pub fn peer_source(mut self, source: Arc<dyn PeerSource>) -> Self {
+        self.peer_source = Some(source);
+        self
+    }
+
     /// What the server grants to its peers.
     pub fn limits(mut self, limits: ServerLimits) -> Self {
         self.limits = limits;
@@ -202,6 +197,10 @@ impl MeshServerBuilder {
             prepared_keys: prepared_keys.clone(),
             known_keys: known_keys.clone(),
             background: background.clone(),
+            source_check: SourceCheck {
+                source: self.peer_source,
+                registry: registry.clone(),
+            },
             conflicts: Arc::new(Semaphore::new(self.limits.discoveries)),
         });
         let shared = Arc::new(Shared {

@@ -12,6 +12,7 @@ use super::ServerLimits;
 use super::rates::Rates;
 use crate::client::{DiscoveredKey, MeshClient};
 use crate::clock::Clock;
+use crate::mesh_ranges;
 use crate::registry::{KeySource, PeerInfo, PeerRegistry, PinnedKey, RegisterError};
 
 /// How long the outcome of a discovery holds: a sender that did not answer is not called again within it.
@@ -44,6 +45,8 @@ enum Outcome {
     Conflict,
     /// The key is pinned now.
     Pinned,
+    /// The trust policy does not believe the key.
+    Refused,
     /// The sender did not answer, or not as the nara that it claims to be.
     Unknown,
 }
@@ -80,7 +83,12 @@ impl KeyDiscovery {
     /// registry tells.
     pub(super) async fn discover(self: &Arc<Self>, name: &NaraName, source: IpAddr) {
         let source = source.to_canonical();
-        if !self.ranges.iter().any(|range| range.contains(&source)) {
+        let known = self.registry.by_name(name.as_str());
+        if known.is_none_or(|peer| peer.info().key.is_none()) && !self.registry.trust().asks_strangers() {
+            tracing::debug!(%name, %source, "unknown sender: strangers are not called back");
+            return;
+        }
+        if !mesh_ranges::contain(&self.ranges, source) {
             tracing::debug!(%name, %source, "unknown sender outside of the mesh: not called back");
             return;
         }
@@ -151,6 +159,10 @@ impl KeyDiscovery {
                 // The registry has told its subscribers already.
                 tracing::warn!(%error, "key conflict");
                 Outcome::Conflict
+            }
+            Err(error @ RegisterError::KeyRefused(_)) => {
+                tracing::info!(%error, "a discovered key is not believed");
+                Outcome::Refused
             }
             Err(error) => {
                 tracing::warn!(%error, "a discovered key cannot be pinned");

@@ -9,8 +9,9 @@ use nara_proto::identity::NaraName;
 
 use super::shared::Shared;
 use crate::ledger::{Insertion, LedgerError};
+use crate::mesh_ranges;
 use crate::random::random;
-use crate::registry::{KeySource, PeerInfo, PinnedKey};
+use crate::registry::{KeySource, PeerInfo, PinnedKey, RegisterError};
 
 /// The largest event that is taken in, in bytes of JSON. Real ones have a few hundred; without a limit one
 /// event could fill an answer that no peer reads any more.
@@ -46,7 +47,7 @@ pub(super) async fn ingest(
     events: Vec<SyncEvent>,
     told_by: Option<&NaraName>,
 ) -> Result<Ingested, LedgerError> {
-    learn_introductions(shared, &events);
+    learn_introductions(shared, &events, told_by);
     let (events, verdicts) = verify(shared.clone(), events).await?;
     let mut ingested = Ingested::default();
     for (event, verdict) in events.into_iter().zip(verdicts) {
@@ -104,7 +105,7 @@ async fn verify(
 
 /// Pins the keys of naras that introduce themselves in a verified `hey-there` (wire facts, section 8.6). The
 /// naras already out there also believe unsigned ones.
-fn learn_introductions(shared: &Shared, events: &[SyncEvent]) {
+fn learn_introductions(shared: &Shared, events: &[SyncEvent], told_by: Option<&NaraName>) {
     let mut learned = 0;
     for event in events {
         let Some((name, mesh_ip)) = introduction(event) else {
@@ -128,7 +129,8 @@ fn learn_introductions(shared: &Shared, events: &[SyncEvent]) {
             continue;
         }
         let address = mesh_ip
-            .filter(|ip| shared.mesh_ranges.iter().any(|range| range.contains(ip)))
+            .map(|ip| ip.to_canonical())
+            .filter(|ip| mesh_ranges::contain(&shared.mesh_ranges, *ip))
             .map(|ip| SocketAddr::new(ip, shared.mesh_port));
         let known_address = shared
             .registry
@@ -143,13 +145,20 @@ fn learn_introductions(shared: &Shared, events: &[SyncEvent]) {
                 name,
                 id: None,
                 key,
-                source: KeySource::HeyThere,
+                source: KeySource::HeyThere {
+                    told_by: told_by.cloned(),
+                },
                 learned_at: shared.clock.now_millis(),
             }),
             ..PeerInfo::default()
         };
-        if let Err(error) = shared.registry.register(info) {
-            tracing::warn!(%error, "an introduction was not believed");
+        match shared.registry.register(info) {
+            Ok(_) => {}
+            // As the operator wants it.
+            Err(error @ RegisterError::KeyRefused(_)) => {
+                tracing::info!(%error, "an introduction was not believed")
+            }
+            Err(error) => tracing::warn!(%error, "an introduction was not believed"),
         }
     }
 }

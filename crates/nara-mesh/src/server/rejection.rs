@@ -45,6 +45,9 @@ impl fmt::Display for Limit {
 /// where the rejection is made.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Rejection {
+    /// The source address belongs to another nara than the claimed one.
+    #[error("The source address does not belong to the claimed sender")]
+    AddressMismatch,
     /// `/mesh/message` without a readable body.
     #[error("Bad request")]
     BadRequest,
@@ -121,6 +124,9 @@ pub(crate) enum Rejection {
     /// All together have as many requests in flight as this server works on.
     #[error("Too many requests at once, try again in a second")]
     Overloaded,
+    /// The network does not answer whose the source address is.
+    #[error("Cannot tell whose source address this is, try again later")]
+    OwnerUnavailable,
     /// A handler panicked.
     #[error("Internal error")]
     Panicked,
@@ -170,6 +176,9 @@ pub(crate) enum Rejection {
     /// The peer has as many streams as it may have.
     #[error("You have {0} streams open, which is the limit: close one, or try again in a minute")]
     TooManyStreams(usize),
+    /// The operator of this nara does not trust the sender.
+    #[error("Not trusted by the operator of this nara")]
+    Untrusted,
     /// The key of the emitter of an event is not known.
     #[error("Unknown emitter")]
     UnknownEmitter,
@@ -206,11 +215,13 @@ impl Rejection {
             | Self::TooManyIds
             | Self::UnsignedEvent => StatusCode::BAD_REQUEST,
             Self::OtherKey(_) | Self::Unauthenticated(_) => StatusCode::UNAUTHORIZED,
-            Self::InvalidSignature
+            Self::AddressMismatch
+            | Self::InvalidSignature
             | Self::SenderMismatch { .. }
             | Self::TlsRequired
             | Self::TlsRequiredOf(_)
-            | Self::UnknownEmitter => StatusCode::FORBIDDEN,
+            | Self::UnknownEmitter
+            | Self::Untrusted => StatusCode::FORBIDDEN,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
@@ -221,6 +232,7 @@ impl Rejection {
             | Self::Ledger(_)
             | Self::NoStreamLeft
             | Self::Overloaded
+            | Self::OwnerUnavailable
             | Self::ReplayCacheFull
             | Self::TooManyStreams(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -240,6 +252,7 @@ impl Rejection {
     fn reason(&self) -> &'static str {
         match self {
             Self::BadRequest | Self::InvalidJson => "malformed_body",
+            Self::AddressMismatch => "address_mismatch",
             Self::BodyBroken => "body_broken",
             Self::BodyTooSlow => "body_too_slow",
             Self::BodyTooLarge(_) => "body_too_large",
@@ -262,6 +275,7 @@ impl Rejection {
             Self::NotFound => "not_found",
             Self::OtherKey(_) => "key_of_connection",
             Self::Overloaded => "overloaded",
+            Self::OwnerUnavailable => "owner_unavailable",
             Self::Panicked => "panicked",
             Self::ReplayCacheFull => "replay_cache_full",
             Self::SenderMismatch { .. } => "sender_mismatch",
@@ -281,6 +295,7 @@ impl Rejection {
                 _ => "unauthenticated",
             },
             Self::UnknownEmitter => "unknown_emitter",
+            Self::Untrusted => "untrusted",
             Self::UnsignedEvent => "unsigned_event",
         }
     }

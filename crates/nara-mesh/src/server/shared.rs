@@ -97,7 +97,7 @@ impl Reachable {
             .iter()
             .filter(closed)
             .map(|peer| peer.info())
-            .filter(|info| info.address.is_some())
+            .filter(|info| info.address.is_some() && !info.is_untrusted())
             .filter_map(|info| info.name)
             .filter(|name| name != own)
             .collect()

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use curve25519_dalek::constants::EIGHT_TORSION;
-use nara_mesh::client::{KeyTrust, MeshClient, PeerRef};
+use nara_mesh::client::{MeshClient, PeerRef};
 use nara_mesh::clock::ManualClock;
-use nara_mesh::registry::PeerEvent;
+use nara_mesh::registry::{PeerEvent, PeerRegistry, Pinned};
 use nara_mesh::transport::TcpTransport;
 use nara_proto::encoding;
 use nara_proto::go_json;
@@ -54,7 +54,7 @@ async fn who_trusts_pinned_keys_only_is_not_deceived_on_first_use() {
     let attacker = legacy::start(&nara_with_seed("bob", 99), &alice, &clock).await;
     let client = MeshClient::builder(alice)
         .clock(Arc::new(clock))
-        .trust(KeyTrust::Pinned)
+        .registry(PeerRegistry::default().with_trust(Arc::new(Pinned)))
         .build();
     let error = client
         .fetch_sync_events(attacker.address, SyncRequest::recent(1))

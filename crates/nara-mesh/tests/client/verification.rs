@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Response};
-use nara_mesh::client::{KeyTrust, MeshClient};
+use nara_mesh::client::MeshClient;
 use nara_mesh::proto::event::SyncEvent;
 use nara_mesh::proto::sync::{SyncRequest, SyncResponse};
 use nara_mesh::proto::time::UnixSeconds;
-use nara_mesh::registry::{KeySource, PeerEvent};
+use nara_mesh::registry::{KeySource, PeerEvent, PeerRegistry, Pinned};
 
 use crate::support::{
     Answer, Mesh, address, event, introduce, json, known, nara, ping_answer, pinned, plain, signed,
@@ -340,7 +340,10 @@ async fn an_answer_passed_on_by_another_host_does_not_move_a_nara() {
 #[tokio::test(start_paused = true)]
 async fn only_pinned_keys_are_trusted_if_so_configured() {
     let mesh = Mesh::new();
-    let client = mesh.builder().trust(KeyTrust::Pinned).build();
+    let client = mesh
+        .builder()
+        .registry(PeerRegistry::default().with_trust(Arc::new(Pinned)))
+        .build();
     let bob = nara("bob");
     let peer = mesh.honest(2, &bob, sync_body(&bob, vec![])).await;
     client.register_peer(bob.id(), address(2)).unwrap();
@@ -527,4 +530,34 @@ async fn the_dangerous_client_accepts_everything_and_admits_it() {
         .await
         .unwrap();
     assert!(answer.is_verified() && answer.verification().inner);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_nara_with_a_new_soul_is_an_error_with_both_keys_and_an_event() {
+    let mesh = Mesh::new();
+    let client = mesh.client();
+    let bob = nara("bob");
+    introduce(&client, &bob, address(2));
+    let reborn = nara_mesh::identity::LocalNara::new(
+        &nara_mesh::proto::identity::Soul::bond([99; 32], "bob"),
+        "bob".parse().unwrap(),
+    )
+    .unwrap();
+    mesh.honest(2, &reborn, sync_body(&reborn, vec![])).await;
+    let mut events = client.registry().subscribe();
+    let sync = client.fetch_sync_events(bob.id(), SyncRequest::recent(1)).await;
+    let error = sync.unwrap_err();
+    assert!(error.is_unauthenticated(), "{error}");
+    let cause = std::error::Error::source(&error).unwrap().to_string();
+    for nara in [&bob, &reborn] {
+        let key = nara_mesh::proto::identity::KeyId::from(&nara.public_key());
+        assert!(cause.contains(&key.to_string()), "{cause}");
+    }
+    assert!(
+        matches!(events.try_recv(), Ok(PeerEvent::KeyConflict(conflict)) if conflict.offered == reborn.public_key())
+    );
+    // A ping tells it, too.
+    assert_eq!(client.ping(bob.id()).await.unwrap().key_matches, Some(false));
+    assert!(matches!(events.try_recv(), Ok(PeerEvent::KeyConflict(_))));
+    assert_eq!(client.peer(bob.name()).unwrap().key(), Some(bob.public_key()));
 }

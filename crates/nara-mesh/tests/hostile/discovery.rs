@@ -173,3 +173,151 @@ async fn a_known_name_with_a_new_key_is_refused_and_reported() {
     assert_eq!(alice.key(), Some(nara("alice").public_key()));
     assert_eq!(sync(&target, &nara("alice")), 200);
 }
+
+/// A server at `listen` that knows nobody and calls strangers of these ranges back on `port`.
+async fn wary(listen: &str, port: u16, ranges: &[&str]) -> Option<RunningServer> {
+    let client = MeshClient::builder(nara("target")).build();
+    let ranges: Vec<ipnet::IpNet> = ranges.iter().map(|range| range.parse().unwrap()).collect();
+    let serving = MeshServer::builder(nara("target"), Arc::new(MemoryLedger::new()))
+        .client(client)
+        .clock(Arc::new(nara_mesh::clock::ManualClock::new(NOW.to_nanos())))
+        .mesh_ranges(ranges)
+        .mesh_port(port)
+        .serve(listen.parse().unwrap());
+    match serving.await {
+        Ok(server) => Some(server),
+        Err(error) => {
+            let cause = std::error::Error::source(&error).unwrap().to_string();
+            assert!(!listen.starts_with("127."), "{error}: {cause}");
+            eprintln!("this machine has no IPv6 ({cause}): left out");
+            None
+        }
+    }
+}
+
+/// What a request of carol is answered that is sent to this address.
+fn carol_asks(address: SocketAddr) -> u16 {
+    let headers = signed(&nara("carol"), NOW, "POST", "/events/sync");
+    let bytes = request("POST", "/events/sync", &headers, br#"{"from":"carol"}"#);
+    raw_http::send(address, &bytes).unwrap().unwrap().status
+}
+
+async fn carol_at(listen: &str) -> Option<RunningServer> {
+    MeshServer::builder(nara("carol"), Arc::new(MemoryLedger::new()))
+        .serve(listen.parse().unwrap())
+        .await
+        .ok()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_of_both_families_are_called_back_inside_of_the_ranges_only() {
+    for (listen, inside, outside) in [
+        ("127.0.0.1:0", "127.0.0.0/8", "::1/128"),
+        ("[::1]:0", "::1/128", "127.0.0.0/8"),
+    ] {
+        let Some(carol) = carol_at(listen).await else {
+            continue;
+        };
+        let port = carol.local_addr().port();
+        for (range, status) in [(inside, 200), (outside, 401)] {
+            let Some(server) = wary(listen, port, &[range]).await else {
+                continue;
+            };
+            assert_eq!(carol_asks(server.local_addr()), status, "{listen} in {range}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_of_ipv4_on_a_socket_of_ipv6_is_judged_as_ipv4() {
+    let carol = carol_at("127.0.0.1:0").await.unwrap();
+    let port = carol.local_addr().port();
+    for (ranges, status) in [
+        // As IPv6 it is in this range, but that is not what it is.
+        (&["::ffff:0:0/96", "::/0"][..], 401),
+        (&["127.0.0.0/8"][..], 200),
+    ] {
+        let Some(server) = wary("[::]:0", port, ranges).await else {
+            return;
+        };
+        let address = SocketAddr::new(LOOPBACK, server.local_addr().port());
+        assert_eq!(carol_asks(address), status, "{ranges:?}");
+    }
+}
+
+/// Answers everything that comes to a port of loopback with these bytes, and counts the connections.
+fn answering(bytes: Vec<u8>) -> (u16, Arc<AtomicUsize>) {
+    let listener = std::net::TcpListener::bind(free_port()).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let connections = Arc::new(AtomicUsize::new(0));
+    let counted = connections.clone();
+    std::thread::spawn(move || {
+        use std::io::{Read as _, Write as _};
+        let mut silent = Vec::new();
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            counted.fetch_add(1, Ordering::SeqCst);
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(&bytes);
+            if bytes.is_empty() {
+                silent.push(stream);
+            }
+        }
+    });
+    (port, connections)
+}
+
+fn ping_of_carol(padding: usize) -> String {
+    format!(
+        r#"{{"from":"carol","mesh_ip":"","public_key":"{}","t":1,"padding":"{}"}}"#,
+        nara("carol").public_key(),
+        "x".repeat(padding)
+    )
+}
+
+fn http(status: &str, headers: &str, body: &str) -> Vec<u8> {
+    format!(
+        "HTTP/1.1 {status}\r\n{headers}Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .into_bytes()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_back_follows_no_redirect() {
+    let carol = carol_at("127.0.0.1:0").await.unwrap();
+    for status in [
+        "301 Moved Permanently",
+        "302 Found",
+        "307 Temporary Redirect",
+        "308 Permanent Redirect",
+    ] {
+        let location = format!("Location: http://{}/ping\r\n", carol.local_addr());
+        // The body would be a good answer.
+        let (port, connections) = answering(http(status, &location, &ping_of_carol(0)));
+        let server = wary("127.0.0.1:0", port, &["127.0.0.0/8"]).await.unwrap();
+        assert_eq!(carol_asks(server.local_addr()), 401, "{status}");
+        assert_eq!(connections.load(Ordering::SeqCst), 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_back_reads_4_kib_and_no_more() {
+    let beside = ping_of_carol(0).len();
+    for (size, status) in [(4096, 200), (4097, 401)] {
+        let body = ping_of_carol(size - beside);
+        assert_eq!(body.len(), size);
+        let (port, _) = answering(http("200 OK", "", &body));
+        let server = wary("127.0.0.1:0", port, &["127.0.0.0/8"]).await.unwrap();
+        assert_eq!(carol_asks(server.local_addr()), status, "{size} bytes");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_back_that_is_never_answered_ends() {
+    let (port, connections) = answering(Vec::new());
+    let server = wary("127.0.0.1:0", port, &["127.0.0.0/8"]).await.unwrap();
+    // After 2 s: how long exactly, a test with paused time says.
+    assert_eq!(carol_asks(server.local_addr()), 401);
+    assert_eq!(connections.load(Ordering::SeqCst), 1);
+}

@@ -19,4 +19,6 @@ mod messages;
 mod naras;
 #[path = "../support/raw_http.rs"]
 mod raw_http;
+mod source;
 mod support;
+mod trust;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
 
-use super::{PublicKey, Soul};
+use super::{InvalidPublicKey, PublicKey, Soul};
 
 /// The id under which services name a peer: Base58 of a SHA-256 over the *secret* soul and the name.
 ///
@@ -109,5 +109,15 @@ impl fmt::Display for KeyId {
 impl fmt::Debug for KeyId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "KeyId({self})")
+    }
+}
+
+impl KeyId {
+    /// The key of which it is the fingerprint, and all of it.
+    ///
+    /// # Errors
+    /// [`InvalidPublicKey`] if its bytes are not a key.
+    pub fn public_key(&self) -> Result<PublicKey, InvalidPublicKey> {
+        PublicKey::from_bytes(self.0)
     }
 }

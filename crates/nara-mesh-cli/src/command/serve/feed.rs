@@ -46,7 +46,7 @@ impl Feed {
         (Self(sender), Printing(printing))
     }
 
-    fn send(&self, text: String, json: Value) {
+    pub(super) fn send(&self, text: String, json: Value) {
         if self.0.try_send(Line { text, json }).is_err() {
             tracing::warn!("stdout is not read fast enough: a line is left out");
         }

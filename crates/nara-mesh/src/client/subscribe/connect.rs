@@ -118,6 +118,7 @@ impl MeshClient {
             return Ok(server);
         }
         check_responder(route, &server)?;
+        self.check_trusted(&server)?;
         if let Some(expected) = &route.expected.id
             && expected.as_str() != hello.id
         {
@@ -130,7 +131,13 @@ impl MeshClient {
                 (learning.map_err(|_| ErrorKind::Timeout(Stage::Verify))??, true)
             }
         };
-        hello.verify(opening, &pinned.key).map_err(ErrorKind::Hello)?;
+        if let Err(error) = hello.verify(opening, &pinned.key) {
+            if matches!(error, HelloError::Signature) && !is_new {
+                let looking = self.look_for_conflict(route, &server, deadline);
+                timeout_at(deadline, looking).await.unwrap_or(Ok(()))?;
+            }
+            return Err(ErrorKind::Hello(error));
+        }
         if is_new || route.expected.name.is_none() || route.expected.key.is_none() {
             self.pin(route, pinned)?;
         }

@@ -123,6 +123,8 @@ pub(super) enum Cut {
     Closed,
     #[error("the peer said goodbye: {0}")]
     Bye(String),
+    #[error("the operator does not trust the peer any more")]
+    Untrusted,
     #[error("nothing came for {} ms", .0.as_millis())]
     Silent(Duration),
 }

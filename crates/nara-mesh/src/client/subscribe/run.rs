@@ -264,11 +264,21 @@ impl Runner {
         } else {
             StreamState::CatchingUp
         });
+        let mut decisions = self.client.registry().decisions();
         let mut heard = Instant::now();
         loop {
+            if self.client.check_trusted(&reader.server).is_err() {
+                // It is refused when it is opened again.
+                return Stop::Cut(Cut::Untrusted);
+            }
             let dead = heard + silence;
             let wake = self.unsaved.deadline().map_or(dead, |save| save.min(dead));
-            let block = match timeout_at(wake, frames.next()).await {
+            let next = tokio::select! {
+                biased;
+                Ok(()) = decisions.changed() => continue,
+                next = timeout_at(wake, frames.next()) => next,
+            };
+            let block = match next {
                 Ok(block) => block,
                 Err(_) if Instant::now() >= dead => return Stop::Cut(Cut::Silent(silence)),
                 Err(_) => {

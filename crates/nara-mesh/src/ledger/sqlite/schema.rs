@@ -8,7 +8,10 @@ use crate::ledger::LedgerError;
 const APPLICATION_ID: i64 = 0x6e61_7261;
 
 /// What leads from each version of the schema to the next; never changed once released, only added to.
-const MIGRATIONS: [&str; 1] = ["
+const MIGRATIONS: [&str; 2] = [EVENTS, PEERS];
+
+/// Version 1.
+const EVENTS: &str = "
 CREATE TABLE events (
     seq        INTEGER PRIMARY KEY, -- order of arrival; never used again (see feed)
     id         TEXT    NOT NULL UNIQUE,
@@ -71,7 +74,25 @@ CREATE TABLE feed (
     position INTEGER NOT NULL  -- the place of the newest event, stored or not
 ) STRICT;
 INSERT INTO feed VALUES (random(), 0);
-"];
+";
+
+/// Version 2: of naras, not only keys are remembered.
+const PEERS: &str = "
+CREATE TABLE peers (
+    name           TEXT    PRIMARY KEY,
+    id             TEXT,                       -- nara id, if known
+    key            TEXT,                       -- base64, if known
+    source         TEXT,                       -- how and from where the key was learned
+    learned_at     INTEGER,                    -- when, ms
+    v2             INTEGER NOT NULL DEFAULT 0, -- what the holder of the key has proven
+    tls            INTEGER NOT NULL DEFAULT 0,
+    raw_public_key INTEGER NOT NULL DEFAULT 0,
+    verdict        TEXT,                       -- what the operator last decided
+    decided_at     INTEGER                     -- when, ms
+) STRICT, WITHOUT ROWID;
+INSERT INTO peers (name, id, key, source, learned_at) SELECT name, id, key, source, learned_at FROM keys;
+DROP TABLE keys;
+";
 
 /// Brings the database to the newest version of the schema.
 ///
@@ -111,4 +132,21 @@ fn version(connection: &Connection) -> rusqlite::Result<i64> {
 
 fn application_id(connection: &Connection) -> rusqlite::Result<i64> {
     connection.pragma_query_value(None, "application_id", |row| row.get(0))
+}
+
+/// A database as the first version made it, with the key of bob.
+#[cfg(test)]
+pub(super) fn make_version_1(path: &Path, key: &str) {
+    let connection = Connection::open(path).unwrap();
+    connection.execute_batch(EVENTS).unwrap();
+    connection
+        .execute(
+            "INSERT INTO keys VALUES ('bob', NULL, ?1, 'ping 100.64.0.7:9632', 5)",
+            [key],
+        )
+        .unwrap();
+    connection
+        .pragma_update(None, "application_id", APPLICATION_ID)
+        .unwrap();
+    connection.pragma_update(None, "user_version", 1).unwrap();
 }

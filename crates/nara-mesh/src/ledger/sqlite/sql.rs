@@ -108,9 +108,13 @@ pub(super) const OLDEST_PRESENCE: &str = "SELECT seq, ts, id FROM events INDEXED
 
 pub(super) const TOTALS: &str = "SELECT priority, n FROM totals";
 
-pub(super) const STORE_KEY: &str = "INSERT OR REPLACE INTO keys (name, id, key, source, learned_at) \
-     VALUES (?1, ?2, ?3, ?4, ?5)";
-pub(super) const KEYS: &str = "SELECT name, id, key, source, learned_at FROM keys ORDER BY name";
+pub(super) const STORE_PEER: &str = "INSERT OR REPLACE INTO peers \
+     (name, id, key, source, learned_at, v2, tls, raw_public_key, verdict, decided_at) \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
+pub(super) const PEER: &str = "SELECT name, id, key, source, learned_at, v2, tls, raw_public_key, verdict, \
+     decided_at FROM peers WHERE name = ?1";
+pub(super) const PEERS: &str = "SELECT name, id, key, source, learned_at, v2, tls, raw_public_key, verdict, \
+     decided_at FROM peers ORDER BY name";
 pub(super) const STORE_CURSOR: &str = "INSERT OR REPLACE INTO cursors (peer, ts, id) VALUES (?1, ?2, ?3)";
 pub(super) const CURSOR: &str = "SELECT ts, id FROM cursors WHERE peer = ?1";
 pub(super) const STORE_ARRIVAL_CURSOR: &str =

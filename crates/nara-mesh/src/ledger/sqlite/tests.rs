@@ -132,9 +132,26 @@ fn a_file_of_a_newer_version_is_refused_and_not_changed() {
     for _ in 0..2 {
         let error = SqliteLedger::open(&path).unwrap_err();
         assert!(
-            matches!(error, LedgerError::NewerSchema { found: 99, known: 1 }),
+            matches!(error, LedgerError::NewerSchema { found: 99, known: 2 }),
             "{error}"
         );
+    }
+}
+
+#[tokio::test]
+async fn a_ledger_of_the_first_version_opens_with_its_keys() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ledger.db");
+    let key = nara_proto::identity::KeyPair::from_soul(&nara_proto::identity::Soul::bond([7; 32], "bob"));
+    schema::make_version_1(&path, &key.public_key().to_base64());
+    for _ in 0..2 {
+        let peers = SqliteLedger::open(&path).unwrap().peers().await.unwrap();
+        assert_eq!(peers.len(), 1);
+        assert!(peers[0].protocol.is_empty() && peers[0].decision.is_none());
+        let pinned = peers[0].key.as_ref().unwrap();
+        assert_eq!(pinned.key, key.public_key());
+        assert_eq!(pinned.source.to_string(), "ping 100.64.0.7:9632");
+        assert_eq!(pinned.learned_at.get(), 5);
     }
 }
 
@@ -204,14 +221,14 @@ async fn a_damaged_event_is_named() {
 }
 
 #[tokio::test]
-async fn a_damaged_key_is_named() {
+async fn a_damaged_peer_is_named() {
     let ledger = SqliteLedger::open_in_memory().unwrap();
     let damage = ledger.pool.write(|transaction| {
-        transaction.execute("INSERT INTO keys VALUES ('bob', NULL, '?', 'own', 1)", [])?;
+        transaction.execute("INSERT INTO peers (name, key) VALUES ('bob', '?')", [])?;
         Ok(())
     });
     damage.await.unwrap();
-    let error = ledger.keys().await.unwrap_err();
+    let error = ledger.peers().await.unwrap_err();
     assert!(error.to_string().contains("bob"), "{error}");
 }
 
@@ -306,14 +323,15 @@ fn no_statement_reads_the_whole_table_or_sorts_a_page() {
         sql::HAS_CHECKPOINT,
         sql::CURSOR,
         sql::STORE_CURSOR,
-        sql::STORE_KEY,
+        sql::STORE_PEER,
+        sql::PEER,
     ];
     for statement in others {
         let plan = plan(&connection, statement);
         assert!(
-            !plan
+            !plan.iter().any(|step| ["events", "cursors", "peers"]
                 .iter()
-                .any(|step| step.starts_with("SCAN events") || step.starts_with("SCAN cursors")),
+                .any(|table| step.starts_with(&format!("SCAN {table}")))),
             "{statement}: {plan:?}"
         );
     }

@@ -273,7 +273,7 @@ fn a_nara_without_a_pinned_key_is_a_stranger_but_oneself_is_not() {
         name: name("bob"),
         id: None,
         key: public_key(1),
-        source: KeySource::HeyThere,
+        source: KeySource::HeyThere { told_by: None },
         learned_at: UnixMillis::new(1),
     };
     registry.pin(pinned).unwrap();

@@ -17,10 +17,12 @@ use nara_proto::stream::{
 };
 use nara_proto::time::UnixNanos;
 use sse_stream::Sse;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::ledger::{Followed, Follower, Ledger, LedgerError};
+use crate::registry::Peer;
 use crate::server::VerifiedSender;
 use crate::server::rejection::Rejection;
 use crate::server::shared::Shared;
@@ -90,6 +92,8 @@ pub(super) async fn handle(
         quiet_since: Instant::now(),
         stopping: shared.background.stopping.clone(),
         ledger: ledger.clone(),
+        decisions: shared.registry.decisions(),
+        peer: shared.registry.by_name(sender.name().as_str()),
         sender,
         _slot: slot,
     };
@@ -160,12 +164,18 @@ struct Outlet {
     stopping: CancellationToken,
     ledger: Arc<dyn Ledger>,
     sender: VerifiedSender,
+    /// What the registry knows of the sender, if it does.
+    peer: Option<Arc<Peer>>,
+    decisions: watch::Receiver<()>,
     _slot: OpenStream,
 }
 
 impl Outlet {
     async fn next(&mut self) -> Option<Bytes> {
         loop {
+            if self.peer.as_ref().is_some_and(|peer| peer.is_untrusted()) {
+                return None;
+            }
             if let Some(message) = self.queue.pop_front() {
                 self.quiet_since = Instant::now();
                 return Some(message);
@@ -177,6 +187,8 @@ impl Outlet {
                 biased;
                 () = self.stopping.cancelled() => self.bye("the server shuts down"),
                 followed = self.follower.next() => self.take(followed).await,
+                // Whether it is about this peer is looked at above.
+                Ok(()) = self.decisions.changed() => {}
                 () = sleep_until(self.quiet_since + self.keep_alive) => {
                     // What another process stored is not in the feed. The ping comes when that was looked up.
                     self.follower.look();

@@ -1,0 +1,148 @@
+//! `peers list`: the peers of the peers file and of the ledger, and what a ping of each says.
+
+use std::time::Duration;
+
+use futures_util::{StreamExt as _, stream};
+use nara_mesh::client::PeerRef;
+use nara_mesh::defaults;
+use nara_mesh::registry::{PeerInfo, PeerProtocol};
+use nara_proto::identity::KeyId;
+use serde_json::{Value, json};
+
+use crate::cli::PeersListArgs;
+use crate::command::ping::{PeerResult, ping_peer, short};
+use crate::connect;
+use crate::exit::Exit;
+use crate::failure::{Failure, Outcome};
+use crate::printer::{Printer, harmless, human, micros, render, table};
+use crate::settings::Settings;
+
+pub(super) fn run(args: &PeersListArgs, settings: &Settings, printer: Printer) -> Outcome {
+    let client = connect::anonymous_client(settings)?;
+    let rows = connect::block_on_keeping(&client, settings, async {
+        let peers = client.registry().peers();
+        if peers.is_empty() {
+            return Err(Failure::usage("there are no peers").hint(
+                "pass --peers FILE; `nara-mesh peers --help` shows the form of the file, and `nara-mesh serve` \
+                 prints the stanza of a nara",
+            ));
+        }
+        let calls = peers.iter().map(|peer| {
+            let client = &client;
+            async move {
+                let info = peer.info();
+                let ping = !args.offline && info.address.is_some() && !info.is_untrusted();
+                let result = if ping {
+                    Some(ping_peer(client, &PeerRef::from(peer), 1, Duration::ZERO).await)
+                } else {
+                    None
+                };
+                (info, result)
+            }
+        });
+        Ok(stream::iter(calls)
+            .buffered(defaults::FAN_OUT)
+            .collect::<Vec<_>>()
+            .await)
+    })?;
+    let mut table = table([
+        "NAME", "ADDRESS", "ONLINE", "RTT", "KEY ID", "KEY", "TRUST", "CAN", "ID",
+    ]);
+    for (info, result) in &rows {
+        let text = |value: Option<String>| value.map_or_else(|| "-".to_owned(), |value| harmless(&value));
+        table.add_row([
+            text(info.name.as_ref().map(ToString::to_string)),
+            text(info.address.as_ref().map(ToString::to_string)),
+            online(result.as_ref()),
+            text(rtt(result.as_ref()).map(human)),
+            text(key_id(info, result.as_ref()).map(|key| abbreviate(&key))),
+            key_source(info, result.as_ref()),
+            text(verdict(info).map(str::to_owned)),
+            text(proven(info.protocol)),
+            text(info.id.as_ref().map(|id| abbreviate(id.as_str()))),
+        ]);
+    }
+    printer.line(render(&table))?;
+    let rows_json: Vec<Value> = rows
+        .iter()
+        .map(|(info, result)| to_json(info, result.as_ref()))
+        .collect();
+    printer.json(json!({ "peers": rows_json }))?;
+    Ok(Exit::Ok)
+}
+
+fn online(result: Option<&PeerResult>) -> String {
+    match result {
+        None => "-".to_owned(),
+        Some(PeerResult {
+            error: Some(error), ..
+        }) => format!("no ({})", short(error)),
+        Some(_) => "yes".to_owned(),
+    }
+}
+
+fn rtt(result: Option<&PeerResult>) -> Option<Duration> {
+    Some(result?.last.as_ref()?.rtt)
+}
+
+fn key_id(info: &PeerInfo, result: Option<&PeerResult>) -> Option<String> {
+    let pinned = info.key.as_ref().map(|pinned| KeyId::from(&pinned.key));
+    pinned.or_else(|| result?.told_key()).map(|key| key.to_string())
+}
+
+/// How the key was learned, and whether the peer tells the same one.
+fn key_source(info: &PeerInfo, result: Option<&PeerResult>) -> String {
+    match (&info.key, result.map(PeerResult::key_state)) {
+        (Some(pinned), Some(state @ ("matches" | "DIFFERS"))) => format!("{}, {state}", pinned.source),
+        (Some(pinned), _) => pinned.source.to_string(),
+        (None, _) if result.and_then(PeerResult::told_key).is_some() => "told by ping, unsigned".to_owned(),
+        (None, _) => "unknown".to_owned(),
+    }
+}
+
+fn verdict(info: &PeerInfo) -> Option<&'static str> {
+    info.decision.map(|decision| decision.verdict.as_str())
+}
+
+/// What the peer has proven that it can do.
+fn proven(protocol: PeerProtocol) -> Option<String> {
+    let words = [
+        (protocol.v2, "v2"),
+        (protocol.tls, "tls"),
+        (protocol.raw_public_key, "raw-key"),
+    ];
+    let words: Vec<&str> = words
+        .into_iter()
+        .filter_map(|(can, word)| can.then_some(word))
+        .collect();
+    (!words.is_empty()).then(|| words.join(" "))
+}
+
+fn abbreviate(id: &str) -> String {
+    let short: String = id.chars().take(12).collect();
+    if short.len() < id.len() {
+        format!("{short}…")
+    } else {
+        short
+    }
+}
+
+fn to_json(info: &PeerInfo, result: Option<&PeerResult>) -> Value {
+    json!({
+        "name": info.name.as_ref().map(|name| name.as_str()),
+        "id": info.id.as_ref().map(|id| id.as_str()),
+        "address": info.address,
+        "online": result.map(|result| result.error.is_none()),
+        "error": result.and_then(|result| result.error.as_ref()).map(ToString::to_string),
+        "rtt_us": rtt(result).map(micros),
+        "key_id": key_id(info, result),
+        "key_source": info.key.as_ref().map(|pinned| pinned.source.to_string()),
+        "learned_at_ms": info.key.as_ref().map(|pinned| pinned.learned_at.get()),
+        "verdict": verdict(info),
+        "decided_at_ms": info.decision.map(|decision| decision.at.get()),
+        "v2": info.protocol.v2,
+        "tls": info.protocol.tls,
+        "raw_public_key": info.protocol.raw_public_key,
+        "key_matches": result.and_then(|result| result.last.as_ref()).and_then(|report| report.key_matches),
+    })
+}

@@ -1,0 +1,110 @@
+//! What a command learns of peers is kept in the data folder, as `serve` does.
+
+use std::path::{Path, PathBuf};
+
+use nara_mesh::registry::{KeySource, PeerEvent, PeerKeeper, PeerRegistry, Recalled};
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use crate::failure::{Failure, Outcome};
+use crate::ledger_file;
+
+/// Keeps what a registry learns while a command runs.
+#[derive(Debug)]
+pub(crate) enum Keeping {
+    /// In a ledger that was there.
+    Open(PeerKeeper),
+    /// In a ledger that is made when there is something to keep.
+    Waiting(oneshot::Sender<()>, JoinHandle<()>),
+    /// There is no place for it.
+    Nowhere,
+}
+
+impl Keeping {
+    /// Tells the registry what is remembered in the ledger at `path`, and keeps there what it learns from now on.
+    pub(crate) async fn start(registry: &PeerRegistry, path: Option<PathBuf>) -> Outcome<Self> {
+        let Some(path) = path else {
+            tracing::debug!("there is no data folder: what is learned of peers is not kept");
+            return Ok(Self::Nowhere);
+        };
+        if path.exists() {
+            return Ok(Self::Open(open(registry, &path).await?));
+        }
+        let (stop, stopped) = oneshot::channel();
+        let waiting = wait(registry.clone(), path, stopped);
+        Ok(Self::Waiting(stop, tokio::spawn(waiting)))
+    }
+
+    /// Ends when all that was learned is kept.
+    pub(crate) async fn finish(self) {
+        match self {
+            Self::Open(keeper) => keeper.finish().await,
+            Self::Waiting(stop, task) => {
+                // If it has ended, it has kept what there was.
+                let _ = stop.send(());
+                let _ = task.await;
+            }
+            Self::Nowhere => {}
+        }
+    }
+}
+
+async fn open(registry: &PeerRegistry, path: &Path) -> Outcome<PeerKeeper> {
+    let ledger = ledger_file::open(path).await?;
+    let started = PeerKeeper::start(registry.clone(), ledger).await;
+    let (keeper, recalled) = started.map_err(ledger_file::failed)?;
+    log(&recalled);
+    Ok(keeper)
+}
+
+/// Names what the ledger remembers and is not used.
+pub(crate) fn log(recalled: &Recalled) {
+    for problem in &recalled.problems {
+        tracing::warn!("what the ledger remembers is not used: {problem}");
+    }
+}
+
+async fn wait(registry: PeerRegistry, path: PathBuf, mut stopped: oneshot::Receiver<()>) {
+    let mut events = registry.subscribe();
+    loop {
+        let event = tokio::select! {
+            biased;
+            event = events.recv() => event,
+            _ = &mut stopped => return,
+        };
+        match event {
+            Ok(PeerEvent::KeyPinned(key)) if key.source == KeySource::Configured => {}
+            Ok(PeerEvent::KeyPinned(_) | PeerEvent::ProtocolLearned(_)) | Err(RecvError::Lagged(_)) => break,
+            Ok(_) => {}
+            Err(RecvError::Closed) => return,
+        }
+    }
+    let keeping = async {
+        make_folder_of(&path)?;
+        let keeper = open(&registry, &path).await?;
+        keeper.save().await.map_err(ledger_file::failed)?;
+        // Ends at once if the command has ended meanwhile.
+        let _ = stopped.await;
+        keeper.finish().await;
+        Ok::<_, Failure>(())
+    };
+    if let Err(failure) = keeping.await {
+        let cause = failure.causes().pop().unwrap_or_default();
+        tracing::warn!(
+            "what was learned of peers is not kept: {}: {cause}",
+            failure.message
+        );
+    }
+}
+
+/// Makes the folder of a file, if it is missing.
+pub(crate) fn make_folder_of(path: &Path) -> Outcome<()> {
+    let folder = path.parent().unwrap_or_else(|| Path::new(""));
+    if folder.as_os_str().is_empty() {
+        return Ok(());
+    }
+    std::fs::create_dir_all(folder).map_err(|error| {
+        Failure::failed(format!("the data folder {} cannot be made", folder.display())).caused_by(error)
+    })
+}

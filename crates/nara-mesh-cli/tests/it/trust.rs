@@ -1,0 +1,258 @@
+//! From first contact to a key change, as an operator lives it.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::serve::Serving;
+use crate::{new_soul, run, run_json, text};
+
+/// What every command of alice is given.
+const ALICE: [&str; 6] = [
+    "--soul-file",
+    "alice.soul",
+    "--data-dir",
+    "alice",
+    "--peers",
+    "peers.toml",
+];
+
+fn alice(folder: &Path, expected: i32, args: &[&str]) -> String {
+    let output = run(folder, expected, &[args, &ALICE].concat());
+    text(&output.stderr) + &text(&output.stdout)
+}
+
+fn alice_json(folder: &Path, args: &[&str]) -> Value {
+    run_json(folder, 0, &[args, &["--json"], &ALICE].concat())
+}
+
+/// What is remembered of bob.
+fn bob(folder: &Path) -> Value {
+    let list = alice_json(folder, &["peers", "list", "--offline"]);
+    assert_eq!(list["schema"], "nara-mesh/peers/1");
+    let peers = list["peers"].as_array().unwrap();
+    peers.iter().find(|peer| peer["name"] == "bob").unwrap().clone()
+}
+
+/// The stanza of a nara without its key and id: all that an operator may know at first.
+fn without_key(stanza: &str) -> String {
+    let kept = |line: &&str| !line.starts_with("key") && !line.starts_with("id");
+    stanza
+        .lines()
+        .filter(kept)
+        .map(|line| format!("{line}\n"))
+        .collect()
+}
+
+/// Serves bob with this soul, who knows alice, and tells alice where he is. The stanza is his.
+fn serve_bob(folder: &Path, soul: &str) -> (Serving, String) {
+    let (serving, stanza) = Serving::start(folder, soul);
+    fs::write(folder.join("peers.toml"), without_key(&stanza)).unwrap();
+    (serving, stanza)
+}
+
+fn key_of(soul: &Value) -> &str {
+    soul["key_id"].as_str().unwrap()
+}
+
+#[test]
+fn from_first_contact_to_a_key_change() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let alices = new_soul(path, "alice");
+    let old = new_soul(path, "bob");
+    fs::rename(path.join("bob.soul"), path.join("old.soul")).unwrap();
+    let new = new_soul(path, "bob");
+    fs::rename(path.join("bob.soul"), path.join("new.soul")).unwrap();
+    let known = format!("[[peer]]\nname = \"alice\"\nkey = {}\n", alices["public_key"]);
+    fs::write(path.join("known.toml"), known).unwrap();
+    let sync = ["sync", "bob", "--mode", "recent"];
+
+    // The first key is believed, and remembered.
+    let (serving, _) = serve_bob(path, "old");
+    alice(path, 4, &[&sync[..], &["--trust", "closed"]].concat());
+    alice(path, 0, &sync);
+    let remembered = bob(path);
+    assert_eq!(remembered["key_id"], old["key_id"]);
+    assert!(
+        remembered["key_source"]
+            .as_str()
+            .unwrap()
+            .starts_with("ping 127.0.0.1:")
+    );
+    assert!(remembered["learned_at_ms"].as_i64().unwrap() > 1_700_000_000_000);
+    alice(path, 0, &[&sync[..], &["--trust", "pinned"]].concat());
+    let closed = alice(path, 4, &[&sync[..], &["--trust", "closed"]].concat());
+    assert!(closed.contains("closed"), "{closed}");
+    serving.kill();
+
+    // Bob gets a new soul. Nothing is overwritten; the error names both keys and the command.
+    let (_serving, _) = serve_bob(path, "new");
+    for args in [&sync[..], &["ping", "bob"]] {
+        let told = alice(path, 4, args);
+        assert!(told.contains(key_of(&old)), "{told}");
+        let command = format!("nara-mesh peers trust bob --key {} --replace", key_of(&new));
+        assert!(told.contains(&command), "{told}");
+    }
+    assert_eq!(bob(path)["key_id"], old["key_id"]);
+    let refused = alice(path, 4, &["peers", "trust", "bob", "--key", key_of(&new)]);
+    assert!(refused.contains("--replace`"), "{refused}");
+    let trusted = alice_json(
+        path,
+        &["peers", "trust", "bob", "--key", key_of(&new), "--replace"],
+    );
+    assert_eq!(trusted["schema"], "nara-mesh/peers-trust/1");
+    assert_eq!(trusted["peers"][0]["key_id"], new["key_id"]);
+    assert_eq!(trusted["peers"][0]["key_source"], "operator");
+    assert!(trusted["effect"].as_str().unwrap().contains("SIGHUP"));
+    alice(path, 0, &[&sync[..], &["--trust", "closed"]].concat());
+
+    let untrusted = alice_json(path, &["peers", "untrust", "bob"]);
+    assert_eq!(untrusted["peers"][0]["verdict"], "untrusted");
+    let told = alice(path, 4, &sync);
+    assert!(told.contains("`nara-mesh peers trust bob`"), "{told}");
+    alice(path, 4, &["ping", "bob"]);
+    assert_eq!(bob(path)["verdict"], "untrusted");
+    alice(path, 0, &["peers", "trust", "bob"]);
+    alice(path, 0, &sync);
+
+    let forgotten = alice_json(path, &["peers", "reset", "bob"]);
+    assert_eq!(forgotten["peers"][0]["key_id"], Value::Null);
+    assert_eq!(bob(path)["key_id"], Value::Null);
+    alice(path, 4, &[&sync[..], &["--trust", "pinned"]].concat());
+    alice(path, 0, &sync);
+    assert_eq!(bob(path)["key_id"], new["key_id"]);
+    alice_json(path, &["peers", "reset", "--all"]);
+    assert_eq!(bob(path)["key_id"], Value::Null);
+}
+
+#[test]
+fn what_the_peers_file_says_is_changed_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    new_soul(path, "alice");
+    let bobs = new_soul(path, "bob");
+    let other = new_soul(path, "other");
+    let stanza = format!("[[peer]]\nname = \"bob\"\nkey = {}\n", bobs["public_key"]);
+    fs::write(path.join("peers.toml"), stanza).unwrap();
+    let refused = alice(
+        path,
+        4,
+        &["peers", "trust", "bob", "--key", key_of(&other), "--replace"],
+    );
+    assert!(refused.contains("in the peers file by key ="), "{refused}");
+    alice(path, 0, &["peers", "untrust", "bob"]);
+    // Without --key it is the key of the file.
+    let trusted = alice_json(path, &["peers", "trust", "bob"]);
+    assert_eq!(trusted["peers"][0]["public_key"], bobs["public_key"]);
+}
+
+#[test]
+fn mistakes_of_an_operator_are_usage_errors() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    new_soul(path, "alice");
+    fs::write(path.join("peers.toml"), "").unwrap();
+    for (args, hint) in [
+        (&["peers", "trust", "bob"][..], "--key"),
+        (&["peers", "trust", "bob", "--key", "nonsense"], "id show"),
+        (&["peers", "reset", "bob"], "lists who is known"),
+        (&["peers", "reset"], "NAME"),
+        (
+            &["peers", "--offline", "--trust", "blindly"],
+            "first-use, pinned or closed",
+        ),
+    ] {
+        let told = alice(path, 2, args);
+        assert!(told.contains(hint), "{told}");
+    }
+    let told = text(&run(path, 2, &["peers", "untrust", "bob"]).stderr);
+    assert!(told.contains("for which nara"), "{told}");
+}
+
+/// The next lines of these events, in whatever order they come.
+fn events<const N: usize>(serving: &mut Serving, kinds: [&str; N]) -> [Value; N] {
+    let lines: Vec<Value> = kinds.iter().map(|_| serving.next()).collect();
+    kinds.map(|kind| {
+        let line = lines.iter().find(|line| line["event"] == kind);
+        line.unwrap_or_else(|| panic!("no {kind} in {lines:?}")).clone()
+    })
+}
+
+#[test]
+fn a_serve_that_runs_takes_decisions_over_and_shows_conflicts() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    new_soul(path, "alice");
+    let bobs = new_soul(path, "bob");
+    let known = |key: &Value| format!("[[peer]]\nname = \"bob\"\nkey = {key}\n");
+    fs::write(path.join("known.toml"), known(&bobs["public_key"])).unwrap();
+    let (mut serving, stanza) = Serving::start(path, "alice");
+    fs::write(path.join("peers.toml"), stanza).unwrap();
+    let dm = |expected| {
+        let as_bob = [
+            "--soul-file",
+            "bob.soul",
+            "--data-dir",
+            "bob",
+            "--peers",
+            "peers.toml",
+        ];
+        run(
+            path,
+            expected,
+            &[&["dm", "alice", "--text", "hi"][..], &as_bob].concat(),
+        );
+    };
+    dm(0);
+    assert_eq!(serving.next()["event"], "direct_message");
+    let decide = |args: &[&str]| {
+        alice(path, 0, &[&["peers"], args].concat());
+        serving.hang_up();
+    };
+    decide(&["untrust", "bob"]);
+    let [decided, reloaded] = events(&mut serving, ["decided", "reloaded"]);
+    assert_eq!(
+        (&decided["name"], &decided["verdict"]),
+        (&"bob".into(), &"untrusted".into())
+    );
+    assert_eq!(decided["key_id"], bobs["key_id"]);
+    assert_eq!(reloaded["decided"], serde_json::json!(["bob"]));
+    dm(1);
+    alice(path, 0, &["peers", "trust", "bob", "--key", key_of(&bobs)]);
+    serving.hang_up();
+    events(&mut serving, ["decided", "reloaded"]);
+    dm(0);
+    assert_eq!(serving.next()["event"], "direct_message");
+}
+
+#[test]
+fn a_serve_that_runs_shows_a_conflict() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let alices = new_soul(path, "alice");
+    let old = new_soul(path, "bob");
+    fs::rename(path.join("bob.soul"), path.join("old.soul")).unwrap();
+    let new = new_soul(path, "bob");
+    fs::rename(path.join("bob.soul"), path.join("new.soul")).unwrap();
+    let known = format!("[[peer]]\nname = \"alice\"\nkey = {}\n", alices["public_key"]);
+    fs::write(path.join("known.toml"), known).unwrap();
+    let (_bob, stanza) = serve_bob(path, "new");
+    // Alice knows the old key, and what she serves listens to bob.
+    let known = format!("{}key = {}\n", without_key(&stanza), old["public_key"]);
+    fs::write(path.join("known.toml"), known).unwrap();
+    let (mut serving, _) = Serving::start(path, "alice");
+    let conflict = serving.next();
+    assert_eq!(conflict["event"], "key_conflict");
+    assert_eq!(conflict["name"], "bob");
+    assert_eq!(conflict["pinned_key_id"], old["key_id"]);
+    assert_eq!(conflict["pinned_source"], "configured");
+    assert_eq!(conflict["offered_key_id"], new["key_id"]);
+    assert!(
+        conflict["remedy"]
+            .as_str()
+            .unwrap()
+            .contains(new["public_key"].as_str().unwrap())
+    );
+}

@@ -1,0 +1,58 @@
+//! Which addresses are those of a mesh.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+/// The addresses of a tailnet: the shared address space of RFC 6598, which tailnets use for their nodes, and
+/// the unique local prefix that they use for IPv6.
+pub(crate) const TAILNET: [IpNet; 2] = [
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(100, 64, 0, 0), 10)),
+    IpNet::V6(Ipv6Net::new_assert(
+        Ipv6Addr::new(0xfd7a, 0x115c, 0xa1e0, 0, 0, 0, 0, 0),
+        48,
+    )),
+];
+
+/// The addresses of this machine itself.
+pub(crate) const LOOPBACK: [IpNet; 2] = [
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8)),
+    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128)),
+];
+
+/// Whether an address is in one of the ranges. One of IPv4 in the clothes of IPv6 is that of IPv4.
+pub(crate) fn contain(ranges: &[IpNet], address: IpAddr) -> bool {
+    let address = address.to_canonical();
+    ranges.iter().any(|range| range.contains(&address))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tailnet_has_its_two_ranges_and_nothing_beside() {
+        for inside in [
+            "100.64.0.0",
+            "100.127.255.255",
+            "::ffff:100.64.0.1",
+            "fd7a:115c:a1e0::1",
+            "fd7a:115c:a1e0:ffff::1",
+        ] {
+            assert!(contain(&TAILNET, inside.parse().unwrap()), "{inside}");
+        }
+        for outside in [
+            "100.63.255.255",
+            "100.128.0.0",
+            "127.0.0.1",
+            "::ffff:127.0.0.1",
+            "::ffff:10.0.0.1",
+            // An older form of mapping, which nothing routes.
+            "::100.64.0.1",
+            "fd7a:115c:a1e1::1",
+            "::1",
+        ] {
+            assert!(!contain(&TAILNET, outside.parse().unwrap()), "{outside}");
+        }
+    }
+}

@@ -1,0 +1,252 @@
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use nara_proto::identity::NaraName;
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{KeySource, PeerEvent, PeerRecord, PeerRegistry, RegisterError, Restored};
+use crate::ledger::{Ledger, LedgerError};
+
+/// Keeps what a registry learns in a ledger, so that a restart neither trusts anew nor forgets what a peer has
+/// proven. It ends when it is dropped.
+///
+/// Whoever configures peers does so before: configured keys count more than those of the ledger.
+#[derive(Debug)]
+pub struct PeerKeeper {
+    registry: PeerRegistry,
+    ledger: Arc<dyn Ledger>,
+    stopping: CancellationToken,
+    task: AbortOnDropHandle<()>,
+}
+
+/// What a registry took over from a ledger.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Recalled {
+    /// How many naras the ledger remembers.
+    pub naras: usize,
+    /// Decisions of the operator that take effect now.
+    pub decided: Vec<NaraName>,
+    /// Why some of what is remembered is not used. A configured key overrules that of the ledger.
+    pub problems: Vec<RegisterError>,
+}
+
+impl PeerKeeper {
+    /// Tells the registry what the ledger remembers, and from now on the ledger what the registry learns. Needs the
+    /// runtime of tokio.
+    ///
+    /// # Errors
+    /// [`LedgerError`] if the ledger cannot be read.
+    pub async fn start(
+        registry: PeerRegistry,
+        ledger: Arc<dyn Ledger>,
+    ) -> Result<(Self, Recalled), LedgerError> {
+        // Before anything is pinned, so that nothing is missed.
+        let events = registry.subscribe();
+        let recalled = recall(&registry, &*ledger).await?;
+        let stopping = CancellationToken::new();
+        let keeping = keep(events, registry.clone(), ledger.clone(), stopping.clone());
+        let keeper = Self {
+            task: AbortOnDropHandle::new(tokio::spawn(keeping)),
+            registry,
+            ledger,
+            stopping,
+        };
+        Ok((keeper, recalled))
+    }
+
+    /// Takes over what was decided or learned by another process since.
+    ///
+    /// # Errors
+    /// [`LedgerError`] if the ledger cannot be read.
+    pub async fn reload(&self) -> Result<Recalled, LedgerError> {
+        recall(&self.registry, &*self.ledger).await
+    }
+
+    /// Tells the ledger all that the registry has learned, also before this began.
+    ///
+    /// # Errors
+    /// [`LedgerError`] if it cannot be stored.
+    pub async fn save(&self) -> Result<(), LedgerError> {
+        let names = self.registry.peers();
+        let mut learned = records(&self.registry, names.iter().filter_map(|peer| peer.info().name));
+        // What is configured is told anew each time.
+        learned.retain(|record| {
+            let configured = record
+                .key
+                .as_ref()
+                .is_some_and(|key| key.source == KeySource::Configured);
+            !configured || !record.protocol.is_empty()
+        });
+        self.ledger.learn_peers(learned).await
+    }
+
+    /// Ends when all that was learned until now is in the ledger.
+    pub async fn finish(self) {
+        self.stopping.cancel();
+        // A panic of the task was reported when it happened.
+        let _ = self.task.await;
+    }
+}
+
+async fn recall(registry: &PeerRegistry, ledger: &dyn Ledger) -> Result<Recalled, LedgerError> {
+    let mut recalled = Recalled::default();
+    let mut overruled = Vec::new();
+    for record in ledger.peers().await? {
+        recalled.naras += 1;
+        let name = record.name.clone();
+        match registry.restore(record) {
+            Restored::Known => {}
+            Restored::Decided => recalled.decided.push(name),
+            Restored::Overruled(error) => {
+                recalled.problems.push(error);
+                overruled.push(name);
+            }
+            Restored::Refused(error) => recalled.problems.push(error),
+        }
+    }
+    ledger.learn_peers(records(registry, overruled)).await?;
+    Ok(recalled)
+}
+
+async fn keep(
+    mut events: broadcast::Receiver<PeerEvent>,
+    registry: PeerRegistry,
+    ledger: Arc<dyn Ledger>,
+    stopping: CancellationToken,
+) {
+    loop {
+        let mut next = tokio::select! {
+            biased;
+            event = events.recv() => event.map_err(|error| match error {
+                RecvError::Lagged(missed) => TryRecvError::Lagged(missed),
+                RecvError::Closed => TryRecvError::Closed,
+            }),
+            () = stopping.cancelled() => events.try_recv(),
+        };
+        // All that is there already is written together.
+        let mut names = BTreeSet::new();
+        let ended = loop {
+            match next {
+                Ok(PeerEvent::KeyPinned(key)) if key.source != KeySource::Configured => {
+                    names.insert(key.name);
+                }
+                Ok(PeerEvent::ProtocolLearned(info)) => names.extend(info.name),
+                Ok(_) => {}
+                // Whatever was missed is in the registry.
+                Err(TryRecvError::Lagged(_)) => {
+                    names.extend(registry.peers().iter().filter_map(|peer| peer.info().name));
+                }
+                Err(TryRecvError::Empty) => break stopping.is_cancelled(),
+                Err(TryRecvError::Closed) => break true,
+            }
+            next = events.try_recv();
+        };
+        let learned = records(&registry, names);
+        if !learned.is_empty()
+            && let Err(error) = ledger.learn_peers(learned).await
+        {
+            let error = &error as &dyn std::error::Error;
+            tracing::error!(error, "what was learned of naras cannot be kept");
+        }
+        if ended {
+            return;
+        }
+    }
+}
+
+/// What is worth remembering of naras: nothing without a key.
+fn records(registry: &PeerRegistry, names: impl IntoIterator<Item = NaraName>) -> Vec<PeerRecord> {
+    let peers = names
+        .into_iter()
+        .filter_map(|name| registry.by_name(name.as_str()));
+    let records = peers.filter_map(|peer| PeerRecord::of(peer.info()));
+    let kept = |record: &PeerRecord| {
+        record
+            .key
+            .as_ref()
+            .is_some_and(|key| key.source != KeySource::Own)
+    };
+    records.filter(kept).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use nara_proto::identity::{KeyPair, Soul};
+    use nara_proto::time::UnixMillis;
+
+    use super::*;
+    use crate::ledger::{MemoryLedger, SqliteLedger};
+    use crate::registry::{PeerChange, PeerProtocol, PinnedKey};
+
+    const V2: PeerProtocol = PeerProtocol {
+        v2: true,
+        tls: false,
+        raw_public_key: false,
+    };
+
+    fn key(name: &str, source: KeySource) -> PinnedKey {
+        PinnedKey {
+            name: name.parse().unwrap(),
+            id: None,
+            key: KeyPair::from_soul(&Soul::bond([7; 32], name)).public_key(),
+            source,
+            learned_at: UnixMillis::new(1),
+        }
+    }
+
+    fn ledgers() -> [Arc<dyn Ledger>; 2] {
+        [
+            Arc::new(MemoryLedger::new()),
+            Arc::new(SqliteLedger::open_in_memory().unwrap()),
+        ]
+    }
+
+    #[tokio::test]
+    async fn keys_and_what_was_proven_are_there_after_a_restart() {
+        for ledger in ledgers() {
+            let registry = PeerRegistry::default();
+            registry.pin(key("alice", KeySource::Configured)).unwrap();
+            let (keeper, _) = PeerKeeper::start(registry.clone(), ledger.clone()).await.unwrap();
+            let hearsay = key("bob", KeySource::Ping(([100, 64, 0, 7], 9632).into()));
+            let bob = registry.pin(hearsay.clone()).unwrap();
+            registry.learn_protocol(&bob, V2);
+            let alice = registry.by_name("alice").unwrap();
+            registry.learn_protocol(&alice, V2);
+            keeper.finish().await;
+
+            let registry = PeerRegistry::default();
+            let (_keeper, recalled) = PeerKeeper::start(registry.clone(), ledger).await.unwrap();
+            assert_eq!((recalled.naras, &recalled.problems[..]), (2, &[][..]));
+            let bob = registry.by_name("bob").unwrap().info();
+            assert_eq!((bob.key, bob.protocol), (Some(hearsay), V2));
+            assert_eq!(registry.by_name("alice").unwrap().protocol(), V2);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_decision_of_another_process_takes_effect_on_reload_and_is_not_undone() {
+        for ledger in ledgers() {
+            let registry = PeerRegistry::default();
+            let (keeper, _) = PeerKeeper::start(registry.clone(), ledger.clone()).await.unwrap();
+            let bob = registry
+                .pin(key("bob", KeySource::HeyThere { told_by: None }))
+                .unwrap();
+            let name: NaraName = "bob".parse().unwrap();
+            let at = UnixMillis::new(5);
+            let forget = PeerChange::Forget { at };
+            ledger.change_peer(name.clone(), forget).await.unwrap().unwrap();
+            // What this process learns of the old key does not bring it back.
+            registry.learn_protocol(&bob, V2);
+            let recalled = keeper.reload().await.unwrap();
+            assert_eq!(recalled.decided, [name]);
+            assert!(bob.key().is_none());
+            keeper.finish().await;
+            let records = ledger.peers().await.unwrap();
+            assert_eq!(records[0].key, None);
+        }
+    }
+}

@@ -1,0 +1,361 @@
+use std::sync::Arc;
+
+use nara_proto::time::UnixMillis;
+
+use super::table::Table;
+use super::{
+    KeyOffer, KeyRefused, KeySource, OperatorDecision, Peer, PeerEvent, PeerInfo, PeerProtocol, PeerRecord,
+    PeerRegistry, RegisterError, TrustDecision, Verdict,
+};
+
+/// What became of a [`PeerRecord`] that a registry was told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Restored {
+    /// The registry has it now, or had it already.
+    Known,
+    /// A decision of the operator was carried out that the registry did not know yet.
+    Decided,
+    /// The registry has a configured key, which counts; the key of the record is another one.
+    Overruled(RegisterError),
+    /// It is not used.
+    Refused(RegisterError),
+}
+
+impl PeerRegistry {
+    /// Takes over what was remembered of a nara, or what the operator decided meanwhile. Configured keys stay.
+    pub fn restore(&self, record: PeerRecord) -> Restored {
+        let known = self.by_name(record.name.as_str());
+        let before = known.as_ref().map(|peer| peer.info()).unwrap_or_default();
+        let news = record.decision.filter(|news| news.is_newer_than(before.decision));
+        let configured = before
+            .key
+            .as_ref()
+            .filter(|key| key.source == KeySource::Configured);
+        if let (Some(configured), Some(key)) = (configured, &record.key)
+            && configured.key != key.key
+        {
+            let conflict = super::KeyConflict {
+                name: record.name.clone(),
+                pinned: Box::new(configured.clone()),
+                offered: key.key,
+                offered_by: key.source.clone(),
+            };
+            // To trust another key contradicts the configuration; the other decisions do not.
+            if let Some(news) = news.filter(|news| news.verdict != Verdict::Trusted)
+                && let Err(error) = self.decide(&record, news)
+            {
+                return Restored::Refused(error);
+            }
+            return Restored::Overruled(conflict.into());
+        }
+        let Some(news) = news else {
+            return match self.recall(record) {
+                Ok(()) => Restored::Known,
+                Err(error) => Restored::Refused(error),
+            };
+        };
+        let outcome = self.decide(&record, news);
+        match outcome.and_then(|()| self.recall(record)) {
+            // To refuse a nara needs no key of it.
+            Err(error) if news.verdict == Verdict::Trusted => Restored::Refused(error),
+            _ => Restored::Decided,
+        }
+    }
+
+    /// As [`PeerRegistry::register`], but a configured key takes the place of any other: what the operator wrote
+    /// counts, also if it was changed since. What was proven with the old key is void.
+    ///
+    /// # Errors
+    /// As [`PeerRegistry::register`], for every other contradiction.
+    pub fn reconfigure(&self, info: PeerInfo) -> Result<Arc<Peer>, RegisterError> {
+        let configured = info
+            .key
+            .as_ref()
+            .filter(|key| key.source == KeySource::Configured);
+        let known = info.name.as_ref().and_then(|name| self.by_name(name.as_str()));
+        if let (Some(configured), Some(known)) = (configured, known) {
+            let pinned = known.info().key;
+            if pinned.is_some_and(|pinned| pinned.key != configured.key) {
+                self.relink(&known, |known| {
+                    known.id = None;
+                    known.key = Some(configured.clone());
+                    known.protocol = PeerProtocol::default();
+                });
+                self.emit(PeerEvent::KeyPinned(configured.clone()));
+            }
+        }
+        self.register(info)
+    }
+
+    /// Carries out a decision that is new.
+    fn decide(&self, record: &PeerRecord, news: OperatorDecision) -> Result<(), RegisterError> {
+        if news.verdict == Verdict::Forgotten && self.by_name(record.name.as_str()).is_none() {
+            return Ok(());
+        }
+        let peer = self.register(PeerInfo {
+            name: Some(record.name.clone()),
+            ..PeerInfo::default()
+        })?;
+        self.relink(&peer, |info| {
+            match news.verdict {
+                Verdict::Trusted => {
+                    let same = info.key.as_ref().map(|key| key.key) == record.key.as_ref().map(|key| key.key);
+                    if !same {
+                        info.id = None;
+                    }
+                    info.protocol = if same {
+                        info.protocol.within(record.protocol)
+                    } else {
+                        record.protocol
+                    };
+                    let configured = |key: &&super::PinnedKey| key.source == KeySource::Configured;
+                    if info.key.as_ref().filter(configured).is_none() {
+                        info.key.clone_from(&record.key);
+                    }
+                }
+                Verdict::Forgotten => forget(info, news),
+                _ => {}
+            }
+            info.decision = Some(news);
+        });
+        self.decided(&peer);
+        Ok(())
+    }
+
+    /// Takes over a key of an earlier run, and what was proven with it.
+    fn recall(&self, record: PeerRecord) -> Result<(), RegisterError> {
+        let Some(mut key) = record.key else { return Ok(()) };
+        let before = self.by_name(record.name.as_str()).map(|peer| peer.info());
+        if before.as_ref().is_none_or(|info| info.key.is_none()) {
+            let offer = KeyOffer {
+                name: &record.name,
+                id: record.id.as_ref(),
+                key: &key.key,
+                source: &key.source,
+                known: before.as_ref(),
+                stored: true,
+            };
+            if key.source != KeySource::Operator
+                && let TrustDecision::Refuse(reason) = self.trust().decide(&offer)
+            {
+                // No news: it is so at each start.
+                return Err(RegisterError::KeyRefused(KeyRefused {
+                    name: record.name,
+                    offered: key.key,
+                    offered_by: key.source,
+                    reason,
+                }));
+            }
+        }
+        key.id.clone_from(&record.id);
+        let peer = self.insert(PeerInfo {
+            id: record.id,
+            name: Some(record.name),
+            key: Some(key),
+            ..PeerInfo::default()
+        })?;
+        self.learn_protocol(&peer, record.protocol);
+        Ok(())
+    }
+
+    /// Changes what is known about a peer, under whatever id it is known then.
+    fn relink(&self, peer: &Arc<Peer>, change: impl FnOnce(&mut PeerInfo)) {
+        let mut table = self.write();
+        let was_there = table.unlink(peer);
+        peer.update(change);
+        if was_there {
+            Table::link(&mut table, peer);
+        }
+    }
+}
+
+/// Voids what was learned of a peer until then.
+fn forget(info: &mut PeerInfo, decision: OperatorDecision) {
+    let Some(key) = info.key.as_mut().filter(|key| key.learned_at <= decision.at) else {
+        return;
+    };
+    info.protocol = PeerProtocol::default();
+    if key.source == KeySource::Configured {
+        // What is learned of it from now on is not of before.
+        key.learned_at = UnixMillis::new(decision.at.get().saturating_add(1));
+    } else {
+        info.key = None;
+        info.id = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nara_proto::identity::{KeyPair, Soul};
+
+    use super::*;
+    use crate::registry::{Closed, PeerChange, PinnedKey};
+
+    const V2: PeerProtocol = PeerProtocol {
+        v2: true,
+        tls: false,
+        raw_public_key: false,
+    };
+
+    fn key(seed: u8, source: KeySource) -> PinnedKey {
+        PinnedKey {
+            name: "bob".parse().unwrap(),
+            id: None,
+            key: KeyPair::from_soul(&Soul::bond([seed; 32], "bob")).public_key(),
+            source,
+            learned_at: UnixMillis::new(1),
+        }
+    }
+
+    fn hearsay(seed: u8) -> PinnedKey {
+        key(seed, KeySource::HeyThere { told_by: None })
+    }
+
+    /// A registry that met bob, and what is remembered of him.
+    fn met(pinned: PinnedKey) -> (PeerRegistry, PeerRecord) {
+        let registry = PeerRegistry::default();
+        let bob = registry.pin(pinned).unwrap();
+        registry.learn_protocol(&bob, V2);
+        let record = PeerRecord::of(bob.info()).unwrap();
+        (registry, record)
+    }
+
+    fn changed(mut record: PeerRecord, change: PeerChange) -> PeerRecord {
+        record.apply(change).unwrap();
+        record
+    }
+
+    fn trust(seed: u8) -> PeerChange {
+        PeerChange::Trust {
+            key: Some(hearsay(seed).key),
+            replace: true,
+            at: UnixMillis::new(5),
+        }
+    }
+
+    #[test]
+    fn what_a_peer_has_proven_survives_a_restart() {
+        let (_, record) = met(hearsay(1));
+        let registry = PeerRegistry::default();
+        assert_eq!(registry.restore(record.clone()), Restored::Known);
+        let bob = registry.by_name("bob").unwrap().info();
+        assert_eq!((bob.key, bob.protocol), (Some(hearsay(1)), V2));
+        // But not if it was proven with another key.
+        let registry = PeerRegistry::default();
+        registry.pin(key(2, KeySource::Configured)).unwrap();
+        assert!(matches!(registry.restore(record), Restored::Overruled(_)));
+        let bob = registry.by_name("bob").unwrap().info();
+        assert_eq!(
+            (bob.key, bob.protocol),
+            (Some(key(2, KeySource::Configured)), PeerProtocol::default())
+        );
+    }
+
+    #[test]
+    fn a_trusted_key_takes_the_place_of_the_old_one_and_resets_what_it_had_proven() {
+        let (registry, record) = met(hearsay(1));
+        let record = changed(record, trust(2));
+        let mut events = registry.subscribe();
+        assert_eq!(registry.restore(record.clone()), Restored::Decided);
+        let bob = registry.by_name("bob").unwrap().info();
+        assert_eq!(bob.key.as_ref().map(|key| key.key), Some(hearsay(2).key));
+        assert_eq!(bob.key.unwrap().source, KeySource::Operator);
+        assert!(bob.protocol.is_empty());
+        assert!(matches!(events.try_recv(), Ok(PeerEvent::Decided(_))));
+        // A decision takes effect once.
+        let bob = registry.by_name("bob").unwrap();
+        registry.learn_protocol(&bob, V2);
+        assert_eq!(registry.restore(record), Restored::Known);
+        assert_eq!(bob.protocol(), V2);
+    }
+
+    #[test]
+    fn an_untrusted_peer_has_no_key_until_it_is_trusted_again() {
+        let (registry, record) = met(hearsay(1));
+        let at = UnixMillis::new(5);
+        let untrusted = changed(record, PeerChange::Untrust { at });
+        assert_eq!(registry.restore(untrusted.clone()), Restored::Decided);
+        let bob = registry.by_name("bob").unwrap();
+        assert!(bob.is_untrusted() && bob.key().is_none());
+        // One that nobody ever met can be kept out, too.
+        let fresh = PeerRegistry::default();
+        let nobody = changed(
+            PeerRecord::new("bob".parse().unwrap()),
+            PeerChange::Untrust { at },
+        );
+        assert_eq!(fresh.restore(nobody), Restored::Decided);
+        assert!(matches!(fresh.pin(hearsay(1)), Err(RegisterError::KeyRefused(_))));
+
+        let again = PeerChange::Trust {
+            key: None,
+            replace: false,
+            at: UnixMillis::new(6),
+        };
+        assert_eq!(registry.restore(changed(untrusted, again)), Restored::Decided);
+        assert_eq!(bob.key(), Some(hearsay(1).key));
+        assert_eq!(bob.protocol(), V2);
+    }
+
+    #[test]
+    fn a_forgotten_peer_is_a_stranger_and_what_is_learned_later_stays() {
+        let (registry, record) = met(hearsay(1));
+        let at = UnixMillis::new(5);
+        let forgotten = changed(record, PeerChange::Forget { at });
+        assert_eq!(registry.restore(forgotten.clone()), Restored::Decided);
+        let bob = registry.by_name("bob").unwrap();
+        assert!(bob.info().key.is_none() && bob.protocol().is_empty());
+        let later = PinnedKey {
+            learned_at: UnixMillis::new(6),
+            ..hearsay(2)
+        };
+        registry.pin(later.clone()).unwrap();
+        assert_eq!(registry.restore(forgotten), Restored::Known);
+        assert_eq!(bob.info().key, Some(later));
+    }
+
+    #[test]
+    fn a_configured_key_is_not_replaced_but_its_nara_can_be_untrusted() {
+        let (registry, record) = met(key(1, KeySource::Configured));
+        assert!(matches!(
+            registry.restore(changed(record.clone(), trust(2))),
+            Restored::Overruled(RegisterError::KeyConflict(_))
+        ));
+        let bob = registry.by_name("bob").unwrap();
+        assert_eq!(bob.key(), Some(hearsay(1).key));
+        let at = UnixMillis::new(9);
+        registry.restore(changed(record, PeerChange::Untrust { at }));
+        assert!(bob.is_untrusted());
+    }
+
+    #[test]
+    fn what_the_operator_wrote_anew_replaces_a_key_and_hearsay_does_not() {
+        let (registry, _) = met(key(1, KeySource::Configured));
+        let info = |key: PinnedKey| PeerInfo {
+            name: Some(key.name.clone()),
+            key: Some(key),
+            ..PeerInfo::default()
+        };
+        assert!(registry.reconfigure(info(hearsay(2))).is_err());
+        let written = key(2, KeySource::Configured);
+        let bob = registry.reconfigure(info(written.clone())).unwrap();
+        assert_eq!(
+            (bob.info().key, bob.protocol()),
+            (Some(written), PeerProtocol::default())
+        );
+        assert_eq!(registry.len(), 1);
+    }
+
+    #[test]
+    fn a_closed_registry_takes_of_an_earlier_run_only_what_the_operator_gave() {
+        let closed = PeerRegistry::default().with_trust(Arc::new(Closed));
+        let (_, record) = met(hearsay(1));
+        assert!(matches!(
+            closed.restore(record.clone()),
+            Restored::Refused(RegisterError::KeyRefused(_))
+        ));
+        assert!(closed.is_empty());
+        assert_eq!(closed.restore(changed(record, trust(1))), Restored::Decided);
+        assert_eq!(closed.by_name("bob").unwrap().key(), Some(hearsay(1).key));
+    }
+}
