@@ -15,7 +15,6 @@ pub(crate) struct SecureChannel {
     pub(crate) certificate: CertificateKind,
     /// What only the two ends of this very connection know (RFC 9266 in spirit: keying material exported from
     /// TLS). Signatures cover it, so that none can be used on another connection.
-    #[cfg_attr(not(test), expect(dead_code, reason = "until signatures cover it"))]
     pub(crate) binding: [u8; 32],
 }
 

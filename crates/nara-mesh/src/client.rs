@@ -37,10 +37,12 @@ mod fan_out;
 mod messages;
 mod pages;
 mod pool;
+mod proof;
 mod query;
 mod reconcile;
 mod replies;
 mod retry_after;
+mod sign;
 mod subscribe;
 mod verified;
 mod verify;
@@ -70,6 +72,7 @@ use nara_proto::endpoint::{Endpoint, GetCoordinates};
 use nara_proto::identity::{NaraId, PreparedKeys};
 use nara_proto::peer::CoordinatesResponse;
 
+use crate::Signatures;
 use crate::clock::Clock;
 use crate::identity::LocalNara;
 use crate::registry::{Peer, PeerRegistry, RegisterError};
@@ -97,6 +100,7 @@ struct Shared {
     replies: PendingReplies,
     tls: TlsPolicy,
     accept_unverified: bool,
+    signatures: Signatures,
     fan_out: usize,
 }
 

@@ -336,6 +336,9 @@ impl Discovery {
         };
         match registry.register(info) {
             Ok(peer) => {
+                if let Some(capability) = &found.capability {
+                    registry.learn_protocol(&peer, capability.into());
+                }
                 self.owners.confirm(&candidate, fits.then_some(&name));
                 // Whoever else is registered here has gone, or has another name now.
                 for other in registry.by_ip(address.ip()) {

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use nara_proto::identity::{KeyPair, NaraId, NaraName, PublicKey, SealKey, Soul};
+use nara_proto::signature::Signer;
 use nara_proto::time::UnixMillis;
 
 use crate::registry::{KeySource, PeerInfo, PinnedKey};
@@ -18,9 +19,8 @@ pub struct BrokenBond {
 /// The nara that this process is: its name, id and keys. Cloning is cheap.
 #[derive(Clone, Debug)]
 pub struct LocalNara {
-    name: NaraName,
     id: NaraId,
-    keypair: KeyPair,
+    signer: Signer,
     seal_key: SealKey,
 }
 
@@ -36,15 +36,14 @@ impl LocalNara {
         }
         Ok(Self {
             id: NaraId::derive(soul, name.as_str()),
-            keypair: KeyPair::from_soul(soul),
             seal_key: SealKey::from_soul(soul),
-            name,
+            signer: Signer::new(KeyPair::from_soul(soul), name),
         })
     }
 
     /// The name.
     pub fn name(&self) -> &NaraName {
-        &self.name
+        self.signer.name()
     }
 
     /// The nara id.
@@ -54,12 +53,17 @@ impl LocalNara {
 
     /// The keypair that signs.
     pub fn keypair(&self) -> &KeyPair {
-        &self.keypair
+        self.signer.keypair()
+    }
+
+    /// Who signs with profile v2.
+    pub fn signer(&self) -> &Signer {
+        &self.signer
     }
 
     /// The public key.
     pub fn public_key(&self) -> PublicKey {
-        self.keypair.public_key()
+        self.keypair().public_key()
     }
 
     /// What others must know to talk to this nara, for their registry: its id, name and key, and its address if
@@ -67,10 +71,10 @@ impl LocalNara {
     pub fn as_peer(&self, address: Option<SocketAddr>) -> PeerInfo {
         PeerInfo {
             id: Some(self.id.clone()),
-            name: Some(self.name.clone()),
+            name: Some(self.name().clone()),
             address,
             key: Some(PinnedKey {
-                name: self.name.clone(),
+                name: self.name().clone(),
                 id: Some(self.id.clone()),
                 key: self.public_key(),
                 source: KeySource::Configured,

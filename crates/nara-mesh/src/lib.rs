@@ -69,8 +69,11 @@ pub mod metrics;
 mod random;
 pub mod registry;
 pub mod server;
+mod signatures;
 pub mod tls;
 pub mod transport;
+
+pub use signatures::Signatures;
 
 pub use nara_proto as proto;
 

@@ -23,11 +23,13 @@
 //! # What a request goes through
 //!
 //! Connection limits, TLS if the peer speaks it, header limits, the limits of its source address, a clean path, the
-//! route; then for signed endpoints the authentication (headers, freshness, key, signature, replay), the signing of
-//! the answer, the limits of its sender, the method, the body within its limits, and the handler. What is stricter than on the naras already out there stands in the source of the
+//! route; then for signed endpoints the authentication (headers, freshness, recipient, key, signature, replay), the
+//! signing of the answer, the limits of its sender, the method, the body within its limits, and the handler. What is
+//! stricter than on the naras already out there stands in the source of the
 //! routes, in one table.
 
 mod accept;
+mod announcement;
 mod authenticator;
 mod background;
 mod body;
@@ -41,10 +43,12 @@ mod opening;
 mod places;
 mod rates;
 mod rejection;
+mod request_proof;
 mod route;
 mod sender;
 mod shared;
 mod sign_response;
+mod signed_body;
 mod source_check;
 mod stash;
 mod streams;

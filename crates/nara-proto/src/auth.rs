@@ -13,7 +13,7 @@ mod response;
 mod stamp;
 
 pub use headers::{AuthHeader, HeaderError, NAME_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER};
-pub use replay::{ReplayCache, ReplayError};
+pub use replay::{ReplayCache, ReplayEntry, ReplayError};
 pub use request::{RequestAuth, RequestAuthError, request_signature_base, signed_path};
 pub use response::{ResponseAuth, ResponseAuthError, body_hash, response_signature_base};
 pub use stamp::Stamp;

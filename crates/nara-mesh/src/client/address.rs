@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use http::Uri;
 use nara_proto::identity::{InvalidName, NaraId, NaraName};
+use nara_proto::signature::Recipient;
 
+use super::DiscoveredKey;
 use crate::registry::{Peer, PeerInfo, PeerRegistry};
 
 /// How to find a peer: by id, by name or by address.
@@ -167,6 +169,8 @@ pub(super) struct Route {
     pub(super) peer: Arc<Peer>,
     pub(super) address: SocketAddr,
     pub(super) expected: PeerInfo,
+    /// How whoever is at the address introduced itself, where nothing else is known.
+    pub(super) introduction: Option<DiscoveredKey>,
 }
 
 impl Route {
@@ -177,7 +181,32 @@ impl Route {
             expected: peer.info(),
             peer,
             address,
+            introduction: None,
         }
+    }
+
+    /// For whom a request is; `None`: nobody knows.
+    pub(super) fn recipient(&self) -> Option<Recipient> {
+        let by_id = self.expected.id.clone().map(Recipient::Id);
+        let by_name = || self.expected.name.clone().map(Recipient::Name);
+        let by_introduction = || {
+            let introduction = self.introduction.as_ref()?;
+            Some(Recipient::Name(introduction.name.clone()))
+        };
+        by_id.or_else(by_name).or_else(by_introduction)
+    }
+
+    /// Whether the peer has proven that it speaks v2.
+    pub(super) fn speaks_v2(&self, registry: &PeerRegistry) -> bool {
+        self.peer.protocol().v2
+            || self.introduction.as_ref().is_some_and(|introduction| {
+                let known = registry.by_name(introduction.name.as_str());
+                introduction
+                    .capability
+                    .as_ref()
+                    .is_some_and(|capability| capability.v2)
+                    || known.is_some_and(|peer| peer.protocol().v2)
+            })
     }
 }
 
@@ -220,6 +249,7 @@ impl Resolver {
             address: overridden.or(expected.address)?,
             peer,
             expected,
+            introduction: None,
         })
     }
 

@@ -6,6 +6,7 @@ use nara_proto::auth::Stamp;
 use super::address::{Resolver, Strangers};
 use super::pool::Pool;
 use super::{AddressLookup, MeshClient, PendingReplies, Shared};
+use crate::Signatures;
 use crate::clock::{Clock, SystemClock};
 use crate::defaults;
 use crate::identity::LocalNara;
@@ -28,6 +29,7 @@ pub struct MeshClientBuilder {
     mesh_port: u16,
     tls: TlsPolicy,
     accept_unverified: bool,
+    signatures: Signatures,
 }
 
 impl MeshClientBuilder {
@@ -44,6 +46,7 @@ impl MeshClientBuilder {
             mesh_port: defaults::MESH_PORT,
             tls: TlsPolicy::default(),
             accept_unverified: false,
+            signatures: Signatures::default(),
         }
     }
 
@@ -112,6 +115,13 @@ impl MeshClientBuilder {
         self
     }
 
+    /// Which signatures are made and accepted; by default [`Signatures::V2AndV1`]. A server of the same nara must have
+    /// the same.
+    pub fn signatures(mut self, signatures: Signatures) -> Self {
+        self.signatures = signatures;
+        self
+    }
+
     /// The client.
     pub fn build(self) -> MeshClient {
         let shared = Shared {
@@ -130,6 +140,7 @@ impl MeshClientBuilder {
             replies: PendingReplies::default(),
             tls: self.tls,
             accept_unverified: self.accept_unverified,
+            signatures: self.signatures,
             fan_out: self.fan_out,
         };
         MeshClient {

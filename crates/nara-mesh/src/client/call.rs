@@ -13,18 +13,15 @@
 //! 8. pool, then [`Transport::dial`](crate::transport::Transport::dial);
 //! 9. on the way back, outside of all that: verification. A wrong signature does not make a peer unreachable.
 
-use std::sync::PoisonError;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HOST};
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri};
-use http_body_util::Full;
+use http::{HeaderMap, HeaderName, Method, StatusCode};
 use hyper::body::{Body as _, Incoming};
-use nara_proto::auth::{RequestAuth, SIGNATURE_HEADER};
 use nara_proto::breaker::Failure;
-use nara_proto::endpoint::{Authentication, Endpoint};
+use nara_proto::endpoint::{Authentication, Endpoint, Ping};
+use nara_proto::signature::SignedCapability;
 use tokio::time::{Instant, timeout_at};
 use tracing::Instrument as _;
 
@@ -32,7 +29,9 @@ use super::address::Route;
 use super::error::{ErrorKind, Stage, StatusAnswer};
 use super::pool::{Connection, SendError, Target, TlsTarget, read_body};
 use super::retry_after::{AskedToWait, asked_to_wait};
+use super::sign::SentSignatures;
 use super::{CallOptions, ClientError, MeshClient, PeerRef, Verification};
+use crate::Signatures;
 use crate::channel::SecureChannel;
 use crate::tls::{CertificateKind, Security, TlsFailure, TlsPolicy};
 
@@ -58,6 +57,8 @@ pub(super) struct Answer<T> {
     pub(super) security: Security,
     /// The size of the body.
     pub(super) bytes: usize,
+    /// What the peer says that it can do, not yet verified.
+    pub(super) capability: Option<SignedCapability>,
 }
 
 /// An answer with any status, not verified and not decoded.
@@ -68,6 +69,8 @@ pub(super) struct Reply {
     pub(super) body: Bytes,
     /// How long the peer asks not to be called.
     retry_after: Option<Duration>,
+    /// The signatures of the request that it answers.
+    pub(super) sent: SentSignatures,
     /// Whether `body` is the whole body.
     complete: bool,
     rtt: Duration,
@@ -81,19 +84,19 @@ pub(super) struct Reply {
 pub(super) struct OpenAnswer {
     pub(super) headers: HeaderMap,
     pub(super) body: Incoming,
-    /// The signature of the request that it answers, as its header spells it.
-    pub(super) request_signature: String,
+    /// The signatures of the request that it answers.
+    pub(super) sent: SentSignatures,
     pub(super) connection: Connection,
 }
 
 /// A request of any endpoint, not yet signed.
 #[derive(Debug)]
 pub(super) struct Outgoing {
-    method: Method,
-    target: PathAndQuery,
-    body: Option<Bytes>,
-    authentication: Authentication,
-    content_type: &'static str,
+    pub(super) method: Method,
+    pub(super) target: PathAndQuery,
+    pub(super) body: Option<Bytes>,
+    pub(super) authentication: Authentication,
+    pub(super) content_type: &'static str,
     idempotent: bool,
     max_answer: usize,
     /// Headers beside those of the protocol.
@@ -180,10 +183,12 @@ impl MeshClient {
     where
         E::Response: 'static,
     {
+        let route = self.introduced(route, outgoing, deadline).await?;
         let fail = |kind| ClientError::new(&route, kind);
         let reply = self.send(&route, outgoing, deadline).await.map_err(fail)?;
         let (rtt, dial, bytes) = (reply.rtt, reply.dial, reply.body.len());
         let security = SecureChannel::security(reply.channel.as_ref());
+        let capability = SignedCapability::from_headers(&reply.headers).unwrap_or_default();
         let verifying = self.accept::<E>(&route, reply, deadline);
         let (value, verification) = timeout_at(deadline, verifying)
             .await
@@ -197,7 +202,43 @@ impl MeshClient {
             dial,
             security,
             bytes,
+            capability,
         })
+    }
+
+    /// Finds out who is at an address of which nothing is known, so that a request can say for whom it is. Without a
+    /// usable answer the request goes out without, as the naras already out there send theirs.
+    pub(super) async fn introduced(
+        &self,
+        mut route: Route,
+        outgoing: &Outgoing,
+        deadline: Instant,
+    ) -> Result<Route, ClientError> {
+        let shared = &self.shared;
+        if outgoing.authentication != Authentication::Signed
+            || shared.signatures == Signatures::V1Only
+            || shared.accept_unverified
+            || route.recipient().is_some()
+        {
+            return Ok(route);
+        }
+        let fail = |kind| ClientError::new(&route, kind);
+        let ping = Outgoing::new::<Ping>(&()).map_err(fail)?;
+        let reply = self.send(&route, &ping, deadline).await.map_err(fail)?;
+        if reply.status == StatusCode::OK
+            && let Ok(introduction) = self.read_introduction(&reply, None)
+        {
+            if !shared.registry.trust().asks_strangers()
+                && self.known_key(&route, &introduction.name).is_none()
+            {
+                return Err(fail(ErrorKind::UnknownKey {
+                    responder: introduction.name,
+                    discovery: None,
+                }));
+            }
+            route.introduction = Some(introduction);
+        }
+        Ok(route)
     }
 
     /// Sends a request. If the peer asks for a pause that ends before the deadline, and it does no harm, sends it once
@@ -299,7 +340,7 @@ impl MeshClient {
             }
         };
         let sent = Instant::now();
-        let request = self.sign(route, outgoing);
+        let (request, signatures) = self.sign(route, outgoing, connection.channel());
         let exchange = async {
             let answer = connection.send(request).await?;
             let (head, body) = answer.into_parts();
@@ -320,6 +361,7 @@ impl MeshClient {
                 status: head.status,
                 headers: head.headers,
                 body,
+                sent: signatures,
                 complete,
                 rtt: sent.elapsed(),
                 dial,
@@ -354,12 +396,11 @@ impl MeshClient {
         let admission = registry.admit(&route.peer).map_err(ErrorKind::CircuitOpen)?;
         let opening = async {
             let mut connection = self.shared.pool.dial(self.target(route), deadline).await?;
-            let request = self.sign(route, outgoing);
-            let signature = request.headers().get(SIGNATURE_HEADER).cloned();
+            let (request, signatures) = self.sign(route, outgoing, connection.channel());
             let sending = timeout_at(deadline, connection.send(request)).await;
             let answer = sending.map_err(|_| ErrorKind::Timeout(Stage::Answer))?;
             let (head, body) = answer.map_err(SendError::into_inner)?.into_parts();
-            Ok((connection, signature, head, body))
+            Ok((connection, signatures, head, body))
         };
         let opened = opening.await;
         match &opened {
@@ -368,7 +409,7 @@ impl MeshClient {
             Err(ErrorKind::Tls(TlsFailure::OtherKey(_))) => drop(admission),
             Err(_) => admission.failed(Failure::NoAnswer),
         }
-        let (connection, signature, head, body) = opened.map_err(|kind| self.as_conflict(route, kind))?;
+        let (connection, sent, head, body) = opened.map_err(|kind| self.as_conflict(route, kind))?;
         if head.status != StatusCode::OK {
             let reading = timeout_at(deadline, read_body(body, MAX_ERROR_BODY)).await;
             let read = reading.map_err(|_| ErrorKind::Timeout(Stage::Answer))?;
@@ -378,6 +419,7 @@ impl MeshClient {
                 status: head.status,
                 headers: head.headers,
                 body,
+                sent,
                 complete,
                 rtt: Duration::ZERO,
                 dial: None,
@@ -386,11 +428,10 @@ impl MeshClient {
             let verified = self.is_signed_by_known_key(route, &reply);
             return Err(reply.into_status_error(verified));
         }
-        let request_signature = signature.and_then(|value| value.to_str().ok().map(str::to_owned));
         Ok(OpenAnswer {
             headers: head.headers,
             body,
-            request_signature: request_signature.unwrap_or_default(),
+            sent,
             connection,
         })
     }
@@ -401,31 +442,6 @@ impl MeshClient {
         tracing::info!(peer = %route, ?pause, status = status.as_u16(), "the peer asks for a pause");
         route.peer.defer(pause);
         Some(pause)
-    }
-
-    /// The request as it is sent, signed now.
-    fn sign(&self, route: &Route, outgoing: &Outgoing) -> Request<Full<Bytes>> {
-        let mut request = Request::new(outgoing.body.clone().map(Full::new).unwrap_or_default());
-        *request.method_mut() = outgoing.method.clone();
-        *request.uri_mut() = Uri::from(outgoing.target.clone());
-        let host = HeaderValue::try_from(route.address.to_string());
-        let headers = request.headers_mut();
-        headers.clone_from(&outgoing.headers);
-        headers.insert(HOST, host.expect("an address is ASCII"));
-        if outgoing.body.is_some() {
-            headers.insert(CONTENT_TYPE, HeaderValue::from_static(outgoing.content_type));
-        }
-        if outgoing.authentication == Authentication::Signed {
-            let local = &self.shared.local;
-            let now = {
-                // A stamp is valid whatever a holder of the lock did.
-                let mut stamp = self.shared.stamp.lock().unwrap_or_else(PoisonError::into_inner);
-                stamp.next(self.shared.clock.now_millis())
-            };
-            let (method, path) = (outgoing.method.as_str(), outgoing.target.path());
-            RequestAuth::sign(local.keypair(), local.name(), now, method, path).write_to(headers);
-        }
-        request
     }
 }
 

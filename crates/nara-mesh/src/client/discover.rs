@@ -5,15 +5,16 @@ use nara_proto::auth::ResponseAuthError;
 use nara_proto::endpoint::{Endpoint as _, Ping};
 use nara_proto::identity::{NaraName, PublicKey};
 use nara_proto::peer::PingResponse;
+use nara_proto::signature::{Capability, SignedCapability};
 use tokio::time::Instant;
 
 use super::address::Route;
-use super::call::{FROM_HEADER, Outgoing, traced};
+use super::call::{FROM_HEADER, Outgoing, Reply, traced};
 use super::error::{DiscoveryProblem, ErrorKind};
 use super::verify::check_channel;
 use super::{CallOptions, ClientError, DiscoveredKey, MeshClient, PeerRef, PingReport};
-use crate::defaults;
 use crate::registry::{KeySource, PinnedKey};
+use crate::{Signatures, defaults};
 
 impl MeshClient {
     /// Measures the round trip to a peer, to the end of the answer. The ping tells the peer our name, unsigned.
@@ -34,6 +35,15 @@ impl MeshClient {
             check_name(&answer.route, &answer.value).map_err(|kind| ClientError::new(&answer.route, kind))?;
             let key = PublicKey::from_base64(&answer.value.public_key).ok();
             let pinned = answer.route.expected.key.as_ref();
+            let key_matches = pinned.map(|pinned| key == Some(pinned.key));
+            let name = NaraName::new(&answer.value.from).ok();
+            let capability = name
+                .zip(key)
+                .and_then(|(name, key)| self.believe(answer.capability, &name, &key));
+            if let Some(capability) = capability.as_ref().filter(|_| key_matches == Some(true)) {
+                let peer = &answer.route.peer;
+                self.shared.registry.learn_protocol(peer, capability.into());
+            }
             if let (Some(pinned), Some(key)) = (pinned, key)
                 && pinned.key != key
             {
@@ -49,7 +59,8 @@ impl MeshClient {
                 rtt: answer.rtt,
                 dial: answer.dial,
                 security: answer.security,
-                key_matches: pinned.map(|pinned| key == Some(pinned.key)),
+                key_matches,
+                capability,
                 response: answer.value,
             })
         })
@@ -85,11 +96,41 @@ impl MeshClient {
         if reply.status != StatusCode::OK {
             return Err(fail(reply.into_status_error(false)));
         }
-        let answer = Ping::decode(&reply.body).map_err(|error| fail(ErrorKind::Decode(error)))?;
-        let discovered =
-            read_key(&answer, expected).map_err(|problem| fail(ErrorKind::Discovery(problem)))?;
-        check_channel(reply.channel.as_ref(), &discovered.key).map_err(fail)?;
-        Ok(discovered)
+        self.read_introduction(&reply, expected).map_err(fail)
+    }
+
+    /// What a `/ping` answer with status 200 says about who gave it.
+    pub(super) fn read_introduction(
+        &self,
+        reply: &Reply,
+        expected: Option<&NaraName>,
+    ) -> Result<DiscoveredKey, ErrorKind> {
+        let answer = Ping::decode(&reply.body).map_err(ErrorKind::Decode)?;
+        let (name, key) = read_key(&answer, expected).map_err(ErrorKind::Discovery)?;
+        check_channel(reply.channel.as_ref(), &key)?;
+        let capability = SignedCapability::from_headers(&reply.headers).unwrap_or_default();
+        Ok(DiscoveredKey {
+            capability: self.believe(capability, &name, &key),
+            name,
+            key,
+        })
+    }
+
+    /// A capability, if it was signed just now by the nara with this name and key.
+    fn believe(
+        &self,
+        capability: Option<SignedCapability>,
+        name: &NaraName,
+        key: &PublicKey,
+    ) -> Option<Capability> {
+        let capability = capability.filter(|_| self.shared.signatures == Signatures::V2AndV1)?;
+        match capability.verify(name, key, self.shared.clock.now_millis()) {
+            Ok(capability) => Some(capability.clone()),
+            Err(error) => {
+                tracing::warn!(%name, %error, "capability refused");
+                None
+            }
+        }
     }
 }
 
@@ -107,7 +148,10 @@ fn check_name(route: &Route, answer: &PingResponse) -> Result<(), ErrorKind> {
     }))
 }
 
-fn read_key(answer: &PingResponse, expected: Option<&NaraName>) -> Result<DiscoveredKey, DiscoveryProblem> {
+fn read_key(
+    answer: &PingResponse,
+    expected: Option<&NaraName>,
+) -> Result<(NaraName, PublicKey), DiscoveryProblem> {
     let name = NaraName::new(&answer.from).map_err(|_| DiscoveryProblem::NoName)?;
     if let Some(expected) = expected.filter(|&expected| *expected != name) {
         return Err(DiscoveryProblem::OtherNara {
@@ -116,5 +160,5 @@ fn read_key(answer: &PingResponse, expected: Option<&NaraName>) -> Result<Discov
         });
     }
     let key = PublicKey::from_base64(&answer.public_key).map_err(|_| DiscoveryProblem::NoKey)?;
-    Ok(DiscoveredKey { name, key })
+    Ok((name, key))
 }

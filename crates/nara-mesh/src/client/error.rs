@@ -11,6 +11,7 @@ use nara_proto::breaker::CircuitOpen;
 use nara_proto::go_json::JsonError;
 use nara_proto::identity::NaraName;
 use nara_proto::reconcile::ReconcileError;
+use nara_proto::signature::SignatureError;
 use nara_proto::stream::HelloError;
 use nara_proto::sync::PageError;
 
@@ -67,6 +68,8 @@ pub(super) enum ErrorKind {
     },
     /// The peer sent pages that break the rules.
     Page(PageError),
+    /// The peer has proven that it speaks v2, and the answer is not v2.
+    Downgrade,
     /// The peer breaks the rules of reconciliation.
     Reconcile(ReconcileError),
     /// The reply to a runtime message did not come.
@@ -81,7 +84,9 @@ pub(super) enum ErrorKind {
     TooLarge(usize),
     /// Too many runtime messages wait for replies.
     TooManyPending(usize),
-    /// The signature of the answer.
+    /// The v2 signature of the answer.
+    Signature(SignatureError),
+    /// The inherited signature of the answer.
     Unauthenticated(ResponseAuthError),
     /// The key with which the answer is signed cannot be learned.
     UnknownKey {
@@ -181,9 +186,11 @@ impl ClientError {
         matches!(
             self.kind(),
             ErrorKind::Discovery(_)
+                | ErrorKind::Downgrade
                 | ErrorKind::Hello(_)
                 | ErrorKind::Identity(_)
                 | ErrorKind::InnerSignature
+                | ErrorKind::Signature(_)
                 | ErrorKind::Tls(TlsFailure::OtherKey(_))
                 | ErrorKind::Unauthenticated(_)
                 | ErrorKind::UnknownKey { .. }
@@ -209,6 +216,11 @@ impl ClientError {
     /// The operator of this nara does not trust the peer, and nothing of it is used.
     pub fn is_untrusted(&self) -> bool {
         matches!(self.kind(), ErrorKind::Untrusted(_))
+    }
+
+    /// The answer does less than the peer has proven that it can: somebody may be taking the better signature away.
+    pub fn is_downgrade(&self) -> bool {
+        matches!(self.kind(), ErrorKind::Downgrade)
     }
 
     /// A world message was taken in, but could not travel on from there (wire facts, section 7.6). The status
@@ -245,6 +257,7 @@ impl ClientError {
             ErrorKind::Dial(_) => "dial",
             ErrorKind::DialTimeout(_) => "dial_timeout",
             ErrorKind::Discovery(_) => "discovery",
+            ErrorKind::Downgrade => "downgrade",
             ErrorKind::DuplicateMessage => "duplicate_message",
             ErrorKind::Hello(_) => "hello",
             ErrorKind::Identity(_) => "identity",
@@ -254,6 +267,7 @@ impl ClientError {
             ErrorKind::NoReply(_) => "no_reply",
             ErrorKind::Page(_) => "page",
             ErrorKind::Reconcile(_) => "reconcile",
+            ErrorKind::Signature(_) => "signature",
             ErrorKind::Status(_) => "status",
             ErrorKind::Tls(TlsFailure::OtherKey(_)) => "other_key",
             ErrorKind::Tls(TlsFailure::Handshake(_)) => "tls",
@@ -282,6 +296,17 @@ impl fmt::Display for ClientError {
     }
 }
 
+impl ErrorKind {
+    /// Whether an answer may be signed with another key than the known one.
+    pub(super) fn may_be_another_key(&self) -> bool {
+        matches!(
+            self,
+            Self::Signature(SignatureError::BadSignature | SignatureError::KeyId { .. })
+                | Self::Unauthenticated(ResponseAuthError::BadSignature)
+        )
+    }
+}
+
 impl fmt::Display for ErrorKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -300,6 +325,10 @@ impl fmt::Display for ErrorKind {
             Self::DialTimeout(limit) => write!(
                 f,
                 "no connection within {limit:?}; check that it is online and on the same mesh"
+            ),
+            Self::Downgrade => f.write_str(
+                "it has proven that it signs with v2, and this answer is not; if it went back to an older version on \
+                 purpose, reset what is known of it",
             ),
             Self::DuplicateMessage => {
                 f.write_str("a message with the same id waits for its reply already; wait for that one")
@@ -358,7 +387,7 @@ impl fmt::Display for ErrorKind {
                     "{limit} messages wait for replies already; wait until some are answered"
                 )
             }
-            Self::Unauthenticated(_) => f.write_str(
+            Self::Signature(_) | Self::Unauthenticated(_) => f.write_str(
                 "the answer does not prove who sent it; check the address, the clocks and the pinned key",
             ),
             Self::UnknownKey {
@@ -435,12 +464,14 @@ impl Error for ClientError {
             ErrorKind::InvalidRequest(error) => Some(error),
             ErrorKind::Page(error) => Some(error),
             ErrorKind::Reconcile(error) => Some(error),
+            ErrorKind::Signature(error) => Some(error),
             ErrorKind::Tls(TlsFailure::OtherKey(error)) => Some(error),
             ErrorKind::Tls(TlsFailure::Handshake(error)) => Some(error),
             ErrorKind::Unauthenticated(error) => Some(error),
             ErrorKind::UnknownKey { discovery, .. } => discovery.as_ref().map(|error| error as _),
             ErrorKind::AskedToWait(_)
             | ErrorKind::DialTimeout(_)
+            | ErrorKind::Downgrade
             | ErrorKind::DuplicateMessage
             | ErrorKind::InnerSignature
             | ErrorKind::NobodyKnows { .. }
@@ -497,6 +528,7 @@ mod tests {
             ErrorKind::Dial(io::Error::from(io::ErrorKind::ConnectionRefused)),
             ErrorKind::DialTimeout(Duration::from_secs(5)),
             ErrorKind::Discovery(DiscoveryProblem::NoName),
+            ErrorKind::Downgrade,
             ErrorKind::DuplicateMessage,
             ErrorKind::Identity(RegisterError::Full(1)),
             ErrorKind::InnerSignature,
@@ -510,6 +542,7 @@ mod tests {
             ErrorKind::Timeout(Stage::Verify),
             ErrorKind::TooLarge(1),
             ErrorKind::TooManyPending(1),
+            ErrorKind::Signature(SignatureError::BadSignature),
             ErrorKind::Unauthenticated(ResponseAuthError::BadSignature),
             ErrorKind::UnknownKey {
                 responder: name.clone(),

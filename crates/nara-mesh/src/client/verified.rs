@@ -7,6 +7,7 @@ use std::time::Duration;
 use nara_proto::event::{EventProblem, EventTrust, SyncEvent};
 use nara_proto::identity::{NaraName, PublicKey};
 use nara_proto::peer::PingResponse;
+use nara_proto::signature::Capability;
 use nara_proto::sync::Cursor;
 use nara_proto::time::{UnixMillis, UnixSeconds};
 
@@ -38,6 +39,9 @@ pub struct Verification {
     pub signed_at: Option<UnixMillis>,
     /// Whether the signature in the header, which covers the whole body, verified.
     pub header: bool,
+    /// Whether that signature also covers the status and the request, so that the answer belongs to this very
+    /// question: profile v2.
+    pub bound: bool,
     /// Whether the signature inside the body verified, which covers the ids of events.
     pub inner: bool,
 }
@@ -205,6 +209,8 @@ pub struct PingReport {
     pub security: Security,
     /// Whether the key in the answer is the pinned one; `None` if none is pinned.
     pub key_matches: Option<bool>,
+    /// What the peer can do beyond all others, signed just now with the key in the answer.
+    pub capability: Option<Capability>,
 }
 
 /// What `/ping` at an address says about the nara there: unsigned, trust on first use.
@@ -215,6 +221,8 @@ pub struct DiscoveredKey {
     pub name: NaraName,
     /// The public key.
     pub key: PublicKey,
+    /// What the nara can do beyond all others, signed just now with this key.
+    pub capability: Option<Capability>,
 }
 
 /// What a peer said about a nara that was searched for: unsigned hearsay.

@@ -1,20 +1,30 @@
 //! Who answered, and can it be proven?
 
-use bytes::Bytes;
 use http::StatusCode;
-use nara_proto::auth::{ResponseAuth, ResponseAuthError};
+use nara_proto::auth::ResponseAuthError;
 use nara_proto::endpoint::{Authentication, Endpoint};
-use nara_proto::identity::{NaraName, PreparedKeys, PublicKey};
+use nara_proto::identity::{NaraName, PublicKey};
 use nara_proto::time::UnixMillis;
 use tokio::time::Instant;
 
 use super::address::Route;
 use super::call::Reply;
 use super::error::ErrorKind;
+use super::proof::AnswerProof;
 use super::{MeshClient, Verification};
 use crate::channel::SecureChannel;
-use crate::registry::{KeyConflict, KeySource, PeerInfo, PinnedKey};
+use crate::registry::{KeyConflict, KeySource, PeerInfo, PeerProtocol, PinnedKey};
 use crate::tls::{KeyMismatch, TlsFailure};
+
+/// Who answers.
+#[derive(Debug)]
+pub(super) struct Responder {
+    pub(super) pinned: PinnedKey,
+    /// Whether its key is not pinned yet.
+    pub(super) is_new: bool,
+    /// What it says, signed with its key, that it can do.
+    protocol: PeerProtocol,
+}
 
 /// Bodies beyond this are hashed and decoded off the threads that serve everyone.
 const OFFLOAD_BYTES: usize = 64 << 10;
@@ -46,57 +56,104 @@ impl MeshClient {
             let known = self.with_known_key(route, &reply);
             return offload(large, move || {
                 let verification =
-                    known.and_then(|(auth, pinned)| verify(&keys, &auth, &pinned, &reply.body, now).ok());
+                    known.and_then(|(proof, pinned)| proof.verify(&keys, &pinned, &reply.body, now).ok());
                 let value = E::decode(&reply.body).map_err(ErrorKind::Decode)?;
                 Ok((value, verification.unwrap_or_default()))
             })
             .await;
         }
 
-        let auth = ResponseAuth::from_headers(&reply.headers).map_err(ErrorKind::Unauthenticated)?;
-        check_responder(route, auth.name())?;
-        self.check_trusted(auth.name())?;
-        let responder = auth.name().clone();
-        let (pinned, is_new) = match self.known_key(route, auth.name()) {
-            Some(pinned) => (pinned, false),
-            None => (self.learn_key(route, auth.name(), deadline).await?, true),
-        };
-        check_channel(reply.channel.as_ref(), &pinned.key)?;
+        let proof = self.read_proof(route, &reply)?;
+        let name = proof.name().clone();
+        self.check_trusted(&name)?;
+        let responder = self.responder(route, &name, deadline).await?;
+        check_channel(reply.channel.as_ref(), &responder.pinned.key)?;
         // Read after what may take seconds, so that it is the time at which freshness is judged.
         let now = self.shared.clock.now_millis();
-        let to_pin = pinned.clone();
+        let pinned = responder.pinned.clone();
         let verified = offload(large, move || {
-            let verification =
-                verify(&keys, &auth, &pinned, &reply.body, now).map_err(ErrorKind::Unauthenticated)?;
+            let verification = proof.verify(&keys, &pinned, &reply.body, now)?;
             let value = E::decode(&reply.body).map_err(ErrorKind::Decode)?;
             Ok::<_, ErrorKind>((value, verification))
         })
         .await;
-        if let Err(ErrorKind::Unauthenticated(ResponseAuthError::BadSignature)) = &verified
-            && !is_new
-        {
-            self.look_for_conflict(route, &responder, deadline).await?;
+        if !responder.is_new && verified.as_ref().is_err_and(ErrorKind::may_be_another_key) {
+            self.look_for_conflict(route, &name, deadline).await?;
         }
         let (value, verification) = verified?;
-        // Only now that the responder has proven that it holds the key.
-        if is_new || route.expected.name.is_none() || route.expected.key.is_none() {
-            self.pin(route, to_pin)?;
-        }
+        self.settle(route, responder, verification.bound)?;
         Ok((value, verification))
+    }
+
+    /// The signature of an answer, if it is no less than the peer has proven that it can do.
+    fn read_proof(&self, route: &Route, reply: &Reply) -> Result<AnswerProof, ErrorKind> {
+        let proof = AnswerProof::read(reply);
+        let registry = &self.shared.registry;
+        match &proof {
+            Ok(proof) => {
+                check_responder(route, proof.name())?;
+                // Called by its address alone, it is known by the name with which it answers.
+                let known = registry.by_name(proof.name().as_str());
+                if let Some(peer) = known.filter(|peer| reply.sent.v2.is_some() && peer.protocol().v2)
+                    && !proof.is_v2()
+                {
+                    registry.report_downgrade(&peer, "response", "v2 signature");
+                    return Err(ErrorKind::Downgrade);
+                }
+            }
+            Err(ErrorKind::Downgrade) => {
+                registry.report_downgrade(&route.peer, "response", "v2 signature");
+            }
+            Err(_) => {}
+        }
+        proof
+    }
+
+    /// The key of who answers: known, or asked for now.
+    pub(super) async fn responder(
+        &self,
+        route: &Route,
+        name: &NaraName,
+        deadline: Instant,
+    ) -> Result<Responder, ErrorKind> {
+        if let Some(pinned) = self.known_key(route, name) {
+            return Ok(Responder {
+                pinned,
+                is_new: false,
+                protocol: PeerProtocol::default(),
+            });
+        }
+        self.learn_key(route, name, deadline).await
+    }
+
+    /// Notes what is known of who answered, now that it has proven that it holds its key.
+    pub(super) fn settle(&self, route: &Route, responder: Responder, by_v2: bool) -> Result<(), ErrorKind> {
+        let registry = &self.shared.registry;
+        let name = responder.pinned.name.clone();
+        if responder.is_new || route.expected.name.is_none() || route.expected.key.is_none() {
+            self.pin(route, responder.pinned)?;
+        }
+        let proven = if by_v2 {
+            PeerProtocol::V2
+        } else {
+            PeerProtocol::default()
+        };
+        registry.learn_protocol_of(&name, responder.protocol.union(proven));
+        Ok(())
     }
 
     /// Whether an error answer carries a valid signature of the peer. No key is learned for it.
     pub(super) fn is_signed_by_known_key(&self, route: &Route, reply: &Reply) -> bool {
         let now = self.shared.clock.now_millis();
         self.with_known_key(route, reply)
-            .is_some_and(|(auth, pinned)| verify(&self.shared.keys, &auth, &pinned, &reply.body, now).is_ok())
+            .is_some_and(|(proof, pinned)| proof.verify(&self.shared.keys, &pinned, &reply.body, now).is_ok())
     }
 
-    fn with_known_key(&self, route: &Route, reply: &Reply) -> Option<(ResponseAuth, PinnedKey)> {
-        let auth = ResponseAuth::from_headers(&reply.headers).ok()?;
-        check_responder(route, auth.name()).ok()?;
-        let pinned = self.known_key(route, auth.name())?;
-        Some((auth, pinned))
+    fn with_known_key(&self, route: &Route, reply: &Reply) -> Option<(AnswerProof, PinnedKey)> {
+        let proof = AnswerProof::read(reply).ok()?;
+        check_responder(route, proof.name()).ok()?;
+        let pinned = self.known_key(route, proof.name())?;
+        Some((proof, pinned))
     }
 
     /// The pinned key of the peer that was called, else of the name that answered.
@@ -154,12 +211,12 @@ impl MeshClient {
 
     /// Asks for the key of a responder that is met for the first time. It is asked where the call went, since
     /// that is where trust on first use points to.
-    pub(super) async fn learn_key(
+    async fn learn_key(
         &self,
         route: &Route,
         responder: &NaraName,
         deadline: Instant,
-    ) -> Result<PinnedKey, ErrorKind> {
+    ) -> Result<Responder, ErrorKind> {
         let unknown = |discovery| ErrorKind::UnknownKey {
             responder: responder.clone(),
             discovery,
@@ -167,16 +224,25 @@ impl MeshClient {
         if !self.shared.registry.trust().asks_strangers() {
             return Err(unknown(None));
         }
-        let discovered = self
-            .discover_key_until(route.address, Some(responder), deadline)
-            .await
-            .map_err(|error| unknown(Some(error)))?;
-        Ok(PinnedKey {
-            name: discovered.name,
-            id: route.expected.id.clone(),
-            key: discovered.key,
-            source: KeySource::Ping(route.address),
-            learned_at: self.shared.clock.now_millis(),
+        let introduction = route.introduction.clone();
+        let discovered = match introduction.filter(|introduction| introduction.name == *responder) {
+            Some(introduction) => introduction,
+            None => self
+                .discover_key_until(route.address, Some(responder), deadline)
+                .await
+                .map_err(|error| unknown(Some(error)))?,
+        };
+        let protocol = discovered.capability.as_ref().map(PeerProtocol::from);
+        Ok(Responder {
+            pinned: PinnedKey {
+                name: discovered.name,
+                id: route.expected.id.clone(),
+                key: discovered.key,
+                source: KeySource::Ping(route.address),
+                learned_at: self.shared.clock.now_millis(),
+            },
+            is_new: true,
+            protocol: protocol.unwrap_or_default(),
         })
     }
 
@@ -251,25 +317,6 @@ pub(super) fn check_channel(channel: Option<&SecureChannel>, key: &PublicKey) ->
         }))),
         _ => Ok(()),
     }
-}
-
-fn verify(
-    keys: &PreparedKeys,
-    auth: &ResponseAuth,
-    pinned: &PinnedKey,
-    body: &Bytes,
-    now: UnixMillis,
-) -> Result<Verification, ResponseAuthError> {
-    let key = pinned.key;
-    auth.verify(&keys.of(&key), body, now)?;
-    Ok(Verification {
-        responder: Some(auth.name().clone()),
-        key: Some(key),
-        key_source: Some(pinned.source.clone()),
-        signed_at: Some(auth.timestamp()),
-        header: true,
-        inner: false,
-    })
 }
 
 /// Runs `work` here if it is small, else on a thread where it delays nobody.

@@ -4,24 +4,28 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use http::request::Parts;
-use nara_proto::auth::{ReplayCache, ReplayError, RequestAuth, RequestAuthError};
+use nara_proto::auth::{ReplayCache, ReplayEntry, ReplayError, RequestAuth, RequestAuthError};
 use nara_proto::endpoint::Repetition;
 use nara_proto::event::KeyLookup as _;
 use nara_proto::identity::{NaraName, PreparedKeys, PublicKey};
+use nara_proto::signature::{self, ChannelBinding, ContentDigest, RequestLine, RequestSignature};
+use nara_proto::time::UnixMillis;
 use tokio::sync::Semaphore;
 
 use super::background::Background;
 use super::discovery::KeyDiscovery;
 use super::rejection::Rejection;
+use super::request_proof::RequestProof;
 use super::source_check::SourceCheck;
 use super::{PeerAddress, VerifiedSender};
+use crate::Signatures;
 use crate::channel::SecureChannel;
 use crate::clock::Clock;
 use crate::identity::LocalNara;
-use crate::registry::{KeySource, KnownKeys, PeerRegistry, PinnedKey};
+use crate::registry::{KeySource, KnownKeys, Peer, PeerProtocol, PeerRegistry, PinnedKey};
 use crate::tls::TlsPolicy;
 
-/// Authenticates signed requests: headers, freshness, key, signature, replay, in this order.
+/// Authenticates signed requests: headers, freshness, recipient, downgrade, key, signature, replay, in this order.
 ///
 /// The cheap checks come first, and the replay cache last, so that nobody can fill it without a key that is
 /// known here.
@@ -32,6 +36,9 @@ pub(super) struct Authenticator {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) discovery: Option<Arc<KeyDiscovery>>,
     pub(super) replay: Mutex<ReplayCache>,
+    pub(super) signatures: Signatures,
+    /// Requests that were signed before this time are refused.
+    pub(super) refuse_before: Option<UnixMillis>,
     /// Peers that call often have their keys prepared.
     pub(super) prepared_keys: Arc<PreparedKeys>,
     pub(super) known_keys: KnownKeys,
@@ -41,73 +48,173 @@ pub(super) struct Authenticator {
     pub(super) conflicts: Arc<Semaphore>,
 }
 
+/// A request whose sender is known.
+#[derive(Debug)]
+pub(super) struct Authenticated {
+    pub(super) sender: VerifiedSender,
+    pub(super) proof: RequestProof,
+    /// The digest that its body must have, if the sender signed one.
+    pub(super) digest: Option<ContentDigest>,
+}
+
 impl Authenticator {
     pub(super) async fn authenticate(
         &self,
         parts: &Parts,
         repetition: Repetition,
-    ) -> Result<VerifiedSender, Rejection> {
+    ) -> Result<Authenticated, Rejection> {
         let address = PeerAddress::of(&parts.extensions);
-        let outcome = self.check(parts, address, repetition).await;
+        // What claims to be v2 is v2 or nothing: else anybody could choose the weaker check.
+        let claims_v2 = self.signatures == Signatures::V2AndV1 && signature::is_claimed(&parts.headers);
+        let outcome = if claims_v2 {
+            self.check_v2(parts, address).await
+        } else {
+            self.check_v1(parts, address, repetition).await
+        };
         if let Err(rejection) = &outcome {
             tracing::info!(%address, path = parts.uri.path(), reason = %rejection, "request refused");
         }
         outcome
     }
 
-    async fn check(
+    async fn check_v2(&self, parts: &Parts, address: SocketAddr) -> Result<Authenticated, Rejection> {
+        let signed = RequestSignature::from_headers(&parts.headers)?;
+        signed.check_time(self.clock.now_millis())?;
+        self.check_started(signed.signed_at())?;
+        signed.check_recipient(self.local.id(), self.local.name())?;
+        let channel = parts.extensions.get::<SecureChannel>();
+        let binding = channel.map(|channel| ChannelBinding::new(channel.binding));
+        signed.check_channel(binding.as_ref())?;
+
+        let name = signed.name();
+        let key = self.key_of_sender(name, address, channel).await?;
+        let line = RequestLine {
+            method: parts.method.as_str(),
+            path: parts.uri.path(),
+            query: parts.uri.query(),
+        };
+        let verified = signed
+            .check_key(&key)
+            .and_then(|()| signed.verify_signature(&self.prepared_keys.of(&key), line));
+        if let Err(error) = verified {
+            self.look_for_conflict(name, address);
+            return Err(error.into());
+        }
+        // A nonce is never used twice, whatever the endpoint makes of repetitions.
+        self.remember(&signed, name, address, Repetition::Refused)?;
+
+        let peer = self.registry.by_name(name.as_str());
+        if let Some(peer) = &peer {
+            self.registry.learn_protocol(peer, PeerProtocol::V2);
+        }
+        Ok(Authenticated {
+            sender: self.sender(name, peer, key, address, signed.signed_at()),
+            proof: RequestProof::v2(&signed, &parts.headers),
+            digest: Some(signed.digest()),
+        })
+    }
+
+    async fn check_v1(
         &self,
         parts: &Parts,
         address: SocketAddr,
         repetition: Repetition,
-    ) -> Result<VerifiedSender, Rejection> {
+    ) -> Result<Authenticated, Rejection> {
         let auth = RequestAuth::from_headers(&parts.headers)?;
-        let now = self.clock.now_millis();
-        auth.check_fresh(now)?;
-        self.source_check.check(auth.name(), address).await?;
-        self.check_trusted(auth.name())?;
-        let channel = parts.extensions.get::<SecureChannel>();
-        self.check_security(auth.name(), channel)?;
+        auth.check_fresh(self.clock.now_millis())?;
+        self.check_started(auth.timestamp())?;
 
-        let key = match self.known_keys.key_of_name(auth.name().as_str()) {
-            Some(key) => key,
-            None => self.discover(auth.name(), address).await?,
-        };
-        if let Some(channel) = channel.filter(|channel| channel.peer_key != key) {
-            // Nothing is changed by it, but whoever watches the registry is told.
-            let _ = self.registry.report_key(&PinnedKey {
-                name: auth.name().clone(),
-                id: None,
-                key: channel.peer_key,
-                source: KeySource::Tls(address),
-                learned_at: now,
-            });
-            return Err(Rejection::OtherKey(auth.name().clone()));
-        }
+        let name = auth.name();
+        self.check_downgrade(name)?;
+        let channel = parts.extensions.get::<SecureChannel>();
+        let key = self.key_of_sender(name, address, channel).await?;
+        // Asking for the key may have told more about the sender than its key.
+        self.check_downgrade(name)?;
         let verifier = self.prepared_keys.of(&key);
         if let Err(error) = auth.verify_signature(&verifier, parts.method.as_str(), parts.uri.path()) {
-            self.look_for_conflict(auth.name(), address);
+            self.look_for_conflict(name, address);
             return Err(error.into());
         }
+        self.remember(&auth, name, address, repetition)?;
 
-        self.remember(&auth, address, repetition)?;
+        Ok(Authenticated {
+            sender: self.sender(
+                name,
+                self.registry.by_name(name.as_str()),
+                key,
+                address,
+                auth.timestamp(),
+            ),
+            proof: RequestProof::v1(&auth),
+            digest: None,
+        })
+    }
 
-        let peer = self.registry.by_name(auth.name().as_str());
+    /// Whoever was there before this server may have accepted it, and what that one remembered is lost.
+    fn check_started(&self, signed_at: UnixMillis) -> Result<(), Rejection> {
+        match self.refuse_before {
+            Some(started) if signed_at < started => Err(Rejection::BeforeStart),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_downgrade(&self, name: &NaraName) -> Result<(), Rejection> {
+        let peer = self.registry.by_name(name.as_str());
+        match peer.filter(|peer| self.signatures == Signatures::V2AndV1 && peer.protocol().v2) {
+            Some(peer) => {
+                self.registry.report_downgrade(&peer, "request", "v2 signature");
+                Err(Rejection::Downgrade)
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The sender of a request that has verified.
+    fn sender(
+        &self,
+        name: &NaraName,
+        peer: Option<Arc<Peer>>,
+        key: PublicKey,
+        address: SocketAddr,
+        signed_at: UnixMillis,
+    ) -> VerifiedSender {
         if let Some(peer) = &peer {
             self.registry.sign_of_life(peer);
         }
-        let id = if auth.name() == self.local.name() {
+        let id = if name == self.local.name() {
             Some(self.local.id().clone())
         } else {
             peer.and_then(|peer| peer.info().id)
         };
-        Ok(VerifiedSender::new(
-            auth.name().clone(),
-            id,
-            key,
-            address,
-            auth.timestamp(),
-        ))
+        VerifiedSender::new(name.clone(), id, key, address, signed_at)
+    }
+
+    /// The key of the nara that claims to send from this address on this connection, if it may.
+    async fn key_of_sender(
+        &self,
+        name: &NaraName,
+        address: SocketAddr,
+        channel: Option<&SecureChannel>,
+    ) -> Result<PublicKey, Rejection> {
+        self.source_check.check(name, address).await?;
+        self.check_trusted(name)?;
+        self.check_security(name, channel)?;
+        let key = match self.known_keys.key_of_name(name.as_str()) {
+            Some(key) => key,
+            None => self.discover(name, address).await?,
+        };
+        if let Some(channel) = channel.filter(|channel| channel.peer_key != key) {
+            // Nothing is changed by it, but whoever watches the registry is told.
+            let _ = self.registry.report_key(&PinnedKey {
+                name: name.clone(),
+                id: None,
+                key: channel.peer_key,
+                source: KeySource::Tls(address),
+                learned_at: self.clock.now_millis(),
+            });
+            return Err(Rejection::OtherKey(name.clone()));
+        }
+        Ok(key)
     }
 
     /// Refuses a peer on a plain connection that is to use TLS only.
@@ -157,7 +264,8 @@ impl Authenticator {
 
     fn remember(
         &self,
-        auth: &RequestAuth,
+        request: impl Into<ReplayEntry>,
+        name: &NaraName,
         address: SocketAddr,
         repetition: Repetition,
     ) -> Result<(), Rejection> {
@@ -165,8 +273,8 @@ impl Authenticator {
         // Every method of the cache leaves it valid.
         let mut cache = self.replay.lock().unwrap_or_else(PoisonError::into_inner);
         let outcome = match repetition {
-            Repetition::SameSource => cache.insert_or_repeat(auth, address.ip(), now),
-            _ => cache.insert(auth, address.ip(), now),
+            Repetition::SameSource => cache.insert_or_repeat(request, address.ip(), now),
+            _ => cache.insert(request, address.ip(), now),
         };
         drop(cache);
         outcome.map_err(|error| match error {
@@ -175,7 +283,7 @@ impl Authenticator {
                 Rejection::ReplayCacheFull
             }
             _ => {
-                tracing::warn!(sender = %auth.name(), %address, "replayed request");
+                tracing::warn!(sender = %name, %address, "replayed request");
                 RequestAuthError::Replayed.into()
             }
         })

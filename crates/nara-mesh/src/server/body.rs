@@ -11,6 +11,7 @@ use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::{Frame, SizeHint};
 use nara_proto::event::SyncEvent;
 use nara_proto::go_json::{self, Merge};
+use nara_proto::signature::SignatureError;
 use tower_http::timeout::TimeoutBody;
 
 use super::ServerLimits;
@@ -31,13 +32,19 @@ pub(super) async fn read(body: Body, max: usize, limits: &ServerLimits) -> Resul
         Err(error) if error.is::<LengthLimitError>() => Err(Rejection::BodyTooLarge(max)),
         Err(error) => {
             tracing::debug!(%error, "cannot read a request body");
-            let slow = std::iter::successors(Some(&*error as &dyn std::error::Error), |error| error.source())
-                .any(<dyn std::error::Error>::is::<tower_http::timeout::TimeoutError>);
-            Err(if slow {
-                Rejection::BodyTooSlow
-            } else {
-                Rejection::BodyBroken
-            })
+            let caused_by = |is_cause: fn(&(dyn std::error::Error + 'static)) -> bool| {
+                std::iter::successors(Some(&*error as &dyn std::error::Error), |error| error.source())
+                    .any(is_cause)
+            };
+            Err(
+                if caused_by(|error| error.is::<tower_http::timeout::TimeoutError>()) {
+                    Rejection::BodyTooSlow
+                } else if caused_by(|error| error.is::<SignatureError>()) {
+                    Rejection::OtherBody
+                } else {
+                    Rejection::BodyBroken
+                },
+            )
         }
     }
 }

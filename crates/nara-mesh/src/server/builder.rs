@@ -7,6 +7,7 @@ use nara_proto::identity::PreparedKeys;
 use nara_proto::peer::Coordinates;
 use tokio::sync::Semaphore;
 
+use super::announcement::Announcement;
 use super::authenticator::Authenticator;
 use super::background::Background;
 use super::discovery::KeyDiscovery;
@@ -18,6 +19,7 @@ use super::source_check::SourceCheck;
 use super::stash::Stash;
 use super::streams::Streams;
 use super::{MeshServer, RunningServer, ServerLimits, route};
+use crate::Signatures;
 use crate::client::MeshClient;
 use crate::clock::{Clock, SystemClock};
 use crate::defaults;
@@ -25,7 +27,7 @@ use crate::handler::{MeshHandler, NoHandler};
 use crate::identity::LocalNara;
 use crate::ledger::Ledger;
 use crate::mesh_ranges::{LOOPBACK, TAILNET};
-use crate::registry::{KnownKeys, PeerRegistry};
+use crate::registry::{KnownKeys, PeerProtocol, PeerRegistry};
 use crate::tls::TlsPolicy;
 use crate::transport::{PeerSource, TcpTransport, Transport};
 
@@ -61,6 +63,8 @@ pub struct MeshServerBuilder {
     tls: TlsPolicy,
     peer_source: Option<Arc<dyn PeerSource>>,
     limits: ServerLimits,
+    signatures: Signatures,
+    refuse_before_start: bool,
 }
 
 impl MeshServerBuilder {
@@ -80,6 +84,8 @@ impl MeshServerBuilder {
             tls: TlsPolicy::default(),
             peer_source: None,
             limits: ServerLimits::default(),
+            signatures: Signatures::default(),
+            refuse_before_start: true,
         }
     }
 
@@ -168,6 +174,22 @@ impl MeshServerBuilder {
         self
     }
 
+    /// Which signatures are accepted, made and announced; by default [`Signatures::V2AndV1`].
+    pub fn signatures(mut self, signatures: Signatures) -> Self {
+        self.signatures = signatures;
+        self
+    }
+
+    /// Whether requests are refused that were signed before the server was built; by default they are.
+    ///
+    /// Requests that were seen are remembered in memory, so after a restart one from before could be used again, for
+    /// as long as its time is fresh. The price: a peer whose clock is late by some seconds is refused for as long after
+    /// a restart, and tries again.
+    pub fn refuse_before_start(mut self, refuse: bool) -> Self {
+        self.refuse_before_start = refuse;
+        self
+    }
+
     /// The server, not yet listening.
     pub fn build(self) -> MeshServer {
         let registry = self
@@ -194,6 +216,8 @@ impl MeshServerBuilder {
             clock: self.clock.clone(),
             discovery,
             replay: Mutex::new(ReplayCache::new(self.limits.replay_capacity)),
+            signatures: self.signatures,
+            refuse_before: self.refuse_before_start.then(|| self.clock.now_millis()),
             prepared_keys: prepared_keys.clone(),
             known_keys: known_keys.clone(),
             background: background.clone(),
@@ -203,7 +227,12 @@ impl MeshServerBuilder {
             },
             conflicts: Arc::new(Semaphore::new(self.limits.discoveries)),
         });
+        let protocol = match self.signatures {
+            Signatures::V2AndV1 => PeerProtocol::V2,
+            Signatures::V1Only => PeerProtocol::default(),
+        };
         let shared = Arc::new(Shared {
+            announcement: Announcement::new(self.local.clone(), protocol),
             local: self.local,
             ledger: self.ledger,
             registry,

@@ -154,7 +154,12 @@ impl KeyDiscovery {
             ..PeerInfo::default()
         };
         match self.registry.register(info) {
-            Ok(_) => Outcome::Pinned,
+            Ok(peer) => {
+                if let Some(capability) = &found.capability {
+                    self.registry.learn_protocol(&peer, capability.into());
+                }
+                Outcome::Pinned
+            }
             Err(error @ RegisterError::KeyConflict(_)) => {
                 // The registry has told its subscribers already.
                 tracing::warn!(%error, "key conflict");

@@ -10,6 +10,7 @@ use nara_proto::auth::RequestAuthError;
 use nara_proto::event::Service;
 use nara_proto::identity::NaraName;
 use nara_proto::reconcile::{InvalidScope, ReconcileError};
+use nara_proto::signature::SignatureError;
 use nara_proto::stream::InvalidStreamRequest;
 use nara_proto::world::ChainError;
 
@@ -51,6 +52,9 @@ pub(crate) enum Rejection {
     /// `/mesh/message` without a readable body.
     #[error("Bad request")]
     BadRequest,
+    /// Signed before this server started, so before it remembered what came.
+    #[error("Authentication failed: signed before this nara started, so it may be a replay: sign again")]
+    BeforeStart,
     /// The connection broke while the body was read.
     #[error("The request body ended early")]
     BodyBroken,
@@ -66,6 +70,12 @@ pub(crate) enum Rejection {
     /// A hop of a world message does not verify.
     #[error("chain verification failed: {0}")]
     Chain(#[from] ChainError),
+    /// A peer that has proven that it signs with v2 sent an older signature, or somebody in its name.
+    #[error(
+        "Authentication failed: this nara has signed with RFC 9421 before, so an older signature is refused; if it \
+         went back on purpose, the operator here must reset it"
+    )]
+    Downgrade,
     /// An event carries an id that does not follow from its content.
     #[error("The event id does not belong to the event: recompute it from ts, svc and content, then sign")]
     ForgedId,
@@ -115,6 +125,9 @@ pub(crate) enum Rejection {
     /// An event without the payload of its service.
     #[error("The event has no {0} payload")]
     MissingPayload(Service),
+    /// The body is another one than its signed digest says.
+    #[error("The body is not the one that was signed: its Content-Digest differs")]
+    OtherBody,
     /// All streams of this server are taken.
     #[error("No stream left: fetch pages from /events/sync, or try again in a minute")]
     NoStreamLeft,
@@ -133,6 +146,9 @@ pub(crate) enum Rejection {
     /// The replay cache is full: to accept the request would be to accept its replay.
     #[error("Too many signed requests within the last minute, try again later")]
     ReplayCacheFull,
+    /// The request is not signed as profile v2 wants it.
+    #[error("Authentication failed: {0}")]
+    Signature(SignatureError),
     /// A world message with an id on which the naras already out there abort.
     #[error("The message id is shorter than {} bytes", nara_proto::world::MIN_ID_LEN)]
     ShortWorldId,
@@ -187,6 +203,15 @@ pub(crate) enum Rejection {
     UnsignedEvent,
 }
 
+impl From<SignatureError> for Rejection {
+    fn from(error: SignatureError) -> Self {
+        match error {
+            SignatureError::Body => Self::OtherBody,
+            error => Self::Signature(error),
+        }
+    }
+}
+
 impl From<LedgerError> for Rejection {
     fn from(error: LedgerError) -> Self {
         tracing::error!(error = &error as &dyn std::error::Error, "the ledger failed");
@@ -208,13 +233,18 @@ impl Rejection {
             | Self::InvalidJson
             | Self::InvalidQuery(_)
             | Self::MissingPayload(_)
+            | Self::OtherBody
             | Self::Scope(_)
             | Self::ShortWorldId
             | Self::Stuck
             | Self::TargetRequired
             | Self::TooManyIds
             | Self::UnsignedEvent => StatusCode::BAD_REQUEST,
-            Self::OtherKey(_) | Self::Unauthenticated(_) => StatusCode::UNAUTHORIZED,
+            Self::BeforeStart
+            | Self::Downgrade
+            | Self::OtherKey(_)
+            | Self::Signature(_)
+            | Self::Unauthenticated(_) => StatusCode::UNAUTHORIZED,
             Self::AddressMismatch
             | Self::InvalidSignature
             | Self::SenderMismatch { .. }
@@ -253,11 +283,13 @@ impl Rejection {
         match self {
             Self::BadRequest | Self::InvalidJson => "malformed_body",
             Self::AddressMismatch => "address_mismatch",
+            Self::BeforeStart => "before_start",
             Self::BodyBroken => "body_broken",
             Self::BodyTooSlow => "body_too_slow",
             Self::BodyTooLarge(_) => "body_too_large",
             Self::Busy(_) => "busy",
             Self::Chain(_) => "chain",
+            Self::Downgrade => "downgrade",
             Self::ForgedId => "forged_id",
             Self::Forward { .. } | Self::Stuck => "stuck_journey",
             Self::Frame(_) | Self::Scope(_) => "reconcile",
@@ -273,12 +305,21 @@ impl Rejection {
             Self::MethodNotAllowed => "method_not_allowed",
             Self::NoStreamLeft | Self::TooManyStreams(_) => "too_many_streams",
             Self::NotFound => "not_found",
+            Self::OtherBody => "other_body",
             Self::OtherKey(_) => "key_of_connection",
             Self::Overloaded => "overloaded",
             Self::OwnerUnavailable => "owner_unavailable",
             Self::Panicked => "panicked",
             Self::ReplayCacheFull => "replay_cache_full",
             Self::SenderMismatch { .. } => "sender_mismatch",
+            Self::Signature(error) => match error {
+                SignatureError::BadSignature => "bad_signature",
+                SignatureError::Channel => "other_connection",
+                SignatureError::Expired { .. } | SignatureError::Stale { .. } => "stale",
+                SignatureError::KeyId { .. } => "other_key",
+                SignatureError::Recipient => "other_recipient",
+                _ => "auth_headers",
+            },
             Self::TlsRequired | Self::TlsRequiredOf(_) => "tls_required",
             Self::TooManyInFlight(_) => "in_flight_of_peer",
             Self::TooManyRequests { of, .. } => match of {

@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::ServerLimits;
+use super::announcement::Announcement;
 use super::background::Background;
 use super::places::Places;
 use super::rates::{RateLimit, Rates};
@@ -37,6 +38,7 @@ pub(super) struct Shared {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) handler: Arc<dyn MeshHandler>,
     pub(super) limits: ServerLimits,
+    pub(super) announcement: Announcement,
     pub(super) mesh_ip: String,
     pub(super) coordinates: Option<Coordinates>,
     pub(super) mesh_ranges: Vec<IpNet>,

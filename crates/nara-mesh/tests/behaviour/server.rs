@@ -9,6 +9,7 @@ use nara_mesh::identity::LocalNara;
 use nara_mesh::ledger::{Ledger, MemoryLedger};
 use nara_mesh::registry::{KeySource, PeerInfo, PeerRegistry, PinnedKey};
 use nara_mesh::server::{MeshServer, RunningServer};
+use nara_proto::auth::FRESHNESS_WINDOW;
 use nara_proto::event::SyncEvent;
 use nara_proto::go_json;
 use nara_proto::identity::{NaraName, PublicKey, Soul};
@@ -81,16 +82,20 @@ impl Server {
             })
             .collect::<Result<Vec<_>, _>>()?;
         let store = Arc::new(MemoryLedger::new());
+        // It has been running for longer than any request of a case is old.
+        let clock = ManualClock::new(now.saturating_sub(2 * FRESHNESS_WINDOW).to_nanos());
         let key = local.public_key();
         let builder = MeshServer::builder(local, store.clone())
             .registry(registry)
-            .clock(Arc::new(ManualClock::new(now.to_nanos())))
+            .clock(Arc::new(clock.clone()))
             .handler(Neighbourhood(peers.clone()))
             .mesh_ip(server.text("mesh_ip")?)
             .coordinates(coordinates);
         let running = RUNTIME.block_on(async {
             store.insert(events).await.expect("memory does not fail");
-            builder.serve(([127, 0, 0, 1], 0).into()).await
+            let running = builder.serve(([127, 0, 0, 1], 0).into()).await;
+            clock.set(now.to_nanos());
+            running
         });
         Ok(Self {
             key,

@@ -176,12 +176,16 @@ async fn a_sync_request_is_written_as_the_wire_has_it() {
     let mut names: Vec<_> = received.headers.keys().map(|name| name.as_str()).collect();
     names.sort_unstable();
     let expected = [
+        "content-digest",
         "content-length",
         "content-type",
         "host",
+        "signature",
+        "signature-input",
         "x-nara-name",
         "x-nara-signature",
         "x-nara-timestamp",
+        "x-nara-to",
     ];
     assert_eq!(names, expected);
     assert_eq!(received.header("host"), "100.64.0.2:9632");

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures_util::future::{BoxFuture, join_all};
+use nara_mesh::Signatures;
 use nara_mesh::client::MeshClient;
 use nara_mesh::identity::LocalNara;
 use nara_mesh::ledger::MemoryLedger;
@@ -61,9 +62,10 @@ async fn target(port: u16, inside: bool, limits: ServerLimits) -> (Target, Count
     (target, dials)
 }
 
-/// A nara that answers `/ping`.
+/// A nara that answers `/ping`, and whose requests are signed as these tests sign them.
 async fn online(nara: &LocalNara) -> RunningServer {
     MeshServer::builder(nara.clone(), Arc::new(MemoryLedger::new()))
+        .signatures(Signatures::V1Only)
         .serve(free_port())
         .await
         .unwrap()

@@ -10,7 +10,7 @@ use nara_mesh::identity::LocalNara;
 use nara_mesh::ledger::{Ledger, MemoryLedger};
 use nara_mesh::registry::PeerRegistry;
 use nara_mesh::server::{MeshServer, MeshServerBuilder, RunningServer, VerifiedSender};
-use nara_proto::auth::{RequestAuth, ResponseAuth};
+use nara_proto::auth::{FRESHNESS_WINDOW, RequestAuth, ResponseAuth};
 use nara_proto::event::{Payload, SeenPayload, SyncEvent};
 use nara_proto::go_json;
 use nara_proto::time::{UnixMillis, UnixNanos};
@@ -60,13 +60,15 @@ impl Target {
         let local = nara("target");
         let registry = registry(&[&nara("alice"), &nara("bob")]);
         let ledger = Arc::new(MemoryLedger::new());
-        let clock = ManualClock::new(NOW.to_nanos());
+        // It has been running for longer than any request of a test is old.
+        let clock = ManualClock::new(NOW.saturating_sub(2 * FRESHNESS_WINDOW).to_nanos());
         let senders = Recorder::default();
         let builder = MeshServer::builder(local.clone(), ledger.clone())
             .registry(registry.clone())
             .clock(Arc::new(clock.clone()))
             .handler(senders.clone());
         let running = change(builder).serve(free_port()).await.unwrap();
+        clock.set(NOW.to_nanos());
         Self {
             local,
             running,

@@ -2,9 +2,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::{FRESHNESS_WINDOW, RequestAuth};
-use crate::time::UnixMillis;
+use crate::identity::KeyId;
+use crate::signature::{Nonce, RequestSignature};
+use crate::time::{UnixMillis, UnixSeconds};
 
-/// Remembers the signatures of requests for as long as their times are fresh, so that none is accepted twice.
+/// Remembers requests for as long as they would be accepted, so that none is accepted twice.
 ///
 /// Insert only what has verified: so a stranger cannot fill the cache. When it is full nevertheless, requests
 /// are refused, because forgetting one would let it be replayed: the safe mistake is a false positive.
@@ -18,11 +20,43 @@ use crate::time::UnixMillis;
 #[derive(Clone, Debug)]
 pub struct ReplayCache {
     capacity: usize,
-    seen: BTreeMap<[u8; 64], IpAddr>,
-    /// Signatures by the second in which they become stale.
-    expiry: BTreeMap<i64, BTreeSet<[u8; 64]>>,
+    seen: BTreeMap<ReplayKey, IpAddr>,
+    /// Requests by the last second in which they would be accepted.
+    expiry: BTreeMap<UnixSeconds, BTreeSet<ReplayKey>>,
     /// The last second of expiry that was forgotten.
-    forgotten: Option<i64>,
+    forgotten: Option<UnixSeconds>,
+}
+
+/// What one request has that no other has, and for how long it would be accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReplayEntry {
+    key: ReplayKey,
+    until: UnixSeconds,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum ReplayKey {
+    /// Each signer has nonces of its own.
+    Nonce(KeyId, Nonce),
+    Signature([u8; 64]),
+}
+
+impl From<&RequestAuth> for ReplayEntry {
+    fn from(auth: &RequestAuth) -> Self {
+        Self {
+            key: ReplayKey::Signature(*auth.signature().as_bytes()),
+            until: auth.timestamp().saturating_add(FRESHNESS_WINDOW).to_seconds(),
+        }
+    }
+}
+
+impl From<&RequestSignature> for ReplayEntry {
+    fn from(signed: &RequestSignature) -> Self {
+        Self {
+            key: ReplayKey::Nonce(signed.key_id(), signed.nonce()),
+            until: signed.expires(),
+        }
+    }
 }
 
 /// Why a request is refused.
@@ -52,24 +86,23 @@ impl ReplayCache {
     ///
     /// # Errors
     /// [`ReplayError::Replayed`] if it is known, [`ReplayError::Full`] if it cannot be remembered.
-    pub fn insert(&mut self, auth: &RequestAuth, source: IpAddr, now: UnixMillis) -> Result<(), ReplayError> {
+    pub fn insert(
+        &mut self,
+        request: impl Into<ReplayEntry>,
+        source: IpAddr,
+        now: UnixMillis,
+    ) -> Result<(), ReplayError> {
+        let ReplayEntry { key, until } = request.into();
         self.expire(now);
-        let signature = *auth.signature().as_bytes();
-        // The last moment at which the time of the request is still fresh.
-        let until = auth
-            .timestamp()
-            .saturating_add(FRESHNESS_WINDOW)
-            .to_seconds()
-            .get();
         let may_be_forgotten = self.forgotten.is_some_and(|forgotten| until <= forgotten);
-        if may_be_forgotten || self.seen.contains_key(&signature) {
+        if may_be_forgotten || self.seen.contains_key(&key) {
             return Err(ReplayError::Replayed);
         }
         if self.seen.len() >= self.capacity {
             return Err(ReplayError::Full);
         }
-        self.seen.insert(signature, source);
-        self.expiry.entry(until).or_default().insert(signature);
+        self.seen.insert(key, source);
+        self.expiry.entry(until).or_default().insert(key);
         Ok(())
     }
 
@@ -80,14 +113,13 @@ impl ReplayCache {
     /// remembered.
     pub fn insert_or_repeat(
         &mut self,
-        auth: &RequestAuth,
+        request: impl Into<ReplayEntry>,
         source: IpAddr,
         now: UnixMillis,
     ) -> Result<(), ReplayError> {
-        match self.insert(auth, source, now) {
-            Err(ReplayError::Replayed) if self.seen.get(auth.signature().as_bytes()) == Some(&source) => {
-                Ok(())
-            }
+        let entry = request.into();
+        match self.insert(entry, source, now) {
+            Err(ReplayError::Replayed) if self.seen.get(&entry.key) == Some(&source) => Ok(()),
             outcome => outcome,
         }
     }
@@ -103,15 +135,15 @@ impl ReplayCache {
     }
 
     fn expire(&mut self, now: UnixMillis) {
-        let current = now.to_seconds().get();
+        let current = now.to_seconds();
         while let Some(entry) = self.expiry.first_entry() {
-            // A whole second later, because expiry times are rounded down to seconds.
+            // A whole second later, because it is accepted to the end of its last second.
             if *entry.key() >= current {
                 break;
             }
             self.forgotten = self.forgotten.max(Some(*entry.key()));
-            for signature in entry.remove() {
-                self.seen.remove(&signature);
+            for key in entry.remove() {
+                self.seen.remove(&key);
             }
         }
     }
@@ -123,6 +155,7 @@ mod tests {
 
     use super::*;
     use crate::identity::{KeyPair, Soul};
+    use crate::signature::{ContentDigest, Recipient, RequestLine, RequestToSign, Signer};
 
     const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
     const ELSEWHERE: IpAddr = IpAddr::V6(std::net::Ipv6Addr::LOCALHOST);
@@ -153,6 +186,42 @@ mod tests {
             cache.insert_or_repeat(&auth(100_001), ELSEWHERE, now),
             Err(ReplayError::Replayed)
         );
+    }
+
+    fn signed(signer: &str, at: i64, random: u8) -> RequestSignature {
+        let now = UnixMillis::new(at);
+        let keypair = KeyPair::from_soul(&Soul::bond([1; 32], signer));
+        Signer::new(keypair, signer.parse().unwrap()).sign_request(&RequestToSign {
+            line: RequestLine {
+                method: "POST",
+                path: "/dm",
+                query: None,
+            },
+            to: &Recipient::Name("bob".parse().unwrap()),
+            digest: ContentDigest::of(b""),
+            now,
+            nonce: Nonce::new(now, [random; 10]),
+            channel: None,
+        })
+    }
+
+    #[test]
+    fn a_nonce_is_used_once_until_it_expires() {
+        let mut cache = ReplayCache::new(10);
+        let now = UnixMillis::new(100_000);
+        assert_eq!(cache.insert(&signed("alice", 100_000, 1), HERE, now), Ok(()));
+        assert_eq!(cache.insert(&signed("alice", 100_000, 2), HERE, now), Ok(()));
+        for now in [100_000, 130_999] {
+            assert_eq!(
+                cache.insert(&signed("alice", 100_000, 1), HERE, UnixMillis::new(now)),
+                Err(ReplayError::Replayed)
+            );
+        }
+        assert_eq!(cache.len(), 2);
+        cache
+            .insert(&signed("alice", 131_000, 3), HERE, UnixMillis::new(131_000))
+            .unwrap();
+        assert_eq!(cache.len(), 1);
     }
 
     #[test]

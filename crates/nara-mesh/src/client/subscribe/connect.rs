@@ -4,7 +4,7 @@ use http::HeaderName;
 use http::HeaderValue;
 use http::header::CONTENT_TYPE;
 use nara_proto::endpoint::{Endpoint as _, EventsStream};
-use nara_proto::identity::NaraName;
+use nara_proto::identity::{NaraName, Signature};
 use nara_proto::stream::{ArrivalCursor, Hello, HelloError, StreamMessage, StreamOpening, StreamRequest};
 use tokio::time::{Instant, timeout_at};
 
@@ -14,6 +14,7 @@ use crate::client::address::Route;
 use crate::client::call::{OpenAnswer, Outgoing};
 use crate::client::error::{ErrorKind, Stage};
 use crate::client::pool::Connection;
+use crate::client::sign::SentSignatures;
 use crate::client::verify::check_responder;
 use crate::client::{CallOptions, ClientError, MeshClient, PeerRef};
 
@@ -53,9 +54,11 @@ impl MeshClient {
     ) -> Result<Opened, OpenError> {
         let deadline = self.deadline(CallOptions::default());
         let route = self.route(peer)?;
+        let outgoing = Outgoing::new::<EventsStream>(request);
+        let mut outgoing = outgoing.map_err(|kind| OpenError::Call(ClientError::new(&route, kind)))?;
+        let route = self.introduced(route, &outgoing, deadline).await?;
         let fail = |kind| OpenError::Call(ClientError::new(&route, kind));
         let last_event_id = cursor.map(|cursor| cursor.to_string()).unwrap_or_default();
-        let mut outgoing = Outgoing::new::<EventsStream>(request).map_err(fail)?;
         if let Ok(value) = HeaderValue::try_from(&last_event_id)
             && cursor.is_some()
         {
@@ -65,7 +68,7 @@ impl MeshClient {
         let OpenAnswer {
             headers,
             body,
-            request_signature,
+            sent,
             connection,
         } = answer;
         let content_type = headers.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
@@ -88,12 +91,12 @@ impl MeshClient {
         };
         let query = EventsStream::query(request).unwrap_or_default();
         let opening = StreamOpening {
-            request_signature: &request_signature,
+            request_signature: "",
             query: &query,
             last_event_id: &last_event_id,
         };
         let server = self
-            .verify_hello(&route, &hello, opening, deadline)
+            .verify_hello(&route, &hello, opening, &sent, deadline)
             .await
             .map_err(fail)?;
         Ok(Opened {
@@ -111,6 +114,7 @@ impl MeshClient {
         route: &Route,
         hello: &Hello,
         opening: StreamOpening<'_>,
+        sent: &SentSignatures,
         deadline: Instant,
     ) -> Result<NaraName, ErrorKind> {
         let server = hello.check().map_err(ErrorKind::Hello)?;
@@ -124,24 +128,42 @@ impl MeshClient {
         {
             return Err(ErrorKind::Hello(HelloError::Id));
         }
-        let (pinned, is_new) = match self.known_key(route, &server) {
-            Some(pinned) => (pinned, false),
-            None => {
-                let learning = timeout_at(deadline, self.learn_key(route, &server, deadline)).await;
-                (learning.map_err(|_| ErrorKind::Timeout(Stage::Verify))??, true)
-            }
+        let asking = timeout_at(deadline, self.responder(route, &server, deadline)).await;
+        let responder = asking.map_err(|_| ErrorKind::Timeout(Stage::Verify))??;
+        let verify = |signature: Option<Signature>| {
+            let request_signature = signature.ok_or(HelloError::Signature)?.to_base64();
+            let opening = StreamOpening {
+                request_signature: &request_signature,
+                ..opening
+            };
+            hello.verify(opening, &responder.pinned.key)
         };
-        if let Err(error) = hello.verify(opening, &pinned.key) {
-            if matches!(error, HelloError::Signature) && !is_new {
-                let looking = self.look_for_conflict(route, &server, deadline);
-                timeout_at(deadline, looking).await.unwrap_or(Ok(()))?;
+        // Whoever speaks v2 answers the better of the two signatures.
+        let by_v2 = verify(sent.v2).is_ok();
+        if !by_v2 {
+            if let Err(error) = verify(sent.v1) {
+                if matches!(error, HelloError::Signature) && !responder.is_new {
+                    let looking = self.look_for_conflict(route, &server, deadline);
+                    timeout_at(deadline, looking).await.unwrap_or(Ok(()))?;
+                }
+                return Err(ErrorKind::Hello(error));
             }
-            return Err(ErrorKind::Hello(error));
+            self.check_hello_downgrade(&server, sent)?;
         }
-        if is_new || route.expected.name.is_none() || route.expected.key.is_none() {
-            self.pin(route, pinned)?;
-        }
+        self.settle(route, responder, by_v2)?;
         Ok(server)
+    }
+
+    /// A `hello` that answers the inherited signature of a request with both comes from a server that does not speak
+    /// v2.
+    fn check_hello_downgrade(&self, server: &NaraName, sent: &SentSignatures) -> Result<(), ErrorKind> {
+        let registry = &self.shared.registry;
+        let known = registry.by_name(server.as_str());
+        if let Some(peer) = known.filter(|peer| sent.v2.is_some() && peer.protocol().v2) {
+            registry.report_downgrade(&peer, "response", "v2 signature");
+            return Err(ErrorKind::Downgrade);
+        }
+        Ok(())
     }
 }
 

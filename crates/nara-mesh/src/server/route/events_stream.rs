@@ -3,13 +3,13 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::{RawQuery, State};
 use axum::response::Response;
 use bytes::Bytes;
 use futures_util::stream;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
-use nara_proto::auth::SIGNATURE_HEADER;
 use nara_proto::go_json;
 use nara_proto::stream::{
     ArrivalCursor, Bye, Heartbeat, Hello, Lag, MAX_STREAM_MESSAGE, StreamOpening, StreamRequest, StreamStart,
@@ -25,6 +25,7 @@ use crate::ledger::{Followed, Follower, Ledger, LedgerError};
 use crate::registry::Peer;
 use crate::server::VerifiedSender;
 use crate::server::rejection::Rejection;
+use crate::server::request_proof::RequestProof;
 use crate::server::shared::Shared;
 use crate::server::sign_response::Unbuffered;
 use crate::server::streams::OpenStream;
@@ -38,6 +39,7 @@ const CAPABILITIES: [&str; 1] = ["stream/1"];
 pub(super) async fn handle(
     State(shared): State<Arc<Shared>>,
     sender: VerifiedSender,
+    Extension(proof): Extension<RequestProof>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, Rejection> {
@@ -66,11 +68,8 @@ pub(super) async fn handle(
         capabilities: Some(CAPABILITIES.map(str::to_owned).to_vec()),
         sig: String::new(),
     };
-    let request_signature = headers.get(SIGNATURE_HEADER);
     let opening = StreamOpening {
-        request_signature: request_signature
-            .and_then(|value| value.to_str().ok())
-            .unwrap_or_default(),
+        request_signature: &proof.text(),
         query: &query,
         last_event_id,
     };

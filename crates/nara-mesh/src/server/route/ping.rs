@@ -4,11 +4,13 @@ use axum::extract::State;
 use axum::response::Response;
 use http::StatusCode;
 use nara_proto::peer::PingResponse;
+use nara_proto::signature::CAPABILITY_HEADER;
 
 use crate::server::body::{JSON_UTF8, json};
 use crate::server::shared::Shared;
 
-/// `/ping`, any method (wire facts, section 7.1).
+/// `/ping`, any method (wire facts, section 7.1). What this nara can do beyond all others stands in a header, since the
+/// body is the same byte for byte on all naras.
 pub(super) async fn handle(State(shared): State<Arc<Shared>>) -> Response {
     let answer = PingResponse {
         from: shared.local.name().to_string(),
@@ -16,5 +18,9 @@ pub(super) async fn handle(State(shared): State<Arc<Shared>>) -> Response {
         public_key: shared.local.public_key().to_base64(),
         t: shared.clock.now_nanos(),
     };
-    json(StatusCode::OK, JSON_UTF8, &answer)
+    let mut response = json(StatusCode::OK, JSON_UTF8, &answer);
+    if let Some(capability) = shared.announcement.at(answer.t.to_millis()) {
+        response.headers_mut().insert(CAPABILITY_HEADER, capability);
+    }
+    response
 }

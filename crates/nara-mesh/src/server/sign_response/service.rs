@@ -7,14 +7,16 @@ use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use futures_util::future::BoxFuture;
 use nara_proto::auth::ResponseAuth;
+use nara_proto::signature::{ContentDigest, ResponseToSign};
 use tower::Service;
 
 use super::Unbuffered;
 use crate::clock::Clock;
 use crate::identity::LocalNara;
 use crate::server::rejection::Rejection;
+use crate::server::request_proof::RequestProof;
 
-/// Signs every answer of the service inside it, errors too.
+/// Signs every answer of the service inside it, errors too, the way its request was signed.
 #[derive(Clone, Debug)]
 pub(in crate::server) struct SignResponse<S> {
     inner: S,
@@ -55,6 +57,7 @@ where
         let clock = self.clock.clone();
         let max_body = self.max_body;
         Box::pin(async move {
+            let proof = request.extensions().get::<RequestProof>().cloned();
             let response = inner.call(request).await?.into_response();
             if response.extensions().get::<Unbuffered>().is_some() {
                 return Ok(response);
@@ -65,8 +68,24 @@ where
                 tracing::error!(max_body, "an answer is too large to be signed");
                 return Ok(Rejection::Panicked.into_response());
             };
-            let auth = ResponseAuth::sign(local.keypair(), local.name(), clock.now_millis(), &body);
-            auth.write_to(&mut parts.headers);
+            let now = clock.now_millis();
+            let proof = proof.as_ref();
+            if proof.is_none_or(RequestProof::wants_v1) {
+                let auth = ResponseAuth::sign(local.keypair(), local.name(), now, &body);
+                auth.write_to(&mut parts.headers);
+            }
+            if let Some(request) = proof.and_then(RequestProof::signature) {
+                let response = ResponseToSign {
+                    status: parts.status,
+                    digest: ContentDigest::of(&body),
+                    request,
+                    now,
+                };
+                local
+                    .signer()
+                    .sign_response(&response)
+                    .write_to(&mut parts.headers);
+            }
             Ok(Response::from_parts(parts, Body::from(body)))
         })
     }

@@ -2,6 +2,7 @@ use std::mem;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use axum::body::{Body, HttpBody as _};
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use futures_util::future::BoxFuture;
@@ -9,13 +10,16 @@ use http::HeaderName;
 use nara_proto::endpoint::Repetition;
 use tower::Service;
 
-use crate::server::authenticator::Authenticator;
+use crate::server::authenticator::{Authenticated, Authenticator};
+use crate::server::rejection::Rejection;
+use crate::server::signed_body::SignedBody;
 
 /// The header in which the naras already out there pass on who was verified.
 const VERIFIED_HEADER: HeaderName = HeaderName::from_static("x-nara-verified");
 
 /// Answers 401 to a request that is not authenticated, without a signature, and passes on the others with
-/// their [`VerifiedSender`](crate::server::VerifiedSender).
+/// their [`VerifiedSender`](crate::server::VerifiedSender). A body whose digest is signed can be read to its end only if
+/// it is the one that was signed.
 #[derive(Clone, Debug)]
 pub(in crate::server) struct VerifyRequest<S> {
     inner: S,
@@ -57,8 +61,22 @@ where
             let (mut parts, body) = request.into_parts();
             parts.headers.remove(VERIFIED_HEADER);
             match authenticator.authenticate(&parts, repetition).await {
-                Ok(sender) => {
+                Ok(Authenticated {
+                    sender,
+                    proof,
+                    digest,
+                }) => {
                     parts.extensions.insert(sender);
+                    parts.extensions.insert(proof);
+                    let body = match digest {
+                        // Nobody may ever read it, so it is looked at now.
+                        Some(digest) if body.is_end_stream() => match digest.check(&[]) {
+                            Ok(()) => body,
+                            Err(error) => return Ok(Rejection::from(error).into_response()),
+                        },
+                        Some(digest) => Body::new(SignedBody::new(body, digest)),
+                        None => body,
+                    };
                     let response = inner.call(Request::from_parts(parts, body)).await?;
                     Ok(response.into_response())
                 }

@@ -1,0 +1,49 @@
+use http::HeaderMap;
+use nara_proto::auth::{RequestAuth, SIGNATURE_HEADER};
+use nara_proto::identity::Signature;
+use nara_proto::signature::RequestSignature;
+
+/// The signatures of an authenticated request, in its extensions: an answer is signed the way it was asked for.
+#[derive(Clone, Debug)]
+pub(super) struct RequestProof {
+    v1: Option<String>,
+    v2: Option<Signature>,
+}
+
+impl RequestProof {
+    /// The proof of a request that was verified by its inherited signature.
+    pub(super) fn v1(auth: &RequestAuth) -> Self {
+        Self {
+            v1: Some(auth.signature().to_base64()),
+            v2: None,
+        }
+    }
+
+    /// The proof of a request that was verified by its v2 signature. Whether it carries the inherited one, too, says
+    /// whether its sender can do without.
+    pub(super) fn v2(signed: &RequestSignature, headers: &HeaderMap) -> Self {
+        let v1 = headers
+            .get(SIGNATURE_HEADER)
+            .and_then(|value| value.to_str().ok());
+        Self {
+            v1: v1.map(str::to_owned),
+            v2: Some(*signed.signature()),
+        }
+    }
+
+    /// Whether the answer needs the inherited signature.
+    pub(super) fn wants_v1(&self) -> bool {
+        self.v1.is_some()
+    }
+
+    /// The v2 signature, to which the one of the answer is bound.
+    pub(super) fn signature(&self) -> Option<&Signature> {
+        self.v2.as_ref()
+    }
+
+    /// The text to which the `hello` of a stream is bound: the better signature, base64.
+    pub(super) fn text(&self) -> String {
+        let v2 = self.v2.as_ref().map(Signature::to_base64);
+        v2.or_else(|| self.v1.clone()).unwrap_or_default()
+    }
+}

@@ -1,0 +1,80 @@
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use axum::body::{Body, HttpBody};
+use bytes::Bytes;
+use hyper::body::{Frame, SizeHint};
+use nara_proto::signature::{ContentDigest, DigestHasher};
+
+/// A body that fails at its end if it is not the one whose digest was signed. Whoever reads it to the end without an
+/// error has what the sender sent.
+#[derive(Debug)]
+pub(super) struct SignedBody {
+    inner: Body,
+    expected: ContentDigest,
+    /// Until the end was reached.
+    hasher: Option<DigestHasher>,
+}
+
+impl SignedBody {
+    pub(super) fn new(inner: Body, expected: ContentDigest) -> Self {
+        Self {
+            inner,
+            expected,
+            hasher: Some(DigestHasher::default()),
+        }
+    }
+}
+
+impl HttpBody for SignedBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let Some(frame) = ready!(Pin::new(&mut self.inner).poll_frame(cx)).transpose()? else {
+            let outcome = self
+                .hasher
+                .take()
+                .map(|hasher| self.expected.check_same(&hasher.finish()));
+            let error = outcome.and_then(Result::err).map(axum::Error::new);
+            return Poll::Ready(error.map(Err));
+        };
+        if let (Some(hasher), Some(data)) = (&mut self.hasher, frame.data_ref()) {
+            hasher.update(data);
+        }
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    /// Not before the digest was looked at.
+    fn is_end_stream(&self) -> bool {
+        self.hasher.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt as _;
+
+    use super::*;
+
+    async fn read(body: &'static [u8], signed: &[u8]) -> Result<Bytes, axum::Error> {
+        let body = SignedBody::new(Body::from(body), ContentDigest::of(signed));
+        Ok(Body::new(body).collect().await?.to_bytes())
+    }
+
+    #[tokio::test]
+    async fn only_the_signed_body_can_be_read_to_its_end() {
+        assert_eq!(read(b"{}", b"{}").await.unwrap(), "{}");
+        assert_eq!(read(b"", b"").await.unwrap(), "");
+        assert!(read(b"{}", b"[]").await.is_err());
+        assert!(read(b"", b"[]").await.is_err());
+        assert!(read(b"{}", b"").await.is_err());
+    }
+}

@@ -1,0 +1,244 @@
+//! What a client makes of answers.
+
+use bytes::Bytes;
+use http::{HeaderMap, Response, StatusCode};
+use nara_mesh::client::{CallOptions, ClientError, MeshClient};
+use nara_mesh::identity::LocalNara;
+use nara_mesh::registry::{PeerEvent, PeerProtocol};
+use nara_mesh::transport::TcpTransport;
+use nara_proto::auth::ResponseAuth;
+use nara_proto::endpoint::EventsSync;
+use nara_proto::go_json;
+use nara_proto::peer::PingResponse;
+use nara_proto::signature::{
+    CAPABILITY_HEADER, Capability, ContentDigest, RequestSignature, ResponseToSign, SIGNATURE_HEADER,
+    SIGNATURE_INPUT_HEADER,
+};
+use nara_proto::sync::{SyncRequest, SyncResponse};
+use nara_proto::time::UnixMillis;
+
+use crate::fake_peer::{Answer, FakePeer, Received};
+use crate::support::{NOW, client, client_of_bob, free_port, nara};
+
+/// Something that a peer does to the answer that it would give.
+type Change = fn(&mut Response<Bytes>, &Received);
+
+fn body() -> Bytes {
+    go_json::to_body(&SyncResponse {
+        from: "bob".to_owned(),
+        ..SyncResponse::default()
+    })
+    .into()
+}
+
+/// Signs an answer as bob does.
+fn sign(response: &mut Response<Bytes>, request: &Received) {
+    let request = RequestSignature::from_headers(&request.headers).unwrap();
+    sign_for(&nara("bob"), response, &request);
+}
+
+fn sign_for(bob: &LocalNara, response: &mut Response<Bytes>, request: &RequestSignature) {
+    let signed = bob.signer().sign_response(&ResponseToSign {
+        status: response.status(),
+        digest: ContentDigest::of(response.body()),
+        request: request.signature(),
+        now: NOW,
+    });
+    signed.write_to(response.headers_mut());
+}
+
+fn sign_v1(response: &mut Response<Bytes>) {
+    let bob = nara("bob");
+    let auth = ResponseAuth::sign(bob.keypair(), bob.name(), NOW, response.body());
+    auth.write_to(response.headers_mut());
+}
+
+/// A peer at the address of bob that answers as bob would and then does something to the answer.
+async fn peer(change: Change) -> FakePeer {
+    FakePeer::start(TcpTransport, free_port(), move |request| {
+        let mut response = Response::new(body());
+        change(&mut response, request);
+        Answer::With(response)
+    })
+    .await
+}
+
+async fn call(client: &MeshClient) -> Result<bool, ClientError> {
+    let request = SyncRequest::recent(10);
+    let bob = nara("bob");
+    let answer = client
+        .call::<EventsSync>(bob.id(), &request, CallOptions::default())
+        .await?;
+    assert!(answer.is_verified());
+    Ok(answer.verification().bound)
+}
+
+fn speaks_v2(client: &MeshClient) -> bool {
+    client.registry().by_name("bob").unwrap().protocol().v2
+}
+
+#[tokio::test]
+async fn an_answer_for_this_question_is_accepted_and_remembered() {
+    let peer = peer(sign).await;
+    let client = client_of_bob(peer.address);
+    assert!(!speaks_v2(&client));
+    assert!(call(&client).await.unwrap(), "bound to the question");
+    assert!(speaks_v2(&client));
+    assert!(call(&client).await.unwrap());
+    let [first, second] = &*peer.received() else {
+        panic!("two requests")
+    };
+    assert!(
+        first.headers.contains_key("x-nara-signature"),
+        "bob might not know better"
+    );
+    assert!(
+        !second.headers.contains_key("x-nara-signature"),
+        "bob accepts nothing less"
+    );
+    assert!(second.headers.contains_key("x-nara-timestamp"));
+}
+
+#[tokio::test]
+async fn an_answer_that_was_changed_is_refused() {
+    let other_question = |response: &mut Response<Bytes>, request: &Received| {
+        let mut other = request.clone();
+        let signed = RequestSignature::from_headers(&other.headers).unwrap();
+        let again = crate::support::signed_by(&nara("alice"), crate::support::SYNC_LINE, b"", |_| {});
+        assert_ne!(signed, again);
+        again.write_to(&mut other.headers);
+        sign(response, &other);
+    };
+    let other_body = |response: &mut Response<Bytes>, request: &Received| {
+        sign(response, request);
+        *response.body_mut() = "{}".into();
+    };
+    let other_status = |response: &mut Response<Bytes>, request: &Received| {
+        *response.status_mut() = StatusCode::ACCEPTED;
+        sign(response, request);
+        *response.status_mut() = StatusCode::OK;
+    };
+    let other_nara = |response: &mut Response<Bytes>, request: &Received| {
+        let request = RequestSignature::from_headers(&request.headers).unwrap();
+        sign_for(&nara("carol"), response, &request);
+    };
+    let other_key = |response: &mut Response<Bytes>, request: &Received| {
+        let request = RequestSignature::from_headers(&request.headers).unwrap();
+        sign_for(&crate::naras::nara_with_seed("bob", 99), response, &request);
+    };
+    let half = |response: &mut Response<Bytes>, request: &Received| {
+        sign_v1(response);
+        sign(response, request);
+        response.headers_mut().remove(SIGNATURE_HEADER);
+    };
+    let other_half = |response: &mut Response<Bytes>, request: &Received| {
+        sign_v1(response);
+        sign(response, request);
+        response.headers_mut().remove(SIGNATURE_INPUT_HEADER);
+    };
+    let changes: [Change; 7] = [
+        other_question,
+        other_body,
+        other_status,
+        other_nara,
+        other_key,
+        half,
+        other_half,
+    ];
+    for (index, change) in changes.into_iter().enumerate() {
+        let peer = peer(change).await;
+        let client = client_of_bob(peer.address);
+        let error = call(&client).await.unwrap_err();
+        assert!(
+            error.is_unauthenticated() && !error.is_downgrade(),
+            "change {index}: {error}"
+        );
+        assert!(!speaks_v2(&client), "change {index}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_with_less_than_was_proven_is_refused() {
+    let peer = peer(|response, request| {
+        sign_v1(response);
+        // As an honest bob at first; then somebody takes the better signature away.
+        if request.headers.contains_key("x-nara-signature") {
+            sign(response, request);
+        }
+    })
+    .await;
+    let client = client_of_bob(peer.address);
+    let mut events = client.registry().subscribe();
+    call(&client).await.unwrap();
+    assert!(matches!(events.try_recv(), Ok(PeerEvent::ProtocolLearned(_))));
+    let error = call(&client).await.unwrap_err();
+    assert!(error.is_downgrade() && error.is_unauthenticated(), "{error}");
+    assert!(matches!(events.try_recv(), Ok(PeerEvent::Downgrade { .. })));
+}
+
+#[tokio::test]
+async fn a_nara_that_knows_the_inherited_signature_only_is_still_served() {
+    let peer = peer(|response, _| sign_v1(response)).await;
+    let client = client_of_bob(peer.address);
+    for _ in 0..2 {
+        assert!(!call(&client).await.unwrap(), "it is not bound to the question");
+        assert!(!speaks_v2(&client));
+        assert!(peer.last().headers.contains_key("x-nara-signature"));
+    }
+}
+
+/// What a nara says at `at` of what it can do.
+fn capability(nara: &LocalNara, at: UnixMillis) -> HeaderMap {
+    let capability = Capability {
+        id: nara.id().clone(),
+        v2: true,
+        tls: false,
+        raw_public_key: false,
+        at,
+    };
+    let signed = nara.signer().sign_capability(&capability);
+    HeaderMap::from_iter([(CAPABILITY_HEADER, signed.to_field())])
+}
+
+/// A ping answer of bob with these headers.
+async fn pinged(headers: HeaderMap) -> PeerProtocol {
+    let bob = nara("bob");
+    let answer = PingResponse {
+        from: "bob".to_owned(),
+        public_key: bob.public_key().to_base64(),
+        t: NOW.to_nanos(),
+        ..PingResponse::default()
+    };
+    let answer = Bytes::from(go_json::to_body(&answer));
+    let peer = FakePeer::start(TcpTransport, free_port(), move |_| {
+        let mut response = Response::new(answer.clone());
+        *response.headers_mut() = headers.clone();
+        Answer::With(response)
+    })
+    .await;
+    let client = client_of_bob(peer.address);
+    let report = client.ping(bob.id()).await.unwrap();
+    let protocol = client.registry().by_name("bob").unwrap().protocol();
+    assert_eq!(report.capability.is_some(), protocol.v2);
+    let found = self::client(|builder| builder)
+        .discover_key(peer.address, None)
+        .await
+        .unwrap();
+    assert_eq!(found.capability.is_some(), protocol.v2);
+    protocol
+}
+
+#[tokio::test]
+async fn a_capability_is_believed_if_the_pinned_key_signed_it_now() {
+    let bob = nara("bob");
+    assert!(pinned_v2(capability(&bob, NOW)).await);
+    assert!(!pinned_v2(HeaderMap::new()).await);
+    assert!(!pinned_v2(capability(&nara("mallory"), NOW)).await);
+    assert!(!pinned_v2(capability(&bob, UnixMillis::new(NOW.get() - 30_001))).await);
+    let garbage = HeaderMap::from_iter([(CAPABILITY_HEADER, "v2".parse().unwrap())]);
+    assert!(!pinned_v2(garbage).await);
+}
+
+async fn pinned_v2(headers: HeaderMap) -> bool {
+    pinged(headers).await.v2
+}

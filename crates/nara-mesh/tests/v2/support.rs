@@ -1,0 +1,144 @@
+//! A server and a client on loopback, and signatures made by hand.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, LazyLock};
+
+use http::HeaderMap;
+use nara_mesh::client::{MeshClient, MeshClientBuilder};
+use nara_mesh::clock::ManualClock;
+use nara_mesh::identity::LocalNara;
+use nara_mesh::ledger::MemoryLedger;
+use nara_mesh::registry::PeerRegistry;
+use nara_mesh::server::{MeshServer, MeshServerBuilder, RunningServer};
+use nara_proto::auth::FRESHNESS_WINDOW;
+use nara_proto::signature::{ContentDigest, Nonce, Recipient, RequestLine, RequestSignature, RequestToSign};
+use nara_proto::time::UnixMillis;
+
+pub(crate) use crate::naras::{known, nara, registry};
+use crate::raw_http::{self, RawResponse};
+
+/// When the tests take place.
+pub(crate) const NOW: UnixMillis = UnixMillis::new(1_769_100_000_250);
+
+pub(crate) const SYNC: &[u8] = br#"{"from":"alice","mode":"recent"}"#;
+
+/// Any free port on loopback.
+pub(crate) fn free_port() -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, 0).into()
+}
+
+/// The server of bob, which knows alice.
+pub(crate) struct Bob {
+    pub(crate) running: RunningServer,
+    pub(crate) registry: PeerRegistry,
+    pub(crate) clock: ManualClock,
+}
+
+impl Bob {
+    pub(crate) async fn start(change: impl FnOnce(MeshServerBuilder) -> MeshServerBuilder) -> Self {
+        Self::start_at(free_port(), change).await
+    }
+
+    pub(crate) async fn start_at(
+        address: SocketAddr,
+        change: impl FnOnce(MeshServerBuilder) -> MeshServerBuilder,
+    ) -> Self {
+        let registry = registry(&[&nara("alice")]);
+        // It has been running for longer than any request of a test is old.
+        let clock = ManualClock::new(NOW.saturating_sub(2 * FRESHNESS_WINDOW).to_nanos());
+        let builder = MeshServer::builder(nara("bob"), Arc::new(MemoryLedger::new()))
+            .registry(registry.clone())
+            .clock(Arc::new(clock.clone()));
+        let running = change(builder).serve(address).await.unwrap();
+        clock.set(NOW.to_nanos());
+        Self {
+            running,
+            registry,
+            clock,
+        }
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.running.local_addr()
+    }
+
+    /// Sends a request as it is.
+    pub(crate) fn send(&self, method: &str, target: &str, headers: &HeaderMap, body: &[u8]) -> RawResponse {
+        let headers: Vec<_> = headers
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_bytes()))
+            .collect();
+        let bytes = raw_http::request(method, target, &headers, body);
+        raw_http::send(self.address(), &bytes)
+            .unwrap()
+            .expect("an answer")
+    }
+
+    /// What becomes of a sync request with these headers.
+    pub(crate) fn sync(&self, headers: &HeaderMap) -> RawResponse {
+        self.send("POST", "/events/sync", headers, SYNC)
+    }
+}
+
+/// The client of alice, at the time of the tests.
+pub(crate) fn client(change: impl FnOnce(MeshClientBuilder) -> MeshClientBuilder) -> MeshClient {
+    let clock = ManualClock::new(NOW.to_nanos());
+    change(MeshClient::builder(nara("alice")).clock(Arc::new(clock))).build()
+}
+
+/// The client of alice, which knows bob at an address.
+pub(crate) fn client_of_bob(address: SocketAddr) -> MeshClient {
+    let client = client(|builder| builder);
+    client
+        .registry()
+        .register(known(&nara("bob"), Some(address)))
+        .unwrap();
+    client
+}
+
+/// What `signer` signs for bob.
+pub(crate) fn signed_by<'a>(
+    signer: &LocalNara,
+    line: RequestLine<'a>,
+    body: &[u8],
+    change: impl FnOnce(&mut RequestToSign<'a>),
+) -> RequestSignature {
+    static BOB: LazyLock<Recipient> = LazyLock::new(|| Recipient::Id(nara("bob").id().clone()));
+    let mut request = RequestToSign {
+        line,
+        to: &BOB,
+        digest: ContentDigest::of(body),
+        now: NOW,
+        nonce: Nonce::new(NOW, rand()),
+        channel: None,
+    };
+    change(&mut request);
+    signer.signer().sign_request(&request)
+}
+
+/// The headers of a sync request of alice to bob.
+pub(crate) fn sync_headers<'a>(change: impl FnOnce(&mut RequestToSign<'a>)) -> HeaderMap {
+    headers(&signed_by(&nara("alice"), SYNC_LINE, SYNC, change))
+}
+
+pub(crate) const SYNC_LINE: RequestLine<'static> = RequestLine {
+    method: "POST",
+    path: "/events/sync",
+    query: None,
+};
+
+pub(crate) fn headers(signed: &RequestSignature) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    signed.write_to(&mut headers);
+    headers
+}
+
+/// Ten bytes that no other request of the test has.
+fn rand() -> [u8; 10] {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let mut bytes = [0; 10];
+    bytes[..8].copy_from_slice(&NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes());
+    bytes
+}
