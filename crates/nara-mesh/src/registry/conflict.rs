@@ -27,7 +27,7 @@ impl fmt::Display for KeyConflict {
         let pinned = KeyId::from(&self.pinned.key);
         write!(
             f,
-            "{name} is pinned to key {pinned} (learned by {}), but key {offered} was offered (by {}): ",
+            "{name} is pinned to key {pinned} ({}), but key {offered} was offered ({}): ",
             self.pinned.source, self.offered_by
         )?;
         if self.pinned.source == KeySource::Own {

@@ -161,8 +161,9 @@ impl MeshServerBuilder {
         self
     }
 
-    /// What knows whose a source address is, such as the node of the tailnet: it is asked for each signed request,
-    /// and one that claims another name is refused. By default nobody is asked.
+    /// What knows whose a source address is, such as the
+    /// [confirmed peers](crate::discovery::Discovery::confirmed_peers) of a discovery: it is asked for each signed
+    /// request, and one that claims another name is refused. By default nobody is asked.
     pub fn peer_source(mut self, source: Arc<dyn PeerSource>) -> Self {
         self.peer_source = Some(source);
         self

@@ -1,6 +1,7 @@
 //! What whoever sits between two naras, or poses as one of them, does not achieve.
 
 use nara_mesh::proto::sync::SyncRequest;
+use nara_mesh::registry::{KeySource, PeerEvent};
 use nara_mesh::tls::TlsPolicy;
 
 use crate::support::{BOB, MALLORY, Mallory, Mesh, address, exchange, speaks_tls};
@@ -11,13 +12,22 @@ async fn a_known_peer_cannot_be_impersonated() {
     let _server = mesh.server().serve(address(BOB)).await.unwrap();
     Mallory::new().pose_as_bob(&mesh).await;
     let client = mesh.client(MALLORY, speaks_tls());
+    let mut events = client.registry().subscribe();
     let failed = client
         .fetch_sync_events(mesh.bob.id(), SyncRequest::recent(10))
         .await;
     let error = failed.unwrap_err();
     assert!(error.is_unauthenticated() && !error.is_unreachable(), "{error}");
     let cause = std::error::Error::source(&error).unwrap().to_string();
-    assert!(cause.contains("is pinned, but it holds key"), "{cause}");
+    assert!(cause.starts_with("bob is pinned to key "), "{cause}");
+    let Ok(PeerEvent::KeyConflict(conflict)) = events.try_recv() else {
+        panic!("whoever watches is told");
+    };
+    assert_eq!(conflict.offered_by, KeySource::Tls(address(MALLORY)));
+    assert_eq!(
+        client.peer(mesh.bob.id()).unwrap().key(),
+        Some(mesh.bob.public_key())
+    );
     // Bob cannot help it, so his breaker stays closed however often it happens.
     for _ in 0..20 {
         let error = client.ping(mesh.bob.id()).await.unwrap_err();
