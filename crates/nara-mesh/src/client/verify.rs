@@ -269,6 +269,7 @@ fn verify(
         signed_at: Some(auth.timestamp()),
         header: true,
         inner: false,
+        channel: false,
     })
 }
 
