@@ -96,6 +96,7 @@ impl AnswerProof {
             signed_at: Some(signed_at),
             header: true,
             bound: self.is_v2(),
+            channel: false,
             inner: false,
         })
     }
