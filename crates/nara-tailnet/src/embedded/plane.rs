@@ -3,6 +3,11 @@
 //! The core (`ts_dataplane`) has no I/O. What leaves it goes into bounded queues; what finds no room is dropped, as on
 //! any network.
 
+#![expect(
+    clippy::mutable_key_type,
+    reason = "the library keys what it routes by endpoint, and ours are plain keys"
+)]
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
@@ -169,7 +174,9 @@ impl Plane {
                     core.heard.insert(*from, now);
                 }
             }
-            let received = core.dataplane.process_inbound(packets.into_iter().map(|(_, packet)| packet));
+            let received = core
+                .dataplane
+                .process_inbound(packets.into_iter().map(|(_, packet)| packet));
             core.send(received.to_peers);
             received.to_local
         });
@@ -193,7 +200,9 @@ impl Plane {
         if let Some(id) = core.ids.get(peer).copied() {
             let id = ts_tunnel::PeerId(id);
             core.dataplane.wireguard.remove_peer(id);
-            core.dataplane.wireguard.upsert_peer(ts_tunnel::PeerConfig::new(id, *peer, [0; 32]));
+            core.dataplane
+                .wireguard
+                .upsert_peer(ts_tunnel::PeerConfig::new(id, *peer, [0; 32]));
         }
     }
 
