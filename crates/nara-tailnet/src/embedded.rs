@@ -241,7 +241,7 @@ impl MeshNode for EmbeddedNode {
             .peers
             .iter()
             .find(|node| node.addresses.contains(&peer))
-            .and_then(|node| node.region.or(*self.relays.home().borrow()));
+            .and_then(|node| node.region.or_else(|| *self.relays.home().borrow()));
         Box::pin(std::future::ready(match region {
             _ if is_own => PathKind::Local,
             Some(region) => PathKind::Relay {

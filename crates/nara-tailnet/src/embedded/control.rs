@@ -309,7 +309,7 @@ impl Control {
     }
 
     /// Makes everything else what the map says.
-    async fn apply(&mut self, home: Option<RegionId>) {
+    async fn apply(&self, home: Option<RegionId>) {
         if let Some(relays) = &self.netmap.relays {
             self.relays.set_map(relays.clone());
         }

@@ -88,9 +88,8 @@ async fn killed(nara: &Nara, mortal: Mortal) -> Result<String, String> {
         return Err(format!("a call took {slowest:.1?}"));
     }
     let begin = Instant::now();
-    let error = match nara.client.ping(&mortal.name).await {
-        Ok(_) => return Err("a dead peer answers".to_owned()),
-        Err(error) => error,
+    let Err(error) = nara.client.ping(&mortal.name).await else {
+        return Err("a dead peer answers".to_owned());
     };
     let took = begin.elapsed();
     if !error.is_circuit_open() || took > Duration::from_millis(5) {

@@ -1,6 +1,5 @@
 //! The connection to one region's relay, kept up for as long as it is of use.
 
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -274,11 +273,9 @@ impl<W: tokio::io::AsyncWrite + Unpin> Sender<W> {
     }
 }
 
-fn at(when: Option<Instant>) -> impl Future<Output = ()> {
-    async move {
-        match when {
-            Some(when) => sleep_until(when).await,
-            None => std::future::pending().await,
-        }
+async fn at(when: Option<Instant>) {
+    match when {
+        Some(when) => sleep_until(when).await,
+        None => std::future::pending().await,
     }
 }
