@@ -20,7 +20,8 @@ fuzz_target!(|json: &[u8]| {
     );
     assert_eq!(event.compute_id(), event.compute_id());
     let cursor = Cursor::behind(&event);
-    assert_eq!(cursor.to_string().parse(), Ok(cursor));
+    let short = event.id.len() <= Cursor::MAX_ID;
+    assert_eq!(cursor.to_string().parse().ok(), short.then_some(cursor));
     if let Some(checkpoint) = &event.checkpoint {
         let _ = (
             tally(checkpoint, |_| Some(key)),

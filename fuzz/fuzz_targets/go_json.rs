@@ -6,6 +6,7 @@ use nara_fuzz::read_twice;
 use nara_proto::go_json::Timestamp;
 use nara_proto::peer::CoordinatesResponse;
 use nara_proto::sync::SyncRequest;
+use serde::Deserialize as _;
 use serde::de::IgnoredAny;
 
 fuzz_target!(|json: &[u8]| {
@@ -17,9 +18,9 @@ fuzz_target!(|json: &[u8]| {
     ];
     // Broken UTF-8 is repaired, and only the first value is read.
     let text = String::from_utf8_lossy(json);
-    let mut values = serde_json::Deserializer::from_str(&text).into_iter::<IgnoredAny>();
     if taken.contains(&true) {
-        assert!(matches!(values.next(), Some(Ok(_))), "not JSON: {text:?}");
+        let mut reader = serde_json::Deserializer::from_str(&text);
+        assert!(IgnoredAny::deserialize(&mut reader).is_ok(), "not JSON: {text:?}");
     }
     if let Ok(time) = Timestamp::parse(&text) {
         assert_eq!(Timestamp::parse(&time.to_string()), Ok(time));

@@ -18,6 +18,8 @@ fuzz_target!(|json: &[u8]| {
             if pager.next_request().is_none() || pager.accept(response.clone()).is_err() {
                 break;
             }
+            let cursor = pager.cursor();
+            assert_eq!(cursor.to_string().parse().as_ref(), Ok(cursor));
         }
     }
 });

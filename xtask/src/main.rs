@@ -10,6 +10,7 @@ mod bench;
 mod fuzz;
 mod interop;
 mod lab;
+mod mutants;
 mod process;
 mod sans_io;
 mod soak;
@@ -28,6 +29,8 @@ usage: cargo xtask TASK
   lab       run naras of every kind on a tailnet of their own: a control server and a relay in namespaces without
             a way out; needs Go, no root (options: --bench for figures, --soak for 150 s with a change of keys,
             --kinds embedded,managed,tsnet, --rounds N)
+  mutants   mutate the code that authenticates, and see whether a test notices
+            (options: --package NAME, --file GLOB, --re REGEX, --shard K/N)
   sans-io   check that nothing in the dependency tree of nara-proto knows clocks or sockets
   soak      seeded runs of cuts, delays, crashes and restarts (options: --runs N, --seed N)
   tidy      check rules of this repository that no other tool checks";
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
         "fuzz" => fuzz::run(&rest),
         "interop" => interop::run(&rest),
         "lab" => lab::run(&rest),
+        "mutants" => mutants::run(&rest),
         "sans-io" => sans_io::run(),
         "soak" => soak::run(&rest),
         "tidy" => tidy::run(),

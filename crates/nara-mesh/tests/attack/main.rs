@@ -23,6 +23,7 @@ mod proxy;
 #[path = "../support/raw_http.rs"]
 #[expect(dead_code, reason = "other tests use more of it")]
 mod raw_http;
+mod relay;
 mod replays;
 mod road;
 mod smuggling;
@@ -30,3 +31,4 @@ mod smuggling;
 #[expect(dead_code, reason = "other tests use more of it")]
 mod support;
 mod swaps;
+mod tls;

@@ -20,6 +20,9 @@ pub struct Cursor {
 pub struct InvalidCursor;
 
 impl Cursor {
+    /// The most bytes that the id may have in the text of a cursor. Ids are 32 long.
+    pub const MAX_ID: usize = 256;
+
     /// The place before all events.
     pub const START: Self = Self {
         ts: UnixNanos::new(i64::MIN),
@@ -78,7 +81,7 @@ impl FromStr for Cursor {
     fn from_str(text: &str) -> Result<Self, InvalidCursor> {
         let (ts, id) = text.split_once(':').ok_or(InvalidCursor)?;
         let ts = ts.parse().map_err(|_| InvalidCursor)?;
-        if id.len() > 256 {
+        if id.len() > Self::MAX_ID {
             return Err(InvalidCursor);
         }
         Ok(Self {

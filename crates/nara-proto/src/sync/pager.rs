@@ -45,6 +45,9 @@ pub enum PageError {
     /// More events share one time than the peer can put on a page: with its cursor the rest cannot be reached.
     #[error("more than {MAX_EVENTS} events share the time {0} ns and the peer's cursor cannot part them")]
     Crowded(UnixNanos),
+    /// An id behind which no cursor can stand.
+    #[error("the page has an event with an id of {0} bytes, more than {max}", max = Cursor::MAX_ID)]
+    LongId(usize),
     /// The events are not in order, or lie before the page.
     #[error("the page is out of order at event {0}")]
     Order(String),
@@ -117,6 +120,9 @@ impl Pager {
         }
         if let Some(pair) = events.windows(2).find(|pair| pair[0].ts > pair[1].ts) {
             return Err(PageError::Order(pair[1].id.clone()));
+        }
+        if let Some(long) = events.iter().find(|event| event.id.len() > Cursor::MAX_ID) {
+            return Err(PageError::LongId(long.id.len()));
         }
         if let Some(early) = events.first().filter(|event| event.ts < self.last.ts()) {
             return Err(PageError::Order(early.id.clone()));
@@ -283,6 +289,21 @@ mod tests {
         );
         assert_eq!(pager.accept(page(vec![event("a", 5)])).unwrap().len(), 1);
         assert!(pager.next_request().is_none());
+    }
+
+    #[test]
+    fn the_place_behind_a_page_can_always_be_written_and_read() {
+        let page = |length| SyncResponse {
+            events: Some(vec![SyncEvent {
+                id: "a".repeat(length),
+                ..SyncEvent::default()
+            }]),
+            ..SyncResponse::default()
+        };
+        let mut pager = Pager::new(EventFilter::default(), 2);
+        assert_eq!(pager.accept(page(257)), Err(PageError::LongId(257)));
+        pager.accept(page(256)).unwrap();
+        assert_eq!(pager.cursor().to_string().parse(), Ok(pager.cursor().clone()));
     }
 
     /// A page full of events at one time, from `first` on, of a peer that does not keep the rules.
