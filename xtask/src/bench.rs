@@ -24,6 +24,8 @@ struct Settings {
     reconcile: [usize; 2],
     subscribers: usize,
     naras: &'static str,
+    /// Servers to which connections are made.
+    handshakes: usize,
 }
 
 pub(crate) fn run(args: &[String]) -> Result<(), String> {
@@ -76,6 +78,7 @@ fn settings(args: &[String]) -> Result<Settings, String> {
         reconcile: [50_000, 1_000_000],
         subscribers: 1_000,
         naras: "100,1000,10000",
+        handshakes: 500,
     };
     let mut args = args.iter();
     while let Some(arg) = args.next() {
@@ -90,6 +93,7 @@ fn settings(args: &[String]) -> Result<Settings, String> {
                     reconcile: [50_000, 100_000],
                     subscribers: 100,
                     naras: "100,1000",
+                    handshakes: 100,
                 }
             }
             "--rounds" => {
@@ -162,6 +166,7 @@ fn measurements<'a>(programs: &'a Programs, settings: &Settings, page: &Path) ->
     let (ours, go) = (programs.ours.as_path(), programs.go.as_path());
     vec![
         ("signed", "rps", ours, exchange(&[])),
+        ("tls", "rps", ours, exchange(&["--tls"])),
         ("go_signed", "rps", go, exchange(&["--inner"])),
         ("unsigned", "rps", ours, exchange(&["--unsigned"])),
         ("go_unsigned", "rps", go, exchange(&["--unsigned"])),
@@ -192,6 +197,7 @@ fn measure_once(programs: &Programs, settings: &Settings, page: &Path) -> Result
     let [bulk, large_bulk] = settings.bulk.map(|events| events.to_string());
     let [reconcile, large_reconcile] = settings.reconcile.map(|events| events.to_string());
     Ok(json!({
+        "handshake": ours(&["handshake", "--servers", &settings.handshakes.to_string()])?,
         "go_fetch_before": measure(&programs.go, &fetch)?,
         "bulk": ours(&["bulk", "--events", &bulk])?,
         "go_fetch_after": measure(&programs.go, &fetch)?,

@@ -14,7 +14,7 @@ use hyper_util::rt::TokioExecutor;
 use nara_mesh::client::MeshClient;
 use nara_mesh::identity::LocalNara;
 use nara_mesh::ledger::MemoryLedger;
-use nara_mesh::registry::PeerRegistry;
+use nara_mesh::registry::{PeerProtocol, PeerRegistry};
 use nara_mesh::server::MeshServer;
 use nara_proto::go_json;
 use nara_proto::identity::Soul;
@@ -29,6 +29,7 @@ pub(crate) struct Plan {
     pub(crate) in_flight: u64,
     pub(crate) warmup: u64,
     pub(crate) unsigned: bool,
+    pub(crate) tls: bool,
 }
 
 pub(crate) fn measure(plan: &Plan) -> Result<Value, Error> {
@@ -38,10 +39,24 @@ pub(crate) fn measure(plan: &Plan) -> Result<Value, Error> {
             let exchange = Unsigned::start().await?;
             repeat(plan, move || exchange.clone().once()).await
         } else {
-            let exchange = Signed::start().await?;
+            let exchange = Signed::start(plan.tls).await?;
             repeat(plan, move || exchange.clone().once()).await
         }
     })
+}
+
+/// What a peer can do that accepts TLS.
+pub(crate) fn x509() -> PeerProtocol {
+    let mut protocol = PeerProtocol::default();
+    protocol.tls = true;
+    protocol
+}
+
+/// What a peer can do that accepts TLS with raw public keys.
+pub(crate) fn raw_keys() -> PeerProtocol {
+    let mut protocol = x509();
+    protocol.raw_public_key = true;
+    protocol
 }
 
 /// Both ends signed: the client signs, the server verifies and signs, the client verifies.
@@ -54,7 +69,7 @@ struct Signed {
 }
 
 impl Signed {
-    async fn start() -> Result<Self, Error> {
+    async fn start(tls: bool) -> Result<Self, Error> {
         let nara =
             |seed, name: &str| LocalNara::new(&Soul::bond([seed; 32], name), name.parse().expect("a name"));
         let (alice, bob) = (nara(1, "alice")?, nara(2, "bob")?);
@@ -68,7 +83,10 @@ impl Signed {
             .await?;
         let client = MeshClient::builder(alice).build();
         client.registry().pin(crate::store::configured(&bob))?;
-        client.register_peer(bob.id(), running.local_addr())?;
+        let peer = client.register_peer(bob.id(), running.local_addr())?;
+        if tls {
+            client.registry().learn_protocol(&peer, raw_keys());
+        }
         Ok(Self {
             client,
             server: Arc::new(bob),
@@ -164,6 +182,7 @@ where
         "p50_us": latencies.value_at_quantile(0.5) as f64 / 1e3,
         "p99_us": latencies.value_at_quantile(0.99) as f64 / 1e3,
         "unsigned": plan.unsigned,
+        "tls": plan.tls,
         "cores": std::thread::available_parallelism()?.get(),
     }))
 }

@@ -5,6 +5,7 @@
 mod bulk;
 mod exchange;
 mod gossip;
+mod handshake;
 mod mesh;
 mod reconcile;
 mod store;
@@ -32,6 +33,15 @@ enum Measurement {
         /// Bare hyper client and axum server, nothing signed.
         #[arg(long)]
         unsigned: bool,
+        /// Over TLS, between naras that trust their connection.
+        #[arg(long, conflicts_with = "unsigned")]
+        tls: bool,
+    },
+    /// The cost of TLS when a connection is made.
+    Handshake {
+        /// Servers that are called once each.
+        #[arg(long, default_value_t = 200)]
+        servers: usize,
     },
     /// Decodes and verifies a sync page.
     Sync {
@@ -136,12 +146,15 @@ fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
             in_flight,
             warmup,
             unsigned,
+            tls,
         } => exchange::measure(&exchange::Plan {
             requests,
             in_flight,
             warmup,
             unsigned,
+            tls,
         })?,
+        Measurement::Handshake { servers } => handshake::measure(servers)?,
         Measurement::Bulk { events, page_size } => bulk::measure(events, page_size)?,
         Measurement::BulkServe { events } => return bulk::serve(events),
         Measurement::Reconcile { events } => reconcile::measure(events)?,
