@@ -68,6 +68,10 @@ pub const RETRY_AFTER_UNTOLD: Duration = Duration::from_secs(1);
 /// [`REPLAY_CAPACITY`].
 pub const REQUESTS_PER_ADDRESS: RateLimit = RateLimit::new(500, 2_000);
 
+/// How often one source address may begin TLS with a server. A nara keeps its connections, and hundreds of naras may
+/// share a machine. One full handshake costs a server about as much as ten requests.
+pub const HANDSHAKES_PER_ADDRESS: RateLimit = RateLimit::new(50, 500);
+
 /// How often one verified peer may ask a server: far above what a nara needs, which fetches whole ledgers at some
 /// ten pages a second.
 pub const REQUESTS_PER_PEER: RateLimit = RateLimit::new(200, 1_000);

@@ -21,7 +21,7 @@ mod verifier;
 
 pub use certificate::CertificateKind;
 pub(crate) use client::{ClientTls, KeyMismatch, TlsFailure};
-pub use policy::{InvalidTlsPolicy, TlsPolicy};
+pub use policy::{ChannelTrust, InvalidTlsPolicy, TlsPolicy};
 pub(crate) use server::ServerTls;
 
 use std::fmt;

@@ -224,7 +224,8 @@ impl MeshClient {
         Ok((answer, verification))
     }
 
-    /// Verifies the signature inside an answer, with the key that signed its header.
+    /// Verifies the signature inside an answer, with the key that signed its header. On a connection that proves who
+    /// answers, there may be none.
     pub(super) fn verify_inner<T: SignedInside>(
         &self,
         answer: &Answer<T>,
@@ -236,7 +237,12 @@ impl MeshClient {
                 .is_signed_by(name.as_str(), &self.shared.keys.of(key)),
             _ => false,
         };
-        if verification.inner || self.shared.accept_unverified {
+        let proven = verification.channel
+            && verification
+                .responder
+                .as_ref()
+                .is_some_and(|name| answer.value.is_unsigned_of(name.as_str()));
+        if verification.inner || proven || self.shared.accept_unverified {
             Ok(verification)
         } else {
             Err(ClientError::new(&answer.route, ErrorKind::InnerSignature))
@@ -260,17 +266,28 @@ impl MeshClient {
 /// A message with a signature inside, over its maker, its time and the ids of its events.
 pub(super) trait SignedInside {
     fn is_signed_by(&self, name: &str, key: &impl Verifier) -> bool;
+
+    /// Whether it is of this nara, and has no signature at all.
+    fn is_unsigned_of(&self, name: &str) -> bool;
 }
 
 impl SignedInside for SyncResponse {
     fn is_signed_by(&self, name: &str, key: &impl Verifier) -> bool {
         self.from == name && self.verify(key).is_ok()
     }
+
+    fn is_unsigned_of(&self, name: &str) -> bool {
+        self.from == name && self.sig.is_empty()
+    }
 }
 
 impl SignedInside for Zine {
     fn is_signed_by(&self, name: &str, key: &impl Verifier) -> bool {
         self.from == name && self.verify(key).is_ok()
+    }
+
+    fn is_unsigned_of(&self, name: &str) -> bool {
+        self.from == name && self.signature.is_empty()
     }
 }
 

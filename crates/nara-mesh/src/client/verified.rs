@@ -44,6 +44,8 @@ pub struct Verification {
     pub bound: bool,
     /// Whether the signature inside the body verified, which covers the ids of events.
     pub inner: bool,
+    /// Whether the answer is not signed, and came over a secure connection to the holder of the key.
+    pub channel: bool,
 }
 
 impl Verification {
@@ -63,9 +65,10 @@ impl<T> Verified<T> {
         &self.verification
     }
 
-    /// Whether the responder signed the whole answer.
+    /// Whether the whole answer is proven to come from the responder: by its signature, or by the secure connection
+    /// on which it came.
     pub fn is_verified(&self) -> bool {
-        self.verification.header
+        self.verification.header || self.verification.channel
     }
 
     /// The value alone.

@@ -172,7 +172,7 @@ impl Acceptor {
 
     async fn serve(&self, stream: BoxMeshStream, peer: SocketAddr) {
         let opened = tokio::select! {
-            opened = self.opening.open(stream) => opened,
+            opened = self.opening.open(stream, peer.ip()) => opened,
             // No request has begun.
             () = self.background.stopping.cancelled() => return,
         };

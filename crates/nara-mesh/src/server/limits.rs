@@ -30,9 +30,12 @@ pub struct ServerLimits {
     pub discoveries: usize,
     /// Unknown senders of one source address whose keys are asked for in a minute: 10.
     pub discoveries_per_minute: u32,
+    /// How often one source address may begin TLS: [`defaults::HANDSHAKES_PER_ADDRESS`]. What exceeds it is closed
+    /// before the handshake; `None`: no limit.
+    pub handshakes_per_address: Option<RateLimit>,
     /// Bytes of the start line and headers of a request: [`defaults::MAX_HEADER_BYTES`].
     pub header_bytes: usize,
-    /// How long the start line and headers may take from their first byte to their last:
+    /// How long the start line and headers may take from their first byte to their last, and how long a handshake:
     /// [`defaults::HEADER_READ_TIMEOUT`].
     pub header_read: Duration,
     /// How long a connection may stay open without a request, and how long an answer may stay unread:
@@ -89,6 +92,7 @@ impl Default for ServerLimits {
             connections_per_address: 64,
             discoveries: 16,
             discoveries_per_minute: 10,
+            handshakes_per_address: Some(defaults::HANDSHAKES_PER_ADDRESS),
             header_bytes: defaults::MAX_HEADER_BYTES,
             header_read: defaults::HEADER_READ_TIMEOUT,
             idle: defaults::SERVER_IDLE,

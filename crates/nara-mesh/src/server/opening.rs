@@ -1,4 +1,5 @@
 use std::io;
+use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -6,6 +7,7 @@ use nara_proto::identity::KeyPair;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::time::timeout;
 
+use super::rates::Rates;
 use crate::channel::SecureChannel;
 use crate::server::ServerLimits;
 use crate::tls::{FIRST_BYTE, ServerTls, TlsPolicy};
@@ -24,6 +26,7 @@ pub(super) struct Opening {
     tls: Arc<OnceLock<ServerTls>>,
     idle: Duration,
     handshake: Duration,
+    handshakes: Option<Arc<Rates<IpAddr>>>,
 }
 
 impl Opening {
@@ -34,6 +37,9 @@ impl Opening {
             tls: Arc::default(),
             idle: limits.idle,
             handshake: limits.header_read,
+            handshakes: limits
+                .handshakes_per_address
+                .map(|limit| Arc::new(Rates::new(limit))),
         }
     }
 
@@ -46,6 +52,7 @@ impl Opening {
     pub(super) async fn open(
         &self,
         stream: BoxMeshStream,
+        peer: IpAddr,
     ) -> io::Result<(BoxMeshStream, Option<SecureChannel>)> {
         let mut stream = BufReader::with_capacity(FIRST_READ, stream);
         let Ok(first) = timeout(self.idle, stream.fill_buf()).await else {
@@ -56,6 +63,13 @@ impl Opening {
         }
         if self.policy == TlsPolicy::Plain {
             return Err(io::Error::new(io::ErrorKind::Unsupported, "TLS is switched off"));
+        }
+        let too_many = |rates: &Arc<Rates<IpAddr>>| rates.check(&peer.to_canonical()).is_err();
+        if self.handshakes.as_ref().is_some_and(too_many) {
+            return Err(io::Error::new(
+                io::ErrorKind::QuotaExceeded,
+                "too many handshakes",
+            ));
         }
         let tls = self.tls.get_or_init(|| ServerTls::new(&self.keypair));
         match timeout(self.handshake, tls.accept(stream)).await {

@@ -4,10 +4,13 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use axum::extract::FromRequestParts;
 use axum::response::{IntoResponse as _, Response};
 use http::request::Parts;
+use nara_proto::event::SyncEvent;
 use nara_proto::identity::{NaraId, NaraName, PublicKey};
-use nara_proto::time::UnixMillis;
+use nara_proto::sync::SyncResponse;
+use nara_proto::time::{UnixMillis, UnixSeconds};
 
 use super::rejection::Rejection;
+use crate::identity::LocalNara;
 
 /// Who sent a request, proven by its signature.
 ///
@@ -20,6 +23,8 @@ pub struct VerifiedSender {
     key: PublicKey,
     address: SocketAddr,
     signed_at: UnixMillis,
+    /// Whether the connection proves to the sender who answers.
+    knows_us: bool,
 }
 
 impl VerifiedSender {
@@ -36,6 +41,23 @@ impl VerifiedSender {
             key,
             address,
             signed_at,
+            knows_us: false,
+        }
+    }
+
+    /// The same sender on a secure connection, to whom an answer need not be signed.
+    pub(super) fn on_trusted_channel(mut self) -> Self {
+        self.knows_us = true;
+        self
+    }
+
+    /// An answer with events for this sender.
+    pub(super) fn answer(&self, from: &LocalNara, events: Vec<SyncEvent>, now: UnixSeconds) -> SyncResponse {
+        let name = from.name().as_str();
+        if self.knows_us {
+            SyncResponse::unsigned(name, events, now)
+        } else {
+            SyncResponse::signed(name, events, now, from.keypair())
         }
     }
 

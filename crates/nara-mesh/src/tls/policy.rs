@@ -47,3 +47,18 @@ impl fmt::Display for TlsPolicy {
         f.pad(self.as_str())
     }
 }
+
+/// Whether a secure connection is proof enough for what comes over it.
+///
+/// Between peers that speak v2. Events keep their own signatures in any case, because they travel on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ChannelTrust {
+    /// On a connection whose key is the one that is pinned for the peer, the signatures of its requests are not
+    /// verified again, and answers are not signed. Whoever wants them signed all the same says so
+    /// (`Accept-Signature`, RFC 9421, section 5).
+    #[default]
+    Trust,
+    /// Every signature is made and verified as on a plain connection.
+    VerifyAlways,
+}

@@ -17,7 +17,7 @@ async fn a_known_peer_cannot_be_impersonated() {
     let error = failed.unwrap_err();
     assert!(error.is_unauthenticated() && !error.is_unreachable(), "{error}");
     let cause = std::error::Error::source(&error).unwrap().to_string();
-    assert!(cause.contains("is pinned, but it holds key"), "{cause}");
+    assert!(cause.contains("bob is pinned to key"), "{cause}");
     // Bob cannot help it, so his breaker stays closed however often it happens.
     for _ in 0..20 {
         let error = client.ping(mesh.bob.id()).await.unwrap_err();

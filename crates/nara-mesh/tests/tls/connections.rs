@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use nara_mesh::client::MeshClient;
 use nara_mesh::proto::sync::SyncRequest;
-use nara_mesh::server::{ServerLimits, Shutdown};
+use nara_mesh::server::{RateLimit, ServerLimits, Shutdown};
 use tokio::io::AsyncWriteExt as _;
 use tokio::time::Instant;
 
@@ -84,6 +84,22 @@ async fn handshakes_count_among_the_connections_of_an_address() {
     drop(stuck);
     tokio::time::sleep(Duration::from_millis(1)).await;
     assert!(sync(&client, &mesh).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_address_begins_handshakes_no_faster_than_it_may() {
+    let mesh = Mesh::new();
+    let mut limits = ServerLimits::default();
+    limits.handshakes_per_address = Some(RateLimit::new(1, 2));
+    let _server = mesh.server().limits(limits).serve(address(BOB)).await.unwrap();
+    // A new client each time, so that each dials.
+    let connects = async || sync(&mesh.client(BOB, speaks_raw()), &mesh).await;
+    assert!(connects().await && connects().await);
+    assert!(!connects().await, "the third at once");
+    let mut other = Mallory::new().connect(mesh.dial(MALLORY).await).await;
+    assert!(exchange(&mut other, PING).await.starts_with("HTTP/1.1 200"));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(connects().await);
 }
 
 #[tokio::test(start_paused = true)]

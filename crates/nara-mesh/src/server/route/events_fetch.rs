@@ -5,7 +5,7 @@ use axum::extract::State;
 use axum::response::Response;
 use nara_proto::endpoint::{Endpoint as _, EventsFetch};
 use nara_proto::reconcile::{FetchRequest, ItemId};
-use nara_proto::sync::{MAX_EVENTS, SyncResponse};
+use nara_proto::sync::MAX_EVENTS;
 
 use crate::server::VerifiedSender;
 use crate::server::body::{Surplus, json_of_events, read_json};
@@ -30,15 +30,7 @@ pub(super) async fn handle(
     // What is not the id of a verified event is not there.
     let items = ids.iter().filter_map(|id| ItemId::of_event(id)).collect();
     let events = shared.ledger.by_ids(items).await?;
-    let local = &shared.local;
-    let build = |events, _| {
-        SyncResponse::signed(
-            local.name().as_str(),
-            events,
-            shared.clock.now_seconds(),
-            local.keypair(),
-        )
-    };
+    let build = |events, _| sender.answer(&shared.local, events, shared.clock.now_seconds());
     Ok(json_of_events(
         events,
         EventsFetch::MAX_RESPONSE,

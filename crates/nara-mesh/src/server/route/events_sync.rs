@@ -4,7 +4,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
 use nara_proto::endpoint::{Endpoint as _, EventsSync};
-use nara_proto::sync::{Cursor, SyncMode, SyncRequest, SyncResponse};
+use nara_proto::sync::{Cursor, SyncMode, SyncRequest};
 
 use crate::ledger::{Sample, select};
 use crate::random::random;
@@ -40,7 +40,6 @@ pub(super) async fn handle(
     };
     let events = select(&**ledger, filter, &mode, sample).await?;
 
-    let from = shared.local.name().as_str();
     let build = |events: Vec<_>, cut| {
         let now = shared.clock.now_seconds();
         let next = match &mode {
@@ -49,7 +48,7 @@ pub(super) async fn handle(
             }
             _ => None,
         };
-        let mut response = SyncResponse::signed(from, events, now, shared.local.keypair());
+        let mut response = sender.answer(&shared.local, events, now);
         response.total = total as u64;
         if let Some((behind, lossless)) = next {
             response.next_cursor = behind.ts().to_string();
