@@ -18,10 +18,10 @@ use crate::exchange::{raw_keys, x509};
 use crate::mesh::Error;
 
 /// How long a server keeps an idle connection: so short that each call makes a new one.
-const IDLE: Duration = Duration::from_millis(1);
+const IDLE: Duration = Duration::from_millis(100);
 
 /// Long enough for both ends to have closed.
-const PAUSE: Duration = Duration::from_millis(20);
+const PAUSE: Duration = Duration::from_millis(300);
 
 /// The first call of a client to each of so many servers, and the second one; without TLS, with certificates and with
 /// raw public keys.
