@@ -64,6 +64,7 @@ pub(crate) fn raw_keys() -> PeerProtocol {
 struct Signed {
     client: MeshClient,
     server: Arc<LocalNara>,
+    tls: bool,
     /// Serves as long as it is held.
     _running: Arc<nara_mesh::server::RunningServer>,
 }
@@ -85,11 +86,14 @@ impl Signed {
         client.registry().pin(crate::store::configured(&bob))?;
         let peer = client.register_peer(bob.id(), running.local_addr())?;
         if tls {
-            client.registry().learn_protocol(&peer, raw_keys());
+            let mut protocol = raw_keys();
+            protocol.v2 = true;
+            client.registry().learn_protocol(&peer, protocol);
         }
         Ok(Self {
             client,
             server: Arc::new(bob),
+            tls,
             _running: Arc::new(running),
         })
     }
@@ -99,7 +103,13 @@ impl Signed {
             .client
             .fetch_sync_events(self.server.id(), SyncRequest::recent(1))
             .await?;
-        if !answer.is_verified() || !answer.verification().inner {
+        let proof = answer.verification();
+        let proven = if self.tls {
+            proof.channel
+        } else {
+            proof.header && proof.inner
+        };
+        if !proven {
             return Err("the answer was not verified".into());
         }
         Ok(())

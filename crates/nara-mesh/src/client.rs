@@ -76,7 +76,7 @@ use crate::Signatures;
 use crate::clock::Clock;
 use crate::identity::LocalNara;
 use crate::registry::{Peer, PeerRegistry, RegisterError};
-use crate::tls::TlsPolicy;
+use crate::tls::{ChannelTrust, TlsPolicy};
 use address::Resolver;
 use pool::Pool;
 
@@ -99,6 +99,7 @@ struct Shared {
     keys: Arc<PreparedKeys>,
     replies: PendingReplies,
     tls: TlsPolicy,
+    channel_trust: ChannelTrust,
     accept_unverified: bool,
     signatures: Signatures,
     fan_out: usize,

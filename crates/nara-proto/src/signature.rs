@@ -53,6 +53,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod accept;
 mod base;
 mod capability;
 mod channel;
@@ -66,6 +67,7 @@ mod request;
 mod response;
 mod signer;
 
+pub use accept::{ACCEPT_SIGNATURE, ACCEPT_SIGNATURE_HEADER};
 pub use capability::{CAPABILITY_HEADER, Capability, CapabilityError, SignedCapability};
 pub use channel::ChannelBinding;
 pub use digest::{ContentDigest, DigestHasher};

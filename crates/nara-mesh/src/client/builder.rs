@@ -11,7 +11,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::defaults;
 use crate::identity::LocalNara;
 use crate::registry::PeerRegistry;
-use crate::tls::TlsPolicy;
+use crate::tls::{ChannelTrust, TlsPolicy};
 use crate::transport::{TcpTransport, Transport};
 
 /// Makes a [`MeshClient`].
@@ -28,6 +28,7 @@ pub struct MeshClientBuilder {
     fan_out: usize,
     mesh_port: u16,
     tls: TlsPolicy,
+    channel_trust: ChannelTrust,
     accept_unverified: bool,
     signatures: Signatures,
 }
@@ -45,6 +46,7 @@ impl MeshClientBuilder {
             fan_out: defaults::FAN_OUT,
             mesh_port: defaults::MESH_PORT,
             tls: TlsPolicy::default(),
+            channel_trust: ChannelTrust::default(),
             accept_unverified: false,
             signatures: Signatures::default(),
         }
@@ -108,6 +110,13 @@ impl MeshClientBuilder {
         self
     }
 
+    /// Whether a secure connection to the holder of the pinned key is proof enough for answers; by default
+    /// [`ChannelTrust::Trust`].
+    pub fn channel_trust(mut self, trust: ChannelTrust) -> Self {
+        self.channel_trust = trust;
+        self
+    }
+
     /// Accepts answers that are not signed, or wrongly, or long ago: for experiments with peers that cannot
     /// sign. [`Verified::is_verified`](super::Verified::is_verified) still tells the truth.
     pub fn danger_accept_unverified_responses(mut self) -> Self {
@@ -139,6 +148,7 @@ impl MeshClientBuilder {
             stamp: Mutex::new(Stamp::default()),
             replies: PendingReplies::default(),
             tls: self.tls,
+            channel_trust: self.channel_trust,
             accept_unverified: self.accept_unverified,
             signatures: self.signatures,
             fan_out: self.fan_out,

@@ -1,5 +1,6 @@
+use http::HeaderMap;
 use http::StatusCode;
-use nara_proto::auth::ResponseAuth;
+use nara_proto::auth::{NAME_HEADER, ResponseAuth, TIMESTAMP_HEADER};
 use nara_proto::identity::{NaraName, PreparedKeys, Signature};
 use nara_proto::signature::{self, ResponseSignature};
 use nara_proto::time::UnixMillis;
@@ -12,6 +13,11 @@ use crate::registry::PinnedKey;
 /// The signature of an answer.
 #[derive(Clone, Debug)]
 pub(super) enum AnswerProof {
+    /// None: it came over a secure connection that the request trusted.
+    Channel {
+        name: NaraName,
+        signed_at: Option<UnixMillis>,
+    },
     /// The inherited one: for whatever request.
     V1(ResponseAuth),
     /// Profile v2: for this status and this request.
@@ -41,6 +47,12 @@ impl AnswerProof {
                 request,
             });
         }
+        if reply.sent.trusts_channel
+            && let Some(name) = name_in(&reply.headers)
+        {
+            let signed_at = time_in(&reply.headers);
+            return Ok(Self::Channel { name, signed_at });
+        }
         // Without an inherited signature it was asked as one who speaks v2.
         if reply.sent.v1.is_none() {
             return Err(ErrorKind::Downgrade);
@@ -48,13 +60,15 @@ impl AnswerProof {
         inherited()
     }
 
-    pub(super) fn is_v2(&self) -> bool {
-        matches!(self, Self::V2 { .. })
+    /// Whether it belongs to this very request, by its signature or by its connection.
+    pub(super) fn is_bound(&self) -> bool {
+        !matches!(self, Self::V1(_))
     }
 
     /// Who claims to respond.
     pub(super) fn name(&self) -> &NaraName {
         match self {
+            Self::Channel { name, .. } => name,
             Self::V1(auth) => auth.name(),
             Self::V2 { signed, .. } => signed.name(),
         }
@@ -68,12 +82,13 @@ impl AnswerProof {
         now: UnixMillis,
     ) -> Result<Verification, ErrorKind> {
         let key = pinned.key;
-        let verifier = keys.of(&key);
         let signed_at = match self {
+            // Whoever asked has compared the key of the connection with the pinned one.
+            Self::Channel { signed_at, .. } => *signed_at,
             Self::V1(auth) => {
-                auth.verify(&verifier, body, now)
+                auth.verify(&keys.of(&key), body, now)
                     .map_err(ErrorKind::Unauthenticated)?;
-                auth.timestamp()
+                Some(auth.timestamp())
             }
             Self::V2 {
                 signed,
@@ -84,20 +99,32 @@ impl AnswerProof {
                     .check_time(now)
                     .and_then(|()| signed.check_key(&key))
                     .and_then(|()| signed.digest().check(body))
-                    .and_then(|()| signed.verify_signature(&verifier, *status, request))
+                    .and_then(|()| signed.verify_signature(&keys.of(&key), *status, request))
                     .map_err(ErrorKind::Signature)?;
-                signed.created().to_millis()
+                Some(signed.created().to_millis())
             }
         };
         Ok(Verification {
             responder: Some(self.name().clone()),
             key: Some(key),
             key_source: Some(pinned.source.clone()),
-            signed_at: Some(signed_at),
-            header: true,
-            bound: self.is_v2(),
-            channel: false,
+            signed_at,
+            header: !matches!(self, Self::Channel { .. }),
+            bound: self.is_bound(),
             inner: false,
+            channel: matches!(self, Self::Channel { .. }),
         })
     }
+}
+
+fn name_in(headers: &HeaderMap) -> Option<NaraName> {
+    std::str::from_utf8(headers.get(NAME_HEADER)?.as_bytes())
+        .ok()?
+        .parse()
+        .ok()
+}
+
+fn time_in(headers: &HeaderMap) -> Option<UnixMillis> {
+    let text = headers.get(TIMESTAMP_HEADER)?.to_str().ok()?;
+    text.parse().ok().map(UnixMillis::new)
 }

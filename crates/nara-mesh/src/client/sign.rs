@@ -9,7 +9,10 @@ use http_body_util::Full;
 use nara_proto::auth::{NAME_HEADER, RequestAuth, TIMESTAMP_HEADER};
 use nara_proto::endpoint::Authentication;
 use nara_proto::identity::Signature;
-use nara_proto::signature::{ChannelBinding, ContentDigest, Nonce, RequestLine, RequestToSign};
+use nara_proto::signature::{
+    ACCEPT_SIGNATURE, ACCEPT_SIGNATURE_HEADER, ChannelBinding, ContentDigest, Nonce, RequestLine,
+    RequestToSign,
+};
 use nara_proto::time::UnixMillis;
 
 use super::MeshClient;
@@ -18,12 +21,15 @@ use super::call::Outgoing;
 use crate::Signatures;
 use crate::channel::SecureChannel;
 use crate::random::random;
+use crate::tls::ChannelTrust;
 
 /// The signatures with which a request went out: an answer of profile v2 is bound to them.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct SentSignatures {
     pub(super) v1: Option<Signature>,
     pub(super) v2: Option<Signature>,
+    /// Whether the connection is proof enough for the answer.
+    pub(super) trusts_channel: bool,
 }
 
 impl MeshClient {
@@ -55,6 +61,14 @@ impl MeshClient {
             // Who speaks v2 accepts nothing less, so a second signature would be made for nobody.
             if sent.v2.is_none() || !route.speaks_v2(&self.shared.registry) {
                 sent.v1 = Some(self.sign_v1(outgoing, now, headers));
+            }
+            if let (Some(channel), Some(_)) = (channel, sent.v2) {
+                sent.trusts_channel = sent.v1.is_none()
+                    && self.shared.channel_trust == ChannelTrust::Trust
+                    && route.peer.key() == Some(channel.peer_key);
+                if !sent.trusts_channel {
+                    headers.insert(ACCEPT_SIGNATURE_HEADER, ACCEPT_SIGNATURE);
+                }
             }
         }
         (request, sent)

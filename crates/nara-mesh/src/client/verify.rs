@@ -95,7 +95,7 @@ impl MeshClient {
                 // Called by its address alone, it is known by the name with which it answers.
                 let known = registry.by_name(proof.name().as_str());
                 if let Some(peer) = known.filter(|peer| reply.sent.v2.is_some() && peer.protocol().v2)
-                    && !proof.is_v2()
+                    && !proof.is_bound()
                 {
                     registry.report_downgrade(&peer, "response", "v2 signature");
                     return Err(ErrorKind::Downgrade);

@@ -23,7 +23,7 @@ use crate::channel::SecureChannel;
 use crate::clock::Clock;
 use crate::identity::LocalNara;
 use crate::registry::{KeySource, KnownKeys, Peer, PeerProtocol, PeerRegistry, PinnedKey};
-use crate::tls::TlsPolicy;
+use crate::tls::{ChannelTrust, TlsPolicy};
 
 /// Authenticates signed requests: headers, freshness, recipient, downgrade, key, signature, replay, in this order.
 ///
@@ -37,6 +37,7 @@ pub(super) struct Authenticator {
     pub(super) discovery: Option<Arc<KeyDiscovery>>,
     pub(super) replay: Mutex<ReplayCache>,
     pub(super) signatures: Signatures,
+    pub(super) channel_trust: ChannelTrust,
     /// Requests that were signed before this time are refused.
     pub(super) refuse_before: Option<UnixMillis>,
     /// Peers that call often have their keys prepared.
@@ -88,6 +89,21 @@ impl Authenticator {
 
         let name = signed.name();
         let key = self.key_of_sender(name, address, channel).await?;
+        if channel.is_some() && self.channel_trust == ChannelTrust::Trust {
+            // The connection is the sender's and the request was made for it: nobody else can have sent it, not
+            // again either.
+            let sender = self.sender_of_v2(&signed, key, address);
+            let proof = RequestProof::v2(&signed, &parts.headers).on_trusted_channel(&parts.headers);
+            return Ok(Authenticated {
+                sender: if proof.wants_nothing() {
+                    sender.on_trusted_channel()
+                } else {
+                    sender
+                },
+                proof,
+                digest: None,
+            });
+        }
         let line = RequestLine {
             method: parts.method.as_str(),
             path: parts.uri.path(),
@@ -103,15 +119,20 @@ impl Authenticator {
         // A nonce is never used twice, whatever the endpoint makes of repetitions.
         self.remember(&signed, name, address, Repetition::Refused)?;
 
-        let peer = self.registry.by_name(name.as_str());
-        if let Some(peer) = &peer {
-            self.registry.learn_protocol(peer, PeerProtocol::V2);
-        }
         Ok(Authenticated {
-            sender: self.sender(name, peer, key, address, signed.signed_at()),
+            sender: self.sender_of_v2(&signed, key, address),
             proof: RequestProof::v2(&signed, &parts.headers),
             digest: Some(signed.digest()),
         })
+    }
+
+    /// The sender of a request of v2, who has so proven that it speaks v2.
+    fn sender_of_v2(&self, signed: &RequestSignature, key: PublicKey, address: SocketAddr) -> VerifiedSender {
+        let peer = self.registry.by_name(signed.name().as_str());
+        if let Some(peer) = &peer {
+            self.registry.learn_protocol(peer, PeerProtocol::V2);
+        }
+        self.sender(signed.name(), peer, key, address, signed.signed_at())
     }
 
     async fn check_v1(

@@ -28,7 +28,7 @@ use crate::identity::LocalNara;
 use crate::ledger::Ledger;
 use crate::mesh_ranges::{LOOPBACK, TAILNET};
 use crate::registry::{KnownKeys, PeerProtocol, PeerRegistry};
-use crate::tls::TlsPolicy;
+use crate::tls::{ChannelTrust, TlsPolicy};
 use crate::transport::{PeerSource, TcpTransport, Transport};
 
 /// A server that cannot begin.
@@ -61,6 +61,7 @@ pub struct MeshServerBuilder {
     mesh_ranges: Vec<IpNet>,
     mesh_port: u16,
     tls: TlsPolicy,
+    channel_trust: ChannelTrust,
     peer_source: Option<Arc<dyn PeerSource>>,
     limits: ServerLimits,
     signatures: Signatures,
@@ -82,6 +83,7 @@ impl MeshServerBuilder {
             mesh_ranges: TAILNET.to_vec(),
             mesh_port: defaults::MESH_PORT,
             tls: TlsPolicy::default(),
+            channel_trust: ChannelTrust::default(),
             peer_source: None,
             limits: ServerLimits::default(),
             signatures: Signatures::default(),
@@ -161,6 +163,13 @@ impl MeshServerBuilder {
         self
     }
 
+    /// Whether a secure connection to the holder of the pinned key is proof enough for requests, and answers on it
+    /// stay unsigned for whoever does not ask for signatures; by default [`ChannelTrust::Trust`].
+    pub fn channel_trust(mut self, trust: ChannelTrust) -> Self {
+        self.channel_trust = trust;
+        self
+    }
+
     /// What knows whose a source address is, such as the
     /// [confirmed peers](crate::discovery::Discovery::confirmed_peers) of a discovery: it is asked for each signed
     /// request, and one that claims another name is refused. By default nobody is asked.
@@ -218,6 +227,7 @@ impl MeshServerBuilder {
             discovery,
             replay: Mutex::new(ReplayCache::new(self.limits.replay_capacity)),
             signatures: self.signatures,
+            channel_trust: self.channel_trust,
             refuse_before: self.refuse_before_start.then(|| self.clock.now_millis()),
             prepared_keys: prepared_keys.clone(),
             known_keys: known_keys.clone(),
@@ -228,10 +238,12 @@ impl MeshServerBuilder {
             },
             conflicts: Arc::new(Semaphore::new(self.limits.discoveries)),
         });
-        let protocol = match self.signatures {
+        let mut protocol = match self.signatures {
             Signatures::V2AndV1 => PeerProtocol::V2,
             Signatures::V1Only => PeerProtocol::default(),
         };
+        protocol.tls = self.tls != TlsPolicy::Plain;
+        protocol.raw_public_key = protocol.tls;
         let shared = Arc::new(Shared {
             announcement: Announcement::new(self.local.clone(), protocol),
             local: self.local,

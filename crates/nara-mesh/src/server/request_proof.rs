@@ -1,13 +1,15 @@
 use http::HeaderMap;
 use nara_proto::auth::{RequestAuth, SIGNATURE_HEADER};
 use nara_proto::identity::Signature;
-use nara_proto::signature::RequestSignature;
+use nara_proto::signature::{ACCEPT_SIGNATURE_HEADER, RequestSignature};
 
 /// The signatures of an authenticated request, in its extensions: an answer is signed the way it was asked for.
 #[derive(Clone, Debug)]
 pub(super) struct RequestProof {
     v1: Option<String>,
     v2: Option<Signature>,
+    /// Whether the connection proves to the sender who answers, and it wants no other proof.
+    wants_nothing: bool,
 }
 
 impl RequestProof {
@@ -16,6 +18,7 @@ impl RequestProof {
         Self {
             v1: Some(auth.signature().to_base64()),
             v2: None,
+            wants_nothing: false,
         }
     }
 
@@ -28,7 +31,20 @@ impl RequestProof {
         Self {
             v1: v1.map(str::to_owned),
             v2: Some(*signed.signature()),
+            wants_nothing: false,
         }
+    }
+
+    /// The same on a connection that both ends trust. Who does not know that we speak v2, or asks for a signature, gets
+    /// one all the same.
+    pub(super) fn on_trusted_channel(mut self, headers: &HeaderMap) -> Self {
+        self.wants_nothing = self.v1.is_none() && !headers.contains_key(ACCEPT_SIGNATURE_HEADER);
+        self
+    }
+
+    /// Whether the answer needs no signature at all.
+    pub(super) fn wants_nothing(&self) -> bool {
+        self.wants_nothing
     }
 
     /// Whether the answer needs the inherited signature.

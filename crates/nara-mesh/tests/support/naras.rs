@@ -12,11 +12,16 @@ use nara_proto::time::{UnixMillis, UnixNanos};
 
 /// A nara whose soul follows from its name.
 pub(crate) fn nara(name: &str) -> LocalNara {
+    bonded(name, seed_of(name))
+}
+
+/// The seed of the soul that follows from a name.
+pub(crate) fn seed_of(name: &str) -> [u8; 32] {
     let mut seed = [7; 32];
     for (byte, of_name) in seed.iter_mut().zip(name.bytes()) {
         *byte = of_name;
     }
-    bonded(name, seed)
+    seed
 }
 
 /// A nara with another soul.

@@ -9,3 +9,4 @@ mod connections;
 #[expect(dead_code, reason = "other tests use more of it")]
 mod naras;
 mod support;
+mod trust;

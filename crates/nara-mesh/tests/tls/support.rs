@@ -8,6 +8,7 @@ use nara_mesh::clock::{Clock as _, ManualClock};
 use nara_mesh::identity::LocalNara;
 use nara_mesh::ledger::MemoryLedger;
 use nara_mesh::proto::auth::RequestAuth;
+use nara_mesh::proto::identity::PublicKey;
 use nara_mesh::proto::time::UnixNanos;
 use nara_mesh::registry::PeerProtocol;
 use nara_mesh::server::{MeshServer, MeshServerBuilder};
@@ -19,7 +20,7 @@ use rustls::version::TLS13;
 use rustls::{ClientConfig, DigitallySignedStruct, ServerConfig, SignatureScheme};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::naras::{known, nara, registry};
+use crate::naras::{known, nara, registry, seed_of};
 
 pub(crate) const ALICE: u8 = 1;
 pub(crate) const BOB: u8 = 2;
@@ -83,19 +84,23 @@ impl Mesh {
         let mut headers = http::HeaderMap::new();
         let now = self.clock.now_millis();
         RequestAuth::sign(self.alice.keypair(), self.alice.name(), now, method, path).write_to(&mut headers);
-        let body = r#"{"from":"alice"}"#;
-        let length = body.len();
-        let mut bytes =
-            format!("{method} {path} HTTP/1.1\r\nHost: nara\r\nContent-Length: {length}\r\n").into_bytes();
-        for (name, value) in &headers {
-            bytes.extend(format!("{name}: ").into_bytes());
-            bytes.extend(value.as_bytes());
-            bytes.extend(b"\r\n");
-        }
-        bytes.extend(b"\r\n");
-        bytes.extend(body.as_bytes());
-        bytes
+        head_and_body(method, path, &headers, br#"{"from":"alice"}"#)
     }
+}
+
+/// The bytes of a request.
+pub(crate) fn head_and_body(method: &str, path: &str, headers: &http::HeaderMap, body: &[u8]) -> Vec<u8> {
+    let length = body.len();
+    let mut bytes =
+        format!("{method} {path} HTTP/1.1\r\nHost: nara\r\nContent-Length: {length}\r\n").into_bytes();
+    for (name, value) in headers {
+        bytes.extend(format!("{name}: ").into_bytes());
+        bytes.extend(value.as_bytes());
+        bytes.extend(b"\r\n");
+    }
+    bytes.extend(b"\r\n");
+    bytes.extend(body);
+    bytes
 }
 
 pub(crate) fn speaks_tls() -> PeerProtocol {
@@ -170,16 +175,35 @@ impl Tap {
 pub(crate) struct Mallory {
     certificate: CertificateDer<'static>,
     key: Vec<u8>,
+    public_key: PublicKey,
 }
 
 impl Mallory {
     pub(crate) fn new() -> Self {
-        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
-        let certificate = rcgen::CertificateParams::default().self_signed(&key).unwrap();
+        Self::with(&rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap())
+    }
+
+    /// The same with the key of a nara whose soul follows from its name.
+    pub(crate) fn with_the_key_of(nara: &LocalNara) -> Self {
+        // PKCS#8 of an Ed25519 key (RFC 8410, section 7): 16 bytes, then the seed.
+        let mut der = vec![
+            0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20,
+        ];
+        der.extend(seed_of(nara.name().as_str()));
+        Self::with(&rcgen::KeyPair::try_from(der).unwrap())
+    }
+
+    fn with(key: &rcgen::KeyPair) -> Self {
+        let certificate = rcgen::CertificateParams::default().self_signed(key).unwrap();
         Self {
             certificate: certificate.der().clone(),
             key: key.serialize_der(),
+            public_key: PublicKey::from_bytes(key.public_key_raw().try_into().unwrap()).unwrap(),
         }
+    }
+
+    pub(crate) fn public_key(&self) -> PublicKey {
+        self.public_key
     }
 
     /// Connects to bob.

@@ -6,8 +6,11 @@ use axum::body::{Body, to_bytes};
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use futures_util::future::BoxFuture;
-use nara_proto::auth::ResponseAuth;
+use http::HeaderValue;
+use nara_proto::auth::{NAME_HEADER, ResponseAuth, TIMESTAMP_HEADER};
+use nara_proto::identity::NaraName;
 use nara_proto::signature::{ContentDigest, ResponseToSign};
+use nara_proto::time::UnixMillis;
 use tower::Service;
 
 use super::Unbuffered;
@@ -15,6 +18,15 @@ use crate::clock::Clock;
 use crate::identity::LocalNara;
 use crate::server::rejection::Rejection;
 use crate::server::request_proof::RequestProof;
+
+/// An answer that its connection proves: it says who answers and when, for whoever asked by address.
+fn named(mut response: Response, name: &NaraName, now: UnixMillis) -> Response {
+    let headers = response.headers_mut();
+    let name = HeaderValue::from_bytes(name.as_str().as_bytes());
+    headers.insert(NAME_HEADER, name.expect("a name has no control characters"));
+    headers.insert(TIMESTAMP_HEADER, HeaderValue::from(now.get()));
+    response
+}
 
 /// Signs every answer of the service inside it, errors too, the way its request was signed.
 #[derive(Clone, Debug)]
@@ -61,6 +73,9 @@ where
             let response = inner.call(request).await?.into_response();
             if response.extensions().get::<Unbuffered>().is_some() {
                 return Ok(response);
+            }
+            if proof.as_ref().is_some_and(RequestProof::wants_nothing) {
+                return Ok(named(response, local.name(), clock.now_millis()));
             }
             let (mut parts, body) = response.into_parts();
             let Ok(body) = to_bytes(body, max_body).await else {
