@@ -253,7 +253,7 @@ mod tests {
         registry.pin(key("alice", KeySource::Configured)).unwrap();
         let (keeper, _) = PeerKeeper::start(registry.clone(), ledger.clone()).await.unwrap();
         let other = PinnedKey {
-            key: key("x", KeySource::Own).key,
+            key: KeyPair::from_soul(&Soul::bond([8; 32], "alice")).public_key(),
             ..key("alice", KeySource::HeyThere { told_by: None })
         };
         let hearsay = |name: &str| key(name, KeySource::HeyThere { told_by: None });
