@@ -1,7 +1,6 @@
 //! `serve`: a nara that runs until it is told to end.
 
 mod feed;
-mod peer_events;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,11 +11,13 @@ use nara_mesh::clock::{Clock as _, SystemClock};
 use nara_mesh::gossip::{GossipConfig, GossipService};
 use nara_mesh::identity::LocalNara;
 use nara_mesh::ledger::{Ledger, PinnedNames};
-use nara_mesh::registry::{PeerKeeper, PeerRegistry, Recalled};
+use nara_mesh::registry::{PeerEvent, PeerKeeper, PeerRegistry, Recalled};
 use nara_mesh::server::{MeshServer, Shutdown};
 use nara_proto::event::{ChauPayload, HeyTherePayload, Payload, SyncEvent};
 use nara_proto::identity::KeyId;
 use serde_json::json;
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::RecvError;
 
 use self::feed::{Feed, FeedHandler};
 use crate::cli::ServeArgs;
@@ -25,6 +26,7 @@ use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::keeping;
 use crate::ledger_file;
+use crate::peer_events::{self, Told};
 use crate::peers_file::PeerEntry;
 use crate::printer::{Printer, count};
 use crate::settings::{Settings, parse_duration};
@@ -89,7 +91,7 @@ async fn serve(
     // Before listening: whoever starts us may tell us to end as soon as we are reachable.
     let mut signals = Signals::new()?;
     let (feed, printing) = Feed::start(printer);
-    let showing = tokio::spawn(peer_events::show(registry.subscribe(), feed.clone()));
+    let showing = tokio::spawn(show_peer_events(registry.subscribe(), feed.clone()));
     let mesh_ip = if listen.ip().is_unspecified() {
         String::new()
     } else {
@@ -159,6 +161,24 @@ fn register_peers(registry: &PeerRegistry, nara: &LocalNara, settings: &Settings
             .map_err(|error| Failure::usage(format!("the peer {} of the peers file: {error}", entry.name)))?;
     }
     Ok(())
+}
+
+/// Tells what happens to peers, until the registry is gone.
+async fn show_peer_events(mut events: broadcast::Receiver<PeerEvent>, feed: Feed) {
+    let mut told = Told::default();
+    loop {
+        match events.recv().await {
+            Ok(event) => {
+                if let Some((text, json)) = peer_events::line(&event)
+                    && told.is_news(&event)
+                {
+                    feed.send(text, json);
+                }
+            }
+            Err(RecvError::Lagged(missed)) => tracing::warn!("{missed} events of peers were missed"),
+            Err(RecvError::Closed) => return,
+        }
+    }
 }
 
 /// Reads the peers file again, and what was decided with `peers trust`, `untrust` and `reset`.

@@ -7,7 +7,7 @@ use futures_util::stream::{SelectAll, StreamExt as _};
 use nara_mesh::client::{MeshClient, PeerRef, StreamError, StreamState, SubscribeOptions, VerifiedEvent};
 use nara_mesh::clock::{Clock as _, SystemClock};
 use nara_mesh::ledger::{Insertion, Ledger};
-use nara_mesh::registry::Peer;
+use nara_mesh::registry::{Peer, PeerEvent};
 use nara_proto::event::{EventTrust, Service, SyncEvent};
 use nara_proto::go_json;
 use nara_proto::identity::KeyId;
@@ -15,7 +15,8 @@ use nara_proto::sync::EventFilter;
 use nara_proto::time::UnixNanos;
 use owo_colors::{AnsiColors, OwoColorize as _};
 use serde_json::{Value, json};
-use tokio::sync::watch;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{broadcast, watch};
 
 use crate::cli::WatchArgs;
 use crate::connect::{self, exit_of};
@@ -23,6 +24,7 @@ use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::ledger_file;
 use crate::listing::{event_line, trust};
+use crate::peer_events::{Told, conflict_json};
 use crate::printer::{Printer, harmless};
 use crate::settings::{Settings, parse_duration};
 
@@ -43,6 +45,7 @@ pub(super) fn run(args: &WatchArgs, settings: &Settings, printer: Printer) -> Ou
         if let Some(ledger) = &ledger {
             ledger_file::load_peers(&**ledger, client.registry()).await?;
         }
+        tokio::spawn(show_conflicts(client.registry().subscribe(), printer));
         let mut streams = SelectAll::new();
         for (label, peer) in peers {
             let events = client.subscribe(&peer, options(args, since, ledger.as_ref()));
@@ -215,6 +218,29 @@ impl Watching {
             });
         }
         Ok(())
+    }
+}
+
+/// Says when somebody uses another key than the pinned one for a name.
+async fn show_conflicts(mut events: broadcast::Receiver<PeerEvent>, printer: Printer) {
+    let mut told = Told::default();
+    loop {
+        match events.recv().await {
+            Ok(event) => {
+                if let PeerEvent::KeyConflict(conflict) = &event
+                    && told.is_news(&event)
+                {
+                    printer.warn(conflict);
+                    let json =
+                        json!({ "peer": conflict.name.as_str(), "key_conflict": conflict_json(conflict) });
+                    if printer.json_line(json).is_err() {
+                        return;
+                    }
+                }
+            }
+            Err(RecvError::Lagged(_)) => {}
+            Err(RecvError::Closed) => return,
+        }
     }
 }
 

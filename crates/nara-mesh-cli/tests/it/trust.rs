@@ -154,6 +154,7 @@ fn mistakes_of_an_operator_are_usage_errors() {
     let path = folder.path();
     new_soul(path, "alice");
     fs::write(path.join("peers.toml"), "").unwrap();
+    fs::write(path.join("config.toml"), "trust = \"maybe\"\n").unwrap();
     for (args, hint) in [
         (&["peers", "trust", "bob"][..], "--key"),
         (&["peers", "trust", "bob", "--key", "nonsense"], "id show"),

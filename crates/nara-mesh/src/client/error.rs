@@ -328,7 +328,7 @@ impl fmt::Display for ErrorKind {
             ),
             Self::Downgrade => f.write_str(
                 "it has proven that it signs with v2, and this answer is not; if it went back to an older version on \
-                 purpose, reset what is known of it",
+                 purpose, run `nara-mesh peers trust NAME --replace`",
             ),
             Self::DuplicateMessage => {
                 f.write_str("a message with the same id waits for its reply already; wait for that one")

@@ -1,14 +1,23 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use nara_proto::identity::NaraName;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{KeySource, PeerEvent, PeerRecord, PeerRegistry, RegisterError, Restored};
 use crate::ledger::{Ledger, LedgerError};
+
+/// How often the whole registry is looked through at most. Events are missed when peers cause many of them, for example
+/// by keys that contradict pinned ones; that must not keep the ledger busy.
+const LOOK_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Naras that are written in one transaction.
+const PART: usize = 512;
 
 /// Keeps what a registry learns in a ledger, so that a restart neither trusts anew nor forgets what a peer has
 /// proven. It ends when it is dropped.
@@ -118,14 +127,19 @@ async fn keep(
     ledger: Arc<dyn Ledger>,
     stopping: CancellationToken,
 ) {
+    // When to look through the whole registry, because events were missed.
+    let mut look_at = None;
+    let mut looked: Option<Instant> = None;
     loop {
+        let due = look_at.unwrap_or_else(|| Instant::now() + LOOK_INTERVAL);
         let mut next = tokio::select! {
             biased;
+            () = stopping.cancelled() => events.try_recv(),
             event = events.recv() => event.map_err(|error| match error {
                 RecvError::Lagged(missed) => TryRecvError::Lagged(missed),
                 RecvError::Closed => TryRecvError::Closed,
             }),
-            () = stopping.cancelled() => events.try_recv(),
+            () = sleep_until(due), if look_at.is_some() => Err(TryRecvError::Empty),
         };
         // All that is there already is written together.
         let mut names = BTreeSet::new();
@@ -136,21 +150,26 @@ async fn keep(
                 }
                 Ok(PeerEvent::ProtocolLearned(info)) => names.extend(info.name),
                 Ok(_) => {}
-                // Whatever was missed is in the registry.
                 Err(TryRecvError::Lagged(_)) => {
-                    names.extend(registry.peers().iter().filter_map(|peer| peer.info().name));
+                    let next = looked.map(|looked| looked + LOOK_INTERVAL);
+                    look_at.get_or_insert_with(|| next.unwrap_or_else(Instant::now));
                 }
                 Err(TryRecvError::Empty) => break stopping.is_cancelled(),
                 Err(TryRecvError::Closed) => break true,
             }
             next = events.try_recv();
         };
-        let learned = records(&registry, names);
-        if !learned.is_empty()
-            && let Err(error) = ledger.learn_peers(learned).await
-        {
-            let error = &error as &dyn std::error::Error;
-            tracing::error!(error, "what was learned of naras cannot be kept");
+        if look_at.is_some_and(|at| ended || at <= Instant::now()) {
+            names.extend(registry.peers().iter().filter_map(|peer| peer.info().name));
+            look_at = None;
+            looked = Some(Instant::now());
+        }
+        // In parts, so that events can be stored in between.
+        for part in records(&registry, names).chunks(PART) {
+            if let Err(error) = ledger.learn_peers(part.to_vec()).await {
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(error, "what was learned of naras cannot be kept");
+            }
         }
         if ended {
             return;
@@ -225,6 +244,42 @@ mod tests {
             assert_eq!((bob.key, bob.protocol), (Some(hearsay), V2));
             assert_eq!(registry.by_name("alice").unwrap().protocol(), V2);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_missed_among_many_events_is_kept_within_a_minute() {
+        let ledger: Arc<dyn Ledger> = Arc::new(MemoryLedger::new());
+        let registry = PeerRegistry::default();
+        registry.pin(key("alice", KeySource::Configured)).unwrap();
+        let (keeper, _) = PeerKeeper::start(registry.clone(), ledger.clone()).await.unwrap();
+        let other = PinnedKey {
+            key: KeyPair::from_soul(&Soul::bond([8; 32], "alice")).public_key(),
+            ..key("alice", KeySource::HeyThere { told_by: None })
+        };
+        let hearsay = |name: &str| key(name, KeySource::HeyThere { told_by: None });
+        // The keeper does not get to run in between.
+        for name in ["bob", "carol"] {
+            registry.pin(hearsay(name)).unwrap();
+            for _ in 0..1000 {
+                registry.pin(other.clone()).unwrap_err();
+            }
+            tokio::time::sleep(LOOK_INTERVAL).await;
+            let records = ledger.peers().await.unwrap();
+            assert!(
+                records.iter().any(|record| record.name.as_str() == name),
+                "{name}: {records:?}"
+            );
+        }
+        registry.pin(hearsay("dave")).unwrap();
+        for _ in 0..1000 {
+            registry.pin(other.clone()).unwrap_err();
+        }
+        keeper.finish().await;
+        let records = ledger.peers().await.unwrap();
+        assert!(
+            records.iter().any(|record| record.name.as_str() == "dave"),
+            "at the end at once"
+        );
     }
 
     #[tokio::test]

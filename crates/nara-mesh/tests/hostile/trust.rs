@@ -6,13 +6,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream};
-use nara_mesh::client::{MeshClient, StreamError, SubscribeOptions};
+use nara_mesh::Signatures;
+use nara_mesh::client::{ClientError, MeshClient, StreamError, SubscribeOptions};
 use nara_mesh::discovery::{Discovery, Found};
 use nara_mesh::identity::LocalNara;
-use nara_mesh::ledger::MemoryLedger;
+use nara_mesh::ledger::{Ledger, MemoryLedger, SqliteLedger};
 use nara_mesh::registry::{
-    Closed, KeyOffer, KeySource, OperatorDecision, PeerEvent, PeerInfo, PeerRecord, PeerRegistry, Pinned,
-    RegisterError, TrustCallback, TrustDecision, TrustPolicy, Verdict,
+    Closed, KeyOffer, KeySource, OperatorDecision, PeerChange, PeerEvent, PeerInfo, PeerKeeper, PeerRecord,
+    PeerRegistry, Pinned, RegisterError, TrustCallback, TrustDecision, TrustPolicy, Verdict,
 };
 use nara_mesh::server::{MeshServer, RunningServer};
 use nara_mesh::transport::{Candidate, PeerSource};
@@ -353,4 +354,52 @@ async fn an_untrusted_nara_is_not_called_under_any_of_its_names() {
     );
     decide(&registry, "carol", Verdict::Trusted, 2);
     client.fetch_sync_events(carol.id(), recent()).await.unwrap();
+}
+
+/// Carol, who serves alice with these signatures.
+async fn carol_with(signatures: Signatures) -> RunningServer {
+    let registry = PeerRegistry::default();
+    registry.register(known(&nara("alice"), None)).unwrap();
+    MeshServer::builder(nara("carol"), Arc::new(MemoryLedger::new()))
+        .registry(registry)
+        .signatures(signatures)
+        .serve(free_port())
+        .await
+        .unwrap()
+}
+
+/// What becomes of a call of alice, who has just been started with this ledger.
+async fn call_after_restart(ledger: &Arc<dyn Ledger>, carol: &RunningServer) -> Result<(), ClientError> {
+    let registry = PeerRegistry::default();
+    let (keeper, recalled) = PeerKeeper::start(registry.clone(), ledger.clone()).await.unwrap();
+    assert_eq!(recalled.problems, []);
+    let client = alice(registry);
+    let called = client
+        .fetch_sync_events(carol.local_addr(), SyncRequest::recent(1))
+        .await;
+    keeper.finish().await;
+    called.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_downgrade_is_noticed_after_a_restart_until_the_operator_resets_the_mark() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ledger.db");
+    let ledger: Arc<dyn Ledger> = Arc::new(SqliteLedger::open(path).unwrap());
+    let speaks_v2 = carol_with(Signatures::V2AndV1).await;
+    call_after_restart(&ledger, &speaks_v2).await.unwrap();
+    let remembered = ledger.peers().await.unwrap();
+    assert!(remembered[0].protocol.v2, "{remembered:?}");
+
+    let stripped = carol_with(Signatures::V1Only).await;
+    let error = call_after_restart(&ledger, &stripped).await.unwrap_err();
+    assert!(error.is_downgrade(), "{error}");
+    let trust = PeerChange::Trust {
+        key: None,
+        replace: true,
+        at: UnixMillis::new(1),
+    };
+    let change = ledger.change_peer("carol".parse().unwrap(), trust);
+    change.await.unwrap().unwrap();
+    call_after_restart(&ledger, &stripped).await.unwrap();
 }

@@ -1,45 +1,34 @@
-//! What happens to peers, as far as the operator should know, as lines on stdout.
+//! What happens to peers, as far as the operator should know, in words.
 
 use std::collections::HashSet;
 
 use nara_mesh::registry::{KeyConflict, PeerEvent, PeerInfo, Verdict, retrust_command};
 use nara_proto::identity::{KeyId, NaraName, PublicKey};
 use serde_json::{Value, json};
-use tokio::sync::broadcast;
-use tokio::sync::broadcast::error::RecvError;
 
-use super::feed::Feed;
 use crate::printer::harmless;
 
 /// Things that were told already; beyond it they are told again.
 const TOLD: usize = 1024;
 
-/// Tells them until the registry is gone. Whoever repeats itself is shown once: peers cause these lines.
-pub(super) async fn show(mut events: broadcast::Receiver<PeerEvent>, feed: Feed) {
-    let mut told = HashSet::new();
-    loop {
-        let event = match events.recv().await {
-            Ok(event) => event,
-            Err(RecvError::Lagged(missed)) => {
-                tracing::warn!("{missed} events of peers were missed");
-                continue;
-            }
-            Err(RecvError::Closed) => return,
-        };
-        if let Some((text, json)) = line(&event) {
-            if let PeerEvent::Decided(info) = &event {
-                // What is conflicting from now on is another matter.
-                told.retain(|told: &About| Some(&told.name) != info.name.as_ref());
-            } else if let Some(about) = About::of(&event) {
-                if told.len() >= TOLD {
-                    told.clear();
-                }
-                if !told.insert(about) {
-                    continue;
-                }
-            }
-            feed.send(text, json);
+/// Shows what happens again and again only once: peers cause it.
+#[derive(Debug, Default)]
+pub(crate) struct Told(HashSet<About>);
+
+impl Told {
+    /// Whether this was not told yet.
+    pub(crate) fn is_news(&mut self, event: &PeerEvent) -> bool {
+        if let PeerEvent::Decided(info) = event {
+            // What is wrong from now on is another matter.
+            self.0.retain(|told| Some(&told.name) != info.name.as_ref());
         }
+        let Some(about) = About::of(event) else {
+            return true;
+        };
+        if self.0.len() >= TOLD {
+            self.0.clear();
+        }
+        self.0.insert(about)
     }
 }
 
@@ -80,7 +69,8 @@ impl About {
     }
 }
 
-fn line(event: &PeerEvent) -> Option<(String, Value)> {
+/// A line about an event, for people and as JSON; `None`: not worth one.
+pub(crate) fn line(event: &PeerEvent) -> Option<(String, Value)> {
     match event {
         PeerEvent::AddressMismatch {
             claimed,
@@ -132,12 +122,13 @@ fn decided(info: &PeerInfo) -> (String, Value) {
         (None, _) => format!("decided  {name}"),
     };
     let json = json!({
-        "event": "decided", "name": name, "verdict": verdict.map(Verdict::as_str), "key_id": key,
+        "event": "decided", "name": info.label(), "verdict": verdict.map(Verdict::as_str), "key_id": key,
     });
     (text, json)
 }
 
-fn conflict_json(conflict: &KeyConflict) -> Value {
+/// A conflict as JSON.
+pub(crate) fn conflict_json(conflict: &KeyConflict) -> Value {
     json!({
         "event": "key_conflict",
         "name": conflict.name.as_str(),
