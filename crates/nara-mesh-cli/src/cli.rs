@@ -413,9 +413,15 @@ pub(crate) struct SignArgs {
     /// Method of the request
     #[arg(long, required_unless_present = "event", conflicts_with = "event")]
     pub(crate) method: Option<String>,
-    /// Path of the request as on the request line: percent-encoded, without query
+    /// Path of the request as on the request line: percent-encoded; with --to also its query
     #[arg(long, required_unless_present = "event", conflicts_with = "event")]
     pub(crate) path: Option<String>,
+    /// Sign with profile v2 (RFC 9421) for this nara: its id or its name
+    #[arg(long, value_name = "NARA", conflicts_with = "event")]
+    pub(crate) to: Option<String>,
+    /// Body of the request, which profile v2 signs, too (- is stdin) [default: none]
+    #[arg(long, value_name = "FILE", requires = "to")]
+    pub(crate) body: Option<PathBuf>,
     /// Time of the request in Unix milliseconds [default: now]
     #[arg(
         long,
@@ -434,24 +440,37 @@ pub(crate) struct SignArgs {
 
 /// `verify`
 ///
-/// `--name` is the name of the sender, as in the header X-Nara-Name.
+/// `--name` is the name of the sender, as in the header X-Nara-Name; `--headers` has it already.
 #[derive(Debug, Args)]
 pub(crate) struct VerifyArgs {
     /// Time of the request, as in the header X-Nara-Timestamp
     #[arg(
         long,
-        required_unless_present = "event",
-        conflicts_with = "event",
+        required_unless_present_any = ["event", "headers"],
+        conflicts_with_all = ["event", "headers"],
         allow_hyphen_values = true
     )]
     pub(crate) timestamp: Option<String>,
     /// Signature, as in the header X-Nara-Signature
-    #[arg(long, required_unless_present = "event", conflicts_with = "event")]
+    #[arg(
+        long,
+        required_unless_present_any = ["event", "headers"],
+        conflicts_with_all = ["event", "headers"]
+    )]
     pub(crate) signature: Option<String>,
+    /// Verify by profile v2 (RFC 9421): all headers of the request, one a line (- is stdin)
+    #[arg(long, value_name = "FILE", conflicts_with = "event")]
+    pub(crate) headers: Option<PathBuf>,
+    /// Body of the request, to be compared with its digest (- is stdin) [default: not compared]
+    #[arg(long, value_name = "FILE", requires = "headers")]
+    pub(crate) body: Option<PathBuf>,
+    /// Receiver, to be compared with X-Nara-To: its id or its name [default: not compared]
+    #[arg(long, value_name = "NARA", requires = "headers")]
+    pub(crate) to: Option<String>,
     /// Method of the request
     #[arg(long, required_unless_present = "event", conflicts_with = "event")]
     pub(crate) method: Option<String>,
-    /// Path of the request as on the request line
+    /// Path of the request as on the request line; with --headers also its query
     #[arg(long, required_unless_present = "event", conflicts_with = "event")]
     pub(crate) path: Option<String>,
     /// Public key of the sender, base64 [default: the key of that name in the peers file]

@@ -49,24 +49,31 @@ pub(crate) fn run(command: &Command, settings: &Settings) -> Outcome {
     }
 }
 
-/// The most bytes of an event file.
-const MAX_EVENT_FILE: u64 = 1 << 20;
+/// The most bytes of a file with an event, headers or a body.
+const MAX_INPUT: u64 = 16 << 20;
 
-/// Reads an event from a file, or from stdin for `-`.
-fn read_event(path: &Path) -> Outcome<SyncEvent> {
+/// Reads a file, or stdin for `-`.
+fn read_input(path: &Path, what: &str) -> Outcome<Vec<u8>> {
     let shown = path.display();
     let unreadable =
-        |error: io::Error| Failure::usage(format!("the event file {shown} cannot be read")).caused_by(error);
+        |error: io::Error| Failure::usage(format!("the {what} file {shown} cannot be read")).caused_by(error);
     let input: Box<dyn Read> = if path == Path::new("-") {
         Box::new(io::stdin())
     } else {
         Box::new(File::open(path).map_err(unreadable)?)
     };
-    let mut json = Vec::new();
+    let mut bytes = Vec::new();
     input
-        .take(MAX_EVENT_FILE)
-        .read_to_end(&mut json)
+        .take(MAX_INPUT)
+        .read_to_end(&mut bytes)
         .map_err(unreadable)?;
+    Ok(bytes)
+}
+
+/// Reads an event from a file, or from stdin for `-`.
+fn read_event(path: &Path) -> Outcome<SyncEvent> {
+    let shown = path.display();
+    let json = read_input(path, "event")?;
     go_json::from_slice(&json).map_err(|error| {
         Failure::usage(format!("{shown} is not an event: {error}"))
             .hint("an event is a JSON object with id, ts (nanoseconds), svc and the payload of its service")

@@ -3,9 +3,11 @@
 mod cause;
 mod event;
 mod request;
+mod v2;
 
 pub(crate) use event::EventReport;
 pub(crate) use request::{Claim, Report, SignatureText, TimestampText};
+pub(crate) use v2::{Receiver, V2Report};
 
 use jiff::Timestamp;
 use nara_proto::time::UnixMillis;

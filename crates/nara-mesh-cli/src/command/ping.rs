@@ -165,6 +165,13 @@ impl PeerResult {
         self.last.as_ref().map(|report| report.security.to_string())
     }
 
+    /// With which profile the peer signs, as it says with its key: `v2`, or `v1` if it says nothing.
+    fn signs(&self) -> Option<&'static str> {
+        let report = self.last.as_ref()?;
+        let v2 = report.capability.as_ref().is_some_and(|capability| capability.v2);
+        Some(if v2 { "v2" } else { "v1" })
+    }
+
     fn status(&self) -> String {
         match &self.error {
             None if self.key_differs() => "another key".to_owned(),
@@ -191,6 +198,7 @@ impl PeerResult {
             "key_id": self.told_key().map(|key| key.to_string()),
             "key_matches": self.last.as_ref().and_then(|report| report.key_matches),
             "security": self.security(),
+            "signs": self.signs(),
             "error": self.error.as_ref().map(ToString::to_string),
         })
     }
@@ -219,7 +227,7 @@ pub(super) fn short(error: &ClientError) -> String {
 
 fn print(results: &[PeerResult], printer: Printer) -> Outcome<()> {
     let mut table = table([
-        "PEER", "NAME", "PINGS", "MIN", "MEAN", "P99", "MAX", "CLOCK", "KEY", "SECURITY", "STATUS",
+        "PEER", "NAME", "PINGS", "MIN", "MEAN", "P99", "MAX", "CLOCK", "KEY", "SIGNS", "SECURITY", "STATUS",
     ]);
     for result in results {
         let figure = |us: f64| match result.rtts.is_empty() {
@@ -239,6 +247,7 @@ fn print(results: &[PeerResult], printer: Printer) -> Outcome<()> {
             figure(result.rtts.max() as f64),
             result.clock_offset_us.map_or_else(|| "-".to_owned(), offset),
             result.key_state().to_owned(),
+            result.signs().unwrap_or("-").to_owned(),
             result.security().unwrap_or_else(|| "-".to_owned()),
             result.status(),
         ]);

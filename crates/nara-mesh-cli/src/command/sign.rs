@@ -1,5 +1,7 @@
 //! `sign`: sign a request or an event, offline.
 
+pub(super) mod v2;
+
 use std::path::Path;
 
 use nara_mesh::clock::{Clock as _, SystemClock};
@@ -25,10 +27,13 @@ pub(super) fn run(args: &SignArgs, settings: &Settings, printer: Printer) -> Out
     // The command line has both, or it was refused.
     let method = args.method.as_deref().unwrap_or_default();
     let path = args.path.as_deref().unwrap_or_default();
+    if let Some(to) = &args.to {
+        return v2::sign(args, to, method, path, &nara, printer);
+    }
     if !path.starts_with('/') || path.contains(['?', '#']) {
         return Err(
             Failure::usage(format!("{path:?} is not a path as on a request line"))
-                .hint("it begins with / and has no query: the query is not signed"),
+                .hint("it begins with / and has no query: only profile v2 signs that, see --to"),
         );
     }
     let now = args

@@ -1,5 +1,7 @@
 //! `verify`: verify a request or an event, offline, and say why it fails.
 
+mod v2;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -23,6 +25,9 @@ pub(super) fn run(args: &VerifyArgs, settings: &Settings, printer: Printer) -> O
     let peers = settings.peers()?;
     if let Some(path) = &args.event {
         return verify_event(path, args, &peers, printer);
+    }
+    if let Some(headers) = &args.headers {
+        return v2::verify(headers, args, &peers, printer);
     }
     let name = settings
         .name()?

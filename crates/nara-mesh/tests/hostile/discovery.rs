@@ -206,6 +206,7 @@ fn carol_asks(address: SocketAddr) -> u16 {
 
 async fn carol_at(listen: &str) -> Option<RunningServer> {
     MeshServer::builder(nara("carol"), Arc::new(MemoryLedger::new()))
+        .signatures(Signatures::V1Only)
         .serve(listen.parse().unwrap())
         .await
         .ok()

@@ -1,0 +1,147 @@
+//! `verify --headers`: profile v2.
+
+use std::path::Path;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use nara_mesh::clock::{Clock as _, SystemClock};
+use nara_proto::identity::PublicKey;
+use nara_proto::signature::{Recipient, RequestSignature};
+use nara_proto::time::UnixMillis;
+use owo_colors::OwoColorize as _;
+use serde_json::json;
+
+use super::{harmless_line, key_of};
+use crate::cli::VerifyArgs;
+use crate::command::read_input;
+use crate::command::sign::v2::{recipient, request_line};
+use crate::exit::Exit;
+use crate::explain::{self, Receiver, V2Report};
+use crate::failure::{Failure, Outcome};
+use crate::peers_file::PeerEntry;
+use crate::printer::Printer;
+
+pub(super) fn verify(headers: &Path, args: &VerifyArgs, peers: &[PeerEntry], printer: Printer) -> Outcome {
+    let headers = read_headers(headers)?;
+    // The command line has both, or it was refused.
+    let method = args.method.as_deref().unwrap_or_default();
+    let line = request_line(method, args.path.as_deref().unwrap_or_default())?;
+    let body = args
+        .body
+        .as_deref()
+        .map(|path| read_input(path, "body"))
+        .transpose()?;
+    let name = headers
+        .get("x-nara-name")
+        .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+        .unwrap_or_default();
+    let key = key_of(&name, args, peers)?.ok_or_else(|| {
+        Failure::usage(format!("no public key is known for {}", harmless_line(&name)))
+            .hint("pass --key, or --peers with its key")
+    })?;
+    let others: Vec<(String, PublicKey)> = peers
+        .iter()
+        .filter_map(|peer| Some((peer.name.to_string(), peer.key?)))
+        .collect();
+    let recipients = args
+        .to
+        .as_deref()
+        .map_or_else(|| Ok(Vec::new()), |to| recipients(to, peers))?;
+    let receiver = Receiver {
+        now: args.now.map_or_else(|| SystemClock.now_millis(), UnixMillis::new),
+        recipients: &recipients,
+        body: body.as_deref(),
+        others: &others,
+    };
+    let report = V2Report::new(&headers, line, &key, &receiver);
+    print(&report, args.explain, printer)?;
+    let signed = RequestSignature::from_headers(&headers).ok();
+    printer.json(json!({
+        "valid": report.is_valid(),
+        "findings": findings(&report),
+        "components": report.components.iter().map(|component| json!({
+            "component": component.id,
+            "value": component.value,
+            "signed_as": component.signed_as,
+        })).collect::<Vec<_>>(),
+        "signature_base": report.base.as_deref().map(String::from_utf8_lossy),
+        "signature_base_hex": report.base.as_deref().map(explain::hex),
+        "created_s": signed.as_ref().map(|signed| signed.created().get()),
+        "expires_s": signed.as_ref().map(|signed| signed.expires().get()),
+        "key_id": signed.as_ref().map(|signed| signed.key_id().to_string()),
+        "compared": { "body": receiver.body.is_some(), "recipient": !recipients.is_empty() },
+    }))?;
+    Ok(if report.is_valid() {
+        Exit::Ok
+    } else {
+        Exit::Unauthenticated
+    })
+}
+
+/// How `X-Nara-To` may name a nara.
+fn recipients(to: &str, peers: &[PeerEntry]) -> Outcome<Vec<Recipient>> {
+    let given = recipient(to)?;
+    let known = peers.iter().find(|peer| match &given {
+        Recipient::Id(id) => peer.id.as_ref() == Some(id),
+        Recipient::Name(name) => peer.name == *name,
+    });
+    let mut all = vec![given];
+    if let Some(peer) = known {
+        all.extend(peer.id.clone().map(Recipient::Id));
+        all.push(Recipient::Name(peer.name.clone()));
+    }
+    Ok(all)
+}
+
+/// Reads `Name: value` lines, as a recorder of requests writes them. What is not one, such as the request line, is
+/// skipped.
+fn read_headers(path: &Path) -> Outcome<HeaderMap> {
+    let bytes = read_input(path, "headers")?;
+    let mut headers = HeaderMap::new();
+    for line in bytes.split(|byte| *byte == b'\n') {
+        let mut parts = line.splitn(2, |byte| *byte == b':');
+        let (Some(name), Some(value)) = (parts.next(), parts.next()) else {
+            continue;
+        };
+        if let (Ok(name), Ok(value)) = (
+            HeaderName::try_from(name.trim_ascii()),
+            HeaderValue::from_bytes(value.trim_ascii()),
+        ) {
+            headers.append(name, value);
+        }
+    }
+    Ok(headers)
+}
+
+/// What is wrong, one sentence each, and what explains it.
+fn findings(report: &V2Report) -> Vec<String> {
+    let problems = report.problems.iter().map(ToString::to_string);
+    problems.chain(report.causes.iter().cloned()).collect()
+}
+
+fn print(report: &V2Report, explain: bool, printer: Printer) -> Outcome<()> {
+    if report.is_valid() {
+        printer.line(format_args!("{}", "valid".green().bold()))?;
+    } else {
+        printer.line(format_args!("{}", "invalid".red().bold()))?;
+    }
+    for finding in findings(report) {
+        printer.line(format_args!("  {}", harmless_line(&finding)))?;
+    }
+    if !explain {
+        return Ok(());
+    }
+    for component in &report.components {
+        printer.line(format_args!(
+            "{:<18} {}",
+            harmless_line(&component.id),
+            harmless_line(&component.value)
+        ))?;
+        if let Some(signed_as) = &component.signed_as {
+            printer.line(format_args!("{:>18} {}", "signed as", harmless_line(signed_as)))?;
+        }
+    }
+    if let Some(base) = &report.base {
+        printer.line(format_args!("base, hex    {}", explain::hex(base)))?;
+    }
+    Ok(())
+}
