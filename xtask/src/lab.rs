@@ -35,7 +35,11 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
             "--soak" => task = "soak",
             "--kinds" | "--rounds" => {
                 rest.push(arg.clone());
-                rest.push(args.next().cloned().ok_or_else(|| format!("{arg} takes a value"))?);
+                rest.push(
+                    args.next()
+                        .cloned()
+                        .ok_or_else(|| format!("{arg} takes a value"))?,
+                );
             }
             other => return Err(format!("the lab has no option {other:?}; see `cargo xtask help`")),
         }
@@ -70,10 +74,12 @@ fn check_tools() -> Result<(), String> {
         return Err("the lab needs the program `ip` (on Debian: apt-get install iproute2)".to_owned());
     }
     if !works("unshare", &["-Urnpf", "--kill-child", "true"]) {
-        return Err("the lab needs user, network and process namespaces: `unshare -Urnpf true` fails here. \
+        return Err(
+            "the lab needs user, network and process namespaces: `unshare -Urnpf true` fails here. \
                     On Debian and Ubuntu, `sysctl kernel.unprivileged_userns_clone=1` or \
                     `sysctl kernel.apparmor_restrict_unprivileged_userns=0` allows them"
-            .to_owned());
+                .to_owned(),
+        );
     }
     Ok(())
 }
@@ -102,7 +108,8 @@ fn build_lab(task: &str) -> Result<PathBuf, String> {
         "debug"
     };
     process::run(&mut command)?;
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| process::root().join("target"), PathBuf::from);
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| process::root().join("target"), PathBuf::from);
     Ok(target.join(profile).join("nara-lab"))
 }
 

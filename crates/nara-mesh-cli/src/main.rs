@@ -10,6 +10,7 @@ mod failure;
 mod keeping;
 mod ledger_file;
 mod listing;
+mod network;
 mod peers_file;
 mod printer;
 mod run;

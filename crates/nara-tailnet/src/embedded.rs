@@ -48,8 +48,8 @@ use tokio_stream::wrappers::WatchStream;
 
 use self::control::{Control, ControlState, Leave, View};
 use self::device::Device;
-use self::keys::Keys;
 pub use self::keys::KeyFileError;
+use self::keys::Keys;
 use self::netmap::Node;
 use self::plane::Plane;
 use self::relay::{LinkState, Relays};
@@ -149,7 +149,12 @@ impl EmbeddedNode {
     /// The node with this address, waiting a moment for one that has just joined.
     async fn peer(&self, address: IpAddr) -> Option<Node> {
         let mut view = self.view.clone();
-        let find = |view: &View| view.peers.iter().find(|peer| peer.addresses.contains(&address)).cloned();
+        let find = |view: &View| {
+            view.peers
+                .iter()
+                .find(|peer| peer.addresses.contains(&address))
+                .cloned()
+        };
         let found = timeout(UNKNOWN_PEER, view.wait_for(|view| find(view).is_some())).await;
         found.ok()?.ok().and_then(|view| find(&view))
     }
@@ -279,7 +284,9 @@ impl Published {
             (ControlState::Left, _) => NodeState::Left,
             (ControlState::Away(reason), _) => NodeState::Waiting(reason.clone()),
             (ControlState::Connecting, _) => NodeState::Starting,
-            (ControlState::Online, _) if addresses.is_empty() => NodeState::Waiting(NotReadyReason::NoAddress),
+            (ControlState::Online, _) if addresses.is_empty() => {
+                NodeState::Waiting(NotReadyReason::NoAddress)
+            }
             (ControlState::Online, LinkState::Up) => NodeState::Running,
             (ControlState::Online, LinkState::Idle) => NodeState::Waiting(NotReadyReason::Connecting),
             (ControlState::Online, LinkState::Down { detail, .. }) => {

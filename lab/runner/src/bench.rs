@@ -115,7 +115,17 @@ fn start(network: &Network, kind: Kind, name: &str, load: Option<&str>) -> Resul
     let folder = folder.to_string_lossy();
     if kind == Kind::Tsnet {
         let mut args = vec![
-            "-name", name, "-control", &control, "-auth-key", AUTH_KEY, "-folder", &folder, "-bench", "-seconds", SECONDS,
+            "-name",
+            name,
+            "-control",
+            &control,
+            "-auth-key",
+            AUTH_KEY,
+            "-folder",
+            &folder,
+            "-bench",
+            "-seconds",
+            SECONDS,
         ];
         if let Some(address) = load {
             args.extend(["-load", address]);
@@ -168,6 +178,9 @@ pub(crate) async fn child(args: &[String]) -> Result<(), String> {
     let mut figures = http::load(&*node, address, duration).await?;
     figures.ready_ms = ready.as_secs_f64() * 1e3;
     figures.memory_mb = memory;
-    println!("{}", serde_json::to_string(&figures).map_err(|error| error.to_string())?);
+    println!(
+        "{}",
+        serde_json::to_string(&figures).map_err(|error| error.to_string())?
+    );
     Ok(())
 }

@@ -43,7 +43,11 @@ async fn answer(stream: BoxMeshStream) {
 }
 
 /// Sends bytes to an echo and checks that the same come back.
-pub(crate) async fn exchange(transport: &dyn Transport, address: SocketAddr, len: usize) -> Result<(), String> {
+pub(crate) async fn exchange(
+    transport: &dyn Transport,
+    address: SocketAddr,
+    len: usize,
+) -> Result<(), String> {
     let stream = transport
         .dial(address)
         .await
@@ -51,8 +55,14 @@ pub(crate) async fn exchange(transport: &dyn Transport, address: SocketAddr, len
     let (mut reader, mut writer) = tokio::io::split(stream);
     let sent: Vec<u8> = (0..len).map(|n| (n * 31 % 251) as u8).collect();
     let write = async {
-        writer.write_all(&sent).await.map_err(|error| format!("cannot send: {error}"))?;
-        writer.flush().await.map_err(|error| format!("cannot send: {error}"))
+        writer
+            .write_all(&sent)
+            .await
+            .map_err(|error| format!("cannot send: {error}"))?;
+        writer
+            .flush()
+            .await
+            .map_err(|error| format!("cannot send: {error}"))
     };
     let mut received = vec![0; len];
     let read = async {

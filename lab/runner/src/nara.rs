@@ -66,7 +66,10 @@ impl Nara {
         name: &str,
         begin: Instant,
     ) -> Result<Self, String> {
-        let status = node.ready(JOIN).await.map_err(|error| format!("{name}: {error}"))?;
+        let status = node
+            .ready(JOIN)
+            .await
+            .map_err(|error| format!("{name}: {error}"))?;
         let joined = begin.elapsed();
         let address = *status
             .addresses
@@ -151,7 +154,11 @@ impl Nara {
 
     /// Puts events into its ledger.
     pub(crate) async fn remember(&self, events: Vec<SyncEvent>) -> Result<(), String> {
-        self.ledger.insert(events).await.map(|_| ()).map_err(|error| error.to_string())
+        self.ledger
+            .insert(events)
+            .await
+            .map(|_| ())
+            .map_err(|error| error.to_string())
     }
 }
 

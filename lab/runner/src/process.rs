@@ -25,7 +25,11 @@ pub(crate) struct Process {
 
 impl Process {
     pub(crate) fn start(program: &Path, args: &[&str]) -> Result<Self, String> {
-        let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = program
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         let mut child = Command::new(program)
             .args(args)
             .env("TS_NO_LOGS_NO_SUPPORT", "true")
@@ -85,9 +89,11 @@ impl Process {
 
     /// Kills it at once, without a goodbye, and waits until it is gone.
     pub(crate) async fn kill(mut self) -> Result<(), String> {
-        self.child.kill().await.map_err(|error| format!("{}: {error}", self.name))
+        self.child
+            .kill()
+            .await
+            .map_err(|error| format!("{}: {error}", self.name))
     }
-
 }
 
 /// The resident memory of a process, in MB.

@@ -96,7 +96,12 @@ impl Naras {
             let joined = a.joined.max(b.joined);
             let check = async { Ok(format!("{:.2} s", joined.as_secs_f64())) };
             table
-                .check("two first joins at once", &a.kind.to_string(), Duration::from_secs(1), check)
+                .check(
+                    "two first joins at once",
+                    &a.kind.to_string(),
+                    Duration::from_secs(1),
+                    check,
+                )
                 .await;
         }
         Ok(Self { first, second })
@@ -123,7 +128,10 @@ pub(crate) async fn until_answered(from: &Nara, to: &NaraName, within: Duration)
         match from.client.ping(to).await {
             Ok(_) => return Ok(begin.elapsed()),
             Err(error) if begin.elapsed() > within => {
-                return Err(format!("{} does not reach {to} within {within:?}: {error}", from.name));
+                return Err(format!(
+                    "{} does not reach {to} within {within:?}: {error}",
+                    from.name
+                ));
             }
             Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
         }

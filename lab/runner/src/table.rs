@@ -47,10 +47,14 @@ impl Table {
                 "**failed**".to_owned()
             }
         };
-        let at = self.rows.iter().position(|known| known == row).unwrap_or_else(|| {
-            self.rows.push(row.to_owned());
-            self.rows.len() - 1
-        });
+        let at = self
+            .rows
+            .iter()
+            .position(|known| known == row)
+            .unwrap_or_else(|| {
+                self.rows.push(row.to_owned());
+                self.rows.len() - 1
+            });
         if !self.columns.iter().any(|known| known == column) {
             self.columns.push(column.to_owned());
         }
@@ -66,7 +70,11 @@ impl Table {
             let cells: Vec<_> = self
                 .columns
                 .iter()
-                .map(|column| self.cells.get(&(at, column.clone())).map_or("", |cell| cell.text.as_str()))
+                .map(|column| {
+                    self.cells
+                        .get(&(at, column.clone()))
+                        .map_or("", |cell| cell.text.as_str())
+                })
                 .collect();
             text.push_str(&format!("| {row} | {} |\n", cells.join(" | ")));
         }

@@ -52,8 +52,13 @@ struct PeerStatus {
 impl Tsnet {
     /// Starts the program and waits until its node is up.
     pub(crate) async fn start(network: &Network, name: &str) -> Result<Self, String> {
-        let forwarded = TcpListener::bind("127.0.0.1:0").await.map_err(|error| error.to_string())?;
-        let forward = forwarded.local_addr().map_err(|error| error.to_string())?.to_string();
+        let forwarded = TcpListener::bind("127.0.0.1:0")
+            .await
+            .map_err(|error| error.to_string())?;
+        let forward = forwarded
+            .local_addr()
+            .map_err(|error| error.to_string())?
+            .to_string();
         let folder = network.folder_of(name);
         let mut process = Process::start(
             &network.programs.join("peer"),

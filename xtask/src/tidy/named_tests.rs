@@ -43,7 +43,9 @@ fn tests_named_in(text: &str) -> BTreeSet<String> {
     quoted
         .filter_map(|quoted| quoted.rsplit("::").next())
         .filter(|name| {
-            let is_identifier = name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_'));
+            let is_identifier = name
+                .bytes()
+                .all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_'));
             is_identifier && name.split('_').count() >= MIN_WORDS
         })
         .map(str::to_owned)

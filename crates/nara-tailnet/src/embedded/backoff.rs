@@ -44,7 +44,10 @@ mod tests {
         let mut backoff = Backoff::new(second, second * 4);
         for whole in [1, 2, 4, 4] {
             let pause = backoff.pause();
-            assert!(pause >= second * whole / 2 && pause <= second * whole, "{pause:?}");
+            assert!(
+                pause >= second * whole / 2 && pause <= second * whole,
+                "{pause:?}"
+            );
         }
         backoff.reset();
         assert!(backoff.pause() <= second);

@@ -78,7 +78,9 @@ impl ControlError {
         match self {
             Self::Refused { .. } => NotReadyReason::KeyRefused { detail },
             Self::KeyExpired => NotReadyReason::KeyExpired,
-            Self::LoginNeeded { url } => NotReadyReason::NeedsLogin { url: Some(url.clone()) },
+            Self::LoginNeeded { url } => NotReadyReason::NeedsLogin {
+                url: Some(url.clone()),
+            },
             Self::ApprovalNeeded => NotReadyReason::NeedsApproval,
             Self::Keys(_) => NotReadyReason::Other { detail },
             Self::Dial { .. }
@@ -166,7 +168,9 @@ impl Control {
         let mut backoff = Backoff::new(FIRST_PAUSE, self.settings.max_backoff);
         loop {
             let begin = tokio::time::Instant::now();
-            let session = std::panic::AssertUnwindSafe(self.session(&mut leave)).catch_unwind().await;
+            let session = std::panic::AssertUnwindSafe(self.session(&mut leave))
+                .catch_unwind()
+                .await;
             let error = match session {
                 Ok(Ok(End::Dropped)) => return,
                 Ok(Ok(End::Leave(done))) => return self.leave(done).await,
@@ -181,7 +185,11 @@ impl Control {
                 backoff.reset();
             }
             let pause = backoff.pause();
-            tracing::info!(error = super::chain(&error), ?pause, "away from the control server");
+            tracing::info!(
+                error = super::chain(&error),
+                ?pause,
+                "away from the control server"
+            );
             self.state.send_replace(ControlState::Away(error.reason()));
             tokio::select! {
                 () = sleep(pause) => {}
@@ -249,7 +257,9 @@ impl Control {
         let mut rotated = false;
         loop {
             let limit = if followup.is_some() { LOGIN } else { ANSWER };
-            let register = self.dialer.register(connection, &self.settings, &self.keys, followup.take());
+            let register = self
+                .dialer
+                .register(connection, &self.settings, &self.keys, followup.take());
             match within("register", limit, register).await? {
                 Registered::Done => break,
                 Registered::Login { url } => {
@@ -283,7 +293,11 @@ impl Control {
         as_stream: bool,
     ) -> Result<MapStream, ControlError> {
         let builder = MapRequestBuilder::new(self.keys.state()).hostname(&self.settings.host_name);
-        let builder = if as_stream { builder.as_stream() } else { builder.as_request() };
+        let builder = if as_stream {
+            builder.as_stream()
+        } else {
+            builder.as_request()
+        };
         let mut request = builder.build();
         if let Some(host) = &mut request.host_info {
             host.app = APP;
@@ -300,7 +314,8 @@ impl Control {
             self.relays.set_map(relays.clone());
         }
         let peers = self.netmap.peers();
-        self.relays.use_regions(peers.iter().filter_map(|peer| peer.region));
+        self.relays
+            .use_regions(peers.iter().filter_map(|peer| peer.region));
         let routes: Vec<_> = peers
             .iter()
             .filter(|peer| !peer.expired)
@@ -331,7 +346,9 @@ impl Control {
                 let connection = self.dialer.connect(self.keys.state()).await?;
                 self.dialer.log_out(&connection, &self.settings, &self.keys).await
             };
-            within("log out", GOODBYE, goodbye).await.map_err(std::io::Error::other)
+            within("log out", GOODBYE, goodbye)
+                .await
+                .map_err(std::io::Error::other)
         } else {
             Ok(())
         };

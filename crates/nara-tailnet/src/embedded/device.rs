@@ -47,7 +47,12 @@ impl Device {
     pub(super) async fn take(&self) -> Vec<PacketMut> {
         loop {
             let ready = self.down_ready.notified();
-            let packets: Vec<_> = self.down.lock().unwrap_or_else(PoisonError::into_inner).drain(..).collect();
+            let packets: Vec<_> = self
+                .down
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .drain(..)
+                .collect();
             if !packets.is_empty() {
                 self.down_room.wake();
                 return packets;
@@ -82,7 +87,11 @@ impl AsyncWakeDevice for StackEnd {
 
     fn poll_tx(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         self.0.down_room.register(cx.waker());
-        if self.0.has_room() { Poll::Ready(()) } else { Poll::Pending }
+        if self.0.has_room() {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
     }
 }
 
@@ -94,7 +103,12 @@ impl phy::Device for StackEnd {
         if !self.0.has_room() {
             return None;
         }
-        let packet = self.0.up.lock().unwrap_or_else(PoisonError::into_inner).pop_front()?;
+        let packet = self
+            .0
+            .up
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop_front()?;
         Some((Received(packet), Sending(&self.0)))
     }
 
@@ -169,12 +183,17 @@ mod tests {
         let device = Arc::new(Device::default());
         let mut end = StackEnd(Arc::clone(&device));
         for n in 0..DOWN {
-            let token = end.transmit(Instant::ZERO).unwrap_or_else(|| panic!("no room for {n}"));
+            let token = end
+                .transmit(Instant::ZERO)
+                .unwrap_or_else(|| panic!("no room for {n}"));
             token.consume(20, |packet| packet.fill(1));
         }
         assert!(end.transmit(Instant::ZERO).is_none());
         device.put(&[2; 40]);
-        assert!(end.receive(Instant::ZERO).is_none(), "an answer would find no room");
+        assert!(
+            end.receive(Instant::ZERO).is_none(),
+            "an answer would find no room"
+        );
         assert_eq!(device.take().await.len(), DOWN);
         let (received, _) = end.receive(Instant::ZERO).unwrap();
         received.consume(|packet| assert_eq!(packet, [2; 40]));

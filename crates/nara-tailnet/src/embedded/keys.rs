@@ -166,10 +166,7 @@ mod tests {
         let path = folder.path().join("deep/node.json");
         let first = Keys::open(Some(&path)).unwrap();
         let second = Keys::open(Some(&path)).unwrap();
-        assert_eq!(
-            first.state().node_keys.public,
-            second.state().node_keys.public
-        );
+        assert_eq!(first.state().node_keys.public, second.state().node_keys.public);
         assert_eq!(
             first.state().machine_keys.public,
             second.state().machine_keys.public

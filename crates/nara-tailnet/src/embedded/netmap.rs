@@ -157,8 +157,14 @@ impl From<WireNode> for Node {
             .map(ipnet::IpNet::addr)
             .collect();
         addresses.sort_by_key(IpAddr::is_ipv6);
-        let legacy = wire.derp.rsplit_once(':').and_then(|(_, region)| region.parse().ok());
-        let region = Some(wire.home_derp).filter(|region| *region != 0).or(legacy).filter(|region| *region != 0);
+        let legacy = wire
+            .derp
+            .rsplit_once(':')
+            .and_then(|(_, region)| region.parse().ok());
+        let region = Some(wire.home_derp)
+            .filter(|region| *region != 0)
+            .or(legacy)
+            .filter(|region| *region != 0);
         Self {
             host_name,
             dns_name,
@@ -202,7 +208,11 @@ mod tests {
     #[test]
     fn peers_come_change_and_go() {
         let mut map = Netmap::default();
-        map.fold(message(&format!(r#"{{"Peers":[{},{}]}}"#, node(1, ""), node(2, ""))));
+        map.fold(message(&format!(
+            r#"{{"Peers":[{},{}]}}"#,
+            node(1, ""),
+            node(2, "")
+        )));
         assert_eq!(names(&map), ["n1", "n2"]);
         map.fold(message(&format!(
             r#"{{"PeersChanged":[{}],"PeersRemoved":[1],"OnlineChange":{{"2":false,"77":true}}}}"#,
@@ -215,7 +225,10 @@ mod tests {
         map.fold(message(
             r#"{"PeersChangedPatch":[{"NodeID":2,"DERPRegion":901,"Online":true},{"NodeID":55}]}"#,
         ));
-        assert_eq!((map.peers()[0].region, map.peers()[0].online), (Some(901), Some(true)));
+        assert_eq!(
+            (map.peers()[0].region, map.peers()[0].online),
+            (Some(901), Some(true))
+        );
         map.fold(message(r#"{"KeepAlive":true}"#));
         assert_eq!(names(&map), ["n2", "n3"]);
         map.fold(message(r#"{"Peers":[]}"#));
@@ -243,7 +256,10 @@ mod tests {
             r#"{{"Peers":[{{"ID":1,"Name":"a","Key":"{}","Addresses":["100.64.0.1/32","10.0.0.0/8"]}}]}}"#,
             key(1)
         )));
-        assert_eq!(map.peers()[0].addresses, [IpAddr::V4(Ipv4Addr::new(100, 64, 0, 1))]);
+        assert_eq!(
+            map.peers()[0].addresses,
+            [IpAddr::V4(Ipv4Addr::new(100, 64, 0, 1))]
+        );
     }
 
     #[test]
@@ -308,11 +324,17 @@ mod tests {
         assert!(!allows(&map, 9632), "without rules nothing may come in");
         map.fold(message(&format!(r#"{{"PacketFilter":[{}]}}"#, rule(9632))));
         assert!(allows(&map, 9632) && !allows(&map, 22));
-        map.fold(message(&format!(r#"{{"PacketFilters":{{"more":[{}]}}}}"#, rule(22))));
+        map.fold(message(&format!(
+            r#"{{"PacketFilters":{{"more":[{}]}}}}"#,
+            rule(22)
+        )));
         assert!(allows(&map, 9632) && allows(&map, 22));
         map.fold(message(r#"{"PacketFilters":{"more":null}}"#));
         assert!(allows(&map, 9632) && !allows(&map, 22));
-        map.fold(message(&format!(r#"{{"PacketFilters":{{"*":null,"only":[{}]}}}}"#, rule(22))));
+        map.fold(message(&format!(
+            r#"{{"PacketFilters":{{"*":null,"only":[{}]}}}}"#,
+            rule(22)
+        )));
         assert!(!allows(&map, 9632) && allows(&map, 22));
     }
 

@@ -169,7 +169,9 @@ impl Plane {
                     core.heard.insert(*from, now);
                 }
             }
-            let received = core.dataplane.process_inbound(packets.into_iter().map(|(_, packet)| packet));
+            let received = core
+                .dataplane
+                .process_inbound(packets.into_iter().map(|(_, packet)| packet));
             core.send(received.to_peers);
             received.to_local
         });
@@ -193,7 +195,9 @@ impl Plane {
         if let Some(id) = core.ids.get(peer).copied() {
             let id = ts_tunnel::PeerId(id);
             core.dataplane.wireguard.remove_peer(id);
-            core.dataplane.wireguard.upsert_peer(ts_tunnel::PeerConfig::new(id, *peer, [0; 32]));
+            core.dataplane
+                .wireguard
+                .upsert_peer(ts_tunnel::PeerConfig::new(id, *peer, [0; 32]));
         }
     }
 

@@ -165,6 +165,10 @@ mod tests {
                 "{url}"
             );
         }
-        assert!(EmbeddedSettings::new("a", TAILSCALE_CONTROL.parse().unwrap()).validate().is_ok());
+        assert!(
+            EmbeddedSettings::new("a", TAILSCALE_CONTROL.parse().unwrap())
+                .validate()
+                .is_ok()
+        );
     }
 }

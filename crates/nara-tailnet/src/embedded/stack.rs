@@ -52,7 +52,11 @@ impl Runner {
     pub(super) async fn run(mut self) {
         loop {
             // A panic in the library must not take all connections down.
-            if std::panic::AssertUnwindSafe(self.0.run_tokio()).catch_unwind().await.is_err() {
+            if std::panic::AssertUnwindSafe(self.0.run_tokio())
+                .catch_unwind()
+                .await
+                .is_err()
+            {
                 tracing::error!("the network stack panicked; it goes on");
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
@@ -145,7 +149,12 @@ impl Stack {
             .iter()
             .copied()
             .find(|address| address.is_ipv4() == peer.is_ipv4())
-            .ok_or_else(|| io::Error::new(io::ErrorKind::NetworkUnreachable, "the node has no such address yet"))?;
+            .ok_or_else(|| {
+                io::Error::new(
+                    io::ErrorKind::NetworkUnreachable,
+                    "the node has no such address yet",
+                )
+            })?;
         for _ in 0..PORTS {
             let port = FIRST_PORT + self.next_port.fetch_add(1, Ordering::Relaxed) % PORTS;
             let local = SocketAddr::new(ours, port);

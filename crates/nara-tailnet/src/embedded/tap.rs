@@ -68,7 +68,9 @@ impl Tap {
     }
 
     fn outgoing_at(&self, packet: &[u8], now: Instant) {
-        let Some(segment) = Segment::parse(packet) else { return };
+        let Some(segment) = Segment::parse(packet) else {
+            return;
+        };
         let flow = (segment.source, segment.destination);
         let mut flows = self.flows();
         if segment.has(RST) {
@@ -104,7 +106,9 @@ impl Tap {
     }
 
     fn incoming_at(&self, packet: &[u8], now: Instant) -> bool {
-        let Some(segment) = Segment::parse(packet) else { return true };
+        let Some(segment) = Segment::parse(packet) else {
+            return true;
+        };
         let flow = (segment.destination, segment.source);
         let mut flows = self.flows();
         if segment.has(RST) {
@@ -166,7 +170,9 @@ impl Tap {
         flows
             .iter()
             .filter(|(_, track)| {
-                let is_dead = track.waiting.is_some_and(|since| passed(since) > self.user_timeout);
+                let is_dead = track
+                    .waiting
+                    .is_some_and(|since| passed(since) > self.user_timeout);
                 let is_abandoned = track.we_closed && passed(track.seen) > HALF_CLOSED;
                 is_dead || is_abandoned
             })
@@ -239,7 +245,9 @@ mod tests {
         tap.outgoing_at(&packet(ours(), theirs(), 99, SYN, 0), now);
         tap.abort(&(ours(), theirs()));
         let mut end = super::super::device::StackEnd(Arc::clone(&device));
-        let (received, _) = end.receive(ts_netstack_smoltcp::netcore::smoltcp::time::Instant::ZERO).unwrap();
+        let (received, _) = end
+            .receive(ts_netstack_smoltcp::netcore::smoltcp::time::Instant::ZERO)
+            .unwrap();
         received.consume(|bytes| {
             let reset = Segment::parse(bytes).unwrap();
             assert!(reset.has(RST) && reset.has(ACK));

@@ -87,12 +87,19 @@ pub(super) async fn load(
     }
     figures.requests_per_second = taken.len() as f64 / begin.elapsed().as_secs_f64();
     taken.sort_unstable();
-    let at = |share: usize| taken.get(taken.len() * share / 100).map_or(0.0, |taken| taken.as_secs_f64() * 1e6);
+    let at = |share: usize| {
+        taken
+            .get(taken.len() * share / 100)
+            .map_or(0.0, |taken| taken.as_secs_f64() * 1e6)
+    };
     figures.p50_us = at(50);
     figures.p99_us = at(99);
 
     let begin = Instant::now();
-    let received = send(&mut sender, Method::GET, "/blob", Bytes::new()).await?.2.len();
+    let received = send(&mut sender, Method::GET, "/blob", Bytes::new())
+        .await?
+        .2
+        .len();
     figures.down_mb_s = received as f64 / 1e6 / begin.elapsed().as_secs_f64();
     let begin = Instant::now();
     send(&mut sender, Method::POST, "/blob", vec![0; BLOB].into()).await?;

@@ -17,7 +17,10 @@ const NAME: &str = "bench";
 
 /// Signs a request or an answer: `suffix` is method and path, or the hash of the body.
 pub(super) fn sign(key: &SigningKey, headers: &mut HeaderMap, suffix: &str) {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_millis();
     let signature = key.sign(format!("{NAME}{now}{suffix}").as_bytes());
     let mut set = |name: &'static str, value: String| {
         if let Ok(value) = HeaderValue::from_str(&value) {
@@ -31,13 +34,22 @@ pub(super) fn sign(key: &SigningKey, headers: &mut HeaderMap, suffix: &str) {
 
 /// Whether the headers are signed for this suffix.
 pub(super) fn verify(key: &SigningKey, headers: &HeaderMap, suffix: &str) -> bool {
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let text = |name: &str| {
+        headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default()
+    };
     let signed = format!("{}{}{suffix}", text("x-nara-name"), text("x-nara-timestamp"));
     STANDARD
         .decode(text("x-nara-signature"))
         .ok()
         .and_then(|bytes| Signature::from_slice(&bytes).ok())
-        .is_some_and(|signature| key.verifying_key().verify_strict(signed.as_bytes(), &signature).is_ok())
+        .is_some_and(|signature| {
+            key.verifying_key()
+                .verify_strict(signed.as_bytes(), &signature)
+                .is_ok()
+        })
 }
 
 /// The hash of a body, as it is signed.

@@ -22,7 +22,12 @@ const PORT: u16 = 9632;
 pub(super) async fn run(programs: &Path, table: &mut Table) -> Result<(), String> {
     let network = Network::start(programs).await?;
     table
-        .check("24 nodes in one process, a ring", "embedded", LIMIT, ring(&network))
+        .check(
+            "24 nodes in one process, a ring",
+            "embedded",
+            LIMIT,
+            ring(&network),
+        )
         .await;
     Ok(())
 }

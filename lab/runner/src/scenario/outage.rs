@@ -41,8 +41,14 @@ async fn control_away(network: &Network, naras: &Naras, table: &mut Table) {
         failed.push(error);
     }
     for (pair, _, _) in naras.pairs() {
-        let why = failed.iter().find(|why| why.starts_with(&pair)).or_else(|| failed.first().filter(|why| !why.contains('→')));
-        let outcome = why.map_or_else(|| Ok(format!("{rounds} of {rounds} pings")), |why| Err(why.clone()));
+        let why = failed
+            .iter()
+            .find(|why| why.starts_with(&pair))
+            .or_else(|| failed.first().filter(|why| !why.contains('→')));
+        let outcome = why.map_or_else(
+            || Ok(format!("{rounds} of {rounds} pings")),
+            |why| Err(why.clone()),
+        );
         table
             .check("control away for 60 s", &pair, LIMIT, async { outcome })
             .await;
@@ -51,7 +57,9 @@ async fn control_away(network: &Network, naras: &Naras, table: &mut Table) {
     let new = match Nara::start(network, Kind::Embedded, "late").await {
         Ok(new) => new,
         Err(error) => {
-            table.check("… then somebody joins", "embedded", LIMIT, async { Err(error) }).await;
+            table
+                .check("… then somebody joins", "embedded", LIMIT, async { Err(error) })
+                .await;
             return;
         }
     };
@@ -98,14 +106,21 @@ pub(super) async fn at_start(programs: &Path, kinds: &[Kind], table: &mut Table)
             };
             network.control("up").await?;
             let begin = Instant::now();
-            node.ready(Duration::from_secs(50)).await.map_err(|error| error.to_string())?;
+            node.ready(Duration::from_secs(50))
+                .await
+                .map_err(|error| error.to_string())?;
             let said = not_ready.reason.to_string();
             let said = said.split(';').next().unwrap_or_default().to_owned();
             println!("      {kind} said: {said}");
             Ok(format!("joined {:.1} s later", begin.elapsed().as_secs_f64()))
         };
         table
-            .check("control down at start", &kind.to_string(), Duration::from_secs(70), check)
+            .check(
+                "control down at start",
+                &kind.to_string(),
+                Duration::from_secs(70),
+                check,
+            )
             .await;
     }
     Ok(())
@@ -146,7 +161,12 @@ pub(super) async fn amnesia(programs: &Path, table: &mut Table) -> Result<(), St
         Ok(format!("back after {:.1} s", begin.elapsed().as_secs_f64()))
     };
     table
-        .check("control replaced by one that knows nobody", "embedded", LIMIT, check)
+        .check(
+            "control replaced by one that knows nobody",
+            "embedded",
+            LIMIT,
+            check,
+        )
         .await;
     Ok(())
 }

@@ -37,16 +37,22 @@ pub(super) async fn run(naras: &Naras, table: &mut Table) {
     for nara in &naras.second {
         if let Err(error) = nara.remember(nara.events(EVENTS, story)).await {
             table
-                .check("sync 5,000 events", &nara.kind.to_string(), LIMIT, async { Err(error) })
+                .check("sync 5,000 events", &nara.kind.to_string(), LIMIT, async {
+                    Err(error)
+                })
                 .await;
         }
     }
     for (pair, a, b) in naras.pairs() {
         table.check("ping", &pair, LIMIT, ping(a, b)).await;
         table.check("sync 5,000 events", &pair, LIMIT, sync(a, b)).await;
-        table.check("direct message", &pair, LIMIT, direct_message(a, b)).await;
+        table
+            .check("direct message", &pair, LIMIT, direct_message(a, b))
+            .await;
         table.check("zine", &pair, LIMIT, zine(a, b)).await;
-        table.check("postcard over all naras", &pair, LIMIT, postcard(naras, a, b)).await;
+        table
+            .check("postcard over all naras", &pair, LIMIT, postcard(naras, a, b))
+            .await;
     }
     body(naras, table).await;
 }
@@ -79,9 +85,7 @@ async fn ping(a: &Nara, b: &Nara) -> Result<String, String> {
 async fn sync(a: &Nara, b: &Nara) -> Result<String, String> {
     use futures_util::StreamExt as _;
     let begin = Instant::now();
-    let mut pages = a
-        .client
-        .sync_pages(&b.name, EventFilter::default(), 1000, None);
+    let mut pages = a.client.sync_pages(&b.name, EventFilter::default(), 1000, None);
     let mut events = 0;
     while let Some(page) = pages.next().await {
         let page = page.map_err(|error| error.to_string())?;
@@ -153,7 +157,11 @@ async fn zine(a: &Nara, b: &Nara) -> Result<String, String> {
         .since(since, MAX_EVENTS)
         .await
         .map_err(|error| error.to_string())?;
-    let got = answer.events.accepted.iter().any(|event| event.event.id == wanted_id);
+    let got = answer
+        .events
+        .accepted
+        .iter()
+        .any(|event| event.event.id == wanted_id);
     if got && arrived.iter().any(|event| event.id == given_id) {
         Ok(millis(took))
     } else {

@@ -22,7 +22,9 @@ pub(super) async fn run(network: &Network, naras: &Naras, table: &mut Table) {
         let mortal = match Mortal::start(network, &format!("mortal-{kind}")).await {
             Ok(mortal) => mortal,
             Err(error) => {
-                table.check("peer killed", &kind, LIMIT, async { Err(error) }).await;
+                table
+                    .check("peer killed", &kind, LIMIT, async { Err(error) })
+                    .await;
                 continue;
             }
         };
@@ -38,7 +40,9 @@ pub(super) async fn run(network: &Network, naras: &Naras, table: &mut Table) {
             drop(mortal);
             Ok(format!("answers {:.1} s after its start", took.as_secs_f64()))
         };
-        table.check("… restarted with the same key", &kind, LIMIT, again).await;
+        table
+            .check("… restarted with the same key", &kind, LIMIT, again)
+            .await;
     }
 }
 
@@ -92,5 +96,9 @@ async fn killed(nara: &Nara, mortal: Mortal) -> Result<String, String> {
     if !error.is_circuit_open() || took > Duration::from_millis(5) {
         return Err(format!("the circuit is not open: {error} after {took:.1?}"));
     }
-    Ok(format!("{:.1} s, then {:.2} ms", slowest.as_secs_f64(), took.as_secs_f64() * 1e3))
+    Ok(format!(
+        "{:.1} s, then {:.2} ms",
+        slowest.as_secs_f64(),
+        took.as_secs_f64() * 1e3
+    ))
 }

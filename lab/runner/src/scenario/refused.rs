@@ -15,8 +15,12 @@ const COLUMN: &str = "embedded";
 
 pub(super) async fn run(programs: &Path, table: &mut Table) -> Result<(), String> {
     let network = Network::start(programs).await?;
-    table.check("wrong auth key", COLUMN, LIMIT, wrong_key(&network)).await;
-    table.check("ephemeral leave", COLUMN, LIMIT, leave(&network)).await;
+    table
+        .check("wrong auth key", COLUMN, LIMIT, wrong_key(&network))
+        .await;
+    table
+        .check("ephemeral leave", COLUMN, LIMIT, leave(&network))
+        .await;
     table.check("expired key", COLUMN, LIMIT, expired(&network)).await;
     Ok(())
 }
@@ -44,7 +48,9 @@ async fn leave(network: &Network) -> Result<String, String> {
     settings.ephemeral = true;
     settings.key_file = None;
     let node = embedded(settings)?;
-    node.ready(Duration::from_secs(20)).await.map_err(|error| error.to_string())?;
+    node.ready(Duration::from_secs(20))
+        .await
+        .map_err(|error| error.to_string())?;
     let begin = Instant::now();
     node.leave().await.map_err(|error| error.to_string())?;
     let took = begin.elapsed();
@@ -56,11 +62,12 @@ async fn leave(network: &Network) -> Result<String, String> {
 
 async fn expired(network: &Network) -> Result<String, String> {
     let node = embedded(Settings::new(network, "old"))?;
-    node.ready(Duration::from_secs(20)).await.map_err(|error| error.to_string())?;
+    node.ready(Duration::from_secs(20))
+        .await
+        .map_err(|error| error.to_string())?;
     network.control("expire").await?;
     let mut status = node.watch_status();
-    let is_expired =
-        |state: &NodeState| matches!(state, NodeState::Waiting(NotReadyReason::KeyExpired));
+    let is_expired = |state: &NodeState| matches!(state, NodeState::Waiting(NotReadyReason::KeyExpired));
     let expired = tokio::time::timeout(
         Duration::from_secs(10),
         status.wait_for(|status| is_expired(&status.state)),
@@ -77,5 +84,8 @@ async fn expired(network: &Network) -> Result<String, String> {
     if joined.await.is_err() {
         return Err(format!("it does not come back: {:?}", node.status().state));
     }
-    Ok(format!("back {:.1} s later with a new key", begin.elapsed().as_secs_f64()))
+    Ok(format!(
+        "back {:.1} s later with a new key",
+        begin.elapsed().as_secs_f64()
+    ))
 }

@@ -69,14 +69,23 @@ impl Dialer {
         url.query_pairs_mut()
             .append_pair("v", &CapabilityVersion::CURRENT.to_string());
         let http = self.http1().await?;
-        let response = http.get(&url, None).await.map_err(|error| protocol(STEP, error))?;
+        let response = http
+            .get(&url, None)
+            .await
+            .map_err(|error| protocol(STEP, error))?;
         let status = response.status();
         let body = read(response, STEP).await?;
         if !status.is_success() {
-            return Err(protocol(STEP, format_args!("it answers {status}{}", quote(&body))));
+            return Err(protocol(
+                STEP,
+                format_args!("it answers {status}{}", quote(&body)),
+            ));
         }
         let key: ControlKey = serde_json::from_slice(&body).map_err(|_| {
-            protocol(STEP, format_args!("{} is no control server{}", self.url, quote(&body)))
+            protocol(
+                STEP,
+                format_args!("{} is no control server{}", self.url, quote(&body)),
+            )
         })?;
         Ok(key.public_key)
     }
@@ -94,10 +103,14 @@ impl Dialer {
             })?;
         // Whether plain HTTP is allowed at all was decided when the node was started.
         let http = if self.url.scheme() == "https" {
-            let stream = self.tls.connect(host, None, stream).await.map_err(|source| ControlError::Tls {
-                server: server(),
-                source,
-            })?;
+            let stream = self
+                .tls
+                .connect(host, None, stream)
+                .await
+                .map_err(|source| ControlError::Tls {
+                    server: server(),
+                    source,
+                })?;
             ts_http_util::http1::connect(stream).await
         } else {
             ts_http_util::http1::connect(stream).await
@@ -135,14 +148,19 @@ impl Dialer {
         let status = response.status();
         if !status.is_success() {
             let body = read(response, STEP).await.unwrap_or_default();
-            return Err(protocol(STEP, format_args!("it answers {status}{}", quote(&body))));
+            return Err(protocol(
+                STEP,
+                format_args!("it answers {status}{}", quote(&body)),
+            ));
         }
         Ok(MapStream::new(response.into_read()))
     }
 
     /// Answers a question of the server. That it fails is for the server to notice.
     pub(super) async fn answer(&self, ping: &RawValue, connection: &HttpConn) {
-        let Ok(ping) = serde_json::from_str(ping.get()) else { return };
+        let Ok(ping) = serde_json::from_str(ping.get()) else {
+            return;
+        };
         let update = StateUpdate {
             derp: None,
             node: None,
@@ -187,7 +205,11 @@ pub(super) fn quote(body: &[u8]) -> String {
         .map(|character| if character.is_control() { ' ' } else { character })
         .take(MAX_QUOTE)
         .collect();
-    if text.is_empty() { text } else { format!(": {text}") }
+    if text.is_empty() {
+        text
+    } else {
+        format!(": {text}")
+    }
 }
 
 pub(super) fn protocol(step: &'static str, detail: impl std::fmt::Display) -> ControlError {

@@ -20,7 +20,9 @@ const LONG_AGO: &str = "1970-01-01T00:02:03Z";
 pub(super) enum Registered {
     Done,
     /// Somebody has to open this page; then the same is to be asked again, with the page.
-    Login { url: String },
+    Login {
+        url: String,
+    },
     /// The key of the node has expired.
     Expired,
 }
@@ -102,7 +104,10 @@ impl Dialer {
         if status.is_success() {
             Ok(())
         } else {
-            Err(protocol(PATH, format_args!("it answers {status}{}", quote(&body))))
+            Err(protocol(
+                PATH,
+                format_args!("it answers {status}{}", quote(&body)),
+            ))
         }
     }
 }
@@ -114,7 +119,9 @@ fn request<'a>(settings: &'a EmbeddedSettings, keys: &Keys) -> Request<'a> {
         node_key: state.node_keys.public,
         old_node_key: keys.previous(),
         nl_key: state.network_lock_keys.public,
-        auth: settings.auth_key.as_ref().map(|key| Auth { auth_key: key.reveal() }),
+        auth: settings.auth_key.as_ref().map(|key| Auth {
+            auth_key: key.reveal(),
+        }),
         expiry: None,
         followup: None,
         hostinfo: Host {
@@ -172,7 +179,10 @@ mod tests {
 
     #[test]
     fn each_answer_has_its_meaning() {
-        assert_eq!(answer(r#"{"MachineAuthorized":true,"User":{"ID":1}}"#).unwrap(), Registered::Done);
+        assert_eq!(
+            answer(r#"{"MachineAuthorized":true,"User":{"ID":1}}"#).unwrap(),
+            Registered::Done
+        );
         assert_eq!(
             answer(r#"{"AuthURL":"https://c/a/1"}"#).unwrap(),
             Registered::Login {

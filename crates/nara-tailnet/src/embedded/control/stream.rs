@@ -32,7 +32,13 @@ impl MapStream {
             if let Some(json) = take(&mut self.bytes)? {
                 return Ok(MapMessage::parse(&json)?);
             }
-            if self.reader.read_buf(&mut self.bytes).await.map_err(ControlError::Ended)? == 0 {
+            if self
+                .reader
+                .read_buf(&mut self.bytes)
+                .await
+                .map_err(ControlError::Ended)?
+                == 0
+            {
                 return Err(ControlError::Ended(io::ErrorKind::UnexpectedEof.into()));
             }
         }
@@ -82,10 +88,7 @@ mod tests {
     #[tokio::test]
     async fn a_message_that_is_too_long_is_refused_before_it_is_read() {
         let mut stream = MapStream::new(&[0xff; 8][..]);
-        assert!(matches!(
-            stream.next().await,
-            Err(ControlError::Protocol { .. })
-        ));
+        assert!(matches!(stream.next().await, Err(ControlError::Protocol { .. })));
     }
 
     #[tokio::test]
@@ -98,7 +101,9 @@ mod tests {
         let (mut writer, reader) = tokio::io::duplex(chunk);
         let bytes = bytes.to_vec();
         tokio::spawn(async move {
-            tokio::io::AsyncWriteExt::write_all(&mut writer, &bytes).await.unwrap();
+            tokio::io::AsyncWriteExt::write_all(&mut writer, &bytes)
+                .await
+                .unwrap();
         });
         reader
     }

@@ -115,7 +115,11 @@ impl MapMessage {
 
 fn nodes(list: &[Box<RawValue>]) -> Vec<WireNode> {
     if list.len() > MAX_PEERS {
-        tracing::warn!(peers = list.len(), limit = MAX_PEERS, "the tailnet has too many peers");
+        tracing::warn!(
+            peers = list.len(),
+            limit = MAX_PEERS,
+            "the tailnet has too many peers"
+        );
     }
     list.iter()
         .take(MAX_PEERS)

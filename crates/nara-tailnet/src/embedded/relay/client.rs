@@ -121,9 +121,15 @@ async fn connect_to(server: &Server, tls: &Tls, keys: &NodeKeyPair) -> Result<Co
 /// Opens a TCP connection to a server. Also what its latency is measured with.
 pub(super) async fn dial(server: &Server) -> io::Result<TcpStream> {
     let addresses: Vec<SocketAddr> = if server.addresses.is_empty() {
-        tokio::net::lookup_host((server.host_name.as_str(), server.port)).await?.collect()
+        tokio::net::lookup_host((server.host_name.as_str(), server.port))
+            .await?
+            .collect()
     } else {
-        server.addresses.iter().map(|ip| (*ip, server.port).into()).collect()
+        server
+            .addresses
+            .iter()
+            .map(|ip| (*ip, server.port).into())
+            .collect()
     };
     let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
     for address in addresses {
@@ -152,7 +158,10 @@ async fn upgrade(server: &Server, stream: TlsStream<TcpStream>) -> Result<Upgrad
         .map_err(|error| failed(error.to_string()))?;
     let request =
         ts_http_util::make_upgrade_req(&url, "DERP", None).map_err(|error| failed(error.to_string()))?;
-    let response = http.send(request).await.map_err(|error| failed(error.to_string()))?;
+    let response = http
+        .send(request)
+        .await
+        .map_err(|error| failed(error.to_string()))?;
     if response.status() != ts_http_util::StatusCode::SWITCHING_PROTOCOLS {
         return Err(failed(format!("it answers {}", response.status())));
     }
@@ -200,7 +209,12 @@ async fn greet(server: &Server, io: Upgraded, keys: &NodeKeyPair) -> Result<Conn
         .encrypt(&nonce, &info[..])
         .map_err(|_| failed("its key cannot be used"))?;
     let mut hello = BytesMut::new();
-    frame::put_client_info(&mut hello, keys.public.to_crypto_box().as_bytes(), &nonce, &sealed);
+    frame::put_client_info(
+        &mut hello,
+        keys.public.to_crypto_box().as_bytes(),
+        &nonce,
+        &sealed,
+    );
     writer.write_all(&hello).await?;
     writer.flush().await?;
 
@@ -213,13 +227,13 @@ async fn greet(server: &Server, io: Upgraded, keys: &NodeKeyPair) -> Result<Conn
     let info = sealer
         .decrypt(nonce.into(), sealed)
         .map_err(|_| failed("it has not the key that it claims"))?;
-    let info: ServerInfo = serde_json::from_slice(&info).map_err(|_| failed("it does not say how it works"))?;
+    let info: ServerInfo =
+        serde_json::from_slice(&info).map_err(|_| failed("it does not say how it works"))?;
     if info.version != VERSION {
         return Err(failed("its version of the protocol is unknown"));
     }
     Ok(Connection { reader, writer })
 }
-
 
 impl std::fmt::Display for Server {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

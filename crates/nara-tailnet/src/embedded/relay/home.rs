@@ -53,7 +53,9 @@ pub(super) async fn measure(map: &RelayMap) -> BTreeMap<RegionId, Duration> {
 /// The region that is to be home. The present one stays if it answers and none is much nearer.
 pub(super) fn choose(measured: &BTreeMap<RegionId, Duration>, present: Option<RegionId>) -> Option<RegionId> {
     let (nearest, latency) = measured.iter().min_by_key(|(_, latency)| **latency)?;
-    let stays = present.and_then(|present| measured.get_key_value(&present)).filter(|(_, ours)| latency.as_secs_f64() >= ours.as_secs_f64() * NEARER);
+    let stays = present
+        .and_then(|present| measured.get_key_value(&present))
+        .filter(|(_, ours)| latency.as_secs_f64() >= ours.as_secs_f64() * NEARER);
     Some(stays.map_or(*nearest, |(present, _)| *present))
 }
 
@@ -62,7 +64,10 @@ mod tests {
     use super::*;
 
     fn measured(latencies: &[(RegionId, u64)]) -> BTreeMap<RegionId, Duration> {
-        latencies.iter().map(|(id, ms)| (*id, Duration::from_millis(*ms))).collect()
+        latencies
+            .iter()
+            .map(|(id, ms)| (*id, Duration::from_millis(*ms)))
+            .collect()
     }
 
     #[test]

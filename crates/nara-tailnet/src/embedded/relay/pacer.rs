@@ -87,7 +87,8 @@ impl Pacer {
             return Some(first);
         }
         if self.queued == 0 {
-            self.peers.retain(|_, bucket| now.saturating_duration_since(bucket.filled) < IDLE);
+            self.peers
+                .retain(|_, bucket| now.saturating_duration_since(bucket.filled) < IDLE);
             return None;
         }
         for (to, bucket) in &mut self.peers {
@@ -162,7 +163,10 @@ mod tests {
         assert_eq!(drain(&mut pacer, now), RELAY_BURST as usize);
         assert!(pacer.next().is_some_and(|next| next > now));
         assert_eq!(drain(&mut pacer, now + Duration::from_millis(10)), 10);
-        assert_eq!(drain(&mut pacer, now + Duration::from_secs(9)), RELAY_BURST as usize);
+        assert_eq!(
+            drain(&mut pacer, now + Duration::from_secs(9)),
+            RELAY_BURST as usize
+        );
     }
 
     #[tokio::test]

@@ -84,7 +84,12 @@ impl Segment {
 }
 
 /// A packet that resets a connection; `None`: the addresses are of two families.
-pub(super) fn reset(from: SocketAddr, to: SocketAddr, sequence: u32, acknowledgement: u32) -> Option<Vec<u8>> {
+pub(super) fn reset(
+    from: SocketAddr,
+    to: SocketAddr,
+    sequence: u32,
+    acknowledgement: u32,
+) -> Option<Vec<u8>> {
     (from.is_ipv4() == to.is_ipv4()).then(|| packet(from, to, sequence, acknowledgement, RST | ACK, 0))
 }
 
@@ -148,10 +153,7 @@ mod tests {
 
     #[test]
     fn both_families_are_understood() {
-        for (from, to) in [
-            ("100.64.0.1:1", "100.64.0.2:2"),
-            ("[fd7a::1]:1", "[fd7a::2]:2"),
-        ] {
+        for (from, to) in [("100.64.0.1:1", "100.64.0.2:2"), ("[fd7a::1]:1", "[fd7a::2]:2")] {
             let (from, to) = (from.parse().unwrap(), to.parse().unwrap());
             let segment = Segment::parse(&packet(from, to, u32::MAX, 5, SYN | ACK, 3)).unwrap();
             assert_eq!((segment.source, segment.destination), (from, to));
