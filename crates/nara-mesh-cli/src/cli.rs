@@ -218,8 +218,8 @@ pub(crate) struct NetworkArgs {
 /// `up`
 ///
 /// Joins, says step by step how it goes, serves as `serve` does, and finds the naras among the nodes of the network:
-/// those that answer on port 9632 or 7433. Without --network it uses the tailscaled of this machine if that runs, else
-/// one of its own if the program tailscaled is there.
+/// those that answer on port 9632 or 7433. Without --network it uses the tailscaled of this machine if that is on a
+/// tailnet, else one of its own if the program tailscaled is there, else a node inside this process.
 ///
 /// In the configuration file, the table `network` has the keys kind, socket, control_url, auth_key_file, host_name
 /// and skip.
@@ -239,9 +239,12 @@ pub(crate) struct UpArgs {
     /// Host name to ask for [default: NAME-xxxx with four random characters, the same each time]
     #[arg(long, value_name = "NAME", help_heading = "Network options")]
     pub(crate) host_name: Option<String>,
-    /// Be forgotten by the control server when it ends (network managed)
+    /// Be forgotten by the control server when it ends (networks managed and embedded)
     #[arg(long, help_heading = "Network options")]
     pub(crate) ephemeral: bool,
+    /// Let an embedded node use a control server on http://, where anybody on the way can add nodes: for labs only
+    #[arg(long, hide_short_help = true, help_heading = "Network options")]
+    pub(crate) danger_plain_control: bool,
     /// Program for a tailscaled of our own (network managed)
     #[arg(
         long,

@@ -40,6 +40,7 @@ pub(super) fn run(args: &UpArgs, settings: &Settings, printer: Printer) -> Outco
         control_url: settings.control_url(args),
         auth_key,
         ephemeral: args.ephemeral,
+        plain_control: args.danger_plain_control,
         wait,
         port: args.port,
         skip: settings.tool_prefixes(&args.skip),
@@ -69,6 +70,9 @@ pub(super) fn choose(
     if is_on_path(program) {
         let why = "no tailscaled of this machine is on a tailnet, and the program is there";
         return Ok((NetworkKind::Managed, why));
+    }
+    if cfg!(feature = "embedded") {
+        return Ok((NetworkKind::Embedded, "no tailscaled is there"));
     }
     Err(Failure::usage("there is no way to a tailnet: no tailscaled runs, and the program is not there").hint(
         "install Tailscale (https://tailscale.com/download) and log in with `tailscale up`, or install only the program \

@@ -209,8 +209,15 @@ fn a_node_that_is_not_ready_says_why_and_what_to_do() {
         stderr.contains("no tailscaled answers at nowhere.sock"),
         "{stderr}"
     );
-    let embedded = ["up", "--network", "embedded"];
-    run(path, 2, &[&embedded[..], &ALICE].concat());
+    let embedded = [
+        "up",
+        "--network",
+        "embedded",
+        "--control-url",
+        "http://127.0.0.1:1",
+    ];
+    let stderr = text(&run(path, 2, &[&embedded[..], &ALICE].concat()).stderr);
+    assert!(stderr.contains("embedded") || stderr.contains("http"), "{stderr}");
     let nothing = ["up", "--network", "tailscaled", "--auth-key-file", "missing"];
     let stderr = text(&run(path, 2, &[&nothing[..], &ALICE].concat()).stderr);
     assert!(

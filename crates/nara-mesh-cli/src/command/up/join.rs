@@ -37,6 +37,12 @@ pub(in crate::command) struct Join {
     pub(super) control_url: Option<String>,
     pub(super) auth_key: Option<AuthKey>,
     pub(super) ephemeral: bool,
+    /// Whether an embedded node may use a control server without TLS.
+    #[cfg_attr(
+        not(feature = "embedded"),
+        expect(dead_code, reason = "it is about embedded nodes")
+    )]
+    pub(super) plain_control: bool,
     pub(super) wait: Duration,
     pub(super) port: u16,
     pub(super) skip: Vec<String>,
@@ -92,10 +98,7 @@ impl Join {
                 Arc::new(TailscaledNode::new(&self.socket))
             }
             NetworkKind::Managed => self.start_daemon(printer)?,
-            NetworkKind::Embedded => {
-                return Err(Failure::usage("--network embedded is not in this build yet")
-                    .hint("use --network managed: a tailscaled of our own, without root"));
-            }
+            NetworkKind::Embedded => self.start_embedded(printer)?,
         };
         let begun = Instant::now();
         let status = match self.wait_for(&*node, printer).await {
@@ -131,6 +134,39 @@ impl Join {
         let fields = json!({ "network": "managed", "socket": node.socket(), "host_name": self.host_name });
         step(printer, "network", &text, fields)?;
         Ok(Arc::new(node))
+    }
+
+    #[cfg(feature = "embedded")]
+    fn start_embedded(&self, printer: Printer) -> Outcome<Arc<dyn MeshNode>> {
+        use nara_tailnet::embedded::{EmbeddedNode, EmbeddedSettings, TAILSCALE_CONTROL};
+
+        let control_url = self.control_url.as_deref().unwrap_or(TAILSCALE_CONTROL);
+        let url = control_url
+            .parse()
+            .map_err(|error| Failure::usage(format!("--control-url: {control_url:?}: {error}")))?;
+        let mut settings = EmbeddedSettings::new(&self.host_name, url);
+        settings.auth_key.clone_from(&self.auth_key);
+        settings.ephemeral = self.ephemeral;
+        // An ephemeral node is another one each time.
+        settings.key_file = (!self.ephemeral).then(|| self.folder.with_file_name("node.key"));
+        if self.plain_control {
+            settings.danger_allow_plain_control();
+        }
+        let node = EmbeddedNode::start(settings)
+            .map_err(|error| Failure::usage(error.to_string()).caused_by(error))?;
+        let text = format!(
+            "a node in this process ({}), host name {}",
+            self.why, self.host_name
+        );
+        let fields = json!({ "network": "embedded", "host_name": self.host_name });
+        step(printer, "network", &text, fields)?;
+        Ok(Arc::new(node))
+    }
+
+    #[cfg(not(feature = "embedded"))]
+    fn start_embedded(&self, _: Printer) -> Outcome<Arc<dyn MeshNode>> {
+        Err(Failure::usage("--network embedded is not in this build")
+            .hint("build the program with its feature `embedded`, or use --network managed"))
     }
 
     /// The daemon of the machine was configured by whoever runs the machine.
