@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use nara_mesh::defaults;
 use nara_mesh::gossip::GossipConfig;
 
 use crate::{exit, peers_file};
@@ -28,8 +29,8 @@ pub(crate) struct Cli {
 pub(crate) struct GlobalArgs {
     /// Configuration file (TOML) [env: NARA_MESH_CONFIG] [default: ~/.config/nara-mesh/config.toml, if there]
     ///
-    /// Keys: name, soul_file, data_dir, peers, timeout, tls, trust, color, listen, log. Relative paths are
-    /// relative to the file.
+    /// Keys: name, soul_file, data_dir, peers, network, timeout, tls, trust, color, listen, log. Relative paths
+    /// are relative to the file.
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// Name of this nara [env: NARA_MESH_NAME] [default: the name in the soul file]
@@ -87,8 +88,12 @@ pub(crate) enum Command {
     /// Make or show the identity of a nara
     #[command(subcommand)]
     Id(IdCommand),
+    /// Look for what keeps a nara from talking to others
+    Doctor(DoctorArgs),
     /// Run a nara until ctrl-C or SIGTERM
     Serve(ServeArgs),
+    /// Join a tailnet, find the naras on it, and run a nara until ctrl-C or SIGTERM
+    Up(UpArgs),
     /// Measure the round trip to peers
     Ping(PingArgs),
     /// Fetch events of a peer, verified
@@ -163,10 +168,17 @@ pub(crate) struct IdShowArgs {
 pub(crate) struct ServeArgs {
     /// Address to listen on [default: 127.0.0.1:9632]
     ///
-    /// The default is reached from this machine only: joining a tailnet is not built in yet. To be reached
-    /// over one that this machine has joined, give its address there, such as 100.64.0.7:9632.
+    /// The default is reached from this machine only. To be reached over a tailnet that this machine has joined,
+    /// give its address there, such as 100.64.0.7:9632; `up` finds it by itself.
     #[arg(long, value_name = "IP[:PORT]")]
     pub(crate) listen: Option<String>,
+    #[command(flatten)]
+    pub(crate) serving: ServingArgs,
+}
+
+/// What `serve` and `up` have in common.
+#[derive(Debug, Args)]
+pub(crate) struct ServingArgs {
     /// How long requests on their way may take once it is told to end
     #[arg(long, value_name = "DURATION", default_value = "5s")]
     pub(crate) grace: String,
@@ -178,9 +190,105 @@ pub(crate) struct ServeArgs {
     pub(crate) no_gossip: bool,
 }
 
+/// A way to be on the mesh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum NetworkKind {
+    /// The tailscaled of this machine
+    Tailscaled,
+    /// A tailscaled of our own, in userspace mode: needs no root, and touches nothing of the machine
+    Managed,
+    /// A node inside this process: nothing to install
+    Embedded,
+    /// This machine alone
+    Loopback,
+}
+
+/// On which network a command is.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Network options")]
+pub(crate) struct NetworkArgs {
+    /// How to be on the mesh [env: NARA_MESH_NETWORK]
+    #[arg(long, value_enum, value_name = "NETWORK")]
+    pub(crate) network: Option<NetworkKind>,
+    /// Socket of the machine's tailscaled [env: NARA_MESH_SOCKET] [default: where it usually is]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) socket: Option<PathBuf>,
+}
+
+/// `up`
+///
+/// Joins, says step by step how it goes, serves as `serve` does, and finds the naras among the nodes of the network:
+/// those that answer on port 9632 or 7433. Without --network it uses the tailscaled of this machine if that is on a
+/// tailnet, else one of its own if the program tailscaled is there, else a node inside this process.
+///
+/// In the configuration file, the table `network` has the keys kind, socket, control_url, auth_key_file, host_name
+/// and skip.
+#[derive(Debug, Args)]
+pub(crate) struct UpArgs {
+    #[command(flatten)]
+    pub(crate) on: NetworkArgs,
+    /// File with the key to join with [env: NARA_MESH_AUTH_KEY_FILE, or the key itself in NARA_MESH_AUTH_KEY]
+    ///
+    /// It is never a value on the command line, where every user of the machine could read it. Without it, and the
+    /// first time, a page to log in at is shown.
+    #[arg(long, value_name = "FILE", help_heading = "Network options")]
+    pub(crate) auth_key_file: Option<PathBuf>,
+    /// Control server, such as a Headscale [env: NARA_MESH_CONTROL_URL] [default: that of Tailscale]
+    #[arg(long, value_name = "URL", help_heading = "Network options")]
+    pub(crate) control_url: Option<String>,
+    /// Host name to ask for [default: NAME-xxxx with four random characters, the same each time]
+    #[arg(long, value_name = "NAME", help_heading = "Network options")]
+    pub(crate) host_name: Option<String>,
+    /// Be forgotten by the control server when it ends (networks managed and embedded)
+    #[arg(long, help_heading = "Network options")]
+    pub(crate) ephemeral: bool,
+    /// Let an embedded node use a control server on http://, where anybody on the way can add nodes: for labs only
+    #[arg(long, hide_short_help = true, help_heading = "Network options")]
+    pub(crate) danger_plain_control: bool,
+    /// Program for a tailscaled of our own (network managed)
+    #[arg(
+        long,
+        value_name = "PROGRAM",
+        default_value = "tailscaled",
+        help_heading = "Network options"
+    )]
+    pub(crate) tailscaled: PathBuf,
+    /// How long joining may take
+    #[arg(
+        long,
+        value_name = "DURATION",
+        default_value = "60s",
+        help_heading = "Network options"
+    )]
+    pub(crate) wait: String,
+    /// Nodes whose host names begin like this are no naras; may be given several times
+    #[arg(long, value_name = "PREFIX", help_heading = "Network options")]
+    pub(crate) skip: Vec<String>,
+    /// Port of the mesh
+    #[arg(long, value_name = "PORT", default_value_t = defaults::MESH_PORT, help_heading = "Network options")]
+    pub(crate) port: u16,
+    #[command(flatten)]
+    pub(crate) serving: ServingArgs,
+}
+
+/// `doctor`
+///
+/// Checks one thing after the other and says what was found, why it matters and what to do next. With --network it
+/// looks at that network, else at the one that `up` would use. The exit code is 1 if something is wrong.
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    #[command(flatten)]
+    pub(crate) on: NetworkArgs,
+    /// Port of the mesh
+    #[arg(long, value_name = "PORT", default_value_t = defaults::MESH_PORT)]
+    pub(crate) port: u16,
+}
+
 /// `ping`
 #[derive(Debug, Args)]
 pub(crate) struct PingArgs {
+    #[command(flatten)]
+    pub(crate) on: NetworkArgs,
     /// Peers: name, id or address
     #[arg(value_name = "PEER", required_unless_present = "all")]
     pub(crate) peers: Vec<String>,
@@ -371,6 +479,11 @@ pub(crate) struct PeersListArgs {
     /// Do not ping them
     #[arg(long)]
     pub(crate) offline: bool,
+    /// Say what changes among the naras of the network, until ctrl-C
+    #[arg(long, conflicts_with = "offline")]
+    pub(crate) watch: bool,
+    #[command(flatten)]
+    pub(crate) on: NetworkArgs,
 }
 
 /// `peers trust`

@@ -3,6 +3,7 @@
 mod completions;
 mod demo;
 mod dm;
+mod doctor;
 mod id;
 mod man;
 mod peers;
@@ -10,6 +11,7 @@ mod ping;
 mod serve;
 mod sign;
 mod sync;
+mod up;
 mod verify;
 mod watch;
 mod world;
@@ -34,6 +36,7 @@ pub(crate) fn run(command: &Command, settings: &Settings) -> Outcome {
         Command::Completions(args) => completions::run(args, printer("completions")),
         Command::Demo(args) => demo::run(args, printer("demo")),
         Command::Dm(args) => dm::run(args, settings, printer("dm")),
+        Command::Doctor(args) => doctor::run(args, settings, printer("doctor")),
         Command::Id(IdCommand::New(args)) => id::new(args, settings, printer("id-new")),
         Command::Id(IdCommand::Show(args)) => id::show(args, settings, printer("id-show")),
         Command::Man(args) => man::run(args, printer("man")),
@@ -42,6 +45,7 @@ pub(crate) fn run(command: &Command, settings: &Settings) -> Outcome {
         Command::Serve(args) => serve::run(args, settings, printer("serve")),
         Command::Sign(args) => sign::run(args, settings, printer("sign")),
         Command::Sync(args) => sync::run(args, settings, printer("sync")),
+        Command::Up(args) => up::run(args, settings, printer("up")),
         Command::Verify(args) => verify::run(args, settings, printer("verify")),
         Command::World(WorldCommand::Send(args)) => world::send(args, settings, printer("world-send")),
         Command::Watch(args) => watch::run(args, settings, printer("watch")),

@@ -1,9 +1,11 @@
 //! The client of a command: peers registered, limits set, errors turned into failures.
 
 use std::future::Future;
+use std::sync::Arc;
 
 use nara_mesh::client::{ClientError, MeshClient, PeerRef};
 use nara_mesh::identity::LocalNara;
+use nara_mesh::transport::{TcpTransport, Transport};
 use nara_proto::identity::{NaraName, Soul};
 use zeroize::Zeroizing;
 
@@ -23,6 +25,11 @@ pub(crate) fn block_on<T>(future: impl Future<Output = Outcome<T>>) -> Outcome<T
 
 /// A client that acts as `nara` and knows the peers of the peers file.
 pub(crate) fn client(nara: LocalNara, settings: &Settings) -> Outcome<MeshClient> {
+    client_on(nara, settings, Arc::new(TcpTransport))
+}
+
+/// The same over a network.
+fn client_on(nara: LocalNara, settings: &Settings, transport: Arc<dyn Transport>) -> Outcome<MeshClient> {
     let registry = settings.registry();
     for entry in settings.peers()? {
         registry
@@ -31,6 +38,7 @@ pub(crate) fn client(nara: LocalNara, settings: &Settings) -> Outcome<MeshClient
     }
     Ok(MeshClient::builder(nara)
         .registry(registry)
+        .transport(transport)
         .call_timeout(settings.timeout)
         .dial_timeout(settings.timeout)
         .tls(settings.tls)
@@ -56,15 +64,21 @@ pub(crate) fn block_on_keeping<T>(
 
 /// A client for commands that sign nothing: it acts as the configured nara, or else as one that nobody knows.
 pub(crate) fn anonymous_client(settings: &Settings) -> Outcome<MeshClient> {
+    anonymous_client_on(settings, Arc::new(TcpTransport))
+}
+
+/// The same over a network.
+pub(crate) fn anonymous_client_on(settings: &Settings, transport: Arc<dyn Transport>) -> Outcome<MeshClient> {
     let nara = if settings.has_soul() {
         settings.local_nara()?
     } else {
         guest()?
     };
-    client(nara, settings)
+    client_on(nara, settings, transport)
 }
 
-fn guest() -> Outcome<LocalNara> {
+/// A nara that nobody knows, for what needs no identity.
+pub(crate) fn guest() -> Outcome<LocalNara> {
     let name: NaraName = "guest".parse().map_err(|_| Failure::failed("guest is no name"))?;
     let soul = new_soul(&name)?;
     LocalNara::new(&soul, name).map_err(|error| Failure::failed(error.to_string()))

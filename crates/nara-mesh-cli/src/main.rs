@@ -10,6 +10,7 @@ mod failure;
 mod keeping;
 mod ledger_file;
 mod listing;
+mod network;
 mod peer_events;
 mod peers_file;
 mod printer;

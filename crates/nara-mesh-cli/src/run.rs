@@ -34,8 +34,8 @@ pub(crate) fn run() -> ExitCode {
 }
 
 fn try_run(cli: &Cli) -> Outcome {
-    // The demo provokes what servers warn about.
-    let quiet_log = matches!(cli.command, Command::Demo(_));
+    // The demo provokes what servers warn about, and the doctor says itself what is wrong.
+    let quiet_log = matches!(cli.command, Command::Demo(_) | Command::Doctor(_));
     let settings = Settings::resolve(&cli.global, quiet_log)?;
     let choice = match settings.color {
         Color::Auto => anstream::ColorChoice::Auto,

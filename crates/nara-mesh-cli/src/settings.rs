@@ -1,5 +1,9 @@
 //! Settings: a flag wins over the environment, the environment over the configuration file.
 
+mod network;
+
+pub(crate) use network::SoulSource;
+
 use std::fmt;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -25,12 +29,17 @@ use crate::soul_file;
 /// The environment variables that the program reads, beside `HOME`, `XDG_CONFIG_HOME`, `XDG_DATA_HOME`,
 /// `NO_COLOR` and `RUST_LOG`.
 mod env_var {
+    pub(super) const AUTH_KEY: &str = "NARA_MESH_AUTH_KEY";
+    pub(super) const AUTH_KEY_FILE: &str = "NARA_MESH_AUTH_KEY_FILE";
     pub(super) const COLOR: &str = "NARA_MESH_COLOR";
     pub(super) const CONFIG: &str = "NARA_MESH_CONFIG";
+    pub(super) const CONTROL_URL: &str = "NARA_MESH_CONTROL_URL";
     pub(super) const DATA_DIR: &str = "NARA_MESH_DATA_DIR";
     pub(super) const LOG: &str = "NARA_MESH_LOG";
     pub(super) const NAME: &str = "NARA_MESH_NAME";
+    pub(super) const NETWORK: &str = "NARA_MESH_NETWORK";
     pub(super) const PEERS: &str = "NARA_MESH_PEERS";
+    pub(super) const SOCKET: &str = "NARA_MESH_SOCKET";
     pub(super) const SOUL: &str = "NARA_MESH_SOUL";
     pub(super) const SOUL_FILE: &str = "NARA_MESH_SOUL_FILE";
     pub(super) const TIMEOUT: &str = "NARA_MESH_TIMEOUT";
@@ -52,6 +61,8 @@ struct Config {
     listen: Option<String>,
     log: Option<String>,
     trust: Option<String>,
+    #[serde(default)]
+    network: network::NetworkConfig,
 }
 
 /// Where a value came from, for messages.
@@ -154,9 +165,9 @@ impl Settings {
             (true, _) => "error",
             (_, 0) if quiet_log => "error",
             (_, 0) => "warn",
-            (_, 1) => "warn,nara_mesh=info",
-            (_, 2) => "info,nara_mesh=debug",
-            _ => "debug,nara_mesh=trace",
+            (_, 1) => "warn,nara_mesh=info,nara_tailnet=info",
+            (_, 2) => "info,nara_mesh=debug,nara_tailnet=debug",
+            _ => "debug,nara_mesh=trace,nara_tailnet=trace",
         };
         let asked = global.quiet || global.verbose > 0;
         let log = env(env_var::LOG)

@@ -255,17 +255,19 @@ impl Discovery {
 
     async fn ask(&self, asked: Asked) -> (Asked, Answer) {
         let mut outcome = Err(None);
+        let mut silent = None;
         let inside = |ip: &IpAddr| mesh_ranges::contain(&self.ranges, *ip);
         for ip in in_order(&asked.candidate.addresses).into_iter().filter(inside) {
             for &port in &self.ports {
                 let address = SocketAddr::new(ip, port);
                 match self.client.discover_key(address, None).await {
-                    Ok(found) => return (asked, Ok((address, found))),
+                    Ok(found) => return (asked, Ok(self.prefer(silent, address, found).await)),
                     Err(error) => {
                         // Who says nothing on one port, says nothing on another.
-                        let silent = error.is_timeout();
+                        let is_silent = error.is_timeout();
                         outcome = Err(Some(error));
-                        if silent {
+                        if is_silent {
+                            silent = silent.or(Some(ip));
                             break;
                         }
                     }
@@ -273,6 +275,24 @@ impl Discovery {
             }
         }
         (asked, outcome)
+    }
+
+    /// An address that was silent is preferred if it answers now: the first packets to a node open the tunnel, and may
+    /// be lost.
+    async fn prefer(
+        &self,
+        silent: Option<IpAddr>,
+        address: SocketAddr,
+        found: DiscoveredKey,
+    ) -> (SocketAddr, DiscoveredKey) {
+        if let Some(ip) = silent {
+            let better = SocketAddr::new(ip, address.port());
+            let again = self.client.discover_key(better, Some(&found.name)).await;
+            if again.is_ok_and(|again| again == found) {
+                return (better, found);
+            }
+        }
+        (address, found)
     }
 
     /// Registers what a node answered; `None`: it is gone meanwhile, or has changed and is asked again.

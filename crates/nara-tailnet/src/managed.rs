@@ -27,7 +27,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::auth_key::AuthKey;
 use crate::localapi::{Forwarding, LocalApi};
 use crate::node::{MeshNode, NodeIdentity, wait_until_ready};
-use crate::status::{NodeState, NodeStatus, NotReady, PathKind};
+use crate::status::{NodeHealth, NodeState, NodeStatus, NotReady, PathKind};
 use crate::tailscaled::{Announced, ForwardedListener, TailscaledNode};
 use supervise::Supervisor;
 
@@ -97,11 +97,11 @@ impl ManagedNode {
     pub fn start(config: ManagedConfig) -> io::Result<Self> {
         make_private_folder(&config.folder)?;
         let folder = std::path::absolute(&config.folder)?;
-        let mut socket = folder.join("tailscaled.sock");
+        let mut socket = Self::socket_in(&folder);
         let mut short_folder = None;
         if socket.as_os_str().len() > MAX_SOCKET_PATH {
             let folder = tempfile::Builder::new().prefix("nara-mesh-").tempdir()?;
-            socket = folder.path().join("tailscaled.sock");
+            socket = Self::socket_in(folder.path());
             short_folder = Some(folder);
         }
         let api = LocalApi::new(socket);
@@ -126,6 +126,11 @@ impl ManagedNode {
                 _short_folder: short_folder,
             }),
         })
+    }
+
+    /// The socket of the daemon whose state is in this folder, unless its path is too long for one.
+    pub fn socket_in(folder: &Path) -> PathBuf {
+        folder.join("tailscaled.sock")
     }
 
     /// The socket of the daemon, for `tailscale --socket`.
@@ -193,6 +198,10 @@ impl MeshNode for ManagedNode {
 
     fn watch_status(&self) -> watch::Receiver<NodeStatus> {
         self.shared.node.watch_status()
+    }
+
+    fn health(&self) -> BoxFuture<'_, NodeHealth> {
+        self.shared.node.health()
     }
 
     fn whois(&self, source: SocketAddr) -> BoxFuture<'_, io::Result<Option<NodeIdentity>>> {

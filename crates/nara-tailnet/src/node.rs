@@ -7,7 +7,7 @@ use nara_mesh::transport::{PeerSource, Transport};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
-use crate::status::{NodeState, NodeStatus, NotReady, NotReadyReason, PathKind};
+use crate::status::{NodeHealth, NodeState, NodeStatus, NotReady, NotReadyReason, PathKind};
 
 /// Whose address it is, as the tailnet says: the control server vouches for it, WireGuard enforces it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +56,11 @@ pub trait MeshNode: Transport + PeerSource {
     /// The status, and every change of it.
     fn watch_status(&self) -> watch::Receiver<NodeStatus>;
 
+    /// What the node says about its connections now.
+    fn health(&self) -> BoxFuture<'_, NodeHealth> {
+        Box::pin(std::future::ready(NodeHealth::default()))
+    }
+
     /// The node to which the source address of a connection belongs; `None`: it is no node of this tailnet.
     ///
     /// # Errors
@@ -81,7 +86,7 @@ pub(crate) async fn wait_until_ready(
     let begun = Instant::now();
     let is_settled = |status: &NodeStatus| match &status.state {
         NodeState::Running => status.is_running(),
-        NodeState::Waiting(reason) => reason.is_final(),
+        NodeState::Waiting(reason) => !reason.may_pass(),
         NodeState::Starting => false,
         NodeState::Left => true,
     };

@@ -133,13 +133,27 @@ pub enum NotReadyReason {
 }
 
 impl NotReadyReason {
-    /// Whether waiting is of no use: somebody has to change something, and start anew.
-    pub const fn is_final(&self) -> bool {
-        matches!(
+    /// Whether waiting may help: nobody has to start the node anew.
+    pub const fn may_pass(&self) -> bool {
+        !matches!(
             self,
             Self::KeyRefused { .. } | Self::ProgramMissing { .. } | Self::SocketNotPermitted { .. }
         )
     }
+}
+
+/// What a node says about its connections, for whoever looks for a fault.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct NodeHealth {
+    /// Whether it is in touch with its control server, if it can tell.
+    pub control_connected: Option<bool>,
+    /// The region of the relay at which peers find it, if it has one.
+    pub home_relay: Option<String>,
+    /// Whether it carries the tailnet in userspace: then it does not lead to itself, so its own port cannot be tried.
+    pub userspace: bool,
+    /// What it complains about, in its own words.
+    pub problems: Vec<String>,
 }
 
 /// Which way packets to a peer take.

@@ -26,7 +26,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::localapi::LocalApi;
 use crate::node::{MeshNode, NodeIdentity, wait_until_ready};
-use crate::status::{NodeState, NodeStatus, NotReady, PathKind};
+use crate::status::{NodeHealth, NodeState, NodeStatus, NotReady, PathKind};
 use follow::Follower;
 pub(crate) use forwarded::{Announced, ForwardedListener};
 use snapshot::Snapshot;
@@ -164,6 +164,13 @@ impl MeshNode for TailscaledNode {
 
     fn watch_status(&self) -> watch::Receiver<NodeStatus> {
         self.shared.status.clone()
+    }
+
+    fn health(&self) -> BoxFuture<'_, NodeHealth> {
+        Box::pin(async move {
+            let fresh = self.shared.refresh.now(&self.shared.snapshots, PATH_AGE).await;
+            fresh.map(|snapshot| snapshot.health.clone()).unwrap_or_default()
+        })
     }
 
     fn whois(&self, source: SocketAddr) -> BoxFuture<'_, io::Result<Option<NodeIdentity>>> {

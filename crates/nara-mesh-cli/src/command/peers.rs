@@ -2,6 +2,7 @@
 
 mod decide;
 mod list;
+mod watch;
 
 use crate::cli::{PeersArgs, PeersCommand};
 use crate::failure::Outcome;

@@ -1,5 +1,6 @@
 //! `ping`: the round trip to peers.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
@@ -15,6 +16,7 @@ use crate::cli::PingArgs;
 use crate::connect;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
+use crate::network::{Network, Way};
 use crate::printer::{Printer, harmless, human, render, table};
 use crate::settings::{Settings, parse_duration};
 
@@ -24,24 +26,35 @@ const MAX_RTT_US: u64 = 3_600_000_000;
 pub(super) fn run(args: &PingArgs, settings: &Settings, printer: Printer) -> Outcome {
     let interval = parse_duration(&args.interval)
         .ok_or_else(|| Failure::usage(format!("--interval: {:?} is not a length of time", args.interval)))?;
-    let client = connect::anonymous_client(settings)?;
-    let peers: Vec<PeerRef> = if args.all {
-        let mut peers = client.registry().peers();
-        peers.retain(|peer| peer.info().address.is_some());
-        peers.into_iter().map(PeerRef::from).collect()
-    } else {
-        args.peers
-            .iter()
-            .map(|text| connect::peer_ref(text))
-            .collect::<Outcome<_>>()?
-    };
-    if peers.is_empty() {
-        return Err(Failure::usage("there is no peer to ping").hint("add peers to the peers file (--peers)"));
-    }
+    let network = Network::resolve(&args.on, settings)?;
+    let client = connect::anonymous_client_on(settings, Arc::new(network.clone()))?;
+    let named: Vec<PeerRef> = args
+        .peers
+        .iter()
+        .map(|text| connect::peer_ref(text))
+        .collect::<Outcome<_>>()?;
     let results = connect::block_on_keeping(&client, settings, async {
-        let calls = peers
-            .iter()
-            .map(|peer| ping_peer(&client, peer, args.count, interval));
+        network.attach(&args.on, settings).await?;
+        if args.all || named.iter().any(|peer| client.peer(peer).is_none()) {
+            network.find_peers(&client, settings).await;
+        }
+        let peers = if args.all {
+            let mut peers = client.registry().peers();
+            peers.retain(|peer| peer.info().address.is_some());
+            peers.into_iter().map(PeerRef::from).collect()
+        } else {
+            named
+        };
+        if peers.is_empty() {
+            return Err(Failure::usage("there is no peer to ping").hint(
+                "add peers to the peers file (--peers), or name a --network on which naras are found",
+            ));
+        }
+        let calls = peers.iter().map(|peer| async {
+            let mut result = ping_peer(&client, peer, args.count, interval).await;
+            result.way = network.way_to(&client, peer).await;
+            result
+        });
         Ok(stream::iter(calls)
             .buffered(defaults::FAN_OUT)
             .collect::<Vec<_>>()
@@ -67,6 +80,8 @@ pub(super) struct PeerResult {
     pub(super) rtts: Histogram<u64>,
     pub(super) sent: u32,
     pub(super) last: Option<PingReport>,
+    /// Which way its packets take, if the network says so.
+    pub(super) way: Option<Way>,
     /// How far the clock of the peer is ahead of ours, in microseconds, by the quickest ping.
     pub(super) clock_offset_us: Option<i64>,
     pub(super) error: Option<ClientError>,
@@ -88,6 +103,7 @@ pub(super) async fn ping_peer(
         rtts: Histogram::new_with_max(MAX_RTT_US, 3).expect("the bounds of the histogram are valid"),
         sent: 0,
         last: None,
+        way: None,
         clock_offset_us: None,
         error: None,
         conflict: None,
@@ -199,6 +215,8 @@ impl PeerResult {
             "key_matches": self.last.as_ref().and_then(|report| report.key_matches),
             "security": self.security(),
             "signs": self.signs(),
+            "path": self.way.as_ref().map(|way| way.path.to_string()),
+            "host_name": self.way.as_ref().and_then(|way| way.granted_name.as_deref()),
             "error": self.error.as_ref().map(ToString::to_string),
         })
     }
@@ -254,6 +272,15 @@ fn print(results: &[PeerResult], printer: Printer) -> Outcome<()> {
     }
     printer.line(render(&table))?;
     for result in results {
+        if let Some(way) = &result.way {
+            let host_name = way.granted_name.as_deref().unwrap_or("a node without a name");
+            printer.line(format_args!(
+                "{} is on {}, path: {}",
+                harmless(&result.label),
+                harmless(host_name),
+                harmless(&way.path.to_string())
+            ))?;
+        }
         if let Some(error) = &result.error {
             printer.note(format_args!("{error}"));
         }

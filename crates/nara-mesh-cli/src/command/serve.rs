@@ -1,6 +1,6 @@
 //! `serve`: a nara that runs until it is told to end.
 
-mod feed;
+pub(super) mod feed;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use nara_mesh::identity::LocalNara;
 use nara_mesh::ledger::{Ledger, PinnedNames};
 use nara_mesh::registry::{PeerEvent, PeerKeeper, PeerRegistry, Recalled};
 use nara_mesh::server::{MeshServer, Shutdown};
+use nara_mesh::transport::{TcpTransport, Transport};
 use nara_proto::event::{ChauPayload, HeyTherePayload, Payload, SyncEvent};
 use nara_proto::identity::KeyId;
 use serde_json::json;
@@ -20,7 +21,8 @@ use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
 use self::feed::{Feed, FeedHandler};
-use crate::cli::ServeArgs;
+use super::up::{Join, Joined};
+use crate::cli::{ServeArgs, ServingArgs};
 use crate::connect::block_on;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
@@ -34,6 +36,25 @@ use crate::settings::{Settings, parse_duration};
 pub(super) fn run(args: &ServeArgs, settings: &Settings, printer: Printer) -> Outcome {
     let nara = settings.local_nara()?;
     let listen = settings.listen(args.listen.as_ref())?;
+    start(nara, &args.serving, Place::Here(listen), settings, printer)
+}
+
+/// Where to serve.
+pub(super) enum Place {
+    /// On an address of this machine.
+    Here(SocketAddr),
+    /// On a network that has to be joined first.
+    Network(Box<Join>),
+}
+
+/// Opens the ledger, joins the network if there is one to join, and serves.
+pub(super) fn start(
+    nara: LocalNara,
+    args: &ServingArgs,
+    place: Place,
+    settings: &Settings,
+    printer: Printer,
+) -> Outcome {
     let grace = parse_duration(&args.grace)
         .ok_or_else(|| Failure::usage(format!("--grace: {:?} is not a length of time", args.grace)))?;
     let folder = settings.data_dir(&nara)?;
@@ -50,12 +71,23 @@ pub(super) fn run(args: &ServeArgs, settings: &Settings, printer: Printer) -> Ou
         let (keeper, recalled) = started.map_err(ledger_file::failed)?;
         keeping::log(&recalled);
         let gossip = (!args.no_gossip).then(|| GossipConfig::with_degree(args.gossip_degree.into()));
+        let (listen, joined) = match place {
+            Place::Here(listen) => (listen, None),
+            Place::Network(join) => {
+                let joined = join.run(&nara, printer).await?;
+                (joined.address, Some(joined))
+            }
+        };
         let plan = Plan {
             listen,
             grace,
             gossip,
+            joined: joined.clone(),
         };
         let outcome = serve(nara, plan, &registry, &keeper, ledger, settings, printer).await;
+        if let Some(joined) = joined {
+            joined.leave(printer).await;
+        }
         keeper.finish().await;
         outcome
     })
@@ -66,6 +98,7 @@ struct Plan {
     listen: SocketAddr,
     grace: Duration,
     gossip: Option<GossipConfig>,
+    joined: Option<Joined>,
 }
 
 async fn serve(
@@ -81,9 +114,14 @@ async fn serve(
         listen,
         grace,
         gossip,
+        joined,
     } = plan;
+    let transport = joined
+        .as_ref()
+        .map_or_else(|| Arc::new(TcpTransport) as Arc<dyn Transport>, Joined::transport);
     let client = MeshClient::builder(nara.clone())
         .registry(registry.clone())
+        .transport(transport.clone())
         .call_timeout(settings.timeout)
         .dial_timeout(settings.timeout)
         .tls(settings.tls)
@@ -97,8 +135,16 @@ async fn serve(
     } else {
         listen.ip().to_string()
     };
-    let server = MeshServer::builder(nara.clone(), ledger.clone())
+    let discovery = joined
+        .as_ref()
+        .and_then(|joined| joined.discovery(client.clone()));
+    let mut server = MeshServer::builder(nara.clone(), ledger.clone());
+    if let Some(discovery) = &discovery {
+        server = server.peer_source(Arc::new(discovery.confirmed_peers()));
+    }
+    let server = server
         .client(client.clone())
+        .transport(transport)
         .handler(FeedHandler::new(feed.clone()))
         .mesh_ip(mesh_ip.as_str())
         .mesh_port(listen.port())
@@ -109,6 +155,9 @@ async fn serve(
     let address = server.local_addr();
     remember(&*ledger, introduction(&nara, &mesh_ip)).await?;
     announce(&nara, address, printer)?;
+    let finding = joined
+        .map(|joined| joined.keep_finding(discovery, address, feed.clone(), printer))
+        .transpose()?;
     let gossip = gossip.map(|config| {
         GossipService::builder(client, ledger.clone())
             .config(config)
@@ -129,6 +178,9 @@ async fn serve(
         }
     }
     printer.note(format_args!("ending within {} s", grace.as_secs_f64()));
+    if let Some(finding) = finding {
+        finding.abort();
+    }
     if let Some(gossip) = gossip {
         gossip.stop().await;
     }
@@ -213,7 +265,9 @@ fn announce(nara: &LocalNara, address: SocketAddr, printer: Printer) -> Outcome<
         KeyId::from(&nara.public_key())
     ));
     if address.ip().is_loopback() {
-        printer.note("It is reached from this machine only (--listen sets another address).");
+        printer.note(
+            "It is reached from this machine only (--listen sets another address, `up` joins a tailnet).",
+        );
     }
     printer.note("Its peers need this stanza in their peers file, and it needs theirs (--peers):\n");
     printer.line(&stanza)?;

@@ -1,10 +1,11 @@
 use crate::{run, run_json, text};
 
-const COMMANDS: [&[&str]; 22] = [
+const COMMANDS: [&[&str]; 24] = [
     &[],
     &["completions"],
     &["demo"],
     &["dm"],
+    &["doctor"],
     &["id"],
     &["id", "new"],
     &["id", "show"],
@@ -18,6 +19,7 @@ const COMMANDS: [&[&str]; 22] = [
     &["serve"],
     &["sign"],
     &["sync"],
+    &["up"],
     &["verify"],
     &["watch"],
     &["world"],

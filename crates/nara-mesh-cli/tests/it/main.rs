@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod demo;
+mod doctor;
 mod help;
 mod id;
 mod kill;
@@ -10,7 +11,9 @@ mod peers;
 mod serve;
 mod settings;
 mod sign;
+mod tailnet;
 mod trust;
+mod up;
 mod watch;
 
 use std::path::Path;

@@ -8,13 +8,14 @@ use tokio::time::Instant;
 
 use crate::localapi::{PeerStatus, Status, WhoIs};
 use crate::node::NodeIdentity;
-use crate::status::{NodeState, NodeStatus, NotReadyReason, PathKind};
+use crate::status::{NodeHealth, NodeState, NodeStatus, NotReadyReason, PathKind};
 
 /// What the daemon said last, in the form in which it is asked for.
 #[derive(Debug, Default)]
 pub(super) struct Snapshot {
     /// When; `None`: it never answered.
     pub(super) taken: Option<Instant>,
+    pub(super) health: NodeHealth,
     own: Vec<IpAddr>,
     /// Whether the daemon carries the tailnet as a network device.
     daemon_has_device: bool,
@@ -38,9 +39,17 @@ impl Snapshot {
             .enumerate()
             .flat_map(|(index, peer)| peer.0.addresses.iter().map(move |&address| (address, index)))
             .collect();
+        let own = status.own.as_ref();
+        let health = NodeHealth {
+            control_connected: own.map(|own| own.online),
+            home_relay: own.map(|own| own.relay.clone()).filter(|relay| !relay.is_empty()),
+            userspace: !status.tun,
+            problems: status.health.unwrap_or_default(),
+        };
         let device = status.tun && status.addresses.first().is_some_and(|&address| is_ours(address));
         Self {
             taken: Some(Instant::now()),
+            health,
             own: status.addresses,
             daemon_has_device: status.tun,
             device,

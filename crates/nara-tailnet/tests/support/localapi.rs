@@ -141,7 +141,7 @@ impl State {
             "TailscaleIPs": joined.then_some(&self.addresses),
             "Self": {
                 "PublicKey": "nodekey:24145b", "HostName": "vm", "DNSName": self.dns_name,
-                "TailscaleIPs": joined.then_some(&self.addresses), "Online": joined, "LastSeen": "0001-01-01T00:00:00Z"
+                "TailscaleIPs": joined.then_some(&self.addresses), "Online": joined, "Relay": "lab", "LastSeen": "0001-01-01T00:00:00Z"
             },
             "Health": self.health, "MagicDNSSuffix": "lab.internal",
             "CurrentTailnet": {"Name": "fake-control.example.net", "MagicDNSSuffix": "lab.internal"},

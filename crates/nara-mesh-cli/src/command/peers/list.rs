@@ -1,25 +1,34 @@
 //! `peers list`: the peers of the peers file and of the ledger, and what a ping of each says.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
-use nara_mesh::client::PeerRef;
+use nara_mesh::client::{MeshClient, PeerRef};
 use nara_mesh::defaults;
 use nara_mesh::registry::{PeerInfo, PeerProtocol};
 use nara_proto::identity::KeyId;
 use serde_json::{Value, json};
 
+use super::watch::watch;
 use crate::cli::PeersListArgs;
 use crate::command::ping::{PeerResult, ping_peer, short};
 use crate::connect;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
+use crate::network::{Network, Way};
 use crate::printer::{Printer, harmless, human, micros, render, table};
 use crate::settings::Settings;
 
 pub(super) fn run(args: &PeersListArgs, settings: &Settings, printer: Printer) -> Outcome {
-    let client = connect::anonymous_client(settings)?;
+    let network = Network::resolve(&args.on, settings)?;
+    let client = connect::anonymous_client_on(settings, Arc::new(network.clone()))?;
+    if args.watch {
+        return watch_network(&network, &client, args, settings, printer);
+    }
     let rows = connect::block_on_keeping(&client, settings, async {
+        network.attach(&args.on, settings).await?;
+        network.find_peers(&client, settings).await;
         let peers = client.registry().peers();
         if peers.is_empty() {
             return Err(Failure::usage("there are no peers").hint(
@@ -28,7 +37,7 @@ pub(super) fn run(args: &PeersListArgs, settings: &Settings, printer: Printer) -
             ));
         }
         let calls = peers.iter().map(|peer| {
-            let client = &client;
+            let (client, network) = (&client, &network);
             async move {
                 let info = peer.info();
                 let ping = !args.offline && info.address.is_some() && !info.is_untrusted();
@@ -37,7 +46,8 @@ pub(super) fn run(args: &PeersListArgs, settings: &Settings, printer: Printer) -
                 } else {
                     None
                 };
-                (info, result)
+                let way = network.way_to(client, &PeerRef::from(peer)).await;
+                (info, result, way)
             }
         });
         Ok(stream::iter(calls)
@@ -46,14 +56,15 @@ pub(super) fn run(args: &PeersListArgs, settings: &Settings, printer: Printer) -
             .await)
     })?;
     let mut table = table([
-        "NAME", "ADDRESS", "ONLINE", "RTT", "KEY ID", "KEY", "TRUST", "CAN", "ID",
+        "NAME", "ADDRESS", "ONLINE", "PATH", "RTT", "KEY ID", "KEY", "TRUST", "CAN", "ID",
     ]);
-    for (info, result) in &rows {
+    for (info, result, way) in &rows {
         let text = |value: Option<String>| value.map_or_else(|| "-".to_owned(), |value| harmless(&value));
         table.add_row([
             text(info.name.as_ref().map(ToString::to_string)),
             text(info.address.as_ref().map(ToString::to_string)),
             online(result.as_ref()),
+            text(way.as_ref().map(|way| way.path.to_string())),
             text(rtt(result.as_ref()).map(human)),
             text(key_id(info, result.as_ref()).map(|key| abbreviate(&key))),
             key_source(info, result.as_ref()),
@@ -65,10 +76,28 @@ pub(super) fn run(args: &PeersListArgs, settings: &Settings, printer: Printer) -
     printer.line(render(&table))?;
     let rows_json: Vec<Value> = rows
         .iter()
-        .map(|(info, result)| to_json(info, result.as_ref()))
+        .map(|(info, result, way)| to_json(info, result.as_ref(), way.as_ref()))
         .collect();
     printer.json(json!({ "peers": rows_json }))?;
     Ok(Exit::Ok)
+}
+
+/// Says what changes, until it is told to end.
+fn watch_network(
+    network: &Network,
+    client: &MeshClient,
+    args: &PeersListArgs,
+    settings: &Settings,
+    printer: Printer,
+) -> Outcome {
+    connect::block_on_keeping(client, settings, async {
+        network.attach(&args.on, settings).await?;
+        let Some(node) = network.node() else {
+            return Err(Failure::usage("--watch: nothing here says who is there")
+                .hint("name a network: --network tailscaled, or --network managed while `up` runs"));
+        };
+        watch(client, node, &settings.tool_prefixes(&[]), printer).await
+    })
 }
 
 fn online(result: Option<&PeerResult>) -> String {
@@ -127,7 +156,7 @@ fn abbreviate(id: &str) -> String {
     }
 }
 
-fn to_json(info: &PeerInfo, result: Option<&PeerResult>) -> Value {
+fn to_json(info: &PeerInfo, result: Option<&PeerResult>, way: Option<&Way>) -> Value {
     json!({
         "name": info.name.as_ref().map(|name| name.as_str()),
         "id": info.id.as_ref().map(|id| id.as_str()),
@@ -135,6 +164,8 @@ fn to_json(info: &PeerInfo, result: Option<&PeerResult>) -> Value {
         "online": result.map(|result| result.error.is_none()),
         "error": result.and_then(|result| result.error.as_ref()).map(ToString::to_string),
         "rtt_us": rtt(result).map(micros),
+        "path": way.map(|way| way.path.to_string()),
+        "host_name": way.and_then(|way| way.granted_name.as_deref()),
         "key_id": key_id(info, result),
         "key_source": info.key.as_ref().map(|pinned| pinned.source.to_string()),
         "learned_at_ms": info.key.as_ref().map(|pinned| pinned.learned_at.get()),

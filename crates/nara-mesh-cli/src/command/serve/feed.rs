@@ -24,7 +24,7 @@ struct Line {
 
 /// Hands lines to the task that prints them.
 #[derive(Clone, Debug)]
-pub(super) struct Feed(mpsc::Sender<Line>);
+pub(in crate::command) struct Feed(mpsc::Sender<Line>);
 
 /// The task that prints.
 pub(super) struct Printing(JoinHandle<()>);
@@ -46,7 +46,8 @@ impl Feed {
         (Self(sender), Printing(printing))
     }
 
-    pub(super) fn send(&self, text: String, json: Value) {
+    /// Prints a line, as soon as the reader of our output lets us.
+    pub(in crate::command) fn send(&self, text: String, json: Value) {
         if self.0.try_send(Line { text, json }).is_err() {
             tracing::warn!("stdout is not read fast enough: a line is left out");
         }

@@ -1,0 +1,145 @@
+//! Checks of what is on this machine.
+
+use std::path::Path;
+
+use nara_mesh::clock::{Clock as _, SystemClock};
+use nara_mesh::identity::LocalNara;
+use nara_proto::identity::KeyId;
+
+use super::report::{Check, Report};
+use crate::explain;
+use crate::failure::Outcome;
+use crate::ledger_file;
+use crate::printer::count;
+use crate::settings::{Settings, SoulSource};
+
+/// The first moment of 2026, in milliseconds: no release is older.
+const OLDEST_MS: i64 = 1_767_225_600_000;
+
+pub(super) fn version(report: &mut Report) -> Outcome<()> {
+    let why = "two naras of very different versions may not understand each other";
+    let found = format!("nara-mesh {}", env!("CARGO_PKG_VERSION"));
+    report.add(Check::ok("version", found, why))
+}
+
+pub(super) fn clock(report: &mut Report) -> Outcome<()> {
+    let now = SystemClock.now_millis();
+    let why = "peers refuse requests whose time is more than 30 s from theirs";
+    let check = Check::ok("clock", explain::date(now), why);
+    report.add(if now.get() < OLDEST_MS {
+        check.failed("set the clock of the machine, or let NTP do it (`timedatectl set-ntp true`)")
+    } else {
+        check
+    })
+}
+
+pub(super) fn soul(settings: &Settings, report: &mut Report) -> Outcome<Option<LocalNara>> {
+    let why = "a nara signs everything with its soul; without one it can only ping";
+    match settings.local_nara() {
+        Ok(nara) => {
+            let key_id = KeyId::from(&nara.public_key());
+            let found = format!("{}, id {}, key {key_id}", nara.name(), nara.id());
+            report.add(Check::ok("soul", found, why))?;
+            Ok(Some(nara))
+        }
+        Err(failure) => {
+            let next = failure
+                .hint
+                .unwrap_or_else(|| "check --soul-file and --name".to_owned());
+            report.add(Check::ok("soul", failure.message, why).failed(next))?;
+            Ok(None)
+        }
+    }
+}
+
+pub(super) fn soul_file(settings: &Settings, report: &mut Report) -> Outcome<()> {
+    let why = "whoever can read the soul can be this nara";
+    let check = |found: String| Check::ok("soul file", found, why);
+    report.add(match settings.soul_source() {
+        None => check("no soul was given".to_owned()).skipped(),
+        Some(SoulSource::Environment) => check("the soul is in the environment".to_owned())
+            .warning("other processes of this user can read it: a file of mode 0600 (--soul-file) is safer"),
+        Some(SoulSource::File(path)) => match mode(&path) {
+            Ok(Some(mode)) if mode & 0o077 != 0 => check(format!("{} has mode {mode:04o}", path.display()))
+                .failed(format!("chmod 600 {}", path.display())),
+            Ok(Some(mode)) => check(format!("{}, mode {mode:04o}", path.display())),
+            Ok(None) => check(format!("{}", path.display())),
+            Err(error) => check(format!("{}: {error}", path.display()))
+                .failed("make one with `nara-mesh id new --name NAME --out FILE`"),
+        },
+    })
+}
+
+#[cfg(unix)]
+fn mode(path: &Path) -> std::io::Result<Option<u32>> {
+    use std::os::unix::fs::PermissionsExt as _;
+    Ok(Some(std::fs::metadata(path)?.permissions().mode() & 0o777))
+}
+
+#[cfg(not(unix))]
+fn mode(path: &Path) -> std::io::Result<Option<u32>> {
+    std::fs::metadata(path).map(|_| None)
+}
+
+/// Returns whether the file can be used.
+pub(super) fn peers_file(settings: &Settings, report: &mut Report) -> Outcome<bool> {
+    let why = "it pins the keys of peers, and says where those are that no network tells";
+    let Some(path) = settings.peers_path() else {
+        let check = Check::ok(
+            "peers file",
+            "there is none: peers are found on the network alone",
+            why,
+        );
+        report.add(check)?;
+        return Ok(true);
+    };
+    match settings.peers() {
+        Ok(peers) => {
+            let found = format!("{}, {}", path.display(), count(peers.len(), "peer"));
+            report.add(Check::ok("peers file", found, why))?;
+            Ok(true)
+        }
+        Err(failure) => {
+            let next = failure
+                .hint
+                .unwrap_or_else(|| "`nara-mesh peers --help` shows the form of the file".to_owned());
+            report.add(Check::ok("peers file", failure.message, why).failed(next))?;
+            Ok(false)
+        }
+    }
+}
+
+pub(super) async fn ledger(
+    settings: &Settings,
+    nara: Option<&LocalNara>,
+    report: &mut Report,
+) -> Outcome<()> {
+    let why = "what a nara remembers is in its ledger, the keys of its peers too";
+    let check = |found: String| Check::ok("ledger", found, why);
+    let Some(nara) = nara else {
+        return report.add(check("whose ledger is not known without a soul".to_owned()).skipped());
+    };
+    let path = match settings.data_dir(nara) {
+        Ok(folder) => folder.join("ledger.db"),
+        Err(failure) => return report.add(check(failure.message).failed("pass --data-dir DIR")),
+    };
+    let shown = path.display();
+    if !path.exists() {
+        return report.add(check(format!(
+            "{shown} is not there yet: it is made when the nara runs"
+        )));
+    }
+    let opened = match ledger_file::open(&path).await {
+        Ok(ledger) => ledger.count().await.map_err(ledger_file::failed),
+        Err(failure) => Err(failure),
+    };
+    report.add(match opened {
+        Ok(events) => check(format!("{shown}, {}", count(events, "event"))),
+        Err(failure) => {
+            let causes = failure.causes().join(": ");
+            check(format!("{}: {causes}", failure.message)).failed(
+                "check its owner and the space on the disk; a broken one can be put aside and synced anew",
+            )
+        }
+    })
+}

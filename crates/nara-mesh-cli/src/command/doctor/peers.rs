@@ -1,0 +1,157 @@
+//! Checks of the peers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{StreamExt as _, stream};
+use nara_mesh::client::{MeshClient, PeerRef};
+use nara_mesh::defaults;
+use nara_mesh::discovery::{Discovery, Found};
+use nara_tailnet::MeshNode;
+
+use super::report::{Check, Report};
+use crate::command::ping::{PeerResult, offset, ping_peer};
+use crate::command::up;
+use crate::failure::Outcome;
+use crate::printer::count;
+use crate::settings::Settings;
+
+/// How far the clock of a peer may be off before it is worth a word, in microseconds. Requests are refused at 30 s.
+const OFFSET_WARNING_US: u64 = 5_000_000;
+
+/// How far it may be off before requests are refused, less what a request may take.
+const OFFSET_FAILURE_US: u64 = 25_000_000;
+
+pub(super) async fn all(
+    client: Option<&MeshClient>,
+    node: Option<&Arc<dyn MeshNode>>,
+    settings: &Settings,
+    report: &mut Report,
+) -> Outcome<()> {
+    seen(node, report).await?;
+    let Some(client) = client else {
+        for what in ["naras", "key conflicts", "peers' clocks"] {
+            report.add(Check::ok(what, "not looked at: the peers file is wrong", "").skipped())?;
+        }
+        return Ok(());
+    };
+    let found = match node {
+        Some(node) => {
+            let discovery = Discovery::new(client.clone(), node.clone());
+            let prefixes = settings.tool_prefixes(&[]);
+            let discovery = prefixes.iter().fold(discovery, Discovery::skip_prefix);
+            discovery.run_once().await.unwrap_or_default()
+        }
+        None => Vec::new(),
+    };
+    let peers = client.registry().peers();
+    let pings = peers
+        .iter()
+        .filter(|peer| peer.info().address.is_some())
+        .map(|peer| async move { ping_peer(client, &PeerRef::from(peer), 1, Duration::ZERO).await });
+    let pings: Vec<PeerResult> = stream::iter(pings).buffered(defaults::FAN_OUT).collect().await;
+    answering(&pings, report)?;
+    conflicts(&found, &pings, report)?;
+    clocks(&pings, report)
+}
+
+async fn seen(node: Option<&Arc<dyn MeshNode>>, report: &mut Report) -> Outcome<()> {
+    let why = "whoever is not on the same tailnet cannot be reached";
+    let Some(node) = node else {
+        return report.add(Check::ok("nodes", "no node tells them", why).skipped());
+    };
+    report.add(match node.candidates().await {
+        Ok(nodes) => {
+            let online = nodes.iter().filter(|node| node.online == Some(true)).count();
+            let unknown = nodes.iter().filter(|node| node.online.is_none()).count();
+            let offline = nodes.len() - online - unknown;
+            let check = Check::ok(
+                "nodes",
+                format!(
+                    "{} beside this one: {online} online, {offline} offline, {unknown} of which nothing is said",
+                    count(nodes.len(), "node")
+                ),
+                why,
+            );
+            match nodes.is_empty() {
+                true => check.warning("let another nara join, with the same control server and user or policy"),
+                false => check,
+            }
+        }
+        Err(error) => Check::ok("nodes", error.to_string(), why).failed("see the node"),
+    })
+}
+
+fn answering(pings: &[PeerResult], report: &mut Report) -> Outcome<()> {
+    let why = "a nara that answers nobody and hears nobody is alone";
+    let answering = pings.iter().filter(|ping| ping.last.is_some()).count();
+    let names: Vec<&str> = pings
+        .iter()
+        .filter(|ping| ping.last.is_none())
+        .map(|ping| ping.label.as_str())
+        .take(5)
+        .collect();
+    let silent = match names.is_empty() {
+        true => String::new(),
+        false => format!("; silent: {}", names.join(", ")),
+    };
+    let found = format!(
+        "{answering} of {} answer{silent}",
+        count(pings.len(), "known nara")
+    );
+    let check = Check::ok("naras", found, why);
+    report.add(if pings.is_empty() {
+        check.warning("let another nara run: `nara-mesh up` on a machine of the same tailnet")
+    } else if answering == 0 {
+        check.failed("check that they run, and that the policy of the tailnet allows TCP 9632 between them")
+    } else if answering < pings.len() {
+        check.warning("ping them one by one: `nara-mesh ping NAME -v`")
+    } else {
+        check
+    })
+}
+
+fn conflicts(found: &[Found], pings: &[PeerResult], report: &mut Report) -> Outcome<()> {
+    let why = "somebody poses as a nara, or a nara got a new soul";
+    let mut conflicts: Vec<String> = found
+        .iter()
+        .filter(|found| {
+            matches!(
+                found,
+                Found::Refused { .. } | Found::Contested { .. } | Found::Namesake { .. }
+            )
+        })
+        .filter_map(|found| up::describe(found).map(|(text, _)| text))
+        .collect();
+    conflicts.extend(
+        pings
+            .iter()
+            .filter(|ping| ping.key_state() == "DIFFERS")
+            .map(|ping| format!("{} answers with another key than the pinned one", ping.label)),
+    );
+    report.add(match conflicts.is_empty() {
+        true => Check::ok("key conflicts", "none", why),
+        false => Check::ok("key conflicts", conflicts.join("; "), why)
+            .failed("find out which key is right (ask its operator) before you change the pinned one"),
+    })
+}
+
+fn clocks(pings: &[PeerResult], report: &mut Report) -> Outcome<()> {
+    let why = "requests whose time is more than 30 s off are refused";
+    let offsets = pings
+        .iter()
+        .filter_map(|ping| Some((&ping.label, ping.clock_offset_us?)));
+    let Some((label, us)) = offsets.max_by_key(|(_, us)| us.unsigned_abs()) else {
+        return report.add(Check::ok("peers' clocks", "no peer told its time", why).skipped());
+    };
+    let check = Check::ok(
+        "peers' clocks",
+        format!("the one furthest off is {label}: {}", offset(us)),
+        why,
+    );
+    report.add(match us.unsigned_abs() {
+        OFFSET_FAILURE_US.. => check.failed("set the clock that is wrong: see which machines agree"),
+        OFFSET_WARNING_US.. => check.warning("set the clock that is wrong: see which machines agree"),
+        _ => check,
+    })
+}

@@ -1,0 +1,157 @@
+//! What the checks found.
+
+use owo_colors::OwoColorize as _;
+use serde_json::{Value, json};
+
+use crate::exit::Exit;
+use crate::failure::Outcome;
+use crate::printer::{Printer, count, harmless};
+
+/// What a check came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// All is well.
+    Ok,
+    /// It may be meant to be like that.
+    Warning,
+    /// It keeps this nara from talking to others.
+    Failed,
+    /// It could not be looked at, because of something else.
+    Skipped,
+}
+
+impl Verdict {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Warning => "warning",
+            Self::Failed => "failed",
+            Self::Skipped => "skipped",
+        }
+    }
+}
+
+/// One check.
+#[derive(Clone, Debug)]
+pub(super) struct Check {
+    /// What is looked at.
+    pub(super) what: &'static str,
+    pub(super) verdict: Verdict,
+    /// What was found.
+    pub(super) found: String,
+    /// Why it matters.
+    pub(super) why: &'static str,
+    /// What to do next.
+    pub(super) next: Option<String>,
+}
+
+impl Check {
+    pub(super) fn ok(what: &'static str, found: impl Into<String>, why: &'static str) -> Self {
+        Self {
+            what,
+            verdict: Verdict::Ok,
+            found: found.into(),
+            why,
+            next: None,
+        }
+    }
+
+    /// With what to do next, it is no longer all right.
+    pub(super) fn failed(self, next: impl Into<String>) -> Self {
+        Self {
+            verdict: Verdict::Failed,
+            next: Some(next.into()),
+            ..self
+        }
+    }
+
+    /// As [`Check::failed`], but it may be meant to be like that.
+    pub(super) fn warning(self, next: impl Into<String>) -> Self {
+        Self {
+            verdict: Verdict::Warning,
+            ..self.failed(next)
+        }
+    }
+
+    /// It could not be looked at.
+    pub(super) fn skipped(self) -> Self {
+        Self {
+            verdict: Verdict::Skipped,
+            ..self
+        }
+    }
+}
+
+/// The checks so far.
+#[derive(Debug)]
+pub(super) struct Report {
+    printer: Printer,
+    checks: Vec<Check>,
+}
+
+impl Report {
+    pub(super) fn new(printer: Printer) -> Self {
+        Self {
+            printer,
+            checks: Vec::new(),
+        }
+    }
+
+    /// Adds a check and prints it.
+    pub(super) fn add(&mut self, check: Check) -> Outcome<()> {
+        let verdict = check.verdict.as_str();
+        let shown = match check.verdict {
+            Verdict::Ok => format!("{verdict:<8}").green().to_string(),
+            Verdict::Warning => format!("{verdict:<8}").yellow().to_string(),
+            Verdict::Failed => format!("{verdict:<8}").red().bold().to_string(),
+            Verdict::Skipped => format!("{verdict:<8}").dimmed().to_string(),
+        };
+        self.printer.line(format_args!(
+            "{shown} {:<14} {}",
+            check.what,
+            harmless(&check.found)
+        ))?;
+        if matches!(check.verdict, Verdict::Warning | Verdict::Failed) {
+            self.printer.line(format_args!("{:<24}why:  {}", "", check.why))?;
+            if let Some(next) = &check.next {
+                self.printer
+                    .line(format_args!("{:<24}next: {}", "", harmless(next)))?;
+            }
+        }
+        self.checks.push(check);
+        Ok(())
+    }
+
+    /// Sums up.
+    pub(super) fn finish(self) -> Outcome {
+        let number = |verdict| {
+            self.checks
+                .iter()
+                .filter(|check| check.verdict == verdict)
+                .count()
+        };
+        let failed = number(Verdict::Failed);
+        let warnings = number(Verdict::Warning);
+        self.printer.note(format_args!(
+            "{}, {failed} failed, {}",
+            count(self.checks.len(), "check"),
+            count(warnings, "warning")
+        ));
+        let checks: Vec<Value> = self
+            .checks
+            .iter()
+            .map(|check| {
+                json!({
+                    "what": check.what,
+                    "result": check.verdict.as_str(),
+                    "found": check.found,
+                    "why": check.why,
+                    "next": check.next,
+                })
+            })
+            .collect();
+        self.printer
+            .json(json!({ "checks": checks, "failed": failed, "warnings": warnings }))?;
+        Ok(if failed == 0 { Exit::Ok } else { Exit::Failed })
+    }
+}

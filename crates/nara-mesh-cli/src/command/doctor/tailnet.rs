@@ -1,0 +1,241 @@
+//! Checks of the node and of its network.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nara_mesh::client::MeshClient;
+use nara_mesh::identity::LocalNara;
+use nara_mesh::transport::TcpTransport;
+use nara_tailnet::MeshNode;
+use nara_tailnet::status::{NodeStatus, NotReadyReason};
+use nara_tailnet::tailscaled::TailscaledNode;
+
+use super::report::{Check, Report};
+use super::{NetworkKind, up};
+use crate::cli::DoctorArgs;
+use crate::connect;
+use crate::failure::Outcome;
+use crate::settings::Settings;
+
+/// How long a node may take to become ready: it should be.
+const READY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Which network is looked at; `None`: there is none.
+pub(super) fn choice(
+    args: &DoctorArgs,
+    settings: &Settings,
+    report: &mut Report,
+) -> Outcome<Option<NetworkKind>> {
+    let why = "naras reach each other over a tailnet";
+    match up::choose(&args.on, Path::new("tailscaled"), settings) {
+        Ok((kind, reason)) => {
+            let found = format!("{} ({reason})", format!("{kind:?}").to_lowercase());
+            report.add(Check::ok("network", found, why))?;
+            Ok(Some(kind))
+        }
+        Err(failure) => {
+            let next = failure.hint.unwrap_or_default();
+            report.add(Check::ok("network", failure.message, why).failed(next))?;
+            Ok(None)
+        }
+    }
+}
+
+/// The node, if it runs; with checks of its daemon, state, control server, relay and address.
+pub(super) async fn node(
+    kind: Option<NetworkKind>,
+    args: &DoctorArgs,
+    settings: &Settings,
+    nara: Option<&LocalNara>,
+    report: &mut Report,
+) -> Outcome<Option<Arc<dyn MeshNode>>> {
+    let socket = match (kind, nara) {
+        (Some(NetworkKind::Tailscaled), _) => Some(settings.socket(&args.on)),
+        (Some(NetworkKind::Managed), Some(nara)) => settings.managed_socket(nara).ok(),
+        _ => None,
+    };
+    let Some(socket) = socket else {
+        let reason = match kind {
+            Some(NetworkKind::Loopback) => "not needed on this machine alone",
+            Some(NetworkKind::Embedded) => "an embedded node can only be looked at by its own process",
+            Some(NetworkKind::Managed) => "whose daemon is not known without a soul",
+            _ => "there is no network",
+        };
+        skip(&["daemon", "node", "control", "relay", "address"], reason, report)?;
+        return Ok(None);
+    };
+    let node = TailscaledNode::new(&socket);
+    let ready = node.ready(READY_TIMEOUT).await;
+    let status = node.status();
+    daemon(
+        &socket.display().to_string(),
+        &status,
+        ready.as_ref().err().map(|error| &error.reason),
+        report,
+    )?;
+    if status.version.is_none() {
+        skip(
+            &["node", "control", "relay", "address"],
+            "the daemon does not answer",
+            report,
+        )?;
+        return Ok(None);
+    }
+    state(ready.as_ref().err().map(|error| &error.reason), report)?;
+    let health = node.health().await;
+    control(&status, health.control_connected, &health.problems, report)?;
+    relay(health.home_relay.as_deref(), &health.problems, report)?;
+    let why = "peers call this nara at its address";
+    let addresses: Vec<String> = status.addresses.iter().map(ToString::to_string).collect();
+    let name = status.granted_name.as_deref().unwrap_or("without a name");
+    report.add(match addresses.is_empty() {
+        true => Check::ok("address", "none", why).failed("see the node"),
+        false => Check::ok("address", format!("{}, as {name}", addresses.join(", ")), why),
+    })?;
+    Ok(ready.is_ok().then(|| Arc::new(node) as Arc<dyn MeshNode>))
+}
+
+fn skip(checks: &[&'static str], reason: &str, report: &mut Report) -> Outcome<()> {
+    checks
+        .iter()
+        .try_for_each(|what| report.add(Check::ok(what, reason, "").skipped()))
+}
+
+fn daemon(
+    socket: &str,
+    status: &NodeStatus,
+    reason: Option<&NotReadyReason>,
+    report: &mut Report,
+) -> Outcome<()> {
+    let why = "a tailscaled carries the packets; it is asked through its socket";
+    let is_about_the_daemon = |reason: &&NotReadyReason| {
+        matches!(
+            reason,
+            NotReadyReason::DaemonNotRunning { .. }
+                | NotReadyReason::DaemonMisbehaves { .. }
+                | NotReadyReason::SocketNotPermitted { .. }
+        )
+    };
+    report.add(match reason.filter(is_about_the_daemon) {
+        Some(reason) => failed("daemon", reason, why),
+        None => {
+            let version = status.version.as_deref().unwrap_or("of unknown version");
+            Check::ok("daemon", format!("tailscaled {version} at {socket}"), why)
+        }
+    })
+}
+
+fn state(reason: Option<&NotReadyReason>, report: &mut Report) -> Outcome<()> {
+    let why = "only a node that runs can reach peers";
+    report.add(match reason {
+        None => Check::ok("node", "it runs", why),
+        Some(reason) => failed("node", reason, why),
+    })
+}
+
+fn control(
+    status: &NodeStatus,
+    connected: Option<bool>,
+    problems: &[String],
+    report: &mut Report,
+) -> Outcome<()> {
+    let why = "the control server says who is on the tailnet; without it, nobody new is found";
+    let url = status
+        .control_url
+        .as_deref()
+        .unwrap_or("the control server of Tailscale");
+    let said: String = problems.iter().map(|problem| format!("; {problem}")).collect();
+    report.add(match connected {
+        Some(true) => Check::ok("control", format!("in touch with {url}"), why),
+        Some(false) => Check::ok("control", format!("not in touch with {url}{said}"), why)
+            .failed("check the network of this machine, and that the control server runs"),
+        None => Check::ok("control", "not known", why).skipped(),
+    })
+}
+
+fn relay(home: Option<&str>, problems: &[String], report: &mut Report) -> Outcome<()> {
+    let why = "a relay carries packets where no direct path is possible, and helps to find one";
+    let complaint = problems
+        .iter()
+        .find(|problem| problem.to_ascii_lowercase().contains("relay"));
+    report.add(match (home, complaint) {
+        (Some(home), None) => Check::ok("relay", format!("home region {home}"), why),
+        (Some(home), Some(complaint)) => Check::ok("relay", format!("home region {home}; {complaint}"), why)
+            .warning("check that the machine may open connections to the relay (TCP 443, UDP 3478)"),
+        (None, _) => Check::ok("relay", "none was reached", why)
+            .warning("check that the machine may open connections to relays (TCP 443, UDP 3478)"),
+    })
+}
+
+/// A failed check with what a reason says: what to do is behind the last semicolon.
+fn failed(what: &'static str, reason: &NotReadyReason, why: &'static str) -> Check {
+    let text = reason.to_string();
+    let (found, next) = text
+        .rsplit_once("; ")
+        .unwrap_or((&text, "see the log of the daemon"));
+    Check::ok(what, found, why).failed(next)
+}
+
+/// Who answers on the port of this nara, on its own address.
+pub(super) async fn port(
+    port: u16,
+    kind: Option<NetworkKind>,
+    node: Option<&Arc<dyn MeshNode>>,
+    nara: Option<&LocalNara>,
+    report: &mut Report,
+) -> Outcome<()> {
+    let why = "peers find a nara on this port of its address";
+    let own = node.and_then(|node| node.status().addresses.first().copied());
+    let ip = match (own, kind) {
+        (Some(ip), _) => ip,
+        (None, Some(NetworkKind::Loopback)) => Ipv4Addr::LOCALHOST.into(),
+        (None, _) => {
+            return report.add(Check::ok("port", "not looked at: the node has no address", why).skipped());
+        }
+    };
+    let address = SocketAddr::new(ip, port);
+    let client = match node {
+        Some(node) => MeshClient::builder(guest_or(nara)?)
+            .transport(node.clone())
+            .build(),
+        None => MeshClient::builder(guest_or(nara)?)
+            .transport(Arc::new(TcpTransport))
+            .build(),
+    };
+    let check = |found: String| Check::ok("port", found, why);
+    let in_use = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)).err();
+    if let Some(node) = node
+        && node.health().await.userspace
+        && in_use.is_some()
+    {
+        return report.add(check(format!(
+            "{port} is in use here, as it is when this nara runs (a node in userspace does not lead to itself: its peers \
+             can tell)"
+        )));
+    }
+    let answer = client.discover_key(address, None).await;
+    report.add(match (answer, nara) {
+        (Ok(found), Some(nara)) if found.key == nara.public_key() => {
+            check(format!("{} answers on {address}", found.name))
+        }
+        (Ok(found), _) => check(format!("another nara, {}, answers on {address}", found.name)).failed(
+            "end it, or run this one on another --port or with a network of its own (--network managed)",
+        ),
+        (Err(_), _) => match in_use {
+            None => check(format!("{address} is free: this nara does not run"))
+                .warning("run `nara-mesh up`, or `nara-mesh serve --listen ADDRESS`"),
+            Some(error) => check(format!(
+                "no nara answers on {address}, and port {port} cannot be used: {error}"
+            ))
+            .failed(format!(
+                "find what uses it (`ss -ltnp sport = :{port}`) and end it"
+            )),
+        },
+    })
+}
+
+fn guest_or(nara: Option<&LocalNara>) -> Outcome<LocalNara> {
+    nara.cloned().map_or_else(connect::guest, Ok)
+}

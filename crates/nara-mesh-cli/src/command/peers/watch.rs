@@ -1,0 +1,135 @@
+//! `peers --watch`: what changes among the naras of a network.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nara_mesh::client::{MeshClient, PeerRef};
+use nara_mesh::discovery::{Discovery, Found};
+use nara_mesh::registry::{PeerInfo, PeerProtocol};
+use nara_tailnet::MeshNode;
+use serde_json::json;
+use tokio::sync::mpsc;
+
+use crate::command::ping::ping_peer;
+use crate::command::up::describe;
+use crate::exit::Exit;
+use crate::failure::{Failure, Outcome};
+use crate::network::Way;
+use crate::printer::{Printer, harmless, human, micros};
+
+/// Changes that wait to be said.
+const BACKLOG: usize = 4096;
+
+/// Watches until it is told to end.
+pub(super) async fn watch(
+    client: &MeshClient,
+    node: &Arc<dyn MeshNode>,
+    tool_prefixes: &[String],
+    printer: Printer,
+) -> Outcome {
+    let discovery = Discovery::new(client.clone(), node.clone());
+    let discovery = tool_prefixes.iter().fold(discovery, Discovery::skip_prefix);
+    let (sender, mut found) = mpsc::channel(BACKLOG);
+    let discovering = discovery.run(move |found| {
+        if sender.try_send(found).is_err() {
+            tracing::warn!("more changes than can be said: one is left out");
+        }
+    });
+    let printing = async {
+        let mut known = BTreeMap::new();
+        while let Some(found) = found.recv().await {
+            match &found {
+                Found::Nara { peer, .. } => tell_nara(client, node, peer, &mut known, printer).await?,
+                other => {
+                    if let Found::Offline(candidate) | Found::Left(candidate) = other {
+                        // When it is back, that is news.
+                        known.retain(|_, row: &mut Row| !candidate.addresses.contains(&row.address.ip()));
+                    }
+                    if let Some((text, json)) = describe(other) {
+                        printer.line(text)?;
+                        printer.json_line(json)?;
+                    }
+                }
+            }
+        }
+        Ok(Exit::Ok)
+    };
+    tokio::select! {
+        () = discovering => Err(Failure::failed("the network says nothing any more")),
+        outcome = printing => outcome,
+        _ = tokio::signal::ctrl_c() => Ok(Exit::Ok),
+    }
+}
+
+/// What was said about a nara last.
+#[derive(Debug, PartialEq, Eq)]
+struct Row {
+    address: std::net::SocketAddr,
+    path: String,
+    host_name: Option<String>,
+    protocol: PeerProtocol,
+    key_source: Option<String>,
+    online: bool,
+}
+
+async fn tell_nara(
+    client: &MeshClient,
+    node: &Arc<dyn MeshNode>,
+    peer: &PeerInfo,
+    known: &mut BTreeMap<String, Row>,
+    printer: Printer,
+) -> Outcome<()> {
+    let Some(address) = peer.address else {
+        return Ok(());
+    };
+    let label = peer.label();
+    let Ok(reference) = label.parse::<PeerRef>() else {
+        return Ok(());
+    };
+    let ping = ping_peer(client, &reference, 1, Duration::ZERO).await;
+    let rtt = ping.last.as_ref().map(|report| report.rtt);
+    let way = Way::to(&**node, address.ip()).await;
+    // The ping may have taught something.
+    let peer = client
+        .peer(reference)
+        .map_or_else(|| peer.clone(), |peer| peer.info());
+    let row = Row {
+        address,
+        path: way.path.to_string(),
+        host_name: way.granted_name,
+        protocol: peer.protocol,
+        key_source: peer.key.as_ref().map(|key| key.source.to_string()),
+        online: ping.error.is_none(),
+    };
+    if known.get(&label) == Some(&row) {
+        return Ok(());
+    }
+    let text = |text: Option<String>| text.map_or_else(|| "-".to_owned(), |text| harmless(&text));
+    printer.line(format_args!(
+        "{:<8} {:<16} {:<22} {:<28} {:>8}  {}  {}  {}",
+        if row.online { "online" } else { "silent" },
+        harmless(&label),
+        address,
+        harmless(&row.path),
+        text(rtt.map(human)),
+        text(row.host_name.clone()),
+        text(row.key_source.clone()),
+        text(peer.id.as_ref().map(ToString::to_string)),
+    ))?;
+    printer.json_line(json!({
+        "event": "nara",
+        "name": peer.name.as_ref().map(|name| name.as_str()),
+        "id": peer.id.as_ref().map(|id| id.as_str()),
+        "address": address,
+        "online": row.online,
+        "path": row.path,
+        "host_name": row.host_name,
+        "rtt_us": rtt.map(micros),
+        "v2": row.protocol.v2,
+        "tls": row.protocol.tls,
+        "key_source": row.key_source,
+    }))?;
+    known.insert(label, row);
+    Ok(())
+}

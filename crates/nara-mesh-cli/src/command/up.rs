@@ -1,0 +1,89 @@
+//! `up`: joins a network, finds the naras on it, and serves.
+
+mod finding;
+mod host_name;
+mod join;
+
+pub(super) use finding::describe;
+pub(super) use join::{Join, Joined};
+
+use std::path::PathBuf;
+
+use nara_tailnet::tailscaled::TailscaledNode;
+
+use super::serve::{self, Place};
+use crate::cli::{NetworkArgs, NetworkKind, UpArgs};
+use crate::connect::block_on;
+use crate::failure::{Failure, Outcome};
+use crate::printer::Printer;
+use crate::settings::{Settings, parse_duration};
+
+pub(super) fn run(args: &UpArgs, settings: &Settings, printer: Printer) -> Outcome {
+    let nara = settings.local_nara()?;
+    let wait = parse_duration(&args.wait)
+        .ok_or_else(|| Failure::usage(format!("--wait: {:?} is not a length of time", args.wait)))?;
+    // A key that cannot be read is said before anything is started.
+    let auth_key = settings.auth_key(args)?;
+    let (kind, why) = choose(&args.on, &args.tailscaled, settings)?;
+    let folder = settings.managed_folder(&nara)?;
+    let host_name = match settings.host_name(args) {
+        Some(host_name) => host_name,
+        None => host_name::kept(&settings.data_dir(&nara)?, &nara)?,
+    };
+    let join = Join {
+        kind,
+        why,
+        socket: settings.socket(&args.on),
+        folder,
+        program: args.tailscaled.clone(),
+        host_name,
+        control_url: settings.control_url(args),
+        auth_key,
+        ephemeral: args.ephemeral,
+        plain_control: args.danger_plain_control,
+        wait,
+        port: args.port,
+        skip: settings.tool_prefixes(&args.skip),
+    };
+    serve::start(
+        nara,
+        &args.serving,
+        Place::Network(Box::new(join)),
+        settings,
+        printer,
+    )
+}
+
+/// The network to join, and why this one.
+pub(super) fn choose(
+    args: &NetworkArgs,
+    program: &std::path::Path,
+    settings: &Settings,
+) -> Outcome<(NetworkKind, &'static str)> {
+    if let Some(kind) = settings.network(args)? {
+        return Ok((kind, "as asked for"));
+    }
+    let socket = settings.socket(args);
+    if block_on(async { Ok(TailscaledNode::is_running_at(socket).await) })? {
+        return Ok((NetworkKind::Tailscaled, "it runs on this machine"));
+    }
+    if is_on_path(program) {
+        let why = "no tailscaled of this machine is on a tailnet, and the program is there";
+        return Ok((NetworkKind::Managed, why));
+    }
+    if cfg!(feature = "embedded") {
+        return Ok((NetworkKind::Embedded, "no tailscaled is there"));
+    }
+    Err(Failure::usage("there is no way to a tailnet: no tailscaled runs, and the program is not there").hint(
+        "install Tailscale (https://tailscale.com/download) and log in with `tailscale up`, or install only the program \
+         tailscaled and pass --network managed; without a tailnet: --network loopback",
+    ))
+}
+
+fn is_on_path(program: &std::path::Path) -> bool {
+    if program.components().count() > 1 {
+        return program.is_file();
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder: PathBuf| folder.join(program).is_file())
+}

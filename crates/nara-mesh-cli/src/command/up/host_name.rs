@@ -1,0 +1,90 @@
+use std::fs;
+use std::path::Path;
+
+use nara_mesh::identity::LocalNara;
+
+use crate::failure::{Failure, Outcome};
+
+/// The most characters of a label of a host name (RFC 1035), less those that are added.
+const MAX_NAME: usize = 63 - 5;
+
+/// The characters that the naras already out there add.
+const RANDOM: &[u8; 36] = b"abcdefghijklmnopqrstuvwxyz0123456789";
+
+/// The host name of a nara, made the first time and kept in its folder: `NAME-xxxx` with four random characters. The
+/// naras already out there cut the last five off (wire facts, section 3.1).
+pub(super) fn kept(folder: &Path, nara: &LocalNara) -> Outcome<String> {
+    let path = folder.join("host-name");
+    let name = label(nara.name().as_str());
+    if let Ok(kept) = fs::read_to_string(&path) {
+        let kept = kept.trim();
+        let fits = kept
+            .strip_prefix(name.as_str())
+            .is_some_and(|suffix| suffix.len() == 5);
+        if fits
+            && kept
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+        {
+            return Ok(kept.to_owned());
+        }
+    }
+    let host_name = format!("{name}-{}", suffix()?);
+    let written = fs::create_dir_all(folder).and_then(|()| fs::write(&path, format!("{host_name}\n")));
+    written.map_err(|error| {
+        Failure::failed(format!("the host name cannot be kept in {}", path.display())).caused_by(error)
+    })?;
+    Ok(host_name)
+}
+
+/// A name as a label of a host name: what may not be in one becomes a hyphen.
+fn label(name: &str) -> String {
+    let allowed = |character: char| match character.to_ascii_lowercase() {
+        character @ ('a'..='z' | '0'..='9') => character,
+        _ => '-',
+    };
+    let label: String = name.chars().map(allowed).take(MAX_NAME).collect();
+    match label.trim_matches('-') {
+        "" => "nara".to_owned(),
+        label => label.to_owned(),
+    }
+}
+
+fn suffix() -> Outcome<String> {
+    let mut bytes = [0; 4];
+    getrandom::fill(&mut bytes).map_err(|error| {
+        Failure::failed("the operating system gives no random bytes").caused_by(error.to_string())
+    })?;
+    Ok(bytes
+        .iter()
+        .map(|byte| char::from(RANDOM[usize::from(*byte) % RANDOM.len()]))
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use nara_mesh::discovery::name_of_host;
+    use nara_proto::identity::Soul;
+
+    use super::*;
+
+    #[test]
+    fn a_host_name_is_made_once_and_has_the_form_of_older_naras() {
+        let folder = tempfile::tempdir().unwrap();
+        let nara = LocalNara::new(&Soul::bond([1; 32], "alice"), "alice".parse().unwrap()).unwrap();
+        let first = kept(folder.path(), &nara).unwrap();
+        assert_eq!(name_of_host(&first).as_ref(), Some(nara.name()), "{first}");
+        assert_ne!(first, "alice");
+        assert_eq!(kept(folder.path(), &nara).unwrap(), first);
+        // What somebody else wrote there is not used.
+        fs::write(folder.path().join("host-name"), "bob-x7q2\n").unwrap();
+        assert!(kept(folder.path(), &nara).unwrap().starts_with("alice-"));
+    }
+
+    #[test]
+    fn every_name_has_a_label() {
+        assert_eq!(label("Alice B."), "alice-b");
+        assert_eq!(label("☃"), "nara");
+        assert_eq!(label(&"x".repeat(100)).len(), MAX_NAME);
+    }
+}

@@ -1,0 +1,310 @@
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nara_mesh::client::MeshClient;
+use nara_mesh::discovery::Discovery;
+use nara_mesh::identity::LocalNara;
+use nara_mesh::transport::{TcpTransport, Transport};
+use nara_proto::identity::KeyId;
+use nara_tailnet::managed::{ManagedConfig, ManagedNode};
+use nara_tailnet::status::{NodeState, NodeStatus, NotReady};
+use nara_tailnet::tailscaled::TailscaledNode;
+use nara_tailnet::{AuthKey, MeshNode};
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::finding;
+use crate::cli::NetworkKind;
+use crate::command::serve::feed::Feed;
+use crate::failure::{Failure, Outcome};
+use crate::network::not_ready;
+use crate::printer::{Printer, harmless, human};
+
+/// How to join a network.
+#[derive(Debug)]
+pub(in crate::command) struct Join {
+    pub(super) kind: NetworkKind,
+    /// Why this network.
+    pub(super) why: &'static str,
+    pub(super) socket: PathBuf,
+    pub(super) folder: PathBuf,
+    pub(super) program: PathBuf,
+    pub(super) host_name: String,
+    pub(super) control_url: Option<String>,
+    pub(super) auth_key: Option<AuthKey>,
+    pub(super) ephemeral: bool,
+    /// Whether an embedded node may use a control server without TLS.
+    #[cfg_attr(
+        not(feature = "embedded"),
+        expect(dead_code, reason = "it is about embedded nodes")
+    )]
+    pub(super) plain_control: bool,
+    pub(super) wait: Duration,
+    pub(super) port: u16,
+    pub(super) skip: Vec<String>,
+}
+
+/// A network that was joined.
+#[derive(Clone, Debug)]
+pub(in crate::command) struct Joined {
+    /// `None`: this machine alone.
+    node: Option<Arc<dyn MeshNode>>,
+    /// Where to serve.
+    pub(in crate::command) address: SocketAddr,
+    skip: Vec<String>,
+    port: u16,
+}
+
+impl Join {
+    /// Joins, and says step by step how it goes.
+    pub(in crate::command) async fn run(self, nara: &LocalNara, printer: Printer) -> Outcome<Joined> {
+        let key_id = KeyId::from(&nara.public_key());
+        let identity = format!("{}, id {}, key {key_id}", nara.name(), nara.id());
+        step(
+            printer,
+            "identity",
+            &identity,
+            json!({ "name": nara.name().as_str(), "id": nara.id().as_str(), "key_id": key_id.to_string() }),
+        )?;
+        let joined = |node, address| Joined {
+            node,
+            address,
+            skip: self.skip.clone(),
+            port: self.port,
+        };
+        let node: Arc<dyn MeshNode> = match self.kind {
+            NetworkKind::Loopback => {
+                step(
+                    printer,
+                    "network",
+                    "this machine alone",
+                    json!({ "network": "loopback" }),
+                )?;
+                return Ok(joined(None, SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))));
+            }
+            NetworkKind::Tailscaled => {
+                self.ignore_what_the_daemon_decides(printer);
+                let text = format!("tailscaled at {} ({})", self.socket.display(), self.why);
+                step(
+                    printer,
+                    "network",
+                    &text,
+                    json!({ "network": "tailscaled", "socket": self.socket }),
+                )?;
+                Arc::new(TailscaledNode::new(&self.socket))
+            }
+            NetworkKind::Managed => self.start_daemon(printer)?,
+            NetworkKind::Embedded => self.start_embedded(printer)?,
+        };
+        let begun = Instant::now();
+        let status = match self.wait_for(&*node, printer).await {
+            Ok(status) => status,
+            Err(error) => {
+                leave(&*node, printer).await;
+                return Err(not_ready(error));
+            }
+        };
+        let Some(&ip) = status.addresses.first() else {
+            return Err(Failure::failed("the node runs, but has no address"));
+        };
+        tell_joined(&status, begun.elapsed(), printer)?;
+        Ok(joined(Some(node), SocketAddr::new(ip, self.port)))
+    }
+
+    fn start_daemon(&self, printer: Printer) -> Outcome<Arc<dyn MeshNode>> {
+        let mut config = ManagedConfig::new(&self.folder, &self.host_name);
+        config.program.clone_from(&self.program);
+        config.control_url.clone_from(&self.control_url);
+        config.auth_key.clone_from(&self.auth_key);
+        config.ephemeral = self.ephemeral;
+        let node = ManagedNode::start(config).map_err(|error| {
+            let folder = self.folder.display();
+            Failure::failed(format!("the folder {folder} cannot be used")).caused_by(error)
+        })?;
+        let text = format!(
+            "a tailscaled of our own ({}), socket {}, host name {}",
+            self.why,
+            node.socket().display(),
+            self.host_name
+        );
+        let fields = json!({ "network": "managed", "socket": node.socket(), "host_name": self.host_name });
+        step(printer, "network", &text, fields)?;
+        Ok(Arc::new(node))
+    }
+
+    #[cfg(feature = "embedded")]
+    fn start_embedded(&self, printer: Printer) -> Outcome<Arc<dyn MeshNode>> {
+        use nara_tailnet::embedded::{EmbeddedNode, EmbeddedSettings, TAILSCALE_CONTROL};
+
+        let control_url = self.control_url.as_deref().unwrap_or(TAILSCALE_CONTROL);
+        let url = control_url
+            .parse()
+            .map_err(|error| Failure::usage(format!("--control-url: {control_url:?}: {error}")))?;
+        let mut settings = EmbeddedSettings::new(&self.host_name, url);
+        settings.auth_key.clone_from(&self.auth_key);
+        settings.ephemeral = self.ephemeral;
+        // An ephemeral node is another one each time.
+        settings.key_file = (!self.ephemeral).then(|| self.folder.with_file_name("node.key"));
+        if self.plain_control {
+            settings.danger_allow_plain_control();
+        }
+        let node = EmbeddedNode::start(settings)
+            .map_err(|error| Failure::usage(error.to_string()).caused_by(error))?;
+        let text = format!(
+            "a node in this process ({}), host name {}",
+            self.why, self.host_name
+        );
+        let fields = json!({ "network": "embedded", "host_name": self.host_name });
+        step(printer, "network", &text, fields)?;
+        Ok(Arc::new(node))
+    }
+
+    #[cfg(not(feature = "embedded"))]
+    fn start_embedded(&self, _: Printer) -> Outcome<Arc<dyn MeshNode>> {
+        Err(Failure::usage("--network embedded is not in this build")
+            .hint("build the program with its feature `embedded`, or use --network managed"))
+    }
+
+    /// The daemon of the machine was configured by whoever runs the machine.
+    fn ignore_what_the_daemon_decides(&self, printer: Printer) {
+        let ignored = [
+            (self.auth_key.is_some(), "the auth key"),
+            (self.control_url.is_some(), "the control URL"),
+            (self.ephemeral, "--ephemeral"),
+        ];
+        for (given, what) in ignored {
+            if given {
+                printer.warn(format_args!(
+                    "{what} is not used: the tailscaled of this machine joins by `tailscale up`; --network managed runs \
+                     one of our own"
+                ));
+            }
+        }
+    }
+
+    /// Waits until the node is ready, and says what it waits for.
+    async fn wait_for(&self, node: &dyn MeshNode, printer: Printer) -> Result<NodeStatus, NotReady> {
+        let mut status = node.watch_status();
+        let mut ready = pin!(node.ready(self.wait));
+        loop {
+            tokio::select! {
+                outcome = ready.as_mut() => return outcome,
+                Ok(()) = status.changed() => {
+                    if let NodeState::Waiting(reason) = &status.borrow_and_update().state {
+                        printer.note(format_args!("  waiting    {}", harmless(&reason.to_string())));
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Joined {
+    pub(in crate::command) fn transport(&self) -> Arc<dyn Transport> {
+        match &self.node {
+            Some(node) => node.clone(),
+            None => Arc::new(TcpTransport),
+        }
+    }
+
+    /// Finds the naras of the network; `None`: nobody else can be there.
+    pub(in crate::command) fn discovery(&self, client: MeshClient) -> Option<Discovery> {
+        let node = self.node.clone()?;
+        let mut ports = vec![self.port];
+        for port in [
+            nara_mesh::defaults::MESH_PORT,
+            nara_mesh::defaults::LEGACY_MESH_PORT,
+        ] {
+            if port != self.port {
+                ports.push(port);
+            }
+        }
+        let discovery = Discovery::new(client, node).ports(ports);
+        Some(self.skip.iter().fold(discovery, Discovery::skip_prefix))
+    }
+
+    /// Finds naras in the background until it is aborted.
+    pub(in crate::command) fn keep_finding(
+        self,
+        discovery: Option<Discovery>,
+        serving: SocketAddr,
+        feed: Feed,
+        printer: Printer,
+    ) -> Outcome<JoinHandle<()>> {
+        step(
+            printer,
+            "serving",
+            &serving.to_string(),
+            json!({ "address": serving }),
+        )?;
+        let (Some(discovery), Some(node)) = (discovery, self.node) else {
+            return Ok(tokio::spawn(async {}));
+        };
+        step(
+            printer,
+            "discovery",
+            "looking for naras among the nodes of the tailnet",
+            json!({}),
+        )?;
+        Ok(tokio::spawn(async move {
+            let telling = feed.clone();
+            tokio::join!(
+                discovery.run(|found| finding::tell(&found, &telling)),
+                finding::tell_status(node.watch_status(), serving, &feed)
+            );
+        }))
+    }
+
+    /// Leaves the network.
+    pub(in crate::command) async fn leave(&self, printer: Printer) {
+        if let Some(node) = &self.node {
+            leave(&**node, printer).await;
+        }
+    }
+}
+
+async fn leave(node: &dyn MeshNode, printer: Printer) {
+    if let Err(error) = node.leave().await {
+        printer.warn(format_args!(
+            "the control server could not be told that the node leaves: {error}"
+        ));
+    }
+}
+
+fn tell_joined(status: &NodeStatus, after: Duration, printer: Printer) -> Outcome<()> {
+    let name = status.granted_name.as_deref().unwrap_or("without a name");
+    let addresses: Vec<String> = status.addresses.iter().map(ToString::to_string).collect();
+    let control = status.control_url.as_deref().unwrap_or("unknown");
+    let text = format!(
+        "as {}, {}, control server {}, after {}",
+        harmless(name),
+        addresses.join(", "),
+        harmless(control),
+        human(after)
+    );
+    step(
+        printer,
+        "joined",
+        &text,
+        json!({
+            "granted_name": status.granted_name,
+            "addresses": status.addresses,
+            "control_url": status.control_url,
+            "version": status.version,
+        }),
+    )
+}
+
+/// Says that a step is done.
+fn step(printer: Printer, step: &str, text: &str, fields: Value) -> Outcome<()> {
+    printer.note(format_args!("  {step:<10} {text}"));
+    let mut line = json!({ "event": "step", "step": step });
+    if let (Value::Object(line), Value::Object(fields)) = (&mut line, fields) {
+        line.extend(fields);
+    }
+    printer.json_line(line)
+}

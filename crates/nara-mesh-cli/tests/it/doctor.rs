@@ -1,0 +1,147 @@
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::serve::Serving;
+use crate::tailnet::{Tailnet, free_port};
+use crate::{new_soul, run, run_json, text};
+
+/// The result of each check by its name, and what to do next.
+fn results(report: &Value) -> Vec<(String, String, String)> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    report["checks"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|check| (text(&check["what"]), text(&check["result"]), text(&check["next"])))
+        .collect()
+}
+
+fn result_of(report: &Value, what: &str) -> String {
+    let found = results(report).into_iter().find(|(name, ..)| name == what);
+    found.unwrap_or_else(|| panic!("{what}: {report}")).1
+}
+
+fn doctor(folder: &Path, expected: i32, more: &[&str]) -> Value {
+    let args = [
+        "doctor",
+        "--json",
+        "--soul-file",
+        "alice.soul",
+        "--data-dir",
+        "alice",
+    ];
+    let port = free_port().to_string();
+    run_json(folder, expected, &[&args[..], &["--port", &port], more].concat())
+}
+
+#[test]
+fn a_nara_on_a_tailnet_with_a_peer_is_well() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    new_soul(path, "alice");
+    new_soul(path, "bob");
+    fs::write(path.join("known.toml"), "").unwrap();
+    let (bob, stanza) = Serving::start(path, "bob");
+    let really = stanza.split('"').find_map(|word| word.parse().ok()).unwrap();
+    let tailnet = Tailnet::start(path);
+    tailnet.add_bob(9632, really);
+
+    let report = doctor(
+        path,
+        0,
+        &["--network", "tailscaled", "--socket", "tailscaled.sock"],
+    );
+    assert!(results(&report).len() >= 12);
+    for what in [
+        "version",
+        "clock",
+        "soul",
+        "soul file",
+        "daemon",
+        "node",
+        "control",
+        "relay",
+        "address",
+        "nodes",
+    ] {
+        assert_eq!(result_of(&report, what), "ok", "{report}");
+    }
+    for what in ["naras", "key conflicts", "peers' clocks"] {
+        assert_eq!(result_of(&report, what), "ok", "{report}");
+    }
+    // It does not run.
+    assert_eq!(result_of(&report, "port"), "warning");
+    bob.kill();
+}
+
+#[test]
+fn what_is_wrong_is_said_with_the_next_step_and_code_1() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    new_soul(path, "alice");
+    fs::set_permissions(path.join("alice.soul"), fs::Permissions::from_mode(0o644)).unwrap();
+    fs::write(path.join("broken.toml"), "[[peer]]\nname = 5\n").unwrap();
+    let report = doctor(
+        path,
+        1,
+        &[
+            "--network",
+            "tailscaled",
+            "--socket",
+            "nowhere.sock",
+            "--peers",
+            "broken.toml",
+        ],
+    );
+    for what in ["soul", "soul file", "peers file", "daemon"] {
+        assert_eq!(result_of(&report, what), "failed", "{report}");
+    }
+    for what in ["node", "control", "relay", "address", "nodes", "naras"] {
+        assert_eq!(result_of(&report, what), "skipped", "{report}");
+    }
+    for (what, result, next) in results(&report) {
+        assert_eq!(
+            result == "failed" || result == "warning",
+            !next.is_empty(),
+            "{what}"
+        );
+    }
+    let output = run(
+        path,
+        1,
+        &["doctor", "--network", "tailscaled", "--socket", "nowhere.sock"],
+    );
+    let shown = text(&output.stdout);
+    assert!(
+        shown.contains("why:  ") && shown.contains("next: start it, or choose another --network"),
+        "{shown}"
+    );
+}
+
+#[test]
+fn a_node_that_waits_for_a_login_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    new_soul(path, "alice");
+    let tailnet = Tailnet::start(path);
+    tailnet.daemon.change(|state| {
+        state.backend_state = "NeedsLogin";
+        state.addresses.clear();
+        state.health = vec!["The last login error was: invalid key".to_owned()];
+    });
+    let report = doctor(
+        path,
+        1,
+        &["--network", "tailscaled", "--socket", "tailscaled.sock"],
+    );
+    assert_eq!(result_of(&report, "daemon"), "ok");
+    assert_eq!(result_of(&report, "node"), "failed");
+    let node = results(&report)
+        .into_iter()
+        .find(|(what, ..)| what == "node")
+        .unwrap();
+    assert!(node.2.contains("make a new key"), "{node:?}");
+}

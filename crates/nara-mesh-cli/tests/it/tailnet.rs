@@ -1,0 +1,51 @@
+//! A tailnet on which bob answers, as its daemon tells it.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+#[expect(dead_code, reason = "shared with other tests")]
+#[path = "../../../nara-tailnet/tests/support/localapi.rs"]
+mod localapi;
+
+pub(crate) use localapi::FakeDaemon;
+use localapi::FakePeer;
+
+/// A port that nobody uses now.
+pub(crate) fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+/// A daemon on a tailnet, with the runtime that runs it.
+pub(crate) struct Tailnet {
+    pub(crate) daemon: FakeDaemon,
+    _runtime: tokio::runtime::Runtime,
+}
+
+impl Tailnet {
+    /// A daemon that runs, alone, with its socket in a folder.
+    pub(crate) fn start(folder: &Path) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let daemon = runtime.block_on(async { FakeDaemon::start(folder) });
+        Self {
+            daemon,
+            _runtime: runtime,
+        }
+    }
+
+    /// Adds bob, who is really somewhere on this machine.
+    pub(crate) fn add_bob(&self, port: u16, really: SocketAddr) {
+        self.daemon.change(|state| {
+            let mut bob = FakePeer::new("bob-x7q2", "100.64.0.2");
+            bob.cur_addr = "10.77.0.1:41641".to_owned();
+            state.peers.push(bob);
+            state
+                .reachable
+                .insert(SocketAddr::from(([100, 64, 0, 2], port)), really);
+        });
+    }
+}
