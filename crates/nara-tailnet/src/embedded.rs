@@ -67,6 +67,9 @@ use crate::{MeshNode, NodeIdentity};
 /// A peer that was announced a moment ago may not be in our map yet.
 const UNKNOWN_PEER: Duration = Duration::from_secs(2);
 
+/// How long the status may take to say that the node has left.
+const LEFT: Duration = Duration::from_secs(1);
+
 /// A node of a tailnet that lives in this process. Several of them can.
 ///
 /// It works until it is dropped, or told to [leave](MeshNode::leave).
@@ -259,8 +262,10 @@ impl MeshNode for EmbeddedNode {
                 // It has left before.
                 Err(_) => Ok(()),
             };
+            // Who watches the status must see the end of it before its task ends.
+            let mut status = self.status.clone();
+            let _ = timeout(LEFT, status.wait_for(|status| status.state == NodeState::Left)).await;
             self.relays.close();
-            // The status stays: its task ends by itself when the others have gone.
             let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
             tasks.shutdown().await;
             told

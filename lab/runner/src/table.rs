@@ -6,43 +6,53 @@ use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 
-/// Rows are scenarios, columns are pairs or kinds.
+/// Between the two kinds of a pair.
+pub(crate) const TO: &str = " → ";
+
+/// What one check measured, or why it failed.
+pub(crate) type Outcome = Result<String, String>;
+
+/// Rows are scenarios, columns are kinds or pairs of kinds.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
     rows: Vec<String>,
-    cells: BTreeMap<(usize, String), Cell>,
     columns: Vec<String>,
+    cells: BTreeMap<(usize, String), String>,
     failures: usize,
 }
 
-#[derive(Debug)]
-struct Cell {
-    text: String,
+/// Runs a check within its time limit.
+pub(crate) async fn within(limit: Duration, check: impl Future<Output = Outcome>) -> Outcome {
+    match timeout(limit, check).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(format!("not done within {limit:?}")),
+    }
 }
 
 impl Table {
-    /// Runs one check within its time limit, says how it went, and notes it. The text of a check that holds is what it
-    /// measured.
+    /// Runs one check within its time limit and notes it.
     pub(crate) async fn check(
         &mut self,
         row: &str,
         column: &str,
         limit: Duration,
-        check: impl Future<Output = Result<String, String>>,
+        check: impl Future<Output = Outcome>,
     ) {
         let begin = Instant::now();
-        let outcome = match timeout(limit, check).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(format!("not done within {limit:?}")),
-        };
-        let took = begin.elapsed();
-        match &outcome {
-            Ok(measured) => println!("ok    {row:<34} {column:<22} {measured} ({took:.1?})"),
-            Err(why) => println!("FAIL  {row:<34} {column:<22} {why} ({took:.1?})"),
-        }
+        let outcome = within(limit, check).await;
+        println!("      {:.1?}", begin.elapsed());
+        self.note(row, column, outcome);
+    }
+
+    /// Notes a check, and says how it went.
+    pub(crate) fn note(&mut self, row: &str, column: &str, outcome: Outcome) {
         let text = match outcome {
-            Ok(measured) => measured,
-            Err(_) => {
+            Ok(measured) => {
+                println!("ok    {row:<42} {column:<22} {measured}");
+                measured
+            }
+            Err(why) => {
+                println!("FAIL  {row:<42} {column:<22} {why}");
                 self.failures += 1;
                 "**failed**".to_owned()
             }
@@ -58,25 +68,34 @@ impl Table {
         if !self.columns.iter().any(|known| known == column) {
             self.columns.push(column.to_owned());
         }
-        self.cells.insert((at, column.to_owned()), Cell { text });
+        self.cells.insert((at, column.to_owned()), text);
     }
 
-    /// The table as Markdown.
+    /// Two tables as Markdown: one of pairs, one of kinds.
     pub(crate) fn markdown(&self) -> String {
-        let mut text = format!("| scenario | {} |\n", self.columns.join(" | "));
-        text.push_str(&"|---".repeat(self.columns.len() + 1));
-        text.push_str("|\n");
+        let (pairs, kinds): (Vec<_>, Vec<_>) = self.columns.iter().partition(|column| column.contains(TO));
+        format!("{}\n{}", self.of_columns(&pairs), self.of_columns(&kinds))
+    }
+
+    fn of_columns(&self, columns: &[&String]) -> String {
+        let names: Vec<_> = columns.iter().map(|column| column.as_str()).collect();
+        let mut text = format!(
+            "| | {} |\n{}|\n",
+            names.join(" | "),
+            "|---".repeat(columns.len() + 1)
+        );
         for (at, row) in self.rows.iter().enumerate() {
-            let cells: Vec<_> = self
-                .columns
+            let cells: Vec<_> = columns
                 .iter()
                 .map(|column| {
                     self.cells
-                        .get(&(at, column.clone()))
-                        .map_or("", |cell| cell.text.as_str())
+                        .get(&(at, (*column).clone()))
+                        .map_or("", String::as_str)
                 })
                 .collect();
-            text.push_str(&format!("| {row} | {} |\n", cells.join(" | ")));
+            if cells.iter().any(|cell| !cell.is_empty()) {
+                text.push_str(&format!("| {row} | {} |\n", cells.join(" | ")));
+            }
         }
         text
     }

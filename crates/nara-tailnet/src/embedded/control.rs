@@ -126,6 +126,8 @@ pub(super) struct Control {
     stack: Arc<Stack>,
     netmap: Netmap,
     registered: bool,
+    /// The map said that our key has expired.
+    expired: bool,
     state: watch::Sender<ControlState>,
     view: watch::Sender<View>,
 }
@@ -158,6 +160,7 @@ impl Control {
             stack,
             netmap: Netmap::default(),
             registered: false,
+            expired: false,
             state,
             view,
         }
@@ -237,6 +240,7 @@ impl Control {
                     let own = self.netmap.own.as_ref();
                     if own.is_some_and(|own| own.is_expired(Timestamp::now())) {
                         self.registered = false;
+                        self.expired = true;
                         return Err(ControlError::KeyExpired);
                     }
                     self.state.send_replace(ControlState::Online);
@@ -253,8 +257,11 @@ impl Control {
 
     /// Makes the node known, with a new key if the old one has expired.
     async fn register(&mut self, connection: &HttpConn) -> Result<(), ControlError> {
+        if std::mem::take(&mut self.expired) {
+            self.renew_key()?;
+        }
         let mut followup: Option<String> = None;
-        let mut rotated = false;
+        let mut renewed = false;
         loop {
             let limit = if followup.is_some() { LOGIN } else { ANSWER };
             let register = self
@@ -268,20 +275,26 @@ impl Control {
                     followup = Some(url);
                 }
                 // An expired key does not come back, and only who may join may have another one.
-                Registered::Expired if rotated => return Err(ControlError::KeyExpired),
+                Registered::Expired if renewed => return Err(ControlError::KeyExpired),
                 Registered::Expired => {
-                    if self.keys.previous().is_none() {
-                        self.keys.rotate()?;
-                    }
-                    let keys = self.keys.state().node_keys.clone();
-                    self.plane.set_keys(&keys);
-                    self.relays.set_keys(keys);
-                    rotated = true;
+                    self.renew_key()?;
+                    renewed = true;
                 }
             }
         }
         self.keys.rotated();
         self.registered = true;
+        Ok(())
+    }
+
+    /// Takes a new key, unless there is one already that the control server has not accepted yet.
+    fn renew_key(&mut self) -> Result<(), ControlError> {
+        if self.keys.previous().is_none() {
+            self.keys.rotate()?;
+            let keys = self.keys.state().node_keys.clone();
+            self.plane.set_keys(&keys);
+            self.relays.set_keys(keys);
+        }
         Ok(())
     }
 

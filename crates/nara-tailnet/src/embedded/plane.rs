@@ -19,7 +19,8 @@ use ts_bart::RoutingTable as _;
 use ts_keys::{NodeKeyPair, NodePublicKey};
 use ts_overlay_router::{inbound, outbound};
 use ts_packet::PacketMut;
-use ts_packetfilter::Filter;
+use ts_packetfilter::filter::CapIter;
+use ts_packetfilter::{DropAllFilter, Filter, PacketInfo};
 use ts_transport::{DynEndpoint, OverlayTransportId, PeerId, UnderlayTransportId};
 
 use super::device::Device;
@@ -58,18 +59,36 @@ struct Core {
     heard: HashMap<NodePublicKey, Instant>,
     /// When the timer task looks again.
     armed: Option<Instant>,
+    /// Who may open connections to us.
+    filter: Arc<dyn Filter + Send + Sync>,
+}
+
+/// The data plane asks about each packet, also about answers; the tap knows which are some and asks for us.
+struct AskedLater;
+
+impl Filter for AskedLater {
+    fn match_for(&self, _info: &PacketInfo, _caps: CapIter<'_, '_>) -> Option<&str> {
+        Some("asked later")
+    }
+}
+
+fn dataplane(keys: &NodeKeyPair) -> ts_dataplane::DataPlane {
+    let mut dataplane = ts_dataplane::DataPlane::new(keys.clone());
+    dataplane.packet_filter = Arc::new(AskedLater);
+    dataplane
 }
 
 impl Plane {
     pub(super) fn new(keys: &NodeKeyPair, device: Arc<Device>, tap: Arc<Tap>) -> Self {
         Self {
             core: Mutex::new(Core {
-                dataplane: ts_dataplane::DataPlane::new(keys.clone()),
+                dataplane: dataplane(keys),
                 links: HashMap::new(),
                 ids: BTreeMap::new(),
                 next_id: 0,
                 heard: HashMap::new(),
                 armed: None,
+                filter: Arc::new(DropAllFilter),
             }),
             device,
             tap,
@@ -89,7 +108,7 @@ impl Plane {
     /// Another key: no session of the old one goes on. Routes have to be set again.
     pub(super) fn set_keys(&self, keys: &NodeKeyPair) {
         let mut core = self.core();
-        core.dataplane = ts_dataplane::DataPlane::new(keys.clone());
+        core.dataplane = dataplane(keys);
         core.ids.clear();
         core.heard.clear();
     }
@@ -147,7 +166,7 @@ impl Plane {
         core.dataplane.or_in.swap(inbound);
         core.dataplane.ur_out.table = under;
         core.dataplane.src_filter_in = Arc::new(source);
-        core.dataplane.packet_filter = filter;
+        core.filter = filter;
     }
 
     /// Packets of the network stack.
@@ -178,10 +197,13 @@ impl Plane {
                 .dataplane
                 .process_inbound(packets.into_iter().map(|(_, packet)| packet));
             core.send(received.to_peers);
-            received.to_local
+            (received.to_local, Arc::clone(&core.filter))
         });
-        for packet in received.into_iter().flatten().flat_map(|(_, packets)| packets) {
-            if self.tap.incoming(packet.as_ref()) {
+        let Some((received, filter)) = received else {
+            return;
+        };
+        for packet in received.into_values().flatten() {
+            if self.tap.incoming(packet.as_ref(), &*filter) {
                 self.device.put(packet.as_ref());
             }
         }

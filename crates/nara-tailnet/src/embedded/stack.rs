@@ -14,7 +14,7 @@ use nara_mesh::transport::{BoxMeshStream, MeshListener};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use ts_keys::NodePublicKey;
-use ts_netstack_smoltcp::netcore::{self, Channel, NetstackControl as _};
+use ts_netstack_smoltcp::netcore::{self, Channel, InternalErrorKind, NetstackControl as _};
 use ts_netstack_smoltcp::{CreateSocket as _, HasChannel as _, Netstack};
 
 pub(super) use self::listener::Listener;
@@ -178,7 +178,7 @@ impl Stack {
         timeout(COMMAND, self.channel.tcp_listen(local))
             .await
             .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
-            .map_err(io::Error::from)
+            .map_err(stack_error)
     }
 }
 
@@ -216,6 +216,15 @@ fn dial_error(peer: SocketAddr, error: netcore::Error) -> io::Error {
             io::ErrorKind::ConnectionRefused,
             format!("{peer} takes no connections, or did not answer"),
         ),
+        other => stack_error(other),
+    }
+}
+
+fn stack_error(error: netcore::Error) -> io::Error {
+    match error {
+        netcore::Error::Internal(InternalErrorKind::InternalChannelClosed) => {
+            io::Error::new(io::ErrorKind::NotConnected, "the node has ended")
+        }
         other => other.into(),
     }
 }

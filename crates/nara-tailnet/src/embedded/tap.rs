@@ -1,6 +1,9 @@
 //! Watches the TCP connections of the network stack from outside, because the stack cannot do three things: give up on
 //! a peer that is dead, abandon a connection attempt, and limit what peers may open.
 //!
+//! It is also where the packet filter of the control server is asked: about new connections only, so that answers to
+//! our own come through, whatever peers may open.
+//!
 //! The tap sees every segment, remembers each connection's numbers, and when one is to end, hands the stack a reset as
 //! if the peer had sent it.
 
@@ -10,6 +13,8 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use ts_packetfilter::{Filter, FilterExt as _, IpProto, PacketInfo};
 
 use self::segment::{ACK, FIN, RST, SYN, Segment};
 use super::device::Device;
@@ -24,6 +29,10 @@ const HALF_CLOSED: Duration = Duration::from_secs(60);
 const SILENT: Duration = Duration::from_secs(3600);
 /// How often connections are looked at.
 const EVERY: Duration = Duration::from_millis(500);
+
+/// The protocol numbers of ping.
+const ICMP: u8 = 1;
+const ICMP_V6: u8 = 58;
 
 /// A connection: our end, then theirs.
 pub(super) type Flow = (SocketAddr, SocketAddr);
@@ -100,29 +109,35 @@ impl Tap {
         track.seen = now;
     }
 
-    /// A packet for the stack. `false`: it would open one connection too many, and is dropped.
-    pub(super) fn incoming(&self, packet: &[u8]) -> bool {
-        self.incoming_at(packet, Instant::now())
+    /// A packet for the stack. `false`: it may not come in, or would open one connection too many, and is dropped.
+    pub(super) fn incoming(&self, packet: &[u8], filter: &dyn Filter) -> bool {
+        self.incoming_at(packet, filter, Instant::now())
     }
 
-    fn incoming_at(&self, packet: &[u8], now: Instant) -> bool {
+    fn incoming_at(&self, packet: &[u8], filter: &dyn Filter, now: Instant) -> bool {
         let Some(segment) = Segment::parse(packet) else {
-            return true;
+            return is_allowed_ping(packet, filter);
         };
         let flow = (segment.destination, segment.source);
         let mut flows = self.flows();
-        if segment.has(RST) {
-            flows.remove(&flow);
-            return true;
-        }
         if let Some(track) = flows.get_mut(&flow) {
+            if segment.has(RST) {
+                flows.remove(&flow);
+                return true;
+            }
             track.waiting = None;
             track.seen = now;
             track.they_closed |= segment.has(FIN);
             return true;
         }
         // The answer of the stack will be tracked; here it is only decided whether it may answer.
-        !segment.has(SYN) || has_room(&flows, segment.source.ip())
+        let info = PacketInfo {
+            src: segment.source.ip(),
+            dst: segment.destination.ip(),
+            ip_proto: IpProto::new(i64::from(segment::TCP)),
+            port: segment.destination.port(),
+        };
+        filter.can_access(&info, []) && (!segment.has(SYN) || has_room(&flows, segment.source.ip()))
     }
 
     /// Whether another connection with this peer may be opened.
@@ -181,13 +196,41 @@ impl Tap {
     }
 }
 
+/// Whether a packet that is not TCP is a ping that may come in. Nothing else has a use here.
+fn is_allowed_ping(packet: &[u8], filter: &dyn Filter) -> bool {
+    segment::addresses(packet).is_some_and(|(protocol, src, dst)| {
+        let info = PacketInfo {
+            src,
+            dst,
+            ip_proto: IpProto::new(i64::from(protocol)),
+            port: 0,
+        };
+        matches!(protocol, ICMP | ICMP_V6) && filter.can_access(&info, [])
+    })
+}
+
 fn has_room(flows: &HashMap<Flow, Track>, peer: IpAddr) -> bool {
     flows.len() < IN_ALL && flows.keys().filter(|(_, theirs)| theirs.ip() == peer).count() < PER_PEER
 }
 
 #[cfg(test)]
 mod tests {
+    use ts_packetfilter::DropAllFilter;
+
     use super::*;
+
+    /// A filter of a control server that lets everything in.
+    struct Anything;
+
+    impl Filter for Anything {
+        fn match_for(
+            &self,
+            _info: &PacketInfo,
+            _caps: ts_packetfilter::filter::CapIter<'_, '_>,
+        ) -> Option<&str> {
+            Some("anything")
+        }
+    }
 
     fn ours() -> SocketAddr {
         "100.64.0.1:50000".parse().unwrap()
@@ -220,7 +263,7 @@ mod tests {
         let (tap, _) = tap();
         let start = Instant::now();
         tap.outgoing_at(&packet(ours(), theirs(), 7, SYN, 0), start);
-        assert!(tap.incoming_at(&packet(theirs(), ours(), 1, SYN | ACK, 0), start));
+        assert!(tap.incoming_at(&packet(theirs(), ours(), 1, SYN | ACK, 0), &DropAllFilter, start));
         assert!(tap.due(start + Duration::from_secs(600)).is_empty());
     }
 
@@ -263,13 +306,13 @@ mod tests {
         let now = Instant::now();
         for port in 0..PER_PEER as u16 {
             let from = SocketAddr::new(theirs().ip(), 1000 + port);
-            assert!(tap.incoming_at(&packet(from, ours(), 0, SYN, 0), now));
+            assert!(tap.incoming_at(&packet(from, ours(), 0, SYN, 0), &Anything, now));
             tap.outgoing_at(&packet(ours(), from, 0, SYN | ACK, 0), now);
         }
         let one_more = SocketAddr::new(theirs().ip(), 9);
-        assert!(!tap.incoming_at(&packet(one_more, ours(), 0, SYN, 0), now));
+        assert!(!tap.incoming_at(&packet(one_more, ours(), 0, SYN, 0), &Anything, now));
         let another_peer = "100.64.0.3:9".parse().unwrap();
-        assert!(tap.incoming_at(&packet(another_peer, ours(), 0, SYN, 0), now));
+        assert!(tap.incoming_at(&packet(another_peer, ours(), 0, SYN, 0), &Anything, now));
     }
 
     #[test]
@@ -277,7 +320,7 @@ mod tests {
         let (tap, _) = tap();
         let start = Instant::now();
         tap.outgoing_at(&packet(ours(), theirs(), 7, FIN | ACK, 0), start);
-        tap.incoming_at(&packet(theirs(), ours(), 7, ACK, 0), start);
+        tap.incoming_at(&packet(theirs(), ours(), 7, ACK, 0), &DropAllFilter, start);
         assert!(tap.due(start + HALF_CLOSED).is_empty());
         assert_eq!(tap.due(start + HALF_CLOSED + EVERY).len(), 1);
     }
@@ -287,8 +330,33 @@ mod tests {
         let (tap, _) = tap();
         let start = Instant::now();
         tap.outgoing_at(&packet(ours(), theirs(), 7, FIN | ACK, 0), start);
-        tap.incoming_at(&packet(theirs(), ours(), 7, FIN | ACK, 0), start);
+        tap.incoming_at(&packet(theirs(), ours(), 7, FIN | ACK, 0), &DropAllFilter, start);
         assert!(tap.due(start + Duration::from_secs(3)).is_empty());
         assert!(!tap.is_used(&(ours(), theirs())));
+    }
+
+    #[test]
+    fn answers_come_in_whatever_the_filter_says_but_connections_do_not() {
+        let (tap, _) = tap();
+        let now = Instant::now();
+        let opened = packet(theirs(), ours(), 0, SYN, 0);
+        assert!(!tap.incoming_at(&opened, &DropAllFilter, now));
+        assert!(tap.incoming_at(&opened, &Anything, now));
+        let answer = packet(theirs(), ours(), 0, ACK, 0);
+        assert!(!tap.incoming_at(&answer, &DropAllFilter, now), "we asked nothing");
+        tap.outgoing_at(&packet(ours(), theirs(), 7, SYN, 0), now);
+        assert!(tap.incoming_at(&answer, &DropAllFilter, now));
+    }
+
+    #[test]
+    fn what_is_neither_tcp_nor_a_ping_does_not_come_in() {
+        let (tap, _) = tap();
+        let mut packet = packet(theirs(), ours(), 0, ACK, 0);
+        packet[9] = 17;
+        assert!(!tap.incoming(&packet, &Anything));
+        packet[9] = ICMP;
+        assert!(tap.incoming(&packet, &Anything));
+        assert!(!tap.incoming(&packet, &DropAllFilter));
+        assert!(!tap.incoming(&[], &Anything));
     }
 }

@@ -13,7 +13,7 @@ use super::Naras;
 use crate::echo::{Echo, exchange};
 use crate::kind::Kind;
 use crate::nara::Nara;
-use crate::table::Table;
+use crate::table::{TO, Table};
 
 /// How long a check may take.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -36,16 +36,18 @@ pub(super) async fn run(naras: &Naras, table: &mut Table) {
     }
     for nara in &naras.second {
         if let Err(error) = nara.remember(nara.events(EVENTS, story)).await {
-            table
-                .check("sync 5,000 events", &nara.kind.to_string(), LIMIT, async {
-                    Err(error)
-                })
-                .await;
+            table.note(
+                "sync 5,000 events, 2 MB in one answer",
+                &nara.kind.to_string(),
+                Err(error),
+            );
         }
     }
     for (pair, a, b) in naras.pairs() {
         table.check("ping", &pair, LIMIT, ping(a, b)).await;
-        table.check("sync 5,000 events", &pair, LIMIT, sync(a, b)).await;
+        table
+            .check("sync 5,000 events, 2 MB in one answer", &pair, LIMIT, sync(a, b))
+            .await;
         table
             .check("direct message", &pair, LIMIT, direct_message(a, b))
             .await;
@@ -54,7 +56,7 @@ pub(super) async fn run(naras: &Naras, table: &mut Table) {
             .check("postcard over all naras", &pair, LIMIT, postcard(naras, a, b))
             .await;
     }
-    body(naras, table).await;
+    bytes(naras, table).await;
 }
 
 fn seconds(took: Duration) -> String {
@@ -85,7 +87,9 @@ async fn ping(a: &Nara, b: &Nara) -> Result<String, String> {
 async fn sync(a: &Nara, b: &Nara) -> Result<String, String> {
     use futures_util::StreamExt as _;
     let begin = Instant::now();
-    let mut pages = a.client.sync_pages(&b.name, EventFilter::default(), 1000, None);
+    let mut pages = a
+        .client
+        .sync_pages(&b.name, EventFilter::default(), EVENTS as usize, None);
     let mut events = 0;
     while let Some(page) = pages.next().await {
         let page = page.map_err(|error| error.to_string())?;
@@ -196,30 +200,31 @@ async fn postcard(naras: &Naras, a: &Nara, b: &Nara) -> Result<String, String> {
     }
 }
 
-/// 1 MiB to each embedded nara and back: bytes, not HTTP.
-async fn body(naras: &Naras, table: &mut Table) {
+/// 1 MiB to each embedded nara and back, over both families: bytes, not HTTP.
+async fn bytes(naras: &Naras, table: &mut Table) {
     for b in naras.second.iter().filter(|nara| nara.kind == Kind::Embedded) {
-        let echo = async {
-            let address = SocketAddr::new(b.address()?, ECHO_PORT);
-            Echo::start(b.node.clone(), address).await
-        };
-        let echo = match echo.await {
-            Ok(echo) => echo,
-            Err(error) => {
-                table
-                    .check("1 MiB there and back", "embedded", LIMIT, async { Err(error) })
-                    .await;
-                continue;
-            }
-        };
-        for a in &naras.first {
-            let pair = format!("{} → {}", a.kind, b.kind);
-            let exchange = async {
-                let begin = Instant::now();
-                exchange(&*a.node, echo.address, MIB).await?;
-                Ok(millis(begin.elapsed()))
+        for address in b.node.status().addresses {
+            let row = if address.is_ipv4() {
+                "1 MiB there and back"
+            } else {
+                "… over IPv6"
             };
-            table.check("1 MiB there and back", &pair, LIMIT, exchange).await;
+            let echo = match Echo::start(b.node.clone(), SocketAddr::new(address, ECHO_PORT)).await {
+                Ok(echo) => echo,
+                Err(error) => {
+                    table.note(row, &b.kind.to_string(), Err(error));
+                    continue;
+                }
+            };
+            for a in &naras.first {
+                let pair = format!("{}{TO}{}", a.kind, b.kind);
+                let exchange = async {
+                    let begin = Instant::now();
+                    exchange(&*a.node, echo.address, MIB).await?;
+                    Ok(millis(begin.elapsed()))
+                };
+                table.check(row, &pair, LIMIT, exchange).await;
+            }
         }
     }
 }

@@ -2,13 +2,15 @@
 
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use nara_proto::identity::NaraName;
 
 use super::{Naras, until_answered};
+use crate::kind::Kind;
 use crate::nara::Nara;
 use crate::network::{AUTH_KEY, Network};
 use crate::process::Process;
-use crate::table::Table;
+use crate::table::{Outcome, TO, Table, within};
 
 const LIMIT: Duration = Duration::from_secs(90);
 /// The time limit of a call, and some.
@@ -16,70 +18,132 @@ const CALL: Duration = Duration::from_millis(5_500);
 /// Calls until the circuit breaker of the client opens: see `nara_mesh::defaults`.
 const CALLS: usize = 4;
 
+/// What dies: a daemon of ours would be started again at once, see `daemon`.
+const VICTIMS: [Kind; 2] = [Kind::Embedded, Kind::Tsnet];
+
 pub(super) async fn run(network: &Network, naras: &Naras, table: &mut Table) {
-    for nara in &naras.first {
-        let kind = nara.kind.to_string();
-        let mortal = match Mortal::start(network, &format!("mortal-{kind}")).await {
-            Ok(mortal) => mortal,
+    for victim in VICTIMS {
+        if !naras.first.iter().any(|nara| nara.kind == victim) {
+            continue;
+        }
+        let name = format!("mortal-{victim}");
+        let dying = async {
+            let mortal = Mortal::start(network, victim, &name).await?;
+            for nara in &naras.first {
+                nara.discover(&[&mortal.name], Duration::from_secs(20)).await?;
+                until_answered(nara, &mortal.name, Duration::from_secs(20)).await?;
+            }
+            let name = mortal.name.clone();
+            mortal.kill().await?;
+            Ok::<_, String>(name)
+        };
+        let name = match dying.await {
+            Ok(name) => name,
             Err(error) => {
-                table
-                    .check("peer killed", &kind, LIMIT, async { Err(error) })
-                    .await;
+                table.note("peer killed", &victim.to_string(), Err(error));
                 continue;
             }
         };
-        let name = mortal.name.clone();
-        let killed = table.check("peer killed", &kind, LIMIT, killed(nara, mortal));
-        killed.await;
-        let again = async {
-            let mortal = Mortal::start(network, name.as_str()).await?;
-            let begin = Instant::now();
-            nara.discover(&[&name], Duration::from_secs(20)).await?;
-            until_answered(nara, &name, Duration::from_secs(60)).await?;
-            let took = begin.elapsed();
-            drop(mortal);
-            Ok(format!("answers {:.1} s after its start", took.as_secs_f64()))
+        note(
+            table,
+            "peer killed: calls end, then fail at once",
+            naras,
+            victim,
+            |nara| is_given_up(nara, &name),
+        )
+        .await;
+        let mortal = match Mortal::start(network, victim, name.as_str()).await {
+            Ok(mortal) => mortal,
+            Err(error) => {
+                table.note("… restarted with the same key", &victim.to_string(), Err(error));
+                continue;
+            }
         };
-        table
-            .check("… restarted with the same key", &kind, LIMIT, again)
-            .await;
+        note(
+            table,
+            "… restarted with the same key",
+            naras,
+            victim,
+            async |nara: &Nara| {
+                let begin = Instant::now();
+                nara.discover(&[&name], Duration::from_secs(20)).await?;
+                until_answered(nara, &name, Duration::from_secs(60)).await?;
+                Ok(format!("answers after {:.1} s", begin.elapsed().as_secs_f64()))
+            },
+        )
+        .await;
+        drop(mortal);
     }
 }
 
-/// A nara in a process of its own.
+/// Checks with every first nara at the same time.
+async fn note<'a>(
+    table: &mut Table,
+    row: &str,
+    naras: &'a Naras,
+    victim: Kind,
+    check: impl AsyncFn(&'a Nara) -> Outcome,
+) {
+    let outcomes = join_all(naras.first.iter().map(|nara| within(LIMIT, check(nara)))).await;
+    for (nara, outcome) in naras.first.iter().zip(outcomes) {
+        table.note(row, &format!("{}{TO}{victim}", nara.kind), outcome);
+    }
+}
+
+/// A nara that can be killed.
+enum Body {
+    /// All of it.
+    Process(Box<Process>),
+    /// Its node, a Go program.
+    Node(Box<Nara>),
+}
+
 struct Mortal {
     name: NaraName,
-    process: Process,
+    body: Body,
 }
 
 impl Mortal {
-    async fn start(network: &Network, name: &str) -> Result<Self, String> {
-        let ourselves = std::env::current_exe().map_err(|error| error.to_string())?;
-        let programs = network.programs.to_string_lossy().into_owned();
-        let key_file = network.folder_of(name).join("node.json");
-        let key_file = key_file.to_string_lossy();
-        let control = network.control_url();
-        let mut process = Process::start(
-            &ourselves,
-            &[&programs, "nara", name, &control, AUTH_KEY, &key_file],
-        )?;
-        process.ready().await?;
+    async fn start(network: &Network, kind: Kind, name: &str) -> Result<Self, String> {
+        let body = if kind == Kind::Embedded {
+            Body::Process(Box::new(embedded(network, name).await?))
+        } else {
+            Body::Node(Box::new(Nara::start(network, kind, name).await?))
+        };
         Ok(Self {
             name: name.parse().map_err(|error| format!("{name}: {error}"))?,
-            process,
+            body,
         })
+    }
+
+    async fn kill(self) -> Result<(), String> {
+        match self.body {
+            Body::Process(process) => process.kill().await,
+            Body::Node(nara) => nara.node.leave().await.map_err(|error| error.to_string()),
+        }
     }
 }
 
-/// Calls end in time, and then fail at once.
-async fn killed(nara: &Nara, mortal: Mortal) -> Result<String, String> {
-    nara.discover(&[&mortal.name], Duration::from_secs(20)).await?;
-    until_answered(nara, &mortal.name, Duration::from_secs(20)).await?;
-    mortal.process.kill().await?;
+async fn embedded(network: &Network, name: &str) -> Result<Process, String> {
+    let ourselves = std::env::current_exe().map_err(|error| error.to_string())?;
+    let programs = network.programs.to_string_lossy();
+    let key_file = network.folder_of(name).join("node.json");
+    let key_file = key_file.to_string_lossy();
+    let control = network.control_url();
+    let mut process = Process::start(
+        &ourselves,
+        &[&programs, "nara", name, &control, AUTH_KEY, &key_file],
+    )?;
+    process.ready().await?;
+    Ok(process)
+}
+
+/// Calls to a dead peer end in time, and then fail at once.
+async fn is_given_up(nara: &Nara, dead: &NaraName) -> Outcome {
     let mut slowest = Duration::ZERO;
     for _ in 0..CALLS {
         let begin = Instant::now();
-        if nara.client.ping(&mortal.name).await.is_ok() {
+        if nara.client.ping(dead).await.is_ok() {
             return Err("a dead peer answers".to_owned());
         }
         slowest = slowest.max(begin.elapsed());
@@ -88,7 +152,7 @@ async fn killed(nara: &Nara, mortal: Mortal) -> Result<String, String> {
         return Err(format!("a call took {slowest:.1?}"));
     }
     let begin = Instant::now();
-    let Err(error) = nara.client.ping(&mortal.name).await else {
+    let Err(error) = nara.client.ping(dead).await else {
         return Err("a dead peer answers".to_owned());
     };
     let took = begin.elapsed();

@@ -124,6 +124,8 @@ async fn follow(
         for address in wanted(&now, local) {
             match stack.bind((address, port).into()).await {
                 Ok(listener) => bound.push(listener),
+                // The node has ended, and so has the listener.
+                Err(error) if error.kind() == io::ErrorKind::NotConnected => return,
                 Err(error) => tracing::warn!(%address, port, %error, "cannot listen"),
             }
         }

@@ -8,9 +8,26 @@ pub(super) const RST: u8 = 0x04;
 pub(super) const ACK: u8 = 0x10;
 
 /// The protocol number of TCP.
-const TCP: u8 = 6;
+pub(super) const TCP: u8 = 6;
 /// A TCP header without options, in bytes.
 const HEADER: usize = 20;
+
+/// Whom a packet is from and to, and of which protocol it is.
+pub(super) fn addresses(packet: &[u8]) -> Option<(u8, IpAddr, IpAddr)> {
+    match packet.first()? >> 4 {
+        4 => {
+            let from: [u8; 4] = packet.get(12..16)?.try_into().ok()?;
+            let to: [u8; 4] = packet.get(16..20)?.try_into().ok()?;
+            Some((*packet.get(9)?, from.into(), to.into()))
+        }
+        6 => {
+            let from: [u8; 16] = packet.get(8..24)?.try_into().ok()?;
+            let to: [u8; 16] = packet.get(24..40)?.try_into().ok()?;
+            Some((*packet.get(6)?, from.into(), to.into()))
+        }
+        _ => None,
+    }
+}
 
 /// What a segment says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,35 +44,22 @@ pub(super) struct Segment {
 impl Segment {
     /// The segment in an IP packet; `None`: it has none that can be understood.
     pub(super) fn parse(packet: &[u8]) -> Option<Self> {
-        let (source, destination, tcp) = match packet.first()? >> 4 {
-            4 => {
-                let header = usize::from(packet.first()? & 0x0f) * 4;
-                let total = usize::from(u16::from_be_bytes([*packet.get(2)?, *packet.get(3)?]));
-                if *packet.get(9)? != TCP || header < 20 {
-                    return None;
-                }
-                let from: [u8; 4] = packet.get(12..16)?.try_into().ok()?;
-                let to: [u8; 4] = packet.get(16..20)?.try_into().ok()?;
-                (
-                    IpAddr::from(from),
-                    IpAddr::from(to),
-                    packet.get(header..total.min(packet.len()))?,
-                )
-            }
-            6 => {
-                if *packet.get(6)? != TCP {
-                    return None;
-                }
-                let len = usize::from(u16::from_be_bytes([*packet.get(4)?, *packet.get(5)?]));
-                let from: [u8; 16] = packet.get(8..24)?.try_into().ok()?;
-                let to: [u8; 16] = packet.get(24..40)?.try_into().ok()?;
-                (
-                    IpAddr::from(from),
-                    IpAddr::from(to),
-                    packet.get(40..(40 + len).min(packet.len()))?,
-                )
-            }
-            _ => return None,
+        let (protocol, source, destination) = addresses(packet)?;
+        if protocol != TCP {
+            return None;
+        }
+        let length = |at: usize| {
+            Some(usize::from(u16::from_be_bytes([
+                *packet.get(at)?,
+                *packet.get(at + 1)?,
+            ])))
+        };
+        // What is behind the length is padding.
+        let tcp = if source.is_ipv4() {
+            let header = usize::from(packet.first()? & 0x0f) * 4;
+            packet.get(header.max(20)..length(2)?.min(packet.len()))?
+        } else {
+            packet.get(40..(40 + length(4)?).min(packet.len()))?
         };
         let (head, _) = tcp.split_first_chunk::<HEADER>()?;
         let u16_at = |at: usize| u16::from_be_bytes([head[at], head[at + 1]]);
