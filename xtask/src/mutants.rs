@@ -30,8 +30,8 @@ const PARTS: [Part; 2] = [
     Part {
         package: "nara-mesh",
         files: &[
-            "crates/nara-mesh/src/client/verify.rs",
-            "crates/nara-mesh/src/server/authenticator.rs",
+            "crates/nara-mesh/src/client/{proof,verify}.rs",
+            "crates/nara-mesh/src/server/{authenticator,request_proof,signed_body,source_check}.rs",
             "crates/nara-mesh/src/server/sign_response/*.rs",
             "crates/nara-mesh/src/server/verify_request/*.rs",
             "crates/nara-mesh/src/tls/verifier.rs",

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nara_mesh::client::{ClientError, MeshClient};
+use nara_mesh::client::{ClientError, MeshClient, SyncError};
 use nara_mesh::clock::ManualClock;
 use nara_mesh::ledger::MemoryLedger;
 use nara_mesh::registry::{PeerEvent, PeerProtocol};
@@ -133,15 +133,14 @@ async fn a_swapped_query_is_refused_under_v2() {
         Fate::Forward
     });
     let scope = Scope::all().services([Service::Social]);
-    let error = road
+    let outcome = road
         .alice
         .check_in_sync(&MemoryLedger::new(), road.target.local.id(), scope)
-        .await
-        .unwrap_err();
-    assert!(
-        error.to_string().contains("401") || format!("{error:?}").contains("401"),
-        "{error:?}"
-    );
+        .await;
+    let Err(SyncError::Peer(error)) = outcome else {
+        panic!("{outcome:?}");
+    };
+    assert_eq!(error.status().unwrap(), 401, "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
