@@ -1,4 +1,5 @@
-//! A whole server: a connection of any bytes, or a signed request of a known peer with any path, query and body.
+//! A whole server: a connection of any bytes (`!`), or a signed request of a known peer with any path, query and body:
+//! by profile v2 (`+`), or else by v1.
 #![no_main]
 
 use std::cell::RefCell;
@@ -12,9 +13,10 @@ use nara_fuzz::{NOW, first_line, nara, registry};
 use nara_mesh::clock::{Clock as _, ManualClock};
 use nara_mesh::identity::LocalNara;
 use nara_mesh::ledger::MemoryLedger;
-use nara_mesh::server::{MeshServer, RunningServer};
+use nara_mesh::server::{MeshServer, RunningServer, ServerLimits};
 use nara_mesh::transport::{MemoryNetwork, MemoryTransport, Transport as _};
 use nara_proto::auth::RequestAuth;
+use nara_proto::signature::{ContentDigest, Nonce, Recipient, RequestLine, RequestToSign};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::runtime::{Builder, Runtime};
 
@@ -25,7 +27,10 @@ struct Target {
     runtime: Runtime,
     clock: ManualClock,
     caller: MemoryTransport,
+    /// Signs by v1.
     alice: LocalNara,
+    /// Signs by v2.
+    bob: LocalNara,
     server: RunningServer,
 }
 
@@ -42,9 +47,15 @@ impl Target {
         let network = MemoryNetwork::new();
         let clock = ManualClock::new(NOW.to_nanos());
         let address = SocketAddr::from(([100, 64, 0, 1], 9632));
-        let alice = nara("alice");
-        let builder = MeshServer::builder(nara("bob"), Arc::new(MemoryLedger::new()))
-            .registry(registry(&[&alice]))
+        let (alice, bob) = (nara("alice"), nara("bob"));
+        let mut limits = ServerLimits::default();
+        // Those go by the clock of this machine, and would hide the rest.
+        limits.requests_per_address = None;
+        limits.requests_per_peer = None;
+        limits.checkpoint_requests_per_address = None;
+        let builder = MeshServer::builder(nara("target"), Arc::new(MemoryLedger::new()))
+            .registry(registry(&[&alice, &bob]))
+            .limits(limits)
             .clock(Arc::new(clock.clone()))
             .transport(Arc::new(network.host(address.ip())));
         let server = runtime.block_on(builder.serve(address)).expect("a server");
@@ -54,27 +65,43 @@ impl Target {
             clock,
             caller,
             alice,
+            bob,
             server,
         }
     }
 
-    /// A request that alice signs, as bytes.
+    /// A signed request, as bytes.
     fn signed(&self, line: &[u8], body: &[u8]) -> Option<Vec<u8>> {
         let line = std::str::from_utf8(line).ok()?;
+        let (line, is_v2) = match line.strip_prefix('+') {
+            Some(line) => (line, true),
+            None => (line, false),
+        };
         let (method, target) = line.split_once(' ')?;
         let uri: http::Uri = target.parse().ok()?;
         self.clock.advance(Duration::from_millis(1));
+        let now = self.clock.now_millis();
         let mut headers = HeaderMap::new();
-        RequestAuth::sign(
-            self.alice.keypair(),
-            self.alice.name(),
-            self.clock.now_millis(),
-            method,
-            uri.path(),
-        )
-        .write_to(&mut headers);
+        if is_v2 {
+            let request = RequestToSign {
+                line: RequestLine {
+                    method,
+                    path: uri.path(),
+                    query: uri.query(),
+                },
+                to: &Recipient::Name("target".parse().ok()?),
+                digest: ContentDigest::of(body),
+                now,
+                nonce: Nonce::new(now, [0; 10]),
+                channel: None,
+            };
+            self.bob.signer().sign_request(&request).write_to(&mut headers);
+        } else {
+            RequestAuth::sign(self.alice.keypair(), self.alice.name(), now, method, uri.path())
+                .write_to(&mut headers);
+        }
         let mut bytes = format!(
-            "{line} HTTP/1.1\r\nhost: bob\r\nconnection: close\r\ncontent-length: {}\r\n",
+            "{line} HTTP/1.1\r\nhost: target\r\nconnection: close\r\ncontent-length: {}\r\n",
             body.len()
         )
         .into_bytes();

@@ -30,7 +30,7 @@ usage: cargo xtask TASK
             a way out; needs Go, no root (options: --bench for figures, --soak for 150 s with a change of keys,
             --kinds embedded,managed,tsnet, --rounds N)
   mutants   mutate the code that authenticates, and see whether a test notices
-            (options: --package NAME, --file GLOB, --re REGEX, --shard K/N)
+            (options: --part signature|auth|server|client, --file GLOB, --re REGEX, --shard K/N)
   sans-io   check that nothing in the dependency tree of nara-proto knows clocks or sockets
   soak      seeded runs of cuts, delays, crashes and restarts (options: --runs N, --seed N)
   tidy      check rules of this repository that no other tool checks";

@@ -84,7 +84,12 @@ fn of_case(file: &str, case: &Value) -> Vec<(&'static str, Vec<u8>)> {
     }
     if let (Some(method), Some(target)) = (text("method"), text("request_target")) {
         let body = text("request_body").or_else(|| text("body")).unwrap_or_default();
-        seeds.push(("server", format!("{method} {target}\n{body}").into_bytes()));
+        for profile in ["", "+"] {
+            seeds.push((
+                "server",
+                format!("{profile}{method} {target}\n{body}").into_bytes(),
+            ));
+        }
         let raw = format!(
             "!{method} {target} HTTP/1.1\r\nHost: bob\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use http::{HeaderValue, Response};
+use http::{HeaderMap, HeaderValue, Response};
 use nara_mesh::client::MeshClient;
 use nara_mesh::clock::ManualClock;
 use nara_mesh::ledger::MemoryLedger;
@@ -14,6 +14,7 @@ use nara_mesh::registry::PeerRegistry;
 use nara_mesh::server::{MeshServer, RunningServer};
 use nara_mesh::transport::{BoxMeshStream, MemoryNetwork, TcpTransport, Transport as _};
 use nara_proto::auth::ResponseAuth;
+use nara_proto::signature::{ContentDigest, Nonce, Recipient, RequestLine, RequestToSign};
 use nara_proto::sync::SyncRequest;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::Instant;
@@ -43,6 +44,36 @@ async fn a_gibibyte_that_is_announced_is_refused_before_a_byte_of_it_is_read() {
     stream
         .write_all(&head(&format!("Content-Length: {GIBIBYTE}")))
         .unwrap();
+    let answer = raw_http::read_response(&mut stream, false).unwrap().unwrap();
+    assert_eq!(answer.status, 413);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signed_digest_does_not_hide_how_large_a_body_is() {
+    let target = Target::start().await;
+    let signed = nara("alice").signer().sign_request(&RequestToSign {
+        line: RequestLine {
+            method: "POST",
+            path: "/dm",
+            query: None,
+        },
+        to: &Recipient::Id(target.local.id().clone()),
+        digest: ContentDigest::of(b"whatever it is"),
+        now: NOW,
+        nonce: Nonce::new(NOW, [7; 10]),
+        channel: None,
+    });
+    let mut headers = HeaderMap::new();
+    signed.write_to(&mut headers);
+    let mut head = format!("POST /dm HTTP/1.1\r\nHost: nara\r\nContent-Length: {GIBIBYTE}\r\n").into_bytes();
+    for (name, value) in &headers {
+        head.extend_from_slice(format!("{name}: ").as_bytes());
+        head.extend_from_slice(value.as_bytes());
+        head.extend_from_slice(b"\r\n");
+    }
+    head.extend_from_slice(b"\r\n");
+    let mut stream = raw_http::connect(target.address()).unwrap();
+    stream.write_all(&head).unwrap();
     let answer = raw_http::read_response(&mut stream, false).unwrap().unwrap();
     assert_eq!(answer.status, 413);
 }

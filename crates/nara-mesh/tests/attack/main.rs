@@ -21,7 +21,6 @@ mod message;
 mod naras;
 mod proxy;
 #[path = "../support/raw_http.rs"]
-#[expect(dead_code, reason = "other tests use more of it")]
 mod raw_http;
 mod relay;
 mod replays;
@@ -32,3 +31,4 @@ mod smuggling;
 mod support;
 mod swaps;
 mod tls;
+mod v2;

@@ -2,8 +2,11 @@
 
 use std::sync::{Arc, Mutex};
 
+use nara_mesh::handler::MeshHandler;
+use nara_mesh::server::VerifiedSender;
 use nara_proto::event::SyncEvent;
 use nara_proto::go_json;
+use nara_proto::identity::NaraId;
 
 use crate::message::Message;
 use crate::proxy::{self, Fate};
@@ -150,6 +153,30 @@ async fn another_nara_cannot_answer_in_the_place_of_the_one_that_was_asked() {
         .unwrap();
     road.attacker.on_request(move |_| Fate::Divert(peer.address));
     assert!(road.sync(1).await.unwrap_err().is_unauthenticated());
+}
+
+/// Keeps the ids of those who sent direct messages.
+#[derive(Debug, Default)]
+struct Ids(Arc<Mutex<Vec<Option<NaraId>>>>);
+
+impl MeshHandler for Ids {
+    fn on_direct_message(&self, sender: &VerifiedSender, _: &SyncEvent) {
+        self.0.lock().unwrap().push(sender.id().cloned());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_is_told_the_id_that_is_pinned_for_the_sender() {
+    let ids = Ids::default();
+    let told = ids.0.clone();
+    let target = Target::start_with(|builder| builder.handler(ids)).await;
+    let alice = nara("alice");
+    for sender in [&alice, &target.local] {
+        let event = seen(sender, "bob", "mesh", NOW.to_nanos());
+        assert_eq!(target.post_json(sender, "/dm", &event).status, 200);
+    }
+    let expected = [alice.id(), target.local.id()].map(|id| Some(id.clone()));
+    assert_eq!(*told.lock().unwrap(), expected);
 }
 
 /// The request as a nara sends it that speaks v1 only.

@@ -225,6 +225,16 @@ mod tests {
     }
 
     #[test]
+    fn the_cache_says_how_many_requests_it_remembers() {
+        let mut cache = ReplayCache::new(10);
+        assert!(cache.is_empty());
+        for at in [100_000, 100_001] {
+            cache.insert(&auth(at), HERE, UnixMillis::new(at)).unwrap();
+        }
+        assert_eq!((cache.len(), cache.is_empty()), (2, false));
+    }
+
+    #[test]
     fn a_full_cache_refuses_and_recovers_when_entries_go_stale() {
         let mut cache = ReplayCache::new(2);
         let now = UnixMillis::new(100_000);
