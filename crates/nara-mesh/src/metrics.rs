@@ -6,6 +6,13 @@
 /// Requests that were refused, by `reason`: one of a fixed set of words.
 pub const REQUESTS_REFUSED: &str = "nara_mesh_requests_refused_total";
 
+/// Peers whose clock is 5 s or more from ours, now.
+pub const CLOCKS_SKEWED: &str = "nara_mesh_clocks_skewed";
+
+/// How far the clocks of the peers that were called last are ahead of ours, the median, in seconds: what most of them
+/// share is an error of ours.
+pub const CLOCK_OFFSET_SECONDS: &str = "nara_mesh_clock_offset_seconds";
+
 /// Messages of peers that do less than they have proven that they can, by `direction` (`request`, `response`).
 pub const DOWNGRADES: &str = "nara_mesh_downgrades_total";
 

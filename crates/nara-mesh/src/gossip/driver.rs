@@ -259,6 +259,7 @@ impl Driver {
                 PeerEvent::AddressMismatch { .. }
                 | PeerEvent::BreakerClosed(_)
                 | PeerEvent::BreakerOpened(_)
+                | PeerEvent::ClockSkew { .. }
                 | PeerEvent::Downgrade { .. }
                 | PeerEvent::KeyConflict(_)
                 | PeerEvent::KeyRefused(_)

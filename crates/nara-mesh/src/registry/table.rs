@@ -1,8 +1,9 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use nara_proto::breaker::BreakerConfig;
+use nara_proto::clock_offset::MeshClock;
 use nara_proto::event::KeyLookup;
 use nara_proto::identity::{NaraId, NaraName, PublicKey};
 use tokio::sync::{broadcast, watch};
@@ -53,6 +54,7 @@ pub struct PeerRegistry {
     max_peers: usize,
     trust: Arc<dyn TrustPolicy>,
     decisions: Arc<watch::Sender<()>>,
+    pub(super) mesh_clock: Arc<Mutex<MeshClock<PublicKey>>>,
 }
 
 #[derive(Debug, Default)]
@@ -80,6 +82,7 @@ impl PeerRegistry {
             max_peers: defaults::MAX_PEERS,
             trust: Arc::new(FirstUse),
             decisions: Arc::default(),
+            mesh_clock: Arc::default(),
         }
     }
 

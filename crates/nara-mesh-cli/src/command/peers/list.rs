@@ -6,11 +6,12 @@ use futures_util::{StreamExt as _, stream};
 use nara_mesh::client::PeerRef;
 use nara_mesh::defaults;
 use nara_mesh::registry::{PeerInfo, PeerProtocol};
+use nara_proto::clock_offset::ClockOffset;
 use nara_proto::identity::KeyId;
 use serde_json::{Value, json};
 
 use crate::cli::PeersListArgs;
-use crate::command::ping::{PeerResult, ping_peer, short};
+use crate::command::ping::{PeerResult, offset, ping_peer, short, warn_of_clock};
 use crate::connect;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
@@ -46,7 +47,7 @@ pub(super) fn run(args: &PeersListArgs, settings: &Settings, printer: Printer) -
             .await)
     })?;
     let mut table = table([
-        "NAME", "ADDRESS", "ONLINE", "RTT", "KEY ID", "KEY", "TRUST", "CAN", "ID",
+        "NAME", "ADDRESS", "ONLINE", "RTT", "CLOCK", "KEY ID", "KEY", "TRUST", "CAN", "ID",
     ]);
     for (info, result) in &rows {
         let text = |value: Option<String>| value.map_or_else(|| "-".to_owned(), |value| harmless(&value));
@@ -55,6 +56,7 @@ pub(super) fn run(args: &PeersListArgs, settings: &Settings, printer: Printer) -
             text(info.address.as_ref().map(ToString::to_string)),
             online(result.as_ref()),
             text(rtt(result.as_ref()).map(human)),
+            text(clock(result.as_ref()).map(offset)),
             text(key_id(info, result.as_ref()).map(|key| abbreviate(&key))),
             key_source(info, result.as_ref()),
             text(verdict(info).map(str::to_owned)),
@@ -63,6 +65,9 @@ pub(super) fn run(args: &PeersListArgs, settings: &Settings, printer: Printer) -
         ]);
     }
     printer.line(render(&table))?;
+    for (info, result) in &rows {
+        warn_of_clock(&info.label(), clock(result.as_ref()), printer);
+    }
     let rows_json: Vec<Value> = rows
         .iter()
         .map(|(info, result)| to_json(info, result.as_ref()))
@@ -79,6 +84,10 @@ fn online(result: Option<&PeerResult>) -> String {
         }) => format!("no ({})", short(error)),
         Some(_) => "yes".to_owned(),
     }
+}
+
+fn clock(result: Option<&PeerResult>) -> Option<ClockOffset> {
+    result?.clock_offset
 }
 
 fn rtt(result: Option<&PeerResult>) -> Option<Duration> {
@@ -135,6 +144,8 @@ fn to_json(info: &PeerInfo, result: Option<&PeerResult>) -> Value {
         "online": result.map(|result| result.error.is_none()),
         "error": result.and_then(|result| result.error.as_ref()).map(ToString::to_string),
         "rtt_us": rtt(result).map(micros),
+        "clock_offset_us": clock(result).map(|offset| offset.nanos() / 1_000),
+        "clock_uncertainty_us": clock(result).map(|offset| micros(offset.uncertainty())),
         "key_id": key_id(info, result),
         "key_source": info.key.as_ref().map(|pinned| pinned.source.to_string()),
         "learned_at_ms": info.key.as_ref().map(|pinned| pinned.learned_at.get()),
