@@ -3,6 +3,7 @@
 mod admission;
 mod clock;
 mod conflict;
+mod counts;
 mod keeper;
 mod known_keys;
 mod peer;

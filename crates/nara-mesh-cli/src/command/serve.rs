@@ -1,5 +1,6 @@
 //! `serve`: a nara that runs until it is told to end.
 
+mod exposition;
 mod feed;
 
 use std::net::SocketAddr;
@@ -34,6 +35,7 @@ use crate::settings::{Settings, parse_duration};
 pub(super) fn run(args: &ServeArgs, settings: &Settings, printer: Printer) -> Outcome {
     let nara = settings.local_nara()?;
     let listen = settings.listen(args.listen.as_ref())?;
+    let metrics = settings.metrics(args.metrics.as_ref(), args.metrics_public)?;
     let grace = parse_duration(&args.grace)
         .ok_or_else(|| Failure::usage(format!("--grace: {:?} is not a length of time", args.grace)))?;
     let folder = settings.data_dir(&nara)?;
@@ -41,6 +43,11 @@ pub(super) fn run(args: &ServeArgs, settings: &Settings, printer: Printer) -> Ou
         Failure::failed(format!("the data folder {} cannot be made", folder.display())).caused_by(error)
     })?;
     block_on(async {
+        // Before anything that counts.
+        let metrics = match metrics {
+            Some(address) => Some(exposition::start(address).await?),
+            None => None,
+        };
         let registry = settings.registry();
         let known = Arc::new(PinnedNames::new(registry.clone(), nara.name().clone()));
         let ledger = ledger_file::open_knowing(&folder.join("ledger.db"), known).await?;
@@ -54,6 +61,7 @@ pub(super) fn run(args: &ServeArgs, settings: &Settings, printer: Printer) -> Ou
             listen,
             grace,
             gossip,
+            metrics,
         };
         let outcome = serve(nara, plan, &registry, &keeper, ledger, settings, printer).await;
         keeper.finish().await;
@@ -66,6 +74,8 @@ struct Plan {
     listen: SocketAddr,
     grace: Duration,
     gossip: Option<GossipConfig>,
+    /// Where metrics are served, if they are.
+    metrics: Option<SocketAddr>,
 }
 
 async fn serve(
@@ -81,6 +91,7 @@ async fn serve(
         listen,
         grace,
         gossip,
+        metrics,
     } = plan;
     let client = MeshClient::builder(nara.clone())
         .registry(registry.clone())
@@ -108,7 +119,7 @@ async fn serve(
         .map_err(|error| Failure::failed(error.to_string()).caused_by(error))?;
     let address = server.local_addr();
     remember(&*ledger, introduction(&nara, &mesh_ip)).await?;
-    announce(&nara, address, printer)?;
+    announce(&nara, address, metrics, printer)?;
     let gossip = gossip.map(|config| {
         GossipService::builder(client, ledger.clone())
             .config(config)
@@ -203,7 +214,12 @@ fn tell_reloaded(recalled: &Recalled, printer: Printer) -> Outcome<()> {
     printer.json_line(json!({ "event": "reloaded", "decided": decided }))
 }
 
-fn announce(nara: &LocalNara, address: SocketAddr, printer: Printer) -> Outcome<()> {
+fn announce(
+    nara: &LocalNara,
+    address: SocketAddr,
+    metrics: Option<SocketAddr>,
+    printer: Printer,
+) -> Outcome<()> {
     let stanza_address = (!address.ip().is_unspecified()).then_some(address);
     let stanza = PeerEntry::of(nara, stanza_address).to_toml();
     printer.note(format_args!("{} listens on {address}.", nara.name()));
@@ -215,6 +231,9 @@ fn announce(nara: &LocalNara, address: SocketAddr, printer: Printer) -> Outcome<
     if address.ip().is_loopback() {
         printer.note("It is reached from this machine only (--listen sets another address).");
     }
+    if let Some(metrics) = metrics {
+        printer.note(format_args!("Metrics: http://{metrics}/metrics"));
+    }
     printer.note("Its peers need this stanza in their peers file, and it needs theirs (--peers):\n");
     printer.line(&stanza)?;
     printer.json_line(json!({
@@ -224,6 +243,7 @@ fn announce(nara: &LocalNara, address: SocketAddr, printer: Printer) -> Outcome<
         "address": address,
         "public_key": nara.public_key().to_base64(),
         "key_id": KeyId::from(&nara.public_key()).to_string(),
+        "metrics": metrics,
         "stanza": stanza,
     }))
 }

@@ -6,6 +6,7 @@ mod demo;
 mod help;
 mod id;
 mod kill;
+mod metrics;
 mod peers;
 mod serve;
 mod settings;

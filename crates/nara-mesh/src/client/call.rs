@@ -34,6 +34,7 @@ use super::sign::SentSignatures;
 use super::{CallOptions, ClientError, MeshClient, PeerRef, Verification};
 use crate::Signatures;
 use crate::channel::SecureChannel;
+use crate::metrics;
 use crate::tls::{CertificateKind, Security, TlsFailure, TlsPolicy};
 
 /// The name of the caller, unsigned, on pings (wire facts, section 4.2).
@@ -137,7 +138,10 @@ pub(super) async fn traced<T>(
     let span = tracing::debug_span!("call", %peer, endpoint);
     let outcome = call.instrument(span.clone()).await;
     let name = outcome.as_ref().map_or_else(ClientError::outcome, |_| "ok");
-    tracing::debug!(parent: &span, outcome = name, duration_us = started.elapsed().as_micros());
+    let took = started.elapsed();
+    tracing::debug!(parent: &span, outcome = name, duration_us = took.as_micros());
+    ::metrics::counter!(metrics::CALLS, "endpoint" => endpoint, "outcome" => name).increment(1);
+    ::metrics::histogram!(metrics::CALL_SECONDS, "endpoint" => endpoint).record(took);
     outcome
 }
 

@@ -9,6 +9,7 @@ use nara_proto::time::UnixMillis;
 
 use super::peer::now;
 use super::{Peer, PeerEvent, PeerRegistry};
+use crate::metrics::Counted;
 use crate::{defaults, metrics};
 
 /// The clock of one peer.
@@ -19,7 +20,8 @@ pub(super) struct PeerClock {
     compensate: Option<bool>,
     /// Times of requests to this peer that were signed by its clock.
     stamp: Stamp,
-    skewed: bool,
+    /// As long as it is too far from ours.
+    skewed: Option<Counted>,
 }
 
 impl PeerClock {
@@ -27,15 +29,13 @@ impl PeerClock {
     fn learn(&mut self, sample: ClockSample) -> Option<ClockOffset> {
         self.estimate.record(sample, now());
         let offset = self.estimate.offset(now())?;
-        if !self.skewed && offset.at_least() >= defaults::CLOCK_WARNING {
-            self.skewed = true;
-            ::metrics::gauge!(metrics::CLOCKS_SKEWED).increment(1);
+        if self.skewed.is_none() && offset.at_least() >= defaults::CLOCK_WARNING {
+            self.skewed = Some(Counted::new(metrics::CLOCKS_SKEWED));
             return Some(offset);
         }
         // Half of it, so that a clock at the border is not warned of again and again.
-        if self.skewed && offset.magnitude() < defaults::CLOCK_WARNING / 2 {
-            self.skewed = false;
-            ::metrics::gauge!(metrics::CLOCKS_SKEWED).decrement(1);
+        if offset.magnitude() < defaults::CLOCK_WARNING / 2 {
+            self.skewed = None;
         }
         None
     }
@@ -50,14 +50,6 @@ impl PeerClock {
         useful
             .contains(&offset.magnitude())
             .then(|| self.stamp.next(offset.apply(now_here)))
-    }
-}
-
-impl Drop for PeerClock {
-    fn drop(&mut self) {
-        if self.skewed {
-            ::metrics::gauge!(metrics::CLOCKS_SKEWED).decrement(1);
-        }
     }
 }
 

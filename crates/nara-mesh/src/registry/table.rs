@@ -8,13 +8,13 @@ use nara_proto::event::KeyLookup;
 use nara_proto::identity::{NaraId, NaraName, PublicKey};
 use tokio::sync::{broadcast, watch};
 
+use super::counts::count;
 use super::{
     FirstUse, KeyConflict, KeyOffer, KeyRefused, Peer, PeerEvent, PeerInfo, PeerProtocol, PinnedKey,
     TrustDecision, TrustPolicy,
 };
-use crate::defaults;
-use crate::metrics::KEYS_REFUSED;
 use crate::tls::TlsPolicy;
+use crate::{defaults, metrics};
 
 /// Why no key of a nara is learned that the operator does not trust.
 const UNTRUSTED: &str = "the operator does not trust this nara";
@@ -257,7 +257,7 @@ impl PeerRegistry {
             offered: offered.key,
             offered_by: offered.source.clone(),
         };
-        metrics::counter!(KEYS_REFUSED, "reason" => "conflict").increment(1);
+        ::metrics::counter!(metrics::KEYS_REFUSED, "reason" => "conflict").increment(1);
         self.emit(PeerEvent::KeyConflict(conflict.clone()));
         conflict
     }
@@ -310,6 +310,7 @@ impl PeerRegistry {
     }
 
     pub(crate) fn emit(&self, event: PeerEvent) {
+        count(&event);
         // An error means that nobody listens, which is fine.
         let _ = self.events.send(event);
     }
@@ -356,7 +357,7 @@ impl PeerRegistry {
             offered_by: key.source.clone(),
             reason,
         };
-        metrics::counter!(KEYS_REFUSED, "reason" => why).increment(1);
+        ::metrics::counter!(metrics::KEYS_REFUSED, "reason" => why).increment(1);
         self.emit(PeerEvent::KeyRefused(refused.clone()));
         Err(refused.into())
     }
@@ -453,6 +454,11 @@ impl Table {
             self.by_ip.entry(address.ip()).or_default().push(peer.clone());
         }
         self.len += 1;
+        self.note_len();
+    }
+
+    fn note_len(&self) {
+        ::metrics::gauge!(metrics::PEERS).set(self.len as f64);
     }
 
     /// Takes a peer out, if it is there. Returns whether it was.
@@ -476,6 +482,7 @@ impl Table {
             }
         }
         self.len -= 1;
+        self.note_len();
         true
     }
 }
