@@ -162,9 +162,10 @@ async fn a_refusal_for_time_says_both_clocks_and_what_to_do() {
     assert_eq!(
         error.to_string(),
         format!(
-            "bob ({id}): answered 401 \"Authentication failed: timestamp too old or in future: 40s\" (not verified): \
+            "{}: answered 401 \"Authentication failed: timestamp too old or in future: 40s\" (not verified): \
              its clock is 40s ahead of ours, it says Thu, 22 Jan 2026 16:40:40 GMT and ours Thu, 22 Jan 2026 16:40:00 \
-             GMT; compare both with a third clock, and set the wrong one"
+             GMT; compare both with a third clock, and set the wrong one",
+            client.peer(&id).unwrap().info()
         )
     );
     assert_eq!(client.peer(&id).unwrap().clock_offset(), None, "it is not signed");
