@@ -29,8 +29,8 @@ pub(crate) struct Cli {
 pub(crate) struct GlobalArgs {
     /// Configuration file (TOML) [env: NARA_MESH_CONFIG] [default: ~/.config/nara-mesh/config.toml, if there]
     ///
-    /// Keys: name, soul_file, data_dir, peers, network, timeout, tls, trust, color, listen, log. Relative paths
-    /// are relative to the file.
+    /// Keys: name, soul_file, data_dir, peers, network, timeout, tls, trust, color, listen, metrics,
+    /// metrics_public, log. Relative paths are relative to the file.
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// Name of this nara [env: NARA_MESH_NAME] [default: the name in the soul file]
@@ -182,6 +182,15 @@ pub(crate) struct ServingArgs {
     /// How long requests on their way may take once it is told to end
     #[arg(long, value_name = "DURATION", default_value = "5s")]
     pub(crate) grace: String,
+    /// Address to serve metrics on, as http://IP:PORT/metrics for Prometheus [env: NARA_MESH_METRICS]
+    ///
+    /// They tell how much this nara does and with how many, not with whom. Without --metrics-public it must be a
+    /// loopback address, such as 127.0.0.1:9633.
+    #[arg(long, value_name = "IP:PORT")]
+    pub(crate) metrics: Option<String>,
+    /// Serve metrics also to other machines
+    #[arg(long)]
+    pub(crate) metrics_public: bool,
     /// Peers whose events it listens to; with 0 it only exchanges zines now and then
     #[arg(long, value_name = "N", default_value_t = GossipConfig::DEFAULT_DEGREE as u16, value_parser = clap::value_parser!(u16).range(0..=64))]
     pub(crate) gossip_degree: u16,

@@ -36,6 +36,7 @@ mod env_var {
     pub(super) const CONTROL_URL: &str = "NARA_MESH_CONTROL_URL";
     pub(super) const DATA_DIR: &str = "NARA_MESH_DATA_DIR";
     pub(super) const LOG: &str = "NARA_MESH_LOG";
+    pub(super) const METRICS: &str = "NARA_MESH_METRICS";
     pub(super) const NAME: &str = "NARA_MESH_NAME";
     pub(super) const NETWORK: &str = "NARA_MESH_NETWORK";
     pub(super) const PEERS: &str = "NARA_MESH_PEERS";
@@ -59,6 +60,8 @@ struct Config {
     tls: Option<String>,
     color: Option<String>,
     listen: Option<String>,
+    metrics: Option<String>,
+    metrics_public: Option<bool>,
     log: Option<String>,
     trust: Option<String>,
     #[serde(default)]
@@ -317,6 +320,28 @@ impl Settings {
     /// An empty registry with the trust policy that was set.
     pub(crate) fn registry(&self) -> PeerRegistry {
         PeerRegistry::default().with_trust(self.trust.clone())
+    }
+
+    /// The address to serve metrics on, if they are to be served. Another than a loopback address must be allowed with
+    /// `public` or in the configuration file.
+    pub(crate) fn metrics(&self, flag: Option<&String>, public: bool) -> Outcome<Option<SocketAddr>> {
+        let in_file = Origin::File(self.config_path.clone(), "metrics");
+        let configured = self.config.metrics.as_ref();
+        let Some(Found { value, origin }) = first(flag, "--metrics", env_var::METRICS, configured, in_file)
+        else {
+            return Ok(None);
+        };
+        let address: SocketAddr = value
+            .parse()
+            .map_err(|_| Failure::usage(format!("{origin}: {value:?} is not ip:port")))?;
+        let public = public || self.config.metrics_public.unwrap_or(false);
+        if !address.ip().to_canonical().is_loopback() && !public {
+            return Err(Failure::usage(format!(
+                "{origin}: {address} is reached from other machines, and metrics have no password"
+            ))
+            .hint("use a loopback address, or pass --metrics-public if whoever reaches it may read them"));
+        }
+        Ok(Some(address))
     }
 
     /// The address to listen on.

@@ -30,6 +30,7 @@ mod address;
 mod builder;
 mod bulk;
 mod call;
+mod clocks;
 mod discover;
 mod error;
 mod events;
@@ -102,6 +103,7 @@ struct Shared {
     channel_trust: ChannelTrust,
     accept_unverified: bool,
     signatures: Signatures,
+    compensate_clocks: bool,
     fan_out: usize,
 }
 

@@ -56,6 +56,14 @@ pub const REQUESTS_IN_FLIGHT: usize = 1024;
 /// several programs that call.
 pub const REQUESTS_IN_FLIGHT_PER_PEER: usize = 64;
 
+/// How far the clock of a peer may be from ours before it is warned of: a sixth of the window in which times are fresh,
+/// and far more than clocks that are set by the network are apart.
+pub const CLOCK_WARNING: Duration = Duration::from_secs(5);
+
+/// How far the clock of a peer must be from ours before its time is used for requests to it, where that is asked for:
+/// below it there is nothing to gain.
+pub const CLOCK_COMPENSATION: Duration = Duration::from_secs(1);
+
 /// The longest pause that a client grants a peer that asks for one with `Retry-After`: whoever asks for more is asked
 /// again after it.
 pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);

@@ -1,7 +1,9 @@
 //! Who is where, and with which key: the [`PeerRegistry`].
 
 mod admission;
+mod clock;
 mod conflict;
+mod counts;
 mod keeper;
 mod known_keys;
 mod peer;
@@ -27,6 +29,7 @@ pub use trust::{Closed, FirstUse, KeyOffer, KeyRefused, Pinned, TrustCallback, T
 
 use std::net::IpAddr;
 
+use nara_proto::clock_offset::ClockOffset;
 use nara_proto::identity::{NaraId, NaraName, PublicKey};
 use nara_proto::time::UnixMillis;
 
@@ -68,6 +71,13 @@ pub enum PeerEvent {
     BreakerClosed(PeerInfo),
     /// The breaker of a peer opened: it is known to be down.
     BreakerOpened(PeerInfo),
+    /// The clock of a peer is further from ours than it should be.
+    ClockSkew {
+        /// The peer.
+        peer: PeerInfo,
+        /// How far its clock is ahead of ours.
+        offset: ClockOffset,
+    },
     /// A decision of the operator about a peer takes effect: see [`PeerInfo::decision`].
     Decided(PeerInfo),
     /// Somebody who knows the name of a peer does less than that peer has proven that it can: the message was refused.

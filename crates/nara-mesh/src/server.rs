@@ -35,6 +35,7 @@ mod background;
 mod body;
 mod builder;
 mod clean_path;
+mod clocks;
 mod discovery;
 mod gate;
 mod ingest;

@@ -211,6 +211,11 @@ mod tests {
     const MILLI: i64 = 1_000_000;
     const SECOND: i64 = 1_000 * MILLI;
 
+    #[expect(clippy::disallowed_methods, reason = "an Instant cannot be made from nothing")]
+    pub(super) fn some_instant() -> Instant {
+        Instant::now()
+    }
+
     /// A sample of a clock that is `offset` ahead, asked at `at` with two delays.
     fn sample(at: i64, offset: i64, there: i64, back: i64, resolution: i64) -> ClockSample {
         let told = (at + there + offset).div_euclid(resolution) * resolution;
@@ -225,7 +230,7 @@ mod tests {
 
     #[test]
     fn a_quick_answer_makes_the_estimate_better_and_a_slow_one_does_not_make_it_worse() {
-        let start = Instant::now();
+        let start = some_instant();
         let mut clock = ClockEstimate::default();
         clock.record(sample(0, 7 * SECOND, 300 * MILLI, 100 * MILLI, 1), start);
         let rough = clock.offset(start).unwrap();
@@ -241,7 +246,7 @@ mod tests {
 
     #[test]
     fn a_clock_that_was_set_is_believed_at_once() {
-        let start = Instant::now();
+        let start = some_instant();
         let mut clock = ClockEstimate::default();
         for n in 0..8 {
             clock.record(sample(n, 7 * SECOND, MILLI, MILLI, 1), start);
@@ -252,7 +257,7 @@ mod tests {
 
     #[test]
     fn what_was_learned_becomes_less_certain_and_is_forgotten() {
-        let start = Instant::now();
+        let start = some_instant();
         let mut clock = ClockEstimate::default();
         assert_eq!(clock.offset(start), None);
         clock.record(sample(0, SECOND, MILLI, MILLI, 1), start);
@@ -290,7 +295,7 @@ mod tests {
                 1..30,
             ),
         ) {
-            let start = Instant::now();
+            let start = some_instant();
             let mut clock = ClockEstimate::default();
             let mut at = 0;
             for (pause, there, back, resolution) in answers {
@@ -310,7 +315,7 @@ mod tests {
             per_million in -200_i64..=200,
             pauses in proptest::collection::vec((0_i64..200 * SECOND, 0_i64..SECOND, 0_i64..SECOND), 1..30),
         ) {
-            let start = Instant::now();
+            let start = some_instant();
             let mut clock = ClockEstimate::default();
             let mut at = 0;
             for (pause, there, back) in pauses {
@@ -338,7 +343,7 @@ mod tests {
             received in any::<i64>(),
             resolution in any::<u64>(),
         ) {
-            let now = Instant::now();
+            let now = some_instant();
             let sample = ClockSample::of_answer(
                 UnixNanos::new(told),
                 Duration::from_nanos(resolution),

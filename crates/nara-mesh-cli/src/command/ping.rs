@@ -6,9 +6,10 @@ use std::time::Duration;
 use futures_util::{StreamExt as _, stream};
 use hdrhistogram::Histogram;
 use nara_mesh::client::{ClientError, MeshClient, PeerRef, PingReport};
-use nara_mesh::clock::{Clock as _, SystemClock};
 use nara_mesh::defaults;
 use nara_mesh::registry::{KeyConflict, KeySource};
+use nara_proto::auth::FRESHNESS_WINDOW;
+use nara_proto::clock_offset::ClockOffset;
 use nara_proto::identity::{KeyId, PublicKey};
 use serde_json::{Value, json};
 
@@ -17,7 +18,7 @@ use crate::connect;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::network::{Network, Way};
-use crate::printer::{Printer, harmless, human, render, table};
+use crate::printer::{Printer, harmless, human, micros, render, table};
 use crate::settings::{Settings, parse_duration};
 
 /// Round trips are recorded in microseconds, up to this.
@@ -82,8 +83,8 @@ pub(super) struct PeerResult {
     pub(super) last: Option<PingReport>,
     /// Which way its packets take, if the network says so.
     pub(super) way: Option<Way>,
-    /// How far the clock of the peer is ahead of ours, in microseconds, by the quickest ping.
-    pub(super) clock_offset_us: Option<i64>,
+    /// How far the clock of the peer is ahead of ours, by the quickest ping; unsigned.
+    pub(super) clock_offset: Option<ClockOffset>,
     pub(super) error: Option<ClientError>,
     /// The key that it told, and the pinned one, if they differ.
     pub(super) conflict: Option<KeyConflict>,
@@ -104,7 +105,7 @@ pub(super) async fn ping_peer(
         sent: 0,
         last: None,
         way: None,
-        clock_offset_us: None,
+        clock_offset: None,
         error: None,
         conflict: None,
     };
@@ -120,10 +121,7 @@ pub(super) async fn ping_peer(
                 result.rtts.saturating_record(rtt_us.clamp(1, MAX_RTT_US));
                 if report.rtt < quickest {
                     quickest = report.rtt;
-                    // Cristian's algorithm: the answer was made half a round trip ago.
-                    let made = SystemClock.now_nanos().saturating_sub(report.rtt / 2);
-                    let ahead = report.response.t.get().saturating_sub(made.get());
-                    result.clock_offset_us = Some(ahead / 1_000);
+                    result.clock_offset = report.clock_offset;
                 }
                 result.conflict = conflict(client, peer, &report);
                 result.last = Some(report);
@@ -209,7 +207,8 @@ impl PeerResult {
                 "p99": figure(self.rtts.value_at_quantile(0.99)),
                 "max": figure(self.rtts.max()),
             },
-            "clock_offset_us": self.clock_offset_us,
+            "clock_offset_us": self.clock_offset.map(|offset| offset.nanos() / 1_000),
+            "clock_uncertainty_us": self.clock_offset.map(|offset| micros(offset.uncertainty())),
             "name": self.last.as_ref().map(|report| report.response.from.as_str()),
             "key_id": self.told_key().map(|key| key.to_string()),
             "key_matches": self.last.as_ref().and_then(|report| report.key_matches),
@@ -263,7 +262,7 @@ fn print(results: &[PeerResult], printer: Printer) -> Outcome<()> {
             figure(result.rtts.mean()),
             figure(result.rtts.value_at_quantile(0.99) as f64),
             figure(result.rtts.max() as f64),
-            result.clock_offset_us.map_or_else(|| "-".to_owned(), offset),
+            result.clock_offset.map_or_else(|| "-".to_owned(), offset),
             result.key_state().to_owned(),
             result.signs().unwrap_or("-").to_owned(),
             result.security().unwrap_or_else(|| "-".to_owned()),
@@ -284,6 +283,7 @@ fn print(results: &[PeerResult], printer: Printer) -> Outcome<()> {
         if let Some(error) = &result.error {
             printer.note(format_args!("{error}"));
         }
+        warn_of_clock(&result.label, result.clock_offset, printer);
         if let Some(conflict) = &result.conflict {
             printer.warn(conflict);
         } else if result.key_differs() {
@@ -297,9 +297,23 @@ fn print(results: &[PeerResult], printer: Printer) -> Outcome<()> {
 }
 
 /// A clock offset with its sign.
-pub(super) fn offset(us: i64) -> String {
-    let sign = if us < 0 { "-" } else { "+" };
-    format!("{sign}{}", human(Duration::from_micros(us.unsigned_abs())))
+pub(super) fn offset(offset: ClockOffset) -> String {
+    let sign = if offset.nanos() < 0 { "-" } else { "+" };
+    format!("{sign}{}", human(offset.magnitude()))
+}
+
+/// Says it if the clock of a peer is too far from ours.
+pub(super) fn warn_of_clock(label: &str, offset: Option<ClockOffset>, printer: Printer) {
+    if let Some(far) = offset.filter(|offset| offset.at_least() >= defaults::CLOCK_WARNING) {
+        printer.warn(format_args!(
+            "the clock of {} is {} {} ours: from {} s on it refuses our requests, and we its answers; set the one \
+             that is wrong",
+            harmless(label),
+            human(far.magnitude()),
+            if far.nanos() < 0 { "behind" } else { "ahead of" },
+            FRESHNESS_WINDOW.as_secs(),
+        ));
+    }
 }
 
 fn exit(results: &[PeerResult]) -> Exit {

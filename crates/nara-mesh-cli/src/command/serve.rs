@@ -1,5 +1,6 @@
 //! `serve`: a nara that runs until it is told to end.
 
+mod exposition;
 pub(super) mod feed;
 
 use std::net::SocketAddr;
@@ -55,6 +56,7 @@ pub(super) fn start(
     settings: &Settings,
     printer: Printer,
 ) -> Outcome {
+    let metrics = settings.metrics(args.metrics.as_ref(), args.metrics_public)?;
     let grace = parse_duration(&args.grace)
         .ok_or_else(|| Failure::usage(format!("--grace: {:?} is not a length of time", args.grace)))?;
     let folder = settings.data_dir(&nara)?;
@@ -62,6 +64,11 @@ pub(super) fn start(
         Failure::failed(format!("the data folder {} cannot be made", folder.display())).caused_by(error)
     })?;
     block_on(async {
+        // Before anything that counts.
+        let metrics = match metrics {
+            Some(address) => Some(exposition::start(address).await?),
+            None => None,
+        };
         let registry = settings.registry();
         let known = Arc::new(PinnedNames::new(registry.clone(), nara.name().clone()));
         let ledger = ledger_file::open_knowing(&folder.join("ledger.db"), known).await?;
@@ -83,6 +90,7 @@ pub(super) fn start(
             grace,
             gossip,
             joined: joined.clone(),
+            metrics,
         };
         let outcome = serve(nara, plan, &registry, &keeper, ledger, settings, printer).await;
         if let Some(joined) = joined {
@@ -99,6 +107,8 @@ struct Plan {
     grace: Duration,
     gossip: Option<GossipConfig>,
     joined: Option<Joined>,
+    /// Where metrics are served, if they are.
+    metrics: Option<SocketAddr>,
 }
 
 async fn serve(
@@ -115,6 +125,7 @@ async fn serve(
         grace,
         gossip,
         joined,
+        metrics,
     } = plan;
     let transport = joined
         .as_ref()
@@ -154,7 +165,7 @@ async fn serve(
         .map_err(|error| Failure::failed(error.to_string()).caused_by(error))?;
     let address = server.local_addr();
     remember(&*ledger, introduction(&nara, &mesh_ip)).await?;
-    announce(&nara, address, printer)?;
+    announce(&nara, address, metrics, printer)?;
     let finding = joined
         .map(|joined| joined.keep_finding(discovery, address, feed.clone(), printer))
         .transpose()?;
@@ -255,7 +266,12 @@ fn tell_reloaded(recalled: &Recalled, printer: Printer) -> Outcome<()> {
     printer.json_line(json!({ "event": "reloaded", "decided": decided }))
 }
 
-fn announce(nara: &LocalNara, address: SocketAddr, printer: Printer) -> Outcome<()> {
+fn announce(
+    nara: &LocalNara,
+    address: SocketAddr,
+    metrics: Option<SocketAddr>,
+    printer: Printer,
+) -> Outcome<()> {
     let stanza_address = (!address.ip().is_unspecified()).then_some(address);
     let stanza = PeerEntry::of(nara, stanza_address).to_toml();
     printer.note(format_args!("{} listens on {address}.", nara.name()));
@@ -269,6 +285,9 @@ fn announce(nara: &LocalNara, address: SocketAddr, printer: Printer) -> Outcome<
             "It is reached from this machine only (--listen sets another address, `up` joins a tailnet).",
         );
     }
+    if let Some(metrics) = metrics {
+        printer.note(format_args!("Metrics: http://{metrics}/metrics"));
+    }
     printer.note("Its peers need this stanza in their peers file, and it needs theirs (--peers):\n");
     printer.line(&stanza)?;
     printer.json_line(json!({
@@ -278,6 +297,7 @@ fn announce(nara: &LocalNara, address: SocketAddr, printer: Printer) -> Outcome<
         "address": address,
         "public_key": nara.public_key().to_base64(),
         "key_id": KeyId::from(&nara.public_key()).to_string(),
+        "metrics": metrics,
         "stanza": stanza,
     }))
 }

@@ -7,6 +7,7 @@ mod doctor;
 mod help;
 mod id;
 mod kill;
+mod metrics;
 mod peers;
 mod serve;
 mod settings;

@@ -15,6 +15,12 @@ pub(crate) struct Serving {
 
 impl Serving {
     pub(crate) fn start(folder: &Path, name: &str) -> (Self, String) {
+        let (serving, listening) = Self::start_with(folder, name, &[]);
+        (serving, listening["stanza"].as_str().unwrap().to_owned())
+    }
+
+    /// Starts it with more arguments. Returns what it says when it listens.
+    pub(crate) fn start_with(folder: &Path, name: &str, more: &[&str]) -> (Self, Value) {
         let mut child = Command::new(env!("CARGO_BIN_EXE_nara-mesh"))
             .env_clear()
             .current_dir(folder)
@@ -27,6 +33,7 @@ impl Serving {
                 "known.toml",
             ])
             .args(["--soul-file", &format!("{name}.soul"), "--data-dir", name])
+            .args(more)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -36,7 +43,7 @@ impl Serving {
         let listening = serving.next();
         assert_eq!(listening["schema"], "nara-mesh/serve/1");
         assert_eq!(listening["event"], "listening");
-        (serving, listening["stanza"].as_str().unwrap().to_owned())
+        (serving, listening)
     }
 
     /// Tells it to read its files again.

@@ -31,6 +31,7 @@ pub struct MeshClientBuilder {
     channel_trust: ChannelTrust,
     accept_unverified: bool,
     signatures: Signatures,
+    compensate_clocks: bool,
 }
 
 impl MeshClientBuilder {
@@ -49,6 +50,7 @@ impl MeshClientBuilder {
             channel_trust: ChannelTrust::default(),
             accept_unverified: false,
             signatures: Signatures::default(),
+            compensate_clocks: false,
         }
     }
 
@@ -131,6 +133,15 @@ impl MeshClientBuilder {
         self
     }
 
+    /// Whether requests to a peer whose clock is known to be wrong are signed with its time instead of ours, so that it
+    /// does not refuse them; by default not. [`Peer::set_clock_compensation`](crate::registry::Peer::set_clock_compensation)
+    /// says otherwise for one peer. What is known comes from verified answers, which must themselves be fresh, so
+    /// that nobody can move the time by more than the window in which times are fresh.
+    pub fn compensate_clocks(mut self, compensate: bool) -> Self {
+        self.compensate_clocks = compensate;
+        self
+    }
+
     /// The client.
     pub fn build(self) -> MeshClient {
         let shared = Shared {
@@ -151,6 +162,7 @@ impl MeshClientBuilder {
             channel_trust: self.channel_trust,
             accept_unverified: self.accept_unverified,
             signatures: self.signatures,
+            compensate_clocks: self.compensate_clocks,
             fan_out: self.fan_out,
         };
         MeshClient {

@@ -26,6 +26,7 @@ use tokio::time::{Instant, timeout_at};
 use tracing::Instrument as _;
 
 use super::address::Route;
+use super::clocks::Asked;
 use super::error::{ErrorKind, Stage, StatusAnswer};
 use super::pool::{Connection, SendError, Target, TlsTarget, read_body};
 use super::retry_after::{AskedToWait, asked_to_wait};
@@ -33,6 +34,7 @@ use super::sign::SentSignatures;
 use super::{CallOptions, ClientError, MeshClient, PeerRef, Verification};
 use crate::Signatures;
 use crate::channel::SecureChannel;
+use crate::metrics;
 use crate::tls::{CertificateKind, Security, TlsFailure, TlsPolicy};
 
 /// The name of the caller, unsigned, on pings (wire facts, section 4.2).
@@ -55,6 +57,8 @@ pub(super) struct Answer<T> {
     pub(super) dial: Option<Duration>,
     /// How the connection was protected.
     pub(super) security: Security,
+    /// Between which readings of our clock it was made.
+    pub(super) asked: Asked,
     /// The size of the body.
     pub(super) bytes: usize,
     /// What the peer says that it can do, not yet verified.
@@ -67,6 +71,8 @@ pub(super) struct Reply {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
+    /// Between which readings of our clock it was made.
+    asked: Asked,
     /// How long the peer asks not to be called.
     retry_after: Option<Duration>,
     /// The signatures of the request that it answers.
@@ -132,7 +138,10 @@ pub(super) async fn traced<T>(
     let span = tracing::debug_span!("call", %peer, endpoint);
     let outcome = call.instrument(span.clone()).await;
     let name = outcome.as_ref().map_or_else(ClientError::outcome, |_| "ok");
-    tracing::debug!(parent: &span, outcome = name, duration_us = started.elapsed().as_micros());
+    let took = started.elapsed();
+    tracing::debug!(parent: &span, outcome = name, duration_us = took.as_micros());
+    ::metrics::counter!(metrics::CALLS, "endpoint" => endpoint, "outcome" => name).increment(1);
+    ::metrics::histogram!(metrics::CALL_SECONDS, "endpoint" => endpoint).record(took);
     outcome
 }
 
@@ -186,14 +195,15 @@ impl MeshClient {
         let route = self.introduced(route, outgoing, deadline).await?;
         let fail = |kind| ClientError::new(&route, kind);
         let reply = self.send(&route, outgoing, deadline).await.map_err(fail)?;
-        let (rtt, dial, bytes) = (reply.rtt, reply.dial, reply.body.len());
         let security = SecureChannel::security(reply.channel.as_ref());
         let capability = SignedCapability::from_headers(&reply.headers).unwrap_or_default();
+        let (rtt, dial, bytes, asked) = (reply.rtt, reply.dial, reply.body.len(), reply.asked);
         let verifying = self.accept::<E>(&route, reply, deadline);
         let (value, verification) = timeout_at(deadline, verifying)
             .await
             .map_err(|_| fail(ErrorKind::Timeout(Stage::Verify)))?
             .map_err(fail)?;
+        self.learn_clock(&route, &verification, asked);
         Ok(Answer {
             value,
             verification,
@@ -201,6 +211,7 @@ impl MeshClient {
             rtt,
             dial,
             security,
+            asked,
             bytes,
             capability,
         })
@@ -340,6 +351,7 @@ impl MeshClient {
             }
         };
         let sent = Instant::now();
+        let asked = Asked::now(&*self.shared.clock);
         let (request, signatures) = self.sign(route, outgoing, connection.channel());
         let exchange = async {
             let answer = connection.send(request).await?;
@@ -357,6 +369,7 @@ impl MeshClient {
                 return Err(ErrorKind::TooLarge(limit).into());
             }
             Ok(Reply {
+                asked: asked.answered(&*self.shared.clock),
                 retry_after: self.note_pause(route, head.status, &head.headers),
                 status: head.status,
                 headers: head.headers,
@@ -415,6 +428,7 @@ impl MeshClient {
             let read = reading.map_err(|_| ErrorKind::Timeout(Stage::Answer))?;
             let (body, complete) = read.map_err(ErrorKind::Broken)?;
             let reply = Reply {
+                asked: Asked::now(&*self.shared.clock),
                 retry_after: self.note_pause(route, head.status, &head.headers),
                 status: head.status,
                 headers: head.headers,
@@ -426,7 +440,7 @@ impl MeshClient {
                 channel: connection.channel().cloned(),
             };
             let verified = self.is_signed_by_known_key(route, &reply);
-            return Err(reply.into_status_error(verified));
+            return Err(self.status_error(route, reply, verified));
         }
         Ok(OpenAnswer {
             headers: head.headers,
@@ -434,6 +448,12 @@ impl MeshClient {
             sent,
             connection,
         })
+    }
+
+    /// An answer to a call as an error, because its status is not 200.
+    pub(super) fn status_error(&self, route: &Route, reply: Reply, verified: bool) -> ErrorKind {
+        let (headers, asked) = (reply.headers.clone(), reply.asked);
+        self.explain_clocks(route, reply.into_status_error(verified), &headers, asked)
     }
 
     /// Notes that a peer asks for a pause, if it does.

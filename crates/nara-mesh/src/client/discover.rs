@@ -1,7 +1,9 @@
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use http::{HeaderValue, StatusCode};
 use nara_proto::auth::ResponseAuthError;
+use nara_proto::clock_offset::ClockSample;
 use nara_proto::endpoint::{Endpoint as _, Ping};
 use nara_proto::identity::{NaraName, PublicKey};
 use nara_proto::peer::PingResponse;
@@ -55,7 +57,15 @@ impl MeshClient {
                     ..pinned.clone()
                 });
             }
+            // The time that `/ping` tells is in nanoseconds.
+            let told = ClockSample::of_answer(
+                answer.value.t,
+                Duration::ZERO,
+                answer.asked.sent,
+                answer.asked.received,
+            );
             Ok(PingReport {
+                clock_offset: told.map(ClockSample::offset),
                 rtt: answer.rtt,
                 dial: answer.dial,
                 security: answer.security,

@@ -15,6 +15,7 @@ use nara_proto::signature::SignatureError;
 use nara_proto::stream::HelloError;
 use nara_proto::sync::PageError;
 
+use super::clocks::{ClockSkew, Skewed};
 use super::retry_after::AskedToWait;
 use crate::registry::{RegisterError, retrust_command};
 use crate::tls::TlsFailure;
@@ -43,6 +44,8 @@ pub(super) enum ErrorKind {
     Broken(hyper::Error),
     /// The breaker of the peer is open.
     CircuitOpen(CircuitOpen),
+    /// The clocks are too far apart.
+    ClockSkew(ClockSkew),
     /// The body of the answer is not what the endpoint answers.
     Decode(JsonError),
     /// No connection.
@@ -185,7 +188,8 @@ impl ClientError {
     pub fn is_unauthenticated(&self) -> bool {
         matches!(
             self.kind(),
-            ErrorKind::Discovery(_)
+            ErrorKind::ClockSkew(_)
+                | ErrorKind::Discovery(_)
                 | ErrorKind::Downgrade
                 | ErrorKind::Hello(_)
                 | ErrorKind::Identity(_)
@@ -223,6 +227,12 @@ impl ClientError {
         matches!(self.kind(), ErrorKind::Downgrade)
     }
 
+    /// The clock of the peer and ours are too far apart: it refused the request, or its answer is not fresh. The message
+    /// says what both clocks say and which one seems wrong.
+    pub fn is_clock_skew(&self) -> bool {
+        matches!(self.kind(), ErrorKind::ClockSkew(_))
+    }
+
     /// A world message was taken in, but could not travel on from there (wire facts, section 7.6). The status
     /// is 400 then, as if it had been refused.
     pub fn is_stuck_journey(&self) -> bool {
@@ -253,6 +263,7 @@ impl ClientError {
             ErrorKind::AskedToWait(_) => "asked_to_wait",
             ErrorKind::Broken(_) => "broken",
             ErrorKind::CircuitOpen(_) => "circuit_open",
+            ErrorKind::ClockSkew(_) => "clock_skew",
             ErrorKind::Decode(_) => "decode",
             ErrorKind::Dial(_) => "dial",
             ErrorKind::DialTimeout(_) => "dial_timeout",
@@ -284,7 +295,11 @@ impl ClientError {
     fn answer(&self) -> Option<&StatusAnswer> {
         match self.kind() {
             ErrorKind::AskedToWait(asked) => asked.answer.as_ref(),
-            ErrorKind::Status(answer) => Some(answer),
+            ErrorKind::ClockSkew(ClockSkew {
+                what: Skewed::Request(answer),
+                ..
+            })
+            | ErrorKind::Status(answer) => Some(answer),
             _ => None,
         }
     }
@@ -315,6 +330,7 @@ impl fmt::Display for ErrorKind {
             Self::CircuitOpen(_) => {
                 f.write_str("not called, since it did not answer before; wait until the pause is over, or it shows itself")
             }
+            Self::ClockSkew(skew) => skew.fmt(f),
             Self::Decode(_) => f.write_str(
                 "the answer is not what this endpoint answers; check that both sides run a version that \
                  knows it",
@@ -456,6 +472,10 @@ impl Error for ClientError {
         match self.kind() {
             ErrorKind::Broken(error) => Some(error),
             ErrorKind::CircuitOpen(error) => Some(error),
+            ErrorKind::ClockSkew(skew) => match &skew.what {
+                Skewed::Answer(error) => Some(&**error),
+                Skewed::Request(_) => None,
+            },
             ErrorKind::Decode(error) => Some(error),
             ErrorKind::Dial(error) => Some(error),
             ErrorKind::Discovery(error) => Some(error),
@@ -488,6 +508,8 @@ impl Error for ClientError {
 
 #[cfg(test)]
 mod tests {
+    use nara_proto::time::UnixMillis;
+
     use super::*;
 
     fn status(status: u16, text: &str) -> ClientError {
@@ -523,6 +545,15 @@ mod tests {
             }),
             ErrorKind::CircuitOpen(CircuitOpen {
                 retry_in: Duration::from_secs(1),
+            }),
+            ErrorKind::ClockSkew(ClockSkew {
+                theirs: UnixMillis::new(1_769_100_000_000),
+                ours: UnixMillis::new(1_769_100_040_250),
+                fault: None,
+                judged_by_peer: true,
+                what: Skewed::Answer(Box::new(ResponseAuthError::Stale {
+                    by: Duration::from_millis(40_250),
+                })),
             }),
             ErrorKind::Decode(nara_proto::go_json::from_slice::<String>(b"{").unwrap_err()),
             ErrorKind::Dial(io::Error::from(io::ErrorKind::ConnectionRefused)),

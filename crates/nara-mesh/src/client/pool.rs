@@ -20,9 +20,9 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::error::{ErrorKind, Stage};
 use crate::channel::SecureChannel;
-use crate::defaults;
 use crate::tls::{CertificateKind, ClientTls};
 use crate::transport::{BoxMeshStream, Transport};
+use crate::{defaults, metrics};
 
 type Sender = http1::SendRequest<Full<Bytes>>;
 
@@ -121,7 +121,9 @@ impl Pool {
                 .iter()
                 .rposition(|entry| entry.target == target)?;
             let entry = idle.connections.remove(index);
+            idle.note();
             if entry.is_usable() {
+                ::metrics::counter!(metrics::POOL_REUSED).increment(1);
                 return Some(Connection {
                     sender: entry.sender,
                     channel: entry.channel,
@@ -133,6 +135,17 @@ impl Pool {
 
     /// Opens a connection to a peer, until the limit of dialling or the deadline.
     pub(super) async fn dial(&self, target: Target, deadline: Instant) -> Result<Connection, ErrorKind> {
+        let dialled = self.dial_now(target, deadline).await;
+        let outcome = match &dialled {
+            Ok(_) => "ok",
+            Err(ErrorKind::DialTimeout(_) | ErrorKind::Timeout(_)) => "timeout",
+            Err(_) => "failed",
+        };
+        ::metrics::counter!(metrics::DIALS, "outcome" => outcome).increment(1);
+        dialled
+    }
+
+    async fn dial_now(&self, target: Target, deadline: Instant) -> Result<Connection, ErrorKind> {
         let limit = Instant::now() + self.dial_timeout;
         let (stream, channel) = match timeout_at(limit.min(deadline), self.connect(target)).await {
             Ok(connected) => connected?,
@@ -196,9 +209,10 @@ impl Pool {
     /// Closes the connections to a peer that have been idle since before `sent`, because a request that was
     /// sent then got no answer in time: their path is probably as dead as that of the request.
     pub(super) fn evict(&self, peer: SocketAddr, sent: Instant) {
-        lock(&self.idle)
-            .connections
+        let mut idle = lock(&self.idle);
+        idle.connections
             .retain(|entry| entry.target.address != peer || entry.since > sent);
+        idle.note();
     }
 }
 
@@ -218,6 +232,7 @@ fn keep(idle: &Arc<Mutex<Idle>>, target: Target, sender: Sender, channel: Option
         channel,
         since: Instant::now(),
     });
+    pool.note();
     if pool.reaper.as_ref().is_none_or(JoinHandle::is_finished) {
         pool.reaper = Some(tokio::spawn(reap(Arc::downgrade(idle))));
     }
@@ -230,6 +245,7 @@ async fn reap(idle: Weak<Mutex<Idle>>) {
             let Some(idle) = idle.upgrade() else { return };
             let mut idle = lock(&idle);
             idle.connections.retain(IdleConnection::is_usable);
+            idle.note();
             match idle.connections.first() {
                 Some(oldest) => oldest.since + defaults::POOL_IDLE,
                 None => {
@@ -245,6 +261,12 @@ async fn reap(idle: Weak<Mutex<Idle>>) {
 fn lock(idle: &Mutex<Idle>) -> MutexGuard<'_, Idle> {
     // No method leaves the list half changed.
     idle.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Idle {
+    fn note(&self) {
+        ::metrics::gauge!(metrics::POOL_IDLE).set(self.connections.len() as f64);
+    }
 }
 
 impl IdleConnection {

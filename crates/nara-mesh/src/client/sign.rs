@@ -1,7 +1,5 @@
 //! Requests as they are sent, signed now.
 
-use std::sync::PoisonError;
-
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HOST};
 use http::{HeaderMap, HeaderValue, Request, Uri};
@@ -52,11 +50,7 @@ impl MeshClient {
         }
         let mut sent = SentSignatures::default();
         if outgoing.authentication == Authentication::Signed {
-            let now = {
-                // A stamp is valid whatever a holder of the lock did.
-                let mut stamp = self.shared.stamp.lock().unwrap_or_else(PoisonError::into_inner);
-                stamp.next(self.shared.clock.now_millis())
-            };
+            let now = self.signing_time(route);
             sent.v2 = self.sign_v2(route, outgoing, channel, now, headers);
             // Who speaks v2 accepts nothing less, so a second signature would be made for nobody.
             if sent.v2.is_none() || !route.speaks_v2(&self.shared.registry) {

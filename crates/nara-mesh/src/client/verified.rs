@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::ops::Deref;
 use std::time::Duration;
 
+use nara_proto::clock_offset::ClockOffset;
 use nara_proto::event::{EventProblem, EventTrust, SyncEvent};
 use nara_proto::identity::{NaraName, PublicKey};
 use nara_proto::peer::PingResponse;
@@ -206,6 +207,9 @@ pub struct PingReport {
     pub rtt: Duration,
     /// How long dialling took, if the call had to dial.
     pub dial: Option<Duration>,
+    /// How far its clock is ahead of ours, by the time in the answer, which is not signed; `None`: our clock was set
+    /// back meanwhile. See [`Peer::clock_offset`](crate::registry::Peer::clock_offset) for what is proven.
+    pub clock_offset: Option<ClockOffset>,
     /// What the peer says about itself. It is not signed.
     pub response: PingResponse,
     /// How the connection was protected.

@@ -44,7 +44,7 @@ impl MeshClient {
         let keys = self.shared.keys.clone();
         if reply.status != StatusCode::OK {
             let verified = signed && self.is_signed_by_known_key(route, &reply);
-            return Err(reply.into_status_error(verified));
+            return Err(self.status_error(route, reply, verified));
         }
         let large = reply.body.len() > OFFLOAD_BYTES;
         if !signed {
@@ -71,6 +71,7 @@ impl MeshClient {
         // Read after what may take seconds, so that it is the time at which freshness is judged.
         let now = self.shared.clock.now_millis();
         let pinned = responder.pinned.clone();
+        let signed_at = proof.signed_at();
         let verified = offload(large, move || {
             let verification = proof.verify(&keys, &pinned, &reply.body, now)?;
             let value = E::decode(&reply.body).map_err(ErrorKind::Decode)?;
@@ -80,7 +81,8 @@ impl MeshClient {
         if !responder.is_new && verified.as_ref().is_err_and(ErrorKind::may_be_another_key) {
             self.look_for_conflict(route, &name, deadline).await?;
         }
-        let (value, verification) = verified?;
+        let (value, verification) =
+            verified.map_err(|kind| self.explain_stale_answer(route, kind, signed_at, now))?;
         self.settle(route, responder, verification.bound)?;
         Ok((value, verification))
     }

@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::metrics::{counter, gauge};
 use futures_util::StreamExt as _;
 use futures_util::stream::{self, BoxStream};
 use nara_proto::gossip::{Gossip, Input, Output};
@@ -19,10 +20,10 @@ use super::zines::{self, ZineError};
 use super::{EventCounts, GossipConfig, GossipLink, GossipPeer, GossipServiceBuilder, GossipStatus};
 use crate::client::{MeshClient, StreamError, StreamState, SubscribeOptions, VerifiedEvent};
 use crate::clock::Clock;
-use crate::defaults;
 use crate::ledger::{Insertion, Ledger};
 use crate::random::random;
 use crate::registry::PeerEvent;
+use crate::{defaults, metrics};
 
 /// How soon a change of the registry is looked at: a burst of changes costs one look at all peers.
 const SETTLE: Duration = Duration::from_secs(1);
@@ -210,6 +211,7 @@ impl Driver {
                 return;
             }
         }
+        events.note();
         self.total.add(events);
         if let Some(link) = self.links.get_mut(&label) {
             link.events.add(events);
@@ -240,16 +242,23 @@ impl Driver {
             Ok((label, Ok(events))) => {
                 tracing::debug!(peer = %label, new = events.new, "zine");
                 self.exchanged += 1;
+                events.note();
                 self.total.add(events);
+                counter!(metrics::GOSSIP_ZINES, "outcome" => "ok").increment(1);
             }
             Ok((label, Err(error))) => {
                 tracing::info!(peer = %label, error = &error as &dyn std::error::Error, "zine failed");
-                self.failed += 1;
+                self.fail_zine();
             }
             // A panic was reported when it happened.
-            Err(_) => self.failed += 1,
+            Err(_) => self.fail_zine(),
         }
         self.publish_soon();
+    }
+
+    fn fail_zine(&mut self) {
+        self.failed += 1;
+        counter!(metrics::GOSSIP_ZINES, "outcome" => "failed").increment(1);
     }
 
     /// The registry has changed.
@@ -259,6 +268,7 @@ impl Driver {
                 PeerEvent::AddressMismatch { .. }
                 | PeerEvent::BreakerClosed(_)
                 | PeerEvent::BreakerOpened(_)
+                | PeerEvent::ClockSkew { .. }
                 | PeerEvent::Downgrade { .. }
                 | PeerEvent::KeyConflict(_)
                 | PeerEvent::KeyRefused(_)
@@ -302,6 +312,9 @@ impl Driver {
             events: EventCounts::default(),
         });
         let mut peers: Vec<GossipPeer> = streams.chain(zines).collect();
+        let by_zines = peers.iter().filter(|peer| peer.link == GossipLink::Zines).count();
+        gauge!(metrics::GOSSIP_PEERS, "link" => "zines").set(by_zines as f64);
+        gauge!(metrics::GOSSIP_PEERS, "link" => "stream").set((peers.len() - by_zines) as f64);
         peers.sort_by(|a, b| a.peer.cmp(&b.peer));
         let status = GossipStatus {
             peers,

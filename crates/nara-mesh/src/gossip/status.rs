@@ -1,5 +1,6 @@
 use crate::client::StreamState;
 use crate::ledger::Insertion;
+use crate::metrics;
 
 /// What gossip is doing and has done.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -66,6 +67,20 @@ impl EventCounts {
     pub(super) fn count_refused(&mut self) {
         self.received += 1;
         self.refused += 1;
+    }
+
+    /// Tells the metrics of events that came just now.
+    pub(super) fn note(&self) {
+        for (outcome, count) in [
+            ("new", self.new),
+            ("duplicate", self.duplicate),
+            ("not_kept", self.not_kept),
+            ("refused", self.refused),
+        ] {
+            if count > 0 {
+                ::metrics::counter!(metrics::GOSSIP_EVENTS, "outcome" => outcome).increment(count);
+            }
+        }
     }
 
     pub(super) fn add(&mut self, other: Self) {

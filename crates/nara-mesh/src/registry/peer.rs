@@ -9,6 +9,7 @@ use nara_proto::identity::{KeyId, NaraId, NaraName};
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use super::clock::PeerClock;
 use super::{OperatorDecision, PeerProtocol, PinnedKey, Verdict};
 use crate::defaults;
 use crate::tls::TlsPolicy;
@@ -84,6 +85,8 @@ pub struct Peer {
     info: RwLock<PeerInfo>,
     breaker: Mutex<Breaker>,
     in_flight: Semaphore,
+    /// Made when there is something to say about it: most peers of a large registry are never called.
+    pub(super) clock: Mutex<Option<Box<PeerClock>>>,
     /// It asked not to be called before.
     not_before: Mutex<Option<Instant>>,
     /// What `info` says; asked for every message of a stream.
@@ -97,6 +100,7 @@ impl Peer {
             info: RwLock::new(info),
             breaker: Mutex::new(Breaker::new(breaker)),
             in_flight: Semaphore::const_new(defaults::MAX_IN_FLIGHT_PER_PEER),
+            clock: Mutex::default(),
             not_before: Mutex::default(),
         }
     }

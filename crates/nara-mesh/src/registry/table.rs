@@ -1,19 +1,20 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use nara_proto::breaker::BreakerConfig;
+use nara_proto::clock_offset::MeshClock;
 use nara_proto::event::KeyLookup;
 use nara_proto::identity::{NaraId, NaraName, PublicKey};
 use tokio::sync::{broadcast, watch};
 
+use super::counts::count;
 use super::{
     FirstUse, KeyConflict, KeyOffer, KeyRefused, Peer, PeerEvent, PeerInfo, PeerProtocol, PinnedKey,
     TrustDecision, TrustPolicy,
 };
-use crate::defaults;
-use crate::metrics::KEYS_REFUSED;
 use crate::tls::TlsPolicy;
+use crate::{defaults, metrics};
 
 /// Why no key of a nara is learned that the operator does not trust.
 const UNTRUSTED: &str = "the operator does not trust this nara";
@@ -53,6 +54,7 @@ pub struct PeerRegistry {
     max_peers: usize,
     trust: Arc<dyn TrustPolicy>,
     decisions: Arc<watch::Sender<()>>,
+    pub(super) mesh_clock: Arc<Mutex<MeshClock<PublicKey>>>,
 }
 
 #[derive(Debug, Default)]
@@ -80,6 +82,7 @@ impl PeerRegistry {
             max_peers: defaults::MAX_PEERS,
             trust: Arc::new(FirstUse),
             decisions: Arc::default(),
+            mesh_clock: Arc::default(),
         }
     }
 
@@ -254,7 +257,7 @@ impl PeerRegistry {
             offered: offered.key,
             offered_by: offered.source.clone(),
         };
-        metrics::counter!(KEYS_REFUSED, "reason" => "conflict").increment(1);
+        ::metrics::counter!(metrics::KEYS_REFUSED, "reason" => "conflict").increment(1);
         self.emit(PeerEvent::KeyConflict(conflict.clone()));
         conflict
     }
@@ -307,6 +310,7 @@ impl PeerRegistry {
     }
 
     pub(crate) fn emit(&self, event: PeerEvent) {
+        count(&event);
         // An error means that nobody listens, which is fine.
         let _ = self.events.send(event);
     }
@@ -353,7 +357,7 @@ impl PeerRegistry {
             offered_by: key.source.clone(),
             reason,
         };
-        metrics::counter!(KEYS_REFUSED, "reason" => why).increment(1);
+        ::metrics::counter!(metrics::KEYS_REFUSED, "reason" => why).increment(1);
         self.emit(PeerEvent::KeyRefused(refused.clone()));
         Err(refused.into())
     }
@@ -450,6 +454,11 @@ impl Table {
             self.by_ip.entry(address.ip()).or_default().push(peer.clone());
         }
         self.len += 1;
+        self.note_len();
+    }
+
+    fn note_len(&self) {
+        ::metrics::gauge!(metrics::PEERS).set(self.len as f64);
     }
 
     /// Takes a peer out, if it is there. Returns whether it was.
@@ -473,6 +482,7 @@ impl Table {
             }
         }
         self.len -= 1;
+        self.note_len();
         true
     }
 }

@@ -22,6 +22,7 @@ use super::rejection::Rejection;
 use super::watch::{Watch, WatchedStream};
 use super::{PeerAddress, ServerLimits};
 use crate::channel::SecureChannel;
+use crate::metrics::{self, Counted};
 use crate::transport::{BoxMeshStream, MeshListener};
 
 /// How long the accept loop rests after an error: most likely the process has no file descriptor left, and
@@ -161,12 +162,14 @@ impl Acceptor {
     fn admit(&self, stream: BoxMeshStream, peer: SocketAddr, slot: OwnedSemaphorePermit) {
         let Some(place) = Place::take(&self.by_address, peer.ip(), self.per_address) else {
             tracing::warn!(%peer, limit = self.per_address, "too many connections from one address: closed");
+            ::metrics::counter!(metrics::CONNECTIONS_REFUSED).increment(1);
             return;
         };
         let acceptor = self.clone();
+        let open = Counted::new(metrics::CONNECTIONS);
         self.background.tasks.spawn(async move {
             acceptor.serve(stream, peer).await;
-            drop((slot, place));
+            drop((slot, place, open));
         });
     }
 
@@ -176,6 +179,12 @@ impl Acceptor {
             // No request has begun.
             () = self.background.stopping.cancelled() => return,
         };
+        let security = match &opened {
+            Ok((_, Some(_))) => "tls",
+            Ok((_, None)) => "plain",
+            Err(_) => "failed",
+        };
+        ::metrics::counter!(metrics::CONNECTIONS_ACCEPTED, "security" => security).increment(1);
         match opened {
             Ok((stream, channel)) => self.serve_http(stream, channel, peer).await,
             Err(error) => tracing::debug!(%peer, %error, "connection closed"),

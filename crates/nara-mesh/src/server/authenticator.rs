@@ -22,6 +22,7 @@ use crate::Signatures;
 use crate::channel::SecureChannel;
 use crate::clock::Clock;
 use crate::identity::LocalNara;
+use crate::metrics;
 use crate::registry::{KeySource, KnownKeys, Peer, PeerProtocol, PeerRegistry, PinnedKey};
 use crate::tls::{ChannelTrust, TlsPolicy};
 
@@ -297,7 +298,9 @@ impl Authenticator {
             Repetition::SameSource => cache.insert_or_repeat(request, address.ip(), now),
             _ => cache.insert(request, address.ip(), now),
         };
+        let remembered = cache.len();
         drop(cache);
+        ::metrics::gauge!(metrics::REPLAY_ENTRIES).set(remembered as f64);
         outcome.map_err(|error| match error {
             ReplayError::Full => {
                 tracing::error!("the replay cache is full: signed requests are refused");

@@ -13,6 +13,7 @@ use super::rates::Rates;
 use crate::client::{DiscoveredKey, MeshClient};
 use crate::clock::Clock;
 use crate::mesh_ranges;
+use crate::metrics;
 use crate::registry::{KeySource, PeerInfo, PeerRegistry, PinnedKey, RegisterError};
 
 /// How long the outcome of a discovery holds: a sender that did not answer is not called again within it.
@@ -96,6 +97,14 @@ impl KeyDiscovery {
             .outcomes
             .try_get_with((source, name.clone()), self.ask(name, source))
             .await;
+        let word = match &outcome {
+            Ok(Outcome::Conflict) => "conflict",
+            Ok(Outcome::Pinned) => "pinned",
+            Ok(Outcome::Refused) => "refused",
+            Ok(Outcome::Unknown) => "unknown",
+            Err(_) => "busy",
+        };
+        ::metrics::counter!(metrics::KEY_DISCOVERIES, "outcome" => word).increment(1);
         match outcome {
             Ok(outcome) => tracing::debug!(%name, %source, ?outcome, "key discovery"),
             Err(_) => tracing::warn!(%name, %source, "too many unknown senders: key not asked for"),

@@ -2,10 +2,16 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
+use ::metrics::{counter, histogram};
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
+use nara_proto::endpoint::{
+    AllCheckpoints, DirectMessage, Endpoint as _, EventsFetch, EventsImport, EventsReconcile, EventsStream,
+    EventsSync, GetCoordinates, GossipZine, MeshMessage, PeerQuery, Ping, WorldRelay,
+};
 use nara_proto::identity::PublicKey;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -13,6 +19,7 @@ use super::places::{NoPlace, Place, Places};
 use super::rates::{RateLimit, Rates};
 use super::rejection::{Limit, Rejection};
 use super::{PeerAddress, ServerLimits, VerifiedSender};
+use crate::metrics::{self, Counted};
 
 /// Counts requests, and refuses those that are too many, before anything costly is done for them.
 #[derive(Debug)]
@@ -81,10 +88,44 @@ impl Gate {
 
 /// Middleware outside of everything: limits what one address, and all together, may ask for.
 pub(super) async fn limit_address(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> Response {
-    match gate.admit_address(request.extensions().get()) {
-        Ok(_permit) => next.run(request).await,
+    let endpoint = endpoint(request.uri().path());
+    let started = Instant::now();
+    let response = match gate.admit_address(request.extensions().get()) {
+        Ok(_permit) => {
+            let _counted = Counted::new(metrics::REQUESTS_IN_FLIGHT);
+            next.run(request).await
+        }
         Err(rejection) => rejection.into_response(),
-    }
+    };
+    histogram!(metrics::REQUEST_SECONDS, "endpoint" => endpoint).record(started.elapsed());
+    let status = match response.status().as_u16() / 100 {
+        2 => "2xx",
+        3 => "3xx",
+        4 => "4xx",
+        _ => "5xx",
+    };
+    counter!(metrics::REQUESTS, "endpoint" => endpoint, "status" => status).increment(1);
+    response
+}
+
+/// The path, if it is one of ours: who asks for others must not make new series of them.
+fn endpoint(path: &str) -> &'static str {
+    const PATHS: [&str; 13] = [
+        AllCheckpoints::PATH,
+        DirectMessage::PATH,
+        EventsFetch::PATH,
+        EventsImport::PATH,
+        EventsReconcile::PATH,
+        EventsStream::PATH,
+        EventsSync::PATH,
+        GetCoordinates::PATH,
+        GossipZine::PATH,
+        MeshMessage::PATH,
+        PeerQuery::PATH,
+        Ping::PATH,
+        WorldRelay::PATH,
+    ];
+    PATHS.into_iter().find(|known| *known == path).unwrap_or("other")
 }
 
 /// Middleware behind the authentication: limits what one peer may ask for.

@@ -10,6 +10,7 @@ use nara_proto::identity::NaraName;
 use super::shared::Shared;
 use crate::ledger::{Insertion, LedgerError};
 use crate::mesh_ranges;
+use crate::metrics;
 use crate::random::random;
 use crate::registry::{KeySource, PeerInfo, PinnedKey, RegisterError};
 
@@ -48,6 +49,7 @@ pub(super) async fn ingest(
     told_by: Option<&NaraName>,
 ) -> Result<Ingested, LedgerError> {
     learn_introductions(shared, &events, told_by);
+    let received = events.len();
     let (events, verdicts) = verify(shared.clone(), events).await?;
     let mut ingested = Ingested::default();
     for (event, verdict) in events.into_iter().zip(verdicts) {
@@ -73,6 +75,11 @@ pub(super) async fn ingest(
             .iter()
             .filter(|insertion| matches!(insertion, Insertion::Stored))
             .count();
+    }
+    let known = ingested.accepted.len() - ingested.stored;
+    let refused = received - ingested.accepted.len();
+    for (outcome, count) in [("new", ingested.stored), ("known", known), ("refused", refused)] {
+        ::metrics::counter!(metrics::EVENTS_TAKEN, "outcome" => outcome).increment(count as u64);
     }
     Ok(ingested)
 }

@@ -4,6 +4,7 @@ use nara_proto::identity::NaraName;
 
 use super::places::{NoPlace, Place, Places};
 use super::rejection::Rejection;
+use crate::metrics::{self, Counted};
 
 /// Counts the open streams of a server.
 #[derive(Debug)]
@@ -13,7 +14,11 @@ pub(super) struct Streams {
 }
 
 /// One open stream; dropped, it is none any more.
-pub(super) type OpenStream = Place<NaraName>;
+#[derive(Debug)]
+pub(super) struct OpenStream {
+    _place: Place<NaraName>,
+    _counted: Counted,
+}
 
 impl Streams {
     pub(super) fn new(limit: usize, limit_per_peer: usize) -> Self {
@@ -25,9 +30,13 @@ impl Streams {
 
     /// Counts one more stream of a peer, if it may have one.
     pub(super) fn open(&self, peer: &NaraName) -> Result<OpenStream, Rejection> {
-        self.places.take(peer).map_err(|no_place| match no_place {
+        let place = self.places.take(peer).map_err(|no_place| match no_place {
             NoPlace::All => Rejection::NoStreamLeft,
             NoPlace::OfKey => Rejection::TooManyStreams(self.limit_per_peer),
+        })?;
+        Ok(OpenStream {
+            _place: place,
+            _counted: Counted::new(metrics::STREAMS),
         })
     }
 }

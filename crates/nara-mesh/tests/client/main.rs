@@ -8,6 +8,7 @@
 
 mod bulk;
 mod calls;
+mod clocks;
 mod deadlines;
 mod events;
 #[path = "../support/fake_peer.rs"]

@@ -8,6 +8,7 @@
 
 mod authentication;
 mod bodies;
+mod clocks;
 mod connections;
 mod discovery;
 mod events;

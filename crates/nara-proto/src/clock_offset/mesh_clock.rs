@@ -63,13 +63,14 @@ impl<K: PartialEq> MeshClock<K> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::some_instant;
     use super::*;
 
     const SECOND: i64 = 1_000_000_000;
 
     #[test]
     fn it_takes_three_others_for_a_judgement() {
-        let now = Instant::now();
+        let now = some_instant();
         let mut clock = MeshClock::default();
         for peer in 0..3 {
             assert_eq!(clock.judge(Some(&9), 40 * SECOND, now), None);
@@ -91,7 +92,7 @@ mod tests {
 
     #[test]
     fn an_offset_that_all_share_is_ours() {
-        let now = Instant::now();
+        let now = some_instant();
         let mut clock = MeshClock::default();
         for peer in 0..5 {
             clock.record(peer, 39 * SECOND + i64::from(peer), now);
@@ -106,7 +107,7 @@ mod tests {
 
     #[test]
     fn the_last_ones_count_and_are_bounded() {
-        let now = Instant::now();
+        let now = some_instant();
         let mut clock = MeshClock::default();
         for peer in 0..1_000 {
             clock.record(peer, peer, now);

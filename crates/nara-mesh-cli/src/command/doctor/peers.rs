@@ -16,11 +16,8 @@ use crate::failure::Outcome;
 use crate::printer::count;
 use crate::settings::Settings;
 
-/// How far the clock of a peer may be off before it is worth a word, in microseconds. Requests are refused at 30 s.
-const OFFSET_WARNING_US: u64 = 5_000_000;
-
 /// How far it may be off before requests are refused, less what a request may take.
-const OFFSET_FAILURE_US: u64 = 25_000_000;
+const OFFSET_FAILURE: Duration = Duration::from_secs(25);
 
 pub(super) async fn all(
     client: Option<&MeshClient>,
@@ -140,18 +137,22 @@ fn clocks(pings: &[PeerResult], report: &mut Report) -> Outcome<()> {
     let why = "requests whose time is more than 30 s off are refused";
     let offsets = pings
         .iter()
-        .filter_map(|ping| Some((&ping.label, ping.clock_offset_us?)));
-    let Some((label, us)) = offsets.max_by_key(|(_, us)| us.unsigned_abs()) else {
+        .filter_map(|ping| Some((&ping.label, ping.clock_offset?)));
+    let Some((label, furthest)) = offsets.max_by_key(|(_, offset)| offset.at_least()) else {
         return report.add(Check::ok("peers' clocks", "no peer told its time", why).skipped());
     };
     let check = Check::ok(
         "peers' clocks",
-        format!("the one furthest off is {label}: {}", offset(us)),
+        format!("the one furthest off is {label}: {}", offset(furthest)),
         why,
     );
-    report.add(match us.unsigned_abs() {
-        OFFSET_FAILURE_US.. => check.failed("set the clock that is wrong: see which machines agree"),
-        OFFSET_WARNING_US.. => check.warning("set the clock that is wrong: see which machines agree"),
+    report.add(match furthest.at_least() {
+        apart if apart >= OFFSET_FAILURE => {
+            check.failed("set the clock that is wrong: see which machines agree")
+        }
+        apart if apart >= defaults::CLOCK_WARNING => {
+            check.warning("set the clock that is wrong: see which machines agree")
+        }
         _ => check,
     })
 }

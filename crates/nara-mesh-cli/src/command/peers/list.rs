@@ -7,12 +7,13 @@ use futures_util::{StreamExt as _, stream};
 use nara_mesh::client::{MeshClient, PeerRef};
 use nara_mesh::defaults;
 use nara_mesh::registry::{PeerInfo, PeerProtocol};
+use nara_proto::clock_offset::ClockOffset;
 use nara_proto::identity::KeyId;
 use serde_json::{Value, json};
 
 use super::watch::watch;
 use crate::cli::PeersListArgs;
-use crate::command::ping::{PeerResult, ping_peer, short};
+use crate::command::ping::{PeerResult, offset, ping_peer, short, warn_of_clock};
 use crate::connect;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
@@ -56,7 +57,7 @@ pub(super) fn run(args: &PeersListArgs, settings: &Settings, printer: Printer) -
             .await)
     })?;
     let mut table = table([
-        "NAME", "ADDRESS", "ONLINE", "PATH", "RTT", "KEY ID", "KEY", "TRUST", "CAN", "ID",
+        "NAME", "ADDRESS", "ONLINE", "PATH", "RTT", "CLOCK", "KEY ID", "KEY", "TRUST", "CAN", "ID",
     ]);
     for (info, result, way) in &rows {
         let text = |value: Option<String>| value.map_or_else(|| "-".to_owned(), |value| harmless(&value));
@@ -66,6 +67,7 @@ pub(super) fn run(args: &PeersListArgs, settings: &Settings, printer: Printer) -
             online(result.as_ref()),
             text(way.as_ref().map(|way| way.path.to_string())),
             text(rtt(result.as_ref()).map(human)),
+            text(clock(result.as_ref()).map(offset)),
             text(key_id(info, result.as_ref()).map(|key| abbreviate(&key))),
             key_source(info, result.as_ref()),
             text(verdict(info).map(str::to_owned)),
@@ -74,6 +76,9 @@ pub(super) fn run(args: &PeersListArgs, settings: &Settings, printer: Printer) -
         ]);
     }
     printer.line(render(&table))?;
+    for (info, result, _) in &rows {
+        warn_of_clock(&info.label(), clock(result.as_ref()), printer);
+    }
     let rows_json: Vec<Value> = rows
         .iter()
         .map(|(info, result, way)| to_json(info, result.as_ref(), way.as_ref()))
@@ -108,6 +113,10 @@ fn online(result: Option<&PeerResult>) -> String {
         }) => format!("no ({})", short(error)),
         Some(_) => "yes".to_owned(),
     }
+}
+
+fn clock(result: Option<&PeerResult>) -> Option<ClockOffset> {
+    result?.clock_offset
 }
 
 fn rtt(result: Option<&PeerResult>) -> Option<Duration> {
@@ -166,6 +175,8 @@ fn to_json(info: &PeerInfo, result: Option<&PeerResult>, way: Option<&Way>) -> V
         "rtt_us": rtt(result).map(micros),
         "path": way.map(|way| way.path.to_string()),
         "host_name": way.and_then(|way| way.granted_name.as_deref()),
+        "clock_offset_us": clock(result).map(|offset| offset.nanos() / 1_000),
+        "clock_uncertainty_us": clock(result).map(|offset| micros(offset.uncertainty())),
         "key_id": key_id(info, result),
         "key_source": info.key.as_ref().map(|pinned| pinned.source.to_string()),
         "learned_at_ms": info.key.as_ref().map(|pinned| pinned.learned_at.get()),

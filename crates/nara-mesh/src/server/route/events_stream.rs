@@ -22,6 +22,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::ledger::{Followed, Follower, Ledger, LedgerError};
+use crate::metrics;
 use crate::registry::Peer;
 use crate::server::VerifiedSender;
 use crate::server::rejection::Rejection;
@@ -94,6 +95,7 @@ pub(super) async fn handle(
         decisions: shared.registry.decisions(),
         peer: shared.registry.by_name(sender.name().as_str()),
         sender,
+        messages: ::metrics::counter!(metrics::STREAM_MESSAGES),
         _slot: slot,
     };
     let messages = stream::unfold(outlet, async |mut outlet| {
@@ -166,6 +168,7 @@ struct Outlet {
     /// What the registry knows of the sender, if it does.
     peer: Option<Arc<Peer>>,
     decisions: watch::Receiver<()>,
+    messages: ::metrics::Counter,
     _slot: OpenStream,
 }
 
@@ -177,6 +180,7 @@ impl Outlet {
             }
             if let Some(message) = self.queue.pop_front() {
                 self.quiet_since = Instant::now();
+                self.messages.increment(1);
                 return Some(message);
             }
             if self.ended {
@@ -219,7 +223,7 @@ impl Outlet {
                 let ping = message(kind::PING, Some(cursor), &Heartbeat { position });
                 self.queue.push_back(ping);
             }
-            Ok(Followed::Lagged) => match self.ledger.position().await {
+            Ok(Followed::Lagged) => match self.lagged().await {
                 Ok(position) => {
                     tracing::debug!(peer = %self.sender.name(), "a stream lags");
                     let cursor = self.follower.cursor();
@@ -230,6 +234,12 @@ impl Outlet {
             },
             Err(error) => self.fail(&error),
         }
+    }
+
+    /// Where the ledger is now, for a reader that fell behind.
+    async fn lagged(&self) -> Result<i64, LedgerError> {
+        ::metrics::counter!(metrics::STREAM_LAGS).increment(1);
+        self.ledger.position().await
     }
 
     fn fail(&mut self, error: &LedgerError) {

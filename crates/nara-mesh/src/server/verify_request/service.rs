@@ -80,7 +80,7 @@ where
                     let response = inner.call(Request::from_parts(parts, body)).await?;
                     Ok(response.into_response())
                 }
-                Err(rejection) => Ok(rejection.into_response()),
+                Err(rejection) => Ok(authenticator.refuse(&parts, rejection)),
             }
         })
     }

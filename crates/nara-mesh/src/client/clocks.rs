@@ -1,0 +1,237 @@
+//! Clocks that are apart: what verified answers teach about them, and what to say when a call fails for its time.
+
+use std::error::Error;
+use std::fmt;
+use std::time::{Duration, UNIX_EPOCH};
+
+use http::header::DATE;
+use http::{HeaderMap, StatusCode};
+use httpdate::HttpDate;
+use nara_proto::auth::ResponseAuthError;
+use nara_proto::clock_offset::{ClockFault, ClockRefusal, ClockSample};
+use nara_proto::signature::SignatureError;
+use nara_proto::time::{UnixMillis, UnixNanos, go_duration};
+
+use super::address::Route;
+use super::error::{ErrorKind, StatusAnswer};
+use super::retry_after::date;
+use super::{MeshClient, Verification};
+use crate::clock::Clock;
+
+/// How the naras already out there, and we, begin the reason of a refusal for its time (wire facts, section 4.3).
+const REFUSED_FOR_TIME: &str = "Authentication failed: timestamp too old or in future";
+
+/// The last second that an HTTP date can name.
+const LAST_DATE: u64 = 253_402_300_799;
+
+/// Between which readings of our clock a peer made its answer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked {
+    pub(super) sent: UnixNanos,
+    pub(super) received: UnixNanos,
+}
+
+impl Asked {
+    /// A question that is sent now. [`Asked::answered`] completes it.
+    pub(super) fn now(clock: &dyn Clock) -> Self {
+        let now = clock.now_nanos();
+        Self {
+            sent: now,
+            received: now,
+        }
+    }
+
+    pub(super) fn answered(mut self, clock: &dyn Clock) -> Self {
+        self.received = clock.now_nanos();
+        self
+    }
+}
+
+/// A call that failed for the time of its request or of its answer.
+#[derive(Debug)]
+pub(super) struct ClockSkew {
+    pub(super) theirs: UnixMillis,
+    pub(super) ours: UnixMillis,
+    /// Whose clock seems wrong, seen from here.
+    pub(super) fault: Option<ClockFault>,
+    /// Whether that is the judgement of the peer, which is not proven, for want of one of ours.
+    pub(super) judged_by_peer: bool,
+    pub(super) what: Skewed,
+}
+
+/// What failed.
+#[derive(Debug)]
+pub(super) enum Skewed {
+    /// The peer refused the request.
+    Request(StatusAnswer),
+    /// The answer is properly signed, but with a time outside of the window.
+    Answer(Box<dyn Error + Send + Sync>),
+}
+
+impl fmt::Display for ClockSkew {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let side = if self.theirs > self.ours {
+            "ahead of"
+        } else {
+            "behind"
+        };
+        let apart = go_duration(self.theirs.abs_diff(self.ours), false);
+        let (theirs, ours) = (readable(self.theirs), readable(self.ours));
+        match &self.what {
+            Skewed::Request(answer) => {
+                answer.fmt_what_happened(f)?;
+                write!(
+                    f,
+                    ": its clock is {apart} {side} ours, it says {theirs} and ours {ours}; "
+                )?;
+            }
+            Skewed::Answer(_) => write!(
+                f,
+                "its answer is signed with a time {apart} {side} our clock, {theirs} instead of {ours}, so its clock \
+                 or ours is wrong, or it is an old answer that somebody sent again; "
+            )?,
+        }
+        f.write_str(match (self.fault, self.judged_by_peer) {
+            (Some(ClockFault::Ours), false) => {
+                "by the clocks of other peers ours is wrong, so set the clock of this machine"
+            }
+            (Some(ClockFault::Theirs), false) => {
+                "by the clocks of other peers its clock is wrong, so tell its operator to set it"
+            }
+            (Some(ClockFault::Ours), true) => {
+                "it finds ours wrong by the clocks of its peers, so check ours first"
+            }
+            (Some(ClockFault::Theirs), true) => {
+                "it finds its own wrong by the clocks of its peers, so tell its operator"
+            }
+            (None, _) => "compare both with a third clock, and set the wrong one",
+        })
+    }
+}
+
+/// A time as HTTP writes it, to the second.
+fn readable(time: UnixMillis) -> HttpDate {
+    let seconds = u64::try_from(time.get() / 1_000).unwrap_or(0).min(LAST_DATE);
+    (UNIX_EPOCH + Duration::from_secs(seconds)).into()
+}
+
+impl MeshClient {
+    /// Learns from a verified answer how far the clock of its peer is from ours.
+    pub(super) fn learn_clock(&self, route: &Route, verification: &Verification, asked: Asked) {
+        let Verification {
+            responder: Some(responder),
+            key: Some(key),
+            signed_at: Some(signed_at),
+            ..
+        } = verification
+        else {
+            return;
+        };
+        // A whole second may be one that was rounded down, as it is in profile v2.
+        let resolution = if signed_at.get() % 1_000 == 0 { 1_000 } else { 1 };
+        let resolution = Duration::from_millis(resolution);
+        let told = signed_at.to_nanos();
+        if let Some(sample) = ClockSample::of_answer(told, resolution, asked.sent, asked.received) {
+            let registry = &self.shared.registry;
+            let registered = registry.by_name(responder.as_str());
+            registry.learn_clock(registered.as_ref().unwrap_or(&route.peer), key, sample);
+        }
+    }
+
+    /// The time with which a request to a peer is signed.
+    pub(super) fn signing_time(&self, route: &Route) -> UnixMillis {
+        let now = self.shared.clock.now_millis();
+        let compensated = route.peer.signing_time(now, self.shared.compensate_clocks);
+        compensated.unwrap_or_else(|| {
+            // A stamp is valid whatever a holder of the lock did.
+            let mut stamp = self
+                .shared
+                .stamp
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
+            stamp.next(now)
+        })
+    }
+
+    /// An answer with another status than 200, as an error that says more if it refuses the request for its time.
+    pub(super) fn explain_clocks(
+        &self,
+        route: &Route,
+        kind: ErrorKind,
+        headers: &HeaderMap,
+        asked: Asked,
+    ) -> ErrorKind {
+        let ErrorKind::Status(answer) = kind else {
+            return kind;
+        };
+        let Some(refusal) = refused_for_time(&answer, headers) else {
+            return ErrorKind::Status(answer);
+        };
+        let ours = asked.received.to_millis();
+        ErrorKind::ClockSkew(self.skew(
+            route,
+            refusal.receiver,
+            ours,
+            refusal.fault,
+            Skewed::Request(answer),
+        ))
+    }
+
+    /// The error of an answer, which says more if the answer is properly signed, but with a time outside of the
+    /// window.
+    pub(super) fn explain_stale_answer(
+        &self,
+        route: &Route,
+        kind: ErrorKind,
+        signed_at: Option<UnixMillis>,
+        now: UnixMillis,
+    ) -> ErrorKind {
+        let Some(signed_at) = signed_at else {
+            return kind;
+        };
+        let error: Box<dyn Error + Send + Sync> = match kind {
+            ErrorKind::Unauthenticated(error @ ResponseAuthError::Stale { .. }) => error.into(),
+            ErrorKind::Signature(error @ SignatureError::Stale { .. }) => error.into(),
+            kind => return kind,
+        };
+        ErrorKind::ClockSkew(self.skew(route, signed_at, now, None, Skewed::Answer(error)))
+    }
+
+    fn skew(
+        &self,
+        route: &Route,
+        theirs: UnixMillis,
+        ours: UnixMillis,
+        told: Option<ClockFault>,
+        what: Skewed,
+    ) -> ClockSkew {
+        let nanos = theirs.to_nanos().get().saturating_sub(ours.to_nanos().get());
+        let key = route.peer.key();
+        let judged = self.shared.registry.judge_clocks(key.as_ref(), nanos);
+        ClockSkew {
+            theirs,
+            ours,
+            fault: judged.or_else(|| told.map(ClockFault::from_the_other_side)),
+            judged_by_peer: judged.is_none(),
+            what,
+        }
+    }
+}
+
+/// What a refusal says about the clocks, if it is one for the time of the request. Naras that do not say their time
+/// say at least the date, as all of HTTP does.
+fn refused_for_time(answer: &StatusAnswer, headers: &HeaderMap) -> Option<ClockRefusal> {
+    if answer.status != StatusCode::UNAUTHORIZED {
+        return None;
+    }
+    let from_date = || {
+        let date = date(headers, DATE).filter(|_| answer.text.starts_with(REFUSED_FOR_TIME))?;
+        let since = date.duration_since(UNIX_EPOCH).ok()?;
+        Some(ClockRefusal {
+            request: None,
+            receiver: UnixMillis::new(i64::try_from(since.as_millis()).ok()?),
+            fault: None,
+        })
+    };
+    ClockRefusal::from_headers(headers).or_else(from_date)
+}

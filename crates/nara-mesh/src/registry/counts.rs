@@ -1,0 +1,27 @@
+//! What happens to peers, as numbers.
+
+use ::metrics::counter;
+
+use super::{KeySource, PeerEvent};
+use crate::metrics;
+
+/// Counts an event.
+pub(super) fn count(event: &PeerEvent) {
+    match event {
+        PeerEvent::BreakerClosed(_) => counter!(metrics::BREAKER_CHANGES, "to" => "closed").increment(1),
+        PeerEvent::BreakerOpened(_) => counter!(metrics::BREAKER_CHANGES, "to" => "open").increment(1),
+        PeerEvent::KeyPinned(key) => {
+            let source = match &key.source {
+                KeySource::Configured => "configured",
+                KeySource::HeyThere { .. } => "hey-there",
+                KeySource::Operator => "operator",
+                KeySource::Ping(_) => "ping",
+                KeySource::PeerQuery(_) => "peer-query",
+                KeySource::Tls(_) => "tls",
+                KeySource::Own => "own",
+            };
+            counter!(metrics::KEYS_PINNED, "source" => source).increment(1);
+        }
+        _ => {}
+    }
+}
