@@ -2,7 +2,8 @@
 //!
 //! Signing and verifying build the signed bytes with the same function, so that they cannot drift apart.
 //!
-//! What the inherited signature does *not* cover: the body, the query, the recipient. What verifies here is
+//! What this inherited signature does *not* cover, and [profile v2](crate::signature) does: the body, the query, the
+//! recipient. What verifies here is
 //! therefore only the sender, the time, the method and the path; the replay cache and the inner signatures of
 //! bodies do the rest.
 

@@ -239,3 +239,83 @@ fn an_event_is_signed_and_verified_and_a_changed_one_is_not() {
         "the id  does not follow from the content"
     );
 }
+
+#[test]
+fn a_request_of_profile_v2_verifies_offline_and_says_which_component_was_changed() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+    new_soul(folder.path(), "alice");
+    write("body.json", "{}");
+    let sign = [
+        "sign",
+        "--name=alice",
+        "--soul-file=alice.soul",
+        "--method=POST",
+        "--path=/events/reconcile?services=seen",
+        "--to=bob",
+        "--body=body.json",
+        "--timestamp=1769100000250",
+    ];
+    write("headers", &text(&run(folder.path(), 0, &sign).stdout));
+    let mut in_json = sign.to_vec();
+    in_json.push("--json");
+    let key = run_json(folder.path(), 0, &in_json)["public_key"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let verify = |expected, replaced: &[&str]| {
+        let given = [
+            "--method=POST",
+            "--path=/events/reconcile?services=seen",
+            "--to=bob",
+            "--body=body.json",
+            "--now=1769100001000",
+        ];
+        let key = format!("--key={key}");
+        let mut args = vec!["verify", "--json", "--headers=headers", &key];
+        for option in given {
+            let name = option.split('=').next().unwrap();
+            let other = replaced
+                .iter()
+                .find(|other| other.split('=').next() == Some(name));
+            args.push(other.unwrap_or(&option));
+        }
+        run_json(folder.path(), expected, &args)
+    };
+    let good = verify(0, &[]);
+    assert_eq!(good["valid"], true, "{good}");
+    assert_eq!(good["components"].as_array().unwrap().len(), 7);
+    write("other.json", "[]");
+    for (replaced, finding) in [
+        (
+            "--method=PUT",
+            "\"@method\" was signed as \"POST\", and the request has \"PUT\"",
+        ),
+        (
+            "--to=carol",
+            "signed for another nara than this one: see X-Nara-To",
+        ),
+        (
+            "--body=other.json",
+            "the body is not the one that was signed: its Content-Digest differs",
+        ),
+        (
+            "--now=1769100040000",
+            "signed at 1769100000 s by the sender's clock, 40 s behind the receiver's, which says \
+            1769100040 s: one of the two clocks is wrong",
+        ),
+    ] {
+        let report = verify(4, &[replaced]);
+        let findings = report["findings"].as_array().unwrap();
+        assert!(
+            findings.iter().any(|found| found == finding),
+            "{replaced}: {report}"
+        );
+    }
+    // What a component says is what the request says; only the sender knows that it was another query.
+    let other = verify(4, &["--path=/events/reconcile"]);
+    let signed = other["findings"][0].as_str().unwrap();
+    assert_eq!(signed, "signature verification failed", "{other}");
+    write("headers", "X-Nara-Name: alice\n");
+    assert_eq!(verify(4, &[])["findings"][0], "Signature-Input is missing");
+}

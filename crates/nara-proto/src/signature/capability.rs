@@ -146,7 +146,7 @@ impl SignedCapability {
     /// The value of the header.
     pub fn to_field(&self) -> HeaderValue {
         let proof = byte_sequence_text("", self.proof.as_bytes());
-        value(&format!("{}{PROOF}{proof}", self.statement))
+        value(format!("{}{PROOF}{proof}", self.statement))
     }
 
     /// What the nara with this name and key says that it can do, if it says so now.

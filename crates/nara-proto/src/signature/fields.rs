@@ -104,7 +104,6 @@ pub(super) fn label_prefix() -> String {
 }
 
 /// The value of a header that was made here of printable ASCII, or of a name.
-pub(super) fn value(text: &str) -> HeaderValue {
-    HeaderValue::from_bytes(text.as_bytes())
-        .expect("neither names nor structured fields have control characters")
+pub(super) fn value(text: impl Into<String>) -> HeaderValue {
+    HeaderValue::try_from(text.into()).expect("neither names nor structured fields have control characters")
 }

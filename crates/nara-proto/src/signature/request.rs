@@ -118,12 +118,12 @@ impl RequestSignature {
     /// Writes the headers, replacing any that are there.
     pub fn write_to(&self, headers: &mut HeaderMap) {
         headers.insert(NAME_HEADER, fields::value(self.name.as_str()));
-        headers.insert(TO_HEADER, fields::value(&self.to));
-        headers.insert(CONTENT_DIGEST_HEADER, fields::value(&self.digest.to_field()));
+        headers.insert(TO_HEADER, fields::value(self.to.as_str()));
+        headers.insert(CONTENT_DIGEST_HEADER, fields::value(self.digest.to_field()));
         if let Some(channel) = self.channel {
-            headers.insert(CHANNEL_HEADER, fields::value(&channel.to_field()));
+            headers.insert(CHANNEL_HEADER, fields::value(channel.to_field()));
         }
-        headers.insert(SIGNATURE_INPUT_HEADER, fields::value(&self.params.to_field()));
+        headers.insert(SIGNATURE_INPUT_HEADER, fields::value(self.params.to_field()));
         headers.insert(SIGNATURE_HEADER, self.signature_field());
     }
 
@@ -265,7 +265,7 @@ impl RequestSignature {
     }
 
     fn signature_field(&self) -> HeaderValue {
-        fields::value(&byte_sequence_text(&label_prefix(), self.signature.as_bytes()))
+        fields::value(byte_sequence_text(&label_prefix(), self.signature.as_bytes()))
     }
 }
 

@@ -75,10 +75,10 @@ impl ResponseSignature {
     /// Writes the headers, replacing any that are there.
     pub fn write_to(&self, headers: &mut HeaderMap) {
         headers.insert(NAME_HEADER, fields::value(self.name.as_str()));
-        headers.insert(CONTENT_DIGEST_HEADER, fields::value(&self.digest.to_field()));
-        headers.insert(SIGNATURE_INPUT_HEADER, fields::value(&self.params.to_field()));
+        headers.insert(CONTENT_DIGEST_HEADER, fields::value(self.digest.to_field()));
+        headers.insert(SIGNATURE_INPUT_HEADER, fields::value(self.params.to_field()));
         let signature = byte_sequence_text(&label_prefix(), self.signature.as_bytes());
-        headers.insert(SIGNATURE_HEADER, fields::value(&signature));
+        headers.insert(SIGNATURE_HEADER, fields::value(signature));
     }
 
     /// Who claims to respond.

@@ -29,11 +29,11 @@ wire_struct! {
     }
 }
 
-/// What a `hello` answers: the parts of the request that a stream depends on. The signature of a request does
-/// not cover its query and headers, so the one of the `hello` does.
+/// What a `hello` answers: the parts of the request that a stream depends on. The inherited signature of a request
+/// does not cover its query and headers, so the one of the `hello` does.
 #[derive(Clone, Copy, Debug)]
 pub struct StreamOpening<'a> {
-    /// The signature of the request, as its header spells it: base64. It covers name, time, method and path.
+    /// The signature of the request, base64: the one of profile v2 if it carries both.
     pub request_signature: &'a str,
     /// The query of the request as it is on the request line, without `?`; empty if there is none.
     pub query: &'a str,

@@ -3,9 +3,10 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue};
 use nara_mesh::clock::{Clock as _, SystemClock};
-use nara_proto::auth::{NAME_HEADER, RequestAuth, TIMESTAMP_HEADER};
+use nara_proto::auth::{NAME_HEADER, RequestAuth};
 use nara_proto::event::{Payload, SocialPayload};
 use nara_proto::go_json;
+use nara_proto::signature::{ContentDigest, Nonce, Recipient, RequestLine, RequestSignature, RequestToSign};
 use nara_proto::time::UnixMillis;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -17,14 +18,11 @@ use crate::printer::harmless;
 
 pub(super) const STEP: Step = Step {
     name: "refuse",
-    title: "bob refuses what is not what alice signed, not fresh, or not the first time",
+    title: "bob refuses what alice did not sign for him, now, once, and as well as she can",
 };
 
 /// How old the stale request is: well past the window of 30 s.
 const STALE: Duration = Duration::from_secs(90);
-
-/// How long ago the others were captured.
-const CAPTURED_BEFORE_MS: i64 = 500;
 
 /// The most bytes of an answer that are read.
 const MAX_ANSWER: u64 = 64 << 10;
@@ -33,55 +31,90 @@ pub(super) async fn run(mesh: &Mesh) -> Report {
     or_failed(try_run(mesh).await)
 }
 
+/// A request as somebody sends it who captured it.
+struct Captured {
+    name: &'static str,
+    what: &'static str,
+    target: &'static str,
+    headers: HeaderMap,
+    body: Vec<u8>,
+    expected: u16,
+}
+
 async fn try_run(mesh: &Mesh) -> StepResult {
     let [alice, bob, carol] = mesh.trio();
-    let body = go_json::to_vec(&alice.event(Payload::Social(SocialPayload {
-        kind: "gossip".to_owned(),
-        actor: alice.name().to_owned(),
-        target: bob.name().to_owned(),
-        reason: "captured on its way".to_owned(),
-        ..SocialPayload::default()
-    })));
-    let now = SystemClock.now_millis();
-    let signed = |at| {
-        let mut headers = HeaderMap::new();
-        RequestAuth::sign(alice.local.keypair(), alice.local.name(), at, "POST", "/dm")
-            .write_to(&mut headers);
-        headers
+    let gossip = |reason: &str| {
+        go_json::to_vec(&alice.event(Payload::Social(SocialPayload {
+            kind: "gossip".to_owned(),
+            actor: alice.name().to_owned(),
+            target: bob.name().to_owned(),
+            reason: reason.to_owned(),
+            ..SocialPayload::default()
+        })))
     };
-    // Each has a time of its own, and all lie before anything that the client of alice signs from now on, so
-    // that none is a replay of another.
-    let at = |number: i64| UnixMillis::new(now.get() - CAPTURED_BEFORE_MS + number);
-    let mut tampered_name = signed(at(1));
+    let body = gossip("captured on its way");
+    let now = SystemClock.now_millis();
+    let signed = |to: &DemoNara, at| {
+        let mut headers = HeaderMap::new();
+        sign(alice, to, at, &body)?.write_to(&mut headers);
+        Ok::<_, getrandom::Error>(headers)
+    };
+    let genuine = signed(bob, now)?;
+    let mut tampered_name = signed(bob, now)?;
     tampered_name.insert(NAME_HEADER, HeaderValue::from_str(carol.name())?);
-    let mut tampered_time = signed(at(2));
-    tampered_time.insert(TIMESTAMP_HEADER, HeaderValue::from(at(3).get()));
-    let genuine = signed(at(4));
+    let mut downgraded = HeaderMap::new();
+    RequestAuth::sign(alice.local.keypair(), alice.local.name(), now, "POST", "/dm")
+        .write_to(&mut downgraded);
+    let case = |name, what, headers, expected| Captured {
+        name,
+        what,
+        target: "/dm",
+        headers,
+        body: body.clone(),
+        expected,
+    };
     let cases = [
-        ("tampered_name", "X-Nara-Name: carol", tampered_name, 401),
-        (
-            "tampered_timestamp",
-            "X-Nara-Timestamp + 1 ms",
-            tampered_time,
+        Captured {
+            body: gossip("swapped"),
+            ..case("tampered_body", "another body", signed(bob, now)?, 400)
+        },
+        Captured {
+            target: "/dm?mode=page",
+            ..case("tampered_query", "another query", signed(bob, now)?, 401)
+        },
+        case("tampered_name", "X-Nara-Name: carol", tampered_name, 401),
+        case("sent_on", "signed for carol", signed(carol, now)?, 401),
+        case(
+            "stale",
+            "signed 90 s ago",
+            signed(bob, now.saturating_sub(STALE))?,
             401,
         ),
-        ("stale", "signed 90 s ago", signed(now.saturating_sub(STALE)), 401),
-        ("genuine", "as alice signed it", genuine.clone(), 200),
-        ("replayed", "the same once more", genuine, 401),
+        case("genuine", "as alice signed it", genuine.clone(), 200),
+        case("replayed", "the same once more", genuine, 401),
+        case("downgraded", "the inherited signature", downgraded, 401),
     ];
     let mut lines = Vec::new();
     let mut answers: Vec<Value> = Vec::new();
     let mut as_expected = 0;
     let count = cases.len();
-    for (name, what, headers, expected) in cases {
-        let (status, text) = post(bob, &headers, &body).await?;
-        as_expected += usize::from(status == expected);
-        lines.push(format!("{what:<24} {status}  {}", harmless(text.trim())));
-        answers.push(json!({ "request": name, "status": status, "expected_status": expected, "text": text }));
+    for case in cases {
+        let (status, text) = post(bob, &case).await?;
+        as_expected += usize::from(status == case.expected);
+        lines.push(format!("{:<24} {status}  {}", case.what, harmless(text.trim())));
+        answers.push(json!({
+            "request": case.name,
+            "status": status,
+            "expected_status": case.expected,
+            "text": text,
+        }));
     }
     let ok = as_expected == count;
     let summary = if ok {
-        "4 bad requests refused with 401, the genuine one accepted once".to_owned()
+        format!(
+            "{} bad requests refused, the genuine one accepted once",
+            count - 1
+        )
     } else {
         format!("{as_expected} of {count} requests were answered as they should be")
     };
@@ -92,9 +125,38 @@ async fn try_run(mesh: &Mesh) -> StepResult {
         .figure("answers", answers))
 }
 
+/// What alice signs for another nara, as her client does.
+fn sign(
+    alice: &DemoNara,
+    to: &DemoNara,
+    at: UnixMillis,
+    body: &[u8],
+) -> Result<RequestSignature, getrandom::Error> {
+    let mut random = [0; 10];
+    getrandom::fill(&mut random)?;
+    Ok(alice.local.signer().sign_request(&RequestToSign {
+        line: RequestLine {
+            method: "POST",
+            path: "/dm",
+            query: None,
+        },
+        to: &Recipient::Id(to.local.id().clone()),
+        digest: ContentDigest::of(body),
+        now: at,
+        nonce: Nonce::new(at, random),
+        channel: None,
+    }))
+}
+
 /// Sends the bytes of a request, as somebody would who captured them, and reads status and text of the answer.
-async fn post(to: &DemoNara, headers: &HeaderMap, body: &[u8]) -> io::Result<(u16, String)> {
-    let mut request = format!("POST /dm HTTP/1.1\r\nHost: {}\r\n", to.address).into_bytes();
+async fn post(to: &DemoNara, case: &Captured) -> io::Result<(u16, String)> {
+    let Captured {
+        target,
+        headers,
+        body,
+        ..
+    } = case;
+    let mut request = format!("POST {target} HTTP/1.1\r\nHost: {}\r\n", to.address).into_bytes();
     for (name, value) in headers {
         request.extend_from_slice(name.as_str().as_bytes());
         request.extend_from_slice(b": ");

@@ -1,0 +1,197 @@
+//! The committed vectors of signature profile v2: what we sign is what they say, and we refuse what they refuse.
+
+#![expect(clippy::unwrap_used, reason = "a vector that cannot be read fails the test")]
+
+use std::path::Path;
+use std::str::FromStr;
+
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use nara_proto::identity::{KeyPair, PublicKey, Signature, Soul};
+use nara_proto::signature::{
+    CAPABILITY_HEADER, Capability, ChannelBinding, ContentDigest, Nonce, Recipient, RequestLine,
+    RequestSignature, RequestToSign, ResponseSignature, ResponseToSign, SignedCapability, Signer,
+};
+use nara_proto::time::UnixMillis;
+use serde_json::Value;
+
+/// A case, or a part of one.
+struct Case(Value);
+
+impl Case {
+    fn text(&self, field: &str) -> &str {
+        self.0[field]
+            .as_str()
+            .unwrap_or_else(|| panic!("{field} of {}", self.0))
+    }
+
+    fn parsed<T: FromStr<Err: std::fmt::Debug>>(&self, field: &str) -> T {
+        self.text(field).parse().unwrap()
+    }
+
+    fn millis(&self, field: &str) -> UnixMillis {
+        UnixMillis::new(self.0[field].as_i64().unwrap())
+    }
+
+    fn bytes<const N: usize>(&self, field: &str) -> Option<[u8; N]> {
+        let text = self.0[field].as_str()?;
+        let bytes = (0..N).map(|at| u8::from_str_radix(&text[2 * at..2 * at + 2], 16).unwrap());
+        bytes.collect::<Vec<_>>().try_into().ok()
+    }
+
+    fn channel(&self) -> Option<ChannelBinding> {
+        self.bytes("channel_hex").map(ChannelBinding::new)
+    }
+
+    fn key(&self) -> PublicKey {
+        PublicKey::from_base64(self.text("public_key_b64")).unwrap()
+    }
+
+    fn signer(&self) -> Signer {
+        let soul: Soul = self.parsed("soul");
+        Signer::new(KeyPair::from_soul(&soul), self.parsed("name"))
+    }
+
+    fn line(&self) -> RequestLine<'_> {
+        let target = self.text("target");
+        let (path, query) = match target.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (target, None),
+        };
+        RequestLine {
+            method: self.text("method"),
+            path,
+            query,
+        }
+    }
+
+    fn status(&self) -> StatusCode {
+        StatusCode::from_u16(self.0["status"].as_u64().unwrap().try_into().unwrap()).unwrap()
+    }
+
+    fn request_signature(&self) -> Signature {
+        Signature::from_canonical_base64(self.text("request_signature_b64").as_bytes()).unwrap()
+    }
+
+    fn headers(&self) -> HeaderMap {
+        let headers = self.0["headers"].as_object().unwrap().iter();
+        headers
+            .map(|(name, value)| {
+                let value = HeaderValue::from_bytes(value.as_str().unwrap().as_bytes());
+                (HeaderName::try_from(name).unwrap(), value.unwrap())
+            })
+            .collect()
+    }
+
+    fn receiver(&self) -> Self {
+        Self(self.0["receiver"].clone())
+    }
+
+    /// Checks the verdict, and says whether the case is a valid one.
+    fn check<E: ToString>(&self, outcome: Result<(), E>) -> bool {
+        let error = outcome.err().map(|error| error.to_string());
+        let expected = self.0["error"].as_str().map(str::to_owned);
+        assert_eq!(error, expected, "{}", self.text("case"));
+        assert_eq!(expected.is_none(), self.text("expect") == "valid");
+        expected.is_none()
+    }
+}
+
+fn cases(file: &str) -> impl Iterator<Item = Case> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/vectors-v2")
+        .join(file);
+    let cases: Vec<Value> = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    assert!(cases.len() > 5);
+    cases.into_iter().map(Case)
+}
+
+#[test]
+fn requests_are_signed_and_judged_as_recorded() {
+    for case in cases("request.json") {
+        let receiver = case.receiver();
+        let headers = case.headers();
+        let check = || {
+            let signed = RequestSignature::from_headers(&headers)?;
+            signed.check_time(receiver.millis("now_ms"))?;
+            signed.check_recipient(&receiver.parsed("id"), &receiver.parsed("name"))?;
+            signed.check_channel(receiver.channel().as_ref())?;
+            signed.check_key(&case.key())?;
+            signed.verify_signature(&case.key(), receiver.line())?;
+            signed.digest().check(receiver.text("body").as_bytes())
+        };
+        if !case.check(check()) {
+            continue;
+        }
+        let to = match case.text("to").parse() {
+            Ok(id) => Recipient::Id(id),
+            Err(_) => Recipient::Name(case.parsed("to")),
+        };
+        let now = case.millis("now_ms");
+        let signed = case.signer().sign_request(&RequestToSign {
+            line: case.line(),
+            to: &to,
+            digest: ContentDigest::of(case.text("body").as_bytes()),
+            now,
+            nonce: Nonce::new(now, case.bytes("random_hex").unwrap()),
+            channel: case.channel(),
+        });
+        let mut ours = HeaderMap::new();
+        signed.write_to(&mut ours);
+        assert_eq!(ours, headers, "{}", case.text("case"));
+        assert_eq!(signed.base(case.line()), case.text("signature_base").as_bytes());
+    }
+}
+
+#[test]
+fn answers_are_signed_and_judged_as_recorded() {
+    for case in cases("response.json") {
+        let receiver = case.receiver();
+        let headers = case.headers();
+        let check = || {
+            let signed = ResponseSignature::from_headers(&headers)?;
+            signed.check_time(receiver.millis("now_ms"))?;
+            signed.check_key(&case.key())?;
+            signed.digest().check(receiver.text("body").as_bytes())?;
+            signed.verify_signature(&case.key(), receiver.status(), &receiver.request_signature())
+        };
+        if !case.check(check()) {
+            continue;
+        }
+        let signed = case.signer().sign_response(&ResponseToSign {
+            status: case.status(),
+            digest: ContentDigest::of(case.text("body").as_bytes()),
+            request: &case.request_signature(),
+            now: case.millis("now_ms"),
+        });
+        let mut ours = HeaderMap::new();
+        signed.write_to(&mut ours);
+        assert_eq!(ours, headers, "{}", case.text("case"));
+        let base = signed.base(case.status(), &case.request_signature());
+        assert_eq!(base, case.text("signature_base").as_bytes());
+    }
+}
+
+#[test]
+fn capabilities_are_signed_and_judged_as_recorded() {
+    for case in cases("capability.json") {
+        let capability = Capability {
+            id: case.parsed("id"),
+            v2: case.0["v2"].as_bool().unwrap(),
+            tls: case.0["tls"].as_bool().unwrap(),
+            raw_public_key: case.0["raw_public_key"].as_bool().unwrap(),
+            at: case.millis("at_ms"),
+        };
+        let headers = HeaderMap::from_iter([(CAPABILITY_HEADER, case.text("field").parse().unwrap())]);
+        let check = || {
+            let signed = SignedCapability::from_headers(&headers)?.unwrap();
+            let now = case.millis("receiver_now_ms");
+            let read = signed.verify(&case.parsed("name"), &case.key(), now)?;
+            assert_eq!(*read, capability);
+            Ok::<_, nara_proto::signature::CapabilityError>(())
+        };
+        if case.check(check()) {
+            let signed = case.signer().sign_capability(&capability);
+            assert_eq!(signed.to_field(), case.text("field"), "{}", case.text("case"));
+        }
+    }
+}
