@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
+use nara_mesh::Signatures;
 use nara_mesh::client::MeshClient;
 use nara_mesh::identity::LocalNara;
 use nara_mesh::ledger::MemoryLedger;
@@ -63,6 +64,8 @@ impl Peers {
             limits.idle = IDLE;
             let server = MeshServer::builder(nara.clone(), Arc::new(MemoryLedger::new()))
                 .limits(limits)
+                // Its pings would announce what it can, and the client would use it.
+                .signatures(Signatures::V1Only)
                 .serve(SocketAddr::from(([127, 0, 0, 1], 0)))
                 .await?;
             servers.push((nara, server));

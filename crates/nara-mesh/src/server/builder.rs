@@ -242,8 +242,10 @@ impl MeshServerBuilder {
             Signatures::V2AndV1 => PeerProtocol::V2,
             Signatures::V1Only => PeerProtocol::default(),
         };
-        protocol.tls = self.tls != TlsPolicy::Plain;
-        protocol.raw_public_key = protocol.tls;
+        if self.signatures == Signatures::V2AndV1 && self.tls != TlsPolicy::Plain {
+            protocol.tls = true;
+            protocol.raw_public_key = true;
+        }
         let shared = Arc::new(Shared {
             announcement: Announcement::new(self.local.clone(), protocol),
             local: self.local,
