@@ -4,6 +4,7 @@ mod admission;
 mod clock;
 mod conflict;
 mod counts;
+mod hearsay;
 mod keeper;
 mod known_keys;
 mod peer;

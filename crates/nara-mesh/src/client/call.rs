@@ -439,8 +439,7 @@ impl MeshClient {
                 dial: None,
                 channel: connection.channel().cloned(),
             };
-            let verified = self.is_signed_by_known_key(route, &reply);
-            return Err(self.status_error(route, reply, verified));
+            return Err(self.refused(route, reply));
         }
         Ok(OpenAnswer {
             headers: head.headers,

@@ -343,7 +343,7 @@ impl fmt::Display for ErrorKind {
                 "no connection within {limit:?}; check that it is online and on the same mesh"
             ),
             Self::Downgrade => f.write_str(
-                "it has proven that it signs with v2, and this answer is not; if it went back to an older version on \
+                "it has proven that it signs with v2, and now it does not; if it went back to an older version on \
                  purpose, run `nara-mesh peers trust NAME --replace`",
             ),
             Self::DuplicateMessage => {

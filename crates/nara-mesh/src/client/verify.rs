@@ -29,6 +29,10 @@ pub(super) struct Responder {
 /// Bodies beyond this are hashed and decoded off the threads that serve everyone.
 const OFFLOAD_BYTES: usize = 64 << 10;
 
+/// What a server says that looks for the inherited signature only, to a request with another one (wire facts, section
+/// 4.3).
+const LOOKS_FOR_V1: &[u8] = b"Authentication failed: missing auth headers";
+
 impl MeshClient {
     /// Verifies and decodes an answer.
     pub(super) async fn accept<E: Endpoint>(
@@ -43,8 +47,11 @@ impl MeshClient {
         let signed = E::AUTHENTICATION == Authentication::Signed;
         let keys = self.shared.keys.clone();
         if reply.status != StatusCode::OK {
-            let verified = signed && self.is_signed_by_known_key(route, &reply);
-            return Err(self.status_error(route, reply, verified));
+            return Err(if signed {
+                self.refused(route, reply)
+            } else {
+                self.status_error(route, reply, false)
+            });
         }
         let large = reply.body.len() > OFFLOAD_BYTES;
         if !signed {
@@ -142,6 +149,21 @@ impl MeshClient {
         };
         registry.learn_protocol_of(&name, responder.protocol.union(proven));
         Ok(())
+    }
+
+    /// The answer of a signed endpoint with another status than 200, as an error.
+    pub(super) fn refused(&self, route: &Route, reply: Reply) -> ErrorKind {
+        let only_v2 = reply.sent.v2.is_some() && reply.sent.v1.is_none();
+        if only_v2 && reply.status == StatusCode::UNAUTHORIZED && reply.body.starts_with(LOOKS_FOR_V1) {
+            let introduced = || route.introduction.as_ref().map(|introduction| &introduction.name);
+            let name = route.expected.name.as_ref().or_else(introduced);
+            let registry = &self.shared.registry;
+            let known = name.and_then(|name| registry.by_name(name.as_str()));
+            registry.report_downgrade(known.as_ref().unwrap_or(&route.peer), "response", "v2 signature");
+            return ErrorKind::Downgrade;
+        }
+        let verified = self.is_signed_by_known_key(route, &reply);
+        self.status_error(route, reply, verified)
     }
 
     /// Whether an error answer carries a valid signature of the peer. No key is learned for it.

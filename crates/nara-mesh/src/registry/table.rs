@@ -10,14 +10,10 @@ use tokio::sync::{broadcast, watch};
 
 use super::counts::count;
 use super::{
-    FirstUse, KeyConflict, KeyOffer, KeyRefused, Peer, PeerEvent, PeerInfo, PeerProtocol, PinnedKey,
-    TrustDecision, TrustPolicy,
+    FirstUse, KeyConflict, KeyRefused, Peer, PeerEvent, PeerInfo, PeerProtocol, PinnedKey, TrustPolicy,
 };
 use crate::tls::TlsPolicy;
 use crate::{defaults, metrics};
-
-/// Why no key of a nara is learned that the operator does not trust.
-const UNTRUSTED: &str = "the operator does not trust this nara";
 
 /// Events that a slow subscriber may lag behind before it misses some.
 const EVENT_BACKLOG: usize = 256;
@@ -239,29 +235,6 @@ impl PeerRegistry {
         })
     }
 
-    /// Tells subscribers of a key that contradicts the pinned one, if it does. Whatever it is, nothing is pinned.
-    pub(crate) fn report_key(&self, offered: &PinnedKey) -> Result<(), KeyConflict> {
-        let known = self
-            .by_name(offered.name.as_str())
-            .and_then(|peer| peer.info().key);
-        match known {
-            Some(pinned) if pinned.key != offered.key => Err(self.conflict(&pinned, offered)),
-            _ => Ok(()),
-        }
-    }
-
-    fn conflict(&self, pinned: &PinnedKey, offered: &PinnedKey) -> KeyConflict {
-        let conflict = KeyConflict {
-            name: pinned.name.clone(),
-            pinned: Box::new(pinned.clone()),
-            offered: offered.key,
-            offered_by: offered.source.clone(),
-        };
-        ::metrics::counter!(metrics::KEYS_REFUSED, "reason" => "conflict").increment(1);
-        self.emit(PeerEvent::KeyConflict(conflict.clone()));
-        conflict
-    }
-
     /// Notes what a peer has proven that it can do; what is known already stays.
     pub fn learn_protocol(&self, peer: &Peer, protocol: PeerProtocol) {
         let known = peer.protocol();
@@ -315,53 +288,6 @@ impl PeerRegistry {
         let _ = self.events.send(event);
     }
 
-    /// Asks whether a first key from hearsay is believed. No lock is held meanwhile; should another key be pinned
-    /// by then, that is a conflict like any other.
-    fn check_trust(&self, info: &PeerInfo) -> Result<(), RegisterError> {
-        let (Some(key), Some(name)) = (&info.key, &info.name) else {
-            return Ok(());
-        };
-        if !key.source.is_hearsay() {
-            return Ok(());
-        }
-        let halves = self.read().find(info);
-        let known = halves
-            .into_iter()
-            .map(|peer| peer.info())
-            .reduce(|mut known, half| {
-                known.fill_from(half);
-                known
-            });
-        if known.as_ref().is_some_and(|known| known.key.is_some()) {
-            return Ok(());
-        }
-        let offer = KeyOffer {
-            name,
-            id: info.id.as_ref(),
-            key: &key.key,
-            source: &key.source,
-            known: known.as_ref(),
-            stored: false,
-        };
-        let (reason, why) = if known.as_ref().is_some_and(PeerInfo::is_untrusted) {
-            (UNTRUSTED.into(), "untrusted")
-        } else {
-            match self.trust.decide(&offer) {
-                TrustDecision::Pin => return Ok(()),
-                TrustDecision::Refuse(reason) => (reason, "policy"),
-            }
-        };
-        let refused = KeyRefused {
-            name: name.clone(),
-            offered: key.key,
-            offered_by: key.source.clone(),
-            reason,
-        };
-        ::metrics::counter!(metrics::KEYS_REFUSED, "reason" => why).increment(1);
-        self.emit(PeerEvent::KeyRefused(refused.clone()));
-        Err(refused.into())
-    }
-
     fn check_consistent(&self, known: &PeerInfo, new: &PeerInfo) -> Result<(), RegisterError> {
         fn differ<T: PartialEq>(known: &Option<T>, new: &Option<T>) -> bool {
             matches!((known, new), (Some(known), Some(new)) if known != new)
@@ -394,6 +320,11 @@ impl PeerRegistry {
             self.sign_of_life(peer);
             self.emit(PeerEvent::AddressChanged(now));
         }
+    }
+
+    /// The peers that a description may mean: see [`Table::find`].
+    pub(super) fn find(&self, info: &PeerInfo) -> Vec<Arc<Peer>> {
+        self.read().find(info)
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Table> {
