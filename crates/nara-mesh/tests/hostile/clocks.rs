@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use nara_mesh::Signatures;
 use nara_mesh::client::MeshClient;
 use nara_mesh::clock::ManualClock;
 use nara_mesh::ledger::MemoryLedger;
@@ -64,6 +65,7 @@ async fn a_refusal_for_time_says_who_seems_wrong_by_the_clocks_of_other_peers() 
             let server = MeshServer::builder(other.clone(), Arc::new(MemoryLedger::new()))
                 .registry(crate::support::registry(&[&nara("target")]))
                 .clock(Arc::new(clock))
+                .refuse_before_start(false)
                 .serve(free_port())
                 .await
                 .unwrap();
@@ -83,5 +85,52 @@ async fn a_refusal_for_time_says_who_seems_wrong_by_the_clocks_of_other_peers() 
             fault,
             "{others_ms} {request_ms}"
         );
+    }
+}
+
+/// With the inherited signature, and with the one that covers everything.
+#[tokio::test(flavor = "multi_thread")]
+async fn our_client_says_whose_clock_is_wrong_when_it_is_refused_for_its_time() {
+    for signatures in [Signatures::V1Only, Signatures::V2AndV1] {
+        let target = Target::start_with(|builder| builder.signatures(signatures)).await;
+        let late = ManualClock::new(UnixNanos::new(NOW.to_nanos().get() - 40_000_000_000));
+        let client = MeshClient::builder(nara("alice"))
+            .signatures(signatures)
+            .clock(Arc::new(late))
+            .build();
+        let known = known(&target.local, Some(target.address()));
+        client.registry().register(known).unwrap();
+        let call = client.fetch_sync_events(target.local.id(), SyncRequest::recent(1));
+        let error = call.await.unwrap_err();
+        assert!(error.is_clock_skew(), "{error}");
+        assert!(
+            error.to_string().contains("its clock is 40s ahead of ours"),
+            "{error}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn our_client_learns_the_clock_of_a_peer_however_the_peer_proves_itself() {
+    for signatures in [Signatures::V1Only, Signatures::V2AndV1] {
+        let target = Target::start_with(|builder| builder.signatures(signatures)).await;
+        let late = ManualClock::new(UnixNanos::new(NOW.to_nanos().get() - 20_000_000_000));
+        let client = MeshClient::builder(nara("alice"))
+            .signatures(signatures)
+            .clock(Arc::new(late))
+            .build();
+        let known = known(&target.local, Some(target.address()));
+        let peer = client.registry().register(known).unwrap();
+        for _ in 0..3 {
+            let call = client.fetch_sync_events(target.local.id(), SyncRequest::recent(1));
+            call.await.unwrap();
+            let offset = peer.clock_offset().unwrap();
+            let wrong = offset.nanos().abs_diff(20_000_000_000);
+            // Profile v2 tells whole seconds.
+            assert!(
+                wrong <= offset.uncertainty().as_nanos() as u64 && wrong < 1_000_000_000,
+                "{offset}"
+            );
+        }
     }
 }

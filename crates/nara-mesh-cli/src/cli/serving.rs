@@ -1,0 +1,141 @@
+//! `serve`, `up` and what else is about the network.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use nara_mesh::defaults;
+use nara_mesh::gossip::GossipConfig;
+
+/// `serve`
+///
+/// On stdout: the stanza that peers need, and a line for everything that comes in (`--json`: JSON lines). The
+/// ledger is `ledger.db` in the data folder; keys that are learned are kept in it. SIGHUP reads the peers file
+/// again, and takes over what was decided with `peers trust`, `untrust` and `reset`.
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    /// Address to listen on [default: 127.0.0.1:9632]
+    ///
+    /// The default is reached from this machine only. To be reached over a tailnet that this machine has joined,
+    /// give its address there, such as 100.64.0.7:9632; `up` finds it by itself.
+    #[arg(long, value_name = "IP[:PORT]")]
+    pub(crate) listen: Option<String>,
+    #[command(flatten)]
+    pub(crate) serving: ServingArgs,
+}
+
+/// What `serve` and `up` have in common.
+#[derive(Debug, Args)]
+pub(crate) struct ServingArgs {
+    /// How long requests on their way may take once it is told to end
+    #[arg(long, value_name = "DURATION", default_value = "5s")]
+    pub(crate) grace: String,
+    /// Address to serve metrics on, as http://IP:PORT/metrics for Prometheus [env: NARA_MESH_METRICS]
+    ///
+    /// They tell how much this nara does and with how many, not with whom. Without --metrics-public it must be a
+    /// loopback address, such as 127.0.0.1:9634.
+    #[arg(long, value_name = "IP:PORT")]
+    pub(crate) metrics: Option<String>,
+    /// Serve metrics also to other machines
+    #[arg(long)]
+    pub(crate) metrics_public: bool,
+    /// Peers whose events it listens to; with 0 it only exchanges zines now and then
+    #[arg(long, value_name = "N", default_value_t = GossipConfig::DEFAULT_DEGREE as u16, value_parser = clap::value_parser!(u16).range(0..=64))]
+    pub(crate) gossip_degree: u16,
+    /// Listen to nobody: keep only what peers send, and let them listen
+    #[arg(long, conflicts_with = "gossip_degree")]
+    pub(crate) no_gossip: bool,
+}
+
+/// A way to be on the mesh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum NetworkKind {
+    /// The tailscaled of this machine
+    Tailscaled,
+    /// A tailscaled of our own, in userspace mode: needs no root, and touches nothing of the machine
+    Managed,
+    /// A node inside this process: nothing to install
+    Embedded,
+    /// This machine alone
+    Loopback,
+}
+
+/// On which network a command is.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Network options")]
+pub(crate) struct NetworkArgs {
+    /// How to be on the mesh [env: NARA_MESH_NETWORK]
+    #[arg(long, value_enum, value_name = "NETWORK")]
+    pub(crate) network: Option<NetworkKind>,
+    /// Socket of the machine's tailscaled [env: NARA_MESH_SOCKET] [default: where it usually is]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) socket: Option<PathBuf>,
+}
+
+/// `up`
+///
+/// Joins, says step by step how it goes, serves as `serve` does, and finds the naras among the nodes of the network:
+/// those that answer on port 9632 or 7433. Without --network it uses the tailscaled of this machine if that is on a
+/// tailnet, else one of its own if the program tailscaled is there, else a node inside this process.
+///
+/// In the configuration file, the table `network` has the keys kind, socket, control_url, auth_key_file, host_name
+/// and skip.
+#[derive(Debug, Args)]
+pub(crate) struct UpArgs {
+    #[command(flatten)]
+    pub(crate) on: NetworkArgs,
+    /// File with the key to join with [env: NARA_MESH_AUTH_KEY_FILE, or the key itself in NARA_MESH_AUTH_KEY]
+    ///
+    /// It is never a value on the command line, where every user of the machine could read it. Without it, and the
+    /// first time, a page to log in at is shown.
+    #[arg(long, value_name = "FILE", help_heading = "Network options")]
+    pub(crate) auth_key_file: Option<PathBuf>,
+    /// Control server, such as a Headscale [env: NARA_MESH_CONTROL_URL] [default: that of Tailscale]
+    #[arg(long, value_name = "URL", help_heading = "Network options")]
+    pub(crate) control_url: Option<String>,
+    /// Host name to ask for [default: NAME-xxxx with four random characters, the same each time]
+    #[arg(long, value_name = "NAME", help_heading = "Network options")]
+    pub(crate) host_name: Option<String>,
+    /// Be forgotten by the control server when it ends (networks managed and embedded)
+    #[arg(long, help_heading = "Network options")]
+    pub(crate) ephemeral: bool,
+    /// Let an embedded node use a control server on http://, where anybody on the way can add nodes: for labs only
+    #[arg(long, hide_short_help = true, help_heading = "Network options")]
+    pub(crate) danger_plain_control: bool,
+    /// Program for a tailscaled of our own (network managed)
+    #[arg(
+        long,
+        value_name = "PROGRAM",
+        default_value = "tailscaled",
+        help_heading = "Network options"
+    )]
+    pub(crate) tailscaled: PathBuf,
+    /// How long joining may take
+    #[arg(
+        long,
+        value_name = "DURATION",
+        default_value = "60s",
+        help_heading = "Network options"
+    )]
+    pub(crate) wait: String,
+    /// Nodes whose host names begin like this are no naras; may be given several times
+    #[arg(long, value_name = "PREFIX", help_heading = "Network options")]
+    pub(crate) skip: Vec<String>,
+    /// Port of the mesh
+    #[arg(long, value_name = "PORT", default_value_t = defaults::MESH_PORT, help_heading = "Network options")]
+    pub(crate) port: u16,
+    #[command(flatten)]
+    pub(crate) serving: ServingArgs,
+}
+
+/// `doctor`
+///
+/// Checks one thing after the other and says what was found, why it matters and what to do next. With --network it
+/// looks at that network, else at the one that `up` would use. The exit code is 1 if something is wrong.
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    #[command(flatten)]
+    pub(crate) on: NetworkArgs,
+    /// Port of the mesh
+    #[arg(long, value_name = "PORT", default_value_t = defaults::MESH_PORT)]
+    pub(crate) port: u16,
+}
