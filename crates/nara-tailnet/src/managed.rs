@@ -21,13 +21,14 @@ use nara_mesh::proto::identity::NaraName;
 use nara_mesh::transport::{BoxMeshStream, Candidate, MeshListener, PeerSource, Transport};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::auth_key::AuthKey;
 use crate::localapi::{Forwarding, LocalApi};
 use crate::node::{MeshNode, NodeIdentity, wait_until_ready};
-use crate::status::{NodeHealth, NodeState, NodeStatus, NotReady, PathKind};
+use crate::status::{NodeHealth, NodeState, NodeStatus, NotReady, NotReadyReason, PathKind};
 use crate::tailscaled::{Announced, ForwardedListener, TailscaledNode};
 use supervise::Supervisor;
 
@@ -36,6 +37,9 @@ const MAX_SOCKET_PATH: usize = 100;
 
 /// How long the control server may take to forget an ephemeral node.
 const LOGOUT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a control server may take to accept a key that it refused just now.
+const KEY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How to run a daemon of our own.
 #[derive(Clone, Debug)]
@@ -193,7 +197,25 @@ impl PeerSource for ManagedNode {
 
 impl MeshNode for ManagedNode {
     fn ready(&self, within: Duration) -> BoxFuture<'_, Result<NodeStatus, NotReady>> {
-        Box::pin(wait_until_ready(self.watch_status(), within))
+        Box::pin(async move {
+            let begun = Instant::now();
+            let left = || within.saturating_sub(begun.elapsed());
+            let outcome = wait_until_ready(self.watch_status(), within).await;
+            let is_refused = |outcome: &Result<_, NotReady>| matches!(outcome, Err(error) if matches!(error.reason, NotReadyReason::KeyRefused { .. }));
+            if !is_refused(&outcome) {
+                return outcome;
+            }
+            // A daemon with state begins without the key, and may be refused until it gets it.
+            let accepted = async {
+                let mut status = self.watch_status();
+                let accepted = status.wait_for(|status| status.is_running()).await;
+                accepted.map(|status| status.clone()).ok()
+            };
+            match timeout(left().min(KEY_TIMEOUT), accepted).await {
+                Ok(Some(status)) => Ok(status),
+                _ => wait_until_ready(self.watch_status(), left()).await,
+            }
+        })
     }
 
     fn watch_status(&self) -> watch::Receiver<NodeStatus> {
@@ -217,7 +239,7 @@ impl MeshNode for ManagedNode {
             let shared = &self.shared;
             let mut told = Ok(());
             if shared.ephemeral && self.status().state != NodeState::Left {
-                let logout = tokio::time::timeout(LOGOUT_TIMEOUT, shared.api.logout()).await;
+                let logout = timeout(LOGOUT_TIMEOUT, shared.api.logout()).await;
                 told = match logout {
                     Ok(outcome) => outcome.map_err(io::Error::from),
                     Err(elapsed) => Err(elapsed.into()),

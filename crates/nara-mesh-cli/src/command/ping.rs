@@ -36,7 +36,8 @@ pub(super) fn run(args: &PingArgs, settings: &Settings, printer: Printer) -> Out
         .collect::<Outcome<_>>()?;
     let results = connect::block_on_keeping(&client, settings, async {
         network.attach(&args.on, settings).await?;
-        if args.all || named.iter().any(|peer| client.peer(peer).is_none()) {
+        let is_nowhere = |peer: &PeerRef| client.peer(peer).is_none_or(|peer| peer.info().address.is_none());
+        if args.all || named.iter().any(is_nowhere) {
             network.find_peers(&client, settings).await;
         }
         let peers = if args.all {

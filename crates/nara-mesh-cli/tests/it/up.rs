@@ -144,6 +144,10 @@ fn ping_and_peers_tell_the_path_and_the_granted_name() {
     let ping = run_json(path, 0, &[&["ping", "bob", "--json"][..], &ON].concat());
     assert_eq!(ping["peers"][0]["path"], "direct 10.77.0.1:41641");
     assert_eq!(ping["peers"][0]["host_name"], "bob-x7q2");
+    // The second time the key of bob is remembered, but where he is has to be found again.
+    for _ in 0..2 {
+        run(path, 0, &[&["ping", "bob"][..], &ALICE, &ON].concat());
+    }
     let shown = text(&run(path, 0, &[&["ping", "100.64.0.2"][..], &ON].concat()).stdout);
     assert!(
         shown.contains("is on bob-x7q2, path: direct 10.77.0.1:41641"),

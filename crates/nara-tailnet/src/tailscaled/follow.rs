@@ -233,12 +233,16 @@ impl Follower {
             self.error = None;
         }
         let now = node_status(&status, self.error.as_deref(), self.control_url.clone());
+        let is_running = status.backend_state == "Running";
         let snapshot = Snapshot::new(status);
         // The peers first: whoever sees that the node runs may ask for them.
         let candidates = snapshot.candidates();
-        self.snapshots.send_replace(Arc::new(snapshot));
-        self.candidates
-            .send_if_modified(|known| replace(known, candidates));
+        // A daemon that is starting knows nobody; that says nothing about peers.
+        if is_running || !candidates.is_empty() {
+            self.snapshots.send_replace(Arc::new(snapshot));
+            self.candidates
+                .send_if_modified(|known| replace(known, candidates));
+        }
         self.status.send_if_modified(|known| {
             if *known != now {
                 tracing::info!(state = ?now.state, addresses = ?now.addresses, "tailscaled");

@@ -4,7 +4,7 @@ use std::pin::Pin;
 use futures_util::{Stream, StreamExt as _};
 use nara_mesh::transport::{Candidate, PeerSource as _};
 use nara_tailnet::MeshNode as _;
-use nara_tailnet::status::{NodeState, PathKind};
+use nara_tailnet::status::{NodeState, NotReadyReason, PathKind};
 
 use crate::support::FakePeer;
 use crate::{LONG, running};
@@ -71,9 +71,20 @@ async fn a_restart_of_the_daemon_is_survived_and_peers_are_kept_meanwhile() {
     assert!(node.owner_of(address).await.is_some());
     assert_eq!(node.status().addresses.len(), 2);
 
+    // It starts without knowing anybody, and that is not taken for news.
+    let peers = std::mem::take(&mut daemon.state().peers);
+    daemon.state().backend_state = "Starting";
     daemon.listen();
-    node.ready(LONG).await.unwrap();
+    let mut status = node.watch_status();
+    let starting = status.wait_for(|status| status.state == NodeState::Waiting(NotReadyReason::Connecting));
+    tokio::time::timeout(LONG, starting).await.unwrap().unwrap();
+    assert!(node.owner_of(address).await.is_some());
     daemon.followed().await;
+    daemon.change(|state| {
+        state.backend_state = "Running";
+        state.peers = peers;
+    });
+    node.ready(LONG).await.unwrap();
     daemon.change(|state| state.peers.push(FakePeer::new("carol", "100.64.0.3")));
     seen(&mut changes, |peers| peers.len() == 2).await;
 }
