@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use futures_util::task::AtomicWaker;
 use tokio::sync::Notify;
 use ts_netstack_smoltcp::netcore::AsyncWakeDevice;
-use ts_netstack_smoltcp::netcore::smoltcp::phy::{self, ChecksumCapabilities, DeviceCapabilities, Medium};
+use ts_netstack_smoltcp::netcore::smoltcp::phy::{self, DeviceCapabilities, Medium};
 use ts_netstack_smoltcp::netcore::smoltcp::time::Instant;
 use ts_packet::PacketMut;
 
@@ -71,23 +71,38 @@ impl Device {
 }
 
 /// The end of the wire that the stack holds.
-pub(super) struct StackEnd(pub(super) Arc<Device>);
+pub(super) struct StackEnd {
+    device: Arc<Device>,
+    /// Packets were taken, and the stack has not been told yet that there are no more.
+    taken: bool,
+}
+
+impl StackEnd {
+    pub(super) fn new(device: Arc<Device>) -> Self {
+        Self { device, taken: false }
+    }
+}
 
 impl AsyncWakeDevice for StackEnd {
-    fn poll_rx(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_rx(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         // Registered before looking, so that a packet in between is not missed.
-        self.0.up_ready.register(cx.waker());
-        self.0.down_room.register(cx.waker());
-        if self.0.has_packet() && self.0.has_room() {
-            Poll::Ready(())
-        } else {
-            Poll::Pending
+        self.device.up_ready.register(cx.waker());
+        self.device.down_room.register(cx.waker());
+        if self.device.has_packet() && self.device.has_room() {
+            self.taken = true;
+            return Poll::Ready(());
         }
+        // The stack looks after readers and writers when `receive` finds nothing, not when this is pending. If it
+        // did not, it would remove a connection that was reset while a reader of it still waits, and panic.
+        if std::mem::take(&mut self.taken) {
+            return Poll::Ready(());
+        }
+        Poll::Pending
     }
 
     fn poll_tx(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        self.0.down_room.register(cx.waker());
-        if self.0.has_room() {
+        self.device.down_room.register(cx.waker());
+        if self.device.has_room() {
             Poll::Ready(())
         } else {
             Poll::Pending
@@ -100,41 +115,28 @@ impl phy::Device for StackEnd {
     type TxToken<'a> = Sending<'a>;
 
     fn receive(&mut self, _now: Instant) -> Option<(Received, Sending<'_>)> {
-        if !self.0.has_room() {
+        if !self.device.has_room() {
             return None;
         }
         let packet = self
-            .0
+            .device
             .up
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .pop_front()?;
-        Some((Received(packet), Sending(&self.0)))
+        Some((Received(packet), Sending(&self.device)))
     }
 
     fn transmit(&mut self, _now: Instant) -> Option<Sending<'_>> {
-        self.0.has_room().then_some(Sending(&self.0))
+        self.device.has_room().then_some(Sending(&self.device))
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
         let mut capabilities = DeviceCapabilities::default();
         capabilities.max_transmission_unit = MTU;
         capabilities.medium = Medium::Ip;
-        // WireGuard has authenticated what comes in; what goes out needs checksums for other stacks.
-        capabilities.checksum = outgoing_only();
         capabilities
     }
-}
-
-fn outgoing_only() -> ChecksumCapabilities {
-    use phy::Checksum::Tx;
-    let mut checksums = ChecksumCapabilities::default();
-    checksums.ipv4 = Tx;
-    checksums.tcp = Tx;
-    checksums.udp = Tx;
-    checksums.icmpv4 = Tx;
-    checksums.icmpv6 = Tx;
-    checksums
 }
 
 /// A packet for the stack.
@@ -181,7 +183,7 @@ mod tests {
     #[tokio::test]
     async fn the_stack_waits_while_the_way_down_is_full() {
         let device = Arc::new(Device::default());
-        let mut end = StackEnd(Arc::clone(&device));
+        let mut end = StackEnd::new(Arc::clone(&device));
         for n in 0..DOWN {
             let token = end
                 .transmit(Instant::ZERO)

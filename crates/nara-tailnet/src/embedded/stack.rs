@@ -67,7 +67,7 @@ impl Runner {
 impl Stack {
     pub(super) fn new(device: Arc<Device>, plane: Arc<Plane>, tap: Arc<Tap>) -> (Arc<Self>, Runner) {
         let stack = Netstack::new(
-            StackEnd(device),
+            StackEnd::new(device),
             netcore::Config {
                 command_channel_capacity: Some(COMMANDS),
                 mtu: MTU,
@@ -226,5 +226,53 @@ fn stack_error(error: netcore::Error) -> io::Error {
             io::Error::new(io::ErrorKind::NotConnected, "the node has ended")
         }
         other => other.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt as _;
+
+    use super::*;
+    use crate::embedded::tap::test_segment::{ACK, RST, SYN, Segment, packet};
+
+    /// The library removes a connection before it looks at who still reads from it, unless our device is careful.
+    #[tokio::test]
+    async fn a_reset_of_a_connection_whose_reader_was_dropped_does_no_harm() {
+        let device = Arc::new(Device::default());
+        let mut stack = Netstack::new(StackEnd::new(Arc::clone(&device)), netcore::Config::default());
+        let channel = stack.command_channel();
+        let running = tokio::spawn(async move { stack.run_tokio().await });
+        let ours: SocketAddr = "100.64.0.1:50000".parse().unwrap();
+        let theirs: SocketAddr = "100.64.0.2:9632".parse().unwrap();
+        channel.set_ips([ours.ip()]).await.unwrap();
+
+        let answer = |to: &Segment, flags: u8, sequence: u32| {
+            device.put(&packet(theirs, ours, sequence, to.end(), flags, 0));
+        };
+        let next = async || {
+            let packets = device.take().await;
+            Segment::parse(packets.last().unwrap().as_ref()).unwrap()
+        };
+        let connect = channel.tcp_connect(ours, theirs);
+        let accept = async {
+            answer(&next().await, SYN | ACK, 1000);
+            next().await
+        };
+        let (stream, _) = tokio::join!(connect, accept);
+        let mut stream = stream.unwrap();
+        let mut byte = [0; 1];
+        let waiting = timeout(Duration::from_millis(1), stream.read(&mut byte)).await;
+        assert!(waiting.is_err(), "nothing was sent");
+        drop(stream);
+        let finish = next().await;
+        answer(&finish, RST | ACK, 1001);
+
+        // Each is answered only by a stack that runs.
+        for _ in 0..3 {
+            channel.set_ips([ours.ip()]).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        assert!(!running.is_finished());
     }
 }

@@ -8,6 +8,10 @@
 //! if the peer had sent it.
 
 mod segment;
+#[cfg(test)]
+pub(super) mod test_segment {
+    pub(in crate::embedded) use super::segment::{ACK, RST, SYN, Segment, packet};
+}
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -287,7 +291,7 @@ mod tests {
         let now = Instant::now();
         tap.outgoing_at(&packet(ours(), theirs(), 99, SYN, 0), now);
         tap.abort(&(ours(), theirs()));
-        let mut end = super::super::device::StackEnd(Arc::clone(&device));
+        let mut end = super::super::device::StackEnd::new(Arc::clone(&device));
         let (received, _) = end
             .receive(ts_netstack_smoltcp::netcore::smoltcp::time::Instant::ZERO)
             .unwrap();

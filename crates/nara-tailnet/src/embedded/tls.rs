@@ -2,7 +2,7 @@
 //! server has pinned.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -36,11 +36,9 @@ impl Tls {
     ///
     /// A system without any authorities (a bare container) gets those of the Mozilla list that is compiled in.
     pub(super) fn new(settings: &EmbeddedSettings) -> Result<Self, EmbeddedError> {
-        let mut roots = RootCertStore::empty();
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        if roots.is_empty() {
-            roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-        }
+        // Read once: it takes a while, and a process may have many nodes.
+        static SYSTEM: OnceLock<RootCertStore> = OnceLock::new();
+        let mut roots = SYSTEM.get_or_init(system_roots).clone();
         for path in &settings.root_certificates {
             let failed = |detail: String| EmbeddedError::Certificates {
                 path: path.clone(),
@@ -97,6 +95,15 @@ impl Tls {
         let name = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
         TlsConnector::from(config).connect(name, stream).await
     }
+}
+
+fn system_roots() -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if roots.is_empty() {
+        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+    }
+    roots
 }
 
 /// Accepts one certificate, whoever signed it and whatever name it has: the control server says which.

@@ -12,7 +12,6 @@ use nara_tailnet::MeshNode as _;
 use crate::echo::{Echo, exchange};
 use crate::kind::{Settings, embedded};
 use crate::network::Network;
-use crate::process::memory_mb;
 use crate::table::Table;
 
 const NODES: usize = 24;
@@ -34,7 +33,6 @@ pub(super) async fn run(programs: &Path, table: &mut Table) -> Result<(), String
 
 /// All join at once; each talks to the next one.
 async fn ring(network: &Network) -> Result<String, String> {
-    let before = memory_mb(std::process::id());
     let begin = Instant::now();
     let nodes = try_join_all((0..NODES).map(|n| async move {
         let node = Arc::new(embedded(Settings::new(network, &format!("crowd-{n}")))?);
@@ -59,9 +57,8 @@ async fn ring(network: &Network) -> Result<String, String> {
         }
     }))
     .await?;
-    let each = (memory_mb(std::process::id()) - before) / NODES as f64;
     Ok(format!(
-        "all joined in {:.1} s, ring in {:.1} s, {each:.1} MB each",
+        "all joined in {:.1} s, ring in {:.1} s",
         joined.as_secs_f64(),
         begin.elapsed().as_secs_f64()
     ))

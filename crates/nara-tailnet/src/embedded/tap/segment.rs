@@ -2,10 +2,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-pub(super) const FIN: u8 = 0x01;
-pub(super) const SYN: u8 = 0x02;
-pub(super) const RST: u8 = 0x04;
-pub(super) const ACK: u8 = 0x10;
+pub(in crate::embedded) const FIN: u8 = 0x01;
+pub(in crate::embedded) const SYN: u8 = 0x02;
+pub(in crate::embedded) const RST: u8 = 0x04;
+pub(in crate::embedded) const ACK: u8 = 0x10;
 
 /// The protocol number of TCP.
 pub(super) const TCP: u8 = 6;
@@ -31,7 +31,7 @@ pub(super) fn addresses(packet: &[u8]) -> Option<(u8, IpAddr, IpAddr)> {
 
 /// What a segment says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Segment {
+pub(in crate::embedded) struct Segment {
     pub(super) source: SocketAddr,
     pub(super) destination: SocketAddr,
     pub(super) sequence: u32,
@@ -43,7 +43,7 @@ pub(super) struct Segment {
 
 impl Segment {
     /// The segment in an IP packet; `None`: it has none that can be understood.
-    pub(super) fn parse(packet: &[u8]) -> Option<Self> {
+    pub(in crate::embedded) fn parse(packet: &[u8]) -> Option<Self> {
         let (protocol, source, destination) = addresses(packet)?;
         if protocol != TCP {
             return None;
@@ -81,7 +81,7 @@ impl Segment {
     }
 
     /// The number behind it: its payload, and one each for SYN and FIN.
-    pub(super) fn end(&self) -> u32 {
+    pub(in crate::embedded) fn end(&self) -> u32 {
         let extra = u32::from(self.has(SYN)) + u32::from(self.has(FIN));
         self.sequence.wrapping_add(self.len).wrapping_add(extra)
     }
@@ -97,9 +97,8 @@ pub(super) fn reset(
     (from.is_ipv4() == to.is_ipv4()).then(|| packet(from, to, sequence, acknowledgement, RST | ACK, 0))
 }
 
-/// A packet with one segment. The checksum stays empty: what the tap makes never leaves the process, and the stack
-/// does not look at it.
-pub(super) fn packet(
+/// A packet with one segment and a payload of zeros.
+pub(in crate::embedded) fn packet(
     from: SocketAddr,
     to: SocketAddr,
     sequence: u32,
@@ -112,11 +111,11 @@ pub(super) fn packet(
     tcp.extend(to.port().to_be_bytes());
     tcp.extend(sequence.to_be_bytes());
     tcp.extend(acknowledgement.to_be_bytes());
-    tcp.extend([0x50, flags, 0, 0, 0, 0, 0, 0]);
+    tcp.extend([0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
     tcp.resize(HEADER + payload, 0);
     match (from.ip(), to.ip()) {
-        (IpAddr::V4(from), IpAddr::V4(to)) => ipv4(from, to, &tcp),
-        (from, to) => ipv6(v6(from), v6(to), &tcp),
+        (IpAddr::V4(from), IpAddr::V4(to)) => ipv4(from, to, tcp),
+        (from, to) => ipv6(v6(from), v6(to), tcp),
     }
 }
 
@@ -127,18 +126,22 @@ fn v6(address: IpAddr) -> Ipv6Addr {
     }
 }
 
-fn ipv4(from: Ipv4Addr, to: Ipv4Addr, tcp: &[u8]) -> Vec<u8> {
+fn ipv4(from: Ipv4Addr, to: Ipv4Addr, mut tcp: Vec<u8>) -> Vec<u8> {
+    set_checksum(&mut tcp, &from.octets(), &to.octets());
     let total = u16::try_from(20 + tcp.len()).unwrap_or(u16::MAX);
     let mut packet = vec![0x45, 0];
     packet.extend(total.to_be_bytes());
     packet.extend([0, 0, 0, 0, 64, TCP, 0, 0]);
     packet.extend(from.octets());
     packet.extend(to.octets());
+    let sum = checksum(&[&packet]);
+    packet[10..12].copy_from_slice(&sum);
     packet.extend(tcp);
     packet
 }
 
-fn ipv6(from: Ipv6Addr, to: Ipv6Addr, tcp: &[u8]) -> Vec<u8> {
+fn ipv6(from: Ipv6Addr, to: Ipv6Addr, mut tcp: Vec<u8>) -> Vec<u8> {
+    set_checksum(&mut tcp, &from.octets(), &to.octets());
     let len = u16::try_from(tcp.len()).unwrap_or(u16::MAX);
     let mut packet = vec![0x60, 0, 0, 0];
     packet.extend(len.to_be_bytes());
@@ -147,6 +150,31 @@ fn ipv6(from: Ipv6Addr, to: Ipv6Addr, tcp: &[u8]) -> Vec<u8> {
     packet.extend(to.octets());
     packet.extend(tcp);
     packet
+}
+
+/// The checksum of TCP covers the addresses too (RFC 9293, section 3.1).
+fn set_checksum(tcp: &mut [u8], from: &[u8], to: &[u8]) {
+    let len = u16::try_from(tcp.len()).unwrap_or(u16::MAX).to_be_bytes();
+    let sum = checksum(&[from, to, &[0, TCP], &len, tcp]);
+    tcp[16..18].copy_from_slice(&sum);
+}
+
+/// The checksum of the Internet (RFC 1071) over parts of even length, but for the last.
+fn checksum(parts: &[&[u8]]) -> [u8; 2] {
+    let mut sum = parts
+        .iter()
+        .flat_map(|part| part.chunks(2))
+        .map(|pair| {
+            u32::from(u16::from_be_bytes([
+                pair[0],
+                pair.get(1).copied().unwrap_or_default(),
+            ]))
+        })
+        .fold(0_u32, u32::wrapping_add);
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    (!(sum as u16)).to_be_bytes()
 }
 
 #[cfg(test)]
