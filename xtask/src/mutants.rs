@@ -20,7 +20,7 @@ const PARTS: [Part; 4] = [
         name: "signature",
         package: "nara-proto",
         files: &[
-            "crates/nara-proto/src/identity/{batch,key,prepared,signature,verifier}.rs",
+            "crates/nara-proto/src/identity/{key,prepared,signature,verifier}.rs",
             "crates/nara-proto/src/signature/*.rs",
         ],
         passes: &[

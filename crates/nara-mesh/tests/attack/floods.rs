@@ -283,3 +283,18 @@ async fn ten_thousand_connections_of_two_hundred_addresses_delay_others_by_secon
         attacker.await.unwrap();
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_hundred_sockets_of_one_address_sixty_four_are_served() {
+    let target = Target::start().await;
+    let mut held = Vec::new();
+    let mut served = 0;
+    for _ in 0..100 {
+        let mut stream = raw_http::connect(target.address()).unwrap();
+        // One that is closed may say so only when it is read.
+        let _ = stream.write_all(b"GET /ping HTTP/1.1\r\nHost: nara\r\n\r\n");
+        served += usize::from(matches!(raw_http::read_response(&mut stream, false), Ok(Some(_))));
+        held.push(stream);
+    }
+    assert_eq!(served, 64);
+}

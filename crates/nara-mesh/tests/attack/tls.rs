@@ -15,8 +15,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use crate::relay::Relay;
 use crate::support::{NOW, Target, free_port, known, nara, seen};
 
+/// Between peers that speak v2 the connection is the proof, and nothing else is verified.
 fn speaks_tls() -> PeerProtocol {
     let mut protocol = PeerProtocol::default();
+    protocol.v2 = true;
     protocol.tls = true;
     protocol.raw_public_key = true;
     protocol

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nara_mesh::Signatures;
 use nara_mesh::client::{ClientError, MeshClient, SyncError};
 use nara_mesh::clock::ManualClock;
 use nara_mesh::ledger::MemoryLedger;
@@ -404,6 +405,27 @@ async fn who_is_in_the_middle_from_the_first_contact_on_can_hold_both_at_v1() {
         !road.sync().await.unwrap(),
         "verified, but not bound to the question"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_signs_v1_only_cannot_ask_for_more_than_v1() {
+    // Its operator has chosen so: what it remembers of the other changes nothing.
+    let target = Target::start().await;
+    let client = MeshClient::builder(nara("alice"))
+        .clock(Arc::new(target.clock.clone()))
+        .tls(TlsPolicy::Plain)
+        .signatures(Signatures::V1Only)
+        .build();
+    let peer = client
+        .registry()
+        .register(known(&target.local, Some(target.address())))
+        .unwrap();
+    client.registry().learn_protocol(&peer, speaks_v2());
+    let answer = client
+        .fetch_sync_events(target.local.id(), SyncRequest::recent(1))
+        .await
+        .unwrap();
+    assert!(answer.is_verified() && !answer.verification().bound);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -114,6 +114,16 @@ mod tests {
     }
 
     #[test]
+    fn a_key_is_shown_as_it_is_written() {
+        let text = "19wPl4NX4ygV1BYJrndZMPWuc5x3eM33PkrBMUzFJRQ=";
+        let key = PublicKey::from_base64(text).unwrap();
+        assert_eq!(
+            (key.to_base64(), key.to_string()),
+            (text.to_owned(), text.to_owned())
+        );
+    }
+
+    #[test]
     fn a_key_in_a_second_spelling_is_refused() {
         let mut spelled_twice = 0;
         for low in 0..19 {
