@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use nara_mesh::Signatures;
 use nara_mesh::registry::PeerEvent;
+use nara_mesh::tls::TlsPolicy;
 use nara_proto::auth::RequestAuth;
 use nara_proto::identity::NaraId;
 use nara_proto::signature::{
@@ -287,7 +288,7 @@ async fn a_server_without_v2_takes_the_inherited_signature_only() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ping_tells_what_a_nara_can_do_without_another_body() {
-    let bob = Bob::start(|builder| builder).await;
+    let bob = Bob::start(|builder| builder.tls(TlsPolicy::Plain)).await;
     let ping = bob.send("GET", "/ping", &http::HeaderMap::new(), b"");
     let field = ping.header("x-nara-capability").unwrap();
     let id: NaraId = nara("bob").id().clone();

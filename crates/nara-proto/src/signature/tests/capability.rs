@@ -89,8 +89,8 @@ fn what_is_no_capability_is_refused() {
         assert_eq!(received(bad), Err(CapabilityError::Malformed), "{bad}");
     }
     let mut twice = HeaderMap::new();
-    twice.append(CAPABILITY_HEADER, fields::value(&field()));
-    twice.append(CAPABILITY_HEADER, fields::value(&field()));
+    twice.append(CAPABILITY_HEADER, fields::value(field()));
+    twice.append(CAPABILITY_HEADER, fields::value(field()));
     assert_eq!(
         SignedCapability::from_headers(&twice),
         Err(CapabilityError::Malformed)

@@ -89,8 +89,8 @@ proptest! {
         let base = oracle_base(&params, &ours.base(line));
         let theirs = base.build_signature_headers(&secret("alice"), Some(LABEL)).unwrap();
         let mut headers = headers(&ours);
-        headers.insert(SIGNATURE_INPUT_HEADER, fields::value(&theirs.signature_input_header_value()));
-        headers.insert(SIGNATURE_HEADER, fields::value(&theirs.signature_header_value()));
+        headers.insert(SIGNATURE_INPUT_HEADER, fields::value(theirs.signature_input_header_value()));
+        headers.insert(SIGNATURE_HEADER, fields::value(theirs.signature_header_value()));
         prop_assert_eq!(receive(&headers, line, NOW), Ok(()));
     }
 
@@ -117,8 +117,8 @@ proptest! {
         let mut headers = HeaderMap::new();
         ours.write_to(&mut headers);
         let theirs = base.build_signature_headers(&secret("bob"), Some(LABEL)).unwrap();
-        headers.insert(SIGNATURE_INPUT_HEADER, fields::value(&theirs.signature_input_header_value()));
-        headers.insert(SIGNATURE_HEADER, fields::value(&theirs.signature_header_value()));
+        headers.insert(SIGNATURE_INPUT_HEADER, fields::value(theirs.signature_input_header_value()));
+        headers.insert(SIGNATURE_HEADER, fields::value(theirs.signature_header_value()));
         let read = ResponseSignature::from_headers(&headers).unwrap();
         prop_assert_eq!(read.verify_signature(&key("bob"), status, question.signature()), Ok(()));
         prop_assert_eq!(signature.len(), size_of::<Signature>());

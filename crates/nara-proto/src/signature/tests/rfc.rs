@@ -41,11 +41,8 @@ fn the_base_and_the_signature_of_the_standard() {
 #[test]
 fn a_good_signature_of_another_profile_is_refused() {
     let mut headers = headers(&request(|_| {}));
-    headers.insert(
-        SIGNATURE_INPUT_HEADER,
-        fields::value(&format!("sig-b26={PARAMS}")),
-    );
-    headers.insert(SIGNATURE_HEADER, fields::value(&format!("sig-b26=:{SIGNATURE}:")));
+    headers.insert(SIGNATURE_INPUT_HEADER, fields::value(format!("sig-b26={PARAMS}")));
+    headers.insert(SIGNATURE_HEADER, fields::value(format!("sig-b26=:{SIGNATURE}:")));
     assert_eq!(receive(&headers, LINE, NOW), Err(SignatureError::Label));
 }
 
