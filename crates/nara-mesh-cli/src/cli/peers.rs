@@ -1,5 +1,7 @@
 use clap::{Args, Subcommand};
 
+use super::NetworkArgs;
+
 /// `peers`
 ///
 /// Without a command it lists them. Decisions are kept in the ledger of the data folder; a `serve` that runs takes
