@@ -28,3 +28,29 @@ impl Verifier for PreparedKey {
         self.verify(message, signature)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::{KeyPair, Soul};
+
+    #[test]
+    fn every_verifier_of_a_key_gives_its_verdict() {
+        fn verdicts(verifier: &impl Verifier, signature: &Signature) -> [bool; 4] {
+            let text = signature.to_base64();
+            [
+                verifier.verify(b"message", signature).is_ok(),
+                verifier.verify(b"another", signature).is_ok(),
+                verify_base64(verifier, b"message", &text).is_ok(),
+                verify_base64(verifier, b"another", &text).is_ok(),
+            ]
+        }
+        let keypair = KeyPair::from_soul(&Soul::bond([1; 32], "alice"));
+        let signature = keypair.sign(b"message");
+        let key = keypair.public_key();
+        let expected = [true, false, true, false];
+        assert_eq!(verdicts(&key, &signature), expected);
+        assert_eq!(verdicts(&PreparedKey::new(&key), &signature), expected);
+        assert!(verify_base64(&key, b"message", "AA==").is_err());
+    }
+}

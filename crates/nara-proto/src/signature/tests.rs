@@ -1,5 +1,6 @@
 //! What holds for every signature of the profile; each refusal is a test of its own in the files below.
 
+mod bounds;
 mod capability;
 mod hostile;
 mod oracle;

@@ -1,6 +1,6 @@
 use super::*;
 
-fn capability() -> Capability {
+pub(super) fn capability() -> Capability {
     Capability {
         id: id("alice"),
         v2: true,
@@ -10,13 +10,13 @@ fn capability() -> Capability {
     }
 }
 
-fn received(value: &str) -> Result<Option<SignedCapability>, CapabilityError> {
+pub(super) fn received(value: &str) -> Result<Option<SignedCapability>, CapabilityError> {
     let mut headers = HeaderMap::new();
     headers.insert(CAPABILITY_HEADER, fields::value(value));
     SignedCapability::from_headers(&headers)
 }
 
-fn field() -> String {
+pub(super) fn field() -> String {
     let signed = signer("alice").sign_capability(&capability());
     signed.to_field().to_str().unwrap().to_owned()
 }
