@@ -7,6 +7,7 @@ mod nara;
 mod offline;
 mod ping;
 mod postcard;
+mod protect;
 mod reconcile;
 mod refuse;
 mod stash;
@@ -53,6 +54,7 @@ pub(super) fn run(args: &DemoArgs, printer: Printer) -> Outcome {
         show.step(stash::STEP, stash::run(&mesh)).await?;
         show.step(gossip::STEP, gossip::run(&mesh)).await?;
         show.step(reconcile::STEP, reconcile::run(&mesh)).await?;
+        show.step(protect::STEP, protect::run(&mesh)).await?;
         show.step(offline::STEP, offline::run(&mesh)).await?;
         show.step(refuse::STEP, refuse::run(&mesh)).await?;
         show.step(forged::STEP, forged::run(&mesh)).await?;

@@ -282,7 +282,13 @@ fn print(results: &[PeerResult], printer: Printer) -> Outcome<()> {
             ))?;
         }
         if let Some(error) = &result.error {
-            printer.note(format_args!("{error}"));
+            printer.note(error);
+            // Which keys there are, and what to do about it.
+            if error.is_unauthenticated()
+                && let Some(cause) = std::error::Error::source(error)
+            {
+                printer.note(cause);
+            }
         }
         warn_of_clock(&result.label, result.clock_offset, printer);
         if let Some(conflict) = &result.conflict {

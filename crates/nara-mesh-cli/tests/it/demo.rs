@@ -1,6 +1,6 @@
 use crate::{run, run_json, text};
 
-const STEPS: [&str; 11] = [
+const STEPS: [&str; 12] = [
     "ping",
     "sync",
     "zine",
@@ -9,6 +9,7 @@ const STEPS: [&str; 11] = [
     "stash",
     "gossip",
     "reconcile",
+    "protect",
     "offline",
     "refuse",
     "forged",

@@ -24,6 +24,9 @@ pub(super) const STEP: Step = Step {
 /// How old the stale request is: well past the window of 30 s.
 const STALE: Duration = Duration::from_secs(90);
 
+/// How wide the texts of answers are shown, in columns.
+const TOLD_COLUMNS: usize = 64;
+
 /// The most bytes of an answer that are read.
 const MAX_ANSWER: u64 = 64 << 10;
 
@@ -101,7 +104,14 @@ async fn try_run(mesh: &Mesh) -> StepResult {
     for case in cases {
         let (status, text) = post(bob, &case).await?;
         as_expected += usize::from(status == case.expected);
-        lines.push(format!("{:<24} {status}  {}", case.what, harmless(text.trim())));
+        let told = harmless(text.trim());
+        let mut told = textwrap::wrap(&told, TOLD_COLUMNS).into_iter();
+        lines.push(format!(
+            "{:<24} {status}  {}",
+            case.what,
+            told.next().unwrap_or_default()
+        ));
+        lines.extend(told.map(|line| format!("{:30}{line}", "")));
         answers.push(json!({
             "request": case.name,
             "status": status,
