@@ -82,7 +82,7 @@ async fn try_run(mesh: &Mesh) -> StepResult {
         )
     });
     let summary = if ok {
-        "TLS proves both ends, v2 binds answers to questions; v1 works without either"
+        "TLS proves both ends, v2 binds answers to questions, v1 still works"
     } else {
         "an answer is not protected as it should be"
     };
