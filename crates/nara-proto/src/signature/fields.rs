@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use super::{LABEL, SignatureError, SignedField};
 use crate::auth::NAME_HEADER;
 use crate::encoding;
-use crate::identity::NaraName;
+use crate::identity::{NaraName, Signature};
 
 /// The header that binds a request to its connection; only on secure channels.
 pub const CHANNEL_HEADER: HeaderName = HeaderName::from_static("x-nara-channel");
@@ -93,13 +93,23 @@ pub(super) fn byte_sequence<const N: usize>(
         .ok_or(SignatureError::Malformed(field))
 }
 
+/// The signature in the field [`SignedField::Signature`].
+pub(super) fn signature(value: &HeaderValue) -> Result<Signature, SignatureError> {
+    byte_sequence(value, &label_prefix(), SignedField::Signature).map(Signature::from_bytes)
+}
+
+/// What [`signature`] reads.
+pub(super) fn signature_text(signature: &Signature) -> String {
+    byte_sequence_text(&label_prefix(), signature.as_bytes())
+}
+
 /// What [`byte_sequence`] reads.
 pub(super) fn byte_sequence_text(prefix: &str, bytes: &[u8]) -> String {
     format!("{prefix}:{}:", encoding::base64_encode(bytes))
 }
 
 /// The prefix of the member of the one signature.
-pub(super) fn label_prefix() -> String {
+fn label_prefix() -> String {
     format!("{LABEL}=")
 }
 

@@ -7,7 +7,7 @@ use sfv::{BareItem, Dictionary, FieldType as _, InnerList, Integer, ListEntry, P
 
 use super::fields::ascii;
 use super::{ALGORITHM, LABEL, Nonce, SignatureError, SignedField, TAG};
-use crate::identity::KeyId;
+use crate::identity::{KeyId, PublicKey};
 use crate::time::UnixSeconds;
 
 /// The parameters of a signature, and their text, which is signed as it is spelled.
@@ -22,6 +22,19 @@ pub(super) struct Params {
 }
 
 impl Params {
+    /// Checks that they name this key.
+    pub(super) fn check_key(&self, key: &PublicKey) -> Result<(), SignatureError> {
+        let known = KeyId::from(key);
+        if self.key_id == known {
+            Ok(())
+        } else {
+            Err(SignatureError::KeyId {
+                claimed: self.key_id,
+                known,
+            })
+        }
+    }
+
     /// The parameters of a signature that is being made. `covered` is the inner list of components.
     pub(super) fn new(
         covered: &str,

@@ -1,7 +1,7 @@
-use http::{HeaderMap, HeaderValue};
+use http::HeaderMap;
 
 use super::base::SignatureBase;
-use super::fields::{self, byte_sequence, byte_sequence_text, label_prefix};
+use super::fields;
 use super::params::Params;
 use super::{
     CHANNEL_HEADER, CONTENT_DIGEST_HEADER, ChannelBinding, ContentDigest, MAX_LIFETIME, Nonce, Recipient,
@@ -110,8 +110,7 @@ impl RequestSignature {
             expires,
             nonce: params.nonce.ok_or_else(missing("nonce"))?,
             params,
-            signature: byte_sequence(signature, &label_prefix(), SignedField::Signature)
-                .map(Signature::from_bytes)?,
+            signature: fields::signature(signature)?,
         })
     }
 
@@ -124,7 +123,10 @@ impl RequestSignature {
             headers.insert(CHANNEL_HEADER, fields::value(channel.to_field()));
         }
         headers.insert(SIGNATURE_INPUT_HEADER, fields::value(self.params.to_field()));
-        headers.insert(SIGNATURE_HEADER, self.signature_field());
+        headers.insert(
+            SIGNATURE_HEADER,
+            fields::value(fields::signature_text(&self.signature)),
+        );
     }
 
     /// Who claims to send the request.
@@ -231,13 +233,7 @@ impl RequestSignature {
     /// # Errors
     /// [`SignatureError::KeyId`].
     pub fn check_key(&self, key: &PublicKey) -> Result<(), SignatureError> {
-        let known = KeyId::from(key);
-        let claimed = self.key_id();
-        if claimed == known {
-            Ok(())
-        } else {
-            Err(SignatureError::KeyId { claimed, known })
-        }
+        self.params.check_key(key)
     }
 
     /// Verifies the signature, at any age.
@@ -262,10 +258,6 @@ impl RequestSignature {
             base.component("\"x-nara-channel\"", channel.to_field().as_bytes());
         }
         base.finish(self.params.text())
-    }
-
-    fn signature_field(&self) -> HeaderValue {
-        fields::value(byte_sequence_text(&label_prefix(), self.signature.as_bytes()))
     }
 }
 

@@ -1,7 +1,7 @@
 use http::{HeaderMap, StatusCode};
 
 use super::base::SignatureBase;
-use super::fields::{self, byte_sequence, byte_sequence_text, label_prefix};
+use super::fields;
 use super::params::Params;
 use super::{
     CONTENT_DIGEST_HEADER, ContentDigest, SIGNATURE_HEADER, SIGNATURE_INPUT_HEADER, SignatureError,
@@ -67,8 +67,7 @@ impl ResponseSignature {
             name: fields::name(headers)?,
             digest: ContentDigest::from_headers(headers)?,
             params,
-            signature: byte_sequence(signature, &label_prefix(), SignedField::Signature)
-                .map(Signature::from_bytes)?,
+            signature: fields::signature(signature)?,
         })
     }
 
@@ -77,8 +76,10 @@ impl ResponseSignature {
         headers.insert(NAME_HEADER, fields::value(self.name.as_str()));
         headers.insert(CONTENT_DIGEST_HEADER, fields::value(self.digest.to_field()));
         headers.insert(SIGNATURE_INPUT_HEADER, fields::value(self.params.to_field()));
-        let signature = byte_sequence_text(&label_prefix(), self.signature.as_bytes());
-        headers.insert(SIGNATURE_HEADER, fields::value(signature));
+        headers.insert(
+            SIGNATURE_HEADER,
+            fields::value(fields::signature_text(&self.signature)),
+        );
     }
 
     /// Who claims to respond.
@@ -120,13 +121,7 @@ impl ResponseSignature {
     /// # Errors
     /// [`SignatureError::KeyId`].
     pub fn check_key(&self, key: &PublicKey) -> Result<(), SignatureError> {
-        let known = KeyId::from(key);
-        let claimed = self.key_id();
-        if claimed == known {
-            Ok(())
-        } else {
-            Err(SignatureError::KeyId { claimed, known })
-        }
+        self.params.check_key(key)
     }
 
     /// Verifies that the responder signed this status, this digest, and that they answer the request with this
@@ -146,7 +141,7 @@ impl ResponseSignature {
 
     /// The bytes that are signed (RFC 9421, section 2.5).
     pub fn base(&self, status: StatusCode, request: &Signature) -> Vec<u8> {
-        let request = byte_sequence_text(&label_prefix(), request.as_bytes());
+        let request = fields::signature_text(request);
         let mut base = SignatureBase::new();
         base.component("\"@status\"", status.as_str().as_bytes())
             .component("\"content-digest\"", self.digest.to_field().as_bytes())
