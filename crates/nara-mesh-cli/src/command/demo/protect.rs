@@ -8,7 +8,7 @@ use nara_mesh::identity::LocalNara;
 use nara_mesh::ledger::MemoryLedger;
 use nara_mesh::server::{MeshServer, RunningServer};
 use nara_mesh::tls::{ChannelTrust, Security, TlsPolicy};
-use nara_proto::identity::NaraName;
+use nara_proto::identity::{NaraId, NaraName};
 use nara_proto::sync::SyncRequest;
 use serde_json::json;
 
@@ -47,31 +47,19 @@ async fn try_run(mesh: &Mesh) -> StepResult {
         .channel_trust(ChannelTrust::VerifyAlways)
         .build();
 
-    let trusting = ask("alice asks bob", &alice.client, bob.local.id()).await?;
-    let bound = ask("alice wants a signature", &strict, bob.local.id()).await?;
-    let inherited = ask("the older nara asks bob", &older.client, bob.local.id()).await?;
-    let plain = ask("bob asks the older nara", &bob.client, older.local.id()).await?;
+    let by_channel = |answer: &Answered| answer.is_tls() && answer.verification.channel;
+    let by_v2 =
+        |answer: &Answered| answer.is_tls() && answer.verification.header && answer.verification.bound;
+    let by_v1 =
+        |answer: &Answered| !answer.is_tls() && answer.verification.header && !answer.verification.bound;
+    let answers = [
+        ask("alice asks bob", &alice.client, bob.local.id(), by_channel).await?,
+        ask("alice wants a signature", &strict, bob.local.id(), by_v2).await?,
+        ask("the older nara asks bob", &older.client, bob.local.id(), by_v1).await?,
+        ask("bob asks the older nara", &bob.client, older.local.id(), by_v1).await?,
+    ];
     older.server.shutdown(PATIENCE).await;
 
-    let is_tls = |security| matches!(security, Security::Tls(_));
-    let answers = [
-        Answered {
-            expected: is_tls(trusting.security) && trusting.verification.channel,
-            ..trusting
-        },
-        Answered {
-            expected: is_tls(bound.security) && bound.verification.header && bound.verification.bound,
-            ..bound
-        },
-        Answered {
-            expected: is_inherited(&inherited),
-            ..inherited
-        },
-        Answered {
-            expected: is_inherited(&plain),
-            ..plain
-        },
-    ];
     let ok = answers.iter().all(|answer| answer.expected);
     let lines = answers.iter().map(|answer| {
         format!(
@@ -102,24 +90,29 @@ async fn try_run(mesh: &Mesh) -> StepResult {
     Ok(Report::new(ok, summary).lines(lines).figure("answers", figures))
 }
 
-/// Asks a nara for an event, after a ping that tells how the connection is protected.
+impl Answered {
+    fn is_tls(&self) -> bool {
+        matches!(self.security, Security::Tls(_))
+    }
+}
+
+/// Asks a nara for an event, and pings it to learn how the connection is protected.
 async fn ask(
     who: &'static str,
     client: &MeshClient,
-    peer: &nara_proto::identity::NaraId,
+    peer: &NaraId,
+    expected: impl Fn(&Answered) -> bool,
 ) -> Result<Answered, Box<dyn Error + Send + Sync>> {
     let events = client.fetch_sync_events(peer, SyncRequest::recent(1)).await?;
     let ping = client.ping(peer).await?;
-    Ok(Answered {
+    let mut answered = Answered {
         who,
         security: ping.security,
         verification: events.verification().clone(),
         expected: false,
-    })
-}
-
-fn is_inherited(answer: &Answered) -> bool {
-    answer.security == Security::Plain && answer.verification.header && !answer.verification.bound
+    };
+    answered.expected = expected(&answered);
+    Ok(answered)
 }
 
 fn proof(verification: &Verification) -> &'static str {
