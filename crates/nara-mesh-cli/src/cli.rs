@@ -8,7 +8,6 @@ pub(crate) use peers::{
 };
 pub(crate) use serving::{DoctorArgs, NetworkArgs, NetworkKind, ServeArgs, ServingArgs, UpArgs};
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
@@ -436,10 +435,4 @@ pub(crate) struct ManArgs {
     /// Folder for one page for each command
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
-}
-
-/// Reads `ip` or `ip:port`.
-pub(crate) fn parse_address(text: &str, default_port: u16) -> Option<SocketAddr> {
-    let ip = || Some(SocketAddr::new(text.parse().ok()?, default_port));
-    text.parse().ok().or_else(ip)
 }

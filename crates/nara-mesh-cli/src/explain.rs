@@ -1,12 +1,14 @@
 //! Explaining signatures: the exact bytes, the first differing byte, the likely cause.
 
 mod cause;
+mod claim;
 mod event;
 mod request;
 mod v2;
 
+pub(crate) use claim::{Claim, SignatureText, TimestampText};
 pub(crate) use event::EventReport;
-pub(crate) use request::{Claim, Report, SignatureText, TimestampText};
+pub(crate) use request::Report;
 pub(crate) use v2::{Receiver, V2Report};
 
 use jiff::Timestamp;

@@ -1,6 +1,7 @@
 //! The program `nara-mesh`: run a nara, and talk to naras on a mesh.
 #![forbid(unsafe_code)]
 
+mod address;
 mod cli;
 mod command;
 mod connect;

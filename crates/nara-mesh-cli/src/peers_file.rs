@@ -13,7 +13,7 @@ use nara_proto::identity::{NaraId, NaraName, PublicKey};
 use serde::Deserialize;
 use toml::Spanned;
 
-use crate::cli::parse_address;
+use crate::address::parse_address;
 use crate::failure::{Failure, Outcome};
 use crate::soul_file::toml_string;
 

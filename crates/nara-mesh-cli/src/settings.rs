@@ -20,7 +20,8 @@ use nara_proto::identity::{KeyId, NaraName};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use crate::cli::{GlobalArgs, parse_address};
+use crate::address::parse_address;
+use crate::cli::GlobalArgs;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::peers_file::{self, PeerEntry};

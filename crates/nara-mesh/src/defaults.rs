@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::server::RateLimit;
+use crate::rate_limit::RateLimit;
 
 /// The port on which a nara listens on its mesh address (mesh client specification, section 2, invariant 3).
 pub const MESH_PORT: u16 = 9632;

@@ -46,7 +46,7 @@
 //! | you want to | see |
 //! |---|---|
 //! | call peers | [`client`]: every call, deadlines, what a [`Verified`](client::Verified) answer proves |
-//! | be called | [`server`]: its limits, and [`handler::MeshHandler`] for what comes in |
+//! | be called | [`server`]: its limits, and [`server::MeshHandler`] for what comes in |
 //! | keep events | [`ledger`]: in memory, or [`SqliteLedger`](ledger::SqliteLedger) |
 //! | find peers | [`discovery`] and [`transport::PeerSource`] |
 //! | spread events | [`gossip`] |
@@ -55,18 +55,17 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
-mod channel;
 pub mod client;
 pub mod clock;
 pub mod defaults;
 pub mod discovery;
 pub mod gossip;
-pub mod handler;
 pub mod identity;
 pub mod ledger;
 mod mesh_ranges;
 pub mod metrics;
 mod random;
+mod rate_limit;
 pub mod registry;
 pub mod server;
 mod signatures;

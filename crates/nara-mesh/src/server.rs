@@ -38,6 +38,7 @@ mod clean_path;
 mod clocks;
 mod discovery;
 mod gate;
+mod handler;
 mod ingest;
 mod limits;
 mod opening;
@@ -56,10 +57,11 @@ mod streams;
 mod verify_request;
 mod watch;
 
+pub use crate::rate_limit::RateLimit;
 pub use accept::{RunningServer, Shutdown};
 pub use builder::{MeshServerBuilder, ServeError};
+pub use handler::{MeshHandler, NoHandler};
 pub use limits::ServerLimits;
-pub use rates::RateLimit;
 pub use sender::{PeerAddress, VerifiedSender};
 
 use std::net::SocketAddr;

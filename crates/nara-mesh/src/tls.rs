@@ -9,6 +9,7 @@
 //! Sessions are resumed, always with a fresh key exchange and never with early data, which could be replayed.
 
 mod certificate;
+mod channel;
 mod client;
 mod config;
 mod expected;
@@ -20,6 +21,7 @@ mod tests;
 mod verifier;
 
 pub use certificate::CertificateKind;
+pub(crate) use channel::SecureChannel;
 pub(crate) use client::{ClientTls, KeyMismatch, TlsFailure};
 pub use policy::{ChannelTrust, InvalidTlsPolicy, TlsPolicy};
 pub(crate) use server::ServerTls;
@@ -29,8 +31,6 @@ use std::fmt;
 use nara_proto::identity::PublicKey;
 use rustls::pki_types::CertificateDer;
 use rustls::{ConnectionCommon, SideData};
-
-use crate::channel::SecureChannel;
 
 /// The first byte of every TLS connection: a record of type handshake (RFC 8446, section 5.1). No method of HTTP
 /// begins with it, nor with any control character.

@@ -5,7 +5,8 @@ use nara_mesh::identity::LocalNara;
 use nara_proto::identity::KeyId;
 use serde_json::{Value, json};
 
-use crate::cli::{IdNewArgs, IdShowArgs, parse_address};
+use crate::address::parse_address;
+use crate::cli::{IdNewArgs, IdShowArgs};
 use crate::connect;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};

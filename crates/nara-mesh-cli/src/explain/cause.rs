@@ -4,7 +4,7 @@ use nara_proto::auth::signed_path;
 use nara_proto::identity::{PublicKey, Signature};
 use sha2::{Digest as _, Sha256};
 
-use super::request::Claim;
+use super::claim::Claim;
 
 /// A mistake that explains a signature.
 #[derive(Clone, Debug)]

@@ -3,115 +3,11 @@
 use std::time::Duration;
 
 use nara_proto::auth::{FRESHNESS_WINDOW, request_signature_base, signed_path};
-use nara_proto::encoding::{base64_decode_canonical, base64_decode_lenient};
-use nara_proto::identity::{PublicKey, Signature};
+use nara_proto::identity::PublicKey;
 use nara_proto::time::UnixMillis;
 
 use super::cause::{Attempt, Candidates};
-
-/// What a request claims: its three headers and its request line, as received.
-#[derive(Clone, Debug)]
-pub(crate) struct Claim<'a> {
-    pub(crate) name: &'a str,
-    pub(crate) timestamp: &'a str,
-    pub(crate) signature: &'a str,
-    pub(crate) method: &'a str,
-    pub(crate) path: &'a str,
-}
-
-/// The text of a timestamp, read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum TimestampText {
-    /// The one spelling.
-    Canonical(UnixMillis),
-    /// A number, spelled another way: refused here, although the naras already out there take it.
-    Sloppy(UnixMillis),
-    /// Not a number.
-    Invalid,
-}
-
-impl TimestampText {
-    pub(crate) fn parse(text: &str) -> Self {
-        match text.parse::<i64>() {
-            Ok(value) if value.to_string() == text => Self::Canonical(UnixMillis::new(value)),
-            Ok(value) => Self::Sloppy(UnixMillis::new(value)),
-            Err(_) => Self::Invalid,
-        }
-    }
-
-    /// The time, however it is spelled.
-    pub(crate) fn time(self) -> Option<UnixMillis> {
-        match self {
-            Self::Canonical(time) | Self::Sloppy(time) => Some(time),
-            Self::Invalid => None,
-        }
-    }
-}
-
-/// The text of a signature, read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum SignatureText {
-    /// The one spelling.
-    Canonical(Signature),
-    /// Another spelling of 64 bytes, and what is wrong with it.
-    Sloppy(Signature, &'static str),
-    /// No spelling of 64 bytes, and why.
-    Invalid(String),
-}
-
-impl SignatureText {
-    pub(crate) fn parse(text: &str) -> Self {
-        let of = |bytes: Vec<u8>| bytes.try_into().ok().map(Signature::from_bytes);
-        // First: 128 hexadecimal characters are base64, too, of other bytes.
-        let hex: Option<Vec<u8>> = (text.is_ascii() && text.len() == 128)
-            .then(|| {
-                (0..64)
-                    .map(|i| u8::from_str_radix(&text[2 * i..2 * i + 2], 16).ok())
-                    .collect()
-            })
-            .flatten();
-        if let Some(signature) = hex.and_then(of) {
-            return Self::Sloppy(signature, "hexadecimal: the header carries base64");
-        }
-        if let Ok(bytes) = base64_decode_canonical(text.as_bytes()) {
-            let length = bytes.len();
-            return of(bytes).map_or_else(
-                || Self::Invalid(format!("{length} bytes after decoding instead of 64")),
-                Self::Canonical,
-            );
-        }
-        let lenient = |text: &str| base64_decode_lenient(text.as_bytes()).ok().and_then(of);
-        if let Some(signature) = lenient(text) {
-            return Self::Sloppy(
-                signature,
-                "base64 in a second spelling (line breaks, or bits set that carry nothing)",
-            );
-        }
-        let standard = text.replace('-', "+").replace('_', "/");
-        if let Some(signature) = lenient(&standard) {
-            return Self::Sloppy(
-                signature,
-                "base64url: the standard alphabet has + and / instead of - and _",
-            );
-        }
-        let unpadded = standard.trim_end_matches('=');
-        let padding = "=".repeat((4 - unpadded.len() % 4) % 4);
-        if let Some(signature) = lenient(&format!("{unpadded}{padding}")) {
-            return Self::Sloppy(signature, "base64 without its padding (==)");
-        }
-        if let Some(signature) = lenient(text.trim()) {
-            return Self::Sloppy(signature, "base64 with white space around it");
-        }
-        Self::Invalid("not base64".to_owned())
-    }
-
-    pub(crate) fn signature(&self) -> Option<&Signature> {
-        match self {
-            Self::Canonical(signature) | Self::Sloppy(signature, _) => Some(signature),
-            Self::Invalid(_) => None,
-        }
-    }
-}
+use super::claim::{Claim, SignatureText, TimestampText};
 
 /// What became of a claim.
 #[derive(Debug)]
@@ -172,36 +68,5 @@ impl Report {
             && self.stale_by.is_none()
             && matches!(self.timestamp, TimestampText::Canonical(_))
             && matches!(self.signature, SignatureText::Canonical(_))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use nara_proto::encoding::base64_encode;
-
-    use super::*;
-
-    #[test]
-    fn every_spelling_of_a_signature_is_recognised() {
-        let bytes = [0xfb_u8; 64];
-        let text = base64_encode(&bytes);
-        let signature = Signature::from_bytes(bytes);
-        assert_eq!(SignatureText::parse(&text), SignatureText::Canonical(signature));
-        let url = text.replace('+', "-").replace('/', "_");
-        let hex = super::super::hex(&bytes);
-        for (text, word) in [
-            (url.as_str(), "base64url"),
-            (text.trim_end_matches('='), "padding"),
-            (&hex, "hexadecimal"),
-            (&text.replace("+w==", "+x=="), "second spelling"),
-        ] {
-            let SignatureText::Sloppy(read, why) = SignatureText::parse(text) else {
-                panic!("{text} was not read");
-            };
-            assert_eq!(read, signature);
-            assert!(why.contains(word), "{why}");
-        }
-        assert!(matches!(SignatureText::parse("AAAA"), SignatureText::Invalid(_)));
-        assert!(matches!(SignatureText::parse("?"), SignatureText::Invalid(_)));
     }
 }

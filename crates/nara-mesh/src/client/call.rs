@@ -33,9 +33,8 @@ use super::retry_after::{AskedToWait, asked_to_wait};
 use super::sign::SentSignatures;
 use super::{CallOptions, ClientError, MeshClient, PeerRef, Verification};
 use crate::Signatures;
-use crate::channel::SecureChannel;
 use crate::metrics;
-use crate::tls::{CertificateKind, Security, TlsFailure, TlsPolicy};
+use crate::tls::{CertificateKind, SecureChannel, Security, TlsFailure, TlsPolicy};
 
 /// The name of the caller, unsigned, on pings (wire facts, section 4.2).
 pub(super) const FROM_HEADER: HeaderName = HeaderName::from_static("x-nara-from");

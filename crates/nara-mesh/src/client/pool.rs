@@ -19,8 +19,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::error::{ErrorKind, Stage};
-use crate::channel::SecureChannel;
-use crate::tls::{CertificateKind, ClientTls};
+use crate::tls::{CertificateKind, ClientTls, SecureChannel};
 use crate::transport::{BoxMeshStream, Transport};
 use crate::{defaults, metrics};
 

@@ -17,9 +17,8 @@ use super::MeshClient;
 use super::address::Route;
 use super::call::Outgoing;
 use crate::Signatures;
-use crate::channel::SecureChannel;
 use crate::random::random;
-use crate::tls::ChannelTrust;
+use crate::tls::{ChannelTrust, SecureChannel};
 
 /// The signatures with which a request went out: an answer of profile v2 is bound to them.
 #[derive(Clone, Copy, Debug, Default)]

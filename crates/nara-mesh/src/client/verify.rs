@@ -12,9 +12,8 @@ use super::call::Reply;
 use super::error::ErrorKind;
 use super::proof::AnswerProof;
 use super::{MeshClient, Verification};
-use crate::channel::SecureChannel;
 use crate::registry::{KeyConflict, KeySource, PeerInfo, PeerProtocol, PinnedKey};
-use crate::tls::{KeyMismatch, TlsFailure};
+use crate::tls::{KeyMismatch, SecureChannel, TlsFailure};
 
 /// Who answers.
 #[derive(Debug)]

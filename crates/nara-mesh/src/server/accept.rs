@@ -21,8 +21,8 @@ use super::opening::Opening;
 use super::rejection::Rejection;
 use super::watch::{Watch, WatchedStream};
 use super::{PeerAddress, ServerLimits};
-use crate::channel::SecureChannel;
 use crate::metrics::{self, Counted};
+use crate::tls::SecureChannel;
 use crate::transport::{BoxMeshStream, MeshListener};
 
 /// How long the accept loop rests after an error: most likely the process has no file descriptor left, and

@@ -19,12 +19,11 @@ use super::request_proof::RequestProof;
 use super::source_check::SourceCheck;
 use super::{PeerAddress, VerifiedSender};
 use crate::Signatures;
-use crate::channel::SecureChannel;
 use crate::clock::Clock;
 use crate::identity::LocalNara;
 use crate::metrics;
 use crate::registry::{KeySource, KnownKeys, Peer, PeerProtocol, PeerRegistry, PinnedKey};
-use crate::tls::{ChannelTrust, TlsPolicy};
+use crate::tls::{ChannelTrust, SecureChannel, TlsPolicy};
 
 /// Authenticates signed requests: headers, freshness, recipient, downgrade, key, signature, replay, in this order.
 ///

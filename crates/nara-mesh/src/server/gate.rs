@@ -16,10 +16,11 @@ use nara_proto::identity::PublicKey;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::places::{NoPlace, Place, Places};
-use super::rates::{RateLimit, Rates};
+use super::rates::Rates;
 use super::rejection::{Limit, Rejection};
 use super::{PeerAddress, ServerLimits, VerifiedSender};
 use crate::metrics::{self, Counted};
+use crate::rate_limit::RateLimit;
 
 /// Counts requests, and refuses those that are too many, before anything costly is done for them.
 #[derive(Debug)]

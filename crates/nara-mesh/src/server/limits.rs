@@ -1,7 +1,7 @@
 use std::time::Duration;
 
-use super::RateLimit;
 use crate::defaults;
+use crate::rate_limit::RateLimit;
 
 /// What a server grants to its peers. Bodies are limited by their endpoint
 /// ([`MAX_REQUEST`](nara_proto::endpoint::Endpoint::MAX_REQUEST)): 1 MiB, for zines and imports 16 MiB.

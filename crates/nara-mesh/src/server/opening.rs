@@ -8,9 +8,8 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::time::timeout;
 
 use super::rates::Rates;
-use crate::channel::SecureChannel;
 use crate::server::ServerLimits;
-use crate::tls::{FIRST_BYTE, ServerTls, TlsPolicy};
+use crate::tls::{FIRST_BYTE, SecureChannel, ServerTls, TlsPolicy};
 use crate::transport::BoxMeshStream;
 
 /// Bytes that are read to see the first of them: a usual request or ClientHello, so that looking costs no system

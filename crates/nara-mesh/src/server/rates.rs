@@ -13,6 +13,7 @@ use governor::state::StateStore;
 use governor::state::keyed::ShrinkableKeyedStateStore;
 use governor::{Quota, RateLimiter};
 
+use crate::rate_limit::RateLimit;
 use crate::registry::now;
 
 /// Keys whose rates are remembered one by one, at about 50 bytes each. Who used nothing of its allowance lately is
@@ -22,27 +23,10 @@ const MAX_KEYS: usize = 16_384;
 /// How often forgotten keys are looked for when the table is full: each look walks through all of it.
 const SWEEP_PAUSE: Duration = Duration::from_secs(1);
 
-/// How many requests are granted: a steady rate, and a burst on top of it after a pause (a token bucket).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct RateLimit {
-    /// Requests per second in the long run; 0 counts as 1.
-    pub per_second: u32,
-    /// Requests at once after a pause; 0 counts as 1.
-    pub burst: u32,
-}
-
-impl RateLimit {
-    /// A steady rate and a burst.
-    pub const fn new(per_second: u32, burst: u32) -> Self {
-        Self { per_second, burst }
-    }
-
-    fn quota(self) -> Quota {
-        // Beyond a nanosecond for each there is nothing to measure.
-        let per_second = NonZeroU32::new(self.per_second.min(1_000_000_000)).unwrap_or(NonZeroU32::MIN);
-        Quota::per_second(per_second).allow_burst(NonZeroU32::new(self.burst).unwrap_or(NonZeroU32::MIN))
-    }
+fn quota(limit: RateLimit) -> Quota {
+    // Beyond a nanosecond for each there is nothing to measure.
+    let per_second = NonZeroU32::new(limit.per_second.min(1_000_000_000)).unwrap_or(NonZeroU32::MIN);
+    Quota::per_second(per_second).allow_burst(NonZeroU32::new(limit.burst).unwrap_or(NonZeroU32::MIN))
 }
 
 /// The rates of many keys, each with its own allowance.
@@ -55,7 +39,7 @@ pub(super) struct Rates<K: Hash + Eq + Clone> {
 
 impl<K: Hash + Eq + Clone> Rates<K> {
     pub(super) fn new(limit: RateLimit) -> Self {
-        Self::with_quota(limit.quota(), MAX_KEYS)
+        Self::with_quota(quota(limit), MAX_KEYS)
     }
 
     pub(super) fn per_minute(count: u32) -> Self {
@@ -182,7 +166,7 @@ mod tests {
     use super::*;
 
     fn rates(per_second: u32, burst: u32, max_keys: usize) -> Rates<u32> {
-        Rates::with_quota(RateLimit::new(per_second, burst).quota(), max_keys)
+        Rates::with_quota(quota(RateLimit::new(per_second, burst)), max_keys)
     }
 
     #[tokio::test(start_paused = true)]

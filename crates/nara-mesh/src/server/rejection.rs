@@ -14,9 +14,9 @@ use nara_proto::signature::SignatureError;
 use nara_proto::stream::InvalidStreamRequest;
 use nara_proto::world::ChainError;
 
-use super::RateLimit;
 use crate::ledger::LedgerError;
 use crate::metrics;
+use crate::rate_limit::RateLimit;
 
 /// The longest text that a peer is told, in bytes: some texts repeat what the peer sent.
 const MAX_TEXT: usize = 2048;

@@ -14,15 +14,16 @@ use tokio::time::Instant;
 use super::ServerLimits;
 use super::announcement::Announcement;
 use super::background::Background;
+use super::handler::MeshHandler;
 use super::places::Places;
-use super::rates::{RateLimit, Rates};
+use super::rates::Rates;
 use super::stash::Stash;
 use super::streams::Streams;
 use crate::client::MeshClient;
 use crate::clock::Clock;
-use crate::handler::MeshHandler;
 use crate::identity::LocalNara;
 use crate::ledger::Ledger;
+use crate::rate_limit::RateLimit;
 use crate::registry::{KnownKeys, Peer, PeerRegistry};
 
 /// What all handlers of a server share.

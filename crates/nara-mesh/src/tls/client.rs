@@ -7,12 +7,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::SecureChannel;
 use super::certificate::CertificateKind;
 use super::config::Identity;
 use super::expected::server_name;
 use super::secure_channel;
 use super::verifier::OtherKey;
-use crate::channel::SecureChannel;
 
 /// Makes connections secure, as a client. Cloning gives another handle to the same sessions.
 #[derive(Clone, Debug)]

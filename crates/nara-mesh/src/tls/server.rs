@@ -8,10 +8,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::SecureChannel;
 use super::certificate::CertificateKind;
 use super::config::Identity;
 use super::secure_channel;
-use crate::channel::SecureChannel;
 
 /// Makes connections secure, as a server. Cloning is cheap.
 #[derive(Clone, Debug)]

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use nara_mesh::handler::MeshHandler;
+use nara_mesh::server::MeshHandler;
 use nara_mesh::server::VerifiedSender;
 use nara_proto::event::SyncEvent;
 use nara_proto::go_json;

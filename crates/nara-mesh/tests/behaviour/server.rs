@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use nara_mesh::clock::ManualClock;
-use nara_mesh::handler::MeshHandler;
 use nara_mesh::identity::LocalNara;
 use nara_mesh::ledger::{Ledger, MemoryLedger};
 use nara_mesh::registry::{KeySource, PeerInfo, PeerRegistry, PinnedKey};
+use nara_mesh::server::MeshHandler;
 use nara_mesh::server::{MeshServer, RunningServer};
 use nara_proto::auth::FRESHNESS_WINDOW;
 use nara_proto::event::SyncEvent;

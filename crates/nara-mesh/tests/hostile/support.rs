@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex};
 
 use http::HeaderMap;
 use nara_mesh::clock::{Clock as _, ManualClock};
-use nara_mesh::handler::MeshHandler;
 use nara_mesh::identity::LocalNara;
 use nara_mesh::ledger::{Ledger, MemoryLedger};
 use nara_mesh::registry::PeerRegistry;
+use nara_mesh::server::MeshHandler;
 use nara_mesh::server::{MeshServer, MeshServerBuilder, RunningServer, VerifiedSender};
 use nara_proto::auth::{FRESHNESS_WINDOW, RequestAuth, ResponseAuth};
 use nara_proto::event::{Payload, SeenPayload, SyncEvent};

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use nara_mesh::client::MeshClient;
 use nara_mesh::clock::{Clock as _, SystemClock};
-use nara_mesh::handler::MeshHandler;
 use nara_mesh::identity::LocalNara;
 use nara_mesh::ledger::Ledger;
 use nara_mesh::registry::PeerRegistry;
+use nara_mesh::server::MeshHandler;
 use nara_mesh::server::{MeshServer, RunningServer, Shutdown};
 use nara_proto::event::{Payload, SyncEvent};
 use nara_proto::identity::NaraName;

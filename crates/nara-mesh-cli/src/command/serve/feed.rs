@@ -1,6 +1,6 @@
 //! What comes in, as lines on stdout.
 
-use nara_mesh::handler::MeshHandler;
+use nara_mesh::server::MeshHandler;
 use nara_mesh::server::VerifiedSender;
 use nara_proto::event::SyncEvent;
 use nara_proto::go_json;

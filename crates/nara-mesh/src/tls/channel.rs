@@ -2,7 +2,7 @@
 
 use nara_proto::identity::PublicKey;
 
-use crate::tls::{CertificateKind, Security};
+use super::{CertificateKind, Security};
 
 /// A mutually authenticated connection (TLS 1.3): both ends have proven that they hold their keys.
 ///

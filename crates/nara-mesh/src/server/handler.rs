@@ -8,7 +8,7 @@ use nara_proto::identity::NaraName;
 use nara_proto::runtime_message::RuntimeMessage;
 use nara_proto::world::WorldMessage;
 
-use crate::server::VerifiedSender;
+use super::VerifiedSender;
 
 /// What an application does with what its peers send, after the server has verified it.
 ///
@@ -17,9 +17,8 @@ use crate::server::VerifiedSender;
 /// longer work to a task or channel of their own. A panic in one costs its request (status 500), no more.
 ///
 /// ```
-/// use nara_mesh::handler::MeshHandler;
 /// use nara_mesh::proto::event::SyncEvent;
-/// use nara_mesh::server::VerifiedSender;
+/// use nara_mesh::server::{MeshHandler, VerifiedSender};
 ///
 /// #[derive(Debug)]
 /// struct Printer;
