@@ -27,10 +27,11 @@ use tracing::Instrument as _;
 
 use super::address::Route;
 use super::clocks::Asked;
-use super::error::{ErrorKind, Stage, StatusAnswer};
+use super::error::{ErrorKind, Stage};
 use super::pool::{Connection, SendError, Target, TlsTarget, read_body};
 use super::retry_after::{AskedToWait, asked_to_wait};
 use super::sign::SentSignatures;
+use super::status_answer::StatusAnswer;
 use super::{CallOptions, ClientError, MeshClient, PeerRef, Verification};
 use crate::Signatures;
 use crate::metrics;

@@ -1,28 +1,25 @@
 //! Clocks that are apart: what verified answers teach about them, and what to say when a call fails for its time.
 
 use std::error::Error;
-use std::fmt;
 use std::time::{Duration, UNIX_EPOCH};
 
 use http::header::DATE;
 use http::{HeaderMap, StatusCode};
-use httpdate::HttpDate;
 use nara_proto::auth::ResponseAuthError;
 use nara_proto::clock_offset::{ClockFault, ClockRefusal, ClockSample};
 use nara_proto::signature::SignatureError;
-use nara_proto::time::{UnixMillis, UnixNanos, go_duration};
+use nara_proto::time::{UnixMillis, UnixNanos};
 
 use super::address::Route;
-use super::error::{ErrorKind, StatusAnswer};
+use super::clock_skew::{ClockSkew, Skewed};
+use super::error::ErrorKind;
 use super::retry_after::date;
+use super::status_answer::StatusAnswer;
 use super::{MeshClient, Verification};
 use crate::clock::Clock;
 
 /// How the naras already out there, and we, begin the reason of a refusal for its time (wire facts, section 4.3).
 const REFUSED_FOR_TIME: &str = "Authentication failed: timestamp too old or in future";
-
-/// The last second that an HTTP date can name.
-const LAST_DATE: u64 = 253_402_300_799;
 
 /// Between which readings of our clock a peer made its answer.
 #[derive(Clone, Copy, Debug)]
@@ -45,74 +42,6 @@ impl Asked {
         self.received = clock.now_nanos();
         self
     }
-}
-
-/// A call that failed for the time of its request or of its answer.
-#[derive(Debug)]
-pub(super) struct ClockSkew {
-    pub(super) theirs: UnixMillis,
-    pub(super) ours: UnixMillis,
-    /// Whose clock seems wrong, seen from here.
-    pub(super) fault: Option<ClockFault>,
-    /// Whether that is the judgement of the peer, which is not proven, for want of one of ours.
-    pub(super) judged_by_peer: bool,
-    pub(super) what: Skewed,
-}
-
-/// What failed.
-#[derive(Debug)]
-pub(super) enum Skewed {
-    /// The peer refused the request.
-    Request(StatusAnswer),
-    /// The answer is properly signed, but with a time outside of the window.
-    Answer(Box<dyn Error + Send + Sync>),
-}
-
-impl fmt::Display for ClockSkew {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let side = if self.theirs > self.ours {
-            "ahead of"
-        } else {
-            "behind"
-        };
-        let apart = go_duration(self.theirs.abs_diff(self.ours), false);
-        let (theirs, ours) = (readable(self.theirs), readable(self.ours));
-        match &self.what {
-            Skewed::Request(answer) => {
-                answer.fmt_what_happened(f)?;
-                write!(
-                    f,
-                    ": its clock is {apart} {side} ours, it says {theirs} and ours {ours}; "
-                )?;
-            }
-            Skewed::Answer(_) => write!(
-                f,
-                "its answer is signed with a time {apart} {side} our clock, {theirs} instead of {ours}, so its clock \
-                 or ours is wrong, or it is an old answer that somebody sent again; "
-            )?,
-        }
-        f.write_str(match (self.fault, self.judged_by_peer) {
-            (Some(ClockFault::Ours), false) => {
-                "by the clocks of other peers ours is wrong, so set the clock of this machine"
-            }
-            (Some(ClockFault::Theirs), false) => {
-                "by the clocks of other peers its clock is wrong, so tell its operator to set it"
-            }
-            (Some(ClockFault::Ours), true) => {
-                "it finds ours wrong by the clocks of its peers, so check ours first"
-            }
-            (Some(ClockFault::Theirs), true) => {
-                "it finds its own wrong by the clocks of its peers, so tell its operator"
-            }
-            (None, _) => "compare both with a third clock, and set the wrong one",
-        })
-    }
-}
-
-/// A time as HTTP writes it, to the second.
-fn readable(time: UnixMillis) -> HttpDate {
-    let seconds = u64::try_from(time.get() / 1_000).unwrap_or(0).min(LAST_DATE);
-    (UNIX_EPOCH + Duration::from_secs(seconds)).into()
 }
 
 impl MeshClient {

@@ -15,13 +15,11 @@ use nara_proto::signature::SignatureError;
 use nara_proto::stream::HelloError;
 use nara_proto::sync::PageError;
 
-use super::clocks::{ClockSkew, Skewed};
+use super::clock_skew::{ClockSkew, Skewed};
 use super::retry_after::AskedToWait;
+use super::status_answer::StatusAnswer;
 use crate::registry::{RegisterError, retrust_command};
 use crate::tls::TlsFailure;
-
-/// The most characters of an answer that a message shows.
-const MAX_SHOWN: usize = 200;
 
 /// A call that did not give a verified answer.
 ///
@@ -112,16 +110,6 @@ pub(super) enum DiscoveryProblem {
     NoName,
     #[error("its /ping says that it is {got} instead of {expected}")]
     OtherNara { expected: NaraName, got: NaraName },
-}
-
-/// An answer with another status than 200.
-#[derive(Debug)]
-pub(super) struct StatusAnswer {
-    pub(super) status: StatusCode,
-    /// Its text, cut at 4 KiB.
-    pub(super) text: String,
-    /// Whether its signature verified with the pinned key of the peer.
-    pub(super) verified: bool,
 }
 
 /// What a call was doing when its deadline passed.
@@ -424,35 +412,6 @@ impl fmt::Display for ErrorKind {
                 retrust_command(name, false)
             ),
         }
-    }
-}
-
-impl StatusAnswer {
-    /// What was answered, without what to do.
-    pub(super) fn fmt_what_happened(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "answered {}", self.status.as_u16())?;
-        let text: String = self.text.trim().chars().take(MAX_SHOWN).collect();
-        if !text.is_empty() {
-            // Quoted: a peer must not write control characters to a terminal or a log.
-            write!(f, " {text:?}")?;
-        }
-        f.write_str(if self.verified {
-            " (verified)"
-        } else {
-            " (not verified)"
-        })
-    }
-}
-
-impl fmt::Display for StatusAnswer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.fmt_what_happened(f)?;
-        f.write_str(match self.status {
-            StatusCode::UNAUTHORIZED => "; check our clock, and that it knows our name and key",
-            status if status.is_redirection() => "; redirects are not followed, check the address",
-            status if status.is_server_error() => "; it has a problem of its own, try again later",
-            _ => "; do not repeat the request unchanged",
-        })
     }
 }
 

@@ -7,7 +7,7 @@ use http::header::{DATE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, StatusCode};
 use nara_proto::time::UnixMillis;
 
-use super::error::StatusAnswer;
+use super::status_answer::StatusAnswer;
 use crate::defaults;
 
 /// A call that was not answered, or not made, because its peer asked for a pause.
