@@ -66,6 +66,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
+use tokio::sync::watch::Sender;
 
 use crate::identity::LocalNara;
 use crate::ledger::Ledger;
@@ -81,6 +82,7 @@ pub struct MeshServer {
     opening: Opening,
     limits: ServerLimits,
     background: Background,
+    mesh_ip: Sender<String>,
 }
 
 impl MeshServer {
@@ -115,6 +117,7 @@ impl MeshServer {
             self.opening,
             &self.limits,
             self.background,
+            self.mesh_ip,
         ))
     }
 }
