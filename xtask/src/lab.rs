@@ -27,13 +27,15 @@ exec \"$@\"
 
 pub(crate) fn run(args: &[String]) -> Result<(), String> {
     let mut task = "scenarios";
+    let mut headscale = false;
     let mut rest = Vec::new();
     let mut args = args.iter();
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--bench" => task = "bench",
             "--soak" => task = "soak",
-            "--kinds" | "--rounds" => {
+            "--headscale" => headscale = true,
+            "--kinds" | "--rounds" | "--seconds" => {
                 rest.push(arg.clone());
                 rest.push(
                     args.next()
@@ -44,15 +46,25 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
             other => return Err(format!("the lab has no option {other:?}; see `cargo xtask help`")),
         }
     }
+    if headscale && task != "scenarios" {
+        return Err(format!(
+            "--{task} runs on the test control server, not with --headscale"
+        ));
+    }
     check_tools()?;
     let folder = process::root().join("target/lab");
     let programs = folder.join("bin");
     fs::create_dir_all(&programs).map_err(|error| format!("{}: {error}", programs.display()))?;
     build_go(&programs)?;
+    if headscale {
+        build_headscale(&programs)?;
+        rest.extend(["--control", "headscale"].map(str::to_owned));
+    }
     let lab = build_lab(task)?;
     if task != "soak" {
         rest.push("--file".to_owned());
-        rest.push(folder.join(format!("{task}.md")).display().to_string());
+        let name = if headscale { "headscale" } else { task };
+        rest.push(folder.join(format!("{name}.md")).display().to_string());
     }
     in_namespaces(&lab, &programs, task, &rest)
 }
@@ -94,6 +106,20 @@ fn build_go(programs: &Path) -> Result<(), String> {
         .args(["build", "-trimpath", "-o"])
         .arg(format!("{}/", programs.display()))
         .args(["./control", "./peer", "./relay", "tailscale.com/cmd/tailscaled"]);
+    process::run(&mut command)
+}
+
+/// Builds Headscale, which needs another version of the module that the other programs are made of. The first time it
+/// takes some minutes.
+fn build_headscale(programs: &Path) -> Result<(), String> {
+    eprintln!("building Headscale");
+    let mut command = Command::new("go");
+    command
+        .current_dir(process::root().join("lab/headscale"))
+        .env("CGO_ENABLED", "0")
+        .args(["build", "-trimpath", "-o"])
+        .arg(programs.join("headscale"))
+        .arg("github.com/juanfont/headscale/cmd/headscale");
     process::run(&mut command)
 }
 

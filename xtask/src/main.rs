@@ -27,8 +27,9 @@ usage: cargo xtask TASK
             (options: --seconds N, --jobs N, --target NAME)
   interop   let OpenSSL and Go call our server over TLS, and our client call Go (needs openssl and go)
   lab       run naras of every kind on a tailnet of their own: a control server and a relay in namespaces without
-            a way out; needs Go, no root (options: --bench for figures, --soak for 150 s with a change of keys,
-            --kinds embedded,managed,tsnet, --rounds N)
+            a way out; needs Go, no root (options: --headscale for a Headscale as control server, --bench for figures,
+            --soak for minutes of traffic with changes of keys, --seconds N, --kinds embedded,managed,tsnet,
+            --rounds N)
   mutants   mutate the code that authenticates, and see whether a test notices
             (options: --part signature|auth|server|client, --file GLOB, --re REGEX, --shard K/N)
   sans-io   check that nothing in the dependency tree of nara-proto knows clocks or sockets

@@ -68,6 +68,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
+use tokio::sync::watch::Sender;
 
 use crate::identity::LocalNara;
 use crate::ledger::Ledger;
@@ -83,6 +84,7 @@ pub struct MeshServer {
     opening: Opening,
     limits: ServerLimits,
     background: Background,
+    mesh_ip: Sender<String>,
 }
 
 impl MeshServer {
@@ -117,6 +119,7 @@ impl MeshServer {
             self.opening,
             &self.limits,
             self.background,
+            self.mesh_ip,
         ))
     }
 }

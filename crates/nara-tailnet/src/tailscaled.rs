@@ -6,6 +6,7 @@
 
 mod follow;
 mod forwarded;
+mod moving;
 mod snapshot;
 
 use std::io;
@@ -29,6 +30,7 @@ use crate::node::{MeshNode, NodeIdentity, wait_until_ready};
 use crate::status::{NodeHealth, NodeState, NodeStatus, NotReady, PathKind};
 use follow::Follower;
 pub(crate) use forwarded::{Announced, ForwardedListener};
+use moving::MovingListener;
 use snapshot::Snapshot;
 
 /// Where the daemon of the machine has its socket.
@@ -102,12 +104,16 @@ impl Transport for TailscaledNode {
         })
     }
 
-    /// Listens on an address of the node. In userspace mode that is a port of the loopback address to which the
+    /// Listens on an address of the node, and follows it when the node gets another one. In userspace mode that is a port of the loopback address to which the
     /// daemon forwards, and only connections of which the daemon knows the node are accepted; they come from the
     /// address of that node.
     fn listen(&self, local: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn MeshListener>>> {
         Box::pin(async move {
             let snapshot = self.snapshot();
+            if snapshot.has_device() && snapshot.own().contains(&local.ip()) {
+                let listener = MovingListener::bind(local, self.shared.snapshots.clone()).await?;
+                return Ok(Box::new(listener) as Box<dyn MeshListener>);
+            }
             if snapshot.has_device() || local.ip().is_loopback() {
                 return TcpTransport.listen(local).await;
             }

@@ -5,7 +5,7 @@
 // behind one line with the source address. Each connection to the address that
 // is printed as "door" begins with one line: "DIAL ip:port" opens a connection
 // into the tailnet and is answered "OK" or "ERR reason"; "STATUS" is answered
-// with one line of JSON.
+// with one line of JSON. Port 9700 in the tailnet sends back what it gets.
 //
 // It ends when standard input ends.
 package main
@@ -75,6 +75,14 @@ func main() {
 		go serveBench(listener)
 	} else {
 		go accept(listener, func(conn net.Conn) { passOn(conn, *forward) })
+		echo, err := server.Listen("tcp", ":9700")
+		if err != nil {
+			log.Fatal(err)
+		}
+		go accept(echo, func(conn net.Conn) {
+			defer conn.Close()
+			io.Copy(conn, conn)
+		})
 	}
 
 	door, err := net.Listen("tcp", "127.0.0.1:0")

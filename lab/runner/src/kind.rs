@@ -8,7 +8,7 @@ use nara_tailnet::embedded::{EmbeddedNode, EmbeddedSettings};
 use nara_tailnet::managed::{ManagedConfig, ManagedNode};
 use nara_tailnet::{AuthKey, MeshNode};
 
-use crate::network::{AUTH_KEY, Network};
+use crate::network::Network;
 use crate::tsnet::Tsnet;
 
 /// How a nara is on the tailnet.
@@ -20,17 +20,32 @@ pub(crate) enum Kind {
     Managed,
     /// A Go program with a node of the tsnet library.
     Tsnet,
+    /// The `tailscaled` of a machine, with a network device: there is one in the lab, see `scenario::machine`.
+    Tailscaled,
 }
 
 impl Kind {
+    /// Those of which a machine can have any number.
     pub(crate) const ALL: [Self; 3] = [Self::Embedded, Self::Managed, Self::Tsnet];
 
     /// Starts a node of this kind. It may not be ready yet.
     pub(crate) async fn start(self, network: &Network, name: &str) -> Result<Arc<dyn MeshNode>, String> {
         match self {
-            Self::Embedded => Ok(Arc::new(embedded(Settings::new(network, name))?)),
-            Self::Managed => managed(network, name),
             Self::Tsnet => Ok(Arc::new(Tsnet::start(network, name).await?)),
+            _ => self.start_with(network, Settings::new(network, name)),
+        }
+    }
+
+    /// The same with settings of its own, for all kinds but tsnet.
+    pub(crate) fn start_with(
+        self,
+        network: &Network,
+        settings: Settings,
+    ) -> Result<Arc<dyn MeshNode>, String> {
+        match self {
+            Self::Embedded => Ok(Arc::new(embedded(settings)?)),
+            Self::Managed => managed(network, settings),
+            Self::Tsnet | Self::Tailscaled => Err(format!("a {self} node is not started like this")),
         }
     }
 }
@@ -41,11 +56,12 @@ impl fmt::Display for Kind {
             Self::Embedded => "embedded",
             Self::Managed => "managed",
             Self::Tsnet => "tsnet",
+            Self::Tailscaled => "tailscaled",
         })
     }
 }
 
-/// What an embedded node of the lab is told.
+/// What a node of the lab is told.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub(crate) name: String,
@@ -60,7 +76,7 @@ impl Settings {
         Self {
             name: name.to_owned(),
             control_url: network.control_url(),
-            auth_key: AUTH_KEY.to_owned(),
+            auth_key: network.auth_key().to_owned(),
             key_file: Some(network.folder_of(name).join("node.json")),
             ephemeral: false,
         }
@@ -81,11 +97,12 @@ pub(crate) fn embedded(wanted: Settings) -> Result<EmbeddedNode, String> {
     EmbeddedNode::start(settings).map_err(|error| error.to_string())
 }
 
-fn managed(network: &Network, name: &str) -> Result<Arc<dyn MeshNode>, String> {
-    let mut config = ManagedConfig::new(network.folder_of(name), name);
+fn managed(network: &Network, settings: Settings) -> Result<Arc<dyn MeshNode>, String> {
+    let mut config = ManagedConfig::new(network.folder_of(&settings.name), settings.name);
     config.program = network.programs.join("tailscaled");
-    config.control_url = Some(network.control_url());
-    config.auth_key = Some(AuthKey::new(AUTH_KEY, "the lab").map_err(|error| error.to_string())?);
+    config.control_url = Some(settings.control_url);
+    config.auth_key = Some(AuthKey::new(&settings.auth_key, "the lab").map_err(|error| error.to_string())?);
+    config.ephemeral = settings.ephemeral;
     let node = ManagedNode::start(config).map_err(|error| error.to_string())?;
     Ok(Arc::new(node))
 }

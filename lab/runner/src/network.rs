@@ -1,48 +1,89 @@
 //! The tailnet of the lab: its control server and its relays.
 
+mod headscale;
+
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
+use self::headscale::Headscale;
 use crate::process::Process;
 
-/// The key with which nodes join.
+/// The key with which nodes join the test control server.
 pub(crate) const AUTH_KEY: &str = "tskey-auth-lab";
 /// Where the control server listens.
 const CONTROL: &str = "127.0.0.1:18090";
 /// The regions: the first is where all nodes are at home until it fails.
 const REGIONS: [u32; 1] = [900];
 
+/// Which control server a network has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ControlKind {
+    /// The test control server of the tailscale.com module: see `lab/go/control`.
+    Test,
+    /// Headscale: see `lab/headscale`.
+    Headscale,
+}
+
+#[derive(Debug)]
+enum Control {
+    Test(Process),
+    Headscale(Box<Headscale>),
+}
+
 /// A control server and relays, which end when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Network {
     pub(crate) programs: PathBuf,
     pub(crate) folder: tempfile::TempDir,
-    control: Mutex<Process>,
+    auth_key: String,
+    control: Mutex<Control>,
     relay: Mutex<Option<Process>>,
     relay_port: String,
 }
 
 impl Network {
+    /// With the test control server.
     pub(crate) async fn start(programs: &Path) -> Result<Self, String> {
+        Self::start_on(programs, ControlKind::Test).await
+    }
+
+    pub(crate) async fn start_on(programs: &Path, kind: ControlKind) -> Result<Self, String> {
         let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
         let (relay, node) = start_relay(programs, folder.path(), "0").await?;
         let relay_port = node["DERPPort"].to_string();
         let region = REGIONS[0];
-        let map = json!({ "Regions": { region.to_string(): {
-            "RegionID": region, "RegionCode": "lab", "RegionName": "Lab", "Nodes": [node],
-        }}});
-        let map_file = folder.path().join("relays.json");
-        std::fs::write(&map_file, map.to_string()).map_err(|error| error.to_string())?;
-        let control = start_control(programs, &map_file).await?;
+        let (control, auth_key) = match kind {
+            ControlKind::Test => {
+                let map = json!({ "Regions": { region.to_string(): {
+                    "RegionID": region, "RegionCode": "lab", "RegionName": "Lab", "Nodes": [node],
+                }}});
+                let map_file = folder.path().join("relays.json");
+                std::fs::write(&map_file, map.to_string()).map_err(|error| error.to_string())?;
+                let control = start_control(programs, &map_file).await?;
+                (Control::Test(control), AUTH_KEY.to_owned())
+            }
+            ControlKind::Headscale => {
+                let folder = folder.path().join("headscale");
+                let server = Headscale::start(programs, &folder, CONTROL, region, &node).await?;
+                let auth_key = server.make_key(true, false).await?;
+                (Control::Headscale(Box::new(server)), auth_key)
+            }
+        };
         Ok(Self {
             programs: programs.to_owned(),
             folder,
+            auth_key,
             control: Mutex::new(control),
             relay: Mutex::new(Some(relay)),
             relay_port,
         })
+    }
+
+    /// The key with which nodes join.
+    pub(crate) fn auth_key(&self) -> &str {
+        &self.auth_key
     }
 
     pub(crate) fn control_url(&self) -> String {
@@ -54,18 +95,47 @@ impl Network {
         self.folder.path().join(name)
     }
 
-    /// A command for the control server: see `lab/go/control`.
+    /// Tells the control server something: see `lab/go/control`. A Headscale is killed for "down", and started again
+    /// on its database for "up".
     pub(crate) async fn control(&self, command: &str) -> Result<(), String> {
-        self.control.lock().await.command(command).await
+        match (&mut *self.control.lock().await, command) {
+            (Control::Test(process), command) => process.command(command).await,
+            (Control::Headscale(server), "down") => server.kill().await,
+            (Control::Headscale(server), "up") => server.serve().await,
+            (Control::Headscale(server), "expire") => server.expire_all().await,
+            // A node is let in again when it shows its key.
+            (Control::Headscale(_), "unexpire") => Ok(()),
+            (Control::Headscale(_), other) => Err(format!("Headscale knows no {other:?}")),
+        }
     }
 
-    /// Kills the control server. The next one knows nothing of what this one knew.
+    /// A key of another sort; only Headscale has them.
+    pub(crate) async fn make_key(&self, reusable: bool, ephemeral: bool) -> Result<String, String> {
+        match &*self.control.lock().await {
+            Control::Test(_) => Err("the test control server has one key".to_owned()),
+            Control::Headscale(server) => server.make_key(reusable, ephemeral).await,
+        }
+    }
+
+    /// The host names of all nodes that the control server knows; only Headscale says that.
+    pub(crate) async fn nodes(&self) -> Result<Vec<String>, String> {
+        match &*self.control.lock().await {
+            Control::Test(_) => Err("the test control server does not list its nodes".to_owned()),
+            Control::Headscale(server) => {
+                Ok(server.nodes().await?.into_iter().map(|node| node.name).collect())
+            }
+        }
+    }
+
+    /// Kills the test control server. The next one knows nothing of what this one knew.
     pub(crate) async fn replace_control(&self) -> Result<(), String> {
-        let mut control = self.control.lock().await;
+        let Control::Test(control) = &mut *self.control.lock().await else {
+            return Err("a new Headscale does not know the key".to_owned());
+        };
         let map_file = self.folder.path().join("relays.json");
         // The old one must have let go of its port before.
         control.command("down").await?;
-        let old = std::mem::replace(&mut *control, start_control(&self.programs, &map_file).await?);
+        let old = std::mem::replace(control, start_control(&self.programs, &map_file).await?);
         old.kill().await
     }
 

@@ -15,24 +15,27 @@ use nara_proto::identity::NaraName;
 
 use crate::kind::Kind;
 use crate::nara::Nara;
-use crate::network::Network;
+use crate::network::{ControlKind, Network};
 use crate::table::{TO, Table};
 
-/// Runs all scenarios and prints the table. `--kinds a,b` limits the kinds, `--file PATH` writes the table too.
+/// Runs all scenarios and prints the table. `--kinds a,b` limits the kinds, `--control headscale` takes another control
+/// server, `--file PATH` writes the table too.
 pub(crate) async fn run(programs: &Path, args: &[String]) -> Result<(), String> {
     let mut kinds = Kind::ALL.to_vec();
     let mut file = None;
+    let mut control = ControlKind::Test;
     let mut args = args.iter();
     while let Some(arg) = args.next() {
         let value = args.next().ok_or_else(|| format!("{arg} takes a value"))?;
         match arg.as_str() {
             "--kinds" => kinds.retain(|kind| value.split(',').any(|wanted| wanted == kind.to_string())),
+            "--control" if value == "headscale" => control = ControlKind::Headscale,
             "--file" => file = Some(value),
             _ => return Err(format!("there is no option {arg}")),
         }
     }
     let mut table = Table::default();
-    let network = Network::start(programs).await?;
+    let network = Network::start_on(programs, control).await?;
     let naras = Naras::start(&network, &kinds, &mut table).await?;
     pair::run(&naras, &mut table).await;
     outage::run(&network, &naras, &mut table).await;
@@ -43,11 +46,18 @@ pub(crate) async fn run(programs: &Path, args: &[String]) -> Result<(), String> 
     drop(naras);
     drop(network);
     // What changes the whole network, or needs it empty, has one of its own.
-    outage::at_start(programs, &kinds, &mut table).await?;
+    outage::at_start(programs, control, &kinds, &mut table).await?;
+    refused::run(programs, control, &kinds, &mut table).await?;
     if kinds.contains(&Kind::Embedded) {
-        refused::run(programs, &mut table).await?;
-        crowd::run(programs, &mut table).await?;
-        outage::amnesia(programs, &mut table).await?;
+        crowd::run(programs, control, &mut table).await?;
+        if control == ControlKind::Test {
+            outage::amnesia(programs, &mut table).await?;
+        } else {
+            table.left_out(
+                "control replaced by one that knows nobody",
+                "a new Headscale does not know the auth key either, so nobody can join it",
+            );
+        }
     }
     let markdown = table.markdown();
     println!("\n{markdown}");

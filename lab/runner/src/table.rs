@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 
+use crate::kind::Kind;
+
 /// Between the two kinds of a pair.
 pub(crate) const TO: &str = " → ";
 
@@ -18,6 +20,7 @@ pub(crate) struct Table {
     rows: Vec<String>,
     columns: Vec<String>,
     cells: BTreeMap<(usize, String), String>,
+    left_out: Vec<(String, String)>,
     failures: usize,
 }
 
@@ -71,10 +74,30 @@ impl Table {
         self.cells.insert((at, column.to_owned()), text);
     }
 
-    /// Two tables as Markdown: one of pairs, one of kinds.
+    /// Notes that a scenario is not run, and why.
+    pub(crate) fn left_out(&mut self, row: &str, why: &str) {
+        println!("left out  {row}: {why}");
+        self.left_out.push((row.to_owned(), why.to_owned()));
+    }
+
+    /// Tables as Markdown: one of pairs, one of pairs with the daemon of a machine, one of kinds; and what was left out.
     pub(crate) fn markdown(&self) -> String {
+        let machine = Kind::Tailscaled.to_string();
         let (pairs, kinds): (Vec<_>, Vec<_>) = self.columns.iter().partition(|column| column.contains(TO));
-        format!("{}\n{}", self.of_columns(&pairs), self.of_columns(&kinds))
+        let (with_machine, pairs): (Vec<_>, Vec<_>) = pairs
+            .into_iter()
+            .partition(|column| column.split(TO).any(|kind| kind == machine));
+        let mut text = String::new();
+        for columns in [pairs, with_machine, kinds] {
+            if !columns.is_empty() {
+                text.push_str(&self.of_columns(&columns));
+                text.push('\n');
+            }
+        }
+        for (row, why) in &self.left_out {
+            text.push_str(&format!("Left out: {row} ({why}).\n"));
+        }
+        text
     }
 
     fn of_columns(&self, columns: &[&String]) -> String {

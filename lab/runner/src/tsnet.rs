@@ -15,7 +15,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Mutex, watch};
 
-use crate::network::{AUTH_KEY, Network};
+use crate::network::Network;
 use crate::process::Process;
 
 /// The mesh port in the tailnet.
@@ -68,7 +68,7 @@ impl Tsnet {
                 "-control",
                 &network.control_url(),
                 "-auth-key",
-                AUTH_KEY,
+                network.auth_key(),
                 "-folder",
                 &folder.to_string_lossy(),
                 "-forward",

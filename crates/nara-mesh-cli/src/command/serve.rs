@@ -2,6 +2,7 @@
 
 mod exposition;
 pub(super) mod feed;
+mod signals;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,7 +23,8 @@ use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
 use self::feed::{Feed, FeedHandler};
-use super::up::{Join, Joined};
+use self::signals::{Signal, Signals};
+use super::up::{Finding, Join, Joined};
 use crate::cli::{ServeArgs, ServingArgs};
 use crate::connect::block_on;
 use crate::exit::Exit;
@@ -166,7 +168,7 @@ async fn serve(
     let address = server.local_addr();
     remember(&*ledger, introduction(&nara, &mesh_ip)).await?;
     announce(&nara, address, metrics, printer)?;
-    let finding = joined
+    let mut finding = joined
         .map(|joined| joined.keep_finding(discovery, address, feed.clone(), printer))
         .transpose()?;
     let gossip = gossip.map(|config| {
@@ -179,6 +181,12 @@ async fn serve(
             () = server.finished() => {
                 return Err(Failure::failed("the listener is gone").hint("start it again"));
             }
+            address = moved(finding.as_mut()) => {
+                let mesh_ip = address.ip().to_string();
+                server.set_mesh_ip(mesh_ip.as_str());
+                // Peers that listen to us learn it at once, others find it on the network.
+                remember(&*ledger, introduction(&nara, &mesh_ip)).await?;
+            }
             signal = signals.next() => match signal {
                 Signal::End => break,
                 Signal::Reload => match reload(registry, keeper, &nara, settings).await {
@@ -190,7 +198,7 @@ async fn serve(
     }
     printer.note(format_args!("ending within {} s", grace.as_secs_f64()));
     if let Some(finding) = finding {
-        finding.abort();
+        finding.end();
     }
     if let Some(gossip) = gossip {
         gossip.stop().await;
@@ -210,6 +218,14 @@ async fn serve(
         Ok(Exit::Ok)
     } else {
         Err(Failure::failed("requests that had begun were cut off").hint("--grace allows more time"))
+    }
+}
+
+/// Waits until this nara is served at another address.
+async fn moved(finding: Option<&mut Finding>) -> SocketAddr {
+    match finding {
+        Some(finding) => finding.moved().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -338,63 +354,4 @@ fn signed(nara: &LocalNara, payload: Payload) -> SyncEvent {
         nara.name().as_str(),
         nara.keypair(),
     )
-}
-
-/// What the operating system tells the program.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Signal {
-    End,
-    Reload,
-}
-
-#[cfg(unix)]
-struct Signals {
-    interrupt: tokio::signal::unix::Signal,
-    terminate: tokio::signal::unix::Signal,
-    hangup: tokio::signal::unix::Signal,
-}
-
-#[cfg(unix)]
-impl Signals {
-    fn new() -> Outcome<Self> {
-        use tokio::signal::unix::{SignalKind, signal};
-        let watch = |kind| {
-            signal(kind).map_err(|error| Failure::failed("signals cannot be watched").caused_by(error))
-        };
-        Ok(Self {
-            interrupt: watch(SignalKind::interrupt())?,
-            terminate: watch(SignalKind::terminate())?,
-            hangup: watch(SignalKind::hangup())?,
-        })
-    }
-
-    async fn next(&mut self) -> Signal {
-        tokio::select! {
-            _ = self.interrupt.recv() => Signal::End,
-            _ = self.terminate.recv() => Signal::End,
-            _ = self.hangup.recv() => Signal::Reload,
-        }
-    }
-}
-
-#[cfg(not(unix))]
-struct Signals;
-
-#[cfg(not(unix))]
-impl Signals {
-    fn new() -> Outcome<Self> {
-        Ok(Self)
-    }
-
-    async fn next(&mut self) -> Signal {
-        // If ctrl-C cannot be watched, ending is the safe answer.
-        let _ = tokio::signal::ctrl_c().await;
-        Signal::End
-    }
-}
-
-impl Signals {
-    async fn next_end(&mut self) {
-        while self.next().await != Signal::End {}
-    }
 }

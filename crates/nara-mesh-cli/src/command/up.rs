@@ -5,7 +5,7 @@ mod host_name;
 mod join;
 
 pub(super) use finding::describe;
-pub(super) use join::{Join, Joined};
+pub(super) use join::{Finding, Join, Joined};
 
 use std::path::PathBuf;
 

@@ -19,7 +19,7 @@ pub(crate) fn free_port() -> u16 {
 /// A daemon on a tailnet, with the runtime that runs it.
 pub(crate) struct Tailnet {
     pub(crate) daemon: FakeDaemon,
-    _runtime: tokio::runtime::Runtime,
+    runtime: tokio::runtime::Runtime,
 }
 
 impl Tailnet {
@@ -31,10 +31,26 @@ impl Tailnet {
             .build()
             .unwrap();
         let daemon = runtime.block_on(async { FakeDaemon::start(folder) });
-        Self {
-            daemon,
-            _runtime: runtime,
-        }
+        Self { daemon, runtime }
+    }
+
+    /// What the nara of this node answers when bob asks for `/ping` over the tailnet.
+    pub(crate) fn ping_from_bob(&self, port: u16) -> serde_json::Value {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let answer = self.runtime.block_on(async {
+            let bob = "100.64.0.2".parse().unwrap();
+            let mut stream = self
+                .daemon
+                .forward_from(bob, port, localapi::Announce::AtOnce)
+                .await;
+            let request = b"GET /ping HTTP/1.1\r\nHost: alice\r\nConnection: close\r\n\r\n";
+            stream.write_all(request).await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            answer
+        });
+        let body = answer.split_once("\r\n\r\n").unwrap().1;
+        serde_json::from_str(body).unwrap()
     }
 
     /// Adds bob, who is really somewhere on this machine.

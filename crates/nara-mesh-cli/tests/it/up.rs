@@ -3,6 +3,7 @@ use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -134,6 +135,44 @@ fn up_says_each_step_finds_a_peer_and_ends_gracefully() {
     let (code, stderr) = alice.end();
     assert_eq!(code, Some(0), "{stderr}");
     bob.kill();
+}
+
+#[test]
+fn up_follows_the_address_of_its_node() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let port = free_port();
+    let (bob, tailnet) = with_bob(path, port);
+    let text = port.to_string();
+    let mut alice = Running::start(path, &[&["up", "--port", &text][..], &ALICE, &ON].concat());
+    alice.until(|line| line["step"] == "discovery");
+    assert_eq!(tailnet.ping_from_bob(port)["mesh_ip"], "100.64.0.1");
+
+    tailnet
+        .daemon
+        .change(|state| state.addresses = vec!["100.64.0.9".parse().unwrap()]);
+    let moved = alice.event("address_changed");
+    assert_eq!(moved["address"], format!("100.64.0.9:{port}"));
+    assert_eq!(moved["before"], format!("100.64.0.1:{port}"));
+    // It is said when the listener may move; `/ping` tells it a moment later.
+    let begin = Instant::now();
+    while tailnet.ping_from_bob(port)["mesh_ip"] != "100.64.0.9" {
+        assert!(
+            begin.elapsed() < Duration::from_secs(60),
+            "it tells the old address"
+        );
+    }
+    let introductions = text_of_ledger(path);
+    assert!(introductions.contains("100.64.0.9"), "{introductions}");
+    assert_eq!(alice.end().0, Some(0));
+    bob.kill();
+}
+
+/// What alice remembers, as it is in her files.
+fn text_of_ledger(path: &Path) -> String {
+    let bytes = fs::read(path.join("alice/ledger.db")).unwrap();
+    let log = fs::read(path.join("alice/ledger.db-wal")).unwrap_or_default();
+    String::from_utf8_lossy(&[bytes, log].concat()).into_owned()
 }
 
 #[test]

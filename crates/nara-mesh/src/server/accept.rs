@@ -12,7 +12,7 @@ use axum::body::Body;
 use axum::response::IntoResponse as _;
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{sleep, timeout};
 use tower::ServiceExt as _;
 
@@ -34,6 +34,7 @@ const BACK_OFF: Duration = Duration::from_secs(1);
 pub struct RunningServer {
     local_addr: SocketAddr,
     background: Background,
+    mesh_ip: watch::Sender<String>,
 }
 
 /// How a shutdown went.
@@ -53,6 +54,7 @@ impl RunningServer {
         opening: Opening,
         limits: &ServerLimits,
         background: Background,
+        mesh_ip: watch::Sender<String>,
     ) -> Self {
         let local_addr = listener.local_addr();
         let acceptor = Acceptor {
@@ -72,10 +74,16 @@ impl RunningServer {
         Self {
             local_addr,
             background,
+            mesh_ip,
         }
     }
 
-    /// The address on which it listens.
+    /// Makes `/ping` tell another mesh address from now on: the node of this nara has got it.
+    pub fn set_mesh_ip(&self, mesh_ip: impl Into<String>) {
+        self.mesh_ip.send_replace(mesh_ip.into());
+    }
+
+    /// The address on which it began to listen. Listeners of tailnets follow their node when it gets another one.
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
     }

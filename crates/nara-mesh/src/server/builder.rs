@@ -5,7 +5,7 @@ use ipnet::IpNet;
 use nara_proto::auth::ReplayCache;
 use nara_proto::identity::PreparedKeys;
 use nara_proto::peer::Coordinates;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use super::announcement::Announcement;
 use super::authenticator::Authenticator;
@@ -246,6 +246,7 @@ impl MeshServerBuilder {
             protocol.tls = true;
             protocol.raw_public_key = true;
         }
+        let mesh_ip = watch::Sender::new(self.mesh_ip);
         let shared = Arc::new(Shared {
             announcement: Announcement::new(self.local.clone(), protocol),
             local: self.local,
@@ -256,7 +257,7 @@ impl MeshServerBuilder {
             client: self.client,
             clock: self.clock,
             handler: self.handler,
-            mesh_ip: self.mesh_ip,
+            mesh_ip: mesh_ip.clone(),
             coordinates: self.coordinates,
             mesh_ranges: self.mesh_ranges,
             mesh_port: self.mesh_port,
@@ -283,6 +284,7 @@ impl MeshServerBuilder {
             opening,
             limits: self.limits,
             background,
+            mesh_ip,
         }
     }
 

@@ -8,7 +8,7 @@ use nara_proto::breaker::BreakerState;
 use nara_proto::event::KeyLookup;
 use nara_proto::identity::{NaraName, PreparedKeys, PublicKey};
 use nara_proto::peer::Coordinates;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 use super::ServerLimits;
@@ -40,7 +40,8 @@ pub(super) struct Shared {
     pub(super) handler: Arc<dyn MeshHandler>,
     pub(super) limits: ServerLimits,
     pub(super) announcement: Announcement,
-    pub(super) mesh_ip: String,
+    /// What `/ping` tells; it changes when the node of this nara gets another address.
+    pub(super) mesh_ip: watch::Sender<String>,
     pub(super) coordinates: Option<Coordinates>,
     pub(super) mesh_ranges: Vec<IpNet>,
     pub(super) mesh_port: u16,

@@ -63,6 +63,11 @@ impl Snapshot {
         self.device
     }
 
+    /// The addresses of the node itself.
+    pub(super) fn own(&self) -> &[IpAddr] {
+        &self.own
+    }
+
     pub(super) fn daemon_has_device(&self) -> bool {
         self.daemon_has_device
     }

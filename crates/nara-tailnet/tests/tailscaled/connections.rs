@@ -2,6 +2,8 @@ use std::io;
 use std::net::SocketAddr;
 
 use nara_mesh::transport::{MeshListener, Transport as _};
+#[cfg(target_os = "linux")]
+use nara_tailnet::MeshNode as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -133,6 +135,54 @@ async fn who_cannot_be_looked_up_is_refused() {
         assert!(is_refused(stream).await);
     }
     drop(listener);
+}
+
+/// The whole of 127/8 is this machine on Linux alone.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_listener_on_the_device_follows_the_address_of_the_node() {
+    let (_folder, daemon, node) = running().await;
+    let is_at = |ip: [u8; 4]| {
+        let mut status = node.watch_status();
+        async move {
+            let seen = status.wait_for(|status| status.addresses == [std::net::IpAddr::from(ip)]);
+            tokio::time::timeout(LONG, seen).await.unwrap().unwrap();
+        }
+    };
+    daemon.change(|state| {
+        state.tun = true;
+        state.addresses = vec!["127.0.0.2".parse().unwrap()];
+    });
+    is_at([127, 0, 0, 2]).await;
+    let mut listener = node.listen("127.0.0.2:0".parse().unwrap()).await.unwrap();
+    let old = listener.local_addr();
+    let _stream = TcpStream::connect(old).await.unwrap();
+    accept(&mut *listener).await;
+
+    daemon.change(|state| state.addresses = vec!["127.0.0.3".parse().unwrap()]);
+    is_at([127, 0, 0, 3]).await;
+    let new = SocketAddr::from(([127, 0, 0, 3], old.port()));
+    // The listener moves while somebody accepts.
+    let accepting = tokio::spawn(async move {
+        let (_, source) = accept(&mut *listener).await;
+        (source, listener)
+    });
+    let connecting = async {
+        loop {
+            match TcpStream::connect(new).await {
+                Ok(stream) => return stream,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        }
+    };
+    let stream = tokio::time::timeout(LONG, connecting).await.unwrap();
+    let (source, listener) = accepting.await.unwrap();
+    assert_eq!(source, stream.local_addr().unwrap());
+    assert_eq!(listener.local_addr(), new);
+    assert!(
+        TcpStream::connect(old).await.is_err(),
+        "the old listener has ended"
+    );
 }
 
 #[tokio::test]

@@ -11,15 +11,15 @@ use nara_tailnet::MeshNode as _;
 
 use crate::echo::{Echo, exchange};
 use crate::kind::{Settings, embedded};
-use crate::network::Network;
+use crate::network::{ControlKind, Network};
 use crate::table::Table;
 
 const NODES: usize = 24;
 const LIMIT: Duration = Duration::from_secs(90);
 const PORT: u16 = 9632;
 
-pub(super) async fn run(programs: &Path, table: &mut Table) -> Result<(), String> {
-    let network = Network::start(programs).await?;
+pub(super) async fn run(programs: &Path, control: ControlKind, table: &mut Table) -> Result<(), String> {
+    let network = Network::start_on(programs, control).await?;
     table
         .check(
             "24 nodes in one process, a ring",

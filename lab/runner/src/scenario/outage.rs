@@ -9,7 +9,7 @@ use nara_tailnet::status::NodeState;
 use super::{Naras, until_answered};
 use crate::kind::Kind;
 use crate::nara::Nara;
-use crate::network::Network;
+use crate::network::{ControlKind, Network};
 use crate::table::{TO, Table, within};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -97,9 +97,14 @@ async fn relay_restarts(network: &Network, naras: &Naras, table: &mut Table) {
 }
 
 /// Nodes are started while the control server does not answer.
-pub(super) async fn at_start(programs: &Path, kinds: &[Kind], table: &mut Table) -> Result<(), String> {
+pub(super) async fn at_start(
+    programs: &Path,
+    control: ControlKind,
+    kinds: &[Kind],
+    table: &mut Table,
+) -> Result<(), String> {
     for kind in kinds.iter().filter(|kind| **kind != Kind::Tsnet) {
-        let network = Network::start(programs).await?;
+        let network = Network::start_on(programs, control).await?;
         let check = async {
             network.control("down").await?;
             let node = kind.start(&network, "early").await?;

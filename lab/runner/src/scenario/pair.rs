@@ -1,6 +1,6 @@
 //! What every kind of nara must be able to do with every other.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use nara_mesh::clock::{Clock as _, SystemClock};
@@ -20,7 +20,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 const EVENTS: u32 = 5_000;
 const MIB: usize = 1 << 20;
 /// Where echoes listen.
-const ECHO_PORT: u16 = 9700;
+pub(super) const ECHO_PORT: u16 = 9700;
 
 pub(super) async fn run(naras: &Naras, table: &mut Table) {
     let names: Vec<_> = naras.all().map(|nara| nara.name.clone()).collect();
@@ -200,31 +200,46 @@ async fn postcard(naras: &Naras, a: &Nara, b: &Nara) -> Result<String, String> {
     }
 }
 
-/// 1 MiB to each embedded nara and back, over both families: bytes, not HTTP.
+/// 1 MiB to each nara and back, over both families: bytes, not HTTP.
 async fn bytes(naras: &Naras, table: &mut Table) {
-    for b in naras.second.iter().filter(|nara| nara.kind == Kind::Embedded) {
+    for b in naras.second.iter().filter(|nara| nara.kind != Kind::Tsnet) {
         for address in b.node.status().addresses {
-            let row = if address.is_ipv4() {
-                "1 MiB there and back"
-            } else {
-                "… over IPv6"
-            };
             let echo = match Echo::start(b.node.clone(), SocketAddr::new(address, ECHO_PORT)).await {
                 Ok(echo) => echo,
                 Err(error) => {
-                    table.note(row, &b.kind.to_string(), Err(error));
+                    table.note(row_of_bytes(address), &b.kind.to_string(), Err(error));
                     continue;
                 }
             };
             for a in &naras.first {
-                let pair = format!("{}{TO}{}", a.kind, b.kind);
-                let exchange = async {
-                    let begin = Instant::now();
-                    exchange(&*a.node, echo.address, MIB).await?;
-                    Ok(millis(begin.elapsed()))
-                };
-                table.check(row, &pair, LIMIT, exchange).await;
+                exchange_with(a, b.kind, echo.address, table).await;
             }
         }
     }
+    // A tsnet node has an echo of its own.
+    for b in naras.second.iter().filter(|nara| nara.kind == Kind::Tsnet) {
+        for address in b.node.status().addresses {
+            for a in &naras.first {
+                exchange_with(a, b.kind, SocketAddr::new(address, ECHO_PORT), table).await;
+            }
+        }
+    }
+}
+
+fn row_of_bytes(address: IpAddr) -> &'static str {
+    if address.is_ipv4() {
+        "1 MiB there and back"
+    } else {
+        "… over IPv6"
+    }
+}
+
+pub(super) async fn exchange_with(a: &Nara, kind: Kind, to: SocketAddr, table: &mut Table) {
+    let pair = format!("{}{TO}{kind}", a.kind);
+    let exchange = async {
+        let begin = Instant::now();
+        exchange(&*a.node, to, MIB).await?;
+        Ok(millis(begin.elapsed()))
+    };
+    table.check(row_of_bytes(to.ip()), &pair, LIMIT, exchange).await;
 }

@@ -8,7 +8,7 @@ use nara_proto::identity::NaraName;
 use super::{Naras, until_answered};
 use crate::kind::Kind;
 use crate::nara::Nara;
-use crate::network::{AUTH_KEY, Network};
+use crate::network::Network;
 use crate::process::Process;
 use crate::table::{Outcome, TO, Table, within};
 
@@ -132,7 +132,7 @@ async fn embedded(network: &Network, name: &str) -> Result<Process, String> {
     let control = network.control_url();
     let mut process = Process::start(
         &ourselves,
-        &[&programs, "nara", name, &control, AUTH_KEY, &key_file],
+        &[&programs, "nara", name, &control, network.auth_key(), &key_file],
     )?;
     process.ready().await?;
     Ok(process)

@@ -1,6 +1,6 @@
 //! What is found on a network, as lines.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use nara_mesh::discovery::Found;
 use nara_mesh::transport::Candidate;
@@ -82,10 +82,14 @@ pub(in crate::command) fn describe(found: &Found) -> Option<(String, Value)> {
     })
 }
 
-/// Says when the node is no longer in touch with its network, when it is again, and when its address changes.
-pub(super) async fn tell_status(mut status: watch::Receiver<NodeStatus>, serving: SocketAddr, feed: &Feed) {
+/// Says when the node is no longer in touch with its network, when it is again, and when its address changes. Listeners
+/// follow the address by themselves; `serving` tells it to everybody else.
+pub(super) async fn tell_status(
+    mut status: watch::Receiver<NodeStatus>,
+    serving: &watch::Sender<SocketAddr>,
+    feed: &Feed,
+) {
     let mut was_running = status.borrow_and_update().is_running();
-    let mut moved = false;
     while status.changed().await.is_ok() {
         let now = status.borrow_and_update().clone();
         if now.is_running() != was_running {
@@ -102,17 +106,49 @@ pub(super) async fn tell_status(mut status: watch::Receiver<NodeStatus>, serving
                 _ => {}
             }
         }
-        if now.is_running() && now.addresses.contains(&serving.ip()) == moved {
-            moved = !moved;
-            if moved {
-                tracing::error!(?now.addresses, %serving, "the node has another address now: start this nara again");
-                let json =
-                    json!({ "event": "address_changed", "addresses": now.addresses, "serving": serving });
-                feed.send(
-                    "network  the node has another address now: start this nara again".to_owned(),
-                    json,
-                );
-            }
+        let before = *serving.borrow();
+        if let Some(ip) = now
+            .is_running()
+            .then(|| moved_from(before.ip(), &now.addresses))
+            .flatten()
+        {
+            let address = SocketAddr::new(ip, before.port());
+            tracing::warn!(%before, %address, "the node has another address");
+            serving.send_replace(address);
+            let json = json!({
+                "event": "address_changed",
+                "addresses": now.addresses,
+                "address": address,
+                "before": before,
+            });
+            feed.send(
+                format!("network  the node has another address: serving {address} now"),
+                json,
+            );
         }
+    }
+}
+
+/// The address that takes the place of one that the node had; `None`: it still has that one.
+fn moved_from(before: IpAddr, now: &[IpAddr]) -> Option<IpAddr> {
+    if now.contains(&before) {
+        return None;
+    }
+    let of_its_family = now.iter().find(|ip| ip.is_ipv4() == before.is_ipv4());
+    of_its_family.or_else(|| now.first()).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_replaced_by_one_of_its_family_if_there_is_one() {
+        let [four, moved]: [IpAddr; 2] = ["100.64.0.1", "100.64.0.9"].map(|ip| ip.parse().unwrap());
+        let six: IpAddr = "fd7a::1".parse().unwrap();
+        assert_eq!(moved_from(four, &[six, four]), None);
+        assert_eq!(moved_from(four, &[six, moved]), Some(moved));
+        assert_eq!(moved_from(four, &[six]), Some(six));
+        assert_eq!(moved_from(four, &[]), None);
     }
 }

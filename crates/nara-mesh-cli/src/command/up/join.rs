@@ -14,6 +14,7 @@ use nara_tailnet::status::{NodeState, NodeStatus, NotReady};
 use nara_tailnet::tailscaled::TailscaledNode;
 use nara_tailnet::{AuthKey, MeshNode};
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -57,6 +58,29 @@ pub(in crate::command) struct Joined {
     pub(in crate::command) address: SocketAddr,
     skip: Vec<String>,
     port: u16,
+}
+
+/// The task that finds naras.
+#[derive(Debug)]
+pub(in crate::command) struct Finding {
+    task: JoinHandle<()>,
+    /// Where this nara is served.
+    address: watch::Receiver<SocketAddr>,
+}
+
+impl Finding {
+    /// Waits until this nara is served at another address. Cancel safe.
+    pub(in crate::command) async fn moved(&mut self) -> SocketAddr {
+        if self.address.changed().await.is_err() {
+            // It stays where it is.
+            std::future::pending::<()>().await;
+        }
+        *self.address.borrow_and_update()
+    }
+
+    pub(in crate::command) fn end(self) {
+        self.task.abort();
+    }
 }
 
 impl Join {
@@ -227,14 +251,15 @@ impl Joined {
         Some(self.skip.iter().fold(discovery, Discovery::skip_prefix))
     }
 
-    /// Finds naras in the background until it is aborted.
+    /// Finds naras in the background until it is aborted, and says where we are if that changes.
     pub(in crate::command) fn keep_finding(
         self,
         discovery: Option<Discovery>,
         serving: SocketAddr,
         feed: Feed,
         printer: Printer,
-    ) -> Outcome<JoinHandle<()>> {
+    ) -> Outcome<Finding> {
+        let (moved, address) = watch::channel(serving);
         step(
             printer,
             "serving",
@@ -242,7 +267,11 @@ impl Joined {
             json!({ "address": serving }),
         )?;
         let (Some(discovery), Some(node)) = (discovery, self.node) else {
-            return Ok(tokio::spawn(async {}));
+            let nothing = tokio::spawn(async {});
+            return Ok(Finding {
+                task: nothing,
+                address,
+            });
         };
         step(
             printer,
@@ -250,13 +279,14 @@ impl Joined {
             "looking for naras among the nodes of the tailnet",
             json!({}),
         )?;
-        Ok(tokio::spawn(async move {
+        let task = tokio::spawn(async move {
             let telling = feed.clone();
             tokio::join!(
                 discovery.run(|found| finding::tell(&found, &telling)),
-                finding::tell_status(node.watch_status(), serving, &feed)
+                finding::tell_status(node.watch_status(), &moved, &feed)
             );
-        }))
+        });
+        Ok(Finding { task, address })
     }
 
     /// Leaves the network.

@@ -14,7 +14,7 @@ use crate::server::shared::Shared;
 pub(super) async fn handle(State(shared): State<Arc<Shared>>) -> Response {
     let answer = PingResponse {
         from: shared.local.name().to_string(),
-        mesh_ip: shared.mesh_ip.clone(),
+        mesh_ip: shared.mesh_ip.borrow().clone(),
         public_key: shared.local.public_key().to_base64(),
         t: shared.clock.now_nanos(),
     };
