@@ -4,6 +4,7 @@ mod crowd;
 mod daemon;
 mod outage;
 mod pair;
+mod path;
 mod peer;
 mod refused;
 
@@ -35,6 +36,7 @@ pub(crate) async fn run(programs: &Path, args: &[String]) -> Result<(), String> 
     let network = Network::start(programs).await?;
     let naras = Naras::start(&network, &kinds, &mut table).await?;
     pair::run(&naras, &mut table).await;
+    path::run(&naras, &mut table).await;
     outage::run(&network, &naras, &mut table).await;
     peer::run(&network, &naras, &mut table).await;
     if kinds.contains(&Kind::Managed) {
