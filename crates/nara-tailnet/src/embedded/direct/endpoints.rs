@@ -13,13 +13,14 @@ use ts_packet::PacketMut;
 use super::address::Policy;
 use super::sockets::Sockets;
 use super::stun::{self, Question};
+use crate::embedded::backoff::Backoff;
 use crate::jitter::with_jitter;
 
 /// The addresses of this machine are looked at this often.
 const LOOK: Duration = Duration::from_secs(15);
 /// STUN servers are asked this often at most: a NAT forgets a UDP port after 30 s of silence, or later.
 const ASK: Duration = Duration::from_secs(28);
-/// After a question that nobody answered, or before the first answer.
+/// Before the first answer. The pauses double up to the other one: there are networks without UDP.
 const ASK_SOON: Duration = Duration::from_secs(2);
 /// What a server saw is true for this long.
 const SEEN: Duration = Duration::from_secs(95);
@@ -65,6 +66,7 @@ impl Endpoints {
         let mut found = Found::default();
         let mut look = Instant::now();
         let mut ask = look;
+        let mut unanswered = Backoff::new(ASK_SOON, ASK);
         loop {
             tokio::select! {
                 () = sleep_until(look) => {
@@ -72,24 +74,27 @@ impl Endpoints {
                     if local != found.local {
                         found.local = local;
                         found.seen.clear();
+                        unanswered.reset();
                         ask = Instant::now();
                     }
                     look = Instant::now() + LOOK;
                 }
                 () = sleep_until(ask) => {
                     found.seen.retain(|(_, since)| since.elapsed() < SEEN);
-                    let pause = if found.seen.is_empty() { ASK_SOON } else { ASK };
                     self.ask(&mut found).await;
-                    ask = Instant::now() + with_jitter(pause);
+                    let is_seen = !found.seen.is_empty();
+                    let pause = if is_seen { with_jitter(ASK) } else { unanswered.pause() };
+                    ask = Instant::now() + pause;
                 }
                 changed = self.servers.changed() => match changed {
                     Ok(()) => ask = Instant::now(),
                     Err(_) => return,
                 },
                 Some((from, packet)) = self.answers.recv() => {
-                    let was_known = !found.seen.is_empty();
+                    let was_seen = !found.seen.is_empty();
                     found.answer(from, packet.as_ref(), self.policy);
-                    if !was_known && !found.seen.is_empty() {
+                    if !was_seen && !found.seen.is_empty() {
+                        unanswered.reset();
                         ask = Instant::now() + with_jitter(ASK);
                     }
                 }
@@ -123,7 +128,6 @@ impl Endpoints {
     }
 
     async fn ask(&mut self, found: &mut Found) {
-        found.questions.clear();
         let servers: Vec<_> = self
             .servers
             .borrow_and_update()
@@ -161,9 +165,10 @@ async fn resolve(server: &StunServer) -> Vec<SocketAddr> {
 
 impl Found {
     fn expect(&mut self, question: Question, from: SocketAddr) {
-        if self.questions.len() < MAX_QUESTIONS {
-            self.questions.push((question, from));
+        if self.questions.len() >= MAX_QUESTIONS {
+            self.questions.remove(0);
         }
+        self.questions.push((question, from));
     }
 
     /// Takes an answer to a question of ours; anything else says nothing.

@@ -37,7 +37,10 @@ impl Sockets {
         // The same port for both, if it is free: one rule in a firewall is enough.
         let same = four.as_ref().ok().and_then(|four| four.local_addr().ok());
         let six_port = same.map_or(port, |address| address.port());
-        let six = open(SocketAddr::from((Ipv6Addr::UNSPECIFIED, six_port)));
+        let mut six = open(SocketAddr::from((Ipv6Addr::UNSPECIFIED, six_port)));
+        if port == 0 && six.is_err() {
+            six = open(SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)));
+        }
         match (four, six) {
             (Err(error), Err(_)) => Err(error),
             // Somebody else has the port that was asked for.
