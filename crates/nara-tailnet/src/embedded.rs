@@ -9,14 +9,17 @@
 //! | `control` | the session with the control server, and its repetition |
 //! | `netmap` | who is on the tailnet |
 //! | `relay` | links to relays (DERP), pacing, the choice of a home |
-//! | `plane` | WireGuard and routing between relays and stack |
+//! | `direct` | paths to peers that lead through no relay |
+//! | `plane` | WireGuard and routing between all these and the stack |
 //! | `stack`, `device`, `tap` | TCP, the wire below it, and the limits that it lacks |
 //!
-//! All packets go through relays: the node offers no direct path, and peers accept that.
+//! The first packets to a peer go through relays. When a direct path has been found, the next ones take it, for as
+//! long as it works.
 
 mod backoff;
 mod control;
 mod device;
+mod direct;
 mod keys;
 mod netmap;
 mod plane;
@@ -45,9 +48,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_stream::wrappers::WatchStream;
+use ts_keys::NodePublicKey;
 
 use self::control::{Control, ControlState, Leave, View};
 use self::device::Device;
+use self::direct::Direct;
 pub use self::keys::KeyFileError;
 use self::keys::Keys;
 use self::netmap::Node;
@@ -75,6 +80,7 @@ const LEFT: Duration = Duration::from_secs(1);
 /// It works until it is dropped, or told to [leave](MeshNode::leave).
 pub struct EmbeddedNode {
     stack: Arc<Stack>,
+    plane: Arc<Plane>,
     relays: Arc<Relays>,
     view: watch::Receiver<View>,
     status: watch::Receiver<NodeStatus>,
@@ -96,7 +102,17 @@ impl EmbeddedNode {
         let device = Arc::new(Device::default());
         let tap = Arc::new(Tap::new(Arc::clone(&device), settings.user_timeout));
         let node_keys = keys.state().node_keys.clone();
-        let plane = Arc::new(Plane::new(&node_keys, Arc::clone(&device), Arc::clone(&tap)));
+        let (port, direct, paths) = match open_direct(&settings, node_keys.public)? {
+            Some((port, direct, paths)) => (Some(port), direct, Some(paths)),
+            None => (None, Direct::none(node_keys.public), None),
+        };
+        let plane = Arc::new(Plane::new(
+            &node_keys,
+            Arc::clone(&device),
+            Arc::clone(&tap),
+            port,
+        ));
+        let disco_keys = keys.state().disco_keys.clone();
         let relays = Relays::new(Arc::clone(&plane), tls.clone(), settings.relay_rate, node_keys);
         let (stack, runner) = Stack::new(Arc::clone(&device), Arc::clone(&plane), Arc::clone(&tap));
         let control_state = watch::Sender::default();
@@ -116,6 +132,7 @@ impl EmbeddedNode {
             Arc::clone(&plane),
             Arc::clone(&relays),
             Arc::clone(&stack),
+            direct,
             control_state,
             view,
         );
@@ -130,6 +147,11 @@ impl EmbeddedNode {
             let plane = Arc::clone(&plane);
             tasks.spawn(async move { plane.run_timers().await });
         }
+        if let Some(paths) = paths {
+            let plane = Arc::clone(&plane);
+            tasks.spawn(paths.run(disco_keys, plane));
+        }
+        let routes = Arc::clone(&plane);
         tasks.spawn(async move {
             loop {
                 plane.outbound(device.take().await);
@@ -141,6 +163,7 @@ impl EmbeddedNode {
         }
         Ok(Self {
             stack,
+            plane: routes,
             relays,
             view: node_view,
             status: watched,
@@ -240,11 +263,12 @@ impl MeshNode for EmbeddedNode {
     fn path_to(&self, peer: IpAddr) -> BoxFuture<'_, PathKind> {
         let view = self.view.borrow();
         let is_own = view.own.as_ref().is_some_and(|own| own.addresses.contains(&peer));
-        let region = view
-            .peers
-            .iter()
-            .find(|node| node.addresses.contains(&peer))
-            .and_then(|node| node.region.or_else(|| *self.relays.home().borrow()));
+        let node = view.peers.iter().find(|node| node.addresses.contains(&peer));
+        if let Some(endpoint) = node.and_then(|node| self.plane.path(&node.key)) {
+            let endpoint = Some(endpoint);
+            return Box::pin(std::future::ready(PathKind::Direct { endpoint }));
+        }
+        let region = node.and_then(|node| node.region.or_else(|| *self.relays.home().borrow()));
         Box::pin(std::future::ready(match region {
             _ if is_own => PathKind::Local,
             Some(region) => PathKind::Relay {
@@ -270,6 +294,27 @@ impl MeshNode for EmbeddedNode {
             tasks.shutdown().await;
             told
         })
+    }
+}
+
+/// Opens what direct paths need. Without a port that was asked for, it is done without if it cannot be had.
+fn open_direct(
+    settings: &EmbeddedSettings,
+    node: NodePublicKey,
+) -> Result<Option<(direct::Port, Direct, direct::Runner)>, EmbeddedError> {
+    if !settings.direct {
+        return Ok(None);
+    }
+    match direct::open(settings.udp_port, direct::Policy::default(), node) {
+        Ok(opened) => Ok(Some(opened)),
+        Err(source) if settings.udp_port != 0 => Err(EmbeddedError::UdpPort {
+            port: settings.udp_port,
+            source,
+        }),
+        Err(error) => {
+            tracing::warn!(%error, "no UDP socket can be opened: all packets go through relays");
+            Ok(None)
+        }
     }
 }
 

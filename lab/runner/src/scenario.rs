@@ -4,6 +4,7 @@ mod crowd;
 mod daemon;
 mod outage;
 mod pair;
+mod path;
 mod peer;
 mod refused;
 
@@ -38,6 +39,7 @@ pub(crate) async fn run(programs: &Path, args: &[String]) -> Result<(), String> 
     let network = Network::start_on(programs, control).await?;
     let naras = Naras::start(&network, &kinds, &mut table).await?;
     pair::run(&naras, &mut table).await;
+    path::run(&naras, &mut table).await;
     outage::run(&network, &naras, &mut table).await;
     peer::run(&network, &naras, &mut table).await;
     if kinds.contains(&Kind::Managed) {

@@ -101,6 +101,12 @@ pub(crate) struct UpArgs {
     /// Let an embedded node use a control server on http://, where anybody on the way can add nodes: for labs only
     #[arg(long, hide_short_help = true, help_heading = "Network options")]
     pub(crate) danger_plain_control: bool,
+    /// UDP port for direct paths of an embedded node, to be opened in a firewall [default: any]
+    #[arg(long, value_name = "PORT", help_heading = "Network options")]
+    pub(crate) udp_port: Option<u16>,
+    /// Let all packets of an embedded node go through relays
+    #[arg(long, conflicts_with = "udp_port", help_heading = "Network options")]
+    pub(crate) relay_only: bool,
     /// Program for a tailscaled of our own (network managed)
     #[arg(
         long,

@@ -41,6 +41,8 @@ pub(super) fn run(args: &UpArgs, settings: &Settings, printer: Printer) -> Outco
         auth_key,
         ephemeral: args.ephemeral,
         plain_control: args.danger_plain_control,
+        udp_port: args.udp_port.unwrap_or(0),
+        relay_only: args.relay_only,
         wait,
         port: args.port,
         skip: settings.tool_prefixes(&args.skip),

@@ -2,6 +2,7 @@
 //!
 //! What it said last stays in force while it is away: packets go on.
 
+mod apply;
 mod connection;
 mod register;
 mod stream;
@@ -14,16 +15,17 @@ use futures_util::FutureExt as _;
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
-use ts_control::MapRequestBuilder;
 use ts_control::client::HttpConn;
+use ts_control::{Endpoint, MapRequestBuilder};
 
 use self::connection::Dialer;
 use self::register::Registered;
 use self::stream::MapStream;
 use super::backoff::Backoff;
+use super::direct::Direct;
 use super::keys::{KeyFileError, Keys};
 use super::netmap::{MalformedMap, Netmap, Node};
-use super::plane::{PeerRoute, Plane};
+use super::plane::Plane;
 use super::relay::Relays;
 use super::relay::region::RegionId;
 use super::settings::EmbeddedSettings;
@@ -124,6 +126,7 @@ pub(super) struct Control {
     plane: Arc<Plane>,
     relays: Arc<Relays>,
     stack: Arc<Stack>,
+    direct: Direct,
     netmap: Netmap,
     registered: bool,
     /// The map said that our key has expired.
@@ -148,6 +151,7 @@ impl Control {
         plane: Arc<Plane>,
         relays: Arc<Relays>,
         stack: Arc<Stack>,
+        direct: Direct,
         state: watch::Sender<ControlState>,
         view: watch::Sender<View>,
     ) -> Self {
@@ -158,6 +162,7 @@ impl Control {
             plane,
             relays,
             stack,
+            direct,
             netmap: Netmap::default(),
             registered: false,
             expired: false,
@@ -218,7 +223,9 @@ impl Control {
         }
         let mut home = self.relays.home();
         let preferred = *home.borrow_and_update();
-        let stream = within("map", ANSWER, self.map(&connection, preferred, true)).await;
+        let mut own = self.direct.own();
+        let endpoints = own.borrow_and_update().clone();
+        let stream = within("map", ANSWER, self.map(&connection, preferred, endpoints, true)).await;
         let mut stream = match stream {
             Ok(stream) => stream,
             Err(error) => {
@@ -248,7 +255,13 @@ impl Control {
                 Ok(()) = home.changed() => {
                     let home = *home.borrow_and_update();
                     self.apply(home).await;
-                    within("map", ANSWER, self.map(&connection, home, false)).await?;
+                    let endpoints = own.borrow_and_update().clone();
+                    within("map", ANSWER, self.map(&connection, home, endpoints, false)).await?;
+                }
+                Ok(()) = own.changed() => {
+                    let endpoints = own.borrow_and_update().clone();
+                    let at_home = *home.borrow();
+                    within("map", ANSWER, self.map(&connection, at_home, endpoints, false)).await?;
                 }
                 request = leave.recv() => return Ok(request.map_or(End::Dropped, End::Leave)),
             }
@@ -293,19 +306,23 @@ impl Control {
             self.keys.rotate()?;
             let keys = self.keys.state().node_keys.clone();
             self.plane.set_keys(&keys);
+            self.direct.set_node(keys.public);
             self.relays.set_keys(keys);
         }
         Ok(())
     }
 
-    /// Asks for the map, or only says where our home is.
+    /// Asks for the map, or only says where our home is and where we can be reached.
     async fn map(
         &self,
         connection: &HttpConn,
         home: Option<RegionId>,
+        endpoints: Vec<Endpoint>,
         as_stream: bool,
     ) -> Result<MapStream, ControlError> {
-        let builder = MapRequestBuilder::new(self.keys.state()).hostname(&self.settings.host_name);
+        let builder = MapRequestBuilder::new(self.keys.state())
+            .hostname(&self.settings.host_name)
+            .endpoints(endpoints);
         let builder = if as_stream {
             builder.as_stream()
         } else {
@@ -319,37 +336,6 @@ impl Control {
             net.preferred_derp = home.and_then(NonZeroU32::new).map(Into::into);
         }
         self.dialer.map(connection, &request).await
-    }
-
-    /// Makes everything else what the map says.
-    async fn apply(&self, home: Option<RegionId>) {
-        if let Some(relays) = &self.netmap.relays {
-            self.relays.set_map(relays.clone());
-        }
-        let peers = self.netmap.peers();
-        self.relays
-            .use_regions(peers.iter().filter_map(|peer| peer.region));
-        let routes: Vec<_> = peers
-            .iter()
-            .filter(|peer| !peer.expired)
-            .map(|peer| PeerRoute {
-                key: peer.key,
-                addresses: peer.addresses.clone(),
-                region: peer.region,
-            })
-            .collect();
-        let own = self.netmap.own.clone();
-        let ours = own.as_ref().map(|own| own.addresses.clone()).unwrap_or_default();
-        self.plane
-            .set_routes(&ours, &routes, home, Arc::new(self.netmap.filter.clone()));
-        self.stack.set_addresses(&ours).await;
-        self.view.send_if_modified(|view| {
-            let differs = view.own != own || view.peers != peers;
-            if differs {
-                *view = View { own, peers };
-            }
-            differs
-        });
     }
 
     /// Says goodbye if the control server is to forget us.

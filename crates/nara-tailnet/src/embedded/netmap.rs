@@ -3,12 +3,12 @@
 mod wire;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use nara_mesh::transport::Candidate;
-use ts_keys::NodePublicKey;
+use ts_keys::{DiscoPublicKey, NodePublicKey};
 use ts_packetfilter::{BTreeFilter, Ruleset};
 
 pub(super) use self::wire::{MalformedMap, MapMessage};
@@ -30,6 +30,10 @@ pub(super) struct Node {
     pub(super) online: Option<bool>,
     /// Its home relay.
     pub(super) region: Option<RegionId>,
+    /// The key with which it looks for direct paths, if it does.
+    pub(super) disco: Option<DiscoPublicKey>,
+    /// UDP addresses at which it may be reached.
+    pub(super) endpoints: Vec<SocketAddr>,
 }
 
 impl Node {
@@ -63,6 +67,8 @@ pub(super) struct Netmap {
 
 /// The name under which Tailscale's protocol knows the one filter that is not named.
 const UNNAMED_FILTER: &str = "base";
+/// Addresses of a node that are kept; a longer list is cut.
+const MAX_ENDPOINTS: usize = 64;
 /// The key that clears all named filters.
 const CLEAR: &str = "*";
 
@@ -139,6 +145,13 @@ impl Node {
         if let Some(expiry) = patch.key_expiry {
             self.key_expiry = wire::expiry(&expiry);
         }
+        if patch.disco_key.is_some() {
+            self.disco = patch.disco_key;
+        }
+        if let Some(endpoints) = patch.endpoints {
+            self.endpoints = endpoints;
+            self.endpoints.truncate(MAX_ENDPOINTS);
+        }
         if patch.online.is_some() {
             self.online = patch.online;
         }
@@ -157,6 +170,8 @@ impl From<WireNode> for Node {
             .map(ipnet::IpNet::addr)
             .collect();
         addresses.sort_by_key(IpAddr::is_ipv6);
+        let mut endpoints = wire.endpoints.unwrap_or_default();
+        endpoints.truncate(MAX_ENDPOINTS);
         let legacy = wire
             .derp
             .rsplit_once(':')
@@ -174,6 +189,8 @@ impl From<WireNode> for Node {
             addresses,
             online: wire.online,
             region,
+            disco: wire.disco_key,
+            endpoints,
         }
     }
 }

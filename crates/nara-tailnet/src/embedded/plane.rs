@@ -1,4 +1,4 @@
-//! The data plane: WireGuard and routing between the network stack of the node and its relays.
+//! The data plane: WireGuard and routing between the network stack of the node, its relays and direct paths.
 //!
 //! The core (`ts_dataplane`) has no I/O. What leaves it goes into bounded queues; what finds no room is dropped, as on
 //! any network.
@@ -8,8 +8,10 @@
     reason = "the library keys what it routes by endpoint, and ours are plain keys"
 )]
 
+mod underlay;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -24,12 +26,16 @@ use ts_packetfilter::{DropAllFilter, Filter, PacketInfo};
 use ts_transport::{DynEndpoint, OverlayTransportId, PeerId, UnderlayTransportId};
 
 use super::device::Device;
+use super::direct::Port;
+use super::direct::packet::{Kind, kind};
 use super::relay::Outgoing;
 use super::relay::region::RegionId;
 use super::tap::Tap;
 
 /// The one network stack above.
 const STACK: u32 = 0;
+/// The transport of packets that go to an address. Relays have the numbers of their regions, of which it is none.
+const DIRECT: UnderlayTransportId = UnderlayTransportId(u32::MAX);
 
 /// What control says about a peer, as far as packets are concerned.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +51,8 @@ pub(super) struct Plane {
     core: Mutex<Core>,
     device: Arc<Device>,
     tap: Arc<Tap>,
+    /// Direct paths, if there are any.
+    port: Option<Port>,
     /// The next timer is now earlier.
     sooner: Notify,
 }
@@ -54,7 +62,16 @@ struct Core {
     links: HashMap<UnderlayTransportId, mpsc::Sender<Outgoing>>,
     /// Peers are numbered by key: when control lists them anew, their sessions go on.
     ids: BTreeMap<NodePublicKey, u32>,
+    keys: HashMap<PeerId, NodePublicKey>,
     next_id: u32,
+    /// The relays of peers.
+    regions: HashMap<PeerId, RegionId>,
+    /// The direct paths to peers.
+    paths: HashMap<NodePublicKey, SocketAddr>,
+    /// Whose packets come from these addresses.
+    known: HashMap<SocketAddr, NodePublicKey>,
+    /// What is to be sent to addresses when the core is free again.
+    direct: Vec<(SocketAddr, Vec<PacketMut>)>,
     /// When something of a peer arrived last.
     heard: HashMap<NodePublicKey, Instant>,
     /// When the timer task looks again.
@@ -79,19 +96,25 @@ fn dataplane(keys: &NodeKeyPair) -> ts_dataplane::DataPlane {
 }
 
 impl Plane {
-    pub(super) fn new(keys: &NodeKeyPair, device: Arc<Device>, tap: Arc<Tap>) -> Self {
+    pub(super) fn new(keys: &NodeKeyPair, device: Arc<Device>, tap: Arc<Tap>, port: Option<Port>) -> Self {
         Self {
             core: Mutex::new(Core {
                 dataplane: dataplane(keys),
                 links: HashMap::new(),
                 ids: BTreeMap::new(),
+                keys: HashMap::new(),
                 next_id: 0,
+                regions: HashMap::new(),
+                paths: HashMap::new(),
+                known: HashMap::new(),
+                direct: Vec::new(),
                 heard: HashMap::new(),
                 armed: None,
                 filter: Arc::new(DropAllFilter),
             }),
             device,
             tap,
+            port,
             sooner: Notify::new(),
         }
     }
@@ -110,6 +133,7 @@ impl Plane {
         let mut core = self.core();
         core.dataplane = dataplane(keys);
         core.ids.clear();
+        core.keys.clear();
         core.heard.clear();
     }
 
@@ -124,7 +148,8 @@ impl Plane {
         let core = &mut *self.core();
         let mut out = ts_bart::Table::default();
         let mut source = ts_bart::Table::default();
-        let mut under = HashMap::new();
+        core.regions.clear();
+        core.keys.clear();
         let mut present = HashSet::new();
         for peer in peers {
             let id = core.ids.get(&peer.key).copied().unwrap_or_else(|| {
@@ -142,8 +167,9 @@ impl Plane {
                 out.insert((*address).into(), outbound::RouteAction::Wireguard(PeerId(id)));
                 source.insert((*address).into(), PeerId(id));
             }
+            core.keys.insert(PeerId(id), peer.key);
             if let Some(region) = peer.region.or(home) {
-                under.insert(PeerId(id), (region.into(), DynEndpoint::derp(peer.key)));
+                core.regions.insert(PeerId(id), region);
             }
         }
         let wireguard = &mut core.dataplane.wireguard;
@@ -155,6 +181,8 @@ impl Plane {
             stays
         });
         core.heard.retain(|key, _| present.contains(key));
+        core.paths.retain(|key, _| present.contains(key));
+        core.known.retain(|_, key| present.contains(key));
         let mut inbound = ts_bart::Table::default();
         for address in ours {
             inbound.insert(
@@ -164,7 +192,11 @@ impl Plane {
         }
         core.dataplane.or_out.swap(out);
         core.dataplane.or_in.swap(inbound);
-        core.dataplane.ur_out.table = under;
+        core.dataplane.ur_out.table = core
+            .keys
+            .iter()
+            .filter_map(|(id, key)| Some((*id, core.way_to(*id, key)?)))
+            .collect();
         core.dataplane.src_filter_in = Arc::new(source);
         core.filter = filter;
     }
@@ -182,15 +214,27 @@ impl Plane {
 
     /// Packets of a relay, each with the node that the relay says it is from. Whom it really is from, WireGuard knows.
     pub(super) fn inbound(&self, packets: Vec<(NodePublicKey, PacketMut)>) {
+        let mut wireguard = Vec::with_capacity(packets.len());
+        for (from, packet) in packets {
+            match (kind(packet.as_ref()), &self.port) {
+                (Kind::Disco, Some(port)) => port.relayed(from, packet),
+                (Kind::Disco, None) => {}
+                _ => wireguard.push((Some(from), packet)),
+            }
+        }
+        self.receive(wireguard);
+    }
+
+    fn receive(&self, packets: Vec<(Option<NodePublicKey>, PacketMut)>) {
         if packets.is_empty() {
             return;
         }
         let now = Instant::now();
         let received = self.with(|core| {
-            for (from, _) in &packets {
+            for from in packets.iter().filter_map(|(from, _)| *from) {
                 // Only of peers that control lists: the relay can name anybody.
-                if core.ids.contains_key(from) {
-                    core.heard.insert(*from, now);
+                if core.ids.contains_key(&from) {
+                    core.heard.insert(from, now);
                 }
             }
             let received = core
@@ -207,6 +251,11 @@ impl Plane {
                 self.device.put(packet.as_ref());
             }
         }
+    }
+
+    /// The direct path to a peer, if it takes one now.
+    pub(super) fn path(&self, peer: &NodePublicKey) -> Option<SocketAddr> {
+        self.core().paths.get(peer).copied()
     }
 
     /// Whether anything of a peer arrived since then.
@@ -257,6 +306,7 @@ impl Plane {
     /// Works on the core, and wakes the timer task if that made a timer earlier. `None`: the core panicked.
     fn with<T>(&self, work: impl FnOnce(&mut Core) -> T) -> Option<T> {
         let mut core = self.core();
+        let active = core.dataplane.active_peers.len();
         // Packets come from outside. Should the library panic on one, that packet is lost and no more.
         let done = std::panic::catch_unwind(AssertUnwindSafe(|| work(&mut core)));
         let is_sooner = match (core.dataplane.next_event(), core.armed) {
@@ -268,20 +318,43 @@ impl Plane {
             core.armed = core.dataplane.next_event();
             self.sooner.notify_one();
         }
+        let is_more_active = core.dataplane.active_peers.len() > active;
+        let direct = std::mem::take(&mut core.direct);
         drop(core);
+        if let Some(port) = &self.port {
+            for (to, packets) in &direct {
+                port.send(*to, packets);
+            }
+            if is_more_active {
+                port.more_active();
+            }
+        }
         done.inspect_err(|_| tracing::error!("the data plane panicked on a packet, which was dropped"))
             .ok()
     }
 }
 
 impl Core {
-    fn send(&self, packets: HashMap<(UnderlayTransportId, DynEndpoint), Vec<PacketMut>>) {
-        for ((region, endpoint), packets) in packets {
-            let (Some(link), Some(key)) = (self.links.get(&region), endpoint.as_derp()) else {
+    /// Where packets to a peer go now; `None`: nowhere.
+    fn way_to(&self, id: PeerId, key: &NodePublicKey) -> Option<(UnderlayTransportId, DynEndpoint)> {
+        if let Some(path) = self.paths.get(key) {
+            return Some((DIRECT, DynEndpoint::udp(*path)));
+        }
+        let region = self.regions.get(&id)?;
+        Some(((*region).into(), DynEndpoint::derp(*key)))
+    }
+
+    fn send(&mut self, packets: HashMap<(UnderlayTransportId, DynEndpoint), Vec<PacketMut>>) {
+        for ((transport, endpoint), packets) in packets {
+            if let Some(address) = endpoint.as_udp() {
+                self.direct.push((address, packets));
+                continue;
+            }
+            let (Some(link), Some(key)) = (self.links.get(&transport), endpoint.as_derp()) else {
                 continue;
             };
             if link.try_send((key, packets)).is_err() {
-                tracing::trace!(region = region.0, "the queue to a relay is full");
+                tracing::trace!(region = transport.0, "the queue to a relay is full");
             }
         }
     }

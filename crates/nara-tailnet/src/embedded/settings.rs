@@ -57,6 +57,10 @@ pub struct EmbeddedSettings {
     pub max_backoff: Duration,
     /// See [`RELAY_RATE`]; 0: no limit.
     pub relay_rate: u32,
+    /// Whether packets may go straight to peers over UDP, and not only through relays.
+    pub direct: bool,
+    /// The UDP port for that; 0: any. A fixed one can be opened in a firewall.
+    pub udp_port: u16,
     plain_control: bool,
 }
 
@@ -73,6 +77,8 @@ impl EmbeddedSettings {
             user_timeout: USER_TIMEOUT,
             max_backoff: MAX_BACKOFF,
             relay_rate: RELAY_RATE,
+            direct: true,
+            udp_port: 0,
             plain_control: false,
         }
     }
@@ -134,6 +140,14 @@ pub enum EmbeddedError {
     PlainControl {
         /// The URL.
         url: String,
+    },
+    /// The UDP port that was asked for cannot be had.
+    #[error("UDP port {port} cannot be used; choose another one, or 0 for any")]
+    UdpPort {
+        /// The port.
+        port: u16,
+        /// What the system says.
+        source: std::io::Error,
     },
     /// TLS cannot be set up.
     #[error("TLS cannot be set up")]

@@ -44,6 +44,17 @@ pub(in crate::command) struct Join {
         expect(dead_code, reason = "it is about embedded nodes")
     )]
     pub(super) plain_control: bool,
+    /// For direct paths of an embedded node; 0: any.
+    #[cfg_attr(
+        not(feature = "embedded"),
+        expect(dead_code, reason = "it is about embedded nodes")
+    )]
+    pub(super) udp_port: u16,
+    #[cfg_attr(
+        not(feature = "embedded"),
+        expect(dead_code, reason = "it is about embedded nodes")
+    )]
+    pub(super) relay_only: bool,
     pub(super) wait: Duration,
     pub(super) port: u16,
     pub(super) skip: Vec<String>,
@@ -173,6 +184,8 @@ impl Join {
         settings.ephemeral = self.ephemeral;
         // An ephemeral node is another one each time.
         settings.key_file = (!self.ephemeral).then(|| self.folder.with_file_name("node.key"));
+        settings.direct = !self.relay_only;
+        settings.udp_port = self.udp_port;
         if self.plain_control {
             settings.danger_allow_plain_control();
         }

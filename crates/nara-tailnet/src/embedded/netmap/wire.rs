@@ -2,12 +2,13 @@
 //! is left out with a warning instead of losing the whole map.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 use ipnet::IpNet;
 use jiff::Timestamp;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
-use ts_keys::NodePublicKey;
+use ts_keys::{DiscoPublicKey, NodePublicKey};
 use ts_packetfilter::Ruleset;
 
 use crate::embedded::relay::region::{RegionId, RelayMap, WireMap};
@@ -68,6 +69,11 @@ pub(super) struct WireNode {
     pub(super) addresses: Option<Vec<IpNet>>,
     #[serde(default)]
     pub(super) online: Option<bool>,
+    /// UDP addresses at which it may be reached.
+    #[serde(default, deserialize_with = "endpoints")]
+    pub(super) endpoints: Option<Vec<SocketAddr>>,
+    #[serde(default, deserialize_with = "disco_key")]
+    pub(super) disco_key: Option<DiscoPublicKey>,
     #[serde(rename = "HomeDERP", default)]
     pub(super) home_derp: RegionId,
     /// The home relay in the form of older servers, `127.3.3.40:REGION`.
@@ -84,6 +90,10 @@ pub(super) struct Patch {
     pub(super) derp_region: RegionId,
     #[serde(default)]
     pub(super) key: Option<NodePublicKey>,
+    #[serde(default, deserialize_with = "endpoints")]
+    pub(super) endpoints: Option<Vec<SocketAddr>>,
+    #[serde(default, deserialize_with = "disco_key")]
+    pub(super) disco_key: Option<DiscoPublicKey>,
     #[serde(default)]
     pub(super) key_expiry: Option<String>,
     #[serde(default)]
@@ -144,9 +154,82 @@ fn rules(list: &[Box<RawValue>]) -> Ruleset {
         .collect()
 }
 
+/// Those that can be understood: one that cannot is no reason to lose the peer.
+fn endpoints<'de, D: Deserializer<'de>>(wire: D) -> Result<Option<Vec<SocketAddr>>, D::Error> {
+    let list: Option<Vec<String>> = Deserialize::deserialize(wire)?;
+    Ok(list.map(|list| list.iter().filter_map(|text| text.parse().ok()).collect()))
+}
+
+/// The same for the key. Some control servers send zeros for a node that has none yet.
+fn disco_key<'de, D: Deserializer<'de>>(wire: D) -> Result<Option<DiscoPublicKey>, D::Error> {
+    let text: Option<String> = Deserialize::deserialize(wire)?;
+    let key = text.and_then(|text| text.parse().ok());
+    Ok(key.filter(|key| *key != DiscoPublicKey::from_bytes([0; 32])))
+}
+
 /// When a key expires; `None`: never.
 pub(super) fn expiry(text: &str) -> Option<Timestamp> {
     let expiry: Timestamp = text.parse().ok()?;
     // The zero time of Go is "not set".
     (expiry > Timestamp::UNIX_EPOCH).then_some(expiry)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::embedded::netmap::{MAX_ENDPOINTS, Netmap};
+
+    fn node(id: u8, extra: &str) -> String {
+        let key = hex::encode([id; 32]);
+        format!(r#"{{"ID":{id},"Key":"nodekey:{key}"{extra}}}"#)
+    }
+
+    fn message(json: &str) -> MapMessage {
+        MapMessage::parse(json.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn where_a_peer_can_be_reached_is_known_and_changes() {
+        let disco = |n: u8| format!("discokey:{}", hex::encode([n; 32]));
+        let mut map = Netmap::default();
+        map.fold(message(&format!(
+            r#"{{"Peers":[{},{}]}}"#,
+            node(
+                1,
+                &format!(
+                    r#","Endpoints":["192.0.2.1:7","[2001:db8::1]:8"],"DiscoKey":"{}""#,
+                    disco(5)
+                )
+            ),
+            node(2, &format!(r#","Endpoints":null,"DiscoKey":"{}""#, disco(0)))
+        )));
+        let peers = map.peers();
+        assert_eq!(peers[0].disco, Some(DiscoPublicKey::from_bytes([5; 32])));
+        assert_eq!(peers[0].endpoints.len(), 2);
+        assert_eq!(peers[1].disco, None);
+        assert!(peers[1].endpoints.is_empty());
+        map.fold(message(&format!(
+            r#"{{"PeersChangedPatch":[{{"NodeID":1,"Endpoints":["192.0.2.9:9"],"DiscoKey":"{}"}}]}}"#,
+            disco(6)
+        )));
+        let peers = map.peers();
+        assert_eq!(peers[0].disco, Some(DiscoPublicKey::from_bytes([6; 32])));
+        assert_eq!(peers[0].endpoints, ["192.0.2.9:9".parse().unwrap()]);
+        map.fold(message(
+            r#"{"PeersChangedPatch":[{"NodeID":1,"Endpoints":["[fe80::1%eth0]:7","192.0.2.8:8"],"DiscoKey":"nonsense"}]}"#,
+        ));
+        let peers = map.peers();
+        assert_eq!(
+            peers[0].endpoints,
+            ["192.0.2.8:8".parse().unwrap()],
+            "what is understood is used"
+        );
+        assert_eq!(peers[0].disco, Some(DiscoPublicKey::from_bytes([6; 32])));
+        let many = vec![r#""192.0.2.1:7""#; 500].join(",");
+        map.fold(message(&format!(
+            r#"{{"PeersChanged":[{}]}}"#,
+            node(1, &format!(r#","Endpoints":[{many}]"#))
+        )));
+        assert_eq!(map.peers()[0].endpoints.len(), MAX_ENDPOINTS);
+    }
 }

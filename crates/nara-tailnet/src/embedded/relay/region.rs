@@ -32,6 +32,8 @@ pub(in crate::embedded) struct Server {
     pub(in crate::embedded) certificate_name: String,
     pub(in crate::embedded) pin: Option<Pin>,
     pub(in crate::embedded) port: u16,
+    /// The UDP port of its STUN server, if it has one.
+    pub(in crate::embedded) stun_port: Option<u16>,
     /// Where it is, if its host name is not to be looked up.
     pub(in crate::embedded) addresses: Vec<IpAddr>,
 }
@@ -40,6 +42,8 @@ pub(in crate::embedded) struct Server {
 const MAX_REGIONS: usize = 256;
 /// Servers of a region that are looked at.
 const MAX_SERVERS: usize = 16;
+/// The port of STUN (RFC 8489, section 18.6).
+const STUN_PORT: u16 = 3478;
 const PIN_PREFIX: &str = "sha256-raw:";
 
 #[derive(Deserialize)]
@@ -72,6 +76,8 @@ struct WireServer {
     stun_only: bool,
     #[serde(rename = "DERPPort")]
     derp_port: u16,
+    #[serde(rename = "STUNPort")]
+    stun_port: i32,
 }
 
 impl From<WireMap> for RelayMap {
@@ -119,6 +125,11 @@ fn server(wire: WireServer) -> Option<Server> {
         host_name: wire.host_name,
         pin,
         port: if wire.derp_port == 0 { 443 } else { wire.derp_port },
+        stun_port: match wire.stun_port {
+            0 => Some(STUN_PORT),
+            // -1 is "none".
+            port => u16::try_from(port).ok(),
+        },
         addresses,
     })
 }
@@ -151,6 +162,7 @@ mod tests {
                 certificate_name: "cert.example".to_owned(),
                 pin: None,
                 port: 18443,
+                stun_port: Some(3478),
                 addresses: vec!["127.0.0.1".parse().unwrap()],
             }]
         );
@@ -169,6 +181,21 @@ mod tests {
             let found: Vec<_> = map.0.values().flat_map(|region| &region.servers).collect();
             assert_eq!(found.len(), servers, "{name}");
             assert!(found.iter().all(|server| server.pin == Some([0xab; 32])));
+        }
+    }
+
+    #[test]
+    fn the_port_of_stun_is_usual_other_or_none() {
+        for (port, expected) in [
+            ("0", Some(3478)),
+            ("13478", Some(13478)),
+            ("-1", None),
+            ("70000", None),
+        ] {
+            let map = parse(&format!(
+                r#"{{"Regions":{{"1":{{"Nodes":[{{"HostName":"h","STUNPort":{port}}}]}}}}}}"#
+            ));
+            assert_eq!(map.0[&1].servers[0].stun_port, expected, "{port}");
         }
     }
 

@@ -1,0 +1,330 @@
+//! Paths to peers that lead through no relay: UDP from address to address.
+//!
+//! | file | is |
+//! |---|---|
+//! | `session` | which path to one peer, without I/O |
+//! | `engine` | all peers, what they send, and what is answered, without I/O |
+//! | `disco`, `stun`, `packet`, `address` | the formats, and what is let in |
+//! | `endpoints` | where we can be reached |
+//! | `sockets` | UDP |
+//!
+//! Until a path has been found, and when it dies, packets go through the relays. Nothing waits for a path.
+
+mod address;
+mod disco;
+mod endpoints;
+mod engine;
+mod limit;
+pub(super) mod packet;
+mod session;
+mod sockets;
+mod stun;
+
+use std::collections::HashSet;
+use std::io;
+use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until};
+use ts_control::Endpoint;
+use ts_keys::{DiscoKeyPair, NodePublicKey};
+use ts_packet::PacketMut;
+
+pub(super) use self::address::Policy;
+use self::endpoints::Endpoints;
+pub(super) use self::endpoints::StunServer;
+pub(super) use self::engine::DirectPeer;
+use self::engine::{Action, Engine, Via};
+use self::packet::Kind;
+pub(super) use self::sockets::{SendOutcome, Sockets};
+
+/// Packets that wait for the task. What comes on top is dropped: peers ping again.
+const QUEUE: usize = 256;
+/// Without anything else to do, the task looks around this often.
+const IDLE: Duration = Duration::from_secs(30);
+/// After a socket that cannot be read.
+const BROKEN: Duration = Duration::from_millis(200);
+
+/// What direct paths need of the node.
+pub(super) trait Underlay: Send + Sync + 'static {
+    /// The peers to which packets go now.
+    fn active(&self) -> HashSet<NodePublicKey>;
+    /// Sends a packet to a peer through its relay.
+    fn relay(&self, to: NodePublicKey, packet: Vec<u8>);
+    /// Sends packets to a peer there from now on; `None`: through its relay.
+    fn set_path(&self, peer: NodePublicKey, path: Option<SocketAddr>);
+    /// What comes from this address is of this peer, as far as anybody can tell before WireGuard does.
+    fn set_known(&self, address: SocketAddr, peer: NodePublicKey);
+    /// Packets of WireGuard, each with the address from which it came.
+    fn inbound(&self, packets: Vec<(SocketAddr, PacketMut)>);
+}
+
+/// What the rest of the node needs of direct paths.
+#[derive(Debug)]
+pub(super) struct Port {
+    pub(super) sockets: Arc<Sockets>,
+    relayed: mpsc::Sender<(NodePublicKey, PacketMut)>,
+    refused: mpsc::Sender<SocketAddr>,
+    activity: Arc<Notify>,
+}
+
+impl Port {
+    /// A packet of disco that came through a relay.
+    pub(super) fn relayed(&self, from: NodePublicKey, packet: PacketMut) {
+        // Without room it is lost, as on any network.
+        drop(self.relayed.try_send((from, packet)));
+    }
+
+    /// Packets go to more peers than before.
+    pub(super) fn more_active(&self) {
+        self.activity.notify_one();
+    }
+
+    /// Sends packets to an address.
+    pub(super) fn send(&self, to: SocketAddr, packets: &[PacketMut]) {
+        let refused = |packet: &PacketMut| self.sockets.send(to, packet.as_ref()) == SendOutcome::Refused;
+        if packets.iter().any(refused) {
+            let _ = self.refused.try_send(to);
+        }
+    }
+}
+
+/// What the control session tells, and is told.
+pub(super) struct Direct {
+    peers: watch::Sender<Vec<DirectPeer>>,
+    servers: watch::Sender<Vec<StunServer>>,
+    node: watch::Sender<NodePublicKey>,
+    own: watch::Receiver<Vec<Endpoint>>,
+}
+
+impl Direct {
+    /// Without any direct path.
+    pub(super) fn none(node: NodePublicKey) -> Self {
+        Self {
+            peers: watch::Sender::default(),
+            servers: watch::Sender::default(),
+            node: watch::Sender::new(node),
+            own: watch::Sender::default().subscribe(),
+        }
+    }
+
+    /// The peers are these now.
+    pub(super) fn set_peers(&self, peers: Vec<DirectPeer>) {
+        replace(&self.peers, peers);
+    }
+
+    /// The STUN servers to ask are these now.
+    pub(super) fn set_servers(&self, servers: Vec<StunServer>) {
+        replace(&self.servers, servers);
+    }
+
+    /// Our WireGuard key has changed.
+    pub(super) fn set_node(&self, node: NodePublicKey) {
+        replace(&self.node, node);
+    }
+
+    /// Where we can be reached.
+    pub(super) fn own(&self) -> watch::Receiver<Vec<Endpoint>> {
+        self.own.clone()
+    }
+}
+
+fn replace<T: PartialEq>(sender: &watch::Sender<T>, value: T) {
+    sender.send_if_modified(|old| {
+        let differs = *old != value;
+        *old = value;
+        differs
+    });
+}
+
+/// The part that runs.
+pub(super) struct Runner {
+    sockets: Arc<Sockets>,
+    policy: Policy,
+    relayed: mpsc::Receiver<(NodePublicKey, PacketMut)>,
+    refused: mpsc::Receiver<SocketAddr>,
+    activity: Arc<Notify>,
+    peers: watch::Receiver<Vec<DirectPeer>>,
+    servers: watch::Receiver<Vec<StunServer>>,
+    node: watch::Receiver<NodePublicKey>,
+    own: watch::Sender<Vec<Endpoint>>,
+}
+
+/// Opens the sockets; 0 is any port.
+///
+/// Must be called within a tokio runtime.
+pub(super) fn open(port: u16, policy: Policy, node: NodePublicKey) -> io::Result<(Port, Direct, Runner)> {
+    let sockets = Arc::new(Sockets::bind(port)?);
+    let activity = Arc::new(Notify::new());
+    let (relayed, relayed_packets) = mpsc::channel(QUEUE);
+    let (refused, refused_addresses) = mpsc::channel(QUEUE);
+    let own = watch::Sender::default();
+    let direct = Direct {
+        peers: watch::Sender::default(),
+        servers: watch::Sender::default(),
+        node: watch::Sender::new(node),
+        own: own.subscribe(),
+    };
+    let runner = Runner {
+        sockets: Arc::clone(&sockets),
+        policy,
+        relayed: relayed_packets,
+        refused: refused_addresses,
+        activity: Arc::clone(&activity),
+        peers: direct.peers.subscribe(),
+        servers: direct.servers.subscribe(),
+        node: direct.node.subscribe(),
+        own,
+    };
+    let port = Port {
+        sockets,
+        relayed,
+        refused,
+        activity,
+    };
+    Ok((port, direct, runner))
+}
+
+impl Runner {
+    /// Runs until the node ends.
+    pub(super) async fn run(mut self, keys: DiscoKeyPair, underlay: Arc<dyn Underlay>) {
+        let (disco, mut packets) = mpsc::channel(QUEUE);
+        let (stun, answers) = mpsc::channel(QUEUE);
+        for socket in self.sockets.all() {
+            // Before that nothing can be sent without waiting.
+            let _ = socket.writable().await;
+        }
+        // All of them end with this one.
+        let mut tasks = JoinSet::new();
+        for n in 0..self.sockets.all().count() {
+            let reader = Reader {
+                sockets: Arc::clone(&self.sockets),
+                underlay: Arc::clone(&underlay),
+                disco: disco.clone(),
+                stun: stun.clone(),
+            };
+            tasks.spawn(reader.run(n));
+        }
+        let mut own = self.own.subscribe();
+        let endpoints = Endpoints {
+            sockets: Arc::clone(&self.sockets),
+            policy: self.policy,
+            servers: self.servers.clone(),
+            answers,
+            own: self.own.clone(),
+        };
+        tasks.spawn(endpoints.run());
+
+        let node = *self.node.borrow_and_update();
+        let mut engine = Engine::new(keys, node, self.policy, now());
+        self.peers.mark_changed();
+        loop {
+            let wake = engine
+                .next_timeout()
+                .map_or_else(|| Instant::now() + IDLE, Instant::from_std);
+            tokio::select! {
+                Some((from, packet)) = packets.recv() => take(&mut engine, packet, Via::Udp(from)),
+                Some((from, packet)) = self.relayed.recv() => take(&mut engine, packet, Via::Relay(from)),
+                Some(address) = self.refused.recv() => engine.refused(address, now()),
+                changed = self.peers.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    engine.set_peers(&self.peers.borrow_and_update(), now());
+                    engine.set_active(&underlay.active(), now());
+                }
+                Ok(()) = self.node.changed() => engine.set_node(*self.node.borrow_and_update()),
+                Ok(()) = own.changed() => {
+                    let own = own.borrow_and_update();
+                    engine.set_own(own.iter().map(|own| own.endpoint).collect());
+                }
+                () = self.activity.notified() => engine.set_active(&underlay.active(), now()),
+                () = sleep_until(wake) => {
+                    engine.set_active(&underlay.active(), now());
+                    engine.timeout(now());
+                }
+            }
+            self.perform(&mut engine, &*underlay);
+        }
+    }
+
+    fn perform(&self, engine: &mut Engine, underlay: &dyn Underlay) {
+        for action in engine.actions() {
+            match action {
+                Action::Send(to, packet) => {
+                    if self.sockets.send(to, &packet) == SendOutcome::Refused {
+                        engine.refused(to, now());
+                    }
+                }
+                Action::Relay(to, packet) => underlay.relay(to, packet),
+                Action::Route(peer, path) => underlay.set_path(peer, path),
+                Action::Known(address, peer) => underlay.set_known(address, peer),
+            }
+        }
+        // What was refused leads back to relays: that is all there can be.
+        for action in engine.actions() {
+            if let Action::Route(peer, path) = action {
+                underlay.set_path(peer, path);
+            }
+        }
+    }
+}
+
+fn now() -> std::time::Instant {
+    Instant::now().into_std()
+}
+
+/// Gives a packet to the engine. Should a library panic on it, that packet is lost and no more.
+fn take(engine: &mut Engine, mut packet: PacketMut, via: Via) {
+    let taken = std::panic::catch_unwind(AssertUnwindSafe(|| {
+        engine.received(packet.as_mut(), via, now());
+    }));
+    if taken.is_err() {
+        tracing::error!("a disco packet made a library panic; it was dropped");
+    }
+}
+
+/// Reads a socket and tells apart what comes.
+struct Reader {
+    sockets: Arc<Sockets>,
+    underlay: Arc<dyn Underlay>,
+    disco: mpsc::Sender<(SocketAddr, PacketMut)>,
+    stun: mpsc::Sender<(SocketAddr, PacketMut)>,
+}
+
+impl Reader {
+    /// Never ends.
+    async fn run(self, n: usize) {
+        let Some(socket) = self.sockets.all().nth(n) else {
+            return;
+        };
+        let mut buffer = vec![0; packet::MAX + 1];
+        let mut batch = Vec::new();
+        loop {
+            if let Err(error) = sockets::receive(socket, &mut buffer, &mut batch).await {
+                tracing::debug!(%error, "a UDP socket cannot be read");
+                sleep(BROKEN).await;
+            }
+            let mut wireguard = Vec::with_capacity(batch.len());
+            for (from, packet) in batch.drain(..) {
+                // What finds no room is dropped: peers and we ask again.
+                match packet::kind(packet.as_ref()) {
+                    Kind::WireGuard => wireguard.push((from, packet)),
+                    Kind::Disco => drop(self.disco.try_send((from, packet))),
+                    Kind::Stun => drop(self.stun.try_send((from, packet))),
+                    Kind::Unknown => {}
+                }
+            }
+            if !wireguard.is_empty() {
+                self.underlay.inbound(wireguard);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,85 @@
+//! Which addresses a direct path may have.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+/// The addresses of tailnets: a path to a peer must not lead through the tailnet itself.
+fn is_of_a_tailnet(ip: IpAddr) -> bool {
+    match ip {
+        // 100.64.0.0/10
+        IpAddr::V4(ip) => ip.octets()[0] == 100 && ip.octets()[1] & 0xc0 == 64,
+        // fd7a:115c:a1e0::/48
+        IpAddr::V6(ip) => ip.segments()[..3] == [0xfd7a, 0x115c, 0xa1e0],
+    }
+}
+
+/// Which of the addresses that somebody names are tried.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::embedded) struct Policy {
+    /// Also this machine itself. For tests: a peer could point us at services that trust whoever is on the machine.
+    pub(in crate::embedded) loopback: bool,
+}
+
+impl Policy {
+    /// The address in its plain form, if it may be that of a node.
+    pub(super) fn usable(self, address: SocketAddr) -> Option<SocketAddr> {
+        let ip = address.ip().to_canonical();
+        let is_usable = match ip {
+            IpAddr::V4(ip) => !ip.is_link_local() && !ip.is_broadcast() && ip.octets()[0] != 0,
+            IpAddr::V6(ip) => !is_link_local(ip),
+        } && !ip.is_unspecified()
+            && !ip.is_multicast()
+            && (self.loopback || !ip.is_loopback())
+            && !is_of_a_tailnet(ip)
+            && address.port() != 0;
+        is_usable.then(|| SocketAddr::new(ip, address.port()))
+    }
+}
+
+/// Such an address means nothing without the interface, which a peer cannot know.
+fn is_link_local(ip: Ipv6Addr) -> bool {
+    ip.is_unicast_link_local()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_addresses_of_other_machines_are_used() {
+        let usable = |text: &str| Policy::default().usable(text.parse().unwrap());
+        for good in [
+            "192.168.1.7:1",
+            "203.0.113.9:41641",
+            "[2001:db8::1]:9",
+            "100.1.2.3:5",
+            "[fd00::1]:5",
+        ] {
+            assert_eq!(usable(good), Some(good.parse().unwrap()), "{good}");
+        }
+        assert_eq!(
+            usable("[::ffff:192.0.2.1]:5"),
+            Some("192.0.2.1:5".parse().unwrap())
+        );
+        for bad in [
+            "0.0.0.0:1",
+            "0.1.2.3:1",
+            "[::]:1",
+            "127.0.0.1:1",
+            "[::1]:1",
+            "[::ffff:127.0.0.1]:1",
+            "169.254.1.1:1",
+            "[fe80::1]:1",
+            "224.0.0.1:1",
+            "[ff02::1]:1",
+            "255.255.255.255:1",
+            "100.64.0.1:1",
+            "100.127.255.255:1",
+            "[fd7a:115c:a1e0::1]:1",
+            "192.0.2.1:0",
+        ] {
+            assert_eq!(usable(bad), None, "{bad}");
+        }
+        let lab = Policy { loopback: true };
+        assert!(lab.usable("127.0.0.1:1".parse().unwrap()).is_some());
+    }
+}

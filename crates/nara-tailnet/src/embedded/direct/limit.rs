@@ -1,0 +1,51 @@
+//! How many packets of somebody are worth the arithmetic.
+
+use std::time::Instant;
+
+/// A bucket of tokens that fills up by itself.
+#[derive(Debug)]
+pub(super) struct Limit {
+    per_second: f64,
+    tokens: f64,
+    filled: Instant,
+}
+
+impl Limit {
+    /// A full bucket, of one second.
+    pub(super) fn new(per_second: f64, now: Instant) -> Self {
+        Self {
+            per_second,
+            tokens: per_second,
+            filled: now,
+        }
+    }
+
+    /// Takes a token, if there is one.
+    pub(super) fn take(&mut self, now: Instant) -> bool {
+        let passed = now.saturating_duration_since(self.filled).as_secs_f64();
+        self.tokens = (self.tokens + passed * self.per_second).min(self.per_second);
+        self.filled = now;
+        let has_one = self.tokens >= 1.0;
+        if has_one {
+            self.tokens -= 1.0;
+        }
+        has_one
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn no_more_than_the_rate_is_taken() {
+        let begin = Instant::now();
+        let mut limit = Limit::new(10.0, begin);
+        let mut taken = |now| (0..100).filter(|_| limit.take(now)).count();
+        assert_eq!(taken(begin), 10);
+        assert_eq!(taken(begin + Duration::from_millis(500)), 5);
+        assert_eq!(taken(begin + Duration::from_secs(60)), 10);
+    }
+}

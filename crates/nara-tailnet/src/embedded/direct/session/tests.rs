@@ -1,0 +1,244 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const MS: Duration = Duration::from_millis(1);
+
+fn address(n: u16) -> SocketAddr {
+    SocketAddr::from(([192, 0, 2, 1], n + 1))
+}
+
+fn pings(wishes: &[Wish]) -> Vec<SocketAddr> {
+    let ping = |wish: &Wish| match wish {
+        Wish::Ping(address) => Some(*address),
+        _ => None,
+    };
+    wishes.iter().filter_map(ping).collect()
+}
+
+/// An active session with a path to `address(0)`.
+fn direct(now: Instant, latency: Duration) -> Session {
+    let mut session = Session::new(&[address(0), address(1)], now);
+    session.set_active(true, now);
+    session.wishes();
+    session.ponged(address(0), latency, now);
+    assert_eq!(session.wishes(), [Wish::Route(Some(address(0)))]);
+    session
+}
+
+/// Lets time pass, with no answer to anything, until a wish is of interest.
+fn run_until(session: &mut Session, limit: Instant, is_wanted: impl Fn(&Wish) -> bool) -> Option<Instant> {
+    while let Some(next) = session.next_timeout().filter(|next| *next <= limit) {
+        session.timeout(next);
+        if session.wishes().iter().any(&is_wanted) {
+            return Some(next);
+        }
+    }
+    None
+}
+
+#[test]
+fn an_idle_peer_is_not_pinged() {
+    let now = Instant::now();
+    let mut session = Session::new(&[address(0)], now);
+    session.timeout(now + Duration::from_secs(60));
+    assert_eq!(session.wishes(), []);
+    assert_eq!(session.next_timeout(), None);
+}
+
+#[test]
+fn traffic_starts_a_search_that_slows_down() {
+    let now = Instant::now();
+    let mut session = Session::new(&[address(0), address(1)], now);
+    session.set_active(true, now);
+    let wishes = session.wishes();
+    assert_eq!(pings(&wishes), [address(0), address(1)]);
+    assert!(wishes.contains(&Wish::Call));
+    let mut at = Vec::new();
+    while let Some(next) = run_until(&mut session, now + Duration::from_secs(64), |wish| {
+        *wish == Wish::Call
+    }) {
+        at.push((next - now).as_secs());
+    }
+    assert_eq!(at, [1, 3, 7, 15, 31, 47, 63]);
+}
+
+#[test]
+fn the_first_address_that_answers_is_the_path() {
+    let now = Instant::now();
+    let mut session = direct(now, 10 * MS);
+    session.ponged(address(1), 9 * MS, now);
+    assert_eq!(
+        (session.wishes().as_slice(), session.path()),
+        (&[][..], Some(address(0)))
+    );
+}
+
+#[test]
+fn only_a_much_faster_path_replaces_a_good_one() {
+    let now = Instant::now();
+    let mut session = direct(now, 30 * MS);
+    session.ponged(address(1), 10 * MS, now);
+    assert_eq!(session.wishes(), [Wish::Route(Some(address(1)))]);
+    // Within one machine everything is fast, and nothing is much faster.
+    let mut session = direct(now, MS / 2);
+    session.ponged(address(1), MS / 10, now);
+    assert_eq!(session.path(), Some(address(0)));
+}
+
+#[test]
+fn a_path_that_answers_stays() {
+    let mut now = Instant::now();
+    let mut session = direct(now, 10 * MS);
+    for _ in 0..100 {
+        now = session.next_timeout().unwrap();
+        session.timeout(now);
+        for to in pings(&session.wishes()) {
+            if to == address(0) {
+                session.ponged(to, 10 * MS, now + 10 * MS);
+            }
+        }
+        assert_eq!(session.path(), Some(address(0)));
+    }
+}
+
+#[test]
+fn one_lost_answer_does_not_end_a_path() {
+    let mut now = Instant::now();
+    let mut session = direct(now, 10 * MS);
+    for n in 0..60 {
+        now = session.next_timeout().unwrap();
+        session.timeout(now);
+        if n % 3 != 0 && pings(&session.wishes()).contains(&address(0)) {
+            session.ponged(address(0), 10 * MS, now + 10 * MS);
+        }
+        assert_eq!(session.path(), Some(address(0)), "{n}");
+    }
+}
+
+#[test]
+fn a_dead_path_is_left_within_five_seconds_and_looked_for_again() {
+    for latency in [MS, 100 * MS, 3000 * MS] {
+        let now = Instant::now();
+        let mut session = direct(now, latency);
+        let left = run_until(&mut session, now + Duration::from_secs(60), |wish| {
+            *wish == Wish::Route(None)
+        });
+        let took = left.unwrap() - now;
+        assert!(took <= Duration::from_secs(5), "{latency:?}: {took:?}");
+        assert_eq!(session.path(), None);
+        // It comes back when it answers again.
+        session.ponged(address(0), latency, now + took);
+        assert_eq!(session.path(), Some(address(0)));
+    }
+}
+
+#[test]
+fn a_path_that_the_system_refuses_is_left_at_once() {
+    let now = Instant::now();
+    let mut session = direct(now, 10 * MS);
+    session.refused(address(1), now);
+    assert_eq!(session.path(), Some(address(0)));
+    session.refused(address(0), now);
+    assert_eq!(session.wishes(), [Wish::Route(None)]);
+    // It does not turn into a loop.
+    assert!(session.next_timeout().unwrap() >= now + FIRST_SEARCH);
+}
+
+#[test]
+fn when_the_traffic_ends_so_do_the_pings() {
+    let now = Instant::now();
+    let mut session = direct(now, 10 * MS);
+    session.set_active(false, now);
+    assert_eq!(session.wishes(), [Wish::Route(None)]);
+    assert_eq!(session.next_timeout(), None);
+    assert!(!session.is_over(now + Duration::from_secs(60)));
+    assert!(session.is_over(now + FORGET));
+    // A late answer does not begin it again.
+    session.ponged(address(0), MS, now);
+    assert_eq!(session.path(), None);
+}
+
+#[test]
+fn a_call_is_answered_with_pings_but_not_with_a_flood() {
+    let now = Instant::now();
+    let mut session = Session::new(&[], now);
+    let called = [address(5), address(6)];
+    session.called(&called, now);
+    assert_eq!(pings(&session.wishes()), called);
+    for _ in 0..100 {
+        session.called(&called, now + MS);
+        session.pinged(address(5), now + MS);
+    }
+    assert_eq!(session.wishes(), []);
+    session.called(&called, now + PING_AGAIN);
+    assert_eq!(pings(&session.wishes()), called);
+}
+
+#[test]
+fn a_new_invitation_replaces_the_old_one_but_not_the_path() {
+    let now = Instant::now();
+    let mut session = Session::new(&[address(9)], now);
+    session.set_active(true, now);
+    session.called(&[address(0), address(1)], now);
+    session.ponged(address(0), MS, now);
+    session.called(&[address(2)], now);
+    let known = [0, 1, 2, 9].map(|n| session.knows(&address(n)));
+    assert_eq!(known, [true, false, true, true]);
+}
+
+#[test]
+fn candidates_are_bounded_and_those_of_control_stay() {
+    let now = Instant::now();
+    let mut session = Session::new(&[address(0), address(1)], now);
+    session.set_active(true, now);
+    for n in 2..500 {
+        session.pinged(address(n), now);
+    }
+    assert_eq!(session.candidates.len(), MAX_CANDIDATES);
+    assert!(session.knows(&address(0)) && session.knows(&address(1)));
+    // The latest is known: a peer that moves is found.
+    assert!(session.knows(&address(499)));
+}
+
+proptest! {
+    #[test]
+    fn whatever_happens_it_stays_bounded_and_consistent(
+        steps in prop::collection::vec((0u8..8, 0u16..64, 0u64..3000), 1..200),
+    ) {
+        let mut now = Instant::now();
+        let mut session = Session::new(&[address(0)], now);
+        let mut routed = None;
+        for (step, n, wait) in steps {
+            now += Duration::from_millis(wait);
+            match step {
+                0 => session.set_active(true, now),
+                1 => session.set_active(false, now),
+                2 => session.called(&[address(n), address(n + 1)], now),
+                3 => session.pinged(address(n), now),
+                4 => session.ponged(address(n), Duration::from_millis(wait), now),
+                5 => session.refused(address(n), now),
+                6 => session.set_listed(&[address(n)]),
+                _ => session.timeout(now),
+            }
+            let wishes = session.wishes();
+            prop_assert!(wishes.len() <= 2 * MAX_CANDIDATES + 2);
+            for wish in wishes {
+                if let Wish::Route(to) = wish {
+                    routed = to;
+                }
+            }
+            prop_assert_eq!(routed, session.path());
+            prop_assert!(session.candidates.len() <= MAX_CANDIDATES);
+            prop_assert!(session.path().is_none_or(|path| session.knows(&path)));
+            // What is due now has been done after `timeout`: no loop without a pause.
+            session.timeout(now);
+            prop_assert!(session.next_timeout().is_none_or(|next| next > now));
+            for wish in session.wishes() {
+                if let Wish::Route(to) = wish {
+                    routed = to;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! Which way packets take: they leave the relay, and go back to it when a path dies.
+
+use std::time::{Duration, Instant};
+
+use nara_tailnet::status::PathKind;
+use tokio::process::Command;
+
+use super::Naras;
+use crate::kind::Kind;
+use crate::nara::Nara;
+use crate::table::Table;
+
+const LIMIT: Duration = Duration::from_secs(60);
+/// A path that dies may cost a nara so much time.
+const TAKES_OVER: Duration = Duration::from_secs(5);
+/// Where the second device of the lab is, beside `127.0.0.1`: see `xtask/src/lab.rs`.
+const ADDRESS: &str = "10.77.0.1";
+/// Where it is while the first address leads nowhere.
+const OTHER: &str = "10.77.0.2";
+const DEVICE: &str = "lab0";
+
+pub(super) async fn run(naras: &Naras, table: &mut Table) {
+    for (pair, a, b) in naras.pairs() {
+        if a.kind != Kind::Tsnet {
+            table
+                .check("leave the relay", &pair, LIMIT, leaves_the_relay(a, b))
+                .await;
+        }
+    }
+    let embedded = |naras: &'_ [Nara]| naras.iter().position(|nara| nara.kind == Kind::Embedded);
+    if let (Some(a), Some(b)) = (embedded(&naras.first), embedded(&naras.second)) {
+        let (a, b) = (&naras.first[a], &naras.second[b]);
+        let column = Kind::Embedded.to_string();
+        let broken = path_dies(a, b).await;
+        let mended = mend().await;
+        table.note("a path dies: until the relay answers", &column, broken);
+        table.note("… mended", &column, mended.map(|()| String::new()));
+        table
+            .check(
+                "… until it is direct again",
+                &column,
+                LIMIT,
+                leaves_the_relay(a, b),
+            )
+            .await;
+    }
+}
+
+/// Pings until the path is direct.
+async fn leaves_the_relay(a: &Nara, b: &Nara) -> Result<String, String> {
+    let begin = Instant::now();
+    loop {
+        a.client.ping(&b.name).await.map_err(|error| error.to_string())?;
+        let path = a.node.path_to(b.address()?).await;
+        match path {
+            PathKind::Direct { .. } => return Ok(format!("{:.2} s", begin.elapsed().as_secs_f64())),
+            _ if begin.elapsed() > LIMIT / 2 => return Err(format!("the path is still: {path}")),
+            _ => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+}
+
+/// From one moment on, nothing that goes to the address arrives anywhere, and nobody says so.
+async fn path_dies(a: &Nara, b: &Nara) -> Result<String, String> {
+    for args in [
+        format!("addr add {OTHER}/25 dev {DEVICE}"),
+        format!("neigh replace {ADDRESS} lladdr 02:00:00:00:00:99 dev {DEVICE} nud permanent"),
+        format!("addr del {ADDRESS}/24 dev {DEVICE}"),
+    ] {
+        ip(&args).await?;
+    }
+    let begin = Instant::now();
+    let mut slowest = Duration::ZERO;
+    while begin.elapsed() < 2 * TAKES_OVER {
+        let asked = Instant::now();
+        a.client
+            .ping(&b.name)
+            .await
+            .map_err(|error| format!("after {:.1?}: {error}", begin.elapsed()))?;
+        slowest = slowest.max(asked.elapsed());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    if slowest > TAKES_OVER {
+        return Err(format!("a ping took {slowest:.1?}"));
+    }
+    Ok(format!("{:.2} s", slowest.as_secs_f64()))
+}
+
+async fn mend() -> Result<(), String> {
+    for args in [
+        format!("addr add {ADDRESS}/24 dev {DEVICE}"),
+        format!("neigh del {ADDRESS} dev {DEVICE}"),
+        format!("addr del {OTHER}/25 dev {DEVICE}"),
+    ] {
+        ip(&args).await?;
+    }
+    Ok(())
+}
+
+async fn ip(args: &str) -> Result<(), String> {
+    let output = Command::new("ip")
+        .args(args.split(' '))
+        .output()
+        .await
+        .map_err(|error| format!("ip: {error}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(format!("ip {args}: {}", said.trim()))
+}
