@@ -153,6 +153,7 @@ pub(crate) async fn child(args: &[String]) -> Result<(), String> {
         auth_key: AUTH_KEY.to_owned(),
         key_file: None,
         ephemeral: true,
+        direct: true,
     })?);
     let status = node.ready(ROUND).await.map_err(|error| error.to_string())?;
     let ready = begin.elapsed();

@@ -69,6 +69,8 @@ pub(crate) struct Settings {
     pub(crate) auth_key: String,
     pub(crate) key_file: Option<PathBuf>,
     pub(crate) ephemeral: bool,
+    /// Whether packets may leave the relay.
+    pub(crate) direct: bool,
 }
 
 impl Settings {
@@ -79,6 +81,7 @@ impl Settings {
             auth_key: network.auth_key().to_owned(),
             key_file: Some(network.folder_of(name).join("node.json")),
             ephemeral: false,
+            direct: true,
         }
     }
 }
@@ -93,6 +96,7 @@ pub(crate) fn embedded(wanted: Settings) -> Result<EmbeddedNode, String> {
     settings.auth_key = Some(AuthKey::new(&wanted.auth_key, "the lab").map_err(|error| error.to_string())?);
     settings.key_file = wanted.key_file;
     settings.ephemeral = wanted.ephemeral;
+    settings.direct = wanted.direct;
     settings.danger_allow_plain_control();
     EmbeddedNode::start(settings).map_err(|error| error.to_string())
 }

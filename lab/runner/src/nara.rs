@@ -184,6 +184,7 @@ pub(crate) async fn child(args: &[String]) -> Result<(), String> {
         auth_key: auth_key.clone(),
         key_file: Some(key_file.into()),
         ephemeral: false,
+        direct: true,
     })?;
     let nara = Nara::on(Arc::new(node), Kind::Embedded, name, begin).await?;
     println!("{}", nara.address()?);

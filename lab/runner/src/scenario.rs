@@ -51,6 +51,7 @@ pub(crate) async fn run(programs: &Path, args: &[String]) -> Result<(), String> 
     outage::at_start(programs, control, &kinds, &mut table).await?;
     refused::run(programs, control, &kinds, &mut table).await?;
     if kinds.contains(&Kind::Embedded) {
+        path::relay_only(programs, control, &mut table).await?;
         crowd::run(programs, control, &mut table).await?;
         if control == ControlKind::Test {
             outage::amnesia(programs, &mut table).await?;

@@ -148,6 +148,8 @@ pub(super) struct Runner {
     relayed: mpsc::Receiver<(NodePublicKey, PacketMut)>,
     refused: mpsc::Receiver<SocketAddr>,
     activity: Arc<Notify>,
+    /// Our own addresses are worth a look.
+    look: Arc<Notify>,
     peers: watch::Receiver<Vec<DirectPeer>>,
     servers: watch::Receiver<Vec<StunServer>>,
     node: watch::Receiver<NodePublicKey>,
@@ -175,6 +177,7 @@ pub(super) fn open(port: u16, policy: Policy, node: NodePublicKey) -> io::Result
         relayed: relayed_packets,
         refused: refused_addresses,
         activity: Arc::clone(&activity),
+        look: Arc::new(Notify::new()),
         peers: direct.peers.subscribe(),
         servers: direct.servers.subscribe(),
         node: direct.node.subscribe(),
@@ -214,6 +217,7 @@ impl Runner {
             sockets: Arc::clone(&self.sockets),
             policy: self.policy,
             servers: self.servers.clone(),
+            look: Arc::clone(&self.look),
             answers,
             own: self.own.clone(),
         };
@@ -240,7 +244,7 @@ impl Runner {
                 Ok(()) = self.node.changed() => engine.set_node(*self.node.borrow_and_update()),
                 Ok(()) = own.changed() => {
                     let own = own.borrow_and_update();
-                    engine.set_own(own.iter().map(|own| own.endpoint).collect());
+                    engine.set_own(own.iter().map(|own| own.endpoint).collect(), now());
                 }
                 () = self.activity.notified() => engine.set_active(&underlay.active(), now()),
                 () = sleep_until(wake) => {
@@ -261,15 +265,23 @@ impl Runner {
                     }
                 }
                 Action::Relay(to, packet) => underlay.relay(to, packet),
-                Action::Route(peer, path) => underlay.set_path(peer, path),
+                Action::Route(peer, path) => self.route(underlay, peer, path),
                 Action::Known(address, peer) => underlay.set_known(address, peer),
             }
         }
         // What was refused leads back to relays: that is all there can be.
         for action in engine.actions() {
             if let Action::Route(peer, path) = action {
-                underlay.set_path(peer, path);
+                self.route(underlay, peer, path);
             }
+        }
+    }
+
+    fn route(&self, underlay: &dyn Underlay, peer: NodePublicKey, path: Option<SocketAddr>) {
+        underlay.set_path(peer, path);
+        if path.is_none() {
+            // Perhaps it died because this machine has moved.
+            self.look.notify_one();
         }
     }
 }

@@ -1,18 +1,26 @@
 //! Which way packets take: they leave the relay, and go back to it when a path dies.
 
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nara_tailnet::status::PathKind;
 use tokio::process::Command;
 
-use super::Naras;
-use crate::kind::Kind;
+use super::{Naras, until_answered};
+use crate::echo::{Echo, exchange};
+use crate::kind::{Kind, Settings, embedded};
 use crate::nara::Nara;
+use crate::network::{ControlKind, Network};
 use crate::table::Table;
 
 const LIMIT: Duration = Duration::from_secs(60);
 /// A path that dies may cost a nara so much time.
 const TAKES_OVER: Duration = Duration::from_secs(5);
+const MIB: usize = 1 << 20;
+/// Where echoes listen.
+const ECHO_PORT: u16 = 9700;
 /// Where the second device of the lab is, beside `127.0.0.1`: see `xtask/src/lab.rs`.
 const ADDRESS: &str = "10.77.0.1";
 /// Where it is while the first address leads nowhere.
@@ -27,8 +35,8 @@ pub(super) async fn run(naras: &Naras, table: &mut Table) {
                 .await;
         }
     }
-    let embedded = |naras: &'_ [Nara]| naras.iter().position(|nara| nara.kind == Kind::Embedded);
-    if let (Some(a), Some(b)) = (embedded(&naras.first), embedded(&naras.second)) {
+    let of_kind = |naras: &'_ [Nara]| naras.iter().position(|nara| nara.kind == Kind::Embedded);
+    if let (Some(a), Some(b)) = (of_kind(&naras.first), of_kind(&naras.second)) {
         let (a, b) = (&naras.first[a], &naras.second[b]);
         let column = Kind::Embedded.to_string();
         let broken = path_dies(a, b).await;
@@ -44,6 +52,53 @@ pub(super) async fn run(naras: &Naras, table: &mut Table) {
             )
             .await;
     }
+}
+
+/// Two embedded naras that do not leave the relay: as others do between two bad NATs.
+pub(super) async fn relay_only(
+    programs: &Path,
+    control: ControlKind,
+    table: &mut Table,
+) -> Result<(), String> {
+    let column = "embedded, relay only";
+    let network = Network::start_on(programs, control).await?;
+    let start = |name: &'static str| {
+        let mut settings = Settings::new(&network, name);
+        settings.direct = false;
+        async {
+            let begin = Instant::now();
+            let node = Arc::new(embedded(settings)?);
+            Nara::on(node, Kind::Embedded, name, begin).await
+        }
+    };
+    let (a, b) = futures_util::future::try_join(start("relayed-a"), start("relayed-b")).await?;
+    a.discover(&[&b.name], LIMIT / 4).await?;
+    let ping = async {
+        let report = a.client.ping(&b.name).await.map_err(|error| error.to_string())?;
+        match a.node.path_to(b.address()?).await {
+            PathKind::Relay { .. } => Ok(format!("{:.1} ms", report.rtt.as_secs_f64() * 1e3)),
+            path => Err(format!("the path is {path}")),
+        }
+    };
+    table.check("ping", column, LIMIT, ping).await;
+    let bytes = async {
+        let echo = Echo::start(b.node.clone(), SocketAddr::new(b.address()?, ECHO_PORT)).await?;
+        let begin = Instant::now();
+        exchange(&*a.node, echo.address, MIB).await?;
+        Ok(format!("{:.1} ms", begin.elapsed().as_secs_f64() * 1e3))
+    };
+    table.check("1 MiB there and back", column, LIMIT, bytes).await;
+    let back = async {
+        network.stop_relay().await?;
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        network.start_relay().await?;
+        let took = until_answered(&a, &b.name, LIMIT / 2).await?;
+        Ok(format!("after {:.1} s", took.as_secs_f64()))
+    };
+    table
+        .check("relay killed, back after 4 s", column, LIMIT, back)
+        .await;
+    Ok(())
 }
 
 /// Pings until the path is direct.

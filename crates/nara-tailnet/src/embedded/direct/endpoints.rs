@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use ts_control::{Endpoint, EndpointType};
 use ts_packet::PacketMut;
@@ -46,6 +46,8 @@ pub(super) struct Endpoints {
     pub(super) sockets: Arc<Sockets>,
     pub(super) policy: Policy,
     pub(super) servers: watch::Receiver<Vec<StunServer>>,
+    /// Something has changed, perhaps our addresses.
+    pub(super) look: Arc<Notify>,
     /// Packets that look like answers of STUN servers.
     pub(super) answers: mpsc::Receiver<(SocketAddr, PacketMut)>,
     pub(super) own: watch::Sender<Vec<Endpoint>>,
@@ -86,6 +88,7 @@ impl Endpoints {
                     let pause = if is_seen { with_jitter(ASK) } else { unanswered.pause() };
                     ask = Instant::now() + pause;
                 }
+                () = self.look.notified() => look = Instant::now(),
                 changed = self.servers.changed() => match changed {
                     Ok(()) => ask = Instant::now(),
                     Err(_) => return,

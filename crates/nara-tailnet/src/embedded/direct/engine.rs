@@ -113,9 +113,12 @@ impl Engine {
         self.node = node;
     }
 
-    /// Where we can be reached.
-    pub(super) fn set_own(&mut self, own: Vec<SocketAddr>) {
+    /// Where we can be reached. Peers to which there is no path hear of it at once.
+    pub(super) fn set_own(&mut self, own: Vec<SocketAddr>, now: Instant) {
         self.own = own;
+        for key in self.sessions.iter().copied().collect::<Vec<_>>() {
+            self.with_session(key, now, |session| session.moved(now));
+        }
     }
 
     /// The peers are these now. One that is new under an old name, because it was started again, begins anew.

@@ -135,6 +135,13 @@ impl Session {
         }
     }
 
+    /// We can be reached elsewhere than before: the peer has to know if there is no path.
+    pub(super) fn moved(&mut self, now: Instant) {
+        if self.active && self.best.is_none() {
+            self.search_now(now);
+        }
+    }
+
     /// The peer asks, through a relay, to be pinged at these addresses.
     pub(super) fn called(&mut self, addresses: &[SocketAddr], now: Instant) {
         self.used = now;

@@ -18,7 +18,7 @@ impl Node {
         let disco = DiscoKeyPair::random();
         let key = NodePublicKey::from_bytes([n; 32]);
         let mut engine = Engine::new(disco.clone(), key, Policy::default(), now);
-        engine.set_own(vec![at(n.into())]);
+        engine.set_own(vec![at(n.into())], now);
         Self {
             engine,
             key,
@@ -133,6 +133,27 @@ fn a_path_that_dies_is_left_within_five_seconds_and_comes_back() {
         back.extend(step(&mut a, &mut b, true).1);
     }
     assert!(back.contains(&(b.key, Some(b.address))) && back.contains(&(a.key, Some(a.address))));
+}
+
+#[test]
+fn a_node_that_moves_tells_those_to_whom_it_has_no_path() {
+    let now = Instant::now();
+    let (mut a, mut b) = pair(now);
+    a.engine.set_active(&active(&[&b]), now);
+    a.engine.actions();
+    a.engine.set_own(vec![at(9)], now);
+    let calls = |engine: &mut Engine| {
+        let actions = engine.actions();
+        actions
+            .iter()
+            .filter(|action| matches!(action, Action::Relay(..)))
+            .count()
+    };
+    assert_eq!(calls(&mut a.engine), 1);
+    a.engine.set_own(vec![a.address], now);
+    carry(&mut a, &mut b, true, now);
+    a.engine.set_own(vec![at(9)], now);
+    assert_eq!(calls(&mut a.engine), 0, "the path works");
 }
 
 #[test]
