@@ -28,7 +28,7 @@ pub(crate) enum ControlKind {
 
 #[derive(Debug)]
 enum Control {
-    Test(Process),
+    Test(Box<Process>),
     Headscale(Box<Headscale>),
 }
 
@@ -62,7 +62,7 @@ impl Network {
                 let map_file = folder.path().join("relays.json");
                 std::fs::write(&map_file, map.to_string()).map_err(|error| error.to_string())?;
                 let control = start_control(programs, &map_file).await?;
-                (Control::Test(control), AUTH_KEY.to_owned())
+                (Control::Test(Box::new(control)), AUTH_KEY.to_owned())
             }
             ControlKind::Headscale => {
                 let folder = folder.path().join("headscale");
@@ -135,7 +135,7 @@ impl Network {
         let map_file = self.folder.path().join("relays.json");
         // The old one must have let go of its port before.
         control.command("down").await?;
-        let old = std::mem::replace(control, start_control(&self.programs, &map_file).await?);
+        let old = std::mem::replace(&mut **control, start_control(&self.programs, &map_file).await?);
         old.kill().await
     }
 
