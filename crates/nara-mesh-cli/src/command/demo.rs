@@ -13,6 +13,7 @@ mod refuse;
 mod stash;
 mod step;
 mod sync;
+mod trust;
 mod zine;
 
 use std::future::Future;
@@ -58,6 +59,7 @@ pub(super) fn run(args: &DemoArgs, printer: Printer) -> Outcome {
         show.step(offline::STEP, offline::run(&mesh)).await?;
         show.step(refuse::STEP, refuse::run(&mesh)).await?;
         show.step(forged::STEP, forged::run(&mesh)).await?;
+        show.step(trust::STEP, trust::run(&mesh)).await?;
         let graceful = mesh.shutdown(HANGS).await;
         show.finish(count, graceful, start.elapsed())
     })

@@ -24,6 +24,9 @@ use crate::settings::{Settings, parse_duration};
 /// Round trips are recorded in microseconds, up to this.
 const MAX_RTT_US: u64 = 3_600_000_000;
 
+/// From which uncertainty on a clock offset is shown with it.
+const COARSE: Duration = Duration::from_millis(100);
+
 pub(super) fn run(args: &PingArgs, settings: &Settings, printer: Printer) -> Outcome {
     let interval = parse_duration(&args.interval)
         .ok_or_else(|| Failure::usage(format!("--interval: {:?} is not a length of time", args.interval)))?;
@@ -54,6 +57,9 @@ pub(super) fn run(args: &PingArgs, settings: &Settings, printer: Printer) -> Out
         }
         let calls = peers.iter().map(|peer| async {
             let mut result = ping_peer(&client, peer, args.count, interval).await;
+            if settings.has_soul() {
+                result.prove_clock(&client, peer).await;
+            }
             result.way = network.way_to(&client, peer).await;
             result
         });
@@ -84,11 +90,19 @@ pub(super) struct PeerResult {
     pub(super) last: Option<PingReport>,
     /// Which way its packets take, if the network says so.
     pub(super) way: Option<Way>,
-    /// How far the clock of the peer is ahead of ours, by the quickest ping; unsigned.
-    pub(super) clock_offset: Option<ClockOffset>,
+    /// How far the clock of the peer is ahead of ours.
+    pub(super) clock: Option<ToldClock>,
     pub(super) error: Option<ClientError>,
     /// The key that it told, and the pinned one, if they differ.
     pub(super) conflict: Option<KeyConflict>,
+}
+
+/// How far a clock is ahead of ours, and what that rests on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ToldClock {
+    pub(super) offset: ClockOffset,
+    /// Whether the peer has proven it; otherwise it is what its quickest ping says, unsigned.
+    pub(super) proven: bool,
 }
 
 /// Pings a peer, one ping after the other.
@@ -106,7 +120,7 @@ pub(super) async fn ping_peer(
         sent: 0,
         last: None,
         way: None,
-        clock_offset: None,
+        clock: None,
         error: None,
         conflict: None,
     };
@@ -120,9 +134,12 @@ pub(super) async fn ping_peer(
             Ok(report) => {
                 let rtt_us = u64::try_from(report.rtt.as_micros()).unwrap_or(MAX_RTT_US);
                 result.rtts.saturating_record(rtt_us.clamp(1, MAX_RTT_US));
-                if report.rtt < quickest {
+                if report.clock_proven || report.rtt < quickest {
                     quickest = report.rtt;
-                    result.clock_offset = report.clock_offset;
+                    result.clock = report.clock_offset.map(|offset| ToldClock {
+                        offset,
+                        proven: report.clock_proven,
+                    });
                 }
                 result.conflict = conflict(client, peer, &report);
                 result.last = Some(report);
@@ -146,6 +163,18 @@ fn conflict(client: &MeshClient, peer: &PeerRef, report: &PingReport) -> Option<
 }
 
 impl PeerResult {
+    /// Asks the peer for one signed answer, if its clock is not proven by its pings and it tells the pinned key. It may
+    /// refuse, if it does not know us; then what is unsigned has to do.
+    pub(super) async fn prove_clock(&mut self, client: &MeshClient, peer: &PeerRef) {
+        let is_known = self.last.as_ref().and_then(|report| report.key_matches) == Some(true);
+        if !is_known || self.clock.is_some_and(|clock| clock.proven) {
+            return;
+        }
+        if let Ok(Some(offset)) = client.measure_clock(peer).await {
+            self.clock = Some(ToldClock { offset, proven: true });
+        }
+    }
+
     fn received(&self) -> u64 {
         self.rtts.len()
     }
@@ -208,8 +237,9 @@ impl PeerResult {
                 "p99": figure(self.rtts.value_at_quantile(0.99)),
                 "max": figure(self.rtts.max()),
             },
-            "clock_offset_us": self.clock_offset.map(|offset| offset.nanos() / 1_000),
-            "clock_uncertainty_us": self.clock_offset.map(|offset| micros(offset.uncertainty())),
+            "clock_offset_us": self.clock.map(|clock| clock.offset.nanos() / 1_000),
+            "clock_uncertainty_us": self.clock.map(|clock| micros(clock.offset.uncertainty())),
+            "clock_proven": self.clock.map(|clock| clock.proven),
             "name": self.last.as_ref().map(|report| report.response.from.as_str()),
             "key_id": self.told_key().map(|key| key.to_string()),
             "key_matches": self.last.as_ref().and_then(|report| report.key_matches),
@@ -263,7 +293,7 @@ fn print(results: &[PeerResult], printer: Printer) -> Outcome<()> {
             figure(result.rtts.mean()),
             figure(result.rtts.value_at_quantile(0.99) as f64),
             figure(result.rtts.max() as f64),
-            result.clock_offset.map_or_else(|| "-".to_owned(), offset),
+            result.clock.map_or_else(|| "-".to_owned(), told_clock),
             result.key_state().to_owned(),
             result.signs().unwrap_or("-").to_owned(),
             result.security().unwrap_or_else(|| "-".to_owned()),
@@ -290,7 +320,7 @@ fn print(results: &[PeerResult], printer: Printer) -> Outcome<()> {
                 printer.note(cause);
             }
         }
-        warn_of_clock(&result.label, result.clock_offset, printer);
+        warn_of_clock(&result.label, result.clock, printer);
         if let Some(conflict) = &result.conflict {
             printer.warn(conflict);
         } else if result.key_differs() {
@@ -303,21 +333,33 @@ fn print(results: &[PeerResult], printer: Printer) -> Outcome<()> {
     Ok(())
 }
 
-/// A clock offset with its sign.
-pub(super) fn offset(offset: ClockOffset) -> String {
+/// A clock offset with its sign, and how sure it is: signed answers tell whole seconds only, and what is not proven
+/// says so.
+pub(super) fn told_clock(clock: ToldClock) -> String {
+    let ToldClock { offset, proven } = clock;
     let sign = if offset.nanos() < 0 { "-" } else { "+" };
-    format!("{sign}{}", human(offset.magnitude()))
+    let mut text = format!("{sign}{}", human(offset.magnitude()));
+    if offset.uncertainty() >= COARSE {
+        text.push_str(&format!(" ± {}", human(offset.uncertainty())));
+    }
+    if !proven {
+        text.push_str(" (unsigned)");
+    }
+    text
 }
 
 /// Says it if the clock of a peer is too far from ours.
-pub(super) fn warn_of_clock(label: &str, offset: Option<ClockOffset>, printer: Printer) {
-    if let Some(far) = offset.filter(|offset| offset.at_least() >= defaults::CLOCK_WARNING) {
+pub(super) fn warn_of_clock(label: &str, clock: Option<ToldClock>, printer: Printer) {
+    if let Some(ToldClock { offset: far, proven }) =
+        clock.filter(|clock| clock.offset.at_least() >= defaults::CLOCK_WARNING)
+    {
         printer.warn(format_args!(
-            "the clock of {} is {} {} ours: from {} s on it refuses our requests, and we its answers; set the one \
+            "the clock of {} is {} {} ours{}: from {} s on it refuses our requests, and we its answers; set the one \
              that is wrong",
             harmless(label),
             human(far.magnitude()),
             if far.nanos() < 0 { "behind" } else { "ahead of" },
+            if proven { "" } else { ", says its ping, which is not signed" },
             FRESHNESS_WINDOW.as_secs(),
         ));
     }

@@ -1,6 +1,6 @@
 use crate::{run, run_json, text};
 
-const STEPS: [&str; 12] = [
+const STEPS: [&str; 13] = [
     "ping",
     "sync",
     "zine",
@@ -13,6 +13,7 @@ const STEPS: [&str; 12] = [
     "offline",
     "refuse",
     "forged",
+    "trust",
 ];
 
 #[test]

@@ -175,4 +175,48 @@ fn peers_shows_the_clocks_of_peers() {
     assert!(table.contains("CLOCK"), "{table}");
     let pings = run_json(path, 0, &["ping", "alice", "--json", "--peers", "peers.toml"]);
     assert!(pings["peers"][0]["clock_uncertainty_us"].is_u64(), "{pings}");
+    assert_eq!(pings["peers"][0]["clock_proven"], false, "{pings}");
+    let table = text(&run(path, 0, &["ping", "alice", "--peers", "peers.toml"]).stdout);
+    assert!(table.contains("(unsigned)"), "{table}");
+    // The second one goes over TLS, since the first one told that the peer speaks it.
+    let twice = [
+        "ping",
+        "alice",
+        "--count",
+        "2",
+        "--interval",
+        "0s",
+        "--peers",
+        "peers.toml",
+    ];
+    let pings = run_json(path, 0, &[&twice[..], &["--json"]].concat());
+    assert_eq!(pings["peers"][0]["clock_proven"], true, "{pings}");
+    let table = text(&run(path, 0, &twice).stdout);
+    assert!(!table.contains("(unsigned)"), "{table}");
+}
+
+#[test]
+fn ping_asks_for_a_signed_time_if_it_has_a_soul_that_the_peer_knows() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    new_soul(path, "alice");
+    new_soul(path, "bob");
+    fs::write(path.join("known.toml"), "").unwrap();
+    let (_bob, bob) = Serving::start(path, "bob");
+    fs::write(path.join("known.toml"), bob).unwrap();
+    let (_alice, alice) = Serving::start(path, "alice");
+    fs::write(path.join("peers.toml"), alice).unwrap();
+    let ping = [
+        "ping",
+        "alice",
+        "--count",
+        "1",
+        "--json",
+        "--peers",
+        "peers.toml",
+        "--soul-file",
+        "bob.soul",
+    ];
+    let pings = run_json(path, 0, &ping);
+    assert_eq!(pings["peers"][0]["clock_proven"], true, "{pings}");
 }

@@ -21,6 +21,7 @@ use http::{HeaderMap, HeaderName, Method, StatusCode};
 use hyper::body::{Body as _, Incoming};
 use nara_proto::breaker::Failure;
 use nara_proto::endpoint::{Authentication, Endpoint, Ping};
+use nara_proto::identity::PublicKey;
 use nara_proto::signature::SignedCapability;
 use tokio::time::{Instant, timeout_at};
 use tracing::Instrument as _;
@@ -57,6 +58,8 @@ pub(super) struct Answer<T> {
     pub(super) dial: Option<Duration>,
     /// How the connection was protected.
     pub(super) security: Security,
+    /// The key that the other end of the connection has proven to hold.
+    pub(super) channel_key: Option<PublicKey>,
     /// Between which readings of our clock it was made.
     pub(super) asked: Asked,
     /// The size of the body.
@@ -196,6 +199,7 @@ impl MeshClient {
         let fail = |kind| ClientError::new(&route, kind);
         let reply = self.send(&route, outgoing, deadline).await.map_err(fail)?;
         let security = SecureChannel::security(reply.channel.as_ref());
+        let channel_key = reply.channel.as_ref().map(|channel| channel.peer_key);
         let capability = SignedCapability::from_headers(&reply.headers).unwrap_or_default();
         let (rtt, dial, bytes, asked) = (reply.rtt, reply.dial, reply.body.len(), reply.asked);
         let verifying = self.accept::<E>(&route, reply, deadline);
@@ -211,6 +215,7 @@ impl MeshClient {
             rtt,
             dial,
             security,
+            channel_key,
             asked,
             bytes,
             capability,

@@ -3,11 +3,12 @@ use std::time::Duration;
 
 use http::{HeaderValue, StatusCode};
 use nara_proto::auth::ResponseAuthError;
-use nara_proto::clock_offset::ClockSample;
+use nara_proto::clock_offset::{ClockOffset, ClockSample};
 use nara_proto::endpoint::{Endpoint as _, Ping};
 use nara_proto::identity::{NaraName, PublicKey};
 use nara_proto::peer::PingResponse;
 use nara_proto::signature::{Capability, SignedCapability};
+use nara_proto::sync::SyncRequest;
 use tokio::time::Instant;
 
 use super::address::Route;
@@ -64,8 +65,17 @@ impl MeshClient {
                 answer.asked.sent,
                 answer.asked.received,
             );
+            let by_connection = pinned.filter(|pinned| answer.channel_key == Some(pinned.key));
+            let registry = &self.shared.registry;
+            let registered = pinned.and_then(|pinned| registry.by_name(pinned.name.as_str()));
+            let peer = registered.as_ref().unwrap_or(&answer.route.peer);
+            if let (Some(pinned), Some(sample)) = (by_connection, told) {
+                registry.learn_clock(peer, &pinned.key, sample);
+            }
+            let proven = peer.clock_offset();
             Ok(PingReport {
-                clock_offset: told.map(ClockSample::offset),
+                clock_offset: proven.or_else(|| told.map(ClockSample::offset)),
+                clock_proven: proven.is_some(),
                 rtt: answer.rtt,
                 dial: answer.dial,
                 security: answer.security,
@@ -75,6 +85,26 @@ impl MeshClient {
             })
         })
         .await
+    }
+
+    /// How far the clock of a peer is ahead of ours, by what it has proven in the last ten minutes, and otherwise by an
+    /// answer that it is asked to sign now. `None`: the answer is not signed by the pinned key, or our clock was set
+    /// back meanwhile.
+    ///
+    /// # Errors
+    /// [`ClientError`]: a peer that does not know us refuses the request, for one.
+    pub async fn measure_clock(&self, peer: impl Into<PeerRef>) -> Result<Option<ClockOffset>, ClientError> {
+        let peer = peer.into();
+        let proven = || self.peer(&peer).and_then(|peer| peer.clock_offset());
+        if let Some(offset) = proven() {
+            return Ok(Some(offset));
+        }
+        // Whatever is wrong inside of an answer, who signed it has told the time.
+        let asked = self.fetch_sync_events(&peer, SyncRequest::recent(1)).await;
+        match proven() {
+            None => asked.map(|_| None),
+            proven => Ok(proven),
+        }
     }
 
     /// Asks whoever is at an address for its name and key, within [`defaults::DISCOVERY_TIMEOUT`]. The answer

@@ -207,9 +207,12 @@ pub struct PingReport {
     pub rtt: Duration,
     /// How long dialling took, if the call had to dial.
     pub dial: Option<Duration>,
-    /// How far its clock is ahead of ours, by the time in the answer, which is not signed; `None`: our clock was set
-    /// back meanwhile. See [`Peer::clock_offset`](crate::registry::Peer::clock_offset) for what is proven.
+    /// How far its clock is ahead of ours: what is proven ([`Peer::clock_offset`](crate::registry::Peer::clock_offset)),
+    /// or else what this answer says; `None`: our clock was set back meanwhile.
     pub clock_offset: Option<ClockOffset>,
+    /// Whether `clock_offset` is proven: by answers that the peer has signed, or by a secure connection to the holder
+    /// of its pinned key. Otherwise whoever sits in between can have made it up.
+    pub clock_proven: bool,
     /// What the peer says about itself. It is not signed.
     pub response: PingResponse,
     /// How the connection was protected.

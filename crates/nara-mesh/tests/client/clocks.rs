@@ -392,7 +392,7 @@ async fn nobody_can_move_our_time_by_more_than_the_window() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_ping_tells_the_offset_that_it_measured_unsigned() {
+async fn a_ping_tells_the_offset_of_an_unsigned_answer_as_what_it_is() {
     let mesh = Mesh::new();
     let clock = Arc::new(ahead(-3 * SECOND));
     let client = mesh.builder().clock(clock).build();
@@ -401,9 +401,34 @@ async fn a_ping_tells_the_offset_that_it_measured_unsigned() {
     let _peer = mesh.peer(2, move |_| ping_answer(&bob)).await;
     let report = client.ping(&id).await.unwrap();
     assert_eq!(report.clock_offset.unwrap().nanos(), 3 * SECOND);
+    assert!(!report.clock_proven);
     assert_eq!(
         client.peer(&id).unwrap().clock_offset(),
         None,
         "that is for what is proven"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ping_tells_what_is_proven_of_a_clock_whatever_the_unsigned_answer_says() {
+    let mesh = Mesh::new();
+    let client = mesh.client();
+    // Its signed answers are 4 s ahead; that of `/ping` tells our own time.
+    let (id, _peer) = peer_ahead(&mesh, &client, 2, 4 * SECOND).await;
+    let measured = client.measure_clock(&id).await.unwrap().unwrap();
+    assert!((measured.nanos() - 4 * SECOND).abs() <= SECOND / 2);
+    let report = client.ping(&id).await.unwrap();
+    assert_eq!(report.clock_offset, Some(measured));
+    assert!(report.clock_proven);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_is_measured_with_one_question_and_only_where_it_is_not_known() {
+    let mesh = Mesh::new();
+    let client = mesh.client();
+    let (id, peer) = peer_ahead(&mesh, &client, 2, SECOND).await;
+    let measured = client.measure_clock(&id).await.unwrap();
+    assert!(measured.is_some());
+    assert_eq!(client.measure_clock(&id).await.unwrap(), measured);
+    assert_eq!(peer.received().len(), 1);
 }

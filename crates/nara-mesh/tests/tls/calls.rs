@@ -45,6 +45,24 @@ async fn calls_are_protected_as_far_as_the_peer_has_proven_that_it_can() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_time_in_a_ping_is_proven_by_a_connection_to_the_holder_of_the_pinned_key() {
+    let mesh = Mesh::new();
+    let _server = mesh.server().serve(address(BOB)).await.unwrap();
+    for (protocol, proven) in [
+        (PeerProtocol::default(), false),
+        (speaks_tls(), true),
+        (speaks_raw(), true),
+    ] {
+        let client = mesh.client(BOB, protocol);
+        let report = client.ping(mesh.bob.id()).await.unwrap();
+        assert_eq!(report.clock_offset.unwrap().nanos(), 0);
+        assert_eq!(report.clock_proven, proven);
+        let learned = client.peer(mesh.bob.id()).unwrap().clock_offset();
+        assert_eq!(learned, report.clock_offset.filter(|_| proven));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_connection_from_before_is_not_used_once_a_peer_has_proven_tls() {
     let mesh = Mesh::new();
     let _server = mesh.server().serve(address(BOB)).await.unwrap();

@@ -121,3 +121,33 @@ fn parse_timestamp(text: &[u8]) -> Option<UnixMillis> {
     let value: i64 = text.parse().ok()?;
     (value.to_string() == text).then_some(UnixMillis::new(value))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_is_told_with_the_name_of_the_header() {
+        let error = |names: &[&'static str]| {
+            let headers = names
+                .iter()
+                .map(|name| (HeaderName::from_static(name), HeaderValue::from_static("1")));
+            let mut all = HeaderMap::new();
+            headers.for_each(|(name, value)| drop(all.append(name, value)));
+            Headers::parse(&all).unwrap_err().to_string()
+        };
+        let [name, time, signature] = ["x-nara-name", "x-nara-timestamp", "x-nara-signature"];
+        assert_eq!(error(&[time, signature]), "X-Nara-Name is missing");
+        assert_eq!(error(&[name, signature]), "X-Nara-Timestamp is missing");
+        assert_eq!(error(&[name, time]), "X-Nara-Signature is missing");
+        assert_eq!(error(&[name, time, signature, name]), "X-Nara-Name is repeated");
+        assert_eq!(
+            error(&[name, time, time, signature]),
+            "X-Nara-Timestamp is repeated"
+        );
+        assert_eq!(
+            error(&[signature, name, time, signature]),
+            "X-Nara-Signature is repeated"
+        );
+    }
+}

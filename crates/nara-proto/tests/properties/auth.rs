@@ -1,7 +1,7 @@
 //! Requests, responses and the times in them.
 
 use http::HeaderMap;
-use nara_proto::auth::{FRESHNESS_WINDOW, RequestAuth, ResponseAuth, Stamp};
+use nara_proto::auth::{FRESHNESS_WINDOW, RequestAuth, ResponseAuth, ResponseAuthError, Stamp};
 use nara_proto::identity::{KeyPair, NaraName, Soul};
 use nara_proto::time::UnixMillis;
 use proptest::collection::vec;
@@ -87,5 +87,23 @@ proptest! {
             let ahead = UnixMillis::new(now).abs_diff(stamp.next(UnixMillis::new(now)));
             prop_assert!(ahead.as_secs() <= 10);
         }
+    }
+}
+
+#[test]
+fn an_answer_is_accepted_up_to_the_last_millisecond_of_the_window() {
+    let name: NaraName = "alice".parse().unwrap();
+    let keypair = KeyPair::from_soul(&Soul::bond([1; 32], "alice"));
+    let now = 1_769_100_000_250_i64;
+    let auth = ResponseAuth::sign(&keypair, &name, UnixMillis::new(now), b"{}");
+    let verified = |skew| auth.verify(&keypair.public_key(), b"{}", UnixMillis::new(now + skew));
+    for skew in [-30_000, -29_999, 0, 29_999, 30_000] {
+        assert_eq!(verified(skew), Ok(()), "{skew} ms");
+    }
+    for skew in [-60_000, -30_001, 30_001, 60_000] {
+        assert!(
+            matches!(verified(skew), Err(ResponseAuthError::Stale { .. })),
+            "{skew} ms"
+        );
     }
 }

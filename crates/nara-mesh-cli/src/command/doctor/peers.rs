@@ -10,7 +10,7 @@ use nara_mesh::discovery::{Discovery, Found};
 use nara_tailnet::MeshNode;
 
 use super::report::{Check, Report};
-use crate::command::ping::{PeerResult, offset, ping_peer};
+use crate::command::ping::{PeerResult, ping_peer, told_clock};
 use crate::command::up;
 use crate::failure::Outcome;
 use crate::printer::count;
@@ -45,7 +45,14 @@ pub(super) async fn all(
     let pings = peers
         .iter()
         .filter(|peer| peer.info().address.is_some())
-        .map(|peer| async move { ping_peer(client, &PeerRef::from(peer), 1, Duration::ZERO).await });
+        .map(|peer| async move {
+            let peer = PeerRef::from(peer);
+            let mut ping = ping_peer(client, &peer, 1, Duration::ZERO).await;
+            if settings.has_soul() {
+                ping.prove_clock(client, &peer).await;
+            }
+            ping
+        });
     let pings: Vec<PeerResult> = stream::iter(pings).buffered(defaults::FAN_OUT).collect().await;
     answering(&pings, report)?;
     conflicts(&found, &pings, report)?;
@@ -135,18 +142,16 @@ fn conflicts(found: &[Found], pings: &[PeerResult], report: &mut Report) -> Outc
 
 fn clocks(pings: &[PeerResult], report: &mut Report) -> Outcome<()> {
     let why = "requests whose time is more than 30 s off are refused";
-    let offsets = pings
-        .iter()
-        .filter_map(|ping| Some((&ping.label, ping.clock_offset?)));
-    let Some((label, furthest)) = offsets.max_by_key(|(_, offset)| offset.at_least()) else {
+    let offsets = pings.iter().filter_map(|ping| Some((&ping.label, ping.clock?)));
+    let Some((label, furthest)) = offsets.max_by_key(|(_, clock)| clock.offset.at_least()) else {
         return report.add(Check::ok("peers' clocks", "no peer told its time", why).skipped());
     };
     let check = Check::ok(
         "peers' clocks",
-        format!("the one furthest off is {label}: {}", offset(furthest)),
+        format!("the one furthest off is {label}: {}", told_clock(furthest)),
         why,
     );
-    report.add(match furthest.at_least() {
+    report.add(match furthest.offset.at_least() {
         apart if apart >= OFFSET_FAILURE => {
             check.failed("set the clock that is wrong: see which machines agree")
         }

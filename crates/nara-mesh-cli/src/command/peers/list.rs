@@ -7,13 +7,12 @@ use futures_util::{StreamExt as _, stream};
 use nara_mesh::client::{MeshClient, PeerRef};
 use nara_mesh::defaults;
 use nara_mesh::registry::{PeerInfo, PeerProtocol};
-use nara_proto::clock_offset::ClockOffset;
 use nara_proto::identity::KeyId;
 use serde_json::{Value, json};
 
 use super::watch::watch;
 use crate::cli::PeersListArgs;
-use crate::command::ping::{PeerResult, offset, ping_peer, short, warn_of_clock};
+use crate::command::ping::{PeerResult, ToldClock, ping_peer, short, told_clock, warn_of_clock};
 use crate::connect;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
@@ -67,7 +66,7 @@ pub(super) fn run(args: &PeersListArgs, settings: &Settings, printer: Printer) -
             online(result.as_ref()),
             text(way.as_ref().map(|way| way.path.to_string())),
             text(rtt(result.as_ref()).map(human)),
-            text(clock(result.as_ref()).map(offset)),
+            text(clock(result.as_ref()).map(told_clock)),
             text(key_id(info, result.as_ref()).map(|key| abbreviate(&key))),
             key_source(info, result.as_ref()),
             text(verdict(info).map(str::to_owned)),
@@ -115,8 +114,8 @@ fn online(result: Option<&PeerResult>) -> String {
     }
 }
 
-fn clock(result: Option<&PeerResult>) -> Option<ClockOffset> {
-    result?.clock_offset
+fn clock(result: Option<&PeerResult>) -> Option<ToldClock> {
+    result?.clock
 }
 
 fn rtt(result: Option<&PeerResult>) -> Option<Duration> {
@@ -175,8 +174,9 @@ fn to_json(info: &PeerInfo, result: Option<&PeerResult>, way: Option<&Way>) -> V
         "rtt_us": rtt(result).map(micros),
         "path": way.map(|way| way.path.to_string()),
         "host_name": way.and_then(|way| way.granted_name.as_deref()),
-        "clock_offset_us": clock(result).map(|offset| offset.nanos() / 1_000),
-        "clock_uncertainty_us": clock(result).map(|offset| micros(offset.uncertainty())),
+        "clock_offset_us": clock(result).map(|clock| clock.offset.nanos() / 1_000),
+        "clock_uncertainty_us": clock(result).map(|clock| micros(clock.offset.uncertainty())),
+        "clock_proven": clock(result).map(|clock| clock.proven),
         "key_id": key_id(info, result),
         "key_source": info.key.as_ref().map(|pinned| pinned.source.to_string()),
         "learned_at_ms": info.key.as_ref().map(|pinned| pinned.learned_at.get()),
