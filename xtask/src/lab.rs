@@ -35,7 +35,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
             "--bench" => task = "bench",
             "--soak" => task = "soak",
             "--headscale" => headscale = true,
-            "--kinds" | "--rounds" | "--seconds" => {
+            "--kinds" | "--only" | "--rounds" | "--seconds" => {
                 rest.push(arg.clone());
                 rest.push(
                     args.next()
@@ -105,7 +105,13 @@ fn build_go(programs: &Path) -> Result<(), String> {
         .env("CGO_ENABLED", "0")
         .args(["build", "-trimpath", "-o"])
         .arg(format!("{}/", programs.display()))
-        .args(["./control", "./peer", "./relay", "tailscale.com/cmd/tailscaled"]);
+        .args([
+            "./control",
+            "./peer",
+            "./relay",
+            "tailscale.com/cmd/tailscaled",
+            "tailscale.com/cmd/tailscale",
+        ]);
     process::run(&mut command)
 }
 
@@ -127,6 +133,10 @@ fn build_headscale(programs: &Path) -> Result<(), String> {
 fn build_lab(task: &str) -> Result<PathBuf, String> {
     let mut command = process::cargo();
     command.args(["build", "--package", "nara-lab", "--locked"]);
+    if task == "scenarios" {
+        // What the README tells to run.
+        command.args(["--package", "nara-mesh-cli"]);
+    }
     let profile = if task == "bench" {
         command.arg("--release");
         "release"

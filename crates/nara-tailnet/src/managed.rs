@@ -9,8 +9,10 @@ mod child;
 mod login;
 mod supervise;
 
+use std::ffi::OsString;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,6 +36,12 @@ use supervise::Supervisor;
 
 /// The most bytes of the path of a unix socket, on the strictest system.
 const MAX_SOCKET_PATH: usize = 100;
+
+/// The socket in the folder of a daemon.
+const SOCKET: &str = "tailscaled.sock";
+
+/// The file in that folder that says where the socket is instead.
+const SOCKET_NOTE: &str = "socket-path";
 
 /// How long the control server may take to forget an ephemeral node.
 const LOGOUT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -101,12 +109,16 @@ impl ManagedNode {
     pub fn start(config: ManagedConfig) -> io::Result<Self> {
         make_private_folder(&config.folder)?;
         let folder = std::path::absolute(&config.folder)?;
-        let mut socket = Self::socket_in(&folder);
+        let note = folder.join(SOCKET_NOTE);
+        let mut socket = folder.join(SOCKET);
         let mut short_folder = None;
         if socket.as_os_str().len() > MAX_SOCKET_PATH {
             let folder = tempfile::Builder::new().prefix("nara-mesh-").tempdir()?;
-            socket = Self::socket_in(folder.path());
+            socket = folder.path().join(SOCKET);
+            std::fs::write(&note, socket.as_os_str().as_bytes())?;
             short_folder = Some(folder);
+        } else if note.exists() {
+            std::fs::remove_file(&note)?;
         }
         let api = LocalApi::new(socket);
         let (problem, problems) = watch::channel(Some(NodeState::Starting));
@@ -132,9 +144,13 @@ impl ManagedNode {
         })
     }
 
-    /// The socket of the daemon whose state is in this folder, unless its path is too long for one.
+    /// The socket of the daemon whose state is in this folder. If the path of the folder is too long for one, that is
+    /// where the daemon noted it that was started last.
     pub fn socket_in(folder: &Path) -> PathBuf {
-        folder.join("tailscaled.sock")
+        match std::fs::read(folder.join(SOCKET_NOTE)) {
+            Ok(noted) if !noted.is_empty() => OsString::from_vec(noted).into(),
+            _ => folder.join(SOCKET),
+        }
     }
 
     /// The socket of the daemon, for `tailscale --socket`.

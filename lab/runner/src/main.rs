@@ -9,11 +9,13 @@
 )]
 
 mod bench;
+mod daemon;
 mod echo;
 mod kind;
 mod nara;
 mod network;
 mod process;
+mod program;
 mod scenario;
 mod table;
 mod tsnet;

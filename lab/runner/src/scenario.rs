@@ -2,11 +2,16 @@
 
 mod crowd;
 mod daemon;
+mod machine;
 mod outage;
 mod pair;
 mod path;
 mod peer;
 mod refused;
+mod soak;
+mod up;
+
+pub(crate) use soak::run as soak;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -19,10 +24,16 @@ use crate::nara::Nara;
 use crate::network::{ControlKind, Network};
 use crate::table::{TO, Table};
 
-/// Runs all scenarios and prints the table. `--kinds a,b` limits the kinds, `--control headscale` takes another control
-/// server, `--file PATH` writes the table too.
+/// What can be run alone with `--only`.
+const PARTS: [&str; 8] = [
+    "pairs", "up", "start", "machine", "refused", "relay", "crowd", "amnesia",
+];
+
+/// Runs all scenarios and prints the table. `--kinds a,b` limits the kinds, `--only a,b` the parts, `--control headscale`
+/// takes another control server, `--file PATH` writes the table too.
 pub(crate) async fn run(programs: &Path, args: &[String]) -> Result<(), String> {
     let mut kinds = Kind::ALL.to_vec();
+    let mut parts = PARTS.to_vec();
     let mut file = None;
     let mut control = ControlKind::Test;
     let mut args = args.iter();
@@ -30,36 +41,29 @@ pub(crate) async fn run(programs: &Path, args: &[String]) -> Result<(), String> 
         let value = args.next().ok_or_else(|| format!("{arg} takes a value"))?;
         match arg.as_str() {
             "--kinds" => kinds.retain(|kind| value.split(',').any(|wanted| wanted == kind.to_string())),
+            "--only" => parts.retain(|part| value.split(',').any(|wanted| wanted == *part)),
             "--control" if value == "headscale" => control = ControlKind::Headscale,
             "--file" => file = Some(value),
             _ => return Err(format!("there is no option {arg}")),
         }
     }
     let mut table = Table::default();
-    let network = Network::start_on(programs, control).await?;
-    let naras = Naras::start(&network, &kinds, &mut table).await?;
-    pair::run(&naras, &mut table).await;
-    path::run(&naras, &mut table).await;
-    outage::run(&network, &naras, &mut table).await;
-    peer::run(&network, &naras, &mut table).await;
-    if kinds.contains(&Kind::Managed) {
-        daemon::run(&network, &naras, &mut table).await;
-    }
-    drop(naras);
-    drop(network);
     // What changes the whole network, or needs it empty, has one of its own.
-    outage::at_start(programs, control, &kinds, &mut table).await?;
-    refused::run(programs, control, &kinds, &mut table).await?;
-    if kinds.contains(&Kind::Embedded) {
-        path::relay_only(programs, control, &mut table).await?;
-        crowd::run(programs, control, &mut table).await?;
-        if control == ControlKind::Test {
-            outage::amnesia(programs, &mut table).await?;
-        } else {
-            table.left_out(
+    for part in parts {
+        match part {
+            "pairs" => pairs(programs, control, &kinds, &mut table).await?,
+            "up" => up::run(programs, control, &kinds, &mut table).await?,
+            "start" => outage::at_start(programs, control, &kinds, &mut table).await?,
+            "machine" => machine::run(programs, control, &kinds, &mut table).await?,
+            "refused" => refused::run(programs, control, &kinds, &mut table).await?,
+            _ if !kinds.contains(&Kind::Embedded) => {}
+            "relay" => path::relay_only(programs, control, &mut table).await?,
+            "crowd" => crowd::run(programs, control, &mut table).await?,
+            _ if control == ControlKind::Headscale => table.left_out(
                 "control replaced by one that knows nobody",
                 "a new Headscale does not know the auth key either, so nobody can join it",
-            );
+            ),
+            _ => outage::amnesia(programs, &mut table).await?,
         }
     }
     let markdown = table.markdown();
@@ -70,26 +74,22 @@ pub(crate) async fn run(programs: &Path, args: &[String]) -> Result<(), String> 
     table.into_outcome()
 }
 
-/// Two embedded naras talk once a second for 150 s: past the 120 s after which WireGuard renews its keys.
-pub(crate) async fn soak(programs: &Path, _args: &[String]) -> Result<(), String> {
-    let network = Network::start(programs).await?;
-    let (a, b) = futures_util::future::try_join(
-        Nara::start(&network, Kind::Embedded, "soak-a"),
-        Nara::start(&network, Kind::Embedded, "soak-b"),
-    )
-    .await?;
-    a.discover(&[&b.name], Duration::from_secs(15)).await?;
-    let mut slowest = Duration::ZERO;
-    for second in 0..150 {
-        let begin = Instant::now();
-        a.client
-            .ping(&b.name)
-            .await
-            .map_err(|error| format!("after {second} s: {error}"))?;
-        slowest = slowest.max(begin.elapsed());
-        tokio::time::sleep(Duration::from_secs(1)).await;
+/// Two naras of each kind on one tailnet, through all that they do with each other.
+async fn pairs(
+    programs: &Path,
+    control: ControlKind,
+    kinds: &[Kind],
+    table: &mut Table,
+) -> Result<(), String> {
+    let network = Network::start_on(programs, control).await?;
+    let naras = Naras::start(&network, kinds, table).await?;
+    pair::run(&naras, table).await;
+    path::run(&naras, table).await;
+    outage::run(&network, &naras, table).await;
+    peer::run(&network, control, &naras, table).await;
+    if kinds.contains(&Kind::Managed) {
+        daemon::run(&network, &naras, table).await;
     }
-    println!("150 of 150 pings answered; the slowest took {slowest:.1?}");
     Ok(())
 }
 
@@ -115,6 +115,16 @@ impl Naras {
             table.note("two first joins at once", &a.kind.to_string(), Ok(measured));
         }
         Ok(Self { first, second })
+    }
+
+    /// One of each kind.
+    async fn start_some(network: &Network, kinds: &[Kind], suffix: &str) -> Result<Vec<Nara>, String> {
+        try_join_all(
+            kinds
+                .iter()
+                .map(|kind| async move { Nara::start(network, *kind, &format!("{kind}-{suffix}")).await }),
+        )
+        .await
     }
 
     /// Every kind with every kind, the first as client.

@@ -90,6 +90,27 @@ fn body(daemon: &FakeDaemon, call: &str) -> Value {
 }
 
 #[tokio::test]
+async fn the_socket_of_a_folder_is_found_however_deep_the_folder_is() {
+    let place = Place::new(PROGRAM);
+    let mut config = place.config();
+    let shallow = config.folder.clone();
+    let node = ManagedNode::start(config.clone()).unwrap();
+    assert_eq!(ManagedNode::socket_in(&shallow), node.socket());
+    node.leave().await.unwrap();
+
+    // The path of a unix socket has room for about a hundred bytes.
+    config.folder = shallow.join("x".repeat(60)).join("y".repeat(60));
+    let deep = config.folder.clone();
+    for _ in 0..2 {
+        let node = ManagedNode::start(config.clone()).unwrap();
+        assert!(node.socket().as_os_str().len() < 100);
+        // Other commands know only the folder.
+        assert_eq!(ManagedNode::socket_in(&deep), node.socket());
+        node.leave().await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn it_runs_in_userspace_in_a_closed_folder_and_logs_in_with_the_key() {
     let place = Place::new(PROGRAM);
     let daemon = FakeDaemon::start(&place.path("state"));

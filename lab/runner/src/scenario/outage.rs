@@ -1,5 +1,6 @@
 //! The control server or the relay goes away and comes back.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -11,6 +12,7 @@ use crate::kind::Kind;
 use crate::nara::Nara;
 use crate::network::{ControlKind, Network};
 use crate::table::{TO, Table, within};
+use crate::tsnet::MESH_PORT;
 
 const LIMIT: Duration = Duration::from_secs(60);
 /// How long the control server is away.
@@ -137,12 +139,16 @@ pub(super) async fn at_start(
 pub(super) async fn amnesia(programs: &Path, table: &mut Table) -> Result<(), String> {
     let network = Network::start(programs).await?;
     let check = async {
+        // It takes the first address, and is not there later: so the others have to move.
+        let decoy = Nara::start(&network, Kind::Embedded, "amnesia-decoy").await?;
         let (a, b) = futures_util::future::try_join(
             Nara::start(&network, Kind::Embedded, "amnesia-a"),
             Nara::start(&network, Kind::Embedded, "amnesia-b"),
         )
         .await?;
         a.discover(&[&b.name], Duration::from_secs(15)).await?;
+        let before = [a.address()?, b.address()?];
+        decoy.node.leave().await.map_err(|error| error.to_string())?;
         network.replace_control().await?;
         let begin = Instant::now();
         let mut status = a.node.watch_status();
@@ -165,7 +171,22 @@ pub(super) async fn amnesia(programs: &Path, table: &mut Table) -> Result<(), St
                 Err(_) => tokio::time::sleep(Duration::from_millis(300)).await,
             }
         }
-        Ok(format!("back after {:.1} s", begin.elapsed().as_secs_f64()))
+        let now = [a.address()?, b.address()?];
+        if now == before {
+            return Err(format!("both are at {now:?} again"));
+        }
+        // Not through a registry that may know better: the listener of before answers at the address of now.
+        let there = SocketAddr::new(now[1], MESH_PORT);
+        a.node
+            .dial(there)
+            .await
+            .map_err(|error| format!("{there}: {error}"))?;
+        Ok(format!(
+            "back after {:.1} s, {} → {}",
+            begin.elapsed().as_secs_f64(),
+            before[1],
+            now[1]
+        ))
     };
     table
         .check(

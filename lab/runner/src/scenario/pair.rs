@@ -17,7 +17,7 @@ use crate::table::{TO, Table};
 
 /// How long a check may take.
 const LIMIT: Duration = Duration::from_secs(30);
-const EVENTS: u32 = 5_000;
+pub(super) const EVENTS: u32 = 5_000;
 const MIB: usize = 1 << 20;
 /// Where echoes listen.
 pub(super) const ECHO_PORT: u16 = 9700;
@@ -44,14 +44,7 @@ pub(super) async fn run(naras: &Naras, table: &mut Table) {
         }
     }
     for (pair, a, b) in naras.pairs() {
-        table.check("ping", &pair, LIMIT, ping(a, b)).await;
-        table
-            .check("sync 5,000 events, 2 MB in one answer", &pair, LIMIT, sync(a, b))
-            .await;
-        table
-            .check("direct message", &pair, LIMIT, direct_message(a, b))
-            .await;
-        table.check("zine", &pair, LIMIT, zine(a, b)).await;
+        talk(a, b, table).await;
         table
             .check("postcard over all naras", &pair, LIMIT, postcard(naras, a, b))
             .await;
@@ -59,7 +52,20 @@ pub(super) async fn run(naras: &Naras, table: &mut Table) {
     bytes(naras, table).await;
 }
 
-fn seconds(took: Duration) -> String {
+/// What two naras have to say to each other.
+pub(super) async fn talk(a: &Nara, b: &Nara, table: &mut Table) {
+    let pair = format!("{}{TO}{}", a.kind, b.kind);
+    table.check("ping", &pair, LIMIT, ping(a, b)).await;
+    table
+        .check("sync 5,000 events, 2 MB in one answer", &pair, LIMIT, sync(a, b))
+        .await;
+    table
+        .check("direct message", &pair, LIMIT, direct_message(a, b))
+        .await;
+    table.check("zine", &pair, LIMIT, zine(a, b)).await;
+}
+
+pub(super) fn seconds(took: Duration) -> String {
     format!("{:.2} s", took.as_secs_f64())
 }
 
@@ -67,7 +73,7 @@ fn millis(took: Duration) -> String {
     format!("{:.1} ms", took.as_secs_f64() * 1e3)
 }
 
-fn story(n: u32) -> Payload {
+pub(super) fn story(n: u32) -> Payload {
     Payload::Social(SocialPayload {
         kind: "gossip".to_owned(),
         actor: "lab".to_owned(),
@@ -226,7 +232,7 @@ async fn bytes(naras: &Naras, table: &mut Table) {
     }
 }
 
-fn row_of_bytes(address: IpAddr) -> &'static str {
+pub(super) fn row_of_bytes(address: IpAddr) -> &'static str {
     if address.is_ipv4() {
         "1 MiB there and back"
     } else {

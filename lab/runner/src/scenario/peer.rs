@@ -8,7 +8,7 @@ use nara_proto::identity::NaraName;
 use super::{Naras, until_answered};
 use crate::kind::Kind;
 use crate::nara::Nara;
-use crate::network::Network;
+use crate::network::{ControlKind, Network};
 use crate::process::Process;
 use crate::table::{Outcome, TO, Table, within};
 
@@ -21,7 +21,7 @@ const CALLS: usize = 4;
 /// What dies: a daemon of ours would be started again at once, see `daemon`.
 const VICTIMS: [Kind; 2] = [Kind::Embedded, Kind::Tsnet];
 
-pub(super) async fn run(network: &Network, naras: &Naras, table: &mut Table) {
+pub(super) async fn run(network: &Network, control: ControlKind, naras: &Naras, table: &mut Table) {
     for victim in VICTIMS {
         if !naras.first.iter().any(|nara| nara.kind == victim) {
             continue;
@@ -52,6 +52,12 @@ pub(super) async fn run(network: &Network, naras: &Naras, table: &mut Table) {
             |nara| is_given_up(nara, &name),
         )
         .await;
+        if control == ControlKind::Headscale {
+            note(table, "… seen offline", naras, victim, |nara| {
+                is_seen(nara, &name, false)
+            })
+            .await;
+        }
         let mortal = match Mortal::start(network, victim, name.as_str()).await {
             Ok(mortal) => mortal,
             Err(error) => {
@@ -72,7 +78,33 @@ pub(super) async fn run(network: &Network, naras: &Naras, table: &mut Table) {
             },
         )
         .await;
+        if control == ControlKind::Headscale {
+            note(table, "… seen online again", naras, victim, |nara| {
+                is_seen(nara, &name, true)
+            })
+            .await;
+        }
         drop(mortal);
+    }
+}
+
+/// Waits until the node of a nara says whether the one of another is online. The test control server never says it, and
+/// our tsnet program does not pass it on.
+async fn is_seen(nara: &Nara, name: &NaraName, online: bool) -> Outcome {
+    if nara.kind == Kind::Tsnet {
+        return Ok(String::new());
+    }
+    let begin = Instant::now();
+    loop {
+        let nodes = nara.node.candidates().await.map_err(|error| error.to_string())?;
+        let seen = nodes.iter().find(|node| node.host_name == name.as_str());
+        if seen.is_some_and(|node| node.online == Some(online)) {
+            return Ok(format!("after {:.1} s", begin.elapsed().as_secs_f64()));
+        }
+        if begin.elapsed() > Duration::from_secs(40) {
+            return Err(format!("it is {seen:?}"));
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 

@@ -164,7 +164,12 @@ async fn expired(network: &Network, kind: Kind) -> Outcome {
     let mut status = node.watch_status();
     status.mark_unchanged();
     network.control("expire").await?;
-    let is_expired = |state: &NodeState| matches!(state, NodeState::Waiting(NotReadyReason::KeyExpired));
+    // A daemon may say only that somebody has to log in.
+    let is_expired = |state: &NodeState| match state {
+        NodeState::Waiting(NotReadyReason::NeedsLogin { .. }) => kind == Kind::Managed,
+        NodeState::Waiting(reason) => matches!(reason, NotReadyReason::KeyExpired),
+        _ => false,
+    };
     let expired = tokio::time::timeout(
         Duration::from_secs(10),
         status.wait_for(|status| is_expired(&status.state)),
