@@ -168,6 +168,7 @@ fn measurements<'a>(programs: &'a Programs, settings: &Settings, page: &Path) ->
         ("signed", "rps", ours, exchange(&[])),
         ("tls", "rps", ours, exchange(&["--tls"])),
         ("go_signed", "rps", go, exchange(&["--inner"])),
+        ("go_signed_without_inner", "rps", go, exchange(&[])),
         ("unsigned", "rps", ours, exchange(&["--unsigned"])),
         ("go_unsigned", "rps", go, exchange(&["--unsigned"])),
         ("sync_one_core", "events_per_s", ours, sync("1")),

@@ -1,6 +1,7 @@
 //! The nara that this process is.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use nara_proto::identity::{KeyPair, NaraId, NaraName, PublicKey, SealKey, Soul};
 use nara_proto::signature::Signer;
@@ -18,7 +19,10 @@ pub struct BrokenBond {
 
 /// The nara that this process is: its name, id and keys. Cloning is cheap.
 #[derive(Clone, Debug)]
-pub struct LocalNara {
+pub struct LocalNara(Arc<Parts>);
+
+#[derive(Debug)]
+struct Parts {
     id: NaraId,
     signer: Signer,
     seal_key: SealKey,
@@ -34,31 +38,31 @@ impl LocalNara {
         if !soul.is_bonded_to(name.as_str()) {
             return Err(BrokenBond { name });
         }
-        Ok(Self {
+        Ok(Self(Arc::new(Parts {
             id: NaraId::derive(soul, name.as_str()),
             seal_key: SealKey::from_soul(soul),
             signer: Signer::new(KeyPair::from_soul(soul), name),
-        })
+        })))
     }
 
     /// The name.
     pub fn name(&self) -> &NaraName {
-        self.signer.name()
+        self.0.signer.name()
     }
 
     /// The nara id.
     pub fn id(&self) -> &NaraId {
-        &self.id
+        &self.0.id
     }
 
     /// The keypair that signs.
     pub fn keypair(&self) -> &KeyPair {
-        self.signer.keypair()
+        self.0.signer.keypair()
     }
 
     /// Who signs with profile v2.
     pub fn signer(&self) -> &Signer {
-        &self.signer
+        &self.0.signer
     }
 
     /// The public key.
@@ -70,12 +74,12 @@ impl LocalNara {
     /// it can be called. Whoever registers it trusts the key as configured.
     pub fn as_peer(&self, address: Option<SocketAddr>) -> PeerInfo {
         PeerInfo {
-            id: Some(self.id.clone()),
+            id: Some(self.0.id.clone()),
             name: Some(self.name().clone()),
             address,
             key: Some(PinnedKey {
                 name: self.name().clone(),
-                id: Some(self.id.clone()),
+                id: Some(self.0.id.clone()),
                 key: self.public_key(),
                 source: KeySource::Configured,
                 learned_at: UnixMillis::default(),
@@ -86,6 +90,6 @@ impl LocalNara {
 
     /// The key for what only this nara shall read.
     pub fn seal_key(&self) -> &SealKey {
-        &self.seal_key
+        &self.0.seal_key
     }
 }

@@ -31,6 +31,20 @@ pub fn base64_encode(bytes: &[u8]) -> String {
     STRICT.encode(bytes)
 }
 
+/// Appends the standard base64 of bytes, with padding.
+pub(crate) fn base64_append(bytes: &[u8], text: &mut String) {
+    STRICT.encode_string(bytes, text);
+}
+
+/// Decodes exactly `N` bytes, at most 64, as [`base64_decode_canonical`] does.
+pub(crate) fn base64_decode_exactly<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
+    // The decoder wants room for whole groups.
+    let mut decoded = [0; 66];
+    const { assert!(N <= 64) }
+    let len = STRICT.decode_slice(text, &mut decoded).ok()?;
+    decoded.get(..len)?.try_into().ok()
+}
+
 /// Decodes standard base64 with padding, accepting exactly one spelling of each byte string.
 ///
 /// For headers: a second spelling of the same signature would be a second identity of the same request
@@ -100,6 +114,8 @@ fn fault(text: &[u8]) -> InvalidBase64 {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -125,6 +141,37 @@ mod tests {
             (b"/w8=\n=", 5),
         ] {
             assert_eq!(base64_decode_lenient(bad), Err(InvalidBase64 { at }), "{bad:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn exact_decoding_takes_what_canonical_decoding_takes(
+            bytes in proptest::collection::vec(any::<u8>(), 0..100),
+            change in proptest::option::of((any::<proptest::sample::Index>(), any::<u8>())),
+        ) {
+            let mut text = base64_encode(&bytes).into_bytes();
+            if let Some((at, with)) = change
+                && !text.is_empty()
+            {
+                let at = at.index(text.len());
+                text[at] = with;
+            }
+            let decoded = base64_decode_canonical(&text).ok();
+            let of_length = |len: usize| decoded.clone().filter(|decoded| decoded.len() == len);
+            prop_assert_eq!(base64_decode_exactly::<16>(&text).map(Vec::from), of_length(16));
+            prop_assert_eq!(base64_decode_exactly::<32>(&text).map(Vec::from), of_length(32));
+            prop_assert_eq!(base64_decode_exactly::<64>(&text).map(Vec::from), of_length(64));
+        }
+    }
+
+    #[test]
+    fn exact_decoding_takes_each_length_as_canonical_decoding_does() {
+        for len in 0..=70 {
+            let text = base64_encode(&vec![0xa5; len]);
+            assert_eq!(base64_decode_exactly::<64>(text.as_bytes()).is_some(), len == 64);
+            assert_eq!(base64_decode_exactly::<32>(text.as_bytes()).is_some(), len == 32);
+            assert_eq!(base64_decode_exactly::<16>(text.as_bytes()).is_some(), len == 16);
         }
     }
 }

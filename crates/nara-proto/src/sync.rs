@@ -131,7 +131,8 @@ impl SyncResponse {
         response
     }
 
-    /// A response without the signature inside, for a connection that proves who sent it.
+    /// A response without the signature inside, where the whole of it is proven in another way: by a signature of profile
+    /// v2, or by the connection.
     pub fn unsigned(from: &str, events: Vec<SyncEvent>, ts: UnixSeconds) -> Self {
         Self {
             from: from.to_owned(),

@@ -224,8 +224,8 @@ impl MeshClient {
         Ok((answer, verification))
     }
 
-    /// Verifies the signature inside an answer, with the key that signed its header. On a connection that proves who
-    /// answers, there may be none.
+    /// Verifies the signature inside an answer, with the key that signed its header. There may be none where the whole
+    /// answer is proven to belong to this very request: by a signature of v2, or by its connection.
     pub(super) fn verify_inner<T: SignedInside>(
         &self,
         answer: &Answer<T>,
@@ -237,7 +237,7 @@ impl MeshClient {
                 .is_signed_by(name.as_str(), &self.shared.keys.of(key)),
             _ => false,
         };
-        let proven = verification.channel
+        let proven = verification.bound
             && verification
                 .responder
                 .as_ref()
@@ -256,6 +256,9 @@ impl MeshClient {
         events: Vec<SyncEvent>,
         deadline: Instant,
     ) -> Result<CheckedEvents, ClientError> {
+        if events.is_empty() {
+            return Ok(CheckedEvents::default());
+        }
         let keys = KnownKeys::new(self.shared.local.clone(), self.shared.registry.clone());
         timeout_at(deadline, check_events(events, keys))
             .await

@@ -43,7 +43,8 @@ pub struct Verification {
     /// Whether that signature also covers the status and the request, so that the answer belongs to this very
     /// question: profile v2.
     pub bound: bool,
-    /// Whether the signature inside the body verified, which covers the ids of events.
+    /// Whether the signature inside the body verified, which covers the ids of events. Where the answer is
+    /// [bound](Self::bound) there may be none: it would cover a part of what is proven already.
     pub inner: bool,
     /// Whether the answer is not signed, and came over a secure connection to the holder of the key.
     pub channel: bool,

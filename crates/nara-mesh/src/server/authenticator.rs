@@ -92,14 +92,9 @@ impl Authenticator {
         if channel.is_some() && self.channel_trust == ChannelTrust::Trust {
             // The connection is the sender's and the request was made for it: nobody else can have sent it, not
             // again either.
-            let sender = self.sender_of_v2(&signed, key, address);
             let proof = RequestProof::v2(&signed, &parts.headers).on_trusted_channel(&parts.headers);
             return Ok(Authenticated {
-                sender: if proof.wants_nothing() {
-                    sender.on_trusted_channel()
-                } else {
-                    sender
-                },
+                sender: self.sender_of_v2(&signed, &proof, key, address),
                 proof,
                 digest: None,
             });
@@ -119,20 +114,32 @@ impl Authenticator {
         // A nonce is never used twice, whatever the endpoint makes of repetitions.
         self.remember(&signed, name, address, Repetition::Refused)?;
 
+        let proof = RequestProof::v2(&signed, &parts.headers);
         Ok(Authenticated {
-            sender: self.sender_of_v2(&signed, key, address),
-            proof: RequestProof::v2(&signed, &parts.headers),
+            sender: self.sender_of_v2(&signed, &proof, key, address),
+            proof,
             digest: Some(signed.digest()),
         })
     }
 
     /// The sender of a request of v2, who has so proven that it speaks v2.
-    fn sender_of_v2(&self, signed: &RequestSignature, key: PublicKey, address: SocketAddr) -> VerifiedSender {
+    fn sender_of_v2(
+        &self,
+        signed: &RequestSignature,
+        proof: &RequestProof,
+        key: PublicKey,
+        address: SocketAddr,
+    ) -> VerifiedSender {
         let peer = self.registry.by_name(signed.name().as_str());
         if let Some(peer) = &peer {
             self.registry.learn_protocol(peer, PeerProtocol::V2);
         }
-        self.sender(signed.name(), peer, key, address, signed.signed_at())
+        let sender = self.sender(signed.name(), peer, key, address, signed.signed_at());
+        if proof.wants_v1() {
+            sender
+        } else {
+            sender.without_inner_signature()
+        }
     }
 
     async fn check_v1(

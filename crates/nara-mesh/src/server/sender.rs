@@ -23,8 +23,8 @@ pub struct VerifiedSender {
     key: PublicKey,
     address: SocketAddr,
     signed_at: UnixMillis,
-    /// Whether the connection proves to the sender who answers.
-    knows_us: bool,
+    /// Whether a signature inside an answer would prove nothing more to the sender.
+    needs_no_inner: bool,
 }
 
 impl VerifiedSender {
@@ -41,20 +41,21 @@ impl VerifiedSender {
             key,
             address,
             signed_at,
-            knows_us: false,
+            needs_no_inner: false,
         }
     }
 
-    /// The same sender on a secure connection, to whom an answer need not be signed.
-    pub(super) fn on_trusted_channel(mut self) -> Self {
-        self.knows_us = true;
+    /// The same sender, whose proof of an answer covers all of it and its question: a signature of v2, or a secure
+    /// connection.
+    pub(super) fn without_inner_signature(mut self) -> Self {
+        self.needs_no_inner = true;
         self
     }
 
     /// An answer with events for this sender.
     pub(super) fn answer(&self, from: &LocalNara, events: Vec<SyncEvent>, now: UnixSeconds) -> SyncResponse {
         let name = from.name().as_str();
-        if self.knows_us {
+        if self.needs_no_inner {
             SyncResponse::unsigned(name, events, now)
         } else {
             SyncResponse::signed(name, events, now, from.keypair())

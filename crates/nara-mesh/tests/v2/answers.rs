@@ -32,7 +32,7 @@ fn body() -> Bytes {
 }
 
 /// Signs an answer as bob does.
-fn sign(response: &mut Response<Bytes>, request: &Received) {
+pub(crate) fn sign(response: &mut Response<Bytes>, request: &Received) {
     let request = RequestSignature::from_headers(&request.headers).unwrap();
     sign_for(&nara("bob"), response, &request);
 }
@@ -47,7 +47,7 @@ fn sign_for(bob: &LocalNara, response: &mut Response<Bytes>, request: &RequestSi
     signed.write_to(response.headers_mut());
 }
 
-fn sign_v1(response: &mut Response<Bytes>) {
+pub(crate) fn sign_v1(response: &mut Response<Bytes>) {
     let bob = nara("bob");
     let auth = ResponseAuth::sign(bob.keypair(), bob.name(), NOW, response.body());
     auth.write_to(response.headers_mut());

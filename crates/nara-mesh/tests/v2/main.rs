@@ -10,6 +10,7 @@ mod answers;
 #[path = "../support/fake_peer.rs"]
 #[expect(dead_code, reason = "other tests use more of it")]
 mod fake_peer;
+mod inner_signature;
 mod learning;
 #[path = "../support/naras.rs"]
 mod naras;

@@ -31,6 +31,10 @@ impl ChannelBinding {
         byte_sequence_text("", &self.0)
     }
 
+    pub(super) fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
     pub(super) fn is_same(&self, other: &Self) -> bool {
         self.0.ct_eq(&other.0).into()
     }

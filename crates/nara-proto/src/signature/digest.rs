@@ -5,14 +5,14 @@ use subtle::ConstantTimeEq as _;
 use super::fields::{byte_sequence, byte_sequence_text, single};
 use super::{SignatureError, SignedField};
 
-const PREFIX: &str = "sha-256=";
-
 /// The digest of a body as `Content-Digest` carries it: SHA-256 (RFC 9530, section 2). Bodies without bytes have one,
 /// too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ContentDigest([u8; 32]);
 
 impl ContentDigest {
+    pub(super) const PREFIX: &str = "sha-256=";
+
     /// The digest of a whole body.
     pub fn of(body: &[u8]) -> Self {
         Self(Sha256::digest(body).into())
@@ -24,12 +24,16 @@ impl ContentDigest {
     /// [`SignatureError`] if it is missing, repeated or malformed.
     pub fn from_headers(headers: &HeaderMap) -> Result<Self, SignatureError> {
         let value = single(headers, SignedField::ContentDigest)?;
-        byte_sequence(value, PREFIX, SignedField::ContentDigest).map(Self)
+        byte_sequence(value, Self::PREFIX, SignedField::ContentDigest).map(Self)
     }
 
     /// The value of the header.
     pub fn to_field(&self) -> String {
-        byte_sequence_text(PREFIX, &self.0)
+        byte_sequence_text(Self::PREFIX, &self.0)
+    }
+
+    pub(super) fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
     }
 
     /// Checks a whole body. For one that arrives in parts see [`DigestHasher`].

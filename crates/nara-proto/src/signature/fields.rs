@@ -2,7 +2,7 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::{LABEL, SignatureError, SignedField};
+use super::{SignatureError, SignedField};
 use crate::auth::NAME_HEADER;
 use crate::encoding;
 use crate::identity::{NaraName, Signature};
@@ -17,6 +17,9 @@ pub const SIGNATURE_HEADER: HeaderName = HeaderName::from_static("signature");
 pub const SIGNATURE_INPUT_HEADER: HeaderName = HeaderName::from_static("signature-input");
 /// The header that names the recipient.
 pub const TO_HEADER: HeaderName = HeaderName::from_static("x-nara-to");
+
+/// What stands before the value of the one member: [`LABEL`](super::LABEL) and `=`.
+pub(super) const LABEL_PREFIX: &str = "nara=";
 
 impl SignedField {
     /// The name of the header.
@@ -89,28 +92,36 @@ pub(super) fn byte_sequence<const N: usize>(
     let text = value.as_bytes().strip_prefix(prefix.as_bytes());
     let base64 = text.and_then(|text| text.strip_prefix(b":")?.strip_suffix(b":"));
     base64
-        .and_then(|base64| encoding::base64_decode_canonical(base64).ok()?.try_into().ok())
+        .and_then(encoding::base64_decode_exactly)
         .ok_or(SignatureError::Malformed(field))
 }
 
 /// The signature in the field [`SignedField::Signature`].
 pub(super) fn signature(value: &HeaderValue) -> Result<Signature, SignatureError> {
-    byte_sequence(value, &label_prefix(), SignedField::Signature).map(Signature::from_bytes)
+    byte_sequence(value, LABEL_PREFIX, SignedField::Signature).map(Signature::from_bytes)
 }
 
 /// What [`signature`] reads.
 pub(super) fn signature_text(signature: &Signature) -> String {
-    byte_sequence_text(&label_prefix(), signature.as_bytes())
+    byte_sequence_text(LABEL_PREFIX, signature.as_bytes())
 }
 
 /// What [`byte_sequence`] reads.
 pub(super) fn byte_sequence_text(prefix: &str, bytes: &[u8]) -> String {
-    format!("{prefix}:{}:", encoding::base64_encode(bytes))
+    // No more and no less: a header takes such a text over as it is.
+    let len = prefix.len() + 2 + bytes.len().div_ceil(3) * 4;
+    let mut text = String::with_capacity(len);
+    append_byte_sequence(prefix, bytes, &mut text);
+    debug_assert_eq!((text.len(), text.capacity()), (len, len));
+    text
 }
 
-/// The prefix of the member of the one signature.
-fn label_prefix() -> String {
-    format!("{LABEL}=")
+/// Appends what [`byte_sequence`] reads.
+pub(super) fn append_byte_sequence(prefix: &str, bytes: &[u8], text: &mut String) {
+    text.push_str(prefix);
+    text.push(':');
+    encoding::base64_append(bytes, text);
+    text.push(':');
 }
 
 /// The value of a header that was made here of printable ASCII, or of a name.

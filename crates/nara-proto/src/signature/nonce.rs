@@ -39,18 +39,17 @@ impl Nonce {
         UnixMillis::new(i64::from_be_bytes(time))
     }
 
-    pub(super) fn to_base64(self) -> String {
-        encoding::base64_encode(&self.0)
+    pub(super) fn append_base64(self, text: &mut String) {
+        encoding::base64_append(&self.0, text);
     }
 
     pub(super) fn from_base64(text: &str) -> Option<Self> {
-        let bytes = encoding::base64_decode_canonical(text.as_bytes()).ok()?;
-        bytes.try_into().ok().map(Self)
+        encoding::base64_decode_exactly(text.as_bytes()).map(Self)
     }
 }
 
 impl fmt::Debug for Nonce {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Nonce({})", self.to_base64())
+        write!(f, "Nonce({})", encoding::base64_encode(&self.0))
     }
 }

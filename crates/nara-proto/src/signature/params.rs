@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use http::HeaderValue;
 use sfv::{BareItem, Dictionary, FieldType as _, InnerList, Integer, ListEntry, Parser};
 
-use super::fields::ascii;
+use super::fields::{LABEL_PREFIX, ascii};
 use super::{ALGORITHM, LABEL, Nonce, SignatureError, SignedField, TAG};
 use crate::identity::{KeyId, PublicKey};
 use crate::time::UnixSeconds;
@@ -17,8 +17,8 @@ pub(super) struct Params {
     pub(super) expires: Option<UnixSeconds>,
     pub(super) nonce: Option<Nonce>,
     pub(super) key_id: KeyId,
-    /// The inner list with its parameters: the value of `@signature-params`.
-    text: String,
+    /// The value of the header: the label, `=`, and the inner list with its parameters.
+    field: String,
 }
 
 impl Params {
@@ -43,13 +43,20 @@ impl Params {
         key_id: (KeyId, &str),
     ) -> Self {
         let (key_id, key_id_text) = key_id;
-        let mut text = String::with_capacity(SignedField::SignatureInput.max_len());
+        let mut field = String::with_capacity(SignedField::SignatureInput.max_len());
+        field.push_str(LABEL_PREFIX);
+        field.push_str(covered);
         let written = (|| {
-            write!(text, "{covered};created={created}")?;
+            write!(field, ";created={created}")?;
             if let Some((expires, nonce)) = for_request {
-                write!(text, ";expires={expires};nonce=\"{}\"", nonce.to_base64())?;
+                write!(field, ";expires={expires};nonce=\"")?;
+                nonce.append_base64(&mut field);
+                field.push('"');
             }
-            write!(text, ";keyid=\"{key_id_text}\";alg=\"{ALGORITHM}\";tag=\"{TAG}\"")
+            write!(
+                field,
+                ";keyid=\"{key_id_text}\";alg=\"{ALGORITHM}\";tag=\"{TAG}\""
+            )
         })();
         written.expect("a String takes every write");
         Self {
@@ -57,7 +64,7 @@ impl Params {
             expires: for_request.map(|(expires, _)| expires),
             nonce: for_request.map(|(_, nonce)| nonce),
             key_id,
-            text,
+            field,
         }
     }
 
@@ -90,8 +97,7 @@ impl Params {
     /// Reads what [`Params::new`] writes, and nothing else: the structured-field parser takes ten times as long, and
     /// nearly all peers write like this. Whether it is that, writing it again tells.
     fn parse_own(input: &str, covered: &str) -> Option<Self> {
-        let text = input.strip_prefix(LABEL)?.strip_prefix('=')?;
-        let mut rest = text.strip_prefix(covered)?;
+        let mut rest = input.strip_prefix(LABEL_PREFIX)?.strip_prefix(covered)?;
         let mut parameter = |name: &str| {
             let value = rest.strip_prefix(name)?;
             let end = value.find(';').unwrap_or(value.len());
@@ -109,11 +115,11 @@ impl Params {
         };
         let key_id = unquoted(parameter(";keyid=")?)?;
         let params = Self::new(covered, created, for_request, (key_id.parse().ok()?, key_id));
-        (params.text == text).then_some(params)
+        (params.field == input).then_some(params)
     }
 
     fn read(list: &InnerList, input: &str, covered: &'static str) -> Result<Self, SignatureError> {
-        let text = input.get(LABEL.len() + 1..).unwrap_or_default();
+        let text = input.get(LABEL_PREFIX.len()..).unwrap_or_default();
         // In the strict spelling the list is a prefix; what is not, is refused later.
         if !text
             .strip_prefix(covered)
@@ -148,18 +154,18 @@ impl Params {
             expires,
             nonce,
             key_id: key_id.ok_or_else(missing("keyid"))?,
-            text: text.to_owned(),
+            field: input.to_owned(),
         })
     }
 
     /// The value of `@signature-params`.
     pub(super) fn text(&self) -> &str {
-        &self.text
+        &self.field[LABEL_PREFIX.len()..]
     }
 
     /// The value of the header.
-    pub(super) fn to_field(&self) -> String {
-        format!("{LABEL}={}", self.text)
+    pub(super) fn field(&self) -> &str {
+        &self.field
     }
 }
 
@@ -218,7 +224,7 @@ mod tests {
             change in proptest::option::of((any::<prop::sample::Index>(), prop::sample::select(b"0159+-;:=\"() aAzZ".to_vec()))),
         ) {
             let written = params(created, for_request, nonce);
-            let mut input = written.to_field();
+            let mut input = written.field().to_owned();
             if let Some((at, with)) = change {
                 let at = at.index(input.len());
                 input.replace_range(at..=at, &char::from(with).to_string());
@@ -227,7 +233,7 @@ mod tests {
             let long = Params::parse_any(&input, COVERED);
             if let Some(short) = short {
                 prop_assert_eq!(Ok(short), long);
-            } else if input == written.to_field() {
+            } else if input == written.field() {
                 prop_assert_eq!(long, Err(SignatureError::Malformed(SignedField::SignatureInput)));
             }
         }

@@ -122,7 +122,7 @@ impl RequestSignature {
         if let Some(channel) = self.channel {
             headers.insert(CHANNEL_HEADER, fields::value(channel.to_field()));
         }
-        headers.insert(SIGNATURE_INPUT_HEADER, fields::value(self.params.to_field()));
+        headers.insert(SIGNATURE_INPUT_HEADER, fields::value(self.params.field()));
         headers.insert(
             SIGNATURE_HEADER,
             fields::value(fields::signature_text(&self.signature)),
@@ -248,14 +248,18 @@ impl RequestSignature {
     /// The bytes that are signed (RFC 9421, section 2.5).
     pub fn base(&self, line: RequestLine<'_>) -> Vec<u8> {
         let mut base = SignatureBase::new();
-        base.component("\"@method\"", line.method.as_bytes())
-            .component("\"@path\"", line.path.as_bytes())
+        base.component("\"@method\"", line.method)
+            .component("\"@path\"", line.path)
             .query(line.query.unwrap_or_default())
-            .component("\"content-digest\"", self.digest.to_field().as_bytes())
-            .component("\"x-nara-name\"", self.name.as_str().as_bytes())
-            .component("\"x-nara-to\"", self.to.as_bytes());
-        if let Some(channel) = self.channel {
-            base.component("\"x-nara-channel\"", channel.to_field().as_bytes());
+            .byte_sequence(
+                "\"content-digest\"",
+                ContentDigest::PREFIX,
+                self.digest.as_bytes(),
+            )
+            .component("\"x-nara-name\"", self.name.as_str())
+            .component("\"x-nara-to\"", &self.to);
+        if let Some(channel) = &self.channel {
+            base.byte_sequence("\"x-nara-channel\"", "", channel.as_bytes());
         }
         base.finish(self.params.text())
     }

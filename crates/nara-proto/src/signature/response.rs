@@ -1,7 +1,7 @@
 use http::{HeaderMap, StatusCode};
 
 use super::base::SignatureBase;
-use super::fields;
+use super::fields::{self, LABEL_PREFIX};
 use super::params::Params;
 use super::{
     CONTENT_DIGEST_HEADER, ContentDigest, SIGNATURE_HEADER, SIGNATURE_INPUT_HEADER, SignatureError,
@@ -75,7 +75,7 @@ impl ResponseSignature {
     pub fn write_to(&self, headers: &mut HeaderMap) {
         headers.insert(NAME_HEADER, fields::value(self.name.as_str()));
         headers.insert(CONTENT_DIGEST_HEADER, fields::value(self.digest.to_field()));
-        headers.insert(SIGNATURE_INPUT_HEADER, fields::value(self.params.to_field()));
+        headers.insert(SIGNATURE_INPUT_HEADER, fields::value(self.params.field()));
         headers.insert(
             SIGNATURE_HEADER,
             fields::value(fields::signature_text(&self.signature)),
@@ -141,12 +141,15 @@ impl ResponseSignature {
 
     /// The bytes that are signed (RFC 9421, section 2.5).
     pub fn base(&self, status: StatusCode, request: &Signature) -> Vec<u8> {
-        let request = fields::signature_text(request);
         let mut base = SignatureBase::new();
-        base.component("\"@status\"", status.as_str().as_bytes())
-            .component("\"content-digest\"", self.digest.to_field().as_bytes())
-            .component("\"x-nara-name\"", self.name.as_str().as_bytes())
-            .component("\"signature\";req", request.as_bytes());
+        base.component("\"@status\"", status.as_str())
+            .byte_sequence(
+                "\"content-digest\"",
+                ContentDigest::PREFIX,
+                self.digest.as_bytes(),
+            )
+            .component("\"x-nara-name\"", self.name.as_str())
+            .byte_sequence("\"signature\";req", LABEL_PREFIX, request.as_bytes());
         base.finish(self.params.text())
     }
 }

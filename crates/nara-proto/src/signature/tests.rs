@@ -261,3 +261,8 @@ fn a_digest_in_parts_is_the_one_of_the_whole() {
     hasher.update(&BODY[3..]);
     assert_eq!(hasher.finish(), ContentDigest::of(BODY));
 }
+
+#[test]
+fn the_prefix_of_the_member_is_its_label() {
+    assert_eq!(fields::LABEL_PREFIX, format!("{LABEL}="));
+}

@@ -82,7 +82,7 @@ proptest! {
         params
             .set_created(1_769_100_000)
             .set_expires(1_769_100_030)
-            .set_nonce(&Nonce::from_bytes(nonce).to_base64())
+            .set_nonce(&crate::encoding::base64_encode(&nonce))
             .set_alg(&AlgorithmName::Ed25519)
             .set_keyid(&KeyId::from(&key("alice")).to_string())
             .set_tag(TAG);

@@ -19,12 +19,12 @@ const SIGNATURE: &str =
 #[test]
 fn the_base_and_the_signature_of_the_standard() {
     let mut base = SignatureBase::new();
-    base.component("\"date\"", b"Tue, 20 Apr 2021 02:07:55 GMT")
-        .component("\"@method\"", b"POST")
-        .component("\"@path\"", b"/foo")
-        .component("\"@authority\"", b"example.com")
-        .component("\"content-type\"", b"application/json")
-        .component("\"content-length\"", b"18");
+    base.component("\"date\"", "Tue, 20 Apr 2021 02:07:55 GMT")
+        .component("\"@method\"", "POST")
+        .component("\"@path\"", "/foo")
+        .component("\"@authority\"", "example.com")
+        .component("\"content-type\"", "application/json")
+        .component("\"content-length\"", "18");
     let base = base.finish(PARAMS);
 
     let seed: [u8; 32] = URL_SAFE_NO_PAD.decode(PRIVATE).unwrap().try_into().unwrap();

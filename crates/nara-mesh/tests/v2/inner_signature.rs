@@ -1,0 +1,99 @@
+//! The signature inside an answer: only where nothing else proves that the answer belongs to its question.
+
+use http::{HeaderMap, Response};
+use nara_mesh::client::{ClientError, Verification};
+use nara_mesh::identity::LocalNara;
+use nara_mesh::transport::TcpTransport;
+use nara_proto::auth::RequestAuth;
+use nara_proto::go_json;
+use nara_proto::sync::{SyncRequest, SyncResponse};
+
+use crate::answers::{sign, sign_v1};
+use crate::fake_peer::{Answer, FakePeer, Received};
+use crate::support::{Bob, NOW, client_of_bob, free_port, nara, sync_headers};
+
+/// What the server of bob puts into its answer to a request with these headers.
+async fn answer_of_bob(headers: &HeaderMap) -> SyncResponse {
+    let bob = Bob::start(|builder| builder).await;
+    let answer = bob.sync(headers);
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    go_json::from_slice(&answer.body).unwrap()
+}
+
+/// What the client of alice makes of this answer of a peer that it takes for bob.
+async fn verdict(
+    answer: SyncResponse,
+    sign: fn(&mut Response<bytes::Bytes>, &Received),
+) -> Result<Verification, ClientError> {
+    let peer = FakePeer::start(TcpTransport, free_port(), move |request| {
+        let mut response = Response::new(go_json::to_body(&answer).into());
+        sign(&mut response, request);
+        Answer::With(response)
+    })
+    .await;
+    let (client, bob) = (client_of_bob(peer.address), nara("bob"));
+    let fetched = client
+        .fetch_sync_events(bob.id(), SyncRequest::recent(10))
+        .await?;
+    Ok(fetched.verification().clone())
+}
+
+fn inherited(response: &mut Response<bytes::Bytes>, _: &Received) {
+    sign_v1(response);
+}
+
+fn unsigned(from: &str) -> SyncResponse {
+    SyncResponse::unsigned(from, Vec::new(), NOW.to_seconds())
+}
+
+fn signed(by: &LocalNara) -> SyncResponse {
+    SyncResponse::signed("bob", Vec::new(), NOW.to_seconds(), by.keypair())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_does_without_the_inherited_signature_gets_none_inside() {
+    let answer = answer_of_bob(&sync_headers(|_| {})).await;
+    assert_eq!((answer.from.as_str(), answer.sig.as_str()), ("bob", ""));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_may_read_the_inherited_signature_only_gets_one_inside() {
+    let alice = nara("alice");
+    let inherited = RequestAuth::sign(alice.keypair(), alice.name(), NOW, "POST", "/events/sync");
+    let mut both = sync_headers(|_| {});
+    inherited.write_to(&mut both);
+    let mut alone = HeaderMap::new();
+    inherited.write_to(&mut alone);
+    for headers in [alone, both] {
+        let answer = answer_of_bob(&headers).await;
+        answer.verify(&nara("bob").public_key()).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_answer_for_this_question_needs_none_inside() {
+    let proof = verdict(unsigned("bob"), sign).await.unwrap();
+    assert!(proof.header && proof.bound && !proof.inner);
+}
+
+#[tokio::test]
+async fn an_answer_for_any_question_needs_one_inside() {
+    let error = verdict(unsigned("bob"), inherited).await.unwrap_err();
+    assert!(error.is_unauthenticated(), "{error}");
+    let proof = verdict(signed(&nara("bob")), inherited).await.unwrap();
+    assert!(proof.header && !proof.bound && proof.inner);
+}
+
+#[tokio::test]
+async fn one_that_is_there_must_be_good() {
+    let error = verdict(signed(&nara("carol")), sign).await.unwrap_err();
+    assert!(error.is_unauthenticated(), "{error}");
+    let proof = verdict(signed(&nara("bob")), sign).await.unwrap();
+    assert!(proof.header && proof.bound && proof.inner);
+}
+
+#[tokio::test]
+async fn an_answer_in_the_name_of_another_is_refused_without_one_inside() {
+    let error = verdict(unsigned("carol"), sign).await.unwrap_err();
+    assert!(error.is_unauthenticated(), "{error}");
+}
