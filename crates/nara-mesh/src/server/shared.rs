@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::ServerLimits;
 use super::announcement::Announcement;
 use super::background::Background;
+use super::body_budget::BodyBudget;
 use super::places::Places;
 use super::rates::{RateLimit, Rates};
 use super::stash::Stash;
@@ -38,6 +39,7 @@ pub(super) struct Shared {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) handler: Arc<dyn MeshHandler>,
     pub(super) limits: ServerLimits,
+    pub(super) body_budget: Arc<BodyBudget>,
     pub(super) announcement: Announcement,
     pub(super) mesh_ip: String,
     pub(super) coordinates: Option<Coordinates>,
