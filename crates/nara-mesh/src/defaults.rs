@@ -56,6 +56,13 @@ pub const REQUESTS_IN_FLIGHT: usize = 1024;
 /// several programs that call.
 pub const REQUESTS_IN_FLIGHT_PER_PEER: usize = 64;
 
+/// Bytes of request bodies that a server holds at once, until their requests are answered: what it spends on bodies in
+/// memory, in a process that needs about as much for everything else.
+pub const BODY_BYTES_IN_FLIGHT: usize = 256 << 20;
+
+/// Those of one peer: two of the largest bodies that there are, since zines have up to 16 MiB.
+pub const BODY_BYTES_IN_FLIGHT_PER_PEER: usize = 32 << 20;
+
 /// How far the clock of a peer may be from ours before it is warned of: a sixth of the window in which times are fresh,
 /// and far more than clocks that are set by the network are apart.
 pub const CLOCK_WARNING: Duration = Duration::from_secs(5);

@@ -51,6 +51,8 @@ metrics! {
     Histogram REQUEST_SECONDS = "nara_mesh_request_duration_seconds";
     /// Requests that are worked on now.
     Gauge REQUESTS_IN_FLIGHT = "nara_mesh_requests_in_flight";
+    /// Bytes of request bodies that are held now, until their requests are answered.
+    Gauge BODY_BYTES = "nara_mesh_request_body_bytes";
     /// Requests that were refused, by `reason`: one of a fixed set of words.
     Counter REQUESTS_REFUSED = "nara_mesh_requests_refused_total";
     /// Connections of peers that are open at the server now.

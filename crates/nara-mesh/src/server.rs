@@ -33,6 +33,7 @@ mod announcement;
 mod authenticator;
 mod background;
 mod body;
+mod body_budget;
 mod builder;
 mod clean_path;
 mod clocks;

@@ -312,13 +312,13 @@ impl MeshClient {
             Err(ErrorKind::Tls(TlsFailure::OtherKey(_))) => drop(admission),
             Err(_) => admission.failed(Failure::NoAnswer),
         }
-        sent.map_err(|kind| self.as_conflict(route, kind))
+        sent.map_err(|kind| self.explain_tls(route, kind))
     }
 
     /// Where the connections for a call lead, and how they are protected.
     fn target(&self, route: &Route) -> Target {
-        let (policy, protocol) = (route.peer.tls(), route.peer.protocol());
-        let tls = match policy.unwrap_or(self.shared.tls) {
+        let protocol = route.peer.protocol();
+        let tls = match self.tls_policy(route) {
             TlsPolicy::Plain => false,
             TlsPolicy::Prefer => protocol.tls,
             TlsPolicy::Require => true,
@@ -335,6 +335,24 @@ impl MeshClient {
                 kind,
             }),
         }
+    }
+
+    /// What it means that no secure connection came about: a conflict, if it was the key; and the end of all calls, if
+    /// it is a peer that could do better.
+    fn explain_tls(&self, route: &Route, kind: ErrorKind) -> ErrorKind {
+        match kind {
+            ErrorKind::Tls(TlsFailure::Handshake(error))
+                if route.peer.protocol().tls && self.tls_policy(route) == TlsPolicy::Prefer =>
+            {
+                ErrorKind::TlsGone(error)
+            }
+            kind => self.as_conflict(route, kind),
+        }
+    }
+
+    /// How connections for a call are to be protected.
+    fn tls_policy(&self, route: &Route) -> TlsPolicy {
+        route.peer.tls().unwrap_or(self.shared.tls)
     }
 
     /// One try, on a connection of the pool if `pooled` and there is one.
@@ -427,7 +445,7 @@ impl MeshClient {
             Err(ErrorKind::Tls(TlsFailure::OtherKey(_))) => drop(admission),
             Err(_) => admission.failed(Failure::NoAnswer),
         }
-        let (connection, sent, head, body) = opened.map_err(|kind| self.as_conflict(route, kind))?;
+        let (connection, sent, head, body) = opened.map_err(|kind| self.explain_tls(route, kind))?;
         if head.status != StatusCode::OK {
             let reading = timeout_at(deadline, read_body(body, MAX_ERROR_BODY)).await;
             let read = reading.map_err(|_| ErrorKind::Timeout(Stage::Answer))?;

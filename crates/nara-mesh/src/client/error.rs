@@ -79,6 +79,8 @@ pub(super) enum ErrorKind {
     Status(StatusAnswer),
     /// The connection did not become secure.
     Tls(TlsFailure),
+    /// There is no secure connection to a peer that has proven that it speaks TLS, so it is not called at all.
+    TlsGone(io::Error),
     /// The deadline passed.
     Timeout(Stage),
     /// The answer is too large.
@@ -269,7 +271,7 @@ impl ClientError {
             ErrorKind::Signature(_) => "signature",
             ErrorKind::Status(_) => "status",
             ErrorKind::Tls(TlsFailure::OtherKey(_)) => "other_key",
-            ErrorKind::Tls(TlsFailure::Handshake(_)) => "tls",
+            ErrorKind::Tls(TlsFailure::Handshake(_)) | ErrorKind::TlsGone(_) => "tls",
             ErrorKind::Timeout(_) => "timeout",
             ErrorKind::TooLarge(_) => "too_large",
             ErrorKind::TooManyPending(_) => "too_many_pending",
@@ -379,6 +381,11 @@ impl fmt::Display for ErrorKind {
             Self::Tls(TlsFailure::Handshake(_)) => f.write_str(
                 "no secure connection; check that it accepts TLS on this port, or allow plain connections to it",
             ),
+            Self::TlsGone(_) => f.write_str(
+                "it has proven that it speaks TLS, and now no secure connection to it comes about; it is not called \
+                 without one, since anybody on the way could have prevented it. Try again; if it went back to plain \
+                 connections on purpose, make it a stranger again with `nara-mesh peers reset NAME`",
+            ),
             Self::TooLarge(limit) => {
                 write!(
                     f,
@@ -445,7 +452,7 @@ impl Error for ClientError {
             ErrorKind::Reconcile(error) => Some(error),
             ErrorKind::Signature(error) => Some(error),
             ErrorKind::Tls(TlsFailure::OtherKey(error)) => Some(error),
-            ErrorKind::Tls(TlsFailure::Handshake(error)) => Some(error),
+            ErrorKind::Tls(TlsFailure::Handshake(error)) | ErrorKind::TlsGone(error) => Some(error),
             ErrorKind::Unauthenticated(error) => Some(error),
             ErrorKind::UnknownKey { discovery, .. } => discovery.as_ref().map(|error| error as _),
             ErrorKind::AskedToWait(_)

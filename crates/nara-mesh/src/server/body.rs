@@ -15,6 +15,7 @@ use nara_proto::signature::SignatureError;
 use tower_http::timeout::TimeoutBody;
 
 use super::ServerLimits;
+use super::body_budget::OverBudget;
 use super::rejection::Rejection;
 
 /// Reads a whole request body of at most `max` bytes.
@@ -32,6 +33,12 @@ pub(super) async fn read(body: Body, max: usize, limits: &ServerLimits) -> Resul
         Err(error) if error.is::<LengthLimitError>() => Err(Rejection::BodyTooLarge(max)),
         Err(error) => {
             tracing::debug!(%error, "cannot read a request body");
+            let over_budget =
+                std::iter::successors(Some(&*error as &dyn std::error::Error), |error| error.source())
+                    .find_map(|error| error.downcast_ref::<OverBudget>());
+            if let Some(over_budget) = over_budget {
+                return Err(Rejection::BodyBudget(*over_budget));
+            }
             let caused_by = |is_cause: fn(&(dyn std::error::Error + 'static)) -> bool| {
                 std::iter::successors(Some(&*error as &dyn std::error::Error), |error| error.source())
                     .any(is_cause)

@@ -10,6 +10,7 @@ use tokio::sync::{Semaphore, watch};
 use super::announcement::Announcement;
 use super::authenticator::Authenticator;
 use super::background::Background;
+use super::body_budget::BodyBudget;
 use super::discovery::KeyDiscovery;
 use super::handler::{MeshHandler, NoHandler};
 use super::opening::Opening;
@@ -276,6 +277,7 @@ impl MeshServerBuilder {
                 .map(|limit| (limit, Rates::new(limit))),
             imports: Places::new(self.limits.imports, self.limits.imports_per_address),
             background: background.clone(),
+            body_budget: Arc::new(BodyBudget::new(&self.limits)),
             limits: self.limits.clone(),
         });
         MeshServer {

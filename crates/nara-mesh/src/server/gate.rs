@@ -15,6 +15,7 @@ use nara_proto::endpoint::{
 use nara_proto::identity::PublicKey;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use super::body_budget::{BodyBudget, Source};
 use super::places::{NoPlace, Place, Places};
 use super::rates::Rates;
 use super::rejection::{Limit, Rejection};
@@ -30,10 +31,11 @@ pub(super) struct Gate {
     in_flight: Semaphore,
     in_flight_by_peer: Places<PublicKey>,
     in_flight_per_peer: usize,
+    body_budget: Arc<BodyBudget>,
 }
 
 impl Gate {
-    pub(super) fn new(limits: &ServerLimits) -> Self {
+    pub(super) fn new(limits: &ServerLimits, body_budget: Arc<BodyBudget>) -> Self {
         Self {
             by_address: limits
                 .requests_per_address
@@ -42,6 +44,7 @@ impl Gate {
             in_flight: Semaphore::new(limits.requests_in_flight.min(Semaphore::MAX_PERMITS)),
             in_flight_by_peer: Places::new(usize::MAX, limits.requests_in_flight_per_peer),
             in_flight_per_peer: limits.requests_in_flight_per_peer,
+            body_budget,
         }
     }
 
@@ -137,7 +140,10 @@ pub(super) async fn limit_peer(
     next: Next,
 ) -> Response {
     match gate.admit_peer(&sender) {
-        Ok(_place) => next.run(request).await,
+        Ok(_place) => {
+            let allowance = gate.body_budget.allowance(Source::Peer(*sender.key()));
+            next.run(request.map(|body| allowance.watch(body))).await
+        }
         Err(rejection) => rejection.into_response(),
     }
 }

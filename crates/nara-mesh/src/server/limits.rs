@@ -8,6 +8,13 @@ use crate::rate_limit::RateLimit;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ServerLimits {
+    /// Bytes of request bodies that are held at once, until their requests are answered:
+    /// [`defaults::BODY_BYTES_IN_FLIGHT`]. A body that would exceed it is refused with status 503 and `Retry-After`.
+    pub body_bytes_in_flight: usize,
+    /// Those of one peer, and of one source address where the peer is not known: not less than the largest body, or
+    /// none of that size is ever taken: [`defaults::BODY_BYTES_IN_FLIGHT_PER_PEER`]. A body that would exceed it is
+    /// refused with status 429 and `Retry-After`.
+    pub body_bytes_in_flight_per_peer: usize,
     /// How long a peer may be silent within a request body: 10 s.
     pub body_progress: Duration,
     /// How long a whole request body may take: 30 s, so that a peer that sends a byte every nine seconds does
@@ -83,6 +90,8 @@ pub struct ServerLimits {
 impl Default for ServerLimits {
     fn default() -> Self {
         Self {
+            body_bytes_in_flight: defaults::BODY_BYTES_IN_FLIGHT,
+            body_bytes_in_flight_per_peer: defaults::BODY_BYTES_IN_FLIGHT_PER_PEER,
             body_progress: Duration::from_secs(10),
             body_total: Duration::from_secs(30),
             checkpoint_answers: 4,

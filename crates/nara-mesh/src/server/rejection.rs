@@ -14,6 +14,7 @@ use nara_proto::signature::SignatureError;
 use nara_proto::stream::InvalidStreamRequest;
 use nara_proto::world::ChainError;
 
+use super::body_budget::OverBudget;
 use crate::ledger::LedgerError;
 use crate::metrics;
 use crate::rate_limit::RateLimit;
@@ -58,6 +59,9 @@ pub(crate) enum Rejection {
     /// The connection broke while the body was read.
     #[error("The request body ended early")]
     BodyBroken,
+    /// There is no room for the body beside those that are held already.
+    #[error(transparent)]
+    BodyBudget(OverBudget),
     /// The body did not come in time.
     #[error("The request body came too slowly")]
     BodyTooSlow,
@@ -257,8 +261,11 @@ impl Rejection {
             Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Panicked => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::TooManyInFlight(_) | Self::TooManyRequests { .. } => StatusCode::TOO_MANY_REQUESTS,
-            Self::Busy(_)
+            Self::BodyBudget(OverBudget::OfSource(_))
+            | Self::TooManyInFlight(_)
+            | Self::TooManyRequests { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::BodyBudget(OverBudget::All)
+            | Self::Busy(_)
             | Self::Ledger(_)
             | Self::NoStreamLeft
             | Self::Overloaded
@@ -272,7 +279,11 @@ impl Rejection {
     /// our client calls the peer for nothing at all before it is over.
     fn retry_after(&self) -> Option<u64> {
         match self {
-            Self::Busy(_) | Self::Overloaded | Self::ReplayCacheFull | Self::TooManyInFlight(_) => Some(1),
+            Self::BodyBudget(_)
+            | Self::Busy(_)
+            | Self::Overloaded
+            | Self::ReplayCacheFull
+            | Self::TooManyInFlight(_) => Some(1),
             Self::TooManyRequests { retry_after, .. } => Some(whole_seconds(*retry_after)),
             _ => None,
         }
@@ -285,6 +296,8 @@ impl Rejection {
             Self::AddressMismatch => "address_mismatch",
             Self::BeforeStart => "before_start",
             Self::BodyBroken => "body_broken",
+            Self::BodyBudget(OverBudget::All) => "body_bytes",
+            Self::BodyBudget(OverBudget::OfSource(_)) => "body_bytes_of_peer",
             Self::BodyTooSlow => "body_too_slow",
             Self::BodyTooLarge(_) => "body_too_large",
             Self::Busy(_) => "busy",

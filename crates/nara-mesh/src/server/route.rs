@@ -56,7 +56,7 @@ use super::verify_request::VerifyRequestLayer;
 
 /// All routes of a server.
 pub(super) fn router(shared: Arc<Shared>, authenticator: &Arc<Authenticator>) -> Router {
-    let gate = Arc::new(Gate::new(&shared.limits));
+    let gate = Arc::new(Gate::new(&shared.limits, shared.body_budget.clone()));
     let routes = Routes {
         router: Router::new(),
         gate: &gate,

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::ServerLimits;
 use super::announcement::Announcement;
 use super::background::Background;
+use super::body_budget::BodyBudget;
 use super::handler::MeshHandler;
 use super::places::Places;
 use super::rates::Rates;
@@ -39,6 +40,7 @@ pub(super) struct Shared {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) handler: Arc<dyn MeshHandler>,
     pub(super) limits: ServerLimits,
+    pub(super) body_budget: Arc<BodyBudget>,
     pub(super) announcement: Announcement,
     /// What `/ping` tells; it changes when the node of this nara gets another address.
     pub(super) mesh_ip: watch::Sender<String>,

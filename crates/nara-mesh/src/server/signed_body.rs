@@ -77,4 +77,25 @@ mod tests {
         assert!(read(b"", b"[]").await.is_err());
         assert!(read(b"{}", b"").await.is_err());
     }
+
+    /// Whoever believes that a body is at its end does not read it, and would take one that nobody signed.
+    #[tokio::test]
+    async fn a_body_is_not_at_its_end_before_its_digest_was_looked_at() {
+        for content in ["", "{}"] {
+            let signed = ContentDigest::of(content.as_bytes());
+            let mut body = SignedBody::new(Body::from(content), signed);
+            assert!(!body.is_end_stream(), "{content:?}");
+            while let Some(frame) = body.frame().await {
+                assert!(!body.is_end_stream(), "{content:?}");
+                frame.unwrap();
+            }
+            assert!(body.is_end_stream(), "{content:?}");
+        }
+    }
+
+    #[test]
+    fn a_body_announces_what_the_one_inside_of_it_announces() {
+        let body = SignedBody::new(Body::from("[1]"), ContentDigest::of(b"[1]"));
+        assert_eq!(body.size_hint().exact(), Some(3));
+    }
 }

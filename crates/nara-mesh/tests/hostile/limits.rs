@@ -249,6 +249,56 @@ async fn all_together_have_so_many_requests_in_flight() {
     assert_eq!(calm.ping(4).await.status(), 200);
 }
 
+/// A signed request with a body of so many bytes, and one in which all of it but the last byte has come.
+fn large(sender: &LocalNara, ms: i64, size: usize) -> (Vec<u8>, Vec<u8>) {
+    let headers = signed(sender, UnixMillis::new(NOW.get() + ms), "POST", "/events/sync");
+    let mut padded = vec![b' '; size - body(sender).len()];
+    padded.extend(body(sender));
+    let whole = request("POST", "/events/sync", &headers, &padded);
+    let begun = whole[..whole.len() - 1].to_vec();
+    (whole, begun)
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_bodies_of_a_peer_have_so_many_bytes_at_once_and_others_are_served() {
+    let calm = Calm::start(|limits| limits.body_bytes_in_flight_per_peer = 1_000).await;
+    let (alice, bob) = (nara("alice"), nara("bob"));
+    let mut first = calm.send(2, &large(&alice, 0, 601).1).await;
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    let refused = calm.ask(3, &large(&alice, 1, 401).0).await;
+    assert_eq!((refused.status(), refused.retry_after()), (429, Some("1")));
+    assert_eq!(
+        refused.text(),
+        "You have 1000 bytes of request bodies in flight, which is the limit: wait for their answers\n"
+    );
+    assert!(refused.is_signed());
+    assert_eq!(calm.ask(2, &large(&alice, 2, 400).0).await.status(), 200);
+    assert_eq!(calm.ask(2, &large(&bob, 3, 1_000).0).await.status(), 200);
+    first.write_all(b"}").await.unwrap();
+    assert_eq!(Answer::read(&mut first).await.status(), 200);
+    assert_eq!(calm.ask(2, &large(&alice, 4, 1_000).0).await.status(), 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_bodies_of_all_have_so_many_bytes_at_once_imports_among_them() {
+    let calm = Calm::start(|limits| limits.body_bytes_in_flight = 1_000).await;
+    let (alice, bob) = (nara("alice"), nara("bob"));
+    let import = request("POST", "/api/events/import", &[], &[b' '; 601]);
+    let slow = calm.send(2, &import[..import.len() - 1]).await;
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    let refused = calm.ask(3, &large(&alice, 0, 401).0).await;
+    assert_eq!((refused.status(), refused.retry_after()), (503, Some("1")));
+    assert_eq!(
+        refused.text(),
+        "Too many bytes of request bodies at once, try again in a second\n"
+    );
+    assert_eq!(calm.ask(3, &large(&bob, 1, 400).0).await.status(), 200);
+    // Whoever is gone holds nothing any more.
+    drop(slow);
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert_eq!(calm.ask(3, &large(&alice, 2, 401).0).await.status(), 200);
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_import_that_does_not_come_keeps_out_its_own_address_only() {
     let calm = Calm::start(|_| {}).await;

@@ -7,7 +7,8 @@ use nara_mesh::client::MeshClient;
 use nara_mesh::clock::SystemClock;
 use nara_mesh::identity::LocalNara;
 use nara_mesh::proto::sync::SyncRequest;
-use nara_mesh::registry::{PeerInfo, PeerProtocol};
+use nara_mesh::proto::time::UnixMillis;
+use nara_mesh::registry::{PeerChange, PeerInfo, PeerProtocol, PeerRecord};
 use nara_mesh::tls::{CertificateKind, Security, TlsPolicy};
 use nara_mesh::transport::TcpTransport;
 
@@ -42,6 +43,37 @@ async fn calls_are_protected_as_far_as_the_peer_has_proven_that_it_can() {
         assert_eq!((report.security, report.key_matches), (security, Some(true)));
         sync(&client, &mesh.bob).await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_went_back_to_plain_connections_is_called_again_once_it_is_forgotten() {
+    let mesh = Mesh::new();
+    let server = mesh.server().tls(TlsPolicy::Plain);
+    let _server = server.serve(address(BOB)).await.unwrap();
+    let client = mesh.client(BOB, speaks_tls());
+    client.ping(mesh.bob.id()).await.unwrap_err();
+    // As `peers reset` does.
+    let peer = client.peer(mesh.bob.id()).unwrap();
+    let mut record = PeerRecord::of(peer.info()).unwrap();
+    let at = UnixMillis::new(1);
+    record.apply(PeerChange::Forget { at }).unwrap();
+    client.registry().restore(record);
+    let again = known(&mesh.bob, Some(address(BOB)));
+    client.registry().register(again).unwrap();
+    sync(&client, &mesh.bob).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_insists_on_tls_is_told_that_there_is_none() {
+    let mesh = Mesh::new();
+    let server = mesh.server().tls(TlsPolicy::Plain);
+    let _server = server.serve(address(BOB)).await.unwrap();
+    let client = mesh.stranger().tls(TlsPolicy::Require).build();
+    let bob = known(&mesh.bob, Some(address(BOB)));
+    client.registry().register(bob).unwrap();
+    let error = client.ping(mesh.bob.id()).await.unwrap_err().to_string();
+    assert!(error.contains("or allow plain connections to it"), "{error}");
+    assert!(!error.contains("proven"), "{error}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -92,7 +124,9 @@ async fn a_peer_that_has_proven_tls_is_never_called_without() {
         .fetch_sync_events(mesh.bob.id(), SyncRequest::recent(10))
         .await;
     let error = failed.unwrap_err();
-    assert!(error.to_string().contains("no secure connection"), "{error}");
+    let text = error.to_string();
+    assert!(text.contains("it has proven that it speaks TLS"), "{text}");
+    assert!(text.contains("`nara-mesh peers reset NAME`"), "{text}");
     // Nor is whoever is at its address, by a caller who does not know whom to expect.
     client.discover_key(address(TAP), None).await.unwrap_err();
     client.ping(address(TAP)).await.unwrap_err();

@@ -9,6 +9,7 @@ use nara_proto::import::{ImportRequest, ImportResponse};
 
 use crate::server::PeerAddress;
 use crate::server::body::{JSON, json, read_json};
+use crate::server::body_budget::Source;
 use crate::server::ingest::ingest;
 use crate::server::rejection::Rejection;
 use crate::server::shared::Shared;
@@ -21,6 +22,10 @@ pub(super) async fn handle(
 ) -> Result<Response, Rejection> {
     let place = shared.imports.take(&address.ip().to_canonical());
     let _place = place.map_err(|_| Rejection::Busy("imports"))?;
+    let allowance = shared
+        .body_budget
+        .allowance(Source::Address(address.ip().to_canonical()));
+    let body = allowance.watch(body);
     let request: ImportRequest = match read_json(body, EventsImport::MAX_REQUEST, &shared.limits).await {
         Ok(request) => request,
         Err(rejection @ Rejection::InvalidJson) => {
