@@ -37,6 +37,7 @@ mod error;
 mod events;
 mod fan_out;
 mod messages;
+mod outgoing;
 mod pages;
 mod pool;
 mod proof;

@@ -16,8 +16,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderName, Method, StatusCode};
+use http::{HeaderMap, HeaderName, StatusCode};
 use hyper::body::{Body as _, Incoming};
 use nara_proto::breaker::Failure;
 use nara_proto::endpoint::{Authentication, Endpoint, Ping};
@@ -29,6 +28,7 @@ use tracing::Instrument as _;
 use super::address::Route;
 use super::clocks::Asked;
 use super::error::{ErrorKind, Stage};
+use super::outgoing::Outgoing;
 use super::pool::{Connection, SendError, Target, TlsTarget, read_body};
 use super::retry_after::{AskedToWait, asked_to_wait};
 use super::sign::SentSignatures;
@@ -96,39 +96,6 @@ pub(super) struct OpenAnswer {
     /// The signatures of the request that it answers.
     pub(super) sent: SentSignatures,
     pub(super) connection: Connection,
-}
-
-/// A request of any endpoint, not yet signed.
-#[derive(Debug)]
-pub(super) struct Outgoing {
-    pub(super) method: Method,
-    pub(super) target: PathAndQuery,
-    pub(super) body: Option<Bytes>,
-    pub(super) authentication: Authentication,
-    pub(super) content_type: &'static str,
-    idempotent: bool,
-    max_answer: usize,
-    /// Headers beside those of the protocol.
-    pub(super) headers: HeaderMap,
-}
-
-impl Outgoing {
-    pub(super) fn new<E: Endpoint>(request: &E::Request) -> Result<Self, ErrorKind> {
-        let target = match E::query(request) {
-            Some(query) => PathAndQuery::try_from(format!("{}?{query}", E::PATH)),
-            None => PathAndQuery::try_from(E::PATH),
-        };
-        Ok(Self {
-            method: E::METHOD,
-            target: target.map_err(|error| ErrorKind::InvalidRequest(error.into()))?,
-            body: E::encode(request).map(Bytes::from),
-            authentication: E::AUTHENTICATION,
-            content_type: E::CONTENT_TYPE,
-            idempotent: E::IDEMPOTENT,
-            max_answer: E::MAX_RESPONSE,
-            headers: HeaderMap::new(),
-        })
-    }
 }
 
 /// Traces a call: peer, endpoint, outcome and duration; never signatures, bodies or keys.

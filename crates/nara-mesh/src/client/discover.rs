@@ -12,8 +12,9 @@ use nara_proto::sync::SyncRequest;
 use tokio::time::Instant;
 
 use super::address::Route;
-use super::call::{FROM_HEADER, Outgoing, Reply, traced};
+use super::call::{FROM_HEADER, Reply, traced};
 use super::error::{DiscoveryProblem, ErrorKind};
+use super::outgoing::Outgoing;
 use super::verify::check_channel;
 use super::{CallOptions, ClientError, DiscoveredKey, MeshClient, PeerRef, PingReport};
 use crate::registry::{KeySource, PinnedKey};

@@ -6,8 +6,9 @@ use nara_proto::endpoint::{Endpoint as _, MAX_QUERY_HOPS, PeerQuery, PeerQueryRe
 use nara_proto::identity::{NaraName, PublicKey};
 use nara_proto::peer::PeerQueryResponse;
 
-use super::call::{Outgoing, Reply, traced};
+use super::call::{Reply, traced};
 use super::error::ErrorKind;
+use super::outgoing::Outgoing;
 use super::{CallOptions, ClientError, FoundPeer, MeshClient, PeerRef};
 
 /// The name of the nara to ask next. There is no `Location`: this is no redirect of HTTP.

@@ -15,7 +15,7 @@ use nara_proto::time::UnixMillis;
 
 use super::MeshClient;
 use super::address::Route;
-use super::call::Outgoing;
+use super::outgoing::Outgoing;
 use crate::Signatures;
 use crate::random::random;
 use crate::tls::{ChannelTrust, SecureChannel};
