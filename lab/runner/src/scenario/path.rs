@@ -19,6 +19,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// A path that dies may cost a nara so much time.
 const TAKES_OVER: Duration = Duration::from_secs(5);
 const MIB: usize = 1 << 20;
+const AT_ONCE: usize = 8;
 /// Where echoes listen.
 const ECHO_PORT: u16 = 9700;
 /// Where the second device of the lab is, beside `127.0.0.1`: see `xtask/src/lab.rs`.
@@ -88,6 +89,17 @@ pub(super) async fn relay_only(
         Ok(format!("{:.1} ms", begin.elapsed().as_secs_f64() * 1e3))
     };
     table.check("1 MiB there and back", column, LIMIT, bytes).await;
+    // They share the queue of the relay, which drops what finds no room.
+    let at_once = async {
+        let echo = Echo::start(b.node.clone(), SocketAddr::new(b.address()?, ECHO_PORT + 1)).await?;
+        let begin = Instant::now();
+        let exchanges = (0..AT_ONCE).map(|_| exchange(&*a.node, echo.address, MIB));
+        futures_util::future::try_join_all(exchanges).await?;
+        Ok(format!("{:.2} s", begin.elapsed().as_secs_f64()))
+    };
+    table
+        .check("8 × 1 MiB there and back at once", column, LIMIT, at_once)
+        .await;
     let back = async {
         network.stop_relay().await?;
         tokio::time::sleep(Duration::from_secs(4)).await;
