@@ -22,7 +22,7 @@ use futures_util::stream::BoxStream;
 use nara_mesh::proto::identity::NaraName;
 use nara_mesh::transport::{BoxMeshStream, Candidate, MeshListener, PeerSource, Transport};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -94,6 +94,8 @@ struct Shared {
     node: TailscaledNode,
     api: LocalApi,
     ephemeral: bool,
+    /// Which ports of the node the daemon was told to forward, and whereto.
+    ports: Mutex<Forwarding>,
     end: CancellationToken,
     _supervisor: AbortOnDropHandle<()>,
     /// Where the socket is if the path of the folder is too long for one.
@@ -137,6 +139,7 @@ impl ManagedNode {
                 node,
                 api,
                 ephemeral,
+                ports: Mutex::default(),
                 end,
                 _supervisor: AbortOnDropHandle::new(tokio::spawn(supervisor.run())),
                 _short_folder: short_folder,
@@ -177,19 +180,24 @@ impl Transport for ManagedNode {
     fn listen(&self, local: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn MeshListener>>> {
         Box::pin(async move {
             let api = &self.shared.api;
+            // The daemon takes all ports at once; held until it has them, so that none is lost to another listener.
+            let mut ports = self.shared.ports.lock().await;
             let listener = match self.shared.node.listen(local).await {
                 // Another nara of this machine has the port to which daemons forward by default.
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
                     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-                    api.forward(&Forwarding::of(local.port(), listener.local_addr()?))
-                        .await?;
+                    let mut with_this = ports.clone();
+                    with_this.insert(local.port(), listener.local_addr()?);
+                    api.forward(&with_this).await?;
+                    *ports = with_this;
                     let listener = ForwardedListener::new(listener, local, api.clone(), Announced::ByHeader);
                     return Ok(Box::new(listener) as Box<dyn MeshListener>);
                 }
                 other => other?,
             };
+            ports.remove(listener.local_addr().port());
             // What an earlier start may have set is stored in the state of the daemon.
-            if let Err(error) = api.forward(&Forwarding::default()).await {
+            if let Err(error) = api.forward(&ports).await {
                 tracing::debug!(%error, "tailscaled does not take a configuration for ports");
             }
             Ok(listener)

@@ -3,8 +3,10 @@
 mod headscale;
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tokio::net::TcpListener;
 use tokio::sync::Mutex;
 
 use self::headscale::Headscale;
@@ -14,6 +16,8 @@ use crate::process::Process;
 pub(crate) const AUTH_KEY: &str = "tskey-auth-lab";
 /// Where the control server listens.
 const CONTROL: &str = "127.0.0.1:18090";
+/// How long a server that was killed may hold its port.
+const FREE: Duration = Duration::from_secs(20);
 /// The regions: the first is where all nodes are at home until it fails.
 const REGIONS: [u32; 1] = [900];
 
@@ -50,6 +54,7 @@ impl Network {
     }
 
     pub(crate) async fn start_on(programs: &Path, kind: ControlKind) -> Result<Self, String> {
+        until_free().await?;
         let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
         let (relay, node) = start_relay(programs, folder.path(), "0").await?;
         let relay_port = node["DERPPort"].to_string();
@@ -153,6 +158,18 @@ impl Network {
         *self.relay.lock().await = Some(relay);
         Ok(())
     }
+}
+
+/// Waits until the control server of the network before this one has let go of its port.
+async fn until_free() -> Result<(), String> {
+    let begin = Instant::now();
+    while let Err(error) = TcpListener::bind(CONTROL).await {
+        if begin.elapsed() > FREE {
+            return Err(format!("{CONTROL}: {error}"));
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok(())
 }
 
 async fn start_control(programs: &Path, map_file: &Path) -> Result<Process, String> {

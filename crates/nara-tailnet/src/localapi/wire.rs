@@ -126,27 +126,30 @@ pub(crate) struct UpdatePrefs<'a> {
 }
 
 /// `POST serve-config`: connections to ports of the node go to these addresses of the machine.
-#[derive(Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Forwarding {
     #[serde(rename = "TCP", skip_serializing_if = "BTreeMap::is_empty")]
     tcp: BTreeMap<u16, ForwardTcp>,
 }
 
 impl Forwarding {
-    /// Connections to a port of the node go to an address of the machine, each with a PROXY header.
-    pub(crate) fn of(port: u16, to: SocketAddr) -> Self {
+    /// From now on, connections to a port of the node go to an address of the machine, each with a PROXY header.
+    pub(crate) fn insert(&mut self, port: u16, to: SocketAddr) {
         let to = ForwardTcp {
             to,
             proxy_protocol: 1,
         };
-        Self {
-            tcp: BTreeMap::from([(port, to)]),
-        }
+        self.tcp.insert(port, to);
+    }
+
+    /// From now on, connections to a port of the node go where the daemon has them by default.
+    pub(crate) fn remove(&mut self, port: u16) {
+        self.tcp.remove(&port);
     }
 }
 
 /// Where the connections of a port go.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 struct ForwardTcp {
     #[serde(rename = "TCPForward")]
     to: SocketAddr,

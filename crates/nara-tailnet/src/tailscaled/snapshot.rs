@@ -21,6 +21,8 @@ pub(super) struct Snapshot {
     daemon_has_device: bool,
     /// Whether that device is in our network namespace.
     device: bool,
+    /// Whether the control server says who is online: some do not.
+    tells_online: bool,
     peers: Vec<Peer>,
     by_address: HashMap<IpAddr, usize>,
 }
@@ -53,6 +55,7 @@ impl Snapshot {
             own: status.addresses,
             daemon_has_device: status.tun,
             device,
+            tells_online: peers.iter().any(|peer| peer.0.online() == Some(true)),
             peers,
             by_address,
         }
@@ -77,7 +80,14 @@ impl Snapshot {
     }
 
     pub(super) fn candidates(&self) -> Vec<Candidate> {
-        self.peers.iter().map(Peer::candidate).collect()
+        let mut candidates: Vec<_> = self.peers.iter().map(Peer::candidate).collect();
+        if self.tells_online {
+            // A Headscale does not say when it saw those that are not.
+            for candidate in &mut candidates {
+                candidate.online.get_or_insert(false);
+            }
+        }
+        candidates
     }
 
     pub(super) fn path_to(&self, address: IpAddr) -> PathKind {

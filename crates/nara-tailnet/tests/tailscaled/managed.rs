@@ -83,6 +83,13 @@ fn kill(pid: &str) {
     );
 }
 
+/// The same of the last call.
+fn last_body(daemon: &FakeDaemon, call: &str) -> Value {
+    let state = daemon.state();
+    let (_, body) = state.calls.iter().rev().find(|(path, _)| path == call).unwrap();
+    serde_json::from_str(body).unwrap()
+}
+
 fn body(daemon: &FakeDaemon, call: &str) -> Value {
     let state = daemon.state();
     let (_, body) = state.calls.iter().find(|(path, _)| path == call).unwrap();
@@ -266,5 +273,19 @@ async fn a_second_nara_of_the_machine_gets_a_port_of_its_own_forwarded() {
     let mut bytes = [0; 5];
     accepted.read_exact(&mut bytes).await.unwrap();
     assert_eq!(&bytes, b"hello");
+
+    // Another port of the node, whether forwarded by default or not, takes nothing away from this one.
+    let free = node.listen("100.64.0.1:0".parse().unwrap()).await.unwrap();
+    assert_eq!(last_body(&daemon, "serve-config"), config);
+    let also_taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let also = also_taken.local_addr().unwrap().port();
+    let second = node
+        .listen(std::net::SocketAddr::from(([100, 64, 0, 1], also)))
+        .await
+        .unwrap();
+    let both = last_body(&daemon, "serve-config");
+    assert_eq!(both["TCP"][port.to_string()], *forward);
+    assert!(both["TCP"][also.to_string()].is_object(), "{both}");
+    drop((free, second));
     node.leave().await.unwrap();
 }

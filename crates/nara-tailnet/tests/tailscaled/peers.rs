@@ -41,6 +41,15 @@ async fn joining_leaving_going_offline_and_moving_are_seen() {
     // A control server that never says who is online.
     daemon.change(|state| state.peers[0].last_seen = false);
     seen(&mut changes, |peers| peers[0].online.is_none()).await;
+    // A Headscale says who is online, but not when it saw the others.
+    daemon.change(|state| state.peers.push(FakePeer::new("carol-q2x7", "100.64.0.3")));
+    seen(&mut changes, |peers| {
+        let online = |host_name: &str| peers.iter().find(|peer| peer.host_name == host_name)?.online;
+        (online("bob-x7q2"), online("carol-q2x7")) == (Some(false), Some(true))
+    })
+    .await;
+    daemon.change(|state| state.peers.truncate(1));
+    seen(&mut changes, |peers| peers.len() == 1).await;
 
     let address: IpAddr = "100.64.0.9".parse().unwrap();
     daemon.change(|state| state.peers[0].addresses = vec![address]);

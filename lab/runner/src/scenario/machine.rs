@@ -15,6 +15,7 @@ use crate::echo::Echo;
 use crate::kind::Kind;
 use crate::nara::Nara;
 use crate::network::{ControlKind, Network};
+use crate::program::Program;
 use crate::table::{Outcome, TO, Table, within};
 
 const LIMIT: Duration = Duration::from_secs(90);
@@ -43,10 +44,33 @@ pub(super) async fn run(
     let begin = Instant::now();
     let mut daemon = Daemon::start(&network, "machine").await?;
     daemon.log_in(&network, "machine").await?;
+    let joined = format!("{:.2} s", begin.elapsed().as_secs_f64());
+    table.note("daemon started and joined", "tailscaled", Ok(joined));
+    let up = async {
+        let (begin, socket) = (Instant::now(), daemon.socket());
+        let program = Program::new(programs, network.folder_of("home"))?;
+        program
+            .run(&["id", "new", "--name", "carol", "--out", "carol.soul"])
+            .await?;
+        // Only the place of the socket is not the usual one.
+        let socket = socket.to_string_lossy();
+        let mut carol = program.start(&["up", "--soul-file", "carol.soul", "--socket", &socket])?;
+        carol
+            .until(&[("step", "network"), ("network", "tailscaled")])
+            .await?;
+        if let Some(other) = others.first() {
+            carol
+                .until(&[("event", "found"), ("name", other.name.as_str())])
+                .await?;
+        }
+        let took = begin.elapsed();
+        carol.end().await?;
+        Ok(format!("finds a nara after {:.1} s", took.as_secs_f64()))
+    };
+    table.check("`up` without options", "tailscaled", LIMIT, up).await;
+    let begin = Instant::now();
     let node = Arc::new(TailscaledNode::new(daemon.socket()));
     let machine = Nara::on(node, Kind::Tailscaled, "machine", begin).await?;
-    let joined = format!("{:.2} s", machine.joined.as_secs_f64());
-    table.note("daemon started and joined", "tailscaled", Ok(joined));
 
     let names: Vec<_> = others.iter().map(|nara| &nara.name).collect();
     let discover = async { machine.discover(&names, SOON).await.map(pair::seconds) };
