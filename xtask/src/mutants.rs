@@ -92,8 +92,8 @@ const PARTS: [Part; 4] = [
         ],
         passes: &[
             Pass::all(&["--test=client"]),
-            Pass::all(&["--test=tls", "--test=v2"]),
-            Pass::all(&["--lib", "--test=hostile"]),
+            Pass::all(&["--lib", "--test=tls"]),
+            Pass::all(&["--test=v2", "--test=hostile"]),
             NO_FLOODS,
         ],
         timeout_s: 90,
