@@ -138,12 +138,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
         fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
         let mut outcome = Ok(());
         for (index, pass) in part.passes.iter().enumerate() {
-            let mut command = command(&part, pass, &passed_on);
-            if index > 0 {
-                // Only what survived the pass before.
-                command.arg("--iterate");
-            }
-            outcome = process::run(&mut command);
+            outcome = process::run(&mut command(&part, pass, index > 0, &passed_on));
         }
         outcome.map_err(|error| {
             format!(
@@ -156,7 +151,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     Ok(())
 }
 
-fn command(part: &Part, pass: &Pass, passed_on: &[String]) -> Command {
+fn command(part: &Part, pass: &Pass, only_survivors: bool, passed_on: &[String]) -> Command {
     let installed = process::root().join("target/tools/bin/cargo-mutants");
     let program = if installed.exists() {
         installed
@@ -190,6 +185,9 @@ fn command(part: &Part, pass: &Pass, passed_on: &[String]) -> Command {
     }
     command.args(EQUIVALENT.iter().flat_map(|regex| ["--exclude-re", regex]));
     command.args(passed_on);
+    if only_survivors {
+        command.arg("--iterate");
+    }
     // The first ends the arguments of cargo-mutants, the second those of cargo.
     command.args(["--", "--"]).args(pass.tests);
     command
