@@ -17,6 +17,7 @@ mod hostile;
 #[path = "../support/naras.rs"]
 #[expect(dead_code, reason = "other tests use more of it")]
 mod naras;
+mod pinning;
 mod reconcile;
 mod retry_after;
 mod routing;

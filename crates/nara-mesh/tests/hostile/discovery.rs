@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use futures_util::future::{BoxFuture, join_all};
 use nara_mesh::Signatures;
@@ -163,7 +164,9 @@ async fn a_known_name_with_a_new_key_is_refused_and_reported() {
     })
     .await;
     assert_eq!(sync(&target, &impostor), 401);
-    let PeerEvent::KeyConflict(conflict) = watch.recv().await.unwrap() else {
+    // Without the question that it waits for it would wait for ever.
+    let event = tokio::time::timeout(Duration::from_secs(60), watch.recv()).await;
+    let PeerEvent::KeyConflict(conflict) = event.expect("nobody asked").unwrap() else {
         panic!("another event");
     };
     assert_eq!(conflict.offered, impostor.public_key());

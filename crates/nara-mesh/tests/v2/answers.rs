@@ -242,3 +242,80 @@ async fn a_capability_is_believed_if_the_pinned_key_signed_it_now() {
 async fn pinned_v2(headers: HeaderMap) -> bool {
     pinged(headers).await.v2
 }
+
+const LOOKS_FOR_V1: &str = "Authentication failed: missing auth headers\n";
+
+/// What a call makes of a refusal by a peer that is known to speak v2, or not.
+async fn refusal(speaks_v2: bool, status: u16, text: &'static str) -> (ClientError, usize) {
+    let peer = FakePeer::start(TcpTransport, free_port(), move |_| {
+        crate::fake_peer::plain(status, text)
+    })
+    .await;
+    let client = client_of_bob(peer.address);
+    let bob = client.registry().by_name("bob").unwrap();
+    if speaks_v2 {
+        let mut protocol = PeerProtocol::default();
+        protocol.v2 = true;
+        client.registry().learn_protocol(&bob, protocol);
+    }
+    let mut events = client.registry().subscribe();
+    let error = call(&client).await.unwrap_err();
+    let mut downgrades = 0;
+    while let Ok(event) = events.try_recv() {
+        downgrades += usize::from(matches!(event, PeerEvent::Downgrade { .. }));
+    }
+    (error, downgrades)
+}
+
+#[tokio::test]
+async fn only_a_peer_that_has_proven_v2_and_looks_for_the_inherited_signature_has_gone_back() {
+    let (error, downgrades) = refusal(true, 401, LOOKS_FOR_V1).await;
+    assert!(error.is_downgrade() && downgrades == 1, "{error}");
+    for (speaks_v2, status, text) in [
+        (false, 401, LOOKS_FOR_V1),
+        (true, 401, "Authentication failed: replayed request\n"),
+        (true, 400, LOOKS_FOR_V1),
+        (true, 503, "try again later\n"),
+    ] {
+        let (error, downgrades) = refusal(speaks_v2, status, text).await;
+        assert!(
+            !error.is_downgrade() && downgrades == 0,
+            "{status} {text}: {error}"
+        );
+        assert_eq!(error.status().map(|status| status.as_u16()), Some(status));
+    }
+}
+
+#[tokio::test]
+async fn who_has_introduced_itself_is_not_asked_for_its_key_again() {
+    let peer = FakePeer::start(TcpTransport, free_port(), |request| {
+        let bob = nara("bob");
+        let mut response = Response::new(match request.target.as_str() {
+            "/ping" => go_json::to_body(&PingResponse {
+                from: "bob".to_owned(),
+                public_key: bob.public_key().to_base64(),
+                ..PingResponse::default()
+            })
+            .into(),
+            _ => body(),
+        });
+        if request.target != "/ping" {
+            sign(&mut response, request);
+        }
+        Answer::With(response)
+    })
+    .await;
+    let client = client(|builder| builder);
+    let request = SyncRequest::recent(10);
+    let answer = client
+        .call::<EventsSync>(peer.address, &request, CallOptions::default())
+        .await
+        .unwrap();
+    assert!(answer.is_verified());
+    let targets: Vec<_> = peer
+        .received()
+        .into_iter()
+        .map(|request| request.target)
+        .collect();
+    assert_eq!(targets, ["/ping", "/events/sync"]);
+}

@@ -86,12 +86,13 @@ fn a_signed_request_is_accepted_and_is_what_was_sent() {
 
 #[test]
 fn the_signed_bytes_are_as_documented() {
-    let signed = request(|request| request.channel = Some(ChannelBinding::new([0; 32])));
+    let binding = std::array::from_fn(|index| u8::try_from(index).unwrap());
+    let signed = request(|request| request.channel = Some(ChannelBinding::new(binding)));
     let expected = format!(
         "\"@method\": POST\n\"@path\": /events/sync\n\"@query\": ?a=1&b=%20\n\
          \"content-digest\": sha-256=:nZSxWakJO9hM0bR9LQcrl76voukR8T+05hDUMQDTu24=:\n\
          \"x-nara-name\": alice\n\"x-nara-to\": {}\n\
-         \"x-nara-channel\": :AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=:\n\
+         \"x-nara-channel\": :AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=:\n\
          \"@signature-params\": (\"@method\" \"@path\" \"@query\" \"content-digest\" \"x-nara-name\" \"x-nara-to\" \
          \"x-nara-channel\");created=1769100000;expires=1769100030;nonce=\"AZvmk7v6BwcHBwcHBwcHBw==\";keyid=\"{}\";\
          alg=\"ed25519\";tag=\"nara-mesh\"",
