@@ -12,7 +12,7 @@ use crate::network::Network;
 use crate::process::memory_mb;
 use crate::table::TO;
 
-/// Without `--seconds`: four changes of keys.
+/// Without `--seconds`: two changes of keys.
 const SECONDS: u64 = 300;
 /// What goes there and back on a new connection each second, in bytes.
 const BYTES: usize = 64 * 1024;
