@@ -55,7 +55,12 @@ async fn control_away(network: &Network, naras: &Naras, table: &mut Table) {
         Ok(new) => new,
         Err(error) => {
             table
-                .check("control is back after 60 s, and somebody joins", "embedded", LIMIT, async { Err(error) })
+                .check(
+                    "control is back after 60 s, and somebody joins",
+                    "embedded",
+                    LIMIT,
+                    async { Err(error) },
+                )
                 .await;
             return;
         }
@@ -69,7 +74,11 @@ async fn control_away(network: &Network, naras: &Naras, table: &mut Table) {
         within(LIMIT, heard)
     }));
     for (nara, outcome) in naras.first.iter().zip(outcomes.await) {
-        table.note("control is back after 60 s, and somebody joins", &nara.kind.to_string(), outcome);
+        table.note(
+            "control is back after 60 s, and somebody joins",
+            &nara.kind.to_string(),
+            outcome,
+        );
     }
 }
 
