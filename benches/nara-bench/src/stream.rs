@@ -73,6 +73,9 @@ async fn serve(plan: &Plan) -> Result<Value, Error> {
     let mut limits = crate::mesh::tireless();
     limits.connections_per_address = usize::MAX;
     limits.streams_per_peer = usize::MAX;
+    // All of them come at once.
+    limits.requests_in_flight = 4 * plan.subscribers.max(256);
+    limits.requests_in_flight_per_peer = limits.requests_in_flight;
     let server = MeshServer::builder(naras.bob.clone(), ledger.clone())
         .registry(registry)
         .limits(limits)

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use nara_tailnet::MeshNode;
 use serde::{Deserialize, Serialize};
 
-use crate::kind::{Kind, Settings, embedded};
+use crate::kind::{Kind, Settings, embedded, managed};
 use crate::network::{AUTH_KEY, Network};
 use crate::process::{Process, memory_mb};
 use crate::tsnet::MESH_PORT;
@@ -54,6 +54,9 @@ pub(crate) async fn run(programs: &Path, args: &[String]) -> Result<(), String> 
         (Kind::Embedded, Kind::Embedded),
         (Kind::Embedded, Kind::Tsnet),
         (Kind::Tsnet, Kind::Embedded),
+        (Kind::Managed, Kind::Managed),
+        (Kind::Managed, Kind::Tsnet),
+        (Kind::Tsnet, Kind::Managed),
     ];
     let mut all: Vec<Vec<Figures>> = vec![Vec::new(); pairs.len()];
     for round in 1..=rounds {
@@ -134,27 +137,40 @@ fn start(network: &Network, kind: Kind, name: &str, load: Option<&str>) -> Resul
     }
     let ourselves = std::env::current_exe().map_err(|error| error.to_string())?;
     let programs = network.programs.to_string_lossy();
-    let mut args = vec![&*programs, "bench-nara", name, &control];
+    let kind = kind.to_string();
+    let mut args = vec![
+        &*programs,
+        "bench-nara",
+        &*programs,
+        &kind,
+        &folder,
+        name,
+        &control,
+    ];
     args.extend(load);
     Process::start(&ourselves, &args)
 }
 
-/// A server or, with the address of one, a client on an embedded node.
+/// A server or, with the address of one, a client on a node of ours.
 pub(crate) async fn child(args: &[String]) -> Result<(), String> {
-    let (name, control_url, load) = match args {
-        [name, control_url] => (name, control_url, None),
-        [name, control_url, load] => (name, control_url, Some(load)),
-        _ => return Err("bench-nara NAME CONTROL-URL [ADDRESS]".to_owned()),
+    let [programs, kind, folder, name, control_url, load @ ..] = args else {
+        return Err("bench-nara FOLDER-OF-PROGRAMS KIND FOLDER NAME CONTROL-URL [ADDRESS]".to_owned());
     };
+    let load = load.first();
     let begin = Instant::now();
-    let node = Arc::new(embedded(Settings {
+    let settings = Settings {
         name: name.clone(),
         control_url: control_url.clone(),
         auth_key: AUTH_KEY.to_owned(),
         key_file: None,
         ephemeral: true,
         direct: true,
-    })?);
+    };
+    let node: Arc<dyn MeshNode> = if *kind == Kind::Managed.to_string() {
+        managed(Path::new(programs), folder.into(), settings)?
+    } else {
+        Arc::new(embedded(settings)?)
+    };
     let status = node.ready(ROUND).await.map_err(|error| error.to_string())?;
     let ready = begin.elapsed();
     let Some(load) = load else {

@@ -1,7 +1,7 @@
 //! The kinds of node that naras live on.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nara_tailnet::embedded::{EmbeddedNode, EmbeddedSettings};
@@ -44,7 +44,10 @@ impl Kind {
     ) -> Result<Arc<dyn MeshNode>, String> {
         match self {
             Self::Embedded => Ok(Arc::new(embedded(settings)?)),
-            Self::Managed => managed(network, settings),
+            Self::Managed => {
+                let folder = network.folder_of(&settings.name);
+                managed(&network.programs, folder, settings)
+            }
             Self::Tsnet | Self::Tailscaled => Err(format!("a {self} node is not started like this")),
         }
     }
@@ -101,9 +104,14 @@ pub(crate) fn embedded(wanted: Settings) -> Result<EmbeddedNode, String> {
     EmbeddedNode::start(settings).map_err(|error| error.to_string())
 }
 
-fn managed(network: &Network, settings: Settings) -> Result<Arc<dyn MeshNode>, String> {
-    let mut config = ManagedConfig::new(network.folder_of(&settings.name), settings.name);
-    config.program = network.programs.join("tailscaled");
+/// Starts a `tailscaled` of our own, which keeps its things in the folder.
+pub(crate) fn managed(
+    programs: &Path,
+    folder: PathBuf,
+    settings: Settings,
+) -> Result<Arc<dyn MeshNode>, String> {
+    let mut config = ManagedConfig::new(folder, settings.name);
+    config.program = programs.join("tailscaled");
     config.control_url = Some(settings.control_url);
     config.auth_key = Some(AuthKey::new(&settings.auth_key, "the lab").map_err(|error| error.to_string())?);
     config.ephemeral = settings.ephemeral;
