@@ -4,7 +4,7 @@ use std::fs;
 
 use http::{HeaderMap, StatusCode};
 use nara_fuzz::{NOW, nara};
-use nara_proto::signature::{
+use nara_proto::v2::{
     CAPABILITY_HEADER, Capability, ChannelBinding, ContentDigest, Nonce, Recipient, RequestLine,
     RequestToSign, ResponseToSign, Signer,
 };

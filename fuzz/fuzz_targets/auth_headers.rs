@@ -4,7 +4,7 @@
 use http::HeaderMap;
 use libfuzzer_sys::fuzz_target;
 use nara_fuzz::{NOW, first_line, headers, nara};
-use nara_proto::auth::{RequestAuth, ResponseAuth};
+use nara_proto::v1::{RequestAuth, ResponseAuth};
 
 fuzz_target!(|bytes: &[u8]| {
     let (path, lines) = first_line(bytes);

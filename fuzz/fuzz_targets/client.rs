@@ -12,7 +12,7 @@ use nara_mesh::client::{MeshClient, PeerRef, ReconcileOptions, SubscribeOptions}
 use nara_mesh::clock::ManualClock;
 use nara_mesh::ledger::MemoryLedger;
 use nara_mesh::transport::{MemoryNetwork, Transport as _};
-use nara_proto::auth::ResponseAuth;
+use nara_proto::v1::ResponseAuth;
 use nara_proto::reconcile::Scope;
 use nara_proto::sync::SyncRequest;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

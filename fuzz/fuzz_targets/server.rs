@@ -15,8 +15,8 @@ use nara_mesh::identity::LocalNara;
 use nara_mesh::ledger::MemoryLedger;
 use nara_mesh::server::{MeshServer, RunningServer, ServerLimits};
 use nara_mesh::transport::{MemoryNetwork, MemoryTransport, Transport as _};
-use nara_proto::auth::RequestAuth;
-use nara_proto::signature::{ContentDigest, Nonce, Recipient, RequestLine, RequestToSign};
+use nara_proto::v1::RequestAuth;
+use nara_proto::v2::{ContentDigest, Nonce, Recipient, RequestLine, RequestToSign};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::runtime::{Builder, Runtime};
 

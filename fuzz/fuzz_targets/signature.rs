@@ -4,7 +4,7 @@
 use http::{HeaderMap, StatusCode};
 use libfuzzer_sys::fuzz_target;
 use nara_fuzz::{NOW, first_line, headers, nara};
-use nara_proto::signature::{RequestLine, RequestSignature, ResponseSignature, SignedCapability};
+use nara_proto::v2::{RequestLine, RequestSignature, ResponseSignature, SignedCapability};
 
 /// What was read is spelled as it was read: one message has one spelling.
 fn same(read: &HeaderMap, written: &HeaderMap) {
@@ -65,7 +65,7 @@ fuzz_target!(|bytes: &[u8]| {
     if let Ok(Some(capability)) = SignedCapability::from_headers(&headers) {
         let _ = capability.verify(alice.name(), &key, NOW);
         let mut written = HeaderMap::new();
-        written.insert(nara_proto::signature::CAPABILITY_HEADER, capability.to_field());
+        written.insert(nara_proto::v2::CAPABILITY_HEADER, capability.to_field());
         same(&headers, &written);
     }
 });

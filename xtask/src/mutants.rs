@@ -39,29 +39,29 @@ const NO_FLOODS: Pass = Pass {
 
 const PARTS: [Part; 4] = [
     Part {
-        name: "signature",
+        name: "v2",
         package: "nara-proto",
         files: &[
             "crates/nara-proto/src/identity/{key,prepared,signature,verifier}.rs",
-            "crates/nara-proto/src/signature/*.rs",
+            "crates/nara-proto/src/v2/*.rs",
         ],
         passes: &[
             Pass {
                 programs: &["--lib"],
-                tests: &["identity::", "signature::"],
+                tests: &["identity::", "v2::"],
             },
             Pass::all(&["--test=conformance", "--test=properties", "--test=vectors_v2"]),
         ],
         timeout_s: 100,
     },
     Part {
-        name: "auth",
+        name: "v1",
         package: "nara-proto",
-        files: &["crates/nara-proto/src/auth/*.rs"],
+        files: &["crates/nara-proto/src/v1/*.rs"],
         passes: &[
             Pass {
                 programs: &["--lib"],
-                tests: &["auth::"],
+                tests: &["v1::"],
             },
             Pass::all(&["--test=conformance", "--test=properties"]),
         ],
@@ -109,7 +109,7 @@ const EQUIVALENT: &[&str] = &[
     r"client/verify.rs:\d+:\d+: replace << with >>",
     "replace > with .* in MeshClient::accept",
     " in offload",
-    r"auth/request.rs:\d+:41: replace > with >= in RequestAuth::check_fresh",
+    r"v1/request.rs:\d+:41: replace > with >= in RequestAuth::check_fresh",
     "delete field learned_at from struct PinnedKey expression in MeshClient::as_conflict",
 ];
 

@@ -71,10 +71,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use nara_proto::auth::Stamp;
 use nara_proto::endpoint::{Endpoint, GetCoordinates};
 use nara_proto::identity::{NaraId, PreparedKeys};
 use nara_proto::peer::CoordinatesResponse;
+use nara_proto::v1::Stamp;
 
 use crate::Signatures;
 use crate::clock::Clock;

@@ -7,7 +7,7 @@ use crate::rate_limit::RateLimit;
 /// The port on which a nara listens on its mesh address (mesh client specification, section 2, invariant 3).
 pub const MESH_PORT: u16 = 9632;
 
-/// The port on which the naras already out there listen (wire facts, section 3.1).
+/// The port on which v1 peers listen (docs/protocol/v1.md, section 3.1).
 pub const LEGACY_MESH_PORT: u16 = 7433;
 
 /// How long dialling a peer may take (mesh client specification, section 2, invariant 2).
@@ -16,17 +16,17 @@ pub const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a whole call may take, from dialling to the last byte of the answer. A caller's own deadline wins.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long the `/ping` may take with which a key is discovered (wire facts, section 3.2).
+/// How long the `/ping` may take with which a key is discovered (docs/protocol/v1.md, section 3.2).
 pub const DISCOVERY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long the network may take to say whose a source address is. It answers from memory; this only keeps a request
 /// from hanging on one that does not.
 pub const OWNER_LOOKUP_TIMEOUT: Duration = Duration::from_millis(250);
 
-/// Idle connections kept for one peer (wire facts, section 3.2).
+/// Idle connections kept for one peer (docs/protocol/v1.md, section 3.2).
 pub const POOL_IDLE_PER_PEER: usize = 20;
 
-/// Idle connections kept in all (wire facts, section 3.2).
+/// Idle connections kept in all (docs/protocol/v1.md, section 3.2).
 pub const POOL_IDLE_TOTAL: usize = 100;
 
 /// How long the client keeps an idle connection: shorter than [`SERVER_IDLE`], so that it is the client that
@@ -115,7 +115,7 @@ pub const DISCOVERY_REFRESH: Duration = Duration::from_secs(120);
 /// Requests that a replay cache remembers; 60 s at 1,700 requests a second, about 25 MB when full.
 pub const REPLAY_CAPACITY: usize = 100_000;
 
-/// How far back the events of a zine go (wire facts, section 7.4).
+/// How far back the events of a zine go (docs/protocol/v1.md, section 7.4).
 pub const ZINE_WINDOW: Duration = Duration::from_secs(300);
 
 /// Peers that a registry holds. Those that it has from hearsay may take half of them, so that no peer can fill

@@ -1,4 +1,4 @@
-//! Finding naras among the nodes of a network (mesh client specification, section 5; wire facts, section 3.1).
+//! Finding naras among the nodes of a network (mesh client specification, section 5; docs/protocol/v1.md, section 3.1).
 //!
 //! A [`PeerSource`] says which nodes there are; a node is a nara when its `/ping` answers. Its name and key come
 //! from that answer, not from the host name: host names are neither unique nor stable. They are pinned on first
@@ -35,7 +35,7 @@ use crate::mesh_ranges::{self, LOOPBACK, TAILNET};
 use crate::registry::{KeySource, PeerInfo, PinnedKey, RegisterError};
 use crate::transport::{Candidate, PeerSource};
 
-/// Host names that begin like this belong to tools, not to naras (wire facts, section 3.1).
+/// Host names that begin like this belong to tools, not to naras (docs/protocol/v1.md, section 3.1).
 const TOOL_PREFIXES: [&str; 1] = ["nara-backup-"];
 
 /// Finds the naras among the nodes of a network and registers them.

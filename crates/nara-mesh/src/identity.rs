@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use nara_proto::identity::{KeyPair, NaraId, NaraName, PublicKey, SealKey, Soul};
-use nara_proto::signature::Signer;
 use nara_proto::time::UnixMillis;
+use nara_proto::v2::Signer;
 
 use crate::registry::{KeySource, PeerInfo, PinnedKey};
 
@@ -32,7 +32,7 @@ impl LocalNara {
     /// The nara with this soul and name.
     ///
     /// # Errors
-    /// [`BrokenBond`] if the soul is bonded to another name. The naras already out there only warn; a broken
+    /// [`BrokenBond`] if the soul is bonded to another name. V1 peers only warn; a broken
     /// bond is nearly always a typing error, and then everything signed is worth nothing.
     pub fn new(soul: &Soul, name: NaraName) -> Result<Self, BrokenBond> {
         if !soul.is_bonded_to(name.as_str()) {

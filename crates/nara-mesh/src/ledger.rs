@@ -93,7 +93,7 @@ pub enum LedgerError {
 pub enum Insertion {
     /// An event with this id is there already.
     Duplicate,
-    /// It is one of those that the mesh agreed to forget (wire facts, section 8.6, no. 6).
+    /// It is one of those that the mesh agreed to forget (docs/protocol/v1.md, section 8.6, no. 6).
     Forgotten,
     /// A rule of retention keeps it out.
     NotRetained,

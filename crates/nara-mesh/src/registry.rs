@@ -36,7 +36,7 @@ use nara_proto::time::UnixMillis;
 
 /// A key that is believed to be the one of a nara, and why.
 ///
-/// A nara id cannot be derived from a key (wire facts, section 1.1), so the pair is taken on trust; this says
+/// A nara id cannot be derived from a key (docs/protocol/v1.md, section 1.1), so the pair is taken on trust; this says
 /// whose.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PinnedKey {

@@ -25,7 +25,7 @@
 //! Connection limits, TLS if the peer speaks it, header limits, the limits of its source address, a clean path, the
 //! route; then for signed endpoints the authentication (headers, freshness, recipient, key, signature, replay), the
 //! signing of the answer, the limits of its sender, the method, the body within its limits, and the handler. What is
-//! stricter than on the naras already out there stands in the source of the
+//! stricter than on v1 peers stands in the source of the
 //! routes, in one table.
 
 mod accept;

@@ -29,11 +29,11 @@ use nara_mesh::identity::LocalNara;
 use nara_mesh::ledger::{Ledger as _, MemoryLedger};
 use nara_mesh::server::{MeshServer, RunningServer};
 use nara_mesh::transport::{Candidate, MemoryNetwork, PeerSource, TcpTransport};
-use nara_proto::auth::{RequestAuth, request_signature_base, signed_path};
 use nara_proto::event::SyncEvent;
 use nara_proto::identity::{NaraName, Signature};
 use nara_proto::sync::SyncRequest;
 use nara_proto::time::{UnixMillis, UnixNanos};
+use nara_proto::v1::{RequestAuth, request_signature_base, signed_path};
 use nara_proto::world::WorldMessage;
 
 use fake_peer::{FakePeer, Received, plain};

@@ -1,4 +1,4 @@
-//! Attestations, and the multi-signature of checkpoints made of them (wire facts, section 11).
+//! Attestations, and the multi-signature of checkpoints made of them (docs/protocol/v1.md, section 11).
 
 use std::collections::BTreeSet;
 
@@ -125,7 +125,7 @@ impl Tally {
         self.lengths_match && self.distinct_valid >= MIN_VALID_SIGNATURES
     }
 
-    /// Whether the naras already out there find it valid. They count a voter that is listed twice twice, so
+    /// Whether v1 peers find it valid. They count a voter that is listed twice twice, so
     /// that one key alone can make a checkpoint: do not rely on it.
     pub const fn is_valid_elsewhere(&self) -> bool {
         self.lengths_match && self.valid >= MIN_VALID_SIGNATURES
@@ -158,7 +158,7 @@ pub fn tally(checkpoint: &CheckpointPayload, key_of: impl Fn(&str) -> Option<Pub
     tally
 }
 
-/// The last `as_of_time` of checkpoints about `r2d2` that are not stored (wire facts, section 8.6).
+/// The last `as_of_time` of checkpoints about `r2d2` that are not stored (docs/protocol/v1.md, section 8.6).
 const R2D2_CUT_OFF: UnixSeconds = UnixSeconds::new(1_768_774_453);
 
 /// Whether a checkpoint is one of those that the mesh agreed to forget.

@@ -17,7 +17,7 @@ const LENIENT: GeneralPurpose = GeneralPurpose::new(
 
 /// A text that is not the base64 it should be.
 ///
-/// Its text is part of some HTTP bodies, so it is the one of the naras already out there (wire facts, sections
+/// Its text is part of some HTTP bodies, so it is the one of v1 peers (docs/protocol/v1.md, sections
 /// 7.6 and 7.10).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("illegal base64 data at input byte {at}")]
@@ -26,7 +26,7 @@ pub struct InvalidBase64 {
     pub at: usize,
 }
 
-/// Encodes bytes as standard base64 with padding (wire facts, notation).
+/// Encodes bytes as standard base64 with padding (docs/protocol/v1.md, notation).
 pub fn base64_encode(bytes: &[u8]) -> String {
     STRICT.encode(bytes)
 }
@@ -56,8 +56,8 @@ pub fn base64_decode_canonical(text: &[u8]) -> Result<Vec<u8>, InvalidBase64> {
     STRICT.decode(text).map_err(|_| fault(text))
 }
 
-/// Decodes standard base64 with padding as the naras already out there do: carriage returns and line feeds
-/// are skipped and unused bits in the last character are ignored (wire facts, section 1.4).
+/// Decodes standard base64 with padding as v1 peers do: carriage returns and line feeds
+/// are skipped and unused bits in the last character are ignored (docs/protocol/v1.md, section 1.4).
 ///
 /// # Errors
 /// [`InvalidBase64`] for missing padding, the URL-safe alphabet, or any other character.
@@ -79,7 +79,7 @@ const fn is_line_break(byte: u8) -> bool {
     matches!(byte, b'\r' | b'\n')
 }
 
-/// Finds where the naras already out there stop reading a text that is not base64. One that only a stricter
+/// Finds where v1 peers stop reading a text that is not base64. One that only a stricter
 /// reader refuses is at fault in its last character.
 fn fault(text: &[u8]) -> InvalidBase64 {
     let mut in_group = 0;

@@ -106,7 +106,7 @@ macro_rules! json_endpoints {
 }
 
 json_endpoints! {
-    /// `POST /events/sync`: events of the ledger (wire facts, section 7.3).
+    /// `POST /events/sync`: events of the ledger (docs/protocol/v1.md, section 7.3).
     EventsSync: "/events/sync", Signed, true, SyncRequest => SyncResponse {
         const REPETITION: Repetition = Repetition::SameSource;
         const MAX_RESPONSE: usize = 16 << 20;

@@ -1,4 +1,4 @@
-//! Events: the memory of a nara (wire facts, section 8).
+//! Events: the memory of a nara (docs/protocol/v1.md, section 8).
 //!
 //! An event has an envelope, one payload that goes with its service, an id that is a hash of its time,
 //! service and content, and usually a signature of its emitter.
@@ -81,7 +81,7 @@ impl fmt::Display for Service {
 }
 
 wire_struct! {
-    /// An event as it travels (wire facts, section 8.1).
+    /// An event as it travels (docs/protocol/v1.md, section 8.1).
     ///
     /// The fields are as a peer sent them: nothing is checked until [`SyncEvent::validate`],
     /// [`SyncEvent::has_genuine_id`] and [`SyncEvent::verify`], or [`verify_events`] for many.
@@ -195,7 +195,7 @@ impl SyncEvent {
         Service::from_wire(&self.svc)
     }
 
-    /// The content string, from which id and signature are made (wire facts, section 8.4): empty for an
+    /// The content string, from which id and signature are made (docs/protocol/v1.md, section 8.4): empty for an
     /// unknown service or a missing payload.
     pub fn content(&self) -> String {
         content::content(self)
@@ -213,7 +213,7 @@ impl SyncEvent {
 
     /// Whether the id that the event carries is the one that follows from its content.
     ///
-    /// The naras already out there never check; without this check a peer could give one event the id of
+    /// V1 peers never check; without this check a peer could give one event the id of
     /// another and so keep the other out of every ledger.
     pub fn has_genuine_id(&self) -> bool {
         self.id == self.compute_id()
@@ -263,12 +263,12 @@ impl SyncEvent {
         PublicKey::from_base64(key).ok()
     }
 
-    /// Who acted (wire facts, section 8.2); empty if there is none.
+    /// Who acted (docs/protocol/v1.md, section 8.2); empty if there is none.
     pub fn actor(&self) -> &str {
         self.actor_and_target().0
     }
 
-    /// Whom it is about (wire facts, section 8.2); empty if there is none.
+    /// Whom it is about (docs/protocol/v1.md, section 8.2); empty if there is none.
     pub fn target(&self) -> &str {
         self.actor_and_target().1
     }
@@ -306,7 +306,7 @@ impl SyncEvent {
         of(self).unwrap_or_default()
     }
 
-    /// Checks that the event is well formed and may be stored (wire facts, section 8.3); signatures are a
+    /// Checks that the event is well formed and may be stored (docs/protocol/v1.md, section 8.3); signatures are a
     /// separate matter.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! JSON exactly as the naras already out there write and read it (wire facts, section 2).
+//! JSON exactly as v1 peers write and read it (docs/protocol/v1.md, section 2).
 //!
 //! Their JSON is signed (world hops, runtime messages) or hashed (response bodies), so its spelling matters:
 //! [`to_vec`] escapes `<`, `>`, `&`, U+2028 and U+2029 inside strings, prints floats in Go's form, and keeps

@@ -2,7 +2,7 @@
 //!
 //! Every nara subscribes to the streams of a few others, its *neighbours*, and passes on what is new to those
 //! who subscribed to it. [`Gossip`] decides whom to subscribe to, when to give up on one, and when to exchange
-//! zines with those who have no streams (wire facts, section 10). It does nothing itself: it is told what
+//! zines with those who have no streams (docs/protocol/v1.md, section 10). It does nothing itself: it is told what
 //! happened ([`Input`]) and says what to do ([`Output`]).
 //!
 //! # Why the mesh stays connected

@@ -1,4 +1,4 @@
-//! Names, souls, keypairs and ids (wire facts, section 1).
+//! Names, souls, keypairs and ids (docs/protocol/v1.md, section 1).
 
 mod batch;
 mod comb;

@@ -1,4 +1,4 @@
-//! Import of a backup into the nara whose soul made it (wire facts, section 7.10).
+//! Import of a backup into the nara whose soul made it (docs/protocol/v1.md, section 7.10).
 
 use std::time::Duration;
 

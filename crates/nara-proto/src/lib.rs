@@ -10,9 +10,9 @@
 //! |---|---|
 //! | [`identity`] | names, souls, keypairs and ids |
 //! | [`time`] | Unix time in seconds, milliseconds and nanoseconds: the wire mixes them, the types do not |
-//! | [`go_json`] | JSON exactly as the naras already out there write and read it |
-//! | [`auth`] | signed requests, signed responses, the replay cache |
-//! | [`signature`] | profile v2: RFC 9421 signatures over everything, capabilities |
+//! | [`go_json`] | JSON exactly as v1 peers write and read it |
+//! | [`v1`] | signed requests, signed responses, the replay cache |
+//! | [`v2`] | profile v2: RFC 9421 signatures over everything, capabilities |
 //! | [`event`] | events, their payloads, ids, signatures and validity |
 //! | [`checkpoint`] | attestations and the multi-signature of checkpoints |
 //! | [`sync`], [`zine`], [`world`], [`runtime_message`], [`peer`], [`import`] | the messages of each endpoint |
@@ -25,7 +25,7 @@
 //! # Signing a request
 //!
 //! ```
-//! use nara_proto::auth::RequestAuth;
+//! use nara_proto::v1::RequestAuth;
 //! use nara_proto::identity::{KeyPair, Soul};
 //! use nara_proto::time::UnixMillis;
 //!
@@ -41,7 +41,6 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
-pub mod auth;
 pub mod breaker;
 pub mod checkpoint;
 pub mod clock_offset;
@@ -55,9 +54,11 @@ pub mod import;
 pub mod peer;
 pub mod reconcile;
 pub mod runtime_message;
-pub mod signature;
+
 pub mod stream;
 pub mod sync;
 pub mod time;
+pub mod v1;
+pub mod v2;
 pub mod world;
 pub mod zine;

@@ -1,5 +1,5 @@
 //! The small open endpoints: `/ping`, `/coordinates`, `/peer/query`, `/api/checkpoints/all`
-//! (wire facts, sections 7.1, 7.2, 7.8 and 7.9).
+//! (docs/protocol/v1.md, sections 7.1, 7.2, 7.8 and 7.9).
 
 use crate::event::SyncEvent;
 use crate::time::UnixNanos;

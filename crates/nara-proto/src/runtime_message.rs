@@ -1,4 +1,4 @@
-//! Runtime messages: the envelope of `POST /mesh/message` and its payloads (wire facts, section 12).
+//! Runtime messages: the envelope of `POST /mesh/message` and its payloads (docs/protocol/v1.md, section 12).
 
 use std::time::Duration;
 

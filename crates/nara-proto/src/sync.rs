@@ -1,4 +1,4 @@
-//! Event sync: `POST /events/sync` (wire facts, section 7.3).
+//! Event sync: `POST /events/sync` (docs/protocol/v1.md, section 7.3).
 
 mod cursor;
 mod pager;
@@ -124,7 +124,7 @@ wire_struct! {
 }
 
 impl SyncResponse {
-    /// A signed response. No events are written as `null`, as the naras already out there do.
+    /// A signed response. No events are written as `null`, as v1 peers do.
     pub fn signed(from: &str, events: Vec<SyncEvent>, ts: UnixSeconds, keypair: &KeyPair) -> Self {
         let mut response = Self::unsigned(from, events, ts);
         response.sig = keypair.sign(&response.digest()).to_base64();

@@ -1,7 +1,7 @@
 //! Unix time in the three units that the wire mixes.
 //!
 //! Headers carry milliseconds, events nanoseconds, zines, hops, observations and checkpoints seconds
-//! (wire facts, section 15 no. 11). Each unit has its own type, so that they cannot be confused; converting
+//! (docs/protocol/v1.md, section 15 no. 11). Each unit has its own type, so that they cannot be confused; converting
 //! is explicit and says which way it rounds.
 
 use std::fmt;
@@ -104,7 +104,7 @@ impl UnixNanos {
     }
 }
 
-/// A duration as the naras already out there print it, for the reasons that go into HTTP bodies (wire facts,
+/// A duration as v1 peers print it, for the reasons that go into HTTP bodies (docs/protocol/v1.md,
 /// section 4.3): `1h0m0s`, `-5m1.25s`, `30.001s`, `1.5ms`. Like theirs it ends at 2^63 nanoseconds, about 292
 /// years.
 ///

@@ -1,4 +1,4 @@
-//! World messages: postcards that travel from nara to nara and back home (wire facts, section 9).
+//! World messages: postcards that travel from nara to nara and back home (docs/protocol/v1.md, section 9).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,7 +14,7 @@ use crate::wire_struct;
 /// The stamps from which a nara takes its own: entry (number of hops so far modulo 10).
 pub const STAMPS: [&str; 10] = ["🌟", "🎉", "🚀", "💫", "✨", "🌈", "🎊", "💖", "🌸", "🔥"];
 
-/// The shortest id that may be relayed, in bytes: the naras already out there abort on shorter ones.
+/// The shortest id that may be relayed, in bytes: v1 peers abort on shorter ones.
 pub const MIN_ID_LEN: usize = 8;
 
 /// The most hops that a chain may have, twice what a mesh of one /24 network needs: each hop signs all before it,
@@ -107,7 +107,7 @@ impl WorldMessage {
         self.hops().last().is_some_and(|hop| hop.nara == self.originator)
     }
 
-    /// The JSON that a nara signs (hashed) to add a hop behind the first `previous` hops (wire facts,
+    /// The JSON that a nara signs (hashed) to add a hop behind the first `previous` hops (docs/protocol/v1.md,
     /// section 9.1).
     ///
     /// # Panics

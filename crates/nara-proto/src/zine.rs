@@ -1,4 +1,4 @@
-//! Zines: the recent events of a nara, handed from one to another (wire facts, section 10).
+//! Zines: the recent events of a nara, handed from one to another (docs/protocol/v1.md, section 10).
 
 use sha2::{Digest as _, Sha256};
 

@@ -6,11 +6,11 @@ use std::str::FromStr;
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use nara_proto::identity::{KeyPair, PublicKey, Signature, Soul};
-use nara_proto::signature::{
+use nara_proto::time::UnixMillis;
+use nara_proto::v2::{
     CAPABILITY_HEADER, Capability, ChannelBinding, ContentDigest, Nonce, Recipient, RequestLine,
     RequestSignature, RequestToSign, ResponseSignature, ResponseToSign, SignedCapability, Signer,
 };
-use nara_proto::time::UnixMillis;
 use serde_json::Value;
 
 /// A case, or a part of one.
@@ -183,7 +183,7 @@ fn capabilities_are_signed_and_judged_as_recorded() {
             let now = case.millis("receiver_now_ms");
             let read = signed.verify(&case.parsed("name"), &case.key(), now)?;
             assert_eq!(*read, capability);
-            Ok::<_, nara_proto::signature::CapabilityError>(())
+            Ok::<_, nara_proto::v2::CapabilityError>(())
         };
         if case.check(check()) {
             let signed = case.signer().sign_capability(&capability);

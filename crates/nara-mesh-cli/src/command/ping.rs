@@ -8,9 +8,9 @@ use hdrhistogram::Histogram;
 use nara_mesh::client::{ClientError, MeshClient, PeerRef, PingReport};
 use nara_mesh::defaults;
 use nara_mesh::registry::{KeyConflict, KeySource};
-use nara_proto::auth::FRESHNESS_WINDOW;
 use nara_proto::clock_offset::ClockOffset;
 use nara_proto::identity::{KeyId, PublicKey};
+use nara_proto::v1::FRESHNESS_WINDOW;
 use serde_json::{Value, json};
 
 use crate::cli::PingArgs;

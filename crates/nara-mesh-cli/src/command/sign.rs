@@ -6,9 +6,9 @@ use std::path::Path;
 
 use nara_mesh::clock::{Clock as _, SystemClock};
 use nara_mesh::identity::LocalNara;
-use nara_proto::auth::{RequestAuth, request_signature_base, signed_path};
 use nara_proto::go_json;
 use nara_proto::time::UnixMillis;
+use nara_proto::v1::{RequestAuth, request_signature_base, signed_path};
 use serde_json::{Value, json};
 
 use super::read_event;

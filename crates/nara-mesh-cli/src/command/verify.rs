@@ -6,9 +6,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use nara_mesh::clock::{Clock as _, SystemClock};
-use nara_proto::auth::FRESHNESS_WINDOW;
 use nara_proto::identity::PublicKey;
 use nara_proto::time::{UnixMillis, UnixNanos, UnixSeconds};
+use nara_proto::v1::FRESHNESS_WINDOW;
 use owo_colors::OwoColorize as _;
 use serde_json::{Value, json};
 

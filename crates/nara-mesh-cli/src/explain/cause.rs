@@ -1,7 +1,7 @@
 //! What may have been signed by mistake, tried one by one.
 
-use nara_proto::auth::signed_path;
 use nara_proto::identity::{PublicKey, Signature};
+use nara_proto::v1::signed_path;
 use sha2::{Digest as _, Sha256};
 
 use super::claim::Claim;

@@ -19,7 +19,7 @@ pub(crate) struct Claim<'a> {
 pub(crate) enum TimestampText {
     /// The one spelling.
     Canonical(UnixMillis),
-    /// A number, spelled another way: refused here, although the naras already out there take it.
+    /// A number, spelled another way: refused here, although v1 peers take it.
     Sloppy(UnixMillis),
     /// Not a number.
     Invalid,

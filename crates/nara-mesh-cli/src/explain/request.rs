@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use nara_proto::auth::{FRESHNESS_WINDOW, request_signature_base, signed_path};
 use nara_proto::identity::PublicKey;
 use nara_proto::time::UnixMillis;
+use nara_proto::v1::{FRESHNESS_WINDOW, request_signature_base, signed_path};
 
 use super::cause::{Attempt, Candidates};
 use super::claim::{Claim, SignatureText, TimestampText};

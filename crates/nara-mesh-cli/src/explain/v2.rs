@@ -2,8 +2,8 @@
 
 use http::HeaderMap;
 use nara_proto::identity::{NaraName, PublicKey};
-use nara_proto::signature::{ContentDigest, Recipient, RequestLine, RequestSignature, SignatureError};
 use nara_proto::time::UnixMillis;
+use nara_proto::v2::{ContentDigest, Recipient, RequestLine, RequestSignature, SignatureError};
 
 /// What the receiver knows beside the request.
 #[derive(Debug)]
@@ -164,7 +164,7 @@ fn alternatives(component: &Component, line: RequestLine<'_>, receiver: &Receive
                 .collect()
         }
         "\"@path\"" => {
-            let decoded = nara_proto::auth::signed_path(value);
+            let decoded = nara_proto::v1::signed_path(value);
             let mut paths = vec![
                 String::from_utf8_lossy(&decoded).into_owned(),
                 format!("{value}/"),
@@ -180,7 +180,7 @@ fn alternatives(component: &Component, line: RequestLine<'_>, receiver: &Receive
             line.query.map_or_else(String::new, |query| {
                 format!(
                     "?{}",
-                    String::from_utf8_lossy(&nara_proto::auth::signed_path(query))
+                    String::from_utf8_lossy(&nara_proto::v1::signed_path(query))
                 )
             }),
         ],
@@ -206,7 +206,7 @@ fn alternatives(component: &Component, line: RequestLine<'_>, receiver: &Receive
 #[cfg(test)]
 mod tests {
     use nara_proto::identity::{KeyPair, Soul};
-    use nara_proto::signature::{Nonce, RequestToSign, Signer};
+    use nara_proto::v2::{Nonce, RequestToSign, Signer};
 
     use super::*;
 

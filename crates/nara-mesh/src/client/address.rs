@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use http::Uri;
 use nara_proto::identity::{InvalidName, NaraId, NaraName};
-use nara_proto::signature::Recipient;
+use nara_proto::v2::Recipient;
 
 use super::DiscoveredKey;
 use crate::registry::{Peer, PeerInfo, PeerRegistry};

@@ -1,7 +1,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use nara_proto::auth::Stamp;
+use nara_proto::v1::Stamp;
 
 use super::address::{Resolver, Strangers};
 use super::pool::Pool;

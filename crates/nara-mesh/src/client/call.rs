@@ -21,7 +21,7 @@ use hyper::body::{Body as _, Incoming};
 use nara_proto::breaker::Failure;
 use nara_proto::endpoint::{Authentication, Endpoint, Ping};
 use nara_proto::identity::PublicKey;
-use nara_proto::signature::SignedCapability;
+use nara_proto::v2::SignedCapability;
 use tokio::time::{Instant, timeout_at};
 use tracing::Instrument as _;
 
@@ -38,7 +38,7 @@ use crate::Signatures;
 use crate::metrics;
 use crate::tls::{CertificateKind, SecureChannel, Security, TlsFailure, TlsPolicy};
 
-/// The name of the caller, unsigned, on pings (wire facts, section 4.2).
+/// The name of the caller, unsigned, on pings (docs/protocol/v1.md, section 4.2).
 pub(super) const FROM_HEADER: HeaderName = HeaderName::from_static("x-nara-from");
 
 /// The most bytes that are read of an answer with another status than 200.
@@ -190,7 +190,7 @@ impl MeshClient {
     }
 
     /// Finds out who is at an address of which nothing is known, so that a request can say for whom it is. Without a
-    /// usable answer the request goes out without, as the naras already out there send theirs.
+    /// usable answer the request goes out without, as v1 peers send theirs.
     pub(super) async fn introduced(
         &self,
         mut route: Route,

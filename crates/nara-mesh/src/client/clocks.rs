@@ -5,10 +5,10 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use http::header::DATE;
 use http::{HeaderMap, StatusCode};
-use nara_proto::auth::ResponseAuthError;
 use nara_proto::clock_offset::{ClockFault, ClockRefusal, ClockSample};
-use nara_proto::signature::SignatureError;
 use nara_proto::time::{UnixMillis, UnixNanos};
+use nara_proto::v1::ResponseAuthError;
+use nara_proto::v2::SignatureError;
 
 use super::address::Route;
 use super::clock_skew::{ClockSkew, Skewed};
@@ -18,7 +18,7 @@ use super::status_answer::StatusAnswer;
 use super::{MeshClient, Verification};
 use crate::clock::Clock;
 
-/// How the naras already out there, and we, begin the reason of a refusal for its time (wire facts, section 4.3).
+/// How v1 peers, and we, begin the reason of a refusal for its time (docs/protocol/v1.md, section 4.3).
 const REFUSED_FOR_TIME: &str = "Authentication failed: timestamp too old or in future";
 
 /// Between which readings of our clock a peer made its answer.

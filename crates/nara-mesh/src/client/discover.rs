@@ -2,13 +2,13 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use http::{HeaderValue, StatusCode};
-use nara_proto::auth::ResponseAuthError;
 use nara_proto::clock_offset::{ClockOffset, ClockSample};
 use nara_proto::endpoint::{Endpoint as _, Ping};
 use nara_proto::identity::{NaraName, PublicKey};
 use nara_proto::peer::PingResponse;
-use nara_proto::signature::{Capability, SignedCapability};
 use nara_proto::sync::SyncRequest;
+use nara_proto::v1::ResponseAuthError;
+use nara_proto::v2::{Capability, SignedCapability};
 use tokio::time::Instant;
 
 use super::address::Route;

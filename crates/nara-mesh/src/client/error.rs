@@ -6,14 +6,14 @@ use std::io;
 use std::time::Duration;
 
 use http::StatusCode;
-use nara_proto::auth::ResponseAuthError;
 use nara_proto::breaker::CircuitOpen;
 use nara_proto::go_json::JsonError;
 use nara_proto::identity::NaraName;
 use nara_proto::reconcile::ReconcileError;
-use nara_proto::signature::SignatureError;
 use nara_proto::stream::HelloError;
 use nara_proto::sync::PageError;
+use nara_proto::v1::ResponseAuthError;
+use nara_proto::v2::SignatureError;
 
 use super::clock_skew::{ClockSkew, Skewed};
 use super::retry_after::AskedToWait;
@@ -223,7 +223,7 @@ impl ClientError {
         matches!(self.kind(), ErrorKind::ClockSkew(_))
     }
 
-    /// A world message was taken in, but could not travel on from there (wire facts, section 7.6). The status
+    /// A world message was taken in, but could not travel on from there (docs/protocol/v1.md, section 7.6). The status
     /// is 400 then, as if it had been refused.
     pub fn is_stuck_journey(&self) -> bool {
         self.status() == Some(StatusCode::BAD_REQUEST)

@@ -1,9 +1,9 @@
 use http::HeaderMap;
 use http::StatusCode;
-use nara_proto::auth::{NAME_HEADER, ResponseAuth, ResponseAuthError, TIMESTAMP_HEADER};
 use nara_proto::identity::{NaraName, PreparedKeys, Signature};
-use nara_proto::signature::{self, ResponseSignature};
 use nara_proto::time::UnixMillis;
+use nara_proto::v1::{NAME_HEADER, ResponseAuth, ResponseAuthError, TIMESTAMP_HEADER};
+use nara_proto::v2::{self, ResponseSignature};
 
 use super::Verification;
 use super::call::Reply;
@@ -39,7 +39,7 @@ impl AnswerProof {
         let Some(request) = reply.sent.v2 else {
             return inherited();
         };
-        if signature::is_claimed(&reply.headers) {
+        if v2::is_claimed(&reply.headers) {
             let signed = ResponseSignature::from_headers(&reply.headers).map_err(ErrorKind::Signature)?;
             return Ok(Self::V2 {
                 signed,

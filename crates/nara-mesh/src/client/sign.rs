@@ -4,14 +4,14 @@ use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HOST};
 use http::{HeaderMap, HeaderValue, Request, Uri};
 use http_body_util::Full;
-use nara_proto::auth::{NAME_HEADER, RequestAuth, TIMESTAMP_HEADER};
 use nara_proto::endpoint::Authentication;
 use nara_proto::identity::Signature;
-use nara_proto::signature::{
+use nara_proto::time::UnixMillis;
+use nara_proto::v1::{NAME_HEADER, RequestAuth, TIMESTAMP_HEADER};
+use nara_proto::v2::{
     ACCEPT_SIGNATURE, ACCEPT_SIGNATURE_HEADER, ChannelBinding, ContentDigest, Nonce, RequestLine,
     RequestToSign,
 };
-use nara_proto::time::UnixMillis;
 
 use super::MeshClient;
 use super::address::Route;

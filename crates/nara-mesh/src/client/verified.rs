@@ -8,9 +8,9 @@ use nara_proto::clock_offset::ClockOffset;
 use nara_proto::event::{EventProblem, EventTrust, SyncEvent};
 use nara_proto::identity::{NaraName, PublicKey};
 use nara_proto::peer::PingResponse;
-use nara_proto::signature::Capability;
 use nara_proto::sync::Cursor;
 use nara_proto::time::{UnixMillis, UnixSeconds};
+use nara_proto::v2::Capability;
 
 use crate::registry::{KeySource, PeerInfo, PinnedKey};
 use crate::tls::Security;
@@ -156,7 +156,7 @@ pub struct SyncEvents {
     pub ts: UnixSeconds,
     /// The events.
     pub events: CheckedEvents,
-    /// Mode `page`: where the next page begins, for the naras already out there; empty if there is none.
+    /// Mode `page`: where the next page begins, for v1 peers; empty if there is none.
     pub next_cursor: String,
     /// Mode `page`: where the next page begins without loss, from peers that know this cursor.
     pub next_after: Option<Cursor>,

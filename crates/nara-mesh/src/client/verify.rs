@@ -1,10 +1,10 @@
 //! Who answered, and can it be proven?
 
 use http::StatusCode;
-use nara_proto::auth::ResponseAuthError;
 use nara_proto::endpoint::{Authentication, Endpoint};
 use nara_proto::identity::{NaraName, PublicKey};
 use nara_proto::time::UnixMillis;
+use nara_proto::v1::ResponseAuthError;
 use tokio::time::Instant;
 
 use super::address::Route;
@@ -28,7 +28,7 @@ pub(super) struct Responder {
 /// Bodies beyond this are hashed and decoded off the threads that serve everyone.
 const OFFLOAD_BYTES: usize = 64 << 10;
 
-/// What a server says that looks for the inherited signature only, to a request with another one (wire facts, section
+/// What a server says that looks for the inherited signature only, to a request with another one (docs/protocol/v1.md, section
 /// 4.3).
 const LOOKS_FOR_V1: &[u8] = b"Authentication failed: missing auth headers";
 

@@ -1,7 +1,7 @@
 use nara_proto::identity::NaraName;
 
-/// The name of the nara for which a host name stands: without the `-xxxx` that the naras already out there add
-/// (wire facts, section 3.1). Host names are neither unique nor proven, and that of a machine may say nothing about
+/// The name of the nara for which a host name stands: without the `-xxxx` that v1 peers add
+/// (docs/protocol/v1.md, section 3.1). Host names are neither unique nor proven, and that of a machine may say nothing about
 /// its nara: it is a hint.
 pub fn name_of_host(host_name: &str) -> Option<NaraName> {
     let (name, _) = host_name
@@ -11,13 +11,13 @@ pub fn name_of_host(host_name: &str) -> Option<NaraName> {
     name.parse().ok()
 }
 
-/// Whether a host name is the name of a nara, as it is or with the `-xxxx` that the naras already out there add.
+/// Whether a host name is the name of a nara, as it is or with the `-xxxx` that v1 peers add.
 pub(super) fn host_name_fits(host_name: &str, name: &NaraName) -> bool {
     let suffix = host_name.strip_prefix(name.as_str());
     suffix.is_some_and(|suffix| suffix.is_empty() || suffix.strip_prefix('-').is_some_and(is_random_suffix))
 }
 
-/// Whether it is what the naras already out there add to their name.
+/// Whether it is what v1 peers add to their name.
 fn is_random_suffix(suffix: &str) -> bool {
     let is_random = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     suffix.len() == 4 && suffix.bytes().all(is_random)

@@ -91,7 +91,7 @@ pub(super) struct Admitted {
     pub(super) stored: BTreeMap<i64, usize>,
 }
 
-/// Stores the events that the rules of retention let in (wire facts, section 8.6) and removes those that have
+/// Stores the events that the rules of retention let in (docs/protocol/v1.md, section 8.6) and removes those that have
 /// to go for them. An event that does not outlive the call was not retained.
 pub(super) fn admit<S: Shelf>(
     shelf: &mut S,

@@ -25,7 +25,7 @@ impl KnownNames for EveryoneKnown {
     }
 }
 
-/// Knows this nara itself and every nara whose key is pinned, as the naras already out there do.
+/// Knows this nara itself and every nara whose key is pinned, as v1 peers do.
 #[derive(Clone, Debug)]
 pub struct PinnedNames {
     registry: PeerRegistry,
@@ -45,7 +45,7 @@ impl KnownNames for PinnedNames {
     }
 }
 
-/// How much a nara remembers (wire facts, section 8.6).
+/// How much a nara remembers (docs/protocol/v1.md, section 8.6).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MemoryMode {
@@ -69,7 +69,7 @@ impl MemoryMode {
     }
 }
 
-/// What a ledger keeps (wire facts, section 8.6). The default is that of [`MemoryMode::Medium`].
+/// What a ledger keeps (docs/protocol/v1.md, section 8.6). The default is that of [`MemoryMode::Medium`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RetentionPolicy {

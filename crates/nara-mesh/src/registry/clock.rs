@@ -2,10 +2,10 @@
 
 use std::sync::{MutexGuard, PoisonError};
 
-use nara_proto::auth::{FRESHNESS_WINDOW, Stamp};
 use nara_proto::clock_offset::{ClockEstimate, ClockFault, ClockOffset, ClockSample, MeshClock};
 use nara_proto::identity::PublicKey;
 use nara_proto::time::UnixMillis;
+use nara_proto::v1::{FRESHNESS_WINDOW, Stamp};
 
 use super::peer::now;
 use super::{Peer, PeerEvent, PeerRegistry};

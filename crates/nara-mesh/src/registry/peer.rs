@@ -17,7 +17,7 @@ use crate::tls::TlsPolicy;
 /// What is known about a peer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PeerInfo {
-    /// Its id, if known. The naras already out there do not tell theirs.
+    /// Its id, if known. V1 peers do not tell theirs.
     pub id: Option<NaraId>,
     /// Its name, if known.
     pub name: Option<NaraName>,

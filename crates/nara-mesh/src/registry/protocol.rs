@@ -1,5 +1,5 @@
 use nara_proto::identity::NaraName;
-use nara_proto::signature::Capability;
+use nara_proto::v2::Capability;
 
 use super::{Peer, PeerEvent, PeerRegistry};
 

@@ -1,8 +1,8 @@
 use std::sync::{Mutex, PoisonError};
 
 use http::HeaderValue;
-use nara_proto::signature::Capability;
 use nara_proto::time::{UnixMillis, UnixSeconds};
+use nara_proto::v2::Capability;
 
 use crate::identity::LocalNara;
 use crate::registry::PeerProtocol;

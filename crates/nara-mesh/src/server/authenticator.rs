@@ -4,12 +4,12 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use http::request::Parts;
-use nara_proto::auth::{ReplayCache, ReplayEntry, ReplayError, RequestAuth, RequestAuthError};
 use nara_proto::endpoint::Repetition;
 use nara_proto::event::KeyLookup as _;
 use nara_proto::identity::{NaraName, PreparedKeys, PublicKey};
-use nara_proto::signature::{self, ChannelBinding, ContentDigest, RequestLine, RequestSignature};
 use nara_proto::time::UnixMillis;
+use nara_proto::v1::{ReplayCache, ReplayEntry, ReplayError, RequestAuth, RequestAuthError};
+use nara_proto::v2::{self, ChannelBinding, ContentDigest, RequestLine, RequestSignature};
 use tokio::sync::Semaphore;
 
 use super::background::Background;
@@ -66,7 +66,7 @@ impl Authenticator {
     ) -> Result<Authenticated, Rejection> {
         let address = PeerAddress::of(&parts.extensions);
         // What claims to be v2 is v2 or nothing: else anybody could choose the weaker check.
-        let claims_v2 = self.signatures == Signatures::V2AndV1 && signature::is_claimed(&parts.headers);
+        let claims_v2 = self.signatures == Signatures::V2AndV1 && v2::is_claimed(&parts.headers);
         let outcome = if claims_v2 {
             self.check_v2(parts, address).await
         } else {

@@ -11,7 +11,7 @@ use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::{Frame, SizeHint};
 use nara_proto::event::SyncEvent;
 use nara_proto::go_json::{self, Merge};
-use nara_proto::signature::SignatureError;
+use nara_proto::v2::SignatureError;
 use tower_http::timeout::TimeoutBody;
 
 use super::ServerLimits;
@@ -56,7 +56,7 @@ pub(super) async fn read(body: Body, max: usize, limits: &ServerLimits) -> Resul
     }
 }
 
-/// Reads a request body as JSON. What it says is logged, not told: the naras already out there do not tell.
+/// Reads a request body as JSON. What it says is logged, not told: v1 peers do not tell.
 pub(super) async fn read_json<T: Merge>(
     body: Body,
     max: usize,
@@ -72,7 +72,7 @@ pub(super) async fn read_json<T: Merge>(
 /// The content type of most JSON answers.
 pub(super) const JSON_UTF8: &str = "application/json; charset=utf-8";
 
-/// The content type of the others (wire facts, section 6).
+/// The content type of the others (docs/protocol/v1.md, section 6).
 pub(super) const JSON: &str = "application/json";
 
 /// A JSON answer with its final newline.

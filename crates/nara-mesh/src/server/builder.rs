@@ -2,9 +2,9 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use ipnet::IpNet;
-use nara_proto::auth::ReplayCache;
 use nara_proto::identity::PreparedKeys;
 use nara_proto::peer::Coordinates;
+use nara_proto::v1::ReplayCache;
 use tokio::sync::{Semaphore, watch};
 
 use super::announcement::Announcement;

@@ -1,4 +1,4 @@
-//! Clean paths, as the router of the naras already out there insists on them (wire facts, section 6).
+//! Clean paths, as the router of v1 peers insists on them (docs/protocol/v1.md, section 6).
 
 use std::borrow::Cow;
 

@@ -4,17 +4,17 @@ use std::time::Duration;
 
 use axum::response::{IntoResponse as _, Response};
 use http::request::Parts;
-use nara_proto::auth::{NAME_HEADER, RequestAuthError};
 use nara_proto::clock_offset::ClockRefusal;
 use nara_proto::event::KeyLookup as _;
-use nara_proto::signature::SignatureError;
+use nara_proto::v1::{NAME_HEADER, RequestAuthError};
+use nara_proto::v2::SignatureError;
 
 use super::authenticator::Authenticator;
 use super::rejection::Rejection;
 
 impl Authenticator {
     /// The answer to a request that is not authenticated. If it is refused for its time, headers say what time it is
-    /// here and whose clock seems wrong; the text stays as the naras already out there write it.
+    /// here and whose clock seems wrong; the text stays as v1 peers write it.
     pub(super) fn refuse(&self, parts: &Parts, rejection: Rejection) -> Response {
         let distance = distance(&rejection);
         let mut response = rejection.into_response();

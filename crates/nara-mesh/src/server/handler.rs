@@ -30,8 +30,7 @@ use super::VerifiedSender;
 /// }
 /// ```
 pub trait MeshHandler: Debug + Send + Sync + 'static {
-    /// Whether a direct message is to this nara's taste; if not, its sender is told `success: false` (wire
-    /// facts, section 7.5). Called after the message was verified and before it is stored.
+    /// Whether a direct message is to this nara's taste; if not, its sender is told `success: false` (docs/protocol/v1.md, section 7.5). Called after the message was verified and before it is stored.
     fn accepts(&self, event: &SyncEvent) -> bool {
         let _ = event;
         true

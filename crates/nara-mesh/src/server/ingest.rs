@@ -110,8 +110,8 @@ async fn verify(
     }
 }
 
-/// Pins the keys of naras that introduce themselves in a verified `hey-there` (wire facts, section 8.6). The
-/// naras already out there also believe unsigned ones.
+/// Pins the keys of naras that introduce themselves in a verified `hey-there` (docs/protocol/v1.md, section 8.6). V1
+/// peers also believe unsigned ones.
 fn learn_introductions(shared: &Shared, events: &[SyncEvent], told_by: Option<&NaraName>) {
     let mut learned = 0;
     for event in events {

@@ -75,7 +75,7 @@ pub struct ServerLimits {
     pub requests_per_peer: Option<RateLimit>,
     /// Bytes of one stash that is kept for a peer: 256 KiB.
     pub stash_bytes: usize,
-    /// Peers for which a stash is kept, in memory: 20 (wire facts, section 12.4).
+    /// Peers for which a stash is kept, in memory: 20 (docs/protocol/v1.md, section 12.4).
     pub stash_owners: usize,
     /// How often a stream says that it is alive: [`defaults::STREAM_KEEP_ALIVE`]. Less than `idle`.
     pub stream_keep_alive: Duration,
@@ -83,7 +83,7 @@ pub struct ServerLimits {
     pub streams: usize,
     /// Streams of one peer open at once: [`defaults::STREAMS_PER_PEER`].
     pub streams_per_peer: usize,
-    /// Events in the answer to a zine: 5,000. The naras already out there set no limit.
+    /// Events in the answer to a zine: 5,000. V1 peers set no limit.
     pub zine_events: usize,
 }
 

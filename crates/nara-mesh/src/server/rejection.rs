@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
-use nara_proto::auth::RequestAuthError;
 use nara_proto::event::Service;
 use nara_proto::identity::NaraName;
 use nara_proto::reconcile::{InvalidScope, ReconcileError};
-use nara_proto::signature::SignatureError;
 use nara_proto::stream::InvalidStreamRequest;
+use nara_proto::v1::RequestAuthError;
+use nara_proto::v2::SignatureError;
 use nara_proto::world::ChainError;
 
 use super::body_budget::OverBudget;
@@ -153,7 +153,7 @@ pub(crate) enum Rejection {
     /// The request is not signed as profile v2 wants it.
     #[error("Authentication failed: {0}")]
     Signature(SignatureError),
-    /// A world message with an id on which the naras already out there abort.
+    /// A world message with an id on which v1 peers abort.
     #[error("The message id is shorter than {} bytes", nara_proto::world::MIN_ID_LEN)]
     ShortWorldId,
     /// Nobody is left to whom a world message could go.
@@ -373,7 +373,7 @@ impl IntoResponse for Rejection {
     }
 }
 
-/// An error answer as the naras already out there spell it: the text and a newline.
+/// An error answer as v1 peers spell it: the text and a newline.
 fn text(status: StatusCode, reason: &str) -> Response {
     let mut end = reason.len().min(MAX_TEXT);
     while !reason.is_char_boundary(end) {

@@ -1,7 +1,7 @@
 use http::HeaderMap;
-use nara_proto::auth::{RequestAuth, SIGNATURE_HEADER};
 use nara_proto::identity::Signature;
-use nara_proto::signature::{ACCEPT_SIGNATURE_HEADER, RequestSignature};
+use nara_proto::v1::{RequestAuth, SIGNATURE_HEADER};
+use nara_proto::v2::{ACCEPT_SIGNATURE_HEADER, RequestSignature};
 
 /// The signatures of an authenticated request, in its extensions: an answer is signed the way it was asked for.
 #[derive(Clone, Debug)]

@@ -1,6 +1,6 @@
 //! The routes: one handler per file, built from the endpoint types of `nara-proto`.
 //!
-//! The order of checks and the texts are those of the naras already out there (wire facts, section 7). We
+//! The order of checks and the texts are those of v1 peers (docs/protocol/v1.md, section 7). We
 //! differ where they are unsafe; each difference is a rule, tested in `tests/hostile` and counted in `tests/behaviour`:
 //!
 //! | where | we | because |

@@ -1,4 +1,4 @@
-//! Middleware that signs answers (wire facts, section 5; profile v2).
+//! Middleware that signs answers (docs/protocol/v1.md, section 5; profile v2).
 //!
 //! It needs the whole body before it can write the headers, so it buffers; it lets pass what says that it must not.
 

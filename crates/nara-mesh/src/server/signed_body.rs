@@ -4,7 +4,7 @@ use std::task::{Context, Poll, ready};
 use axum::body::{Body, HttpBody};
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
-use nara_proto::signature::{ContentDigest, DigestHasher};
+use nara_proto::v2::{ContentDigest, DigestHasher};
 
 /// A body that fails at its end if it is not the one whose digest was signed. Whoever reads it to the end without an
 /// error has what the sender sent.

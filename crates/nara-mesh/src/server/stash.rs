@@ -1,4 +1,4 @@
-//! What peers asked this nara to keep for them (wire facts, section 12.4).
+//! What peers asked this nara to keep for them (docs/protocol/v1.md, section 12.4).
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,7 +10,7 @@ use nara_proto::time::UnixSeconds;
 use super::ServerLimits;
 
 /// Sealed boxes by owner, in memory: owners store them again after a restart of ours, as they must anyway
-/// with the naras already out there.
+/// with v1 peers.
 #[derive(Debug)]
 pub(super) struct Stash {
     boxes: Mutex<BTreeMap<String, SealedBox>>,

@@ -13,9 +13,9 @@ use nara_mesh::ledger::MemoryLedger;
 use nara_mesh::registry::PeerRegistry;
 use nara_mesh::server::{MeshServer, RunningServer};
 use nara_mesh::transport::{BoxMeshStream, MemoryNetwork, TcpTransport, Transport as _};
-use nara_proto::auth::ResponseAuth;
-use nara_proto::signature::{ContentDigest, Nonce, Recipient, RequestLine, RequestToSign};
 use nara_proto::sync::SyncRequest;
+use nara_proto::v1::ResponseAuth;
+use nara_proto::v2::{ContentDigest, Nonce, Recipient, RequestLine, RequestToSign};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::Instant;
 

@@ -1,4 +1,4 @@
-//! A nara that speaks v1 only, as the naras already out there do: it verifies name, time, method and path, and
+//! A nara that speaks v1 only, as v1 peers do: it verifies name, time, method and path, and
 //! knows no replay.
 
 use bytes::Bytes;
@@ -6,10 +6,10 @@ use http::{HeaderValue, Response};
 use nara_mesh::clock::{Clock as _, ManualClock};
 use nara_mesh::identity::LocalNara;
 use nara_mesh::transport::TcpTransport;
-use nara_proto::auth::{RequestAuth, ResponseAuth};
 use nara_proto::go_json;
 use nara_proto::peer::PingResponse;
 use nara_proto::sync::SyncResponse;
+use nara_proto::v1::{RequestAuth, ResponseAuth};
 
 use crate::fake_peer::{Answer, FakePeer, Received, plain};
 use crate::support::free_port;

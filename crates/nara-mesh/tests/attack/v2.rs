@@ -10,11 +10,11 @@ use nara_mesh::clock::ManualClock;
 use nara_mesh::ledger::MemoryLedger;
 use nara_mesh::registry::{PeerEvent, PeerProtocol};
 use nara_mesh::tls::TlsPolicy;
-use nara_proto::auth::FRESHNESS_WINDOW;
 use nara_proto::event::Service;
 use nara_proto::reconcile::Scope;
-use nara_proto::signature::ContentDigest;
 use nara_proto::sync::SyncRequest;
+use nara_proto::v1::FRESHNESS_WINDOW;
+use nara_proto::v2::ContentDigest;
 
 use crate::message::Message;
 use crate::proxy::{self, Fate, Proxy};

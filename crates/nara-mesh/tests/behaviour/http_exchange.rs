@@ -1,8 +1,8 @@
 //! `http.json`: whole exchanges with the server of the fixture.
 
-use nara_proto::auth::ResponseAuth;
 use nara_proto::endpoint::{Endpoint as _, GossipZine};
 use nara_proto::time::UnixMillis;
+use nara_proto::v1::ResponseAuth;
 use serde_json::{Map, Value};
 
 use crate::harness::{Case, Unreadable};

@@ -1,4 +1,4 @@
-//! Conformance of server and client with what was recorded from the naras already out there, over real sockets.
+//! Conformance of server and client with what was recorded from v1 peers, over real sockets.
 //!
 //! The harness and the table of deliberate deviations are those of `nara-proto`'s conformance test: one
 //! format, one table. `NARA_VECTORS` names another folder of vectors.

@@ -9,12 +9,12 @@ use nara_mesh::ledger::{Ledger, MemoryLedger};
 use nara_mesh::registry::{KeySource, PeerInfo, PeerRegistry, PinnedKey};
 use nara_mesh::server::MeshHandler;
 use nara_mesh::server::{MeshServer, RunningServer};
-use nara_proto::auth::FRESHNESS_WINDOW;
 use nara_proto::event::SyncEvent;
 use nara_proto::go_json;
 use nara_proto::identity::{NaraName, PublicKey, Soul};
 use nara_proto::peer::Coordinates;
 use nara_proto::time::UnixMillis;
+use nara_proto::v1::FRESHNESS_WINDOW;
 use serde_json::Value;
 
 use crate::RUNTIME;

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use nara_proto::auth::RequestAuth;
 use nara_proto::event::SyncEvent;
 use nara_proto::go_json;
 use nara_proto::identity::{KeyPair, NaraName, Soul};
 use nara_proto::sync::{SyncRequest, SyncResponse, is_critical};
 use nara_proto::time::UnixMillis;
+use nara_proto::v1::RequestAuth;
 use serde_json::Value;
 
 use crate::harness::{Case, Unreadable};

@@ -7,10 +7,10 @@ use http::{HeaderName, HeaderValue};
 use nara_mesh::client::{ClientError, MeshClient};
 use nara_mesh::clock::ManualClock;
 use nara_mesh::identity::LocalNara;
-use nara_mesh::proto::auth::{FRESHNESS_WINDOW, RequestAuth};
 use nara_mesh::proto::clock_offset::{ClockFault, ClockRefusal};
 use nara_mesh::proto::identity::NaraId;
 use nara_mesh::proto::time::{UnixMillis, UnixNanos};
+use nara_mesh::proto::v1::{FRESHNESS_WINDOW, RequestAuth};
 use nara_mesh::registry::PeerEvent;
 
 use crate::fake_peer::FakePeer;

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use http::Method;
 use nara_mesh::client::{AddressOverrides, CallOptions, MeshClient, PeerRef};
-use nara_mesh::proto::auth::RequestAuth;
 use nara_mesh::proto::endpoint::{Authentication, Endpoint};
 use nara_mesh::proto::go_json::JsonError;
 use nara_mesh::proto::sync::SyncRequest;
 use nara_mesh::proto::sync::SyncResponse;
 use nara_mesh::proto::time::UnixSeconds;
+use nara_mesh::proto::v1::RequestAuth;
 use nara_mesh::transport::TcpTransport;
 
 use crate::support::{FakePeer, Mesh, address, introduce, json, nara, ping_answer, signed};

@@ -9,12 +9,12 @@ use http::{Response, StatusCode};
 use nara_mesh::client::{MeshClient, MeshClientBuilder};
 use nara_mesh::clock::{Clock as _, ManualClock};
 use nara_mesh::identity::LocalNara;
-use nara_mesh::proto::auth::ResponseAuth;
 use nara_mesh::proto::event::SyncEvent;
 use nara_mesh::proto::go_json;
 use nara_mesh::proto::identity::NaraId;
 use nara_mesh::proto::peer::PingResponse;
 use nara_mesh::proto::time::UnixNanos;
+use nara_mesh::proto::v1::ResponseAuth;
 use nara_mesh::transport::MemoryNetwork;
 
 pub(crate) use crate::fake_peer::{Answer, FakePeer, Received, plain};

@@ -13,9 +13,9 @@ use nara_mesh::identity::LocalNara;
 use nara_mesh::ledger::{Ledger as _, MemoryLedger};
 use nara_mesh::server::{MeshServer, RateLimit, RunningServer, ServerLimits};
 use nara_mesh::transport::{BoxMeshStream, MemoryNetwork, Transport as _};
-use nara_proto::auth::ResponseAuth;
 use nara_proto::event::{CheckpointPayload, Payload, SyncEvent};
 use nara_proto::time::{UnixMillis, UnixNanos, UnixSeconds};
+use nara_proto::v1::ResponseAuth;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::support::{NOW, Target, nara, registry, request, signed};

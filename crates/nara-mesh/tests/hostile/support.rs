@@ -10,10 +10,10 @@ use nara_mesh::ledger::{Ledger, MemoryLedger};
 use nara_mesh::registry::PeerRegistry;
 use nara_mesh::server::MeshHandler;
 use nara_mesh::server::{MeshServer, MeshServerBuilder, RunningServer, VerifiedSender};
-use nara_proto::auth::{FRESHNESS_WINDOW, RequestAuth, ResponseAuth};
 use nara_proto::event::{Payload, SeenPayload, SyncEvent};
 use nara_proto::go_json;
 use nara_proto::time::{UnixMillis, UnixNanos};
+use nara_proto::v1::{FRESHNESS_WINDOW, RequestAuth, ResponseAuth};
 
 pub(crate) use crate::naras::{known, nara, nara_with_seed, registry};
 use crate::raw_http::{self, RawResponse};

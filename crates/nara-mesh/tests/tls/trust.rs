@@ -8,10 +8,8 @@ use nara_mesh::client::{MeshClient, SubscribeOptions, Verification};
 use nara_mesh::clock::Clock as _;
 use nara_mesh::ledger::{Ledger as _, MemoryLedger};
 use nara_mesh::proto::identity::PublicKey;
-use nara_mesh::proto::signature::{
-    ChannelBinding, ContentDigest, Nonce, Recipient, RequestLine, RequestToSign,
-};
 use nara_mesh::proto::sync::SyncRequest;
+use nara_mesh::proto::v2::{ChannelBinding, ContentDigest, Nonce, Recipient, RequestLine, RequestToSign};
 use nara_mesh::registry::PeerProtocol;
 use nara_mesh::server::MeshServer;
 use nara_mesh::tls::{CertificateKind, ChannelTrust, Security};

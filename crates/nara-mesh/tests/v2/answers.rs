@@ -6,16 +6,16 @@ use nara_mesh::client::{CallOptions, ClientError, MeshClient};
 use nara_mesh::identity::LocalNara;
 use nara_mesh::registry::{PeerEvent, PeerProtocol};
 use nara_mesh::transport::TcpTransport;
-use nara_proto::auth::ResponseAuth;
 use nara_proto::endpoint::EventsSync;
 use nara_proto::go_json;
 use nara_proto::peer::PingResponse;
-use nara_proto::signature::{
+use nara_proto::sync::{SyncRequest, SyncResponse};
+use nara_proto::time::UnixMillis;
+use nara_proto::v1::ResponseAuth;
+use nara_proto::v2::{
     CAPABILITY_HEADER, Capability, ContentDigest, RequestSignature, ResponseToSign, SIGNATURE_HEADER,
     SIGNATURE_INPUT_HEADER,
 };
-use nara_proto::sync::{SyncRequest, SyncResponse};
-use nara_proto::time::UnixMillis;
 
 use crate::fake_peer::{Answer, FakePeer, Received};
 use crate::support::{NOW, client, client_of_bob, free_port, nara};

@@ -4,9 +4,9 @@ use http::{HeaderMap, Response};
 use nara_mesh::client::{ClientError, Verification};
 use nara_mesh::identity::LocalNara;
 use nara_mesh::transport::TcpTransport;
-use nara_proto::auth::RequestAuth;
 use nara_proto::go_json;
 use nara_proto::sync::{SyncRequest, SyncResponse};
+use nara_proto::v1::RequestAuth;
 
 use crate::answers::{sign, sign_v1};
 use crate::fake_peer::{Answer, FakePeer, Received};

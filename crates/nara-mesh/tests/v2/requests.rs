@@ -5,12 +5,10 @@ use std::time::Duration;
 use nara_mesh::Signatures;
 use nara_mesh::registry::PeerEvent;
 use nara_mesh::tls::TlsPolicy;
-use nara_proto::auth::RequestAuth;
 use nara_proto::identity::NaraId;
-use nara_proto::signature::{
-    ChannelBinding, ContentDigest, Recipient, RequestLine, ResponseSignature, TO_HEADER,
-};
 use nara_proto::time::UnixMillis;
+use nara_proto::v1::RequestAuth;
+use nara_proto::v2::{ChannelBinding, ContentDigest, Recipient, RequestLine, ResponseSignature, TO_HEADER};
 
 use crate::naras::nara_with_seed;
 use crate::raw_http::RawResponse;
@@ -181,7 +179,7 @@ async fn what_was_signed_before_the_start_is_refused() {
     let v2 = |at| {
         sync_headers(|request| {
             request.now = at;
-            request.nonce = nara_proto::signature::Nonce::new(at, [9; 10]);
+            request.nonce = nara_proto::v2::Nonce::new(at, [9; 10]);
         })
     };
     // In the same second: the nonce of v2 has milliseconds, too.

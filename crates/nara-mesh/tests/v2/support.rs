@@ -10,9 +10,9 @@ use nara_mesh::identity::LocalNara;
 use nara_mesh::ledger::MemoryLedger;
 use nara_mesh::registry::PeerRegistry;
 use nara_mesh::server::{MeshServer, MeshServerBuilder, RunningServer};
-use nara_proto::auth::FRESHNESS_WINDOW;
-use nara_proto::signature::{ContentDigest, Nonce, Recipient, RequestLine, RequestSignature, RequestToSign};
 use nara_proto::time::UnixMillis;
+use nara_proto::v1::FRESHNESS_WINDOW;
+use nara_proto::v2::{ContentDigest, Nonce, Recipient, RequestLine, RequestSignature, RequestToSign};
 
 pub(crate) use crate::naras::{known, nara, registry};
 use crate::raw_http::{self, RawResponse};

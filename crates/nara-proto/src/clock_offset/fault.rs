@@ -48,7 +48,7 @@ impl ClockFault {
 
 /// What a receiver knows about the clocks when it refuses a request for its time.
 ///
-/// `Display` is the full reason, for peers to which more may be said than the naras already out there say.
+/// `Display` is the full reason, for peers to which more may be said than v1 peers say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClockRefusal {
     /// The time of the request; `None`: it is not known.

@@ -9,7 +9,7 @@ use crate::checkpoint;
 use crate::identity::{PublicKey, Signature, verify_batch};
 
 /// Where the verifier finds public keys. Keys of events are looked up by the *name* of the emitter, those of
-/// checkpoints by the nara *id* of each voter (wire facts, sections 8.6 and 11.4).
+/// checkpoints by the nara *id* of each voter (docs/protocol/v1.md, sections 8.6 and 11.4).
 pub trait KeyLookup {
     /// The key that is pinned for a name.
     fn key_of_name(&self, name: &str) -> Option<PublicKey>;
@@ -53,7 +53,7 @@ impl KeyLookup for BTreeMap<String, PublicKey> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum EventTrust {
-    /// It carries no signature. The naras already out there send their observations like this.
+    /// It carries no signature. V1 peers send their observations like this.
     Unsigned,
     /// It is signed, but the key of its emitter is not known here.
     UnknownKey,

@@ -1,7 +1,7 @@
 use super::{Service, SyncEvent};
 use crate::go_json::one_decimal;
 
-/// The content string of an event (wire facts, section 8.4). Colons inside values are not escaped: that is
+/// The content string of an event (docs/protocol/v1.md, section 8.4). Colons inside values are not escaped: that is
 /// how the wire is.
 pub(super) fn content(event: &SyncEvent) -> String {
     fn of(event: &SyncEvent) -> Option<String> {

@@ -2,7 +2,7 @@ use crate::time::UnixSeconds;
 use crate::wire_struct;
 
 wire_struct! {
-    /// Payload of service `social`: teasing and gossip (wire facts, section 8.4).
+    /// Payload of service `social`: teasing and gossip (docs/protocol/v1.md, section 8.4).
     pub struct SocialPayload {
         /// One of `tease`, `observed`, `gossip`, `observation`, `service`.
         pub kind: String = "type",
@@ -117,7 +117,7 @@ wire_struct! {
 }
 
 wire_struct! {
-    /// What is known about a nara, inside attestations and checkpoints (wire facts, section 11.1).
+    /// What is known about a nara, inside attestations and checkpoints (docs/protocol/v1.md, section 11.1).
     pub struct Observation {
         /// How often it has restarted.
         pub restarts: i64 = "restarts", omit,
@@ -145,7 +145,7 @@ wire_struct! {
 }
 
 wire_struct! {
-    /// Payload of service `checkpoint`: what several naras agree on about one (wire facts, section 11.3).
+    /// Payload of service `checkpoint`: what several naras agree on about one (docs/protocol/v1.md, section 11.3).
     pub struct CheckpointPayload {
         /// The version of the content string and of the attested text; 0 counts as 1.
         pub version: i64 = "version",

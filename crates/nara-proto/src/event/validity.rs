@@ -1,6 +1,6 @@
 use super::{Service, SyncEvent};
 
-/// The rule that an event breaks (wire facts, section 8.3).
+/// The rule that an event breaks (docs/protocol/v1.md, section 8.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidEvent {

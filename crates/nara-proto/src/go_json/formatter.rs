@@ -90,7 +90,7 @@ fn shortest(magnitude: f64) -> (String, i32) {
 }
 
 /// A float with exactly one decimal, correctly rounded from its exact binary value, exact ties to even:
-/// the form in which a round-trip time enters the content of a ping event (wire facts, section 8.4).
+/// the form in which a round-trip time enters the content of a ping event (docs/protocol/v1.md, section 8.4).
 pub fn one_decimal(value: f64) -> String {
     if value.is_nan() {
         return "NaN".to_owned();

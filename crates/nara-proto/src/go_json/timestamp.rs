@@ -10,7 +10,7 @@ use crate::time::UnixNanos;
 /// A time with its zone offset, as it travels in runtime messages.
 ///
 /// Its text is RFC 3339 in Go's canonical spelling: `Z` when the offset is zero, the fraction without
-/// trailing zeros and absent when zero (wire facts, sections 2 and 12.1). The offset is kept, because the
+/// trailing zeros and absent when zero (docs/protocol/v1.md, sections 2 and 12.1). The offset is kept, because the
 /// receiver writes the time again before it verifies the signature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(OffsetDateTime);
@@ -42,7 +42,7 @@ impl Timestamp {
             .map(UnixNanos::new)
     }
 
-    /// Parses the RFC 3339 form as the naras already out there do: upper-case `T` and `Z`, two-digit fields,
+    /// Parses the RFC 3339 form as v1 peers do: upper-case `T` and `Z`, two-digit fields,
     /// seconds present and at most 59, an offset below 24 hours. A comma may begin the fraction; its digits
     /// beyond the ninth are cut.
     ///

@@ -28,7 +28,7 @@ impl Default for GossipConfig {
     /// - Patience 10 s: longer than a restart of a server, shorter than a person waits.
     /// - Pause 30 s to 15 min: a peer that is down for a day costs a hundred attempts.
     /// - Asked again after an hour: a peer gets streams by being updated, which is rare.
-    /// - Zines every 30 to 300 s to 3 to 5 peers: what the naras already out there do (wire facts, section 10).
+    /// - Zines every 30 to 300 s to 3 to 5 peers: what v1 peers do (docs/protocol/v1.md, section 10).
     /// - Remembered 1,024: more than anybody fails at within the longest pause.
     fn default() -> Self {
         Self {

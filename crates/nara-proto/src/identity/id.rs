@@ -8,7 +8,7 @@ use super::{InvalidPublicKey, PublicKey, Soul};
 
 /// The id under which services name a peer: Base58 of a SHA-256 over the *secret* soul and the name.
 ///
-/// Nobody but its owner can check an id against a key (wire facts, section 1.1), so whoever maps an id to a
+/// Nobody but its owner can check an id against a key (docs/protocol/v1.md, section 1.1), so whoever maps an id to a
 /// key says how it learned the pair. Compare [`KeyId`], which anybody can check.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NaraId(Arc<str>);

@@ -37,7 +37,7 @@ impl PublicKey {
         }
     }
 
-    /// Decodes the text form: base64, as leniently as the naras already out there do.
+    /// Decodes the text form: base64, as leniently as v1 peers do.
     ///
     /// # Errors
     /// [`InvalidPublicKey`] if it is not base64 of a key.
@@ -58,7 +58,7 @@ impl PublicKey {
 
     /// Verifies a signature over a message.
     ///
-    /// The verdict is the one of the naras already out there (wire facts, section 1.4): S must be below
+    /// The verdict is the one of v1 peers (docs/protocol/v1.md, section 1.4): S must be below
     /// the group order, and R, as 32 bytes, must equal the encoding of S·B − k·A. So R has one spelling, and
     /// the equation is the one of RFC 8032, section 5.1.7, without the cofactor. AWS-LC checks exactly this,
     /// and a little faster than the pure Rust implementations do. For a key that verifies many signatures

@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 /// The name of a nara: any UTF-8 text that can be sent in a header.
 ///
-/// Names are compared byte by byte: the composed and the decomposed spelling of `é` are two names (wire
-/// facts, section 1.1). Cloning is cheap.
+/// Names are compared byte by byte: the composed and the decomposed spelling of `é` are two names (docs/protocol/v1.md, section 1.1). Cloning is cheap.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NaraName(Arc<str>);
 
@@ -20,7 +19,7 @@ pub enum InvalidName {
     /// No text at all.
     #[error("the name is empty")]
     Empty,
-    /// White space at the beginning or the end, which HTTP trims off a header (wire facts, section 4.1).
+    /// White space at the beginning or the end, which HTTP trims off a header (docs/protocol/v1.md, section 4.1).
     #[error("the name begins or ends with white space")]
     OuterSpace,
     /// More than [`NaraName::MAX_LEN`] bytes.

@@ -6,7 +6,7 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use super::Soul;
 
-/// 32 bytes that identify a machine, from which naras derive their native souls (wire facts, section 1.2).
+/// 32 bytes that identify a machine, from which naras derive their native souls (docs/protocol/v1.md, section 1.2).
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct HardwareFingerprint([u8; 32]);
 
@@ -43,8 +43,8 @@ impl fmt::Debug for HardwareFingerprint {
     }
 }
 
-/// Whether a nara already out there would give itself a generated name instead of `name` (its argument, or
-/// else the host name): it holds a generic word, or looks like a container id (wire facts, section 1.2).
+/// Whether a v1 peer would give itself a generated name instead of `name` (its argument, or
+/// else the host name): it holds a generic word, or looks like a container id (docs/protocol/v1.md, section 1.2).
 pub fn is_generated_mode(name: &str) -> bool {
     const GENERIC: [&str; 7] = [
         "localhost",

@@ -9,7 +9,7 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 use super::Soul;
 
 /// The key with which a nara encrypts what only it shall read, such as the stash it leaves with friends
-/// (wire facts, sections 1.1 and 1.3): XChaCha20-Poly1305 without associated data.
+/// (docs/protocol/v1.md, sections 1.1 and 1.3): XChaCha20-Poly1305 without associated data.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct SealKey([u8; 32]);
 

@@ -29,7 +29,7 @@ impl Signature {
         Self(bytes)
     }
 
-    /// Decodes the text form that bodies carry: base64, as leniently as the naras already out there do.
+    /// Decodes the text form that bodies carry: base64, as leniently as v1 peers do.
     ///
     /// # Errors
     /// [`InvalidSignature`] if it is not base64 of 64 bytes.

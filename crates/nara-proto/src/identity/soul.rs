@@ -7,7 +7,7 @@ use subtle::ConstantTimeEq as _;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 /// The secret from which everything about a nara follows: a 32-byte seed, which is also the seed of its
-/// Ed25519 key, and an 8-byte tag that bonds it to a name (wire facts, section 1.1).
+/// Ed25519 key, and an 8-byte tag that bonds it to a name (docs/protocol/v1.md, section 1.1).
 ///
 /// `Debug` does not show it, dropping erases it, and [`Soul::expose`] is the only way to its text.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]

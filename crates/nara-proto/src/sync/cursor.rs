@@ -6,8 +6,7 @@ use crate::time::UnixNanos;
 
 /// A place in the order of events by time and id, behind the event that it names.
 ///
-/// The inherited cursor is a time alone, so events with the time of the last one of a page are lost (wire
-/// facts, section 7.3). This one loses nothing. Its text is `"{ts}:{id}"`.
+/// The inherited cursor is a time alone, so events with the time of the last one of a page are lost (docs/protocol/v1.md, section 7.3). This one loses nothing. Its text is `"{ts}:{id}"`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Cursor {
     ts: UnixNanos,

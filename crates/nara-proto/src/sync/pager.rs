@@ -6,7 +6,7 @@ use crate::time::UnixNanos;
 
 /// Pages through all events of a peer, oldest first, each exactly once.
 ///
-/// A peer that understands our [`Cursor`] is paged with it. Towards the naras already out there, whose cursor
+/// A peer that understands our [`Cursor`] is paged with it. Towards v1 peers, whose cursor
 /// is a time alone, the next page begins one nanosecond before the last event, and what was seen already is
 /// dropped: nothing is lost unless more events than fit on a page share one nanosecond, which is reported.
 ///

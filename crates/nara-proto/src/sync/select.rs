@@ -8,7 +8,7 @@ pub const MAX_EVENTS: usize = 5000;
 /// How many events mode `recent` gives when the request does not say.
 const DEFAULT_RECENT: usize = 100;
 
-/// A sync request, read as one of the four modes, with every limit in its range (wire facts, section 7.3).
+/// A sync request, read as one of the four modes, with every limit in its range (docs/protocol/v1.md, section 7.3).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SyncMode {
@@ -47,7 +47,7 @@ pub enum SyncMode {
 
 impl SyncRequest {
     /// Reads the request as one of the four modes. Limits out of range and cursors that cannot be read fall
-    /// back to their defaults, as on the naras already out there.
+    /// back to their defaults, as on v1 peers.
     pub fn mode(&self) -> SyncMode {
         let limit = |value: i64, default: usize| match usize::try_from(value) {
             Ok(value) if (1..=MAX_EVENTS).contains(&value) => value,
@@ -134,7 +134,7 @@ pub fn is_critical(event: &SyncEvent) -> bool {
 /// importance and with being about the responder.
 ///
 /// The inherited constant makes the half-life 14.4 days, not the 30 days that it was meant to be (defect G15).
-/// Weights only shape a random choice, so both sides need not agree on them; ours follow the naras out there.
+/// Weights only shape a random choice, so both sides need not agree on them; ours follow v1 peers.
 pub fn sample_weight(event: &SyncEvent, responder: &str, now: UnixNanos) -> f64 {
     let importance = match event.observation.as_deref() {
         Some(payload) if event.service() == Some(Service::Observation) => payload.importance,

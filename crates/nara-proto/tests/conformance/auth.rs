@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use nara_proto::auth::{
-    RequestAuth, RequestAuthError, ResponseAuth, body_hash, request_signature_base, response_signature_base,
-    signed_path,
-};
 use nara_proto::encoding::{base64_decode_lenient, base64_encode};
 use nara_proto::identity::{KeyPair, NaraName, PublicKey};
 use nara_proto::time::UnixMillis;
+use nara_proto::v1::{
+    RequestAuth, RequestAuthError, ResponseAuth, body_hash, request_signature_base, response_signature_base,
+    signed_path,
+};
 use serde_json::Value;
 
 use crate::harness::{Case, Unreadable};
@@ -133,7 +133,7 @@ pub(crate) fn response(case: &Case<'_>) -> Result<(), Unreadable> {
     case.check("signature_b64", keypair.sign(base.as_bytes()).to_base64());
     case.check("string_to_sign", base);
 
-    // The receiver. It looks at the signature only: the naras already out there accept any age.
+    // The receiver. It looks at the signature only: v1 peers accept any age.
     let keys = known_keys(case, "known_keys")?;
     let received = body(case, "received_body_b64")?;
     let auth = ResponseAuth::from_headers(&header_map(case, "received_headers")?);

@@ -3,9 +3,9 @@
 use nara_proto::checkpoint::{Attestation, is_filtered_at_ingest, tally, voter_text};
 use nara_proto::event::SyncEvent;
 
-use crate::auth::known_keys;
 use crate::events::{decode, is_signature_of, keypair};
 use crate::harness::{Case, Unreadable};
+use crate::v1::known_keys;
 
 pub(crate) fn attestation(case: &Case<'_>) -> Result<(), Unreadable> {
     let attestation: Attestation = decode(case)?;
@@ -46,7 +46,7 @@ pub(crate) fn checkpoint(case: &Case<'_>) -> Result<(), Unreadable> {
     case.check("valid_count", tally.valid);
     case.check("known_count", tally.known);
     case.check("total_count", tally.total);
-    // The verdict of the naras already out there; ours counts each voter once.
+    // The verdict of v1 peers; ours counts each voter once.
     case.check(
         "expect",
         if tally.is_valid_elsewhere() {

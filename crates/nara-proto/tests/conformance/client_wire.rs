@@ -3,7 +3,6 @@
 
 use http::HeaderMap;
 use http::header::{CONTENT_TYPE, HeaderValue};
-use nara_proto::auth::RequestAuth;
 use nara_proto::endpoint::{
     Authentication, DirectMessage, Endpoint, EventsSync, GetCoordinates, GossipZine, MeshMessage, Ping,
     WorldRelay,
@@ -13,10 +12,11 @@ use nara_proto::identity::{KeyPair, NaraName};
 use nara_proto::runtime_message::RuntimeMessage;
 use nara_proto::sync::SyncResponse;
 use nara_proto::time::UnixMillis;
+use nara_proto::v1::RequestAuth;
 use nara_proto::zine::Zine;
 
-use crate::auth::{header_map, path_of};
 use crate::harness::{Case, Unreadable};
+use crate::v1::{header_map, path_of};
 
 pub(crate) fn client_wire(case: &Case<'_>) -> Result<(), Unreadable> {
     let target = case.text("request_target")?;

@@ -1,4 +1,4 @@
-//! The one table of where we are stricter than the naras already out there, on purpose.
+//! The one table of where we are stricter than v1 peers, on purpose.
 //!
 //! A rule is matched by what a case does, never by its name. Where a rule applies, only the fields that it lists
 //! may differ, and at least one must; where none applies, nothing may.

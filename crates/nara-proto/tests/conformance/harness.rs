@@ -271,7 +271,7 @@ impl<'a> Case<'a> {
         }
     }
 
-    /// Fields for people, and texts of the Go program that are not wire facts: nothing to compute.
+    /// Fields for people, and texts of the Go program that are not part of the protocol: nothing to compute.
     pub(crate) fn prose(&self, fields: &[&str]) {
         for field in fields {
             self.get(field);

@@ -4,7 +4,6 @@
 
 use std::collections::BTreeMap;
 
-use nara_proto::auth::ResponseAuth;
 use nara_proto::endpoint::{
     AllCheckpoints, Authentication, DirectMessage, Endpoint, EventsImport, EventsSync, GetCoordinates,
     GossipZine, MeshMessage, PeerQuery, Ping, WorldRelay,
@@ -16,12 +15,13 @@ use nara_proto::import::{ImportRequest, ImportResponse};
 use nara_proto::peer::Coordinates;
 use nara_proto::sync::{SyncRequest, SyncResponse};
 use nara_proto::time::UnixMillis;
+use nara_proto::v1::ResponseAuth;
 use nara_proto::world::WorldMessage;
 use nara_proto::zine::Zine;
 
-use crate::auth::{header_map, path_of, verify_request};
 use crate::events::{is_signature_of, keypair};
 use crate::harness::{Case, Unreadable};
+use crate::v1::{header_map, path_of, verify_request};
 
 /// The server of the fixture.
 struct Server {

@@ -1,4 +1,4 @@
-//! Conformance of `nara-proto` with the vectors that were recorded from the naras already out there.
+//! Conformance of `nara-proto` with the vectors that were recorded from v1 peers.
 //!
 //! Reads every `*.json` in the folder named by `NARA_VECTORS` (default: `tests/vectors` of this crate) and
 //! checks every field of every case that this crate can compute. What takes a running server or client

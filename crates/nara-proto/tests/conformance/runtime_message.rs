@@ -19,7 +19,7 @@ pub(crate) fn runtime_message(case: &Case<'_>) -> Result<(), Unreadable> {
     let outcome = match &message {
         Err(_) => "error",
         Ok(message) if message.payload.kind() == "stash-refresh" => {
-            // Nobody out there verifies these, so the verdict does not depend on the signature.
+            // No v1 peer verifies these, so the verdict does not depend on the signature.
             "accepted"
         }
         Ok(message) if known && message.verify(&keypair.public_key()).is_ok() => "accepted",

@@ -1,9 +1,9 @@
 //! Requests, responses and the times in them.
 
 use http::HeaderMap;
-use nara_proto::auth::{FRESHNESS_WINDOW, RequestAuth, ResponseAuth, ResponseAuthError, Stamp};
 use nara_proto::identity::{KeyPair, NaraName, Soul};
 use nara_proto::time::UnixMillis;
+use nara_proto::v1::{FRESHNESS_WINDOW, RequestAuth, ResponseAuth, ResponseAuthError, Stamp};
 use proptest::collection::vec;
 use proptest::prelude::*;
 

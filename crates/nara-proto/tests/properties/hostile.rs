@@ -1,7 +1,6 @@
 //! Nothing that a peer sends makes a reader panic.
 
 use http::HeaderMap;
-use nara_proto::auth::{RequestAuth, ResponseAuth};
 use nara_proto::checkpoint::Attestation;
 use nara_proto::endpoint::{
     AllCheckpoints, DirectMessage, Endpoint, EventsImport, EventsSync, GetCoordinates, GossipZine, PeerQuery,
@@ -13,6 +12,7 @@ use nara_proto::identity::{NaraId, NaraName, PublicKey, Signature, Soul};
 use nara_proto::import::ImportRequest;
 use nara_proto::runtime_message::RuntimeMessage;
 use nara_proto::sync::{Cursor, SyncRequest, SyncResponse};
+use nara_proto::v1::{RequestAuth, ResponseAuth};
 use nara_proto::world::WorldMessage;
 use nara_proto::zine::Zine;
 use proptest::collection::vec;

@@ -3,11 +3,11 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue};
 use nara_mesh::clock::{Clock as _, SystemClock};
-use nara_proto::auth::{NAME_HEADER, RequestAuth};
 use nara_proto::event::{Payload, SocialPayload};
 use nara_proto::go_json;
-use nara_proto::signature::{ContentDigest, Nonce, Recipient, RequestLine, RequestSignature, RequestToSign};
 use nara_proto::time::UnixMillis;
+use nara_proto::v1::{NAME_HEADER, RequestAuth};
+use nara_proto::v2::{ContentDigest, Nonce, Recipient, RequestLine, RequestSignature, RequestToSign};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;

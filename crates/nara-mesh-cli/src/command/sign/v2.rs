@@ -3,8 +3,8 @@
 use getrandom::fill;
 use nara_mesh::clock::{Clock as _, SystemClock};
 use nara_mesh::identity::LocalNara;
-use nara_proto::signature::{ContentDigest, Nonce, Recipient, RequestLine, RequestToSign};
 use nara_proto::time::UnixMillis;
+use nara_proto::v2::{ContentDigest, Nonce, Recipient, RequestLine, RequestToSign};
 use serde_json::{Value, json};
 
 use crate::cli::SignArgs;

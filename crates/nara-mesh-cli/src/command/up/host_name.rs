@@ -8,11 +8,11 @@ use crate::failure::{Failure, Outcome};
 /// The most characters of a label of a host name (RFC 1035), less those that are added.
 const MAX_NAME: usize = 63 - 5;
 
-/// The characters that the naras already out there add.
+/// The characters that v1 peers add.
 const RANDOM: &[u8; 36] = b"abcdefghijklmnopqrstuvwxyz0123456789";
 
-/// The host name of a nara, made the first time and kept in its folder: `NAME-xxxx` with four random characters. The
-/// naras already out there cut the last five off (wire facts, section 3.1).
+/// The host name of a nara, made the first time and kept in its folder: `NAME-xxxx` with four random characters. V1
+/// peers cut the last five off (docs/protocol/v1.md, section 3.1).
 pub(super) fn kept(folder: &Path, nara: &LocalNara) -> Outcome<String> {
     let path = folder.join("host-name");
     let name = label(nara.name().as_str());

@@ -5,8 +5,8 @@ use std::path::Path;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use nara_mesh::clock::{Clock as _, SystemClock};
 use nara_proto::identity::PublicKey;
-use nara_proto::signature::{Recipient, RequestSignature};
 use nara_proto::time::UnixMillis;
+use nara_proto::v2::{Recipient, RequestSignature};
 use owo_colors::OwoColorize as _;
 use serde_json::json;
 

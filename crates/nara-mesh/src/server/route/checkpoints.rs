@@ -18,7 +18,7 @@ const DEFAULT_LIMIT: i64 = 1_000;
 /// The most that are given.
 const MAX_LIMIT: i64 = 10_000;
 
-/// `/api/checkpoints/all`, any method (wire facts, section 7.9). Anybody may ask, so the answers that take up memory
+/// `/api/checkpoints/all`, any method (docs/protocol/v1.md, section 7.9). Anybody may ask, so the answers that take up memory
 /// at once are bounded, until their last byte is sent.
 pub(super) async fn handle(
     State(shared): State<Arc<Shared>>,

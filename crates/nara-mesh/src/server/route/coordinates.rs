@@ -8,7 +8,7 @@ use nara_proto::peer::CoordinatesResponse;
 use crate::server::body::{JSON_UTF8, json};
 use crate::server::shared::Shared;
 
-/// `/coordinates`, any method (wire facts, section 7.2).
+/// `/coordinates`, any method (docs/protocol/v1.md, section 7.2).
 pub(super) async fn handle(State(shared): State<Arc<Shared>>) -> Response {
     let answer = CoordinatesResponse {
         coordinates: shared.coordinates.clone().map(Box::new),

@@ -14,7 +14,7 @@ use crate::server::body::{JSON_UTF8, json, read_json};
 use crate::server::rejection::Rejection;
 use crate::server::shared::Shared;
 
-/// `POST /dm` (wire facts, section 7.5).
+/// `POST /dm` (docs/protocol/v1.md, section 7.5).
 pub(super) async fn handle(
     State(shared): State<Arc<Shared>>,
     sender: VerifiedSender,

@@ -33,7 +33,7 @@ use crate::server::streams::OpenStream;
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
-/// What this server can do beside what the naras already out there can.
+/// What this server can do beside what v1 peers can.
 const CAPABILITIES: [&str; 1] = ["stream/1"];
 
 /// `GET /events/stream`, our extension: see [`nara_proto::stream`].

@@ -13,7 +13,7 @@ use crate::server::body::{Surplus, json_of_events, read_json};
 use crate::server::rejection::Rejection;
 use crate::server::shared::Shared;
 
-/// `POST /events/sync` (wire facts, section 7.3).
+/// `POST /events/sync` (docs/protocol/v1.md, section 7.3).
 pub(super) async fn handle(
     State(shared): State<Arc<Shared>>,
     sender: VerifiedSender,

@@ -13,7 +13,7 @@ use crate::server::ingest::ingest;
 use crate::server::rejection::Rejection;
 use crate::server::shared::Shared;
 
-/// `POST /gossip/zine` (wire facts, section 7.4).
+/// `POST /gossip/zine` (docs/protocol/v1.md, section 7.4).
 pub(super) async fn handle(
     State(shared): State<Arc<Shared>>,
     sender: VerifiedSender,

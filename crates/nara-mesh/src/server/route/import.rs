@@ -14,7 +14,7 @@ use crate::server::ingest::ingest;
 use crate::server::rejection::Rejection;
 use crate::server::shared::Shared;
 
-/// `POST /api/events/import` (wire facts, section 7.10). Its errors are JSON.
+/// `POST /api/events/import` (docs/protocol/v1.md, section 7.10). Its errors are JSON.
 pub(super) async fn handle(
     State(shared): State<Arc<Shared>>,
     PeerAddress(address): PeerAddress,

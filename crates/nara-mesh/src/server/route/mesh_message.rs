@@ -14,7 +14,7 @@ use crate::server::ingest::short;
 use crate::server::rejection::Rejection;
 use crate::server::shared::Shared;
 
-/// `POST /mesh/message` (wire facts, sections 7.7 and 12.3). The answer is empty whatever becomes of it.
+/// `POST /mesh/message` (docs/protocol/v1.md, sections 7.7 and 12.3). The answer is empty whatever becomes of it.
 pub(super) async fn handle(
     State(shared): State<Arc<Shared>>,
     sender: VerifiedSender,
@@ -97,7 +97,7 @@ fn answer(shared: &Shared, message: &RuntimeMessage) -> Result<Option<MessagePay
         }
     };
     let now = shared.clock.now_seconds();
-    // Version 0 runs no handler elsewhere either (wire facts, section 12.3).
+    // Version 0 runs no handler elsewhere either (docs/protocol/v1.md, section 12.3).
     if message.version == 0 {
         return Ok(None);
     }

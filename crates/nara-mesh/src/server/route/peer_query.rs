@@ -12,7 +12,7 @@ use crate::server::shared::Shared;
 /// The header that names the nara to ask next.
 const REDIRECT_TO: HeaderName = HeaderName::from_static("x-nara-redirect-to");
 
-/// `GET /peer/query` (wire facts, section 7.8).
+/// `GET /peer/query` (docs/protocol/v1.md, section 7.8).
 pub(super) async fn handle(
     State(shared): State<Arc<Shared>>,
     method: Method,

@@ -4,12 +4,12 @@ use axum::extract::State;
 use axum::response::Response;
 use http::StatusCode;
 use nara_proto::peer::PingResponse;
-use nara_proto::signature::CAPABILITY_HEADER;
+use nara_proto::v2::CAPABILITY_HEADER;
 
 use crate::server::body::{JSON_UTF8, json};
 use crate::server::shared::Shared;
 
-/// `/ping`, any method (wire facts, section 7.1). What this nara can do beyond all others stands in a header, since the
+/// `/ping`, any method (docs/protocol/v1.md, section 7.1). What this nara can do beyond all others stands in a header, since the
 /// body is the same byte for byte on all naras.
 pub(super) async fn handle(State(shared): State<Arc<Shared>>) -> Response {
     let answer = PingResponse {

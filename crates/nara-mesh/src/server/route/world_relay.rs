@@ -26,7 +26,7 @@ const MARGIN: Duration = Duration::from_millis(250);
 /// Up to this many hops are verified where the message arrives.
 const VERIFIED_HERE: usize = 16;
 
-/// `POST /world/relay` (wire facts, section 7.6).
+/// `POST /world/relay` (docs/protocol/v1.md, section 7.6).
 ///
 /// The message travels on before the answer, as elsewhere, within the time that the caller of the first hop
 /// waits: [`defaults::CALL_TIMEOUT`] from when we got the request, less a margin.

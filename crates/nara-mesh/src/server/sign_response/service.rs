@@ -7,10 +7,10 @@ use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use futures_util::future::BoxFuture;
 use http::HeaderValue;
-use nara_proto::auth::{NAME_HEADER, ResponseAuth, TIMESTAMP_HEADER};
 use nara_proto::identity::NaraName;
-use nara_proto::signature::{ContentDigest, ResponseToSign};
 use nara_proto::time::UnixMillis;
+use nara_proto::v1::{NAME_HEADER, ResponseAuth, TIMESTAMP_HEADER};
+use nara_proto::v2::{ContentDigest, ResponseToSign};
 use tower::Service;
 
 use super::Unbuffered;

@@ -14,7 +14,7 @@ use crate::server::authenticator::{Authenticated, Authenticator};
 use crate::server::rejection::Rejection;
 use crate::server::signed_body::SignedBody;
 
-/// The header in which the naras already out there pass on who was verified.
+/// The header in which v1 peers pass on who was verified.
 const VERIFIED_HEADER: HeaderName = HeaderName::from_static("x-nara-verified");
 
 /// Answers 401 to a request that is not authenticated, without a signature, and passes on the others with

@@ -7,9 +7,9 @@ use super::{
     CHANNEL_HEADER, CONTENT_DIGEST_HEADER, ChannelBinding, ContentDigest, MAX_LIFETIME, Nonce, Recipient,
     SIGNATURE_HEADER, SIGNATURE_INPUT_HEADER, SignatureError, SignedField, Signer, TO_HEADER,
 };
-use crate::auth::{FRESHNESS_WINDOW, NAME_HEADER};
 use crate::identity::{KeyId, NaraId, NaraName, PublicKey, Signature, Verifier};
 use crate::time::{UnixMillis, UnixSeconds};
+use crate::v1::{FRESHNESS_WINDOW, NAME_HEADER};
 
 const COVERED: &str = r#"("@method" "@path" "@query" "content-digest" "x-nara-name" "x-nara-to")"#;
 const COVERED_ON_CHANNEL: &str =

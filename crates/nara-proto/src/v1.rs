@@ -1,4 +1,4 @@
-//! Signed requests and signed responses (wire facts, sections 4 and 5), and the replay cache.
+//! Signed requests and signed responses (docs/protocol/v1.md, sections 4 and 5), and the replay cache.
 //!
 //! Signing and verifying build the signed bytes with the same function, so that they cannot drift apart.
 //!

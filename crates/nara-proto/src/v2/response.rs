@@ -7,9 +7,9 @@ use super::{
     CONTENT_DIGEST_HEADER, ContentDigest, SIGNATURE_HEADER, SIGNATURE_INPUT_HEADER, SignatureError,
     SignedField, Signer,
 };
-use crate::auth::{FRESHNESS_WINDOW, NAME_HEADER};
 use crate::identity::{KeyId, NaraName, PublicKey, Signature, Verifier};
 use crate::time::{UnixMillis, UnixSeconds};
+use crate::v1::{FRESHNESS_WINDOW, NAME_HEADER};
 
 const COVERED: &str = r#"("@status" "content-digest" "x-nara-name" "signature";req)"#;
 

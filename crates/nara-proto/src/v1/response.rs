@@ -87,7 +87,7 @@ impl ResponseAuth {
     }
 
     /// Verifies that the response was signed within [`FRESHNESS_WINDOW`] of `now`, and the signature over the
-    /// body. The naras already out there check neither, so an old answer of theirs would verify for ever.
+    /// body. V1 peers check neither, so an old answer of theirs would verify for ever.
     ///
     /// # Errors
     /// [`ResponseAuthError::Stale`] or [`ResponseAuthError::BadSignature`].
@@ -100,7 +100,7 @@ impl ResponseAuth {
     }
 }
 
-/// The text that is signed for a response: name, time and body hash, with nothing between them (wire facts,
+/// The text that is signed for a response: name, time and body hash, with nothing between them (docs/protocol/v1.md,
 /// section 5).
 pub fn response_signature_base(name: &str, timestamp: UnixMillis, body_hash: &str) -> String {
     format!("{name}{timestamp}{body_hash}")

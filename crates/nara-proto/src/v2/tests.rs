@@ -153,7 +153,7 @@ fn each_field_is_signed() {
     swapped.insert(TO_HEADER, fields::value("bob"));
     assert_eq!(receive(&swapped, LINE, NOW), Err(SignatureError::BadSignature));
     let mut swapped = headers(&request(|_| {}));
-    swapped.insert(crate::auth::NAME_HEADER, fields::value("alicf"));
+    swapped.insert(crate::v1::NAME_HEADER, fields::value("alicf"));
     assert_eq!(receive(&swapped, LINE, NOW), Err(SignatureError::BadSignature));
 }
 

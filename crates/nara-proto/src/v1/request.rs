@@ -41,7 +41,7 @@ pub enum RequestAuthError {
     UnknownSender(NaraName),
 }
 
-/// The reasons that the naras already out there give (wire facts, section 4.3), where there is one.
+/// The reasons that v1 peers give (docs/protocol/v1.md, section 4.3), where there is one.
 fn header_reason(error: &HeaderError) -> String {
     match error {
         HeaderError::Missing(_) => "missing auth headers".to_owned(),
@@ -146,7 +146,7 @@ impl RequestAuth {
 }
 
 /// The bytes that are signed for a request: name, time, method and decoded path, with nothing between them
-/// (wire facts, section 4.1).
+/// (docs/protocol/v1.md, section 4.1).
 pub fn request_signature_base(name: &str, timestamp: UnixMillis, method: &str, path: &[u8]) -> Vec<u8> {
     let mut base = format!("{name}{timestamp}{method}").into_bytes();
     base.extend_from_slice(path);
@@ -156,7 +156,7 @@ pub fn request_signature_base(name: &str, timestamp: UnixMillis, method: &str, p
 /// The path as it is signed: percent-decoded, whatever bytes that gives.
 ///
 /// ```
-/// assert_eq!(&*nara_proto::auth::signed_path("/caf%C3%A9"), "/café".as_bytes());
+/// assert_eq!(&*nara_proto::v1::signed_path("/caf%C3%A9"), "/café".as_bytes());
 /// ```
 pub fn signed_path(path: &str) -> Cow<'_, [u8]> {
     percent_decode_str(path).into()

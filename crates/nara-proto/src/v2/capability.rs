@@ -3,9 +3,9 @@ use sfv::{BareItem, Dictionary, ListEntry, Parser};
 
 use super::Signer;
 use super::fields::{byte_sequence, byte_sequence_text, value};
-use crate::auth::FRESHNESS_WINDOW;
 use crate::identity::{NaraId, NaraName, PublicKey, Signature, Verifier};
 use crate::time::UnixMillis;
+use crate::v1::FRESHNESS_WINDOW;
 
 /// The header of `/ping` answers with a [`SignedCapability`]. A header, because the body of that answer is the same
 /// byte for byte on all naras.

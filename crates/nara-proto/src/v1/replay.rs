@@ -3,15 +3,15 @@ use std::net::IpAddr;
 
 use super::{FRESHNESS_WINDOW, RequestAuth};
 use crate::identity::KeyId;
-use crate::signature::{Nonce, RequestSignature};
 use crate::time::{UnixMillis, UnixSeconds};
+use crate::v2::{Nonce, RequestSignature};
 
 /// Remembers requests for as long as they would be accepted, so that none is accepted twice.
 ///
 /// Insert only what has verified: so a stranger cannot fill the cache. When it is full nevertheless, requests
 /// are refused, because forgetting one would let it be replayed: the safe mistake is a false positive.
 ///
-/// The naras already out there may send two equal requests in one millisecond, whose signatures are equal
+/// V1 peers may send two equal requests in one millisecond, whose signatures are equal
 /// (Ed25519 is deterministic). For endpoints where a repetition does no harm, [`ReplayCache::insert_or_repeat`]
 /// therefore allows it from the same source address.
 ///
@@ -155,7 +155,7 @@ mod tests {
 
     use super::*;
     use crate::identity::{KeyPair, Soul};
-    use crate::signature::{ContentDigest, Recipient, RequestLine, RequestToSign, Signer};
+    use crate::v2::{ContentDigest, Recipient, RequestLine, RequestToSign, Signer};
 
     const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
     const ELSEWHERE: IpAddr = IpAddr::V6(std::net::Ipv6Addr::LOCALHOST);

@@ -25,7 +25,7 @@
 //!
 //! ```
 //! use nara_proto::identity::{KeyPair, Soul};
-//! use nara_proto::signature::{ContentDigest, Nonce, Recipient, RequestLine, RequestSignature, RequestToSign, Signer};
+//! use nara_proto::v2::{ContentDigest, Nonce, Recipient, RequestLine, RequestSignature, RequestToSign, Signer};
 //! use nara_proto::time::UnixMillis;
 //!
 //! let keypair = KeyPair::from_soul(&Soul::bond([1; 32], "alice"));

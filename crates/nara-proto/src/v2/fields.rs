@@ -3,9 +3,9 @@
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::{SignatureError, SignedField};
-use crate::auth::NAME_HEADER;
 use crate::encoding;
 use crate::identity::{NaraName, Signature};
+use crate::v1::NAME_HEADER;
 
 /// The header that binds a request to its connection; only on secure channels.
 pub const CHANNEL_HEADER: HeaderName = HeaderName::from_static("x-nara-channel");

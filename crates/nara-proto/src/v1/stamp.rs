@@ -8,7 +8,7 @@ use crate::time::UnixMillis;
 /// second would look like a replay of the first.
 ///
 /// ```
-/// use nara_proto::{auth::Stamp, time::UnixMillis};
+/// use nara_proto::{v1::Stamp, time::UnixMillis};
 ///
 /// let mut stamp = Stamp::default();
 /// let now = UnixMillis::new(1000);

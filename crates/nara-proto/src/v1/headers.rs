@@ -114,7 +114,7 @@ fn single(headers: &HeaderMap, which: AuthHeader) -> Result<&HeaderValue, Header
     }
 }
 
-/// Decimal milliseconds in their one canonical spelling: the naras already out there also take `+5` and `005`,
+/// Decimal milliseconds in their one canonical spelling: v1 peers also take `+5` and `005`,
 /// which would let one signature travel as several requests.
 fn parse_timestamp(text: &[u8]) -> Option<UnixMillis> {
     let text = std::str::from_utf8(text).ok()?;
