@@ -1,6 +1,7 @@
-//! Profile v2: signatures that cover everything, by RFC 9421 (HTTP Message Signatures) and RFC 9530 (digests).
+//! Profile v2: signatures over the whole request, and answers bound to their request, by RFC 9421 (HTTP Message
+//! Signatures) and RFC 9530 (digests). Specification: `docs/protocol/v2.md`; vectors: `tests/vectors-v2`.
 //!
-//! The profile is fixed, so that there is nothing to negotiate and nothing to leave out. A request carries
+//! The profile is fixed: there is nothing to negotiate and nothing to leave out. A request carries
 //!
 //! ```text
 //! X-Nara-Name: alice
@@ -11,17 +12,17 @@
 //! Signature: nara=:…:
 //! ```
 //!
-//! and on a [secure channel](ChannelBinding) `X-Nara-Channel`, which is covered too. The answer covers its status,
-//! its digest, who answers, and the signature of the request (`"signature";req`), so it belongs to one question.
+//! and on a [secure channel](ChannelBinding) also `X-Nara-Channel`, which is covered too. An answer covers its status,
+//! its digest, the responder, and the signature of the request (`"signature";req`), so it answers one request only.
 //!
 //! * One signature, labelled `nara`; exactly these components in this order; exactly these parameters, in any order.
-//! * Every field has one spelling, the strict one of RFC 9651: a second spelling of a signed request would be
-//!   another request to whoever compares texts.
+//! * Every field has one spelling, the strict one of RFC 9651. A second spelling of a signed request would count as
+//!   another request wherever texts are compared.
 //! * The recipient is its id, or its name where the id is unknown ([`Recipient`]).
 //! * `X-Nara-Name` is covered as the bytes on the wire, which are UTF-8.
 //! * `keyid` is the [`KeyId`](crate::identity::KeyId) of the key: it follows from the key, so it cannot lie.
 //!
-//! Signing and verifying build the signed bytes with the same functions, so that they cannot drift apart.
+//! Signing and verifying share the functions that make the signed bytes, so the two cannot drift apart.
 //!
 //! ```
 //! use nara_proto::identity::{KeyPair, Soul};
