@@ -1,17 +1,18 @@
-//! All metrics, for the recorder that the application installs (crate `metrics`).
+//! The names of all metrics, for the recorder of whoever runs the program (crate `metrics`).
 //!
-//! Without a recorder they cost next to nothing. Names end in their unit, those of counters in `_total`. No label has a
-//! value that a peer can choose freely: names of peers are in the log. [`describe`] gives a recorder the descriptions.
+//! Without a recorder they cost next to nothing. Names end in their unit; counters end in `_total`. No label ever
+//! has a value that a peer chooses freely: names of peers are in the log. [`describe`] tells a recorder what they
+//! mean; `nara-mesh serve --metrics` does so.
 
-/// The kind of a metric.
+/// What a metric does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MetricKind {
     /// It only grows, until the program ends.
     Counter,
-    /// The current value.
+    /// It is what it is now.
     Gauge,
-    /// The distribution of values: count, sum and buckets.
+    /// How often, and how much in all and in each range.
     Histogram,
 }
 
@@ -21,7 +22,7 @@ pub enum MetricKind {
 pub struct Metric {
     /// Its name.
     pub name: &'static str,
-    /// Its kind.
+    /// What it does.
     pub kind: MetricKind,
     /// What it means, with its labels.
     pub help: &'static str,
@@ -44,73 +45,73 @@ macro_rules! metrics {
 }
 
 metrics! {
-    /// Requests answered, by `endpoint` (a path, or `other`) and `status` (`2xx` to `5xx`).
+    /// Requests that were answered, by `endpoint` (a path, or `other`) and `status` (`2xx` to `5xx`).
     Counter REQUESTS = "nara_mesh_requests_total";
-    /// Time from the end of a request header to the beginning of its answer, by `endpoint`.
+    /// How long requests took from the end of their header to the beginning of their answer, by `endpoint`.
     Histogram REQUEST_SECONDS = "nara_mesh_request_duration_seconds";
-    /// Requests in progress.
+    /// Requests that are worked on now.
     Gauge REQUESTS_IN_FLIGHT = "nara_mesh_requests_in_flight";
-    /// Bytes of request bodies held in memory until their requests are answered.
+    /// Bytes of request bodies that are held now, until their requests are answered.
     Gauge BODY_BYTES = "nara_mesh_request_body_bytes";
-    /// Requests refused, by `reason`: one of a fixed set of words.
+    /// Requests that were refused, by `reason`: one of a fixed set of words.
     Counter REQUESTS_REFUSED = "nara_mesh_requests_refused_total";
-    /// Connections of peers open at the server.
+    /// Connections of peers that are open at the server now.
     Gauge CONNECTIONS = "nara_mesh_connections";
-    /// Connections of peers accepted, by `security` (`plain`, `tls`, or `failed` before either).
+    /// Connections of peers that were accepted, by `security` (`plain`, `tls`, `failed`: neither came about).
     Counter CONNECTIONS_ACCEPTED = "nara_mesh_connections_accepted_total";
-    /// Connections closed at once because their address is at its limit.
+    /// Connections that were closed at once because their address has as many as it may have.
     Counter CONNECTIONS_REFUSED = "nara_mesh_connections_refused_total";
-    /// Signed requests remembered against replay. At the limit, signed requests are refused with the reason
-    /// `replay_cache_full`.
+    /// Signed requests that are remembered against replay, after the last one. When they reach the limit, signed
+    /// requests are refused with the reason `replay_cache_full`.
     Gauge REPLAY_ENTRIES = "nara_mesh_replay_cache_entries";
-    /// Messages of peers that do less than they have proven to support, by `direction` (`request`, `response`).
+    /// Messages of peers that do less than they have proven that they can, by `direction` (`request`, `response`).
     Counter DOWNGRADES = "nara_mesh_downgrades_total";
-    /// Requests whose source address belongs to another nara than the claimed sender.
+    /// Requests that claimed to come from another nara than the one to which their source address belongs.
     Counter ADDRESS_MISMATCHES = "nara_mesh_address_mismatches_total";
-    /// Unknown senders asked for their key, by `outcome` (`pinned`, `conflict`, `refused`, `unknown`, `busy`: too many
-    /// at once).
+    /// Unknown senders that were asked for their key, by `outcome` (`pinned`, `conflict`, `refused`, `unknown`, `busy`: too
+    /// many).
     Counter KEY_DISCOVERIES = "nara_mesh_key_discoveries_total";
-    /// Events received in direct messages, zines and imports, by `outcome` (`new`, `known`, `refused`).
+    /// Events that peers sent in direct messages, zines and imports, by `outcome` (`new`, `known`, `refused`).
     Counter EVENTS_TAKEN = "nara_mesh_events_taken_total";
-    /// Streams open for peers.
+    /// Streams that peers have open here now.
     Gauge STREAMS = "nara_mesh_streams";
-    /// Messages written to streams.
+    /// Messages that were written to streams.
     Counter STREAM_MESSAGES = "nara_mesh_stream_messages_total";
     /// Times that the reader of a stream fell behind and was served from the ledger instead.
     Counter STREAM_LAGS = "nara_mesh_stream_lags_total";
     /// Calls to peers, by `endpoint` and `outcome` (`ok`, or the kind of the error).
     Counter CALLS = "nara_mesh_calls_total";
-    /// Duration of calls to peers, failed ones included, by `endpoint`.
+    /// How long calls to peers took, failed ones too, by `endpoint`.
     Histogram CALL_SECONDS = "nara_mesh_call_duration_seconds";
-    /// Connections dialled to peers, by `outcome` (`ok`, `failed`, `timeout`).
+    /// Connections to peers that were dialled, by `outcome` (`ok`, `failed`, `timeout`).
     Counter DIALS = "nara_mesh_dials_total";
-    /// Idle connections to peers kept open for the next call.
+    /// Connections to peers that are kept open for the next call, now.
     Gauge POOL_IDLE = "nara_mesh_pool_idle_connections";
-    /// Calls that reused an idle connection.
+    /// Calls that found a connection that was kept open.
     Counter POOL_REUSED = "nara_mesh_pool_reused_total";
-    /// Peers in the registry.
+    /// Peers in the registry now.
     Gauge PEERS = "nara_mesh_peers";
-    /// Changes of circuit breakers, by `to` (`open`: the peer is down; `closed`: it is called again).
+    /// Changes of circuit breakers, by `to` (`open`: the peer is known to be down; `closed`: it is called again).
     Counter BREAKER_CHANGES = "nara_mesh_breaker_changes_total";
-    /// Keys pinned, by `source` (`configured`, `operator`, `hey-there`, `ping`, `peer-query`, `tls`, `own`).
+    /// Keys that were pinned, by `source` (`configured`, `operator`, `hey-there`, `ping`, `peer-query`, `tls`, `own`).
     Counter KEYS_PINNED = "nara_mesh_keys_pinned_total";
-    /// Keys offered and not pinned, by `reason`: `conflict` (another key is pinned), `policy` (the trust policy refused
-    /// it), `untrusted` (the operator banned the nara).
+    /// Keys that were offered for a nara and not pinned, by `reason`: `conflict` (another key is pinned), `policy` (the
+    /// trust policy refused it), `untrusted` (the operator does not trust the nara).
     Counter KEYS_REFUSED = "nara_mesh_keys_refused_total";
-    /// Peers whose clock differs from ours by 5 s or more.
+    /// Peers whose clock is 5 s or more from ours, now.
     Gauge CLOCKS_SKEWED = "nara_mesh_clocks_skewed";
-    /// Median offset of the clocks of recently called peers from ours, in seconds. If it is not near 0, our own clock
-    /// is wrong.
+    /// How far the clocks of the peers that were called last are ahead of ours, the median, in seconds: what most of
+    /// them share is an error of ours.
     Gauge CLOCK_OFFSET_SECONDS = "nara_mesh_clock_offset_seconds";
-    /// Peers that send us events by gossip, by `link` (`stream`, `zines`).
+    /// Peers whose events gossip gets, now, by `link` (`stream`, `zines`).
     Gauge GOSSIP_PEERS = "nara_mesh_gossip_peers";
-    /// Events received by gossip, by `outcome` (`new`, `duplicate`, `not_kept`, `refused`).
+    /// Events that came by gossip, by `outcome` (`new`, `duplicate`, `not_kept`, `refused`).
     Counter GOSSIP_EVENTS = "nara_mesh_gossip_events_total";
-    /// Zines exchanged by gossip, by `outcome` (`ok`, `failed`).
+    /// Zines that gossip exchanged, by `outcome` (`ok`, `failed`).
     Counter GOSSIP_ZINES = "nara_mesh_gossip_zines_total";
 }
 
-/// Describes all metrics to the recorder. Call it once, after you installed the recorder.
+/// Tells the recorder what the metrics mean. To be called once, behind its installation.
 pub fn describe() {
     for metric in ALL {
         let help = metric.help.trim_start();
@@ -127,7 +128,7 @@ pub fn describe() {
     }
 }
 
-/// Increments a gauge for as long as this guard lives.
+/// A gauge that counts what exists: one more as long as this does.
 #[derive(Debug)]
 pub(crate) struct Counted(&'static str);
 
@@ -148,7 +149,7 @@ impl Drop for Counted {
 mod tests {
     use super::*;
 
-    /// The row of `docs/operate.md` that documents a metric.
+    /// The row of the README that documents a metric.
     fn row(metric: &Metric) -> String {
         let kind = format!("{:?}", metric.kind).to_lowercase();
         let help = metric.help.trim().replace('|', "\\|");
@@ -156,9 +157,9 @@ mod tests {
     }
 
     #[test]
-    fn the_operators_manual_documents_every_metric_and_no_other() {
-        let manual = include_str!("../../../docs/operate.md");
-        let documented: Vec<&str> = manual
+    fn the_readme_documents_every_metric_and_no_other() {
+        let readme = include_str!("../../../README.md");
+        let documented: Vec<&str> = readme
             .lines()
             .filter(|line| line.starts_with("| `nara_mesh_"))
             .collect();
