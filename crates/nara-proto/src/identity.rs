@@ -14,7 +14,7 @@ mod signature;
 mod soul;
 mod verifier;
 
-pub use batch::verify_batch;
+pub(crate) use batch::verify_batch;
 pub use id::{InvalidKeyId, InvalidNaraId, KeyId, NaraId};
 pub use key::{InvalidPublicKey, PublicKey};
 pub use keypair::KeyPair;

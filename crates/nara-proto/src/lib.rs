@@ -10,8 +10,9 @@
 //! | [`identity`] | names, souls, keypairs and ids |
 //! | [`time`] | Unix time in seconds, milliseconds and nanoseconds, which the wire mixes and the types keep apart |
 //! | [`go_json`] | JSON exactly as v1 peers write and read it |
-//! | [`v1`] | signatures of protocol v1, the replay cache |
+//! | [`v1`] | signed requests, signed responses |
 //! | [`v2`] | profile v2: RFC 9421 signatures over the whole request, capabilities |
+//! | [`replay`] | the memory that lets no request be accepted twice |
 //! | [`event`] | events, their payloads, ids, signatures and validity |
 //! | [`checkpoint`] | attestations and the multi-signature of checkpoints |
 //! | [`sync`], [`zine`], [`world`], [`runtime_message`], [`peer`], [`import`] | the messages of each endpoint |
@@ -53,6 +54,7 @@ pub mod identity;
 pub mod import;
 pub mod peer;
 pub mod reconcile;
+pub mod replay;
 pub mod runtime_message;
 pub mod stream;
 pub mod sync;
@@ -61,3 +63,8 @@ pub mod v1;
 pub mod v2;
 pub mod world;
 pub mod zine;
+
+pub use event::{EventVerdict, SyncEvent, verify_events};
+pub use identity::{KeyPair, NaraId, NaraName, PublicKey, Signature, Soul};
+pub use time::{UnixMillis, UnixNanos, UnixSeconds};
+pub use v2::Signer;

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use ipnet::IpNet;
 use nara_proto::identity::PreparedKeys;
 use nara_proto::peer::Coordinates;
-use nara_proto::v1::ReplayCache;
+use nara_proto::replay::ReplayCache;
 use tokio::sync::{Semaphore, watch};
 
 use super::announcement::Announcement;

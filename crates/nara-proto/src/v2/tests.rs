@@ -10,6 +10,7 @@ mod streamed;
 
 use std::sync::LazyLock;
 
+use super::fields::{BODY_HEADER, CONTENT_DIGEST_HEADER, TO_HEADER};
 use super::*;
 use crate::identity::{KeyPair, NaraId, PublicKey, Soul};
 use crate::time::UnixMillis;
