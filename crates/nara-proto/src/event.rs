@@ -4,11 +4,17 @@
 //! service and content, and usually a signature of its emitter.
 
 mod batch;
+mod claims;
 mod content;
+mod covered;
+mod keys;
 mod payload;
 mod validity;
 
-pub use batch::{EventProblem, EventTrust, EventVerdict, KeyLookup, verify_events};
+pub use batch::{
+    EventProblem, EventReception, EventTrust, EventVerdict, MAX_EVENT_BYTES, MAX_EVENT_LEAD, verify_events,
+};
+pub use keys::{KeyLookup, KeyStanding};
 pub use payload::{
     ChauPayload, CheckpointPayload, HeyTherePayload, Observation, ObservationPayload, PingPayload,
     SeenPayload, SocialPayload,
@@ -184,6 +190,25 @@ impl SyncEvent {
         event
     }
 
+    /// A new event, signed by `emitter`, of a payload with text that somebody else chose.
+    ///
+    /// # Errors
+    /// [`EventProblem`], before anything is signed, if no receiver would accept the event: its emitter is not the nara
+    /// that acts, a name is none, or its text could be split into other fields. So a peer cannot have its text signed
+    /// as something else.
+    pub fn try_signed(
+        ts: UnixNanos,
+        payload: Payload,
+        emitter: &str,
+        keypair: &KeyPair,
+    ) -> Result<Self, EventProblem> {
+        let mut event = Self::new(ts, payload);
+        emitter.clone_into(&mut event.emitter);
+        claims::check(&event, &event.content())?;
+        event.sign(emitter, keypair);
+        Ok(event)
+    }
+
     /// Signs this event as `emitter`, over the id that it carries.
     pub fn sign(&mut self, emitter: &str, keypair: &KeyPair) {
         emitter.clone_into(&mut self.emitter);
@@ -306,6 +331,21 @@ impl SyncEvent {
         of(self).unwrap_or_default()
     }
 
+    /// Checks everything that [`verify_events`] checks but time and signature: for an event whose signature is verified
+    /// in another way.
+    ///
+    /// # Errors
+    /// [`EventProblem`] says what is wrong.
+    pub fn check_claims(&self) -> Result<(), EventProblem> {
+        claims::check(self, &self.content()).map(drop)
+    }
+
+    /// Removes every field that neither id nor signature covers, or sets it to the value that follows from the covered
+    /// ones. [`verify_events`] does this to the events that it finds verified.
+    pub fn remove_uncovered(&mut self) {
+        covered::remove_uncovered(self);
+    }
+
     /// Checks that the event is well formed and may be stored (docs/protocol/v1.md, section 8.3); signatures are a
     /// separate matter.
     ///
@@ -332,3 +372,6 @@ fn signing_preimage(event: &SyncEvent, content: &str) -> String {
         event.id, event.ts, event.svc, event.emitter
     )
 }
+
+#[cfg(test)]
+mod tests;

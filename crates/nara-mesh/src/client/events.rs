@@ -5,9 +5,10 @@ use std::num::NonZero;
 use futures_util::future::join_all;
 use futures_util::stream::BoxStream;
 use nara_proto::endpoint::{AllCheckpoints, CheckpointsRequest, EventsSync, GossipZine};
-use nara_proto::event::{Service, SyncEvent, verify_events};
-use nara_proto::identity::Verifier;
+use nara_proto::event::{EventReception, Service, SyncEvent, verify_events};
+use nara_proto::identity::{NaraName, Verifier};
 use nara_proto::sync::{Cursor, EventFilter, Pager, SyncRequest, SyncResponse};
+use nara_proto::time::UnixNanos;
 use nara_proto::zine::Zine;
 use tokio::time::{Instant, timeout_at};
 
@@ -260,7 +261,13 @@ impl MeshClient {
             return Ok(CheckedEvents::default());
         }
         let keys = KnownKeys::new(self.shared.local.clone(), self.shared.registry.clone());
-        timeout_at(deadline, check_events(events, keys))
+        let told_by = route.peer.info().name.filter(|_| !self.shared.accept_unverified);
+        let arrival = Arrival {
+            now: self.shared.clock.now_nanos(),
+            told_by,
+            keys,
+        };
+        timeout_at(deadline, check_events(events, arrival))
             .await
             .map_err(|_| ClientError::new(route, ErrorKind::Timeout(Stage::Verify)))
     }
@@ -294,18 +301,26 @@ impl SignedInside for Zine {
     }
 }
 
+/// When and from whom events came, and the keys that were known then.
+#[derive(Clone)]
+struct Arrival {
+    now: UnixNanos,
+    told_by: Option<NaraName>,
+    keys: KnownKeys,
+}
+
 /// Verifies events in batches, on all cores if there are many.
-async fn check_events(mut events: Vec<SyncEvent>, keys: KnownKeys) -> CheckedEvents {
+async fn check_events(mut events: Vec<SyncEvent>, arrival: Arrival) -> CheckedEvents {
     if events.len() <= OFFLOAD_EVENTS {
-        return check_batch(events, &keys);
+        return check_batch(events, &arrival);
     }
     let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
     let batch = events.len().div_ceil(threads).max(MIN_BATCH);
     let mut batches = Vec::new();
     while !events.is_empty() {
         let rest = events.split_off(batch.min(events.len()));
-        let keys = keys.clone();
-        batches.push(offload(true, move || check_batch(events, &keys)));
+        let arrival = arrival.clone();
+        batches.push(offload(true, move || check_batch(events, &arrival)));
         events = rest;
     }
     let mut checked = CheckedEvents::default();
@@ -315,8 +330,13 @@ async fn check_events(mut events: Vec<SyncEvent>, keys: KnownKeys) -> CheckedEve
     checked
 }
 
-fn check_batch(events: Vec<SyncEvent>, keys: &KnownKeys) -> CheckedEvents {
-    let verdicts = verify_events(&events, keys, random());
+fn check_batch(mut events: Vec<SyncEvent>, arrival: &Arrival) -> CheckedEvents {
+    let reception = EventReception {
+        now: arrival.now,
+        told_by: arrival.told_by.as_ref().map(NaraName::as_str),
+        random: random(),
+    };
+    let verdicts = verify_events(&mut events, &arrival.keys, reception);
     let mut checked = CheckedEvents::default();
     for (event, verdict) in events.into_iter().zip(verdicts) {
         match verdict {

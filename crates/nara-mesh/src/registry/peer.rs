@@ -5,6 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use nara_proto::breaker::{Breaker, BreakerConfig, BreakerState};
+use nara_proto::event::KeyStanding;
 use nara_proto::identity::{KeyId, NaraId, NaraName};
 
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -126,6 +127,15 @@ impl Peer {
     /// When connections with it are TLS, if whoever runs this nara has decided that for this peer alone.
     pub fn tls(&self) -> Option<TlsPolicy> {
         self.info.read().unwrap_or_else(PoisonError::into_inner).tls
+    }
+
+    /// What an event in its name is verified with.
+    pub(super) fn standing(&self) -> KeyStanding {
+        if self.is_untrusted() {
+            KeyStanding::Untrusted
+        } else {
+            self.key().into()
+        }
     }
 
     /// Whether the operator decided not to trust it: its requests are refused, and it is not called.

@@ -3,8 +3,9 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use nara_proto::event::{EventProblem, EventTrust, EventVerdict, Service, SyncEvent, verify_events};
-use nara_proto::go_json;
+use nara_proto::event::{
+    EventProblem, EventReception, EventTrust, EventVerdict, Service, SyncEvent, verify_events,
+};
 use nara_proto::identity::NaraName;
 
 use super::shared::Shared;
@@ -13,10 +14,6 @@ use crate::mesh_ranges;
 use crate::metrics;
 use crate::random::random;
 use crate::registry::{KeySource, PeerInfo, PinnedKey, RegisterError};
-
-/// The largest event that is taken in, in bytes of JSON. Real ones have a few hundred; without a limit one
-/// event could fill an answer that no peer reads any more.
-pub(super) const MAX_EVENT_BYTES: usize = 64 << 10;
 
 /// Introductions that are believed from one batch: a sender shall not fill the registry with naras of its own
 /// making.
@@ -50,7 +47,7 @@ pub(super) async fn ingest(
 ) -> Result<Ingested, LedgerError> {
     learn_introductions(shared, &events, told_by);
     let received = events.len();
-    let (events, verdicts) = verify(shared.clone(), events).await?;
+    let (events, verdicts) = verify(shared.clone(), events, told_by).await?;
     let mut ingested = Ingested::default();
     for (event, verdict) in events.into_iter().zip(verdicts) {
         match verdict {
@@ -87,17 +84,17 @@ pub(super) async fn ingest(
 async fn verify(
     shared: Arc<Shared>,
     mut events: Vec<SyncEvent>,
+    told_by: Option<&NaraName>,
 ) -> Result<(Vec<SyncEvent>, Vec<EventVerdict>), LedgerError> {
     let many = events.len() >= BLOCKING_FROM;
+    let told_by = told_by.cloned();
     let work = move || {
-        events.retain(|event| {
-            let fits = is_small(event);
-            if !fits {
-                tracing::info!(emitter = %short(&event.emitter), "event larger than {MAX_EVENT_BYTES} bytes refused");
-            }
-            fits
-        });
-        let verdicts = verify_events(&events, &*shared, random());
+        let reception = EventReception {
+            now: shared.clock.now_nanos(),
+            told_by: told_by.as_ref().map(NaraName::as_str),
+            random: random(),
+        };
+        let verdicts = verify_events(&mut events, &*shared, reception);
         (events, verdicts)
     };
     if many {
@@ -180,11 +177,6 @@ fn introduction(event: &SyncEvent) -> Option<(NaraName, Option<IpAddr>)> {
         return None;
     }
     Some((payload.from.parse().ok()?, payload.mesh_ip.parse().ok()))
-}
-
-fn is_small(event: &SyncEvent) -> bool {
-    // Writing an event takes a fiftieth of verifying it.
-    go_json::to_vec(event).len() <= MAX_EVENT_BYTES
 }
 
 /// The beginning of a text of a peer, for the log.

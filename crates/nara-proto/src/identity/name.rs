@@ -37,6 +37,12 @@ impl NaraName {
     /// # Errors
     /// [`InvalidName`] says what is wrong with the text.
     pub fn new(text: &str) -> Result<Self, InvalidName> {
+        Self::check(text)?;
+        Ok(Self(text.into()))
+    }
+
+    /// Checks a text as [`NaraName::new`] does.
+    pub(crate) fn check(text: &str) -> Result<(), InvalidName> {
         if text.is_empty() {
             return Err(InvalidName::Empty);
         }
@@ -52,7 +58,7 @@ impl NaraName {
         if text.starts_with([' ', '\t']) || text.ends_with([' ', '\t']) {
             return Err(InvalidName::OuterSpace);
         }
-        Ok(Self(text.into()))
+        Ok(())
     }
 
     /// The text of the name.

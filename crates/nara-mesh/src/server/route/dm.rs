@@ -5,7 +5,7 @@ use axum::extract::State;
 use axum::response::Response;
 use http::StatusCode;
 use nara_proto::endpoint::{DirectMessage, Endpoint as _};
-use nara_proto::event::{KeyLookup as _, SyncEvent};
+use nara_proto::event::{EventProblem, KeyLookup as _, MAX_EVENT_LEAD, SyncEvent};
 use nara_proto::peer::Receipt;
 
 use crate::ledger::Insertion;
@@ -20,7 +20,7 @@ pub(super) async fn handle(
     sender: VerifiedSender,
     body: Body,
 ) -> Result<Response, Rejection> {
-    let event: SyncEvent = read_json(body, DirectMessage::MAX_REQUEST, &shared.limits).await?;
+    let mut event: SyncEvent = read_json(body, DirectMessage::MAX_REQUEST, &shared.limits).await?;
     check_signature(&shared, &event)?;
     sender.must_be("emitter", &event.emitter)?;
 
@@ -31,13 +31,30 @@ pub(super) async fn handle(
             false
         }
         Ok(()) if !event.has_genuine_id() => return Err(Rejection::ForgedId),
-        Ok(()) => keep(&shared, &sender, event).await?,
+        Ok(()) => match check_rest(&shared, &event) {
+            Err(problem) => {
+                tracing::info!(sender = %sender.name(), %problem, "direct message not kept");
+                false
+            }
+            Ok(()) => {
+                event.remove_uncovered();
+                keep(&shared, &sender, event).await?
+            }
+        },
     };
     let receipt = Receipt {
         from: shared.local.name().to_string(),
         success,
     };
     Ok(json(StatusCode::OK, JSON_UTF8, &receipt))
+}
+
+/// What must hold for an event beside a good signature: who acts is its emitter, and its time is not in the future.
+fn check_rest(shared: &Shared, event: &SyncEvent) -> Result<(), EventProblem> {
+    if event.ts > shared.clock.now_nanos().saturating_add(MAX_EVENT_LEAD) {
+        return Err(EventProblem::Future);
+    }
+    event.check_claims()
 }
 
 fn check_signature(shared: &Shared, event: &SyncEvent) -> Result<(), Rejection> {

@@ -38,6 +38,10 @@ pub(super) async fn handle(
     let deadline = Instant::now() + defaults::CALL_TIMEOUT - MARGIN;
     let message = read_json(body, WorldRelay::MAX_REQUEST, &shared.limits).await?;
     let mut message = verify_chain(&shared, message).await?;
+    // Without a hop nobody but the sender vouches for the originator.
+    if message.hops().is_empty() {
+        sender.must_be("originator", &message.originator)?;
+    }
     // Before our hop: a message that must not go on from here is not taken in.
     if message.id.len() < MIN_ID_LEN {
         return Err(Rejection::ShortWorldId);
@@ -89,15 +93,19 @@ async fn remember(shared: &Shared, message: &WorldMessage, complete: bool) -> Re
         .to_owned(),
         ..SocialPayload::default()
     };
-    let event = SyncEvent::signed(
+    let event = SyncEvent::try_signed(
         shared.clock.now_nanos(),
         Payload::Social(payload),
         name,
         shared.local.keypair(),
     );
-    // A message without originator makes no event; it can still travel.
-    if event.validate().is_ok() {
-        shared.ledger.insert(vec![event]).await?;
+    // The originator is a text of the peer. Only a name without separators is put into what we sign; any other message
+    // makes no event and can still travel.
+    match event {
+        Ok(event) => {
+            shared.ledger.insert(vec![event]).await?;
+        }
+        Err(problem) => tracing::info!(%problem, "a world message passed by that makes no event"),
     }
     Ok(())
 }
