@@ -40,7 +40,9 @@ pub type LedgerFuture<'a, T> = BoxFuture<'a, Result<T, LedgerError>>;
 #[non_exhaustive]
 pub enum LedgerError {
     /// The database was made by a newer version of this program.
-    #[error("the ledger has schema version {found}, this program knows up to {known}: use the newer program")]
+    #[error(
+        "the ledger has schema version {found}, and this program supports up to {known}: use a newer program"
+    )]
     NewerSchema {
         /// The version in the file.
         found: i64,
@@ -54,9 +56,7 @@ pub enum LedgerError {
         path: PathBuf,
     },
     /// The file of the database cannot be made or opened.
-    #[error(
-        "the file {path} of the ledger cannot be opened: check that its folder exists and may be written"
-    )]
+    #[error("the ledger {path} cannot be opened: check that its folder exists and is writable")]
     File {
         /// The file.
         path: PathBuf,
@@ -64,7 +64,7 @@ pub enum LedgerError {
         source: std::io::Error,
     },
     /// The database failed.
-    #[error("the database of the ledger failed")]
+    #[error("the ledger database failed")]
     Sqlite(#[from] rusqlite::Error),
     /// What is stored cannot be read back.
     #[error("event {id} in the ledger is damaged: {reason}")]
@@ -75,7 +75,7 @@ pub enum LedgerError {
         reason: String,
     },
     /// What is stored of a nara cannot be read back.
-    #[error("what the ledger remembers of {name} is damaged ({reason}): delete its row in the table peers")]
+    #[error("the ledger entry of peer {name} is damaged ({reason}): delete its row in the table peers")]
     DamagedPeer {
         /// The name of the nara.
         name: String,
@@ -83,7 +83,7 @@ pub enum LedgerError {
         reason: String,
     },
     /// The runtime that the ledger works on was shut down, or an earlier operation panicked half-way.
-    #[error("the ledger was shut down: open it anew")]
+    #[error("the ledger was shut down: open it again")]
     Closed,
 }
 

@@ -168,7 +168,7 @@ async fn keep(
         for part in records(&registry, names).chunks(PART) {
             if let Err(error) = ledger.learn_peers(part.to_vec()).await {
                 let error = &error as &dyn std::error::Error;
-                tracing::error!(error, "what was learned of naras cannot be kept");
+                tracing::error!(error, "learned peer data cannot be stored");
             }
         }
         if ended {

@@ -74,7 +74,7 @@ pub enum PeerChangeError {
     #[error(transparent)]
     KeyConflict(#[from] KeyConflict),
     /// No key is remembered that could be trusted.
-    #[error("no key of {0} is known: say which one to trust")]
+    #[error("no key is known for {0}: give the key to trust")]
     NoKey(NaraName),
 }
 
