@@ -14,7 +14,7 @@ use governor::state::keyed::ShrinkableKeyedStateStore;
 use governor::{Quota, RateLimiter};
 
 use crate::rate_limit::RateLimit;
-use crate::registry::now;
+use crate::clock::monotonic_now as now;
 
 /// Keys whose rates are remembered one by one, at about 50 bytes each. Who used nothing of its allowance lately is
 /// forgotten first; if all are busy, all newcomers share one allowance, and nobody who is known suffers.
