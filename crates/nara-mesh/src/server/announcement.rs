@@ -36,6 +36,7 @@ impl Announcement {
             Some((at, value)) if *at == second => Some(value.clone()),
             _ => {
                 let capability = Capability {
+                    streams: false,
                     id: self.local.id().clone(),
                     v2: self.protocol.v2,
                     tls: self.protocol.tls,

@@ -111,6 +111,7 @@ impl Authenticator {
             self.look_for_conflict(name, address);
             return Err(error.into());
         }
+        let digest = signed.digest()?;
         // A nonce is never used twice, whatever the endpoint makes of repetitions.
         self.remember(&signed, name, address, Repetition::Refused)?;
 
@@ -118,7 +119,7 @@ impl Authenticator {
         Ok(Authenticated {
             sender: self.sender_of_v2(&signed, &proof, key, address),
             proof,
-            digest: Some(signed.digest()),
+            digest: Some(digest),
         })
     }
 

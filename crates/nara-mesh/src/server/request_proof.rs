@@ -1,7 +1,7 @@
 use http::HeaderMap;
 use nara_proto::identity::Signature;
 use nara_proto::v1::{RequestAuth, SIGNATURE_HEADER};
-use nara_proto::v2::{ACCEPT_SIGNATURE_HEADER, RequestSignature};
+use nara_proto::v2::{AcceptSignature, RequestSignature};
 
 /// The signatures of an authenticated request, in its extensions: an answer is signed the way it was asked for.
 #[derive(Clone, Debug)]
@@ -38,7 +38,7 @@ impl RequestProof {
     /// The same on a connection that both ends trust. Who does not know that we speak v2, or asks for a signature, gets
     /// one all the same.
     pub(super) fn on_trusted_channel(mut self, headers: &HeaderMap) -> Self {
-        self.wants_nothing = self.v1.is_none() && !headers.contains_key(ACCEPT_SIGNATURE_HEADER);
+        self.wants_nothing = self.v1.is_none() && AcceptSignature::from_headers(headers).is_none();
         self
     }
 

@@ -10,7 +10,7 @@ use http::HeaderValue;
 use nara_proto::identity::NaraName;
 use nara_proto::time::UnixMillis;
 use nara_proto::v1::{NAME_HEADER, ResponseAuth, TIMESTAMP_HEADER};
-use nara_proto::v2::{ContentDigest, ResponseToSign};
+use nara_proto::v2::{ContentDigest, ResponseToSign, SignedBody};
 use tower::Service;
 
 use super::Unbuffered;
@@ -92,7 +92,7 @@ where
             if let Some(request) = proof.and_then(RequestProof::signature) {
                 let response = ResponseToSign {
                     status: parts.status,
-                    digest: ContentDigest::of(&body),
+                    body: SignedBody::Digest(ContentDigest::of(&body)),
                     request,
                     now,
                 };
