@@ -16,8 +16,8 @@ use nara_proto::sync::{Cursor, EventFilter};
 use nara_proto::time::{UnixMillis, UnixNanos, UnixSeconds};
 
 use super::{
-    ArrivalLog as _, CursorStore as _, EveryoneKnown, EventStore as _, Insertion, KnownNames, Ledger, MemoryLedger,
-    PeerStore as _, RetentionPolicy, Sample, Slice, SqliteLedger,
+    ArrivalLog as _, EveryoneKnown, EventStore as _, Insertion, KnownNames, Ledger, MemoryLedger, RetentionPolicy,
+    Sample, Slice, SqliteLedger,
 };
 use crate::registry::{KeySource, PeerChange, PeerChangeError, PeerProtocol, PeerRecord, PinnedKey};
 
