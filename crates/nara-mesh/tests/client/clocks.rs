@@ -293,9 +293,7 @@ async fn an_answer_outside_of_the_window_says_how_far_and_counts_for_nothing() {
         "{error}"
     );
     assert!(
-        error
-            .to_string()
-            .contains("somebody replayed an old answer"),
+        error.to_string().contains("somebody replayed an old answer"),
         "{error}"
     );
     assert!(std::error::Error::source(&error).is_some());

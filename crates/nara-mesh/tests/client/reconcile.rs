@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use nara_mesh::client::{MeshClient, ReconcileOptions, ReconcileReport, SyncError};
-use nara_mesh::ledger::{Ledger, MemoryLedger, RetentionPolicy, SqliteLedger};
+use nara_mesh::ledger::{
+    EventStore as _, Ledger, MemoryLedger, ReconcileStore as _, RetentionPolicy, SqliteLedger,
+};
 use nara_mesh::proto::event::{Service, SyncEvent};
 use nara_mesh::proto::go_json;
 use nara_mesh::proto::identity::NaraId;

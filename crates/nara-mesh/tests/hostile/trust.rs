@@ -282,13 +282,13 @@ fn decide(registry: &PeerRegistry, name: &str, verdict: Verdict, at: i64) {
         at: UnixMillis::new(at),
     };
     let info = registry.by_name(name).map(|peer| peer.info());
-    let record = PeerRecord::of(info.unwrap_or_else(|| PeerInfo {
+    let info = info.unwrap_or_else(|| PeerInfo {
         name: Some(name.parse().unwrap()),
         ..PeerInfo::default()
-    }));
+    });
     registry.restore(PeerRecord {
         decision: Some(decision),
-        ..record.unwrap()
+        ..info.into_record().unwrap()
     });
 }
 

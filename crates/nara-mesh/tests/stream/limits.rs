@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use nara_mesh::client::{StreamState, SubscribeOptions};
 use nara_mesh::clock::Clock as _;
-use nara_mesh::ledger::Ledger as _;
+use nara_mesh::ledger::EventStore as _;
 use nara_mesh::proto::v1::{RequestAuth, Stamp};
 use nara_mesh::server::ServerLimits;
 use nara_mesh::transport::{BoxMeshStream, Transport as _};

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use nara_mesh::client::{StreamError, StreamState, SubscribeOptions};
-use nara_mesh::ledger::{Insertion, Ledger as _};
+use nara_mesh::ledger::{ArrivalLog as _, CursorStore as _, EventStore as _, Insertion};
 use nara_mesh::proto::event::EventTrust;
 use nara_mesh::proto::sync::EventFilter;
 use nara_mesh::registry::PeerRegistry;
