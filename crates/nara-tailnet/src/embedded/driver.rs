@@ -191,7 +191,7 @@ impl DirectHost for Driver {
     }
 
     fn set_path(&self, peer: NodePublicKey, path: Option<SocketAddr>) {
-        tracing::debug!(%peer, ?path, "packets take another path");
+        tracing::debug!(%peer, ?path, "packets use a new path");
         self.state().plane.set_path(&peer, path);
     }
 
