@@ -54,19 +54,19 @@ pub enum EventProblem {
     #[error("a colon in {0} makes the signed text ambiguous")]
     Ambiguous(&'static str),
     /// The signature does not verify with the key that is pinned for the emitter, or the one that the event carries.
-    #[error("bad signature")]
+    #[error("the signature does not verify")]
     BadSignature,
     /// The id does not follow from the content.
-    #[error("the id does not belong to the content")]
+    #[error("the id does not match the content")]
     ForgedId,
     /// Its time is further ahead of our clock than [`MAX_EVENT_LEAD`].
     #[error("its time is more than {} s ahead of our clock", MAX_EVENT_LEAD.as_secs())]
     Future,
     /// It is not well formed.
-    #[error("not well formed: {0}")]
+    #[error("malformed: {0}")]
     Invalid(#[from] InvalidEvent),
     /// Unsigned, although the service demands a signature or the key of the nara in whose name it speaks is known.
-    #[error("unsigned event in the name of a nara whose events must be signed")]
+    #[error("unsigned, but the events of this nara or service must be signed")]
     MustBeSigned,
     /// This field is not the name of a nara.
     #[error("{0} is not a name")]

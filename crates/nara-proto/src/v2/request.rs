@@ -32,7 +32,7 @@ pub struct RequestLine<'a> {
     pub query: Option<&'a str>,
 }
 
-/// For whom a request is.
+/// The recipient of a request.
 ///
 /// `Display` is the value of `X-Nara-To`: the id, or the name percent-encoded, because RFC 9421 signs fields of ASCII.
 /// It has one spelling: every byte but letters, digits and `-._~` is encoded, in upper case.
@@ -60,8 +60,8 @@ impl fmt::Display for Recipient {
     }
 }
 
-/// What only the two ends of one connection know: keying material that TLS exports (RFC 8446, section 7.5). A
-/// signature that covers it is worth nothing on any other connection.
+/// Keying material that TLS exports (RFC 8446, section 7.5) and that only the two ends of one connection know. A
+/// signature that covers it is worthless on any other connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChannelBinding([u8; 32]);
 
@@ -298,7 +298,7 @@ impl RequestSignature {
         }
     }
 
-    /// Checks that it is for the connection on which it came: `None` for one that proves nothing.
+    /// Checks that it is for the connection that it arrived on; `None` for plain HTTP.
     ///
     /// # Errors
     /// [`SignatureError::Channel`] if it is for another one, or lacks the binding that a secure channel needs.
