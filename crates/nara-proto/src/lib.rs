@@ -21,6 +21,7 @@
 //! | [`endpoint`] | one type per endpoint: method, path, authentication rule, request and response |
 //! | [`gossip`] | which peers to listen to, so that an event reaches every nara |
 //! | [`clock_offset`] | how far two clocks are apart, and which one is probably wrong |
+//! | [`coordinates`] | Vivaldi network coordinates: the estimated round trip to every nara |
 //! | [`breaker`] | the circuit breaker that lets calls to a peer that is down fail at once |
 //!
 //! # Signing a request
@@ -45,6 +46,7 @@
 pub mod breaker;
 pub mod checkpoint;
 pub mod clock_offset;
+pub mod coordinates;
 pub mod encoding;
 pub mod endpoint;
 pub mod event;

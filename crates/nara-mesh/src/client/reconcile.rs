@@ -330,7 +330,7 @@ impl MeshClient {
     async fn fetch_by_ids(&self, peer: &PeerRef, items: &[ItemId]) -> Result<FetchedPage, ClientError> {
         let ids: Vec<_> = items.iter().map(ItemId::event_id).collect();
         let request = FetchRequest {
-            from: self.shared.local.name().to_string(),
+            from: self.shared.local.name().as_str().to_owned(),
             ids: Some(ids.clone()),
         };
         let deadline = self.deadline(CallOptions::default());

@@ -44,7 +44,7 @@ pub(super) async fn handle(
         },
     };
     let receipt = Receipt {
-        from: shared.local.name().to_string(),
+        from: shared.local.name().as_str().to_owned(),
         success,
     };
     Ok(json(StatusCode::OK, JSON_UTF8, &receipt))

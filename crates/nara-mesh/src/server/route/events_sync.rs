@@ -35,7 +35,7 @@ pub(super) async fn handle(
     };
     let sample = |size| Sample {
         size,
-        responder: shared.local.name().to_string(),
+        responder: shared.local.name().as_str().to_owned(),
         now: shared.clock.now_nanos(),
         seed: u64::from_le_bytes(random()),
     };

@@ -61,7 +61,7 @@ pub(super) async fn handle(
         forward(&shared, &message, deadline).await?;
     }
     let receipt = Receipt {
-        from: local.name().to_string(),
+        from: local.name().as_str().to_owned(),
         success: true,
     };
     Ok(json(StatusCode::OK, JSON_UTF8, &receipt))
