@@ -195,13 +195,17 @@ impl Nara {
     }
 
     fn running(&self) -> &Running {
-        self.running.as_ref().expect("only shutdown and drop take it, and both end the handle")
+        self.running
+            .as_ref()
+            .expect("only shutdown and drop take it, and both end the handle")
     }
 }
 
 impl Drop for Nara {
     fn drop(&mut self) {
-        let Some(running) = self.running.take() else { return };
+        let Some(running) = self.running.take() else {
+            return;
+        };
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(running.end(defaults::DROP_GRACE));
         }

@@ -65,7 +65,7 @@ pub use self::settings::{
 use self::stack::Stack;
 use self::tap::Tap;
 use self::tls::Tls;
-use crate::node::wait_until_ready;
+use crate::node::{addresses, wait_until_ready};
 use crate::status::{NodeState, NodeStatus, NotReady, NotReadyReason, PathKind};
 use crate::{MeshNode, NodeIdentity};
 
@@ -215,6 +215,10 @@ impl Transport for EmbeddedNode {
 
     fn listen(&self, local: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn MeshListener>>> {
         Box::pin(self.stack.listen(local))
+    }
+
+    fn watch_addresses(&self) -> BoxStream<'static, Vec<IpAddr>> {
+        addresses(self.watch_status())
     }
 }
 

@@ -29,7 +29,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::auth_key::AuthKey;
 use crate::localapi::{Forwarding, LocalApi};
-use crate::node::{MeshNode, NodeIdentity, wait_until_ready};
+use crate::node::{MeshNode, NodeIdentity, addresses, wait_until_ready};
 use crate::status::{NodeHealth, NodeState, NodeStatus, NotReady, NotReadyReason, PathKind};
 use crate::tailscaled::{Announced, ForwardedListener, TailscaledNode};
 use supervise::Supervisor;
@@ -202,6 +202,10 @@ impl Transport for ManagedNode {
             }
             Ok(listener)
         })
+    }
+
+    fn watch_addresses(&self) -> BoxStream<'static, Vec<IpAddr>> {
+        addresses(self.watch_status())
     }
 }
 

@@ -247,7 +247,10 @@ impl NaraBuilder {
     }
 
     /// Any other setting of the discovery on a [network](Self::network).
-    pub fn configure_discovery(mut self, adjust: impl FnOnce(Discovery) -> Discovery + Send + 'static) -> Self {
+    pub fn configure_discovery(
+        mut self,
+        adjust: impl FnOnce(Discovery) -> Discovery + Send + 'static,
+    ) -> Self {
         self.discovery.push(Box::new(adjust));
         self
     }
@@ -351,7 +354,10 @@ impl NaraBuilder {
 }
 
 impl LedgerPlace {
-    #[cfg_attr(not(feature = "sqlite"), expect(clippy::unused_async, reason = "opening a file waits"))]
+    #[cfg_attr(
+        not(feature = "sqlite"),
+        expect(clippy::unused_async, reason = "opening a file waits")
+    )]
     async fn open(self, registry: &PeerRegistry, own: &NaraName) -> Result<Arc<dyn Ledger>, LedgerError> {
         match self {
             Self::Given(ledger) => Ok(ledger),
@@ -384,7 +390,10 @@ pub(super) fn configure(
     peers: Vec<PeerInfo>,
 ) -> Result<(), ReconfigureError> {
     let mut outcome = Ok(());
-    for info in peers.into_iter().filter(|info| info.name.as_ref() != Some(local.name())) {
+    for info in peers
+        .into_iter()
+        .filter(|info| info.name.as_ref() != Some(local.name()))
+    {
         let peer = info.label();
         if let Err(source) = registry.reconfigure(info) {
             tracing::warn!(%peer, error = %source, "a configured peer is refused");
@@ -397,12 +406,16 @@ pub(super) fn configure(
 }
 
 fn adjusted<T>(settings: T, adjustments: Vec<Adjust<T>>) -> T {
-    adjustments.into_iter().fold(settings, |settings, adjust| adjust(settings))
+    adjustments
+        .into_iter()
+        .fold(settings, |settings, adjust| adjust(settings))
 }
 
 /// What `/ping` and `hey-there` say; empty if it is not a single address.
 fn mesh_ip(address: Option<SocketAddr>) -> String {
-    let ip = address.map(|address| address.ip()).filter(|ip| !ip.is_unspecified());
+    let ip = address
+        .map(|address| address.ip())
+        .filter(|ip| !ip.is_unspecified());
     ip.map(|ip| ip.to_string()).unwrap_or_default()
 }
 
@@ -418,8 +431,12 @@ struct AddressFollower {
 impl AddressFollower {
     async fn run(self, mut addresses: BoxStream<'static, Vec<IpAddr>>) {
         while let Some(now) = addresses.next().await {
-            let Some(before) = *self.moved.borrow() else { return };
-            let Some(ip) = moved_from(before.ip(), &now) else { continue };
+            let Some(before) = *self.moved.borrow() else {
+                return;
+            };
+            let Some(ip) = moved_from(before.ip(), &now) else {
+                continue;
+            };
             let address = SocketAddr::new(ip, before.port());
             tracing::warn!(%before, %address, "the node has another address");
             let mesh_ip = ip.to_string();
