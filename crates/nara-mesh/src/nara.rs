@@ -31,6 +31,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nara_proto::event::{Payload, SyncEvent};
 use nara_proto::identity::{NaraId, NaraName};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
@@ -132,6 +133,16 @@ impl Nara {
     /// The peers that this nara knows, and their keys.
     pub fn registry(&self) -> &PeerRegistry {
         self.client.registry()
+    }
+
+    /// Signs an event of this nara and stores it in its ledger, from where it reaches every nara that listens.
+    ///
+    /// # Errors
+    /// [`LedgerError`] if it cannot be stored.
+    pub async fn publish(&self, payload: Payload) -> Result<SyncEvent, LedgerError> {
+        let event = presence::signed(&self.local, payload, self.running().clock.now_nanos());
+        self.ledger.insert(vec![event.clone()]).await?;
+        Ok(event)
     }
 
     /// What was taken over from the ledger at the start.

@@ -28,6 +28,7 @@ pub(super) fn goodbye(local: &LocalNara, now: UnixNanos) -> SyncEvent {
     signed(local, Payload::Chau(payload), now)
 }
 
-fn signed(local: &LocalNara, payload: Payload, now: UnixNanos) -> SyncEvent {
+/// An event of this nara.
+pub(super) fn signed(local: &LocalNara, payload: Payload, now: UnixNanos) -> SyncEvent {
     SyncEvent::signed(now, payload, local.name().as_str(), local.keypair())
 }
