@@ -22,11 +22,14 @@
 //! * `X-Nara-Name` is covered as the bytes on the wire, which are UTF-8.
 //! * `keyid` is the [`KeyId`](crate::identity::KeyId) of the key: it follows from the key, so it cannot lie.
 //!
+//! A message whose body is streamed carries `X-Nara-Body: stream` instead of `Content-Digest`, and covers it in place of
+//! the digest: the signature proves the head, and says that it does not prove the body ([`SignedBody`]).
+//!
 //! Signing and verifying share the functions that make the signed bytes, so the two cannot drift apart.
 //!
 //! ```
 //! use nara_proto::identity::{KeyPair, Soul};
-//! use nara_proto::v2::{ContentDigest, Nonce, Recipient, RequestLine, RequestSignature, RequestToSign, Signer};
+//! use nara_proto::v2::{ContentDigest, Nonce, Recipient, RequestLine, RequestSignature, RequestToSign, SignedBody, Signer};
 //! use nara_proto::time::UnixMillis;
 //!
 //! let keypair = KeyPair::from_soul(&Soul::bond([1; 32], "alice"));
@@ -38,7 +41,7 @@
 //! let signed = alice.sign_request(&RequestToSign {
 //!     line,
 //!     to: &bob,
-//!     digest: ContentDigest::of(b"{}"),
+//!     body: SignedBody::Digest(ContentDigest::of(b"{}")),
 //!     now,
 //!     nonce: Nonce::new(now, [7; 10]),
 //!     channel: None,
@@ -50,7 +53,7 @@
 //! received.check_time(now)?;
 //! received.check_key(&keypair.public_key())?;
 //! received.verify_signature(&keypair.public_key(), line)?;
-//! received.digest().check(b"{}")?;
+//! received.digest()?.check(b"{}")?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
@@ -68,13 +71,13 @@ mod request;
 mod response;
 mod signer;
 
-pub use accept::{ACCEPT_SIGNATURE, ACCEPT_SIGNATURE_HEADER};
+pub use accept::AcceptSignature;
 pub use capability::{CAPABILITY_HEADER, Capability, CapabilityError, SignedCapability};
 pub use channel::ChannelBinding;
-pub use digest::{ContentDigest, DigestHasher};
+pub use digest::{ContentDigest, DigestHasher, SignedBody};
 pub use error::{SignatureError, SignedField};
 pub use fields::{
-    CHANNEL_HEADER, CONTENT_DIGEST_HEADER, SIGNATURE_HEADER, SIGNATURE_INPUT_HEADER, TO_HEADER,
+    BODY_HEADER, CHANNEL_HEADER, CONTENT_DIGEST_HEADER, SIGNATURE_HEADER, SIGNATURE_INPUT_HEADER, TO_HEADER,
 };
 pub use nonce::Nonce;
 pub use recipient::Recipient;

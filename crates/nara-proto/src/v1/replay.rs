@@ -155,7 +155,7 @@ mod tests {
 
     use super::*;
     use crate::identity::{KeyPair, Soul};
-    use crate::v2::{ContentDigest, Recipient, RequestLine, RequestToSign, Signer};
+    use crate::v2::{ContentDigest, Recipient, RequestLine, RequestToSign, SignedBody, Signer};
 
     const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
     const ELSEWHERE: IpAddr = IpAddr::V6(std::net::Ipv6Addr::LOCALHOST);
@@ -198,7 +198,7 @@ mod tests {
                 query: None,
             },
             to: &Recipient::Name("bob".parse().unwrap()),
-            digest: ContentDigest::of(b""),
+            body: SignedBody::Digest(ContentDigest::of(b"")),
             now,
             nonce: Nonce::new(now, [random; 10]),
             channel: None,

@@ -16,6 +16,7 @@ const MAX_LEN: usize = 1024;
 
 const PROOF: &str = ", proof=";
 const V2: &str = "v2";
+const STREAMS: &str = "streams";
 const X509: &str = "x509";
 const RAW_PUBLIC_KEY: &str = "raw-public-key";
 
@@ -26,6 +27,8 @@ pub struct Capability {
     pub id: NaraId,
     /// It signs with profile v2.
     pub v2: bool,
+    /// It understands v2 signatures of streamed bodies ([`SignedBody::Streamed`](super::SignedBody::Streamed)).
+    pub streams: bool,
     /// It accepts TLS on its mesh port, with a certificate that holds its key.
     pub tls: bool,
     /// It accepts TLS with its raw public key (RFC 7250).
@@ -37,7 +40,7 @@ pub struct Capability {
 /// A [`Capability`] as it travels, with the signature of the nara that it is about.
 ///
 /// ```text
-/// X-Nara-Capability: id="A7LS…", signatures=(v2), tls=(x509 raw-public-key), at=1769100000250, proof=:…:
+/// X-Nara-Capability: id="A7LS…", signatures=(v2 streams), tls=(x509 raw-public-key), at=1769100000250, proof=:…:
 /// ```
 ///
 /// A dictionary of RFC 9651. The signature is over three lines, joined with `\n`: `nara-mesh/capability/1`, then the
@@ -75,7 +78,7 @@ impl Signer {
         let statement = format!(
             "id=\"{}\", signatures=({}), tls=({}), at={}",
             capability.id,
-            words(&[(V2, capability.v2)]),
+            words(&[(V2, capability.v2), (STREAMS, capability.streams)]),
             words(&[
                 (X509, capability.tls),
                 (RAW_PUBLIC_KEY, capability.raw_public_key)
@@ -125,6 +128,7 @@ impl SignedCapability {
         let capability = Capability {
             id: item("id")?.as_string()?.as_str().parse().ok()?,
             v2: has_word("signatures", V2),
+            streams: has_word("signatures", STREAMS),
             tls: has_word("tls", X509),
             raw_public_key: has_word("tls", RAW_PUBLIC_KEY),
             at: UnixMillis::new(item("at").and_then(BareItem::as_integer)?.into()),

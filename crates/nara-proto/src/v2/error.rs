@@ -9,6 +9,8 @@ use super::MAX_LIFETIME;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SignedField {
+    /// `X-Nara-Body`.
+    Body,
     /// `X-Nara-Channel`.
     Channel,
     /// `Content-Digest`.
@@ -26,6 +28,7 @@ pub enum SignedField {
 impl fmt::Display for SignedField {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Body => "X-Nara-Body",
             Self::Channel => "X-Nara-Channel",
             Self::ContentDigest => "Content-Digest",
             Self::Name => "X-Nara-Name",
@@ -112,9 +115,15 @@ pub enum SignatureError {
         /// The time of the receiver.
         now: UnixSeconds,
     },
+    /// The body is streamed, so the signature does not cover it, and this receiver takes no streams.
+    #[error("the body is streamed, so its bytes are not signed: send it with a Content-Digest")]
+    Streamed,
     /// A field is longer than anything that it may say.
     #[error("{} is longer than {} bytes", .0, .0.max_len())]
     TooLong(SignedField),
+    /// Both headers that can stand for the body are there.
+    #[error("there must be either Content-Digest or X-Nara-Body, not both")]
+    TwoBodies,
     /// A parameter that the profile does not have.
     #[error("the signature has a parameter that this profile does not know")]
     UnknownParameter,

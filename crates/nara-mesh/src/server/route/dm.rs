@@ -9,10 +9,11 @@ use nara_proto::event::{KeyLookup as _, SyncEvent};
 use nara_proto::peer::Receipt;
 
 use crate::ledger::Insertion;
-use crate::server::VerifiedSender;
-use crate::server::body::{JSON_UTF8, json, read_json};
-use crate::server::rejection::Rejection;
-use crate::server::shared::Shared;
+use crate::server::answer::json::{JSON_UTF8, json};
+use crate::server::answer::rejection::Rejection;
+use crate::server::auth::sender::VerifiedSender;
+use crate::server::route::body::read_json;
+use crate::server::route::state::Shared;
 
 /// `POST /dm` (docs/protocol/v1.md, section 7.5).
 pub(super) async fn handle(

@@ -8,10 +8,10 @@ use nara_proto::endpoint::{Endpoint as _, EventsReconcile};
 use nara_proto::reconcile::{Scope, respond};
 
 use crate::ledger::LedgerError;
-use crate::server::VerifiedSender;
-use crate::server::body::read;
-use crate::server::rejection::Rejection;
-use crate::server::shared::Shared;
+use crate::server::answer::rejection::Rejection;
+use crate::server::auth::sender::VerifiedSender;
+use crate::server::route::body::read;
+use crate::server::route::state::Shared;
 
 /// `POST /events/reconcile`: one round of a reconciliation. Nothing is kept for the next one.
 pub(super) async fn handle(

@@ -8,11 +8,11 @@ use nara_proto::event::KeyLookup as _;
 use nara_proto::identity::NaraId;
 use nara_proto::runtime_message::{MessagePayload, RuntimeMessage};
 
-use crate::server::VerifiedSender;
-use crate::server::body::read;
-use crate::server::ingest::short;
-use crate::server::rejection::Rejection;
-use crate::server::shared::Shared;
+use crate::server::answer::rejection::Rejection;
+use crate::server::auth::sender::VerifiedSender;
+use crate::server::route::body::read;
+use crate::server::route::ingest::short;
+use crate::server::route::state::Shared;
 
 /// `POST /mesh/message` (docs/protocol/v1.md, sections 7.7 and 12.3). The answer is empty whatever becomes of it.
 pub(super) async fn handle(
