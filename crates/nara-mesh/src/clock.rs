@@ -3,11 +3,11 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nara_proto::time::{UnixMillis, UnixNanos, UnixSeconds};
 
-/// Tells the time of day. Timeouts use tokio's clock instead.
+/// The time of day. Timeouts use tokio's clock instead.
 pub trait Clock: Debug + Send + Sync + 'static {
     /// Now, in nanoseconds.
     fn now_nanos(&self) -> UnixNanos;
@@ -59,4 +59,9 @@ impl Clock for ManualClock {
     fn now_nanos(&self) -> UnixNanos {
         UnixNanos::new(self.0.load(Ordering::SeqCst))
     }
+}
+
+/// Now, on the clock that tokio's timers use, so that tests with paused time see it move.
+pub(crate) fn monotonic_now() -> Instant {
+    tokio::time::Instant::now().into_std()
 }

@@ -1,65 +1,45 @@
-//! Who is where, and with which key: the [`PeerRegistry`].
+//! The [`PeerRegistry`]: addresses and keys of peers.
 
 mod admission;
 mod clock;
-mod conflict;
 mod counts;
 mod hearsay;
 mod keeper;
 mod known_keys;
+mod known_names;
 mod peer;
+mod peer_clock;
 mod protocol;
-mod record;
 mod restore;
-mod source;
 mod table;
 mod trust;
 
-pub(crate) use conflict::trust_command;
-pub use conflict::{KeyConflict, retrust_command};
+pub(crate) use crate::peer::trust_command;
+pub use crate::peer::{
+    InvalidKeySource, KeyConflict, KeySource, OperatorDecision, PeerChange, PeerChangeError, PeerProtocol,
+    PeerRecord, PinnedKey, Verdict, retrust_command,
+};
 pub use keeper::{PeerKeeper, Recalled};
 pub use known_keys::KnownKeys;
-pub(crate) use peer::now;
+pub use known_names::PinnedNames;
 pub use peer::{Peer, PeerInfo};
-pub use protocol::PeerProtocol;
-pub use record::{OperatorDecision, PeerChange, PeerChangeError, PeerRecord, Verdict};
 pub use restore::Restored;
-pub use source::{InvalidKeySource, KeySource};
 pub use table::{PeerRegistry, RegisterError};
 pub use trust::{Closed, FirstUse, KeyOffer, KeyRefused, Pinned, TrustCallback, TrustDecision, TrustPolicy};
 
 use std::net::IpAddr;
 
 use nara_proto::clock_offset::ClockOffset;
-use nara_proto::identity::{NaraId, NaraName, PublicKey};
-use nara_proto::time::UnixMillis;
+use nara_proto::identity::NaraName;
 
-/// A key that is believed to be the one of a nara, and why.
-///
-/// A nara id cannot be derived from a key (docs/protocol/v1.md, section 1.1), so the pair is taken on trust; this says
-/// whose.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PinnedKey {
-    /// The name of the nara.
-    pub name: NaraName,
-    /// Its id, if known.
-    pub id: Option<NaraId>,
-    /// Its public key.
-    pub key: PublicKey,
-    /// How the key was learned.
-    pub source: KeySource,
-    /// When, in milliseconds.
-    pub learned_at: UnixMillis,
-}
-
-/// Something that happened to a peer.
+/// A change of a peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PeerEvent {
-    /// A peer is reached at another address than before.
+    /// The address of a peer changed.
     AddressChanged(PeerInfo),
-    /// A request claimed to come from one nara, but the network says that its source address belongs to another. It
-    /// was refused.
+    /// A request was refused: the network says that its source address belongs to another nara than the claimed
+    /// sender.
     AddressMismatch {
         /// The name that the request claimed.
         claimed: NaraName,
@@ -70,9 +50,9 @@ pub enum PeerEvent {
     },
     /// The breaker of a peer closed: it is called again.
     BreakerClosed(PeerInfo),
-    /// The breaker of a peer opened: it is known to be down.
+    /// The breaker of a peer opened: the peer is down.
     BreakerOpened(PeerInfo),
-    /// The clock of a peer is further from ours than it should be.
+    /// The clock of a peer differs too much from ours.
     ClockSkew {
         /// The peer.
         peer: PeerInfo,
@@ -81,22 +61,22 @@ pub enum PeerEvent {
     },
     /// A decision of the operator about a peer takes effect: see [`PeerInfo::decision`].
     Decided(PeerInfo),
-    /// Somebody who knows the name of a peer does less than that peer has proven that it can: the message was refused.
+    /// A message in the name of a peer does less than the peer has proven: it was refused.
     Downgrade {
         /// The peer.
         peer: PeerInfo,
-        /// What was missing.
+        /// The missing proof.
         missing: &'static str,
     },
-    /// Somebody offered another key for a name than the one that is pinned. Nothing was changed.
+    /// Another key than the pinned one was offered for a name. Nothing was changed.
     KeyConflict(KeyConflict),
     /// A key was pinned.
     KeyPinned(PinnedKey),
-    /// A key was offered for a nara of which none is known, and is not believed.
+    /// A first key was offered for a nara, and the trust policy refused it.
     KeyRefused(KeyRefused),
-    /// A peer has proven that it can do more than was known.
+    /// A peer has proven a further protocol.
     ProtocolLearned(PeerInfo),
-    /// A peer is new.
+    /// A peer was added.
     Registered(PeerInfo),
     /// A peer was removed.
     Unregistered(PeerInfo),

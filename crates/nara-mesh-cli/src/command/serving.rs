@@ -46,7 +46,7 @@ impl Serving {
     pub(super) async fn prepare(args: &ServingArgs, settings: &Settings, printer: Printer) -> Outcome<Self> {
         let metrics = settings.metrics(args.metrics.as_ref(), args.metrics_public)?;
         let grace = parse_duration(&args.grace)
-            .ok_or_else(|| Failure::usage(format!("--grace: {:?} is not a length of time", args.grace)))?;
+            .ok_or_else(|| Failure::usage(format!("--grace: {:?} is not a duration", args.grace)))?;
         let gossip = (!args.no_gossip).then(|| GossipConfig::with_degree(args.gossip_degree.into()));
         let metrics = match metrics {
             Some(address) => Some(exposition::start(address).await?),
@@ -105,7 +105,7 @@ impl Serving {
         if outcome == Shutdown::Graceful {
             Ok(Exit::Ok)
         } else {
-            Err(Failure::failed("requests in progress were cut off").hint("--grace allows more time"))
+            Err(Failure::failed("requests in flight were aborted").hint("allow more time with --grace"))
         }
     }
 }
@@ -122,13 +122,13 @@ async fn until_told_to_end(
     loop {
         tokio::select! {
             () = nara.finished() => {
-                return Err(Failure::failed("the listener is gone").hint("start it again"));
+                return Err(Failure::failed("the listener failed").hint("start the nara again"));
             }
             Ok(()) = address.changed() => {
                 let now = *address.borrow_and_update();
                 let json = json!({ "event": "address_changed", "address": now, "before": before });
                 if let Some(now) = now {
-                    feed.send(format!("network  the node has another address: serving {now} now"), json);
+                    feed.send(format!("network  the node has a new address: serving {now} now"), json);
                 }
                 before = now;
             }
@@ -176,7 +176,7 @@ async fn show_peer_events(mut events: broadcast::Receiver<PeerEvent>, feed: Feed
                     feed.send(text, json);
                 }
             }
-            Err(RecvError::Lagged(missed)) => tracing::warn!("{missed} events of peers were missed"),
+            Err(RecvError::Lagged(missed)) => tracing::warn!("{missed} peer events were dropped"),
             Err(RecvError::Closed) => return,
         }
     }
@@ -192,7 +192,7 @@ async fn reload(nara: &Nara, settings: &Settings) -> Outcome<Recalled> {
 fn tell_reloaded(recalled: &Recalled, printer: Printer) -> Outcome<()> {
     let decided: Vec<&str> = recalled.decided.iter().map(|name| name.as_str()).collect();
     printer.note(format_args!(
-        "the peers file was read again, and {} taken over",
+        "the peers file was read again; {} applied",
         count(decided.len(), "decision")
     ));
     printer.json_line(json!({ "event": "reloaded", "decided": decided }))
@@ -208,9 +208,7 @@ fn announce(nara: &Nara, metrics: Option<SocketAddr>, printer: Printer) -> Outco
     printer.note(format_args!("{name} listens on {address}."));
     printer.note(format_args!("Its id is {id}, its key {}.", KeyId::from(&key)));
     if address.ip().is_loopback() {
-        printer.note(
-            "It is reached from this machine only (--listen sets another address, `up` joins a tailnet).",
-        );
+        printer.note("Only this machine can reach it (--listen sets another address, `up` joins a tailnet).");
     }
     if let Some(metrics) = metrics {
         printer.note(format_args!("Metrics: http://{metrics}/metrics"));

@@ -363,7 +363,8 @@ impl LedgerPlace {
             Self::Given(ledger) => Ok(ledger),
             #[cfg(feature = "sqlite")]
             Self::File(path) => {
-                use crate::ledger::{PinnedNames, SqliteLedger};
+                use crate::ledger::SqliteLedger;
+                use crate::registry::PinnedNames;
 
                 let known = Arc::new(PinnedNames::new(registry.clone(), own.clone()));
                 // Opening waits for the disk.

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{KeySource, PeerEvent, PeerRecord, PeerRegistry, RegisterError, Restored};
-use crate::ledger::{Ledger, LedgerError};
+use crate::ledger::{LedgerError, PeerStore};
 
 /// How often the whole registry is looked through at most. Events are missed when peers cause many of them, for example
 /// by keys that contradict pinned ones; that must not keep the ledger busy.
@@ -19,14 +19,14 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(60);
 /// Naras that are written in one transaction.
 const PART: usize = 512;
 
-/// Keeps what a registry learns in a ledger, so that a restart neither trusts anew nor forgets what a peer has
-/// proven. It ends when it is dropped.
+/// Keeps what a registry learns in a ledger, so that a restart neither repeats trust on first use nor forgets what
+/// a peer has proven. It ends when dropped.
 ///
-/// Whoever configures peers does so before: configured keys count more than those of the ledger.
+/// Register configured peers first: configured keys win over keys of the ledger.
 #[derive(Debug)]
 pub struct PeerKeeper {
     registry: PeerRegistry,
-    ledger: Arc<dyn Ledger>,
+    ledger: Arc<dyn PeerStore>,
     stopping: CancellationToken,
     task: AbortOnDropHandle<()>,
 }
@@ -35,23 +35,23 @@ pub struct PeerKeeper {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Recalled {
-    /// How many naras the ledger remembers.
+    /// The number of peers in the ledger.
     pub naras: usize,
     /// Decisions of the operator that take effect now.
     pub decided: Vec<NaraName>,
-    /// Why some of what is remembered is not used. A configured key overrules that of the ledger.
+    /// Why some records are not used. A configured key wins over the key of the ledger.
     pub problems: Vec<RegisterError>,
 }
 
 impl PeerKeeper {
-    /// Tells the registry what the ledger remembers, and from now on the ledger what the registry learns. Needs the
-    /// runtime of tokio.
+    /// Loads the records of the ledger into the registry, and from then on stores what the registry learns. Needs a
+    /// tokio runtime.
     ///
     /// # Errors
     /// [`LedgerError`] if the ledger cannot be read.
     pub async fn start(
         registry: PeerRegistry,
-        ledger: Arc<dyn Ledger>,
+        ledger: Arc<dyn PeerStore>,
     ) -> Result<(Self, Recalled), LedgerError> {
         // Before anything is pinned, so that nothing is missed.
         let events = registry.subscribe();
@@ -67,7 +67,7 @@ impl PeerKeeper {
         Ok((keeper, recalled))
     }
 
-    /// Takes over what was decided or learned by another process since.
+    /// Loads what another process decided or learned meanwhile.
     ///
     /// # Errors
     /// [`LedgerError`] if the ledger cannot be read.
@@ -75,7 +75,7 @@ impl PeerKeeper {
         recall(&self.registry, &*self.ledger).await
     }
 
-    /// Tells the ledger all that the registry has learned, also before this began.
+    /// Stores everything that the registry has learned, also before this service started.
     ///
     /// # Errors
     /// [`LedgerError`] if it cannot be stored.
@@ -93,7 +93,7 @@ impl PeerKeeper {
         self.ledger.learn_peers(learned).await
     }
 
-    /// Ends when all that was learned until now is in the ledger.
+    /// Waits until everything learned so far is stored.
     pub async fn finish(self) {
         self.stopping.cancel();
         // A panic of the task was reported when it happened.
@@ -101,7 +101,7 @@ impl PeerKeeper {
     }
 }
 
-async fn recall(registry: &PeerRegistry, ledger: &dyn Ledger) -> Result<Recalled, LedgerError> {
+async fn recall(registry: &PeerRegistry, ledger: &dyn PeerStore) -> Result<Recalled, LedgerError> {
     let mut recalled = Recalled::default();
     let mut overruled = Vec::new();
     for record in ledger.peers().await? {
@@ -124,7 +124,7 @@ async fn recall(registry: &PeerRegistry, ledger: &dyn Ledger) -> Result<Recalled
 async fn keep(
     mut events: broadcast::Receiver<PeerEvent>,
     registry: PeerRegistry,
-    ledger: Arc<dyn Ledger>,
+    ledger: Arc<dyn PeerStore>,
     stopping: CancellationToken,
 ) {
     // When to look through the whole registry, because events were missed.
@@ -168,7 +168,7 @@ async fn keep(
         for part in records(&registry, names).chunks(PART) {
             if let Err(error) = ledger.learn_peers(part.to_vec()).await {
                 let error = &error as &dyn std::error::Error;
-                tracing::error!(error, "what was learned of naras cannot be kept");
+                tracing::error!(error, "learned peer data cannot be stored");
             }
         }
         if ended {
@@ -182,7 +182,7 @@ fn records(registry: &PeerRegistry, names: impl IntoIterator<Item = NaraName>) -
     let peers = names
         .into_iter()
         .filter_map(|name| registry.by_name(name.as_str()));
-    let records = peers.filter_map(|peer| PeerRecord::of(peer.info()));
+    let records = peers.filter_map(|peer| peer.info().into_record());
     let kept = |record: &PeerRecord| {
         record
             .key
@@ -198,7 +198,7 @@ mod tests {
     use nara_proto::time::UnixMillis;
 
     use super::*;
-    use crate::ledger::{MemoryLedger, SqliteLedger};
+    use crate::ledger::{Ledger, MemoryLedger, SqliteLedger};
     use crate::registry::{PeerChange, PeerProtocol, PinnedKey};
 
     const V2: PeerProtocol = PeerProtocol {

@@ -5,19 +5,21 @@ use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use nara_proto::breaker::{Breaker, BreakerConfig, BreakerState};
+use nara_proto::clock_offset::ClockOffset;
 use nara_proto::identity::{KeyId, NaraId, NaraName};
-
+use nara_proto::time::UnixMillis;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::clock::PeerClock;
-use super::{OperatorDecision, PeerProtocol, PinnedKey, Verdict};
+use super::peer_clock::PeerClock;
+use super::{OperatorDecision, PeerProtocol, PeerRecord, PinnedKey, Verdict};
+use crate::clock::monotonic_now as now;
 use crate::defaults;
 use crate::tls::TlsPolicy;
 
-/// What is known about a peer.
+/// What a registry knows about a peer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PeerInfo {
-    /// Its id, if known. V1 peers do not tell theirs.
+    /// Its id, if known. V1 peers do not announce theirs.
     pub id: Option<NaraId>,
     /// Its name, if known.
     pub name: Option<NaraName>,
@@ -25,17 +27,16 @@ pub struct PeerInfo {
     pub address: Option<SocketAddr>,
     /// The key that is pinned for its name.
     pub key: Option<PinnedKey>,
-    /// What it has proven that it can do.
+    /// The protocols that it has proven.
     pub protocol: PeerProtocol,
-    /// When connections with it are TLS, if whoever runs this nara has decided that for this peer alone. No peer
-    /// can change it.
+    /// The TLS policy that the operator set for this peer alone. No peer can change it.
     pub tls: Option<TlsPolicy>,
-    /// What the operator last decided about it.
+    /// The last decision of the operator.
     pub decision: Option<OperatorDecision>,
 }
 
 impl PeerInfo {
-    /// Takes over what is not known yet.
+    /// Adds what is not known yet.
     pub(super) fn fill_from(&mut self, other: Self) {
         self.id = self.id.take().or(other.id);
         self.name = self.name.take().or(other.name);
@@ -48,13 +49,24 @@ impl PeerInfo {
         }
     }
 
-    /// Whether the operator decided not to trust it.
+    /// Whether the operator banned it.
     pub fn is_untrusted(&self) -> bool {
         self.decision
             .is_some_and(|decision| decision.verdict == Verdict::Untrusted)
     }
 
-    /// How to call the peer in a message: its name, else its id, else its address.
+    /// Its record; `None` while its name is unknown.
+    pub fn into_record(self) -> Option<PeerRecord> {
+        Some(PeerRecord {
+            name: self.name?,
+            id: self.id,
+            key: self.key,
+            protocol: self.protocol,
+            decision: self.decision,
+        })
+    }
+
+    /// A label for messages: name, else id, else address.
     pub fn label(&self) -> String {
         match (&self.name, &self.id, &self.address) {
             (Some(name), _, _) => name.to_string(),
@@ -86,7 +98,7 @@ pub struct Peer {
     breaker: Mutex<Breaker>,
     in_flight: Semaphore,
     /// Made when there is something to say about it: most peers of a large registry are never called.
-    pub(super) clock: Mutex<Option<Box<PeerClock>>>,
+    clock: Mutex<Option<Box<PeerClock>>>,
     /// It asked not to be called before.
     not_before: Mutex<Option<Instant>>,
     /// What `info` says; asked for every message of a stream.
@@ -105,12 +117,12 @@ impl Peer {
         }
     }
 
-    /// What is known about it now.
+    /// What is now known about the peer.
     pub fn info(&self) -> PeerInfo {
         self.info.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The key that is pinned for it, unless the operator does not trust it.
+    /// Its pinned key, unless the operator banned it.
     pub fn key(&self) -> Option<nara_proto::identity::PublicKey> {
         if self.is_untrusted() {
             return None;
@@ -123,17 +135,17 @@ impl Peer {
             .map(|pinned| pinned.key)
     }
 
-    /// When connections with it are TLS, if whoever runs this nara has decided that for this peer alone.
+    /// The TLS policy that the operator set for this peer alone.
     pub fn tls(&self) -> Option<TlsPolicy> {
         self.info.read().unwrap_or_else(PoisonError::into_inner).tls
     }
 
-    /// Whether the operator decided not to trust it: its requests are refused, and it is not called.
+    /// Whether the operator banned it: its requests are refused, and it is not called.
     pub fn is_untrusted(&self) -> bool {
         self.untrusted.load(Ordering::Relaxed)
     }
 
-    /// What it has proven that it can do.
+    /// The protocols that it has proven.
     pub fn protocol(&self) -> PeerProtocol {
         self.info.read().unwrap_or_else(PoisonError::into_inner).protocol
     }
@@ -144,7 +156,7 @@ impl Peer {
         self.breaker().state(now())
     }
 
-    /// For how long it asked not to be called (`Retry-After`), from now on; `None`: it may be called.
+    /// How much longer it asked us to wait (`Retry-After`); `None` if it may be called.
     pub fn retry_after(&self) -> Option<Duration> {
         let not_before = *self.not_before.lock().unwrap_or_else(PoisonError::into_inner);
         not_before?
@@ -160,7 +172,7 @@ impl Peer {
         *not_before = not_before.map_or(Some(until), |known| Some(known.max(until)));
     }
 
-    /// Waits for leave to have one more call in flight to it. Cancel safe.
+    /// Waits for a free slot for one more call in flight. Cancel safe.
     pub(crate) async fn slot(&self) -> SemaphorePermit<'_> {
         self.in_flight.acquire().await.expect("nobody closes it")
     }
@@ -175,9 +187,26 @@ impl Peer {
         // Every method of a breaker leaves it valid.
         self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-/// Now, on the clock that tokio's timers use.
-pub(crate) fn now() -> Instant {
-    tokio::time::Instant::now().into_std()
+    /// How far its clock is ahead of ours, by its verified answers of the last ten minutes; `None` without one.
+    pub fn clock_offset(&self) -> Option<ClockOffset> {
+        self.clock().as_ref()?.offset()
+    }
+
+    /// Whether requests to it are signed with the time of its clock instead of ours, if they are known to differ by
+    /// [`defaults::CLOCK_COMPENSATION`] or more; `None`: as
+    /// [`MeshClientBuilder::compensate_clocks`](crate::client::MeshClientBuilder::compensate_clocks) says.
+    pub fn set_clock_compensation(&self, compensate: Option<bool>) {
+        self.clock().get_or_insert_default().set_compensation(compensate);
+    }
+
+    /// The time of a request to it, if that is not simply ours.
+    pub(crate) fn signing_time(&self, now_here: UnixMillis, by_default: bool) -> Option<UnixMillis> {
+        self.clock().as_mut()?.signing_time(now_here, by_default)
+    }
+
+    pub(super) fn clock(&self) -> MutexGuard<'_, Option<Box<PeerClock>>> {
+        // Every method of a clock leaves it valid.
+        self.clock.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
