@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nara_mesh::client::MeshClient;
-use nara_mesh::ledger::{Events as _, MemoryLedger};
+use nara_mesh::ledger::{EventStore as _, MemoryLedger};
 use nara_mesh::nara::{NaraBuilder, StartError};
 use nara_mesh::registry::{Closed, RegisterError};
 use nara_mesh::server::Shutdown;
