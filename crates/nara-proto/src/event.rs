@@ -17,7 +17,7 @@ pub use batch::{
 pub use keys::{KeyLookup, KeyStanding};
 pub use payload::{
     ChauPayload, CheckpointPayload, HeyTherePayload, Observation, ObservationPayload, PingPayload,
-    SeenPayload, SocialPayload,
+    SeenPayload, SocialPayload, SuccessionPayload,
 };
 pub use validity::InvalidEvent;
 
@@ -47,11 +47,13 @@ pub enum Service {
     Seen,
     /// Teasing and gossip.
     Social,
+    /// A key of a nara is replaced or retired. V1 peers ignore it.
+    Succession,
 }
 
 impl Service {
     /// All services, in the order of their wire names.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Chau,
         Self::Checkpoint,
         Self::HeyThere,
@@ -59,6 +61,7 @@ impl Service {
         Self::Ping,
         Self::Seen,
         Self::Social,
+        Self::Succession,
     ];
 
     /// The name of the service in `svc`.
@@ -71,6 +74,7 @@ impl Service {
             Self::Ping => "ping",
             Self::Seen => "seen",
             Self::Social => "social",
+            Self::Succession => "succession",
         }
     }
 
@@ -118,6 +122,8 @@ wire_struct! {
         pub seen: Option<Box<SeenPayload>> = "seen", omit,
         /// The payload of service `checkpoint`.
         pub checkpoint: Option<Box<CheckpointPayload>> = "checkpoint", omit,
+        /// The payload of service `succession`.
+        pub succession: Option<Box<SuccessionPayload>> = "succession", omit,
     }
 }
 
@@ -139,6 +145,8 @@ pub enum Payload {
     Seen(SeenPayload),
     /// Teasing and gossip.
     Social(SocialPayload),
+    /// A key of a nara is replaced or retired.
+    Succession(SuccessionPayload),
 }
 
 impl SyncEvent {
@@ -176,6 +184,10 @@ impl SyncEvent {
             Payload::Social(payload) => {
                 event.social = Some(Box::new(payload));
                 Service::Social
+            }
+            Payload::Succession(payload) => {
+                event.succession = Some(Box::new(payload));
+                Service::Succession
             }
         };
         service.as_str().clone_into(&mut event.svc);
@@ -326,6 +338,10 @@ impl SyncEvent {
                     .as_deref()
                     .map(|p| (p.from.as_str(), p.from.as_str()))?,
                 Service::Checkpoint => event.checkpoint.as_deref().map(|p| ("", p.subject.as_str()))?,
+                Service::Succession => event
+                    .succession
+                    .as_deref()
+                    .map(|p| (p.name.as_str(), p.name.as_str()))?,
             })
         }
         of(self).unwrap_or_default()

@@ -18,6 +18,7 @@
 //! | [`sync`], [`zine`], [`world`], [`runtime_message`], [`peer`], [`import`] | the messages of each endpoint |
 //! | [`stream`] | live events: cursor, signed opening, messages |
 //! | [`reconcile`] | finding the difference between two sets of events |
+//! | [`succession`] | a key that is replaced or retired: the signed statement, and what follows from all of them |
 //! | [`endpoint`] | one type per endpoint: method, path, authentication rule, request and response |
 //! | [`gossip`] | which peers to listen to, so that an event reaches every nara |
 //! | [`clock_offset`] | how far two clocks are apart, and which one is probably wrong |
@@ -59,6 +60,7 @@ pub mod reconcile;
 pub mod replay;
 pub mod runtime_message;
 pub mod stream;
+pub mod succession;
 pub mod sync;
 pub mod time;
 pub mod v1;

@@ -12,6 +12,7 @@ use super::{
 };
 use crate::checkpoint;
 use crate::identity::{PublicKey, Signature, verify_batch};
+use crate::succession::Succession;
 use crate::time::UnixNanos;
 
 /// How far the time of an event may lie ahead of the receiver's clock. Events are ordered and kept by their time: one
@@ -159,6 +160,9 @@ fn prepare<K: KeyLookup + ?Sized>(
     if event.ts > reception.now.saturating_add(MAX_EVENT_LEAD) {
         return Err(EventProblem::Future);
     }
+    if service == Service::Succession {
+        return succession_trust(event, keys).map(Step::Done);
+    }
     if let (Service::Checkpoint, Some(payload)) = (service, event.checkpoint.as_deref()) {
         return checkpoint_trust(payload, keys).map(Step::Done);
     }
@@ -192,6 +196,20 @@ fn prepare<K: KeyLookup + ?Sized>(
     };
     let digest = Sha256::digest(signing_preimage(event, &content)).into();
     Ok(Step::Verify(trust, (key, digest, signature)))
+}
+
+fn succession_trust<K: KeyLookup + ?Sized>(event: &SyncEvent, keys: &K) -> Result<EventTrust, EventProblem> {
+    let standing = keys.standing_of_name(event.actor());
+    if standing == KeyStanding::Untrusted {
+        return Err(EventProblem::Untrusted);
+    }
+    let statement = Succession::from_event(event).map_err(|_| EventProblem::BadSignature)?;
+    match standing.key() {
+        None => Ok(EventTrust::UnknownKey),
+        Some(key) if key == *statement.old_key() || Some(&key) == statement.new_key() => Ok(EventTrust::Verified),
+        // Keys that are nothing to the pinned one, or a step of a lineage whose step before is missing.
+        Some(_) => Err(EventProblem::BadSignature),
+    }
 }
 
 fn checkpoint_trust<K: KeyLookup + ?Sized>(

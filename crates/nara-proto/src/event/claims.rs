@@ -11,6 +11,11 @@ pub(super) const fn may_be_unsigned(service: Service) -> bool {
     matches!(service, Service::Observation | Service::Social)
 }
 
+/// Whether the payloads of a service carry their own proof, so that the envelope proves nothing.
+pub(super) const fn proves_itself(service: Service) -> bool {
+    matches!(service, Service::Checkpoint | Service::Succession)
+}
+
 /// Checks everything but time and signatures. `content` is the content string of the event.
 pub(super) fn check(event: &SyncEvent, content: &str) -> Result<Service, EventProblem> {
     event.validate()?;
@@ -23,9 +28,8 @@ pub(super) fn check(event: &SyncEvent, content: &str) -> Result<Service, EventPr
     }
     check_names(event)?;
     check_split(event, service)?;
-    // A checkpoint is the word of its voters, whatever its envelope says.
     let names_an_emitter = event.is_signed() || !event.emitter.is_empty();
-    if service != Service::Checkpoint && names_an_emitter && event.emitter != event.actor() {
+    if !proves_itself(service) && names_an_emitter && event.emitter != event.actor() {
         return Err(EventProblem::NotTheActor);
     }
     Ok(service)
@@ -58,7 +62,7 @@ fn check_split(event: &SyncEvent, service: Service) -> Result<(), EventProblem> 
             Ok(())
         }
     };
-    if !event.is_signed() {
+    if !event.is_signed() && service != Service::Succession {
         plain("actor", event.actor())?;
     }
     match service {
@@ -87,6 +91,11 @@ fn check_split(event: &SyncEvent, service: Service) -> Result<(), EventProblem> 
             .chau
             .as_deref()
             .map_or(Ok(()), |payload| plain("PublicKey", &payload.public_key)),
+        // The name stands between texts without colons.
+        Service::Succession => event.succession.as_deref().map_or(Ok(()), |payload| {
+            plain("old_key", &payload.old_key)?;
+            plain("new_key", &payload.new_key)
+        }),
         Service::Seen => event
             .seen
             .as_deref()

@@ -1,5 +1,6 @@
 //! What of an event neither its id nor a signature covers, and so anybody on its way may have changed.
 
+use super::claims::proves_itself;
 use super::{Service, SyncEvent};
 use crate::checkpoint;
 use crate::event::Observation;
@@ -17,6 +18,7 @@ pub(super) fn remove_foreign(event: &mut SyncEvent) {
     event.chau.take_if(|_| service != Service::Chau);
     event.seen.take_if(|_| service != Service::Seen);
     event.checkpoint.take_if(|_| service != Service::Checkpoint);
+    event.succession.take_if(|_| service != Service::Succession);
 }
 
 /// Removes every field that is not covered, or sets it to the one value that follows from the covered ones. All copies
@@ -76,7 +78,8 @@ pub(super) fn remove_uncovered(event: &mut SyncEvent) {
             start_time,
             ..Observation::default()
         };
-        // Its voters sign it, not the envelope.
+    }
+    if event.service().is_some_and(proves_itself) {
         event.emitter.clear();
         event.sig.clear();
     }
