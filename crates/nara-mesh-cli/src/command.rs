@@ -1,13 +1,16 @@
 //! The commands, one file each.
 
 mod completions;
+mod config;
 mod demo;
 mod dm;
 mod doctor;
+mod events;
 mod id;
 mod man;
 mod peers;
 mod ping;
+mod reload;
 mod serve;
 mod sign;
 mod sync;
@@ -24,7 +27,7 @@ use std::path::Path;
 use nara_proto::event::SyncEvent;
 use nara_proto::go_json;
 
-use crate::cli::{Command, IdCommand, WorldCommand};
+use crate::cli::{Command, ConfigCommand, IdCommand, WorldCommand};
 use crate::failure::{Failure, Outcome};
 use crate::printer::Printer;
 use crate::settings::Settings;
@@ -34,9 +37,13 @@ pub(crate) fn run(command: &Command, settings: &Settings) -> Outcome {
     let printer = |name| Printer::new(name, settings.json, settings.quiet);
     match command {
         Command::Completions(args) => completions::run(args, printer("completions")),
+        Command::Config(ConfigCommand::Check(args)) => config::check(args, settings, printer("config-check")),
+        Command::Config(ConfigCommand::Show(_)) => config::show(settings, printer("config-show")),
         Command::Demo(args) => demo::run(args, printer("demo")),
         Command::Dm(args) => dm::run(args, settings, printer("dm")),
         Command::Doctor(args) => doctor::run(args, settings, printer("doctor")),
+        Command::Events(args) => events::run(args, settings, printer("events")),
+        Command::Reload => reload::run(settings, printer("reload")),
         Command::Id(IdCommand::New(args)) => id::new(args, settings, printer("id-new")),
         Command::Id(IdCommand::Show(args)) => id::show(args, settings, printer("id-show")),
         Command::Man(args) => man::run(args, printer("man")),

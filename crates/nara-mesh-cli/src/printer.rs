@@ -1,7 +1,7 @@
 //! What the program says: data on stdout, everything else on stderr.
 
 use std::fmt::Display;
-use std::io::{self, IsTerminal as _, Write};
+use std::io::{self, IsTerminal as _};
 use std::time::Duration;
 
 use comfy_table::presets::NOTHING;
@@ -10,6 +10,7 @@ use owo_colors::OwoColorize as _;
 use serde_json::{Map, Value};
 
 use crate::failure::{Failure, Outcome};
+use crate::output;
 
 /// Prints in the way that was asked for. Colours are stripped by the streams when they are not wanted.
 #[derive(Clone, Copy, Debug)]
@@ -77,9 +78,9 @@ impl Printer {
         Value::Object(object)
     }
 
-    /// Something that people may want to know beside the data: on stderr, unless `--quiet`.
+    /// Something that people may want to know beside the data: on stderr, unless `--quiet` or JSON was asked for.
     pub(crate) fn note(&self, text: impl Display) {
-        if !self.quiet {
+        if !self.quiet && !self.json {
             stderr_line(text);
         }
     }
@@ -108,18 +109,16 @@ pub(crate) fn print_failure(failure: &Failure, verbose: bool) {
 }
 
 fn stdout_line(line: impl Display) -> Outcome<()> {
-    let mut stdout = anstream::stdout().lock();
-    match writeln!(stdout, "{line}").and_then(|()| stdout.flush()) {
+    match output::stdout(&line.to_string()) {
         Ok(()) => Ok(()),
-        // Whoever read our output has seen enough: `nara-mesh … | head`.
+        // The reader of our output has seen enough: `nara-mesh … | head`.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
         Err(error) => Err(Failure::failed("stdout cannot be written").caused_by(error)),
     }
 }
 
 fn stderr_line(line: impl Display) {
-    // If stderr is gone there is nobody left to tell.
-    let _ = writeln!(anstream::stderr().lock(), "{line}");
+    output::stderr(&line.to_string());
 }
 
 /// A table without lines, as wide as its content.

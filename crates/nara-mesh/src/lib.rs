@@ -47,6 +47,7 @@
 //! |---|---|
 //! | call peers | [`client`]: every call, deadlines, what a [`Verified`](client::Verified) answer proves |
 //! | be called | [`server`]: its limits, and [`server::MeshHandler`] for what comes in |
+//! | read a soul or a peers file | [`soul_file`], [`peers_file`] |
 //! | keep events | [`ledger`]: in memory, or [`SqliteLedger`](ledger::SqliteLedger) |
 //! | find peers | [`discovery`] and [`transport::PeerSource`] |
 //! | spread events | [`gossip`] |
@@ -64,12 +65,16 @@ pub mod identity;
 pub mod ledger;
 mod mesh_ranges;
 pub mod metrics;
+mod new_file;
+pub mod peers_file;
 mod random;
 mod rate_limit;
 pub mod registry;
 pub mod server;
 mod signatures;
+pub mod soul_file;
 pub mod tls;
+mod toml_text;
 pub mod transport;
 
 pub use signatures::Signatures;

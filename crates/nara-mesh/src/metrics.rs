@@ -26,10 +26,12 @@ pub struct Metric {
     pub kind: MetricKind,
     /// What it means, with its labels.
     pub help: &'static str,
+    /// Its label and all values of it, if there are few.
+    pub label: Option<(&'static str, &'static [&'static str])>,
 }
 
 macro_rules! metrics {
-    ($($(#[doc = $help:literal])+ $kind:ident $constant:ident = $name:literal;)+) => {
+    ($($(#[doc = $help:literal])+ $kind:ident $constant:ident = $name:literal $(by $label:literal [$($value:literal),+])?;)+) => {
         $(
             $(#[doc = $help])+
             pub const $constant: &str = $name;
@@ -40,8 +42,11 @@ macro_rules! metrics {
             name: $name,
             kind: MetricKind::$kind,
             help: concat!($($help),+),
+            label: metrics!(@label $($label [$($value),+])?),
         }),+];
     };
+    (@label) => { None };
+    (@label $label:literal [$($value:literal),+]) => { Some(($label, &[$($value),+])) };
 }
 
 metrics! {
@@ -58,21 +63,21 @@ metrics! {
     /// Connections of peers that are open at the server now.
     Gauge CONNECTIONS = "nara_mesh_connections";
     /// Connections of peers that were accepted, by `security` (`plain`, `tls`, `failed`: neither came about).
-    Counter CONNECTIONS_ACCEPTED = "nara_mesh_connections_accepted_total";
+    Counter CONNECTIONS_ACCEPTED = "nara_mesh_connections_accepted_total" by "security" ["plain", "tls", "failed"];
     /// Connections that were closed at once because their address has as many as it may have.
     Counter CONNECTIONS_REFUSED = "nara_mesh_connections_refused_total";
     /// Signed requests that are remembered against replay, after the last one. When they reach the limit, signed
     /// requests are refused with the reason `replay_cache_full`.
     Gauge REPLAY_ENTRIES = "nara_mesh_replay_cache_entries";
     /// Messages of peers that do less than they have proven that they can, by `direction` (`request`, `response`).
-    Counter DOWNGRADES = "nara_mesh_downgrades_total";
+    Counter DOWNGRADES = "nara_mesh_downgrades_total" by "direction" ["request", "response"];
     /// Requests that claimed to come from another nara than the one to which their source address belongs.
     Counter ADDRESS_MISMATCHES = "nara_mesh_address_mismatches_total";
     /// Unknown senders that were asked for their key, by `outcome` (`pinned`, `conflict`, `refused`, `unknown`, `busy`: too
     /// many).
-    Counter KEY_DISCOVERIES = "nara_mesh_key_discoveries_total";
+    Counter KEY_DISCOVERIES = "nara_mesh_key_discoveries_total" by "outcome" ["pinned", "conflict", "refused", "unknown", "busy"];
     /// Events that peers sent in direct messages, zines and imports, by `outcome` (`new`, `known`, `refused`).
-    Counter EVENTS_TAKEN = "nara_mesh_events_taken_total";
+    Counter EVENTS_TAKEN = "nara_mesh_events_taken_total" by "outcome" ["new", "known", "refused"];
     /// Streams that peers have open here now.
     Gauge STREAMS = "nara_mesh_streams";
     /// Messages that were written to streams.
@@ -84,7 +89,7 @@ metrics! {
     /// How long calls to peers took, failed ones too, by `endpoint`.
     Histogram CALL_SECONDS = "nara_mesh_call_duration_seconds";
     /// Connections to peers that were dialled, by `outcome` (`ok`, `failed`, `timeout`).
-    Counter DIALS = "nara_mesh_dials_total";
+    Counter DIALS = "nara_mesh_dials_total" by "outcome" ["ok", "failed", "timeout"];
     /// Connections to peers that are kept open for the next call, now.
     Gauge POOL_IDLE = "nara_mesh_pool_idle_connections";
     /// Calls that found a connection that was kept open.
@@ -92,23 +97,23 @@ metrics! {
     /// Peers in the registry now.
     Gauge PEERS = "nara_mesh_peers";
     /// Changes of circuit breakers, by `to` (`open`: the peer is known to be down; `closed`: it is called again).
-    Counter BREAKER_CHANGES = "nara_mesh_breaker_changes_total";
+    Counter BREAKER_CHANGES = "nara_mesh_breaker_changes_total" by "to" ["open", "closed"];
     /// Keys that were pinned, by `source` (`configured`, `operator`, `hey-there`, `ping`, `peer-query`, `tls`, `own`).
-    Counter KEYS_PINNED = "nara_mesh_keys_pinned_total";
+    Counter KEYS_PINNED = "nara_mesh_keys_pinned_total" by "source" ["configured", "operator", "hey-there", "ping", "peer-query", "tls", "own"];
     /// Keys that were offered for a nara and not pinned, by `reason`: `conflict` (another key is pinned), `policy` (the
     /// trust policy refused it), `untrusted` (the operator does not trust the nara).
-    Counter KEYS_REFUSED = "nara_mesh_keys_refused_total";
+    Counter KEYS_REFUSED = "nara_mesh_keys_refused_total" by "reason" ["conflict", "policy", "untrusted"];
     /// Peers whose clock is 5 s or more from ours, now.
     Gauge CLOCKS_SKEWED = "nara_mesh_clocks_skewed";
     /// How far the clocks of the peers that were called last are ahead of ours, the median, in seconds: what most of
     /// them share is an error of ours.
     Gauge CLOCK_OFFSET_SECONDS = "nara_mesh_clock_offset_seconds";
     /// Peers whose events gossip gets, now, by `link` (`stream`, `zines`).
-    Gauge GOSSIP_PEERS = "nara_mesh_gossip_peers";
+    Gauge GOSSIP_PEERS = "nara_mesh_gossip_peers" by "link" ["stream", "zines"];
     /// Events that came by gossip, by `outcome` (`new`, `duplicate`, `not_kept`, `refused`).
-    Counter GOSSIP_EVENTS = "nara_mesh_gossip_events_total";
+    Counter GOSSIP_EVENTS = "nara_mesh_gossip_events_total" by "outcome" ["new", "duplicate", "not_kept", "refused"];
     /// Zines that gossip exchanged, by `outcome` (`ok`, `failed`).
-    Counter GOSSIP_ZINES = "nara_mesh_gossip_zines_total";
+    Counter GOSSIP_ZINES = "nara_mesh_gossip_zines_total" by "outcome" ["ok", "failed"];
 }
 
 /// Tells the recorder what the metrics mean. To be called once, behind its installation.
@@ -125,10 +130,30 @@ pub fn describe() {
             MetricKind::Gauge => ::metrics::describe_gauge!(metric.name, unit, help),
             MetricKind::Histogram => ::metrics::describe_histogram!(metric.name, unit, help),
         }
+        metric.begin();
     }
 }
 
-/// A gauge that counts what exists: one more as long as this does.
+impl Metric {
+    /// Makes it exist with the value 0, for each value of its label: a rate can then be told from nothing. Metrics by
+    /// endpoint or reason begin when they are first counted.
+    fn begin(&self) {
+        if self.label.is_none() && self.help.contains(" by `") {
+            return;
+        }
+        let (label, values) = self.label.unwrap_or(("", &[""]));
+        for value in values {
+            let labels: Vec<(&str, &str)> = if label.is_empty() { Vec::new() } else { vec![(label, *value)] };
+            match self.kind {
+                MetricKind::Counter => ::metrics::counter!(self.name, &labels).increment(0),
+                MetricKind::Gauge => ::metrics::gauge!(self.name, &labels).increment(0),
+                MetricKind::Histogram => {}
+            }
+        }
+    }
+}
+
+/// Increments a gauge for as long as this guard lives.
 #[derive(Debug)]
 pub(crate) struct Counted(&'static str);
 

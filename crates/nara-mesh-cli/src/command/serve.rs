@@ -13,6 +13,7 @@ use nara_mesh::clock::{Clock as _, SystemClock};
 use nara_mesh::gossip::{GossipConfig, GossipService};
 use nara_mesh::identity::LocalNara;
 use nara_mesh::ledger::{Ledger, PinnedNames};
+use nara_mesh::peers_file::PeerEntry;
 use nara_mesh::registry::{PeerEvent, PeerKeeper, PeerRegistry, Recalled};
 use nara_mesh::server::{MeshServer, Shutdown};
 use nara_mesh::transport::{TcpTransport, Transport};
@@ -32,14 +33,12 @@ use crate::failure::{Failure, Outcome};
 use crate::keeping;
 use crate::ledger_file;
 use crate::peer_events::{self, Told};
-use crate::peers_file::PeerEntry;
 use crate::printer::{Printer, count};
-use crate::settings::{Settings, parse_duration};
+use crate::settings::Settings;
 
 pub(super) fn run(args: &ServeArgs, settings: &Settings, printer: Printer) -> Outcome {
     let nara = settings.local_nara()?;
-    let listen = settings.listen(args.listen.as_ref())?;
-    start(nara, &args.serving, Place::Here(listen), settings, printer)
+    start(nara, &args.serving, Place::Here(args.listen), settings, printer)
 }
 
 /// Where to serve.
@@ -58,9 +57,7 @@ pub(super) fn start(
     settings: &Settings,
     printer: Printer,
 ) -> Outcome {
-    let metrics = settings.metrics(args.metrics.as_ref(), args.metrics_public)?;
-    let grace = parse_duration(&args.grace)
-        .ok_or_else(|| Failure::usage(format!("--grace: {:?} is not a length of time", args.grace)))?;
+    let metrics = args.metrics()?;
     let folder = settings.data_dir(&nara)?;
     std::fs::create_dir_all(&folder).map_err(|error| {
         Failure::failed(format!("the data folder {} cannot be made", folder.display())).caused_by(error)
@@ -89,7 +86,7 @@ pub(super) fn start(
         };
         let plan = Plan {
             listen,
-            grace,
+            grace: args.grace,
             gossip,
             joined: joined.clone(),
             metrics,
