@@ -6,7 +6,7 @@ use http::{HeaderMap, StatusCode};
 use nara_fuzz::{NOW, nara};
 use nara_proto::v2::{
     CAPABILITY_HEADER, Capability, ChannelBinding, ContentDigest, Nonce, Recipient, RequestLine,
-    RequestToSign, ResponseToSign, Signer,
+    RequestToSign, ResponseToSign, Signer, SignedBody,
 };
 
 fn write(name: &str, target: &str, headers: &HeaderMap) -> std::io::Result<()> {
@@ -33,15 +33,18 @@ fn main() -> std::io::Result<()> {
     let to_name = Recipient::Name(bob.name().clone());
     let channel = Some(ChannelBinding::new([7; 32]));
     let mut signature = None;
-    for (name, to, channel) in [
-        ("request", &to_id, None),
-        ("request-to-name", &to_name, None),
-        ("request-on-channel", &to_id, channel),
+    let digest = SignedBody::Digest(ContentDigest::of(b"{}"));
+    for (name, to, channel, body) in [
+        ("request", &to_id, None, digest),
+        ("request-to-name", &to_name, None, digest),
+        ("request-on-channel", &to_id, channel, digest),
+        ("request-streamed", &to_id, None, SignedBody::Streamed),
+        ("request-streamed-on-channel", &to_id, channel, SignedBody::Streamed),
     ] {
         let signed = signer.sign_request(&RequestToSign {
             line,
             to,
-            digest: ContentDigest::of(b"{}"),
+            body,
             now: NOW,
             nonce: Nonce::new(NOW, [7; 10]),
             channel,
@@ -51,20 +54,23 @@ fn main() -> std::io::Result<()> {
         write(name, "/events/sync?a=b", &headers)?;
         signature = Some(*signed.signature());
     }
-    let mut headers = HeaderMap::new();
-    signer
-        .sign_response(&ResponseToSign {
-            status: StatusCode::OK,
-            digest: ContentDigest::of(b"{}"),
-            request: &signature.expect("a request was signed"),
-            now: NOW,
-        })
-        .write_to(&mut headers);
-    write("response", "", &headers)?;
+    for (name, body) in [("response", digest), ("response-streamed", SignedBody::Streamed)] {
+        let mut headers = HeaderMap::new();
+        signer
+            .sign_response(&ResponseToSign {
+                status: StatusCode::OK,
+                body,
+                request: &signature.expect("a request was signed"),
+                now: NOW,
+            })
+            .write_to(&mut headers);
+        write(name, "", &headers)?;
+    }
     let mut headers = HeaderMap::new();
     let capability = signer.sign_capability(&Capability {
         id: alice.id().clone(),
         v2: true,
+        streams: true,
         tls: true,
         raw_public_key: true,
         at: NOW,

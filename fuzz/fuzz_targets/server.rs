@@ -16,7 +16,7 @@ use nara_mesh::ledger::MemoryLedger;
 use nara_mesh::server::{MeshServer, RunningServer, ServerLimits};
 use nara_mesh::transport::{MemoryNetwork, MemoryTransport, Transport as _};
 use nara_proto::v1::RequestAuth;
-use nara_proto::v2::{ContentDigest, Nonce, Recipient, RequestLine, RequestToSign};
+use nara_proto::v2::{ContentDigest, Nonce, Recipient, RequestLine, RequestToSign, SignedBody};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::runtime::{Builder, Runtime};
 
@@ -90,7 +90,7 @@ impl Target {
                     query: uri.query(),
                 },
                 to: &Recipient::Name("target".parse().ok()?),
-                digest: ContentDigest::of(body),
+                body: SignedBody::Digest(ContentDigest::of(body)),
                 now,
                 nonce: Nonce::new(now, [0; 10]),
                 channel: None,

@@ -134,7 +134,7 @@ fn build_lab(task: &str) -> Result<PathBuf, String> {
     let mut command = process::cargo();
     command.args(["build", "--package", "nara-lab", "--locked"]);
     if task == "scenarios" {
-        // What the README tells to run.
+        // The scenarios run what `docs/tailnet.md` says.
         command.args(["--package", "nara-mesh-cli"]);
     }
     let profile = if task == "bench" {

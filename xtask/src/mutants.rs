@@ -71,9 +71,8 @@ const PARTS: [Part; 4] = [
         name: "server",
         package: "nara-mesh",
         files: &[
-            "crates/nara-mesh/src/server/{authenticator,request_proof,signed_body,source_check}.rs",
-            "crates/nara-mesh/src/server/sign_response/*.rs",
-            "crates/nara-mesh/src/server/verify_request/*.rs",
+            "crates/nara-mesh/src/server/auth/{authenticator,request_proof,signed_body,source_check,verify}.rs",
+            "crates/nara-mesh/src/server/answer/sign.rs",
         ],
         passes: &[
             Pass::all(&["--test=v2"]),

@@ -1,5 +1,6 @@
 //! Rules of this repository that no other tool checks.
 
+mod documents;
 mod named_tests;
 
 use std::fs;
@@ -14,7 +15,11 @@ pub(crate) fn run() -> Result<(), String> {
     let root = process::root();
     let mut files = Vec::new();
     for folder in ["crates", "xtask", "benches", "fuzz"] {
-        collect(&root.join(folder), &mut files)?;
+        collect(&root.join(folder), "rs", &mut files)?;
+    }
+    let mut documents = documents_of(&root)?;
+    for folder in ["docs", "crates", "benches", "lab"] {
+        collect(&root.join(folder), "md", &mut documents)?;
     }
     let mut complaints = Vec::new();
     for path in &files {
@@ -37,28 +42,42 @@ pub(crate) fn run() -> Result<(), String> {
         }
     }
     complaints.extend(named_tests::missing(&root, &files)?);
+    complaints.extend(documents::complaints(&root, &documents)?);
     complaints.extend(manifests_without_lints(&root)?);
     complaints.extend(toolchain_mismatch(&root)?);
     if complaints.is_empty() {
-        println!("tidy: {} files", files.len());
+        println!("tidy: {} files", files.len() + documents.len());
         Ok(())
     } else {
         Err(format!("tidy:\n  {}", complaints.join("\n  ")))
     }
 }
 
-fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), String> {
-    let entries = fs::read_dir(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
-    for entry in entries {
-        let path = entry.map_err(|error| error.to_string())?.path();
+fn collect(folder: &Path, extension: &str, files: &mut Vec<PathBuf>) -> Result<(), String> {
+    for path in entries(folder)? {
         if path.is_dir() {
-            collect(&path, files)?;
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            collect(&path, extension, files)?;
+        } else if path.extension().is_some_and(|own| own == extension) {
             files.push(path);
         }
     }
     files.sort();
     Ok(())
+}
+
+/// The Markdown files beside the workspace manifest.
+fn documents_of(root: &Path) -> Result<Vec<PathBuf>, String> {
+    let mut files = entries(root)?;
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "md"));
+    Ok(files)
+}
+
+fn entries(folder: &Path) -> Result<Vec<PathBuf>, String> {
+    let failed = |error| format!("{}: {error}", folder.display());
+    let entries = fs::read_dir(folder).map_err(failed)?;
+    entries
+        .map(|entry| entry.map(|entry| entry.path()).map_err(failed))
+        .collect()
 }
 
 /// A crate that does not inherit the workspace lints would quietly escape them.

@@ -95,10 +95,10 @@ pub(crate) struct GlobalArgs {
     /// Log filter: level or module=level, separated by commas [default: RUST_LOG, or warn]
     #[arg(long, global = true, value_name = "FILTER", env = "NARA_MESH_LOG")]
     pub(crate) log: Option<String>,
-    /// More on stderr: -v info and causes of errors, -vv debug, -vvv trace
+    /// More output on stderr: -v info and causes of errors, -vv debug, -vvv trace
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub(crate) verbose: u8,
-    /// Less on stderr: errors only
+    /// Less output on stderr: errors only
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub(crate) quiet: bool,
 }
@@ -114,15 +114,15 @@ pub(crate) enum Trust {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Start several naras on this machine and show all that they can do, over real sockets
+    /// Start several naras on this machine and demonstrate everything over real sockets
     Demo(DemoArgs),
-    /// Make or show the identity of a nara
+    /// Create or show the identity of a nara
     #[command(subcommand)]
     Id(IdCommand),
     /// Show and check the settings of `serve` and `up`, and where each value comes from
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// Look for what keeps a nara from talking to others
+    /// Find what prevents a nara from talking to others
     Doctor(DoctorArgs),
     /// Run a nara until ctrl-C or SIGTERM
     Serve(ServeArgs),
@@ -172,7 +172,7 @@ pub(crate) struct DemoArgs {
 /// `id`
 #[derive(Debug, Subcommand)]
 pub(crate) enum IdCommand {
-    /// Make a new soul for the name given with --name and write it to a new file
+    /// Create a soul for the name given with --name and write it to a new file
     New(IdNewArgs),
     /// Show name, id, public key and key id; not the soul
     Show(IdShowArgs),
@@ -215,7 +215,7 @@ pub(crate) struct IdNewArgs {
 /// `id show`
 #[derive(Debug, Args)]
 pub(crate) struct IdShowArgs {
-    /// Show the soul too. Whoever has it, is this nara.
+    /// Show the soul too. Its holder is this nara.
     #[arg(long)]
     pub(crate) reveal_soul: bool,
     /// Print the stanza for the peers files of others instead, with this address
@@ -276,18 +276,18 @@ pub(crate) struct SyncArgs {
     /// Print the events as JSON lines
     #[arg(long)]
     pub(crate) jsonl: bool,
-    /// Go on where the last sync of this peer into this ledger ended (mode page)
+    /// Continue where the last sync of this peer into this ledger ended (mode page)
     #[arg(long)]
     pub(crate) resume: bool,
-    /// Compare first, and fetch only what is missing in the ledger, wherever it is
+    /// Compare first, and fetch only the missing events
     ///
     /// Peers that cannot compare are paged through.
     #[arg(long, conflicts_with_all = ["jsonl", "mode", "resume", "size", "subjects"])]
     pub(crate) reconcile: bool,
-    /// With --reconcile: offer the peer what it lacks
+    /// With --reconcile: send the peer the events that it lacks
     #[arg(long, requires = "reconcile")]
     pub(crate) push: bool,
-    /// Only ask whether the ledger and the peer have the same events: exit code 0 if so, else 5
+    /// Only check whether the ledger and the peer have the same events: exit code 0 if so, else 5
     #[arg(long, conflicts_with_all = ["reconcile", "jsonl", "mode", "resume", "size", "subjects"])]
     pub(crate) check: bool,
     /// With --reconcile or --check: only events from this Unix second on
@@ -316,13 +316,13 @@ pub(crate) struct WatchArgs {
     /// Only events with these names as actor or target (comma-separated)
     #[arg(long, value_delimiter = ',', value_name = "NAME")]
     pub(crate) subjects: Vec<String>,
-    /// Begin with what arrived since: `all`, a time span before now such as 10m or 30d, or a time [default: now]
+    /// Begin with what arrived since: `all`, a duration such as 10m or 30d, or a time [default: now]
     #[arg(long, value_name = "TIME", allow_negative_numbers = true)]
     pub(crate) since: Option<Since>,
     /// Ledger to store the events in (SQLite; made if it does not exist)
     #[arg(long, value_name = "LEDGER", value_parser = value::path())]
     pub(crate) to: Option<PathBuf>,
-    /// Go on where the last watch into this ledger ended, for each peer
+    /// Continue where the last watch into this ledger ended, for each peer
     #[arg(long, requires = "to")]
     pub(crate) resume: bool,
     /// End after so many events
@@ -344,7 +344,7 @@ pub(crate) struct EventsArgs {
     /// Only events of these services (comma-separated)
     #[arg(long, value_delimiter = ',', value_name = "SERVICE")]
     pub(crate) services: Vec<String>,
-    /// Only events since: `all`, a time span before now such as 10m or 30d, or a time
+    /// Only events since: `all`, a duration such as 10m or 30d, or a time
     #[arg(long, value_name = "TIME", allow_negative_numbers = true)]
     pub(crate) since: Option<Since>,
     /// Only so many, the newest
@@ -372,19 +372,19 @@ pub(crate) enum DmKind {
 pub(crate) struct DmArgs {
     /// The peer: name, id or address
     pub(crate) peer: PeerRef,
-    /// What it says: the reason of the event
+    /// The text: the reason of the event
     #[arg(value_name = "TEXT", required_unless_present_any = ["event", "text"], conflicts_with_all = ["event", "text"])]
     pub(crate) message: Option<String>,
-    /// What it says, too
+    /// The text, too
     #[arg(long, conflicts_with = "event", hide_short_help = true)]
     pub(crate) text: Option<String>,
     /// The kind of the event
     #[arg(long, value_enum, default_value_t = DmKind::Gossip, conflicts_with = "event")]
     pub(crate) kind: DmKind,
-    /// Whom it is about [default: the recipient]
+    /// The nara it is about [default: the recipient]
     #[arg(long, value_name = "NAME", conflicts_with = "event")]
     pub(crate) about: Option<String>,
-    /// Send this event (JSON; - is stdin); it is signed if it is not
+    /// Send this event (JSON; - is stdin); it is signed if unsigned
     #[arg(long, value_name = "FILE", value_parser = value::path())]
     pub(crate) event: Option<PathBuf>,
 }
@@ -394,7 +394,7 @@ pub(crate) struct DmArgs {
 pub(crate) struct ZineArgs {
     /// The peer: name, id or address
     pub(crate) peer: PeerRef,
-    /// Ledger from which the last five minutes are sent, and into which the answer goes [default: the one of this nara]
+    /// Ledger whose last five minutes are sent, and which stores the answer [default: the one of this nara]
     #[arg(long, value_name = "LEDGER", value_parser = value::path())]
     pub(crate) ledger: Option<PathBuf>,
 }

@@ -73,7 +73,7 @@ impl Failure {
 impl From<SoulFileError> for Failure {
     fn from(error: SoulFileError) -> Self {
         let hint = match &error {
-            SoulFileError::Read { .. } => Some("make one with `nara-mesh id new --name NAME --out FILE`".to_owned()),
+            SoulFileError::Read { .. } => Some("create one with `nara-mesh id new --name NAME --out FILE`".to_owned()),
             SoulFileError::Exposed { path, mode } => Some(match mode {
                 0o440 | 0o640 => format!(
                     "run: chmod 600 {}; or pass --soul-group-readable if its group may act as this nara",
@@ -86,7 +86,7 @@ impl From<SoulFileError> for Failure {
                 ),
             }),
             SoulFileError::Exists { .. } => {
-                Some("who loses a soul loses the nara; choose another file with --out".to_owned())
+                Some("choose another file with --out; without its soul, the nara in that file would be lost".to_owned())
             }
             _ => None,
         };
@@ -106,7 +106,7 @@ impl From<SoulFileError> for Failure {
 impl From<PeersFileError> for Failure {
     fn from(error: PeersFileError) -> Self {
         let hint = match &error.problem {
-            PeersFileProblem::Read(_) => "make one with `nara-mesh id show --stanza ADDRESS >> FILE`, run by each peer",
+            PeersFileProblem::Read(_) => "create it: each peer runs `nara-mesh id show --stanza ADDRESS >> FILE`",
             _ => "`nara-mesh peers --help` shows the form of the file",
         };
         Self::usage(error.to_string()).hint(hint).caused_by(error)

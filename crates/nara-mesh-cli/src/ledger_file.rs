@@ -50,7 +50,7 @@ fn why_not(path: &Path) -> Option<String> {
 pub(crate) async fn load_peers(ledger: &dyn Ledger, registry: &PeerRegistry) -> Outcome<()> {
     for record in ledger.peers().await.map_err(failed)? {
         if let Restored::Overruled(problem) | Restored::Refused(problem) = registry.restore(record) {
-            tracing::warn!("a key in the ledger is ignored: {problem}");
+            tracing::warn!("the stored peer data is ignored: {problem}");
         }
     }
     Ok(())

@@ -235,7 +235,7 @@ impl Settings {
                 AuthKeyError::File { source, .. } => failure.caused_by(source),
                 _ => failure,
             };
-            failure.hint("the file holds the key that the control server made, and nothing else")
+            failure.hint("the file must contain the auth key of the control server, and nothing else")
         };
         if !self.sources.is_on_command_line("auth_key_file")
             && let Some(key) = AuthKey::from_env(AUTH_KEY).map_err(failed)?

@@ -66,6 +66,7 @@ pub mod ledger;
 mod mesh_ranges;
 pub mod metrics;
 mod new_file;
+mod peer;
 pub mod peers_file;
 mod random;
 mod rate_limit;

@@ -1,18 +1,17 @@
-//! The names of all metrics, for the recorder of whoever runs the program (crate `metrics`).
+//! All metrics, for the recorder that the application installs (crate `metrics`).
 //!
-//! Without a recorder they cost next to nothing. Names end in their unit; counters end in `_total`. No label ever
-//! has a value that a peer chooses freely: names of peers are in the log. [`describe`] tells a recorder what they
-//! mean; `nara-mesh serve --metrics` does so.
+//! Without a recorder they cost next to nothing. Names end in their unit, those of counters in `_total`. No label has a
+//! value that a peer can choose freely: names of peers are in the log. [`describe`] gives a recorder the descriptions.
 
-/// What a metric does.
+/// The kind of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MetricKind {
     /// It only grows, until the program ends.
     Counter,
-    /// It is what it is now.
+    /// The current value.
     Gauge,
-    /// How often, and how much in all and in each range.
+    /// The distribution of values: count, sum and buckets.
     Histogram,
 }
 
@@ -22,7 +21,7 @@ pub enum MetricKind {
 pub struct Metric {
     /// Its name.
     pub name: &'static str,
-    /// What it does.
+    /// Its kind.
     pub kind: MetricKind,
     /// What it means, with its labels.
     pub help: &'static str,
@@ -50,73 +49,73 @@ macro_rules! metrics {
 }
 
 metrics! {
-    /// Requests that were answered, by `endpoint` (a path, or `other`) and `status` (`2xx` to `5xx`).
+    /// Requests answered, by `endpoint` (a path, or `other`) and `status` (`2xx` to `5xx`).
     Counter REQUESTS = "nara_mesh_requests_total";
-    /// How long requests took from the end of their header to the beginning of their answer, by `endpoint`.
+    /// Time from the end of a request header to the beginning of its answer, by `endpoint`.
     Histogram REQUEST_SECONDS = "nara_mesh_request_duration_seconds";
-    /// Requests that are worked on now.
+    /// Requests in progress.
     Gauge REQUESTS_IN_FLIGHT = "nara_mesh_requests_in_flight";
-    /// Bytes of request bodies that are held now, until their requests are answered.
+    /// Bytes of request bodies held in memory until their requests are answered.
     Gauge BODY_BYTES = "nara_mesh_request_body_bytes";
-    /// Requests that were refused, by `reason`: one of a fixed set of words.
+    /// Requests refused, by `reason`: one of a fixed set of words.
     Counter REQUESTS_REFUSED = "nara_mesh_requests_refused_total";
-    /// Connections of peers that are open at the server now.
+    /// Connections of peers open at the server.
     Gauge CONNECTIONS = "nara_mesh_connections";
-    /// Connections of peers that were accepted, by `security` (`plain`, `tls`, `failed`: neither came about).
+    /// Connections of peers accepted, by `security` (`plain`, `tls`, or `failed` before either).
     Counter CONNECTIONS_ACCEPTED = "nara_mesh_connections_accepted_total" by "security" ["plain", "tls", "failed"];
-    /// Connections that were closed at once because their address has as many as it may have.
+    /// Connections closed at once because their address is at its limit.
     Counter CONNECTIONS_REFUSED = "nara_mesh_connections_refused_total";
-    /// Signed requests that are remembered against replay, after the last one. When they reach the limit, signed
-    /// requests are refused with the reason `replay_cache_full`.
+    /// Signed requests remembered against replay. At the limit, signed requests are refused with the reason
+    /// `replay_cache_full`.
     Gauge REPLAY_ENTRIES = "nara_mesh_replay_cache_entries";
-    /// Messages of peers that do less than they have proven that they can, by `direction` (`request`, `response`).
+    /// Messages of peers that do less than they have proven to support, by `direction` (`request`, `response`).
     Counter DOWNGRADES = "nara_mesh_downgrades_total" by "direction" ["request", "response"];
-    /// Requests that claimed to come from another nara than the one to which their source address belongs.
+    /// Requests whose source address belongs to another nara than the claimed sender.
     Counter ADDRESS_MISMATCHES = "nara_mesh_address_mismatches_total";
-    /// Unknown senders that were asked for their key, by `outcome` (`pinned`, `conflict`, `refused`, `unknown`, `busy`: too
-    /// many).
+    /// Unknown senders asked for their key, by `outcome` (`pinned`, `conflict`, `refused`, `unknown`, `busy`: too many
+    /// at once).
     Counter KEY_DISCOVERIES = "nara_mesh_key_discoveries_total" by "outcome" ["pinned", "conflict", "refused", "unknown", "busy"];
-    /// Events that peers sent in direct messages, zines and imports, by `outcome` (`new`, `known`, `refused`).
+    /// Events received in direct messages, zines and imports, by `outcome` (`new`, `known`, `refused`).
     Counter EVENTS_TAKEN = "nara_mesh_events_taken_total" by "outcome" ["new", "known", "refused"];
-    /// Streams that peers have open here now.
+    /// Streams open for peers.
     Gauge STREAMS = "nara_mesh_streams";
-    /// Messages that were written to streams.
+    /// Messages written to streams.
     Counter STREAM_MESSAGES = "nara_mesh_stream_messages_total";
     /// Times that the reader of a stream fell behind and was served from the ledger instead.
     Counter STREAM_LAGS = "nara_mesh_stream_lags_total";
     /// Calls to peers, by `endpoint` and `outcome` (`ok`, or the kind of the error).
     Counter CALLS = "nara_mesh_calls_total";
-    /// How long calls to peers took, failed ones too, by `endpoint`.
+    /// Duration of calls to peers, failed ones included, by `endpoint`.
     Histogram CALL_SECONDS = "nara_mesh_call_duration_seconds";
-    /// Connections to peers that were dialled, by `outcome` (`ok`, `failed`, `timeout`).
+    /// Connections dialled to peers, by `outcome` (`ok`, `failed`, `timeout`).
     Counter DIALS = "nara_mesh_dials_total" by "outcome" ["ok", "failed", "timeout"];
-    /// Connections to peers that are kept open for the next call, now.
+    /// Idle connections to peers kept open for the next call.
     Gauge POOL_IDLE = "nara_mesh_pool_idle_connections";
-    /// Calls that found a connection that was kept open.
+    /// Calls that reused an idle connection.
     Counter POOL_REUSED = "nara_mesh_pool_reused_total";
-    /// Peers in the registry now.
+    /// Peers in the registry.
     Gauge PEERS = "nara_mesh_peers";
-    /// Changes of circuit breakers, by `to` (`open`: the peer is known to be down; `closed`: it is called again).
+    /// Changes of circuit breakers, by `to` (`open`: the peer is down; `closed`: it is called again).
     Counter BREAKER_CHANGES = "nara_mesh_breaker_changes_total" by "to" ["open", "closed"];
-    /// Keys that were pinned, by `source` (`configured`, `operator`, `hey-there`, `ping`, `peer-query`, `tls`, `own`).
+    /// Keys pinned, by `source` (`configured`, `operator`, `hey-there`, `ping`, `peer-query`, `tls`, `own`).
     Counter KEYS_PINNED = "nara_mesh_keys_pinned_total" by "source" ["configured", "operator", "hey-there", "ping", "peer-query", "tls", "own"];
-    /// Keys that were offered for a nara and not pinned, by `reason`: `conflict` (another key is pinned), `policy` (the
-    /// trust policy refused it), `untrusted` (the operator does not trust the nara).
+    /// Keys offered and not pinned, by `reason`: `conflict` (another key is pinned), `policy` (the trust policy refused
+    /// it), `untrusted` (the operator banned the nara).
     Counter KEYS_REFUSED = "nara_mesh_keys_refused_total" by "reason" ["conflict", "policy", "untrusted"];
-    /// Peers whose clock is 5 s or more from ours, now.
+    /// Peers whose clock differs from ours by 5 s or more.
     Gauge CLOCKS_SKEWED = "nara_mesh_clocks_skewed";
-    /// How far the clocks of the peers that were called last are ahead of ours, the median, in seconds: what most of
-    /// them share is an error of ours.
+    /// Median offset of the clocks of recently called peers from ours, in seconds. If it is not near 0, our own clock
+    /// is wrong.
     Gauge CLOCK_OFFSET_SECONDS = "nara_mesh_clock_offset_seconds";
-    /// Peers whose events gossip gets, now, by `link` (`stream`, `zines`).
+    /// Peers that send us events by gossip, by `link` (`stream`, `zines`).
     Gauge GOSSIP_PEERS = "nara_mesh_gossip_peers" by "link" ["stream", "zines"];
-    /// Events that came by gossip, by `outcome` (`new`, `duplicate`, `not_kept`, `refused`).
+    /// Events received by gossip, by `outcome` (`new`, `duplicate`, `not_kept`, `refused`).
     Counter GOSSIP_EVENTS = "nara_mesh_gossip_events_total" by "outcome" ["new", "duplicate", "not_kept", "refused"];
-    /// Zines that gossip exchanged, by `outcome` (`ok`, `failed`).
+    /// Zines exchanged by gossip, by `outcome` (`ok`, `failed`).
     Counter GOSSIP_ZINES = "nara_mesh_gossip_zines_total" by "outcome" ["ok", "failed"];
 }
 
-/// Tells the recorder what the metrics mean. To be called once, behind its installation.
+/// Describes all metrics to the recorder. Call it once, after you installed the recorder.
 pub fn describe() {
     for metric in ALL {
         let help = metric.help.trim_start();
@@ -174,7 +173,7 @@ impl Drop for Counted {
 mod tests {
     use super::*;
 
-    /// The row of the README that documents a metric.
+    /// The row of `docs/operate.md` that documents a metric.
     fn row(metric: &Metric) -> String {
         let kind = format!("{:?}", metric.kind).to_lowercase();
         let help = metric.help.trim().replace('|', "\\|");
@@ -182,9 +181,9 @@ mod tests {
     }
 
     #[test]
-    fn the_readme_documents_every_metric_and_no_other() {
-        let readme = include_str!("../../../README.md");
-        let documented: Vec<&str> = readme
+    fn the_operators_manual_documents_every_metric_and_no_other() {
+        let manual = include_str!("../../../docs/operate.md");
+        let documented: Vec<&str> = manual
             .lines()
             .filter(|line| line.starts_with("| `nara_mesh_"))
             .collect();

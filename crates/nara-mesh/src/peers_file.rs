@@ -81,7 +81,7 @@ pub enum PeersFileProblem {
         reason: String,
     },
     /// Two stanzas have the same name.
-    #[error("a second peer with the name {name}{}", also_in(.first))]
+    #[error("the name {name} occurs twice{}", also_in(.first))]
     Duplicate {
         /// The name.
         name: NaraName,
@@ -223,7 +223,7 @@ fn place(path: &Path, line: Option<usize>) -> String {
 }
 
 fn also_in(first: &Option<PathBuf>) -> String {
-    let in_file = |path: &PathBuf| format!(", which {} has already", path.display());
+    let in_file = |path: &PathBuf| format!(": {} has it already", path.display());
     first.as_ref().map(in_file).unwrap_or_default()
 }
 
@@ -310,7 +310,7 @@ mod tests {
             ("key = \"AAAA\"\n", 3, "public key"),
             ("id = \"0\"\n", 3, "nara id"),
             ("tls = \"maybe\"\n", 3, "tls-only"),
-            ("[[peer]]\nname = \"a\"\n", 4, "second peer"),
+            ("[[peer]]\nname = \"a\"\n", 4, "occurs twice"),
             ("[[peer]]\nname = \"\"\n", 4, "empty"),
         ] {
             fs::write(&path, format!("{first}{rest}")).unwrap();
@@ -335,6 +335,6 @@ mod tests {
         fs::write(folder.path().join("30-c.toml"), stanza("c") + &stanza("a")).unwrap();
         let error = read_now().unwrap_err();
         assert_eq!(error.line, Some(4));
-        assert!(error.to_string().contains("10-a.toml has already"), "{error}");
+        assert!(error.to_string().contains("10-a.toml has it already"), "{error}");
     }
 }

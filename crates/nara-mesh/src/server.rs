@@ -28,99 +28,18 @@
 //! stricter than on v1 peers stands in the source of the
 //! routes, in one table.
 
-mod accept;
-mod announcement;
-mod authenticator;
+mod answer;
+mod auth;
 mod background;
-mod body;
-mod body_budget;
 mod builder;
-mod clean_path;
-mod clocks;
-mod discovery;
-mod gate;
+mod connection;
 mod handler;
-mod ingest;
 mod limits;
-mod opening;
-mod places;
-mod rates;
-mod rejection;
-mod request_proof;
 mod route;
-mod sender;
-mod shared;
-mod sign_response;
-mod signed_body;
-mod source_check;
-mod stash;
-mod streams;
-mod verify_request;
-mod watch;
 
 pub use crate::rate_limit::RateLimit;
-pub use accept::{RunningServer, Shutdown};
-pub use builder::{MeshServerBuilder, ServeError};
+pub use auth::sender::{PeerAddress, VerifiedSender};
+pub use builder::{MeshServer, MeshServerBuilder, ServeError};
+pub use connection::running::{RunningServer, Shutdown};
 pub use handler::{MeshHandler, NoHandler};
-pub use limits::ServerLimits;
-pub use sender::{PeerAddress, VerifiedSender};
-
-use std::net::SocketAddr;
-use std::sync::Arc;
-
-use axum::Router;
-use tokio::sync::watch::Sender;
-
-use crate::identity::LocalNara;
-use crate::ledger::Ledger;
-use crate::transport::Transport;
-use background::Background;
-use opening::Opening;
-
-/// The server of one nara, ready to serve.
-#[derive(Debug)]
-pub struct MeshServer {
-    router: Router,
-    transport: Arc<dyn Transport>,
-    opening: Opening,
-    limits: ServerLimits,
-    background: Background,
-    mesh_ip: Sender<String>,
-}
-
-impl MeshServer {
-    /// Begins a server that acts as `local` and keeps its events in `ledger`.
-    pub fn builder(local: LocalNara, ledger: Arc<dyn Ledger>) -> MeshServerBuilder {
-        MeshServerBuilder::new(local, ledger)
-    }
-
-    /// All routes, to be served by something else: a test, or a server with more routes. Without
-    /// [`PeerAddress`] in the extensions of a request its source counts as unknown. Limits on connections and
-    /// headers are not part of it, nor, without `PeerAddress`, those on source addresses.
-    pub fn router(&self) -> Router {
-        self.router.clone()
-    }
-
-    /// Listens on a mesh address of this nara and serves in the background; port 0 picks a free one.
-    ///
-    /// # Errors
-    /// [`ServeError`] if it cannot listen there.
-    pub async fn serve(self, local: SocketAddr) -> Result<RunningServer, ServeError> {
-        let listener = self
-            .transport
-            .listen(local)
-            .await
-            .map_err(|source| ServeError::Listen {
-                address: local,
-                source,
-            })?;
-        Ok(RunningServer::start(
-            listener,
-            self.router,
-            self.opening,
-            &self.limits,
-            self.background,
-            self.mesh_ip,
-        ))
-    }
-}
+pub use limits::settings::ServerLimits;

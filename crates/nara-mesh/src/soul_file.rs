@@ -172,7 +172,7 @@ impl SoulFile {
     pub fn write_new(path: impl AsRef<Path>, name: &NaraName, soul: &Soul) -> Result<(), SoulFileError> {
         let path = path.as_ref();
         let text = Zeroizing::new(format!(
-            "# The soul of a nara. Whoever has it can act as this nara: keep it secret, and keep a copy.\n\
+            "# The soul of a nara. Its holder is this nara: keep it secret, and keep a copy.\n\
              name = {}\nsoul = \"{}\"\n",
             quoted(name.as_str()),
             *soul.expose()

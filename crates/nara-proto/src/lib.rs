@@ -1,26 +1,26 @@
 //! The sans-IO core of the nara mesh protocol.
 //!
-//! This crate opens no socket, reads no clock and no environment variable, spawns no task and draws no
-//! randomness: the current time is an argument, random bytes come in as bytes, and everything that goes out
-//! is a return value. The runtime around it (client, server, ledgers) is the crate `nara-mesh`.
+//! This crate opens no socket, reads no clock and no environment variable, spawns no task and draws no random
+//! bytes. The current time and random bytes are arguments; everything that goes out is a return value. The crate
+//! `nara-mesh` is the runtime around it: client, server, ledgers. The repository specifies the protocol in
+//! `docs/protocol/`.
 //!
-//! What is here:
-//!
-//! | module | is |
+//! | module | holds |
 //! |---|---|
 //! | [`identity`] | names, souls, keypairs and ids |
-//! | [`time`] | Unix time in seconds, milliseconds and nanoseconds: the wire mixes them, the types do not |
+//! | [`time`] | Unix time in seconds, milliseconds and nanoseconds, which the wire mixes and the types keep apart |
 //! | [`go_json`] | JSON exactly as v1 peers write and read it |
-//! | [`v1`] | signed requests, signed responses, the replay cache |
-//! | [`v2`] | profile v2: RFC 9421 signatures over everything, capabilities |
+//! | [`v1`] | signatures of protocol v1, the replay cache |
+//! | [`v2`] | profile v2: RFC 9421 signatures over the whole request, capabilities |
 //! | [`event`] | events, their payloads, ids, signatures and validity |
 //! | [`checkpoint`] | attestations and the multi-signature of checkpoints |
 //! | [`sync`], [`zine`], [`world`], [`runtime_message`], [`peer`], [`import`] | the messages of each endpoint |
 //! | [`stream`] | live events: cursor, signed opening, messages |
+//! | [`reconcile`] | finding the difference between two sets of events |
 //! | [`endpoint`] | one type per endpoint: method, path, authentication rule, request and response |
-//! | [`gossip`] | whom to listen to, so that an event reaches every nara; with a simulation |
-//! | [`clock_offset`] | how far clocks are apart, and whose seems wrong |
-//! | [`breaker`] | the circuit breaker that lets a peer known to be down fail at once |
+//! | [`gossip`] | which peers to listen to, so that an event reaches every nara |
+//! | [`clock_offset`] | how far two clocks are apart, and which one is probably wrong |
+//! | [`breaker`] | the circuit breaker that lets calls to a peer that is down fail at once |
 //!
 //! # Signing a request
 //!
@@ -54,7 +54,6 @@ pub mod import;
 pub mod peer;
 pub mod reconcile;
 pub mod runtime_message;
-
 pub mod stream;
 pub mod sync;
 pub mod time;

@@ -1,16 +1,17 @@
-//! Finding the difference between two sets of events in a few hundred bytes: `POST /events/reconcile`, with the
-//! [negentropy](https://github.com/hoytech/negentropy) protocol, version 1 (range-based set reconciliation).
+//! Finds the difference between two sets of events in a few hundred bytes: `POST /events/reconcile` and
+//! `POST /events/fetch`. Specification: `docs/protocol/reconciliation.md`.
 //!
-//! The initiator sends fingerprints of ranges of its set; the responder answers with finer fingerprints where
-//! they differ, and with the items themselves where few are left. Only the initiator keeps a state between
-//! rounds; each request carries the scope and one frame, each answer one frame. Frames are raw bytes, not JSON.
+//! The frames are those of [negentropy](https://github.com/hoytech/negentropy), version 1 (range-based set
+//! reconciliation). The initiator sends fingerprints of ranges of its set; the responder answers with finer
+//! fingerprints where they differ, and with items where few are left. Only the initiator keeps state between rounds:
+//! each request carries the scope and one frame, each answer one frame. Frames are raw bytes, not JSON.
 //!
-//! # What stands for an event
+//! # Items
 //!
-//! The protocol orders items by a time and 32 bytes. The time is that of the event in whole **seconds** (before
+//! The protocol orders items by a time and 32 bytes. The time is the time of the event in whole **seconds** (before
 //! 1970: 0), because a bound in nanoseconds takes three times the bytes. The 32 bytes are an [`ItemId`], from
-//! which the id of the event can be read back. Both follow from the signed content of an event, so nobody can
-//! choose them freely; fingerprints are 128 bits of a hash over the sum of all items of a range.
+//! which the id of the event can be read back. Both follow from the signed content of the event, so nobody can
+//! choose them freely. A fingerprint is 128 bits of a hash over the sum of all items of a range.
 
 mod item;
 mod reconciler;
@@ -24,15 +25,15 @@ pub use set::{Change, ItemSet};
 
 use crate::wire_struct;
 
-/// The largest frame, in bytes: about 8,000 items. Both ends keep to it whatever the other one sends.
+/// The largest frame, in bytes: about 8,000 items.
 pub const MAX_FRAME: usize = 256 << 10;
 
-/// After so many rounds the initiator stops: sets that differ that much are better fetched page by page.
+/// The limit of rounds: sets that differ more are better fetched page by page.
 pub const MAX_ROUNDS: usize = 64;
 
 wire_struct! {
     /// Body of `POST /events/fetch`: events by their ids. The answer is a
-    /// [`SyncResponse`](crate::sync::SyncResponse) with those that are there, in any order, as many as fit.
+    /// [`SyncResponse`](crate::sync::SyncResponse) with the events that exist, in any order, as many as fit.
     pub struct FetchRequest {
         /// The name of the requester.
         pub from: String = "from",

@@ -1,22 +1,22 @@
-//! Live events: `GET /events/stream`, our extension.
+//! Live events: `GET /events/stream`. Specification: `docs/protocol/streams.md`.
 //!
-//! The answer is an endless `text/event-stream` (WHATWG HTML, section 9.2). The framing is done by the
-//! runtime; here is what the messages say:
+//! The answer is an endless `text/event-stream` (WHATWG HTML, section 9.2). This module holds the messages; the
+//! runtime does the framing.
 //!
 //! | `event:` | `id:` | `data:` |
 //! |---|---|---|
 //! | `hello` | where the stream begins | [`Hello`]: first, exactly once, signed for this request |
-//! | `event` | the place behind the event | a [`SyncEvent`](crate::event::SyncEvent), as everywhere |
-//! | `ping` | how far the stream has come | [`Heartbeat`]: every [`Hello::keep_alive_ms`], and when the stream has caught up |
-//! | `lagged` | where it goes on | [`Lag`]: the reader was too slow; what it missed comes from the ledger now |
+//! | `event` | the place behind the event | a [`SyncEvent`](crate::event::SyncEvent) |
+//! | `ping` | how far the stream has come | [`Heartbeat`]: after [`Hello::keep_alive_ms`] of silence, and when the stream has caught up |
+//! | `lagged` | where the stream continues | [`Lag`]: the reader was too slow; the events that it missed come from the ledger |
 //! | `bye` | where to resume | [`Bye`]: last, then the stream ends |
 //!
-//! Ids are [`ArrivalCursor`]s. An unknown type of message is skipped.
+//! Ids are [`ArrivalCursor`]s. Readers skip messages of unknown type.
 //!
-//! The response-signing of other endpoints needs the whole body, which a stream does not have. Instead its
-//! `hello` is signed together with the request that it answers, and each event carries the signature of its
-//! emitter. What the connection carries behind the `hello` is as safe as the network: who can change it can
-//! leave out events, but not make any.
+//! Other endpoints sign the whole body of an answer, which a stream does not have. Instead the server signs its
+//! `hello` together with the request, and each event carries the signature of its emitter. On plain HTTP, what
+//! follows the `hello` is as safe as the network: an attacker in the middle can withhold events, but cannot forge
+//! any.
 
 mod cursor;
 mod hello;

@@ -1,11 +1,10 @@
-//! Signed requests and signed responses (docs/protocol/v1.md, sections 4 and 5), and the replay cache.
+//! Signatures of protocol v1, and the replay cache. Specification: `docs/protocol/v1.md`, sections 4 and 5.
 //!
-//! Signing and verifying build the signed bytes with the same function, so that they cannot drift apart.
+//! Signing and verifying share the function that makes the signed bytes, so the two cannot drift apart.
 //!
-//! What this inherited signature does *not* cover, and [profile v2](crate::signature) does: the body, the query, the
-//! recipient. What verifies here is
-//! therefore only the sender, the time, the method and the path; the replay cache and the inner signatures of
-//! bodies do the rest.
+//! A v1 signature covers sender, time, method and path of a request. It does *not* cover body, query and recipient:
+//! the replay cache and the signatures inside bodies make up for part of that, and [profile v2](crate::v2) covers
+//! everything.
 
 mod headers;
 mod replay;

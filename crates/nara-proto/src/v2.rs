@@ -1,6 +1,7 @@
-//! Profile v2: signatures that cover everything, by RFC 9421 (HTTP Message Signatures) and RFC 9530 (digests).
+//! Profile v2: signatures over the whole request, and answers bound to their request, by RFC 9421 (HTTP Message
+//! Signatures) and RFC 9530 (digests). Specification: `docs/protocol/v2.md`; vectors: `tests/vectors-v2`.
 //!
-//! The profile is fixed, so that there is nothing to negotiate and nothing to leave out. A request carries
+//! The profile is fixed: there is nothing to negotiate and nothing to leave out. A request carries
 //!
 //! ```text
 //! X-Nara-Name: alice
@@ -11,21 +12,24 @@
 //! Signature: nara=:…:
 //! ```
 //!
-//! and on a [secure channel](ChannelBinding) `X-Nara-Channel`, which is covered too. The answer covers its status,
-//! its digest, who answers, and the signature of the request (`"signature";req`), so it belongs to one question.
+//! and on a [secure channel](ChannelBinding) also `X-Nara-Channel`, which is covered too. An answer covers its status,
+//! its digest, the responder, and the signature of the request (`"signature";req`), so it answers one request only.
 //!
 //! * One signature, labelled `nara`; exactly these components in this order; exactly these parameters, in any order.
-//! * Every field has one spelling, the strict one of RFC 9651: a second spelling of a signed request would be
-//!   another request to whoever compares texts.
+//! * Every field has one spelling, the strict one of RFC 9651. A second spelling of a signed request would count as
+//!   another request wherever texts are compared.
 //! * The recipient is its id, or its name where the id is unknown ([`Recipient`]).
 //! * `X-Nara-Name` is covered as the bytes on the wire, which are UTF-8.
 //! * `keyid` is the [`KeyId`](crate::identity::KeyId) of the key: it follows from the key, so it cannot lie.
 //!
-//! Signing and verifying build the signed bytes with the same functions, so that they cannot drift apart.
+//! A message whose body is streamed carries `X-Nara-Body: stream` instead of `Content-Digest`, and covers it in place of
+//! the digest: the signature proves the head, and says that it does not prove the body ([`SignedBody`]).
+//!
+//! Signing and verifying share the functions that make the signed bytes, so the two cannot drift apart.
 //!
 //! ```
 //! use nara_proto::identity::{KeyPair, Soul};
-//! use nara_proto::v2::{ContentDigest, Nonce, Recipient, RequestLine, RequestSignature, RequestToSign, Signer};
+//! use nara_proto::v2::{ContentDigest, Nonce, Recipient, RequestLine, RequestSignature, RequestToSign, SignedBody, Signer};
 //! use nara_proto::time::UnixMillis;
 //!
 //! let keypair = KeyPair::from_soul(&Soul::bond([1; 32], "alice"));
@@ -37,7 +41,7 @@
 //! let signed = alice.sign_request(&RequestToSign {
 //!     line,
 //!     to: &bob,
-//!     digest: ContentDigest::of(b"{}"),
+//!     body: SignedBody::Digest(ContentDigest::of(b"{}")),
 //!     now,
 //!     nonce: Nonce::new(now, [7; 10]),
 //!     channel: None,
@@ -49,7 +53,7 @@
 //! received.check_time(now)?;
 //! received.check_key(&keypair.public_key())?;
 //! received.verify_signature(&keypair.public_key(), line)?;
-//! received.digest().check(b"{}")?;
+//! received.digest()?.check(b"{}")?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
@@ -67,13 +71,13 @@ mod request;
 mod response;
 mod signer;
 
-pub use accept::{ACCEPT_SIGNATURE, ACCEPT_SIGNATURE_HEADER};
+pub use accept::AcceptSignature;
 pub use capability::{CAPABILITY_HEADER, Capability, CapabilityError, SignedCapability};
 pub use channel::ChannelBinding;
-pub use digest::{ContentDigest, DigestHasher};
+pub use digest::{ContentDigest, DigestHasher, SignedBody};
 pub use error::{SignatureError, SignedField};
 pub use fields::{
-    CHANNEL_HEADER, CONTENT_DIGEST_HEADER, SIGNATURE_HEADER, SIGNATURE_INPUT_HEADER, TO_HEADER,
+    BODY_HEADER, CHANNEL_HEADER, CONTENT_DIGEST_HEADER, SIGNATURE_HEADER, SIGNATURE_INPUT_HEADER, TO_HEADER,
 };
 pub use nonce::Nonce;
 pub use recipient::Recipient;
@@ -99,8 +103,8 @@ pub const MAX_LIFETIME: Duration = Duration::from_secs(30);
 
 /// Whether a message claims to carry a signature of RFC 9421, of whatever profile and however broken.
 ///
-/// Whoever speaks v2 verifies such a message by it and by nothing else: to fall back to an older signature would let
-/// anybody choose the weaker check.
+/// A receiver that speaks v2 must verify such a message by v2 alone: with a fall-back to v1 an attacker could
+/// choose the weaker check.
 pub fn is_claimed(headers: &HeaderMap) -> bool {
     headers.contains_key(SIGNATURE_INPUT_HEADER) || headers.contains_key(SIGNATURE_HEADER)
 }

@@ -53,7 +53,7 @@ impl Daemon {
         self.socket.clone()
     }
 
-    /// `tailscale up`, as the README says.
+    /// `tailscale up`, as `docs/tailnet.md` says.
     pub(crate) async fn log_in(&self, network: &Network, host_name: &str) -> Result<(), String> {
         let output = Command::new(network.programs.join("tailscale"))
             .arg(format!("--socket={}", self.socket.display()))

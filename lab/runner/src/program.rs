@@ -1,4 +1,4 @@
-//! The program `nara-mesh`, as somebody who reads the README uses it.
+//! The program `nara-mesh`, used as the documentation says.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;

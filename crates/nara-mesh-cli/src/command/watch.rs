@@ -137,7 +137,7 @@ impl Watching {
         }
         Err(Failure::new(
             Exit::of_many(0, &self.failed),
-            "no peer can be watched any more",
+            "no peer is left to watch",
         ))
     }
 

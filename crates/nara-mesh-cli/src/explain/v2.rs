@@ -3,7 +3,7 @@
 use http::HeaderMap;
 use nara_proto::identity::{NaraName, PublicKey};
 use nara_proto::time::UnixMillis;
-use nara_proto::v2::{ContentDigest, Recipient, RequestLine, RequestSignature, SignatureError};
+use nara_proto::v2::{ContentDigest, Recipient, RequestLine, RequestSignature, SignatureError, SignedBody};
 
 /// What the receiver knows beside the request.
 #[derive(Debug)]
@@ -66,7 +66,10 @@ impl V2Report {
         } else {
             Err(SignatureError::Recipient)
         };
-        let body = receiver.body.map_or(Ok(()), |body| signed.digest().check(body));
+        let body = match (signed.body(), receiver.body) {
+            (SignedBody::Digest(digest), Some(body)) => digest.check(body),
+            _ => Ok(()),
+        };
         let checks = [
             signed.check_time(receiver.now),
             recipient,
@@ -124,7 +127,7 @@ impl V2Report {
             return;
         }
         self.causes.push(
-            "no single component explains it: another key, or several parts were changed on the way"
+            "no single component explains it: it was made with another key, or several parts changed in transit"
                 .to_owned(),
         );
     }
@@ -189,6 +192,7 @@ fn alternatives(component: &Component, line: RequestLine<'_>, receiver: &Receive
             let body = receiver.body.map(|body| ContentDigest::of(body).to_field());
             body.into_iter().chain([empty]).collect()
         }
+        "\"x-nara-body\"" => ["Stream", ""].map(str::to_owned).into(),
         "\"x-nara-name\"" => names().chain([value.to_lowercase()]).collect(),
         "\"x-nara-to\"" => {
             let spelled = |name: &NaraName| Recipient::Name(name.clone()).to_string();
@@ -240,7 +244,7 @@ mod tests {
         let request = signer.sign_request(&RequestToSign {
             line: signed,
             to: &Recipient::Name(to.parse().unwrap()),
-            digest: ContentDigest::of(b"{}"),
+            body: SignedBody::Digest(ContentDigest::of(b"{}")),
             now: NOW,
             nonce: Nonce::new(NOW, [1; 10]),
             channel: None,

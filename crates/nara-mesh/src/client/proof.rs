@@ -112,7 +112,8 @@ impl AnswerProof {
             } => {
                 signed
                     .check_key(&key)
-                    .and_then(|()| signed.digest().check(body))
+                    .and_then(|()| signed.digest())
+                    .and_then(|digest| digest.check(body))
                     .and_then(|()| signed.verify_signature(&keys.of(&key), *status, request))
                     // Last: of a time that nobody signed there is nothing to say.
                     .and_then(|()| signed.check_time(now))

@@ -9,8 +9,7 @@ use nara_proto::identity::Signature;
 use nara_proto::time::UnixMillis;
 use nara_proto::v1::{NAME_HEADER, RequestAuth, TIMESTAMP_HEADER};
 use nara_proto::v2::{
-    ACCEPT_SIGNATURE, ACCEPT_SIGNATURE_HEADER, ChannelBinding, ContentDigest, Nonce, RequestLine,
-    RequestToSign,
+    AcceptSignature, ChannelBinding, ContentDigest, Nonce, RequestLine, RequestToSign, SignedBody,
 };
 
 use super::MeshClient;
@@ -64,7 +63,7 @@ impl MeshClient {
                     && self.shared.channel_trust == ChannelTrust::Trust
                     && route.peer.key() == Some(channel.peer_key);
                 if !sent.trusts_channel {
-                    headers.insert(ACCEPT_SIGNATURE_HEADER, ACCEPT_SIGNATURE);
+                    AcceptSignature::Digest.write_to(headers);
                 }
             }
         }
@@ -99,7 +98,7 @@ impl MeshClient {
                 query: outgoing.target.query(),
             },
             to: &to,
-            digest: ContentDigest::of(outgoing.body.as_deref().unwrap_or_default()),
+            body: SignedBody::Digest(ContentDigest::of(outgoing.body.as_deref().unwrap_or_default())),
             now,
             nonce: Nonce::new(now, random()),
             channel: channel.map(|channel| ChannelBinding::new(channel.binding)),

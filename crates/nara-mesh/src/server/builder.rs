@@ -1,26 +1,28 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
+use axum::Router;
 use ipnet::IpNet;
 use nara_proto::identity::PreparedKeys;
 use nara_proto::peer::Coordinates;
 use nara_proto::v1::ReplayCache;
 use tokio::sync::{Semaphore, watch};
 
-use super::announcement::Announcement;
-use super::authenticator::Authenticator;
+use super::auth::authenticator::Authenticator;
+use super::auth::key_discovery::KeyDiscovery;
+use super::auth::source_check::SourceCheck;
 use super::background::Background;
-use super::body_budget::BodyBudget;
-use super::discovery::KeyDiscovery;
+use super::connection::accept::Acceptor;
+use super::connection::opening::Opening;
+use super::connection::running::RunningServer;
 use super::handler::{MeshHandler, NoHandler};
-use super::opening::Opening;
-use super::places::Places;
-use super::rates::Rates;
-use super::shared::{Reachable, Shared};
-use super::source_check::SourceCheck;
-use super::stash::Stash;
-use super::streams::Streams;
-use super::{MeshServer, RunningServer, ServerLimits, route};
+use super::limits::body_bytes::BodyBytes;
+use super::limits::quota::Quota;
+use super::limits::settings::ServerLimits;
+use super::route;
+use super::route::announcement::Announcement;
+use super::route::stash::Stash;
+use super::route::state::{Reachable, Shared};
 use crate::Signatures;
 use crate::client::MeshClient;
 use crate::clock::{Clock, SystemClock};
@@ -37,7 +39,7 @@ use crate::transport::{PeerSource, TcpTransport, Transport};
 #[non_exhaustive]
 pub enum ServeError {
     /// It cannot listen.
-    #[error("cannot listen on {address}: choose another port, or an address that is this node's")]
+    #[error("cannot listen on {address}: choose another port, or an address of this machine")]
     Listen {
         /// Where it was to listen.
         address: SocketAddr,
@@ -70,7 +72,7 @@ pub struct MeshServerBuilder {
 }
 
 impl MeshServerBuilder {
-    pub(super) fn new(local: LocalNara, ledger: Arc<dyn Ledger>) -> Self {
+    fn new(local: LocalNara, ledger: Arc<dyn Ledger>) -> Self {
         Self {
             local,
             ledger,
@@ -263,21 +265,18 @@ impl MeshServerBuilder {
             mesh_ranges: self.mesh_ranges,
             mesh_port: self.mesh_port,
             stash: Stash::new(&self.limits),
-            streams: Streams::new(self.limits.streams, self.limits.streams_per_peer),
+            streams: Quota::new(self.limits.streams, self.limits.streams_per_peer),
             reachable: Reachable::default(),
             replies: Arc::new(Semaphore::new(self.limits.replies)),
             reconciliations: Semaphore::new(self.limits.reconciliations),
-            checkpoints: Places::new(
+            checkpoints: Quota::new(
                 self.limits.checkpoint_answers,
                 self.limits.checkpoint_answers_per_address,
-            ),
-            checkpoint_rates: self
-                .limits
-                .checkpoint_requests_per_address
-                .map(|limit| (limit, Rates::new(limit))),
-            imports: Places::new(self.limits.imports, self.limits.imports_per_address),
+            )
+            .with_rate(self.limits.checkpoint_requests_per_address),
+            imports: Quota::new(self.limits.imports, self.limits.imports_per_address),
             background: background.clone(),
-            body_budget: Arc::new(BodyBudget::new(&self.limits)),
+            body_bytes: Arc::new(BodyBytes::new(&self.limits)),
             limits: self.limits.clone(),
         });
         MeshServer {
@@ -296,5 +295,48 @@ impl MeshServerBuilder {
     /// [`ServeError`] if it cannot listen there.
     pub async fn serve(self, local: SocketAddr) -> Result<RunningServer, ServeError> {
         self.build().serve(local).await
+    }
+}
+
+/// The server of one nara, ready to serve.
+#[derive(Debug)]
+pub struct MeshServer {
+    router: Router,
+    transport: Arc<dyn Transport>,
+    opening: Opening,
+    limits: ServerLimits,
+    background: Background,
+    mesh_ip: watch::Sender<String>,
+}
+
+impl MeshServer {
+    /// Begins a server that acts as `local` and keeps its events in `ledger`.
+    pub fn builder(local: LocalNara, ledger: Arc<dyn Ledger>) -> MeshServerBuilder {
+        MeshServerBuilder::new(local, ledger)
+    }
+
+    /// All routes, to be served by something else: a test, or a server with more routes. Without
+    /// [`PeerAddress`] in the extensions of a request its source counts as unknown. Limits on connections and
+    /// headers are not part of it, nor, without `PeerAddress`, those on source addresses.
+    pub fn router(&self) -> Router {
+        self.router.clone()
+    }
+
+    /// Listens on a mesh address of this nara and serves in the background; port 0 picks a free one.
+    ///
+    /// # Errors
+    /// [`ServeError`] if it cannot listen there.
+    pub async fn serve(self, local: SocketAddr) -> Result<RunningServer, ServeError> {
+        let listener = self
+            .transport
+            .listen(local)
+            .await
+            .map_err(|source| ServeError::Listen {
+                address: local,
+                source,
+            })?;
+        let background = self.background;
+        let acceptor = Acceptor::new(self.router, self.opening, &self.limits, background.clone());
+        Ok(RunningServer::start(listener, acceptor, background, self.mesh_ip))
     }
 }

@@ -8,7 +8,7 @@ use nara_proto::identity::NaraName;
 use nara_proto::runtime_message::RuntimeMessage;
 use nara_proto::world::WorldMessage;
 
-use super::VerifiedSender;
+use super::auth::sender::VerifiedSender;
 
 /// What an application does with what its peers send, after the server has verified it.
 ///

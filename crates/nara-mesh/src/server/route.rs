@@ -29,15 +29,21 @@ mod peer_query;
 mod ping;
 mod world_relay;
 
+pub(in crate::server) mod announcement;
+mod body;
+mod ingest;
+pub(in crate::server) mod spelling;
+pub(in crate::server) mod stash;
+pub(in crate::server) mod state;
+
 use std::any::Any;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::Request;
 use axum::handler::Handler;
-use axum::middleware::{Next, from_fn, from_fn_with_state};
-use axum::response::{IntoResponse as _, Response};
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::response::IntoResponse as _;
 use axum::routing::{MethodFilter, any, on, post};
 use nara_proto::endpoint::{
     AllCheckpoints, DirectMessage, Endpoint, EventsFetch, EventsImport, EventsReconcile, EventsStream,
@@ -46,20 +52,20 @@ use nara_proto::endpoint::{
 use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 
-use super::authenticator::Authenticator;
-use super::clean_path::{Cleaned, clean};
-use super::gate::{Gate, limit_address, limit_peer};
-use super::rejection::Rejection;
-use super::shared::Shared;
-use super::sign_response::SignResponseLayer;
-use super::verify_request::VerifyRequestLayer;
+use super::answer::rejection::Rejection;
+use super::answer::sign::{AnswerSigner, sign_response};
+use super::auth::authenticator::Authenticator;
+use super::auth::verify::{Verification, verify_request};
+use super::limits::admission::{Admission, limit_address, limit_peer};
+use spelling::route_spellings;
+use state::Shared;
 
 /// All routes of a server.
 pub(super) fn router(shared: Arc<Shared>, authenticator: &Arc<Authenticator>) -> Router {
-    let gate = Arc::new(Gate::new(&shared.limits, shared.body_budget.clone()));
+    let admission = Arc::new(Admission::new(&shared.limits, shared.body_bytes.clone()));
     let routes = Routes {
         router: Router::new(),
-        gate: &gate,
+        admission: &admission,
         authenticator,
         shared: &shared,
     };
@@ -89,15 +95,15 @@ pub(super) fn router(shared: Arc<Shared>, authenticator: &Arc<Authenticator>) ->
         .with_state(shared);
     Router::new()
         .fallback_service(router)
-        // The path must be clean before it is routed.
-        .layer(from_fn(clean_path))
+        // Before a path is routed.
+        .layer(from_fn(route_spellings))
         // Outermost: a flood must cost next to nothing, whatever it asks for.
-        .layer(from_fn_with_state(gate, limit_address))
+        .layer(from_fn_with_state(admission, limit_address))
 }
 
 struct Routes<'a> {
     router: Router<Arc<Shared>>,
-    gate: &'a Arc<Gate>,
+    admission: &'a Arc<Admission>,
     authenticator: &'a Arc<Authenticator>,
     shared: &'a Shared,
 }
@@ -110,18 +116,23 @@ impl Routes<'_> {
         H: Handler<T, Arc<Shared>>,
         T: 'static,
     {
+        let verification = Verification {
+            authenticator: self.authenticator.clone(),
+            repetition: E::REPETITION,
+        };
+        let signer = AnswerSigner {
+            local: self.shared.local.clone(),
+            clock: self.shared.clock.clone(),
+            max_body: E::MAX_RESPONSE,
+        };
         let layers = ServiceBuilder::new()
             // Outermost: nothing of a request is looked at before its sender is known, and a refusal is not
             // signed, as elsewhere.
-            .layer(VerifyRequestLayer::new(self.authenticator.clone(), E::REPETITION))
+            .layer(from_fn_with_state(verification, verify_request))
             // Around everything that can make an answer, so that errors are signed too.
-            .layer(SignResponseLayer::new(
-                self.shared.local.clone(),
-                self.shared.clock.clone(),
-                E::MAX_RESPONSE,
-            ))
+            .layer(from_fn_with_state(signer, sign_response))
             // The sender is known, and learns from a signed answer that it is to slow down.
-            .layer(from_fn_with_state(self.gate.clone(), limit_peer))
+            .layer(from_fn_with_state(self.admission.clone(), limit_peer))
             // Innermost, so that the answer to a request whose handler panicked is signed like others.
             .layer(CatchPanicLayer::custom(panicked));
         // The method is checked behind the signature, as elsewhere: the fallback is inside of the layers.
@@ -138,17 +149,6 @@ async fn method_not_allowed() -> Rejection {
 
 async fn not_found() -> Rejection {
     Rejection::NotFound
-}
-
-async fn clean_path(request: Request, next: Next) -> Response {
-    let (mut parts, body) = request.into_parts();
-    match clean(parts.uri, &parts.method) {
-        Cleaned::Redirect(response) => response,
-        Cleaned::Route(uri) => {
-            parts.uri = uri;
-            next.run(Request::from_parts(parts, body)).await
-        }
-    }
 }
 
 #[expect(

@@ -15,7 +15,7 @@ use nara_mesh::server::{MeshServer, RunningServer};
 use nara_mesh::transport::{BoxMeshStream, MemoryNetwork, TcpTransport, Transport as _};
 use nara_proto::sync::SyncRequest;
 use nara_proto::v1::ResponseAuth;
-use nara_proto::v2::{ContentDigest, Nonce, Recipient, RequestLine, RequestToSign};
+use nara_proto::v2::{ContentDigest, Nonce, Recipient, RequestLine, RequestToSign, SignedBody};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::Instant;
 
@@ -58,7 +58,7 @@ async fn a_signed_digest_does_not_hide_how_large_a_body_is() {
             query: None,
         },
         to: &Recipient::Id(target.local.id().clone()),
-        digest: ContentDigest::of(b"whatever it is"),
+        body: SignedBody::Digest(ContentDigest::of(b"whatever it is")),
         now: NOW,
         nonce: Nonce::new(NOW, [7; 10]),
         channel: None,

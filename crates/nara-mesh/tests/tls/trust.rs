@@ -6,10 +6,12 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use nara_mesh::client::{MeshClient, SubscribeOptions, Verification};
 use nara_mesh::clock::Clock as _;
-use nara_mesh::ledger::{Ledger as _, MemoryLedger};
+use nara_mesh::ledger::{EventStore as _, MemoryLedger};
 use nara_mesh::proto::identity::PublicKey;
 use nara_mesh::proto::sync::SyncRequest;
-use nara_mesh::proto::v2::{ChannelBinding, ContentDigest, Nonce, Recipient, RequestLine, RequestToSign};
+use nara_mesh::proto::v2::{
+    ChannelBinding, ContentDigest, Nonce, Recipient, RequestLine, RequestToSign, SignedBody,
+};
 use nara_mesh::registry::PeerProtocol;
 use nara_mesh::server::MeshServer;
 use nara_mesh::tls::{CertificateKind, ChannelTrust, Security};
@@ -119,7 +121,7 @@ fn bound_request(mesh: &Mesh, binding: Option<[u8; 32]>) -> Vec<u8> {
             query: None,
         },
         to: &Recipient::Id(mesh.bob.id().clone()),
-        digest: ContentDigest::of(body),
+        body: SignedBody::Digest(ContentDigest::of(body)),
         now,
         nonce: Nonce::new(now, [0; 10]),
         channel: binding.map(ChannelBinding::new),

@@ -14,7 +14,7 @@ use nara_proto::time::UnixMillis;
 use nara_proto::v1::ResponseAuth;
 use nara_proto::v2::{
     CAPABILITY_HEADER, Capability, ContentDigest, RequestSignature, ResponseToSign, SIGNATURE_HEADER,
-    SIGNATURE_INPUT_HEADER,
+    SIGNATURE_INPUT_HEADER, SignedBody,
 };
 
 use crate::fake_peer::{Answer, FakePeer, Received};
@@ -40,7 +40,7 @@ pub(crate) fn sign(response: &mut Response<Bytes>, request: &Received) {
 fn sign_for(bob: &LocalNara, response: &mut Response<Bytes>, request: &RequestSignature) {
     let signed = bob.signer().sign_response(&ResponseToSign {
         status: response.status(),
-        digest: ContentDigest::of(response.body()),
+        body: SignedBody::Digest(ContentDigest::of(response.body())),
         request: request.signature(),
         now: NOW,
     });
@@ -190,6 +190,7 @@ async fn a_nara_that_knows_the_inherited_signature_only_is_still_served() {
 /// What a nara says at `at` of what it can do.
 fn capability(nara: &LocalNara, at: UnixMillis) -> HeaderMap {
     let capability = Capability {
+        streams: false,
         id: nara.id().clone(),
         v2: true,
         tls: false,

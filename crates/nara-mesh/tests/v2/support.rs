@@ -12,7 +12,9 @@ use nara_mesh::registry::PeerRegistry;
 use nara_mesh::server::{MeshServer, MeshServerBuilder, RunningServer};
 use nara_proto::time::UnixMillis;
 use nara_proto::v1::FRESHNESS_WINDOW;
-use nara_proto::v2::{ContentDigest, Nonce, Recipient, RequestLine, RequestSignature, RequestToSign};
+use nara_proto::v2::{
+    ContentDigest, Nonce, Recipient, RequestLine, RequestSignature, RequestToSign, SignedBody,
+};
 
 pub(crate) use crate::naras::{known, nara, registry};
 use crate::raw_http::{self, RawResponse};
@@ -107,7 +109,7 @@ pub(crate) fn signed_by<'a>(
     let mut request = RequestToSign {
         line,
         to: &BOB,
-        digest: ContentDigest::of(body),
+        body: SignedBody::Digest(ContentDigest::of(body)),
         now: NOW,
         nonce: Nonce::new(NOW, rand()),
         channel: None,

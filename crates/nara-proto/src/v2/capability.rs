@@ -16,16 +16,19 @@ const MAX_LEN: usize = 1024;
 
 const PROOF: &str = ", proof=";
 const V2: &str = "v2";
+const STREAMS: &str = "streams";
 const X509: &str = "x509";
 const RAW_PUBLIC_KEY: &str = "raw-public-key";
 
-/// What a nara can do beyond what all can, in its own words.
+/// What a nara supports beyond protocol v1, according to itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Capability {
-    /// Its id. No other message tells it.
+    /// Its id. No other message carries it.
     pub id: NaraId,
     /// It signs with profile v2.
     pub v2: bool,
+    /// It understands v2 signatures of streamed bodies ([`SignedBody::Streamed`](super::SignedBody::Streamed)).
+    pub streams: bool,
     /// It accepts TLS on its mesh port, with a certificate that holds its key.
     pub tls: bool,
     /// It accepts TLS with its raw public key (RFC 7250).
@@ -34,10 +37,10 @@ pub struct Capability {
     pub at: UnixMillis,
 }
 
-/// A [`Capability`] as it travels, with the signature of the nara that it is about.
+/// A [`Capability`] on the wire, signed by its nara.
 ///
 /// ```text
-/// X-Nara-Capability: id="A7LS…", signatures=(v2), tls=(x509 raw-public-key), at=1769100000250, proof=:…:
+/// X-Nara-Capability: id="A7LS…", signatures=(v2 streams), tls=(x509 raw-public-key), at=1769100000250, proof=:…:
 /// ```
 ///
 /// A dictionary of RFC 9651. The signature is over three lines, joined with `\n`: `nara-mesh/capability/1`, then the
@@ -50,7 +53,7 @@ pub struct SignedCapability {
     proof: Signature,
 }
 
-/// A capability that must not be believed.
+/// Why a capability proves nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CapabilityError {
@@ -60,13 +63,13 @@ pub enum CapabilityError {
     /// Not a capability.
     #[error("the capability is malformed")]
     Malformed,
-    /// Signed too long ago, or in the future: what a nara could do once, it may have ceased to do.
-    #[error("the capability was signed more than {} s away from our clock", FRESHNESS_WINDOW.as_secs())]
+    /// Signed too long ago, or in the future: a nara may have stopped to support what it once did.
+    #[error("the capability was signed more than {} s off our clock", FRESHNESS_WINDOW.as_secs())]
     Stale,
 }
 
 impl Signer {
-    /// Signs what this nara can do.
+    /// Signs a capability statement of this nara.
     pub fn sign_capability(&self, capability: &Capability) -> SignedCapability {
         let words = |all: &[(&'static str, bool)]| {
             let can = all.iter().filter(|(_, can)| *can);
@@ -75,7 +78,7 @@ impl Signer {
         let statement = format!(
             "id=\"{}\", signatures=({}), tls=({}), at={}",
             capability.id,
-            words(&[(V2, capability.v2)]),
+            words(&[(V2, capability.v2), (STREAMS, capability.streams)]),
             words(&[
                 (X509, capability.tls),
                 (RAW_PUBLIC_KEY, capability.raw_public_key)
@@ -92,7 +95,7 @@ impl Signer {
 }
 
 impl SignedCapability {
-    /// Reads the header of an answer; `None` if there is none.
+    /// Reads the header of an answer; `None` without one.
     ///
     /// # Errors
     /// [`CapabilityError::Malformed`].
@@ -125,6 +128,7 @@ impl SignedCapability {
         let capability = Capability {
             id: item("id")?.as_string()?.as_str().parse().ok()?,
             v2: has_word("signatures", V2),
+            streams: has_word("signatures", STREAMS),
             tls: has_word("tls", X509),
             raw_public_key: has_word("tls", RAW_PUBLIC_KEY),
             at: UnixMillis::new(item("at").and_then(BareItem::as_integer)?.into()),
@@ -138,7 +142,7 @@ impl SignedCapability {
         })
     }
 
-    /// What it says, whoever said it.
+    /// The content, unverified.
     pub fn unverified(&self) -> &Capability {
         &self.capability
     }
@@ -149,10 +153,10 @@ impl SignedCapability {
         value(format!("{}{PROOF}{proof}", self.statement))
     }
 
-    /// What the nara with this name and key says that it can do, if it says so now.
+    /// Verifies that the nara with this name and key signed the statement just now.
     ///
     /// # Errors
-    /// [`CapabilityError`] if it must not be believed.
+    /// [`CapabilityError`] if the statement proves nothing.
     pub fn verify(
         &self,
         name: &NaraName,

@@ -1,8 +1,9 @@
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
-use super::fields::{byte_sequence, byte_sequence_text, single};
+use super::base::SignatureBase;
+use super::fields::{self, byte_sequence, byte_sequence_text, optional, single};
 use super::{SignatureError, SignedField};
 
 /// The digest of a body as `Content-Digest` carries it: SHA-256 (RFC 9530, section 2). Bodies without bytes have one,
@@ -32,10 +33,6 @@ impl ContentDigest {
         byte_sequence_text(Self::PREFIX, &self.0)
     }
 
-    pub(super) fn as_bytes(&self) -> &[u8; 32] {
-        &self.0
-    }
-
     /// Checks a whole body. For one that arrives in parts see [`DigestHasher`].
     ///
     /// # Errors
@@ -53,6 +50,75 @@ impl ContentDigest {
             Ok(())
         } else {
             Err(SignatureError::Body)
+        }
+    }
+}
+
+/// What a signature proves about the body: exactly one of the two is covered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SignedBody {
+    /// `Content-Digest` is covered: these bytes and no others.
+    Digest(ContentDigest),
+    /// `X-Nara-Body: stream` is covered: the sender says that the body has no digest. The signature proves the head;
+    /// only the connection can prove the body.
+    Streamed,
+}
+
+impl SignedBody {
+    const STREAM: HeaderValue = HeaderValue::from_static("stream");
+
+    /// Reads the header that stands for the body.
+    ///
+    /// # Errors
+    /// [`SignatureError`] if it is missing, repeated or malformed, or if both headers are there.
+    pub(super) fn from_headers(headers: &HeaderMap) -> Result<Self, SignatureError> {
+        match optional(headers, SignedField::Body)? {
+            None => ContentDigest::from_headers(headers).map(Self::Digest),
+            Some(_) if headers.contains_key(SignedField::ContentDigest.header()) => {
+                Err(SignatureError::TwoBodies)
+            }
+            Some(value) if value == Self::STREAM => Ok(Self::Streamed),
+            Some(_) => Err(SignatureError::Malformed(SignedField::Body)),
+        }
+    }
+
+    /// Writes the header that stands for the body, and removes the other one.
+    pub(super) fn write_to(self, headers: &mut HeaderMap) {
+        match self {
+            Self::Digest(digest) => {
+                headers.remove(SignedField::Body.header());
+                headers.insert(
+                    SignedField::ContentDigest.header(),
+                    fields::value(digest.to_field()),
+                );
+            }
+            Self::Streamed => {
+                headers.remove(SignedField::ContentDigest.header());
+                headers.insert(SignedField::Body.header(), Self::STREAM);
+            }
+        }
+    }
+
+    /// Adds the component that stands for the body.
+    pub(super) fn append_to(self, base: &mut SignatureBase) {
+        match self {
+            Self::Digest(digest) => {
+                base.byte_sequence("\"content-digest\"", ContentDigest::PREFIX, &digest.0);
+            }
+            Self::Streamed => {
+                base.component("\"x-nara-body\"", "stream");
+            }
+        }
+    }
+
+    /// The digest, for a receiver that does not take streams.
+    ///
+    /// # Errors
+    /// [`SignatureError::Streamed`].
+    pub fn digest(self) -> Result<ContentDigest, SignatureError> {
+        match self {
+            Self::Digest(digest) => Ok(digest),
+            Self::Streamed => Err(SignatureError::Streamed),
         }
     }
 }

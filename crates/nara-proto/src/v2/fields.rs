@@ -7,6 +7,8 @@ use crate::encoding;
 use crate::identity::{NaraName, Signature};
 use crate::v1::NAME_HEADER;
 
+/// The header that stands in place of the digest of a body that is streamed.
+pub const BODY_HEADER: HeaderName = HeaderName::from_static("x-nara-body");
 /// The header that binds a request to its connection; only on secure channels.
 pub const CHANNEL_HEADER: HeaderName = HeaderName::from_static("x-nara-channel");
 /// The header with the digest of the body (RFC 9530).
@@ -25,6 +27,7 @@ impl SignedField {
     /// The name of the header.
     pub const fn header(self) -> HeaderName {
         match self {
+            Self::Body => BODY_HEADER,
             Self::Channel => CHANNEL_HEADER,
             Self::ContentDigest => CONTENT_DIGEST_HEADER,
             Self::Name => NAME_HEADER,
@@ -34,9 +37,10 @@ impl SignedField {
         }
     }
 
-    /// The most bytes that its value may have: with room for what is allowed, and none for what is not.
+    /// The longest valid value, in bytes.
     pub const fn max_len(self) -> usize {
         match self {
+            Self::Body => 16,
             Self::Channel | Self::ContentDigest => 64,
             Self::Name => NaraName::MAX_LEN,
             Self::Signature => 128,

@@ -4,8 +4,8 @@ use super::base::SignatureBase;
 use super::fields;
 use super::params::Params;
 use super::{
-    CHANNEL_HEADER, CONTENT_DIGEST_HEADER, ChannelBinding, ContentDigest, MAX_LIFETIME, Nonce, Recipient,
-    SIGNATURE_HEADER, SIGNATURE_INPUT_HEADER, SignatureError, SignedField, Signer, TO_HEADER,
+    CHANNEL_HEADER, ChannelBinding, ContentDigest, MAX_LIFETIME, Nonce, Recipient, SIGNATURE_HEADER,
+    SIGNATURE_INPUT_HEADER, SignatureError, SignedBody, SignedField, Signer, TO_HEADER,
 };
 use crate::identity::{KeyId, NaraId, NaraName, PublicKey, Signature, Verifier};
 use crate::time::{UnixMillis, UnixSeconds};
@@ -14,6 +14,9 @@ use crate::v1::{FRESHNESS_WINDOW, NAME_HEADER};
 const COVERED: &str = r#"("@method" "@path" "@query" "content-digest" "x-nara-name" "x-nara-to")"#;
 const COVERED_ON_CHANNEL: &str =
     r#"("@method" "@path" "@query" "content-digest" "x-nara-name" "x-nara-to" "x-nara-channel")"#;
+const STREAMED: &str = r#"("@method" "@path" "@query" "x-nara-body" "x-nara-name" "x-nara-to")"#;
+const STREAMED_ON_CHANNEL: &str =
+    r#"("@method" "@path" "@query" "x-nara-body" "x-nara-name" "x-nara-to" "x-nara-channel")"#;
 
 /// The request line, as far as it is signed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,8 +37,8 @@ pub struct RequestToSign<'a> {
     pub line: RequestLine<'a>,
     /// For whom the request is.
     pub to: &'a Recipient,
-    /// The digest of the body.
-    pub digest: ContentDigest,
+    /// The digest of the body, or that it is streamed.
+    pub body: SignedBody,
     /// The time of signing.
     pub now: UnixMillis,
     /// A nonce that was never used before.
@@ -54,7 +57,7 @@ pub struct RequestToSign<'a> {
 pub struct RequestSignature {
     name: NaraName,
     to: String,
-    digest: ContentDigest,
+    body: SignedBody,
     channel: Option<ChannelBinding>,
     expires: UnixSeconds,
     nonce: Nonce,
@@ -68,11 +71,16 @@ impl Signer {
         let created = request.now.to_seconds();
         let expires = created.saturating_add(MAX_LIFETIME);
         let for_request = Some((expires, request.nonce));
-        let params = Params::new(covered(request.channel), created, for_request, self.key_id());
+        let params = Params::new(
+            covered(request.body, request.channel),
+            created,
+            for_request,
+            self.key_id(),
+        );
         let mut signed = RequestSignature {
             name: self.name().clone(),
             to: request.to.to_string(),
-            digest: request.digest,
+            body: request.body,
             channel: request.channel,
             expires,
             nonce: request.nonce,
@@ -94,7 +102,8 @@ impl RequestSignature {
         let input = fields::single(headers, SignedField::SignatureInput)?;
         let signature = fields::single(headers, SignedField::Signature)?;
         let channel = ChannelBinding::from_headers(headers)?;
-        let params = Params::parse(input, covered(channel))?;
+        let body = SignedBody::from_headers(headers)?;
+        let params = Params::parse(input, covered(body, channel))?;
         let missing = |name| move || SignatureError::MissingParameter(name);
         let expires = params.expires.ok_or_else(missing("expires"))?;
         let lifetime = expires.abs_diff(params.created);
@@ -105,7 +114,7 @@ impl RequestSignature {
         Ok(Self {
             name: fields::name(headers)?,
             to: fields::ascii(to, SignedField::To)?.to_owned(),
-            digest: ContentDigest::from_headers(headers)?,
+            body,
             channel,
             expires,
             nonce: params.nonce.ok_or_else(missing("nonce"))?,
@@ -118,7 +127,7 @@ impl RequestSignature {
     pub fn write_to(&self, headers: &mut HeaderMap) {
         headers.insert(NAME_HEADER, fields::value(self.name.as_str()));
         headers.insert(TO_HEADER, fields::value(self.to.as_str()));
-        headers.insert(CONTENT_DIGEST_HEADER, fields::value(self.digest.to_field()));
+        self.body.write_to(headers);
         if let Some(channel) = self.channel {
             headers.insert(CHANNEL_HEADER, fields::value(channel.to_field()));
         }
@@ -139,9 +148,18 @@ impl RequestSignature {
         &self.to
     }
 
+    /// What is signed about its body.
+    pub fn body(&self) -> SignedBody {
+        self.body
+    }
+
     /// The digest that its body must have.
-    pub fn digest(&self) -> ContentDigest {
-        self.digest
+    ///
+    /// # Errors
+    /// [`SignatureError::Streamed`] if the body is streamed: a receiver that takes streams asks
+    /// [`body`](Self::body) instead.
+    pub fn digest(&self) -> Result<ContentDigest, SignatureError> {
+        self.body.digest()
     }
 
     /// When it was signed, by the sender's clock.
@@ -211,7 +229,7 @@ impl RequestSignature {
         }
     }
 
-    /// Checks that it is for the connection on which it came: `None` for one that proves nothing.
+    /// Checks that it is for the connection that it arrived on; `None` for plain HTTP.
     ///
     /// # Errors
     /// [`SignatureError::Channel`] if it is for another one, or lacks the binding that a secure channel needs.
@@ -250,13 +268,9 @@ impl RequestSignature {
         let mut base = SignatureBase::new();
         base.component("\"@method\"", line.method)
             .component("\"@path\"", line.path)
-            .query(line.query.unwrap_or_default())
-            .byte_sequence(
-                "\"content-digest\"",
-                ContentDigest::PREFIX,
-                self.digest.as_bytes(),
-            )
-            .component("\"x-nara-name\"", self.name.as_str())
+            .query(line.query.unwrap_or_default());
+        self.body.append_to(&mut base);
+        base.component("\"x-nara-name\"", self.name.as_str())
             .component("\"x-nara-to\"", &self.to);
         if let Some(channel) = &self.channel {
             base.byte_sequence("\"x-nara-channel\"", "", channel.as_bytes());
@@ -265,9 +279,11 @@ impl RequestSignature {
     }
 }
 
-fn covered(channel: Option<ChannelBinding>) -> &'static str {
-    match channel {
-        None => COVERED,
-        Some(_) => COVERED_ON_CHANNEL,
+fn covered(body: SignedBody, channel: Option<ChannelBinding>) -> &'static str {
+    match (body, channel) {
+        (SignedBody::Digest(_), None) => COVERED,
+        (SignedBody::Digest(_), Some(_)) => COVERED_ON_CHANNEL,
+        (SignedBody::Streamed, None) => STREAMED,
+        (SignedBody::Streamed, Some(_)) => STREAMED_ON_CHANNEL,
     }
 }

@@ -4,22 +4,22 @@ use super::base::SignatureBase;
 use super::fields::{self, LABEL_PREFIX};
 use super::params::Params;
 use super::{
-    CONTENT_DIGEST_HEADER, ContentDigest, SIGNATURE_HEADER, SIGNATURE_INPUT_HEADER, SignatureError,
-    SignedField, Signer,
+    ContentDigest, SIGNATURE_HEADER, SIGNATURE_INPUT_HEADER, SignatureError, SignedBody, SignedField, Signer,
 };
 use crate::identity::{KeyId, NaraName, PublicKey, Signature, Verifier};
 use crate::time::{UnixMillis, UnixSeconds};
 use crate::v1::{FRESHNESS_WINDOW, NAME_HEADER};
 
 const COVERED: &str = r#"("@status" "content-digest" "x-nara-name" "signature";req)"#;
+const STREAMED: &str = r#"("@status" "x-nara-body" "x-nara-name" "signature";req)"#;
 
 /// What goes into the signature of an answer.
 #[derive(Clone, Copy, Debug)]
 pub struct ResponseToSign<'a> {
     /// Its status.
     pub status: StatusCode,
-    /// The digest of its body.
-    pub digest: ContentDigest,
+    /// The digest of its body, or that it is streamed.
+    pub body: SignedBody,
     /// The signature of the request that it answers.
     pub request: &'a Signature,
     /// The time of signing.
@@ -30,7 +30,7 @@ pub struct ResponseToSign<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResponseSignature {
     name: NaraName,
-    digest: ContentDigest,
+    body: SignedBody,
     params: Params,
     signature: Signature,
 }
@@ -40,8 +40,13 @@ impl Signer {
     pub fn sign_response(&self, response: &ResponseToSign<'_>) -> ResponseSignature {
         let mut signed = ResponseSignature {
             name: self.name().clone(),
-            digest: response.digest,
-            params: Params::new(COVERED, response.now.to_seconds(), None, self.key_id()),
+            body: response.body,
+            params: Params::new(
+                covered(response.body),
+                response.now.to_seconds(),
+                None,
+                self.key_id(),
+            ),
             signature: Signature::from_bytes([0; 64]),
         };
         let base = signed.base(response.status, response.request);
@@ -59,13 +64,14 @@ impl ResponseSignature {
     pub fn from_headers(headers: &HeaderMap) -> Result<Self, SignatureError> {
         let input = fields::single(headers, SignedField::SignatureInput)?;
         let signature = fields::single(headers, SignedField::Signature)?;
-        let params = Params::parse(input, COVERED)?;
+        let body = SignedBody::from_headers(headers)?;
+        let params = Params::parse(input, covered(body))?;
         if params.expires.is_some() || params.nonce.is_some() {
             return Err(SignatureError::UnknownParameter);
         }
         Ok(Self {
             name: fields::name(headers)?,
-            digest: ContentDigest::from_headers(headers)?,
+            body,
             params,
             signature: fields::signature(signature)?,
         })
@@ -74,7 +80,7 @@ impl ResponseSignature {
     /// Writes the headers, replacing any that are there.
     pub fn write_to(&self, headers: &mut HeaderMap) {
         headers.insert(NAME_HEADER, fields::value(self.name.as_str()));
-        headers.insert(CONTENT_DIGEST_HEADER, fields::value(self.digest.to_field()));
+        self.body.write_to(headers);
         headers.insert(SIGNATURE_INPUT_HEADER, fields::value(self.params.field()));
         headers.insert(
             SIGNATURE_HEADER,
@@ -87,9 +93,18 @@ impl ResponseSignature {
         &self.name
     }
 
+    /// What is signed about its body.
+    pub fn body(&self) -> SignedBody {
+        self.body
+    }
+
     /// The digest that its body must have.
-    pub fn digest(&self) -> ContentDigest {
-        self.digest
+    ///
+    /// # Errors
+    /// [`SignatureError::Streamed`] if the body is streamed: a receiver that takes streams asks
+    /// [`body`](Self::body) instead.
+    pub fn digest(&self) -> Result<ContentDigest, SignatureError> {
+        self.body.digest()
     }
 
     /// When it was signed, by the responder's clock.
@@ -124,7 +139,7 @@ impl ResponseSignature {
         self.params.check_key(key)
     }
 
-    /// Verifies that the responder signed this status, this digest, and that they answer the request with this
+    /// Verifies that the responder signed this status and what is said about the body, and that they answer the request with this
     /// signature.
     ///
     /// # Errors
@@ -142,14 +157,17 @@ impl ResponseSignature {
     /// The bytes that are signed (RFC 9421, section 2.5).
     pub fn base(&self, status: StatusCode, request: &Signature) -> Vec<u8> {
         let mut base = SignatureBase::new();
-        base.component("\"@status\"", status.as_str())
-            .byte_sequence(
-                "\"content-digest\"",
-                ContentDigest::PREFIX,
-                self.digest.as_bytes(),
-            )
-            .component("\"x-nara-name\"", self.name.as_str())
+        base.component("\"@status\"", status.as_str());
+        self.body.append_to(&mut base);
+        base.component("\"x-nara-name\"", self.name.as_str())
             .byte_sequence("\"signature\";req", LABEL_PREFIX, request.as_bytes());
         base.finish(self.params.text())
+    }
+}
+
+fn covered(body: SignedBody) -> &'static str {
+    match body {
+        SignedBody::Digest(_) => COVERED,
+        SignedBody::Streamed => STREAMED,
     }
 }

@@ -3,9 +3,9 @@
 use nara_proto::checkpoint::{Attestation, is_filtered_at_ingest, tally, voter_text};
 use nara_proto::event::SyncEvent;
 
+use crate::auth::known_keys;
 use crate::events::{decode, is_signature_of, keypair};
 use crate::harness::{Case, Unreadable};
-use crate::v1::known_keys;
 
 pub(crate) fn attestation(case: &Case<'_>) -> Result<(), Unreadable> {
     let attestation: Attestation = decode(case)?;

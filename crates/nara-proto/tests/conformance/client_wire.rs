@@ -15,8 +15,8 @@ use nara_proto::time::UnixMillis;
 use nara_proto::v1::RequestAuth;
 use nara_proto::zine::Zine;
 
+use crate::auth::{header_map, path_of};
 use crate::harness::{Case, Unreadable};
-use crate::v1::{header_map, path_of};
 
 pub(crate) fn client_wire(case: &Case<'_>) -> Result<(), Unreadable> {
     let target = case.text("request_target")?;

@@ -19,9 +19,9 @@ use nara_proto::v1::ResponseAuth;
 use nara_proto::world::WorldMessage;
 use nara_proto::zine::Zine;
 
+use crate::auth::{header_map, path_of, verify_request};
 use crate::events::{is_signature_of, keypair};
 use crate::harness::{Case, Unreadable};
-use crate::v1::{header_map, path_of, verify_request};
 
 /// The server of the fixture.
 struct Server {

@@ -1,4 +1,4 @@
-//! From nothing to two naras that talk: the commands of the README.
+//! From nothing to two naras that talk: the commands of `docs/tailnet.md`.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;

@@ -7,7 +7,9 @@ use nara_proto::event::{Payload, SocialPayload};
 use nara_proto::go_json;
 use nara_proto::time::UnixMillis;
 use nara_proto::v1::{NAME_HEADER, RequestAuth};
-use nara_proto::v2::{ContentDigest, Nonce, Recipient, RequestLine, RequestSignature, RequestToSign};
+use nara_proto::v2::{
+    ContentDigest, Nonce, Recipient, RequestLine, RequestSignature, RequestToSign, SignedBody,
+};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -151,7 +153,7 @@ fn sign(
             query: None,
         },
         to: &Recipient::Id(to.local.id().clone()),
-        digest: ContentDigest::of(body),
+        body: SignedBody::Digest(ContentDigest::of(body)),
         now: at,
         nonce: Nonce::new(at, random),
         channel: None,

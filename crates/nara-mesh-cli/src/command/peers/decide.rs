@@ -69,7 +69,7 @@ pub(super) fn untrust(args: &PeersUntrustArgs, settings: &Settings, printer: Pri
         changed(&*ledger, name, PeerChange::Untrust { at }).await
     })?;
     printer.line(format_args!(
-        "{} is not trusted any more: its requests are refused, and it is not called",
+        "{} is banned: its requests are refused, and it is not called",
         harmless(record.name.as_str())
     ))?;
     finish(&[record], settings, printer)
@@ -86,8 +86,8 @@ pub(super) fn reset(args: &PeersResetArgs, settings: &Settings, printer: Printer
             .filter(|name| only.as_ref().is_none_or(|only| only == name))
             .collect();
         if let (Some(only), true) = (&only, names.is_empty()) {
-            return Err(Failure::usage(format!("nothing is remembered of {only}"))
-                .hint("`nara-mesh peers` lists who is known"));
+            return Err(Failure::usage(format!("nothing is stored about {only}"))
+                .hint("`nara-mesh peers` lists the known peers"));
         }
         let mut records = Vec::with_capacity(names.len());
         for name in names {
@@ -97,7 +97,7 @@ pub(super) fn reset(args: &PeersResetArgs, settings: &Settings, printer: Printer
     })?;
     for record in &records {
         printer.line(format_args!(
-            "{} is forgotten: its key, what it has proven, and what was decided",
+            "{} is forgotten: its key, its proven protocols, and your decision",
             harmless(record.name.as_str())
         ))?;
     }
@@ -120,7 +120,7 @@ fn finish(records: &[PeerRecord], settings: &Settings, printer: Printer) -> Outc
 
 async fn open(settings: &Settings) -> Outcome<Arc<dyn Ledger>> {
     let path = settings.ledger_path()?.ok_or_else(|| {
-        Failure::usage("it is not clear for which nara this is decided")
+        Failure::usage("no nara is given to decide for")
             .hint("pass --soul-file FILE or --data-dir DIR, as for its `serve`")
     })?;
     make_folder_of(&path)?;

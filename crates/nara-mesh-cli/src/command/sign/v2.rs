@@ -4,7 +4,7 @@ use getrandom::fill;
 use nara_mesh::clock::{Clock as _, SystemClock};
 use nara_mesh::identity::LocalNara;
 use nara_proto::time::UnixMillis;
-use nara_proto::v2::{ContentDigest, Nonce, Recipient, RequestLine, RequestToSign};
+use nara_proto::v2::{ContentDigest, Nonce, Recipient, RequestLine, RequestToSign, SignedBody};
 use serde_json::{Value, json};
 
 use crate::cli::SignArgs;
@@ -32,11 +32,11 @@ pub(super) fn sign(
         .timestamp
         .map_or_else(|| SystemClock.now_millis(), UnixMillis::new);
     let mut random = [0; 10];
-    fill(&mut random).map_err(|error| Failure::failed(format!("no randomness: {error}")))?;
+    fill(&mut random).map_err(|error| Failure::failed(format!("no random bytes: {error}")))?;
     let signed = nara.signer().sign_request(&RequestToSign {
         line,
         to: &to,
-        digest: ContentDigest::of(&body),
+        body: SignedBody::Digest(ContentDigest::of(&body)),
         now,
         nonce: Nonce::new(now, random),
         channel: None,

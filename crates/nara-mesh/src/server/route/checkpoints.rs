@@ -5,12 +5,14 @@ use axum::response::Response;
 use nara_proto::endpoint::{AllCheckpoints, Endpoint as _};
 use nara_proto::peer::CheckpointsResponse;
 
-use crate::server::PeerAddress;
-use crate::server::body::{Surplus, hold, json_of_events};
-use crate::server::rejection::{Limit, Rejection};
-use crate::server::shared::Shared;
+use crate::server::answer::hold::hold;
+use crate::server::answer::json::{Surplus, json_of_events};
+use crate::server::answer::rejection::{Limit, Rejection};
+use crate::server::auth::sender::PeerAddress;
+use crate::server::limits::quota::Exceeded;
+use crate::server::route::state::Shared;
 
-use super::peer_query::query_value;
+use crate::server::route::peer_query::query_value;
 
 /// How many checkpoints are given when the request does not say.
 const DEFAULT_LIMIT: i64 = 1_000;
@@ -26,17 +28,17 @@ pub(super) async fn handle(
     RawQuery(query): RawQuery,
 ) -> Result<Response, Rejection> {
     let source = address.ip().to_canonical();
-    if let Some((limit, rates)) = &shared.checkpoint_rates {
-        rates
-            .check(&source)
-            .map_err(|retry_after| Rejection::TooManyRequests {
+    let place = shared
+        .checkpoints
+        .take(&source)
+        .map_err(|exceeded| match exceeded {
+            Exceeded::Rate { limit, retry_after } => Rejection::TooManyRequests {
                 of: Limit::Checkpoints,
-                limit: *limit,
+                limit,
                 retry_after,
-            })?;
-    }
-    let place = shared.checkpoints.take(&source);
-    let place = place.map_err(|_| Rejection::Busy("answers with checkpoints"))?;
+            },
+            Exceeded::All | Exceeded::OfKey(_) => Rejection::Busy("answers with checkpoints"),
+        })?;
 
     let number = |name| query_value(query.as_deref(), name)?.parse::<i64>().ok();
     let limit = match number("limit") {

@@ -5,8 +5,8 @@ use axum::response::Response;
 use http::StatusCode;
 use nara_proto::peer::CoordinatesResponse;
 
-use crate::server::body::{JSON_UTF8, json};
-use crate::server::shared::Shared;
+use crate::server::answer::json::{JSON_UTF8, json};
+use crate::server::route::state::Shared;
 
 /// `/coordinates`, any method (docs/protocol/v1.md, section 7.2).
 pub(super) async fn handle(State(shared): State<Arc<Shared>>) -> Response {

@@ -9,10 +9,11 @@ use nara_proto::event::{KeyLookup as _, SyncEvent};
 use nara_proto::peer::Receipt;
 
 use crate::ledger::Insertion;
-use crate::server::VerifiedSender;
-use crate::server::body::{JSON_UTF8, json, read_json};
-use crate::server::rejection::Rejection;
-use crate::server::shared::Shared;
+use crate::server::answer::json::{JSON_UTF8, json};
+use crate::server::answer::rejection::Rejection;
+use crate::server::auth::sender::VerifiedSender;
+use crate::server::route::body::read_json;
+use crate::server::route::state::Shared;
 
 /// `POST /dm` (docs/protocol/v1.md, section 7.5).
 pub(super) async fn handle(
@@ -27,7 +28,7 @@ pub(super) async fn handle(
     let success = match event.validate() {
         // Well signed, but nothing to keep: told as elsewhere.
         Err(error) => {
-            tracing::info!(sender = %sender.name(), %error, "direct message not kept");
+            tracing::info!(sender = %sender.name(), %error, "direct message not stored");
             false
         }
         Ok(()) if !event.has_genuine_id() => return Err(Rejection::ForgedId),

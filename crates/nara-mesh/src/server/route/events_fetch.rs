@@ -7,10 +7,11 @@ use nara_proto::endpoint::{Endpoint as _, EventsFetch};
 use nara_proto::reconcile::{FetchRequest, ItemId};
 use nara_proto::sync::MAX_EVENTS;
 
-use crate::server::VerifiedSender;
-use crate::server::body::{Surplus, json_of_events, read_json};
-use crate::server::rejection::Rejection;
-use crate::server::shared::Shared;
+use crate::server::answer::json::{Surplus, json_of_events};
+use crate::server::answer::rejection::Rejection;
+use crate::server::auth::sender::VerifiedSender;
+use crate::server::route::body::read_json;
+use crate::server::route::state::Shared;
 
 /// `POST /events/fetch`: events by their ids, as many as fit into an answer.
 pub(super) async fn handle(

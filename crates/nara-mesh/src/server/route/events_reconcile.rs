@@ -8,10 +8,10 @@ use nara_proto::endpoint::{Endpoint as _, EventsReconcile};
 use nara_proto::reconcile::{Scope, respond};
 
 use crate::ledger::LedgerError;
-use crate::server::VerifiedSender;
-use crate::server::body::read;
-use crate::server::rejection::Rejection;
-use crate::server::shared::Shared;
+use crate::server::answer::rejection::Rejection;
+use crate::server::auth::sender::VerifiedSender;
+use crate::server::route::body::read;
+use crate::server::route::state::Shared;
 
 /// `POST /events/reconcile`: one round of a reconciliation. Nothing is kept for the next one.
 pub(super) async fn handle(
@@ -31,7 +31,7 @@ pub(super) async fn handle(
         .await
         .map_err(|_| LedgerError::Closed)?;
     let answer = answer.inspect_err(|error| {
-        tracing::info!(sender = %sender.name(), address = %sender.address(), %error, "a reconciliation was refused");
+        tracing::info!(sender = %sender.name(), address = %sender.address(), %error, "reconciliation refused");
     })?;
     let content_type = HeaderValue::from_static(EventsReconcile::CONTENT_TYPE);
     Ok(([(header::CONTENT_TYPE, content_type)], answer).into_response())

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use futures_util::stream;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use nara_proto::go_json;
+use nara_proto::identity::NaraName;
 use nara_proto::stream::{
     ArrivalCursor, Bye, Heartbeat, Hello, Lag, MAX_STREAM_MESSAGE, StreamOpening, StreamRequest, StreamStart,
     kind,
@@ -22,14 +23,14 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::ledger::{Followed, Follower, Ledger, LedgerError};
-use crate::metrics;
+use crate::metrics::{self, Counted};
 use crate::registry::Peer;
-use crate::server::VerifiedSender;
-use crate::server::rejection::Rejection;
-use crate::server::request_proof::RequestProof;
-use crate::server::shared::Shared;
-use crate::server::sign_response::Unbuffered;
-use crate::server::streams::OpenStream;
+use crate::server::answer::rejection::Rejection;
+use crate::server::answer::sign::Unbuffered;
+use crate::server::auth::request_proof::RequestProof;
+use crate::server::auth::sender::VerifiedSender;
+use crate::server::limits::quota::{Exceeded, Share};
+use crate::server::route::state::Shared;
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
@@ -51,7 +52,11 @@ pub(super) async fn handle(
         "" => None,
         text => Some(text.parse().map_err(|_| Rejection::InvalidCursor)?),
     };
-    let slot = shared.streams.open(sender.name())?;
+    let slot = shared.streams.take(sender.name());
+    let slot = slot.map_err(|exceeded| match exceeded {
+        Exceeded::OfKey(limit) => Rejection::TooManyStreams(limit),
+        Exceeded::All | Exceeded::Rate { .. } => Rejection::NoStreamLeft,
+    })?;
 
     let ledger = &shared.ledger;
     let epoch = ledger.feed().epoch();
@@ -97,6 +102,7 @@ pub(super) async fn handle(
         sender,
         messages: ::metrics::counter!(metrics::STREAM_MESSAGES),
         _slot: slot,
+        _counted: Counted::new(metrics::STREAMS),
     };
     let messages = stream::unfold(outlet, async |mut outlet| {
         let message = outlet.next().await?;
@@ -169,7 +175,8 @@ struct Outlet {
     peer: Option<Arc<Peer>>,
     decisions: watch::Receiver<()>,
     messages: ::metrics::Counter,
-    _slot: OpenStream,
+    _slot: Share<NaraName>,
+    _counted: Counted,
 }
 
 impl Outlet {
@@ -188,7 +195,7 @@ impl Outlet {
             }
             tokio::select! {
                 biased;
-                () = self.stopping.cancelled() => self.bye("the server shuts down"),
+                () = self.stopping.cancelled() => self.bye("the server is shutting down"),
                 followed = self.follower.next() => self.take(followed).await,
                 // Whether it is about this peer is looked at above.
                 Ok(()) = self.decisions.changed() => {}
@@ -210,7 +217,7 @@ impl Outlet {
                     if message.len() > MAX_STREAM_MESSAGE {
                         tracing::warn!(
                             event = arrival.event.id,
-                            "an event is too large for a stream: peers must fetch it by pages"
+                            "event too large for a stream: peers must fetch it by page"
                         );
                         continue;
                     }
@@ -243,7 +250,7 @@ impl Outlet {
     }
 
     fn fail(&mut self, error: &LedgerError) {
-        tracing::error!(%error, "the ledger failed under a stream");
+        tracing::error!(%error, "the ledger failed while serving a stream");
         self.bye("the ledger is unavailable");
     }
 

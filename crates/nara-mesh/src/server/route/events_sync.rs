@@ -8,10 +8,11 @@ use nara_proto::sync::{Cursor, SyncMode, SyncRequest};
 
 use crate::ledger::{Sample, select};
 use crate::random::random;
-use crate::server::VerifiedSender;
-use crate::server::body::{Surplus, json_of_events, read_json};
-use crate::server::rejection::Rejection;
-use crate::server::shared::Shared;
+use crate::server::answer::json::{Surplus, json_of_events};
+use crate::server::answer::rejection::Rejection;
+use crate::server::auth::sender::VerifiedSender;
+use crate::server::route::body::read_json;
+use crate::server::route::state::Shared;
 
 /// `POST /events/sync` (docs/protocol/v1.md, section 7.3).
 pub(super) async fn handle(

@@ -7,11 +7,12 @@ use nara_proto::endpoint::{Endpoint as _, GossipZine};
 use nara_proto::zine::Zine;
 
 use crate::defaults;
-use crate::server::VerifiedSender;
-use crate::server::body::{Surplus, json_of_events, read_json};
-use crate::server::ingest::ingest;
-use crate::server::rejection::Rejection;
-use crate::server::shared::Shared;
+use crate::server::answer::json::{Surplus, json_of_events};
+use crate::server::answer::rejection::Rejection;
+use crate::server::auth::sender::VerifiedSender;
+use crate::server::route::body::read_json;
+use crate::server::route::ingest::ingest;
+use crate::server::route::state::Shared;
 
 /// `POST /gossip/zine` (docs/protocol/v1.md, section 7.4).
 pub(super) async fn handle(
@@ -25,7 +26,7 @@ pub(super) async fn handle(
     }
     sender.must_be("from", &zine.from)?;
     if zine.verify(&shared.prepared_keys.of(sender.key())).is_err() {
-        tracing::warn!(sender = %sender.name(), address = %sender.address(), "a zine is not signed by its sender");
+        tracing::warn!(sender = %sender.name(), address = %sender.address(), "zine not signed by its sender");
         return Err(Rejection::InvalidSignature);
     }
 

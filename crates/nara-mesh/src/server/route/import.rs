@@ -7,12 +7,13 @@ use http::StatusCode;
 use nara_proto::endpoint::{Endpoint as _, EventsImport};
 use nara_proto::import::{ImportRequest, ImportResponse};
 
-use crate::server::PeerAddress;
-use crate::server::body::{JSON, json, read_json};
-use crate::server::body_budget::Source;
-use crate::server::ingest::ingest;
-use crate::server::rejection::Rejection;
-use crate::server::shared::Shared;
+use crate::server::answer::json::{JSON, json};
+use crate::server::answer::rejection::Rejection;
+use crate::server::auth::sender::PeerAddress;
+use crate::server::limits::body_bytes::Source;
+use crate::server::route::body::read_json;
+use crate::server::route::ingest::ingest;
+use crate::server::route::state::Shared;
 
 /// `POST /api/events/import` (docs/protocol/v1.md, section 7.10). Its errors are JSON.
 pub(super) async fn handle(
@@ -23,7 +24,7 @@ pub(super) async fn handle(
     let place = shared.imports.take(&address.ip().to_canonical());
     let _place = place.map_err(|_| Rejection::Busy("imports"))?;
     let allowance = shared
-        .body_budget
+        .body_bytes
         .allowance(Source::Address(address.ip().to_canonical()));
     let body = allowance.watch(body);
     let request: ImportRequest = match read_json(body, EventsImport::MAX_REQUEST, &shared.limits).await {
@@ -34,7 +35,7 @@ pub(super) async fn handle(
         Err(rejection) => return Err(rejection),
     };
     if let Err(error) = request.verify(&shared.local.public_key(), shared.clock.now_millis()) {
-        tracing::warn!(%address, %error, "an import was refused");
+        tracing::warn!(%address, %error, "import refused");
         let error = format!("Authentication failed: {error}");
         return Ok(refusal(StatusCode::FORBIDDEN, error));
     }

@@ -5,9 +5,9 @@ use axum::response::{IntoResponse as _, Response};
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use nara_proto::peer::PeerQueryResponse;
 
-use crate::server::body::{JSON, json};
-use crate::server::rejection::Rejection;
-use crate::server::shared::Shared;
+use crate::server::answer::json::{JSON, json};
+use crate::server::answer::rejection::Rejection;
+use crate::server::route::state::Shared;
 
 /// The header that names the nara to ask next.
 const REDIRECT_TO: HeaderName = HeaderName::from_static("x-nara-redirect-to");

@@ -6,8 +6,8 @@ use http::StatusCode;
 use nara_proto::peer::PingResponse;
 use nara_proto::v2::CAPABILITY_HEADER;
 
-use crate::server::body::{JSON_UTF8, json};
-use crate::server::shared::Shared;
+use crate::server::answer::json::{JSON_UTF8, json};
+use crate::server::route::state::Shared;
 
 /// `/ping`, any method (docs/protocol/v1.md, section 7.1). What this nara can do beyond all others stands in a header, since the
 /// body is the same byte for byte on all naras.

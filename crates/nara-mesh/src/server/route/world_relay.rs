@@ -15,10 +15,11 @@ use tokio::time::Instant;
 
 use crate::client::{CallOptions, offload};
 use crate::defaults;
-use crate::server::VerifiedSender;
-use crate::server::body::{JSON_UTF8, json, read_json};
-use crate::server::rejection::Rejection;
-use crate::server::shared::Shared;
+use crate::server::answer::json::{JSON_UTF8, json};
+use crate::server::answer::rejection::Rejection;
+use crate::server::auth::sender::VerifiedSender;
+use crate::server::route::body::read_json;
+use crate::server::route::state::Shared;
 
 /// How much of the caller's time is kept for the way back: the answer must arrive before it gives up.
 const MARGIN: Duration = Duration::from_millis(250);
@@ -47,7 +48,7 @@ pub(super) async fn handle(
     message.add_hop(local.name().as_str(), shared.clock.now_seconds(), local.keypair());
     let complete = message.is_complete();
     tracing::info!(
-        sender = %sender.name(), originator = %crate::server::ingest::short(&message.originator), complete,
+        sender = %sender.name(), originator = %crate::server::route::ingest::short(&message.originator), complete,
         hops = message.hops().len(), "world message"
     );
     remember(&shared, &message, complete).await?;
@@ -124,7 +125,7 @@ async fn forward(shared: &Shared, message: &WorldMessage, deadline: Instant) -> 
         match call.await {
             Ok(_) => return Ok(()),
             Err(error) => {
-                tracing::warn!(%next, error = &error as &dyn std::error::Error, "a world message was not passed on");
+                tracing::warn!(%next, error = &error as &dyn std::error::Error, "world message not forwarded");
                 let rejection = failed(error.to_string());
                 if !error.is_unreachable() && !error.is_unknown_peer() && !error.is_rate_limited() {
                     return Err(rejection);

@@ -16,7 +16,7 @@ fn the_longest_name_can_be_sender_and_recipient() {
     let signed = signer.sign_request(&RequestToSign {
         line: LINE,
         to: &to,
-        digest: ContentDigest::of(BODY),
+        body: SignedBody::Digest(ContentDigest::of(BODY)),
         now: NOW,
         nonce: Nonce::new(NOW, [7; 10]),
         channel: None,
@@ -31,6 +31,7 @@ fn the_longest_name_can_be_sender_and_recipient() {
 #[test]
 fn a_field_is_read_up_to_its_bound() {
     for field in [
+        SignedField::Body,
         SignedField::Channel,
         SignedField::ContentDigest,
         SignedField::Name,
@@ -53,7 +54,7 @@ fn an_answer_is_good_within_its_window() {
     let question = request(|_| {});
     let answer = signer("bob").sign_response(&ResponseToSign {
         status: http::StatusCode::OK,
-        digest: ContentDigest::of(BODY),
+        body: SignedBody::Digest(ContentDigest::of(BODY)),
         request: question.signature(),
         now: NOW,
     });
@@ -91,6 +92,7 @@ fn a_capability_is_read_up_to_its_bound() {
 #[test]
 fn a_missing_field_is_called_by_its_name() {
     for (field, name) in [
+        (SignedField::Body, "X-Nara-Body"),
         (SignedField::Channel, "X-Nara-Channel"),
         (SignedField::ContentDigest, "Content-Digest"),
         (SignedField::Name, "X-Nara-Name"),

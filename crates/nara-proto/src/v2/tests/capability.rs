@@ -4,6 +4,7 @@ pub(super) fn capability() -> Capability {
     Capability {
         id: id("alice"),
         v2: true,
+        streams: true,
         tls: true,
         raw_public_key: false,
         at: NOW,
@@ -43,7 +44,8 @@ fn what_a_nara_says_of_itself_is_believed_with_its_key_only() {
 fn every_part_is_signed() {
     for (from, to) in [
         ("tls=(x509)", "tls=()"),
-        ("(v2)", "()"),
+        ("(v2 streams)", "(v2)"),
+        ("(v2 streams)", "()"),
         ("at=1769", "at=1768"),
         ("id=\"", "x=1, id=\""),
     ] {

@@ -264,7 +264,7 @@ fn an_answer_is_not_a_request_and_a_request_no_answer() {
     ));
     let answer = signer("bob").sign_response(&ResponseToSign {
         status: http::StatusCode::OK,
-        digest: ContentDigest::of(BODY),
+        body: SignedBody::Digest(ContentDigest::of(BODY)),
         request: question.signature(),
         now: NOW,
     });

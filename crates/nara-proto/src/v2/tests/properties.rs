@@ -13,16 +13,17 @@ proptest! {
     /// Whatever is signed is read back as it was, verifies, and verifies for nothing else.
     #[test]
     fn what_is_signed_is_read_and_verifies(
-        from in name(), to in name(), path in "/[!-\"$->@-~]{0,30}", query in "[!-~]{0,30}", body: Vec<u8>,
+        from in name(), to in name(), path in "/[!-\"$->@-~]{0,30}", query in "[!-~]{0,30}", body: Option<Vec<u8>>,
         now in 0_i64..9_000_000_000_000, nonce: [u8; 16], channel: Option<[u8; 32]>,
     ) {
         let from = signer(&from);
         let line = RequestLine { method: "POST", path: &path, query: Some(&query) };
         let channel = channel.map(ChannelBinding::new);
+        let signed_body = body.map_or(SignedBody::Streamed, |body| SignedBody::Digest(ContentDigest::of(&body)));
         let signed = from.sign_request(&RequestToSign {
             line,
             to: &Recipient::Name(to.parse().unwrap()),
-            digest: ContentDigest::of(&body),
+            body: signed_body,
             now: UnixMillis::new(now),
             nonce: Nonce::from_bytes(nonce),
             channel,
@@ -35,7 +36,7 @@ proptest! {
         prop_assert_eq!(read.check_channel(channel.as_ref()), Ok(()));
         prop_assert_eq!(read.check_recipient(&id("nobody"), &to.parse().unwrap()), Ok(()));
         prop_assert_eq!(read.verify_signature(&key, line), Ok(()));
-        prop_assert_eq!(read.digest().check(&body), Ok(()));
+        prop_assert_eq!(read.body(), signed_body);
         let longer = format!("{path}x");
         let other = RequestLine { path: &longer, ..line };
         prop_assert_eq!(read.verify_signature(&key, other), Err(SignatureError::BadSignature));
@@ -62,6 +63,26 @@ proptest! {
         prop_assert_eq!(receive(&headers, LINE, NOW).is_ok(), is_same);
     }
 
+    /// No header in place of another one makes a streamed body a signed one, or a signed body a streamed one.
+    #[test]
+    fn what_is_said_about_the_body_cannot_be_changed(streamed: bool, body: Vec<u8>, with_marker: bool, with_digest: bool) {
+        let digest = SignedBody::Digest(ContentDigest::of(&body));
+        let signed_body = if streamed { SignedBody::Streamed } else { digest };
+        let mut headers = headers(&request(|request| request.body = signed_body));
+        headers.remove(BODY_HEADER);
+        headers.remove(CONTENT_DIGEST_HEADER);
+        if with_marker {
+            SignedBody::Streamed.write_to(&mut headers);
+        }
+        if with_digest {
+            let marker = headers.remove(BODY_HEADER);
+            digest.write_to(&mut headers);
+            headers.extend(marker.map(|marker| (BODY_HEADER, marker)));
+        }
+        let is_same = with_marker == streamed && with_digest != streamed;
+        prop_assert_eq!(receive(&headers, LINE, NOW).is_ok(), is_same);
+    }
+
     /// The window is the same in both directions, and no time makes a panic.
     #[test]
     fn any_time_is_judged(created: i64, now: i64) {
@@ -75,12 +96,16 @@ proptest! {
 
     /// Reading never panics.
     #[test]
-    fn any_header_is_read(input: Vec<u8>, signature: Vec<u8>, digest: Vec<u8>, capability: Vec<u8>) {
-        let mut headers = headers(&request(|_| {}));
+    fn any_header_is_read(
+        input: Vec<u8>, signature: Vec<u8>, digest: Vec<u8>, marker in prop_oneof![any::<Vec<u8>>(), Just(b"stream".to_vec())],
+        capability: Vec<u8>, streamed: bool,
+    ) {
+        let mut headers = headers(&request(|request| if streamed { request.body = SignedBody::Streamed }));
         for (field, bytes) in [
             (SIGNATURE_INPUT_HEADER, input),
             (SIGNATURE_HEADER, signature),
             (CONTENT_DIGEST_HEADER, digest),
+            (BODY_HEADER, marker),
             (CAPABILITY_HEADER, capability),
         ] {
             if let Ok(value) = HeaderValue::from_bytes(&bytes) {

@@ -1,0 +1,109 @@
+use std::fmt;
+use std::net::SocketAddr;
+use std::str::FromStr;
+
+use nara_proto::identity::NaraName;
+
+/// How a key was learned, and from where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum KeySource {
+    /// Somebody configured it: a peers file, the command line, a call of the library.
+    Configured,
+    /// A verified `hey-there` event of the nara itself said so.
+    HeyThere {
+        /// The nara that passed the event on, if it is known.
+        told_by: Option<NaraName>,
+    },
+    /// The operator decided so, with `nara-mesh peers trust`.
+    Operator,
+    /// The nara at this address said so in its unsigned `/ping` answer: trust on first use.
+    Ping(SocketAddr),
+    /// Another nara said so in its unsigned `/peer/query` answer.
+    PeerQuery(NaraName),
+    /// The other end of a secure connection with this address has proven that it holds it.
+    Tls(SocketAddr),
+    /// It is the key of this nara itself.
+    Own,
+}
+
+/// A text that is not what [`KeySource`] displays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unknown key source")]
+pub struct InvalidKeySource;
+
+impl KeySource {
+    /// Whether a peer made us learn the key, not whoever runs this nara.
+    pub(crate) const fn is_hearsay(&self) -> bool {
+        match self {
+            Self::HeyThere { .. } | Self::Ping(_) | Self::PeerQuery(_) | Self::Tls(_) => true,
+            Self::Configured | Self::Operator | Self::Own => false,
+        }
+    }
+}
+
+impl fmt::Display for KeySource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Configured => f.write_str("configured"),
+            Self::HeyThere { told_by: None } => f.write_str("hey-there"),
+            Self::HeyThere { told_by: Some(name) } => write!(f, "hey-there via {name}"),
+            Self::Operator => f.write_str("operator"),
+            Self::Ping(address) => write!(f, "ping {address}"),
+            Self::PeerQuery(name) => write!(f, "peer-query {name}"),
+            Self::Tls(address) => write!(f, "tls {address}"),
+            Self::Own => f.write_str("own"),
+        }
+    }
+}
+
+impl FromStr for KeySource {
+    type Err = InvalidKeySource;
+
+    fn from_str(text: &str) -> Result<Self, InvalidKeySource> {
+        let name = |text| NaraName::new(text).map_err(|_| InvalidKeySource);
+        let (word, rest) = text.split_once(' ').unwrap_or((text, ""));
+        match word {
+            "configured" => Ok(Self::Configured),
+            "hey-there" => match rest.strip_prefix("via ") {
+                Some(teller) => Ok(Self::HeyThere {
+                    told_by: Some(name(teller)?),
+                }),
+                None => Ok(Self::HeyThere { told_by: None }),
+            },
+            "operator" => Ok(Self::Operator),
+            "own" => Ok(Self::Own),
+            "peer-query" => name(rest).map(Self::PeerQuery),
+            "ping" => rest.parse().map(Self::Ping).map_err(|_| InvalidKeySource),
+            "tls" => rest.parse().map(Self::Tls).map_err(|_| InvalidKeySource),
+            _ => Err(InvalidKeySource),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_displayed_is_read_back() {
+        let bob: NaraName = "bob the 2nd".parse().unwrap();
+        for source in [
+            KeySource::Configured,
+            KeySource::HeyThere { told_by: None },
+            KeySource::HeyThere {
+                told_by: Some(bob.clone()),
+            },
+            KeySource::Operator,
+            KeySource::Ping(([100, 64, 0, 7], 9632).into()),
+            KeySource::PeerQuery(bob),
+            KeySource::Tls("[fd7a:115c:a1e0::1]:9632".parse().unwrap()),
+            KeySource::Own,
+        ] {
+            assert_eq!(source.to_string().parse(), Ok(source));
+        }
+        for other in ["", "ping", "ping x", "peer-query ", "gossip", "hey-there via "] {
+            assert_eq!(other.parse::<KeySource>(), Err(InvalidKeySource), "{other}");
+        }
+    }
+}

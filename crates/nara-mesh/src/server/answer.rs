@@ -1,0 +1,6 @@
+//! What a peer is answered: bodies, refusals, signatures.
+
+pub(in crate::server) mod hold;
+pub(in crate::server) mod json;
+pub(in crate::server) mod rejection;
+pub(in crate::server) mod sign;

@@ -1,0 +1,436 @@
+//! The one table from what went wrong to what the peer is told.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::time::Duration;
+
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, StatusCode, header};
+use nara_proto::event::Service;
+use nara_proto::identity::NaraName;
+use nara_proto::reconcile::{InvalidScope, ReconcileError};
+use nara_proto::stream::InvalidStreamRequest;
+use nara_proto::v1::RequestAuthError;
+use nara_proto::v2::SignatureError;
+use nara_proto::world::ChainError;
+
+use crate::ledger::LedgerError;
+use crate::metrics;
+use crate::rate_limit::RateLimit;
+use crate::server::limits::body_bytes::OverBudget;
+
+/// The longest text that a peer is told, in bytes: some texts repeat what the peer sent.
+const MAX_TEXT: usize = 2048;
+
+/// What there may be too many requests of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Limit {
+    /// All from one source address.
+    Address,
+    /// Those for `/api/checkpoints/all` from one source address.
+    Checkpoints,
+    /// Those of one verified peer.
+    Peer,
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Address => "requests from your address",
+            Self::Checkpoints => "requests for checkpoints from your address",
+            Self::Peer => "requests of yours",
+        })
+    }
+}
+
+/// A request that is not served. `Display` is what the peer is told; what only we should know goes to the log
+/// where the rejection is made.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Rejection {
+    /// The source address belongs to another nara than the claimed one.
+    #[error("The source address does not belong to the claimed sender")]
+    AddressMismatch,
+    /// `/mesh/message` without a readable body.
+    #[error("Bad request")]
+    BadRequest,
+    /// Signed before this server started, so before it remembered what came.
+    #[error("Authentication failed: signed before this nara started, so it may be a replay: sign it again")]
+    BeforeStart,
+    /// The connection broke while the body was read.
+    #[error("The request body ended early")]
+    BodyBroken,
+    /// There is no room for the body beside those that are held already.
+    #[error(transparent)]
+    BodyBudget(OverBudget),
+    /// The body did not come in time.
+    #[error("The request body came too slowly")]
+    BodyTooSlow,
+    /// The body is larger than the endpoint takes.
+    #[error("The request body is larger than {0} bytes")]
+    BodyTooLarge(usize),
+    /// So many of these are being answered that there is no room for one more.
+    #[error("Too many {0} at once, try again in a second")]
+    Busy(&'static str),
+    /// A hop of a world message does not verify.
+    #[error("chain verification failed: {0}")]
+    Chain(#[from] ChainError),
+    /// A peer that has proven that it signs with v2 sent an older signature, or somebody in its name.
+    #[error(
+        "Authentication failed: you signed with RFC 9421 before, so a v1 signature is refused; if you \
+         went back on purpose, the operator of this nara must reset what is stored about you"
+    )]
+    Downgrade,
+    /// An event carries an id that does not follow from its content.
+    #[error("The event id does not match the event: recompute it from ts, svc and content, then sign")]
+    ForgedId,
+    /// The next nara of a world message could not be reached.
+    #[error("failed to forward to {nara}: {reason}")]
+    Forward {
+        /// Who was to get it.
+        nara: String,
+        /// What failed.
+        reason: String,
+    },
+    /// A body without `from`.
+    #[error("from is required")]
+    FromRequired,
+    /// The body names another nara as sender than the one that signed the request.
+    #[error("{field} does not match the authenticated sender {sender}")]
+    SenderMismatch {
+        /// The field of the body.
+        field: &'static str,
+        /// Who signed the request.
+        sender: NaraName,
+    },
+    /// A `Last-Event-ID` that is not one, or several.
+    #[error("Last-Event-ID is not a stream cursor: send the id of the last message, or leave the header out")]
+    InvalidCursor,
+    /// A query that cannot be read.
+    #[error("Invalid query: {0}")]
+    InvalidQuery(#[from] InvalidStreamRequest),
+    /// A scope that is none.
+    #[error("{0}")]
+    Scope(#[from] InvalidScope),
+    /// Not the JSON that the endpoint takes.
+    #[error("Invalid JSON")]
+    InvalidJson,
+    /// A signature inside the body does not verify.
+    #[error("Invalid signature")]
+    InvalidSignature,
+    /// The ledger failed; the peer cannot help it.
+    #[error("Ledger unavailable, try again later")]
+    Ledger(#[source] LedgerError),
+    /// A frame that is none.
+    #[error("{0}")]
+    Frame(#[from] ReconcileError),
+    /// Another method than the endpoint's.
+    #[error("Method not allowed")]
+    MethodNotAllowed,
+    /// An event without the payload of its service.
+    #[error("The event has no {0} payload")]
+    MissingPayload(Service),
+    /// The body is another one than its signed digest says.
+    #[error("The body does not match the signed Content-Digest")]
+    OtherBody,
+    /// All streams of this server are taken.
+    #[error("All streams are taken: fetch pages from /events/sync, or try again in a minute")]
+    NoStreamLeft,
+    /// Nothing is here.
+    #[error("404 page not found")]
+    NotFound,
+    /// All together have as many requests in flight as this server works on.
+    #[error("Too many requests at once, try again in a second")]
+    Overloaded,
+    /// The network does not answer whose the source address is.
+    #[error("The owner of the source address is unknown at the moment, try again later")]
+    OwnerUnavailable,
+    /// A handler panicked.
+    #[error("Internal error")]
+    Panicked,
+    /// The replay cache is full: to accept the request would be to accept its replay.
+    #[error("Too many signed requests within the last minute, try again later")]
+    ReplayCacheFull,
+    /// The request is not signed as profile v2 wants it.
+    #[error("Authentication failed: {0}")]
+    Signature(SignatureError),
+    /// A world message with an id on which v1 peers abort.
+    #[error("The message id is shorter than {} bytes", nara_proto::world::MIN_ID_LEN)]
+    ShortWorldId,
+    /// Nobody is left to whom a world message could go.
+    #[error("journey stuck - no next nara available")]
+    Stuck,
+    /// More ids than an answer may have events.
+    #[error("Ask for at most {} events at once", nara_proto::sync::MAX_EVENTS)]
+    TooManyIds,
+    /// `/peer/query` without `target`.
+    #[error("target parameter required")]
+    TargetRequired,
+    /// The request is not authenticated.
+    #[error("Authentication failed: {0}")]
+    Unauthenticated(#[from] RequestAuthError),
+    /// The peer has as many requests in flight as it may have.
+    #[error("You have {0} requests in flight, which is the limit: wait for their answers")]
+    TooManyInFlight(usize),
+    /// Too many requests.
+    #[error(
+        "Too many {of}: at most {} a second, {} at once; try again in {} s",
+        limit.per_second, limit.burst, whole_seconds(*retry_after)
+    )]
+    TooManyRequests {
+        /// Which requests.
+        of: Limit,
+        /// How many are granted.
+        limit: RateLimit,
+        /// When the next one is.
+        retry_after: Duration,
+    },
+    /// The request came over a plain connection, where only TLS will do.
+    #[error("This nara answers over TLS only: connect again with TLS 1.3 and your Ed25519 key")]
+    TlsRequired,
+    /// The request came over a plain connection, from a peer that is to use TLS.
+    #[error("{0} is set to TLS only: connect again with TLS 1.3 and your Ed25519 key")]
+    TlsRequiredOf(NaraName),
+    /// The connection belongs to the holder of another key than the sender's.
+    #[error("This connection does not belong to {0}: it was opened with another key")]
+    OtherKey(NaraName),
+    /// The peer has as many streams as it may have.
+    #[error("You have {0} streams open, which is the limit: close one, or try again in a minute")]
+    TooManyStreams(usize),
+    /// The operator of this nara does not trust the sender.
+    #[error("The operator of this nara banned you")]
+    Untrusted,
+    /// The key of the emitter of an event is not known.
+    #[error("Unknown emitter")]
+    UnknownEmitter,
+    /// An event without emitter or signature.
+    #[error("Unsigned event rejected")]
+    UnsignedEvent,
+}
+
+impl From<SignatureError> for Rejection {
+    fn from(error: SignatureError) -> Self {
+        match error {
+            SignatureError::Body => Self::OtherBody,
+            error => Self::Signature(error),
+        }
+    }
+}
+
+impl From<LedgerError> for Rejection {
+    fn from(error: LedgerError) -> Self {
+        tracing::error!(error = &error as &dyn std::error::Error, "the ledger failed");
+        Self::Ledger(error)
+    }
+}
+
+impl Rejection {
+    pub(crate) fn status(&self) -> StatusCode {
+        match self {
+            Self::BadRequest
+            | Self::BodyBroken
+            | Self::Chain(_)
+            | Self::ForgedId
+            | Self::Frame(_)
+            | Self::Forward { .. }
+            | Self::FromRequired
+            | Self::InvalidCursor
+            | Self::InvalidJson
+            | Self::InvalidQuery(_)
+            | Self::MissingPayload(_)
+            | Self::OtherBody
+            | Self::Scope(_)
+            | Self::ShortWorldId
+            | Self::Stuck
+            | Self::TargetRequired
+            | Self::TooManyIds
+            | Self::UnsignedEvent => StatusCode::BAD_REQUEST,
+            Self::BeforeStart
+            | Self::Downgrade
+            | Self::OtherKey(_)
+            | Self::Signature(_)
+            | Self::Unauthenticated(_) => StatusCode::UNAUTHORIZED,
+            Self::AddressMismatch
+            | Self::InvalidSignature
+            | Self::SenderMismatch { .. }
+            | Self::TlsRequired
+            | Self::TlsRequiredOf(_)
+            | Self::UnknownEmitter
+            | Self::Untrusted => StatusCode::FORBIDDEN,
+            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
+            Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Panicked => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::BodyBudget(OverBudget::OfSource(_))
+            | Self::TooManyInFlight(_)
+            | Self::TooManyRequests { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::BodyBudget(OverBudget::All)
+            | Self::Busy(_)
+            | Self::Ledger(_)
+            | Self::NoStreamLeft
+            | Self::Overloaded
+            | Self::OwnerUnavailable
+            | Self::ReplayCacheFull
+            | Self::TooManyStreams(_) => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// After how many whole seconds (RFC 9110, section 10.2.3) the peer may ask again. Only where the wait is short:
+    /// our client calls the peer for nothing at all before it is over.
+    fn retry_after(&self) -> Option<u64> {
+        match self {
+            Self::BodyBudget(_)
+            | Self::Busy(_)
+            | Self::Overloaded
+            | Self::ReplayCacheFull
+            | Self::TooManyInFlight(_) => Some(1),
+            Self::TooManyRequests { retry_after, .. } => Some(whole_seconds(*retry_after)),
+            _ => None,
+        }
+    }
+
+    /// What it is called in metrics.
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::BadRequest | Self::InvalidJson => "malformed_body",
+            Self::AddressMismatch => "address_mismatch",
+            Self::BeforeStart => "before_start",
+            Self::BodyBroken => "body_broken",
+            Self::BodyBudget(OverBudget::All) => "body_bytes",
+            Self::BodyBudget(OverBudget::OfSource(_)) => "body_bytes_of_peer",
+            Self::BodyTooSlow => "body_too_slow",
+            Self::BodyTooLarge(_) => "body_too_large",
+            Self::Busy(_) => "busy",
+            Self::Chain(_) => "chain",
+            Self::Downgrade => "downgrade",
+            Self::ForgedId => "forged_id",
+            Self::Forward { .. } | Self::Stuck => "stuck_journey",
+            Self::Frame(_) | Self::Scope(_) => "reconcile",
+            Self::FromRequired
+            | Self::InvalidCursor
+            | Self::InvalidQuery(_)
+            | Self::MissingPayload(_)
+            | Self::ShortWorldId
+            | Self::TargetRequired
+            | Self::TooManyIds => "invalid_request",
+            Self::InvalidSignature => "inner_signature",
+            Self::Ledger(_) => "ledger",
+            Self::MethodNotAllowed => "method_not_allowed",
+            Self::NoStreamLeft | Self::TooManyStreams(_) => "too_many_streams",
+            Self::NotFound => "not_found",
+            Self::OtherBody => "other_body",
+            Self::OtherKey(_) => "key_of_connection",
+            Self::Overloaded => "overloaded",
+            Self::OwnerUnavailable => "owner_unavailable",
+            Self::Panicked => "panicked",
+            Self::ReplayCacheFull => "replay_cache_full",
+            Self::SenderMismatch { .. } => "sender_mismatch",
+            Self::Signature(error) => match error {
+                SignatureError::BadSignature => "bad_signature",
+                SignatureError::Channel => "other_connection",
+                SignatureError::Expired { .. } | SignatureError::Stale { .. } => "stale",
+                SignatureError::KeyId { .. } => "other_key",
+                SignatureError::Recipient => "other_recipient",
+                _ => "auth_headers",
+            },
+            Self::TlsRequired | Self::TlsRequiredOf(_) => "tls_required",
+            Self::TooManyInFlight(_) => "in_flight_of_peer",
+            Self::TooManyRequests { of, .. } => match of {
+                Limit::Address => "rate_of_address",
+                Limit::Checkpoints => "rate_of_checkpoints",
+                Limit::Peer => "rate_of_peer",
+            },
+            Self::Unauthenticated(error) => match error {
+                RequestAuthError::BadSignature => "bad_signature",
+                RequestAuthError::Header(_) => "auth_headers",
+                RequestAuthError::Replayed => "replayed",
+                RequestAuthError::Stale { .. } => "stale",
+                RequestAuthError::UnknownSender(_) => "unknown_sender",
+                _ => "unauthenticated",
+            },
+            Self::UnknownEmitter => "unknown_emitter",
+            Self::Untrusted => "untrusted",
+            Self::UnsignedEvent => "unsigned_event",
+        }
+    }
+}
+
+/// Rounded up, so that who waits so long does not come too early; at least 1.
+fn whole_seconds(duration: Duration) -> u64 {
+    (duration.as_secs() + u64::from(duration.subsec_nanos() > 0)).max(1)
+}
+
+impl IntoResponse for Rejection {
+    fn into_response(self) -> Response {
+        ::metrics::counter!(metrics::REQUESTS_REFUSED, "reason" => self.reason()).increment(1);
+        let mut response = text(self.status(), &self.to_string());
+        if let Some(seconds) = self.retry_after() {
+            response
+                .headers_mut()
+                .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+}
+
+/// An error answer as v1 peers spell it: the text and a newline.
+fn text(status: StatusCode, reason: &str) -> Response {
+    let mut end = reason.len().min(MAX_TEXT);
+    while !reason.is_char_boundary(end) {
+        end -= 1;
+    }
+    let body: Cow<'static, str> = format!("{}\n", &reason[..end]).into();
+    (
+        status,
+        [
+            (
+                header::CONTENT_TYPE,
+                HeaderValue::from_static("text/plain; charset=utf-8"),
+            ),
+            (
+                header::X_CONTENT_TYPE_OPTIONS,
+                HeaderValue::from_static("nosniff"),
+            ),
+        ],
+        body,
+    )
+        .into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_is_told_in_whole_seconds_and_never_too_short() {
+        for (wait, told) in [(0, 1), (1, 1), (1_000, 1), (1_001, 2), (59_999, 60)] {
+            let rejection = Rejection::TooManyRequests {
+                of: Limit::Peer,
+                limit: RateLimit::new(2, 3),
+                retry_after: Duration::from_millis(wait),
+            };
+            let response = rejection.into_response();
+            assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
+            assert_eq!(response.headers()[header::RETRY_AFTER], told.to_string());
+        }
+        assert!(
+            Rejection::NotFound
+                .into_response()
+                .headers()
+                .get(header::RETRY_AFTER)
+                .is_none()
+        );
+    }
+
+    #[tokio::test]
+    async fn a_long_text_is_cut_at_a_character() {
+        let rejection = Rejection::Chain(ChainError::UnknownKey {
+            nara: "é".repeat(5000),
+        });
+        let body = axum::body::to_bytes(rejection.into_response().into_body(), 10_000)
+            .await
+            .unwrap();
+        assert!(body.len() <= MAX_TEXT + 1);
+        assert!(std::str::from_utf8(&body).unwrap().ends_with("é\n"));
+    }
+}

@@ -1,0 +1,84 @@
+//! Middleware that signs answers (docs/protocol/v1.md, section 5; profile v2).
+
+use std::sync::Arc;
+
+use axum::body::{Body, to_bytes};
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use http::HeaderValue;
+use nara_proto::identity::NaraName;
+use nara_proto::time::UnixMillis;
+use nara_proto::v1::{NAME_HEADER, ResponseAuth, TIMESTAMP_HEADER};
+use nara_proto::v2::{ContentDigest, ResponseToSign, SignedBody};
+
+use crate::clock::Clock;
+use crate::identity::LocalNara;
+use crate::server::answer::rejection::Rejection;
+use crate::server::auth::request_proof::RequestProof;
+
+/// In the extensions of an answer: its body has no end, so it is not signed as a whole and not held back. What it
+/// says proves itself.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::server) struct Unbuffered;
+
+/// Who signs the answers of a route, and how large they may be.
+#[derive(Clone, Debug)]
+pub(in crate::server) struct AnswerSigner {
+    pub(in crate::server) local: LocalNara,
+    pub(in crate::server) clock: Arc<dyn Clock>,
+    /// Bytes of a body that is signed.
+    pub(in crate::server) max_body: usize,
+}
+
+/// Signs every answer of what is inside of it, errors too, the way its request was signed. It needs the whole body
+/// before it can write the headers, so it buffers, except what says that it must not.
+pub(in crate::server) async fn sign_response(
+    State(signer): State<AnswerSigner>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let proof = request.extensions().get::<RequestProof>().cloned();
+    let response = next.run(request).await;
+    if response.extensions().get::<Unbuffered>().is_some() {
+        return response;
+    }
+    if proof.as_ref().is_some_and(RequestProof::wants_nothing) {
+        return named(response, signer.local.name(), signer.clock.now_millis());
+    }
+    let (mut parts, body) = response.into_parts();
+    let Ok(body) = to_bytes(body, signer.max_body).await else {
+        // Handlers cut their answers to this size, so it is a defect of ours.
+        tracing::error!(signer.max_body, "an answer is too large to be signed");
+        return Rejection::Panicked.into_response();
+    };
+    let now = signer.clock.now_millis();
+    let local = &signer.local;
+    let proof = proof.as_ref();
+    if proof.is_none_or(RequestProof::wants_v1) {
+        let auth = ResponseAuth::sign(local.keypair(), local.name(), now, &body);
+        auth.write_to(&mut parts.headers);
+    }
+    if let Some(request) = proof.and_then(RequestProof::signature) {
+        let response = ResponseToSign {
+            status: parts.status,
+            body: SignedBody::Digest(ContentDigest::of(&body)),
+            request,
+            now,
+        };
+        local
+            .signer()
+            .sign_response(&response)
+            .write_to(&mut parts.headers);
+    }
+    Response::from_parts(parts, Body::from(body))
+}
+
+/// An answer that its connection proves: it says who answers and when, for a client that asked by address.
+fn named(mut response: Response, name: &NaraName, now: UnixMillis) -> Response {
+    let headers = response.headers_mut();
+    let name = HeaderValue::from_bytes(name.as_str().as_bytes());
+    headers.insert(NAME_HEADER, name.expect("a name has no control characters"));
+    headers.insert(TIMESTAMP_HEADER, HeaderValue::from(now.get()));
+    response
+}

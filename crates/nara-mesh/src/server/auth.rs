@@ -1,0 +1,10 @@
+//! Who sent a request.
+
+pub(in crate::server) mod authenticator;
+mod clock_refusal;
+pub(in crate::server) mod key_discovery;
+pub(in crate::server) mod request_proof;
+pub(in crate::server) mod sender;
+mod signed_body;
+pub(in crate::server) mod source_check;
+pub(in crate::server) mod verify;

@@ -1,0 +1,322 @@
+//! Who sent a signed request: from its headers to a [`VerifiedSender`].
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use http::request::Parts;
+use nara_proto::endpoint::Repetition;
+use nara_proto::event::KeyLookup as _;
+use nara_proto::identity::{NaraName, PreparedKeys, PublicKey};
+use nara_proto::time::UnixMillis;
+use nara_proto::v1::{ReplayCache, ReplayEntry, ReplayError, RequestAuth, RequestAuthError};
+use nara_proto::v2::{self, ChannelBinding, ContentDigest, RequestLine, RequestSignature};
+use tokio::sync::Semaphore;
+
+use crate::Signatures;
+use crate::clock::Clock;
+use crate::identity::LocalNara;
+use crate::metrics;
+use crate::registry::{KeySource, KnownKeys, Peer, PeerProtocol, PeerRegistry, PinnedKey};
+use crate::server::answer::rejection::Rejection;
+use crate::server::auth::key_discovery::KeyDiscovery;
+use crate::server::auth::request_proof::RequestProof;
+use crate::server::auth::sender::{PeerAddress, VerifiedSender};
+use crate::server::auth::source_check::SourceCheck;
+use crate::server::background::Background;
+use crate::tls::{ChannelTrust, SecureChannel, TlsPolicy};
+
+/// Authenticates signed requests: headers, freshness, recipient, downgrade, key, signature, replay, in this order.
+///
+/// The cheap checks come first, and the replay cache last, so that nobody can fill it without a key that is
+/// known here.
+#[derive(Debug)]
+pub(in crate::server) struct Authenticator {
+    pub(in crate::server) local: LocalNara,
+    pub(in crate::server) registry: PeerRegistry,
+    pub(in crate::server) clock: Arc<dyn Clock>,
+    pub(in crate::server) discovery: Option<Arc<KeyDiscovery>>,
+    pub(in crate::server) replay: Mutex<ReplayCache>,
+    pub(in crate::server) signatures: Signatures,
+    pub(in crate::server) channel_trust: ChannelTrust,
+    /// Requests that were signed before this time are refused.
+    pub(in crate::server) refuse_before: Option<UnixMillis>,
+    /// Peers that call often have their keys prepared.
+    pub(in crate::server) prepared_keys: Arc<PreparedKeys>,
+    pub(in crate::server) known_keys: KnownKeys,
+    pub(in crate::server) background: Background,
+    pub(in crate::server) source_check: SourceCheck,
+    /// Conflicts that are looked for at once: whoever sends wrong signatures must not pile up tasks.
+    pub(in crate::server) conflicts: Arc<Semaphore>,
+}
+
+/// A request whose sender is known.
+#[derive(Debug)]
+pub(in crate::server) struct Authenticated {
+    pub(in crate::server) sender: VerifiedSender,
+    pub(in crate::server) proof: RequestProof,
+    /// The digest that its body must have, if the sender signed one.
+    pub(in crate::server) digest: Option<ContentDigest>,
+}
+
+impl Authenticator {
+    pub(in crate::server) async fn authenticate(
+        &self,
+        parts: &Parts,
+        repetition: Repetition,
+    ) -> Result<Authenticated, Rejection> {
+        let address = PeerAddress::of(&parts.extensions);
+        // What claims to be v2 is v2 or nothing: else anybody could choose the weaker check.
+        let claims_v2 = self.signatures == Signatures::V2AndV1 && v2::is_claimed(&parts.headers);
+        let outcome = if claims_v2 {
+            self.check_v2(parts, address).await
+        } else {
+            self.check_v1(parts, address, repetition).await
+        };
+        if let Err(rejection) = &outcome {
+            tracing::info!(%address, path = parts.uri.path(), reason = %rejection, "request refused");
+        }
+        outcome
+    }
+
+    async fn check_v2(&self, parts: &Parts, address: SocketAddr) -> Result<Authenticated, Rejection> {
+        let signed = RequestSignature::from_headers(&parts.headers)?;
+        signed.check_time(self.clock.now_millis())?;
+        self.check_started(signed.signed_at())?;
+        signed.check_recipient(self.local.id(), self.local.name())?;
+        let channel = parts.extensions.get::<SecureChannel>();
+        let binding = channel.map(|channel| ChannelBinding::new(channel.binding));
+        signed.check_channel(binding.as_ref())?;
+
+        let name = signed.name();
+        let key = self.key_of_sender(name, address, channel).await?;
+        if channel.is_some() && self.channel_trust == ChannelTrust::Trust {
+            // The connection is the sender's and the request was made for it: nobody else can have sent it, not
+            // again either.
+            let proof = RequestProof::v2(&signed, &parts.headers).on_trusted_channel(&parts.headers);
+            return Ok(Authenticated {
+                sender: self.sender_of_v2(&signed, &proof, key, address),
+                proof,
+                digest: None,
+            });
+        }
+        let line = RequestLine {
+            method: parts.method.as_str(),
+            path: parts.uri.path(),
+            query: parts.uri.query(),
+        };
+        let verified = signed
+            .check_key(&key)
+            .and_then(|()| signed.verify_signature(&self.prepared_keys.of(&key), line));
+        if let Err(error) = verified {
+            self.look_for_conflict(name, address);
+            return Err(error.into());
+        }
+        let digest = signed.digest()?;
+        // A nonce is never used twice, whatever the endpoint makes of repetitions.
+        self.remember(&signed, name, address, Repetition::Refused)?;
+
+        let proof = RequestProof::v2(&signed, &parts.headers);
+        Ok(Authenticated {
+            sender: self.sender_of_v2(&signed, &proof, key, address),
+            proof,
+            digest: Some(digest),
+        })
+    }
+
+    /// The sender of a request of v2, who has so proven that it speaks v2.
+    fn sender_of_v2(
+        &self,
+        signed: &RequestSignature,
+        proof: &RequestProof,
+        key: PublicKey,
+        address: SocketAddr,
+    ) -> VerifiedSender {
+        let peer = self.registry.by_name(signed.name().as_str());
+        if let Some(peer) = &peer {
+            self.registry.learn_protocol(peer, PeerProtocol::V2);
+        }
+        let sender = self.sender(signed.name(), peer, key, address, signed.signed_at());
+        if proof.wants_v1() {
+            sender
+        } else {
+            sender.without_inner_signature()
+        }
+    }
+
+    async fn check_v1(
+        &self,
+        parts: &Parts,
+        address: SocketAddr,
+        repetition: Repetition,
+    ) -> Result<Authenticated, Rejection> {
+        let auth = RequestAuth::from_headers(&parts.headers)?;
+        auth.check_fresh(self.clock.now_millis())?;
+        self.check_started(auth.timestamp())?;
+
+        let name = auth.name();
+        self.check_downgrade(name)?;
+        let channel = parts.extensions.get::<SecureChannel>();
+        let key = self.key_of_sender(name, address, channel).await?;
+        // Asking for the key may have told more about the sender than its key.
+        self.check_downgrade(name)?;
+        let verifier = self.prepared_keys.of(&key);
+        if let Err(error) = auth.verify_signature(&verifier, parts.method.as_str(), parts.uri.path()) {
+            self.look_for_conflict(name, address);
+            return Err(error.into());
+        }
+        self.remember(&auth, name, address, repetition)?;
+
+        Ok(Authenticated {
+            sender: self.sender(
+                name,
+                self.registry.by_name(name.as_str()),
+                key,
+                address,
+                auth.timestamp(),
+            ),
+            proof: RequestProof::v1(&auth),
+            digest: None,
+        })
+    }
+
+    /// Whoever was there before this server may have accepted it, and what that one remembered is lost.
+    fn check_started(&self, signed_at: UnixMillis) -> Result<(), Rejection> {
+        match self.refuse_before {
+            Some(started) if signed_at < started => Err(Rejection::BeforeStart),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_downgrade(&self, name: &NaraName) -> Result<(), Rejection> {
+        let peer = self.registry.by_name(name.as_str());
+        match peer.filter(|peer| self.signatures == Signatures::V2AndV1 && peer.protocol().v2) {
+            Some(peer) => {
+                self.registry.report_downgrade(&peer, "request", "v2 signature");
+                Err(Rejection::Downgrade)
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The sender of a request that has verified.
+    fn sender(
+        &self,
+        name: &NaraName,
+        peer: Option<Arc<Peer>>,
+        key: PublicKey,
+        address: SocketAddr,
+        signed_at: UnixMillis,
+    ) -> VerifiedSender {
+        if let Some(peer) = &peer {
+            self.registry.sign_of_life(peer);
+        }
+        let id = if name == self.local.name() {
+            Some(self.local.id().clone())
+        } else {
+            peer.and_then(|peer| peer.info().id)
+        };
+        VerifiedSender::new(name.clone(), id, key, address, signed_at)
+    }
+
+    /// The key of the nara that claims to send from this address on this connection, if it may.
+    async fn key_of_sender(
+        &self,
+        name: &NaraName,
+        address: SocketAddr,
+        channel: Option<&SecureChannel>,
+    ) -> Result<PublicKey, Rejection> {
+        self.source_check.check(name, address).await?;
+        self.check_trusted(name)?;
+        self.check_security(name, channel)?;
+        let key = match self.known_keys.key_of_name(name.as_str()) {
+            Some(key) => key,
+            None => self.discover(name, address).await?,
+        };
+        if let Some(channel) = channel.filter(|channel| channel.peer_key != key) {
+            // Nothing is changed by it, but whoever watches the registry is told.
+            let _ = self.registry.report_key(&PinnedKey {
+                name: name.clone(),
+                id: None,
+                key: channel.peer_key,
+                source: KeySource::Tls(address),
+                learned_at: self.clock.now_millis(),
+            });
+            return Err(Rejection::OtherKey(name.clone()));
+        }
+        Ok(key)
+    }
+
+    /// Refuses a peer on a plain connection that is to use TLS only.
+    fn check_security(&self, name: &NaraName, channel: Option<&SecureChannel>) -> Result<(), Rejection> {
+        let must_be_tls = || {
+            let peer = self.registry.by_name(name.as_str());
+            peer.is_some_and(|peer| peer.tls() == Some(TlsPolicy::Require))
+        };
+        if channel.is_none() && must_be_tls() {
+            return Err(Rejection::TlsRequiredOf(name.clone()));
+        }
+        Ok(())
+    }
+
+    /// Refuses a nara that the operator does not trust, whoever signed. It is not told whether its key is known.
+    fn check_trusted(&self, name: &NaraName) -> Result<(), Rejection> {
+        let peer = self.registry.by_name(name.as_str());
+        if peer.is_some_and(|peer| peer.is_untrusted()) {
+            return Err(Rejection::Untrusted);
+        }
+        Ok(())
+    }
+
+    async fn discover(&self, name: &NaraName, address: SocketAddr) -> Result<PublicKey, RequestAuthError> {
+        if let Some(discovery) = &self.discovery {
+            discovery.discover(name, address.ip()).await;
+        }
+        self.known_keys
+            .key_of_name(name.as_str())
+            .ok_or_else(|| RequestAuthError::UnknownSender(name.clone()))
+    }
+
+    /// A signature that does not verify may mean that the nara has a new key. Asking it does not change what
+    /// is pinned, but the conflict becomes known to whoever watches the registry.
+    fn look_for_conflict(&self, name: &NaraName, address: SocketAddr) {
+        if let Some(discovery) = self.discovery.clone()
+            && name != self.local.name()
+            && let Ok(permit) = self.conflicts.clone().try_acquire_owned()
+        {
+            let name = name.clone();
+            self.background.spawn(async move {
+                let _permit = permit;
+                discovery.discover(&name, address.ip()).await;
+            });
+        }
+    }
+
+    fn remember(
+        &self,
+        request: impl Into<ReplayEntry>,
+        name: &NaraName,
+        address: SocketAddr,
+        repetition: Repetition,
+    ) -> Result<(), Rejection> {
+        let now = self.clock.now_millis();
+        // Every method of the cache leaves it valid.
+        let mut cache = self.replay.lock().unwrap_or_else(PoisonError::into_inner);
+        let outcome = match repetition {
+            Repetition::SameSource => cache.insert_or_repeat(request, address.ip(), now),
+            _ => cache.insert(request, address.ip(), now),
+        };
+        let remembered = cache.len();
+        drop(cache);
+        ::metrics::gauge!(metrics::REPLAY_ENTRIES).set(remembered as f64);
+        outcome.map_err(|error| match error {
+            ReplayError::Full => {
+                tracing::error!("the replay cache is full: signed requests are refused");
+                Rejection::ReplayCacheFull
+            }
+            _ => {
+                tracing::warn!(sender = %name, %address, "replayed request");
+                RequestAuthError::Replayed.into()
+            }
+        })
+    }
+}

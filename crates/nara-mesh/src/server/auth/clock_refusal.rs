@@ -1,0 +1,51 @@
+//! What a peer is told whose request is refused for its time.
+
+use std::time::Duration;
+
+use axum::response::{IntoResponse as _, Response};
+use http::request::Parts;
+use nara_proto::clock_offset::ClockRefusal;
+use nara_proto::event::KeyLookup as _;
+use nara_proto::v1::{NAME_HEADER, RequestAuthError};
+use nara_proto::v2::SignatureError;
+
+use crate::server::answer::rejection::Rejection;
+use crate::server::auth::authenticator::Authenticator;
+
+impl Authenticator {
+    /// The answer to a request that is not authenticated. If it is refused for its time, headers say what time it is
+    /// here and whose clock seems wrong; the text stays as v1 peers write it.
+    pub(in crate::server) fn refuse(&self, parts: &Parts, rejection: Rejection) -> Response {
+        let distance = distance(&rejection);
+        let mut response = rejection.into_response();
+        if let Some(nanos) = distance {
+            let now = self.clock.now_millis();
+            // Only to leave the claimed sender's own clock out of the judgement.
+            let name = parts.headers.get(NAME_HEADER);
+            let name = name.and_then(|name| std::str::from_utf8(name.as_bytes()).ok());
+            let key = name.and_then(|name| self.known_keys.key_of_name(name));
+            let refusal = ClockRefusal {
+                request: None,
+                receiver: now,
+                fault: self.registry.judge_clocks(key.as_ref(), nanos),
+            };
+            refusal.write_to(response.headers_mut());
+        }
+        response
+    }
+}
+
+/// How far the time of a request that is refused for it is ahead of our clock, in nanoseconds.
+fn distance(rejection: &Rejection) -> Option<i64> {
+    let signed = |by: Duration, ahead| {
+        let nanos = i64::try_from(by.as_nanos()).unwrap_or(i64::MAX);
+        if ahead { nanos } else { -nanos }
+    };
+    match rejection {
+        Rejection::Unauthenticated(RequestAuthError::Stale { by, ahead }) => Some(signed(*by, *ahead)),
+        Rejection::Signature(SignatureError::Stale { created, now }) => {
+            Some(signed(created.abs_diff(*now), created > now))
+        }
+        _ => None,
+    }
+}

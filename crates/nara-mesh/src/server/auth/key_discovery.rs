@@ -1,0 +1,184 @@
+//! Learning the key of an unknown sender by calling it back.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use nara_proto::identity::NaraName;
+
+use crate::client::{DiscoveredKey, MeshClient};
+use crate::clock::Clock;
+use crate::mesh_ranges;
+use crate::metrics;
+use crate::registry::{KeySource, PeerInfo, PeerRegistry, PinnedKey, RegisterError};
+use crate::server::limits::quota::Quota;
+use crate::server::limits::settings::ServerLimits;
+
+/// How long the outcome of a discovery holds: a sender that did not answer is not called again within it.
+const OUTCOME_TTL: Duration = Duration::from_secs(30);
+
+/// Outcomes that are remembered; the least used are forgotten first, which costs one more call.
+const OUTCOMES: u64 = 1024;
+
+/// Asks unknown senders for their key with a `/ping` to the address from which they came.
+///
+/// The answer is not signed, so this is trust on first use. It is bounded on every side, because a stranger
+/// causes it: only addresses of the mesh are called, at most one call per address and name at a time and per
+/// 30 s, so many per minute for one address, and so many at once in all.
+#[derive(Debug)]
+pub(in crate::server) struct KeyDiscovery {
+    client: MeshClient,
+    registry: PeerRegistry,
+    clock: Arc<dyn Clock>,
+    ranges: Vec<IpNet>,
+    ports: Vec<u16>,
+    outcomes: moka::future::Cache<(IpAddr, NaraName), Outcome>,
+    calls: Quota<IpAddr>,
+}
+
+/// What a discovery came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    /// Another key is pinned for the name.
+    Conflict,
+    /// The key is pinned now.
+    Pinned,
+    /// The trust policy does not believe the key.
+    Refused,
+    /// The sender did not answer, or not as the nara that it claims to be.
+    Unknown,
+}
+
+/// Too many discoveries for now; nothing is remembered of it.
+#[derive(Clone, Copy, Debug)]
+struct Busy;
+
+impl KeyDiscovery {
+    pub(in crate::server) fn new(
+        client: MeshClient,
+        registry: PeerRegistry,
+        clock: Arc<dyn Clock>,
+        ranges: Vec<IpNet>,
+        ports: Vec<u16>,
+        limits: &ServerLimits,
+    ) -> Self {
+        Self {
+            client,
+            registry,
+            clock,
+            ranges,
+            ports,
+            outcomes: moka::future::Cache::builder()
+                .max_capacity(OUTCOMES)
+                .time_to_live(OUTCOME_TTL)
+                .build(),
+            calls: Quota::new(limits.discoveries, usize::MAX)
+                .with_rate_per_minute(limits.discoveries_per_minute),
+        }
+    }
+
+    /// Tries to learn the key of `name`, which claims to call from `source`. Whether it is known now, the
+    /// registry tells.
+    pub(in crate::server) async fn discover(self: &Arc<Self>, name: &NaraName, source: IpAddr) {
+        let source = source.to_canonical();
+        let known = self.registry.by_name(name.as_str());
+        if known.is_none_or(|peer| peer.info().key.is_none()) && !self.registry.trust().asks_strangers() {
+            tracing::debug!(%name, %source, "unknown sender: strangers are not called back");
+            return;
+        }
+        if !mesh_ranges::contain(&self.ranges, source) {
+            tracing::debug!(%name, %source, "unknown sender outside of the mesh: not called back");
+            return;
+        }
+        let outcome = self
+            .outcomes
+            .try_get_with((source, name.clone()), self.ask(name, source))
+            .await;
+        let word = match &outcome {
+            Ok(Outcome::Conflict) => "conflict",
+            Ok(Outcome::Pinned) => "pinned",
+            Ok(Outcome::Refused) => "refused",
+            Ok(Outcome::Unknown) => "unknown",
+            Err(_) => "busy",
+        };
+        ::metrics::counter!(metrics::KEY_DISCOVERIES, "outcome" => word).increment(1);
+        match outcome {
+            Ok(outcome) => tracing::debug!(%name, %source, ?outcome, "key discovery"),
+            Err(_) => tracing::warn!(%name, %source, "too many unknown senders: key not requested"),
+        }
+    }
+
+    async fn ask(&self, name: &NaraName, source: IpAddr) -> Result<Outcome, Busy> {
+        let _call = self.calls.take(&source).map_err(|_| Busy)?;
+        for address in self.addresses(name, source) {
+            match self.client.discover_key(address, Some(name)).await {
+                Ok(found) => return Ok(self.pin(found, address)),
+                Err(error) => {
+                    tracing::debug!(%name, %address, %error, "key discovery failed");
+                }
+            }
+        }
+        Ok(Outcome::Unknown)
+    }
+
+    /// Where the nara may listen: where the registry says, if that is the machine that called, and on the
+    /// usual ports.
+    fn addresses(&self, name: &NaraName, source: IpAddr) -> Vec<SocketAddr> {
+        let registered = self
+            .registry
+            .by_name(name.as_str())
+            .and_then(|peer| peer.info().address);
+        let mut addresses: Vec<_> = registered
+            .filter(|address| address.ip() == source)
+            .into_iter()
+            .collect();
+        for &port in &self.ports {
+            let address = SocketAddr::new(source, port);
+            if !addresses.contains(&address) {
+                addresses.push(address);
+            }
+        }
+        addresses
+    }
+
+    fn pin(&self, found: DiscoveredKey, address: SocketAddr) -> Outcome {
+        let known = self.registry.by_name(found.name.as_str());
+        // What is configured is better than where the request came from.
+        let takes_address =
+            known.is_none_or(|peer| peer.info().address.is_none()) && self.registry.has_room_at(address.ip());
+        let info = PeerInfo {
+            address: takes_address.then_some(address),
+            name: Some(found.name.clone()),
+            key: Some(PinnedKey {
+                name: found.name,
+                id: None,
+                key: found.key,
+                source: KeySource::Ping(address),
+                learned_at: self.clock.now_millis(),
+            }),
+            ..PeerInfo::default()
+        };
+        match self.registry.register(info) {
+            Ok(peer) => {
+                if let Some(capability) = &found.capability {
+                    self.registry.learn_protocol(&peer, capability.into());
+                }
+                Outcome::Pinned
+            }
+            Err(error @ RegisterError::KeyConflict(_)) => {
+                // The registry has told its subscribers already.
+                tracing::warn!(%error, "key conflict");
+                Outcome::Conflict
+            }
+            Err(error @ RegisterError::KeyRefused(_)) => {
+                tracing::info!(%error, "discovered key not trusted");
+                Outcome::Refused
+            }
+            Err(error) => {
+                tracing::warn!(%error, "discovered key not pinned");
+                Outcome::Unknown
+            }
+        }
+    }
+}

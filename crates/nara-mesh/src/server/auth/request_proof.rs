@@ -1,0 +1,65 @@
+use http::HeaderMap;
+use nara_proto::identity::Signature;
+use nara_proto::v1::{RequestAuth, SIGNATURE_HEADER};
+use nara_proto::v2::{AcceptSignature, RequestSignature};
+
+/// The signatures of an authenticated request, in its extensions: an answer is signed the way it was asked for.
+#[derive(Clone, Debug)]
+pub(in crate::server) struct RequestProof {
+    v1: Option<String>,
+    v2: Option<Signature>,
+    /// Whether the connection proves to the sender who answers, and it wants no other proof.
+    wants_nothing: bool,
+}
+
+impl RequestProof {
+    /// The proof of a request that was verified by its inherited signature.
+    pub(in crate::server) fn v1(auth: &RequestAuth) -> Self {
+        Self {
+            v1: Some(auth.signature().to_base64()),
+            v2: None,
+            wants_nothing: false,
+        }
+    }
+
+    /// The proof of a request that was verified by its v2 signature. Whether it carries the inherited one, too, says
+    /// whether its sender can do without.
+    pub(in crate::server) fn v2(signed: &RequestSignature, headers: &HeaderMap) -> Self {
+        let v1 = headers
+            .get(SIGNATURE_HEADER)
+            .and_then(|value| value.to_str().ok());
+        Self {
+            v1: v1.map(str::to_owned),
+            v2: Some(*signed.signature()),
+            wants_nothing: false,
+        }
+    }
+
+    /// The same on a connection that both ends trust. Who does not know that we speak v2, or asks for a signature, gets
+    /// one all the same.
+    pub(in crate::server) fn on_trusted_channel(mut self, headers: &HeaderMap) -> Self {
+        self.wants_nothing = self.v1.is_none() && AcceptSignature::from_headers(headers).is_none();
+        self
+    }
+
+    /// Whether the answer needs no signature at all.
+    pub(in crate::server) fn wants_nothing(&self) -> bool {
+        self.wants_nothing
+    }
+
+    /// Whether the answer needs the inherited signature.
+    pub(in crate::server) fn wants_v1(&self) -> bool {
+        self.v1.is_some()
+    }
+
+    /// The v2 signature, to which the one of the answer is bound.
+    pub(in crate::server) fn signature(&self) -> Option<&Signature> {
+        self.v2.as_ref()
+    }
+
+    /// The text to which the `hello` of a stream is bound: the better signature, base64.
+    pub(in crate::server) fn text(&self) -> String {
+        let v2 = self.v2.as_ref().map(Signature::to_base64);
+        v2.or_else(|| self.v1.clone()).unwrap_or_default()
+    }
+}

@@ -1,0 +1,144 @@
+use std::convert::Infallible;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use axum::extract::FromRequestParts;
+use axum::response::{IntoResponse as _, Response};
+use http::request::Parts;
+use nara_proto::event::SyncEvent;
+use nara_proto::identity::{NaraId, NaraName, PublicKey};
+use nara_proto::sync::SyncResponse;
+use nara_proto::time::{UnixMillis, UnixSeconds};
+
+use crate::identity::LocalNara;
+use crate::server::answer::rejection::Rejection;
+
+/// Who sent a request, proven by its signature.
+///
+/// Only the server's own request verification makes one; it travels in the extensions of
+/// the request, never as a header. As an axum extractor it refuses requests that did not pass there.
+#[derive(Clone, Debug)]
+pub struct VerifiedSender {
+    name: NaraName,
+    id: Option<NaraId>,
+    key: PublicKey,
+    address: SocketAddr,
+    signed_at: UnixMillis,
+    /// Whether a signature inside an answer would prove nothing more to the sender.
+    needs_no_inner: bool,
+}
+
+impl VerifiedSender {
+    pub(in crate::server) fn new(
+        name: NaraName,
+        id: Option<NaraId>,
+        key: PublicKey,
+        address: SocketAddr,
+        signed_at: UnixMillis,
+    ) -> Self {
+        Self {
+            name,
+            id,
+            key,
+            address,
+            signed_at,
+            needs_no_inner: false,
+        }
+    }
+
+    /// The same sender, whose proof of an answer covers all of it and its question: a signature of v2, or a secure
+    /// connection.
+    pub(in crate::server) fn without_inner_signature(mut self) -> Self {
+        self.needs_no_inner = true;
+        self
+    }
+
+    /// An answer with events for this sender.
+    pub(in crate::server) fn answer(
+        &self,
+        from: &LocalNara,
+        events: Vec<SyncEvent>,
+        now: UnixSeconds,
+    ) -> SyncResponse {
+        let name = from.name().as_str();
+        if self.needs_no_inner {
+            SyncResponse::unsigned(name, events, now)
+        } else {
+            SyncResponse::signed(name, events, now, from.keypair())
+        }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &NaraName {
+        &self.name
+    }
+
+    /// Its id, if it is known.
+    pub fn id(&self) -> Option<&NaraId> {
+        self.id.as_ref()
+    }
+
+    /// The key with which the request verified.
+    pub fn key(&self) -> &PublicKey {
+        &self.key
+    }
+
+    /// The address from which the request came.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// When the sender signed the request.
+    pub fn signed_at(&self) -> UnixMillis {
+        self.signed_at
+    }
+
+    /// Checks that a field of the body that names the sender names this one.
+    pub(in crate::server) fn must_be(&self, field: &'static str, name: &str) -> Result<(), Rejection> {
+        if self.name.as_str() == name {
+            return Ok(());
+        }
+        tracing::warn!(
+            sender = %self.name, address = %self.address, claimed = name, field,
+            "a body names another sender than the one that signed the request"
+        );
+        Err(Rejection::SenderMismatch {
+            field,
+            sender: self.name.clone(),
+        })
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for VerifiedSender {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Response> {
+        parts.extensions.get().cloned().ok_or_else(|| {
+            tracing::error!(
+                path = parts.uri.path(),
+                "a signed route lacks request verification"
+            );
+            Rejection::Panicked.into_response()
+        })
+    }
+}
+
+/// The address of the peer at the other end of the connection, in the extensions of a request. Whoever runs
+/// [`MeshServer::router`](crate::server::MeshServer::router) on a server of its own inserts it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerAddress(pub SocketAddr);
+
+impl PeerAddress {
+    /// The address in the extensions, or else one that belongs to nobody.
+    pub(in crate::server) fn of(extensions: &http::Extensions) -> SocketAddr {
+        let unknown = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+        extensions.get::<Self>().map_or(unknown, |address| address.0)
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for PeerAddress {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(Self(Self::of(&parts.extensions)))
+    }
+}

@@ -1,0 +1,50 @@
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use nara_proto::identity::NaraName;
+use tokio::time::timeout;
+
+use crate::defaults;
+use crate::metrics::ADDRESS_MISMATCHES;
+use crate::registry::{PeerEvent, PeerRegistry};
+use crate::server::answer::rejection::Rejection;
+use crate::transport::PeerSource;
+
+/// Compares the name that a request claims with what the network knows about its source address.
+///
+/// Inside a tailnet nobody can use the address of another node, so this is proof of its own kind: it stops requests
+/// of one peer that another one captured, which the inherited signature does not.
+#[derive(Debug)]
+pub(in crate::server) struct SourceCheck {
+    pub(in crate::server) source: Option<Arc<dyn PeerSource>>,
+    pub(in crate::server) registry: PeerRegistry,
+}
+
+impl SourceCheck {
+    /// Refuses a request whose source address belongs to another nara than it claims. Where the network does not
+    /// say whose it is, the signature alone decides; where it does not answer, nothing does.
+    pub(in crate::server) async fn check(
+        &self,
+        claimed: &NaraName,
+        address: SocketAddr,
+    ) -> Result<(), Rejection> {
+        let Some(source) = &self.source else { return Ok(()) };
+        let ip = address.ip().to_canonical();
+        let Ok(owner) = timeout(defaults::OWNER_LOOKUP_TIMEOUT, source.owner_of(ip)).await else {
+            tracing::error!(%claimed, %address, "the network did not answer who owns the source address");
+            return Err(Rejection::OwnerUnavailable);
+        };
+        let Some(owner) = owner.filter(|owner| owner != claimed) else {
+            return Ok(());
+        };
+        tracing::warn!(%claimed, %owner, %address, "a request claims another name than the owner of its \
+             source address");
+        metrics::counter!(ADDRESS_MISMATCHES).increment(1);
+        self.registry.emit(PeerEvent::AddressMismatch {
+            claimed: claimed.clone(),
+            owner,
+            address: ip,
+        });
+        Err(Rejection::AddressMismatch)
+    }
+}

@@ -1,0 +1,181 @@
+//! The accept loop and its connections.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::response::IntoResponse as _;
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::sleep;
+use tower::ServiceExt as _;
+
+use crate::metrics::{self, Counted};
+use crate::server::answer::rejection::Rejection;
+use crate::server::auth::sender::PeerAddress;
+use crate::server::background::Background;
+use crate::server::connection::opening::Opening;
+use crate::server::connection::watch::{Watch, WatchedStream};
+use crate::server::limits::quota::Quota;
+use crate::server::limits::settings::ServerLimits;
+use crate::tls::SecureChannel;
+use crate::transport::{BoxMeshStream, MeshListener};
+
+/// How long the accept loop rests after an error: most likely the process has no file descriptor left, and
+/// trying again at once would only burn a core.
+const BACK_OFF: Duration = Duration::from_secs(1);
+
+/// Accepts connections and serves them.
+#[derive(Clone, Debug)]
+pub(in crate::server) struct Acceptor {
+    router: Router,
+    opening: Opening,
+    slots: Arc<Semaphore>,
+    by_address: Arc<Quota<IpAddr>>,
+    header_bytes: usize,
+    header_read: Duration,
+    idle: Duration,
+    background: Background,
+}
+
+impl Acceptor {
+    pub(in crate::server) fn new(
+        router: Router,
+        opening: Opening,
+        limits: &ServerLimits,
+        background: Background,
+    ) -> Self {
+        Self {
+            router,
+            opening,
+            slots: Arc::new(Semaphore::new(limits.connections)),
+            by_address: Arc::new(Quota::new(usize::MAX, limits.connections_per_address)),
+            header_bytes: limits.header_bytes,
+            header_read: limits.header_read,
+            idle: limits.idle,
+            background,
+        }
+    }
+
+    pub(super) async fn run(self, mut listener: Box<dyn MeshListener>) {
+        tokio::select! {
+            () = self.background.stopping.cancelled() => {}
+            () = self.accept(&mut *listener) => {}
+        }
+        tracing::debug!(address = %listener.local_addr(), "no longer accepting connections");
+    }
+
+    /// Accepts until the listener is gone.
+    async fn accept(&self, listener: &mut dyn MeshListener) {
+        loop {
+            // Before accepting: who finds no slot waits in the backlog of the listener.
+            let Ok(slot) = self.slots.clone().acquire_owned().await else {
+                return;
+            };
+            match listener.accept().await {
+                Ok((stream, peer)) => self.admit(stream, peer, slot),
+                // The peer has given up already: nothing is wrong here.
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset
+                    ) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotConnected => {
+                    tracing::error!(%error, address = %listener.local_addr(), "the listener is gone");
+                    return;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, address = %listener.local_addr(), "cannot accept a connection");
+                    sleep(BACK_OFF).await;
+                }
+            }
+        }
+    }
+
+    fn admit(&self, stream: BoxMeshStream, peer: SocketAddr, slot: OwnedSemaphorePermit) {
+        let Ok(place) = self.by_address.take(&peer.ip()) else {
+            tracing::warn!(%peer, "too many connections from one address: closed");
+            ::metrics::counter!(metrics::CONNECTIONS_REFUSED).increment(1);
+            return;
+        };
+        let acceptor = self.clone();
+        let open = Counted::new(metrics::CONNECTIONS);
+        self.background.tasks.spawn(async move {
+            acceptor.serve(stream, peer).await;
+            drop((slot, place, open));
+        });
+    }
+
+    async fn serve(&self, stream: BoxMeshStream, peer: SocketAddr) {
+        let opened = tokio::select! {
+            opened = self.opening.open(stream, peer.ip()) => opened,
+            // No request has begun.
+            () = self.background.stopping.cancelled() => return,
+        };
+        let security = match &opened {
+            Ok((_, Some(_))) => "tls",
+            Ok((_, None)) => "plain",
+            Err(_) => "failed",
+        };
+        ::metrics::counter!(metrics::CONNECTIONS_ACCEPTED, "security" => security).increment(1);
+        match opened {
+            Ok((stream, channel)) => self.serve_http(stream, channel, peer).await,
+            Err(error) => tracing::debug!(%peer, %error, "connection closed"),
+        }
+    }
+
+    async fn serve_http(&self, stream: BoxMeshStream, channel: Option<SecureChannel>, peer: SocketAddr) {
+        let watch = Watch::new(self.header_read, self.idle);
+        let refused = self.opening.refuses_plain() && channel.is_none();
+        let service = hyper::service::service_fn(|mut request: http::Request<hyper::body::Incoming>| {
+            watch.request_began();
+            request.extensions_mut().insert(PeerAddress(peer));
+            if let Some(channel) = &channel {
+                request.extensions_mut().insert(channel.clone());
+            }
+            let routed = (!refused).then(|| self.router.clone().oneshot(request.map(Body::new)));
+            let watch = watch.clone();
+            async move {
+                let response = match routed {
+                    Some(routed) => routed.await,
+                    None => Ok(Rejection::TlsRequired.into_response()),
+                };
+                watch.request_ended();
+                response
+            }
+        });
+        let stream = TokioIo::new(WatchedStream::new(stream, watch.clone()));
+        let connection = http1::Builder::new()
+            // `Watch` does this.
+            .header_read_timeout(None)
+            .max_header_size(self.header_bytes)
+            .serve_connection(stream, service);
+        let mut connection = pin!(connection);
+
+        let mut stopping = false;
+        loop {
+            tokio::select! {
+                outcome = connection.as_mut() => {
+                    if let Err(error) = outcome {
+                        tracing::debug!(%peer, %error, "connection failed");
+                    }
+                    return;
+                }
+                expired = watch.expired() => {
+                    tracing::debug!(%peer, ?expired, "connection closed");
+                    return;
+                }
+                () = self.background.stopped.cancelled() => return,
+                () = self.background.stopping.cancelled(), if !stopping => {
+                    stopping = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! Closes connections on which nothing happens.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, sleep_until};
+
+use crate::transport::BoxMeshStream;
+
+/// What a connection is doing, and since when.
+///
+/// hyper has one timer for idle connections and for slow headers; a mesh keeps connections open much longer
+/// than it waits for the rest of a header, so the two are told apart here, by watching the bytes.
+#[derive(Debug)]
+pub(in crate::server) struct Watch {
+    state: Mutex<State>,
+    header_read: Duration,
+    idle: Duration,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct State {
+    phase: Phase,
+    since: Instant,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// A header has begun and is not complete.
+    Header,
+    /// Between requests, or an answer is being written. `since` is the last sign of progress.
+    Idle,
+    /// A handler is at work; its own limits apply.
+    Request,
+}
+
+/// Why a connection is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::server) enum Expired {
+    /// The header of a request took too long.
+    Header,
+    /// No request came, or the answer was not read.
+    Idle,
+}
+
+impl Watch {
+    pub(in crate::server) fn new(header_read: Duration, idle: Duration) -> Arc<Self> {
+        let state = State {
+            phase: Phase::Idle,
+            since: Instant::now(),
+        };
+        Arc::new(Self {
+            state: Mutex::new(state),
+            header_read,
+            idle,
+        })
+    }
+
+    /// A handler begins.
+    pub(in crate::server) fn request_began(&self) {
+        self.enter(Phase::Request);
+    }
+
+    /// A handler has answered.
+    pub(in crate::server) fn request_ended(&self) {
+        self.enter(Phase::Idle);
+    }
+
+    /// Waits until the connection is to be closed.
+    pub(in crate::server) async fn expired(&self) -> Expired {
+        loop {
+            let State { phase, since } = *self.state();
+            let now = Instant::now();
+            let deadline = match phase {
+                Phase::Header => Some((since + self.header_read, Expired::Header)),
+                Phase::Idle => Some((since + self.idle, Expired::Idle)),
+                Phase::Request => None,
+            };
+            let recheck = now + self.header_read;
+            match deadline {
+                Some((at, why)) if at <= now => return why,
+                // A header that begins later than now does not expire before the next check.
+                Some((at, _)) => sleep_until(at.min(recheck)).await,
+                None => sleep_until(recheck).await,
+            }
+        }
+    }
+
+    fn enter(&self, phase: Phase) {
+        *self.state() = State {
+            phase,
+            since: Instant::now(),
+        };
+    }
+
+    fn read_some(&self) {
+        let mut state = self.state();
+        if state.phase == Phase::Idle {
+            *state = State {
+                phase: Phase::Header,
+                since: Instant::now(),
+            };
+        }
+    }
+
+    fn wrote_some(&self) {
+        let mut state = self.state();
+        if state.phase == Phase::Idle {
+            state.since = Instant::now();
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A plain value: valid whatever happened.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A stream that tells its [`Watch`] when bytes move.
+pub(in crate::server) struct WatchedStream {
+    stream: BoxMeshStream,
+    watch: Arc<Watch>,
+}
+
+impl WatchedStream {
+    pub(in crate::server) fn new(stream: BoxMeshStream, watch: Arc<Watch>) -> Self {
+        Self { stream, watch }
+    }
+}
+
+impl AsyncRead for WatchedStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let outcome = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if buf.filled().len() > before {
+            self.watch.read_some();
+        }
+        outcome
+    }
+}
+
+impl AsyncWrite for WatchedStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let outcome = Pin::new(&mut self.stream).poll_write(cx, buf);
+        if let Poll::Ready(Ok(1..)) = outcome {
+            self.watch.wrote_some();
+        }
+        outcome
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let outcome = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        if let Poll::Ready(Ok(1..)) = outcome {
+            self.watch.wrote_some();
+        }
+        outcome
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

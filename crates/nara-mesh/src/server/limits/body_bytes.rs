@@ -1,0 +1,177 @@
+//! How many bytes of request bodies are held at once, in all and for each who sends them.
+
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use ::metrics::gauge;
+use axum::body::{Body, HttpBody};
+use bytes::Bytes;
+use hyper::body::{Frame, SizeHint};
+use nara_proto::identity::PublicKey;
+
+use crate::metrics::BODY_BYTES;
+use crate::server::limits::quota::{Exceeded, Quota, Share};
+use crate::server::limits::settings::ServerLimits;
+
+/// Who sends a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(in crate::server) enum Source {
+    /// Somebody at this address, of whom no more is known yet.
+    Address(IpAddr),
+    /// The holder of this key.
+    Peer(PublicKey),
+}
+
+/// The bytes of bodies that have come and whose requests are not answered yet. What is only announced counts nothing.
+#[derive(Debug)]
+pub(in crate::server) struct BodyBytes(Quota<Source>);
+
+/// A body has more bytes than there is room for. `Display` is what the peer is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum OverBudget {
+    /// All bodies together.
+    #[error("Too many bytes of request bodies at once, try again in a second")]
+    All,
+    /// The bodies of this source.
+    #[error("You have {0} bytes of request bodies in flight, which is the limit: wait for their answers")]
+    OfSource(usize),
+}
+
+/// What one request has taken. Dropped, with the body that it watched, it gives that back.
+#[derive(Clone, Debug)]
+pub(in crate::server) struct Allowance(Arc<Taken>);
+
+#[derive(Debug)]
+struct Taken(Share<Source>);
+
+impl BodyBytes {
+    pub(in crate::server) fn new(limits: &ServerLimits) -> Self {
+        Self(Quota::new(
+            limits.body_bytes_in_flight,
+            limits.body_bytes_in_flight_per_peer,
+        ))
+    }
+
+    /// For one request.
+    pub(in crate::server) fn allowance(&self, source: Source) -> Allowance {
+        Allowance(Arc::new(Taken(self.0.share(source))))
+    }
+}
+
+impl Allowance {
+    /// A body that fails as soon as there is no room for what comes.
+    pub(in crate::server) fn watch(&self, body: Body) -> Body {
+        if body.is_end_stream() {
+            return body;
+        }
+        Body::new(Watched {
+            body,
+            allowance: self.clone(),
+        })
+    }
+
+    fn take(&self, bytes: usize) -> Result<(), OverBudget> {
+        (self.0.0).grow(bytes).map_err(|exceeded| match exceeded {
+            Exceeded::OfKey(limit) => OverBudget::OfSource(limit),
+            Exceeded::All | Exceeded::Rate { .. } => OverBudget::All,
+        })?;
+        gauge!(BODY_BYTES).increment(bytes as f64);
+        Ok(())
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        gauge!(BODY_BYTES).decrement(self.0.amount() as f64);
+    }
+}
+
+struct Watched {
+    body: Body,
+    allowance: Allowance,
+}
+
+impl HttpBody for Watched {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx)).transpose()?;
+        if let Some(data) = frame.as_ref().and_then(Frame::data_ref) {
+            self.allowance.take(data.len()).map_err(axum::Error::new)?;
+        }
+        Poll::Ready(frame.map(Ok))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use http_body_util::BodyExt as _;
+
+    use super::*;
+
+    const HERE: Source = Source::Address(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    const THERE: Source = Source::Address(IpAddr::V4(Ipv4Addr::BROADCAST));
+
+    fn budget(limit: usize, limit_per_source: usize) -> BodyBytes {
+        BodyBytes::new(&ServerLimits {
+            body_bytes_in_flight: limit,
+            body_bytes_in_flight_per_peer: limit_per_source,
+            ..ServerLimits::default()
+        })
+    }
+
+    async fn read(allowance: &Allowance, size: usize) -> Result<usize, axum::Error> {
+        let body = allowance.watch(Body::from(vec![0; size]));
+        Ok(body.collect().await?.to_bytes().len())
+    }
+
+    #[tokio::test]
+    async fn bytes_are_bounded_in_all_and_by_source_and_come_back() {
+        let budget = budget(10, 6);
+        let first = budget.allowance(HERE);
+        assert_eq!(read(&first, 4).await.unwrap(), 4);
+        let second = budget.allowance(HERE);
+        assert_eq!(
+            read(&second, 3).await.unwrap_err().to_string(),
+            OverBudget::OfSource(6).to_string()
+        );
+        assert_eq!(read(&second, 2).await.unwrap(), 2);
+        let third = budget.allowance(THERE);
+        assert_eq!(
+            read(&third, 5).await.unwrap_err().to_string(),
+            OverBudget::All.to_string()
+        );
+        assert_eq!(read(&third, 4).await.unwrap(), 4);
+        drop((first, second));
+        assert_eq!(read(&third, 2).await.unwrap(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_body_that_is_still_there_keeps_what_it_took() {
+        let budget = budget(10, 10);
+        let allowance = budget.allowance(HERE);
+        let mut body = allowance.watch(Body::from(vec![0; 7]));
+        let frame = body.frame().await.unwrap().unwrap();
+        drop(allowance);
+        let other = budget.allowance(THERE);
+        assert!(read(&other, 4).await.is_err());
+        drop((body, frame));
+        assert_eq!(read(&other, 10).await.unwrap(), 10);
+    }
+}

@@ -1,0 +1,224 @@
+//! How much may be taken: at once in all, at once for each key, and how often for each key.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::rate_limit::RateLimit;
+use crate::server::limits::rates::Rates;
+
+/// Bounds what is held at once and how often it is asked for. Memory is bounded by what is held.
+#[derive(Debug)]
+pub(in crate::server) struct Quota<K: Hash + Eq + Clone> {
+    rate: Option<(RateLimit, Rates<K>)>,
+    counts: Arc<Counts<K>>,
+}
+
+#[derive(Debug)]
+struct Counts<K> {
+    held: Mutex<Held<K>>,
+    limit: usize,
+    limit_per_key: usize,
+}
+
+#[derive(Debug)]
+struct Held<K> {
+    total: usize,
+    by_key: HashMap<K, usize>,
+}
+
+/// What one holder has taken; dropped, it is free again.
+#[derive(Debug)]
+pub(in crate::server) struct Share<K: Hash + Eq> {
+    counts: Arc<Counts<K>>,
+    key: K,
+    amount: AtomicUsize,
+}
+
+/// Why nothing more may be taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::server) enum Exceeded {
+    /// All keys together hold as much as they may.
+    All,
+    /// This key holds as much as it may: so much.
+    OfKey(usize),
+    /// This key asks too often.
+    Rate {
+        /// How often it may ask.
+        limit: RateLimit,
+        /// When it may ask again.
+        retry_after: Duration,
+    },
+}
+
+impl<K: Hash + Eq + Clone> Quota<K> {
+    /// At most `limit` at once in all, and `limit_per_key` for each key; `usize::MAX`: no limit.
+    pub(in crate::server) fn new(limit: usize, limit_per_key: usize) -> Self {
+        let held = Held {
+            total: 0,
+            by_key: HashMap::new(),
+        };
+        Self {
+            rate: None,
+            counts: Arc::new(Counts {
+                held: Mutex::new(held),
+                limit,
+                limit_per_key,
+            }),
+        }
+    }
+
+    /// And no key more often than this.
+    pub(in crate::server) fn with_rate(mut self, limit: Option<RateLimit>) -> Self {
+        self.rate = limit.map(|limit| (limit, Rates::new(limit)));
+        self
+    }
+
+    /// And no key more than so many times in a minute.
+    pub(in crate::server) fn with_rate_per_minute(mut self, count: u32) -> Self {
+        self.rate = Some((RateLimit::new(1, count), Rates::per_minute(count)));
+        self
+    }
+
+    /// Takes one more for a key, if it may have it.
+    pub(in crate::server) fn take(&self, key: &K) -> Result<Share<K>, Exceeded> {
+        self.check_rate(key)?;
+        let share = self.share(key.clone());
+        share.grow(1)?;
+        Ok(share)
+    }
+
+    /// Counts one more request of a key, and holds nothing.
+    pub(in crate::server) fn check_rate(&self, key: &K) -> Result<(), Exceeded> {
+        let Some((limit, rates)) = &self.rate else {
+            return Ok(());
+        };
+        rates.check(key).map_err(|retry_after| Exceeded::Rate {
+            limit: *limit,
+            retry_after,
+        })
+    }
+
+    /// An empty share, which may grow.
+    pub(in crate::server) fn share(&self, key: K) -> Share<K> {
+        Share {
+            counts: self.counts.clone(),
+            key,
+            amount: AtomicUsize::new(0),
+        }
+    }
+}
+
+impl<K: Hash + Eq + Clone> Share<K> {
+    /// Takes so much more, or nothing.
+    pub(in crate::server) fn grow(&self, amount: usize) -> Result<(), Exceeded> {
+        let Counts {
+            limit, limit_per_key, ..
+        } = *self.counts;
+        let mut held = self.counts.held();
+        if limit_per_key < usize::MAX {
+            let of_key = held.by_key.get(&self.key).copied().unwrap_or_default();
+            if amount > limit_per_key.saturating_sub(of_key) {
+                return Err(Exceeded::OfKey(limit_per_key));
+            }
+        }
+        if amount > limit.saturating_sub(held.total) {
+            return Err(Exceeded::All);
+        }
+        if limit_per_key < usize::MAX {
+            *held.by_key.entry(self.key.clone()).or_default() += amount;
+        }
+        held.total += amount;
+        drop(held);
+        self.amount.fetch_add(amount, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// How much it holds.
+    pub(in crate::server) fn amount(&self) -> usize {
+        self.amount.load(Ordering::Relaxed)
+    }
+}
+
+impl<K: Hash + Eq> Drop for Share<K> {
+    fn drop(&mut self) {
+        let amount = *self.amount.get_mut();
+        if amount == 0 {
+            return;
+        }
+        let mut held = self.counts.held();
+        held.total -= amount;
+        if let Some(of_key) = held.by_key.get_mut(&self.key) {
+            *of_key -= amount;
+            if *of_key == 0 {
+                held.by_key.remove(&self.key);
+            }
+        }
+    }
+}
+
+impl<K> Counts<K> {
+    fn held(&self) -> MutexGuard<'_, Held<K>> {
+        // Counting cannot stop half-way.
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_are_bounded_in_all_and_by_key_and_come_back() {
+        let quota = Quota::new(3, 2);
+        let first = quota.take(&"a").unwrap();
+        let _second = quota.take(&"a").unwrap();
+        assert_eq!(quota.take(&"a").unwrap_err(), Exceeded::OfKey(2));
+        let _third = quota.take(&"b").unwrap();
+        assert_eq!(quota.take(&"c").unwrap_err(), Exceeded::All);
+        drop(first);
+        let _fourth = quota.take(&"c").unwrap();
+        assert_eq!(quota.counts.held().by_key.len(), 3);
+        assert_eq!(Quota::new(1, 0).take(&"a").unwrap_err(), Exceeded::OfKey(0));
+    }
+
+    #[test]
+    fn a_share_grows_within_the_bounds_and_gives_back_all_of_it() {
+        let quota = Quota::new(10, 6);
+        let first = quota.share("a");
+        first.grow(4).unwrap();
+        let second = quota.share("a");
+        assert_eq!(second.grow(3), Err(Exceeded::OfKey(6)));
+        second.grow(2).unwrap();
+        let third = quota.share("b");
+        assert_eq!(third.grow(5), Err(Exceeded::All));
+        third.grow(4).unwrap();
+        assert_eq!(first.amount(), 4);
+        drop((first, second, third));
+        let held = quota.counts.held();
+        assert_eq!((held.total, held.by_key.len()), (0, 0));
+    }
+
+    #[test]
+    fn without_a_limit_per_key_no_key_is_remembered() {
+        let quota = Quota::new(1, usize::MAX);
+        let share = quota.take(&"a").unwrap();
+        assert!(quota.counts.held().by_key.is_empty());
+        assert_eq!(quota.take(&"b").unwrap_err(), Exceeded::All);
+        drop(share);
+        assert!(quota.take(&"b").is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_that_asks_too_often_is_told_when_it_may_ask_again() {
+        let limit = RateLimit::new(2, 1);
+        let quota = Quota::new(9, 9).with_rate(Some(limit));
+        assert!(quota.take(&"a").is_ok());
+        let exceeded = quota.take(&"a").unwrap_err();
+        let retry_after = Duration::from_millis(500);
+        assert_eq!(exceeded, Exceeded::Rate { limit, retry_after });
+        assert!(quota.take(&"b").is_ok());
+    }
+}

@@ -1,0 +1,193 @@
+//! Taking in events that a peer sent: verify, learn, store.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use nara_proto::event::{EventProblem, EventTrust, EventVerdict, Service, SyncEvent, verify_events};
+use nara_proto::go_json;
+use nara_proto::identity::NaraName;
+
+use crate::ledger::{Insertion, LedgerError};
+use crate::mesh_ranges;
+use crate::metrics;
+use crate::random::random;
+use crate::registry::{KeySource, PeerInfo, PinnedKey, RegisterError};
+use crate::server::route::state::Shared;
+
+/// The largest event that is taken in, in bytes of JSON. Real ones have a few hundred; without a limit one
+/// event could fill an answer that no peer reads any more.
+pub(in crate::server) const MAX_EVENT_BYTES: usize = 64 << 10;
+
+/// Introductions that are believed from one batch: a sender shall not fill the registry with naras of its own
+/// making.
+const MAX_INTRODUCTIONS: usize = 64;
+
+/// From how many events on they are verified off the async threads: about a millisecond of work.
+const BLOCKING_FROM: usize = 32;
+
+/// What became of a batch.
+#[derive(Debug, Default)]
+pub(in crate::server) struct Ingested {
+    /// Events that were not refused, whether new or known.
+    pub(in crate::server) accepted: Vec<SyncEvent>,
+    /// How many of them are new in the ledger.
+    pub(in crate::server) stored: usize,
+    /// How many had a signature that does not verify, or cannot be verified here.
+    pub(in crate::server) warnings: usize,
+}
+
+/// Verifies events, learns keys from introductions, and stores what is not refused.
+///
+/// Events of naras whose key is not known here are stored: to pass on what others said is the point of
+/// gossip. Events that contradict a known key, forge their id or lack a signature that they must have are
+/// refused one by one; the others of the batch are not held against them.
+///
+/// `told_by` is the nara that sent them: streams to it leave them out.
+pub(in crate::server) async fn ingest(
+    shared: &Arc<Shared>,
+    events: Vec<SyncEvent>,
+    told_by: Option<&NaraName>,
+) -> Result<Ingested, LedgerError> {
+    learn_introductions(shared, &events, told_by);
+    let received = events.len();
+    let (events, verdicts) = verify(shared.clone(), events).await?;
+    let mut ingested = Ingested::default();
+    for (event, verdict) in events.into_iter().zip(verdicts) {
+        match verdict {
+            Ok(trust) => {
+                ingested.warnings += usize::from(trust == EventTrust::UnknownKey && event.is_signed());
+                ingested.accepted.push(event);
+            }
+            Err(problem) => {
+                ingested.warnings += usize::from(problem == EventProblem::BadSignature);
+                tracing::info!(
+                    event = %short(&event.id), emitter = %short(&event.emitter), %problem, "event refused"
+                );
+            }
+        }
+    }
+    if !ingested.accepted.is_empty() {
+        let insertions = shared
+            .ledger
+            .insert_from(ingested.accepted.clone(), told_by.cloned())
+            .await?;
+        ingested.stored = insertions
+            .iter()
+            .filter(|insertion| matches!(insertion, Insertion::Stored))
+            .count();
+    }
+    let known = ingested.accepted.len() - ingested.stored;
+    let refused = received - ingested.accepted.len();
+    for (outcome, count) in [("new", ingested.stored), ("known", known), ("refused", refused)] {
+        ::metrics::counter!(metrics::EVENTS_TAKEN, "outcome" => outcome).increment(count as u64);
+    }
+    Ok(ingested)
+}
+
+async fn verify(
+    shared: Arc<Shared>,
+    mut events: Vec<SyncEvent>,
+) -> Result<(Vec<SyncEvent>, Vec<EventVerdict>), LedgerError> {
+    let many = events.len() >= BLOCKING_FROM;
+    let work = move || {
+        events.retain(|event| {
+            let fits = is_small(event);
+            if !fits {
+                tracing::info!(emitter = %short(&event.emitter), "event larger than {MAX_EVENT_BYTES} bytes refused");
+            }
+            fits
+        });
+        let verdicts = verify_events(&events, &*shared, random());
+        (events, verdicts)
+    };
+    if many {
+        // Ends early only when the runtime shuts down.
+        tokio::task::spawn_blocking(work)
+            .await
+            .map_err(|_| LedgerError::Closed)
+    } else {
+        Ok(work())
+    }
+}
+
+/// Pins the keys of naras that introduce themselves in a verified `hey-there` (docs/protocol/v1.md, section 8.6). V1
+/// peers also believe unsigned ones.
+fn learn_introductions(shared: &Shared, events: &[SyncEvent], told_by: Option<&NaraName>) {
+    let mut learned = 0;
+    for event in events {
+        let Some((name, mesh_ip)) = introduction(event) else {
+            continue;
+        };
+        let Some(key) = event.embedded_key() else { continue };
+        if name == *shared.local.name()
+            || shared.registry.by_name(name.as_str()).and_then(|p| p.key()) == Some(key)
+        {
+            continue;
+        }
+        // The expensive check last, and only so often.
+        if learned == MAX_INTRODUCTIONS {
+            tracing::warn!(
+                "more than {MAX_INTRODUCTIONS} introductions in one batch: the others are not believed"
+            );
+            return;
+        }
+        learned += 1;
+        if !event.has_genuine_id() || event.verify(&key).is_err() {
+            continue;
+        }
+        let address = mesh_ip
+            .map(|ip| ip.to_canonical())
+            .filter(|ip| mesh_ranges::contain(&shared.mesh_ranges, *ip))
+            .map(|ip| SocketAddr::new(ip, shared.mesh_port));
+        let known_address = shared
+            .registry
+            .by_name(name.as_str())
+            .and_then(|peer| peer.info().address);
+        let info = PeerInfo {
+            name: Some(name.clone()),
+            // What is configured or discovered is better than what a third party passes on.
+            address: address
+                .filter(|address| known_address.is_none() && shared.registry.has_room_at(address.ip())),
+            key: Some(PinnedKey {
+                name,
+                id: None,
+                key,
+                source: KeySource::HeyThere {
+                    told_by: told_by.cloned(),
+                },
+                learned_at: shared.clock.now_millis(),
+            }),
+            ..PeerInfo::default()
+        };
+        match shared.registry.register(info) {
+            Ok(_) => {}
+            // As the operator wants it.
+            Err(error @ RegisterError::KeyRefused(_)) => {
+                tracing::info!(%error, "introduction not trusted")
+            }
+            Err(error) => tracing::warn!(%error, "introduction not trusted"),
+        }
+    }
+}
+
+/// The name and address of a nara that introduces itself, not another.
+fn introduction(event: &SyncEvent) -> Option<(NaraName, Option<IpAddr>)> {
+    if event.service() != Some(Service::HeyThere) || event.validate().is_err() {
+        return None;
+    }
+    let payload = event.hey_there.as_deref()?;
+    if payload.from != event.emitter {
+        return None;
+    }
+    Some((payload.from.parse().ok()?, payload.mesh_ip.parse().ok()))
+}
+
+fn is_small(event: &SyncEvent) -> bool {
+    // Writing an event takes a fiftieth of verifying it.
+    go_json::to_vec(event).len() <= MAX_EVENT_BYTES
+}
+
+/// The beginning of a text of a peer, for the log.
+pub(in crate::server) fn short(text: &str) -> String {
+    text.chars().take(64).collect()
+}

@@ -1,0 +1,98 @@
+//! Other spellings of our own paths, which the router of v1 peers understands (docs/protocol/v1.md, section 6).
+
+use std::borrow::Cow;
+
+use axum::extract::Request;
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use http::uri::PathAndQuery;
+use http::{HeaderValue, StatusCode, Uri, header};
+use nara_proto::endpoint::{
+    AllCheckpoints, DirectMessage, Endpoint as _, EventsFetch, EventsImport, EventsReconcile, EventsStream,
+    EventsSync, GetCoordinates, GossipZine, MeshMessage, PeerQuery, Ping, WorldRelay,
+};
+
+/// The paths of all endpoints.
+pub(in crate::server) const PATHS: [&str; 13] = [
+    AllCheckpoints::PATH,
+    DirectMessage::PATH,
+    EventsFetch::PATH,
+    EventsImport::PATH,
+    EventsReconcile::PATH,
+    EventsStream::PATH,
+    EventsSync::PATH,
+    GetCoordinates::PATH,
+    GossipZine::PATH,
+    MeshMessage::PATH,
+    PeerQuery::PATH,
+    Ping::PATH,
+    WorldRelay::PATH,
+];
+
+/// Routes a percent-encoded spelling of one of our paths to that path, and redirects one with empty or dot segments
+/// there. Nothing else is redirected, so that a peer cannot make us name a place of its choice.
+pub(super) async fn route_spellings(mut request: Request, next: Next) -> Response {
+    let path = request.uri().path();
+    let Some(ours) = (!PATHS.contains(&path)).then(|| spelled(path)).flatten() else {
+        return next.run(request).await;
+    };
+    let query = request.uri().query();
+    let target = query.map_or_else(|| ours.to_owned(), |query| format!("{ours}?{query}"));
+    let same_segments = path.split('/').count() == ours.split('/').count();
+    if !same_segments {
+        let Ok(location) = HeaderValue::try_from(target) else {
+            return StatusCode::BAD_REQUEST.into_response();
+        };
+        return (StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, location)]).into_response();
+    }
+    let mut parts = request.uri().clone().into_parts();
+    parts.path_and_query = PathAndQuery::try_from(target).ok();
+    if let Ok(uri) = Uri::from_parts(parts) {
+        *request.uri_mut() = uri;
+    }
+    next.run(request).await
+}
+
+/// Which of our paths this is when empty and dot segments are resolved and each segment is percent-decoded.
+fn spelled(path: &str) -> Option<&'static str> {
+    let mut segments: Vec<Cow<'_, str>> = Vec::new();
+    for segment in path.split('/') {
+        match segment {
+            "" | "." => {}
+            ".." => drop(segments.pop()),
+            segment => segments.push(percent_encoding::percent_decode_str(segment).decode_utf8().ok()?),
+        }
+    }
+    // A trailing slash makes another path.
+    let is = |ours: &&str| !path.ends_with('/') && ours[1..].split('/').eq(segments.iter().map(|s| &**s));
+    PATHS.into_iter().find(is)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_spellings_of_our_own_paths_are_known() {
+        for (path, ours) in [
+            ("//dm", Some("/dm")),
+            ("/./dm", Some("/dm")),
+            ("/a/../dm", Some("/dm")),
+            ("/../dm", Some("/dm")),
+            ("/events//sync", Some("/events/sync")),
+            ("/d%6D", Some("/dm")),
+            ("/events/syn%63", Some("/events/sync")),
+            ("/events%2Fsync", None),
+            ("/dm/", None),
+            ("//dm//", None),
+            ("/%64m%3Fb", None),
+            ("/%ff", None),
+            ("/", None),
+            ("//", None),
+            ("/./\\evil/", None),
+            ("//evil.example/", None),
+        ] {
+            assert_eq!(spelled(path), ours, "{path}");
+        }
+    }
+}

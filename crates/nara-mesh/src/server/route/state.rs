@@ -1,0 +1,117 @@
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use nara_proto::breaker::BreakerState;
+use nara_proto::event::KeyLookup;
+use nara_proto::identity::{NaraName, PreparedKeys, PublicKey};
+use nara_proto::peer::Coordinates;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
+
+use crate::client::MeshClient;
+use crate::clock::Clock;
+use crate::identity::LocalNara;
+use crate::ledger::Ledger;
+use crate::registry::{KnownKeys, Peer, PeerRegistry};
+use crate::server::background::Background;
+use crate::server::handler::MeshHandler;
+use crate::server::limits::body_bytes::BodyBytes;
+use crate::server::limits::quota::Quota;
+use crate::server::limits::settings::ServerLimits;
+use crate::server::route::announcement::Announcement;
+use crate::server::route::stash::Stash;
+
+/// What all handlers of a server share.
+#[derive(Debug)]
+pub(in crate::server) struct Shared {
+    pub(in crate::server) local: LocalNara,
+    pub(in crate::server) ledger: Arc<dyn Ledger>,
+    pub(in crate::server) registry: PeerRegistry,
+    /// Those of the authenticator: whoever signs a request signs its body with the same key.
+    pub(in crate::server) prepared_keys: Arc<PreparedKeys>,
+    pub(in crate::server) known_keys: KnownKeys,
+    pub(in crate::server) client: Option<MeshClient>,
+    pub(in crate::server) clock: Arc<dyn Clock>,
+    pub(in crate::server) handler: Arc<dyn MeshHandler>,
+    pub(in crate::server) limits: ServerLimits,
+    pub(in crate::server) body_bytes: Arc<BodyBytes>,
+    pub(in crate::server) announcement: Announcement,
+    /// What `/ping` tells; it changes when the node of this nara gets another address.
+    pub(in crate::server) mesh_ip: watch::Sender<String>,
+    pub(in crate::server) coordinates: Option<Coordinates>,
+    pub(in crate::server) mesh_ranges: Vec<IpNet>,
+    pub(in crate::server) mesh_port: u16,
+    pub(in crate::server) stash: Stash,
+    pub(in crate::server) streams: Quota<NaraName>,
+    pub(in crate::server) background: Background,
+    pub(in crate::server) reachable: Reachable,
+    pub(in crate::server) replies: Arc<Semaphore>,
+    pub(in crate::server) reconciliations: Semaphore,
+    pub(in crate::server) checkpoints: Quota<IpAddr>,
+    pub(in crate::server) imports: Quota<IpAddr>,
+}
+
+impl Shared {
+    /// The names of the naras that are believed to be online, without our own, each once.
+    pub(in crate::server) fn online_names(&self) -> Arc<[NaraName]> {
+        match self.handler.online_names() {
+            Some(names) => {
+                let mut seen = BTreeSet::new();
+                names
+                    .into_iter()
+                    .filter(|name| name != self.local.name() && seen.insert(name.clone()))
+                    .collect()
+            }
+            None => self.reachable.names(&self.registry, self.local.name()),
+        }
+    }
+}
+
+/// The names of those peers that have an address and are not known to be down. They are looked up at most once
+/// a second, and shared: it takes a walk through the whole registry, and anybody may ask for it with
+/// `/peer/query`.
+#[derive(Debug, Default)]
+pub(in crate::server) struct Reachable(Mutex<Option<(Instant, Arc<[NaraName]>)>>);
+
+impl Reachable {
+    const MAX_AGE: Duration = Duration::from_secs(1);
+
+    fn names(&self, registry: &PeerRegistry, own: &NaraName) -> Arc<[NaraName]> {
+        // A plain value: valid whatever happened.
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*known {
+            Some((at, names)) if at.elapsed() < Self::MAX_AGE => names.clone(),
+            _ => {
+                let names = Self::look_up(registry, own);
+                *known = Some((Instant::now(), names.clone()));
+                names
+            }
+        }
+    }
+
+    fn look_up(registry: &PeerRegistry, own: &NaraName) -> Arc<[NaraName]> {
+        let peers = registry.peers();
+        let closed = |peer: &&Arc<Peer>| peer.breaker_state() == BreakerState::Closed;
+        peers
+            .iter()
+            .filter(closed)
+            .map(|peer| peer.info())
+            .filter(|info| info.address.is_some() && !info.is_untrusted())
+            .filter_map(|info| info.name)
+            .filter(|name| name != own)
+            .collect()
+    }
+}
+
+impl KeyLookup for Shared {
+    fn key_of_name(&self, name: &str) -> Option<PublicKey> {
+        self.known_keys.key_of_name(name)
+    }
+
+    fn key_of_id(&self, id: &str) -> Option<PublicKey> {
+        self.known_keys.key_of_id(id)
+    }
+}
