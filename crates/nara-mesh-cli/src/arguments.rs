@@ -10,7 +10,7 @@ use clap::{Arg, ArgMatches, Command, CommandFactory as _, FromArgMatches as _};
 use crate::cli::Cli;
 use crate::config_file::{self, ConfigFile, reason};
 use crate::failure::Failure;
-use crate::settings::config_folder;
+use crate::places::config_folder;
 
 /// Arguments that cannot be used.
 #[derive(Debug)]
@@ -208,7 +208,7 @@ mod tests {
 
     /// The text of all sources of this workspace that talk to users, without line breaks inside of strings.
     fn sources() -> String {
-        fn collect(folder: &std::path::Path, text: &mut String) {
+        fn collect(folder: &Path, text: &mut String) {
             for entry in std::fs::read_dir(folder).unwrap() {
                 let path = entry.unwrap().path();
                 if path.is_dir() {
@@ -220,7 +220,7 @@ mod tests {
         }
         let mut text = String::new();
         for of in ["nara-mesh-cli", "nara-mesh", "nara-tailnet"] {
-            let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(of).join("src");
+            let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(of).join("src");
             collect(&folder, &mut text);
         }
         text.split("\\\n").map(str::trim_start).collect()

@@ -124,6 +124,10 @@ pub(crate) enum Command {
     Config(ConfigCommand),
     /// Find what prevents a nara from talking to others
     Doctor(DoctorArgs),
+    /// Check that the nara of this machine answers: exit code 0 if so
+    ///
+    /// It needs no soul, no peers and no folder to write to.
+    Health(HealthArgs),
     /// Run a nara until ctrl-C or SIGTERM
     Serve(ServeArgs),
     /// Join a tailnet, find the naras on it, and run a nara until ctrl-C or SIGTERM
@@ -195,6 +199,19 @@ pub(crate) struct ConfigArgs {
     #[command(flatten)]
     pub(crate) up: UpArgs,
     /// Address that `serve` would listen on
+    #[arg(
+        long,
+        value_name = "IP[:PORT]",
+        default_value_t = serving::default_listen(),
+        value_parser = value::address
+    )]
+    pub(crate) listen: SocketAddr,
+}
+
+/// `health`
+#[derive(Debug, Args)]
+pub(crate) struct HealthArgs {
+    /// Address on which it listens
     #[arg(
         long,
         value_name = "IP[:PORT]",

@@ -6,6 +6,7 @@ mod demo;
 mod dm;
 mod doctor;
 mod events;
+mod health;
 mod id;
 mod man;
 mod peers;
@@ -44,6 +45,7 @@ pub(crate) fn run(command: &Command, settings: &Settings) -> Outcome {
         Command::Doctor(args) => doctor::run(args, settings, printer("doctor")),
         Command::Events(args) => events::run(args, settings, printer("events")),
         Command::Reload => reload::run(settings, printer("reload")),
+        Command::Health(args) => health::run(args, settings, printer("health")),
         Command::Id(IdCommand::New(args)) => id::new(args, settings, printer("id-new")),
         Command::Id(IdCommand::Show(args)) => id::show(args, settings, printer("id-show")),
         Command::Man(args) => man::run(args, printer("man")),

@@ -17,6 +17,7 @@ mod log;
 mod network;
 mod output;
 mod permissions;
+mod places;
 mod peer_events;
 mod printer;
 mod run;

@@ -1,6 +1,5 @@
 //! What the global arguments mean: which nara, which peers, which ledger.
 
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +19,7 @@ use crate::arguments::Sources;
 use crate::cli::{GlobalArgs, Trust, UpArgs};
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
+use crate::places::{config_folder, credential, existing_default, home_folder, variable};
 
 /// The variable with a soul.
 const SOUL: &str = "NARA_MESH_SOUL";
@@ -245,37 +245,4 @@ impl Settings {
         let file = args.auth_key_file.clone().or_else(|| credential("auth-key"));
         file.map(|file| AuthKey::from_file(&file).map_err(failed)).transpose()
     }
-}
-
-/// An environment variable that is set and not empty.
-fn variable(name: &str) -> Option<OsString> {
-    std::env::var_os(name).filter(|value| !value.is_empty())
-}
-
-/// A credential that systemd passes to this service.
-fn credential(name: &str) -> Option<PathBuf> {
-    let file = PathBuf::from(variable("CREDENTIALS_DIRECTORY")?).join(name);
-    file.is_file().then_some(file)
-}
-
-fn home_folder(name: &str, below_home: &str) -> Option<PathBuf> {
-    // The XDG base directory specification has relative paths ignored.
-    let absolute = |name: &str| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    absolute(name)
-        .or_else(|| Some(absolute("HOME")?.join(below_home)))
-        .map(|folder| folder.join("nara-mesh"))
-}
-
-/// The folder for the files of the user, if there is a home.
-pub(crate) fn config_folder() -> Option<PathBuf> {
-    let of_service = || {
-        let folder = PathBuf::from(variable("CONFIGURATION_DIRECTORY")?);
-        folder.is_absolute().then_some(folder)
-    };
-    home_folder("XDG_CONFIG_HOME", ".config").or_else(of_service)
-}
-
-fn existing_default(file: &str) -> Option<PathBuf> {
-    let path = config_folder()?.join(file);
-    path.exists().then_some(path)
 }

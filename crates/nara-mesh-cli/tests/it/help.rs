@@ -1,6 +1,6 @@
 use crate::{run, run_json, text};
 
-const COMMANDS: [&[&str]; 29] = [
+const COMMANDS: [&[&str]; 30] = [
     &[],
     &["completions"],
     &["config"],
@@ -10,6 +10,7 @@ const COMMANDS: [&[&str]; 29] = [
     &["dm"],
     &["doctor"],
     &["events"],
+    &["health"],
     &["id"],
     &["id", "new"],
     &["id", "show"],

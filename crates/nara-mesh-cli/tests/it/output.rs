@@ -87,9 +87,9 @@ fn a_reader_that_is_stuck_does_not_hold_up_the_service() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
     // With a line for everything, the pipe of 64 KiB is soon full.
-    let (mut alice, address) = Unread::start(path, &["-vvv"]);
+    let (mut alice, address) = Unread::start(path, &["--log", "trace"]);
     alice.until_it_listens();
-    run(path, 0, &["ping", &address, "-c", "500", "-i", "0s"]);
+    run(path, 0, &["ping", &address, "-c", "2000", "-i", "0s"]);
     Unread::dm(path, &"x".repeat(1_000), 0);
     Unread::dm(path, &"y".repeat(1_000), 0);
     run(path, 0, &["ping", &address]);
