@@ -3,7 +3,7 @@
 //! A nara has a name and a secret [`Soul`](proto::identity::Soul); together they are a
 //! [`LocalNara`](identity::LocalNara). A [`MeshServer`](server::MeshServer) answers its peers out of a
 //! [`Ledger`](ledger::Ledger) of events, a [`MeshClient`](client::MeshClient) calls them, and a
-//! [`PeerRegistry`](registry::PeerRegistry) says who is where and with which key.
+//! [`PeerRegistry`](registry::PeerRegistry) knows the addresses and keys of peers.
 //!
 //! # Two naras in one process
 //!
@@ -46,8 +46,8 @@
 //! | you want to | see |
 //! |---|---|
 //! | call peers | [`client`]: every call, deadlines, what a [`Verified`](client::Verified) answer proves |
-//! | be called | [`server`]: its limits, and [`server::MeshHandler`] for what comes in |
-//! | read a soul or a peers file | [`soul_file`], [`peers_file`] |
+//! | be called | [`server`]: its limits, and [`server::MeshHandler`] for incoming messages |
+//! | read a soul file or a peers file | [`soul_file`], [`peers_file`] |
 //! | keep events | [`ledger`]: in memory, or [`SqliteLedger`](ledger::SqliteLedger) |
 //! | find peers | [`discovery`] and [`transport::PeerSource`] |
 //! | spread events | [`gossip`] |
