@@ -13,6 +13,7 @@ mod peers;
 mod ping;
 mod reload;
 mod serve;
+mod serving;
 mod sign;
 mod sync;
 mod up;
@@ -51,10 +52,10 @@ pub(crate) fn run(command: &Command, settings: &Settings) -> Outcome {
         Command::Man(args) => man::run(args, printer("man")),
         Command::Peers(args) => peers::run(args, settings, printer),
         Command::Ping(args) => ping::run(args, settings, printer("ping")),
-        Command::Serve(args) => serve::run(args, settings, printer("serve")),
+        Command::Serve(args) => serve::run(args, settings, printer("serve").of_daemon()),
         Command::Sign(args) => sign::run(args, settings, printer("sign")),
         Command::Sync(args) => sync::run(args, settings, printer("sync")),
-        Command::Up(args) => up::run(args, settings, printer("up")),
+        Command::Up(args) => up::run(args, settings, printer("up").of_daemon()),
         Command::Verify(args) => verify::run(args, settings, printer("verify")),
         Command::World(WorldCommand::Send(args)) => world::send(args, settings, printer("world-send")),
         Command::Watch(args) => watch::run(args, settings, printer("watch")),

@@ -26,6 +26,12 @@ impl Printer {
         Self { command, json, quiet }
     }
 
+    /// The same printer, for a daemon: with JSON it prints nothing beside it, since its lines say all.
+    pub(crate) fn of_daemon(mut self) -> Self {
+        self.quiet |= self.json;
+        self
+    }
+
     /// Whether JSON was asked for: then nothing but JSON goes to stdout.
     pub(crate) fn is_json(&self) -> bool {
         self.json
@@ -78,9 +84,9 @@ impl Printer {
         Value::Object(object)
     }
 
-    /// Something that people may want to know beside the data: on stderr, unless `--quiet` or JSON was asked for.
+    /// Something that people may want to know beside the data: on stderr, unless `--quiet`.
     pub(crate) fn note(&self, text: impl Display) {
-        if !self.quiet && !self.json {
+        if !self.quiet {
             stderr_line(text);
         }
     }

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::ColorChoice;
+use nara_mesh::Nara;
 use nara_mesh::identity::LocalNara;
+use nara_mesh::nara::NaraBuilder;
 use nara_mesh::peers_file::{self, PeerEntry};
-use nara_mesh::registry::{Closed, FirstUse, PeerRegistry, Pinned, TrustPolicy};
+use nara_mesh::registry::{Closed, FirstUse, PeerInfo, PeerRegistry, Pinned, TrustPolicy};
 use nara_mesh::soul_file::{Access, Origin, SoulFile};
 use nara_mesh::tls::TlsPolicy;
 use nara_proto::identity::{KeyId, NaraName, Soul};
@@ -165,6 +167,21 @@ impl Settings {
     /// The peers file or folder, if there is one.
     pub(crate) fn peers_path(&self) -> Option<&Path> {
         self.peers.as_deref()
+    }
+
+    /// The peers of the peers file.
+    pub(crate) fn peer_infos(&self) -> Outcome<Vec<PeerInfo>> {
+        Ok(self.peers()?.iter().map(PeerEntry::to_info).collect())
+    }
+
+    /// Begins a nara with these settings.
+    pub(crate) fn builder(&self, nara: LocalNara) -> Outcome<NaraBuilder> {
+        let folder = self.data_dir(&nara)?;
+        Ok(Nara::builder(nara)
+            .data_dir(folder)
+            .know_all(self.peer_infos()?)
+            .timeout(self.timeout)
+            .tls(self.tls))
     }
 
     /// The folder for the ledger of a nara.

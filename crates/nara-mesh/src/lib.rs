@@ -65,12 +65,15 @@ pub mod identity;
 pub mod ledger;
 mod mesh_ranges;
 pub mod metrics;
+#[cfg(feature = "server")]
+pub mod nara;
 mod new_file;
 mod peer;
 pub mod peers_file;
 mod random;
 mod rate_limit;
 pub mod registry;
+#[cfg(feature = "server")]
 pub mod server;
 mod signatures;
 pub mod soul_file;
@@ -78,6 +81,9 @@ pub mod tls;
 mod toml_text;
 pub mod transport;
 
+pub use identity::LocalNara;
+#[cfg(feature = "server")]
+pub use nara::Nara;
 pub use signatures::Signatures;
 
 pub use nara_proto as proto;

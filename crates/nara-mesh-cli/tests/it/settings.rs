@@ -90,9 +90,9 @@ fn a_flag_wins_over_the_environment_and_that_over_the_file() {
         // All but alice are refused, with their name.
         text(&command.output().unwrap().stderr)
     };
-    assert!(name_of(&[], &[]).contains("bonded to the name file"));
-    assert!(name_of(&[], &[("NARA_MESH_NAME", "env")]).contains("bonded to the name env"));
-    assert!(name_of(&["--name", "flag"], &[("NARA_MESH_NAME", "env")]).contains("bonded to the name flag"));
+    assert!(name_of(&[], &[]).contains("another name than file"));
+    assert!(name_of(&[], &[("NARA_MESH_NAME", "env")]).contains("another name than env"));
+    assert!(name_of(&["--name", "flag"], &[("NARA_MESH_NAME", "env")]).contains("another name than flag"));
     assert_eq!(name_of(&["--name", "alice"], &[("NARA_MESH_NAME", "env")]), "");
 }
 
