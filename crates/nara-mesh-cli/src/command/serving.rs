@@ -25,7 +25,7 @@ use self::feed::{FeedHandler, Lines};
 use self::reload::reload;
 use self::signals::{Signal, Signals};
 use crate::cli::ServingArgs;
-use crate::control::{Asked, Control};
+use crate::control::{Asked, Control, Question};
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::keeping;
@@ -46,7 +46,7 @@ pub(super) struct Serving {
 
 impl Serving {
     /// Checks the arguments, and begins what must be there before the nara: metrics, signals and output.
-    pub(super) async fn prepare(args: &ServingArgs, settings: &Settings, printer: Printer) -> Outcome<Self> {
+    pub(super) async fn prepare(args: &ServingArgs, printer: Printer) -> Outcome<Self> {
         let signals = Signals::new()?;
         let metrics = args.metrics()?;
         let gossip = (!args.no_gossip).then(|| GossipConfig::with_degree(args.gossip_degree.into()));
@@ -143,8 +143,10 @@ async fn until_told_to_end(
                 }
             },
             asked = next_question(control.as_deref_mut()) => {
-                let in_force = reload(nara, settings, printer).await?;
-                asked.answer(in_force);
+                let answer = match asked.question {
+                    Question::Reload => reload(nara, settings, printer).await?,
+                };
+                asked.answer(answer);
             }
         }
     }

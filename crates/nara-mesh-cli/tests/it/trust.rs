@@ -208,11 +208,8 @@ fn a_serve_that_runs_takes_decisions_over_and_shows_conflicts() {
     };
     dm(0);
     assert_eq!(serving.next()["event"], "direct_message");
-    let decide = |args: &[&str]| {
-        alice(path, 0, &[&["peers"], args].concat());
-        serving.hang_up();
-    };
-    decide(&["untrust", "bob"]);
+    let told = alice(path, 0, &["peers", "untrust", "bob"]);
+    assert!(told.contains("in force in the nara that runs") && told.contains("banned: bob"), "{told}");
     let [decided, reloaded] = events(&mut serving, ["decided", "reloaded"]);
     assert_eq!(
         (&decided["name"], &decided["verdict"]),
@@ -222,10 +219,67 @@ fn a_serve_that_runs_takes_decisions_over_and_shows_conflicts() {
     assert_eq!(reloaded["decided"], serde_json::json!(["bob"]));
     dm(4);
     alice(path, 0, &["peers", "trust", "bob", "--key", key_of(&bobs)]);
-    serving.hang_up();
     events(&mut serving, ["decided", "reloaded"]);
     dm(0);
     assert_eq!(serving.next()["event"], "direct_message");
+    serving.hang_up();
+    assert_eq!(serving.next()["event"], "reloaded");
+}
+
+/// The next line of this event.
+fn until(serving: &mut Serving, event: &str) -> Value {
+    loop {
+        let line = serving.next();
+        if line["event"] == event {
+            return line;
+        }
+    }
+}
+
+#[test]
+fn a_reload_means_the_files_and_a_ban_waits_for_none_of_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    new_soul(path, "alice");
+    let stanza = |name: &str| {
+        let soul = new_soul(path, name);
+        format!("[[peer]]\nname = \"{name}\"\nkey = {}\n", soul["public_key"])
+    };
+    let (bob, carol) = (stanza("bob"), stanza("carol"));
+    // A folder of files, as a fleet shares them.
+    fs::create_dir(path.join("known.toml")).unwrap();
+    let file = |name: &str| path.join("known.toml").join(name);
+    fs::write(file("bob.toml"), &bob).unwrap();
+    fs::write(file("carol.toml"), &carol).unwrap();
+    let none = alice(path, 3, &["reload"]);
+    assert!(none.contains("no nara runs on alice"), "{none}");
+    let (mut serving, stanza) = Serving::start_with(path, "alice", &["--trust", "closed"]);
+    let stanza = stanza["stanza"].as_str().unwrap();
+    fs::write(path.join("peers.toml"), stanza).unwrap();
+    let dm = |from: &str, expected| {
+        let soul = format!("{from}.soul");
+        let options = ["--soul-file", &soul, "--data-dir", from, "--peers", "peers.toml"];
+        run(path, expected, &[&["dm", "alice", "hi"][..], &options].concat());
+    };
+    dm("bob", 0);
+    dm("carol", 0);
+    fs::remove_file(file("bob.toml")).unwrap();
+    let told = alice(path, 0, &["reload"]);
+    assert!(told.contains("peers file: 1 peers in force"), "{told}");
+    until(&mut serving, "reloaded");
+    dm("bob", 4);
+    dm("carol", 0);
+    // A mistake in a file is told, and a decision does not wait until it is mended.
+    fs::write(file("bob.toml"), "[[peer]]\nname = \"bob\"\nkey = \"AAAA\"\n").unwrap();
+    let told = alice(path, 1, &["reload"]);
+    assert!(told.contains("not in force: known.toml/bob.toml: line 3"), "{told}");
+    until(&mut serving, "reloaded");
+    let told = alice(path, 0, &["peers", "untrust", "carol"]);
+    assert!(told.contains("banned: carol"), "{told}");
+    dm("carol", 4);
+    fs::write(file("bob.toml"), &bob).unwrap();
+    alice(path, 0, &["reload"]);
+    dm("bob", 0);
 }
 
 #[test]
