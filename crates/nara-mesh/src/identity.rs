@@ -3,10 +3,11 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use nara_proto::identity::{KeyPair, NaraId, NaraName, PublicKey, SealKey, Soul};
+use nara_proto::identity::{InvalidName, KeyPair, NaraId, NaraName, PublicKey, SealKey, Soul};
 use nara_proto::time::UnixMillis;
 use nara_proto::v2::Signer;
 
+use crate::random::random;
 use crate::registry::{KeySource, PeerInfo, PinnedKey};
 
 /// The soul is bonded to another name.
@@ -43,6 +44,16 @@ impl LocalNara {
             seal_key: SealKey::from_soul(soul),
             signer: Signer::new(KeyPair::from_soul(soul), name),
         })))
+    }
+
+    /// A new nara with this name and a random soul, which lives as long as the process: for tests and experiments.
+    ///
+    /// # Errors
+    /// [`InvalidName`] if the name is empty, too long, or has control characters.
+    pub fn generate(name: &str) -> Result<Self, InvalidName> {
+        let name: NaraName = name.parse()?;
+        let soul = Soul::bond(random(), name.as_str());
+        Ok(Self::new(&soul, name).expect("the soul was bonded to this name just now"))
     }
 
     /// The name.

@@ -64,15 +64,21 @@ pub mod identity;
 pub mod ledger;
 mod mesh_ranges;
 pub mod metrics;
+#[cfg(feature = "server")]
+pub mod nara;
 mod peer;
 mod random;
 mod rate_limit;
 pub mod registry;
+#[cfg(feature = "server")]
 pub mod server;
 mod signatures;
 pub mod tls;
 pub mod transport;
 
+pub use identity::LocalNara;
+#[cfg(feature = "server")]
+pub use nara::Nara;
 pub use signatures::Signatures;
 
 pub use nara_proto as proto;

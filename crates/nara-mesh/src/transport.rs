@@ -15,7 +15,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use futures_util::future::BoxFuture;
-use futures_util::stream::BoxStream;
+use futures_util::stream::{self, BoxStream};
 use nara_proto::identity::NaraName;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -40,6 +40,11 @@ pub trait Transport: Debug + Send + Sync + 'static {
     /// # Errors
     /// Network errors: address in use, not ours, not permitted.
     fn listen(&self, local: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn MeshListener>>>;
+
+    /// The mesh addresses of this node whenever they change. By default they never do.
+    fn watch_addresses(&self) -> BoxStream<'static, Vec<IpAddr>> {
+        Box::pin(stream::pending())
+    }
 }
 
 /// Accepts streams of peers.

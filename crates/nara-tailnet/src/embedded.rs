@@ -66,7 +66,7 @@ use self::stack::Stack;
 use self::stack::listener::Listener;
 use self::tap::Tap;
 use self::tls::Tls;
-use crate::node::wait_until_ready;
+use crate::node::{addresses, wait_until_ready};
 use crate::status::{NodeState, NodeStatus, NotReady, NotReadyReason, PathKind};
 use crate::{MeshNode, NodeIdentity};
 
@@ -224,6 +224,10 @@ impl Transport for EmbeddedNode {
             let listener = Listener::open(Arc::clone(&self.stack), local).await?;
             Ok(Box::new(listener) as Box<dyn MeshListener>)
         })
+    }
+
+    fn watch_addresses(&self) -> BoxStream<'static, Vec<IpAddr>> {
+        addresses(self.watch_status())
     }
 }
 

@@ -31,7 +31,7 @@ use tokio_util::task::AbortOnDropHandle;
 pub use self::config::ManagedConfig;
 use self::supervise::Supervisor;
 use crate::localapi::{Forwarding, LocalApi};
-use crate::node::{MeshNode, NodeIdentity, wait_until_ready};
+use crate::node::{MeshNode, NodeIdentity, addresses, wait_until_ready};
 use crate::status::{NodeHealth, NodeState, NodeStatus, NotReady, NotReadyReason, PathKind};
 use crate::tailscaled::{Announced, ForwardedListener, TailscaledNode};
 
@@ -170,6 +170,10 @@ impl Transport for ManagedNode {
             }
             Ok(listener)
         })
+    }
+
+    fn watch_addresses(&self) -> BoxStream<'static, Vec<IpAddr>> {
+        addresses(self.watch_status())
     }
 }
 
