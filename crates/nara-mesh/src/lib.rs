@@ -57,6 +57,7 @@
 
 pub mod client;
 pub mod clock;
+mod coverage;
 pub mod defaults;
 pub mod discovery;
 pub mod gossip;
@@ -72,6 +73,7 @@ mod signatures;
 pub mod tls;
 pub mod transport;
 
+pub use coverage::Coverage;
 pub use signatures::Signatures;
 
 pub use nara_proto as proto;
