@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use nara_mesh::client::SyncOptions;
-use nara_mesh::ledger::Ledger;
+use nara_mesh::ledger::EventStore as _;
 use nara_proto::sync::EventFilter;
 use serde_json::{Value, json};
 

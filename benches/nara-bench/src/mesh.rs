@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use nara_mesh::client::MeshClient;
 use nara_mesh::identity::LocalNara;
-use nara_mesh::ledger::{Ledger, RetentionPolicy, SqliteLedger};
+use nara_mesh::ledger::{EventStore as _, Ledger, RetentionPolicy, SqliteLedger};
 use nara_mesh::registry::PeerRegistry;
 use nara_mesh::server::{MeshServer, RunningServer, ServerLimits};
 use nara_proto::event::{Payload, PingPayload, SeenPayload, SocialPayload, SyncEvent};

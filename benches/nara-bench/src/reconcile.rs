@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use nara_mesh::client::ReconcileOptions;
-use nara_mesh::ledger::{Ledger, SqliteLedger};
+use nara_mesh::ledger::{EventStore as _, ReconcileStore as _, SqliteLedger};
 use nara_proto::reconcile::Scope;
 use serde_json::{Value, json};
 

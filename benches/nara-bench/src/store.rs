@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use nara_mesh::identity::LocalNara;
-use nara_mesh::ledger::{Ledger, RetentionPolicy, SqliteLedger};
+use nara_mesh::ledger::{EventStore as _, RetentionPolicy, SqliteLedger};
 use nara_mesh::registry::{KeySource, PeerInfo, PeerRegistry, PinnedKey};
 use nara_proto::event::{Payload, SeenPayload, SocialPayload, SyncEvent};
 use nara_proto::identity::{KeyPair, NaraId, Soul};

@@ -13,7 +13,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use nara_mesh::client::{StreamState, SubscribeOptions};
 use nara_mesh::clock::{Clock as _, SystemClock};
-use nara_mesh::ledger::Ledger;
+use nara_mesh::ledger::{EventStore as _, Ledger};
 use nara_mesh::registry::PeerRegistry;
 use nara_mesh::server::MeshServer;
 use nara_proto::event::{EventTrust, Payload, SocialPayload, SyncEvent};

@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nara_proto::time::{UnixMillis, UnixNanos, UnixSeconds};
 
@@ -59,4 +59,9 @@ impl Clock for ManualClock {
     fn now_nanos(&self) -> UnixNanos {
         UnixNanos::new(self.0.load(Ordering::SeqCst))
     }
+}
+
+/// Now, on the clock that tokio's timers use, so that tests with paused time see it move.
+pub(crate) fn monotonic_now() -> Instant {
+    tokio::time::Instant::now().into_std()
 }

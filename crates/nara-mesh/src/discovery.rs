@@ -180,7 +180,7 @@ impl Discovery {
         match self.source.candidates().await {
             Ok(candidates) => waiting.extend(self.update(&mut roster, candidates, &mut on_found)),
             Err(error) => {
-                tracing::warn!(%error, "the network does not tell its nodes; waiting for it to change");
+                tracing::warn!(%error, "the network does not report its nodes; waiting for a change");
             }
         }
         loop {

@@ -11,7 +11,7 @@ use crate::registry::{KeySource, PeerInfo, PinnedKey};
 
 /// A soul and a name that do not belong together.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the soul is not bonded to the name {name}: it was mistyped, or it is the soul of another nara")]
+#[error("the soul is bonded to another name than {name}: it has a typo, or it belongs to another nara")]
 pub struct BrokenBond {
     /// The name that was given.
     pub name: NaraName,

@@ -1,6 +1,7 @@
-//! Where a nara keeps its memory: the [`Ledger`] trait, and two of its kind.
+//! Where a nara keeps its memory: the [`Ledger`], as small traits, in memory or in a SQLite database.
 
 mod admission;
+mod error;
 mod feed;
 mod filter;
 mod follow;
@@ -10,17 +11,19 @@ mod rejections;
 mod retention;
 mod sampler;
 mod select;
+#[cfg(feature = "sqlite")]
 mod sqlite;
 
+pub use error::{DatabaseError, LedgerError};
 pub use feed::{Arrival, Arrivals, EventFeed};
 pub use follow::{Followed, Follower};
 pub use memory::MemoryLedger;
-pub use retention::{EveryoneKnown, KnownNames, MemoryMode, PinnedNames, RetentionPolicy};
+pub use retention::{EveryoneKnown, KnownNames, MemoryMode, RetentionPolicy};
 pub(crate) use select::select;
+#[cfg(feature = "sqlite")]
 pub use sqlite::SqliteLedger;
 
 use std::fmt::Debug;
-use std::path::PathBuf;
 
 use futures_util::future::BoxFuture;
 use nara_proto::event::SyncEvent;
@@ -30,62 +33,10 @@ use nara_proto::stream::ArrivalCursor;
 use nara_proto::sync::{Cursor, EventFilter};
 use nara_proto::time::UnixNanos;
 
-use crate::registry::{PeerChange, PeerChangeError, PeerRecord};
+use crate::peer::{PeerChange, PeerChangeError, PeerRecord};
 
 /// The outcome of an operation of a ledger.
 pub type LedgerFuture<'a, T> = BoxFuture<'a, Result<T, LedgerError>>;
-
-/// A ledger that cannot do its work.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum LedgerError {
-    /// The database was made by a newer version of this program.
-    #[error("the ledger has schema version {found}, this program knows up to {known}: use the newer program")]
-    NewerSchema {
-        /// The version in the file.
-        found: i64,
-        /// The newest version that this program knows.
-        known: i64,
-    },
-    /// The file is a database of another program.
-    #[error("{path} is a database of another program: give the ledger a file of its own")]
-    Foreign {
-        /// The file.
-        path: PathBuf,
-    },
-    /// The file of the database cannot be made or opened.
-    #[error(
-        "the file {path} of the ledger cannot be opened: check that its folder exists and may be written"
-    )]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// What the operating system said.
-        source: std::io::Error,
-    },
-    /// The database failed.
-    #[error("the database of the ledger failed")]
-    Sqlite(#[from] rusqlite::Error),
-    /// What is stored cannot be read back.
-    #[error("event {id} in the ledger is damaged: {reason}")]
-    Damaged {
-        /// The id of the event.
-        id: String,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// What is stored of a nara cannot be read back.
-    #[error("what the ledger remembers of {name} is damaged ({reason}): delete its row in the table peers")]
-    DamagedPeer {
-        /// The name of the nara.
-        name: String,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// The runtime that the ledger works on was shut down, or an earlier operation panicked half-way.
-    #[error("the ledger was shut down: open it anew")]
-    Closed,
-}
 
 /// What became of an event that was handed to a ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,37 +52,22 @@ pub enum Insertion {
     Stored,
 }
 
-/// Keeps events, in the order in which they came, and finds them by time.
+/// Keeps events and finds them by time.
 ///
-/// A ledger stores what it is given: that events are valid and verified is the business of the caller (see
+/// A store keeps what it is given: whether events are valid and verified is the business of the caller (see
 /// [`nara_proto::event::verify_events`]). It drops duplicates by id and keeps its size by its retention rules.
-pub trait Ledger: Debug + Send + Sync + 'static {
+pub trait EventStore: Debug + Send + Sync + 'static {
     /// Stores events, all or none of them if the storage fails; one outcome each, in order.
     fn insert(&self, events: Vec<SyncEvent>) -> LedgerFuture<'_, Vec<Insertion>> {
         self.insert_from(events, None)
     }
 
-    /// As [`Ledger::insert`], for events that a peer told: streams to that peer leave them out.
+    /// As [`EventStore::insert`], for events that a peer told: streams to that peer leave them out.
     fn insert_from(
         &self,
         events: Vec<SyncEvent>,
         origin: Option<NaraName>,
     ) -> LedgerFuture<'_, Vec<Insertion>>;
-
-    /// Tells of events as they are stored; see [`Follower`].
-    fn feed(&self) -> &EventFeed;
-
-    /// The place of the newest event in the order of arrival, whether it is still stored or not; 0 if there was
-    /// none.
-    fn position(&self) -> LedgerFuture<'_, i64>;
-
-    /// The first `limit` events that came behind the place `after`, in the order in which they came. A look
-    /// that finds little may end early: see [`Arrivals::end`].
-    fn arrived_after(&self, filter: EventFilter, after: i64, limit: usize) -> LedgerFuture<'_, Arrivals>;
-
-    /// The place before the first event that came and has the time `since` or a later one; [`Ledger::position`] if
-    /// there is none.
-    fn position_before(&self, since: UnixNanos) -> LedgerFuture<'_, i64>;
 
     /// The first `limit` events behind `after`, by time and id.
     fn page(&self, filter: EventFilter, after: Cursor, limit: usize) -> LedgerFuture<'_, Vec<SyncEvent>>;
@@ -155,7 +91,28 @@ pub trait Ledger: Debug + Send + Sync + 'static {
 
     /// How many events are stored.
     fn count(&self) -> LedgerFuture<'_, usize>;
+}
 
+/// The order in which events arrived, for [`Follower`]s.
+pub trait ArrivalLog: Debug + Send + Sync + 'static {
+    /// Tells of events as they are stored; see [`Follower`].
+    fn feed(&self) -> &EventFeed;
+
+    /// The place of the newest event in the order of arrival, whether it is still stored or not; 0 if there was
+    /// none.
+    fn position(&self) -> LedgerFuture<'_, i64>;
+
+    /// The first `limit` events that came behind the place `after`, in the order in which they came. A look
+    /// that finds little may end early: see [`Arrivals::end`].
+    fn arrived_after(&self, filter: EventFilter, after: i64, limit: usize) -> LedgerFuture<'_, Arrivals>;
+
+    /// The place before the first event that came and has the time `since` or a later one; [`ArrivalLog::position`] if
+    /// there is none.
+    fn position_before(&self, since: UnixNanos) -> LedgerFuture<'_, i64>;
+}
+
+/// What a reconciliation with a peer needs to know about the events.
+pub trait ReconcileStore: Debug + Send + Sync + 'static {
     /// What stands for the events of a scope in a reconciliation. The first call reads all ids; from then on
     /// the ledger keeps the set up to date.
     fn items(&self, scope: Scope) -> LedgerFuture<'_, ItemSet>;
@@ -170,21 +127,10 @@ pub trait Ledger: Debug + Send + Sync + 'static {
 
     /// Those of these events of a peer that were rejected.
     fn rejected(&self, peer: String, items: Vec<ItemId>) -> LedgerFuture<'_, Vec<ItemId>>;
+}
 
-    /// Remembers what was learned of naras; see [`PeerChange::Learn`].
-    fn learn_peers(&self, learned: Vec<PeerRecord>) -> LedgerFuture<'_, ()>;
-
-    /// Changes what is remembered of a nara, and returns what it is then. Nothing comes between: several processes
-    /// may do so at once.
-    fn change_peer(
-        &self,
-        name: NaraName,
-        change: PeerChange,
-    ) -> LedgerFuture<'_, Result<PeerRecord, PeerChangeError>>;
-
-    /// What is remembered of all naras, by name.
-    fn peers(&self) -> LedgerFuture<'_, Vec<PeerRecord>>;
-
+/// How far the events of each peer were read.
+pub trait CursorStore: Debug + Send + Sync + 'static {
     /// Remembers how far the events of a peer were fetched; `peer` is any text that names it.
     fn store_cursor(&self, peer: String, cursor: Cursor) -> LedgerFuture<'_, ()>;
 
@@ -198,7 +144,29 @@ pub trait Ledger: Debug + Send + Sync + 'static {
     fn arrival_cursor(&self, peer: String) -> LedgerFuture<'_, Option<ArrivalCursor>>;
 }
 
-/// What [`Ledger::slice`] selects.
+/// What was learned of naras.
+pub trait PeerStore: Debug + Send + Sync + 'static {
+    /// Remembers what was learned of naras; see [`PeerChange::Learn`].
+    fn learn_peers(&self, learned: Vec<PeerRecord>) -> LedgerFuture<'_, ()>;
+
+    /// Changes what is remembered of a nara, and returns what it is then. Nothing comes between: several processes
+    /// may do so at once.
+    fn change_peer(
+        &self,
+        name: NaraName,
+        change: PeerChange,
+    ) -> LedgerFuture<'_, Result<PeerRecord, PeerChangeError>>;
+
+    /// What is remembered of all naras, by name.
+    fn peers(&self) -> LedgerFuture<'_, Vec<PeerRecord>>;
+}
+
+/// The whole memory of a nara.
+pub trait Ledger: EventStore + ArrivalLog + ReconcileStore + CursorStore + PeerStore {}
+
+impl<T: EventStore + ArrivalLog + ReconcileStore + CursorStore + PeerStore + ?Sized> Ledger for T {}
+
+/// What [`EventStore::slice`] selects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slice {
     /// Only events later than this, if positive.
@@ -222,7 +190,7 @@ impl Slice {
     }
 }
 
-/// How [`Ledger::sample`] draws.
+/// How [`EventStore::sample`] draws.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sample {
     /// How many events.

@@ -65,6 +65,7 @@ pub mod identity;
 pub mod ledger;
 mod mesh_ranges;
 pub mod metrics;
+mod peer;
 mod random;
 mod rate_limit;
 pub mod registry;

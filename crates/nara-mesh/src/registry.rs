@@ -2,55 +2,35 @@
 
 mod admission;
 mod clock;
-mod conflict;
 mod counts;
 mod hearsay;
 mod keeper;
 mod known_keys;
+mod known_names;
 mod peer;
+mod peer_clock;
 mod protocol;
-mod record;
 mod restore;
-mod source;
 mod table;
 mod trust;
 
-pub(crate) use conflict::trust_command;
-pub use conflict::{KeyConflict, retrust_command};
+pub(crate) use crate::peer::trust_command;
+pub use crate::peer::{
+    InvalidKeySource, KeyConflict, KeySource, OperatorDecision, PeerChange, PeerChangeError, PeerProtocol,
+    PeerRecord, PinnedKey, Verdict, retrust_command,
+};
 pub use keeper::{PeerKeeper, Recalled};
 pub use known_keys::KnownKeys;
-pub(crate) use peer::now;
+pub use known_names::PinnedNames;
 pub use peer::{Peer, PeerInfo};
-pub use protocol::PeerProtocol;
-pub use record::{OperatorDecision, PeerChange, PeerChangeError, PeerRecord, Verdict};
 pub use restore::Restored;
-pub use source::{InvalidKeySource, KeySource};
 pub use table::{PeerRegistry, RegisterError};
 pub use trust::{Closed, FirstUse, KeyOffer, KeyRefused, Pinned, TrustCallback, TrustDecision, TrustPolicy};
 
 use std::net::IpAddr;
 
 use nara_proto::clock_offset::ClockOffset;
-use nara_proto::identity::{NaraId, NaraName, PublicKey};
-use nara_proto::time::UnixMillis;
-
-/// A key that is believed to be the one of a nara, and why.
-///
-/// A nara id cannot be derived from a key (docs/protocol/v1.md, section 1.1), so the pair is taken on trust; this says
-/// whose.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PinnedKey {
-    /// The name of the nara.
-    pub name: NaraName,
-    /// Its id, if known.
-    pub id: Option<NaraId>,
-    /// Its public key.
-    pub key: PublicKey,
-    /// How the key was learned.
-    pub source: KeySource,
-    /// When, in milliseconds.
-    pub learned_at: UnixMillis,
-}
+use nara_proto::identity::NaraName;
 
 /// Something that happened to a peer.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -26,7 +26,7 @@ use nara_mesh::client::{AddressOverrides, MeshClient};
 use nara_mesh::clock::ManualClock;
 use nara_mesh::discovery::{Discovery, Found};
 use nara_mesh::identity::LocalNara;
-use nara_mesh::ledger::{Ledger as _, MemoryLedger};
+use nara_mesh::ledger::{EventStore as _, MemoryLedger};
 use nara_mesh::server::{MeshServer, RunningServer};
 use nara_mesh::transport::{Candidate, MemoryNetwork, PeerSource, TcpTransport};
 use nara_proto::event::SyncEvent;

@@ -12,8 +12,8 @@ use nara_mesh::client::MeshClient;
 use nara_mesh::clock::{Clock as _, SystemClock};
 use nara_mesh::gossip::{GossipConfig, GossipService};
 use nara_mesh::identity::LocalNara;
-use nara_mesh::ledger::{Ledger, PinnedNames};
-use nara_mesh::registry::{PeerEvent, PeerKeeper, PeerRegistry, Recalled};
+use nara_mesh::ledger::Ledger;
+use nara_mesh::registry::{PeerEvent, PeerKeeper, PeerRegistry, PinnedNames, Recalled};
 use nara_mesh::server::{MeshServer, Shutdown};
 use nara_mesh::transport::{TcpTransport, Transport};
 use nara_proto::event::{ChauPayload, HeyTherePayload, Payload, SyncEvent};
@@ -60,10 +60,10 @@ pub(super) fn start(
 ) -> Outcome {
     let metrics = settings.metrics(args.metrics.as_ref(), args.metrics_public)?;
     let grace = parse_duration(&args.grace)
-        .ok_or_else(|| Failure::usage(format!("--grace: {:?} is not a length of time", args.grace)))?;
+        .ok_or_else(|| Failure::usage(format!("--grace: {:?} is not a duration", args.grace)))?;
     let folder = settings.data_dir(&nara)?;
     std::fs::create_dir_all(&folder).map_err(|error| {
-        Failure::failed(format!("the data folder {} cannot be made", folder.display())).caused_by(error)
+        Failure::failed(format!("the data folder {} cannot be created", folder.display())).caused_by(error)
     })?;
     block_on(async {
         // Before anything that counts.
@@ -179,7 +179,7 @@ async fn serve(
     loop {
         tokio::select! {
             () = server.finished() => {
-                return Err(Failure::failed("the listener is gone").hint("start it again"));
+                return Err(Failure::failed("the listener failed").hint("start the nara again"));
             }
             address = moved(finding.as_mut()) => {
                 let mesh_ip = address.ip().to_string();
@@ -217,7 +217,7 @@ async fn serve(
     if outcome == Shutdown::Graceful {
         Ok(Exit::Ok)
     } else {
-        Err(Failure::failed("requests that had begun were cut off").hint("--grace allows more time"))
+        Err(Failure::failed("requests in flight were aborted").hint("allow more time with --grace"))
     }
 }
 
@@ -254,7 +254,7 @@ async fn show_peer_events(mut events: broadcast::Receiver<PeerEvent>, feed: Feed
                     feed.send(text, json);
                 }
             }
-            Err(RecvError::Lagged(missed)) => tracing::warn!("{missed} events of peers were missed"),
+            Err(RecvError::Lagged(missed)) => tracing::warn!("{missed} peer events were dropped"),
             Err(RecvError::Closed) => return,
         }
     }
@@ -276,7 +276,7 @@ async fn reload(
 fn tell_reloaded(recalled: &Recalled, printer: Printer) -> Outcome<()> {
     let decided: Vec<&str> = recalled.decided.iter().map(|name| name.as_str()).collect();
     printer.note(format_args!(
-        "the peers file was read again, and {} taken over",
+        "the peers file was read again; {} applied",
         count(decided.len(), "decision")
     ));
     printer.json_line(json!({ "event": "reloaded", "decided": decided }))
@@ -297,9 +297,7 @@ fn announce(
         KeyId::from(&nara.public_key())
     ));
     if address.ip().is_loopback() {
-        printer.note(
-            "It is reached from this machine only (--listen sets another address, `up` joins a tailnet).",
-        );
+        printer.note("Only this machine can reach it (--listen sets another address, `up` joins a tailnet).");
     }
     if let Some(metrics) = metrics {
         printer.note(format_args!("Metrics: http://{metrics}/metrics"));

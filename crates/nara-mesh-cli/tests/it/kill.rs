@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use nara_mesh::identity::LocalNara;
-use nara_mesh::ledger::{Ledger as _, SqliteLedger};
+use nara_mesh::ledger::{EventStore as _, SqliteLedger};
 use nara_proto::event::{Payload, SocialPayload, SyncEvent};
 use nara_proto::identity::Soul;
 use nara_proto::time::UnixNanos;

@@ -4,7 +4,7 @@ use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
-use nara_mesh::ledger::{Ledger as _, RetentionPolicy, SqliteLedger};
+use nara_mesh::ledger::{EventStore as _, RetentionPolicy, SqliteLedger};
 use nara_proto::event::{Payload, SocialPayload, SyncEvent};
 use nara_proto::identity::{KeyPair, Soul};
 use nara_proto::sync::{Cursor, EventFilter};

@@ -55,7 +55,7 @@ impl Arrival {
     }
 }
 
-/// What [`Ledger::arrived_after`](super::Ledger::arrived_after) found.
+/// What [`ArrivalLog::arrived_after`](super::ArrivalLog::arrived_after) found.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Arrivals {

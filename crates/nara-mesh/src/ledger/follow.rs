@@ -7,7 +7,7 @@ use nara_proto::sync::EventFilter;
 use tokio::sync::broadcast;
 
 use super::feed::FeedBatch;
-use super::{Arrival, EventFeed, Ledger, LedgerError};
+use super::{Arrival, ArrivalLog, EventFeed, LedgerError};
 
 /// Events that are read from the ledger at once while catching up.
 const PAGE: usize = 64;
@@ -19,7 +19,7 @@ const PAGE: usize = 64;
 /// pruned meanwhile.
 #[derive(Debug)]
 pub struct Follower {
-    ledger: Arc<dyn Ledger>,
+    ledger: Arc<dyn ArrivalLog>,
     listener: broadcast::Receiver<Arc<FeedBatch>>,
     epoch: LedgerEpoch,
     seq: i64,
@@ -44,7 +44,7 @@ pub enum Followed {
 
 impl Follower {
     /// Follows `ledger` from behind the place `after`.
-    pub fn new(ledger: Arc<dyn Ledger>, after: i64, filter: EventFilter) -> Self {
+    pub fn new(ledger: Arc<dyn ArrivalLog>, after: i64, filter: EventFilter) -> Self {
         // It listens before it reads, so that nothing falls in between.
         let feed: &EventFeed = ledger.feed();
         Self {

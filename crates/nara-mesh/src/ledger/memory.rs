@@ -19,10 +19,10 @@ use super::rejections::Rejections;
 use super::retention::Retention;
 use super::sampler::Sampler;
 use super::{
-    Arrivals, EventFeed, Insertion, KnownNames, Ledger, LedgerError, LedgerFuture, RetentionPolicy, Sample,
-    Slice,
+    ArrivalLog, Arrivals, CursorStore, EventFeed, EventStore, Insertion, KnownNames, LedgerError,
+    LedgerFuture, PeerStore, ReconcileStore, RetentionPolicy, Sample, Slice,
 };
-use crate::registry::{PeerChange, PeerChangeError, PeerRecord};
+use crate::peer::{PeerChange, PeerChangeError, PeerRecord};
 
 /// A ledger in memory. Its futures are ready at once.
 #[derive(Debug)]
@@ -91,7 +91,7 @@ fn write<T>(lock: &RwLock<T>) -> Result<RwLockWriteGuard<'_, T>, LedgerError> {
     lock.write().map_err(|_| LedgerError::Closed)
 }
 
-impl Ledger for MemoryLedger {
+impl EventStore for MemoryLedger {
     fn insert_from(
         &self,
         events: Vec<SyncEvent>,
@@ -109,39 +109,6 @@ impl Ledger for MemoryLedger {
             admitted.outcomes
         });
         ready(outcome).boxed()
-    }
-
-    fn feed(&self) -> &EventFeed {
-        &self.feed
-    }
-
-    fn position(&self) -> LedgerFuture<'_, i64> {
-        ready(read(&self.shelf).map(|shelf| shelf.position())).boxed()
-    }
-
-    fn arrived_after(&self, filter: EventFilter, after: i64, limit: usize) -> LedgerFuture<'_, Arrivals> {
-        let wanted = Wanted::new(&filter);
-        let found = read(&self.shelf).map(|shelf| {
-            let places = shelf.arrivals_after(after);
-            let wanted = places.filter(|(_, event)| wanted.matches(event));
-            let found: Vec<_> = wanted.take(limit).map(|(seq, _)| seq).collect();
-            let full = found.len() == limit;
-            let end = found
-                .last()
-                .copied()
-                .filter(|_| full)
-                .unwrap_or_else(|| shelf.position());
-            Arrivals {
-                events: found.into_iter().filter_map(|seq| shelf.arrival(seq)).collect(),
-                end,
-                is_newest: end >= shelf.position(),
-            }
-        });
-        ready(found).boxed()
-    }
-
-    fn position_before(&self, since: UnixNanos) -> LedgerFuture<'_, i64> {
-        ready(read(&self.shelf).map(|shelf| shelf.position_before(since))).boxed()
     }
 
     fn page(&self, filter: EventFilter, after: Cursor, limit: usize) -> LedgerFuture<'_, Vec<SyncEvent>> {
@@ -220,7 +187,44 @@ impl Ledger for MemoryLedger {
     fn count(&self) -> LedgerFuture<'_, usize> {
         ready(read(&self.shelf).map(|shelf| shelf.count())).boxed()
     }
+}
 
+impl ArrivalLog for MemoryLedger {
+    fn feed(&self) -> &EventFeed {
+        &self.feed
+    }
+
+    fn position(&self) -> LedgerFuture<'_, i64> {
+        ready(read(&self.shelf).map(|shelf| shelf.position())).boxed()
+    }
+
+    fn arrived_after(&self, filter: EventFilter, after: i64, limit: usize) -> LedgerFuture<'_, Arrivals> {
+        let wanted = Wanted::new(&filter);
+        let found = read(&self.shelf).map(|shelf| {
+            let places = shelf.arrivals_after(after);
+            let wanted = places.filter(|(_, event)| wanted.matches(event));
+            let found: Vec<_> = wanted.take(limit).map(|(seq, _)| seq).collect();
+            let full = found.len() == limit;
+            let end = found
+                .last()
+                .copied()
+                .filter(|_| full)
+                .unwrap_or_else(|| shelf.position());
+            Arrivals {
+                events: found.into_iter().filter_map(|seq| shelf.arrival(seq)).collect(),
+                end,
+                is_newest: end >= shelf.position(),
+            }
+        });
+        ready(found).boxed()
+    }
+
+    fn position_before(&self, since: UnixNanos) -> LedgerFuture<'_, i64> {
+        ready(read(&self.shelf).map(|shelf| shelf.position_before(since))).boxed()
+    }
+}
+
+impl ReconcileStore for MemoryLedger {
     fn items(&self, scope: Scope) -> LedgerFuture<'_, ItemSet> {
         let items = write(&self.shelf).map(|mut shelf| shelf.items());
         ready(items.map(|items| items.within(&scope))).boxed()
@@ -237,7 +241,33 @@ impl Ledger for MemoryLedger {
     fn rejected(&self, peer: String, items: Vec<ItemId>) -> LedgerFuture<'_, Vec<ItemId>> {
         ready(read(&self.rejections).map(|rejections| rejections.select(&peer, items))).boxed()
     }
+}
 
+impl CursorStore for MemoryLedger {
+    fn store_cursor(&self, peer: String, cursor: Cursor) -> LedgerFuture<'_, ()> {
+        let stored = write(&self.cursors).map(|mut cursors| {
+            cursors.insert(peer, cursor);
+        });
+        ready(stored).boxed()
+    }
+
+    fn cursor(&self, peer: String) -> LedgerFuture<'_, Option<Cursor>> {
+        ready(read(&self.cursors).map(|cursors| cursors.get(&peer).cloned())).boxed()
+    }
+
+    fn store_arrival_cursor(&self, peer: String, cursor: ArrivalCursor) -> LedgerFuture<'_, ()> {
+        let stored = write(&self.arrival_cursors).map(|mut cursors| {
+            cursors.insert(peer, cursor);
+        });
+        ready(stored).boxed()
+    }
+
+    fn arrival_cursor(&self, peer: String) -> LedgerFuture<'_, Option<ArrivalCursor>> {
+        ready(read(&self.arrival_cursors).map(|cursors| cursors.get(&peer).copied())).boxed()
+    }
+}
+
+impl PeerStore for MemoryLedger {
     fn learn_peers(&self, learned: Vec<PeerRecord>) -> LedgerFuture<'_, ()> {
         let stored = write(&self.peers).map(|mut peers| {
             for record in learned {
@@ -266,27 +296,5 @@ impl Ledger for MemoryLedger {
 
     fn peers(&self) -> LedgerFuture<'_, Vec<PeerRecord>> {
         ready(read(&self.peers).map(|peers| peers.values().cloned().collect())).boxed()
-    }
-
-    fn store_cursor(&self, peer: String, cursor: Cursor) -> LedgerFuture<'_, ()> {
-        let stored = write(&self.cursors).map(|mut cursors| {
-            cursors.insert(peer, cursor);
-        });
-        ready(stored).boxed()
-    }
-
-    fn cursor(&self, peer: String) -> LedgerFuture<'_, Option<Cursor>> {
-        ready(read(&self.cursors).map(|cursors| cursors.get(&peer).cloned())).boxed()
-    }
-
-    fn store_arrival_cursor(&self, peer: String, cursor: ArrivalCursor) -> LedgerFuture<'_, ()> {
-        let stored = write(&self.arrival_cursors).map(|mut cursors| {
-            cursors.insert(peer, cursor);
-        });
-        ready(stored).boxed()
-    }
-
-    fn arrival_cursor(&self, peer: String) -> LedgerFuture<'_, Option<ArrivalCursor>> {
-        ready(read(&self.arrival_cursors).map(|cursors| cursors.get(&peer).copied())).boxed()
     }
 }

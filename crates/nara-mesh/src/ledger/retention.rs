@@ -1,10 +1,7 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use nara_proto::event::{KeyLookup as _, Service, SyncEvent};
-use nara_proto::identity::NaraName;
-
-use crate::registry::PeerRegistry;
+use nara_proto::event::{Service, SyncEvent};
 
 /// Says whether a name belongs to a nara that is known here: events about strangers are the first to go.
 ///
@@ -22,26 +19,6 @@ pub struct EveryoneKnown;
 impl KnownNames for EveryoneKnown {
     fn is_known(&self, _: &str) -> bool {
         true
-    }
-}
-
-/// Knows this nara itself and every nara whose key is pinned, as v1 peers do.
-#[derive(Clone, Debug)]
-pub struct PinnedNames {
-    registry: PeerRegistry,
-    own: NaraName,
-}
-
-impl PinnedNames {
-    /// Knows `own` and those of whom `registry` has the key.
-    pub fn new(registry: PeerRegistry, own: NaraName) -> Self {
-        Self { registry, own }
-    }
-}
-
-impl KnownNames for PinnedNames {
-    fn is_known(&self, name: &str) -> bool {
-        name == self.own.as_str() || self.registry.key_of_name(name).is_some()
     }
 }
 

@@ -1,11 +1,11 @@
 use nara_proto::event::SyncEvent;
 use nara_proto::sync::{EventFilter, SyncMode};
 
-use super::{Ledger, LedgerError, Sample, Slice};
+use super::{EventStore, LedgerError, Sample, Slice};
 
 /// The events that a sync request selects in any of its modes. `sample` says how to draw that many at random.
 pub(crate) async fn select(
-    ledger: &dyn Ledger,
+    ledger: &dyn EventStore,
     filter: EventFilter,
     mode: &SyncMode,
     sample: impl FnOnce(usize) -> Sample + Send,

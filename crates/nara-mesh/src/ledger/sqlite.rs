@@ -1,7 +1,9 @@
+mod failure;
 mod items;
 mod peers;
 mod pool;
 mod read;
+mod rows;
 mod schema;
 mod shelf;
 mod sql;
@@ -25,10 +27,10 @@ use self::shelf::SqliteShelf;
 use super::admission::admit;
 use super::retention::Retention;
 use super::{
-    Arrival, Arrivals, EventFeed, Insertion, KnownNames, Ledger, LedgerError, LedgerFuture, RetentionPolicy,
-    Sample, Slice,
+    Arrival, ArrivalLog, Arrivals, CursorStore, EventFeed, EventStore, Insertion, KnownNames, LedgerError,
+    LedgerFuture, PeerStore, ReconcileStore, RetentionPolicy, Sample, Slice,
 };
-use crate::registry::{PeerChange, PeerChangeError, PeerRecord};
+use crate::peer::{PeerChange, PeerChangeError, PeerRecord};
 
 /// A ledger in a SQLite database.
 ///
@@ -60,7 +62,7 @@ impl SqliteLedger {
     /// A ledger that lives as long as this value.
     ///
     /// # Errors
-    /// [`LedgerError::Sqlite`] if there is not enough memory.
+    /// [`LedgerError::Database`] if there is not enough memory.
     pub fn open_in_memory() -> Result<Self, LedgerError> {
         Ok(Self::over(Pool::open_in_memory()?))
     }
@@ -89,7 +91,7 @@ impl SqliteLedger {
     }
 }
 
-impl Ledger for SqliteLedger {
+impl EventStore for SqliteLedger {
     fn insert_from(
         &self,
         events: Vec<SyncEvent>,
@@ -107,7 +109,7 @@ impl Ledger for SqliteLedger {
                     } else {
                         Vec::new()
                     };
-                    let from = read::position(transaction)?;
+                    let from = rows::position(transaction)?;
                     let mut shelf =
                         SqliteShelf::new(transaction)?.recording(inventory.recorder(transaction)?);
                     let admitted = admit(&mut shelf, &retention, events, origin.as_ref())?;
@@ -133,26 +135,6 @@ impl Ledger for SqliteLedger {
                     admitted.outcomes
                 },
             )
-            .boxed()
-    }
-
-    fn feed(&self) -> &EventFeed {
-        &self.feed
-    }
-
-    fn position(&self) -> LedgerFuture<'_, i64> {
-        self.pool.read(|snapshot| Ok(read::position(snapshot)?)).boxed()
-    }
-
-    fn arrived_after(&self, filter: EventFilter, after: i64, limit: usize) -> LedgerFuture<'_, Arrivals> {
-        self.pool
-            .read(move |snapshot| read::arrived_after(snapshot, &filter, after, limit))
-            .boxed()
-    }
-
-    fn position_before(&self, since: UnixNanos) -> LedgerFuture<'_, i64> {
-        self.pool
-            .read(move |snapshot| Ok(read::position_before(snapshot, since)?))
             .boxed()
     }
 
@@ -204,7 +186,31 @@ impl Ledger for SqliteLedger {
     fn count(&self) -> LedgerFuture<'_, usize> {
         self.pool.read(|snapshot| Ok(read::count(snapshot)?)).boxed()
     }
+}
 
+impl ArrivalLog for SqliteLedger {
+    fn feed(&self) -> &EventFeed {
+        &self.feed
+    }
+
+    fn position(&self) -> LedgerFuture<'_, i64> {
+        self.pool.read(|snapshot| Ok(rows::position(snapshot)?)).boxed()
+    }
+
+    fn arrived_after(&self, filter: EventFilter, after: i64, limit: usize) -> LedgerFuture<'_, Arrivals> {
+        self.pool
+            .read(move |snapshot| read::arrived_after(snapshot, &filter, after, limit))
+            .boxed()
+    }
+
+    fn position_before(&self, since: UnixNanos) -> LedgerFuture<'_, i64> {
+        self.pool
+            .read(move |snapshot| Ok(read::position_before(snapshot, since)?))
+            .boxed()
+    }
+}
+
+impl ReconcileStore for SqliteLedger {
     fn items(&self, scope: Scope) -> LedgerFuture<'_, ItemSet> {
         let inventory = self.inventory.clone();
         // As the writer, because only between its transactions nothing can change.
@@ -232,30 +238,9 @@ impl Ledger for SqliteLedger {
             .read(move |snapshot| Ok(items::rejected(snapshot, &peer, items)?))
             .boxed()
     }
+}
 
-    fn learn_peers(&self, learned: Vec<PeerRecord>) -> LedgerFuture<'_, ()> {
-        if learned.is_empty() {
-            return std::future::ready(Ok(())).boxed();
-        }
-        self.pool
-            .write(move |transaction| peers::learn(transaction, learned))
-            .boxed()
-    }
-
-    fn change_peer(
-        &self,
-        name: NaraName,
-        change: PeerChange,
-    ) -> LedgerFuture<'_, Result<PeerRecord, PeerChangeError>> {
-        self.pool
-            .write(move |transaction| peers::change(transaction, name, change))
-            .boxed()
-    }
-
-    fn peers(&self) -> LedgerFuture<'_, Vec<PeerRecord>> {
-        self.pool.read(peers::load).boxed()
-    }
-
+impl CursorStore for SqliteLedger {
     fn store_cursor(&self, peer: String, cursor: Cursor) -> LedgerFuture<'_, ()> {
         self.pool
             .write(move |transaction| {
@@ -314,6 +299,31 @@ impl Ledger for SqliteLedger {
                 Ok(cursor)
             })
             .boxed()
+    }
+}
+
+impl PeerStore for SqliteLedger {
+    fn learn_peers(&self, learned: Vec<PeerRecord>) -> LedgerFuture<'_, ()> {
+        if learned.is_empty() {
+            return std::future::ready(Ok(())).boxed();
+        }
+        self.pool
+            .write(move |transaction| peers::learn(transaction, learned))
+            .boxed()
+    }
+
+    fn change_peer(
+        &self,
+        name: NaraName,
+        change: PeerChange,
+    ) -> LedgerFuture<'_, Result<PeerRecord, PeerChangeError>> {
+        self.pool
+            .write(move |transaction| peers::change(transaction, name, change))
+            .boxed()
+    }
+
+    fn peers(&self) -> LedgerFuture<'_, Vec<PeerRecord>> {
+        self.pool.read(peers::load).boxed()
     }
 }
 

@@ -16,7 +16,8 @@ use nara_proto::sync::{Cursor, EventFilter};
 use nara_proto::time::{UnixMillis, UnixNanos, UnixSeconds};
 
 use super::{
-    EveryoneKnown, Insertion, KnownNames, Ledger, MemoryLedger, RetentionPolicy, Sample, Slice, SqliteLedger,
+    ArrivalLog as _, EventStore as _, EveryoneKnown, Insertion, KnownNames, Ledger, MemoryLedger,
+    RetentionPolicy, Sample, Slice, SqliteLedger,
 };
 use crate::registry::{KeySource, PeerChange, PeerChangeError, PeerProtocol, PeerRecord, PinnedKey};
 

@@ -2,8 +2,8 @@ use std::sync::Arc;
 
 use nara_proto::breaker::{Breaker, BreakerState, CircuitOpen, Failure, Permit};
 
-use super::peer::now;
 use super::{Peer, PeerEvent, PeerRegistry};
+use crate::clock::monotonic_now as now;
 
 /// Leave to call a peer. Dropped without an outcome, it counts as a call that was given up.
 #[derive(Debug)]

@@ -1,81 +1,13 @@
-//! What is known about the clocks of peers.
+//! The clocks of all peers, and what they say about ours.
 
 use std::sync::{MutexGuard, PoisonError};
 
-use nara_proto::clock_offset::{ClockEstimate, ClockFault, ClockOffset, ClockSample, MeshClock};
+use nara_proto::clock_offset::{ClockFault, ClockSample, MeshClock};
 use nara_proto::identity::PublicKey;
-use nara_proto::time::UnixMillis;
-use nara_proto::v1::{FRESHNESS_WINDOW, Stamp};
 
-use super::peer::now;
 use super::{Peer, PeerEvent, PeerRegistry};
-use crate::metrics::Counted;
-use crate::{defaults, metrics};
-
-/// The clock of one peer.
-#[derive(Debug, Default)]
-pub(super) struct PeerClock {
-    estimate: ClockEstimate,
-    /// Whether the peer compensates; `None`: as the client does.
-    compensate: Option<bool>,
-    /// Times of requests to this peer that were signed by its clock.
-    stamp: Stamp,
-    /// As long as it is too far from ours.
-    skewed: Option<Counted>,
-}
-
-impl PeerClock {
-    /// Takes up a sample. Returns the offset if this is the moment to warn of it.
-    fn learn(&mut self, sample: ClockSample) -> Option<ClockOffset> {
-        self.estimate.record(sample, now());
-        let offset = self.estimate.offset(now())?;
-        if self.skewed.is_none() && offset.at_least() >= defaults::CLOCK_WARNING {
-            self.skewed = Some(Counted::new(metrics::CLOCKS_SKEWED));
-            return Some(offset);
-        }
-        // Half of it, so that a clock at the border is not warned of again and again.
-        if offset.magnitude() < defaults::CLOCK_WARNING / 2 {
-            self.skewed = None;
-        }
-        None
-    }
-
-    /// When it is `now` here, the time of a request to the peer; `None`: the same as for all others.
-    fn signing_time(&mut self, now_here: UnixMillis, by_default: bool) -> Option<UnixMillis> {
-        if !self.compensate.unwrap_or(by_default) {
-            return None;
-        }
-        let offset = self.estimate.offset(now())?;
-        let useful = defaults::CLOCK_COMPENSATION..=FRESHNESS_WINDOW;
-        useful
-            .contains(&offset.magnitude())
-            .then(|| self.stamp.next(offset.apply(now_here)))
-    }
-}
-
-impl Peer {
-    /// How far its clock is ahead of ours, by its verified answers of the last ten minutes; `None`: there is none.
-    pub fn clock_offset(&self) -> Option<ClockOffset> {
-        self.clock().as_ref()?.estimate.offset(now())
-    }
-
-    /// Whether requests to it are signed with the time of its clock instead of ours, if they are known to differ by
-    /// [`defaults::CLOCK_COMPENSATION`] or more; `None`: as
-    /// [`MeshClientBuilder::compensate_clocks`](crate::client::MeshClientBuilder::compensate_clocks) says.
-    pub fn set_clock_compensation(&self, compensate: Option<bool>) {
-        self.clock().get_or_insert_default().compensate = compensate;
-    }
-
-    /// The time of a request to it, if that is not simply ours.
-    pub(crate) fn signing_time(&self, now_here: UnixMillis, by_default: bool) -> Option<UnixMillis> {
-        self.clock().as_mut()?.signing_time(now_here, by_default)
-    }
-
-    fn clock(&self) -> MutexGuard<'_, Option<Box<PeerClock>>> {
-        // Every method of a clock leaves it valid.
-        self.clock.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
+use crate::clock::monotonic_now as now;
+use crate::metrics;
 
 impl PeerRegistry {
     /// Notes what a **verified** answer says about the clock of the peer whose key verified it. From
@@ -84,7 +16,7 @@ impl PeerRegistry {
         let mut clock = peer.clock();
         let state = clock.get_or_insert_default();
         let warning = state.learn(sample);
-        let offset = state.estimate.offset(now());
+        let offset = state.offset();
         drop(clock);
         if let Some(offset) = offset {
             let mut mesh = self.mesh_clock();

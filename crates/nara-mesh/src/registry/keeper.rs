@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{KeySource, PeerEvent, PeerRecord, PeerRegistry, RegisterError, Restored};
-use crate::ledger::{Ledger, LedgerError};
+use crate::ledger::{LedgerError, PeerStore};
 
 /// How often the whole registry is looked through at most. Events are missed when peers cause many of them, for example
 /// by keys that contradict pinned ones; that must not keep the ledger busy.
@@ -26,7 +26,7 @@ const PART: usize = 512;
 #[derive(Debug)]
 pub struct PeerKeeper {
     registry: PeerRegistry,
-    ledger: Arc<dyn Ledger>,
+    ledger: Arc<dyn PeerStore>,
     stopping: CancellationToken,
     task: AbortOnDropHandle<()>,
 }
@@ -51,7 +51,7 @@ impl PeerKeeper {
     /// [`LedgerError`] if the ledger cannot be read.
     pub async fn start(
         registry: PeerRegistry,
-        ledger: Arc<dyn Ledger>,
+        ledger: Arc<dyn PeerStore>,
     ) -> Result<(Self, Recalled), LedgerError> {
         // Before anything is pinned, so that nothing is missed.
         let events = registry.subscribe();
@@ -101,7 +101,7 @@ impl PeerKeeper {
     }
 }
 
-async fn recall(registry: &PeerRegistry, ledger: &dyn Ledger) -> Result<Recalled, LedgerError> {
+async fn recall(registry: &PeerRegistry, ledger: &dyn PeerStore) -> Result<Recalled, LedgerError> {
     let mut recalled = Recalled::default();
     let mut overruled = Vec::new();
     for record in ledger.peers().await? {
@@ -124,7 +124,7 @@ async fn recall(registry: &PeerRegistry, ledger: &dyn Ledger) -> Result<Recalled
 async fn keep(
     mut events: broadcast::Receiver<PeerEvent>,
     registry: PeerRegistry,
-    ledger: Arc<dyn Ledger>,
+    ledger: Arc<dyn PeerStore>,
     stopping: CancellationToken,
 ) {
     // When to look through the whole registry, because events were missed.
@@ -168,7 +168,7 @@ async fn keep(
         for part in records(&registry, names).chunks(PART) {
             if let Err(error) = ledger.learn_peers(part.to_vec()).await {
                 let error = &error as &dyn std::error::Error;
-                tracing::error!(error, "what was learned of naras cannot be kept");
+                tracing::error!(error, "learned peer data cannot be stored");
             }
         }
         if ended {
@@ -182,7 +182,7 @@ fn records(registry: &PeerRegistry, names: impl IntoIterator<Item = NaraName>) -
     let peers = names
         .into_iter()
         .filter_map(|name| registry.by_name(name.as_str()));
-    let records = peers.filter_map(|peer| PeerRecord::of(peer.info()));
+    let records = peers.filter_map(|peer| peer.info().into_record());
     let kept = |record: &PeerRecord| {
         record
             .key
@@ -198,7 +198,7 @@ mod tests {
     use nara_proto::time::UnixMillis;
 
     use super::*;
-    use crate::ledger::{MemoryLedger, SqliteLedger};
+    use crate::ledger::{Ledger, MemoryLedger, SqliteLedger};
     use crate::registry::{PeerChange, PeerProtocol, PinnedKey};
 
     const V2: PeerProtocol = PeerProtocol {

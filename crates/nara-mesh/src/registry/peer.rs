@@ -5,12 +5,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use nara_proto::breaker::{Breaker, BreakerConfig, BreakerState};
+use nara_proto::clock_offset::ClockOffset;
 use nara_proto::identity::{KeyId, NaraId, NaraName};
-
+use nara_proto::time::UnixMillis;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::clock::PeerClock;
-use super::{OperatorDecision, PeerProtocol, PinnedKey, Verdict};
+use super::peer_clock::PeerClock;
+use super::{OperatorDecision, PeerProtocol, PeerRecord, PinnedKey, Verdict};
+use crate::clock::monotonic_now as now;
 use crate::defaults;
 use crate::tls::TlsPolicy;
 
@@ -54,6 +56,17 @@ impl PeerInfo {
             .is_some_and(|decision| decision.verdict == Verdict::Untrusted)
     }
 
+    /// What is worth remembering of it; `None` if its name is not known.
+    pub fn into_record(self) -> Option<PeerRecord> {
+        Some(PeerRecord {
+            name: self.name?,
+            id: self.id,
+            key: self.key,
+            protocol: self.protocol,
+            decision: self.decision,
+        })
+    }
+
     /// How to call the peer in a message: its name, else its id, else its address.
     pub fn label(&self) -> String {
         match (&self.name, &self.id, &self.address) {
@@ -86,7 +99,7 @@ pub struct Peer {
     breaker: Mutex<Breaker>,
     in_flight: Semaphore,
     /// Made when there is something to say about it: most peers of a large registry are never called.
-    pub(super) clock: Mutex<Option<Box<PeerClock>>>,
+    clock: Mutex<Option<Box<PeerClock>>>,
     /// It asked not to be called before.
     not_before: Mutex<Option<Instant>>,
     /// What `info` says; asked for every message of a stream.
@@ -175,9 +188,26 @@ impl Peer {
         // Every method of a breaker leaves it valid.
         self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-/// Now, on the clock that tokio's timers use.
-pub(crate) fn now() -> Instant {
-    tokio::time::Instant::now().into_std()
+    /// How far its clock is ahead of ours, by its verified answers of the last ten minutes; `None`: there is none.
+    pub fn clock_offset(&self) -> Option<ClockOffset> {
+        self.clock().as_ref()?.offset()
+    }
+
+    /// Whether requests to it are signed with the time of its clock instead of ours, if they are known to differ by
+    /// [`defaults::CLOCK_COMPENSATION`] or more; `None`: as
+    /// [`MeshClientBuilder::compensate_clocks`](crate::client::MeshClientBuilder::compensate_clocks) says.
+    pub fn set_clock_compensation(&self, compensate: Option<bool>) {
+        self.clock().get_or_insert_default().set_compensation(compensate);
+    }
+
+    /// The time of a request to it, if that is not simply ours.
+    pub(crate) fn signing_time(&self, now_here: UnixMillis, by_default: bool) -> Option<UnixMillis> {
+        self.clock().as_mut()?.signing_time(now_here, by_default)
+    }
+
+    pub(super) fn clock(&self) -> MutexGuard<'_, Option<Box<PeerClock>>> {
+        // Every method of a clock leaves it valid.
+        self.clock.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }

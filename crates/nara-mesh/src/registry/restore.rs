@@ -217,7 +217,7 @@ mod tests {
         let registry = PeerRegistry::default();
         let bob = registry.pin(pinned).unwrap();
         registry.learn_protocol(&bob, V2);
-        let record = PeerRecord::of(bob.info()).unwrap();
+        let record = bob.info().into_record().unwrap();
         (registry, record)
     }
 

@@ -23,10 +23,10 @@ const EVENT_BACKLOG: usize = 256;
 #[non_exhaustive]
 pub enum RegisterError {
     /// The registry is full, or as full as hearsay may make it.
-    #[error("the registry holds its maximum of {0} peers: remove some, or raise the maximum")]
+    #[error("the registry is full ({0} peers): remove peers, or raise the limit")]
     Full(usize),
     /// The id and the name belong to two naras.
-    #[error("{known} is known, which contradicts {claimed}: remove the one that is wrong")]
+    #[error("{claimed} contradicts {known}, which is registered: correct the wrong one")]
     IdentityConflict {
         /// Name and id that are known.
         known: Box<PeerInfo>,

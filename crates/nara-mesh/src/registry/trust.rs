@@ -121,7 +121,7 @@ impl TrustPolicy for Pinned {
 
 impl TrustPolicy for Closed {
     fn decide(&self, _: &KeyOffer<'_>) -> TrustDecision {
-        TrustDecision::Refuse("only keys that the operator gave are used here (trust policy `closed`)".into())
+        TrustDecision::Refuse("the trust policy `closed` accepts only keys that the operator gave".into())
     }
 
     fn asks_strangers(&self) -> bool {
@@ -141,7 +141,7 @@ where
 /// A key that was offered for a nara and is not believed. Nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "key {} of {name} (offered by {offered_by}) is not believed: {reason}; if you are sure of it, run `{}`",
+    "key {} of {name} (offered by {offered_by}) is not trusted: {reason}; if you are sure of the key, run `{}`",
     KeyId::from(offered),
     trust_command(name, offered, false)
 )]

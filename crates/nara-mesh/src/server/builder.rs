@@ -43,7 +43,7 @@ pub enum ServeError {
     #[error(transparent)]
     Build(#[from] BuildError),
     /// It cannot listen.
-    #[error("cannot listen on {address}: choose another port, or an address that is this node's")]
+    #[error("cannot listen on {address}: choose another port, or an address of this machine")]
     Listen {
         /// Where it was to listen.
         address: SocketAddr,

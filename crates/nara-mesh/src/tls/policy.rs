@@ -17,7 +17,7 @@ pub enum TlsPolicy {
 
 /// A text that is not a policy of TLS.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a policy of TLS (expected plain, tls or tls-only)")]
+#[error("{0:?} is not a TLS policy (expected plain, tls or tls-only)")]
 pub struct InvalidTlsPolicy(String);
 
 impl TlsPolicy {

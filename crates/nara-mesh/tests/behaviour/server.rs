@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use nara_mesh::clock::ManualClock;
 use nara_mesh::identity::LocalNara;
-use nara_mesh::ledger::{Ledger, MemoryLedger};
+use nara_mesh::ledger::{EventStore as _, MemoryLedger};
 use nara_mesh::registry::{KeySource, PeerInfo, PeerRegistry, PinnedKey};
 use nara_mesh::server::MeshHandler;
 use nara_mesh::server::{MeshServer, RunningServer};

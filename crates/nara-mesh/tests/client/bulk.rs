@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use http::Response;
 use nara_mesh::client::{MeshClient, SyncError, SyncOptions};
-use nara_mesh::ledger::{Ledger, MemoryLedger, RetentionPolicy};
+use nara_mesh::ledger::{EventStore as _, Ledger, MemoryLedger, RetentionPolicy};
 use nara_mesh::proto::event::SyncEvent;
 use nara_mesh::proto::go_json;
 use nara_mesh::proto::identity::NaraId;

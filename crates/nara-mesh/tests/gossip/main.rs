@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use nara_mesh::client::StreamState;
 use nara_mesh::gossip::{GossipLink, GossipStatus};
-use nara_mesh::ledger::Ledger as _;
+use nara_mesh::ledger::EventStore as _;
 
 use support::{DEGREE, Mesh, within};
 

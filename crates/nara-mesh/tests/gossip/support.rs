@@ -11,7 +11,7 @@ use nara_mesh::client::MeshClient;
 use nara_mesh::clock::Clock;
 use nara_mesh::gossip::{GossipConfig, GossipService, GossipStatus};
 use nara_mesh::identity::LocalNara;
-use nara_mesh::ledger::{Followed, Follower, Ledger, MemoryLedger};
+use nara_mesh::ledger::{EventStore as _, Followed, Follower, MemoryLedger};
 use nara_mesh::proto::event::{Payload, SocialPayload, SyncEvent};
 use nara_mesh::proto::identity::{KeyPair, Soul};
 use nara_mesh::proto::sync::EventFilter;

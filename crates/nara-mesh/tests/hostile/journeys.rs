@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nara_mesh::client::MeshClient;
 use nara_mesh::identity::LocalNara;
-use nara_mesh::ledger::{Ledger, MemoryLedger};
+use nara_mesh::ledger::{EventStore as _, MemoryLedger};
 use nara_mesh::registry::PeerRegistry;
 use nara_mesh::server::{MeshServer, RunningServer};
 use nara_mesh::transport::MemoryNetwork;

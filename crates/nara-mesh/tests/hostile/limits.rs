@@ -10,7 +10,7 @@ use std::time::Duration;
 use http::header::RETRY_AFTER;
 use nara_mesh::clock::ManualClock;
 use nara_mesh::identity::LocalNara;
-use nara_mesh::ledger::{Ledger as _, MemoryLedger};
+use nara_mesh::ledger::{EventStore as _, MemoryLedger};
 use nara_mesh::server::{MeshServer, RateLimit, RunningServer, ServerLimits};
 use nara_mesh::transport::{BoxMeshStream, MemoryNetwork, Transport as _};
 use nara_proto::event::{CheckpointPayload, Payload, SyncEvent};

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use http::HeaderMap;
 use nara_mesh::clock::{Clock as _, ManualClock};
 use nara_mesh::identity::LocalNara;
-use nara_mesh::ledger::{Ledger, MemoryLedger};
+use nara_mesh::ledger::{EventStore as _, MemoryLedger};
 use nara_mesh::registry::PeerRegistry;
 use nara_mesh::server::MeshHandler;
 use nara_mesh::server::{MeshServer, MeshServerBuilder, RunningServer, VerifiedSender};

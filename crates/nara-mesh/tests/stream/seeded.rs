@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use nara_mesh::client::{StreamError, SubscribeOptions, Subscription};
-use nara_mesh::ledger::{Insertion, Ledger, MemoryLedger};
+use nara_mesh::ledger::{EventStore as _, Insertion, MemoryLedger};
 use nara_mesh::server::{RunningServer, ServerLimits};
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt as _, SeedableRng as _};

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use nara_mesh::client::{StreamError, StreamState, SubscribeOptions};
-use nara_mesh::ledger::{Insertion, Ledger as _};
+use nara_mesh::ledger::{ArrivalLog as _, CursorStore as _, EventStore as _, Insertion};
 use nara_mesh::proto::event::EventTrust;
 use nara_mesh::proto::sync::EventFilter;
 use nara_mesh::registry::PeerRegistry;
@@ -127,7 +127,9 @@ async fn a_shutdown_says_goodbye_within_its_deadline_and_the_stream_resumes_afte
     assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
     let state = until(&events, is_waiting).await;
     assert!(
-        state.to_string().contains("goodbye: the server shuts down"),
+        state
+            .to_string()
+            .contains("ended the stream: the server is shutting down"),
         "{state}"
     );
     bobs.insert(vec![event(&mesh.bob, 2)]).await.unwrap();

@@ -8,7 +8,7 @@ use nara_mesh::clock::SystemClock;
 use nara_mesh::identity::LocalNara;
 use nara_mesh::proto::sync::SyncRequest;
 use nara_mesh::proto::time::UnixMillis;
-use nara_mesh::registry::{PeerChange, PeerInfo, PeerProtocol, PeerRecord};
+use nara_mesh::registry::{PeerChange, PeerInfo, PeerProtocol};
 use nara_mesh::tls::{CertificateKind, Security, TlsPolicy};
 use nara_mesh::transport::TcpTransport;
 
@@ -54,7 +54,7 @@ async fn a_peer_that_went_back_to_plain_connections_is_called_again_once_it_is_f
     client.ping(mesh.bob.id()).await.unwrap_err();
     // As `peers reset` does.
     let peer = client.peer(mesh.bob.id()).unwrap();
-    let mut record = PeerRecord::of(peer.info()).unwrap();
+    let mut record = peer.info().into_record().unwrap();
     let at = UnixMillis::new(1);
     record.apply(PeerChange::Forget { at }).unwrap();
     client.registry().restore(record);
@@ -125,7 +125,7 @@ async fn a_peer_that_has_proven_tls_is_never_called_without() {
         .await;
     let error = failed.unwrap_err();
     let text = error.to_string();
-    assert!(text.contains("it has proven that it speaks TLS"), "{text}");
+    assert!(text.contains("the peer spoke TLS before"), "{text}");
     assert!(text.contains("`nara-mesh peers reset NAME`"), "{text}");
     // Nor is whoever is at its address, by a caller who does not know whom to expect.
     client.discover_key(address(TAP), None).await.unwrap_err();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use nara_mesh::client::{MeshClient, SubscribeOptions, Verification};
 use nara_mesh::clock::Clock as _;
-use nara_mesh::ledger::{Ledger as _, MemoryLedger};
+use nara_mesh::ledger::{EventStore as _, MemoryLedger};
 use nara_mesh::proto::identity::PublicKey;
 use nara_mesh::proto::sync::SyncRequest;
 use nara_mesh::proto::v2::{

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures_util::StreamExt as _;
 use nara_mesh::Signatures;
 use nara_mesh::client::{MeshClient, SubscribeOptions};
-use nara_mesh::ledger::{Ledger as _, MemoryLedger};
+use nara_mesh::ledger::{EventStore as _, MemoryLedger};
 use nara_mesh::registry::{PeerEvent, PeerRegistry};
 use nara_mesh::server::{MeshServer, RunningServer};
 use nara_proto::sync::SyncRequest;

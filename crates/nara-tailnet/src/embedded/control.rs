@@ -50,7 +50,7 @@ const GOODBYE: Duration = Duration::from_secs(5);
 /// A session with the control server did not begin, or ended.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ControlError {
-    #[error("nobody answers at {server}")]
+    #[error("no answer from {server}")]
     Dial { server: String, source: std::io::Error },
     #[error("{server} does not speak TLS as expected")]
     Tls { server: String, source: std::io::Error },
@@ -62,15 +62,15 @@ pub(super) enum ControlError {
     Refused { detail: String },
     #[error("the key of the node has expired")]
     KeyExpired,
-    #[error("somebody has to log in at {url}")]
+    #[error("log in at {url}")]
     LoginNeeded { url: String },
-    #[error("an administrator has to approve the node")]
+    #[error("an administrator must approve the node")]
     ApprovalNeeded,
     #[error(transparent)]
     Map(#[from] MalformedMap),
     #[error("the connection ended")]
     Ended(#[source] std::io::Error),
-    #[error("the new key of the node cannot be kept")]
+    #[error("the new node key cannot be stored")]
     Keys(#[from] KeyFileError),
 }
 

@@ -94,8 +94,8 @@ impl Stack {
         let few: Vec<_> = addresses.iter().copied().take(4).collect();
         match timeout(COMMAND, self.channel.set_ips(few)).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::error!(%error, "the stack does not take our addresses"),
-            Err(_) => tracing::error!("the stack does not take our addresses in time"),
+            Ok(Err(error)) => tracing::error!(%error, "the network stack refused our addresses"),
+            Err(_) => tracing::error!("the network stack did not accept our addresses in time"),
         }
         self.addresses.send_replace(addresses.to_vec());
     }
@@ -214,7 +214,7 @@ fn dial_error(peer: SocketAddr, error: netcore::Error) -> io::Error {
     match error {
         netcore::Error::ConnectionReset => io::Error::new(
             io::ErrorKind::ConnectionRefused,
-            format!("{peer} takes no connections, or did not answer"),
+            format!("{peer} refused the connection, or did not answer"),
         ),
         other => stack_error(other),
     }

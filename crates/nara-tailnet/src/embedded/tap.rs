@@ -172,7 +172,7 @@ impl Tap {
         loop {
             every.tick().await;
             for flow in self.due(Instant::now()) {
-                tracing::debug!(ours = %flow.0, peer = %flow.1, "the peer of a connection does not answer: it is reset");
+                tracing::debug!(ours = %flow.0, peer = %flow.1, "the peer stopped answering: connection reset");
                 self.abort(&flow);
             }
         }

@@ -97,9 +97,9 @@ impl Daemon {
     pub(super) async fn end(mut self) {
         self.stdin = None;
         match timeout(END_TIMEOUT, self.shell.wait()).await {
-            Ok(Ok(status)) => tracing::debug!(%status, "tailscaled has ended"),
-            Ok(Err(error)) => tracing::warn!(%error, "whether tailscaled has ended is not known"),
-            Err(_) => tracing::warn!("tailscaled does not end"),
+            Ok(Ok(status)) => tracing::debug!(%status, "tailscaled has exited"),
+            Ok(Err(error)) => tracing::warn!(%error, "the exit status of tailscaled is unknown"),
+            Err(_) => tracing::warn!("tailscaled does not exit"),
         }
     }
 

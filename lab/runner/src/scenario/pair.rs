@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use nara_mesh::clock::{Clock as _, SystemClock};
-use nara_mesh::ledger::Ledger as _;
+use nara_mesh::ledger::EventStore as _;
 use nara_proto::event::{Payload, SocialPayload};
 use nara_proto::sync::{EventFilter, MAX_EVENTS};
 use nara_proto::world::WorldMessage;

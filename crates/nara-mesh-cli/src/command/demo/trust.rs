@@ -6,7 +6,7 @@ use nara_mesh::client::{ClientError, MeshClient};
 use nara_mesh::clock::{Clock as _, SystemClock};
 use nara_mesh::identity::LocalNara;
 use nara_mesh::ledger::MemoryLedger;
-use nara_mesh::registry::{PeerChange, PeerInfo, PeerRecord};
+use nara_mesh::registry::{PeerChange, PeerInfo};
 use nara_mesh::server::{MeshServer, RunningServer};
 use nara_proto::identity::{KeyId, NaraName};
 use nara_proto::sync::SyncRequest;
@@ -64,7 +64,7 @@ async fn try_run(mesh: &Mesh) -> StepResult {
         replace,
         at: now,
     };
-    let known = PeerRecord::of(peer.info()).ok_or("bob has forgotten a name")?;
+    let known = peer.info().into_record().ok_or("bob has forgotten a name")?;
     let ledger = &bob.ledger;
     ledger
         .change_peer(name.clone(), PeerChange::Learn(Box::new(known)))
@@ -86,7 +86,7 @@ async fn try_run(mesh: &Mesh) -> StepResult {
     let outcome = if answered.is_ok() {
         "answers, verified"
     } else {
-        "is not believed"
+        "is refused"
     };
     lines.push(format!(
         "After `peers trust {NAME} --replace` with this key {NAME} {outcome}."

@@ -49,7 +49,7 @@ impl Feed {
     /// Prints a line, as soon as the reader of our output lets us.
     pub(in crate::command) fn send(&self, text: String, json: Value) {
         if self.0.try_send(Line { text, json }).is_err() {
-            tracing::warn!("stdout is not read fast enough: a line is left out");
+            tracing::warn!("stdout is read too slowly: a line was dropped");
         }
     }
 }

@@ -113,7 +113,7 @@ pub(super) async fn tell_status(
             .flatten()
         {
             let address = SocketAddr::new(ip, before.port());
-            tracing::warn!(%before, %address, "the node has another address");
+            tracing::warn!(%before, %address, "the node has a new address");
             serving.send_replace(address);
             let json = json!({
                 "event": "address_changed",
@@ -122,7 +122,7 @@ pub(super) async fn tell_status(
                 "before": before,
             });
             feed.send(
-                format!("network  the node has another address: serving {address} now"),
+                format!("network  the node has a new address: serving {address} now"),
                 json,
             );
         }

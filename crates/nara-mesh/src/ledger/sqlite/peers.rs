@@ -2,13 +2,14 @@ use nara_proto::identity::{NaraName, PublicKey};
 use nara_proto::time::UnixMillis;
 use rusqlite::{OptionalExtension as _, Row, Transaction};
 
+use super::failure::Failure;
 use super::sql;
 use crate::ledger::LedgerError;
-use crate::registry::{
+use crate::peer::{
     OperatorDecision, PeerChange, PeerChangeError, PeerProtocol, PeerRecord, PinnedKey, Verdict,
 };
 
-pub(super) fn learn(transaction: &Transaction<'_>, learned: Vec<PeerRecord>) -> Result<(), LedgerError> {
+pub(super) fn learn(transaction: &Transaction<'_>, learned: Vec<PeerRecord>) -> Result<(), Failure> {
     for record in learned {
         let before = find(transaction, &record.name)?;
         let mut after = before
@@ -26,7 +27,7 @@ pub(super) fn change(
     transaction: &Transaction<'_>,
     name: NaraName,
     change: PeerChange,
-) -> Result<Result<PeerRecord, PeerChangeError>, LedgerError> {
+) -> Result<Result<PeerRecord, PeerChangeError>, Failure> {
     let known = find(transaction, &name)?;
     let mut record = known.unwrap_or_else(|| PeerRecord::new(name));
     if let Err(error) = record.apply(change) {
@@ -36,7 +37,7 @@ pub(super) fn change(
     Ok(Ok(record))
 }
 
-pub(super) fn load(snapshot: &Transaction<'_>) -> Result<Vec<PeerRecord>, LedgerError> {
+pub(super) fn load(snapshot: &Transaction<'_>) -> Result<Vec<PeerRecord>, Failure> {
     let mut statement = snapshot.prepare_cached(sql::PEERS)?;
     let mut rows = statement.query([])?;
     let mut records = Vec::new();
@@ -46,10 +47,10 @@ pub(super) fn load(snapshot: &Transaction<'_>) -> Result<Vec<PeerRecord>, Ledger
     Ok(records)
 }
 
-fn find(transaction: &Transaction<'_>, name: &NaraName) -> Result<Option<PeerRecord>, LedgerError> {
+fn find(transaction: &Transaction<'_>, name: &NaraName) -> Result<Option<PeerRecord>, Failure> {
     let mut statement = transaction.prepare_cached(sql::PEER)?;
     let stored = statement.query_row([name.as_str()], Stored::read).optional()?;
-    stored.map(Stored::into_record).transpose()
+    Ok(stored.map(Stored::into_record).transpose()?)
 }
 
 fn store(transaction: &Transaction<'_>, record: &PeerRecord) -> rusqlite::Result<()> {

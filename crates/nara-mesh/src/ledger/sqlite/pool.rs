@@ -10,6 +10,7 @@ use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_blocking;
 
+use super::failure::Failure;
 use super::{schema, sql};
 use crate::ledger::LedgerError;
 
@@ -50,7 +51,7 @@ struct Readers {
 }
 
 impl Pool {
-    pub(super) fn open(path: &Path) -> Result<Self, LedgerError> {
+    pub(super) fn open(path: &Path) -> Result<Self, Failure> {
         create_private(path).map_err(|source| LedgerError::File {
             path: path.to_owned(),
             source,
@@ -69,7 +70,7 @@ impl Pool {
                 reader.pragma_update(None, "query_only", true)?;
                 Ok(reader)
             })
-            .collect::<Result<_, LedgerError>>()?;
+            .collect::<Result<_, Failure>>()?;
         Ok(Self {
             epoch,
             readers: Some(Readers {
@@ -81,7 +82,7 @@ impl Pool {
     }
 
     /// A database in memory has one connection: nobody else can see it.
-    pub(super) fn open_in_memory() -> Result<Self, LedgerError> {
+    pub(super) fn open_in_memory() -> Result<Self, Failure> {
         let mut writer = configure(Connection::open_in_memory()?, WRITER_CACHE_KIB)?;
         schema::migrate(&mut writer, Path::new(":memory:"))?;
         Ok(Self {
@@ -94,7 +95,7 @@ impl Pool {
     /// Runs `work` in a transaction, which is committed if it succeeds.
     pub(super) fn write<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Transaction<'_>) -> Result<T, LedgerError> + Send + 'static,
+        work: impl FnOnce(&Transaction<'_>) -> Result<T, Failure> + Send + 'static,
     ) -> impl Future<Output = Result<T, LedgerError>> + Send {
         self.write_then(work, |result| result)
     }
@@ -102,7 +103,7 @@ impl Pool {
     /// As [`Pool::write`]; runs `then` after the commit and before the next writer.
     pub(super) fn write_then<T: Send + 'static, U: Send + 'static>(
         &self,
-        work: impl FnOnce(&Transaction<'_>) -> Result<T, LedgerError> + Send + 'static,
+        work: impl FnOnce(&Transaction<'_>) -> Result<T, Failure> + Send + 'static,
         then: impl FnOnce(T) -> U + Send + 'static,
     ) -> impl Future<Output = Result<U, LedgerError>> + Send {
         let writer = self.writer.clone();
@@ -121,7 +122,7 @@ impl Pool {
     /// Runs `work` on a snapshot of the database.
     pub(super) fn read<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Transaction<'_>) -> Result<T, LedgerError> + Send + 'static,
+        work: impl FnOnce(&Transaction<'_>) -> Result<T, Failure> + Send + 'static,
     ) -> impl Future<Output = Result<T, LedgerError>> + Send {
         let readers = self.readers.clone();
         let writer = self.writer.clone();
@@ -136,9 +137,10 @@ impl Pool {
 }
 
 async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, LedgerError> + Send + 'static,
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
 ) -> Result<T, LedgerError> {
-    spawn_blocking(work).await.map_err(|_| LedgerError::Closed)?
+    let outcome = spawn_blocking(work).await.map_err(|_| LedgerError::Closed)?;
+    Ok(outcome?)
 }
 
 enum Lease {
@@ -187,7 +189,7 @@ impl Drop for ReaderLease {
     }
 }
 
-fn configure(connection: Connection, cache_kib: i64) -> Result<Connection, LedgerError> {
+fn configure(connection: Connection, cache_kib: i64) -> rusqlite::Result<Connection> {
     connection.busy_timeout(BUSY_TIMEOUT)?;
     // Else a statement is compiled anew whenever another limit is bound to it, though its plan never depends on it.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
@@ -213,7 +215,7 @@ fn create_private(path: &Path) -> std::io::Result<()> {
     }
 }
 
-fn epoch(connection: &Connection) -> Result<LedgerEpoch, LedgerError> {
+fn epoch(connection: &Connection) -> rusqlite::Result<LedgerEpoch> {
     let number: i64 = connection.query_row(sql::EPOCH, [], |row| row.get(0))?;
     Ok(LedgerEpoch::new(number.cast_unsigned()))
 }

@@ -6,7 +6,8 @@ use nara_proto::sync::{Cursor, EventFilter, sample_weight_of};
 use nara_proto::time::UnixNanos;
 use rusqlite::{CachedStatement, OptionalExtension as _, Params, Transaction};
 
-use super::shelf::place;
+use super::failure::Failure;
+use super::rows::{place, position, sql_limit, totals};
 use super::sql::{self, BothWays};
 use crate::ledger::admission::Place;
 use crate::ledger::filter::Wanted;
@@ -153,7 +154,7 @@ fn services(snapshot: &Transaction<'_>) -> rusqlite::Result<Vec<String>> {
     Ok(services)
 }
 
-/// See [`Ledger::slice`](crate::ledger::Ledger::slice).
+/// See [`EventStore::slice`](crate::ledger::EventStore::slice).
 pub(super) fn slice(
     snapshot: &Transaction<'_>,
     filter: &EventFilter,
@@ -174,7 +175,7 @@ pub(super) fn slice(
     Ok(selected.split_off(selected.len().saturating_sub(slice.limit)))
 }
 
-/// See [`Ledger::sample`](crate::ledger::Ledger::sample).
+/// See [`EventStore::sample`](crate::ledger::EventStore::sample).
 pub(super) fn sample(
     snapshot: &Transaction<'_>,
     filter: &EventFilter,
@@ -205,7 +206,7 @@ pub(super) fn sample(
     Ok(sampler.finish().into_iter().map(|place| place.seq).collect())
 }
 
-/// See [`Ledger::since`](crate::ledger::Ledger::since).
+/// See [`EventStore::since`](crate::ledger::EventStore::since).
 pub(super) fn since(
     snapshot: &Transaction<'_>,
     since: UnixNanos,
@@ -217,7 +218,7 @@ pub(super) fn since(
     Ok(last)
 }
 
-/// See [`Ledger::checkpoints`](crate::ledger::Ledger::checkpoints).
+/// See [`EventStore::checkpoints`](crate::ledger::EventStore::checkpoints).
 pub(super) fn checkpoints(
     snapshot: &Transaction<'_>,
     limit: usize,
@@ -228,7 +229,7 @@ pub(super) fn checkpoints(
 }
 
 /// The events at these places in the order of arrival, in the order given.
-pub(super) fn load(snapshot: &Transaction<'_>, places: Vec<i64>) -> Result<Vec<SyncEvent>, LedgerError> {
+pub(super) fn load(snapshot: &Transaction<'_>, places: Vec<i64>) -> Result<Vec<SyncEvent>, Failure> {
     let mut statement = snapshot.prepare_cached(sql::LOAD)?;
     let mut events = Vec::with_capacity(places.len());
     for place in places {
@@ -241,7 +242,8 @@ pub(super) fn load(snapshot: &Transaction<'_>, places: Vec<i64>) -> Result<Vec<S
                 return Err(LedgerError::Damaged {
                     id: row.get(1)?,
                     reason: error.to_string(),
-                });
+                }
+                .into());
             }
         }
     }
@@ -251,13 +253,13 @@ pub(super) fn load(snapshot: &Transaction<'_>, places: Vec<i64>) -> Result<Vec<S
 /// Rows that one look for arrivals reads, however few of them are wanted.
 const MAX_LOOK: usize = 20_000;
 
-/// See [`Ledger::arrived_after`](crate::ledger::Ledger::arrived_after).
+/// See [`ArrivalLog::arrived_after`](crate::ledger::ArrivalLog::arrived_after).
 pub(super) fn arrived_after(
     snapshot: &Transaction<'_>,
     filter: &EventFilter,
     after: i64,
     limit: usize,
-) -> Result<Arrivals, LedgerError> {
+) -> Result<Arrivals, Failure> {
     let position = position(snapshot)?;
     let wanted = Wanted::new(filter);
     let mut statement = snapshot.prepare_cached(sql::ARRIVED)?;
@@ -302,14 +304,7 @@ pub(super) fn arrived_after(
     })
 }
 
-/// The place of the newest event in the order of arrival, stored or not.
-pub(super) fn position(snapshot: &Transaction<'_>) -> rusqlite::Result<i64> {
-    snapshot
-        .prepare_cached(sql::POSITION)?
-        .query_row([], |row| row.get(0))
-}
-
-/// See [`Ledger::position_before`](crate::ledger::Ledger::position_before).
+/// See [`ArrivalLog::position_before`](crate::ledger::ArrivalLog::position_before).
 pub(super) fn position_before(snapshot: &Transaction<'_>, since: UnixNanos) -> rusqlite::Result<i64> {
     let first: Option<i64> = snapshot
         .prepare_cached(sql::FIRST_SINCE)?
@@ -332,21 +327,6 @@ pub(super) fn count_checkpoints(snapshot: &Transaction<'_>) -> rusqlite::Result<
         .iter()
         .find(|(priority, _)| *priority == Priority::Checkpoint as i64);
     Ok(checkpoints.map_or(0, |(_, n)| *n))
-}
-
-/// How many events of each priority are stored.
-pub(super) fn totals(snapshot: &Transaction<'_>) -> rusqlite::Result<Vec<(i64, usize)>> {
-    snapshot
-        .prepare_cached(sql::TOTALS)?
-        .query_map([], |row| {
-            Ok((row.get(0)?, usize::try_from(row.get::<_, i64>(1)?).unwrap_or(0)))
-        })?
-        .collect()
-}
-
-/// A limit as SQLite takes it.
-pub(super) fn sql_limit(limit: usize) -> i64 {
-    i64::try_from(limit).unwrap_or(i64::MAX)
 }
 
 fn prepare<'a>(

@@ -2,6 +2,7 @@ use std::path::Path;
 
 use rusqlite::{Connection, TransactionBehavior};
 
+use super::failure::Failure;
 use crate::ledger::LedgerError;
 
 /// Marks a file as a ledger: "nara".
@@ -98,7 +99,7 @@ DROP TABLE keys;
 ///
 /// The version is read inside the transaction that changes it, so that two programs may open a new ledger at
 /// once.
-pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), LedgerError> {
+pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), Failure> {
     let known = MIGRATIONS.len() as i64;
     if version(connection)? == known && application_id(connection)? == APPLICATION_ID {
         return Ok(());
@@ -109,13 +110,14 @@ pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), Le
     if tables > 0 && application_id(&transaction)? != APPLICATION_ID {
         return Err(LedgerError::Foreign {
             path: path.to_owned(),
-        });
+        }
+        .into());
     }
     let Some(missing) = usize::try_from(found)
         .ok()
         .and_then(|done| MIGRATIONS.get(done..))
     else {
-        return Err(LedgerError::NewerSchema { found, known });
+        return Err(LedgerError::NewerSchema { found, known }.into());
     };
     for migration in missing {
         transaction.execute_batch(migration)?;

@@ -4,10 +4,10 @@ use nara_proto::event::{Service, SyncEvent};
 use nara_proto::go_json;
 use nara_proto::identity::NaraName;
 use nara_proto::sync::is_critical;
-use nara_proto::time::UnixNanos;
-use rusqlite::{Params, Row, Transaction};
+use rusqlite::{Params, Transaction};
 
-use super::{read, sql};
+use super::rows::{place, position, sql_limit, totals};
+use super::sql;
 use crate::ledger::admission::{Place, Shelf, Stranger};
 use crate::ledger::inventory::Changes;
 use crate::ledger::retention::Priority;
@@ -27,7 +27,7 @@ pub(super) struct SqliteShelf<'a> {
 
 impl<'a> SqliteShelf<'a> {
     pub(super) fn new(transaction: &'a Transaction<'a>) -> rusqlite::Result<Self> {
-        let totals = read::totals(transaction)?;
+        let totals = totals(transaction)?;
         Ok(Self {
             transaction,
             count: totals.iter().map(|(_, n)| n).sum(),
@@ -36,7 +36,7 @@ impl<'a> SqliteShelf<'a> {
                 .filter(|(priority, _)| *priority >= Priority::FirstSeen as i64)
                 .map(|(_, n)| n)
                 .sum(),
-            position: read::position(transaction)?,
+            position: position(transaction)?,
             added: BTreeMap::new(),
             changes: None,
         })
@@ -79,15 +79,6 @@ impl<'a> SqliteShelf<'a> {
             .query_map(params, place)?
             .collect()
     }
-}
-
-/// Reads the columns `seq, ts, id`.
-pub(super) fn place(row: &Row<'_>) -> rusqlite::Result<Place> {
-    Ok(Place {
-        seq: row.get(0)?,
-        ts: UnixNanos::new(row.get(1)?),
-        id: row.get_ref(2)?.as_str()?.into(),
-    })
 }
 
 impl Shelf for SqliteShelf<'_> {
@@ -160,7 +151,7 @@ impl Shelf for SqliteShelf<'_> {
     }
 
     fn count_pings(&mut self, target: &str, limit: usize) -> rusqlite::Result<usize> {
-        self.count_of(sql::COUNT_PINGS, (target, read::sql_limit(limit)))
+        self.count_of(sql::COUNT_PINGS, (target, sql_limit(limit)))
     }
 
     fn oldest_ping(&mut self, target: &str) -> rusqlite::Result<Option<Place>> {
@@ -168,7 +159,7 @@ impl Shelf for SqliteShelf<'_> {
     }
 
     fn count_observations(&mut self, pair: (&str, &str), limit: usize) -> rusqlite::Result<usize> {
-        self.count_of(sql::COUNT_OBSERVATIONS, (pair.0, pair.1, read::sql_limit(limit)))
+        self.count_of(sql::COUNT_OBSERVATIONS, (pair.0, pair.1, sql_limit(limit)))
     }
 
     fn oldest_observation(
@@ -195,7 +186,7 @@ impl Shelf for SqliteShelf<'_> {
     fn oldest_strangers(&mut self, limit: usize) -> rusqlite::Result<Vec<Stranger>> {
         self.transaction
             .prepare_cached(sql::OLDEST_STRANGERS)?
-            .query_map([read::sql_limit(limit)], |row| {
+            .query_map([sql_limit(limit)], |row| {
                 Ok(Stranger {
                     place: place(row)?,
                     actor: row.get(3)?,
@@ -206,7 +197,7 @@ impl Shelf for SqliteShelf<'_> {
     }
 
     fn oldest(&mut self, priority: Priority, limit: usize) -> rusqlite::Result<Vec<Place>> {
-        let limit = read::sql_limit(limit);
+        let limit = sql_limit(limit);
         let service = match priority {
             Priority::Ping => Service::Ping,
             Priority::Seen => Service::Seen,

@@ -1,8 +1,7 @@
 use std::sync::Mutex;
 
 use super::*;
-use crate::ledger::PinnedNames;
-use crate::registry::{PeerInfo, PeerRegistry};
+use crate::registry::{PeerInfo, PeerRegistry, PinnedNames};
 
 /// Knows the names that it was told.
 #[derive(Debug, Default)]

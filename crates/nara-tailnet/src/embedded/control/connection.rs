@@ -84,7 +84,7 @@ impl Dialer {
         let key: ControlKey = serde_json::from_slice(&body).map_err(|_| {
             protocol(
                 STEP,
-                format_args!("{} is no control server{}", self.url, quote(&body)),
+                format_args!("{} is not a control server{}", self.url, quote(&body)),
             )
         })?;
         Ok(key.public_key)

@@ -144,7 +144,7 @@ fn read(status: StatusCode, body: &[u8], has_auth_key: bool) -> Result<Registere
         return Err(protocol(PATH, format_args!("it answers {status}{}", quote(body))));
     }
     let answer: Answer =
-        serde_json::from_slice(body).map_err(|_| protocol(PATH, "the answer cannot be understood"))?;
+        serde_json::from_slice(body).map_err(|_| protocol(PATH, "the answer is malformed"))?;
     if !answer.error.is_empty() {
         return Err(ControlError::Refused {
             detail: quote(answer.error.as_bytes()).split_off(2),

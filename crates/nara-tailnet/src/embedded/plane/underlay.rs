@@ -39,7 +39,7 @@ impl Underlay for Plane {
             core.paths.remove(&peer);
             return;
         };
-        tracing::debug!(%peer, ?path, "packets take another path");
+        tracing::debug!(%peer, ?path, "packets use a new path");
         match core.way_to(id, &peer) {
             Some(way) => core.dataplane.ur_out.table.insert(id, way),
             None => core.dataplane.ur_out.table.remove(&id),

@@ -230,7 +230,11 @@ impl<W: tokio::io::AsyncWrite + Unpin> Sender<W> {
             }
             let dropped = pacer.take_dropped();
             if dropped > 0 {
-                tracing::debug!(region = self.region, dropped, "packets to a relay found no room");
+                tracing::debug!(
+                    region = self.region,
+                    dropped,
+                    "the queue to a relay was full: packets dropped"
+                );
             }
             if !self.bytes.is_empty() {
                 used = now;

@@ -29,7 +29,7 @@ pub enum KeySource {
 
 /// A text that is not what [`KeySource`] displays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not a way to learn a key")]
+#[error("unknown key source")]
 pub struct InvalidKeySource;
 
 impl KeySource {

@@ -1,7 +1,7 @@
 use nara_proto::identity::{NaraId, NaraName, PublicKey};
 use nara_proto::time::UnixMillis;
 
-use super::{KeyConflict, KeySource, PeerInfo, PeerProtocol, PinnedKey};
+use super::{KeyConflict, KeySource, PeerProtocol, PinnedKey};
 
 /// What the operator last decided about a nara.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +74,7 @@ pub enum PeerChangeError {
     #[error(transparent)]
     KeyConflict(#[from] KeyConflict),
     /// No key is remembered that could be trusted.
-    #[error("no key of {0} is known: say which one to trust")]
+    #[error("no key is known for {0}: give the key to trust")]
     NoKey(NaraName),
 }
 
@@ -88,17 +88,6 @@ impl PeerRecord {
             protocol: PeerProtocol::default(),
             decision: None,
         }
-    }
-
-    /// What is worth remembering of a peer; `None` if its name is not known.
-    pub fn of(info: PeerInfo) -> Option<Self> {
-        Some(Self {
-            name: info.name?,
-            id: info.id,
-            key: info.key,
-            protocol: info.protocol,
-            decision: info.decision,
-        })
     }
 
     /// Makes a change.
@@ -213,7 +202,7 @@ impl Verdict {
 
 impl OperatorDecision {
     /// Whether it was made later than another one.
-    pub(super) fn is_newer_than(self, other: Option<Self>) -> bool {
+    pub(crate) fn is_newer_than(self, other: Option<Self>) -> bool {
         other.is_none_or(|other| self.at > other.at)
     }
 }

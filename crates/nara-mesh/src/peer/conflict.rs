@@ -33,13 +33,13 @@ impl fmt::Display for KeyConflict {
         if self.pinned.source == KeySource::Own {
             return write!(
                 f,
-                "somebody poses as this nara itself, or uses its name with another soul; find out who, and give \
-                 one of the two another name"
+                "somebody impersonates this nara, or another soul uses its name; find out who, and rename \
+                 one of the two"
             );
         }
         write!(
             f,
-            "either somebody poses as {name}, or it got a new soul; if you are sure of the new key, {}",
+            "either somebody impersonates {name}, or {name} has a new soul; if you are sure of the new key, {}",
             self.remedy()
         )
     }
@@ -49,7 +49,7 @@ impl KeyConflict {
     /// What to do once it is certain that the new key is the right one, as the end of a sentence.
     pub fn remedy(&self) -> String {
         match self.pinned.source {
-            KeySource::Own => "give one of the two another name".to_owned(),
+            KeySource::Own => "rename one of the two".to_owned(),
             KeySource::Configured => format!(
                 "replace the key in the stanza of {} in the peers file by key = \"{}\"",
                 self.name,

@@ -1,0 +1,60 @@
+//! What is known about the clock of one peer.
+
+use nara_proto::clock_offset::{ClockEstimate, ClockOffset, ClockSample};
+use nara_proto::time::UnixMillis;
+use nara_proto::v1::{FRESHNESS_WINDOW, Stamp};
+
+use crate::clock::monotonic_now as now;
+use crate::metrics::Counted;
+use crate::{defaults, metrics};
+
+/// The clock of one peer.
+#[derive(Debug, Default)]
+pub(super) struct PeerClock {
+    estimate: ClockEstimate,
+    /// Whether the peer compensates; `None`: as the client does.
+    compensate: Option<bool>,
+    /// Times of requests to this peer that were signed by its clock.
+    stamp: Stamp,
+    /// As long as it is too far from ours.
+    skewed: Option<Counted>,
+}
+
+impl PeerClock {
+    /// Takes up a sample. Returns the offset if this is the moment to warn of it.
+    pub(super) fn learn(&mut self, sample: ClockSample) -> Option<ClockOffset> {
+        self.estimate.record(sample, now());
+        let offset = self.estimate.offset(now())?;
+        if self.skewed.is_none() && offset.at_least() >= defaults::CLOCK_WARNING {
+            self.skewed = Some(Counted::new(metrics::CLOCKS_SKEWED));
+            return Some(offset);
+        }
+        // Half of it, so that a clock at the border is not warned of again and again.
+        if offset.magnitude() < defaults::CLOCK_WARNING / 2 {
+            self.skewed = None;
+        }
+        None
+    }
+
+    /// When it is `now` here, the time of a request to the peer; `None`: the same as for all others.
+    pub(super) fn signing_time(&mut self, now_here: UnixMillis, by_default: bool) -> Option<UnixMillis> {
+        if !self.compensate.unwrap_or(by_default) {
+            return None;
+        }
+        let offset = self.estimate.offset(now())?;
+        let useful = defaults::CLOCK_COMPENSATION..=FRESHNESS_WINDOW;
+        useful
+            .contains(&offset.magnitude())
+            .then(|| self.stamp.next(offset.apply(now_here)))
+    }
+
+    /// How far it is ahead of ours; `None`: not known.
+    pub(super) fn offset(&self) -> Option<ClockOffset> {
+        self.estimate.offset(now())
+    }
+
+    /// Whether the peer compensates; `None`: as the client does.
+    pub(super) fn set_compensation(&mut self, compensate: Option<bool>) {
+        self.compensate = compensate;
+    }
+}
