@@ -95,9 +95,9 @@ async fn a_handler_has_so_much_time_and_so_has_an_answer_that_is_collected() {
     let server = start(|limits| limits.route_time = Duration::from_millis(20)).await;
     for (profile, path) in [
         (Profile::V1, "/b/never"),
+        (Profile::V1, "/b/slow"),
         (Profile::V2, "/b/never"),
         (Profile::Tls, "/b/never"),
-        (Profile::V1, "/b/slow"),
         (Profile::V2, "/b/slow"),
         (Profile::Unsigned, "/open/never"),
     ] {

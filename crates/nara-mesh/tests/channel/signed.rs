@@ -110,11 +110,7 @@ async fn a_signature_for_another_path_method_query_or_body_is_refused() {
         .unwrap();
     let answer = head.read().await.unwrap();
     assert_eq!(answer.status, StatusCode::BAD_REQUEST);
-    assert!(
-        answer.text().contains("Content-Digest differs"),
-        "{}",
-        answer.text()
-    );
+    assert!(answer.text().contains("Content-Digest"), "{}", answer.text());
 }
 
 #[tokio::test]
