@@ -12,9 +12,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::SignedDuration;
+use nara_mesh::Nara;
 use nara_mesh::defaults;
 use nara_mesh::identity::LocalNara;
-use nara_mesh::registry::{Closed, FirstUse, PeerRegistry, Pinned, TrustPolicy};
+use nara_mesh::nara::NaraBuilder;
+use nara_mesh::registry::{Closed, FirstUse, PeerInfo, PeerRegistry, Pinned, TrustPolicy};
 use nara_mesh::tls::TlsPolicy;
 use nara_proto::identity::{KeyId, NaraName};
 use serde::Deserialize;
@@ -294,6 +296,21 @@ impl Settings {
         self.peers
             .as_ref()
             .map_or(Ok(Vec::new()), |found| peers_file::read(&found.value))
+    }
+
+    /// The peers of the peers file.
+    pub(crate) fn peer_infos(&self) -> Outcome<Vec<PeerInfo>> {
+        Ok(self.peers()?.iter().map(PeerEntry::to_info).collect())
+    }
+
+    /// Begins a nara with these settings.
+    pub(crate) fn builder(&self, nara: LocalNara) -> Outcome<NaraBuilder> {
+        let folder = self.data_dir(&nara)?;
+        Ok(Nara::builder(nara)
+            .data_dir(folder)
+            .know_all(self.peer_infos()?)
+            .timeout(self.timeout)
+            .tls(self.tls))
     }
 
     /// The folder for the ledger of a nara.

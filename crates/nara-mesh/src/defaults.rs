@@ -162,3 +162,6 @@ pub const GOSSIP_STATUS_INTERVAL: Duration = Duration::from_millis(250);
 /// Sessions of TLS that a client remembers, so that the next connection to a peer costs no signatures: eight for
 /// each of 1,024 peers, at about 1 KB each.
 pub const TLS_SESSIONS: usize = 8 * 1024;
+
+/// How long requests in progress may take when a [`Nara`](crate::Nara) is dropped instead of shut down.
+pub const DROP_GRACE: Duration = Duration::from_secs(1);

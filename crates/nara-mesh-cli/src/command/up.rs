@@ -5,13 +5,13 @@ mod host_name;
 mod join;
 
 pub(super) use finding::describe;
-pub(super) use join::{Finding, Join, Joined};
 
 use std::path::PathBuf;
 
 use nara_tailnet::tailscaled::TailscaledNode;
 
-use super::serve::{self, Place};
+use self::join::Join;
+use super::serving::Serving;
 use crate::cli::{NetworkArgs, NetworkKind, UpArgs};
 use crate::connect::block_on;
 use crate::failure::{Failure, Outcome};
@@ -47,13 +47,22 @@ pub(super) fn run(args: &UpArgs, settings: &Settings, printer: Printer) -> Outco
         port: args.port,
         skip: settings.tool_prefixes(&args.skip),
     };
-    serve::start(
-        nara,
-        &args.serving,
-        Place::Network(Box::new(join)),
-        settings,
-        printer,
-    )
+    block_on(async {
+        let mut serving = Serving::prepare(&args.serving, settings, printer).await?;
+        let joined = join.run(&nara, printer).await?;
+        let outcome = async {
+            let builder = joined.network(settings.builder(nara)?, serving.feed());
+            let nara = serving.start(builder, settings).await?;
+            joined.tell_serving(&nara, printer)?;
+            let telling = joined.tell_status(serving.feed().clone());
+            let outcome = serving.run(nara, settings).await;
+            drop(telling);
+            outcome
+        }
+        .await;
+        joined.leave(printer).await;
+        outcome
+    })
 }
 
 /// The network to join, and why this one.

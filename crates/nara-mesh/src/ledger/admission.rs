@@ -54,7 +54,7 @@ pub(super) trait Shelf {
     /// Notes that the event is not about strangers any more.
     fn acquaint(&mut self, place: &Place) -> Result<(), Self::Error>;
 
-    /// How many events are stored.
+    /// The number of stored events.
     fn count(&self) -> usize;
 
     /// How many of those are never pruned.

@@ -3,16 +3,16 @@ use std::sync::Arc;
 
 use nara_proto::event::{Service, SyncEvent};
 
-/// Says whether a name belongs to a nara that is known here: events about strangers are the first to go.
+/// Tells whether a name belongs to a known nara: events about strangers are pruned first.
 ///
-/// It is asked while the ledger is locked, so it must be quick and must not call the ledger. The nara itself
-/// should be known to it, too.
+/// The ledger asks it while locked, so it must be quick and must not call the ledger. It should know the nara
+/// itself too.
 pub trait KnownNames: Debug + Send + Sync + 'static {
     /// Whether the name is known.
     fn is_known(&self, name: &str) -> bool;
 }
 
-/// Knows every name: no event counts as one about strangers.
+/// Knows every name: no event counts as an event about strangers.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct EveryoneKnown;
 
@@ -36,7 +36,7 @@ pub enum MemoryMode {
 }
 
 impl MemoryMode {
-    /// How many events it remembers.
+    /// The limit of events.
     pub const fn max_events(self) -> usize {
         match self {
             Self::Hog => 320_000,
@@ -46,16 +46,16 @@ impl MemoryMode {
     }
 }
 
-/// What a ledger keeps (docs/protocol/v1.md, section 8.6). The default is that of [`MemoryMode::Medium`].
+/// What a ledger keeps (docs/protocol/v1.md, section 8.6). The default is [`MemoryMode::Medium`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RetentionPolicy {
     /// Events in all. The ledger is pruned to this size when it is more than 1 % over.
     ///
-    /// Checkpoints, restarts and first sightings are never pruned; if they alone are as many, further ones
-    /// are not stored, so that nobody can fill the disk with them.
+    /// Checkpoints, restarts and first sightings are never pruned. If they alone reach the limit, further ones are
+    /// not stored, so that no peer can fill the disk with them.
     pub max_events: usize,
-    /// Pings per target, whoever measured them.
+    /// Pings per target, from all observers.
     pub pings_per_target: usize,
     /// Observations per observer and subject. Restarts may exceed it until there is a checkpoint that
     /// counts them.
@@ -70,21 +70,21 @@ impl RetentionPolicy {
         observations_per_pair: usize::MAX,
     };
 
-    /// The same with another number of events in all.
+    /// Sets the number of events in all.
     #[must_use]
     pub const fn max_events(mut self, max_events: usize) -> Self {
         self.max_events = max_events;
         self
     }
 
-    /// The same with another number of pings per target.
+    /// Sets the number of pings per target.
     #[must_use]
     pub const fn pings_per_target(mut self, pings: usize) -> Self {
         self.pings_per_target = pings;
         self
     }
 
-    /// The same with another number of observations per observer and subject.
+    /// Sets the number of observations per observer and subject.
     #[must_use]
     pub const fn observations_per_pair(mut self, observations: usize) -> Self {
         self.observations_per_pair = observations;

@@ -4,18 +4,18 @@ use nara_proto::identity::{KeyId, NaraName, PublicKey};
 
 use super::{KeySource, PinnedKey};
 
-/// Somebody offered another key for a name than the one that is pinned. Nothing was changed.
+/// Another key than the pinned one was offered for a name. Nothing was changed.
 ///
 /// `Display` names both keys and ends with what to do if the new one is right.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyConflict {
     /// The name.
     pub name: NaraName,
-    /// What is pinned.
+    /// The pinned key.
     pub pinned: Box<PinnedKey>,
-    /// The key that was offered.
+    /// The offered key.
     pub offered: PublicKey,
-    /// How it was offered.
+    /// The source of the offer.
     pub offered_by: KeySource,
 }
 
@@ -46,7 +46,7 @@ impl fmt::Display for KeyConflict {
 }
 
 impl KeyConflict {
-    /// What to do once it is certain that the new key is the right one, as the end of a sentence.
+    /// What to do if the new key is the right one, as the end of a sentence.
     pub fn remedy(&self) -> String {
         match self.pinned.source {
             KeySource::Own => "rename one of the two".to_owned(),
@@ -82,7 +82,7 @@ pub fn retrust_command(name: &NaraName, replace: bool) -> String {
     format!("nara-mesh peers trust {replace}{end_of_options}{name}")
 }
 
-/// A text as one word of a shell. Names come from peers: none may run a command of its own.
+/// Quotes a text as one shell word. Names come from peers and must not inject commands.
 fn shell_word(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     if text.chars().all(plain) {

@@ -19,10 +19,10 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(60);
 /// Naras that are written in one transaction.
 const PART: usize = 512;
 
-/// Keeps what a registry learns in a ledger, so that a restart neither trusts anew nor forgets what a peer has
-/// proven. It ends when it is dropped.
+/// Keeps what a registry learns in a ledger, so that a restart neither repeats trust on first use nor forgets what
+/// a peer has proven. It ends when dropped.
 ///
-/// Whoever configures peers does so before: configured keys count more than those of the ledger.
+/// Register configured peers first: configured keys win over keys of the ledger.
 #[derive(Debug)]
 pub struct PeerKeeper {
     registry: PeerRegistry,
@@ -35,17 +35,17 @@ pub struct PeerKeeper {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Recalled {
-    /// How many naras the ledger remembers.
+    /// The number of peers in the ledger.
     pub naras: usize,
     /// Decisions of the operator that take effect now.
     pub decided: Vec<NaraName>,
-    /// Why some of what is remembered is not used. A configured key overrules that of the ledger.
+    /// Why some records are not used. A configured key wins over the key of the ledger.
     pub problems: Vec<RegisterError>,
 }
 
 impl PeerKeeper {
-    /// Tells the registry what the ledger remembers, and from now on the ledger what the registry learns. Needs the
-    /// runtime of tokio.
+    /// Loads the records of the ledger into the registry, and from then on stores what the registry learns. Needs a
+    /// tokio runtime.
     ///
     /// # Errors
     /// [`LedgerError`] if the ledger cannot be read.
@@ -67,7 +67,7 @@ impl PeerKeeper {
         Ok((keeper, recalled))
     }
 
-    /// Takes over what was decided or learned by another process since.
+    /// Loads what another process decided or learned meanwhile.
     ///
     /// # Errors
     /// [`LedgerError`] if the ledger cannot be read.
@@ -75,7 +75,7 @@ impl PeerKeeper {
         recall(&self.registry, &*self.ledger).await
     }
 
-    /// Tells the ledger all that the registry has learned, also before this began.
+    /// Stores everything that the registry has learned, also before this service started.
     ///
     /// # Errors
     /// [`LedgerError`] if it cannot be stored.
@@ -93,7 +93,7 @@ impl PeerKeeper {
         self.ledger.learn_peers(learned).await
     }
 
-    /// Ends when all that was learned until now is in the ledger.
+    /// Waits until everything learned so far is stored.
     pub async fn finish(self) {
         self.stopping.cancel();
         // A panic of the task was reported when it happened.

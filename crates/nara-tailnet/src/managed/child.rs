@@ -8,7 +8,7 @@ use tokio::process::{Child, ChildStdin, Command};
 use tokio::time::timeout;
 use tokio_util::codec::{FramedRead, LinesCodec};
 
-use super::ManagedConfig;
+use super::config::ManagedConfig;
 use crate::localapi::LocalApi;
 
 /// Runs its arguments as a child, and ends it when the standard input closes: that happens when we end, however we

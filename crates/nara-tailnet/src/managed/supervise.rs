@@ -6,8 +6,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::ManagedConfig;
 use super::child::{Daemon, cannot_run};
+use super::config::ManagedConfig;
 use super::login;
 use crate::jitter::with_jitter;
 use crate::localapi::LocalApi;

@@ -315,7 +315,7 @@ pub(super) fn position_before(snapshot: &Transaction<'_>, since: UnixNanos) -> r
     }
 }
 
-/// How many events are stored.
+/// The number of stored events.
 pub(super) fn count(snapshot: &Transaction<'_>) -> rusqlite::Result<usize> {
     Ok(totals(snapshot)?.iter().map(|(_, n)| n).sum())
 }

@@ -6,11 +6,13 @@ use ts_control::client::HttpConn;
 use ts_http_util::StatusCode;
 use ts_keys::{NetworkLockPublicKey, NodePublicKey};
 
-use super::connection::{Dialer, protocol, quote};
-use super::{APP, ControlError};
+use super::connection::Dialer;
+use super::error::{ControlError, protocol, quote};
 use crate::embedded::keys::Keys;
 use crate::embedded::settings::EmbeddedSettings;
 
+/// What we call ourselves in the control server's list.
+pub(super) const APP: &str = "nara-mesh";
 const PATH: &str = "machine/register";
 /// A time in the past: "this key has expired now".
 const LONG_AGO: &str = "1970-01-01T00:02:03Z";

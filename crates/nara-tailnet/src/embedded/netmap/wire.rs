@@ -11,7 +11,8 @@ use serde_json::value::RawValue;
 use ts_keys::{DiscoPublicKey, NodePublicKey};
 use ts_packetfilter::Ruleset;
 
-use crate::embedded::relay::region::{RegionId, RelayMap, WireMap};
+use crate::embedded::relay::region::{RelayMap, WireMap};
+use crate::embedded::underlay::RegionId;
 
 /// Peers that are looked at; the rest of a longer list is left out.
 const MAX_PEERS: usize = 50_000;

@@ -17,8 +17,8 @@ use ts_keys::NodeKeyPair;
 
 use super::frame::{self, Frame, MalformedFrame};
 use super::region::Server;
+use crate::embedded::tcp::tune;
 use crate::embedded::tls::Tls;
-use crate::embedded::tune;
 
 /// How long all of it may take.
 const CONNECT: Duration = Duration::from_secs(10);

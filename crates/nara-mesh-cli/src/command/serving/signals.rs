@@ -4,7 +4,7 @@ use crate::failure::{Failure, Outcome};
 
 /// One of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Signal {
+pub(in crate::command) enum Signal {
     End,
     Reload,
 }
