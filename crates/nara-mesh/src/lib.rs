@@ -58,6 +58,7 @@
 
 pub mod client;
 pub mod clock;
+mod coverage;
 pub mod defaults;
 pub mod discovery;
 pub mod gossip;
@@ -81,6 +82,7 @@ pub mod tls;
 mod toml_text;
 pub mod transport;
 
+pub use coverage::Coverage;
 pub use identity::LocalNara;
 #[cfg(feature = "server")]
 pub use nara::Nara;

@@ -38,8 +38,10 @@ mod limits;
 mod route;
 
 pub use crate::rate_limit::RateLimit;
-pub use auth::sender::{PeerAddress, VerifiedSender};
+pub use answer::streamed::StreamedAnswer;
+pub use auth::sender::{PeerAddress, RequireWhole, VerifiedSender, require_whole};
 pub use builder::{MeshServer, MeshServerBuilder, ServeError};
 pub use connection::running::{RunningServer, Shutdown};
 pub use handler::{MeshHandler, NoHandler};
 pub use limits::settings::ServerLimits;
+pub use route::user::BuildError;

@@ -23,6 +23,7 @@ use super::route;
 use super::route::announcement::Announcement;
 use super::route::stash::Stash;
 use super::route::state::{Reachable, Shared};
+use super::route::user::{BuildError, UserRoutes};
 use crate::Signatures;
 use crate::client::MeshClient;
 use crate::clock::{Clock, SystemClock};
@@ -38,6 +39,9 @@ use crate::transport::{PeerSource, TcpTransport, Transport};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServeError {
+    /// It cannot be built.
+    #[error(transparent)]
+    Build(#[from] BuildError),
     /// It cannot listen.
     #[error("cannot listen on {address}: choose another port, or an address of this machine")]
     Listen {
@@ -69,6 +73,8 @@ pub struct MeshServerBuilder {
     limits: ServerLimits,
     signatures: Signatures,
     refuse_before_start: bool,
+    routes: UserRoutes,
+    without_client: bool,
 }
 
 impl MeshServerBuilder {
@@ -91,6 +97,8 @@ impl MeshServerBuilder {
             limits: ServerLimits::default(),
             signatures: Signatures::default(),
             refuse_before_start: true,
+            routes: UserRoutes::default(),
+            without_client: false,
         }
     }
 
@@ -101,9 +109,65 @@ impl MeshServerBuilder {
     }
 
     /// The client with which the server calls others: to relay world messages, to reply to runtime messages,
-    /// and to ask unknown senders for their key. Without it, it does none of these.
+    /// and to ask unknown senders for their key. Without it, it does none of these, and says so in a warning.
     pub fn client(mut self, client: MeshClient) -> Self {
         self.client = Some(client);
+        self
+    }
+
+    /// A server without a client on purpose, which needs no warning.
+    pub fn without_client(mut self) -> Self {
+        self.client = None;
+        self.without_client = true;
+        self
+    }
+
+    /// Routes of the application, beside the server's own.
+    ///
+    /// Every request is verified before a handler sees it, and every answer is signed, also one that says that there
+    /// is no such path or method; handlers get the sender as the extractor
+    /// [`VerifiedSender`](crate::server::VerifiedSender). Rates, requests in flight, the bytes of bodies, time limits,
+    /// metrics and shutdown hold as for the server's own routes; [`ServerLimits`] has limits for routes in its fields
+    /// that begin with `route_`. A body is read, and checked, before the handler runs, except a stream that a secure
+    /// connection proves. Headers that begin with `X-Nara-` do not reach the handler.
+    ///
+    /// The router takes every path that the server does not need itself, its fallback included: without a valid
+    /// signature nobody learns which paths there are. It may be given once ([`axum::Router::merge`] joins several). A
+    /// route that matches a path of the server's own, or one below a [nested](Self::nest_routes) prefix, is an error
+    /// when the server is built; of routes below a nested prefix this is found only for the prefix itself and for
+    /// wildcards: a nested router has everything below its prefix.
+    ///
+    /// ```
+    /// use axum::Router;
+    /// use axum::routing::get;
+    /// use nara_mesh::server::VerifiedSender;
+    ///
+    /// async fn greet(sender: VerifiedSender) -> String {
+    ///     format!("hello {}", sender.name())
+    /// }
+    ///
+    /// let routes: Router = Router::new().route("/greeting", get(greet));
+    /// # let _ = routes;
+    /// ```
+    pub fn routes(mut self, router: Router) -> Self {
+        self.routes.merge(router);
+        self
+    }
+
+    /// As [`routes`](Self::routes), for all paths below a prefix, such as `/notes`; the router sees them without it.
+    ///
+    /// Two prefixes of which one begins with the other, and a prefix of one of the server's own paths, are errors when
+    /// the server is built.
+    pub fn nest_routes(mut self, prefix: &str, router: Router) -> Self {
+        self.routes.nest(prefix, router, true);
+        self
+    }
+
+    /// As [`nest_routes`](Self::nest_routes), but nobody is verified and nothing is signed: anybody who reaches this
+    /// nara may call these routes, and nobody can tell whether an answer is its own. The limits of source addresses
+    /// and of all requests hold.
+    pub fn danger_unsigned_routes(mut self, prefix: &str, router: Router) -> Self {
+        self.routes.nest(prefix, router, false);
         self
     }
 
@@ -204,7 +268,17 @@ impl MeshServerBuilder {
     }
 
     /// The server, not yet listening.
-    pub fn build(self) -> MeshServer {
+    ///
+    /// # Errors
+    /// [`BuildError`] if routes collide with each other or with the server's own.
+    pub fn build(self) -> Result<MeshServer, BuildError> {
+        let user = self.routes.check()?;
+        if self.client.is_none() && !self.without_client {
+            tracing::warn!(
+                nara = %self.local.name(),
+                "this server has no client: it relays nothing, replies to nobody and never asks a stranger for its key"
+            );
+        }
         let registry = self
             .registry
             .or_else(|| self.client.as_ref().map(|client| client.registry().clone()))
@@ -251,7 +325,7 @@ impl MeshServerBuilder {
         }
         let mesh_ip = watch::Sender::new(self.mesh_ip);
         let shared = Arc::new(Shared {
-            announcement: Announcement::new(self.local.clone(), protocol),
+            announcement: Announcement::new(self.local.clone(), protocol, user.take_streams()),
             local: self.local,
             ledger: self.ledger,
             registry,
@@ -279,22 +353,22 @@ impl MeshServerBuilder {
             body_bytes: Arc::new(BodyBytes::new(&self.limits)),
             limits: self.limits.clone(),
         });
-        MeshServer {
-            router: route::router(shared, &authenticator),
+        Ok(MeshServer {
+            router: route::router(shared, &authenticator, user),
             transport: self.transport,
             opening,
             limits: self.limits,
             background,
             mesh_ip,
-        }
+        })
     }
 
     /// Builds the server and serves on a mesh address of this nara; port 0 picks a free one.
     ///
     /// # Errors
-    /// [`ServeError`] if it cannot listen there.
+    /// [`ServeError`] if it cannot be built, or cannot listen there.
     pub async fn serve(self, local: SocketAddr) -> Result<RunningServer, ServeError> {
-        self.build().serve(local).await
+        self.build()?.serve(local).await
     }
 }
 
@@ -313,13 +387,6 @@ impl MeshServer {
     /// Begins a server that acts as `local` and keeps its events in `ledger`.
     pub fn builder(local: LocalNara, ledger: Arc<dyn Ledger>) -> MeshServerBuilder {
         MeshServerBuilder::new(local, ledger)
-    }
-
-    /// All routes, to be served by something else: a test, or a server with more routes. Without
-    /// [`PeerAddress`] in the extensions of a request its source counts as unknown. Limits on connections and
-    /// headers are not part of it, nor, without `PeerAddress`, those on source addresses.
-    pub fn router(&self) -> Router {
-        self.router.clone()
     }
 
     /// Listens on a mesh address of this nara and serves in the background; port 0 picks a free one.

@@ -50,6 +50,9 @@ pub(crate) enum Rejection {
     /// The source address belongs to another nara than the claimed one.
     #[error("The source address does not belong to the claimed sender")]
     AddressMismatch,
+    /// A route's answer is larger than the server signs, and is not a stream.
+    #[error("The answer is larger than the {0} bytes that this nara signs at once")]
+    AnswerTooLarge(usize),
     /// `/mesh/message` without a readable body.
     #[error("Bad request")]
     BadRequest,
@@ -111,6 +114,9 @@ pub(crate) enum Rejection {
     /// A scope that is none.
     #[error("{0}")]
     Scope(#[from] InvalidScope),
+    /// A handler of the application did not answer in time.
+    #[error("No answer in time, try again later")]
+    HandlerTooSlow,
     /// Not the JSON that the endpoint takes.
     #[error("Invalid JSON")]
     InvalidJson,
@@ -135,6 +141,12 @@ pub(crate) enum Rejection {
     /// All streams of this server are taken.
     #[error("All streams are taken: fetch pages from /events/sync, or try again in a minute")]
     NoStreamLeft,
+    /// A route that takes only requests which are proven as a whole.
+    #[error(
+        "This route takes requests that are proven as a whole: sign with RFC 9421 (profile v2), or connect with TLS 1.3 \
+         and your Ed25519 key"
+    )]
+    NotWhole,
     /// Nothing is here.
     #[error("404 page not found")]
     NotFound,
@@ -156,6 +168,12 @@ pub(crate) enum Rejection {
     /// A world message with an id on which v1 peers abort.
     #[error("The message id is shorter than {} bytes", nara_proto::world::MIN_ID_LEN)]
     ShortWorldId,
+    /// A stream on a connection that does not prove it.
+    #[error(
+        "A body that no signature covers is taken on a secure connection only: connect with TLS 1.3 and your Ed25519 \
+         key, or send a body with Content-Digest"
+    )]
+    StreamedBody,
     /// Nobody is left to whom a world message could go.
     #[error("journey stuck - no next nara available")]
     Stuck,
@@ -251,7 +269,9 @@ impl Rejection {
             | Self::Unauthenticated(_) => StatusCode::UNAUTHORIZED,
             Self::AddressMismatch
             | Self::InvalidSignature
+            | Self::NotWhole
             | Self::SenderMismatch { .. }
+            | Self::StreamedBody
             | Self::TlsRequired
             | Self::TlsRequiredOf(_)
             | Self::UnknownEmitter
@@ -260,12 +280,13 @@ impl Rejection {
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::Panicked => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::AnswerTooLarge(_) | Self::Panicked => StatusCode::INTERNAL_SERVER_ERROR,
             Self::BodyBudget(OverBudget::OfSource(_))
             | Self::TooManyInFlight(_)
             | Self::TooManyRequests { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::BodyBudget(OverBudget::All)
             | Self::Busy(_)
+            | Self::HandlerTooSlow
             | Self::Ledger(_)
             | Self::NoStreamLeft
             | Self::Overloaded
@@ -294,6 +315,7 @@ impl Rejection {
         match self {
             Self::BadRequest | Self::InvalidJson => "malformed_body",
             Self::AddressMismatch => "address_mismatch",
+            Self::AnswerTooLarge(_) => "answer_too_large",
             Self::BeforeStart => "before_start",
             Self::BodyBroken => "body_broken",
             Self::BodyBudget(OverBudget::All) => "body_bytes",
@@ -313,11 +335,14 @@ impl Rejection {
             | Self::ShortWorldId
             | Self::TargetRequired
             | Self::TooManyIds => "invalid_request",
+            Self::HandlerTooSlow => "handler_too_slow",
             Self::InvalidSignature => "inner_signature",
             Self::Ledger(_) => "ledger",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::NoStreamLeft | Self::TooManyStreams(_) => "too_many_streams",
             Self::NotFound => "not_found",
+            Self::NotWhole => "not_whole",
+            Self::StreamedBody => "streamed_body",
             Self::OtherBody => "other_body",
             Self::OtherKey(_) => "key_of_connection",
             Self::Overloaded => "overloaded",

@@ -73,6 +73,15 @@ pub struct ServerLimits {
     /// How often one verified peer may ask: [`defaults::REQUESTS_PER_PEER`]. What exceeds it is refused with status
     /// 429 and `Retry-After`; `None`: no limit.
     pub requests_per_peer: Option<RateLimit>,
+    /// Bytes of an answer of a route of the application that is signed as a whole: 16 MiB. A larger one is answered
+    /// with status 500, unless it is a [`StreamedAnswer`](crate::server::StreamedAnswer) or its connection proves it.
+    pub route_answer_bytes: usize,
+    /// Bytes of a request body for a route of the application: 1 MiB. A larger one is refused with status 413. What a
+    /// sender streams on a secure connection has no such limit; extractors that collect it do.
+    pub route_body_bytes: usize,
+    /// How long a handler of the application may take until its answer begins, and one that is signed as a whole
+    /// until its end: 60 s, then status 503.
+    pub route_time: Duration,
     /// Bytes of one stash that is kept for a peer: 256 KiB.
     pub stash_bytes: usize,
     /// Peers for which a stash is kept, in memory: 20 (docs/protocol/v1.md, section 12.4).
@@ -114,6 +123,9 @@ impl Default for ServerLimits {
             requests_in_flight_per_peer: defaults::REQUESTS_IN_FLIGHT_PER_PEER,
             requests_per_address: Some(defaults::REQUESTS_PER_ADDRESS),
             requests_per_peer: Some(defaults::REQUESTS_PER_PEER),
+            route_answer_bytes: 16 << 20,
+            route_body_bytes: 1 << 20,
+            route_time: Duration::from_secs(60),
             stash_bytes: 256 << 10,
             stash_owners: 20,
             stream_keep_alive: defaults::STREAM_KEEP_ALIVE,
