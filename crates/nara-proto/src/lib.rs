@@ -23,6 +23,7 @@
 //! | [`gossip`] | which peers to listen to, so that an event reaches every nara |
 //! | [`clock_offset`] | how far two clocks are apart, and which one is probably wrong |
 //! | [`coordinates`] | Vivaldi network coordinates: the estimated round trip to every nara |
+//! | [`backoff`] | pauses between attempts |
 //! | [`breaker`] | the circuit breaker that lets calls to a peer that is down fail at once |
 //!
 //! # Signing a request
@@ -44,6 +45,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod backoff;
 pub mod breaker;
 pub mod checkpoint;
 pub mod clock_offset;

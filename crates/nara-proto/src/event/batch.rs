@@ -94,7 +94,7 @@ pub type EventVerdict = Result<EventTrust, EventProblem>;
 pub struct EventReception<'a> {
     /// The time of the receiver.
     pub now: UnixNanos,
-    /// The nara that sent the batch, if it proved who it is. Its own unsigned events are accepted, unverified.
+    /// The nara that sent the batch, if it proved who it is. Its own unsigned observations are accepted, unverified.
     pub told_by: Option<&'a str>,
     /// 32 fresh random bytes, which a peer must not be able to foresee: the coefficients of the batch.
     pub random: [u8; 32],
@@ -179,8 +179,11 @@ fn prepare<K: KeyLookup + ?Sized>(
         return Err(EventProblem::Untrusted);
     }
     if !event.is_signed() {
-        let told_by_actor = reception.told_by == Some(actor);
-        let accepted = may_be_unsigned(service) && (standing == KeyStanding::Unknown || told_by_actor);
+        let accepted = match standing {
+            KeyStanding::Unknown => may_be_unsigned(service),
+            // V1 peers sign everything of their own but observations.
+            _ => service == Service::Observation && reception.told_by == Some(actor),
+        };
         return if accepted {
             Ok(Step::Done(EventTrust::Unsigned))
         } else {
@@ -206,7 +209,9 @@ fn succession_trust<K: KeyLookup + ?Sized>(event: &SyncEvent, keys: &K) -> Resul
     let statement = Succession::from_event(event).map_err(|_| EventProblem::BadSignature)?;
     match standing.key() {
         None => Ok(EventTrust::UnknownKey),
-        Some(key) if key == *statement.old_key() || Some(&key) == statement.new_key() => Ok(EventTrust::Verified),
+        Some(key) if key == *statement.old_key() || Some(&key) == statement.new_key() => {
+            Ok(EventTrust::Verified)
+        }
         // Keys that are nothing to the pinned one, or a step of a lineage whose step before is missing.
         Some(_) => Err(EventProblem::BadSignature),
     }

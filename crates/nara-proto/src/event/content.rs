@@ -39,7 +39,10 @@ pub(super) fn content(event: &SyncEvent) -> String {
             }
             Service::Succession => {
                 let p = event.succession.as_deref()?;
-                format!("succession:{}:{}:{}:{}:{}", p.name, p.old_key, p.new_key, p.at, p.reason)
+                format!(
+                    "succession:{}:{}:{}:{}:{}",
+                    p.name, p.old_key, p.new_key, p.at, p.reason
+                )
             }
             Service::Checkpoint => {
                 let p = event.checkpoint.as_deref()?;

@@ -183,7 +183,13 @@ fn a_v1_peer_may_tell_its_own_unsigned_observations_and_they_stay_unverified() {
     let mut own = SyncEvent::new(NOW, observation("alice", "status-change"));
     assert_eq!(verdict_of(&mut own, Some("alice")), Ok(EventTrust::Unsigned));
     assert_eq!(verdict_of(&mut own, Some("bob")), Err(EventProblem::MustBeSigned));
-    // The services that v1 peers sign stay signed.
+    // V1 peers sign the rest, so an unsigned copy was stripped.
+    let mut stripped = signed("alice", social("alice", "bob", "x"));
+    stripped.sig.clear();
+    assert_eq!(
+        verdict_of(&mut stripped, Some("alice")),
+        Err(EventProblem::MustBeSigned)
+    );
     let mut seen = SyncEvent::new(NOW, of_every_service("alice").remove(5));
     assert_eq!(
         verdict_of(&mut seen, Some("alice")),

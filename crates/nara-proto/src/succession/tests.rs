@@ -39,7 +39,10 @@ fn lineage() -> Lineage {
 }
 
 fn verdict(event: SyncEvent, pinned: Option<u8>) -> (EventVerdict, SyncEvent) {
-    let keys = pinned.map(|seed| ("alice".to_owned(), key(seed))).into_iter().collect();
+    let keys = pinned
+        .map(|seed| ("alice".to_owned(), key(seed)))
+        .into_iter()
+        .collect();
     let reception = EventReception {
         now: AT.to_nanos(),
         told_by: None,
@@ -64,7 +67,10 @@ fn a_statement_needs_both_keys() {
     assert_eq!(Succession::from_payload(&unwilling), bad);
     let retirement = statement(1, None).to_payload();
     assert_eq!(Succession::from_payload(&retirement), Ok(statement(1, None)));
-    assert_eq!((retirement.new_key.as_str(), retirement.reason.as_str()), ("", "retirement"));
+    assert_eq!(
+        (retirement.new_key.as_str(), retirement.reason.as_str()),
+        ("", "retirement")
+    );
     let same = Succession::rotate(&alice(), &keypair(1), &keypair(1), AT);
     assert_eq!(same, Err(InvalidSuccession::SameKey));
 }
@@ -80,14 +86,29 @@ fn every_part_of_a_statement_is_signed_and_has_one_spelling() {
     };
     let bad = InvalidSuccession::BadSignature;
     assert_eq!(changed(&|payload| payload.name.push('x')), bad);
-    assert_eq!(changed(&|payload| payload.at = UnixMillis::new(AT.get() + 1)), bad);
-    assert_eq!(changed(&|payload| payload.old_key.clone_from(&other.old_key)), bad);
-    assert_eq!(changed(&|payload| payload.new_key.clone_from(&other.new_key)), bad);
+    assert_eq!(
+        changed(&|payload| payload.at = UnixMillis::new(AT.get() + 1)),
+        bad
+    );
+    assert_eq!(
+        changed(&|payload| payload.old_key.clone_from(&other.old_key)),
+        bad
+    );
+    assert_eq!(
+        changed(&|payload| payload.new_key.clone_from(&other.new_key)),
+        bad
+    );
     let reason = InvalidSuccession::Reason;
-    assert_eq!(changed(&|payload| payload.reason = "retirement".to_owned()), reason);
+    assert_eq!(
+        changed(&|payload| payload.reason = "retirement".to_owned()),
+        reason
+    );
     assert_eq!(changed(&|payload| payload.reason = "theft".to_owned()), reason);
     assert_eq!(changed(&|payload| payload.new_key.clear()), reason);
-    assert_eq!(changed(&|payload| payload.new_key.clone_from(&payload.old_key)), InvalidSuccession::SameKey);
+    assert_eq!(
+        changed(&|payload| payload.new_key.clone_from(&payload.old_key)),
+        InvalidSuccession::SameKey
+    );
     for change in [
         |payload: &mut SuccessionPayload| payload.old_key.push('\n'),
         |payload: &mut SuccessionPayload| payload.old_sig.push('\n'),
@@ -95,7 +116,10 @@ fn every_part_of_a_statement_is_signed_and_has_one_spelling() {
     ] {
         assert!(matches!(changed(&change), InvalidSuccession::Malformed(_)));
     }
-    assert_eq!(changed(&|payload| payload.name.clear()), InvalidSuccession::Name(InvalidName::Empty));
+    assert_eq!(
+        changed(&|payload| payload.name.clear()),
+        InvalidSuccession::Name(InvalidName::Empty)
+    );
 }
 
 #[test]
@@ -109,7 +133,10 @@ fn a_succession_is_verified_by_the_pinned_key_and_by_no_envelope() {
         let mut wrapped = event.clone();
         wrapped.sign("mallory", &keypair(9));
         wrapped.emitter_id = "x".to_owned();
-        assert_eq!(verdict(wrapped, Some(1)), (Ok(EventTrust::Verified), event.clone()));
+        assert_eq!(
+            verdict(wrapped, Some(1)),
+            (Ok(EventTrust::Verified), event.clone())
+        );
         // An id is one of a statement: its time is the one that is signed.
         let mut later = event;
         later.ts = UnixNanos::new(later.ts.get() + 1);
@@ -117,7 +144,10 @@ fn a_succession_is_verified_by_the_pinned_key_and_by_no_envelope() {
         assert_eq!(verdict(later, Some(1)).0, Err(EventProblem::BadSignature));
     }
     // Who pinned the new key already learns that the old one is replaced.
-    assert_eq!(verdict(rotation(1, 2).to_event(), Some(2)).0, Ok(EventTrust::Verified));
+    assert_eq!(
+        verdict(rotation(1, 2).to_event(), Some(2)).0,
+        Ok(EventTrust::Verified)
+    );
     let mut forged = rotation(1, 2).to_payload();
     forged.new_key = key(3).to_base64();
     let forged = SyncEvent::new(AT.to_nanos(), Payload::Succession(forged));
@@ -162,7 +192,10 @@ fn a_replayed_statement_changes_nothing_and_a_key_does_not_come_back() {
 fn of_two_successors_nobody_is_followed_whichever_came_first() {
     for (first, second) in [(2, 3), (3, 2)] {
         let mut lineage = lineage();
-        assert_eq!(lineage.observe(&rotation(1, first)), Ok(Step::Followed(key(first))));
+        assert_eq!(
+            lineage.observe(&rotation(1, first)),
+            Ok(Step::Followed(key(first)))
+        );
         assert_eq!(lineage.observe(&rotation(1, second)), Ok(Step::Conflict));
         assert_eq!(lineage.state(), KeyState::Conflict);
         // Neither of them goes on.
@@ -252,10 +285,12 @@ fn words_on_paper_say_which_line_is_wrong() {
             let other = if first == "zoo" { "abandon" } else { "zoo" };
             changed[index] = line.replacen(first, other, 1);
             // Of 256 changes one has the same checksum by chance; then the signature tells.
-            assert!(matches!(
-                Succession::from_words(&changed.join(" ")),
-                Err(InvalidWords::Line(line)) if line == index + 1,
-            ) || Succession::from_words(&changed.join(" ")).is_err());
+            assert!(
+                matches!(
+                    Succession::from_words(&changed.join(" ")),
+                    Err(InvalidWords::Line(line)) if line == index + 1,
+                ) || Succession::from_words(&changed.join(" ")).is_err()
+            );
             changed[index] = line.replacen(first, "nara", 1);
             assert_eq!(
                 Succession::from_words(&changed.join(" ")),
@@ -269,14 +304,20 @@ fn words_on_paper_say_which_line_is_wrong() {
     assert_eq!(Succession::from_words(""), Err(InvalidWords::Count(0)));
     assert_eq!(Succession::from_words("zoo"), Err(InvalidWords::Count(1)));
     let endless = "zoo ".repeat(100_000);
-    assert!(matches!(Succession::from_words(&endless), Err(InvalidWords::Count(_))));
+    assert!(matches!(
+        Succession::from_words(&endless),
+        Err(InvalidWords::Count(_))
+    ));
 }
 
 #[test]
 fn the_longest_name_fits_on_paper() {
     let name: NaraName = "é".repeat(NaraName::MAX_LEN / 2).parse().unwrap();
     let statement = Succession::rotate(&name, &keypair(1), &keypair(2), AT).unwrap();
-    assert_eq!(Succession::from_words(&statement.to_words().join(" ")), Ok(statement));
+    assert_eq!(
+        Succession::from_words(&statement.to_words().join(" ")),
+        Ok(statement)
+    );
 }
 
 proptest! {

@@ -19,7 +19,9 @@ const MAX_LINES: usize = (3 + 8 + 2 * (32 + 64) + NaraName::MAX_LEN).div_ceil(LI
 #[non_exhaustive]
 pub enum InvalidWords {
     /// Not a multiple of 24 words, or more than any statement has.
-    #[error("there are {0} words; a statement has lines of {WORDS_PER_LINE} words, and at most {MAX_LINES} lines")]
+    #[error(
+        "there are {0} words; a statement has lines of {WORDS_PER_LINE} words, and at most {MAX_LINES} lines"
+    )]
     Count(usize),
     /// A line, counted from 1, has a word that is not in the list, or a wrong checksum.
     #[error("a word in line {0} is wrong")]
@@ -75,7 +77,10 @@ impl Succession {
             let line = Mnemonic::parse_in_normalized(Language::English, &line.join(" "));
             bytes.extend(line.map_err(|_| InvalidWords::Line(index + 1))?.to_entropy());
         }
-        read(&bytes).ok_or(InvalidWords::Statement)?.verified().map_err(Into::into)
+        read(&bytes)
+            .ok_or(InvalidWords::Statement)?
+            .verified()
+            .map_err(Into::into)
     }
 }
 

@@ -173,6 +173,13 @@ pub(crate) const RULES: &[Rule] = &[
         differs: BAD_REQUEST,
     },
     Rule {
+        id: "message-of-its-originator",
+        reason: "a world message without hops is vouched for by its sender alone, and others let it name any originator",
+        seen_by: &[MESH],
+        applies: |case| Exchange::of(case).is_some_and(|exchange| exchange.sends_off_for_another()),
+        differs: FORBIDDEN,
+    },
+    Rule {
         id: "crash-on-batch",
         reason: "others crash on a zine or import with an event without payload or with a short id; we refuse the event",
         seen_by: &[MESH],
@@ -363,6 +370,13 @@ impl Exchange {
     fn relays_short_id(&self) -> bool {
         self.body::<WorldMessage, WorldRelay>().is_some_and(|message| {
             message.id.len() < MIN_ID_LEN && message.verify_chain(|name| self.keys.key_of_name(name)).is_ok()
+        })
+    }
+
+    /// A world message without hops that names another originator than the sender.
+    fn sends_off_for_another(&self) -> bool {
+        self.body::<WorldMessage, WorldRelay>().is_some_and(|message| {
+            message.id.len() >= MIN_ID_LEN && message.hops().is_empty() && message.originator != self.sender
         })
     }
 

@@ -39,13 +39,13 @@ pub(super) async fn handle(
     let deadline = Instant::now() + defaults::CALL_TIMEOUT - MARGIN;
     let message = read_json(body, WorldRelay::MAX_REQUEST, &shared.limits).await?;
     let mut message = verify_chain(&shared, message).await?;
-    // Without a hop nobody but the sender vouches for the originator.
-    if message.hops().is_empty() {
-        sender.must_be("originator", &message.originator)?;
-    }
     // Before our hop: a message that must not go on from here is not taken in.
     if message.id.len() < MIN_ID_LEN {
         return Err(Rejection::ShortWorldId);
+    }
+    // Without a hop nobody but the sender vouches for the originator.
+    if message.hops().is_empty() {
+        sender.must_be("originator", &message.originator)?;
     }
 
     let local = &shared.local;
