@@ -36,7 +36,7 @@ use nara_proto::identity::{NaraId, NaraName};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::client::MeshClient;
+use crate::client::{InvalidPeerRef, MeshClient, PeerHandle, PeerRef};
 use crate::clock::Clock;
 use crate::defaults;
 use crate::gossip::{GossipService, GossipStatus};
@@ -127,6 +127,11 @@ impl Nara {
     /// The ledger of this nara.
     pub fn ledger(&self) -> &Arc<dyn Ledger> {
         &self.ledger
+    }
+
+    /// A peer, on which every call can be made: [`MeshClient::peer`].
+    pub fn peer(&self, peer: impl TryInto<PeerRef, Error: Into<InvalidPeerRef>>) -> PeerHandle {
+        self.client.peer(peer)
     }
 
     /// The peers that this nara knows, and their keys.
