@@ -162,3 +162,20 @@ pub const GOSSIP_STATUS_INTERVAL: Duration = Duration::from_millis(250);
 /// Sessions of TLS that a client remembers, so that the next connection to a peer costs no signatures: eight for
 /// each of 1,024 peers, at about 1 KB each.
 pub const TLS_SESSIONS: usize = 8 * 1024;
+
+/// The room that a ledger has for each event that it may hold, in bytes of JSON: twice what real ones have.
+pub const EVENT_BYTES: usize = 800;
+
+/// The largest event, in bytes of JSON. Real ones have a few hundred; without a limit one event could fill an answer that
+/// no peer reads any more.
+pub const MAX_EVENT_BYTES: usize = 64 << 10;
+
+/// How far ahead of our clock the time of an event may be. Clocks of peers are warned of long before.
+pub const MAX_EVENT_AHEAD: Duration = Duration::from_secs(5 * 60);
+
+/// How long events are kept that nobody could verify: long enough to learn the key of a nara that is met on the same
+/// day.
+pub const UNVERIFIED_EVENTS_FOR: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The bytes of events, as JSON, that are read from the ledger for one answer.
+pub const ANSWER_EVENT_BYTES: usize = 16 << 20;

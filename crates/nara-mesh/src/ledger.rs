@@ -1,12 +1,15 @@
 //! Where a nara keeps its memory: the [`Ledger`], as small traits, in memory or in a SQLite database.
 
 mod admission;
+mod checked;
 mod error;
 mod feed;
 mod filter;
 mod follow;
 mod inventory;
+mod limit;
 mod memory;
+mod rank;
 mod rejections;
 mod retention;
 mod sampler;
@@ -14,11 +17,13 @@ mod select;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 
+pub use checked::CheckedEvent;
 pub use error::{DatabaseError, LedgerError};
 pub use feed::{Arrival, Arrivals, EventFeed};
 pub use follow::{Followed, Follower};
+pub use limit::ReadLimit;
 pub use memory::MemoryLedger;
-pub use retention::{EveryoneKnown, KnownNames, MemoryMode, RetentionPolicy};
+pub use retention::{EveryoneKnown, KnownNames, MemoryMode, RetentionPolicy, Standing};
 pub(crate) use select::select;
 #[cfg(feature = "sqlite")]
 pub use sqlite::SqliteLedger;
@@ -46,7 +51,7 @@ pub enum Insertion {
     Duplicate,
     /// It is one of those that the mesh agreed to forget (docs/protocol/v1.md, section 8.6, no. 6).
     Forgotten,
-    /// A rule of retention keeps it out.
+    /// A rule of retention keeps it out: there is no room for it, it is too large, or it is of the future.
     NotRetained,
     /// It is new and stored.
     Stored,
@@ -55,25 +60,29 @@ pub enum Insertion {
 /// Keeps events and finds them by time.
 ///
 /// A store keeps what it is given: whether events are valid and verified is the business of the caller (see
-/// [`nara_proto::event::verify_events`]). It drops duplicates by id and keeps its size by its retention rules.
+/// [`nara_proto::event::verify_events`]). It drops duplicates by id, except that a verified event takes the place of an
+/// unverified one, and keeps its size by its retention rules.
 pub trait EventStore: Debug + Send + Sync + 'static {
-    /// Stores events, all or none of them if the storage fails; one outcome each, in order.
-    fn insert(&self, events: Vec<SyncEvent>) -> LedgerFuture<'_, Vec<Insertion>> {
-        self.insert_from(events, None)
+    /// Stores events that this nara signed itself, or whose signatures were verified elsewhere; see
+    /// [`EventStore::insert`].
+    fn insert_verified(&self, events: Vec<SyncEvent>) -> LedgerFuture<'_, Vec<Insertion>> {
+        self.insert(events.into_iter().map(CheckedEvent::verified).collect(), None)
     }
 
-    /// As [`EventStore::insert`], for events that a peer told: streams to that peer leave them out.
-    fn insert_from(
+    /// Stores events, all or none of them if the storage fails; one outcome each, in order.
+    ///
+    /// `origin` is the peer that told them, if it was one: streams to that peer leave them out.
+    fn insert(
         &self,
-        events: Vec<SyncEvent>,
+        events: Vec<CheckedEvent>,
         origin: Option<NaraName>,
     ) -> LedgerFuture<'_, Vec<Insertion>>;
 
     /// The first `limit` events behind `after`, by time and id.
-    fn page(&self, filter: EventFilter, after: Cursor, limit: usize) -> LedgerFuture<'_, Vec<SyncEvent>>;
+    fn page(&self, filter: EventFilter, after: Cursor, limit: ReadLimit) -> LedgerFuture<'_, Vec<SyncEvent>>;
 
     /// The newest `limit` events, newest first.
-    fn recent(&self, filter: EventFilter, limit: usize) -> LedgerFuture<'_, Vec<SyncEvent>>;
+    fn recent(&self, filter: EventFilter, limit: ReadLimit) -> LedgerFuture<'_, Vec<SyncEvent>>;
 
     /// The legacy selection: events later than `since` if that is positive, by time; of those every
     /// `slice_total`-th from `slice_index` on; of those the newest `limit`, still oldest first.
@@ -84,10 +93,13 @@ pub trait EventStore: Debug + Send + Sync + 'static {
     fn sample(&self, filter: EventFilter, sample: Sample) -> LedgerFuture<'_, Vec<SyncEvent>>;
 
     /// The last `limit` events from `since` on (inclusive), in the order in which they came.
-    fn since(&self, since: UnixNanos, limit: usize) -> LedgerFuture<'_, Vec<SyncEvent>>;
+    fn since(&self, since: UnixNanos, limit: ReadLimit) -> LedgerFuture<'_, Vec<SyncEvent>>;
 
-    /// Checkpoints in the order in which they came, and how many there are in all.
-    fn checkpoints(&self, limit: usize, offset: usize) -> LedgerFuture<'_, (Vec<SyncEvent>, usize)>;
+    /// Verified checkpoints in the order in which they came, and how many there are in all.
+    fn checkpoints(&self, limit: ReadLimit, offset: usize) -> LedgerFuture<'_, (Vec<SyncEvent>, usize)>;
+
+    /// The unverified events that claim this emitter: to be inserted again as verified when its key is learned.
+    fn unverified_by(&self, emitter: String) -> LedgerFuture<'_, Vec<SyncEvent>>;
 
     /// How many events are stored.
     fn count(&self) -> LedgerFuture<'_, usize>;
@@ -104,7 +116,7 @@ pub trait ArrivalLog: Debug + Send + Sync + 'static {
 
     /// The first `limit` events that came behind the place `after`, in the order in which they came. A look
     /// that finds little may end early: see [`Arrivals::end`].
-    fn arrived_after(&self, filter: EventFilter, after: i64, limit: usize) -> LedgerFuture<'_, Arrivals>;
+    fn arrived_after(&self, filter: EventFilter, after: i64, limit: ReadLimit) -> LedgerFuture<'_, Arrivals>;
 
     /// The place before the first event that came and has the time `since` or a later one; [`ArrivalLog::position`] if
     /// there is none.
@@ -113,12 +125,12 @@ pub trait ArrivalLog: Debug + Send + Sync + 'static {
 
 /// What a reconciliation with a peer needs to know about the events.
 pub trait ReconcileStore: Debug + Send + Sync + 'static {
-    /// What stands for the events of a scope in a reconciliation. The first call reads all ids; from then on
+    /// What stands for the verified events of a scope in a reconciliation. The first call reads all ids; from then on
     /// the ledger keeps the set up to date.
     fn items(&self, scope: Scope) -> LedgerFuture<'_, ItemSet>;
 
-    /// Those of these events that are stored, in any order.
-    fn by_ids(&self, items: Vec<ItemId>) -> LedgerFuture<'_, Vec<SyncEvent>>;
+    /// Those of these events that are stored, in any order, up to so many bytes.
+    fn by_ids(&self, items: Vec<ItemId>, bytes: usize) -> LedgerFuture<'_, Vec<SyncEvent>>;
 
     /// Remembers that events of a peer were not stored, be it that they do not verify or that the rules of
     /// retention keep them out, so that they are not fetched from it again. A bounded number is remembered, the
@@ -157,6 +169,10 @@ pub trait PeerStore: Debug + Send + Sync + 'static {
         change: PeerChange,
     ) -> LedgerFuture<'_, Result<PeerRecord, PeerChangeError>>;
 
+    /// Forgets naras that are known only because others introduced them ([`PeerRecord::is_ghost`]): these, or all. How
+    /// many there were.
+    fn forget_ghosts(&self, names: Option<Vec<NaraName>>) -> LedgerFuture<'_, usize>;
+
     /// What is remembered of all naras, by name.
     fn peers(&self) -> LedgerFuture<'_, Vec<PeerRecord>>;
 }
@@ -175,8 +191,8 @@ pub struct Slice {
     pub slice_index: usize,
     /// Of how many; at least 1.
     pub slice_total: usize,
-    /// How many events.
-    pub limit: usize,
+    /// How much.
+    pub limit: ReadLimit,
 }
 
 impl Slice {
@@ -195,6 +211,8 @@ impl Slice {
 pub struct Sample {
     /// How many events.
     pub size: usize,
+    /// How many bytes of JSON.
+    pub bytes: usize,
     /// The name of the nara that draws: events about it weigh more.
     pub responder: String,
     /// Now, for the age of the events.

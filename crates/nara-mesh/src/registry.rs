@@ -3,10 +3,12 @@
 mod admission;
 mod clock;
 mod counts;
+mod ghosts;
 mod hearsay;
 mod keeper;
 mod known_keys;
 mod known_names;
+mod lease;
 mod peer;
 mod peer_clock;
 mod protocol;
@@ -22,6 +24,7 @@ pub use crate::peer::{
 pub use keeper::{PeerKeeper, Recalled};
 pub use known_keys::KnownKeys;
 pub use known_names::PinnedNames;
+pub use lease::KeyLease;
 pub use peer::{Peer, PeerInfo};
 pub use restore::Restored;
 pub use table::{PeerRegistry, RegisterError};
@@ -30,7 +33,7 @@ pub use trust::{Closed, FirstUse, KeyOffer, KeyRefused, Pinned, TrustCallback, T
 use std::net::IpAddr;
 
 use nara_proto::clock_offset::ClockOffset;
-use nara_proto::identity::NaraName;
+use nara_proto::identity::{NaraName, PublicKey};
 
 /// Something that happened to a peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,16 +71,34 @@ pub enum PeerEvent {
         /// What was missing.
         missing: &'static str,
     },
+    /// The key of a peer was replaced, or taken away: what was opened on it ends; see [`PeerRegistry::lease`].
+    KeyChanged {
+        /// The name of the peer.
+        name: NaraName,
+        /// Its key until now.
+        old: PublicKey,
+        /// Its key from now on, if there is one.
+        new: Option<PublicKey>,
+    },
     /// Somebody offered another key for a name than the one that is pinned. Nothing was changed.
     KeyConflict(KeyConflict),
     /// A key was pinned.
     KeyPinned(PinnedKey),
     /// A key was offered for a nara of which none is known, and is not believed.
     KeyRefused(KeyRefused),
+    /// The name of a new peer looks like that of another: a reader may take one for the other.
+    LookAlike {
+        /// The new peer.
+        peer: PeerInfo,
+        /// The other name.
+        known: NaraName,
+    },
     /// A peer has proven that it can do more than was known.
     ProtocolLearned(PeerInfo),
     /// A peer is new.
     Registered(PeerInfo),
+    /// A peer was seen for the first time: it has proven that it holds its key. Until then others may have made it up.
+    Seen(PeerInfo),
     /// A peer was removed.
     Unregistered(PeerInfo),
 }

@@ -320,7 +320,7 @@ fn announce(
 
 async fn remember(ledger: &dyn Ledger, event: SyncEvent) -> Outcome<()> {
     ledger
-        .insert(vec![event])
+        .insert_verified(vec![event])
         .await
         .map(drop)
         .map_err(ledger_file::failed)

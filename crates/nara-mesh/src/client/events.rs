@@ -320,7 +320,7 @@ fn check_batch(events: Vec<SyncEvent>, keys: &KnownKeys) -> CheckedEvents {
     let mut checked = CheckedEvents::default();
     for (event, verdict) in events.into_iter().zip(verdicts) {
         match verdict {
-            Ok(trust) => checked.accepted.push(CheckedEvent { event, trust }),
+            Ok(trust) => checked.accepted.push(CheckedEvent::new(event, trust)),
             Err(problem) => checked.refused.push(RefusedEvent {
                 id: event.id,
                 emitter: event.emitter,

@@ -37,6 +37,8 @@ pub struct PeerRecord {
     pub protocol: PeerProtocol,
     /// What the operator last decided.
     pub decision: Option<OperatorDecision>,
+    /// Whether it has proven once that it holds this key.
+    pub seen: bool,
 }
 
 /// A change of what is remembered of a nara.
@@ -87,7 +89,13 @@ impl PeerRecord {
             key: None,
             protocol: PeerProtocol::default(),
             decision: None,
+            seen: false,
         }
+    }
+
+    /// Whether it is known only because another nara introduced it, and nothing was decided about it.
+    pub fn is_ghost(&self) -> bool {
+        !self.seen && self.decision.is_none() && self.key.as_ref().is_some_and(|key| key.source.introducer().is_some())
     }
 
     /// Makes a change.
@@ -127,9 +135,11 @@ impl PeerRecord {
             _ => {
                 self.id = None;
                 self.protocol = PeerProtocol::default();
+                self.seen = false;
                 self.key = Some(key);
             }
         }
+        self.seen |= learned.seen;
         self.id = self.id.take().or(learned.id);
         self.protocol = self.protocol.union(learned.protocol);
     }
@@ -156,6 +166,7 @@ impl PeerRecord {
         if other.is_some() {
             // Another soul has another id.
             self.id = None;
+            self.seen = false;
         }
         if replace {
             self.protocol = PeerProtocol::default();

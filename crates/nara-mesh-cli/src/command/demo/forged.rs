@@ -30,7 +30,7 @@ async fn try_run(mesh: &Mesh) -> StepResult {
     // A nara that does not check what it passes on.
     let kept = forged(carol, "kept");
     let id = kept.id.clone();
-    carol.ledger.insert(vec![kept]).await?;
+    carol.ledger.insert_verified(vec![kept]).await?;
     let answer = bob
         .client
         .fetch_sync_events(carol.local.id(), SyncRequest::recent(50))

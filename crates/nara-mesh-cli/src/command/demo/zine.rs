@@ -1,3 +1,4 @@
+use nara_mesh::ledger::ReadLimit;
 use nara_mesh::clock::{Clock as _, SystemClock};
 use nara_mesh::defaults;
 use nara_proto::event::{Payload, SocialPayload};
@@ -19,10 +20,10 @@ pub(super) async fn run(mesh: &Mesh) -> Report {
 async fn try_run(mesh: &Mesh) -> StepResult {
     let [alice, bob, carol] = mesh.trio();
     for (author, reader) in [(bob, alice), (carol, alice), (carol, bob)] {
-        author.ledger.insert(vec![news(author, reader)]).await?;
+        author.ledger.insert_verified(vec![news(author, reader)]).await?;
     }
     let since = SystemClock.now_nanos().saturating_sub(defaults::ZINE_WINDOW);
-    let ours = bob.ledger.since(since, MAX_EVENTS).await?;
+    let ours = bob.ledger.since(since, ReadLimit::events(MAX_EVENTS)).await?;
     let ids: Vec<String> = ours.iter().map(|event| event.id.clone()).collect();
     let zine = bob
         .client
@@ -40,7 +41,7 @@ async fn try_run(mesh: &Mesh) -> StepResult {
         .take(zine.events, Some(&bob.ledger))
         .await
         .map_err(|failure| failure.message)?;
-    let arrived = carol.ledger.since(since, MAX_EVENTS).await?;
+    let arrived = carol.ledger.since(since, ReadLimit::events(MAX_EVENTS)).await?;
     let arrived: Vec<_> = arrived.iter().filter(|event| ids.contains(&event.id)).collect();
     let ok = !ids.is_empty() && arrived.len() == ids.len() && counts.stored == 2 && counts.refused.is_empty();
     let carols = arrived

@@ -23,7 +23,7 @@ use crate::client::error::ErrorKind;
 use crate::client::verify::offload;
 use crate::client::{MeshClient, PeerRef, RefusedEvent};
 use crate::defaults;
-use crate::ledger::Insertion;
+use crate::ledger::{CheckedEvent, Insertion};
 use crate::random::random;
 use crate::registry::{KnownKeys, PeerEvent, PeerInfo};
 
@@ -483,13 +483,12 @@ impl Runner {
         let accepted: Vec<_> = events
             .iter()
             .zip(verdicts)
-            .filter(|(_, verdict)| verdict.is_ok())
-            .map(|(event, _)| event.clone())
+            .filter_map(|(event, verdict)| Some(CheckedEvent::new(event.clone(), (*verdict).ok()?)))
             .collect();
         if accepted.is_empty() {
             return Ok(Vec::new());
         }
-        let stored = ledger.insert_from(accepted, Some(server.clone())).await;
+        let stored = ledger.insert(accepted, Some(server.clone())).await;
         stored.map_err(|source| {
             Stop::Error(StreamError::Ledger {
                 peer: server.to_string(),
