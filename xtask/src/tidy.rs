@@ -17,6 +17,8 @@ pub(crate) fn run() -> Result<(), String> {
     for folder in ["crates", "xtask", "benches", "fuzz"] {
         collect(&root.join(folder), "rs", &mut files)?;
     }
+    let mut sources = files.clone();
+    collect(&root.join("lab"), "rs", &mut sources)?;
     let mut documents = documents_of(&root)?;
     for folder in ["docs", "crates", "benches", "lab"] {
         collect(&root.join(folder), "md", &mut documents)?;
@@ -42,7 +44,7 @@ pub(crate) fn run() -> Result<(), String> {
         }
     }
     complaints.extend(named_tests::missing(&root, &files)?);
-    complaints.extend(documents::complaints(&root, &documents)?);
+    complaints.extend(documents::complaints(&root, &documents, &sources)?);
     complaints.extend(manifests_without_lints(&root)?);
     complaints.extend(toolchain_mismatch(&root)?);
     if complaints.is_empty() {

@@ -63,7 +63,7 @@ pub(crate) struct GlobalArgs {
     /// A peer of the peers file may have its own.
     #[arg(long, global = true, value_name = "POLICY")]
     pub(crate) tls: Option<String>,
-    /// Which keys are believed: first-use, pinned or closed [env: NARA_MESH_TRUST] [default: first-use]
+    /// Which keys are trusted: first-use, pinned or closed [env: NARA_MESH_TRUST] [default: first-use]
     ///
     /// `first-use`: the first key that a peer shows, and from then on no other. `pinned`: no new ones; those
     /// that are known from earlier count. `closed`: only those of the peers file and of `peers trust`.
@@ -75,12 +75,12 @@ pub(crate) struct GlobalArgs {
     /// Colours: auto, always or never [env: NARA_MESH_COLOR, NO_COLOR] [default: auto, i.e. only on a terminal]
     #[arg(long, global = true, value_name = "WHEN")]
     pub(crate) color: Option<String>,
-    /// More on stderr: -v info and causes of errors, -vv debug, -vvv trace
+    /// More output on stderr: -v info and causes of errors, -vv debug, -vvv trace
     ///
     /// NARA_MESH_LOG or RUST_LOG set it per module, for example `nara_mesh=debug`.
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub(crate) verbose: u8,
-    /// Less on stderr: errors only
+    /// Less output on stderr: errors only
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub(crate) quiet: bool,
 }
@@ -88,12 +88,12 @@ pub(crate) struct GlobalArgs {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Start several naras on this machine and show all that they can do, over real sockets
+    /// Start several naras on this machine and demonstrate everything over real sockets
     Demo(DemoArgs),
-    /// Make or show the identity of a nara
+    /// Create or show the identity of a nara
     #[command(subcommand)]
     Id(IdCommand),
-    /// Look for what keeps a nara from talking to others
+    /// Find what prevents a nara from talking to others
     Doctor(DoctorArgs),
     /// Run a nara until ctrl-C or SIGTERM
     Serve(ServeArgs),
@@ -139,7 +139,7 @@ pub(crate) struct DemoArgs {
 /// `id`
 #[derive(Debug, Subcommand)]
 pub(crate) enum IdCommand {
-    /// Make a new soul for the name given with --name and write it to a new file
+    /// Create a soul for the name given with --name and write it to a new file
     New(IdNewArgs),
     /// Show name, id, public key and key id; not the soul
     Show(IdShowArgs),
@@ -156,7 +156,7 @@ pub(crate) struct IdNewArgs {
 /// `id show`
 #[derive(Debug, Args)]
 pub(crate) struct IdShowArgs {
-    /// Show the soul too. Whoever has it, is this nara.
+    /// Show the soul too. Its holder is this nara.
     #[arg(long)]
     pub(crate) reveal_soul: bool,
     /// Print the stanza for the peers files of others instead, with this address
@@ -217,18 +217,18 @@ pub(crate) struct SyncArgs {
     /// Print the events as JSON lines
     #[arg(long)]
     pub(crate) jsonl: bool,
-    /// Go on where the last sync of this peer into this ledger ended (mode page)
+    /// Continue where the last sync of this peer into this ledger ended (mode page)
     #[arg(long, requires = "to")]
     pub(crate) resume: bool,
-    /// Compare first, and fetch only what is missing in the ledger, wherever it is
+    /// Compare first, and fetch only the missing events
     ///
     /// Peers that cannot compare are paged through.
     #[arg(long, requires = "to", conflicts_with_all = ["jsonl", "mode", "resume", "size", "subjects"])]
     pub(crate) reconcile: bool,
-    /// With --reconcile: offer the peer what it lacks
+    /// With --reconcile: send the peer the events that it lacks
     #[arg(long, requires = "reconcile")]
     pub(crate) push: bool,
-    /// Only ask whether the ledger and the peer have the same events: exit code 0 if so, else 5
+    /// Only check whether the ledger and the peer have the same events: exit code 0 if so, else 5
     #[arg(long, requires = "to", conflicts_with_all = ["reconcile", "jsonl", "mode", "resume", "size", "subjects"])]
     pub(crate) check: bool,
     /// With --reconcile or --check: only events from this Unix second on
@@ -257,13 +257,13 @@ pub(crate) struct WatchArgs {
     /// Only events with these names as actor or target (comma-separated)
     #[arg(long, value_delimiter = ',', value_name = "NAME")]
     pub(crate) subjects: Vec<String>,
-    /// Begin with what arrived since: `all`, a length of time such as 10m, or a time [default: now]
+    /// Begin with what arrived since: `all`, a duration such as 10m, or a time [default: now]
     #[arg(long, value_name = "TIME", allow_negative_numbers = true)]
     pub(crate) since: Option<String>,
     /// Ledger to store the events in (SQLite; made if it does not exist)
     #[arg(long, value_name = "LEDGER")]
     pub(crate) to: Option<PathBuf>,
-    /// Go on where the last watch into this ledger ended, for each peer
+    /// Continue where the last watch into this ledger ended, for each peer
     #[arg(long, requires = "to")]
     pub(crate) resume: bool,
     /// End after so many events
@@ -285,16 +285,16 @@ pub(crate) enum DmKind {
 pub(crate) struct DmArgs {
     /// The peer: name, id or address
     pub(crate) peer: String,
-    /// What it says: the reason of the event
+    /// The text: the reason of the event
     #[arg(long, required_unless_present = "event", conflicts_with = "event")]
     pub(crate) text: Option<String>,
     /// The kind of the event
     #[arg(long, value_enum, default_value_t = DmKind::Gossip, conflicts_with = "event")]
     pub(crate) kind: DmKind,
-    /// Whom it is about [default: the recipient]
+    /// The nara it is about [default: the recipient]
     #[arg(long, value_name = "NAME", conflicts_with = "event")]
     pub(crate) about: Option<String>,
-    /// Send this event (JSON; - is stdin); it is signed if it is not
+    /// Send this event (JSON; - is stdin); it is signed if unsigned
     #[arg(long, value_name = "FILE")]
     pub(crate) event: Option<PathBuf>,
 }
@@ -304,7 +304,7 @@ pub(crate) struct DmArgs {
 pub(crate) struct ZineArgs {
     /// The peer: name, id or address
     pub(crate) peer: String,
-    /// Ledger from which the last five minutes are sent, and into which the answer goes
+    /// Ledger whose last five minutes are sent, and which stores the answer
     #[arg(long, value_name = "LEDGER")]
     pub(crate) ledger: Option<PathBuf>,
 }

@@ -9,6 +9,7 @@ mod man;
 mod peers;
 mod ping;
 mod serve;
+mod serving;
 mod sign;
 mod sync;
 mod up;

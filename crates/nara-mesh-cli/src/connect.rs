@@ -19,7 +19,7 @@ pub(crate) fn block_on<T>(future: impl Future<Output = Outcome<T>>) -> Outcome<T
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .map_err(|error| Failure::failed("the asynchronous runtime cannot be started").caused_by(error))?
+        .map_err(|error| Failure::failed("the async runtime cannot be started").caused_by(error))?
         .block_on(future)
 }
 
@@ -88,7 +88,7 @@ pub(crate) fn guest() -> Outcome<LocalNara> {
 pub(crate) fn new_soul(name: &NaraName) -> Outcome<Soul> {
     let mut seed = Zeroizing::new([0; Soul::SEED_LEN]);
     getrandom::fill(&mut *seed).map_err(|error| {
-        Failure::failed("the operating system gives no random bytes").caused_by(error.to_string())
+        Failure::failed("the operating system provides no random bytes").caused_by(error.to_string())
     })?;
     Ok(Soul::bond(*seed, name.as_str()))
 }
@@ -145,5 +145,5 @@ pub(crate) fn unknown_peer(error: &ClientError) -> Failure {
     // What the library advises is for those who write naras.
     let text = error.to_string();
     let message = text.rsplit_once("; ").map_or(&*text, |(message, _)| message);
-    Failure::usage(message).hint("add it to the peers file (--peers), or name it by its address")
+    Failure::usage(message).hint("add it to the peers file (--peers), or give its address")
 }

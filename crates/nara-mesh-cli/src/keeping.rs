@@ -25,7 +25,7 @@ impl Keeping {
     /// Tells the registry what is remembered in the ledger at `path`, and keeps there what it learns from now on.
     pub(crate) async fn start(registry: &PeerRegistry, path: Option<PathBuf>) -> Outcome<Self> {
         let Some(path) = path else {
-            tracing::debug!("there is no data folder: what is learned of peers is not kept");
+            tracing::debug!("no data folder: learned peer data is not stored");
             return Ok(Self::Nowhere);
         };
         if path.exists() {
@@ -61,7 +61,7 @@ async fn open(registry: &PeerRegistry, path: &Path) -> Outcome<PeerKeeper> {
 /// Names what the ledger remembers and is not used.
 pub(crate) fn log(recalled: &Recalled) {
     for problem in &recalled.problems {
-        tracing::warn!("what the ledger remembers is not used: {problem}");
+        tracing::warn!("the stored peer data is ignored: {problem}");
     }
 }
 
@@ -91,10 +91,7 @@ async fn wait(registry: PeerRegistry, path: PathBuf, mut stopped: oneshot::Recei
     };
     if let Err(failure) = keeping.await {
         let cause = failure.causes().pop().unwrap_or_default();
-        tracing::warn!(
-            "what was learned of peers is not kept: {}: {cause}",
-            failure.message
-        );
+        tracing::warn!("learned peer data is not stored: {}: {cause}", failure.message);
     }
 }
 
@@ -105,6 +102,6 @@ pub(crate) fn make_folder_of(path: &Path) -> Outcome<()> {
         return Ok(());
     }
     std::fs::create_dir_all(folder).map_err(|error| {
-        Failure::failed(format!("the data folder {} cannot be made", folder.display())).caused_by(error)
+        Failure::failed(format!("the data folder {} cannot be created", folder.display())).caused_by(error)
     })
 }

@@ -31,7 +31,7 @@ pub(crate) async fn open_knowing(path: &Path, known: Arc<dyn KnownNames>) -> Out
 pub(crate) async fn load_peers(ledger: &dyn Ledger, registry: &PeerRegistry) -> Outcome<()> {
     for record in ledger.peers().await.map_err(failed)? {
         if let Restored::Overruled(problem) | Restored::Refused(problem) = registry.restore(record) {
-            tracing::warn!("what the ledger remembers is not used: {problem}");
+            tracing::warn!("the stored peer data is ignored: {problem}");
         }
     }
     Ok(())

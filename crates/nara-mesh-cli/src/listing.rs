@@ -83,7 +83,7 @@ impl Counts {
     /// One line.
     pub(crate) fn summary(&self, stored: bool) -> String {
         let mut text = format!(
-            "{}: {} verified, {} of unknown keys, {} unsigned, {} refused",
+            "{}: {} verified, {} with unknown keys, {} unsigned, {} refused",
             count(self.received, "event"),
             self.verified,
             self.unknown_key,

@@ -65,7 +65,7 @@ impl Network {
         let prefixes = settings.tool_prefixes(&[]);
         let discovery = prefixes.iter().fold(discovery, Discovery::skip_prefix);
         if let Err(error) = discovery.run_once().await {
-            tracing::warn!(%error, "the network does not tell its nodes");
+            tracing::warn!(%error, "the network does not report its nodes");
         }
     }
 
@@ -116,7 +116,7 @@ impl Transport for Network {
 }
 
 fn embedded_is_not_shared() -> Failure {
-    Failure::usage("an embedded node lives in its process: no other command can use it")
+    Failure::usage("an embedded node lives inside `up`: no other command can use it")
         .hint("run `up` with --network managed or tailscaled to call peers beside it")
 }
 

@@ -78,8 +78,9 @@ pub(crate) fn line(event: &PeerEvent) -> Option<(String, Value)> {
             address,
         } => {
             let (claimed, owner) = (harmless(claimed.as_str()), harmless(owner.as_str()));
-            let text =
-                format!("refused  a request as {claimed} came from {address}, which belongs to {owner}");
+            let text = format!(
+                "refused  a request in the name of {claimed} from {address}, which belongs to {owner}"
+            );
             let json = json!({
                 "event": "address_mismatch", "claimed": claimed, "owner": owner, "address": address.to_string(),
             });
@@ -89,8 +90,8 @@ pub(crate) fn line(event: &PeerEvent) -> Option<(String, Value)> {
         PeerEvent::Downgrade { peer, missing } => {
             let name = harmless(&peer.label());
             let text = format!(
-                "refused  {name} does less than it has proven that it can ({missing}): somebody is in between, or \
-                 it went back to an older version; if you are sure of that, run `{}`",
+                "refused  {name} no longer does what it did before ({missing}): an attacker strips it, or \
+                 {name} went back to an older version; if you are sure of that, run `{}`",
                 peer.name
                     .as_ref()
                     .map(|name| retrust_command(name, true))

@@ -65,7 +65,7 @@ pub(crate) fn read(path: &Path) -> Outcome<Vec<PeerEntry>> {
     let text = fs::read_to_string(path).map_err(|error| {
         Failure::usage(format!("the peers file {shown} cannot be read"))
             .caused_by(error)
-            .hint("make one with `nara-mesh id show --stanza ADDRESS >> FILE`, run by each peer")
+            .hint("create it: each peer runs `nara-mesh id show --stanza ADDRESS >> FILE`")
     })?;
     parse(&text, &shown.to_string())
 }
@@ -82,7 +82,7 @@ fn parse(text: &str, path: &str) -> Outcome<Vec<PeerEntry>> {
     for stanza in &file.peer {
         let name: NaraName = field(text, path, &stanza.name, |text| text.parse())?;
         if peers.iter().any(|peer| peer.name == name) {
-            let message = format!("a second peer with the name {name}");
+            let message = format!("the name {name} occurs twice");
             let message = located(text, Some(stanza.name.span()), &message);
             return Err(Failure::usage(format!("{path}: {message}")));
         }
@@ -158,6 +158,7 @@ impl PeerEntry {
         info.id.clone_from(&self.id);
         info.name = Some(self.name.clone());
         info.address = self.address;
+        info.configured_at = self.address;
         info.tls = self.tls;
         info.key = self.key.map(|key| PinnedKey {
             name: self.name.clone(),
@@ -217,7 +218,7 @@ mod tests {
             ("key = \"AAAA\"\n", 3, "public key"),
             ("id = \"0\"\n", 3, "nara id"),
             ("tls = \"maybe\"\n", 3, "tls-only"),
-            ("[[peer]]\nname = \"a\"\n", 4, "second peer"),
+            ("[[peer]]\nname = \"a\"\n", 4, "occurs twice"),
             ("[[peer]]\nname = \"\"\n", 4, "empty"),
         ] {
             let failure = parse(&format!("{first}{rest}"), "peers.toml").unwrap_err();

@@ -12,9 +12,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::SignedDuration;
+use nara_mesh::Nara;
 use nara_mesh::defaults;
 use nara_mesh::identity::LocalNara;
-use nara_mesh::registry::{Closed, FirstUse, PeerRegistry, Pinned, TrustPolicy};
+use nara_mesh::nara::NaraBuilder;
+use nara_mesh::registry::{Closed, FirstUse, PeerInfo, PeerRegistry, Pinned, TrustPolicy};
 use nara_mesh::tls::TlsPolicy;
 use nara_proto::identity::{KeyId, NaraName};
 use serde::Deserialize;
@@ -259,8 +261,8 @@ impl Settings {
                 format!("the soul file {}", found.value.display()),
             )
         } else {
-            return Err(Failure::usage("this command acts as a nara, and no soul was given").hint(
-                "make one with `nara-mesh id new --name NAME --out FILE` and pass --soul-file FILE (or set \
+            return Err(Failure::usage("this command needs a soul").hint(
+                "create one with `nara-mesh id new --name NAME --out FILE` and pass --soul-file FILE (or set \
                  NARA_MESH_SOUL_FILE)",
             ));
         };
@@ -271,7 +273,7 @@ impl Settings {
                 .map_err(|error| Failure::usage(format!("name in {origin}: {error}")))?,
             (None, None) => {
                 return Err(Failure::usage(format!(
-                    "{origin} does not say to which name the soul is bonded"
+                    "{origin} does not name the nara that the soul is bonded to"
                 ))
                 .hint("pass --name NAME"));
             }
@@ -296,6 +298,21 @@ impl Settings {
             .map_or(Ok(Vec::new()), |found| peers_file::read(&found.value))
     }
 
+    /// The peers of the peers file.
+    pub(crate) fn peer_infos(&self) -> Outcome<Vec<PeerInfo>> {
+        Ok(self.peers()?.iter().map(PeerEntry::to_info).collect())
+    }
+
+    /// Begins a nara with these settings.
+    pub(crate) fn builder(&self, nara: LocalNara) -> Outcome<NaraBuilder> {
+        let folder = self.data_dir(&nara)?;
+        Ok(Nara::builder(nara)
+            .data_dir(folder)
+            .know_all(self.peer_infos()?)
+            .timeout(self.timeout)
+            .tls(self.tls))
+    }
+
     /// The folder for the ledger of a nara.
     pub(crate) fn data_dir(&self, nara: &LocalNara) -> Outcome<PathBuf> {
         if let Some(found) = &self.data_dir {
@@ -304,7 +321,7 @@ impl Settings {
         let key_id = KeyId::from(&nara.public_key()).to_string();
         home_folder("XDG_DATA_HOME", ".local/share")
             .map(|folder| folder.join(key_id))
-            .ok_or_else(|| Failure::usage("there is no folder for the ledger").hint("pass --data-dir DIR"))
+            .ok_or_else(|| Failure::usage("no data folder is given").hint("pass --data-dir DIR"))
     }
 
     /// The ledger in the data folder, in which it is remembered what was learned of peers; `None`: neither a soul nor
@@ -338,9 +355,9 @@ impl Settings {
         let public = public || self.config.metrics_public.unwrap_or(false);
         if !address.ip().to_canonical().is_loopback() && !public {
             return Err(Failure::usage(format!(
-                "{origin}: {address} is reached from other machines, and metrics have no password"
+                "{origin}: other machines can reach {address}, and metrics have no password"
             ))
-            .hint("use a loopback address, or pass --metrics-public if whoever reaches it may read them"));
+            .hint("use a loopback address, or pass --metrics-public to expose them"));
         }
         Ok(Some(address))
     }
@@ -436,11 +453,8 @@ fn parse_timeout(found: &Found<String>) -> Outcome<Duration> {
     parse_duration(&found.value)
         .filter(|timeout| !timeout.is_zero())
         .ok_or_else(|| {
-            Failure::usage(format!(
-                "{}: {:?} is not a length of time",
-                found.origin, found.value
-            ))
-            .hint("give a number and a unit, such as 500ms or 5s")
+            Failure::usage(format!("{}: {:?} is not a duration", found.origin, found.value))
+                .hint("give a number and a unit, such as 500ms or 5s")
         })
 }
 

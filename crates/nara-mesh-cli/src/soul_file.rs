@@ -32,7 +32,7 @@ pub(crate) fn read(path: &Path) -> Outcome<SoulFile> {
     check_mode(path)?;
     let text = fs::read_to_string(path).map(Zeroizing::new).map_err(|error| {
         let failure = Failure::usage(format!("the soul file {shown} cannot be read")).caused_by(error);
-        failure.hint("make one with `nara-mesh id new --name NAME --out FILE`")
+        failure.hint("create one with `nara-mesh id new --name NAME --out FILE`")
     })?;
     let bare = text.trim();
     let (name, soul) = if bare.contains('=') {
@@ -71,14 +71,15 @@ pub(crate) fn write_new(path: &Path, name: &NaraName, soul: &Soul) -> Outcome<()
     let mut file = options.open(path).map_err(|error| {
         if error.kind() == io::ErrorKind::AlreadyExists {
             Failure::failed(format!("{shown} exists: a soul is never overwritten"))
-                .hint("whoever loses a soul loses the nara; choose another file with --out")
+                .hint("choose another file with --out; without its soul, the nara in that file would be lost")
         } else {
-            Failure::failed(format!("the soul file {shown} cannot be made")).caused_by(error)
+            Failure::failed(format!("the soul file {shown} cannot be created")).caused_by(error)
         }
     })?;
     let name = toml_string(name.as_str());
     let text = Zeroizing::new(format!(
-        "# The soul of a nara. Whoever has it, is the nara: keep it secret, and keep a copy.\nname = {name}\nsoul = \"{}\"\n",
+        "# The soul of a nara. Its holder is this nara: keep it secret, and keep a copy.\nname = \
+         {name}\nsoul = \"{}\"\n",
         *soul.expose()
     ));
     file.write_all(text.as_bytes())

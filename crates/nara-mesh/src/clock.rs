@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nara_proto::time::{UnixMillis, UnixNanos, UnixSeconds};
 
-/// Tells the time of day. Timeouts use tokio's clock instead.
+/// The time of day. Timeouts use tokio's clock instead.
 pub trait Clock: Debug + Send + Sync + 'static {
     /// Now, in nanoseconds.
     fn now_nanos(&self) -> UnixNanos;

@@ -163,6 +163,9 @@ pub const GOSSIP_STATUS_INTERVAL: Duration = Duration::from_millis(250);
 /// each of 1,024 peers, at about 1 KB each.
 pub const TLS_SESSIONS: usize = 8 * 1024;
 
+/// How long requests in progress may take when a [`Nara`](crate::Nara) is dropped instead of shut down.
+pub const DROP_GRACE: Duration = Duration::from_secs(1);
+
 /// The room that a ledger has for each event that it may hold, in bytes of JSON: twice what real ones have.
 pub const EVENT_BYTES: usize = 800;
 

@@ -1,12 +1,10 @@
 //! Finding naras among the nodes of a network (mesh client specification, section 5; docs/protocol/v1.md, section 3.1).
 //!
-//! A [`PeerSource`] says which nodes there are; a node is a nara when its `/ping` answers. Its name and key come
-//! from that answer, not from the host name: host names are neither unique nor stable. They are pinned on first
-//! use.
+//! A [`PeerSource`] lists the nodes; a node is a nara if its `/ping` answers. Its name and key come from that
+//! answer, not from the host name, which is neither unique nor stable. They are pinned on first use.
 //!
-//! [`Discovery::run`] follows a network for ever: a node that joins is asked at once, one that does not answer is
-//! asked again later, and one that goes offline or leaves opens the circuit breaker of its nara, so that nobody
-//! waits for it.
+//! [`Discovery::run`] follows a network for ever: it asks a node that joins at once, asks a silent node again
+//! later, and opens the circuit breaker of a nara whose node goes offline or leaves, so that no call waits for it.
 
 mod host_name;
 mod owners;
@@ -49,60 +47,60 @@ pub struct Discovery {
     owners: Owners,
 }
 
-/// What became of a node.
+/// The outcome for one node.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Found {
-    /// It is a nara and registered.
+    /// A nara, registered.
     Nara {
-        /// What is known about it now.
+        /// What is now known about the peer.
         peer: PeerInfo,
-        /// Whether its host name is its name, with or without the `-xxxx` that older naras add.
+        /// Whether its host name is its name, with or without the `-xxxx` that v1 peers add.
         host_name_fits: bool,
     },
-    /// It does not answer `/ping` on any port of the mesh. It is asked again.
+    /// It does not answer `/ping` on any mesh port. It is asked again.
     NoAnswer {
         /// The node.
         candidate: Candidate,
         /// The last error.
         error: ClientError,
     },
-    /// It answers, but contradicts what is known.
+    /// It answers, but contradicts the registry.
     Refused {
         /// The node.
         candidate: Candidate,
         /// Why it is not registered.
         error: RegisterError,
     },
-    /// It claims to be a nara that another node is, one that answers and is not known to be offline. The other one
-    /// keeps the name for as long as it is there.
+    /// It claims the name of another node that answers and is not offline. The other node keeps the name while it
+    /// stays online.
     Contested {
         /// The node.
         candidate: Candidate,
-        /// The name that it claims.
+        /// The claimed name.
         name: NaraName,
-        /// Where the nara with this name is.
+        /// The address of the nara with this name.
         holder: SocketAddr,
     },
     /// It claims to be this nara itself.
     Namesake {
         /// The node.
         candidate: Candidate,
-        /// Whether it tells our key as well: then it is this nara a second time, or a lie.
+        /// Whether it also shows our key: then it is a second instance of this nara, or a lie.
         same_key: bool,
     },
     /// The network says that it is offline. The circuit breaker of its nara is open.
     Offline(Candidate),
     /// It is no longer in the network. The circuit breaker of its nara is open.
     Left(Candidate),
-    /// It was not asked: it is a tool, or has no address in the mesh, or no host name.
+    /// Not asked: a tool, or a node without mesh address or host name.
     Skipped(Candidate),
 }
 
 type Answer = Result<(SocketAddr, DiscoveredKey), Option<ClientError>>;
 
 impl Discovery {
-    /// Discovers the peers of `client`, into its registry.
+    /// Discovers peers for the registry of `client`.
     pub fn new(client: MeshClient, source: Arc<dyn PeerSource>) -> Self {
         Self {
             client,
@@ -114,14 +112,14 @@ impl Discovery {
         }
     }
 
-    /// The ports that are tried, in order; by default 9632 and 7433.
+    /// The ports to try, in order; by default 9632 and 7433.
     #[must_use]
     pub fn ports(mut self, ports: impl IntoIterator<Item = u16>) -> Self {
         self.ports = ports.into_iter().collect();
         self
     }
 
-    /// The addresses of the mesh: no others are asked. The default is `100.64.0.0/10` and `fd7a:115c:a1e0::/48`, the
+    /// The mesh ranges: no other addresses are asked. The default is `100.64.0.0/10` and `fd7a:115c:a1e0::/48`, the
     /// addresses of tailnets.
     #[must_use]
     pub fn mesh_ranges(mut self, ranges: impl IntoIterator<Item = IpNet>) -> Self {
@@ -136,16 +134,15 @@ impl Discovery {
         self
     }
 
-    /// Adds a beginning of host names that belong to tools.
+    /// Adds a host name prefix of tools, which are not asked.
     #[must_use]
     pub fn skip_prefix(mut self, prefix: impl Into<String>) -> Self {
         self.tool_prefixes.push(prefix.into());
         self
     }
 
-    /// The same nodes, but with owners that are confirmed: a nara is the owner of the addresses of a node if it
-    /// answered there and the host name is its name. What [`PeerSource::owner_of`] tells then holds for as long as
-    /// this discovery runs.
+    /// The same nodes, with confirmed owners: a nara owns the addresses of a node if it answered there and the host
+    /// name is its name. [`PeerSource::owner_of`] is valid for as long as this discovery runs.
     pub fn confirmed_peers(&self) -> ConfirmedPeers {
         ConfirmedPeers::new(self.source.clone(), self.owners.clone())
     }
@@ -153,7 +150,7 @@ impl Discovery {
     /// Asks every node once and registers the naras among them.
     ///
     /// # Errors
-    /// If the source of nodes cannot be asked; a node that fails is part of the result.
+    /// If the node source fails; a node that fails is part of the result.
     pub async fn run_once(&self) -> io::Result<Vec<Found>> {
         let mut roster = Roster::default();
         let mut found = Vec::new();
@@ -170,8 +167,8 @@ impl Discovery {
         Ok(found)
     }
 
-    /// Asks the nodes now, and those that join or come back as soon as the network says so, until it says nothing
-    /// any more.
+    /// Asks all nodes now, and nodes that join or come back as soon as the network reports them, until the node
+    /// source ends.
     pub async fn run(&self, mut on_found: impl FnMut(Found)) {
         let mut changes = self.source.watch();
         let mut roster = Roster::default();
@@ -180,7 +177,7 @@ impl Discovery {
         match self.source.candidates().await {
             Ok(candidates) => waiting.extend(self.update(&mut roster, candidates, &mut on_found)),
             Err(error) => {
-                tracing::warn!(%error, "the network does not tell its nodes; waiting for it to change");
+                tracing::warn!(%error, "the network does not report its nodes; waiting for a change");
             }
         }
         loop {

@@ -1,9 +1,8 @@
 //! Gossip: every event reaches every nara of a connected mesh within a few hops.
 //!
-//! A [`GossipService`] subscribes to a few peers, and everything new that they tell is verified and stored in the
-//! ledger as told by them. The server of this nara passes it on from there to whoever subscribed to *it*, except
-//! to the one that told it. Peers without streams get a zine now and then. Whom to subscribe to is decided by
-//! [`nara_proto::gossip`].
+//! A [`GossipService`] subscribes to a few peers, and verifies and stores every new event that they send, with its
+//! origin. The server of this nara passes it on to its own subscribers, except to the origin. Peers without streams
+//! get a zine now and then. [`nara_proto::gossip`] decides whom to subscribe to.
 //!
 //! ```no_run
 //! use std::sync::Arc;
@@ -51,7 +50,7 @@ pub struct GossipService {
     task: AbortOnDropHandle<()>,
 }
 
-/// Makes a [`GossipService`].
+/// Configures a [`GossipService`].
 #[derive(Debug)]
 #[must_use = "a builder makes nothing until `start`"]
 pub struct GossipServiceBuilder {
@@ -63,8 +62,8 @@ pub struct GossipServiceBuilder {
 }
 
 impl GossipService {
-    /// Begins the gossip of the nara that `client` acts as, among the peers of its registry. What it learns
-    /// goes into `ledger`, which must be that of the server of this nara for others to hear of it.
+    /// Gossip of the nara that `client` acts as, among the peers of its registry. Received events go into `ledger`;
+    /// pass the ledger of this nara's server, so that others hear of them.
     pub fn builder(client: MeshClient, ledger: Arc<dyn Ledger>) -> GossipServiceBuilder {
         GossipServiceBuilder {
             client,
@@ -75,8 +74,7 @@ impl GossipService {
         }
     }
 
-    /// What it is doing and has done. A change of a peer shows at once, mere counts within
-    /// [`defaults::GOSSIP_STATUS_INTERVAL`].
+    /// The current status. A change of a peer shows at once, counts within [`defaults::GOSSIP_STATUS_INTERVAL`].
     pub fn status(&self) -> watch::Receiver<GossipStatus> {
         self.status.clone()
     }
@@ -96,20 +94,20 @@ impl GossipServiceBuilder {
         self
     }
 
-    /// How far back the stream of a peer begins that was never listened to before; by default
-    /// [`defaults::GOSSIP_CATCH_UP`]. A peer that was listened to before resumes where it ended.
+    /// How far back the first subscription to a peer begins; by default [`defaults::GOSSIP_CATCH_UP`]. Later
+    /// subscriptions resume where the last one ended.
     pub fn catch_up(mut self, catch_up: Duration) -> Self {
         self.catch_up = catch_up;
         self
     }
 
-    /// The wall clock, which says what is recent; by default [`SystemClock`].
+    /// The wall clock that defines "recent"; by default [`SystemClock`].
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
         self
     }
 
-    /// Starts; needs the runtime of tokio.
+    /// Starts the service. Needs a tokio runtime.
     pub fn start(self) -> GossipService {
         let stopping = CancellationToken::new();
         let (sender, status) = watch::channel(GossipStatus::default());

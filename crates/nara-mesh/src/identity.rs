@@ -3,15 +3,16 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use nara_proto::identity::{KeyPair, NaraId, NaraName, PublicKey, SealKey, Soul};
+use nara_proto::identity::{InvalidName, KeyPair, NaraId, NaraName, PublicKey, SealKey, Soul};
 use nara_proto::time::UnixMillis;
 use nara_proto::v2::Signer;
 
+use crate::random::random;
 use crate::registry::{KeySource, PeerInfo, PinnedKey};
 
-/// A soul and a name that do not belong together.
+/// The soul is bonded to another name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the soul is not bonded to the name {name}: it was mistyped, or it is the soul of another nara")]
+#[error("the soul is bonded to another name than {name}: it has a typo, or it belongs to another nara")]
 pub struct BrokenBond {
     /// The name that was given.
     pub name: NaraName,
@@ -32,8 +33,8 @@ impl LocalNara {
     /// The nara with this soul and name.
     ///
     /// # Errors
-    /// [`BrokenBond`] if the soul is bonded to another name. V1 peers only warn; a broken
-    /// bond is nearly always a typing error, and then everything signed is worth nothing.
+    /// [`BrokenBond`] if the soul is bonded to another name. V1 peers only warn; a broken bond is nearly always a
+    /// typo, and then every signature is worthless.
     pub fn new(soul: &Soul, name: NaraName) -> Result<Self, BrokenBond> {
         if !soul.is_bonded_to(name.as_str()) {
             return Err(BrokenBond { name });
@@ -43,6 +44,16 @@ impl LocalNara {
             seal_key: SealKey::from_soul(soul),
             signer: Signer::new(KeyPair::from_soul(soul), name),
         })))
+    }
+
+    /// A new nara with this name and a random soul, which lives as long as the process: for tests and experiments.
+    ///
+    /// # Errors
+    /// [`InvalidName`] if the name is empty, too long, or has control characters.
+    pub fn generate(name: &str) -> Result<Self, InvalidName> {
+        let name: NaraName = name.parse()?;
+        let soul = Soul::bond(random(), name.as_str());
+        Ok(Self::new(&soul, name).expect("the soul was bonded to this name just now"))
     }
 
     /// The name.
@@ -60,7 +71,7 @@ impl LocalNara {
         self.0.signer.keypair()
     }
 
-    /// Who signs with profile v2.
+    /// The signer of profile v2.
     pub fn signer(&self) -> &Signer {
         &self.0.signer
     }
@@ -70,8 +81,8 @@ impl LocalNara {
         self.keypair().public_key()
     }
 
-    /// What others must know to talk to this nara, for their registry: its id, name and key, and its address if
-    /// it can be called. Whoever registers it trusts the key as configured.
+    /// The entry for the registries of others: id, name and key, and the address if it can be called. Registering
+    /// it trusts the key as configured.
     pub fn as_peer(&self, address: Option<SocketAddr>) -> PeerInfo {
         PeerInfo {
             id: Some(self.0.id.clone()),
@@ -88,7 +99,7 @@ impl LocalNara {
         }
     }
 
-    /// The key for what only this nara shall read.
+    /// The key that encrypts data for this nara alone.
     pub fn seal_key(&self) -> &SealKey {
         &self.0.seal_key
     }

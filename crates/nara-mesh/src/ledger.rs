@@ -1,4 +1,4 @@
-//! Where a nara keeps its memory: the [`Ledger`], as small traits, in memory or in a SQLite database.
+//! The memory of a nara: the [`Ledger`], composed of small traits, in memory or in a SQLite database.
 
 mod admission;
 mod checked;
@@ -43,25 +43,25 @@ use crate::peer::{PeerChange, PeerChangeError, PeerRecord};
 /// The outcome of an operation of a ledger.
 pub type LedgerFuture<'a, T> = BoxFuture<'a, Result<T, LedgerError>>;
 
-/// What became of an event that was handed to a ledger.
+/// The outcome of storing one event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Insertion {
-    /// An event with this id is there already.
+    /// An event with this id is already stored.
     Duplicate,
-    /// It is one of those that the mesh agreed to forget (docs/protocol/v1.md, section 8.6, no. 6).
+    /// The mesh agreed to forget this event (docs/protocol/v1.md, section 8.6, no. 6).
     Forgotten,
-    /// A rule of retention keeps it out: there is no room for it, it is too large, or it is of the future.
+    /// The retention policy rejects it: there is no room, it is too large, or its time is in the future.
     NotRetained,
-    /// It is new and stored.
+    /// The event is new and stored.
     Stored,
 }
 
 /// Keeps events and finds them by time.
 ///
-/// A store keeps what it is given: whether events are valid and verified is the business of the caller (see
-/// [`nara_proto::event::verify_events`]). It drops duplicates by id, except that a verified event takes the place of an
-/// unverified one, and keeps its size by its retention rules.
+/// A store does not verify events: the caller does (see [`nara_proto::event::verify_events`]), and passes the verdict. It
+/// drops duplicates by id, except that a verified event replaces an unverified one, and limits its size by its retention
+/// policy.
 pub trait EventStore: Debug + Send + Sync + 'static {
     /// Stores events that this nara signed itself, or whose signatures were verified elsewhere; see
     /// [`EventStore::insert`].
@@ -69,9 +69,9 @@ pub trait EventStore: Debug + Send + Sync + 'static {
         self.insert(events.into_iter().map(CheckedEvent::verified).collect(), None)
     }
 
-    /// Stores events, all or none of them if the storage fails; one outcome each, in order.
+    /// Stores events in one transaction; returns one outcome for each, in order.
     ///
-    /// `origin` is the peer that told them, if it was one: streams to that peer leave them out.
+    /// `origin` is the peer that they were received from, if any: streams to that peer skip them.
     fn insert(
         &self,
         events: Vec<CheckedEvent>,
@@ -84,96 +84,95 @@ pub trait EventStore: Debug + Send + Sync + 'static {
     /// The newest `limit` events, newest first.
     fn recent(&self, filter: EventFilter, limit: ReadLimit) -> LedgerFuture<'_, Vec<SyncEvent>>;
 
-    /// The legacy selection: events later than `since` if that is positive, by time; of those every
-    /// `slice_total`-th from `slice_index` on; of those the newest `limit`, still oldest first.
+    /// The legacy selection (docs/protocol/v1.md, section 7.3): events later than `since` if that is positive, by
+    /// time; every `slice_total`-th of them from `slice_index` on; the newest `limit` of the result, oldest first.
     fn slice(&self, filter: EventFilter, slice: Slice) -> LedgerFuture<'_, Vec<SyncEvent>>;
 
-    /// All critical events and a weighted random choice of the others, `sample.size` in all, oldest first; if
-    /// the critical ones alone are as many, the oldest of them.
+    /// All critical events and a weighted random choice of the others, `sample.size` in all, oldest first; if the
+    /// critical events alone are as many, the oldest of them.
     fn sample(&self, filter: EventFilter, sample: Sample) -> LedgerFuture<'_, Vec<SyncEvent>>;
 
-    /// The last `limit` events from `since` on (inclusive), in the order in which they came.
+    /// The last events from `since` on (inclusive), in the order of arrival.
     fn since(&self, since: UnixNanos, limit: ReadLimit) -> LedgerFuture<'_, Vec<SyncEvent>>;
 
-    /// Verified checkpoints in the order in which they came, and how many there are in all.
+    /// Verified checkpoints in the order of arrival, and their total number.
     fn checkpoints(&self, limit: ReadLimit, offset: usize) -> LedgerFuture<'_, (Vec<SyncEvent>, usize)>;
 
     /// The unverified events that claim this emitter: to be inserted again as verified when its key is learned.
     fn unverified_by(&self, emitter: String) -> LedgerFuture<'_, Vec<SyncEvent>>;
 
-    /// How many events are stored.
+    /// The number of stored events.
     fn count(&self) -> LedgerFuture<'_, usize>;
 }
 
 /// The order in which events arrived, for [`Follower`]s.
 pub trait ArrivalLog: Debug + Send + Sync + 'static {
-    /// Tells of events as they are stored; see [`Follower`].
+    /// Announces events as they are stored; see [`Follower`].
     fn feed(&self) -> &EventFeed;
 
-    /// The place of the newest event in the order of arrival, whether it is still stored or not; 0 if there was
-    /// none.
+    /// The place of the newest event in the order of arrival, whether it is still stored or not; 0 for an empty
+    /// ledger.
     fn position(&self) -> LedgerFuture<'_, i64>;
 
-    /// The first `limit` events that came behind the place `after`, in the order in which they came. A look
-    /// that finds little may end early: see [`Arrivals::end`].
+    /// The first events behind the place `after`, in the order of arrival. A search that finds little may end early:
+    /// see [`Arrivals::end`].
     fn arrived_after(&self, filter: EventFilter, after: i64, limit: ReadLimit) -> LedgerFuture<'_, Arrivals>;
 
-    /// The place before the first event that came and has the time `since` or a later one; [`ArrivalLog::position`] if
-    /// there is none.
+    /// The place before the first event in the order of arrival that has the time `since` or a later one;
+    /// [`ArrivalLog::position`] without one.
     fn position_before(&self, since: UnixNanos) -> LedgerFuture<'_, i64>;
 }
 
-/// What a reconciliation with a peer needs to know about the events.
+/// What a reconciliation needs to know about the events.
 pub trait ReconcileStore: Debug + Send + Sync + 'static {
-    /// What stands for the verified events of a scope in a reconciliation. The first call reads all ids; from then on
-    /// the ledger keeps the set up to date.
+    /// The items of the verified events of a scope for a reconciliation. The first call reads all ids; from then on the
+    /// ledger keeps the set up to date.
     fn items(&self, scope: Scope) -> LedgerFuture<'_, ItemSet>;
 
-    /// Those of these events that are stored, in any order, up to so many bytes.
+    /// The stored ones among these events, in any order, up to `bytes` bytes of JSON.
     fn by_ids(&self, items: Vec<ItemId>, bytes: usize) -> LedgerFuture<'_, Vec<SyncEvent>>;
 
-    /// Remembers that events of a peer were not stored, be it that they do not verify or that the rules of
-    /// retention keep them out, so that they are not fetched from it again. A bounded number is remembered, the
-    /// newest. It goes by peer, so that nobody can spoil an event that others have.
+    /// Records events of a peer that were not stored, because they do not verify or because the retention policy
+    /// rejects them, so that they are not fetched from that peer again. The newest ones are kept, up to a limit.
+    /// Rejections are per peer, so that no peer can spoil an event that others have.
     fn reject(&self, peer: String, items: Vec<ItemId>) -> LedgerFuture<'_, ()>;
 
-    /// Those of these events of a peer that were rejected.
+    /// The ones among these events that were rejected from this peer.
     fn rejected(&self, peer: String, items: Vec<ItemId>) -> LedgerFuture<'_, Vec<ItemId>>;
 }
 
-/// How far the events of each peer were read.
+/// How far the events of each peer were fetched.
 pub trait CursorStore: Debug + Send + Sync + 'static {
-    /// Remembers how far the events of a peer were fetched; `peer` is any text that names it.
+    /// Stores how far the events of a peer were fetched; `peer` is any text that names the peer.
     fn store_cursor(&self, peer: String, cursor: Cursor) -> LedgerFuture<'_, ()>;
 
     /// How far the events of a peer were fetched.
     fn cursor(&self, peer: String) -> LedgerFuture<'_, Option<Cursor>>;
 
-    /// Remembers how far the stream of a peer was read; `peer` is any text that names it.
+    /// Stores how far the stream of a peer was read; `peer` is any text that names the peer.
     fn store_arrival_cursor(&self, peer: String, cursor: ArrivalCursor) -> LedgerFuture<'_, ()>;
 
     /// How far the stream of a peer was read.
     fn arrival_cursor(&self, peer: String) -> LedgerFuture<'_, Option<ArrivalCursor>>;
 }
 
-/// What was learned of naras.
+/// What a nara has learned about its peers.
 pub trait PeerStore: Debug + Send + Sync + 'static {
-    /// Remembers what was learned of naras; see [`PeerChange::Learn`].
+    /// Stores learned peer records; see [`PeerChange::Learn`].
     fn learn_peers(&self, learned: Vec<PeerRecord>) -> LedgerFuture<'_, ()>;
 
-    /// Changes what is remembered of a nara, and returns what it is then. Nothing comes between: several processes
-    /// may do so at once.
+    /// Changes the record of a peer atomically, and returns the new record. Several processes may do so at once.
     fn change_peer(
         &self,
         name: NaraName,
         change: PeerChange,
     ) -> LedgerFuture<'_, Result<PeerRecord, PeerChangeError>>;
 
-    /// Forgets naras that are known only because others introduced them ([`PeerRecord::is_ghost`]): these, or all. How
-    /// many there were.
+    /// Removes the records of naras that were only introduced by others ([`PeerRecord::is_ghost`]): the named ones, or
+    /// all. Returns their number.
     fn forget_ghosts(&self, names: Option<Vec<NaraName>>) -> LedgerFuture<'_, usize>;
 
-    /// What is remembered of all naras, by name.
+    /// The records of all peers, by name.
     fn peers(&self) -> LedgerFuture<'_, Vec<PeerRecord>>;
 }
 

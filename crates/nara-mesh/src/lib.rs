@@ -3,7 +3,7 @@
 //! A nara has a name and a secret [`Soul`](proto::identity::Soul); together they are a
 //! [`LocalNara`](identity::LocalNara). A [`MeshServer`](server::MeshServer) answers its peers out of a
 //! [`Ledger`](ledger::Ledger) of events, a [`MeshClient`](client::MeshClient) calls them, and a
-//! [`PeerRegistry`](registry::PeerRegistry) says who is where and with which key.
+//! [`PeerRegistry`](registry::PeerRegistry) knows the addresses and keys of peers.
 //!
 //! # Two naras in one process
 //!
@@ -46,7 +46,7 @@
 //! | you want to | see |
 //! |---|---|
 //! | call peers | [`client`]: every call, deadlines, what a [`Verified`](client::Verified) answer proves |
-//! | be called | [`server`]: its limits, and [`server::MeshHandler`] for what comes in |
+//! | be called | [`server`]: its limits, and [`server::MeshHandler`] for incoming messages |
 //! | keep events | [`ledger`]: in memory, or [`SqliteLedger`](ledger::SqliteLedger) |
 //! | find peers | [`discovery`] and [`transport::PeerSource`] |
 //! | spread events | [`gossip`] |
@@ -64,15 +64,21 @@ pub mod identity;
 pub mod ledger;
 mod mesh_ranges;
 pub mod metrics;
+#[cfg(feature = "server")]
+pub mod nara;
 mod peer;
 mod random;
 mod rate_limit;
 pub mod registry;
+#[cfg(feature = "server")]
 pub mod server;
 mod signatures;
 pub mod tls;
 pub mod transport;
 
+pub use identity::LocalNara;
+#[cfg(feature = "server")]
+pub use nara::Nara;
 pub use signatures::Signatures;
 
 pub use nara_proto as proto;

@@ -1,4 +1,4 @@
-//! Which addresses are those of a mesh.
+//! The address ranges of a mesh.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -20,7 +20,7 @@ pub(crate) const LOOPBACK: [IpNet; 2] = [
     IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128)),
 ];
 
-/// Whether an address is in one of the ranges. One of IPv4 in the clothes of IPv6 is that of IPv4.
+/// Whether an address is in one of the ranges. An IPv4-mapped IPv6 address counts as the IPv4 address.
 pub(crate) fn contain(ranges: &[IpNet], address: IpAddr) -> bool {
     let address = address.to_canonical();
     ranges.iter().any(|range| range.contains(&address))

@@ -1,12 +1,12 @@
-//! What is known of a nara, as registries hold it and ledgers keep it.
+//! Peer records, as registries hold them and ledgers keep them.
 
 mod conflict;
 mod protocol;
 mod record;
 mod source;
 
-pub use conflict::{KeyConflict, retrust_command};
 pub(crate) use conflict::trust_command;
+pub use conflict::{KeyConflict, retrust_command};
 pub use protocol::PeerProtocol;
 pub use record::{OperatorDecision, PeerChange, PeerChangeError, PeerRecord, Verdict};
 pub use source::{InvalidKeySource, KeySource};
@@ -14,10 +14,10 @@ pub use source::{InvalidKeySource, KeySource};
 use nara_proto::identity::{NaraId, NaraName, PublicKey};
 use nara_proto::time::UnixMillis;
 
-/// A key that is believed to be the one of a nara, and why.
+/// A key trusted for a nara, and why.
 ///
-/// A nara id cannot be derived from a key (docs/protocol/v1.md, section 1.1), so the pair is taken on trust; this says
-/// whose.
+/// A nara id cannot be derived from a key (docs/protocol/v1.md, section 1.1), so the pair is taken on trust; this
+/// records on whose.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PinnedKey {
     /// The name of the nara.

@@ -1,6 +1,6 @@
-//! How often somebody may ask.
+//! Rate limits.
 
-/// How many requests are granted: a steady rate, and a burst on top of it after a pause (a token bucket).
+/// The granted rate of requests: a steady rate, and a burst after a pause (a token bucket).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RateLimit {

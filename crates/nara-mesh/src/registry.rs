@@ -1,4 +1,4 @@
-//! Who is where, and with which key: the [`PeerRegistry`].
+//! The [`PeerRegistry`]: addresses and keys of peers.
 
 mod admission;
 mod clock;
@@ -35,14 +35,14 @@ use std::net::IpAddr;
 use nara_proto::clock_offset::ClockOffset;
 use nara_proto::identity::{NaraName, PublicKey};
 
-/// Something that happened to a peer.
+/// A change of a peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PeerEvent {
-    /// A peer is reached at another address than before.
+    /// The address of a peer changed.
     AddressChanged(PeerInfo),
-    /// A request claimed to come from one nara, but the network says that its source address belongs to another. It
-    /// was refused.
+    /// A request was refused: the network says that its source address belongs to another nara than the claimed
+    /// sender.
     AddressMismatch {
         /// The name that the request claimed.
         claimed: NaraName,
@@ -53,9 +53,9 @@ pub enum PeerEvent {
     },
     /// The breaker of a peer closed: it is called again.
     BreakerClosed(PeerInfo),
-    /// The breaker of a peer opened: it is known to be down.
+    /// The breaker of a peer opened: the peer is down.
     BreakerOpened(PeerInfo),
-    /// The clock of a peer is further from ours than it should be.
+    /// The clock of a peer differs too much from ours.
     ClockSkew {
         /// The peer.
         peer: PeerInfo,
@@ -64,11 +64,11 @@ pub enum PeerEvent {
     },
     /// A decision of the operator about a peer takes effect: see [`PeerInfo::decision`].
     Decided(PeerInfo),
-    /// Somebody who knows the name of a peer does less than that peer has proven that it can: the message was refused.
+    /// A message in the name of a peer does less than the peer has proven: it was refused.
     Downgrade {
         /// The peer.
         peer: PeerInfo,
-        /// What was missing.
+        /// The missing proof.
         missing: &'static str,
     },
     /// The key of a peer was replaced, or taken away: what was opened on it ends; see [`PeerRegistry::lease`].
@@ -80,11 +80,11 @@ pub enum PeerEvent {
         /// Its key from now on, if there is one.
         new: Option<PublicKey>,
     },
-    /// Somebody offered another key for a name than the one that is pinned. Nothing was changed.
+    /// Another key than the pinned one was offered for a name. Nothing was changed.
     KeyConflict(KeyConflict),
     /// A key was pinned.
     KeyPinned(PinnedKey),
-    /// A key was offered for a nara of which none is known, and is not believed.
+    /// A first key was offered for a nara, and the trust policy refused it.
     KeyRefused(KeyRefused),
     /// The name of a new peer looks like that of another: a reader may take one for the other.
     LookAlike {
@@ -93,9 +93,9 @@ pub enum PeerEvent {
         /// The other name.
         known: NaraName,
     },
-    /// A peer has proven that it can do more than was known.
+    /// A peer has proven a further protocol.
     ProtocolLearned(PeerInfo),
-    /// A peer is new.
+    /// A peer was added.
     Registered(PeerInfo),
     /// A peer was seen for the first time: it has proven that it holds its key. Until then others may have made it up.
     Seen(PeerInfo),

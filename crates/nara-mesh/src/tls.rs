@@ -39,11 +39,11 @@ pub(crate) const FIRST_BYTE: u8 = 0x16;
 /// The label of the keying material to which signatures are bound (RFC 8446, section 7.5).
 const BINDING_LABEL: &[u8] = b"EXPORTER-nara-mesh-v2";
 
-/// How a connection is protected.
+/// The protection of a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Security {
-    /// Not at all: only signatures prove anything.
+    /// Plain HTTP: only signatures prove anything.
     #[default]
     Plain,
     /// By TLS, mutually authenticated with certificates of this kind.

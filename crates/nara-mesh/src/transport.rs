@@ -1,4 +1,4 @@
-//! How bytes reach a peer: the [`Transport`] trait, and two of its kind.
+//! How bytes reach a peer: the [`Transport`] trait and two implementations.
 //!
 //! A transport dials and listens; streams are anything that is `AsyncRead + AsyncWrite`, addresses are mesh
 //! addresses. Nothing above assumes a socket of the operating system, so a node that lives inside the process
@@ -15,7 +15,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use futures_util::future::BoxFuture;
-use futures_util::stream::BoxStream;
+use futures_util::stream::{self, BoxStream};
 use nara_proto::identity::NaraName;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -32,14 +32,19 @@ pub trait Transport: Debug + Send + Sync + 'static {
     /// Opens a stream to a peer. The caller limits how long it may take.
     ///
     /// # Errors
-    /// Those of the network: refused, unreachable, reset.
+    /// Network errors: refused, unreachable, reset.
     fn dial(&self, peer: SocketAddr) -> BoxFuture<'_, io::Result<BoxMeshStream>>;
 
     /// Listens on a mesh address of this nara; port 0 picks a free one.
     ///
     /// # Errors
-    /// Those of the network: address in use, not one of ours, not permitted.
+    /// Network errors: address in use, not ours, not permitted.
     fn listen(&self, local: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn MeshListener>>>;
+
+    /// The mesh addresses of this node whenever they change. By default they never do.
+    fn watch_addresses(&self) -> BoxStream<'static, Vec<IpAddr>> {
+        Box::pin(stream::pending())
+    }
 }
 
 /// Accepts streams of peers.
@@ -50,8 +55,8 @@ pub trait MeshListener: Debug + Send + 'static {
     /// Waits for a peer. Cancel safe.
     ///
     /// # Errors
-    /// One connection may fail without the listener failing: the caller waits a moment and goes on.
-    /// [`io::ErrorKind::NotConnected`] means that the listener is gone for good.
+    /// One connection may fail without the listener failing: the caller waits a moment and continues.
+    /// [`io::ErrorKind::NotConnected`] means that the listener failed for good.
     fn accept(&mut self) -> BoxFuture<'_, io::Result<(BoxMeshStream, SocketAddr)>>;
 }
 
@@ -61,14 +66,14 @@ pub trait MeshListener: Debug + Send + 'static {
 pub struct Candidate {
     /// Its host name on the network.
     pub host_name: String,
-    /// Its mesh addresses, preferred one first.
+    /// Its mesh addresses, preferred address first.
     pub addresses: Vec<IpAddr>,
-    /// Whether the network says that it is online, if it says anything.
+    /// Whether the network reports it online; `None` if it does not report.
     pub online: Option<bool>,
 }
 
 impl Candidate {
-    /// A node with a host name and addresses, of which nothing else is known.
+    /// A node with a host name and addresses, and nothing else known.
     pub fn new(host_name: impl Into<String>, addresses: Vec<IpAddr>) -> Self {
         Self {
             host_name: host_name.into(),
@@ -80,21 +85,20 @@ impl Candidate {
 
 /// Knows which nodes are on the network: a tailnet's status, or a fixed list.
 pub trait PeerSource: Debug + Send + Sync + 'static {
-    /// All nodes that are known now.
+    /// The currently known nodes.
     ///
     /// # Errors
-    /// If the source itself cannot be asked.
+    /// If the source fails.
     fn candidates(&self) -> BoxFuture<'_, io::Result<Vec<Candidate>>>;
 
     /// Every change from now on: the whole list again, each time.
     fn watch(&self) -> BoxStream<'static, Vec<Candidate>>;
 
-    /// The nara to which a source address belongs, where the network knows for certain; `None`: it does not say. A
-    /// request from there under another name is refused, so a host name that a machine was given for other reasons is
-    /// no answer.
+    /// The nara that owns a source address, where the network knows for certain; `None` if it does not. A server
+    /// refuses requests from there under another name, so do not guess from a host name.
     ///
-    /// A server asks it for each signed request, so answer from memory: what takes longer than
-    /// [`OWNER_LOOKUP_TIMEOUT`](crate::defaults::OWNER_LOOKUP_TIMEOUT) refuses the request. An address of IPv4
-    /// comes as such, not mapped into IPv6.
+    /// A server asks for each signed request, so answer from memory: a lookup that takes longer than
+    /// [`OWNER_LOOKUP_TIMEOUT`](crate::defaults::OWNER_LOOKUP_TIMEOUT) refuses the request. IPv4 addresses come as
+    /// IPv4, not mapped into IPv6.
     fn owner_of(&self, address: IpAddr) -> BoxFuture<'_, Option<NaraName>>;
 }

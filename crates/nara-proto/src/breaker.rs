@@ -55,7 +55,7 @@ enum State {
         until: Instant,
         pause: Duration,
     },
-    /// One probe is on its way.
+    /// One probe is in flight.
     Probation {
         pause: Duration,
     },
@@ -78,9 +78,9 @@ impl Permit {
 
 /// The peer is known to be down: not called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("known to be down; next try in {} ms", .retry_in.as_millis())]
+#[error("the peer is down; the next attempt is in {} ms", .retry_in.as_millis())]
 pub struct CircuitOpen {
-    /// When the next probe may go; zero if one is on its way.
+    /// When the next probe may start; zero while one is in flight.
     pub retry_in: Duration,
 }
 
@@ -100,7 +100,7 @@ pub enum BreakerState {
     Closed,
     /// Calls fail at once.
     Open,
-    /// A probe may go or is on its way.
+    /// A probe may start or is in flight.
     Probation,
 }
 
@@ -142,7 +142,7 @@ impl Breaker {
         })
     }
 
-    /// A call ended with an answer, whatever it said: the peer is there.
+    /// A call ended with an answer, of whatever status: the peer is reachable.
     pub fn succeeded(&mut self, permit: Permit) {
         if permit.generation == self.generation {
             self.close();

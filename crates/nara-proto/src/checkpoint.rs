@@ -19,7 +19,7 @@ wire_struct! {
         pub subject: String = "subject",
         /// Its nara id.
         pub subject_id: String = "subject_id",
-        /// What is attested; only restarts, total uptime and start time are signed.
+        /// The attested observation; only restarts, total uptime and start time are signed.
         pub observation: Observation = "observation",
         /// The name of the attester. Not signed.
         pub attester: String = "attester",

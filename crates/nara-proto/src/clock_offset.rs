@@ -34,7 +34,7 @@ use std::time::{Duration, Instant};
 
 use crate::time::{UnixMillis, UnixNanos, go_duration};
 
-/// Samples that an estimate is made of.
+/// Samples that make up an estimate.
 const SAMPLES: usize = 8;
 
 /// How long a sample counts.
@@ -113,7 +113,7 @@ impl ClockSample {
 }
 
 impl ClockEstimate {
-    /// Takes up a sample. Those that contradict it are from before a clock was set, and are forgotten.
+    /// Adds a sample. Samples that contradict it date from before a clock was set, and are dropped.
     pub fn record(&mut self, sample: ClockSample, now: Instant) {
         self.samples.push_back((now, sample));
         while self.samples.len() > SAMPLES {
@@ -123,7 +123,7 @@ impl ClockEstimate {
         self.samples.drain(..self.samples.len() - agreeing);
     }
 
-    /// What the samples say; `None` if there is none of the last ten minutes.
+    /// The estimate; `None` without a sample of the last ten minutes.
     pub fn offset(&self, now: Instant) -> Option<ClockOffset> {
         self.agreeing(now).0.map(ClockSample::offset)
     }

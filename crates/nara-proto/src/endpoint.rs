@@ -14,11 +14,11 @@ use crate::sync::{SyncRequest, SyncResponse};
 use crate::world::WorldMessage;
 use crate::zine::Zine;
 
-/// Who must prove what on an endpoint.
+/// What each side of an endpoint must prove.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Authentication {
-    /// Nobody: the answer is as trustworthy as the network.
+    /// Neither side signs: the answer is as trustworthy as the network.
     Open,
     /// The request carries a signature in its body, made with the receiver's own key.
     OwnSoul,
@@ -26,35 +26,34 @@ pub enum Authentication {
     Signed,
 }
 
-/// What a second request with the very same signature means.
+/// How a server treats a second request with the same signature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Repetition {
     /// A replay: refused.
     Refused,
-    /// Harmless from the same source address: older naras may send two equal requests in one millisecond.
+    /// Harmless from the same source address: v1 peers may send two equal requests in one millisecond.
     SameSource,
 }
 
 /// An endpoint.
 pub trait Endpoint: Send + Sync + 'static {
-    /// What is asked.
+    /// The request.
     type Request: Send + Sync;
-    /// What is answered with status 200.
+    /// The response with status 200.
     type Response: Send + Sync;
 
     /// The method.
     const METHOD: Method;
     /// The path, plain ASCII.
     const PATH: &'static str;
-    /// Who must prove what.
+    /// What each side must prove.
     const AUTHENTICATION: Authentication;
-    /// What a repeated signature means; only for [`Authentication::Signed`].
+    /// How a repeated signature is treated; only for [`Authentication::Signed`].
     const REPETITION: Repetition = Repetition::Refused;
-    /// Whether asking twice does no more than asking once, so that a client may try again with a new
-    /// signature.
+    /// Whether a client may safely repeat the request with a new signature.
     const IDEMPOTENT: bool;
-    /// What a request body is.
+    /// The content type of a request body.
     const CONTENT_TYPE: &'static str = "application/json";
     /// The most bytes that a request body may have.
     const MAX_REQUEST: usize = 1 << 20;
@@ -66,7 +65,7 @@ pub trait Endpoint: Send + Sync + 'static {
         None
     }
 
-    /// The body of the request; `None` if it has none.
+    /// The body of the request; `None` for a request without a body.
     fn encode(request: &Self::Request) -> Option<Vec<u8>>;
 
     /// Reads the body of a response with status 200.
@@ -111,7 +110,7 @@ json_endpoints! {
         const REPETITION: Repetition = Repetition::SameSource;
         const MAX_RESPONSE: usize = 16 << 20;
     }
-    /// `POST /events/fetch`: events of the ledger by their ids; ours.
+    /// `POST /events/fetch`: events of the ledger by their ids; an extension.
     EventsFetch: "/events/fetch", Signed, true, FetchRequest => SyncResponse {
         const MAX_RESPONSE: usize = 16 << 20;
     }
@@ -122,15 +121,15 @@ json_endpoints! {
     }
     /// `POST /dm`: one event, directly (section 7.5).
     DirectMessage: "/dm", Signed, false, SyncEvent => Receipt {}
-    /// `POST /world/relay`: a postcard on its way (section 7.6).
+    /// `POST /world/relay`: forwards a postcard (section 7.6).
     WorldRelay: "/world/relay", Signed, false, WorldMessage => Receipt {}
-    /// `POST /api/events/import`: a backup comes home (section 7.10).
+    /// `POST /api/events/import`: imports a backup (section 7.10).
     EventsImport: "/api/events/import", OwnSoul, false, ImportRequest => ImportResponse {
         const MAX_REQUEST: usize = 16 << 20;
     }
 }
 
-/// `POST /mesh/message`: a runtime message (section 7.7). The answer is empty whatever became of it.
+/// `POST /mesh/message`: a runtime message (section 7.7). The answer is always empty.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct MeshMessage;
@@ -153,12 +152,12 @@ impl Endpoint for MeshMessage {
     }
 }
 
-/// `POST /events/reconcile`: one round of a [reconciliation](crate::reconcile); ours. Bodies are frames.
+/// `POST /events/reconcile`: one round of a [reconciliation](crate::reconcile); an extension. Bodies are frames.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct EventsReconcile;
 
-/// What [`EventsReconcile`] asks.
+/// The request of [`EventsReconcile`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReconcileRequest {
     /// Which events are compared.
@@ -253,15 +252,15 @@ fn decode_json<T: Merge>(body: &[u8]) -> Result<T, JsonError> {
 }
 
 get_endpoints! {
-    /// `GET /ping`: is it there, and who is it (section 7.1).
+    /// `GET /ping`: name, key and clock of a nara (section 7.1).
     Ping: "/ping", () => PingResponse {
         const MAX_RESPONSE: usize = 4 << 10;
     }
-    /// `GET /coordinates`: where is it (section 7.2).
+    /// `GET /coordinates`: network coordinates of a nara (section 7.2).
     GetCoordinates: "/coordinates", () => CoordinatesResponse {
         const MAX_RESPONSE: usize = 4 << 10;
     }
-    /// `GET /peer/query`: who knows this nara (section 7.8).
+    /// `GET /peer/query`: searches for the key of a nara (section 7.8).
     PeerQuery: "/peer/query", PeerQueryRequest => PeerQueryResponse {
         const MAX_RESPONSE: usize = 4 << 10;
 
@@ -270,7 +269,7 @@ get_endpoints! {
             Some(format!("target={}&asked={}", query_escape(&request.target), asked.join(",")))
         }
     }
-    /// `GET /api/checkpoints/all`: checkpoints by offset, for peers whose sync gives none (section 7.9).
+    /// `GET /api/checkpoints/all`: checkpoints by offset, for peers whose sync returns none (section 7.9).
     AllCheckpoints: "/api/checkpoints/all", CheckpointsRequest => CheckpointsResponse {
         const MAX_RESPONSE: usize = 16 << 20;
 
@@ -280,16 +279,16 @@ get_endpoints! {
     }
 }
 
-/// What [`PeerQuery`] asks.
+/// The request of [`PeerQuery`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PeerQueryRequest {
-    /// The name of the nara that is looked for.
+    /// The name of the searched nara.
     pub target: String,
-    /// Names that were asked already. Names with commas cannot be told apart here: so is the wire.
+    /// Naras that were asked already. The wire cannot carry names with commas.
     pub asked: Vec<String>,
 }
 
-/// What [`AllCheckpoints`] asks.
+/// The request of [`AllCheckpoints`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CheckpointsRequest {
     /// How many, at most 10,000.

@@ -68,7 +68,7 @@ impl Service {
         }
     }
 
-    /// The service with this name in `svc`; `None` for a service that this version does not know.
+    /// The service with this name in `svc`; `None` if unknown.
     pub fn from_wire(svc: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|service| service.as_str() == svc)
     }
@@ -190,7 +190,7 @@ impl SyncEvent {
         self.sig = keypair.sign(&self.signing_digest()).to_base64();
     }
 
-    /// The service; `None` if this version does not know it.
+    /// The service; `None` if unknown.
     pub fn service(&self) -> Option<Service> {
         Service::from_wire(&self.svc)
     }
@@ -211,7 +211,7 @@ impl SyncEvent {
         id_of(self.ts, &self.svc, &self.content())
     }
 
-    /// Whether the id that the event carries is the one that follows from its content.
+    /// Whether the id of the event follows from its content.
     ///
     /// V1 peers never check; without this check a peer could give one event the id of
     /// another and so keep the other out of every ledger.
@@ -263,12 +263,12 @@ impl SyncEvent {
         PublicKey::from_base64(key).ok()
     }
 
-    /// Who acted (docs/protocol/v1.md, section 8.2); empty if there is none.
+    /// The actor (docs/protocol/v1.md, section 8.2), or an empty text.
     pub fn actor(&self) -> &str {
         self.actor_and_target().0
     }
 
-    /// Whom it is about (docs/protocol/v1.md, section 8.2); empty if there is none.
+    /// The target (docs/protocol/v1.md, section 8.2), or an empty text.
     pub fn target(&self) -> &str {
         self.actor_and_target().1
     }

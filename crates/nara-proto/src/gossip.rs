@@ -38,10 +38,10 @@ use remembered::Remembered;
 /// when so many in a row are down, the next decision goes on.
 const SEARCH: usize = 64;
 
-/// The shortest pause between two ticks, whatever the configuration says: nobody shall run in circles.
+/// The shortest pause between two ticks, whatever the configuration says: it prevents a busy loop.
 const RESOLUTION: Duration = Duration::from_millis(1);
 
-/// Whether a nara that has learned something new from `told_by` (`None`: it made it itself) tells a subscriber.
+/// Whether a nara passes an event from `told_by` (`None`: its own) on to a subscriber.
 pub fn passes_on<P: PartialEq + ?Sized>(told_by: Option<&P>, subscriber: &P) -> bool {
     told_by != Some(subscriber)
 }

@@ -74,7 +74,7 @@ impl ImportRequest {
         request
     }
 
-    /// The events; none if the list is absent.
+    /// The events; empty if the list is absent.
     pub fn events(&self) -> &[SyncEvent] {
         self.events.as_deref().unwrap_or_default()
     }
@@ -92,7 +92,7 @@ impl ImportRequest {
     /// Verifies that the request was made with the receiver's own key, within [`IMPORT_WINDOW`] of `now`.
     ///
     /// # Errors
-    /// [`ImportError`] says what is wrong.
+    /// [`ImportError`] for an import that must be refused.
     pub fn verify(&self, own: &PublicKey, now: UnixMillis) -> Result<(), ImportError> {
         let made = self.ts.to_millis();
         let by = now.abs_diff(made);

@@ -36,7 +36,7 @@ wire_struct! {
 wire_struct! {
     /// Answer of `GET /coordinates`.
     pub struct CoordinatesResponse {
-        /// The coordinates; `null` if the nara has none.
+        /// The coordinates; `null` if unknown.
         pub coordinates: Option<Box<Coordinates>> = "coordinates",
         /// The name of the responder.
         pub name: String = "name",
@@ -58,7 +58,7 @@ wire_struct! {
 wire_struct! {
     /// Answer of `GET /api/checkpoints/all`.
     pub struct CheckpointsResponse {
-        /// The checkpoints in ledger order; `null` if there are none.
+        /// The checkpoints in ledger order; `null` for none.
         pub checkpoints: Option<Vec<SyncEvent>> = "checkpoints",
         /// How many are in this answer.
         pub count: i64 = "count",

@@ -25,15 +25,15 @@ pub use set::{Change, ItemSet};
 
 use crate::wire_struct;
 
-/// The largest frame, in bytes: about 8,000 items. Both ends keep to it whatever the other one sends.
+/// The largest frame, in bytes: about 8,000 items.
 pub const MAX_FRAME: usize = 256 << 10;
 
-/// After so many rounds the initiator stops: sets that differ that much are better fetched page by page.
+/// The limit of rounds: sets that differ more are better fetched page by page.
 pub const MAX_ROUNDS: usize = 64;
 
 wire_struct! {
     /// Body of `POST /events/fetch`: events by their ids. The answer is a
-    /// [`SyncResponse`](crate::sync::SyncResponse) with those that are there, in any order, as many as fit.
+    /// [`SyncResponse`](crate::sync::SyncResponse) with the events that exist, in any order, as many as fit.
     pub struct FetchRequest {
         /// The name of the requester.
         pub from: String = "from",

@@ -73,7 +73,8 @@ wire_struct! {
 }
 
 wire_struct! {
-    /// Payload of `stash-refresh`: please send me what you keep for me. Nobody verifies it elsewhere.
+    /// Payload of `stash-refresh`: asks for the stash that the receiver keeps for the sender. V1 peers do not
+    /// verify it.
     pub struct StashRefresh {
         /// The nara id of the owner.
         pub owner_id: String = "owner_id",
@@ -295,7 +296,7 @@ impl RuntimeMessage {
     /// Reads a message. Exactly one JSON value: trailing bytes are an error here.
     ///
     /// # Errors
-    /// [`MessageError`] says what is wrong.
+    /// [`MessageError`] for a message that must not be processed.
     pub fn from_json(json: &[u8]) -> Result<Self, MessageError> {
         let envelope: Envelope = go_json::from_slice_exact(json)?;
         let payload = envelope.payload.0.ok_or(MessageError::MissingPayload)?;

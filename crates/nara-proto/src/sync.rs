@@ -142,7 +142,7 @@ impl SyncResponse {
         }
     }
 
-    /// The events; none if the list is absent.
+    /// The events; empty if the list is absent.
     pub fn events(&self) -> &[SyncEvent] {
         self.events.as_deref().unwrap_or_default()
     }

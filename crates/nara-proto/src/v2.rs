@@ -103,8 +103,8 @@ pub const MAX_LIFETIME: Duration = Duration::from_secs(30);
 
 /// Whether a message claims to carry a signature of RFC 9421, of whatever profile and however broken.
 ///
-/// Whoever speaks v2 verifies such a message by it and by nothing else: to fall back to an older signature would let
-/// anybody choose the weaker check.
+/// A receiver that speaks v2 must verify such a message by v2 alone: with a fall-back to v1 an attacker could
+/// choose the weaker check.
 pub fn is_claimed(headers: &HeaderMap) -> bool {
     headers.contains_key(SIGNATURE_INPUT_HEADER) || headers.contains_key(SIGNATURE_HEADER)
 }

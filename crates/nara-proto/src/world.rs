@@ -53,7 +53,7 @@ wire_struct! {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ChainError {
-    /// A signature is not the one of the nara named in its hop.
+    /// The signature of a hop is not by the nara that the hop names.
     #[error("invalid signature from {nara} at hop {hop}")]
     BadSignature {
         /// The name in the hop.
@@ -70,7 +70,7 @@ pub enum ChainError {
         fault: InvalidBase64,
     },
     /// More than [`MAX_HOPS`].
-    #[error("{0} hops, more than {MAX_HOPS}")]
+    #[error("the message has {0} hops, and the limit is {MAX_HOPS}")]
     TooLong(usize),
     /// The key of a nara in the chain is not known.
     #[error("unknown public key for {nara}")]
@@ -97,7 +97,7 @@ impl WorldMessage {
         base64_encode(&digest[..16])
     }
 
-    /// The hops; none if the list is absent.
+    /// The hops; empty if the list is absent.
     pub fn hops(&self) -> &[WorldHop] {
         self.hops.as_deref().unwrap_or_default()
     }

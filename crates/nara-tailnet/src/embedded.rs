@@ -10,16 +10,18 @@
 //! | `netmap` | who is on the tailnet |
 //! | `relay` | links to relays (DERP), pacing, the choice of a home |
 //! | `direct` | paths to peers that lead through no relay |
-//! | `plane` | WireGuard and routing between all these and the stack |
+//! | `plane`, `driver` | WireGuard and routing between all these and the stack: without I/O, and its I/O |
 //! | `stack`, `device`, `tap` | TCP, the wire below it, and the limits that it lacks |
 //!
 //! The first packets to a peer go through relays. When a direct path has been found, the next ones take it, for as
 //! long as it works.
 
 mod backoff;
+mod chain;
 mod control;
 mod device;
 mod direct;
+mod driver;
 mod keys;
 mod netmap;
 mod plane;
@@ -27,9 +29,10 @@ mod relay;
 mod settings;
 mod stack;
 mod tap;
+mod tcp;
 mod tls;
+mod underlay;
 
-use std::error::Error;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -42,30 +45,29 @@ use futures_util::stream::BoxStream;
 use nara_mesh::discovery::name_of_host;
 use nara_mesh::transport::{BoxMeshStream, Candidate, MeshListener, PeerSource, Transport};
 use nara_proto::identity::NaraName;
-use socket2::{SockRef, TcpKeepalive};
-use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_stream::wrappers::WatchStream;
 use ts_keys::NodePublicKey;
 
-use self::control::{Control, ControlState, Leave, View};
+use self::control::{Control, ControlState, Leave, Parts};
 use self::device::Device;
 use self::direct::Direct;
+use self::driver::Driver;
 pub use self::keys::KeyFileError;
 use self::keys::Keys;
-use self::netmap::Node;
-use self::plane::Plane;
+use self::netmap::{Node, View};
 use self::relay::{LinkState, Relays};
 pub use self::settings::{
     EmbeddedError, EmbeddedSettings, MAX_BACKOFF, RELAY_BURST, RELAY_RATE, TAILSCALE_CONTROL, TCP_BUFFER,
     USER_TIMEOUT,
 };
 use self::stack::Stack;
+use self::stack::listener::Listener;
 use self::tap::Tap;
 use self::tls::Tls;
-use crate::node::wait_until_ready;
+use crate::node::{addresses, wait_until_ready};
 use crate::status::{NodeState, NodeStatus, NotReady, NotReadyReason, PathKind};
 use crate::{MeshNode, NodeIdentity};
 
@@ -80,7 +82,7 @@ const LEFT: Duration = Duration::from_secs(1);
 /// It works until it is dropped, or told to [leave](MeshNode::leave).
 pub struct EmbeddedNode {
     stack: Arc<Stack>,
-    plane: Arc<Plane>,
+    driver: Arc<Driver>,
     relays: Arc<Relays>,
     view: watch::Receiver<View>,
     status: watch::Receiver<NodeStatus>,
@@ -106,15 +108,20 @@ impl EmbeddedNode {
             Some((port, direct, paths)) => (Some(port), direct, Some(paths)),
             None => (None, Direct::none(node_keys.public), None),
         };
-        let plane = Arc::new(Plane::new(
+        let driver = Arc::new(Driver::new(
             &node_keys,
             Arc::clone(&device),
             Arc::clone(&tap),
             port,
         ));
         let disco_keys = keys.state().disco_keys.clone();
-        let relays = Relays::new(Arc::clone(&plane), tls.clone(), settings.relay_rate, node_keys);
-        let (stack, runner) = Stack::new(Arc::clone(&device), Arc::clone(&plane), Arc::clone(&tap));
+        let relays = Relays::new(
+            Arc::<Driver>::clone(&driver),
+            tls.clone(),
+            settings.relay_rate,
+            node_keys,
+        );
+        let (stack, runner) = Stack::new(device, Arc::clone(&driver), Arc::clone(&tap));
         let control_state = watch::Sender::default();
         let view = watch::Sender::default();
         let published = Published {
@@ -129,12 +136,15 @@ impl EmbeddedNode {
             settings,
             tls,
             keys,
-            Arc::clone(&plane),
-            Arc::clone(&relays),
-            Arc::clone(&stack),
-            direct,
+            Parts {
+                driver: Arc::clone(&driver),
+                tap: Arc::clone(&tap),
+                relays: Arc::clone(&relays),
+                stack: Arc::clone(&stack),
+                direct,
+                view,
+            },
             control_state,
-            view,
         );
         let (leave, leaving) = mpsc::channel(1);
 
@@ -143,27 +153,24 @@ impl EmbeddedNode {
         tasks.spawn(control.run(leaving));
         tasks.spawn(published.run(status));
         tasks.spawn(async move { tap.run().await });
-        {
-            let plane = Arc::clone(&plane);
-            tasks.spawn(async move { plane.run_timers().await });
-        }
         if let Some(paths) = paths {
-            let plane = Arc::clone(&plane);
-            tasks.spawn(paths.run(disco_keys, plane));
+            tasks.spawn(paths.run(disco_keys, Arc::<Driver>::clone(&driver)));
         }
-        let routes = Arc::clone(&plane);
-        tasks.spawn(async move {
-            loop {
-                plane.outbound(device.take().await);
-            }
-        });
+        {
+            let driver = Arc::clone(&driver);
+            tasks.spawn(async move { driver.run_timers().await });
+        }
+        {
+            let driver = Arc::clone(&driver);
+            tasks.spawn(async move { driver.run_stack().await });
+        }
         {
             let relays = Arc::clone(&relays);
             tasks.spawn(async move { relays.keep_home().await });
         }
         Ok(Self {
             stack,
-            plane: routes,
+            driver,
             relays,
             view: node_view,
             status: watched,
@@ -214,7 +221,14 @@ impl Transport for EmbeddedNode {
     }
 
     fn listen(&self, local: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn MeshListener>>> {
-        Box::pin(self.stack.listen(local))
+        Box::pin(async move {
+            let listener = Listener::open(Arc::clone(&self.stack), local).await?;
+            Ok(Box::new(listener) as Box<dyn MeshListener>)
+        })
+    }
+
+    fn watch_addresses(&self) -> BoxStream<'static, Vec<IpAddr>> {
+        addresses(self.watch_status())
     }
 }
 
@@ -264,7 +278,7 @@ impl MeshNode for EmbeddedNode {
         let view = self.view.borrow();
         let is_own = view.own.as_ref().is_some_and(|own| own.addresses.contains(&peer));
         let node = view.peers.iter().find(|node| node.addresses.contains(&peer));
-        if let Some(endpoint) = node.and_then(|node| self.plane.path(&node.key)) {
+        if let Some(endpoint) = node.and_then(|node| self.driver.path(&node.key)) {
             let endpoint = Some(endpoint);
             return Box::pin(std::future::ready(PathKind::Direct { endpoint }));
         }
@@ -370,25 +384,4 @@ impl Published {
             }
         }
     }
-}
-
-/// Small packets go at once, and a dead connection is noticed within a minute.
-fn tune(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let keepalive = TcpKeepalive::new()
-        .with_time(Duration::from_secs(20))
-        .with_interval(Duration::from_secs(10));
-    SockRef::from(stream).set_tcp_keepalive(&keepalive)
-}
-
-/// An error and its causes on one line.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

@@ -102,6 +102,17 @@ impl LocalApi {
         self.write("serve-config", forwarding).await
     }
 
+    /// Follows the changes of the node and of its peers, beginning with a message about how things are.
+    pub(crate) async fn watch(&self) -> Result<Bus, LocalApiError> {
+        let open = async {
+            let request = request(Method::GET, bus::CALL).body(Full::new(Bytes::new()))?;
+            let response = self.connect().await?.send_request(request).await?;
+            refuse_errors(response).await
+        };
+        let response = timeout(CALL_TIMEOUT, open).await??;
+        Ok(Bus::new(response.into_body()))
+    }
+
     async fn read<T: DeserializeOwned>(&self, call: &str) -> Result<T, LocalApiError> {
         let body = self.call(Method::GET, call, Bytes::new()).await?;
         serde_json::from_slice(&body).map_err(|error| LocalApiError::Malformed {

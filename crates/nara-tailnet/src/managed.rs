@@ -6,6 +6,7 @@
 //! after a while.
 
 mod child;
+mod config;
 mod login;
 mod supervise;
 
@@ -27,12 +28,12 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::auth_key::AuthKey;
+pub use self::config::ManagedConfig;
+use self::supervise::Supervisor;
 use crate::localapi::{Forwarding, LocalApi};
-use crate::node::{MeshNode, NodeIdentity, wait_until_ready};
+use crate::node::{MeshNode, NodeIdentity, addresses, wait_until_ready};
 use crate::status::{NodeHealth, NodeState, NodeStatus, NotReady, NotReadyReason, PathKind};
 use crate::tailscaled::{Announced, ForwardedListener, TailscaledNode};
-use supervise::Supervisor;
 
 /// The most bytes of the path of a unix socket, on the strictest system.
 const MAX_SOCKET_PATH: usize = 100;
@@ -48,39 +49,6 @@ const LOGOUT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a control server may take to accept a key that it refused just now.
 const KEY_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// How to run a daemon of our own.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct ManagedConfig {
-    /// The program; by default `tailscaled` on the path.
-    pub program: PathBuf,
-    /// The folder for the state of the node, of this node alone. It is made if it does not exist, and closed to other
-    /// users: who can open the socket in it, can be the node.
-    pub folder: PathBuf,
-    /// The host name to ask for.
-    pub host_name: String,
-    /// The control server; `None`: the one of Tailscale.
-    pub control_url: Option<String>,
-    /// The key to join with, the first time; without it somebody has to log in with a browser.
-    pub auth_key: Option<AuthKey>,
-    /// Whether the node is forgotten when it ends: its keys are never stored, and each start is a new node.
-    pub ephemeral: bool,
-}
-
-impl ManagedConfig {
-    /// A daemon with its state in this folder, for a node with this host name.
-    pub fn new(folder: impl Into<PathBuf>, host_name: impl Into<String>) -> Self {
-        Self {
-            program: PathBuf::from("tailscaled"),
-            folder: folder.into(),
-            host_name: host_name.into(),
-            control_url: None,
-            auth_key: None,
-            ephemeral: false,
-        }
-    }
-}
 
 /// A node that a `tailscaled` of our own runs. Cloning gives another handle to the same node; the daemon ends with
 /// the last one.
@@ -202,6 +170,10 @@ impl Transport for ManagedNode {
             }
             Ok(listener)
         })
+    }
+
+    fn watch_addresses(&self) -> BoxStream<'static, Vec<IpAddr>> {
+        addresses(self.watch_status())
     }
 }
 

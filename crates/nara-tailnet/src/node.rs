@@ -2,10 +2,13 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
 use nara_mesh::transport::{PeerSource, Transport};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
+use tokio_stream::wrappers::WatchStream;
 
 use crate::status::{NodeHealth, NodeState, NodeStatus, NotReady, NotReadyReason, PathKind};
 
@@ -76,6 +79,13 @@ pub trait MeshNode: Transport + PeerSource {
     /// # Errors
     /// If the control server could not be told; the node has ended all the same.
     fn leave(&self) -> BoxFuture<'_, io::Result<()>>;
+}
+
+/// The addresses of a node whenever they change.
+pub(crate) fn addresses(status: watch::Receiver<NodeStatus>) -> BoxStream<'static, Vec<IpAddr>> {
+    let running = WatchStream::from_changes(status)
+        .filter_map(|status| std::future::ready(status.is_running().then_some(status.addresses)));
+    Box::pin(running)
 }
 
 /// Waits until a status says that the node runs, or that waiting is of no use, or until the time is over.

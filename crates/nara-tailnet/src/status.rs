@@ -45,7 +45,7 @@ pub enum NodeState {
 
 /// The node is not ready.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the node is not on the tailnet after {:.1} s: {reason}", waited.as_secs_f64())]
+#[error("the node did not join the tailnet within {:.1} s: {reason}", waited.as_secs_f64())]
 pub struct NotReady {
     /// Why.
     pub reason: NotReadyReason,
@@ -58,7 +58,7 @@ pub struct NotReady {
 #[non_exhaustive]
 pub enum NotReadyReason {
     /// It is connecting; nothing has gone wrong.
-    #[error("it is still connecting; give it more time")]
+    #[error("it is still connecting; allow more time")]
     Connecting,
     /// Somebody has to log in with a browser.
     #[error("it waits for a login; open {}, or give an auth key", url.as_deref().unwrap_or("the login page of the control server"))]
@@ -67,9 +67,7 @@ pub enum NotReadyReason {
         url: Option<String>,
     },
     /// An administrator of the tailnet has to approve the node.
-    #[error(
-        "it waits for the approval of an administrator; approve it in the control server's list of machines"
-    )]
+    #[error("an administrator must approve it; approve it in the machine list of the control server")]
     NeedsApproval,
     /// The control server cannot be reached.
     #[error("its control server cannot be reached ({detail}); check --control-url and the network")]
@@ -97,9 +95,7 @@ pub enum NotReadyReason {
         detail: String,
     },
     /// The socket of the daemon may not be opened.
-    #[error(
-        "the socket {socket} of tailscaled may not be opened by this user; run as one who may, or use --network managed"
-    )]
+    #[error("this user may not open {socket} of tailscaled; run as a user who may, or use --network managed")]
     SocketNotPermitted {
         /// The socket.
         socket: String,
@@ -114,7 +110,7 @@ pub enum NotReadyReason {
     #[error("the node is stopped; run `tailscale up`")]
     Stopped,
     /// The node has no address yet.
-    #[error("the control server gave it no address yet; give it more time")]
+    #[error("the control server has not assigned an address yet; allow more time")]
     NoAddress,
     /// The program that is to run the node is missing or does not start.
     #[error("{program} cannot be run ({detail}); install Tailscale, or name the program in the settings")]

@@ -26,7 +26,7 @@ use tokio_stream::wrappers::WatchStream;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::localapi::LocalApi;
-use crate::node::{MeshNode, NodeIdentity, wait_until_ready};
+use crate::node::{MeshNode, NodeIdentity, addresses, wait_until_ready};
 use crate::status::{NodeHealth, NodeState, NodeStatus, NotReady, PathKind};
 use follow::Follower;
 pub(crate) use forwarded::{Announced, ForwardedListener};
@@ -130,6 +130,10 @@ impl Transport for TailscaledNode {
             let listener = ForwardedListener::new(listener, address, api, Announced::BySource);
             Ok(Box::new(listener) as Box<dyn MeshListener>)
         })
+    }
+
+    fn watch_addresses(&self) -> BoxStream<'static, Vec<IpAddr>> {
+        addresses(self.watch_status())
     }
 }
 

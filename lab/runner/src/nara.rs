@@ -8,7 +8,7 @@ use nara_mesh::client::MeshClient;
 use nara_mesh::clock::{Clock as _, SystemClock};
 use nara_mesh::discovery::Discovery;
 use nara_mesh::identity::LocalNara;
-use nara_mesh::ledger::{Ledger, MemoryLedger};
+use nara_mesh::ledger::{EventStore as _, MemoryLedger};
 use nara_mesh::registry::PeerRegistry;
 use nara_mesh::server::MeshHandler;
 use nara_mesh::server::{MeshServer, RunningServer};

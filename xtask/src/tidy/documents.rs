@@ -8,7 +8,11 @@ use std::path::{Path, PathBuf};
 const MAX_README: usize = 9 << 10;
 
 /// What is wrong with the Markdown files of this repository.
-pub(super) fn complaints(root: &Path, documents: &[PathBuf]) -> Result<Vec<String>, String> {
+pub(super) fn complaints(
+    root: &Path,
+    documents: &[PathBuf],
+    sources: &[PathBuf],
+) -> Result<Vec<String>, String> {
     let mut complaints = Vec::new();
     for path in documents {
         let text = read(path)?;
@@ -16,6 +20,13 @@ pub(super) fn complaints(root: &Path, documents: &[PathBuf]) -> Result<Vec<Strin
         if name == Path::new("README.md") && text.len() > MAX_README {
             let len = text.len();
             complaints.push(format!("README.md: {len} bytes, more than {MAX_README}"));
+        }
+        if name == Path::new("ARCHITECTURE.md") {
+            let named = source_files_named_in(&text);
+            let missing = named
+                .iter()
+                .filter(|file| !sources.iter().any(|source| source.ends_with(file)));
+            complaints.extend(missing.map(|file| format!("ARCHITECTURE.md: there is no {file}")));
         }
         for link in links(&text) {
             if !leads_somewhere(path, &text, link)? {
@@ -28,6 +39,24 @@ pub(super) fn complaints(root: &Path, documents: &[PathBuf]) -> Result<Vec<Strin
 
 fn read(path: &Path) -> Result<String, String> {
     fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+/// The Rust files in back ticks, with `a/{b,c}.rs` as `a/b.rs` and `a/c.rs`.
+fn source_files_named_in(text: &str) -> Vec<String> {
+    let quoted = prose(text).flat_map(|line| line.split('`').skip(1).step_by(2));
+    let mut files = Vec::new();
+    for path in quoted.filter(|path| path.ends_with(".rs") && !path.contains('*')) {
+        match path
+            .split_once('{')
+            .and_then(|(start, rest)| Some((start, rest.split_once('}')?)))
+        {
+            Some((start, (names, end))) => {
+                files.extend(names.split(',').map(|name| format!("{start}{name}{end}")));
+            }
+            None => files.push(path.to_owned()),
+        }
+    }
+    files
 }
 
 /// Whether the file of a link exists, and the heading in it.
@@ -101,6 +130,12 @@ mod tests {
         let text =
             "[a](b.md) and ![c](d.svg), [e](https://example.org/f)\n```md\n[g](h.md)\n```\n| [i](j.md#k) |\n";
         assert_eq!(links(text), ["b.md", "d.svg", "j.md#k"]);
+    }
+
+    #[test]
+    fn source_files_are_the_rust_files_in_back_ticks() {
+        let text = "`a/b.rs` and c.rs, `x::y`, `d/*.rs`\n`e/{f,g}.rs`\n```\n`h.rs`\n```\n";
+        assert_eq!(source_files_named_in(text), ["a/b.rs", "e/f.rs", "e/g.rs"]);
     }
 
     #[test]

@@ -18,13 +18,13 @@ pub(crate) struct PeersArgs {
 /// What to do with peers.
 #[derive(Debug, Subcommand)]
 pub(crate) enum PeersCommand {
-    /// List those of the peers file and of the ledger, with what a ping of each says
+    /// List the peers of the peers file and of the ledger, and ping each
     List(PeersListArgs),
     /// Trust a key of a peer
     Trust(PeersTrustArgs),
-    /// Refuse the requests of a peer, and do not call it, until it is trusted again
+    /// Ban a peer: refuse its requests and do not call it, until `peers trust` lifts the ban
     Untrust(PeersUntrustArgs),
-    /// Forget all that was learned of a peer or decided about it
+    /// Forget everything learned or decided about a peer
     Reset(PeersResetArgs),
 }
 
@@ -34,7 +34,7 @@ pub(crate) struct PeersListArgs {
     /// Do not ping them
     #[arg(long)]
     pub(crate) offline: bool,
-    /// Say what changes among the naras of the network, until ctrl-C
+    /// Show changes among the naras of the network until ctrl-C
     #[arg(long, conflicts_with = "offline")]
     pub(crate) watch: bool,
     #[command(flatten)]
@@ -46,10 +46,10 @@ pub(crate) struct PeersListArgs {
 pub(crate) struct PeersTrustArgs {
     /// The name of the peer
     pub(crate) name: String,
-    /// Its public key or key id, in full [default: the key that is known]
+    /// Its public key or key id, in full [default: the known key]
     #[arg(long, value_name = "KEY|KEYID")]
     pub(crate) key: Option<String>,
-    /// Replace another key, and forget what the peer has proven that it can do
+    /// Replace the pinned key, and forget the protocols that the peer has proven
     ///
     /// Without it, another key than the known one is refused. With it, a peer that went back to an older
     /// version is accepted again.

@@ -26,7 +26,7 @@ pub(crate) struct ServeArgs {
 /// What `serve` and `up` have in common.
 #[derive(Debug, Args)]
 pub(crate) struct ServingArgs {
-    /// How long requests on their way may take once it is told to end
+    /// How long requests in flight may take after ctrl-C or SIGTERM
     #[arg(long, value_name = "DURATION", default_value = "5s")]
     pub(crate) grace: String,
     /// Address to serve metrics on, as http://IP:PORT/metrics for Prometheus [env: NARA_MESH_METRICS]
@@ -38,10 +38,10 @@ pub(crate) struct ServingArgs {
     /// Serve metrics also to other machines
     #[arg(long)]
     pub(crate) metrics_public: bool,
-    /// Peers whose events it listens to; with 0 it only exchanges zines now and then
+    /// Number of peers to subscribe to; with 0, only zines are exchanged
     #[arg(long, value_name = "N", default_value_t = GossipConfig::DEFAULT_DEGREE as u16, value_parser = clap::value_parser!(u16).range(0..=64))]
     pub(crate) gossip_degree: u16,
-    /// Listen to nobody: keep only what peers send, and let them listen
+    /// Subscribe to no peer; peers may still subscribe and send events
     #[arg(long, conflicts_with = "gossip_degree")]
     pub(crate) no_gossip: bool,
 }
@@ -51,7 +51,7 @@ pub(crate) struct ServingArgs {
 pub(crate) enum NetworkKind {
     /// The tailscaled of this machine
     Tailscaled,
-    /// A tailscaled of our own, in userspace mode: needs no root, and touches nothing of the machine
+    /// A tailscaled run by this program in userspace mode: no root, no change to the machine
     Managed,
     /// A node inside this process: nothing to install
     Embedded,
@@ -63,7 +63,7 @@ pub(crate) enum NetworkKind {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Network options")]
 pub(crate) struct NetworkArgs {
-    /// How to be on the mesh [env: NARA_MESH_NETWORK]
+    /// How to join the mesh [env: NARA_MESH_NETWORK]
     #[arg(long, value_enum, value_name = "NETWORK")]
     pub(crate) network: Option<NetworkKind>,
     /// Socket of the machine's tailscaled [env: NARA_MESH_SOCKET] [default: where it usually is]
@@ -89,25 +89,25 @@ pub(crate) struct UpArgs {
     /// first time, a page to log in at is shown.
     #[arg(long, value_name = "FILE", help_heading = "Network options")]
     pub(crate) auth_key_file: Option<PathBuf>,
-    /// Control server, such as a Headscale [env: NARA_MESH_CONTROL_URL] [default: that of Tailscale]
+    /// Control server, such as Headscale [env: NARA_MESH_CONTROL_URL] [default: Tailscale's]
     #[arg(long, value_name = "URL", help_heading = "Network options")]
     pub(crate) control_url: Option<String>,
-    /// Host name to ask for [default: NAME-xxxx with four random characters, the same each time]
+    /// Host name to request [default: NAME-xxxx with four random characters, the same each time]
     #[arg(long, value_name = "NAME", help_heading = "Network options")]
     pub(crate) host_name: Option<String>,
-    /// Be forgotten by the control server when it ends (networks managed and embedded)
+    /// Leave the tailnet when the program ends (networks managed and embedded)
     #[arg(long, help_heading = "Network options")]
     pub(crate) ephemeral: bool,
-    /// Let an embedded node use a control server on http://, where anybody on the way can add nodes: for labs only
+    /// Allow an embedded node to use a control server on http://, where an attacker on the path can add nodes: for labs only
     #[arg(long, hide_short_help = true, help_heading = "Network options")]
     pub(crate) danger_plain_control: bool,
-    /// UDP port for direct paths of an embedded node, to be opened in a firewall [default: any]
+    /// UDP port for direct paths of an embedded node; open it in the firewall [default: any]
     #[arg(long, value_name = "PORT", help_heading = "Network options")]
     pub(crate) udp_port: Option<u16>,
-    /// Let all packets of an embedded node go through relays
+    /// Send all packets of an embedded node through relays
     #[arg(long, conflicts_with = "udp_port", help_heading = "Network options")]
     pub(crate) relay_only: bool,
-    /// Program for a tailscaled of our own (network managed)
+    /// The tailscaled program to run (network managed)
     #[arg(
         long,
         value_name = "PROGRAM",
@@ -123,7 +123,7 @@ pub(crate) struct UpArgs {
         help_heading = "Network options"
     )]
     pub(crate) wait: String,
-    /// Nodes whose host names begin like this are no naras; may be given several times
+    /// Skip nodes whose host names begin with this prefix; may be repeated
     #[arg(long, value_name = "PREFIX", help_heading = "Network options")]
     pub(crate) skip: Vec<String>,
     /// Port of the mesh

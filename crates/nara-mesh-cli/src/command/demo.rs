@@ -37,7 +37,7 @@ const HANGS: Duration = Duration::from_secs(300);
 
 pub(super) fn run(args: &DemoArgs, printer: Printer) -> Outcome {
     let folder = tempfile::tempdir()
-        .map_err(|error| Failure::failed("no temporary folder can be made").caused_by(error))?;
+        .map_err(|error| Failure::failed("no temporary folder can be created").caused_by(error))?;
     block_on(async {
         let start = Instant::now();
         let count = usize::from(args.naras);

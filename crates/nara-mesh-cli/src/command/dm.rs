@@ -25,7 +25,7 @@ pub(super) fn run(args: &DmArgs, settings: &Settings, printer: Printer) -> Outco
             None => compose(args, &nara, &client, &peer).await?,
         };
         if let Err(problem) = event.validate() {
-            return Err(Failure::usage(format!("the event is not well formed: {problem}")));
+            return Err(Failure::usage(format!("the event is malformed: {problem}")));
         }
         let id = event.id.clone();
         let receipt = client.send_dm(&peer, event).await?;
@@ -40,7 +40,9 @@ pub(super) fn run(args: &DmArgs, settings: &Settings, printer: Printer) -> Outco
             printer.line(format_args!("{recipient} stored event {id}"))?;
             Ok(Exit::Ok)
         } else {
-            printer.line(format_args!("{recipient} took event {id}, but did not store it"))?;
+            printer.line(format_args!(
+                "{recipient} accepted event {id}, but did not store it"
+            ))?;
             Ok(Exit::Failed)
         }
     })

@@ -23,14 +23,14 @@ pub(super) fn new(args: &IdNewArgs, settings: &Settings, printer: Printer) -> Ou
         .out
         .clone()
         .or_else(|| settings.new_soul_file())
-        .ok_or_else(|| Failure::usage("there is no place for the soul").hint("pass --out FILE"))?;
+        .ok_or_else(|| Failure::usage("no file for the soul is given").hint("pass --out FILE"))?;
     let soul = connect::new_soul(&name)?;
     // A default place may not exist yet; one that was named is the user's business.
     if args.out.is_none()
         && let Some(folder) = path.parent()
     {
         std::fs::create_dir_all(folder).map_err(|error| {
-            Failure::failed(format!("the folder {} cannot be made", folder.display())).caused_by(error)
+            Failure::failed(format!("the folder {} cannot be created", folder.display())).caused_by(error)
         })?;
     }
     soul_file::write_new(&path, &name, &soul)?;
@@ -40,7 +40,7 @@ pub(super) fn new(args: &IdNewArgs, settings: &Settings, printer: Printer) -> Ou
     object["soul_file"] = json!(path.display().to_string());
     printer.json(object)?;
     printer.note(format_args!(
-        "The soul is in {} (mode 0600). Keep a copy: it cannot be made again.",
+        "The soul is in {} (mode 0600). Keep a copy: a lost soul cannot be recovered.",
         path.display()
     ));
     Ok(Exit::Ok)

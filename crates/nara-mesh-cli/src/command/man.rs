@@ -57,7 +57,7 @@ fn render(command: clap::Command) -> Outcome<String> {
     let mut page = Vec::new();
     Man::new(command)
         .render(&mut page)
-        .map_err(|error| Failure::failed("the manual page cannot be made").caused_by(error))?;
+        .map_err(|error| Failure::failed("the manual page cannot be rendered").caused_by(error))?;
     Ok(String::from_utf8_lossy(&page).into_owned())
 }
 

@@ -29,7 +29,7 @@ const COARSE: Duration = Duration::from_millis(100);
 
 pub(super) fn run(args: &PingArgs, settings: &Settings, printer: Printer) -> Outcome {
     let interval = parse_duration(&args.interval)
-        .ok_or_else(|| Failure::usage(format!("--interval: {:?} is not a length of time", args.interval)))?;
+        .ok_or_else(|| Failure::usage(format!("--interval: {:?} is not a duration", args.interval)))?;
     let network = Network::resolve(&args.on, settings)?;
     let client = connect::anonymous_client_on(settings, Arc::new(network.clone()))?;
     let named: Vec<PeerRef> = args
@@ -257,7 +257,7 @@ pub(super) fn short(error: &ClientError) -> String {
     if error.is_unknown_peer() {
         "unknown peer".to_owned()
     } else if error.is_circuit_open() {
-        "known to be down".to_owned()
+        "down, not called".to_owned()
     } else if error.is_timeout() {
         "timeout".to_owned()
     } else if error.is_unreachable() {
@@ -325,7 +325,7 @@ fn print(results: &[PeerResult], printer: Printer) -> Outcome<()> {
             printer.warn(conflict);
         } else if result.key_differs() {
             printer.warn(format_args!(
-                "{} answers without a valid key, though one is pinned for it: another nara is at its address",
+                "{} answers without a valid key, but a key is pinned for it: another nara is at its address",
                 harmless(&result.label)
             ));
         }
@@ -354,12 +354,16 @@ pub(super) fn warn_of_clock(label: &str, clock: Option<ToldClock>, printer: Prin
         clock.filter(|clock| clock.offset.at_least() >= defaults::CLOCK_WARNING)
     {
         printer.warn(format_args!(
-            "the clock of {} is {} {} ours{}: from {} s on it refuses our requests, and we its answers; set the one \
-             that is wrong",
+            "the clock of {} is {} {} ours{}: from {} s on, it refuses our requests, and we refuse its \
+             answers; set the wrong clock",
             harmless(label),
             human(far.magnitude()),
             if far.nanos() < 0 { "behind" } else { "ahead of" },
-            if proven { "" } else { ", says its ping, which is not signed" },
+            if proven {
+                ""
+            } else {
+                ", according to its unsigned ping"
+            },
             FRESHNESS_WINDOW.as_secs(),
         ));
     }

@@ -84,10 +84,8 @@ fn sign_event(path: &Path, explain: bool, nara: &LocalNara, printer: Printer) ->
     event.sign(nara.name().as_str(), nara.keypair());
     let report = EventReport::new(&event, Some(&nara.public_key()));
     if let Err(problem) = report.well_formed {
-        return Err(
-            Failure::failed(format!("the event is not well formed: {problem}"))
-                .hint("no nara would store it, so it is not signed"),
-        );
+        return Err(Failure::failed(format!("the event is malformed: {problem}"))
+            .hint("no nara would store it, so it is not signed"));
     }
     let json_text = go_json::to_string(&event);
     if explain {

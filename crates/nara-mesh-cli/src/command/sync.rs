@@ -30,7 +30,7 @@ const STORED_PAGE: usize = 5000;
 
 pub(super) fn run(args: &SyncArgs, settings: &Settings, printer: Printer) -> Outcome {
     if args.resume && args.mode != SyncModeArg::Page {
-        return Err(Failure::usage("only the mode page can be resumed").hint("leave out --resume or --mode"));
+        return Err(Failure::usage("only --mode page can be resumed").hint("leave out --resume or --mode"));
     }
     let scope = reconcile::scope(args)?;
     let client = connect::client(settings.local_nara()?, settings)?;
@@ -186,7 +186,7 @@ impl Sync<'_> {
         match ended {
             Err(failure) if self.counts.received > 0 => Err(Failure {
                 exit: Exit::Partial,
-                hint: Some("what came is kept; with --to, --resume goes on from there".to_owned()),
+                hint: Some("received events are stored; with --to, --resume continues from there".to_owned()),
                 ..failure
             }),
             Err(failure) => Err(failure),

@@ -5,13 +5,13 @@ mod host_name;
 mod join;
 
 pub(super) use finding::describe;
-pub(super) use join::{Finding, Join, Joined};
 
 use std::path::PathBuf;
 
 use nara_tailnet::tailscaled::TailscaledNode;
 
-use super::serve::{self, Place};
+use self::join::Join;
+use super::serving::Serving;
 use crate::cli::{NetworkArgs, NetworkKind, UpArgs};
 use crate::connect::block_on;
 use crate::failure::{Failure, Outcome};
@@ -21,7 +21,7 @@ use crate::settings::{Settings, parse_duration};
 pub(super) fn run(args: &UpArgs, settings: &Settings, printer: Printer) -> Outcome {
     let nara = settings.local_nara()?;
     let wait = parse_duration(&args.wait)
-        .ok_or_else(|| Failure::usage(format!("--wait: {:?} is not a length of time", args.wait)))?;
+        .ok_or_else(|| Failure::usage(format!("--wait: {:?} is not a duration", args.wait)))?;
     // A key that cannot be read is said before anything is started.
     let auth_key = settings.auth_key(args)?;
     let (kind, why) = choose(&args.on, &args.tailscaled, settings)?;
@@ -47,13 +47,22 @@ pub(super) fn run(args: &UpArgs, settings: &Settings, printer: Printer) -> Outco
         port: args.port,
         skip: settings.tool_prefixes(&args.skip),
     };
-    serve::start(
-        nara,
-        &args.serving,
-        Place::Network(Box::new(join)),
-        settings,
-        printer,
-    )
+    block_on(async {
+        let mut serving = Serving::prepare(&args.serving, settings, printer).await?;
+        let joined = join.run(&nara, printer).await?;
+        let outcome = async {
+            let builder = joined.network(settings.builder(nara)?, serving.feed());
+            let nara = serving.start(builder, settings).await?;
+            joined.tell_serving(&nara, printer)?;
+            let telling = joined.tell_status(serving.feed().clone());
+            let outcome = serving.run(nara, settings).await;
+            drop(telling);
+            outcome
+        }
+        .await;
+        joined.leave(printer).await;
+        outcome
+    })
 }
 
 /// The network to join, and why this one.
@@ -70,13 +79,13 @@ pub(super) fn choose(
         return Ok((NetworkKind::Tailscaled, "it runs on this machine"));
     }
     if is_on_path(program) {
-        let why = "no tailscaled of this machine is on a tailnet, and the program is there";
+        let why = "this machine's tailscaled is not on a tailnet, and the program is installed";
         return Ok((NetworkKind::Managed, why));
     }
     if cfg!(feature = "embedded") {
-        return Ok((NetworkKind::Embedded, "no tailscaled is there"));
+        return Ok((NetworkKind::Embedded, "no tailscaled is installed"));
     }
-    Err(Failure::usage("there is no way to a tailnet: no tailscaled runs, and the program is not there").hint(
+    Err(Failure::usage("no way to join a tailnet: no tailscaled runs, and the program is not installed").hint(
         "install Tailscale (https://tailscale.com/download) and log in with `tailscale up`, or install only the program \
          tailscaled and pass --network managed; without a tailnet: --network loopback",
     ))

@@ -31,7 +31,7 @@ pub(super) fn run(args: &VerifyArgs, settings: &Settings, printer: Printer) -> O
     }
     let name = settings
         .name()?
-        .ok_or_else(|| Failure::usage("whose request is it?").hint("pass the X-Nara-Name as --name"))?;
+        .ok_or_else(|| Failure::usage("no sender is given").hint("pass the X-Nara-Name as --name"))?;
     let key = key_of(name.as_str(), args, &peers)?.ok_or_else(|| {
         Failure::usage(format!("no public key is known for {name}"))
             .hint("pass --key, or --peers with its key")
@@ -106,16 +106,17 @@ fn findings(
             .zip(report.signature.signature())
             .is_some_and(|(expected, signature)| key.verify(expected.as_bytes(), signature).is_ok());
         findings.push(if over_expected {
-            "the signature is over the expected string, which is not the one that must be signed".to_owned()
+            "the signature covers the expected string, which is not the string that must be signed".to_owned()
         } else {
-            "the signature does not verify, and no likely mistake explains it: another key, or other contents"
+            "the signature does not verify, and no common mistake explains it: it was made with another \
+             key, or over other contents"
                 .to_owned()
         });
     }
     if let (Some(by), Some(time)) = (report.stale_by, report.timestamp.time()) {
         if let Some(unit) = other_unit(time, now) {
             findings.push(format!(
-                "the timestamp looks like {unit}: the header has milliseconds"
+                "the timestamp looks like {unit}: the header needs milliseconds"
             ));
         }
         let direction = if time > now { "in the future" } else { "too old" };
@@ -172,7 +173,9 @@ fn print(report: &Report, findings: &[String], args: &VerifyArgs, printer: Print
 
 fn print_difference(ours: &[u8], theirs: &[u8], we: &str, they: &str, printer: Printer) -> Outcome<()> {
     let Some(difference) = Difference::between(ours, theirs) else {
-        return printer.line(format_args!("the {they} string is the one that must be signed"));
+        return printer.line(format_args!(
+            "the {they} string is the string that must be signed"
+        ));
     };
     let [first, second, mark] = difference.context(ours, theirs);
     printer.line(difference.summary())?;
@@ -210,7 +213,7 @@ fn verify_event(path: &Path, args: &VerifyArgs, peers: &[PeerEntry], printer: Pr
     let report = EventReport::new(&event, key.as_ref());
     let mut findings = Vec::new();
     if let Err(problem) = report.well_formed {
-        findings.push(format!("not well formed: {problem}"));
+        findings.push(format!("malformed: {problem}"));
     }
     if !report.genuine_id {
         findings.push(format!(

@@ -128,9 +128,8 @@ fn parse_since(text: &str, now: UnixNanos) -> Outcome<UnixNanos> {
         .ok()
         .and_then(|time| i64::try_from(time.as_nanosecond()).ok());
     nanos.map(UnixNanos::new).ok_or_else(|| {
-        Failure::usage(format!("--since: {text:?} is not a time")).hint(
-            "give `all`, a length of time before now such as 10m, or a time such as 2026-01-22T17:00:00Z",
-        )
+        Failure::usage(format!("--since: {text:?} is not a time"))
+            .hint("give `all`, a duration before now such as 10m, or a time such as 2026-01-22T17:00:00Z")
     })
 }
 
@@ -164,7 +163,7 @@ impl Watching {
         }
         Err(Failure::new(
             Exit::of_many(0, &self.failed),
-            "no peer can be watched any more",
+            "no peer is left to watch",
         ))
     }
 

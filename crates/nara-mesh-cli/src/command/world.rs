@@ -43,14 +43,14 @@ pub(super) fn send(args: &WorldSendArgs, settings: &Settings, printer: Printer) 
         }))?;
         if travelled {
             printer.line(format_args!(
-                "postcard {} went to {} and on from there",
+                "{1} accepted postcard {0} and forwarded it",
                 message.id,
                 harmless(&to)
             ))?;
             return Ok(Exit::Ok);
         }
         printer.line(format_args!(
-            "{} took postcard {}, but it is stuck",
+            "{} accepted postcard {}, but could not forward it",
             harmless(&to),
             message.id
         ))?;
@@ -88,7 +88,12 @@ async fn send_to_first(
         }
     }
     Err(last.map_or_else(
-        || Failure::usage("there is no peer to send it to").hint("pass --to, or add peers to the peers file"),
+        || {
+            Failure::usage("there is no peer to send the postcard to").hint(
+                "pass --to, or add peers to \
+             the peers file",
+            )
+        },
         Failure::from,
     ))
 }

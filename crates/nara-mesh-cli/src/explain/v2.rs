@@ -127,7 +127,7 @@ impl V2Report {
             return;
         }
         self.causes.push(
-            "no single component explains it: another key, or several parts were changed on the way"
+            "no single component explains it: it was made with another key, or several parts changed in transit"
                 .to_owned(),
         );
     }

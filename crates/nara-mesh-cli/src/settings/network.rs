@@ -42,7 +42,7 @@ impl Settings {
         };
         let parsed = <NetworkKind as clap::ValueEnum>::from_str(&found.value, false);
         parsed.map(Some).map_err(|_| {
-            Failure::usage(format!("{}: {:?} is no network", found.origin, found.value))
+            Failure::usage(format!("{}: {:?} is not a network", found.origin, found.value))
                 .hint("the networks are tailscaled, managed, embedded and loopback")
         })
     }
@@ -107,7 +107,7 @@ impl Settings {
                 AuthKeyError::File { source, .. } => failure.caused_by(source),
                 _ => failure,
             };
-            failure.hint("the file holds the key that the control server made, and nothing else")
+            failure.hint("the file must contain the auth key of the control server, and nothing else")
         };
         if args.auth_key_file.is_none()
             && let Some(key) = AuthKey::from_env(env_var::AUTH_KEY).map_err(failed)?

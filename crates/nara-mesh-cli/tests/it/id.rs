@@ -96,7 +96,7 @@ fn a_soul_in_the_environment_needs_its_name_and_keeps_the_bond() {
             .unwrap()
     };
     assert!(text(&show(&["--name", "alice"]).stdout).contains(made["id"].as_str().unwrap()));
-    for (name, word) in [(&["--name", "bob"][..], "not bonded"), (&[], "--name")] {
+    for (name, word) in [(&["--name", "bob"][..], "another name"), (&[], "--name")] {
         let output = show(name);
         assert_eq!(output.status.code(), Some(2));
         let stderr = text(&output.stderr);

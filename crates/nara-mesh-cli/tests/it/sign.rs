@@ -132,7 +132,7 @@ fn a_failing_verification_is_code_4_and_names_the_likely_cause() {
             "looks like seconds",
         ),
         ("--now", &ahead, "too old"),
-        ("--key", &other, "no likely mistake explains it"),
+        ("--key", &other, "no common mistake explains it"),
         ("--signature", "AAAA", "malformed"),
         ("--timestamp", "+1823135160746", "shortest form"),
         ("--timestamp", "now", "not a whole number"),
@@ -293,11 +293,11 @@ fn a_request_of_profile_v2_verifies_offline_and_says_which_component_was_changed
         ),
         (
             "--to=carol",
-            "signed for another nara than this one: see X-Nara-To",
+            "signed for another nara: X-Nara-To names neither the id nor the name of this nara",
         ),
         (
             "--body=other.json",
-            "the body is not the one that was signed: its Content-Digest differs",
+            "the body does not match the signed Content-Digest",
         ),
         (
             "--now=1769100040000",

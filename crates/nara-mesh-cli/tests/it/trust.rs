@@ -158,7 +158,7 @@ fn mistakes_of_an_operator_are_usage_errors() {
     for (args, hint) in [
         (&["peers", "trust", "bob"][..], "--key"),
         (&["peers", "trust", "bob", "--key", "nonsense"], "id show"),
-        (&["peers", "reset", "bob"], "lists who is known"),
+        (&["peers", "reset", "bob"], "lists the known peers"),
         (&["peers", "reset"], "NAME"),
         (
             &["peers", "--offline", "--trust", "blindly"],
@@ -169,7 +169,7 @@ fn mistakes_of_an_operator_are_usage_errors() {
         assert!(told.contains(hint), "{told}");
     }
     let told = text(&run(path, 2, &["peers", "untrust", "bob"]).stderr);
-    assert!(told.contains("for which nara"), "{told}");
+    assert!(told.contains("no nara is given"), "{told}");
 }
 
 /// The next lines of these events, in whatever order they come.

@@ -139,7 +139,7 @@ pub struct SyncReport {
 #[non_exhaustive]
 pub enum SyncError {
     /// The ledger failed.
-    #[error("the ledger failed; what came before is stored")]
+    #[error("the ledger failed; earlier events are stored")]
     Ledger(#[from] LedgerError),
     /// The peer did.
     #[error(transparent)]

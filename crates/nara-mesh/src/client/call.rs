@@ -448,7 +448,7 @@ impl MeshClient {
     /// Notes that a peer asks for a pause, if it does.
     fn note_pause(&self, route: &Route, status: StatusCode, headers: &HeaderMap) -> Option<Duration> {
         let pause = asked_to_wait(status, headers, self.shared.clock.now_millis())?;
-        tracing::info!(peer = %route, ?pause, status = status.as_u16(), "the peer asks for a pause");
+        tracing::info!(peer = %route, ?pause, status = status.as_u16(), "the peer asked us to wait");
         route.peer.defer(pause);
         Some(pause)
     }

@@ -48,27 +48,27 @@ impl fmt::Display for ClockSkew {
                 answer.fmt_what_happened(f)?;
                 write!(
                     f,
-                    ": its clock is {apart} {side} ours, it says {theirs} and ours {ours}; "
+                    ": its clock is {apart} {side} ours ({theirs}, ours says {ours}); "
                 )?;
             }
             Skewed::Answer(_) => write!(
                 f,
-                "its answer is signed with a time {apart} {side} our clock, {theirs} instead of {ours}, so its clock \
-                 or ours is wrong, or it is an old answer that somebody sent again; "
+                "its answer was signed {apart} {side} our clock ({theirs}, ours says {ours}): one of the \
+                 two clocks is wrong, or somebody replayed an old answer; "
             )?,
         }
         f.write_str(match (self.fault, self.judged_by_peer) {
             (Some(ClockFault::Ours), false) => {
-                "by the clocks of other peers ours is wrong, so set the clock of this machine"
+                "the clocks of other peers contradict ours: set the clock of this machine"
             }
             (Some(ClockFault::Theirs), false) => {
-                "by the clocks of other peers its clock is wrong, so tell its operator to set it"
+                "the clocks of other peers contradict its clock: tell its operator to set it"
             }
             (Some(ClockFault::Ours), true) => {
-                "it finds ours wrong by the clocks of its peers, so check ours first"
+                "it says that the clocks of its peers contradict ours: check the clock of this machine"
             }
             (Some(ClockFault::Theirs), true) => {
-                "it finds its own wrong by the clocks of its peers, so tell its operator"
+                "it says that the clocks of its peers contradict its own: tell its operator"
             }
             (None, _) => "compare both with a third clock, and set the wrong one",
         })

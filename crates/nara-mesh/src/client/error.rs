@@ -106,11 +106,11 @@ pub(super) enum ErrorKind {
 /// Why the answer of `/ping` does not tell the key of a nara.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum DiscoveryProblem {
-    #[error("its /ping gives no valid public key")]
+    #[error("its /ping answer has no valid public key")]
     NoKey,
-    #[error("its /ping gives no valid name")]
+    #[error("its /ping answer has no valid name")]
     NoName,
-    #[error("its /ping says that it is {got} instead of {expected}")]
+    #[error("its /ping answer names {got} instead of {expected}")]
     OtherNara { expected: NaraName, got: NaraName },
 }
 
@@ -318,84 +318,85 @@ impl fmt::Display for ErrorKind {
             Self::AskedToWait(asked) => asked.fmt(f),
             Self::Broken(_) => f.write_str("the connection broke before the answer was complete; try again"),
             Self::CircuitOpen(_) => {
-                f.write_str("not called, since it did not answer before; wait until the pause is over, or it shows itself")
+                f.write_str("not called, because it did not answer the last calls; wait for the next \
+                     attempt, or for a call from it")
             }
             Self::ClockSkew(skew) => skew.fmt(f),
             Self::Decode(_) => f.write_str(
-                "the answer is not what this endpoint answers; check that both sides run a version that \
-                 knows it",
+                "the answer cannot be decoded; check that both sides run compatible versions",
             ),
             Self::Dial(_) => {
-                f.write_str("no connection; check that it is online and listens on this address")
+                f.write_str("no connection; check that the peer is online and listens on this address")
             }
             Self::DialTimeout(limit) => write!(
                 f,
-                "no connection within {limit:?}; check that it is online and on the same mesh"
+                "no connection within {limit:?}; check that the peer is online and on the same mesh"
             ),
             Self::Downgrade => f.write_str(
-                "it has proven that it signs with v2, and now it does not; if it went back to an older version on \
-                 purpose, run `nara-mesh peers trust NAME --replace`",
+                "the peer signed with v2 before, and this answer is not; if the peer went back to an \
+                 older version on purpose, run `nara-mesh peers trust NAME --replace`",
             ),
             Self::DuplicateMessage => {
-                f.write_str("a message with the same id waits for its reply already; wait for that one")
+                f.write_str("another message with the same id waits for its reply; wait for that reply")
             }
             Self::Hello(_) => f.write_str(
-                "the opening of its stream does not prove who it is; check the address and the pinned key",
+                "the hello of the stream does not prove who serves it; check the address and the pinned key",
             ),
             Self::Identity(RegisterError::KeyRefused(_)) => {
-                f.write_str("its key is not believed; find out whether it is the right one before you trust it")
+                f.write_str("its key is not trusted; ask its operator whether the key is right before you trust it")
             }
             Self::Identity(_) => f.write_str(
-                "the key that it answers with contradicts what is known of it; find out which one is right \
-                 before you trust it",
+                "its key contradicts the pinned key; ask its operator which key is right before you trust it",
             ),
             Self::InnerSignature => f.write_str(
-                "the signature inside the answer is not its own; do not use the answer, and tell its owner",
+                "the signature inside the answer does not verify; do not use the answer, and tell the \
+                 peer's operator",
             ),
-            Self::Discovery(_) => f.write_str("its name and key could not be learned; check the address"),
+            Self::Discovery(_) => f.write_str("the peer gave no valid name and key; check the address"),
             Self::InvalidRequest(_) => {
                 f.write_str("the request cannot be sent; check the path and the query of the endpoint")
             }
             Self::NobodyKnows { asked } => {
                 write!(
                     f,
-                    "none of {asked} peers knows it; ask again when more peers are online"
+                    "none of {asked} peers knows this nara; ask again when more peers are online"
                 )
             }
-            Self::Page(_) => f.write_str("it breaks the rules of paging; fetch from another peer"),
+            Self::Page(_) => f.write_str("the peer violates the paging protocol; fetch from another peer"),
             Self::Reconcile(_) => f.write_str(
-                "it breaks the rules of reconciliation; fetch from it by pages, or from another peer",
+                "the peer violates the reconciliation protocol; fetch its events by page, or from another peer",
             ),
             Self::NoReply(limit) => {
                 write!(
                     f,
-                    "took the message but sent no reply within {limit:?}; it may not know us by id, try again later"
+                    "no reply to the message within {limit:?}; the peer may not know our id yet, try again later"
                 )
             }
             Self::Status(answer) => answer.fmt(f),
             Self::Timeout(stage) => stage.fmt(f),
             Self::Tls(TlsFailure::OtherKey(_)) => f.write_str(
-                "whoever answers there holds another key than the pinned one; find out which one is right before \
-                 you trust it",
+                "the peer at this address holds another key than the pinned one; ask its operator which \
+                 key is right before you trust it",
             ),
             Self::Tls(TlsFailure::Handshake(_)) => f.write_str(
-                "no secure connection; check that it accepts TLS on this port, or allow plain connections to it",
+                "the TLS handshake failed; check that the peer accepts TLS on this port, or allow plain \
+                 connections to it",
             ),
             Self::TlsGone(_) => f.write_str(
-                "it has proven that it speaks TLS, and now no secure connection to it comes about; it is not called \
-                 without one, since anybody on the way could have prevented it. Try again; if it went back to plain \
-                 connections on purpose, make it a stranger again with `nara-mesh peers reset NAME`",
+                "the peer spoke TLS before, and now the TLS handshake fails; it is not called without \
+                 TLS, because an attacker on the path could cause this. Try again; if the peer went back \
+                 to plain connections on purpose, forget it with `nara-mesh peers reset NAME`",
             ),
             Self::TooLarge(limit) => {
                 write!(
                     f,
-                    "the answer is larger than {limit} bytes; ask for fewer events at once"
+                    "the answer is larger than {limit} bytes; request fewer events at once"
                 )
             }
             Self::TooManyPending(limit) => {
                 write!(
                     f,
-                    "{limit} messages wait for replies already; wait until some are answered"
+                    "{limit} messages already wait for replies; wait until some are answered"
                 )
             }
             Self::Signature(_) | Self::Unauthenticated(_) => f.write_str(
@@ -406,16 +407,16 @@ impl fmt::Display for ErrorKind {
                 discovery: None,
             } => write!(
                 f,
-                "it answers as {responder}, whose key is not pinned; pin the key, or trust on first use"
+                "{responder} answered, whose key is not pinned; pin the key, or use the trust policy first-use"
             ),
             Self::UnknownKey { responder, .. } => write!(
                 f,
-                "it answers as {responder}, whose key could not be learned from it; pin the key, or try again"
+                "{responder} answered, and its key could not be fetched; pin the key, or try again"
             ),
-            Self::UnknownPeer => f.write_str("unknown peer, or its address is unknown; register it first"),
+            Self::UnknownPeer => f.write_str("the peer or its address is unknown; register it first"),
             Self::Untrusted(name) => write!(
                 f,
-                "{name} is not trusted here; if you want to trust it again, run `{}`",
+                "the operator banned {name}; to lift the ban, run `{}`",
                 retrust_command(name, false)
             ),
         }
@@ -427,7 +428,9 @@ impl fmt::Display for Stage {
         f.write_str(match self {
             Self::Answer => "no complete answer before the deadline; try again, or allow more time",
             Self::Dial => "no connection before the deadline; try again, or allow more time",
-            Self::Queue => "too many calls to it were running until the deadline; make fewer at once",
+            Self::Queue => {
+                "too many calls to this peer were in flight until the deadline; make fewer at once"
+            }
             Self::Verify => "the answer could not be verified before the deadline; allow more time",
         })
     }

@@ -23,7 +23,7 @@ impl fmt::Display for AskedToWait {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.answer {
             Some(answer) => answer.fmt_what_happened(f)?,
-            None => f.write_str("not called, since it asked for a pause")?,
+            None => f.write_str("not called, because it asked us to wait")?,
         }
         // Rounded up, so that who waits so long does not come too early.
         let tenths = self.retry_after.as_millis().div_ceil(100);

@@ -38,10 +38,12 @@ impl fmt::Display for StatusAnswer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.fmt_what_happened(f)?;
         f.write_str(match self.status {
-            StatusCode::UNAUTHORIZED => "; check our clock, and that it knows our name and key",
+            StatusCode::UNAUTHORIZED => {
+                "; check that our clock is right and that the peer has our name and key"
+            }
             status if status.is_redirection() => "; redirects are not followed, check the address",
-            status if status.is_server_error() => "; it has a problem of its own, try again later",
-            _ => "; do not repeat the request unchanged",
+            status if status.is_server_error() => "; the peer failed, try again later",
+            _ => "; change the request as the answer says",
         })
     }
 }

@@ -172,7 +172,7 @@ impl Driver {
 
     fn exchange_zine(&mut self, label: Label) {
         if self.zines.len() >= self.max_zines {
-            tracing::info!(peer = %label, "no zine: those before have not been answered yet");
+            tracing::info!(peer = %label, "no zine sent: earlier ones are still unanswered");
             return;
         }
         let Some(peer) = self.directory.peer(&label) else {

@@ -2,55 +2,55 @@ use crate::client::StreamState;
 use crate::ledger::Insertion;
 use crate::metrics;
 
-/// What gossip is doing and has done.
+/// The status of gossip.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct GossipStatus {
-    /// The peers that are listened to, and those that are known to have no streams; by what they are called.
+    /// The subscribed peers, and the peers known to have no streams; by label.
     pub peers: Vec<GossipPeer>,
     /// Events from all peers since the start, over streams and zines.
     pub total: EventCounts,
-    /// Zines that were exchanged.
+    /// Zines exchanged.
     pub zines: u64,
-    /// Zines that could not be exchanged.
+    /// Zine exchanges that failed.
     pub failed_zines: u64,
 }
 
-/// A peer that gossip has to do with.
+/// A peer of gossip.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct GossipPeer {
-    /// Its name; its id while the name is not known.
+    /// Its name, or its id while the name is unknown.
     pub peer: String,
-    /// How its events come.
+    /// How its events arrive.
     pub link: GossipLink,
     /// Its events over the present subscription.
     pub events: EventCounts,
 }
 
-/// How the events of a peer come.
+/// How the events of a peer arrive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum GossipLink {
     /// Over a stream.
     Stream(StreamState),
-    /// It has no streams: now and then with a zine.
+    /// By zines: the peer has no streams.
     Zines,
 }
 
-/// What became of events.
+/// Outcomes of events.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct EventCounts {
-    /// All that came.
+    /// All received events.
     pub received: u64,
-    /// Those that were new here and are stored.
+    /// New events, stored.
     pub new: u64,
-    /// Those that were here already.
+    /// Events that were already stored.
     pub duplicate: u64,
-    /// Those that verify, but that this nara does not keep or was told to forget.
+    /// Verified events that this nara does not keep or was told to forget.
     pub not_kept: u64,
-    /// Those that must not be stored: forged, malformed, or not signed by whom they claim.
+    /// Refused events: forged, malformed, or not signed by their claimed emitter.
     pub refused: u64,
 }
 

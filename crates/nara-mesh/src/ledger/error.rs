@@ -2,16 +2,18 @@ use std::error::Error;
 use std::fmt;
 use std::path::PathBuf;
 
-/// A ledger that cannot do its work.
+/// Why an operation of a ledger failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LedgerError {
-    /// The database was made by a newer version of this program.
-    #[error("the ledger has schema version {found}, this program knows up to {known}: use the newer program")]
+    /// A newer version of this program wrote the database.
+    #[error(
+        "the ledger has schema version {found}, and this program supports up to {known}: use a newer program"
+    )]
     NewerSchema {
         /// The version in the file.
         found: i64,
-        /// The newest version that this program knows.
+        /// The newest version that this program supports.
         known: i64,
     },
     /// The file is a database of another program.
@@ -20,10 +22,8 @@ pub enum LedgerError {
         /// The file.
         path: PathBuf,
     },
-    /// The file of the database cannot be made or opened.
-    #[error(
-        "the file {path} of the ledger cannot be opened: check that its folder exists and may be written"
-    )]
+    /// The database file cannot be created or opened.
+    #[error("the ledger {path} cannot be opened: check that its folder exists and is writable")]
     File {
         /// The file.
         path: PathBuf,
@@ -31,26 +31,26 @@ pub enum LedgerError {
         source: std::io::Error,
     },
     /// The database failed.
-    #[error("the database of the ledger failed")]
+    #[error("the ledger database failed")]
     Database(#[source] DatabaseError),
-    /// What is stored cannot be read back.
+    /// A stored event cannot be decoded.
     #[error("event {id} in the ledger is damaged: {reason}")]
     Damaged {
         /// The id of the event.
         id: String,
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
     },
-    /// What is stored of a nara cannot be read back.
-    #[error("what the ledger remembers of {name} is damaged ({reason}): delete its row in the table peers")]
+    /// A stored peer record cannot be decoded.
+    #[error("the ledger entry of peer {name} is damaged ({reason}): delete its row in the table peers")]
     DamagedPeer {
         /// The name of the nara.
         name: String,
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
     },
     /// The runtime that the ledger works on was shut down, or an earlier operation panicked half-way.
-    #[error("the ledger was shut down: open it anew")]
+    #[error("the ledger was shut down: open it again")]
     Closed,
 }
 

@@ -8,7 +8,7 @@ use nara_proto::stream::{ArrivalCursor, LedgerEpoch, MAX_STREAM_MESSAGE, kind};
 use sse_stream::Sse;
 use tokio::sync::broadcast;
 
-/// Batches that a listener may be behind; then it reads from the ledger what it missed.
+/// Batches that a listener may lag behind; beyond that it reads from the ledger.
 const BATCHES: usize = 128;
 
 /// The most events of one batch.
@@ -21,15 +21,15 @@ const BATCH_BYTES: usize = MAX_STREAM_MESSAGE;
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Arrival {
-    /// Its place: rises with each event that is stored, and is never used again.
+    /// Its place: rises with each stored event, and is never reused.
     pub seq: i64,
     /// The event.
     pub event: SyncEvent,
-    /// The peer that told it, if it was one.
+    /// The peer that it was received from, if any.
     pub origin: Option<NaraName>,
     /// How far the event can be trusted.
     pub trust: EventTrust,
-    /// As a message of a stream: made once, shared by all subscribers.
+    /// The encoded stream message, shared by all subscribers.
     message: OnceLock<Bytes>,
 }
 
@@ -64,13 +64,13 @@ impl Arrival {
 pub struct Arrivals {
     /// The events, in the order in which they came.
     pub events: Vec<Arrival>,
-    /// How far was looked: where to go on.
+    /// How far the search got: where to continue.
     pub end: i64,
-    /// Whether that was the newest event of the ledger.
+    /// Whether that is the newest event of the ledger.
     pub is_newest: bool,
 }
 
-/// Tells of the events that a ledger stores, after they are stored. Cloning gives another handle.
+/// Announces the events of a ledger after they are stored. Clones share one feed.
 #[derive(Clone, Debug)]
 pub struct EventFeed {
     epoch: LedgerEpoch,
@@ -98,7 +98,7 @@ impl EventFeed {
         self.epoch
     }
 
-    /// Whether anybody listens, so that nothing is made for nobody.
+    /// Whether the feed has listeners; without any, nothing is encoded.
     pub(super) fn has_listeners(&self) -> bool {
         self.sender.receiver_count() > 0
     }
@@ -107,7 +107,7 @@ impl EventFeed {
         self.sender.subscribe()
     }
 
-    /// Tells of what was stored between two places. To be called in the order of places.
+    /// Announces the events stored between two places. Call it in the order of places.
     pub(super) fn publish(&self, mut from: i64, to: i64, arrivals: impl IntoIterator<Item = Arc<Arrival>>) {
         let mut batch = Vec::new();
         let mut bytes = 0;

@@ -14,9 +14,9 @@ const PAGE: ReadLimit = ReadLimit::events(64).bytes(MAX_STREAM_MESSAGE);
 
 /// Follows a ledger: every event behind a place, in the order of arrival, each once, without end.
 ///
-/// What is there comes from the ledger, what arrives later from its feed. Whoever is too slow for the feed reads
-/// from the ledger again, at its own pace: nobody waits for it, and it loses nothing but what the ledger has
-/// pruned meanwhile.
+/// Stored events come from the ledger, later ones from its feed. A follower that is too slow for the feed reads
+/// from the ledger again, at its own pace: nobody waits for it, and it loses only what the ledger has pruned
+/// meanwhile.
 #[derive(Debug)]
 pub struct Follower {
     ledger: Arc<dyn ArrivalLog>,
@@ -24,19 +24,19 @@ pub struct Follower {
     epoch: LedgerEpoch,
     seq: i64,
     filter: EventFilter,
-    /// Whose events are left out, and behind which place.
+    /// The peer whose events are skipped, and behind which place.
     except: Option<(NaraName, i64)>,
     /// Whether the next events come from the ledger.
     behind: bool,
 }
 
-/// What [`Follower::next`] gives.
+/// The items of [`Follower::next`].
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Followed {
     /// At least one event.
     Events(VecDeque<Arc<Arrival>>),
-    /// All that was there has been given: from now on events come as they arrive.
+    /// All stored events were returned: from now on events come as they arrive.
     CaughtUp,
     /// The follower was too slow: it reads from the ledger again.
     Lagged,
@@ -58,19 +58,19 @@ impl Follower {
         }
     }
 
-    /// Leaves out what this peer told and came behind the place `behind`.
+    /// Skips events received from this peer behind the place `behind`.
     #[must_use]
     pub fn except(mut self, origin: NaraName, behind: i64) -> Self {
         self.except = Some((origin, behind));
         self
     }
 
-    /// The place behind everything that was given or is not wanted.
+    /// The place behind everything that was returned or filtered out.
     pub fn cursor(&self) -> ArrivalCursor {
         ArrivalCursor::new(self.epoch, self.seq)
     }
 
-    /// Waits for what comes next. Cancel safe.
+    /// Waits for the next item. Cancel safe.
     ///
     /// # Errors
     /// [`LedgerError`] if the ledger cannot be read; the next call tries again.
@@ -129,7 +129,7 @@ impl Follower {
         }
     }
 
-    /// Looks into the ledger the next time, in case another process stored something.
+    /// Makes the next call read from the ledger, in case another process stored events.
     pub fn look(&mut self) {
         self.behind = true;
     }

@@ -54,19 +54,19 @@ impl Default for MemoryLedger {
 }
 
 impl MemoryLedger {
-    /// An empty ledger that keeps what [`RetentionPolicy::default`] says and knows everyone.
+    /// An empty ledger with [`RetentionPolicy::default`] and every name known.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Sets what it keeps.
+    /// Sets the retention policy.
     #[must_use]
     pub fn with_retention(mut self, policy: RetentionPolicy) -> Self {
         self.retention.policy = policy;
         self
     }
 
-    /// Sets whom it knows.
+    /// Sets which names are known.
     #[must_use]
     pub fn with_known_names(mut self, known: Arc<dyn KnownNames>) -> Self {
         self.retention.known = known;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::defaults;
 
-/// What is known about the bearer of a name, the least first.
+/// What is known about the nara with a name, the least first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Standing {
@@ -19,15 +19,15 @@ pub enum Standing {
     Configured,
 }
 
-/// Says what is known about the bearers of names.
+/// Tells the standing of the naras that events name.
 ///
-/// It is asked while the ledger is locked, so it must be quick and must not call the ledger.
+/// The ledger asks it while locked, so it must be quick and must not call the ledger.
 pub trait KnownNames: Debug + Send + Sync + 'static {
-    /// The standing of the bearer of a name. This nara itself is [`Standing::Configured`].
+    /// The standing of the nara with this name. This nara itself is [`Standing::Configured`].
     fn standing(&self, name: &str) -> Standing;
 }
 
-/// Has met every nara: no event counts as one about strangers.
+/// Has met every nara: no event counts as an event about strangers.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct EveryoneKnown;
 
@@ -51,7 +51,7 @@ pub enum MemoryMode {
 }
 
 impl MemoryMode {
-    /// How many verified events it remembers.
+    /// The limit of verified events.
     pub const fn max_events(self) -> usize {
         match self {
             Self::Hog => 320_000,
@@ -110,49 +110,49 @@ impl RetentionPolicy {
         observations_per_pair: usize::MAX,
     };
 
-    /// The same with another number of verified events in all.
+    /// Sets the number of verified events in all.
     #[must_use]
     pub const fn max_events(mut self, max_events: usize) -> Self {
         self.max_events = max_events;
         self
     }
 
-    /// The same with another number of bytes in all.
+    /// Sets the number of bytes in all.
     #[must_use]
     pub const fn max_bytes(mut self, max_bytes: usize) -> Self {
         self.max_bytes = max_bytes;
         self
     }
 
-    /// The same with another size of the largest event.
+    /// Sets the size of the largest event.
     #[must_use]
     pub const fn max_event_bytes(mut self, max_event_bytes: usize) -> Self {
         self.max_event_bytes = max_event_bytes;
         self
     }
 
-    /// The same with another distance to the future.
+    /// Sets the distance to the future.
     #[must_use]
     pub const fn max_ahead(mut self, max_ahead: Duration) -> Self {
         self.max_ahead = max_ahead;
         self
     }
 
-    /// The same with another time for which unverified events are kept.
+    /// Sets the time for which unverified events are kept.
     #[must_use]
     pub const fn unverified_for(mut self, unverified_for: Duration) -> Self {
         self.unverified_for = unverified_for;
         self
     }
 
-    /// The same with another number of pings per target.
+    /// Sets the number of pings per target.
     #[must_use]
     pub const fn pings_per_target(mut self, pings: usize) -> Self {
         self.pings_per_target = pings;
         self
     }
 
-    /// The same with another number of observations per observer and subject.
+    /// Sets the number of observations per observer and subject.
     #[must_use]
     pub const fn observations_per_pair(mut self, observations: usize) -> Self {
         self.observations_per_pair = observations;

@@ -47,10 +47,10 @@ pub struct SqliteLedger {
 }
 
 impl SqliteLedger {
-    /// Opens the ledger in this file, and makes it if there is none, readable and writable by its owner
-    /// alone. It keeps what [`RetentionPolicy::default`] says and knows everyone.
+    /// Opens the ledger in this file, or creates it, readable and writable by its owner alone, with
+    /// [`RetentionPolicy::default`] and every name known.
     ///
-    /// This waits for the disk, so call it before the program serves.
+    /// It blocks on the disk, so call it before the program serves.
     ///
     /// # Errors
     /// [`LedgerError`] if the file cannot be opened, is not a ledger, or was made by a newer version.
@@ -76,14 +76,14 @@ impl SqliteLedger {
         }
     }
 
-    /// Sets what it keeps.
+    /// Sets the retention policy.
     #[must_use]
     pub fn with_retention(mut self, policy: RetentionPolicy) -> Self {
         self.retention.policy = policy;
         self
     }
 
-    /// Sets whom it knows.
+    /// Sets which names are known.
     #[must_use]
     pub fn with_known_names(mut self, known: Arc<dyn KnownNames>) -> Self {
         self.retention.known = known;

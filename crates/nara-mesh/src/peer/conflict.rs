@@ -4,18 +4,18 @@ use nara_proto::identity::{KeyId, NaraName, PublicKey};
 
 use super::{KeySource, PinnedKey};
 
-/// Somebody offered another key for a name than the one that is pinned. Nothing was changed.
+/// Another key than the pinned one was offered for a name. Nothing was changed.
 ///
 /// `Display` names both keys and ends with what to do if the new one is right.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyConflict {
     /// The name.
     pub name: NaraName,
-    /// What is pinned.
+    /// The pinned key.
     pub pinned: Box<PinnedKey>,
-    /// The key that was offered.
+    /// The offered key.
     pub offered: PublicKey,
-    /// How it was offered.
+    /// The source of the offer.
     pub offered_by: KeySource,
 }
 
@@ -33,23 +33,23 @@ impl fmt::Display for KeyConflict {
         if self.pinned.source == KeySource::Own {
             return write!(
                 f,
-                "somebody poses as this nara itself, or uses its name with another soul; find out who, and give \
-                 one of the two another name"
+                "somebody impersonates this nara, or another soul uses its name; find out who, and rename \
+                 one of the two"
             );
         }
         write!(
             f,
-            "either somebody poses as {name}, or it got a new soul; if you are sure of the new key, {}",
+            "either somebody impersonates {name}, or {name} has a new soul; if you are sure of the new key, {}",
             self.remedy()
         )
     }
 }
 
 impl KeyConflict {
-    /// What to do once it is certain that the new key is the right one, as the end of a sentence.
+    /// What to do if the new key is the right one, as the end of a sentence.
     pub fn remedy(&self) -> String {
         match self.pinned.source {
-            KeySource::Own => "give one of the two another name".to_owned(),
+            KeySource::Own => "rename one of the two".to_owned(),
             KeySource::Configured => format!(
                 "replace the key in the stanza of {} in the peers file by key = \"{}\"",
                 self.name,
@@ -82,7 +82,7 @@ pub fn retrust_command(name: &NaraName, replace: bool) -> String {
     format!("nara-mesh peers trust {replace}{end_of_options}{name}")
 }
 
-/// A text as one word of a shell. Names come from peers: none may run a command of its own.
+/// Quotes a text as one shell word. Names come from peers and must not inject commands.
 fn shell_word(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     if text.chars().all(plain) {

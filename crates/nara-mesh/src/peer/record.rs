@@ -16,15 +16,15 @@ pub struct OperatorDecision {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Verdict {
-    /// It is to be treated as a stranger: what was learned of it until then is void.
+    /// Forgotten: everything learned until then is void, and the nara is a stranger.
     Forgotten,
-    /// Its key is the right one.
+    /// Trusted with its key.
     Trusted,
-    /// Neither its requests nor calls to it are allowed, whatever key it has.
+    /// Banned: neither its requests nor calls to it are allowed, whatever key it has.
     Untrusted,
 }
 
-/// What is remembered of a nara beyond the end of the process.
+/// What outlives the process about a nara.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerRecord {
     /// Its name.
@@ -33,50 +33,51 @@ pub struct PeerRecord {
     pub id: Option<NaraId>,
     /// Its key, with how, when and from where it was learned.
     pub key: Option<PinnedKey>,
-    /// What the holder of this key has proven that it can do.
+    /// The protocols that the holder of this key has proven.
     pub protocol: PeerProtocol,
-    /// What the operator last decided.
+    /// The last decision of the operator.
     pub decision: Option<OperatorDecision>,
     /// Whether it has proven once that it holds this key.
     pub seen: bool,
 }
 
-/// A change of what is remembered of a nara.
+/// A change of a peer record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PeerChange {
-    /// This was learned. It never replaces a key, except by a configured one, nor undoes what the operator decided.
+    /// Learned data. It never replaces a key, except by a configured one, and never undoes a decision of the
+    /// operator.
     Learn(Box<PeerRecord>),
     /// The operator trusts it.
     Trust {
-        /// Its key; `None`: the one that is remembered.
+        /// Its key; `None` for the known key.
         key: Option<PublicKey>,
-        /// Whether another key may be replaced. What was proven with the old one is void then.
+        /// Whether to replace another key. The protocols proven with the old key are then void.
         replace: bool,
         /// When, in milliseconds.
         at: UnixMillis,
     },
-    /// The operator does not trust it any more.
+    /// The operator bans it.
     Untrust {
         /// When, in milliseconds.
         at: UnixMillis,
     },
-    /// The operator wants it forgotten, also what was decided about it.
+    /// The operator forgets it, decisions included.
     Forget {
         /// When, in milliseconds.
         at: UnixMillis,
     },
 }
 
-/// A decision of the operator that cannot be carried out. Nothing was changed.
+/// Why a decision of the operator cannot be applied. Nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PeerChangeError {
-    /// Another key is remembered.
+    /// Another key is known.
     #[error(transparent)]
     KeyConflict(#[from] KeyConflict),
-    /// No key is remembered that could be trusted.
-    #[error("no key of {0} is known: say which one to trust")]
+    /// No key is known that could be trusted.
+    #[error("no key is known for {0}: give the key to trust")]
     NoKey(NaraName),
 }
 

@@ -4,32 +4,32 @@ use std::str::FromStr;
 
 use nara_proto::identity::NaraName;
 
-/// How a key was learned, and from where.
+/// The source of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum KeySource {
-    /// Somebody configured it: a peers file, the command line, a call of the library.
+    /// Configured: a peers file, the command line, or a call of the library.
     Configured,
-    /// A verified `hey-there` event of the nara itself said so.
+    /// A verified `hey-there` event of the nara itself.
     HeyThere {
         /// The nara that passed the event on, if it is known.
         told_by: Option<NaraName>,
     },
-    /// The operator decided so, with `nara-mesh peers trust`.
+    /// Decided by the operator.
     Operator,
-    /// The nara at this address said so in its unsigned `/ping` answer: trust on first use.
+    /// The unsigned `/ping` answer from this address: trust on first use.
     Ping(SocketAddr),
-    /// Another nara said so in its unsigned `/peer/query` answer.
+    /// The unsigned `/peer/query` answer of another nara.
     PeerQuery(NaraName),
-    /// The other end of a secure connection with this address has proven that it holds it.
+    /// Proven by the other end of a TLS connection with this address.
     Tls(SocketAddr),
-    /// It is the key of this nara itself.
+    /// The key of this nara itself.
     Own,
 }
 
 /// A text that is not what [`KeySource`] displays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not a way to learn a key")]
+#[error("unknown key source")]
 pub struct InvalidKeySource;
 
 impl KeySource {
@@ -47,7 +47,7 @@ impl KeySource {
         }
     }
 
-    /// Whether a peer made us learn the key, not whoever runs this nara.
+    /// Whether a peer provided the key, and not the operator.
     pub(crate) const fn is_hearsay(&self) -> bool {
         match self {
             Self::HeyThere { .. } | Self::Ping(_) | Self::PeerQuery(_) | Self::Tls(_) => true,

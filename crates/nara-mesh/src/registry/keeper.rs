@@ -21,10 +21,10 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(60);
 /// Naras that are written in one transaction.
 const PART: usize = 512;
 
-/// Keeps what a registry learns in a ledger, so that a restart neither trusts anew nor forgets what a peer has
-/// proven. It ends when it is dropped.
+/// Keeps what a registry learns in a ledger, so that a restart neither repeats trust on first use nor forgets what
+/// a peer has proven. It ends when dropped.
 ///
-/// Whoever configures peers does so before: configured keys count more than those of the ledger.
+/// Register configured peers first: configured keys win over keys of the ledger.
 #[derive(Debug)]
 pub struct PeerKeeper {
     registry: PeerRegistry,
@@ -37,17 +37,17 @@ pub struct PeerKeeper {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Recalled {
-    /// How many naras the ledger remembers.
+    /// The number of peers in the ledger.
     pub naras: usize,
     /// Decisions of the operator that take effect now.
     pub decided: Vec<NaraName>,
-    /// Why some of what is remembered is not used. A configured key overrules that of the ledger.
+    /// Why some records are not used. A configured key wins over the key of the ledger.
     pub problems: Vec<RegisterError>,
 }
 
 impl PeerKeeper {
-    /// Tells the registry what the ledger remembers, and from now on the ledger what the registry learns. Needs the
-    /// runtime of tokio.
+    /// Loads the records of the ledger into the registry, and from then on stores what the registry learns. Needs a
+    /// tokio runtime.
     ///
     /// # Errors
     /// [`LedgerError`] if the ledger cannot be read.
@@ -69,7 +69,7 @@ impl PeerKeeper {
         Ok((keeper, recalled))
     }
 
-    /// Takes over what was decided or learned by another process since.
+    /// Loads what another process decided or learned meanwhile.
     ///
     /// # Errors
     /// [`LedgerError`] if the ledger cannot be read.
@@ -77,7 +77,7 @@ impl PeerKeeper {
         recall(&self.registry, &*self.ledger).await
     }
 
-    /// Tells the ledger all that the registry has learned, also before this began.
+    /// Stores everything that the registry has learned, also before this service started.
     ///
     /// # Errors
     /// [`LedgerError`] if it cannot be stored.
@@ -95,7 +95,7 @@ impl PeerKeeper {
         self.ledger.learn_peers(learned).await
     }
 
-    /// Ends when all that was learned until now is in the ledger.
+    /// Waits until everything learned so far is stored.
     pub async fn finish(self) {
         self.stopping.cancel();
         // A panic of the task was reported when it happened.
@@ -176,7 +176,7 @@ async fn keep(
         for part in records(&registry, names).chunks(PART) {
             if let Err(error) = ledger.learn_peers(part.to_vec()).await {
                 let error = &error as &dyn std::error::Error;
-                tracing::error!(error, "what was learned of naras cannot be kept");
+                tracing::error!(error, "learned peer data cannot be stored");
             }
         }
         // One that came back meanwhile is not forgotten.

@@ -16,10 +16,10 @@ use crate::clock::monotonic_now as now;
 use crate::defaults;
 use crate::tls::TlsPolicy;
 
-/// What is known about a peer.
+/// What a registry knows about a peer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PeerInfo {
-    /// Its id, if known. V1 peers do not tell theirs.
+    /// Its id, if known. V1 peers do not announce theirs.
     pub id: Option<NaraId>,
     /// Its name, if known.
     pub name: Option<NaraName>,
@@ -27,12 +27,11 @@ pub struct PeerInfo {
     pub address: Option<SocketAddr>,
     /// The key that is pinned for its name.
     pub key: Option<PinnedKey>,
-    /// What it has proven that it can do.
+    /// The protocols that it has proven.
     pub protocol: PeerProtocol,
-    /// When connections with it are TLS, if whoever runs this nara has decided that for this peer alone. No peer
-    /// can change it.
+    /// The TLS policy that the operator set for this peer alone. No peer can change it.
     pub tls: Option<TlsPolicy>,
-    /// What the operator last decided about it.
+    /// The last decision of the operator.
     pub decision: Option<OperatorDecision>,
     /// The address at which the operator configured it: its first key is taken from there and from nowhere else.
     pub configured_at: Option<SocketAddr>,
@@ -41,7 +40,7 @@ pub struct PeerInfo {
 }
 
 impl PeerInfo {
-    /// Takes over what is not known yet.
+    /// Adds what is not known yet.
     pub(super) fn fill_from(&mut self, other: Self) {
         self.id = self.id.take().or(other.id);
         self.name = self.name.take().or(other.name);
@@ -56,13 +55,13 @@ impl PeerInfo {
         }
     }
 
-    /// Whether the operator decided not to trust it.
+    /// Whether the operator banned it.
     pub fn is_untrusted(&self) -> bool {
         self.decision
             .is_some_and(|decision| decision.verdict == Verdict::Untrusted)
     }
 
-    /// What is worth remembering of it; `None` if its name is not known.
+    /// Its record; `None` while its name is unknown.
     pub fn into_record(self) -> Option<PeerRecord> {
         Some(PeerRecord {
             name: self.name?,
@@ -74,7 +73,7 @@ impl PeerInfo {
         })
     }
 
-    /// How to call the peer in a message: its name, else its id, else its address.
+    /// A label for messages: name, else id, else address.
     pub fn label(&self) -> String {
         match (&self.name, &self.id, &self.address) {
             (Some(name), _, _) => name.to_string(),
@@ -128,7 +127,7 @@ impl Peer {
         }
     }
 
-    /// What is known about it now.
+    /// What is now known about the peer.
     pub fn info(&self) -> PeerInfo {
         self.info.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -138,7 +137,7 @@ impl Peer {
         look(&self.info.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The key that is pinned for it, unless the operator does not trust it.
+    /// Its pinned key, unless the operator banned it.
     pub fn key(&self) -> Option<nara_proto::identity::PublicKey> {
         if self.is_untrusted() {
             return None;
@@ -151,13 +150,13 @@ impl Peer {
             .map(|pinned| pinned.key)
     }
 
-    /// When connections with it are TLS, if whoever runs this nara has decided that for this peer alone.
+    /// The TLS policy that the operator set for this peer alone.
     pub fn tls(&self) -> Option<TlsPolicy> {
         self.info.read().unwrap_or_else(PoisonError::into_inner).tls
     }
 
-    /// Whether the operator decided not to trust it, or another nara with the same key: its requests are refused, and it
-    /// is not called.
+    /// Whether the operator banned it, or another nara with the same key: its requests are refused, and it is not
+    /// called.
     pub fn is_untrusted(&self) -> bool {
         self.untrusted.load(Ordering::Relaxed) || self.banned.load(Ordering::Relaxed)
     }
@@ -166,7 +165,7 @@ impl Peer {
         self.banned.store(banned, Ordering::Relaxed);
     }
 
-    /// What it has proven that it can do.
+    /// The protocols that it has proven.
     pub fn protocol(&self) -> PeerProtocol {
         self.info.read().unwrap_or_else(PoisonError::into_inner).protocol
     }
@@ -177,7 +176,7 @@ impl Peer {
         self.breaker().state(now())
     }
 
-    /// For how long it asked not to be called (`Retry-After`), from now on; `None`: it may be called.
+    /// How much longer it asked us to wait (`Retry-After`); `None` if it may be called.
     pub fn retry_after(&self) -> Option<Duration> {
         let not_before = *self.not_before.lock().unwrap_or_else(PoisonError::into_inner);
         not_before?
@@ -193,7 +192,7 @@ impl Peer {
         *not_before = not_before.map_or(Some(until), |known| Some(known.max(until)));
     }
 
-    /// Waits for leave to have one more call in flight to it. Cancel safe.
+    /// Waits for a free slot for one more call in flight. Cancel safe.
     pub(crate) async fn slot(&self) -> SemaphorePermit<'_> {
         self.in_flight.acquire().await.expect("nobody closes it")
     }
@@ -209,7 +208,7 @@ impl Peer {
         self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How far its clock is ahead of ours, by its verified answers of the last ten minutes; `None`: there is none.
+    /// How far its clock is ahead of ours, by its verified answers of the last ten minutes; `None` without one.
     pub fn clock_offset(&self) -> Option<ClockOffset> {
         self.clock().as_ref()?.offset()
     }

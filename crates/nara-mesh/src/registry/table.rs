@@ -19,15 +19,15 @@ use crate::{defaults, metrics};
 /// Events that a slow subscriber may lag behind before it misses some.
 const EVENT_BACKLOG: usize = 256;
 
-/// A peer that cannot be registered.
+/// Why a peer cannot be registered.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RegisterError {
-    /// The registry is full, or as full as hearsay may make it.
-    #[error("the registry holds its maximum of {0} peers: remove some, or raise the maximum")]
+    /// The registry is full, or its share for hearsay is.
+    #[error("the registry is full ({0} peers): remove peers, or raise the limit")]
     Full(usize),
-    /// The id and the name belong to two naras.
-    #[error("{known} is known, which contradicts {claimed}: remove the one that is wrong")]
+    /// Id and name belong to two naras.
+    #[error("{claimed} contradicts {known}, which is registered: correct the wrong one")]
     IdentityConflict {
         /// Name and id that are known.
         known: Box<PeerInfo>,
@@ -37,12 +37,12 @@ pub enum RegisterError {
     /// The key contradicts the pinned one.
     #[error(transparent)]
     KeyConflict(#[from] KeyConflict),
-    /// The key was offered by hearsay and is not believed.
+    /// The trust policy refused the key.
     #[error(transparent)]
     KeyRefused(#[from] KeyRefused),
 }
 
-/// All peers, by id, by name and by address. Cloning gives another handle to the same registry.
+/// All peers, by id, by name and by address. Clones share one registry.
 #[derive(Clone, Debug)]
 pub struct PeerRegistry {
     table: Arc<RwLock<Table>>,
@@ -91,14 +91,14 @@ impl PeerRegistry {
         }
     }
 
-    /// Sets which keys are believed that nobody configured; the default is [`FirstUse`].
+    /// Sets the trust policy for keys that nobody configured; the default is [`FirstUse`].
     #[must_use]
     pub fn with_trust(mut self, policy: Arc<dyn TrustPolicy>) -> Self {
         self.trust = policy;
         self
     }
 
-    /// Which keys are believed that nobody configured.
+    /// The trust policy for keys that nobody configured.
     pub fn trust(&self) -> &dyn TrustPolicy {
         &*self.trust
     }
@@ -110,17 +110,16 @@ impl PeerRegistry {
         self
     }
 
-    /// Registers a peer, or adds what is new about one that is known by its id or its name. A new address
-    /// closes its breaker.
+    /// Registers a peer, or adds new facts to a peer with this id or name. A new address closes its breaker.
     ///
     /// # Errors
-    /// [`RegisterError`] if it contradicts what is known; nothing is changed then.
+    /// [`RegisterError`] if it contradicts the registry; nothing is changed then.
     pub fn register(&self, info: PeerInfo) -> Result<Arc<Peer>, RegisterError> {
         self.check_trust(&info)?;
         self.insert(info)
     }
 
-    /// As [`PeerRegistry::register`], for what is trusted already.
+    /// Like [`PeerRegistry::register`], without asking the trust policy.
     pub(super) fn insert(&self, info: PeerInfo) -> Result<Arc<Peer>, RegisterError> {
         let mut table = self.write();
         let known = table.find(&info);
@@ -178,7 +177,7 @@ impl PeerRegistry {
         })
     }
 
-    /// Removes a peer, with its pinned key. Returns whether it was there.
+    /// Removes a peer and its pinned key. Returns whether it was registered.
     pub fn unregister(&self, id: &NaraId) -> bool {
         let Some(peer) = self.by_id(id) else { return false };
         self.remove(&peer);
@@ -242,7 +241,7 @@ impl PeerRegistry {
         self.read().by_ip.get(&ip).cloned().unwrap_or_default()
     }
 
-    /// Whether one more nara at this address would be believed from hearsay.
+    /// Whether one more nara at this address may be registered from hearsay.
     pub(crate) fn has_room_at(&self, ip: IpAddr) -> bool {
         let at_ip = self.read().by_ip.get(&ip).map_or(0, Vec::len);
         at_ip < defaults::HEARSAY_PER_ADDRESS
@@ -264,21 +263,20 @@ impl PeerRegistry {
         peers
     }
 
-    /// How many peers there are.
+    /// The number of peers.
     pub fn len(&self) -> usize {
         self.read().len
     }
 
-    /// Whether there is none.
+    /// Whether the registry is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Pins a key to its name; to do so again with the same key is fine.
+    /// Pins a key to its name. Pinning the same key again has no effect.
     ///
     /// # Errors
-    /// [`RegisterError::KeyConflict`] if another key is pinned: that is also told to subscribers, and nothing
-    /// is changed.
+    /// [`RegisterError::KeyConflict`] if another key is pinned: subscribers are notified, and nothing is changed.
     pub fn pin(&self, key: PinnedKey) -> Result<Arc<Peer>, RegisterError> {
         self.register(PeerInfo {
             id: key.id.clone(),
@@ -288,7 +286,7 @@ impl PeerRegistry {
         })
     }
 
-    /// Notes what a peer has proven that it can do; what is known already stays.
+    /// Records protocols that a peer has proven. Earlier ones stay.
     pub fn learn_protocol(&self, peer: &Peer, protocol: PeerProtocol) {
         let known = peer.protocol();
         let union = known.union(protocol);
@@ -298,12 +296,12 @@ impl PeerRegistry {
         }
     }
 
-    /// What happens to peers from now on. A subscriber that falls behind misses the oldest.
+    /// Subscribes to changes of peers. A subscriber that falls behind misses the oldest ones.
     pub fn subscribe(&self) -> broadcast::Receiver<PeerEvent> {
         self.events.subscribe()
     }
 
-    /// Changes whenever a decision of the operator takes effect: for what runs so long that it must look again.
+    /// Notifies when a decision of the operator takes effect, for long-running work that must check again.
     pub(crate) fn decisions(&self) -> watch::Receiver<()> {
         self.decisions.subscribe()
     }

@@ -1,4 +1,4 @@
-//! Which keys are believed that nobody configured.
+//! The trust policy for keys that nobody configured.
 
 use std::borrow::Cow;
 use std::fmt::{self, Debug};
@@ -7,7 +7,7 @@ use nara_proto::identity::{KeyId, NaraId, NaraName, PublicKey};
 
 use super::{KeySource, PeerInfo, trust_command};
 
-/// A key that somebody offers for a nara of which none is known.
+/// A first key offered for a nara.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct KeyOffer<'a> {
@@ -17,7 +17,7 @@ pub struct KeyOffer<'a> {
     pub id: Option<&'a NaraId>,
     /// The key.
     pub key: &'a PublicKey,
-    /// Who says so.
+    /// The source of the key.
     pub source: &'a KeySource,
     /// What is known about the nara already, such as its configured address.
     pub known: Option<&'a PeerInfo>,
@@ -30,40 +30,39 @@ pub struct KeyOffer<'a> {
 pub enum TrustDecision {
     /// Pin it: from now on it is the only one for this name.
     Pin,
-    /// Do not use it, for this reason (for the log and for whoever called).
+    /// Do not use it, for this reason (shown in the log and to the caller).
     Refuse(Cow<'static, str>),
 }
 
-/// Decides whether the first key that is offered for a nara is believed. The
-/// [`PeerRegistry`](super::PeerRegistry) asks it whenever a key comes from hearsay (a `/ping`, a `hey-there`, a
-/// `/peer/query`) or from an earlier run; keys that somebody configured need no decision, and a second key for a
-/// name is always a [`KeyConflict`](super::KeyConflict).
+/// Decides whether the first key offered for a nara is trusted. The [`PeerRegistry`](super::PeerRegistry) asks it
+/// whenever a key comes from hearsay (a `/ping`, a `hey-there`, a `/peer/query`) or from an earlier run; keys that
+/// somebody configured need no decision, and a second key for a name is always a
+/// [`KeyConflict`](super::KeyConflict).
 ///
-/// It may be asked twice for one key, and is asked without any lock held.
+/// It may be asked twice for one key, and no lock is held meanwhile.
 pub trait TrustPolicy: Debug + Send + Sync + 'static {
     /// Decides on one key.
     fn decide(&self, offer: &KeyOffer<'_>) -> TrustDecision;
 
-    /// Whether it makes sense to ask a nara of which no key is known for it. If not, strangers are not called
-    /// back.
+    /// Whether any unknown key could be accepted. If not, strangers are not called back.
     fn asks_strangers(&self) -> bool {
         true
     }
 }
 
-/// The first key that is offered is believed: trust on first use, the default.
+/// Trusts the first offered key (trust on first use); the default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FirstUse;
 
-/// No new key is believed; those that were pinned in an earlier run count.
+/// Trusts no new key; keys pinned in an earlier run count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pinned;
 
-/// Only keys that the operator gave are believed: configured ones, and those of `nara-mesh peers trust`.
+/// Trusts only keys that the operator gave: configured ones, and those of decisions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Closed;
 
-/// A policy that is a function.
+/// A policy made of a function.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -87,7 +86,7 @@ impl<F> TrustCallback<F>
 where
     F: Fn(&KeyOffer<'_>) -> TrustDecision + Send + Sync + 'static,
 {
-    /// The policy that decides as `decide` does.
+    /// Makes a policy of a function.
     pub const fn new(decide: F) -> Self {
         Self(decide)
     }
@@ -121,7 +120,7 @@ impl TrustPolicy for Pinned {
 
 impl TrustPolicy for Closed {
     fn decide(&self, _: &KeyOffer<'_>) -> TrustDecision {
-        TrustDecision::Refuse("only keys that the operator gave are used here (trust policy `closed`)".into())
+        TrustDecision::Refuse("the trust policy `closed` accepts only keys that the operator gave".into())
     }
 
     fn asks_strangers(&self) -> bool {
@@ -138,20 +137,20 @@ where
     }
 }
 
-/// A key that was offered for a nara and is not believed. Nothing was changed.
+/// The trust policy refused an offered key. Nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "key {} of {name} (offered by {offered_by}) is not believed: {reason}; if you are sure of it, run `{}`",
+    "key {} of {name} (offered by {offered_by}) is not trusted: {reason}; if you are sure of the key, run `{}`",
     KeyId::from(offered),
     trust_command(name, offered, false)
 )]
 pub struct KeyRefused {
     /// The name.
     pub name: NaraName,
-    /// The key that was offered.
+    /// The offered key.
     pub offered: PublicKey,
-    /// How it was offered.
+    /// The source of the offer.
     pub offered_by: KeySource,
-    /// Why it is not believed.
+    /// The reason of the policy.
     pub reason: Cow<'static, str>,
 }

@@ -39,7 +39,7 @@ use crate::transport::{PeerSource, TcpTransport, Transport};
 #[non_exhaustive]
 pub enum ServeError {
     /// It cannot listen.
-    #[error("cannot listen on {address}: choose another port, or an address that is this node's")]
+    #[error("cannot listen on {address}: choose another port, or an address of this machine")]
     Listen {
         /// Where it was to listen.
         address: SocketAddr,

@@ -16,7 +16,7 @@ const SPKI_PREFIX: [u8; 12] = [
 /// else foreign tools write into theirs, is ignored.
 const MAX_CERTIFICATE: usize = 8 << 10;
 
-/// The envelope in which a key is shown.
+/// The form in which TLS carries a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CertificateKind {

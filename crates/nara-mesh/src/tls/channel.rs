@@ -4,7 +4,7 @@ use nara_proto::identity::PublicKey;
 
 use super::{CertificateKind, Security};
 
-/// A mutually authenticated connection (TLS 1.3): both ends have proven that they hold their keys.
+/// A mutually authenticated connection (TLS 1.3): both ends have proven their keys.
 ///
 /// On the server it travels in the extensions of each request of the connection.
 #[derive(Clone, Debug)]

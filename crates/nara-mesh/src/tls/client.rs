@@ -24,7 +24,7 @@ pub(crate) struct ClientTls {
 /// The peer holds another key than the one that is pinned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "key {} is pinned, but it holds key {}",
+    "key {} is pinned, but the peer holds key {}",
     KeyId::from(pinned),
     KeyId::from(got)
 )]

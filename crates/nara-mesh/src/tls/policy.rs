@@ -1,23 +1,23 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// When connections are TLS.
+/// When to use TLS.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum TlsPolicy {
     /// Never: a client speaks plain HTTP, a server refuses TLS.
     Plain,
-    /// Where the peer can: a client speaks TLS with every peer that has proven that it accepts it, and from then on
-    /// never plain HTTP again. A server accepts both, on the same port.
+    /// Where possible: a client speaks TLS with every peer that has proven to accept it, and from then on never
+    /// plain HTTP again. A server accepts both on one port.
     #[default]
     Prefer,
-    /// Always: a client speaks nothing else, and a server answers plain HTTP with a refusal.
+    /// Always: a client speaks nothing else, and a server refuses plain HTTP.
     Require,
 }
 
-/// A text that is not a policy of TLS.
+/// A text that is not a TLS policy.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a policy of TLS (expected plain, tls or tls-only)")]
+#[error("{0:?} is not a TLS policy (expected plain, tls or tls-only)")]
 pub struct InvalidTlsPolicy(String);
 
 impl TlsPolicy {
@@ -48,17 +48,16 @@ impl fmt::Display for TlsPolicy {
     }
 }
 
-/// Whether a secure connection is proof enough for what comes over it.
+/// Whether a TLS connection replaces signature checks, between peers that speak v2.
 ///
-/// Between peers that speak v2. Events keep their own signatures in any case, because they travel on.
+/// Events keep their own signatures in any case, because they travel on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ChannelTrust {
-    /// On a connection whose key is the one that is pinned for the peer, the signatures of its requests are not
-    /// verified again, and answers are not signed. Whoever wants them signed all the same says so
-    /// (`Accept-Signature`, RFC 9421, section 5).
+    /// On a connection with the pinned key of the peer, its request signatures are not verified again, and answers
+    /// are not signed unless the request asks for it (`Accept-Signature`, RFC 9421, section 5).
     #[default]
     Trust,
-    /// Every signature is made and verified as on a plain connection.
+    /// All signatures are made and verified as on a plain connection.
     VerifyAlways,
 }

@@ -66,8 +66,8 @@ impl MemoryNetwork {
         }
     }
 
-    /// Makes a host silent: dialling it never gets an answer, as with a machine that lost power. What is
-    /// connected already stays connected.
+    /// Makes a host silent: dialling it never gets an answer, as with a machine that lost power. Open connections
+    /// stay open.
     pub fn silence(&self, host: IpAddr) {
         self.hosts().silent.insert(host);
     }
@@ -77,13 +77,12 @@ impl MemoryNetwork {
         self.hosts().silent.remove(&host);
     }
 
-    /// Lets every byte of connections that are opened from now on arrive this much later. That needs the runtime
-    /// of tokio.
+    /// Delays every byte of connections opened from now on. Needs a tokio runtime.
     pub fn set_latency(&self, latency: Duration) {
         self.hosts().latency = latency;
     }
 
-    /// Breaks every connection from and to a host: both ends get an error, and what is on its way is lost. New
+    /// Breaks every connection from and to a host: both ends get an error, and bytes in flight are lost. New
     /// connections can be opened at once.
     pub fn cut(&self, host: IpAddr) {
         let mut hosts = self.hosts();

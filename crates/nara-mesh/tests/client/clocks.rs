@@ -163,8 +163,8 @@ async fn a_refusal_for_time_says_both_clocks_and_what_to_do() {
         error.to_string(),
         format!(
             "{}: answered 401 \"Authentication failed: timestamp too old or in future: 40s\" (not verified): \
-             its clock is 40s ahead of ours, it says Thu, 22 Jan 2026 16:40:40 GMT and ours Thu, 22 Jan 2026 16:40:00 \
-             GMT; compare both with a third clock, and set the wrong one",
+             its clock is 40s ahead of ours (Thu, 22 Jan 2026 16:40:40 GMT, ours says Thu, 22 Jan 2026 16:40:00 \
+             GMT); compare both with a third clock, and set the wrong one",
             client.peer(&id).unwrap().info()
         )
     );
@@ -176,11 +176,11 @@ async fn who_seems_wrong_is_judged_by_the_clocks_of_other_peers() {
     for (others, advice) in [
         (
             0,
-            "by the clocks of other peers its clock is wrong, so tell its operator to set it",
+            "the clocks of other peers contradict its clock: tell its operator to set it",
         ),
         (
             28 * SECOND,
-            "by the clocks of other peers ours is wrong, so set the clock of this machine",
+            "the clocks of other peers contradict ours: set the clock of this machine",
         ),
         (
             20 * SECOND,
@@ -202,11 +202,11 @@ async fn without_a_judgement_of_our_own_we_pass_on_the_one_of_the_peer() {
     for (fault, advice) in [
         (
             ClockFault::Theirs,
-            "it finds ours wrong by the clocks of its peers, so check ours first",
+            "it says that the clocks of its peers contradict ours: check the clock of this machine",
         ),
         (
             ClockFault::Ours,
-            "it finds its own wrong by the clocks of its peers, so tell its operator",
+            "it says that the clocks of its peers contradict its own: tell its operator",
         ),
     ] {
         let mesh = Mesh::new();
@@ -293,9 +293,7 @@ async fn an_answer_outside_of_the_window_says_how_far_and_counts_for_nothing() {
         "{error}"
     );
     assert!(
-        error
-            .to_string()
-            .contains("an old answer that somebody sent again"),
+        error.to_string().contains("somebody replayed an old answer"),
         "{error}"
     );
     assert!(std::error::Error::source(&error).is_some());

@@ -236,7 +236,7 @@ async fn pages_end_behind_the_first_error() {
         .await;
     assert_eq!(outcomes.len(), 1);
     let error = outcomes[0].as_ref().unwrap_err();
-    assert!(error.to_string().contains("rules of paging"), "{error}");
+    assert!(error.to_string().contains("paging protocol"), "{error}");
 }
 
 #[tokio::test(start_paused = true)]

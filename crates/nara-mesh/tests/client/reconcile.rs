@@ -242,7 +242,7 @@ async fn garbage_instead_of_a_frame_is_an_error_that_names_the_peer() {
         b"\x61\x05\x40",
     ] {
         let (outcome, _) = with_hostile(&events(50), |_| garbage.to_vec(), |_| Vec::new()).await;
-        assert!(cause(outcome).contains("not a frame"), "{garbage:?}");
+        assert!(cause(outcome).contains("not a negentropy frame"), "{garbage:?}");
     }
 }
 
@@ -273,7 +273,7 @@ async fn an_item_that_no_event_has_is_refused() {
         frame
     };
     let (outcome, _) = with_hostile(&[], forged, |_| Vec::new()).await;
-    assert!(cause(outcome).contains("cannot exist"));
+    assert!(cause(outcome).contains("stands for no event"));
 }
 
 fn set(events: &[SyncEvent]) -> ItemSet {
@@ -288,10 +288,10 @@ async fn events_that_were_not_asked_for_are_refused() {
     let other = event(&nara("bob"), 77_777);
     let id = other.id.clone();
     let (outcome, _) = with_hostile(&[], round.clone(), move |_| vec![other.clone()]).await;
-    assert!(cause(outcome).contains(&format!("event {id} was not asked for")));
+    assert!(cause(outcome).contains(&format!("event {id} was not requested")));
     let twice = events(1)[0].clone();
     let (outcome, _) = with_hostile(&[], round, move |_| vec![twice.clone(), twice.clone()]).await;
-    assert!(cause(outcome).contains("was not asked for"));
+    assert!(cause(outcome).contains("was not requested"));
 }
 
 #[tokio::test(start_paused = true)]

@@ -113,7 +113,7 @@ async fn until_the_pause_is_over_no_socket_is_used_and_the_breaker_stays_closed(
         assert_eq!(error.status(), None, "it was not asked");
         let text = error.to_string();
         assert!(
-            text.ends_with("): not called, since it asked for a pause; try again in 40.0 s"),
+            text.ends_with("): not called, because it asked us to wait; try again in 40.0 s"),
             "{text}"
         );
         assert_eq!(took, Duration::ZERO);

@@ -170,7 +170,7 @@ async fn an_answer_of_a_stranger_is_worth_what_the_policy_says() {
     let sync = client.fetch_sync_events(server.local_addr(), SyncRequest::recent(1));
     let error = sync.await.unwrap_err();
     assert!(error.is_unauthenticated(), "{error}");
-    assert!(error.to_string().contains("not believed"), "{error}");
+    assert!(error.to_string().contains("not trusted"), "{error}");
     let cause = std::error::Error::source(&error).unwrap().to_string();
     let command = format!(
         "nara-mesh peers trust carol --key {}",
@@ -299,7 +299,7 @@ async fn an_untrusted_nara_is_not_served_until_it_is_trusted_again() {
     decide(&target.registry, "alice", Verdict::Untrusted, 1);
     let answer = target.post(&nara("alice"), "/events/sync", br#"{"from":"alice"}"#);
     assert_eq!(answer.status, 403);
-    assert_eq!(answer.text(), "Not trusted by the operator of this nara\n");
+    assert_eq!(answer.text(), "The operator of this nara banned you\n");
     assert_eq!(sync(&target, &nara("bob")), 200);
     decide(&target.registry, "alice", Verdict::Trusted, 2);
     assert_eq!(sync(&target, &nara("alice")), 200);

@@ -109,17 +109,13 @@ async fn requests_that_cannot_be_read_are_refused_with_what_to_do() {
     let mut stamp = Stamp::default();
     for (target, headers, text) in [
         ("/events/stream?since=now", "", "since is not a number"),
-        ("/events/stream?since=1&since=2", "", "there twice"),
+        ("/events/stream?since=1&since=2", "", "is repeated"),
         ("/events/stream?subjects=%ff", "", "not UTF-8"),
-        (
-            "/events/stream",
-            "last-event-id: 17\r\n",
-            "not a cursor of a stream",
-        ),
+        ("/events/stream", "last-event-id: 17\r\n", "not a stream cursor"),
         (
             "/events/stream",
             "last-event-id: 00000000000000ab:1\r\nlast-event-id: 00000000000000ab:2\r\n",
-            "not a cursor of a stream",
+            "not a stream cursor",
         ),
     ] {
         let (_, answer) = get(&mesh, &mut stamp, target, headers).await;

@@ -127,7 +127,9 @@ async fn a_shutdown_says_goodbye_within_its_deadline_and_the_stream_resumes_afte
     assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
     let state = until(&events, is_waiting).await;
     assert!(
-        state.to_string().contains("goodbye: the server shuts down"),
+        state
+            .to_string()
+            .contains("ended the stream: the server is shutting down"),
         "{state}"
     );
     bobs.insert_verified(vec![event(&mesh.bob, 2)]).await.unwrap();

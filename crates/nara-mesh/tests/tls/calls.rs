@@ -125,7 +125,7 @@ async fn a_peer_that_has_proven_tls_is_never_called_without() {
         .await;
     let error = failed.unwrap_err();
     let text = error.to_string();
-    assert!(text.contains("it has proven that it speaks TLS"), "{text}");
+    assert!(text.contains("the peer spoke TLS before"), "{text}");
     assert!(text.contains("`nara-mesh peers reset NAME`"), "{text}");
     // Nor is whoever is at its address, by a caller who does not know whom to expect.
     client.discover_key(address(TAP), None).await.unwrap_err();

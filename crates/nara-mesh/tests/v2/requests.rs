@@ -79,10 +79,10 @@ async fn another_body_is_refused() {
     let swapped: [&[u8]; 3] = [br#"{"from":"alice","mode":"sample"}"#, b"", b"{}"];
     for body in swapped {
         let answer = bob.send("POST", "/events/sync", &sync_headers(|_| {}), body);
-        assert_refused(&answer, 400, "The body is not the one that was signed");
+        assert_refused(&answer, 400, "The body does not match the signed");
     }
     let none = sync_headers(|request| request.body = SignedBody::Digest(ContentDigest::of(b"")));
-    assert_refused(&bob.sync(&none), 400, "The body is not the one that was signed");
+    assert_refused(&bob.sync(&none), 400, "The body does not match the signed");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -95,7 +95,7 @@ async fn a_digest_of_a_body_that_nobody_reads_is_checked() {
     };
     let signed = signed_by(&nara("alice"), line, b"not there", |_| {});
     let answer = bob.send("GET", "/events/stream", &headers(&signed), b"");
-    assert_refused(&answer, 400, "The body is not the one that was signed");
+    assert_refused(&answer, 400, "The body does not match the signed");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -232,7 +232,7 @@ async fn another_key_than_the_pinned_one_is_refused() {
     let bob = Bob::start(|builder| builder).await;
     let impostor = nara_with_seed("alice", 99);
     let headers = headers(&signed_by(&impostor, SYNC_LINE, SYNC, |_| {}));
-    assert_refused(&bob.sync(&headers), 401, "is the key that is known for this name");
+    assert_refused(&bob.sync(&headers), 401, "is pinned for this name");
     let stranger = nara("mallory");
     let headers = crate::support::headers(&signed_by(&stranger, SYNC_LINE, SYNC, |_| {}));
     assert_refused(&bob.sync(&headers), 401, "unknown sender: mallory");
@@ -253,7 +253,7 @@ async fn who_has_signed_with_v2_is_refused_with_less() {
     let mut stripped = http::HeaderMap::new();
     let later = UnixMillis::new(NOW.get() + 1);
     RequestAuth::sign(alice.keypair(), alice.name(), later, "POST", "/events/sync").write_to(&mut stripped);
-    assert_refused(&bob.sync(&stripped), 401, "has signed with RFC 9421 before");
+    assert_refused(&bob.sync(&stripped), 401, "signed with RFC 9421 before");
     let downgrade = events.try_recv().unwrap();
     assert!(
         matches!(&downgrade, PeerEvent::Downgrade { peer, .. } if peer.name.as_ref() == Some(alice.name())),

@@ -9,22 +9,23 @@ use crate::time::{UnixMillis, go_duration};
 /// its time. It is not signed.
 pub const TIME_HEADER: HeaderName = HeaderName::from_static("x-nara-time");
 
-/// The header that says whose clock seems wrong, `sender` or `receiver` of the request, on an answer that refuses it
-/// for its time; left out if the receiver cannot tell. It is not signed.
+/// The header that names the clock that is probably wrong, `sender` or `receiver` of the request, on an answer that
+/// refuses the request for its time; absent if the receiver cannot tell. It is not signed.
 pub const FAULT_HEADER: HeaderName = HeaderName::from_static("x-nara-clock-fault");
 
-/// Whose clock seems wrong, seen from one side.
+/// Whose clock is probably wrong, seen from one side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClockFault {
-    /// That of the side which judges.
+    /// The clock of the judging side.
     Ours,
-    /// That of the other side.
+    /// The clock of the other side.
     Theirs,
 }
 
 impl ClockFault {
-    /// Judges by the clocks of others: whose clock is at most half as far from their median as the other's is the
-    /// better one. `theirs` and `mesh` are **nanoseconds** ahead of our clock. `None`: neither is clearly better.
+    /// Judges by the clocks of others: a clock that is at most half as far from their median as the other clock is
+    /// the better one. `theirs` and `mesh` are **nanoseconds** ahead of our clock. `None`: neither is clearly
+    /// better.
     pub fn judge(theirs: i64, mesh: i64) -> Option<Self> {
         let ours_off = mesh.unsigned_abs();
         let theirs_off = theirs.abs_diff(mesh);
@@ -36,7 +37,7 @@ impl ClockFault {
         }
     }
 
-    /// The same, seen from the other side.
+    /// The same judgement, seen from the other side.
     #[must_use]
     pub const fn from_the_other_side(self) -> Self {
         match self {
@@ -46,16 +47,16 @@ impl ClockFault {
     }
 }
 
-/// What a receiver knows about the clocks when it refuses a request for its time.
+/// What a receiver says about the clocks when it refuses a request for its time.
 ///
-/// `Display` is the full reason, for peers to which more may be said than v1 peers say.
+/// `Display` is the full reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClockRefusal {
-    /// The time of the request; `None`: it is not known.
+    /// The time of the request; `None` if unknown.
     pub request: Option<UnixMillis>,
     /// The clock of the receiver.
     pub receiver: UnixMillis,
-    /// Whose clock seems wrong, seen by the receiver.
+    /// Whose clock is probably wrong, seen by the receiver.
     pub fault: Option<ClockFault>,
 }
 
@@ -73,8 +74,8 @@ impl ClockRefusal {
         }
     }
 
-    /// Reads what [`ClockRefusal::write_to`] wrote; `None` if there is no valid time. The fault is still seen by the
-    /// receiver. Nothing of it is proven.
+    /// Reads the headers that [`ClockRefusal::write_to`] writes; `None` without a valid time. The fault is the
+    /// receiver's view. The headers are not signed and prove nothing.
     pub fn from_headers(headers: &HeaderMap) -> Option<Self> {
         let receiver = headers.get(TIME_HEADER)?.to_str().ok()?.parse().ok()?;
         let fault = headers
@@ -104,15 +105,17 @@ impl fmt::Display for ClockRefusal {
             let side = if ahead { "ahead of" } else { "behind" };
             write!(
                 f,
-                "the request is of {request} ms, {} {side} the receiver's clock; ",
+                "the request was signed at {request} ms, {} {side} the receiver's clock; ",
                 go_duration(by, false)
             )?;
         }
         write!(f, "the receiver's clock says {} ms; ", self.receiver)?;
         f.write_str(match self.fault {
-            Some(ClockFault::Theirs) => "by the clocks of other naras the sender's is wrong: set it",
+            Some(ClockFault::Theirs) => {
+                "the clocks of other naras contradict the sender's: set the sender's clock"
+            }
             Some(ClockFault::Ours) => {
-                "by the clocks of other naras the receiver's is wrong: tell its operator"
+                "the clocks of other naras contradict the receiver's: tell its operator"
             }
             None => "compare both with a third clock, and set the wrong one",
         })
@@ -153,7 +156,7 @@ mod tests {
         assert_eq!(
             refusal.to_string(),
             "the request is of 100000 ms, 40.25s behind the receiver's clock; the receiver's clock says 140250 ms; \
-             by the clocks of other naras the sender's is wrong: set it"
+             the clocks of other naras contradict the sender's: set the sender's clock"
         );
         refusal.fault = None;
         refusal.request = Some(UnixMillis::new(200_000));

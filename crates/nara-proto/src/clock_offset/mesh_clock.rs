@@ -37,7 +37,7 @@ impl<K: PartialEq> MeshClock<K> {
         }
     }
 
-    /// The median of the offsets of all peers but one, in nanoseconds; `None` if they are too few.
+    /// The median of the offsets of all peers but one, in nanoseconds; `None` for too few peers.
     pub fn median_without(&self, peer: Option<&K>, now: Instant) -> Option<i64> {
         let young = |at: &Instant| now.saturating_duration_since(*at) <= MAX_AGE;
         let mut offsets: Vec<i64> = self
@@ -55,7 +55,7 @@ impl<K: PartialEq> MeshClock<K> {
         i64::try_from((i128::from(low) + i128::from(high)) / 2).ok()
     }
 
-    /// Whose clock seems wrong when that of `peer` is `nanos` ahead of ours.
+    /// Which clock is probably wrong if the clock of `peer` is `nanos` ahead of ours.
     pub fn judge(&self, peer: Option<&K>, nanos: i64, now: Instant) -> Option<ClockFault> {
         ClockFault::judge(nanos, self.median_without(peer, now)?)
     }

@@ -66,16 +66,16 @@ pub enum EventTrust {
 #[non_exhaustive]
 pub enum EventProblem {
     /// The signature does not verify with the key that is pinned for the emitter.
-    #[error("bad signature")]
+    #[error("the signature does not verify")]
     BadSignature,
     /// The id does not follow from the content.
-    #[error("the id does not belong to the content")]
+    #[error("the id does not match the content")]
     ForgedId,
     /// It is not well formed.
-    #[error("not well formed: {0}")]
+    #[error("malformed: {0}")]
     Invalid(#[from] InvalidEvent),
     /// The service is one whose events must be signed.
-    #[error("unsigned event of a service that must be signed")]
+    #[error("unsigned, but events of this service must be signed")]
     MustBeSigned,
 }
 

@@ -81,7 +81,7 @@ wire_struct! {
         pub mesh_ip: String = "MeshIP",
         /// The nara id; not part of the content.
         pub id: String = "ID",
-        /// A signature over the content itself, not hashed; normally empty, and nobody on the mesh checks it.
+        /// A signature over the content itself, without hashing; normally empty, and not verified by v1 peers.
         pub signature: String = "Signature",
     }
 }

@@ -229,7 +229,7 @@ impl<T: Merge + Serialize> Field for Option<Vec<T>> {
     }
 }
 
-/// An object that may be absent: `null` removes it, a repeated object merges into the one that is there.
+/// An optional object: `null` removes it, a repeated object merges into the first.
 impl<T: Merge> Merge for Option<Box<T>> {
     fn merge<'de, D: Deserializer<'de>>(&mut self, deserializer: D) -> Result<(), D::Error> {
         struct Pointer<'a, T>(&'a mut Option<Box<T>>);
@@ -259,7 +259,7 @@ impl<T: Merge + Serialize> Field for Option<Box<T>> {
 pub struct Bytes(pub Option<Vec<u8>>);
 
 impl Bytes {
-    /// The bytes; none if absent.
+    /// The bytes; empty if absent.
     pub fn as_slice(&self) -> &[u8] {
         self.0.as_deref().unwrap_or_default()
     }

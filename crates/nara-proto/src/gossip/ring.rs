@@ -49,7 +49,7 @@ impl<P: Clone + Ord> Ring<P> {
         self.members.len()
     }
 
-    /// Whether nobody is on it.
+    /// Whether the ring is empty.
     pub fn is_empty(&self) -> bool {
         self.members.is_empty()
     }

@@ -61,7 +61,7 @@ impl Plan {
     /// How long a subscription waits before it dials again.
     pub const REDIAL: Duration = Duration::from_secs(2);
 
-    /// How long the simulation goes on after the last event and the last cut.
+    /// How long the simulation continues after the last event and the last cut.
     pub const SETTLE: Duration = Duration::from_secs(120);
 
     /// Ten events, links of 10 to 50 ms, 1 ms of processing, nobody down.

@@ -27,8 +27,8 @@ const POINTS_PER_SINGLE: usize = 4;
 /// batches. Batches are given up when they have cost as much as verifying each signature would: however many
 /// are bad, the whole costs about twice that at most.
 ///
-/// `random` makes the coefficients of all batches: 32 fresh random bytes, which nobody may be able to
-/// foresee. Whoever can, can make bad signatures cancel each other.
+/// `random` seeds the coefficients of all batches: 32 fresh random bytes. An attacker who can predict them can make
+/// bad signatures cancel each other.
 ///
 /// # When a batch and a single verification differ
 /// A batch needs the equation of RFC 8032, section 5.1.7, with the cofactor; [`PublicKey::verify`] is without
@@ -53,7 +53,7 @@ struct Search<'a> {
     items: &'a [Item],
     /// The indices of the items, sorted by key.
     order: Vec<usize>,
-    /// Makes every coefficient of every batch: none is used twice.
+    /// Generates the coefficients of all batches, each used once.
     rng: ChaCha20Rng,
     /// How many points batches may still cost.
     budget: usize,

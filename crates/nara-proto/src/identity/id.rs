@@ -113,7 +113,7 @@ impl fmt::Debug for KeyId {
 }
 
 impl KeyId {
-    /// The key of which it is the fingerprint, and all of it.
+    /// The public key: a key id is the whole key.
     ///
     /// # Errors
     /// [`InvalidPublicKey`] if its bytes are not a key.

@@ -12,7 +12,7 @@ pub struct PublicKey([u8; 32]);
 
 /// A text that is not a public key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not a public key (expected base64 of 32 bytes that are a point of the curve)")]
+#[error("not a public key (expected the base64 of an Ed25519 key, 32 bytes)")]
 pub struct InvalidPublicKey;
 
 impl PublicKey {

@@ -32,10 +32,10 @@ impl NaraName {
     /// a header must hold it.
     pub const MAX_LEN: usize = 1024;
 
-    /// Checks a text and makes it a name.
+    /// Validates a name.
     ///
     /// # Errors
-    /// [`InvalidName`] says what is wrong with the text.
+    /// [`InvalidName`] for a text that cannot be a name.
     pub fn new(text: &str) -> Result<Self, InvalidName> {
         if text.is_empty() {
             return Err(InvalidName::Empty);

@@ -41,7 +41,7 @@ impl PreparedKeys {
     /// For how many keys signatures are counted: 50 kB.
     const MAX_COUNTED: usize = 1024;
 
-    /// Prepares up to `capacity` keys: as many as there are peers that call often. With 0, none ever is.
+    /// Prepares up to `capacity` keys: as many as there are peers that call often. With 0, no key is prepared.
     pub const fn new(capacity: usize) -> Self {
         let state = State {
             prepared: BTreeMap::new(),

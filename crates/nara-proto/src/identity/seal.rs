@@ -18,7 +18,7 @@ pub struct SealKey([u8; 32]);
 #[non_exhaustive]
 pub enum OpenError {
     /// The ciphertext was changed, or sealed with another key or nonce.
-    #[error("the ciphertext does not belong to this key and nonce")]
+    #[error("the ciphertext cannot be opened with this key and nonce")]
     Forged,
     /// The nonce does not have 24 bytes.
     #[error("the nonce has {0} bytes instead of 24")]
@@ -38,7 +38,7 @@ impl SealKey {
         Self(key)
     }
 
-    /// Encrypts a text. The nonce must be fresh random bytes; it travels beside the ciphertext.
+    /// Encrypts a text. The nonce must be fresh random bytes; send it along with the ciphertext.
     pub fn seal(&self, nonce: &[u8; Self::NONCE_LEN], plaintext: &[u8]) -> Vec<u8> {
         XChaCha20Poly1305::new(&self.0.into())
             .encrypt(&XNonce::from(*nonce), plaintext)

@@ -49,7 +49,7 @@ impl Soul {
         !name.is_empty() && bool::from(tag(self.seed(), name)[..].ct_eq(self.tag()))
     }
 
-    /// The text of the soul: Base58 of its 40 bytes. Whoever has it, is the nara.
+    /// The text of the soul: Base58 of its 40 bytes. Its holder is the nara.
     pub fn expose(&self) -> Zeroizing<String> {
         Zeroizing::new(bs58::encode(&self.bytes).into_string())
     }

@@ -1,8 +1,8 @@
 use super::{PreparedKey, PublicKey, Signature, VerifyError};
 
-/// A public key in one of its forms: a [`PublicKey`], a [`PreparedKey`], or a key
-/// [of a collection](super::PreparedKeys::of) that prepares those which are used most. They differ in speed, not
-/// in their verdict.
+/// A public key in one of its forms: a [`PublicKey`], a [`PreparedKey`], or a key [of a
+/// collection](super::PreparedKeys::of) that prepares the keys used most. They differ in speed, not in their
+/// verdict.
 pub trait Verifier {
     /// Verifies a signature over a message, as [`PublicKey::verify`] does.
     ///

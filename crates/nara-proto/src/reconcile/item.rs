@@ -5,17 +5,16 @@ use sha2::{Digest as _, Sha256};
 /// Bytes of an event id: half a SHA-256.
 const HALF: usize = 16;
 
-/// What stands for an event in a reconciliation: the 16 bytes of its id, and the first 16 bytes of the SHA-256
-/// of those.
+/// Stands for an event in a reconciliation: the 16 bytes of its id, and the first 16 bytes of their SHA-256.
 ///
-/// Sums of items are compared, so the second half is there to make sums as hard to forge as those of whole
-/// hashes; the first half is there so that the id can be asked for.
+/// Sums of items are compared: the second half makes sums as hard to forge as sums of whole hashes, and the first
+/// half allows to request the event by its id.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ItemId(pub(super) [u8; 2 * HALF]);
 
 impl ItemId {
-    /// The item of the event with this id; `None` if it is not 32 lower-case hexadecimal digits, as no id of a
-    /// verified event is.
+    /// The item of the event with this id; `None` unless the id is 32 lower-case hexadecimal digits, as the ids of
+    /// all verified events are.
     pub fn of_event(id: &str) -> Option<Self> {
         if id.bytes().any(|byte| byte.is_ascii_uppercase()) {
             return None;
@@ -32,7 +31,7 @@ impl ItemId {
         Self(item)
     }
 
-    /// The 32 bytes, if they can stand for an event: a peer can send any.
+    /// The item with these 32 bytes; `None` if they cannot stand for an event.
     pub fn from_bytes(bytes: [u8; 32]) -> Option<Self> {
         let (id, _) = bytes.split_first_chunk()?;
         let item = Self::of_half(*id);

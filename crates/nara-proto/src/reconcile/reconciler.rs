@@ -4,24 +4,24 @@ use negentropy::{Id, Negentropy};
 
 use super::{ItemId, ItemSet, MAX_FRAME, MAX_ROUNDS};
 
-/// What a peer must not send in a reconciliation.
+/// How a peer violates the reconciliation protocol.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReconcileError {
-    /// An item that cannot stand for any event.
-    #[error("the frame names an event that cannot exist")]
+    /// An item that stands for no event.
+    #[error("the frame contains an item that stands for no event")]
     ForgedItem,
     /// Bytes that are not a frame.
-    #[error("not a frame of the negentropy protocol")]
+    #[error("the frame is not a negentropy frame")]
     Frame(#[source] negentropy::Error),
     /// More bytes than a frame may have.
-    #[error("the frame has {got} bytes instead of at most {MAX_FRAME}")]
+    #[error("the frame has {got} bytes, and the limit is {MAX_FRAME}")]
     TooLarge {
         /// How many came.
         got: usize,
     },
     /// An event that was not asked for.
-    #[error("event {id} was not asked for")]
+    #[error("event {id} was not requested")]
     NotAsked {
         /// Its id.
         id: String,
@@ -34,10 +34,10 @@ impl From<negentropy::Error> for ReconcileError {
     }
 }
 
-/// Answers a frame of an initiator from this set. Nothing is kept between the rounds.
+/// Answers a frame of an initiator from this set. The responder keeps no state between rounds.
 ///
 /// # Errors
-/// [`ReconcileError`] if it is not a frame.
+/// [`ReconcileError`] if the bytes are not a frame.
 pub fn respond(set: ItemSet, frame: &[u8]) -> Result<Vec<u8>, ReconcileError> {
     check_size(frame)?;
     Ok(Negentropy::owned(set, MAX_FRAME as u64)?.reconcile(frame)?)
@@ -50,7 +50,7 @@ fn check_size(frame: &[u8]) -> Result<(), ReconcileError> {
     Ok(())
 }
 
-/// The side that asks: it learns what is missing on either side.
+/// The initiator of a reconciliation: it learns what is missing on either side.
 ///
 /// ```
 /// # use nara_proto::reconcile::{ItemSet, Reconciler, respond};
@@ -74,7 +74,7 @@ pub struct Reconciler {
 }
 
 impl Reconciler {
-    /// Begins to compare this set; gives the first frame as well.
+    /// Begins to compare this set; returns the first frame too.
     ///
     /// # Errors
     /// [`ReconcileError::Frame`], which only a defect of the protocol crate can cause.
@@ -91,10 +91,10 @@ impl Reconciler {
         Ok((reconciler, first))
     }
 
-    /// Takes in the answer to the last frame; gives the next one, or `None` at the end.
+    /// Processes the answer to the last frame; returns the next frame, or `None` at the end.
     ///
     /// # Errors
-    /// [`ReconcileError`] for an answer that breaks the rules.
+    /// [`ReconcileError`] for an answer that violates the protocol.
     pub fn take(&mut self, answer: &[u8]) -> Result<Option<Vec<u8>>, ReconcileError> {
         check_size(answer)?;
         self.rounds += 1;
@@ -110,22 +110,22 @@ impl Reconciler {
         Ok(next.filter(|_| self.rounds < MAX_ROUNDS))
     }
 
-    /// What the other side has and this one has not, as far as it is known.
+    /// The items that only the other side has, as far as known.
     pub fn missing_here(&self) -> &BTreeSet<ItemId> {
         &self.missing_here
     }
 
-    /// What this side has and the other one has not, as far as it is known.
+    /// The items that only this side has, as far as known.
     pub fn missing_there(&self) -> &BTreeSet<ItemId> {
         &self.missing_there
     }
 
-    /// How many answers were taken in.
+    /// The number of processed answers.
     pub fn rounds(&self) -> usize {
         self.rounds
     }
 
-    /// Whether the whole difference is known; `false` before the end, and if there were too many rounds.
+    /// Whether the whole difference is known; `false` before the end, and after too many rounds.
     pub fn is_complete(&self) -> bool {
         self.complete
     }

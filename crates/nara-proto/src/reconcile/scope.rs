@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use crate::event::Service;
 use crate::time::UnixSeconds;
 
-/// Which events are compared. The default is all of them.
+/// The events to compare. The default is all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Scope {
     /// The services; empty: all.
@@ -14,9 +14,9 @@ pub struct Scope {
     pub to: Option<UnixSeconds>,
 }
 
-/// A query that does not name a scope.
+/// Why the query of a scope is malformed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not a scope: {0}")]
+#[error("invalid scope: {0}")]
 pub struct InvalidScope(String);
 
 impl Scope {
@@ -32,7 +32,7 @@ impl Scope {
         self
     }
 
-    /// Whether events of this service are compared; `None`: of a service that this version does not know.
+    /// Whether the scope contains events of this service; `None`: of an unknown service.
     pub fn has_service(&self, service: Option<Service>) -> bool {
         self.services.is_empty() || service.is_some_and(|service| self.services.contains(&service))
     }
@@ -49,11 +49,11 @@ impl Scope {
         (!parts.is_empty()).then(|| parts.join("&"))
     }
 
-    /// Reads what [`Scope::to_query`] writes.
+    /// Parses the form that [`Scope::to_query`] writes.
     ///
     /// # Errors
-    /// [`InvalidScope`] for a key, a service or a time that it does not know: to compare something else than
-    /// was asked for would be an answer to another question.
+    /// [`InvalidScope`] for an unknown parameter or service, or a malformed time: comparing anything else would
+    /// answer another question.
     pub fn from_query(query: &str) -> Result<Self, InvalidScope> {
         let invalid = |what: &str| InvalidScope(what.chars().take(64).collect());
         let mut scope = Self::default();

@@ -23,12 +23,12 @@ struct Member {
     service: Option<Service>,
 }
 
-/// What happens to one event of a set.
+/// A change of one event of a set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// It is there now; its service, if this version knows it.
+    /// The event was added; its service, if known.
     Added(Option<Service>),
-    /// It is gone.
+    /// The event was removed.
     Removed,
 }
 

@@ -1,7 +1,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// Names one ledger for as long as its places mean the same: drawn at random when the ledger is made.
+/// Names one ledger for as long as its places mean the same: drawn at random when the ledger is created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LedgerEpoch(u64);
 
@@ -26,8 +26,7 @@ impl fmt::Display for LedgerEpoch {
 
 /// A place in the order in which events came into one ledger. Its text is `"{epoch}:{seq}"`.
 ///
-/// Other than a [`Cursor`](crate::sync::Cursor), which is a place in time, it does not miss events that arrive
-/// late.
+/// Unlike a [`Cursor`](crate::sync::Cursor), which is a place in time, it does not miss events that arrive late.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ArrivalCursor {
     /// Which ledger.

@@ -14,7 +14,7 @@ wire_struct! {
         pub ts: UnixMillis = "ts",
         /// The epoch of the server's ledger: see [`LedgerEpoch`].
         pub epoch: String = "epoch",
-        /// The place of the newest event in the ledger: the stream has caught up when it is there.
+        /// The place of the newest event in the ledger: the stream has caught up when it reaches it.
         pub position: i64 = "position",
         /// Behind which place the stream begins.
         pub start: i64 = "start",
@@ -22,22 +22,22 @@ wire_struct! {
         pub reason: String = "reason",
         /// A `ping` comes at least this often, in **milliseconds**.
         pub keep_alive_ms: i64 = "keep_alive_ms",
-        /// What the server can do beside streams: words of letters, digits, `-` and `/`.
+        /// What else the server supports: words of letters, digits, `-` and `/`.
         pub capabilities: Option<Vec<String>> = "capabilities",
         /// The signature, base64: see [`Hello::signed_text`].
         pub sig: String = "sig",
     }
 }
 
-/// What a `hello` answers: the parts of the request that a stream depends on. The inherited signature of a request
-/// does not cover its query and headers, so the one of the `hello` does.
+/// The parts of the request that a `hello` answers. A v1 signature covers neither query nor headers, so the
+/// signature of the `hello` does.
 #[derive(Clone, Copy, Debug)]
 pub struct StreamOpening<'a> {
-    /// The signature of the request, base64: the one of profile v2 if it carries both.
+    /// The signature of the request, base64: the v2 signature if the request carries both.
     pub request_signature: &'a str,
-    /// The query of the request as it is on the request line, without `?`; empty if there is none.
+    /// The query of the request as on the request line, without `?`; empty without one.
     pub query: &'a str,
-    /// The `Last-Event-ID` of the request; empty if there is none.
+    /// The `Last-Event-ID` of the request; empty without one.
     pub last_event_id: &'a str,
 }
 
@@ -84,24 +84,24 @@ impl StreamStart {
     }
 }
 
-/// A `hello` that does not prove who serves the stream, or cannot be understood.
+/// Why a `hello` does not prove who serves the stream.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum HelloError {
     /// A capability is not a word.
-    #[error("a capability in the hello is not a word")]
+    #[error("a capability in the hello is malformed")]
     Capability,
     /// The epoch or a place is not one.
-    #[error("the hello has no valid epoch and places")]
+    #[error("the epoch or a position in the hello is malformed")]
     Cursor(#[from] InvalidArrivalCursor),
     /// The id is not a nara id.
-    #[error("the hello has no valid nara id")]
+    #[error("the nara id in the hello is malformed")]
     Id,
     /// The name is not a name.
-    #[error("the hello has no valid name")]
+    #[error("the name in the hello is malformed")]
     Name(#[from] InvalidName),
-    /// The reason is none that this version knows.
-    #[error("the hello gives a reason that this version does not know")]
+    /// The reason is unknown.
+    #[error("the hello gives an unknown reason")]
     Reason,
     /// The signature is not one of the server's key over this `hello` and this request.
     #[error("the signature of the hello does not verify for this request")]
@@ -152,7 +152,7 @@ impl Hello {
         self.sig = keypair.sign(self.signed_text(opening).as_bytes()).to_base64();
     }
 
-    /// Checks that every part is what it should be; the name that claims to serve the stream.
+    /// Checks the form of every part; returns the name of the claimed server.
     ///
     /// # Errors
     /// Every [`HelloError`] but [`HelloError::Signature`].
@@ -178,7 +178,7 @@ impl Hello {
     /// Verifies that the holder of `key` made this `hello` for this request.
     ///
     /// # Errors
-    /// [`HelloError::Signature`], and those of [`Hello::check`].
+    /// [`HelloError::Signature`], and the errors of [`Hello::check`].
     pub fn verify(&self, opening: StreamOpening<'_>, key: &PublicKey) -> Result<(), HelloError> {
         self.check()?;
         let signature = Signature::from_base64(&self.sig).map_err(|_| HelloError::Signature)?;

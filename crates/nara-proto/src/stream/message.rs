@@ -26,10 +26,10 @@ wire_struct! {
 }
 
 wire_struct! {
-    /// The data of `lagged`: the reader was too slow, or much came at once. Nothing is lost: the stream goes on
-    /// from the ledger at the pace of the reader.
+    /// The data of `lagged`: the reader was too slow. Nothing is lost: the stream continues from the ledger at the
+    /// pace of the reader.
     pub struct Lag {
-        /// The place of the newest event in the ledger: the stream has caught up when it is there.
+        /// The place of the newest event in the ledger: the stream has caught up when it reaches it.
         pub position: i64 = "position",
     }
 }
@@ -52,7 +52,7 @@ pub enum StreamMessage {
     Event(ArrivalCursor, Box<SyncEvent>),
     /// First.
     Hello(Box<Hello>),
-    /// The reader was too slow; where the stream goes on.
+    /// The reader was too slow; where the stream continues.
     Lagged(ArrivalCursor, Lag),
     /// How far the stream has come.
     Ping(ArrivalCursor, Heartbeat),
@@ -65,7 +65,7 @@ pub enum StreamMessage {
 #[non_exhaustive]
 pub enum MessageError {
     /// The id is not a place.
-    #[error("a message of type {kind} has an id that is no cursor")]
+    #[error("the id of a {kind} message is not a cursor")]
     Id {
         /// The type.
         kind: &'static str,
@@ -73,7 +73,7 @@ pub enum MessageError {
         source: InvalidArrivalCursor,
     },
     /// The data are not the JSON of this type.
-    #[error("a message of type {kind} cannot be read")]
+    #[error("a {kind} message cannot be decoded")]
     Json {
         /// The type.
         kind: &'static str,
@@ -81,7 +81,7 @@ pub enum MessageError {
         source: JsonError,
     },
     /// There is no id.
-    #[error("a message of type {0} has no id")]
+    #[error("a {0} message has no id")]
     NoId(&'static str),
 }
 

@@ -4,25 +4,25 @@ use crate::endpoint::query_escape;
 use crate::sync::EventFilter;
 use crate::time::UnixNanos;
 
-/// What `GET /events/stream` asks for, as the query of its URL:
+/// The request of `GET /events/stream`, as the query of its URL:
 /// `services=seen,social&subjects=alice&since=1769100000000000000`.
 ///
 /// Lists are separated by commas; each name in them is percent-encoded, so a comma inside of a name is `%2C`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StreamRequest {
-    /// Which events; the default wants all.
+    /// Which events; the default is all.
     pub filter: EventFilter,
-    /// Where to begin without a cursor: with the first event that arrived and has this time or a later one, in
-    /// **nanoseconds**, and everything that arrived behind it. Without it, too: with what arrives from now on.
+    /// Where to begin without a cursor: with the first event in the order of arrival that has this time or a later
+    /// one, in **nanoseconds**. `None`: with events that arrive from now on.
     pub since: Option<UnixNanos>,
 }
 
-/// A query that `/events/stream` cannot read.
+/// Why the query of `/events/stream` is malformed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidStreamRequest {
-    /// A parameter is there twice.
-    #[error("the parameter {0} is there twice: give it once, as a list separated by commas")]
+    /// A parameter is repeated.
+    #[error("the parameter {0} is repeated: give it once, as a comma-separated list")]
     Repeated(&'static str),
     /// `since` is not a number.
     #[error("since is not a number of nanoseconds")]
@@ -33,7 +33,7 @@ pub enum InvalidStreamRequest {
 }
 
 impl StreamRequest {
-    /// The query, without `?`; empty if everything is wanted.
+    /// The query, without `?`; empty for all events.
     pub fn to_query(&self) -> String {
         let mut parts = Vec::new();
         for (name, list) in [
@@ -54,7 +54,7 @@ impl StreamRequest {
     /// Reads a query. Unknown parameters and empty names are skipped.
     ///
     /// # Errors
-    /// [`InvalidStreamRequest`] says what cannot be read.
+    /// [`InvalidStreamRequest`] for a malformed query.
     pub fn from_query(query: &str) -> Result<Self, InvalidStreamRequest> {
         let mut request = Self::default();
         let mut seen = [false; 3];

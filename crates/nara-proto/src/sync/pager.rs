@@ -43,16 +43,19 @@ enum Position {
 #[non_exhaustive]
 pub enum PageError {
     /// More events share one time than the peer can put on a page: with its cursor the rest cannot be reached.
-    #[error("more than {MAX_EVENTS} events share the time {0} ns and the peer's cursor cannot part them")]
+    #[error(
+        "more than {MAX_EVENTS} events share the timestamp {0} ns, and the peer's cursor cannot page \
+         between them"
+    )]
     Crowded(UnixNanos),
     /// An id behind which no cursor can stand.
-    #[error("the page has an event with an id of {0} bytes, more than {max}", max = Cursor::MAX_ID)]
+    #[error("an event of the page has an id of {0} bytes, and the limit is {max}", max = Cursor::MAX_ID)]
     LongId(usize),
     /// The events are not in order, or lie before the page.
     #[error("the page is out of order at event {0}")]
     Order(String),
     /// More events than were asked for.
-    #[error("the page has {got} events instead of at most {asked}")]
+    #[error("the page has {got} events, and at most {asked} were requested")]
     TooLong {
         /// How many were asked for.
         asked: usize,
@@ -83,7 +86,7 @@ impl Pager {
         &self.last
     }
 
-    /// The next request; `None` when all pages are there. `from` is left to the client.
+    /// The next request; `None` after the last page. The client sets `from`.
     pub fn next_request(&self) -> Option<SyncRequest> {
         let Position::At(cursor) = &self.position else {
             return None;

@@ -43,7 +43,7 @@ impl fmt::Display for AuthHeader {
     }
 }
 
-/// What is wrong with the authentication headers themselves.
+/// Why the authentication headers cannot be parsed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum HeaderError {
@@ -54,7 +54,7 @@ pub enum HeaderError {
     #[error("{0} is missing")]
     Missing(AuthHeader),
     /// The name is not one.
-    #[error("X-Nara-Name is not a nara's name: {0}")]
+    #[error("X-Nara-Name is not a valid name: {0}")]
     Name(InvalidName),
     /// The name is not UTF-8.
     #[error("X-Nara-Name is not UTF-8")]
@@ -63,7 +63,7 @@ pub enum HeaderError {
     #[error("X-Nara-Signature: {0}")]
     Signature(InvalidSignature),
     /// The time is not canonical decimal milliseconds.
-    #[error("X-Nara-Timestamp is not a decimal number of milliseconds in its shortest form")]
+    #[error("X-Nara-Timestamp is not a decimal number of milliseconds without sign and leading zeros")]
     Timestamp,
 }
 

@@ -6,17 +6,17 @@ use crate::identity::KeyId;
 use crate::time::{UnixMillis, UnixSeconds};
 use crate::v2::{Nonce, RequestSignature};
 
-/// Remembers requests for as long as they would be accepted, so that none is accepted twice.
+/// Remembers requests for as long as they would be accepted, so that each is accepted once.
 ///
-/// Insert only what has verified: so a stranger cannot fill the cache. When it is full nevertheless, requests
-/// are refused, because forgetting one would let it be replayed: the safe mistake is a false positive.
+/// Insert verified requests only, so that strangers cannot fill the cache. A full cache refuses requests, because
+/// forgetting one would let it be replayed: the safe mistake is a false positive.
 ///
 /// V1 peers may send two equal requests in one millisecond, whose signatures are equal
 /// (Ed25519 is deterministic). For endpoints where a repetition does no harm, [`ReplayCache::insert_or_repeat`]
 /// therefore allows it from the same source address.
 ///
-/// A clock that is set back makes fresh what was stale and forgotten. So what is as old as anything that was
-/// forgotten counts as a replay; while the clock only goes forward, that is never fresh anyway.
+/// A clock that is set back makes stale, forgotten requests fresh again. So a request as old as a forgotten one
+/// counts as a replay; while the clock only goes forward, such a request is stale anyway.
 #[derive(Clone, Debug)]
 pub struct ReplayCache {
     capacity: usize,
@@ -27,7 +27,7 @@ pub struct ReplayCache {
     forgotten: Option<UnixSeconds>,
 }
 
-/// What one request has that no other has, and for how long it would be accepted.
+/// What identifies one request, and until when it would be accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReplayEntry {
     key: ReplayKey,
@@ -106,7 +106,7 @@ impl ReplayCache {
         Ok(())
     }
 
-    /// As [`ReplayCache::insert`], but a repetition from the source address of the first is fine.
+    /// Like [`ReplayCache::insert`], but accepts a repetition from the source address of the first request.
     ///
     /// # Errors
     /// [`ReplayError::Replayed`] if it is known from another source, [`ReplayError::Full`] if it cannot be
@@ -124,12 +124,12 @@ impl ReplayCache {
         }
     }
 
-    /// How many requests are remembered.
+    /// The number of remembered requests.
     pub fn len(&self) -> usize {
         self.seen.len()
     }
 
-    /// Whether none is remembered.
+    /// Whether the cache is empty.
     pub fn is_empty(&self) -> bool {
         self.seen.is_empty()
     }

@@ -153,7 +153,7 @@ pub fn request_signature_base(name: &str, timestamp: UnixMillis, method: &str, p
     base
 }
 
-/// The path as it is signed: percent-decoded, whatever bytes that gives.
+/// The signed form of a path: percent-decoded to raw bytes.
 ///
 /// ```
 /// assert_eq!(&*nara_proto::v1::signed_path("/caf%C3%A9"), "/café".as_bytes());

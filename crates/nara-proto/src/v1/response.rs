@@ -25,12 +25,12 @@ pub enum ResponseAuthError {
     #[error("{0}")]
     Header(HeaderError),
     /// Signed too long ago, or in the future.
-    #[error("the response was signed {} ms away from our clock, more than {} s", .by.as_millis(), FRESHNESS_WINDOW.as_secs())]
+    #[error("the response was signed {} ms off our clock, and the limit is {} s", .by.as_millis(), FRESHNESS_WINDOW.as_secs())]
     Stale {
         /// How far the two clocks are apart.
         by: std::time::Duration,
     },
-    /// Another nara answered than the one that was asked.
+    /// Another nara answered than the called one.
     #[error("{got} answered instead of {expected}")]
     WrongResponder {
         /// Who was asked.
@@ -106,7 +106,7 @@ pub fn response_signature_base(name: &str, timestamp: UnixMillis, body_hash: &st
     format!("{name}{timestamp}{body_hash}")
 }
 
-/// The hash of a body as it is signed: base64 of its SHA-256.
+/// The hash of a body in its signed form: base64 of the SHA-256.
 pub fn body_hash(body: &[u8]) -> String {
     encoding::base64_encode(&Sha256::digest(body))
 }

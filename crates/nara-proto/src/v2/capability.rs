@@ -20,10 +20,10 @@ const STREAMS: &str = "streams";
 const X509: &str = "x509";
 const RAW_PUBLIC_KEY: &str = "raw-public-key";
 
-/// What a nara can do beyond what all can, in its own words.
+/// What a nara supports beyond protocol v1, according to itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Capability {
-    /// Its id. No other message tells it.
+    /// Its id. No other message carries it.
     pub id: NaraId,
     /// It signs with profile v2.
     pub v2: bool,
@@ -37,7 +37,7 @@ pub struct Capability {
     pub at: UnixMillis,
 }
 
-/// A [`Capability`] as it travels, with the signature of the nara that it is about.
+/// A [`Capability`] on the wire, signed by its nara.
 ///
 /// ```text
 /// X-Nara-Capability: id="A7LS…", signatures=(v2 streams), tls=(x509 raw-public-key), at=1769100000250, proof=:…:
@@ -53,7 +53,7 @@ pub struct SignedCapability {
     proof: Signature,
 }
 
-/// A capability that must not be believed.
+/// Why a capability proves nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CapabilityError {
@@ -63,13 +63,13 @@ pub enum CapabilityError {
     /// Not a capability.
     #[error("the capability is malformed")]
     Malformed,
-    /// Signed too long ago, or in the future: what a nara could do once, it may have ceased to do.
-    #[error("the capability was signed more than {} s away from our clock", FRESHNESS_WINDOW.as_secs())]
+    /// Signed too long ago, or in the future: a nara may have stopped to support what it once did.
+    #[error("the capability was signed more than {} s off our clock", FRESHNESS_WINDOW.as_secs())]
     Stale,
 }
 
 impl Signer {
-    /// Signs what this nara can do.
+    /// Signs a capability statement of this nara.
     pub fn sign_capability(&self, capability: &Capability) -> SignedCapability {
         let words = |all: &[(&'static str, bool)]| {
             let can = all.iter().filter(|(_, can)| *can);
@@ -95,7 +95,7 @@ impl Signer {
 }
 
 impl SignedCapability {
-    /// Reads the header of an answer; `None` if there is none.
+    /// Reads the header of an answer; `None` without one.
     ///
     /// # Errors
     /// [`CapabilityError::Malformed`].
@@ -142,7 +142,7 @@ impl SignedCapability {
         })
     }
 
-    /// What it says, whoever said it.
+    /// The content, unverified.
     pub fn unverified(&self) -> &Capability {
         &self.capability
     }
@@ -153,10 +153,10 @@ impl SignedCapability {
         value(format!("{}{PROOF}{proof}", self.statement))
     }
 
-    /// What the nara with this name and key says that it can do, if it says so now.
+    /// Verifies that the nara with this name and key signed the statement just now.
     ///
     /// # Errors
-    /// [`CapabilityError`] if it must not be believed.
+    /// [`CapabilityError`] if the statement proves nothing.
     pub fn verify(
         &self,
         name: &NaraName,

@@ -4,8 +4,8 @@ use subtle::ConstantTimeEq as _;
 use super::fields::{byte_sequence, byte_sequence_text, optional};
 use super::{SignatureError, SignedField};
 
-/// What only the two ends of one connection know: keying material that TLS exports (RFC 8446, section 7.5). A
-/// signature that covers it is worth nothing on any other connection.
+/// Keying material that TLS exports (RFC 8446, section 7.5) and that only the two ends of one connection know. A
+/// signature that covers it is worthless on any other connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChannelBinding([u8; 32]);
 

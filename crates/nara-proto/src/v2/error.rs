@@ -47,7 +47,7 @@ pub enum SignatureError {
     #[error("signature verification failed")]
     BadSignature,
     /// The body is not the one whose digest is signed.
-    #[error("the body is not the one that was signed: its Content-Digest differs")]
+    #[error("the body does not match the signed Content-Digest")]
     Body,
     /// Signed for another connection, or the connection proves nothing.
     #[error("signed for another connection")]
@@ -69,7 +69,7 @@ pub enum SignatureError {
         now: UnixSeconds,
     },
     /// Another key is known for the name.
-    #[error("the signature is one of key {claimed}, but {known} is the key that is known for this name")]
+    #[error("signed with key {claimed}, but key {known} is pinned for this name")]
     KeyId {
         /// The key that the signature claims.
         claimed: KeyId,
@@ -77,7 +77,7 @@ pub enum SignatureError {
         known: KeyId,
     },
     /// Not exactly one signature with the label of the profile.
-    #[error("there must be exactly one signature, with the label {:?}", super::LABEL)]
+    #[error("there must be exactly one signature, labelled {:?}", super::LABEL)]
     Label,
     /// `expires` lies before `created`, or too far behind it.
     #[error("the signature must expire within {} s after it was created", MAX_LIFETIME.as_secs())]
@@ -92,7 +92,7 @@ pub enum SignatureError {
     #[error("the signature has no {0}")]
     MissingParameter(&'static str),
     /// The name is not one.
-    #[error("X-Nara-Name is not a nara's name: {0}")]
+    #[error("X-Nara-Name is not a valid name: {0}")]
     Name(InvalidName),
     /// The name is not UTF-8.
     #[error("X-Nara-Name is not UTF-8")]
@@ -101,13 +101,13 @@ pub enum SignatureError {
     #[error("the signature has an invalid {0}")]
     Parameter(&'static str),
     /// The message is for another nara.
-    #[error("signed for another nara than this one: see X-Nara-To")]
+    #[error("signed for another nara: X-Nara-To names neither the id nor the name of this nara")]
     Recipient,
     /// A field stands there twice: two readers could believe two different ones.
     #[error("{0} is repeated")]
     Repeated(SignedField),
     /// `created` is not within the window.
-    #[error("signed at {created} s by the sender's clock, {} s {} the receiver's, which says {now} s: one of the two clocks is wrong",
+    #[error("signed at {created} s, {} s {} the receiver's clock ({now} s): one of the two clocks is wrong",
         created.abs_diff(*now).as_secs(), if created > now { "ahead of" } else { "behind" })]
     Stale {
         /// When it was signed, by the sender's clock.
@@ -125,6 +125,6 @@ pub enum SignatureError {
     #[error("there must be either Content-Digest or X-Nara-Body, not both")]
     TwoBodies,
     /// A parameter that the profile does not have.
-    #[error("the signature has a parameter that this profile does not know")]
+    #[error("the signature has an unknown parameter")]
     UnknownParameter,
 }

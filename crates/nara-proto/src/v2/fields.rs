@@ -37,7 +37,7 @@ impl SignedField {
         }
     }
 
-    /// The most bytes that its value may have: with room for what is allowed, and none for what is not.
+    /// The longest valid value, in bytes.
     pub const fn max_len(self) -> usize {
         match self {
             Self::Body => 16,

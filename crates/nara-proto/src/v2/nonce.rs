@@ -3,12 +3,11 @@ use std::fmt;
 use crate::encoding;
 use crate::time::UnixMillis;
 
-/// What makes each signed request another one: 16 bytes, which one sender never uses twice.
+/// Makes each signed request unique: 16 bytes that one sender never uses twice.
 ///
 /// The first six are the time of signing in milliseconds, as in a UUID of version 7; `created` has seconds only. So
 /// a receiver that has just started can tell a request of before from one of now
-/// ([`RequestSignature::signed_at`](super::RequestSignature::signed_at)). Whoever draws all 16 bytes at random is
-/// understood, too.
+/// ([`RequestSignature::signed_at`](super::RequestSignature::signed_at)). Sixteen random bytes are valid too.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Nonce([u8; 16]);
 
@@ -32,7 +31,7 @@ impl Nonce {
         &self.0
     }
 
-    /// The time in its first bytes; noise, if its maker put none there.
+    /// The time in its first bytes; meaningless if the nonce is all random.
     pub(super) fn time(&self) -> UnixMillis {
         let mut time = [0; 8];
         time[2..].copy_from_slice(&self.0[..6]);

@@ -3,7 +3,7 @@ use std::fmt;
 use crate::endpoint::query_escape;
 use crate::identity::{NaraId, NaraName};
 
-/// For whom a request is.
+/// The recipient of a request.
 ///
 /// `Display` is the value of `X-Nara-To`: the id, or the name percent-encoded, because RFC 9421 signs fields of ASCII.
 /// It has one spelling: every byte but letters, digits and `-._~` is encoded, in upper case.

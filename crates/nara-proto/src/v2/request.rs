@@ -229,7 +229,7 @@ impl RequestSignature {
         }
     }
 
-    /// Checks that it is for the connection on which it came: `None` for one that proves nothing.
+    /// Checks that it is for the connection that it arrived on; `None` for plain HTTP.
     ///
     /// # Errors
     /// [`SignatureError::Channel`] if it is for another one, or lacks the binding that a secure channel needs.

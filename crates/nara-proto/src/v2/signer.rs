@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use crate::identity::{KeyId, KeyPair, NaraName};
 
-/// Who signs: a keypair, its name, and what follows from them. Cloning is cheap.
+/// Signs messages: a keypair and its name. Cloning is cheap.
 #[derive(Clone)]
 pub struct Signer {
     keypair: KeyPair,

@@ -4,11 +4,11 @@
 
 mod apply;
 mod connection;
+mod error;
 mod register;
 mod stream;
 
 use std::num::NonZeroU32;
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -18,82 +18,29 @@ use tokio::time::{sleep, timeout};
 use ts_control::client::HttpConn;
 use ts_control::{Endpoint, MapRequestBuilder};
 
-use self::connection::Dialer;
-use self::register::Registered;
+pub(super) use self::apply::Parts;
+use self::connection::{ANSWER, Dialer};
+use self::error::ControlError;
+use self::register::{APP, Registered};
 use self::stream::MapStream;
 use super::backoff::Backoff;
-use super::direct::Direct;
-use super::keys::{KeyFileError, Keys};
-use super::netmap::{MalformedMap, Netmap, Node};
-use super::plane::Plane;
-use super::relay::Relays;
-use super::relay::region::RegionId;
+use super::chain::chain;
+use super::keys::Keys;
+use super::netmap::Netmap;
 use super::settings::EmbeddedSettings;
-use super::stack::Stack;
+use super::tls::Tls;
+use super::underlay::RegionId;
 use crate::status::NotReadyReason;
-
-/// What we call ourselves in the control server's list.
-pub(super) const APP: &str = "nara-mesh";
 
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// A session that lasted this long was a good one: the next pause is short.
 const GOOD: Duration = Duration::from_secs(10);
-/// Connecting, and each question that is answered at once.
-const ANSWER: Duration = Duration::from_secs(20);
 /// Somebody logs in with a browser.
 const LOGIN: Duration = Duration::from_secs(600);
 /// The control server says something at least every 60 s or so.
 const SILENCE: Duration = Duration::from_secs(150);
 /// Saying goodbye.
 const GOODBYE: Duration = Duration::from_secs(5);
-
-/// A session with the control server did not begin, or ended.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum ControlError {
-    #[error("nobody answers at {server}")]
-    Dial { server: String, source: std::io::Error },
-    #[error("{server} does not speak TLS as expected")]
-    Tls { server: String, source: std::io::Error },
-    #[error("{step}: {detail}")]
-    Protocol { step: &'static str, detail: String },
-    #[error("{step}: no answer within {after:?}")]
-    TimedOut { step: &'static str, after: Duration },
-    #[error("{detail}")]
-    Refused { detail: String },
-    #[error("the key of the node has expired")]
-    KeyExpired,
-    #[error("somebody has to log in at {url}")]
-    LoginNeeded { url: String },
-    #[error("an administrator has to approve the node")]
-    ApprovalNeeded,
-    #[error(transparent)]
-    Map(#[from] MalformedMap),
-    #[error("the connection ended")]
-    Ended(#[source] std::io::Error),
-    #[error("the new key of the node cannot be kept")]
-    Keys(#[from] KeyFileError),
-}
-
-impl ControlError {
-    fn reason(&self) -> NotReadyReason {
-        let detail = super::chain(self);
-        match self {
-            Self::Refused { .. } => NotReadyReason::KeyRefused { detail },
-            Self::KeyExpired => NotReadyReason::KeyExpired,
-            Self::LoginNeeded { url } => NotReadyReason::NeedsLogin {
-                url: Some(url.clone()),
-            },
-            Self::ApprovalNeeded => NotReadyReason::NeedsApproval,
-            Self::Keys(_) => NotReadyReason::Other { detail },
-            Self::Dial { .. }
-            | Self::Tls { .. }
-            | Self::Protocol { .. }
-            | Self::TimedOut { .. }
-            | Self::Map(_)
-            | Self::Ended(_) => NotReadyReason::ControlUnreachable { detail },
-        }
-    }
-}
 
 /// Whether we are in touch with the control server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -111,28 +58,17 @@ pub(super) enum ControlState {
 /// Asks the control task to leave; it answers when it has.
 pub(super) type Leave = oneshot::Sender<std::io::Result<()>>;
 
-/// What is known and published: our own node and the peers.
-#[derive(Clone, Debug, Default)]
-pub(super) struct View {
-    pub(super) own: Option<Node>,
-    pub(super) peers: Arc<[Node]>,
-}
-
 /// The task that talks to the control server.
 pub(super) struct Control {
     settings: EmbeddedSettings,
     dialer: Dialer,
     keys: Keys,
-    plane: Arc<Plane>,
-    relays: Arc<Relays>,
-    stack: Arc<Stack>,
-    direct: Direct,
     netmap: Netmap,
+    parts: Parts,
     registered: bool,
     /// The map said that our key has expired.
     expired: bool,
     state: watch::Sender<ControlState>,
-    view: watch::Sender<View>,
 }
 
 /// Why a session ended without an error.
@@ -143,31 +79,22 @@ enum End {
 }
 
 impl Control {
-    #[expect(clippy::too_many_arguments, reason = "it is where all parts of the node meet")]
     pub(super) fn new(
         settings: EmbeddedSettings,
-        tls: super::tls::Tls,
+        tls: Tls,
         keys: Keys,
-        plane: Arc<Plane>,
-        relays: Arc<Relays>,
-        stack: Arc<Stack>,
-        direct: Direct,
+        parts: Parts,
         state: watch::Sender<ControlState>,
-        view: watch::Sender<View>,
     ) -> Self {
         Self {
             dialer: Dialer::new(settings.control_url.clone(), tls),
             settings,
             keys,
-            plane,
-            relays,
-            stack,
-            direct,
             netmap: Netmap::default(),
+            parts,
             registered: false,
             expired: false,
             state,
-            view,
         }
     }
 
@@ -193,11 +120,7 @@ impl Control {
                 backoff.reset();
             }
             let pause = backoff.pause();
-            tracing::info!(
-                error = super::chain(&error),
-                ?pause,
-                "away from the control server"
-            );
+            tracing::info!(error = chain(&error), ?pause, "away from the control server");
             self.state.send_replace(ControlState::Away(error.reason()));
             tokio::select! {
                 () = sleep(pause) => {}
@@ -221,9 +144,9 @@ impl Control {
                 request = leave.recv() => return Ok(request.map_or(End::Dropped, End::Leave)),
             }
         }
-        let mut home = self.relays.home();
+        let mut home = self.parts.relays.home();
         let preferred = *home.borrow_and_update();
-        let mut own = self.direct.own();
+        let mut own = self.parts.direct.own();
         let endpoints = own.borrow_and_update().clone();
         let stream = within("map", ANSWER, self.map(&connection, preferred, endpoints, true)).await;
         let mut stream = match stream {
@@ -243,7 +166,7 @@ impl Control {
                     }
                     self.netmap.fold(message);
                     let at_home = *home.borrow();
-                    self.apply(at_home).await;
+                    self.parts.apply(&self.netmap, at_home).await;
                     let own = self.netmap.own.as_ref();
                     if own.is_some_and(|own| own.is_expired(Timestamp::now())) {
                         self.registered = false;
@@ -254,7 +177,7 @@ impl Control {
                 }
                 Ok(()) = home.changed() => {
                     let home = *home.borrow_and_update();
-                    self.apply(home).await;
+                    self.parts.apply(&self.netmap, home).await;
                     let endpoints = own.borrow_and_update().clone();
                     within("map", ANSWER, self.map(&connection, home, endpoints, false)).await?;
                 }
@@ -304,10 +227,7 @@ impl Control {
     fn renew_key(&mut self) -> Result<(), ControlError> {
         if self.keys.previous().is_none() {
             self.keys.rotate()?;
-            let keys = self.keys.state().node_keys.clone();
-            self.plane.set_keys(&keys);
-            self.direct.set_node(keys.public);
-            self.relays.set_keys(keys);
+            self.parts.set_keys(self.keys.state().node_keys.clone());
         }
         Ok(())
     }

@@ -31,16 +31,17 @@ pub(super) struct Device {
 }
 
 impl Device {
-    /// A packet for the stack. It is dropped if the stack does not keep up.
-    pub(super) fn put(&self, packet: &[u8]) {
+    /// Puts a packet for the stack. `false`: the stack does not keep up, and the packet is dropped.
+    pub(super) fn put(&self, packet: &[u8]) -> bool {
         {
             let mut up = self.up.lock().unwrap_or_else(PoisonError::into_inner);
             if up.len() >= UP {
-                return;
+                return false;
             }
             up.push_back(packet.to_vec());
         }
         self.up_ready.wake();
+        true
     }
 
     /// The packets that the stack has sent, at least one. Cancel safe.
@@ -174,8 +175,8 @@ mod tests {
     #[test]
     fn a_stack_that_does_not_keep_up_loses_packets_instead_of_memory() {
         let device = Device::default();
-        for _ in 0..UP + 5 {
-            device.put(&[0; 40]);
+        for n in 0..UP + 5 {
+            assert_eq!(device.put(&[0; 40]), n < UP);
         }
         assert_eq!(device.up.lock().unwrap().len(), UP);
     }

@@ -20,7 +20,6 @@ mod session;
 mod sockets;
 mod stun;
 
-use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
@@ -41,6 +40,7 @@ pub(super) use self::engine::DirectPeer;
 use self::engine::{Action, Engine, Via};
 use self::packet::Kind;
 pub(super) use self::sockets::{SendOutcome, Sockets};
+use super::underlay::DirectHost;
 
 /// Packets that wait for the task. What comes on top is dropped: peers ping again.
 const QUEUE: usize = 256;
@@ -48,20 +48,6 @@ const QUEUE: usize = 256;
 const IDLE: Duration = Duration::from_secs(30);
 /// After a socket that cannot be read.
 const BROKEN: Duration = Duration::from_millis(200);
-
-/// What direct paths need of the node.
-pub(super) trait Underlay: Send + Sync + 'static {
-    /// The peers to which packets go now.
-    fn active(&self) -> HashSet<NodePublicKey>;
-    /// Sends a packet to a peer through its relay.
-    fn relay(&self, to: NodePublicKey, packet: Vec<u8>);
-    /// Sends packets to a peer there from now on; `None`: through its relay.
-    fn set_path(&self, peer: NodePublicKey, path: Option<SocketAddr>);
-    /// What comes from this address is of this peer, as far as anybody can tell before WireGuard does.
-    fn set_known(&self, address: SocketAddr, peer: NodePublicKey);
-    /// Packets of WireGuard, each with the address from which it came.
-    fn inbound(&self, packets: Vec<(SocketAddr, PacketMut)>);
-}
 
 /// What the rest of the node needs of direct paths.
 #[derive(Debug)]
@@ -73,10 +59,9 @@ pub(super) struct Port {
 }
 
 impl Port {
-    /// A packet of disco that came through a relay.
-    pub(super) fn relayed(&self, from: NodePublicKey, packet: PacketMut) {
-        // Without room it is lost, as on any network.
-        drop(self.relayed.try_send((from, packet)));
+    /// Takes a disco packet that came through a relay. `false`: there is no room, and it is dropped.
+    pub(super) fn relayed(&self, from: NodePublicKey, packet: PacketMut) -> bool {
+        self.relayed.try_send((from, packet)).is_ok()
     }
 
     /// Packets go to more peers than before.
@@ -194,7 +179,7 @@ pub(super) fn open(port: u16, policy: Policy, node: NodePublicKey) -> io::Result
 
 impl Runner {
     /// Runs until the node ends.
-    pub(super) async fn run(mut self, keys: DiscoKeyPair, underlay: Arc<dyn Underlay>) {
+    pub(super) async fn run(mut self, keys: DiscoKeyPair, host: Arc<dyn DirectHost>) {
         let (disco, mut packets) = mpsc::channel(QUEUE);
         let (stun, answers) = mpsc::channel(QUEUE);
         for socket in self.sockets.all() {
@@ -206,7 +191,7 @@ impl Runner {
         for n in 0..self.sockets.all().count() {
             let reader = Reader {
                 sockets: Arc::clone(&self.sockets),
-                underlay: Arc::clone(&underlay),
+                host: Arc::clone(&host),
                 disco: disco.clone(),
                 stun: stun.clone(),
             };
@@ -239,24 +224,24 @@ impl Runner {
                         return;
                     }
                     engine.set_peers(&self.peers.borrow_and_update(), now());
-                    engine.set_active(&underlay.active(), now());
+                    engine.set_active(&host.active(), now());
                 }
                 Ok(()) = self.node.changed() => engine.set_node(*self.node.borrow_and_update()),
                 Ok(()) = own.changed() => {
                     let own = own.borrow_and_update();
                     engine.set_own(own.iter().map(|own| own.endpoint).collect(), now());
                 }
-                () = self.activity.notified() => engine.set_active(&underlay.active(), now()),
+                () = self.activity.notified() => engine.set_active(&host.active(), now()),
                 () = sleep_until(wake) => {
-                    engine.set_active(&underlay.active(), now());
+                    engine.set_active(&host.active(), now());
                     engine.timeout(now());
                 }
             }
-            self.perform(&mut engine, &*underlay);
+            self.perform(&mut engine, &*host);
         }
     }
 
-    fn perform(&self, engine: &mut Engine, underlay: &dyn Underlay) {
+    fn perform(&self, engine: &mut Engine, host: &dyn DirectHost) {
         for action in engine.actions() {
             match action {
                 Action::Send(to, packet) => {
@@ -264,21 +249,21 @@ impl Runner {
                         engine.refused(to, now());
                     }
                 }
-                Action::Relay(to, packet) => underlay.relay(to, packet),
-                Action::Route(peer, path) => self.route(underlay, peer, path),
-                Action::Known(address, peer) => underlay.set_known(address, peer),
+                Action::Relay(to, packet) => host.relay(to, packet),
+                Action::Route(peer, path) => self.route(host, peer, path),
+                Action::Known(address, peer) => host.set_known(address, peer),
             }
         }
         // What was refused leads back to relays: that is all there can be.
         for action in engine.actions() {
             if let Action::Route(peer, path) = action {
-                self.route(underlay, peer, path);
+                self.route(host, peer, path);
             }
         }
     }
 
-    fn route(&self, underlay: &dyn Underlay, peer: NodePublicKey, path: Option<SocketAddr>) {
-        underlay.set_path(peer, path);
+    fn route(&self, host: &dyn DirectHost, peer: NodePublicKey, path: Option<SocketAddr>) {
+        host.set_path(peer, path);
         if path.is_none() {
             // Perhaps it died because this machine has moved.
             self.look.notify_one();
@@ -303,7 +288,7 @@ fn take(engine: &mut Engine, mut packet: PacketMut, via: Via) {
 /// Reads a socket and tells apart what comes.
 struct Reader {
     sockets: Arc<Sockets>,
-    underlay: Arc<dyn Underlay>,
+    host: Arc<dyn DirectHost>,
     disco: mpsc::Sender<(SocketAddr, PacketMut)>,
     stun: mpsc::Sender<(SocketAddr, PacketMut)>,
 }
@@ -332,7 +317,7 @@ impl Reader {
                 }
             }
             if !wireguard.is_empty() {
-                self.underlay.inbound(wireguard);
+                self.host.inbound(wireguard);
             }
         }
     }

@@ -24,7 +24,7 @@ pub enum KeyFileError {
         source: io::Error,
     },
     /// The file holds something else.
-    #[error("{} holds no keys of a node; move it away to become a new node", path.display())]
+    #[error("{} does not contain node keys; move it away to become a new node", path.display())]
     Malformed {
         /// The file.
         path: PathBuf,

@@ -13,7 +13,8 @@ use ts_packetfilter::{BTreeFilter, Ruleset};
 
 pub(super) use self::wire::{MalformedMap, MapMessage};
 use self::wire::{Patch, WireNode};
-use super::relay::region::{RegionId, RelayMap};
+use super::relay::region::RelayMap;
+use super::underlay::RegionId;
 use crate::NodeIdentity;
 
 /// A node of the tailnet.
@@ -54,6 +55,13 @@ impl Node {
     pub(super) fn is_expired(&self, now: Timestamp) -> bool {
         self.expired || self.key_expiry.is_some_and(|expiry| expiry <= now)
     }
+}
+
+/// What is known and published: our own node and the peers.
+#[derive(Clone, Debug, Default)]
+pub(super) struct View {
+    pub(super) own: Option<Node>,
+    pub(super) peers: Arc<[Node]>,
 }
 
 /// All that is known.

@@ -1,41 +1,29 @@
-//! The data plane: WireGuard and routing between the network stack of the node, its relays and direct paths.
+//! WireGuard and routing between the network stack of the node, its relays and its direct paths, without I/O.
 //!
-//! The core (`ts_dataplane`) has no I/O. What leaves it goes into bounded queues; what finds no room is dropped, as on
-//! any network.
+//! Packets and times go in, packets come out: see [`Plane::handle`]. The [`driver`](super::driver) carries them.
 
-#![expect(
-    clippy::mutable_key_type,
-    reason = "the library keys what it routes by endpoint, and ours are plain keys"
-)]
-
-mod underlay;
-
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, mpsc};
-use ts_bart::RoutingTable as _;
 use ts_keys::{NodeKeyPair, NodePublicKey};
-use ts_overlay_router::{inbound, outbound};
 use ts_packet::PacketMut;
-use ts_packetfilter::filter::CapIter;
-use ts_packetfilter::{DropAllFilter, Filter, PacketInfo};
-use ts_transport::{DynEndpoint, OverlayTransportId, PeerId, UnderlayTransportId};
+use ts_tunnel::{Endpoint, PeerConfig, PeerId};
 
-use super::device::Device;
-use super::direct::Port;
 use super::direct::packet::{Kind, kind};
-use super::relay::Outgoing;
-use super::relay::region::RegionId;
-use super::tap::Tap;
+use super::underlay::{RegionId, RelayBatch};
 
-/// The one network stack above.
-const STACK: u32 = 0;
-/// The transport of packets that go to an address. Relays have the numbers of their regions, of which it is none.
-const DIRECT: UnderlayTransportId = UnderlayTransportId(u32::MAX);
+/// Packets of one [`Input`] that are looked at; the rest is dropped. The queues that feed the plane are shorter.
+pub(super) const MAX_BATCH: usize = 1024;
+/// Addresses whose peers are remembered.
+const MAX_KNOWN: usize = 4096;
+/// A peer to which nothing was sent for this long is no longer active.
+const ACTIVE: Duration = Duration::from_secs(45);
+/// How often inactive peers are looked for.
+const TIDY: Duration = Duration::from_secs(10);
+/// WireGuard pads data to a multiple of this, in bytes.
+const PADDING: usize = 16;
 
 /// What control says about a peer, as far as packets are concerned.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,316 +34,374 @@ pub(super) struct PeerRoute {
     pub(super) region: Option<RegionId>,
 }
 
+/// Something that happened.
+#[derive(Debug)]
+pub(super) enum Input {
+    /// The network stack sends these IP packets.
+    Stack(Vec<PacketMut>),
+    /// A relay delivered these packets, each with the node that the relay names as its sender.
+    Relay(Vec<(NodePublicKey, PacketMut)>),
+    /// These WireGuard packets arrived over UDP from these addresses.
+    Udp(Vec<(SocketAddr, PacketMut)>),
+    /// Direct paths send this disco packet to a peer through its relay.
+    Disco(NodePublicKey, PacketMut),
+    /// The time of [`Plane::next_timeout`] has come.
+    Timeout,
+}
+
+/// What is to be sent, and where.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Outputs {
+    /// IP packets for the network stack.
+    pub(super) stack: Vec<PacketMut>,
+    pub(super) relay: Vec<(RegionId, RelayBatch)>,
+    pub(super) udp: Vec<(SocketAddr, Vec<PacketMut>)>,
+    /// Disco packets that a relay delivered, for the direct paths.
+    pub(super) disco: Vec<(NodePublicKey, PacketMut)>,
+    /// Packets go to a peer that was not active before.
+    pub(super) newly_active: bool,
+}
+
+/// How many packets were dropped, by reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Dropped {
+    /// No peer has the destination address.
+    pub(super) no_peer: u64,
+    /// Neither a direct path nor a relay leads to the peer.
+    pub(super) no_way: u64,
+    /// A peer sent what is not an IP packet from an address of its own to one of ours.
+    pub(super) misaddressed: u64,
+    /// A relay delivered what is neither WireGuard nor disco.
+    pub(super) unknown: u64,
+    /// The batch was longer than [`MAX_BATCH`].
+    pub(super) too_many: u64,
+    /// The queue that the packet was for is full.
+    pub(super) no_room: u64,
+    /// Inputs on which a library panicked. What was left of the input is lost.
+    pub(super) panics: u64,
+}
+
+#[derive(Debug)]
+struct Peer {
+    id: PeerId,
+    /// The region of the relay that reaches it.
+    region: Option<RegionId>,
+    /// Its direct path.
+    path: Option<SocketAddr>,
+    /// When a packet from it last arrived.
+    heard: Option<Instant>,
+    /// When a packet was last sent to it. `None`: it is not active.
+    sent: Option<Instant>,
+}
+
 /// See the module.
 pub(super) struct Plane {
-    core: Mutex<Core>,
-    device: Arc<Device>,
-    tap: Arc<Tap>,
-    /// Direct paths, if there are any.
-    port: Option<Port>,
-    /// The next timer is now earlier.
-    sooner: Notify,
-}
-
-struct Core {
-    dataplane: ts_dataplane::DataPlane,
-    links: HashMap<UnderlayTransportId, mpsc::Sender<Outgoing>>,
-    /// Peers are numbered by key: when control lists them anew, their sessions go on.
-    ids: BTreeMap<NodePublicKey, u32>,
-    keys: HashMap<PeerId, NodePublicKey>,
-    next_id: u32,
-    /// The relays of peers.
-    regions: HashMap<PeerId, RegionId>,
-    /// The direct paths to peers.
-    paths: HashMap<NodePublicKey, SocketAddr>,
-    /// Whose packets come from these addresses.
+    wireguard: Endpoint,
+    peers: HashMap<NodePublicKey, Peer>,
+    by_id: HashMap<PeerId, NodePublicKey>,
+    by_address: HashMap<IpAddr, NodePublicKey>,
+    own: HashSet<IpAddr>,
+    /// The peers whose packets come from these addresses.
     known: HashMap<SocketAddr, NodePublicKey>,
-    /// What is to be sent to addresses when the core is free again.
-    direct: Vec<(SocketAddr, Vec<PacketMut>)>,
-    /// When something of a peer arrived last.
-    heard: HashMap<NodePublicKey, Instant>,
-    /// When the timer task looks again.
-    armed: Option<Instant>,
-    /// Who may open connections to us.
-    filter: Arc<dyn Filter + Send + Sync>,
-}
-
-/// The data plane asks about each packet, also about answers; the tap knows which are some and asks for us.
-struct AskedLater;
-
-impl Filter for AskedLater {
-    fn match_for(&self, _info: &PacketInfo, _caps: CapIter<'_, '_>) -> Option<&str> {
-        Some("asked later")
-    }
-}
-
-fn dataplane(keys: &NodeKeyPair) -> ts_dataplane::DataPlane {
-    let mut dataplane = ts_dataplane::DataPlane::new(keys.clone());
-    dataplane.packet_filter = Arc::new(AskedLater);
-    dataplane
+    next_id: u32,
+    /// When inactive peers are looked for.
+    tidy: Option<Instant>,
+    dropped: Dropped,
 }
 
 impl Plane {
-    pub(super) fn new(keys: &NodeKeyPair, device: Arc<Device>, tap: Arc<Tap>, port: Option<Port>) -> Self {
+    pub(super) fn new(keys: &NodeKeyPair) -> Self {
         Self {
-            core: Mutex::new(Core {
-                dataplane: dataplane(keys),
-                links: HashMap::new(),
-                ids: BTreeMap::new(),
-                keys: HashMap::new(),
-                next_id: 0,
-                regions: HashMap::new(),
-                paths: HashMap::new(),
-                known: HashMap::new(),
-                direct: Vec::new(),
-                heard: HashMap::new(),
-                armed: None,
-                filter: Arc::new(DropAllFilter),
-            }),
-            device,
-            tap,
-            port,
-            sooner: Notify::new(),
+            wireguard: Endpoint::new(keys.clone()),
+            peers: HashMap::new(),
+            by_id: HashMap::new(),
+            by_address: HashMap::new(),
+            own: HashSet::new(),
+            known: HashMap::new(),
+            next_id: 0,
+            tidy: None,
+            dropped: Dropped::default(),
         }
     }
 
-    fn core(&self) -> MutexGuard<'_, Core> {
-        self.core.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The queue to a region's relay.
-    pub(super) fn set_link(&self, region: RegionId, queue: mpsc::Sender<Outgoing>) {
-        self.core().links.insert(region.into(), queue);
-    }
-
-    /// Another key: no session of the old one goes on. Routes have to be set again.
-    pub(super) fn set_keys(&self, keys: &NodeKeyPair) {
-        let mut core = self.core();
-        core.dataplane = dataplane(keys);
-        core.ids.clear();
-        core.keys.clear();
-        core.heard.clear();
-    }
-
-    /// Makes peers, routes and the packet filter those that control says. Does nothing to what stays as it is.
-    pub(super) fn set_routes(
-        &self,
-        ours: &[IpAddr],
-        peers: &[PeerRoute],
-        home: Option<RegionId>,
-        filter: Arc<dyn Filter + Send + Sync>,
-    ) {
-        let core = &mut *self.core();
-        let mut out = ts_bart::Table::default();
-        let mut source = ts_bart::Table::default();
-        core.regions.clear();
-        core.keys.clear();
-        let mut present = HashSet::new();
-        for peer in peers {
-            let id = core.ids.get(&peer.key).copied().unwrap_or_else(|| {
-                core.next_id = core.next_id.wrapping_add(1);
-                core.ids.insert(peer.key, core.next_id);
-                core.dataplane.wireguard.upsert_peer(ts_tunnel::PeerConfig::new(
-                    ts_tunnel::PeerId(core.next_id),
-                    peer.key,
-                    [0; 32],
-                ));
-                core.next_id
-            });
-            present.insert(peer.key);
-            for address in &peer.addresses {
-                out.insert((*address).into(), outbound::RouteAction::Wireguard(PeerId(id)));
-                source.insert((*address).into(), PeerId(id));
-            }
-            core.keys.insert(PeerId(id), peer.key);
-            if let Some(region) = peer.region.or(home) {
-                core.regions.insert(PeerId(id), region);
-            }
+    /// Takes another key. Peers and routes stay, the sessions of the old key end.
+    pub(super) fn set_keys(&mut self, keys: &NodeKeyPair) {
+        self.wireguard = Endpoint::new(keys.clone());
+        for (key, peer) in &mut self.peers {
+            peer.heard = None;
+            self.wireguard
+                .upsert_peer(PeerConfig::new(peer.id, *key, [0; 32]));
         }
-        let wireguard = &mut core.dataplane.wireguard;
-        core.ids.retain(|key, id| {
-            let stays = present.contains(key);
+    }
+
+    /// Sets our addresses and the peers. `home` is the region of peers that have none. Sessions of peers that stay
+    /// go on.
+    pub(super) fn set_routes(&mut self, own: &[IpAddr], routes: &[PeerRoute], home: Option<RegionId>) {
+        self.own = own.iter().copied().collect();
+        self.by_address.clear();
+        let listed: HashSet<_> = routes.iter().map(|route| route.key).collect();
+        let (wireguard, by_id) = (&mut self.wireguard, &mut self.by_id);
+        self.peers.retain(|key, peer| {
+            let stays = listed.contains(key);
             if !stays {
-                wireguard.remove_peer(ts_tunnel::PeerId(*id));
+                wireguard.remove_peer(peer.id);
+                by_id.remove(&peer.id);
             }
             stays
         });
-        core.heard.retain(|key, _| present.contains(key));
-        core.paths.retain(|key, _| present.contains(key));
-        core.known.retain(|_, key| present.contains(key));
-        let mut inbound = ts_bart::Table::default();
-        for address in ours {
-            inbound.insert(
-                (*address).into(),
-                inbound::RouteAction::ToOverlay(OverlayTransportId(STACK)),
-            );
-        }
-        core.dataplane.or_out.swap(out);
-        core.dataplane.or_in.swap(inbound);
-        core.dataplane.ur_out.table = core
-            .keys
-            .iter()
-            .filter_map(|(id, key)| Some((*id, core.way_to(*id, key)?)))
-            .collect();
-        core.dataplane.src_filter_in = Arc::new(source);
-        core.filter = filter;
-    }
-
-    /// Packets of the network stack.
-    pub(super) fn outbound(&self, packets: Vec<PacketMut>) {
-        for packet in &packets {
-            self.tap.outgoing(packet.as_ref());
-        }
-        self.with(|core| {
-            let sent = core.dataplane.process_outbound(packets);
-            core.send(sent.to_peers);
-        });
-    }
-
-    /// Packets of a relay, each with the node that the relay says it is from. Whom it really is from, WireGuard knows.
-    pub(super) fn inbound(&self, packets: Vec<(NodePublicKey, PacketMut)>) {
-        let mut wireguard = Vec::with_capacity(packets.len());
-        for (from, packet) in packets {
-            match (kind(packet.as_ref()), &self.port) {
-                (Kind::Disco, Some(port)) => port.relayed(from, packet),
-                (Kind::Disco, None) => {}
-                _ => wireguard.push((Some(from), packet)),
-            }
-        }
-        self.receive(wireguard);
-    }
-
-    fn receive(&self, packets: Vec<(Option<NodePublicKey>, PacketMut)>) {
-        if packets.is_empty() {
-            return;
-        }
-        let now = Instant::now();
-        let received = self.with(|core| {
-            for from in packets.iter().filter_map(|(from, _)| *from) {
-                // Only of peers that control lists: the relay can name anybody.
-                if core.ids.contains_key(&from) {
-                    core.heard.insert(from, now);
+        self.known.retain(|_, key| listed.contains(key));
+        for route in routes {
+            let peer = self.peers.entry(route.key).or_insert_with(|| {
+                self.next_id = self.next_id.wrapping_add(1);
+                let id = PeerId(self.next_id);
+                wireguard.upsert_peer(PeerConfig::new(id, route.key, [0; 32]));
+                by_id.insert(id, route.key);
+                Peer {
+                    id,
+                    region: None,
+                    path: None,
+                    heard: None,
+                    sent: None,
                 }
-            }
-            let received = core
-                .dataplane
-                .process_inbound(packets.into_iter().map(|(_, packet)| packet));
-            core.send(received.to_peers);
-            (received.to_local, Arc::clone(&core.filter))
-        });
-        let Some((received, filter)) = received else {
-            return;
-        };
-        for packet in received.into_values().flatten() {
-            if self.tap.incoming(packet.as_ref(), &*filter) {
-                self.device.put(packet.as_ref());
-            }
+            });
+            peer.region = route.region.or(home);
+            self.by_address
+                .extend(route.addresses.iter().map(|address| (*address, route.key)));
         }
     }
 
-    /// The direct path to a peer, if it takes one now.
-    pub(super) fn path(&self, peer: &NodePublicKey) -> Option<SocketAddr> {
-        self.core().paths.get(peer).copied()
+    /// Sends packets to a peer there from now on; `None`: through its relay. Does nothing for an unknown peer.
+    pub(super) fn set_path(&mut self, peer: &NodePublicKey, path: Option<SocketAddr>) {
+        if let Some(peer) = self.peers.get_mut(peer) {
+            peer.path = path;
+        }
     }
 
-    /// Whether anything of a peer arrived since then.
+    /// Packets from this address count as heard from this peer.
+    pub(super) fn set_known(&mut self, address: SocketAddr, peer: NodePublicKey) {
+        if self.known.len() >= MAX_KNOWN && !self.known.contains_key(&address) {
+            // Peers that are still there soon ping again.
+            self.known.clear();
+        }
+        self.known.insert(address, peer);
+    }
+
+    /// The direct path to a peer, if it has one now.
+    pub(super) fn path(&self, peer: &NodePublicKey) -> Option<SocketAddr> {
+        self.peers.get(peer)?.path
+    }
+
+    /// Whether a packet from this peer has arrived since then.
     pub(super) fn heard_since(&self, peer: &NodePublicKey, since: Instant) -> bool {
-        self.core().heard.get(peer).is_some_and(|heard| *heard >= since)
+        let heard = self.peers.get(peer).and_then(|peer| peer.heard);
+        heard.is_some_and(|heard| heard >= since)
+    }
+
+    /// The peers to which packets go now.
+    pub(super) fn active(&self) -> HashSet<NodePublicKey> {
+        let active = self.peers.iter().filter(|(_, peer)| peer.sent.is_some());
+        active.map(|(key, _)| *key).collect()
     }
 
     /// Begins a new WireGuard session with a peer at its next packet.
     ///
-    /// The first greeting is lost if the peer has not heard of us yet; WireGuard itself would try again after 5 s.
-    pub(super) fn greet_again(&self, peer: &NodePublicKey) {
-        let core = &mut *self.core();
-        if let Some(id) = core.ids.get(peer).copied() {
-            let id = ts_tunnel::PeerId(id);
-            core.dataplane.wireguard.remove_peer(id);
-            core.dataplane
-                .wireguard
-                .upsert_peer(ts_tunnel::PeerConfig::new(id, *peer, [0; 32]));
+    /// The first handshake is lost if the peer has not heard of us yet; WireGuard itself repeats it after 5 s only.
+    pub(super) fn greet_again(&mut self, peer: &NodePublicKey) {
+        if let Some(id) = self.peers.get(peer).map(|peer| peer.id) {
+            self.wireguard.remove_peer(id);
+            self.wireguard.upsert_peer(PeerConfig::new(id, *peer, [0; 32]));
         }
     }
 
-    /// Runs the timers of WireGuard: greetings that are repeated, keys that are renewed, keep-alives. Never ends.
-    pub(super) async fn run_timers(&self) {
-        /// Timers are not more exact than this, so that they cannot keep a core busy.
-        const FINEST: Duration = Duration::from_millis(5);
-        loop {
-            let next = {
-                let mut core = self.core();
-                core.armed = core.dataplane.next_event();
-                core.armed
+    /// When [`Input::Timeout`] is due; `None`: never.
+    pub(super) fn next_timeout(&self) -> Option<Instant> {
+        let wireguard = self.wireguard.next_event().map(|range| range.end());
+        wireguard.into_iter().chain(self.tidy).min()
+    }
+
+    /// How many packets were dropped so far.
+    pub(super) const fn dropped(&self) -> Dropped {
+        self.dropped
+    }
+
+    /// Counts packets of [`Outputs`] whose queue was full.
+    pub(super) const fn count_no_room(&mut self, packets: usize) {
+        self.dropped.no_room += packets as u64;
+    }
+
+    /// Does what follows from an input. No input makes it panic.
+    ///
+    /// The outputs are at most as many packets as the input, and those that waited for a session: up to 32 for each
+    /// peer and a handshake.
+    pub(super) fn handle(&mut self, input: Input, now: Instant) -> Outputs {
+        let mut outputs = Outputs::default();
+        // Packets come from outside. Should a library panic on one, the rest of its batch is lost and no more.
+        let handled = std::panic::catch_unwind(AssertUnwindSafe(|| self.work(input, now, &mut outputs)));
+        if handled.is_err() {
+            self.dropped.panics += 1;
+            tracing::error!("a library panicked on a packet, which was dropped");
+        }
+        outputs
+    }
+
+    fn work(&mut self, input: Input, now: Instant, outputs: &mut Outputs) {
+        match input {
+            Input::Stack(packets) => {
+                let packets = self.cut(packets);
+                self.seal(packets, now, outputs);
+            }
+            Input::Relay(packets) => {
+                let packets = self.cut(packets);
+                self.take_relayed(packets, now, outputs);
+            }
+            Input::Udp(packets) => {
+                let packets = self.cut(packets);
+                self.take_udp(packets, now, outputs);
+            }
+            Input::Disco(to, packet) => match self.peers.get(&to).and_then(|peer| peer.region) {
+                Some(region) => {
+                    let packets = vec![packet];
+                    outputs.relay.push((region, RelayBatch { to, packets }));
+                }
+                None => self.dropped.no_way += 1,
+            },
+            Input::Timeout => self.timeout(now, outputs),
+        }
+    }
+
+    fn cut<T>(&mut self, mut batch: Vec<T>) -> Vec<T> {
+        self.dropped.too_many += batch.len().saturating_sub(MAX_BATCH) as u64;
+        batch.truncate(MAX_BATCH);
+        batch
+    }
+
+    /// Seals packets of the stack for the peers that have their destination addresses.
+    fn seal(&mut self, packets: Vec<PacketMut>, now: Instant, outputs: &mut Outputs) {
+        let mut by_peer: HashMap<PeerId, Vec<PacketMut>> = HashMap::new();
+        for mut packet in packets {
+            let key = packet.get_dst_addr().and_then(|to| self.by_address.get(&to));
+            let Some((key, id)) = key.and_then(|key| Some((*key, self.peers.get(key)?.id))) else {
+                self.dropped.no_peer += 1;
+                continue;
             };
-            tokio::select! {
-                () = self.sooner.notified() => continue,
-                () = async {
-                    match next {
-                        Some(when) => tokio::time::sleep_until(when.max(Instant::now() + FINEST).into()).await,
-                        None => std::future::pending().await,
-                    }
-                } => {}
+            let over = packet.len() % PADDING;
+            if over != 0 {
+                packet.grow_back(PADDING - over);
             }
-            self.with(|core| {
-                let to_peers = core.dataplane.process_events();
-                core.send(to_peers);
-            });
+            self.set_active(&key, now, outputs);
+            by_peer.entry(id).or_default().push(packet);
+        }
+        let sealed = self.wireguard.send(now, by_peer);
+        self.route(sealed.to_peers, now, outputs);
+    }
+
+    fn take_relayed(
+        &mut self,
+        packets: Vec<(NodePublicKey, PacketMut)>,
+        now: Instant,
+        outputs: &mut Outputs,
+    ) {
+        let mut sealed = Vec::with_capacity(packets.len());
+        for (from, packet) in packets {
+            match kind(packet.as_ref()) {
+                Kind::Disco => outputs.disco.push((from, packet)),
+                Kind::WireGuard => {
+                    self.set_heard(&from, now);
+                    sealed.push(packet);
+                }
+                Kind::Stun | Kind::Unknown => self.dropped.unknown += 1,
+            }
+        }
+        self.open(sealed, now, outputs);
+    }
+
+    fn take_udp(&mut self, packets: Vec<(SocketAddr, PacketMut)>, now: Instant, outputs: &mut Outputs) {
+        let mut sealed = Vec::with_capacity(packets.len());
+        for (from, packet) in packets {
+            if let Some(from) = self.known.get(&from).copied() {
+                self.set_heard(&from, now);
+            }
+            sealed.push(packet);
+        }
+        self.open(sealed, now, outputs);
+    }
+
+    /// Opens what WireGuard sealed, and answers its handshakes.
+    fn open(&mut self, sealed: Vec<PacketMut>, now: Instant, outputs: &mut Outputs) {
+        if sealed.is_empty() {
+            return;
+        }
+        let opened = self.wireguard.recv(now, sealed);
+        for (from, packets) in opened.to_local {
+            for mut packet in packets {
+                if self.is_addressed(from, &packet)
+                    && let Some(len) = packet.get_ip_len()
+                {
+                    packet.resize(len);
+                    outputs.stack.push(packet);
+                } else {
+                    self.dropped.misaddressed += 1;
+                }
+            }
+        }
+        self.route(opened.to_peers, now, outputs);
+    }
+
+    fn timeout(&mut self, now: Instant, outputs: &mut Outputs) {
+        let sealed = self.wireguard.dispatch_events(now);
+        self.route(sealed.to_peers, now, outputs);
+        if self.tidy.is_some_and(|tidy| tidy <= now) {
+            let mut is_any_active = false;
+            for peer in self.peers.values_mut() {
+                peer.sent = peer
+                    .sent
+                    .filter(|sent| now.saturating_duration_since(*sent) < ACTIVE);
+                is_any_active |= peer.sent.is_some();
+            }
+            self.tidy = is_any_active.then(|| now + TIDY);
         }
     }
 
-    /// Works on the core, and wakes the timer task if that made a timer earlier. `None`: the core panicked.
-    fn with<T>(&self, work: impl FnOnce(&mut Core) -> T) -> Option<T> {
-        let mut core = self.core();
-        let active = core.dataplane.active_peers.len();
-        // Packets come from outside. Should the library panic on one, that packet is lost and no more.
-        let done = std::panic::catch_unwind(AssertUnwindSafe(|| work(&mut core)));
-        let is_sooner = match (core.dataplane.next_event(), core.armed) {
-            (Some(next), Some(armed)) => next < armed,
-            (next, None) => next.is_some(),
-            (None, Some(_)) => false,
-        };
-        if is_sooner {
-            core.armed = core.dataplane.next_event();
-            self.sooner.notify_one();
-        }
-        let is_more_active = core.dataplane.active_peers.len() > active;
-        let direct = std::mem::take(&mut core.direct);
-        drop(core);
-        if let Some(port) = &self.port {
-            for (to, packets) in &direct {
-                port.send(*to, packets);
-            }
-            if is_more_active {
-                port.more_active();
+    /// Whether a packet comes from an address of this peer and goes to one of ours.
+    fn is_addressed(&self, from: PeerId, packet: &PacketMut) -> bool {
+        let owner = packet
+            .get_src_addr()
+            .and_then(|source| self.by_address.get(&source));
+        owner.is_some()
+            && owner == self.by_id.get(&from)
+            && packet.get_dst_addr().is_some_and(|to| self.own.contains(&to))
+    }
+
+    fn route(&mut self, sealed: HashMap<PeerId, Vec<PacketMut>>, now: Instant, outputs: &mut Outputs) {
+        for (id, packets) in sealed {
+            let Some(to) = self.by_id.get(&id).copied() else {
+                continue;
+            };
+            self.set_active(&to, now, outputs);
+            let way = self.peers.get(&to).map(|peer| (peer.path, peer.region));
+            match way {
+                Some((Some(path), _)) => outputs.udp.push((path, packets)),
+                Some((None, Some(region))) => outputs.relay.push((region, RelayBatch { to, packets })),
+                _ => self.dropped.no_way += packets.len() as u64,
             }
         }
-        done.inspect_err(|_| tracing::error!("the data plane panicked on a packet, which was dropped"))
-            .ok()
+    }
+
+    fn set_active(&mut self, peer: &NodePublicKey, now: Instant, outputs: &mut Outputs) {
+        if let Some(peer) = self.peers.get_mut(peer) {
+            outputs.newly_active |= peer.sent.is_none();
+            peer.sent = Some(now);
+            self.tidy.get_or_insert(now + TIDY);
+        }
+    }
+
+    /// Notes that a packet came. Only for peers that control lists: a relay can name anybody.
+    fn set_heard(&mut self, peer: &NodePublicKey, now: Instant) {
+        if let Some(peer) = self.peers.get_mut(peer) {
+            peer.heard = Some(now);
+        }
     }
 }
 
-impl Core {
-    /// Where packets to a peer go now; `None`: nowhere.
-    fn way_to(&self, id: PeerId, key: &NodePublicKey) -> Option<(UnderlayTransportId, DynEndpoint)> {
-        if let Some(path) = self.paths.get(key) {
-            return Some((DIRECT, DynEndpoint::udp(*path)));
-        }
-        let region = self.regions.get(&id)?;
-        Some(((*region).into(), DynEndpoint::derp(*key)))
-    }
-
-    fn send(&mut self, packets: HashMap<(UnderlayTransportId, DynEndpoint), Vec<PacketMut>>) {
-        for ((transport, endpoint), packets) in packets {
-            if let Some(address) = endpoint.as_udp() {
-                self.direct.push((address, packets));
-                continue;
-            }
-            let (Some(link), Some(key)) = (self.links.get(&transport), endpoint.as_derp()) else {
-                continue;
-            };
-            if link.try_send((key, packets)).is_err() {
-                tracing::trace!(region = transport.0, "the queue to a relay is full");
-            }
-        }
-    }
-}
+#[cfg(test)]
+mod tests;

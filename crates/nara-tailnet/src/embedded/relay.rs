@@ -17,10 +17,10 @@ use tokio::time::{Instant, sleep, sleep_until};
 use ts_keys::NodeKeyPair;
 
 use self::link::Link;
-pub(super) use self::link::{LinkState, Outgoing};
-use self::region::{RegionId, RelayMap, Server};
-use super::plane::Plane;
+pub(super) use self::link::LinkState;
+use self::region::{RelayMap, Server};
 use super::tls::Tls;
+use super::underlay::{RegionId, RelayHost};
 
 /// Home is measured anew this often: networks change.
 const MEASURE_EVERY: Duration = Duration::from_secs(600);
@@ -31,7 +31,7 @@ const NONE_FOUND: Duration = Duration::from_secs(2);
 
 /// All links. The control session tells it the map; it tells home, and whether home works.
 pub(super) struct Relays {
-    plane: Arc<Plane>,
+    host: Arc<dyn RelayHost>,
     tls: Tls,
     rate: u32,
     links: Mutex<Links>,
@@ -53,9 +53,9 @@ struct OpenLink {
 }
 
 impl Relays {
-    pub(super) fn new(plane: Arc<Plane>, tls: Tls, rate: u32, keys: NodeKeyPair) -> Arc<Self> {
+    pub(super) fn new(host: Arc<dyn RelayHost>, tls: Tls, rate: u32, keys: NodeKeyPair) -> Arc<Self> {
         Arc::new(Self {
-            plane,
+            host,
             tls,
             rate,
             links: Mutex::default(),
@@ -124,7 +124,7 @@ impl Relays {
                 region: id,
                 rate: self.rate,
                 tls: self.tls.clone(),
-                plane: Arc::clone(&self.plane),
+                host: Arc::clone(&self.host),
                 servers: servers.subscribe(),
                 keys: self.keys.subscribe(),
                 home: self.home.subscribe(),
@@ -132,7 +132,7 @@ impl Relays {
             };
             links.tasks.spawn(link.run(waiting));
             links.regions.insert(id, open);
-            self.plane.set_link(id, queue);
+            self.host.add_link(id, queue);
         }
     }
 

@@ -133,7 +133,7 @@ pub enum EmbeddedError {
         url: String,
     },
     /// The keys of the node cannot be read or kept.
-    #[error("the keys of the node cannot be read or kept")]
+    #[error("the node keys cannot be read or stored")]
     KeyFile(#[from] KeyFileError),
     /// The control server is to be talked to without TLS.
     #[error("{url} has no TLS, and whoever is on the way could pose as the control server; use https://")]

@@ -1,6 +1,6 @@
 //! The TCP of the node: dialing, listening, its addresses.
 
-mod listener;
+pub(super) mod listener;
 mod stream;
 
 use std::io;
@@ -10,17 +10,16 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
-use nara_mesh::transport::{BoxMeshStream, MeshListener};
+use nara_mesh::transport::BoxMeshStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use ts_keys::NodePublicKey;
 use ts_netstack_smoltcp::netcore::{self, Channel, InternalErrorKind, NetstackControl as _};
 use ts_netstack_smoltcp::{CreateSocket as _, HasChannel as _, Netstack};
 
-pub(super) use self::listener::Listener;
 use self::stream::Stream;
 use super::device::{Device, MTU, StackEnd};
-use super::plane::Plane;
+use super::driver::Driver;
 use super::settings::TCP_BUFFER;
 use super::tap::{Flow, Tap};
 
@@ -38,7 +37,7 @@ const COMMAND: Duration = Duration::from_secs(5);
 /// The TCP of the node.
 pub(super) struct Stack {
     channel: Channel,
-    plane: Arc<Plane>,
+    driver: Arc<Driver>,
     tap: Arc<Tap>,
     next_port: AtomicU16,
     addresses: watch::Sender<Vec<IpAddr>>,
@@ -65,7 +64,7 @@ impl Runner {
 }
 
 impl Stack {
-    pub(super) fn new(device: Arc<Device>, plane: Arc<Plane>, tap: Arc<Tap>) -> (Arc<Self>, Runner) {
+    pub(super) fn new(device: Arc<Device>, driver: Arc<Driver>, tap: Arc<Tap>) -> (Arc<Self>, Runner) {
         let stack = Netstack::new(
             StackEnd::new(device),
             netcore::Config {
@@ -77,7 +76,7 @@ impl Stack {
         );
         let this = Self {
             channel: stack.command_channel(),
-            plane,
+            driver,
             tap,
             next_port: AtomicU16::new(random_port()),
             addresses: watch::Sender::default(),
@@ -94,8 +93,8 @@ impl Stack {
         let few: Vec<_> = addresses.iter().copied().take(4).collect();
         match timeout(COMMAND, self.channel.set_ips(few)).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::error!(%error, "the stack does not take our addresses"),
-            Err(_) => tracing::error!("the stack does not take our addresses in time"),
+            Ok(Err(error)) => tracing::error!(%error, "the network stack refused our addresses"),
+            Err(_) => tracing::error!("the network stack did not accept our addresses in time"),
         }
         self.addresses.send_replace(addresses.to_vec());
     }
@@ -132,12 +131,12 @@ impl Stack {
                         };
                     }
                     // It is there and slow: TCP itself tries again.
-                    Err(_) if self.plane.heard_since(&key, begin) => {}
+                    Err(_) if self.driver.heard_since(&key, begin) => {}
                     Err(_) => break,
                 }
             }
             drop(abandoned);
-            self.plane.greet_again(&key);
+            self.driver.greet_again(&key);
             wait = (wait * 2).min(GREET_AGAIN_LIMIT);
         }
     }
@@ -166,12 +165,6 @@ impl Stack {
             io::ErrorKind::AddrInUse,
             format!("all ports have a connection with {peer}"),
         ))
-    }
-
-    /// Listens on a port of all our addresses, or of those of one family, also when they change.
-    pub(super) async fn listen(self: &Arc<Self>, local: SocketAddr) -> io::Result<Box<dyn MeshListener>> {
-        let listener = Listener::open(Arc::clone(self), local).await?;
-        Ok(Box::new(listener))
     }
 
     async fn bind(&self, local: SocketAddr) -> io::Result<ts_netstack_smoltcp::netsock::TcpListener> {
@@ -214,7 +207,7 @@ fn dial_error(peer: SocketAddr, error: netcore::Error) -> io::Error {
     match error {
         netcore::Error::ConnectionReset => io::Error::new(
             io::ErrorKind::ConnectionRefused,
-            format!("{peer} takes no connections, or did not answer"),
+            format!("{peer} refused the connection, or did not answer"),
         ),
         other => stack_error(other),
     }

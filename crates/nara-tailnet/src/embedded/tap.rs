@@ -18,7 +18,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use ts_packetfilter::{Filter, FilterExt as _, IpProto, PacketInfo};
+use ts_packetfilter::{DropAllFilter, Filter, FilterExt as _, IpProto, PacketInfo};
 
 use self::segment::{ACK, FIN, RST, SYN, Segment};
 use super::device::Device;
@@ -58,6 +58,8 @@ struct Track {
 /// See the module.
 pub(super) struct Tap {
     flows: Mutex<HashMap<Flow, Track>>,
+    /// What control lets in.
+    filter: Mutex<Arc<dyn Filter + Send + Sync>>,
     device: Arc<Device>,
     user_timeout: Duration,
 }
@@ -66,6 +68,7 @@ impl Tap {
     pub(super) fn new(device: Arc<Device>, user_timeout: Duration) -> Self {
         Self {
             flows: Mutex::default(),
+            filter: Mutex::new(Arc::new(DropAllFilter)),
             device,
             user_timeout,
         }
@@ -73,6 +76,11 @@ impl Tap {
 
     fn flows(&self) -> MutexGuard<'_, HashMap<Flow, Track>> {
         self.flows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Decides from now on who may open connections to us. Until it is set, nobody may.
+    pub(super) fn set_filter(&self, filter: Arc<dyn Filter + Send + Sync>) {
+        *self.filter.lock().unwrap_or_else(PoisonError::into_inner) = filter;
     }
 
     /// A packet of the stack.
@@ -114,8 +122,9 @@ impl Tap {
     }
 
     /// A packet for the stack. `false`: it may not come in, or would open one connection too many, and is dropped.
-    pub(super) fn incoming(&self, packet: &[u8], filter: &dyn Filter) -> bool {
-        self.incoming_at(packet, filter, Instant::now())
+    pub(super) fn incoming(&self, packet: &[u8]) -> bool {
+        let filter = Arc::clone(&self.filter.lock().unwrap_or_else(PoisonError::into_inner));
+        self.incoming_at(packet, &*filter, Instant::now())
     }
 
     fn incoming_at(&self, packet: &[u8], filter: &dyn Filter, now: Instant) -> bool {
@@ -172,7 +181,7 @@ impl Tap {
         loop {
             every.tick().await;
             for flow in self.due(Instant::now()) {
-                tracing::debug!(ours = %flow.0, peer = %flow.1, "the peer of a connection does not answer: it is reset");
+                tracing::debug!(ours = %flow.0, peer = %flow.1, "the peer stopped answering: connection reset");
                 self.abort(&flow);
             }
         }
@@ -219,8 +228,6 @@ fn has_room(flows: &HashMap<Flow, Track>, peer: IpAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use ts_packetfilter::DropAllFilter;
-
     use super::*;
 
     /// A filter of a control server that lets everything in.
@@ -356,11 +363,12 @@ mod tests {
     fn what_is_neither_tcp_nor_a_ping_does_not_come_in() {
         let (tap, _) = tap();
         let mut packet = packet(theirs(), ours(), 0, ACK, 0);
-        packet[9] = 17;
-        assert!(!tap.incoming(&packet, &Anything));
         packet[9] = ICMP;
-        assert!(tap.incoming(&packet, &Anything));
-        assert!(!tap.incoming(&packet, &DropAllFilter));
-        assert!(!tap.incoming(&[], &Anything));
+        assert!(!tap.incoming(&packet), "control has said nothing yet");
+        tap.set_filter(Arc::new(Anything));
+        assert!(tap.incoming(&packet));
+        assert!(!tap.incoming(&[]));
+        packet[9] = 17;
+        assert!(!tap.incoming(&packet));
     }
 }

@@ -1,15 +1,11 @@
 use bytes::{Buf as _, Bytes, BytesMut};
-use http::Method;
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
-use tokio::time::timeout;
 
-use super::{CALL_TIMEOUT, LocalApi, LocalApiError, refuse_errors, request};
-
-/// Begin with the state of the node.
-const INITIAL_STATE: u64 = 1 << 1;
+/// The call that opens the bus. The bit asks for the state of the node as the first message.
+pub(super) const CALL: &str = "watch-ipn-bus?mask=2";
 
 /// Messages up to this are read. Longer ones are maps of the whole tailnet: that one came is all that counts, for
 /// the status says the same in fewer bytes.
@@ -39,25 +35,16 @@ struct Message {
     prefs: Option<IgnoredAny>,
 }
 
-impl LocalApi {
-    /// Follows the changes of the node and of its peers, beginning with a message about how things are.
-    pub(crate) async fn watch(&self) -> Result<Bus, LocalApiError> {
-        let open = async {
-            let call = format!("watch-ipn-bus?mask={INITIAL_STATE}");
-            let request = request(Method::GET, &call).body(Full::new(Bytes::new()))?;
-            let response = self.connect().await?.send_request(request).await?;
-            refuse_errors(response).await
-        };
-        let response = timeout(CALL_TIMEOUT, open).await??;
-        Ok(Bus {
-            body: response.into_body(),
+impl Bus {
+    /// Reads the answer to [`CALL`].
+    pub(super) fn new(body: Incoming) -> Self {
+        Self {
+            body,
             line: Line::default(),
             chunk: Bytes::new(),
-        })
+        }
     }
-}
 
-impl Bus {
     /// Waits for the next message; `None`: the daemon has ended. Cancel safe.
     pub(crate) async fn next(&mut self) -> Option<BusEvent> {
         loop {

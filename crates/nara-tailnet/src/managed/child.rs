@@ -8,7 +8,7 @@ use tokio::process::{Child, ChildStdin, Command};
 use tokio::time::timeout;
 use tokio_util::codec::{FramedRead, LinesCodec};
 
-use super::ManagedConfig;
+use super::config::ManagedConfig;
 use crate::localapi::LocalApi;
 
 /// Runs its arguments as a child, and ends it when the standard input closes: that happens when we end, however we
@@ -97,9 +97,9 @@ impl Daemon {
     pub(super) async fn end(mut self) {
         self.stdin = None;
         match timeout(END_TIMEOUT, self.shell.wait()).await {
-            Ok(Ok(status)) => tracing::debug!(%status, "tailscaled has ended"),
-            Ok(Err(error)) => tracing::warn!(%error, "whether tailscaled has ended is not known"),
-            Err(_) => tracing::warn!("tailscaled does not end"),
+            Ok(Ok(status)) => tracing::debug!(%status, "tailscaled has exited"),
+            Ok(Err(error)) => tracing::warn!(%error, "the exit status of tailscaled is unknown"),
+            Err(_) => tracing::warn!("tailscaled does not exit"),
         }
     }
 

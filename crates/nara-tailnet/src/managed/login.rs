@@ -4,7 +4,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use super::ManagedConfig;
+use super::config::ManagedConfig;
 use crate::jitter::with_jitter;
 use crate::localapi::{LocalApi, LocalApiError, StartOptions, UpdatePrefs};
 use crate::status::{NodeState, NodeStatus, NotReadyReason};

@@ -6,8 +6,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::ManagedConfig;
 use super::child::{Daemon, cannot_run};
+use super::config::ManagedConfig;
 use super::login;
 use crate::jitter::with_jitter;
 use crate::localapi::LocalApi;
@@ -46,7 +46,7 @@ impl Supervisor {
                 pause = RESTART_MIN;
             }
             let reason = self.explain(outcome);
-            tracing::warn!(%reason, "a tailscaled of our own has ended");
+            tracing::warn!(%reason, "our tailscaled has exited");
             self.problem.send_replace(Some(NodeState::Waiting(reason)));
             tokio::select! {
                 () = sleep(with_jitter(pause)) => {}
@@ -79,7 +79,7 @@ impl Supervisor {
                 detail: said,
             },
             Ok((status, said)) => NotReadyReason::Other {
-                detail: format!("{program} ended ({status}) and is started again; it said: {said}"),
+                detail: format!("{program} exited ({status}) and is restarted; its last output: {said}"),
             },
             Err(error) => NotReadyReason::ProgramMissing {
                 program: "/bin/sh".to_owned(),

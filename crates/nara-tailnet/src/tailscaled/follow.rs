@@ -168,7 +168,7 @@ impl Follower {
             tokio::select! {
                 event = bus.next() => {
                     let Some(event) = event else {
-                        tracing::info!(socket = %self.api.socket().display(), "tailscaled has ended");
+                        tracing::info!(socket = %self.api.socket().display(), "tailscaled has exited");
                         return;
                     };
                     if event.error.is_some() {
@@ -223,7 +223,7 @@ impl Follower {
             Ok(prefs) => {
                 self.control_url = Some(prefs.control_url).filter(|url| !url.is_empty());
             }
-            Err(error) => tracing::debug!(%error, "tailscaled does not tell its settings"),
+            Err(error) => tracing::debug!(%error, "tailscaled does not report its settings"),
         }
     }
 

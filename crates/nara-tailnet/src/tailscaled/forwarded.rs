@@ -120,7 +120,7 @@ async fn accept(
             let peer = match timeout(CHECK_TIMEOUT, check(&api, &mut stream, source, announced)).await {
                 Ok(peer) => peer,
                 Err(_) => {
-                    tracing::warn!(%source, "whose a connection is could not be found out in time: refused");
+                    tracing::warn!(%source, "the owner of a connection could not be determined in time: refused");
                     None
                 }
             };
@@ -166,7 +166,7 @@ async fn check(
                     Announced::ByHeader => Some(claimed.ip()),
                 };
                 if ip.is_none() {
-                    tracing::warn!(%source, "a node without address: connection refused");
+                    tracing::warn!(%source, "connection refused: its node has no address");
                 }
                 return ip.map(|ip| SocketAddr::new(ip, claimed.port()));
             }
@@ -178,7 +178,7 @@ async fn check(
                 }
             },
             Err(error) => {
-                tracing::warn!(%source, %error, "tailscaled does not say whose a connection is: refused");
+                tracing::warn!(%source, %error, "tailscaled does not report the owner of a connection: refused");
                 return None;
             }
         }

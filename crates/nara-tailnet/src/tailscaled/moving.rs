@@ -45,14 +45,14 @@ impl MovingListener {
         let to = SocketAddr::new(ip, local.port());
         match TcpTransport.listen(to).await {
             Ok(listener) => {
-                tracing::info!(from = %local, %to, "the node has another address: the listener has moved");
+                tracing::info!(from = %local, %to, "the node has a new address: the listener moved");
                 self.listener = listener;
                 self.told = false;
                 true
             }
             Err(error) => {
                 if !self.told {
-                    tracing::warn!(%to, %error, "the node has another address, on which nobody can listen yet");
+                    tracing::warn!(%to, %error, "the node has a new address, which cannot be bound yet");
                     self.told = true;
                 }
                 false

@@ -80,7 +80,7 @@ async fn try_run(mesh: &Mesh) -> StepResult {
         lines.extend(text.split("; ").map(|part| format!("               {part}")));
     }
     lines.push(format!(
-        "               call {calls} failed after {}, without dialling: known to be down",
+        "               call {calls} failed after {}, without dialling: the peer is down",
         human(instantly)
     ));
     lines.push(format!("closed port    refused after {}", human(refused_took)));

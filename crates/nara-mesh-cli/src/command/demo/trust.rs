@@ -86,7 +86,7 @@ async fn try_run(mesh: &Mesh) -> StepResult {
     let outcome = if answered.is_ok() {
         "answers, verified"
     } else {
-        "is not believed"
+        "is refused"
     };
     lines.push(format!(
         "After `peers trust {NAME} --replace` with this key {NAME} {outcome}."

@@ -17,7 +17,7 @@ use crate::settings::{Settings, SoulSource};
 const OLDEST_MS: i64 = 1_767_225_600_000;
 
 pub(super) fn version(report: &mut Report) -> Outcome<()> {
-    let why = "two naras of very different versions may not understand each other";
+    let why = "naras of very different versions may be incompatible";
     let found = format!("nara-mesh {}", env!("CARGO_PKG_VERSION"));
     report.add(Check::ok("version", found, why))
 }
@@ -53,7 +53,7 @@ pub(super) fn soul(settings: &Settings, report: &mut Report) -> Outcome<Option<L
 }
 
 pub(super) fn soul_file(settings: &Settings, report: &mut Report) -> Outcome<()> {
-    let why = "whoever can read the soul can be this nara";
+    let why = "every user who can read the soul can impersonate this nara";
     let check = |found: String| Check::ok("soul file", found, why);
     report.add(match settings.soul_source() {
         None => check("no soul was given".to_owned()).skipped(),
@@ -65,7 +65,7 @@ pub(super) fn soul_file(settings: &Settings, report: &mut Report) -> Outcome<()>
             Ok(Some(mode)) => check(format!("{}, mode {mode:04o}", path.display())),
             Ok(None) => check(format!("{}", path.display())),
             Err(error) => check(format!("{}: {error}", path.display()))
-                .failed("make one with `nara-mesh id new --name NAME --out FILE`"),
+                .failed("create one with `nara-mesh id new --name NAME --out FILE`"),
         },
     })
 }
@@ -83,11 +83,11 @@ fn mode(path: &Path) -> std::io::Result<Option<u32>> {
 
 /// Returns whether the file can be used.
 pub(super) fn peers_file(settings: &Settings, report: &mut Report) -> Outcome<bool> {
-    let why = "it pins the keys of peers, and says where those are that no network tells";
+    let why = "it pins the keys of peers, and gives the addresses of peers that no network reports";
     let Some(path) = settings.peers_path() else {
         let check = Check::ok(
             "peers file",
-            "there is none: peers are found on the network alone",
+            "no peers file: peers are found on the network only",
             why,
         );
         report.add(check)?;
@@ -114,10 +114,10 @@ pub(super) async fn ledger(
     nara: Option<&LocalNara>,
     report: &mut Report,
 ) -> Outcome<()> {
-    let why = "what a nara remembers is in its ledger, the keys of its peers too";
+    let why = "the ledger holds the memory of a nara and the keys of its peers";
     let check = |found: String| Check::ok("ledger", found, why);
     let Some(nara) = nara else {
-        return report.add(check("whose ledger is not known without a soul".to_owned()).skipped());
+        return report.add(check("the ledger cannot be found without a soul".to_owned()).skipped());
     };
     let path = match settings.data_dir(nara) {
         Ok(folder) => folder.join("ledger.db"),
@@ -125,9 +125,7 @@ pub(super) async fn ledger(
     };
     let shown = path.display();
     if !path.exists() {
-        return report.add(check(format!(
-            "{shown} is not there yet: it is made when the nara runs"
-        )));
+        return report.add(check(format!("{shown} does not exist yet: `serve` creates it")));
     }
     let opened = match ledger_file::open(&path).await {
         Ok(ledger) => ledger.count().await.map_err(ledger_file::failed),
@@ -137,9 +135,8 @@ pub(super) async fn ledger(
         Ok(events) => check(format!("{shown}, {}", count(events, "event"))),
         Err(failure) => {
             let causes = failure.causes().join(": ");
-            check(format!("{}: {causes}", failure.message)).failed(
-                "check its owner and the space on the disk; a broken one can be put aside and synced anew",
-            )
+            check(format!("{}: {causes}", failure.message))
+                .failed("check its owner and the disk space; move a damaged ledger away and sync again")
         }
     })
 }

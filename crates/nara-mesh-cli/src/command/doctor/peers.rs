@@ -28,7 +28,7 @@ pub(super) async fn all(
     seen(node, report).await?;
     let Some(client) = client else {
         for what in ["naras", "key conflicts", "peers' clocks"] {
-            report.add(Check::ok(what, "not looked at: the peers file is wrong", "").skipped())?;
+            report.add(Check::ok(what, "not checked: the peers file is invalid", "").skipped())?;
         }
         return Ok(());
     };
@@ -60,9 +60,9 @@ pub(super) async fn all(
 }
 
 async fn seen(node: Option<&Arc<dyn MeshNode>>, report: &mut Report) -> Outcome<()> {
-    let why = "whoever is not on the same tailnet cannot be reached";
+    let why = "only nodes of the same tailnet can be reached";
     let Some(node) = node else {
-        return report.add(Check::ok("nodes", "no node tells them", why).skipped());
+        return report.add(Check::ok("nodes", "no node reports them", why).skipped());
     };
     report.add(match node.candidates().await {
         Ok(nodes) => {
@@ -72,13 +72,14 @@ async fn seen(node: Option<&Arc<dyn MeshNode>>, report: &mut Report) -> Outcome<
             let check = Check::ok(
                 "nodes",
                 format!(
-                    "{} beside this one: {online} online, {offline} offline, {unknown} of which nothing is said",
+                    "{} besides this one: {online} online, {offline} offline, {unknown} unknown",
                     count(nodes.len(), "node")
                 ),
                 why,
             );
             match nodes.is_empty() {
-                true => check.warning("let another nara join, with the same control server and user or policy"),
+                true => check
+                    .warning("join another nara to the same control server, under the same user or policy"),
                 false => check,
             }
         }
@@ -87,7 +88,7 @@ async fn seen(node: Option<&Arc<dyn MeshNode>>, report: &mut Report) -> Outcome<
 }
 
 fn answering(pings: &[PeerResult], report: &mut Report) -> Outcome<()> {
-    let why = "a nara that answers nobody and hears nobody is alone";
+    let why = "a nara without reachable peers learns nothing";
     let answering = pings.iter().filter(|ping| ping.last.is_some()).count();
     let names: Vec<&str> = pings
         .iter()
@@ -105,7 +106,7 @@ fn answering(pings: &[PeerResult], report: &mut Report) -> Outcome<()> {
     );
     let check = Check::ok("naras", found, why);
     report.add(if pings.is_empty() {
-        check.warning("let another nara run: `nara-mesh up` on a machine of the same tailnet")
+        check.warning("run another nara: `nara-mesh up` on a machine of the same tailnet")
     } else if answering == 0 {
         check.failed("check that they run, and that the policy of the tailnet allows TCP 9632 between them")
     } else if answering < pings.len() {
@@ -116,7 +117,7 @@ fn answering(pings: &[PeerResult], report: &mut Report) -> Outcome<()> {
 }
 
 fn conflicts(found: &[Found], pings: &[PeerResult], report: &mut Report) -> Outcome<()> {
-    let why = "somebody poses as a nara, or a nara got a new soul";
+    let why = "another key means an impersonator or a new soul";
     let mut conflicts: Vec<String> = found
         .iter()
         .filter(|found| {
@@ -136,27 +137,25 @@ fn conflicts(found: &[Found], pings: &[PeerResult], report: &mut Report) -> Outc
     report.add(match conflicts.is_empty() {
         true => Check::ok("key conflicts", "none", why),
         false => Check::ok("key conflicts", conflicts.join("; "), why)
-            .failed("find out which key is right (ask its operator) before you change the pinned one"),
+            .failed("ask its operator which key is right before you change the pinned one"),
     })
 }
 
 fn clocks(pings: &[PeerResult], report: &mut Report) -> Outcome<()> {
-    let why = "requests whose time is more than 30 s off are refused";
+    let why = "a nara refuses requests whose time is more than 30 s off";
     let offsets = pings.iter().filter_map(|ping| Some((&ping.label, ping.clock?)));
     let Some((label, furthest)) = offsets.max_by_key(|(_, clock)| clock.offset.at_least()) else {
-        return report.add(Check::ok("peers' clocks", "no peer told its time", why).skipped());
+        return report.add(Check::ok("peers' clocks", "no peer reported its time", why).skipped());
     };
     let check = Check::ok(
         "peers' clocks",
-        format!("the one furthest off is {label}: {}", told_clock(furthest)),
+        format!("the largest offset is that of {label}: {}", told_clock(furthest)),
         why,
     );
     report.add(match furthest.offset.at_least() {
-        apart if apart >= OFFSET_FAILURE => {
-            check.failed("set the clock that is wrong: see which machines agree")
-        }
+        apart if apart >= OFFSET_FAILURE => check.failed("set the clock that disagrees with most machines"),
         apart if apart >= defaults::CLOCK_WARNING => {
-            check.warning("set the clock that is wrong: see which machines agree")
+            check.warning("set the clock that disagrees with most machines")
         }
         _ => check,
     })

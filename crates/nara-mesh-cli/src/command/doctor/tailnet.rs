@@ -59,9 +59,9 @@ pub(super) async fn node(
     let Some(socket) = socket else {
         let reason = match kind {
             Some(NetworkKind::Loopback) => "not needed on this machine alone",
-            Some(NetworkKind::Embedded) => "an embedded node can only be looked at by its own process",
-            Some(NetworkKind::Managed) => "whose daemon is not known without a soul",
-            _ => "there is no network",
+            Some(NetworkKind::Embedded) => "only the process of an embedded node can inspect it",
+            Some(NetworkKind::Managed) => "the daemon cannot be found without a soul",
+            _ => "no network is configured",
         };
         skip(&["daemon", "node", "control", "relay", "address"], reason, report)?;
         return Ok(None);
@@ -109,7 +109,7 @@ fn daemon(
     reason: Option<&NotReadyReason>,
     report: &mut Report,
 ) -> Outcome<()> {
-    let why = "a tailscaled carries the packets; it is asked through its socket";
+    let why = "tailscaled carries the packets; its socket reports its state";
     let is_about_the_daemon = |reason: &&NotReadyReason| {
         matches!(
             reason,
@@ -128,7 +128,7 @@ fn daemon(
 }
 
 fn state(reason: Option<&NotReadyReason>, report: &mut Report) -> Outcome<()> {
-    let why = "only a node that runs can reach peers";
+    let why = "only a running node can reach peers";
     report.add(match reason {
         None => Check::ok("node", "it runs", why),
         Some(reason) => failed("node", reason, why),
@@ -141,7 +141,7 @@ fn control(
     problems: &[String],
     report: &mut Report,
 ) -> Outcome<()> {
-    let why = "the control server says who is on the tailnet; without it, nobody new is found";
+    let why = "the control server reports the nodes of the tailnet; without it, no new peer is found";
     let url = status
         .control_url
         .as_deref()
@@ -163,9 +163,12 @@ fn relay(home: Option<&str>, problems: &[String], report: &mut Report) -> Outcom
     report.add(match (home, complaint) {
         (Some(home), None) => Check::ok("relay", format!("home region {home}"), why),
         (Some(home), Some(complaint)) => Check::ok("relay", format!("home region {home}; {complaint}"), why)
-            .warning("check that the machine may open connections to the relay (TCP 443, UDP 3478)"),
-        (None, _) => Check::ok("relay", "none was reached", why)
-            .warning("check that the machine may open connections to relays (TCP 443, UDP 3478)"),
+            .warning(
+                "check that the firewall of this machine allows connections to the relay (TCP 443, UDP 3478)",
+            ),
+        (None, _) => Check::ok("relay", "no relay is reachable", why).warning(
+            "check that the firewall of this machine allows connections to relays (TCP 443, UDP 3478)",
+        ),
     })
 }
 
@@ -192,7 +195,7 @@ pub(super) async fn port(
         (Some(ip), _) => ip,
         (None, Some(NetworkKind::Loopback)) => Ipv4Addr::LOCALHOST.into(),
         (None, _) => {
-            return report.add(Check::ok("port", "not looked at: the node has no address", why).skipped());
+            return report.add(Check::ok("port", "not checked: the node has no address", why).skipped());
         }
     };
     let address = SocketAddr::new(ip, port);
@@ -224,7 +227,7 @@ pub(super) async fn port(
             "end it, or run this one on another --port or with a network of its own (--network managed)",
         ),
         (Err(_), _) => match in_use {
-            None => check(format!("{address} is free: this nara does not run"))
+            None => check(format!("{address} is free: no nara runs there"))
                 .warning("run `nara-mesh up`, or `nara-mesh serve --listen ADDRESS`"),
             Some(error) => check(format!(
                 "no nara answers on {address}, and port {port} cannot be used: {error}"

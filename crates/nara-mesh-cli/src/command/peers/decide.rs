@@ -18,8 +18,7 @@ use crate::printer::{Printer, harmless};
 use crate::settings::Settings;
 
 /// When a decision takes effect.
-const EFFECT: &str =
-    "a `serve` of this nara that runs takes it over when it gets SIGHUP (kill -HUP its process id)";
+const EFFECT: &str = "a running `serve` of this nara applies it on SIGHUP (kill -HUP PID)";
 
 pub(super) fn trust(args: &PeersTrustArgs, settings: &Settings, printer: Printer) -> Outcome {
     let name = parse_name(&args.name)?;
@@ -77,7 +76,7 @@ pub(super) fn untrust(args: &PeersUntrustArgs, settings: &Settings, printer: Pri
         changed(&*ledger, name, PeerChange::Untrust { at }).await
     })?;
     printer.line(format_args!(
-        "{} is not trusted any more: its requests are refused, and it is not called",
+        "{} is banned: its requests are refused, and it is not called",
         harmless(record.name.as_str())
     ))?;
     finish(&[record], printer)
@@ -94,8 +93,8 @@ pub(super) fn reset(args: &PeersResetArgs, settings: &Settings, printer: Printer
             .filter(|name| only.as_ref().is_none_or(|only| only == name))
             .collect();
         if let (Some(only), true) = (&only, names.is_empty()) {
-            return Err(Failure::usage(format!("nothing is remembered of {only}"))
-                .hint("`nara-mesh peers` lists who is known"));
+            return Err(Failure::usage(format!("nothing is stored about {only}"))
+                .hint("`nara-mesh peers` lists the known peers"));
         }
         let mut records = Vec::with_capacity(names.len());
         for name in names {
@@ -105,7 +104,7 @@ pub(super) fn reset(args: &PeersResetArgs, settings: &Settings, printer: Printer
     })?;
     for record in &records {
         printer.line(format_args!(
-            "{} is forgotten: its key, what it has proven, and what was decided",
+            "{} is forgotten: its key, its proven protocols, and your decision",
             harmless(record.name.as_str())
         ))?;
     }
@@ -115,13 +114,13 @@ pub(super) fn reset(args: &PeersResetArgs, settings: &Settings, printer: Printer
 fn finish(records: &[PeerRecord], printer: Printer) -> Outcome {
     let records: Vec<Value> = records.iter().map(to_json).collect();
     printer.json(json!({ "peers": records, "effect": EFFECT }))?;
-    printer.note(format_args!("From now on for new commands; {EFFECT}."));
+    printer.note(format_args!("In force for new commands; {EFFECT}."));
     Ok(Exit::Ok)
 }
 
 async fn open(settings: &Settings) -> Outcome<Arc<dyn Ledger>> {
     let path = settings.ledger_path()?.ok_or_else(|| {
-        Failure::usage("it is not clear for which nara this is decided")
+        Failure::usage("no nara is given to decide for")
             .hint("pass --soul-file FILE or --data-dir DIR, as for its `serve`")
     })?;
     make_folder_of(&path)?;

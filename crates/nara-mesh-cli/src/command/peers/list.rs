@@ -97,8 +97,8 @@ fn watch_network(
     connect::block_on_keeping(client, settings, async {
         network.attach(&args.on, settings).await?;
         let Some(node) = network.node() else {
-            return Err(Failure::usage("--watch: nothing here says who is there")
-                .hint("name a network: --network tailscaled, or --network managed while `up` runs"));
+            return Err(Failure::usage("--watch needs a network to watch")
+                .hint("pass --network tailscaled, or --network managed while `up` runs"));
         };
         watch(client, node, &settings.tool_prefixes(&[]), printer).await
     })
@@ -132,7 +132,7 @@ fn key_source(info: &PeerInfo, result: Option<&PeerResult>) -> String {
     match (&info.key, result.map(PeerResult::key_state)) {
         (Some(pinned), Some(state @ ("matches" | "DIFFERS"))) => format!("{}, {state}", pinned.source),
         (Some(pinned), _) => pinned.source.to_string(),
-        (None, _) if result.and_then(PeerResult::told_key).is_some() => "told by ping, unsigned".to_owned(),
+        (None, _) if result.and_then(PeerResult::told_key).is_some() => "from ping, unsigned".to_owned(),
         (None, _) => "unknown".to_owned(),
     }
 }

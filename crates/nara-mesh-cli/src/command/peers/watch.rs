@@ -33,7 +33,7 @@ pub(super) async fn watch(
     let (sender, mut found) = mpsc::channel(BACKLOG);
     let discovering = discovery.run(move |found| {
         if sender.try_send(found).is_err() {
-            tracing::warn!("more changes than can be said: one is left out");
+            tracing::warn!("too many changes: one is not shown");
         }
     });
     let printing = async {
@@ -56,7 +56,7 @@ pub(super) async fn watch(
         Ok(Exit::Ok)
     };
     tokio::select! {
-        () = discovering => Err(Failure::failed("the network says nothing any more")),
+        () = discovering => Err(Failure::failed("the network stopped reporting changes")),
         outcome = printing => outcome,
         _ = tokio::signal::ctrl_c() => Ok(Exit::Ok),
     }

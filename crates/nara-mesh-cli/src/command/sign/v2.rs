@@ -32,7 +32,7 @@ pub(super) fn sign(
         .timestamp
         .map_or_else(|| SystemClock.now_millis(), UnixMillis::new);
     let mut random = [0; 10];
-    fill(&mut random).map_err(|error| Failure::failed(format!("no randomness: {error}")))?;
+    fill(&mut random).map_err(|error| Failure::failed(format!("no random bytes: {error}")))?;
     let signed = nara.signer().sign_request(&RequestToSign {
         line,
         to: &to,

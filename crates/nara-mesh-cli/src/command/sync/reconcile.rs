@@ -31,8 +31,7 @@ pub(super) fn scope(args: &SyncArgs) -> Outcome<Scope> {
     for name in &args.services {
         let service = Service::from_wire(name).ok_or_else(|| {
             let known: Vec<_> = Service::ALL.iter().map(|service| service.as_str()).collect();
-            Failure::usage(format!("no service is called {name}"))
-                .hint(format!("one of: {}", known.join(", ")))
+            Failure::usage(format!("{name} is not a service")).hint(format!("one of: {}", known.join(", ")))
         })?;
         scope.services.insert(service);
     }
@@ -53,9 +52,10 @@ pub(super) async fn check(
     let check = match client.check_in_sync(ledger, peer, scope).await {
         Ok(check) => check,
         Err(SyncError::Peer(error)) if error.status().is_some_and(|status| status == 404) => {
-            return Err(
-                Failure::from(error).hint("the peer cannot compare: sync without --check fetches its events")
-            );
+            return Err(Failure::from(error).hint(
+                "the peer does not support reconciliation: sync without --check \
+                     to fetch its events",
+            ));
         }
         Err(error) => return Err(failure(error)),
     };
@@ -95,7 +95,7 @@ pub(super) async fn fetch(
     let elapsed = start.elapsed();
     let counts = Counts::of(&report.fetch, report.refused.clone());
     printer.line(if report.fell_back {
-        "the peer cannot compare: its events were fetched page by page".to_owned()
+        "the peer does not support reconciliation: its events were fetched page by page".to_owned()
     } else {
         format!(
             "{} missing here, {} missing there; compared with {} bytes in {}",
@@ -112,7 +112,7 @@ pub(super) async fn fetch(
         ))?;
     }
     if report.gone > 0 {
-        printer.line(format_args!("{} of them gone meanwhile", report.gone))?;
+        printer.line(format_args!("{} no longer at the peer", report.gone))?;
     }
     if args.push {
         printer.line(format_args!(

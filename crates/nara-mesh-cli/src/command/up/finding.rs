@@ -1,14 +1,12 @@
 //! What is found on a network, as lines.
 
-use std::net::{IpAddr, SocketAddr};
-
 use nara_mesh::discovery::Found;
 use nara_mesh::transport::Candidate;
 use nara_tailnet::status::{NodeState, NodeStatus};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use crate::command::serve::feed::Feed;
+use crate::command::serving::Feed;
 use crate::printer::harmless;
 
 /// Says what was found, unless nobody needs to know.
@@ -82,73 +80,25 @@ pub(in crate::command) fn describe(found: &Found) -> Option<(String, Value)> {
     })
 }
 
-/// Says when the node is no longer in touch with its network, when it is again, and when its address changes. Listeners
-/// follow the address by themselves; `serving` tells it to everybody else.
-pub(super) async fn tell_status(
-    mut status: watch::Receiver<NodeStatus>,
-    serving: &watch::Sender<SocketAddr>,
-    feed: &Feed,
-) {
+/// Says when the node is no longer in touch with its network, and when it is again.
+pub(super) async fn tell_status(mut status: watch::Receiver<NodeStatus>, feed: Feed) {
     let mut was_running = status.borrow_and_update().is_running();
     while status.changed().await.is_ok() {
         let now = status.borrow_and_update().clone();
-        if now.is_running() != was_running {
-            was_running = now.is_running();
-            match &now.state {
-                NodeState::Waiting(reason) => {
-                    tracing::warn!("the node is not in touch with its network: {reason}");
-                    let json = json!({ "event": "network_lost", "reason": reason.to_string() });
-                    feed.send(format!("network  {}", harmless(&reason.to_string())), json);
-                }
-                NodeState::Running => {
-                    feed.send("network  back".to_owned(), json!({ "event": "network_back" }));
-                }
-                _ => {}
+        if now.is_running() == was_running {
+            continue;
+        }
+        was_running = now.is_running();
+        match &now.state {
+            NodeState::Waiting(reason) => {
+                tracing::warn!("the node is not in touch with its network: {reason}");
+                let json = json!({ "event": "network_lost", "reason": reason.to_string() });
+                feed.send(format!("network  {}", harmless(&reason.to_string())), json);
             }
+            NodeState::Running => {
+                feed.send("network  back".to_owned(), json!({ "event": "network_back" }));
+            }
+            _ => {}
         }
-        let before = *serving.borrow();
-        if let Some(ip) = now
-            .is_running()
-            .then(|| moved_from(before.ip(), &now.addresses))
-            .flatten()
-        {
-            let address = SocketAddr::new(ip, before.port());
-            tracing::warn!(%before, %address, "the node has another address");
-            serving.send_replace(address);
-            let json = json!({
-                "event": "address_changed",
-                "addresses": now.addresses,
-                "address": address,
-                "before": before,
-            });
-            feed.send(
-                format!("network  the node has another address: serving {address} now"),
-                json,
-            );
-        }
-    }
-}
-
-/// The address that takes the place of one that the node had; `None`: it still has that one.
-fn moved_from(before: IpAddr, now: &[IpAddr]) -> Option<IpAddr> {
-    if now.contains(&before) {
-        return None;
-    }
-    let of_its_family = now.iter().find(|ip| ip.is_ipv4() == before.is_ipv4());
-    of_its_family.or_else(|| now.first()).copied()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_address_is_replaced_by_one_of_its_family_if_there_is_one() {
-        let [four, moved]: [IpAddr; 2] = ["100.64.0.1", "100.64.0.9"].map(|ip| ip.parse().unwrap());
-        let six: IpAddr = "fd7a::1".parse().unwrap();
-        assert_eq!(moved_from(four, &[six, four]), None);
-        assert_eq!(moved_from(four, &[six, moved]), Some(moved));
-        assert_eq!(moved_from(four, &[six]), Some(six));
-        assert_eq!(moved_from(four, &[]), None);
     }
 }

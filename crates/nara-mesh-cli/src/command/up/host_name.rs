@@ -53,7 +53,7 @@ fn label(name: &str) -> String {
 fn suffix() -> Outcome<String> {
     let mut bytes = [0; 4];
     getrandom::fill(&mut bytes).map_err(|error| {
-        Failure::failed("the operating system gives no random bytes").caused_by(error.to_string())
+        Failure::failed("the operating system provides no random bytes").caused_by(error.to_string())
     })?;
     Ok(bytes
         .iter()

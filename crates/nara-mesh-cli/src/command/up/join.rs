@@ -1,33 +1,33 @@
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nara_mesh::client::MeshClient;
 use nara_mesh::discovery::Discovery;
 use nara_mesh::identity::LocalNara;
-use nara_mesh::transport::{TcpTransport, Transport};
+use nara_mesh::nara::NaraBuilder;
+use nara_mesh::{Nara, defaults};
 use nara_proto::identity::KeyId;
 use nara_tailnet::managed::{ManagedConfig, ManagedNode};
 use nara_tailnet::status::{NodeState, NodeStatus, NotReady};
 use nara_tailnet::tailscaled::TailscaledNode;
 use nara_tailnet::{AuthKey, MeshNode};
 use serde_json::{Value, json};
-use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::finding;
 use crate::cli::NetworkKind;
-use crate::command::serve::feed::Feed;
+use crate::command::serving::Feed;
 use crate::failure::{Failure, Outcome};
 use crate::network::not_ready;
 use crate::printer::{Printer, harmless, human};
 
 /// How to join a network.
 #[derive(Debug)]
-pub(in crate::command) struct Join {
+pub(super) struct Join {
     pub(super) kind: NetworkKind,
     /// Why this network.
     pub(super) why: &'static str,
@@ -62,41 +62,18 @@ pub(in crate::command) struct Join {
 
 /// A network that was joined.
 #[derive(Clone, Debug)]
-pub(in crate::command) struct Joined {
+pub(super) struct Joined {
     /// `None`: this machine alone.
     node: Option<Arc<dyn MeshNode>>,
     /// Where to serve.
-    pub(in crate::command) address: SocketAddr,
+    pub(super) address: SocketAddr,
     skip: Vec<String>,
     port: u16,
 }
 
-/// The task that finds naras.
-#[derive(Debug)]
-pub(in crate::command) struct Finding {
-    task: JoinHandle<()>,
-    /// Where this nara is served.
-    address: watch::Receiver<SocketAddr>,
-}
-
-impl Finding {
-    /// Waits until this nara is served at another address. Cancel safe.
-    pub(in crate::command) async fn moved(&mut self) -> SocketAddr {
-        if self.address.changed().await.is_err() {
-            // It stays where it is.
-            std::future::pending::<()>().await;
-        }
-        *self.address.borrow_and_update()
-    }
-
-    pub(in crate::command) fn end(self) {
-        self.task.abort();
-    }
-}
-
 impl Join {
     /// Joins, and says step by step how it goes.
-    pub(in crate::command) async fn run(self, nara: &LocalNara, printer: Printer) -> Outcome<Joined> {
+    pub(super) async fn run(self, nara: &LocalNara, printer: Printer) -> Outcome<Joined> {
         let key_id = KeyId::from(&nara.public_key());
         let identity = format!("{}, id {}, key {key_id}", nara.name(), nara.id());
         step(
@@ -241,69 +218,51 @@ impl Join {
 }
 
 impl Joined {
-    pub(in crate::command) fn transport(&self) -> Arc<dyn Transport> {
-        match &self.node {
-            Some(node) => node.clone(),
-            None => Arc::new(TcpTransport),
-        }
-    }
-
-    /// Finds the naras of the network; `None`: nobody else can be there.
-    pub(in crate::command) fn discovery(&self, client: MeshClient) -> Option<Discovery> {
-        let node = self.node.clone()?;
-        let mut ports = vec![self.port];
-        for port in [
-            nara_mesh::defaults::MESH_PORT,
-            nara_mesh::defaults::LEGACY_MESH_PORT,
-        ] {
-            if port != self.port {
-                ports.push(port);
-            }
-        }
-        let discovery = Discovery::new(client, node).ports(ports);
-        Some(self.skip.iter().fold(discovery, Discovery::skip_prefix))
-    }
-
-    /// Finds naras in the background until it is aborted, and says where we are if that changes.
-    pub(in crate::command) fn keep_finding(
-        self,
-        discovery: Option<Discovery>,
-        serving: SocketAddr,
-        feed: Feed,
-        printer: Printer,
-    ) -> Outcome<Finding> {
-        let (moved, address) = watch::channel(serving);
-        step(
-            printer,
-            "serving",
-            &serving.to_string(),
-            json!({ "address": serving }),
-        )?;
-        let (Some(discovery), Some(node)) = (discovery, self.node) else {
-            let nothing = tokio::spawn(async {});
-            return Ok(Finding {
-                task: nothing,
-                address,
-            });
+    /// Serves and finds naras there.
+    pub(super) fn network(&self, builder: NaraBuilder, feed: &Feed) -> NaraBuilder {
+        let builder = builder.listen(self.address).mesh_port(self.port);
+        let Some(node) = self.node.clone() else {
+            return builder;
         };
+        let feed = feed.clone();
+        let (port, skip) = (self.port, self.skip.clone());
+        builder
+            .network(node.clone(), node)
+            .configure_discovery(move |discovery| {
+                let mut ports = vec![port, defaults::MESH_PORT, defaults::LEGACY_MESH_PORT];
+                let mut seen = BTreeSet::new();
+                ports.retain(|port| seen.insert(*port));
+                skip.iter().fold(discovery.ports(ports), Discovery::skip_prefix)
+            })
+            .on_found(move |found| finding::tell(&found, &feed))
+    }
+
+    /// Says where this nara is served, and whether it looks for others.
+    pub(super) fn tell_serving(&self, nara: &Nara, printer: Printer) -> Outcome<()> {
+        let address = nara.address();
+        let text = address.map_or_else(String::new, |address| address.to_string());
+        step(printer, "serving", &text, json!({ "address": address }))?;
+        if self.node.is_none() {
+            return Ok(());
+        }
         step(
             printer,
             "discovery",
             "looking for naras among the nodes of the tailnet",
             json!({}),
-        )?;
-        let task = tokio::spawn(async move {
-            let telling = feed.clone();
-            tokio::join!(
-                discovery.run(|found| finding::tell(&found, &telling)),
-                finding::tell_status(node.watch_status(), &moved, &feed)
-            );
-        });
-        Ok(Finding { task, address })
+        )
+    }
+
+    /// Says when the node loses its network, until the task is dropped.
+    pub(super) fn tell_status(&self, feed: Feed) -> Option<AbortOnDropHandle<()>> {
+        let status = self.node.as_ref()?.watch_status();
+        Some(AbortOnDropHandle::new(tokio::spawn(finding::tell_status(
+            status, feed,
+        ))))
     }
 
     /// Leaves the network.
-    pub(in crate::command) async fn leave(&self, printer: Printer) {
+    pub(super) async fn leave(&self, printer: Printer) {
         if let Some(node) = &self.node {
             leave(&**node, printer).await;
         }

@@ -15,12 +15,12 @@ fn status(status: u16, text: &str) -> ClientError {
 fn a_message_names_the_peer_what_happened_and_what_to_do() {
     assert_eq!(
         ClientError::new("bob", ErrorKind::UnknownPeer).to_string(),
-        "bob: unknown peer, or its address is unknown; register it first"
+        "bob: the peer or its address is unknown; register it first"
     );
     assert_eq!(
         status(401, "Authentication failed: replayed request\n").to_string(),
-        "bob: answered 401 \"Authentication failed: replayed request\" (not verified); check our clock, and \
-         that it knows our name and key"
+        "bob: answered 401 \"Authentication failed: replayed request\" (not verified); check that our \
+         clock is right and that the peer has our name and key"
     );
 }
 

@@ -21,7 +21,7 @@ pub enum StreamError {
     },
     /// The ledger of the peer is another one than that of our cursor. Its events come from `start` on; those that
     /// are known come again.
-    #[error("{peer} has another ledger than before; its stream starts over behind {start}")]
+    #[error("{peer} has a new ledger; its stream starts over behind {start}")]
     LedgerReplaced {
         /// The peer.
         peer: String,
@@ -29,7 +29,7 @@ pub enum StreamError {
         start: ArrivalCursor,
     },
     /// The peer broke the rules of streams. The stream was closed and is opened again after a pause.
-    #[error("{peer} broke the rules of streams: {problem}")]
+    #[error("{peer} violated the stream protocol: {problem}")]
     Protocol {
         /// The peer.
         peer: String,
@@ -42,7 +42,7 @@ pub enum StreamError {
     #[error("the stream cannot be opened")]
     Unauthenticated(#[source] ClientError),
     /// Our own ledger failed. The stream is opened again after a pause, behind what is stored.
-    #[error("{peer}: its events cannot be stored")]
+    #[error("events of {peer} cannot be stored")]
     Ledger {
         /// The peer.
         peer: String,
@@ -51,7 +51,7 @@ pub enum StreamError {
         source: LedgerError,
     },
     /// The peer has no streams; fetch its events with `sync_pages` instead. Final.
-    #[error("{peer} has no streams (it answered {}): fetch pages of its events instead", .status.as_u16())]
+    #[error("{peer} does not support streams (it answered {}): fetch pages of its events instead", .status.as_u16())]
     Unsupported {
         /// The peer.
         peer: String,
@@ -68,7 +68,7 @@ pub enum StreamError {
 #[non_exhaustive]
 pub enum StreamProblem {
     /// The place of a message belongs to another ledger than its `hello` said.
-    #[error("a message has a place of another ledger ({got} instead of {expected})")]
+    #[error("a message has a cursor of another ledger ({got} instead of {expected})")]
     ForeignCursor {
         /// The epoch of the `hello`.
         expected: String,
@@ -76,13 +76,13 @@ pub enum StreamProblem {
         got: String,
     },
     /// A message cannot be read.
-    #[error("unreadable message: {0}")]
+    #[error("malformed message: {0}")]
     Message(#[source] MessageError),
     /// The first message is no `hello`.
     #[error("the stream does not begin with a hello")]
     NoHello,
     /// The place of a message is not behind that of the one before.
-    #[error("places do not rise: {got} after {last}")]
+    #[error("positions out of order: {got} after {last}")]
     Order {
         /// The place before.
         last: i64,
@@ -90,19 +90,19 @@ pub enum StreamProblem {
         got: i64,
     },
     /// There is a second `hello`.
-    #[error("a second hello")]
+    #[error("the stream has a second hello")]
     SecondHello,
     /// A line or a message is too long.
     #[error("a message is larger than {0} bytes")]
     TooLarge(usize),
     /// Not the bytes of server-sent events.
-    #[error("not server-sent events: {0}")]
+    #[error("the stream is not server-sent events: {0}")]
     Framing(String),
     /// The answer is not a stream.
     #[error("the answer has the content type {0:?}")]
     ContentType(String),
     /// The stream does not begin where we asked it to.
-    #[error("the stream begins behind {got} instead of {expected}")]
+    #[error("the stream starts behind {got} instead of {expected}")]
     WrongStart {
         /// Our cursor.
         expected: ArrivalCursor,
@@ -110,7 +110,7 @@ pub enum StreamProblem {
         got: ArrivalCursor,
     },
     /// It does not say how often its keep-alives come, or nonsense.
-    #[error("a keep-alive of {0} ms")]
+    #[error("the hello announces a keep-alive of {0} ms")]
     KeepAlive(i64),
 }
 
@@ -119,13 +119,13 @@ pub enum StreamProblem {
 pub(super) enum Cut {
     #[error("the connection broke")]
     Broken,
-    #[error("the peer closed the stream without goodbye")]
+    #[error("the peer closed the stream without a bye")]
     Closed,
-    #[error("the peer said goodbye: {0}")]
+    #[error("the peer ended the stream: {0}")]
     Bye(String),
-    #[error("the operator does not trust the peer any more")]
+    #[error("the operator banned the peer")]
     Untrusted,
-    #[error("nothing came for {} ms", .0.as_millis())]
+    #[error("no data for {} ms", .0.as_millis())]
     Silent(Duration),
 }
 

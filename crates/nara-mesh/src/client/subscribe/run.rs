@@ -111,7 +111,7 @@ impl Runner {
                     let stop = self.read(opened).await;
                     self.pauses.lasted(began.elapsed());
                     if let Err(error) = self.save().await {
-                        tracing::warn!(%error, "the place in a stream cannot be remembered");
+                        tracing::warn!(%error, "the stream cursor cannot be stored");
                     }
                     stop
                 }
@@ -334,7 +334,7 @@ impl Runner {
         };
         match self.cursor {
             Some(cursor) if reason.is_replaced() => {
-                tracing::info!(peer = %server, %cursor, %start, "the peer has another ledger than before");
+                tracing::info!(peer = %server, %cursor, %start, "the peer has a new ledger");
                 let peer = server.to_string();
                 self.items
                     .send(Err(StreamError::LedgerReplaced { peer, start }))

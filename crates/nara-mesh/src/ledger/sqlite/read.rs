@@ -332,7 +332,7 @@ pub(super) fn position_before(snapshot: &Transaction<'_>, since: UnixNanos) -> r
     }
 }
 
-/// How many events are stored.
+/// The number of stored events.
 pub(super) fn count(snapshot: &Transaction<'_>) -> rusqlite::Result<usize> {
     Ok(sizes(snapshot)?.values().map(|size| size.events).sum())
 }

@@ -54,7 +54,7 @@ pub(crate) enum Rejection {
     #[error("Bad request")]
     BadRequest,
     /// Signed before this server started, so before it remembered what came.
-    #[error("Authentication failed: signed before this nara started, so it may be a replay: sign again")]
+    #[error("Authentication failed: signed before this nara started, so it may be a replay: sign it again")]
     BeforeStart,
     /// The connection broke while the body was read.
     #[error("The request body ended early")]
@@ -76,12 +76,12 @@ pub(crate) enum Rejection {
     Chain(#[from] ChainError),
     /// A peer that has proven that it signs with v2 sent an older signature, or somebody in its name.
     #[error(
-        "Authentication failed: this nara has signed with RFC 9421 before, so an older signature is refused; if it \
-         went back on purpose, the operator here must reset it"
+        "Authentication failed: you signed with RFC 9421 before, so a v1 signature is refused; if you \
+         went back on purpose, the operator of this nara must reset what is stored about you"
     )]
     Downgrade,
     /// An event carries an id that does not follow from its content.
-    #[error("The event id does not belong to the event: recompute it from ts, svc and content, then sign")]
+    #[error("The event id does not match the event: recompute it from ts, svc and content, then sign")]
     ForgedId,
     /// The next nara of a world message could not be reached.
     #[error("failed to forward to {nara}: {reason}")]
@@ -103,7 +103,7 @@ pub(crate) enum Rejection {
         sender: NaraName,
     },
     /// A `Last-Event-ID` that is not one, or several.
-    #[error("Last-Event-ID is not a cursor of a stream: send the id of the last message, or leave it out")]
+    #[error("Last-Event-ID is not a stream cursor: send the id of the last message, or leave the header out")]
     InvalidCursor,
     /// A query that cannot be read.
     #[error("Invalid query: {0}")]
@@ -130,10 +130,10 @@ pub(crate) enum Rejection {
     #[error("The event has no {0} payload")]
     MissingPayload(Service),
     /// The body is another one than its signed digest says.
-    #[error("The body is not the one that was signed: its Content-Digest differs")]
+    #[error("The body does not match the signed Content-Digest")]
     OtherBody,
     /// All streams of this server are taken.
-    #[error("No stream left: fetch pages from /events/sync, or try again in a minute")]
+    #[error("All streams are taken: fetch pages from /events/sync, or try again in a minute")]
     NoStreamLeft,
     /// Nothing is here.
     #[error("404 page not found")]
@@ -142,7 +142,7 @@ pub(crate) enum Rejection {
     #[error("Too many requests at once, try again in a second")]
     Overloaded,
     /// The network does not answer whose the source address is.
-    #[error("Cannot tell whose source address this is, try again later")]
+    #[error("The owner of the source address is unknown at the moment, try again later")]
     OwnerUnavailable,
     /// A handler panicked.
     #[error("Internal error")]
@@ -188,16 +188,16 @@ pub(crate) enum Rejection {
     #[error("This nara answers over TLS only: connect again with TLS 1.3 and your Ed25519 key")]
     TlsRequired,
     /// The request came over a plain connection, from a peer that is to use TLS.
-    #[error("{0} is known to use TLS only: connect again with TLS 1.3 and your Ed25519 key")]
+    #[error("{0} is set to TLS only: connect again with TLS 1.3 and your Ed25519 key")]
     TlsRequiredOf(NaraName),
     /// The connection belongs to the holder of another key than the sender's.
-    #[error("This connection is not one of {0}: it was opened with another key")]
+    #[error("This connection does not belong to {0}: it was opened with another key")]
     OtherKey(NaraName),
     /// The peer has as many streams as it may have.
     #[error("You have {0} streams open, which is the limit: close one, or try again in a minute")]
     TooManyStreams(usize),
     /// The operator of this nara does not trust the sender.
-    #[error("Not trusted by the operator of this nara")]
+    #[error("The operator of this nara banned you")]
     Untrusted,
     /// The key of the emitter of an event is not known.
     #[error("Unknown emitter")]

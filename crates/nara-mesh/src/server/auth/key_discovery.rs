@@ -105,7 +105,7 @@ impl KeyDiscovery {
         ::metrics::counter!(metrics::KEY_DISCOVERIES, "outcome" => word).increment(1);
         match outcome {
             Ok(outcome) => tracing::debug!(%name, %source, ?outcome, "key discovery"),
-            Err(_) => tracing::warn!(%name, %source, "too many unknown senders: key not asked for"),
+            Err(_) => tracing::warn!(%name, %source, "too many unknown senders: key not requested"),
         }
     }
 
@@ -172,11 +172,11 @@ impl KeyDiscovery {
                 Outcome::Conflict
             }
             Err(error @ RegisterError::KeyRefused(_)) => {
-                tracing::info!(%error, "a discovered key is not believed");
+                tracing::info!(%error, "discovered key not trusted");
                 Outcome::Refused
             }
             Err(error) => {
-                tracing::warn!(%error, "a discovered key cannot be pinned");
+                tracing::warn!(%error, "discovered key not pinned");
                 Outcome::Unknown
             }
         }

@@ -31,13 +31,14 @@ impl SourceCheck {
         let Some(source) = &self.source else { return Ok(()) };
         let ip = address.ip().to_canonical();
         let Ok(owner) = timeout(defaults::OWNER_LOOKUP_TIMEOUT, source.owner_of(ip)).await else {
-            tracing::error!(%claimed, %address, "the network does not say whose address this is, nor that it does not know");
+            tracing::error!(%claimed, %address, "the network did not answer who owns the source address");
             return Err(Rejection::OwnerUnavailable);
         };
         let Some(owner) = owner.filter(|owner| owner != claimed) else {
             return Ok(());
         };
-        tracing::warn!(%claimed, %owner, %address, "a request claims another name than that of its source address");
+        tracing::warn!(%claimed, %owner, %address, "a request claims another name than the owner of its \
+             source address");
         metrics::counter!(ADDRESS_MISMATCHES).increment(1);
         self.registry.emit(PeerEvent::AddressMismatch {
             claimed: claimed.clone(),

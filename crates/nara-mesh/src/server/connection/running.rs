@@ -69,6 +69,11 @@ impl RunningServer {
     /// Stops accepting connections and requests, closes idle connections, lets requests that have begun go on
     /// until `deadline`, and cuts off what remains then.
     pub async fn shutdown(self, deadline: Duration) -> Shutdown {
+        self.end(deadline).await
+    }
+
+    /// As [`RunningServer::shutdown`], for a server that is shared.
+    pub(crate) async fn end(&self, deadline: Duration) -> Shutdown {
         self.background.stopping.cancel();
         if timeout(deadline, self.background.tasks.wait()).await.is_ok() {
             return Shutdown::Graceful;

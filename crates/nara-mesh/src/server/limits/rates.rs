@@ -13,8 +13,8 @@ use governor::state::StateStore;
 use governor::state::keyed::ShrinkableKeyedStateStore;
 use governor::{Quota, RateLimiter};
 
-use crate::rate_limit::RateLimit;
 use crate::clock::monotonic_now as now;
+use crate::rate_limit::RateLimit;
 
 /// Keys whose rates are remembered one by one, at about 50 bytes each. Who used nothing of its allowance lately is
 /// forgotten first; if all are busy, all newcomers share one allowance, and nobody who is known suffers.

@@ -28,7 +28,7 @@ pub(super) async fn handle(
     let success = match event.validate() {
         // Well signed, but nothing to keep: told as elsewhere.
         Err(error) => {
-            tracing::info!(sender = %sender.name(), %error, "direct message not kept");
+            tracing::info!(sender = %sender.name(), %error, "direct message not stored");
             false
         }
         Ok(()) if !event.has_genuine_id() => return Err(Rejection::ForgedId),

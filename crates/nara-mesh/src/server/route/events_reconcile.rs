@@ -31,7 +31,7 @@ pub(super) async fn handle(
         .await
         .map_err(|_| LedgerError::Closed)?;
     let answer = answer.inspect_err(|error| {
-        tracing::info!(sender = %sender.name(), address = %sender.address(), %error, "a reconciliation was refused");
+        tracing::info!(sender = %sender.name(), address = %sender.address(), %error, "reconciliation refused");
     })?;
     let content_type = HeaderValue::from_static(EventsReconcile::CONTENT_TYPE);
     Ok(([(header::CONTENT_TYPE, content_type)], answer).into_response())

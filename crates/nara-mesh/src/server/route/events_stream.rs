@@ -195,7 +195,7 @@ impl Outlet {
             }
             tokio::select! {
                 biased;
-                () = self.stopping.cancelled() => self.bye("the server shuts down"),
+                () = self.stopping.cancelled() => self.bye("the server is shutting down"),
                 followed = self.follower.next() => self.take(followed).await,
                 // Whether it is about this peer is looked at above.
                 Ok(()) = self.decisions.changed() => {}
@@ -217,7 +217,7 @@ impl Outlet {
                     if message.len() > MAX_STREAM_MESSAGE {
                         tracing::warn!(
                             event = arrival.event.id,
-                            "an event is too large for a stream: peers must fetch it by pages"
+                            "event too large for a stream: peers must fetch it by page"
                         );
                         continue;
                     }
@@ -250,7 +250,7 @@ impl Outlet {
     }
 
     fn fail(&mut self, error: &LedgerError) {
-        tracing::error!(%error, "the ledger failed under a stream");
+        tracing::error!(%error, "the ledger failed while serving a stream");
         self.bye("the ledger is unavailable");
     }
 

@@ -27,7 +27,7 @@ pub(super) async fn handle(
     }
     sender.must_be("from", &zine.from)?;
     if zine.verify(&shared.prepared_keys.of(sender.key())).is_err() {
-        tracing::warn!(sender = %sender.name(), address = %sender.address(), "a zine is not signed by its sender");
+        tracing::warn!(sender = %sender.name(), address = %sender.address(), "zine not signed by its sender");
         return Err(Rejection::InvalidSignature);
     }
 

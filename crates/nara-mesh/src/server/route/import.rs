@@ -35,7 +35,7 @@ pub(super) async fn handle(
         Err(rejection) => return Err(rejection),
     };
     if let Err(error) = request.verify(&shared.local.public_key(), shared.clock.now_millis()) {
-        tracing::warn!(%address, %error, "an import was refused");
+        tracing::warn!(%address, %error, "import refused");
         let error = format!("Authentication failed: {error}");
         return Ok(refusal(StatusCode::FORBIDDEN, error));
     }

@@ -165,9 +165,9 @@ fn learn_introductions(shared: &Shared, events: &[SyncEvent], told_by: Option<&N
             Ok(_) => {}
             // As the operator wants it.
             Err(error @ RegisterError::KeyRefused(_)) => {
-                tracing::info!(%error, "an introduction was not believed")
+                tracing::info!(%error, "introduction not trusted")
             }
-            Err(error) => tracing::warn!(%error, "an introduction was not believed"),
+            Err(error) => tracing::warn!(%error, "introduction not trusted"),
         }
     }
 }

@@ -35,13 +35,13 @@ pub(super) async fn handle(
 enum Dropped {
     #[error("{0}")]
     Message(#[from] nara_proto::runtime_message::MessageError),
-    #[error("it is addressed to {0}")]
+    #[error("the message is addressed to {0}")]
     NotForUs(String),
-    #[error("it says that it comes from {claimed}, which is not the nara that sent the request")]
+    #[error("the message claims to come from {claimed}, who did not send the request")]
     OtherSender { claimed: String },
-    #[error("the stash of {owner} is not its sender's")]
+    #[error("the stash belongs to {owner}, not to the sender")]
     NotTheOwner { owner: String },
-    #[error("the key of {0} is not known")]
+    #[error("no key is known for {0}")]
     UnknownKey(String),
     #[error("signature verification failed")]
     BadSignature,
@@ -130,11 +130,11 @@ fn reply(shared: &Arc<Shared>, message: &RuntimeMessage, payload: MessagePayload
         return;
     };
     let Some(client) = shared.client.clone() else {
-        tracing::warn!(%to, "a runtime message wants a reply, but the server has no client");
+        tracing::warn!(%to, "cannot reply to a runtime message: the server has no client");
         return;
     };
     let Ok(permit) = shared.replies.clone().try_acquire_owned() else {
-        tracing::warn!(%to, limit = shared.limits.replies, "too many replies on their way: this one is dropped");
+        tracing::warn!(%to, limit = shared.limits.replies, "too many replies in flight: reply dropped");
         return;
     };
     let local = &shared.local;
@@ -153,7 +153,7 @@ fn reply(shared: &Arc<Shared>, message: &RuntimeMessage, payload: MessagePayload
     shared.background.spawn(async move {
         let _permit = permit;
         if let Err(error) = client.send_runtime_message(&to, &reply).await {
-            tracing::warn!(%to, error = &error as &dyn std::error::Error, "a reply was not delivered");
+            tracing::warn!(%to, error = &error as &dyn std::error::Error, "reply not delivered");
         }
     });
 }

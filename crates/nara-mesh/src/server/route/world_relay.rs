@@ -125,7 +125,7 @@ async fn forward(shared: &Shared, message: &WorldMessage, deadline: Instant) -> 
         match call.await {
             Ok(_) => return Ok(()),
             Err(error) => {
-                tracing::warn!(%next, error = &error as &dyn std::error::Error, "a world message was not passed on");
+                tracing::warn!(%next, error = &error as &dyn std::error::Error, "world message not forwarded");
                 let rejection = failed(error.to_string());
                 if !error.is_unreachable() && !error.is_unknown_peer() && !error.is_rate_limited() {
                     return Err(rejection);

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-/// What came out of a simulation.
+/// The results of a simulation.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Report {

@@ -2,18 +2,42 @@
 
 use std::sync::Arc;
 
-use super::{Control, View};
-use crate::embedded::direct::{DirectPeer, StunServer};
-use crate::embedded::plane::PeerRoute;
-use crate::embedded::relay::region::RegionId;
+use tokio::sync::watch;
+use ts_keys::NodeKeyPair;
 
-impl Control {
+use crate::embedded::direct::{Direct, DirectPeer, StunServer};
+use crate::embedded::driver::Driver;
+use crate::embedded::netmap::{Netmap, View};
+use crate::embedded::plane::PeerRoute;
+use crate::embedded::relay::Relays;
+use crate::embedded::stack::Stack;
+use crate::embedded::tap::Tap;
+use crate::embedded::underlay::RegionId;
+
+/// The parts of the node that follow the map.
+pub(in crate::embedded) struct Parts {
+    pub(in crate::embedded) driver: Arc<Driver>,
+    pub(in crate::embedded) tap: Arc<Tap>,
+    pub(in crate::embedded) relays: Arc<Relays>,
+    pub(in crate::embedded) stack: Arc<Stack>,
+    pub(in crate::embedded) direct: Direct,
+    pub(in crate::embedded) view: watch::Sender<View>,
+}
+
+impl Parts {
+    /// Gives the node another key.
+    pub(super) fn set_keys(&self, keys: NodeKeyPair) {
+        self.driver.set_keys(&keys);
+        self.direct.set_node(keys.public);
+        self.relays.set_keys(keys);
+    }
+
     /// Makes everything else what the map says.
-    pub(super) async fn apply(&self, home: Option<RegionId>) {
-        if let Some(relays) = &self.netmap.relays {
+    pub(super) async fn apply(&self, netmap: &Netmap, home: Option<RegionId>) {
+        if let Some(relays) = &netmap.relays {
             self.relays.set_map(relays.clone());
         }
-        let peers = self.netmap.peers();
+        let peers = netmap.peers();
         self.relays
             .use_regions(peers.iter().filter_map(|peer| peer.region));
         let routes: Vec<_> = peers
@@ -25,7 +49,7 @@ impl Control {
                 region: peer.region,
             })
             .collect();
-        self.direct.set_servers(self.stun_servers(home));
+        self.direct.set_servers(stun_servers(netmap, home));
         self.direct.set_peers(
             peers
                 .iter()
@@ -39,10 +63,11 @@ impl Control {
                 })
                 .collect(),
         );
-        let own = self.netmap.own.clone();
+        let own = netmap.own.clone();
         let ours = own.as_ref().map(|own| own.addresses.clone()).unwrap_or_default();
-        self.plane
-            .set_routes(&ours, &routes, home, Arc::new(self.netmap.filter.clone()));
+        // The filter first: nobody new may open what it does not allow.
+        self.tap.set_filter(Arc::new(netmap.filter.clone()));
+        self.driver.set_routes(&ours, &routes, home);
         self.stack.set_addresses(&ours).await;
         self.view.send_if_modified(|view| {
             let differs = view.own != own || view.peers != peers;
@@ -52,19 +77,19 @@ impl Control {
             differs
         });
     }
+}
 
-    /// The STUN servers of our home.
-    fn stun_servers(&self, home: Option<RegionId>) -> Vec<StunServer> {
-        let region = home.and_then(|home| self.netmap.relays.as_ref()?.0.get(&home));
-        let servers = region.into_iter().flat_map(|region| &region.servers);
-        servers
-            .filter_map(|server| {
-                Some(StunServer {
-                    host_name: server.host_name.clone(),
-                    port: server.stun_port?,
-                    addresses: server.addresses.clone(),
-                })
+/// The STUN servers of our home.
+fn stun_servers(netmap: &Netmap, home: Option<RegionId>) -> Vec<StunServer> {
+    let region = home.and_then(|home| netmap.relays.as_ref()?.0.get(&home));
+    let servers = region.into_iter().flat_map(|region| &region.servers);
+    servers
+        .filter_map(|server| {
+            Some(StunServer {
+                host_name: server.host_name.clone(),
+                port: server.stun_port?,
+                addresses: server.addresses.clone(),
             })
-            .collect()
-    }
+        })
+        .collect()
 }

@@ -1,5 +1,7 @@
 //! A connection to the control server: TCP, TLS, its key, the Noise handshake, HTTP/2.
 
+use std::time::Duration;
+
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::io::AsyncReadExt as _;
@@ -13,15 +15,15 @@ use ts_http_util::{ClientExt as _, EmptyBody, Http1, ResponseExt as _};
 use ts_keys::{MachinePublicKey, NodeState};
 use url::Url;
 
+use super::error::{ControlError, protocol, quote};
 use super::stream::MapStream;
-use super::{ANSWER, ControlError};
+use crate::embedded::tcp::tune;
 use crate::embedded::tls::Tls;
-use crate::embedded::tune;
 
+/// The time for connecting, and for each question that is answered at once.
+pub(super) const ANSWER: Duration = Duration::from_secs(20);
 /// The most bytes of an answer that is not a map.
 const MAX_ANSWER: u64 = 256 * 1024;
-/// How much of an error page is quoted.
-const MAX_QUOTE: usize = 200;
 
 /// Opens connections to one control server.
 #[derive(Debug)]
@@ -84,7 +86,7 @@ impl Dialer {
         let key: ControlKey = serde_json::from_slice(&body).map_err(|_| {
             protocol(
                 STEP,
-                format_args!("{} is no control server{}", self.url, quote(&body)),
+                format_args!("{} is not a control server{}", self.url, quote(&body)),
             )
         })?;
         Ok(key.public_key)
@@ -194,27 +196,4 @@ where
         .await
         .map_err(|error| protocol(step, error))?;
     Ok(body)
-}
-
-/// What a server said beside a status, as far as it can be shown.
-pub(super) fn quote(body: &[u8]) -> String {
-    let text = String::from_utf8_lossy(body);
-    let text: String = text
-        .trim()
-        .chars()
-        .map(|character| if character.is_control() { ' ' } else { character })
-        .take(MAX_QUOTE)
-        .collect();
-    if text.is_empty() {
-        text
-    } else {
-        format!(": {text}")
-    }
-}
-
-pub(super) fn protocol(step: &'static str, detail: impl std::fmt::Display) -> ControlError {
-    ControlError::Protocol {
-        step,
-        detail: detail.to_string(),
-    }
 }

@@ -6,11 +6,13 @@ use ts_control::client::HttpConn;
 use ts_http_util::StatusCode;
 use ts_keys::{NetworkLockPublicKey, NodePublicKey};
 
-use super::connection::{Dialer, protocol, quote};
-use super::{APP, ControlError};
+use super::connection::Dialer;
+use super::error::{ControlError, protocol, quote};
 use crate::embedded::keys::Keys;
 use crate::embedded::settings::EmbeddedSettings;
 
+/// What we call ourselves in the control server's list.
+pub(super) const APP: &str = "nara-mesh";
 const PATH: &str = "machine/register";
 /// A time in the past: "this key has expired now".
 const LONG_AGO: &str = "1970-01-01T00:02:03Z";
@@ -144,7 +146,7 @@ fn read(status: StatusCode, body: &[u8], has_auth_key: bool) -> Result<Registere
         return Err(protocol(PATH, format_args!("it answers {status}{}", quote(body))));
     }
     let answer: Answer =
-        serde_json::from_slice(body).map_err(|_| protocol(PATH, "the answer cannot be understood"))?;
+        serde_json::from_slice(body).map_err(|_| protocol(PATH, "the answer is malformed"))?;
     if !answer.error.is_empty() {
         return Err(ControlError::Refused {
             detail: quote(answer.error.as_bytes()).split_off(2),

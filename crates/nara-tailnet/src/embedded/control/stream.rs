@@ -5,7 +5,7 @@ use std::io;
 use bytes::{Buf as _, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
-use super::ControlError;
+use super::error::{ControlError, protocol};
 use crate::embedded::netmap::MapMessage;
 
 /// The longest message, in bytes. Ten thousand peers are about ten million.
@@ -51,7 +51,7 @@ fn take(bytes: &mut BytesMut) -> Result<Option<BytesMut>, ControlError> {
     };
     let length = u32::from_le_bytes(*length) as usize;
     if length > MAX_MESSAGE {
-        return Err(super::connection::protocol(
+        return Err(protocol(
             "map",
             format_args!("a message of {length} bytes is too long"),
         ));

@@ -216,7 +216,7 @@ impl Session {
                 best.misses += 1;
             }
             if best.misses >= MISSES {
-                tracing::debug!(address = %best.address, "a direct path does not answer any more");
+                tracing::debug!(address = %best.address, "a direct path stopped answering");
                 self.leave();
                 self.search_now(now);
             } else {

@@ -1,6 +1,7 @@
 //! Two of them talk over UDP sockets of this machine, with a relay in memory. Time is that of the runtime: it passes
 //! only when nothing else is left to do.
 
+use std::collections::HashSet;
 use std::net::{Ipv4Addr, UdpSocket as StdSocket};
 use std::sync::Mutex;
 
@@ -23,7 +24,7 @@ struct Ground {
     other: Mutex<Option<Arc<Port>>>,
 }
 
-impl Underlay for Ground {
+impl DirectHost for Ground {
     fn active(&self) -> HashSet<NodePublicKey> {
         self.active.lock().unwrap().clone()
     }
@@ -72,9 +73,9 @@ impl Side {
             inbound,
             other: Mutex::default(),
         });
-        let underlay: Arc<dyn Underlay> = Arc::<Ground>::clone(&ground);
+        let host: Arc<dyn DirectHost> = Arc::<Ground>::clone(&ground);
         Self {
-            task: tokio::spawn(runner.run(disco.clone(), underlay)),
+            task: tokio::spawn(runner.run(disco.clone(), host)),
             ground,
             port: Arc::new(port),
             direct,

@@ -11,7 +11,8 @@ use serde_json::value::RawValue;
 use ts_keys::{DiscoPublicKey, NodePublicKey};
 use ts_packetfilter::Ruleset;
 
-use crate::embedded::relay::region::{RegionId, RelayMap, WireMap};
+use crate::embedded::relay::region::{RelayMap, WireMap};
+use crate::embedded::underlay::RegionId;
 
 /// Peers that are looked at; the rest of a longer list is left out.
 const MAX_PEERS: usize = 50_000;
@@ -34,7 +35,7 @@ pub(in crate::embedded) struct MapMessage {
 
 /// A message is no map.
 #[derive(Debug, thiserror::Error)]
-#[error("the control server sent a map that cannot be understood")]
+#[error("the control server sent a malformed map")]
 pub(in crate::embedded) struct MalformedMap(#[from] serde_json::Error);
 
 #[derive(Deserialize, Default)]
@@ -135,7 +136,7 @@ fn nodes(list: &[Box<RawValue>]) -> Vec<WireNode> {
         .take(MAX_PEERS)
         .filter_map(|node| {
             serde_json::from_str(node.get())
-                .inspect_err(|error| tracing::warn!(%error, "a peer that cannot be understood is left out"))
+                .inspect_err(|error| tracing::warn!(%error, "a malformed peer is ignored"))
                 .ok()
         })
         .collect()
@@ -146,7 +147,7 @@ fn rules(list: &[Box<RawValue>]) -> Ruleset {
         .filter_map(|rule| {
             let rule = serde_json::from_str(rule.get())
                 .inspect_err(|error| {
-                    tracing::warn!(%error, "a rule of the packet filter is not understood and allows nothing");
+                    tracing::warn!(%error, "a malformed rule of the packet filter is ignored: it allows nothing");
                 })
                 .ok()?;
             ts_packetfilter_state::rule_to_pf(&rule)

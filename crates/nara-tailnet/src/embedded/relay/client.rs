@@ -17,8 +17,8 @@ use ts_keys::NodeKeyPair;
 
 use super::frame::{self, Frame, MalformedFrame};
 use super::region::Server;
+use crate::embedded::tcp::tune;
 use crate::embedded::tls::Tls;
-use crate::embedded::tune;
 
 /// How long all of it may take.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -32,13 +32,13 @@ const READ: usize = 64 * 1024;
 /// A relay cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::embedded) enum RelayError {
-    #[error("nobody answers at {server}")]
+    #[error("no answer from {server}")]
     Dial { server: String, source: io::Error },
     #[error("{server} does not speak TLS as expected")]
     Tls { server: String, source: io::Error },
-    #[error("{server} is no relay: {detail}")]
+    #[error("{server} is not a relay: {detail}")]
     NoRelay { server: String, detail: String },
-    #[error("the relay sent what cannot be understood")]
+    #[error("the relay sent a malformed message")]
     Malformed(#[from] MalformedFrame),
     #[error("the connection to the relay ended")]
     Io(#[from] io::Error),

@@ -33,7 +33,7 @@ pub(super) enum Frame {
 
 /// The relay sent something that is no frame. Nothing behind it can be read.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("a frame of type {kind:#04x} with {len} bytes is not understood")]
+#[error("malformed frame of type {kind:#04x} with {len} bytes")]
 pub(super) struct MalformedFrame {
     kind: u8,
     len: usize,

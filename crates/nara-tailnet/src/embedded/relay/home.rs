@@ -7,7 +7,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
 use super::client;
-use super::region::{RegionId, RelayMap};
+use super::region::RelayMap;
+use crate::embedded::underlay::RegionId;
 
 /// How long a measurement may take.
 const MEASURE: Duration = Duration::from_secs(4);

@@ -7,19 +7,17 @@ use bytes::BytesMut;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
-use ts_keys::{NodeKeyPair, NodePublicKey};
+use ts_keys::NodeKeyPair;
 use ts_packet::PacketMut;
 
 use super::client::{self, Connection, Reader, RelayError};
 use super::frame::{self, Frame};
 use super::pacer::Pacer;
-use super::region::{RegionId, Server};
+use super::region::Server;
 use crate::embedded::backoff::Backoff;
-use crate::embedded::plane::Plane;
+use crate::embedded::chain::chain;
 use crate::embedded::tls::Tls;
-
-/// Packets for one peer.
-pub(in crate::embedded) type Outgoing = (NodePublicKey, Vec<PacketMut>);
+use crate::embedded::underlay::{RegionId, RelayBatch, RelayHost};
 
 /// Batches that wait for a relay's writer. More are dropped: a link that is slower than that has no use for them.
 pub(in crate::embedded) const QUEUE: usize = 64;
@@ -42,7 +40,7 @@ pub(super) struct Link {
     pub(super) region: RegionId,
     pub(super) rate: u32,
     pub(super) tls: Tls,
-    pub(super) plane: Arc<Plane>,
+    pub(super) host: Arc<dyn RelayHost>,
     pub(super) servers: watch::Receiver<Vec<Server>>,
     pub(super) keys: watch::Receiver<NodeKeyPair>,
     /// Our home region, if there is one.
@@ -71,7 +69,7 @@ enum End {
 
 impl Link {
     /// Runs until its queue ends.
-    pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Outgoing>) {
+    pub(super) async fn run(mut self, mut queue: mpsc::Receiver<RelayBatch>) {
         let mut pacer = Pacer::new(self.rate);
         let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         loop {
@@ -80,7 +78,7 @@ impl Link {
                 self.state.send_replace(LinkState::Idle);
                 tokio::select! {
                     batch = queue.recv() => match batch {
-                        Some((to, packets)) => push(&mut pacer, to, packets),
+                        Some(batch) => push(&mut pacer, batch),
                         None => return,
                     },
                     _ = self.home.changed() => continue,
@@ -116,7 +114,7 @@ impl Link {
     }
 
     fn down(&self, error: &RelayError) {
-        let detail = crate::embedded::chain(error);
+        let detail = chain(error);
         self.state.send_modify(|state| match state {
             LinkState::Down { detail: old, .. } => *old = detail,
             _ => {
@@ -131,7 +129,7 @@ impl Link {
     /// One connection, until it ends.
     async fn session(
         &mut self,
-        queue: &mut mpsc::Receiver<Outgoing>,
+        queue: &mut mpsc::Receiver<RelayBatch>,
         pacer: &mut Pacer,
     ) -> Result<End, RelayError> {
         let keys = self.keys.borrow_and_update().clone();
@@ -141,7 +139,7 @@ impl Link {
         tracing::debug!(region = self.region, "connected to a relay");
 
         let (pongs, pings) = mpsc::channel(4);
-        let receive = receive(reader, &self.plane, self.region, pongs);
+        let receive = receive(reader, &*self.host, self.region, pongs);
         let mut home = self.home.clone();
         home.mark_changed();
         let send = Sender {
@@ -161,17 +159,17 @@ impl Link {
     }
 }
 
-fn push(pacer: &mut Pacer, to: NodePublicKey, packets: Vec<PacketMut>) {
+fn push(pacer: &mut Pacer, batch: RelayBatch) {
     let now = Instant::now();
-    for packet in packets {
-        pacer.push(to, packet, now);
+    for packet in batch.packets {
+        pacer.push(batch.to, packet, now);
     }
 }
 
 /// Gives what arrives to the data plane, until the connection ends.
 async fn receive(
     mut reader: Reader,
-    plane: &Plane,
+    host: &dyn RelayHost,
     region: RegionId,
     pongs: mpsc::Sender<[u8; 8]>,
 ) -> RelayError {
@@ -199,7 +197,7 @@ async fn receive(
                 };
             }
         }
-        plane.inbound(packets);
+        host.relayed(packets);
     }
 }
 
@@ -215,13 +213,13 @@ struct Sender<W> {
 impl<W: tokio::io::AsyncWrite + Unpin> Sender<W> {
     async fn run(
         mut self,
-        queue: &mut mpsc::Receiver<Outgoing>,
+        queue: &mut mpsc::Receiver<RelayBatch>,
         pacer: &mut Pacer,
     ) -> Result<End, RelayError> {
         let mut used = Instant::now();
         loop {
-            while let Ok((to, packets)) = queue.try_recv() {
-                push(pacer, to, packets);
+            while let Ok(batch) = queue.try_recv() {
+                push(pacer, batch);
             }
             let now = Instant::now();
             while self.bytes.len() < BATCH {
@@ -230,7 +228,11 @@ impl<W: tokio::io::AsyncWrite + Unpin> Sender<W> {
             }
             let dropped = pacer.take_dropped();
             if dropped > 0 {
-                tracing::debug!(region = self.region, dropped, "packets to a relay found no room");
+                tracing::debug!(
+                    region = self.region,
+                    dropped,
+                    "the queue to a relay was full: packets dropped"
+                );
             }
             if !self.bytes.is_empty() {
                 used = now;
@@ -241,8 +243,8 @@ impl<W: tokio::io::AsyncWrite + Unpin> Sender<W> {
             let is_home = *self.home.borrow() == Some(self.region);
             tokio::select! {
                 batch = queue.recv() => {
-                    let Some((to, packets)) = batch else { return Ok(End::NodeEnded) };
-                    push(pacer, to, packets);
+                    let Some(batch) = batch else { return Ok(End::NodeEnded) };
+                    push(pacer, batch);
                 }
                 Some(payload) = self.pings.recv() => frame::put_pong(&mut self.bytes, payload),
                 Ok(()) = self.home.changed() => {

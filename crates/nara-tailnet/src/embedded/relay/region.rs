@@ -6,9 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use serde::Deserialize;
 
 use crate::embedded::tls::Pin;
-
-/// The number of a region.
-pub(in crate::embedded) type RegionId = u32;
+use crate::embedded::underlay::RegionId;
 
 /// All regions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

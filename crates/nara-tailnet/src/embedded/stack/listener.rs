@@ -11,7 +11,8 @@ use nara_mesh::transport::{BoxMeshStream, MeshListener};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::{Stack, Stream, random_port};
+use super::stream::Stream;
+use super::{Stack, random_port};
 
 /// Accepted connections that wait for the server.
 const BACKLOG: usize = 64;
@@ -27,8 +28,9 @@ pub(in crate::embedded) struct Listener {
 }
 
 impl Listener {
-    /// Waits for an address of the node first.
-    pub(super) async fn open(stack: Arc<Stack>, local: SocketAddr) -> io::Result<Self> {
+    /// Listens on a port of all our addresses, or of those of one family, also when they change. Waits for an
+    /// address of the node first.
+    pub(in crate::embedded) async fn open(stack: Arc<Stack>, local: SocketAddr) -> io::Result<Self> {
         let mut addresses = stack.addresses();
         let ours = addresses
             .wait_for(|addresses| !addresses.is_empty())

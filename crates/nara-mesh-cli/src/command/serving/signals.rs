@@ -4,7 +4,7 @@ use crate::failure::{Failure, Outcome};
 
 /// One of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Signal {
+pub(in crate::command) enum Signal {
     End,
     Reload,
 }
@@ -21,7 +21,8 @@ impl Signals {
     pub(super) fn new() -> Outcome<Self> {
         use tokio::signal::unix::{SignalKind, signal};
         let watch = |kind| {
-            signal(kind).map_err(|error| Failure::failed("signals cannot be watched").caused_by(error))
+            signal(kind)
+                .map_err(|error| Failure::failed("signal handlers cannot be installed").caused_by(error))
         };
         Ok(Self {
             interrupt: watch(SignalKind::interrupt())?,

@@ -27,9 +27,9 @@ pub(super) async fn start(address: SocketAddr) -> Outcome<SocketAddr> {
             .caused_by(error)
             .hint("choose another port, or an address of this machine (--metrics)")
     })?;
-    let bound = listener
-        .local_addr()
-        .map_err(|error| Failure::failed("the address of the metrics is unknown").caused_by(error))?;
+    let bound = listener.local_addr().map_err(|error| {
+        Failure::failed("the address of the metrics listener is unknown").caused_by(error)
+    })?;
     let recorder = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_duration_seconds".to_owned()), &BUCKETS)
         .and_then(PrometheusBuilder::install_recorder)
@@ -46,7 +46,7 @@ pub(super) async fn start(address: SocketAddr) -> Outcome<SocketAddr> {
     let router = Router::new().route("/metrics", get(async move || recorder.render()));
     tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, router).await {
-            tracing::error!(%error, "metrics are no longer served");
+            tracing::error!(%error, "the metrics listener failed");
         }
     });
     Ok(bound)

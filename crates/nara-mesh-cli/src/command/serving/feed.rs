@@ -26,14 +26,18 @@ struct Line {
 #[derive(Clone, Debug)]
 pub(in crate::command) struct Feed(mpsc::Sender<Line>);
 
+/// Lines that are not printed yet.
+pub(super) struct Lines(mpsc::Receiver<Line>);
+
 /// The task that prints.
 pub(super) struct Printing(JoinHandle<()>);
 
-impl Feed {
-    pub(super) fn start(printer: Printer) -> (Self, Printing) {
-        let (sender, mut lines) = mpsc::channel::<Line>(BACKLOG);
+impl Lines {
+    /// Prints what was sent until now, and then what comes.
+    pub(super) fn print(self, printer: Printer) -> Printing {
+        let Self(mut lines) = self;
         // Writing may block as long as the reader likes.
-        let printing = tokio::task::spawn_blocking(move || {
+        Printing(tokio::task::spawn_blocking(move || {
             while let Some(line) = lines.blocking_recv() {
                 let printed = printer
                     .line(line.text)
@@ -42,14 +46,21 @@ impl Feed {
                     return;
                 }
             }
-        });
-        (Self(sender), Printing(printing))
+        }))
+    }
+}
+
+impl Feed {
+    /// A feed whose lines wait until they are [printed](Lines::print).
+    pub(super) fn new() -> (Self, Lines) {
+        let (sender, lines) = mpsc::channel(BACKLOG);
+        (Self(sender), Lines(lines))
     }
 
     /// Prints a line, as soon as the reader of our output lets us.
     pub(in crate::command) fn send(&self, text: String, json: Value) {
         if self.0.try_send(Line { text, json }).is_err() {
-            tracing::warn!("stdout is not read fast enough: a line is left out");
+            tracing::warn!("stdout is read too slowly: a line was dropped");
         }
     }
 }

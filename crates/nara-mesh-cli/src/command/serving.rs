@@ -1,0 +1,228 @@
+//! What `serve` and `up` share: a nara that runs until it is told to end, and what is printed meanwhile.
+
+mod exposition;
+mod feed;
+mod signals;
+
+pub(super) use feed::Feed;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use nara_mesh::Nara;
+use nara_mesh::gossip::GossipConfig;
+use nara_mesh::nara::{NaraBuilder, ReconfigureError, StartError};
+use nara_mesh::registry::{PeerEvent, Recalled};
+use nara_mesh::server::Shutdown;
+use nara_proto::identity::KeyId;
+use serde_json::json;
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::RecvError;
+
+use self::feed::{FeedHandler, Lines};
+use self::signals::{Signal, Signals};
+use crate::cli::ServingArgs;
+use crate::exit::Exit;
+use crate::failure::{Failure, Outcome};
+use crate::keeping;
+use crate::peer_events::{self, Told};
+use crate::peers_file::PeerEntry;
+use crate::printer::{Printer, count};
+use crate::settings::{Settings, parse_duration};
+
+/// A nara that is about to run.
+pub(super) struct Serving {
+    gossip: Option<GossipConfig>,
+    grace: Duration,
+    metrics: Option<SocketAddr>,
+    signals: Signals,
+    feed: Feed,
+    lines: Lines,
+    printer: Printer,
+}
+
+impl Serving {
+    /// Checks the arguments, and begins what must be there before the nara: metrics, signals and output.
+    pub(super) async fn prepare(args: &ServingArgs, settings: &Settings, printer: Printer) -> Outcome<Self> {
+        let metrics = settings.metrics(args.metrics.as_ref(), args.metrics_public)?;
+        let grace = parse_duration(&args.grace)
+            .ok_or_else(|| Failure::usage(format!("--grace: {:?} is not a duration", args.grace)))?;
+        let gossip = (!args.no_gossip).then(|| GossipConfig::with_degree(args.gossip_degree.into()));
+        let metrics = match metrics {
+            Some(address) => Some(exposition::start(address).await?),
+            None => None,
+        };
+        let signals = Signals::new()?;
+        let (feed, lines) = Feed::new();
+        Ok(Self {
+            gossip,
+            grace,
+            metrics,
+            signals,
+            feed,
+            lines,
+            printer,
+        })
+    }
+
+    /// Prints lines beside those of the nara.
+    pub(super) fn feed(&self) -> &Feed {
+        &self.feed
+    }
+
+    /// Starts the nara and says so.
+    pub(super) async fn start(&mut self, builder: NaraBuilder, settings: &Settings) -> Outcome<Nara> {
+        let registry = settings.registry();
+        let events = registry.subscribe();
+        let builder = builder
+            .registry(registry)
+            .handler(FeedHandler::new(self.feed.clone()));
+        let builder = match self.gossip.take() {
+            Some(config) => builder.gossip(config),
+            None => builder.without_gossip(),
+        };
+        let nara = builder.start().await?;
+        tokio::spawn(show_peer_events(events, self.feed.clone()));
+        keeping::log(nara.recalled());
+        announce(&nara, self.metrics, self.printer)?;
+        Ok(nara)
+    }
+
+    /// Serves until a signal ends it.
+    pub(super) async fn run(mut self, nara: Nara, settings: &Settings) -> Outcome {
+        let printer = self.printer;
+        let printing = self.lines.print(printer);
+        until_told_to_end(&nara, &mut self.signals, &self.feed, settings, printer).await?;
+        printer.note(format_args!("ending within {} s", self.grace.as_secs_f64()));
+        // A second signal does not wait.
+        let outcome = tokio::select! {
+            outcome = nara.shutdown(self.grace) => outcome,
+            () = self.signals.next_end() => Shutdown::Forced,
+        };
+        drop(self.feed);
+        printing.finish().await;
+        printer.json_line(json!({ "event": "stopped", "graceful": outcome == Shutdown::Graceful }))?;
+        if outcome == Shutdown::Graceful {
+            Ok(Exit::Ok)
+        } else {
+            Err(Failure::failed("requests in flight were aborted").hint("allow more time with --grace"))
+        }
+    }
+}
+
+async fn until_told_to_end(
+    nara: &Nara,
+    signals: &mut Signals,
+    feed: &Feed,
+    settings: &Settings,
+    printer: Printer,
+) -> Outcome<()> {
+    let mut address = nara.watch_address();
+    let mut before = *address.borrow_and_update();
+    loop {
+        tokio::select! {
+            () = nara.finished() => {
+                return Err(Failure::failed("the listener failed").hint("start the nara again"));
+            }
+            Ok(()) = address.changed() => {
+                let now = *address.borrow_and_update();
+                let json = json!({ "event": "address_changed", "address": now, "before": before });
+                if let Some(now) = now {
+                    feed.send(format!("network  the node has a new address: serving {now} now"), json);
+                }
+                before = now;
+            }
+            signal = signals.next() => match signal {
+                Signal::End => return Ok(()),
+                Signal::Reload => match reload(nara, settings).await {
+                    Ok(recalled) => tell_reloaded(&recalled, printer)?,
+                    Err(failure) => printer.warn(failure.message),
+                },
+            },
+        }
+    }
+}
+
+impl From<StartError> for Failure {
+    fn from(error: StartError) -> Self {
+        match error {
+            StartError::Peer(error) => error.into(),
+            StartError::Serve(error) => Self::failed(error.to_string()).caused_by(error),
+            error => Self::failed("the ledger cannot be opened").caused_by(error),
+        }
+    }
+}
+
+impl From<ReconfigureError> for Failure {
+    fn from(error: ReconfigureError) -> Self {
+        match error {
+            ReconfigureError::Peer { peer, source } => {
+                Self::usage(format!("the peer {peer} of the peers file: {source}"))
+            }
+            error => Self::failed("the ledger failed").caused_by(error),
+        }
+    }
+}
+
+/// Tells what happens to peers, until the registry is gone.
+async fn show_peer_events(mut events: broadcast::Receiver<PeerEvent>, feed: Feed) {
+    let mut told = Told::default();
+    loop {
+        match events.recv().await {
+            Ok(event) => {
+                if let Some((text, json)) = peer_events::line(&event)
+                    && told.is_news(&event)
+                {
+                    feed.send(text, json);
+                }
+            }
+            Err(RecvError::Lagged(missed)) => tracing::warn!("{missed} peer events were dropped"),
+            Err(RecvError::Closed) => return,
+        }
+    }
+}
+
+/// Reads the peers file again, and what was decided with `peers trust`, `untrust` and `reset`.
+async fn reload(nara: &Nara, settings: &Settings) -> Outcome<Recalled> {
+    let recalled = nara.reconfigure(settings.peer_infos()?).await?;
+    keeping::log(&recalled);
+    Ok(recalled)
+}
+
+fn tell_reloaded(recalled: &Recalled, printer: Printer) -> Outcome<()> {
+    let decided: Vec<&str> = recalled.decided.iter().map(|name| name.as_str()).collect();
+    printer.note(format_args!(
+        "the peers file was read again; {} applied",
+        count(decided.len(), "decision")
+    ));
+    printer.json_line(json!({ "event": "reloaded", "decided": decided }))
+}
+
+fn announce(nara: &Nara, metrics: Option<SocketAddr>, printer: Printer) -> Outcome<()> {
+    let Some(address) = nara.address() else {
+        return Ok(());
+    };
+    let (name, id, key) = (nara.name(), nara.id(), nara.local().public_key());
+    let stanza_address = (!address.ip().is_unspecified()).then_some(address);
+    let stanza = PeerEntry::of(nara.local(), stanza_address).to_toml();
+    printer.note(format_args!("{name} listens on {address}."));
+    printer.note(format_args!("Its id is {id}, its key {}.", KeyId::from(&key)));
+    if address.ip().is_loopback() {
+        printer.note("Only this machine can reach it (--listen sets another address, `up` joins a tailnet).");
+    }
+    if let Some(metrics) = metrics {
+        printer.note(format_args!("Metrics: http://{metrics}/metrics"));
+    }
+    printer.note("Its peers need this stanza in their peers file, and it needs theirs (--peers):\n");
+    printer.line(&stanza)?;
+    printer.json_line(json!({
+        "event": "listening",
+        "name": name.as_str(),
+        "id": id.as_str(),
+        "address": address,
+        "public_key": key.to_base64(),
+        "key_id": KeyId::from(&key).to_string(),
+        "metrics": metrics,
+        "stanza": stanza,
+    }))
+}

@@ -1,0 +1,244 @@
+//! One whole nara: the front door of this library.
+//!
+//! A [`Nara`] owns everything that makes up a nara on a mesh: its identity, its ledger, what it knows of peers, a
+//! client, a server, gossip and discovery. [`Nara::builder`] takes the settings, each once, and
+//! [`start`](NaraBuilder::start) brings the parts up in the right order.
+//!
+//! ```
+//! use nara_mesh::{LocalNara, Nara};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let alice = Nara::builder(LocalNara::generate("alice")?).listen("127.0.0.1:0".parse()?).start().await?;
+//! let bob = Nara::builder(LocalNara::generate("bob")?).know(alice.as_peer()).start().await?;
+//! alice.registry().register(bob.as_peer())?;
+//!
+//! println!("{:?}", bob.client().ping(alice.id()).await?.rtt);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The parts stay usable alone: [`MeshClient`], [`MeshServer`](crate::server::MeshServer),
+//! [`GossipService`] and [`Discovery`](crate::discovery::Discovery) have builders of their own.
+
+mod builder;
+mod presence;
+
+pub use builder::{NaraBuilder, StartError};
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nara_proto::event::{Payload, SyncEvent};
+use nara_proto::identity::{NaraId, NaraName};
+use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::client::MeshClient;
+use crate::clock::Clock;
+use crate::defaults;
+use crate::gossip::{GossipService, GossipStatus};
+use crate::identity::LocalNara;
+use crate::ledger::{Ledger, LedgerError};
+use crate::registry::{KeySource, PeerInfo, PeerKeeper, PeerRegistry, Recalled, RegisterError};
+use crate::server::{RunningServer, Shutdown};
+
+/// A nara that is running.
+///
+/// [`Nara::shutdown`] ends it in order and waits for it. A dropped handle does the same in the background, with
+/// [`defaults::DROP_GRACE`] for the requests in progress; outside of a tokio runtime it ends everything at once.
+#[derive(Debug)]
+pub struct Nara {
+    local: LocalNara,
+    client: MeshClient,
+    ledger: Arc<dyn Ledger>,
+    recalled: Recalled,
+    /// Taken by whatever ends the nara.
+    running: Option<Running>,
+}
+
+/// The parts that run in the background.
+#[derive(Debug)]
+struct Running {
+    local: LocalNara,
+    ledger: Arc<dyn Ledger>,
+    clock: Arc<dyn Clock>,
+    keeper: PeerKeeper,
+    /// `None`: this nara calls others and is not called.
+    server: Option<Arc<RunningServer>>,
+    gossip: Option<GossipService>,
+    /// Discovery, and what follows the address of the node.
+    following: Vec<AbortOnDropHandle<()>>,
+    /// Where this nara is reached.
+    address: watch::Receiver<Option<SocketAddr>>,
+}
+
+/// A list of configured peers that could not be applied.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReconfigureError {
+    /// A configured peer contradicts what is known.
+    #[error("the configured peer {peer} is refused")]
+    Peer {
+        /// Its name, id or address.
+        peer: String,
+        /// What it contradicts.
+        source: RegisterError,
+    },
+    /// The decisions of the operator cannot be read.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+}
+
+impl Nara {
+    /// Begins a nara with this identity.
+    pub fn builder(local: LocalNara) -> NaraBuilder {
+        NaraBuilder::new(local)
+    }
+
+    /// The identity.
+    pub fn local(&self) -> &LocalNara {
+        &self.local
+    }
+
+    /// The name.
+    pub fn name(&self) -> &NaraName {
+        self.local.name()
+    }
+
+    /// The nara id.
+    pub fn id(&self) -> &NaraId {
+        self.local.id()
+    }
+
+    /// What others must know to talk to this nara: its id, name and key, and its address if it listens on one that
+    /// can be dialled.
+    pub fn as_peer(&self) -> PeerInfo {
+        let address = self.address().filter(|address| !address.ip().is_unspecified());
+        self.local.as_peer(address)
+    }
+
+    /// The client: every call that this nara can make.
+    pub fn client(&self) -> &MeshClient {
+        &self.client
+    }
+
+    /// The events that this nara remembers.
+    pub fn ledger(&self) -> &Arc<dyn Ledger> {
+        &self.ledger
+    }
+
+    /// The peers that this nara knows, and their keys.
+    pub fn registry(&self) -> &PeerRegistry {
+        self.client.registry()
+    }
+
+    /// Signs an event of this nara and stores it in its ledger, from where it reaches every nara that listens.
+    ///
+    /// # Errors
+    /// [`LedgerError`] if it cannot be stored.
+    pub async fn publish(&self, payload: Payload) -> Result<SyncEvent, LedgerError> {
+        let event = presence::signed(&self.local, payload, self.running().clock.now_nanos());
+        self.ledger.insert_verified(vec![event.clone()]).await?;
+        Ok(event)
+    }
+
+    /// What was taken over from the ledger at the start.
+    pub fn recalled(&self) -> &Recalled {
+        &self.recalled
+    }
+
+    /// The address at which peers reach this nara; `None` if it does not listen.
+    pub fn address(&self) -> Option<SocketAddr> {
+        *self.running().address.borrow()
+    }
+
+    /// The address at which peers reach this nara, and every change: the node of a tailnet may get another one.
+    pub fn watch_address(&self) -> watch::Receiver<Option<SocketAddr>> {
+        self.running().address.clone()
+    }
+
+    /// What gossip is doing; `None` if it is off.
+    pub fn gossip_status(&self) -> Option<watch::Receiver<GossipStatus>> {
+        self.running().gossip.as_ref().map(GossipService::status)
+    }
+
+    /// Waits until the server has ended by itself because its listener is gone. Without a server it waits forever.
+    pub async fn finished(&self) {
+        match &self.running().server {
+            Some(server) => server.finished().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Applies the configured peers anew, and the decisions that another process wrote to the ledger.
+    ///
+    /// `peers` is the whole list: a peer that was configured before and is missing in it is removed, with its key.
+    /// Every peer that can be applied is applied; the first error is returned afterwards.
+    ///
+    /// # Errors
+    /// [`ReconfigureError`].
+    pub async fn reconfigure(&self, peers: Vec<PeerInfo>) -> Result<Recalled, ReconfigureError> {
+        let named: HashSet<NaraName> = peers.iter().filter_map(|peer| peer.name.clone()).collect();
+        for peer in self.registry().peers() {
+            let info = peer.info();
+            let configured = info.key.is_some_and(|key| key.source == KeySource::Configured);
+            if configured && info.name.is_some_and(|name| !named.contains(&name)) {
+                self.registry().remove(&peer);
+            }
+        }
+        let applied = builder::configure(self.registry(), &self.local, peers);
+        // Decisions apply whatever is wrong with the list: a ban must not wait for an unrelated fault.
+        let recalled = self.running().keeper.reload().await?;
+        applied?;
+        Ok(recalled)
+    }
+
+    /// Ends this nara in order: discovery and gossip stop, peers hear a goodbye, the server finishes the requests
+    /// in progress for up to `grace`, and what was learned of peers is written to the ledger.
+    pub async fn shutdown(mut self, grace: Duration) -> Shutdown {
+        match self.running.take() {
+            Some(running) => running.end(grace).await,
+            None => Shutdown::Graceful,
+        }
+    }
+
+    fn running(&self) -> &Running {
+        self.running
+            .as_ref()
+            .expect("only shutdown and drop take it, and both end the handle")
+    }
+}
+
+impl Drop for Nara {
+    fn drop(&mut self) {
+        let Some(running) = self.running.take() else {
+            return;
+        };
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(running.end(defaults::DROP_GRACE));
+        }
+    }
+}
+
+impl Running {
+    async fn end(self, grace: Duration) -> Shutdown {
+        drop(self.following);
+        if let Some(gossip) = self.gossip {
+            gossip.stop().await;
+        }
+        let mut outcome = Shutdown::Graceful;
+        if let Some(server) = self.server {
+            // Before the streams end, so that subscribers hear it. Best effort: a full disk must not cut requests.
+            let goodbye = presence::goodbye(&self.local, self.clock.now_nanos());
+            if let Err(error) = self.ledger.insert_verified(vec![goodbye]).await {
+                tracing::warn!(%error, "the goodbye is not stored, so peers do not hear it");
+            }
+            outcome = server.end(grace).await;
+        }
+        self.keeper.finish().await;
+        outcome
+    }
+}

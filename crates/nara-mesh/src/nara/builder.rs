@@ -1,0 +1,478 @@
+//! From settings to a running nara.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+#[cfg(feature = "sqlite")]
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::stream::BoxStream;
+use nara_proto::identity::NaraName;
+use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{Nara, ReconfigureError, Running, presence};
+use crate::Signatures;
+use crate::client::{MeshClient, MeshClientBuilder};
+use crate::clock::{Clock, SystemClock};
+use crate::defaults;
+use crate::discovery::{Discovery, Found};
+use crate::gossip::{GossipConfig, GossipService};
+use crate::identity::LocalNara;
+use crate::ledger::{Ledger, LedgerError, MemoryLedger};
+use crate::registry::{PeerInfo, PeerKeeper, PeerRegistry, TrustPolicy};
+use crate::server::{MeshHandler, MeshServer, MeshServerBuilder, RunningServer, ServeError};
+use crate::tls::{ChannelTrust, TlsPolicy};
+use crate::transport::{PeerSource, TcpTransport, Transport};
+
+/// A nara that cannot start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The ledger cannot be opened or read.
+    #[error("the ledger cannot be used")]
+    Ledger(#[from] LedgerError),
+    /// A configured peer contradicts what is known.
+    #[error(transparent)]
+    Peer(#[from] ReconfigureError),
+    /// The server cannot start.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+}
+
+/// Makes a [`Nara`]. Every setting is optional, and settings that client and server share are given once.
+#[must_use = "a builder makes nothing until `start`"]
+pub struct NaraBuilder {
+    local: LocalNara,
+    listen: Option<SocketAddr>,
+    ledger: LedgerPlace,
+    registry: PeerRegistry,
+    peers: Vec<PeerInfo>,
+    transport: Arc<dyn Transport>,
+    source: Option<Arc<dyn PeerSource>>,
+    clock: Arc<dyn Clock>,
+    mesh_port: u16,
+    tls: TlsPolicy,
+    channel_trust: ChannelTrust,
+    signatures: Signatures,
+    gossip: Option<GossipConfig>,
+    client: Vec<Adjust<MeshClientBuilder>>,
+    server: Vec<Adjust<MeshServerBuilder>>,
+    discovery: Vec<Adjust<Discovery>>,
+    on_found: Box<dyn FnMut(Found) + Send>,
+}
+
+type Adjust<T> = Box<dyn FnOnce(T) -> T + Send>;
+
+/// Where the events are kept.
+#[derive(Debug)]
+enum LedgerPlace {
+    #[cfg(feature = "sqlite")]
+    File(PathBuf),
+    Given(Arc<dyn Ledger>),
+}
+
+impl fmt::Debug for NaraBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NaraBuilder")
+            .field("local", &self.local)
+            .field("listen", &self.listen)
+            .field("ledger", &self.ledger)
+            .finish_non_exhaustive()
+    }
+}
+
+impl NaraBuilder {
+    pub(super) fn new(local: LocalNara) -> Self {
+        Self {
+            local,
+            listen: None,
+            ledger: LedgerPlace::Given(Arc::new(MemoryLedger::new())),
+            registry: PeerRegistry::default(),
+            peers: Vec::new(),
+            transport: Arc::new(TcpTransport),
+            source: None,
+            clock: Arc::new(SystemClock),
+            mesh_port: defaults::MESH_PORT,
+            tls: TlsPolicy::default(),
+            channel_trust: ChannelTrust::default(),
+            signatures: Signatures::default(),
+            gossip: Some(GossipConfig::default()),
+            client: Vec::new(),
+            server: Vec::new(),
+            discovery: Vec::new(),
+            on_found: Box::new(|_| {}),
+        }
+    }
+
+    /// The mesh address to serve on; port 0 picks a free one. Without it, this nara calls others but cannot be
+    /// called.
+    pub fn listen(mut self, address: SocketAddr) -> Self {
+        self.listen = Some(address);
+        self
+    }
+
+    /// Where events and learned keys are kept; by default a [`MemoryLedger`], which a restart forgets.
+    pub fn ledger(mut self, ledger: Arc<dyn Ledger>) -> Self {
+        self.ledger = LedgerPlace::Given(ledger);
+        self
+    }
+
+    /// Keeps events and learned keys in `ledger.db` in this folder, which is made if it is missing. When the ledger
+    /// is full, events about naras whose key is not pinned go first.
+    #[cfg(feature = "sqlite")]
+    pub fn data_dir(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.ledger = LedgerPlace::File(folder.into().join("ledger.db"));
+        self
+    }
+
+    /// Which keys are believed; by default [`FirstUse`](crate::registry::FirstUse).
+    pub fn trust(mut self, policy: Arc<dyn TrustPolicy>) -> Self {
+        self.registry = self.registry.with_trust(policy);
+        self
+    }
+
+    /// The registry of peers, for sharing it or for settings of its own; by default a new one. It replaces what
+    /// [`trust`](Self::trust) said before.
+    pub fn registry(mut self, registry: PeerRegistry) -> Self {
+        self.registry = registry;
+        self
+    }
+
+    /// Adds a configured peer, such as [`Nara::as_peer`] of the other side. Its key counts more than what the ledger
+    /// remembers.
+    pub fn know(mut self, peer: PeerInfo) -> Self {
+        self.peers.push(peer);
+        self
+    }
+
+    /// Adds configured peers. An entry about this nara itself is skipped, so that one list can serve many naras.
+    pub fn know_all(mut self, peers: impl IntoIterator<Item = PeerInfo>) -> Self {
+        self.peers.extend(peers);
+        self
+    }
+
+    /// How bytes reach peers; by default [`TcpTransport`].
+    pub fn transport(mut self, transport: Arc<dyn Transport>) -> Self {
+        self.transport = transport;
+        self
+    }
+
+    /// A network to be on, such as a node of a tailnet: bytes go through `transport`, and naras are
+    /// [discovered](crate::discovery) among the nodes that `source` names. The node should be ready.
+    pub fn network(mut self, transport: Arc<dyn Transport>, source: Arc<dyn PeerSource>) -> Self {
+        self.transport = transport;
+        self.source = Some(source);
+        self
+    }
+
+    /// The wall clock; by default [`SystemClock`].
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// The port of peers of which only the address is known; by default [`defaults::MESH_PORT`].
+    pub fn mesh_port(mut self, port: u16) -> Self {
+        self.mesh_port = port;
+        self
+    }
+
+    /// How long dialling and a whole call may take; by default [`defaults::CALL_TIMEOUT`].
+    pub fn timeout(self, timeout: Duration) -> Self {
+        self.configure_client(move |client| client.call_timeout(timeout).dial_timeout(timeout))
+    }
+
+    /// When connections are TLS, in both directions; by default [`TlsPolicy::Prefer`].
+    pub fn tls(mut self, policy: TlsPolicy) -> Self {
+        self.tls = policy;
+        self
+    }
+
+    /// Whether a secure connection to the holder of the pinned key is proof enough; by default
+    /// [`ChannelTrust::Trust`].
+    pub fn channel_trust(mut self, trust: ChannelTrust) -> Self {
+        self.channel_trust = trust;
+        self
+    }
+
+    /// Which signatures are made and accepted; by default [`Signatures::V2AndV1`].
+    pub fn signatures(mut self, signatures: Signatures) -> Self {
+        self.signatures = signatures;
+        self
+    }
+
+    /// How to gossip; by default [`GossipConfig::default`].
+    pub fn gossip(mut self, config: GossipConfig) -> Self {
+        self.gossip = Some(config);
+        self
+    }
+
+    /// Does not gossip: this nara keeps what peers send, and lets them listen.
+    pub fn without_gossip(mut self) -> Self {
+        self.gossip = None;
+        self
+    }
+
+    /// What the application does with what comes in.
+    pub fn handler(self, handler: impl MeshHandler) -> Self {
+        self.configure_server(move |server| server.handler(handler))
+    }
+
+    /// Adds the loopback addresses to those of the mesh, for the server and for discovery: for tests and
+    /// demonstrations on one machine.
+    pub fn loopback_for_tests(self) -> Self {
+        self.configure_server(MeshServerBuilder::loopback_for_tests)
+            .configure_discovery(Discovery::loopback_for_tests)
+    }
+
+    /// Any other setting of the client.
+    pub fn configure_client(
+        mut self,
+        adjust: impl FnOnce(MeshClientBuilder) -> MeshClientBuilder + Send + 'static,
+    ) -> Self {
+        self.client.push(Box::new(adjust));
+        self
+    }
+
+    /// Any other setting of the server.
+    pub fn configure_server(
+        mut self,
+        adjust: impl FnOnce(MeshServerBuilder) -> MeshServerBuilder + Send + 'static,
+    ) -> Self {
+        self.server.push(Box::new(adjust));
+        self
+    }
+
+    /// Any other setting of the discovery on a [network](Self::network).
+    pub fn configure_discovery(
+        mut self,
+        adjust: impl FnOnce(Discovery) -> Discovery + Send + 'static,
+    ) -> Self {
+        self.discovery.push(Box::new(adjust));
+        self
+    }
+
+    /// Is told what discovery finds, as it finds it. Must return quickly.
+    pub fn on_found(mut self, on_found: impl FnMut(Found) + Send + 'static) -> Self {
+        self.on_found = Box::new(on_found);
+        self
+    }
+
+    /// Starts everything: the ledger is opened, peers are recalled from it, the server listens, peers are told that
+    /// this nara is here, and discovery and gossip begin. Needs the runtime of tokio.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing runs then.
+    pub async fn start(self) -> Result<Nara, StartError> {
+        let ledger = self.ledger.open(&self.registry, self.local.name()).await?;
+        // Configured peers before the ledger: they count more.
+        configure(&self.registry, &self.local, self.peers)?;
+        let (keeper, recalled) = PeerKeeper::start(self.registry.clone(), ledger.clone()).await?;
+
+        let client = MeshClient::builder(self.local.clone())
+            .registry(self.registry)
+            .transport(self.transport.clone())
+            .clock(self.clock.clone())
+            .mesh_port(self.mesh_port)
+            .tls(self.tls)
+            .channel_trust(self.channel_trust)
+            .signatures(self.signatures);
+        let client = adjusted(client, self.client).build();
+        let discovery = self
+            .source
+            .map(|source| adjusted(Discovery::new(client.clone(), source), self.discovery));
+
+        let server = match self.listen {
+            None => None,
+            Some(listen) => {
+                let mut server = MeshServer::builder(self.local.clone(), ledger.clone())
+                    .client(client.clone())
+                    .transport(self.transport.clone())
+                    .clock(self.clock.clone())
+                    .mesh_port(self.mesh_port)
+                    .mesh_ip(mesh_ip(Some(listen)))
+                    .tls(self.tls)
+                    .channel_trust(self.channel_trust)
+                    .signatures(self.signatures);
+                if let Some(discovery) = &discovery {
+                    server = server.peer_source(Arc::new(discovery.confirmed_peers()));
+                }
+                Some(Arc::new(adjusted(server, self.server).serve(listen).await?))
+            }
+        };
+        let address = server.as_ref().map(|server| server.local_addr());
+        if server.is_some() {
+            let now = self.clock.now_nanos();
+            let introduction = presence::introduction(&self.local, &mesh_ip(address), now);
+            ledger.insert_verified(vec![introduction]).await?;
+        }
+
+        let (moved, address) = watch::channel(address);
+        let mut following = Vec::new();
+        if let Some(server) = server.clone() {
+            let follower = AddressFollower {
+                local: self.local.clone(),
+                ledger: ledger.clone(),
+                clock: self.clock.clone(),
+                server,
+                moved,
+            };
+            let addresses = self.transport.watch_addresses();
+            following.push(AbortOnDropHandle::new(tokio::spawn(follower.run(addresses))));
+        }
+        if let Some(discovery) = discovery {
+            let on_found = self.on_found;
+            let finding = async move { discovery.run(on_found).await };
+            following.push(AbortOnDropHandle::new(tokio::spawn(finding)));
+        }
+        let gossip = self.gossip.map(|config| {
+            GossipService::builder(client.clone(), ledger.clone())
+                .config(config)
+                .clock(self.clock.clone())
+                .start()
+        });
+        Ok(Nara {
+            local: self.local.clone(),
+            client,
+            ledger: ledger.clone(),
+            recalled,
+            running: Some(Running {
+                local: self.local,
+                ledger,
+                clock: self.clock,
+                keeper,
+                server,
+                gossip,
+                following,
+                address,
+            }),
+        })
+    }
+}
+
+impl LedgerPlace {
+    #[cfg_attr(
+        not(feature = "sqlite"),
+        expect(clippy::unused_async, reason = "opening a file waits")
+    )]
+    async fn open(self, registry: &PeerRegistry, own: &NaraName) -> Result<Arc<dyn Ledger>, LedgerError> {
+        match self {
+            Self::Given(ledger) => Ok(ledger),
+            #[cfg(feature = "sqlite")]
+            Self::File(path) => {
+                use crate::ledger::SqliteLedger;
+                use crate::registry::PinnedNames;
+
+                let known = Arc::new(PinnedNames::new(registry.clone(), own.clone()));
+                // Opening waits for the disk.
+                let opening = tokio::task::spawn_blocking(move || {
+                    if let Some(folder) = path.parent() {
+                        std::fs::create_dir_all(folder).map_err(|source| LedgerError::File {
+                            path: path.clone(),
+                            source,
+                        })?;
+                    }
+                    Ok(SqliteLedger::open(path)?.with_known_names(known))
+                });
+                Ok(Arc::new(opening.await.unwrap_or(Err(LedgerError::Closed))?))
+            }
+        }
+    }
+}
+
+/// Registers configured peers, but not this nara itself. Every peer that can be registered is; the first error is
+/// returned.
+pub(super) fn configure(
+    registry: &PeerRegistry,
+    local: &LocalNara,
+    peers: Vec<PeerInfo>,
+) -> Result<(), ReconfigureError> {
+    let mut outcome = Ok(());
+    for info in peers
+        .into_iter()
+        .filter(|info| info.name.as_ref() != Some(local.name()))
+    {
+        let peer = info.label();
+        if let Err(source) = registry.reconfigure(info) {
+            tracing::warn!(%peer, error = %source, "a configured peer is refused");
+            if outcome.is_ok() {
+                outcome = Err(ReconfigureError::Peer { peer, source });
+            }
+        }
+    }
+    outcome
+}
+
+fn adjusted<T>(settings: T, adjustments: Vec<Adjust<T>>) -> T {
+    adjustments
+        .into_iter()
+        .fold(settings, |settings, adjust| adjust(settings))
+}
+
+/// What `/ping` and `hey-there` say; empty if it is not a single address.
+fn mesh_ip(address: Option<SocketAddr>) -> String {
+    let ip = address
+        .map(|address| address.ip())
+        .filter(|ip| !ip.is_unspecified());
+    ip.map(|ip| ip.to_string()).unwrap_or_default()
+}
+
+/// Tells peers when the node of this nara gets another address. The listener follows it by itself.
+struct AddressFollower {
+    local: LocalNara,
+    ledger: Arc<dyn Ledger>,
+    clock: Arc<dyn Clock>,
+    server: Arc<RunningServer>,
+    moved: watch::Sender<Option<SocketAddr>>,
+}
+
+impl AddressFollower {
+    async fn run(self, mut addresses: BoxStream<'static, Vec<IpAddr>>) {
+        while let Some(now) = addresses.next().await {
+            let Some(before) = *self.moved.borrow() else {
+                return;
+            };
+            let Some(ip) = moved_from(before.ip(), &now) else {
+                continue;
+            };
+            let address = SocketAddr::new(ip, before.port());
+            tracing::warn!(%before, %address, "the node has another address");
+            let mesh_ip = ip.to_string();
+            self.server.set_mesh_ip(mesh_ip.as_str());
+            // Subscribers learn it at once, others find it on the network.
+            let introduction = presence::introduction(&self.local, &mesh_ip, self.clock.now_nanos());
+            if let Err(error) = self.ledger.insert_verified(vec![introduction]).await {
+                tracing::warn!(%error, "the new address is not stored, so subscribers do not hear it");
+            }
+            self.moved.send_replace(Some(address));
+        }
+    }
+}
+
+/// The address that takes the place of one that the node had; `None`: it still has that one.
+fn moved_from(before: IpAddr, now: &[IpAddr]) -> Option<IpAddr> {
+    if before.is_unspecified() || now.contains(&before) {
+        return None;
+    }
+    let same_family = now.iter().find(|ip| ip.is_ipv4() == before.is_ipv4());
+    same_family.or_else(|| now.first()).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_replaced_by_one_of_its_family_if_there_is_one() {
+        let [four, moved]: [IpAddr; 2] = ["100.64.0.1", "100.64.0.9"].map(|ip| ip.parse().unwrap());
+        let six: IpAddr = "fd7a::1".parse().unwrap();
+        assert_eq!(moved_from(four, &[six, four]), None);
+        assert_eq!(moved_from(four, &[six, moved]), Some(moved));
+        assert_eq!(moved_from(four, &[six]), Some(six));
+        assert_eq!(moved_from(four, &[]), None);
+        assert_eq!(moved_from("0.0.0.0".parse().unwrap(), &[six, moved]), None);
+    }
+}

@@ -1,0 +1,259 @@
+//! A whole nara, through its front door.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nara_mesh::client::MeshClient;
+use nara_mesh::ledger::{EventStore as _, MemoryLedger, ReadLimit};
+use nara_mesh::nara::{NaraBuilder, StartError};
+use nara_mesh::registry::{Closed, RegisterError};
+use nara_mesh::server::Shutdown;
+use nara_mesh::transport::MemoryNetwork;
+use nara_mesh::{LocalNara, Nara};
+
+fn nara(name: &str) -> NaraBuilder {
+    Nara::builder(LocalNara::generate(name).unwrap()).without_gossip()
+}
+
+const GRACE: Duration = Duration::from_secs(5);
+
+/// The services of the events in a ledger, oldest first.
+async fn services(ledger: &MemoryLedger) -> Vec<String> {
+    let mut events = ledger.recent(Default::default(), ReadLimit::events(100)).await.unwrap();
+    events.reverse();
+    events.iter().map(|event| event.svc.clone()).collect()
+}
+
+#[tokio::test]
+async fn a_nara_comes_with_a_hey_there_and_goes_with_a_chau() {
+    let ledger = Arc::new(MemoryLedger::new());
+    let alice = nara("alice")
+        .ledger(ledger.clone())
+        .listen("127.0.0.1:0".parse().unwrap());
+    let alice = alice.start().await.unwrap();
+    assert_eq!(services(&ledger).await, ["hey-there"]);
+    assert_eq!(alice.shutdown(GRACE).await, Shutdown::Graceful);
+    assert_eq!(services(&ledger).await, ["hey-there", "chau"]);
+}
+
+#[tokio::test]
+async fn naras_that_know_each_other_call_each_other() {
+    let alice = nara("alice")
+        .listen("127.0.0.1:0".parse().unwrap())
+        .start()
+        .await
+        .unwrap();
+    let bob = nara("bob")
+        .listen("127.0.0.1:0".parse().unwrap())
+        .know(alice.as_peer())
+        .start()
+        .await
+        .unwrap();
+    alice.registry().register(bob.as_peer()).unwrap();
+    assert_eq!(
+        bob.client().ping(alice.id()).await.unwrap().key_matches,
+        Some(true)
+    );
+    assert_eq!(
+        alice.client().ping(bob.id()).await.unwrap().key_matches,
+        Some(true)
+    );
+    for nara in [alice, bob] {
+        assert_eq!(nara.shutdown(GRACE).await, Shutdown::Graceful);
+    }
+}
+
+#[tokio::test]
+async fn a_nara_that_does_not_listen_has_no_address_and_leaves_no_trace() {
+    let ledger = Arc::new(MemoryLedger::new());
+    let bob = nara("bob").ledger(ledger.clone()).start().await.unwrap();
+    assert_eq!(bob.address(), None);
+    assert_eq!(bob.as_peer().address, None);
+    bob.shutdown(GRACE).await;
+    assert!(services(&ledger).await.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dropped_nara_ends_in_order() {
+    let ledger = Arc::new(MemoryLedger::new());
+    let network = MemoryNetwork::new();
+    let address: SocketAddr = "100.64.0.1:9632".parse().unwrap();
+    let start = || {
+        let transport = Arc::new(network.host(address.ip()));
+        nara("alice")
+            .ledger(ledger.clone())
+            .transport(transport)
+            .listen(address)
+            .start()
+    };
+    drop(start().await.unwrap());
+    while services(&ledger).await != ["hey-there", "chau"] {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    // Its address is free again.
+    while start().await.is_err() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test]
+async fn an_address_in_use_is_an_error_and_nothing_is_left_running() {
+    let alice = nara("alice")
+        .listen("127.0.0.1:0".parse().unwrap())
+        .start()
+        .await
+        .unwrap();
+    let ledger = Arc::new(MemoryLedger::new());
+    let bob = nara("bob")
+        .ledger(ledger.clone())
+        .listen(alice.address().unwrap())
+        .start()
+        .await;
+    assert!(matches!(bob.unwrap_err(), StartError::Serve(_)));
+    assert!(services(&ledger).await.is_empty(), "it never came");
+    alice.shutdown(GRACE).await;
+}
+
+#[tokio::test]
+async fn a_peer_that_is_no_longer_configured_is_removed_and_a_fault_does_not_keep_the_others_out() {
+    let [alice, bob, carol] = ["alice", "bob", "carol"].map(|name| LocalNara::generate(name).unwrap());
+    let nara = Nara::builder(alice.clone())
+        .without_gossip()
+        .trust(Arc::new(Closed))
+        .know(bob.as_peer(None))
+        .start()
+        .await
+        .unwrap();
+    let knows = |local: &LocalNara| nara.registry().by_id(local.id()).is_some();
+    assert!(knows(&bob));
+
+    // The list may be shared: an entry about the nara itself is skipped.
+    nara.reconfigure(vec![alice.as_peer(None), carol.as_peer(None)])
+        .await
+        .unwrap();
+    assert!(!knows(&bob));
+    assert!(knows(&carol));
+    assert!(!knows(&alice));
+
+    // Another nara with the id of carol.
+    let mut fault = LocalNara::generate("dave").unwrap().as_peer(None);
+    fault.id = Some(carol.id().clone());
+    let refused = nara
+        .reconfigure(vec![carol.as_peer(None), fault, bob.as_peer(None)])
+        .await;
+    assert!(refused.unwrap_err().to_string().contains("dave"));
+    assert!(knows(&bob));
+    assert!(knows(&carol));
+    nara.shutdown(GRACE).await;
+}
+
+#[tokio::test]
+async fn a_configured_peer_that_contradicts_another_keeps_the_nara_from_starting() {
+    let bob = LocalNara::generate("bob").unwrap();
+    let mut namesake = LocalNara::generate("carol").unwrap().as_peer(None);
+    namesake.id = Some(bob.id().clone());
+    let started = nara("alice")
+        .know_all([bob.as_peer(None), namesake])
+        .start()
+        .await;
+    let StartError::Peer(error) = started.unwrap_err() else {
+        panic!("another error")
+    };
+    let source = std::error::Error::source(&error).unwrap();
+    assert!(source.is::<RegisterError>(), "{source:?}");
+}
+
+#[tokio::test]
+async fn the_ledger_in_a_data_folder_survives_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let alice = LocalNara::generate("alice").unwrap();
+    let bob = nara("bob")
+        .listen("127.0.0.1:0".parse().unwrap())
+        .start()
+        .await
+        .unwrap();
+    let start = || {
+        Nara::builder(alice.clone())
+            .without_gossip()
+            .data_dir(folder.path().join("deep/down"))
+            .start()
+    };
+    let first = start().await.unwrap();
+    let address = bob.address().unwrap();
+    // Trust on first use: the key is kept.
+    bob.registry().register(alice.as_peer(None)).unwrap();
+    let recent = nara_mesh::proto::sync::SyncRequest::recent(10);
+    first.client().fetch_sync_events(address, recent).await.unwrap();
+    first.shutdown(GRACE).await;
+    let second = start().await.unwrap();
+    assert_eq!(second.recalled().naras, 1);
+    assert!(second.registry().by_name("bob").unwrap().key().is_some());
+    second.shutdown(GRACE).await;
+    bob.shutdown(GRACE).await;
+}
+
+/// Where cargo puts the examples of the same build.
+fn built(example: &str) -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let profile = test.parent().and_then(Path::parent).unwrap();
+    profile.join("examples").join(example)
+}
+
+fn run_example(name: &str, expected: &[&str]) {
+    let mut command = Command::new(built(name));
+    if !built(name).exists() {
+        // Only this test was built.
+        command = Command::new(env!("CARGO"));
+        command.args(["run", "--quiet", "--package", "nara-mesh", "--example", name]);
+    }
+    let output = command.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{name}: {output:?}");
+    for part in expected {
+        assert!(text.contains(part), "{name} says {text:?}, not {part:?}");
+    }
+}
+
+#[test]
+fn the_example_hello_runs_and_needs_three_imports_at_most() {
+    run_example("hello", &["alice answered bob in "]);
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/hello.rs");
+    let source = fs::read_to_string(source).unwrap();
+    let imports = source.lines().filter(|line| line.starts_with("use nara_mesh"));
+    assert!(imports.count() <= 3);
+    assert!(source.lines().count() <= 25);
+}
+
+#[test]
+fn the_example_stream_runs() {
+    run_example(
+        "stream",
+        &[
+            "hey-there Verified",
+            "alice says that streams are never late: Verified",
+        ],
+    );
+}
+
+#[test]
+fn the_example_gossip_runs() {
+    run_example("gossip", &["carol heard it, and listens to [\"bob\"] only"]);
+}
+
+/// What the example of the documentation promises.
+#[tokio::test]
+async fn the_parts_stay_usable_alone() {
+    let client = MeshClient::builder(LocalNara::generate("bob").unwrap()).build();
+    let alice = nara("alice")
+        .listen("127.0.0.1:0".parse().unwrap())
+        .start()
+        .await
+        .unwrap();
+    client.registry().register(alice.as_peer()).unwrap();
+    client.ping(alice.id()).await.unwrap();
+    alice.shutdown(GRACE).await;
+}

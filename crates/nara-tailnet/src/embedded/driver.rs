@@ -1,0 +1,241 @@
+//! Runs the data plane: tells it the time, and carries its outputs to the stack, to relays and to UDP sockets.
+//!
+//! All queues are bounded. A packet that finds no room is dropped and counted, as on any network.
+
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, mpsc};
+use ts_keys::{NodeKeyPair, NodePublicKey};
+use ts_packet::PacketMut;
+
+use super::device::Device;
+use super::direct::Port;
+use super::plane::{Dropped, Input, PeerRoute, Plane};
+use super::tap::Tap;
+use super::underlay::{DirectHost, RegionId, RelayBatch, RelayHost};
+
+/// See the module.
+pub(super) struct Driver {
+    state: Mutex<State>,
+    device: Arc<Device>,
+    tap: Arc<Tap>,
+    /// Direct paths, if there are any.
+    port: Option<Port>,
+    /// The next timer is now earlier.
+    sooner: Notify,
+}
+
+struct State {
+    plane: Plane,
+    links: HashMap<RegionId, mpsc::Sender<RelayBatch>>,
+    /// When the timer task wakes up.
+    armed: Option<Instant>,
+    /// What was logged of the packets that were dropped.
+    logged: Dropped,
+}
+
+impl Driver {
+    pub(super) fn new(keys: &NodeKeyPair, device: Arc<Device>, tap: Arc<Tap>, port: Option<Port>) -> Self {
+        Self {
+            state: Mutex::new(State {
+                plane: Plane::new(keys),
+                links: HashMap::new(),
+                armed: None,
+                logged: Dropped::default(),
+            }),
+            device,
+            tap,
+            port,
+            sooner: Notify::new(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// See [`Plane::set_keys`].
+    pub(super) fn set_keys(&self, keys: &NodeKeyPair) {
+        self.state().plane.set_keys(keys);
+    }
+
+    /// See [`Plane::set_routes`].
+    pub(super) fn set_routes(&self, own: &[IpAddr], routes: &[PeerRoute], home: Option<RegionId>) {
+        self.state().plane.set_routes(own, routes, home);
+    }
+
+    /// See [`Plane::path`].
+    pub(super) fn path(&self, peer: &NodePublicKey) -> Option<SocketAddr> {
+        self.state().plane.path(peer)
+    }
+
+    /// See [`Plane::heard_since`].
+    pub(super) fn heard_since(&self, peer: &NodePublicKey, since: Instant) -> bool {
+        self.state().plane.heard_since(peer, since)
+    }
+
+    /// See [`Plane::greet_again`].
+    pub(super) fn greet_again(&self, peer: &NodePublicKey) {
+        self.state().plane.greet_again(peer);
+    }
+
+    /// Carries what the stack sends. Never ends.
+    pub(super) async fn run_stack(&self) {
+        loop {
+            let packets = self.device.take().await;
+            for packet in &packets {
+                self.tap.outgoing(packet.as_ref());
+            }
+            self.handle(Input::Stack(packets));
+        }
+    }
+
+    /// Runs the timers of WireGuard: handshakes that are repeated, keys that are renewed, keep-alives. Never ends.
+    pub(super) async fn run_timers(&self) {
+        /// Timers are no more exact than this, so that they cannot keep a core busy.
+        const FINEST: Duration = Duration::from_millis(5);
+        loop {
+            let next = {
+                let mut state = self.state();
+                state.armed = state.plane.next_timeout();
+                state.log_dropped();
+                state.armed
+            };
+            tokio::select! {
+                () = self.sooner.notified() => continue,
+                () = async {
+                    match next {
+                        Some(when) => tokio::time::sleep_until(when.max(Instant::now() + FINEST).into()).await,
+                        None => std::future::pending().await,
+                    }
+                } => {}
+            }
+            self.handle(Input::Timeout);
+        }
+    }
+
+    fn handle(&self, input: Input) {
+        let mut state = self.state();
+        let outputs = state.plane.handle(input, Instant::now());
+        let next = state.plane.next_timeout();
+        if next.is_some_and(|next| state.armed.is_none_or(|armed| next < armed)) {
+            state.armed = next;
+            self.sooner.notify_one();
+        }
+        // Before the lock is released, so that the packets to a peer keep their order.
+        for (region, batch) in outputs.relay {
+            state.relay(region, batch);
+        }
+        drop(state);
+        let mut no_room = 0;
+        if let Some(port) = &self.port {
+            for (to, packets) in &outputs.udp {
+                port.send(*to, packets);
+            }
+            for (from, packet) in outputs.disco {
+                no_room += usize::from(!port.relayed(from, packet));
+            }
+            if outputs.newly_active {
+                port.more_active();
+            }
+        }
+        for packet in outputs.stack {
+            if self.tap.incoming(packet.as_ref()) {
+                no_room += usize::from(!self.device.put(packet.as_ref()));
+            }
+        }
+        if no_room > 0 {
+            self.state().plane.count_no_room(no_room);
+        }
+    }
+}
+
+impl State {
+    fn relay(&mut self, region: RegionId, batch: RelayBatch) {
+        let len = batch.packets.len();
+        let sent = self.links.get(&region).map(|link| link.try_send(batch).is_ok());
+        if sent != Some(true) {
+            self.plane.count_no_room(len);
+        }
+    }
+
+    fn log_dropped(&mut self) {
+        let dropped = self.plane.dropped();
+        if dropped != self.logged {
+            tracing::debug!(?dropped, "packets were dropped");
+            self.logged = dropped;
+        }
+    }
+}
+
+impl RelayHost for Driver {
+    fn add_link(&self, region: RegionId, queue: mpsc::Sender<RelayBatch>) {
+        self.state().links.insert(region, queue);
+    }
+
+    fn relayed(&self, packets: Vec<(NodePublicKey, PacketMut)>) {
+        self.handle(Input::Relay(packets));
+    }
+}
+
+impl DirectHost for Driver {
+    fn active(&self) -> HashSet<NodePublicKey> {
+        self.state().plane.active()
+    }
+
+    fn relay(&self, to: NodePublicKey, packet: Vec<u8>) {
+        self.handle(Input::Disco(to, packet.into()));
+    }
+
+    fn set_path(&self, peer: NodePublicKey, path: Option<SocketAddr>) {
+        tracing::debug!(%peer, ?path, "packets use a new path");
+        self.state().plane.set_path(&peer, path);
+    }
+
+    fn set_known(&self, address: SocketAddr, peer: NodePublicKey) {
+        self.state().plane.set_known(address, peer);
+    }
+
+    fn inbound(&self, packets: Vec<(SocketAddr, PacketMut)>) {
+        self.handle(Input::Udp(packets));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(n: u8) -> NodePublicKey {
+        NodePublicKey::from_bytes([n; 32])
+    }
+
+    fn driver() -> Driver {
+        let device = Arc::new(Device::default());
+        let tap = Arc::new(Tap::new(Arc::clone(&device), Duration::from_secs(1)));
+        let driver = Driver::new(&NodeKeyPair::random(), device, tap, None);
+        let route = PeerRoute {
+            key: key(1),
+            addresses: vec![],
+            region: Some(7),
+        };
+        driver.set_routes(&[], &[route], None);
+        driver
+    }
+
+    #[tokio::test]
+    async fn a_batch_that_finds_no_room_on_its_way_to_a_relay_is_dropped_and_counted() {
+        let driver = driver();
+        driver.relay(key(1), vec![0; 40]);
+        assert_eq!(driver.state().plane.dropped().no_room, 1, "there is no link");
+        let (queue, mut waiting) = mpsc::channel(1);
+        driver.add_link(7, queue);
+        for _ in 0..3 {
+            driver.relay(key(1), vec![0; 40]);
+        }
+        assert_eq!(driver.state().plane.dropped().no_room, 3);
+        assert_eq!(waiting.try_recv().unwrap().to, key(1));
+    }
+}

@@ -1,0 +1,443 @@
+//! Planes that talk to each other without any network. Time is what the tests say.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::embedded::tap::test_segment::{ACK, packet as segment};
+
+const REGION: RegionId = 900;
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A plane and what the others have to know of it.
+struct Node {
+    plane: Plane,
+    key: NodePublicKey,
+    address: IpAddr,
+}
+
+impl Node {
+    fn new(n: u8) -> Self {
+        let keys = NodeKeyPair::random();
+        Self {
+            plane: Plane::new(&keys),
+            key: keys.public,
+            address: IpAddr::from([100, 64, 0, n]),
+        }
+    }
+
+    fn route(&self) -> PeerRoute {
+        PeerRoute {
+            key: self.key,
+            addresses: vec![self.address],
+            region: Some(REGION),
+        }
+    }
+
+    fn packet_to(&self, other: &Self, payload: usize) -> PacketMut {
+        let from = (self.address, 50_000).into();
+        let to = (other.address, 9632).into();
+        segment(from, to, 1, 1, ACK, payload).into()
+    }
+
+    /// What a relay would deliver of these outputs.
+    fn relayed(&self, outputs: Outputs) -> Input {
+        let batches = outputs.relay.into_iter().flat_map(|(_, batch)| batch.packets);
+        Input::Relay(batches.map(|packet| (self.key, packet)).collect())
+    }
+}
+
+fn pair() -> (Node, Node) {
+    let (mut a, mut b) = (Node::new(1), Node::new(2));
+    a.plane.set_routes(&[a.address], &[b.route()], None);
+    b.plane.set_routes(&[b.address], &[a.route()], None);
+    (a, b)
+}
+
+/// Two planes with a session.
+fn in_session(now: Instant) -> (Node, Node) {
+    let (mut a, mut b) = pair();
+    let packet = a.packet_to(&b, 10);
+    assert_eq!(talk(&mut a, &mut b, packet, now).len(), 1);
+    (a, b)
+}
+
+/// Sends a packet from `a` to `b` through the relay, and returns what the stack of `b` gets.
+fn talk(a: &mut Node, b: &mut Node, packet: PacketMut, now: Instant) -> Vec<PacketMut> {
+    let mut sent = a.plane.handle(Input::Stack(vec![packet]), now);
+    let mut arrived = Vec::new();
+    // Initiation, response, data.
+    for _ in 0..2 {
+        let mut answer = b.plane.handle(a.relayed(sent), now);
+        arrived.append(&mut answer.stack);
+        sent = a.plane.handle(b.relayed(answer), now);
+    }
+    arrived
+}
+
+fn packets(outputs: &Outputs) -> usize {
+    outputs.stack.len()
+        + outputs.disco.len()
+        + outputs
+            .relay
+            .iter()
+            .map(|(_, batch)| batch.packets.len())
+            .sum::<usize>()
+        + outputs
+            .udp
+            .iter()
+            .map(|(_, packets)| packets.len())
+            .sum::<usize>()
+}
+
+#[test]
+fn a_packet_arrives_as_it_was_sent() {
+    let now = Instant::now();
+    let (mut a, mut b) = pair();
+    for payload in [0, 1, 15, 16, 1000] {
+        let packet = a.packet_to(&b, payload);
+        assert_eq!(talk(&mut a, &mut b, packet.clone(), now), [packet], "{payload}");
+    }
+    assert_eq!(a.plane.dropped(), Dropped::default());
+    assert_eq!(b.plane.dropped(), Dropped::default());
+}
+
+#[test]
+fn packets_take_the_direct_path_while_there_is_one() {
+    let now = Instant::now();
+    let (mut a, b) = in_session(now);
+    let path: SocketAddr = "192.0.2.1:41641".parse().unwrap();
+    let send = |a: &mut Node| a.plane.handle(Input::Stack(vec![a.packet_to(&b, 10)]), now);
+    a.plane.set_path(&b.key, Some(path));
+    assert_eq!(a.plane.path(&b.key), Some(path));
+    let direct = send(&mut a);
+    assert!(direct.relay.is_empty());
+    assert!(matches!(&*direct.udp, [(to, packets)] if *to == path && packets.len() == 1));
+    a.plane.set_path(&b.key, None);
+    let relayed = send(&mut a);
+    assert!(relayed.udp.is_empty());
+    assert!(matches!(&*relayed.relay, [(REGION, batch)] if batch.to == b.key && batch.packets.len() == 1));
+}
+
+#[test]
+fn what_leads_nowhere_is_dropped_and_counted() {
+    let now = Instant::now();
+    let (mut a, b) = pair();
+    let stranger = Node::new(9);
+    let outputs = a
+        .plane
+        .handle(Input::Stack(vec![a.packet_to(&stranger, 10)]), now);
+    assert_eq!(outputs, Outputs::default());
+    assert_eq!(a.plane.dropped().no_peer, 1);
+
+    let without_relay = PeerRoute {
+        region: None,
+        ..b.route()
+    };
+    a.plane
+        .set_routes(&[a.address], std::slice::from_ref(&without_relay), None);
+    let outputs = a.plane.handle(Input::Stack(vec![a.packet_to(&b, 10)]), now);
+    assert_eq!(packets(&outputs), 0);
+    assert_eq!(a.plane.dropped().no_way, 1);
+    a.plane.handle(Input::Disco(b.key, PacketMut::new(40)), now);
+    assert_eq!(a.plane.dropped().no_way, 2);
+
+    a.plane.set_routes(&[a.address], &[without_relay], Some(REGION));
+    let outputs = a.plane.handle(Input::Disco(b.key, PacketMut::new(40)), now);
+    assert_eq!(packets(&outputs), 1, "our home relay is tried");
+}
+
+#[test]
+fn a_peer_speaks_for_its_own_addresses_only_and_to_ours_only() {
+    let now = Instant::now();
+    let (mut a, mut b) = in_session(now);
+    let other = Node::new(3);
+    b.plane
+        .set_routes(&[b.address], &[a.route(), other.route()], None);
+    let forged = other.packet_to(&b, 10);
+    assert!(talk(&mut a, &mut b, forged, now).is_empty());
+    assert_eq!(b.plane.dropped().misaddressed, 1);
+
+    a.plane.set_routes(
+        &[a.address],
+        &[PeerRoute {
+            addresses: vec![b.address, other.address],
+            ..b.route()
+        }],
+        None,
+    );
+    let for_another = a.packet_to(&other, 10);
+    assert!(talk(&mut a, &mut b, for_another, now).is_empty());
+    assert_eq!(b.plane.dropped().misaddressed, 2);
+}
+
+#[test]
+fn nothing_of_a_peer_that_control_no_longer_lists_gets_through() {
+    let now = Instant::now();
+    let (mut a, mut b) = in_session(now);
+    b.plane.set_routes(&[b.address], &[], None);
+    let packet = a.packet_to(&b, 10);
+    assert!(talk(&mut a, &mut b, packet, now).is_empty());
+    assert!(!b.plane.heard_since(&a.key, now));
+    assert!(b.plane.active().is_empty());
+}
+
+#[test]
+fn a_peer_that_control_lists_twice_is_one_peer() {
+    let now = Instant::now();
+    let (mut a, mut b) = pair();
+    let again = PeerRoute {
+        addresses: vec![IpAddr::from([100, 64, 0, 77])],
+        ..a.route()
+    };
+    b.plane.set_routes(&[b.address], &[a.route(), again], None);
+    let packet = a.packet_to(&b, 10);
+    assert_eq!(talk(&mut a, &mut b, packet, now).len(), 1);
+}
+
+#[test]
+fn a_session_goes_on_when_control_lists_the_peers_anew() {
+    let now = Instant::now();
+    let (mut a, mut b) = in_session(now);
+    a.plane
+        .set_routes(&[a.address], &[b.route(), Node::new(3).route()], None);
+    b.plane
+        .set_routes(&[b.address], &[Node::new(4).route(), a.route()], None);
+    let sent = a.plane.handle(Input::Stack(vec![a.packet_to(&b, 10)]), now);
+    assert_eq!(
+        b.plane.handle(a.relayed(sent), now).stack.len(),
+        1,
+        "no handshake is needed"
+    );
+}
+
+#[test]
+fn a_handshake_that_is_lost_is_repeated() {
+    let now = Instant::now();
+    let (mut a, mut b) = pair();
+    let lost = a.plane.handle(Input::Stack(vec![a.packet_to(&b, 10)]), now);
+    assert_eq!(packets(&lost), 1);
+    let due = a.plane.next_timeout().unwrap();
+    assert!(due > now && due < now + 10 * SECOND, "{:?}", due - now);
+    let again = a.plane.handle(Input::Timeout, due);
+    assert_eq!(packets(&again), 1);
+    let response = b.plane.handle(a.relayed(again), due);
+    let data = a.plane.handle(b.relayed(response), due);
+    assert_eq!(
+        b.plane.handle(a.relayed(data), due).stack.len(),
+        1,
+        "the packet has waited"
+    );
+}
+
+#[test]
+fn a_greeting_begins_a_new_session_at_once() {
+    let now = Instant::now();
+    let (mut a, mut b) = pair();
+    a.plane.handle(Input::Stack(vec![a.packet_to(&b, 10)]), now);
+    let waiting = a.plane.handle(Input::Stack(vec![a.packet_to(&b, 10)]), now);
+    assert_eq!(packets(&waiting), 0, "one handshake at a time");
+    a.plane.greet_again(&b.key);
+    let packet = a.packet_to(&b, 10);
+    assert_eq!(talk(&mut a, &mut b, packet, now).len(), 1);
+}
+
+#[test]
+fn another_key_ends_the_sessions_and_keeps_the_peers() {
+    let now = Instant::now();
+    let (mut a, mut b) = in_session(now);
+    let keys = NodeKeyPair::random();
+    a.plane.set_keys(&keys);
+    a.key = keys.public;
+    let packet = a.packet_to(&b, 10);
+    assert!(
+        talk(&mut a, &mut b, packet.clone(), now).is_empty(),
+        "b does not know the key"
+    );
+    b.plane.set_routes(&[b.address], &[a.route()], None);
+    a.plane.greet_again(&b.key);
+    assert_eq!(talk(&mut a, &mut b, packet.clone(), now), [packet]);
+}
+
+#[test]
+fn a_peer_is_active_until_nothing_was_sent_to_it_for_a_while() {
+    let begin = Instant::now();
+    let (mut a, b) = pair();
+    let first = a.plane.handle(Input::Stack(vec![a.packet_to(&b, 10)]), begin);
+    assert!(first.newly_active);
+    let second = a.plane.handle(Input::Stack(vec![a.packet_to(&b, 10)]), begin);
+    assert!(!second.newly_active);
+    assert_eq!(a.plane.active(), HashSet::from([b.key]));
+    // WireGuard itself gives up after 90 s.
+    let mut now = begin;
+    while let Some(due) = a.plane.next_timeout() {
+        assert!(due > now, "time stands still");
+        assert!(due < begin + 300 * SECOND, "it never ends");
+        now = due;
+        a.plane.handle(Input::Timeout, now);
+    }
+    assert!(now - begin >= ACTIVE, "{:?}", now - begin);
+    assert!(a.plane.active().is_empty());
+}
+
+#[test]
+fn a_peer_is_heard_through_the_relay_and_from_a_known_address() {
+    let now = Instant::now();
+    let (mut a, mut b) = in_session(now);
+    assert!(b.plane.heard_since(&a.key, now));
+    let later = now + SECOND;
+    let address: SocketAddr = "192.0.2.7:1".parse().unwrap();
+    a.plane.set_path(&b.key, Some("192.0.2.1:1".parse().unwrap()));
+    let send = |a: &mut Node, b: &mut Node| {
+        let sent = a.plane.handle(Input::Stack(vec![a.packet_to(b, 10)]), later);
+        let packets = sent.udp.into_iter().flat_map(|(_, packets)| packets);
+        let input = Input::Udp(packets.map(|packet| (address, packet)).collect());
+        b.plane.handle(input, later).stack.len()
+    };
+    assert_eq!(send(&mut a, &mut b), 1);
+    assert!(!b.plane.heard_since(&a.key, later), "anybody could be there");
+    b.plane.set_known(address, a.key);
+    assert_eq!(send(&mut a, &mut b), 1);
+    assert!(b.plane.heard_since(&a.key, later));
+}
+
+#[test]
+fn a_relay_delivers_disco_too_and_nothing_else() {
+    let now = Instant::now();
+    let (mut a, b) = pair();
+    let disco: PacketMut = (&ts_disco_protocol::Header::MAGIC[..]).into();
+    let input = Input::Relay(vec![(b.key, disco.clone()), (b.key, PacketMut::new(64))]);
+    let outputs = a.plane.handle(input, now);
+    assert_eq!(outputs.disco, [(b.key, disco)]);
+    assert_eq!(packets(&outputs), 1);
+    assert_eq!(a.plane.dropped().unknown, 1);
+}
+
+#[test]
+fn a_batch_that_is_too_long_is_cut_and_counted() {
+    let now = Instant::now();
+    let (mut a, b) = in_session(now);
+    let many = vec![a.packet_to(&b, 10); MAX_BATCH + 3];
+    assert_eq!(packets(&a.plane.handle(Input::Stack(many), now)), MAX_BATCH);
+    assert_eq!(a.plane.dropped().too_many, 3);
+}
+
+#[test]
+fn known_addresses_are_bounded() {
+    let (mut a, b) = pair();
+    for n in 0..=MAX_KNOWN {
+        a.plane
+            .set_known((IpAddr::from([10, 0, (n >> 8) as u8, n as u8]), 1).into(), b.key);
+        assert!(a.plane.known.len() <= MAX_KNOWN);
+    }
+}
+
+/// Something that may happen to a plane which talks to another one.
+#[derive(Clone, Debug)]
+enum Event {
+    Stack(Vec<u8>),
+    Relay(Vec<u8>),
+    Udp(Vec<u8>),
+    Disco(Vec<u8>),
+    /// A packet of the other one in which bytes were changed, cut or added.
+    Spoiled {
+        at: usize,
+        byte: u8,
+        len: usize,
+    },
+    /// A packet of the other one that arrives twice.
+    Twice,
+    Greet,
+    Timeout(u64),
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let bytes = || {
+        // The first byte decides who reads the rest.
+        let first = prop_oneof![Just(0x45_u8), Just(0x60), 1_u8..5, any::<u8>()];
+        (first, prop::collection::vec(any::<u8>(), 0..200)).prop_map(|(first, mut bytes)| {
+            bytes.insert(0, first);
+            if first < 5 {
+                for zero in bytes.iter_mut().take(4).skip(1) {
+                    *zero = 0;
+                }
+            }
+            bytes
+        })
+    };
+    prop_oneof![
+        bytes().prop_map(Event::Stack),
+        bytes().prop_map(Event::Relay),
+        bytes().prop_map(Event::Udp),
+        bytes().prop_map(Event::Disco),
+        (any::<usize>(), any::<u8>(), 0_usize..200).prop_map(|(at, byte, len)| Event::Spoiled {
+            at,
+            byte,
+            len
+        }),
+        Just(Event::Twice),
+        Just(Event::Greet),
+        (0_u64..200).prop_map(Event::Timeout),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn no_packet_makes_a_plane_panic_or_say_more_than_it_may(
+        events in prop::collection::vec(event(), 1..40),
+    ) {
+        let mut now = Instant::now();
+        let (mut a, mut b) = in_session(now);
+        let address: SocketAddr = "192.0.2.7:1".parse().unwrap();
+        for event in events {
+            let mut sent = a.plane.handle(Input::Stack(vec![a.packet_to(&b, 10)]), now);
+            let sent = sent.relay.pop().and_then(|(_, mut batch)| batch.packets.pop());
+            let input = match event {
+                Event::Stack(bytes) => Input::Stack(vec![bytes.into()]),
+                Event::Relay(bytes) => Input::Relay(vec![(a.key, bytes.into())]),
+                Event::Udp(bytes) => Input::Udp(vec![(address, bytes.into())]),
+                Event::Disco(bytes) => Input::Disco(a.key, bytes.into()),
+                Event::Spoiled { at, byte, len } => {
+                    let mut bytes = sent.map(|packet| packet.to_vec()).unwrap_or_default();
+                    let end = bytes.len().max(1);
+                    if let Some(old) = bytes.get_mut(at % end) {
+                        *old ^= byte;
+                    }
+                    bytes.resize(len, byte);
+                    Input::Udp(vec![(address, bytes.into())])
+                }
+                Event::Twice => Input::Relay(sent.into_iter().flat_map(|packet| {
+                    [(a.key, packet.clone()), (a.key, packet)]
+                }).collect()),
+                Event::Greet => {
+                    b.plane.greet_again(&a.key);
+                    Input::Timeout
+                }
+                Event::Timeout(seconds) => {
+                    now += Duration::from_secs(seconds);
+                    Input::Timeout
+                }
+            };
+            let given = match &input {
+                Input::Stack(packets) => packets.len(),
+                Input::Relay(packets) => packets.len(),
+                Input::Udp(packets) => packets.len(),
+                Input::Disco(..) => 1,
+                Input::Timeout => 0,
+            };
+            let outputs = b.plane.handle(input, now);
+            // What waited for a session, and a handshake.
+            prop_assert!(packets(&outputs) <= given + 32 + 2, "{given} {}", packets(&outputs));
+            for packet in &outputs.stack {
+                prop_assert_eq!(packet.get_src_addr(), Some(a.address));
+                prop_assert_eq!(packet.get_dst_addr(), Some(b.address));
+            }
+            if b.plane.next_timeout().is_some_and(|due| due <= now) {
+                b.plane.handle(Input::Timeout, now);
+            }
+        }
+        prop_assert_eq!(b.plane.dropped().panics, 0);
+        prop_assert_eq!(a.plane.dropped().panics, 0);
+    }
+}
