@@ -444,12 +444,12 @@ async fn the_items_of_a_database_follow_what_another_program_writes() {
     );
     let every = events(30);
     let count = async || one.items(Scope::all()).await.unwrap().len();
-    one.insert(every[..10].to_vec()).await.unwrap();
+    one.insert_verified(every[..10].to_vec()).await.unwrap();
     assert_eq!(count().await, 10);
     other.insert_verified(every[10..20].to_vec()).await.unwrap();
     assert_eq!(count().await, 20);
     other.insert_verified(every[20..25].to_vec()).await.unwrap();
-    one.insert(every[25..].to_vec()).await.unwrap();
+    one.insert_verified(every[25..].to_vec()).await.unwrap();
     assert_eq!(count().await, 30);
 }
 
