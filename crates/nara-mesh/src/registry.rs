@@ -97,7 +97,7 @@ pub enum PeerEvent {
     ProtocolLearned(PeerInfo),
     /// A peer was added.
     Registered(PeerInfo),
-    /// A peer was seen for the first time: it has proven that it holds its key. Until then others may have made it up.
+    /// A peer that was introduced by another has proven that it holds its key. Until then it may have been made up.
     Seen(PeerInfo),
     /// A peer was removed.
     Unregistered(PeerInfo),

@@ -333,10 +333,8 @@ impl<S: Shelf> Admission<'_, S> {
         if !is_full(self.shelf) {
             return Ok(true);
         }
-        let some = Size {
-            events: room.events / 100 + 1,
-            bytes: room.bytes / 100 + bytes,
-        };
+        let kept = self.shelf.size(Rank::is_kept).plus(Size::one(bytes));
+        let some = (kept - room).at_least(room, 100);
         self.prune_accounts(some)?;
         let first = Rank::common(Priority::FirstSeen);
         let configured = Rank::configured(Priority::Ping);
@@ -459,27 +457,22 @@ impl<S: Shelf> Admission<'_, S> {
     /// Prunes verified events to the size of the policy.
     fn prune(&mut self) -> Result<(), S::Error> {
         let policy = self.retention.policy;
-        let excess = |shelf: &S| policy.excess(shelf.size(Rank::is_verified));
-        if excess(self.shelf).is_zero() {
+        let excess = policy.excess(self.shelf.size(Rank::is_verified));
+        if excess.is_zero() {
             return Ok(());
         }
         let room = policy.room();
-        let at_once = Size {
-            events: room.events / PRUNE_ACCOUNTS,
-            bytes: room.bytes / PRUNE_ACCOUNTS,
-        };
-        self.prune_accounts(excess(self.shelf).max(at_once))?;
+        self.prune_accounts(excess.at_least(room, PRUNE_ACCOUNTS))?;
+        // Down to the size itself, once the slack is used up.
+        let excess = |shelf: &S| shelf.size(Rank::is_verified) - room;
+        let kept = Rank::common(Priority::FirstSeen);
         let configured = Rank::configured(Priority::Ping);
-        for (from, below) in [
-            (Rank::STRANGER, Rank::common(Priority::FirstSeen)),
-            (configured, Rank::configured(Priority::FirstSeen)),
-        ] {
-            // Down to the size itself, once the slack is used up.
-            let held = self.shelf.size(Rank::is_verified);
-            let excess = held - room;
-            self.prune_ladder(from, below, excess)?;
-        }
-        Ok(())
+        self.prune_ladder(Rank::STRANGER, kept, excess(self.shelf))?;
+        // What is kept of others leaves half of the room to this nara and to configured peers.
+        let kept_of_others = self.shelf.size(|rank| rank.is_kept() && rank < configured);
+        let beyond_half = kept_of_others - room.part(2);
+        self.prune_ladder(kept, configured, excess(self.shelf).min(beyond_half))?;
+        self.prune_ladder(configured, Rank::configured(Priority::FirstSeen), excess(self.shelf))
     }
 
     /// Removes so much from accounts over their quota, the lowest rank first, but not below their quota.

@@ -250,7 +250,7 @@ impl Size {
     }
 
     /// A part of it, at least one event.
-    fn part(self, divisor: usize) -> Self {
+    pub(super) fn part(self, divisor: usize) -> Self {
         Self {
             events: self.events.div_ceil(divisor),
             bytes: self.bytes.div_ceil(divisor),
@@ -258,10 +258,20 @@ impl Size {
     }
 
     #[must_use]
-    pub(super) fn max(self, other: Self) -> Self {
+    pub(super) fn min(self, other: Self) -> Self {
         Self {
-            events: self.events.max(other.events),
-            bytes: self.bytes.max(other.bytes),
+            events: self.events.min(other.events),
+            bytes: self.bytes.min(other.bytes),
+        }
+    }
+
+    /// Where it is something at all, at least this part of `whole`.
+    #[must_use]
+    pub(super) fn at_least(self, whole: Self, divisor: usize) -> Self {
+        let raised = |some: usize, whole: usize| if some == 0 { 0 } else { some.max(whole / divisor) };
+        Self {
+            events: raised(self.events, whole.events),
+            bytes: raised(self.bytes, whole.bytes),
         }
     }
 }

@@ -213,11 +213,13 @@ impl PeerRegistry {
             return;
         }
         peer.update(|info| info.seen = true);
-        if let Some(name) = peer.info().name
-            && let Some(peer) = self.by_name(name.as_str())
+        let info = peer.info();
+        let introduced = info.key.as_ref().is_some_and(|key| key.source.introducer().is_some());
+        if introduced
+            && let Some(peer) = info.name.as_ref().and_then(|name| self.by_name(name.as_str()))
         {
             self.write().classify(&peer);
-            self.emit(PeerEvent::Seen(peer.info()));
+            self.emit(PeerEvent::Seen(info));
         }
     }
 

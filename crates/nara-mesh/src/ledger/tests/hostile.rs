@@ -447,3 +447,23 @@ proptest! {
         });
     }
 }
+
+#[tokio::test]
+async fn what_is_kept_of_others_leaves_half_of_the_room_to_configured_peers() {
+    let memory = MemoryLedger::new().with_retention(policy()).with_known_names(Arc::new(Naras));
+    let sqlite = SqliteLedger::open_in_memory()
+        .unwrap()
+        .with_retention(policy())
+        .with_known_names(Arc::new(Naras));
+    for ledger in [&memory as &dyn Ledger, &sqlite] {
+        sign(ledger, "conf", (0..40).map(|ts| by("conf", seen(ts, "conf", "me")))).await;
+        // Eight naras with as many restarts as their quotas allow.
+        for n in 0..8 {
+            let emitter = format!("met-{n}");
+            let restart = |ts| by(&emitter, observation(ts, &emitter, &format!("met-{ts}"), "restart"));
+            sign(ledger, &emitter, (0..10).map(restart)).await;
+        }
+        assert_eq!(count_of(ledger, &["conf"]).await, 40);
+        assert_eq!(ledger.count().await.unwrap(), 80);
+    }
+}
