@@ -30,7 +30,7 @@ pub(super) async fn exchange(
 ) -> Result<EventCounts, ZineError> {
     let limit = ReadLimit::events(MAX_EVENTS).bytes(MAX_ZINE_BYTES);
     let events = ledger.since(since, limit).await?;
-    let (zine, verification) = client.exchange_zine(&peer, events).await?.into_parts();
+    let (zine, verification) = client.peer(&peer).exchange_zine(events).await?.into_parts();
     let mut counts = EventCounts::default();
     for _ in &zine.events.refused {
         counts.count_refused();
