@@ -256,9 +256,8 @@ impl<'a, L: Ledger + ?Sized> Storing<'a, L> {
         if let Some(dropped) = &mut self.dropped {
             dropped.extend(refused.map(|event| event.id.clone()));
         }
-        let events = page.events.accepted.iter().map(|checked| checked.event.clone());
         let told_by = page.verification.responder.clone();
-        let insertions = self.ledger.insert_from(events.collect(), told_by).await?;
+        let insertions = self.ledger.insert(page.events.accepted.clone(), told_by).await?;
         // Behind the page, never before it.
         if let Some(place) = place {
             self.ledger
@@ -268,7 +267,8 @@ impl<'a, L: Ledger + ?Sized> Storing<'a, L> {
         if let Some(dropped) = &mut self.dropped {
             let kept = |insertion: &Insertion| matches!(insertion, Insertion::Stored | Insertion::Duplicate);
             let outcomes = page.events.accepted.iter().zip(&insertions);
-            let lost = outcomes.filter(|(_, insertion)| !kept(insertion));
+            // What could not be verified is not in our set, whether it is stored or not.
+            let lost = outcomes.filter(|(checked, insertion)| !checked.is_verified() || !kept(insertion));
             dropped.extend(lost.map(|(checked, _)| checked.event.id.clone()));
         }
 

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 
 use futures_util::stream::StreamExt as _;
 use http::StatusCode;
-use nara_proto::endpoint::{EventsFetch, EventsReconcile, ReconcileRequest};
+use nara_proto::endpoint::{Endpoint as _, EventsFetch, EventsReconcile, ReconcileRequest};
 use nara_proto::event::SyncEvent;
 use nara_proto::reconcile::{FetchRequest, ItemId, ReconcileError, Reconciler, Scope};
 use nara_proto::sync::{Cursor, EventFilter, MAX_EVENTS, Pager};
@@ -145,10 +145,10 @@ impl PeerHandle {
         if options.push {
             let items: Vec<_> = reconciler.missing_there().iter().copied().collect();
             for items in items.chunks(PUSH) {
-                let events = ledger.by_ids(items.to_vec()).await?;
+                let events = ledger.by_ids(items.to_vec(), EventsFetch::MAX_RESPONSE).await?;
                 report.pushed += events.len();
-                let answer = self.exchange_zine(events).await?;
-                ledger.insert(answer.into_inner().events.into_events()).await?;
+                let (answer, verification) = self.exchange_zine(events).await?.into_parts();
+                ledger.insert(answer.events.accepted, verification.responder).await?;
             }
         }
         Ok(report)

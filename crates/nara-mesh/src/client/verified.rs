@@ -5,7 +5,7 @@ use std::ops::Deref;
 use std::time::Duration;
 
 use nara_proto::clock_offset::ClockOffset;
-use nara_proto::event::{EventProblem, EventTrust, SyncEvent};
+use nara_proto::event::{EventProblem, SyncEvent};
 use nara_proto::identity::{NaraName, PublicKey};
 use nara_proto::peer::PingResponse;
 use nara_proto::sync::Cursor;
@@ -13,6 +13,7 @@ use nara_proto::time::{UnixMillis, UnixSeconds};
 use nara_proto::v2::Capability;
 
 use crate::Coverage;
+pub use crate::ledger::CheckedEvent;
 use crate::registry::{KeySource, PeerInfo, PinnedKey};
 use crate::tls::Security;
 
@@ -118,16 +119,6 @@ impl<T> Deref for Verified<T> {
     fn deref(&self) -> &T {
         &self.value
     }
-}
-
-/// An event that may be stored, and how far to trust it.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub struct CheckedEvent {
-    /// The event. Its id follows from its content.
-    pub event: SyncEvent,
-    /// How far to trust it.
-    pub trust: EventTrust,
 }
 
 /// A received event that must not be stored.
