@@ -33,8 +33,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .listen((address, defaults::MESH_PORT).into())
         .network(node.clone(), node.clone())
         .on_found(|found| {
-            if let Found::Nara { peer, .. } = found {
-                println!("found {}", peer.name);
+            if let Found::Nara { peer, .. } = found
+                && let Some(name) = peer.name
+            {
+                println!("found {name}");
             }
         })
         .start()

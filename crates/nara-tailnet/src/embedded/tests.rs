@@ -119,13 +119,15 @@ async fn transfer(from: &Side, to: &Side, begins_direct: bool, ends_direct: bool
     let mut read = vec![0; first.len()];
     let send = sender.write_all(first);
     let (sent, received) = tokio::join!(send, receiver.read_exact(&mut read));
-    (sent.unwrap(), received.unwrap());
+    sent.unwrap();
+    received.unwrap();
     assert!(read == first, "the first half was changed on the way");
     let window = from.tap.largest_window();
     set_direct(ends_direct);
     let send = sender.write_all(second);
     let (sent, received) = tokio::join!(send, receiver.read_exact(&mut read));
-    (sent.unwrap(), received.unwrap());
+    sent.unwrap();
+    received.unwrap();
     assert!(read == second, "the second half was changed on the way");
     (window, from.tap.largest_window())
 }
