@@ -1,7 +1,7 @@
 //! Signed and verified peer-to-peer HTTP between naras.
 //!
 //! A nara has a name and a secret [`Soul`](proto::identity::Soul); together they are a
-//! [`LocalNara`](identity::LocalNara). A [`MeshServer`](server::MeshServer) answers its peers out of a
+//! [`LocalNara`]. A [`MeshServer`](server::MeshServer) answers its peers out of a
 //! [`Ledger`](ledger::Ledger) of events, a [`MeshClient`](client::MeshClient) calls them, and a
 //! [`PeerRegistry`](registry::PeerRegistry) knows the addresses and keys of peers.
 //!
@@ -69,6 +69,7 @@ pub mod metrics;
 #[cfg(feature = "server")]
 pub mod nara;
 mod new_file;
+mod offload;
 mod peer;
 pub mod peers_file;
 mod random;
@@ -88,6 +89,7 @@ pub use identity::LocalNara;
 pub use nara::Nara;
 pub use signatures::Signatures;
 
+pub use http;
 pub use nara_proto as proto;
 
 /// Compiles and runs the Rust of the README.

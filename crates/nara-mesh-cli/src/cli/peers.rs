@@ -22,8 +22,8 @@ A folder is read as the *.toml files in it. A key in this file is trusted, and i
 
 /// `peers`
 ///
-/// Without a command it lists them. Decisions are kept in the ledger of the data folder; the nara that runs takes
-/// them over at once.
+/// Without a command it lists them. Decisions are kept in the ledger of the data folder, and are in force at once,
+/// also in the running nara.
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct PeersArgs {
@@ -65,10 +65,10 @@ pub(crate) struct PeersTrustArgs {
     /// The name of the peer
     #[arg(value_name = "NAME")]
     pub(crate) peer: NaraName,
-    /// Its public key or key id, in full [default: the key that is known]
+    /// Its public key or key id, in full [default: the known key]
     #[arg(long, value_name = "KEY|KEYID", value_parser = public_key)]
     pub(crate) key: Option<PublicKey>,
-    /// Replace another key, and forget what the peer has proven that it can do
+    /// Replace the pinned key, and forget the protocols that the peer has proven
     ///
     /// Without it, another key than the known one is refused. With it, a peer that went back to an older
     /// version is accepted again.

@@ -18,9 +18,9 @@ use crate::cli::{SyncArgs, SyncModeArg};
 use crate::connect;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
+use crate::keeping::make_folder_of;
 use crate::ledger_file;
 use crate::listing::{Counts, jsonl};
-use crate::keeping::make_folder_of;
 use crate::printer::{Printer, count, human, micros};
 use crate::settings::Settings;
 
@@ -49,7 +49,8 @@ pub(super) fn run(args: &SyncArgs, settings: &Settings, printer: Printer) -> Out
             None => None,
         };
         if ledger.is_none() && (args.check || args.reconcile || args.resume) {
-            return Err(Failure::usage("there is no ledger to compare with").hint("pass --to LEDGER or --data-dir DIR"));
+            return Err(Failure::usage("there is no ledger to compare with")
+                .hint("pass --to LEDGER or --data-dir DIR"));
         }
         if let Some(ledger) = &ledger {
             ledger_file::load_peers(&**ledger, client.registry()).await?;
@@ -114,14 +115,14 @@ impl Sync<'_> {
                 .resume(self.args.resume);
             return self.store_pages(client, peer, &*ledger, filter, options).await;
         }
-        let place = client.cursor_place(peer, &filter);
+        let place = client.peer(peer).cursor_place(&filter);
         let resume = match &self.ledger {
             Some(ledger) if self.args.resume => {
                 ledger.cursor(place.clone()).await.map_err(ledger_file::failed)?
             }
             _ => None,
         };
-        let mut pages = client.sync_pages(peer, filter, size(SHOWN_PAGE), resume);
+        let mut pages = client.peer(peer).sync_pages(filter, size(SHOWN_PAGE), resume);
         while let Some(page) = pages.next().await {
             let page = page?;
             self.take(page.events).await?;
@@ -143,7 +144,8 @@ impl Sync<'_> {
         options: SyncOptions,
     ) -> Outcome<()> {
         let (options, progress) = options.watched();
-        let sync = client.sync_into(ledger, peer, filter, options);
+        let peer_handle = client.peer(peer);
+        let sync = peer_handle.sync_into(ledger, filter, options);
         let (report, ended) = match self.bar.follow(progress, sync).await {
             Ok(report) => (report, Ok(())),
             Err(interrupted) => (interrupted.report, Err(failure(interrupted.error))),
@@ -188,7 +190,11 @@ impl Sync<'_> {
         self.counts.warn_refused(self.printer);
         let mut object = self.counts.to_json();
         if let Some(path) = &self.path {
-            self.printer.note(format_args!("{} are now in {}", count(self.counts.stored, "new event"), path.display()));
+            self.printer.note(format_args!(
+                "{} are now in {}",
+                count(self.counts.stored, "new event"),
+                path.display()
+            ));
         }
         object["ledger"] = json!(self.path);
         object["peer"] = json!(self.args.peer.to_string());

@@ -10,11 +10,11 @@ use nara_mesh::discovery::{Discovery, Found};
 use nara_tailnet::MeshNode;
 
 use super::report::{Check, Report};
+use crate::cli::DoctorArgs;
 use crate::command::ping::{PeerResult, ping_peer, told_clock};
 use crate::command::up;
 use crate::failure::Outcome;
 use crate::printer::count;
-use crate::cli::DoctorArgs;
 use crate::settings::Settings;
 
 /// How far it may be off before requests are refused, less what a request may take.
@@ -150,7 +150,7 @@ fn clocks(pings: &[PeerResult], report: &mut Report) -> Outcome<()> {
     };
     let check = Check::ok(
         "peers' clocks",
-        format!("the largest offset is that of {label}: {}", told_clock(furthest)),
+        format!("{label} has the largest offset: {}", told_clock(furthest)),
         why,
     );
     report.add(match furthest.offset.at_least() {

@@ -11,7 +11,7 @@ use tower::ServiceExt as _;
 
 use crate::server::route::spelling::PATHS;
 
-/// Routes that cannot be served beside each other.
+/// Why routes collide.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {
@@ -31,7 +31,7 @@ pub enum BuildError {
     MergedTwice,
     /// One of two nested routers would hide routes of the other.
     #[error(
-        "routes are nested below both {first} and {second}: choose prefixes of which none begins with the other"
+        "routes are nested below both {first} and {second}: choose prefixes that do not contain each other"
     )]
     OverlappingPrefixes {
         /// The prefix that was given first.
@@ -57,7 +57,7 @@ pub enum BuildError {
     },
 }
 
-/// What the application adds to a server.
+/// The routes that the application adds to a server.
 #[derive(Clone, Debug, Default)]
 pub(in crate::server) struct UserRoutes {
     merged: Vec<Router>,
