@@ -1,12 +1,12 @@
 use nara_proto::event::{EventTrust, SyncEvent};
 
-/// An event that may be stored, and how far it can be trusted.
+/// An event that may be stored, and how far to trust it.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct CheckedEvent {
     /// The event. Its id follows from its content.
     pub event: SyncEvent,
-    /// How far it can be trusted.
+    /// How far to trust it.
     pub trust: EventTrust,
 }
 

@@ -68,7 +68,7 @@ const QUOTA: usize = 8;
 /// The room for unverified events, as a part of the room for verified ones, on top of it: a tenth.
 const UNVERIFIED: usize = 10;
 
-/// What a ledger keeps (docs/protocol/v1.md, section 8.6). The default is that of [`MemoryMode::Medium`].
+/// What a ledger keeps (docs/protocol/v1.md, section 8.6). The default is [`MemoryMode::Medium`].
 ///
 /// Verified and unverified events do not compete for room. Each verified event is charged to one account: its emitter,
 /// if that nara was met, else the peer that told it. When the ledger is too large, events go in this order: those of
@@ -91,7 +91,7 @@ pub struct RetentionPolicy {
     pub max_ahead: Duration,
     /// How long unverified events are kept.
     pub unverified_for: Duration,
-    /// Pings per target, whoever measured them.
+    /// Pings per target, from all observers.
     pub pings_per_target: usize,
     /// Observations per observer and subject. Restarts may exceed it until there is a checkpoint that
     /// counts them.

@@ -106,7 +106,7 @@ impl MemoryShelf {
             .filter_map(|place| Some((place, self.by_time.get(place)?)))
     }
 
-    /// How many events are stored.
+    /// The number of stored events.
     pub(super) fn len(&self) -> usize {
         self.by_time.len()
     }

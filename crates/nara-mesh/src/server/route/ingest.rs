@@ -128,9 +128,7 @@ fn learn_introductions(shared: &Shared, events: &[SyncEvent], told_by: Option<&N
         }
         // The expensive check last, and only so often.
         if learned == MAX_INTRODUCTIONS {
-            tracing::warn!(
-                "more than {MAX_INTRODUCTIONS} introductions in one batch: the others are not believed"
-            );
+            tracing::warn!("more than {MAX_INTRODUCTIONS} introductions in one batch: the rest is ignored");
             return;
         }
         learned += 1;
