@@ -2,17 +2,26 @@
 
 mod peers;
 mod serving;
+mod value;
 
 pub(crate) use peers::{
     PeersArgs, PeersCommand, PeersListArgs, PeersResetArgs, PeersTrustArgs, PeersUntrustArgs,
 };
 pub(crate) use serving::{DoctorArgs, NetworkArgs, NetworkKind, ServeArgs, ServingArgs, UpArgs};
 
+pub(crate) use value::Since;
+
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::builder::FalseyValueParser;
+use clap::{ArgAction, Args, ColorChoice, Parser, Subcommand, ValueEnum};
+use nara_mesh::client::PeerRef;
+use nara_mesh::tls::TlsPolicy;
+use nara_proto::identity::NaraName;
 
-use crate::{exit, peers_file};
+use crate::exit;
 
 /// Run a nara, and talk to naras on a mesh.
 ///
@@ -32,57 +41,89 @@ pub(crate) struct Cli {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct GlobalArgs {
-    /// Configuration file (TOML) [env: NARA_MESH_CONFIG] [default: ~/.config/nara-mesh/config.toml, if there]
+    /// Configuration file (TOML) [default: ~/.config/nara-mesh/config.toml, if it exists]
     ///
-    /// Keys: name, soul_file, data_dir, peers, network, timeout, tls, trust, color, listen, metrics,
-    /// metrics_public, log. Relative paths are relative to the file.
-    #[arg(long, global = true, value_name = "FILE")]
+    /// Its keys are settings of the command line with underscores: name, soul_file, soul_group_readable, data_dir,
+    /// peers, timeout, tls, trust, color, log, listen, grace, metrics, metrics_public, gossip_degree, no_gossip,
+    /// and the table `network` (see `up --help`). Relative paths are relative to
+    /// the file. `nara-mesh config show` prints what is in force, and where each value comes from.
+    #[arg(long, global = true, value_name = "FILE", env = "NARA_MESH_CONFIG", value_parser = value::path())]
     pub(crate) config: Option<PathBuf>,
-    /// Name of this nara [env: NARA_MESH_NAME] [default: the name in the soul file]
-    #[arg(long, global = true, value_name = "NAME")]
-    pub(crate) name: Option<String>,
-    /// File with the soul, mode 0600 [env: NARA_MESH_SOUL_FILE] [default: ~/.config/nara-mesh/soul.toml, if there]
+    /// Name of this nara [default: the name in the soul file]
+    #[arg(long, global = true, value_name = "NAME", env = "NARA_MESH_NAME")]
+    pub(crate) name: Option<NaraName>,
+    /// File with the soul, mode 0600 [default: ~/.config/nara-mesh/soul.toml, if it exists]
     ///
-    /// The soul itself may be in the environment variable NARA_MESH_SOUL. It is never a value on the command
-    /// line, where every user of the machine could read it.
-    #[arg(long, global = true, value_name = "FILE")]
+    /// /dev/fd/3 reads it from a file descriptor. The soul itself may be in the environment variable NARA_MESH_SOUL,
+    /// or in the systemd credential `soul`. It is never a value on the command line, where every user of the machine
+    /// could read it.
+    #[arg(long, global = true, value_name = "FILE", env = "NARA_MESH_SOUL_FILE", value_parser = value::path())]
     pub(crate) soul_file: Option<PathBuf>,
-    /// File with the peers [env: NARA_MESH_PEERS] [default: ~/.config/nara-mesh/peers.toml, if there]
+    /// Accept a soul file that its group can read (mode 0640 or 0440), as secrets are mounted into containers
+    #[arg(long, global = true, env = "NARA_MESH_SOUL_GROUP_READABLE", value_parser = FalseyValueParser::new())]
+    pub(crate) soul_group_readable: bool,
+    /// File with the peers, or a folder of such files [default: ~/.config/nara-mesh/peers.toml or peers.d]
     ///
     /// See `nara-mesh peers --help` for its form.
-    #[arg(long = "peers", global = true, value_name = "FILE")]
+    #[arg(long = "peers", global = true, value_name = "FILE|DIR", env = "NARA_MESH_PEERS", value_parser = value::path())]
     pub(crate) peers_file: Option<PathBuf>,
-    /// Folder for the ledger, which also remembers keys of peers [env: NARA_MESH_DATA_DIR] [default: ~/.local/share/nara-mesh/KEY_ID]
-    #[arg(long, global = true, value_name = "DIR")]
+    /// Folder for the ledger, which also keeps the keys of peers [default: ~/.local/share/nara-mesh/KEY_ID]
+    ///
+    /// Without a home folder, systemd's STATE_DIRECTORY is used.
+    #[arg(long, global = true, value_name = "DIR", env = "NARA_MESH_DATA_DIR", value_parser = value::path())]
     pub(crate) data_dir: Option<PathBuf>,
-    /// Limit for connecting to a peer, and for each call, e.g. 500ms or 5s [env: NARA_MESH_TIMEOUT] [default: 5s]
-    #[arg(long, global = true, value_name = "DURATION")]
-    pub(crate) timeout: Option<String>,
-    /// Protection of connections: plain, tls (where the peer can) or tls-only [env: NARA_MESH_TLS] [default: tls]
+    /// Limit for connecting to a peer, and for each call, e.g. 500ms or 5s
+    #[arg(long, global = true, value_name = "DURATION", env = "NARA_MESH_TIMEOUT", default_value = "5s", value_parser = value::timeout)]
+    pub(crate) timeout: Duration,
+    /// Protection of connections: plain, tls (if the peer supports it) or tls-only
     ///
-    /// A peer of the peers file may have its own.
-    #[arg(long, global = true, value_name = "POLICY")]
-    pub(crate) tls: Option<String>,
-    /// Which keys are trusted: first-use, pinned or closed [env: NARA_MESH_TRUST] [default: first-use]
+    /// The peers file can set another policy for a peer.
+    #[arg(long, global = true, value_name = "POLICY", env = "NARA_MESH_TLS", default_value = "tls", value_parser = value::tls())]
+    pub(crate) tls: TlsPolicy,
+    /// Which keys are trusted: first-use, pinned or closed
     ///
-    /// `first-use`: the first key that a peer shows, and from then on no other. `pinned`: no new ones; those
-    /// that are known from earlier count. `closed`: only those of the peers file and of `peers trust`.
-    #[arg(long, global = true, value_name = "POLICY")]
-    pub(crate) trust: Option<String>,
+    /// `first-use`: the first key that a peer shows, and from then on no other. `pinned`: no new keys; keys that are
+    /// known from earlier count. `closed`: only keys of the peers file and of `peers trust`.
+    #[arg(
+        long,
+        global = true,
+        value_name = "POLICY",
+        env = "NARA_MESH_TRUST",
+        default_value = "first-use",
+        value_enum,
+        hide_possible_values = true
+    )]
+    pub(crate) trust: Trust,
     /// Print JSON instead of text
     #[arg(long, global = true)]
     pub(crate) json: bool,
-    /// Colours: auto, always or never [env: NARA_MESH_COLOR, NO_COLOR] [default: auto, i.e. only on a terminal]
-    #[arg(long, global = true, value_name = "WHEN")]
-    pub(crate) color: Option<String>,
+    /// Colours: auto (only on a terminal, and not if NO_COLOR is set), always or never
+    #[arg(
+        long,
+        global = true,
+        value_name = "WHEN",
+        env = "NARA_MESH_COLOR",
+        default_value = "auto",
+        hide_possible_values = true
+    )]
+    pub(crate) color: ColorChoice,
+    /// Log filter: level or module=level, separated by commas [default: RUST_LOG, or warn]
+    #[arg(long, global = true, value_name = "FILTER", env = "NARA_MESH_LOG")]
+    pub(crate) log: Option<String>,
     /// More output on stderr: -v info and causes of errors, -vv debug, -vvv trace
-    ///
-    /// NARA_MESH_LOG or RUST_LOG set it per module, for example `nara_mesh=debug`.
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub(crate) verbose: u8,
     /// Less output on stderr: errors only
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub(crate) quiet: bool,
+}
+
+/// Which keys are trusted that nobody configured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Trust {
+    FirstUse,
+    Pinned,
+    Closed,
 }
 
 /// The commands.
@@ -93,8 +134,15 @@ pub(crate) enum Command {
     /// Create or show the identity of a nara
     #[command(subcommand)]
     Id(IdCommand),
+    /// Show and check the settings of `serve` and `up`, and where each value comes from
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Find what prevents a nara from talking to others
     Doctor(DoctorArgs),
+    /// Check that the nara of this machine answers: exit code 0 if so
+    ///
+    /// It needs no soul, no peers and no folder to write to.
+    Health(HealthArgs),
     /// Run a nara until ctrl-C or SIGTERM
     Serve(ServeArgs),
     /// Join a tailnet, find the naras on it, and run a nara until ctrl-C or SIGTERM
@@ -107,13 +155,17 @@ pub(crate) enum Command {
     Watch(WatchArgs),
     /// Send a direct message: one signed event
     Dm(DmArgs),
+    /// Show what this nara remembers, out of its own ledger, whether it runs or not
+    Events(EventsArgs),
     /// Exchange recent events with a peer
     Zine(ZineArgs),
     /// World messages: postcards that travel from nara to nara and back home
     #[command(subcommand)]
     World(WorldCommand),
+    /// Let the nara that runs read its files again, and say what is in force then
+    Reload,
     /// List peers, and decide which of them to trust
-    #[command(after_long_help = peers_file::HELP)]
+    #[command(after_long_help = peers::FILE_HELP)]
     Peers(PeersArgs),
     /// Sign a request or an event, offline
     Sign(SignArgs),
@@ -145,11 +197,50 @@ pub(crate) enum IdCommand {
     Show(IdShowArgs),
 }
 
+/// `config`
+///
+/// The arguments are those of `serve` or `up`, as they will be given to it.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Read all files that a nara needs, and say what is wrong with them
+    Check(ConfigArgs),
+    /// Print the settings in force
+    Show(ConfigArgs),
+}
+
+/// `config check`, `config show`
+#[derive(Debug, Args)]
+pub(crate) struct ConfigArgs {
+    #[command(flatten)]
+    pub(crate) up: UpArgs,
+    /// Address that `serve` would listen on
+    #[arg(
+        long,
+        value_name = "IP[:PORT]",
+        default_value_t = serving::default_listen(),
+        value_parser = value::address
+    )]
+    pub(crate) listen: SocketAddr,
+}
+
+/// `health`
+#[derive(Debug, Args)]
+pub(crate) struct HealthArgs {
+    /// Address on which it listens
+    #[arg(
+        long,
+        value_name = "IP[:PORT]",
+        default_value_t = serving::default_listen(),
+        value_parser = value::address
+    )]
+    pub(crate) listen: SocketAddr,
+}
+
 /// `id new`
 #[derive(Debug, Args)]
 pub(crate) struct IdNewArgs {
     /// The file to write, mode 0600; it must not exist [default: --soul-file]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = value::path())]
     pub(crate) out: Option<PathBuf>,
 }
 
@@ -160,8 +251,8 @@ pub(crate) struct IdShowArgs {
     #[arg(long)]
     pub(crate) reveal_soul: bool,
     /// Print the stanza for the peers files of others instead, with this address
-    #[arg(long, value_name = "IP[:PORT]", conflicts_with = "reveal_soul")]
-    pub(crate) stanza: Option<String>,
+    #[arg(long, value_name = "IP[:PORT]", conflicts_with = "reveal_soul", value_parser = value::address)]
+    pub(crate) stanza: Option<SocketAddr>,
 }
 
 /// `ping`
@@ -171,7 +262,7 @@ pub(crate) struct PingArgs {
     pub(crate) on: NetworkArgs,
     /// Peers: name, id or address
     #[arg(value_name = "PEER", required_unless_present = "all")]
-    pub(crate) peers: Vec<String>,
+    pub(crate) peers: Vec<PeerRef>,
     /// Every peer of the peers file
     #[arg(long, conflicts_with = "peers")]
     pub(crate) all: bool,
@@ -179,8 +270,8 @@ pub(crate) struct PingArgs {
     #[arg(short, long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) count: u32,
     /// Pause between the pings of a peer
-    #[arg(short, long, value_name = "DURATION", default_value = "200ms")]
-    pub(crate) interval: String,
+    #[arg(short, long, value_name = "DURATION", default_value = "200ms", value_parser = value::duration)]
+    pub(crate) interval: Duration,
 }
 
 /// How `sync` selects.
@@ -198,7 +289,7 @@ pub(crate) enum SyncModeArg {
 #[derive(Debug, Args)]
 pub(crate) struct SyncArgs {
     /// The peer: name, id or address
-    pub(crate) peer: String,
+    pub(crate) peer: PeerRef,
     /// Only events of these services (comma-separated)
     #[arg(long, value_delimiter = ',', value_name = "SERVICE")]
     pub(crate) services: Vec<String>,
@@ -211,25 +302,25 @@ pub(crate) struct SyncArgs {
     /// Events per page, or per answer [default: 5000 into a ledger, else 1000]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=5000))]
     pub(crate) size: Option<u32>,
-    /// Ledger to store the events in (SQLite; made if it does not exist)
-    #[arg(long, value_name = "LEDGER")]
+    /// Ledger to store the events in (SQLite; made if it does not exist) [default: the one of this nara]
+    #[arg(long, value_name = "LEDGER", value_parser = value::path())]
     pub(crate) to: Option<PathBuf>,
     /// Print the events as JSON lines
     #[arg(long)]
     pub(crate) jsonl: bool,
     /// Continue where the last sync of this peer into this ledger ended (mode page)
-    #[arg(long, requires = "to")]
+    #[arg(long)]
     pub(crate) resume: bool,
     /// Compare first, and fetch only the missing events
     ///
     /// Peers that cannot compare are paged through.
-    #[arg(long, requires = "to", conflicts_with_all = ["jsonl", "mode", "resume", "size", "subjects"])]
+    #[arg(long, conflicts_with_all = ["jsonl", "mode", "resume", "size", "subjects"])]
     pub(crate) reconcile: bool,
     /// With --reconcile: send the peer the events that it lacks
     #[arg(long, requires = "reconcile")]
     pub(crate) push: bool,
     /// Only check whether the ledger and the peer have the same events: exit code 0 if so, else 5
-    #[arg(long, requires = "to", conflicts_with_all = ["reconcile", "jsonl", "mode", "resume", "size", "subjects"])]
+    #[arg(long, conflicts_with_all = ["reconcile", "jsonl", "mode", "resume", "size", "subjects"])]
     pub(crate) check: bool,
     /// With --reconcile or --check: only events from this Unix second on
     #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
@@ -247,7 +338,7 @@ pub(crate) struct SyncArgs {
 pub(crate) struct WatchArgs {
     /// Peers: name, id or address
     #[arg(value_name = "PEER", required_unless_present = "all")]
-    pub(crate) peers: Vec<String>,
+    pub(crate) peers: Vec<PeerRef>,
     /// Every peer of the peers file
     #[arg(long, conflicts_with = "peers")]
     pub(crate) all: bool,
@@ -257,11 +348,11 @@ pub(crate) struct WatchArgs {
     /// Only events with these names as actor or target (comma-separated)
     #[arg(long, value_delimiter = ',', value_name = "NAME")]
     pub(crate) subjects: Vec<String>,
-    /// Begin with what arrived since: `all`, a duration such as 10m, or a time [default: now]
+    /// Begin with what arrived since: `all`, a duration such as 10m or 30d, or a time [default: now]
     #[arg(long, value_name = "TIME", allow_negative_numbers = true)]
-    pub(crate) since: Option<String>,
+    pub(crate) since: Option<Since>,
     /// Ledger to store the events in (SQLite; made if it does not exist)
-    #[arg(long, value_name = "LEDGER")]
+    #[arg(long, value_name = "LEDGER", value_parser = value::path())]
     pub(crate) to: Option<PathBuf>,
     /// Continue where the last watch into this ledger ended, for each peer
     #[arg(long, requires = "to")]
@@ -269,6 +360,34 @@ pub(crate) struct WatchArgs {
     /// End after so many events
     #[arg(short, long, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) count: Option<u64>,
+}
+
+/// `events`
+///
+/// The newest 100, or all from --since on, oldest first.
+#[derive(Debug, Args)]
+pub(crate) struct EventsArgs {
+    /// Only events that this nara emitted, or in which it acts
+    #[arg(long, value_name = "NAME")]
+    pub(crate) by: Option<String>,
+    /// Only events with this nara as actor or target
+    #[arg(long, value_name = "NAME")]
+    pub(crate) about: Option<String>,
+    /// Only events of these services (comma-separated)
+    #[arg(long, value_delimiter = ',', value_name = "SERVICE")]
+    pub(crate) services: Vec<String>,
+    /// Only events since: `all`, a duration such as 10m or 30d, or a time
+    #[arg(long, value_name = "TIME", allow_negative_numbers = true)]
+    pub(crate) since: Option<Since>,
+    /// Only so many, the newest
+    #[arg(short, long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) count: Option<u32>,
+    /// Go on with what comes, until ctrl-C
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// Print the bare events as JSON lines
+    #[arg(long)]
+    pub(crate) jsonl: bool,
 }
 
 /// What a direct message says.
@@ -284,9 +403,12 @@ pub(crate) enum DmKind {
 #[derive(Debug, Args)]
 pub(crate) struct DmArgs {
     /// The peer: name, id or address
-    pub(crate) peer: String,
+    pub(crate) peer: PeerRef,
     /// The text: the reason of the event
-    #[arg(long, required_unless_present = "event", conflicts_with = "event")]
+    #[arg(value_name = "TEXT", required_unless_present_any = ["event", "text"], conflicts_with_all = ["event", "text"])]
+    pub(crate) message: Option<String>,
+    /// The text, too
+    #[arg(long, conflicts_with = "event", hide_short_help = true)]
     pub(crate) text: Option<String>,
     /// The kind of the event
     #[arg(long, value_enum, default_value_t = DmKind::Gossip, conflicts_with = "event")]
@@ -295,7 +417,7 @@ pub(crate) struct DmArgs {
     #[arg(long, value_name = "NAME", conflicts_with = "event")]
     pub(crate) about: Option<String>,
     /// Send this event (JSON; - is stdin); it is signed if unsigned
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = value::path())]
     pub(crate) event: Option<PathBuf>,
 }
 
@@ -303,9 +425,9 @@ pub(crate) struct DmArgs {
 #[derive(Debug, Args)]
 pub(crate) struct ZineArgs {
     /// The peer: name, id or address
-    pub(crate) peer: String,
-    /// Ledger whose last five minutes are sent, and which stores the answer
-    #[arg(long, value_name = "LEDGER")]
+    pub(crate) peer: PeerRef,
+    /// Ledger whose last five minutes are sent, and which stores the answer [default: the one of this nara]
+    #[arg(long, value_name = "LEDGER", value_parser = value::path())]
     pub(crate) ledger: Option<PathBuf>,
 }
 
@@ -324,7 +446,7 @@ pub(crate) struct WorldSendArgs {
     pub(crate) message: String,
     /// The first peer: name, id or address [default: the first of the peers file that answers]
     #[arg(long, value_name = "PEER")]
-    pub(crate) to: Option<String>,
+    pub(crate) to: Option<PeerRef>,
 }
 
 /// `sign`
@@ -340,7 +462,7 @@ pub(crate) struct SignArgs {
     #[arg(long, value_name = "NARA", conflicts_with = "event")]
     pub(crate) to: Option<String>,
     /// Body of the request, which profile v2 signs, too (- is stdin) [default: none]
-    #[arg(long, value_name = "FILE", requires = "to")]
+    #[arg(long, value_name = "FILE", value_parser = value::path(), requires = "to")]
     pub(crate) body: Option<PathBuf>,
     /// Time of the request in Unix milliseconds [default: now]
     #[arg(
@@ -351,7 +473,7 @@ pub(crate) struct SignArgs {
     )]
     pub(crate) timestamp: Option<i64>,
     /// Sign this event instead (JSON; - is stdin)
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = value::path())]
     pub(crate) event: Option<PathBuf>,
     /// Show the exact bytes that are signed and how they come about
     #[arg(long)]
@@ -379,10 +501,10 @@ pub(crate) struct VerifyArgs {
     )]
     pub(crate) signature: Option<String>,
     /// Verify by profile v2 (RFC 9421): all headers of the request, one a line (- is stdin)
-    #[arg(long, value_name = "FILE", conflicts_with = "event")]
+    #[arg(long, value_name = "FILE", value_parser = value::path(), conflicts_with = "event")]
     pub(crate) headers: Option<PathBuf>,
     /// Body of the request, to be compared with its digest (- is stdin) [default: not compared]
-    #[arg(long, value_name = "FILE", requires = "headers")]
+    #[arg(long, value_name = "FILE", value_parser = value::path(), requires = "headers")]
     pub(crate) body: Option<PathBuf>,
     /// Receiver, to be compared with X-Nara-To: its id or its name [default: not compared]
     #[arg(long, value_name = "NARA", requires = "headers")]
@@ -403,7 +525,7 @@ pub(crate) struct VerifyArgs {
     #[arg(long, value_name = "STRING", conflicts_with = "event")]
     pub(crate) expected: Option<String>,
     /// Verify this event instead (JSON; - is stdin)
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = value::path())]
     pub(crate) event: Option<PathBuf>,
     /// Show the exact bytes that must be signed, and look for the cause of a failure
     #[arg(long)]
@@ -433,6 +555,6 @@ pub(crate) struct CompletionsArgs {
 #[derive(Debug, Args)]
 pub(crate) struct ManArgs {
     /// Folder for one page for each command
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = value::path())]
     pub(crate) out: Option<PathBuf>,
 }

@@ -1,13 +1,17 @@
 //! The commands, one file each.
 
 mod completions;
+mod config;
 mod demo;
 mod dm;
 mod doctor;
+mod events;
+mod health;
 mod id;
 mod man;
 mod peers;
 mod ping;
+mod reload;
 mod serve;
 mod serving;
 mod sign;
@@ -25,7 +29,7 @@ use std::path::Path;
 use nara_proto::event::SyncEvent;
 use nara_proto::go_json;
 
-use crate::cli::{Command, IdCommand, WorldCommand};
+use crate::cli::{Command, ConfigCommand, IdCommand, WorldCommand};
 use crate::failure::{Failure, Outcome};
 use crate::printer::Printer;
 use crate::settings::Settings;
@@ -35,18 +39,23 @@ pub(crate) fn run(command: &Command, settings: &Settings) -> Outcome {
     let printer = |name| Printer::new(name, settings.json, settings.quiet);
     match command {
         Command::Completions(args) => completions::run(args, printer("completions")),
+        Command::Config(ConfigCommand::Check(args)) => config::check(args, settings, printer("config-check")),
+        Command::Config(ConfigCommand::Show(_)) => config::show(settings, printer("config-show")),
         Command::Demo(args) => demo::run(args, printer("demo")),
         Command::Dm(args) => dm::run(args, settings, printer("dm")),
         Command::Doctor(args) => doctor::run(args, settings, printer("doctor")),
+        Command::Events(args) => events::run(args, settings, printer("events")),
+        Command::Reload => reload::run(settings, printer("reload")),
+        Command::Health(args) => health::run(args, settings, printer("health")),
         Command::Id(IdCommand::New(args)) => id::new(args, settings, printer("id-new")),
         Command::Id(IdCommand::Show(args)) => id::show(args, settings, printer("id-show")),
         Command::Man(args) => man::run(args, printer("man")),
         Command::Peers(args) => peers::run(args, settings, printer),
         Command::Ping(args) => ping::run(args, settings, printer("ping")),
-        Command::Serve(args) => serve::run(args, settings, printer("serve")),
+        Command::Serve(args) => serve::run(args, settings, printer("serve").of_daemon()),
         Command::Sign(args) => sign::run(args, settings, printer("sign")),
         Command::Sync(args) => sync::run(args, settings, printer("sync")),
-        Command::Up(args) => up::run(args, settings, printer("up")),
+        Command::Up(args) => up::run(args, settings, printer("up").of_daemon()),
         Command::Verify(args) => verify::run(args, settings, printer("verify")),
         Command::World(WorldCommand::Send(args)) => world::send(args, settings, printer("world-send")),
         Command::Watch(args) => watch::run(args, settings, printer("watch")),

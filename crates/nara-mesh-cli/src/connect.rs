@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
-use crate::keeping::Keeping;
+use crate::keeping::{Keeping, Without};
 use crate::settings::Settings;
 
 /// Runs the asynchronous part of a command.
@@ -52,10 +52,28 @@ pub(crate) fn block_on_keeping<T>(
     settings: &Settings,
     future: impl Future<Output = Outcome<T>>,
 ) -> Outcome<T> {
+    keep_while(client, settings, Without::Fail, future)
+}
+
+/// As [`block_on_keeping`], for commands that only look: they work without a ledger that can be used.
+pub(crate) fn block_on_looking<T>(
+    client: &MeshClient,
+    settings: &Settings,
+    future: impl Future<Output = Outcome<T>>,
+) -> Outcome<T> {
+    keep_while(client, settings, Without::GoOn, future)
+}
+
+fn keep_while<T>(
+    client: &MeshClient,
+    settings: &Settings,
+    without: Without,
+    future: impl Future<Output = Outcome<T>>,
+) -> Outcome<T> {
     // Without a place for it, nothing is remembered.
     let path = settings.ledger_path().unwrap_or_default();
     block_on(async {
-        let keeping = Keeping::start(client.registry(), path).await?;
+        let keeping = Keeping::start(client.registry(), path, without).await?;
         let outcome = future.await;
         keeping.finish().await;
         outcome
@@ -93,12 +111,6 @@ pub(crate) fn new_soul(name: &NaraName) -> Outcome<Soul> {
     Ok(Soul::bond(*seed, name.as_str()))
 }
 
-/// Reads how the user names a peer.
-pub(crate) fn peer_ref(text: &str) -> Outcome<PeerRef> {
-    text.parse()
-        .map_err(|error| Failure::usage(format!("{text:?} is not a name, id or address: {error}")))
-}
-
 /// The name of a peer: as registered, else as its unsigned `/ping` says.
 pub(crate) async fn name_of(client: &MeshClient, peer: &PeerRef) -> Outcome<String> {
     if let Some(name) = client.peer(peer).and_then(|peer| peer.info().name) {
@@ -112,7 +124,8 @@ pub(crate) async fn name_of(client: &MeshClient, peer: &PeerRef) -> Outcome<Stri
 pub(crate) fn exit_of(error: &ClientError) -> Exit {
     if error.is_unknown_peer() {
         Exit::Usage
-    } else if error.is_unauthenticated() {
+    } else if error.is_unauthenticated() || error.status().is_some_and(|status| status == 403) {
+        // The peer says that we may not: it does not trust us, or the operator banned us.
         Exit::Unauthenticated
     } else if error.is_timeout() || error.is_unreachable() {
         Exit::Unreachable

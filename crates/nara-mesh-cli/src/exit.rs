@@ -26,7 +26,7 @@ Exit codes:
   1  failed
   2  wrong command line, setting or file of settings
   3  a peer is unreachable, or did not answer in time
-  4  authentication failed: a signature that does not verify, or a key that is not the expected one
+  4  not trusted: a signature does not verify, a key is not the expected one, or the peer refuses us
   5  partly done: some peers or events failed, others did not; sync --check: not in sync";
 
 impl From<Exit> for ExitCode {

@@ -2,6 +2,9 @@
 
 use std::error::Error;
 
+use nara_mesh::peers_file::{PeersFileError, PeersFileProblem};
+use nara_mesh::soul_file::SoulFileError;
+
 use crate::exit::Exit;
 
 /// A failed command. `message` is one sentence; `hint` says what to do.
@@ -64,5 +67,53 @@ impl Failure {
             next = error.source();
         }
         causes
+    }
+}
+
+impl From<SoulFileError> for Failure {
+    fn from(error: SoulFileError) -> Self {
+        let hint = match &error {
+            SoulFileError::Read { .. } => {
+                Some("create one with `nara-mesh id new --name NAME --out FILE`".to_owned())
+            }
+            SoulFileError::Exposed { path, mode } => Some(match mode {
+                0o440 | 0o640 => format!(
+                    "run: chmod 600 {}; or pass --soul-group-readable if its group may act as this nara",
+                    path.display()
+                ),
+                _ => format!(
+                    "run: chmod 600 {}; on a read-only mount, mount it with mode 0440 and pass --soul-group-readable, or \
+                     pass the soul by NARA_MESH_SOUL or a pipe (--soul-file /dev/fd/3)",
+                    path.display()
+                ),
+            }),
+            SoulFileError::Exists { .. } => Some(
+                "choose another file with --out; without its soul, the nara in that file would be lost"
+                    .to_owned(),
+            ),
+            _ => None,
+        };
+        let exit = match &error {
+            SoulFileError::Exists { .. } | SoulFileError::Write { .. } => Exit::Failed,
+            _ => Exit::Usage,
+        };
+        Self {
+            exit,
+            message: error.to_string(),
+            hint,
+            source: Some(Box::new(error)),
+        }
+    }
+}
+
+impl From<PeersFileError> for Failure {
+    fn from(error: PeersFileError) -> Self {
+        let hint = match &error.problem {
+            PeersFileProblem::Read(_) => {
+                "create it: each peer runs `nara-mesh id show --stanza ADDRESS >> FILE`"
+            }
+            _ => "`nara-mesh peers --help` shows the form of the file",
+        };
+        Self::usage(error.to_string()).hint(hint).caused_by(error)
     }
 }

@@ -10,6 +10,15 @@ use tokio::task::JoinHandle;
 use crate::failure::{Failure, Outcome};
 use crate::ledger_file;
 
+/// What to do without a ledger that can be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Without {
+    /// Keys that are not known could be forged.
+    Fail,
+    /// The command only looks.
+    GoOn,
+}
+
 /// Keeps what a registry learns while a command runs.
 #[derive(Debug)]
 pub(crate) enum Keeping {
@@ -23,13 +32,28 @@ pub(crate) enum Keeping {
 
 impl Keeping {
     /// Tells the registry what is remembered in the ledger at `path`, and keeps there what it learns from now on.
-    pub(crate) async fn start(registry: &PeerRegistry, path: Option<PathBuf>) -> Outcome<Self> {
+    pub(crate) async fn start(
+        registry: &PeerRegistry,
+        path: Option<PathBuf>,
+        without: Without,
+    ) -> Outcome<Self> {
         let Some(path) = path else {
             tracing::debug!("no data folder: learned peer data is not stored");
             return Ok(Self::Nowhere);
         };
         if path.exists() {
-            return Ok(Self::Open(open(registry, &path).await?));
+            return match (open(registry, &path).await, without) {
+                (Ok(keeper), _) => Ok(Self::Open(keeper)),
+                (Err(failure), Without::Fail) => Err(failure),
+                (Err(failure), Without::GoOn) => {
+                    let cause = failure.causes().pop().unwrap_or_default();
+                    tracing::warn!(
+                        "{}: {cause}; keys of earlier are not known, and nothing is kept",
+                        failure.message
+                    );
+                    Ok(Self::Nowhere)
+                }
+            };
         }
         let (stop, stopped) = oneshot::channel();
         let waiting = wait(registry.clone(), path, stopped);

@@ -22,9 +22,31 @@ pub(crate) async fn open_knowing(path: &Path, known: Arc<dyn KnownNames>) -> Out
     match opened.unwrap_or(Err(LedgerError::Closed)) {
         Ok(ledger) => Ok(Arc::new(ledger)),
         Err(error) => {
-            Err(Failure::failed(format!("the ledger {} cannot be opened", path.display())).caused_by(error))
+            let failure = Failure::failed(format!("the ledger {} cannot be opened", path.display()));
+            // SQLite says only that it cannot; the operating system says why.
+            Err(match why_not(path) {
+                Some(reason) => failure.caused_by(reason),
+                None => failure.caused_by(error),
+            })
         }
     }
+}
+
+/// Why no ledger can be at this path, if it is for a reason that the operating system knows.
+fn why_not(path: &Path) -> Option<String> {
+    let shown = path.display();
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    if path.is_dir() {
+        return Some(format!("{shown} is a folder"));
+    }
+    if let Err(error) = tempfile::tempfile_in(folder) {
+        return Some(format!("{} cannot be written: {error}", folder.display()));
+    }
+    let opened = std::fs::OpenOptions::new().read(true).write(true).open(path);
+    opened.err().map(|error| error.to_string())
 }
 
 /// Tells the registry what the ledger remembers of naras; see [`PeerRegistry::restore`].

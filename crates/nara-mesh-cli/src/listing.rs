@@ -154,15 +154,21 @@ pub(crate) fn trust(trust: EventTrust) -> &'static str {
     }
 }
 
-/// One line about an event.
+/// One line about an event, with its text if it has one.
 pub(crate) fn event_line(event: &SyncEvent) -> String {
-    format!(
-        "{}  {:<11}  {} → {}",
+    let text = event
+        .social
+        .as_deref()
+        .map_or("", |social| social.reason.as_str());
+    let line = format!(
+        "{}  {:<11}  {} → {}  {}",
         explain::date(event.ts.to_millis()),
         harmless(&event.svc),
         or_dash(event.actor()),
         or_dash(event.target()),
-    )
+        harmless(text),
+    );
+    line.trim_end().to_owned()
 }
 
 fn or_dash(name: &str) -> String {

@@ -1,23 +1,27 @@
 //! The program `nara-mesh`: run a nara, and talk to naras on a mesh.
 #![forbid(unsafe_code)]
 
-mod address;
+mod arguments;
 mod cli;
 mod command;
+mod config_file;
 mod connect;
+mod control;
 mod exit;
 mod explain;
 mod failure;
 mod keeping;
 mod ledger_file;
 mod listing;
+mod log;
 mod network;
+mod output;
 mod peer_events;
-mod peers_file;
+mod permissions;
+mod places;
 mod printer;
 mod run;
 mod settings;
-mod soul_file;
 
 use std::process::ExitCode;
 

@@ -31,18 +31,18 @@ pub(crate) struct Network {
 
 impl Network {
     /// The network that was asked for.
-    pub(crate) fn resolve(args: &NetworkArgs, settings: &Settings) -> Outcome<Self> {
-        Ok(Self {
-            kind: settings.network(args)?,
+    pub(crate) fn resolve(args: &NetworkArgs) -> Self {
+        Self {
+            kind: args.network,
             node: Arc::default(),
-        })
+        }
     }
 
     /// Becomes a part of the network, as a guest: a node that somebody else runs is used.
     pub(crate) async fn attach(&self, args: &NetworkArgs, settings: &Settings) -> Outcome<()> {
         let socket = match self.kind {
             None | Some(NetworkKind::Loopback) => return Ok(()),
-            Some(NetworkKind::Tailscaled) => settings.socket(args),
+            Some(NetworkKind::Tailscaled) => args.socket.clone(),
             Some(NetworkKind::Managed) => settings.managed_socket(&settings.local_nara()?)?,
             Some(NetworkKind::Embedded) => return Err(embedded_is_not_shared()),
         };
@@ -59,11 +59,10 @@ impl Network {
     }
 
     /// Registers the naras that answer on the network now.
-    pub(crate) async fn find_peers(&self, client: &MeshClient, settings: &Settings) {
+    pub(crate) async fn find_peers(&self, client: &MeshClient, args: &NetworkArgs) {
         let Some(node) = self.node() else { return };
         let discovery = Discovery::new(client.clone(), node.clone());
-        let prefixes = settings.tool_prefixes(&[]);
-        let discovery = prefixes.iter().fold(discovery, Discovery::skip_prefix);
+        let discovery = args.skip.iter().fold(discovery, Discovery::skip_prefix);
         if let Err(error) = discovery.run_once().await {
             tracing::warn!(%error, "the network does not report its nodes");
         }

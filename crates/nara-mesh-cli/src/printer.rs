@@ -1,7 +1,7 @@
 //! What the program says: data on stdout, everything else on stderr.
 
 use std::fmt::Display;
-use std::io::{self, IsTerminal as _, Write};
+use std::io::{self, IsTerminal as _};
 use std::time::Duration;
 
 use comfy_table::presets::NOTHING;
@@ -10,6 +10,7 @@ use owo_colors::OwoColorize as _;
 use serde_json::{Map, Value};
 
 use crate::failure::{Failure, Outcome};
+use crate::output;
 
 /// Prints in the way that was asked for. Colours are stripped by the streams when they are not wanted.
 #[derive(Clone, Copy, Debug)]
@@ -23,6 +24,12 @@ impl Printer {
     /// The printer of a command; `command` becomes part of the schema of its JSON.
     pub(crate) fn new(command: &'static str, json: bool, quiet: bool) -> Self {
         Self { command, json, quiet }
+    }
+
+    /// The same printer, for a daemon: with JSON it prints nothing beside it, since its lines say all.
+    pub(crate) fn of_daemon(mut self) -> Self {
+        self.quiet |= self.json;
+        self
     }
 
     /// Whether JSON was asked for: then nothing but JSON goes to stdout.
@@ -108,18 +115,16 @@ pub(crate) fn print_failure(failure: &Failure, verbose: bool) {
 }
 
 fn stdout_line(line: impl Display) -> Outcome<()> {
-    let mut stdout = anstream::stdout().lock();
-    match writeln!(stdout, "{line}").and_then(|()| stdout.flush()) {
+    match output::stdout(&line.to_string()) {
         Ok(()) => Ok(()),
-        // Whoever read our output has seen enough: `nara-mesh … | head`.
+        // The reader of our output has seen enough: `nara-mesh … | head`.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
         Err(error) => Err(Failure::failed("stdout cannot be written").caused_by(error)),
     }
 }
 
 fn stderr_line(line: impl Display) {
-    // If stderr is gone there is nobody left to tell.
-    let _ = writeln!(anstream::stderr().lock(), "{line}");
+    output::stderr(&line.to_string());
 }
 
 /// A table without lines, as wide as its content.

@@ -1,172 +1,65 @@
-//! Settings: a flag wins over the environment, the environment over the configuration file.
+//! What the global arguments mean: which nara, which peers, which ledger.
 
-mod network;
-
-pub(crate) use network::SoulSource;
-
-use std::fmt;
-use std::fs;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::SignedDuration;
+use clap::ColorChoice;
 use nara_mesh::Nara;
-use nara_mesh::defaults;
 use nara_mesh::identity::LocalNara;
 use nara_mesh::nara::NaraBuilder;
+use nara_mesh::peers_file::{self, PeerEntry};
 use nara_mesh::registry::{Closed, FirstUse, PeerInfo, PeerRegistry, Pinned, TrustPolicy};
+use nara_mesh::soul_file::{Access, Origin, SoulFile};
 use nara_mesh::tls::TlsPolicy;
-use nara_proto::identity::{KeyId, NaraName};
-use serde::Deserialize;
+use nara_proto::identity::{KeyId, NaraName, Soul};
+use nara_tailnet::managed::ManagedNode;
+use nara_tailnet::{AuthKey, AuthKeyError};
 use zeroize::Zeroizing;
 
-use crate::address::parse_address;
-use crate::cli::GlobalArgs;
+use crate::arguments::Sources;
+use crate::cli::{GlobalArgs, Trust, UpArgs};
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
-use crate::peers_file::{self, PeerEntry};
-use crate::soul_file;
+use crate::places::{config_folder, credential, existing_default, home_folder, variable};
 
-/// The environment variables that the program reads, beside `HOME`, `XDG_CONFIG_HOME`, `XDG_DATA_HOME`,
-/// `NO_COLOR` and `RUST_LOG`.
-mod env_var {
-    pub(super) const AUTH_KEY: &str = "NARA_MESH_AUTH_KEY";
-    pub(super) const AUTH_KEY_FILE: &str = "NARA_MESH_AUTH_KEY_FILE";
-    pub(super) const COLOR: &str = "NARA_MESH_COLOR";
-    pub(super) const CONFIG: &str = "NARA_MESH_CONFIG";
-    pub(super) const CONTROL_URL: &str = "NARA_MESH_CONTROL_URL";
-    pub(super) const DATA_DIR: &str = "NARA_MESH_DATA_DIR";
-    pub(super) const LOG: &str = "NARA_MESH_LOG";
-    pub(super) const METRICS: &str = "NARA_MESH_METRICS";
-    pub(super) const NAME: &str = "NARA_MESH_NAME";
-    pub(super) const NETWORK: &str = "NARA_MESH_NETWORK";
-    pub(super) const PEERS: &str = "NARA_MESH_PEERS";
-    pub(super) const SOCKET: &str = "NARA_MESH_SOCKET";
-    pub(super) const SOUL: &str = "NARA_MESH_SOUL";
-    pub(super) const SOUL_FILE: &str = "NARA_MESH_SOUL_FILE";
-    pub(super) const TIMEOUT: &str = "NARA_MESH_TIMEOUT";
-    pub(super) const TLS: &str = "NARA_MESH_TLS";
-    pub(super) const TRUST: &str = "NARA_MESH_TRUST";
-}
+/// The variable with a soul.
+const SOUL: &str = "NARA_MESH_SOUL";
 
-/// The configuration file.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Config {
-    name: Option<String>,
-    soul_file: Option<PathBuf>,
-    data_dir: Option<PathBuf>,
-    peers: Option<PathBuf>,
-    timeout: Option<String>,
-    tls: Option<String>,
-    color: Option<String>,
-    listen: Option<String>,
-    metrics: Option<String>,
-    metrics_public: Option<bool>,
-    log: Option<String>,
-    trust: Option<String>,
-    #[serde(default)]
-    network: network::NetworkConfig,
-}
+/// The variable with an auth key.
+const AUTH_KEY: &str = "NARA_MESH_AUTH_KEY";
 
-/// Where a value came from, for messages.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Origin {
-    Flag(&'static str),
-    Env(&'static str),
-    File(PathBuf, &'static str),
-    Default,
-}
-
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Flag(flag) => f.write_str(flag),
-            Self::Env(variable) => write!(f, "the environment variable {variable}"),
-            Self::File(path, key) => write!(f, "{key} in {}", path.display()),
-            Self::Default => f.write_str("the default"),
-        }
-    }
-}
-
-#[derive(Clone, Debug)]
-struct Found<T> {
-    value: T,
-    origin: Origin,
-}
-
-/// When to use colours.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Color {
-    /// Only on a terminal, and not if `NO_COLOR` is set.
-    Auto,
-    /// Always.
-    Always,
-    /// Never.
-    Never,
-}
-
-/// All settings that are not of one command, resolved. What a command may not need is read when it asks.
+/// All settings that are not of one command. What a command may not need is read when it asks.
 #[derive(Debug)]
 pub(crate) struct Settings {
-    pub(crate) color: Color,
+    pub(crate) color: ColorChoice,
     pub(crate) json: bool,
     pub(crate) log: String,
     pub(crate) quiet: bool,
     pub(crate) timeout: Duration,
     pub(crate) tls: TlsPolicy,
-    trust: Arc<dyn TrustPolicy>,
     pub(crate) verbose: bool,
-    config: Config,
-    config_path: PathBuf,
-    data_dir: Option<Found<PathBuf>>,
-    name: Option<Found<String>>,
-    peers: Option<Found<PathBuf>>,
-    soul_file: Option<Found<PathBuf>>,
+    pub(crate) sources: Sources,
+    data_dir: Option<PathBuf>,
+    name: Option<NaraName>,
+    peers: Option<PathBuf>,
+    soul: Option<SoulSource>,
+    soul_access: Access,
+    trust: Trust,
+}
+
+/// Where a soul comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum SoulSource {
+    Environment,
+    File(PathBuf),
+    /// A credential of systemd: its folder is private to the service, whatever the mode says.
+    Credential(PathBuf),
 }
 
 impl Settings {
-    /// Resolves the settings. `quiet_log`: warnings are logged only if somebody asks for them.
-    pub(crate) fn resolve(global: &GlobalArgs, quiet_log: bool) -> Outcome<Self> {
-        let (config, config_path) = read_config(global.config.as_deref())?;
-        let near = |path: &PathBuf| {
-            let folder = config_path.parent().unwrap_or_else(|| Path::new(""));
-            folder.join(path)
-        };
-        let in_file = |key| Origin::File(config_path.clone(), key);
-        let pick = |flag: Option<&PathBuf>, name, variable, configured: Option<&PathBuf>, key| {
-            first_path(flag, name, variable, configured.map(near), in_file(key))
-        };
-        let timeout = first(
-            global.timeout.as_ref(),
-            "--timeout",
-            env_var::TIMEOUT,
-            config.timeout.as_ref(),
-            in_file("timeout"),
-        );
-        let tls = first(
-            global.tls.as_ref(),
-            "--tls",
-            env_var::TLS,
-            config.tls.as_ref(),
-            in_file("tls"),
-        );
-        let color = first(
-            global.color.as_ref(),
-            "--color",
-            env_var::COLOR,
-            config.color.as_ref(),
-            in_file("color"),
-        );
-        let trust = first(
-            global.trust.as_ref(),
-            "--trust",
-            env_var::TRUST,
-            config.trust.as_ref(),
-            in_file("trust"),
-        );
+    /// The settings that these arguments give. `quiet_log`: warnings are logged only if somebody asks for them.
+    pub(crate) fn new(global: GlobalArgs, sources: Sources, quiet_log: bool) -> Self {
         let level = match (global.quiet, global.verbose) {
             (true, _) => "error",
             (_, 0) if quiet_log => "error",
@@ -176,65 +69,53 @@ impl Settings {
             _ => "debug,nara_mesh=trace,nara_tailnet=trace",
         };
         let asked = global.quiet || global.verbose > 0;
-        let log = env(env_var::LOG)
-            .or_else(|| env("RUST_LOG"))
-            .or_else(|| config.log.clone());
-        Ok(Self {
-            color: color.map_or(Ok(Color::Auto), |found| parse_color(&found))?,
+        let rust_log = || variable("RUST_LOG").and_then(|log| log.into_string().ok());
+        let log = global.log.or_else(rust_log).filter(|_| !asked);
+        let on_command_line = sources.is_on_command_line("soul_file");
+        let soul = match global.soul_file {
+            Some(path) if on_command_line => Some(SoulSource::File(path)),
+            _ if variable(SOUL).is_some() => Some(SoulSource::Environment),
+            Some(path) => Some(SoulSource::File(path)),
+            None => credential("soul")
+                .map(SoulSource::Credential)
+                .or_else(|| existing_default("soul.toml").map(SoulSource::File)),
+        };
+        let default_peers = || existing_default("peers.toml").or_else(|| existing_default("peers.d"));
+        Self {
+            color: global.color,
             json: global.json,
-            log: log.filter(|_| !asked).unwrap_or_else(|| level.to_owned()),
+            log: log.unwrap_or_else(|| level.to_owned()),
             quiet: global.quiet,
-            timeout: timeout.map_or(Ok(defaults::CALL_TIMEOUT), |found| parse_timeout(&found))?,
-            tls: tls.map_or(Ok(TlsPolicy::default()), |found| parse_tls(&found))?,
-            trust: trust.map_or(Ok(Arc::new(FirstUse) as _), |found| parse_trust(&found))?,
+            timeout: global.timeout,
+            tls: global.tls,
             verbose: global.verbose > 0,
-            data_dir: pick(
-                global.data_dir.as_ref(),
-                "--data-dir",
-                env_var::DATA_DIR,
-                config.data_dir.as_ref(),
-                "data_dir",
-            ),
-            name: first(
-                global.name.as_ref(),
-                "--name",
-                env_var::NAME,
-                config.name.as_ref(),
-                in_file("name"),
-            ),
-            peers: pick(
-                global.peers_file.as_ref(),
-                "--peers",
-                env_var::PEERS,
-                config.peers.as_ref(),
-                "peers",
-            )
-            .or_else(|| existing_default("peers.toml")),
-            soul_file: pick(
-                global.soul_file.as_ref(),
-                "--soul-file",
-                env_var::SOUL_FILE,
-                config.soul_file.as_ref(),
-                "soul_file",
-            )
-            .or_else(|| existing_default("soul.toml")),
-            config,
-            config_path,
-        })
+            sources,
+            data_dir: global.data_dir,
+            name: global.name,
+            peers: global.peers_file.or_else(default_peers),
+            soul,
+            soul_access: if global.soul_group_readable {
+                Access::Group
+            } else {
+                Access::Owner
+            },
+            trust: global.trust,
+        }
     }
 
     /// The name that was set, if one was.
-    pub(crate) fn name(&self) -> Outcome<Option<NaraName>> {
-        let Some(found) = &self.name else {
-            return Ok(None);
-        };
-        let bad = |error| Failure::usage(format!("{}: {error}", found.origin));
-        found.value.parse().map(Some).map_err(bad)
+    pub(crate) fn name(&self) -> Option<&NaraName> {
+        self.name.as_ref()
     }
 
     /// Whether a soul was given.
     pub(crate) fn has_soul(&self) -> bool {
-        self.soul_file.is_some() || env(env_var::SOUL).is_some()
+        self.soul.is_some()
+    }
+
+    /// Where the soul comes from; `None`: from nowhere.
+    pub(crate) fn soul_source(&self) -> Option<&SoulSource> {
+        self.soul.as_ref()
     }
 
     /// The nara that this process is: its soul and its name.
@@ -243,59 +124,58 @@ impl Settings {
     }
 
     /// The soul, and the nara that it is.
-    pub(crate) fn soul_and_nara(&self) -> Outcome<(nara_proto::identity::Soul, LocalNara)> {
-        let explicit = self
-            .soul_file
-            .as_ref()
-            .filter(|found| found.origin != Origin::Default);
-        let flag = explicit.filter(|found| matches!(found.origin, Origin::Flag(_)));
-        let from_env = env(env_var::SOUL).map(Zeroizing::new).filter(|_| flag.is_none());
-        let (soul, file_name, origin) = if let Some(text) = from_env {
-            let origin = Origin::Env(env_var::SOUL).to_string();
-            (soul_file::parse(&text, &origin)?, None, origin)
-        } else if let Some(found) = &self.soul_file {
-            let file = soul_file::read(&found.value)?;
-            (
-                file.soul,
-                file.name,
-                format!("the soul file {}", found.value.display()),
-            )
-        } else {
+    pub(crate) fn soul_and_nara(&self) -> Outcome<(Soul, LocalNara)> {
+        let Some(source) = &self.soul else {
             return Err(Failure::usage("this command needs a soul").hint(
                 "create one with `nara-mesh id new --name NAME --out FILE` and pass --soul-file FILE (or set \
                  NARA_MESH_SOUL_FILE)",
             ));
         };
-        let name = match (self.name()?, file_name) {
-            (Some(name), _) => name,
-            (None, Some(name)) => name
-                .parse()
-                .map_err(|error| Failure::usage(format!("name in {origin}: {error}")))?,
-            (None, None) => {
-                return Err(Failure::usage(format!(
-                    "{origin} does not name the nara that the soul is bonded to"
-                ))
-                .hint("pass --name NAME"));
+        let (file, origin) = match source {
+            SoulSource::Environment => {
+                let origin = Origin::Variable(SOUL);
+                let text = std::env::var(SOUL).map(Zeroizing::new).unwrap_or_default();
+                (SoulFile::parse(&text, origin.clone())?, origin)
+            }
+            SoulSource::File(path) => (
+                SoulFile::read(path, self.soul_access)?,
+                Origin::File(path.clone()),
+            ),
+            SoulSource::Credential(path) => {
+                (SoulFile::read(path, Access::Group)?, Origin::File(path.clone()))
             }
         };
-        let nara = LocalNara::new(&soul, name).map_err(|error| {
-            Failure::new(Exit::Usage, format!("{origin}: {error}"))
-                .hint("a soul belongs to one name: check --name and the soul file")
+        let name = self.name.clone().or(file.name).ok_or_else(|| {
+            Failure::usage(format!("{origin} does not name the nara of the soul")).hint("pass --name NAME")
         })?;
-        Ok((soul, nara))
+        let nara = LocalNara::new(&file.soul, name).map_err(|error| {
+            Failure::new(Exit::Usage, format!("{origin}: {error}")).hint(
+                "a nara cannot be renamed: its soul is bonded to one name; check --name and the soul file, or make a \
+                 new nara with `nara-mesh id new`",
+            )
+        })?;
+        Ok((file.soul, nara))
     }
 
     /// The file for a new soul, if one is configured or has a default.
     pub(crate) fn new_soul_file(&self) -> Option<PathBuf> {
-        let configured = self.soul_file.as_ref().map(|found| found.value.clone());
-        configured.or_else(|| Some(config_folder()?.join("soul.toml")))
+        match &self.soul {
+            Some(SoulSource::File(path)) => Some(path.clone()),
+            _ => Some(config_folder()?.join("soul.toml")),
+        }
     }
 
     /// The peers of the peers file; none if there is no file.
     pub(crate) fn peers(&self) -> Outcome<Vec<PeerEntry>> {
-        self.peers
-            .as_ref()
-            .map_or(Ok(Vec::new()), |found| peers_file::read(&found.value))
+        let Some(path) = &self.peers else {
+            return Ok(Vec::new());
+        };
+        Ok(peers_file::read(path)?)
+    }
+
+    /// The peers file or folder, if there is one.
+    pub(crate) fn peers_path(&self) -> Option<&Path> {
+        self.peers.as_deref()
     }
 
     /// The peers of the peers file.
@@ -315,12 +195,17 @@ impl Settings {
 
     /// The folder for the ledger of a nara.
     pub(crate) fn data_dir(&self, nara: &LocalNara) -> Outcome<PathBuf> {
-        if let Some(found) = &self.data_dir {
-            return Ok(found.value.clone());
+        if let Some(folder) = &self.data_dir {
+            return Ok(folder.clone());
         }
         let key_id = KeyId::from(&nara.public_key()).to_string();
+        let of_service = || {
+            let folder = PathBuf::from(variable("STATE_DIRECTORY")?);
+            folder.is_absolute().then_some(folder)
+        };
         home_folder("XDG_DATA_HOME", ".local/share")
             .map(|folder| folder.join(key_id))
+            .or_else(of_service)
             .ok_or_else(|| Failure::usage("no data folder is given").hint("pass --data-dir DIR"))
     }
 
@@ -328,7 +213,7 @@ impl Settings {
     /// a folder says whose.
     pub(crate) fn ledger_path(&self) -> Outcome<Option<PathBuf>> {
         let folder = match &self.data_dir {
-            Some(found) => found.value.clone(),
+            Some(folder) => folder.clone(),
             None if self.has_soul() => self.data_dir(&self.local_nara()?)?,
             None => return Ok(None),
         };
@@ -337,167 +222,56 @@ impl Settings {
 
     /// An empty registry with the trust policy that was set.
     pub(crate) fn registry(&self) -> PeerRegistry {
-        PeerRegistry::default().with_trust(self.trust.clone())
+        let policy: Arc<dyn TrustPolicy> = match self.trust {
+            Trust::FirstUse => Arc::new(FirstUse),
+            Trust::Pinned => Arc::new(Pinned),
+            Trust::Closed => Arc::new(Closed),
+        };
+        PeerRegistry::default().with_trust(policy)
     }
 
-    /// The address to serve metrics on, if they are to be served. Another than a loopback address must be allowed with
-    /// `public` or in the configuration file.
-    pub(crate) fn metrics(&self, flag: Option<&String>, public: bool) -> Outcome<Option<SocketAddr>> {
-        let in_file = Origin::File(self.config_path.clone(), "metrics");
-        let configured = self.config.metrics.as_ref();
-        let Some(Found { value, origin }) = first(flag, "--metrics", env_var::METRICS, configured, in_file)
-        else {
-            return Ok(None);
-        };
-        let address: SocketAddr = value
-            .parse()
-            .map_err(|_| Failure::usage(format!("{origin}: {value:?} is not ip:port")))?;
-        let public = public || self.config.metrics_public.unwrap_or(false);
-        if !address.ip().to_canonical().is_loopback() && !public {
-            return Err(Failure::usage(format!(
-                "{origin}: other machines can reach {address}, and metrics have no password"
-            ))
-            .hint("use a loopback address, or pass --metrics-public to expose them"));
+    /// The data folder of the nara that a command is about.
+    pub(crate) fn running_folder(&self) -> Outcome<PathBuf> {
+        match &self.data_dir {
+            Some(folder) => Ok(folder.clone()),
+            None => self.data_dir(&self.local_nara()?),
         }
-        Ok(Some(address))
     }
 
-    /// The address to listen on.
-    pub(crate) fn listen(&self, flag: Option<&String>) -> Outcome<SocketAddr> {
-        let found = flag.map(|value| (value, Origin::Flag("--listen"))).or_else(|| {
-            let origin = Origin::File(self.config_path.clone(), "listen");
-            self.config.listen.as_ref().map(|value| (value, origin))
-        });
-        let Some((value, origin)) = found else {
-            return Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, defaults::MESH_PORT)));
+    /// The folder for the state of a tailscaled of our own.
+    pub(crate) fn managed_folder(&self, nara: &LocalNara) -> Outcome<PathBuf> {
+        Ok(self.data_dir(nara)?.join("tailscaled"))
+    }
+
+    /// The socket of a tailscaled of our own that `up` runs.
+    pub(crate) fn managed_socket(&self, nara: &LocalNara) -> Outcome<PathBuf> {
+        Ok(ManagedNode::socket_in(&self.managed_folder(nara)?))
+    }
+
+    /// The file with the auth key, if the command has one.
+    pub(crate) fn auth_key_file(&self) -> Option<PathBuf> {
+        self.sources
+            .path("auth_key_file")
+            .or_else(|| credential("auth-key"))
+    }
+
+    /// The key to join a tailnet with, if there is one.
+    pub(crate) fn auth_key(&self, args: &UpArgs) -> Outcome<Option<AuthKey>> {
+        let failed = |error: AuthKeyError| {
+            let failure = Failure::usage(error.to_string());
+            let failure = match error {
+                AuthKeyError::File { source, .. } => failure.caused_by(source),
+                _ => failure,
+            };
+            failure.hint("the file must contain the auth key of the control server, and nothing else")
         };
-        parse_address(value, defaults::MESH_PORT)
-            .ok_or_else(|| Failure::usage(format!("{origin}: {value:?} is not ip or ip:port")))
+        if !self.sources.is_on_command_line("auth_key_file")
+            && let Some(key) = AuthKey::from_env(AUTH_KEY).map_err(failed)?
+        {
+            return Ok(Some(key));
+        }
+        let file = args.auth_key_file.clone().or_else(|| credential("auth-key"));
+        file.map(|file| AuthKey::from_file(&file).map_err(failed))
+            .transpose()
     }
-}
-
-fn read_config(flag: Option<&Path>) -> Outcome<(Config, PathBuf)> {
-    let asked = flag
-        .map(Path::to_path_buf)
-        .or_else(|| env(env_var::CONFIG).map(PathBuf::from));
-    let Some(path) = asked.or_else(|| existing_default("config.toml").map(|found| found.value)) else {
-        return Ok((Config::default(), PathBuf::new()));
-    };
-    let shown = path.display();
-    let text = fs::read_to_string(&path).map_err(|error| {
-        Failure::usage(format!("the configuration file {shown} cannot be read")).caused_by(error)
-    })?;
-    let config = toml::from_str(&text).map_err(|error| {
-        let message = peers_file::located(&text, error.span(), error.message());
-        Failure::usage(format!("{shown}: {message}"))
-    })?;
-    Ok((config, path))
-}
-
-fn first(
-    flag: Option<&String>,
-    flag_name: &'static str,
-    variable: &'static str,
-    configured: Option<&String>,
-    in_file: Origin,
-) -> Option<Found<String>> {
-    let found = |value: String, origin| Found { value, origin };
-    flag.map(|value| found(value.clone(), Origin::Flag(flag_name)))
-        .or_else(|| env(variable).map(|value| found(value, Origin::Env(variable))))
-        .or_else(|| configured.map(|value| found(value.clone(), in_file)))
-}
-
-fn first_path(
-    flag: Option<&PathBuf>,
-    flag_name: &'static str,
-    variable: &'static str,
-    configured: Option<PathBuf>,
-    in_file: Origin,
-) -> Option<Found<PathBuf>> {
-    let found = |value, origin| Found { value, origin };
-    flag.map(|value| found(value.clone(), Origin::Flag(flag_name)))
-        .or_else(|| env_path(variable).map(|value| found(value, Origin::Env(variable))))
-        .or_else(|| configured.map(|value| found(value, in_file)))
-}
-
-fn parse_color(found: &Found<String>) -> Outcome<Color> {
-    match found.value.as_str() {
-        "auto" => Ok(Color::Auto),
-        "always" => Ok(Color::Always),
-        "never" => Ok(Color::Never),
-        other => Err(Failure::usage(format!(
-            "{}: {other:?} is not auto, always or never",
-            found.origin
-        ))),
-    }
-}
-
-fn parse_tls(found: &Found<String>) -> Outcome<TlsPolicy> {
-    let parsed = found.value.parse();
-    parsed.map_err(|error| Failure::usage(format!("{}: {error}", found.origin)))
-}
-
-fn parse_trust(found: &Found<String>) -> Outcome<Arc<dyn TrustPolicy>> {
-    match found.value.as_str() {
-        "first-use" => Ok(Arc::new(FirstUse)),
-        "pinned" => Ok(Arc::new(Pinned)),
-        "closed" => Ok(Arc::new(Closed)),
-        other => Err(Failure::usage(format!(
-            "{}: {other:?} is not first-use, pinned or closed",
-            found.origin
-        ))),
-    }
-}
-
-fn parse_timeout(found: &Found<String>) -> Outcome<Duration> {
-    parse_duration(&found.value)
-        .filter(|timeout| !timeout.is_zero())
-        .ok_or_else(|| {
-            Failure::usage(format!("{}: {:?} is not a duration", found.origin, found.value))
-                .hint("give a number and a unit, such as 500ms or 5s")
-        })
-}
-
-/// Reads a length of time such as `500ms` or `1m 30s`, at most a day.
-pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
-    let duration: SignedDuration = text.parse().ok()?;
-    Duration::try_from(duration)
-        .ok()
-        .filter(|duration| *duration <= Duration::from_secs(86_400))
-}
-
-/// An environment variable that is set and not empty.
-fn env(variable: &str) -> Option<String> {
-    std::env::var(variable).ok().filter(|value| !value.is_empty())
-}
-
-fn env_path(variable: &str) -> Option<PathBuf> {
-    std::env::var_os(variable)
-        .filter(|value| !value.is_empty())
-        .map(PathBuf::from)
-}
-
-fn home_folder(variable: &str, below_home: &str) -> Option<PathBuf> {
-    // The XDG base directory specification has relative paths ignored.
-    let absolute = |path: &PathBuf| path.is_absolute();
-    env_path(variable)
-        .filter(absolute)
-        .or_else(|| {
-            env_path("HOME")
-                .filter(absolute)
-                .map(|home| home.join(below_home))
-        })
-        .map(|folder| folder.join("nara-mesh"))
-}
-
-fn config_folder() -> Option<PathBuf> {
-    home_folder("XDG_CONFIG_HOME", ".config")
-}
-
-fn existing_default(file: &str) -> Option<Found<PathBuf>> {
-    let value = config_folder()?.join(file);
-    value.is_file().then_some(Found {
-        value,
-        origin: Origin::Default,
-    })
 }

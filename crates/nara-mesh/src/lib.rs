@@ -47,6 +47,7 @@
 //! |---|---|
 //! | call peers | [`client`]: every call, deadlines, what a [`Verified`](client::Verified) answer proves |
 //! | be called | [`server`]: its limits, and [`server::MeshHandler`] for incoming messages |
+//! | read a soul file or a peers file | [`soul_file`], [`peers_file`] |
 //! | keep events | [`ledger`]: in memory, or [`SqliteLedger`](ledger::SqliteLedger) |
 //! | find peers | [`discovery`] and [`transport::PeerSource`] |
 //! | spread events | [`gossip`] |
@@ -57,6 +58,7 @@
 
 pub mod client;
 pub mod clock;
+mod coverage;
 pub mod defaults;
 pub mod discovery;
 pub mod gossip;
@@ -66,16 +68,21 @@ mod mesh_ranges;
 pub mod metrics;
 #[cfg(feature = "server")]
 pub mod nara;
+mod new_file;
 mod peer;
+pub mod peers_file;
 mod random;
 mod rate_limit;
 pub mod registry;
 #[cfg(feature = "server")]
 pub mod server;
 mod signatures;
+pub mod soul_file;
 pub mod tls;
+mod toml_text;
 pub mod transport;
 
+pub use coverage::Coverage;
 pub use identity::LocalNara;
 #[cfg(feature = "server")]
 pub use nara::Nara;

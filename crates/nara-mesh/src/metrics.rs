@@ -25,10 +25,12 @@ pub struct Metric {
     pub kind: MetricKind,
     /// What it means, with its labels.
     pub help: &'static str,
+    /// Its label and all values of it, if there are few.
+    pub label: Option<(&'static str, &'static [&'static str])>,
 }
 
 macro_rules! metrics {
-    ($($(#[doc = $help:literal])+ $kind:ident $constant:ident = $name:literal;)+) => {
+    ($($(#[doc = $help:literal])+ $kind:ident $constant:ident = $name:literal $(by $label:literal [$($value:literal),+])?;)+) => {
         $(
             $(#[doc = $help])+
             pub const $constant: &str = $name;
@@ -39,8 +41,11 @@ macro_rules! metrics {
             name: $name,
             kind: MetricKind::$kind,
             help: concat!($($help),+),
+            label: metrics!(@label $($label [$($value),+])?),
         }),+];
     };
+    (@label) => { None };
+    (@label $label:literal [$($value:literal),+]) => { Some(($label, &[$($value),+])) };
 }
 
 metrics! {
@@ -57,21 +62,21 @@ metrics! {
     /// Connections of peers open at the server.
     Gauge CONNECTIONS = "nara_mesh_connections";
     /// Connections of peers accepted, by `security` (`plain`, `tls`, or `failed` before either).
-    Counter CONNECTIONS_ACCEPTED = "nara_mesh_connections_accepted_total";
+    Counter CONNECTIONS_ACCEPTED = "nara_mesh_connections_accepted_total" by "security" ["plain", "tls", "failed"];
     /// Connections closed at once because their address is at its limit.
     Counter CONNECTIONS_REFUSED = "nara_mesh_connections_refused_total";
     /// Signed requests remembered against replay. At the limit, signed requests are refused with the reason
     /// `replay_cache_full`.
     Gauge REPLAY_ENTRIES = "nara_mesh_replay_cache_entries";
     /// Messages of peers that do less than they have proven to support, by `direction` (`request`, `response`).
-    Counter DOWNGRADES = "nara_mesh_downgrades_total";
+    Counter DOWNGRADES = "nara_mesh_downgrades_total" by "direction" ["request", "response"];
     /// Requests whose source address belongs to another nara than the claimed sender.
     Counter ADDRESS_MISMATCHES = "nara_mesh_address_mismatches_total";
     /// Unknown senders asked for their key, by `outcome` (`pinned`, `conflict`, `refused`, `unknown`, `busy`: too many
     /// at once).
-    Counter KEY_DISCOVERIES = "nara_mesh_key_discoveries_total";
+    Counter KEY_DISCOVERIES = "nara_mesh_key_discoveries_total" by "outcome" ["pinned", "conflict", "refused", "unknown", "busy"];
     /// Events received in direct messages, zines and imports, by `outcome` (`new`, `known`, `refused`).
-    Counter EVENTS_TAKEN = "nara_mesh_events_taken_total";
+    Counter EVENTS_TAKEN = "nara_mesh_events_taken_total" by "outcome" ["new", "known", "refused"];
     /// Streams open for peers.
     Gauge STREAMS = "nara_mesh_streams";
     /// Messages written to streams.
@@ -83,7 +88,7 @@ metrics! {
     /// Duration of calls to peers, failed ones included, by `endpoint`.
     Histogram CALL_SECONDS = "nara_mesh_call_duration_seconds";
     /// Connections dialled to peers, by `outcome` (`ok`, `failed`, `timeout`).
-    Counter DIALS = "nara_mesh_dials_total";
+    Counter DIALS = "nara_mesh_dials_total" by "outcome" ["ok", "failed", "timeout"];
     /// Idle connections to peers kept open for the next call.
     Gauge POOL_IDLE = "nara_mesh_pool_idle_connections";
     /// Calls that reused an idle connection.
@@ -91,23 +96,23 @@ metrics! {
     /// Peers in the registry.
     Gauge PEERS = "nara_mesh_peers";
     /// Changes of circuit breakers, by `to` (`open`: the peer is down; `closed`: it is called again).
-    Counter BREAKER_CHANGES = "nara_mesh_breaker_changes_total";
+    Counter BREAKER_CHANGES = "nara_mesh_breaker_changes_total" by "to" ["open", "closed"];
     /// Keys pinned, by `source` (`configured`, `operator`, `hey-there`, `ping`, `peer-query`, `tls`, `own`).
-    Counter KEYS_PINNED = "nara_mesh_keys_pinned_total";
+    Counter KEYS_PINNED = "nara_mesh_keys_pinned_total" by "source" ["configured", "operator", "hey-there", "ping", "peer-query", "tls", "own"];
     /// Keys offered and not pinned, by `reason`: `conflict` (another key is pinned), `policy` (the trust policy refused
     /// it), `untrusted` (the operator banned the nara).
-    Counter KEYS_REFUSED = "nara_mesh_keys_refused_total";
+    Counter KEYS_REFUSED = "nara_mesh_keys_refused_total" by "reason" ["conflict", "policy", "untrusted"];
     /// Peers whose clock differs from ours by 5 s or more.
     Gauge CLOCKS_SKEWED = "nara_mesh_clocks_skewed";
     /// Median offset of the clocks of recently called peers from ours, in seconds. If it is not near 0, our own clock
     /// is wrong.
     Gauge CLOCK_OFFSET_SECONDS = "nara_mesh_clock_offset_seconds";
     /// Peers that send us events by gossip, by `link` (`stream`, `zines`).
-    Gauge GOSSIP_PEERS = "nara_mesh_gossip_peers";
+    Gauge GOSSIP_PEERS = "nara_mesh_gossip_peers" by "link" ["stream", "zines"];
     /// Events received by gossip, by `outcome` (`new`, `duplicate`, `not_kept`, `refused`).
-    Counter GOSSIP_EVENTS = "nara_mesh_gossip_events_total";
+    Counter GOSSIP_EVENTS = "nara_mesh_gossip_events_total" by "outcome" ["new", "duplicate", "not_kept", "refused"];
     /// Zines exchanged by gossip, by `outcome` (`ok`, `failed`).
-    Counter GOSSIP_ZINES = "nara_mesh_gossip_zines_total";
+    Counter GOSSIP_ZINES = "nara_mesh_gossip_zines_total" by "outcome" ["ok", "failed"];
 }
 
 /// Describes all metrics to the recorder. Call it once, after you installed the recorder.
@@ -123,6 +128,30 @@ pub fn describe() {
             MetricKind::Counter => ::metrics::describe_counter!(metric.name, unit, help),
             MetricKind::Gauge => ::metrics::describe_gauge!(metric.name, unit, help),
             MetricKind::Histogram => ::metrics::describe_histogram!(metric.name, unit, help),
+        }
+        metric.begin();
+    }
+}
+
+impl Metric {
+    /// Makes it exist with the value 0, for each value of its label: a rate can then be told from nothing. Metrics by
+    /// endpoint or reason begin when they are first counted.
+    fn begin(&self) {
+        if self.label.is_none() && self.help.contains(" by `") {
+            return;
+        }
+        let (label, values) = self.label.unwrap_or(("", &[""]));
+        for value in values {
+            let labels: Vec<(&str, &str)> = if label.is_empty() {
+                Vec::new()
+            } else {
+                vec![(label, *value)]
+            };
+            match self.kind {
+                MetricKind::Counter => ::metrics::counter!(self.name, &labels).increment(0),
+                MetricKind::Gauge => ::metrics::gauge!(self.name, &labels).increment(0),
+                MetricKind::Histogram => {}
+            }
         }
     }
 }

@@ -196,6 +196,14 @@ impl Nara {
         Ok(recalled)
     }
 
+    /// Applies the decisions that another process wrote to the ledger, and leaves the configured peers as they are.
+    ///
+    /// # Errors
+    /// [`LedgerError`] if the ledger cannot be read.
+    pub async fn apply_decisions(&self) -> Result<Recalled, LedgerError> {
+        self.running().keeper.reload().await
+    }
+
     /// Ends this nara in order: discovery and gossip stop, peers hear a goodbye, the server finishes the requests
     /// in progress for up to `grace`, and what was learned of peers is written to the ledger.
     pub async fn shutdown(mut self, grace: Duration) -> Shutdown {

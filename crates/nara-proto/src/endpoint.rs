@@ -30,6 +30,10 @@ pub enum Authentication {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Repetition {
+    /// Another message, if it comes from the same source address with another body: the sender has signed the body
+    /// inside. The same body again is a replay. A v1 signature covers the millisecond, so two messages of one peer may
+    /// share one.
+    OtherBody,
     /// A replay: refused.
     Refused,
     /// Harmless from the same source address: v1 peers may send two equal requests in one millisecond.
@@ -116,11 +120,14 @@ json_endpoints! {
     }
     /// `POST /gossip/zine`: exchange of recent events (section 7.4).
     GossipZine: "/gossip/zine", Signed, false, Zine => Zine {
+        const REPETITION: Repetition = Repetition::OtherBody;
         const MAX_REQUEST: usize = 16 << 20;
         const MAX_RESPONSE: usize = 16 << 20;
     }
     /// `POST /dm`: one event, directly (section 7.5).
-    DirectMessage: "/dm", Signed, false, SyncEvent => Receipt {}
+    DirectMessage: "/dm", Signed, false, SyncEvent => Receipt {
+        const REPETITION: Repetition = Repetition::OtherBody;
+    }
     /// `POST /world/relay`: forwards a postcard (section 7.6).
     WorldRelay: "/world/relay", Signed, false, WorldMessage => Receipt {}
     /// `POST /api/events/import`: imports a backup (section 7.10).
@@ -141,6 +148,7 @@ impl Endpoint for MeshMessage {
     const METHOD: Method = Method::POST;
     const PATH: &'static str = "/mesh/message";
     const AUTHENTICATION: Authentication = Authentication::Signed;
+    const REPETITION: Repetition = Repetition::OtherBody;
     const IDEMPOTENT: bool = false;
 
     fn encode(request: &Self::Request) -> Option<Vec<u8>> {

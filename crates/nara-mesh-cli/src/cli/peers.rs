@@ -1,11 +1,29 @@
+//! `peers`
+
 use clap::{Args, Subcommand};
+use nara_proto::identity::{KeyId, NaraName, PublicKey};
 
 use super::NetworkArgs;
 
+/// The part of `--help` about the peers file.
+pub(super) const FILE_HELP: &str = "\
+The peers file is TOML, one stanza for each peer:
+
+  [[peer]]
+  name = \"alice\"                    # its name
+  address = \"100.64.0.7\"            # ip or ip:port; the default port is 9632
+  id = \"…\"                          # its nara id; optional
+  key = \"…\"                         # its public key, base64; optional: without it, nothing that it signs
+                                    # can be verified until a ping has told the key
+  tls = \"tls-only\"                  # plain, tls (if it supports it) or tls-only; default: --tls
+
+A folder is read as the *.toml files in it. A key in this file is trusted, and it counts more than `peers trust`.
+`nara-mesh serve` prints the stanza that others need, and so does `nara-mesh id show --stanza ADDRESS`.";
+
 /// `peers`
 ///
-/// Without a command it lists them. Decisions are kept in the ledger of the data folder; a `serve` that runs takes
-/// them over when it gets SIGHUP.
+/// Without a command it lists them. Decisions are kept in the ledger of the data folder; the nara that runs takes
+/// them over at once.
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct PeersArgs {
@@ -45,10 +63,11 @@ pub(crate) struct PeersListArgs {
 #[derive(Debug, Args)]
 pub(crate) struct PeersTrustArgs {
     /// The name of the peer
-    pub(crate) name: String,
+    #[arg(value_name = "NAME")]
+    pub(crate) peer: NaraName,
     /// Its public key or key id, in full [default: the known key]
-    #[arg(long, value_name = "KEY|KEYID")]
-    pub(crate) key: Option<String>,
+    #[arg(long, value_name = "KEY|KEYID", value_parser = public_key)]
+    pub(crate) key: Option<PublicKey>,
     /// Replace the pinned key, and forget the protocols that the peer has proven
     ///
     /// Without it, another key than the known one is refused. With it, a peer that went back to an older
@@ -61,16 +80,26 @@ pub(crate) struct PeersTrustArgs {
 #[derive(Debug, Args)]
 pub(crate) struct PeersUntrustArgs {
     /// The name of the peer, known or not
-    pub(crate) name: String,
+    #[arg(value_name = "NAME")]
+    pub(crate) peer: NaraName,
 }
 
 /// `peers reset`
 #[derive(Debug, Args)]
 pub(crate) struct PeersResetArgs {
     /// The name of the peer
-    #[arg(required_unless_present = "all")]
-    pub(crate) name: Option<String>,
+    #[arg(value_name = "NAME", required_unless_present = "all")]
+    pub(crate) peer: Option<NaraName>,
     /// Every peer
-    #[arg(long, conflicts_with = "name")]
+    #[arg(long, conflicts_with = "peer")]
     pub(crate) all: bool,
+}
+
+/// Parses a public key or a key id: both are the whole key, in two spellings.
+fn public_key(text: &str) -> Result<PublicKey, &'static str> {
+    let from_id = || text.parse::<KeyId>().ok()?.public_key().ok();
+    PublicKey::from_base64(text)
+        .ok()
+        .or_else(from_id)
+        .ok_or("neither a public key nor a key id; `nara-mesh id show`, run by its owner, prints both")
 }

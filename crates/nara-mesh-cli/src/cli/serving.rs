@@ -1,40 +1,56 @@
 //! `serve`, `up` and what else is about the network.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use nara_mesh::defaults;
 use nara_mesh::gossip::GossipConfig;
+use nara_tailnet::tailscaled;
+
+use super::value;
+use crate::failure::{Failure, Outcome};
 
 /// `serve`
 ///
 /// On stdout: the stanza that peers need, and a line for everything that comes in (`--json`: JSON lines). The
-/// ledger is `ledger.db` in the data folder; keys that are learned are kept in it. SIGHUP reads the peers file
-/// again, and takes over what was decided with `peers trust`, `untrust` and `reset`.
+/// ledger is `ledger.db` in the data folder; keys that are learned are kept in it. `nara-mesh reload` or SIGHUP lets
+/// it read the configuration and the peers again. On a terminal, SIGHUP ends it.
 #[derive(Debug, Args)]
 pub(crate) struct ServeArgs {
-    /// Address to listen on [default: 127.0.0.1:9632]
+    /// Address to listen on
     ///
     /// The default is reached from this machine only. To be reached over a tailnet that this machine has joined,
     /// give its address there, such as 100.64.0.7:9632; `up` finds it by itself.
-    #[arg(long, value_name = "IP[:PORT]")]
-    pub(crate) listen: Option<String>,
+    #[arg(
+        long,
+        value_name = "IP[:PORT]",
+        default_value_t = default_listen(),
+        value_parser = value::address
+    )]
+    pub(crate) listen: SocketAddr,
     #[command(flatten)]
     pub(crate) serving: ServingArgs,
+}
+
+/// Where `serve` listens unless it is told otherwise.
+pub(super) fn default_listen() -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, defaults::MESH_PORT))
 }
 
 /// What `serve` and `up` have in common.
 #[derive(Debug, Args)]
 pub(crate) struct ServingArgs {
     /// How long requests in flight may take after ctrl-C or SIGTERM
-    #[arg(long, value_name = "DURATION", default_value = "5s")]
-    pub(crate) grace: String,
-    /// Address to serve metrics on, as http://IP:PORT/metrics for Prometheus [env: NARA_MESH_METRICS]
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = value::duration)]
+    pub(crate) grace: Duration,
+    /// Address to serve metrics on, as http://IP:PORT/metrics for Prometheus
     ///
     /// They tell how much this nara does and with how many, not with whom. Without --metrics-public it must be a
     /// loopback address, such as 127.0.0.1:9634.
-    #[arg(long, value_name = "IP:PORT")]
-    pub(crate) metrics: Option<String>,
+    #[arg(long, value_name = "IP:PORT", env = "NARA_MESH_METRICS", value_parser = value::socket)]
+    pub(crate) metrics: Option<SocketAddr>,
     /// Serve metrics also to other machines
     #[arg(long)]
     pub(crate) metrics_public: bool,
@@ -44,6 +60,22 @@ pub(crate) struct ServingArgs {
     /// Subscribe to no peer; peers may still subscribe and send events
     #[arg(long, conflicts_with = "gossip_degree")]
     pub(crate) no_gossip: bool,
+}
+
+impl ServingArgs {
+    /// The address to serve metrics on. Other machines may reach it only with `--metrics-public`.
+    pub(crate) fn metrics(&self) -> Outcome<Option<SocketAddr>> {
+        let private = |address: &SocketAddr| address.ip().to_canonical().is_loopback() || self.metrics_public;
+        match self.metrics.filter(|address| !private(address)) {
+            None => Ok(self.metrics),
+            Some(address) => Err(Failure::usage(format!(
+                "metrics: other machines can reach {address}, and metrics have no password"
+            ))
+            .hint(
+                "use a loopback address, or pass --metrics-public if everybody who reaches it may read them",
+            )),
+        }
+    }
 }
 
 /// A way to be on the mesh.
@@ -63,12 +95,21 @@ pub(crate) enum NetworkKind {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Network options")]
 pub(crate) struct NetworkArgs {
-    /// How to join the mesh [env: NARA_MESH_NETWORK]
-    #[arg(long, value_enum, value_name = "NETWORK")]
+    /// How to join the mesh
+    #[arg(long, value_enum, value_name = "NETWORK", env = "NARA_MESH_NETWORK")]
     pub(crate) network: Option<NetworkKind>,
-    /// Socket of the machine's tailscaled [env: NARA_MESH_SOCKET] [default: where it usually is]
-    #[arg(long, value_name = "FILE")]
-    pub(crate) socket: Option<PathBuf>,
+    /// Socket of the machine's tailscaled
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "NARA_MESH_SOCKET",
+        default_value = tailscaled::DEFAULT_SOCKET,
+        value_parser = value::path()
+    )]
+    pub(crate) socket: PathBuf,
+    /// Skip nodes whose host names begin with this prefix; may be repeated
+    #[arg(long, value_name = "PREFIX")]
+    pub(crate) skip: Vec<String>,
 }
 
 /// `up`
@@ -83,14 +124,25 @@ pub(crate) struct NetworkArgs {
 pub(crate) struct UpArgs {
     #[command(flatten)]
     pub(crate) on: NetworkArgs,
-    /// File with the key to join with [env: NARA_MESH_AUTH_KEY_FILE, or the key itself in NARA_MESH_AUTH_KEY]
+    /// File with the key to join with; the key itself may be in the environment variable NARA_MESH_AUTH_KEY
     ///
     /// It is never a value on the command line, where every user of the machine could read it. Without it, and the
     /// first time, a page to log in at is shown.
-    #[arg(long, value_name = "FILE", help_heading = "Network options")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "NARA_MESH_AUTH_KEY_FILE",
+        value_parser = value::path(),
+        help_heading = "Network options"
+    )]
     pub(crate) auth_key_file: Option<PathBuf>,
-    /// Control server, such as Headscale [env: NARA_MESH_CONTROL_URL] [default: Tailscale's]
-    #[arg(long, value_name = "URL", help_heading = "Network options")]
+    /// Control server, such as a Headscale [default: the one of Tailscale]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "NARA_MESH_CONTROL_URL",
+        help_heading = "Network options"
+    )]
     pub(crate) control_url: Option<String>,
     /// Host name to request [default: NAME-xxxx with four random characters, the same each time]
     #[arg(long, value_name = "NAME", help_heading = "Network options")]
@@ -120,12 +172,10 @@ pub(crate) struct UpArgs {
         long,
         value_name = "DURATION",
         default_value = "60s",
+        value_parser = value::duration,
         help_heading = "Network options"
     )]
-    pub(crate) wait: String,
-    /// Skip nodes whose host names begin with this prefix; may be repeated
-    #[arg(long, value_name = "PREFIX", help_heading = "Network options")]
-    pub(crate) skip: Vec<String>,
+    pub(crate) wait: Duration,
     /// Port of the mesh
     #[arg(long, value_name = "PORT", default_value_t = defaults::MESH_PORT, help_heading = "Network options")]
     pub(crate) port: u16,

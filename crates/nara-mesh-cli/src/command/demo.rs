@@ -1,20 +1,13 @@
 //! `demo`: several naras on this machine do everything that naras do, over real sockets.
 
 mod dm;
-mod forged;
 mod gossip;
 mod nara;
-mod offline;
 mod ping;
 mod postcard;
-mod protect;
-mod reconcile;
 mod refuse;
-mod stash;
 mod step;
 mod sync;
-mod trust;
-mod zine;
 
 use std::future::Future;
 use std::time::{Duration, Instant};
@@ -49,17 +42,10 @@ pub(super) fn run(args: &DemoArgs, printer: Printer) -> Outcome {
         };
         show.step(ping::STEP, ping::run(&mesh)).await?;
         show.step(sync::STEP, sync::run(&mesh, args.events)).await?;
-        show.step(zine::STEP, zine::run(&mesh)).await?;
         show.step(dm::STEP, dm::run(&mesh)).await?;
         show.step(postcard::STEP, postcard::run(&mesh)).await?;
-        show.step(stash::STEP, stash::run(&mesh)).await?;
         show.step(gossip::STEP, gossip::run(&mesh)).await?;
-        show.step(reconcile::STEP, reconcile::run(&mesh)).await?;
-        show.step(protect::STEP, protect::run(&mesh)).await?;
-        show.step(offline::STEP, offline::run(&mesh)).await?;
         show.step(refuse::STEP, refuse::run(&mesh)).await?;
-        show.step(forged::STEP, forged::run(&mesh)).await?;
-        show.step(trust::STEP, trust::run(&mesh)).await?;
         let graceful = mesh.shutdown(HANGS).await;
         show.finish(count, graceful, start.elapsed())
     })

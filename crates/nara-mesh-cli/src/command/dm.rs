@@ -18,17 +18,17 @@ pub(super) fn run(args: &DmArgs, settings: &Settings, printer: Printer) -> Outco
     let nara = settings.local_nara()?;
     let given = args.event.as_deref().map(read_event).transpose()?;
     let client = connect::client(nara.clone(), settings)?;
-    let peer = connect::peer_ref(&args.peer)?;
+    let peer = &args.peer;
     connect::block_on_keeping(&client, settings, async {
         let event = match given {
             Some(event) => complete(event, &nara),
-            None => compose(args, &nara, &client, &peer).await?,
+            None => compose(args, &nara, &client, peer).await?,
         };
         if let Err(problem) = event.validate() {
             return Err(Failure::usage(format!("the event is malformed: {problem}")));
         }
         let id = event.id.clone();
-        let receipt = client.send_dm(&peer, event).await?;
+        let receipt = client.send_dm(peer, event).await?;
         let recipient = harmless(&receipt.from);
         printer.json(json!({
             "event_id": id,
@@ -74,7 +74,11 @@ async fn compose(args: &DmArgs, nara: &LocalNara, client: &MeshClient, peer: &Pe
         actor: nara.name().to_string(),
         actor_id: nara.id().to_string(),
         target,
-        reason: args.text.clone().unwrap_or_default(),
+        reason: args
+            .message
+            .clone()
+            .or_else(|| args.text.clone())
+            .unwrap_or_default(),
         ..SocialPayload::default()
     };
     let event = SyncEvent::new(SystemClock.now_nanos(), Payload::Social(payload));

@@ -25,14 +25,15 @@ pub(super) fn run(args: &DoctorArgs, settings: &Settings, printer: Printer) -> O
     let nara = here::soul(settings, &mut report)?;
     here::soul_file(settings, &mut report)?;
     let peers_file = here::peers_file(settings, &mut report)?;
-    let kind = tailnet::choice(args, settings, &mut report)?;
+    here::permissions(settings, &mut report)?;
+    let kind = tailnet::choice(args, &mut report)?;
     block_on(async {
         here::ledger(settings, nara.as_ref(), &mut report).await?;
         let node = tailnet::node(kind, args, settings, nara.as_ref(), &mut report).await?;
         // Without a readable peers file, discovery still works.
         let client = peers_file.then(|| client(settings, node.clone())).transpose()?;
         tailnet::port(args.port, kind, node.as_ref(), nara.as_ref(), &mut report).await?;
-        peers::all(client.as_ref(), node.as_ref(), settings, &mut report).await
+        peers::all(client.as_ref(), node.as_ref(), args, settings, &mut report).await
     })?;
     report.finish()
 }

@@ -1,23 +1,22 @@
 //! `id new`, `id show`: the identity of a nara.
 
-use nara_mesh::defaults;
 use nara_mesh::identity::LocalNara;
+use nara_mesh::peers_file::PeerEntry;
+use nara_mesh::soul_file::SoulFile;
 use nara_proto::identity::KeyId;
 use serde_json::{Value, json};
 
-use crate::address::parse_address;
 use crate::cli::{IdNewArgs, IdShowArgs};
 use crate::connect;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
-use crate::peers_file::PeerEntry;
 use crate::printer::Printer;
 use crate::settings::Settings;
-use crate::soul_file;
 
 pub(super) fn new(args: &IdNewArgs, settings: &Settings, printer: Printer) -> Outcome {
     let name = settings
-        .name()?
+        .name()
+        .cloned()
         .ok_or_else(|| Failure::usage("a nara needs a name").hint("pass --name NAME"))?;
     let path = args
         .out
@@ -33,7 +32,7 @@ pub(super) fn new(args: &IdNewArgs, settings: &Settings, printer: Printer) -> Ou
             Failure::failed(format!("the folder {} cannot be created", folder.display())).caused_by(error)
         })?;
     }
-    soul_file::write_new(&path, &name, &soul)?;
+    SoulFile::write_new(&path, &name, &soul)?;
     let nara = LocalNara::new(&soul, name).map_err(|error| Failure::failed(error.to_string()))?;
     print_nara(&nara, printer)?;
     let mut object = describe(&nara);
@@ -48,9 +47,7 @@ pub(super) fn new(args: &IdNewArgs, settings: &Settings, printer: Printer) -> Ou
 
 pub(super) fn show(args: &IdShowArgs, settings: &Settings, printer: Printer) -> Outcome {
     let (soul, nara) = settings.soul_and_nara()?;
-    if let Some(text) = &args.stanza {
-        let address = parse_address(text, defaults::MESH_PORT)
-            .ok_or_else(|| Failure::usage(format!("--stanza: {text:?} is not ip or ip:port")))?;
+    if let Some(address) = args.stanza {
         let stanza = PeerEntry::of(&nara, Some(address)).to_toml();
         printer.line(&stanza)?;
         printer.json(json!({ "stanza": stanza }))?;

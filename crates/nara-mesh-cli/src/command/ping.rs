@@ -19,7 +19,7 @@ use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::network::{Network, Way};
 use crate::printer::{Printer, harmless, human, micros, render, table};
-use crate::settings::{Settings, parse_duration};
+use crate::settings::Settings;
 
 /// Round trips are recorded in microseconds, up to this.
 const MAX_RTT_US: u64 = 3_600_000_000;
@@ -28,20 +28,14 @@ const MAX_RTT_US: u64 = 3_600_000_000;
 const COARSE: Duration = Duration::from_millis(100);
 
 pub(super) fn run(args: &PingArgs, settings: &Settings, printer: Printer) -> Outcome {
-    let interval = parse_duration(&args.interval)
-        .ok_or_else(|| Failure::usage(format!("--interval: {:?} is not a duration", args.interval)))?;
-    let network = Network::resolve(&args.on, settings)?;
+    let network = Network::resolve(&args.on);
     let client = connect::anonymous_client_on(settings, Arc::new(network.clone()))?;
-    let named: Vec<PeerRef> = args
-        .peers
-        .iter()
-        .map(|text| connect::peer_ref(text))
-        .collect::<Outcome<_>>()?;
-    let results = connect::block_on_keeping(&client, settings, async {
+    let named = args.peers.clone();
+    let results = connect::block_on_looking(&client, settings, async {
         network.attach(&args.on, settings).await?;
         let is_nowhere = |peer: &PeerRef| client.peer(peer).is_none_or(|peer| peer.info().address.is_none());
         if args.all || named.iter().any(is_nowhere) {
-            network.find_peers(&client, settings).await;
+            network.find_peers(&client, &args.on).await;
         }
         let peers = if args.all {
             let mut peers = client.registry().peers();
@@ -56,7 +50,7 @@ pub(super) fn run(args: &PingArgs, settings: &Settings, printer: Printer) -> Out
             ));
         }
         let calls = peers.iter().map(|peer| async {
-            let mut result = ping_peer(&client, peer, args.count, interval).await;
+            let mut result = ping_peer(&client, peer, args.count, args.interval).await;
             if settings.has_soul() {
                 result.prove_clock(&client, peer).await;
             }

@@ -9,10 +9,12 @@ use crate::settings::Settings;
 
 pub(super) fn run(args: &ServeArgs, settings: &Settings, printer: Printer) -> Outcome {
     let nara = settings.local_nara()?;
-    let listen = settings.listen(args.listen.as_ref())?;
     block_on(async {
-        let mut serving = Serving::prepare(&args.serving, settings, printer).await?;
-        let builder = settings.builder(nara)?.listen(listen).mesh_port(listen.port());
+        let mut serving = Serving::prepare(&args.serving, printer).await?;
+        let builder = settings
+            .builder(nara)?
+            .listen(args.listen)
+            .mesh_port(args.listen.port());
         let nara = serving.start(builder, settings).await?;
         serving.run(nara, settings).await
     })

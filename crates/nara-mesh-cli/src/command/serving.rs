@@ -2,6 +2,7 @@
 
 mod exposition;
 mod feed;
+mod reload;
 mod signals;
 
 pub(super) use feed::Feed;
@@ -12,7 +13,8 @@ use std::time::Duration;
 use nara_mesh::Nara;
 use nara_mesh::gossip::GossipConfig;
 use nara_mesh::nara::{NaraBuilder, ReconfigureError, StartError};
-use nara_mesh::registry::{PeerEvent, Recalled};
+use nara_mesh::peers_file::PeerEntry;
+use nara_mesh::registry::PeerEvent;
 use nara_mesh::server::Shutdown;
 use nara_proto::identity::KeyId;
 use serde_json::json;
@@ -20,15 +22,16 @@ use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
 use self::feed::{FeedHandler, Lines};
+use self::reload::reload;
 use self::signals::{Signal, Signals};
 use crate::cli::ServingArgs;
+use crate::control::{Asked, Control, Question};
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::keeping;
 use crate::peer_events::{self, Told};
-use crate::peers_file::PeerEntry;
-use crate::printer::{Printer, count};
-use crate::settings::{Settings, parse_duration};
+use crate::printer::Printer;
+use crate::settings::Settings;
 
 /// A nara that is about to run.
 pub(super) struct Serving {
@@ -43,20 +46,18 @@ pub(super) struct Serving {
 
 impl Serving {
     /// Checks the arguments, and begins what must be there before the nara: metrics, signals and output.
-    pub(super) async fn prepare(args: &ServingArgs, settings: &Settings, printer: Printer) -> Outcome<Self> {
-        let metrics = settings.metrics(args.metrics.as_ref(), args.metrics_public)?;
-        let grace = parse_duration(&args.grace)
-            .ok_or_else(|| Failure::usage(format!("--grace: {:?} is not a duration", args.grace)))?;
+    pub(super) async fn prepare(args: &ServingArgs, printer: Printer) -> Outcome<Self> {
+        let signals = Signals::new()?;
+        let metrics = args.metrics()?;
         let gossip = (!args.no_gossip).then(|| GossipConfig::with_degree(args.gossip_degree.into()));
         let metrics = match metrics {
             Some(address) => Some(exposition::start(address).await?),
             None => None,
         };
-        let signals = Signals::new()?;
         let (feed, lines) = Feed::new();
         Ok(Self {
             gossip,
-            grace,
+            grace: args.grace,
             metrics,
             signals,
             feed,
@@ -92,7 +93,17 @@ impl Serving {
     pub(super) async fn run(mut self, nara: Nara, settings: &Settings) -> Outcome {
         let printer = self.printer;
         let printing = self.lines.print(printer);
-        until_told_to_end(&nara, &mut self.signals, &self.feed, settings, printer).await?;
+        let mut control = listen_for_questions(settings).await?;
+        until_told_to_end(
+            &nara,
+            &mut self.signals,
+            control.as_mut(),
+            &self.feed,
+            settings,
+            printer,
+        )
+        .await?;
+        drop(control);
         printer.note(format_args!("ending within {} s", self.grace.as_secs_f64()));
         // A second signal does not wait.
         let outcome = tokio::select! {
@@ -113,6 +124,7 @@ impl Serving {
 async fn until_told_to_end(
     nara: &Nara,
     signals: &mut Signals,
+    mut control: Option<&mut Control>,
     feed: &Feed,
     settings: &Settings,
     printer: Printer,
@@ -134,12 +146,39 @@ async fn until_told_to_end(
             }
             signal = signals.next() => match signal {
                 Signal::End => return Ok(()),
-                Signal::Reload => match reload(nara, settings).await {
-                    Ok(recalled) => tell_reloaded(&recalled, printer)?,
-                    Err(failure) => printer.warn(failure.message),
-                },
+                Signal::Reload => {
+                    reload(nara, settings, printer).await?;
+                }
             },
+            asked = next_question(control.as_deref_mut()) => {
+                let answer = match asked.question {
+                    Question::Reload => reload(nara, settings, printer).await?,
+                };
+                asked.answer(answer);
+            }
         }
+    }
+}
+
+/// The control socket in the data folder; without one, only signals are heard.
+async fn listen_for_questions(settings: &Settings) -> Outcome<Option<Control>> {
+    let folder = settings.running_folder()?;
+    match Control::listen(&folder).await {
+        Ok(control) => Ok(Some(control)),
+        Err(failure) => {
+            tracing::warn!(
+                "`nara-mesh reload` does not reach this nara, a SIGHUP does: {}",
+                failure.message
+            );
+            Ok(None)
+        }
+    }
+}
+
+async fn next_question(control: Option<&mut Control>) -> Asked {
+    match control {
+        Some(control) => control.next().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -180,22 +219,6 @@ async fn show_peer_events(mut events: broadcast::Receiver<PeerEvent>, feed: Feed
             Err(RecvError::Closed) => return,
         }
     }
-}
-
-/// Reads the peers file again, and what was decided with `peers trust`, `untrust` and `reset`.
-async fn reload(nara: &Nara, settings: &Settings) -> Outcome<Recalled> {
-    let recalled = nara.reconfigure(settings.peer_infos()?).await?;
-    keeping::log(&recalled);
-    Ok(recalled)
-}
-
-fn tell_reloaded(recalled: &Recalled, printer: Printer) -> Outcome<()> {
-    let decided: Vec<&str> = recalled.decided.iter().map(|name| name.as_str()).collect();
-    printer.note(format_args!(
-        "the peers file was read again; {} applied",
-        count(decided.len(), "decision")
-    ));
-    printer.json_line(json!({ "event": "reloaded", "decided": decided }))
 }
 
 fn announce(nara: &Nara, metrics: Option<SocketAddr>, printer: Printer) -> Outcome<()> {

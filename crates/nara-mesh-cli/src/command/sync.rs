@@ -3,6 +3,7 @@
 mod progress;
 mod reconcile;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,9 +18,10 @@ use crate::cli::{SyncArgs, SyncModeArg};
 use crate::connect;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
+use crate::keeping::make_folder_of;
 use crate::ledger_file;
 use crate::listing::{Counts, jsonl};
-use crate::printer::{Printer, human, micros};
+use crate::printer::{Printer, count, human, micros};
 use crate::settings::Settings;
 
 /// Events on a page that is shown.
@@ -34,31 +36,42 @@ pub(super) fn run(args: &SyncArgs, settings: &Settings, printer: Printer) -> Out
     }
     let scope = reconcile::scope(args)?;
     let client = connect::client(settings.local_nara()?, settings)?;
-    let peer = connect::peer_ref(&args.peer)?;
+    let peer = &args.peer;
     connect::block_on_keeping(&client, settings, async {
-        let ledger = match &args.to {
-            Some(path) => Some(ledger_file::open(path).await?),
+        // Without a word about it, what comes goes into the memory of this nara.
+        let own = || settings.ledger_path().ok().flatten().filter(|_| !args.jsonl);
+        let path = args.to.clone().or_else(own);
+        let ledger = match &path {
+            Some(path) => {
+                make_folder_of(path)?;
+                Some(ledger_file::open(path).await?)
+            }
             None => None,
         };
+        if ledger.is_none() && (args.check || args.reconcile || args.resume) {
+            return Err(Failure::usage("there is no ledger to compare with")
+                .hint("pass --to LEDGER or --data-dir DIR"));
+        }
         if let Some(ledger) = &ledger {
             ledger_file::load_peers(&**ledger, client.registry()).await?;
             if args.check {
-                return reconcile::check(&client, &peer, &**ledger, scope, args, printer).await;
+                return reconcile::check(&client, peer, &**ledger, scope, args, printer).await;
             }
             if args.reconcile {
-                return reconcile::fetch(&client, &peer, &**ledger, scope, args, printer).await;
+                return reconcile::fetch(&client, peer, &**ledger, scope, args, printer).await;
             }
         }
         let mut sync = Sync {
             args,
             printer,
+            path,
             ledger,
             counts: Counts::default(),
             answers: 0,
             bar: Bar::new(printer),
         };
         let start = Instant::now();
-        let ended = sync.fetch(&client, &peer).await;
+        let ended = sync.fetch(&client, peer).await;
         sync.bar.finish();
         sync.report(start.elapsed(), ended)
     })
@@ -67,6 +80,7 @@ pub(super) fn run(args: &SyncArgs, settings: &Settings, printer: Printer) -> Out
 struct Sync<'a> {
     args: &'a SyncArgs,
     printer: Printer,
+    path: Option<PathBuf>,
     ledger: Option<Arc<dyn Ledger>>,
     counts: Counts,
     answers: usize,
@@ -174,7 +188,15 @@ impl Sync<'_> {
         }
         self.counts.warn_refused(self.printer);
         let mut object = self.counts.to_json();
-        object["peer"] = json!(self.args.peer);
+        if let Some(path) = &self.path {
+            self.printer.note(format_args!(
+                "{} are now in {}",
+                count(self.counts.stored, "new event"),
+                path.display()
+            ));
+        }
+        object["ledger"] = json!(self.path);
+        object["peer"] = json!(self.args.peer.to_string());
         object["answers"] = json!(self.answers);
         object["elapsed_us"] = json!(micros(elapsed));
         object["complete"] = json!(ended.is_ok());

@@ -16,39 +16,37 @@ use crate::cli::{NetworkArgs, NetworkKind, UpArgs};
 use crate::connect::block_on;
 use crate::failure::{Failure, Outcome};
 use crate::printer::Printer;
-use crate::settings::{Settings, parse_duration};
+use crate::settings::Settings;
 
 pub(super) fn run(args: &UpArgs, settings: &Settings, printer: Printer) -> Outcome {
     let nara = settings.local_nara()?;
-    let wait = parse_duration(&args.wait)
-        .ok_or_else(|| Failure::usage(format!("--wait: {:?} is not a duration", args.wait)))?;
     // A key that cannot be read is said before anything is started.
     let auth_key = settings.auth_key(args)?;
-    let (kind, why) = choose(&args.on, &args.tailscaled, settings)?;
+    let (kind, why) = choose(&args.on, &args.tailscaled)?;
     let folder = settings.managed_folder(&nara)?;
-    let host_name = match settings.host_name(args) {
+    let host_name = match args.host_name.clone() {
         Some(host_name) => host_name,
         None => host_name::kept(&settings.data_dir(&nara)?, &nara)?,
     };
     let join = Join {
         kind,
         why,
-        socket: settings.socket(&args.on),
+        socket: args.on.socket.clone(),
         folder,
         program: args.tailscaled.clone(),
         host_name,
-        control_url: settings.control_url(args),
+        control_url: args.control_url.clone(),
         auth_key,
         ephemeral: args.ephemeral,
         plain_control: args.danger_plain_control,
         udp_port: args.udp_port.unwrap_or(0),
         relay_only: args.relay_only,
-        wait,
+        wait: args.wait,
         port: args.port,
-        skip: settings.tool_prefixes(&args.skip),
+        skip: args.on.skip.clone(),
     };
     block_on(async {
-        let mut serving = Serving::prepare(&args.serving, settings, printer).await?;
+        let mut serving = Serving::prepare(&args.serving, printer).await?;
         let joined = join.run(&nara, printer).await?;
         let outcome = async {
             let builder = joined.network(settings.builder(nara)?, serving.feed());
@@ -66,16 +64,11 @@ pub(super) fn run(args: &UpArgs, settings: &Settings, printer: Printer) -> Outco
 }
 
 /// The network to join, and why this one.
-pub(super) fn choose(
-    args: &NetworkArgs,
-    program: &std::path::Path,
-    settings: &Settings,
-) -> Outcome<(NetworkKind, &'static str)> {
-    if let Some(kind) = settings.network(args)? {
+pub(super) fn choose(args: &NetworkArgs, program: &std::path::Path) -> Outcome<(NetworkKind, &'static str)> {
+    if let Some(kind) = args.network {
         return Ok((kind, "as asked for"));
     }
-    let socket = settings.socket(args);
-    if block_on(async { Ok(TailscaledNode::is_running_at(socket).await) })? {
+    if block_on(async { Ok(TailscaledNode::is_running_at(args.socket.clone()).await) })? {
         return Ok((NetworkKind::Tailscaled, "it runs on this machine"));
     }
     if is_on_path(program) {

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use nara_mesh::clock::{Clock as _, SystemClock};
+use nara_mesh::peers_file::PeerEntry;
 use nara_proto::identity::PublicKey;
 use nara_proto::time::{UnixMillis, UnixNanos, UnixSeconds};
 use nara_proto::v1::FRESHNESS_WINDOW;
@@ -17,7 +18,6 @@ use crate::cli::VerifyArgs;
 use crate::exit::Exit;
 use crate::explain::{self, Claim, Difference, EventReport, Report, SignatureText, TimestampText};
 use crate::failure::{Failure, Outcome};
-use crate::peers_file::PeerEntry;
 use crate::printer::{Printer, harmless, human};
 use crate::settings::Settings;
 
@@ -30,7 +30,7 @@ pub(super) fn run(args: &VerifyArgs, settings: &Settings, printer: Printer) -> O
         return v2::verify(headers, args, &peers, printer);
     }
     let name = settings
-        .name()?
+        .name()
         .ok_or_else(|| Failure::usage("no sender is given").hint("pass the X-Nara-Name as --name"))?;
     let key = key_of(name.as_str(), args, &peers)?.ok_or_else(|| {
         Failure::usage(format!("no public key is known for {name}"))

@@ -26,15 +26,11 @@ use crate::ledger_file;
 use crate::listing::{event_line, trust};
 use crate::peer_events::{Told, conflict_json};
 use crate::printer::{Printer, harmless};
-use crate::settings::{Settings, parse_duration};
+use crate::settings::Settings;
 
 pub(super) fn run(args: &WatchArgs, settings: &Settings, printer: Printer) -> Outcome {
     let now = SystemClock.now_nanos();
-    let since = args
-        .since
-        .as_deref()
-        .map(|text| parse_since(text, now))
-        .transpose()?;
+    let since = args.since.map(|since| since.at(now));
     let client = connect::client(settings.local_nara()?, settings)?;
     let peers = peers(args, &client)?;
     connect::block_on_keeping(&client, settings, async {
@@ -78,8 +74,7 @@ fn peers(args: &WatchArgs, client: &MeshClient) -> Outcome<Vec<(String, PeerRef)
         });
         peers.into_iter().map(PeerRef::from).collect()
     } else {
-        let named = args.peers.iter().map(|text| connect::peer_ref(text));
-        named.collect::<Outcome<_>>()?
+        args.peers.clone()
     };
     if peers.is_empty() {
         return Err(Failure::usage("there is no peer to watch").hint("add peers to the peers file (--peers)"));
@@ -110,27 +105,6 @@ fn options(args: &WatchArgs, since: Option<UnixNanos>, ledger: Option<&Arc<dyn L
         }
     }
     options
-}
-
-/// Reads `all`, a length of time before now, or a point in time.
-fn parse_since(text: &str, now: UnixNanos) -> Outcome<UnixNanos> {
-    if text == "all" {
-        return Ok(UnixNanos::new(i64::MIN));
-    }
-    if let Some(ago) = parse_duration(text) {
-        return Ok(now.saturating_sub(ago));
-    }
-    if let Ok(nanos) = text.parse() {
-        return Ok(UnixNanos::new(nanos));
-    }
-    let time: Result<jiff::Timestamp, _> = text.parse();
-    let nanos = time
-        .ok()
-        .and_then(|time| i64::try_from(time.as_nanosecond()).ok());
-    nanos.map(UnixNanos::new).ok_or_else(|| {
-        Failure::usage(format!("--since: {text:?} is not a time"))
-            .hint("give `all`, a duration before now such as 10m, or a time such as 2026-01-22T17:00:00Z")
-    })
 }
 
 struct Watching {
@@ -288,21 +262,5 @@ fn color(event: &SyncEvent) -> AnsiColors {
         Some(Service::Observation) => AnsiColors::Cyan,
         Some(Service::Social) => AnsiColors::Magenta,
         _ => AnsiColors::Default,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn since_is_all_a_length_or_a_point_of_time() {
-        let now = UnixNanos::new(1_769_101_800_000_000_000);
-        let since = |text| parse_since(text, now).unwrap().get();
-        assert_eq!(since("all"), i64::MIN);
-        for text in ["2026-01-22T17:00:00Z", "1769101200000000000", "10m"] {
-            assert_eq!(since(text), 1_769_101_200_000_000_000, "{text}");
-        }
-        assert!(parse_since("yesterday", now).is_err());
     }
 }

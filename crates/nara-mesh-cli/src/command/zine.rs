@@ -16,10 +16,11 @@ use crate::settings::Settings;
 
 pub(super) fn run(args: &ZineArgs, settings: &Settings, printer: Printer) -> Outcome {
     let client = connect::client(settings.local_nara()?, settings)?;
-    let peer = connect::peer_ref(&args.peer)?;
+    let peer = &args.peer;
     connect::block_on_keeping(&client, settings, async {
-        let ledger = match &args.ledger {
-            Some(path) => Some(ledger_file::open(path).await?),
+        let own = || settings.ledger_path().ok().flatten().filter(|path| path.exists());
+        let ledger = match args.ledger.clone().or_else(own) {
+            Some(path) => Some(ledger_file::open(&path).await?),
             None => None,
         };
         let mut ours = Vec::new();
@@ -32,7 +33,7 @@ pub(super) fn run(args: &ZineArgs, settings: &Settings, printer: Printer) -> Out
                 .map_err(ledger_file::failed)?;
         }
         let sent = ours.len();
-        let zine = client.exchange_zine(&peer, ours).await?.into_inner();
+        let zine = client.exchange_zine(peer, ours).await?.into_inner();
         let mut counts = Counts::default();
         let events: Vec<Value> = zine.events.accepted.iter().map(jsonl).collect();
         for checked in &zine.events.accepted {

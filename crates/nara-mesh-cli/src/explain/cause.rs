@@ -38,14 +38,12 @@ impl Variant {
     }
 }
 
-/// All combinations of a few mistakes.
+/// The ways to make each part of the base: name, timestamp, method, path and separator.
+///
+/// The first variant of each part is the right one.
 #[derive(Debug)]
 pub(crate) struct Candidates {
-    names: Vec<Variant>,
-    timestamps: Vec<Variant>,
-    methods: Vec<Variant>,
-    paths: Vec<Variant>,
-    separators: Vec<Variant>,
+    parts: [Vec<Variant>; 5],
     keys: Vec<(PublicKey, Option<String>)>,
 }
 
@@ -56,84 +54,89 @@ impl Candidates {
     /// The candidates for a claim.
     pub(crate) fn new(claim: &Claim<'_>, key: &PublicKey, others: &[(String, PublicKey)]) -> Self {
         let mut keys = vec![(*key, None)];
-        let mut names = vec![Variant::right(claim.name)];
-        let other_case = [claim.name.to_lowercase(), claim.name.to_uppercase()];
-        names.extend(other_case.map(|name| Variant::wrong(name, "the name was signed in another case")));
-        names.push(Variant::wrong(
-            format!("{} ", claim.name),
-            "the name was signed with a space behind it",
-        ));
-        names.push(Variant::wrong(
-            format!(" {}", claim.name),
-            "the name was signed with a space before it",
-        ));
-        names.push(Variant::wrong("", "the name was left out"));
-        for (name, other) in others {
-            if name != claim.name {
-                names.push(Variant::wrong(
-                    name.as_str(),
-                    format!("the request was signed for the name {name}"),
-                ));
-            }
-            if other != key {
-                keys.push((*other, Some(format!("it was signed with the key of {name}"))));
-            }
-        }
+        let other_keys = others.iter().filter(|(_, other)| other != key);
+        keys.extend(
+            other_keys.map(|(name, other)| (*other, Some(format!("it was signed with the key of {name}")))),
+        );
         Self {
-            names: distinct(names),
-            timestamps: distinct(timestamps(claim.timestamp)),
-            methods: distinct(methods(claim.method)),
-            paths: distinct(paths(claim.path)),
-            separators: separators(),
+            parts: [
+                distinct(names(claim.name, others)),
+                distinct(timestamps(claim.timestamp)),
+                distinct(methods(claim.method)),
+                distinct(paths(claim.path)),
+                separators(),
+            ],
             keys,
         }
     }
 
     /// The first candidate, in order of the number of mistakes, that the signature is over.
     pub(crate) fn find(&self, signature: &Signature) -> Option<Attempt> {
-        (1..=MAX_MISTAKES).find_map(|mistakes| self.find_with(mistakes, signature))
+        (1..=MAX_MISTAKES).find_map(|mistakes| self.find_with(mistakes, &mut Vec::new(), signature))
     }
 
-    fn find_with(&self, mistakes: usize, signature: &Signature) -> Option<Attempt> {
-        for (key, key_cause) in &self.keys {
-            for name in &self.names {
-                for timestamp in &self.timestamps {
-                    for method in &self.methods {
-                        for path in &self.paths {
-                            for separator in &self.separators {
-                                let parts = [name, timestamp, method, path];
-                                let causes: Vec<String> = [key_cause, &separator.cause]
-                                    .into_iter()
-                                    .chain(parts.iter().map(|part| &part.cause))
-                                    .flatten()
-                                    .cloned()
-                                    .collect();
-                                let joined =
-                                    || parts.map(|part| part.bytes.as_slice()).join(&separator.bytes[..]);
-                                if causes.len() == mistakes && key.verify(&joined(), signature).is_ok() {
-                                    return Some(Attempt {
-                                        base: joined(),
-                                        causes,
-                                    });
-                                }
-                                // Hashing first is one more mistake.
-                                if causes.len() + 1 == mistakes {
-                                    let base = Sha256::digest(joined()).to_vec();
-                                    if key.verify(&base, signature).is_ok() {
-                                        let mut causes = causes;
-                                        let cause = "the string was hashed with SHA-256 before it was signed";
-                                        causes.insert(0, cause.to_owned());
-                                        return Some(Attempt { base, causes });
-                                    }
-                                }
-                            }
-                        }
-                    }
-                }
-            }
-        }
-        None
+    /// Chooses a variant for one part after the other; `mistakes` are left to be made.
+    fn find_with<'a>(
+        &'a self,
+        mistakes: usize,
+        chosen: &mut Vec<&'a Variant>,
+        signature: &Signature,
+    ) -> Option<Attempt> {
+        let Some(variants) = self.parts.get(chosen.len()) else {
+            return self.try_keys(mistakes, chosen, signature);
+        };
+        variants.iter().find_map(|variant| {
+            let left = mistakes.checked_sub(usize::from(variant.cause.is_some()))?;
+            chosen.push(variant);
+            let found = self.find_with(left, chosen, signature);
+            chosen.pop();
+            found
+        })
     }
+
+    /// Tries all keys with these parts. Another key and a digest are mistakes too, and none may be left over.
+    fn try_keys(&self, mistakes: usize, chosen: &[&Variant], signature: &Signature) -> Option<Attempt> {
+        let (separator, parts) = chosen.split_last()?;
+        let parts: Vec<&[u8]> = parts.iter().map(|part| &*part.bytes).collect();
+        let plain = parts.join(&*separator.bytes);
+        let hashed = "the string was hashed with SHA-256 before it was signed";
+        self.keys.iter().find_map(|(key, other_key)| {
+            let left = mistakes.checked_sub(usize::from(other_key.is_some()))?;
+            let (base, digest) = match left {
+                0 => (plain.clone(), None),
+                1 => (Sha256::digest(&plain).to_vec(), Some(hashed.to_owned())),
+                _ => return None,
+            };
+            key.verify(&base, signature).ok()?;
+            let of_parts = chosen.last().into_iter().chain(&chosen[..chosen.len() - 1]);
+            let of_parts = of_parts.filter_map(|part| part.cause.clone());
+            let causes = digest
+                .into_iter()
+                .chain(other_key.clone())
+                .chain(of_parts)
+                .collect();
+            Some(Attempt { base, causes })
+        })
+    }
+}
+
+fn names(name: &str, others: &[(String, PublicKey)]) -> Vec<Variant> {
+    let other_case = "the name was signed in another case";
+    let mut names = vec![
+        Variant::right(name),
+        Variant::wrong(name.to_lowercase(), other_case),
+        Variant::wrong(name.to_uppercase(), other_case),
+        Variant::wrong(format!("{name} "), "the name was signed with a space behind it"),
+        Variant::wrong(format!(" {name}"), "the name was signed with a space before it"),
+        Variant::wrong("", "the name was left out"),
+    ];
+    for (other, _) in others.iter().filter(|(other, _)| other != name) {
+        names.push(Variant::wrong(
+            other.as_str(),
+            format!("the request was signed for the name {other}"),
+        ));
+    }
+    names
 }
 
 /// Without those whose bytes an earlier one has.

@@ -1,11 +1,16 @@
 use crate::{run, run_json, text};
 
-const COMMANDS: [&[&str]; 24] = [
+const COMMANDS: [&[&str]; 30] = [
     &[],
     &["completions"],
+    &["config"],
+    &["config", "check"],
+    &["config", "show"],
     &["demo"],
     &["dm"],
     &["doctor"],
+    &["events"],
+    &["health"],
     &["id"],
     &["id", "new"],
     &["id", "show"],
@@ -16,6 +21,7 @@ const COMMANDS: [&[&str]; 24] = [
     &["peers", "trust"],
     &["peers", "untrust"],
     &["ping"],
+    &["reload"],
     &["serve"],
     &["sign"],
     &["sync"],
@@ -53,7 +59,7 @@ fn the_help_documents_exit_codes_and_the_peers_file() {
       1  failed
       2  wrong command line, setting or file of settings
       3  a peer is unreachable, or did not answer in time
-      4  authentication failed: a signature that does not verify, or a key that is not the expected one
+      4  not trusted: a signature does not verify, a key is not the expected one, or the peer refuses us
       5  partly done: some peers or events failed, others did not; sync --check: not in sync
     ");
     let help = text(&run(folder.path(), 0, &["peers", "--help"]).stdout);

@@ -120,3 +120,50 @@ fn the_stanza_is_read_back_as_a_peer() {
     assert_eq!(listed["peers"][0]["key_id"], made["key_id"]);
     assert_eq!(listed["peers"][0]["address"], "127.0.0.1:9632");
 }
+
+#[test]
+fn a_soul_is_accepted_the_ways_that_secrets_are_mounted() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = new_soul(folder.path(), "alice");
+    let soul_file = folder.path().join("alice.soul");
+    let id = made["id"].as_str().unwrap();
+    let show = |more: &[&str], variables: &[(&str, &str)], stdin: bool| {
+        let mut command = nara_mesh(folder.path());
+        command
+            .args(["id", "show"])
+            .args(more)
+            .envs(variables.iter().copied());
+        if stdin {
+            command.pipe_stdin(&soul_file).unwrap();
+        }
+        let output = command.output().unwrap();
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    // A pipe or a descriptor was opened by its owner.
+    let (code, shown, told) = show(&["--soul-file", "/dev/stdin"], &[], true);
+    assert!(code == Some(0) && shown.contains(id), "{told}");
+    fs::set_permissions(&soul_file, fs::Permissions::from_mode(0o440)).unwrap();
+    let (code, _, told) = show(&["--soul-file", "alice.soul"], &[], false);
+    assert!(
+        code == Some(2) && told.contains("--soul-group-readable"),
+        "{told}"
+    );
+    let (code, shown, told) = show(
+        &["--soul-file", "alice.soul", "--soul-group-readable"],
+        &[],
+        false,
+    );
+    assert!(code == Some(0) && shown.contains(id), "{told}");
+    let variables = [
+        ("NARA_MESH_SOUL_FILE", "alice.soul"),
+        ("NARA_MESH_SOUL_GROUP_READABLE", "1"),
+    ];
+    assert_eq!(show(&[], &variables, false).0, Some(0));
+    // systemd gives its credentials to a service through access lists, which look like the mode of a group.
+    let credentials = folder.path().join("credentials");
+    fs::create_dir(&credentials).unwrap();
+    fs::rename(&soul_file, credentials.join("soul")).unwrap();
+    let variables = [("CREDENTIALS_DIRECTORY", credentials.to_str().unwrap())];
+    let (code, shown, told) = show(&[], &variables, false);
+    assert!(code == Some(0) && shown.contains(id), "{told}");
+}

@@ -4,10 +4,12 @@
 
 mod demo;
 mod doctor;
+mod events;
 mod help;
 mod id;
 mod kill;
 mod metrics;
+mod output;
 mod peers;
 mod serve;
 mod settings;

@@ -58,3 +58,31 @@ fn a_command_that_signs_needs_a_soul() {
     let output = run(folder.path(), 2, &["sync", "127.0.0.1"]);
     assert!(text(&output.stderr).contains("hint: make one with `nara-mesh id new"));
 }
+
+#[test]
+fn commands_that_only_look_work_without_a_ledger_and_say_so_in_words() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    new_soul(path, "alice");
+    fs::create_dir_all(path.join("alice/ledger.db")).unwrap();
+    fs::write(
+        path.join("peers.toml"),
+        "[[peer]]\nname = \"bob\"\naddress = \"127.0.0.1:1\"\n",
+    )
+    .unwrap();
+    let as_alice = [
+        "--soul-file",
+        "alice.soul",
+        "--data-dir",
+        "alice",
+        "--peers",
+        "peers.toml",
+    ];
+    for (args, code) in [(&["peers", "list", "--offline"][..], 0), (&["ping", "bob"], 3)] {
+        let told = text(&run(path, code, &[args, &as_alice].concat()).stderr);
+        assert!(told.contains("alice/ledger.db is a folder"), "{told}");
+        assert!(!told.contains("Error code"), "{told}");
+    }
+    // A message to a peer whose key may be known there does not go out without it.
+    run(path, 1, &[&["dm", "bob", "--text", "hi"][..], &as_alice].concat());
+}

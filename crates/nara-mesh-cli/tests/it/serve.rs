@@ -134,6 +134,16 @@ fn two_served_naras_ping_message_sync_and_end_gracefully() {
     assert_eq!(received["event"], "direct_message");
     assert_eq!(received["message"]["id"], sent["event_id"]);
 
+    let peers = fs::read_to_string(path.join("peers.toml")).unwrap();
+    let address = peers
+        .lines()
+        .find_map(|line| line.strip_prefix("address = "))
+        .unwrap()
+        .trim_matches('"');
+    for (name, code) in [(&[][..], 0), (&["--name", "alice"], 0), (&["--name", "bob"], 1)] {
+        run(path, code, &[&["health", "--listen", address][..], name].concat());
+    }
+
     let sync = ["sync", "alice", "--to", "copy.db", "--resume", "--json"];
     let first = run_json(path, 0, &[&sync[..], &as_bob].concat());
     assert_eq!(
@@ -189,6 +199,7 @@ fn two_served_naras_ping_message_sync_and_end_gracefully() {
         assert_eq!(code, Some(0));
     }
     run(path, 3, &["ping", "alice", "--peers", "peers.toml"]);
+    run(path, 3, &["health", "--listen", "127.0.0.1:1"]);
 }
 
 #[test]

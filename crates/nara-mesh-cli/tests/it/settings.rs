@@ -7,22 +7,95 @@ fn a_bad_value_names_where_it_came_from() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("config.toml"), "timeout = \"later\"\n").unwrap();
     let flag = run(folder.path(), 2, &["ping", "a", "--timeout", "soon"]);
-    assert!(text(&flag.stderr).contains("error: --timeout: \"soon\""));
+    assert!(
+        text(&flag.stderr).contains("invalid value 'soon' for '--timeout <DURATION>': expected a number")
+    );
     let policy = run(
         folder.path(),
         2,
         &["ping", "a", "--timeout", "1s", "--tls", "yes"],
     );
-    assert!(text(&policy.stderr).contains("error: --tls: \"yes\" is not a policy of TLS"));
+    assert!(text(&policy.stderr).contains("possible values: plain, tls, tls-only"));
     let file = run(folder.path(), 2, &["ping", "a", "--config", "config.toml"]);
-    assert!(text(&file.stderr).contains("error: timeout in config.toml: \"later\""));
+    assert!(text(&file.stderr).contains("error: config.toml: line 1: timeout: \"later\": expected a number"));
     let mut command = nara_mesh(folder.path());
     let env = command
         .args(["ping", "a"])
         .env("NARA_MESH_TIMEOUT", "never")
         .output()
         .unwrap();
-    assert!(text(&env.stderr).contains("the environment variable NARA_MESH_TIMEOUT: \"never\""));
+    assert!(text(&env.stderr).contains("the environment variable NARA_MESH_TIMEOUT: \"never\": expected"));
+}
+
+#[cfg(unix)]
+#[test]
+fn nonsense_in_the_environment_is_refused_and_nothing_counts_as_not_set() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt as _;
+
+    let folder = tempfile::tempdir().unwrap();
+    new_soul(folder.path(), "alice");
+    for (variable, value, told) in [
+        (
+            "NARA_MESH_TRUST",
+            &b"closed\xff"[..],
+            "the environment variable NARA_MESH_TRUST",
+        ),
+        (
+            "NARA_MESH_NAME",
+            b"\xff",
+            "the environment variable NARA_MESH_NAME: not UTF-8",
+        ),
+        ("NARA_MESH_TIMEOUT", b"30d", "longer than 24h"),
+        (
+            "NARA_MESH_DATA_DIR",
+            b"~nobody/x",
+            "the home folder of another user",
+        ),
+        (
+            "NARA_MESH_NETWORK",
+            b"wifi",
+            "expected one of tailscaled, managed",
+        ),
+    ] {
+        let mut command = nara_mesh(folder.path());
+        let output = command
+            .args(["ping", "127.0.0.1:1"])
+            .env(variable, OsStr::from_bytes(value))
+            .output()
+            .unwrap();
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{stderr}");
+        assert!(stderr.contains(told), "{variable}: {stderr}");
+        let mut command = nara_mesh(folder.path());
+        let args = ["id", "show", "--soul-file", "alice.soul"];
+        let output = command.args(args).env(variable, "").output().unwrap();
+        assert!(output.status.success(), "{variable}");
+    }
+}
+
+#[test]
+fn a_tilde_in_the_configuration_file_is_the_home_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("home")).unwrap();
+    new_soul(folder.path(), "alice");
+    fs::rename(
+        folder.path().join("alice.soul"),
+        folder.path().join("home/alice.soul"),
+    )
+    .unwrap();
+    fs::write(
+        folder.path().join("config.toml"),
+        "soul_file = \"~/alice.soul\"\n",
+    )
+    .unwrap();
+    let mut command = nara_mesh(folder.path());
+    let output = command
+        .args(["id", "show", "--config", "config.toml"])
+        .env("HOME", folder.path().join("home"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
 }
 
 #[test]
@@ -43,9 +116,9 @@ fn a_flag_wins_over_the_environment_and_that_over_the_file() {
         // All but alice are refused, with their name.
         text(&command.output().unwrap().stderr)
     };
-    assert!(name_of(&[], &[]).contains("bonded to the name file"));
-    assert!(name_of(&[], &[("NARA_MESH_NAME", "env")]).contains("bonded to the name env"));
-    assert!(name_of(&["--name", "flag"], &[("NARA_MESH_NAME", "env")]).contains("bonded to the name flag"));
+    assert!(name_of(&[], &[]).contains("another name than file"));
+    assert!(name_of(&[], &[("NARA_MESH_NAME", "env")]).contains("another name than env"));
+    assert!(name_of(&["--name", "flag"], &[("NARA_MESH_NAME", "env")]).contains("another name than flag"));
     assert_eq!(name_of(&["--name", "alice"], &[("NARA_MESH_NAME", "env")]), "");
 }
 
@@ -95,4 +168,76 @@ fn colours_are_used_when_asked_for_and_not_in_a_pipe() {
     assert!(!text(&plain.stderr).contains('\x1b'));
     let coloured = run(folder.path(), 2, &[&failing[..], &["--color", "always"]].concat());
     assert!(text(&coloured.stderr).contains('\x1b'));
+}
+
+#[test]
+fn the_settings_in_force_say_where_they_come_from() {
+    let folder = tempfile::tempdir().unwrap();
+    new_soul(folder.path(), "alice");
+    fs::write(
+        folder.path().join("config.toml"),
+        "timeout = \"7s\"\nlisten = \"127.0.0.1:4000\"\n[network]\nskip = [\"tool\", \"bench\"]\n",
+    )
+    .unwrap();
+    let args = [
+        "config",
+        "show",
+        "--json",
+        "--config",
+        "config.toml",
+        "--grace",
+        "1s",
+    ];
+    let output = nara_mesh(folder.path())
+        .args(args)
+        .env("NARA_MESH_TLS", "plain")
+        .output()
+        .unwrap();
+    let shown: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let setting = |key: &str| {
+        let settings = shown["settings"].as_array().unwrap();
+        let setting = settings.iter().find(|setting| setting["key"] == key).unwrap();
+        let values: Vec<&str> = setting["values"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|v| v.as_str().unwrap())
+            .collect();
+        (values.join(" "), setting["from"].as_str().unwrap().to_owned())
+    };
+    let expected = |value: &str, from: &str| (value.to_owned(), from.to_owned());
+    assert_eq!(setting("timeout"), expected("7s", "config.toml: line 1"));
+    assert_eq!(
+        setting("listen"),
+        expected("127.0.0.1:4000", "config.toml: line 2")
+    );
+    assert_eq!(
+        setting("network.skip"),
+        expected("tool bench", "config.toml: line 4")
+    );
+    assert_eq!(setting("grace"), expected("1s", "the command line"));
+    assert_eq!(
+        setting("tls"),
+        expected("plain", "the environment variable NARA_MESH_TLS")
+    );
+    assert_eq!(setting("trust"), expected("first-use", "the default"));
+
+    let check = [
+        "config",
+        "check",
+        "--config",
+        "config.toml",
+        "--soul-file",
+        "alice.soul",
+        "--data-dir",
+        "new",
+    ];
+    run(folder.path(), 0, &check);
+    assert!(!folder.path().join("new").exists());
+    let wrong = [&check[..], &["--peers", "missing.toml", "--metrics", "0.0.0.0:1"]].concat();
+    let told = text(&run(folder.path(), 2, &wrong).stdout);
+    assert!(
+        told.contains("cannot be read") && told.contains("metrics have no password"),
+        "{told}"
+    );
 }

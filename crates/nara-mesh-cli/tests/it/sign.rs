@@ -301,8 +301,7 @@ fn a_request_of_profile_v2_verifies_offline_and_says_which_component_was_changed
         ),
         (
             "--now=1769100040000",
-            "signed at 1769100000 s by the sender's clock, 40 s behind the receiver's, which says \
-            1769100040 s: one of the two clocks is wrong",
+            "signed at 1769100000 s, 40 s behind the receiver's clock (1769100040 s): one of the two clocks is wrong",
         ),
     ] {
         let report = verify(4, &[replaced]);

@@ -105,7 +105,7 @@ fn from_first_contact_to_a_key_change() {
     assert_eq!(trusted["schema"], "nara-mesh/peers-trust/1");
     assert_eq!(trusted["peers"][0]["key_id"], new["key_id"]);
     assert_eq!(trusted["peers"][0]["key_source"], "operator");
-    assert!(trusted["effect"].as_str().unwrap().contains("SIGHUP"));
+    assert!(trusted["effect"].as_str().unwrap().contains("next start"));
     alice(path, 0, &[&sync[..], &["--trust", "closed"]].concat());
 
     let untrusted = alice_json(path, &["peers", "untrust", "bob"]);
@@ -141,7 +141,10 @@ fn what_the_peers_file_says_is_changed_there() {
         4,
         &["peers", "trust", "bob", "--key", key_of(&other), "--replace"],
     );
-    assert!(refused.contains("in the peers file by key ="), "{refused}");
+    assert!(
+        refused.contains("peers.toml has key") && refused.contains("write key ="),
+        "{refused}"
+    );
     alice(path, 0, &["peers", "untrust", "bob"]);
     // Without --key it is the key of the file.
     let trusted = alice_json(path, &["peers", "trust", "bob"]);
@@ -162,7 +165,7 @@ fn mistakes_of_an_operator_are_usage_errors() {
         (&["peers", "reset"], "NAME"),
         (
             &["peers", "--offline", "--trust", "blindly"],
-            "first-use, pinned or closed",
+            "first-use, pinned, closed",
         ),
     ] {
         let told = alice(path, 2, args);
@@ -208,11 +211,11 @@ fn a_serve_that_runs_takes_decisions_over_and_shows_conflicts() {
     };
     dm(0);
     assert_eq!(serving.next()["event"], "direct_message");
-    let decide = |args: &[&str]| {
-        alice(path, 0, &[&["peers"], args].concat());
-        serving.hang_up();
-    };
-    decide(&["untrust", "bob"]);
+    let told = alice(path, 0, &["peers", "untrust", "bob"]);
+    assert!(
+        told.contains("in force in the nara that runs") && told.contains("banned: bob"),
+        "{told}"
+    );
     let [decided, reloaded] = events(&mut serving, ["decided", "reloaded"]);
     assert_eq!(
         (&decided["name"], &decided["verdict"]),
@@ -220,12 +223,72 @@ fn a_serve_that_runs_takes_decisions_over_and_shows_conflicts() {
     );
     assert_eq!(decided["key_id"], bobs["key_id"]);
     assert_eq!(reloaded["decided"], serde_json::json!(["bob"]));
-    dm(1);
+    dm(4);
     alice(path, 0, &["peers", "trust", "bob", "--key", key_of(&bobs)]);
-    serving.hang_up();
     events(&mut serving, ["decided", "reloaded"]);
     dm(0);
     assert_eq!(serving.next()["event"], "direct_message");
+    serving.hang_up();
+    assert_eq!(serving.next()["event"], "reloaded");
+}
+
+/// The next line of this event.
+fn until(serving: &mut Serving, event: &str) -> Value {
+    loop {
+        let line = serving.next();
+        if line["event"] == event {
+            return line;
+        }
+    }
+}
+
+#[test]
+fn a_reload_means_the_files_and_a_ban_waits_for_none_of_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    new_soul(path, "alice");
+    let stanza = |name: &str| {
+        let soul = new_soul(path, name);
+        format!("[[peer]]\nname = \"{name}\"\nkey = {}\n", soul["public_key"])
+    };
+    let (bob, carol) = (stanza("bob"), stanza("carol"));
+    // A folder of files, as a fleet shares them.
+    fs::create_dir(path.join("known.toml")).unwrap();
+    let file = |name: &str| path.join("known.toml").join(name);
+    fs::write(file("bob.toml"), &bob).unwrap();
+    fs::write(file("carol.toml"), &carol).unwrap();
+    let none = alice(path, 3, &["reload"]);
+    assert!(none.contains("no nara runs on alice"), "{none}");
+    let (mut serving, stanza) = Serving::start_with(path, "alice", &["--trust", "closed"]);
+    let stanza = stanza["stanza"].as_str().unwrap();
+    fs::write(path.join("peers.toml"), stanza).unwrap();
+    let dm = |from: &str, expected| {
+        let soul = format!("{from}.soul");
+        let options = ["--soul-file", &soul, "--data-dir", from, "--peers", "peers.toml"];
+        run(path, expected, &[&["dm", "alice", "hi"][..], &options].concat());
+    };
+    dm("bob", 0);
+    dm("carol", 0);
+    fs::remove_file(file("bob.toml")).unwrap();
+    let told = alice(path, 0, &["reload"]);
+    assert!(told.contains("peers file: 1 peers in force"), "{told}");
+    until(&mut serving, "reloaded");
+    dm("bob", 4);
+    dm("carol", 0);
+    // A mistake in a file is told, and a decision does not wait until it is mended.
+    fs::write(file("bob.toml"), "[[peer]]\nname = \"bob\"\nkey = \"AAAA\"\n").unwrap();
+    let told = alice(path, 1, &["reload"]);
+    assert!(
+        told.contains("not in force: known.toml/bob.toml: line 3"),
+        "{told}"
+    );
+    until(&mut serving, "reloaded");
+    let told = alice(path, 0, &["peers", "untrust", "carol"]);
+    assert!(told.contains("banned: carol"), "{told}");
+    dm("carol", 4);
+    fs::write(file("bob.toml"), &bob).unwrap();
+    alice(path, 0, &["reload"]);
+    dm("bob", 0);
 }
 
 #[test]

@@ -174,7 +174,7 @@ impl NaraBuilder {
         self
     }
 
-    /// The port of peers of which only the address is known; by default [`defaults::MESH_PORT`].
+    /// The port for peers registered without one; by default [`defaults::MESH_PORT`].
     pub fn mesh_port(mut self, port: u16) -> Self {
         self.mesh_port = port;
         self
@@ -439,7 +439,7 @@ impl AddressFollower {
                 continue;
             };
             let address = SocketAddr::new(ip, before.port());
-            tracing::warn!(%before, %address, "the node has another address");
+            tracing::warn!(%before, %address, "the node has a new address");
             let mesh_ip = ip.to_string();
             self.server.set_mesh_ip(mesh_ip.as_str());
             // Subscribers learn it at once, others find it on the network.

@@ -31,23 +31,26 @@ mod world_relay;
 
 pub(in crate::server) mod announcement;
 mod body;
+mod guard;
 mod ingest;
 pub(in crate::server) mod spelling;
 pub(in crate::server) mod stash;
 pub(in crate::server) mod state;
+pub(in crate::server) mod user;
 
 use std::any::Any;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
+use axum::extract::DefaultBodyLimit;
 use axum::handler::Handler;
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::IntoResponse as _;
 use axum::routing::{MethodFilter, any, on, post};
 use nara_proto::endpoint::{
     AllCheckpoints, DirectMessage, Endpoint, EventsFetch, EventsImport, EventsReconcile, EventsStream,
-    EventsSync, GetCoordinates, GossipZine, MeshMessage, PeerQuery, Ping, WorldRelay,
+    EventsSync, GetCoordinates, GossipZine, MeshMessage, PeerQuery, Ping, Repetition, WorldRelay,
 };
 use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -56,30 +59,27 @@ use super::answer::rejection::Rejection;
 use super::answer::sign::{AnswerSigner, sign_response};
 use super::auth::authenticator::Authenticator;
 use super::auth::verify::{Verification, verify_request};
-use super::limits::admission::{Admission, limit_address, limit_peer};
+use super::limits::admission::{Admission, limit_address, limit_open, limit_peer};
+use guard::guard;
 use spelling::route_spellings;
 use state::Shared;
+use user::{CheckedRoutes, Nested};
 
-/// All routes of a server.
-pub(super) fn router(shared: Arc<Shared>, authenticator: &Arc<Authenticator>) -> Router {
-    let admission = Arc::new(Admission::new(&shared.limits, shared.body_bytes.clone()));
+/// All routes of a server: our own, and those of the application.
+pub(in crate::server) fn router(
+    shared: Arc<Shared>,
+    authenticator: &Arc<Authenticator>,
+    user: CheckedRoutes,
+) -> Router {
+    let prefixes = user.nested.iter().map(|nested| nested.prefix.as_str().into());
+    let admission = Admission::new(&shared.limits, shared.body_bytes.clone(), prefixes.collect());
     let routes = Routes {
-        router: Router::new(),
-        admission: &admission,
+        admission: Arc::new(admission),
         authenticator,
         shared: &shared,
     };
-    let router = routes
-        .signed::<EventsStream, _, _>(events_stream::handle)
-        .signed::<EventsSync, _, _>(events_sync::handle)
-        .signed::<EventsFetch, _, _>(events_fetch::handle)
-        .signed::<EventsReconcile, _, _>(events_reconcile::handle)
-        .signed::<GossipZine, _, _>(gossip_zine::handle)
-        .signed::<DirectMessage, _, _>(dm::handle)
-        .signed::<WorldRelay, _, _>(world_relay::handle)
-        .signed::<MeshMessage, _, _>(mesh_message::handle)
-        .router
-        // These take any method, as elsewhere.
+    // These take any method, as elsewhere.
+    let mut router = Router::new()
         .route(Ping::PATH, any(ping::handle))
         .route(GetCoordinates::PATH, any(coordinates::handle))
         .route(AllCheckpoints::PATH, any(checkpoints::handle))
@@ -88,29 +88,54 @@ pub(super) fn router(shared: Arc<Shared>, authenticator: &Arc<Authenticator>) ->
             EventsImport::PATH,
             post(import::handle).fallback(method_not_allowed),
         )
-        .fallback(not_found)
-        // Outside of all routes, so that a panic in any of them costs its request only. The signed ones have
-        // one of their own, inside of their signature.
-        .layer(CatchPanicLayer::custom(panicked))
-        .with_state(shared);
+        .route_layer(from_fn_with_state(routes.admission.clone(), limit_open));
+    router = routes.signed::<EventsStream, _, _>(router, events_stream::handle);
+    router = routes.signed::<EventsSync, _, _>(router, events_sync::handle);
+    router = routes.signed::<EventsFetch, _, _>(router, events_fetch::handle);
+    router = routes.signed::<EventsReconcile, _, _>(router, events_reconcile::handle);
+    router = routes.signed::<GossipZine, _, _>(router, gossip_zine::handle);
+    router = routes.signed::<DirectMessage, _, _>(router, dm::handle);
+    router = routes.signed::<WorldRelay, _, _>(router, world_relay::handle);
+    router = routes.signed::<MeshMessage, _, _>(router, mesh_message::handle);
+    let mut router = router.with_state(shared.clone());
+    for Nested {
+        prefix,
+        router: nested,
+        signed,
+    } in user.nested
+    {
+        // The layers see the path as it was signed, what is nested the rest of it.
+        let nested = Router::new().nest_service(&prefix, nested);
+        router = router.merge(if signed {
+            routes.user_signed(nested)
+        } else {
+            routes.user_unsigned(nested)
+        });
+    }
+    router = match user.merged {
+        Some(merged) => router.fallback_service(routes.user_signed(merged)),
+        None => router.fallback(not_found),
+    };
+    // Outside of all routes, so that a panic in any of them costs its request only. The signed ones have one of
+    // their own, inside of their signature.
+    let router = router.layer(CatchPanicLayer::custom(panicked));
     Router::new()
         .fallback_service(router)
         // Before a path is routed.
         .layer(from_fn(route_spellings))
         // Outermost: a flood must cost next to nothing, whatever it asks for.
-        .layer(from_fn_with_state(admission, limit_address))
+        .layer(from_fn_with_state(routes.admission, limit_address))
 }
 
 struct Routes<'a> {
-    router: Router<Arc<Shared>>,
-    admission: &'a Arc<Admission>,
+    admission: Arc<Admission>,
     authenticator: &'a Arc<Authenticator>,
-    shared: &'a Shared,
+    shared: &'a Arc<Shared>,
 }
 
 impl Routes<'_> {
     /// Adds a signed endpoint.
-    fn signed<E, H, T>(mut self, handler: H) -> Self
+    fn signed<E, H, T>(&self, router: Router<Arc<Shared>>, handler: H) -> Router<Arc<Shared>>
     where
         E: Endpoint,
         H: Handler<T, Arc<Shared>>,
@@ -119,18 +144,14 @@ impl Routes<'_> {
         let verification = Verification {
             authenticator: self.authenticator.clone(),
             repetition: E::REPETITION,
-        };
-        let signer = AnswerSigner {
-            local: self.shared.local.clone(),
-            clock: self.shared.clock.clone(),
-            max_body: E::MAX_RESPONSE,
+            takes_streams: false,
         };
         let layers = ServiceBuilder::new()
             // Outermost: nothing of a request is looked at before its sender is known, and a refusal is not
             // signed, as elsewhere.
             .layer(from_fn_with_state(verification, verify_request))
             // Around everything that can make an answer, so that errors are signed too.
-            .layer(from_fn_with_state(signer, sign_response))
+            .layer(from_fn_with_state(self.signer(E::MAX_RESPONSE), sign_response))
             // The sender is known, and learns from a signed answer that it is to slow down.
             .layer(from_fn_with_state(self.admission.clone(), limit_peer))
             // Innermost, so that the answer to a request whose handler panicked is signed like others.
@@ -138,8 +159,46 @@ impl Routes<'_> {
         // The method is checked behind the signature, as elsewhere: the fallback is inside of the layers.
         let method = MethodFilter::try_from(E::METHOD).expect("endpoints have ordinary methods");
         let route = on(method, handler).fallback(method_not_allowed).layer(layers);
-        self.router = self.router.route(E::PATH, route);
-        self
+        router.route(E::PATH, route)
+    }
+
+    /// Routes of the application in the same order of layers: also what they answer to unknown paths and methods is
+    /// signed, and nothing of them runs before the sender is known.
+    fn user_signed(&self, router: Router) -> Router {
+        let verification = Verification {
+            authenticator: self.authenticator.clone(),
+            // The body of a v1 request is not signed, so the same signature may not come with another one.
+            repetition: Repetition::Refused,
+            takes_streams: true,
+        };
+        let max_body = self.shared.limits.route_answer_bytes;
+        router.layer(
+            ServiceBuilder::new()
+                .layer(from_fn_with_state(verification, verify_request))
+                .layer(from_fn_with_state(self.signer(max_body), sign_response))
+                .layer(from_fn_with_state(self.admission.clone(), limit_peer))
+                .layer(CatchPanicLayer::custom(panicked))
+                .layer(from_fn_with_state(self.shared.clone(), guard))
+                .layer(DefaultBodyLimit::max(self.shared.limits.route_body_bytes)),
+        )
+    }
+
+    /// Routes of the application that anybody may call, within bounds.
+    fn user_unsigned(&self, router: Router) -> Router {
+        router.layer(
+            ServiceBuilder::new()
+                .layer(from_fn_with_state(self.admission.clone(), limit_open))
+                .layer(from_fn_with_state(self.shared.clone(), guard))
+                .layer(DefaultBodyLimit::max(self.shared.limits.route_body_bytes)),
+        )
+    }
+
+    fn signer(&self, max_body: usize) -> AnswerSigner {
+        AnswerSigner {
+            local: self.shared.local.clone(),
+            clock: self.shared.clock.clone(),
+            max_body,
+        }
     }
 }
 

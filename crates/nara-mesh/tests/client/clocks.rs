@@ -289,7 +289,7 @@ async fn an_answer_outside_of_the_window_says_how_far_and_counts_for_nothing() {
     assert!(error.is_clock_skew() && error.is_unauthenticated());
     assert_eq!(error.status(), None);
     assert!(
-        error.to_string().contains("a time 40s behind our clock"),
+        error.to_string().contains("signed 40s behind our clock"),
         "{error}"
     );
     assert!(

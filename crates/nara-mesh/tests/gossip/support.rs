@@ -3,11 +3,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
-use axum::routing::any;
-use http::StatusCode;
+use axum::body::Body;
+use http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
-use hyper_util::service::TowerToHyperService;
 use nara_mesh::client::MeshClient;
 use nara_mesh::clock::Clock;
 use nara_mesh::gossip::{GossipConfig, GossipService, GossipStatus};
@@ -18,7 +17,8 @@ use nara_mesh::proto::identity::{KeyPair, Soul};
 use nara_mesh::proto::sync::EventFilter;
 use nara_mesh::proto::time::UnixNanos;
 use nara_mesh::registry::{KeySource, PeerInfo, PeerRegistry, PinnedKey};
-use nara_mesh::server::{MeshServer, RunningServer};
+use nara_mesh::server::{MeshServer, MeshServerBuilder, RunningServer};
+use nara_mesh::tls::TlsPolicy;
 use nara_mesh::transport::{MemoryNetwork, Transport as _};
 use tokio::time::Instant;
 
@@ -162,12 +162,11 @@ impl Mesh {
         }
     }
 
-    fn server(&self, nara: &Nara) -> MeshServer {
+    fn server(&self, nara: &Nara) -> MeshServerBuilder {
         MeshServer::builder(nara.local.clone(), nara.ledger.clone())
             .client(nara.client.clone())
             .transport(Arc::new(self.network.host(nara.address.ip())))
             .clock(self.clock.clone())
-            .build()
     }
 
     /// Starts the server and the gossip of a nara.
@@ -192,18 +191,40 @@ impl Mesh {
     /// Adds a nara of a version that knows no streams and does not call anybody; returns its number.
     pub(crate) async fn join_without_streams(&mut self) -> usize {
         let nara = self.nara();
-        let router = Router::new()
-            .route("/events/stream", any(|| async { StatusCode::NOT_FOUND }))
-            .fallback_service(self.server(&nara).router());
-        let mut listener = self
-            .network
-            .host(nara.address.ip())
-            .listen(nara.address)
+        let host = self.network.host(nara.address.ip());
+        let behind = SocketAddr::new(nara.address.ip(), 1);
+        let server = self
+            .server(&nara)
+            .tls(TlsPolicy::Plain)
+            .serve(behind)
             .await
             .unwrap();
+        let mut listener = host.listen(nara.address).await.unwrap();
         tokio::spawn(async move {
+            let _server = server;
             while let Ok((stream, _)) = listener.accept().await {
-                let service = TowerToHyperService::new(router.clone());
+                let inner = host.dial(behind).await.unwrap();
+                let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(inner))
+                    .await
+                    .unwrap();
+                tokio::spawn(connection);
+                let sender = Arc::new(tokio::sync::Mutex::new(sender));
+                let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+                    let sender = sender.clone();
+                    async move {
+                        if request.uri().path() == "/events/stream" {
+                            let mut unknown = Response::new(Body::empty());
+                            *unknown.status_mut() = StatusCode::NOT_FOUND;
+                            return Ok::<_, hyper::Error>(unknown);
+                        }
+                        let mut sender = sender.lock().await;
+                        sender.ready().await?;
+                        sender
+                            .send_request(request)
+                            .await
+                            .map(|response| response.map(Body::new))
+                    }
+                });
                 let connection = hyper::server::conn::http1::Builder::new()
                     .serve_connection(TokioIo::new(stream), service);
                 tokio::spawn(connection);

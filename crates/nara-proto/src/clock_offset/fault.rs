@@ -155,7 +155,7 @@ mod tests {
         };
         assert_eq!(
             refusal.to_string(),
-            "the request is of 100000 ms, 40.25s behind the receiver's clock; the receiver's clock says 140250 ms; \
+            "the request was signed at 100000 ms, 40.25s behind the receiver's clock; the receiver's clock says 140250 ms; \
              the clocks of other naras contradict the sender's: set the sender's clock"
         );
         refusal.fault = None;

@@ -1,10 +1,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use sha2::{Digest as _, Sha256};
+
 use super::{FRESHNESS_WINDOW, RequestAuth};
 use crate::identity::KeyId;
 use crate::time::{UnixMillis, UnixSeconds};
-use crate::v2::{Nonce, RequestSignature};
+use crate::v2::{ContentDigest, Nonce, RequestSignature};
 
 /// Remembers requests for as long as they would be accepted, so that each is accepted once.
 ///
@@ -20,12 +22,24 @@ use crate::v2::{Nonce, RequestSignature};
 #[derive(Clone, Debug)]
 pub struct ReplayCache {
     capacity: usize,
-    seen: BTreeMap<ReplayKey, IpAddr>,
+    seen: BTreeMap<ReplayKey, Seen>,
     /// Requests by the last second in which they would be accepted.
     expiry: BTreeMap<UnixSeconds, BTreeSet<ReplayKey>>,
     /// The last second of expiry that was forgotten.
     forgotten: Option<UnixSeconds>,
 }
+
+/// What is remembered of a request.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    source: IpAddr,
+    /// Bodies that came with this signature.
+    bodies: usize,
+}
+
+/// Bodies that are remembered for one v1 signature: a peer sends so many different messages to one path in one
+/// millisecond, and a stranger who repeats one of its signatures cannot fill the cache.
+const MAX_BODIES: usize = 64;
 
 /// What identifies one request, and until when it would be accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +53,8 @@ enum ReplayKey {
     /// Each signer has nonces of its own.
     Nonce(KeyId, Nonce),
     Signature([u8; 64]),
+    /// The digest of a v1 signature and a body.
+    Body([u8; 32]),
 }
 
 impl From<&RequestAuth> for ReplayEntry {
@@ -101,8 +117,43 @@ impl ReplayCache {
         if self.seen.len() >= self.capacity {
             return Err(ReplayError::Full);
         }
-        self.seen.insert(key, source);
+        self.seen.insert(key, Seen { source, bodies: 0 });
         self.expiry.entry(until).or_default().insert(key);
+        Ok(())
+    }
+
+    /// Remembers the body of a request whose signature is remembered: one that came with it before is a replay.
+    ///
+    /// # Errors
+    /// [`ReplayError::Replayed`] if it is known, or its signature is not (any more); [`ReplayError::Full`] if it
+    /// cannot be remembered.
+    pub fn insert_body(
+        &mut self,
+        request: &RequestAuth,
+        body: &ContentDigest,
+        now: UnixMillis,
+    ) -> Result<(), ReplayError> {
+        let ReplayEntry { key, until } = request.into();
+        self.expire(now);
+        let full = self.seen.len() >= self.capacity;
+        let Some(signature) = self.seen.get_mut(&key) else {
+            return Err(ReplayError::Replayed);
+        };
+        let mut hasher = Sha256::new();
+        hasher.update(request.signature().as_bytes());
+        hasher.update(body.as_bytes());
+        let body = ReplayKey::Body(hasher.finalize().into());
+        let source = signature.source;
+        let too_many = signature.bodies >= MAX_BODIES;
+        signature.bodies += 1;
+        if self.seen.contains_key(&body) {
+            return Err(ReplayError::Replayed);
+        }
+        if full || too_many {
+            return Err(ReplayError::Full);
+        }
+        self.seen.insert(body, Seen { source, bodies: 0 });
+        self.expiry.entry(until).or_default().insert(body);
         Ok(())
     }
 
@@ -119,7 +170,14 @@ impl ReplayCache {
     ) -> Result<(), ReplayError> {
         let entry = request.into();
         match self.insert(entry, source, now) {
-            Err(ReplayError::Replayed) if self.seen.get(&entry.key) == Some(&source) => Ok(()),
+            Err(ReplayError::Replayed)
+                if self
+                    .seen
+                    .get(&entry.key)
+                    .is_some_and(|seen| seen.source == source) =>
+            {
+                Ok(())
+            }
             outcome => outcome,
         }
     }
@@ -186,6 +244,57 @@ mod tests {
             cache.insert_or_repeat(&auth(100_001), ELSEWHERE, now),
             Err(ReplayError::Replayed)
         );
+    }
+
+    #[test]
+    fn another_body_with_the_same_signature_is_another_message_and_the_same_is_a_replay() {
+        let mut cache = ReplayCache::new(10);
+        let now = UnixMillis::new(100_000);
+        let (request, first, second) = (auth(100_000), ContentDigest::of(b"1"), ContentDigest::of(b"2"));
+        assert_eq!(
+            cache.insert_body(&request, &first, now),
+            Err(ReplayError::Replayed)
+        );
+        cache.insert_or_repeat(&request, HERE, now).unwrap();
+        assert_eq!(cache.insert_body(&request, &first, now), Ok(()));
+        assert_eq!(cache.insert_body(&request, &second, now), Ok(()));
+        assert_eq!(
+            cache.insert_body(&request, &first, now),
+            Err(ReplayError::Replayed)
+        );
+        assert_eq!(
+            cache.insert_body(&request, &second, now),
+            Err(ReplayError::Replayed)
+        );
+        let late = UnixMillis::new(200_000);
+        assert_eq!(
+            cache.insert_body(&request, &first, late),
+            Err(ReplayError::Replayed)
+        );
+    }
+
+    #[test]
+    fn one_signature_cannot_fill_the_cache_with_bodies() {
+        let mut cache = ReplayCache::new(1_000);
+        let now = UnixMillis::new(100_000);
+        let request = auth(100_000);
+        cache.insert_or_repeat(&request, HERE, now).unwrap();
+        for number in 0..200_u32 {
+            let outcome = cache.insert_body(&request, &ContentDigest::of(&number.to_be_bytes()), now);
+            let fits = usize::try_from(number).unwrap() < MAX_BODIES;
+            assert_eq!(outcome, if fits { Ok(()) } else { Err(ReplayError::Full) });
+        }
+        assert_eq!(cache.len(), 1 + MAX_BODIES);
+        assert_eq!(cache.insert(&auth(100_001), HERE, now), Ok(()));
+    }
+
+    #[test]
+    fn a_full_cache_takes_no_further_body() {
+        let mut cache = ReplayCache::new(1);
+        let now = UnixMillis::new(100_000);
+        cache.insert_or_repeat(&auth(100_000), HERE, now).unwrap();
+        let outcome = cache.insert_body(&auth(100_000), &ContentDigest::of(b"1"), now);
+        assert_eq!(outcome, Err(ReplayError::Full));
     }
 
     fn signed(signer: &str, at: i64, random: u8) -> RequestSignature {

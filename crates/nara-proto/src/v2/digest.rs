@@ -33,6 +33,10 @@ impl ContentDigest {
         byte_sequence_text(Self::PREFIX, &self.0)
     }
 
+    pub(crate) fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
     /// Checks a whole body. For one that arrives in parts see [`DigestHasher`].
     ///
     /// # Errors

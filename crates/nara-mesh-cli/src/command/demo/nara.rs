@@ -9,6 +9,7 @@ use nara_mesh::client::MeshClient;
 use nara_mesh::clock::{Clock as _, SystemClock};
 use nara_mesh::identity::LocalNara;
 use nara_mesh::ledger::Ledger;
+use nara_mesh::peers_file::PeerEntry;
 use nara_mesh::registry::PeerRegistry;
 use nara_mesh::server::MeshHandler;
 use nara_mesh::server::{MeshServer, RunningServer, Shutdown};
@@ -20,7 +21,6 @@ use tokio::sync::watch;
 use crate::connect::new_soul;
 use crate::failure::{Failure, Outcome};
 use crate::ledger_file;
-use crate::peers_file::PeerEntry;
 
 /// The names; the demo takes as many as it needs.
 pub(super) const NAMES: [&str; 16] = [

@@ -1,7 +1,5 @@
 //! Checks of what is on this machine.
 
-use std::path::Path;
-
 use nara_mesh::clock::{Clock as _, SystemClock};
 use nara_mesh::identity::LocalNara;
 use nara_proto::identity::KeyId;
@@ -10,6 +8,7 @@ use super::report::{Check, Report};
 use crate::explain;
 use crate::failure::Outcome;
 use crate::ledger_file;
+use crate::permissions;
 use crate::printer::count;
 use crate::settings::{Settings, SoulSource};
 
@@ -59,26 +58,23 @@ pub(super) fn soul_file(settings: &Settings, report: &mut Report) -> Outcome<()>
         None => check("no soul was given".to_owned()).skipped(),
         Some(SoulSource::Environment) => check("the soul is in the environment".to_owned())
             .warning("other processes of this user can read it: a file of mode 0600 (--soul-file) is safer"),
-        Some(SoulSource::File(path)) => match mode(&path) {
-            Ok(Some(mode)) if mode & 0o077 != 0 => check(format!("{} has mode {mode:04o}", path.display()))
-                .failed(format!("chmod 600 {}", path.display())),
-            Ok(Some(mode)) => check(format!("{}, mode {mode:04o}", path.display())),
-            Ok(None) => check(format!("{}", path.display())),
-            Err(error) => check(format!("{}: {error}", path.display()))
-                .failed("create one with `nara-mesh id new --name NAME --out FILE`"),
+        Some(SoulSource::File(path) | SoulSource::Credential(path)) => match settings.soul_and_nara() {
+            Ok(_) => check(path.display().to_string()),
+            Err(failure) => check(failure.message).failed(failure.hint.unwrap_or_default()),
         },
     })
 }
 
-#[cfg(unix)]
-fn mode(path: &Path) -> std::io::Result<Option<u32>> {
-    use std::os::unix::fs::PermissionsExt as _;
-    Ok(Some(std::fs::metadata(path)?.permissions().mode() & 0o777))
-}
-
-#[cfg(not(unix))]
-fn mode(path: &Path) -> std::io::Result<Option<u32>> {
-    std::fs::metadata(path).map(|_| None)
+/// Whether other users can read or change files that nobody else should.
+pub(super) fn permissions(settings: &Settings, report: &mut Report) -> Outcome<()> {
+    let why = "who can read an auth key can add a node, who can change the peers file or the ledger decides whom to trust";
+    let problems = permissions::problems(settings);
+    let check = |found: String| Check::ok("permissions", found, why);
+    let Some(first) = problems.first() else {
+        return report.add(check("no other user can read or change secrets".to_owned()));
+    };
+    let found: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    report.add(check(found.join("; ")).warning(first.remedy()))
 }
 
 /// Returns whether the file can be used.

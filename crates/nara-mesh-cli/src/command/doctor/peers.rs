@@ -10,6 +10,7 @@ use nara_mesh::discovery::{Discovery, Found};
 use nara_tailnet::MeshNode;
 
 use super::report::{Check, Report};
+use crate::cli::DoctorArgs;
 use crate::command::ping::{PeerResult, ping_peer, told_clock};
 use crate::command::up;
 use crate::failure::Outcome;
@@ -22,6 +23,7 @@ const OFFSET_FAILURE: Duration = Duration::from_secs(25);
 pub(super) async fn all(
     client: Option<&MeshClient>,
     node: Option<&Arc<dyn MeshNode>>,
+    args: &DoctorArgs,
     settings: &Settings,
     report: &mut Report,
 ) -> Outcome<()> {
@@ -35,8 +37,7 @@ pub(super) async fn all(
     let found = match node {
         Some(node) => {
             let discovery = Discovery::new(client.clone(), node.clone());
-            let prefixes = settings.tool_prefixes(&[]);
-            let discovery = prefixes.iter().fold(discovery, Discovery::skip_prefix);
+            let discovery = args.on.skip.iter().fold(discovery, Discovery::skip_prefix);
             discovery.run_once().await.unwrap_or_default()
         }
         None => Vec::new(),

@@ -23,13 +23,9 @@ use crate::settings::Settings;
 const READY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Which network is looked at; `None`: there is none.
-pub(super) fn choice(
-    args: &DoctorArgs,
-    settings: &Settings,
-    report: &mut Report,
-) -> Outcome<Option<NetworkKind>> {
+pub(super) fn choice(args: &DoctorArgs, report: &mut Report) -> Outcome<Option<NetworkKind>> {
     let why = "naras reach each other over a tailnet";
-    match up::choose(&args.on, Path::new("tailscaled"), settings) {
+    match up::choose(&args.on, Path::new("tailscaled")) {
         Ok((kind, reason)) => {
             let found = format!("{} ({reason})", format!("{kind:?}").to_lowercase());
             report.add(Check::ok("network", found, why))?;
@@ -52,7 +48,7 @@ pub(super) async fn node(
     report: &mut Report,
 ) -> Outcome<Option<Arc<dyn MeshNode>>> {
     let socket = match (kind, nara) {
-        (Some(NetworkKind::Tailscaled), _) => Some(settings.socket(&args.on)),
+        (Some(NetworkKind::Tailscaled), _) => Some(args.on.socket.clone()),
         (Some(NetworkKind::Managed), Some(nara)) => settings.managed_socket(nara).ok(),
         _ => None,
     };

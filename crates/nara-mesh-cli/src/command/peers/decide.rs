@@ -1,15 +1,18 @@
 //! `peers trust`, `untrust`, `reset`: decisions, in the ledger of the data folder.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use nara_mesh::clock::{Clock as _, SystemClock};
 use nara_mesh::ledger::Ledger;
-use nara_mesh::registry::{KeyConflict, KeySource, PeerChange, PeerChangeError, PeerRecord, PinnedKey};
+use nara_mesh::registry::{KeyConflict, PeerChange, PeerChangeError, PeerRecord};
 use nara_proto::identity::{KeyId, NaraName, PublicKey};
 use serde_json::{Value, json};
 
 use crate::cli::{PeersResetArgs, PeersTrustArgs, PeersUntrustArgs};
+use crate::command::reload;
 use crate::connect::block_on;
+use crate::control::{self, Question};
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::keeping::make_folder_of;
@@ -17,28 +20,18 @@ use crate::ledger_file;
 use crate::printer::{Printer, harmless};
 use crate::settings::Settings;
 
-/// When a decision takes effect.
-const EFFECT: &str = "a running `serve` of this nara applies it on SIGHUP (kill -HUP PID)";
+/// What a decision means when no nara runs on the data folder.
+const NOT_RUNNING: &str = "in force for commands now, and for `serve` and `up` at their next start: none runs on this \
+                           data folder";
 
 pub(super) fn trust(args: &PeersTrustArgs, settings: &Settings, printer: Printer) -> Outcome {
-    let name = parse_name(&args.name)?;
-    let given = args.key.as_deref().map(parse_key).transpose()?;
+    let name = args.peer.clone();
+    let given = args.key;
     let entry = settings.peers()?.into_iter().find(|entry| entry.name == name);
     let configured = entry.and_then(|entry| entry.key);
     let key = match (configured, given) {
         (Some(configured), Some(given)) if configured != given => {
-            return Err(refused(&KeyConflict {
-                pinned: Box::new(PinnedKey {
-                    name: name.clone(),
-                    id: None,
-                    key: configured,
-                    source: KeySource::Configured,
-                    learned_at: SystemClock.now_millis(),
-                }),
-                name,
-                offered: given,
-                offered_by: KeySource::Operator,
-            }));
+            return Err(in_peers_file(&name, configured, given, settings));
         }
         // The peers file counts more than what was learned.
         (Some(configured), None) => Some(configured),
@@ -65,11 +58,11 @@ pub(super) fn trust(args: &PeersTrustArgs, settings: &Settings, printer: Printer
         harmless(record.name.as_str()),
         key.unwrap_or_default()
     ))?;
-    finish(&[record], printer)
+    finish(&[record], settings, printer)
 }
 
 pub(super) fn untrust(args: &PeersUntrustArgs, settings: &Settings, printer: Printer) -> Outcome {
-    let name = parse_name(&args.name)?;
+    let name = args.peer.clone();
     let at = SystemClock.now_millis();
     let record = block_on(async {
         let ledger = open(settings).await?;
@@ -79,11 +72,11 @@ pub(super) fn untrust(args: &PeersUntrustArgs, settings: &Settings, printer: Pri
         "{} is banned: its requests are refused, and it is not called",
         harmless(record.name.as_str())
     ))?;
-    finish(&[record], printer)
+    finish(&[record], settings, printer)
 }
 
 pub(super) fn reset(args: &PeersResetArgs, settings: &Settings, printer: Printer) -> Outcome {
-    let only = args.name.as_deref().map(parse_name).transpose()?;
+    let only = args.peer.clone();
     let at = SystemClock.now_millis();
     let records = block_on(async {
         let ledger = open(settings).await?;
@@ -108,13 +101,24 @@ pub(super) fn reset(args: &PeersResetArgs, settings: &Settings, printer: Printer
             harmless(record.name.as_str())
         ))?;
     }
-    finish(&records, printer)
+    finish(&records, settings, printer)
 }
 
-fn finish(records: &[PeerRecord], printer: Printer) -> Outcome {
+/// Lets the nara that runs take a decision over, and says what is in force.
+fn finish(records: &[PeerRecord], settings: &Settings, printer: Printer) -> Outcome {
     let records: Vec<Value> = records.iter().map(to_json).collect();
-    printer.json(json!({ "peers": records, "effect": EFFECT }))?;
-    printer.note(format_args!("In force for new commands; {EFFECT}."));
+    let folder = settings.running_folder()?;
+    let answer = block_on(control::ask(&folder, Question::Reload))?;
+    let effect = if answer.is_some() {
+        "in force in the nara that runs"
+    } else {
+        NOT_RUNNING
+    };
+    printer.json(json!({ "peers": records, "effect": effect, "running": answer }))?;
+    printer.note(effect);
+    for line in answer.iter().flat_map(reload::in_words) {
+        printer.note(format_args!("  {line}"));
+    }
     Ok(Exit::Ok)
 }
 
@@ -133,25 +137,25 @@ async fn changed(ledger: &dyn Ledger, name: NaraName, change: PeerChange) -> Out
     changed.map_err(|error| Failure::failed(error.to_string()))
 }
 
+/// The failure for a peer whose key is in the peers file: that is the place where it is decided.
+fn in_peers_file(name: &NaraName, configured: PublicKey, given: PublicKey, settings: &Settings) -> Failure {
+    let path = settings.peers_path().unwrap_or(Path::new("the peers file"));
+    let configured = KeyId::from(&configured);
+    Failure::new(
+        Exit::Unauthenticated,
+        format!("{} has key {configured} for {name}, and the peers file decides", path.display()),
+    )
+    .hint(format!(
+        "write key = \"{given}\" there, and remove the id of {name}, which changes with its key; then run `nara-mesh \
+         reload`"
+    ))
+}
+
 /// The failure for a key that contradicts a known one.
 fn refused(conflict: &KeyConflict) -> Failure {
     let text = conflict.to_string();
     let (message, hint) = text.rsplit_once("; ").unwrap_or((&text, ""));
     Failure::new(Exit::Unauthenticated, message).hint(hint)
-}
-
-fn parse_name(text: &str) -> Outcome<NaraName> {
-    text.parse()
-        .map_err(|error| Failure::usage(format!("{text:?} is not a name: {error}")))
-}
-
-/// Reads a public key or a key id: both are the whole key, spelled in two ways.
-fn parse_key(text: &str) -> Outcome<PublicKey> {
-    let from_id = || text.parse::<KeyId>().ok()?.public_key().ok();
-    PublicKey::from_base64(text).ok().or_else(from_id).ok_or_else(|| {
-        Failure::usage(format!("--key: {text:?} is neither a public key nor a key id"))
-            .hint("`nara-mesh id show`, run by its owner, prints both")
-    })
 }
 
 fn to_json(record: &PeerRecord) -> Value {

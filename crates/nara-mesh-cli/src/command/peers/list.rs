@@ -21,14 +21,14 @@ use crate::printer::{Printer, harmless, human, micros, render, table};
 use crate::settings::Settings;
 
 pub(super) fn run(args: &PeersListArgs, settings: &Settings, printer: Printer) -> Outcome {
-    let network = Network::resolve(&args.on, settings)?;
+    let network = Network::resolve(&args.on);
     let client = connect::anonymous_client_on(settings, Arc::new(network.clone()))?;
     if args.watch {
         return watch_network(&network, &client, args, settings, printer);
     }
-    let rows = connect::block_on_keeping(&client, settings, async {
+    let rows = connect::block_on_looking(&client, settings, async {
         network.attach(&args.on, settings).await?;
-        network.find_peers(&client, settings).await;
+        network.find_peers(&client, &args.on).await;
         let peers = client.registry().peers();
         if peers.is_empty() {
             return Err(Failure::usage("there are no peers").hint(
@@ -94,13 +94,13 @@ fn watch_network(
     settings: &Settings,
     printer: Printer,
 ) -> Outcome {
-    connect::block_on_keeping(client, settings, async {
+    connect::block_on_looking(client, settings, async {
         network.attach(&args.on, settings).await?;
         let Some(node) = network.node() else {
             return Err(Failure::usage("--watch needs a network to watch")
                 .hint("pass --network tailscaled, or --network managed while `up` runs"));
         };
-        watch(client, node, &settings.tool_prefixes(&[]), printer).await
+        watch(client, node, &args.on.skip, printer).await
     })
 }
 

@@ -85,15 +85,10 @@ impl FeedHandler {
 
 impl MeshHandler for FeedHandler {
     fn on_direct_message(&self, sender: &VerifiedSender, event: &SyncEvent) {
-        let reason = event
-            .social
-            .as_deref()
-            .map_or("", |social| social.reason.as_str());
         let text = format!(
-            "dm     {}  {}  {}",
+            "dm     {}  {}",
             harmless(sender.name().as_str()),
-            event_line(event),
-            harmless(reason)
+            event_line(event)
         );
         let event: Value = serde_json::from_str(&go_json::to_string(event)).unwrap_or_default();
         self.0.send(

@@ -14,6 +14,8 @@ pub(super) struct Signals {
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
     hangup: tokio::signal::unix::Signal,
+    /// What a hangup means: a terminal that closes ends what runs on it; a daemon has none and reloads.
+    hung_up: Signal,
 }
 
 #[cfg(unix)]
@@ -28,6 +30,11 @@ impl Signals {
             interrupt: watch(SignalKind::interrupt())?,
             terminate: watch(SignalKind::terminate())?,
             hangup: watch(SignalKind::hangup())?,
+            hung_up: if on_terminal() {
+                Signal::End
+            } else {
+                Signal::Reload
+            },
         })
     }
 
@@ -35,9 +42,16 @@ impl Signals {
         tokio::select! {
             _ = self.interrupt.recv() => Signal::End,
             _ = self.terminate.recv() => Signal::End,
-            _ = self.hangup.recv() => Signal::Reload,
+            _ = self.hangup.recv() => self.hung_up,
         }
     }
+}
+
+/// Whether the program runs on a terminal.
+#[cfg(unix)]
+pub(crate) fn on_terminal() -> bool {
+    use std::io::IsTerminal as _;
+    std::io::stdin().is_terminal() || std::io::stdout().is_terminal() || std::io::stderr().is_terminal()
 }
 
 #[cfg(not(unix))]

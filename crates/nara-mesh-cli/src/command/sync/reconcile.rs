@@ -67,7 +67,7 @@ pub(super) async fn check(
         format!("not in sync: {events} here, others there, compared with {bytes} bytes")
     })?;
     printer.json(json!({
-        "peer": args.peer,
+        "peer": args.peer.to_string(),
         "in_sync": check.in_sync,
         "events_here": check.events_here,
         "bytes_sent": check.bytes_sent,
@@ -126,7 +126,7 @@ pub(super) async fn fetch(
     }
     counts.warn_refused(printer);
     let mut object = counts.to_json();
-    object["peer"] = json!(args.peer);
+    object["peer"] = json!(args.peer.to_string());
     object["rounds"] = json!(report.rounds);
     object["bytes_sent"] = json!(report.bytes_sent);
     object["bytes_received"] = json!(report.bytes_received);

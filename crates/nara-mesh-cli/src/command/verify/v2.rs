@@ -4,6 +4,7 @@ use std::path::Path;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use nara_mesh::clock::{Clock as _, SystemClock};
+use nara_mesh::peers_file::PeerEntry;
 use nara_proto::identity::PublicKey;
 use nara_proto::time::UnixMillis;
 use nara_proto::v2::{Recipient, RequestSignature};
@@ -17,7 +18,6 @@ use crate::command::sign::v2::{recipient, request_line};
 use crate::exit::Exit;
 use crate::explain::{self, Receiver, V2Report};
 use crate::failure::{Failure, Outcome};
-use crate::peers_file::PeerEntry;
 use crate::printer::Printer;
 
 pub(super) fn verify(headers: &Path, args: &VerifyArgs, peers: &[PeerEntry], printer: Printer) -> Outcome {

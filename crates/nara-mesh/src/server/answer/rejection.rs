@@ -19,17 +19,17 @@ use crate::metrics;
 use crate::rate_limit::RateLimit;
 use crate::server::limits::body_bytes::OverBudget;
 
-/// The longest text that a peer is told, in bytes: some texts repeat what the peer sent.
+/// The longest text of a refusal, in bytes: some texts quote the peer.
 const MAX_TEXT: usize = 2048;
 
 /// What there may be too many requests of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Limit {
-    /// All from one source address.
+    /// All requests from one source address.
     Address,
-    /// Those for `/api/checkpoints/all` from one source address.
+    /// Requests for `/api/checkpoints/all` from one source address.
     Checkpoints,
-    /// Those of one verified peer.
+    /// Requests of one verified peer.
     Peer,
 }
 
@@ -50,6 +50,9 @@ pub(crate) enum Rejection {
     /// The source address belongs to another nara than the claimed one.
     #[error("The source address does not belong to the claimed sender")]
     AddressMismatch,
+    /// A route's answer is larger than the server signs, and is not a stream.
+    #[error("The answer is larger than the {0} bytes that this nara signs at once")]
+    AnswerTooLarge(usize),
     /// `/mesh/message` without a readable body.
     #[error("Bad request")]
     BadRequest,
@@ -102,15 +105,18 @@ pub(crate) enum Rejection {
         /// Who signed the request.
         sender: NaraName,
     },
-    /// A `Last-Event-ID` that is not one, or several.
+    /// The `Last-Event-ID` is malformed or repeated.
     #[error("Last-Event-ID is not a stream cursor: send the id of the last message, or leave the header out")]
     InvalidCursor,
     /// A query that cannot be read.
     #[error("Invalid query: {0}")]
     InvalidQuery(#[from] InvalidStreamRequest),
-    /// A scope that is none.
+    /// The scope is malformed.
     #[error("{0}")]
     Scope(#[from] InvalidScope),
+    /// A handler of the application did not answer in time.
+    #[error("No answer in time, try again later")]
+    HandlerTooSlow,
     /// Not the JSON that the endpoint takes.
     #[error("Invalid JSON")]
     InvalidJson,
@@ -120,7 +126,7 @@ pub(crate) enum Rejection {
     /// The ledger failed; the peer cannot help it.
     #[error("Ledger unavailable, try again later")]
     Ledger(#[source] LedgerError),
-    /// A frame that is none.
+    /// The frame is malformed.
     #[error("{0}")]
     Frame(#[from] ReconcileError),
     /// Another method than the endpoint's.
@@ -135,13 +141,19 @@ pub(crate) enum Rejection {
     /// All streams of this server are taken.
     #[error("All streams are taken: fetch pages from /events/sync, or try again in a minute")]
     NoStreamLeft,
-    /// Nothing is here.
+    /// A route that takes only requests which are proven as a whole.
+    #[error(
+        "This route takes requests that are proven as a whole: sign with RFC 9421 (profile v2), or connect with TLS 1.3 \
+         and your Ed25519 key"
+    )]
+    NotWhole,
+    /// The path is unknown.
     #[error("404 page not found")]
     NotFound,
     /// All together have as many requests in flight as this server works on.
     #[error("Too many requests at once, try again in a second")]
     Overloaded,
-    /// The network does not answer whose the source address is.
+    /// The network does not answer who owns the source address.
     #[error("The owner of the source address is unknown at the moment, try again later")]
     OwnerUnavailable,
     /// A handler panicked.
@@ -156,6 +168,12 @@ pub(crate) enum Rejection {
     /// A world message with an id on which v1 peers abort.
     #[error("The message id is shorter than {} bytes", nara_proto::world::MIN_ID_LEN)]
     ShortWorldId,
+    /// A stream on a connection that does not prove it.
+    #[error(
+        "A body that no signature covers is taken on a secure connection only: connect with TLS 1.3 and your Ed25519 \
+         key, or send a body with Content-Digest"
+    )]
+    StreamedBody,
     /// Nobody is left to whom a world message could go.
     #[error("journey stuck - no next nara available")]
     Stuck,
@@ -251,7 +269,9 @@ impl Rejection {
             | Self::Unauthenticated(_) => StatusCode::UNAUTHORIZED,
             Self::AddressMismatch
             | Self::InvalidSignature
+            | Self::NotWhole
             | Self::SenderMismatch { .. }
+            | Self::StreamedBody
             | Self::TlsRequired
             | Self::TlsRequiredOf(_)
             | Self::UnknownEmitter
@@ -260,12 +280,13 @@ impl Rejection {
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::Panicked => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::AnswerTooLarge(_) | Self::Panicked => StatusCode::INTERNAL_SERVER_ERROR,
             Self::BodyBudget(OverBudget::OfSource(_))
             | Self::TooManyInFlight(_)
             | Self::TooManyRequests { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::BodyBudget(OverBudget::All)
             | Self::Busy(_)
+            | Self::HandlerTooSlow
             | Self::Ledger(_)
             | Self::NoStreamLeft
             | Self::Overloaded
@@ -275,8 +296,8 @@ impl Rejection {
         }
     }
 
-    /// After how many whole seconds (RFC 9110, section 10.2.3) the peer may ask again. Only where the wait is short:
-    /// our client calls the peer for nothing at all before it is over.
+    /// After how many whole seconds (RFC 9110, section 10.2.3) the peer may ask again. Only for short waits: our
+    /// client does not call the peer at all before.
     fn retry_after(&self) -> Option<u64> {
         match self {
             Self::BodyBudget(_)
@@ -289,11 +310,12 @@ impl Rejection {
         }
     }
 
-    /// What it is called in metrics.
+    /// Its label in metrics.
     fn reason(&self) -> &'static str {
         match self {
             Self::BadRequest | Self::InvalidJson => "malformed_body",
             Self::AddressMismatch => "address_mismatch",
+            Self::AnswerTooLarge(_) => "answer_too_large",
             Self::BeforeStart => "before_start",
             Self::BodyBroken => "body_broken",
             Self::BodyBudget(OverBudget::All) => "body_bytes",
@@ -313,11 +335,14 @@ impl Rejection {
             | Self::ShortWorldId
             | Self::TargetRequired
             | Self::TooManyIds => "invalid_request",
+            Self::HandlerTooSlow => "handler_too_slow",
             Self::InvalidSignature => "inner_signature",
             Self::Ledger(_) => "ledger",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::NoStreamLeft | Self::TooManyStreams(_) => "too_many_streams",
             Self::NotFound => "not_found",
+            Self::NotWhole => "not_whole",
+            Self::StreamedBody => "streamed_body",
             Self::OtherBody => "other_body",
             Self::OtherKey(_) => "key_of_connection",
             Self::Overloaded => "overloaded",
@@ -355,7 +380,7 @@ impl Rejection {
     }
 }
 
-/// Rounded up, so that who waits so long does not come too early; at least 1.
+/// Rounded up, so that nobody returns too early; at least 1.
 fn whole_seconds(duration: Duration) -> u64 {
     (duration.as_secs() + u64::from(duration.subsec_nanos() > 0)).max(1)
 }

@@ -7,7 +7,8 @@ use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use http::HeaderValue;
-use nara_proto::identity::NaraName;
+use http::response::Parts;
+use nara_proto::identity::{NaraName, Signature};
 use nara_proto::time::UnixMillis;
 use nara_proto::v1::{NAME_HEADER, ResponseAuth, TIMESTAMP_HEADER};
 use nara_proto::v2::{ContentDigest, ResponseToSign, SignedBody};
@@ -15,6 +16,7 @@ use nara_proto::v2::{ContentDigest, ResponseToSign, SignedBody};
 use crate::clock::Clock;
 use crate::identity::LocalNara;
 use crate::server::answer::rejection::Rejection;
+use crate::server::answer::streamed::Streamed;
 use crate::server::auth::request_proof::RequestProof;
 
 /// In the extensions of an answer: its body has no end, so it is not signed as a whole and not held back. What it
@@ -32,7 +34,8 @@ pub(in crate::server) struct AnswerSigner {
 }
 
 /// Signs every answer of what is inside of it, errors too, the way its request was signed. It needs the whole body
-/// before it can write the headers, so it buffers, except what says that it must not.
+/// before it can write the headers, so it buffers, except what says that it must not: an answer that arrives here as
+/// [`Streamed`] is signed at its head.
 pub(in crate::server) async fn sign_response(
     State(signer): State<AnswerSigner>,
     request: Request,
@@ -46,32 +49,42 @@ pub(in crate::server) async fn sign_response(
     if proof.as_ref().is_some_and(RequestProof::wants_nothing) {
         return named(response, signer.local.name(), signer.clock.now_millis());
     }
+    let now = signer.clock.now_millis();
     let (mut parts, body) = response.into_parts();
+    if parts.extensions.remove::<Streamed>().is_some() {
+        if let Some(request) = proof.as_ref().and_then(RequestProof::signature) {
+            signer.sign_v2(&mut parts, SignedBody::Streamed, request, now);
+        }
+        return Response::from_parts(parts, body);
+    }
     let Ok(body) = to_bytes(body, signer.max_body).await else {
         // Handlers cut their answers to this size, so it is a defect of ours.
         tracing::error!(signer.max_body, "an answer is too large to be signed");
         return Rejection::Panicked.into_response();
     };
-    let now = signer.clock.now_millis();
-    let local = &signer.local;
     let proof = proof.as_ref();
     if proof.is_none_or(RequestProof::wants_v1) {
-        let auth = ResponseAuth::sign(local.keypair(), local.name(), now, &body);
+        let auth = ResponseAuth::sign(signer.local.keypair(), signer.local.name(), now, &body);
         auth.write_to(&mut parts.headers);
     }
     if let Some(request) = proof.and_then(RequestProof::signature) {
+        let digest = SignedBody::Digest(ContentDigest::of(&body));
+        signer.sign_v2(&mut parts, digest, request, now);
+    }
+    Response::from_parts(parts, Body::from(body))
+}
+
+impl AnswerSigner {
+    fn sign_v2(&self, parts: &mut Parts, body: SignedBody, request: &Signature, now: UnixMillis) {
         let response = ResponseToSign {
             status: parts.status,
-            body: SignedBody::Digest(ContentDigest::of(&body)),
+            body,
             request,
             now,
         };
-        local
-            .signer()
-            .sign_response(&response)
-            .write_to(&mut parts.headers);
+        let signed = self.local.signer().sign_response(&response);
+        signed.write_to(&mut parts.headers);
     }
-    Response::from_parts(parts, Body::from(body))
 }
 
 /// An answer that its connection proves: it says who answers and when, for a client that asked by address.

@@ -9,10 +9,9 @@ use nara_proto::event::KeyLookup as _;
 use nara_proto::identity::{NaraName, PreparedKeys, PublicKey};
 use nara_proto::time::UnixMillis;
 use nara_proto::v1::{ReplayCache, ReplayEntry, ReplayError, RequestAuth, RequestAuthError};
-use nara_proto::v2::{self, ChannelBinding, ContentDigest, RequestLine, RequestSignature};
+use nara_proto::v2::{self, ChannelBinding, ContentDigest, RequestLine, RequestSignature, SignedBody};
 use tokio::sync::Semaphore;
 
-use crate::Signatures;
 use crate::clock::Clock;
 use crate::identity::LocalNara;
 use crate::metrics;
@@ -24,6 +23,7 @@ use crate::server::auth::sender::{PeerAddress, VerifiedSender};
 use crate::server::auth::source_check::SourceCheck;
 use crate::server::background::Background;
 use crate::tls::{ChannelTrust, SecureChannel, TlsPolicy};
+use crate::{Coverage, Signatures};
 
 /// Authenticates signed requests: headers, freshness, recipient, downgrade, key, signature, replay, in this order.
 ///
@@ -49,13 +49,37 @@ pub(in crate::server) struct Authenticator {
     pub(in crate::server) conflicts: Arc<Semaphore>,
 }
 
+/// Why the body of a request with a known signature is refused.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+pub(in crate::server) enum RepeatedBody {
+    /// It cannot be remembered.
+    #[error("the replay cache is full")]
+    Full,
+    /// It came with this signature before.
+    #[error("replayed request")]
+    Replayed,
+}
+
 /// A request whose sender is known.
 #[derive(Debug)]
 pub(in crate::server) struct Authenticated {
     pub(in crate::server) sender: VerifiedSender,
     pub(in crate::server) proof: RequestProof,
-    /// The digest that its body must have, if the sender signed one.
-    pub(in crate::server) digest: Option<ContentDigest>,
+    /// What the sender signed of its body.
+    pub(in crate::server) body: BodyProof,
+}
+
+/// What is known of a body before it is read.
+#[derive(Debug)]
+pub(in crate::server) enum BodyProof {
+    /// Nothing, or the connection proves it.
+    None,
+    /// It must have this digest.
+    Digest(ContentDigest),
+    /// It is a stream, which only its connection can prove.
+    Streamed,
+    /// With the v1 signature it makes a message that must not come again: see [`Authenticator::remember_body`].
+    Repeatable(RequestAuth),
 }
 
 impl Authenticator {
@@ -94,9 +118,12 @@ impl Authenticator {
             // again either.
             let proof = RequestProof::v2(&signed, &parts.headers).on_trusted_channel(&parts.headers);
             return Ok(Authenticated {
-                sender: self.sender_of_v2(&signed, &proof, key, address),
+                sender: self.sender_of_v2(&signed, &proof, key, address, Coverage::Channel),
                 proof,
-                digest: None,
+                body: match signed.body() {
+                    SignedBody::Digest(_) => BodyProof::None,
+                    SignedBody::Streamed => BodyProof::Streamed,
+                },
             });
         }
         let line = RequestLine {
@@ -111,15 +138,18 @@ impl Authenticator {
             self.look_for_conflict(name, address);
             return Err(error.into());
         }
-        let digest = signed.digest()?;
         // A nonce is never used twice, whatever the endpoint makes of repetitions.
         self.remember(&signed, name, address, Repetition::Refused)?;
 
         let proof = RequestProof::v2(&signed, &parts.headers);
+        let (coverage, body) = match signed.body() {
+            SignedBody::Digest(digest) => (Coverage::Whole, BodyProof::Digest(digest)),
+            SignedBody::Streamed => (Coverage::Head, BodyProof::Streamed),
+        };
         Ok(Authenticated {
-            sender: self.sender_of_v2(&signed, &proof, key, address),
+            sender: self.sender_of_v2(&signed, &proof, key, address, coverage),
             proof,
-            digest: Some(digest),
+            body,
         })
     }
 
@@ -130,12 +160,13 @@ impl Authenticator {
         proof: &RequestProof,
         key: PublicKey,
         address: SocketAddr,
+        coverage: Coverage,
     ) -> VerifiedSender {
         let peer = self.registry.by_name(signed.name().as_str());
         if let Some(peer) = &peer {
             self.registry.learn_protocol(peer, PeerProtocol::V2);
         }
-        let sender = self.sender(signed.name(), peer, key, address, signed.signed_at());
+        let sender = self.sender(signed.name(), peer, key, address, signed.signed_at(), coverage);
         if proof.wants_v1() {
             sender
         } else {
@@ -165,6 +196,12 @@ impl Authenticator {
             return Err(error.into());
         }
         self.remember(&auth, name, address, repetition)?;
+        let trusted = channel.is_some() && self.channel_trust == ChannelTrust::Trust;
+        let coverage = if trusted {
+            Coverage::Channel
+        } else {
+            Coverage::MethodAndPath
+        };
 
         Ok(Authenticated {
             sender: self.sender(
@@ -173,9 +210,13 @@ impl Authenticator {
                 key,
                 address,
                 auth.timestamp(),
+                coverage,
             ),
             proof: RequestProof::v1(&auth),
-            digest: None,
+            body: match repetition {
+                Repetition::OtherBody => BodyProof::Repeatable(auth),
+                _ => BodyProof::None,
+            },
         })
     }
 
@@ -206,6 +247,7 @@ impl Authenticator {
         key: PublicKey,
         address: SocketAddr,
         signed_at: UnixMillis,
+        coverage: Coverage,
     ) -> VerifiedSender {
         if let Some(peer) = &peer {
             self.registry.sign_of_life(peer);
@@ -215,7 +257,7 @@ impl Authenticator {
         } else {
             peer.and_then(|peer| peer.info().id)
         };
-        VerifiedSender::new(name.clone(), id, key, address, signed_at)
+        VerifiedSender::new(name.clone(), id, key, address, signed_at, coverage)
     }
 
     /// The key of the nara that claims to send from this address on this connection, if it may.
@@ -267,13 +309,13 @@ impl Authenticator {
         Ok(())
     }
 
-    async fn discover(&self, name: &NaraName, address: SocketAddr) -> Result<PublicKey, RequestAuthError> {
+    async fn discover(&self, name: &NaraName, address: SocketAddr) -> Result<PublicKey, Rejection> {
         if let Some(discovery) = &self.discovery {
-            discovery.discover(name, address.ip()).await;
+            let outcome = discovery.discover(name, address.ip()).await;
+            outcome.map_err(|_| Rejection::Busy("unknown senders"))?;
         }
-        self.known_keys
-            .key_of_name(name.as_str())
-            .ok_or_else(|| RequestAuthError::UnknownSender(name.clone()))
+        let key = self.known_keys.key_of_name(name.as_str());
+        key.ok_or_else(|| RequestAuthError::UnknownSender(name.clone()).into())
     }
 
     /// A signature that does not verify may mean that the nara has a new key. Asking it does not change what
@@ -286,9 +328,29 @@ impl Authenticator {
             let name = name.clone();
             self.background.spawn(async move {
                 let _permit = permit;
-                discovery.discover(&name, address.ip()).await;
+                let _ = discovery.discover(&name, address.ip()).await;
             });
         }
+    }
+
+    /// Remembers the body of a request whose v1 signature others may carry, too.
+    pub(in crate::server) fn remember_body(
+        &self,
+        auth: &RequestAuth,
+        address: SocketAddr,
+        digest: &ContentDigest,
+    ) -> Result<(), RepeatedBody> {
+        let now = self.clock.now_millis();
+        let mut cache = self.replay.lock().unwrap_or_else(PoisonError::into_inner);
+        let outcome = cache.insert_body(auth, digest, now);
+        drop(cache);
+        outcome.map_err(|error| {
+            tracing::warn!(sender = %auth.name(), %address, "replayed request");
+            match error {
+                ReplayError::Full => RepeatedBody::Full,
+                _ => RepeatedBody::Replayed,
+            }
+        })
     }
 
     fn remember(
@@ -302,7 +364,10 @@ impl Authenticator {
         // Every method of the cache leaves it valid.
         let mut cache = self.replay.lock().unwrap_or_else(PoisonError::into_inner);
         let outcome = match repetition {
-            Repetition::SameSource => cache.insert_or_repeat(request, address.ip(), now),
+            // Whether the body is another one shows at its end.
+            Repetition::SameSource | Repetition::OtherBody => {
+                cache.insert_or_repeat(request, address.ip(), now)
+            }
             _ => cache.insert(request, address.ip(), now),
         };
         let remembered = cache.len();

@@ -21,6 +21,15 @@ const OUTCOME_TTL: Duration = Duration::from_secs(30);
 /// Outcomes that are remembered; the least used are forgotten first, which costs one more call.
 const OUTCOMES: u64 = 1024;
 
+/// Requests that wait for the key of their sender at once. Each holds its connection, and nothing else.
+const WAITING: usize = 256;
+
+/// Those of one source address.
+const WAITING_PER_ADDRESS: usize = 8;
+
+/// Calls to one source address at once: one that never answers must not hold all of them.
+const CALLS_PER_ADDRESS: usize = 4;
+
 /// Asks unknown senders for their key with a `/ping` to the address from which they came.
 ///
 /// The answer is not signed, so this is trust on first use. It is bounded on every side, because a stranger
@@ -35,6 +44,7 @@ pub(in crate::server) struct KeyDiscovery {
     ports: Vec<u16>,
     outcomes: moka::future::Cache<(IpAddr, NaraName), Outcome>,
     calls: Quota<IpAddr>,
+    waiting: Quota<IpAddr>,
 }
 
 /// What a discovery came to.
@@ -52,7 +62,7 @@ enum Outcome {
 
 /// Too many discoveries for now; nothing is remembered of it.
 #[derive(Clone, Copy, Debug)]
-struct Busy;
+pub(in crate::server) struct Busy;
 
 impl KeyDiscovery {
     pub(in crate::server) fn new(
@@ -73,24 +83,33 @@ impl KeyDiscovery {
                 .max_capacity(OUTCOMES)
                 .time_to_live(OUTCOME_TTL)
                 .build(),
-            calls: Quota::new(limits.discoveries, usize::MAX)
+            waiting: Quota::new(WAITING, WAITING_PER_ADDRESS),
+            calls: Quota::new(limits.discoveries, CALLS_PER_ADDRESS)
                 .with_rate_per_minute(limits.discoveries_per_minute),
         }
     }
 
     /// Tries to learn the key of `name`, which claims to call from `source`. Whether it is known now, the
     /// registry tells.
-    pub(in crate::server) async fn discover(self: &Arc<Self>, name: &NaraName, source: IpAddr) {
+    ///
+    /// # Errors
+    /// [`Busy`] if too many requests wait already.
+    pub(in crate::server) async fn discover(
+        self: &Arc<Self>,
+        name: &NaraName,
+        source: IpAddr,
+    ) -> Result<(), Busy> {
         let source = source.to_canonical();
         let known = self.registry.by_name(name.as_str());
         if known.is_none_or(|peer| peer.info().key.is_none()) && !self.registry.trust().asks_strangers() {
             tracing::debug!(%name, %source, "unknown sender: strangers are not called back");
-            return;
+            return Ok(());
         }
         if !mesh_ranges::contain(&self.ranges, source) {
             tracing::debug!(%name, %source, "unknown sender outside of the mesh: not called back");
-            return;
+            return Ok(());
         }
+        let _waiting = self.waiting.take(&source).map_err(|_| Busy)?;
         let outcome = self
             .outcomes
             .try_get_with((source, name.clone()), self.ask(name, source))
@@ -107,6 +126,7 @@ impl KeyDiscovery {
             Ok(outcome) => tracing::debug!(%name, %source, ?outcome, "key discovery"),
             Err(_) => tracing::warn!(%name, %source, "too many unknown senders: key not requested"),
         }
+        Ok(())
     }
 
     async fn ask(&self, name: &NaraName, source: IpAddr) -> Result<Outcome, Busy> {

@@ -10,6 +10,8 @@ pub(in crate::server) struct RequestProof {
     v2: Option<Signature>,
     /// Whether the connection proves to the sender who answers, and it wants no other proof.
     wants_nothing: bool,
+    /// Whether its sender takes an answer that is signed at its head only.
+    accepts_stream: bool,
 }
 
 impl RequestProof {
@@ -19,6 +21,7 @@ impl RequestProof {
             v1: Some(auth.signature().to_base64()),
             v2: None,
             wants_nothing: false,
+            accepts_stream: false,
         }
     }
 
@@ -32,6 +35,7 @@ impl RequestProof {
             v1: v1.map(str::to_owned),
             v2: Some(*signed.signature()),
             wants_nothing: false,
+            accepts_stream: AcceptSignature::from_headers(headers) == Some(AcceptSignature::Streamed),
         }
     }
 
@@ -45,6 +49,11 @@ impl RequestProof {
     /// Whether the answer needs no signature at all.
     pub(in crate::server) fn wants_nothing(&self) -> bool {
         self.wants_nothing
+    }
+
+    /// Whether a signature of the head is enough for an answer whose body is a stream.
+    pub(in crate::server) fn accepts_stream(&self) -> bool {
+        self.accepts_stream
     }
 
     /// Whether the answer needs the inherited signature.

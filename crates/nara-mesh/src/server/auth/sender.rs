@@ -2,6 +2,7 @@ use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use axum::extract::FromRequestParts;
+use axum::middleware::{FromExtractorLayer, from_extractor};
 use axum::response::{IntoResponse as _, Response};
 use http::request::Parts;
 use nara_proto::event::SyncEvent;
@@ -9,13 +10,14 @@ use nara_proto::identity::{NaraId, NaraName, PublicKey};
 use nara_proto::sync::SyncResponse;
 use nara_proto::time::{UnixMillis, UnixSeconds};
 
+use crate::Coverage;
 use crate::identity::LocalNara;
 use crate::server::answer::rejection::Rejection;
 
-/// Who sent a request, proven by its signature.
+/// The proven sender of a request.
 ///
-/// Only the server's own request verification makes one; it travels in the extensions of
-/// the request, never as a header. As an axum extractor it refuses requests that did not pass there.
+/// Only the server's verification makes one. It travels in the extensions of the request, never as a header. As an
+/// axum extractor it refuses unverified requests.
 #[derive(Clone, Debug)]
 pub struct VerifiedSender {
     name: NaraName,
@@ -23,6 +25,7 @@ pub struct VerifiedSender {
     key: PublicKey,
     address: SocketAddr,
     signed_at: UnixMillis,
+    coverage: Coverage,
     /// Whether a signature inside an answer would prove nothing more to the sender.
     needs_no_inner: bool,
 }
@@ -34,6 +37,7 @@ impl VerifiedSender {
         key: PublicKey,
         address: SocketAddr,
         signed_at: UnixMillis,
+        coverage: Coverage,
     ) -> Self {
         Self {
             name,
@@ -41,6 +45,7 @@ impl VerifiedSender {
             key,
             address,
             signed_at,
+            coverage,
             needs_no_inner: false,
         }
     }
@@ -72,7 +77,7 @@ impl VerifiedSender {
         &self.name
     }
 
-    /// Its id, if it is known.
+    /// Its id, if known.
     pub fn id(&self) -> Option<&NaraId> {
         self.id.as_ref()
     }
@@ -92,7 +97,12 @@ impl VerifiedSender {
         self.signed_at
     }
 
-    /// Checks that a field of the body that names the sender names this one.
+    /// How much of the request its sender has proven.
+    pub fn coverage(&self) -> Coverage {
+        self.coverage
+    }
+
+    /// Checks that a field of the body names this sender.
     pub(in crate::server) fn must_be(&self, field: &'static str, name: &str) -> Result<(), Rejection> {
         if self.name.as_str() == name {
             return Ok(());
@@ -122,8 +132,43 @@ impl<S: Send + Sync> FromRequestParts<S> for VerifiedSender {
     }
 }
 
-/// The address of the peer at the other end of the connection, in the extensions of a request. Whoever runs
-/// [`MeshServer::router`](crate::server::MeshServer::router) on a server of its own inserts it.
+/// An extractor that refuses requests of which only method and path are proven; see [`require_whole`].
+#[derive(Clone, Copy, Debug)]
+pub struct RequireWhole(());
+
+impl<S: Send + Sync> FromRequestParts<S> for RequireWhole {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Response> {
+        let sender = VerifiedSender::from_request_parts(parts, state).await?;
+        match sender.coverage() {
+            Coverage::MethodAndPath | Coverage::Head => Err(Rejection::NotWhole.into_response()),
+            Coverage::Whole | Coverage::Channel => Ok(Self(())),
+        }
+    }
+}
+
+/// A layer for routes of the application: requests of which only method and path are proven
+/// ([`Coverage::MethodAndPath`]) get a signed answer with status 403 that says what to do.
+///
+/// ```
+/// use axum::Router;
+/// use axum::routing::post;
+/// use nara_mesh::server::{VerifiedSender, require_whole};
+///
+/// async fn transfer(sender: VerifiedSender, body: String) -> String {
+///     format!("{} signed {body}", sender.name())
+/// }
+///
+/// let routes: Router = Router::new()
+///     .route("/transfer", post(transfer))
+///     .route_layer(require_whole());
+/// ```
+pub fn require_whole() -> FromExtractorLayer<RequireWhole, ()> {
+    from_extractor::<RequireWhole>()
+}
+
+/// The address of the peer at the other end of the connection, in the extensions of every request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerAddress(pub SocketAddr);
 

@@ -2,19 +2,21 @@
 
 use std::sync::Arc;
 
-use axum::body::{Body, HttpBody as _};
+use axum::body::HttpBody as _;
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use http::HeaderName;
 use nara_proto::endpoint::Repetition;
+use nara_proto::v2::SignatureError;
 
+use crate::Coverage;
 use crate::server::answer::rejection::Rejection;
-use crate::server::auth::authenticator::{Authenticated, Authenticator};
-use crate::server::auth::signed_body::SignedBody;
+use crate::server::auth::authenticator::{Authenticated, Authenticator, BodyProof};
+use crate::server::auth::verified_body::VerifiedBody;
 
-/// The header in which v1 peers pass on who was verified. What a peer sends under that name is removed, so that
-/// nothing behind can mistake it for proof.
+/// The header in which v1 peers pass on who was verified. The header is removed from requests, so that no handler
+/// can mistake it for proof.
 const VERIFIED_HEADER: HeaderName = HeaderName::from_static("x-nara-verified");
 
 /// How the requests of a route are verified.
@@ -22,7 +24,13 @@ const VERIFIED_HEADER: HeaderName = HeaderName::from_static("x-nara-verified");
 pub(in crate::server) struct Verification {
     pub(in crate::server) authenticator: Arc<Authenticator>,
     pub(in crate::server) repetition: Repetition,
+    /// Whether a body may be a stream. Elsewhere it is read to its end within the limits of the endpoint.
+    pub(in crate::server) takes_streams: bool,
 }
+
+/// In the extensions of a request: its sender says that its body is a stream, which no signature covers.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::server) struct StreamedRequest;
 
 /// Answers 401 to a request that is not authenticated, without a signature, and passes on the others with their
 /// [`VerifiedSender`](crate::server::auth::sender::VerifiedSender) in the extensions. A body whose digest is signed
@@ -31,6 +39,7 @@ pub(in crate::server) async fn verify_request(
     State(Verification {
         authenticator,
         repetition,
+        takes_streams,
     }): State<Verification>,
     request: Request,
     next: Next,
@@ -44,18 +53,29 @@ pub(in crate::server) async fn verify_request(
     let Authenticated {
         sender,
         proof,
-        digest,
+        body: proven,
     } = authenticated;
+    let on_channel = sender.coverage() == Coverage::Channel;
+    let address = sender.address();
     parts.extensions.insert(sender);
     parts.extensions.insert(proof);
-    let body = match digest {
+    let body = match proven {
+        BodyProof::None => body,
         // Nobody may ever read it, so it is looked at now.
-        Some(digest) if body.is_end_stream() => match digest.check(&[]) {
+        BodyProof::Digest(digest) if body.is_end_stream() => match digest.check(&[]) {
             Ok(()) => body,
             Err(error) => return Rejection::from(error).into_response(),
         },
-        Some(digest) => Body::new(SignedBody::new(body, digest)),
-        None => body,
+        BodyProof::Digest(digest) => VerifiedBody::wrap(body, move |found| digest.check_same(&found)),
+        BodyProof::Streamed if takes_streams => {
+            parts.extensions.insert(StreamedRequest);
+            body
+        }
+        BodyProof::Streamed if on_channel => body,
+        BodyProof::Streamed => return Rejection::from(SignatureError::Streamed).into_response(),
+        BodyProof::Repeatable(auth) => VerifiedBody::wrap(body, move |found| {
+            authenticator.remember_body(&auth, address, &found)
+        }),
     };
     next.run(Request::from_parts(parts, body)).await
 }

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
-use ::metrics::{counter, histogram};
+use ::metrics::{SharedString, counter, histogram};
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
@@ -13,46 +13,52 @@ use nara_proto::identity::PublicKey;
 use crate::metrics::{self, Counted};
 use crate::server::answer::rejection::{Limit, Rejection};
 use crate::server::auth::sender::{PeerAddress, VerifiedSender};
+use crate::server::auth::verify::StreamedRequest;
 use crate::server::limits::body_bytes::{BodyBytes, Source};
 use crate::server::limits::quota::{Exceeded, Quota, Share};
 use crate::server::limits::settings::ServerLimits;
 use crate::server::route::spelling::PATHS;
+use crate::server::route::user::covers;
 
 /// Counts requests, and refuses those that are too many, before anything costly is done for them.
 #[derive(Debug)]
 pub(in crate::server) struct Admission {
     by_address: Quota<IpAddr>,
     by_peer: Quota<PublicKey>,
+    in_flight: Quota<()>,
     body_bytes: Arc<BodyBytes>,
+    /// Prefixes of routes of the application, for metrics.
+    prefixes: Vec<Arc<str>>,
+}
+
+/// One of the requests that are worked on.
+struct InFlight {
+    _share: Share<()>,
+    _counted: Counted,
 }
 
 impl Admission {
-    pub(in crate::server) fn new(limits: &ServerLimits, body_bytes: Arc<BodyBytes>) -> Self {
+    pub(in crate::server) fn new(
+        limits: &ServerLimits,
+        body_bytes: Arc<BodyBytes>,
+        prefixes: Vec<Arc<str>>,
+    ) -> Self {
         Self {
-            by_address: Quota::new(limits.requests_in_flight, usize::MAX)
-                .with_rate(limits.requests_per_address),
+            by_address: Quota::new(usize::MAX, usize::MAX).with_rate(limits.requests_per_address),
             by_peer: Quota::new(usize::MAX, limits.requests_in_flight_per_peer)
                 .with_rate(limits.requests_per_peer),
+            in_flight: Quota::new(limits.requests_in_flight, usize::MAX),
             body_bytes,
+            prefixes,
         }
     }
 
     /// Before anything is known but the address.
-    fn admit_address(&self, address: SocketAddr) -> Result<Share<IpAddr>, Rejection> {
+    fn admit_address(&self, address: SocketAddr) -> Result<(), Rejection> {
         let source = address.ip().to_canonical();
-        self.by_address.take(&source).map_err(|exceeded| match exceeded {
-            Exceeded::Rate { limit, retry_after } => {
-                tracing::debug!(%source, ?retry_after, "too many requests of one address");
-                Rejection::TooManyRequests {
-                    of: Limit::Address,
-                    limit,
-                    retry_after,
-                }
-            }
-            Exceeded::All | Exceeded::OfKey(_) => {
-                tracing::warn!("too many requests in flight: refused");
-                Rejection::Overloaded
-            }
+        self.by_address.check_rate(&source).map_err(|exceeded| {
+            tracing::debug!(%source, ?exceeded, "too many requests of one address");
+            refusal(exceeded, Limit::Address)
         })
     }
 
@@ -60,35 +66,60 @@ impl Admission {
     fn admit_peer(&self, sender: &VerifiedSender) -> Result<Share<PublicKey>, Rejection> {
         self.by_peer.take(sender.key()).map_err(|exceeded| {
             tracing::debug!(sender = %sender.name(), ?exceeded, "too many requests of one peer");
-            match exceeded {
-                Exceeded::Rate { limit, retry_after } => Rejection::TooManyRequests {
-                    of: Limit::Peer,
-                    limit,
-                    retry_after,
-                },
-                Exceeded::OfKey(limit) => Rejection::TooManyInFlight(limit),
-                Exceeded::All => Rejection::Overloaded,
-            }
+            refusal(exceeded, Limit::Peer)
+        })
+    }
+
+    /// When the work begins. A request whose sender is still being asked for its key does not count: strangers that
+    /// never answer must not keep out all others.
+    fn begin(&self) -> Result<InFlight, Rejection> {
+        let share = self.in_flight.take(&()).map_err(|exceeded| {
+            tracing::warn!("too many requests in flight: refused");
+            refusal(exceeded, Limit::Address)
+        })?;
+        Ok(InFlight {
+            _share: share,
+            _counted: Counted::new(metrics::REQUESTS_IN_FLIGHT),
+        })
+    }
+
+    /// The path, if it is one of ours, or the prefix of a nested router: other paths must not make new series.
+    fn endpoint(&self, path: &str) -> SharedString {
+        if let Some(known) = PATHS.into_iter().find(|known| *known == path) {
+            return SharedString::const_str(known);
+        }
+        let prefix = self.prefixes.iter().find(|prefix| covers(prefix, path));
+        prefix.map_or(SharedString::const_str("other"), |prefix| {
+            SharedString::from(prefix.clone())
         })
     }
 }
 
-/// Middleware outside of everything: limits what one address, and all together, may ask for.
+fn refusal(exceeded: Exceeded, of: Limit) -> Rejection {
+    match exceeded {
+        Exceeded::Rate { limit, retry_after } => Rejection::TooManyRequests {
+            of,
+            limit,
+            retry_after,
+        },
+        Exceeded::OfKey(limit) => Rejection::TooManyInFlight(limit),
+        Exceeded::All => Rejection::Overloaded,
+    }
+}
+
+/// Middleware outside of everything: limits how often one address may ask.
 pub(in crate::server) async fn limit_address(
     State(admission): State<Arc<Admission>>,
     request: Request,
     next: Next,
 ) -> Response {
-    let endpoint = endpoint(request.uri().path());
+    let endpoint = admission.endpoint(request.uri().path());
     let started = Instant::now();
     let response = match admission.admit_address(PeerAddress::of(request.extensions())) {
-        Ok(_permit) => {
-            let _counted = Counted::new(metrics::REQUESTS_IN_FLIGHT);
-            next.run(request).await
-        }
+        Ok(()) => next.run(request).await,
         Err(rejection) => rejection.into_response(),
     };
-    histogram!(metrics::REQUEST_SECONDS, "endpoint" => endpoint).record(started.elapsed());
+    histogram!(metrics::REQUEST_SECONDS, "endpoint" => endpoint.clone()).record(started.elapsed());
     let status = match response.status().as_u16() / 100 {
         2 => "2xx",
         3 => "3xx",
@@ -99,20 +130,32 @@ pub(in crate::server) async fn limit_address(
     response
 }
 
-/// The path, if it is one of ours: who asks for others must not make new series of them.
-fn endpoint(path: &str) -> &'static str {
-    PATHS.into_iter().find(|known| *known == path).unwrap_or("other")
+/// Middleware of routes without authentication: limits how many are worked on at once.
+pub(in crate::server) async fn limit_open(
+    State(admission): State<Arc<Admission>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    match admission.begin() {
+        Ok(_in_flight) => next.run(request).await,
+        Err(rejection) => rejection.into_response(),
+    }
 }
 
-/// Middleware behind the authentication: limits what one peer may ask for.
+/// Middleware behind the authentication: limits what one peer may ask for, and how many are worked on at once.
 pub(in crate::server) async fn limit_peer(
     State(admission): State<Arc<Admission>>,
     sender: VerifiedSender,
     request: Request,
     next: Next,
 ) -> Response {
-    match admission.admit_peer(&sender) {
-        Ok(_place) => {
+    let admitted = admission
+        .admit_peer(&sender)
+        .and_then(|share| Ok((share, admission.begin()?)));
+    match admitted {
+        // A stream is not held, but read as its handler goes along.
+        Ok(_held) if request.extensions().get::<StreamedRequest>().is_some() => next.run(request).await,
+        Ok(_held) => {
             let allowance = admission.body_bytes.allowance(Source::Peer(*sender.key()));
             next.run(request.map(|body| allowance.watch(body))).await
         }

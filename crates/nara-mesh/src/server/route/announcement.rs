@@ -12,14 +12,17 @@ use crate::registry::PeerProtocol;
 pub(in crate::server) struct Announcement {
     local: LocalNara,
     protocol: PeerProtocol,
+    /// Whether it takes request bodies that are streams.
+    streams: bool,
     signed: Mutex<Option<(UnixSeconds, HeaderValue)>>,
 }
 
 impl Announcement {
-    pub(in crate::server) fn new(local: LocalNara, protocol: PeerProtocol) -> Self {
+    pub(in crate::server) fn new(local: LocalNara, protocol: PeerProtocol, streams: bool) -> Self {
         Self {
             local,
             protocol,
+            streams,
             signed: Mutex::default(),
         }
     }
@@ -36,7 +39,7 @@ impl Announcement {
             Some((at, value)) if *at == second => Some(value.clone()),
             _ => {
                 let capability = Capability {
-                    streams: false,
+                    streams: self.streams && self.protocol.v2,
                     id: self.local.id().clone(),
                     v2: self.protocol.v2,
                     tls: self.protocol.tls,

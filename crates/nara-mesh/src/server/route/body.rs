@@ -4,10 +4,12 @@ use axum::body::{Body, HttpBody as _};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use nara_proto::go_json::{self, Merge};
+use nara_proto::v1::RequestAuthError;
 use nara_proto::v2::SignatureError;
 use tower_http::timeout::TimeoutBody;
 
 use crate::server::answer::rejection::Rejection;
+use crate::server::auth::authenticator::RepeatedBody;
 use crate::server::limits::body_bytes::OverBudget;
 use crate::server::limits::settings::ServerLimits;
 
@@ -45,6 +47,10 @@ pub(in crate::server) async fn read(
                     Rejection::BodyTooSlow
                 } else if caused_by(|error| error.is::<SignatureError>()) {
                     Rejection::OtherBody
+                } else if caused_by(|error| matches!(error.downcast_ref(), Some(RepeatedBody::Full))) {
+                    Rejection::ReplayCacheFull
+                } else if caused_by(|error| error.is::<RepeatedBody>()) {
+                    RequestAuthError::Replayed.into()
                 } else {
                     Rejection::BodyBroken
                 },

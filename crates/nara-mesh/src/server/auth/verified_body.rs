@@ -1,3 +1,5 @@
+//! Bodies that are checked when their end was reached.
+
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -6,27 +8,33 @@ use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
 use nara_proto::v2::{ContentDigest, DigestHasher};
 
-/// A body that fails at its end if it is not the one whose digest was signed. Whoever reads it to the end without an
-/// error has what the sender sent.
-#[derive(Debug)]
-pub(in crate::server) struct SignedBody {
+/// A body that fails at its end if its digest is not accepted. A reader that gets to the end without an error has what
+/// the sender sent.
+pub(super) struct VerifiedBody<F> {
     inner: Body,
-    expected: ContentDigest,
     /// Until the end was reached.
-    hasher: Option<DigestHasher>,
+    pending: Option<(DigestHasher, F)>,
 }
 
-impl SignedBody {
-    pub(in crate::server) fn new(inner: Body, expected: ContentDigest) -> Self {
-        Self {
+impl<F, E> VerifiedBody<F>
+where
+    F: FnOnce(ContentDigest) -> Result<(), E> + Send + Unpin + 'static,
+    E: std::error::Error + Send + Sync + 'static,
+{
+    /// Wraps a body; `accept` looks at the digest of all of it.
+    pub(super) fn wrap(inner: Body, accept: F) -> Body {
+        Body::new(Self {
             inner,
-            expected,
-            hasher: Some(DigestHasher::default()),
-        }
+            pending: Some((DigestHasher::default(), accept)),
+        })
     }
 }
 
-impl HttpBody for SignedBody {
+impl<F, E> HttpBody for VerifiedBody<F>
+where
+    F: FnOnce(ContentDigest) -> Result<(), E> + Unpin,
+    E: std::error::Error + Send + Sync + 'static,
+{
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -36,21 +44,21 @@ impl HttpBody for SignedBody {
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let Some(frame) = ready!(Pin::new(&mut self.inner).poll_frame(cx)).transpose()? else {
             let outcome = self
-                .hasher
+                .pending
                 .take()
-                .map(|hasher| self.expected.check_same(&hasher.finish()));
+                .map(|(hasher, accept)| accept(hasher.finish()));
             let error = outcome.and_then(Result::err).map(axum::Error::new);
             return Poll::Ready(error.map(Err));
         };
-        if let (Some(hasher), Some(data)) = (&mut self.hasher, frame.data_ref()) {
+        if let (Some((hasher, _)), Some(data)) = (&mut self.pending, frame.data_ref()) {
             hasher.update(data);
         }
         Poll::Ready(Some(Ok(frame)))
     }
 
-    /// Not before the digest was looked at.
+    /// Not before the digest was checked.
     fn is_end_stream(&self) -> bool {
-        self.hasher.is_none()
+        self.pending.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -64,9 +72,13 @@ mod tests {
 
     use super::*;
 
-    async fn read(body: &'static [u8], signed: &[u8]) -> Result<Bytes, axum::Error> {
-        let body = SignedBody::new(Body::from(body), ContentDigest::of(signed));
-        Ok(Body::new(body).collect().await?.to_bytes())
+    fn signed(body: &'static [u8], signed: &[u8]) -> Body {
+        let digest = ContentDigest::of(signed);
+        VerifiedBody::wrap(Body::from(body), move |found| digest.check_same(&found))
+    }
+
+    async fn read(body: &'static [u8], signed_as: &[u8]) -> Result<Bytes, axum::Error> {
+        Ok(signed(body, signed_as).collect().await?.to_bytes())
     }
 
     #[tokio::test]
@@ -78,12 +90,11 @@ mod tests {
         assert!(read(b"{}", b"").await.is_err());
     }
 
-    /// Whoever believes that a body is at its end does not read it, and would take one that nobody signed.
+    /// A reader that believes that a body is at its end does not read it, and would take one that nobody signed.
     #[tokio::test]
     async fn a_body_is_not_at_its_end_before_its_digest_was_looked_at() {
         for content in ["", "{}"] {
-            let signed = ContentDigest::of(content.as_bytes());
-            let mut body = SignedBody::new(Body::from(content), signed);
+            let mut body = signed(content.as_bytes(), content.as_bytes());
             assert!(!body.is_end_stream(), "{content:?}");
             while let Some(frame) = body.frame().await {
                 assert!(!body.is_end_stream(), "{content:?}");
@@ -95,7 +106,6 @@ mod tests {
 
     #[test]
     fn a_body_announces_what_the_one_inside_of_it_announces() {
-        let body = SignedBody::new(Body::from("[1]"), ContentDigest::of(b"[1]"));
-        assert_eq!(body.size_hint().exact(), Some(3));
+        assert_eq!(signed(b"[1]", b"[1]").size_hint().exact(), Some(3));
     }
 }

@@ -1,0 +1,165 @@
+//! Values of arguments, parsed and checked.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::builder::{OsStringValueParser, PossibleValuesParser, TypedValueParser};
+use jiff::{Span, SpanRelativeTo};
+use nara_mesh::peers_file::parse_address;
+use nara_mesh::tls::TlsPolicy;
+use nara_proto::time::UnixNanos;
+
+/// The longest time limit that is accepted.
+const LONGEST: Duration = Duration::from_secs(86_400);
+
+const DURATION_HELP: &str = "expected a number and a unit, such as 500ms, 5s or 10m";
+
+/// Parses a time span of at most a day.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    let duration = time_span(text)?;
+    if duration > LONGEST {
+        return Err("longer than 24h, the longest that is accepted".to_owned());
+    }
+    Ok(duration)
+}
+
+/// Parses a time span of at most a day, but not zero.
+pub(super) fn timeout(text: &str) -> Result<Duration, String> {
+    let duration = duration(text)?;
+    if duration.is_zero() {
+        return Err("a limit of zero would let nothing succeed".to_owned());
+    }
+    Ok(duration)
+}
+
+fn time_span(text: &str) -> Result<Duration, String> {
+    let span: Span = text.parse().map_err(|_| DURATION_HELP)?;
+    // Months and years have no fixed length.
+    let span = span.to_duration(SpanRelativeTo::days_are_24_hours());
+    let duration = span.map_err(|_| DURATION_HELP)?;
+    duration
+        .try_into()
+        .map_err(|_| "a time span cannot be negative".to_owned())
+}
+
+/// Parses `ip` or `ip:port`.
+pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
+    parse_address(text).ok_or_else(|| "expected ip or ip:port".to_owned())
+}
+
+/// Parses `ip:port`.
+pub(super) fn socket(text: &str) -> Result<SocketAddr, &'static str> {
+    text.parse().map_err(|_| "expected ip:port")
+}
+
+/// Parses a path; `~` is the home folder.
+pub(super) fn path() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().try_map(|text: OsString| expand(Path::new(&text)))
+}
+
+fn expand(path: &Path) -> Result<PathBuf, String> {
+    if path.as_os_str().is_empty() {
+        return Err("the path is empty".to_owned());
+    }
+    if let Ok(below) = path.strip_prefix("~") {
+        let home = std::env::home_dir().filter(|home| home.is_absolute());
+        let home = home.ok_or("~ stands for the home folder, and HOME is not set")?;
+        return Ok(home.join(below));
+    }
+    if path.to_string_lossy().starts_with('~') {
+        return Err(
+            "the home folder of another user is not looked up: write the whole path, or ./~…".to_owned(),
+        );
+    }
+    Ok(path.to_owned())
+}
+
+/// Parses a policy for TLS.
+pub(super) fn tls() -> impl TypedValueParser<Value = TlsPolicy> {
+    PossibleValuesParser::new(["plain", "tls", "tls-only"]).try_map(|text| text.parse::<TlsPolicy>())
+}
+
+/// From when on events count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Since {
+    All,
+    Ago(Duration),
+    At(UnixNanos),
+}
+
+impl Since {
+    /// The time, in Unix nanoseconds.
+    pub(crate) fn at(self, now: UnixNanos) -> UnixNanos {
+        match self {
+            Self::All => UnixNanos::new(i64::MIN),
+            Self::Ago(ago) => now.saturating_sub(ago),
+            Self::At(at) => at,
+        }
+    }
+}
+
+impl FromStr for Since {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "all" {
+            return Ok(Self::All);
+        }
+        if let Ok(nanos) = text.parse() {
+            return Ok(Self::At(UnixNanos::new(nanos)));
+        }
+        if let Ok(ago) = time_span(text) {
+            return Ok(Self::Ago(ago));
+        }
+        let time: Option<jiff::Timestamp> = text.parse().ok();
+        let nanos = time.and_then(|time| i64::try_from(time.as_nanosecond()).ok());
+        nanos.map(|nanos| Self::At(UnixNanos::new(nanos))).ok_or(
+            "expected `all`, a time span before now such as 10m or 30d, or a time such as 2026-01-22T17:00:00Z",
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn since_is_all_a_time_span_or_a_time() {
+        let now = UnixNanos::new(1_769_101_800_000_000_000);
+        let since = |text: &str| text.parse::<Since>().unwrap().at(now).get();
+        assert_eq!(since("all"), i64::MIN);
+        for text in ["2026-01-22T17:00:00Z", "1769101200000000000", "10m"] {
+            assert_eq!(since(text), 1_769_101_200_000_000_000, "{text}");
+        }
+        assert_eq!(since("30d"), now.get() - 30 * 86_400 * 1_000_000_000);
+        assert!("yesterday".parse::<Since>().is_err());
+    }
+
+    #[test]
+    fn a_limit_is_named_when_it_is_exceeded() {
+        assert_eq!(timeout("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(timeout("1m 30s"), Ok(Duration::from_secs(90)));
+        for (text, word) in [
+            ("soon", "500ms"),
+            ("2d", "24h"),
+            ("0s", "zero"),
+            ("-1s", "negative"),
+            ("1mo", "500ms"),
+        ] {
+            let refused = timeout(text).unwrap_err();
+            assert!(refused.contains(word), "{text}: {refused}");
+        }
+    }
+
+    #[test]
+    fn a_tilde_is_the_home_folder_or_refused() {
+        let home = std::env::home_dir().unwrap();
+        assert_eq!(expand(Path::new("~/nara")), Ok(home.join("nara")));
+        assert_eq!(expand(Path::new("./~/nara")), Ok("./~/nara".into()));
+        assert!(expand(Path::new("~bob/nara")).is_err());
+        assert!(expand(Path::new("")).is_err());
+    }
+}

@@ -1,0 +1,136 @@
+//! `events`: the memory of this nara, out of its own ledger, whether it runs or not.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use nara_mesh::clock::{Clock as _, SystemClock};
+use nara_mesh::ledger::Ledger;
+use nara_proto::event::SyncEvent;
+use nara_proto::go_json;
+use nara_proto::sync::{Cursor, EventFilter};
+use nara_proto::time::UnixNanos;
+use serde_json::{Value, json};
+
+use crate::cli::EventsArgs;
+use crate::connect::block_on;
+use crate::exit::Exit;
+use crate::failure::{Failure, Outcome};
+use crate::ledger_file::{self, failed};
+use crate::listing::event_line;
+use crate::printer::Printer;
+use crate::settings::Settings;
+
+/// Events that are read at once.
+const PAGE: usize = 1000;
+
+/// How often a ledger that another process writes is looked at.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// How many events are shown unless somebody says from when on.
+const NEWEST: usize = 100;
+
+pub(super) fn run(args: &EventsArgs, settings: &Settings, printer: Printer) -> Outcome {
+    let path = settings.ledger_path()?.ok_or_else(|| {
+        Failure::usage("it is not clear whose events")
+            .hint("pass --soul-file FILE or --data-dir DIR, as for its `serve`")
+    })?;
+    if !path.exists() {
+        return Err(Failure::usage(format!("there is no ledger {}", path.display()))
+            .hint("it is made when the nara first runs, or by the first `sync`"));
+    }
+    block_on(async {
+        let ledger = ledger_file::open(&path).await?;
+        // Before the look, so that nothing is missed in between.
+        let mut position = ledger.position().await.map_err(failed)?;
+        let shown = Shown { args, printer };
+        shown.stored(&*ledger).await?;
+        if !args.follow {
+            return Ok(Exit::Ok);
+        }
+        let following = async {
+            let mut looks = tokio::time::interval(LOOK);
+            loop {
+                looks.tick().await;
+                let arrivals = ledger
+                    .arrived_after(shown.filter(), position, PAGE)
+                    .await
+                    .map_err(failed)?;
+                for arrival in &arrivals.events {
+                    shown.show(&arrival.event)?;
+                }
+                position = arrivals.end;
+            }
+        };
+        tokio::select! {
+            outcome = following => outcome,
+            _ = tokio::signal::ctrl_c() => Ok(Exit::Ok),
+        }
+    })
+}
+
+struct Shown<'a> {
+    args: &'a EventsArgs,
+    printer: Printer,
+}
+
+impl Shown<'_> {
+    /// What the ledger can filter by itself.
+    fn filter(&self) -> EventFilter {
+        EventFilter {
+            services: self.args.services.clone(),
+            subjects: self.args.about.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    /// Shows what is stored, oldest first: from a time on, or the newest.
+    async fn stored(&self, ledger: &dyn Ledger) -> Outcome<()> {
+        let since = self.args.since.map(|since| since.at(SystemClock.now_nanos()));
+        let most = match (self.args.count, since) {
+            (Some(count), _) => count as usize,
+            (None, Some(_)) => usize::MAX,
+            (None, None) => NEWEST,
+        };
+        let mut cursor = Cursor::START;
+        let mut newest = VecDeque::new();
+        loop {
+            let page = ledger.page(self.filter(), cursor, PAGE).await.map_err(failed)?;
+            let whole = page.len() == PAGE;
+            let Some(last) = page.last() else { break };
+            cursor = Cursor::behind(last);
+            for event in page
+                .into_iter()
+                .filter(|event| event.ts >= since.unwrap_or(UnixNanos::new(i64::MIN)))
+            {
+                if most == usize::MAX {
+                    self.show(&event)?;
+                } else if self.is_wanted(&event) {
+                    newest.push_back(event);
+                    if newest.len() > most {
+                        newest.pop_front();
+                    }
+                }
+            }
+            if !whole {
+                break;
+            }
+        }
+        newest.iter().try_for_each(|event| self.show(event))
+    }
+
+    fn is_wanted(&self, event: &SyncEvent) -> bool {
+        let by = |name: &String| event.emitter == *name || event.actor() == name;
+        self.args.by.as_ref().is_none_or(by)
+    }
+
+    fn show(&self, event: &SyncEvent) -> Outcome<()> {
+        if !self.is_wanted(event) {
+            return Ok(());
+        }
+        let as_json = || -> Value { serde_json::from_str(&go_json::to_string(event)).unwrap_or_default() };
+        if self.args.jsonl {
+            return self.printer.raw(as_json());
+        }
+        self.printer.line(event_line(event))?;
+        self.printer.json_line(json!({ "event": as_json() }))
+    }
+}

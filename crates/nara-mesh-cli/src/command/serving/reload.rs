@@ -1,0 +1,86 @@
+//! A reload: the files count as they are now, and so do the decisions in the ledger.
+
+use std::ffi::OsString;
+
+use nara_mesh::Nara;
+use nara_proto::identity::NaraName;
+use serde_json::{Value, json};
+
+use crate::arguments::{self, Refused};
+use crate::failure::{Failure, Outcome};
+use crate::keeping;
+use crate::printer::Printer;
+use crate::settings::Settings;
+
+/// Reads the configuration and the peers again and applies them. What is wrong in one place does not keep the rest
+/// from being applied: a ban waits for nothing. Returns what is in force.
+pub(super) async fn reload(nara: &Nara, started: &Settings, printer: Printer) -> Outcome<Value> {
+    let mut problems = Vec::new();
+    let fresh = match read_again() {
+        Ok(fresh) => Some(fresh),
+        Err(failure) => {
+            problems.push(failure.message);
+            None
+        }
+    };
+    let settings = fresh.as_ref().unwrap_or(started);
+    let mut configured = None;
+    let applied = match settings.peer_infos() {
+        Ok(peers) => {
+            configured = Some(peers.len());
+            nara.reconfigure(peers).await.map_err(Failure::from)
+        }
+        Err(failure) => {
+            problems.push(failure.message);
+            nara.apply_decisions().await.map_err(crate::ledger_file::failed)
+        }
+    };
+    let mut decided = Vec::new();
+    match applied {
+        Ok(recalled) => {
+            keeping::log(&recalled);
+            decided = recalled.decided;
+        }
+        Err(failure) => problems.push(failure.message),
+    }
+    for problem in &problems {
+        printer.warn(format_args!("not reloaded: {problem}"));
+    }
+    let decided: Vec<&str> = decided.iter().map(NaraName::as_str).collect();
+    let peers = nara.registry().peers();
+    let untrusted = peers
+        .iter()
+        .map(|peer| peer.info())
+        .filter(|info| info.is_untrusted());
+    let in_force = json!({
+        "configured": configured,
+        "decided": decided,
+        "untrusted": untrusted.map(|info| info.label()).collect::<Vec<_>>(),
+        "problems": problems,
+        "restart": fresh.map(|fresh| changed(started, &fresh)).unwrap_or_default(),
+    });
+    printer.note("reloaded: configuration, peers and decisions");
+    let mut line = in_force.clone();
+    line["event"] = json!("reloaded");
+    printer.json_line(line)?;
+    Ok(in_force)
+}
+
+fn read_again() -> Outcome<Settings> {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    match arguments::parse(&arguments) {
+        Ok((cli, sources)) => Ok(Settings::new(cli.global, sources, false)),
+        Err(Refused::Setting(failure)) => Err(failure),
+        Err(Refused::CommandLine(error)) => Err(Failure::usage(error.to_string())),
+    }
+}
+
+/// The settings that changed and that only a restart applies.
+fn changed(started: &Settings, fresh: &Settings) -> Vec<&'static str> {
+    let before = started.sources.in_force();
+    let fresh = fresh.sources.in_force();
+    let differs = |(before, now): (&arguments::InForce, &arguments::InForce)| {
+        (before.values != now.values && now.key != "peers").then_some(now.key)
+    };
+    before.iter().zip(&fresh).filter_map(differs).collect()
+}

@@ -1,0 +1,215 @@
+//! The configuration file: a layer of arguments below the environment.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::Command;
+use clap::error::{ContextKind, ContextValue};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use crate::failure::{Failure, Outcome};
+
+/// What the text of a value is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Text,
+    /// A path, relative to the file.
+    Path,
+}
+
+/// The keys, and the arguments that they set.
+const KEYS: [(&str, &str, Kind); 28] = [
+    ("name", "name", Kind::Text),
+    ("soul_file", "soul_file", Kind::Path),
+    ("soul_group_readable", "soul_group_readable", Kind::Text),
+    ("data_dir", "data_dir", Kind::Path),
+    ("peers", "peers_file", Kind::Path),
+    ("timeout", "timeout", Kind::Text),
+    ("tls", "tls", Kind::Text),
+    ("trust", "trust", Kind::Text),
+    ("color", "color", Kind::Text),
+    ("log", "log", Kind::Text),
+    ("listen", "listen", Kind::Text),
+    ("grace", "grace", Kind::Text),
+    ("metrics", "metrics", Kind::Text),
+    ("metrics_public", "metrics_public", Kind::Text),
+    ("gossip_degree", "gossip_degree", Kind::Text),
+    ("no_gossip", "no_gossip", Kind::Text),
+    ("network.kind", "network", Kind::Text),
+    ("network.socket", "socket", Kind::Path),
+    ("network.control_url", "control_url", Kind::Text),
+    ("network.auth_key_file", "auth_key_file", Kind::Path),
+    ("network.host_name", "host_name", Kind::Text),
+    ("network.skip", "skip", Kind::Text),
+    ("network.ephemeral", "ephemeral", Kind::Text),
+    ("network.udp_port", "udp_port", Kind::Text),
+    ("network.relay_only", "relay_only", Kind::Text),
+    ("network.tailscaled", "tailscaled", Kind::Text),
+    ("network.wait", "wait", Kind::Text),
+    ("network.port", "port", Kind::Text),
+];
+
+/// A configuration file that was read.
+#[derive(Debug, Default)]
+pub(crate) struct ConfigFile {
+    path: PathBuf,
+    /// By the ids of their arguments.
+    values: BTreeMap<&'static str, Value>,
+}
+
+#[derive(Debug)]
+struct Value {
+    key: &'static str,
+    line: usize,
+    texts: Vec<String>,
+}
+
+impl ConfigFile {
+    /// Reads a file.
+    pub(crate) fn read(path: &Path) -> Outcome<Self> {
+        let text = fs::read_to_string(path).map_err(|error| {
+            let path = path.display();
+            Failure::usage(format!("the configuration file {path} cannot be read")).caused_by(error)
+        })?;
+        let mut file = Self {
+            path: path.to_owned(),
+            values: BTreeMap::new(),
+        };
+        let table = DeTable::parse(&text).map_err(|error| {
+            let line = error.span().map_or(1, |span| line_of(&text, span.start));
+            file.wrong(line, error.message())
+        })?;
+        file.take(table.get_ref(), "", &text)?;
+        Ok(file)
+    }
+
+    /// The file, if there is one.
+    pub(crate) fn path(&self) -> Option<&Path> {
+        (!self.path.as_os_str().is_empty()).then_some(&*self.path)
+    }
+
+    fn take(&mut self, table: &DeTable<'_>, prefix: &str, text: &str) -> Outcome<()> {
+        for (name, value) in table {
+            let key = format!("{prefix}{}", name.get_ref());
+            let line = line_of(text, name.span().start);
+            if let (Some(&(key, id, kind)), false) =
+                (KEYS.iter().find(|(known, ..)| *known == key), key.is_empty())
+            {
+                let texts = self.texts(value, key, kind, line)?;
+                self.values.insert(id, Value { key, line, texts });
+                continue;
+            }
+            match value.get_ref() {
+                DeValue::Table(below)
+                    if KEYS
+                        .iter()
+                        .any(|(known, ..)| known.starts_with(&format!("{key}."))) =>
+                {
+                    self.take(below, &format!("{key}."), text)?;
+                }
+                _ => {
+                    let known: Vec<&str> = KEYS.iter().map(|(known, ..)| *known).collect();
+                    return Err(self
+                        .wrong(line, &format!("unknown key `{key}`"))
+                        .hint(format!("the keys are {}", known.join(", "))));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn texts(
+        &self,
+        value: &Spanned<DeValue<'_>>,
+        key: &str,
+        kind: Kind,
+        line: usize,
+    ) -> Outcome<Vec<String>> {
+        let text = |value: &DeValue<'_>| match value {
+            DeValue::String(text) if kind == Kind::Path => Ok(self.near(text)),
+            DeValue::String(text) => Ok(text.to_string()),
+            DeValue::Integer(number) => Ok(number.to_string()),
+            DeValue::Boolean(flag) => Ok(flag.to_string()),
+            _ => Err(self.wrong(
+                line,
+                &format!("{key}: expected a string, a number, true or false"),
+            )),
+        };
+        match value.get_ref() {
+            DeValue::Array(values) => values.iter().map(|value| text(value.get_ref())).collect(),
+            value => Ok(vec![text(value)?]),
+        }
+    }
+
+    /// A path of the file, relative to the folder of the file.
+    fn near(&self, path: &str) -> String {
+        let folder = self.path.parent().filter(|_| !path.starts_with('~'));
+        folder.map_or_else(
+            || path.to_owned(),
+            |folder| folder.join(path).to_string_lossy().into_owned(),
+        )
+    }
+
+    fn wrong(&self, line: usize, message: &str) -> Failure {
+        Failure::usage(format!("{}: line {line}: {message}", self.path.display()))
+    }
+
+    /// The arguments, with the values of this file as their defaults.
+    pub(crate) fn layer(&self, command: Command) -> Command {
+        let command = command.mut_args(|arg| match self.values.get(arg.get_id().as_str()) {
+            Some(value) => arg.default_values(&value.texts),
+            None => arg,
+        });
+        command.mut_subcommands(|command| self.layer(command))
+    }
+
+    /// The failure for a value of this file that its argument refuses.
+    pub(crate) fn refused(&self, error: &clap::Error) -> Failure {
+        let argument = match error.get(ContextKind::InvalidArg) {
+            Some(ContextValue::String(argument)) => argument.as_str(),
+            _ => "",
+        };
+        let flag = argument.split(' ').next().unwrap_or_default();
+        let id = flag.trim_start_matches("--").replace('-', "_");
+        let id = if id == "peers" { "peers_file" } else { &id };
+        match self.values.get(id) {
+            Some(value) => self.wrong(value.line, &format!("{}: {}", value.key, reason(error))),
+            None => Failure::usage(format!("{}: {}", self.path.display(), reason(error))),
+        }
+    }
+
+    /// Where the value of an argument is, if the file has one.
+    pub(crate) fn place_of(&self, id: &str) -> Option<String> {
+        let value = self.values.get(id)?;
+        Some(format!("{}: line {}", self.path.display(), value.line))
+    }
+}
+
+/// Why a value is refused, without the argument for which it was meant.
+pub(crate) fn reason(error: &clap::Error) -> String {
+    let value = match error.get(ContextKind::InvalidValue) {
+        Some(ContextValue::String(value)) => format!("{value:?}"),
+        _ => "the value".to_owned(),
+    };
+    if let Some(source) = std::error::Error::source(error) {
+        return format!("{value}: {source}");
+    }
+    match error.get(ContextKind::ValidValue) {
+        Some(ContextValue::Strings(valid)) if !valid.is_empty() => {
+            format!("{value}: expected one of {}", valid.join(", "))
+        }
+        _ => format!("{value} is not valid"),
+    }
+}
+
+fn line_of(text: &str, offset: usize) -> usize {
+    let before = text.as_bytes().iter().take(offset);
+    before.filter(|&&byte| byte == b'\n').count() + 1
+}
+
+/// The keys of a file, each with the id of its argument.
+pub(crate) fn keys() -> impl Iterator<Item = (&'static str, &'static str)> {
+    KEYS.iter().map(|(key, id, _)| (*key, *id))
+}

@@ -1,0 +1,97 @@
+//! Files of a nara that other users can read or change although they should not.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use crate::settings::Settings;
+
+/// A file whose permissions are too wide.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct TooWide {
+    what: &'static str,
+    path: PathBuf,
+    mode: u32,
+    wanted: u32,
+}
+
+impl fmt::Display for TooWide {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verb = if self.mode & 0o022 == 0 { "read" } else { "change" };
+        let Self { what, mode, path, .. } = self;
+        write!(
+            f,
+            "other users can {verb} the {what} {} (mode {mode:04o})",
+            path.display()
+        )
+    }
+}
+
+impl TooWide {
+    /// The command that mends it.
+    pub(crate) fn remedy(&self) -> String {
+        format!("chmod {:o} {}", self.wanted, self.path.display())
+    }
+}
+
+/// The files of the settings that are open too wide. The soul file is not among them: it is refused.
+pub(crate) fn problems(settings: &Settings) -> Vec<TooWide> {
+    let auth_key = settings
+        .auth_key_file()
+        .map(|path| ("auth key file", path, 0o600));
+    let peers = settings.peers_path().map(|path| {
+        let wanted = if path.is_dir() { 0o755 } else { 0o644 };
+        ("peers file", path.to_owned(), wanted)
+    });
+    let config = settings
+        .sources
+        .config_file()
+        .map(|path| ("configuration file", path.to_owned(), 0o644));
+    let ledger = settings
+        .ledger_path()
+        .ok()
+        .flatten()
+        .map(|path| ("ledger", path, 0o644));
+    let files = [auth_key, peers, config, ledger];
+    let check = |(what, path, wanted): (&'static str, PathBuf, u32)| too_wide(what, &path, wanted);
+    files.into_iter().flatten().filter_map(check).collect()
+}
+
+#[cfg(unix)]
+fn too_wide(what: &'static str, path: &Path, wanted: u32) -> Option<TooWide> {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let mode = std::fs::metadata(path).ok()?.permissions().mode() & 0o777;
+    // A group may be meant to read or change it.
+    (mode & !wanted & 0o007 != 0).then(|| TooWide {
+        what,
+        path: path.to_owned(),
+        mode,
+        wanted,
+    })
+}
+
+#[cfg(not(unix))]
+fn too_wide(_: &'static str, _: &Path, _: u32) -> Option<TooWide> {
+    None
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn only_other_users_are_too_many() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let found = |mode, wanted| {
+            fs::set_permissions(file.path(), fs::Permissions::from_mode(mode)).unwrap();
+            too_wide("file", file.path(), wanted).map(|found| found.to_string())
+        };
+        assert_eq!(found(0o644, 0o644), None);
+        assert_eq!(found(0o640, 0o600), None);
+        assert!(found(0o644, 0o600).unwrap().contains("can read the file"));
+        assert!(found(0o666, 0o644).unwrap().contains("can change the file"));
+    }
+}

@@ -1,0 +1,169 @@
+//! The output of a daemon is never worth its service.
+
+use std::fs;
+use std::io::{PipeReader, Read as _, Write as _, pipe};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command};
+
+use crate::{new_soul, run, text};
+
+/// A nara that is served while nobody reads what it says.
+struct Unread {
+    child: Child,
+    address: String,
+    readers: Option<(PipeReader, PipeReader)>,
+}
+
+/// As many bytes as a pipe takes without a reader.
+const PIPE: usize = 65_536;
+
+impl Unread {
+    /// Starts it with this many bytes waiting in its stdout and its stderr.
+    fn start(folder: &Path, waiting: usize) -> Self {
+        new_soul(folder, "alice");
+        new_soul(folder, "bob");
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = free.local_addr().unwrap().to_string();
+        drop(free);
+        let stanza = |name: &str, address: &str| {
+            let soul = format!("{name}.soul");
+            let args = ["id", "show", "--soul-file", &soul, "--stanza", address];
+            text(&run(folder, 0, &args).stdout)
+        };
+        fs::write(
+            folder.join("peers.toml"),
+            stanza("alice", &address) + &stanza("bob", "127.0.0.1:1"),
+        )
+        .unwrap();
+        let (stdout, mut stdout_of_child) = pipe().unwrap();
+        let (stderr, mut stderr_of_child) = pipe().unwrap();
+        stdout_of_child.write_all(&vec![b'x'; waiting]).unwrap();
+        stderr_of_child.write_all(&vec![b'x'; waiting]).unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_nara-mesh"))
+            .env_clear()
+            .current_dir(folder)
+            .args([
+                "serve",
+                "-v",
+                "--listen",
+                &address,
+                "--peers",
+                "peers.toml",
+                "--no-gossip",
+            ])
+            .args(["--soul-file", "alice.soul", "--data-dir", "alice"])
+            .stdout(stdout_of_child)
+            .stderr(stderr_of_child)
+            .spawn()
+            .unwrap();
+        while TcpStream::connect(&address).is_err() {
+            std::thread::yield_now();
+        }
+        Self {
+            child,
+            address,
+            readers: Some((stdout, stderr)),
+        }
+    }
+
+    /// Sends a message as bob, which is a line on stdout.
+    fn dm(folder: &Path, text: &str) {
+        let as_bob = [
+            "--soul-file",
+            "bob.soul",
+            "--data-dir",
+            "bob",
+            "--peers",
+            "peers.toml",
+        ];
+        run(folder, 0, &[&["dm", "alice", text][..], &as_bob].concat());
+    }
+
+    fn end(&mut self) -> Option<i32> {
+        let id = self.child.id().to_string();
+        assert!(
+            Command::new("kill")
+                .args(["-TERM", &id])
+                .status()
+                .unwrap()
+                .success()
+        );
+        self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for Unread {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_reader_that_goes_away_does_not_end_the_service() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let mut alice = Unread::start(path, 0);
+    drop(alice.readers.take());
+    for number in 0..3 {
+        Unread::dm(path, &format!("message {number}"));
+    }
+    assert_eq!(alice.child.try_wait().unwrap(), None);
+    assert_eq!(alice.end(), Some(0));
+}
+
+#[test]
+fn a_reader_that_is_stuck_does_not_hold_up_the_service() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    // Not even the first line finds room.
+    let mut alice = Unread::start(path, PIPE);
+    Unread::dm(path, "nobody sees this yet");
+    run(path, 0, &["ping", &alice.address]);
+    let (mut stdout, mut stderr) = alice.readers.take().unwrap();
+    let reading = std::thread::spawn(move || {
+        let mut seen = String::new();
+        stdout.read_to_string(&mut seen).map(|_| seen)
+    });
+    let draining = std::thread::spawn(move || std::io::copy(&mut stderr, &mut std::io::sink()));
+    assert_eq!(alice.end(), Some(0));
+    assert!(reading.join().unwrap().unwrap().contains("nobody sees this yet"));
+    draining.join().unwrap().unwrap();
+}
+
+/// Runs the program on a terminal, closes it as soon as the nara listens, and prints how the program ended.
+const ON_A_TERMINAL: &str = r#"
+import os, pty, sys
+child, terminal = pty.fork()
+if child == 0:
+    os.execv(sys.argv[1], sys.argv[1:])
+seen = b""
+while b"key = " not in seen:
+    seen += os.read(terminal, 1024)
+os.close(terminal)
+_, status = os.waitpid(child, 0)
+print(os.waitstatus_to_exitcode(status))
+"#;
+
+#[test]
+fn a_nara_on_a_terminal_ends_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    new_soul(path, "alice");
+    let output = Command::new("python3")
+        .args(["-c", ON_A_TERMINAL, env!("CARGO_BIN_EXE_nara-mesh")])
+        .args([
+            "serve",
+            "--listen",
+            "127.0.0.1:0",
+            "--soul-file",
+            "alice.soul",
+            "--data-dir",
+            "alice",
+        ])
+        .current_dir(path)
+        .output()
+        .unwrap();
+    assert_eq!(text(&output.stdout).trim(), "0", "{}", text(&output.stderr));
+}

@@ -1,0 +1,17 @@
+//! How much of a message is proven.
+
+/// How much of a request its receiver can verify. Each proves what those before it prove, and more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Coverage {
+    /// Method and path, by a signature of profile v1. Anybody on the path between can have changed the query, other
+    /// headers and the body.
+    MethodAndPath,
+    /// Method, path and query, by a signature of profile v2 that says that the body is a stream. Nothing proves the body
+    /// and other headers.
+    Head,
+    /// Method, path, query and body, by a signature of profile v2. Other headers are not covered.
+    Whole,
+    /// All of it, by a secure connection to the holder of the pinned key.
+    Channel,
+}

@@ -1,0 +1,345 @@
+//! Peers files: which naras there are, where they listen, and which keys they have.
+//!
+//! ```text
+//! [[peer]]
+//! name = "alice"
+//! address = "100.64.0.7"   # ip or ip:port; optional
+//! id = "…"                 # nara id; optional
+//! key = "…"                # public key, base64; optional
+//! tls = "tls-only"         # plain, tls or tls-only; optional
+//! ```
+//!
+//! A key in the file is trusted. A folder is read as the `*.toml` files in it, in order of their names.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::{fmt, fs, io};
+
+use nara_proto::identity::{NaraId, NaraName, PublicKey};
+use serde::Deserialize;
+use toml::Spanned;
+
+use crate::clock::{Clock as _, SystemClock};
+use crate::defaults;
+use crate::identity::LocalNara;
+use crate::registry::{KeySource, PeerInfo, PinnedKey};
+use crate::tls::TlsPolicy;
+use crate::toml_text::{line_of, quoted};
+
+/// The most bytes of a peers file.
+const MAX_BYTES: u64 = 16 << 20;
+
+/// One peer of a peers file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PeerEntry {
+    /// Its name.
+    pub name: NaraName,
+    /// Its nara id, if the file has it.
+    pub id: Option<NaraId>,
+    /// Where it listens, if the file says so.
+    pub address: Option<SocketAddr>,
+    /// Its public key, if the file has it.
+    pub key: Option<PublicKey>,
+    /// The TLS policy for this peer; `None`: the policy of the client.
+    pub tls: Option<TlsPolicy>,
+}
+
+/// A peers file that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {problem}", place(.path, *.line))]
+#[non_exhaustive]
+pub struct PeersFileError {
+    /// The file.
+    pub path: PathBuf,
+    /// The line of the mistake, from 1; `None` if the file could not be read.
+    pub line: Option<usize>,
+    /// What is wrong.
+    #[source]
+    pub problem: PeersFileProblem,
+}
+
+/// What is wrong with a peers file.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PeersFileProblem {
+    /// The file cannot be read.
+    #[error("the peers file cannot be read: {0}")]
+    Read(io::Error),
+    /// The file is too large to be one.
+    #[error("the file is larger than {MAX_BYTES} bytes")]
+    TooLarge,
+    /// The file is not TOML, or has an unknown or missing key.
+    #[error("{0}")]
+    Syntax(String),
+    /// A value is malformed.
+    #[error("{value:?}: {reason}")]
+    Value {
+        /// The value.
+        value: String,
+        /// What is expected.
+        reason: String,
+    },
+    /// Two stanzas have the same name.
+    #[error("the name {name} occurs twice{}", also_in(.first))]
+    Duplicate {
+        /// The name.
+        name: NaraName,
+        /// The file with the first stanza, if it is another one.
+        first: Option<PathBuf>,
+    },
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    peer: Vec<Stanza>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Stanza {
+    name: Spanned<String>,
+    id: Option<Spanned<String>>,
+    address: Option<Spanned<String>>,
+    key: Option<Spanned<String>>,
+    tls: Option<Spanned<String>>,
+}
+
+/// Reads a peers file, or a folder of peers files.
+///
+/// # Errors
+/// [`PeersFileError`] with the file and the line of the first mistake.
+pub fn read(path: impl AsRef<Path>) -> Result<Vec<PeerEntry>, PeersFileError> {
+    let path = path.as_ref();
+    let unreadable = |path: &Path, error| PeersFileError {
+        path: path.to_owned(),
+        line: None,
+        problem: PeersFileProblem::Read(error),
+    };
+    let mut files = vec![path.to_owned()];
+    if path.is_dir() {
+        let entries = fs::read_dir(path).and_then(|entries| entries.collect::<io::Result<Vec<_>>>());
+        let entries = entries.map_err(|error| unreadable(path, error))?;
+        files = entries.into_iter().map(|entry| entry.path()).collect();
+        files.retain(|file| file.extension().is_some_and(|extension| extension == "toml"));
+        files.sort();
+    }
+    let mut peers: Vec<(PeerEntry, PathBuf)> = Vec::new();
+    for file in files {
+        let size = fs::metadata(&file)
+            .map_err(|error| unreadable(&file, error))?
+            .len();
+        if size > MAX_BYTES {
+            return Err(PeersFileError {
+                path: file,
+                line: None,
+                problem: PeersFileProblem::TooLarge,
+            });
+        }
+        let text = fs::read_to_string(&file).map_err(|error| unreadable(&file, error))?;
+        for (entry, offset) in parse_stanzas(&text, &file)? {
+            if let Some((_, first)) = peers.iter().find(|(other, _)| other.name == entry.name) {
+                return Err(PeersFileError {
+                    line: Some(line_of(&text, offset)),
+                    problem: PeersFileProblem::Duplicate {
+                        name: entry.name,
+                        first: (*first != file).then(|| first.clone()),
+                    },
+                    path: file,
+                });
+            }
+            peers.push((entry, file.clone()));
+        }
+    }
+    Ok(peers.into_iter().map(|(entry, _)| entry).collect())
+}
+
+/// The stanzas of a text, each with the offset of its name.
+fn parse_stanzas(text: &str, path: &Path) -> Result<Vec<(PeerEntry, usize)>, PeersFileError> {
+    let wrong = |offset: Option<usize>, problem| PeersFileError {
+        path: path.to_owned(),
+        line: offset.map(|offset| line_of(text, offset)),
+        problem,
+    };
+    let file: File = toml::from_str(text).map_err(|error| {
+        let offset = error.span().map(|span| span.start);
+        wrong(offset, PeersFileProblem::Syntax(error.message().to_owned()))
+    })?;
+    let mut entries = Vec::with_capacity(file.peer.len());
+    for stanza in &file.peer {
+        let problem = |field: Field| wrong(Some(field.offset), field.problem);
+        let entry = PeerEntry {
+            name: field(&stanza.name, str::parse).map_err(problem)?,
+            id: optional(stanza.id.as_ref(), str::parse).map_err(problem)?,
+            address: optional(stanza.address.as_ref(), |text| {
+                parse_address(text).ok_or("expected ip or ip:port")
+            })
+            .map_err(problem)?,
+            key: optional(stanza.key.as_ref(), PublicKey::from_base64).map_err(problem)?,
+            tls: optional(stanza.tls.as_ref(), str::parse).map_err(problem)?,
+        };
+        entries.push((entry, stanza.name.span().start));
+    }
+    Ok(entries)
+}
+
+/// A malformed value, and where it is.
+struct Field {
+    offset: usize,
+    problem: PeersFileProblem,
+}
+
+fn field<'a, T, E: fmt::Display>(
+    value: &'a Spanned<String>,
+    parse: impl FnOnce(&'a str) -> Result<T, E>,
+) -> Result<T, Field> {
+    parse(value.get_ref()).map_err(|error| Field {
+        offset: value.span().start,
+        problem: PeersFileProblem::Value {
+            value: value.get_ref().clone(),
+            reason: error.to_string(),
+        },
+    })
+}
+
+fn optional<'a, T, E: fmt::Display>(
+    value: Option<&'a Spanned<String>>,
+    parse: impl FnOnce(&'a str) -> Result<T, E>,
+) -> Result<Option<T>, Field> {
+    value.map(|value| field(value, parse)).transpose()
+}
+
+/// Reads `ip` or `ip:port`; without a port it is [`defaults::MESH_PORT`].
+pub fn parse_address(text: &str) -> Option<SocketAddr> {
+    let ip = || Some(SocketAddr::new(text.parse().ok()?, defaults::MESH_PORT));
+    text.parse().ok().or_else(ip)
+}
+
+fn place(path: &Path, line: Option<usize>) -> String {
+    match line {
+        Some(line) => format!("{}: line {line}", path.display()),
+        None => path.display().to_string(),
+    }
+}
+
+fn also_in(first: &Option<PathBuf>) -> String {
+    let in_file = |path: &PathBuf| format!(": {} has it already", path.display());
+    first.as_ref().map(in_file).unwrap_or_default()
+}
+
+impl PeerEntry {
+    /// A peer of which only the name is known.
+    pub fn new(name: NaraName) -> Self {
+        Self {
+            name,
+            id: None,
+            address: None,
+            key: None,
+            tls: None,
+        }
+    }
+
+    /// The entry that others need for a nara.
+    pub fn of(nara: &LocalNara, address: Option<SocketAddr>) -> Self {
+        Self {
+            id: Some(nara.id().clone()),
+            address,
+            key: Some(nara.public_key()),
+            ..Self::new(nara.name().clone())
+        }
+    }
+
+    /// What to tell a registry: the key counts as configured.
+    pub fn to_info(&self) -> PeerInfo {
+        PeerInfo {
+            id: self.id.clone(),
+            name: Some(self.name.clone()),
+            address: self.address,
+            tls: self.tls,
+            key: self.key.map(|key| PinnedKey {
+                name: self.name.clone(),
+                id: self.id.clone(),
+                key,
+                source: KeySource::Configured,
+                learned_at: SystemClock.now_millis(),
+            }),
+            ..PeerInfo::default()
+        }
+    }
+
+    /// The stanza of this peer, with a line break at its end.
+    pub fn to_toml(&self) -> String {
+        let mut stanza = format!("[[peer]]\nname = {}\n", quoted(self.name.as_str()));
+        let mut line = |key, value: Option<String>| {
+            if let Some(value) = value {
+                stanza.push_str(&format!("{key} = \"{value}\"\n"));
+            }
+        };
+        line("id", self.id.as_ref().map(ToString::to_string));
+        line("address", self.address.map(|address| address.to_string()));
+        line("key", self.key.map(|key| key.to_string()));
+        line("tls", self.tls.map(|tls| tls.to_string()));
+        stanza
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stanza_is_read_back() {
+        let mut entry = PeerEntry::new("a \"quoted\" name".parse().unwrap());
+        entry.address = parse_address("127.0.0.1");
+        entry.key = PublicKey::from_base64("19wPl4NX4ygV1BYJrndZMPWuc5x3eM33PkrBMUzFJRQ=").ok();
+        entry.tls = Some(TlsPolicy::Require);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("peers.toml");
+        fs::write(&path, entry.to_toml()).unwrap();
+        assert_eq!(read(&path).unwrap(), [entry]);
+    }
+
+    #[test]
+    fn mistakes_are_told_with_their_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("peers.toml");
+        let first = "[[peer]]\nname = \"a\"\n";
+        for (rest, line, word) in [
+            ("colour = \"red\"\n", 3, "colour"),
+            ("address = \"nowhere\"\n", 3, "nowhere"),
+            ("key = \"AAAA\"\n", 3, "public key"),
+            ("id = \"0\"\n", 3, "nara id"),
+            ("tls = \"maybe\"\n", 3, "tls-only"),
+            ("[[peer]]\nname = \"a\"\n", 4, "occurs twice"),
+            ("[[peer]]\nname = \"\"\n", 4, "empty"),
+        ] {
+            fs::write(&path, format!("{first}{rest}")).unwrap();
+            let error = read(&path).unwrap_err();
+            assert_eq!(error.line, Some(line), "{error}");
+            let text = error.to_string();
+            assert!(
+                text.starts_with(&format!("{}: line {line}: ", path.display())),
+                "{text}"
+            );
+            assert!(text.contains(word), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_folder_is_read_file_by_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let stanza = |name: &str| format!("[[peer]]\nname = \"{name}\"\n");
+        fs::write(folder.path().join("20-b.toml"), stanza("b")).unwrap();
+        fs::write(folder.path().join("10-a.toml"), stanza("a")).unwrap();
+        fs::write(folder.path().join("30-c.toml.bak"), "no TOML").unwrap();
+        let names = |peers: Vec<PeerEntry>| peers.into_iter().map(|peer| peer.name.to_string());
+        let read_now = || read(folder.path()).map(|peers| names(peers).collect::<Vec<_>>());
+        assert_eq!(read_now().unwrap(), ["a", "b"]);
+        fs::write(folder.path().join("30-c.toml"), stanza("c") + &stanza("a")).unwrap();
+        let error = read_now().unwrap_err();
+        assert_eq!(error.line, Some(4));
+        assert!(error.to_string().contains("10-a.toml has it already"), "{error}");
+    }
+}

@@ -1,0 +1,108 @@
+//! What stands around the routes of the application: bounds for bodies, answers and time.
+
+use std::sync::Arc;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use http::HeaderMap;
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use tokio::time::{Instant, timeout_at};
+use tower_http::timeout::TimeoutBody;
+
+use crate::Coverage;
+use crate::metrics::{self, Counted};
+use crate::server::answer::rejection::Rejection;
+use crate::server::answer::streamed::{Streamed, until_stopped};
+use crate::server::auth::request_proof::RequestProof;
+use crate::server::auth::sender::VerifiedSender;
+use crate::server::auth::verify::StreamedRequest;
+use crate::server::limits::quota::Exceeded;
+use crate::server::route::body::read;
+use crate::server::route::state::Shared;
+
+/// Reads the body of a request before its handler runs, unless it is a stream of a trusted connection; bounds the time
+/// of the handler; collects the answer, unless it may be sent as it is made.
+pub(super) async fn guard(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+    guarded(&shared, request, next)
+        .await
+        .unwrap_or_else(|rejection| rejection.into_response())
+}
+
+async fn guarded(shared: &Shared, request: Request, next: Next) -> Result<Response, Rejection> {
+    let limits = &shared.limits;
+    let (mut parts, body) = request.into_parts();
+    let proof = parts.extensions.get::<RequestProof>().cloned();
+    let sender = parts.extensions.get::<VerifiedSender>().cloned();
+    strip_identity(&mut parts.headers);
+    let body = if parts.extensions.get::<StreamedRequest>().is_some() {
+        if sender.as_ref().map(VerifiedSender::coverage) != Some(Coverage::Channel) {
+            return Err(Rejection::StreamedBody);
+        }
+        let body = Body::new(TimeoutBody::new(limits.body_progress, body));
+        until_stopped(body, shared.background.stopping.clone(), ())
+    } else {
+        Body::from(read(body, limits.route_body_bytes, limits).await?)
+    };
+
+    let deadline = Instant::now() + limits.route_time;
+    let answered = timeout_at(deadline, next.run(Request::from_parts(parts, body))).await;
+    let mut response = answered.map_err(|_| Rejection::HandlerTooSlow)?;
+
+    let streamed = response.extensions().get::<Streamed>().is_some();
+    let sent_as_made = match &proof {
+        // Nobody signs it.
+        None => true,
+        Some(proof) => proof.wants_nothing() || (streamed && proof.accepts_stream()),
+    };
+    if !sent_as_made {
+        response.extensions_mut().remove::<Streamed>();
+        let (parts, body) = response.into_parts();
+        let collected = timeout_at(deadline, collect(body, limits.route_answer_bytes)).await;
+        let body = collected.map_err(|_| Rejection::HandlerTooSlow)??;
+        return Ok(Response::from_parts(parts, Body::from(body)));
+    }
+    if !streamed {
+        return Ok(response);
+    }
+    let share = sender
+        .map(|sender| shared.streams.take(sender.name()))
+        .transpose();
+    let share = share.map_err(|exceeded| match exceeded {
+        Exceeded::OfKey(limit) => Rejection::TooManyStreams(limit),
+        Exceeded::All | Exceeded::Rate { .. } => Rejection::NoStreamLeft,
+    })?;
+    let held = (share, Counted::new(metrics::STREAMS));
+    Ok(response.map(|body| until_stopped(body, shared.background.stopping.clone(), held)))
+}
+
+/// Removes what only the verification reads. A handler that looked there would trust what nobody has verified, and
+/// a proxy behind it even more so.
+fn strip_identity(headers: &mut HeaderMap) {
+    let ours: Vec<_> = headers
+        .keys()
+        .filter(|name| name.as_str().starts_with("x-nara-"))
+        .cloned()
+        .collect();
+    for name in ours {
+        headers.remove(name);
+    }
+}
+
+async fn collect(body: Body, max: usize) -> Result<Bytes, Rejection> {
+    match Limited::new(body, max).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => {
+            tracing::error!(
+                max,
+                "the answer of a route is larger than `route_answer_bytes` and no StreamedAnswer"
+            );
+            Err(Rejection::AnswerTooLarge(max))
+        }
+        Err(error) => {
+            tracing::error!(%error, "the answer of a route failed");
+            Err(Rejection::Panicked)
+        }
+    }
+}
