@@ -13,7 +13,7 @@
 //! let bob = Nara::builder(LocalNara::generate("bob")?).know(alice.as_peer()).start().await?;
 //! alice.registry().register(bob.as_peer())?;
 //!
-//! println!("{:?}", bob.client().ping(alice.id()).await?.rtt);
+//! println!("{:?}", bob.peer(alice.id()).ping().await?.rtt);
 //! # Ok(())
 //! # }
 //! ```
@@ -36,7 +36,7 @@ use nara_proto::identity::{NaraId, NaraName};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::client::MeshClient;
+use crate::client::{InvalidPeerRef, MeshClient, PeerHandle, PeerRef};
 use crate::clock::Clock;
 use crate::defaults;
 use crate::gossip::{GossipService, GossipStatus};
@@ -123,6 +123,11 @@ impl Nara {
     /// The client: every call that this nara can make.
     pub fn client(&self) -> &MeshClient {
         &self.client
+    }
+
+    /// A peer, by id, name or address: every call to it, without repeating who it is.
+    pub fn peer(&self, peer: impl TryInto<PeerRef, Error: Into<InvalidPeerRef>>) -> PeerHandle {
+        self.client.peer(peer)
     }
 
     /// The events that this nara remembers.

@@ -229,6 +229,17 @@ fn the_example_hello_runs_and_needs_three_imports_at_most() {
 }
 
 #[test]
+fn the_example_service_runs() {
+    run_example(
+        "service",
+        &[
+            "200 OK b\"1 of bob, proven by Channel\"",
+            "2 of bob, proven by Channel",
+        ],
+    );
+}
+
+#[test]
 fn the_example_stream_runs() {
     run_example(
         "stream",
