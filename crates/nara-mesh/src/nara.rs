@@ -134,6 +134,11 @@ impl Nara {
         &self.ledger
     }
 
+    /// A peer, on which every call can be made: [`MeshClient::peer`].
+    pub fn peer(&self, peer: impl TryInto<PeerRef, Error: Into<InvalidPeerRef>>) -> PeerHandle {
+        self.client.peer(peer)
+    }
+
     /// The peers that this nara knows, and their keys.
     pub fn registry(&self) -> &PeerRegistry {
         self.client.registry()
