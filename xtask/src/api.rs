@@ -32,7 +32,10 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     process::run(
         command
             .env("RUSTDOC", myself)
-            .env("RUSTDOCFLAGS", "-Zunstable-options --output-format=json --cap-lints=allow")
+            .env(
+                "RUSTDOCFLAGS",
+                "-Zunstable-options --output-format=json --cap-lints=allow",
+            )
             .env(AS_RUSTDOC, rustdoc),
     )?;
     let folder = process::root().join("docs/api");

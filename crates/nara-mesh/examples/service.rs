@@ -13,7 +13,7 @@ use http_body_util::BodyExt as _;
 use nara_mesh::http::{Request, StatusCode};
 use nara_mesh::server::VerifiedSender;
 use nara_mesh::{LocalNara, Nara};
-use tower::{Service as _, ServiceBuilder, ServiceExt as _};
+use tower::{ServiceBuilder, ServiceExt as _};
 
 type Notes = Arc<Mutex<Vec<String>>>;
 
@@ -28,11 +28,16 @@ async fn write(
     }
     let mut notes = notes.lock().unwrap_or_else(PoisonError::into_inner);
     notes.push(note);
-    Ok(format!("{} of {}, proven by {:?}", notes.len(), sender.name(), sender.coverage()))
+    Ok(format!(
+        "{} of {}, proven by {:?}",
+        notes.len(),
+        sender.name(),
+        sender.coverage()
+    ))
 }
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
+async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let (alice, bob) = (LocalNara::generate("alice")?, LocalNara::generate("bob")?);
     let notes = Notes::default();
     let alice = Nara::builder(alice)
@@ -49,12 +54,12 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("{} {:?}", answer.status(), answer.body());
 
     // Any stack of tower works on top; bodies are streams in both directions.
-    let mut stack = ServiceBuilder::new()
+    let stack = ServiceBuilder::new()
         .concurrency_limit(8)
         .timeout(Duration::from_secs(2))
         .service(bob.peer(alice.id()).service());
     let request = Request::post("/notes/").body("Water the plants.".to_owned())?;
-    let answer = stack.ready().await?.call(request).await?;
+    let answer = stack.oneshot(request).await?;
     let body = answer.into_body().collect().await?.to_bytes();
     println!("{}", String::from_utf8_lossy(&body));
 

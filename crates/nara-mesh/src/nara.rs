@@ -124,11 +124,6 @@ impl Nara {
         &self.client
     }
 
-    /// A peer, by id, name or address: every call to it, without repeating who it is.
-    pub fn peer(&self, peer: impl TryInto<PeerRef, Error: Into<InvalidPeerRef>>) -> PeerHandle {
-        self.client.peer(peer)
-    }
-
     /// The ledger of this nara.
     pub fn ledger(&self) -> &Arc<dyn Ledger> {
         &self.ledger
