@@ -319,7 +319,7 @@ impl NaraBuilder {
         if server.is_some() {
             let now = self.clock.now_nanos();
             let introduction = presence::introduction(&self.local, &mesh_ip(address), now);
-            ledger.insert(vec![introduction]).await?;
+            ledger.insert_verified(vec![introduction]).await?;
         }
 
         let (moved, address) = watch::channel(address);
@@ -379,6 +379,7 @@ impl LedgerPlace {
                 use crate::registry::PinnedNames;
 
                 let known = Arc::new(PinnedNames::new(registry.clone(), own.clone()));
+                let holder = own.to_string();
                 // Opening waits for the disk.
                 let opening = tokio::task::spawn_blocking(move || {
                     if let Some(folder) = path.parent() {
@@ -387,7 +388,7 @@ impl LedgerPlace {
                             source,
                         })?;
                     }
-                    Ok(SqliteLedger::open(path)?.with_known_names(known))
+                    Ok(SqliteLedger::open_locked(path, &holder)?.with_known_names(known))
                 });
                 Ok(Arc::new(opening.await.unwrap_or(Err(LedgerError::Closed))?))
             }
@@ -456,7 +457,7 @@ impl AddressFollower {
             self.server.set_mesh_ip(mesh_ip.as_str());
             // Subscribers learn it at once, others find it on the network.
             let introduction = presence::introduction(&self.local, &mesh_ip, self.clock.now_nanos());
-            if let Err(error) = self.ledger.insert(vec![introduction]).await {
+            if let Err(error) = self.ledger.insert_verified(vec![introduction]).await {
                 tracing::warn!(%error, "the new address is not stored, so subscribers do not hear it");
             }
             self.moved.send_replace(Some(address));
