@@ -9,7 +9,7 @@ pub(crate) use peers::{
 };
 pub(crate) use serving::{DoctorArgs, NetworkArgs, NetworkKind, ServeArgs, ServingArgs, UpArgs};
 
-pub(crate) use value::Since;
+pub(crate) use value::{Expose, Since};
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use clap::builder::FalseyValueParser;
 use clap::{ArgAction, Args, ColorChoice, Parser, Subcommand, ValueEnum};
+use http::{HeaderName, HeaderValue, Method};
 use nara_mesh::client::PeerRef;
 use nara_mesh::tls::TlsPolicy;
 use nara_proto::identity::NaraName;
@@ -45,7 +46,7 @@ pub(crate) struct GlobalArgs {
     ///
     /// Its keys are settings of the command line with underscores: name, soul_file, soul_group_readable, data_dir,
     /// peers, timeout, tls, trust, color, log, listen, grace, metrics, metrics_public, gossip_degree, no_gossip,
-    /// and the table `network` (see `up --help`). Relative paths are relative to
+    /// and the tables `network` (see `up --help`) and `expose` (see `serve --help`). Relative paths are relative to
     /// the file. `nara-mesh config show` prints what is in force, and where each value comes from.
     #[arg(long, global = true, value_name = "FILE", env = "NARA_MESH_CONFIG", value_parser = value::path())]
     pub(crate) config: Option<PathBuf>,
@@ -138,6 +139,10 @@ pub(crate) enum Command {
     Sync(SyncArgs),
     /// Watch the events of peers as they arrive there
     Watch(WatchArgs),
+    /// Send a request of any kind to a peer, signed, and print its verified answer
+    ///
+    /// The exit code is 0 for a status below 400, 4 for 401 and 403, and 1 for every other status from 400 on.
+    Request(RequestArgs),
     /// Send a direct message: one signed event
     Dm(DmArgs),
     /// Show what this nara remembers, out of its own ledger, whether it runs or not
@@ -373,6 +378,29 @@ pub(crate) struct EventsArgs {
     /// Print the bare events as JSON lines
     #[arg(long)]
     pub(crate) jsonl: bool,
+}
+
+/// `request`
+#[derive(Debug, Args)]
+pub(crate) struct RequestArgs {
+    /// The peer: name, id or address
+    pub(crate) peer: PeerRef,
+    /// Method, such as GET or POST
+    pub(crate) method: Method,
+    /// Path, percent-encoded, with its query
+    pub(crate) path: String,
+    /// Body: the text itself, @FILE, or - for stdin
+    #[arg(long, value_name = "DATA", allow_hyphen_values = true)]
+    pub(crate) data: Option<String>,
+    /// A header; may be given several times
+    #[arg(long = "header", value_name = "NAME: VALUE", value_parser = value::header)]
+    pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
+    /// Print status and headers, too
+    #[arg(long)]
+    pub(crate) include: bool,
+    /// Say on stderr what is proven of the request and of the answer
+    #[arg(long)]
+    pub(crate) explain: bool,
 }
 
 /// What a direct message says.

@@ -54,6 +54,16 @@ pub(crate) fn stdout(line: &str) -> io::Result<()> {
     Ok(())
 }
 
+/// Writes bytes to stdout as they are, for commands that are not detached.
+///
+/// # Errors
+/// If stdout cannot be written.
+pub(crate) fn stdout_bytes(bytes: &[u8]) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(bytes)?;
+    stdout.flush()
+}
+
 /// Writes a line to stderr, if that is possible.
 pub(crate) fn stderr(line: &str) {
     stderr_bytes(with_end(line));

@@ -33,6 +33,7 @@ mod auth;
 mod background;
 mod builder;
 mod connection;
+pub mod expose;
 mod handler;
 mod limits;
 mod route;

@@ -1,6 +1,6 @@
 use crate::{run, run_json, text};
 
-const COMMANDS: [&[&str]; 30] = [
+const COMMANDS: [&[&str]; 31] = [
     &[],
     &["completions"],
     &["config"],
@@ -22,6 +22,7 @@ const COMMANDS: [&[&str]; 30] = [
     &["peers", "untrust"],
     &["ping"],
     &["reload"],
+    &["request"],
     &["serve"],
     &["sign"],
     &["sync"],
