@@ -174,7 +174,7 @@ impl NaraBuilder {
         self
     }
 
-    /// The port of peers of which only the address is known; by default [`defaults::MESH_PORT`].
+    /// The port for peers registered without one; by default [`defaults::MESH_PORT`].
     pub fn mesh_port(mut self, port: u16) -> Self {
         self.mesh_port = port;
         self

@@ -50,7 +50,7 @@ impl<T: IntoResponse> IntoResponse for StreamedAnswer<T> {
 
 /// Why a body ends early.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("the server shuts down")]
+#[error("the server is shutting down")]
 pub(in crate::server) struct ShuttingDown;
 
 /// A body that fails when the server shuts down, so that its reader sees that it is not complete. It holds
