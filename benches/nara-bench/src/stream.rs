@@ -185,7 +185,7 @@ pub(crate) fn read(address: SocketAddr, plan: &Plan) -> Result<(), Error> {
         let (ready, mut readies) = mpsc::unbounded_channel::<()>();
         let mut verifying = Vec::new();
         for _ in 0..plan.verifying {
-            let mut events = client.subscribe(&bob, SubscribeOptions::default());
+            let mut events = client.peer(&bob).subscribe(SubscribeOptions::default());
             let (ready, paced, burst) = (ready.clone(), plan.paced, plan.burst);
             verifying.push(tokio::spawn(async move {
                 events

@@ -63,6 +63,13 @@ pub const BODY_BYTES_IN_FLIGHT: usize = 256 << 20;
 /// Those of one peer: two of the largest bodies that there are, since zines have up to 16 MiB.
 pub const BODY_BYTES_IN_FLIGHT_PER_PEER: usize = 32 << 20;
 
+/// The most bytes of the body of a request to a service of one's own that a client holds in memory to sign it.
+pub const REQUEST_BODY: usize = 16 << 20;
+
+/// The most bytes of the body of an answer of a service of one's own that a client holds in memory to verify it: as
+/// many as the largest answers of our own endpoints have.
+pub const ANSWER_BODY: usize = 16 << 20;
+
 /// How far the clock of a peer may be from ours before it is warned of: a sixth of the window in which times are fresh,
 /// and far more than clocks that are set by the network are apart.
 pub const CLOCK_WARNING: Duration = Duration::from_secs(5);

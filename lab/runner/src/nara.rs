@@ -120,7 +120,7 @@ impl Nara {
             let found = discovery.run_once().await;
             let missing: Vec<_> = wanted
                 .iter()
-                .filter(|name| self.client.peer(**name).is_none())
+                .filter(|name| self.client.peer(**name).known().is_none())
                 .collect();
             if missing.is_empty() {
                 return Ok(begin.elapsed());

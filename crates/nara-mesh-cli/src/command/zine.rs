@@ -33,7 +33,7 @@ pub(super) fn run(args: &ZineArgs, settings: &Settings, printer: Printer) -> Out
                 .map_err(ledger_file::failed)?;
         }
         let sent = ours.len();
-        let zine = client.exchange_zine(peer, ours).await?.into_inner();
+        let zine = client.peer(peer).exchange_zine(ours).await?.into_inner();
         let mut counts = Counts::default();
         let events: Vec<Value> = zine.events.accepted.iter().map(jsonl).collect();
         for checked in &zine.events.accepted {

@@ -1,11 +1,15 @@
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use nara_proto::v1::Stamp;
-
-use super::address::{Resolver, Strangers};
+use super::MeshClient;
+use super::caller::Caller;
+use super::clocks::PeerClocks;
+use super::exchange::Exchange;
 use super::pool::Pool;
-use super::{AddressLookup, MeshClient, PendingReplies, Shared};
+use super::replies::PendingReplies;
+use super::resolve::{AddressLookup, Resolver, Strangers};
+use super::sign::RequestSigner;
+use super::verifier::AnswerVerifier;
 use crate::Signatures;
 use crate::clock::{Clock, SystemClock};
 use crate::defaults;
@@ -144,30 +148,51 @@ impl MeshClientBuilder {
 
     /// The client.
     pub fn build(self) -> MeshClient {
-        let shared = Shared {
+        let clocks = Arc::new(PeerClocks::new(
+            self.clock,
+            self.registry.clone(),
+            self.compensate_clocks,
+        ));
+        let caller = Arc::new(Caller {
+            registry: self.registry.clone(),
+            pool: Pool::new(self.transport, self.dial_timeout, self.local.keypair().clone()),
+            signer: RequestSigner {
+                local: self.local.clone(),
+                registry: self.registry.clone(),
+                clocks: clocks.clone(),
+                signatures: self.signatures,
+                channel_trust: self.channel_trust,
+            },
+            clocks: clocks.clone(),
+            tls: self.tls,
+        });
+        let verifier = AnswerVerifier {
+            local: self.local.clone(),
+            registry: self.registry.clone(),
+            caller: caller.clone(),
+            clocks: clocks.clone(),
+            keys: Arc::default(),
+            signatures: self.signatures,
+            accept_unverified: self.accept_unverified,
+        };
+        let exchange = Exchange {
             resolver: Resolver {
                 registry: self.registry.clone(),
                 lookup: self.lookup,
                 mesh_port: self.mesh_port,
                 strangers: Strangers::default(),
             },
-            pool: Pool::new(self.transport, self.dial_timeout, self.local.keypair().clone()),
-            keys: Arc::default(),
             local: self.local,
             registry: self.registry,
-            clock: self.clock,
-            stamp: Mutex::new(Stamp::default()),
+            caller,
+            verifier,
+            clocks,
             replies: PendingReplies::default(),
-            tls: self.tls,
-            channel_trust: self.channel_trust,
-            accept_unverified: self.accept_unverified,
-            signatures: self.signatures,
-            compensate_clocks: self.compensate_clocks,
-            fan_out: self.fan_out,
         };
         MeshClient {
-            shared: Arc::new(shared),
+            exchange: Arc::new(exchange),
             call_timeout: self.call_timeout,
+            fan_out: self.fan_out,
         }
     }
 }

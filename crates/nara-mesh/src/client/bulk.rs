@@ -11,13 +11,15 @@ use nara_proto::sync::{Cursor, EventFilter, MAX_EVENTS};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::{CheckedEvents, ClientError, MeshClient, PeerRef, RefusedEvent, SyncPage};
+use super::error::ClientError;
+use super::handle::PeerHandle;
+use super::verified::{CheckedEvents, RefusedEvent, SyncPage};
 use crate::ledger::{Insertion, Ledger, LedgerError};
 
 /// Refused events that a report names; further ones are counted only.
 const MAX_NAMED: usize = 1000;
 
-/// How [`MeshClient::sync_into`] works.
+/// How [`PeerHandle::sync_into`] works.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct SyncOptions {
@@ -167,8 +169,8 @@ impl Error for InterruptedSync {
     }
 }
 
-impl MeshClient {
-    /// Fetches all events of a peer that pass the filter into a ledger, oldest first, each verified.
+impl PeerHandle {
+    /// Fetches all events of the peer that pass the filter into a ledger, oldest first, each verified.
     ///
     /// While one page is written, the next one is verified on all cores and the one after it is requested, so
     /// that three pages are held at most. Events that must not be stored are named and counted in the report
@@ -176,38 +178,36 @@ impl MeshClient {
     /// off goes on there; after `kill -9` a page may come twice, which the ledger notices.
     ///
     /// Pages go by the time of events: what arrives at the peer later with an older time is found by
-    /// [`MeshClient::reconcile`] only.
+    /// [`PeerHandle::reconcile`] only.
     ///
     /// # Errors
     /// [`InterruptedSync`]: with what was stored before, and why it broke off.
     pub async fn sync_into<L: Ledger + ?Sized>(
         &self,
         ledger: &L,
-        peer: impl Into<PeerRef>,
         filter: EventFilter,
         options: SyncOptions,
     ) -> Result<SyncReport, Box<InterruptedSync>> {
-        let peer = peer.into();
-        let place = self.cursor_place(&peer, &filter);
+        let place = self.cursor_place(&filter);
         let mut storing = Storing::new(ledger, options.progress);
         let ended = async {
             if options.resume {
                 storing.report.resumed = ledger.cursor(place.clone()).await?;
             }
             let resumed = storing.report.resumed.clone();
-            let pages = self.sync_pages(peer, filter, options.page_size, resumed);
+            let pages = self.sync_pages(filter, options.page_size, resumed);
             storing.store_all(pages, Some(&place)).await
         }
         .await;
         storing.finish(ended)
     }
 
-    /// Under which name a ledger remembers how far the events of a peer were fetched: another filter is another
+    /// Under which name a ledger remembers how far the events of the peer were fetched: another filter is another
     /// transfer.
-    pub fn cursor_place(&self, peer: &PeerRef, filter: &EventFilter) -> String {
+    pub fn cursor_place(&self, filter: &EventFilter) -> String {
         let label = self
-            .peer(peer.clone())
-            .map_or_else(|| peer.to_string(), |peer| peer.info().label());
+            .known()
+            .map_or_else(|| self.peer.to_string(), |peer| peer.info().label());
         if filter.is_empty() {
             label
         } else {

@@ -1,4 +1,4 @@
-//! Live events of a peer: [`MeshClient::subscribe`].
+//! Live events of a peer: [`PeerHandle::subscribe`].
 //!
 //! ```no_run
 //! use futures_util::StreamExt as _;
@@ -8,7 +8,7 @@
 //! # use std::sync::Arc;
 //!
 //! # async fn example(client: MeshClient, bob: NaraId, ledger: Arc<MemoryLedger>) {
-//! let mut events = client.subscribe(&bob, SubscribeOptions::default().oldest().into_ledger(ledger));
+//! let mut events = client.peer(&bob).subscribe(SubscribeOptions::default().oldest().into_ledger(ledger));
 //! while let Some(item) = events.next().await {
 //!     match item {
 //!         Ok(verified) => println!("{} {:?}", verified.event.id, verified.trust),
@@ -42,11 +42,11 @@ use nara_proto::stream::ArrivalCursor;
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{MeshClient, PeerRef};
+use super::handle::PeerHandle;
 use crate::ledger::Insertion;
 use run::Runner;
 
-/// Items that wait for whoever reads a [`Subscription`]; then the peer waits, too.
+/// Items that wait for the reader of a [`Subscription`]; when there are so many, the peer waits, too.
 const WAITING_ITEMS: usize = 64;
 
 /// An event of a stream that may be stored, and how far it can be trusted.
@@ -99,23 +99,16 @@ impl Stream for Subscription {
     }
 }
 
-impl MeshClient {
-    /// Subscribes to the events of a peer as they arrive there. It connects in the background, now and after
+impl PeerHandle {
+    /// Subscribes to the events of the peer as they arrive there. It connects in the background, now and after
     /// every cut; needs the runtime of tokio.
     ///
     /// The time limit of calls applies to the opening of the stream only.
-    pub fn subscribe(&self, peer: impl Into<PeerRef>, options: SubscribeOptions) -> Subscription {
+    pub fn subscribe(&self, options: SubscribeOptions) -> Subscription {
         let (sender, items) = mpsc::channel(WAITING_ITEMS);
         let (states, state) = watch::channel(StreamState::Connecting);
         let refused = Arc::<AtomicU64>::default();
-        let runner = Runner::new(
-            self.clone(),
-            peer.into(),
-            options,
-            sender,
-            states,
-            refused.clone(),
-        );
+        let runner = Runner::new(self.clone(), options, sender, states, refused.clone());
         Subscription {
             items,
             state,

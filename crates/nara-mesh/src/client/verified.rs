@@ -12,6 +12,7 @@ use nara_proto::sync::Cursor;
 use nara_proto::time::{UnixMillis, UnixSeconds};
 use nara_proto::v2::Capability;
 
+use crate::Coverage;
 use crate::registry::{KeySource, PeerInfo, PinnedKey};
 use crate::tls::Security;
 
@@ -38,7 +39,8 @@ pub struct Verification {
     pub key_source: Option<KeySource>,
     /// When the answer was signed, by the responder's clock, in milliseconds.
     pub signed_at: Option<UnixMillis>,
-    /// Whether the signature in the header, which covers the whole body, verified.
+    /// Whether the signature in the header, which covers the whole body, verified. Other header fields of an answer are
+    /// covered by a secure connection alone.
     pub header: bool,
     /// Whether that signature also covers the status and the request, so that the answer belongs to this very
     /// question: profile v2.
@@ -48,6 +50,28 @@ pub struct Verification {
     pub inner: bool,
     /// Whether the answer is not signed, and came over a secure connection to the holder of the key.
     pub channel: bool,
+    /// How the body is proven.
+    pub body: BodyProof,
+    /// What of the request the responder could verify; `None`: nothing, as far as is known. Where it is less than
+    /// [`Coverage::Whole`], somebody on the path may have changed the rest of it.
+    pub request: Option<Coverage>,
+}
+
+/// How the body of an answer is proven.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum BodyProof {
+    /// Not at all.
+    #[default]
+    None,
+    /// The head of the answer is signed, its body is not: on its way, anybody can have changed or cut it.
+    HeadOnly,
+    /// Its digest is signed, and compared when its last byte has come. A body that was changed ends with an error.
+    AtEnd,
+    /// The whole answer came over a secure connection to the holder of the pinned key.
+    Channel,
+    /// The signature covers it, and was verified before any of it was given out.
+    Whole,
 }
 
 impl Verification {
@@ -174,7 +198,7 @@ pub struct ZineEvents {
     pub events: CheckedEvents,
 }
 
-/// One page of [`sync_pages`](super::MeshClient::sync_pages).
+/// One page of [`sync_pages`](super::PeerHandle::sync_pages).
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct SyncPage {

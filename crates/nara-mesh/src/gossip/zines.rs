@@ -31,7 +31,7 @@ pub(super) async fn exchange(
     since: UnixNanos,
 ) -> Result<EventCounts, ZineError> {
     let events = newest_that_fit(ledger.since(since, MAX_EVENTS).await?);
-    let (zine, verification) = client.exchange_zine(&peer, events).await?.into_parts();
+    let (zine, verification) = client.peer(&peer).exchange_zine(events).await?.into_parts();
     let mut counts = EventCounts::default();
     for _ in &zine.events.refused {
         counts.count_refused();

@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use nara_proto::breaker::{Breaker, BreakerConfig, BreakerState};
 use nara_proto::clock_offset::ClockOffset;
-use nara_proto::identity::{KeyId, NaraId, NaraName};
+use nara_proto::identity::{KeyId, NaraId, NaraName, PublicKey};
 use nara_proto::time::UnixMillis;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::peer_clock::PeerClock;
-use super::{OperatorDecision, PeerProtocol, PeerRecord, PinnedKey, Verdict};
+use super::{KeySource, OperatorDecision, PeerProtocol, PeerRecord, PinnedKey, Verdict};
 use crate::clock::monotonic_now as now;
 use crate::defaults;
 use crate::tls::TlsPolicy;
@@ -47,6 +47,49 @@ impl PeerInfo {
         if let Some(news) = other.decision.filter(|news| news.is_newer_than(self.decision)) {
             self.decision = Some(news);
         }
+    }
+
+    /// A nara whose name and key somebody has configured, to be registered.
+    ///
+    /// ```
+    /// # use nara_mesh::proto::identity::{KeyPair, Soul};
+    /// use nara_mesh::registry::{PeerInfo, PeerRegistry};
+    ///
+    /// # let key = KeyPair::from_soul(&Soul::bond([2; 32], "bob")).public_key();
+    /// let registry = PeerRegistry::default();
+    /// registry.register(PeerInfo::configured("bob".parse()?, key).at("100.64.0.7:9632".parse()?))?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn configured(name: NaraName, key: PublicKey) -> Self {
+        let pinned = PinnedKey {
+            name: name.clone(),
+            id: None,
+            key,
+            source: KeySource::Configured,
+            learned_at: UnixMillis::default(),
+        };
+        Self {
+            name: Some(name),
+            key: Some(pinned),
+            ..Self::default()
+        }
+    }
+
+    /// The same nara at an address and port.
+    #[must_use]
+    pub fn at(mut self, address: SocketAddr) -> Self {
+        self.address = Some(address);
+        self
+    }
+
+    /// The same nara with its id.
+    #[must_use]
+    pub fn with_id(mut self, id: NaraId) -> Self {
+        if let Some(key) = &mut self.key {
+            key.id = Some(id.clone());
+        }
+        self.id = Some(id);
+        self
     }
 
     /// Whether the operator banned it.
@@ -103,6 +146,8 @@ pub struct Peer {
     not_before: Mutex<Option<Instant>>,
     /// What `info` says; asked for every message of a stream.
     untrusted: AtomicBool,
+    /// Whether it says that it takes streamed bodies. Not kept beyond the process: without it, bodies are buffered.
+    streams: AtomicBool,
 }
 
 impl Peer {
@@ -114,6 +159,7 @@ impl Peer {
             in_flight: Semaphore::const_new(defaults::MAX_IN_FLIGHT_PER_PEER),
             clock: Mutex::default(),
             not_before: Mutex::default(),
+            streams: AtomicBool::default(),
         }
     }
 
@@ -123,7 +169,7 @@ impl Peer {
     }
 
     /// Its pinned key, unless the operator banned it.
-    pub fn key(&self) -> Option<nara_proto::identity::PublicKey> {
+    pub fn key(&self) -> Option<PublicKey> {
         if self.is_untrusted() {
             return None;
         }
@@ -148,6 +194,16 @@ impl Peer {
     /// The protocols that it has proven.
     pub fn protocol(&self) -> PeerProtocol {
         self.info.read().unwrap_or_else(PoisonError::into_inner).protocol
+    }
+
+    /// Whether it has said that it takes streamed bodies.
+    pub(crate) fn takes_streams(&self) -> bool {
+        self.streams.load(Ordering::Relaxed)
+    }
+
+    /// Notes whether it says, signed, that it takes streamed bodies.
+    pub(crate) fn note_streams(&self, takes_streams: bool) {
+        self.streams.store(takes_streams, Ordering::Relaxed);
     }
 
     /// The state of its circuit breaker.

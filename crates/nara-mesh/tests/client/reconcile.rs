@@ -55,12 +55,17 @@ impl Pair {
     async fn reconcile(&self, scope: Scope, push: bool) -> Result<ReconcileReport, SyncError> {
         let options = ReconcileOptions::default().push(push);
         self.client
-            .reconcile(&*self.ours, &self.bob, scope, options)
+            .peer(&self.bob)
+            .reconcile(&*self.ours, scope, options)
             .await
     }
 
     async fn check(&self, scope: Scope) -> bool {
-        let check = self.client.check_in_sync(&*self.ours, &self.bob, scope).await;
+        let check = self
+            .client
+            .peer(&self.bob)
+            .check_in_sync(&*self.ours, scope)
+            .await;
         check.unwrap().in_sync
     }
 }
@@ -179,12 +184,17 @@ async fn a_peer_without_the_endpoint_is_paged_through() {
         .await;
     let ours = ledger();
     let report = client
-        .reconcile(&*ours, &id, Scope::all(), ReconcileOptions::default())
+        .peer(&id)
+        .reconcile(&*ours, Scope::all(), ReconcileOptions::default())
         .await
         .unwrap();
     assert!(report.fell_back);
     assert_eq!(all(&*ours).await, sent);
-    let check = client.check_in_sync(&*ours, &id, Scope::all()).await.unwrap_err();
+    let check = client
+        .peer(&id)
+        .check_in_sync(&*ours, Scope::all())
+        .await
+        .unwrap_err();
     let SyncError::Peer(error) = check else {
         panic!("{check}")
     };
@@ -221,7 +231,8 @@ async fn with_hostile(
     let ours = ledger();
     ours.insert(mine.to_vec()).await.unwrap();
     let outcome = client
-        .reconcile(&*ours, &id, Scope::all(), ReconcileOptions::default())
+        .peer(&id)
+        .reconcile(&*ours, Scope::all(), ReconcileOptions::default())
         .await;
     (outcome, peer.received().len())
 }
@@ -330,7 +341,6 @@ async fn a_peer_that_gives_one_event_at_a_time_is_left_at_some_point() {
 
 #[tokio::test(start_paused = true)]
 async fn a_server_refuses_frames_and_scopes_that_are_none() {
-    use nara_mesh::client::CallOptions;
     use nara_mesh::proto::endpoint::{EventsFetch, EventsReconcile, ReconcileRequest};
 
     let pair = Pair::with(&[], &events(5)).await;
@@ -341,11 +351,7 @@ async fn a_server_refuses_frames_and_scopes_that_are_none() {
         };
         let client = pair.client.clone();
         let bob = pair.bob.clone();
-        async move {
-            client
-                .call::<EventsReconcile>(&bob, &request, CallOptions::default())
-                .await
-        }
+        async move { client.peer(&bob).call::<EventsReconcile>(&request).await }
     };
     assert_eq!(
         call(vec![0x61, 0, 0, 9]).await.unwrap_err().status().unwrap(),
@@ -360,10 +366,15 @@ async fn a_server_refuses_frames_and_scopes_that_are_none() {
         from: "alice".to_owned(),
         ids: Some(vec!["x".to_owned(); 5001]),
     };
-    let fetch = pair
-        .client
-        .call::<EventsFetch>(&pair.bob, &many, CallOptions::default());
-    assert_eq!(fetch.await.unwrap_err().status().unwrap(), 400);
+    let bob = pair.client.peer(&pair.bob);
+    assert_eq!(
+        bob.call::<EventsFetch>(&many)
+            .await
+            .unwrap_err()
+            .status()
+            .unwrap(),
+        400
+    );
 }
 
 async fn union(

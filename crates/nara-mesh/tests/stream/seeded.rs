@@ -151,7 +151,7 @@ impl Run {
         let options = SubscribeOptions::default()
             .oldest()
             .into_ledger(self.alices.clone());
-        let events = self.mesh.client().subscribe(self.mesh.bob.id(), options);
+        let events = self.mesh.client().peer(self.mesh.bob.id()).subscribe(options);
         self.reader = Some(tokio::spawn(read(events, self.stored.clone(), self.seed)));
     }
 

@@ -22,7 +22,9 @@ async fn what_was_there_comes_first_and_then_what_arrives() {
     let old = (0..300).map(|ts| event(&mesh.bob, ts)).collect();
     bobs.insert(old).await.unwrap();
     let client = mesh.client();
-    let mut events = client.subscribe(mesh.bob.id(), SubscribeOptions::default().oldest());
+    let mut events = client
+        .peer(mesh.bob.id())
+        .subscribe(SubscribeOptions::default().oldest());
     for ts in 0..300 {
         let verified = next(&mut events).await.unwrap();
         assert_eq!(number(&verified), ts);
@@ -42,7 +44,8 @@ async fn without_since_only_what_arrives_from_now_on_comes() {
     bobs.insert(vec![event(&mesh.bob, 1)]).await.unwrap();
     let mut events = mesh
         .client()
-        .subscribe(mesh.bob.id(), SubscribeOptions::default());
+        .peer(mesh.bob.id())
+        .subscribe(SubscribeOptions::default());
     until(&events, |state| *state == StreamState::Live).await;
     bobs.insert(vec![event(&mesh.bob, 2)]).await.unwrap();
     assert_eq!(next_ts(&mut events).await, 2);
@@ -57,7 +60,7 @@ async fn since_begins_with_the_first_arrival_of_that_time() {
         bobs.insert(vec![event(&mesh.bob, ts)]).await.unwrap();
     }
     let options = SubscribeOptions::default().since(time(30));
-    let mut events = mesh.client().subscribe(mesh.bob.id(), options);
+    let mut events = mesh.client().peer(mesh.bob.id()).subscribe(options);
     assert_eq!(next_ts(&mut events).await, 40);
     assert_eq!(next_ts(&mut events).await, 20);
 }
@@ -76,7 +79,7 @@ async fn only_what_the_filter_wants_comes_and_the_cursor_passes_the_rest() {
         .oldest()
         .filter(filter)
         .into_ledger(alices.clone());
-    let mut events = mesh.client().subscribe(mesh.bob.id(), options);
+    let mut events = mesh.client().peer(mesh.bob.id()).subscribe(options);
     bobs.insert(vec![event(&mesh.bob, 1), event(&mesh.carol, 2)])
         .await
         .unwrap();
@@ -98,7 +101,8 @@ async fn a_cut_is_mended_without_gap_or_duplicate() {
     let _server = mesh.serve(bobs.clone()).await;
     let mut events = mesh
         .client()
-        .subscribe(mesh.bob.id(), SubscribeOptions::default().oldest());
+        .peer(mesh.bob.id())
+        .subscribe(SubscribeOptions::default().oldest());
     for round in 0..20 {
         for n in 0..5 {
             bobs.insert(vec![event(&mesh.bob, round * 6 + n)]).await.unwrap();
@@ -118,7 +122,8 @@ async fn a_shutdown_says_goodbye_within_its_deadline_and_the_stream_resumes_afte
     let server = mesh.serve(bobs.clone()).await;
     let mut events = mesh
         .client()
-        .subscribe(mesh.bob.id(), SubscribeOptions::default());
+        .peer(mesh.bob.id())
+        .subscribe(SubscribeOptions::default());
     until(&events, |state| *state == StreamState::Live).await;
     bobs.insert(vec![event(&mesh.bob, 1)]).await.unwrap();
     assert_eq!(next_ts(&mut events).await, 1);
@@ -141,7 +146,7 @@ async fn a_shutdown_says_goodbye_within_its_deadline_and_the_stream_resumes_afte
 async fn a_peer_that_is_down_is_tried_again_after_growing_pauses_and_at_once_when_it_shows_itself() {
     let mesh = Mesh::new();
     let client = mesh.client();
-    let events = client.subscribe(mesh.bob.id(), SubscribeOptions::default());
+    let events = client.peer(mesh.bob.id()).subscribe(SubscribeOptions::default());
     let mut state = events.state();
     let mut pauses = Vec::new();
     while pauses.len() < 8 {
@@ -159,7 +164,7 @@ async fn a_peer_that_is_down_is_tried_again_after_growing_pauses_and_at_once_whe
 
     let _server = mesh.serve(ledger()).await;
     let shown = tokio::time::Instant::now();
-    let peer = client.peer(mesh.bob.id()).unwrap();
+    let peer = client.peer(mesh.bob.id()).known().unwrap();
     client.registry().sign_of_life(&peer);
     until(&events, |state| *state == StreamState::Live).await;
     assert!(shown.elapsed() < Duration::from_secs(1), "{:?}", shown.elapsed());
@@ -171,7 +176,7 @@ async fn the_ledger_remembers_how_far_a_stream_was_read() {
     let (bobs, alices) = (ledger(), ledger());
     let _server = mesh.serve(bobs.clone()).await;
     let options = || SubscribeOptions::default().oldest().into_ledger(alices.clone());
-    let mut events = mesh.client().subscribe(mesh.bob.id(), options());
+    let mut events = mesh.client().peer(mesh.bob.id()).subscribe(options());
     bobs.insert((0..10).map(|ts| event(&mesh.bob, ts)).collect())
         .await
         .unwrap();
@@ -184,7 +189,7 @@ async fn the_ledger_remembers_how_far_a_stream_was_read() {
     tokio::time::sleep(Duration::from_secs(2)).await;
     drop(events);
     bobs.insert(vec![event(&mesh.bob, 10)]).await.unwrap();
-    let mut events = mesh.client().subscribe(mesh.bob.id(), options());
+    let mut events = mesh.client().peer(mesh.bob.id()).subscribe(options());
     assert_eq!(next_ts(&mut events).await, 10);
     assert_eq!(ids(&*alices).await, ids(&*bobs).await);
 }
@@ -199,7 +204,7 @@ async fn what_came_again_after_a_crash_is_known_by_its_id() {
     for expected in [Insertion::Stored, Insertion::Duplicate] {
         // Dropped before the place was written; the next client signs at another time.
         tokio::time::sleep(Duration::from_millis(10)).await;
-        let mut events = mesh.client().subscribe(mesh.bob.id(), options());
+        let mut events = mesh.client().peer(mesh.bob.id()).subscribe(options());
         assert_eq!(next(&mut events).await.unwrap().insertion, Some(expected));
     }
 }
@@ -211,7 +216,8 @@ async fn a_peer_is_not_told_what_it_told() {
     let _server = mesh.serve(bobs.clone()).await;
     let mut events = mesh
         .client()
-        .subscribe(mesh.bob.id(), SubscribeOptions::default());
+        .peer(mesh.bob.id())
+        .subscribe(SubscribeOptions::default());
     until(&events, |state| *state == StreamState::Live).await;
     let alice = Some(mesh.alice.name().clone());
     bobs.insert_from(vec![event(&mesh.carol, 1)], alice)
@@ -228,7 +234,8 @@ async fn another_ledger_is_noticed_and_its_stream_starts_over() {
     let server = mesh.serve(first.clone()).await;
     let mut events = mesh
         .client()
-        .subscribe(mesh.bob.id(), SubscribeOptions::default());
+        .peer(mesh.bob.id())
+        .subscribe(SubscribeOptions::default());
     until(&events, |state| *state == StreamState::Live).await;
     first.insert(vec![event(&mesh.bob, 1)]).await.unwrap();
     assert_eq!(next_ts(&mut events).await, 1);
@@ -253,7 +260,7 @@ async fn an_event_with_a_bad_signature_is_named_and_the_stream_goes_on() {
     let _server = mesh.serve(bobs.clone()).await;
     let alices = ledger();
     let options = SubscribeOptions::default().oldest().into_ledger(alices.clone());
-    let mut events = mesh.client().subscribe(mesh.bob.id(), options);
+    let mut events = mesh.client().peer(mesh.bob.id()).subscribe(options);
     let mut forged = event(&mesh.carol, 1);
     forged.sign("carol", mesh.bob.keypair());
     let mut other_id = event(&mesh.carol, 3);
@@ -277,7 +284,8 @@ async fn an_unknown_peer_ends_the_subscription_at_once() {
     let stranger = nara("stranger");
     let mut events = mesh
         .client()
-        .subscribe(stranger.id(), SubscribeOptions::default());
+        .peer(stranger.id())
+        .subscribe(SubscribeOptions::default());
     let error = next(&mut events).await.unwrap_err();
     assert!(error.is_final(), "{error}");
     assert!(events.next().await.is_none());
@@ -296,7 +304,8 @@ async fn a_server_that_does_not_know_us_is_reported_and_tried_again() {
         .unwrap();
     let mut events = mesh
         .client()
-        .subscribe(mesh.bob.id(), SubscribeOptions::default());
+        .peer(mesh.bob.id())
+        .subscribe(SubscribeOptions::default());
     let error = next(&mut events).await.unwrap_err();
     assert!(matches!(error, StreamError::Unauthenticated(_)), "{error}");
     crash(server).await;
@@ -312,7 +321,7 @@ async fn dropping_a_subscription_closes_its_stream() {
     let _server = mesh.serve_with(ledger(), limits).await;
     let client = mesh.client();
     for _ in 0..10 {
-        let events = client.subscribe(mesh.bob.id(), SubscribeOptions::default());
+        let events = client.peer(mesh.bob.id()).subscribe(SubscribeOptions::default());
         until(&events, |state| *state == StreamState::Live).await;
         drop(events);
         tokio::time::sleep(Duration::from_millis(10)).await;

@@ -95,7 +95,8 @@ async fn sync(a: &Nara, b: &Nara) -> Result<String, String> {
     let begin = Instant::now();
     let mut pages = a
         .client
-        .sync_pages(&b.name, EventFilter::default(), EVENTS as usize, None);
+        .peer(&b.name)
+        .sync_pages(EventFilter::default(), EVENTS as usize, None);
     let mut events = 0;
     while let Some(page) = pages.next().await {
         let page = page.map_err(|error| error.to_string())?;
@@ -156,7 +157,8 @@ async fn zine(a: &Nara, b: &Nara) -> Result<String, String> {
     let begin = Instant::now();
     let answer = a
         .client
-        .exchange_zine(&b.name, vec![given])
+        .peer(&b.name)
+        .exchange_zine(vec![given])
         .await
         .map_err(|error| error.to_string())?
         .into_inner();

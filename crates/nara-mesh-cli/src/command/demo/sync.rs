@@ -43,7 +43,8 @@ async fn try_run(mesh: &Mesh, events: usize) -> StepResult {
     let mut lines = Vec::new();
     let mut pages = bob
         .client
-        .sync_pages(alice.local.id(), EventFilter::default(), PAGE, None);
+        .peer(alice.local.id())
+        .sync_pages(EventFilter::default(), PAGE, None);
     let mut number = 0;
     while let Some(page) = pages.next().await {
         number += 1;

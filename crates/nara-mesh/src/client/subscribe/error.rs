@@ -4,7 +4,8 @@ use http::StatusCode;
 use nara_proto::event::EventProblem;
 use nara_proto::stream::{ArrivalCursor, MessageError};
 
-use crate::client::{ClientError, RefusedEvent};
+use crate::client::error::ClientError;
+use crate::client::verified::RefusedEvent;
 use crate::ledger::LedgerError;
 
 /// Something of a stream that is not an event. Only a [final](StreamError::is_final) one ends it.
