@@ -162,6 +162,10 @@ pub(crate) enum Command {
     Dm(DmArgs),
     /// Show what this nara remembers, out of its own ledger, whether it runs or not
     Events(EventsArgs),
+    /// Ask peers for the key of a nara
+    Query(QueryArgs),
+    /// List the checkpoints of a peer
+    Checkpoints(CheckpointsArgs),
     /// Exchange recent events with a peer
     Zine(ZineArgs),
     /// World messages: postcards that travel from nara to nara and back home
@@ -288,6 +292,8 @@ pub(crate) enum SyncModeArg {
     Recent,
     /// A random sample that favours critical and young events, one answer
     Sample,
+    /// What v1 peers ask for that know no modes, one answer
+    Legacy,
 }
 
 /// `sync`
@@ -369,9 +375,66 @@ pub(crate) struct WatchArgs {
 
 /// `events`
 ///
-/// The newest 100, or all from --since on, oldest first.
+/// Without a command: what this nara remembers, the newest 100 events, or all from --since on, oldest first.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct EventsArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<EventsCommand>,
+    #[command(flatten)]
+    pub(crate) show: EventsShowArgs,
+}
+
+/// What to do with events.
+#[derive(Debug, Subcommand)]
+pub(crate) enum EventsCommand {
+    /// Print all events of a peer that verify, as JSON lines
+    Export(EventsExportArgs),
+    /// Hand events (JSON lines) to the running nara with this soul: it takes imports of its owner alone
+    Import(EventsImportArgs),
+}
+
+/// `events export`
+#[derive(Debug, Args)]
+pub(crate) struct EventsExportArgs {
+    /// The peer: name, id or address
+    pub(crate) peer: PeerRef,
+    /// Only events of these services (comma-separated)
+    #[arg(long, value_delimiter = ',', value_name = "SERVICE")]
+    pub(crate) services: Vec<String>,
+}
+
+/// `events import`
+#[derive(Debug, Args)]
+pub(crate) struct EventsImportArgs {
+    /// Address of the running nara
+    pub(crate) peer: PeerRef,
+    /// File with the events (- is stdin)
+    #[arg(value_name = "FILE", default_value = "-", value_parser = value::path())]
+    pub(crate) file: PathBuf,
+}
+
+/// `checkpoints`
+#[derive(Debug, Args)]
+pub(crate) struct CheckpointsArgs {
+    /// The peer: name, id or address
+    pub(crate) peer: PeerRef,
+}
+
+/// `query`
+#[derive(Debug, Args)]
+pub(crate) struct QueryArgs {
+    /// The name of the nara whose key is wanted
+    #[arg(value_name = "NAME")]
+    pub(crate) nara: NaraName,
+    /// Peers to ask, one after the other [default: all with an address]
+    #[arg(value_name = "PEER")]
+    pub(crate) peers: Vec<PeerRef>,
+}
+
+/// The arguments of `events` without a command.
+#[derive(Debug, Args)]
+pub(crate) struct EventsShowArgs {
     /// Only events that this nara emitted, or in which it acts
     #[arg(long, value_name = "NAME")]
     pub(crate) by: Option<String>,

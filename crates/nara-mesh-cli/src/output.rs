@@ -34,6 +34,12 @@ pub(crate) fn detach() -> io::Result<()> {
     Ok(())
 }
 
+/// Whether the program runs on a terminal.
+pub(crate) fn on_terminal() -> bool {
+    use io::IsTerminal as _;
+    io::stdin().is_terminal() || io::stdout().is_terminal() || io::stderr().is_terminal()
+}
+
 /// Waits until all lines are written, but not longer than `limit` for each stream.
 pub(crate) fn flush(limit: Duration) {
     for queue in [&STDOUT, &STDERR].into_iter().filter_map(OnceLock::get) {
