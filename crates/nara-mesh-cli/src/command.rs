@@ -48,12 +48,14 @@ pub(crate) fn run(command: &Command, settings: &Settings) -> Outcome {
         Command::Dm(args) => dm::run(args, settings, printer("dm")),
         Command::Doctor(args) => doctor::run(args, settings, printer("doctor")),
         Command::Checkpoints(args) => checkpoints::run(args, settings, printer("checkpoints")),
-        Command::Events(EventsArgs { command: Some(EventsCommand::Export(args)), .. }) => {
-            events::export(args, settings, printer("events-export"))
-        }
-        Command::Events(EventsArgs { command: Some(EventsCommand::Import(args)), .. }) => {
-            events::import(args, settings, printer("events-import"))
-        }
+        Command::Events(EventsArgs {
+            command: Some(EventsCommand::Export(args)),
+            ..
+        }) => events::export(args, settings, printer("events-export")),
+        Command::Events(EventsArgs {
+            command: Some(EventsCommand::Import(args)),
+            ..
+        }) => events::import(args, settings, printer("events-import")),
         Command::Events(args) => events::run(&args.show, settings, printer("events")),
         Command::Query(args) => query::run(args, settings, printer("query")),
         Command::Request(args) => request::run(args, settings, printer("request")),

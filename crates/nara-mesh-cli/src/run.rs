@@ -77,7 +77,9 @@ fn survive_hangups() -> io::Result<()> {
     if output::on_terminal() {
         return Ok(());
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(async { signal(SignalKind::hangup()).map(drop) })
 }
 

@@ -59,11 +59,15 @@ pub(super) fn socket(text: &str) -> Result<SocketAddr, &'static str> {
 
 /// Parses `/PREFIX=BACKEND`.
 pub(super) fn expose(text: &str) -> Result<Expose, String> {
-    let (prefix, backend) = text.split_once('=').ok_or("expected /PATH=http://127.0.0.1:PORT or /PATH=unix:/SOCKET")?;
+    let (prefix, backend) = text
+        .split_once('=')
+        .ok_or("expected /PATH=http://127.0.0.1:PORT or /PATH=unix:/SOCKET")?;
     if !prefix.starts_with('/') {
         return Err(format!("{prefix:?} is not a path: it begins with /"));
     }
-    let backend = backend.parse::<Backend>().map_err(|error| format!("{backend:?}: {error}"))?;
+    let backend = backend
+        .parse::<Backend>()
+        .map_err(|error| format!("{backend:?}: {error}"))?;
     Ok(Expose {
         prefix: prefix.to_owned(),
         backend,

@@ -15,7 +15,11 @@ pub(super) fn run(args: &CheckpointsArgs, settings: &Settings, printer: Printer)
     connect::block_on_keeping(&client, settings, async {
         let checkpoints = client.peer(&args.peer).fetch_checkpoints().await?.into_inner();
         for checked in &checkpoints.events.accepted {
-            printer.line(format_args!("{}  [{}]", event_line(&checked.event), trust(checked.trust)))?;
+            printer.line(format_args!(
+                "{}  [{}]",
+                event_line(&checked.event),
+                trust(checked.trust)
+            ))?;
         }
         if checkpoints.more {
             printer.warn("the peer has more checkpoints than are fetched at once");
@@ -25,7 +29,13 @@ pub(super) fn run(args: &CheckpointsArgs, settings: &Settings, printer: Printer)
         counts.take(checkpoints.events, None).await?;
         counts.warn_refused(printer);
         printer.note(counts.summary(false));
-        printer.json(json!({ "peer": args.peer.to_string(), "more": checkpoints.more, "checkpoints": events }))?;
-        Ok(if counts.refused_count == 0 { Exit::Ok } else { Exit::Partial })
+        printer.json(
+            json!({ "peer": args.peer.to_string(), "more": checkpoints.more, "checkpoints": events }),
+        )?;
+        Ok(if counts.refused_count == 0 {
+            Exit::Ok
+        } else {
+            Exit::Partial
+        })
     })
 }

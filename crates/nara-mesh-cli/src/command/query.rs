@@ -17,7 +17,12 @@ pub(super) fn run(args: &QueryArgs, settings: &Settings, printer: Printer) -> Ou
         let mut peers = args.peers.clone();
         if peers.is_empty() {
             let known = client.registry().peers();
-            peers.extend(known.iter().filter(|peer| peer.info().address.is_some()).map(PeerRef::from));
+            peers.extend(
+                known
+                    .iter()
+                    .filter(|peer| peer.info().address.is_some())
+                    .map(PeerRef::from),
+            );
         }
         if peers.is_empty() {
             return Err(Failure::usage("there is nobody to ask").hint("name a peer, or pass --peers FILE"));
@@ -30,7 +35,11 @@ pub(super) fn run(args: &QueryArgs, settings: &Settings, printer: Printer) -> Ou
         for peer in &peers {
             match client.peer(peer).call::<PeerQuery>(&request).await {
                 Ok(answer) => {
-                    let address = if answer.mesh_ip.is_empty() { "-" } else { &answer.mesh_ip };
+                    let address = if answer.mesh_ip.is_empty() {
+                        "-"
+                    } else {
+                        &answer.mesh_ip
+                    };
                     printer.line(format_args!(
                         "{}  key {}  address {}  (told by {peer}, not signed)",
                         harmless(&answer.target),

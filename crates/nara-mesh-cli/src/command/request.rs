@@ -31,7 +31,10 @@ pub(super) fn run(args: &RequestArgs, settings: &Settings, printer: Printer) -> 
         if args.include {
             printer.line(format_args!("HTTP/1.1 {}", head.status))?;
             for (name, value) in &head.headers {
-                printer.line(format_args!("{name}: {}", String::from_utf8_lossy(value.as_bytes())))?;
+                printer.line(format_args!(
+                    "{name}: {}",
+                    String::from_utf8_lossy(value.as_bytes())
+                ))?;
             }
             printer.line("")?;
         }
@@ -77,12 +80,17 @@ fn exit_of(status: StatusCode) -> Exit {
 
 fn build(args: &RequestArgs) -> Outcome<Request<http_body_util::Full<bytes::Bytes>>> {
     let body = args.data.as_deref().map(data).transpose()?.unwrap_or_default();
-    let mut request = Request::builder().method(args.method.clone()).uri(args.path.as_str());
+    let mut request = Request::builder()
+        .method(args.method.clone())
+        .uri(args.path.as_str());
     for (name, value) in &args.headers {
         request = request.header(name, value);
     }
     if !args.path.starts_with('/') {
-        return Err(Failure::usage(format!("{:?} is not a path: it begins with /", args.path)));
+        return Err(Failure::usage(format!(
+            "{:?} is not a path: it begins with /",
+            args.path
+        )));
     }
     request
         .body(http_body_util::Full::new(body.into()))
@@ -92,9 +100,13 @@ fn build(args: &RequestArgs) -> Outcome<Request<http_body_util::Full<bytes::Byte
 /// The body that an argument names: the text itself, `@FILE`, or `-` for stdin.
 fn data(text: &str) -> Outcome<Vec<u8>> {
     let mut bytes = Vec::new();
-    let unreadable = |error: io::Error| Failure::usage(format!("--data {text} cannot be read")).caused_by(error);
+    let unreadable =
+        |error: io::Error| Failure::usage(format!("--data {text} cannot be read")).caused_by(error);
     if text == "-" {
-        io::stdin().take(MOST).read_to_end(&mut bytes).map_err(unreadable)?;
+        io::stdin()
+            .take(MOST)
+            .read_to_end(&mut bytes)
+            .map_err(unreadable)?;
     } else if let Some(path) = text.strip_prefix('@') {
         let file = File::open(path).map_err(unreadable)?;
         file.take(MOST).read_to_end(&mut bytes).map_err(unreadable)?;
@@ -136,11 +148,27 @@ fn explain(verification: &Verification) -> Vec<String> {
     };
     vec![
         format!("request   the peer could verify: {request}"),
-        format!("answer    from {}", or_nobody(verification.responder.as_ref().map(ToString::to_string))),
-        format!("key       {}", or_nobody(verification.key.as_ref().map(ToString::to_string))),
-        format!("learned   {}", or_nobody(verification.key_source.as_ref().map(ToString::to_string))),
+        format!(
+            "answer    from {}",
+            or_nobody(verification.responder.as_ref().map(ToString::to_string))
+        ),
+        format!(
+            "key       {}",
+            or_nobody(verification.key.as_ref().map(ToString::to_string))
+        ),
+        format!(
+            "learned   {}",
+            or_nobody(verification.key_source.as_ref().map(ToString::to_string))
+        ),
         format!("body      {body}"),
-        format!("bound     {}", if verification.bound { "to this request" } else { "no" }),
+        format!(
+            "bound     {}",
+            if verification.bound {
+                "to this request"
+            } else {
+                "no"
+            }
+        ),
     ]
 }
 

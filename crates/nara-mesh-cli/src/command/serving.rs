@@ -83,7 +83,10 @@ impl Serving {
         let exposed = std::mem::take(&mut self.expose);
         let builder = builder.configure_server(|server| {
             exposed.into_iter().fold(server, |server, exposed| {
-                server.nest_routes(&exposed.prefix, expose::router(exposed.backend, expose::ANSWER_TIMEOUT))
+                server.nest_routes(
+                    &exposed.prefix,
+                    expose::router(exposed.backend, expose::ANSWER_TIMEOUT),
+                )
             })
         });
         let builder = match self.gossip.take() {

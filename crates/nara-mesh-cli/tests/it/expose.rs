@@ -24,7 +24,15 @@ impl Drop for Backend {
 /// Python's own web server, over a folder. Returns its address.
 fn http_server(folder: &Path) -> (Backend, String) {
     let child = Command::new("python3")
-        .args(["-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "--directory"])
+        .args([
+            "-u",
+            "-m",
+            "http.server",
+            "0",
+            "--bind",
+            "127.0.0.1",
+            "--directory",
+        ])
         .arg(folder)
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -32,13 +40,29 @@ fn http_server(folder: &Path) -> (Backend, String) {
         .unwrap();
     let mut backend = Backend(child);
     let mut line = String::new();
-    BufReader::new(backend.0.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    BufReader::new(backend.0.stdout.as_mut().unwrap())
+        .read_line(&mut line)
+        .unwrap();
     // Serving HTTP on 127.0.0.1 port 40000 (http://127.0.0.1:40000/) ...
-    let address = line.split("http://").nth(1).unwrap().split('/').next().unwrap().to_owned();
+    let address = line
+        .split("http://")
+        .nth(1)
+        .unwrap()
+        .split('/')
+        .next()
+        .unwrap()
+        .to_owned();
     (backend, address)
 }
 
-const AS_BOB: [&str; 6] = ["--soul-file", "bob.soul", "--data-dir", "bob", "--peers", "peers.toml"];
+const AS_BOB: [&str; 6] = [
+    "--soul-file",
+    "bob.soul",
+    "--data-dir",
+    "bob",
+    "--peers",
+    "peers.toml",
+];
 
 /// Serves alice, who knows bob, with programs behind her.
 fn scene(folder: &Path, expose: &[&str]) -> Serving {
@@ -59,7 +83,11 @@ fn request(folder: &Path, expected: i32, args: &[&str]) -> String {
 }
 
 fn request_json(folder: &Path, expected: i32, args: &[&str]) -> Value {
-    run_json(folder, expected, &[&["request", "alice"], args, &["--json"], &AS_BOB].concat())
+    run_json(
+        folder,
+        expected,
+        &[&["request", "alice"], args, &["--json"], &AS_BOB].concat(),
+    )
 }
 
 #[test]
@@ -73,21 +101,45 @@ fn a_program_in_another_language_is_reached_through_its_nara() {
     let (_python, address) = http_server(&path.join("www"));
     let _alice = scene(path, &["--expose", &format!("/notes=http://{address}")]);
 
-    assert_eq!(request(path, 0, &["GET", "/notes/hello.txt"]), "hello from Python\n");
+    assert_eq!(
+        request(path, 0, &["GET", "/notes/hello.txt"]),
+        "hello from Python\n"
+    );
     let answer = request_json(path, 0, &["GET", "/notes/hello.txt?x=1"]);
     assert_eq!(answer["schema"], "nara-mesh/request/1");
-    assert_eq!((&answer["status"], &answer["body"]), (&200.into(), &"hello from Python\n".into()));
+    assert_eq!(
+        (&answer["status"], &answer["body"]),
+        (&200.into(), &"hello from Python\n".into())
+    );
     assert_eq!(answer["verification"]["responder"], "alice");
     assert_eq!(answer["headers"]["content-type"][0], "text/plain");
     let binary = request_json(path, 0, &["GET", "/notes/a%20b.bin"]);
     assert_eq!(binary["body_base64"], "AJ+Slg==");
     let shown = request(path, 0, &["HEAD", "/notes/hello.txt", "--include"]);
-    assert!(shown.starts_with("HTTP/1.1 200 OK\n") && shown.contains("content-type: text/plain"), "{shown}");
+    assert!(
+        shown.starts_with("HTTP/1.1 200 OK\n") && shown.contains("content-type: text/plain"),
+        "{shown}"
+    );
     // A status is an answer, and the exit code says what kind.
     assert_eq!(request_json(path, 1, &["GET", "/notes/missing"])["status"], 404);
-    assert_eq!(request_json(path, 1, &["POST", "/notes/hello.txt", "--data", "x"])["status"], 501);
-    let explained = run(path, 0, &[&["request", "alice", "GET", "/notes/hello.txt", "--explain"][..], &AS_BOB].concat());
-    assert!(text(&explained.stderr).contains("answer    from alice"), "{}", text(&explained.stderr));
+    assert_eq!(
+        request_json(path, 1, &["POST", "/notes/hello.txt", "--data", "x"])["status"],
+        501
+    );
+    let explained = run(
+        path,
+        0,
+        &[
+            &["request", "alice", "GET", "/notes/hello.txt", "--explain"][..],
+            &AS_BOB,
+        ]
+        .concat(),
+    );
+    assert!(
+        text(&explained.stderr).contains("answer    from alice"),
+        "{}",
+        text(&explained.stderr)
+    );
     // Nothing outside of the prefix, however it is spelled.
     for trick in [
         "/notes/../secret.txt",
@@ -97,7 +149,11 @@ fn a_program_in_another_language_is_reached_through_its_nara() {
         "/notes/%2e%2e%5csecret.txt",
         "/notesecret.txt",
     ] {
-        let answer = run(path, 1, &[&["request", "alice", "GET", trick][..], &AS_BOB].concat());
+        let answer = run(
+            path,
+            1,
+            &[&["request", "alice", "GET", trick][..], &AS_BOB].concat(),
+        );
         assert!(!text(&answer.stdout).contains("not below"), "{trick}");
     }
 }
@@ -122,14 +178,19 @@ fn read_head(stream: &mut TcpStream) -> Vec<String> {
         stream.read_exact(&mut byte).unwrap();
         head.extend(byte);
     }
-    String::from_utf8(head).unwrap().lines().map(str::to_ascii_lowercase).collect()
+    String::from_utf8(head)
+        .unwrap()
+        .lines()
+        .map(str::to_ascii_lowercase)
+        .collect()
 }
 
 #[test]
 fn a_backend_learns_who_sent_a_request_and_nobody_can_say_so_instead() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
-    let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close, x-hop\r\nX-Hop: 1\r\nX-Kept: 1\r\n\
+    let answer =
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close, x-hop\r\nX-Hop: 1\r\nX-Kept: 1\r\n\
                    X-Nara-Sender: root\r\n\r\nok";
     let (address, backend) = echo(answer);
     let _alice = scene(path, &["--expose", &format!("/api=http://{address}/base")]);
@@ -137,7 +198,13 @@ fn a_backend_learns_who_sent_a_request_and_nobody_can_say_so_instead() {
         path,
         0,
         &[
-            "GET", "/api/who?q=1", "--header", "x_nara_sender: root", "--header", "X-Forwarded-For: 127.0.0.1", "--header",
+            "GET",
+            "/api/who?q=1",
+            "--header",
+            "x_nara_sender: root",
+            "--header",
+            "X-Forwarded-For: 127.0.0.1",
+            "--header",
             "Accept: text/plain",
         ],
     );
@@ -145,9 +212,20 @@ fn a_backend_learns_who_sent_a_request_and_nobody_can_say_so_instead() {
     let has = |line: &str| got.iter().any(|header| header == line);
     assert!(has("get /base/who?q=1 http/1.1"), "{got:?}");
     assert!(has("x-nara-sender: bob") && has("accept: text/plain"), "{got:?}");
-    assert!(has("x-nara-coverage: whole") || has("x-nara-coverage: channel"), "{got:?}");
-    assert_eq!(got.iter().filter(|header| header.contains("sender:")).count(), 1, "{got:?}");
-    assert!(!got.iter().any(|header| header.contains("root") || header.contains("forwarded")), "{got:?}");
+    assert!(
+        has("x-nara-coverage: whole") || has("x-nara-coverage: channel"),
+        "{got:?}"
+    );
+    assert_eq!(
+        got.iter().filter(|header| header.contains("sender:")).count(),
+        1,
+        "{got:?}"
+    );
+    assert!(
+        !got.iter()
+            .any(|header| header.contains("root") || header.contains("forwarded")),
+        "{got:?}"
+    );
     assert_eq!(answer["headers"]["x-kept"][0], "1");
     for gone in ["x-hop", "connection", "x-nara-sender"] {
         assert_eq!(answer["headers"][gone], Value::Null, "{gone}");
@@ -168,9 +246,29 @@ fn a_backend_that_is_gone_is_502_and_what_is_not_of_this_machine_is_refused() {
     for prefix in ["/gone", "/socket"] {
         let answer = request_json(path, 1, &["GET", &format!("{prefix}/x")]);
         assert_eq!(answer["status"], 502);
-        assert!(answer["body"].as_str().unwrap().contains("cannot be reached"), "{answer}");
+        assert!(
+            answer["body"].as_str().unwrap().contains("cannot be reached"),
+            "{answer}"
+        );
     }
-    for wrong in ["/a=http://example.org", "/a=http://192.0.2.1:80", "a=http://127.0.0.1:1", "/a"] {
-        run(path, 2, &["serve", "--soul-file", "alice.soul", "--data-dir", "other", "--expose", wrong]);
+    for wrong in [
+        "/a=http://example.org",
+        "/a=http://192.0.2.1:80",
+        "a=http://127.0.0.1:1",
+        "/a",
+    ] {
+        run(
+            path,
+            2,
+            &[
+                "serve",
+                "--soul-file",
+                "alice.soul",
+                "--data-dir",
+                "other",
+                "--expose",
+                wrong,
+            ],
+        );
     }
 }

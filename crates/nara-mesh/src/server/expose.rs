@@ -96,7 +96,9 @@ impl FromStr for Backend {
         let host = authority.host();
         let ip: IpAddr = match host.trim_start_matches('[').trim_end_matches(']') {
             "localhost" => Ipv4Addr::LOCALHOST.into(),
-            literal => literal.parse().map_err(|_| InvalidBackend::NotLoopback(host.to_owned()))?,
+            literal => literal
+                .parse()
+                .map_err(|_| InvalidBackend::NotLoopback(host.to_owned()))?,
         };
         if !ip.to_canonical().is_loopback() {
             return Err(InvalidBackend::NotLoopback(host.to_owned()));
@@ -188,7 +190,9 @@ impl Proxy {
         identify(&mut parts.headers, sender);
         // The client writes it as the target says.
         parts.headers.remove(header::HOST);
-        parts.headers.append(header::VIA, HeaderValue::from_static("1.1 nara-mesh"));
+        parts
+            .headers
+            .append(header::VIA, HeaderValue::from_static("1.1 nara-mesh"));
         let mut outgoing = http::Request::new(body);
         *outgoing.method_mut() = parts.method;
         *outgoing.uri_mut() = parts.uri;
@@ -270,7 +274,10 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
             | header::TRAILER
             | header::TRANSFER_ENCODING
             | header::UPGRADE
-    ) || matches!(name.as_str(), "keep-alive" | "proxy-connection" | "http2-settings")
+    ) || matches!(
+        name.as_str(),
+        "keep-alive" | "proxy-connection" | "http2-settings"
+    )
 }
 
 /// Whether a header says who sent a request or proves a message. Gateway interfaces such as CGI and WSGI take `_` for
@@ -279,7 +286,10 @@ fn is_ours(name: &HeaderName) -> bool {
     let name = name.as_str().replace('_', "-");
     name.starts_with("x-nara-")
         || name.starts_with("x-forwarded-")
-        || matches!(&*name, "forwarded" | "x-real-ip" | "signature" | "signature-input" | "accept-signature")
+        || matches!(
+            &*name,
+            "forwarded" | "x-real-ip" | "signature" | "signature-input" | "accept-signature"
+        )
 }
 
 /// Says who sent a request.
@@ -350,7 +360,11 @@ impl Connection for BackendStream {
 }
 
 impl AsyncRead for BackendStream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.0).poll_read(cx, buffer)
     }
 }
@@ -392,7 +406,9 @@ mod tests {
 
     async fn backend() -> (TcpListener, Backend) {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let backend = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+        let backend = format!("http://{}", listener.local_addr().unwrap())
+            .parse()
+            .unwrap();
         (listener, backend)
     }
 
@@ -421,7 +437,10 @@ mod tests {
         let (sender, receiver) = tokio::sync::mpsc::channel::<Result<bytes::Bytes, Infallible>>(1);
         let body = Body::from_stream(tokio_stream::wrappers::ReceiverStream::new(receiver));
         sender.send(Ok("first".into())).await.unwrap();
-        let answer = router(backend, ANSWER_TIMEOUT).oneshot(from_alice("POST", body)).await.unwrap();
+        let answer = router(backend, ANSWER_TIMEOUT)
+            .oneshot(from_alice("POST", body))
+            .await
+            .unwrap();
         assert_eq!(answer.status(), StatusCode::OK);
         let mut body = answer.into_body();
         assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "one");
@@ -438,15 +457,23 @@ mod tests {
     async fn a_backend_that_is_silent_or_gone_has_its_own_status() {
         let (silent, backend) = backend().await;
         let patience = Duration::from_millis(1);
-        let answer = router(backend.clone(), patience).oneshot(from_alice("GET", Body::empty())).await.unwrap();
+        let answer = router(backend.clone(), patience)
+            .oneshot(from_alice("GET", Body::empty()))
+            .await
+            .unwrap();
         assert_eq!(answer.status(), StatusCode::GATEWAY_TIMEOUT);
         drop(silent);
-        let answer = router(backend.clone(), ANSWER_TIMEOUT).oneshot(from_alice("GET", Body::empty())).await;
+        let answer = router(backend.clone(), ANSWER_TIMEOUT)
+            .oneshot(from_alice("GET", Body::empty()))
+            .await;
         let answer = answer.unwrap();
         assert_eq!(answer.status(), StatusCode::BAD_GATEWAY);
         let text = answer.into_body().collect().await.unwrap().to_bytes();
         assert_eq!(text, "the program behind this path cannot be reached\n");
-        let answer = router(backend, ANSWER_TIMEOUT).oneshot(from_alice("TRACE", Body::empty())).await.unwrap();
+        let answer = router(backend, ANSWER_TIMEOUT)
+            .oneshot(from_alice("TRACE", Body::empty()))
+            .await
+            .unwrap();
         assert_eq!(answer.status(), StatusCode::METHOD_NOT_ALLOWED);
     }
 
@@ -461,10 +488,25 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Backend>().unwrap().to_string(), shown);
         }
-        for text in ["http://example.org", "http://10.0.0.1:80", "http://0.0.0.0:80", "http://[::ffff:10.0.0.1]"] {
-            assert!(matches!(text.parse::<Backend>(), Err(InvalidBackend::NotLoopback(_))), "{text}");
+        for text in [
+            "http://example.org",
+            "http://10.0.0.1:80",
+            "http://0.0.0.0:80",
+            "http://[::ffff:10.0.0.1]",
+        ] {
+            assert!(
+                matches!(text.parse::<Backend>(), Err(InvalidBackend::NotLoopback(_))),
+                "{text}"
+            );
         }
-        for text in ["https://127.0.0.1", "127.0.0.1:80", "unix:notes.sock", "http://a@127.0.0.1", "http://127.0.0.1/?x", ""] {
+        for text in [
+            "https://127.0.0.1",
+            "127.0.0.1:80",
+            "unix:notes.sock",
+            "http://a@127.0.0.1",
+            "http://127.0.0.1/?x",
+            "",
+        ] {
             assert_eq!(text.parse::<Backend>(), Err(InvalidBackend::Form), "{text}");
         }
     }
@@ -485,7 +527,16 @@ mod tests {
         ] {
             assert_eq!(target(path).unwrap().to_string(), expected);
         }
-        for path in ["/..", "/a/../b", "/%2e%2e/b", "/.%2E", "/a/%2f..", "/a%5c..", "/./a", "/a%00"] {
+        for path in [
+            "/..",
+            "/a/../b",
+            "/%2e%2e/b",
+            "/.%2E",
+            "/a/%2f..",
+            "/a%5c..",
+            "/./a",
+            "/a%00",
+        ] {
             assert!(matches!(target(path), Err(Failed::Path)), "{path}");
         }
     }

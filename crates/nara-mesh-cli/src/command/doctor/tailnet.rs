@@ -14,9 +14,9 @@ use nara_tailnet::tailscaled::TailscaledNode;
 
 use super::report::{Check, Report};
 use super::{NetworkKind, up};
-use crate::control;
 use crate::cli::DoctorArgs;
 use crate::connect;
+use crate::control;
 use crate::failure::Outcome;
 use crate::settings::Settings;
 
@@ -67,7 +67,11 @@ pub(super) async fn node(
         let why = "the operating system refuses sockets with longer paths";
         let next = failure.hint.unwrap_or_default();
         report.add(Check::ok("daemon", failure.message, why).failed(next))?;
-        skip(&["node", "control", "relay", "address"], "the daemon cannot have a socket", report)?;
+        skip(
+            &["node", "control", "relay", "address"],
+            "the daemon cannot have a socket",
+            report,
+        )?;
         return Ok(None);
     }
     let node = TailscaledNode::new(&socket);

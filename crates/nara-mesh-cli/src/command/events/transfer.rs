@@ -38,12 +38,16 @@ pub(in crate::command) fn export(args: &EventsExportArgs, settings: &Settings, p
             let events = page?.events;
             refused += events.refused.len();
             for checked in &events.accepted {
-                let event: Value = serde_json::from_str(&go_json::to_string(&checked.event)).unwrap_or_default();
+                let event: Value =
+                    serde_json::from_str(&go_json::to_string(&checked.event)).unwrap_or_default();
                 printer.raw(event)?;
                 exported += 1;
             }
         }
-        printer.note(format_args!("{} exported, {refused} refused", count(exported, "event")));
+        printer.note(format_args!(
+            "{} exported, {refused} refused",
+            count(exported, "event")
+        ));
         Ok(if refused == 0 { Exit::Ok } else { Exit::Partial })
     })
 }
@@ -69,7 +73,10 @@ pub(in crate::command) fn import(args: &EventsImportArgs, settings: &Settings, p
             let request = ImportRequest::signed(part.to_vec(), now, nara.keypair());
             let answer = client.peer(&args.peer).call::<EventsImport>(&request).await?;
             if !answer.success {
-                return Err(Failure::failed(format!("the import was refused: {}", harmless(&answer.error))));
+                return Err(Failure::failed(format!(
+                    "the import was refused: {}",
+                    harmless(&answer.error)
+                )));
             }
             imported += answer.imported;
             duplicates += answer.duplicates;

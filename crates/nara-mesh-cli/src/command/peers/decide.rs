@@ -155,8 +155,14 @@ fn in_peers_file(name: &NaraName, configured: PublicKey, given: PublicKey, setti
 fn refused(conflict: &KeyConflict) -> Failure {
     let (name, pinned) = (&conflict.name, KeyId::from(&conflict.pinned.key));
     let source = &conflict.pinned.source;
-    Failure::new(Exit::Unauthenticated, format!("{name} is pinned to key {pinned} ({source})"))
-        .hint(format!("if its owner confirms the new key: {}", conflict.remedy()))
+    Failure::new(
+        Exit::Unauthenticated,
+        format!("{name} is pinned to key {pinned} ({source})"),
+    )
+    .hint(format!(
+        "if its owner confirms the new key: {}",
+        conflict.remedy()
+    ))
 }
 
 fn to_json(record: &PeerRecord) -> Value {
