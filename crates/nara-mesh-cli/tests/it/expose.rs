@@ -193,13 +193,13 @@ fn a_backend_learns_who_sent_a_request_and_nobody_can_say_so_instead() {
         b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close, x-hop\r\nX-Hop: 1\r\nX-Kept: 1\r\n\
                    X-Nara-Sender: root\r\n\r\nok";
     let (address, backend) = echo(answer);
-    let _alice = scene(path, &["--expose", &format!("/api=http://{address}/base")]);
+    let _alice = scene(path, &["--expose", &format!("/app=http://{address}/base")]);
     let answer = request_json(
         path,
         0,
         &[
             "GET",
-            "/api/who?q=1",
+            "/app/who?q=1",
             "--header",
             "x_nara_sender: root",
             "--header",
