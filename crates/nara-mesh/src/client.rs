@@ -1,4 +1,4 @@
-//! The client: signed requests out, verified answers back.
+//! The client: signs requests, and verifies the answers.
 //!
 //! ```no_run
 //! use nara_mesh::client::MeshClient;
@@ -108,7 +108,7 @@ pub struct MeshClient {
 }
 
 impl MeshClient {
-    /// Begins a client that acts as `local`.
+    /// Configures a client that acts as `local`.
     pub fn builder(local: LocalNara) -> MeshClientBuilder {
         MeshClientBuilder::new(local)
     }
@@ -249,7 +249,7 @@ impl MeshClient {
         self.exchange.clocks.clock()
     }
 
-    /// The runtime messages that wait for replies: for the server that receives them.
+    /// The runtime messages that wait for replies; the server that receives the replies needs them.
     pub fn pending_replies(&self) -> &PendingReplies {
         &self.exchange.replies
     }
@@ -265,17 +265,17 @@ impl MeshClient {
     /// Registers a peer at an address and the mesh port.
     ///
     /// # Errors
-    /// As [`MeshClient::register_peer`].
+    /// Like [`MeshClient::register_peer`].
     pub fn register_peer_ip(&self, id: &NaraId, ip: IpAddr) -> Result<Arc<Peer>, RegisterError> {
         self.register_peer(id, SocketAddr::new(ip, self.exchange.resolver.mesh_port))
     }
 
-    /// Removes a peer, with its pinned key. Returns whether it was there.
+    /// Removes a peer and its pinned key. Returns whether it was registered.
     pub fn unregister_peer(&self, id: &NaraId) -> bool {
         self.registry().unregister(id)
     }
 
-    /// Whether a call to this id has somewhere to go.
+    /// Whether an address is known for this id.
     pub fn has_peer(&self, id: &NaraId) -> bool {
         self.exchange.resolver.has(id)
     }

@@ -172,3 +172,20 @@ pub const TLS_SESSIONS: usize = 8 * 1024;
 
 /// How long requests in progress may take when a [`Nara`](crate::Nara) is dropped instead of shut down.
 pub const DROP_GRACE: Duration = Duration::from_secs(1);
+
+/// The room that a ledger has for each event that it may hold, in bytes of JSON: twice what real ones have.
+pub const EVENT_BYTES: usize = 800;
+
+/// The largest event, in bytes of JSON. Real ones have a few hundred; without a limit one event could fill an answer that
+/// no peer reads any more.
+pub const MAX_EVENT_BYTES: usize = 64 << 10;
+
+/// How far ahead of our clock the time of an event may be. Clocks of peers are warned of long before.
+pub const MAX_EVENT_AHEAD: Duration = Duration::from_secs(5 * 60);
+
+/// How long events are kept that nobody could verify: long enough to learn the key of a nara that is met on the same
+/// day.
+pub const UNVERIFIED_EVENTS_FOR: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The bytes of events, as JSON, that are read from the ledger for one answer.
+pub const ANSWER_EVENT_BYTES: usize = 16 << 20;

@@ -155,7 +155,7 @@ impl Nara {
     /// Puts events into its ledger.
     pub(crate) async fn remember(&self, events: Vec<SyncEvent>) -> Result<(), String> {
         self.ledger
-            .insert(events)
+            .insert_verified(events)
             .await
             .map(|_| ())
             .map_err(|error| error.to_string())

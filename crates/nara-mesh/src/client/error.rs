@@ -298,7 +298,7 @@ impl ClientError {
         Some(self.problem().describe().1)
     }
 
-    /// The peer, as messages call it.
+    /// The label of the peer.
     pub fn peer(&self) -> &str {
         &self.0.peer
     }
@@ -312,14 +312,13 @@ impl ClientError {
         }
     }
 
-    /// A deadline passed: that of the call, of dialling, or of waiting for a reply.
+    /// A deadline passed: of the call, of dialling, or of waiting for a reply.
     pub fn is_timeout(&self) -> bool {
         use ClientErrorKind::{DialTimeout, NoReply, Timeout};
         matches!(self.kind(), DialTimeout | NoReply | Timeout)
     }
 
-    /// No connection to the peer came about, now or when it was last tried: see also
-    /// [`ClientError::is_circuit_open`].
+    /// The peer could not be connected, now or at the last attempt: see also [`ClientError::is_circuit_open`].
     pub fn is_unreachable(&self) -> bool {
         matches!(
             self.problem(),
@@ -330,7 +329,7 @@ impl ClientError {
         )
     }
 
-    /// The peer is known to be down and was not called.
+    /// The peer is down and was not called.
     pub fn is_circuit_open(&self) -> bool {
         self.kind() == ClientErrorKind::CircuitOpen
     }
@@ -362,13 +361,13 @@ impl ClientError {
         ) || self.status() == Some(StatusCode::UNAUTHORIZED)
     }
 
-    /// The peer refused because we ask too often or it has too much to do (status 429 or 503 with `Retry-After`), or
-    /// it was not called because it did so a moment ago. See [`ClientError::retry_after`].
+    /// The peer refused because of a rate limit or overload (status 429, or 503 with `Retry-After`), or was not
+    /// called because it did so a moment ago. See [`ClientError::retry_after`].
     pub fn is_rate_limited(&self) -> bool {
         self.kind() == ClientErrorKind::AskedToWait
     }
 
-    /// How long the peer asked to wait, from the moment of the error on; at most
+    /// How long the peer asked us to wait, from the moment of the error on; at most
     /// [`RETRY_AFTER_MAX`](crate::defaults::RETRY_AFTER_MAX). Until then it is not called.
     pub fn retry_after(&self) -> Option<Duration> {
         match self.problem() {
@@ -377,12 +376,12 @@ impl ClientError {
         }
     }
 
-    /// The operator of this nara does not trust the peer, and nothing of it is used.
+    /// The operator of this nara banned the peer.
     pub fn is_untrusted(&self) -> bool {
         self.kind() == ClientErrorKind::Untrusted
     }
 
-    /// The answer does less than the peer has proven that it can: somebody may be taking the better signature away.
+    /// The answer does less than the peer has proven: an attacker may be stripping the better signature.
     pub fn is_downgrade(&self) -> bool {
         self.kind() == ClientErrorKind::Downgrade
     }
@@ -393,7 +392,7 @@ impl ClientError {
         self.kind() == ClientErrorKind::ClockSkew
     }
 
-    /// A world message was taken in, but could not travel on from there (docs/protocol/v1.md, section 7.6). The status
+    /// The peer accepted a world message, but could not forward it (docs/protocol/v1.md, section 7.6). The status
     /// is 400 then, as if it had been refused.
     pub fn is_stuck_journey(&self) -> bool {
         self.status() == Some(StatusCode::BAD_REQUEST)
@@ -402,17 +401,17 @@ impl ClientError {
             })
     }
 
-    /// The status of the answer, if it was another one than 200.
+    /// The status of the answer, if not 200.
     pub fn status(&self) -> Option<StatusCode> {
         self.answer().map(|answer| answer.status)
     }
 
-    /// What the answer said, if its status was another one than 200; cut at 4 KiB.
+    /// The body of the answer, if its status was not 200; cut at 4 KiB.
     pub fn text(&self) -> Option<&str> {
         self.answer().map(|answer| answer.text.as_str())
     }
 
-    /// Whether an answer with another status than 200 was signed by the peer. Status 401 never is.
+    /// Whether the peer signed an answer with another status than 200. Status 401 is never signed.
     pub fn is_status_verified(&self) -> bool {
         self.answer().is_some_and(|answer| answer.verified)
     }

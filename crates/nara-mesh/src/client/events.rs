@@ -26,7 +26,7 @@ impl PeerHandle {
     /// Fetches events of the peer: one answer. `from` of the request is set to our name.
     ///
     /// # Errors
-    /// [`ClientError`]. An event that must not be stored is no error: see [`CheckedEvents::refused`].
+    /// [`ClientError`]. An event that must not be stored is not an error: see [`CheckedEvents::refused`].
     pub async fn fetch_sync_events(&self, request: SyncRequest) -> Result<Verified<SyncEvents>, ClientError> {
         let deadline = self.deadline();
         let (answer, verification) = self.sync(request, deadline).await?;
@@ -100,10 +100,10 @@ impl PeerHandle {
         Ok(Verified::new(checkpoints, Verification::open()))
     }
 
-    /// Hands over a zine of these events, signed by us, and takes the one of the peer.
+    /// Sends a zine of these events, signed by us, and returns the zine of the peer.
     ///
     /// # Errors
-    /// [`ClientError`]. An event that must not be stored is no error: see [`CheckedEvents::refused`].
+    /// [`ClientError`]. An event that must not be stored is not an error: see [`CheckedEvents::refused`].
     pub async fn exchange_zine(&self, events: Vec<SyncEvent>) -> Result<Verified<ZineEvents>, ClientError> {
         let deadline = self.deadline();
         let local = &self.exchange.local;

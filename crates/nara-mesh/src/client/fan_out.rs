@@ -5,8 +5,8 @@ use futures_util::stream;
 
 use crate::registry::{Peer, PeerInfo};
 
-/// Calls many peers, at most `limit` at once, and returns one outcome for each, in the order of `peers`. A
-/// slow peer takes one of the `limit` places and delays nobody else.
+/// Calls many peers, at most `limit` at once, and returns one outcome for each, in the order of `peers`. A slow
+/// peer occupies one of the `limit` slots and delays no other peer.
 ///
 /// ```no_run
 /// # async fn example(client: nara_mesh::client::MeshClient) {

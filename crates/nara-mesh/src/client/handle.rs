@@ -54,8 +54,8 @@ impl PeerHandle {
         self.exchange.resolver.registered(self.peer.0.as_ref().ok()?)
     }
 
-    /// Calls an endpoint and verifies that the peer signed the answer, if the endpoint is a signed one. What
-    /// is inside the answer is left to the caller; the methods named after endpoints look at it as well.
+    /// Calls an endpoint and, for a signed endpoint, verifies that the peer signed the answer. It does not verify
+    /// the content of the answer; the methods named after endpoints do.
     ///
     /// An endpoint of one's own is a type:
     ///
@@ -115,7 +115,7 @@ impl PeerHandle {
     /// Sends one signed event directly to the peer.
     ///
     /// # Errors
-    /// [`ClientError`]. That the peer did not want the event is no error: see [`Receipt::success`].
+    /// [`ClientError`]. An event that the peer does not want is not an error: see [`Receipt::success`].
     pub async fn send_dm(&self, event: SyncEvent) -> Result<Verified<Receipt>, ClientError> {
         self.call::<DirectMessage>(&event).await
     }
@@ -132,7 +132,7 @@ impl PeerHandle {
         self.call::<WorldRelay>(message).await
     }
 
-    /// Sends a runtime message. The peer answers with the same empty answer whatever it does with it.
+    /// Sends a runtime message. The answer is always empty and proves no processing.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -140,9 +140,9 @@ impl PeerHandle {
         self.call::<MeshMessage>(message).await
     }
 
-    /// Sends a runtime message and waits up to [`REPLY_TIMEOUT`] for the reply, which comes as a request of
-    /// the peer: a server of this nara must hand it to [`MeshClient::pending_replies`]. The reply may be
-    /// there before the peer has answered the request.
+    /// Sends a runtime message and waits up to [`REPLY_TIMEOUT`] for the reply, which comes as a request of the
+    /// peer: a server of this nara must hand it to [`MeshClient::pending_replies`]. The reply may arrive before the
+    /// answer to the request.
     ///
     /// # Errors
     /// [`ClientError`] if the message cannot be sent, or no reply comes in time.

@@ -48,7 +48,7 @@ impl PeerHandle {
     /// back meanwhile.
     ///
     /// # Errors
-    /// [`ClientError`]: a peer that does not know us refuses the request, for one.
+    /// [`ClientError`], for example if the peer does not know us and refuses the request.
     pub async fn measure_clock(&self) -> Result<Option<ClockOffset>, ClientError> {
         let proven = || self.known().and_then(|peer| peer.clock_offset());
         if let Some(offset) = proven() {

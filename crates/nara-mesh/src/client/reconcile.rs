@@ -1,10 +1,10 @@
-//! Fetching only what is missing, and asking whether anything is.
+//! Fetches only missing events, and checks whether any are missing.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use futures_util::stream::StreamExt as _;
 use http::StatusCode;
-use nara_proto::endpoint::{EventsFetch, EventsReconcile, ReconcileRequest};
+use nara_proto::endpoint::{Endpoint as _, EventsFetch, EventsReconcile, ReconcileRequest};
 use nara_proto::event::SyncEvent;
 use nara_proto::reconcile::{FetchRequest, ItemId, ReconcileError, Reconciler, Scope};
 use nara_proto::sync::{Cursor, EventFilter, MAX_EVENTS, Pager};
@@ -30,14 +30,14 @@ const PUSH: usize = 500;
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct ReconcileOptions {
-    /// Whether to offer the peer, in zines, what it lacks.
+    /// Whether to send the peer, in zines, the events that it lacks.
     pub push: bool,
-    /// Where to tell how far the fetching is.
+    /// Receives the progress of the fetching.
     pub progress: Option<watch::Sender<SyncProgress>>,
 }
 
 impl ReconcileOptions {
-    /// Sets whether to offer the peer what it lacks.
+    /// Sets whether to send the peer the events that it lacks.
     #[must_use]
     pub fn push(mut self, push: bool) -> Self {
         self.push = push;
@@ -53,39 +53,39 @@ impl ReconcileOptions {
     }
 }
 
-/// What a reconciliation found and did.
+/// The result of a reconciliation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ReconcileReport {
     /// Rounds of comparing.
     pub rounds: usize,
-    /// Bytes of the frames that were sent. Headers are not counted, here and below.
+    /// Bytes of the sent frames, without headers.
     pub bytes_sent: u64,
-    /// Bytes of the frames that came.
+    /// Bytes of the received frames, without headers.
     pub bytes_received: u64,
-    /// Whether the whole difference was found. If not, the sets differ so much that the rounds did not suffice:
-    /// what was found is fetched, and the next reconciliation finds more.
+    /// Whether the whole difference was found. If not, the sets differ too much for the limit of rounds: the found
+    /// part is fetched, and the next reconciliation finds more.
     pub complete: bool,
-    /// Whether the peer does not know this endpoint, so that its events were fetched page by page. What is
-    /// missing is not known then.
+    /// Whether the peer does not support reconciliation, so that its events were fetched page by page. The
+    /// difference is then unknown.
     pub fell_back: bool,
-    /// Events that the peer has and this nara has not.
+    /// Events that only the peer has.
     pub missing_here: usize,
-    /// Events that this nara has and the peer has not.
+    /// Events that only this nara has.
     pub missing_there: usize,
-    /// Of those missing here, the ones that were rejected when the peer offered them before: not fetched.
+    /// Missing events that were rejected from this peer before, and not fetched.
     pub rejected_before: usize,
-    /// Events that were asked for and not given: the peer has forgotten them meanwhile.
+    /// Requested events that the peer no longer has.
     pub gone: usize,
     /// Events that were offered to the peer.
     pub pushed: usize,
     /// The fetching: how many events came, were stored, or were refused.
     pub fetch: SyncProgress,
-    /// The first thousand of the events that were refused.
+    /// The first thousand refused events.
     pub refused: Vec<RefusedEvent>,
 }
 
-/// The answer to "are we in sync?".
+/// The result of [`PeerHandle::check_in_sync`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SyncCheck {
@@ -100,10 +100,10 @@ pub struct SyncCheck {
 }
 
 impl PeerHandle {
-    /// Finds which events of a scope are missing here, fetches only those, verifies and stores them.
+    /// Finds the events of a scope that are missing here, fetches only those, verifies and stores them.
     ///
-    /// Events that were rejected once are not fetched from the same peer again. A peer that does not know the
-    /// endpoint is paged through from the beginning of the scope.
+    /// Events that were rejected once are not fetched from the same peer again. From a peer without this endpoint,
+    /// all events of the scope are fetched page by page.
     ///
     /// # Errors
     /// [`SyncError`]. What came before is stored; the next reconciliation does not fetch it again.
@@ -145,10 +145,10 @@ impl PeerHandle {
         if options.push {
             let items: Vec<_> = reconciler.missing_there().iter().copied().collect();
             for items in items.chunks(PUSH) {
-                let events = ledger.by_ids(items.to_vec()).await?;
+                let events = ledger.by_ids(items.to_vec(), EventsFetch::MAX_RESPONSE).await?;
                 report.pushed += events.len();
-                let answer = self.exchange_zine(events).await?;
-                ledger.insert(answer.into_inner().events.into_events()).await?;
+                let (answer, verification) = self.exchange_zine(events).await?.into_parts();
+                ledger.insert(answer.events.accepted, verification.responder).await?;
             }
         }
         Ok(report)
@@ -156,7 +156,7 @@ impl PeerHandle {
 
     /// Asks whether this nara and the peer have the same events in a scope: one round, a few hundred bytes.
     ///
-    /// Ledgers that forget by their own rules are rarely in sync as a whole; a scope of services that everybody
+    /// Whole ledgers are rarely in sync, because each forgets by its own rules; a scope of services that everybody
     /// keeps, such as checkpoints, can be.
     ///
     /// # Errors

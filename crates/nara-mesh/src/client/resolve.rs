@@ -298,7 +298,7 @@ impl Resolver {
         })
     }
 
-    /// Whether a call to this id has somewhere to go.
+    /// Whether an address is known for this id.
     pub(super) fn has(&self, id: &NaraId) -> bool {
         let registered = || Some(self.registry.by_id(id)?.info().address.is_some());
         self.overridden(id).is_some() || registered() == Some(true)

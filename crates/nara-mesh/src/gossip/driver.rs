@@ -271,6 +271,7 @@ impl Driver {
                 | PeerEvent::ClockSkew { .. }
                 | PeerEvent::Downgrade { .. }
                 | PeerEvent::KeyConflict(_)
+                | PeerEvent::LookAlike { .. }
                 | PeerEvent::KeyRefused(_)
                 | PeerEvent::ProtocolLearned(_),
             ) => {}

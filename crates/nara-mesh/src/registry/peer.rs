@@ -33,6 +33,10 @@ pub struct PeerInfo {
     pub tls: Option<TlsPolicy>,
     /// The last decision of the operator.
     pub decision: Option<OperatorDecision>,
+    /// The address at which the operator configured it: its first key is taken from there and from nowhere else.
+    pub configured_at: Option<SocketAddr>,
+    /// Whether it has proven once that it holds its key.
+    pub seen: bool,
 }
 
 impl PeerInfo {
@@ -44,6 +48,8 @@ impl PeerInfo {
         self.key = self.key.take().or(other.key);
         self.protocol = self.protocol.union(other.protocol);
         self.tls = self.tls.or(other.tls);
+        self.configured_at = self.configured_at.or(other.configured_at);
+        self.seen |= other.seen;
         if let Some(news) = other.decision.filter(|news| news.is_newer_than(self.decision)) {
             self.decision = Some(news);
         }
@@ -106,6 +112,7 @@ impl PeerInfo {
             key: self.key,
             protocol: self.protocol,
             decision: self.decision,
+            seen: self.seen,
         })
     }
 
@@ -146,6 +153,8 @@ pub struct Peer {
     not_before: Mutex<Option<Instant>>,
     /// What `info` says; asked for every message of a stream.
     untrusted: AtomicBool,
+    /// Whether a nara with the same key is not trusted.
+    banned: AtomicBool,
     /// Whether it says that it takes streamed bodies. Not kept beyond the process: without it, bodies are buffered.
     streams: AtomicBool,
 }
@@ -154,6 +163,7 @@ impl Peer {
     pub(super) fn new(info: PeerInfo, breaker: BreakerConfig) -> Self {
         Self {
             untrusted: AtomicBool::new(info.is_untrusted()),
+            banned: AtomicBool::new(false),
             info: RwLock::new(info),
             breaker: Mutex::new(Breaker::new(breaker)),
             in_flight: Semaphore::const_new(defaults::MAX_IN_FLIGHT_PER_PEER),
@@ -166,6 +176,11 @@ impl Peer {
     /// What is now known about the peer.
     pub fn info(&self) -> PeerInfo {
         self.info.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Looks at what is known about it, without a copy.
+    pub(super) fn with_info<T>(&self, look: impl FnOnce(&PeerInfo) -> T) -> T {
+        look(&self.info.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Its pinned key, unless the operator banned it.
@@ -186,9 +201,14 @@ impl Peer {
         self.info.read().unwrap_or_else(PoisonError::into_inner).tls
     }
 
-    /// Whether the operator banned it: its requests are refused, and it is not called.
+    /// Whether the operator banned it, or another nara with the same key: its requests are refused, and it is not
+    /// called.
     pub fn is_untrusted(&self) -> bool {
-        self.untrusted.load(Ordering::Relaxed)
+        self.untrusted.load(Ordering::Relaxed) || self.banned.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_banned(&self, banned: bool) {
+        self.banned.store(banned, Ordering::Relaxed);
     }
 
     /// The protocols that it has proven.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use http::Response;
 use nara_mesh::client::{MeshClient, SyncError, SyncOptions};
-use nara_mesh::ledger::{EventStore as _, Ledger, MemoryLedger, RetentionPolicy};
+use nara_mesh::ledger::{EventStore as _, Ledger, MemoryLedger, RetentionPolicy, ReadLimit};
 use nara_mesh::proto::event::SyncEvent;
 use nara_mesh::proto::go_json;
 use nara_mesh::proto::identity::NaraId;
@@ -34,7 +34,7 @@ pub(crate) async fn serve_bob(mesh: &Mesh, ledger: Arc<dyn Ledger>) -> RunningSe
 
 pub(crate) async fn all(ledger: &dyn Ledger) -> Vec<SyncEvent> {
     ledger
-        .page(EventFilter::default(), Cursor::START, usize::MAX)
+        .page(EventFilter::default(), Cursor::START, ReadLimit::events(usize::MAX))
         .await
         .unwrap()
 }
@@ -47,7 +47,7 @@ pub(crate) fn events(count: i64) -> Vec<SyncEvent> {
 
 async fn bob_with(mesh: &Mesh, client: &MeshClient, events: Vec<SyncEvent>) -> (NaraId, RunningServer) {
     let theirs = ledger();
-    theirs.insert(events).await.unwrap();
+    theirs.insert_verified(events).await.unwrap();
     let running = serve_bob(mesh, theirs).await;
     (introduce(client, &nara("bob"), address(2)), running)
 }
@@ -84,14 +84,14 @@ async fn a_later_sync_goes_on_behind_the_last_one_unless_told_otherwise() {
     let mut expected = events(30);
     let later = expected.split_off(20);
     let theirs = ledger();
-    theirs.insert(expected).await.unwrap();
+    theirs.insert_verified(expected).await.unwrap();
     let _running = serve_bob(&mesh, theirs.clone()).await;
     let bob = introduce(&client, &nara("bob"), address(2));
     let ours = ledger();
     let bob = client.peer(&bob);
     let sync = |options| bob.sync_into(&*ours, EventFilter::default(), options);
     assert_eq!(sync(SyncOptions::default()).await.unwrap().progress.received, 20);
-    theirs.insert(later).await.unwrap();
+    theirs.insert_verified(later).await.unwrap();
     let second = sync(SyncOptions::default()).await.unwrap();
     assert_eq!((second.progress.received, second.progress.stored), (10, 10));
     assert!(second.resumed.is_some());

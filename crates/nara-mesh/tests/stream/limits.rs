@@ -30,7 +30,7 @@ async fn a_slow_reader_delays_nobody_and_gets_everything_in_the_end() {
     // Far more than what the connection, the decoder and the queue of items hold.
     let count = 4000;
     for ts in 0..count {
-        bobs.insert(vec![event(&mesh.bob, ts)]).await.unwrap();
+        bobs.insert_verified(vec![event(&mesh.bob, ts)]).await.unwrap();
         assert_eq!(next_ts(&mut fast).await, ts);
     }
     let mut states = slow.state();
@@ -165,7 +165,7 @@ async fn a_stream_that_nobody_reads_is_closed_and_its_place_is_free_again() {
     let (_unread, answer) = get(&mesh, &mut stamp, "/events/stream", "").await;
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     for ts in 0..2000 {
-        bobs.insert(vec![event(&mesh.bob, ts)]).await.unwrap();
+        bobs.insert_verified(vec![event(&mesh.bob, ts)]).await.unwrap();
     }
     let (_, answer) = get(&mesh, &mut stamp, "/events/stream", "").await;
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");

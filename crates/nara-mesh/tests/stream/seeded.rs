@@ -136,7 +136,7 @@ impl Run {
             let early = self.random.random_range(0..2) * 1_000_000;
             batch.push(event(&self.mesh.carol, self.written - early));
         }
-        self.bobs.insert(batch).await.unwrap();
+        self.bobs.insert_verified(batch).await.unwrap();
     }
 
     async fn start_server(&mut self) {

@@ -101,7 +101,7 @@ async fn a_stream_runs_over_a_secure_connection() {
         .await
         .unwrap();
     let event = tease(&mesh.bob, "alice", mesh.clock.now_nanos().get());
-    ledger.insert(vec![event.clone()]).await.unwrap();
+    ledger.insert_verified(vec![event.clone()]).await.unwrap();
     let client = mesh.client(BOB, speaks_everything());
     let mut events = client
         .peer(mesh.bob.id())

@@ -126,7 +126,7 @@ async fn a_stream_proves_who_serves_it_with_either_signature() {
             .register(crate::support::known(&nara("bob"), Some(address)))
             .unwrap();
         let event = tease(&nara("bob"), "alice", 1_769_100_000_000_000_000);
-        ledger.insert(vec![event.clone()]).await.unwrap();
+        ledger.insert_verified(vec![event.clone()]).await.unwrap();
         let mut events = client
             .peer(nara("bob").id())
             .subscribe(SubscribeOptions::default().oldest());

@@ -23,7 +23,7 @@ use crate::client::error::{ClientError, Problem};
 use crate::client::handle::PeerHandle;
 use crate::client::verified::RefusedEvent;
 use crate::defaults;
-use crate::ledger::Insertion;
+use crate::ledger::{CheckedEvent, Insertion};
 use crate::offload::offload;
 use crate::random::random;
 use crate::registry::{PeerEvent, PeerInfo};
@@ -478,13 +478,12 @@ impl Runner {
         let accepted: Vec<_> = events
             .iter()
             .zip(verdicts)
-            .filter(|(_, verdict)| verdict.is_ok())
-            .map(|(event, _)| event.clone())
+            .filter_map(|(event, verdict)| Some(CheckedEvent::new(event.clone(), (*verdict).ok()?)))
             .collect();
         if accepted.is_empty() {
             return Ok(Vec::new());
         }
-        let stored = ledger.insert_from(accepted, Some(server.clone())).await;
+        let stored = ledger.insert(accepted, Some(server.clone())).await;
         stored.map_err(|source| {
             Stop::Error(StreamError::Ledger {
                 peer: server.to_string(),

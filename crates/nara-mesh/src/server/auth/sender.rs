@@ -109,7 +109,7 @@ impl VerifiedSender {
         }
         tracing::warn!(
             sender = %self.name, address = %self.address, claimed = name, field,
-            "a body names another sender than the one that signed the request"
+            "the body names another sender than the signer of the request"
         );
         Err(Rejection::SenderMismatch {
             field,

@@ -5,6 +5,7 @@ use axum::response::Response;
 use nara_proto::endpoint::{AllCheckpoints, Endpoint as _};
 use nara_proto::peer::CheckpointsResponse;
 
+use crate::ledger::ReadLimit;
 use crate::server::answer::hold::hold;
 use crate::server::answer::json::{Surplus, json_of_events};
 use crate::server::answer::rejection::{Limit, Rejection};
@@ -49,7 +50,8 @@ pub(super) async fn handle(
 
     let size = usize::try_from(limit).unwrap_or(0);
     let skip = usize::try_from(offset).unwrap_or(usize::MAX);
-    let (events, total) = shared.ledger.checkpoints(size, skip).await?;
+    let page = ReadLimit::events(size).bytes(AllCheckpoints::MAX_RESPONSE);
+    let (events, total) = shared.ledger.checkpoints(page, skip).await?;
     let total = i64::try_from(total).unwrap_or(i64::MAX);
     let build = |events: Vec<_>, _| {
         let count = i64::try_from(events.len()).unwrap_or(i64::MAX);

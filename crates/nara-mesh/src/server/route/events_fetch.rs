@@ -30,7 +30,7 @@ pub(super) async fn handle(
     }
     // What is not the id of a verified event is not there.
     let items = ids.iter().filter_map(|id| ItemId::of_event(id)).collect();
-    let events = shared.ledger.by_ids(items).await?;
+    let events = shared.ledger.by_ids(items, EventsFetch::MAX_RESPONSE).await?;
     let build = |events, _| sender.answer(&shared.local, events, shared.clock.now_seconds());
     Ok(json_of_events(
         events,

@@ -35,11 +35,13 @@ pub(super) async fn handle(
     };
     let sample = |size| Sample {
         size,
+        bytes: 2 * EventsSync::MAX_RESPONSE,
         responder: shared.local.name().to_string(),
         now: shared.clock.now_nanos(),
         seed: u64::from_le_bytes(random()),
     };
-    let events = select(&**ledger, filter, &mode, sample).await?;
+    // More than fits, so that a cut shows when the answer is made.
+    let events = select(&**ledger, filter, &mode, 2 * EventsSync::MAX_RESPONSE, sample).await?;
 
     let build = |events: Vec<_>, cut| {
         let now = shared.clock.now_seconds();

@@ -6,6 +6,7 @@ use axum::response::Response;
 use nara_proto::endpoint::{Endpoint as _, GossipZine};
 use nara_proto::zine::Zine;
 
+use crate::ledger::ReadLimit;
 use crate::defaults;
 use crate::server::answer::json::{Surplus, json_of_events};
 use crate::server::answer::rejection::Rejection;
@@ -38,7 +39,8 @@ pub(super) async fn handle(
     shared.handler.on_zine(&sender, &ingested.accepted);
 
     let since = shared.clock.now_nanos().saturating_sub(defaults::ZINE_WINDOW);
-    let events = shared.ledger.since(since, shared.limits.zine_events).await?;
+    let limit = ReadLimit::events(shared.limits.zine_events).bytes(GossipZine::MAX_RESPONSE);
+    let events = shared.ledger.since(since, limit).await?;
     let build = |events, _| {
         let now = shared.clock.now_seconds();
         Zine::signed(shared.local.name().as_str(), now, events, shared.local.keypair())

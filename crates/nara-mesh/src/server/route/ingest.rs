@@ -7,7 +7,7 @@ use nara_proto::event::{EventProblem, EventTrust, EventVerdict, Service, SyncEve
 use nara_proto::go_json;
 use nara_proto::identity::NaraName;
 
-use crate::ledger::{Insertion, LedgerError};
+use crate::ledger::{CheckedEvent, Insertion, LedgerError};
 use crate::mesh_ranges;
 use crate::metrics;
 use crate::random::random;
@@ -52,10 +52,12 @@ pub(in crate::server) async fn ingest(
     let received = events.len();
     let (events, verdicts) = verify(shared.clone(), events).await?;
     let mut ingested = Ingested::default();
+    let mut checked = Vec::with_capacity(events.len());
     for (event, verdict) in events.into_iter().zip(verdicts) {
         match verdict {
             Ok(trust) => {
                 ingested.warnings += usize::from(trust == EventTrust::UnknownKey && event.is_signed());
+                checked.push(CheckedEvent::new(event.clone(), trust));
                 ingested.accepted.push(event);
             }
             Err(problem) => {
@@ -69,7 +71,7 @@ pub(in crate::server) async fn ingest(
     if !ingested.accepted.is_empty() {
         let insertions = shared
             .ledger
-            .insert_from(ingested.accepted.clone(), told_by.cloned())
+            .insert(checked, told_by.cloned())
             .await?;
         ingested.stored = insertions
             .iter()
@@ -126,9 +128,7 @@ fn learn_introductions(shared: &Shared, events: &[SyncEvent], told_by: Option<&N
         }
         // The expensive check last, and only so often.
         if learned == MAX_INTRODUCTIONS {
-            tracing::warn!(
-                "more than {MAX_INTRODUCTIONS} introductions in one batch: the others are not believed"
-            );
+            tracing::warn!("more than {MAX_INTRODUCTIONS} introductions in one batch: the rest is ignored");
             return;
         }
         learned += 1;

@@ -98,7 +98,7 @@ async fn remember(shared: &Shared, message: &WorldMessage, complete: bool) -> Re
     );
     // A message without originator makes no event; it can still travel.
     if event.validate().is_ok() {
-        shared.ledger.insert(vec![event]).await?;
+        shared.ledger.insert_verified(vec![event]).await?;
     }
     Ok(())
 }
