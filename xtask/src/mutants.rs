@@ -37,7 +37,7 @@ const NO_FLOODS: Pass = Pass {
     tests: &["--skip=floods"],
 };
 
-const PARTS: [Part; 4] = [
+const PARTS: [Part; 5] = [
     Part {
         name: "v2",
         package: "nara-proto",
@@ -81,6 +81,16 @@ const PARTS: [Part; 4] = [
             NO_FLOODS,
         ],
         timeout_s: 90,
+    },
+    Part {
+        name: "ledger",
+        package: "nara-mesh",
+        files: &["crates/nara-mesh/src/ledger/{admission,limit,rank,retention}.rs"],
+        passes: &[Pass {
+            programs: &["--lib"],
+            tests: &["ledger::"],
+        }],
+        timeout_s: 120,
     },
     Part {
         name: "client",
