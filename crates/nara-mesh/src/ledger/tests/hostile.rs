@@ -602,7 +602,12 @@ async fn what_is_kept_of_others_leaves_half_of_the_room_to_configured_peers() {
         // Eight naras with as many restarts as their quotas allow.
         for n in 0..8 {
             let emitter = format!("met-{n}");
-            let restart = |ts| by(&emitter, observation(ts, &emitter, &format!("met-{n}-{ts}"), "restart"));
+            let restart = |ts| {
+                by(
+                    &emitter,
+                    observation(ts, &emitter, &format!("met-{n}-{ts}"), "restart"),
+                )
+            };
             sign(ledger, &emitter, (0..10).map(restart)).await;
         }
         assert_eq!(count_of(ledger, &["conf"]).await, 40);
