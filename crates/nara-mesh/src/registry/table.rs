@@ -11,7 +11,8 @@ use tokio::sync::{broadcast, watch};
 use super::counts::count;
 use super::ghosts::Ghosts;
 use super::{
-    FirstUse, KeyConflict, KeyRefused, KeySource, Peer, PeerEvent, PeerInfo, PeerProtocol, PinnedKey, TrustPolicy,
+    FirstUse, KeyConflict, KeyRefused, KeySource, Peer, PeerEvent, PeerInfo, PeerProtocol, PinnedKey,
+    TrustPolicy,
 };
 use crate::tls::TlsPolicy;
 use crate::{defaults, metrics};
@@ -214,10 +215,11 @@ impl PeerRegistry {
         }
         peer.update(|info| info.seen = true);
         let info = peer.info();
-        let introduced = info.key.as_ref().is_some_and(|key| key.source.introducer().is_some());
-        if introduced
-            && let Some(peer) = info.name.as_ref().and_then(|name| self.by_name(name.as_str()))
-        {
+        let introduced = info
+            .key
+            .as_ref()
+            .is_some_and(|key| key.source.introducer().is_some());
+        if introduced && let Some(peer) = info.name.as_ref().and_then(|name| self.by_name(name.as_str())) {
             self.write().classify(&peer);
             self.emit(PeerEvent::Seen(info));
         }
