@@ -23,7 +23,10 @@ const GRACE: Duration = Duration::from_secs(5);
 
 /// The services of the events in a ledger, oldest first.
 async fn services(ledger: &MemoryLedger) -> Vec<String> {
-    let mut events = ledger.recent(Default::default(), ReadLimit::events(100)).await.unwrap();
+    let mut events = ledger
+        .recent(Default::default(), ReadLimit::events(100))
+        .await
+        .unwrap();
     events.reverse();
     events.iter().map(|event| event.svc.clone()).collect()
 }

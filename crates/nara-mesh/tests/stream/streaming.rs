@@ -105,10 +105,14 @@ async fn a_cut_is_mended_without_gap_or_duplicate() {
         .subscribe(SubscribeOptions::default().oldest());
     for round in 0..20 {
         for n in 0..5 {
-            bobs.insert_verified(vec![event(&mesh.bob, round * 6 + n)]).await.unwrap();
+            bobs.insert_verified(vec![event(&mesh.bob, round * 6 + n)])
+                .await
+                .unwrap();
         }
         mesh.network.cut(address(2).ip());
-        bobs.insert_verified(vec![event(&mesh.bob, round * 6 + 5)]).await.unwrap();
+        bobs.insert_verified(vec![event(&mesh.bob, round * 6 + 5)])
+            .await
+            .unwrap();
         for n in 0..6 {
             assert_eq!(next_ts(&mut events).await, round * 6 + n);
         }

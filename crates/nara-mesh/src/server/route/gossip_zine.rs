@@ -6,8 +6,8 @@ use axum::response::Response;
 use nara_proto::endpoint::{Endpoint as _, GossipZine};
 use nara_proto::zine::Zine;
 
-use crate::ledger::ReadLimit;
 use crate::defaults;
+use crate::ledger::ReadLimit;
 use crate::server::answer::json::{Surplus, json_of_events};
 use crate::server::answer::rejection::Rejection;
 use crate::server::auth::sender::VerifiedSender;

@@ -69,10 +69,7 @@ pub(in crate::server) async fn ingest(
         }
     }
     if !ingested.accepted.is_empty() {
-        let insertions = shared
-            .ledger
-            .insert(checked, told_by.cloned())
-            .await?;
+        let insertions = shared.ledger.insert(checked, told_by.cloned()).await?;
         ingested.stored = insertions
             .iter()
             .filter(|insertion| matches!(insertion, Insertion::Stored))
