@@ -1,8 +1,8 @@
 //! `zine`: recent events for recent events.
 
-use nara_mesh::ledger::ReadLimit;
 use nara_mesh::clock::{Clock as _, SystemClock};
 use nara_mesh::defaults;
+use nara_mesh::ledger::ReadLimit;
 use nara_proto::sync::MAX_EVENTS;
 use serde_json::{Value, json};
 

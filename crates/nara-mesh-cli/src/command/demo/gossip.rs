@@ -1,8 +1,8 @@
 use std::time::{Duration, Instant};
 
-use nara_mesh::ledger::ReadLimit;
 use nara_mesh::client::StreamState;
 use nara_mesh::gossip::{GossipConfig, GossipLink, GossipService, GossipStatus};
+use nara_mesh::ledger::ReadLimit;
 use nara_proto::event::{Payload, SocialPayload, SyncEvent};
 
 use super::nara::{DemoNara, Mesh};

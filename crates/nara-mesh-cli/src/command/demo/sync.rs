@@ -31,7 +31,10 @@ pub(super) async fn run(mesh: &Mesh, events: u32) -> Report {
 
 async fn try_run(mesh: &Mesh, events: usize) -> StepResult {
     let [alice, bob, _] = mesh.trio();
-    let seeded = alice.ledger.insert_verified(history(mesh.naras(), events)).await?;
+    let seeded = alice
+        .ledger
+        .insert_verified(history(mesh.naras(), events))
+        .await?;
     let seeded = seeded
         .iter()
         .filter(|outcome| **outcome == Insertion::Stored)
