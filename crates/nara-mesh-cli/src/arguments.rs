@@ -115,15 +115,22 @@ impl Sources {
 }
 
 fn innermost(matches: &ArgMatches) -> &ArgMatches {
-    matches.subcommand().map_or(matches, |(_, below)| innermost(below))
+    matches
+        .subcommand()
+        .map_or(matches, |(_, below)| innermost(below))
 }
 
 /// A variable that is set to nothing counts as not set. Values of variables are not shown in the help.
 fn without_empty_variables(command: Command) -> Command {
     let command = command.mut_args(|arg| {
-        let empty = |variable: &std::ffi::OsStr| std::env::var_os(variable).is_some_and(|value| value.is_empty());
+        let empty =
+            |variable: &std::ffi::OsStr| std::env::var_os(variable).is_some_and(|value| value.is_empty());
         let arg = arg.hide_env_values(true);
-        if arg.get_env().is_some_and(empty) { arg.env(None) } else { arg }
+        if arg.get_env().is_some_and(empty) {
+            arg.env(None)
+        } else {
+            arg
+        }
     });
     command.mut_subcommands(without_empty_variables)
 }
@@ -143,7 +150,11 @@ fn refused(error: clap::Error, command: &Command, arguments: &[OsString]) -> Ref
             };
             let long = flag.trim_start_matches("--");
             (!arguments.iter().any(used))
-                .then(|| find(command, &|arg| arg.get_long() == Some(long) && arg.get_env().is_some()))
+                .then(|| {
+                    find(command, &|arg| {
+                        arg.get_long() == Some(long) && arg.get_env().is_some()
+                    })
+                })
                 .flatten()
         }
         _ => None,
@@ -164,7 +175,11 @@ fn refused(error: clap::Error, command: &Command, arguments: &[OsString]) -> Ref
 
 fn find<'a>(command: &'a Command, wanted: &dyn Fn(&Arg) -> bool) -> Option<&'a Arg> {
     let here = command.get_arguments().find(|arg| wanted(arg));
-    here.or_else(|| command.get_subcommands().find_map(|command| find(command, wanted)))
+    here.or_else(|| {
+        command
+            .get_subcommands()
+            .find_map(|command| find(command, wanted))
+    })
 }
 
 #[cfg(test)]
@@ -181,7 +196,11 @@ mod tests {
                 arg.get_short().map(|short| format!("-{short}")),
             ];
             for name in spelled.into_iter().flatten() {
-                assert!(!seen.contains(&name), "{} shadows the global {name}", command.get_name());
+                assert!(
+                    !seen.contains(&name),
+                    "{} shadows the global {name}",
+                    command.get_name()
+                );
                 if arg.is_global_set() {
                     names.push(name);
                 }
@@ -220,7 +239,10 @@ mod tests {
         }
         let mut text = String::new();
         for of in ["nara-mesh-cli", "nara-mesh", "nara-tailnet"] {
-            let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(of).join("src");
+            let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join("..")
+                .join(of)
+                .join("src");
             collect(&folder, &mut text);
         }
         text.split("\\\n").map(str::trim_start).collect()
@@ -230,14 +252,17 @@ mod tests {
     fn every_command_that_a_message_recommends_is_accepted() {
         const KEY: &str = "19wPl4NX4ygV1BYJrndZMPWuc5x3eM33PkrBMUzFJRQ=";
         let sources = sources();
-        let commands = sources.split('`').filter(|text| text.starts_with("nara-mesh ") && !text.contains('\n'));
+        let commands = sources
+            .split('`')
+            .filter(|text| text.starts_with("nara-mesh ") && !text.contains('\n'));
         let mut tried = 0;
         for command in commands.filter(|command| !command.contains(['…', '[', '|'])) {
             let (command, _) = command.split_once(">>").unwrap_or((command, ""));
             let mut words: Vec<OsString> = Vec::new();
             for word in command.split_whitespace() {
                 let value = words.last().is_some_and(|last| last == "--key");
-                let placeholder = word.contains('{') || word.chars().all(|character| character.is_ascii_uppercase());
+                let placeholder =
+                    word.contains('{') || word.chars().all(|character| character.is_ascii_uppercase());
                 words.push(match (placeholder, value) {
                     (_, true) => KEY.into(),
                     (true, false) if word == "ADDRESS" => "127.0.0.1".into(),

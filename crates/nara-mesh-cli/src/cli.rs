@@ -84,13 +84,28 @@ pub(crate) struct GlobalArgs {
     ///
     /// `first-use`: the first key that a peer shows, and from then on no other. `pinned`: no new keys; keys that are
     /// known from earlier count. `closed`: only keys of the peers file and of `peers trust`.
-    #[arg(long, global = true, value_name = "POLICY", env = "NARA_MESH_TRUST", default_value = "first-use", value_enum, hide_possible_values = true)]
+    #[arg(
+        long,
+        global = true,
+        value_name = "POLICY",
+        env = "NARA_MESH_TRUST",
+        default_value = "first-use",
+        value_enum,
+        hide_possible_values = true
+    )]
     pub(crate) trust: Trust,
     /// Print JSON instead of text
     #[arg(long, global = true)]
     pub(crate) json: bool,
     /// Colours: auto (only on a terminal, and not if NO_COLOR is set), always or never
-    #[arg(long, global = true, value_name = "WHEN", env = "NARA_MESH_COLOR", default_value = "auto", hide_possible_values = true)]
+    #[arg(
+        long,
+        global = true,
+        value_name = "WHEN",
+        env = "NARA_MESH_COLOR",
+        default_value = "auto",
+        hide_possible_values = true
+    )]
     pub(crate) color: ColorChoice,
     /// Log filter: level or module=level, separated by commas [default: RUST_LOG, or warn]
     #[arg(long, global = true, value_name = "FILTER", env = "NARA_MESH_LOG")]

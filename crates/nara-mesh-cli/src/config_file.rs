@@ -94,13 +94,19 @@ impl ConfigFile {
         for (name, value) in table {
             let key = format!("{prefix}{}", name.get_ref());
             let line = line_of(text, name.span().start);
-            if let (Some(&(key, id, kind)), false) = (KEYS.iter().find(|(known, ..)| *known == key), key.is_empty()) {
+            if let (Some(&(key, id, kind)), false) =
+                (KEYS.iter().find(|(known, ..)| *known == key), key.is_empty())
+            {
                 let texts = self.texts(value, key, kind, line)?;
                 self.values.insert(id, Value { key, line, texts });
                 continue;
             }
             match value.get_ref() {
-                DeValue::Table(below) if KEYS.iter().any(|(known, ..)| known.starts_with(&format!("{key}."))) => {
+                DeValue::Table(below)
+                    if KEYS
+                        .iter()
+                        .any(|(known, ..)| known.starts_with(&format!("{key}."))) =>
+                {
                     self.take(below, &format!("{key}."), text)?;
                 }
                 _ => {
@@ -114,13 +120,22 @@ impl ConfigFile {
         Ok(())
     }
 
-    fn texts(&self, value: &Spanned<DeValue<'_>>, key: &str, kind: Kind, line: usize) -> Outcome<Vec<String>> {
+    fn texts(
+        &self,
+        value: &Spanned<DeValue<'_>>,
+        key: &str,
+        kind: Kind,
+        line: usize,
+    ) -> Outcome<Vec<String>> {
         let text = |value: &DeValue<'_>| match value {
             DeValue::String(text) if kind == Kind::Path => Ok(self.near(text)),
             DeValue::String(text) => Ok(text.to_string()),
             DeValue::Integer(number) => Ok(number.to_string()),
             DeValue::Boolean(flag) => Ok(flag.to_string()),
-            _ => Err(self.wrong(line, &format!("{key}: expected a string, a number, true or false"))),
+            _ => Err(self.wrong(
+                line,
+                &format!("{key}: expected a string, a number, true or false"),
+            )),
         };
         match value.get_ref() {
             DeValue::Array(values) => values.iter().map(|value| text(value.get_ref())).collect(),
@@ -131,7 +146,10 @@ impl ConfigFile {
     /// A path of the file, relative to the folder of the file.
     fn near(&self, path: &str) -> String {
         let folder = self.path.parent().filter(|_| !path.starts_with('~'));
-        folder.map_or_else(|| path.to_owned(), |folder| folder.join(path).to_string_lossy().into_owned())
+        folder.map_or_else(
+            || path.to_owned(),
+            |folder| folder.join(path).to_string_lossy().into_owned(),
+        )
     }
 
     fn wrong(&self, line: usize, message: &str) -> Failure {

@@ -74,8 +74,10 @@ impl Control {
         };
         check_length(&path)?;
         if UnixStream::connect(&path).await.is_ok() {
-            return Err(Failure::failed(format!("another process serves the nara of {}", folder.display()))
-                .hint("end it first, or pass another --data-dir"));
+            return Err(
+                Failure::failed(format!("another process serves the nara of {}", folder.display()))
+                    .hint("end it first, or pass another --data-dir"),
+            );
         }
         make_private(folder.join("run")).map_err(failed)?;
         // What an earlier process left.
@@ -122,32 +124,44 @@ pub(crate) async fn ask(folder: &Path, question: Question) -> Outcome<Option<Val
     check_length(&path)?;
     let mut stream = match UnixStream::connect(&path).await {
         Ok(stream) => stream,
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+            ) =>
+        {
             return Ok(None);
         }
         Err(error) => {
             return Err(
-                Failure::failed(format!("the control socket {} cannot be used", path.display())).caused_by(error)
+                Failure::failed(format!("the control socket {} cannot be used", path.display()))
+                    .caused_by(error),
             );
         }
     };
     let asking = async {
-        stream.write_all(format!("{}\n", question.as_str()).as_bytes()).await?;
+        stream
+            .write_all(format!("{}\n", question.as_str()).as_bytes())
+            .await?;
         read_line(&mut stream).await
     };
     let line = tokio::time::timeout(ANSWER, asking).await;
     let failed = || Failure::failed("the nara that runs does not answer on its control socket");
-    let line = line.map_err(|_| failed())?.map_err(|error| failed().caused_by(error))?;
-    serde_json::from_str(&line).map(Some).map_err(|error| failed().caused_by(error))
+    let line = line
+        .map_err(|_| failed())?
+        .map_err(|error| failed().caused_by(error))?;
+    serde_json::from_str(&line)
+        .map(Some)
+        .map_err(|error| failed().caused_by(error))
 }
 
 async fn answer(mut stream: UnixStream, sender: &mpsc::Sender<Asked>) -> io::Result<()> {
     let line = read_line(&mut stream).await?;
     let (answer, answered) = oneshot::channel();
     let answer = match Question::parse(line.trim()) {
-        Some(question) if sender.send(Asked { question, answer }).await.is_ok() => {
-            answered.await.unwrap_or_else(|_| serde_json::json!({ "error": "the nara ends" }))
-        }
+        Some(question) if sender.send(Asked { question, answer }).await.is_ok() => answered
+            .await
+            .unwrap_or_else(|_| serde_json::json!({ "error": "the nara ends" })),
         _ => serde_json::json!({ "error": "this nara does not know the question" }),
     };
     stream.write_all(format!("{answer}\n").as_bytes()).await
@@ -179,7 +193,10 @@ pub(crate) fn check_length(path: &Path) -> Outcome<()> {
 fn make_private(folder: PathBuf) -> io::Result<()> {
     use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&folder)?;
     std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o700))
 }
 

@@ -73,7 +73,9 @@ impl Failure {
 impl From<SoulFileError> for Failure {
     fn from(error: SoulFileError) -> Self {
         let hint = match &error {
-            SoulFileError::Read { .. } => Some("create one with `nara-mesh id new --name NAME --out FILE`".to_owned()),
+            SoulFileError::Read { .. } => {
+                Some("create one with `nara-mesh id new --name NAME --out FILE`".to_owned())
+            }
             SoulFileError::Exposed { path, mode } => Some(match mode {
                 0o440 | 0o640 => format!(
                     "run: chmod 600 {}; or pass --soul-group-readable if its group may act as this nara",
@@ -85,9 +87,10 @@ impl From<SoulFileError> for Failure {
                     path.display()
                 ),
             }),
-            SoulFileError::Exists { .. } => {
-                Some("choose another file with --out; without its soul, the nara in that file would be lost".to_owned())
-            }
+            SoulFileError::Exists { .. } => Some(
+                "choose another file with --out; without its soul, the nara in that file would be lost"
+                    .to_owned(),
+            ),
             _ => None,
         };
         let exit = match &error {
@@ -106,7 +109,9 @@ impl From<SoulFileError> for Failure {
 impl From<PeersFileError> for Failure {
     fn from(error: PeersFileError) -> Self {
         let hint = match &error.problem {
-            PeersFileProblem::Read(_) => "create it: each peer runs `nara-mesh id show --stanza ADDRESS >> FILE`",
+            PeersFileProblem::Read(_) => {
+                "create it: each peer runs `nara-mesh id show --stanza ADDRESS >> FILE`"
+            }
             _ => "`nara-mesh peers --help` shows the form of the file",
         };
         Self::usage(error.to_string()).hint(hint).caused_by(error)

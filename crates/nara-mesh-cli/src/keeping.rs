@@ -32,7 +32,11 @@ pub(crate) enum Keeping {
 
 impl Keeping {
     /// Tells the registry what is remembered in the ledger at `path`, and keeps there what it learns from now on.
-    pub(crate) async fn start(registry: &PeerRegistry, path: Option<PathBuf>, without: Without) -> Outcome<Self> {
+    pub(crate) async fn start(
+        registry: &PeerRegistry,
+        path: Option<PathBuf>,
+        without: Without,
+    ) -> Outcome<Self> {
         let Some(path) = path else {
             tracing::debug!("no data folder: learned peer data is not stored");
             return Ok(Self::Nowhere);
@@ -43,7 +47,10 @@ impl Keeping {
                 (Err(failure), Without::Fail) => Err(failure),
                 (Err(failure), Without::GoOn) => {
                     let cause = failure.causes().pop().unwrap_or_default();
-                    tracing::warn!("{}: {cause}; keys of earlier are not known, and nothing is kept", failure.message);
+                    tracing::warn!(
+                        "{}: {cause}; keys of earlier are not known, and nothing is kept",
+                        failure.message
+                    );
                     Ok(Self::Nowhere)
                 }
             };

@@ -35,7 +35,10 @@ pub(crate) async fn open_knowing(path: &Path, known: Arc<dyn KnownNames>) -> Out
 /// Why no ledger can be at this path, if it is for a reason that the operating system knows.
 fn why_not(path: &Path) -> Option<String> {
     let shown = path.display();
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     if path.is_dir() {
         return Some(format!("{shown} is a folder"));
     }

@@ -156,7 +156,10 @@ pub(crate) fn trust(trust: EventTrust) -> &'static str {
 
 /// One line about an event, with its text if it has one.
 pub(crate) fn event_line(event: &SyncEvent) -> String {
-    let text = event.social.as_deref().map_or("", |social| social.reason.as_str());
+    let text = event
+        .social
+        .as_deref()
+        .map_or("", |social| social.reason.as_str());
     let line = format!(
         "{}  {:<11}  {} → {}  {}",
         explain::date(event.ts.to_millis()),

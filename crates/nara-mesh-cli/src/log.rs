@@ -38,7 +38,9 @@ pub(crate) fn start(settings: &Settings) -> Outcome<()> {
         .with_ansi(ansi)
         .with_target(settings.verbose)
         .with_filter(Repetitions::default());
-    tracing_subscriber::registry().with(lines.with_filter(filter)).init();
+    tracing_subscriber::registry()
+        .with(lines.with_filter(filter))
+        .init();
     Ok(())
 }
 

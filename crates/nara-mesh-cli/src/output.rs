@@ -22,7 +22,10 @@ pub(crate) fn detach() -> io::Result<()> {
         use std::os::fd::AsFd as _;
         let stdout = io::stdout().as_fd().try_clone_to_owned()?;
         let stderr = io::stderr().as_fd().try_clone_to_owned()?;
-        (AutoStream::auto(std::fs::File::from(stdout)), AutoStream::auto(std::fs::File::from(stderr)))
+        (
+            AutoStream::auto(std::fs::File::from(stdout)),
+            AutoStream::auto(std::fs::File::from(stderr)),
+        )
     };
     #[cfg(not(unix))]
     let (stdout, stderr) = (anstream::stdout(), anstream::stderr());
@@ -108,7 +111,9 @@ impl Queue {
             changed: Condvar::new(),
         });
         let writing = queue.clone();
-        let spawned = std::thread::Builder::new().name(name.to_owned()).spawn(move || writing.run(name, stream));
+        let spawned = std::thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || writing.run(name, stream));
         if let Err(error) = spawned {
             // The queue fills, and the program goes on.
             tracing::error!(%error, "no thread writes {name}");
@@ -144,7 +149,9 @@ impl Queue {
             let empty = |state: &mut State| state.lines.is_empty();
             let waiting = self.changed.wait_while(self.lock(), empty);
             let mut state = waiting.unwrap_or_else(PoisonError::into_inner);
-            let Some(line) = state.lines.pop_front() else { continue };
+            let Some(line) = state.lines.pop_front() else {
+                continue;
+            };
             state.writing = true;
             let lost = std::mem::take(&mut state.lost);
             drop(state);
@@ -158,8 +165,12 @@ impl Queue {
             self.changed.notify_all();
             // About stdout, stderr can be told; about stderr, nobody until it is read again.
             match &outcome {
-                Ok(()) if lost > 0 => tracing::warn!("{lost} lines of {name} were left out: nobody read them"),
-                Err(error) if !failing => tracing::warn!(%error, "{name} cannot be written: its lines are lost"),
+                Ok(()) if lost > 0 => {
+                    tracing::warn!("{lost} lines of {name} were left out: nobody read them")
+                }
+                Err(error) if !failing => {
+                    tracing::warn!(%error, "{name} cannot be written: its lines are lost")
+                }
                 _ => {}
             }
             failing = outcome.is_err();

@@ -18,7 +18,11 @@ impl fmt::Display for TooWide {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let verb = if self.mode & 0o022 == 0 { "read" } else { "change" };
         let Self { what, mode, path, .. } = self;
-        write!(f, "other users can {verb} the {what} {} (mode {mode:04o})", path.display())
+        write!(
+            f,
+            "other users can {verb} the {what} {} (mode {mode:04o})",
+            path.display()
+        )
     }
 }
 
@@ -31,13 +35,22 @@ impl TooWide {
 
 /// The files of the settings that are open too wide. The soul file is not among them: it is refused.
 pub(crate) fn problems(settings: &Settings) -> Vec<TooWide> {
-    let auth_key = settings.auth_key_file().map(|path| ("auth key file", path, 0o600));
+    let auth_key = settings
+        .auth_key_file()
+        .map(|path| ("auth key file", path, 0o600));
     let peers = settings.peers_path().map(|path| {
         let wanted = if path.is_dir() { 0o755 } else { 0o644 };
         ("peers file", path.to_owned(), wanted)
     });
-    let config = settings.sources.config_file().map(|path| ("configuration file", path.to_owned(), 0o644));
-    let ledger = settings.ledger_path().ok().flatten().map(|path| ("ledger", path, 0o644));
+    let config = settings
+        .sources
+        .config_file()
+        .map(|path| ("configuration file", path.to_owned(), 0o644));
+    let ledger = settings
+        .ledger_path()
+        .ok()
+        .flatten()
+        .map(|path| ("ledger", path, 0o644));
     let files = [auth_key, peers, config, ledger];
     let check = |(what, path, wanted): (&'static str, PathBuf, u32)| too_wide(what, &path, wanted);
     files.into_iter().flatten().filter_map(check).collect()

@@ -17,7 +17,11 @@ pub(crate) fn credential(name: &str) -> Option<PathBuf> {
 /// The folder of this program in a folder of the user: the one in the variable `name`, else one below the home folder.
 pub(crate) fn home_folder(name: &str, below_home: &str) -> Option<PathBuf> {
     // The XDG base directory specification has relative paths ignored.
-    let absolute = |name: &str| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let absolute = |name: &str| {
+        variable(name)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+    };
     absolute(name)
         .or_else(|| Some(absolute("HOME")?.join(below_home)))
         .map(|folder| folder.join("nara-mesh"))

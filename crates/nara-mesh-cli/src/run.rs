@@ -4,15 +4,15 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::ColorChoice;
 use crate::arguments::{self, Refused};
 use crate::cli::Command;
 use crate::command;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
-use crate::{log, output};
 use crate::printer::print_failure;
 use crate::settings::Settings;
+use crate::{log, output};
+use clap::ColorChoice;
 
 /// How long the reader of our output may take for the last lines.
 const LAST_LINES: Duration = Duration::from_secs(1);
@@ -59,8 +59,7 @@ fn try_run(command: &Command, settings: &Settings) -> Outcome {
 
 /// What others rely on does not depend on who reads its output.
 fn become_daemon() -> Outcome<()> {
-    output::detach()
-        .map_err(|error| Failure::failed("stdout and stderr cannot be used").caused_by(error))?;
+    output::detach().map_err(|error| Failure::failed("stdout and stderr cannot be used").caused_by(error))?;
     // The usual hook writes to stderr and waits for it.
     std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
     Ok(())

@@ -94,7 +94,11 @@ impl Settings {
             name: global.name,
             peers: global.peers_file.or_else(default_peers),
             soul,
-            soul_access: if global.soul_group_readable { Access::Group } else { Access::Owner },
+            soul_access: if global.soul_group_readable {
+                Access::Group
+            } else {
+                Access::Owner
+            },
             trust: global.trust,
         }
     }
@@ -133,11 +137,17 @@ impl Settings {
                 let text = std::env::var(SOUL).map(Zeroizing::new).unwrap_or_default();
                 (SoulFile::parse(&text, origin.clone())?, origin)
             }
-            SoulSource::File(path) => (SoulFile::read(path, self.soul_access)?, Origin::File(path.clone())),
-            SoulSource::Credential(path) => (SoulFile::read(path, Access::Group)?, Origin::File(path.clone())),
+            SoulSource::File(path) => (
+                SoulFile::read(path, self.soul_access)?,
+                Origin::File(path.clone()),
+            ),
+            SoulSource::Credential(path) => {
+                (SoulFile::read(path, Access::Group)?, Origin::File(path.clone()))
+            }
         };
         let name = self.name.clone().or(file.name).ok_or_else(|| {
-            Failure::usage(format!("{origin} does not say to which name the soul is bonded")).hint("pass --name NAME")
+            Failure::usage(format!("{origin} does not say to which name the soul is bonded"))
+                .hint("pass --name NAME")
         })?;
         let nara = LocalNara::new(&file.soul, name).map_err(|error| {
             Failure::new(Exit::Usage, format!("{origin}: {error}")).hint(
@@ -241,7 +251,9 @@ impl Settings {
 
     /// The file with the auth key, if the command has one.
     pub(crate) fn auth_key_file(&self) -> Option<PathBuf> {
-        self.sources.path("auth_key_file").or_else(|| credential("auth-key"))
+        self.sources
+            .path("auth_key_file")
+            .or_else(|| credential("auth-key"))
     }
 
     /// The key to join a tailnet with, if there is one.
@@ -260,6 +272,7 @@ impl Settings {
             return Ok(Some(key));
         }
         let file = args.auth_key_file.clone().or_else(|| credential("auth-key"));
-        file.map(|file| AuthKey::from_file(&file).map_err(failed)).transpose()
+        file.map(|file| AuthKey::from_file(&file).map_err(failed))
+            .transpose()
     }
 }

@@ -142,7 +142,11 @@ impl Metric {
         }
         let (label, values) = self.label.unwrap_or(("", &[""]));
         for value in values {
-            let labels: Vec<(&str, &str)> = if label.is_empty() { Vec::new() } else { vec![(label, *value)] };
+            let labels: Vec<(&str, &str)> = if label.is_empty() {
+                Vec::new()
+            } else {
+                vec![(label, *value)]
+            };
             match self.kind {
                 MetricKind::Counter => ::metrics::counter!(self.name, &labels).increment(0),
                 MetricKind::Gauge => ::metrics::gauge!(self.name, &labels).increment(0),

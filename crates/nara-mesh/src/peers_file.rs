@@ -128,7 +128,9 @@ pub fn read(path: impl AsRef<Path>) -> Result<Vec<PeerEntry>, PeersFileError> {
     }
     let mut peers: Vec<(PeerEntry, PathBuf)> = Vec::new();
     for file in files {
-        let size = fs::metadata(&file).map_err(|error| unreadable(&file, error))?.len();
+        let size = fs::metadata(&file)
+            .map_err(|error| unreadable(&file, error))?
+            .len();
         if size > MAX_BYTES {
             return Err(PeersFileError {
                 path: file,
@@ -317,7 +319,10 @@ mod tests {
             let error = read(&path).unwrap_err();
             assert_eq!(error.line, Some(line), "{error}");
             let text = error.to_string();
-            assert!(text.starts_with(&format!("{}: line {line}: ", path.display())), "{text}");
+            assert!(
+                text.starts_with(&format!("{}: line {line}: ", path.display())),
+                "{text}"
+            );
             assert!(text.contains(word), "{text}");
         }
     }

@@ -62,7 +62,9 @@ pub enum SoulFileError {
         mode: u32,
     },
     /// The text is neither `name` and `soul` in TOML nor a bare soul.
-    #[error("{origin} is not a soul file: expected the lines `name = \"…\"` and `soul = \"…\"`, or the bare soul")]
+    #[error(
+        "{origin} is not a soul file: expected the lines `name = \"…\"` and `soul = \"…\"`, or the bare soul"
+    )]
     Form {
         /// Where the text came from.
         origin: Origin,
@@ -257,7 +259,10 @@ mod tests {
         fs::write(&path, "mine").unwrap();
         let (name, soul) = alice();
         let refused = SoulFile::write_new(&path, &name, &soul);
-        assert!(matches!(refused, Err(SoulFileError::Exists { .. })), "{refused:?}");
+        assert!(
+            matches!(refused, Err(SoulFileError::Exists { .. })),
+            "{refused:?}"
+        );
         assert_eq!(fs::read_to_string(&path).unwrap(), "mine");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }

@@ -71,7 +71,9 @@ impl ServingArgs {
             Some(address) => Err(Failure::usage(format!(
                 "metrics: other machines can reach {address}, and metrics have no password"
             ))
-            .hint("use a loopback address, or pass --metrics-public if everybody who reaches it may read them")),
+            .hint(
+                "use a loopback address, or pass --metrics-public if everybody who reaches it may read them",
+            )),
         }
     }
 }
@@ -135,7 +137,12 @@ pub(crate) struct UpArgs {
     )]
     pub(crate) auth_key_file: Option<PathBuf>,
     /// Control server, such as a Headscale [default: the one of Tailscale]
-    #[arg(long, value_name = "URL", env = "NARA_MESH_CONTROL_URL", help_heading = "Network options")]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "NARA_MESH_CONTROL_URL",
+        help_heading = "Network options"
+    )]
     pub(crate) control_url: Option<String>,
     /// Host name to request [default: NAME-xxxx with four random characters, the same each time]
     #[arg(long, value_name = "NAME", help_heading = "Network options")]

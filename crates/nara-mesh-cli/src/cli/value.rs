@@ -40,7 +40,9 @@ fn time_span(text: &str) -> Result<Duration, String> {
     // Months and years have no fixed length.
     let span = span.to_duration(SpanRelativeTo::days_are_24_hours());
     let duration = span.map_err(|_| DURATION_HELP)?;
-    duration.try_into().map_err(|_| "a time span cannot be negative".to_owned())
+    duration
+        .try_into()
+        .map_err(|_| "a time span cannot be negative".to_owned())
 }
 
 /// Parses `ip` or `ip:port`.
@@ -68,7 +70,9 @@ fn expand(path: &Path) -> Result<PathBuf, String> {
         return Ok(home.join(below));
     }
     if path.to_string_lossy().starts_with('~') {
-        return Err("the home folder of another user is not looked up: write the whole path, or ./~…".to_owned());
+        return Err(
+            "the home folder of another user is not looked up: write the whole path, or ./~…".to_owned(),
+        );
     }
     Ok(path.to_owned())
 }

@@ -51,18 +51,34 @@ pub(super) fn check(args: &ConfigArgs, settings: &Settings, printer: Printer) ->
         Ok(nara) => settings.data_dir(nara).map(Some),
         Err(_) => Ok(None),
     };
-    note("soul", nara.map(|nara| format!("{}, id {}", nara.name(), nara.id())))?;
+    note(
+        "soul",
+        nara.map(|nara| format!("{}, id {}", nara.name(), nara.id())),
+    )?;
     note("peers", settings.peers().map(|peers| count(peers.len(), "peer")))?;
-    note("metrics", args.up.serving.metrics().map(|at| at.map_or("off".to_owned(), |at| at.to_string())))?;
-    note("auth key", settings.auth_key(&args.up).map(|key| if key.is_some() { "given" } else { "none" }.to_owned()))?;
+    note(
+        "metrics",
+        args.up
+            .serving
+            .metrics()
+            .map(|at| at.map_or("off".to_owned(), |at| at.to_string())),
+    )?;
+    note(
+        "auth key",
+        settings
+            .auth_key(&args.up)
+            .map(|key| if key.is_some() { "given" } else { "none" }.to_owned()),
+    )?;
     if let Some(folder) = folder.transpose() {
         note("data folder", folder.and_then(|folder| usable(&folder)))?;
     }
     for problem in permissions::problems(settings) {
         printer.warn(format_args!("{problem}; run: {}", problem.remedy()));
     }
-    let messages: Vec<Value> =
-        problems.iter().map(|problem| json!({ "message": problem.message, "hint": problem.hint })).collect();
+    let messages: Vec<Value> = problems
+        .iter()
+        .map(|problem| json!({ "message": problem.message, "hint": problem.hint }))
+        .collect();
     printer.json(json!({ "ok": problems.is_empty(), "problems": messages }))?;
     match problems.len() {
         0 => Ok(Exit::Ok),
@@ -76,10 +92,13 @@ fn usable(folder: &std::path::Path) -> Outcome<String> {
     match fs::metadata(folder) {
         Ok(metadata) if !metadata.is_dir() => Err(Failure::usage(format!("{shown} is not a folder"))),
         Ok(metadata) if metadata.permissions().readonly() => {
-            Err(Failure::usage(format!("{shown} is read-only")).hint("pass --data-dir DIR with a folder to write to"))
+            Err(Failure::usage(format!("{shown} is read-only"))
+                .hint("pass --data-dir DIR with a folder to write to"))
         }
         Ok(_) => Ok(shown.to_string()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(format!("{shown} (made at the first start)")),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Ok(format!("{shown} (made at the first start)"))
+        }
         Err(error) => Err(Failure::usage(format!("{shown} cannot be used")).caused_by(error)),
     }
 }

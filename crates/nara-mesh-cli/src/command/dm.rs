@@ -74,7 +74,11 @@ async fn compose(args: &DmArgs, nara: &LocalNara, client: &MeshClient, peer: &Pe
         actor: nara.name().to_string(),
         actor_id: nara.id().to_string(),
         target,
-        reason: args.message.clone().or_else(|| args.text.clone()).unwrap_or_default(),
+        reason: args
+            .message
+            .clone()
+            .or_else(|| args.text.clone())
+            .unwrap_or_default(),
         ..SocialPayload::default()
     };
     let event = SyncEvent::new(SystemClock.now_nanos(), Payload::Social(payload));

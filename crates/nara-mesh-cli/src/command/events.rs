@@ -31,7 +31,8 @@ const NEWEST: usize = 100;
 
 pub(super) fn run(args: &EventsArgs, settings: &Settings, printer: Printer) -> Outcome {
     let path = settings.ledger_path()?.ok_or_else(|| {
-        Failure::usage("it is not clear whose events").hint("pass --soul-file FILE or --data-dir DIR, as for its `serve`")
+        Failure::usage("it is not clear whose events")
+            .hint("pass --soul-file FILE or --data-dir DIR, as for its `serve`")
     })?;
     if !path.exists() {
         return Err(Failure::usage(format!("there is no ledger {}", path.display()))
@@ -50,7 +51,10 @@ pub(super) fn run(args: &EventsArgs, settings: &Settings, printer: Printer) -> O
             let mut looks = tokio::time::interval(LOOK);
             loop {
                 looks.tick().await;
-                let arrivals = ledger.arrived_after(shown.filter(), position, PAGE).await.map_err(failed)?;
+                let arrivals = ledger
+                    .arrived_after(shown.filter(), position, PAGE)
+                    .await
+                    .map_err(failed)?;
                 for arrival in &arrivals.events {
                     shown.show(&arrival.event)?;
                 }
@@ -93,7 +97,10 @@ impl Shown<'_> {
             let whole = page.len() == PAGE;
             let Some(last) = page.last() else { break };
             cursor = Cursor::behind(last);
-            for event in page.into_iter().filter(|event| event.ts >= since.unwrap_or(UnixNanos::new(i64::MIN))) {
+            for event in page
+                .into_iter()
+                .filter(|event| event.ts >= since.unwrap_or(UnixNanos::new(i64::MIN)))
+            {
                 if most == usize::MAX {
                     self.show(&event)?;
                 } else if self.is_wanted(&event) {

@@ -25,10 +25,18 @@ pub(super) fn run(args: &HealthArgs, settings: &Settings, printer: Printer) -> O
         .build();
     let report = block_on(async { client.ping(address).await.map_err(Failure::from) })?;
     let name = harmless(&report.response.from);
-    if settings.name().is_some_and(|wanted| wanted.as_str() != report.response.from) {
-        return Err(Failure::failed(format!("{address} is served by {name}")).hint("check --listen and --name"));
+    if settings
+        .name()
+        .is_some_and(|wanted| wanted.as_str() != report.response.from)
+    {
+        return Err(
+            Failure::failed(format!("{address} is served by {name}")).hint("check --listen and --name")
+        );
     }
-    printer.line(format_args!("{name} answers at {address} in {}", human(report.rtt)))?;
+    printer.line(format_args!(
+        "{name} answers at {address} in {}",
+        human(report.rtt)
+    ))?;
     printer.json(json!({ "name": name, "address": address, "rtt_us": micros(report.rtt) }))?;
     Ok(Exit::Ok)
 }

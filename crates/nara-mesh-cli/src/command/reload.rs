@@ -12,13 +12,17 @@ use crate::settings::Settings;
 pub(super) fn run(settings: &Settings, printer: Printer) -> Outcome {
     let folder = settings.running_folder()?;
     let Some(answer) = block_on(control::ask(&folder, Question::Reload))? else {
-        return Err(Failure::new(Exit::Unreachable, format!("no nara runs on {}", folder.display()))
-            .hint("its `serve` or `up` reads the files when it starts; check --data-dir and --soul-file"));
+        return Err(
+            Failure::new(Exit::Unreachable, format!("no nara runs on {}", folder.display()))
+                .hint("its `serve` or `up` reads the files when it starts; check --data-dir and --soul-file"),
+        );
     };
     for line in in_words(&answer) {
         printer.line(line)?;
     }
-    let failed = answer["problems"].as_array().is_none_or(|problems| !problems.is_empty());
+    let failed = answer["problems"]
+        .as_array()
+        .is_none_or(|problems| !problems.is_empty());
     printer.json(answer)?;
     Ok(if failed { Exit::Failed } else { Exit::Ok })
 }
@@ -27,7 +31,11 @@ pub(super) fn run(settings: &Settings, printer: Printer) -> Outcome {
 pub(super) fn in_words(answer: &Value) -> Vec<String> {
     let texts = |key: &str| -> Vec<String> {
         let values = answer[key].as_array();
-        values.into_iter().flatten().filter_map(|text| Some(text.as_str()?.to_owned())).collect()
+        values
+            .into_iter()
+            .flatten()
+            .filter_map(|text| Some(text.as_str()?.to_owned()))
+            .collect()
     };
     let mut lines = Vec::new();
     if let Some(error) = answer["error"].as_str() {

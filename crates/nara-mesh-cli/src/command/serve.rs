@@ -11,7 +11,10 @@ pub(super) fn run(args: &ServeArgs, settings: &Settings, printer: Printer) -> Ou
     let nara = settings.local_nara()?;
     block_on(async {
         let mut serving = Serving::prepare(&args.serving, printer).await?;
-        let builder = settings.builder(nara)?.listen(args.listen).mesh_port(args.listen.port());
+        let builder = settings
+            .builder(nara)?
+            .listen(args.listen)
+            .mesh_port(args.listen.port());
         let nara = serving.start(builder, settings).await?;
         serving.run(nara, settings).await
     })

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use nara_mesh::Nara;
 use nara_mesh::gossip::GossipConfig;
-use nara_mesh::peers_file::PeerEntry;
 use nara_mesh::nara::{NaraBuilder, ReconfigureError, StartError};
+use nara_mesh::peers_file::PeerEntry;
 use nara_mesh::registry::PeerEvent;
 use nara_mesh::server::Shutdown;
 use nara_proto::identity::KeyId;
@@ -94,7 +94,15 @@ impl Serving {
         let printer = self.printer;
         let printing = self.lines.print(printer);
         let mut control = listen_for_questions(settings).await?;
-        until_told_to_end(&nara, &mut self.signals, control.as_mut(), &self.feed, settings, printer).await?;
+        until_told_to_end(
+            &nara,
+            &mut self.signals,
+            control.as_mut(),
+            &self.feed,
+            settings,
+            printer,
+        )
+        .await?;
         drop(control);
         printer.note(format_args!("ending within {} s", self.grace.as_secs_f64()));
         // A second signal does not wait.
@@ -158,7 +166,10 @@ async fn listen_for_questions(settings: &Settings) -> Outcome<Option<Control>> {
     match Control::listen(&folder).await {
         Ok(control) => Ok(Some(control)),
         Err(failure) => {
-            tracing::warn!("`nara-mesh reload` does not reach this nara, a SIGHUP does: {}", failure.message);
+            tracing::warn!(
+                "`nara-mesh reload` does not reach this nara, a SIGHUP does: {}",
+                failure.message
+            );
             Ok(None)
         }
     }

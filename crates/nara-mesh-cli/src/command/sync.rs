@@ -18,9 +18,9 @@ use crate::cli::{SyncArgs, SyncModeArg};
 use crate::connect;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
+use crate::keeping::make_folder_of;
 use crate::ledger_file;
 use crate::listing::{Counts, jsonl};
-use crate::keeping::make_folder_of;
 use crate::printer::{Printer, count, human, micros};
 use crate::settings::Settings;
 
@@ -49,7 +49,8 @@ pub(super) fn run(args: &SyncArgs, settings: &Settings, printer: Printer) -> Out
             None => None,
         };
         if ledger.is_none() && (args.check || args.reconcile || args.resume) {
-            return Err(Failure::usage("there is no ledger to compare with").hint("pass --to LEDGER or --data-dir DIR"));
+            return Err(Failure::usage("there is no ledger to compare with")
+                .hint("pass --to LEDGER or --data-dir DIR"));
         }
         if let Some(ledger) = &ledger {
             ledger_file::load_peers(&**ledger, client.registry()).await?;
@@ -188,7 +189,11 @@ impl Sync<'_> {
         self.counts.warn_refused(self.printer);
         let mut object = self.counts.to_json();
         if let Some(path) = &self.path {
-            self.printer.note(format_args!("{} are now in {}", count(self.counts.stored, "new event"), path.display()));
+            self.printer.note(format_args!(
+                "{} are now in {}",
+                count(self.counts.stored, "new event"),
+                path.display()
+            ));
         }
         object["ledger"] = json!(self.path);
         object["peer"] = json!(self.args.peer.to_string());

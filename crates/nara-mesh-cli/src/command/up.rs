@@ -64,10 +64,7 @@ pub(super) fn run(args: &UpArgs, settings: &Settings, printer: Printer) -> Outco
 }
 
 /// The network to join, and why this one.
-pub(super) fn choose(
-    args: &NetworkArgs,
-    program: &std::path::Path,
-) -> Outcome<(NetworkKind, &'static str)> {
+pub(super) fn choose(args: &NetworkArgs, program: &std::path::Path) -> Outcome<(NetworkKind, &'static str)> {
     if let Some(kind) = args.network {
         return Ok((kind, "as asked for"));
     }

@@ -21,10 +21,7 @@ pub(super) fn send(args: &WorldSendArgs, settings: &Settings, printer: Printer) 
     );
     connect::block_on_keeping(&client, settings, async {
         let (outcome, to) = match &args.to {
-            Some(peer) => (
-                client.relay_world_message(peer, &message).await,
-                peer.to_string(),
-            ),
+            Some(peer) => (client.relay_world_message(peer, &message).await, peer.to_string()),
             None => send_to_first(&client, &message, printer).await?,
         };
         let (travelled, told) = match outcome {

@@ -55,7 +55,9 @@ impl Candidates {
     pub(crate) fn new(claim: &Claim<'_>, key: &PublicKey, others: &[(String, PublicKey)]) -> Self {
         let mut keys = vec![(*key, None)];
         let other_keys = others.iter().filter(|(_, other)| other != key);
-        keys.extend(other_keys.map(|(name, other)| (*other, Some(format!("it was signed with the key of {name}")))));
+        keys.extend(
+            other_keys.map(|(name, other)| (*other, Some(format!("it was signed with the key of {name}")))),
+        );
         Self {
             parts: [
                 distinct(names(claim.name, others)),
@@ -108,7 +110,11 @@ impl Candidates {
             key.verify(&base, signature).ok()?;
             let of_parts = chosen.last().into_iter().chain(&chosen[..chosen.len() - 1]);
             let of_parts = of_parts.filter_map(|part| part.cause.clone());
-            let causes = digest.into_iter().chain(other_key.clone()).chain(of_parts).collect();
+            let causes = digest
+                .into_iter()
+                .chain(other_key.clone())
+                .chain(of_parts)
+                .collect();
             Some(Attempt { base, causes })
         })
     }

@@ -19,9 +19,20 @@ fn a_nara_shows_what_it_remembers_running_or_not() {
     fs::write(path.join("known.toml"), known).unwrap();
     let (mut serving, stanza) = Serving::start(path, "alice");
     fs::write(path.join("peers.toml"), stanza).unwrap();
-    let as_bob = ["--soul-file", "bob.soul", "--data-dir", "bob", "--peers", "peers.toml"];
+    let as_bob = [
+        "--soul-file",
+        "bob.soul",
+        "--data-dir",
+        "bob",
+        "--peers",
+        "peers.toml",
+    ];
     // The text may stand as an argument.
-    let sent = run_json(path, 0, &[&["dm", "alice", "hello there", "--json"][..], &as_bob].concat());
+    let sent = run_json(
+        path,
+        0,
+        &[&["dm", "alice", "hello there", "--json"][..], &as_bob].concat(),
+    );
     assert_eq!(serving.next()["event"], "direct_message");
 
     let by_bob = [&["events", "--by", "bob"][..], &ALICE].concat();
@@ -31,11 +42,29 @@ fn a_nara_shows_what_it_remembers_running_or_not() {
     serving.kill();
     let again = text(&run(path, 0, &by_bob).stdout);
     assert_eq!(again, shown);
-    let line = text(&run(path, 0, &[&["events", "--jsonl", "--since", "1h", "--services", "social"][..], &ALICE].concat()).stdout);
+    let line = text(
+        &run(
+            path,
+            0,
+            &[
+                &["events", "--jsonl", "--since", "1h", "--services", "social"][..],
+                &ALICE,
+            ]
+            .concat(),
+        )
+        .stdout,
+    );
     let event: Value = serde_json::from_str(&line).unwrap();
     assert_eq!(event["id"], sent["event_id"]);
     let nothing = run(path, 0, &[&["events", "--about", "carol"][..], &ALICE].concat());
     assert!(nothing.stdout.is_empty());
-    let newest = text(&run(path, 0, &[&["events", "--since", "all", "-c", "1"][..], &ALICE].concat()).stdout);
+    let newest = text(
+        &run(
+            path,
+            0,
+            &[&["events", "--since", "all", "-c", "1"][..], &ALICE].concat(),
+        )
+        .stdout,
+    );
     assert_eq!(newest.lines().count(), 1);
 }

@@ -129,7 +129,10 @@ fn a_soul_is_accepted_the_ways_that_secrets_are_mounted() {
     let id = made["id"].as_str().unwrap();
     let show = |more: &[&str], variables: &[(&str, &str)], stdin: bool| {
         let mut command = nara_mesh(folder.path());
-        command.args(["id", "show"]).args(more).envs(variables.iter().copied());
+        command
+            .args(["id", "show"])
+            .args(more)
+            .envs(variables.iter().copied());
         if stdin {
             command.pipe_stdin(&soul_file).unwrap();
         }
@@ -141,10 +144,20 @@ fn a_soul_is_accepted_the_ways_that_secrets_are_mounted() {
     assert!(code == Some(0) && shown.contains(id), "{told}");
     fs::set_permissions(&soul_file, fs::Permissions::from_mode(0o440)).unwrap();
     let (code, _, told) = show(&["--soul-file", "alice.soul"], &[], false);
-    assert!(code == Some(2) && told.contains("--soul-group-readable"), "{told}");
-    let (code, shown, told) = show(&["--soul-file", "alice.soul", "--soul-group-readable"], &[], false);
+    assert!(
+        code == Some(2) && told.contains("--soul-group-readable"),
+        "{told}"
+    );
+    let (code, shown, told) = show(
+        &["--soul-file", "alice.soul", "--soul-group-readable"],
+        &[],
+        false,
+    );
     assert!(code == Some(0) && shown.contains(id), "{told}");
-    let variables = [("NARA_MESH_SOUL_FILE", "alice.soul"), ("NARA_MESH_SOUL_GROUP_READABLE", "1")];
+    let variables = [
+        ("NARA_MESH_SOUL_FILE", "alice.soul"),
+        ("NARA_MESH_SOUL_GROUP_READABLE", "1"),
+    ];
     assert_eq!(show(&[], &variables, false).0, Some(0));
     // systemd gives its credentials to a service through access lists, which look like the mode of a group.
     let credentials = folder.path().join("credentials");

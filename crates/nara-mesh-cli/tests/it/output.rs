@@ -43,7 +43,15 @@ impl Unread {
         let child = Command::new(env!("CARGO_BIN_EXE_nara-mesh"))
             .env_clear()
             .current_dir(folder)
-            .args(["serve", "-v", "--listen", &address, "--peers", "peers.toml", "--no-gossip"])
+            .args([
+                "serve",
+                "-v",
+                "--listen",
+                &address,
+                "--peers",
+                "peers.toml",
+                "--no-gossip",
+            ])
             .args(["--soul-file", "alice.soul", "--data-dir", "alice"])
             .stdout(stdout_of_child)
             .stderr(stderr_of_child)
@@ -61,13 +69,26 @@ impl Unread {
 
     /// Sends a message as bob, which is a line on stdout.
     fn dm(folder: &Path, text: &str) {
-        let as_bob = ["--soul-file", "bob.soul", "--data-dir", "bob", "--peers", "peers.toml"];
+        let as_bob = [
+            "--soul-file",
+            "bob.soul",
+            "--data-dir",
+            "bob",
+            "--peers",
+            "peers.toml",
+        ];
         run(folder, 0, &[&["dm", "alice", text][..], &as_bob].concat());
     }
 
     fn end(&mut self) -> Option<i32> {
         let id = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+        assert!(
+            Command::new("kill")
+                .args(["-TERM", &id])
+                .status()
+                .unwrap()
+                .success()
+        );
         self.child.wait().unwrap().code()
     }
 }
@@ -132,7 +153,15 @@ fn a_nara_on_a_terminal_ends_with_it() {
     new_soul(path, "alice");
     let output = Command::new("python3")
         .args(["-c", ON_A_TERMINAL, env!("CARGO_BIN_EXE_nara-mesh")])
-        .args(["serve", "--listen", "127.0.0.1:0", "--soul-file", "alice.soul", "--data-dir", "alice"])
+        .args([
+            "serve",
+            "--listen",
+            "127.0.0.1:0",
+            "--soul-file",
+            "alice.soul",
+            "--data-dir",
+            "alice",
+        ])
         .current_dir(path)
         .output()
         .unwrap();

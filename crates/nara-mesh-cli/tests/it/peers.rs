@@ -65,8 +65,19 @@ fn commands_that_only_look_work_without_a_ledger_and_say_so_in_words() {
     let path = folder.path();
     new_soul(path, "alice");
     fs::create_dir_all(path.join("alice/ledger.db")).unwrap();
-    fs::write(path.join("peers.toml"), "[[peer]]\nname = \"bob\"\naddress = \"127.0.0.1:1\"\n").unwrap();
-    let as_alice = ["--soul-file", "alice.soul", "--data-dir", "alice", "--peers", "peers.toml"];
+    fs::write(
+        path.join("peers.toml"),
+        "[[peer]]\nname = \"bob\"\naddress = \"127.0.0.1:1\"\n",
+    )
+    .unwrap();
+    let as_alice = [
+        "--soul-file",
+        "alice.soul",
+        "--data-dir",
+        "alice",
+        "--peers",
+        "peers.toml",
+    ];
     for (args, code) in [(&["peers", "list", "--offline"][..], 0), (&["ping", "bob"], 3)] {
         let told = text(&run(path, code, &[args, &as_alice].concat()).stderr);
         assert!(told.contains("alice/ledger.db is a folder"), "{told}");

@@ -135,7 +135,11 @@ fn two_served_naras_ping_message_sync_and_end_gracefully() {
     assert_eq!(received["message"]["id"], sent["event_id"]);
 
     let peers = fs::read_to_string(path.join("peers.toml")).unwrap();
-    let address = peers.lines().find_map(|line| line.strip_prefix("address = ")).unwrap().trim_matches('"');
+    let address = peers
+        .lines()
+        .find_map(|line| line.strip_prefix("address = "))
+        .unwrap()
+        .trim_matches('"');
     for (name, code) in [(&[][..], 0), (&["--name", "alice"], 0), (&["--name", "bob"], 1)] {
         run(path, code, &[&["health", "--listen", address][..], name].concat());
     }

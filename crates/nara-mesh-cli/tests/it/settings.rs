@@ -7,7 +7,9 @@ fn a_bad_value_names_where_it_came_from() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("config.toml"), "timeout = \"later\"\n").unwrap();
     let flag = run(folder.path(), 2, &["ping", "a", "--timeout", "soon"]);
-    assert!(text(&flag.stderr).contains("invalid value 'soon' for '--timeout <DURATION>': expected a number"));
+    assert!(
+        text(&flag.stderr).contains("invalid value 'soon' for '--timeout <DURATION>': expected a number")
+    );
     let policy = run(
         folder.path(),
         2,
@@ -34,11 +36,27 @@ fn nonsense_in_the_environment_is_refused_and_nothing_counts_as_not_set() {
     let folder = tempfile::tempdir().unwrap();
     new_soul(folder.path(), "alice");
     for (variable, value, told) in [
-        ("NARA_MESH_TRUST", &b"closed\xff"[..], "the environment variable NARA_MESH_TRUST"),
-        ("NARA_MESH_NAME", b"\xff", "the environment variable NARA_MESH_NAME: not UTF-8"),
+        (
+            "NARA_MESH_TRUST",
+            &b"closed\xff"[..],
+            "the environment variable NARA_MESH_TRUST",
+        ),
+        (
+            "NARA_MESH_NAME",
+            b"\xff",
+            "the environment variable NARA_MESH_NAME: not UTF-8",
+        ),
         ("NARA_MESH_TIMEOUT", b"30d", "longer than 24h"),
-        ("NARA_MESH_DATA_DIR", b"~nobody/x", "the home folder of another user"),
-        ("NARA_MESH_NETWORK", b"wifi", "expected one of tailscaled, managed"),
+        (
+            "NARA_MESH_DATA_DIR",
+            b"~nobody/x",
+            "the home folder of another user",
+        ),
+        (
+            "NARA_MESH_NETWORK",
+            b"wifi",
+            "expected one of tailscaled, managed",
+        ),
     ] {
         let mut command = nara_mesh(folder.path());
         let output = command
@@ -61,8 +79,16 @@ fn a_tilde_in_the_configuration_file_is_the_home_folder() {
     let folder = tempfile::tempdir().unwrap();
     fs::create_dir(folder.path().join("home")).unwrap();
     new_soul(folder.path(), "alice");
-    fs::rename(folder.path().join("alice.soul"), folder.path().join("home/alice.soul")).unwrap();
-    fs::write(folder.path().join("config.toml"), "soul_file = \"~/alice.soul\"\n").unwrap();
+    fs::rename(
+        folder.path().join("alice.soul"),
+        folder.path().join("home/alice.soul"),
+    )
+    .unwrap();
+    fs::write(
+        folder.path().join("config.toml"),
+        "soul_file = \"~/alice.soul\"\n",
+    )
+    .unwrap();
     let mut command = nara_mesh(folder.path());
     let output = command
         .args(["id", "show", "--config", "config.toml"])
@@ -153,27 +179,65 @@ fn the_settings_in_force_say_where_they_come_from() {
         "timeout = \"7s\"\nlisten = \"127.0.0.1:4000\"\n[network]\nskip = [\"tool\", \"bench\"]\n",
     )
     .unwrap();
-    let args = ["config", "show", "--json", "--config", "config.toml", "--grace", "1s"];
-    let output = nara_mesh(folder.path()).args(args).env("NARA_MESH_TLS", "plain").output().unwrap();
+    let args = [
+        "config",
+        "show",
+        "--json",
+        "--config",
+        "config.toml",
+        "--grace",
+        "1s",
+    ];
+    let output = nara_mesh(folder.path())
+        .args(args)
+        .env("NARA_MESH_TLS", "plain")
+        .output()
+        .unwrap();
     let shown: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let setting = |key: &str| {
         let settings = shown["settings"].as_array().unwrap();
         let setting = settings.iter().find(|setting| setting["key"] == key).unwrap();
-        let values: Vec<&str> = setting["values"].as_array().unwrap().iter().map(|v| v.as_str().unwrap()).collect();
+        let values: Vec<&str> = setting["values"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|v| v.as_str().unwrap())
+            .collect();
         (values.join(" "), setting["from"].as_str().unwrap().to_owned())
     };
     let expected = |value: &str, from: &str| (value.to_owned(), from.to_owned());
     assert_eq!(setting("timeout"), expected("7s", "config.toml: line 1"));
-    assert_eq!(setting("listen"), expected("127.0.0.1:4000", "config.toml: line 2"));
-    assert_eq!(setting("network.skip"), expected("tool bench", "config.toml: line 4"));
+    assert_eq!(
+        setting("listen"),
+        expected("127.0.0.1:4000", "config.toml: line 2")
+    );
+    assert_eq!(
+        setting("network.skip"),
+        expected("tool bench", "config.toml: line 4")
+    );
     assert_eq!(setting("grace"), expected("1s", "the command line"));
-    assert_eq!(setting("tls"), expected("plain", "the environment variable NARA_MESH_TLS"));
+    assert_eq!(
+        setting("tls"),
+        expected("plain", "the environment variable NARA_MESH_TLS")
+    );
     assert_eq!(setting("trust"), expected("first-use", "the default"));
 
-    let check = ["config", "check", "--config", "config.toml", "--soul-file", "alice.soul", "--data-dir", "new"];
+    let check = [
+        "config",
+        "check",
+        "--config",
+        "config.toml",
+        "--soul-file",
+        "alice.soul",
+        "--data-dir",
+        "new",
+    ];
     run(folder.path(), 0, &check);
     assert!(!folder.path().join("new").exists());
     let wrong = [&check[..], &["--peers", "missing.toml", "--metrics", "0.0.0.0:1"]].concat();
     let told = text(&run(folder.path(), 2, &wrong).stdout);
-    assert!(told.contains("cannot be read") && told.contains("metrics have no password"), "{told}");
+    assert!(
+        told.contains("cannot be read") && told.contains("metrics have no password"),
+        "{told}"
+    );
 }

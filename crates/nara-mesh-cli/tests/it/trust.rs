@@ -141,7 +141,10 @@ fn what_the_peers_file_says_is_changed_there() {
         4,
         &["peers", "trust", "bob", "--key", key_of(&other), "--replace"],
     );
-    assert!(refused.contains("peers.toml has key") && refused.contains("write key ="), "{refused}");
+    assert!(
+        refused.contains("peers.toml has key") && refused.contains("write key ="),
+        "{refused}"
+    );
     alice(path, 0, &["peers", "untrust", "bob"]);
     // Without --key it is the key of the file.
     let trusted = alice_json(path, &["peers", "trust", "bob"]);
@@ -209,7 +212,10 @@ fn a_serve_that_runs_takes_decisions_over_and_shows_conflicts() {
     dm(0);
     assert_eq!(serving.next()["event"], "direct_message");
     let told = alice(path, 0, &["peers", "untrust", "bob"]);
-    assert!(told.contains("in force in the nara that runs") && told.contains("banned: bob"), "{told}");
+    assert!(
+        told.contains("in force in the nara that runs") && told.contains("banned: bob"),
+        "{told}"
+    );
     let [decided, reloaded] = events(&mut serving, ["decided", "reloaded"]);
     assert_eq!(
         (&decided["name"], &decided["verdict"]),
@@ -272,7 +278,10 @@ fn a_reload_means_the_files_and_a_ban_waits_for_none_of_them() {
     // A mistake in a file is told, and a decision does not wait until it is mended.
     fs::write(file("bob.toml"), "[[peer]]\nname = \"bob\"\nkey = \"AAAA\"\n").unwrap();
     let told = alice(path, 1, &["reload"]);
-    assert!(told.contains("not in force: known.toml/bob.toml: line 3"), "{told}");
+    assert!(
+        told.contains("not in force: known.toml/bob.toml: line 3"),
+        "{told}"
+    );
     until(&mut serving, "reloaded");
     let told = alice(path, 0, &["peers", "untrust", "carol"]);
     assert!(told.contains("banned: carol"), "{told}");

@@ -10,11 +10,11 @@ use nara_mesh::discovery::{Discovery, Found};
 use nara_tailnet::MeshNode;
 
 use super::report::{Check, Report};
+use crate::cli::DoctorArgs;
 use crate::command::ping::{PeerResult, ping_peer, told_clock};
 use crate::command::up;
 use crate::failure::Outcome;
 use crate::printer::count;
-use crate::cli::DoctorArgs;
 use crate::settings::Settings;
 
 /// How far it may be off before requests are refused, less what a request may take.

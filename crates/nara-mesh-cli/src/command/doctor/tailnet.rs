@@ -23,10 +23,7 @@ use crate::settings::Settings;
 const READY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Which network is looked at; `None`: there is none.
-pub(super) fn choice(
-    args: &DoctorArgs,
-    report: &mut Report,
-) -> Outcome<Option<NetworkKind>> {
+pub(super) fn choice(args: &DoctorArgs, report: &mut Report) -> Outcome<Option<NetworkKind>> {
     let why = "naras reach each other over a tailnet";
     match up::choose(&args.on, Path::new("tailscaled")) {
         Ok((kind, reason)) => {

@@ -109,7 +109,11 @@ fn finish(records: &[PeerRecord], settings: &Settings, printer: Printer) -> Outc
     let records: Vec<Value> = records.iter().map(to_json).collect();
     let folder = settings.running_folder()?;
     let answer = block_on(control::ask(&folder, Question::Reload))?;
-    let effect = if answer.is_some() { "in force in the nara that runs" } else { NOT_RUNNING };
+    let effect = if answer.is_some() {
+        "in force in the nara that runs"
+    } else {
+        NOT_RUNNING
+    };
     printer.json(json!({ "peers": records, "effect": effect, "running": answer }))?;
     printer.note(effect);
     for line in answer.iter().flat_map(reload::in_words) {

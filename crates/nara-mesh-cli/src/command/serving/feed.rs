@@ -85,7 +85,11 @@ impl FeedHandler {
 
 impl MeshHandler for FeedHandler {
     fn on_direct_message(&self, sender: &VerifiedSender, event: &SyncEvent) {
-        let text = format!("dm     {}  {}", harmless(sender.name().as_str()), event_line(event));
+        let text = format!(
+            "dm     {}  {}",
+            harmless(sender.name().as_str()),
+            event_line(event)
+        );
         let event: Value = serde_json::from_str(&go_json::to_string(event)).unwrap_or_default();
         self.0.send(
             text,

@@ -48,7 +48,10 @@ pub(super) async fn reload(nara: &Nara, started: &Settings, printer: Printer) ->
     }
     let decided: Vec<&str> = decided.iter().map(NaraName::as_str).collect();
     let peers = nara.registry().peers();
-    let untrusted = peers.iter().map(|peer| peer.info()).filter(|info| info.is_untrusted());
+    let untrusted = peers
+        .iter()
+        .map(|peer| peer.info())
+        .filter(|info| info.is_untrusted());
     let in_force = json!({
         "configured": configured,
         "decided": decided,

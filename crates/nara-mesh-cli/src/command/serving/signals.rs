@@ -30,7 +30,11 @@ impl Signals {
             interrupt: watch(SignalKind::interrupt())?,
             terminate: watch(SignalKind::terminate())?,
             hangup: watch(SignalKind::hangup())?,
-            hung_up: if on_terminal() { Signal::End } else { Signal::Reload },
+            hung_up: if on_terminal() {
+                Signal::End
+            } else {
+                Signal::Reload
+            },
         })
     }
 

@@ -12,6 +12,8 @@ use crate::mesh_ranges;
 use crate::metrics;
 use crate::random::random;
 use crate::registry::{KeySource, PeerInfo, PinnedKey, RegisterError};
+use crate::seldom::{shown, warn_seldom};
+use crate::server::route::confidant::hear_introduction;
 use crate::server::route::state::Shared;
 
 /// The largest event that is taken in, in bytes of JSON. Real ones have a few hundred; without a limit one
@@ -56,12 +58,15 @@ pub(in crate::server) async fn ingest(
         match verdict {
             Ok(trust) => {
                 ingested.warnings += usize::from(trust == EventTrust::UnknownKey && event.is_signed());
+                if trust == EventTrust::Verified && event.service() == Some(Service::HeyThere) {
+                    hear_introduction(shared, &event);
+                }
                 ingested.accepted.push(event);
             }
             Err(problem) => {
                 ingested.warnings += usize::from(problem == EventProblem::BadSignature);
                 tracing::info!(
-                    event = %short(&event.id), emitter = %short(&event.emitter), %problem, "event refused"
+                    event = %shown(&event.id), emitter = %shown(&event.emitter), %problem, "event refused"
                 );
             }
         }
@@ -93,7 +98,7 @@ async fn verify(
         events.retain(|event| {
             let fits = is_small(event);
             if !fits {
-                tracing::info!(emitter = %short(&event.emitter), "event larger than {MAX_EVENT_BYTES} bytes refused");
+                tracing::info!(emitter = %shown(&event.emitter), "event larger than {MAX_EVENT_BYTES} bytes refused");
             }
             fits
         });
@@ -125,8 +130,9 @@ fn learn_introductions(shared: &Shared, events: &[SyncEvent], told_by: Option<&N
             continue;
         }
         // The expensive check last, and only so often.
-        if learned == MAX_INTRODUCTIONS {
-            tracing::warn!(
+        // An import is signed by the owner of this nara, who may introduce as many as there are.
+        if learned == MAX_INTRODUCTIONS && told_by.is_some() {
+            warn_seldom!(
                 "more than {MAX_INTRODUCTIONS} introductions in one batch: the others are not believed"
             );
             return;
@@ -165,7 +171,7 @@ fn learn_introductions(shared: &Shared, events: &[SyncEvent], told_by: Option<&N
             Err(error @ RegisterError::KeyRefused(_)) => {
                 tracing::info!(%error, "introduction not trusted")
             }
-            Err(error) => tracing::warn!(%error, "introduction not trusted"),
+            Err(error) => warn_seldom!(%error, "introduction not trusted"),
         }
     }
 }
@@ -182,12 +188,7 @@ fn introduction(event: &SyncEvent) -> Option<(NaraName, Option<IpAddr>)> {
     Some((payload.from.parse().ok()?, payload.mesh_ip.parse().ok()))
 }
 
-fn is_small(event: &SyncEvent) -> bool {
+pub(in crate::server) fn is_small(event: &SyncEvent) -> bool {
     // Writing an event takes a fiftieth of verifying it.
     go_json::to_vec(event).len() <= MAX_EVENT_BYTES
-}
-
-/// The beginning of a text of a peer, for the log.
-pub(in crate::server) fn short(text: &str) -> String {
-    text.chars().take(64).collect()
 }
