@@ -126,8 +126,8 @@ impl Settings {
     /// The soul, and the nara that it is.
     pub(crate) fn soul_and_nara(&self) -> Outcome<(Soul, LocalNara)> {
         let Some(source) = &self.soul else {
-            return Err(Failure::usage("this command acts as a nara, and no soul was given").hint(
-                "make one with `nara-mesh id new --name NAME --out FILE` and pass --soul-file FILE (or set \
+            return Err(Failure::usage("this command needs a soul").hint(
+                "create one with `nara-mesh id new --name NAME --out FILE` and pass --soul-file FILE (or set \
                  NARA_MESH_SOUL_FILE)",
             ));
         };
@@ -146,8 +146,7 @@ impl Settings {
             }
         };
         let name = self.name.clone().or(file.name).ok_or_else(|| {
-            Failure::usage(format!("{origin} does not say to which name the soul is bonded"))
-                .hint("pass --name NAME")
+            Failure::usage(format!("{origin} does not name the nara of the soul")).hint("pass --name NAME")
         })?;
         let nara = LocalNara::new(&file.soul, name).map_err(|error| {
             Failure::new(Exit::Usage, format!("{origin}: {error}")).hint(
@@ -207,7 +206,7 @@ impl Settings {
         home_folder("XDG_DATA_HOME", ".local/share")
             .map(|folder| folder.join(key_id))
             .or_else(of_service)
-            .ok_or_else(|| Failure::usage("there is no folder for the ledger").hint("pass --data-dir DIR"))
+            .ok_or_else(|| Failure::usage("no data folder is given").hint("pass --data-dir DIR"))
     }
 
     /// The ledger in the data folder, in which it is remembered what was learned of peers; `None`: neither a soul nor

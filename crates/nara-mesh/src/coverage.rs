@@ -4,7 +4,7 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Coverage {
-    /// Method and path, by a signature of profile v1. Anybody on the path between can have changed the query, other
+    /// Method and path, by a signature of profile v1. An attacker on the path may have changed the query, other
     /// headers and the body.
     MethodAndPath,
     /// Method, path and query, by a signature of profile v2 that says that the body is a stream. Nothing proves the body
@@ -12,6 +12,6 @@ pub enum Coverage {
     Head,
     /// Method, path, query and body, by a signature of profile v2. Other headers are not covered.
     Whole,
-    /// All of it, by a secure connection to the holder of the pinned key.
+    /// All of it, by a TLS connection with the pinned key.
     Channel,
 }

@@ -126,7 +126,7 @@ pub const MAX_PEERS: usize = 200_000;
 /// would make every look at that address slow.
 pub const HEARSAY_PER_ADDRESS: usize = 64;
 
-/// How often a stream says that it is alive: the usual rate of server-sent events, well below the idle limits of
+/// How often a stream sends a keep-alive: the usual rate of server-sent events, well below the idle limits of
 /// proxies and of [`SERVER_IDLE`].
 pub const STREAM_KEEP_ALIVE: Duration = Duration::from_secs(15);
 

@@ -127,7 +127,7 @@ impl Discovery {
         self
     }
 
-    /// Adds the loopback addresses to those of the mesh: for tests and demonstrations on one machine.
+    /// Adds the loopback addresses to the mesh ranges: for tests and demonstrations on one machine.
     #[must_use]
     pub fn loopback_for_tests(mut self) -> Self {
         self.ranges.extend(LOOPBACK);

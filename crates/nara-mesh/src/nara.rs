@@ -1,8 +1,8 @@
 //! One whole nara: the front door of this library.
 //!
-//! A [`Nara`] owns everything that makes up a nara on a mesh: its identity, its ledger, what it knows of peers, a
-//! client, a server, gossip and discovery. [`Nara::builder`] takes the settings, each once, and
-//! [`start`](NaraBuilder::start) brings the parts up in the right order.
+//! A [`Nara`] owns everything that makes up a nara on a mesh: identity, ledger, registry, client, server, gossip
+//! and discovery. [`Nara::builder`] takes the settings, each once, and [`start`](NaraBuilder::start) starts the
+//! parts in the right order.
 //!
 //! ```
 //! use nara_mesh::{LocalNara, Nara};
@@ -45,7 +45,7 @@ use crate::ledger::{Ledger, LedgerError};
 use crate::registry::{KeySource, PeerInfo, PeerKeeper, PeerRegistry, Recalled, RegisterError};
 use crate::server::{RunningServer, Shutdown};
 
-/// A nara that is running.
+/// A running nara.
 ///
 /// [`Nara::shutdown`] ends it in order and waits for it. A dropped handle does the same in the background, with
 /// [`defaults::DROP_GRACE`] for the requests in progress; outside of a tokio runtime it ends everything at once.
@@ -75,16 +75,16 @@ struct Running {
     address: watch::Receiver<Option<SocketAddr>>,
 }
 
-/// A list of configured peers that could not be applied.
+/// Why a list of configured peers could not be applied.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReconfigureError {
-    /// A configured peer contradicts what is known.
+    /// A configured peer contradicts the registry.
     #[error("the configured peer {peer} is refused")]
     Peer {
         /// Its name, id or address.
         peer: String,
-        /// What it contradicts.
+        /// The contradiction.
         source: RegisterError,
     },
     /// The decisions of the operator cannot be read.
@@ -93,7 +93,7 @@ pub enum ReconfigureError {
 }
 
 impl Nara {
-    /// Begins a nara with this identity.
+    /// Configures a nara with this identity.
     pub fn builder(local: LocalNara) -> NaraBuilder {
         NaraBuilder::new(local)
     }
@@ -113,19 +113,18 @@ impl Nara {
         self.local.id()
     }
 
-    /// What others must know to talk to this nara: its id, name and key, and its address if it listens on one that
-    /// can be dialled.
+    /// The entry for the registries of others: id, name and key, and the address if it can be dialled.
     pub fn as_peer(&self) -> PeerInfo {
         let address = self.address().filter(|address| !address.ip().is_unspecified());
         self.local.as_peer(address)
     }
 
-    /// The client: every call that this nara can make.
+    /// The client of this nara.
     pub fn client(&self) -> &MeshClient {
         &self.client
     }
 
-    /// The events that this nara remembers.
+    /// The ledger of this nara.
     pub fn ledger(&self) -> &Arc<dyn Ledger> {
         &self.ledger
     }
@@ -135,7 +134,7 @@ impl Nara {
         self.client.registry()
     }
 
-    /// Signs an event of this nara and stores it in its ledger, from where it reaches every nara that listens.
+    /// Signs an event of this nara and stores it in the ledger; subscribers and gossip pick it up from there.
     ///
     /// # Errors
     /// [`LedgerError`] if it cannot be stored.
@@ -145,7 +144,7 @@ impl Nara {
         Ok(event)
     }
 
-    /// What was taken over from the ledger at the start.
+    /// The records loaded from the ledger at the start.
     pub fn recalled(&self) -> &Recalled {
         &self.recalled
     }
@@ -155,17 +154,17 @@ impl Nara {
         *self.running().address.borrow()
     }
 
-    /// The address at which peers reach this nara, and every change: the node of a tailnet may get another one.
+    /// The address at which peers reach this nara, and its changes: the node of a tailnet may get a new one.
     pub fn watch_address(&self) -> watch::Receiver<Option<SocketAddr>> {
         self.running().address.clone()
     }
 
-    /// What gossip is doing; `None` if it is off.
+    /// The status of gossip; `None` if it is off.
     pub fn gossip_status(&self) -> Option<watch::Receiver<GossipStatus>> {
         self.running().gossip.as_ref().map(GossipService::status)
     }
 
-    /// Waits until the server has ended by itself because its listener is gone. Without a server it waits forever.
+    /// Waits until the listener of the server fails. Without a server it waits forever.
     pub async fn finished(&self) {
         match &self.running().server {
             Some(server) => server.finished().await,
@@ -173,10 +172,10 @@ impl Nara {
         }
     }
 
-    /// Applies the configured peers anew, and the decisions that another process wrote to the ledger.
+    /// Applies a new list of configured peers, and the decisions that another process wrote to the ledger.
     ///
-    /// `peers` is the whole list: a peer that was configured before and is missing in it is removed, with its key.
-    /// Every peer that can be applied is applied; the first error is returned afterwards.
+    /// `peers` is the whole list: a peer that was configured before and is missing is removed with its key. Every
+    /// peer that can be applied is applied; the first error is returned afterwards.
     ///
     /// # Errors
     /// [`ReconfigureError`].
@@ -205,7 +204,7 @@ impl Nara {
     }
 
     /// Ends this nara in order: discovery and gossip stop, peers hear a goodbye, the server finishes the requests
-    /// in progress for up to `grace`, and what was learned of peers is written to the ledger.
+    /// in progress for up to `grace`, and learned peer records are written to the ledger.
     pub async fn shutdown(mut self, grace: Duration) -> Shutdown {
         match self.running.take() {
             Some(running) => running.end(grace).await,

@@ -1,4 +1,4 @@
-//! Peers files: which naras there are, where they listen, and which keys they have.
+//! Peers files: names, addresses and keys of naras.
 //!
 //! ```text
 //! [[peer]]
@@ -45,7 +45,7 @@ pub struct PeerEntry {
     pub tls: Option<TlsPolicy>,
 }
 
-/// A peers file that cannot be used.
+/// Why a peers file cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {problem}", place(.path, *.line))]
 #[non_exhaustive]
@@ -54,19 +54,19 @@ pub struct PeersFileError {
     pub path: PathBuf,
     /// The line of the mistake, from 1; `None` if the file could not be read.
     pub line: Option<usize>,
-    /// What is wrong.
+    /// The fault.
     #[source]
     pub problem: PeersFileProblem,
 }
 
-/// What is wrong with a peers file.
+/// The fault of a peers file.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PeersFileProblem {
     /// The file cannot be read.
     #[error("the peers file cannot be read: {0}")]
     Read(io::Error),
-    /// The file is too large to be one.
+    /// The file is too large.
     #[error("the file is larger than {MAX_BYTES} bytes")]
     TooLarge,
     /// The file is not TOML, or has an unknown or missing key.
@@ -230,7 +230,7 @@ fn also_in(first: &Option<PathBuf>) -> String {
 }
 
 impl PeerEntry {
-    /// A peer of which only the name is known.
+    /// A peer with only a name.
     pub fn new(name: NaraName) -> Self {
         Self {
             name,
@@ -251,7 +251,7 @@ impl PeerEntry {
         }
     }
 
-    /// What to tell a registry: the key counts as configured.
+    /// The registry entry: the key counts as configured.
     pub fn to_info(&self) -> PeerInfo {
         PeerInfo {
             id: self.id.clone(),

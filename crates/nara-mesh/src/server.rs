@@ -1,4 +1,4 @@
-//! The server: requests of peers in, verified; answers out, signed.
+//! The server: verifies requests of peers, and signs the answers.
 //!
 //! ```no_run
 //! use std::sync::Arc;
@@ -24,9 +24,8 @@
 //!
 //! Connection limits, TLS if the peer speaks it, header limits, the limits of its source address, a clean path, the
 //! route; then for signed endpoints the authentication (headers, freshness, recipient, key, signature, replay), the
-//! signing of the answer, the limits of its sender, the method, the body within its limits, and the handler. What is
-//! stricter than on v1 peers stands in the source of the
-//! routes, in one table.
+//! signing of the answer, the limits of its sender, the method, the body within its limits, and the handler. One
+//! table in the source of the routes lists where it is stricter than v1 peers.
 
 mod answer;
 mod auth;

@@ -5,8 +5,8 @@
 //! soul = "…"
 //! ```
 //!
-//! A file may also hold the bare text of a soul. Whoever can read the file can act as the nara, so a file that
-//! other users can read is refused unless the caller accepts it ([`Access::Group`]).
+//! A file may also hold the bare text of a soul. Every user who can read the file can act as the nara, so a file
+//! that other users can read is refused unless the caller accepts it ([`Access::Group`]).
 
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ use crate::new_file;
 use crate::toml_text::quoted;
 
 /// Permissions that a soul file may have. Checked on Unix, for regular files only: a pipe or a file descriptor
-/// (`/dev/fd/3`) was opened by whoever handed it over.
+/// (`/dev/fd/3`) was opened by the process that passed it on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Access {
@@ -41,7 +41,7 @@ pub struct SoulFile {
     pub soul: Soul,
 }
 
-/// A soul file that cannot be used. No variant contains text of the file.
+/// Why a soul file cannot be used. No variant contains text of the file.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SoulFileError {
@@ -170,7 +170,7 @@ impl SoulFile {
     /// Writes a new soul file with mode 0600. The file appears with all its content or not at all.
     ///
     /// # Errors
-    /// [`SoulFileError::Exists`] if there is a file already, [`SoulFileError::Write`] if the disk refuses.
+    /// [`SoulFileError::Exists`] if the file exists, [`SoulFileError::Write`] if it cannot be written.
     pub fn write_new(path: impl AsRef<Path>, name: &NaraName, soul: &Soul) -> Result<(), SoulFileError> {
         let path = path.as_ref();
         let text = Zeroizing::new(format!(

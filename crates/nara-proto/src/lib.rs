@@ -20,6 +20,7 @@
 //! | [`endpoint`] | one type per endpoint: method, path, authentication rule, request and response |
 //! | [`gossip`] | which peers to listen to, so that an event reaches every nara |
 //! | [`clock_offset`] | how far two clocks are apart, and which one is probably wrong |
+//! | [`backoff`] | pauses between attempts |
 //! | [`breaker`] | the circuit breaker that lets calls to a peer that is down fail at once |
 //!
 //! # Signing a request
@@ -41,6 +42,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod backoff;
 pub mod breaker;
 pub mod checkpoint;
 pub mod clock_offset;

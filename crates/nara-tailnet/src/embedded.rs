@@ -16,7 +16,6 @@
 //! The first packets to a peer go through relays. When a direct path has been found, the next ones take it, for as
 //! long as it works.
 
-mod backoff;
 mod chain;
 mod control;
 mod device;
@@ -43,8 +42,8 @@ use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use nara_mesh::discovery::name_of_host;
+use nara_mesh::proto::identity::NaraName;
 use nara_mesh::transport::{BoxMeshStream, Candidate, MeshListener, PeerSource, Transport};
-use nara_proto::identity::NaraName;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;

@@ -16,10 +16,10 @@
 mod auth_key;
 #[cfg(feature = "embedded")]
 pub mod embedded;
-mod jitter;
 mod localapi;
 pub mod managed;
 mod node;
+mod random;
 pub mod status;
 pub mod tailscaled;
 

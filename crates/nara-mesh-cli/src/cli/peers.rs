@@ -65,10 +65,10 @@ pub(crate) struct PeersTrustArgs {
     /// The name of the peer
     #[arg(value_name = "NAME")]
     pub(crate) peer: NaraName,
-    /// Its public key or key id, in full [default: the key that is known]
+    /// Its public key or key id, in full [default: the known key]
     #[arg(long, value_name = "KEY|KEYID", value_parser = public_key)]
     pub(crate) key: Option<PublicKey>,
-    /// Replace another key, and forget what the peer has proven that it can do
+    /// Replace the pinned key, and forget the protocols that the peer has proven
     ///
     /// Without it, another key than the known one is refused. With it, a peer that went back to an older
     /// version is accepted again.

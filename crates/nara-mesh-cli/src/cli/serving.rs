@@ -107,7 +107,7 @@ pub(crate) struct NetworkArgs {
         value_parser = value::path()
     )]
     pub(crate) socket: PathBuf,
-    /// Nodes whose host names begin like this are no naras; may be given several times
+    /// Skip nodes whose host names begin with this prefix; may be repeated
     #[arg(long, value_name = "PREFIX")]
     pub(crate) skip: Vec<String>,
 }

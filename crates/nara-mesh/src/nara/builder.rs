@@ -27,14 +27,14 @@ use crate::server::{MeshHandler, MeshServer, MeshServerBuilder, RunningServer, S
 use crate::tls::{ChannelTrust, TlsPolicy};
 use crate::transport::{PeerSource, TcpTransport, Transport};
 
-/// A nara that cannot start.
+/// Why a nara cannot start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
     /// The ledger cannot be opened or read.
     #[error("the ledger cannot be used")]
     Ledger(#[from] LedgerError),
-    /// A configured peer contradicts what is known.
+    /// A configured peer contradicts the registry.
     #[error(transparent)]
     Peer(#[from] ReconfigureError),
     /// The server cannot start.
@@ -42,7 +42,7 @@ pub enum StartError {
     Serve(#[from] ServeError),
 }
 
-/// Makes a [`Nara`]. Every setting is optional, and settings that client and server share are given once.
+/// Configures a [`Nara`]. Every setting is optional, and settings that client and server share are given once.
 #[must_use = "a builder makes nothing until `start`"]
 pub struct NaraBuilder {
     local: LocalNara,
@@ -120,29 +120,29 @@ impl NaraBuilder {
         self
     }
 
-    /// Keeps events and learned keys in `ledger.db` in this folder, which is made if it is missing. When the ledger
-    /// is full, events about naras whose key is not pinned go first.
+    /// Keeps events and learned keys in `ledger.db` in this folder, which is created if missing. When the ledger is
+    /// full, events about naras whose key is not pinned go first.
     #[cfg(feature = "sqlite")]
     pub fn data_dir(mut self, folder: impl Into<PathBuf>) -> Self {
         self.ledger = LedgerPlace::File(folder.into().join("ledger.db"));
         self
     }
 
-    /// Which keys are believed; by default [`FirstUse`](crate::registry::FirstUse).
+    /// The trust policy; by default [`FirstUse`](crate::registry::FirstUse).
     pub fn trust(mut self, policy: Arc<dyn TrustPolicy>) -> Self {
         self.registry = self.registry.with_trust(policy);
         self
     }
 
-    /// The registry of peers, for sharing it or for settings of its own; by default a new one. It replaces what
-    /// [`trust`](Self::trust) said before.
+    /// The registry of peers, for sharing it or for settings of its own; by default a new one. It overrides an
+    /// earlier [`trust`](Self::trust).
     pub fn registry(mut self, registry: PeerRegistry) -> Self {
         self.registry = registry;
         self
     }
 
-    /// Adds a configured peer, such as [`Nara::as_peer`] of the other side. Its key counts more than what the ledger
-    /// remembers.
+    /// Adds a configured peer, such as [`Nara::as_peer`] of the other side. Its key wins over the key in the
+    /// ledger.
     pub fn know(mut self, peer: PeerInfo) -> Self {
         self.peers.push(peer);
         self
@@ -160,8 +160,8 @@ impl NaraBuilder {
         self
     }
 
-    /// A network to be on, such as a node of a tailnet: bytes go through `transport`, and naras are
-    /// [discovered](crate::discovery) among the nodes that `source` names. The node should be ready.
+    /// The network to join, such as a node of a tailnet: bytes go through `transport`, and naras are
+    /// [discovered](crate::discovery) among the nodes of `source`. The node should be ready.
     pub fn network(mut self, transport: Arc<dyn Transport>, source: Arc<dyn PeerSource>) -> Self {
         self.transport = transport;
         self.source = Some(source);
@@ -174,31 +174,31 @@ impl NaraBuilder {
         self
     }
 
-    /// The port of peers of which only the address is known; by default [`defaults::MESH_PORT`].
+    /// The port for peers registered without one; by default [`defaults::MESH_PORT`].
     pub fn mesh_port(mut self, port: u16) -> Self {
         self.mesh_port = port;
         self
     }
 
-    /// How long dialling and a whole call may take; by default [`defaults::CALL_TIMEOUT`].
+    /// The time limit for dialling and for whole calls; by default [`defaults::CALL_TIMEOUT`].
     pub fn timeout(self, timeout: Duration) -> Self {
         self.configure_client(move |client| client.call_timeout(timeout).dial_timeout(timeout))
     }
 
-    /// When connections are TLS, in both directions; by default [`TlsPolicy::Prefer`].
+    /// The TLS policy, in both directions; by default [`TlsPolicy::Prefer`].
     pub fn tls(mut self, policy: TlsPolicy) -> Self {
         self.tls = policy;
         self
     }
 
-    /// Whether a secure connection to the holder of the pinned key is proof enough; by default
+    /// Whether a TLS connection with the pinned key proves requests and answers; by default
     /// [`ChannelTrust::Trust`].
     pub fn channel_trust(mut self, trust: ChannelTrust) -> Self {
         self.channel_trust = trust;
         self
     }
 
-    /// Which signatures are made and accepted; by default [`Signatures::V2AndV1`].
+    /// Which signatures to make and accept; by default [`Signatures::V2AndV1`].
     pub fn signatures(mut self, signatures: Signatures) -> Self {
         self.signatures = signatures;
         self
@@ -210,19 +210,19 @@ impl NaraBuilder {
         self
     }
 
-    /// Does not gossip: this nara keeps what peers send, and lets them listen.
+    /// Turns gossip off: peers may still send events and subscribe.
     pub fn without_gossip(mut self) -> Self {
         self.gossip = None;
         self
     }
 
-    /// What the application does with what comes in.
+    /// The application's handler of incoming messages.
     pub fn handler(self, handler: impl MeshHandler) -> Self {
         self.configure_server(move |server| server.handler(handler))
     }
 
-    /// Adds the loopback addresses to those of the mesh, for the server and for discovery: for tests and
-    /// demonstrations on one machine.
+    /// Adds the loopback addresses to the mesh ranges of server and discovery: for tests and demonstrations on one
+    /// machine.
     pub fn loopback_for_tests(self) -> Self {
         self.configure_server(MeshServerBuilder::loopback_for_tests)
             .configure_discovery(Discovery::loopback_for_tests)
@@ -255,17 +255,17 @@ impl NaraBuilder {
         self
     }
 
-    /// Is told what discovery finds, as it finds it. Must return quickly.
+    /// Receives what discovery finds. Must return quickly.
     pub fn on_found(mut self, on_found: impl FnMut(Found) + Send + 'static) -> Self {
         self.on_found = Box::new(on_found);
         self
     }
 
-    /// Starts everything: the ledger is opened, peers are recalled from it, the server listens, peers are told that
-    /// this nara is here, and discovery and gossip begin. Needs the runtime of tokio.
+    /// Opens the ledger, loads peer records, starts the server, announces this nara to peers, and starts discovery
+    /// and gossip. Needs a tokio runtime.
     ///
     /// # Errors
-    /// [`StartError`]; nothing runs then.
+    /// [`StartError`]; then nothing is left running.
     pub async fn start(self) -> Result<Nara, StartError> {
         let ledger = self.ledger.open(&self.registry, self.local.name()).await?;
         // Configured peers before the ledger: they count more.

@@ -38,7 +38,7 @@ use crate::registry::{KnownKeys, PeerProtocol, PeerRegistry};
 use crate::tls::{ChannelTrust, TlsPolicy};
 use crate::transport::{PeerSource, TcpTransport, Transport};
 
-/// A server that cannot be built.
+/// Why a server cannot be built.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {
@@ -50,24 +50,24 @@ pub enum BuildError {
     Stash(#[from] StashStoreError),
 }
 
-/// A server that cannot begin.
+/// Why a server cannot start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServeError {
     /// It cannot be built.
     #[error(transparent)]
     Build(#[from] BuildError),
-    /// It cannot listen.
+    /// The address cannot be bound.
     #[error("cannot listen on {address}: choose another port, or an address of this machine")]
     Listen {
-        /// Where it was to listen.
+        /// The address.
         address: SocketAddr,
-        /// Why it cannot.
+        /// The cause.
         source: std::io::Error,
     },
 }
 
-/// Makes a [`MeshServer`].
+/// Configures a [`MeshServer`].
 #[derive(Debug)]
 #[must_use = "a builder makes nothing until `build` or `serve`"]
 pub struct MeshServerBuilder {
@@ -119,7 +119,7 @@ impl MeshServerBuilder {
         }
     }
 
-    /// The registry of peers and their keys; by default that of the client, else an empty one.
+    /// The registry of peers and their keys; by default the registry of the client, else an empty one.
     pub fn registry(mut self, registry: PeerRegistry) -> Self {
         self.registry = Some(registry);
         self
@@ -194,69 +194,69 @@ impl MeshServerBuilder {
         self
     }
 
-    /// The wall clock by which requests are fresh and answers are signed; by default [`SystemClock`].
+    /// The wall clock for the freshness of requests and the time of signatures; by default [`SystemClock`].
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
         self
     }
 
-    /// What the application does with what comes in; by default nothing but storing it.
+    /// The application's handler of incoming messages; by default they are only stored.
     pub fn handler(mut self, handler: impl MeshHandler) -> Self {
         self.handler = Arc::new(handler);
         self
     }
 
-    /// The mesh address that `/ping` tells, as text; by default none.
+    /// The mesh address in `/ping` answers, as text; by default none.
     pub fn mesh_ip(mut self, mesh_ip: impl Into<String>) -> Self {
         self.mesh_ip = mesh_ip.into();
         self
     }
 
-    /// Where this nara places itself in the network, for `/coordinates`; by default it does not say.
+    /// The network coordinates of this nara, for `/coordinates`; by default none.
     pub fn coordinates(mut self, coordinates: Coordinates) -> Self {
         self.coordinates = Some(coordinates);
         self
     }
 
-    /// The addresses of the mesh: only unknown senders from these are asked for their key. The default is
-    /// `100.64.0.0/10` and `fd7a:115c:a1e0::/48`, the addresses of tailnets.
+    /// The mesh ranges: only unknown senders from these are asked for their key. The default is `100.64.0.0/10` and
+    /// `fd7a:115c:a1e0::/48`, the addresses of tailnets.
     pub fn mesh_ranges(mut self, ranges: impl IntoIterator<Item = IpNet>) -> Self {
         self.mesh_ranges = ranges.into_iter().collect();
         self
     }
 
-    /// Adds the loopback addresses to those of the mesh: for tests and demonstrations on one machine. On a
-    /// machine with other users any of them could introduce itself.
+    /// Adds the loopback addresses to the mesh ranges: for tests and demonstrations on one machine. On a shared
+    /// machine, every user could introduce a nara.
     pub fn loopback_for_tests(mut self) -> Self {
         self.mesh_ranges.extend(LOOPBACK);
         self
     }
 
-    /// The port on which unknown senders are asked for their key; by default [`defaults::MESH_PORT`], and
-    /// after it always [`defaults::LEGACY_MESH_PORT`].
+    /// The port for asking unknown senders for their key; by default [`defaults::MESH_PORT`], followed by
+    /// [`defaults::LEGACY_MESH_PORT`].
     pub fn mesh_port(mut self, port: u16) -> Self {
         self.mesh_port = port;
         self
     }
 
-    /// Whether connections may be TLS, or must be; by default [`TlsPolicy::Prefer`], both on the same port. A
-    /// signed request of a peer whose [`PeerInfo::tls`](crate::registry::PeerInfo::tls) says
-    /// [`TlsPolicy::Require`] is refused on a plain connection whatever this says.
+    /// The TLS policy; by default [`TlsPolicy::Prefer`], TLS and plain HTTP on one port. A signed request of a peer
+    /// whose [`PeerInfo::tls`](crate::registry::PeerInfo::tls) says [`TlsPolicy::Require`] is refused on a plain
+    /// connection in any case.
     pub fn tls(mut self, policy: TlsPolicy) -> Self {
         self.tls = policy;
         self
     }
 
-    /// Whether a secure connection to the holder of the pinned key is proof enough for requests, and answers on it
-    /// stay unsigned for whoever does not ask for signatures; by default [`ChannelTrust::Trust`].
+    /// Whether a TLS connection with the pinned key proves requests, and answers on it stay unsigned unless the
+    /// request asks for a signature; by default [`ChannelTrust::Trust`].
     pub fn channel_trust(mut self, trust: ChannelTrust) -> Self {
         self.channel_trust = trust;
         self
     }
 
-    /// What knows whose a source address is, such as the
-    /// [confirmed peers](crate::discovery::Discovery::confirmed_peers) of a discovery: it is asked for each signed
-    /// request, and one that claims another name is refused. By default nobody is asked.
+    /// Knows the owners of source addresses, such as the [confirmed
+    /// peers](crate::discovery::Discovery::confirmed_peers) of a discovery: a signed request that claims another
+    /// name than the owner of its address is refused. By default there is no such check.
     pub fn peer_source(mut self, source: Arc<dyn PeerSource>) -> Self {
         self.peer_source = Some(source);
         self
@@ -268,7 +268,7 @@ impl MeshServerBuilder {
         self
     }
 
-    /// What the server grants to its peers.
+    /// The limits of the server.
     pub fn limits(mut self, limits: ServerLimits) -> Self {
         self.limits = limits;
         self
@@ -280,11 +280,11 @@ impl MeshServerBuilder {
         self
     }
 
-    /// Whether requests are refused that were signed before the server was built; by default they are.
+    /// Whether to refuse requests that were signed before the server was built; by default yes.
     ///
-    /// Requests that were seen are remembered in memory, so after a restart one from before could be used again, for
-    /// as long as its time is fresh. The price: a peer whose clock is late by some seconds is refused for as long after
-    /// a restart, and tries again.
+    /// The replay cache is in memory, so after a restart an earlier request could be replayed while its time is
+    /// fresh. The price: a peer whose clock is some seconds late is refused for as long after a restart, and
+    /// retries.
     pub fn refuse_before_start(mut self, refuse: bool) -> Self {
         self.refuse_before_start = refuse;
         self
@@ -413,7 +413,7 @@ pub struct MeshServer {
 }
 
 impl MeshServer {
-    /// Begins a server that acts as `local` and keeps its events in `ledger`.
+    /// Configures a server that acts as `local` and keeps its events in `ledger`.
     pub fn builder(local: LocalNara, ledger: Arc<dyn Ledger>) -> MeshServerBuilder {
         MeshServerBuilder::new(local, ledger)
     }
@@ -421,7 +421,7 @@ impl MeshServer {
     /// Listens on a mesh address of this nara and serves in the background; port 0 picks a free one.
     ///
     /// # Errors
-    /// [`ServeError`] if it cannot listen there.
+    /// [`ServeError`] if the address cannot be bound.
     pub async fn serve(self, local: SocketAddr) -> Result<RunningServer, ServeError> {
         let listener = self
             .transport

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use jiff::Timestamp;
+use nara_mesh::proto::backoff::Backoff;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
 use ts_control::client::HttpConn;
@@ -23,13 +24,13 @@ use self::connection::{ANSWER, Dialer};
 use self::error::ControlError;
 use self::register::{APP, Registered};
 use self::stream::MapStream;
-use super::backoff::Backoff;
 use super::chain::chain;
 use super::keys::Keys;
 use super::netmap::Netmap;
 use super::settings::EmbeddedSettings;
 use super::tls::Tls;
 use super::underlay::RegionId;
+use crate::random::random;
 use crate::status::NotReadyReason;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
@@ -119,7 +120,7 @@ impl Control {
             if begin.elapsed() >= GOOD {
                 backoff.reset();
             }
-            let pause = backoff.pause();
+            let pause = backoff.after_failure(random());
             tracing::info!(error = chain(&error), ?pause, "away from the control server");
             self.state.send_replace(ControlState::Away(error.reason()));
             tokio::select! {

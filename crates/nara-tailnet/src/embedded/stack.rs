@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
+use nara_mesh::proto::backoff::Backoff;
 use nara_mesh::transport::BoxMeshStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -111,8 +112,9 @@ impl Stack {
                 format!("there are too many connections with {}", peer.ip()),
             ));
         }
-        let mut wait = GREET_AGAIN;
+        let mut backoff = Backoff::new(GREET_AGAIN, GREET_AGAIN_LIMIT);
         loop {
+            let wait = backoff.after_failure(u32::MAX);
             let begin = Instant::now();
             let local = self.local_end(peer)?;
             // A connection attempt that is dropped would stay in the stack.
@@ -137,7 +139,6 @@ impl Stack {
             }
             drop(abandoned);
             self.driver.greet_again(&key);
-            wait = (wait * 2).min(GREET_AGAIN_LIMIT);
         }
     }
 
@@ -227,7 +228,7 @@ mod tests {
     use tokio::io::AsyncReadExt as _;
 
     use super::*;
-    use crate::embedded::tap::test_segment::{ACK, RST, SYN, Segment, packet};
+    use crate::embedded::tap::test_segment::{Segment, TcpControl, TcpSeqNumber};
 
     /// The library removes a connection before it looks at who still reads from it, unless our device is careful.
     #[tokio::test]
@@ -240,16 +241,18 @@ mod tests {
         let theirs: SocketAddr = "100.64.0.2:9632".parse().unwrap();
         channel.set_ips([ours.ip()]).await.unwrap();
 
-        let answer = |to: &Segment, flags: u8, sequence: u32| {
-            device.put(&packet(theirs, ours, sequence, to.end(), flags, 0));
+        let answer = |to: TcpSeqNumber, control: TcpControl, sequence: i32| {
+            let sequence = TcpSeqNumber(sequence);
+            let answer = Segment::new(theirs, ours, control, sequence, Some(to), &[]);
+            device.put(&answer.packet().unwrap());
         };
         let next = async || {
             let packets = device.take().await;
-            Segment::parse(packets.last().unwrap().as_ref()).unwrap()
+            Segment::parse(packets.last().unwrap().as_ref()).unwrap().end()
         };
         let connect = channel.tcp_connect(ours, theirs);
         let accept = async {
-            answer(&next().await, SYN | ACK, 1000);
+            answer(next().await, TcpControl::Syn, 1000);
             next().await
         };
         let (stream, _) = tokio::join!(connect, accept);
@@ -259,7 +262,7 @@ mod tests {
         assert!(waiting.is_err(), "nothing was sent");
         drop(stream);
         let finish = next().await;
-        answer(&finish, RST | ACK, 1001);
+        answer(finish, TcpControl::Rst, 1001);
 
         // Each is answered only by a stack that runs.
         for _ in 0..3 {

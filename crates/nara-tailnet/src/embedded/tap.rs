@@ -10,7 +10,7 @@
 mod segment;
 #[cfg(test)]
 pub(super) mod test_segment {
-    pub(in crate::embedded) use super::segment::{ACK, RST, SYN, Segment, packet};
+    pub(in crate::embedded) use super::segment::{Segment, TcpControl, TcpSeqNumber};
 }
 
 use std::collections::HashMap;
@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use ts_packetfilter::{DropAllFilter, Filter, FilterExt as _, IpProto, PacketInfo};
 
-use self::segment::{ACK, FIN, RST, SYN, Segment};
+use self::segment::{Ip, IpProtocol, Segment, TcpControl, TcpSeqNumber};
 use super::device::Device;
 
 /// Connections of one peer, both ways.
@@ -34,19 +34,15 @@ const SILENT: Duration = Duration::from_secs(3600);
 /// How often connections are looked at.
 const EVERY: Duration = Duration::from_millis(500);
 
-/// The protocol numbers of ping.
-const ICMP: u8 = 1;
-const ICMP_V6: u8 = 58;
-
 /// A connection: our end, then theirs.
 pub(super) type Flow = (SocketAddr, SocketAddr);
 
 #[derive(Debug)]
 struct Track {
     /// The number behind the last byte that we sent.
-    sent: u32,
+    sent: TcpSeqNumber,
     /// The number behind the last byte that we acknowledged.
-    acknowledged: u32,
+    acknowledged: TcpSeqNumber,
     /// Since when something that we sent waits for an answer of any kind.
     waiting: Option<Instant>,
     /// When the last segment went either way.
@@ -94,30 +90,28 @@ impl Tap {
         };
         let flow = (segment.source, segment.destination);
         let mut flows = self.flows();
-        if segment.has(RST) {
+        if segment.tcp.control == TcpControl::Rst {
             flows.remove(&flow);
             return;
         }
+        let begin = segment.tcp.seq_number;
         let track = flows.entry(flow).or_insert_with(|| Track {
-            sent: segment.sequence,
-            acknowledged: 0,
+            sent: begin,
+            acknowledged: TcpSeqNumber(0),
             waiting: None,
             seen: now,
             we_closed: false,
             they_closed: false,
         });
         let end = segment.end();
-        // Sequence numbers wrap: the difference says which is later.
-        if end.wrapping_sub(track.sent).cast_signed() > 0 {
-            track.sent = end;
+        track.sent = track.sent.max(end);
+        if let Some(acknowledged) = segment.tcp.ack_number {
+            track.acknowledged = acknowledged;
         }
-        if segment.has(ACK) {
-            track.acknowledged = segment.acknowledgement;
-        }
-        if end != segment.sequence && track.waiting.is_none() {
+        if end != begin && track.waiting.is_none() {
             track.waiting = Some(now);
         }
-        track.we_closed |= segment.has(FIN);
+        track.we_closed |= segment.tcp.control == TcpControl::Fin;
         track.seen = now;
     }
 
@@ -134,23 +128,24 @@ impl Tap {
         let flow = (segment.destination, segment.source);
         let mut flows = self.flows();
         if let Some(track) = flows.get_mut(&flow) {
-            if segment.has(RST) {
+            if segment.tcp.control == TcpControl::Rst {
                 flows.remove(&flow);
                 return true;
             }
             track.waiting = None;
             track.seen = now;
-            track.they_closed |= segment.has(FIN);
+            track.they_closed |= segment.tcp.control == TcpControl::Fin;
             return true;
         }
         // The answer of the stack will be tracked; here it is only decided whether it may answer.
         let info = PacketInfo {
             src: segment.source.ip(),
             dst: segment.destination.ip(),
-            ip_proto: IpProto::new(i64::from(segment::TCP)),
+            ip_proto: IpProto::new(i64::from(u8::from(IpProtocol::Tcp))),
             port: segment.destination.port(),
         };
-        filter.can_access(&info, []) && (!segment.has(SYN) || has_room(&flows, segment.source.ip()))
+        let opens = segment.tcp.control == TcpControl::Syn;
+        filter.can_access(&info, []) && (!opens || has_room(&flows, segment.source.ip()))
     }
 
     /// Whether another connection with this peer may be opened.
@@ -168,8 +163,10 @@ impl Tap {
         let track = self.flows().remove(flow);
         if let Some(track) = track {
             let (ours, theirs) = *flow;
-            if let Some(reset) = segment::reset(theirs, ours, track.acknowledged, track.sent) {
-                self.device.put(&reset);
+            let reset = TcpControl::Rst;
+            let reset = Segment::new(theirs, ours, reset, track.acknowledged, Some(track.sent), &[]);
+            if let Some(packet) = reset.packet() {
+                self.device.put(&packet);
             }
         }
     }
@@ -211,14 +208,14 @@ impl Tap {
 
 /// Whether a packet that is not TCP is a ping that may come in. Nothing else has a use here.
 fn is_allowed_ping(packet: &[u8], filter: &dyn Filter) -> bool {
-    segment::addresses(packet).is_some_and(|(protocol, src, dst)| {
+    Ip::parse(packet).is_some_and(|ip| {
         let info = PacketInfo {
-            src,
-            dst,
-            ip_proto: IpProto::new(i64::from(protocol)),
+            src: ip.source,
+            dst: ip.destination,
+            ip_proto: IpProto::new(i64::from(u8::from(ip.protocol))),
             port: 0,
         };
-        matches!(protocol, ICMP | ICMP_V6) && filter.can_access(&info, [])
+        matches!(ip.protocol, IpProtocol::Icmp | IpProtocol::Icmpv6) && filter.can_access(&info, [])
     })
 }
 
@@ -228,6 +225,8 @@ fn has_room(flows: &HashMap<Flow, Track>, peer: IpAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use TcpControl::{Fin, Syn};
+
     use super::*;
 
     /// A filter of a control server that lets everything in.
@@ -256,15 +255,47 @@ mod tests {
         (Tap::new(Arc::clone(&device), Duration::from_secs(5)), device)
     }
 
-    fn packet(from: SocketAddr, to: SocketAddr, sequence: u32, flags: u8, payload: usize) -> Vec<u8> {
-        segment::packet(from, to, sequence, 0, flags, payload)
+    /// A segment that acknowledges nothing, unless it says so.
+    fn packet(
+        from: SocketAddr,
+        to: SocketAddr,
+        sequence: i32,
+        control: TcpControl,
+        payload: usize,
+    ) -> Vec<u8> {
+        segment(from, to, sequence, control, None, payload)
+    }
+
+    fn acknowledging(
+        from: SocketAddr,
+        to: SocketAddr,
+        sequence: i32,
+        control: TcpControl,
+        payload: usize,
+    ) -> Vec<u8> {
+        segment(from, to, sequence, control, Some(TcpSeqNumber(0)), payload)
+    }
+
+    fn segment(
+        from: SocketAddr,
+        to: SocketAddr,
+        sequence: i32,
+        control: TcpControl,
+        acknowledgement: Option<TcpSeqNumber>,
+        payload: usize,
+    ) -> Vec<u8> {
+        let payload = vec![0; payload];
+        let sequence = TcpSeqNumber(sequence);
+        Segment::new(from, to, control, sequence, acknowledgement, &payload)
+            .packet()
+            .unwrap()
     }
 
     #[test]
     fn a_peer_that_does_not_answer_is_given_up() {
         let (tap, _) = tap();
         let start = Instant::now();
-        tap.outgoing_at(&packet(ours(), theirs(), 7, SYN, 0), start);
+        tap.outgoing_at(&packet(ours(), theirs(), 7, Syn, 0), start);
         assert!(tap.due(start + Duration::from_secs(4)).is_empty());
         assert_eq!(tap.due(start + Duration::from_secs(6)), [(ours(), theirs())]);
     }
@@ -273,8 +304,8 @@ mod tests {
     fn any_answer_shows_that_the_peer_lives() {
         let (tap, _) = tap();
         let start = Instant::now();
-        tap.outgoing_at(&packet(ours(), theirs(), 7, SYN, 0), start);
-        assert!(tap.incoming_at(&packet(theirs(), ours(), 1, SYN | ACK, 0), &DropAllFilter, start));
+        tap.outgoing_at(&packet(ours(), theirs(), 7, Syn, 0), start);
+        assert!(tap.incoming_at(&acknowledging(theirs(), ours(), 1, Syn, 0), &DropAllFilter, start));
         assert!(tap.due(start + Duration::from_secs(600)).is_empty());
     }
 
@@ -284,7 +315,7 @@ mod tests {
         let start = Instant::now();
         for second in 0..6 {
             tap.outgoing_at(
-                &packet(ours(), theirs(), 100, ACK, 50),
+                &acknowledging(ours(), theirs(), 100, TcpControl::None, 50),
                 start + Duration::from_secs(second),
             );
         }
@@ -296,7 +327,7 @@ mod tests {
         use ts_netstack_smoltcp::netcore::smoltcp::phy::{Device as _, RxToken as _};
         let (tap, device) = tap();
         let now = Instant::now();
-        tap.outgoing_at(&packet(ours(), theirs(), 99, SYN, 0), now);
+        tap.outgoing_at(&packet(ours(), theirs(), 99, Syn, 0), now);
         tap.abort(&(ours(), theirs()));
         let mut end = super::super::device::StackEnd::new(Arc::clone(&device));
         let (received, _) = end
@@ -304,9 +335,10 @@ mod tests {
             .unwrap();
         received.consume(|bytes| {
             let reset = Segment::parse(bytes).unwrap();
-            assert!(reset.has(RST) && reset.has(ACK));
+            assert_eq!(reset.tcp.control, TcpControl::Rst);
             assert_eq!((reset.source, reset.destination), (theirs(), ours()));
-            assert_eq!(reset.acknowledgement, 100, "the SYN takes one number");
+            let after_syn = Some(TcpSeqNumber(100));
+            assert_eq!(reset.tcp.ack_number, after_syn, "the SYN takes one number");
         });
         assert!(!tap.is_used(&(ours(), theirs())));
     }
@@ -317,21 +349,25 @@ mod tests {
         let now = Instant::now();
         for port in 0..PER_PEER as u16 {
             let from = SocketAddr::new(theirs().ip(), 1000 + port);
-            assert!(tap.incoming_at(&packet(from, ours(), 0, SYN, 0), &Anything, now));
-            tap.outgoing_at(&packet(ours(), from, 0, SYN | ACK, 0), now);
+            assert!(tap.incoming_at(&packet(from, ours(), 0, Syn, 0), &Anything, now));
+            tap.outgoing_at(&acknowledging(ours(), from, 0, Syn, 0), now);
         }
         let one_more = SocketAddr::new(theirs().ip(), 9);
-        assert!(!tap.incoming_at(&packet(one_more, ours(), 0, SYN, 0), &Anything, now));
+        assert!(!tap.incoming_at(&packet(one_more, ours(), 0, Syn, 0), &Anything, now));
         let another_peer = "100.64.0.3:9".parse().unwrap();
-        assert!(tap.incoming_at(&packet(another_peer, ours(), 0, SYN, 0), &Anything, now));
+        assert!(tap.incoming_at(&packet(another_peer, ours(), 0, Syn, 0), &Anything, now));
     }
 
     #[test]
     fn a_connection_that_only_we_have_closed_ends() {
         let (tap, _) = tap();
         let start = Instant::now();
-        tap.outgoing_at(&packet(ours(), theirs(), 7, FIN | ACK, 0), start);
-        tap.incoming_at(&packet(theirs(), ours(), 7, ACK, 0), &DropAllFilter, start);
+        tap.outgoing_at(&acknowledging(ours(), theirs(), 7, Fin, 0), start);
+        tap.incoming_at(
+            &acknowledging(theirs(), ours(), 7, TcpControl::None, 0),
+            &DropAllFilter,
+            start,
+        );
         assert!(tap.due(start + HALF_CLOSED).is_empty());
         assert_eq!(tap.due(start + HALF_CLOSED + EVERY).len(), 1);
     }
@@ -340,8 +376,8 @@ mod tests {
     fn a_closed_connection_is_forgotten() {
         let (tap, _) = tap();
         let start = Instant::now();
-        tap.outgoing_at(&packet(ours(), theirs(), 7, FIN | ACK, 0), start);
-        tap.incoming_at(&packet(theirs(), ours(), 7, FIN | ACK, 0), &DropAllFilter, start);
+        tap.outgoing_at(&acknowledging(ours(), theirs(), 7, Fin, 0), start);
+        tap.incoming_at(&acknowledging(theirs(), ours(), 7, Fin, 0), &DropAllFilter, start);
         assert!(tap.due(start + Duration::from_secs(3)).is_empty());
         assert!(!tap.is_used(&(ours(), theirs())));
     }
@@ -350,25 +386,25 @@ mod tests {
     fn answers_come_in_whatever_the_filter_says_but_connections_do_not() {
         let (tap, _) = tap();
         let now = Instant::now();
-        let opened = packet(theirs(), ours(), 0, SYN, 0);
+        let opened = packet(theirs(), ours(), 0, Syn, 0);
         assert!(!tap.incoming_at(&opened, &DropAllFilter, now));
         assert!(tap.incoming_at(&opened, &Anything, now));
-        let answer = packet(theirs(), ours(), 0, ACK, 0);
+        let answer = acknowledging(theirs(), ours(), 0, TcpControl::None, 0);
         assert!(!tap.incoming_at(&answer, &DropAllFilter, now), "we asked nothing");
-        tap.outgoing_at(&packet(ours(), theirs(), 7, SYN, 0), now);
+        tap.outgoing_at(&packet(ours(), theirs(), 7, Syn, 0), now);
         assert!(tap.incoming_at(&answer, &DropAllFilter, now));
     }
 
     #[test]
     fn what_is_neither_tcp_nor_a_ping_does_not_come_in() {
         let (tap, _) = tap();
-        let mut packet = packet(theirs(), ours(), 0, ACK, 0);
-        packet[9] = ICMP;
+        let mut packet = acknowledging(theirs(), ours(), 0, TcpControl::None, 0);
+        packet[9] = IpProtocol::Icmp.into();
         assert!(!tap.incoming(&packet), "control has said nothing yet");
         tap.set_filter(Arc::new(Anything));
         assert!(tap.incoming(&packet));
         assert!(!tap.incoming(&[]));
-        packet[9] = 17;
+        packet[9] = IpProtocol::Udp.into();
         assert!(!tap.incoming(&packet));
     }
 }

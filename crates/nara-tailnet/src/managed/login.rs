@@ -1,12 +1,13 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
+use nara_mesh::proto::backoff::{Backoff, spread};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::config::ManagedConfig;
-use crate::jitter::with_jitter;
 use crate::localapi::{LocalApi, LocalApiError, StartOptions, UpdatePrefs};
+use crate::random::random;
 use crate::status::{NodeState, NodeStatus, NotReadyReason};
 
 /// How often a daemon that was just started is tried.
@@ -30,10 +31,10 @@ pub(super) async fn keep_logged_in(
             sleep(POLL).await;
         } else {
             tracing::warn!(%error, "tailscaled cannot be told to join");
-            sleep(with_jitter(RETRY_MIN)).await;
+            sleep(spread(RETRY_MIN, random())).await;
         }
     }
-    let mut pause = RETRY_MIN;
+    let mut backoff = Backoff::new(RETRY_MIN, RETRY_MAX);
     loop {
         let outcome = status
             .wait_for(|status| status.is_running() || needs_login(&status.state))
@@ -43,14 +44,13 @@ pub(super) async fn keep_logged_in(
             return std::future::pending().await;
         };
         if running {
-            pause = RETRY_MIN;
+            backoff.reset();
             if status.changed().await.is_err() {
                 return std::future::pending().await;
             }
             continue;
         }
-        sleep(with_jitter(pause)).await;
-        pause = (pause * 2).min(RETRY_MAX);
+        sleep(backoff.after_failure(random())).await;
         // A page to log in at would change with every try.
         if config.auth_key.is_some() && needs_login(&status.borrow().state) {
             tracing::info!("logging in again");

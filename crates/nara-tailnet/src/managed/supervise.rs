@@ -2,6 +2,7 @@ use std::io;
 use std::process::ExitStatus;
 use std::time::Duration;
 
+use nara_mesh::proto::backoff::Backoff;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -9,8 +10,8 @@ use tokio_util::sync::CancellationToken;
 use super::child::{Daemon, cannot_run};
 use super::config::ManagedConfig;
 use super::login;
-use crate::jitter::with_jitter;
 use crate::localapi::LocalApi;
+use crate::random::random;
 use crate::status::{NodeState, NodeStatus, NotReadyReason};
 
 /// The shortest pause before a daemon that ended is started again.
@@ -35,7 +36,7 @@ pub(super) struct Supervisor {
 
 impl Supervisor {
     pub(super) async fn run(self) {
-        let mut pause = RESTART_MIN;
+        let mut backoff = Backoff::new(RESTART_MIN, RESTART_MAX);
         while !self.end.is_cancelled() {
             let started = Instant::now();
             let outcome = self.run_once().await;
@@ -43,16 +44,15 @@ impl Supervisor {
                 break;
             }
             if started.elapsed() >= RAN_WELL {
-                pause = RESTART_MIN;
+                backoff.reset();
             }
             let reason = self.explain(outcome);
             tracing::warn!(%reason, "our tailscaled has exited");
             self.problem.send_replace(Some(NodeState::Waiting(reason)));
             tokio::select! {
-                () = sleep(with_jitter(pause)) => {}
+                () = sleep(backoff.after_failure(random())) => {}
                 () = self.end.cancelled() => {}
             }
-            pause = (pause * 2).min(RESTART_MAX);
         }
         self.problem.send_replace(Some(NodeState::Left));
     }

@@ -3,13 +3,14 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nara_mesh::proto::backoff::Backoff;
 use nara_mesh::transport::Candidate;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::snapshot::{Snapshot, node_status};
-use crate::jitter::with_jitter;
 use crate::localapi::{Bus, LocalApi};
+use crate::random::random;
 use crate::status::{NodeState, NodeStatus, NotReadyReason};
 
 /// Changes within this time are taken together: a tailnet with a thousand nodes may change a thousand times while
@@ -135,17 +136,16 @@ impl Follower {
     }
 
     async fn follow_for_ever(&mut self) -> Infallible {
-        let mut pause = RETRY_MIN;
+        let mut backoff = Backoff::new(RETRY_MIN, RETRY_MAX);
         loop {
             match self.connect().await {
                 Ok(bus) => {
-                    pause = RETRY_MIN;
+                    backoff.reset();
                     self.follow(bus).await;
                 }
                 Err(reason) => self.unreachable(reason),
             }
-            self.wait(with_jitter(pause)).await;
-            pause = (pause * 2).min(RETRY_MAX);
+            self.wait(backoff.after_failure(random())).await;
         }
     }
 

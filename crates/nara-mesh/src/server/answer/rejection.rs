@@ -19,17 +19,17 @@ use crate::metrics;
 use crate::rate_limit::RateLimit;
 use crate::server::limits::body_bytes::OverBudget;
 
-/// The longest text that a peer is told, in bytes: some texts repeat what the peer sent.
+/// The longest text of a refusal, in bytes: some texts quote the peer.
 const MAX_TEXT: usize = 2048;
 
 /// What there may be too many requests of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Limit {
-    /// All from one source address.
+    /// All requests from one source address.
     Address,
-    /// Those for `/api/checkpoints/all` from one source address.
+    /// Requests for `/api/checkpoints/all` from one source address.
     Checkpoints,
-    /// Those of one verified peer.
+    /// Requests of one verified peer.
     Peer,
 }
 
@@ -105,13 +105,13 @@ pub(crate) enum Rejection {
         /// Who signed the request.
         sender: NaraName,
     },
-    /// A `Last-Event-ID` that is not one, or several.
+    /// The `Last-Event-ID` is malformed or repeated.
     #[error("Last-Event-ID is not a stream cursor: send the id of the last message, or leave the header out")]
     InvalidCursor,
     /// A query that cannot be read.
     #[error("Invalid query: {0}")]
     InvalidQuery(#[from] InvalidStreamRequest),
-    /// A scope that is none.
+    /// The scope is malformed.
     #[error("{0}")]
     Scope(#[from] InvalidScope),
     /// A handler of the application did not answer in time.
@@ -126,7 +126,7 @@ pub(crate) enum Rejection {
     /// The ledger failed; the peer cannot help it.
     #[error("Ledger unavailable, try again later")]
     Ledger(#[source] LedgerError),
-    /// A frame that is none.
+    /// The frame is malformed.
     #[error("{0}")]
     Frame(#[from] ReconcileError),
     /// Another method than the endpoint's.
@@ -147,13 +147,13 @@ pub(crate) enum Rejection {
          and your Ed25519 key"
     )]
     NotWhole,
-    /// Nothing is here.
+    /// The path is unknown.
     #[error("404 page not found")]
     NotFound,
     /// All together have as many requests in flight as this server works on.
     #[error("Too many requests at once, try again in a second")]
     Overloaded,
-    /// The network does not answer whose the source address is.
+    /// The network does not answer who owns the source address.
     #[error("The owner of the source address is unknown at the moment, try again later")]
     OwnerUnavailable,
     /// A handler panicked.
@@ -296,8 +296,8 @@ impl Rejection {
         }
     }
 
-    /// After how many whole seconds (RFC 9110, section 10.2.3) the peer may ask again. Only where the wait is short:
-    /// our client calls the peer for nothing at all before it is over.
+    /// After how many whole seconds (RFC 9110, section 10.2.3) the peer may ask again. Only for short waits: our
+    /// client does not call the peer at all before.
     fn retry_after(&self) -> Option<u64> {
         match self {
             Self::BodyBudget(_)
@@ -310,7 +310,7 @@ impl Rejection {
         }
     }
 
-    /// What it is called in metrics.
+    /// Its label in metrics.
     fn reason(&self) -> &'static str {
         match self {
             Self::BadRequest | Self::InvalidJson => "malformed_body",
@@ -380,7 +380,7 @@ impl Rejection {
     }
 }
 
-/// Rounded up, so that who waits so long does not come too early; at least 1.
+/// Rounded up, so that nobody returns too early; at least 1.
 fn whole_seconds(duration: Duration) -> u64 {
     (duration.as_secs() + u64::from(duration.subsec_nanos() > 0)).max(1)
 }

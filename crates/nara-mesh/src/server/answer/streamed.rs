@@ -15,8 +15,8 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 /// On a secure connection every answer is sent so, and the connection proves it. On plain HTTP the signature of an
 /// answer covers its whole body, which is therefore collected first, within
 /// [`ServerLimits::route_answer_bytes`](crate::server::ServerLimits::route_answer_bytes); inside this wrapper it is
-/// signed at its head only, if the client accepts that: whoever is on the path can change or cut off the body, and
-/// the client's type says so. To a client that does not accept it, such as a v1 peer, the answer is collected.
+/// signed at its head only, if the client accepts that: an attacker on the path can change or cut the body, and the
+/// client's type says so. To a client that does not accept it, such as a v1 peer, the answer is collected.
 ///
 /// A body that is sent as it is made counts as a stream of its peer, and ends when the server shuts down.
 ///
@@ -50,11 +50,11 @@ impl<T: IntoResponse> IntoResponse for StreamedAnswer<T> {
 
 /// Why a body ends early.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("the server shuts down")]
+#[error("the server is shutting down")]
 pub(in crate::server) struct ShuttingDown;
 
-/// A body that fails when the server shuts down, so that its reader sees that it is not complete. It holds
-/// something until then.
+/// A body that fails when the server shuts down, so that its reader notices that it is incomplete. It holds a
+/// resource until then.
 pub(in crate::server) fn until_stopped<G: Send + Unpin + 'static>(
     body: Body,
     stopping: CancellationToken,

@@ -1,4 +1,4 @@
-//! What a peer is told whose request is refused for its time.
+//! The answer to a request that is refused for its time.
 
 use std::time::Duration;
 
@@ -13,8 +13,8 @@ use crate::server::answer::rejection::Rejection;
 use crate::server::auth::authenticator::Authenticator;
 
 impl Authenticator {
-    /// The answer to a request that is not authenticated. If it is refused for its time, headers say what time it is
-    /// here and whose clock seems wrong; the text stays as v1 peers write it.
+    /// The answer to an unauthenticated request. If it is refused for its time, headers give our time and the clock
+    /// that is probably wrong; the text stays as v1 peers write it.
     pub(in crate::server) fn refuse(&self, parts: &Parts, rejection: Rejection) -> Response {
         let distance = distance(&rejection);
         let mut response = rejection.into_response();

@@ -15,10 +15,10 @@ use crate::identity::LocalNara;
 use crate::seldom::{shown, warn_seldom};
 use crate::server::answer::rejection::Rejection;
 
-/// Who sent a request, proven by its signature.
+/// The proven sender of a request.
 ///
-/// Only the server's own request verification makes one; it travels in the extensions of
-/// the request, never as a header. As an axum extractor it refuses requests that did not pass there.
+/// Only the server's verification makes one. It travels in the extensions of the request, never as a header. As an
+/// axum extractor it refuses unverified requests.
 #[derive(Clone, Debug)]
 pub struct VerifiedSender {
     name: NaraName,
@@ -78,7 +78,7 @@ impl VerifiedSender {
         &self.name
     }
 
-    /// Its id, if it is known.
+    /// Its id, if known.
     pub fn id(&self) -> Option<&NaraId> {
         self.id.as_ref()
     }
@@ -103,7 +103,7 @@ impl VerifiedSender {
         self.coverage
     }
 
-    /// Checks that a field of the body that names the sender names this one.
+    /// Checks that a field of the body names this sender.
     pub(in crate::server) fn must_be(&self, field: &'static str, name: &str) -> Result<(), Rejection> {
         if self.name.as_str() == name {
             return Ok(());

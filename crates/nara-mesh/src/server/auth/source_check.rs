@@ -23,7 +23,7 @@ pub(in crate::server) struct SourceCheck {
 
 impl SourceCheck {
     /// Refuses a request whose source address belongs to another nara than it claims. Where the network does not
-    /// say whose it is, the signature alone decides; where it does not answer, nothing does.
+    /// know the owner, the signature alone decides; where it does not answer, the request is refused.
     pub(in crate::server) async fn check(
         &self,
         claimed: &NaraName,

@@ -56,7 +56,7 @@ where
         Poll::Ready(Some(Ok(frame)))
     }
 
-    /// Not before the digest was looked at.
+    /// Not before the digest was checked.
     fn is_end_stream(&self) -> bool {
         self.pending.is_none()
     }

@@ -15,8 +15,8 @@ use crate::server::answer::rejection::Rejection;
 use crate::server::auth::authenticator::{Authenticated, Authenticator, BodyProof};
 use crate::server::auth::verified_body::VerifiedBody;
 
-/// The header in which v1 peers pass on who was verified. What a peer sends under that name is removed, so that
-/// nothing behind can mistake it for proof.
+/// The header in which v1 peers pass on who was verified. The header is removed from requests, so that no handler
+/// can mistake it for proof.
 const VERIFIED_HEADER: HeaderName = HeaderName::from_static("x-nara-verified");
 
 /// How the requests of a route are verified.

@@ -10,7 +10,7 @@ use crate::server::background::Background;
 use crate::server::connection::accept::Acceptor;
 use crate::transport::MeshListener;
 
-/// A server that is running. Dropping it stops it at once, with whatever it is doing.
+/// A running server. Dropping it stops it at once, requests in flight included.
 #[derive(Debug)]
 pub struct RunningServer {
     local_addr: SocketAddr,
@@ -18,13 +18,13 @@ pub struct RunningServer {
     mesh_ip: watch::Sender<String>,
 }
 
-/// How a shutdown went.
+/// The outcome of a shutdown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Shutdown {
-    /// The deadline passed: requests were cut off.
+    /// The deadline passed: requests were aborted.
     Forced,
-    /// Every request that had begun was answered.
+    /// Every request in flight was answered.
     Graceful,
 }
 
@@ -46,33 +46,33 @@ impl RunningServer {
         }
     }
 
-    /// Makes `/ping` tell another mesh address from now on: the node of this nara has got it.
+    /// Changes the mesh address in `/ping` answers, after the node got a new one.
     pub fn set_mesh_ip(&self, mesh_ip: impl Into<String>) {
         self.mesh_ip.send_replace(mesh_ip.into());
     }
 
-    /// The address on which it began to listen. Listeners of tailnets follow their node when it gets another one.
+    /// The address that it first listened on. Listeners of tailnets follow their node to a new address.
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
     }
 
-    /// Whether it has ended: it was shut down, or its listener is gone.
+    /// Whether it has ended: it was shut down, or its listener failed.
     pub fn is_finished(&self) -> bool {
         self.background.tasks.is_empty()
     }
 
-    /// Waits until it has ended by itself, because its listener is gone.
+    /// Waits until its listener fails.
     pub async fn finished(&self) {
         self.background.tasks.wait().await;
     }
 
-    /// Stops accepting connections and requests, closes idle connections, lets requests that have begun go on
-    /// until `deadline`, and cuts off what remains then.
+    /// Stops accepting connections and requests, closes idle connections, waits for requests in flight until
+    /// `deadline`, and aborts the rest.
     pub async fn shutdown(self, deadline: Duration) -> Shutdown {
         self.end(deadline).await
     }
 
-    /// As [`RunningServer::shutdown`], for a server that is shared.
+    /// Like [`RunningServer::shutdown`], for a shared server.
     pub(crate) async fn end(&self, deadline: Duration) -> Shutdown {
         self.background.stopping.cancel();
         if timeout(deadline, self.background.tasks.wait()).await.is_ok() {

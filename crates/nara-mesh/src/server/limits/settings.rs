@@ -3,37 +3,37 @@ use std::time::Duration;
 use crate::defaults;
 use crate::rate_limit::RateLimit;
 
-/// What a server grants to its peers. Bodies are limited by their endpoint
+/// The limits of a server. Each endpoint limits its bodies
 /// ([`MAX_REQUEST`](nara_proto::endpoint::Endpoint::MAX_REQUEST)): 1 MiB, for zines and imports 16 MiB.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ServerLimits {
-    /// Bytes of answers with events that are held until they are sent: 256 MiB. What exceeds it is refused with status
-    /// 503 and `Retry-After`.
+    /// Bytes of answers with events that are held until they are sent: 256 MiB. Further ones get status 503 and
+    /// `Retry-After`.
     pub answer_bytes_in_flight: usize,
     /// Those of one peer, and of one source address where the peer is not known: 64 MiB.
     pub answer_bytes_in_flight_per_peer: usize,
-    /// Bytes of request bodies that are held at once, until their requests are answered:
-    /// [`defaults::BODY_BYTES_IN_FLIGHT`]. A body that would exceed it is refused with status 503 and `Retry-After`.
+    /// Bytes of request bodies in memory, until their requests are answered: [`defaults::BODY_BYTES_IN_FLIGHT`]. A
+    /// body that would exceed it is refused with status 503 and `Retry-After`.
     pub body_bytes_in_flight: usize,
-    /// Those of one peer, and of one source address where the peer is not known: not less than the largest body, or
-    /// none of that size is ever taken: [`defaults::BODY_BYTES_IN_FLIGHT_PER_PEER`]. A body that would exceed it is
-    /// refused with status 429 and `Retry-After`.
+    /// Bytes of one peer, or of one source address while the peer is unknown; not less than the largest body, which
+    /// would otherwise always be refused: [`defaults::BODY_BYTES_IN_FLIGHT_PER_PEER`]. A body that would exceed it
+    /// is refused with status 429 and `Retry-After`.
     pub body_bytes_in_flight_per_peer: usize,
     /// How long a peer may be silent within a request body: 10 s.
     pub body_progress: Duration,
-    /// How long a whole request body may take: 30 s, so that a peer that sends a byte every nine seconds does
-    /// not hold a connection for a week.
+    /// How long a whole request body may take: 30 s. Otherwise a peer that sends a byte every nine seconds could
+    /// hold a connection for a week.
     pub body_total: Duration,
-    /// Answers of `/api/checkpoints/all` that are being sent at once: 16. Each may have 16 MiB and anybody may ask, so
-    /// what exceeds it is refused with status 503; one that is read too slowly is cut off.
+    /// Answers of `/api/checkpoints/all` in flight: 16. Each may have 16 MiB and anybody may ask, so further requests
+    /// get status 503, and an answer that is read too slowly is cut off.
     pub checkpoint_answers: usize,
-    /// Those of one source address: 2.
+    /// Answers in flight to one source address: 2.
     pub checkpoint_answers_per_address: usize,
     /// How often one source address may ask for `/api/checkpoints/all`:
     /// [`defaults::CHECKPOINTS_PER_ADDRESS`]; `None`: as often as for anything else.
     pub checkpoint_requests_per_address: Option<RateLimit>,
-    /// Connections open at once: [`defaults::MAX_CONNECTIONS`]. Who comes when all are taken waits.
+    /// Connections open at once: [`defaults::MAX_CONNECTIONS`]. Further connections wait.
     pub connections: usize,
     /// Connections open at once from one address: 64. More are closed at once, because waiting for them would
     /// let one address keep out all others.
@@ -42,39 +42,37 @@ pub struct ServerLimits {
     pub discoveries: usize,
     /// Unknown senders of one source address whose keys are asked for in a minute: 10.
     pub discoveries_per_minute: u32,
-    /// How often one source address may begin TLS: [`defaults::HANDSHAKES_PER_ADDRESS`]. What exceeds it is closed
-    /// before the handshake; `None`: no limit.
+    /// How often one source address may begin TLS: [`defaults::HANDSHAKES_PER_ADDRESS`]. Further connections are
+    /// closed before the handshake; `None`: no limit.
     pub handshakes_per_address: Option<RateLimit>,
     /// Bytes of the start line and headers of a request: [`defaults::MAX_HEADER_BYTES`].
     pub header_bytes: usize,
-    /// How long the start line and headers may take from their first byte to their last, and how long a handshake:
-    /// [`defaults::HEADER_READ_TIMEOUT`].
+    /// How long start line and headers may take, and a handshake: [`defaults::HEADER_READ_TIMEOUT`].
     pub header_read: Duration,
     /// How long a connection may stay open without a request, and how long an answer may stay unread:
     /// [`defaults::SERVER_IDLE`].
     pub idle: Duration,
-    /// Imports whose bodies are taken in at once: 64. Whose an import is shows at the end of its body; the bytes of all
-    /// bodies are limited as well. What exceeds it is refused with status 503.
+    /// Imports in flight: 64. A signature is checked at the end of the body, and the bytes of all bodies are limited;
+    /// further imports get status 503.
     pub imports: usize,
-    /// Those of one source address: 1, so that a stranger who sends slowly does not keep out the owner.
+    /// Imports in flight from one source address: 1, so that a slow stranger does not keep out the owner.
     pub imports_per_address: usize,
-    /// Answers with events that are read and encoded at once: 3. Peers take turns, each with one of them.
+    /// Answers with events that are read and encoded at once: 3. Peers take turns: each has one of them at most.
     pub reads: usize,
     /// Signed requests remembered against replay: [`defaults::REPLAY_CAPACITY`].
     pub replay_capacity: usize,
-    /// Replies to runtime messages on their way at once: 64. What exceeds it is dropped and logged.
+    /// Replies to runtime messages in flight: 64. Further ones are dropped and logged.
     pub replies: usize,
-    /// Requests that are worked on at once, until their answer begins: [`defaults::REQUESTS_IN_FLIGHT`]. What exceeds
-    /// it is refused with status 503 and `Retry-After`.
+    /// Requests in progress, until their answer begins: [`defaults::REQUESTS_IN_FLIGHT`]. Further ones get status
+    /// 503 and `Retry-After`.
     pub requests_in_flight: usize,
-    /// Those of one peer: [`defaults::REQUESTS_IN_FLIGHT_PER_PEER`]. What exceeds it is refused with status 429 and
+    /// Requests of one peer in progress: [`defaults::REQUESTS_IN_FLIGHT_PER_PEER`]. Further ones get status 429 and
     /// `Retry-After`.
     pub requests_in_flight_per_peer: usize,
-    /// How often one source address may ask, for whatever it is, signed or not:
-    /// [`defaults::REQUESTS_PER_ADDRESS`]. What exceeds it is refused with status 429 and `Retry-After`; `None`: no
-    /// limit.
+    /// How often one source address may send a request, signed or not: [`defaults::REQUESTS_PER_ADDRESS`]. Further
+    /// requests get status 429 and `Retry-After`; `None`: no limit.
     pub requests_per_address: Option<RateLimit>,
-    /// How often one verified peer may ask: [`defaults::REQUESTS_PER_PEER`]. What exceeds it is refused with status
+    /// How often one verified peer may send a request: [`defaults::REQUESTS_PER_PEER`]. Further requests get status
     /// 429 and `Retry-After`; `None`: no limit.
     pub requests_per_peer: Option<RateLimit>,
     /// Bytes of an answer of a route of the application that is signed as a whole: 16 MiB. A larger one is answered
@@ -88,11 +86,11 @@ pub struct ServerLimits {
     pub route_time: Duration,
     /// How long a stash is kept for a peer that does not store it again: 90 days.
     pub stash_age: Duration,
-    /// Bytes of one stash that is kept for a peer: 256 KiB.
+    /// Bytes of one stash kept for a peer: 256 KiB.
     pub stash_bytes: usize,
     /// Peers for which a stash is kept: 20 (docs/protocol/v1.md, section 12.4).
     pub stash_owners: usize,
-    /// How often a stream says that it is alive: [`defaults::STREAM_KEEP_ALIVE`]. Less than `idle`.
+    /// How often a stream sends a keep-alive: [`defaults::STREAM_KEEP_ALIVE`]. Less than `idle`.
     pub stream_keep_alive: Duration,
     /// Streams open at once: [`defaults::STREAMS`]. Each holds a connection.
     pub streams: usize,

@@ -1,4 +1,4 @@
-//! What stands around the routes of the application: bounds for bodies, answers and time.
+//! The guard of application routes: bounds for bodies, answers and time.
 
 use std::sync::Arc;
 

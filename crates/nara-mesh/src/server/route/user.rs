@@ -11,7 +11,7 @@ use tower::ServiceExt as _;
 
 use crate::server::route::spelling::PATHS;
 
-/// Routes that cannot be served beside each other.
+/// Why routes collide.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RouteError {
@@ -57,7 +57,7 @@ pub enum RouteError {
     },
 }
 
-/// What the application adds to a server.
+/// The routes that the application adds to a server.
 #[derive(Clone, Debug, Default)]
 pub(in crate::server) struct UserRoutes {
     merged: Vec<Router>,

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use nara_mesh::proto::backoff::{Backoff, spread};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use ts_control::{Endpoint, EndpointType};
@@ -13,8 +14,7 @@ use ts_packet::PacketMut;
 use super::address::Policy;
 use super::sockets::Sockets;
 use super::stun::{self, Question};
-use crate::embedded::backoff::Backoff;
-use crate::jitter::with_jitter;
+use crate::random::random;
 
 /// The addresses of this machine are looked at this often.
 const LOOK: Duration = Duration::from_secs(15);
@@ -85,7 +85,7 @@ impl Endpoints {
                     found.seen.retain(|(_, since)| since.elapsed() < SEEN);
                     self.ask(&mut found).await;
                     let is_seen = !found.seen.is_empty();
-                    let pause = if is_seen { with_jitter(ASK) } else { unanswered.pause() };
+                    let pause = if is_seen { spread(ASK, random()) } else { unanswered.after_failure(random()) };
                     ask = Instant::now() + pause;
                 }
                 () = self.look.notified() => look = Instant::now(),
@@ -98,7 +98,7 @@ impl Endpoints {
                     found.answer(from, packet.as_ref(), self.policy);
                     if !was_seen && !found.seen.is_empty() {
                         unanswered.reset();
-                        ask = Instant::now() + with_jitter(ASK);
+                        ask = Instant::now() + spread(ASK, random());
                     }
                 }
             }

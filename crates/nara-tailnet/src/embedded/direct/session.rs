@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use nara_mesh::proto::backoff::Backoff;
+
 /// The path is pinged this often.
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(1);
 /// So many pings in a row may stay unanswered before the path counts as dead.
@@ -76,9 +78,9 @@ pub(super) struct Session {
     candidates: BTreeMap<SocketAddr, Candidate>,
     best: Option<Best>,
     active: bool,
-    /// When the search goes on, and the pause after that.
+    /// When the search goes on, and the pauses after that.
     search: Instant,
-    pause: Duration,
+    backoff: Backoff,
     /// When something happened last that makes it worth to know the peer.
     used: Instant,
     wishes: Vec<Wish>,
@@ -91,7 +93,7 @@ impl Session {
             best: None,
             active: false,
             search: now,
-            pause: FIRST_SEARCH,
+            backoff: Backoff::new(FIRST_SEARCH, LAST_SEARCH),
             used: now,
             wishes: Vec::new(),
         };
@@ -192,7 +194,7 @@ impl Session {
             misses: 0,
         });
         self.search = now + BETTER;
-        self.pause = FIRST_SEARCH;
+        self.backoff.reset();
         self.wishes.push(Wish::Route(Some(address)));
     }
 
@@ -247,7 +249,7 @@ impl Session {
 
     fn search_now(&mut self, now: Instant) {
         self.search = now;
-        self.pause = FIRST_SEARCH;
+        self.backoff.reset();
         self.timeout(now);
     }
 
@@ -264,8 +266,8 @@ impl Session {
             self.search = now + BETTER;
         } else {
             self.wishes.push(Wish::Call);
-            self.search = now + self.pause;
-            self.pause = (self.pause * 2).min(LAST_SEARCH);
+            // Whole pauses: the state machine has no randomness.
+            self.search = now + self.backoff.after_failure(u32::MAX);
         }
     }
 

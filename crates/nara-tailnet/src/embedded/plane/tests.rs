@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::embedded::tap::test_segment::{ACK, packet as segment};
+use crate::embedded::tap::test_segment::{Segment, TcpControl, TcpSeqNumber};
 
 const REGION: RegionId = 900;
 const SECOND: Duration = Duration::from_secs(1);
@@ -36,7 +36,9 @@ impl Node {
     fn packet_to(&self, other: &Self, payload: usize) -> PacketMut {
         let from = (self.address, 50_000).into();
         let to = (other.address, 9632).into();
-        segment(from, to, 1, 1, ACK, payload).into()
+        let (one, payload) = (TcpSeqNumber(1), vec![0; payload]);
+        let segment = Segment::new(from, to, TcpControl::None, one, Some(one), &payload);
+        segment.packet().unwrap().into()
     }
 
     /// What a relay would deliver of these outputs.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use nara_mesh::proto::backoff::Backoff;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
@@ -14,10 +15,10 @@ use super::client::{self, Connection, Reader, RelayError};
 use super::frame::{self, Frame};
 use super::pacer::Pacer;
 use super::region::Server;
-use crate::embedded::backoff::Backoff;
 use crate::embedded::chain::chain;
 use crate::embedded::tls::Tls;
 use crate::embedded::underlay::{RegionId, RelayBatch, RelayHost};
+use crate::random::random;
 
 /// Batches that wait for a relay's writer. More are dropped: a link that is slower than that has no use for them.
 pub(in crate::embedded) const QUEUE: usize = 64;
@@ -96,7 +97,7 @@ impl Link {
             if was_up && connected.elapsed() > LONGEST_PAUSE {
                 backoff.reset();
             }
-            let pause = backoff.pause();
+            let pause = backoff.after_failure(random());
             tracing::debug!(region = self.region, %error, ?pause, "the link to a relay is down");
             self.down(&error);
             // TCP sends again what it misses; packets that wait for a link that is down would only come late.

@@ -1,180 +1,128 @@
-//! TCP segments in IP packets, as far as the tap has to understand them.
+//! TCP segments in IP packets, read and written with the library of the network stack.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
-pub(in crate::embedded) const FIN: u8 = 0x01;
-pub(in crate::embedded) const SYN: u8 = 0x02;
-pub(in crate::embedded) const RST: u8 = 0x04;
-pub(in crate::embedded) const ACK: u8 = 0x10;
+use ts_netstack_smoltcp::netcore::smoltcp::phy::ChecksumCapabilities;
+pub(super) use ts_netstack_smoltcp::netcore::smoltcp::wire::IpProtocol;
+use ts_netstack_smoltcp::netcore::smoltcp::wire::{
+    IpRepr, IpVersion, Ipv4Packet, Ipv6Packet, TcpPacket, TcpRepr,
+};
+pub(in crate::embedded) use ts_netstack_smoltcp::netcore::smoltcp::wire::{TcpControl, TcpSeqNumber};
 
-/// The protocol number of TCP.
-pub(super) const TCP: u8 = 6;
-/// A TCP header without options, in bytes.
-const HEADER: usize = 20;
+/// What routers on the way would count down. There are none in a tunnel.
+const HOP_LIMIT: u8 = 64;
 
-/// Whom a packet is from and to, and of which protocol it is.
-pub(super) fn addresses(packet: &[u8]) -> Option<(u8, IpAddr, IpAddr)> {
-    match packet.first()? >> 4 {
-        4 => {
-            let from: [u8; 4] = packet.get(12..16)?.try_into().ok()?;
-            let to: [u8; 4] = packet.get(16..20)?.try_into().ok()?;
-            Some((*packet.get(9)?, from.into(), to.into()))
-        }
-        6 => {
-            let from: [u8; 16] = packet.get(8..24)?.try_into().ok()?;
-            let to: [u8; 16] = packet.get(24..40)?.try_into().ok()?;
-            Some((*packet.get(6)?, from.into(), to.into()))
-        }
-        _ => None,
-    }
+/// The head of an IP packet, as far as it is needed here.
+#[derive(Debug)]
+pub(super) struct Ip<'a> {
+    pub(super) protocol: IpProtocol,
+    pub(super) source: IpAddr,
+    pub(super) destination: IpAddr,
+    payload: &'a [u8],
 }
 
-/// What a segment says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::embedded) struct Segment {
-    pub(super) source: SocketAddr,
-    pub(super) destination: SocketAddr,
-    pub(super) sequence: u32,
-    pub(super) acknowledgement: u32,
-    flags: u8,
-    /// Bytes of payload.
-    len: u32,
-}
-
-impl Segment {
-    /// The segment in an IP packet; `None`: it has none that can be understood.
-    pub(in crate::embedded) fn parse(packet: &[u8]) -> Option<Self> {
-        let (protocol, source, destination) = addresses(packet)?;
-        if protocol != TCP {
+impl<'a> Ip<'a> {
+    /// `None`: it is not an IP packet.
+    pub(super) fn parse(packet: &'a [u8]) -> Option<Self> {
+        if packet.is_empty() {
             return None;
         }
-        let length = |at: usize| {
-            Some(usize::from(u16::from_be_bytes([
-                *packet.get(at)?,
-                *packet.get(at + 1)?,
-            ])))
-        };
-        // What is behind the length is padding.
-        let tcp = if source.is_ipv4() {
-            let header = usize::from(packet.first()? & 0x0f) * 4;
-            packet.get(header.max(20)..length(2)?.min(packet.len()))?
-        } else {
-            packet.get(40..(40 + length(4)?).min(packet.len()))?
-        };
-        let (head, _) = tcp.split_first_chunk::<HEADER>()?;
-        let u16_at = |at: usize| u16::from_be_bytes([head[at], head[at + 1]]);
-        let u32_at = |at: usize| u32::from_be_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
-        let header = usize::from(head[12] >> 4) * 4;
-        let len = tcp.len().checked_sub(header.max(HEADER))?;
-        Some(Self {
-            source: (source, u16_at(0)).into(),
-            destination: (destination, u16_at(2)).into(),
-            sequence: u32_at(4),
-            acknowledgement: u32_at(8),
-            flags: head[13],
-            len: u32::try_from(len).ok()?,
-        })
+        match IpVersion::of_packet(packet).ok()? {
+            IpVersion::Ipv4 => {
+                let ip = Ipv4Packet::new_checked(packet).ok()?;
+                Some(Self {
+                    protocol: ip.next_header(),
+                    source: ip.src_addr().into(),
+                    destination: ip.dst_addr().into(),
+                    payload: ip.payload(),
+                })
+            }
+            IpVersion::Ipv6 => {
+                let ip = Ipv6Packet::new_checked(packet).ok()?;
+                Some(Self {
+                    protocol: ip.next_header(),
+                    source: ip.src_addr().into(),
+                    destination: ip.dst_addr().into(),
+                    payload: ip.payload(),
+                })
+            }
+        }
+    }
+}
+
+/// A segment and its addresses.
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::embedded) struct Segment<'a> {
+    pub(super) source: SocketAddr,
+    pub(super) destination: SocketAddr,
+    pub(super) tcp: TcpRepr<'a>,
+}
+
+impl<'a> Segment<'a> {
+    pub(in crate::embedded) fn new(
+        source: SocketAddr,
+        destination: SocketAddr,
+        control: TcpControl,
+        sequence: TcpSeqNumber,
+        acknowledgement: Option<TcpSeqNumber>,
+        payload: &'a [u8],
+    ) -> Self {
+        Self {
+            source,
+            destination,
+            tcp: TcpRepr {
+                src_port: source.port(),
+                dst_port: destination.port(),
+                control,
+                seq_number: sequence,
+                ack_number: acknowledgement,
+                window_len: u16::MAX,
+                window_scale: None,
+                max_seg_size: None,
+                sack_permitted: false,
+                sack_ranges: [None; 3],
+                timestamp: None,
+                payload,
+            },
+        }
     }
 
-    pub(super) const fn has(&self, flag: u8) -> bool {
-        self.flags & flag != 0
+    /// The segment in an IP packet; `None`: there is none that the stack would understand. Checksums are left to the
+    /// stack.
+    pub(in crate::embedded) fn parse(packet: &'a [u8]) -> Option<Self> {
+        let ip = Ip::parse(packet)?;
+        if ip.protocol != IpProtocol::Tcp {
+            return None;
+        }
+        let packet = TcpPacket::new_checked(ip.payload).ok()?;
+        let (from, to) = (ip.source.into(), ip.destination.into());
+        let tcp = TcpRepr::parse(&packet, &from, &to, &ChecksumCapabilities::ignored()).ok()?;
+        Some(Self {
+            source: (ip.source, tcp.src_port).into(),
+            destination: (ip.destination, tcp.dst_port).into(),
+            tcp,
+        })
     }
 
     /// The number behind it: its payload, and one each for SYN and FIN.
-    pub(in crate::embedded) fn end(&self) -> u32 {
-        let extra = u32::from(self.has(SYN)) + u32::from(self.has(FIN));
-        self.sequence.wrapping_add(self.len).wrapping_add(extra)
+    pub(in crate::embedded) fn end(&self) -> TcpSeqNumber {
+        self.tcp.seq_number + self.tcp.segment_len()
     }
-}
 
-/// A packet that resets a connection; `None`: the addresses are of two families.
-pub(super) fn reset(
-    from: SocketAddr,
-    to: SocketAddr,
-    sequence: u32,
-    acknowledgement: u32,
-) -> Option<Vec<u8>> {
-    (from.is_ipv4() == to.is_ipv4()).then(|| packet(from, to, sequence, acknowledgement, RST | ACK, 0))
-}
-
-/// A packet with one segment and a payload of zeros.
-pub(in crate::embedded) fn packet(
-    from: SocketAddr,
-    to: SocketAddr,
-    sequence: u32,
-    acknowledgement: u32,
-    flags: u8,
-    payload: usize,
-) -> Vec<u8> {
-    let mut tcp = Vec::with_capacity(HEADER + payload);
-    tcp.extend(from.port().to_be_bytes());
-    tcp.extend(to.port().to_be_bytes());
-    tcp.extend(sequence.to_be_bytes());
-    tcp.extend(acknowledgement.to_be_bytes());
-    tcp.extend([0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
-    tcp.resize(HEADER + payload, 0);
-    match (from.ip(), to.ip()) {
-        (IpAddr::V4(from), IpAddr::V4(to)) => ipv4(from, to, tcp),
-        (from, to) => ipv6(v6(from), v6(to), tcp),
+    /// An IP packet with it; `None`: the addresses are of two families.
+    pub(in crate::embedded) fn packet(&self) -> Option<Vec<u8>> {
+        if self.source.is_ipv4() != self.destination.is_ipv4() {
+            return None;
+        }
+        let (from, to) = (self.source.ip().into(), self.destination.ip().into());
+        let ip = IpRepr::new(from, to, IpProtocol::Tcp, self.tcp.buffer_len(), HOP_LIMIT);
+        let checksums = ChecksumCapabilities::default();
+        let mut packet = vec![0; ip.buffer_len()];
+        ip.emit(&mut packet, &checksums);
+        let mut tcp = TcpPacket::new_unchecked(packet.get_mut(ip.header_len()..)?);
+        self.tcp.emit(&mut tcp, &from, &to, &checksums);
+        Some(packet)
     }
-}
-
-fn v6(address: IpAddr) -> Ipv6Addr {
-    match address {
-        IpAddr::V4(address) => address.to_ipv6_mapped(),
-        IpAddr::V6(address) => address,
-    }
-}
-
-fn ipv4(from: Ipv4Addr, to: Ipv4Addr, mut tcp: Vec<u8>) -> Vec<u8> {
-    set_checksum(&mut tcp, &from.octets(), &to.octets());
-    let total = u16::try_from(20 + tcp.len()).unwrap_or(u16::MAX);
-    let mut packet = vec![0x45, 0];
-    packet.extend(total.to_be_bytes());
-    packet.extend([0, 0, 0, 0, 64, TCP, 0, 0]);
-    packet.extend(from.octets());
-    packet.extend(to.octets());
-    let sum = checksum(&[&packet]);
-    packet[10..12].copy_from_slice(&sum);
-    packet.extend(tcp);
-    packet
-}
-
-fn ipv6(from: Ipv6Addr, to: Ipv6Addr, mut tcp: Vec<u8>) -> Vec<u8> {
-    set_checksum(&mut tcp, &from.octets(), &to.octets());
-    let len = u16::try_from(tcp.len()).unwrap_or(u16::MAX);
-    let mut packet = vec![0x60, 0, 0, 0];
-    packet.extend(len.to_be_bytes());
-    packet.extend([TCP, 64]);
-    packet.extend(from.octets());
-    packet.extend(to.octets());
-    packet.extend(tcp);
-    packet
-}
-
-/// The checksum of TCP covers the addresses too (RFC 9293, section 3.1).
-fn set_checksum(tcp: &mut [u8], from: &[u8], to: &[u8]) {
-    let len = u16::try_from(tcp.len()).unwrap_or(u16::MAX).to_be_bytes();
-    let sum = checksum(&[from, to, &[0, TCP], &len, tcp]);
-    tcp[16..18].copy_from_slice(&sum);
-}
-
-/// The checksum of the Internet (RFC 1071) over parts of even length, but for the last.
-fn checksum(parts: &[&[u8]]) -> [u8; 2] {
-    let mut sum = parts
-        .iter()
-        .flat_map(|part| part.chunks(2))
-        .map(|pair| {
-            u32::from(u16::from_be_bytes([
-                pair[0],
-                pair.get(1).copied().unwrap_or_default(),
-            ]))
-        })
-        .fold(0_u32, u32::wrapping_add);
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    (!(sum as u16)).to_be_bytes()
 }
 
 #[cfg(test)]
@@ -184,42 +132,53 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_families_are_understood() {
+    fn what_is_written_is_read_again_in_both_families() {
         for (from, to) in [("100.64.0.1:1", "100.64.0.2:2"), ("[fd7a::1]:1", "[fd7a::2]:2")] {
             let (from, to) = (from.parse().unwrap(), to.parse().unwrap());
-            let segment = Segment::parse(&packet(from, to, u32::MAX, 5, SYN | ACK, 3)).unwrap();
-            assert_eq!((segment.source, segment.destination), (from, to));
-            assert_eq!((segment.sequence, segment.acknowledgement), (u32::MAX, 5));
-            assert_eq!(segment.end(), 3, "the numbers wrap");
-            assert!(segment.has(SYN) && segment.has(ACK) && !segment.has(FIN));
+            let (sequence, acknowledgement) = (TcpSeqNumber(-1), Some(TcpSeqNumber(5)));
+            let segment = Segment::new(from, to, TcpControl::Syn, sequence, acknowledgement, b"abc");
+            let packet = segment.packet().unwrap();
+            let read = Segment::parse(&packet).unwrap();
+            assert_eq!(read, segment);
+            assert_eq!(read.end(), TcpSeqNumber(3), "the numbers wrap");
         }
     }
 
     #[test]
     fn padding_is_no_payload() {
         let (from, to) = ("100.64.0.1:1".parse().unwrap(), "100.64.0.2:2".parse().unwrap());
-        let mut bytes = packet(from, to, 1, 1, ACK, 0);
+        let one = TcpSeqNumber(1);
+        let segment = Segment::new(from, to, TcpControl::None, one, Some(one), b"");
+        let mut bytes = segment.packet().unwrap();
         bytes.extend([0; 8]);
-        assert_eq!(Segment::parse(&bytes).unwrap().end(), 1);
+        assert_eq!(Segment::parse(&bytes).unwrap().end(), one);
     }
 
     #[test]
-    fn a_reset_needs_one_family() {
-        assert!(reset("1.2.3.4:1".parse().unwrap(), "[::1]:1".parse().unwrap(), 0, 0).is_none());
+    fn a_packet_needs_addresses_of_one_family() {
+        let (from, to) = ("1.2.3.4:1".parse().unwrap(), "[::1]:1".parse().unwrap());
+        let segment = Segment::new(from, to, TcpControl::Rst, TcpSeqNumber(0), None, b"");
+        assert!(segment.packet().is_none());
     }
 
     proptest! {
         #[test]
-        fn any_bytes_are_parsed_or_left_alone(bytes in proptest::collection::vec(any::<u8>(), 0..120), first in any::<bool>()) {
+        fn any_bytes_are_parsed_or_left_alone(bytes in prop::collection::vec(any::<u8>(), 0..120), four in any::<bool>()) {
             let mut bytes = bytes;
             if let Some(byte) = bytes.first_mut() {
-                *byte = if first { 0x45 } else { 0x60 };
+                *byte = if four { 0x45 } else { 0x60 };
             }
-            if let Some(byte) = bytes.get_mut(if first { 9 } else { 6 }) {
-                *byte = TCP;
+            if let Some(byte) = bytes.get_mut(if four { 9 } else { 6 }) {
+                *byte = IpProtocol::Tcp.into();
+            }
+            // Else hardly any would be taken for a packet.
+            let len = u8::try_from(bytes.len()).unwrap();
+            let (at, len) = if four { (2, len) } else { (4, len.saturating_sub(40)) };
+            if let Some(field) = bytes.get_mut(at..at + 2) {
+                field.copy_from_slice(&[0, len]);
             }
             if let Some(segment) = Segment::parse(&bytes) {
-                prop_assert!(segment.len as usize <= bytes.len());
+                prop_assert!(segment.tcp.payload.len() <= bytes.len());
             }
         }
     }

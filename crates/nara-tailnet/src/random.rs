@@ -1,0 +1,4 @@
+/// A random number for [`Backoff`](nara_mesh::proto::backoff::Backoff). Without randomness, pauses are whole.
+pub(crate) fn random() -> u32 {
+    getrandom::u32().unwrap_or(u32::MAX)
+}
