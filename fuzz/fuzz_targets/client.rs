@@ -85,21 +85,21 @@ fuzz_target!(|bytes: &[u8]| {
                 b'p' => drop(client.ping(bob.id()).await),
                 b'd' => drop(client.discover_key(address, None).await),
                 b's' => drop(client.fetch_sync_events(bob.id(), SyncRequest::recent(10)).await),
-                b'z' => drop(client.exchange_zine(bob.id(), Vec::new()).await),
+                b'z' => drop(client.peer(bob.id()).exchange_zine(Vec::new()).await),
                 b'q' => drop(client.query_peer(&"carol".parse().expect("a name")).await),
-                b'c' => drop(client.fetch_checkpoints(bob.id()).await),
+                b'c' => drop(client.peer(bob.id()).fetch_checkpoints().await),
                 b'r' => {
                     let ledger = MemoryLedger::new();
                     let peer = PeerRef::from(bob.id());
                     drop(
                         client
-                            .reconcile(&ledger, peer, Scope::all(), ReconcileOptions::default())
+                            .peer(peer).reconcile(&ledger, Scope::all(), ReconcileOptions::default())
                             .await,
                     );
                 }
                 b'e' => {
                     use futures_util::StreamExt as _;
-                    let mut events = client.subscribe(bob.id(), SubscribeOptions::default());
+                    let mut events = client.peer(bob.id()).subscribe(SubscribeOptions::default());
                     while events.next().await.is_some() {}
                 }
                 _ => {}

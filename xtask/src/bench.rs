@@ -8,7 +8,7 @@ use std::process::Command;
 
 use serde_json::{Map, Value, json};
 
-use crate::process;
+use crate::{process, results};
 
 /// Rounds of a full run: odd, so that the median is a measured value.
 const ROUNDS: usize = 5;
@@ -29,7 +29,9 @@ struct Settings {
 }
 
 pub(crate) fn run(args: &[String]) -> Result<(), String> {
-    let settings = settings(args)?;
+    let record = args.iter().any(|arg| arg == "--record");
+    let args: Vec<_> = args.iter().filter(|arg| *arg != "--record").cloned().collect();
+    let settings = settings(&args)?;
     let folder = process::root().join("target/bench");
     fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     let programs = build(&folder)?;
@@ -65,6 +67,9 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     let table = report::table(&report);
     write(&folder.join("report.md"), &table)?;
     println!("{table}");
+    if record {
+        results::record("figures", &table)?;
+    }
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::process;
+use crate::{process, results};
 
 /// How long a run may take before all of it is ended.
 const LIMIT: Duration = Duration::from_secs(25 * 60);
@@ -28,6 +28,7 @@ exec \"$@\"
 pub(crate) fn run(args: &[String]) -> Result<(), String> {
     let mut task = "scenarios";
     let mut headscale = false;
+    let mut record = false;
     let mut rest = Vec::new();
     let mut args = args.iter();
     while let Some(arg) = args.next() {
@@ -35,6 +36,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
             "--bench" => task = "bench",
             "--soak" => task = "soak",
             "--headscale" => headscale = true,
+            "--record" => record = true,
             "--kinds" | "--only" | "--rounds" | "--seconds" => {
                 rest.push(arg.clone());
                 rest.push(
@@ -61,12 +63,17 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
         rest.extend(["--control", "headscale"].map(str::to_owned));
     }
     let lab = build_lab(task)?;
+    let name = if headscale { "headscale" } else { task };
+    let file = folder.join(format!("{name}.md"));
     if task != "soak" {
-        rest.push("--file".to_owned());
-        let name = if headscale { "headscale" } else { task };
-        rest.push(folder.join(format!("{name}.md")).display().to_string());
+        rest.extend(["--file".to_owned(), file.display().to_string()]);
     }
-    in_namespaces(&lab, &programs, task, &rest)
+    in_namespaces(&lab, &programs, task, &rest)?;
+    if record && task != "soak" {
+        let table = fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
+        results::record(if task == "bench" { "speed" } else { name }, &table)?;
+    }
+    Ok(())
 }
 
 fn check_tools() -> Result<(), String> {

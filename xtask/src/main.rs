@@ -12,6 +12,7 @@ mod interop;
 mod lab;
 mod mutants;
 mod process;
+mod results;
 mod sans_io;
 mod soak;
 mod tidy;
@@ -22,16 +23,16 @@ const HELP: &str = "\
 usage: cargo xtask TASK
 
   bench     measure this project beside the Go baseline in one run; writes target/bench/
-            (options: --quick for a short run, --rounds N)
+            (options: --quick for a short run, --rounds N, --record to write the table into docs/results.md)
   fuzz      feed every reader of a peer's bytes with bytes of its own making, for ten minutes each
             (options: --seconds N, --jobs N, --target NAME)
   interop   let OpenSSL and Go call our server over TLS, and our client call Go (needs openssl and go)
   lab       run naras of every kind on a tailnet of their own: a control server and a relay in namespaces without
             a way out; needs Go, no root (options: --headscale for a Headscale as control server, --bench for figures,
             --soak for minutes of traffic with changes of keys, --seconds N, --kinds embedded,managed,tsnet,
-            --rounds N)
+            --rounds N, --record to write the tables into docs/results.md)
   mutants   mutate the code that authenticates, and see whether a test notices
-            (options: --part signature|auth|server|client, --file GLOB, --re REGEX, --shard K/N)
+            (options: --part v2|v1|server|client, --file GLOB, --re REGEX, --shard K/N)
   sans-io   check that nothing in the dependency tree of nara-proto knows clocks or sockets
   soak      seeded runs of cuts, delays, crashes and restarts (options: --runs N, --seed N)
   tidy      check rules of this repository that no other tool checks";

@@ -30,7 +30,8 @@ pub(crate) fn measure(events: usize, page_size: usize) -> Result<Value, Error> {
         let options = SyncOptions::default().page_size(page_size);
         let start = Instant::now();
         let report = client
-            .sync_into(&ledger, &bob, EventFilter::default(), options)
+            .peer(&bob)
+            .sync_into(&ledger, EventFilter::default(), options)
             .await?;
         let seconds = start.elapsed().as_secs_f64();
         let done = report.progress;

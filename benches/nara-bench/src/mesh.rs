@@ -96,7 +96,7 @@ impl Naras {
                 for (ledger, has) in ledgers {
                     let events = part.iter().filter(|(n, _)| has(*n));
                     ledger
-                        .insert(events.map(|(_, event)| event.clone()).collect())
+                        .insert_verified(events.map(|(_, event)| event.clone()).collect())
                         .await?;
                 }
             }

@@ -41,7 +41,7 @@ pub(crate) fn measure(events: usize) -> Result<Value, Error> {
         let running = naras.serve(all.clone()).await?;
         let (client, bob) = naras.client(running.local_addr())?;
         let start = Instant::now();
-        let check = client.check_in_sync(&*all, &bob, Scope::all()).await?;
+        let check = client.peer(&bob).check_in_sync(&*all, Scope::all()).await?;
         let check_ms = start.elapsed().as_secs_f64() * 1e3;
         if !check.in_sync {
             return Err("equal ledgers are not in sync".into());
@@ -57,7 +57,8 @@ pub(crate) fn measure(events: usize) -> Result<Value, Error> {
         let case = async |ledger: &SqliteLedger, missing: usize| {
             let start = Instant::now();
             let report = client
-                .reconcile(ledger, &bob, Scope::all(), ReconcileOptions::default())
+                .peer(&bob)
+                .reconcile(ledger, Scope::all(), ReconcileOptions::default())
                 .await?;
             let ms = start.elapsed().as_secs_f64() * 1e3;
             if report.fetch.stored != missing || ledger.count().await? != events {

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use nara_mesh::identity::LocalNara;
-use nara_mesh::ledger::{EventStore as _, RetentionPolicy, SqliteLedger};
+use nara_mesh::ledger::{EventStore as _, ReadLimit, RetentionPolicy, SqliteLedger};
 use nara_mesh::registry::{KeySource, PeerInfo, PeerRegistry, PinnedKey};
 use nara_proto::event::{Payload, SeenPayload, SocialPayload, SyncEvent};
 use nara_proto::identity::{KeyPair, NaraId, Soul};
@@ -45,7 +45,7 @@ async fn ledger(len: usize) -> Result<(f64, f64), Box<dyn std::error::Error + Se
     let start = Instant::now();
     for first in (0..len).step_by(5000) {
         ledger
-            .insert((first..len.min(first + 5000)).map(event).collect())
+            .insert_verified((first..len.min(first + 5000)).map(event).collect())
             .await?;
     }
     let insert_per_s = len as f64 / start.elapsed().as_secs_f64();
@@ -54,7 +54,9 @@ async fn ledger(len: usize) -> Result<(f64, f64), Box<dyn std::error::Error + Se
     let mut best = Duration::MAX;
     for _ in 0..50 {
         let start = Instant::now();
-        let page = ledger.page(EventFilter::default(), middle.clone(), PAGE).await?;
+        let page = ledger
+            .page(EventFilter::default(), middle.clone(), ReadLimit::events(PAGE))
+            .await?;
         best = best.min(start.elapsed());
         assert_eq!(page.len(), PAGE, "a page from the middle is full");
     }

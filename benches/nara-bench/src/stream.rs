@@ -101,7 +101,7 @@ async fn serve(plan: &Plan) -> Result<Value, Error> {
     tokio::time::sleep(Duration::from_secs(1)).await;
     for _ in (0..plan.burst).step_by(10) {
         let events = (0..10).map(|_| event(&naras)).collect();
-        ledger.insert(events).await?;
+        ledger.insert_verified(events).await?;
     }
     let mut figures = readers.result()?;
     figures["subscribers"] = json!(plan.subscribers);
@@ -116,7 +116,7 @@ async fn append(naras: &Naras, ledger: &dyn Ledger, count: usize) -> Result<(), 
     let mut ticks = tokio::time::interval(Duration::from_secs(1) / RATE);
     for _ in 0..count {
         ticks.tick().await;
-        ledger.insert(vec![event(naras)]).await?;
+        ledger.insert_verified(vec![event(naras)]).await?;
     }
     Ok(())
 }
@@ -185,7 +185,7 @@ pub(crate) fn read(address: SocketAddr, plan: &Plan) -> Result<(), Error> {
         let (ready, mut readies) = mpsc::unbounded_channel::<()>();
         let mut verifying = Vec::new();
         for _ in 0..plan.verifying {
-            let mut events = client.subscribe(&bob, SubscribeOptions::default());
+            let mut events = client.peer(&bob).subscribe(SubscribeOptions::default());
             let (ready, paced, burst) = (ready.clone(), plan.paced, plan.burst);
             verifying.push(tokio::spawn(async move {
                 events

@@ -45,8 +45,8 @@ pub(crate) struct GlobalArgs {
     ///
     /// Its keys are settings of the command line with underscores: name, soul_file, soul_group_readable, data_dir,
     /// peers, timeout, tls, trust, color, log, listen, grace, metrics, metrics_public, gossip_degree, no_gossip,
-    /// and the table `network` (see `up --help`). Relative paths are relative to
-    /// the file. `nara-mesh config show` prints what is in force, and where each value comes from.
+    /// and the table `network` (see `up --help`). Relative paths are relative to the file. `nara-mesh config show`
+    /// prints the settings in force, and the origin of each.
     #[arg(long, global = true, value_name = "FILE", env = "NARA_MESH_CONFIG", value_parser = value::path())]
     pub(crate) config: Option<PathBuf>,
     /// Name of this nara [default: the name in the soul file]
@@ -151,18 +151,18 @@ pub(crate) enum Command {
     Ping(PingArgs),
     /// Fetch events of a peer, verified
     Sync(SyncArgs),
-    /// Watch the events of peers as they arrive there
+    /// Watch the events of peers as they arrive
     Watch(WatchArgs),
     /// Send a direct message: one signed event
     Dm(DmArgs),
-    /// Show what this nara remembers, out of its own ledger, whether it runs or not
+    /// Show the ledger of this nara, whether the nara runs or not
     Events(EventsArgs),
     /// Exchange recent events with a peer
     Zine(ZineArgs),
     /// World messages: postcards that travel from nara to nara and back home
     #[command(subcommand)]
     World(WorldCommand),
-    /// Let the nara that runs read its files again, and say what is in force then
+    /// Make the running nara read its files again, and show what is then in force
     Reload,
     /// List peers, and decide which of them to trust
     #[command(after_long_help = peers::FILE_HELP)]
@@ -199,10 +199,10 @@ pub(crate) enum IdCommand {
 
 /// `config`
 ///
-/// The arguments are those of `serve` or `up`, as they will be given to it.
+/// Takes the arguments of `serve` and `up`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
-    /// Read all files that a nara needs, and say what is wrong with them
+    /// Read all files that a nara needs, and report their faults
     Check(ConfigArgs),
     /// Print the settings in force
     Show(ConfigArgs),
@@ -302,7 +302,7 @@ pub(crate) struct SyncArgs {
     /// Events per page, or per answer [default: 5000 into a ledger, else 1000]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=5000))]
     pub(crate) size: Option<u32>,
-    /// Ledger to store the events in (SQLite; made if it does not exist) [default: the one of this nara]
+    /// Ledger to store the events in (SQLite; created if missing) [default: this nara's]
     #[arg(long, value_name = "LEDGER", value_parser = value::path())]
     pub(crate) to: Option<PathBuf>,
     /// Print the events as JSON lines
@@ -332,8 +332,8 @@ pub(crate) struct SyncArgs {
 
 /// `watch`
 ///
-/// One line for each event (`--json`: one JSON object for each, also for those that are refused). What happens to
-/// the connections is said on stderr; a stream that breaks is opened again and goes on where it was.
+/// One line for each event (`--json`: one JSON object for each, also for those that are refused). stderr reports
+/// the state of the connections; a broken stream is opened again and resumes where it ended.
 #[derive(Debug, Args)]
 pub(crate) struct WatchArgs {
     /// Peers: name, id or address
@@ -348,16 +348,16 @@ pub(crate) struct WatchArgs {
     /// Only events with these names as actor or target (comma-separated)
     #[arg(long, value_delimiter = ',', value_name = "NAME")]
     pub(crate) subjects: Vec<String>,
-    /// Begin with what arrived since: `all`, a duration such as 10m or 30d, or a time [default: now]
+    /// Begin with events that arrived since: `all`, a duration such as 10m or 30d, or a time [default: now]
     #[arg(long, value_name = "TIME", allow_negative_numbers = true)]
     pub(crate) since: Option<Since>,
-    /// Ledger to store the events in (SQLite; made if it does not exist)
+    /// Ledger to store the events in (SQLite; created if missing)
     #[arg(long, value_name = "LEDGER", value_parser = value::path())]
     pub(crate) to: Option<PathBuf>,
     /// Continue where the last watch into this ledger ended, for each peer
     #[arg(long, requires = "to")]
     pub(crate) resume: bool,
-    /// End after so many events
+    /// End after this many events
     #[arg(short, long, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) count: Option<u64>,
 }
@@ -379,10 +379,10 @@ pub(crate) struct EventsArgs {
     /// Only events since: `all`, a duration such as 10m or 30d, or a time
     #[arg(long, value_name = "TIME", allow_negative_numbers = true)]
     pub(crate) since: Option<Since>,
-    /// Only so many, the newest
+    /// Only the newest ones, this many
     #[arg(short, long, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) count: Option<u32>,
-    /// Go on with what comes, until ctrl-C
+    /// Continue with new events until ctrl-C
     #[arg(short, long)]
     pub(crate) follow: bool,
     /// Print the bare events as JSON lines
@@ -426,7 +426,7 @@ pub(crate) struct DmArgs {
 pub(crate) struct ZineArgs {
     /// The peer: name, id or address
     pub(crate) peer: PeerRef,
-    /// Ledger whose last five minutes are sent, and which stores the answer [default: the one of this nara]
+    /// Ledger whose last five minutes are sent, and which stores the answer [default: this nara's]
     #[arg(long, value_name = "LEDGER", value_parser = value::path())]
     pub(crate) ledger: Option<PathBuf>,
 }
@@ -434,14 +434,14 @@ pub(crate) struct ZineArgs {
 /// `world`
 #[derive(Debug, Subcommand)]
 pub(crate) enum WorldCommand {
-    /// Send a postcard on its way
+    /// Send a postcard
     Send(WorldSendArgs),
 }
 
 /// `world send`
 #[derive(Debug, Args)]
 pub(crate) struct WorldSendArgs {
-    /// What it says
+    /// The text
     #[arg(long)]
     pub(crate) message: String,
     /// The first peer: name, id or address [default: the first of the peers file that answers]

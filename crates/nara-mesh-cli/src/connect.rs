@@ -3,8 +3,9 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use nara_mesh::client::{ClientError, MeshClient, PeerRef};
+use nara_mesh::client::{ClientError, ClientErrorKind, MeshClient, PeerRef};
 use nara_mesh::identity::LocalNara;
+use nara_mesh::registry::retrust_command;
 use nara_mesh::transport::{TcpTransport, Transport};
 use nara_proto::identity::{NaraName, Soul};
 use zeroize::Zeroizing;
@@ -113,7 +114,7 @@ pub(crate) fn new_soul(name: &NaraName) -> Outcome<Soul> {
 
 /// The name of a peer: as registered, else as its unsigned `/ping` says.
 pub(crate) async fn name_of(client: &MeshClient, peer: &PeerRef) -> Outcome<String> {
-    if let Some(name) = client.peer(peer).and_then(|peer| peer.info().name) {
+    if let Some(name) = client.peer(peer).known().and_then(|peer| peer.info().name) {
         return Ok(name.to_string());
     }
     let report = client.ping(peer).await.map_err(Failure::from)?;
@@ -127,36 +128,53 @@ pub(crate) fn exit_of(error: &ClientError) -> Exit {
     } else if error.is_unauthenticated() || error.status().is_some_and(|status| status == 403) {
         // The peer says that we may not: it does not trust us, or the operator banned us.
         Exit::Unauthenticated
-    } else if error.is_timeout() || error.is_unreachable() {
+    } else if error.is_timeout() || error.is_unreachable() || has_no_answer(error.kind()) {
         Exit::Unreachable
     } else {
         Exit::Failed
     }
 }
 
+/// Something is there, but it is no nara that answers.
+fn has_no_answer(kind: ClientErrorKind) -> bool {
+    matches!(
+        kind,
+        ClientErrorKind::Broken | ClientErrorKind::NotHttp | ClientErrorKind::Tls
+    )
+}
+
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
-        let exit = exit_of(&error);
-        let text = error.to_string();
         if error.is_unknown_peer() {
             return unknown_peer(&error);
         }
-        // The library says what happened, and behind the last semicolon what to do.
-        let (message, hint) = match text.rsplit_once("; ") {
-            Some((message, hint)) => (message.to_owned(), Some(hint.to_owned())),
-            None => (text, None),
-        };
-        let mut failure = Self::new(exit, message);
-        failure.hint = hint;
+        let mut failure = Self::new(exit_of(&error), error.to_string());
+        failure.hint = hint(&error);
         failure.source = Some(Box::new(error));
         failure
     }
 }
 
+/// What to do about an error of the client, with the command where there is one.
+pub(crate) fn hint(error: &ClientError) -> Option<String> {
+    match (error.kind(), error.nara()) {
+        (ClientErrorKind::Downgrade, _) => Some(
+            "if the peer went back to an older version on purpose, run `nara-mesh peers trust NAME --replace`".to_owned(),
+        ),
+        (ClientErrorKind::TlsGone, _) => Some(
+            "try again; if the peer went back to plain connections on purpose, forget it with `nara-mesh peers \
+             reset NAME`"
+                .to_owned(),
+        ),
+        (ClientErrorKind::Untrusted, Some(name)) => Some(format!(
+            "to lift the ban, run `{}`",
+            retrust_command(name, false)
+        )),
+        _ => error.hint().map(Into::into),
+    }
+}
+
 /// The failure for a peer that is not in the peers file.
 pub(crate) fn unknown_peer(error: &ClientError) -> Failure {
-    // What the library advises is for those who write naras.
-    let text = error.to_string();
-    let message = text.rsplit_once("; ").map_or(&*text, |(message, _)| message);
-    Failure::usage(message).hint("add it to the peers file (--peers), or give its address")
+    Failure::usage(error.to_string()).hint("add it to the peers file (--peers), or give its address")
 }

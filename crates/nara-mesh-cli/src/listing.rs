@@ -52,7 +52,7 @@ impl Counts {
             return Ok(());
         };
         let outcomes = ledger
-            .insert(events.into_events())
+            .insert(events.accepted, None)
             .await
             .map_err(ledger_file::failed)?;
         for outcome in outcomes {

@@ -74,7 +74,7 @@ impl Network {
         let address = match peer {
             PeerRef::Ip(ip) => *ip,
             PeerRef::Address(address) => address.ip(),
-            other => client.peer(other)?.info().address?.ip(),
+            other => client.peer(other).known()?.info().address?.ip(),
         };
         Some(Way::to(&**node, address).await)
     }

@@ -166,7 +166,7 @@ impl Queue {
             // About stdout, stderr can be told; about stderr, nobody until it is read again.
             match &outcome {
                 Ok(()) if lost > 0 => {
-                    tracing::warn!("{lost} lines of {name} were left out: nobody read them")
+                    tracing::warn!("{lost} lines of {name} were dropped: the reader is too slow")
                 }
                 Err(error) if !failing => {
                     tracing::warn!(%error, "{name} cannot be written: its lines are lost")

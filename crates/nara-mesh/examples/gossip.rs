@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use nara_mesh::ledger::ReadLimit;
 use nara_mesh::proto::event::{Payload, SocialPayload};
 use nara_mesh::{LocalNara, Nara};
 
@@ -41,7 +42,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut status = carol.gossip_status().ok_or("gossip is off")?;
     while !carol
         .ledger()
-        .recent(Default::default(), 100)
+        .recent(Default::default(), ReadLimit::events(100))
         .await?
         .iter()
         .any(|event| event.id == story.id)

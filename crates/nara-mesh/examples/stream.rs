@@ -21,8 +21,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     // From the oldest event that Alice remembers: the first one says that she is here.
     let mut events = bob
-        .client()
-        .subscribe(alice.id(), SubscribeOptions::default().oldest());
+        .peer(alice.id())
+        .subscribe(SubscribeOptions::default().oldest());
     let introduction = events.next().await.ok_or("the stream ended")??;
     println!("{} {:?}", introduction.event.svc, introduction.trust);
 

@@ -1,4 +1,4 @@
-//! The client: signed requests out, verified answers back.
+//! The client: signs requests, and verifies the answers.
 //!
 //! ```no_run
 //! use nara_mesh::client::MeshClient;
@@ -22,113 +22,93 @@
 //!
 //! # What a call goes through
 //!
-//! Resolve the peer, then in this order: trace, deadline, circuit breaker, limit of calls in flight to one
-//! peer, one more try where that is safe, verification of the answer, signing, connection pool,
-//! [`Transport::dial`](crate::transport::Transport::dial).
+//! The peer is resolved; if nothing is known of it, it is asked who it is. Then the request waits for pauses that the
+//! peer asked for, passes its circuit breaker and takes one of its places, gets a connection from the pool or by
+//! [`Transport::dial`](crate::transport::Transport::dial), and is signed for it. What comes back is verified, and
+//! teaches something about the clock of the peer. One deadline holds for all of it.
 
-mod address;
+mod answer_body;
 mod builder;
 mod bulk;
-mod call;
-mod clock_skew;
+mod caller;
 mod clocks;
-mod discover;
+mod deadline;
 mod error;
+mod event_check;
 mod events;
+mod exchange;
 mod fan_out;
-mod messages;
-mod outgoing;
+mod handle;
+mod open;
+mod open_request;
 mod pages;
+mod ping;
 mod pool;
 mod proof;
 mod query;
 mod reconcile;
+mod refusal;
 mod replies;
+mod request;
+mod request_problem;
+mod resolve;
 mod retry_after;
+mod service;
 mod sign;
-mod status_answer;
 mod subscribe;
 mod verified;
-mod verify;
+mod verifier;
 
-pub use address::{AddressLookup, AddressOverrides, InvalidBaseUrl, PeerRef};
+pub use answer_body::AnswerBody;
 pub use builder::MeshClientBuilder;
 pub use bulk::{InterruptedSync, SyncError, SyncOptions, SyncProgress, SyncReport};
-pub use error::ClientError;
+pub use error::{ClientError, ClientErrorKind};
 pub use fan_out::fan_out;
+pub use handle::PeerHandle;
+pub use open::CallOptions;
 pub use reconcile::{ReconcileOptions, ReconcileReport, SyncCheck};
 pub use replies::PendingReplies;
+pub use resolve::{AddressLookup, AddressOverrides, InvalidBaseUrl, InvalidPeerRef, PeerRef};
+pub use service::PeerService;
 pub use subscribe::{
     ReconnectPolicy, StreamError, StreamProblem, StreamState, SubscribeOptions, Subscription, VerifiedEvent,
 };
 pub use verified::{
-    CheckedEvent, CheckedEvents, Checkpoints, DiscoveredKey, FoundPeer, PingReport, RefusedEvent, SyncEvents,
-    SyncPage, Verification, Verified, ZineEvents,
+    BodyProof, CheckedEvent, CheckedEvents, Checkpoints, DiscoveredKey, FoundPeer, PingReport, RefusedEvent,
+    SyncEvents, SyncPage, Verification, Verified, ZineEvents,
 };
-pub(crate) use verify::offload;
 
+use std::error::Error;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use nara_proto::endpoint::{Endpoint, GetCoordinates};
-use nara_proto::identity::{NaraId, PreparedKeys};
-use nara_proto::peer::CoordinatesResponse;
-use nara_proto::v1::Stamp;
+use bytes::Bytes;
+use http::{Request, Response};
+use hyper::body::Body;
+use nara_proto::event::SyncEvent;
+use nara_proto::identity::{NaraId, NaraName};
+use nara_proto::peer::Receipt;
+use nara_proto::sync::SyncRequest;
+use nara_proto::world::WorldMessage;
 
-use crate::Signatures;
 use crate::clock::Clock;
+use crate::defaults;
 use crate::identity::LocalNara;
-use crate::registry::{Peer, PeerRegistry, RegisterError};
-use crate::tls::{ChannelTrust, TlsPolicy};
-use address::Resolver;
-use pool::Pool;
+use crate::registry::{Peer, PeerInfo, PeerRegistry, RegisterError};
+use deadline::deadline_after;
+use exchange::{Callee, Exchange};
 
 /// The client of one nara. Cloning is cheap and gives another handle to the same client.
 #[derive(Clone, Debug)]
 pub struct MeshClient {
-    shared: Arc<Shared>,
+    exchange: Arc<Exchange>,
     call_timeout: Duration,
-}
-
-#[derive(Debug)]
-struct Shared {
-    local: LocalNara,
-    registry: PeerRegistry,
-    resolver: Resolver,
-    clock: Arc<dyn Clock>,
-    stamp: Mutex<Stamp>,
-    pool: Pool,
-    /// Peers that are called often have their keys prepared.
-    keys: Arc<PreparedKeys>,
-    replies: PendingReplies,
-    tls: TlsPolicy,
-    channel_trust: ChannelTrust,
-    accept_unverified: bool,
-    signatures: Signatures,
-    compensate_clocks: bool,
     fan_out: usize,
 }
 
-/// How one call differs from the defaults of the client.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct CallOptions {
-    /// How long the whole call may take, shorter or longer than the default.
-    pub timeout: Option<Duration>,
-}
-
-impl CallOptions {
-    /// A call that may take this long.
-    pub fn timeout(timeout: Duration) -> Self {
-        Self {
-            timeout: Some(timeout),
-        }
-    }
-}
-
 impl MeshClient {
-    /// Begins a client that acts as `local`.
+    /// Configures a client that acts as `local`.
     pub fn builder(local: LocalNara) -> MeshClientBuilder {
         MeshClientBuilder::new(local)
     }
@@ -137,29 +117,141 @@ impl MeshClient {
     #[must_use]
     pub fn with_timeout(&self, call_timeout: Duration) -> Self {
         Self {
-            shared: self.shared.clone(),
             call_timeout,
+            ..self.clone()
         }
+    }
+
+    /// A peer, on which all calls can be made. Nothing is looked up before a call is made.
+    pub fn peer(&self, peer: impl TryInto<PeerRef, Error: Into<InvalidPeerRef>>) -> PeerHandle {
+        PeerHandle {
+            exchange: self.exchange.clone(),
+            peer: Callee(peer.try_into().map_err(Into::into)),
+            call_timeout: self.call_timeout,
+        }
+    }
+
+    /// Measures the round trip to a peer: [`PeerHandle::ping`].
+    ///
+    /// # Errors
+    /// As [`PeerHandle::ping`].
+    pub async fn ping(
+        &self,
+        peer: impl TryInto<PeerRef, Error: Into<InvalidPeerRef>>,
+    ) -> Result<PingReport, ClientError> {
+        self.peer(peer).ping().await
+    }
+
+    /// Fetches events of a peer: [`PeerHandle::fetch_sync_events`].
+    ///
+    /// # Errors
+    /// As [`PeerHandle::fetch_sync_events`].
+    pub async fn fetch_sync_events(
+        &self,
+        peer: impl TryInto<PeerRef, Error: Into<InvalidPeerRef>>,
+        request: SyncRequest,
+    ) -> Result<Verified<SyncEvents>, ClientError> {
+        self.peer(peer).fetch_sync_events(request).await
+    }
+
+    /// Hands a world message to the next nara of its journey: [`PeerHandle::relay_world_message`].
+    ///
+    /// # Errors
+    /// As [`PeerHandle::relay_world_message`].
+    pub async fn relay_world_message(
+        &self,
+        peer: impl TryInto<PeerRef, Error: Into<InvalidPeerRef>>,
+        message: &WorldMessage,
+    ) -> Result<Verified<Receipt>, ClientError> {
+        self.peer(peer).relay_world_message(message).await
+    }
+
+    /// Sends one signed event directly to a peer: [`PeerHandle::send_dm`].
+    ///
+    /// # Errors
+    /// As [`PeerHandle::send_dm`].
+    pub async fn send_dm(
+        &self,
+        peer: impl TryInto<PeerRef, Error: Into<InvalidPeerRef>>,
+        event: SyncEvent,
+    ) -> Result<Verified<Receipt>, ClientError> {
+        self.peer(peer).send_dm(event).await
+    }
+
+    /// Sends a request of any kind to a peer: [`PeerHandle::request`].
+    ///
+    /// # Errors
+    /// As [`PeerHandle::request`].
+    pub async fn request<B>(
+        &self,
+        peer: impl TryInto<PeerRef, Error: Into<InvalidPeerRef>>,
+        request: Request<B>,
+    ) -> Result<Verified<Response<Bytes>>, ClientError>
+    where
+        B: Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<Box<dyn Error + Send + Sync>>,
+    {
+        self.peer(peer).request(request).await
+    }
+
+    /// A peer as a [`tower::Service`]: [`PeerHandle::service`].
+    pub fn service(&self, peer: impl TryInto<PeerRef, Error: Into<InvalidPeerRef>>) -> PeerService {
+        self.peer(peer).service()
+    }
+
+    /// Pings every registered peer that has an address, and returns one outcome for each.
+    pub async fn ping_all(&self) -> Vec<(PeerInfo, Result<PingReport, ClientError>)> {
+        let mut peers = self.registry().peers();
+        peers.retain(|peer| peer.info().address.is_some());
+        fan_out(peers, self.fan_out, |peer| self.ping(peer)).await
+    }
+
+    /// Asks the nara at an address for its name and key, within [`defaults::DISCOVERY_TIMEOUT`]. The answer
+    /// is not signed and nothing is pinned: to believe it is trust on first use.
+    ///
+    /// # Errors
+    /// [`ClientError`] if there is no answer, no valid name or key in it, or another name than `expected`.
+    pub async fn discover_key(
+        &self,
+        address: SocketAddr,
+        expected: Option<&NaraName>,
+    ) -> Result<DiscoveredKey, ClientError> {
+        let deadline = deadline_after(defaults::DISCOVERY_TIMEOUT);
+        self.exchange
+            .verifier
+            .discover_key(address, expected, deadline)
+            .await
+    }
+
+    /// Searches for a nara by asking registered peers one by one, at most
+    /// [`MAX_QUERY_HOPS`](nara_proto::endpoint::MAX_QUERY_HOPS), those first that others suggest. The answer is unsigned
+    /// hearsay, and nothing is pinned.
+    ///
+    /// # Errors
+    /// [`ClientError::is_unknown_peer`] if no peer that answered knows it.
+    pub async fn query_peer(&self, target: &NaraName) -> Result<FoundPeer, ClientError> {
+        self.exchange.query_peer(target, self.call_timeout).await
     }
 
     /// The nara that the client acts as.
     pub fn local(&self) -> &LocalNara {
-        &self.shared.local
+        &self.exchange.local
     }
 
     /// The registry in which the client looks up peers and pins their keys.
     pub fn registry(&self) -> &PeerRegistry {
-        &self.shared.registry
+        &self.exchange.registry
     }
 
     /// The clock by which the client signs.
     pub fn clock(&self) -> &dyn Clock {
-        &*self.shared.clock
+        self.exchange.clocks.clock()
     }
 
-    /// The runtime messages that wait for replies: for the server that receives them.
+    /// The runtime messages that wait for replies; the server that receives the replies needs them.
     pub fn pending_replies(&self) -> &PendingReplies {
-        &self.shared.replies
+        &self.exchange.replies
     }
 
     /// Registers a peer at an address and port.
@@ -167,60 +259,24 @@ impl MeshClient {
     /// # Errors
     /// [`RegisterError::Full`].
     pub fn register_peer(&self, id: &NaraId, address: SocketAddr) -> Result<Arc<Peer>, RegisterError> {
-        self.shared.registry.register_address(id, address)
+        self.registry().register_address(id, address)
     }
 
     /// Registers a peer at an address and the mesh port.
     ///
     /// # Errors
-    /// As [`MeshClient::register_peer`].
+    /// Like [`MeshClient::register_peer`].
     pub fn register_peer_ip(&self, id: &NaraId, ip: IpAddr) -> Result<Arc<Peer>, RegisterError> {
-        self.register_peer(id, SocketAddr::new(ip, self.shared.resolver.mesh_port))
+        self.register_peer(id, SocketAddr::new(ip, self.exchange.resolver.mesh_port))
     }
 
-    /// Removes a peer, with its pinned key. Returns whether it was there.
+    /// Removes a peer and its pinned key. Returns whether it was registered.
     pub fn unregister_peer(&self, id: &NaraId) -> bool {
-        self.shared.registry.unregister(id)
+        self.registry().unregister(id)
     }
 
-    /// Whether a call to this id has somewhere to go.
+    /// Whether an address is known for this id.
     pub fn has_peer(&self, id: &NaraId) -> bool {
-        self.shared.resolver.has(id)
-    }
-
-    /// The registered peer that a reference names, by id, name or address.
-    pub fn peer(&self, peer: impl Into<PeerRef>) -> Option<Arc<Peer>> {
-        self.shared.resolver.registered(&peer.into())
-    }
-
-    /// Calls an endpoint and verifies that the peer signed the answer, if the endpoint is a signed one. What
-    /// is inside the answer is left to the caller; the methods named after endpoints look at it as well.
-    ///
-    /// # Errors
-    /// [`ClientError`].
-    pub async fn call<E: Endpoint>(
-        &self,
-        peer: impl Into<PeerRef>,
-        request: &E::Request,
-        options: CallOptions,
-    ) -> Result<Verified<E::Response>, ClientError>
-    where
-        E::Response: 'static,
-    {
-        let deadline = self.deadline(options);
-        let answer = self.exchange::<E>(&peer.into(), request, deadline).await?;
-        Ok(Verified::new(answer.value, answer.verification))
-    }
-
-    /// Asks for the coordinates of a peer. The answer is not signed.
-    ///
-    /// # Errors
-    /// [`ClientError`].
-    pub async fn coordinates(
-        &self,
-        peer: impl Into<PeerRef>,
-    ) -> Result<Verified<CoordinatesResponse>, ClientError> {
-        self.call::<GetCoordinates>(peer, &(), CallOptions::default())
-            .await
+        self.exchange.resolver.has(id)
     }
 }

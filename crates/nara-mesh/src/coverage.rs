@@ -1,5 +1,7 @@
 //! How much of a message is proven.
 
+use std::fmt;
+
 /// How much of a request its receiver can verify. Each proves what those before it prove, and more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
@@ -14,4 +16,15 @@ pub enum Coverage {
     Whole,
     /// All of it, by a TLS connection with the pinned key.
     Channel,
+}
+
+impl fmt::Display for Coverage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::MethodAndPath => "method and path",
+            Self::Head => "method, path and query",
+            Self::Whole => "method, path, query and body",
+            Self::Channel => "everything",
+        })
+    }
 }

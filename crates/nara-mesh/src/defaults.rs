@@ -63,6 +63,13 @@ pub const BODY_BYTES_IN_FLIGHT: usize = 256 << 20;
 /// Those of one peer: two of the largest bodies that there are, since zines have up to 16 MiB.
 pub const BODY_BYTES_IN_FLIGHT_PER_PEER: usize = 32 << 20;
 
+/// The most bytes of the body of a request to a service of one's own that a client holds in memory to sign it.
+pub const REQUEST_BODY: usize = 16 << 20;
+
+/// The most bytes of the body of an answer of a service of one's own that a client holds in memory to verify it: as
+/// many as the largest answers of our own endpoints have.
+pub const ANSWER_BODY: usize = 16 << 20;
+
 /// How far the clock of a peer may be from ours before it is warned of: a sixth of the window in which times are fresh,
 /// and far more than clocks that are set by the network are apart.
 pub const CLOCK_WARNING: Duration = Duration::from_secs(5);
@@ -165,3 +172,20 @@ pub const TLS_SESSIONS: usize = 8 * 1024;
 
 /// How long requests in progress may take when a [`Nara`](crate::Nara) is dropped instead of shut down.
 pub const DROP_GRACE: Duration = Duration::from_secs(1);
+
+/// The room that a ledger has for each event that it may hold, in bytes of JSON: twice what real ones have.
+pub const EVENT_BYTES: usize = 800;
+
+/// The largest event, in bytes of JSON. Real ones have a few hundred; without a limit one event could fill an answer that
+/// no peer reads any more.
+pub const MAX_EVENT_BYTES: usize = 64 << 10;
+
+/// How far ahead of our clock the time of an event may be. Clocks of peers are warned of long before.
+pub const MAX_EVENT_AHEAD: Duration = Duration::from_secs(5 * 60);
+
+/// How long events are kept that nobody could verify: long enough to learn the key of a nara that is met on the same
+/// day.
+pub const UNVERIFIED_EVENTS_FOR: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The bytes of events, as JSON, that are read from the ledger for one answer.
+pub const ANSWER_EVENT_BYTES: usize = 16 << 20;

@@ -389,7 +389,7 @@ impl Discovery {
     fn mark_online(&self, candidate: &Candidate) {
         for ip in &candidate.addresses {
             for peer in self.client.registry().by_ip(*ip) {
-                self.client.registry().sign_of_life(&peer);
+                self.client.registry().came_online(&peer);
             }
         }
     }

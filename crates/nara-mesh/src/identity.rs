@@ -4,11 +4,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use nara_proto::identity::{InvalidName, KeyPair, NaraId, NaraName, PublicKey, SealKey, Soul};
-use nara_proto::time::UnixMillis;
 use nara_proto::v2::Signer;
 
 use crate::random::random;
-use crate::registry::{KeySource, PeerInfo, PinnedKey};
+use crate::registry::PeerInfo;
 
 /// The soul is bonded to another name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -85,17 +84,8 @@ impl LocalNara {
     /// it trusts the key as configured.
     pub fn as_peer(&self, address: Option<SocketAddr>) -> PeerInfo {
         PeerInfo {
-            id: Some(self.0.id.clone()),
-            name: Some(self.name().clone()),
             address,
-            key: Some(PinnedKey {
-                name: self.name().clone(),
-                id: Some(self.0.id.clone()),
-                key: self.public_key(),
-                source: KeySource::Configured,
-                learned_at: UnixMillis::default(),
-            }),
-            ..PeerInfo::default()
+            ..PeerInfo::configured(self.name().clone(), self.public_key()).with_id(self.0.id.clone())
         }
     }
 

@@ -1,12 +1,15 @@
 //! The memory of a nara: the [`Ledger`], composed of small traits, in memory or in a SQLite database.
 
 mod admission;
+mod checked;
 mod error;
 mod feed;
 mod filter;
 mod follow;
 mod inventory;
+mod limit;
 mod memory;
+mod rank;
 mod rejections;
 mod retention;
 mod sampler;
@@ -14,11 +17,13 @@ mod select;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 
+pub use checked::CheckedEvent;
 pub use error::{DatabaseError, LedgerError};
 pub use feed::{Arrival, Arrivals, EventFeed};
 pub use follow::{Followed, Follower};
+pub use limit::ReadLimit;
 pub use memory::MemoryLedger;
-pub use retention::{EveryoneKnown, KnownNames, MemoryMode, RetentionPolicy};
+pub use retention::{EveryoneKnown, KnownNames, MemoryMode, RetentionPolicy, Standing};
 pub(crate) use select::select;
 #[cfg(feature = "sqlite")]
 pub use sqlite::SqliteLedger;
@@ -46,7 +51,7 @@ pub enum Insertion {
     Duplicate,
     /// The mesh agreed to forget this event (docs/protocol/v1.md, section 8.6, no. 6).
     Forgotten,
-    /// The retention policy rejects it.
+    /// The retention policy rejects it: there is no room, it is too large, or its time is in the future.
     NotRetained,
     /// The event is new and stored.
     Stored,
@@ -54,26 +59,27 @@ pub enum Insertion {
 
 /// Keeps events and finds them by time.
 ///
-/// A store does not verify events: the caller does (see [`nara_proto::event::verify_events`]). It drops duplicates
-/// by id and limits its size by its retention policy.
+/// A store does not verify events: the caller does (see [`nara_proto::event::verify_events`]), and passes the verdict. It
+/// drops duplicates by id, except that a verified event replaces an unverified one, and limits its size by its retention
+/// policy.
 pub trait EventStore: Debug + Send + Sync + 'static {
-    /// Stores events in one transaction; returns one outcome for each, in order.
-    fn insert(&self, events: Vec<SyncEvent>) -> LedgerFuture<'_, Vec<Insertion>> {
-        self.insert_from(events, None)
+    /// Stores events that this nara signed itself, or whose signatures were verified elsewhere; see
+    /// [`EventStore::insert`].
+    fn insert_verified(&self, events: Vec<SyncEvent>) -> LedgerFuture<'_, Vec<Insertion>> {
+        self.insert(events.into_iter().map(CheckedEvent::verified).collect(), None)
     }
 
-    /// Like [`EventStore::insert`], for events received from a peer: streams to that peer skip them.
-    fn insert_from(
-        &self,
-        events: Vec<SyncEvent>,
-        origin: Option<NaraName>,
-    ) -> LedgerFuture<'_, Vec<Insertion>>;
+    /// Stores events in one transaction; returns one outcome for each, in order.
+    ///
+    /// `origin` is the peer that they were received from, if any: streams to that peer skip them.
+    fn insert(&self, events: Vec<CheckedEvent>, origin: Option<NaraName>)
+    -> LedgerFuture<'_, Vec<Insertion>>;
 
     /// The first `limit` events behind `after`, by time and id.
-    fn page(&self, filter: EventFilter, after: Cursor, limit: usize) -> LedgerFuture<'_, Vec<SyncEvent>>;
+    fn page(&self, filter: EventFilter, after: Cursor, limit: ReadLimit) -> LedgerFuture<'_, Vec<SyncEvent>>;
 
     /// The newest `limit` events, newest first.
-    fn recent(&self, filter: EventFilter, limit: usize) -> LedgerFuture<'_, Vec<SyncEvent>>;
+    fn recent(&self, filter: EventFilter, limit: ReadLimit) -> LedgerFuture<'_, Vec<SyncEvent>>;
 
     /// The legacy selection (docs/protocol/v1.md, section 7.3): events later than `since` if that is positive, by
     /// time; every `slice_total`-th of them from `slice_index` on; the newest `limit` of the result, oldest first.
@@ -83,11 +89,14 @@ pub trait EventStore: Debug + Send + Sync + 'static {
     /// critical events alone are as many, the oldest of them.
     fn sample(&self, filter: EventFilter, sample: Sample) -> LedgerFuture<'_, Vec<SyncEvent>>;
 
-    /// The last `limit` events from `since` on (inclusive), in the order of arrival.
-    fn since(&self, since: UnixNanos, limit: usize) -> LedgerFuture<'_, Vec<SyncEvent>>;
+    /// The last events from `since` on (inclusive), in the order of arrival.
+    fn since(&self, since: UnixNanos, limit: ReadLimit) -> LedgerFuture<'_, Vec<SyncEvent>>;
 
-    /// Checkpoints in the order of arrival, and their total number.
-    fn checkpoints(&self, limit: usize, offset: usize) -> LedgerFuture<'_, (Vec<SyncEvent>, usize)>;
+    /// Verified checkpoints in the order of arrival, and their total number.
+    fn checkpoints(&self, limit: ReadLimit, offset: usize) -> LedgerFuture<'_, (Vec<SyncEvent>, usize)>;
+
+    /// The unverified events that claim this emitter: to be inserted again as verified when its key is learned.
+    fn unverified_by(&self, emitter: String) -> LedgerFuture<'_, Vec<SyncEvent>>;
 
     /// The number of stored events.
     fn count(&self) -> LedgerFuture<'_, usize>;
@@ -102,9 +111,9 @@ pub trait ArrivalLog: Debug + Send + Sync + 'static {
     /// ledger.
     fn position(&self) -> LedgerFuture<'_, i64>;
 
-    /// The first `limit` events behind the place `after`, in the order of arrival. A search that finds little may
-    /// end early: see [`Arrivals::end`].
-    fn arrived_after(&self, filter: EventFilter, after: i64, limit: usize) -> LedgerFuture<'_, Arrivals>;
+    /// The first events behind the place `after`, in the order of arrival. A search that finds little may end early:
+    /// see [`Arrivals::end`].
+    fn arrived_after(&self, filter: EventFilter, after: i64, limit: ReadLimit) -> LedgerFuture<'_, Arrivals>;
 
     /// The place before the first event in the order of arrival that has the time `since` or a later one;
     /// [`ArrivalLog::position`] without one.
@@ -113,12 +122,12 @@ pub trait ArrivalLog: Debug + Send + Sync + 'static {
 
 /// What a reconciliation needs to know about the events.
 pub trait ReconcileStore: Debug + Send + Sync + 'static {
-    /// The items of a scope for a reconciliation. The first call reads all ids; from then on the ledger keeps the
-    /// set up to date.
+    /// The items of the verified events of a scope for a reconciliation. The first call reads all ids; from then on the
+    /// ledger keeps the set up to date.
     fn items(&self, scope: Scope) -> LedgerFuture<'_, ItemSet>;
 
-    /// The stored ones among these events, in any order.
-    fn by_ids(&self, items: Vec<ItemId>) -> LedgerFuture<'_, Vec<SyncEvent>>;
+    /// The stored ones among these events, in any order, up to `bytes` bytes of JSON.
+    fn by_ids(&self, items: Vec<ItemId>, bytes: usize) -> LedgerFuture<'_, Vec<SyncEvent>>;
 
     /// Records events of a peer that were not stored, because they do not verify or because the retention policy
     /// rejects them, so that they are not fetched from that peer again. The newest ones are kept, up to a limit.
@@ -156,6 +165,10 @@ pub trait PeerStore: Debug + Send + Sync + 'static {
         change: PeerChange,
     ) -> LedgerFuture<'_, Result<PeerRecord, PeerChangeError>>;
 
+    /// Removes the records of naras that were only introduced by others ([`PeerRecord::is_ghost`]): the named ones, or
+    /// all. Returns their number.
+    fn forget_ghosts(&self, names: Option<Vec<NaraName>>) -> LedgerFuture<'_, usize>;
+
     /// The records of all peers, by name.
     fn peers(&self) -> LedgerFuture<'_, Vec<PeerRecord>>;
 }
@@ -174,8 +187,8 @@ pub struct Slice {
     pub slice_index: usize,
     /// Of how many; at least 1.
     pub slice_total: usize,
-    /// How many events.
-    pub limit: usize,
+    /// How much.
+    pub limit: ReadLimit,
 }
 
 impl Slice {
@@ -194,6 +207,8 @@ impl Slice {
 pub struct Sample {
     /// How many events.
     pub size: usize,
+    /// How many bytes of JSON.
+    pub bytes: usize,
     /// The name of the nara that draws: events about it weigh more.
     pub responder: String,
     /// Now, for the age of the events.

@@ -69,6 +69,7 @@ pub mod metrics;
 #[cfg(feature = "server")]
 pub mod nara;
 mod new_file;
+mod offload;
 mod peer;
 pub mod peers_file;
 mod random;
@@ -90,6 +91,7 @@ pub use identity::LocalNara;
 pub use nara::Nara;
 pub use signatures::Signatures;
 
+pub use http;
 pub use nara_proto as proto;
 
 /// Compiles and runs the Rust of the README.

@@ -36,7 +36,7 @@ use nara_proto::identity::{NaraId, NaraName};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::client::MeshClient;
+use crate::client::{InvalidPeerRef, MeshClient, PeerHandle, PeerRef};
 use crate::clock::Clock;
 use crate::defaults;
 use crate::gossip::{GossipService, GossipStatus};
@@ -129,6 +129,11 @@ impl Nara {
         &self.ledger
     }
 
+    /// A peer, on which every call can be made: [`MeshClient::peer`].
+    pub fn peer(&self, peer: impl TryInto<PeerRef, Error: Into<InvalidPeerRef>>) -> PeerHandle {
+        self.client.peer(peer)
+    }
+
     /// The peers that this nara knows, and their keys.
     pub fn registry(&self) -> &PeerRegistry {
         self.client.registry()
@@ -140,7 +145,7 @@ impl Nara {
     /// [`LedgerError`] if it cannot be stored.
     pub async fn publish(&self, payload: Payload) -> Result<SyncEvent, LedgerError> {
         let event = presence::signed(&self.local, payload, self.running().clock.now_nanos());
-        self.ledger.insert(vec![event.clone()]).await?;
+        self.ledger.insert_verified(vec![event.clone()]).await?;
         Ok(event)
     }
 
@@ -240,7 +245,7 @@ impl Running {
         if let Some(server) = self.server {
             // Before the streams end, so that subscribers hear it. Best effort: a full disk must not cut requests.
             let goodbye = presence::goodbye(&self.local, self.clock.now_nanos());
-            if let Err(error) = self.ledger.insert(vec![goodbye]).await {
+            if let Err(error) = self.ledger.insert_verified(vec![goodbye]).await {
                 tracing::warn!(%error, "the goodbye is not stored, so peers do not hear it");
             }
             outcome = server.end(grace).await;

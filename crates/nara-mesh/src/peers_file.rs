@@ -257,6 +257,7 @@ impl PeerEntry {
             id: self.id.clone(),
             name: Some(self.name.clone()),
             address: self.address,
+            configured_at: self.address,
             tls: self.tls,
             key: self.key.map(|key| PinnedKey {
                 name: self.name.clone(),

@@ -3,10 +3,12 @@
 mod admission;
 mod clock;
 mod counts;
+mod ghosts;
 mod hearsay;
 mod keeper;
 mod known_keys;
 mod known_names;
+mod lease;
 mod peer;
 mod peer_clock;
 mod protocol;
@@ -22,6 +24,7 @@ pub use crate::peer::{
 pub use keeper::{PeerKeeper, Recalled};
 pub use known_keys::KnownKeys;
 pub use known_names::PinnedNames;
+pub use lease::KeyLease;
 pub use peer::{Peer, PeerInfo};
 pub use restore::Restored;
 pub use table::{PeerRegistry, RegisterError};
@@ -30,7 +33,7 @@ pub use trust::{Closed, FirstUse, KeyOffer, KeyRefused, Pinned, TrustCallback, T
 use std::net::IpAddr;
 
 use nara_proto::clock_offset::ClockOffset;
-use nara_proto::identity::NaraName;
+use nara_proto::identity::{NaraName, PublicKey};
 
 /// A change of a peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,16 +71,34 @@ pub enum PeerEvent {
         /// The missing proof.
         missing: &'static str,
     },
+    /// The key of a peer was replaced, or taken away: what was opened on it ends; see [`PeerRegistry::lease`].
+    KeyChanged {
+        /// The name of the peer.
+        name: NaraName,
+        /// Its key until now.
+        old: PublicKey,
+        /// Its key from now on, if there is one.
+        new: Option<PublicKey>,
+    },
     /// Another key than the pinned one was offered for a name. Nothing was changed.
     KeyConflict(KeyConflict),
     /// A key was pinned.
     KeyPinned(PinnedKey),
     /// A first key was offered for a nara, and the trust policy refused it.
     KeyRefused(KeyRefused),
+    /// The name of a new peer looks like that of another: a reader may take one for the other.
+    LookAlike {
+        /// The new peer.
+        peer: PeerInfo,
+        /// The other name.
+        known: NaraName,
+    },
     /// A peer has proven a further protocol.
     ProtocolLearned(PeerInfo),
     /// A peer was added.
     Registered(PeerInfo),
+    /// A peer that was introduced by another has proven that it holds its key. Until then it may have been made up.
+    Seen(PeerInfo),
     /// A peer was removed.
     Unregistered(PeerInfo),
 }

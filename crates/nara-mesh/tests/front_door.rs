@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nara_mesh::client::MeshClient;
-use nara_mesh::ledger::{EventStore as _, MemoryLedger};
+use nara_mesh::ledger::{EventStore as _, MemoryLedger, ReadLimit};
 use nara_mesh::nara::{NaraBuilder, StartError};
 use nara_mesh::registry::{Closed, RegisterError};
 use nara_mesh::server::Shutdown;
@@ -23,7 +23,10 @@ const GRACE: Duration = Duration::from_secs(5);
 
 /// The services of the events in a ledger, oldest first.
 async fn services(ledger: &MemoryLedger) -> Vec<String> {
-    let mut events = ledger.recent(Default::default(), 100).await.unwrap();
+    let mut events = ledger
+        .recent(Default::default(), ReadLimit::events(100))
+        .await
+        .unwrap();
     events.reverse();
     events.iter().map(|event| event.svc.clone()).collect()
 }

@@ -4,17 +4,17 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-/// The most bytes of an auth key; those of Tailscale and of Headscale have fewer than 100.
+/// The most bytes of an auth key; keys of Tailscale and Headscale have fewer than 100.
 const MAX_LEN: usize = 4096;
 
 /// The key with which a node joins a tailnet without a browser.
 ///
-/// Whoever has it can join too: it is wiped from memory when dropped and never shown. It comes from a file, the
+/// Its holder can join too: it is wiped from memory when dropped and never shown. It comes from a file, the
 /// environment or a configuration, never from a command line, which every user of the machine can read.
 #[derive(Clone)]
 pub struct AuthKey(Zeroizing<String>);
 
-/// An auth key that cannot be had.
+/// Why an auth key cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AuthKeyError {
@@ -26,18 +26,18 @@ pub enum AuthKeyError {
         /// Why.
         source: io::Error,
     },
-    /// It is no key: empty, too long, or not one word of printable ASCII.
+    /// Not a key: empty, too long, or not one word of printable ASCII.
     #[error(
         "{origin} holds no auth key: one word of at most {MAX_LEN} printable ASCII characters is expected"
     )]
     Malformed {
-        /// From where it came.
+        /// Its origin.
         origin: String,
     },
 }
 
 impl AuthKey {
-    /// A key that was found in `origin`, which errors name. White space around it is ignored.
+    /// A key from `origin`, which errors name. Surrounding white space is ignored.
     ///
     /// # Errors
     /// [`AuthKeyError::Malformed`] if it cannot be a key.
@@ -55,7 +55,7 @@ impl AuthKey {
     /// Reads a key from a file that holds nothing else.
     ///
     /// # Errors
-    /// If the file cannot be read or holds no key.
+    /// If the file cannot be read or does not contain a key.
     pub fn from_file(path: &Path) -> Result<Self, AuthKeyError> {
         let failed = |source| AuthKeyError::File {
             path: path.to_owned(),
@@ -68,10 +68,10 @@ impl AuthKey {
         Self::new(&text, &path.display().to_string())
     }
 
-    /// Reads a key from an environment variable; `None`: the variable is not set or empty.
+    /// Reads a key from an environment variable; `None` if the variable is unset or empty.
     ///
     /// # Errors
-    /// [`AuthKeyError::Malformed`] if it holds no key.
+    /// [`AuthKeyError::Malformed`] if its value is not a key.
     pub fn from_env(variable: &str) -> Result<Option<Self>, AuthKeyError> {
         match std::env::var(variable).map(Zeroizing::new) {
             Ok(value) if value.is_empty() => Ok(None),

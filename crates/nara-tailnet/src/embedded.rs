@@ -1,8 +1,8 @@
 //! A node inside the process: no daemon, no root, nothing to install.
 //!
-//! It is composed from the building blocks of tailscale-rs (`ts_*`): its control protocol, WireGuard, packet filter and
-//! network stack. What keeps a node alive for months is here: a control loop that outlives every outage, links to
-//! relays that come back, time limits on every connection, and bounds on every queue.
+//! It is composed from the building blocks of tailscale-rs (`ts_*`): its control protocol, WireGuard, packet filter
+//! and network stack. This module adds what keeps a node alive for months: a control loop that outlives every
+//! outage, links to relays that come back, time limits on every connection, and bounds on every queue.
 //!
 //! | file | is |
 //! |---|---|
@@ -13,8 +13,8 @@
 //! | `plane`, `driver` | WireGuard and routing between all these and the stack: without I/O, and its I/O |
 //! | `stack`, `device`, `tap` | TCP, the wire below it, and the limits that it lacks |
 //!
-//! The first packets to a peer go through relays. When a direct path has been found, the next ones take it, for as
-//! long as it works.
+//! The first packets to a peer go through relays. As soon as a direct path is found, packets use it for as long as
+//! it works.
 
 mod chain;
 mod control;
@@ -76,7 +76,7 @@ const UNKNOWN_PEER: Duration = Duration::from_secs(2);
 /// How long the status may take to say that the node has left.
 const LEFT: Duration = Duration::from_secs(1);
 
-/// A node of a tailnet that lives in this process. Several of them can.
+/// A node of a tailnet inside this process, which may run several.
 ///
 /// It works until it is dropped, or told to [leave](MeshNode::leave).
 pub struct EmbeddedNode {
@@ -95,7 +95,7 @@ impl EmbeddedNode {
     /// Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// If the settings are wrong, or files that they name cannot be used. What the network does is no error.
+    /// If the settings are invalid, or their files cannot be used. Network failures are not errors.
     pub fn start(settings: EmbeddedSettings) -> Result<Self, EmbeddedError> {
         settings.validate()?;
         let keys = Keys::open(settings.key_file.as_deref())?;
@@ -310,7 +310,8 @@ impl MeshNode for EmbeddedNode {
     }
 }
 
-/// Opens what direct paths need. Without a port that was asked for, it is done without if it cannot be had.
+/// Opens the sockets for direct paths. Optional unless a port was requested: if unavailable, startup continues
+/// without them.
 fn open_direct(
     settings: &EmbeddedSettings,
     node: NodePublicKey,

@@ -1,9 +1,9 @@
 //! Naras on a tailnet.
 //!
-//! There are several ways to be a node of one; each is a [`MeshNode`]: a
+//! There are several ways to be a node of a tailnet; each is a [`MeshNode`]: a
 //! [`Transport`](nara_mesh::transport::Transport) that dials and listens, a
-//! [`PeerSource`](nara_mesh::transport::PeerSource) that says who else is there, and what only a tailnet can tell:
-//! the [`status`] of the node, to whom a source address belongs, and which way packets take to a peer.
+//! [`PeerSource`](nara_mesh::transport::PeerSource) that lists the other nodes, and what only a tailnet knows: the
+//! [`status`] of the node, the owner of a source address, and the path to a peer.
 //!
 //! | module | the node is | for |
 //! |---|---|---|

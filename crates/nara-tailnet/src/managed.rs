@@ -1,9 +1,9 @@
 //! A `tailscaled` of our own as a node: in userspace mode, supervised, with its own socket and state.
 //!
 //! It needs no root and touches nothing of the machine; several of them can run beside each other and beside the
-//! machine's. The daemon ends with us, also if we crash: a shell that runs it kills it when our end of a pipe closes.
-//! What remains then are its state, which is meant to stay, and an ephemeral node that the control server forgets
-//! after a while.
+//! machine's. The daemon ends with us, also if we crash: a shell that runs it kills it when our end of a pipe
+//! closes. Then only its state remains, by design, and an ephemeral node that the control server forgets after a
+//! while.
 
 mod child;
 mod config;
@@ -50,8 +50,7 @@ const LOGOUT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a control server may take to accept a key that it refused just now.
 const KEY_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A node that a `tailscaled` of our own runs. Cloning gives another handle to the same node; the daemon ends with
-/// the last one.
+/// A node run by a `tailscaled` of our own. Clones share one node; the daemon ends with the last clone.
 #[derive(Clone, Debug)]
 pub struct ManagedNode {
     shared: Arc<Shared>,
@@ -71,11 +70,11 @@ struct Shared {
 }
 
 impl ManagedNode {
-    /// Starts a daemon and keeps it running, in the background: this needs the runtime of tokio. Whether and why not
-    /// it is ready, [`MeshNode::ready`] tells.
+    /// Starts a daemon and keeps it running in the background; needs a tokio runtime. [`MeshNode::ready`] waits
+    /// until it is ready, or says why it is not.
     ///
     /// # Errors
-    /// If its folder cannot be made.
+    /// If its folder cannot be created.
     pub fn start(config: ManagedConfig) -> io::Result<Self> {
         make_private_folder(&config.folder)?;
         let folder = std::path::absolute(&config.folder)?;
@@ -115,8 +114,8 @@ impl ManagedNode {
         })
     }
 
-    /// The socket of the daemon whose state is in this folder. If the path of the folder is too long for one, that is
-    /// where the daemon noted it that was started last.
+    /// The socket of the daemon whose state is in this folder. If the path of the folder is too long for a socket,
+    /// the last started daemon recorded its place there.
     pub fn socket_in(folder: &Path) -> PathBuf {
         match std::fs::read(folder.join(SOCKET_NOTE)) {
             Ok(noted) if !noted.is_empty() => OsString::from_vec(noted).into(),
@@ -130,7 +129,7 @@ impl ManagedNode {
     }
 }
 
-/// Makes a folder that only this user can enter.
+/// Creates a folder that only this user can enter.
 fn make_private_folder(folder: &Path) -> io::Result<()> {
     use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
     std::fs::DirBuilder::new()

@@ -12,17 +12,17 @@ use tokio_stream::wrappers::WatchStream;
 
 use crate::status::{NodeHealth, NodeState, NodeStatus, NotReady, NotReadyReason, PathKind};
 
-/// Whose address it is, as the tailnet says: the control server vouches for it, WireGuard enforces it.
+/// The owner of an address: the control server vouches for it, and WireGuard enforces it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct NodeIdentity {
     /// The host name that was granted to the node, without the domain of the tailnet.
     pub host_name: String,
-    /// Its full name in the tailnet's DNS, without the dot at the end; empty if it has none.
+    /// Its full name in the tailnet's DNS, without the final dot; empty without one.
     pub dns_name: String,
     /// Its addresses, IPv4 before IPv6.
     pub addresses: Vec<IpAddr>,
-    /// The public WireGuard key of the node, as text such as `nodekey:…`; empty if it is not known.
+    /// The public WireGuard key of the node, as text such as `nodekey:…`; empty if unknown.
     pub node_key: String,
 }
 
@@ -40,44 +40,43 @@ impl NodeIdentity {
 
 /// A node of a tailnet, whatever runs it.
 ///
-/// It dials and listens ([`Transport`]) and knows its peers ([`PeerSource`]). It works on by itself: when its
-/// control server or its daemon goes away, [`MeshNode::status`] says so until it is back. Nothing here is ever
-/// fatal.
+/// It dials and listens ([`Transport`]) and knows its peers ([`PeerSource`]). It runs by itself: while its control
+/// server or its daemon is away, [`MeshNode::status`] says so. No failure is final.
 pub trait MeshNode: Transport + PeerSource {
     /// Waits until the node has an address and can reach peers, at most this long.
     ///
     /// # Errors
-    /// [`NotReady`] says what it waited for when the time was over, or at once if waiting is of no use. The node goes
-    /// on trying: it may become ready later.
+    /// [`NotReady`] with the reason, after the time is over, or at once if waiting is useless. The node continues
+    /// to try, and may become ready later.
     fn ready(&self, within: Duration) -> BoxFuture<'_, Result<NodeStatus, NotReady>>;
 
-    /// What is known about the node now. Never waits.
+    /// The current status. Never waits.
     fn status(&self) -> NodeStatus {
         self.watch_status().borrow().clone()
     }
 
-    /// The status, and every change of it.
+    /// The status, and its changes.
     fn watch_status(&self) -> watch::Receiver<NodeStatus>;
 
-    /// What the node says about its connections now.
+    /// The current diagnosis of the node's connections.
     fn health(&self) -> BoxFuture<'_, NodeHealth> {
         Box::pin(std::future::ready(NodeHealth::default()))
     }
 
-    /// The node to which the source address of a connection belongs; `None`: it is no node of this tailnet.
+    /// The node that owns the source address of a connection; `None` for an address outside this tailnet.
     ///
     /// # Errors
-    /// If that cannot be found out now. A caller who must know has to refuse.
+    /// If the owner cannot be determined now. A caller that must know has to refuse.
     fn whois(&self, source: SocketAddr) -> BoxFuture<'_, io::Result<Option<NodeIdentity>>>;
 
-    /// Which way packets to a peer take now.
+    /// The current path of packets to a peer.
     fn path_to(&self, peer: IpAddr) -> BoxFuture<'_, PathKind>;
 
-    /// Leaves gracefully: connections of the node end, and an ephemeral node is removed from the tailnet. A node that
-    /// others use too, such as the machine's daemon, is left as it is.
+    /// Leaves gracefully: connections of the node end, and an ephemeral node is removed from the tailnet. A shared
+    /// node, such as the machine's daemon, keeps running.
     ///
     /// # Errors
-    /// If the control server could not be told; the node has ended all the same.
+    /// If the control server could not be notified; the node has ended all the same.
     fn leave(&self) -> BoxFuture<'_, io::Result<()>>;
 }
 
@@ -88,7 +87,7 @@ pub(crate) fn addresses(status: watch::Receiver<NodeStatus>) -> BoxStream<'stati
     Box::pin(running)
 }
 
-/// Waits until a status says that the node runs, or that waiting is of no use, or until the time is over.
+/// Waits until the node runs, waiting is useless, or the time is over.
 pub(crate) async fn wait_until_ready(
     mut status: watch::Receiver<NodeStatus>,
     within: Duration,

@@ -1,23 +1,23 @@
-//! What is known about a node: its [`NodeStatus`], and why it is [`NotReady`].
+//! The [`NodeStatus`] of a node, and why it is [`NotReady`].
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-/// What is known about a node.
+/// The status of a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct NodeStatus {
-    /// What it does.
+    /// Its state.
     pub state: NodeState,
     /// Its mesh addresses, IPv4 before IPv6; they are kept while the node is away from control.
     pub addresses: Vec<IpAddr>,
-    /// The host name that the control server granted, without the domain of the tailnet: the one that was asked for,
-    /// or with an addition if that was taken.
+    /// The host name that the control server granted, without the domain of the tailnet: the requested one, with a
+    /// suffix if it was taken.
     pub granted_name: Option<String>,
     /// The control server, if known.
     pub control_url: Option<String>,
-    /// The version of what runs the node, such as `1.92.4`, if known.
+    /// The version of the daemon or library, such as `1.92.4`, if known.
     pub version: Option<String>,
 }
 
@@ -28,7 +28,7 @@ impl NodeStatus {
     }
 }
 
-/// What a node does.
+/// The state of a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum NodeState {
@@ -37,7 +37,7 @@ pub enum NodeState {
     Starting,
     /// It is on the tailnet.
     Running,
-    /// It is not, or no longer in touch with its control server. What it does about it goes on.
+    /// It is not on the tailnet, or has lost its control server. It continues to try.
     Waiting(NotReadyReason),
     /// It has left.
     Left,
@@ -49,30 +49,30 @@ pub enum NodeState {
 pub struct NotReady {
     /// Why.
     pub reason: NotReadyReason,
-    /// How long it was waited for.
+    /// How long the caller waited.
     pub waited: Duration,
 }
 
-/// Why a node is not ready. The text says what happened and, behind the semicolon, what to do.
+/// Why a node is not ready. The text says what happened and, after the semicolon, what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NotReadyReason {
     /// It is connecting; nothing has gone wrong.
     #[error("it is still connecting; allow more time")]
     Connecting,
-    /// Somebody has to log in with a browser.
+    /// A login with a browser is needed.
     #[error("it waits for a login; open {}, or give an auth key", url.as_deref().unwrap_or("the login page of the control server"))]
     NeedsLogin {
         /// The page, if it is known.
         url: Option<String>,
     },
-    /// An administrator of the tailnet has to approve the node.
+    /// An administrator of the tailnet must approve the node.
     #[error("an administrator must approve it; approve it in the machine list of the control server")]
     NeedsApproval,
     /// The control server cannot be reached.
     #[error("its control server cannot be reached ({detail}); check --control-url and the network")]
     ControlUnreachable {
-        /// What the attempt said.
+        /// The error of the attempt.
         detail: String,
     },
     /// The control server refused the auth key.
@@ -91,7 +91,7 @@ pub enum NotReadyReason {
     DaemonNotRunning {
         /// Its socket.
         socket: String,
-        /// What the attempt said.
+        /// The error of the attempt.
         detail: String,
     },
     /// The socket of the daemon may not be opened.
@@ -100,24 +100,24 @@ pub enum NotReadyReason {
         /// The socket.
         socket: String,
     },
-    /// The daemon answers, but not as a tailscaled that we understand.
+    /// The daemon answers, but not like a supported tailscaled.
     #[error("tailscaled does not answer as expected ({detail}); its version may be too old or too new")]
     DaemonMisbehaves {
         /// What was wrong.
         detail: String,
     },
-    /// The node is there, but was turned off.
+    /// The node is turned off.
     #[error("the node is stopped; run `tailscale up`")]
     Stopped,
     /// The node has no address yet.
     #[error("the control server has not assigned an address yet; allow more time")]
     NoAddress,
-    /// The program that is to run the node is missing or does not start.
+    /// The program of the node is missing or does not start.
     #[error("{program} cannot be run ({detail}); install Tailscale, or name the program in the settings")]
     ProgramMissing {
         /// The program.
         program: String,
-        /// What the attempt said.
+        /// The error of the attempt.
         detail: String,
     },
     /// Something else.
@@ -129,7 +129,7 @@ pub enum NotReadyReason {
 }
 
 impl NotReadyReason {
-    /// Whether waiting may help: nobody has to start the node anew.
+    /// Whether waiting may help, without a restart of the node.
     pub const fn may_pass(&self) -> bool {
         !matches!(
             self,
@@ -138,25 +138,25 @@ impl NotReadyReason {
     }
 }
 
-/// What a node says about its connections, for whoever looks for a fault.
+/// The diagnosis of a node's connections, for troubleshooting.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct NodeHealth {
-    /// Whether it is in touch with its control server, if it can tell.
+    /// Whether it is connected to its control server, if known.
     pub control_connected: Option<bool>,
-    /// The region of the relay at which peers find it, if it has one.
+    /// The region of its home relay, if any.
     pub home_relay: Option<String>,
-    /// Whether it carries the tailnet in userspace: then it does not lead to itself, so its own port cannot be tried.
+    /// Whether it runs in userspace: then it cannot connect to itself, so its own port cannot be tried.
     pub userspace: bool,
-    /// What it complains about, in its own words.
+    /// Its health warnings, in its own words.
     pub problems: Vec<String>,
 }
 
-/// Which way packets to a peer take.
+/// The path of packets to a peer.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum PathKind {
-    /// Straight to the peer, over UDP.
+    /// Directly to the peer, over UDP.
     Direct {
         /// Its address outside the tailnet.
         endpoint: Option<SocketAddr>,
@@ -168,7 +168,7 @@ pub enum PathKind {
     },
     /// Within this machine.
     Local,
-    /// Not known: nothing was sent lately, or the node cannot tell.
+    /// Unknown: nothing was sent lately, or the node does not report it.
     #[default]
     Unknown,
 }

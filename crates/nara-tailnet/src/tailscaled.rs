@@ -1,8 +1,8 @@
 //! The machine's `tailscaled` as a node, through its LocalAPI.
 //!
-//! The daemon may carry the tailnet as a network device, then sockets of the operating system are used, or in
-//! userspace, then connections are opened by the daemon, and come in from it on the loopback address. A
-//! [`TailscaledNode`] finds out which. It follows the daemon through restarts and for ever.
+//! The daemon carries the tailnet as a network device, and then sockets of the operating system are used, or in
+//! userspace, and then the daemon opens connections and forwards incoming ones to the loopback address. A
+//! [`TailscaledNode`] detects which. It follows the daemon across restarts.
 
 mod follow;
 mod forwarded;
@@ -33,7 +33,7 @@ pub(crate) use forwarded::{Announced, ForwardedListener};
 use moving::MovingListener;
 use snapshot::Snapshot;
 
-/// Where the daemon of the machine has its socket.
+/// The usual socket of the machine's daemon.
 pub const DEFAULT_SOCKET: &str = if cfg!(target_os = "macos") {
     "/var/run/tailscaled.socket"
 } else {
@@ -43,7 +43,7 @@ pub const DEFAULT_SOCKET: &str = if cfg!(target_os = "macos") {
 /// How old what is known about the path to a peer may be.
 const PATH_AGE: Duration = Duration::from_secs(1);
 
-/// A node that a `tailscaled` runs. Cloning gives another handle to the same node.
+/// A node run by a `tailscaled`. Clones share one node.
 #[derive(Clone, Debug)]
 pub struct TailscaledNode {
     shared: Arc<Shared>,
@@ -60,8 +60,8 @@ struct Shared {
 }
 
 impl TailscaledNode {
-    /// The node whose daemon has this socket; [`DEFAULT_SOCKET`] is usual. It is followed from now on, in the
-    /// background: this needs the runtime of tokio.
+    /// The node of the daemon with this socket, usually [`DEFAULT_SOCKET`]. Follows the daemon in the background;
+    /// needs a tokio runtime.
     pub fn new(socket: impl Into<PathBuf>) -> Self {
         let (_, no_problem) = watch::channel(None);
         Self::of_daemon(LocalApi::new(socket), no_problem)
@@ -104,9 +104,9 @@ impl Transport for TailscaledNode {
         })
     }
 
-    /// Listens on an address of the node, and follows it when the node gets another one. In userspace mode that is a port of the loopback address to which the
-    /// daemon forwards, and only connections of which the daemon knows the node are accepted; they come from the
-    /// address of that node.
+    /// Listens on an address of the node, and follows it when the node gets another one. In userspace mode that is
+    /// a port of the loopback address to which the daemon forwards; only connections whose node the daemon knows
+    /// are accepted, with the address of that node as source.
     fn listen(&self, local: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn MeshListener>>> {
         Box::pin(async move {
             let snapshot = self.snapshot();
@@ -157,8 +157,7 @@ impl PeerSource for TailscaledNode {
             .boxed()
     }
 
-    /// The name for which the host name of the node stands. Host names are chosen by the nodes, and a machine's may
-    /// have nothing to do with its nara: this is a hint.
+    /// The name that the host name of the node suggests. Nodes choose their host names, so this is only a hint.
     fn owner_of(&self, address: IpAddr) -> BoxFuture<'_, Option<NaraName>> {
         Box::pin(async move {
             let snapshot = self.snapshot();

@@ -120,7 +120,7 @@ impl Nara {
             let found = discovery.run_once().await;
             let missing: Vec<_> = wanted
                 .iter()
-                .filter(|name| self.client.peer(**name).is_none())
+                .filter(|name| self.client.peer(**name).known().is_none())
                 .collect();
             if missing.is_empty() {
                 return Ok(begin.elapsed());
@@ -155,7 +155,7 @@ impl Nara {
     /// Puts events into its ledger.
     pub(crate) async fn remember(&self, events: Vec<SyncEvent>) -> Result<(), String> {
         self.ledger
-            .insert(events)
+            .insert_verified(events)
             .await
             .map(|_| ())
             .map_err(|error| error.to_string())

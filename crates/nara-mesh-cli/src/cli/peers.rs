@@ -22,8 +22,8 @@ A folder is read as the *.toml files in it. A key in this file is trusted, and i
 
 /// `peers`
 ///
-/// Without a command it lists them. Decisions are kept in the ledger of the data folder; the nara that runs takes
-/// them over at once.
+/// Without a command it lists them. Decisions are kept in the ledger of the data folder, and are in force at once,
+/// also in the running nara.
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct PeersArgs {

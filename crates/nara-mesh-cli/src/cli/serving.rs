@@ -22,7 +22,7 @@ pub(crate) struct ServeArgs {
     /// Address to listen on
     ///
     /// The default is reached from this machine only. To be reached over a tailnet that this machine has joined,
-    /// give its address there, such as 100.64.0.7:9632; `up` finds it by itself.
+    /// give its address there, such as 100.64.0.7:9632; `up` finds it.
     #[arg(
         long,
         value_name = "IP[:PORT]",
@@ -47,8 +47,8 @@ pub(crate) struct ServingArgs {
     pub(crate) grace: Duration,
     /// Address to serve metrics on, as http://IP:PORT/metrics for Prometheus
     ///
-    /// They tell how much this nara does and with how many, not with whom. Without --metrics-public it must be a
-    /// loopback address, such as 127.0.0.1:9634.
+    /// They count what this nara does, and do not name its peers. Without --metrics-public it must be a loopback
+    /// address, such as 127.0.0.1:9634.
     #[arg(long, value_name = "IP:PORT", env = "NARA_MESH_METRICS", value_parser = value::socket)]
     pub(crate) metrics: Option<SocketAddr>,
     /// Serve metrics also to other machines
@@ -126,8 +126,8 @@ pub(crate) struct UpArgs {
     pub(crate) on: NetworkArgs,
     /// File with the key to join with; the key itself may be in the environment variable NARA_MESH_AUTH_KEY
     ///
-    /// It is never a value on the command line, where every user of the machine could read it. Without it, and the
-    /// first time, a page to log in at is shown.
+    /// It is never a value on the command line, where every user of the machine could read it. Without it, the
+    /// first start shows a login page.
     #[arg(
         long,
         value_name = "FILE",
@@ -136,7 +136,7 @@ pub(crate) struct UpArgs {
         help_heading = "Network options"
     )]
     pub(crate) auth_key_file: Option<PathBuf>,
-    /// Control server, such as a Headscale [default: the one of Tailscale]
+    /// Control server, such as Headscale [default: Tailscale's]
     #[arg(
         long,
         value_name = "URL",
@@ -185,8 +185,8 @@ pub(crate) struct UpArgs {
 
 /// `doctor`
 ///
-/// Checks one thing after the other and says what was found, why it matters and what to do next. With --network it
-/// looks at that network, else at the one that `up` would use. The exit code is 1 if something is wrong.
+/// Checks one thing after the other, and reports the finding, why it matters and what to do next. With --network it
+/// checks that network, else the one that `up` would use. The exit code is 1 if a check failed.
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
     #[command(flatten)]

@@ -113,9 +113,9 @@ impl Show {
         }
         self.printer.line(format_args!("\n{}\n", render(&table)))?;
         let verdict = if ok {
-            "Every step did what it should.".green().bold().to_string()
+            "Every step passed.".green().bold().to_string()
         } else {
-            "Not every step did what it should.".red().bold().to_string()
+            "Some steps failed.".red().bold().to_string()
         };
         self.printer.line(format_args!("{verdict} {}", human(elapsed)))?;
         if !graceful {

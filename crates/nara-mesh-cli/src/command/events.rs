@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use nara_mesh::clock::{Clock as _, SystemClock};
-use nara_mesh::ledger::Ledger;
+use nara_mesh::ledger::{Ledger, ReadLimit};
 use nara_proto::event::SyncEvent;
 use nara_proto::go_json;
 use nara_proto::sync::{Cursor, EventFilter};
@@ -21,7 +21,7 @@ use crate::printer::Printer;
 use crate::settings::Settings;
 
 /// Events that are read at once.
-const PAGE: usize = 1000;
+const PAGE: ReadLimit = ReadLimit::events(1000);
 
 /// How often a ledger that another process writes is looked at.
 const LOOK: Duration = Duration::from_millis(500);
@@ -94,7 +94,7 @@ impl Shown<'_> {
         let mut newest = VecDeque::new();
         loop {
             let page = ledger.page(self.filter(), cursor, PAGE).await.map_err(failed)?;
-            let whole = page.len() == PAGE;
+            let whole = page.len() == PAGE.events;
             let Some(last) = page.last() else { break };
             cursor = Cursor::behind(last);
             for event in page

@@ -14,7 +14,7 @@ use nara_proto::v1::FRESHNESS_WINDOW;
 use serde_json::{Value, json};
 
 use crate::cli::PingArgs;
-use crate::connect;
+use crate::connect::{self, hint};
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::network::{Network, Way};
@@ -33,7 +33,12 @@ pub(super) fn run(args: &PingArgs, settings: &Settings, printer: Printer) -> Out
     let named = args.peers.clone();
     let results = connect::block_on_looking(&client, settings, async {
         network.attach(&args.on, settings).await?;
-        let is_nowhere = |peer: &PeerRef| client.peer(peer).is_none_or(|peer| peer.info().address.is_none());
+        let is_nowhere = |peer: &PeerRef| {
+            client
+                .peer(peer)
+                .known()
+                .is_none_or(|peer| peer.info().address.is_none())
+        };
         if args.all || named.iter().any(is_nowhere) {
             network.find_peers(&client, &args.on).await;
         }
@@ -109,6 +114,7 @@ pub(super) async fn ping_peer(
     let mut result = PeerResult {
         label: client
             .peer(peer)
+            .known()
             .map_or_else(|| peer.to_string(), |peer| peer.info().label()),
         rtts: Histogram::new_with_max(MAX_RTT_US, 3).expect("the bounds of the histogram are valid"),
         sent: 0,
@@ -146,7 +152,7 @@ pub(super) async fn ping_peer(
 
 /// The conflict between the pinned key of a peer and the one that it tells.
 fn conflict(client: &MeshClient, peer: &PeerRef, report: &PingReport) -> Option<KeyConflict> {
-    let info = client.peer(peer)?.info();
+    let info = client.peer(peer).known()?.info();
     let pinned = info.key.filter(|_| report.key_matches == Some(false))?;
     Some(KeyConflict {
         name: pinned.name.clone(),
@@ -164,7 +170,7 @@ impl PeerResult {
         if !is_known || self.clock.is_some_and(|clock| clock.proven) {
             return;
         }
-        if let Ok(Some(offset)) = client.measure_clock(peer).await {
+        if let Ok(Some(offset)) = client.peer(peer).measure_clock().await {
             self.clock = Some(ToldClock { offset, proven: true });
         }
     }
@@ -306,7 +312,10 @@ fn print(results: &[PeerResult], printer: Printer) -> Outcome<()> {
             ))?;
         }
         if let Some(error) = &result.error {
-            printer.note(error);
+            match hint(error) {
+                Some(hint) => printer.note(format_args!("{error}; {hint}")),
+                None => printer.note(error),
+            }
             // Which keys there are, and what to do about it.
             if error.is_unauthenticated()
                 && let Some(cause) = std::error::Error::source(error)

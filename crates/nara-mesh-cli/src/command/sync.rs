@@ -115,14 +115,14 @@ impl Sync<'_> {
                 .resume(self.args.resume);
             return self.store_pages(client, peer, &*ledger, filter, options).await;
         }
-        let place = client.cursor_place(peer, &filter);
+        let place = client.peer(peer).cursor_place(&filter);
         let resume = match &self.ledger {
             Some(ledger) if self.args.resume => {
                 ledger.cursor(place.clone()).await.map_err(ledger_file::failed)?
             }
             _ => None,
         };
-        let mut pages = client.sync_pages(peer, filter, size(SHOWN_PAGE), resume);
+        let mut pages = client.peer(peer).sync_pages(filter, size(SHOWN_PAGE), resume);
         while let Some(page) = pages.next().await {
             let page = page?;
             self.take(page.events).await?;
@@ -144,7 +144,8 @@ impl Sync<'_> {
         options: SyncOptions,
     ) -> Outcome<()> {
         let (options, progress) = options.watched();
-        let sync = client.sync_into(ledger, peer, filter, options);
+        let peer_handle = client.peer(peer);
+        let sync = peer_handle.sync_into(ledger, filter, options);
         let (report, ended) = match self.bar.follow(progress, sync).await {
             Ok(report) => (report, Ok(())),
             Err(interrupted) => (interrupted.report, Err(failure(interrupted.error))),

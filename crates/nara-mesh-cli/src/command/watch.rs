@@ -44,8 +44,10 @@ pub(super) fn run(args: &WatchArgs, settings: &Settings, printer: Printer) -> Ou
         tokio::spawn(show_conflicts(client.registry().subscribe(), printer));
         let mut streams = SelectAll::new();
         for (label, peer) in peers {
-            let events = client.subscribe(&peer, options(args, since, ledger.as_ref()));
-            let known = client.peer(&peer);
+            let events = client
+                .peer(&peer)
+                .subscribe(options(args, since, ledger.as_ref()));
+            let known = client.peer(&peer).known();
             tokio::spawn(show_states(label.clone(), known, events.state(), printer));
             streams.push(events.map(move |item| (label.clone(), item)).boxed());
         }
@@ -82,6 +84,7 @@ fn peers(args: &WatchArgs, client: &MeshClient) -> Outcome<Vec<(String, PeerRef)
     let label = |peer: &PeerRef| {
         client
             .peer(peer)
+            .known()
             .map_or_else(|| peer.to_string(), |peer| peer.info().label())
     };
     Ok(peers

@@ -2,6 +2,7 @@
 
 use nara_mesh::clock::{Clock as _, SystemClock};
 use nara_mesh::defaults;
+use nara_mesh::ledger::ReadLimit;
 use nara_proto::sync::MAX_EVENTS;
 use serde_json::{Value, json};
 
@@ -28,12 +29,12 @@ pub(super) fn run(args: &ZineArgs, settings: &Settings, printer: Printer) -> Out
             ledger_file::load_peers(&**ledger, client.registry()).await?;
             let since = SystemClock.now_nanos().saturating_sub(defaults::ZINE_WINDOW);
             ours = ledger
-                .since(since, MAX_EVENTS)
+                .since(since, ReadLimit::events(MAX_EVENTS))
                 .await
                 .map_err(ledger_file::failed)?;
         }
         let sent = ours.len();
-        let zine = client.exchange_zine(peer, ours).await?.into_inner();
+        let zine = client.peer(peer).exchange_zine(ours).await?.into_inner();
         let mut counts = Counts::default();
         let events: Vec<Value> = zine.events.accepted.iter().map(jsonl).collect();
         for checked in &zine.events.accepted {

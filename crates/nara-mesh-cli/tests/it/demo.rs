@@ -42,6 +42,6 @@ fn the_demo_is_readable_in_100_columns_and_plain_in_a_pipe() {
     for line in shown.lines() {
         assert!(line.chars().count() <= 100, "{line}");
     }
-    assert!(shown.contains("Every step did what it should."));
+    assert!(shown.contains("Every step passed."));
     assert_eq!(text(&output.stderr), "");
 }

@@ -61,7 +61,9 @@ impl Scene {
             let ts = UnixNanos::new(1_769_100_000_000_000_000 + n as i64 * 1_000_000_000);
             SyncEvent::signed(ts, Payload::Social(payload), "carol", self.carol.keypair())
         });
-        runtime.block_on(ledger.insert(events.collect())).unwrap();
+        runtime
+            .block_on(ledger.insert_verified(events.collect()))
+            .unwrap();
     }
 
     /// Starts bob, and tells alice where he is and who carol is.

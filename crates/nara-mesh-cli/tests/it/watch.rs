@@ -4,7 +4,7 @@ use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
-use nara_mesh::ledger::{EventStore as _, RetentionPolicy, SqliteLedger};
+use nara_mesh::ledger::{EventStore as _, ReadLimit, RetentionPolicy, SqliteLedger};
 use nara_proto::event::{Payload, SocialPayload, SyncEvent};
 use nara_proto::identity::{KeyPair, Soul};
 use nara_proto::sync::{Cursor, EventFilter};
@@ -70,7 +70,11 @@ impl Drop for Running {
 fn events_of(path: &Path) -> BTreeSet<String> {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let ledger = SqliteLedger::open(path).unwrap();
-    let page = ledger.page(EventFilter::default(), Cursor::START, usize::MAX);
+    let page = ledger.page(
+        EventFilter::default(),
+        Cursor::START,
+        ReadLimit::events(usize::MAX),
+    );
     let events = runtime.block_on(page).unwrap();
     events.into_iter().map(|event| event.id).collect()
 }
@@ -95,7 +99,7 @@ fn fill(path: &Path, count: i64) {
     let ledger = SqliteLedger::open(path)
         .unwrap()
         .with_retention(RetentionPolicy::UNLIMITED);
-    let inserted = runtime.block_on(ledger.insert((0..count).map(event).collect()));
+    let inserted = runtime.block_on(ledger.insert_verified((0..count).map(event).collect()));
     assert_eq!(inserted.unwrap().len(), usize::try_from(count).unwrap());
 }
 

@@ -1,11 +1,15 @@
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use nara_proto::v1::Stamp;
-
-use super::address::{Resolver, Strangers};
+use super::MeshClient;
+use super::caller::Caller;
+use super::clocks::PeerClocks;
+use super::exchange::Exchange;
 use super::pool::Pool;
-use super::{AddressLookup, MeshClient, PendingReplies, Shared};
+use super::replies::PendingReplies;
+use super::resolve::{AddressLookup, Resolver, Strangers};
+use super::sign::RequestSigner;
+use super::verifier::AnswerVerifier;
 use crate::Signatures;
 use crate::clock::{Clock, SystemClock};
 use crate::defaults;
@@ -14,7 +18,7 @@ use crate::registry::PeerRegistry;
 use crate::tls::{ChannelTrust, TlsPolicy};
 use crate::transport::{TcpTransport, Transport};
 
-/// Makes a [`MeshClient`].
+/// Configures a [`MeshClient`].
 #[derive(Debug)]
 #[must_use = "a builder makes nothing until `build`"]
 pub struct MeshClientBuilder {
@@ -54,8 +58,8 @@ impl MeshClientBuilder {
         }
     }
 
-    /// The registry of peers; by default an empty one of its own. A server of the same nara shares it. Its
-    /// [policy](PeerRegistry::with_trust) says which keys of responders are believed.
+    /// The registry of peers; by default a new, empty one. Share it with the server of the same nara. Its
+    /// [policy](PeerRegistry::with_trust) decides which keys of responders are trusted.
     pub fn registry(mut self, registry: PeerRegistry) -> Self {
         self.registry = registry;
         self
@@ -67,13 +71,13 @@ impl MeshClientBuilder {
         self
     }
 
-    /// The wall clock by which requests are signed and answers are fresh; by default [`SystemClock`].
+    /// The wall clock for the time of signatures and the freshness of answers; by default [`SystemClock`].
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
         self
     }
 
-    /// A source of addresses that is asked before the registry, such as
+    /// A source of addresses that takes precedence over the registry, such as
     /// [`AddressOverrides`](super::AddressOverrides) in tests.
     pub fn address_lookup(mut self, lookup: impl AddressLookup) -> Self {
         self.lookup = Some(Box::new(lookup));
@@ -99,44 +103,43 @@ impl MeshClientBuilder {
         self
     }
 
-    /// The port of peers of which only the address is known; by default [`defaults::MESH_PORT`].
+    /// The port for peers registered without one; by default [`defaults::MESH_PORT`].
     pub fn mesh_port(mut self, port: u16) -> Self {
         self.mesh_port = port;
         self
     }
 
-    /// When connections are TLS, to peers for which [`PeerInfo::tls`](crate::registry::PeerInfo::tls) says
-    /// nothing else; by default [`TlsPolicy::Prefer`].
+    /// The TLS policy for peers without their own ([`PeerInfo::tls`](crate::registry::PeerInfo::tls)); by default
+    /// [`TlsPolicy::Prefer`].
     pub fn tls(mut self, policy: TlsPolicy) -> Self {
         self.tls = policy;
         self
     }
 
-    /// Whether a secure connection to the holder of the pinned key is proof enough for answers; by default
-    /// [`ChannelTrust::Trust`].
+    /// Whether a TLS connection with the pinned key proves answers; by default [`ChannelTrust::Trust`].
     pub fn channel_trust(mut self, trust: ChannelTrust) -> Self {
         self.channel_trust = trust;
         self
     }
 
-    /// Accepts answers that are not signed, or wrongly, or long ago: for experiments with peers that cannot
-    /// sign. [`Verified::is_verified`](super::Verified::is_verified) still tells the truth.
+    /// Accepts answers with no signature, a wrong one, or a stale one: for experiments with peers that cannot sign.
+    /// [`Verified::is_verified`](super::Verified::is_verified) still tells the truth.
     pub fn danger_accept_unverified_responses(mut self) -> Self {
         self.accept_unverified = true;
         self
     }
 
-    /// Which signatures are made and accepted; by default [`Signatures::V2AndV1`]. A server of the same nara must have
-    /// the same.
+    /// Which signatures to make and accept; by default [`Signatures::V2AndV1`]. The server of the same nara must
+    /// use the same.
     pub fn signatures(mut self, signatures: Signatures) -> Self {
         self.signatures = signatures;
         self
     }
 
-    /// Whether requests to a peer whose clock is known to be wrong are signed with its time instead of ours, so that it
-    /// does not refuse them; by default not. [`Peer::set_clock_compensation`](crate::registry::Peer::set_clock_compensation)
-    /// says otherwise for one peer. What is known comes from verified answers, which must themselves be fresh, so
-    /// that nobody can move the time by more than the window in which times are fresh.
+    /// Whether to sign requests to a peer whose clock is wrong with its time instead of ours, so that it does not
+    /// refuse them; by default no. [`Peer::set_clock_compensation`](crate::registry::Peer::set_clock_compensation)
+    /// overrides it for one peer. The offset comes from verified, fresh answers, so that nobody can move the time
+    /// by more than the freshness window.
     pub fn compensate_clocks(mut self, compensate: bool) -> Self {
         self.compensate_clocks = compensate;
         self
@@ -144,30 +147,51 @@ impl MeshClientBuilder {
 
     /// The client.
     pub fn build(self) -> MeshClient {
-        let shared = Shared {
+        let clocks = Arc::new(PeerClocks::new(
+            self.clock,
+            self.registry.clone(),
+            self.compensate_clocks,
+        ));
+        let caller = Arc::new(Caller {
+            registry: self.registry.clone(),
+            pool: Pool::new(self.transport, self.dial_timeout, self.local.keypair().clone()),
+            signer: RequestSigner {
+                local: self.local.clone(),
+                registry: self.registry.clone(),
+                clocks: clocks.clone(),
+                signatures: self.signatures,
+                channel_trust: self.channel_trust,
+            },
+            clocks: clocks.clone(),
+            tls: self.tls,
+        });
+        let verifier = AnswerVerifier {
+            local: self.local.clone(),
+            registry: self.registry.clone(),
+            caller: caller.clone(),
+            clocks: clocks.clone(),
+            keys: Arc::default(),
+            signatures: self.signatures,
+            accept_unverified: self.accept_unverified,
+        };
+        let exchange = Exchange {
             resolver: Resolver {
                 registry: self.registry.clone(),
                 lookup: self.lookup,
                 mesh_port: self.mesh_port,
                 strangers: Strangers::default(),
             },
-            pool: Pool::new(self.transport, self.dial_timeout, self.local.keypair().clone()),
-            keys: Arc::default(),
             local: self.local,
             registry: self.registry,
-            clock: self.clock,
-            stamp: Mutex::new(Stamp::default()),
+            caller,
+            verifier,
+            clocks,
             replies: PendingReplies::default(),
-            tls: self.tls,
-            channel_trust: self.channel_trust,
-            accept_unverified: self.accept_unverified,
-            signatures: self.signatures,
-            compensate_clocks: self.compensate_clocks,
-            fan_out: self.fan_out,
         };
         MeshClient {
-            shared: Arc::new(shared),
+            exchange: Arc::new(exchange),
             call_timeout: self.call_timeout,
+            fan_out: self.fan_out,
         }
     }
 }

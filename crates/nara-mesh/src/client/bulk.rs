@@ -11,21 +11,23 @@ use nara_proto::sync::{Cursor, EventFilter, MAX_EVENTS};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::{CheckedEvents, ClientError, MeshClient, PeerRef, RefusedEvent, SyncPage};
+use super::error::ClientError;
+use super::handle::PeerHandle;
+use super::verified::{CheckedEvents, RefusedEvent, SyncPage};
 use crate::ledger::{Insertion, Ledger, LedgerError};
 
 /// Refused events that a report names; further ones are counted only.
 const MAX_NAMED: usize = 1000;
 
-/// How [`MeshClient::sync_into`] works.
+/// How [`PeerHandle::sync_into`] works.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct SyncOptions {
     /// Events on a page, 1 to 5,000.
     pub page_size: usize,
-    /// Whether to begin where the last sync of this peer and filter came to, as the ledger remembers.
+    /// Whether to resume behind the last sync of this peer and filter.
     pub resume: bool,
-    /// Where to tell how far it is, after each page.
+    /// Receives the progress after each page.
     pub progress: Option<watch::Sender<SyncProgress>>,
 }
 
@@ -47,14 +49,14 @@ impl SyncOptions {
         self
     }
 
-    /// Sets whether to begin where the last sync came to.
+    /// Sets whether to resume behind the last sync.
     #[must_use]
     pub fn resume(mut self, resume: bool) -> Self {
         self.resume = resume;
         self
     }
 
-    /// Also gives the progress, as it changes.
+    /// Also returns the progress, as it changes.
     #[must_use]
     pub fn watched(mut self) -> (Self, watch::Receiver<SyncProgress>) {
         let (sender, receiver) = watch::channel(SyncProgress::default());
@@ -63,34 +65,34 @@ impl SyncOptions {
     }
 }
 
-/// How far a transfer of events is.
+/// The progress of a transfer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SyncProgress {
     /// Pages stored.
     pub pages: usize,
-    /// Events that came.
+    /// Received events.
     pub received: usize,
-    /// Of those, the ones whose signatures verify.
+    /// Received events with verified signatures.
     pub verified: usize,
-    /// Of those that came, the ones that are signed with keys that are not known here.
+    /// Received events signed with unknown keys.
     pub unknown_key: usize,
-    /// Of those that came, the ones of kinds that may come without a signature.
+    /// Received events of services that may be unsigned.
     pub unsigned: usize,
-    /// Of those that came, the ones that must not be stored, and are not.
+    /// Refused events.
     pub refused: usize,
-    /// Of those that were not refused, the ones that are new in the ledger.
+    /// Accepted events that are new in the ledger.
     pub stored: usize,
-    /// Of those that were not refused, the ones that the ledger had already.
+    /// Accepted events that the ledger already had.
     pub duplicates: usize,
-    /// Of those that were not refused, the ones that the ledger does not keep by its rules.
+    /// Accepted events that the retention policy rejects.
     pub not_retained: usize,
     /// Bytes of the answers.
     pub bytes: u64,
     /// Since the beginning.
     pub elapsed: Duration,
-    /// How many events are still to come, if that is known: if the peer tells how many it has, and all of them
-    /// are fetched from the beginning.
+    /// The number of remaining events, if the peer announces its total and everything is fetched from the
+    /// beginning.
     pub remaining: Option<u64>,
     /// Where to resume; `None` before the first page.
     pub cursor: Option<Cursor>,
@@ -116,42 +118,42 @@ impl SyncProgress {
         }
     }
 
-    /// Events that came, per second.
+    /// Received events per second.
     pub fn events_per_second(&self) -> f64 {
         self.received as f64 / self.elapsed.as_secs_f64().max(1e-6)
     }
 }
 
-/// What a transfer of events did.
+/// The result of a transfer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SyncReport {
-    /// How far it came.
+    /// The final progress.
     pub progress: SyncProgress,
-    /// Where it began, if not at the beginning.
+    /// Where it resumed, if not at the beginning.
     pub resumed: Option<Cursor>,
-    /// The first thousand of the events that were refused.
+    /// The first thousand refused events.
     pub refused: Vec<RefusedEvent>,
 }
 
-/// Why a transfer of events broke off.
+/// Why a transfer failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SyncError {
     /// The ledger failed.
     #[error("the ledger failed; earlier events are stored")]
     Ledger(#[from] LedgerError),
-    /// The peer did.
+    /// The peer failed.
     #[error(transparent)]
     Peer(#[from] ClientError),
 }
 
-/// A transfer of events that broke off. What the report counts is stored; the next one goes on behind it.
+/// A transfer that failed. The counted events are stored; the next transfer continues behind them.
 #[derive(Debug)]
 pub struct InterruptedSync {
-    /// What was done before.
+    /// The result so far.
     pub report: SyncReport,
-    /// Why it broke off.
+    /// The cause.
     pub error: SyncError,
 }
 
@@ -167,47 +169,45 @@ impl Error for InterruptedSync {
     }
 }
 
-impl MeshClient {
-    /// Fetches all events of a peer that pass the filter into a ledger, oldest first, each verified.
+impl PeerHandle {
+    /// Fetches all events of the peer that pass the filter into a ledger, oldest first, each verified.
     ///
-    /// While one page is written, the next one is verified on all cores and the one after it is requested, so
-    /// that three pages are held at most. Events that must not be stored are named and counted in the report
-    /// and left out. Behind each page that is stored the ledger remembers the cursor, so that a sync that broke
-    /// off goes on there; after `kill -9` a page may come twice, which the ledger notices.
+    /// While one page is written, the next one is verified on all cores and the one after it is requested, so that
+    /// three pages are held at most. The report names and counts events that must not be stored. The cursor is
+    /// stored behind each page, so that an interrupted sync resumes there; after `kill -9` a page may come twice,
+    /// and the ledger drops the duplicates.
     ///
     /// Pages go by the time of events: what arrives at the peer later with an older time is found by
-    /// [`MeshClient::reconcile`] only.
+    /// [`PeerHandle::reconcile`] only.
     ///
     /// # Errors
     /// [`InterruptedSync`]: with what was stored before, and why it broke off.
     pub async fn sync_into<L: Ledger + ?Sized>(
         &self,
         ledger: &L,
-        peer: impl Into<PeerRef>,
         filter: EventFilter,
         options: SyncOptions,
     ) -> Result<SyncReport, Box<InterruptedSync>> {
-        let peer = peer.into();
-        let place = self.cursor_place(&peer, &filter);
+        let place = self.cursor_place(&filter);
         let mut storing = Storing::new(ledger, options.progress);
         let ended = async {
             if options.resume {
                 storing.report.resumed = ledger.cursor(place.clone()).await?;
             }
             let resumed = storing.report.resumed.clone();
-            let pages = self.sync_pages(peer, filter, options.page_size, resumed);
+            let pages = self.sync_pages(filter, options.page_size, resumed);
             storing.store_all(pages, Some(&place)).await
         }
         .await;
         storing.finish(ended)
     }
 
-    /// Under which name a ledger remembers how far the events of a peer were fetched: another filter is another
+    /// Under which name a ledger remembers how far the events of the peer were fetched: another filter is another
     /// transfer.
-    pub fn cursor_place(&self, peer: &PeerRef, filter: &EventFilter) -> String {
+    pub fn cursor_place(&self, filter: &EventFilter) -> String {
         let label = self
-            .peer(peer.clone())
-            .map_or_else(|| peer.to_string(), |peer| peer.info().label());
+            .known()
+            .map_or_else(|| self.peer.to_string(), |peer| peer.info().label());
         if filter.is_empty() {
             label
         } else {
@@ -256,9 +256,8 @@ impl<'a, L: Ledger + ?Sized> Storing<'a, L> {
         if let Some(dropped) = &mut self.dropped {
             dropped.extend(refused.map(|event| event.id.clone()));
         }
-        let events = page.events.accepted.iter().map(|checked| checked.event.clone());
         let told_by = page.verification.responder.clone();
-        let insertions = self.ledger.insert_from(events.collect(), told_by).await?;
+        let insertions = self.ledger.insert(page.events.accepted.clone(), told_by).await?;
         // Behind the page, never before it.
         if let Some(place) = place {
             self.ledger
@@ -268,7 +267,8 @@ impl<'a, L: Ledger + ?Sized> Storing<'a, L> {
         if let Some(dropped) = &mut self.dropped {
             let kept = |insertion: &Insertion| matches!(insertion, Insertion::Stored | Insertion::Duplicate);
             let outcomes = page.events.accepted.iter().zip(&insertions);
-            let lost = outcomes.filter(|(_, insertion)| !kept(insertion));
+            // What could not be verified is not in our set, whether it is stored or not.
+            let lost = outcomes.filter(|(checked, insertion)| !checked.is_verified() || !kept(insertion));
             dropped.extend(lost.map(|(checked, _)| checked.event.id.clone()));
         }
 

@@ -1,22 +1,22 @@
 //! Clocks that are apart: what verified answers teach about them, and what to say when a call fails for its time.
 
 use std::error::Error;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
 use http::header::DATE;
 use http::{HeaderMap, StatusCode};
 use nara_proto::clock_offset::{ClockFault, ClockRefusal, ClockSample};
 use nara_proto::time::{UnixMillis, UnixNanos};
-use nara_proto::v1::ResponseAuthError;
+use nara_proto::v1::{ResponseAuthError, Stamp};
 use nara_proto::v2::SignatureError;
 
-use super::address::Route;
-use super::clock_skew::{ClockSkew, Skewed};
-use super::error::ErrorKind;
+use super::error::Problem;
+use super::refusal::{ClockSkew, Skewed, StatusAnswer};
 use super::retry_after::date;
-use super::status_answer::StatusAnswer;
-use super::{MeshClient, Verification};
+use super::verified::Verification;
 use crate::clock::Clock;
+use crate::registry::{Peer, PeerRegistry};
 
 /// How v1 peers, and we, begin the reason of a refusal for its time (docs/protocol/v1.md, section 4.3).
 const REFUSED_FOR_TIME: &str = "Authentication failed: timestamp too old or in future";
@@ -44,9 +44,42 @@ impl Asked {
     }
 }
 
-impl MeshClient {
+/// Our clock, and what is known of those of peers.
+#[derive(Debug)]
+pub(super) struct PeerClocks {
+    clock: Arc<dyn Clock>,
+    registry: PeerRegistry,
+    /// Times of requests that are signed by our clock: they rise strictly.
+    stamp: Mutex<Stamp>,
+    compensate: bool,
+}
+
+impl PeerClocks {
+    pub(super) fn new(clock: Arc<dyn Clock>, registry: PeerRegistry, compensate: bool) -> Self {
+        Self {
+            clock,
+            registry,
+            stamp: Mutex::default(),
+            compensate,
+        }
+    }
+
+    pub(super) fn clock(&self) -> &dyn Clock {
+        &*self.clock
+    }
+
+    /// The time with which a request to a peer is signed.
+    pub(super) fn signing_time(&self, peer: &Peer) -> UnixMillis {
+        let now = self.clock.now_millis();
+        peer.signing_time(now, self.compensate).unwrap_or_else(|| {
+            // A stamp is valid whatever a holder of the lock did.
+            let mut stamp = self.stamp.lock().unwrap_or_else(PoisonError::into_inner);
+            stamp.next(now)
+        })
+    }
+
     /// Learns from a verified answer how far the clock of its peer is from ours.
-    pub(super) fn learn_clock(&self, route: &Route, verification: &Verification, asked: Asked) {
+    pub(super) fn learn(&self, peer: &Arc<Peer>, verification: &Verification, asked: Asked) {
         let Verification {
             responder: Some(responder),
             key: Some(key),
@@ -61,82 +94,61 @@ impl MeshClient {
         let resolution = Duration::from_millis(resolution);
         let told = signed_at.to_nanos();
         if let Some(sample) = ClockSample::of_answer(told, resolution, asked.sent, asked.received) {
-            let registry = &self.shared.registry;
-            let registered = registry.by_name(responder.as_str());
-            registry.learn_clock(registered.as_ref().unwrap_or(&route.peer), key, sample);
+            let registered = self.registry.by_name(responder.as_str());
+            self.registry
+                .learn_clock(registered.as_ref().unwrap_or(peer), key, sample);
         }
     }
 
-    /// The time with which a request to a peer is signed.
-    pub(super) fn signing_time(&self, route: &Route) -> UnixMillis {
-        let now = self.shared.clock.now_millis();
-        let compensated = route.peer.signing_time(now, self.shared.compensate_clocks);
-        compensated.unwrap_or_else(|| {
-            // A stamp is valid whatever a holder of the lock did.
-            let mut stamp = self
-                .shared
-                .stamp
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner);
-            stamp.next(now)
-        })
-    }
-
-    /// An answer with another status than 200, as an error that says more if it refuses the request for its time.
-    pub(super) fn explain_clocks(
+    /// The problem of a refusal, which says more if the request was refused for its time.
+    pub(super) fn explain_refusal(
         &self,
-        route: &Route,
-        kind: ErrorKind,
+        peer: &Peer,
+        problem: Problem,
         headers: &HeaderMap,
         asked: Asked,
-    ) -> ErrorKind {
-        let ErrorKind::Status(answer) = kind else {
-            return kind;
+    ) -> Problem {
+        let Problem::Status(answer) = problem else {
+            return problem;
         };
         let Some(refusal) = refused_for_time(&answer, headers) else {
-            return ErrorKind::Status(answer);
+            return Problem::Status(answer);
         };
         let ours = asked.received.to_millis();
-        ErrorKind::ClockSkew(self.skew(
-            route,
-            refusal.receiver,
-            ours,
-            refusal.fault,
-            Skewed::Request(answer),
-        ))
+        let what = Skewed::Request(answer);
+        Problem::ClockSkew(self.skew(peer, refusal.receiver, ours, refusal.fault, what))
     }
 
-    /// The error of an answer, which says more if the answer is properly signed, but with a time outside of the
+    /// The problem of an answer, which says more if the answer is properly signed, but with a time outside of the
     /// window.
     pub(super) fn explain_stale_answer(
         &self,
-        route: &Route,
-        kind: ErrorKind,
+        peer: &Peer,
+        problem: Problem,
         signed_at: Option<UnixMillis>,
         now: UnixMillis,
-    ) -> ErrorKind {
+    ) -> Problem {
         let Some(signed_at) = signed_at else {
-            return kind;
+            return problem;
         };
-        let error: Box<dyn Error + Send + Sync> = match kind {
-            ErrorKind::Unauthenticated(error @ ResponseAuthError::Stale { .. }) => error.into(),
-            ErrorKind::Signature(error @ SignatureError::Stale { .. }) => error.into(),
-            kind => return kind,
+        let error: Box<dyn Error + Send + Sync> = match problem {
+            Problem::Unauthenticated(error @ ResponseAuthError::Stale { .. }) => error.into(),
+            Problem::Signature(error @ SignatureError::Stale { .. }) => error.into(),
+            problem => return problem,
         };
-        ErrorKind::ClockSkew(self.skew(route, signed_at, now, None, Skewed::Answer(error)))
+        Problem::ClockSkew(self.skew(peer, signed_at, now, None, Skewed::Answer(error)))
     }
 
     fn skew(
         &self,
-        route: &Route,
+        peer: &Peer,
         theirs: UnixMillis,
         ours: UnixMillis,
         told: Option<ClockFault>,
         what: Skewed,
     ) -> ClockSkew {
         let nanos = theirs.to_nanos().get().saturating_sub(ours.to_nanos().get());
-        let key = route.peer.key();
-        let judged = self.shared.registry.judge_clocks(key.as_ref(), nanos);
+        let judged = self.registry.judge_clocks(peer.key().as_ref(), nanos);
         ClockSkew {
             theirs,
             ours,

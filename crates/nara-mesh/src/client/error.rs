@@ -1,5 +1,12 @@
 //! What can go wrong with a call.
 
+mod kind;
+#[cfg(test)]
+mod tests;
+
+pub use kind::ClientErrorKind;
+
+use std::borrow::Cow;
 use std::error::Error;
 use std::fmt;
 use std::io;
@@ -15,91 +22,109 @@ use nara_proto::sync::PageError;
 use nara_proto::v1::ResponseAuthError;
 use nara_proto::v2::SignatureError;
 
-use super::clock_skew::{ClockSkew, Skewed};
-use super::retry_after::AskedToWait;
-use super::status_answer::StatusAnswer;
-use crate::registry::{RegisterError, retrust_command};
-use crate::tls::TlsFailure;
+use super::refusal::{AskedToWait, ClockSkew, Skewed, StatusAnswer};
+use super::request_problem::RequestProblem;
+use super::resolve::InvalidPeerRef;
+use crate::registry::{KeyRefused, RegisterError};
+use crate::tls::{KeyMismatch, TlsFailure};
 
 /// A call that did not give a verified answer.
 ///
-/// `Display` says which peer, what happened and what to do; the cause, if there is one, is its
-/// [`source`](Error::source) and not repeated.
+/// `Display` says which peer and what happened; the cause, if there is one, is its [`source`](Error::source) and not
+/// repeated. [`ClientError::kind`] is for programs, [`ClientError::hint`] says what to do.
 #[derive(Debug)]
 pub struct ClientError(Box<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     peer: String,
-    kind: ErrorKind,
+    problem: Problem,
 }
 
-#[derive(Debug)]
-pub(super) enum ErrorKind {
-    /// The peer asked for a pause.
+/// What happened, with its cause.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Problem {
+    #[error(transparent)]
     AskedToWait(AskedToWait),
-    /// The connection broke before the answer was complete.
-    Broken(hyper::Error),
-    /// The breaker of the peer is open.
-    CircuitOpen(CircuitOpen),
-    /// The clocks are too far apart.
+    #[error("the connection broke before the answer was complete")]
+    Broken(#[source] hyper::Error),
+    #[error("not called, because it did not answer the last calls")]
+    CircuitOpen(#[source] CircuitOpen),
+    #[error(transparent)]
     ClockSkew(ClockSkew),
-    /// The body of the answer is not what the endpoint answers.
-    Decode(JsonError),
-    /// No connection.
-    Dial(io::Error),
-    /// No connection in time.
+    #[error("the answer cannot be decoded")]
+    Decode(#[source] JsonError),
+    #[error("no connection")]
+    Dial(#[source] io::Error),
+    #[error("no connection within {0:?}")]
     DialTimeout(Duration),
-    /// A message with the same id waits for its reply already.
-    DuplicateMessage,
-    /// The opening of a stream does not prove who serves it.
-    Hello(HelloError),
-    /// Signed by a key that contradicts what the registry knows.
-    Identity(RegisterError),
-    /// The inner signature of the answer does not verify.
-    InnerSignature,
-    /// The answer of `/ping` does not tell a name and a key.
-    Discovery(DiscoveryProblem),
-    /// The request has no valid form.
-    InvalidRequest(http::Error),
-    /// Nobody knows the nara that was searched for.
-    NobodyKnows {
-        /// How many were asked.
-        asked: usize,
-    },
-    /// The peer sent pages that break the rules.
-    Page(PageError),
-    /// The peer has proven that it speaks v2, and the answer is not v2.
+    #[error("the peer gave no valid name and key")]
+    Discovery(#[source] DiscoveryProblem),
+    #[error("the peer signed with v2 before, and this answer is not")]
     Downgrade,
-    /// The peer breaks the rules of reconciliation.
-    Reconcile(ReconcileError),
-    /// The reply to a runtime message did not come.
-    NoReply(Duration),
-    /// An answer with another status than 200.
-    Status(StatusAnswer),
-    /// The connection did not become secure.
-    Tls(TlsFailure),
-    /// There is no secure connection to a peer that has proven that it speaks TLS, so it is not called at all.
-    TlsGone(io::Error),
-    /// The deadline passed.
-    Timeout(Stage),
-    /// The answer is too large.
-    TooLarge(usize),
-    /// Too many runtime messages wait for replies.
-    TooManyPending(usize),
-    /// The v2 signature of the answer.
-    Signature(SignatureError),
-    /// The inherited signature of the answer.
-    Unauthenticated(ResponseAuthError),
-    /// The key with which the answer is signed cannot be learned.
-    UnknownKey {
+    #[error("another message with the same id waits for its reply")]
+    DuplicateMessage,
+    #[error("the TLS handshake failed")]
+    Handshake(#[source] io::Error),
+    #[error("the hello of the stream does not prove who serves it")]
+    Hello(#[source] HelloError),
+    #[error("its key contradicts the pinned key")]
+    Identity(#[source] RegisterError),
+    #[error("the signature inside the answer does not verify")]
+    InnerSignature,
+    #[error(transparent)]
+    InvalidPeer(InvalidPeerRef),
+    #[error("the request cannot be sent")]
+    InvalidRequest(#[from] RequestProblem),
+    /// Asking the responder for its key failed.
+    #[error("{responder} answered, and its key could not be fetched")]
+    KeyNotLearned {
         responder: NaraName,
-        /// Why `/ping` did not tell it; `None`: only pinned keys are trusted.
-        discovery: Option<ClientError>,
+        #[source]
+        discovery: ClientError,
     },
-    /// The registry does not have the peer, or not its address.
+    /// Only pinned keys are believed.
+    #[error("{responder} answered, whose key is not pinned")]
+    KeyNotPinned { responder: NaraName },
+    #[error("its key is not trusted")]
+    KeyRefused(#[source] KeyRefused),
+    #[error("none of {asked} peers knows this nara")]
+    NobodyKnows { asked: usize },
+    #[error("no reply to the message within {0:?}")]
+    NoReply(Duration),
+    #[error("what answers there does not speak HTTP")]
+    NotHttp(#[source] hyper::Error),
+    #[error("the connection does not prove enough for a body that is streamed")]
+    NotStreamable,
+    #[error("the peer at this address holds another key than the pinned one")]
+    OtherKey(#[source] KeyMismatch),
+    #[error("the peer violates the paging protocol")]
+    Page(#[source] PageError),
+    #[error("the peer violates the reconciliation protocol")]
+    Reconcile(#[source] ReconcileError),
+    #[error("the answer does not prove who sent it")]
+    Signature(#[source] SignatureError),
+    /// As `Broken`, on a connection of the pool: it may have broken long before.
+    #[error("the connection broke before the answer was complete")]
+    Stale(#[source] hyper::Error),
+    #[error(transparent)]
+    Status(StatusAnswer),
+    #[error("{0}")]
+    Timeout(Stage),
+    #[error(
+        "the peer spoke TLS before, and now the TLS handshake fails. It is not called without TLS, because an attacker \
+         on the path could cause this"
+    )]
+    TlsGone(#[source] io::Error),
+    #[error("the answer is larger than {0} bytes")]
+    TooLarge(usize),
+    #[error("{0} messages already wait for replies")]
+    TooManyPending(usize),
+    #[error("the answer does not prove who sent it")]
+    Unauthenticated(#[source] ResponseAuthError),
+    #[error("the peer or its address is unknown")]
     UnknownPeer,
-    /// The operator does not trust the peer.
+    #[error("the operator banned {0}")]
     Untrusted(NaraName),
 }
 
@@ -115,193 +140,49 @@ pub(super) enum DiscoveryProblem {
 }
 
 /// What a call was doing when its deadline passed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Stage {
+    #[error("no complete answer before the deadline")]
     Answer,
+    #[error("the body of the request was not complete before the deadline")]
+    Body,
+    #[error("no connection before the deadline")]
     Dial,
+    #[error("too many calls to this peer were in flight until the deadline")]
     Queue,
+    #[error("the answer could not be verified before the deadline")]
     Verify,
 }
 
-impl ClientError {
-    pub(super) fn new(peer: impl fmt::Display, kind: ErrorKind) -> Self {
-        Self(Box::new(Inner {
-            peer: peer.to_string(),
-            kind,
-        }))
-    }
-
-    pub(super) fn kind(&self) -> &ErrorKind {
-        &self.0.kind
-    }
-
-    /// The peer, as messages call it.
-    pub fn peer(&self) -> &str {
-        &self.0.peer
-    }
-
-    /// A deadline passed: that of the call, of dialling, or of waiting for a reply.
-    pub fn is_timeout(&self) -> bool {
-        matches!(
-            self.kind(),
-            ErrorKind::DialTimeout(_) | ErrorKind::NoReply(_) | ErrorKind::Timeout(_)
-        )
-    }
-
-    /// No connection to the peer came about, now or when it was last tried: see also
-    /// [`ClientError::is_circuit_open`].
-    pub fn is_unreachable(&self) -> bool {
-        matches!(
-            self.kind(),
-            ErrorKind::CircuitOpen(_)
-                | ErrorKind::Dial(_)
-                | ErrorKind::DialTimeout(_)
-                | ErrorKind::Timeout(Stage::Dial)
-        )
-    }
-
-    /// The peer is known to be down and was not called.
-    pub fn is_circuit_open(&self) -> bool {
-        matches!(self.kind(), ErrorKind::CircuitOpen(_))
-    }
-
-    /// The registry does not have the peer, or not its address, and nothing was sent; or nobody knows the
-    /// nara that was searched for.
-    pub fn is_unknown_peer(&self) -> bool {
-        matches!(
-            self.kind(),
-            ErrorKind::NobodyKnows { .. } | ErrorKind::UnknownPeer
-        )
-    }
-
-    /// We could not verify the peer, or the peer could not verify us (status 401).
-    pub fn is_unauthenticated(&self) -> bool {
-        matches!(
-            self.kind(),
-            ErrorKind::ClockSkew(_)
-                | ErrorKind::Discovery(_)
-                | ErrorKind::Downgrade
-                | ErrorKind::Hello(_)
-                | ErrorKind::Identity(_)
-                | ErrorKind::InnerSignature
-                | ErrorKind::Signature(_)
-                | ErrorKind::Tls(TlsFailure::OtherKey(_))
-                | ErrorKind::Unauthenticated(_)
-                | ErrorKind::UnknownKey { .. }
-                | ErrorKind::Untrusted(_)
-        ) || self.status() == Some(StatusCode::UNAUTHORIZED)
-    }
-
-    /// The peer refused because we ask too often or it has too much to do (status 429 or 503 with `Retry-After`), or
-    /// it was not called because it did so a moment ago. See [`ClientError::retry_after`].
-    pub fn is_rate_limited(&self) -> bool {
-        matches!(self.kind(), ErrorKind::AskedToWait(_))
-    }
-
-    /// How long the peer asked to wait, from the moment of the error on; at most
-    /// [`RETRY_AFTER_MAX`](crate::defaults::RETRY_AFTER_MAX). Until then it is not called.
-    pub fn retry_after(&self) -> Option<Duration> {
-        match self.kind() {
-            ErrorKind::AskedToWait(asked) => Some(asked.retry_after),
-            _ => None,
-        }
-    }
-
-    /// The operator of this nara does not trust the peer, and nothing of it is used.
-    pub fn is_untrusted(&self) -> bool {
-        matches!(self.kind(), ErrorKind::Untrusted(_))
-    }
-
-    /// The answer does less than the peer has proven that it can: somebody may be taking the better signature away.
-    pub fn is_downgrade(&self) -> bool {
-        matches!(self.kind(), ErrorKind::Downgrade)
-    }
-
-    /// The clock of the peer and ours are too far apart: it refused the request, or its answer is not fresh. The message
-    /// says what both clocks say and which one seems wrong.
-    pub fn is_clock_skew(&self) -> bool {
-        matches!(self.kind(), ErrorKind::ClockSkew(_))
-    }
-
-    /// A world message was taken in, but could not travel on from there (docs/protocol/v1.md, section 7.6). The status
-    /// is 400 then, as if it had been refused.
-    pub fn is_stuck_journey(&self) -> bool {
-        self.status() == Some(StatusCode::BAD_REQUEST)
-            && self.text().is_some_and(|text| {
-                text.starts_with("journey stuck") || text.starts_with("failed to forward")
-            })
-    }
-
-    /// The status of the answer, if it was another one than 200.
-    pub fn status(&self) -> Option<StatusCode> {
-        self.answer().map(|answer| answer.status)
-    }
-
-    /// What the answer said, if its status was another one than 200; cut at 4 KiB.
-    pub fn text(&self) -> Option<&str> {
-        self.answer().map(|answer| answer.text.as_str())
-    }
-
-    /// Whether an answer with another status than 200 was signed by the peer. Status 401 never is.
-    pub fn is_status_verified(&self) -> bool {
-        self.answer().is_some_and(|answer| answer.verified)
-    }
-
-    /// What to call the outcome in traces.
-    pub(super) fn outcome(&self) -> &'static str {
-        match self.kind() {
-            ErrorKind::AskedToWait(_) => "asked_to_wait",
-            ErrorKind::Broken(_) => "broken",
-            ErrorKind::CircuitOpen(_) => "circuit_open",
-            ErrorKind::ClockSkew(_) => "clock_skew",
-            ErrorKind::Decode(_) => "decode",
-            ErrorKind::Dial(_) => "dial",
-            ErrorKind::DialTimeout(_) => "dial_timeout",
-            ErrorKind::Discovery(_) => "discovery",
-            ErrorKind::Downgrade => "downgrade",
-            ErrorKind::DuplicateMessage => "duplicate_message",
-            ErrorKind::Hello(_) => "hello",
-            ErrorKind::Identity(_) => "identity",
-            ErrorKind::InnerSignature => "inner_signature",
-            ErrorKind::InvalidRequest(_) => "invalid_request",
-            ErrorKind::NobodyKnows { .. } => "nobody_knows",
-            ErrorKind::NoReply(_) => "no_reply",
-            ErrorKind::Page(_) => "page",
-            ErrorKind::Reconcile(_) => "reconcile",
-            ErrorKind::Signature(_) => "signature",
-            ErrorKind::Status(_) => "status",
-            ErrorKind::Tls(TlsFailure::OtherKey(_)) => "other_key",
-            ErrorKind::Tls(TlsFailure::Handshake(_)) | ErrorKind::TlsGone(_) => "tls",
-            ErrorKind::Timeout(_) => "timeout",
-            ErrorKind::TooLarge(_) => "too_large",
-            ErrorKind::TooManyPending(_) => "too_many_pending",
-            ErrorKind::Unauthenticated(_) => "unauthenticated",
-            ErrorKind::UnknownKey { .. } => "unknown_key",
-            ErrorKind::UnknownPeer => "unknown_peer",
-            ErrorKind::Untrusted(_) => "untrusted",
-        }
-    }
-
-    fn answer(&self) -> Option<&StatusAnswer> {
-        match self.kind() {
-            ErrorKind::AskedToWait(asked) => asked.answer.as_ref(),
-            ErrorKind::ClockSkew(ClockSkew {
-                what: Skewed::Request(answer),
-                ..
-            })
-            | ErrorKind::Status(answer) => Some(answer),
-            _ => None,
+impl From<TlsFailure> for Problem {
+    fn from(failure: TlsFailure) -> Self {
+        match failure {
+            TlsFailure::Handshake(error) => Self::Handshake(error),
+            TlsFailure::OtherKey(mismatch) => Self::OtherKey(mismatch),
         }
     }
 }
 
-impl fmt::Display for ClientError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.0.peer, self.0.kind)
+impl From<hyper::Error> for Problem {
+    fn from(error: hyper::Error) -> Self {
+        if error.is_parse() {
+            Self::NotHttp(error)
+        } else {
+            Self::Broken(error)
+        }
     }
 }
 
-impl ErrorKind {
+impl From<RegisterError> for Problem {
+    fn from(error: RegisterError) -> Self {
+        match error {
+            RegisterError::KeyRefused(refused) => Self::KeyRefused(refused),
+            error => Self::Identity(error),
+        }
+    }
+}
+
+impl Problem {
     /// Whether an answer may be signed with another key than the known one.
     pub(super) fn may_be_another_key(&self) -> bool {
         matches!(
@@ -310,170 +191,252 @@ impl ErrorKind {
                 | Self::Unauthenticated(ResponseAuthError::BadSignature)
         )
     }
+
+    /// The kind, and what to do about it.
+    fn describe(&self) -> (ClientErrorKind, Cow<'static, str>) {
+        use ClientErrorKind as Kind;
+        let (kind, hint) = match self {
+            Self::AskedToWait(asked) => return (Kind::AskedToWait, asked.hint().into()),
+            Self::Broken(_) | Self::Stale(_) => (Kind::Broken, "try again"),
+            Self::CircuitOpen(_) => (
+                Kind::CircuitOpen,
+                "wait for the next attempt, or for a call from it",
+            ),
+            Self::ClockSkew(skew) => (Kind::ClockSkew, skew.hint()),
+            Self::Decode(_) => (Kind::Decode, "check that both sides run compatible versions"),
+            Self::Dial(_) => (
+                Kind::Dial,
+                "check that the peer is online and listens on this address",
+            ),
+            Self::DialTimeout(_) => (
+                Kind::DialTimeout,
+                "check that the peer is online and on the same mesh",
+            ),
+            Self::Discovery(_) => (Kind::Discovery, "check the address"),
+            Self::Downgrade => (
+                Kind::Downgrade,
+                "if the peer went back to an older version on purpose, trust its key anew",
+            ),
+            Self::DuplicateMessage => (Kind::DuplicateMessage, "wait for that reply"),
+            Self::Handshake(_) => (
+                Kind::Tls,
+                "check that the peer accepts TLS on this port, or allow plain connections to it",
+            ),
+            Self::Hello(_) => (Kind::Hello, "check the address and the pinned key"),
+            Self::Identity(_) => (
+                Kind::Identity,
+                "ask its operator which key is right before you trust it",
+            ),
+            Self::InnerSignature => (
+                Kind::InnerSignature,
+                "do not use the answer, and tell the peer's operator",
+            ),
+            Self::InvalidPeer(_) => (Kind::InvalidPeer, "name it by its id, its name or its address"),
+            Self::InvalidRequest(_) => (Kind::InvalidRequest, "check its path, its headers and its body"),
+            Self::KeyNotLearned { .. } => (Kind::UnknownKey, "pin the key, or try again"),
+            Self::KeyNotPinned { .. } => (Kind::UnknownKey, "pin the key, or use the trust policy first-use"),
+            Self::KeyRefused(_) => (
+                Kind::KeyRefused,
+                "ask its operator whether the key is right before you trust it",
+            ),
+            Self::NobodyKnows { .. } => (Kind::NobodyKnows, "ask again when more peers are online"),
+            Self::NoReply(_) => (Kind::NoReply, "the peer may not know our id yet, try again later"),
+            Self::NotHttp(_) => (Kind::NotHttp, "check the address and the port"),
+            Self::NotStreamable => (Kind::Tls, "try again, or send a body that fits into memory"),
+            Self::OtherKey(_) => (
+                Kind::OtherKey,
+                "ask its operator which key is right before you trust it",
+            ),
+            Self::Page(_) => (Kind::Page, "fetch from another peer"),
+            Self::Reconcile(_) => (Kind::Reconcile, "fetch its events by page, or from another peer"),
+            Self::Signature(_) => (
+                Kind::Signature,
+                "check the address, the clocks and the pinned key",
+            ),
+            Self::Status(answer) => (Kind::Status, answer.hint()),
+            Self::Timeout(Stage::Answer | Stage::Body | Stage::Dial) => {
+                (Kind::Timeout, "try again, or allow more time")
+            }
+            Self::Timeout(Stage::Queue) => (Kind::Timeout, "make fewer calls at once"),
+            Self::Timeout(Stage::Verify) => (Kind::Timeout, "allow more time"),
+            Self::TlsGone(_) => (
+                Kind::TlsGone,
+                "try again; if the peer went back to plain connections on purpose, forget it",
+            ),
+            Self::TooLarge(_) => (Kind::TooLarge, "ask for less at once"),
+            Self::TooManyPending(_) => (Kind::TooManyPending, "wait until some are answered"),
+            Self::Unauthenticated(_) => (
+                Kind::Unauthenticated,
+                "check the address, the clocks and the pinned key",
+            ),
+            Self::UnknownPeer => (Kind::UnknownPeer, "register it first"),
+            Self::Untrusted(_) => (Kind::Untrusted, "lift the ban if that is what you want"),
+        };
+        (kind, hint.into())
+    }
 }
 
-impl fmt::Display for ErrorKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::AskedToWait(asked) => asked.fmt(f),
-            Self::Broken(_) => f.write_str("the connection broke before the answer was complete; try again"),
-            Self::CircuitOpen(_) => {
-                f.write_str("not called, because it did not answer the last calls; wait for the next \
-                     attempt, or for a call from it")
-            }
-            Self::ClockSkew(skew) => skew.fmt(f),
-            Self::Decode(_) => f.write_str(
-                "the answer cannot be decoded; check that both sides run compatible versions",
-            ),
-            Self::Dial(_) => {
-                f.write_str("no connection; check that the peer is online and listens on this address")
-            }
-            Self::DialTimeout(limit) => write!(
-                f,
-                "no connection within {limit:?}; check that the peer is online and on the same mesh"
-            ),
-            Self::Downgrade => f.write_str(
-                "the peer signed with v2 before, and this answer is not; if the peer went back to an \
-                 older version on purpose, run `nara-mesh peers trust NAME --replace`",
-            ),
-            Self::DuplicateMessage => {
-                f.write_str("another message with the same id waits for its reply; wait for that reply")
-            }
-            Self::Hello(_) => f.write_str(
-                "the hello of the stream does not prove who serves it; check the address and the pinned key",
-            ),
-            Self::Identity(RegisterError::KeyRefused(_)) => {
-                f.write_str("its key is not trusted; ask its operator whether the key is right before you trust it")
-            }
-            Self::Identity(_) => f.write_str(
-                "its key contradicts the pinned key; ask its operator which key is right before you trust it",
-            ),
-            Self::InnerSignature => f.write_str(
-                "the signature inside the answer does not verify; do not use the answer, and tell the \
-                 peer's operator",
-            ),
-            Self::Discovery(_) => f.write_str("the peer gave no valid name and key; check the address"),
-            Self::InvalidRequest(_) => {
-                f.write_str("the request cannot be sent; check the path and the query of the endpoint")
-            }
-            Self::NobodyKnows { asked } => {
-                write!(
-                    f,
-                    "none of {asked} peers knows this nara; ask again when more peers are online"
-                )
-            }
-            Self::Page(_) => f.write_str("the peer violates the paging protocol; fetch from another peer"),
-            Self::Reconcile(_) => f.write_str(
-                "the peer violates the reconciliation protocol; fetch its events by page, or from another peer",
-            ),
-            Self::NoReply(limit) => {
-                write!(
-                    f,
-                    "no reply to the message within {limit:?}; the peer may not know our id yet, try again later"
-                )
-            }
-            Self::Status(answer) => answer.fmt(f),
-            Self::Timeout(stage) => stage.fmt(f),
-            Self::Tls(TlsFailure::OtherKey(_)) => f.write_str(
-                "the peer at this address holds another key than the pinned one; ask its operator which \
-                 key is right before you trust it",
-            ),
-            Self::Tls(TlsFailure::Handshake(_)) => f.write_str(
-                "the TLS handshake failed; check that the peer accepts TLS on this port, or allow plain \
-                 connections to it",
-            ),
-            Self::TlsGone(_) => f.write_str(
-                "the peer spoke TLS before, and now the TLS handshake fails; it is not called without \
-                 TLS, because an attacker on the path could cause this. Try again; if the peer went back \
-                 to plain connections on purpose, forget it with `nara-mesh peers reset NAME`",
-            ),
-            Self::TooLarge(limit) => {
-                write!(
-                    f,
-                    "the answer is larger than {limit} bytes; request fewer events at once"
-                )
-            }
-            Self::TooManyPending(limit) => {
-                write!(
-                    f,
-                    "{limit} messages already wait for replies; wait until some are answered"
-                )
-            }
-            Self::Signature(_) | Self::Unauthenticated(_) => f.write_str(
-                "the answer does not prove who sent it; check the address, the clocks and the pinned key",
-            ),
-            Self::UnknownKey {
-                responder,
-                discovery: None,
-            } => write!(
-                f,
-                "{responder} answered, whose key is not pinned; pin the key, or use the trust policy first-use"
-            ),
-            Self::UnknownKey { responder, .. } => write!(
-                f,
-                "{responder} answered, and its key could not be fetched; pin the key, or try again"
-            ),
-            Self::UnknownPeer => f.write_str("the peer or its address is unknown; register it first"),
-            Self::Untrusted(name) => write!(
-                f,
-                "the operator banned {name}; to lift the ban, run `{}`",
-                retrust_command(name, false)
-            ),
+impl ClientError {
+    pub(super) fn new(peer: impl fmt::Display, problem: impl Into<Problem>) -> Self {
+        Self(Box::new(Inner {
+            peer: peer.to_string(),
+            problem: problem.into(),
+        }))
+    }
+
+    pub(super) fn problem(&self) -> &Problem {
+        &self.0.problem
+    }
+
+    /// What went wrong, for a program to decide on.
+    pub fn kind(&self) -> ClientErrorKind {
+        self.problem().describe().0
+    }
+
+    /// What to do about it, as the end of a sentence without a full stop.
+    pub fn hint(&self) -> Option<Cow<'static, str>> {
+        Some(self.problem().describe().1)
+    }
+
+    /// The label of the peer.
+    pub fn peer(&self) -> &str {
+        &self.0.peer
+    }
+
+    /// The nara that is not trusted, or whose key is not known, where that is what went wrong.
+    pub fn nara(&self) -> Option<&NaraName> {
+        match self.problem() {
+            Problem::KeyNotLearned { responder, .. } | Problem::KeyNotPinned { responder } => Some(responder),
+            Problem::Untrusted(name) => Some(name),
+            _ => None,
+        }
+    }
+
+    /// A deadline passed: of the call, of dialling, or of waiting for a reply.
+    pub fn is_timeout(&self) -> bool {
+        use ClientErrorKind::{DialTimeout, NoReply, Timeout};
+        matches!(self.kind(), DialTimeout | NoReply | Timeout)
+    }
+
+    /// The peer could not be connected, now or at the last attempt: see also [`ClientError::is_circuit_open`].
+    pub fn is_unreachable(&self) -> bool {
+        matches!(
+            self.problem(),
+            Problem::CircuitOpen(_)
+                | Problem::Dial(_)
+                | Problem::DialTimeout(_)
+                | Problem::Timeout(Stage::Dial)
+        )
+    }
+
+    /// The peer is down and was not called.
+    pub fn is_circuit_open(&self) -> bool {
+        self.kind() == ClientErrorKind::CircuitOpen
+    }
+
+    /// The registry does not have the peer, or not its address, and nothing was sent; or the text names no peer; or
+    /// nobody knows the nara that was searched for.
+    pub fn is_unknown_peer(&self) -> bool {
+        use ClientErrorKind::{InvalidPeer, NobodyKnows, UnknownPeer};
+        matches!(self.kind(), InvalidPeer | NobodyKnows | UnknownPeer)
+    }
+
+    /// We could not verify the peer, or the peer could not verify us (status 401).
+    pub fn is_unauthenticated(&self) -> bool {
+        use ClientErrorKind as Kind;
+        matches!(
+            self.kind(),
+            Kind::ClockSkew
+                | Kind::Discovery
+                | Kind::Downgrade
+                | Kind::Hello
+                | Kind::Identity
+                | Kind::InnerSignature
+                | Kind::KeyRefused
+                | Kind::OtherKey
+                | Kind::Signature
+                | Kind::Unauthenticated
+                | Kind::UnknownKey
+                | Kind::Untrusted
+        ) || self.status() == Some(StatusCode::UNAUTHORIZED)
+    }
+
+    /// The peer refused because of a rate limit or overload (status 429, or 503 with `Retry-After`), or was not
+    /// called because it did so a moment ago. See [`ClientError::retry_after`].
+    pub fn is_rate_limited(&self) -> bool {
+        self.kind() == ClientErrorKind::AskedToWait
+    }
+
+    /// How long the peer asked us to wait, from the moment of the error on; at most
+    /// [`RETRY_AFTER_MAX`](crate::defaults::RETRY_AFTER_MAX). Until then it is not called.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self.problem() {
+            Problem::AskedToWait(asked) => Some(asked.retry_after),
+            _ => None,
+        }
+    }
+
+    /// The operator of this nara banned the peer.
+    pub fn is_untrusted(&self) -> bool {
+        self.kind() == ClientErrorKind::Untrusted
+    }
+
+    /// The answer does less than the peer has proven: an attacker may be stripping the better signature.
+    pub fn is_downgrade(&self) -> bool {
+        self.kind() == ClientErrorKind::Downgrade
+    }
+
+    /// The clock of the peer and ours are too far apart: it refused the request, or its answer is not fresh. The message
+    /// says what both clocks say, the hint which one seems wrong.
+    pub fn is_clock_skew(&self) -> bool {
+        self.kind() == ClientErrorKind::ClockSkew
+    }
+
+    /// The peer accepted a world message, but could not forward it (docs/protocol/v1.md, section 7.6). The status
+    /// is 400 then, as if it had been refused.
+    pub fn is_stuck_journey(&self) -> bool {
+        self.status() == Some(StatusCode::BAD_REQUEST)
+            && self.text().is_some_and(|text| {
+                text.starts_with("journey stuck") || text.starts_with("failed to forward")
+            })
+    }
+
+    /// The status of the answer, if not 200.
+    pub fn status(&self) -> Option<StatusCode> {
+        self.answer().map(|answer| answer.status)
+    }
+
+    /// The body of the answer, if its status was not 200; cut at 4 KiB.
+    pub fn text(&self) -> Option<&str> {
+        self.answer().map(|answer| answer.text.as_str())
+    }
+
+    /// Whether the peer signed an answer with another status than 200. Status 401 is never signed.
+    pub fn is_status_verified(&self) -> bool {
+        self.answer().is_some_and(|answer| answer.verified)
+    }
+
+    fn answer(&self) -> Option<&StatusAnswer> {
+        match self.problem() {
+            Problem::AskedToWait(asked) => asked.answer.as_ref(),
+            Problem::ClockSkew(ClockSkew {
+                what: Skewed::Request(answer),
+                ..
+            })
+            | Problem::Status(answer) => Some(answer),
+            _ => None,
         }
     }
 }
 
-impl fmt::Display for Stage {
+impl fmt::Display for ClientError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Answer => "no complete answer before the deadline; try again, or allow more time",
-            Self::Dial => "no connection before the deadline; try again, or allow more time",
-            Self::Queue => {
-                "too many calls to this peer were in flight until the deadline; make fewer at once"
-            }
-            Self::Verify => "the answer could not be verified before the deadline; allow more time",
-        })
+        write!(f, "{}: {}", self.0.peer, self.0.problem)
     }
 }
 
 impl Error for ClientError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        match self.kind() {
-            ErrorKind::Broken(error) => Some(error),
-            ErrorKind::CircuitOpen(error) => Some(error),
-            ErrorKind::ClockSkew(skew) => match &skew.what {
-                Skewed::Answer(error) => Some(&**error),
-                Skewed::Request(_) => None,
-            },
-            ErrorKind::Decode(error) => Some(error),
-            ErrorKind::Dial(error) => Some(error),
-            ErrorKind::Discovery(error) => Some(error),
-            ErrorKind::Hello(error) => Some(error),
-            ErrorKind::Identity(error) => Some(error),
-            ErrorKind::InvalidRequest(error) => Some(error),
-            ErrorKind::Page(error) => Some(error),
-            ErrorKind::Reconcile(error) => Some(error),
-            ErrorKind::Signature(error) => Some(error),
-            ErrorKind::Tls(TlsFailure::OtherKey(error)) => Some(error),
-            ErrorKind::Tls(TlsFailure::Handshake(error)) | ErrorKind::TlsGone(error) => Some(error),
-            ErrorKind::Unauthenticated(error) => Some(error),
-            ErrorKind::UnknownKey { discovery, .. } => discovery.as_ref().map(|error| error as _),
-            ErrorKind::AskedToWait(_)
-            | ErrorKind::DialTimeout(_)
-            | ErrorKind::Downgrade
-            | ErrorKind::DuplicateMessage
-            | ErrorKind::InnerSignature
-            | ErrorKind::NobodyKnows { .. }
-            | ErrorKind::NoReply(_)
-            | ErrorKind::Status(_)
-            | ErrorKind::Timeout(_)
-            | ErrorKind::TooLarge(_)
-            | ErrorKind::TooManyPending(_)
-            | ErrorKind::UnknownPeer
-            | ErrorKind::Untrusted(_) => None,
-        }
+        self.problem().source()
     }
 }
-
-#[cfg(test)]
-mod tests;

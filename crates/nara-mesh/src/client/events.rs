@@ -1,33 +1,20 @@
 //! Calls whose answers are events: sync, checkpoints, zines.
 
-use std::num::NonZero;
-
-use futures_util::future::join_all;
 use futures_util::stream::BoxStream;
 use nara_proto::endpoint::{AllCheckpoints, CheckpointsRequest, EventsSync, GossipZine};
-use nara_proto::event::{Service, SyncEvent, verify_events};
+use nara_proto::event::{Service, SyncEvent};
 use nara_proto::identity::Verifier;
 use nara_proto::sync::{Cursor, EventFilter, Pager, SyncRequest, SyncResponse};
 use nara_proto::zine::Zine;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
-use super::address::Route;
-use super::call::Answer;
-use super::error::{ErrorKind, Stage};
-use super::pages::{FetchedPage, PagesOf, pages_ahead};
-use super::verify::offload;
-use super::{
-    CallOptions, CheckedEvent, CheckedEvents, Checkpoints, ClientError, MeshClient, PeerRef, RefusedEvent,
-    SyncEvents, SyncPage, Verification, Verified, ZineEvents,
-};
-use crate::random::random;
-use crate::registry::KnownKeys;
-
-/// Up to this many events are verified where they arrive.
-const OFFLOAD_EVENTS: usize = 64;
-
-/// Each thread gets at least this many events to verify: batches of many are cheaper per event.
-const MIN_BATCH: usize = 512;
+use super::error::{ClientError, Problem};
+use super::event_check::check_events;
+use super::exchange::Answer;
+use super::handle::PeerHandle;
+use super::pages::{FetchedPage, PageChecker, PageSource, pages_ahead};
+use super::resolve::Route;
+use super::verified::{CheckedEvents, Checkpoints, SyncEvents, SyncPage, Verification, Verified, ZineEvents};
 
 /// Checkpoints on one page.
 const CHECKPOINT_PAGE: usize = 1000;
@@ -35,18 +22,14 @@ const CHECKPOINT_PAGE: usize = 1000;
 /// The most checkpoints that are fetched from one peer.
 const MAX_CHECKPOINTS: usize = 100_000;
 
-impl MeshClient {
-    /// Fetches events of a peer: one answer. `from` of the request is set to our name.
+impl PeerHandle {
+    /// Fetches events of the peer: one answer. `from` of the request is set to our name.
     ///
     /// # Errors
-    /// [`ClientError`]. An event that must not be stored is no error: see [`CheckedEvents::refused`].
-    pub async fn fetch_sync_events(
-        &self,
-        peer: impl Into<PeerRef>,
-        request: SyncRequest,
-    ) -> Result<Verified<SyncEvents>, ClientError> {
-        let deadline = self.deadline(CallOptions::default());
-        let (answer, verification) = self.sync(&peer.into(), request, deadline).await?;
+    /// [`ClientError`]. An event that must not be stored is not an error: see [`CheckedEvents::refused`].
+    pub async fn fetch_sync_events(&self, request: SyncRequest) -> Result<Verified<SyncEvents>, ClientError> {
+        let deadline = self.deadline();
+        let (answer, verification) = self.sync(request, deadline).await?;
         let SyncResponse {
             from,
             events,
@@ -68,7 +51,7 @@ impl MeshClient {
         Ok(Verified::new(value, verification))
     }
 
-    /// Pages through the events of a peer, oldest first, each exactly once, `page_size` of them at a time,
+    /// Pages through the events of the peer, oldest first, each exactly once, `page_size` of them at a time,
     /// beginning behind `resume`. Each page has the time limit of one call. The stream ends behind the first
     /// error; [`SyncPage::cursor`] of the page before says where to resume.
     ///
@@ -77,26 +60,24 @@ impl MeshClient {
     /// dropping the stream ends the requests.
     pub fn sync_pages(
         &self,
-        peer: impl Into<PeerRef>,
         filter: EventFilter,
         page_size: usize,
         resume: Option<Cursor>,
     ) -> BoxStream<'static, Result<SyncPage, ClientError>> {
         let pager = Pager::resume(filter, page_size, resume.unwrap_or(Cursor::START));
-        let peer = peer.into();
-        pages_ahead(self.clone(), PagesOf { peer, pager })
+        let pages = PagesByTime {
+            peer: self.clone(),
+            pager,
+        };
+        pages_ahead(pages, self.page_checker())
     }
 
-    /// Fetches all checkpoints of a peer (at most 100,000): by event sync, or from its older endpoint for
+    /// Fetches all checkpoints of the peer (at most 100,000): by event sync, or from its older endpoint for
     /// checkpoints if that gives none.
     ///
     /// # Errors
     /// [`ClientError`].
-    pub async fn fetch_checkpoints(
-        &self,
-        peer: impl Into<PeerRef>,
-    ) -> Result<Verified<Checkpoints>, ClientError> {
-        let peer = peer.into();
+    pub async fn fetch_checkpoints(&self) -> Result<Verified<Checkpoints>, ClientError> {
         let filter = EventFilter {
             services: vec![Service::Checkpoint.as_str().to_owned()],
             ..EventFilter::default()
@@ -104,7 +85,7 @@ impl MeshClient {
         let mut pager = Pager::new(filter, CHECKPOINT_PAGE);
         let mut checkpoints = Checkpoints::default();
         let mut verification = Verification::open();
-        while let Some(page) = self.next_page(&peer, &mut pager).await? {
+        while let Some(page) = self.next_page(&mut pager).await? {
             checkpoints.events.append(page.events);
             verification = page.verification;
             checkpoints.more = checkpoints.events.received() >= MAX_CHECKPOINTS;
@@ -115,24 +96,23 @@ impl MeshClient {
         if checkpoints.events.received() > 0 {
             return Ok(Verified::new(checkpoints, verification));
         }
-        let checkpoints = self.fetch_old_checkpoints(&peer).await?;
+        let checkpoints = self.fetch_old_checkpoints().await?;
         Ok(Verified::new(checkpoints, Verification::open()))
     }
 
-    /// Hands over a zine of these events, signed by us, and takes the one of the peer.
+    /// Sends a zine of these events, signed by us, and returns the zine of the peer.
     ///
     /// # Errors
-    /// [`ClientError`]. An event that must not be stored is no error: see [`CheckedEvents::refused`].
-    pub async fn exchange_zine(
-        &self,
-        peer: impl Into<PeerRef>,
-        events: Vec<SyncEvent>,
-    ) -> Result<Verified<ZineEvents>, ClientError> {
-        let deadline = self.deadline(CallOptions::default());
-        let local = &self.shared.local;
-        let now = self.shared.clock.now_seconds();
+    /// [`ClientError`]. An event that must not be stored is not an error: see [`CheckedEvents::refused`].
+    pub async fn exchange_zine(&self, events: Vec<SyncEvent>) -> Result<Verified<ZineEvents>, ClientError> {
+        let deadline = self.deadline();
+        let local = &self.exchange.local;
+        let now = self.exchange.clocks.clock().now_seconds();
         let zine = Zine::signed(local.name().as_str(), now, events, local.keypair());
-        let answer = self.exchange::<GossipZine>(&peer.into(), &zine, deadline).await?;
+        let answer = self
+            .exchange
+            .call::<GossipZine>(&self.peer, &zine, deadline)
+            .await?;
         let verification = self.verify_inner(&answer)?;
         let zine = answer.value;
         let events = self
@@ -146,60 +126,55 @@ impl MeshClient {
         Ok(Verified::new(value, verification))
     }
 
-    async fn next_page(&self, peer: &PeerRef, pager: &mut Pager) -> Result<Option<SyncPage>, ClientError> {
-        match self.fetch_page(peer, pager).await? {
-            Some(page) => Ok(Some(self.check_page(page).await?)),
+    async fn next_page(&self, pager: &mut Pager) -> Result<Option<SyncPage>, ClientError> {
+        match self.fetch_page(pager).await? {
+            Some(page) => Ok(Some(self.page_checker().check(page).await?)),
             None => Ok(None),
         }
     }
 
     /// One page, its events not yet verified.
-    pub(super) async fn fetch_page(
-        &self,
-        peer: &PeerRef,
-        pager: &mut Pager,
-    ) -> Result<Option<FetchedPage>, ClientError> {
+    pub(super) async fn fetch_page(&self, pager: &mut Pager) -> Result<Option<FetchedPage>, ClientError> {
         let Some(request) = pager.next_request() else {
             return Ok(None);
         };
-        let deadline = self.deadline(CallOptions::default());
-        let (answer, verification) = self.sync(peer, request, deadline).await?;
+        let deadline = self.deadline();
+        let (answer, verification) = self.sync(request, deadline).await?;
         let total = answer.value.total;
         let events = pager
             .accept(answer.value)
-            .map_err(|error| ClientError::new(&answer.route, ErrorKind::Page(error)))?;
+            .map_err(|error| ClientError::new(&answer.route, Problem::Page(error)))?;
         Ok(Some(FetchedPage {
             events,
             cursor: pager.cursor().clone(),
-            bytes: answer.bytes,
+            bytes: answer.arrival.bytes,
             total: (total > 0).then_some(total),
             route: answer.route,
             verification,
         }))
     }
 
-    /// Verifies the events of a page.
-    pub(super) async fn check_page(&self, page: FetchedPage) -> Result<SyncPage, ClientError> {
-        let deadline = self.deadline(CallOptions::default());
-        Ok(SyncPage {
-            events: self.check(&page.route, page.events, deadline).await?,
-            cursor: page.cursor,
-            bytes: page.bytes,
-            total: page.total,
-            verification: page.verification,
-        })
+    /// What verifies the events of pages.
+    pub(super) fn page_checker(&self) -> PageChecker {
+        PageChecker {
+            keys: self.exchange.known_keys(),
+            limit: self.call_timeout,
+        }
     }
 
-    async fn fetch_old_checkpoints(&self, peer: &PeerRef) -> Result<Checkpoints, ClientError> {
+    async fn fetch_old_checkpoints(&self) -> Result<Checkpoints, ClientError> {
         let mut checkpoints = Checkpoints::default();
         loop {
-            let deadline = self.deadline(CallOptions::default());
+            let deadline = self.deadline();
             let received = checkpoints.events.received();
             let request = CheckpointsRequest {
                 limit: CHECKPOINT_PAGE as u32,
                 offset: u32::try_from(received).unwrap_or(u32::MAX),
             };
-            let answer = self.exchange::<AllCheckpoints>(peer, &request, deadline).await?;
+            let answer = self
+                .exchange
+                .call::<AllCheckpoints>(&self.peer, &request, deadline)
+                .await?;
             let events = answer.value.checkpoints.unwrap_or_default();
             checkpoints.more = answer.value.has_more && !events.is_empty();
             checkpoints
@@ -214,12 +189,14 @@ impl MeshClient {
     /// One event sync, with both signatures of the answer verified, but not yet its events.
     async fn sync(
         &self,
-        peer: &PeerRef,
         mut request: SyncRequest,
         deadline: Instant,
     ) -> Result<(Answer<SyncResponse>, Verification), ClientError> {
-        self.shared.local.name().as_str().clone_into(&mut request.from);
-        let answer = self.exchange::<EventsSync>(peer, &request, deadline).await?;
+        self.exchange.local.name().as_str().clone_into(&mut request.from);
+        let answer = self
+            .exchange
+            .call::<EventsSync>(&self.peer, &request, deadline)
+            .await?;
         let verification = self.verify_inner(&answer)?;
         Ok((answer, verification))
     }
@@ -234,7 +211,7 @@ impl MeshClient {
         verification.inner = match (&verification.key, &verification.responder) {
             (Some(key), Some(name)) => answer
                 .value
-                .is_signed_by(name.as_str(), &self.shared.keys.of(key)),
+                .is_signed_by(name.as_str(), &self.exchange.verifier.keys.of(key)),
             _ => false,
         };
         let proven = verification.bound
@@ -242,27 +219,35 @@ impl MeshClient {
                 .responder
                 .as_ref()
                 .is_some_and(|name| answer.value.is_unsigned_of(name.as_str()));
-        if verification.inner || proven || self.shared.accept_unverified {
+        if verification.inner || proven || self.exchange.verifier.accept_unverified {
             Ok(verification)
         } else {
-            Err(ClientError::new(&answer.route, ErrorKind::InnerSignature))
+            Err(ClientError::new(&answer.route, Problem::InnerSignature))
         }
     }
 
-    /// Gives every event its verdict: well-formedness, id, and signature where the key is known.
-    pub(super) async fn check(
+    async fn check(
         &self,
         route: &Route,
         events: Vec<SyncEvent>,
         deadline: Instant,
     ) -> Result<CheckedEvents, ClientError> {
-        if events.is_empty() {
-            return Ok(CheckedEvents::default());
-        }
-        let keys = KnownKeys::new(self.shared.local.clone(), self.shared.registry.clone());
-        timeout_at(deadline, check_events(events, keys))
+        check_events(events, self.exchange.known_keys(), deadline)
             .await
-            .map_err(|_| ClientError::new(route, ErrorKind::Timeout(Stage::Verify)))
+            .map_err(|problem| ClientError::new(route, problem))
+    }
+}
+
+/// The pages of a peer, by time.
+#[derive(Debug)]
+pub(super) struct PagesByTime {
+    pub(super) peer: PeerHandle,
+    pub(super) pager: Pager,
+}
+
+impl PageSource for PagesByTime {
+    async fn next(&mut self) -> Result<Option<FetchedPage>, ClientError> {
+        self.peer.fetch_page(&mut self.pager).await
     }
 }
 
@@ -292,41 +277,4 @@ impl SignedInside for Zine {
     fn is_unsigned_of(&self, name: &str) -> bool {
         self.from == name && self.signature.is_empty()
     }
-}
-
-/// Verifies events in batches, on all cores if there are many.
-async fn check_events(mut events: Vec<SyncEvent>, keys: KnownKeys) -> CheckedEvents {
-    if events.len() <= OFFLOAD_EVENTS {
-        return check_batch(events, &keys);
-    }
-    let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
-    let batch = events.len().div_ceil(threads).max(MIN_BATCH);
-    let mut batches = Vec::new();
-    while !events.is_empty() {
-        let rest = events.split_off(batch.min(events.len()));
-        let keys = keys.clone();
-        batches.push(offload(true, move || check_batch(events, &keys)));
-        events = rest;
-    }
-    let mut checked = CheckedEvents::default();
-    for batch in join_all(batches).await {
-        checked.append(batch);
-    }
-    checked
-}
-
-fn check_batch(events: Vec<SyncEvent>, keys: &KnownKeys) -> CheckedEvents {
-    let verdicts = verify_events(&events, keys, random());
-    let mut checked = CheckedEvents::default();
-    for (event, verdict) in events.into_iter().zip(verdicts) {
-        match verdict {
-            Ok(trust) => checked.accepted.push(CheckedEvent { event, trust }),
-            Err(problem) => checked.refused.push(RefusedEvent {
-                id: event.id,
-                emitter: event.emitter,
-                problem,
-            }),
-        }
-    }
-    checked
 }

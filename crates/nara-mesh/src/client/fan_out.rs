@@ -3,11 +3,10 @@ use std::sync::Arc;
 use futures_util::StreamExt as _;
 use futures_util::stream;
 
-use super::{ClientError, MeshClient, PingReport};
 use crate::registry::{Peer, PeerInfo};
 
-/// Calls many peers, at most `limit` at once, and returns one outcome for each, in the order of `peers`. A
-/// slow peer takes one of the `limit` places and delays nobody else.
+/// Calls many peers, at most `limit` at once, and returns one outcome for each, in the order of `peers`. A slow
+/// peer occupies one of the `limit` slots and delays no other peer.
 ///
 /// ```no_run
 /// # async fn example(client: nara_mesh::client::MeshClient) {
@@ -15,8 +14,8 @@ use crate::registry::{Peer, PeerInfo};
 ///
 /// let peers = client.registry().peers();
 /// let outcomes = fan_out(peers, 32, |peer| {
-///     let client = client.clone();
-///     async move { client.coordinates(peer).await }
+///     let peer = client.peer(peer);
+///     async move { peer.coordinates().await }
 /// })
 /// .await;
 /// for (peer, outcome) in outcomes {
@@ -41,13 +40,4 @@ where
     let mut outcomes: Vec<_> = stream::iter(calls).buffer_unordered(limit.max(1)).collect().await;
     outcomes.sort_unstable_by_key(|&(index, _)| index);
     outcomes.into_iter().map(|(_, outcome)| outcome).collect()
-}
-
-impl MeshClient {
-    /// Pings every registered peer that has an address, and returns one outcome for each.
-    pub async fn ping_all(&self) -> Vec<(PeerInfo, Result<PingReport, ClientError>)> {
-        let mut peers = self.shared.registry.peers();
-        peers.retain(|peer| peer.info().address.is_some());
-        fan_out(peers, self.shared.fan_out, |peer| self.ping(peer)).await
-    }
 }

@@ -1,14 +1,20 @@
 //! Fetching ahead: while a page is verified, the next one is on its way.
 
+use std::time::Duration;
+
 use futures_util::stream::{self, BoxStream};
 use nara_proto::event::SyncEvent;
-use nara_proto::sync::{Cursor, Pager};
+use nara_proto::sync::Cursor;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::Instrument as _;
 
-use super::address::Route;
-use super::{ClientError, MeshClient, PeerRef, SyncPage, Verification};
+use super::deadline::deadline_after;
+use super::error::ClientError;
+use super::event_check::check_events;
+use super::resolve::Route;
+use super::verified::{SyncPage, Verification};
+use crate::registry::KnownKeys;
 
 /// A page whose events are not yet verified.
 #[derive(Debug)]
@@ -24,22 +30,27 @@ pub(super) struct FetchedPage {
 /// Where pages come from, one after the other.
 pub(super) trait PageSource: Send + 'static {
     /// Fetches the next page; `None` at the end.
-    fn next(
-        &mut self,
-        client: &MeshClient,
-    ) -> impl Future<Output = Result<Option<FetchedPage>, ClientError>> + Send;
+    fn next(&mut self) -> impl Future<Output = Result<Option<FetchedPage>, ClientError>> + Send;
 }
 
-/// The pages of a peer, by time.
-#[derive(Debug)]
-pub(super) struct PagesOf {
-    pub(super) peer: PeerRef,
-    pub(super) pager: Pager,
+/// Verifies the events of pages.
+#[derive(Clone, Debug)]
+pub(super) struct PageChecker {
+    pub(super) keys: KnownKeys,
+    /// How long one page may take.
+    pub(super) limit: Duration,
 }
 
-impl PageSource for PagesOf {
-    async fn next(&mut self, client: &MeshClient) -> Result<Option<FetchedPage>, ClientError> {
-        client.fetch_page(&self.peer, &mut self.pager).await
+impl PageChecker {
+    pub(super) async fn check(&self, page: FetchedPage) -> Result<SyncPage, ClientError> {
+        let checked = check_events(page.events, self.keys.clone(), deadline_after(self.limit)).await;
+        Ok(SyncPage {
+            events: checked.map_err(|problem| ClientError::new(&page.route, problem))?,
+            cursor: page.cursor,
+            bytes: page.bytes,
+            total: page.total,
+            verification: page.verification,
+        })
     }
 }
 
@@ -49,14 +60,14 @@ impl PageSource for PagesOf {
 /// are never more than three pages: one with the caller, one verified or being verified, one fetched or being
 /// fetched.
 pub(super) fn pages_ahead(
-    client: MeshClient,
     source: impl PageSource,
+    checker: PageChecker,
 ) -> BoxStream<'static, Result<SyncPage, ClientError>> {
-    let begin = State::New(client, source);
+    let begin = State::New(source, checker);
     Box::pin(stream::unfold(begin, |state| async {
         let mut ahead = match state {
             // Only now: the stream may be made outside of a runtime.
-            State::New(client, source) => Ahead::start(client, source),
+            State::New(source, checker) => Ahead::start(source, checker),
             State::Running(ahead) => ahead,
         };
         let page = ahead.next().await?;
@@ -65,7 +76,7 @@ pub(super) fn pages_ahead(
 }
 
 enum State<S> {
-    New(MeshClient, S),
+    New(S, PageChecker),
     Running(Ahead),
 }
 
@@ -76,12 +87,12 @@ struct Ahead {
 }
 
 impl Ahead {
-    fn start(client: MeshClient, source: impl PageSource) -> Self {
+    fn start(source: impl PageSource, checker: PageChecker) -> Self {
         let (fetched, to_verify) = mpsc::channel(1);
         let (verified, pages) = mpsc::channel(1);
         let mut tasks = JoinSet::new();
-        tasks.spawn(fetch(client.clone(), source, fetched).in_current_span());
-        tasks.spawn(verify(client, to_verify, verified).in_current_span());
+        tasks.spawn(fetch(source, fetched).in_current_span());
+        tasks.spawn(verify(checker, to_verify, verified).in_current_span());
         Self { pages, tasks }
     }
 
@@ -101,13 +112,9 @@ impl Ahead {
     }
 }
 
-async fn fetch(
-    client: MeshClient,
-    mut source: impl PageSource,
-    fetched: mpsc::Sender<Result<FetchedPage, ClientError>>,
-) {
+async fn fetch(mut source: impl PageSource, fetched: mpsc::Sender<Result<FetchedPage, ClientError>>) {
     while let Ok(place) = fetched.reserve().await {
-        match source.next(&client).await.transpose() {
+        match source.next().await.transpose() {
             Some(page) => {
                 let failed = page.is_err();
                 place.send(page);
@@ -121,13 +128,13 @@ async fn fetch(
 }
 
 async fn verify(
-    client: MeshClient,
+    checker: PageChecker,
     mut to_verify: mpsc::Receiver<Result<FetchedPage, ClientError>>,
     verified: mpsc::Sender<Result<SyncPage, ClientError>>,
 ) {
     while let Ok(place) = verified.reserve().await {
         let page = match to_verify.recv().await {
-            Some(Ok(page)) => client.check_page(page).await,
+            Some(Ok(page)) => checker.check(page).await,
             Some(Err(error)) => Err(error),
             None => return,
         };

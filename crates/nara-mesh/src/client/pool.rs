@@ -1,7 +1,7 @@
 //! Connections to peers, kept for the next call.
 //!
 //! A pool of its own, because the one of `hyper-util` can neither drop the idle connections of one peer, nor
-//! limit their number over all peers, nor say for certain that a request was not sent.
+//! limit their number over all peers.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{Request, Response};
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -18,12 +18,13 @@ use nara_proto::identity::{KeyPair, PublicKey};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-use super::error::{ErrorKind, Stage};
+use super::error::{Problem, Stage};
+use super::request::RequestBody;
 use crate::tls::{CertificateKind, ClientTls, SecureChannel};
 use crate::transport::{BoxMeshStream, Transport};
 use crate::{defaults, metrics};
 
-type Sender = http1::SendRequest<Full<Bytes>>;
+type Sender = http1::SendRequest<RequestBody>;
 
 /// The most header lines of an answer.
 const MAX_HEADERS: usize = 64;
@@ -82,22 +83,12 @@ pub(super) struct Connection {
     reused: bool,
 }
 
-/// A request that got no answer.
+/// A connection whose answer is being read. Dropping it closes the connection.
 #[derive(Debug)]
-pub(super) enum SendError {
-    /// Something was sent.
-    Broken(hyper::Error),
-    /// The pooled connection turned out closed before anything was sent.
-    Unsent(hyper::Error),
-}
-
-impl SendError {
-    /// The error, for requests that are not sent again.
-    pub(super) fn into_inner(self) -> ErrorKind {
-        match self {
-            Self::Broken(error) | Self::Unsent(error) => ErrorKind::Broken(error),
-        }
-    }
+pub(super) struct Lease {
+    idle: Arc<Mutex<Idle>>,
+    target: Target,
+    connection: Connection,
 }
 
 impl Pool {
@@ -133,32 +124,32 @@ impl Pool {
     }
 
     /// Opens a connection to a peer, until the limit of dialling or the deadline.
-    pub(super) async fn dial(&self, target: Target, deadline: Instant) -> Result<Connection, ErrorKind> {
+    pub(super) async fn dial(&self, target: Target, deadline: Instant) -> Result<Connection, Problem> {
         let dialled = self.dial_now(target, deadline).await;
         let outcome = match &dialled {
             Ok(_) => "ok",
-            Err(ErrorKind::DialTimeout(_) | ErrorKind::Timeout(_)) => "timeout",
+            Err(Problem::DialTimeout(_) | Problem::Timeout(_)) => "timeout",
             Err(_) => "failed",
         };
         ::metrics::counter!(metrics::DIALS, "outcome" => outcome).increment(1);
         dialled
     }
 
-    async fn dial_now(&self, target: Target, deadline: Instant) -> Result<Connection, ErrorKind> {
+    async fn dial_now(&self, target: Target, deadline: Instant) -> Result<Connection, Problem> {
         let limit = Instant::now() + self.dial_timeout;
         let (stream, channel) = match timeout_at(limit.min(deadline), self.connect(target)).await {
             Ok(connected) => connected?,
             Err(_) if deadline + DIAL_SLACK >= limit => {
-                return Err(ErrorKind::DialTimeout(self.dial_timeout));
+                return Err(Problem::DialTimeout(self.dial_timeout));
             }
-            Err(_) => return Err(ErrorKind::Timeout(Stage::Dial)),
+            Err(_) => return Err(Problem::Timeout(Stage::Dial)),
         };
         let (sender, connection) = http1::Builder::new()
             .max_headers(MAX_HEADERS)
             .max_header_size(defaults::MAX_HEADER_BYTES)
             .handshake(TokioIo::new(stream))
             .await
-            .map_err(|error| ErrorKind::Dial(io::Error::other(error)))?;
+            .map_err(|error| Problem::Dial(io::Error::other(error)))?;
         let peer = target.address;
         tokio::spawn(async move {
             // Whoever has a request in flight gets the error; for an idle connection it is the usual end.
@@ -173,29 +164,53 @@ impl Pool {
         })
     }
 
-    async fn connect(&self, target: Target) -> Result<(BoxMeshStream, Option<SecureChannel>), ErrorKind> {
+    async fn connect(&self, target: Target) -> Result<(BoxMeshStream, Option<SecureChannel>), Problem> {
         let dialled = self.transport.dial(target.address).await;
-        let stream = dialled.map_err(ErrorKind::Dial)?;
+        let stream = dialled.map_err(Problem::Dial)?;
         let Some(TlsTarget { key, kind }) = target.tls else {
             return Ok((stream, None));
         };
         let tls = self.tls.get_or_init(|| ClientTls::new(&self.keypair));
         let connected = tls.connect(stream, key.as_ref(), kind).await;
-        let (stream, channel) = connected.map_err(ErrorKind::Tls)?;
+        let (stream, channel) = connected.map_err(Problem::from)?;
         Ok((Box::new(stream), Some(channel)))
     }
 
-    /// Takes back a connection whose answer was read to its end.
-    pub(super) fn give_back(&self, target: Target, connection: Connection) {
+    /// A connection that comes back when its answer was read to its end.
+    pub(super) fn lease(&self, target: Target, connection: Connection) -> Lease {
+        Lease {
+            idle: self.idle.clone(),
+            target,
+            connection,
+        }
+    }
+
+    /// Closes the connections to a peer that have been idle since before `sent`, because a request that was
+    /// sent then got no answer: their path is probably as dead as that of the request.
+    pub(super) fn evict(&self, peer: SocketAddr, sent: Instant) {
+        let mut idle = lock(&self.idle);
+        idle.connections
+            .retain(|entry| entry.target.address != peer || entry.since > sent);
+        idle.note();
+    }
+}
+
+impl Lease {
+    /// Gives the connection back, for the next request.
+    pub(super) fn give_back(self) {
         let Connection {
             mut sender, channel, ..
-        } = connection;
+        } = self.connection;
+        // A body may be read to its end where no runtime is.
+        if tokio::runtime::Handle::try_current().is_err() {
+            return;
+        }
         if sender.is_ready() {
-            keep(&self.idle, target, sender, channel);
+            keep(&self.idle, self.target, sender, channel);
             return;
         }
         // The answer may have come before the request was written in full.
-        let idle = Arc::downgrade(&self.idle);
+        let (idle, target) = (Arc::downgrade(&self.idle), self.target);
         tokio::spawn(async move {
             if let Ok(Ok(())) = timeout(defaults::POOL_IDLE, sender.ready()).await
                 && let Some(idle) = idle.upgrade()
@@ -203,15 +218,6 @@ impl Pool {
                 keep(&idle, target, sender, channel);
             }
         });
-    }
-
-    /// Closes the connections to a peer that have been idle since before `sent`, because a request that was
-    /// sent then got no answer in time: their path is probably as dead as that of the request.
-    pub(super) fn evict(&self, peer: SocketAddr, sent: Instant) {
-        let mut idle = lock(&self.idle);
-        idle.connections
-            .retain(|entry| entry.target.address != peer || entry.since > sent);
-        idle.note();
     }
 }
 
@@ -280,25 +286,22 @@ impl Connection {
         self.channel.as_ref()
     }
 
+    /// Whether it has carried a request before: it may have broken since, without anybody noticing.
+    pub(super) fn is_reused(&self) -> bool {
+        self.reused
+    }
+
     /// Sends a request and waits for the head of its answer.
     pub(super) async fn send(
         &mut self,
-        request: Request<Full<Bytes>>,
-    ) -> Result<Response<Incoming>, SendError> {
-        self.sender.try_send_request(request).await.map_err(|mut error| {
-            let unsent = error.take_message().is_some() && self.reused;
-            let error = error.into_error();
-            if unsent {
-                SendError::Unsent(error)
-            } else {
-                SendError::Broken(error)
-            }
-        })
+        request: Request<RequestBody>,
+    ) -> Result<Response<Incoming>, Problem> {
+        self.sender.send_request(request).await.map_err(Problem::from)
     }
 }
 
 /// Reads a body, but no more than `limit` bytes. Returns what was read, and whether that is all.
-pub(super) async fn read_body(mut body: Incoming, limit: usize) -> Result<(Bytes, bool), hyper::Error> {
+pub(super) async fn read_body(mut body: Incoming, limit: usize) -> Result<(Bytes, bool), Problem> {
     let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
     let mut read = BytesMut::with_capacity(announced.min(limit));
     while let Some(frame) = body.frame().await {

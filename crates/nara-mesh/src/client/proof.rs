@@ -1,13 +1,16 @@
+//! The proof that an answer carries of who made it.
+
 use http::HeaderMap;
 use http::StatusCode;
 use nara_proto::identity::{NaraName, PreparedKeys, Signature};
 use nara_proto::time::UnixMillis;
 use nara_proto::v1::{NAME_HEADER, ResponseAuth, ResponseAuthError, TIMESTAMP_HEADER};
-use nara_proto::v2::{self, ResponseSignature};
+use nara_proto::v2::{self, ContentDigest, ResponseSignature, SignedBody};
 
-use super::Verification;
-use super::call::Reply;
-use super::error::ErrorKind;
+use super::caller::ReplyHead;
+use super::error::Problem;
+use super::verified::{BodyProof, Verification};
+use crate::Coverage;
 use crate::registry::PinnedKey;
 
 /// The signature of an answer.
@@ -31,16 +34,16 @@ pub(super) enum AnswerProof {
 impl AnswerProof {
     /// What answers a request that went out with v2 is v2 if it claims to be; a bad one is not another chance for the
     /// inherited one.
-    pub(super) fn read(reply: &Reply) -> Result<Self, ErrorKind> {
+    pub(super) fn read(reply: &ReplyHead) -> Result<Self, Problem> {
         let inherited = || {
             let auth = ResponseAuth::from_headers(&reply.headers);
-            auth.map(Self::V1).map_err(ErrorKind::Unauthenticated)
+            auth.map(Self::V1).map_err(Problem::Unauthenticated)
         };
         let Some(request) = reply.sent.v2 else {
             return inherited();
         };
         if v2::is_claimed(&reply.headers) {
-            let signed = ResponseSignature::from_headers(&reply.headers).map_err(ErrorKind::Signature)?;
+            let signed = ResponseSignature::from_headers(&reply.headers).map_err(Problem::Signature)?;
             return Ok(Self::V2 {
                 signed,
                 status: reply.status,
@@ -53,9 +56,9 @@ impl AnswerProof {
             let signed_at = time_in(&reply.headers);
             return Ok(Self::Channel { name, signed_at });
         }
-        // Without an inherited signature it was asked as one who speaks v2.
+        // Without a v1 signature in the request, the peer has proven that it speaks v2.
         if reply.sent.v1.is_none() {
-            return Err(ErrorKind::Downgrade);
+            return Err(Problem::Downgrade);
         }
         inherited()
     }
@@ -83,54 +86,90 @@ impl AnswerProof {
         }
     }
 
+    /// Verifies it for a whole answer.
     pub(super) fn verify(
         &self,
         keys: &PreparedKeys,
         pinned: &PinnedKey,
         body: &[u8],
         now: UnixMillis,
-    ) -> Result<Verification, ErrorKind> {
-        let key = pinned.key;
-        let signed_at = match self {
-            // Whoever asked has compared the key of the connection with the pinned one.
-            Self::Channel { signed_at, .. } => *signed_at,
+    ) -> Result<Verification, Problem> {
+        match self {
+            Self::Channel { .. } => Ok(self.verification(pinned, BodyProof::Channel)),
             Self::V1(auth) => {
-                let verifier = keys.of(&key);
+                let verifier = keys.of(&pinned.key);
                 let verified = auth.verify(&verifier, body, now);
                 if let Err(ResponseAuthError::Stale { .. }) = verified {
-                    // Of a time that nobody signed there is nothing to say.
+                    // An unsigned timestamp proves nothing.
                     auth.verify_signature(&verifier, body)
-                        .map_err(ErrorKind::Unauthenticated)?;
+                        .map_err(Problem::Unauthenticated)?;
                 }
-                verified.map_err(ErrorKind::Unauthenticated)?;
-                Some(auth.timestamp())
+                verified.map_err(Problem::Unauthenticated)?;
+                Ok(self.verification(pinned, BodyProof::Whole))
             }
-            Self::V2 {
-                signed,
-                status,
-                request,
-            } => {
-                signed
-                    .check_key(&key)
-                    .and_then(|()| signed.digest())
-                    .and_then(|digest| digest.check(body))
-                    .and_then(|()| signed.verify_signature(&keys.of(&key), *status, request))
-                    // Last: of a time that nobody signed there is nothing to say.
-                    .and_then(|()| signed.check_time(now))
-                    .map_err(ErrorKind::Signature)?;
-                Some(signed.created().to_millis())
+            Self::V2 { signed, .. } => {
+                let digest = signed.digest().map_err(Problem::Signature)?;
+                digest.check(body).map_err(Problem::Signature)?;
+                self.verify_v2(keys, pinned, now)?;
+                Ok(self.verification(pinned, BodyProof::Whole))
             }
+        }
+    }
+
+    /// Verifies it for the head of an answer, whose body must have the digest, if there is one. `None`: it covers head
+    /// and body in one signature, and can only be verified for both.
+    pub(super) fn verify_head(
+        &self,
+        keys: &PreparedKeys,
+        pinned: &PinnedKey,
+        now: UnixMillis,
+    ) -> Option<Result<(Verification, Option<ContentDigest>), Problem>> {
+        match self {
+            Self::Channel { .. } => Some(Ok((self.verification(pinned, BodyProof::Channel), None))),
+            Self::V1(_) => None,
+            Self::V2 { signed, .. } => {
+                Some(self.verify_v2(keys, pinned, now).map(|()| match signed.body() {
+                    SignedBody::Digest(digest) => (self.verification(pinned, BodyProof::AtEnd), Some(digest)),
+                    SignedBody::Streamed => (self.verification(pinned, BodyProof::HeadOnly), None),
+                }))
+            }
+        }
+    }
+
+    fn verify_v2(&self, keys: &PreparedKeys, pinned: &PinnedKey, now: UnixMillis) -> Result<(), Problem> {
+        let Self::V2 {
+            signed,
+            status,
+            request,
+        } = self
+        else {
+            return Ok(());
         };
-        Ok(Verification {
+        signed
+            .check_key(&pinned.key)
+            .and_then(|()| signed.verify_signature(&keys.of(&pinned.key), *status, request))
+            // Last: an unsigned timestamp proves nothing.
+            .and_then(|()| signed.check_time(now))
+            .map_err(Problem::Signature)
+    }
+
+    fn verification(&self, pinned: &PinnedKey, body: BodyProof) -> Verification {
+        Verification {
             responder: Some(self.name().clone()),
-            key: Some(key),
+            key: Some(pinned.key),
             key_source: Some(pinned.source.clone()),
-            signed_at,
-            header: !matches!(self, Self::Channel { .. }),
+            signed_at: self.signed_at(),
+            header: matches!(body, BodyProof::Whole | BodyProof::AtEnd),
             bound: self.is_bound(),
             inner: false,
             channel: matches!(self, Self::Channel { .. }),
-        })
+            body,
+            request: Some(match self {
+                Self::Channel { .. } => Coverage::Channel,
+                Self::V1(_) => Coverage::MethodAndPath,
+                Self::V2 { .. } => Coverage::Whole,
+            }),
+        }
     }
 }
 

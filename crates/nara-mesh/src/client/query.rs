@@ -1,4 +1,5 @@
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use http::{HeaderName, StatusCode};
 use nara_proto::breaker::BreakerState;
@@ -6,23 +7,25 @@ use nara_proto::endpoint::{Endpoint as _, MAX_QUERY_HOPS, PeerQuery, PeerQueryRe
 use nara_proto::identity::{NaraName, PublicKey};
 use nara_proto::peer::PeerQueryResponse;
 
-use super::call::{Reply, traced};
-use super::error::ErrorKind;
-use super::outgoing::Outgoing;
-use super::{CallOptions, ClientError, FoundPeer, MeshClient, PeerRef};
+use super::caller::Reply;
+use super::deadline::deadline_after;
+use super::error::{ClientError, Problem};
+use super::exchange::{Callee, Exchange, traced};
+use super::request::Outgoing;
+use super::resolve::PeerRef;
+use super::verified::FoundPeer;
 
 /// The name of the nara to ask next. There is no `Location`: this is no redirect of HTTP.
 const REDIRECT_HEADER: HeaderName = HeaderName::from_static("x-nara-redirect-to");
 
-impl MeshClient {
-    /// Searches for a nara by asking registered peers one by one, at most [`MAX_QUERY_HOPS`], those first that
-    /// others suggest. The answer is unsigned hearsay, and nothing is pinned.
-    ///
-    /// # Errors
-    /// [`ClientError::is_unknown_peer`] if nobody who answered knows it.
-    pub async fn query_peer(&self, target: &NaraName) -> Result<FoundPeer, ClientError> {
+impl Exchange {
+    /// Asks registered peers one by one for a nara.
+    pub(super) async fn query_peer(
+        &self,
+        target: &NaraName,
+        call_timeout: Duration,
+    ) -> Result<FoundPeer, ClientError> {
         let mut candidates: VecDeque<NaraName> = self
-            .shared
             .registry
             .peers()
             .iter()
@@ -34,24 +37,24 @@ impl MeshClient {
         while asked.len() < MAX_QUERY_HOPS
             && let Some(name) = candidates.pop_front()
         {
-            if name == *target || name == *self.shared.local.name() || asked.contains(&name) {
+            if name == *target || name == *self.local.name() || asked.contains(&name) {
                 continue;
             }
-            // Whoever cannot be asked must not use up the number of those who are.
-            let route = self.shared.resolver.route(&PeerRef::from(&name));
+            // A peer that cannot be asked must not use up the number of those that are.
+            let route = self.resolver.route(&PeerRef::from(&name));
             if route.is_none_or(|route| route.peer.breaker_state() == BreakerState::Open) {
                 continue;
             }
             asked.push(name.clone());
-            match self.ask(&name, target, &asked).await {
+            match self.ask(&name, target, &asked, call_timeout).await {
                 Ok(Hearsay::Found(found)) => return Ok(found),
                 Ok(Hearsay::Ask(next)) => candidates.push_front(next),
-                // One who cannot be asked does not end the search.
+                // A peer that does not answer does not end the search.
                 Ok(Hearsay::Nothing) | Err(_) => {}
             }
         }
         let asked = asked.len();
-        Err(ClientError::new(target, ErrorKind::NobodyKnows { asked }))
+        Err(ClientError::new(target, Problem::NobodyKnows { asked }))
     }
 
     async fn ask(
@@ -59,11 +62,12 @@ impl MeshClient {
         name: &NaraName,
         target: &NaraName,
         asked: &[NaraName],
+        call_timeout: Duration,
     ) -> Result<Hearsay, ClientError> {
-        let peer = PeerRef::from(name);
+        let peer = Callee(Ok(PeerRef::from(name)));
         traced(&peer, PeerQuery::PATH, async {
             let route = self.route(&peer)?;
-            let fail = |kind| ClientError::new(&route, kind);
+            let fail = |problem| ClientError::new(&route, problem);
             let request = PeerQueryRequest {
                 target: target.to_string(),
                 // A comma would make two names of one, of which neither was asked.
@@ -74,7 +78,7 @@ impl MeshClient {
                     .collect(),
             };
             let outgoing = Outgoing::new::<PeerQuery>(&request).map_err(fail)?;
-            let deadline = self.deadline(CallOptions::default());
+            let deadline = deadline_after(call_timeout);
             let reply = self.send(&route, &outgoing, deadline).await.map_err(fail)?;
             read_hearsay(reply, name, target).map_err(fail)
         })
@@ -89,20 +93,20 @@ enum Hearsay {
     Nothing,
 }
 
-fn read_hearsay(reply: Reply, told_by: &NaraName, target: &NaraName) -> Result<Hearsay, ErrorKind> {
-    match reply.status {
+fn read_hearsay(reply: Reply, told_by: &NaraName, target: &NaraName) -> Result<Hearsay, Problem> {
+    match reply.head.status {
         StatusCode::OK => {
-            let answer = PeerQuery::decode(&reply.body).map_err(ErrorKind::Decode)?;
+            let answer = PeerQuery::decode(&reply.body).map_err(Problem::Decode)?;
             Ok(read_found(&answer, told_by, target).map_or(Hearsay::Nothing, Hearsay::Found))
         }
         StatusCode::TEMPORARY_REDIRECT | StatusCode::SEE_OTHER => {
-            let next = reply.headers.get(REDIRECT_HEADER);
+            let next = reply.head.headers.get(REDIRECT_HEADER);
             let next = next.and_then(|name| std::str::from_utf8(name.as_bytes()).ok());
             let next = next.and_then(|name| NaraName::new(name).ok());
             Ok(next.map_or(Hearsay::Nothing, Hearsay::Ask))
         }
         StatusCode::NOT_FOUND => Ok(Hearsay::Nothing),
-        _ => Err(reply.into_status_error(false)),
+        _ => Err(reply.into_problem(false)),
     }
 }
 

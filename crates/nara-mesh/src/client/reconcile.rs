@@ -1,22 +1,24 @@
-//! Fetching only what is missing, and asking whether anything is.
+//! Fetches only missing events, and checks whether any are missing.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use futures_util::stream::StreamExt as _;
 use http::StatusCode;
-use nara_proto::endpoint::{EventsFetch, EventsReconcile, ReconcileRequest};
+use nara_proto::endpoint::{Endpoint as _, EventsFetch, EventsReconcile, ReconcileRequest};
 use nara_proto::event::SyncEvent;
 use nara_proto::reconcile::{FetchRequest, ItemId, ReconcileError, Reconciler, Scope};
 use nara_proto::sync::{Cursor, EventFilter, MAX_EVENTS, Pager};
 use nara_proto::time::{UnixNanos, UnixSeconds};
 use tokio::sync::watch;
 
-use super::bulk::Storing;
-use super::error::ErrorKind;
-use super::pages::{FetchedPage, PageSource, PagesOf, pages_ahead};
-use super::verify::offload;
-use super::{CallOptions, ClientError, MeshClient, PeerRef, RefusedEvent, SyncError, SyncProgress};
+use super::bulk::{Storing, SyncError, SyncProgress};
+use super::error::{ClientError, Problem};
+use super::events::PagesByTime;
+use super::handle::PeerHandle;
+use super::pages::{FetchedPage, PageSource, pages_ahead};
+use super::verified::RefusedEvent;
 use crate::ledger::Ledger;
+use crate::offload::offload;
 
 /// Events that are asked for at once.
 const FETCH: usize = 2000;
@@ -24,18 +26,18 @@ const FETCH: usize = 2000;
 /// Events that are pushed at once.
 const PUSH: usize = 500;
 
-/// How [`MeshClient::reconcile`] works.
+/// How [`PeerHandle::reconcile`] works.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct ReconcileOptions {
-    /// Whether to offer the peer, in zines, what it lacks.
+    /// Whether to send the peer, in zines, the events that it lacks.
     pub push: bool,
-    /// Where to tell how far the fetching is.
+    /// Receives the progress of the fetching.
     pub progress: Option<watch::Sender<SyncProgress>>,
 }
 
 impl ReconcileOptions {
-    /// Sets whether to offer the peer what it lacks.
+    /// Sets whether to send the peer the events that it lacks.
     #[must_use]
     pub fn push(mut self, push: bool) -> Self {
         self.push = push;
@@ -51,39 +53,39 @@ impl ReconcileOptions {
     }
 }
 
-/// What a reconciliation found and did.
+/// The result of a reconciliation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ReconcileReport {
     /// Rounds of comparing.
     pub rounds: usize,
-    /// Bytes of the frames that were sent. Headers are not counted, here and below.
+    /// Bytes of the sent frames, without headers.
     pub bytes_sent: u64,
-    /// Bytes of the frames that came.
+    /// Bytes of the received frames, without headers.
     pub bytes_received: u64,
-    /// Whether the whole difference was found. If not, the sets differ so much that the rounds did not suffice:
-    /// what was found is fetched, and the next reconciliation finds more.
+    /// Whether the whole difference was found. If not, the sets differ too much for the limit of rounds: the found
+    /// part is fetched, and the next reconciliation finds more.
     pub complete: bool,
-    /// Whether the peer does not know this endpoint, so that its events were fetched page by page. What is
-    /// missing is not known then.
+    /// Whether the peer does not support reconciliation, so that its events were fetched page by page. The
+    /// difference is then unknown.
     pub fell_back: bool,
-    /// Events that the peer has and this nara has not.
+    /// Events that only the peer has.
     pub missing_here: usize,
-    /// Events that this nara has and the peer has not.
+    /// Events that only this nara has.
     pub missing_there: usize,
-    /// Of those missing here, the ones that were rejected when the peer offered them before: not fetched.
+    /// Missing events that were rejected from this peer before, and not fetched.
     pub rejected_before: usize,
-    /// Events that were asked for and not given: the peer has forgotten them meanwhile.
+    /// Requested events that the peer no longer has.
     pub gone: usize,
     /// Events that were offered to the peer.
     pub pushed: usize,
     /// The fetching: how many events came, were stored, or were refused.
     pub fetch: SyncProgress,
-    /// The first thousand of the events that were refused.
+    /// The first thousand refused events.
     pub refused: Vec<RefusedEvent>,
 }
 
-/// The answer to "are we in sync?".
+/// The result of [`MeshClient::check_in_sync`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SyncCheck {
@@ -97,27 +99,25 @@ pub struct SyncCheck {
     pub bytes_received: u64,
 }
 
-impl MeshClient {
-    /// Finds which events of a scope are missing here, fetches only those, verifies and stores them.
+impl PeerHandle {
+    /// Finds the events of a scope that are missing here, fetches only those, verifies and stores them.
     ///
-    /// Events that were rejected once are not fetched from the same peer again. A peer that does not know the
-    /// endpoint is paged through from the beginning of the scope.
+    /// Events that were rejected once are not fetched from the same peer again. From a peer without this endpoint,
+    /// all events of the scope are fetched page by page.
     ///
     /// # Errors
     /// [`SyncError`]. What came before is stored; the next reconciliation does not fetch it again.
     pub async fn reconcile<L: Ledger + ?Sized>(
         &self,
         ledger: &L,
-        peer: impl Into<PeerRef>,
         scope: Scope,
         options: ReconcileOptions,
     ) -> Result<ReconcileReport, SyncError> {
-        let peer = peer.into();
         let mut report = ReconcileReport::default();
-        let compared = self.compare(ledger, &peer, &scope, &mut report, usize::MAX).await;
+        let compared = self.compare(ledger, &scope, &mut report, usize::MAX).await;
         let reconciler = match compared {
             Err(SyncError::Peer(error)) if error.status() == Some(StatusCode::NOT_FOUND) => {
-                return self.page_through(ledger, peer, &scope, options, report).await;
+                return self.page_through(ledger, &scope, options, report).await;
             }
             compared => compared?,
         };
@@ -126,7 +126,7 @@ impl MeshClient {
         report.missing_there = reconciler.missing_there().len();
 
         let mut missing = reconciler.missing_here().clone();
-        let place = self.cursor_place(&peer, &EventFilter::default());
+        let place = self.cursor_place(&EventFilter::default());
         let rejected = ledger
             .rejected(place.clone(), missing.iter().copied().collect())
             .await?;
@@ -136,7 +136,6 @@ impl MeshClient {
         }
         self.fetch_missing(
             ledger,
-            &peer,
             place,
             missing.into_iter().collect(),
             options.progress,
@@ -146,18 +145,20 @@ impl MeshClient {
         if options.push {
             let items: Vec<_> = reconciler.missing_there().iter().copied().collect();
             for items in items.chunks(PUSH) {
-                let events = ledger.by_ids(items.to_vec()).await?;
+                let events = ledger.by_ids(items.to_vec(), EventsFetch::MAX_RESPONSE).await?;
                 report.pushed += events.len();
-                let answer = self.exchange_zine(peer.clone(), events).await?;
-                ledger.insert(answer.into_inner().events.into_events()).await?;
+                let (answer, verification) = self.exchange_zine(events).await?.into_parts();
+                ledger
+                    .insert(answer.events.accepted, verification.responder)
+                    .await?;
             }
         }
         Ok(report)
     }
 
-    /// Asks whether this nara and a peer have the same events in a scope: one round, a few hundred bytes.
+    /// Asks whether this nara and the peer have the same events in a scope: one round, a few hundred bytes.
     ///
-    /// Ledgers that forget by their own rules are rarely in sync as a whole; a scope of services that everybody
+    /// Whole ledgers are rarely in sync, because each forgets by its own rules; a scope of services that everybody
     /// keeps, such as checkpoints, can be.
     ///
     /// # Errors
@@ -165,12 +166,11 @@ impl MeshClient {
     pub async fn check_in_sync<L: Ledger + ?Sized>(
         &self,
         ledger: &L,
-        peer: impl Into<PeerRef>,
         scope: Scope,
     ) -> Result<SyncCheck, SyncError> {
         let mut report = ReconcileReport::default();
         let events_here = ledger.items(scope.clone()).await?.len();
-        let reconciler = self.compare(ledger, &peer.into(), &scope, &mut report, 1).await?;
+        let reconciler = self.compare(ledger, &scope, &mut report, 1).await?;
         Ok(SyncCheck {
             in_sync: reconciler.is_in_sync(),
             events_here,
@@ -183,13 +183,12 @@ impl MeshClient {
     async fn compare<L: Ledger + ?Sized>(
         &self,
         ledger: &L,
-        peer: &PeerRef,
         scope: &Scope,
         report: &mut ReconcileReport,
         max_rounds: usize,
     ) -> Result<Reconciler, SyncError> {
         let set = ledger.items(scope.clone()).await?;
-        let fail = |error| ClientError::new(peer, ErrorKind::Reconcile(error));
+        let fail = |error| self.fail(Problem::Reconcile(error));
         // Summing up a large set takes milliseconds.
         let (mut reconciler, first) = offload(true, move || Reconciler::begin(set))
             .await
@@ -203,17 +202,20 @@ impl MeshClient {
                 scope: scope.clone(),
                 frame,
             };
-            let deadline = self.deadline(CallOptions::default());
-            let answer = self.exchange::<EventsReconcile>(peer, &request, deadline).await?;
+            let deadline = self.deadline();
+            let answer = self
+                .exchange
+                .call::<EventsReconcile>(&self.peer, &request, deadline)
+                .await?;
             report.rounds += 1;
-            report.bytes_received += answer.bytes as u64;
+            report.bytes_received += answer.arrival.bytes as u64;
             let taken;
             (reconciler, taken) = offload(true, move || {
                 let taken = reconciler.take(&answer.value);
                 (reconciler, taken)
             })
             .await;
-            next = taken.map_err(|error| ClientError::new(&answer.route, ErrorKind::Reconcile(error)))?;
+            next = taken.map_err(|error| ClientError::new(&answer.route, Problem::Reconcile(error)))?;
         }
         Ok(reconciler)
     }
@@ -221,7 +223,6 @@ impl MeshClient {
     async fn fetch_missing<L: Ledger + ?Sized>(
         &self,
         ledger: &L,
-        peer: &PeerRef,
         place: String,
         missing: VecDeque<ItemId>,
         progress: Option<watch::Sender<SyncProgress>>,
@@ -231,11 +232,13 @@ impl MeshClient {
         let mut storing = Storing::new(ledger, progress);
         storing.dropped = Some(Vec::new());
         let source = ById {
-            peer: peer.clone(),
+            peer: self.clone(),
             requests_left: missing.len().div_ceil(FETCH) * 2 + 16,
             missing,
         };
-        let ended = storing.store_all(pages_ahead(self.clone(), source), None).await;
+        let ended = storing
+            .store_all(pages_ahead(source, self.page_checker()), None)
+            .await;
         let dropped = storing.dropped.take().unwrap_or_default();
         let items = dropped.iter().filter_map(|id| ItemId::of_event(id)).collect();
         // Also if it broke off: what was rejected before stays rejected.
@@ -251,7 +254,6 @@ impl MeshClient {
     async fn page_through<L: Ledger + ?Sized>(
         &self,
         ledger: &L,
-        peer: PeerRef,
         scope: &Scope,
         options: ReconcileOptions,
         mut report: ReconcileReport,
@@ -270,7 +272,11 @@ impl MeshClient {
         let pager = Pager::resume(filter, MAX_EVENTS, begin);
         let end = scope.to.map(nanos);
         let mut over = false;
-        let pages = pages_ahead(self.clone(), PagesOf { peer, pager }).take_while(move |page| {
+        let pages = PagesByTime {
+            peer: self.clone(),
+            pager,
+        };
+        let pages = pages_ahead(pages, self.page_checker()).take_while(move |page| {
             let wanted = !over;
             over = match (page, end) {
                 (Ok(page), Some(end)) => page.cursor.ts() >= end,
@@ -295,18 +301,18 @@ fn nanos(time: UnixSeconds) -> UnixNanos {
 
 /// Events of a peer, by their ids.
 struct ById {
-    peer: PeerRef,
+    peer: PeerHandle,
     missing: VecDeque<ItemId>,
     /// A peer that gives one event at a time is left at some point.
     requests_left: usize,
 }
 
 impl PageSource for ById {
-    async fn next(&mut self, client: &MeshClient) -> Result<Option<FetchedPage>, ClientError> {
+    async fn next(&mut self) -> Result<Option<FetchedPage>, ClientError> {
         while !self.missing.is_empty() && self.requests_left > 0 {
             self.requests_left -= 1;
             let asked: Vec<_> = self.missing.drain(..self.missing.len().min(FETCH)).collect();
-            let page = client.fetch_by_ids(&self.peer, &asked).await?;
+            let page = self.peer.fetch_by_ids(&asked).await?;
             if page.events.is_empty() {
                 // Nothing of it is there any more.
                 continue;
@@ -326,23 +332,26 @@ impl PageSource for ById {
     }
 }
 
-impl MeshClient {
-    async fn fetch_by_ids(&self, peer: &PeerRef, items: &[ItemId]) -> Result<FetchedPage, ClientError> {
+impl PeerHandle {
+    async fn fetch_by_ids(&self, items: &[ItemId]) -> Result<FetchedPage, ClientError> {
         let ids: Vec<_> = items.iter().map(ItemId::event_id).collect();
         let request = FetchRequest {
-            from: self.shared.local.name().to_string(),
+            from: self.exchange.local.name().to_string(),
             ids: Some(ids.clone()),
         };
-        let deadline = self.deadline(CallOptions::default());
-        let answer = self.exchange::<EventsFetch>(peer, &request, deadline).await?;
+        let deadline = self.deadline();
+        let answer = self
+            .exchange
+            .call::<EventsFetch>(&self.peer, &request, deadline)
+            .await?;
         let verification = self.verify_inner(&answer)?;
         let events = answer.value.events.unwrap_or_default();
         check_asked(ids, &events)
-            .map_err(|error| ClientError::new(&answer.route, ErrorKind::Reconcile(error)))?;
+            .map_err(|error| ClientError::new(&answer.route, Problem::Reconcile(error)))?;
         Ok(FetchedPage {
             events,
             cursor: Cursor::START,
-            bytes: answer.bytes,
+            bytes: answer.arrival.bytes,
             total: None,
             route: answer.route,
             verification,

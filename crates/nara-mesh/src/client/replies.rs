@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use nara_proto::runtime_message::RuntimeMessage;
 use tokio::sync::oneshot;
 
-use super::error::ErrorKind;
+use super::error::Problem;
 
 /// Messages that wait for their replies. Cloning gives another handle to the same table.
 ///
-/// The client waits in [`call_runtime`](super::MeshClient::call_runtime); the server hands every runtime
+/// The client waits in [`call_runtime`](super::PeerHandle::call_runtime); the server hands every runtime
 /// message to [`PendingReplies::resolve`] once its signature is verified.
 #[derive(Clone, Debug)]
 pub struct PendingReplies {
@@ -81,17 +81,13 @@ impl PendingReplies {
     }
 
     /// Waits for the reply to `message` from the nara with id `from_id`; empty: from any.
-    pub(super) fn wait_for(
-        &self,
-        message: &RuntimeMessage,
-        from_id: &str,
-    ) -> Result<PendingReply, ErrorKind> {
+    pub(super) fn wait_for(&self, message: &RuntimeMessage, from_id: &str) -> Result<PendingReply, Problem> {
         let mut waiting = self.lock();
         if waiting.len() >= self.capacity {
-            return Err(ErrorKind::TooManyPending(self.capacity));
+            return Err(Problem::TooManyPending(self.capacity));
         }
         if message.id.is_empty() || waiting.contains_key(&message.id) {
-            return Err(ErrorKind::DuplicateMessage);
+            return Err(Problem::DuplicateMessage);
         }
         let (sender, receiver) = oneshot::channel();
         waiting.insert(
@@ -144,7 +140,7 @@ mod tests {
         let first = table.wait_for(&message(1), "").unwrap();
         assert!(matches!(
             table.wait_for(&message(2), ""),
-            Err(ErrorKind::TooManyPending(1))
+            Err(Problem::TooManyPending(1))
         ));
         drop(first);
         assert!(table.is_empty());

@@ -1,35 +1,12 @@
 //! Peers that ask for a pause (RFC 9110, section 10.2.3; RFC 6585, section 4).
 
-use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::header::{DATE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, StatusCode};
 use nara_proto::time::UnixMillis;
 
-use super::status_answer::StatusAnswer;
 use crate::defaults;
-
-/// A call that was not answered, or not made, because its peer asked for a pause.
-#[derive(Debug)]
-pub(super) struct AskedToWait {
-    /// How long from now.
-    pub(super) retry_after: Duration,
-    /// What it answered; `None`: it asked in an earlier answer, and was not called again.
-    pub(super) answer: Option<StatusAnswer>,
-}
-
-impl fmt::Display for AskedToWait {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.answer {
-            Some(answer) => answer.fmt_what_happened(f)?,
-            None => f.write_str("not called, because it asked us to wait")?,
-        }
-        // Rounded up, so that who waits so long does not come too early.
-        let tenths = self.retry_after.as_millis().div_ceil(100);
-        write!(f, "; try again in {}.{} s", tenths / 10, tenths % 10)
-    }
-}
 
 /// How long an answer asks to wait before the next call, if it does: any with status 429, and one with status 503
 /// that says how long. Never more than [`defaults::RETRY_AFTER_MAX`]. `now` is our clock, for answers that name a

@@ -1,26 +1,38 @@
 //! Requests as they are sent, signed now.
 
-use bytes::Bytes;
+use std::sync::Arc;
+
 use http::header::{CONTENT_TYPE, HOST};
 use http::{HeaderMap, HeaderValue, Request, Uri};
-use http_body_util::Full;
 use nara_proto::endpoint::Authentication;
 use nara_proto::identity::Signature;
 use nara_proto::time::UnixMillis;
-use nara_proto::v1::{NAME_HEADER, RequestAuth, TIMESTAMP_HEADER};
+use nara_proto::v1::{NAME_HEADER, RequestAuth, SIGNATURE_HEADER, TIMESTAMP_HEADER};
 use nara_proto::v2::{
-    AcceptSignature, ChannelBinding, ContentDigest, Nonce, RequestLine, RequestToSign, SignedBody,
+    self, AcceptSignature, ChannelBinding, ContentDigest, Nonce, RequestLine, RequestToSign, SignedBody,
 };
 
-use super::MeshClient;
-use super::address::Route;
-use super::outgoing::Outgoing;
+use super::clocks::PeerClocks;
+use super::request::Outgoing;
+use super::resolve::Route;
 use crate::Signatures;
+use crate::identity::LocalNara;
 use crate::random::random;
+use crate::registry::PeerRegistry;
 use crate::tls::{ChannelTrust, SecureChannel};
 
 /// As many headers as a request has, and more: their table is made once, and never grows.
 const HEADERS: usize = 12;
+
+/// Signs the requests of one nara.
+#[derive(Debug)]
+pub(super) struct RequestSigner {
+    pub(super) local: LocalNara,
+    pub(super) registry: PeerRegistry,
+    pub(super) clocks: Arc<PeerClocks>,
+    pub(super) signatures: Signatures,
+    pub(super) channel_trust: ChannelTrust,
+}
 
 /// The signatures with which a request went out: an answer of profile v2 is bound to them.
 #[derive(Clone, Copy, Debug, Default)]
@@ -31,15 +43,26 @@ pub(super) struct SentSignatures {
     pub(super) trusts_channel: bool,
 }
 
-impl MeshClient {
-    /// The request as it is sent, signed now, for the connection on which it will be sent.
+impl SentSignatures {
+    /// Whether an answer with these headers claims to be proven.
+    pub(super) fn are_answered_by(&self, headers: &HeaderMap) -> bool {
+        v2::is_claimed(headers)
+            || headers.contains_key(SIGNATURE_HEADER)
+            || (self.trusts_channel && headers.contains_key(NAME_HEADER))
+    }
+}
+
+impl RequestSigner {
+    /// The head of a request as it is sent, signed now, for the connection on which it will be sent. A streamed body is
+    /// not covered by it.
     pub(super) fn sign(
         &self,
         route: &Route,
         outgoing: &Outgoing,
+        streamed: bool,
         channel: Option<&SecureChannel>,
-    ) -> (Request<Full<Bytes>>, SentSignatures) {
-        let mut request = Request::new(outgoing.body.clone().map(Full::new).unwrap_or_default());
+    ) -> (Request<()>, SentSignatures) {
+        let mut request = Request::new(());
         *request.method_mut() = outgoing.method.clone();
         *request.uri_mut() = Uri::from(outgoing.target.clone());
         let host = HeaderValue::try_from(route.address.to_string());
@@ -47,22 +70,27 @@ impl MeshClient {
         headers.clone_from(&outgoing.headers);
         headers.reserve(HEADERS);
         headers.insert(HOST, host.expect("an address is ASCII"));
-        if outgoing.body.is_some() {
-            headers.insert(CONTENT_TYPE, HeaderValue::from_static(outgoing.content_type));
+        if let (Some(_), Some(content_type)) = (&outgoing.body, outgoing.content_type) {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
         }
         let mut sent = SentSignatures::default();
         if outgoing.authentication == Authentication::Signed {
-            let now = self.signing_time(route);
-            sent.v2 = self.sign_v2(route, outgoing, channel, now, headers);
-            // Who speaks v2 accepts nothing less, so a second signature would be made for nobody.
-            if sent.v2.is_none() || !route.speaks_v2(&self.shared.registry) {
+            let now = self.clocks.signing_time(&route.peer);
+            let body = if streamed {
+                SignedBody::Streamed
+            } else {
+                SignedBody::Digest(ContentDigest::of(outgoing.body.as_deref().unwrap_or_default()))
+            };
+            sent.v2 = self.sign_v2(route, outgoing, body, channel, now, headers);
+            // A peer that speaks v2 accepts nothing less, so it needs no second signature.
+            if sent.v2.is_none() || !route.speaks_v2(&self.registry) {
                 sent.v1 = Some(self.sign_v1(outgoing, now, headers));
             }
-            if let (Some(channel), Some(_)) = (channel, sent.v2) {
-                sent.trusts_channel = sent.v1.is_none()
-                    && self.shared.channel_trust == ChannelTrust::Trust
-                    && route.peer.key() == Some(channel.peer_key);
-                if !sent.trusts_channel {
+            sent.trusts_channel = sent.v2.is_some() && sent.v1.is_none() && self.trusts(route, channel);
+            if sent.v2.is_some() && !sent.trusts_channel {
+                if outgoing.accepts_stream {
+                    AcceptSignature::Streamed.write_to(headers);
+                } else if channel.is_some() {
                     AcceptSignature::Digest.write_to(headers);
                 }
             }
@@ -70,35 +98,50 @@ impl MeshClient {
         (request, sent)
     }
 
+    /// Whether a connection proves all that comes over it.
+    pub(super) fn trusts(&self, route: &Route, channel: Option<&SecureChannel>) -> bool {
+        self.channel_trust == ChannelTrust::Trust
+            && channel.is_some_and(|channel| route.peer.key() == Some(channel.peer_key))
+    }
+
+    /// Whether a connection to a peer will prove all that goes over it, if it comes about.
+    pub(super) fn will_trust(&self, route: &Route) -> bool {
+        self.channel_trust == ChannelTrust::Trust
+            && self.signatures == Signatures::V2AndV1
+            && route.peer.key().is_some()
+            && route.recipient().is_some()
+            && route.speaks_v2(&self.registry)
+    }
+
     fn sign_v1(&self, outgoing: &Outgoing, now: UnixMillis, headers: &mut HeaderMap) -> Signature {
-        let local = &self.shared.local;
         let (method, path) = (outgoing.method.as_str(), outgoing.target.path());
-        let auth = RequestAuth::sign(local.keypair(), local.name(), now, method, path);
+        let auth = RequestAuth::sign(self.local.keypair(), self.local.name(), now, method, path);
         auth.write_to(headers);
         *auth.signature()
     }
 
-    /// Signs with profile v2, unless this nara does not, or nobody knows for whom the request is.
+    /// Signs with profile v2, unless this nara does not, or it is not known for whom the request is.
     fn sign_v2(
         &self,
         route: &Route,
         outgoing: &Outgoing,
+        body: SignedBody,
         channel: Option<&SecureChannel>,
         now: UnixMillis,
         headers: &mut HeaderMap,
     ) -> Option<Signature> {
-        if self.shared.signatures == Signatures::V1Only {
+        if self.signatures == Signatures::V1Only {
             return None;
         }
         let to = route.recipient()?;
-        let signed = self.shared.local.signer().sign_request(&RequestToSign {
+        let signed = self.local.signer().sign_request(&RequestToSign {
             line: RequestLine {
                 method: outgoing.method.as_str(),
                 path: outgoing.target.path(),
                 query: outgoing.target.query(),
             },
             to: &to,
-            body: SignedBody::Digest(ContentDigest::of(outgoing.body.as_deref().unwrap_or_default())),
+            body,
             now,
             nonce: Nonce::new(now, random()),
             channel: channel.map(|channel| ChannelBinding::new(channel.binding)),

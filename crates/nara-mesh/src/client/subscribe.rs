@@ -1,4 +1,4 @@
-//! Live events of a peer: [`MeshClient::subscribe`].
+//! Live events of a peer: [`PeerHandle::subscribe`].
 //!
 //! ```no_run
 //! use futures_util::StreamExt as _;
@@ -8,7 +8,7 @@
 //! # use std::sync::Arc;
 //!
 //! # async fn example(client: MeshClient, bob: NaraId, ledger: Arc<MemoryLedger>) {
-//! let mut events = client.subscribe(&bob, SubscribeOptions::default().oldest().into_ledger(ledger));
+//! let mut events = client.peer(&bob).subscribe(SubscribeOptions::default().oldest().into_ledger(ledger));
 //! while let Some(item) = events.next().await {
 //!     match item {
 //!         Ok(verified) => println!("{} {:?}", verified.event.id, verified.trust),
@@ -42,35 +42,33 @@ use nara_proto::stream::ArrivalCursor;
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{MeshClient, PeerRef};
+use super::handle::PeerHandle;
 use crate::ledger::Insertion;
 use run::Runner;
 
-/// Items that wait for whoever reads a [`Subscription`]; then the peer waits, too.
+/// Items that wait for the reader of a [`Subscription`]; when there are so many, the peer waits, too.
 const WAITING_ITEMS: usize = 64;
 
-/// An event of a stream that may be stored, and how far it can be trusted.
+/// An accepted event of a stream, and how far to trust it.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct VerifiedEvent {
     /// The event. Its id follows from its content.
     pub event: SyncEvent,
-    /// How far it can be trusted.
+    /// How far to trust it.
     pub trust: EventTrust,
     /// Where to resume behind it.
     pub cursor: ArrivalCursor,
-    /// What became of it in the ledger of [`SubscribeOptions::into_ledger`].
+    /// The outcome in the ledger of [`SubscribeOptions::into_ledger`].
     pub insertion: Option<Insertion>,
 }
 
-/// The live events of one peer, through every cut, without gap and without duplicate.
+/// The live events of one peer, across reconnects, without gap and without duplicate.
 ///
-/// An item is an event, or an error that names what was refused or went wrong; only
-/// [final](StreamError::is_final) ones are followed by the end. A connection that breaks is no item: it shows in
-/// [`Subscription::state`]. Dropping it closes the stream.
+/// An item is an event or an error; only a [final](StreamError::is_final) error ends the subscription. A broken
+/// connection is not an item: it shows in [`Subscription::state`]. Dropping it closes the stream.
 ///
-/// An event comes again only if the process ended before its place was remembered; the ledger knows it by its
-/// id then.
+/// An event repeats only if the process ended before its place was stored; the ledger then knows it by its id.
 #[derive(Debug)]
 pub struct Subscription {
     items: mpsc::Receiver<Result<VerifiedEvent, StreamError>>,
@@ -80,12 +78,12 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    /// What the subscription is doing, and every change of it.
+    /// The current state, and its changes.
     pub fn state(&self) -> watch::Receiver<StreamState> {
         self.state.clone()
     }
 
-    /// How many events were refused so far. Each is an item, too.
+    /// The number of events refused so far. Each is also an item.
     pub fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
     }
@@ -99,23 +97,16 @@ impl Stream for Subscription {
     }
 }
 
-impl MeshClient {
-    /// Subscribes to the events of a peer as they arrive there. It connects in the background, now and after
+impl PeerHandle {
+    /// Subscribes to the events of the peer as they arrive there. It connects in the background, now and after
     /// every cut; needs the runtime of tokio.
     ///
-    /// The time limit of calls applies to the opening of the stream only.
-    pub fn subscribe(&self, peer: impl Into<PeerRef>, options: SubscribeOptions) -> Subscription {
+    /// The time limit of calls applies only to opening the stream.
+    pub fn subscribe(&self, options: SubscribeOptions) -> Subscription {
         let (sender, items) = mpsc::channel(WAITING_ITEMS);
         let (states, state) = watch::channel(StreamState::Connecting);
         let refused = Arc::<AtomicU64>::default();
-        let runner = Runner::new(
-            self.clone(),
-            peer.into(),
-            options,
-            sender,
-            states,
-            refused.clone(),
-        );
+        let runner = Runner::new(self.clone(), options, sender, states, refused.clone());
         Subscription {
             items,
             state,

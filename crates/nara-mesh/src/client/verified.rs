@@ -1,36 +1,38 @@
-//! Answers, and what is proven about them.
+//! Answers, and what their verification proves.
 
 use std::net::SocketAddr;
 use std::ops::Deref;
 use std::time::Duration;
 
 use nara_proto::clock_offset::ClockOffset;
-use nara_proto::event::{EventProblem, EventTrust, SyncEvent};
+use nara_proto::event::{EventProblem, SyncEvent};
 use nara_proto::identity::{NaraName, PublicKey};
 use nara_proto::peer::PingResponse;
 use nara_proto::sync::Cursor;
 use nara_proto::time::{UnixMillis, UnixSeconds};
 use nara_proto::v2::Capability;
 
+use crate::Coverage;
+pub use crate::ledger::CheckedEvent;
 use crate::registry::{KeySource, PeerInfo, PinnedKey};
 use crate::tls::Security;
 
-/// A value from a peer, and what is proven about it. It dereferences to the value.
+/// A value from a peer, and what its verification proves. It dereferences to the value.
 ///
-/// From a signed endpoint, a value that does not verify is an error and no `Verified`, unless the client was
-/// built with [`danger_accept_unverified_responses`](super::MeshClientBuilder::danger_accept_unverified_responses).
-/// From an open endpoint nothing can be verified; [`Verified::is_verified`] says so.
+/// From a signed endpoint, a value that does not verify is an error, unless the client was built with
+/// [`danger_accept_unverified_responses`](super::MeshClientBuilder::danger_accept_unverified_responses). Answers of
+/// open endpoints are never verified: see [`Verified::is_verified`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Verified<T> {
     value: T,
     verification: Verification,
 }
 
-/// What is proven about an answer.
+/// What the verification of an answer proves.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Verification {
-    /// Who signed the answer.
+    /// The signer of the answer.
     pub responder: Option<NaraName>,
     /// The key with which the signature verified.
     pub key: Option<PublicKey>,
@@ -38,20 +40,43 @@ pub struct Verification {
     pub key_source: Option<KeySource>,
     /// When the answer was signed, by the responder's clock, in milliseconds.
     pub signed_at: Option<UnixMillis>,
-    /// Whether the signature in the header, which covers the whole body, verified.
+    /// Whether the signature in the header, which covers the whole body, verified. Other header fields of an answer are
+    /// covered by a secure connection alone.
     pub header: bool,
-    /// Whether that signature also covers the status and the request, so that the answer belongs to this very
-    /// question: profile v2.
+    /// Whether that signature also covers the status and the request, so that the answer belongs to this request
+    /// (profile v2).
     pub bound: bool,
-    /// Whether the signature inside the body verified, which covers the ids of events. Where the answer is
-    /// [bound](Self::bound) there may be none: it would cover a part of what is proven already.
+    /// Whether the signature inside the body verified, which covers the ids of events. A [bound](Self::bound)
+    /// answer may have none, because the v2 signature covers the whole body.
     pub inner: bool,
-    /// Whether the answer is not signed, and came over a secure connection to the holder of the key.
+    /// Whether the answer is unsigned and proven by a TLS connection to the holder of the key.
     pub channel: bool,
+    /// How the body is proven.
+    pub body: BodyProof,
+    /// What of the request the responder could verify; `None`: nothing, as far as is known. Where it is less than
+    /// [`Coverage::Whole`], somebody on the path may have changed the rest of it.
+    pub request: Option<Coverage>,
+}
+
+/// How the body of an answer is proven.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum BodyProof {
+    /// Not at all.
+    #[default]
+    None,
+    /// The head of the answer is signed, its body is not: on its way, anybody can have changed or cut it.
+    HeadOnly,
+    /// Its digest is signed, and compared when its last byte has come. A body that was changed ends with an error.
+    AtEnd,
+    /// The whole answer came over a secure connection to the holder of the pinned key.
+    Channel,
+    /// The signature covers it, and was verified before any of it was given out.
+    Whole,
 }
 
 impl Verification {
-    /// Nothing is proven: the endpoint is open.
+    /// The verification of an open endpoint: nothing is proven.
     pub fn open() -> Self {
         Self::default()
     }
@@ -67,8 +92,7 @@ impl<T> Verified<T> {
         &self.verification
     }
 
-    /// Whether the whole answer is proven to come from the responder: by its signature, or by the secure connection
-    /// on which it came.
+    /// Whether the whole answer provably comes from the responder: by its signature, or by its TLS connection.
     pub fn is_verified(&self) -> bool {
         self.verification.header || self.verification.channel
     }
@@ -83,7 +107,7 @@ impl<T> Verified<T> {
         (self.value, self.verification)
     }
 
-    /// The same verification for another value that was made from this one.
+    /// Maps the value, with the same verification.
     pub fn map<U>(self, f: impl FnOnce(T) -> U) -> Verified<U> {
         Verified::new(f(self.value), self.verification)
     }
@@ -97,40 +121,30 @@ impl<T> Deref for Verified<T> {
     }
 }
 
-/// An event that may be stored, and how far it can be trusted.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub struct CheckedEvent {
-    /// The event. Its id follows from its content.
-    pub event: SyncEvent,
-    /// How far it can be trusted.
-    pub trust: EventTrust,
-}
-
-/// An event that a peer sent and that must not be stored.
+/// A received event that must not be stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RefusedEvent {
-    /// The id that it carries.
+    /// Its claimed id.
     pub id: String,
-    /// The emitter that it claims.
+    /// Its claimed emitter.
     pub emitter: String,
     /// What is wrong with it.
     pub problem: EventProblem,
 }
 
-/// The events of one answer, each of them checked.
+/// The checked events of one answer.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct CheckedEvents {
-    /// Those that may be stored, in the order in which they came.
+    /// The accepted events, in the order of the answer.
     pub accepted: Vec<CheckedEvent>,
-    /// Those that must not, in the order in which they came.
+    /// The refused events, in the order of the answer.
     pub refused: Vec<RefusedEvent>,
 }
 
 impl CheckedEvents {
-    /// How many events came, of both kinds.
+    /// The number of events, accepted and refused.
     pub fn received(&self) -> usize {
         self.accepted.len() + self.refused.len()
     }
@@ -140,7 +154,7 @@ impl CheckedEvents {
         self.refused.append(&mut more.refused);
     }
 
-    /// The events that may be stored, without their trust.
+    /// The accepted events, without their trust.
     pub fn into_events(self) -> Vec<SyncEvent> {
         self.accepted.into_iter().map(|checked| checked.event).collect()
     }
@@ -156,9 +170,9 @@ pub struct SyncEvents {
     pub ts: UnixSeconds,
     /// The events.
     pub events: CheckedEvents,
-    /// Mode `page`: where the next page begins, for v1 peers; empty if there is none.
+    /// Mode `page`: where the next page begins, for v1 peers; empty without one.
     pub next_cursor: String,
-    /// Mode `page`: where the next page begins without loss, from peers that know this cursor.
+    /// Mode `page`: where the next page begins without loss, from peers that support this cursor.
     pub next_after: Option<Cursor>,
 }
 
@@ -174,17 +188,17 @@ pub struct ZineEvents {
     pub events: CheckedEvents,
 }
 
-/// One page of [`sync_pages`](super::MeshClient::sync_pages).
+/// One page of [`sync_pages`](super::PeerHandle::sync_pages).
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct SyncPage {
-    /// The events of the page that did not come before, oldest first.
+    /// The new events of the page, oldest first.
     pub events: CheckedEvents,
     /// Where to resume behind this page.
     pub cursor: Cursor,
     /// The size of the answer, in bytes.
     pub bytes: usize,
-    /// How many events the peer has in all, if it tells.
+    /// The total number of events at the peer, if known.
     pub total: Option<u64>,
     /// What is proven about the answer.
     pub verification: Verification,
@@ -208,23 +222,24 @@ pub struct PingReport {
     pub rtt: Duration,
     /// How long dialling took, if the call had to dial.
     pub dial: Option<Duration>,
-    /// How far its clock is ahead of ours: what is proven ([`Peer::clock_offset`](crate::registry::Peer::clock_offset)),
-    /// or else what this answer says; `None`: our clock was set back meanwhile.
+    /// How far its clock is ahead of ours: the proven offset
+    /// ([`Peer::clock_offset`](crate::registry::Peer::clock_offset)), else the one of this answer; `None`: our
+    /// clock was set back meanwhile.
     pub clock_offset: Option<ClockOffset>,
-    /// Whether `clock_offset` is proven: by answers that the peer has signed, or by a secure connection to the holder
-    /// of its pinned key. Otherwise whoever sits in between can have made it up.
+    /// Whether `clock_offset` is proven: by signed answers, or by a TLS connection with its pinned key. Otherwise
+    /// an attacker in the middle may have forged it.
     pub clock_proven: bool,
-    /// What the peer says about itself. It is not signed.
+    /// The unsigned body of the answer.
     pub response: PingResponse,
     /// How the connection was protected.
     pub security: Security,
     /// Whether the key in the answer is the pinned one; `None` if none is pinned.
     pub key_matches: Option<bool>,
-    /// What the peer can do beyond all others, signed just now with the key in the answer.
+    /// The capability of the peer, signed just now with the key in the answer.
     pub capability: Option<Capability>,
 }
 
-/// What `/ping` at an address says about the nara there: unsigned, trust on first use.
+/// The unsigned `/ping` answer of an address, for trust on first use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DiscoveredKey {
@@ -232,11 +247,11 @@ pub struct DiscoveredKey {
     pub name: NaraName,
     /// The public key.
     pub key: PublicKey,
-    /// What the nara can do beyond all others, signed just now with this key.
+    /// The capability of the nara, signed just now with this key.
     pub capability: Option<Capability>,
 }
 
-/// What a peer said about a nara that was searched for: unsigned hearsay.
+/// What a peer said about another nara: unsigned hearsay.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FoundPeer {
@@ -246,12 +261,12 @@ pub struct FoundPeer {
     pub key: PublicKey,
     /// Its mesh address, if told.
     pub mesh_ip: Option<std::net::IpAddr>,
-    /// Who told it.
+    /// The peer that said so.
     pub told_by: NaraName,
 }
 
 impl FoundPeer {
-    /// What to register, at `port`, to believe it: the trust policy of the registry decides whether it is.
+    /// The registry entry, at `port`; the trust policy of the registry decides about its key.
     pub fn to_info(&self, port: u16, now: UnixMillis) -> PeerInfo {
         PeerInfo {
             name: Some(self.name.clone()),

@@ -157,7 +157,7 @@ impl Driver {
         let options = SubscribeOptions::default()
             .since(self.clock.now_nanos().saturating_sub(self.catch_up))
             .into_ledger(self.ledger.clone());
-        let subscription = self.client.subscribe(peer, options);
+        let subscription = self.client.peer(peer).subscribe(options);
         self.states
             .insert(label.clone(), WatchStream::new(subscription.state()));
         let end = stream::once(std::future::ready(None));
@@ -271,6 +271,7 @@ impl Driver {
                 | PeerEvent::ClockSkew { .. }
                 | PeerEvent::Downgrade { .. }
                 | PeerEvent::KeyConflict(_)
+                | PeerEvent::LookAlike { .. }
                 | PeerEvent::KeyRefused(_)
                 | PeerEvent::ProtocolLearned(_),
             ) => {}

@@ -1,13 +1,16 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use nara_proto::checkpoint::is_filtered_at_ingest;
 use nara_proto::event::{Service, SyncEvent};
+use nara_proto::go_json;
 use nara_proto::identity::NaraName;
 use nara_proto::time::UnixNanos;
 
-use super::Insertion;
-use super::retention::{Priority, Retention};
+use super::rank::{Priority, Rank};
+use super::retention::{Retention, Size, Standing};
+use super::{CheckedEvent, Insertion};
 
 /// Where an event stands: in time (ties by id), and in the order of arrival.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,62 +28,146 @@ impl Place {
     }
 }
 
-/// An event that was about strangers when it was stored.
-pub(super) struct Stranger {
+/// An event that is stored, with what admission needs to know about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Held {
     pub(super) place: Place,
+    pub(super) rank: Rank,
+}
+
+impl Held {
+    /// Whether a new event may take its place.
+    fn yields_to(&self, event: &SyncEvent, rank: Rank) -> bool {
+        self.rank < rank || (self.rank == rank && !self.place.is_after(event))
+    }
+}
+
+/// One rung of the ladder of verified events, in the order of rank, time and arrival.
+#[derive(Clone, Debug)]
+pub(super) struct Rung {
+    pub(super) held: Held,
+    pub(super) account: Option<String>,
+    pub(super) bytes: usize,
+    pub(super) priority: Priority,
     pub(super) actor: String,
     pub(super) target: String,
+}
+
+/// A place on the ladder: see [`Rung`].
+pub(super) type LadderPlace = (Rank, UnixNanos, i64);
+
+impl Rung {
+    fn place(&self) -> LadderPlace {
+        (self.held.rank, self.held.place.ts, self.held.place.seq)
+    }
+}
+
+/// To whom events are charged. The numbers are stored in databases.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Account<'a> {
+    /// Verified events, to their emitter or teller.
+    Verified(&'a str),
+    /// Unverified events, to their teller.
+    Teller(&'a str),
+    /// Unverified events, to the emitter that they claim.
+    Emitter(&'a str),
+}
+
+impl<'a> Account<'a> {
+    pub(super) const fn kind(self) -> u8 {
+        match self {
+            Self::Verified(_) => 0,
+            Self::Teller(_) => 1,
+            Self::Emitter(_) => 2,
+        }
+    }
+
+    pub(super) const fn name(self) -> &'a str {
+        match self {
+            Self::Verified(name) | Self::Teller(name) | Self::Emitter(name) => name,
+        }
+    }
+
+    /// The accounts of one event.
+    pub(super) fn of(
+        rank: Rank,
+        charged: Option<&'a str>,
+        origin: Option<&'a str>,
+        emitter: &'a str,
+    ) -> [Option<Self>; 2] {
+        if rank >= Rank::configured(Priority::Ping) {
+            // These are never pruned for a quota.
+            [None, None]
+        } else if rank.is_verified() {
+            [charged.map(Self::Verified), None]
+        } else {
+            [
+                Some(Self::Teller(origin.unwrap_or_default())),
+                (!emitter.is_empty()).then_some(Self::Emitter(emitter)),
+            ]
+        }
+    }
+}
+
+/// An event that is stored now.
+#[derive(Debug)]
+pub(super) struct NewEvent<'a> {
+    pub(super) event: SyncEvent,
+    pub(super) json: String,
+    pub(super) priority: Priority,
+    pub(super) rank: Rank,
+    /// The account of a verified event.
+    pub(super) account: Option<String>,
+    pub(super) origin: Option<&'a NaraName>,
+    pub(super) now: UnixNanos,
 }
 
 /// What the rules of retention need of a storage. Every method is a look-up in an index.
 pub(super) trait Shelf {
     type Error;
 
-    /// Whether an event with this id is stored.
-    fn contains(&mut self, id: &str) -> Result<bool, Self::Error>;
+    /// The event with this id.
+    fn find(&mut self, id: &str) -> Result<Option<Held>, Self::Error>;
 
     /// Stores an event whose id is new; its place in the order of arrival.
-    fn add(
-        &mut self,
-        event: SyncEvent,
-        priority: Priority,
-        stranger: bool,
-        origin: Option<&NaraName>,
-    ) -> Result<i64, Self::Error>;
+    fn add(&mut self, event: NewEvent<'_>) -> Result<i64, Self::Error>;
 
     /// Removes an event.
     fn remove(&mut self, place: &Place) -> Result<(), Self::Error>;
 
-    /// Notes that the event is not about strangers any more.
-    fn acquaint(&mut self, place: &Place) -> Result<(), Self::Error>;
+    /// Gives an event another rank.
+    fn rerank(&mut self, rung: &Rung, rank: Rank) -> Result<(), Self::Error>;
 
-    /// The number of stored events.
-    fn count(&self) -> usize;
+    /// How much is stored of these ranks.
+    fn size(&self, ranks: impl Fn(Rank) -> bool) -> Size;
 
-    /// How many of those are never pruned.
-    fn count_kept(&self) -> usize;
+    /// How much is charged to an account.
+    fn charged(&mut self, account: Account<'_>) -> Result<Size, Self::Error>;
 
-    /// How many pings of a target are stored, at most `limit`.
-    fn count_pings(&mut self, target: &str, limit: usize) -> Result<usize, Self::Error>;
+    /// The accounts of verified events that exceed a quota.
+    fn accounts_over(&mut self, quota: Size) -> Result<BTreeMap<String, Size>, Self::Error>;
 
-    /// The oldest ping of a target.
-    fn oldest_ping(&mut self, target: &str) -> Result<Option<Place>, Self::Error>;
+    /// The ladder behind a place and below a rank, at most `limit` rungs.
+    fn ladder(&mut self, after: LadderPlace, below: Rank, limit: usize) -> Result<Vec<Rung>, Self::Error>;
 
-    /// How many observations of a pair are stored, at most `limit`.
+    /// The verified pings of a target and who measured them, the first to go first, at most `limit`.
+    fn pings(&mut self, target: &str, limit: usize) -> Result<Vec<(Held, String)>, Self::Error>;
+
+    /// How many verified observations of a pair are stored, at most `limit`.
     fn count_observations(&mut self, pair: (&str, &str), limit: usize) -> Result<usize, Self::Error>;
 
-    /// The oldest restart, or the oldest other observation, of a pair.
+    /// The oldest verified restart, or the oldest other verified observation, of a pair.
     fn oldest_observation(&mut self, pair: (&str, &str), restart: bool)
     -> Result<Option<Place>, Self::Error>;
 
-    /// Whether a checkpoint about this subject is stored.
+    /// Whether a verified checkpoint about this subject is stored.
     fn has_checkpoint(&mut self, subject: &str) -> Result<bool, Self::Error>;
 
-    /// The oldest events about strangers, at most `limit`.
-    fn oldest_strangers(&mut self, limit: usize) -> Result<Vec<Stranger>, Self::Error>;
+    /// The unverified event of an account, or of all, that goes first: by rank, then by arrival.
+    fn first_unverified(&mut self, account: Option<Account<'_>>) -> Result<Option<Held>, Self::Error>;
 
-    /// The oldest events of a priority, at most `limit`.
-    fn oldest(&mut self, priority: Priority, limit: usize) -> Result<Vec<Place>, Self::Error>;
+    /// Unverified events that arrived before a time, at most `limit`.
+    fn unverified_before(&mut self, time: UnixNanos, limit: usize) -> Result<Vec<Place>, Self::Error>;
 }
 
 /// What became of events that were to be stored.
@@ -96,16 +183,19 @@ pub(super) struct Admitted {
 pub(super) fn admit<S: Shelf>(
     shelf: &mut S,
     retention: &Retention,
-    events: Vec<SyncEvent>,
+    events: Vec<CheckedEvent>,
     origin: Option<&NaraName>,
+    now: UnixNanos,
 ) -> Result<Admitted, S::Error> {
     let mut admission = Admission {
         shelf,
         retention,
         origin,
+        now,
         outcomes: Vec::with_capacity(events.len()),
         stored: BTreeMap::new(),
     };
+    admission.expire()?;
     for event in events {
         admission.take(event)?;
     }
@@ -120,6 +210,7 @@ struct Admission<'a, S> {
     shelf: &'a mut S,
     retention: &'a Retention,
     origin: Option<&'a NaraName>,
+    now: UnixNanos,
     outcomes: Vec<Insertion>,
     /// The outcomes of the events that are stored, by order of arrival.
     stored: BTreeMap<i64, usize>,
@@ -128,54 +219,156 @@ struct Admission<'a, S> {
 /// How many events are looked up at once while pruning.
 const PRUNE_BATCH: usize = 1_000;
 
+/// The part of the ledger that is taken at once from accounts over their quota: the search for their events passes
+/// over those of others.
+const PRUNE_ACCOUNTS: usize = 20;
+
 impl<S: Shelf> Admission<'_, S> {
-    fn take(&mut self, mut event: SyncEvent) -> Result<(), S::Error> {
+    fn take(&mut self, checked: CheckedEvent) -> Result<(), S::Error> {
+        let verified = checked.is_verified();
+        let mut event = checked.event;
         if event.id.is_empty() {
             event.id = event.compute_id();
         }
-        let outcome = if self.shelf.contains(&event.id)? {
+        let held = self.shelf.find(&event.id)?;
+        let outcome = if held
+            .as_ref()
+            .is_some_and(|held| !verified || held.rank.is_verified())
+        {
             Insertion::Duplicate
         } else if is_forgotten(&event) {
             Insertion::Forgotten
-        } else if self.make_room(&event)? {
-            let priority = Priority::of(&event);
-            let stranger = Priority::may_be_stranger(&event)
-                && self.retention.is_about_strangers(event.actor(), event.target());
-            let seq = self.shelf.add(event, priority, stranger, self.origin)?;
-            self.stored.insert(seq, self.outcomes.len());
-            Insertion::Stored
         } else {
-            Insertion::NotRetained
+            let json = go_json::to_string(&event);
+            match self.place(&event, json.len(), verified)? {
+                Some((rank, account)) => {
+                    // What is verified takes the place of what is not.
+                    if let Some(held) = held {
+                        self.remove(&held.place)?;
+                    }
+                    let seq = self.shelf.add(NewEvent {
+                        priority: Priority::of(&event),
+                        event,
+                        json,
+                        rank,
+                        account,
+                        origin: self.origin,
+                        now: self.now,
+                    })?;
+                    self.stored.insert(seq, self.outcomes.len());
+                    Insertion::Stored
+                }
+                None => Insertion::NotRetained,
+            }
         };
         self.outcomes.push(outcome);
         Ok(())
     }
 
-    /// Whether the event may be stored; what has to go for it is gone then.
-    fn make_room(&mut self, event: &SyncEvent) -> Result<bool, S::Error> {
+    /// The rank and account of an event that may be stored; what has to go for it is gone then.
+    fn place(
+        &mut self,
+        event: &SyncEvent,
+        bytes: usize,
+        verified: bool,
+    ) -> Result<Option<(Rank, Option<String>)>, S::Error> {
         let policy = self.retention.policy;
-        if Priority::of(event).is_kept() && self.shelf.count_kept() >= policy.max_events {
+        let newest = self.now.saturating_add(policy.max_ahead);
+        if bytes > policy.max_event_bytes || event.ts > newest {
+            return Ok(None);
+        }
+        if verified {
+            let (rank, account) = self.standing_of(event);
+            Ok(self.make_room(event, bytes, rank)?.then_some((rank, account)))
+        } else {
+            let teller = self.origin.map_or("", |origin| origin.as_str());
+            let rank = match self.retention.known.standing(teller) {
+                Standing::Configured => Rank::UNVERIFIED_CONFIGURED,
+                _ => Rank::UNVERIFIED,
+            };
+            let fits = self.make_room_for_unverified(&event.emitter, teller, bytes, rank)?;
+            Ok(fits.then_some((rank, None)))
+        }
+    }
+
+    /// The rank of a verified event, and to whom it is charged.
+    fn standing_of(&self, event: &SyncEvent) -> (Rank, Option<String>) {
+        let priority = Priority::of(event);
+        let teller = || self.origin.map(|origin| origin.as_str());
+        // A checkpoint is proven by its voters, not by an emitter.
+        let emitter = (event.service() != Some(Service::Checkpoint)).then_some(event.emitter.as_str());
+        let standing = emitter.map_or(Standing::Stranger, |emitter| {
+            self.retention.known.standing(emitter)
+        });
+        let account = match standing {
+            Standing::Met | Standing::Configured => emitter,
+            Standing::Stranger | Standing::Introduced => teller().or(emitter),
+        };
+        let account = account.filter(|name| !name.is_empty()).map(str::to_owned);
+        let rank = if standing == Standing::Configured {
+            Rank::configured(priority)
+        } else if priority.may_be_stranger(event)
+            && self.retention.is_about_strangers(event.actor(), event.target())
+        {
+            Rank::STRANGER
+        } else {
+            Rank::common(priority)
+        };
+        (rank, account)
+    }
+
+    /// Whether a verified event may be stored; what has to go for it is gone then.
+    fn make_room(&mut self, event: &SyncEvent, bytes: usize, rank: Rank) -> Result<bool, S::Error> {
+        let policy = self.retention.policy;
+        if rank.is_kept() && !self.make_room_for_kept(bytes, rank)? {
             return Ok(false);
         }
         match event.service() {
-            Some(Service::Ping) => self.make_room_for_ping(event, policy.pings_per_target),
+            Some(Service::Ping) => self.make_room_for_ping(event, rank, policy.pings_per_target),
             Some(Service::Observation) => self.make_room_for_observation(event, policy.observations_per_pair),
             _ => Ok(true),
         }
     }
 
-    fn make_room_for_ping(&mut self, event: &SyncEvent, limit: usize) -> Result<bool, S::Error> {
+    /// What is kept cannot be more than the ledger: then accounts over their quota lose some, and everybody does for
+    /// this nara and configured peers.
+    fn make_room_for_kept(&mut self, bytes: usize, rank: Rank) -> Result<bool, S::Error> {
+        let room = self.retention.policy.room();
+        let is_full = |shelf: &S| shelf.size(Rank::is_kept).plus(Size::one(bytes)).exceeds(room);
+        if !is_full(self.shelf) {
+            return Ok(true);
+        }
+        let kept = self.shelf.size(Rank::is_kept).plus(Size::one(bytes));
+        let some = (kept - room).at_least(room, 100);
+        self.prune_accounts(some)?;
+        let first = Rank::common(Priority::FirstSeen);
+        let configured = Rank::configured(Priority::Ping);
+        if rank >= configured && is_full(self.shelf) {
+            self.prune_ladder(first, configured, some)?;
+        }
+        Ok(!is_full(self.shelf))
+    }
+
+    /// A new measurement takes the place of an older one of the same nara before that of another.
+    fn make_room_for_ping(&mut self, event: &SyncEvent, rank: Rank, limit: usize) -> Result<bool, S::Error> {
         if limit == usize::MAX {
             // Not counted: that would be all there are.
             return Ok(true);
         }
-        while self.shelf.count_pings(event.target(), limit)? >= limit {
-            match self.shelf.oldest_ping(event.target())? {
-                Some(oldest) if !oldest.is_after(event) => self.remove(&oldest)?,
+        loop {
+            let pings = self.shelf.pings(event.target(), limit)?;
+            if pings.len() < limit {
+                return Ok(true);
+            }
+            let own = pings.iter().find(|(_, observer)| observer == event.actor());
+            match own.or_else(|| pings.first()) {
+                Some((held, _)) if held.yields_to(event, rank) => {
+                    let place = held.place.clone();
+                    self.remove(&place)?;
+                }
                 _ => return Ok(false),
             }
         }
-        Ok(true)
     }
 
     /// The new event competes with those that are there, so that an old one that comes again does not push
@@ -206,34 +399,149 @@ impl<S: Shelf> Admission<'_, S> {
         Ok(true)
     }
 
-    fn prune(&mut self) -> Result<(), S::Error> {
-        let mut excess = self.retention.policy.excess(self.shelf.count());
-        while excess > 0 {
-            let strangers = self.shelf.oldest_strangers(excess.min(PRUNE_BATCH))?;
-            if strangers.is_empty() {
-                break;
-            }
-            for stranger in strangers {
-                if self
-                    .retention
-                    .is_about_strangers(&stranger.actor, &stranger.target)
-                {
-                    self.remove(&stranger.place)?;
-                    excess -= 1;
-                } else {
-                    self.shelf.acquaint(&stranger.place)?;
+    /// Unverified events have room of their own, for each teller and each claimed emitter and in all. The oldest
+    /// arrival goes for a new one, but what a configured peer told does not go for what others tell.
+    fn make_room_for_unverified(
+        &mut self,
+        emitter: &str,
+        teller: &str,
+        bytes: usize,
+        rank: Rank,
+    ) -> Result<bool, S::Error> {
+        let policy = self.retention.policy;
+        let quota = policy.unverified_quota();
+        let new = Size::one(bytes);
+        if new.exceeds(quota) {
+            return Ok(false);
+        }
+        let accounts = Account::of(rank, None, Some(teller), emitter);
+        for account in accounts.into_iter().flatten() {
+            while self.shelf.charged(account)?.plus(new).exceeds(quota) {
+                if !self.remove_unverified(Some(account), rank)? {
+                    return Ok(false);
                 }
             }
         }
-        for priority in Priority::PRUNED {
-            while excess > 0 {
-                let oldest = self.shelf.oldest(priority, excess.min(PRUNE_BATCH))?;
-                if oldest.is_empty() {
+        let room = policy.unverified_room();
+        while self
+            .shelf
+            .size(|rank| !rank.is_verified())
+            .plus(new)
+            .exceeds(room)
+        {
+            if !self.remove_unverified(None, rank)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn remove_unverified(&mut self, account: Option<Account<'_>>, rank: Rank) -> Result<bool, S::Error> {
+        match self.shelf.first_unverified(account)? {
+            Some(held) if held.rank <= rank => {
+                self.remove(&held.place)?;
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// Removes unverified events whose time is over.
+    fn expire(&mut self) -> Result<(), S::Error> {
+        let kept_for = self.retention.policy.unverified_for;
+        if kept_for == Duration::MAX {
+            return Ok(());
+        }
+        let limit = self.now.saturating_sub(kept_for);
+        loop {
+            let expired = self.shelf.unverified_before(limit, PRUNE_BATCH)?;
+            for place in &expired {
+                self.remove(place)?;
+            }
+            if expired.len() < PRUNE_BATCH {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Prunes verified events to the size of the policy.
+    fn prune(&mut self) -> Result<(), S::Error> {
+        let policy = self.retention.policy;
+        let excess = policy.excess(self.shelf.size(Rank::is_verified));
+        if excess.is_zero() {
+            return Ok(());
+        }
+        let room = policy.room();
+        self.prune_accounts(excess.at_least(room, PRUNE_ACCOUNTS))?;
+        // Down to the size itself, once the slack is used up.
+        let excess = |shelf: &S| shelf.size(Rank::is_verified) - room;
+        let kept = Rank::common(Priority::FirstSeen);
+        let configured = Rank::configured(Priority::Ping);
+        self.prune_ladder(Rank::STRANGER, kept, excess(self.shelf))?;
+        // What is kept of others leaves half of the room to this nara and to configured peers.
+        let kept_of_others = self.shelf.size(|rank| rank.is_kept() && rank < configured);
+        let beyond_half = kept_of_others - room.part(2);
+        self.prune_ladder(kept, configured, excess(self.shelf).min(beyond_half))?;
+        self.prune_ladder(
+            configured,
+            Rank::configured(Priority::FirstSeen),
+            excess(self.shelf),
+        )
+    }
+
+    /// Removes so much from accounts over their quota, the lowest rank first, but not below their quota.
+    fn prune_accounts(&mut self, mut excess: Size) -> Result<(), S::Error> {
+        let quota = self.retention.policy.quota();
+        let mut over = self.shelf.accounts_over(quota)?;
+        let mut after = (Rank::STRANGER, UnixNanos::new(i64::MIN), i64::MIN);
+        while !over.is_empty() && !excess.is_zero() {
+            let rungs = self
+                .shelf
+                .ladder(after, Rank::configured(Priority::Ping), PRUNE_BATCH)?;
+            let Some(last) = rungs.last() else { break };
+            after = last.place();
+            for rung in rungs {
+                let Some(name) = &rung.account else { continue };
+                let Some(size) = over.get_mut(name) else { continue };
+                let bytes = Size::one(rung.bytes);
+                *size = *size - bytes;
+                if !size.exceeds(quota) {
+                    over.remove(name);
+                }
+                excess = excess - bytes;
+                self.remove(&rung.held.place)?;
+                if over.is_empty() || excess.is_zero() {
                     break;
                 }
-                for place in oldest {
-                    self.remove(&place)?;
-                    excess -= 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes so much from these ranks, the lowest and oldest first. Those that are not about strangers any more get
+    /// their rank back instead.
+    fn prune_ladder(&mut self, from: Rank, below: Rank, mut excess: Size) -> Result<(), S::Error> {
+        let start = (from, UnixNanos::new(i64::MIN), i64::MIN);
+        while !excess.is_zero() {
+            let batch = PRUNE_BATCH.min(if excess.bytes == 0 {
+                excess.events
+            } else {
+                PRUNE_BATCH
+            });
+            let rungs = self.shelf.ladder(start, below, batch)?;
+            if rungs.is_empty() {
+                break;
+            }
+            for rung in rungs {
+                if excess.is_zero() {
+                    break;
+                }
+                let is_stranger = rung.held.rank == Rank::STRANGER;
+                if is_stranger && !self.retention.is_about_strangers(&rung.actor, &rung.target) {
+                    self.shelf.rerank(&rung, Rank::common(rung.priority))?;
+                } else {
+                    self.remove(&rung.held.place)?;
+                    excess = excess - Size::one(rung.bytes);
                 }
             }
         }

@@ -1,7 +1,7 @@
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use nara_proto::event::SyncEvent;
+use nara_proto::event::{EventTrust, SyncEvent};
 use nara_proto::go_json;
 use nara_proto::identity::NaraName;
 use nara_proto::stream::{ArrivalCursor, LedgerEpoch, MAX_STREAM_MESSAGE, kind};
@@ -27,16 +27,19 @@ pub struct Arrival {
     pub event: SyncEvent,
     /// The peer that it was received from, if any.
     pub origin: Option<NaraName>,
+    /// How far the event can be trusted.
+    pub trust: EventTrust,
     /// The encoded stream message, shared by all subscribers.
     message: OnceLock<Bytes>,
 }
 
 impl Arrival {
-    pub(super) fn new(seq: i64, event: SyncEvent, origin: Option<NaraName>) -> Self {
+    pub(super) fn new(seq: i64, event: SyncEvent, origin: Option<NaraName>, trust: EventTrust) -> Self {
         Self {
             seq,
             event,
             origin,
+            trust,
             message: OnceLock::new(),
         }
     }

@@ -2,15 +2,15 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use nara_proto::identity::NaraName;
-use nara_proto::stream::{ArrivalCursor, LedgerEpoch};
+use nara_proto::stream::{ArrivalCursor, LedgerEpoch, MAX_STREAM_MESSAGE};
 use nara_proto::sync::EventFilter;
 use tokio::sync::broadcast;
 
 use super::feed::FeedBatch;
-use super::{Arrival, ArrivalLog, EventFeed, LedgerError};
+use super::{Arrival, ArrivalLog, EventFeed, LedgerError, ReadLimit};
 
-/// Events that are read from the ledger at once while catching up.
-const PAGE: usize = 64;
+/// What is read from the ledger at once while catching up.
+const PAGE: ReadLimit = ReadLimit::events(64).bytes(MAX_STREAM_MESSAGE);
 
 /// Follows a ledger: every event behind a place, in the order of arrival, each once, without end.
 ///

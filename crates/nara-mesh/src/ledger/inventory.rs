@@ -7,7 +7,9 @@ use nara_proto::time::UnixNanos;
 /// Changes that wait at least until somebody asks for the set.
 const MIN_WAITING: usize = 4096;
 
-/// What a ledger holds, in the order of reconciliation. It costs nothing before it is asked for the first time;
+/// The verified events that a ledger holds, in the order of reconciliation. Unverified ones are left out: a copy that
+/// nobody could verify must not hide that a peer has the verified event.
+/// It costs nothing before it is asked for the first time;
 /// from then on it is kept up to date.
 #[derive(Debug, Default)]
 pub(super) struct Inventory {

@@ -12,22 +12,25 @@ use nara_proto::stream::{ArrivalCursor, LedgerEpoch};
 use nara_proto::sync::{Cursor, EventFilter, is_critical, sample_weight};
 use nara_proto::time::UnixNanos;
 
-use self::shelf::MemoryShelf;
-use super::admission::{Shelf as _, admit};
+use self::shelf::{Entry, MemoryShelf};
+use super::admission::admit;
 use super::filter::Wanted;
+use super::limit::ByteBudget;
 use super::rejections::Rejections;
 use super::retention::Retention;
 use super::sampler::Sampler;
 use super::{
-    ArrivalLog, Arrivals, CursorStore, EventFeed, EventStore, Insertion, KnownNames, LedgerError,
-    LedgerFuture, PeerStore, ReconcileStore, RetentionPolicy, Sample, Slice,
+    ArrivalLog, Arrivals, CheckedEvent, CursorStore, EventFeed, EventStore, Insertion, KnownNames,
+    LedgerError, LedgerFuture, PeerStore, ReadLimit, ReconcileStore, RetentionPolicy, Sample, Slice,
 };
+use crate::clock::{Clock, SystemClock};
 use crate::peer::{PeerChange, PeerChangeError, PeerRecord};
 
 /// A ledger in memory. Its futures are ready at once.
 #[derive(Debug)]
 pub struct MemoryLedger {
     retention: Retention,
+    clock: Arc<dyn Clock>,
     shelf: RwLock<MemoryShelf>,
     peers: RwLock<BTreeMap<NaraName, PeerRecord>>,
     cursors: RwLock<HashMap<String, Cursor>>,
@@ -42,6 +45,7 @@ impl Default for MemoryLedger {
         let epoch = getrandom::u64().unwrap_or_else(|_| std::process::id().into());
         Self {
             retention: Retention::default(),
+            clock: Arc::new(SystemClock),
             shelf: RwLock::default(),
             peers: RwLock::default(),
             cursors: RwLock::default(),
@@ -72,12 +76,28 @@ impl MemoryLedger {
         self
     }
 
-    /// The selected events, copied after the lock is released.
-    fn select<I>(&self, select: impl FnOnce(&MemoryShelf) -> I) -> Result<Vec<SyncEvent>, LedgerError>
-    where
-        I: IntoIterator<Item = Arc<SyncEvent>>,
-    {
-        let events = select(&*read(&self.shelf)?);
+    /// Sets the clock that says which events are of the future, and how old unverified ones are.
+    #[must_use]
+    pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// The selected events up to a limit, copied after the lock is released.
+    fn select(
+        &self,
+        limit: ReadLimit,
+        select: impl FnOnce(&MemoryShelf, &mut dyn FnMut(&Entry) -> bool),
+    ) -> Result<Vec<SyncEvent>, LedgerError> {
+        let mut budget = ByteBudget::new(limit.bytes);
+        let mut events: Vec<Arc<SyncEvent>> = Vec::new();
+        select(&*read(&self.shelf)?, &mut |entry| {
+            let fits = events.len() < limit.events && budget.take(entry.bytes);
+            if fits {
+                events.push(entry.event.clone());
+            }
+            fits
+        });
         Ok(events.into_iter().map(Arc::unwrap_or_clone).collect())
     }
 }
@@ -92,14 +112,15 @@ fn write<T>(lock: &RwLock<T>) -> Result<RwLockWriteGuard<'_, T>, LedgerError> {
 }
 
 impl EventStore for MemoryLedger {
-    fn insert_from(
+    fn insert(
         &self,
-        events: Vec<SyncEvent>,
+        events: Vec<CheckedEvent>,
         origin: Option<NaraName>,
     ) -> LedgerFuture<'_, Vec<Insertion>> {
+        let now = self.clock.now_nanos();
         let outcome = write(&self.shelf).map(|mut shelf| {
             let from = shelf.position();
-            let Ok(admitted) = admit(&mut *shelf, &self.retention, events, origin.as_ref());
+            let Ok(admitted) = admit(&mut *shelf, &self.retention, events, origin.as_ref(), now);
             // With the lock held, so that the feed has the order of the places.
             if self.feed.has_listeners() {
                 let stored = admitted.stored.keys();
@@ -111,81 +132,89 @@ impl EventStore for MemoryLedger {
         ready(outcome).boxed()
     }
 
-    fn page(&self, filter: EventFilter, after: Cursor, limit: usize) -> LedgerFuture<'_, Vec<SyncEvent>> {
+    fn page(&self, filter: EventFilter, after: Cursor, limit: ReadLimit) -> LedgerFuture<'_, Vec<SyncEvent>> {
         let wanted = Wanted::new(&filter);
-        let page = self.select(|shelf| -> Vec<_> {
-            shelf
-                .after(&after)
-                .filter(|event| wanted.matches(event))
-                .take(limit)
-                .cloned()
-                .collect()
+        let page = self.select(limit, |shelf, take| {
+            let mut wanted = shelf.after(&after).filter(|entry| wanted.matches(&entry.event));
+            while wanted.next().is_some_and(&mut *take) {}
         });
         ready(page).boxed()
     }
 
-    fn recent(&self, filter: EventFilter, limit: usize) -> LedgerFuture<'_, Vec<SyncEvent>> {
+    fn recent(&self, filter: EventFilter, limit: ReadLimit) -> LedgerFuture<'_, Vec<SyncEvent>> {
         let wanted = Wanted::new(&filter);
-        let recent = self.select(|shelf| -> Vec<_> {
-            shelf
-                .after(&Cursor::START)
-                .rev()
-                .filter(|event| wanted.matches(event))
-                .take(limit)
-                .cloned()
-                .collect()
+        let start = Cursor::START;
+        let recent = self.select(limit, |shelf, take| {
+            let newest_first = shelf.after(&start).rev();
+            let mut wanted = newest_first.filter(|entry| wanted.matches(&entry.event));
+            while wanted.next().is_some_and(&mut *take) {}
         });
         ready(recent).boxed()
     }
 
     fn slice(&self, filter: EventFilter, slice: Slice) -> LedgerFuture<'_, Vec<SyncEvent>> {
         let wanted = Wanted::new(&filter);
-        let selected = self.select(|shelf| {
-            let mut selected: Vec<_> = shelf
+        let newest_first = self.select(slice.limit, |shelf, take| {
+            let selected: Vec<_> = shelf
                 .after(&slice.start())
-                .filter(|event| wanted.matches(event))
+                .filter(|entry| wanted.matches(&entry.event))
                 .skip(slice.slice_index)
                 .step_by(slice.slice_total.max(1))
-                .cloned()
                 .collect();
-            selected.split_off(selected.len().saturating_sub(slice.limit))
+            let mut selected = selected.into_iter().rev();
+            while selected.next().is_some_and(&mut *take) {}
         });
-        ready(selected).boxed()
+        ready(newest_first.map(reversed)).boxed()
     }
 
     fn sample(&self, filter: EventFilter, sample: Sample) -> LedgerFuture<'_, Vec<SyncEvent>> {
         let wanted = Wanted::new(&filter);
-        let drawn = self.select(|shelf| -> Vec<_> {
+        let limit = ReadLimit::events(sample.size).bytes(sample.bytes);
+        let drawn = self.select(limit, |shelf, take| {
             let mut sampler = Sampler::new(sample.size, sample.seed);
-            for (place, event) in shelf.arrivals().filter(|(_, event)| wanted.matches(event)) {
-                if is_critical(event) {
+            for (place, entry) in shelf.arrivals().filter(|(_, entry)| wanted.matches(&entry.event)) {
+                if entry.rank.is_verified() && is_critical(&entry.event) {
                     sampler.offer_critical(place.clone());
                 } else {
-                    let weight = sample_weight(event, &sample.responder, sample.now);
+                    let weight = sample_weight(&entry.event, &sample.responder, sample.now);
                     sampler.offer(weight, || place.clone());
                 }
             }
             let drawn = sampler.finish();
-            drawn.iter().filter_map(|place| shelf.get(place)).collect()
+            let mut drawn = drawn.iter().filter_map(|place| shelf.get(place));
+            while drawn.next().is_some_and(&mut *take) {}
         });
         ready(drawn).boxed()
     }
 
-    fn since(&self, since: UnixNanos, limit: usize) -> LedgerFuture<'_, Vec<SyncEvent>> {
-        ready(self.select(|shelf| shelf.last_arrivals(since, limit))).boxed()
+    fn since(&self, since: UnixNanos, limit: ReadLimit) -> LedgerFuture<'_, Vec<SyncEvent>> {
+        let newest_first = self.select(limit, |shelf, take| {
+            let mut last = shelf.last_arrivals(since);
+            while last.next().is_some_and(&mut *take) {}
+        });
+        ready(newest_first.map(reversed)).boxed()
     }
 
-    fn checkpoints(&self, limit: usize, offset: usize) -> LedgerFuture<'_, (Vec<SyncEvent>, usize)> {
+    fn checkpoints(&self, limit: ReadLimit, offset: usize) -> LedgerFuture<'_, (Vec<SyncEvent>, usize)> {
         let mut total = 0;
-        let checkpoints = self.select(|shelf| -> Vec<_> {
+        let checkpoints = self.select(limit, |shelf, take| {
             total = shelf.checkpoints().len();
-            shelf.checkpoints().skip(offset).take(limit).collect()
+            let mut page = shelf.checkpoints().skip(offset);
+            while page.next().is_some_and(&mut *take) {}
         });
         ready(checkpoints.map(|checkpoints| (checkpoints, total))).boxed()
     }
 
+    fn unverified_by(&self, emitter: String) -> LedgerFuture<'_, Vec<SyncEvent>> {
+        let unverified = self.select(ReadLimit::events(usize::MAX), |shelf, take| {
+            let mut unverified = shelf.unverified_by(&emitter);
+            while unverified.next().is_some_and(&mut *take) {}
+        });
+        ready(unverified).boxed()
+    }
+
     fn count(&self) -> LedgerFuture<'_, usize> {
-        ready(read(&self.shelf).map(|shelf| shelf.count())).boxed()
+        ready(read(&self.shelf).map(|shelf| shelf.len())).boxed()
     }
 }
 
@@ -198,13 +227,22 @@ impl ArrivalLog for MemoryLedger {
         ready(read(&self.shelf).map(|shelf| shelf.position())).boxed()
     }
 
-    fn arrived_after(&self, filter: EventFilter, after: i64, limit: usize) -> LedgerFuture<'_, Arrivals> {
+    fn arrived_after(&self, filter: EventFilter, after: i64, limit: ReadLimit) -> LedgerFuture<'_, Arrivals> {
         let wanted = Wanted::new(&filter);
         let found = read(&self.shelf).map(|shelf| {
-            let places = shelf.arrivals_after(after);
-            let wanted = places.filter(|(_, event)| wanted.matches(event));
-            let found: Vec<_> = wanted.take(limit).map(|(seq, _)| seq).collect();
-            let full = found.len() == limit;
+            let mut budget = ByteBudget::new(limit.bytes);
+            let mut full = false;
+            let mut found = Vec::new();
+            for (seq, entry) in shelf.arrivals_after(after) {
+                if !wanted.matches(&entry.event) {
+                    continue;
+                }
+                if found.len() == limit.events || !budget.take(entry.bytes) {
+                    full = true;
+                    break;
+                }
+                found.push(seq);
+            }
             let end = found
                 .last()
                 .copied()
@@ -230,8 +268,13 @@ impl ReconcileStore for MemoryLedger {
         ready(items.map(|items| items.within(&scope))).boxed()
     }
 
-    fn by_ids(&self, items: Vec<ItemId>) -> LedgerFuture<'_, Vec<SyncEvent>> {
-        ready(self.select(|shelf| shelf.by_ids(&items))).boxed()
+    fn by_ids(&self, items: Vec<ItemId>, bytes: usize) -> LedgerFuture<'_, Vec<SyncEvent>> {
+        let limit = ReadLimit::events(items.len()).bytes(bytes);
+        let found = self.select(limit, |shelf, take| {
+            let mut found = shelf.by_ids(&items);
+            while found.next().is_some_and(&mut *take) {}
+        });
+        ready(found).boxed()
     }
 
     fn reject(&self, peer: String, items: Vec<ItemId>) -> LedgerFuture<'_, ()> {
@@ -294,7 +337,22 @@ impl PeerStore for MemoryLedger {
         ready(changed).boxed()
     }
 
+    fn forget_ghosts(&self, names: Option<Vec<NaraName>>) -> LedgerFuture<'_, usize> {
+        let forgotten = write(&self.peers).map(|mut peers| {
+            let before = peers.len();
+            let named = |name: &NaraName| names.as_ref().is_none_or(|names| names.contains(name));
+            peers.retain(|name, record| !record.is_ghost() || !named(name));
+            before - peers.len()
+        });
+        ready(forgotten).boxed()
+    }
+
     fn peers(&self) -> LedgerFuture<'_, Vec<PeerRecord>> {
         ready(read(&self.peers).map(|peers| peers.values().cloned().collect())).boxed()
     }
+}
+
+fn reversed(mut events: Vec<SyncEvent>) -> Vec<SyncEvent> {
+    events.reverse();
+    events
 }

@@ -1,24 +1,39 @@
 use std::fmt::Debug;
+use std::ops::Sub;
 use std::sync::Arc;
+use std::time::Duration;
 
-use nara_proto::event::{Service, SyncEvent};
+use crate::defaults;
 
-/// Tells whether a name belongs to a known nara: events about strangers are pruned first.
-///
-/// The ledger asks it while locked, so it must be quick and must not call the ledger. It should know the nara
-/// itself too.
-pub trait KnownNames: Debug + Send + Sync + 'static {
-    /// Whether the name is known.
-    fn is_known(&self, name: &str) -> bool;
+/// What is known about the nara with a name, the least first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Standing {
+    /// No key is known for it: events about it are the first to go.
+    Stranger,
+    /// Its key was passed on by another nara. What it signs is charged to whoever told it.
+    Introduced,
+    /// Its key was learned from its own address. What it signs is charged to itself.
+    Met,
+    /// It is this nara itself, or the operator gave its key. What it signs is the last to go.
+    Configured,
 }
 
-/// Knows every name: no event counts as an event about strangers.
+/// Tells the standing of the naras that events name.
+///
+/// The ledger asks it while locked, so it must be quick and must not call the ledger.
+pub trait KnownNames: Debug + Send + Sync + 'static {
+    /// The standing of the nara with this name. This nara itself is [`Standing::Configured`].
+    fn standing(&self, name: &str) -> Standing;
+}
+
+/// Has met every nara: no event counts as an event about strangers.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct EveryoneKnown;
 
 impl KnownNames for EveryoneKnown {
-    fn is_known(&self, _: &str) -> bool {
-        true
+    fn standing(&self, _: &str) -> Standing {
+        Standing::Met
     }
 }
 
@@ -36,7 +51,7 @@ pub enum MemoryMode {
 }
 
 impl MemoryMode {
-    /// The limit of events.
+    /// The limit of verified events.
     pub const fn max_events(self) -> usize {
         match self {
             Self::Hog => 320_000,
@@ -46,15 +61,36 @@ impl MemoryMode {
     }
 }
 
+/// The part of the ledger that one account is guaranteed: an eighth. Room that nobody claims may be used by anybody; an
+/// account over its quota is the first that is pruned.
+const QUOTA: usize = 8;
+
+/// The room for unverified events, as a part of the room for verified ones, on top of it: a tenth.
+const UNVERIFIED: usize = 10;
+
 /// What a ledger keeps (docs/protocol/v1.md, section 8.6). The default is [`MemoryMode::Medium`].
+///
+/// Verified and unverified events do not compete for room. Each verified event is charged to one account: its emitter,
+/// if that nara was met, else the peer that told it. When the ledger is too large, events go in this order: those of
+/// accounts over their quota, those about strangers, then by service, the oldest first. Those of this nara and of
+/// configured peers are the last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RetentionPolicy {
-    /// Events in all. The ledger is pruned to this size when it is more than 1 % over.
+    /// Verified events in all. The ledger is pruned to this size when it is more than 1 % over; unverified events may
+    /// take a tenth of it on top.
     ///
-    /// Checkpoints, restarts and first sightings are never pruned. If they alone reach the limit, further ones are
-    /// not stored, so that no peer can fill the disk with them.
+    /// Checkpoints, restarts and first sightings are pruned only from accounts over their quota; if they alone are as
+    /// many, further ones are not stored, so that nobody can fill the disk with them.
     pub max_events: usize,
+    /// The same in bytes of JSON.
+    pub max_bytes: usize,
+    /// The largest event, in bytes of JSON. Real ones have a few hundred.
+    pub max_event_bytes: usize,
+    /// How far ahead of our clock the time of an event may be: one of the far future would never be the oldest.
+    pub max_ahead: Duration,
+    /// How long unverified events are kept.
+    pub unverified_for: Duration,
     /// Pings per target, from all observers.
     pub pings_per_target: usize,
     /// Observations per observer and subject. Restarts may exceed it until there is a checkpoint that
@@ -66,14 +102,46 @@ impl RetentionPolicy {
     /// Keeps everything: for tests, benchmarks and archives.
     pub const UNLIMITED: Self = Self {
         max_events: usize::MAX,
+        max_bytes: usize::MAX,
+        max_event_bytes: usize::MAX,
+        max_ahead: Duration::MAX,
+        unverified_for: Duration::MAX,
         pings_per_target: usize::MAX,
         observations_per_pair: usize::MAX,
     };
 
-    /// Sets the number of events in all.
+    /// Sets the number of verified events in all.
     #[must_use]
     pub const fn max_events(mut self, max_events: usize) -> Self {
         self.max_events = max_events;
+        self
+    }
+
+    /// Sets the number of bytes in all.
+    #[must_use]
+    pub const fn max_bytes(mut self, max_bytes: usize) -> Self {
+        self.max_bytes = max_bytes;
+        self
+    }
+
+    /// Sets the size of the largest event.
+    #[must_use]
+    pub const fn max_event_bytes(mut self, max_event_bytes: usize) -> Self {
+        self.max_event_bytes = max_event_bytes;
+        self
+    }
+
+    /// Sets the distance to the future.
+    #[must_use]
+    pub const fn max_ahead(mut self, max_ahead: Duration) -> Self {
+        self.max_ahead = max_ahead;
+        self
+    }
+
+    /// Sets the time for which unverified events are kept.
+    #[must_use]
+    pub const fn unverified_for(mut self, unverified_for: Duration) -> Self {
+        self.unverified_for = unverified_for;
         self
     }
 
@@ -91,14 +159,43 @@ impl RetentionPolicy {
         self
     }
 
-    /// How many events are to be pruned from a ledger of `total`: none until it is more than 1 % too large,
+    /// The room for verified events.
+    pub(super) const fn room(&self) -> Size {
+        Size {
+            events: self.max_events,
+            bytes: self.max_bytes,
+        }
+    }
+
+    /// What one account is guaranteed of it.
+    pub(super) fn quota(&self) -> Size {
+        self.room().part(QUOTA)
+    }
+
+    /// The room for unverified events.
+    pub(super) fn unverified_room(&self) -> Size {
+        self.room().part(UNVERIFIED)
+    }
+
+    /// What one teller, or one claimed emitter, may take of it.
+    pub(super) fn unverified_quota(&self) -> Size {
+        self.unverified_room().part(QUOTA)
+    }
+
+    /// How much is to be pruned from verified events of this size: nothing until they are more than 1 % too large,
     /// so that the work is done for many insertions at once.
-    pub(super) const fn excess(&self, total: usize) -> usize {
-        let slack = self.max_events / 100;
-        if total > self.max_events.saturating_add(slack) {
-            total - self.max_events
-        } else {
-            0
+    pub(super) fn excess(&self, held: Size) -> Size {
+        let room = self.room();
+        let over = |held: usize, room: usize| {
+            if held > room.saturating_add(room / 100) {
+                held - room
+            } else {
+                0
+            }
+        };
+        Size {
+            events: over(held.events, room.events),
+            bytes: over(held.bytes, room.bytes),
         }
     }
 }
@@ -107,6 +204,10 @@ impl From<MemoryMode> for RetentionPolicy {
     fn from(mode: MemoryMode) -> Self {
         Self {
             max_events: mode.max_events(),
+            max_bytes: mode.max_events() * defaults::EVENT_BYTES,
+            max_event_bytes: defaults::MAX_EVENT_BYTES,
+            max_ahead: defaults::MAX_EVENT_AHEAD,
+            unverified_for: defaults::UNVERIFIED_EVENTS_FOR,
             pings_per_target: 5,
             observations_per_pair: 20,
         }
@@ -116,6 +217,74 @@ impl From<MemoryMode> for RetentionPolicy {
 impl Default for RetentionPolicy {
     fn default() -> Self {
         MemoryMode::default().into()
+    }
+}
+
+/// A number of events, and their bytes as JSON.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Size {
+    pub(super) events: usize,
+    pub(super) bytes: usize,
+}
+
+impl Size {
+    pub(super) const fn one(bytes: usize) -> Self {
+        Self { events: 1, bytes }
+    }
+
+    pub(super) const fn is_zero(self) -> bool {
+        self.events == 0 && self.bytes == 0
+    }
+
+    /// Whether it is beyond a limit, in events or in bytes.
+    pub(super) const fn exceeds(self, limit: Self) -> bool {
+        self.events > limit.events || self.bytes > limit.bytes
+    }
+
+    #[must_use]
+    pub(super) const fn plus(self, other: Self) -> Self {
+        Self {
+            events: self.events.saturating_add(other.events),
+            bytes: self.bytes.saturating_add(other.bytes),
+        }
+    }
+
+    /// A part of it, at least one event.
+    pub(super) fn part(self, divisor: usize) -> Self {
+        Self {
+            events: self.events.div_ceil(divisor),
+            bytes: self.bytes.div_ceil(divisor),
+        }
+    }
+
+    #[must_use]
+    pub(super) fn min(self, other: Self) -> Self {
+        Self {
+            events: self.events.min(other.events),
+            bytes: self.bytes.min(other.bytes),
+        }
+    }
+
+    /// Where it is something at all, at least this part of `whole`.
+    #[must_use]
+    pub(super) fn at_least(self, whole: Self, divisor: usize) -> Self {
+        let raised = |some: usize, whole: usize| if some == 0 { 0 } else { some.max(whole / divisor) };
+        Self {
+            events: raised(self.events, whole.events),
+            bytes: raised(self.bytes, whole.bytes),
+        }
+    }
+}
+
+impl Sub for Size {
+    type Output = Self;
+
+    /// Less, but not less than nothing.
+    fn sub(self, less: Self) -> Self {
+        Self {
+            events: self.events.saturating_sub(less.events),
+            bytes: self.bytes.saturating_sub(less.bytes),
+        }
     }
 }
 
@@ -140,53 +309,6 @@ impl Retention {
     pub(super) fn is_about_strangers(&self, actor: &str, target: &str) -> bool {
         [actor, target]
             .into_iter()
-            .any(|name| !name.is_empty() && !self.known.is_known(name))
-    }
-}
-
-/// How dear an event is when the ledger is too large: the lowest go first. The numbers are stored in
-/// databases.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Priority {
-    Ping = 0,
-    Seen = 1,
-    Social = 2,
-    /// Changes of status, introductions and goodbyes.
-    Presence = 3,
-    FirstSeen = 4,
-    Checkpoint = 5,
-    Restart = 6,
-}
-
-impl Priority {
-    /// Those that are pruned, in this order.
-    pub(super) const PRUNED: [Self; 4] = [Self::Ping, Self::Seen, Self::Social, Self::Presence];
-
-    /// The priority of an event.
-    pub(super) fn of(event: &SyncEvent) -> Self {
-        match event.service() {
-            Some(Service::Ping) => Self::Ping,
-            Some(Service::Seen) => Self::Seen,
-            Some(Service::Social) => Self::Social,
-            Some(Service::Checkpoint) => Self::Checkpoint,
-            Some(Service::Observation) => match event.observation.as_deref().map(|p| p.kind.as_str()) {
-                Some("restart") => Self::Restart,
-                Some("first-seen") => Self::FirstSeen,
-                _ => Self::Presence,
-            },
-            // Introductions and goodbyes; and what this version does not know, it does not give up first.
-            _ => Self::Presence,
-        }
-    }
-
-    /// Whether it is never pruned.
-    pub(super) fn is_kept(self) -> bool {
-        self >= Self::FirstSeen
-    }
-
-    /// Whether being about strangers makes an event go first. Introductions and goodbyes are how strangers
-    /// become known.
-    pub(super) fn may_be_stranger(event: &SyncEvent) -> bool {
-        !Self::of(event).is_kept() && !matches!(event.service(), Some(Service::HeyThere | Service::Chau))
+            .any(|name| !name.is_empty() && self.known.standing(name) == Standing::Stranger)
     }
 }

@@ -1,18 +1,21 @@
 use nara_proto::event::SyncEvent;
 use nara_proto::sync::{EventFilter, SyncMode};
 
-use super::{EventStore, LedgerError, Sample, Slice};
+use super::{EventStore, LedgerError, ReadLimit, Sample, Slice};
 
-/// The events that a sync request selects in any of its modes. `sample` says how to draw that many at random.
+/// The events that a sync request selects in any of its modes, up to so many bytes. `sample` says how to draw that many
+/// at random.
 pub(crate) async fn select(
     ledger: &dyn EventStore,
     filter: EventFilter,
     mode: &SyncMode,
+    bytes: usize,
     sample: impl FnOnce(usize) -> Sample + Send,
 ) -> Result<Vec<SyncEvent>, LedgerError> {
+    let limit = |events| ReadLimit::events(events).bytes(bytes);
     match *mode {
-        SyncMode::Page { ref after, size, .. } => ledger.page(filter, after.clone(), size).await,
-        SyncMode::Recent { limit } => ledger.recent(filter, limit).await,
+        SyncMode::Page { ref after, size, .. } => ledger.page(filter, after.clone(), limit(size)).await,
+        SyncMode::Recent { limit: events } => ledger.recent(filter, limit(events)).await,
         SyncMode::Sample { size } => ledger.sample(filter, sample(size)).await,
         SyncMode::Legacy {
             since,
@@ -24,7 +27,7 @@ pub(crate) async fn select(
                 since,
                 slice_index,
                 slice_total,
-                limit: max_events,
+                limit: limit(max_events),
             };
             ledger.slice(filter, slice).await
         }

@@ -27,9 +27,10 @@ use self::shelf::SqliteShelf;
 use super::admission::admit;
 use super::retention::Retention;
 use super::{
-    Arrival, ArrivalLog, Arrivals, CursorStore, EventFeed, EventStore, Insertion, KnownNames, LedgerError,
-    LedgerFuture, PeerStore, ReconcileStore, RetentionPolicy, Sample, Slice,
+    Arrival, ArrivalLog, Arrivals, CheckedEvent, CursorStore, EventFeed, EventStore, Insertion, KnownNames,
+    LedgerError, LedgerFuture, PeerStore, ReadLimit, ReconcileStore, RetentionPolicy, Sample, Slice,
 };
+use crate::clock::{Clock, SystemClock};
 use crate::peer::{PeerChange, PeerChangeError, PeerRecord};
 
 /// A ledger in a SQLite database.
@@ -43,6 +44,7 @@ use crate::peer::{PeerChange, PeerChangeError, PeerRecord};
 pub struct SqliteLedger {
     pool: Pool,
     retention: Retention,
+    clock: Arc<dyn Clock>,
     feed: EventFeed,
     inventory: SharedInventory,
 }
@@ -72,6 +74,7 @@ impl SqliteLedger {
             feed: EventFeed::new(pool.epoch),
             pool,
             retention: Retention::default(),
+            clock: Arc::new(SystemClock),
             inventory: SharedInventory::default(),
         }
     }
@@ -89,18 +92,26 @@ impl SqliteLedger {
         self.retention.known = known;
         self
     }
+
+    /// Sets the clock that says which events are of the future, and how old unverified ones are.
+    #[must_use]
+    pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
 }
 
 impl EventStore for SqliteLedger {
-    fn insert_from(
+    fn insert(
         &self,
-        events: Vec<SyncEvent>,
+        events: Vec<CheckedEvent>,
         origin: Option<NaraName>,
     ) -> LedgerFuture<'_, Vec<Insertion>> {
         let retention = self.retention.clone();
         let feed = self.feed.clone();
         let inventory = self.inventory.clone();
         let told_by = origin.clone();
+        let now = self.clock.now_nanos();
         self.pool
             .write_then(
                 move |transaction| {
@@ -112,7 +123,7 @@ impl EventStore for SqliteLedger {
                     let from = rows::position(transaction)?;
                     let mut shelf =
                         SqliteShelf::new(transaction)?.recording(inventory.recorder(transaction)?);
-                    let admitted = admit(&mut shelf, &retention, events, origin.as_ref())?;
+                    let admitted = admit(&mut shelf, &retention, events, origin.as_ref(), now)?;
                     let (changes, to) = shelf.finish()?;
                     let noted = (inventory, changes);
                     Ok((admitted, copies, from, to, feed, noted))
@@ -125,11 +136,13 @@ impl EventStore for SqliteLedger {
                         return admitted.outcomes;
                     }
                     let arrivals = admitted.stored.iter().map(|(seq, index)| {
-                        let mut event = std::mem::take(&mut copies[*index]);
+                        let copy = &mut copies[*index];
+                        let trust = copy.trust;
+                        let mut event = std::mem::take(&mut copy.event);
                         if event.id.is_empty() {
                             event.id = event.compute_id();
                         }
-                        Arc::new(Arrival::new(*seq, event, told_by.clone()))
+                        Arc::new(Arrival::new(*seq, event, told_by.clone(), trust))
                     });
                     feed.publish(from, to, arrivals);
                     admitted.outcomes
@@ -138,48 +151,72 @@ impl EventStore for SqliteLedger {
             .boxed()
     }
 
-    fn page(&self, filter: EventFilter, after: Cursor, limit: usize) -> LedgerFuture<'_, Vec<SyncEvent>> {
+    fn page(&self, filter: EventFilter, after: Cursor, limit: ReadLimit) -> LedgerFuture<'_, Vec<SyncEvent>> {
         self.pool
             .read(move |snapshot| {
-                let page = read::select(snapshot, &filter, &after, Order::OldestFirst, limit)?;
-                read::load(snapshot, page)
+                let page = read::select(snapshot, &filter, &after, Order::OldestFirst, limit.events)?;
+                read::load(snapshot, page, limit.bytes)
             })
             .boxed()
     }
 
-    fn recent(&self, filter: EventFilter, limit: usize) -> LedgerFuture<'_, Vec<SyncEvent>> {
+    fn recent(&self, filter: EventFilter, limit: ReadLimit) -> LedgerFuture<'_, Vec<SyncEvent>> {
         self.pool
             .read(move |snapshot| {
-                let recent = read::select(snapshot, &filter, &Cursor::START, Order::NewestFirst, limit)?;
-                read::load(snapshot, recent)
+                let recent = read::select(
+                    snapshot,
+                    &filter,
+                    &Cursor::START,
+                    Order::NewestFirst,
+                    limit.events,
+                )?;
+                read::load(snapshot, recent, limit.bytes)
             })
             .boxed()
     }
 
     fn slice(&self, filter: EventFilter, slice: Slice) -> LedgerFuture<'_, Vec<SyncEvent>> {
         self.pool
-            .read(move |snapshot| read::load(snapshot, read::slice(snapshot, &filter, slice)?))
+            .read(move |snapshot| {
+                let places = read::slice(snapshot, &filter, slice)?;
+                Ok(reversed(read::load(snapshot, places, slice.limit.bytes)?))
+            })
             .boxed()
     }
 
     fn sample(&self, filter: EventFilter, sample: Sample) -> LedgerFuture<'_, Vec<SyncEvent>> {
         self.pool
-            .read(move |snapshot| read::load(snapshot, read::sample(snapshot, &filter, &sample)?))
+            .read(move |snapshot| {
+                let places = read::sample(snapshot, &filter, &sample)?;
+                read::load(snapshot, places, sample.bytes)
+            })
             .boxed()
     }
 
-    fn since(&self, since: UnixNanos, limit: usize) -> LedgerFuture<'_, Vec<SyncEvent>> {
-        self.pool
-            .read(move |snapshot| read::load(snapshot, read::since(snapshot, since, limit)?))
-            .boxed()
-    }
-
-    fn checkpoints(&self, limit: usize, offset: usize) -> LedgerFuture<'_, (Vec<SyncEvent>, usize)> {
+    fn since(&self, since: UnixNanos, limit: ReadLimit) -> LedgerFuture<'_, Vec<SyncEvent>> {
         self.pool
             .read(move |snapshot| {
-                let page = read::checkpoints(snapshot, limit, offset)?;
-                Ok((read::load(snapshot, page)?, read::count_checkpoints(snapshot)?))
+                let places = read::since(snapshot, since, limit.events)?;
+                Ok(reversed(read::load(snapshot, places, limit.bytes)?))
             })
+            .boxed()
+    }
+
+    fn checkpoints(&self, limit: ReadLimit, offset: usize) -> LedgerFuture<'_, (Vec<SyncEvent>, usize)> {
+        self.pool
+            .read(move |snapshot| {
+                let page = read::checkpoints(snapshot, limit.events, offset)?;
+                Ok((
+                    read::load(snapshot, page, limit.bytes)?,
+                    read::count_checkpoints(snapshot)?,
+                ))
+            })
+            .boxed()
+    }
+
+    fn unverified_by(&self, emitter: String) -> LedgerFuture<'_, Vec<SyncEvent>> {
+        self.pool
+            .read(move |snapshot| read::load(snapshot, read::unverified_by(snapshot, &emitter)?, usize::MAX))
             .boxed()
     }
 
@@ -197,7 +234,7 @@ impl ArrivalLog for SqliteLedger {
         self.pool.read(|snapshot| Ok(rows::position(snapshot)?)).boxed()
     }
 
-    fn arrived_after(&self, filter: EventFilter, after: i64, limit: usize) -> LedgerFuture<'_, Arrivals> {
+    fn arrived_after(&self, filter: EventFilter, after: i64, limit: ReadLimit) -> LedgerFuture<'_, Arrivals> {
         self.pool
             .read(move |snapshot| read::arrived_after(snapshot, &filter, after, limit))
             .boxed()
@@ -221,9 +258,9 @@ impl ReconcileStore for SqliteLedger {
         items.boxed()
     }
 
-    fn by_ids(&self, items: Vec<ItemId>) -> LedgerFuture<'_, Vec<SyncEvent>> {
+    fn by_ids(&self, items: Vec<ItemId>, bytes: usize) -> LedgerFuture<'_, Vec<SyncEvent>> {
         self.pool
-            .read(move |snapshot| read::load(snapshot, items::places(snapshot, &items)?))
+            .read(move |snapshot| read::load(snapshot, items::places(snapshot, &items)?, bytes))
             .boxed()
     }
 
@@ -322,9 +359,20 @@ impl PeerStore for SqliteLedger {
             .boxed()
     }
 
+    fn forget_ghosts(&self, names: Option<Vec<NaraName>>) -> LedgerFuture<'_, usize> {
+        self.pool
+            .write(move |transaction| peers::forget_ghosts(transaction, names))
+            .boxed()
+    }
+
     fn peers(&self) -> LedgerFuture<'_, Vec<PeerRecord>> {
         self.pool.read(peers::load).boxed()
     }
+}
+
+fn reversed(mut events: Vec<SyncEvent>) -> Vec<SyncEvent> {
+    events.reverse();
+    events
 }
 
 #[cfg(test)]

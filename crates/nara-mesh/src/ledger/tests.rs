@@ -2,6 +2,7 @@
 
 mod agreement;
 mod arrival;
+mod hostile;
 mod retention;
 mod vectors;
 
@@ -16,7 +17,7 @@ use nara_proto::sync::{Cursor, EventFilter};
 use nara_proto::time::{UnixMillis, UnixNanos, UnixSeconds};
 
 use super::{
-    ArrivalLog as _, EventStore as _, EveryoneKnown, Insertion, KnownNames, Ledger, MemoryLedger,
+    ArrivalLog as _, EventStore as _, EveryoneKnown, Insertion, KnownNames, Ledger, MemoryLedger, ReadLimit,
     RetentionPolicy, Sample, Slice, SqliteLedger,
 };
 use crate::registry::{KeySource, PeerChange, PeerChangeError, PeerProtocol, PeerRecord, PinnedKey};
@@ -157,7 +158,11 @@ fn subjects(subjects: &[&str]) -> EventFilter {
 
 async fn all(ledger: &dyn Ledger) -> Vec<SyncEvent> {
     ledger
-        .page(EventFilter::default(), Cursor::START, usize::MAX)
+        .page(
+            EventFilter::default(),
+            Cursor::START,
+            ReadLimit::events(usize::MAX),
+        )
         .await
         .unwrap()
 }
@@ -165,15 +170,18 @@ async fn all(ledger: &dyn Ledger) -> Vec<SyncEvent> {
 /// Stores events that all must be new.
 async fn store(ledger: &dyn Ledger, events: Vec<SyncEvent>) {
     let expected = vec![Insertion::Stored; events.len()];
-    assert_eq!(ledger.insert(events).await.unwrap(), expected);
+    assert_eq!(ledger.insert_verified(events).await.unwrap(), expected);
 }
 
 async fn an_event_is_stored_once(ledger: &dyn Ledger) {
     let event = seen(-5, "alice", "bob");
-    let outcomes = ledger.insert(vec![event.clone(), event.clone()]).await.unwrap();
+    let outcomes = ledger
+        .insert_verified(vec![event.clone(), event.clone()])
+        .await
+        .unwrap();
     assert_eq!(outcomes, [Insertion::Stored, Insertion::Duplicate]);
     assert_eq!(
-        ledger.insert(vec![event.clone()]).await.unwrap(),
+        ledger.insert_verified(vec![event.clone()]).await.unwrap(),
         [Insertion::Duplicate]
     );
     assert_eq!(ledger.count().await.unwrap(), 1);
@@ -196,7 +204,10 @@ async fn pages_lose_nothing_on_equal_timestamps(ledger: &dyn Ledger) {
     events.sort_by_key(Cursor::behind);
     let (mut paged, mut after) = (Vec::new(), Cursor::START);
     loop {
-        let page = ledger.page(EventFilter::default(), after, 7).await.unwrap();
+        let page = ledger
+            .page(EventFilter::default(), after, ReadLimit::events(7))
+            .await
+            .unwrap();
         let Some(last) = page.last() else { break };
         after = Cursor::behind(last);
         paged.extend(page);
@@ -221,7 +232,10 @@ async fn a_page_with_the_inherited_cursor_begins_after_its_time(ledger: &dyn Led
         (i64::MAX, &[]),
     ] {
         let after = Cursor::after_time(UnixNanos::new(cursor));
-        let page = ledger.page(EventFilter::default(), after, 10).await.unwrap();
+        let page = ledger
+            .page(EventFilter::default(), after, ReadLimit::events(10))
+            .await
+            .unwrap();
         assert_eq!(times(&page), expected, "after {cursor}");
     }
 }
@@ -233,9 +247,15 @@ async fn recent_is_newest_first(ledger: &dyn Ledger) {
     )
     .await;
     store(ledger, vec![social(4, "alice", "bob")]).await;
-    let recent = ledger.recent(EventFilter::default(), 3).await.unwrap();
+    let recent = ledger
+        .recent(EventFilter::default(), ReadLimit::events(3))
+        .await
+        .unwrap();
     assert_eq!(times(&recent), [4, 3, 2]);
-    let recent = ledger.recent(services(&["seen"]), 2).await.unwrap();
+    let recent = ledger
+        .recent(services(&["seen"]), ReadLimit::events(2))
+        .await
+        .unwrap();
     assert_eq!(times(&recent), [3, 2]);
 }
 
@@ -264,12 +284,21 @@ async fn filters_mean_services_and_actors_or_targets(ledger: &dyn Ledger) {
         (subjects(&["nobody"]), &[]),
         (both, &[2, 4]),
     ] {
-        let page = ledger.page(filter.clone(), Cursor::START, 10).await.unwrap();
+        let page = ledger
+            .page(filter.clone(), Cursor::START, ReadLimit::events(10))
+            .await
+            .unwrap();
         assert_eq!(times(&page), expected, "{filter:?}");
-        let mut recent = ledger.recent(filter.clone(), 10).await.unwrap();
+        let mut recent = ledger
+            .recent(filter.clone(), ReadLimit::events(10))
+            .await
+            .unwrap();
         recent.reverse();
         assert_eq!(times(&recent), expected, "{filter:?}");
-        let first = ledger.page(filter.clone(), Cursor::START, 1).await.unwrap();
+        let first = ledger
+            .page(filter.clone(), Cursor::START, ReadLimit::events(1))
+            .await
+            .unwrap();
         assert_eq!(times(&first), &expected[..expected.len().min(1)], "{filter:?}");
     }
 }
@@ -282,9 +311,15 @@ async fn a_filter_of_very_many_names_finds_the_same(ledger: &dyn Ledger) {
         subjects: many,
         ..EventFilter::default()
     };
-    let page = ledger.page(filter.clone(), Cursor::START, 4).await.unwrap();
+    let page = ledger
+        .page(filter.clone(), Cursor::START, ReadLimit::events(4))
+        .await
+        .unwrap();
     assert_eq!(times(&page), [29, 30, 31, 32]);
-    assert_eq!(times(&ledger.recent(filter, 2).await.unwrap()), [39, 38]);
+    assert_eq!(
+        times(&ledger.recent(filter, ReadLimit::events(2)).await.unwrap()),
+        [39, 38]
+    );
 }
 
 async fn slicing_comes_before_the_limit(ledger: &dyn Ledger) {
@@ -294,7 +329,7 @@ async fn slicing_comes_before_the_limit(ledger: &dyn Ledger) {
         since: UnixNanos::new(0),
         slice_index: 2,
         slice_total: 3,
-        limit: 2,
+        limit: ReadLimit::events(2),
     };
     let sliced = ledger.slice(services(&["seen"]), slice).await.unwrap();
     assert_eq!(times(&sliced), [5, 8]);
@@ -306,7 +341,7 @@ async fn a_slice_may_begin_at_a_time(ledger: &dyn Ledger) {
         since: UnixNanos::new(since),
         slice_index: 0,
         slice_total,
-        limit,
+        limit: ReadLimit::events(limit),
     };
     for (slice, expected) in [
         (slice(3, 1, 9), &[4, 5, 6][..]),
@@ -328,6 +363,7 @@ async fn a_sample_has_all_critical_events_and_is_repeatable(ledger: &dyn Ledger)
             EventFilter::default(),
             Sample {
                 size: 10,
+                bytes: usize::MAX,
                 responder: "bob".to_owned(),
                 now: UnixNanos::new(100),
                 seed,
@@ -348,6 +384,7 @@ async fn a_sample_of_many_critical_events_has_the_oldest(ledger: &dyn Ledger) {
     store(ledger, vec![seen(-1, "alice", "bob")]).await;
     let sample = Sample {
         size: 3,
+        bytes: usize::MAX,
         responder: "bob".to_owned(),
         now: UnixNanos::new(100),
         seed: 1,
@@ -365,14 +402,17 @@ async fn since_gives_the_last_arrivals_in_order(ledger: &dyn Ledger) {
             .collect(),
     )
     .await;
-    let since = |ts, limit| ledger.since(UnixNanos::new(ts), limit);
+    let since = |ts, limit| ledger.since(UnixNanos::new(ts), ReadLimit::events(limit));
     assert_eq!(times(&since(5, 99).await.unwrap()), [7, 5, 9, 6]);
     assert_eq!(times(&since(5, 2).await.unwrap()), [9, 6]);
     assert_eq!(times(&since(10, 2).await.unwrap()), [0; 0]);
 }
 
 async fn checkpoints_come_in_order_of_arrival(ledger: &dyn Ledger) {
-    assert_eq!(ledger.checkpoints(10, 0).await.unwrap(), (vec![], 0));
+    assert_eq!(
+        ledger.checkpoints(ReadLimit::events(10), 0).await.unwrap(),
+        (vec![], 0)
+    );
     let checkpoints = [
         checkpoint(3, "a", 1),
         checkpoint(1, "b", 1),
@@ -385,11 +425,14 @@ async fn checkpoints_come_in_order_of_arrival(ledger: &dyn Ledger) {
         )
         .await;
     }
-    let (page, total) = ledger.checkpoints(2, 0).await.unwrap();
+    let (page, total) = ledger.checkpoints(ReadLimit::events(2), 0).await.unwrap();
     assert_eq!((times(&page), total), (vec![3, 1], 3));
-    let (page, total) = ledger.checkpoints(2, 2).await.unwrap();
+    let (page, total) = ledger.checkpoints(ReadLimit::events(2), 2).await.unwrap();
     assert_eq!((times(&page), total), (vec![2], 3));
-    assert_eq!(ledger.checkpoints(2, 3).await.unwrap(), (vec![], 3));
+    assert_eq!(
+        ledger.checkpoints(ReadLimit::events(2), 3).await.unwrap(),
+        (vec![], 3)
+    );
 }
 
 async fn nothing_is_wanted_nothing_comes(ledger: &dyn Ledger) {
@@ -397,19 +440,32 @@ async fn nothing_is_wanted_nothing_comes(ledger: &dyn Ledger) {
     let none: Vec<SyncEvent> = Vec::new();
     let filters = [EventFilter::default(), services(&["seen"]), subjects(&["bob"])];
     for filter in filters {
-        let page = ledger.page(filter.clone(), Cursor::START, 0).await.unwrap();
+        let page = ledger
+            .page(filter.clone(), Cursor::START, ReadLimit::events(0))
+            .await
+            .unwrap();
         assert_eq!(page, none);
-        assert_eq!(ledger.recent(filter.clone(), 0).await.unwrap(), none);
+        assert_eq!(
+            ledger.recent(filter.clone(), ReadLimit::events(0)).await.unwrap(),
+            none
+        );
         let sample = Sample {
             size: 0,
+            bytes: usize::MAX,
             responder: String::new(),
             now: UnixNanos::new(3),
             seed: 0,
         };
         assert_eq!(ledger.sample(filter, sample).await.unwrap(), none);
     }
-    assert_eq!(ledger.since(UnixNanos::new(0), 0).await.unwrap(), none);
-    assert_eq!(ledger.insert(vec![]).await.unwrap(), []);
+    assert_eq!(
+        ledger
+            .since(UnixNanos::new(0), ReadLimit::events(0))
+            .await
+            .unwrap(),
+        none
+    );
+    assert_eq!(ledger.insert_verified(vec![]).await.unwrap(), []);
 }
 
 fn public_key(seed: u8) -> PublicKey {

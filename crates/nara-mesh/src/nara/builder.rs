@@ -307,7 +307,7 @@ impl NaraBuilder {
         if server.is_some() {
             let now = self.clock.now_nanos();
             let introduction = presence::introduction(&self.local, &mesh_ip(address), now);
-            ledger.insert(vec![introduction]).await?;
+            ledger.insert_verified(vec![introduction]).await?;
         }
 
         let (moved, address) = watch::channel(address);
@@ -444,7 +444,7 @@ impl AddressFollower {
             self.server.set_mesh_ip(mesh_ip.as_str());
             // Subscribers learn it at once, others find it on the network.
             let introduction = presence::introduction(&self.local, &mesh_ip, self.clock.now_nanos());
-            if let Err(error) = self.ledger.insert(vec![introduction]).await {
+            if let Err(error) = self.ledger.insert_verified(vec![introduction]).await {
                 tracing::warn!(%error, "the new address is not stored, so subscribers do not hear it");
             }
             self.moved.send_replace(Some(address));

@@ -37,6 +37,8 @@ pub struct PeerRecord {
     pub protocol: PeerProtocol,
     /// The last decision of the operator.
     pub decision: Option<OperatorDecision>,
+    /// Whether it has proven once that it holds this key.
+    pub seen: bool,
 }
 
 /// A change of a peer record.
@@ -88,7 +90,18 @@ impl PeerRecord {
             key: None,
             protocol: PeerProtocol::default(),
             decision: None,
+            seen: false,
         }
+    }
+
+    /// Whether it is known only because another nara introduced it, and nothing was decided about it.
+    pub fn is_ghost(&self) -> bool {
+        !self.seen
+            && self.decision.is_none()
+            && self
+                .key
+                .as_ref()
+                .is_some_and(|key| key.source.introducer().is_some())
     }
 
     /// Makes a change.
@@ -128,9 +141,11 @@ impl PeerRecord {
             _ => {
                 self.id = None;
                 self.protocol = PeerProtocol::default();
+                self.seen = false;
                 self.key = Some(key);
             }
         }
+        self.seen |= learned.seen;
         self.id = self.id.take().or(learned.id);
         self.protocol = self.protocol.union(learned.protocol);
     }
@@ -157,6 +172,7 @@ impl PeerRecord {
         if other.is_some() {
             // Another soul has another id.
             self.id = None;
+            self.seen = false;
         }
         if replace {
             self.protocol = PeerProtocol::default();

@@ -33,6 +33,20 @@ pub enum KeySource {
 pub struct InvalidKeySource;
 
 impl KeySource {
+    /// Whether the key was learned from this address.
+    pub(crate) fn is_from(&self, address: SocketAddr) -> bool {
+        matches!(self, Self::Ping(from) | Self::Tls(from) if *from == address)
+    }
+
+    /// Who introduced the nara, if it was not the nara itself: `Some(None)` if that is not known.
+    pub(crate) const fn introducer(&self) -> Option<Option<&NaraName>> {
+        match self {
+            Self::HeyThere { told_by } => Some(told_by.as_ref()),
+            Self::PeerQuery(teller) => Some(Some(teller)),
+            Self::Configured | Self::Operator | Self::Ping(_) | Self::Tls(_) | Self::Own => None,
+        }
+    }
+
     /// Whether a peer provided the key, and not the operator.
     pub(crate) const fn is_hearsay(&self) -> bool {
         match self {

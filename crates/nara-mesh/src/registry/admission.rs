@@ -24,9 +24,15 @@ impl PeerRegistry {
         })
     }
 
-    /// The peer showed itself, for example by a request whose signature is **verified**: its breaker closes,
-    /// so that it is called again at once.
+    /// The peer showed itself by a message that was **verified** with its key: its breaker closes, so that it is called
+    /// again at once.
     pub fn sign_of_life(&self, peer: &Peer) {
+        self.seen(peer);
+        self.came_online(peer);
+    }
+
+    /// The network says that the peer is there again: its breaker closes.
+    pub(crate) fn came_online(&self, peer: &Peer) {
         self.change_breaker(peer, Breaker::sign_of_life);
     }
 

@@ -13,6 +13,7 @@ impl PeerRegistry {
     /// Notes what a **verified** answer says about the clock of the peer whose key verified it. From
     /// [`defaults::CLOCK_WARNING`] on it is warned of, once.
     pub(crate) fn learn_clock(&self, peer: &Peer, key: &PublicKey, sample: ClockSample) {
+        self.seen(peer);
         let mut clock = peer.clock();
         let state = clock.get_or_insert_default();
         let warning = state.learn(sample);

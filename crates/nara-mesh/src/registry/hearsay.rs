@@ -5,7 +5,11 @@ use super::{
 use crate::metrics;
 
 /// Why no key of a nara is learned that the operator does not trust.
-const UNTRUSTED: &str = "the operator does not trust this nara";
+const UNTRUSTED: &str = "the operator does not trust this nara, or another one with this key";
+
+/// Why the first key of a nara is not taken from anywhere.
+const NOT_ITS_ADDRESS: &str =
+    "the first key of a nara with a configured address is taken from that address only";
 
 impl PeerRegistry {
     /// Asks whether a first key from hearsay is believed. No lock is held meanwhile; should another key be pinned
@@ -36,8 +40,12 @@ impl PeerRegistry {
             known: known.as_ref(),
             stored: false,
         };
-        let (reason, why) = if known.as_ref().is_some_and(PeerInfo::is_untrusted) {
+        let configured_at = known.as_ref().and_then(|known| known.configured_at);
+        let (reason, why) = if known.as_ref().is_some_and(PeerInfo::is_untrusted) || self.is_banned(&key.key)
+        {
             (UNTRUSTED.into(), "untrusted")
+        } else if configured_at.is_some_and(|address| !key.source.is_from(address)) {
+            (NOT_ITS_ADDRESS.into(), "address")
         } else {
             match self.trust().decide(&offer) {
                 TrustDecision::Pin => return Ok(()),

@@ -2,6 +2,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nara_proto::event::verify_events;
 use nara_proto::identity::NaraName;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
@@ -10,7 +11,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{KeySource, PeerEvent, PeerRecord, PeerRegistry, RegisterError, Restored};
-use crate::ledger::{LedgerError, PeerStore};
+use crate::ledger::{CheckedEvent, Ledger, LedgerError, PeerStore};
+use crate::random::random;
 
 /// How often the whole registry is looked through at most. Events are missed when peers cause many of them, for example
 /// by keys that contradict pinned ones; that must not keep the ledger busy.
@@ -26,7 +28,7 @@ const PART: usize = 512;
 #[derive(Debug)]
 pub struct PeerKeeper {
     registry: PeerRegistry,
-    ledger: Arc<dyn PeerStore>,
+    ledger: Arc<dyn Ledger>,
     stopping: CancellationToken,
     task: AbortOnDropHandle<()>,
 }
@@ -51,7 +53,7 @@ impl PeerKeeper {
     /// [`LedgerError`] if the ledger cannot be read.
     pub async fn start(
         registry: PeerRegistry,
-        ledger: Arc<dyn PeerStore>,
+        ledger: Arc<dyn Ledger>,
     ) -> Result<(Self, Recalled), LedgerError> {
         // Before anything is pinned, so that nothing is missed.
         let events = registry.subscribe();
@@ -124,7 +126,7 @@ async fn recall(registry: &PeerRegistry, ledger: &dyn PeerStore) -> Result<Recal
 async fn keep(
     mut events: broadcast::Receiver<PeerEvent>,
     registry: PeerRegistry,
-    ledger: Arc<dyn PeerStore>,
+    ledger: Arc<dyn Ledger>,
     stopping: CancellationToken,
 ) {
     // When to look through the whole registry, because events were missed.
@@ -143,12 +145,18 @@ async fn keep(
         };
         // All that is there already is written together.
         let mut names = BTreeSet::new();
+        let mut pinned = BTreeSet::new();
+        let mut gone = Vec::new();
         let ended = loop {
             match next {
-                Ok(PeerEvent::KeyPinned(key)) if key.source != KeySource::Configured => {
-                    names.insert(key.name);
+                Ok(PeerEvent::KeyPinned(key)) => {
+                    pinned.insert(key.name.clone());
+                    if key.source != KeySource::Configured {
+                        names.insert(key.name);
+                    }
                 }
-                Ok(PeerEvent::ProtocolLearned(info)) => names.extend(info.name),
+                Ok(PeerEvent::ProtocolLearned(info) | PeerEvent::Seen(info)) => names.extend(info.name),
+                Ok(PeerEvent::Unregistered(info)) => gone.extend(info.name),
                 Ok(_) => {}
                 Err(TryRecvError::Lagged(_)) => {
                     let next = looked.map(|looked| looked + LOOK_INTERVAL);
@@ -171,10 +179,51 @@ async fn keep(
                 tracing::error!(error, "learned peer data cannot be stored");
             }
         }
+        // One that came back meanwhile is not forgotten.
+        gone.retain(|name| registry.by_name(name.as_str()).is_none());
+        if !gone.is_empty()
+            && let Err(error) = ledger.forget_ghosts(Some(gone)).await
+        {
+            let error = &error as &dyn std::error::Error;
+            tracing::error!(error, "naras that were never seen cannot be forgotten");
+        }
+        for name in pinned {
+            if let Err(error) = verify_stored(&registry, &*ledger, &name).await {
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(error, %name, "stored events cannot be verified");
+            }
+        }
         if ended {
             return;
         }
     }
+}
+
+/// Verifies the stored events of a nara whose key was not known when they came.
+async fn verify_stored(
+    registry: &PeerRegistry,
+    ledger: &dyn Ledger,
+    name: &NaraName,
+) -> Result<(), LedgerError> {
+    let events = ledger.unverified_by(name.to_string()).await?;
+    if events.is_empty() {
+        return Ok(());
+    }
+    let keys = registry.clone();
+    let checked = tokio::task::spawn_blocking(move || {
+        let verdicts = verify_events(&events, &keys, random());
+        let checked = events.into_iter().zip(verdicts);
+        checked
+            .filter_map(|(event, verdict)| Some(CheckedEvent::new(event, verdict.ok()?)))
+            .filter(CheckedEvent::is_verified)
+            .collect::<Vec<_>>()
+    });
+    // Ends early only when the runtime shuts down.
+    let checked = checked.await.map_err(|_| LedgerError::Closed)?;
+    let count = checked.len();
+    ledger.insert(checked, None).await?;
+    tracing::debug!(%name, count, "stored events are verified now");
+    Ok(())
 }
 
 /// What is worth remembering of naras: nothing without a key.
@@ -194,8 +243,10 @@ fn records(registry: &PeerRegistry, names: impl IntoIterator<Item = NaraName>) -
 
 #[cfg(test)]
 mod tests {
+    use nara_proto::event::{EventTrust, SyncEvent};
     use nara_proto::identity::{KeyPair, Soul};
-    use nara_proto::time::UnixMillis;
+    use nara_proto::reconcile::Scope;
+    use nara_proto::time::{UnixMillis, UnixNanos};
 
     use super::*;
     use crate::ledger::{Ledger, MemoryLedger, SqliteLedger};
@@ -243,6 +294,71 @@ mod tests {
             let bob = registry.by_name("bob").unwrap().info();
             assert_eq!((bob.key, bob.protocol), (Some(hearsay), V2));
             assert_eq!(registry.by_name("alice").unwrap().protocol(), V2);
+        }
+    }
+
+    #[tokio::test]
+    async fn events_that_came_before_the_key_are_verified_when_it_is_learned() {
+        for ledger in ledgers() {
+            let keypair = KeyPair::from_soul(&Soul::bond([7; 32], "bob"));
+            let chau = nara_proto::event::ChauPayload {
+                from: "bob".to_owned(),
+                ..Default::default()
+            };
+            let payload = nara_proto::event::Payload::Chau(chau);
+            let event = SyncEvent::signed(UnixNanos::new(1), payload, "bob", &keypair);
+            let mut forged = SyncEvent::new(
+                UnixNanos::new(2),
+                nara_proto::event::Payload::Chau(Default::default()),
+            );
+            forged.emitter = "bob".to_owned();
+            let unknown = |event| CheckedEvent::new(event, EventTrust::UnknownKey);
+            ledger
+                .insert(vec![unknown(event.clone()), unknown(forged)], None)
+                .await
+                .unwrap();
+            assert_eq!(ledger.items(Scope::all()).await.unwrap().len(), 0);
+
+            let registry = PeerRegistry::default();
+            let (keeper, _) = PeerKeeper::start(registry.clone(), ledger.clone()).await.unwrap();
+            registry
+                .pin(key("bob", KeySource::HeyThere { told_by: None }))
+                .unwrap();
+            keeper.finish().await;
+            let items: Vec<_> = ledger
+                .items(Scope::all())
+                .await
+                .unwrap()
+                .ids()
+                .map(|item| item.event_id())
+                .collect();
+            assert_eq!(items, [event.id]);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_ghost_that_had_to_go_is_not_kept() {
+        for ledger in ledgers() {
+            let registry = PeerRegistry::default().with_max_peers(1);
+            let (keeper, _) = PeerKeeper::start(registry.clone(), ledger.clone()).await.unwrap();
+            registry
+                .pin(key("ghost", KeySource::HeyThere { told_by: None }))
+                .unwrap();
+            tokio::task::yield_now().await;
+            registry
+                .pin(key("puppet", KeySource::HeyThere { told_by: None }))
+                .unwrap();
+            keeper.finish().await;
+            let kept: Vec<_> = ledger
+                .peers()
+                .await
+                .unwrap()
+                .into_iter()
+                .map(|record| record.name)
+                .collect();
+            assert_eq!(kept, ["puppet".parse::<NaraName>().unwrap()]);
+            assert_eq!(ledger.forget_ghosts(None).await.unwrap(), 1);
+            assert!(ledger.peers().await.unwrap().is_empty());
         }
     }
 

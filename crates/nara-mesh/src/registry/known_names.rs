@@ -1,8 +1,7 @@
-use nara_proto::event::KeyLookup as _;
 use nara_proto::identity::NaraName;
 
-use super::PeerRegistry;
-use crate::ledger::KnownNames;
+use super::{KeySource, PeerInfo, PeerRegistry};
+use crate::ledger::{KnownNames, Standing};
 
 /// Knows this nara itself and every nara whose key is pinned, as v1 peers do.
 #[derive(Clone, Debug)]
@@ -12,14 +11,33 @@ pub struct PinnedNames {
 }
 
 impl PinnedNames {
-    /// Knows `own` and those of whom `registry` has the key.
+    /// Knows `own` and the naras whose keys `registry` has.
     pub fn new(registry: PeerRegistry, own: NaraName) -> Self {
         Self { registry, own }
     }
 }
 
 impl KnownNames for PinnedNames {
-    fn is_known(&self, name: &str) -> bool {
-        name == self.own.as_str() || self.registry.key_of_name(name).is_some()
+    fn standing(&self, name: &str) -> Standing {
+        if name == self.own.as_str() {
+            return Standing::Configured;
+        }
+        let peer = self.registry.by_name(name);
+        peer.map_or(Standing::Stranger, |peer| peer.with_info(standing))
+    }
+}
+
+fn standing(info: &PeerInfo) -> Standing {
+    let Some(key) = info.key.as_ref().filter(|_| !info.is_untrusted()) else {
+        return Standing::Stranger;
+    };
+    match &key.source {
+        KeySource::Configured | KeySource::Operator | KeySource::Own => Standing::Configured,
+        KeySource::Ping(_) | KeySource::Tls(_) => Standing::Met,
+        _ if info.seen => Standing::Met,
+        KeySource::HeyThere {
+            told_by: Some(teller),
+        } if *teller == key.name => Standing::Met,
+        KeySource::HeyThere { .. } | KeySource::PeerQuery(_) => Standing::Introduced,
     }
 }

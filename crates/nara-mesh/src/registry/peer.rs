@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use nara_proto::breaker::{Breaker, BreakerConfig, BreakerState};
 use nara_proto::clock_offset::ClockOffset;
-use nara_proto::identity::{KeyId, NaraId, NaraName};
+use nara_proto::identity::{KeyId, NaraId, NaraName, PublicKey};
 use nara_proto::time::UnixMillis;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::peer_clock::PeerClock;
-use super::{OperatorDecision, PeerProtocol, PeerRecord, PinnedKey, Verdict};
+use super::{KeySource, OperatorDecision, PeerProtocol, PeerRecord, PinnedKey, Verdict};
 use crate::clock::monotonic_now as now;
 use crate::defaults;
 use crate::tls::TlsPolicy;
@@ -33,6 +33,10 @@ pub struct PeerInfo {
     pub tls: Option<TlsPolicy>,
     /// The last decision of the operator.
     pub decision: Option<OperatorDecision>,
+    /// The address at which the operator configured it: its first key is taken from there and from nowhere else.
+    pub configured_at: Option<SocketAddr>,
+    /// Whether it has proven once that it holds its key.
+    pub seen: bool,
 }
 
 impl PeerInfo {
@@ -44,9 +48,54 @@ impl PeerInfo {
         self.key = self.key.take().or(other.key);
         self.protocol = self.protocol.union(other.protocol);
         self.tls = self.tls.or(other.tls);
+        self.configured_at = self.configured_at.or(other.configured_at);
+        self.seen |= other.seen;
         if let Some(news) = other.decision.filter(|news| news.is_newer_than(self.decision)) {
             self.decision = Some(news);
         }
+    }
+
+    /// A nara whose name and key somebody has configured, to be registered.
+    ///
+    /// ```
+    /// # use nara_mesh::proto::identity::{KeyPair, Soul};
+    /// use nara_mesh::registry::{PeerInfo, PeerRegistry};
+    ///
+    /// # let key = KeyPair::from_soul(&Soul::bond([2; 32], "bob")).public_key();
+    /// let registry = PeerRegistry::default();
+    /// registry.register(PeerInfo::configured("bob".parse()?, key).at("100.64.0.7:9632".parse()?))?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn configured(name: NaraName, key: PublicKey) -> Self {
+        let pinned = PinnedKey {
+            name: name.clone(),
+            id: None,
+            key,
+            source: KeySource::Configured,
+            learned_at: UnixMillis::default(),
+        };
+        Self {
+            name: Some(name),
+            key: Some(pinned),
+            ..Self::default()
+        }
+    }
+
+    /// The same nara at an address and port.
+    #[must_use]
+    pub fn at(mut self, address: SocketAddr) -> Self {
+        self.address = Some(address);
+        self
+    }
+
+    /// The same nara with its id.
+    #[must_use]
+    pub fn with_id(mut self, id: NaraId) -> Self {
+        if let Some(key) = &mut self.key {
+            key.id = Some(id.clone());
+        }
+        self.id = Some(id);
+        self
     }
 
     /// Whether the operator banned it.
@@ -63,6 +112,7 @@ impl PeerInfo {
             key: self.key,
             protocol: self.protocol,
             decision: self.decision,
+            seen: self.seen,
         })
     }
 
@@ -103,17 +153,23 @@ pub struct Peer {
     not_before: Mutex<Option<Instant>>,
     /// What `info` says; asked for every message of a stream.
     untrusted: AtomicBool,
+    /// Whether a nara with the same key is not trusted.
+    banned: AtomicBool,
+    /// Whether it says that it takes streamed bodies. Not kept beyond the process: without it, bodies are buffered.
+    streams: AtomicBool,
 }
 
 impl Peer {
     pub(super) fn new(info: PeerInfo, breaker: BreakerConfig) -> Self {
         Self {
             untrusted: AtomicBool::new(info.is_untrusted()),
+            banned: AtomicBool::new(false),
             info: RwLock::new(info),
             breaker: Mutex::new(Breaker::new(breaker)),
             in_flight: Semaphore::const_new(defaults::MAX_IN_FLIGHT_PER_PEER),
             clock: Mutex::default(),
             not_before: Mutex::default(),
+            streams: AtomicBool::default(),
         }
     }
 
@@ -122,8 +178,13 @@ impl Peer {
         self.info.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Looks at what is known about it, without a copy.
+    pub(super) fn with_info<T>(&self, look: impl FnOnce(&PeerInfo) -> T) -> T {
+        look(&self.info.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Its pinned key, unless the operator banned it.
-    pub fn key(&self) -> Option<nara_proto::identity::PublicKey> {
+    pub fn key(&self) -> Option<PublicKey> {
         if self.is_untrusted() {
             return None;
         }
@@ -140,14 +201,29 @@ impl Peer {
         self.info.read().unwrap_or_else(PoisonError::into_inner).tls
     }
 
-    /// Whether the operator banned it: its requests are refused, and it is not called.
+    /// Whether the operator banned it, or another nara with the same key: its requests are refused, and it is not
+    /// called.
     pub fn is_untrusted(&self) -> bool {
-        self.untrusted.load(Ordering::Relaxed)
+        self.untrusted.load(Ordering::Relaxed) || self.banned.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_banned(&self, banned: bool) {
+        self.banned.store(banned, Ordering::Relaxed);
     }
 
     /// The protocols that it has proven.
     pub fn protocol(&self) -> PeerProtocol {
         self.info.read().unwrap_or_else(PoisonError::into_inner).protocol
+    }
+
+    /// Whether it has said that it takes streamed bodies.
+    pub(crate) fn takes_streams(&self) -> bool {
+        self.streams.load(Ordering::Relaxed)
+    }
+
+    /// Notes whether it says, signed, that it takes streamed bodies.
+    pub(crate) fn note_streams(&self, takes_streams: bool) {
+        self.streams.store(takes_streams, Ordering::Relaxed);
     }
 
     /// The state of its circuit breaker.

@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use nara_proto::identity::PublicKey;
 use nara_proto::time::UnixMillis;
 
 use super::table::Table;
@@ -77,12 +78,15 @@ impl PeerRegistry {
         if let (Some(configured), Some(known)) = (configured, known) {
             let pinned = known.info().key;
             if pinned.is_some_and(|pinned| pinned.key != configured.key) {
+                let old = known.key();
                 self.relink(&known, |known| {
                     known.id = None;
                     known.key = Some(configured.clone());
                     known.protocol = PeerProtocol::default();
+                    known.seen = false;
                 });
                 self.emit(PeerEvent::KeyPinned(configured.clone()));
+                self.key_changed(&known, old);
             }
         }
         self.register(info)
@@ -97,12 +101,14 @@ impl PeerRegistry {
             name: Some(record.name.clone()),
             ..PeerInfo::default()
         })?;
+        let old = peer.key();
         self.relink(&peer, |info| {
             match news.verdict {
                 Verdict::Trusted => {
                     let same = info.key.as_ref().map(|key| key.key) == record.key.as_ref().map(|key| key.key);
                     if !same {
                         info.id = None;
+                        info.seen = record.seen;
                     }
                     info.protocol = if same {
                         info.protocol.within(record.protocol)
@@ -115,11 +121,14 @@ impl PeerRegistry {
                     }
                 }
                 Verdict::Forgotten => forget(info, news),
+                // The key is distrusted with the name.
+                Verdict::Untrusted if info.key.is_none() => info.key.clone_from(&record.key),
                 _ => {}
             }
             info.decision = Some(news);
         });
         self.decided(&peer);
+        self.key_changed(&peer, old);
         Ok(())
     }
 
@@ -153,10 +162,20 @@ impl PeerRegistry {
             id: record.id,
             name: Some(record.name),
             key: Some(key),
+            seen: record.seen,
             ..PeerInfo::default()
         })?;
         self.learn_protocol(&peer, record.protocol);
         Ok(())
+    }
+
+    /// Tells of a key that is not the one of a peer any more.
+    fn key_changed(&self, peer: &Peer, old: Option<PublicKey>) {
+        let (new, name) = (peer.key(), peer.info().name);
+        if let (Some(old), Some(name)) = (old.filter(|old| Some(*old) != new), name) {
+            self.changed();
+            self.emit(PeerEvent::KeyChanged { name, old, new });
+        }
     }
 
     /// Changes what is known about a peer, under whatever id it is known then.
@@ -182,6 +201,7 @@ fn forget(info: &mut PeerInfo, decision: OperatorDecision) {
     } else {
         info.key = None;
         info.id = None;
+        info.seen = false;
     }
 }
 

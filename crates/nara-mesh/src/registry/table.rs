@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -9,8 +9,10 @@ use nara_proto::identity::{NaraId, NaraName, PublicKey};
 use tokio::sync::{broadcast, watch};
 
 use super::counts::count;
+use super::ghosts::Ghosts;
 use super::{
-    FirstUse, KeyConflict, KeyRefused, Peer, PeerEvent, PeerInfo, PeerProtocol, PinnedKey, TrustPolicy,
+    FirstUse, KeyConflict, KeyRefused, KeySource, Peer, PeerEvent, PeerInfo, PeerProtocol, PinnedKey,
+    TrustPolicy,
 };
 use crate::tls::TlsPolicy;
 use crate::{defaults, metrics};
@@ -58,6 +60,14 @@ pub(super) struct Table {
     by_id: HashMap<NaraId, Arc<Peer>>,
     by_name: HashMap<NaraName, Arc<Peer>>,
     by_ip: HashMap<IpAddr, Vec<Arc<Peer>>>,
+    by_key: HashMap<PublicKey, Vec<Arc<Peer>>>,
+    /// The keys of naras that the operator does not trust, and their names.
+    banned: HashMap<PublicKey, BTreeSet<Option<NaraName>>>,
+    /// Names by what they look like.
+    looks: HashMap<String, BTreeSet<NaraName>>,
+    ghosts: Ghosts,
+    /// Naras that were met, and that nobody configured.
+    met: BTreeSet<NaraName>,
     /// Peers of which neither id nor name is known are in `by_ip` alone; this counts all.
     len: usize,
 }
@@ -117,14 +127,11 @@ impl PeerRegistry {
         for peer in &known {
             self.check_consistent(&peer.info(), &info)?;
         }
-        let hearsay = info.key.as_ref().is_some_and(|key| key.source.is_hearsay());
-        let max_peers = if hearsay {
-            self.max_peers.div_ceil(2)
-        } else {
-            self.max_peers
-        };
-        if known.is_empty() && table.len >= max_peers {
-            return Err(RegisterError::Full(max_peers));
+        let mut look_alike = None;
+        let mut evicted = Vec::new();
+        if known.is_empty() {
+            evicted.extend(table.make_room(&info, self.max_peers)?);
+            look_alike = info.name.as_ref().and_then(|name| table.look_alike(name));
         }
         // Found under its id and under its name, one peer was known in two halves until now.
         let mut known = known.into_iter();
@@ -139,11 +146,23 @@ impl PeerRegistry {
         peer.update(|known| {
             known.address = info.address.or(known.address);
             known.tls = info.tls.or(known.tls);
+            known.configured_at = info.configured_at.or(known.configured_at);
+            // It was only introduced until now, and answers with that key at an address of its own.
+            let direct = |key: &PinnedKey| matches!(key.source, KeySource::Ping(_) | KeySource::Tls(_));
+            let same_key = known.key.as_ref().map(|key| key.key) == info.key.as_ref().map(|key| key.key);
+            known.seen |= same_key && info.key.as_ref().is_some_and(direct);
             known.fill_from(info);
         });
         table.link(&peer);
         drop(table);
+        for ghost in evicted {
+            self.removed(&ghost);
+        }
         self.announce(&peer, before);
+        if let Some(known) = look_alike {
+            let peer = peer.info();
+            self.emit(PeerEvent::LookAlike { peer, known });
+        }
         Ok(peer)
     }
 
@@ -169,8 +188,46 @@ impl PeerRegistry {
     /// Removes a peer, with its pinned key.
     pub fn remove(&self, peer: &Arc<Peer>) {
         if self.write().unlink(peer) {
-            self.emit(PeerEvent::Unregistered(peer.info()));
+            self.removed(peer);
         }
+    }
+
+    /// Removes the naras that were only introduced by others and never seen themselves, and about which nothing was
+    /// decided. Returns their names.
+    pub fn prune(&self) -> Vec<NaraName> {
+        let names = self.read().ghosts.names();
+        for peer in names.iter().filter_map(|name| self.by_name(name.as_str())) {
+            self.remove(&peer);
+        }
+        names
+    }
+
+    /// Tells of a peer that was taken out of the table.
+    fn removed(&self, peer: &Peer) {
+        self.changed();
+        self.emit(PeerEvent::Unregistered(peer.info()));
+    }
+
+    /// Notes that a peer has proven that it holds its key.
+    pub(super) fn seen(&self, peer: &Peer) {
+        if peer.with_info(|info| info.seen || info.key.is_none()) {
+            return;
+        }
+        peer.update(|info| info.seen = true);
+        let info = peer.info();
+        let introduced = info
+            .key
+            .as_ref()
+            .is_some_and(|key| key.source.introducer().is_some());
+        if introduced && let Some(peer) = info.name.as_ref().and_then(|name| self.by_name(name.as_str())) {
+            self.write().classify(&peer);
+            self.emit(PeerEvent::Seen(info));
+        }
+    }
+
+    /// Whether the operator does not trust a nara with this key.
+    pub(super) fn is_banned(&self, key: &PublicKey) -> bool {
+        self.read().banned.contains_key(key)
     }
 
     /// The peer with this id.
@@ -253,9 +310,14 @@ impl PeerRegistry {
         self.decisions.subscribe()
     }
 
+    /// Has everything that runs long look again at what it is allowed to do.
+    pub(super) fn changed(&self) {
+        self.decisions.send_replace(());
+    }
+
     /// Tells everybody about a decision of the operator.
     pub(super) fn decided(&self, peer: &Peer) {
-        self.decisions.send_replace(());
+        self.changed();
         self.emit(PeerEvent::Decided(peer.info()));
     }
 
@@ -315,7 +377,7 @@ impl PeerRegistry {
             self.emit(PeerEvent::KeyPinned(key));
         }
         if known_before && now.address != before.address {
-            self.sign_of_life(peer);
+            self.came_online(peer);
             self.emit(PeerEvent::AddressChanged(now));
         }
     }
@@ -373,17 +435,83 @@ impl Table {
 
     pub(super) fn link(&mut self, peer: &Arc<Peer>) {
         let info = peer.info();
-        if let Some(id) = info.id {
+        if let Some(id) = info.id.clone() {
             self.by_id.insert(id, peer.clone());
         }
-        if let Some(name) = info.name {
+        if let Some(name) = info.name.clone() {
             self.by_name.insert(name, peer.clone());
         }
         if let Some(address) = info.address {
             self.by_ip.entry(address.ip()).or_default().push(peer.clone());
         }
+        if let Some(key) = &info.key {
+            if info.is_untrusted() {
+                self.banned.entry(key.key).or_default().insert(info.name.clone());
+            }
+            self.by_key.entry(key.key).or_default().push(peer.clone());
+            self.note_banned(&key.key);
+        }
+        if let Some(name) = &info.name {
+            self.looks.entry(look_of(name)).or_default().insert(name.clone());
+        }
+        self.classify(peer);
         self.len += 1;
         self.note_len();
+    }
+
+    /// Makes room for a new peer, and gives the one that had to go for it.
+    ///
+    /// Those that were only introduced have an eighth of the registry, and one teller 1/128; their oldest goes for a new
+    /// one. Those that were met have half of it. What is configured takes the place of those that were only introduced.
+    fn make_room(&mut self, info: &PeerInfo, max_peers: usize) -> Result<Option<Arc<Peer>>, RegisterError> {
+        let ghost = match Class::of(info) {
+            Class::Ghost(teller) if self.ghosts.count(teller.as_ref()) >= max_peers.div_ceil(128) => {
+                self.ghosts.oldest(teller.as_ref())
+            }
+            Class::Ghost(_) if self.ghosts.len() >= max_peers.div_ceil(8) => self.ghosts.oldest_of_most(),
+            Class::Met if self.met.len() >= max_peers.div_ceil(2) => {
+                return Err(RegisterError::Full(max_peers.div_ceil(2)));
+            }
+            _ if self.len >= max_peers => {
+                let oldest = self.ghosts.oldest_of_most();
+                Some(oldest.ok_or(RegisterError::Full(max_peers))?)
+            }
+            _ => None,
+        };
+        let ghost = ghost.and_then(|name| self.by_name.get(&name).cloned());
+        Ok(ghost.filter(|ghost| self.unlink(ghost)))
+    }
+
+    /// Notes among whom a peer counts.
+    fn classify(&mut self, peer: &Arc<Peer>) {
+        let info = peer.info();
+        let class = Class::of(&info);
+        let Some(name) = info.name else { return };
+        if let Class::Ghost(teller) = class {
+            self.met.remove(&name);
+            self.ghosts.add(name, teller);
+        } else {
+            self.ghosts.remove(&name);
+            if class == Class::Met {
+                self.met.insert(name);
+            } else {
+                self.met.remove(&name);
+            }
+        }
+    }
+
+    /// Another name that looks the same.
+    fn look_alike(&self, name: &NaraName) -> Option<NaraName> {
+        let mut names = self.looks.get(&look_of(name))?.iter();
+        names.find(|other| *other != name).cloned()
+    }
+
+    /// Has all peers with a key know whether it is banned.
+    fn note_banned(&self, key: &PublicKey) {
+        let banned = self.banned.contains_key(key);
+        for peer in self.by_key.get(key).into_iter().flatten() {
+            peer.set_banned(banned);
+        }
     }
 
     fn note_len(&self) {
@@ -410,10 +538,68 @@ impl Table {
                 self.by_ip.remove(&ip);
             }
         }
+        if let Some(key) = info.key.map(|key| key.key) {
+            if let Some(peers) = self.by_key.get_mut(&key) {
+                peers.retain(|other| !Arc::ptr_eq(other, peer));
+                if peers.is_empty() {
+                    self.by_key.remove(&key);
+                }
+            }
+            if let Some(names) = self.banned.get_mut(&key) {
+                names.remove(&info.name);
+                if names.is_empty() {
+                    self.banned.remove(&key);
+                }
+            }
+            self.note_banned(&key);
+        }
+        if let Some(name) = &info.name {
+            self.ghosts.remove(name);
+            self.met.remove(name);
+            let look = look_of(name);
+            if let Some(names) = self.looks.get_mut(&look) {
+                names.remove(name);
+                if names.is_empty() {
+                    self.looks.remove(&look);
+                }
+            }
+        }
         self.len -= 1;
         self.note_len();
         true
     }
+}
+
+/// Among whom a peer counts when room is short.
+#[derive(Debug, PartialEq, Eq)]
+enum Class {
+    /// Configured, decided about, or without a key.
+    Other,
+    /// Met at its own address.
+    Met,
+    /// Introduced by another nara, and never seen.
+    Ghost(Option<NaraName>),
+}
+
+impl Class {
+    fn of(info: &PeerInfo) -> Self {
+        let Some(key) = info.key.as_ref().filter(|key| key.source.is_hearsay()) else {
+            return Self::Other;
+        };
+        if info.decision.is_some() || info.configured_at.is_some() {
+            return Self::Other;
+        }
+        match key.source.introducer() {
+            Some(teller) if !info.seen && teller != Some(&key.name) => Self::Ghost(teller.cloned()),
+            _ => Self::Met,
+        }
+    }
+}
+
+/// What a name looks like, whatever script and case its letters have.
+fn look_of(name: &NaraName) -> String {
+    let lower = name.as_str().to_lowercase();
+    unicode_security::confusable_detection::skeleton(&lower).collect()
 }
 
 impl KeyLookup for PeerRegistry {

@@ -299,7 +299,7 @@ impl MeshServerBuilder {
         if self.client.is_none() && !self.without_client {
             tracing::warn!(
                 nara = %self.local.name(),
-                "this server has no client: it relays nothing, replies to nobody and never asks a stranger for its key"
+                "this server has no client: it cannot relay, reply, or ask strangers for their keys"
             );
         }
         let registry = self

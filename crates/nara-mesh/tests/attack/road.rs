@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use http::Method;
-use nara_mesh::client::{CallOptions, ClientError, MeshClient};
+use nara_mesh::client::{ClientError, MeshClient};
 use nara_mesh::clock::ManualClock;
 use nara_mesh::identity::LocalNara;
 use nara_proto::endpoint::{Authentication, Endpoint};
@@ -56,7 +56,8 @@ impl LegacyRoad {
     pub(crate) async fn ask(&self, query: &str) -> Result<String, ClientError> {
         let answer = self
             .alice
-            .call::<Asked>(self.bob.id(), &query.to_owned(), CallOptions::default())
+            .peer(self.bob.id())
+            .call::<Asked>(&query.to_owned())
             .await?;
         Ok(answer.into_inner())
     }

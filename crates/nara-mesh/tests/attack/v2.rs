@@ -136,7 +136,8 @@ async fn a_swapped_query_is_refused_under_v2() {
     let scope = Scope::all().services([Service::Social]);
     let outcome = road
         .alice
-        .check_in_sync(&MemoryLedger::new(), road.target.local.id(), scope)
+        .peer(road.target.local.id())
+        .check_in_sync(&MemoryLedger::new(), scope)
         .await;
     let Err(SyncError::Peer(error)) = outcome else {
         panic!("{outcome:?}");
@@ -458,7 +459,7 @@ async fn a_capability_that_was_made_up_or_moved_teaches_nothing() {
         road.attacker
             .on_answer(move |answer| answer.set_header("x-nara-capability", &forged));
         let _ = road.alice.ping(road.target.local.id()).await;
-        let peer = road.alice.peer(road.target.local.id()).unwrap();
+        let peer = road.alice.peer(road.target.local.id()).known().unwrap();
         assert!(peer.protocol().is_empty());
     }
 }

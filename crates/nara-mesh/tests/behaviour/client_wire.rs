@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
-use nara_mesh::client::{CallOptions, ClientError, MeshClient, MeshClientBuilder};
+use nara_mesh::client::{ClientError, MeshClient, MeshClientBuilder};
 use nara_mesh::clock::ManualClock;
 use nara_mesh::identity::LocalNara;
 use nara_mesh::transport::{BoxMeshStream, MeshListener, TcpTransport, Transport};
@@ -111,9 +111,7 @@ impl Wire {
             }
             GossipZine::PATH => {
                 let zine = json(case)?;
-                let answer = client
-                    .call::<GossipZine>(peer, &zine, CallOptions::default())
-                    .await;
+                let answer = client.peer(peer).call::<GossipZine>(&zine).await;
                 answer.map(|zine| vec![zine_summary(&zine.from, zine.events().len())])
             }
             DirectMessage::PATH => client.send_dm(peer, json(case)?).await.map(|_| told(())),
@@ -126,12 +124,13 @@ impl Wire {
                 let message = RuntimeMessage::from_json(body.as_bytes())
                     .map_err(|error| case.fail("body", body, error.to_string()))?;
                 client
-                    .send_runtime_message(peer, &message)
+                    .peer(peer)
+                    .send_runtime_message(&message)
                     .await
                     .map(|_| told(()))
             }
             Ping::PATH => client.ping(peer).await.map(|_| told(())),
-            GetCoordinates::PATH => client.coordinates(peer).await.map(|_| told(())),
+            GetCoordinates::PATH => client.peer(peer).coordinates().await.map(|_| told(())),
             _ => return Err(case.fail("request_target", "a path that a client calls", target)),
         })
     }
@@ -147,7 +146,7 @@ impl Wire {
             return Ok(());
         };
         self.clock.set(zine.created_at.to_millis().to_nanos());
-        let answer = RUNTIME.block_on(client.exchange_zine(&self.callee, events));
+        let answer = RUNTIME.block_on(client.peer(&self.callee).exchange_zine(events));
         let outcome = answer.map(|zine| vec![zine_summary(&zine.from, zine.events.received())]);
         check_outcome(case, &outcome)?;
         case.check("body", String::from_utf8_lossy(&self.peer.last().body));

@@ -92,7 +92,7 @@ impl Server {
             .mesh_ip(server.text("mesh_ip")?)
             .coordinates(coordinates);
         let running = RUNTIME.block_on(async {
-            store.insert(events).await.expect("memory does not fail");
+            store.insert_verified(events).await.expect("memory does not fail");
             let running = builder.serve(([127, 0, 0, 1], 0).into()).await;
             clock.set(now.to_nanos());
             running

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use http::Response;
 use nara_mesh::client::{MeshClient, SyncError, SyncOptions};
-use nara_mesh::ledger::{EventStore as _, Ledger, MemoryLedger, RetentionPolicy};
+use nara_mesh::ledger::{EventStore as _, Ledger, MemoryLedger, ReadLimit, RetentionPolicy};
 use nara_mesh::proto::event::SyncEvent;
 use nara_mesh::proto::go_json;
 use nara_mesh::proto::identity::NaraId;
@@ -34,7 +34,11 @@ pub(crate) async fn serve_bob(mesh: &Mesh, ledger: Arc<dyn Ledger>) -> RunningSe
 
 pub(crate) async fn all(ledger: &dyn Ledger) -> Vec<SyncEvent> {
     ledger
-        .page(EventFilter::default(), Cursor::START, usize::MAX)
+        .page(
+            EventFilter::default(),
+            Cursor::START,
+            ReadLimit::events(usize::MAX),
+        )
         .await
         .unwrap()
 }
@@ -47,7 +51,7 @@ pub(crate) fn events(count: i64) -> Vec<SyncEvent> {
 
 async fn bob_with(mesh: &Mesh, client: &MeshClient, events: Vec<SyncEvent>) -> (NaraId, RunningServer) {
     let theirs = ledger();
-    theirs.insert(events).await.unwrap();
+    theirs.insert_verified(events).await.unwrap();
     let running = serve_bob(mesh, theirs).await;
     (introduce(client, &nara("bob"), address(2)), running)
 }
@@ -61,7 +65,8 @@ async fn all_events_of_a_peer_come_into_the_ledger() {
     let ours = ledger();
     let (options, mut progress) = SyncOptions::default().page_size(40).watched();
     let report = client
-        .sync_into(&*ours, &bob, EventFilter::default(), options)
+        .peer(&bob)
+        .sync_into(&*ours, EventFilter::default(), options)
         .await
         .unwrap();
     assert_eq!(all(&*ours).await, expected);
@@ -83,13 +88,14 @@ async fn a_later_sync_goes_on_behind_the_last_one_unless_told_otherwise() {
     let mut expected = events(30);
     let later = expected.split_off(20);
     let theirs = ledger();
-    theirs.insert(expected).await.unwrap();
+    theirs.insert_verified(expected).await.unwrap();
     let _running = serve_bob(&mesh, theirs.clone()).await;
     let bob = introduce(&client, &nara("bob"), address(2));
     let ours = ledger();
-    let sync = |options| client.sync_into(&*ours, &bob, EventFilter::default(), options);
+    let bob = client.peer(&bob);
+    let sync = |options| bob.sync_into(&*ours, EventFilter::default(), options);
     assert_eq!(sync(SyncOptions::default()).await.unwrap().progress.received, 20);
-    theirs.insert(later).await.unwrap();
+    theirs.insert_verified(later).await.unwrap();
     let second = sync(SyncOptions::default()).await.unwrap();
     assert_eq!((second.progress.received, second.progress.stored), (10, 10));
     assert!(second.resumed.is_some());
@@ -108,7 +114,8 @@ async fn bad_events_are_named_and_left_out_and_the_page_is_kept() {
     let (bob, _running) = bob_with(&mesh, &client, sent.clone()).await;
     let ours = ledger();
     let report = client
-        .sync_into(&*ours, &bob, EventFilter::default(), SyncOptions::default())
+        .peer(&bob)
+        .sync_into(&*ours, EventFilter::default(), SyncOptions::default())
         .await
         .unwrap();
     let refused: Vec<_> = report.refused.iter().map(|event| &event.id).collect();
@@ -139,9 +146,13 @@ async fn a_sync_that_breaks_off_keeps_what_came_and_resumes_without_duplicates()
         })
         .await;
     let ours = ledger();
+    let peer = client.peer(&id);
     let sync = || {
-        let options = SyncOptions::default().page_size(10);
-        client.sync_into(&*ours, &id, EventFilter::default(), options)
+        peer.sync_into(
+            &*ours,
+            EventFilter::default(),
+            SyncOptions::default().page_size(10),
+        )
     };
     let broken = sync().await.unwrap_err();
     assert!(matches!(broken.error, SyncError::Peer(_)), "{broken}");
@@ -192,7 +203,7 @@ async fn no_more_than_three_pages_are_held() {
             signed(&bob, &clock, 200, page(&sent, &request.body))
         })
         .await;
-    let mut pages = client.sync_pages(&id, EventFilter::default(), 10, None);
+    let mut pages = client.peer(&id).sync_pages(EventFilter::default(), 10, None);
     for taken in 1..=5 {
         pages.next().await.unwrap().unwrap();
         // Everything that can happen without the caller happens.
@@ -221,7 +232,8 @@ async fn a_gigabyte_page_is_cut_at_the_limit_and_named() {
         })
         .await;
     let error = client
-        .sync_into(&*ledger(), &id, EventFilter::default(), SyncOptions::default())
+        .peer(&id)
+        .sync_into(&*ledger(), EventFilter::default(), SyncOptions::default())
         .await
         .unwrap_err();
     assert!(
@@ -242,7 +254,8 @@ async fn a_page_without_an_announced_size_is_cut_at_the_limit() {
         .peer(2, move |_| Answer::Half(Response::new(endless.clone())))
         .await;
     let error = client
-        .sync_into(&*ledger(), &id, EventFilter::default(), SyncOptions::default())
+        .peer(&id)
+        .sync_into(&*ledger(), EventFilter::default(), SyncOptions::default())
         .await
         .unwrap_err();
     assert!(
@@ -262,7 +275,8 @@ async fn a_page_of_millions_of_empty_events_is_refused_before_it_fills_the_memor
     body.extend(b"{}]}\n");
     mesh.honest(2, &bob, body.into()).await;
     let error = client
-        .sync_into(&*ledger(), &id, EventFilter::default(), SyncOptions::default())
+        .peer(&id)
+        .sync_into(&*ledger(), EventFilter::default(), SyncOptions::default())
         .await
         .unwrap_err();
     let cause = std::error::Error::source(&*error).unwrap().to_string();

@@ -282,7 +282,7 @@ async fn a_reply_that_comes_before_the_answer_reaches_its_caller() {
     })
     .await;
     let message = stash_request(&mesh, 1);
-    let reply = client.call_runtime(&id, &message).await.unwrap();
+    let reply = client.peer(&id).call_runtime(&message).await.unwrap();
     assert_eq!(reply.in_reply_to, message.id);
     assert_eq!(reply.from, "bob");
     assert!(client.pending_replies().is_empty());
@@ -296,16 +296,16 @@ async fn a_caller_waits_thirty_seconds_for_a_reply_and_leaves_nothing_behind() {
     let peer = mesh.honest(2, &bob, Bytes::new()).await;
     let id = introduce(&client, &bob, address(2));
     let (first, second) = (stash_request(&mesh, 1), stash_request(&mesh, 2));
+    let called = client.peer(&id);
     let ((outcome, duplicate), took) =
-        timed(async { tokio::join!(client.call_runtime(&id, &first), client.call_runtime(&id, &first)) })
-            .await;
+        timed(async { tokio::join!(called.call_runtime(&first), called.call_runtime(&first)) }).await;
     let error = outcome.unwrap_err();
     assert!(error.is_timeout() && !error.is_unreachable(), "{error}");
     assert!(duplicate.unwrap_err().to_string().contains("same id"));
     assert_eq!(took, REPLY_TIMEOUT);
     assert_eq!(peer.received().len(), 1);
 
-    let dropped = tokio::time::timeout(Duration::from_secs(1), client.call_runtime(&id, &second));
+    let dropped = tokio::time::timeout(Duration::from_secs(1), called.call_runtime(&second));
     assert!(dropped.await.is_err());
     assert!(client.pending_replies().is_empty());
 }
@@ -314,12 +314,13 @@ async fn a_caller_waits_thirty_seconds_for_a_reply_and_leaves_nothing_behind() {
 async fn a_message_that_cannot_be_sent_does_not_wait_for_its_reply() {
     let mesh = Mesh::new();
     let client = mesh.client();
-    let (outcome, took) = timed(client.call_runtime(address(2), &stash_request(&mesh, 1))).await;
+    let (outcome, took) = timed(client.peer(address(2)).call_runtime(&stash_request(&mesh, 1))).await;
     assert!(outcome.unwrap_err().is_unreachable());
     assert!(took < Duration::from_millis(1));
     let bob = nara("bob");
     let sent = client
-        .send_runtime_message(bob.id(), &stash_request(&mesh, 1))
+        .peer(bob.id())
+        .send_runtime_message(&stash_request(&mesh, 1))
         .await;
     assert!(sent.unwrap_err().is_unknown_peer());
 }
@@ -364,7 +365,10 @@ async fn a_query_follows_names_and_not_locations() {
     assert_eq!(bob.last().target, "/peer/query?target=dora&asked=bob");
     assert_eq!(zoe.last().target, "/peer/query?target=dora&asked=bob,zoe");
     assert!(carol.received().is_empty() && trap.received().is_empty());
-    assert!(client.peer(dora.name()).is_none(), "hearsay is not pinned");
+    assert!(
+        client.peer(dora.name()).known().is_none(),
+        "hearsay is not pinned"
+    );
 }
 
 #[tokio::test(start_paused = true)]

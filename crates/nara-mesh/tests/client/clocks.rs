@@ -56,7 +56,7 @@ async fn the_offset_of_a_peer_is_learned_from_its_verified_answers() {
     let client = mesh.client();
     for (last, offset) in [(2, 4 * SECOND), (3, -20 * SECOND), (4, 0)] {
         let (id, _peer) = peer_ahead(&mesh, &client, last, offset).await;
-        let peer = client.peer(&id).unwrap();
+        let peer = client.peer(&id).known().unwrap();
         assert_eq!(peer.clock_offset(), None);
         dm(&mesh, &client, &id).await.unwrap();
         let learned = peer.clock_offset().unwrap();
@@ -85,7 +85,7 @@ async fn nothing_is_learned_from_what_is_not_proven() {
         .await;
     assert!(dm(&mesh, &client, &id).await.unwrap_err().is_unauthenticated());
     let _ = client.ping(&id).await;
-    assert_eq!(client.peer(&id).unwrap().clock_offset(), None);
+    assert_eq!(client.peer(&id).known().unwrap().clock_offset(), None);
 }
 
 #[tokio::test(start_paused = true)]
@@ -164,11 +164,19 @@ async fn a_refusal_for_time_says_both_clocks_and_what_to_do() {
         format!(
             "{}: answered 401 \"Authentication failed: timestamp too old or in future: 40s\" (not verified): \
              its clock is 40s ahead of ours (Thu, 22 Jan 2026 16:40:40 GMT, ours says Thu, 22 Jan 2026 16:40:00 \
-             GMT); compare both with a third clock, and set the wrong one",
-            client.peer(&id).unwrap().info()
+             GMT)",
+            client.peer(&id).known().unwrap().info()
         )
     );
-    assert_eq!(client.peer(&id).unwrap().clock_offset(), None, "it is not signed");
+    assert_eq!(
+        error.hint().unwrap(),
+        "compare both with a third clock, and set the wrong one"
+    );
+    assert_eq!(
+        client.peer(&id).known().unwrap().clock_offset(),
+        None,
+        "it is not signed"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -192,8 +200,8 @@ async fn who_seems_wrong_is_judged_by_the_clocks_of_other_peers() {
         three_others(&mesh, &client, others).await;
         let id = introduce(&client, &nara("bob"), address(2));
         let _peer = mesh.peer(2, |_| refusal(40 * SECOND, None)).await;
-        let error = dm(&mesh, &client, &id).await.unwrap_err().to_string();
-        assert!(error.ends_with(advice), "{error}");
+        let error = dm(&mesh, &client, &id).await.unwrap_err();
+        assert_eq!(error.hint().unwrap(), advice);
     }
 }
 
@@ -213,11 +221,9 @@ async fn without_a_judgement_of_our_own_we_pass_on_the_one_of_the_peer() {
         let client = mesh.client();
         let id = introduce(&client, &nara("bob"), address(2));
         let _peer = mesh.peer(2, move |_| refusal(-40 * SECOND, Some(fault))).await;
-        let error = dm(&mesh, &client, &id).await.unwrap_err().to_string();
-        assert!(
-            error.contains("40s behind ours") && error.ends_with(advice),
-            "{error}"
-        );
+        let error = dm(&mesh, &client, &id).await.unwrap_err();
+        assert!(error.to_string().contains("40s behind ours"), "{error}");
+        assert_eq!(error.hint().unwrap(), advice);
     }
 }
 
@@ -298,7 +304,7 @@ async fn an_answer_outside_of_the_window_says_how_far_and_counts_for_nothing() {
     );
     assert!(std::error::Error::source(&error).is_some());
     assert_eq!(
-        client.peer(&id).unwrap().clock_offset(),
+        client.peer(&id).known().unwrap().clock_offset(),
         None,
         "it may be an old answer"
     );
@@ -334,7 +340,7 @@ async fn requests_are_signed_with_the_time_of_the_peer_where_that_is_asked_for()
         let client = mesh.builder().compensate_clocks(by_default).build();
         let last = 20 + 2 * u8::from(by_default) + u8::from(of_peer.is_some());
         let (id, peer) = peer_ahead(&mesh, &client, last, 25 * SECOND).await;
-        client.peer(&id).unwrap().set_clock_compensation(of_peer);
+        client.peer(&id).known().unwrap().set_clock_compensation(of_peer);
         dm(&mesh, &client, &id).await.unwrap();
         assert!(signed_ahead(&mesh, &peer) < 100, "nothing is known yet");
         dm(&mesh, &client, &id).await.unwrap();
@@ -385,7 +391,7 @@ async fn nobody_can_move_our_time_by_more_than_the_window() {
         let ahead = Duration::from_millis(signed_ahead(&mesh, &peer).unsigned_abs());
         assert!(ahead <= FRESHNESS_WINDOW, "{ahead:?}");
     }
-    let offset = client.peer(&id).unwrap().clock_offset().unwrap();
+    let offset = client.peer(&id).known().unwrap().clock_offset().unwrap();
     assert!(offset.at_least() <= FRESHNESS_WINDOW, "{offset}");
 }
 
@@ -401,7 +407,7 @@ async fn a_ping_tells_the_offset_of_an_unsigned_answer_as_what_it_is() {
     assert_eq!(report.clock_offset.unwrap().nanos(), 3 * SECOND);
     assert!(!report.clock_proven);
     assert_eq!(
-        client.peer(&id).unwrap().clock_offset(),
+        client.peer(&id).known().unwrap().clock_offset(),
         None,
         "that is for what is proven"
     );
@@ -413,7 +419,7 @@ async fn a_ping_tells_what_is_proven_of_a_clock_whatever_the_unsigned_answer_say
     let client = mesh.client();
     // Its signed answers are 4 s ahead; that of `/ping` tells our own time.
     let (id, _peer) = peer_ahead(&mesh, &client, 2, 4 * SECOND).await;
-    let measured = client.measure_clock(&id).await.unwrap().unwrap();
+    let measured = client.peer(&id).measure_clock().await.unwrap().unwrap();
     assert!((measured.nanos() - 4 * SECOND).abs() <= SECOND / 2);
     let report = client.ping(&id).await.unwrap();
     assert_eq!(report.clock_offset, Some(measured));
@@ -425,8 +431,8 @@ async fn a_clock_is_measured_with_one_question_and_only_where_it_is_not_known() 
     let mesh = Mesh::new();
     let client = mesh.client();
     let (id, peer) = peer_ahead(&mesh, &client, 2, SECOND).await;
-    let measured = client.measure_clock(&id).await.unwrap();
+    let measured = client.peer(&id).measure_clock().await.unwrap();
     assert!(measured.is_some());
-    assert_eq!(client.measure_clock(&id).await.unwrap(), measured);
+    assert_eq!(client.peer(&id).measure_clock().await.unwrap(), measured);
     assert_eq!(peer.received().len(), 1);
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use nara_mesh::client::{CallOptions, fan_out};
+use nara_mesh::client::fan_out;
 use nara_mesh::defaults::{MAX_IN_FLIGHT_PER_PEER, POOL_IDLE};
 use nara_mesh::proto::breaker::BreakerState;
 use nara_mesh::proto::endpoint::Ping;
@@ -102,7 +102,8 @@ async fn the_deadline_of_the_caller_wins_shorter_and_longer() {
     let client = mesh.client();
     mesh.peer(2, |_| Answer::Nothing).await;
     for limit in [millis(300), 15 * SECOND] {
-        let call = client.call::<Ping>(address(2), &(), CallOptions::timeout(limit));
+        let peer = client.peer(address(2)).with_timeout(limit);
+        let call = peer.call::<Ping>(&());
         let (outcome, took) = timed(call).await;
         let error = outcome.unwrap_err();
         assert!(error.is_timeout() && !error.is_unreachable(), "{error}");
@@ -222,7 +223,7 @@ async fn a_breaker_probes_after_a_pause_that_grows_to_a_minute() {
     for _ in 0..10 {
         assert!(client.ping(&id).await.unwrap_err().is_timeout());
         let opened = tokio::time::Instant::now();
-        while client.peer(&id).unwrap().breaker_state() == BreakerState::Open {
+        while client.peer(&id).known().unwrap().breaker_state() == BreakerState::Open {
             tokio::time::sleep(millis(10)).await;
         }
         pauses.push(opened.elapsed());
@@ -265,7 +266,7 @@ async fn a_sign_of_life_and_a_new_address_close_the_breaker_at_once() {
     };
 
     open().await;
-    client.registry().sign_of_life(&client.peer(&id).unwrap());
+    client.registry().sign_of_life(&client.peer(&id).known().unwrap());
     assert!(!client.ping(&id).await.unwrap_err().is_circuit_open());
 
     client.register_peer(&id, address(3)).unwrap();

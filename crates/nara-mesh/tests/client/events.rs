@@ -197,7 +197,7 @@ async fn pages_bring_every_event_once_from_peers_old_and_new() {
 
         let mut ids = Vec::new();
         let mut resume = None;
-        let mut pages = client.sync_pages(&id, EventFilter::default(), 3, None);
+        let mut pages = client.peer(&id).sync_pages(EventFilter::default(), 3, None);
         while let Some(page) = pages.next().await {
             let page = page.unwrap();
             assert!(page.verification.header && page.verification.inner);
@@ -207,7 +207,9 @@ async fn pages_bring_every_event_once_from_peers_old_and_new() {
         assert_eq!(ids, expected, "modern: {modern}");
 
         let mut rest = Vec::new();
-        let mut pages = client.sync_pages(&id, EventFilter::default(), MAX_EVENTS, resume);
+        let mut pages = client
+            .peer(&id)
+            .sync_pages(EventFilter::default(), MAX_EVENTS, resume);
         while let Some(page) = pages.next().await {
             rest.extend(
                 page.unwrap()
@@ -231,7 +233,8 @@ async fn pages_end_behind_the_first_error() {
     let response = SyncResponse::signed("bob", events, UnixSeconds::new(1), bob.keypair());
     mesh.honest(2, &bob, json(&response)).await;
     let outcomes: Vec<_> = client
-        .sync_pages(&id, EventFilter::default(), 10, None)
+        .peer(&id)
+        .sync_pages(EventFilter::default(), 10, None)
         .collect()
         .await;
     assert_eq!(outcomes.len(), 1);
@@ -248,7 +251,7 @@ async fn checkpoints_come_by_sync() {
         .flat_map(|ts| [event(&bob, 2 * ts), checkpoint(2 * ts + 1)])
         .collect();
     let (peer, id) = bob_with_ledger(&mesh, &client, ledger, true).await;
-    let checkpoints = client.fetch_checkpoints(&id).await.unwrap();
+    let checkpoints = client.peer(&id).fetch_checkpoints().await.unwrap();
     assert!(checkpoints.is_verified() && !checkpoints.more);
     let received = checkpoints.events.received();
     assert_eq!(received, 5);
@@ -284,7 +287,7 @@ async fn checkpoints_come_from_the_old_endpoint_if_sync_gives_none() {
             plain(200, json(&response))
         })
         .await;
-    let checkpoints = client.fetch_checkpoints(&id).await.unwrap();
+    let checkpoints = client.peer(&id).fetch_checkpoints().await.unwrap();
     assert!(!checkpoints.is_verified());
     assert_eq!(checkpoints.events.received(), 3);
     assert_eq!(peer.received().len(), 3);
@@ -304,7 +307,7 @@ async fn a_zine_goes_out_signed_by_us_and_comes_back_checked() {
     );
     let peer = mesh.honest(2, &bob, json(&answer)).await;
     let sent = event(&mesh.alice, 7);
-    let zine = client.exchange_zine(&id, vec![sent.clone()]).await.unwrap();
+    let zine = client.peer(&id).exchange_zine(vec![sent.clone()]).await.unwrap();
     assert!(zine.is_verified() && zine.verification().inner);
     let trust: Vec<_> = zine.events.accepted.iter().map(|checked| checked.trust).collect();
     assert_eq!(trust, [EventTrust::Verified, EventTrust::UnknownKey]);
@@ -330,7 +333,7 @@ async fn a_zine_that_its_sender_did_not_sign_is_refused() {
         client.registry().pin(pinned(&nara("carol"))).unwrap();
         let id = introduce(&client, &bob, address(2));
         mesh.honest(2, &bob, json(&zine)).await;
-        let error = client.exchange_zine(&id, vec![]).await.unwrap_err();
+        let error = client.peer(&id).exchange_zine(vec![]).await.unwrap_err();
         assert!(error.is_unauthenticated(), "{error}");
     }
 }
@@ -341,7 +344,7 @@ async fn a_silent_peer_ends_paging_at_the_deadline_of_one_page() {
     let client = mesh.client();
     let id = introduce(&client, &nara("bob"), address(2));
     mesh.peer(2, |_| Answer::Nothing).await;
-    let mut pages = client.sync_pages(&id, EventFilter::default(), 10, None);
+    let mut pages = client.peer(&id).sync_pages(EventFilter::default(), 10, None);
     let (page, took) = crate::support::timed(pages.next()).await;
     assert!(page.unwrap().unwrap_err().is_timeout());
     assert_eq!(took.as_secs(), 5);

@@ -9,6 +9,7 @@
 mod bulk;
 mod calls;
 mod clocks;
+mod connections;
 mod deadlines;
 mod events;
 #[path = "../support/fake_peer.rs"]
@@ -17,9 +18,11 @@ mod hostile;
 #[path = "../support/naras.rs"]
 #[expect(dead_code, reason = "other tests use more of it")]
 mod naras;
+mod open;
 mod pinning;
 mod reconcile;
 mod retry_after;
 mod routing;
+mod service;
 mod support;
 mod verification;

@@ -38,7 +38,7 @@ async fn a_key_that_is_pinned_for_an_id_proves_the_name_that_stands_beside_it() 
     client.registry().register(info).unwrap();
     sync(&client, &bob).await;
     assert_eq!(peer.received().len(), 1, "its key is not asked for");
-    let known = client.peer(bob.name()).unwrap().info();
+    let known = client.peer(bob.name()).known().unwrap().info();
     assert_eq!(known.id.as_ref(), Some(bob.id()));
     assert_eq!(client.registry().len(), 1);
 }
@@ -60,6 +60,6 @@ async fn an_answer_does_not_move_back_a_nara_that_moved_meanwhile() {
         })
         .await;
     sync(&client, &bob).await;
-    let known = client.peer(bob.name()).unwrap().info();
+    let known = client.peer(bob.name()).known().unwrap().info();
     assert_eq!(known.address, Some(address(3)));
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use nara_mesh::client::{MeshClient, ReconcileOptions, ReconcileReport, SyncError};
 use nara_mesh::ledger::{
-    EventStore as _, Ledger, MemoryLedger, ReconcileStore as _, RetentionPolicy, SqliteLedger,
+    EventStore as _, Ledger, MemoryLedger, ReadLimit, ReconcileStore as _, RetentionPolicy, SqliteLedger,
 };
 use nara_mesh::proto::event::{Service, SyncEvent};
 use nara_mesh::proto::go_json;
@@ -47,20 +47,25 @@ impl Pair {
 
     async fn with(ours: &[SyncEvent], theirs: &[SyncEvent]) -> Self {
         let pair = Self::new(ledger(), ledger()).await;
-        pair.ours.insert(ours.to_vec()).await.unwrap();
-        pair.theirs.insert(theirs.to_vec()).await.unwrap();
+        pair.ours.insert_verified(ours.to_vec()).await.unwrap();
+        pair.theirs.insert_verified(theirs.to_vec()).await.unwrap();
         pair
     }
 
     async fn reconcile(&self, scope: Scope, push: bool) -> Result<ReconcileReport, SyncError> {
         let options = ReconcileOptions::default().push(push);
         self.client
-            .reconcile(&*self.ours, &self.bob, scope, options)
+            .peer(&self.bob)
+            .reconcile(&*self.ours, scope, options)
             .await
     }
 
     async fn check(&self, scope: Scope) -> bool {
-        let check = self.client.check_in_sync(&*self.ours, &self.bob, scope).await;
+        let check = self
+            .client
+            .peer(&self.bob)
+            .check_in_sync(&*self.ours, scope)
+            .await;
         check.unwrap().in_sync
     }
 }
@@ -131,7 +136,7 @@ async fn what_was_rejected_is_not_fetched_from_the_same_peer_again() {
 
     // The genuine events come from others all the same: a bad signature does not spoil an id.
     let honest = Pair::new(pair.ours.clone(), ledger()).await;
-    honest.theirs.insert(genuine.clone()).await.unwrap();
+    honest.theirs.insert_verified(genuine.clone()).await.unwrap();
     let items = genuine
         .iter()
         .filter_map(|event| ItemId::of_event(&event.id))
@@ -150,8 +155,8 @@ async fn what_retention_keeps_out_is_fetched_once() {
     let small = MemoryLedger::new().with_retention(RetentionPolicy::UNLIMITED.max_events(10));
     let pair = Pair::new(Arc::new(small), ledger()).await;
     let every = events(40);
-    pair.ours.insert(every[30..].to_vec()).await.unwrap();
-    pair.theirs.insert(every).await.unwrap();
+    pair.ours.insert_verified(every[30..].to_vec()).await.unwrap();
+    pair.theirs.insert_verified(every).await.unwrap();
     let first = pair.reconcile(Scope::all(), false).await.unwrap();
     assert_eq!((first.fetch.received, first.fetch.not_retained), (30, 30));
     let second = pair.reconcile(Scope::all(), false).await.unwrap();
@@ -179,12 +184,17 @@ async fn a_peer_without_the_endpoint_is_paged_through() {
         .await;
     let ours = ledger();
     let report = client
-        .reconcile(&*ours, &id, Scope::all(), ReconcileOptions::default())
+        .peer(&id)
+        .reconcile(&*ours, Scope::all(), ReconcileOptions::default())
         .await
         .unwrap();
     assert!(report.fell_back);
     assert_eq!(all(&*ours).await, sent);
-    let check = client.check_in_sync(&*ours, &id, Scope::all()).await.unwrap_err();
+    let check = client
+        .peer(&id)
+        .check_in_sync(&*ours, Scope::all())
+        .await
+        .unwrap_err();
     let SyncError::Peer(error) = check else {
         panic!("{check}")
     };
@@ -219,9 +229,10 @@ async fn with_hostile(
         })
         .await;
     let ours = ledger();
-    ours.insert(mine.to_vec()).await.unwrap();
+    ours.insert_verified(mine.to_vec()).await.unwrap();
     let outcome = client
-        .reconcile(&*ours, &id, Scope::all(), ReconcileOptions::default())
+        .peer(&id)
+        .reconcile(&*ours, Scope::all(), ReconcileOptions::default())
         .await;
     (outcome, peer.received().len())
 }
@@ -330,7 +341,6 @@ async fn a_peer_that_gives_one_event_at_a_time_is_left_at_some_point() {
 
 #[tokio::test(start_paused = true)]
 async fn a_server_refuses_frames_and_scopes_that_are_none() {
-    use nara_mesh::client::CallOptions;
     use nara_mesh::proto::endpoint::{EventsFetch, EventsReconcile, ReconcileRequest};
 
     let pair = Pair::with(&[], &events(5)).await;
@@ -341,11 +351,7 @@ async fn a_server_refuses_frames_and_scopes_that_are_none() {
         };
         let client = pair.client.clone();
         let bob = pair.bob.clone();
-        async move {
-            client
-                .call::<EventsReconcile>(&bob, &request, CallOptions::default())
-                .await
-        }
+        async move { client.peer(&bob).call::<EventsReconcile>(&request).await }
     };
     assert_eq!(
         call(vec![0x61, 0, 0, 9]).await.unwrap_err().status().unwrap(),
@@ -360,10 +366,15 @@ async fn a_server_refuses_frames_and_scopes_that_are_none() {
         from: "alice".to_owned(),
         ids: Some(vec!["x".to_owned(); 5001]),
     };
-    let fetch = pair
-        .client
-        .call::<EventsFetch>(&pair.bob, &many, CallOptions::default());
-    assert_eq!(fetch.await.unwrap_err().status().unwrap(), 400);
+    let bob = pair.client.peer(&pair.bob);
+    assert_eq!(
+        bob.call::<EventsFetch>(&many)
+            .await
+            .unwrap_err()
+            .status()
+            .unwrap(),
+        400
+    );
 }
 
 async fn union(
@@ -377,8 +388,8 @@ async fn union(
     for half in [0, 1] {
         let part =
             |events: &[SyncEvent]| -> Vec<_> { events.iter().skip(half).step_by(2).cloned().collect() };
-        pair.ours.insert(part(mine)).await.unwrap();
-        pair.theirs.insert(part(yours)).await.unwrap();
+        pair.ours.insert_verified(part(mine)).await.unwrap();
+        pair.theirs.insert_verified(part(yours)).await.unwrap();
         let expected = &ids(&all(&*pair.ours).await) | &ids(&all(&*pair.theirs).await);
         let report = pair.reconcile(Scope::all(), true).await.unwrap();
         prop_assert!(report.complete);
@@ -416,11 +427,11 @@ async fn keeps_its_items(ledger: Arc<dyn Ledger>) {
     let every = events(400);
     assert!(ledger.items(Scope::all()).await.unwrap().is_empty());
     for part in every.chunks(37) {
-        ledger.insert(part.to_vec()).await.unwrap();
+        ledger.insert_verified(part.to_vec()).await.unwrap();
         let items = ledger.items(Scope::all()).await.unwrap();
         let held = all(&*ledger).await;
         assert!(items.ids().eq(set(&held).ids()));
-        let found = ledger.by_ids(items.ids().collect()).await.unwrap();
+        let found = ledger.by_ids(items.ids().collect(), usize::MAX).await.unwrap();
         assert_eq!(ids(&found), ids(&held));
     }
     assert!(ledger.count().await.unwrap() < 200, "nothing was pruned");
@@ -446,12 +457,12 @@ async fn the_items_of_a_database_follow_what_another_program_writes() {
     );
     let every = events(30);
     let count = async || one.items(Scope::all()).await.unwrap().len();
-    one.insert(every[..10].to_vec()).await.unwrap();
+    one.insert_verified(every[..10].to_vec()).await.unwrap();
     assert_eq!(count().await, 10);
-    other.insert(every[10..20].to_vec()).await.unwrap();
+    other.insert_verified(every[10..20].to_vec()).await.unwrap();
     assert_eq!(count().await, 20);
-    other.insert(every[20..25].to_vec()).await.unwrap();
-    one.insert(every[25..].to_vec()).await.unwrap();
+    other.insert_verified(every[20..25].to_vec()).await.unwrap();
+    one.insert_verified(every[25..].to_vec()).await.unwrap();
     assert_eq!(count().await, 30);
 }
 
@@ -482,7 +493,11 @@ async fn rejections_survive_a_restart_and_go_by_peer() {
             .is_empty()
     );
     let page = ledger
-        .page(EventFilter::default(), nara_mesh::proto::sync::Cursor::START, 9)
+        .page(
+            EventFilter::default(),
+            nara_mesh::proto::sync::Cursor::START,
+            ReadLimit::events(9),
+        )
         .await;
     assert!(page.unwrap().is_empty());
 }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::Method;
-use nara_mesh::client::{AddressOverrides, CallOptions, MeshClient, PeerRef};
+use nara_mesh::client::{AddressOverrides, MeshClient, PeerRef};
 use nara_mesh::proto::endpoint::{Authentication, Endpoint};
 use nara_mesh::proto::go_json::JsonError;
 use nara_mesh::proto::sync::SyncRequest;
@@ -57,13 +57,13 @@ async fn a_peer_is_found_by_id_name_address_and_ip() {
         bob.name().into(),
         address(2).into(),
         address(2).ip().into(),
-        client.peer(bob.id()).unwrap().into(),
+        client.peer(bob.id()).known().unwrap().into(),
     ];
     for reference in references {
         let report = client.ping(&reference).await.unwrap();
         assert_eq!(report.response.from, "bob");
         assert_eq!(report.key_matches, Some(true));
-        assert!(client.peer(&reference).is_some());
+        assert!(client.peer(&reference).known().is_some());
     }
     assert_eq!(peer.received().len(), 5);
     assert_eq!(peer.connections(), 1);
@@ -132,7 +132,7 @@ async fn overrides_are_asked_before_the_registry() {
     }
     assert!(registered.received().is_empty());
     assert_eq!(
-        client.peer(carol.id()).unwrap().info().address,
+        client.peer(carol.id()).known().unwrap().info().address,
         None,
         "an override is not an address of the registry"
     );
@@ -244,7 +244,8 @@ async fn a_path_is_signed_percent_decoded_and_without_its_query() {
     let peer = mesh.honest(2, &bob, "ok".into()).await;
     introduce(&client, &bob, address(2));
     let answer = client
-        .call::<Cafe>(bob.id(), &"a=b".to_owned(), CallOptions::default())
+        .peer(bob.id())
+        .call::<Cafe>(&"a=b".to_owned())
         .await
         .unwrap();
     assert_eq!(*answer, b"ok");
@@ -263,10 +264,7 @@ async fn a_query_that_cannot_be_sent_is_an_error_and_no_panic() {
     let mesh = Mesh::new();
     let client = mesh.client();
     let query = "a b\r\n".to_owned();
-    let error = client
-        .call::<Cafe>(address(2), &query, CallOptions::default())
-        .await
-        .unwrap_err();
+    let error = client.peer(address(2)).call::<Cafe>(&query).await.unwrap_err();
     assert!(error.to_string().contains("cannot be sent"), "{error}");
 }
 
@@ -315,7 +313,7 @@ async fn the_same_works_over_real_sockets() {
     assert!(answer.is_verified());
     assert_eq!(answer.verification().key, Some(bob.public_key()));
     assert_eq!(
-        client.peer(bob.id()).unwrap().info().name.as_ref(),
+        client.peer(bob.id()).known().unwrap().info().name.as_ref(),
         Some(bob.name())
     );
 }

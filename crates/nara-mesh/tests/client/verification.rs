@@ -74,7 +74,7 @@ async fn an_answer_of_an_open_endpoint_is_not_called_verified() {
     let mesh = Mesh::new();
     mesh.peer(2, |_| plain(200, r#"{"coordinates":{"x":1.5},"name":"bob"}"#))
         .await;
-    let answer = mesh.client().coordinates(address(2)).await.unwrap();
+    let answer = mesh.client().peer(address(2)).coordinates().await.unwrap();
     assert!(!answer.is_verified());
     assert_eq!(answer.coordinates.as_ref().unwrap().x, 1.5);
 }
@@ -216,7 +216,7 @@ async fn an_oversized_answer_is_refused_whether_its_length_is_announced_or_not()
     .await;
     for error in [
         client.ping(address(2)).await.unwrap_err(),
-        client.coordinates(address(2)).await.unwrap_err(),
+        client.peer(address(2)).coordinates().await.unwrap_err(),
     ] {
         assert!(error.to_string().contains("larger than 4096 bytes"), "{error}");
     }
@@ -296,7 +296,7 @@ async fn a_key_is_trusted_on_first_use_and_pinned() {
     let mut events = client.registry().subscribe();
 
     assert_eq!(sync(&client, bob.id()).await, Ok(KeySource::Ping(address(2))));
-    let info = client.peer(bob.id()).unwrap().info();
+    let info = client.peer(bob.id()).known().unwrap().info();
     assert_eq!(info.name.as_ref(), Some(bob.name()));
     let key = info.key.unwrap();
     assert_eq!(key.key, bob.public_key());
@@ -315,7 +315,10 @@ async fn a_stranger_called_by_address_becomes_a_registered_peer() {
     let bob = nara("bob");
     mesh.honest(2, &bob, sync_body(&bob, vec![])).await;
     sync(&client, address(2)).await.unwrap();
-    assert_eq!(client.peer(bob.name()).unwrap().info().address, Some(address(2)));
+    assert_eq!(
+        client.peer(bob.name()).known().unwrap().info().address,
+        Some(address(2))
+    );
     assert_eq!(client.registry().len(), 1);
     // Once its id is known, both are one peer.
     client.register_peer(bob.id(), address(2)).unwrap();
@@ -331,7 +334,10 @@ async fn an_answer_passed_on_by_another_host_does_not_move_a_nara() {
     introduce(&client, &bob, address(2));
     mesh.honest(3, &bob, sync_body(&bob, vec![])).await;
     sync(&client, address(3)).await.unwrap();
-    assert_eq!(client.peer(bob.id()).unwrap().info().address, Some(address(2)));
+    assert_eq!(
+        client.peer(bob.id()).known().unwrap().info().address,
+        Some(address(2))
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -370,7 +376,7 @@ async fn a_pinned_key_is_never_replaced_by_discovery() {
     })
     .await;
     sync(&client, bob.id()).await.unwrap_err();
-    let key = client.peer(bob.name()).unwrap().key();
+    let key = client.peer(bob.name()).known().unwrap().key();
     assert_eq!(key, Some(bob.public_key()));
 }
 
@@ -398,8 +404,8 @@ async fn nothing_is_pinned_unless_the_responder_proves_that_it_holds_the_key() {
     })
     .await;
     sync(&client, bob.id()).await.unwrap_err();
-    assert_eq!(client.peer(bob.id()).unwrap().key(), None);
-    assert!(client.peer(bob.name()).is_none());
+    assert_eq!(client.peer(bob.id()).known().unwrap().key(), None);
+    assert!(client.peer(bob.name()).known().is_none());
 }
 
 #[tokio::test(start_paused = true)]
@@ -466,7 +472,7 @@ async fn our_own_name_with_another_key_is_a_conflict() {
     mesh.honest(2, &impostor, sync_body(&impostor, vec![])).await;
     let error = sync(&client, address(2)).await.unwrap_err();
     assert!(error.contains("contradicts"), "{error}");
-    assert!(client.peer(impostor.name()).is_none());
+    assert!(client.peer(impostor.name()).known().is_none());
 }
 
 #[tokio::test(start_paused = true)]
@@ -556,5 +562,8 @@ async fn a_nara_with_a_new_soul_is_an_error_with_both_keys_and_an_event() {
     // A ping tells it, too.
     assert_eq!(client.ping(bob.id()).await.unwrap().key_matches, Some(false));
     assert!(matches!(events.try_recv(), Ok(PeerEvent::KeyConflict(_))));
-    assert_eq!(client.peer(bob.name()).unwrap().key(), Some(bob.public_key()));
+    assert_eq!(
+        client.peer(bob.name()).known().unwrap().key(),
+        Some(bob.public_key())
+    );
 }

@@ -53,7 +53,7 @@ impl Nara {
     pub(crate) async fn make_event(&self, ts: u64) -> String {
         let event = self.event(ts);
         let id = event.id.clone();
-        self.ledger.insert(vec![event]).await.unwrap();
+        self.ledger.insert_verified(vec![event]).await.unwrap();
         id
     }
 
@@ -62,7 +62,7 @@ impl Nara {
         let other = Soul::bond([9; 32], "other");
         let mut event = self.event(1);
         event.sign(self.local.name().as_str(), &KeyPair::from_soul(&other));
-        self.ledger.insert(vec![event]).await.unwrap();
+        self.ledger.insert_verified(vec![event]).await.unwrap();
     }
 
     /// A signed event, `ts` nanoseconds from now.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nara_mesh::client::MeshClient;
 use nara_mesh::identity::LocalNara;
-use nara_mesh::ledger::{EventStore as _, MemoryLedger};
+use nara_mesh::ledger::{EventStore as _, MemoryLedger, ReadLimit};
 use nara_mesh::registry::PeerRegistry;
 use nara_mesh::server::{MeshServer, RunningServer};
 use nara_mesh::transport::MemoryNetwork;
@@ -60,7 +60,10 @@ async fn mesh(names: &[&str]) -> Vec<Node> {
 }
 
 async fn events(node: &Node) -> Vec<SyncEvent> {
-    node.ledger.since(UnixNanos::new(0), 100).await.unwrap()
+    node.ledger
+        .since(UnixNanos::new(0), ReadLimit::events(100))
+        .await
+        .unwrap()
 }
 
 fn reason(event: &SyncEvent) -> &str {

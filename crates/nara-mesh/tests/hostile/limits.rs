@@ -355,7 +355,7 @@ async fn answers_with_checkpoints_are_so_many_at_once_until_they_are_read() {
     .await;
     let alice = nara("alice");
     let checkpoints = (1..=2_000).map(|ts| checkpoint(&alice, ts)).collect();
-    calm.ledger.insert(checkpoints).await.unwrap();
+    calm.ledger.insert_verified(checkpoints).await.unwrap();
     let all = request("GET", "/api/checkpoints/all?limit=2000", &[], b"");
     let mut unread = calm.send(2, &all).await;
     let _also_unread = calm.send(2, &all).await;

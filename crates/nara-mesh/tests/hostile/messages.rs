@@ -85,14 +85,14 @@ async fn a_stash_comes_back_to_its_owner() {
     let id = keeper.local.id();
 
     let stored = owner.message(&keeper, store(&owner.local));
-    let ack = owner.client.call_runtime(id, &stored).await.unwrap();
+    let ack = owner.client.peer(id).call_runtime(&stored).await.unwrap();
     assert!(matches!(
         ack.payload,
         MessagePayload::StashAck(StashAck { success: true, .. })
     ));
 
     let request = owner.message(&keeper, ask(&owner.local));
-    let reply = owner.client.call_runtime(id, &request).await.unwrap();
+    let reply = owner.client.peer(id).call_runtime(&request).await.unwrap();
     let MessagePayload::StashResponse(response) = reply.payload else {
         panic!("another payload");
     };
@@ -111,28 +111,33 @@ async fn only_the_owner_stores_and_gets_its_stash() {
     }
     let id = keeper.local.id();
     let stored = owner.message(&keeper, store(&owner.local));
-    owner.client.call_runtime(id, &stored).await.unwrap();
+    owner.client.peer(id).call_runtime(&stored).await.unwrap();
 
     // Whatever is done with them, the answer is the same empty one; so look at what the keeper still has.
     for payload in [store(&owner.local), ask(&owner.local)] {
         let message = thief.message(&keeper, payload);
-        thief.client.send_runtime_message(id, &message).await.unwrap();
+        thief
+            .client
+            .peer(id)
+            .send_runtime_message(&message)
+            .await
+            .unwrap();
     }
     // Signed by the thief in the owner's name.
     let mut forged = thief.message(&keeper, store(&owner.local));
     forged.from_id = owner.local.id().to_string();
     let forged = forged.sign(thief.local.keypair());
-    thief.client.send_runtime_message(id, &forged).await.unwrap();
+    thief.client.peer(id).send_runtime_message(&forged).await.unwrap();
     // The owner's own message, taken from the wire and sent again by the thief.
     let mut other = owner.message(&keeper, store(&owner.local));
     if let MessagePayload::StashStore(store) = &mut other.payload {
         store.ciphertext = b"older".to_vec().into();
     }
     let other = other.sign(owner.local.keypair());
-    thief.client.send_runtime_message(id, &other).await.unwrap();
+    thief.client.peer(id).send_runtime_message(&other).await.unwrap();
 
     let request = owner.message(&keeper, ask(&owner.local));
-    let reply = owner.client.call_runtime(id, &request).await.unwrap();
+    let reply = owner.client.peer(id).call_runtime(&request).await.unwrap();
     let MessagePayload::StashResponse(response) = reply.payload else {
         panic!("another payload");
     };
@@ -160,7 +165,8 @@ async fn only_the_nara_that_was_asked_can_answer() {
         })
         .unwrap();
     let question = asker.message(&stranger, ask(&asker.local));
-    let waiting = asker.client.call_runtime(stranger.local.id(), &question);
+    let asked = asker.client.peer(stranger.local.id());
+    let waiting = asked.call_runtime(&question);
     let lies = async {
         while asker.client.pending_replies().is_empty() {
             tokio::task::yield_now().await;
@@ -169,14 +175,16 @@ async fn only_the_nara_that_was_asked_can_answer() {
         lie.in_reply_to.clone_from(&question.id);
         mallory
             .client
-            .send_runtime_message(asker.local.id(), &lie)
+            .peer(asker.local.id())
+            .send_runtime_message(&lie)
             .await
             .unwrap();
         lie.from_id = stranger.local.id().to_string();
         let lie = lie.sign(mallory.local.keypair());
         mallory
             .client
-            .send_runtime_message(asker.local.id(), &lie)
+            .peer(asker.local.id())
+            .send_runtime_message(&lie)
             .await
             .unwrap();
         asker.client.pending_replies().len()
@@ -218,11 +226,11 @@ async fn the_id_of_a_message_is_bound_to_the_nara_that_signed_it_and_to_no_other
     let mut forged = other.message(&keeper, store(&owner.local));
     forged.from_id = owner.local.id().to_string();
     let forged = forged.sign(owner.local.keypair());
-    other.client.send_runtime_message(id, &forged).await.unwrap();
+    other.client.peer(id).send_runtime_message(&forged).await.unwrap();
     assert!(keeper.registry.by_id(owner.local.id()).is_none());
 
     let stored = owner.message(&keeper, store(&owner.local));
-    let ack = owner.client.call_runtime(id, &stored).await.unwrap();
+    let ack = owner.client.peer(id).call_runtime(&stored).await.unwrap();
     assert!(matches!(
         ack.payload,
         MessagePayload::StashAck(StashAck { success: true, .. })
@@ -234,7 +242,7 @@ async fn the_id_of_a_message_is_bound_to_the_nara_that_signed_it_and_to_no_other
     let mut taken = other.message(&keeper, store(&owner.local));
     taken.from_id = owner.local.id().to_string();
     let taken = taken.sign(other.local.keypair());
-    other.client.send_runtime_message(id, &taken).await.unwrap();
+    other.client.peer(id).send_runtime_message(&taken).await.unwrap();
     let bound = keeper.registry.by_id(owner.local.id()).unwrap();
     assert_eq!(bound.info().name.as_ref(), Some(owner.local.name()));
     assert!(keeper.registry.by_name("other").unwrap().info().id.is_none());
@@ -287,7 +295,8 @@ async fn an_owner_that_introduces_itself_gets_its_stash_back_also_after_a_restar
             let stored = message(&owner.local, &keeper, store(&owner.local));
             owner
                 .client
-                .send_runtime_message(keeper.id(), &stored)
+                .peer(keeper.id())
+                .send_runtime_message(&stored)
                 .await
                 .unwrap();
             let ack = recovered.recv().await.unwrap();
@@ -312,7 +321,8 @@ async fn an_owner_that_introduces_itself_gets_its_stash_back_also_after_a_restar
         );
         owner
             .client
-            .exchange_zine(keeper.id(), vec![hey_there])
+            .peer(keeper.id())
+            .exchange_zine(vec![hey_there])
             .await
             .unwrap();
         let pushed = recovered.recv().await.unwrap();

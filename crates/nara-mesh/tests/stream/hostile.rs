@@ -29,7 +29,7 @@ async fn subscribe(rest: impl Into<String>) -> (Subscription, tokio::time::Insta
     let rest = rest.into();
     serve_by_hand(&network, move |_, opening| answer(&mesh, opening, &rest)).await;
     (
-        client.subscribe(&bob, SubscribeOptions::default()),
+        client.peer(&bob).subscribe(SubscribeOptions::default()),
         tokio::time::Instant::now(),
     )
 }
@@ -89,7 +89,7 @@ async fn bad_utf_8_is_named() {
         bytes
     })
     .await;
-    let mut events = client.subscribe(&bob, SubscribeOptions::default());
+    let mut events = client.peer(&bob).subscribe(SubscribeOptions::default());
     let problem = next_problem(&mut events).await;
     assert!(matches!(problem, StreamProblem::Framing(_)), "{problem}");
 }
@@ -166,7 +166,7 @@ async fn a_stream_begins_with_one_hello() {
         format!("{HEAD}{}", block("ping", 0, r#"{"position":0}"#)).into_bytes()
     })
     .await;
-    let mut events = client.subscribe(&bob, SubscribeOptions::default());
+    let mut events = client.peer(&bob).subscribe(SubscribeOptions::default());
     assert!(matches!(next_problem(&mut events).await, StreamProblem::NoHello));
     assert!(matches!(
         problem_of(block("hello", 0, "{}")).await,
@@ -180,7 +180,7 @@ async fn a_stream_without_a_hello_in_time_is_given_up() {
     let (network, client, bob) = (mesh.network.clone(), mesh.client(), mesh.bob.id().clone());
     serve_by_hand(&network, move |_, _| HEAD.as_bytes().to_vec()).await;
     let began = tokio::time::Instant::now();
-    let events = client.subscribe(&bob, SubscribeOptions::default());
+    let events = client.peer(&bob).subscribe(SubscribeOptions::default());
     let state = until(&events, is_waiting).await;
     assert!(state.to_string().contains("deadline"), "{state}");
     assert_eq!(began.elapsed().as_secs(), 5);
@@ -238,7 +238,7 @@ async fn another_nara_cannot_answer_for_it() {
             format!("{HEAD}{}", block("hello", 0, &change(&mesh, opening))).into_bytes()
         })
         .await;
-        let mut events = client.subscribe(&bob, SubscribeOptions::default());
+        let mut events = client.peer(&bob).subscribe(SubscribeOptions::default());
         let error = next(&mut events).await.unwrap_err();
         assert!(
             matches!(error, StreamError::Unauthenticated(_)),
@@ -257,7 +257,9 @@ async fn a_stream_that_begins_elsewhere_is_refused() {
     })
     .await;
     let cursor = format!("{EPOCH}:3").parse().unwrap();
-    let mut events = client.subscribe(&bob, SubscribeOptions::default().resume(cursor));
+    let mut events = client
+        .peer(&bob)
+        .subscribe(SubscribeOptions::default().resume(cursor));
     let problem = next_problem(&mut events).await;
     assert!(matches!(problem, StreamProblem::WrongStart { .. }), "{problem}");
 }
@@ -277,7 +279,7 @@ async fn three_missed_keep_alives_mean_that_it_is_dead() {
         })
         .await;
         let began = tokio::time::Instant::now();
-        let events = client.subscribe(&bob, SubscribeOptions::default());
+        let events = client.peer(&bob).subscribe(SubscribeOptions::default());
         let state = until(&events, is_waiting).await;
         assert!(state.to_string().contains("no data"), "{state}");
         assert_eq!(began.elapsed().as_secs(), expected, "{keep_alive_ms}");
@@ -295,7 +297,7 @@ async fn a_senseless_keep_alive_is_named() {
         format!("{HEAD}{}", block("hello", 0, &go_json::to_string(&hello))).into_bytes()
     })
     .await;
-    let mut events = client.subscribe(&bob, SubscribeOptions::default());
+    let mut events = client.peer(&bob).subscribe(SubscribeOptions::default());
     let problem = next_problem(&mut events).await;
     assert!(matches!(problem, StreamProblem::KeepAlive(-1)), "{problem}");
 }
@@ -348,7 +350,8 @@ async fn a_peer_without_streams_ends_the_subscription() {
         .await;
         let mut events = mesh
             .client()
-            .subscribe(mesh.bob.id(), SubscribeOptions::default());
+            .peer(mesh.bob.id())
+            .subscribe(SubscribeOptions::default());
         let error = next(&mut events).await.unwrap_err();
         assert!(matches!(error, StreamError::Unsupported { .. }), "{error}");
         assert!(error.is_final());
@@ -360,7 +363,8 @@ async fn a_peer_without_streams_ends_the_subscription() {
     .await;
     let mut events = mesh
         .client()
-        .subscribe(mesh.bob.id(), SubscribeOptions::default());
+        .peer(mesh.bob.id())
+        .subscribe(SubscribeOptions::default());
     let problem = next_problem(&mut events).await;
     assert!(matches!(problem, StreamProblem::ContentType(_)), "{problem}");
 }

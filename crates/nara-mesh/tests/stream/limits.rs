@@ -19,16 +19,18 @@ async fn a_slow_reader_delays_nobody_and_gets_everything_in_the_end() {
     let _server = mesh.serve(bobs.clone()).await;
     let mut slow = mesh
         .client()
-        .subscribe(mesh.bob.id(), SubscribeOptions::default());
+        .peer(mesh.bob.id())
+        .subscribe(SubscribeOptions::default());
     let mut fast = mesh
         .client_of(&mesh.carol, 3)
-        .subscribe(mesh.bob.id(), SubscribeOptions::default());
+        .peer(mesh.bob.id())
+        .subscribe(SubscribeOptions::default());
     until(&slow, |state| *state == StreamState::Live).await;
     until(&fast, |state| *state == StreamState::Live).await;
     // Far more than what the connection, the decoder and the queue of items hold.
     let count = 4000;
     for ts in 0..count {
-        bobs.insert(vec![event(&mesh.bob, ts)]).await.unwrap();
+        bobs.insert_verified(vec![event(&mesh.bob, ts)]).await.unwrap();
         assert_eq!(next_ts(&mut fast).await, ts);
     }
     let mut states = slow.state();
@@ -49,17 +51,18 @@ async fn a_peer_may_have_so_many_streams_and_no_more() {
     let client = mesh.client();
     let mut open = Vec::new();
     for _ in 0..4 {
-        let events = client.subscribe(mesh.bob.id(), SubscribeOptions::default());
+        let events = client.peer(mesh.bob.id()).subscribe(SubscribeOptions::default());
         until(&events, |state| *state == StreamState::Live).await;
         open.push(events);
     }
-    let fifth = client.subscribe(mesh.bob.id(), SubscribeOptions::default());
+    let fifth = client.peer(mesh.bob.id()).subscribe(SubscribeOptions::default());
     let state = until(&fifth, is_waiting).await.to_string();
     assert!(state.contains("503"), "{state}");
     assert!(state.contains("4 streams open"), "{state}");
     let other = mesh
         .client_of(&mesh.carol, 3)
-        .subscribe(mesh.bob.id(), SubscribeOptions::default());
+        .peer(mesh.bob.id())
+        .subscribe(SubscribeOptions::default());
     until(&other, |state| *state == StreamState::Live).await;
     open.pop();
     until(&fifth, |state| *state == StreamState::Live).await;
@@ -73,11 +76,13 @@ async fn a_server_has_so_many_streams_and_no_more() {
     let _server = mesh.serve_with(ledger(), limits).await;
     let first = mesh
         .client()
-        .subscribe(mesh.bob.id(), SubscribeOptions::default());
+        .peer(mesh.bob.id())
+        .subscribe(SubscribeOptions::default());
     until(&first, |state| *state == StreamState::Live).await;
     let second = mesh
         .client_of(&mesh.carol, 3)
-        .subscribe(mesh.bob.id(), SubscribeOptions::default());
+        .peer(mesh.bob.id())
+        .subscribe(SubscribeOptions::default());
     let state = until(&second, is_waiting).await.to_string();
     assert!(state.contains("503") && state.contains("/events/sync"), "{state}");
 }
@@ -160,7 +165,7 @@ async fn a_stream_that_nobody_reads_is_closed_and_its_place_is_free_again() {
     let (_unread, answer) = get(&mesh, &mut stamp, "/events/stream", "").await;
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     for ts in 0..2000 {
-        bobs.insert(vec![event(&mesh.bob, ts)]).await.unwrap();
+        bobs.insert_verified(vec![event(&mesh.bob, ts)]).await.unwrap();
     }
     let (_, answer) = get(&mesh, &mut stamp, "/events/stream", "").await;
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");

@@ -136,7 +136,7 @@ impl Run {
             let early = self.random.random_range(0..2) * 1_000_000;
             batch.push(event(&self.mesh.carol, self.written - early));
         }
-        self.bobs.insert(batch).await.unwrap();
+        self.bobs.insert_verified(batch).await.unwrap();
     }
 
     async fn start_server(&mut self) {
@@ -151,7 +151,7 @@ impl Run {
         let options = SubscribeOptions::default()
             .oldest()
             .into_ledger(self.alices.clone());
-        let events = self.mesh.client().subscribe(self.mesh.bob.id(), options);
+        let events = self.mesh.client().peer(self.mesh.bob.id()).subscribe(options);
         self.reader = Some(tokio::spawn(read(events, self.stored.clone(), self.seed)));
     }
 

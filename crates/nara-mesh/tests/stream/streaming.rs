@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use nara_mesh::client::{StreamError, StreamState, SubscribeOptions};
-use nara_mesh::ledger::{ArrivalLog as _, CursorStore as _, EventStore as _, Insertion};
+use nara_mesh::ledger::{ArrivalLog as _, CheckedEvent, CursorStore as _, EventStore as _, Insertion};
 use nara_mesh::proto::event::EventTrust;
 use nara_mesh::proto::sync::EventFilter;
 use nara_mesh::registry::PeerRegistry;
@@ -20,9 +20,11 @@ async fn what_was_there_comes_first_and_then_what_arrives() {
     let bobs = ledger();
     let _server = mesh.serve(bobs.clone()).await;
     let old = (0..300).map(|ts| event(&mesh.bob, ts)).collect();
-    bobs.insert(old).await.unwrap();
+    bobs.insert_verified(old).await.unwrap();
     let client = mesh.client();
-    let mut events = client.subscribe(mesh.bob.id(), SubscribeOptions::default().oldest());
+    let mut events = client
+        .peer(mesh.bob.id())
+        .subscribe(SubscribeOptions::default().oldest());
     for ts in 0..300 {
         let verified = next(&mut events).await.unwrap();
         assert_eq!(number(&verified), ts);
@@ -30,7 +32,7 @@ async fn what_was_there_comes_first_and_then_what_arrives() {
     }
     until(&events, |state| *state == StreamState::Live).await;
     // Late, and so before the others in time.
-    bobs.insert(vec![event(&mesh.bob, -1)]).await.unwrap();
+    bobs.insert_verified(vec![event(&mesh.bob, -1)]).await.unwrap();
     assert_eq!(next_ts(&mut events).await, -1);
 }
 
@@ -39,12 +41,13 @@ async fn without_since_only_what_arrives_from_now_on_comes() {
     let mesh = Mesh::new();
     let bobs = ledger();
     let _server = mesh.serve(bobs.clone()).await;
-    bobs.insert(vec![event(&mesh.bob, 1)]).await.unwrap();
+    bobs.insert_verified(vec![event(&mesh.bob, 1)]).await.unwrap();
     let mut events = mesh
         .client()
-        .subscribe(mesh.bob.id(), SubscribeOptions::default());
+        .peer(mesh.bob.id())
+        .subscribe(SubscribeOptions::default());
     until(&events, |state| *state == StreamState::Live).await;
-    bobs.insert(vec![event(&mesh.bob, 2)]).await.unwrap();
+    bobs.insert_verified(vec![event(&mesh.bob, 2)]).await.unwrap();
     assert_eq!(next_ts(&mut events).await, 2);
 }
 
@@ -54,10 +57,10 @@ async fn since_begins_with_the_first_arrival_of_that_time() {
     let bobs = ledger();
     let _server = mesh.serve(bobs.clone()).await;
     for ts in [10, 40, 20] {
-        bobs.insert(vec![event(&mesh.bob, ts)]).await.unwrap();
+        bobs.insert_verified(vec![event(&mesh.bob, ts)]).await.unwrap();
     }
     let options = SubscribeOptions::default().since(time(30));
-    let mut events = mesh.client().subscribe(mesh.bob.id(), options);
+    let mut events = mesh.client().peer(mesh.bob.id()).subscribe(options);
     assert_eq!(next_ts(&mut events).await, 40);
     assert_eq!(next_ts(&mut events).await, 20);
 }
@@ -76,12 +79,12 @@ async fn only_what_the_filter_wants_comes_and_the_cursor_passes_the_rest() {
         .oldest()
         .filter(filter)
         .into_ledger(alices.clone());
-    let mut events = mesh.client().subscribe(mesh.bob.id(), options);
-    bobs.insert(vec![event(&mesh.bob, 1), event(&mesh.carol, 2)])
+    let mut events = mesh.client().peer(mesh.bob.id()).subscribe(options);
+    bobs.insert_verified(vec![event(&mesh.bob, 1), event(&mesh.carol, 2)])
         .await
         .unwrap();
     assert_eq!(next_ts(&mut events).await, 2);
-    bobs.insert(vec![event(&mesh.bob, 3)]).await.unwrap();
+    bobs.insert_verified(vec![event(&mesh.bob, 3)]).await.unwrap();
     // Two keep-alives later the place behind the unwanted event is known and written down.
     tokio::time::sleep(Duration::from_secs(40)).await;
     let place = r#"bob ["social"] ["carol", "a,b&c"]"#.to_owned();
@@ -98,13 +101,18 @@ async fn a_cut_is_mended_without_gap_or_duplicate() {
     let _server = mesh.serve(bobs.clone()).await;
     let mut events = mesh
         .client()
-        .subscribe(mesh.bob.id(), SubscribeOptions::default().oldest());
+        .peer(mesh.bob.id())
+        .subscribe(SubscribeOptions::default().oldest());
     for round in 0..20 {
         for n in 0..5 {
-            bobs.insert(vec![event(&mesh.bob, round * 6 + n)]).await.unwrap();
+            bobs.insert_verified(vec![event(&mesh.bob, round * 6 + n)])
+                .await
+                .unwrap();
         }
         mesh.network.cut(address(2).ip());
-        bobs.insert(vec![event(&mesh.bob, round * 6 + 5)]).await.unwrap();
+        bobs.insert_verified(vec![event(&mesh.bob, round * 6 + 5)])
+            .await
+            .unwrap();
         for n in 0..6 {
             assert_eq!(next_ts(&mut events).await, round * 6 + n);
         }
@@ -118,9 +126,10 @@ async fn a_shutdown_says_goodbye_within_its_deadline_and_the_stream_resumes_afte
     let server = mesh.serve(bobs.clone()).await;
     let mut events = mesh
         .client()
-        .subscribe(mesh.bob.id(), SubscribeOptions::default());
+        .peer(mesh.bob.id())
+        .subscribe(SubscribeOptions::default());
     until(&events, |state| *state == StreamState::Live).await;
-    bobs.insert(vec![event(&mesh.bob, 1)]).await.unwrap();
+    bobs.insert_verified(vec![event(&mesh.bob, 1)]).await.unwrap();
     assert_eq!(next_ts(&mut events).await, 1);
     let began = tokio::time::Instant::now();
     assert_eq!(server.shutdown(Duration::from_secs(5)).await, Shutdown::Graceful);
@@ -132,7 +141,7 @@ async fn a_shutdown_says_goodbye_within_its_deadline_and_the_stream_resumes_afte
             .contains("ended the stream: the server is shutting down"),
         "{state}"
     );
-    bobs.insert(vec![event(&mesh.bob, 2)]).await.unwrap();
+    bobs.insert_verified(vec![event(&mesh.bob, 2)]).await.unwrap();
     let _server = mesh.serve(bobs.clone()).await;
     assert_eq!(next_ts(&mut events).await, 2);
 }
@@ -141,7 +150,7 @@ async fn a_shutdown_says_goodbye_within_its_deadline_and_the_stream_resumes_afte
 async fn a_peer_that_is_down_is_tried_again_after_growing_pauses_and_at_once_when_it_shows_itself() {
     let mesh = Mesh::new();
     let client = mesh.client();
-    let events = client.subscribe(mesh.bob.id(), SubscribeOptions::default());
+    let events = client.peer(mesh.bob.id()).subscribe(SubscribeOptions::default());
     let mut state = events.state();
     let mut pauses = Vec::new();
     while pauses.len() < 8 {
@@ -159,7 +168,7 @@ async fn a_peer_that_is_down_is_tried_again_after_growing_pauses_and_at_once_whe
 
     let _server = mesh.serve(ledger()).await;
     let shown = tokio::time::Instant::now();
-    let peer = client.peer(mesh.bob.id()).unwrap();
+    let peer = client.peer(mesh.bob.id()).known().unwrap();
     client.registry().sign_of_life(&peer);
     until(&events, |state| *state == StreamState::Live).await;
     assert!(shown.elapsed() < Duration::from_secs(1), "{:?}", shown.elapsed());
@@ -171,8 +180,8 @@ async fn the_ledger_remembers_how_far_a_stream_was_read() {
     let (bobs, alices) = (ledger(), ledger());
     let _server = mesh.serve(bobs.clone()).await;
     let options = || SubscribeOptions::default().oldest().into_ledger(alices.clone());
-    let mut events = mesh.client().subscribe(mesh.bob.id(), options());
-    bobs.insert((0..10).map(|ts| event(&mesh.bob, ts)).collect())
+    let mut events = mesh.client().peer(mesh.bob.id()).subscribe(options());
+    bobs.insert_verified((0..10).map(|ts| event(&mesh.bob, ts)).collect())
         .await
         .unwrap();
     for ts in 0..10 {
@@ -183,8 +192,8 @@ async fn the_ledger_remembers_how_far_a_stream_was_read() {
     // The place is written a second after the events at the latest.
     tokio::time::sleep(Duration::from_secs(2)).await;
     drop(events);
-    bobs.insert(vec![event(&mesh.bob, 10)]).await.unwrap();
-    let mut events = mesh.client().subscribe(mesh.bob.id(), options());
+    bobs.insert_verified(vec![event(&mesh.bob, 10)]).await.unwrap();
+    let mut events = mesh.client().peer(mesh.bob.id()).subscribe(options());
     assert_eq!(next_ts(&mut events).await, 10);
     assert_eq!(ids(&*alices).await, ids(&*bobs).await);
 }
@@ -194,12 +203,12 @@ async fn what_came_again_after_a_crash_is_known_by_its_id() {
     let mesh = Mesh::new();
     let (bobs, alices) = (ledger(), ledger());
     let _server = mesh.serve(bobs.clone()).await;
-    bobs.insert(vec![event(&mesh.bob, 1)]).await.unwrap();
+    bobs.insert_verified(vec![event(&mesh.bob, 1)]).await.unwrap();
     let options = || SubscribeOptions::default().oldest().into_ledger(alices.clone());
     for expected in [Insertion::Stored, Insertion::Duplicate] {
         // Dropped before the place was written; the next client signs at another time.
         tokio::time::sleep(Duration::from_millis(10)).await;
-        let mut events = mesh.client().subscribe(mesh.bob.id(), options());
+        let mut events = mesh.client().peer(mesh.bob.id()).subscribe(options());
         assert_eq!(next(&mut events).await.unwrap().insertion, Some(expected));
     }
 }
@@ -211,13 +220,14 @@ async fn a_peer_is_not_told_what_it_told() {
     let _server = mesh.serve(bobs.clone()).await;
     let mut events = mesh
         .client()
-        .subscribe(mesh.bob.id(), SubscribeOptions::default());
+        .peer(mesh.bob.id())
+        .subscribe(SubscribeOptions::default());
     until(&events, |state| *state == StreamState::Live).await;
     let alice = Some(mesh.alice.name().clone());
-    bobs.insert_from(vec![event(&mesh.carol, 1)], alice)
+    bobs.insert(vec![CheckedEvent::verified(event(&mesh.carol, 1))], alice)
         .await
         .unwrap();
-    bobs.insert(vec![event(&mesh.carol, 2)]).await.unwrap();
+    bobs.insert_verified(vec![event(&mesh.carol, 2)]).await.unwrap();
     assert_eq!(next_ts(&mut events).await, 2);
 }
 
@@ -228,13 +238,14 @@ async fn another_ledger_is_noticed_and_its_stream_starts_over() {
     let server = mesh.serve(first.clone()).await;
     let mut events = mesh
         .client()
-        .subscribe(mesh.bob.id(), SubscribeOptions::default());
+        .peer(mesh.bob.id())
+        .subscribe(SubscribeOptions::default());
     until(&events, |state| *state == StreamState::Live).await;
-    first.insert(vec![event(&mesh.bob, 1)]).await.unwrap();
+    first.insert_verified(vec![event(&mesh.bob, 1)]).await.unwrap();
     assert_eq!(next_ts(&mut events).await, 1);
     crash(server).await;
     let second = ledger();
-    second.insert(vec![event(&mesh.bob, 7)]).await.unwrap();
+    second.insert_verified(vec![event(&mesh.bob, 7)]).await.unwrap();
     let _server = mesh.serve(second.clone()).await;
     let notice = next(&mut events).await.unwrap_err();
     assert!(matches!(notice, StreamError::LedgerReplaced { .. }), "{notice}");
@@ -253,12 +264,12 @@ async fn an_event_with_a_bad_signature_is_named_and_the_stream_goes_on() {
     let _server = mesh.serve(bobs.clone()).await;
     let alices = ledger();
     let options = SubscribeOptions::default().oldest().into_ledger(alices.clone());
-    let mut events = mesh.client().subscribe(mesh.bob.id(), options);
+    let mut events = mesh.client().peer(mesh.bob.id()).subscribe(options);
     let mut forged = event(&mesh.carol, 1);
     forged.sign("carol", mesh.bob.keypair());
     let mut other_id = event(&mesh.carol, 3);
     other_id.id = "0".repeat(32);
-    bobs.insert(vec![forged.clone(), event(&mesh.carol, 2), other_id])
+    bobs.insert_verified(vec![forged.clone(), event(&mesh.carol, 2), other_id])
         .await
         .unwrap();
     let StreamError::Refused { peer, event: refused } = next(&mut events).await.unwrap_err() else {
@@ -277,7 +288,8 @@ async fn an_unknown_peer_ends_the_subscription_at_once() {
     let stranger = nara("stranger");
     let mut events = mesh
         .client()
-        .subscribe(stranger.id(), SubscribeOptions::default());
+        .peer(stranger.id())
+        .subscribe(SubscribeOptions::default());
     let error = next(&mut events).await.unwrap_err();
     assert!(error.is_final(), "{error}");
     assert!(events.next().await.is_none());
@@ -296,7 +308,8 @@ async fn a_server_that_does_not_know_us_is_reported_and_tried_again() {
         .unwrap();
     let mut events = mesh
         .client()
-        .subscribe(mesh.bob.id(), SubscribeOptions::default());
+        .peer(mesh.bob.id())
+        .subscribe(SubscribeOptions::default());
     let error = next(&mut events).await.unwrap_err();
     assert!(matches!(error, StreamError::Unauthenticated(_)), "{error}");
     crash(server).await;
@@ -312,7 +325,7 @@ async fn dropping_a_subscription_closes_its_stream() {
     let _server = mesh.serve_with(ledger(), limits).await;
     let client = mesh.client();
     for _ in 0..10 {
-        let events = client.subscribe(mesh.bob.id(), SubscribeOptions::default());
+        let events = client.peer(mesh.bob.id()).subscribe(SubscribeOptions::default());
         until(&events, |state| *state == StreamState::Live).await;
         drop(events);
         tokio::time::sleep(Duration::from_millis(10)).await;

@@ -25,7 +25,7 @@ async fn a_known_peer_cannot_be_impersonated() {
     };
     assert_eq!(conflict.offered_by, KeySource::Tls(address(MALLORY)));
     assert_eq!(
-        client.peer(mesh.bob.id()).unwrap().key(),
+        client.peer(mesh.bob.id()).known().unwrap().key(),
         Some(mesh.bob.public_key())
     );
     // Bob cannot help it, so his breaker stays closed however often it happens.
@@ -49,7 +49,7 @@ async fn whoever_passes_on_the_answers_of_a_nara_is_not_taken_for_it() {
         .await;
     let error = failed.unwrap_err();
     assert!(error.is_unauthenticated(), "{error}");
-    assert!(client.peer(mesh.bob.id()).is_none());
+    assert!(client.peer(mesh.bob.id()).known().is_none());
 }
 
 #[tokio::test(start_paused = true)]

@@ -101,9 +101,11 @@ async fn a_stream_runs_over_a_secure_connection() {
         .await
         .unwrap();
     let event = tease(&mesh.bob, "alice", mesh.clock.now_nanos().get());
-    ledger.insert(vec![event.clone()]).await.unwrap();
+    ledger.insert_verified(vec![event.clone()]).await.unwrap();
     let client = mesh.client(BOB, speaks_everything());
-    let mut events = client.subscribe(mesh.bob.id(), SubscribeOptions::default().oldest());
+    let mut events = client
+        .peer(mesh.bob.id())
+        .subscribe(SubscribeOptions::default().oldest());
     // Who cannot connect tries again for ever.
     let first = tokio::time::timeout(Duration::from_secs(60), events.next()).await;
     assert_eq!(first.unwrap().unwrap().unwrap().event.id, event.id);

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode};
-use nara_mesh::client::{CallOptions, ClientError, MeshClient};
+use nara_mesh::client::{ClientError, MeshClient};
 use nara_mesh::identity::LocalNara;
 use nara_mesh::registry::{PeerEvent, PeerProtocol};
 use nara_mesh::transport::TcpTransport;
@@ -66,9 +66,7 @@ async fn peer(change: Change) -> FakePeer {
 async fn call(client: &MeshClient) -> Result<bool, ClientError> {
     let request = SyncRequest::recent(10);
     let bob = nara("bob");
-    let answer = client
-        .call::<EventsSync>(bob.id(), &request, CallOptions::default())
-        .await?;
+    let answer = client.peer(bob.id()).call::<EventsSync>(&request).await?;
     assert!(answer.is_verified());
     Ok(answer.verification().bound)
 }
@@ -309,7 +307,8 @@ async fn who_has_introduced_itself_is_not_asked_for_its_key_again() {
     let client = client(|builder| builder);
     let request = SyncRequest::recent(10);
     let answer = client
-        .call::<EventsSync>(peer.address, &request, CallOptions::default())
+        .peer(peer.address)
+        .call::<EventsSync>(&request)
         .await
         .unwrap();
     assert!(answer.is_verified());

@@ -126,8 +126,10 @@ async fn a_stream_proves_who_serves_it_with_either_signature() {
             .register(crate::support::known(&nara("bob"), Some(address)))
             .unwrap();
         let event = tease(&nara("bob"), "alice", 1_769_100_000_000_000_000);
-        ledger.insert(vec![event.clone()]).await.unwrap();
-        let mut events = client.subscribe(nara("bob").id(), SubscribeOptions::default().oldest());
+        ledger.insert_verified(vec![event.clone()]).await.unwrap();
+        let mut events = client
+            .peer(nara("bob").id())
+            .subscribe(SubscribeOptions::default().oldest());
         let first = events.next().await.unwrap().unwrap();
         assert_eq!(first.event, event);
         let v2 = signatures == Signatures::V2AndV1;

@@ -1,4 +1,4 @@
-//! What an embedded node is told, and the defaults with their reasons.
+//! The settings of an embedded node, and the defaults with their reasons.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -33,20 +33,20 @@ pub const USER_TIMEOUT: Duration = Duration::from_secs(20);
 /// it, so that the nodes of a mesh do not come back at the same moment.
 pub const MAX_BACKOFF: Duration = Duration::from_secs(30);
 
-/// How an embedded node is started.
+/// The settings of an embedded node.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct EmbeddedSettings {
-    /// The host name to ask for. The control server may grant another one.
+    /// The requested host name. The control server may grant another one.
     pub host_name: String,
     /// The control server: [`TAILSCALE_CONTROL`], or a Headscale.
     pub control_url: Url,
-    /// The key to join with. Without one, somebody has to log in with a browser.
+    /// The auth key. Without one, a login with a browser is needed.
     pub auth_key: Option<AuthKey>,
     /// The file that keeps the keys of the node, so that it is the same node after a restart. `None`: a new node each
     /// time.
     pub key_file: Option<PathBuf>,
-    /// Whether the control server is to forget the node soon after it has left.
+    /// Whether the control server forgets the node soon after it has left.
     pub ephemeral: bool,
     /// Files with certificates (PEM) of authorities to trust beside those of the system, for the control server and
     /// for relays.
@@ -57,15 +57,15 @@ pub struct EmbeddedSettings {
     pub max_backoff: Duration,
     /// See [`RELAY_RATE`]; 0: no limit.
     pub relay_rate: u32,
-    /// Whether packets may go straight to peers over UDP, and not only through relays.
+    /// Whether packets may go directly to peers over UDP, and not only through relays.
     pub direct: bool,
-    /// The UDP port for that; 0: any. A fixed one can be opened in a firewall.
+    /// The UDP port for direct paths; 0 for any. A fixed port can be opened in a firewall.
     pub udp_port: u16,
     plain_control: bool,
 }
 
 impl EmbeddedSettings {
-    /// A node that asks for this host name at this control server. All else has the defaults of this module.
+    /// Settings with this host name and control server, and the defaults of this module.
     pub fn new(host_name: impl Into<String>, control_url: Url) -> Self {
         Self {
             host_name: host_name.into(),
@@ -83,8 +83,8 @@ impl EmbeddedSettings {
         }
     }
 
-    /// Accepts a control server on `http://`. For a lab only: whoever is on the way can pose as the control server and
-    /// add nodes of their own to the tailnet.
+    /// Accepts a control server on `http://`. For labs only: an attacker on the path can impersonate the control
+    /// server and add nodes to the tailnet.
     pub fn danger_allow_plain_control(&mut self) {
         self.plain_control = true;
     }
@@ -114,7 +114,7 @@ impl EmbeddedSettings {
     }
 }
 
-/// An embedded node that cannot be started. What the network does is no such error: the node starts and waits.
+/// Why an embedded node cannot start. Network failures are not among the reasons: the node starts and waits.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EmbeddedError {
@@ -126,7 +126,7 @@ pub enum EmbeddedError {
         /// Why.
         detail: String,
     },
-    /// The control URL is none.
+    /// The control URL is malformed.
     #[error("{url} is no address of a control server; it begins with https://")]
     ControlUrl {
         /// The URL.
@@ -135,13 +135,13 @@ pub enum EmbeddedError {
     /// The keys of the node cannot be read or kept.
     #[error("the node keys cannot be read or stored")]
     KeyFile(#[from] KeyFileError),
-    /// The control server is to be talked to without TLS.
+    /// The control URL is not https.
     #[error("{url} has no TLS, and whoever is on the way could pose as the control server; use https://")]
     PlainControl {
         /// The URL.
         url: String,
     },
-    /// The UDP port that was asked for cannot be had.
+    /// The requested UDP port is unavailable.
     #[error("UDP port {port} cannot be used; choose another one, or 0 for any")]
     UdpPort {
         /// The port.

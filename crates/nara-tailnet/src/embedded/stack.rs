@@ -57,7 +57,7 @@ impl Runner {
                 .await
                 .is_err()
             {
-                tracing::error!("the network stack panicked; it goes on");
+                tracing::error!("the network stack panicked; it continues");
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }

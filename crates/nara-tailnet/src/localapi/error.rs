@@ -5,7 +5,7 @@ use http::StatusCode;
 
 use crate::status::NotReadyReason;
 
-/// A call of the LocalAPI that failed.
+/// Why a call of the LocalAPI failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LocalApiError {
     /// The socket cannot be reached.
@@ -16,21 +16,21 @@ pub(crate) enum LocalApiError {
         /// Why.
         source: io::Error,
     },
-    /// The daemon says no.
+    /// The daemon refused.
     #[error("tailscaled answers {status}: {message}")]
     Refused {
         /// The status.
         status: StatusCode,
-        /// The first line of what it says.
+        /// The first line of its message.
         message: String,
     },
-    /// The answer is larger than it may be.
+    /// The answer is too large.
     #[error("the answer of tailscaled has more than {limit} bytes")]
     TooLarge {
         /// The limit in bytes.
         limit: usize,
     },
-    /// The answer is not as expected.
+    /// The answer is malformed.
     #[error("{detail}")]
     Malformed {
         /// What is wrong.
@@ -49,7 +49,7 @@ impl LocalApiError {
         }
     }
 
-    /// Why the node is not ready, as far as this error tells.
+    /// The reason for which the node is not ready, according to this error.
     pub(crate) fn reason(&self) -> NotReadyReason {
         match self {
             Self::Connect { socket, source } if source.kind() == io::ErrorKind::PermissionDenied => {

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use nara_mesh::clock::{Clock as _, SystemClock};
-use nara_mesh::ledger::EventStore as _;
+use nara_mesh::ledger::{EventStore as _, ReadLimit};
 use nara_proto::event::{Payload, SocialPayload};
 use nara_proto::sync::{EventFilter, MAX_EVENTS};
 use nara_proto::world::WorldMessage;
@@ -95,7 +95,8 @@ async fn sync(a: &Nara, b: &Nara) -> Result<String, String> {
     let begin = Instant::now();
     let mut pages = a
         .client
-        .sync_pages(&b.name, EventFilter::default(), EVENTS as usize, None);
+        .peer(&b.name)
+        .sync_pages(EventFilter::default(), EVENTS as usize, None);
     let mut events = 0;
     while let Some(page) = pages.next().await {
         let page = page.map_err(|error| error.to_string())?;
@@ -130,7 +131,7 @@ async fn direct_message(a: &Nara, b: &Nara) -> Result<String, String> {
     let took = begin.elapsed();
     let stored = b
         .ledger
-        .recent(EventFilter::default(), 20)
+        .recent(EventFilter::default(), ReadLimit::events(20))
         .await
         .map_err(|error| error.to_string())?;
     if receipt.success && receipt.is_verified() && stored.iter().any(|event| event.id == id) {
@@ -156,7 +157,8 @@ async fn zine(a: &Nara, b: &Nara) -> Result<String, String> {
     let begin = Instant::now();
     let answer = a
         .client
-        .exchange_zine(&b.name, vec![given])
+        .peer(&b.name)
+        .exchange_zine(vec![given])
         .await
         .map_err(|error| error.to_string())?
         .into_inner();
@@ -164,7 +166,7 @@ async fn zine(a: &Nara, b: &Nara) -> Result<String, String> {
     let since = SystemClock.now_nanos().saturating_sub(Duration::from_secs(60));
     let arrived = b
         .ledger
-        .since(since, MAX_EVENTS)
+        .since(since, ReadLimit::events(MAX_EVENTS))
         .await
         .map_err(|error| error.to_string())?;
     let got = answer

@@ -1,3 +1,4 @@
+use nara_mesh::ledger::ReadLimit;
 use std::time::Instant;
 
 use nara_proto::event::{Payload, SocialPayload};
@@ -30,7 +31,10 @@ async fn try_run(mesh: &Mesh) -> StepResult {
     let start = Instant::now();
     let receipt = alice.client.send_dm(bob.local.id(), event).await?;
     let elapsed = start.elapsed();
-    let newest = bob.ledger.recent(EventFilter::default(), 20).await?;
+    let newest = bob
+        .ledger
+        .recent(EventFilter::default(), ReadLimit::events(20))
+        .await?;
     let stored = newest.iter().find(|event| event.id == id);
     let ok = receipt.success && receipt.is_verified() && stored.is_some();
     Ok(Report::new(

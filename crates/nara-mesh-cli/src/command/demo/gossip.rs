@@ -2,6 +2,7 @@ use std::time::{Duration, Instant};
 
 use nara_mesh::client::StreamState;
 use nara_mesh::gossip::{GossipConfig, GossipLink, GossipService, GossipStatus};
+use nara_mesh::ledger::ReadLimit;
 use nara_proto::event::{Payload, SocialPayload, SyncEvent};
 
 use super::nara::{DemoNara, Mesh};
@@ -47,7 +48,7 @@ async fn try_run(mesh: &Mesh) -> StepResult {
         ..SocialPayload::default()
     }));
     let told = Instant::now();
-    alice.ledger.insert(vec![news.clone()]).await?;
+    alice.ledger.insert_verified(vec![news.clone()]).await?;
     let hearing = mesh.naras()[1..].iter().map(|nara| hears(nara, &news, told));
     let mut heard = futures_util::future::try_join_all(hearing).await?;
     heard.sort_by_key(|(_, after)| *after);
@@ -94,7 +95,7 @@ async fn hears(
 ) -> Result<(String, Duration), nara_mesh::ledger::LedgerError> {
     while !nara
         .ledger
-        .since(news.ts, 10)
+        .since(news.ts, ReadLimit::events(10))
         .await?
         .iter()
         .any(|event| event.id == news.id)

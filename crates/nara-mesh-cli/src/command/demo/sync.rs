@@ -31,7 +31,10 @@ pub(super) async fn run(mesh: &Mesh, events: u32) -> Report {
 
 async fn try_run(mesh: &Mesh, events: usize) -> StepResult {
     let [alice, bob, _] = mesh.trio();
-    let seeded = alice.ledger.insert(history(mesh.naras(), events)).await?;
+    let seeded = alice
+        .ledger
+        .insert_verified(history(mesh.naras(), events))
+        .await?;
     let seeded = seeded
         .iter()
         .filter(|outcome| **outcome == Insertion::Stored)
@@ -43,7 +46,8 @@ async fn try_run(mesh: &Mesh, events: usize) -> StepResult {
     let mut lines = Vec::new();
     let mut pages = bob
         .client
-        .sync_pages(alice.local.id(), EventFilter::default(), PAGE, None);
+        .peer(alice.local.id())
+        .sync_pages(EventFilter::default(), PAGE, None);
     let mut number = 0;
     while let Some(page) = pages.next().await {
         number += 1;

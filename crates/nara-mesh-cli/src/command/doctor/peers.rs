@@ -150,7 +150,7 @@ fn clocks(pings: &[PeerResult], report: &mut Report) -> Outcome<()> {
     };
     let check = Check::ok(
         "peers' clocks",
-        format!("the largest offset is that of {label}: {}", told_clock(furthest)),
+        format!("{label} has the largest offset: {}", told_clock(furthest)),
         why,
     );
     report.add(match furthest.offset.at_least() {

@@ -93,6 +93,7 @@ async fn tell_nara(
     // The ping may have taught something.
     let peer = client
         .peer(reference)
+        .known()
         .map_or_else(|| peer.clone(), |peer| peer.info());
     let row = Row {
         address,

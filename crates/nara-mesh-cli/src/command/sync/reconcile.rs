@@ -49,7 +49,7 @@ pub(super) async fn check(
     printer: Printer,
 ) -> Outcome {
     let start = Instant::now();
-    let check = match client.check_in_sync(ledger, peer, scope).await {
+    let check = match client.peer(peer).check_in_sync(ledger, scope).await {
         Ok(check) => check,
         Err(SyncError::Peer(error)) if error.status().is_some_and(|status| status == 404) => {
             return Err(Failure::from(error).hint(
@@ -88,7 +88,8 @@ pub(super) async fn fetch(
     let bar = Bar::new(printer);
     let start = Instant::now();
     let (options, progress) = ReconcileOptions::default().push(args.push).watched();
-    let reconciled = client.reconcile(ledger, peer, scope, options);
+    let peer_handle = client.peer(peer);
+    let reconciled = peer_handle.reconcile(ledger, scope, options);
     let report = bar.follow(progress, reconciled).await;
     bar.finish();
     let report = report.map_err(failure)?;

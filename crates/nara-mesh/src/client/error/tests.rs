@@ -8,35 +8,39 @@ fn status(status: u16, text: &str) -> ClientError {
         text: text.to_owned(),
         verified: false,
     };
-    ClientError::new("bob", ErrorKind::Status(answer))
+    ClientError::new("bob", Problem::Status(answer))
 }
 
 #[test]
-fn a_message_names_the_peer_what_happened_and_what_to_do() {
+fn a_message_names_the_peer_and_what_happened_and_a_hint_says_what_to_do() {
     assert_eq!(
-        ClientError::new("bob", ErrorKind::UnknownPeer).to_string(),
-        "bob: the peer or its address is unknown; register it first"
+        ClientError::new("bob", Problem::UnknownPeer).to_string(),
+        "bob: the peer or its address is unknown"
+    );
+    let refused = status(401, "Authentication failed: replayed request\n");
+    assert_eq!(
+        refused.to_string(),
+        "bob: answered 401 \"Authentication failed: replayed request\" (not verified)"
     );
     assert_eq!(
-        status(401, "Authentication failed: replayed request\n").to_string(),
-        "bob: answered 401 \"Authentication failed: replayed request\" (not verified); check that our \
-         clock is right and that the peer has our name and key"
+        refused.hint().unwrap(),
+        "check that our clock is right and that the peer has our name and key"
     );
 }
 
 /// Every kind that can be made without a connection.
-fn all_kinds() -> Vec<ErrorKind> {
+fn all_kinds() -> Vec<Problem> {
     let name: NaraName = "carol".parse().unwrap();
-    let discovery = ErrorKind::Discovery(DiscoveryProblem::NoKey);
+    let discovery = Problem::Discovery(DiscoveryProblem::NoKey);
     vec![
-        ErrorKind::AskedToWait(AskedToWait {
+        Problem::AskedToWait(AskedToWait {
             retry_after: Duration::from_secs(3),
             answer: None,
         }),
-        ErrorKind::CircuitOpen(CircuitOpen {
+        Problem::CircuitOpen(CircuitOpen {
             retry_in: Duration::from_secs(1),
         }),
-        ErrorKind::ClockSkew(ClockSkew {
+        Problem::ClockSkew(ClockSkew {
             theirs: UnixMillis::new(1_769_100_000_000),
             ours: UnixMillis::new(1_769_100_040_250),
             fault: None,
@@ -45,55 +49,57 @@ fn all_kinds() -> Vec<ErrorKind> {
                 by: Duration::from_millis(40_250),
             })),
         }),
-        ErrorKind::Decode(nara_proto::go_json::from_slice::<String>(b"{").unwrap_err()),
-        ErrorKind::Dial(io::Error::from(io::ErrorKind::ConnectionRefused)),
-        ErrorKind::DialTimeout(Duration::from_secs(5)),
-        ErrorKind::Discovery(DiscoveryProblem::NoName),
-        ErrorKind::Downgrade,
-        ErrorKind::DuplicateMessage,
-        ErrorKind::Identity(RegisterError::Full(1)),
-        ErrorKind::InnerSignature,
-        ErrorKind::InvalidRequest(http::Uri::builder().path_and_query(" ").build().unwrap_err()),
-        ErrorKind::NobodyKnows { asked: 3 },
-        ErrorKind::NoReply(Duration::from_secs(30)),
-        ErrorKind::Page(PageError::TooLong { asked: 1, got: 2 }),
-        ErrorKind::Timeout(Stage::Answer),
-        ErrorKind::Timeout(Stage::Dial),
-        ErrorKind::Timeout(Stage::Queue),
-        ErrorKind::Timeout(Stage::Verify),
-        ErrorKind::TooLarge(1),
-        ErrorKind::TooManyPending(1),
-        ErrorKind::Signature(SignatureError::BadSignature),
-        ErrorKind::Unauthenticated(ResponseAuthError::BadSignature),
-        ErrorKind::UnknownKey {
+        Problem::Decode(nara_proto::go_json::from_slice::<String>(b"{").unwrap_err()),
+        Problem::Dial(io::Error::from(io::ErrorKind::ConnectionRefused)),
+        Problem::DialTimeout(Duration::from_secs(5)),
+        Problem::Discovery(DiscoveryProblem::NoName),
+        Problem::Downgrade,
+        Problem::DuplicateMessage,
+        Problem::Identity(RegisterError::Full(1)),
+        Problem::InnerSignature,
+        Problem::InvalidRequest(RequestProblem::Host),
+        Problem::NobodyKnows { asked: 3 },
+        Problem::NoReply(Duration::from_secs(30)),
+        Problem::Page(PageError::TooLong { asked: 1, got: 2 }),
+        Problem::Timeout(Stage::Answer),
+        Problem::Timeout(Stage::Body),
+        Problem::NotStreamable,
+        Problem::Timeout(Stage::Dial),
+        Problem::Timeout(Stage::Queue),
+        Problem::Timeout(Stage::Verify),
+        Problem::TooLarge(1),
+        Problem::TooManyPending(1),
+        Problem::Signature(SignatureError::BadSignature),
+        Problem::Unauthenticated(ResponseAuthError::BadSignature),
+        Problem::KeyNotPinned {
             responder: name.clone(),
-            discovery: None,
         },
-        ErrorKind::UnknownKey {
+        Problem::KeyNotLearned {
             responder: name,
-            discovery: Some(ClientError::new("bob", discovery)),
+            discovery: ClientError::new("bob", discovery),
         },
-        ErrorKind::UnknownPeer,
-        ErrorKind::Untrusted("carol".parse().unwrap()),
+        Problem::UnknownPeer,
+        Problem::Untrusted("carol".parse().unwrap()),
     ]
 }
 
 #[test]
-fn every_message_names_the_peer_once_and_ends_with_what_to_do() {
+fn every_message_names_the_peer_once_and_comes_with_a_hint_that_names_no_program() {
     for kind in all_kinds() {
         let error = ClientError::new("bob", kind);
         let text = error.to_string();
         assert!(text.starts_with("bob: "), "{text}");
-        let (happened, advice) = text.rsplit_once("; ").expect(&text);
-        assert!(advice.len() > 10 && happened.len() > 10, "{text}");
+        let hint = error.hint().unwrap();
+        assert!(hint.len() > 8 && text.len() > 15, "{text}; {hint}");
+        assert!(!text.contains(&*hint), "{text}; {hint}");
+        assert!(!hint.contains('`') && !text.contains('`'), "{text}; {hint}");
         assert!(!text.contains('\n'), "{text}");
         let cause = error.source().map(ToString::to_string);
         assert!(cause.is_none_or(|cause| !text.contains(&cause)), "{text}");
     }
     for code in [307, 400, 401, 404, 500, 503] {
-        let text = status(code, "what; it says").to_string();
-        let (_, advice) = text.rsplit_once("; ").unwrap();
-        assert!(!advice.contains("it says"), "{text}");
+        let error = status(code, "what; it says");
+        assert!(!error.hint().unwrap().contains("it says"), "{error}");
     }
 }
 
@@ -101,7 +107,7 @@ fn every_message_names_the_peer_once_and_ends_with_what_to_do() {
 fn a_cause_is_its_source_and_not_part_of_the_message() {
     let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
     let cause = refused.to_string();
-    let error = ClientError::new("bob", ErrorKind::Dial(refused));
+    let error = ClientError::new("bob", Problem::Dial(refused));
     assert_eq!(error.source().unwrap().to_string(), cause);
     assert!(!error.to_string().contains(&cause));
     assert!(error.is_unreachable() && !error.is_timeout());

@@ -10,14 +10,14 @@ use tokio::time::{Instant, timeout_at};
 
 use super::error::StreamProblem;
 use super::frames::{FrameError, Frames};
-use crate::client::address::Route;
-use crate::client::call::OpenAnswer;
-use crate::client::error::{ErrorKind, Stage};
-use crate::client::outgoing::Outgoing;
-use crate::client::pool::Connection;
+use crate::client::caller::OpenReply;
+use crate::client::error::{ClientError, Problem, Stage};
+use crate::client::handle::PeerHandle;
+use crate::client::pool::Lease;
+use crate::client::request::Outgoing;
+use crate::client::resolve::Route;
 use crate::client::sign::SentSignatures;
-use crate::client::verify::check_responder;
-use crate::client::{CallOptions, ClientError, MeshClient, PeerRef};
+use crate::client::verifier::{AnswerVerifier, check_responder};
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
@@ -25,7 +25,7 @@ const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 #[derive(Debug)]
 pub(super) struct Opened {
     pub(super) frames: Frames,
-    pub(super) _connection: Connection,
+    pub(super) _lease: Lease,
     pub(super) hello: Hello,
     pub(super) server: NaraName,
     /// What the `hello` asked for with `retry:`, in milliseconds.
@@ -45,33 +45,30 @@ impl From<ClientError> for OpenError {
     }
 }
 
-impl MeshClient {
+impl PeerHandle {
     /// Opens a stream behind `cursor`.
     pub(super) async fn open_stream(
         &self,
-        peer: &PeerRef,
         request: &StreamRequest,
         cursor: Option<ArrivalCursor>,
     ) -> Result<Opened, OpenError> {
-        let deadline = self.deadline(CallOptions::default());
-        let route = self.route(peer)?;
+        let deadline = self.deadline();
+        let mut route = self.exchange.route(&self.peer)?;
         let outgoing = Outgoing::new::<EventsStream>(request);
-        let mut outgoing = outgoing.map_err(|kind| OpenError::Call(ClientError::new(&route, kind)))?;
-        let route = self.introduced(route, &outgoing, deadline).await?;
-        let fail = |kind| OpenError::Call(ClientError::new(&route, kind));
+        let mut outgoing = outgoing.map_err(|problem| ClientError::new(&route, problem))?;
         let last_event_id = cursor.map(|cursor| cursor.to_string()).unwrap_or_default();
         if let Ok(value) = HeaderValue::try_from(&last_event_id)
             && cursor.is_some()
         {
             outgoing.headers.insert(LAST_EVENT_ID, value);
         }
-        let answer = self.open(&route, &outgoing, deadline).await.map_err(fail)?;
-        let OpenAnswer {
-            headers,
-            body,
-            sent,
-            connection,
+        let answer = self.exchange.open(&mut route, &outgoing, deadline).await;
+        let fail = |problem| OpenError::Call(ClientError::new(&route, problem));
+        let answer = answer.map_err(fail)?;
+        let OpenReply {
+            head, body, lease, ..
         } = answer;
+        let (headers, sent) = (head.headers, head.sent);
         let content_type = headers.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
         if !is_event_stream(content_type) {
             let content_type = String::from_utf8_lossy(content_type).into_owned();
@@ -81,7 +78,7 @@ impl MeshClient {
         let mut frames = Frames::new(body);
         let first = timeout_at(deadline, frames.next())
             .await
-            .map_err(|_| fail(ErrorKind::Timeout(Stage::Answer)))?
+            .map_err(|_| fail(Problem::Timeout(Stage::Answer)))?
             .map_err(OpenError::Frame)?;
         let data = first.data.as_deref().unwrap_or_default();
         let message = StreamMessage::decode(first.event.as_deref(), first.id.as_deref(), data);
@@ -96,76 +93,64 @@ impl MeshClient {
             query: &query,
             last_event_id: &last_event_id,
         };
-        let server = self
-            .verify_hello(&route, &hello, opening, &sent, deadline)
+        let server = verify_hello(&self.exchange.verifier, &route, &hello, opening, &sent, deadline)
             .await
             .map_err(fail)?;
         Ok(Opened {
             frames,
-            _connection: connection,
+            _lease: lease,
             hello,
             server,
             retry: first.retry,
         })
     }
+}
 
-    /// Verifies who made a `hello`, and that it is for this request.
-    async fn verify_hello(
-        &self,
-        route: &Route,
-        hello: &Hello,
-        opening: StreamOpening<'_>,
-        sent: &SentSignatures,
-        deadline: Instant,
-    ) -> Result<NaraName, ErrorKind> {
-        let server = hello.check().map_err(ErrorKind::Hello)?;
-        if self.shared.accept_unverified {
-            return Ok(server);
-        }
-        check_responder(route, &server)?;
-        self.check_trusted(&server)?;
-        if let Some(expected) = &route.expected.id
-            && expected.as_str() != hello.id
-        {
-            return Err(ErrorKind::Hello(HelloError::Id));
-        }
-        let asking = timeout_at(deadline, self.responder(route, &server, deadline)).await;
-        let responder = asking.map_err(|_| ErrorKind::Timeout(Stage::Verify))??;
-        let verify = |signature: Option<Signature>| {
-            let request_signature = signature.ok_or(HelloError::Signature)?.to_base64();
-            let opening = StreamOpening {
-                request_signature: &request_signature,
-                ..opening
-            };
-            hello.verify(opening, &responder.pinned.key)
+/// Verifies who made a `hello`, and that it is for this request.
+async fn verify_hello(
+    verifier: &AnswerVerifier,
+    route: &Route,
+    hello: &Hello,
+    opening: StreamOpening<'_>,
+    sent: &SentSignatures,
+    deadline: Instant,
+) -> Result<NaraName, Problem> {
+    let server = hello.check().map_err(Problem::Hello)?;
+    if verifier.accept_unverified {
+        return Ok(server);
+    }
+    check_responder(route, &server)?;
+    verifier.check_trusted(&server)?;
+    if let Some(expected) = &route.expected.id
+        && expected.as_str() != hello.id
+    {
+        return Err(Problem::Hello(HelloError::Id));
+    }
+    let asking = timeout_at(deadline, verifier.responder(route, &server, deadline)).await;
+    let responder = asking.map_err(|_| Problem::Timeout(Stage::Verify))??;
+    let verify = |signature: Option<Signature>| {
+        let request_signature = signature.ok_or(HelloError::Signature)?.to_base64();
+        let opening = StreamOpening {
+            request_signature: &request_signature,
+            ..opening
         };
-        // Whoever speaks v2 answers the better of the two signatures.
-        let by_v2 = verify(sent.v2).is_ok();
-        if !by_v2 {
-            if let Err(error) = verify(sent.v1) {
-                if matches!(error, HelloError::Signature) && !responder.is_new {
-                    let looking = self.look_for_conflict(route, &server, deadline);
-                    timeout_at(deadline, looking).await.unwrap_or(Ok(()))?;
-                }
-                return Err(ErrorKind::Hello(error));
+        hello.verify(opening, &responder.pinned.key)
+    };
+    // A server that speaks v2 answers the better of the two signatures.
+    let by_v2 = verify(sent.v2).is_ok();
+    if !by_v2 {
+        if let Err(error) = verify(sent.v1) {
+            if matches!(error, HelloError::Signature) && !responder.is_new {
+                let looking = verifier.look_for_conflict(route, &server, deadline);
+                timeout_at(deadline, looking).await.unwrap_or(Ok(()))?;
             }
-            self.check_hello_downgrade(&server, sent)?;
+            return Err(Problem::Hello(error));
         }
-        self.settle(route, responder, by_v2)?;
-        Ok(server)
+        // A `hello` for the v1 signature of a request with both comes from a server that does not speak v2.
+        verifier.check_downgrade(&server, sent.v2.is_some())?;
     }
-
-    /// A `hello` that answers the inherited signature of a request with both comes from a server that does not speak
-    /// v2.
-    fn check_hello_downgrade(&self, server: &NaraName, sent: &SentSignatures) -> Result<(), ErrorKind> {
-        let registry = &self.shared.registry;
-        let known = registry.by_name(server.as_str());
-        if let Some(peer) = known.filter(|peer| sent.v2.is_some() && peer.protocol().v2) {
-            registry.report_downgrade(&peer, "response", "v2 signature");
-            return Err(ErrorKind::Downgrade);
-        }
-        Ok(())
-    }
+    verifier.settle(route, responder, by_v2)?;
+    Ok(server)
 }
 
 fn problem(problem: StreamProblem) -> OpenError {

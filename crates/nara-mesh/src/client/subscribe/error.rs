@@ -4,14 +4,15 @@ use http::StatusCode;
 use nara_proto::event::EventProblem;
 use nara_proto::stream::{ArrivalCursor, MessageError};
 
-use crate::client::{ClientError, RefusedEvent};
+use crate::client::error::ClientError;
+use crate::client::verified::RefusedEvent;
 use crate::ledger::LedgerError;
 
-/// Something of a stream that is not an event. Only a [final](StreamError::is_final) one ends it.
+/// An error item of a subscription. Only a [final](StreamError::is_final) one ends it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StreamError {
-    /// The peer sent an event that must not be stored; the stream goes on behind it.
+    /// The peer sent an event that must not be stored; the stream continues.
     #[error("{peer}: event {} refused: {}; it was left out", short(&event.id), event.problem)]
     Refused {
         /// Who sent it.
@@ -19,8 +20,7 @@ pub enum StreamError {
         /// The event, and what is wrong with it.
         event: Box<RefusedEvent>,
     },
-    /// The ledger of the peer is another one than that of our cursor. Its events come from `start` on; those that
-    /// are known come again.
+    /// The peer has a new ledger, so our cursor is void. Its events come from `start` on, known ones again.
     #[error("{peer} has a new ledger; its stream starts over behind {start}")]
     LedgerReplaced {
         /// The peer.
@@ -28,7 +28,7 @@ pub enum StreamError {
         /// Where its stream begins now.
         start: ArrivalCursor,
     },
-    /// The peer broke the rules of streams. The stream was closed and is opened again after a pause.
+    /// The peer violated the stream protocol. The stream was closed and is opened again after a pause.
     #[error("{peer} violated the stream protocol: {problem}")]
     Protocol {
         /// The peer.
@@ -37,8 +37,8 @@ pub enum StreamError {
         #[source]
         problem: StreamProblem,
     },
-    /// The stream could not be opened because one side cannot prove to the other who it is. It is tried again
-    /// after a pause.
+    /// The stream could not be opened because one side could not authenticate the other. It is tried again after a
+    /// pause.
     #[error("the stream cannot be opened")]
     Unauthenticated(#[source] ClientError),
     /// Our own ledger failed. The stream is opened again after a pause, behind what is stored.
@@ -63,11 +63,11 @@ pub enum StreamError {
     Call(#[source] ClientError),
 }
 
-/// How a peer broke the rules of streams.
+/// How a peer violated the stream protocol.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StreamProblem {
-    /// The place of a message belongs to another ledger than its `hello` said.
+    /// The cursor of a message belongs to another ledger than the `hello`.
     #[error("a message has a cursor of another ledger ({got} instead of {expected})")]
     ForeignCursor {
         /// The epoch of the `hello`.
@@ -75,13 +75,13 @@ pub enum StreamProblem {
         /// That of the message.
         got: String,
     },
-    /// A message cannot be read.
+    /// A message is malformed.
     #[error("malformed message: {0}")]
     Message(#[source] MessageError),
-    /// The first message is no `hello`.
+    /// The first message is not a `hello`.
     #[error("the stream does not begin with a hello")]
     NoHello,
-    /// The place of a message is not behind that of the one before.
+    /// The place of a message is not behind the previous one.
     #[error("positions out of order: {got} after {last}")]
     Order {
         /// The place before.

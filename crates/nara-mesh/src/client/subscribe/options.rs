@@ -8,7 +8,7 @@ use nara_proto::time::UnixNanos;
 use crate::defaults;
 use crate::ledger::Ledger;
 
-/// What to subscribe to. The default: every event that arrives from now on, stored nowhere.
+/// Options of a subscription. The default: every event that arrives from now on, not stored.
 #[derive(Clone, Debug, Default)]
 #[must_use]
 pub struct SubscribeOptions {
@@ -26,35 +26,34 @@ impl SubscribeOptions {
         self
     }
 
-    /// Begins with the first event that arrived at the peer and has this time or a later one, and all that
-    /// arrived behind it: if there is no cursor, or the ledger of the peer is another one than that of the
-    /// cursor.
+    /// Without a cursor, or if the peer has a new ledger: begins with the first event in the order of arrival that
+    /// has this time or a later one.
     pub fn since(mut self, since: UnixNanos) -> Self {
         self.request.since = Some(since);
         self
     }
 
-    /// Begins with the oldest event that the peer has: if there is no cursor.
+    /// Without a cursor: begins with the oldest event of the peer.
     pub fn oldest(self) -> Self {
         self.since(UnixNanos::new(i64::MIN))
     }
 
-    /// Resumes behind the cursor of an event; it goes before one that the ledger remembers.
+    /// Resumes behind the cursor of an event; it takes precedence over the stored one.
     pub fn resume(mut self, cursor: ArrivalCursor) -> Self {
         self.cursor = Some(cursor);
         self
     }
 
-    /// Stores events in this ledger before they are given out, as told by the peer, and remembers there how far
-    /// the stream was read, for each peer and filter. The next subscription resumes there. The place is written
-    /// at most once in [`defaults::STREAM_CURSOR_EVENTS`] events or [`defaults::STREAM_CURSOR_INTERVAL`], and
-    /// always behind the events before it: after a crash a few come again, and none is missing.
+    /// Stores events in this ledger, with the peer as origin, before they are returned, and stores how far the
+    /// stream was read, for each peer and filter. The next subscription resumes there. The place is written at most
+    /// once in [`defaults::STREAM_CURSOR_EVENTS`] events or [`defaults::STREAM_CURSOR_INTERVAL`], and always behind
+    /// the events before it: after a crash a few come again, and none is missing.
     pub fn into_ledger(mut self, ledger: Arc<dyn Ledger>) -> Self {
         self.ledger = Some(ledger);
         self
     }
 
-    /// Does not resume where the ledger remembers that the stream was read to.
+    /// Ignores the stored place of the stream.
     pub fn from_the_start(mut self) -> Self {
         self.forget = true;
         self
@@ -67,8 +66,8 @@ impl SubscribeOptions {
     }
 }
 
-/// How long a subscription waits before it connects again: about twice as long after each failure, with jitter.
-/// What the peer asks for (`retry:`) counts within the same bounds.
+/// How long a subscription waits before it reconnects: doubled after each failure, with jitter. A `retry:` of the
+/// peer counts within the same bounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ReconnectPolicy {

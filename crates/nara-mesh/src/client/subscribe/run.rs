@@ -19,13 +19,14 @@ use super::frames::FrameError;
 use super::pause::Pauses;
 use super::unsaved::Unsaved;
 use super::{StreamError, StreamState, SubscribeOptions, VerifiedEvent};
-use crate::client::error::ErrorKind;
-use crate::client::verify::offload;
-use crate::client::{MeshClient, PeerRef, RefusedEvent};
+use crate::client::error::{ClientError, Problem};
+use crate::client::handle::PeerHandle;
+use crate::client::verified::RefusedEvent;
 use crate::defaults;
-use crate::ledger::Insertion;
+use crate::ledger::{CheckedEvent, Insertion};
+use crate::offload::offload;
 use crate::random::random;
-use crate::registry::{KnownKeys, PeerEvent, PeerInfo};
+use crate::registry::{PeerEvent, PeerInfo};
 
 /// Events that are verified and stored together, if so many are there.
 const BATCH_EVENTS: usize = 256;
@@ -42,8 +43,7 @@ const KEEP_ALIVE: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=
 /// Opens the stream of one peer again and again.
 #[derive(Debug)]
 pub(super) struct Runner {
-    client: MeshClient,
-    peer: PeerRef,
+    peer: PeerHandle,
     options: SubscribeOptions,
     items: mpsc::Sender<Result<VerifiedEvent, StreamError>>,
     state: watch::Sender<StreamState>,
@@ -63,15 +63,13 @@ enum Stop {
 
 impl Runner {
     pub(super) fn new(
-        client: MeshClient,
-        peer: PeerRef,
+        peer: PeerHandle,
         options: SubscribeOptions,
         items: mpsc::Sender<Result<VerifiedEvent, StreamError>>,
         state: watch::Sender<StreamState>,
         refused: Arc<AtomicU64>,
     ) -> Self {
         Self {
-            client,
             peer,
             cursor: options.cursor,
             pauses: Pauses::new(options.reconnect),
@@ -94,16 +92,13 @@ impl Runner {
 
     /// Follows the peer until nobody reads the subscription any more, or it cannot go on; then the last item.
     async fn follow(&mut self) -> Option<StreamError> {
-        let mut changes = self.client.registry().subscribe();
+        let mut changes = self.peer.exchange.registry.subscribe();
         if let Err(error) = self.recall().await {
             self.items.send(Err(error)).await.ok()?;
         }
         loop {
             self.set_state(StreamState::Connecting);
-            let opening = self
-                .client
-                .open_stream(&self.peer, &self.options.request, self.cursor)
-                .await;
+            let opening = self.peer.open_stream(&self.options.request, self.cursor).await;
             let mut least = Duration::ZERO;
             let stop = match opening {
                 Ok(opened) => {
@@ -116,9 +111,9 @@ impl Runner {
                     stop
                 }
                 Err(OpenError::Call(error)) => {
-                    match error.kind() {
-                        ErrorKind::CircuitOpen(open) => least = open.retry_in,
-                        ErrorKind::AskedToWait(asked) => least = asked.retry_after,
+                    match error.problem() {
+                        Problem::CircuitOpen(open) => least = open.retry_in,
+                        Problem::AskedToWait(asked) => least = asked.retry_after,
                         _ => {}
                     }
                     match self.classify(error) {
@@ -150,8 +145,8 @@ impl Runner {
     }
 
     /// An error of opening as an item, or else why to wait.
-    fn classify(&self, error: crate::client::ClientError) -> Result<StreamError, String> {
-        if error.is_unknown_peer() || matches!(error.kind(), ErrorKind::InvalidRequest(_)) {
+    fn classify(&self, error: ClientError) -> Result<StreamError, String> {
+        if error.is_unknown_peer() || matches!(error.problem(), Problem::InvalidRequest(_)) {
             return Ok(StreamError::Call(error));
         }
         match error.status() {
@@ -199,7 +194,7 @@ impl Runner {
     }
 
     fn is_about_peer(&self, info: &PeerInfo) -> bool {
-        let known = self.client.peer(&self.peer).map(|peer| peer.info());
+        let known = self.peer.known().map(|peer| peer.info());
         known.is_some_and(|known| {
             known.name == info.name && known.id == info.id && known.address == info.address
         })
@@ -213,7 +208,7 @@ impl Runner {
         let Some(ledger) = &self.options.ledger else {
             return Ok(());
         };
-        let Some(name) = self.client.peer(&self.peer).and_then(|peer| peer.info().name) else {
+        let Some(name) = self.peer.known().and_then(|peer| peer.info().name) else {
             return Ok(());
         };
         let place = cursor_place(&name, &self.options.request.filter);
@@ -234,7 +229,7 @@ impl Runner {
         let Opened {
             mut frames,
             hello,
-            _connection,
+            _lease,
             server,
             retry,
         } = opened;
@@ -264,10 +259,10 @@ impl Runner {
         } else {
             StreamState::CatchingUp
         });
-        let mut decisions = self.client.registry().decisions();
+        let mut decisions = self.peer.exchange.registry.decisions();
         let mut heard = Instant::now();
         loop {
-            if self.client.check_trusted(&reader.server).is_err() {
+            if self.peer.exchange.verifier.check_trusted(&reader.server).is_err() {
                 // It is refused when it is opened again.
                 return Stop::Cut(Cut::Untrusted);
             }
@@ -461,7 +456,7 @@ impl Runner {
     }
 
     async fn verify(&self, events: Vec<SyncEvent>) -> (Vec<SyncEvent>, Vec<EventVerdict>) {
-        let keys = KnownKeys::new(self.client.local().clone(), self.client.registry().clone());
+        let keys = self.peer.exchange.known_keys();
         let large = events.len() > OFFLOAD_EVENTS;
         offload(large, move || {
             let verdicts = verify_events(&events, &keys, random());
@@ -483,13 +478,12 @@ impl Runner {
         let accepted: Vec<_> = events
             .iter()
             .zip(verdicts)
-            .filter(|(_, verdict)| verdict.is_ok())
-            .map(|(event, _)| event.clone())
+            .filter_map(|(event, verdict)| Some(CheckedEvent::new(event.clone(), (*verdict).ok()?)))
             .collect();
         if accepted.is_empty() {
             return Ok(Vec::new());
         }
-        let stored = ledger.insert_from(accepted, Some(server.clone())).await;
+        let stored = ledger.insert(accepted, Some(server.clone())).await;
         stored.map_err(|source| {
             Stop::Error(StreamError::Ledger {
                 peer: server.to_string(),
@@ -508,7 +502,7 @@ impl Runner {
     }
 
     async fn save(&mut self) -> Result<(), crate::ledger::LedgerError> {
-        let Some(name) = self.client.peer(&self.peer).and_then(|peer| peer.info().name) else {
+        let Some(name) = self.peer.known().and_then(|peer| peer.info().name) else {
             return Ok(());
         };
         self.save_as(&name).await
@@ -537,7 +531,7 @@ impl Runner {
         self.state.send_if_modified(|current| {
             let changed = *current != state;
             if changed {
-                tracing::debug!(peer = %self.peer, %state, "stream");
+                tracing::debug!(peer = %self.peer.peer, %state, "stream");
                 *current = state;
             }
             changed
@@ -545,9 +539,9 @@ impl Runner {
     }
 
     fn protocol(&self, problem: StreamProblem) -> StreamError {
-        let known = self.client.peer(&self.peer);
+        let known = self.peer.known();
         StreamError::Protocol {
-            peer: known.map_or_else(|| self.peer.to_string(), |peer| peer.info().to_string()),
+            peer: known.map_or_else(|| self.peer.peer.to_string(), |peer| peer.info().to_string()),
             problem,
         }
     }

@@ -1,25 +1,25 @@
 use std::fmt;
 use std::time::Duration;
 
-/// What a subscription is doing.
+/// The state of a subscription.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StreamState {
-    /// Events come that were there already, or were missed.
+    /// Catching up with stored or missed events.
     CatchingUp,
-    /// It opens a stream.
+    /// Opening a stream.
     Connecting,
-    /// It has ended: see its last item.
+    /// Ended: see the last item.
     Ended,
-    /// We were too slow for the stream: events come from the ledger of the peer until it has caught up.
+    /// We were too slow: events come from the ledger of the peer until the stream has caught up.
     Lagged,
     /// Events come as they arrive.
     Live,
-    /// It waits before it connects again.
+    /// Waiting before a reconnect.
     Waiting {
         /// How long.
         retry_in: Duration,
-        /// What ended the last stream, or kept it from opening.
+        /// Why the last stream ended or could not be opened.
         why: String,
     },
 }

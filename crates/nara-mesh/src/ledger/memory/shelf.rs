@@ -10,9 +10,11 @@ use nara_proto::sync::Cursor;
 use nara_proto::time::UnixNanos;
 
 use crate::ledger::Arrival;
-use crate::ledger::admission::{Place, Shelf, Stranger};
+use crate::ledger::admission::{Account, Held, LadderPlace, NewEvent, Place, Rung, Shelf};
+use crate::ledger::checked::stored_trust;
 use crate::ledger::inventory::Inventory;
-use crate::ledger::retention::Priority;
+use crate::ledger::rank::{Priority, Rank};
+use crate::ledger::retention::Size;
 
 /// The events of a ledger in memory, and every index over them.
 #[derive(Debug, Default)]
@@ -24,31 +26,58 @@ pub(super) struct MemoryShelf {
     /// Where each event stands, by its id.
     ids: HashMap<Arc<str>, Place>,
     inventory: Inventory,
+    /// Verified checkpoints, pings and observations.
     checkpoints: BTreeMap<i64, Place>,
     checkpoints_about: HashMap<String, usize>,
-    pings_of: HashMap<String, BTreeSet<Place>>,
+    pings_of: HashMap<String, BTreeSet<LadderPlace>>,
     pairs: HashMap<(String, String), Pair>,
-    strangers: BTreeSet<Place>,
-    pruned: [BTreeSet<Place>; Priority::PRUNED.len()],
-    kept: usize,
+    /// Verified events in the order in which they go.
+    ladder: BTreeSet<LadderPlace>,
+    /// Unverified events in the order in which they go: of each account, and all of them.
+    unverified_of: HashMap<AccountKey, BTreeSet<(Rank, i64)>>,
+    unverified: BTreeSet<(Rank, i64)>,
+    /// How much is stored of each rank.
+    sizes: BTreeMap<Rank, Size>,
+    accounts: HashMap<AccountKey, Size>,
+}
+
+/// Kind and name of an [`Account`].
+type AccountKey = (u8, String);
+
+fn key(account: Account<'_>) -> AccountKey {
+    (account.kind(), account.name().to_owned())
 }
 
 #[derive(Debug)]
-struct Entry {
-    event: Arc<SyncEvent>,
+pub(super) struct Entry {
+    pub(super) event: Arc<SyncEvent>,
+    pub(super) bytes: usize,
     priority: Priority,
+    pub(super) rank: Rank,
+    account: Option<String>,
     origin: Option<NaraName>,
+    received: UnixNanos,
+}
+
+impl Entry {
+    /// The accounts that the event is charged to.
+    fn accounts(&self) -> impl Iterator<Item = Account<'_>> {
+        let origin = self.origin.as_ref().map(NaraName::as_str);
+        Account::of(self.rank, self.account.as_deref(), origin, &self.event.emitter)
+            .into_iter()
+            .flatten()
+    }
 }
 
 /// The observations of one nara about another.
 #[derive(Debug, Default)]
 struct Pair {
-    restarts: BTreeSet<Place>,
-    others: BTreeSet<Place>,
+    restarts: BTreeSet<(UnixNanos, i64)>,
+    others: BTreeSet<(UnixNanos, i64)>,
 }
 
 impl Pair {
-    fn of_kind(&mut self, restart: bool) -> &mut BTreeSet<Place> {
+    fn of_kind(&mut self, restart: bool) -> &mut BTreeSet<(UnixNanos, i64)> {
         if restart {
             &mut self.restarts
         } else {
@@ -59,7 +88,7 @@ impl Pair {
 
 impl MemoryShelf {
     /// The events behind a cursor, by time and id.
-    pub(super) fn after(&self, after: &Cursor) -> impl DoubleEndedIterator<Item = &Arc<SyncEvent>> {
+    pub(super) fn after(&self, after: &Cursor) -> impl DoubleEndedIterator<Item = &Entry> {
         let after = Place {
             ts: after.ts(),
             id: after.id().into(),
@@ -67,14 +96,19 @@ impl MemoryShelf {
         };
         self.by_time
             .range((Bound::Excluded(after), Bound::Unbounded))
-            .map(|(_, entry)| &entry.event)
+            .map(|(_, entry)| entry)
     }
 
     /// All events in the order of arrival.
-    pub(super) fn arrivals(&self) -> impl Iterator<Item = (&Place, &Arc<SyncEvent>)> {
+    pub(super) fn arrivals(&self) -> impl Iterator<Item = (&Place, &Entry)> {
         self.by_arrival
             .values()
-            .filter_map(|place| Some((place, &self.by_time.get(place)?.event)))
+            .filter_map(|place| Some((place, self.by_time.get(place)?)))
+    }
+
+    /// The number of stored events.
+    pub(super) fn len(&self) -> usize {
+        self.by_time.len()
     }
 
     /// The place of the newest event in the order of arrival, stored or not.
@@ -83,15 +117,21 @@ impl MemoryShelf {
     }
 
     /// The events behind a place in the order of arrival.
-    pub(super) fn arrivals_after(&self, after: i64) -> impl Iterator<Item = (i64, &Arc<SyncEvent>)> {
+    pub(super) fn arrivals_after(&self, after: i64) -> impl Iterator<Item = (i64, &Entry)> {
         let places = self.by_arrival.range((Bound::Excluded(after), Bound::Unbounded));
-        places.filter_map(|(seq, place)| Some((*seq, &self.by_time.get(place)?.event)))
+        places.filter_map(|(seq, place)| Some((*seq, self.by_time.get(place)?)))
     }
 
     /// The event at a place in the order of arrival.
     pub(super) fn arrival(&self, seq: i64) -> Option<Arrival> {
         let entry = self.by_time.get(self.by_arrival.get(&seq)?)?;
-        Some(Arrival::new(seq, (*entry.event).clone(), entry.origin.clone()))
+        let trust = stored_trust(&entry.event, entry.rank.is_verified());
+        Some(Arrival::new(
+            seq,
+            (*entry.event).clone(),
+            entry.origin.clone(),
+            trust,
+        ))
     }
 
     /// The place before the first event that came and is not older than `since`.
@@ -105,32 +145,32 @@ impl MemoryShelf {
         first.map_or(self.position, |first| first - 1)
     }
 
-    pub(super) fn get(&self, place: &Place) -> Option<Arc<SyncEvent>> {
-        self.by_time.get(place).map(|entry| entry.event.clone())
+    pub(super) fn get(&self, place: &Place) -> Option<&Entry> {
+        self.by_time.get(place)
     }
 
-    /// The last `limit` events from `since` on, in the order of arrival.
-    pub(super) fn last_arrivals(&self, since: UnixNanos, limit: usize) -> Vec<Arc<SyncEvent>> {
+    /// The events from `since` on, the last arrival first.
+    pub(super) fn last_arrivals(&self, since: UnixNanos) -> impl Iterator<Item = &Entry> {
         let since = Place {
             ts: since,
             id: "".into(),
             seq: i64::MIN,
         };
         let mut recent: Vec<_> = self.by_time.range(since..).collect();
-        recent.sort_unstable_by_key(|(place, _)| place.seq);
-        let skipped = recent.len().saturating_sub(limit);
-        recent
-            .into_iter()
-            .skip(skipped)
-            .map(|(_, entry)| entry.event.clone())
-            .collect()
+        recent.sort_unstable_by_key(|(place, _)| std::cmp::Reverse(place.seq));
+        recent.into_iter().map(|(_, entry)| entry)
     }
 
-    /// The checkpoints in the order of arrival.
-    pub(super) fn checkpoints(&self) -> impl ExactSizeIterator<Item = Arc<SyncEvent>> {
-        self.checkpoints
-            .values()
-            .map(|place| self.by_time[place].event.clone())
+    /// The verified checkpoints in the order of arrival.
+    pub(super) fn checkpoints(&self) -> impl ExactSizeIterator<Item = &Entry> {
+        self.checkpoints.values().map(|place| &self.by_time[place])
+    }
+
+    /// The unverified events that claim an emitter.
+    pub(super) fn unverified_by(&self, emitter: &str) -> impl Iterator<Item = &Entry> {
+        let places = self.unverified_of.get(&key(Account::Emitter(emitter)));
+        let seqs = places.into_iter().flatten().map(|(_, seq)| seq);
+        seqs.filter_map(|seq| self.by_time.get(self.by_arrival.get(seq)?))
     }
 
     /// What stands for the events in a reconciliation.
@@ -138,7 +178,8 @@ impl MemoryShelf {
         if let Some(set) = self.inventory.current() {
             return set;
         }
-        let items = self.by_time.values().filter_map(|entry| {
+        let verified = self.by_time.values().filter(|entry| entry.rank.is_verified());
+        let items = verified.filter_map(|entry| {
             let event = &entry.event;
             Some((event.ts, ItemId::of_event(&event.id)?, event.service()))
         });
@@ -147,38 +188,50 @@ impl MemoryShelf {
     }
 
     /// Those of these events that are stored.
-    pub(super) fn by_ids(&self, items: &[ItemId]) -> Vec<Arc<SyncEvent>> {
+    pub(super) fn by_ids(&self, items: &[ItemId]) -> impl Iterator<Item = &Entry> {
         let places = items.iter().filter_map(|item| self.ids.get(&*item.event_id()));
-        places.filter_map(|place| self.get(place)).collect()
+        places.filter_map(|place| self.get(place))
     }
 
-    fn index_service(&mut self, event: &SyncEvent, priority: Priority, place: &Place) {
+    /// The place on the ladder of the event with this place in the order of arrival.
+    fn held(&self, seq: i64) -> Option<Held> {
+        let place = self.by_arrival.get(&seq)?;
+        let rank = self.by_time.get(place)?.rank;
+        Some(Held {
+            place: place.clone(),
+            rank,
+        })
+    }
+
+    /// Notes a verified event where the rules of its service look.
+    fn index_service(&mut self, entry: &Entry, place: &Place) {
+        let event = &entry.event;
         match event.service() {
             Some(Service::Ping) => {
                 let pings = self.pings_of.entry(event.target().to_owned()).or_default();
-                pings.insert(place.clone());
+                pings.insert((entry.rank, place.ts, place.seq));
             }
             Some(Service::Observation) => {
                 let pair = (event.actor().to_owned(), event.target().to_owned());
                 let pair = self.pairs.entry(pair).or_default();
-                pair.of_kind(priority == Priority::Restart).insert(place.clone());
+                pair.of_kind(entry.priority == Priority::Restart)
+                    .insert((place.ts, place.seq));
             }
             Some(Service::Checkpoint) => {
                 self.checkpoints.insert(place.seq, place.clone());
-                *self
-                    .checkpoints_about
-                    .entry(event.target().to_owned())
-                    .or_default() += 1;
+                let subject = event.target().to_owned();
+                *self.checkpoints_about.entry(subject).or_default() += 1;
             }
             _ => {}
         }
     }
 
-    fn unindex_service(&mut self, event: &SyncEvent, priority: Priority, place: &Place) {
+    fn unindex_service(&mut self, entry: &Entry, place: &Place) {
+        let event = &entry.event;
         match event.service() {
             Some(Service::Ping) => {
                 if let Some(pings) = self.pings_of.get_mut(event.target()) {
-                    pings.remove(place);
+                    pings.remove(&(entry.rank, place.ts, place.seq));
                     if pings.is_empty() {
                         self.pings_of.remove(event.target());
                     }
@@ -187,14 +240,59 @@ impl MemoryShelf {
             Some(Service::Observation) => {
                 let key = (event.actor().to_owned(), event.target().to_owned());
                 if let Some(pair) = self.pairs.get_mut(&key) {
-                    pair.of_kind(priority == Priority::Restart).remove(place);
+                    pair.of_kind(entry.priority == Priority::Restart)
+                        .remove(&(place.ts, place.seq));
                     if pair.restarts.is_empty() && pair.others.is_empty() {
                         self.pairs.remove(&key);
                     }
                 }
             }
-            // Checkpoints are never removed.
+            Some(Service::Checkpoint) => {
+                self.checkpoints.remove(&place.seq);
+                if let Some(count) = self.checkpoints_about.get_mut(event.target()) {
+                    *count -= 1;
+                    if *count == 0 {
+                        self.checkpoints_about.remove(event.target());
+                    }
+                }
+            }
             _ => {}
+        }
+    }
+
+    /// Notes an event where pruning looks.
+    fn index_rank(&mut self, entry: &Entry, place: &Place) {
+        let size = self.sizes.entry(entry.rank).or_default();
+        *size = size.plus(Size::one(entry.bytes));
+        if entry.rank.is_verified() {
+            self.ladder.insert((entry.rank, place.ts, place.seq));
+            self.index_service(entry, place);
+        } else {
+            self.unverified.insert((entry.rank, place.seq));
+            for account in entry.accounts() {
+                let unverified = self.unverified_of.entry(key(account)).or_default();
+                unverified.insert((entry.rank, place.seq));
+            }
+        }
+    }
+
+    fn unindex_rank(&mut self, entry: &Entry, place: &Place) {
+        let size = self.sizes.entry(entry.rank).or_default();
+        *size = *size - Size::one(entry.bytes);
+        if entry.rank.is_verified() {
+            self.ladder.remove(&(entry.rank, place.ts, place.seq));
+            self.unindex_service(entry, place);
+        } else {
+            self.unverified.remove(&(entry.rank, place.seq));
+            for account in entry.accounts() {
+                let account = key(account);
+                if let Some(unverified) = self.unverified_of.get_mut(&account) {
+                    unverified.remove(&(entry.rank, place.seq));
+                    if unverified.is_empty() {
+                        self.unverified_of.remove(&account);
+                    }
+                }
+            }
         }
     }
 }
@@ -202,92 +300,127 @@ impl MemoryShelf {
 impl Shelf for MemoryShelf {
     type Error = Infallible;
 
-    fn contains(&mut self, id: &str) -> Result<bool, Infallible> {
-        Ok(self.ids.contains_key(id))
+    fn find(&mut self, id: &str) -> Result<Option<Held>, Infallible> {
+        Ok(self.ids.get(id).and_then(|place| self.held(place.seq)))
     }
 
-    fn add(
-        &mut self,
-        event: SyncEvent,
-        priority: Priority,
-        stranger: bool,
-        origin: Option<&NaraName>,
-    ) -> Result<i64, Infallible> {
+    fn add(&mut self, new: NewEvent<'_>) -> Result<i64, Infallible> {
         self.position += 1;
+        let event = new.event;
         let place = Place {
             ts: event.ts,
             id: event.id.as_str().into(),
             seq: self.position,
         };
-        self.index_service(&event, priority, &place);
-        self.ids.insert(place.id.clone(), place.clone());
-        if let Some(changes) = self.inventory.changes() {
+        if new.rank.is_verified()
+            && let Some(changes) = self.inventory.changes()
+        {
             changes.added(event.ts, &event.id, event.service());
             self.inventory.settle();
         }
+        let entry = Entry {
+            event: Arc::new(event),
+            bytes: new.json.len(),
+            priority: new.priority,
+            rank: new.rank,
+            account: new.account,
+            origin: new.origin.cloned(),
+            received: new.now,
+        };
+        self.ids.insert(place.id.clone(), place.clone());
         self.by_arrival.insert(place.seq, place.clone());
-        if stranger {
-            self.strangers.insert(place.clone());
-        }
-        match self.pruned.get_mut(priority as usize) {
-            Some(places) => {
-                places.insert(place.clone());
-            }
-            None => self.kept += 1,
+        self.index_rank(&entry, &place);
+        for account in entry.accounts() {
+            let charged = self.accounts.entry(key(account)).or_default();
+            *charged = charged.plus(Size::one(entry.bytes));
         }
         let seq = place.seq;
-        let event = Arc::new(event);
-        let origin = origin.cloned();
-        self.by_time.insert(
-            place,
-            Entry {
-                event,
-                priority,
-                origin,
-            },
-        );
+        self.by_time.insert(place, entry);
         Ok(seq)
     }
 
     fn remove(&mut self, place: &Place) -> Result<(), Infallible> {
-        let Some(Entry { event, priority, .. }) = self.by_time.remove(place) else {
+        let Some(entry) = self.by_time.remove(place) else {
             return Ok(());
         };
-        self.unindex_service(&event, priority, place);
+        self.unindex_rank(&entry, place);
         self.ids.remove(&place.id);
-        if let Some(changes) = self.inventory.changes() {
+        if entry.rank.is_verified()
+            && let Some(changes) = self.inventory.changes()
+        {
             changes.removed(place.ts, &place.id);
         }
         self.by_arrival.remove(&place.seq);
-        self.strangers.remove(place);
-        match self.pruned.get_mut(priority as usize) {
-            Some(places) => {
-                places.remove(place);
+        for account in entry.accounts() {
+            let account = key(account);
+            if let Some(charged) = self.accounts.get_mut(&account) {
+                *charged = *charged - Size::one(entry.bytes);
+                if charged.is_zero() {
+                    self.accounts.remove(&account);
+                }
             }
-            None => self.kept -= 1,
         }
         Ok(())
     }
 
-    fn acquaint(&mut self, place: &Place) -> Result<(), Infallible> {
-        self.strangers.remove(place);
+    fn rerank(&mut self, rung: &Rung, rank: Rank) -> Result<(), Infallible> {
+        let place = &rung.held.place;
+        if let Some(mut entry) = self.by_time.remove(place) {
+            self.unindex_rank(&entry, place);
+            entry.rank = rank;
+            self.index_rank(&entry, place);
+            self.by_time.insert(place.clone(), entry);
+        }
         Ok(())
     }
 
-    fn count(&self) -> usize {
-        self.by_time.len()
+    fn size(&self, ranks: impl Fn(Rank) -> bool) -> Size {
+        let sizes = self.sizes.iter().filter(|(rank, _)| ranks(**rank));
+        sizes.fold(Size::default(), |sum, (_, size)| sum.plus(*size))
     }
 
-    fn count_kept(&self) -> usize {
-        self.kept
+    fn charged(&mut self, account: Account<'_>) -> Result<Size, Infallible> {
+        Ok(self.accounts.get(&key(account)).copied().unwrap_or_default())
     }
 
-    fn count_pings(&mut self, target: &str, limit: usize) -> Result<usize, Infallible> {
-        Ok(self.pings_of.get(target).map_or(0, BTreeSet::len).min(limit))
+    fn accounts_over(&mut self, quota: Size) -> Result<BTreeMap<String, Size>, Infallible> {
+        let kind = Account::Verified("").kind();
+        let over = self
+            .accounts
+            .iter()
+            .filter(|((of, _), size)| *of == kind && size.exceeds(quota));
+        Ok(over.map(|((_, name), size)| (name.clone(), *size)).collect())
     }
 
-    fn oldest_ping(&mut self, target: &str) -> Result<Option<Place>, Infallible> {
-        Ok(self.pings_of.get(target).and_then(|pings| pings.first()).cloned())
+    fn ladder(&mut self, after: LadderPlace, below: Rank, limit: usize) -> Result<Vec<Rung>, Infallible> {
+        let end = (below, UnixNanos::new(i64::MIN), i64::MIN);
+        if after >= end {
+            return Ok(Vec::new());
+        }
+        let places = self.ladder.range((Bound::Excluded(after), Bound::Excluded(end)));
+        let rungs = places.take(limit).filter_map(|&(_, _, seq)| {
+            let held = self.held(seq)?;
+            let entry = self.by_time.get(&held.place)?;
+            Some(Rung {
+                account: entry.account.clone(),
+                bytes: entry.bytes,
+                priority: entry.priority,
+                actor: entry.event.actor().to_owned(),
+                target: entry.event.target().to_owned(),
+                held,
+            })
+        });
+        Ok(rungs.collect())
+    }
+
+    fn pings(&mut self, target: &str, limit: usize) -> Result<Vec<(Held, String)>, Infallible> {
+        let pings = self.pings_of.get(target).into_iter().flatten().take(limit);
+        let held = pings.filter_map(|&(_, _, seq)| {
+            let held = self.held(seq)?;
+            let observer = self.by_time.get(&held.place)?.event.actor().to_owned();
+            Some((held, observer))
+        });
+        Ok(held.collect())
     }
 
     fn count_observations(&mut self, pair: (&str, &str), limit: usize) -> Result<usize, Infallible> {
@@ -298,29 +431,28 @@ impl Shelf for MemoryShelf {
 
     fn oldest_observation(&mut self, pair: (&str, &str), restart: bool) -> Result<Option<Place>, Infallible> {
         let pair = self.pairs.get_mut(&(pair.0.to_owned(), pair.1.to_owned()));
-        Ok(pair.and_then(|pair| pair.of_kind(restart).first().cloned()))
+        let oldest = pair.and_then(|pair| pair.of_kind(restart).first().copied());
+        Ok(oldest.and_then(|(_, seq)| self.by_arrival.get(&seq).cloned()))
     }
 
     fn has_checkpoint(&mut self, subject: &str) -> Result<bool, Infallible> {
         Ok(self.checkpoints_about.contains_key(subject))
     }
 
-    fn oldest_strangers(&mut self, limit: usize) -> Result<Vec<Stranger>, Infallible> {
-        let places = self.strangers.iter().take(limit);
-        Ok(places
-            .map(|place| {
-                let event = &self.by_time[place].event;
-                Stranger {
-                    place: place.clone(),
-                    actor: event.actor().to_owned(),
-                    target: event.target().to_owned(),
-                }
-            })
-            .collect())
+    fn first_unverified(&mut self, account: Option<Account<'_>>) -> Result<Option<Held>, Infallible> {
+        let first = match account {
+            Some(account) => self.unverified_of.get(&key(account)).and_then(BTreeSet::first),
+            None => self.unverified.first(),
+        };
+        Ok(first.and_then(|(_, seq)| self.held(*seq)))
     }
 
-    fn oldest(&mut self, priority: Priority, limit: usize) -> Result<Vec<Place>, Infallible> {
-        let places = self.pruned.get(priority as usize).into_iter().flatten();
-        Ok(places.take(limit).cloned().collect())
+    fn unverified_before(&mut self, time: UnixNanos, limit: usize) -> Result<Vec<Place>, Infallible> {
+        let places = self
+            .unverified
+            .iter()
+            .filter_map(|(_, seq)| self.by_arrival.get(seq));
+        let before = places.filter(|place| self.by_time[*place].received < time);
+        Ok(before.take(limit).cloned().collect())
     }
 }

@@ -47,6 +47,25 @@ pub(super) fn load(snapshot: &Transaction<'_>) -> Result<Vec<PeerRecord>, Failur
     Ok(records)
 }
 
+pub(super) fn forget_ghosts(
+    transaction: &Transaction<'_>,
+    names: Option<Vec<NaraName>>,
+) -> Result<usize, Failure> {
+    let names = match names {
+        Some(names) => names,
+        None => load(transaction)?.into_iter().map(|record| record.name).collect(),
+    };
+    let mut forgotten = 0;
+    for name in names {
+        if find(transaction, &name)?.is_some_and(|record| record.is_ghost()) {
+            forgotten += transaction
+                .prepare_cached(sql::FORGET_PEER)?
+                .execute([name.as_str()])?;
+        }
+    }
+    Ok(forgotten)
+}
+
 fn find(transaction: &Transaction<'_>, name: &NaraName) -> Result<Option<PeerRecord>, Failure> {
     let mut statement = transaction.prepare_cached(sql::PEER)?;
     let stored = statement.query_row([name.as_str()], Stored::read).optional()?;
@@ -71,6 +90,7 @@ fn store(transaction: &Transaction<'_>, record: &PeerRecord) -> rusqlite::Result
         raw_public_key,
         record.decision.map(|decision| decision.verdict.as_str()),
         record.decision.map(|decision| decision.at.get()),
+        record.seen,
     ))?;
     Ok(())
 }
@@ -85,6 +105,7 @@ struct Stored {
     protocol: PeerProtocol,
     verdict: Option<String>,
     decided_at: Option<i64>,
+    seen: bool,
 }
 
 impl Stored {
@@ -102,6 +123,7 @@ impl Stored {
             },
             verdict: row.get(8)?,
             decided_at: row.get(9)?,
+            seen: row.get(10)?,
         })
     }
 
@@ -139,6 +161,7 @@ impl Stored {
             key,
             protocol: self.protocol,
             decision,
+            seen: self.seen,
         })
     }
 }

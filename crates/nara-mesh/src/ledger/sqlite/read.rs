@@ -7,13 +7,15 @@ use nara_proto::time::UnixNanos;
 use rusqlite::{CachedStatement, OptionalExtension as _, Params, Transaction};
 
 use super::failure::Failure;
-use super::rows::{place, position, sql_limit, totals};
+use super::rows::{place, position, sizes, sql_limit};
 use super::sql::{self, BothWays};
 use crate::ledger::admission::Place;
+use crate::ledger::checked::stored_trust;
 use crate::ledger::filter::Wanted;
-use crate::ledger::retention::Priority;
+use crate::ledger::limit::ByteBudget;
+use crate::ledger::rank::{Priority, Rank};
 use crate::ledger::sampler::Sampler;
-use crate::ledger::{Arrival, Arrivals, LedgerError, Sample, Slice};
+use crate::ledger::{Arrival, Arrivals, LedgerError, ReadLimit, Sample, Slice};
 
 /// A direction through time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,17 +156,16 @@ fn services(snapshot: &Transaction<'_>) -> rusqlite::Result<Vec<String>> {
     Ok(services)
 }
 
-/// See [`EventStore::slice`](crate::ledger::EventStore::slice).
+/// See [`EventStore::slice`](crate::ledger::EventStore::slice): the newest first.
 pub(super) fn slice(
     snapshot: &Transaction<'_>,
     filter: &EventFilter,
     slice: Slice,
 ) -> rusqlite::Result<Vec<i64>> {
     let start = slice.start();
+    let limit = slice.limit.events;
     if slice.slice_total <= 1 {
-        let mut newest = select(snapshot, filter, &start, Order::NewestFirst, slice.limit)?;
-        newest.reverse();
-        return Ok(newest);
+        return select(snapshot, filter, &start, Order::NewestFirst, limit);
     }
     let all = select(snapshot, filter, &start, Order::OldestFirst, usize::MAX)?;
     let mut selected: Vec<_> = all
@@ -172,7 +173,9 @@ pub(super) fn slice(
         .skip(slice.slice_index)
         .step_by(slice.slice_total)
         .collect();
-    Ok(selected.split_off(selected.len().saturating_sub(slice.limit)))
+    selected.reverse();
+    selected.truncate(limit);
+    Ok(selected)
 }
 
 /// See [`EventStore::sample`](crate::ledger::EventStore::sample).
@@ -206,16 +209,14 @@ pub(super) fn sample(
     Ok(sampler.finish().into_iter().map(|place| place.seq).collect())
 }
 
-/// See [`EventStore::since`](crate::ledger::EventStore::since).
+/// See [`EventStore::since`](crate::ledger::EventStore::since): the last arrival first.
 pub(super) fn since(
     snapshot: &Transaction<'_>,
     since: UnixNanos,
     limit: usize,
 ) -> rusqlite::Result<Vec<i64>> {
     let mut statement = snapshot.prepare_cached(sql::SINCE)?;
-    let mut last = first_column(&mut statement, (since.get(), sql_limit(limit)))?;
-    last.reverse();
-    Ok(last)
+    first_column(&mut statement, (since.get(), sql_limit(limit)))
 }
 
 /// See [`EventStore::checkpoints`](crate::ledger::EventStore::checkpoints).
@@ -228,14 +229,28 @@ pub(super) fn checkpoints(
     first_column(&mut statement, (sql_limit(limit), sql_limit(offset)))
 }
 
-/// The events at these places in the order of arrival, in the order given.
-pub(super) fn load(snapshot: &Transaction<'_>, places: Vec<i64>) -> Result<Vec<SyncEvent>, Failure> {
+/// The unverified events that claim an emitter.
+pub(super) fn unverified_by(snapshot: &Transaction<'_>, emitter: &str) -> rusqlite::Result<Vec<i64>> {
+    let mut statement = snapshot.prepare_cached(sql::UNVERIFIED_OF)?;
+    first_column(&mut statement, [emitter])
+}
+
+/// The events at these places in the order of arrival, in the order given, up to so many bytes.
+pub(super) fn load(
+    snapshot: &Transaction<'_>,
+    places: Vec<i64>,
+    bytes: usize,
+) -> Result<Vec<SyncEvent>, Failure> {
+    let mut budget = ByteBudget::new(bytes);
     let mut statement = snapshot.prepare_cached(sql::LOAD)?;
     let mut events = Vec::with_capacity(places.len());
     for place in places {
         let mut rows = statement.query([place])?;
         let row = rows.next()?.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
         let json = row.get_ref(0)?.as_bytes().map_err(rusqlite::Error::from)?;
+        if !budget.take(json.len()) {
+            break;
+        }
         match go_json::from_slice_exact(json) {
             Ok(event) => events.push(event),
             Err(error) => {
@@ -258,40 +273,43 @@ pub(super) fn arrived_after(
     snapshot: &Transaction<'_>,
     filter: &EventFilter,
     after: i64,
-    limit: usize,
+    limit: ReadLimit,
 ) -> Result<Arrivals, Failure> {
     let position = position(snapshot)?;
     let wanted = Wanted::new(filter);
     let mut statement = snapshot.prepare_cached(sql::ARRIVED)?;
     let mut rows = statement.query((after, sql_limit(MAX_LOOK)))?;
     let mut events = Vec::new();
+    let mut budget = ByteBudget::new(limit.bytes);
     let mut end = after;
     let mut looked = 0;
     while let Some(row) = rows.next()? {
         looked += 1;
-        end = row.get(0)?;
+        let seq = row.get(0)?;
         let text = |index| row.get_ref(index)?.as_str().map_err(rusqlite::Error::from);
         if !filter.is_empty() && !wanted.matches_parts(text(1)?, text(2)?, text(3)?) {
+            end = seq;
             continue;
         }
-        let event = go_json::from_slice_exact(text(4)?.as_bytes()).map_err(|error| LedgerError::Damaged {
-            id: text(5).unwrap_or_default().to_owned(),
-            reason: error.to_string(),
-        })?;
-        // A name that cannot be read is nobody to leave it out for.
-        let origin = row.get_ref(6)?.as_str_or_null().ok().flatten();
-        events.push(Arrival::new(
-            end,
-            event,
-            origin.and_then(|name| name.parse().ok()),
-        ));
-        if events.len() >= limit {
+        let json = text(4)?;
+        if events.len() == limit.events || !budget.take(json.len()) {
             return Ok(Arrivals {
                 events,
                 end,
                 is_newest: end >= position,
             });
         }
+        end = seq;
+        let event: SyncEvent =
+            go_json::from_slice_exact(json.as_bytes()).map_err(|error| LedgerError::Damaged {
+                id: text(5).unwrap_or_default().to_owned(),
+                reason: error.to_string(),
+            })?;
+        // A name that cannot be read is nobody to leave it out for.
+        let origin = row.get_ref(6)?.as_str_or_null().ok().flatten();
+        let origin = origin.and_then(|name| name.parse().ok());
+        let trust = stored_trust(&event, Rank(row.get(7)?).is_verified());
+        events.push(Arrival::new(seq, event, origin, trust));
     }
     let is_newest = looked < MAX_LOOK;
     if is_newest {
@@ -317,16 +335,14 @@ pub(super) fn position_before(snapshot: &Transaction<'_>, since: UnixNanos) -> r
 
 /// The number of stored events.
 pub(super) fn count(snapshot: &Transaction<'_>) -> rusqlite::Result<usize> {
-    Ok(totals(snapshot)?.iter().map(|(_, n)| n).sum())
+    Ok(sizes(snapshot)?.values().map(|size| size.events).sum())
 }
 
-/// How many checkpoints are stored.
+/// How many verified checkpoints are stored.
 pub(super) fn count_checkpoints(snapshot: &Transaction<'_>) -> rusqlite::Result<usize> {
-    let totals = totals(snapshot)?;
-    let checkpoints = totals
-        .iter()
-        .find(|(priority, _)| *priority == Priority::Checkpoint as i64);
-    Ok(checkpoints.map_or(0, |(_, n)| *n))
+    let sizes = sizes(snapshot)?;
+    let checkpoints = sizes.get(&Rank::common(Priority::Checkpoint));
+    Ok(checkpoints.map_or(0, |size| size.events))
 }
 
 fn prepare<'a>(

@@ -1,10 +1,14 @@
 //! What reading and writing both need.
 
+use std::collections::BTreeMap;
+
 use nara_proto::time::UnixNanos;
 use rusqlite::{Row, Transaction};
 
 use super::sql;
 use crate::ledger::admission::Place;
+use crate::ledger::rank::Rank;
+use crate::ledger::retention::Size;
 
 /// Reads the columns `seq, ts, id`.
 pub(super) fn place(row: &Row<'_>) -> rusqlite::Result<Place> {
@@ -22,12 +26,21 @@ pub(super) fn position(snapshot: &Transaction<'_>) -> rusqlite::Result<i64> {
         .query_row([], |row| row.get(0))
 }
 
-/// How many events of each priority are stored.
-pub(super) fn totals(snapshot: &Transaction<'_>) -> rusqlite::Result<Vec<(i64, usize)>> {
+/// A number that is not negative.
+pub(super) fn unsigned(row: &Row<'_>, index: usize) -> rusqlite::Result<usize> {
+    Ok(usize::try_from(row.get::<_, i64>(index)?).unwrap_or(0))
+}
+
+/// How much is stored of each rank.
+pub(super) fn sizes(snapshot: &Transaction<'_>) -> rusqlite::Result<BTreeMap<Rank, Size>> {
     snapshot
         .prepare_cached(sql::TOTALS)?
         .query_map([], |row| {
-            Ok((row.get(0)?, usize::try_from(row.get::<_, i64>(1)?).unwrap_or(0)))
+            let size = Size {
+                events: unsigned(row, 1)?,
+                bytes: unsigned(row, 2)?,
+            };
+            Ok((Rank(row.get(0)?), size))
         })?
         .collect()
 }

@@ -9,7 +9,7 @@ use crate::ledger::LedgerError;
 const APPLICATION_ID: i64 = 0x6e61_7261;
 
 /// What leads from each version of the schema to the next; never changed once released, only added to.
-const MIGRATIONS: [&str; 2] = [EVENTS, PEERS];
+const MIGRATIONS: [&str; 3] = [EVENTS, PEERS, TRUST];
 
 /// Version 1.
 const EVENTS: &str = "
@@ -95,6 +95,69 @@ INSERT INTO peers (name, id, key, source, learned_at) SELECT name, id, key, sour
 DROP TABLE keys;
 ";
 
+/// Version 3: of each event is known whether it was verified, and to whom it is charged.
+///
+/// Until then nobody wrote down whether a signature was verified. What is signed counts as verified; what is not counts
+/// as unverified and arrived now, so that it goes in its time.
+const TRUST: &str = "
+DROP TRIGGER events_removed;
+DROP TABLE totals;
+DROP INDEX events_by_service;
+DROP INDEX events_by_pair;
+DROP INDEX events_presence;
+DROP INDEX events_strangers;
+DROP INDEX events_checkpoints;
+ALTER TABLE events ADD COLUMN rank     INTEGER NOT NULL DEFAULT 0; -- the lowest leave first; 0 and 1: unverified
+ALTER TABLE events ADD COLUMN account  TEXT;                       -- who is charged, of verified events
+ALTER TABLE events ADD COLUMN received INTEGER;                    -- when it arrived, of unverified events, ns
+UPDATE events SET rank = CASE WHEN stranger THEN 2 ELSE 3 + priority END, account = nullif(emitter, '')
+    WHERE coalesce(json_extract(json, '$.sig'), '') <> ''
+       OR coalesce(json_array_length(json, '$.checkpoint.signatures'), 0) > 0;
+UPDATE events SET account = origin WHERE rank > 1 AND account IS NULL;
+UPDATE events SET received = unixepoch() * 1000000000, critical = 0 WHERE rank = 0;
+ALTER TABLE events DROP COLUMN stranger;
+-- Whether the nara itself was ever heard of, not only what others say about it.
+ALTER TABLE peers ADD COLUMN seen INTEGER NOT NULL DEFAULT 0;
+UPDATE peers SET seen = 1 WHERE v2 OR tls OR source LIKE 'ping %' OR source LIKE 'tls %';
+-- Which file this is, and how often it was opened by a daemon: a copy needs an epoch of its own.
+ALTER TABLE feed ADD COLUMN file  TEXT;
+ALTER TABLE feed ADD COLUMN opens INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX events_by_service            ON events (svc, ts, id, rank);
+CREATE INDEX events_by_rank               ON events (rank, ts);
+CREATE INDEX events_by_pair               ON events (actor, target, priority, ts)
+    WHERE svc = 'observation' AND rank > 1;
+CREATE INDEX events_pings                 ON events (target, rank, ts)       WHERE priority = 0 AND rank > 1;
+CREATE INDEX events_checkpoints           ON events (priority)               WHERE priority = 5 AND rank > 1;
+CREATE INDEX events_checkpoints_about     ON events (target)                 WHERE priority = 5 AND rank > 1;
+CREATE INDEX events_unverified            ON events (rank)                   WHERE rank < 2;
+CREATE INDEX events_unverified_by_teller  ON events (coalesce(origin, ''), rank) WHERE rank < 2;
+CREATE INDEX events_unverified_by_emitter ON events (emitter, rank)          WHERE rank < 2;
+CREATE INDEX events_received              ON events (received)               WHERE received IS NOT NULL;
+
+-- How much there is of each rank, so that nobody has to count it. What is added is counted by the program: a trigger
+-- would make each insertion a statement that may have to be undone half-way, which takes a third longer.
+CREATE TABLE totals (rank INTEGER PRIMARY KEY, n INTEGER NOT NULL, bytes INTEGER NOT NULL) STRICT;
+INSERT INTO totals SELECT rank, count(*), sum(octet_length(json)) FROM events GROUP BY rank;
+INSERT OR IGNORE INTO totals WITH RECURSIVE ranks (rank) AS (SELECT 0 UNION ALL SELECT rank + 1 FROM ranks WHERE rank < 16)
+    SELECT rank, 0, 0 FROM ranks;
+CREATE TRIGGER events_removed AFTER DELETE ON events
+    BEGIN UPDATE totals SET n = n - 1, bytes = bytes - octet_length(old.json) WHERE rank = old.rank; END;
+
+-- How much is charged to whom; kinds: 0 verified, 1 unverified by teller, 2 unverified by claimed emitter.
+CREATE TABLE accounts (
+    kind  INTEGER NOT NULL,
+    name  TEXT    NOT NULL,
+    n     INTEGER NOT NULL,
+    bytes INTEGER NOT NULL,
+    PRIMARY KEY (kind, name)
+) STRICT, WITHOUT ROWID;
+INSERT INTO accounts SELECT 0, account, count(*), sum(octet_length(json)) FROM events
+    WHERE rank > 1 AND account IS NOT NULL GROUP BY account;
+INSERT INTO accounts SELECT 1, coalesce(origin, ''), count(*), sum(octet_length(json)) FROM events
+    WHERE rank < 2 GROUP BY coalesce(origin, '');
+INSERT INTO accounts SELECT 2, emitter, count(*), sum(octet_length(json)) FROM events WHERE rank < 2 GROUP BY emitter;
+";
+
 /// Brings the database to the newest version of the schema.
 ///
 /// The version is read inside the transaction that changes it, so that two programs may open a new ledger at
@@ -136,19 +199,30 @@ fn application_id(connection: &Connection) -> rusqlite::Result<i64> {
     connection.pragma_query_value(None, "application_id", |row| row.get(0))
 }
 
+/// A database as the first `version` versions made it.
+#[cfg(test)]
+pub(super) fn make_version(path: &Path, version: usize) -> Connection {
+    let connection = Connection::open(path).unwrap();
+    for migration in &MIGRATIONS[..version] {
+        connection.execute_batch(migration).unwrap();
+    }
+    connection
+        .pragma_update(None, "application_id", APPLICATION_ID)
+        .unwrap();
+    connection
+        .pragma_update(None, "user_version", version as i64)
+        .unwrap();
+    connection
+}
+
 /// A database as the first version made it, with the key of bob.
 #[cfg(test)]
 pub(super) fn make_version_1(path: &Path, key: &str) {
-    let connection = Connection::open(path).unwrap();
-    connection.execute_batch(EVENTS).unwrap();
+    let connection = make_version(path, 1);
     connection
         .execute(
             "INSERT INTO keys VALUES ('bob', NULL, ?1, 'ping 100.64.0.7:9632', 5)",
             [key],
         )
         .unwrap();
-    connection
-        .pragma_update(None, "application_id", APPLICATION_ID)
-        .unwrap();
-    connection.pragma_update(None, "user_version", 1).unwrap();
 }

@@ -1,43 +1,50 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
-use nara_proto::event::{Service, SyncEvent};
-use nara_proto::go_json;
+use nara_proto::event::Service;
 use nara_proto::identity::NaraName;
 use nara_proto::sync::is_critical;
-use rusqlite::{Params, Transaction};
+use nara_proto::time::UnixNanos;
+use rusqlite::{OptionalExtension as _, Params, Row, Transaction};
 
-use super::rows::{place, position, sql_limit, totals};
+use super::rows::{place, position, sizes, sql_limit, unsigned};
 use super::sql;
-use crate::ledger::admission::{Place, Shelf, Stranger};
+use crate::ledger::admission::{Account, Held, LadderPlace, NewEvent, Place, Rung, Shelf};
 use crate::ledger::inventory::Changes;
-use crate::ledger::retention::Priority;
+use crate::ledger::rank::{Priority, Rank};
+use crate::ledger::retention::Size;
 
 /// The events of a database inside one transaction.
 pub(super) struct SqliteShelf<'a> {
     transaction: &'a Transaction<'a>,
-    count: usize,
-    kept: usize,
+    /// How much is stored of each rank.
+    sizes: BTreeMap<Rank, Size>,
+    /// What was added to each rank: what is removed is counted by a trigger.
+    added: BTreeMap<Rank, Size>,
+    /// What is charged to accounts, as far as it was looked at.
+    accounts: HashMap<AccountKey, Charged>,
     /// The place of the newest event in the order of arrival.
     position: i64,
-    /// How many events of each priority were added.
-    added: BTreeMap<i64, i64>,
     /// Where to note what changes, if anybody wants to know.
     changes: Option<Changes>,
 }
 
+/// Kind and name of an [`Account`].
+type AccountKey = (u8, String);
+
+#[derive(Clone, Copy)]
+struct Charged {
+    size: Size,
+    is_changed: bool,
+}
+
 impl<'a> SqliteShelf<'a> {
     pub(super) fn new(transaction: &'a Transaction<'a>) -> rusqlite::Result<Self> {
-        let totals = totals(transaction)?;
         Ok(Self {
             transaction,
-            count: totals.iter().map(|(_, n)| n).sum(),
-            kept: totals
-                .iter()
-                .filter(|(priority, _)| *priority >= Priority::FirstSeen as i64)
-                .map(|(_, n)| n)
-                .sum(),
-            position: position(transaction)?,
+            sizes: sizes(transaction)?,
             added: BTreeMap::new(),
+            accounts: HashMap::new(),
+            position: position(transaction)?,
             changes: None,
         })
     }
@@ -48,12 +55,13 @@ impl<'a> SqliteShelf<'a> {
         self
     }
 
-    /// Notes the totals and the position, once for all that was added: what changed, and the position.
-    pub(super) fn finish(self) -> rusqlite::Result<(Option<Changes>, i64)> {
+    /// Stores the totals and the position, once for all that was added: what changed, and the position.
+    pub(super) fn finish(mut self) -> rusqlite::Result<(Option<Changes>, i64)> {
         let mut statement = self.transaction.prepare_cached(sql::ADD_TO_TOTAL)?;
-        for added in &self.added {
-            statement.execute(added)?;
+        for (rank, size) in &self.added {
+            statement.execute((rank.0, count(size.events), count(size.bytes)))?;
         }
+        self.store_accounts()?;
         if !self.added.is_empty() {
             self.transaction
                 .prepare_cached(sql::MOVE_POSITION)?
@@ -62,15 +70,38 @@ impl<'a> SqliteShelf<'a> {
         Ok((self.changes, self.position))
     }
 
-    fn exists(&self, sql: &str, params: impl Params) -> rusqlite::Result<bool> {
-        self.transaction.prepare_cached(sql)?.exists(params)
+    /// Stores what is charged to accounts.
+    fn store_accounts(&mut self) -> rusqlite::Result<()> {
+        let mut store = self.transaction.prepare_cached(sql::STORE_ACCOUNT)?;
+        let mut remove = self.transaction.prepare_cached(sql::REMOVE_ACCOUNT)?;
+        for ((kind, name), charged) in &mut self.accounts {
+            if !charged.is_changed {
+                continue;
+            }
+            charged.is_changed = false;
+            let Size { events, bytes } = charged.size;
+            if events == 0 {
+                remove.execute((kind, name))?;
+            } else {
+                store.execute((kind, name, count(events), count(bytes)))?;
+            }
+        }
+        Ok(())
     }
 
-    fn count_of(&self, sql: &str, params: impl Params) -> rusqlite::Result<usize> {
-        self.transaction
-            .prepare_cached(sql)?
-            .query_row(params, |row| row.get::<_, i64>(0))
-            .map(|count| usize::try_from(count).unwrap_or(0))
+    /// Charges an account, or takes back what was charged.
+    fn charge(&mut self, account: Account<'_>, change: impl FnOnce(Size) -> Size) -> rusqlite::Result<()> {
+        let size = self.charged(account)?;
+        let charged = Charged {
+            size: change(size),
+            is_changed: true,
+        };
+        self.accounts.insert(key(account), charged);
+        Ok(())
+    }
+
+    fn exists(&self, sql: &str, params: impl Params) -> rusqlite::Result<bool> {
+        self.transaction.prepare_cached(sql)?.exists(params)
     }
 
     fn places(&self, sql: &str, params: impl Params) -> rusqlite::Result<Vec<Place>> {
@@ -79,26 +110,47 @@ impl<'a> SqliteShelf<'a> {
             .query_map(params, place)?
             .collect()
     }
+
+    fn first(&self, sql: &str, params: impl Params) -> rusqlite::Result<Option<Held>> {
+        self.transaction
+            .prepare_cached(sql)?
+            .query_row(params, held)
+            .optional()
+    }
+}
+
+fn key(account: Account<'_>) -> AccountKey {
+    (account.kind(), account.name().to_owned())
+}
+
+/// A number as SQLite takes it.
+fn count(number: usize) -> i64 {
+    sql_limit(number)
+}
+
+/// Reads the columns `seq, ts, id, rank`.
+fn held(row: &Row<'_>) -> rusqlite::Result<Held> {
+    Ok(Held {
+        place: place(row)?,
+        rank: Rank(row.get(3)?),
+    })
 }
 
 impl Shelf for SqliteShelf<'_> {
     type Error = rusqlite::Error;
 
-    fn contains(&mut self, id: &str) -> rusqlite::Result<bool> {
-        self.exists(sql::CONTAINS, [id])
+    fn find(&mut self, id: &str) -> rusqlite::Result<Option<Held>> {
+        self.first(sql::FIND, [id])
     }
 
-    fn add(
-        &mut self,
-        event: SyncEvent,
-        priority: Priority,
-        stranger: bool,
-        origin: Option<&NaraName>,
-    ) -> rusqlite::Result<i64> {
+    fn add(&mut self, new: NewEvent<'_>) -> rusqlite::Result<i64> {
+        let event = &new.event;
         let importance = match event.observation.as_deref() {
             Some(payload) if event.service() == Some(Service::Observation) => payload.importance,
             _ => 0,
         };
+        let verified = new.rank.is_verified();
+        let origin = new.origin.map(NaraName::as_str);
         self.transaction.prepare_cached(sql::ADD)?.execute((
             &event.id,
             event.ts.get(),
@@ -107,59 +159,142 @@ impl Shelf for SqliteShelf<'_> {
             event.actor(),
             event.target(),
             importance,
-            is_critical(&event),
-            priority as i64,
-            stranger,
-            go_json::to_string(&event),
-            origin.map(NaraName::as_str),
+            verified && is_critical(event),
+            new.priority as i64,
+            new.rank.0,
+            &new.account,
+            (!verified).then(|| new.now.get()),
+            &new.json,
+            origin,
             self.position + 1,
         ))?;
         self.position += 1;
-        *self.added.entry(priority as i64).or_default() += 1;
-        if let Some(changes) = &mut self.changes {
+        let one = Size::one(new.json.len());
+        for sizes in [&mut self.sizes, &mut self.added] {
+            let size = sizes.entry(new.rank).or_default();
+            *size = size.plus(one);
+        }
+        let accounts = Account::of(new.rank, new.account.as_deref(), origin, &event.emitter);
+        for account in accounts.into_iter().flatten() {
+            self.charge(account, |size| size.plus(one))?;
+        }
+        if verified && let Some(changes) = &mut self.changes {
             changes.added(event.ts, &event.id, event.service());
         }
-        self.count += 1;
-        self.kept += usize::from(priority.is_kept());
         Ok(self.position)
     }
 
     fn remove(&mut self, place: &Place) -> rusqlite::Result<()> {
         let mut statement = self.transaction.prepare_cached(sql::REMOVE)?;
-        let was_kept: bool = statement.query_row([place.seq], |row| row.get(0))?;
-        if let Some(changes) = &mut self.changes {
+        let removed = statement.query_row([place.seq], |row| {
+            let columns: (u8, Option<String>, Option<String>, String) =
+                (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
+            Ok((columns, unsigned(row, 4)?))
+        });
+        let ((rank, account, origin, emitter), bytes) = removed?;
+        let (rank, one) = (Rank(rank), Size::one(bytes));
+        let size = self.sizes.entry(rank).or_default();
+        *size = *size - one;
+        for account in Account::of(rank, account.as_deref(), origin.as_deref(), &emitter)
+            .into_iter()
+            .flatten()
+        {
+            self.charge(account, |size| size - one)?;
+        }
+        if rank.is_verified()
+            && let Some(changes) = &mut self.changes
+        {
             changes.removed(place.ts, &place.id);
         }
-        self.count -= 1;
-        self.kept -= usize::from(was_kept);
         Ok(())
     }
 
-    fn acquaint(&mut self, place: &Place) -> rusqlite::Result<()> {
+    fn rerank(&mut self, rung: &Rung, rank: Rank) -> rusqlite::Result<()> {
+        let before = rung.held.rank;
         self.transaction
-            .prepare_cached(sql::ACQUAINT)?
-            .execute([place.seq])
-            .map(drop)
+            .prepare_cached(sql::RERANK)?
+            .execute((rung.held.place.seq, rank.0))?;
+        let one = Size::one(rung.bytes);
+        let size = self.sizes.entry(before).or_default();
+        *size = *size - one;
+        let size = self.sizes.entry(rank).or_default();
+        *size = size.plus(one);
+        let mut statement = self.transaction.prepare_cached(sql::ADD_TO_TOTAL)?;
+        statement.execute((before.0, -1, -count(rung.bytes)))?;
+        statement.execute((rank.0, 1, count(rung.bytes)))?;
+        Ok(())
     }
 
-    fn count(&self) -> usize {
-        self.count
+    fn size(&self, ranks: impl Fn(Rank) -> bool) -> Size {
+        let sizes = self.sizes.iter().filter(|(rank, _)| ranks(**rank));
+        sizes.fold(Size::default(), |sum, (_, size)| sum.plus(*size))
     }
 
-    fn count_kept(&self) -> usize {
-        self.kept
+    fn charged(&mut self, account: Account<'_>) -> rusqlite::Result<Size> {
+        let key = key(account);
+        if let Some(charged) = self.accounts.get(&key) {
+            return Ok(charged.size);
+        }
+        let mut statement = self.transaction.prepare_cached(sql::ACCOUNT)?;
+        let stored = statement.query_row((key.0, &key.1), |row| {
+            Ok(Size {
+                events: unsigned(row, 0)?,
+                bytes: unsigned(row, 1)?,
+            })
+        });
+        let size = stored.optional()?.unwrap_or_default();
+        let charged = Charged {
+            size,
+            is_changed: false,
+        };
+        self.accounts.insert(key, charged);
+        Ok(size)
     }
 
-    fn count_pings(&mut self, target: &str, limit: usize) -> rusqlite::Result<usize> {
-        self.count_of(sql::COUNT_PINGS, (target, sql_limit(limit)))
+    fn accounts_over(&mut self, quota: Size) -> rusqlite::Result<BTreeMap<String, Size>> {
+        self.store_accounts()?;
+        let kind = Account::Verified("").kind();
+        self.transaction
+            .prepare_cached(sql::ACCOUNTS_OVER)?
+            .query_map((kind, count(quota.events), count(quota.bytes)), |row| {
+                let size = Size {
+                    events: unsigned(row, 1)?,
+                    bytes: unsigned(row, 2)?,
+                };
+                Ok((row.get(0)?, size))
+            })?
+            .collect()
     }
 
-    fn oldest_ping(&mut self, target: &str) -> rusqlite::Result<Option<Place>> {
-        Ok(self.places(sql::OLDEST_PING, [target])?.pop())
+    fn ladder(&mut self, after: LadderPlace, below: Rank, limit: usize) -> rusqlite::Result<Vec<Rung>> {
+        let (rank, ts, seq) = after;
+        let params = (rank.0, ts.get(), seq, below.0, sql_limit(limit));
+        self.transaction
+            .prepare_cached(sql::LADDER)?
+            .query_map(params, |row| {
+                Ok(Rung {
+                    held: held(row)?,
+                    account: row.get(4)?,
+                    bytes: unsigned(row, 5)?,
+                    priority: priority(row.get(6)?),
+                    actor: row.get(7)?,
+                    target: row.get(8)?,
+                })
+            })?
+            .collect()
+    }
+
+    fn pings(&mut self, target: &str, limit: usize) -> rusqlite::Result<Vec<(Held, String)>> {
+        self.transaction
+            .prepare_cached(sql::PINGS)?
+            .query_map((target, sql_limit(limit)), |row| Ok((held(row)?, row.get(4)?)))?
+            .collect()
     }
 
     fn count_observations(&mut self, pair: (&str, &str), limit: usize) -> rusqlite::Result<usize> {
-        self.count_of(sql::COUNT_OBSERVATIONS, (pair.0, pair.1, sql_limit(limit)))
+        self.transaction
+            .prepare_cached(sql::COUNT_OBSERVATIONS)?
+            .query_row((pair.0, pair.1, sql_limit(limit)), |row| unsigned(row, 0))
     }
 
     fn oldest_observation(
@@ -176,35 +311,36 @@ impl Shelf for SqliteShelf<'_> {
         for &priority in priorities {
             oldest.extend(self.places(sql::OLDEST_OBSERVATION, (observer, subject, priority as i64))?);
         }
-        Ok(oldest.into_iter().min())
+        Ok(oldest.into_iter().min_by_key(|place| (place.ts, place.seq)))
     }
 
     fn has_checkpoint(&mut self, subject: &str) -> rusqlite::Result<bool> {
         self.exists(sql::HAS_CHECKPOINT, [subject])
     }
 
-    fn oldest_strangers(&mut self, limit: usize) -> rusqlite::Result<Vec<Stranger>> {
-        self.transaction
-            .prepare_cached(sql::OLDEST_STRANGERS)?
-            .query_map([sql_limit(limit)], |row| {
-                Ok(Stranger {
-                    place: place(row)?,
-                    actor: row.get(3)?,
-                    target: row.get(4)?,
-                })
-            })?
-            .collect()
+    fn first_unverified(&mut self, account: Option<Account<'_>>) -> rusqlite::Result<Option<Held>> {
+        match account {
+            Some(Account::Teller(name)) => self.first(sql::FIRST_UNVERIFIED_TOLD_BY, [name]),
+            Some(Account::Emitter(name)) => self.first(sql::FIRST_UNVERIFIED_OF, [name]),
+            Some(Account::Verified(_)) => Ok(None),
+            None => self.first(sql::FIRST_UNVERIFIED, []),
+        }
     }
 
-    fn oldest(&mut self, priority: Priority, limit: usize) -> rusqlite::Result<Vec<Place>> {
-        let limit = sql_limit(limit);
-        let service = match priority {
-            Priority::Ping => Service::Ping,
-            Priority::Seen => Service::Seen,
-            Priority::Social => Service::Social,
-            Priority::Presence => return self.places(sql::OLDEST_PRESENCE, [limit]),
-            Priority::FirstSeen | Priority::Checkpoint | Priority::Restart => return Ok(Vec::new()),
-        };
-        self.places(sql::OLDEST_OF_SERVICE, (service.as_str(), limit))
+    fn unverified_before(&mut self, time: UnixNanos, limit: usize) -> rusqlite::Result<Vec<Place>> {
+        self.places(sql::UNVERIFIED_BEFORE, (time.get(), sql_limit(limit)))
+    }
+}
+
+/// The priority with this number.
+fn priority(number: u8) -> Priority {
+    match number {
+        0 => Priority::Ping,
+        1 => Priority::Seen,
+        2 => Priority::Social,
+        4 => Priority::FirstSeen,
+        5 => Priority::Checkpoint,
+        6 => Priority::Restart,
+        _ => Priority::Presence,
     }
 }

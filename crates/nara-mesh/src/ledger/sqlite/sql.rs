@@ -64,7 +64,7 @@ pub(super) const NEXT_SERVICE: &str =
 pub(super) const SINCE: &str =
     "SELECT seq FROM events INDEXED BY events_by_time WHERE ts >= ?1 ORDER BY seq DESC LIMIT ?2";
 pub(super) const CHECKPOINTS: &str = "SELECT seq FROM events INDEXED BY events_checkpoints \
-     WHERE priority = 5 ORDER BY seq LIMIT ?1 OFFSET ?2";
+     WHERE priority = 5 AND rank > 1 ORDER BY seq LIMIT ?1 OFFSET ?2";
 pub(super) const LOAD: &str = "SELECT json, id FROM events WHERE seq = ?1";
 /// The one statement that reads the whole table: a sample has to weigh every event.
 pub(super) const WEIGH: &str = "SELECT seq, ts, id, critical, importance, svc, actor, target, \
@@ -72,49 +72,66 @@ pub(super) const WEIGH: &str = "SELECT seq, ts, id, critical, importance, svc, a
 
 /// What came behind a place, to be filtered one by one.
 pub(super) const ARRIVED: &str =
-    "SELECT seq, svc, actor, target, json, id, origin FROM events WHERE seq > ?1 ORDER BY seq LIMIT ?2";
+    "SELECT seq, svc, actor, target, json, id, origin, rank FROM events WHERE seq > ?1 ORDER BY seq LIMIT ?2";
 pub(super) const POSITION: &str = "SELECT position FROM feed";
 pub(super) const FIRST_SINCE: &str = "SELECT min(seq) FROM events INDEXED BY events_by_time WHERE ts >= ?1";
 /// Leaves places free: what a power failure took back must not come again under the same place.
 pub(super) const SKIP_PLACES: &str = "UPDATE feed SET position = position + 1048576 WHERE position > 0";
 pub(super) const EPOCH: &str = "SELECT epoch FROM feed";
 
-pub(super) const CONTAINS: &str = "SELECT 1 FROM events WHERE id = ?1";
+pub(super) const FIND: &str = "SELECT seq, ts, id, rank FROM events WHERE id = ?1";
 pub(super) const ADD: &str = "INSERT INTO events \
-     (id, ts, svc, emitter, actor, target, importance, critical, priority, stranger, json, origin, seq) \
-     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
-pub(super) const ADD_TO_TOTAL: &str = "UPDATE totals SET n = n + ?2 WHERE priority = ?1";
+     (id, ts, svc, emitter, actor, target, importance, critical, priority, rank, account, received, json, origin, \
+      seq) \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)";
+pub(super) const ADD_TO_TOTAL: &str = "UPDATE totals SET n = n + ?2, bytes = bytes + ?3 WHERE rank = ?1";
 pub(super) const MOVE_POSITION: &str = "UPDATE feed SET position = ?1";
-pub(super) const REMOVE: &str = "DELETE FROM events WHERE seq = ?1 RETURNING priority >= 4";
-pub(super) const ACQUAINT: &str = "UPDATE events SET stranger = 0 WHERE seq = ?1";
-pub(super) const COUNT_PINGS: &str = "SELECT count(*) FROM \
-     (SELECT 1 FROM events INDEXED BY events_by_target WHERE target = ?1 AND svc = 'ping' LIMIT ?2)";
-pub(super) const OLDEST_PING: &str = "SELECT seq, ts, id FROM events INDEXED BY events_by_target \
-     WHERE target = ?1 AND svc = 'ping' ORDER BY ts, id LIMIT 1";
+pub(super) const REMOVE: &str = "DELETE FROM events WHERE seq = ?1 \
+     RETURNING rank, account, origin, emitter, octet_length(json)";
+pub(super) const RERANK: &str = "UPDATE events SET rank = ?2 WHERE seq = ?1";
+pub(super) const LADDER: &str = "SELECT seq, ts, id, rank, account, octet_length(json), priority, actor, target \
+     FROM events INDEXED BY events_by_rank \
+     WHERE (rank, ts, seq) > (?1, ?2, ?3) AND rank < ?4 ORDER BY rank, ts, seq LIMIT ?5";
+pub(super) const PINGS: &str = "SELECT seq, ts, id, rank, actor FROM events INDEXED BY events_pings \
+     WHERE priority = 0 AND rank > 1 AND target = ?1 ORDER BY rank, ts, seq LIMIT ?2";
 pub(super) const COUNT_OBSERVATIONS: &str = "SELECT count(*) FROM \
      (SELECT 1 FROM events INDEXED BY events_by_pair \
-      WHERE svc = 'observation' AND actor = ?1 AND target = ?2 LIMIT ?3)";
+      WHERE svc = 'observation' AND rank > 1 AND actor = ?1 AND target = ?2 LIMIT ?3)";
 /// The oldest observation of a pair with one priority.
 pub(super) const OLDEST_OBSERVATION: &str = "SELECT seq, ts, id FROM events INDEXED BY events_by_pair \
-     WHERE svc = 'observation' AND actor = ?1 AND target = ?2 AND priority = ?3 ORDER BY ts, id LIMIT 1";
-pub(super) const HAS_CHECKPOINT: &str = "SELECT 1 FROM events INDEXED BY events_by_target \
-     WHERE target = ?1 AND svc = 'checkpoint' LIMIT 1";
-pub(super) const OLDEST_STRANGERS: &str = "SELECT seq, ts, id, actor, target FROM events \
-     INDEXED BY events_strangers WHERE stranger = 1 ORDER BY ts, id LIMIT ?1";
-pub(super) const OLDEST_OF_SERVICE: &str = "SELECT seq, ts, id FROM events INDEXED BY events_by_service \
-     WHERE svc = ?1 ORDER BY ts, id LIMIT ?2";
-pub(super) const OLDEST_PRESENCE: &str = "SELECT seq, ts, id FROM events INDEXED BY events_presence \
-     WHERE priority = 3 ORDER BY ts, id LIMIT ?1";
+     WHERE svc = 'observation' AND rank > 1 AND actor = ?1 AND target = ?2 AND priority = ?3 \
+     ORDER BY ts, seq LIMIT 1";
+pub(super) const HAS_CHECKPOINT: &str = "SELECT 1 FROM events INDEXED BY events_checkpoints_about \
+     WHERE priority = 5 AND rank > 1 AND target = ?1 LIMIT 1";
+pub(super) const FIRST_UNVERIFIED: &str = "SELECT seq, ts, id, rank FROM events INDEXED BY events_unverified \
+     WHERE rank < 2 ORDER BY rank, seq LIMIT 1";
+pub(super) const FIRST_UNVERIFIED_TOLD_BY: &str = "SELECT seq, ts, id, rank FROM events \
+     INDEXED BY events_unverified_by_teller \
+     WHERE rank < 2 AND coalesce(origin, '') = ?1 ORDER BY rank, seq LIMIT 1";
+pub(super) const FIRST_UNVERIFIED_OF: &str = "SELECT seq, ts, id, rank FROM events \
+     INDEXED BY events_unverified_by_emitter WHERE rank < 2 AND emitter = ?1 ORDER BY rank, seq LIMIT 1";
+pub(super) const UNVERIFIED_OF: &str = "SELECT seq FROM events INDEXED BY events_unverified_by_emitter \
+     WHERE rank < 2 AND emitter = ?1 ORDER BY rank, seq";
+pub(super) const UNVERIFIED_BEFORE: &str = "SELECT seq, ts, id FROM events INDEXED BY events_received \
+     WHERE received < ?1 ORDER BY received LIMIT ?2";
 
-pub(super) const TOTALS: &str = "SELECT priority, n FROM totals";
+pub(super) const TOTALS: &str = "SELECT rank, n, bytes FROM totals";
+pub(super) const ACCOUNT: &str = "SELECT n, bytes FROM accounts WHERE kind = ?1 AND name = ?2";
+pub(super) const ACCOUNTS_OVER: &str =
+    "SELECT name, n, bytes FROM accounts WHERE kind = ?1 AND (n > ?2 OR bytes > ?3)";
+pub(super) const STORE_ACCOUNT: &str =
+    "INSERT OR REPLACE INTO accounts (kind, name, n, bytes) VALUES (?1, ?2, ?3, ?4)";
+pub(super) const REMOVE_ACCOUNT: &str = "DELETE FROM accounts WHERE kind = ?1 AND name = ?2";
 
 pub(super) const STORE_PEER: &str = "INSERT OR REPLACE INTO peers \
-     (name, id, key, source, learned_at, v2, tls, raw_public_key, verdict, decided_at) \
-     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
+     (name, id, key, source, learned_at, v2, tls, raw_public_key, verdict, decided_at, seen) \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
 pub(super) const PEER: &str = "SELECT name, id, key, source, learned_at, v2, tls, raw_public_key, verdict, \
-     decided_at FROM peers WHERE name = ?1";
+     decided_at, seen FROM peers WHERE name = ?1";
+pub(super) const FORGET_PEER: &str = "DELETE FROM peers WHERE name = ?1";
+pub(super) const COUNT_PEERS: &str = "SELECT count(*) FROM peers";
 pub(super) const PEERS: &str = "SELECT name, id, key, source, learned_at, v2, tls, raw_public_key, verdict, \
-     decided_at FROM peers ORDER BY name";
+     decided_at, seen FROM peers ORDER BY name";
 pub(super) const STORE_CURSOR: &str = "INSERT OR REPLACE INTO cursors (peer, ts, id) VALUES (?1, ?2, ?3)";
 pub(super) const CURSOR: &str = "SELECT ts, id FROM cursors WHERE peer = ?1";
 pub(super) const STORE_ARRIVAL_CURSOR: &str =
@@ -124,7 +141,7 @@ pub(super) const ARRIVAL_CURSOR: &str = "SELECT epoch, seq FROM arrival_cursors 
 /// Commits of other connections, as far as this one has seen them: it changes, that is all.
 pub(super) const FOREIGN_COMMITS: &str = "PRAGMA data_version";
 /// What the inventory is made of; the index has all of it.
-pub(super) const ITEMS: &str = "SELECT svc, ts, id FROM events INDEXED BY events_by_service";
+pub(super) const ITEMS: &str = "SELECT svc, ts, id FROM events INDEXED BY events_by_service WHERE rank > 1";
 pub(super) const PLACE_OF_ID: &str = "SELECT seq FROM events WHERE id = ?1";
 pub(super) const REJECT: &str = "INSERT OR IGNORE INTO rejected (peer, item) VALUES (?1, ?2)";
 pub(super) const FORGET_REJECTIONS: &str =

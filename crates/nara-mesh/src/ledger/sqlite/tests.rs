@@ -1,7 +1,7 @@
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
 
-use nara_proto::event::{Payload, SeenPayload};
+use nara_proto::event::{EventTrust, Payload, SeenPayload};
 use rusqlite::Connection;
 
 use super::*;
@@ -33,7 +33,7 @@ async fn child_that_is_killed() {
         .unwrap()
         .with_retention(RetentionPolicy::UNLIMITED);
     for round in 0.. {
-        ledger.insert(batch(1 + round * 1_000)).await.unwrap();
+        ledger.insert_verified(batch(1 + round * 1_000)).await.unwrap();
         println!("stored {}", ledger.count().await.unwrap());
     }
 }
@@ -68,7 +68,11 @@ async fn a_killed_process_leaves_whole_transactions() {
         assert!(count >= told, "{count} stored of {told} that were reported");
         assert_eq!(count % BATCH, 0);
         let page = ledger
-            .page(EventFilter::default(), Cursor::START, usize::MAX)
+            .page(
+                EventFilter::default(),
+                Cursor::START,
+                ReadLimit::events(usize::MAX),
+            )
             .await;
         assert_eq!(page.unwrap().len(), count);
         drop(ledger);
@@ -90,14 +94,16 @@ async fn what_is_stored_is_there_when_the_file_is_opened_anew() {
     let cursor = Cursor::behind(&events[0]);
     {
         let ledger = SqliteLedger::open(&path).unwrap();
-        ledger.insert(events.clone()).await.unwrap();
+        ledger.insert_verified(events.clone()).await.unwrap();
         ledger
             .store_cursor("bob".to_owned(), cursor.clone())
             .await
             .unwrap();
     }
     let ledger = SqliteLedger::open(&path).unwrap();
-    let page = ledger.page(EventFilter::default(), Cursor::START, 100).await;
+    let page = ledger
+        .page(EventFilter::default(), Cursor::START, ReadLimit::events(100))
+        .await;
     assert_eq!(page.unwrap(), events);
     assert_eq!(ledger.cursor("bob".to_owned()).await.unwrap(), Some(cursor));
     assert_eq!(ledger.count().await.unwrap(), BATCH);
@@ -114,7 +120,7 @@ async fn nothing_is_stored_if_one_event_cannot_be() {
         Ok(())
     });
     writes.await.unwrap();
-    let error = ledger.insert(batch(1)).await.unwrap_err();
+    let error = ledger.insert_verified(batch(1)).await.unwrap_err();
     let cause = std::error::Error::source(&error).unwrap().to_string();
     assert!(cause.contains("disk full"), "{error}: {cause}");
     assert_eq!(ledger.count().await.unwrap(), 0);
@@ -132,7 +138,7 @@ fn a_file_of_a_newer_version_is_refused_and_not_changed() {
     for _ in 0..2 {
         let error = SqliteLedger::open(&path).unwrap_err();
         assert!(
-            matches!(error, LedgerError::NewerSchema { found: 99, known: 2 }),
+            matches!(error, LedgerError::NewerSchema { found: 99, known: 3 }),
             "{error}"
         );
     }
@@ -153,6 +159,78 @@ async fn a_ledger_of_the_first_version_opens_with_its_keys() {
         assert_eq!(pinned.source.to_string(), "ping 100.64.0.7:9632");
         assert_eq!(pinned.learned_at.get(), 5);
     }
+}
+
+/// Stores an event as versions 1 and 2 of the schema did.
+fn store_as_version_2(connection: &Connection, event: &SyncEvent, priority: u8, stranger: bool, seq: i64) {
+    connection
+        .execute(
+            "INSERT INTO events (id, ts, svc, emitter, actor, target, importance, critical, priority, stranger, \
+             json, origin, seq) VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, 0, ?7, ?8, ?9, 'carol', ?10)",
+            (
+                &event.id,
+                event.ts.get(),
+                &event.svc,
+                &event.emitter,
+                event.actor(),
+                event.target(),
+                priority,
+                stranger,
+                nara_proto::go_json::to_string(event),
+                seq,
+            ),
+        )
+        .unwrap();
+    connection
+        .execute("UPDATE totals SET n = n + 1 WHERE priority = ?1", [priority])
+        .unwrap();
+    connection
+        .execute("UPDATE feed SET position = ?1", [seq])
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_ledger_of_the_second_version_loses_nothing_and_what_is_not_signed_counts_as_unverified() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ledger.db");
+    let mut events = batch(1);
+    for event in &mut events[..10] {
+        event.emitter = "alice".to_owned();
+        event.sig = "c2ln".to_owned();
+    }
+    let connection = schema::make_version(&path, 2);
+    for (event, seq) in events.iter().zip(1..) {
+        store_as_version_2(&connection, event, 1, seq % 2 == 0, seq);
+    }
+    connection
+        .execute("INSERT INTO cursors VALUES ('bob', 7, 'x')", [])
+        .unwrap();
+    drop(connection);
+
+    for _ in 0..2 {
+        let ledger = SqliteLedger::open(&path).unwrap();
+        assert_eq!(ledger.count().await.unwrap(), BATCH);
+        let everything = ReadLimit::events(usize::MAX);
+        let page = ledger.page(EventFilter::default(), Cursor::START, everything);
+        assert_eq!(page.await.unwrap(), events);
+        let arrived = ledger
+            .arrived_after(EventFilter::default(), 0, everything)
+            .await
+            .unwrap();
+        let verified = arrived
+            .events
+            .iter()
+            .filter(|arrival| arrival.trust == EventTrust::Verified);
+        assert_eq!(verified.count(), 10);
+        assert_eq!(ledger.items(Scope::all()).await.unwrap().len(), 10);
+        assert_eq!(ledger.cursor("bob".to_owned()).await.unwrap().unwrap().id(), "x");
+    }
+    // What nobody could verify goes in its time, the rest stays.
+    let clock = crate::clock::ManualClock::new(SystemClock.now_nanos());
+    clock.advance(std::time::Duration::from_secs(25 * 60 * 60));
+    let ledger = SqliteLedger::open(&path).unwrap().with_clock(Arc::new(clock));
+    ledger.insert_verified(vec![]).await.unwrap();
+    assert_eq!(ledger.count().await.unwrap(), 10);
 }
 
 #[test]
@@ -195,7 +273,7 @@ async fn only_the_owner_may_read_the_files() {
 
     let folder = tempfile::tempdir().unwrap();
     let ledger = SqliteLedger::open(folder.path().join("ledger.db")).unwrap();
-    ledger.insert(batch(1)).await.unwrap();
+    ledger.insert_verified(batch(1)).await.unwrap();
     let mut files = 0;
     for file in std::fs::read_dir(folder.path()).unwrap() {
         let file = file.unwrap();
@@ -210,13 +288,16 @@ async fn only_the_owner_may_read_the_files() {
 async fn a_damaged_event_is_named() {
     let ledger = SqliteLedger::open_in_memory().unwrap();
     let events = batch(1);
-    ledger.insert(events.clone()).await.unwrap();
+    ledger.insert_verified(events.clone()).await.unwrap();
     let damage = ledger.pool.write(|transaction| {
         transaction.execute("UPDATE events SET json = '{' WHERE ts = 3", [])?;
         Ok(())
     });
     damage.await.unwrap();
-    let error = ledger.recent(EventFilter::default(), 100).await.unwrap_err();
+    let error = ledger
+        .recent(EventFilter::default(), ReadLimit::events(100))
+        .await
+        .unwrap_err();
     assert!(error.to_string().contains(&events[2].id), "{error}");
 }
 
@@ -236,7 +317,7 @@ async fn a_damaged_peer_is_named() {
 async fn readers_do_not_wait_for_a_writer() {
     let folder = tempfile::tempdir().unwrap();
     let ledger = Arc::new(SqliteLedger::open(folder.path().join("ledger.db")).unwrap());
-    ledger.insert(batch(1)).await.unwrap();
+    ledger.insert_verified(batch(1)).await.unwrap();
     let (release, released) = std::sync::mpsc::channel::<()>();
     let (begun, has_begun) = tokio::sync::oneshot::channel();
     let writer = ledger.clone();
@@ -252,7 +333,14 @@ async fn readers_do_not_wait_for_a_writer() {
     has_begun.await.unwrap();
     // The write is under way: what is read is what was there before.
     assert_eq!(ledger.count().await.unwrap(), BATCH);
-    assert_eq!(ledger.recent(EventFilter::default(), 3).await.unwrap().len(), 3);
+    assert_eq!(
+        ledger
+            .recent(EventFilter::default(), ReadLimit::events(3))
+            .await
+            .unwrap()
+            .len(),
+        3
+    );
     release.send(()).unwrap();
     write.await.unwrap().unwrap();
     assert_eq!(ledger.count().await.unwrap(), 0);
@@ -297,11 +385,14 @@ fn no_statement_reads_the_whole_table_or_sorts_a_page() {
     .flat_map(both)
     .chain([
         sql::CHECKPOINTS,
-        sql::OLDEST_PING,
+        sql::PINGS,
         sql::OLDEST_OBSERVATION,
-        sql::OLDEST_STRANGERS,
-        sql::OLDEST_OF_SERVICE,
-        sql::OLDEST_PRESENCE,
+        sql::LADDER,
+        sql::FIRST_UNVERIFIED,
+        sql::FIRST_UNVERIFIED_TOLD_BY,
+        sql::FIRST_UNVERIFIED_OF,
+        sql::UNVERIFIED_OF,
+        sql::UNVERIFIED_BEFORE,
         sql::NEXT_SERVICE,
     ]);
     for statement in ordered {
@@ -314,11 +405,13 @@ fn no_statement_reads_the_whole_table_or_sorts_a_page() {
     let others = [
         sql::SINCE,
         sql::LOAD,
-        sql::CONTAINS,
+        sql::FIND,
         sql::ADD,
         sql::REMOVE,
-        sql::ACQUAINT,
-        sql::COUNT_PINGS,
+        sql::RERANK,
+        sql::ACCOUNT,
+        sql::STORE_ACCOUNT,
+        sql::REMOVE_ACCOUNT,
         sql::COUNT_OBSERVATIONS,
         sql::HAS_CHECKPOINT,
         sql::CURSOR,

@@ -1,11 +1,15 @@
 use proptest::prelude::*;
 
+use nara_proto::event::EventTrust;
+use nara_proto::reconcile::Scope;
+
 use super::*;
+use crate::ledger::{CheckedEvent, ReconcileStore as _, Standing};
 
 /// Something that is done to both ledgers.
 #[derive(Clone, Debug)]
 enum Operation {
-    Insert(Vec<SyncEvent>),
+    Insert(Vec<CheckedEvent>, Option<NaraName>),
     Page(EventFilter, i64, usize),
     PageAll(EventFilter, usize),
     Recent(EventFilter, usize),
@@ -32,6 +36,21 @@ fn event() -> impl Strategy<Value = SyncEvent> {
     })
 }
 
+/// An event with its actor as emitter or without one, verified more often than not.
+fn checked() -> impl Strategy<Value = CheckedEvent> {
+    (event(), any::<bool>(), prop::bool::weighted(0.7)).prop_map(|(mut event, signed, verified)| {
+        if signed {
+            event.emitter = event.actor().to_owned();
+        }
+        let trust = if verified {
+            EventTrust::Verified
+        } else {
+            EventTrust::Unsigned
+        };
+        CheckedEvent::new(event, trust)
+    })
+}
+
 fn filter() -> impl Strategy<Value = EventFilter> {
     let service = prop::sample::select(vec!["ping", "seen", "observation", "checkpoint", "nope"]);
     let services = prop::collection::vec(service.prop_map(str::to_owned), 0..3);
@@ -45,10 +64,12 @@ fn operation() -> impl Strategy<Value = Operation> {
             since: UnixNanos::new(since),
             slice_index: index % total,
             slice_total: total,
-            limit,
+            limit: ReadLimit::events(limit),
         });
     prop_oneof![
-        8 => prop::collection::vec(event(), 0..12).prop_map(Operation::Insert),
+        8 => (prop::collection::vec(checked(), 0..12), prop::option::of(name())).prop_map(|(events, teller)| {
+            Operation::Insert(events, teller.map(|teller| teller.parse().unwrap()))
+        }),
         1 => (filter(), -4_i64..12, 0_usize..9).prop_map(|(f, ts, n)| Operation::Page(f, ts, n)),
         1 => (filter(), 1_usize..9).prop_map(|(f, n)| Operation::PageAll(f, n)),
         1 => (filter(), 0_usize..9).prop_map(|(f, n)| Operation::Recent(f, n)),
@@ -62,17 +83,27 @@ fn operation() -> impl Strategy<Value = Operation> {
 /// What an operation gives, as text.
 async fn perform(ledger: &dyn Ledger, operation: Operation) -> String {
     match operation {
-        Operation::Insert(events) => format!("{:?}", ledger.insert(events).await.unwrap()),
+        Operation::Insert(events, teller) => format!("{:?}", ledger.insert(events, teller).await.unwrap()),
         Operation::Page(filter, ts, limit) => {
             let after = Cursor::after_time(UnixNanos::new(ts));
-            format!("{:?}", ledger.page(filter, after, limit).await.unwrap())
+            format!(
+                "{:?}",
+                ledger
+                    .page(filter, after, ReadLimit::events(limit))
+                    .await
+                    .unwrap()
+            )
         }
         Operation::PageAll(filter, size) => page_all(ledger, filter, size).await,
-        Operation::Recent(filter, limit) => format!("{:?}", ledger.recent(filter, limit).await.unwrap()),
+        Operation::Recent(filter, limit) => format!(
+            "{:?}",
+            ledger.recent(filter, ReadLimit::events(limit)).await.unwrap()
+        ),
         Operation::Slice(filter, slice) => format!("{:?}", ledger.slice(filter, slice).await.unwrap()),
         Operation::Sample(filter, size, seed) => {
             let sample = Sample {
                 size,
+                bytes: usize::MAX,
                 responder: "bob".to_owned(),
                 now: UnixNanos::new(20),
                 seed,
@@ -80,10 +111,22 @@ async fn perform(ledger: &dyn Ledger, operation: Operation) -> String {
             format!("{:?}", ledger.sample(filter, sample).await.unwrap())
         }
         Operation::Since(ts, limit) => {
-            format!("{:?}", ledger.since(UnixNanos::new(ts), limit).await.unwrap())
+            format!(
+                "{:?}",
+                ledger
+                    .since(UnixNanos::new(ts), ReadLimit::events(limit))
+                    .await
+                    .unwrap()
+            )
         }
         Operation::Checkpoints(limit, offset) => {
-            format!("{:?}", ledger.checkpoints(limit, offset).await.unwrap())
+            format!(
+                "{:?}",
+                ledger
+                    .checkpoints(ReadLimit::events(limit), offset)
+                    .await
+                    .unwrap()
+            )
         }
     }
 }
@@ -92,7 +135,10 @@ async fn perform(ledger: &dyn Ledger, operation: Operation) -> String {
 async fn page_all(ledger: &dyn Ledger, filter: EventFilter, size: usize) -> String {
     let (mut paged, mut after) = (Vec::new(), Cursor::START);
     loop {
-        let page = ledger.page(filter.clone(), after, size).await.unwrap();
+        let page = ledger
+            .page(filter.clone(), after, ReadLimit::events(size))
+            .await
+            .unwrap();
         let Some(last) = page.last() else { break };
         after = Cursor::behind(last);
         paged.extend(page);
@@ -107,8 +153,12 @@ async fn page_all(ledger: &dyn Ledger, filter: EventFilter, size: usize) -> Stri
 struct NoStrangers;
 
 impl KnownNames for NoStrangers {
-    fn is_known(&self, name: &str) -> bool {
-        name != "stranger"
+    fn standing(&self, name: &str) -> Standing {
+        if name != "stranger" {
+            Standing::Met
+        } else {
+            Standing::Stranger
+        }
     }
 }
 
@@ -138,6 +188,10 @@ proptest! {
                 let context = format!("{operation:?}");
                 let expected = perform(&memory, operation.clone()).await;
                 assert_eq!(perform(&sqlite, operation).await, expected, "{context}");
+                assert_eq!(
+                    sqlite.items(Scope::all()).await.unwrap().ids().collect::<Vec<_>>(),
+                    memory.items(Scope::all()).await.unwrap().ids().collect::<Vec<_>>()
+                );
                 assert_eq!(sqlite.count().await.unwrap(), memory.count().await.unwrap());
             }
             assert_eq!(all(&sqlite).await, all(&memory).await);

@@ -6,7 +6,7 @@ use nara_proto::identity::NaraName;
 use nara_proto::stream::{ArrivalCursor, LedgerEpoch};
 
 use super::*;
-use crate::ledger::{Followed, Follower};
+use crate::ledger::{CheckedEvent, Followed, Follower};
 
 on_every_ledger! {
     super::RetentionPolicy::UNLIMITED, super::EveryoneKnown;
@@ -28,15 +28,24 @@ fn seqs(arrivals: &crate::ledger::Arrivals) -> Vec<i64> {
 async fn late_events_come_behind_what_arrived_before_them(ledger: &dyn Ledger) {
     assert_eq!(ledger.position().await.unwrap(), 0);
     for ts in [30, 10, 20] {
-        ledger.insert(vec![seen(ts, "alice", "bob")]).await.unwrap();
+        ledger
+            .insert_verified(vec![seen(ts, "alice", "bob")])
+            .await
+            .unwrap();
     }
-    let all = ledger.arrived_after(EventFilter::default(), 0, 10).await.unwrap();
+    let all = ledger
+        .arrived_after(EventFilter::default(), 0, ReadLimit::events(10))
+        .await
+        .unwrap();
     assert_eq!(seqs(&all), [30, 10, 20]);
     assert!(all.is_newest);
-    let first = ledger.arrived_after(EventFilter::default(), 0, 1).await.unwrap();
+    let first = ledger
+        .arrived_after(EventFilter::default(), 0, ReadLimit::events(1))
+        .await
+        .unwrap();
     assert!(!first.is_newest);
     let rest = ledger
-        .arrived_after(EventFilter::default(), first.end, 10)
+        .arrived_after(EventFilter::default(), first.end, ReadLimit::events(10))
         .await
         .unwrap();
     assert_eq!(seqs(&rest), [10, 20]);
@@ -45,26 +54,38 @@ async fn late_events_come_behind_what_arrived_before_them(ledger: &dyn Ledger) {
 
 async fn a_look_with_a_filter_says_how_far_it_went(ledger: &dyn Ledger) {
     let events = (0..20).map(|ts| seen(ts, "alice", "bob")).collect();
-    ledger.insert(events).await.unwrap();
-    ledger.insert(vec![social(5, "carol", "bob")]).await.unwrap();
-    ledger.insert(vec![seen(50, "alice", "bob")]).await.unwrap();
+    ledger.insert_verified(events).await.unwrap();
+    ledger
+        .insert_verified(vec![social(5, "carol", "bob")])
+        .await
+        .unwrap();
+    ledger
+        .insert_verified(vec![seen(50, "alice", "bob")])
+        .await
+        .unwrap();
     let filter = EventFilter {
         subjects: vec!["carol".to_owned()],
         ..EventFilter::default()
     };
-    let found = ledger.arrived_after(filter, 0, 10).await.unwrap();
+    let found = ledger
+        .arrived_after(filter, 0, ReadLimit::events(10))
+        .await
+        .unwrap();
     assert_eq!(seqs(&found), [5]);
     assert_eq!(found.end, ledger.position().await.unwrap());
 }
 
 async fn a_time_becomes_the_place_before_its_first_arrival(ledger: &dyn Ledger) {
     for ts in [10, 40, 20, 50] {
-        ledger.insert(vec![seen(ts, "alice", "bob")]).await.unwrap();
+        ledger
+            .insert_verified(vec![seen(ts, "alice", "bob")])
+            .await
+            .unwrap();
     }
     for (since, expected) in [(0, vec![10, 40, 20, 50]), (30, vec![40, 20, 50]), (51, vec![])] {
         let before = ledger.position_before(UnixNanos::new(since)).await.unwrap();
         let found = ledger
-            .arrived_after(EventFilter::default(), before, 10)
+            .arrived_after(EventFilter::default(), before, ReadLimit::events(10))
             .await
             .unwrap();
         assert_eq!(seqs(&found), expected, "since {since}");
@@ -83,12 +104,21 @@ async fn an_arrival_cursor_is_remembered(ledger: &dyn Ledger) {
 
 async fn an_arrival_knows_who_told_it(ledger: &dyn Ledger) {
     let carol: NaraName = "carol".parse().unwrap();
-    ledger.insert(vec![seen(1, "alice", "bob")]).await.unwrap();
     ledger
-        .insert_from(vec![seen(2, "alice", "bob")], Some(carol.clone()))
+        .insert_verified(vec![seen(1, "alice", "bob")])
         .await
         .unwrap();
-    let found = ledger.arrived_after(EventFilter::default(), 0, 10).await.unwrap();
+    ledger
+        .insert(
+            vec![CheckedEvent::verified(seen(2, "alice", "bob"))],
+            Some(carol.clone()),
+        )
+        .await
+        .unwrap();
+    let found = ledger
+        .arrived_after(EventFilter::default(), 0, ReadLimit::events(10))
+        .await
+        .unwrap();
     let origins: Vec<_> = found
         .events
         .iter()
@@ -123,17 +153,29 @@ async fn take(follower: &mut Follower, count: usize) -> Vec<i64> {
 async fn a_follower_gets_what_was_there_and_what_comes_each_once() {
     for ledger in every_kind() {
         let events = (0..100).map(|ts| seen(ts, "alice", "bob")).collect();
-        ledger.insert(events).await.unwrap();
+        ledger.insert_verified(events).await.unwrap();
         let mut follower = Follower::new(ledger.clone(), 0, EventFilter::default());
         // Arrives before the follower has read anything, so it is in the ledger and in the feed.
-        ledger.insert(vec![seen(-1, "alice", "bob")]).await.unwrap();
+        ledger
+            .insert_verified(vec![seen(-1, "alice", "bob")])
+            .await
+            .unwrap();
         let mut expected: Vec<i64> = (0..100).collect();
         expected.push(-1);
         assert_eq!(take(&mut follower, 101).await, expected);
         assert!(matches!(follower.next().await, Ok(Followed::CaughtUp)));
-        ledger.insert(vec![seen(-2, "alice", "bob")]).await.unwrap();
-        ledger.insert(vec![seen(-2, "alice", "bob")]).await.unwrap();
-        ledger.insert(vec![seen(-3, "alice", "bob")]).await.unwrap();
+        ledger
+            .insert_verified(vec![seen(-2, "alice", "bob")])
+            .await
+            .unwrap();
+        ledger
+            .insert_verified(vec![seen(-2, "alice", "bob")])
+            .await
+            .unwrap();
+        ledger
+            .insert_verified(vec![seen(-3, "alice", "bob")])
+            .await
+            .unwrap();
         assert_eq!(take(&mut follower, 2).await, [-2, -3]);
         assert_eq!(follower.cursor().seq, ledger.position().await.unwrap());
     }
@@ -145,13 +187,19 @@ async fn a_follower_that_is_too_slow_reads_from_the_ledger_and_misses_nothing() 
         let mut follower = Follower::new(ledger.clone(), 0, EventFilter::default());
         assert!(matches!(follower.next().await, Ok(Followed::CaughtUp)));
         for ts in 0..500 {
-            ledger.insert(vec![seen(ts, "alice", "bob")]).await.unwrap();
+            ledger
+                .insert_verified(vec![seen(ts, "alice", "bob")])
+                .await
+                .unwrap();
         }
         assert!(matches!(follower.next().await, Ok(Followed::Lagged)));
         let expected: Vec<i64> = (0..500).collect();
         assert_eq!(take(&mut follower, 500).await, expected);
         assert!(matches!(follower.next().await, Ok(Followed::CaughtUp)));
-        ledger.insert(vec![seen(500, "alice", "bob")]).await.unwrap();
+        ledger
+            .insert_verified(vec![seen(500, "alice", "bob")])
+            .await
+            .unwrap();
         assert_eq!(take(&mut follower, 1).await, [500]);
     }
 }
@@ -162,7 +210,7 @@ async fn a_large_insertion_comes_through_in_order() {
         let mut follower = Follower::new(ledger.clone(), 0, EventFilter::default());
         assert!(matches!(follower.next().await, Ok(Followed::CaughtUp)));
         let events = (0..1000).map(|ts| seen(ts, "alice", "bob")).collect();
-        ledger.insert(events).await.unwrap();
+        ledger.insert_verified(events).await.unwrap();
         let expected: Vec<i64> = (0..1000).collect();
         assert_eq!(take(&mut follower, 1000).await, expected);
     }
@@ -177,10 +225,16 @@ async fn a_follower_leaves_out_what_its_peer_told() {
         let mut live = follow(0);
         assert!(matches!(live.next().await, Ok(Followed::CaughtUp)));
         ledger
-            .insert_from(vec![seen(1, "alice", "bob")], Some(carol.clone()))
+            .insert(
+                vec![CheckedEvent::verified(seen(1, "alice", "bob"))],
+                Some(carol.clone()),
+            )
             .await
             .unwrap();
-        ledger.insert(vec![seen(2, "alice", "bob")]).await.unwrap();
+        ledger
+            .insert_verified(vec![seen(2, "alice", "bob")])
+            .await
+            .unwrap();
         assert_eq!(take(&mut live, 1).await, [2]);
         assert_eq!(take(&mut follow(0), 1).await, [2], "from the ledger, too");
     }
@@ -193,7 +247,7 @@ async fn an_event_larger_than_the_feed_takes_comes_from_the_ledger() {
         assert!(matches!(follower.next().await, Ok(Followed::CaughtUp)));
         let large = seen(2, "alice", &"x".repeat(300 << 10));
         let events = vec![seen(1, "alice", "bob"), large, seen(3, "alice", "bob")];
-        ledger.insert(events).await.unwrap();
+        ledger.insert_verified(events).await.unwrap();
         assert_eq!(take(&mut follower, 3).await, [1, 2, 3]);
     }
 }
@@ -207,8 +261,14 @@ async fn places_are_never_used_again() {
     for ts in 0..5 {
         let ledger = SqliteLedger::open(&path).unwrap().with_retention(policy);
         // The newest event is pruned at once, since an older one is dearer.
-        ledger.insert(vec![hey_there(ts, "alice")]).await.unwrap();
-        ledger.insert(vec![ping(100 + ts, "alice", "bob")]).await.unwrap();
+        ledger
+            .insert_verified(vec![hey_there(ts, "alice")])
+            .await
+            .unwrap();
+        ledger
+            .insert_verified(vec![ping(100 + ts, "alice", "bob")])
+            .await
+            .unwrap();
         let position = ledger.position().await.unwrap();
         assert!(position > last.1, "{position} after {last:?}");
         let epoch = ledger.feed().epoch();

@@ -1,6 +1,8 @@
 use std::sync::Mutex;
 
 use super::*;
+use crate::ledger::Standing;
+use crate::ledger::retention::Size;
 use crate::registry::{PeerInfo, PeerRegistry, PinnedNames};
 
 /// Knows the names that it was told.
@@ -8,8 +10,12 @@ use crate::registry::{PeerInfo, PeerRegistry, PinnedNames};
 struct Told(Mutex<Vec<String>>);
 
 impl KnownNames for Told {
-    fn is_known(&self, name: &str) -> bool {
-        name == "alice" || self.0.lock().unwrap().iter().any(|told| told == name)
+    fn standing(&self, name: &str) -> Standing {
+        if name == "alice" || self.0.lock().unwrap().iter().any(|told| told == name) {
+            Standing::Met
+        } else {
+            Standing::Stranger
+        }
     }
 }
 
@@ -25,8 +31,12 @@ fn policy() -> RetentionPolicy {
 struct NoStrangers;
 
 impl KnownNames for NoStrangers {
-    fn is_known(&self, name: &str) -> bool {
-        !name.starts_with("stranger")
+    fn standing(&self, name: &str) -> Standing {
+        if !name.starts_with("stranger") {
+            Standing::Met
+        } else {
+            Standing::Stranger
+        }
     }
 }
 
@@ -53,14 +63,20 @@ async fn the_oldest_ping_of_a_target_goes_for_a_newer_one(ledger: &dyn Ledger) {
     )
     .await;
     store(ledger, vec![ping(9, "alice", "bob"), ping(1, "bob", "alice")]).await;
-    let of_bob = ledger.page(subjects(&["bob"]), Cursor::START, 10).await.unwrap();
+    let of_bob = ledger
+        .page(subjects(&["bob"]), Cursor::START, ReadLimit::events(10))
+        .await
+        .unwrap();
     assert_eq!(times(&of_bob), [1, 2, 3, 4, 5, 9]);
     assert_eq!(of_bob[0].target(), "alice");
 }
 
 async fn a_ping_older_than_all_is_not_retained(ledger: &dyn Ledger) {
     store(ledger, (2..=6).map(|ts| ping(ts, "alice", "bob")).collect()).await;
-    let outcomes = ledger.insert(vec![ping(1, "alice", "bob")]).await.unwrap();
+    let outcomes = ledger
+        .insert_verified(vec![ping(1, "alice", "bob")])
+        .await
+        .unwrap();
     assert_eq!(outcomes, [Insertion::NotRetained]);
     assert_eq!(times(&all(ledger).await), [2, 3, 4, 5, 6]);
 }
@@ -91,7 +107,7 @@ async fn an_old_observation_does_not_push_out_a_newer_one(ledger: &dyn Ledger) {
     )
     .await;
     let outcomes = ledger
-        .insert(vec![observation(1, "alice", "bob", "status-change")])
+        .insert_verified(vec![observation(1, "alice", "bob", "status-change")])
         .await
         .unwrap();
     assert_eq!(outcomes, [Insertion::NotRetained]);
@@ -102,7 +118,7 @@ async fn restarts_stay_until_there_is_a_checkpoint(ledger: &dyn Ledger) {
     let restart = |ts| observation(ts, "alice", "bob", "restart");
     store(ledger, (1..=6).map(restart).collect()).await;
     let outcomes = ledger
-        .insert(vec![observation(9, "alice", "bob", "status-change")])
+        .insert_verified(vec![observation(9, "alice", "bob", "status-change")])
         .await
         .unwrap();
     assert_eq!(outcomes, [Insertion::NotRetained]);
@@ -112,7 +128,7 @@ async fn restarts_stay_until_there_is_a_checkpoint(ledger: &dyn Ledger) {
 
 async fn old_checkpoints_of_r2d2_are_forgotten(ledger: &dyn Ledger) {
     let outcomes = ledger
-        .insert(vec![
+        .insert_verified(vec![
             checkpoint(1, "r2d2", 1_768_774_453),
             checkpoint(2, "r2d2", 1_768_774_454),
             checkpoint(3, "bob", 1_768_774_453),
@@ -182,7 +198,7 @@ async fn checkpoints_restarts_and_first_sightings_are_never_pruned(ledger: &dyn 
     .await;
     store(ledger, (10..50).map(|ts| hey_there(ts, "bob")).take(9).collect()).await;
     for ts in 50..90 {
-        ledger.insert(vec![hey_there(ts, "bob")]).await.unwrap();
+        ledger.insert_verified(vec![hey_there(ts, "bob")]).await.unwrap();
     }
     let times = times(&all(ledger).await);
     assert_eq!(times[..3], [1, 2, 3]);
@@ -192,7 +208,7 @@ async fn checkpoints_restarts_and_first_sightings_are_never_pruned(ledger: &dyn 
 async fn events_that_are_never_pruned_cannot_exceed_the_size(ledger: &dyn Ledger) {
     store(ledger, (1..=12).map(|ts| checkpoint(ts, "bob", 1)).collect()).await;
     let outcomes = ledger
-        .insert(vec![checkpoint(13, "bob", 1), seen(14, "alice", "bob")])
+        .insert_verified(vec![checkpoint(13, "bob", 1), seen(14, "alice", "bob")])
         .await
         .unwrap();
     assert_eq!(outcomes, [Insertion::NotRetained; 2]);
@@ -201,13 +217,13 @@ async fn events_that_are_never_pruned_cannot_exceed_the_size(ledger: &dyn Ledger
 
 async fn what_does_not_outlive_the_call_is_not_retained(ledger: &dyn Ledger) {
     let outcomes = ledger
-        .insert((1..=13).map(|ts| seen(ts, "alice", "bob")).collect())
+        .insert_verified((1..=13).map(|ts| seen(ts, "alice", "bob")).collect())
         .await
         .unwrap();
     assert_eq!(outcomes[0], Insertion::NotRetained);
     assert_eq!(outcomes[1..], [Insertion::Stored; 12]);
     let outcomes = ledger
-        .insert((1..=6).map(|ts| ping(ts, "alice", "carla")).collect())
+        .insert_verified((1..=6).map(|ts| ping(ts, "alice", "carla")).collect())
         .await
         .unwrap();
     // Five more than fit; pings are the first to go.
@@ -217,7 +233,7 @@ async fn what_does_not_outlive_the_call_is_not_retained(ledger: &dyn Ledger) {
 async fn a_restart_that_goes_makes_room_within_the_call(ledger: &dyn Ledger) {
     store(ledger, vec![checkpoint(-1, "bob", 1)]).await;
     let restarts = (1..=30).map(|ts| observation(ts, "alice", "bob", "restart"));
-    ledger.insert(restarts.collect()).await.unwrap();
+    ledger.insert_verified(restarts.collect()).await.unwrap();
     assert_eq!(times(&all(ledger).await), [-1, 27, 28, 29, 30]);
 }
 
@@ -277,10 +293,10 @@ fn a_nara_without_a_pinned_key_is_a_stranger_but_oneself_is_not() {
     };
     registry.pin(pinned).unwrap();
     let known = PinnedNames::new(registry, name("alice"));
-    assert!(known.is_known("alice"));
-    assert!(known.is_known("bob"));
-    assert!(!known.is_known("carla"));
-    assert!(!known.is_known("nobody"));
+    assert_eq!(known.standing("alice"), Standing::Configured);
+    assert_eq!(known.standing("bob"), Standing::Introduced);
+    assert_eq!(known.standing("carla"), Standing::Stranger);
+    assert_eq!(known.standing("nobody"), Standing::Stranger);
 }
 
 #[test]
@@ -302,7 +318,15 @@ fn the_inherited_sizes_are_the_default() {
 #[test]
 fn a_ledger_is_pruned_when_it_is_one_per_cent_too_large() {
     let policy = RetentionPolicy::default().max_events(1_000);
-    assert_eq!(policy.excess(1_010), 0);
-    assert_eq!(policy.excess(1_011), 11);
-    assert_eq!(RetentionPolicy::UNLIMITED.excess(usize::MAX), 0);
+    let events = |events| Size { events, bytes: 0 };
+    assert_eq!(policy.excess(events(1_010)), Size::default());
+    assert_eq!(policy.excess(events(1_011)), events(11));
+    assert_eq!(
+        RetentionPolicy::UNLIMITED.excess(events(usize::MAX)),
+        Size::default()
+    );
+    let policy = policy.max_bytes(2_000);
+    let held = |bytes| Size { events: 1_000, bytes };
+    assert_eq!(policy.excess(held(2_020)), Size::default());
+    assert_eq!(policy.excess(held(2_021)), Size { events: 0, bytes: 21 });
 }

@@ -15,11 +15,12 @@ const VECTORS: &str = include_str!(concat!(
 async fn answer(ledger: &dyn Ledger, request: &SyncRequest) -> Vec<SyncEvent> {
     let sample = |size| Sample {
         size,
+        bytes: usize::MAX,
         responder: "responder".to_owned(),
         now: UnixNanos::new(1_769_000_100_000_000_000),
         seed: 1,
     };
-    select(ledger, request.filter(), &request.mode(), sample)
+    select(ledger, request.filter(), &request.mode(), usize::MAX, sample)
         .await
         .unwrap()
 }
@@ -63,7 +64,7 @@ async fn all_modes_select_as_the_naras_out_there() {
             .unwrap()
             .with_retention(RetentionPolicy::UNLIMITED);
         for ledger in [&memory as &dyn Ledger, &sqlite] {
-            ledger.insert(events.clone()).await.unwrap();
+            ledger.insert_verified(events.clone()).await.unwrap();
             let selected = answer(ledger, &request).await;
             let selected = modulo_ties(selected.into_iter().map(|event| event.id), &tied);
             assert_eq!(selected, expected, "{} {ledger:?}", case["case"]);

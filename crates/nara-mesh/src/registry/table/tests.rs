@@ -4,6 +4,114 @@ use nara_proto::time::UnixMillis;
 use super::*;
 use crate::registry::KeySource;
 
+fn told_by(teller: &str, seed: u8, name: &str) -> PinnedKey {
+    PinnedKey {
+        source: KeySource::HeyThere {
+            told_by: Some(teller.parse().unwrap()),
+        },
+        ..key(seed, name)
+    }
+}
+
+#[test]
+fn the_ghosts_of_one_teller_go_for_each_other_and_for_nobody_else() {
+    let registry = PeerRegistry::default().with_max_peers(256);
+    registry.pin(told_by("honest", 1, "carol")).unwrap();
+    for n in 0..100 {
+        registry.pin(told_by("eve", 2, &format!("ghost-{n}"))).unwrap();
+    }
+    assert_eq!(registry.len(), 1 + 2, "1/128 for each teller");
+    assert!(registry.by_name("carol").is_some());
+    assert!(registry.by_name("ghost-99").is_some() && registry.by_name("ghost-1").is_none());
+    // All tellers together have an eighth.
+    for n in 0..100 {
+        registry
+            .pin(told_by(&format!("eve-{n}"), 2, &format!("puppet-{n}")))
+            .unwrap();
+    }
+    assert_eq!(registry.len(), 32);
+    // Who is met at its own address has room all the same.
+    let dave = PinnedKey {
+        source: KeySource::Ping(address(3)),
+        ..key(3, "dave")
+    };
+    registry.pin(dave).unwrap();
+    assert_eq!(registry.prune().len(), 32);
+    assert_eq!(registry.len(), 1);
+}
+
+#[test]
+fn a_ghost_that_is_seen_is_no_ghost_any_more() {
+    let registry = PeerRegistry::default().with_max_peers(128);
+    let carol = registry.pin(told_by("eve", 1, "carol")).unwrap();
+    let mut events = registry.subscribe();
+    registry.sign_of_life(&carol);
+    assert!(matches!(events.try_recv(), Ok(PeerEvent::Seen(_))));
+    registry.sign_of_life(&carol);
+    assert!(events.try_recv().is_err());
+    registry.pin(told_by("eve", 2, "ghost")).unwrap();
+    assert_eq!(registry.prune(), ["ghost".parse().unwrap()]);
+    assert!(registry.by_name("carol").is_some());
+    // It is remembered.
+    let again = PeerRegistry::default();
+    again.restore(carol.info().into_record().unwrap());
+    assert!(again.prune().is_empty());
+}
+
+#[test]
+fn what_is_configured_takes_the_place_of_a_ghost() {
+    let registry = PeerRegistry::default().with_max_peers(2);
+    registry.pin(told_by("eve", 1, "ghost")).unwrap();
+    registry.pin(key(2, "alice")).unwrap();
+    registry.pin(key(3, "bob")).unwrap();
+    assert!(registry.by_name("ghost").is_none());
+    assert_eq!(registry.pin(key(4, "dave")).unwrap_err(), RegisterError::Full(2));
+}
+
+#[test]
+fn the_first_key_of_a_configured_address_comes_from_there_only() {
+    let registry = PeerRegistry::default();
+    let bob = PeerInfo {
+        name: Some("bob".parse().unwrap()),
+        address: Some(address(1)),
+        configured_at: Some(address(1)),
+        ..PeerInfo::default()
+    };
+    registry.register(bob).unwrap();
+    let from = |source| PinnedKey {
+        source,
+        ..key(1, "bob")
+    };
+    for source in [
+        KeySource::HeyThere { told_by: None },
+        KeySource::HeyThere {
+            told_by: Some("bob".parse().unwrap()),
+        },
+        KeySource::PeerQuery("eve".parse().unwrap()),
+        KeySource::Ping(address(2)),
+        KeySource::Tls(address(2)),
+    ] {
+        let refused = registry.pin(from(source.clone()));
+        assert!(matches!(refused, Err(RegisterError::KeyRefused(_))), "{source}");
+    }
+    registry.pin(from(KeySource::Ping(address(1)))).unwrap();
+}
+
+#[test]
+fn names_that_look_the_same_are_told_at_first_contact() {
+    let registry = PeerRegistry::default();
+    registry.pin(key(1, "paypal")).unwrap();
+    let mut events = registry.subscribe();
+    registry.pin(key(2, "p\u{430}ypal")).unwrap();
+    let told = std::iter::from_fn(|| events.try_recv().ok())
+        .any(|event| matches!(event, PeerEvent::LookAlike { known, .. } if known.as_str() == "paypal"));
+    assert!(told);
+    registry.pin(key(3, "carol")).unwrap();
+    let told = std::iter::from_fn(|| events.try_recv().ok())
+        .any(|event| matches!(event, PeerEvent::LookAlike { .. }));
+    assert!(!told);
+}
+
 fn key(seed: u8, name: &str) -> PinnedKey {
     PinnedKey {
         name: name.parse().unwrap(),
@@ -80,10 +188,14 @@ fn hearsay_fills_half_of_a_registry_and_no_more() {
         source: KeySource::HeyThere { told_by: None },
         ..key(seed, &format!("nara-{seed}"))
     };
-    registry.pin(hearsay(1)).unwrap();
-    registry.pin(hearsay(2)).unwrap();
-    assert_eq!(registry.pin(hearsay(3)).unwrap_err(), RegisterError::Full(2));
-    assert!(registry.pin(hearsay(2)).is_ok(), "a known one");
+    let met = |seed: u8| PinnedKey {
+        source: KeySource::Ping(address(seed)),
+        ..hearsay(seed)
+    };
+    registry.pin(met(1)).unwrap();
+    registry.pin(met(2)).unwrap();
+    assert_eq!(registry.pin(met(3)).unwrap_err(), RegisterError::Full(2));
+    assert!(registry.pin(met(2)).is_ok(), "a known one");
     registry.pin(key(4, "alice")).unwrap();
     registry.register_address(&id(5), address(5)).unwrap();
     assert_eq!(registry.pin(key(6, "bob")).unwrap_err(), RegisterError::Full(4));

@@ -5,7 +5,7 @@ use http::{HeaderValue, StatusCode, header};
 use nara_proto::event::SyncEvent;
 use nara_proto::go_json;
 
-use crate::client::offload;
+use crate::offload::offload;
 use crate::server::answer::hold::Held;
 use crate::server::answer::rejection::Rejection;
 use crate::server::limits::body_bytes::Source;

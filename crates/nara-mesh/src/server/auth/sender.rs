@@ -110,7 +110,7 @@ impl VerifiedSender {
         }
         warn_seldom!(
             sender = %self.name, address = %self.address, claimed = %shown(name), field,
-            "a body names another sender than the one that signed the request"
+            "the body names another sender than the signer of the request"
         );
         Err(Rejection::SenderMismatch {
             field,

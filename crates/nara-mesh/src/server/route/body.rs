@@ -8,7 +8,7 @@ use nara_proto::v1::RequestAuthError;
 use nara_proto::v2::SignatureError;
 use tower_http::timeout::TimeoutBody;
 
-use crate::client::offload;
+use crate::offload::offload;
 use crate::server::answer::rejection::Rejection;
 use crate::server::auth::authenticator::RepeatedBody;
 use crate::server::limits::body_bytes::OverBudget;

@@ -5,6 +5,7 @@ use axum::response::Response;
 use nara_proto::endpoint::{AllCheckpoints, Endpoint as _};
 use nara_proto::peer::CheckpointsResponse;
 
+use crate::ledger::ReadLimit;
 use crate::server::answer::hold::Held;
 use crate::server::answer::json::{Surplus, json_of_events};
 use crate::server::answer::rejection::{Limit, Rejection};
@@ -51,7 +52,8 @@ pub(super) async fn handle(
     let _turn = shared.reads.turn(Source::Address(source)).await;
     let size = usize::try_from(limit).unwrap_or(0);
     let skip = usize::try_from(offset).unwrap_or(usize::MAX);
-    let (events, total) = shared.ledger.checkpoints(size, skip).await?;
+    let page = ReadLimit::events(size).bytes(AllCheckpoints::MAX_RESPONSE);
+    let (events, total) = shared.ledger.checkpoints(page, skip).await?;
     let total = i64::try_from(total).unwrap_or(i64::MAX);
     let server = shared.local.name().to_string();
     let build = move |events: Vec<_>, _| {

@@ -68,7 +68,7 @@ fn offer(shared: &Arc<Shared>, id: &NaraId, name: &NaraName, sign: Sign) {
     let (client, id, name) = (client.clone(), id.clone(), name.clone());
     shared.background.spawn(async move {
         let _permit = permit;
-        match client.send_runtime_message(&id, &message).await {
+        match client.peer(&id).send_runtime_message(&message).await {
             Ok(_) => tracing::debug!(to = %name, "a stash was given back to its owner"),
             Err(error) => {
                 warn_seldom!(to = %name, error = &error as &dyn std::error::Error, "stash not delivered");

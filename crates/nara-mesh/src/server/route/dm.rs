@@ -8,7 +8,7 @@ use nara_proto::endpoint::{DirectMessage, Endpoint as _};
 use nara_proto::event::{KeyLookup as _, SyncEvent};
 use nara_proto::peer::Receipt;
 
-use crate::ledger::Insertion;
+use crate::ledger::{CheckedEvent, Insertion};
 use crate::server::answer::json::{JSON_UTF8, json};
 use crate::server::answer::rejection::Rejection;
 use crate::server::auth::sender::VerifiedSender;
@@ -66,7 +66,8 @@ async fn keep(shared: &Shared, sender: &VerifiedSender, event: SyncEvent) -> Res
     if !shared.handler.accepts(&event) {
         return Ok(false);
     }
-    let insertions = shared.ledger.insert(vec![event.clone()]).await?;
+    let checked = vec![CheckedEvent::verified(event.clone())];
+    let insertions = shared.ledger.insert(checked, Some(sender.name().clone())).await?;
     let stored = matches!(insertions.first(), Some(Insertion::Stored));
     if stored {
         shared.handler.on_direct_message(sender, &event);

@@ -33,7 +33,7 @@ pub(super) async fn handle(
     let _turn = shared.reads.turn(source).await;
     // What is not the id of a verified event is not there.
     let items = ids.iter().filter_map(|id| ItemId::of_event(id)).collect();
-    let events = shared.ledger.by_ids(items).await?;
+    let events = shared.ledger.by_ids(items, EventsFetch::MAX_RESPONSE).await?;
     let (local, clock) = (shared.local.clone(), shared.clock.clone());
     let build = move |events, _| sender.answer(&local, events, clock.now_seconds());
     json_of_events(

@@ -79,6 +79,9 @@ pub(super) async fn handle(
     .await
 }
 
+/// How many bytes of events are read: more than fits, so that a cut shows when the answer is made.
+const READ_BYTES: usize = 2 * EventsSync::MAX_RESPONSE;
+
 /// What a request selects.
 struct Selected {
     events: Vec<SyncEvent>,
@@ -90,6 +93,7 @@ async fn select_for(shared: &Shared, filter: EventFilter, mode: &SyncMode) -> Re
     let ledger = &*shared.ledger;
     let sample = |size| Sample {
         size,
+        bytes: READ_BYTES,
         responder: shared.local.name().to_string(),
         now: shared.clock.now_nanos(),
         seed: u64::from_le_bytes(random()),
@@ -106,7 +110,7 @@ async fn select_for(shared: &Shared, filter: EventFilter, mode: &SyncMode) -> Re
                 size: size.saturating_add(1),
                 lossless: false,
             };
-            let mut events = select(ledger, filter, &wanted, sample).await?;
+            let mut events = select(ledger, filter, &wanted, READ_BYTES, sample).await?;
             let next = events.get(*size).map(|next| next.ts);
             events.truncate(*size);
             if let Some(next) = next {
@@ -125,7 +129,7 @@ async fn select_for(shared: &Shared, filter: EventFilter, mode: &SyncMode) -> Re
             };
             let drawn = shared
                 .samples
-                .get(key, select(ledger, filter, mode, sample))
+                .get(key, select(ledger, filter, mode, READ_BYTES, sample))
                 .await?;
             Ok(Selected {
                 events: drawn.to_vec(),
@@ -133,7 +137,7 @@ async fn select_for(shared: &Shared, filter: EventFilter, mode: &SyncMode) -> Re
             })
         }
         _ => Ok(Selected {
-            events: select(ledger, filter, mode, sample).await?,
+            events: select(ledger, filter, mode, READ_BYTES, sample).await?,
             more: false,
         }),
     }

@@ -7,6 +7,7 @@ use nara_proto::endpoint::{Endpoint as _, GossipZine};
 use nara_proto::zine::Zine;
 
 use crate::defaults;
+use crate::ledger::ReadLimit;
 use crate::seldom::warn_seldom;
 use crate::server::answer::json::{Surplus, json_of_events};
 use crate::server::answer::rejection::Rejection;
@@ -42,7 +43,8 @@ pub(super) async fn handle(
     let source = Source::Peer(*sender.key());
     let _turn = shared.reads.turn(source).await;
     let since = shared.clock.now_nanos().saturating_sub(defaults::ZINE_WINDOW);
-    let events = shared.ledger.since(since, shared.limits.zine_events).await?;
+    let limit = ReadLimit::events(shared.limits.zine_events).bytes(GossipZine::MAX_RESPONSE);
+    let events = shared.ledger.since(since, limit).await?;
     let (local, clock) = (shared.local.clone(), shared.clock.clone());
     let build = move |events, _| {
         Zine::signed(

@@ -7,7 +7,7 @@ use nara_proto::event::{EventProblem, EventTrust, EventVerdict, Service, SyncEve
 use nara_proto::go_json;
 use nara_proto::identity::NaraName;
 
-use crate::ledger::{Insertion, LedgerError};
+use crate::ledger::{CheckedEvent, Insertion, LedgerError};
 use crate::mesh_ranges;
 use crate::metrics;
 use crate::random::random;
@@ -54,6 +54,7 @@ pub(in crate::server) async fn ingest(
     let received = events.len();
     let (events, verdicts) = verify(shared.clone(), events).await?;
     let mut ingested = Ingested::default();
+    let mut checked = Vec::with_capacity(events.len());
     for (event, verdict) in events.into_iter().zip(verdicts) {
         match verdict {
             Ok(trust) => {
@@ -61,6 +62,7 @@ pub(in crate::server) async fn ingest(
                 if trust == EventTrust::Verified && event.service() == Some(Service::HeyThere) {
                     hear_introduction(shared, &event);
                 }
+                checked.push(CheckedEvent::new(event.clone(), trust));
                 ingested.accepted.push(event);
             }
             Err(problem) => {
@@ -72,10 +74,7 @@ pub(in crate::server) async fn ingest(
         }
     }
     if !ingested.accepted.is_empty() {
-        let insertions = shared
-            .ledger
-            .insert_from(ingested.accepted.clone(), told_by.cloned())
-            .await?;
+        let insertions = shared.ledger.insert(checked, told_by.cloned()).await?;
         ingested.stored = insertions
             .iter()
             .filter(|insertion| matches!(insertion, Insertion::Stored))
@@ -132,9 +131,7 @@ fn learn_introductions(shared: &Shared, events: &[SyncEvent], told_by: Option<&N
         // The expensive check last, and only so often.
         // An import is signed by the owner of this nara, who may introduce as many as there are.
         if learned == MAX_INTRODUCTIONS && told_by.is_some() {
-            warn_seldom!(
-                "more than {MAX_INTRODUCTIONS} introductions in one batch: the others are not believed"
-            );
+            warn_seldom!("more than {MAX_INTRODUCTIONS} introductions in one batch: the rest is ignored");
             return;
         }
         learned += 1;

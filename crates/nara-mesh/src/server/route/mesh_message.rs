@@ -191,7 +191,7 @@ fn reply(shared: &Arc<Shared>, message: &RuntimeMessage, payload: MessagePayload
     }
     shared.background.spawn(async move {
         let _permit = permit;
-        if let Err(error) = client.send_runtime_message(&to, &reply).await {
+        if let Err(error) = client.peer(&to).send_runtime_message(&reply).await {
             warn_seldom!(%to, error = &error as &dyn std::error::Error, "reply not delivered");
         }
     });

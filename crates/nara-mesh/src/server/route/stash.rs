@@ -8,7 +8,7 @@ use nara_proto::runtime_message::{StashAck, StashResponse, StashStore as StoreRe
 use nara_proto::time::UnixSeconds;
 use tokio::time::Instant;
 
-use crate::client::offload;
+use crate::offload::offload;
 use crate::server::limits::settings::ServerLimits;
 use crate::server::stash_store::{SealedStash, StashStore, StashStoreError};
 

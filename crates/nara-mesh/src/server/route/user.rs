@@ -31,7 +31,7 @@ pub enum RouteError {
     MergedTwice,
     /// One of two nested routers would hide routes of the other.
     #[error(
-        "routes are nested below both {first} and {second}: choose prefixes of which none begins with the other"
+        "routes are nested below both {first} and {second}: choose prefixes that do not contain each other"
     )]
     OverlappingPrefixes {
         /// The prefix that was given first.

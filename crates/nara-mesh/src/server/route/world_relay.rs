@@ -13,8 +13,8 @@ use nara_proto::peer::Receipt;
 use nara_proto::world::{MIN_ID_LEN, WorldMessage, next_hop};
 use tokio::time::Instant;
 
-use crate::client::{CallOptions, offload};
 use crate::defaults;
+use crate::offload::offload;
 use crate::seldom::warn_seldom;
 use crate::server::answer::json::{JSON_UTF8, json};
 use crate::server::answer::rejection::Rejection;
@@ -99,7 +99,7 @@ async fn remember(shared: &Shared, message: &WorldMessage, complete: bool) -> Re
     );
     // A message without originator makes no event; it can still travel.
     if event.validate().is_ok() {
-        shared.ledger.insert(vec![event]).await?;
+        shared.ledger.insert_verified(vec![event]).await?;
     }
     Ok(())
 }
@@ -122,8 +122,8 @@ async fn forward(shared: &Shared, message: &WorldMessage, deadline: Instant) -> 
         if remaining.is_zero() {
             return Err(unreachable.unwrap_or_else(|| failed("no time left".to_owned())));
         }
-        let call = client.call::<WorldRelay>(&next, message, CallOptions::timeout(remaining));
-        match call.await {
+        let next_peer = client.peer(&next).with_timeout(remaining);
+        match next_peer.relay_world_message(message).await {
             Ok(_) => return Ok(()),
             Err(error) => {
                 warn_seldom!(%next, error = &error as &dyn std::error::Error, "world message not forwarded");

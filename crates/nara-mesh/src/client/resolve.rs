@@ -1,6 +1,7 @@
 //! How a caller names a peer, and where its address comes from.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::fmt::{self, Debug};
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
@@ -10,13 +11,13 @@ use http::Uri;
 use nara_proto::identity::{InvalidName, NaraId, NaraName};
 use nara_proto::v2::Recipient;
 
-use super::DiscoveredKey;
+use super::verified::DiscoveredKey;
 use crate::registry::{Peer, PeerInfo, PeerRegistry};
 
 /// How to find a peer: by id, by name or by address.
 ///
-/// Every method of the client takes `impl Into<PeerRef>`, so that `&id`, `&name` and a `SocketAddr` can be
-/// passed as they are. [`FromStr`] reads what a person types: an address, an id or else a name.
+/// The client takes whatever converts to it, so that `&id`, `&name`, a `SocketAddr` and a text such as `"alice"` can be
+/// passed as they are. A text is what a person types: an address, an id or else a name.
 ///
 /// ```
 /// use nara_mesh::client::PeerRef;
@@ -32,7 +33,7 @@ pub enum PeerRef {
     Address(SocketAddr),
     /// The peer with this id.
     Id(NaraId),
-    /// The peer at this mesh address: the one that is registered there, else whoever answers at the mesh port.
+    /// The peer at this mesh address: the one that is registered there, else the nara that answers at the mesh port.
     Ip(IpAddr),
     /// A peer that was found in the registry already.
     Known(Arc<Peer>),
@@ -64,10 +65,27 @@ impl From<&Self> for PeerRef {
     }
 }
 
-impl FromStr for PeerRef {
-    type Err = InvalidName;
+/// A text that names no peer: it is neither an address nor an id, and cannot be a name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} names no peer")]
+pub struct InvalidPeerRef {
+    /// The text.
+    pub text: String,
+    /// Why it is not a name.
+    #[source]
+    pub reason: InvalidName,
+}
 
-    fn from_str(text: &str) -> Result<Self, InvalidName> {
+impl From<Infallible> for InvalidPeerRef {
+    fn from(never: Infallible) -> Self {
+        match never {}
+    }
+}
+
+impl FromStr for PeerRef {
+    type Err = InvalidPeerRef;
+
+    fn from_str(text: &str) -> Result<Self, InvalidPeerRef> {
         if let Ok(address) = text.parse() {
             return Ok(Self::Address(address));
         }
@@ -77,7 +95,34 @@ impl FromStr for PeerRef {
         if let Ok(id) = text.parse() {
             return Ok(Self::Id(id));
         }
-        text.parse().map(Self::Name)
+        text.parse().map(Self::Name).map_err(|reason| InvalidPeerRef {
+            text: text.to_owned(),
+            reason,
+        })
+    }
+}
+
+impl TryFrom<&str> for PeerRef {
+    type Error = InvalidPeerRef;
+
+    fn try_from(text: &str) -> Result<Self, InvalidPeerRef> {
+        text.parse()
+    }
+}
+
+impl TryFrom<String> for PeerRef {
+    type Error = InvalidPeerRef;
+
+    fn try_from(text: String) -> Result<Self, InvalidPeerRef> {
+        text.parse()
+    }
+}
+
+impl TryFrom<&String> for PeerRef {
+    type Error = InvalidPeerRef;
+
+    fn try_from(text: &String) -> Result<Self, InvalidPeerRef> {
+        text.parse()
     }
 }
 
@@ -169,12 +214,12 @@ pub(super) struct Route {
     pub(super) peer: Arc<Peer>,
     pub(super) address: SocketAddr,
     pub(super) expected: PeerInfo,
-    /// How whoever is at the address introduced itself, where nothing else is known.
+    /// How the nara at the address introduced itself, where nothing else is known.
     pub(super) introduction: Option<DiscoveredKey>,
 }
 
 impl Route {
-    /// The route to whoever is at an address; nothing is expected there, and no breaker remembers it.
+    /// The route to an address where no particular nara is expected; no breaker remembers it.
     pub(super) fn to_stranger(registry: &PeerRegistry, address: SocketAddr) -> Self {
         let peer = registry.stranger(address);
         Self {
@@ -185,7 +230,7 @@ impl Route {
         }
     }
 
-    /// For whom a request is; `None`: nobody knows.
+    /// For whom a request is; `None`: not known.
     pub(super) fn recipient(&self) -> Option<Recipient> {
         let by_id = self.expected.id.clone().map(Recipient::Id);
         let by_name = || self.expected.name.clone().map(Recipient::Name);
@@ -253,7 +298,7 @@ impl Resolver {
         })
     }
 
-    /// Whether a call to this id has somewhere to go.
+    /// Whether an address is known for this id.
     pub(super) fn has(&self, id: &NaraId) -> bool {
         let registered = || Some(self.registry.by_id(id)?.info().address.is_some());
         self.overridden(id).is_some() || registered() == Some(true)

@@ -1,0 +1,513 @@
+//! Gets a request to a peer and its answer back, whoever it is that answers.
+//!
+//! A request passes these positions, outermost first:
+//!
+//! 1. pauses that the peer asked for: until they are over, it is not called;
+//! 2. circuit breaker: outside the limit of calls in flight, so that a call to a peer that is down fails at once;
+//! 3. limit of calls in flight to one peer: what is retried keeps its place;
+//! 4. one more try on a new connection, if one of the pool has broken and the request may be repeated;
+//! 5. pool, then [`Transport::dial`](crate::transport::Transport::dial);
+//! 6. signing: inside the retry and behind the dial, so that each try has a signature of its own, for its connection.
+//!
+//! All of them wait until one deadline at most. Whether the answer is believed is up to the
+//! [verifier](super::verifier): a wrong signature does not make a peer unreachable.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::{Body as _, Incoming};
+use nara_proto::breaker::Failure;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use super::clocks::{Asked, PeerClocks};
+use super::deadline::deadline_after;
+use super::error::{Problem, Stage};
+use super::pool::{Connection, Lease, Pool, Target, TlsTarget, read_body};
+use super::refusal::{AskedToWait, StatusAnswer};
+use super::request::{Outgoing, RequestBody, StreamedBody};
+use super::resolve::Route;
+use super::retry_after::asked_to_wait;
+use super::sign::{RequestSigner, SentSignatures};
+use crate::registry::PeerRegistry;
+use crate::tls::{CertificateKind, SecureChannel, TlsPolicy};
+
+/// The most bytes that are read of an answer with another status than 200.
+const MAX_ERROR_BODY: usize = 4 << 10;
+
+/// A call that was given up sooner than this tells more about the caller than about the peer, and does not
+/// count for its breaker.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Sends requests to peers. It knows connections, and nothing of keys that are believed.
+#[derive(Debug)]
+pub(super) struct Caller {
+    pub(super) registry: PeerRegistry,
+    pub(super) pool: Pool,
+    pub(super) signer: RequestSigner,
+    pub(super) clocks: Arc<PeerClocks>,
+    pub(super) tls: TlsPolicy,
+}
+
+/// The head of an answer with any status, not verified.
+#[derive(Debug)]
+pub(super) struct ReplyHead {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    /// Between which readings of our clock it was made.
+    pub(super) asked: Asked,
+    /// How long the peer asks not to be called.
+    retry_after: Option<Duration>,
+    /// The signatures of the request that it answers.
+    pub(super) sent: SentSignatures,
+    /// What the connection has proven about the responder.
+    pub(super) channel: Option<SecureChannel>,
+}
+
+impl ReplyHead {
+    /// Whether it claims to be proven. What a server refuses before it knows who asks is not signed.
+    pub(super) fn claims_proof(&self) -> bool {
+        self.sent.are_answered_by(&self.headers)
+    }
+}
+
+/// An answer with any status, not verified and not decoded.
+#[derive(Debug)]
+pub(super) struct Reply {
+    pub(super) head: ReplyHead,
+    pub(super) body: Bytes,
+    /// Whether `body` is the whole body.
+    complete: bool,
+    pub(super) rtt: Duration,
+    pub(super) dial: Option<Duration>,
+}
+
+impl Reply {
+    /// This answer as a problem, because its status is not 200.
+    pub(super) fn into_problem(self, verified: bool) -> Problem {
+        let answer = StatusAnswer {
+            status: self.head.status,
+            text: String::from_utf8_lossy(&self.body).into_owned(),
+            verified: verified && self.complete,
+        };
+        match self.head.retry_after {
+            Some(retry_after) => Problem::AskedToWait(AskedToWait {
+                retry_after,
+                answer: Some(answer),
+            }),
+            None => Problem::Status(answer),
+        }
+    }
+}
+
+/// An answer whose body is still to come. Dropping it closes its connection.
+#[derive(Debug)]
+pub(super) struct OpenReply {
+    pub(super) head: ReplyHead,
+    pub(super) body: Incoming,
+    pub(super) lease: Lease,
+    address: SocketAddr,
+    reused: bool,
+    since: Instant,
+    dial: Option<Duration>,
+}
+
+/// Where a connection comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Via {
+    /// The pool, if it has one.
+    Pool,
+    Dial,
+}
+
+/// A connection on which a request is about to go out.
+struct Line {
+    connection: Connection,
+    target: Target,
+    /// How long it took to dial.
+    dial: Option<Duration>,
+    since: Instant,
+    asked: Asked,
+}
+
+/// How much of an answer is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Limit {
+    /// All of it; an answer with more bytes is an error.
+    Whole(usize),
+    /// What is shown of a refusal.
+    Refusal,
+}
+
+/// A try that failed.
+struct Attempt {
+    problem: Problem,
+    /// Whether it failed because a connection of the pool had broken.
+    stale: bool,
+}
+
+impl Attempt {
+    fn failed(problem: Problem, reused: bool) -> Self {
+        Self {
+            stale: reused && matches!(problem, Problem::Broken(_)),
+            problem,
+        }
+    }
+
+    fn into_problem(self) -> Problem {
+        match self.problem {
+            Problem::Broken(error) if self.stale => Problem::Stale(error),
+            problem => problem,
+        }
+    }
+}
+
+impl Caller {
+    /// Sends a request and reads the whole answer. If the peer asks for a pause that ends before the deadline, and it
+    /// does no harm, sends it once more behind it.
+    pub(super) async fn send(
+        &self,
+        route: &Route,
+        outgoing: &Outgoing,
+        deadline: Instant,
+    ) -> Result<Reply, Problem> {
+        let reply = self.send_now(route, outgoing, deadline).await?;
+        match reply.head.retry_after {
+            Some(pause) if outgoing.idempotent && Instant::now() + pause < deadline => {
+                tokio::time::sleep(pause).await;
+                self.send_now(route, outgoing, deadline).await
+            }
+            _ => Ok(reply),
+        }
+    }
+
+    async fn send_now(
+        &self,
+        route: &Route,
+        outgoing: &Outgoing,
+        deadline: Instant,
+    ) -> Result<Reply, Problem> {
+        let sending = async {
+            match self.send_once(route, outgoing, deadline, Via::Pool).await {
+                Err(failed) if self.may_retry(route, outgoing, &failed) => {
+                    self.send_once(route, outgoing, deadline, Via::Dial).await
+                }
+                sent => sent,
+            }
+            .map_err(Attempt::into_problem)
+        };
+        self.admitted(route, deadline, sending).await
+    }
+
+    /// One try, to the end of the answer.
+    async fn send_once(
+        &self,
+        route: &Route,
+        outgoing: &Outgoing,
+        deadline: Instant,
+        via: Via,
+    ) -> Result<Reply, Attempt> {
+        let open = self.open_once(route, outgoing, deadline, via).await?;
+        let limit = match open.head.status {
+            StatusCode::OK => Limit::Whole(outgoing.max_answer),
+            _ if outgoing.any_status && open.head.claims_proof() => Limit::Whole(outgoing.max_answer),
+            _ => Limit::Refusal,
+        };
+        let reused = open.reused;
+        let read = self.read(open, limit, deadline).await;
+        read.map_err(|problem| Attempt::failed(problem, reused))
+    }
+
+    /// Sends a request and waits for the head of the answer.
+    pub(super) async fn open(
+        &self,
+        route: &Route,
+        outgoing: &Outgoing,
+        deadline: Instant,
+    ) -> Result<OpenReply, Problem> {
+        let opening = async {
+            match self.open_once(route, outgoing, deadline, Via::Pool).await {
+                Err(failed) if self.may_retry(route, outgoing, &failed) => {
+                    self.open_once(route, outgoing, deadline, Via::Dial).await
+                }
+                opened => opened,
+            }
+            .map_err(Attempt::into_problem)
+        };
+        self.admitted(route, deadline, opening).await
+    }
+
+    /// As [`Caller::open`], on a connection of its own: for an answer that may have no end.
+    pub(super) async fn open_apart(
+        &self,
+        route: &Route,
+        outgoing: &Outgoing,
+        deadline: Instant,
+    ) -> Result<OpenReply, Problem> {
+        let opening = async {
+            let opened = self.open_once(route, outgoing, deadline, Via::Dial).await;
+            opened.map_err(Attempt::into_problem)
+        };
+        self.admitted(route, deadline, opening).await
+    }
+
+    /// Sends a request while its body is made, on a connection of its own that proves every byte. The limit begins anew
+    /// with each piece of the body.
+    pub(super) async fn open_streamed(
+        &self,
+        route: &Route,
+        outgoing: &Outgoing,
+        body: StreamedBody,
+        limit: Duration,
+    ) -> Result<OpenReply, Problem> {
+        let deadline = deadline_after(limit);
+        let opening = async {
+            let mut line = self.line(route, deadline, Via::Dial).await?;
+            if !self.signer.trusts(route, line.connection.channel()) {
+                return Err(Problem::NotStreamable);
+            }
+            let channel = line.connection.channel();
+            let (request, signatures) = self.signer.sign(route, outgoing, true, channel);
+            let (progress, moved) = watch::channel(line.since);
+            let request = request.map(|()| RequestBody::Streamed { body, progress });
+            let answer = {
+                let sending = line.connection.send(request);
+                tokio::pin!(sending);
+                loop {
+                    let last = *moved.borrow();
+                    tokio::select! {
+                        answer = &mut sending => break answer?,
+                        () = sleep_until(last + limit) => if *moved.borrow() == last {
+                            return Err(Problem::Timeout(Stage::Answer));
+                        },
+                    }
+                }
+            };
+            Ok(self.opened(route, outgoing, line, signatures, answer))
+        };
+        self.admitted(route, deadline, opening).await
+    }
+
+    /// Reads an answer.
+    pub(super) async fn read(
+        &self,
+        open: OpenReply,
+        limit: Limit,
+        deadline: Instant,
+    ) -> Result<Reply, Problem> {
+        let OpenReply {
+            head, body, lease, ..
+        } = open;
+        let bytes = match limit {
+            Limit::Whole(bytes) if body.size_hint().lower() > bytes as u64 => {
+                return Err(Problem::TooLarge(bytes));
+            }
+            Limit::Whole(bytes) => bytes,
+            Limit::Refusal => MAX_ERROR_BODY,
+        };
+        let Ok(read) = timeout_at(deadline, read_body(body, bytes)).await else {
+            // The connection of this request closes because it is dropped with the request on it.
+            self.pool.evict(open.address, open.since);
+            return Err(Problem::Timeout(Stage::Answer));
+        };
+        let (body, complete) = read?;
+        if complete {
+            lease.give_back();
+        } else if limit != Limit::Refusal {
+            return Err(Problem::TooLarge(bytes));
+        }
+        Ok(Reply {
+            head: ReplyHead {
+                asked: head.asked.answered(self.clocks.clock()),
+                ..head
+            },
+            body,
+            complete,
+            rtt: open.since.elapsed(),
+            dial: open.dial,
+        })
+    }
+
+    /// Makes a call within pauses, circuit breaker and the limit of calls in flight, and tells the breaker how it went.
+    async fn admitted<T>(
+        &self,
+        route: &Route,
+        deadline: Instant,
+        call: impl Future<Output = Result<T, Problem>>,
+    ) -> Result<T, Problem> {
+        let started = Instant::now();
+        check_pause(route)?;
+        let admission = self.registry.admit(&route.peer).map_err(Problem::CircuitOpen)?;
+        let slot = timeout_at(deadline, route.peer.slot()).await;
+        let _slot = slot.map_err(|_| Problem::Timeout(Stage::Queue))?;
+        // One of the calls before this one may have been told to wait.
+        check_pause(route)?;
+        let called = call.await;
+        match &called {
+            Ok(_) | Err(Problem::TooLarge(_)) => admission.succeeded(),
+            Err(Problem::Dial(_) | Problem::DialTimeout(_)) => admission.failed(Failure::Unreachable),
+            Err(Problem::Timeout(_)) if started.elapsed() < PATIENCE => drop(admission),
+            // Whoever answered there, it was not the peer.
+            Err(Problem::OtherKey(_)) => drop(admission),
+            // A connection of the pool says how the peer was, not how it is.
+            Err(Problem::Stale(_)) => drop(admission),
+            Err(_) => admission.failed(Failure::NoAnswer),
+        }
+        called.map_err(|problem| self.explain_handshake(route, problem))
+    }
+
+    /// Whether a request gets one more try, on a new connection: it is idempotent, and failed because a connection of
+    /// the pool had broken. The others to this address have probably broken, too, and are closed.
+    fn may_retry(&self, route: &Route, outgoing: &Outgoing, failed: &Attempt) -> bool {
+        if failed.stale {
+            self.pool.evict(route.address, Instant::now());
+        }
+        failed.stale && outgoing.idempotent
+    }
+
+    /// One try, to the head of the answer.
+    async fn open_once(
+        &self,
+        route: &Route,
+        outgoing: &Outgoing,
+        deadline: Instant,
+        via: Via,
+    ) -> Result<OpenReply, Attempt> {
+        let line = self.line(route, deadline, via).await;
+        let mut line = line.map_err(|problem| Attempt::failed(problem, false))?;
+        let reused = line.connection.is_reused();
+        let channel = line.connection.channel();
+        let (request, signatures) = self.signer.sign(route, outgoing, false, channel);
+        let body = outgoing.body.clone().map(Full::new).unwrap_or_default();
+        let request = request.map(|()| RequestBody::Whole(body));
+        match timeout_at(deadline, line.connection.send(request)).await {
+            Ok(Ok(answer)) => Ok(self.opened(route, outgoing, line, signatures, answer)),
+            Ok(Err(problem)) => Err(Attempt::failed(problem, reused)),
+            Err(_) => {
+                self.pool.evict(route.address, line.since);
+                Err(Attempt::failed(Problem::Timeout(Stage::Answer), reused))
+            }
+        }
+    }
+
+    /// A connection for a call.
+    async fn line(&self, route: &Route, deadline: Instant, via: Via) -> Result<Line, Problem> {
+        let target = self.target(route);
+        let pooled = match via {
+            Via::Pool => self.pool.take(target),
+            Via::Dial => None,
+        };
+        let started = Instant::now();
+        let (connection, dial) = match pooled {
+            Some(connection) => (connection, None),
+            None => {
+                let connection = self.pool.dial(target, deadline).await?;
+                (connection, Some(started.elapsed()))
+            }
+        };
+        Ok(Line {
+            connection,
+            target,
+            dial,
+            since: Instant::now(),
+            asked: Asked::now(self.clocks.clock()),
+        })
+    }
+
+    fn opened(
+        &self,
+        route: &Route,
+        outgoing: &Outgoing,
+        line: Line,
+        signatures: SentSignatures,
+        answer: Response<Incoming>,
+    ) -> OpenReply {
+        let (parts, body) = answer.into_parts();
+        let mut head = ReplyHead {
+            status: parts.status,
+            headers: parts.headers,
+            asked: line.asked.answered(self.clocks.clock()),
+            retry_after: None,
+            sent: signatures,
+            channel: line.connection.channel().cloned(),
+        };
+        if !(outgoing.any_status && head.claims_proof()) {
+            head.retry_after = self.note_pause(route, &head);
+        }
+        OpenReply {
+            head,
+            body,
+            reused: line.connection.is_reused(),
+            lease: self.pool.lease(line.target, line.connection),
+            address: route.address,
+            since: line.since,
+            dial: line.dial,
+        }
+    }
+
+    /// Where the connections for a call lead, and how they are protected.
+    fn target(&self, route: &Route) -> Target {
+        let protocol = route.peer.protocol();
+        let tls = match self.tls_policy(route) {
+            TlsPolicy::Plain => false,
+            TlsPolicy::Prefer => protocol.tls,
+            TlsPolicy::Require => true,
+        };
+        let kind = if protocol.raw_public_key {
+            CertificateKind::RawPublicKey
+        } else {
+            CertificateKind::X509
+        };
+        Target {
+            address: route.address,
+            tls: tls.then(|| TlsTarget {
+                key: route.peer.key(),
+                kind,
+            }),
+        }
+    }
+
+    /// How connections for a call are to be protected.
+    fn tls_policy(&self, route: &Route) -> TlsPolicy {
+        route.peer.tls().unwrap_or(self.tls)
+    }
+
+    /// Without a handshake, a peer that has proven TLS is not called at all.
+    fn explain_handshake(&self, route: &Route, problem: Problem) -> Problem {
+        match problem {
+            Problem::Handshake(error)
+                if route.peer.protocol().tls && self.tls_policy(route) == TlsPolicy::Prefer =>
+            {
+                Problem::TlsGone(error)
+            }
+            problem => problem,
+        }
+    }
+
+    /// Whether the whole body of a request could be streamed to a peer: every byte is proven by the connection.
+    pub(super) fn may_stream(&self, route: &Route) -> bool {
+        self.target(route).tls.is_some() && self.signer.will_trust(route)
+    }
+
+    /// Notes that a peer asks for a pause, if it does.
+    fn note_pause(&self, route: &Route, head: &ReplyHead) -> Option<Duration> {
+        let pause = asked_to_wait(head.status, &head.headers, self.clocks.clock().now_millis())?;
+        tracing::info!(peer = %route, ?pause, status = head.status.as_u16(), "the peer asked us to wait");
+        route.peer.defer(pause);
+        Some(pause)
+    }
+}
+
+/// Whether a peer may be called, or has asked for a pause.
+fn check_pause(route: &Route) -> Result<(), Problem> {
+    route.peer.retry_after().map_or(Ok(()), |retry_after| {
+        Err(Problem::AskedToWait(AskedToWait {
+            retry_after,
+            answer: None,
+        }))
+    })
+}

@@ -1,0 +1,247 @@
+//! One request and its answer: resolve, introduce, send, verify, learn.
+//!
+//! [`Exchange`] owns what a call needs, and a call walks through it downwards:
+//!
+//! ```text
+//! Resolver         where is the peer, and who is expected there?
+//! AnswerVerifier   is it trusted? who is it, if nothing is known?
+//! Caller           pauses, breaker, slots, retry, pool, dial, sign, send
+//! AnswerVerifier   who answered, and is it proven?
+//! PeerClocks       what does the answer teach about the clock of the peer?
+//! ```
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::StatusCode;
+use nara_proto::endpoint::{Authentication, Endpoint};
+use nara_proto::identity::PublicKey;
+use nara_proto::v2::SignedCapability;
+use tokio::time::{Instant, timeout_at};
+use tracing::Instrument as _;
+
+use super::caller::{Caller, Limit, OpenReply, Reply};
+use super::clocks::{Asked, PeerClocks};
+use super::error::{ClientError, Problem, Stage};
+use super::replies::PendingReplies;
+use super::request::Outgoing;
+use super::resolve::{InvalidPeerRef, PeerRef, Resolver, Route};
+use super::verified::Verification;
+use super::verifier::AnswerVerifier;
+use crate::identity::LocalNara;
+use crate::metrics;
+use crate::registry::{KnownKeys, PeerRegistry};
+use crate::tls::{SecureChannel, Security};
+
+/// What the calls of one nara share.
+#[derive(Debug)]
+pub(super) struct Exchange {
+    pub(super) local: LocalNara,
+    pub(super) registry: PeerRegistry,
+    pub(super) resolver: Resolver,
+    pub(super) caller: Arc<Caller>,
+    pub(super) verifier: AnswerVerifier,
+    pub(super) clocks: Arc<PeerClocks>,
+    /// Runtime messages that wait for their replies.
+    pub(super) replies: PendingReplies,
+}
+
+/// A value that an endpoint answered, with what is known about the way it came.
+#[derive(Debug)]
+pub(super) struct Answer<T> {
+    pub(super) value: T,
+    pub(super) verification: Verification,
+    pub(super) route: Route,
+    pub(super) arrival: Arrival,
+}
+
+/// How an answer came.
+#[derive(Debug)]
+pub(super) struct Arrival {
+    pub(super) rtt: Duration,
+    pub(super) dial: Option<Duration>,
+    /// How the connection was protected.
+    pub(super) security: Security,
+    /// The key that the other end of the connection has proven to hold.
+    pub(super) channel_key: Option<PublicKey>,
+    /// Between which readings of our clock it was made.
+    pub(super) asked: Asked,
+    /// The size of the body.
+    pub(super) bytes: usize,
+    /// What the peer says that it can do, not yet verified.
+    pub(super) capability: Option<SignedCapability>,
+}
+
+impl From<&Reply> for Arrival {
+    fn from(reply: &Reply) -> Self {
+        Self {
+            rtt: reply.rtt,
+            dial: reply.dial,
+            security: SecureChannel::security(reply.head.channel.as_ref()),
+            channel_key: reply.head.channel.as_ref().map(|channel| channel.peer_key),
+            asked: reply.head.asked,
+            bytes: reply.body.len(),
+            capability: SignedCapability::from_headers(&reply.head.headers).unwrap_or_default(),
+        }
+    }
+}
+
+/// Whom a call is for, as the caller named it.
+#[derive(Clone, Debug)]
+pub(super) struct Callee(pub(super) Result<PeerRef, InvalidPeerRef>);
+
+impl std::fmt::Display for Callee {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.0 {
+            Ok(peer) => peer.fmt(f),
+            Err(invalid) => invalid.text.escape_default().fmt(f),
+        }
+    }
+}
+
+/// Traces a call: peer, endpoint, outcome and duration; never signatures, bodies or keys.
+pub(super) async fn traced<T>(
+    peer: &Callee,
+    endpoint: &'static str,
+    call: impl Future<Output = Result<T, ClientError>>,
+) -> Result<T, ClientError> {
+    let started = Instant::now();
+    let span = tracing::debug_span!("call", %peer, endpoint);
+    let outcome = call.instrument(span.clone()).await;
+    let name = outcome
+        .as_ref()
+        .map_or_else(|error| error.kind().as_str(), |_| "ok");
+    let took = started.elapsed();
+    tracing::debug!(parent: &span, outcome = name, duration_us = took.as_micros());
+    ::metrics::counter!(metrics::CALLS, "endpoint" => endpoint, "outcome" => name).increment(1);
+    ::metrics::histogram!(metrics::CALL_SECONDS, "endpoint" => endpoint).record(took);
+    outcome
+}
+
+impl Exchange {
+    /// Calls an endpoint, and verifies and decodes what it answers with status 200.
+    pub(super) async fn call<E: Endpoint>(
+        &self,
+        peer: &Callee,
+        request: &E::Request,
+        deadline: Instant,
+    ) -> Result<Answer<E::Response>, ClientError>
+    where
+        E::Response: 'static,
+    {
+        traced(peer, E::PATH, async {
+            let route = self.route(peer)?;
+            let outgoing =
+                Outgoing::new::<E>(request).map_err(|problem| ClientError::new(&route, problem))?;
+            self.call_on::<E>(route, &outgoing, deadline).await
+        })
+        .await
+    }
+
+    /// As [`Exchange::call`], for a request that is made already.
+    pub(super) async fn call_on<E: Endpoint>(
+        &self,
+        mut route: Route,
+        outgoing: &Outgoing,
+        deadline: Instant,
+    ) -> Result<Answer<E::Response>, ClientError>
+    where
+        E::Response: 'static,
+    {
+        let called = self.call_route::<E>(&mut route, outgoing, deadline).await;
+        match called {
+            Ok((value, verification, arrival)) => Ok(Answer {
+                value,
+                verification,
+                route,
+                arrival,
+            }),
+            Err(problem) => Err(ClientError::new(&route, problem)),
+        }
+    }
+
+    async fn call_route<E: Endpoint>(
+        &self,
+        route: &mut Route,
+        outgoing: &Outgoing,
+        deadline: Instant,
+    ) -> Result<(E::Response, Verification, Arrival), Problem>
+    where
+        E::Response: 'static,
+    {
+        let signed = E::AUTHENTICATION == Authentication::Signed;
+        if signed {
+            self.verifier.introduce(route, deadline).await?;
+        }
+        let reply = self.send(route, outgoing, deadline).await?;
+        let arrival = Arrival::from(&reply);
+        let verifying = async {
+            match (reply.head.status, signed) {
+                (StatusCode::OK, true) => {
+                    let decode = |body: &Bytes| E::decode(body);
+                    self.verifier.verify(route, reply, deadline, decode).await
+                }
+                (StatusCode::OK, false) => {
+                    let value = self.verifier.decode_open(reply, |body| E::decode(body)).await?;
+                    Ok((value, Verification::open()))
+                }
+                (_, true) => Err(self.verifier.refused(route, reply)),
+                (_, false) => Err(self.verifier.status_problem(route, reply, false)),
+            }
+        };
+        let verified = timeout_at(deadline, verifying).await;
+        let (value, verification) = verified.map_err(|_| Problem::Timeout(Stage::Verify))??;
+        self.clocks.learn(&route.peer, &verification, arrival.asked);
+        Ok((value, verification, arrival))
+    }
+
+    /// The route to a peer that may be called.
+    pub(super) fn route(&self, peer: &Callee) -> Result<Route, ClientError> {
+        let find = || {
+            let known = peer
+                .0
+                .as_ref()
+                .map_err(|invalid| Problem::InvalidPeer(invalid.clone()))?;
+            let route = self.resolver.route(known).ok_or(Problem::UnknownPeer)?;
+            if let Some(name) = &route.expected.name {
+                self.verifier.check_trusted(name)?;
+            }
+            Ok(route)
+        };
+        find().map_err(|problem: Problem| ClientError::new(peer, problem))
+    }
+
+    /// Sends a request, and tells the registry if another key was met than the pinned one.
+    pub(super) async fn send(
+        &self,
+        route: &Route,
+        outgoing: &Outgoing,
+        deadline: Instant,
+    ) -> Result<Reply, Problem> {
+        let sent = self.caller.send(route, outgoing, deadline).await;
+        sent.map_err(|problem| self.verifier.explain_other_key(route, problem))
+    }
+
+    /// Sends a request whose answer has no end; another status than 200 is an error. Nothing of the answer is verified.
+    pub(super) async fn open(
+        &self,
+        route: &mut Route,
+        outgoing: &Outgoing,
+        deadline: Instant,
+    ) -> Result<OpenReply, Problem> {
+        self.verifier.introduce(route, deadline).await?;
+        let opened = self.caller.open_apart(route, outgoing, deadline).await;
+        let open = opened.map_err(|problem| self.verifier.explain_other_key(route, problem))?;
+        if open.head.status == StatusCode::OK {
+            return Ok(open);
+        }
+        let reply = self.caller.read(open, Limit::Refusal, deadline).await?;
+        Err(self.verifier.refused(route, reply))
+    }
+
+    /// The keys with which events are verified.
+    pub(super) fn known_keys(&self) -> KnownKeys {
+        KnownKeys::new(self.local.clone(), self.registry.clone())
+    }
+}

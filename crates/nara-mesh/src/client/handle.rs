@@ -1,0 +1,178 @@
+//! One peer, and every call that can be made to it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nara_proto::endpoint::{DirectMessage, Endpoint, GetCoordinates, MeshMessage, WorldRelay};
+use nara_proto::event::SyncEvent;
+use nara_proto::peer::{CoordinatesResponse, Receipt};
+use nara_proto::runtime_message::{REPLY_TIMEOUT, RuntimeMessage};
+use nara_proto::world::WorldMessage;
+use tokio::time::Instant;
+
+use super::deadline::deadline_after;
+use super::error::{ClientError, Problem};
+use super::exchange::{Callee, Exchange};
+use super::verified::Verified;
+use crate::registry::Peer;
+
+/// A peer of a [`MeshClient`](super::MeshClient), by the id, name or address with which it was asked for: every call
+/// lives here. Cloning is cheap, and the handle may outlive the client.
+///
+/// ```no_run
+/// # async fn example(client: nara_mesh::client::MeshClient) -> Result<(), nara_mesh::client::ClientError> {
+/// let bob = client.peer("bob");
+/// println!("{:?}", bob.ping().await?.rtt);
+/// println!("{:?}", bob.coordinates().await?.coordinates);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct PeerHandle {
+    pub(super) exchange: Arc<Exchange>,
+    pub(super) peer: Callee,
+    pub(super) call_timeout: Duration,
+}
+
+impl fmt::Debug for PeerHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("PeerHandle").field(&self.peer).finish()
+    }
+}
+
+impl PeerHandle {
+    /// The same peer with another time limit for whole calls.
+    #[must_use]
+    pub fn with_timeout(mut self, call_timeout: Duration) -> Self {
+        self.call_timeout = call_timeout;
+        self
+    }
+
+    /// What the registry has under this id, name or address.
+    pub fn known(&self) -> Option<Arc<Peer>> {
+        self.exchange.resolver.registered(self.peer.0.as_ref().ok()?)
+    }
+
+    /// Calls an endpoint and, for a signed endpoint, verifies that the peer signed the answer. It does not verify
+    /// the content of the answer; the methods named after endpoints do.
+    ///
+    /// An endpoint of one's own is a type:
+    ///
+    /// ```no_run
+    /// use nara_mesh::client::MeshClient;
+    /// use nara_mesh::http::Method;
+    /// use nara_mesh::proto::endpoint::{Authentication, Endpoint};
+    /// use nara_mesh::proto::go_json::{self, JsonError};
+    ///
+    /// struct Greeting;
+    ///
+    /// impl Endpoint for Greeting {
+    ///     type Request = String;
+    ///     type Response = String;
+    ///     const METHOD: Method = Method::POST;
+    ///     const PATH: &'static str = "/greeting";
+    ///     const AUTHENTICATION: Authentication = Authentication::Signed;
+    ///     const IDEMPOTENT: bool = true;
+    ///
+    ///     fn encode(name: &String) -> Option<Vec<u8>> {
+    ///         Some(go_json::to_vec(name))
+    ///     }
+    ///
+    ///     fn decode(body: &[u8]) -> Result<String, JsonError> {
+    ///         go_json::from_slice(body)
+    ///     }
+    /// }
+    ///
+    /// # async fn example(client: MeshClient) -> Result<(), nara_mesh::client::ClientError> {
+    /// let greeting = client.peer("bob").call::<Greeting>(&"alice".to_owned()).await?;
+    /// println!("{} (signed by {:?})", *greeting, greeting.verification().responder);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn call<E: Endpoint>(&self, request: &E::Request) -> Result<Verified<E::Response>, ClientError>
+    where
+        E::Response: 'static,
+    {
+        let answer = self
+            .exchange
+            .call::<E>(&self.peer, request, self.deadline())
+            .await?;
+        Ok(Verified::new(answer.value, answer.verification))
+    }
+
+    /// Asks for the coordinates of the peer. The answer is not signed.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn coordinates(&self) -> Result<Verified<CoordinatesResponse>, ClientError> {
+        self.call::<GetCoordinates>(&()).await
+    }
+
+    /// Sends one signed event directly to the peer.
+    ///
+    /// # Errors
+    /// [`ClientError`]. An event that the peer does not want is not an error: see [`Receipt::success`].
+    pub async fn send_dm(&self, event: SyncEvent) -> Result<Verified<Receipt>, ClientError> {
+        self.call::<DirectMessage>(&event).await
+    }
+
+    /// Hands a world message to the peer as the next nara of its journey. It answers once the message has
+    /// travelled on as far as it could.
+    ///
+    /// # Errors
+    /// [`ClientError`]; see [`ClientError::is_stuck_journey`].
+    pub async fn relay_world_message(
+        &self,
+        message: &WorldMessage,
+    ) -> Result<Verified<Receipt>, ClientError> {
+        self.call::<WorldRelay>(message).await
+    }
+
+    /// Sends a runtime message. The answer is always empty and proves no processing.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn send_runtime_message(&self, message: &RuntimeMessage) -> Result<Verified<()>, ClientError> {
+        self.call::<MeshMessage>(message).await
+    }
+
+    /// Sends a runtime message and waits up to [`REPLY_TIMEOUT`] for the reply, which comes as a request of the
+    /// peer: a server of this nara must hand it to [`MeshClient::pending_replies`]. The reply may arrive before the
+    /// answer to the request.
+    ///
+    /// # Errors
+    /// [`ClientError`] if the message cannot be sent, or no reply comes in time.
+    ///
+    /// [`MeshClient::pending_replies`]: super::MeshClient::pending_replies
+    pub async fn call_runtime(&self, message: &RuntimeMessage) -> Result<RuntimeMessage, ClientError> {
+        let known_id = self.known().and_then(|peer| peer.info().id);
+        let from_id = known_id.as_ref().map_or(message.to_id.as_str(), |id| id.as_str());
+        let mut pending = self
+            .exchange
+            .replies
+            .wait_for(message, from_id)
+            .map_err(|problem| self.fail(problem))?;
+        let waiting = async {
+            self.send_runtime_message(message).await?;
+            // The sender lives in the table as long as `pending` does.
+            (&mut pending.reply)
+                .await
+                .map_err(|_| self.fail(Problem::NoReply(REPLY_TIMEOUT)))
+        };
+        tokio::time::timeout(REPLY_TIMEOUT, waiting)
+            .await
+            .unwrap_or_else(|_| Err(self.fail(Problem::NoReply(REPLY_TIMEOUT))))
+    }
+
+    pub(super) fn deadline(&self) -> Instant {
+        deadline_after(self.call_timeout)
+    }
+
+    pub(super) fn fail(&self, problem: impl Into<Problem>) -> ClientError {
+        ClientError::new(&self.peer, problem)
+    }
+}

@@ -1,0 +1,267 @@
+//! The channel for services of one's own: requests of any kind, and what is proven of their answers.
+
+use std::error::Error;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use hyper::body::Body;
+use tokio::time::timeout_at;
+
+use super::answer_body::AnswerBody;
+use super::caller::{Limit, OpenReply};
+use super::deadline::deadline_after;
+use super::error::{ClientError, Problem, Stage};
+use super::exchange::{Callee, Exchange, traced};
+use super::handle::PeerHandle;
+use super::open_request::{OpenRequest, strip_reserved};
+use super::request::Outgoing;
+use super::resolve::Route;
+use super::verified::{BodyProof, Verification, Verified};
+use crate::defaults;
+
+/// A streamed body that is known to be this small is sent as a whole: it costs no connection of its own then.
+const SMALL_BODY: u64 = 64 << 10;
+
+/// How one request differs from the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CallOptions {
+    /// How long the whole call may take; `None`: as long as any call of the client.
+    pub timeout: Option<Duration>,
+    /// The most bytes of the body of a request, where it has to be held in memory.
+    pub max_request: usize,
+    /// The most bytes of the body of an answer, where it has to be held in memory.
+    pub max_answer: usize,
+}
+
+impl Default for CallOptions {
+    fn default() -> Self {
+        Self {
+            timeout: None,
+            max_request: defaults::REQUEST_BODY,
+            max_answer: defaults::ANSWER_BODY,
+        }
+    }
+}
+
+impl CallOptions {
+    /// Sets how long the whole call may take.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// Sets the most bytes of the body of a request that are held in memory.
+    #[must_use]
+    pub fn max_request(mut self, bytes: usize) -> Self {
+        self.max_request = bytes;
+        self
+    }
+
+    /// Sets the most bytes of the body of an answer that are held in memory.
+    #[must_use]
+    pub fn max_answer(mut self, bytes: usize) -> Self {
+        self.max_answer = bytes;
+        self
+    }
+}
+
+impl PeerHandle {
+    /// Sends a request of any kind to the peer, signed, and gives its answer, verified. A status such as 404 is an
+    /// answer, not an error.
+    ///
+    /// The URI begins with the path. Method, path, query and body are signed, other header fields are covered on a TLS
+    /// connection alone: see [`Verification::request`] for what the peer could verify. A v1 peer verifies method and
+    /// path. Request and answer are held in memory, up to the limits of [`CallOptions`]. A request that is idempotent
+    /// by its method (RFC 9110, section 9.2.2) is tried again where that may help.
+    ///
+    /// ```no_run
+    /// use nara_mesh::client::MeshClient;
+    /// use nara_mesh::http::Request;
+    ///
+    /// # async fn example(client: MeshClient) -> Result<(), Box<dyn std::error::Error>> {
+    /// let request = Request::post("/notes?tag=today").body("Buy milk.".to_owned())?;
+    /// let answer = client.peer("bob").request(request).await?;
+    /// println!("{} {:?}", answer.status(), answer.body());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`ClientError`]: also for a request that sets header fields of the connection or of the protocol, for an answer
+    /// whose body is not proven, and for a refusal that is not signed, such as the 401 of a peer that does not know us.
+    pub async fn request<B>(&self, request: Request<B>) -> Result<Verified<Response<Bytes>>, ClientError>
+    where
+        B: Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<Box<dyn Error + Send + Sync>>,
+    {
+        self.request_with(request, CallOptions::default()).await
+    }
+
+    /// As [`PeerHandle::request`], with other limits.
+    ///
+    /// # Errors
+    /// As [`PeerHandle::request`].
+    pub async fn request_with<B>(
+        &self,
+        request: Request<B>,
+        options: CallOptions,
+    ) -> Result<Verified<Response<Bytes>>, ClientError>
+    where
+        B: Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let deadline = deadline_after(options.timeout.unwrap_or(self.call_timeout));
+        let request = OpenRequest::new(request).map_err(|problem| self.fail(problem))?;
+        traced(&self.peer, "request", async {
+            let mut route = self.exchange.route(&self.peer)?;
+            let requesting = async {
+                let buffering = request.buffered(options.max_request, options.max_answer);
+                let buffered = timeout_at(deadline, buffering).await;
+                let outgoing = buffered.map_err(|_| Problem::Timeout(Stage::Body))??;
+                self.exchange.request(&mut route, &outgoing, deadline).await
+            };
+            let requested = requesting.await;
+            requested.map_err(|problem| ClientError::new(&route, problem))
+        })
+        .await
+    }
+}
+
+impl Exchange {
+    async fn request(
+        &self,
+        route: &mut Route,
+        outgoing: &Outgoing,
+        deadline: tokio::time::Instant,
+    ) -> Result<Verified<Response<Bytes>>, Problem> {
+        self.verifier.introduce(route, deadline).await?;
+        let reply = self.send(route, outgoing, deadline).await?;
+        if !reply.head.claims_proof() && !reply.head.status.is_success() {
+            return Err(self.verifier.refused(route, reply));
+        }
+        let mut answer = Response::new(());
+        *answer.status_mut() = reply.head.status;
+        answer.headers_mut().clone_from(&reply.head.headers);
+        strip_reserved(answer.headers_mut());
+        let asked = reply.head.asked;
+        let verifying = self
+            .verifier
+            .verify(route, reply, deadline, |body| Ok(body.clone()));
+        let verified = timeout_at(deadline, verifying).await;
+        let (body, verification) = verified.map_err(|_| Problem::Timeout(Stage::Verify))??;
+        self.clocks.learn(&route.peer, &verification, asked);
+        Ok(Verified::new(answer.map(|()| body), verification))
+    }
+
+    /// Sends a request of any kind whose bodies may be streams in both directions.
+    pub(super) async fn serve<B>(
+        self: Arc<Self>,
+        peer: Callee,
+        request: OpenRequest<B>,
+        options: CallOptions,
+        limit: Duration,
+    ) -> Result<Response<AnswerBody>, ClientError>
+    where
+        B: Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<Box<dyn Error + Send + Sync>>,
+    {
+        traced(&peer, "service", async {
+            let mut route = self.route(&peer)?;
+            let served = self.serve_on(&mut route, request, options, limit).await;
+            served.map_err(|problem| ClientError::new(&route, problem))
+        })
+        .await
+    }
+
+    async fn serve_on<B>(
+        &self,
+        route: &mut Route,
+        request: OpenRequest<B>,
+        options: CallOptions,
+        limit: Duration,
+    ) -> Result<Response<AnswerBody>, Problem>
+    where
+        B: Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let mut deadline = deadline_after(limit);
+        self.verifier.introduce(route, deadline).await?;
+        let is_small = request.body_length().is_some_and(|length| length <= SMALL_BODY);
+        let opened = if !is_small && self.may_stream(route, deadline).await {
+            let (mut outgoing, body) = request.streamed(options.max_answer);
+            outgoing.accepts_stream = true;
+            let opened = self.caller.open_streamed(route, &outgoing, body, limit).await;
+            // The peer may have taken its time while the body was made.
+            deadline = deadline_after(limit);
+            opened
+        } else {
+            let buffering = request.buffered(options.max_request, options.max_answer);
+            let buffered = timeout_at(deadline, buffering).await;
+            let mut outgoing = buffered.map_err(|_| Problem::Timeout(Stage::Body))??;
+            outgoing.accepts_stream = true;
+            self.caller.open(route, &outgoing, deadline).await
+        };
+        let open = opened.map_err(|problem| self.verifier.explain_other_key(route, problem))?;
+        self.accept_open(route, open, options.max_answer, deadline).await
+    }
+
+    /// Verifies an answer whose body is still to come.
+    async fn accept_open(
+        &self,
+        route: &Route,
+        open: OpenReply,
+        max_answer: usize,
+        deadline: tokio::time::Instant,
+    ) -> Result<Response<AnswerBody>, Problem> {
+        if !open.head.claims_proof() && !open.head.status.is_success() {
+            let reply = self.caller.read(open, Limit::Refusal, deadline).await?;
+            return Err(self.verifier.refused(route, reply));
+        }
+        let mut answer = Response::new(());
+        *answer.status_mut() = open.head.status;
+        answer.headers_mut().clone_from(&open.head.headers);
+        strip_reserved(answer.headers_mut());
+        let asked = open.head.asked;
+        let peer = route.to_string();
+        let verifying = timeout_at(deadline, self.verifier.verify_head(route, &open.head, deadline)).await;
+        let head = verifying.map_err(|_| Problem::Timeout(Stage::Verify))??;
+        let (body, verification) = match head {
+            Some((digest, verification)) => {
+                let OpenReply { body, lease, .. } = open;
+                let body = AnswerBody::arriving(body, lease, digest, verification.body, peer);
+                (body, verification)
+            }
+            None => {
+                let reply = self.caller.read(open, Limit::Whole(max_answer), deadline).await?;
+                let verifying = self
+                    .verifier
+                    .verify(route, reply, deadline, |body| Ok(body.clone()));
+                let verified = timeout_at(deadline, verifying).await;
+                let (body, verification) = verified.map_err(|_| Problem::Timeout(Stage::Verify))??;
+                (AnswerBody::whole(body, BodyProof::Whole, peer), verification)
+            }
+        };
+        self.clocks.learn(&route.peer, &verification, asked);
+        answer.extensions_mut().insert::<Verification>(verification);
+        Ok(answer.map(|()| body))
+    }
+
+    /// Whether the body of a request may be sent while it is made. A peer of which that is not known yet is asked.
+    async fn may_stream(&self, route: &Route, deadline: tokio::time::Instant) -> bool {
+        if !self.caller.may_stream(route) {
+            return false;
+        }
+        if !route.peer.takes_streams() {
+            self.verifier.ask_for_capability(route, deadline).await;
+        }
+        route.peer.takes_streams()
+    }
+}

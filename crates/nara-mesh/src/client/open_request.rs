@@ -1,0 +1,144 @@
+//! Requests of services of one's own, checked before the channel takes them.
+
+use std::error::Error;
+
+use bytes::Buf as _;
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
+    TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+};
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{Method, Request};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use hyper::body::Body;
+use nara_proto::endpoint::Authentication;
+
+use super::request::{Outgoing, StreamedBody};
+use super::request_problem::RequestProblem;
+
+/// Header fields that belong to one connection (RFC 9110, section 7.6.1), and those that HTTP makes itself.
+const OF_THE_CONNECTION: [HeaderName; 11] = [
+    CONNECTION,
+    EXPECT,
+    HOST,
+    HeaderName::from_static("keep-alive"),
+    PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION,
+    HeaderName::from_static("proxy-connection"),
+    TE,
+    TRAILER,
+    TRANSFER_ENCODING,
+    UPGRADE,
+];
+
+/// Header fields in which both profiles sign, beside those that begin with `x-nara-`.
+const OF_THE_SIGNATURE: [HeaderName; 4] = [
+    HeaderName::from_static("accept-signature"),
+    HeaderName::from_static("content-digest"),
+    HeaderName::from_static("signature"),
+    HeaderName::from_static("signature-input"),
+];
+
+fn is_reserved(name: &HeaderName) -> bool {
+    OF_THE_CONNECTION.contains(name)
+        || OF_THE_SIGNATURE.contains(name)
+        || name.as_str().starts_with("x-nara-")
+}
+
+/// Takes the header fields out of an answer that were for the channel.
+pub(super) fn strip_reserved(headers: &mut HeaderMap) {
+    let reserved: Vec<_> = headers.keys().filter(|name| is_reserved(name)).cloned().collect();
+    for name in reserved {
+        headers.remove(name);
+    }
+}
+
+/// A request whose body is not read yet.
+pub(super) struct OpenRequest<B> {
+    head: Parts,
+    target: PathAndQuery,
+    body: B,
+}
+
+impl<B> OpenRequest<B>
+where
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    pub(super) fn new(request: Request<B>) -> Result<Self, RequestProblem> {
+        let (mut head, body) = request.into_parts();
+        if head.method == Method::CONNECT {
+            return Err(RequestProblem::Connect);
+        }
+        if head.uri.authority().is_some() {
+            return Err(RequestProblem::Host);
+        }
+        if let Some(name) = head.headers.keys().find(|name| is_reserved(name)) {
+            return Err(RequestProblem::Header(name.clone()));
+        }
+        let mut lengths = head.headers.get_all(CONTENT_LENGTH).iter();
+        if let Some(length) = lengths.next() {
+            let exact = body.size_hint().exact().map(|length| length.to_string());
+            if lengths.next().is_some() || exact.is_none_or(|exact| exact.as_bytes() != length.as_bytes()) {
+                return Err(RequestProblem::Length);
+            }
+            head.headers.remove(CONTENT_LENGTH);
+        }
+        let target = match head.uri.path_and_query() {
+            Some(target) if target.as_str().starts_with('/') => target.clone(),
+            _ => return Err(RequestProblem::Path),
+        };
+        Ok(Self { head, target, body })
+    }
+
+    /// The number of bytes of the body, if it is known.
+    pub(super) fn body_length(&self) -> Option<u64> {
+        self.body.size_hint().exact()
+    }
+
+    /// The request with its whole body, which may have up to `limit` bytes.
+    pub(super) async fn buffered(self, limit: usize, max_answer: usize) -> Result<Outgoing, RequestProblem> {
+        if self.body.size_hint().lower() > limit as u64 {
+            return Err(RequestProblem::BodyTooLarge(limit));
+        }
+        let read = Limited::new(self.body, limit).collect().await.map_err(|error| {
+            if error.is::<LengthLimitError>() {
+                RequestProblem::BodyTooLarge(limit)
+            } else {
+                RequestProblem::Body(error)
+            }
+        });
+        let body = read?.to_bytes();
+        let mut outgoing = outgoing(self.head, self.target, max_answer);
+        outgoing.body = Some(body).filter(|body| !body.is_empty());
+        Ok(outgoing)
+    }
+
+    /// The request without its body, and the body.
+    pub(super) fn streamed(self, max_answer: usize) -> (Outgoing, StreamedBody) {
+        let to_bytes = |mut data: B::Data| data.copy_to_bytes(data.remaining());
+        let body = self
+            .body
+            .map_frame(move |frame| frame.map_data(to_bytes))
+            .map_err(Into::into)
+            .boxed_unsync();
+        (outgoing(self.head, self.target, max_answer), body)
+    }
+}
+
+fn outgoing(head: Parts, target: PathAndQuery, max_answer: usize) -> Outgoing {
+    Outgoing {
+        idempotent: head.method.is_idempotent(),
+        method: head.method,
+        target,
+        body: None,
+        authentication: Authentication::Signed,
+        content_type: None,
+        max_answer,
+        headers: head.headers,
+        any_status: true,
+        accepts_stream: false,
+    }
+}

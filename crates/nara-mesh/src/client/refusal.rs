@@ -1,0 +1,162 @@
+//! Why a peer refused a request, as it said or as its answer shows.
+
+use std::error::Error;
+use std::fmt;
+use std::time::{Duration, UNIX_EPOCH};
+
+use http::StatusCode;
+use httpdate::HttpDate;
+use nara_proto::clock_offset::ClockFault;
+use nara_proto::time::{UnixMillis, go_duration};
+
+/// The most characters of an answer that a message shows.
+const MAX_SHOWN: usize = 200;
+
+/// The last second that an HTTP date can name.
+const LAST_DATE: u64 = 253_402_300_799;
+
+/// An answer with another status than 200.
+#[derive(Debug, thiserror::Error)]
+pub(super) struct StatusAnswer {
+    pub(super) status: StatusCode,
+    /// Its text, cut at 4 KiB.
+    pub(super) text: String,
+    /// Whether its signature verified with the pinned key of the peer.
+    pub(super) verified: bool,
+}
+
+impl StatusAnswer {
+    pub(super) fn hint(&self) -> &'static str {
+        match self.status {
+            StatusCode::UNAUTHORIZED => {
+                "check that our clock is right and that the peer has our name and key"
+            }
+            status if status.is_redirection() => "redirects are not followed, check the address",
+            status if status.is_server_error() => "the peer failed, try again later",
+            _ => "change the request as the answer says",
+        }
+    }
+}
+
+impl fmt::Display for StatusAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "answered {}", self.status.as_u16())?;
+        let text: String = self.text.trim().chars().take(MAX_SHOWN).collect();
+        if !text.is_empty() {
+            // Quoted: a peer must not write control characters to a terminal or a log.
+            write!(f, " {text:?}")?;
+        }
+        f.write_str(if self.verified {
+            " (verified)"
+        } else {
+            " (not verified)"
+        })
+    }
+}
+
+/// A call that was not answered, or not made, because its peer asked for a pause.
+#[derive(Debug, thiserror::Error)]
+pub(super) struct AskedToWait {
+    /// How long from now.
+    pub(super) retry_after: Duration,
+    /// What it answered; `None`: it asked in an earlier answer, and was not called again.
+    pub(super) answer: Option<StatusAnswer>,
+}
+
+impl AskedToWait {
+    pub(super) fn hint(&self) -> String {
+        // Rounded up, so that a caller who waits so long does not come too early.
+        let tenths = self.retry_after.as_millis().div_ceil(100);
+        format!("try again in {}.{} s", tenths / 10, tenths % 10)
+    }
+}
+
+impl fmt::Display for AskedToWait {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.answer {
+            Some(answer) => answer.fmt(f),
+            None => f.write_str("not called, because it asked us to wait"),
+        }
+    }
+}
+
+/// A call that failed because of the time of its request or of its answer.
+#[derive(Debug)]
+pub(super) struct ClockSkew {
+    pub(super) theirs: UnixMillis,
+    pub(super) ours: UnixMillis,
+    /// Whose clock seems wrong, seen from here.
+    pub(super) fault: Option<ClockFault>,
+    /// Whether that is the unproven judgement of the peer, for want of one of ours.
+    pub(super) judged_by_peer: bool,
+    pub(super) what: Skewed,
+}
+
+/// What failed.
+#[derive(Debug)]
+pub(super) enum Skewed {
+    /// The peer refused the request.
+    Request(StatusAnswer),
+    /// The answer is properly signed, but with a time outside of the window.
+    Answer(Box<dyn Error + Send + Sync>),
+}
+
+impl ClockSkew {
+    pub(super) fn hint(&self) -> &'static str {
+        match (self.fault, self.judged_by_peer) {
+            (Some(ClockFault::Ours), false) => {
+                "the clocks of other peers contradict ours: set the clock of this machine"
+            }
+            (Some(ClockFault::Theirs), false) => {
+                "the clocks of other peers contradict its clock: tell its operator to set it"
+            }
+            (Some(ClockFault::Ours), true) => {
+                "it says that the clocks of its peers contradict ours: check the clock of this machine"
+            }
+            (Some(ClockFault::Theirs), true) => {
+                "it says that the clocks of its peers contradict its own: tell its operator"
+            }
+            (None, _) => "compare both with a third clock, and set the wrong one",
+        }
+    }
+}
+
+impl fmt::Display for ClockSkew {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let side = if self.theirs > self.ours {
+            "ahead of"
+        } else {
+            "behind"
+        };
+        let apart = go_duration(self.theirs.abs_diff(self.ours), false);
+        let (theirs, ours) = (readable(self.theirs), readable(self.ours));
+        match &self.what {
+            Skewed::Request(answer) => {
+                write!(
+                    f,
+                    "{answer}: its clock is {apart} {side} ours ({theirs}, ours says {ours})"
+                )
+            }
+            Skewed::Answer(_) => write!(
+                f,
+                "its answer was signed {apart} {side} our clock ({theirs}, ours says {ours}): one of the two clocks is \
+                 wrong, or somebody replayed an old answer"
+            ),
+        }
+    }
+}
+
+impl Error for ClockSkew {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match &self.what {
+            Skewed::Answer(error) => Some(&**error),
+            Skewed::Request(_) => None,
+        }
+    }
+}
+
+/// A time as HTTP writes it, to the second.
+fn readable(time: UnixMillis) -> HttpDate {
+    let seconds = u64::try_from(time.get() / 1_000).unwrap_or(0).min(LAST_DATE);
+    (UNIX_EPOCH + Duration::from_secs(seconds)).into()
+}

@@ -1,0 +1,109 @@
+//! Requests that are not yet signed.
+
+use std::error::Error;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, Method};
+use http_body_util::Full;
+use http_body_util::combinators::UnsyncBoxBody;
+use hyper::body::{Body, Frame, SizeHint};
+use nara_proto::endpoint::{Authentication, Endpoint};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::error::Problem;
+use super::request_problem::RequestProblem;
+
+/// A body that is sent while it is made.
+pub(super) type StreamedBody = UnsyncBoxBody<Bytes, Box<dyn Error + Send + Sync>>;
+
+/// A request of any endpoint, not yet signed.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    pub(super) method: Method,
+    pub(super) target: PathAndQuery,
+    pub(super) body: Option<Bytes>,
+    pub(super) authentication: Authentication,
+    /// The type of the body, unless `headers` say it.
+    pub(super) content_type: Option<&'static str>,
+    pub(super) idempotent: bool,
+    pub(super) max_answer: usize,
+    /// Headers beside those of the protocol.
+    pub(super) headers: HeaderMap,
+    /// Whether every proven answer is an answer, whatever its status. A pause that such an answer asks for is the
+    /// matter of who reads it.
+    pub(super) any_status: bool,
+    /// Whether the body of the answer may be a stream of which only the head is signed.
+    pub(super) accepts_stream: bool,
+}
+
+impl Outgoing {
+    pub(super) fn new<E: Endpoint>(request: &E::Request) -> Result<Self, Problem> {
+        let target = match E::query(request) {
+            Some(query) => PathAndQuery::try_from(format!("{}?{query}", E::PATH)),
+            None => PathAndQuery::try_from(E::PATH),
+        };
+        Ok(Self {
+            method: E::METHOD,
+            target: target.map_err(|error| RequestProblem::Form(error.into()))?,
+            body: E::encode(request).map(Bytes::from),
+            authentication: E::AUTHENTICATION,
+            content_type: Some(E::CONTENT_TYPE),
+            idempotent: E::IDEMPOTENT,
+            max_answer: E::MAX_RESPONSE,
+            headers: HeaderMap::new(),
+            any_status: false,
+            accepts_stream: false,
+        })
+    }
+}
+
+/// The body of a request on its connection.
+#[derive(Debug)]
+pub(super) enum RequestBody {
+    Whole(Full<Bytes>),
+    Streamed {
+        body: StreamedBody,
+        /// When the last piece was taken.
+        progress: watch::Sender<Instant>,
+    },
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = Box<dyn Error + Send + Sync>;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        match &mut *self {
+            Self::Whole(body) => {
+                let frame = ready!(Pin::new(body).poll_frame(cx));
+                Poll::Ready(frame.map(|frame| frame.map_err(|never| match never {})))
+            }
+            Self::Streamed { body, progress } => {
+                let frame = ready!(Pin::new(body).poll_frame(cx));
+                progress.send_replace(Instant::now());
+                Poll::Ready(frame)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(body) => body.is_end_stream(),
+            Self::Streamed { body, .. } => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(body) => body.size_hint(),
+            Self::Streamed { body, .. } => body.size_hint(),
+        }
+    }
+}

@@ -1,0 +1,24 @@
+use std::error::Error;
+
+use http::HeaderName;
+
+/// Why a request cannot be sent.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum RequestProblem {
+    #[error("its body failed")]
+    Body(#[source] Box<dyn Error + Send + Sync>),
+    #[error("its body is larger than {0} bytes")]
+    BodyTooLarge(usize),
+    #[error("the method CONNECT asks for a tunnel, which naras do not make")]
+    Connect,
+    #[error("it has no valid form")]
+    Form(#[source] http::Error),
+    #[error("it sets the header {0}, which belongs to the connection or to the signature")]
+    Header(HeaderName),
+    #[error("its URI names a host; the peer is named apart, and the URI begins with the path")]
+    Host,
+    #[error("its Content-Length is not the length of its body")]
+    Length,
+    #[error("its path does not begin with a slash")]
+    Path,
+}

@@ -1,0 +1,536 @@
+//! Who answered, and can it be proven?
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::StatusCode;
+use nara_proto::endpoint::{Endpoint as _, Ping};
+use nara_proto::go_json::JsonError;
+use nara_proto::identity::{NaraName, PreparedKeys, PublicKey};
+use nara_proto::peer::PingResponse;
+use nara_proto::time::UnixMillis;
+use nara_proto::v1::ResponseAuthError;
+use nara_proto::v2::{Capability, ContentDigest, SignedCapability};
+use tokio::time::Instant;
+
+use super::caller::{Caller, Reply, ReplyHead};
+use super::clocks::PeerClocks;
+use super::error::{ClientError, DiscoveryProblem, Problem};
+use super::proof::AnswerProof;
+use super::request::Outgoing;
+use super::resolve::Route;
+use super::verified::{DiscoveredKey, Verification};
+use crate::identity::LocalNara;
+use crate::offload::offload;
+use crate::registry::{KeyConflict, KeySource, Peer, PeerInfo, PeerProtocol, PeerRegistry, PinnedKey};
+use crate::tls::{KeyMismatch, SecureChannel};
+use crate::{Signatures, defaults};
+
+/// Bodies beyond this are hashed and decoded off the threads that serve everyone.
+const OFFLOAD_BYTES: usize = 64 << 10;
+
+/// What a server answers that looks for the v1 signature only, to a request with another one (docs/protocol/v1.md,
+/// section 4.3).
+const LOOKS_FOR_V1: &[u8] = b"Authentication failed: missing auth headers";
+
+/// Decides which answers are believed: keys, trust, proofs, first contact and conflicts.
+#[derive(Debug)]
+pub(super) struct AnswerVerifier {
+    pub(super) local: LocalNara,
+    pub(super) registry: PeerRegistry,
+    pub(super) caller: Arc<Caller>,
+    pub(super) clocks: Arc<PeerClocks>,
+    /// The keys of peers that are called often are prepared.
+    pub(super) keys: Arc<PreparedKeys>,
+    pub(super) signatures: Signatures,
+    pub(super) accept_unverified: bool,
+}
+
+/// Who answers.
+#[derive(Debug)]
+pub(super) struct Responder {
+    pub(super) pinned: PinnedKey,
+    /// Whether its key is not pinned yet.
+    pub(super) is_new: bool,
+    /// What it says, signed with its key, that it can do.
+    protocol: PeerProtocol,
+}
+
+impl AnswerVerifier {
+    /// Verifies an answer and decodes its body.
+    pub(super) async fn verify<T: Send + 'static>(
+        &self,
+        route: &Route,
+        reply: Reply,
+        deadline: Instant,
+        decode: impl FnOnce(&Bytes) -> Result<T, JsonError> + Send + 'static,
+    ) -> Result<(T, Verification), Problem> {
+        let Reply { head, body, .. } = reply;
+        let large = body.len() > OFFLOAD_BYTES;
+        if self.accept_unverified {
+            let (keys, now) = (self.keys.clone(), self.clocks.clock().now_millis());
+            let known = self.with_known_key(route, &head);
+            return offload(large, move || {
+                let verification =
+                    known.and_then(|(proof, pinned)| proof.verify(&keys, &pinned, &body, now).ok());
+                let value = decode(&body).map_err(Problem::Decode)?;
+                Ok((value, verification.unwrap_or_default()))
+            })
+            .await;
+        }
+        let check = move |proof: &AnswerProof, keys: &PreparedKeys, pinned: &PinnedKey, now| {
+            let verification = proof.verify(keys, pinned, &body, now)?;
+            let value = decode(&body).map_err(Problem::Decode)?;
+            Ok((value, verification))
+        };
+        self.believe(route, &head, deadline, large, check).await
+    }
+
+    /// Verifies the head of an answer, and gives the digest that its body must have. `None`: it can only be verified
+    /// together with its body.
+    pub(super) async fn verify_head(
+        &self,
+        route: &Route,
+        head: &ReplyHead,
+        deadline: Instant,
+    ) -> Result<Option<(Option<ContentDigest>, Verification)>, Problem> {
+        if self.accept_unverified {
+            return Ok(Some((None, Verification::open())));
+        }
+        if matches!(AnswerProof::read(head), Ok(AnswerProof::V1(_))) {
+            return Ok(None);
+        }
+        let check = |proof: &AnswerProof, keys: &PreparedKeys, pinned: &PinnedKey, now| {
+            let verified = proof.verify_head(keys, pinned, now);
+            let (verification, digest) = verified.unwrap_or(Err(Problem::Downgrade))?;
+            Ok((digest, verification))
+        };
+        self.believe(route, head, deadline, false, check).await.map(Some)
+    }
+
+    /// Finds out who answered, and whether that is proven.
+    async fn believe<T: Send + 'static>(
+        &self,
+        route: &Route,
+        head: &ReplyHead,
+        deadline: Instant,
+        large: bool,
+        check: impl FnOnce(
+            &AnswerProof,
+            &PreparedKeys,
+            &PinnedKey,
+            UnixMillis,
+        ) -> Result<(T, Verification), Problem>
+        + Send
+        + 'static,
+    ) -> Result<(T, Verification), Problem> {
+        let proof = self.read_proof(route, head)?;
+        let name = proof.name().clone();
+        self.check_trusted(&name)?;
+        let responder = self.responder(route, &name, deadline).await?;
+        check_channel(head.channel.as_ref(), &responder.pinned.key)?;
+        // Read after what may take seconds, so that it is the time at which freshness is judged.
+        let now = self.clocks.clock().now_millis();
+        let (keys, pinned) = (self.keys.clone(), responder.pinned.clone());
+        let signed_at = proof.signed_at();
+        let verified = offload(large, move || check(&proof, &keys, &pinned, now)).await;
+        if !responder.is_new && verified.as_ref().is_err_and(Problem::may_be_another_key) {
+            self.look_for_conflict(route, &name, deadline).await?;
+        }
+        let (value, verification) = verified.map_err(|problem| {
+            self.clocks
+                .explain_stale_answer(&route.peer, problem, signed_at, now)
+        })?;
+        self.settle(route, responder, verification.bound)?;
+        Ok((value, verification))
+    }
+
+    /// Decodes an answer that nothing proves.
+    pub(super) async fn decode_open<T: Send + 'static>(
+        &self,
+        reply: Reply,
+        decode: impl FnOnce(&Bytes) -> Result<T, JsonError> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let large = reply.body.len() > OFFLOAD_BYTES;
+        let decoded = offload(large, move || decode(&reply.body)).await;
+        decoded.map_err(Problem::Decode)
+    }
+
+    /// The problem of an answer of a signed endpoint that refuses the request.
+    pub(super) fn refused(&self, route: &Route, reply: Reply) -> Problem {
+        let head = &reply.head;
+        let only_v2 = head.sent.v2.is_some() && head.sent.v1.is_none();
+        if only_v2 && head.status == StatusCode::UNAUTHORIZED && reply.body.starts_with(LOOKS_FOR_V1) {
+            let introduced = || route.introduction.as_ref().map(|introduction| &introduction.name);
+            let name = route.expected.name.as_ref().or_else(introduced);
+            let known = name.and_then(|name| self.registry.by_name(name.as_str()));
+            self.registry
+                .report_downgrade(known.as_ref().unwrap_or(&route.peer), "response", "v2 signature");
+            return Problem::Downgrade;
+        }
+        let verified = self.is_signed_by_known_key(route, &reply);
+        self.status_problem(route, reply, verified)
+    }
+
+    /// The problem of an answer with another status than 200.
+    pub(super) fn status_problem(&self, route: &Route, reply: Reply, verified: bool) -> Problem {
+        let (headers, asked) = (reply.head.headers.clone(), reply.head.asked);
+        let problem = reply.into_problem(verified);
+        self.clocks.explain_refusal(&route.peer, problem, &headers, asked)
+    }
+
+    /// Refuses a nara that the operator does not trust.
+    pub(super) fn check_trusted(&self, name: &NaraName) -> Result<(), Problem> {
+        let peer = self.registry.by_name(name.as_str());
+        if peer.is_some_and(|peer| peer.is_untrusted()) {
+            return Err(Problem::Untrusted(name.clone()));
+        }
+        Ok(())
+    }
+
+    /// The signature of an answer, if it is no less than the peer has proven that it can do.
+    fn read_proof(&self, route: &Route, reply: &ReplyHead) -> Result<AnswerProof, Problem> {
+        let proof = AnswerProof::read(reply);
+        match &proof {
+            Ok(proof) => {
+                check_responder(route, proof.name())?;
+                if !proof.is_bound() {
+                    self.check_downgrade(proof.name(), reply.sent.v2.is_some())?;
+                }
+            }
+            Err(Problem::Downgrade) => {
+                self.registry
+                    .report_downgrade(&route.peer, "response", "v2 signature");
+            }
+            Err(_) => {}
+        }
+        proof
+    }
+
+    /// Refuses an answer by v1 to a request with v2, if the responder has proven v2. A peer that was called by its
+    /// address alone is known by the name with which it answers.
+    pub(super) fn check_downgrade(&self, responder: &NaraName, asked_by_v2: bool) -> Result<(), Problem> {
+        let known = self.registry.by_name(responder.as_str());
+        match known.filter(|peer| asked_by_v2 && peer.protocol().v2) {
+            Some(peer) => {
+                self.registry.report_downgrade(&peer, "response", "v2 signature");
+                Err(Problem::Downgrade)
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Whether an error answer carries a valid signature of the peer. No key is learned for it.
+    fn is_signed_by_known_key(&self, route: &Route, reply: &Reply) -> bool {
+        let now = self.clocks.clock().now_millis();
+        self.with_known_key(route, &reply.head)
+            .is_some_and(|(proof, pinned)| proof.verify(&self.keys, &pinned, &reply.body, now).is_ok())
+    }
+
+    fn with_known_key(&self, route: &Route, reply: &ReplyHead) -> Option<(AnswerProof, PinnedKey)> {
+        let proof = AnswerProof::read(reply).ok()?;
+        check_responder(route, proof.name()).ok()?;
+        let pinned = self.known_key(route, proof.name())?;
+        Some((proof, pinned))
+    }
+
+    /// The pinned key of the peer that was called, else of the name that answered.
+    fn known_key(&self, route: &Route, responder: &NaraName) -> Option<PinnedKey> {
+        let of_peer = route.peer.info().key.filter(|pinned| pinned.name == *responder);
+        of_peer.or_else(|| self.registry.by_name(responder.as_str())?.info().key)
+    }
+}
+
+/// First contact: who is at an address, and with which key?
+impl AnswerVerifier {
+    /// Finds out who is at an address of which nothing is known, so that a signed request can say for whom it is.
+    /// Without a usable answer the request goes out without, as v1 peers send theirs.
+    pub(super) async fn introduce(&self, route: &mut Route, deadline: Instant) -> Result<(), Problem> {
+        if self.signatures == Signatures::V1Only || self.accept_unverified || route.recipient().is_some() {
+            return Ok(());
+        }
+        let ping = Outgoing::new::<Ping>(&())?;
+        let reply = self.caller.send(route, &ping, deadline).await?;
+        if reply.head.status == StatusCode::OK
+            && let Ok(introduction) = self.read_introduction(&reply, None)
+        {
+            if !self.registry.trust().asks_strangers() && self.known_key(route, &introduction.name).is_none()
+            {
+                return Err(Problem::KeyNotPinned {
+                    responder: introduction.name,
+                });
+            }
+            route.introduction = Some(introduction);
+        }
+        Ok(())
+    }
+
+    /// Asks the nara at an address for its name and key.
+    pub(super) async fn discover_key(
+        &self,
+        address: SocketAddr,
+        expected: Option<&NaraName>,
+        deadline: Instant,
+    ) -> Result<DiscoveredKey, ClientError> {
+        let deadline = deadline.min(Instant::now() + defaults::DISCOVERY_TIMEOUT);
+        // A request may claim to come from anywhere, so the breaker of a peer at this address is left alone.
+        let route = Route::to_stranger(&self.registry, address);
+        let fail = |problem| ClientError::new(address, problem);
+        let ping = Outgoing::new::<Ping>(&()).map_err(fail)?;
+        let reply = self.caller.send(&route, &ping, deadline).await.map_err(fail)?;
+        if reply.head.status != StatusCode::OK {
+            return Err(fail(reply.into_problem(false)));
+        }
+        self.read_introduction(&reply, expected).map_err(fail)
+    }
+
+    /// What a `/ping` answer with status 200 says about the nara that gave it.
+    fn read_introduction(
+        &self,
+        reply: &Reply,
+        expected: Option<&NaraName>,
+    ) -> Result<DiscoveredKey, Problem> {
+        let answer = Ping::decode(&reply.body).map_err(Problem::Decode)?;
+        let (name, key) = read_key(&answer, expected).map_err(Problem::Discovery)?;
+        check_channel(reply.head.channel.as_ref(), &key)?;
+        let capability = SignedCapability::from_headers(&reply.head.headers).unwrap_or_default();
+        Ok(DiscoveredKey {
+            capability: self.believed_capability(capability, &name, &key),
+            name,
+            key,
+        })
+    }
+
+    /// A capability, if it was signed just now by the nara with this name and key.
+    pub(super) fn believed_capability(
+        &self,
+        capability: Option<SignedCapability>,
+        name: &NaraName,
+        key: &PublicKey,
+    ) -> Option<Capability> {
+        let capability = capability.filter(|_| self.signatures == Signatures::V2AndV1)?;
+        match capability.verify(name, key, self.clocks.clock().now_millis()) {
+            Ok(capability) => Some(capability.clone()),
+            Err(error) => {
+                tracing::warn!(%name, %error, "capability refused");
+                None
+            }
+        }
+    }
+
+    /// Asks a peer what it can do, unless that is known: for what no other message tells. Failing changes nothing.
+    pub(super) async fn ask_for_capability(&self, route: &Route, deadline: Instant) {
+        let Some(pinned) = route.peer.info().key else {
+            return;
+        };
+        let asked = self
+            .discover_key(route.address, Some(&pinned.name), deadline)
+            .await;
+        if let Ok(discovered) = asked
+            && discovered.key == pinned.key
+            && let Some(capability) = discovered.capability
+        {
+            self.learn_capability(&route.peer, &capability);
+        }
+    }
+
+    /// Notes what a peer can do, by its own words, signed with its pinned key.
+    pub(super) fn learn_capability(&self, peer: &Peer, capability: &Capability) {
+        self.registry.learn_protocol(peer, capability.into());
+        peer.note_streams(capability.streams);
+    }
+
+    /// The key of the responder: known, or asked for now.
+    pub(super) async fn responder(
+        &self,
+        route: &Route,
+        name: &NaraName,
+        deadline: Instant,
+    ) -> Result<Responder, Problem> {
+        if let Some(pinned) = self.known_key(route, name) {
+            return Ok(Responder {
+                pinned,
+                is_new: false,
+                protocol: PeerProtocol::default(),
+            });
+        }
+        self.learn_key(route, name, deadline).await
+    }
+
+    /// Asks for the key of a responder that is met for the first time. It is asked where the call went, since
+    /// that is where trust on first use points to.
+    async fn learn_key(
+        &self,
+        route: &Route,
+        responder: &NaraName,
+        deadline: Instant,
+    ) -> Result<Responder, Problem> {
+        let responder = responder.clone();
+        if !self.registry.trust().asks_strangers() {
+            return Err(Problem::KeyNotPinned { responder });
+        }
+        let introduction = route.introduction.clone();
+        let discovered = match introduction.filter(|introduction| introduction.name == responder) {
+            Some(introduction) => introduction,
+            None => self
+                .discover_key(route.address, Some(&responder), deadline)
+                .await
+                .map_err(|discovery| Problem::KeyNotLearned { responder, discovery })?,
+        };
+        let protocol = discovered.capability.as_ref().map(PeerProtocol::from);
+        Ok(Responder {
+            pinned: PinnedKey {
+                name: discovered.name,
+                id: route.expected.id.clone(),
+                key: discovered.key,
+                source: KeySource::Ping(route.address),
+                learned_at: self.clocks.clock().now_millis(),
+            },
+            is_new: true,
+            protocol: protocol.unwrap_or_default(),
+        })
+    }
+}
+
+/// What is noted in the registry.
+impl AnswerVerifier {
+    /// Notes what is known of the responder, now that it has proven that it holds its key.
+    pub(super) fn settle(&self, route: &Route, responder: Responder, by_v2: bool) -> Result<(), Problem> {
+        let name = responder.pinned.name.clone();
+        if responder.is_new || route.expected.name.is_none() || route.expected.key.is_none() {
+            self.pin(route, responder.pinned)?;
+        }
+        let proven = if by_v2 {
+            PeerProtocol::V2
+        } else {
+            PeerProtocol::default()
+        };
+        self.registry
+            .learn_protocol_of(&name, responder.protocol.union(proven));
+        Ok(())
+    }
+
+    /// Id, name and key of a responder belong together from now on.
+    fn pin(&self, route: &Route, pinned: PinnedKey) -> Result<(), Problem> {
+        self.check_own_name(&pinned)?;
+        // An address is noted for a nara that has none. To replace the one it has takes more than an answer
+        // from elsewhere, which anybody can pass on.
+        let is_stranger = route.expected.id.is_none() && route.expected.name.is_none();
+        let known = self.registry.by_name(pinned.name.as_str());
+        let has_address = known.is_some_and(|peer| peer.info().address.is_some());
+        let info = PeerInfo {
+            id: route.expected.id.clone(),
+            name: Some(pinned.name.clone()),
+            address: route.expected.address.filter(|_| is_stranger && !has_address),
+            key: Some(pinned),
+            ..PeerInfo::default()
+        };
+        self.registry.register(info).map(drop).map_err(Problem::from)
+    }
+
+    /// A signature that does not verify may mean that the nara has a new key. Asking it does not change what is
+    /// pinned, but then the error can name both keys, and subscribers of the registry are told.
+    pub(super) async fn look_for_conflict(
+        &self,
+        route: &Route,
+        responder: &NaraName,
+        deadline: Instant,
+    ) -> Result<(), Problem> {
+        let asking = self.discover_key(route.address, Some(responder), deadline);
+        let Ok(discovered) = asking.await else {
+            return Ok(());
+        };
+        let offered = PinnedKey {
+            name: discovered.name,
+            id: None,
+            key: discovered.key,
+            source: KeySource::Ping(route.address),
+            learned_at: self.clocks.clock().now_millis(),
+        };
+        self.report_key(&offered)
+    }
+
+    /// What a connection to the holder of another key means for the pinned one: a conflict, of which subscribers of
+    /// the registry are told.
+    pub(super) fn explain_other_key(&self, route: &Route, problem: Problem) -> Problem {
+        let (Problem::OtherKey(mismatch), Some(pinned)) = (&problem, &route.expected.key) else {
+            return problem;
+        };
+        let offered = PinnedKey {
+            key: mismatch.got,
+            source: KeySource::Tls(route.address),
+            learned_at: self.clocks.clock().now_millis(),
+            ..pinned.clone()
+        };
+        self.report_key(&offered).err().unwrap_or(problem)
+    }
+
+    /// Compares a key with what is known. Nothing is pinned.
+    pub(super) fn report_key(&self, offered: &PinnedKey) -> Result<(), Problem> {
+        self.check_own_name(offered)?;
+        let reported = self.registry.report_key(offered);
+        reported.map_err(|conflict| Problem::Identity(conflict.into()))
+    }
+
+    /// Our own name belongs to our own key.
+    fn check_own_name(&self, pinned: &PinnedKey) -> Result<(), Problem> {
+        let local = &self.local;
+        if pinned.name != *local.name() || pinned.key == local.public_key() {
+            return Ok(());
+        }
+        let own = PinnedKey {
+            name: local.name().clone(),
+            id: Some(local.id().clone()),
+            key: local.public_key(),
+            source: KeySource::Own,
+            learned_at: UnixMillis::default(),
+        };
+        let conflict = KeyConflict {
+            name: pinned.name.clone(),
+            pinned: Box::new(own),
+            offered: pinned.key,
+            offered_by: pinned.source.clone(),
+        };
+        Err(Problem::Identity(conflict.into()))
+    }
+}
+
+fn read_key(
+    answer: &PingResponse,
+    expected: Option<&NaraName>,
+) -> Result<(NaraName, PublicKey), DiscoveryProblem> {
+    let name = NaraName::new(&answer.from).map_err(|_| DiscoveryProblem::NoName)?;
+    if let Some(expected) = expected.filter(|&expected| *expected != name) {
+        return Err(DiscoveryProblem::OtherNara {
+            expected: expected.clone(),
+            got: name,
+        });
+    }
+    let key = PublicKey::from_base64(&answer.public_key).map_err(|_| DiscoveryProblem::NoKey)?;
+    Ok((name, key))
+}
+
+/// Another nara than the one that was called must not answer for it.
+pub(super) fn check_responder(route: &Route, responder: &NaraName) -> Result<(), Problem> {
+    match &route.expected.name {
+        Some(expected) if expected != responder => {
+            Err(Problem::Unauthenticated(ResponseAuthError::WrongResponder {
+                expected: expected.clone(),
+                got: responder.clone(),
+            }))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A nara that passes on the answers of another one over its own secure connection must not be taken for it.
+fn check_channel(channel: Option<&SecureChannel>, key: &PublicKey) -> Result<(), Problem> {
+    match channel {
+        Some(channel) if channel.peer_key != *key => Err(Problem::OtherKey(KeyMismatch {
+            pinned: *key,
+            got: channel.peer_key,
+        })),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,105 @@
+//! Which events go first when the ledger is too large.
+
+use nara_proto::event::{Service, SyncEvent};
+
+/// How dear an event is by its content. The numbers are stored in databases.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Priority {
+    Ping = 0,
+    Seen = 1,
+    Social = 2,
+    /// Changes of status, introductions and goodbyes.
+    Presence = 3,
+    FirstSeen = 4,
+    Checkpoint = 5,
+    Restart = 6,
+}
+
+impl Priority {
+    /// The priority of an event.
+    pub(super) fn of(event: &SyncEvent) -> Self {
+        match event.service() {
+            Some(Service::Ping) => Self::Ping,
+            Some(Service::Seen) => Self::Seen,
+            Some(Service::Social) => Self::Social,
+            Some(Service::Checkpoint) => Self::Checkpoint,
+            Some(Service::Observation) => match event.observation.as_deref().map(|p| p.kind.as_str()) {
+                Some("restart") => Self::Restart,
+                Some("first-seen") => Self::FirstSeen,
+                _ => Self::Presence,
+            },
+            // Introductions and goodbyes; and what this version does not know, it does not give up first.
+            _ => Self::Presence,
+        }
+    }
+
+    /// Whether verified events of this kind are kept as long as their account is within its quota.
+    pub(super) fn is_kept(self) -> bool {
+        self >= Self::FirstSeen
+    }
+
+    /// Whether being about strangers makes an event go first. Introductions and goodbyes are how strangers
+    /// become known.
+    pub(super) fn may_be_stranger(self, event: &SyncEvent) -> bool {
+        !self.is_kept() && !matches!(event.service(), Some(Service::HeyThere | Service::Chau))
+    }
+}
+
+/// The order in which events leave a ledger that is too large, the lowest first. The numbers are stored in databases.
+///
+/// Unverified and verified events do not compete: each kind has room of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Rank(pub(super) u8);
+
+impl Rank {
+    /// Unverified.
+    pub(super) const UNVERIFIED: Self = Self(0);
+    /// Unverified, told by a configured peer.
+    pub(super) const UNVERIFIED_CONFIGURED: Self = Self(1);
+    /// Verified, about naras that are not known.
+    pub(super) const STRANGER: Self = Self(2);
+    /// The lowest rank of verified events about known naras; the priority is added.
+    const COMMON: u8 = 3;
+    /// The lowest rank of events of this nara and of configured peers; the priority is added.
+    const CONFIGURED: u8 = 10;
+
+    pub(super) const fn common(priority: Priority) -> Self {
+        Self(Self::COMMON + priority as u8)
+    }
+
+    pub(super) const fn configured(priority: Priority) -> Self {
+        Self(Self::CONFIGURED + priority as u8)
+    }
+
+    pub(super) const fn is_verified(self) -> bool {
+        self.0 >= Self::STRANGER.0
+    }
+
+    /// Whether it only leaves the ledger when its account is over its quota.
+    pub(super) const fn is_kept(self) -> bool {
+        let first = Priority::FirstSeen as u8;
+        (self.0 >= Self::COMMON + first && self.0 < Self::CONFIGURED) || self.0 >= Self::CONFIGURED + first
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranks_of_different_kinds_do_not_overlap() {
+        assert!(Rank::STRANGER < Rank::common(Priority::Ping));
+        assert!(Rank::common(Priority::Restart) < Rank::configured(Priority::Ping));
+        for priority in [
+            Priority::Ping,
+            Priority::Presence,
+            Priority::FirstSeen,
+            Priority::Restart,
+        ] {
+            assert_eq!(Rank::common(priority).is_kept(), priority.is_kept());
+            assert_eq!(Rank::configured(priority).is_kept(), priority.is_kept());
+        }
+        assert!(!Rank::STRANGER.is_kept() && Rank::STRANGER.is_verified());
+        assert!(!Rank::UNVERIFIED_CONFIGURED.is_verified() && !Rank::UNVERIFIED_CONFIGURED.is_kept());
+    }
+}
