@@ -143,7 +143,7 @@ async fn two_addresses_that_do_not_read_do_not_keep_others_from_the_checkpoints(
     let town = Town::start(|_| {}).await;
     let alice = nara("alice");
     let checkpoints = (1..=2_000).map(|ts| checkpoint(&alice, ts)).collect();
-    town.ledger.insert(checkpoints).await.unwrap();
+    town.ledger.insert_verified(checkpoints).await.unwrap();
     let all = request("GET", "/api/checkpoints/all?limit=2000", &[], b"");
     let mut unread = Vec::new();
     for host in [1, 1, 2, 2] {
@@ -159,7 +159,7 @@ async fn an_answer_that_drips_is_cut_off() {
     let town = Town::start(|_| {}).await;
     let alice = nara("alice");
     let checkpoints = (1..=2_000).map(|ts| checkpoint(&alice, ts)).collect();
-    town.ledger.insert(checkpoints).await.unwrap();
+    town.ledger.insert_verified(checkpoints).await.unwrap();
     let mut stream = town
         .send(1, &request("GET", "/api/checkpoints/all?limit=2000", &[], b""))
         .await;
@@ -334,7 +334,7 @@ async fn a_page_for_a_v1_client_ends_before_a_group_of_equal_times() {
     let alice = nara("alice");
     let at = |ts: i64, subject: &str| tease(&alice, subject, ts);
     let events = vec![at(1, "a"), at(2, "b"), at(2, "c"), at(2, "d"), at(3, "e")];
-    target.ledger.insert(events).await.unwrap();
+    target.ledger.insert_verified(events).await.unwrap();
     let mut cursor = String::new();
     let mut pages = Vec::new();
     while pages.len() < 9 {
