@@ -1,6 +1,8 @@
 //! What the fuzz targets share.
 #![forbid(unsafe_code)]
 
+pub mod ledger;
+
 use http::{HeaderMap, HeaderName, HeaderValue};
 use nara_mesh::identity::LocalNara;
 use nara_mesh::proto::go_json::{self, Merge};

@@ -151,6 +151,11 @@ fn build_lab(task: &str) -> Result<PathBuf, String> {
         "debug"
     };
     process::run(&mut command)?;
+    if task == "scenarios" {
+        let mut example = process::cargo();
+        example.args(["build", "--package", "nara-tailnet", "--features", "embedded"]);
+        process::run(example.args(["--example", "embedded", "--locked"]))?;
+    }
     let target =
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| process::root().join("target"), PathBuf::from);
     Ok(target.join(profile).join("nara-lab"))

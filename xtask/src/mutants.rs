@@ -37,7 +37,7 @@ const NO_FLOODS: Pass = Pass {
     tests: &["--skip=floods"],
 };
 
-const PARTS: [Part; 4] = [
+const PARTS: [Part; 5] = [
     Part {
         name: "v2",
         package: "nara-proto",
@@ -71,7 +71,7 @@ const PARTS: [Part; 4] = [
         name: "server",
         package: "nara-mesh",
         files: &[
-            "crates/nara-mesh/src/server/auth/{authenticator,request_proof,signed_body,source_check,verify}.rs",
+            "crates/nara-mesh/src/server/auth/{authenticator,request_proof,source_check,verified_body,verify}.rs",
             "crates/nara-mesh/src/server/answer/sign.rs",
         ],
         passes: &[
@@ -83,10 +83,20 @@ const PARTS: [Part; 4] = [
         timeout_s: 90,
     },
     Part {
+        name: "ledger",
+        package: "nara-mesh",
+        files: &["crates/nara-mesh/src/ledger/{admission,limit,rank,retention}.rs"],
+        passes: &[Pass {
+            programs: &["--lib"],
+            tests: &["ledger::"],
+        }],
+        timeout_s: 120,
+    },
+    Part {
         name: "client",
         package: "nara-mesh",
         files: &[
-            "crates/nara-mesh/src/client/{proof,verify}.rs",
+            "crates/nara-mesh/src/client/{proof,verifier}.rs",
             "crates/nara-mesh/src/tls/verifier.rs",
         ],
         passes: &[
@@ -102,14 +112,13 @@ const PARTS: [Part; 4] = [
 /// What no test can tell from the original; `docs/mutants.md` gives the reasons.
 const EQUIVALENT: &[&str] = &[
     "<impl fmt::Debug for .*>::fmt",
-    "::poll_ready ",
     "::root_hint_subjects ",
     "::verify_tls12_signature ",
-    r"client/verify.rs:\d+:\d+: replace << with >>",
-    "replace > with .* in MeshClient::accept",
+    r"client/verifier.rs:\d+:\d+: replace << with >>",
+    "replace > with .* in AnswerVerifier::(verify|decode_open)",
     " in offload",
     r"v1/request.rs:\d+:41: replace > with >= in RequestAuth::check_fresh",
-    "delete field learned_at from struct PinnedKey expression in MeshClient::as_conflict",
+    "delete field learned_at from struct PinnedKey expression in AnswerVerifier::explain_other_key",
 ];
 
 pub(crate) fn run(args: &[String]) -> Result<(), String> {

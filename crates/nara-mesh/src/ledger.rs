@@ -18,7 +18,7 @@ mod select;
 mod sqlite;
 
 pub use checked::CheckedEvent;
-pub use error::{DatabaseError, LedgerError};
+pub use error::{DatabaseError, LedgerError, LockHolder};
 pub use feed::{Arrival, Arrivals, EventFeed};
 pub use follow::{Followed, Follower};
 pub use limit::ReadLimit;
@@ -26,7 +26,7 @@ pub use memory::MemoryLedger;
 pub use retention::{EveryoneKnown, KnownNames, MemoryMode, RetentionPolicy, Standing};
 pub(crate) use select::select;
 #[cfg(feature = "sqlite")]
-pub use sqlite::SqliteLedger;
+pub use sqlite::{EventSize, LedgerCheck, LedgerCopy, SqliteLedger, restore};
 
 use std::fmt::Debug;
 

@@ -1,7 +1,7 @@
 //! Signed and verified peer-to-peer HTTP between naras.
 //!
 //! A nara has a name and a secret [`Soul`](proto::identity::Soul); together they are a
-//! [`LocalNara`](identity::LocalNara). A [`MeshServer`](server::MeshServer) answers its peers out of a
+//! [`LocalNara`]. A [`MeshServer`](server::MeshServer) answers its peers out of a
 //! [`Ledger`](ledger::Ledger) of events, a [`MeshClient`](client::MeshClient) calls them, and a
 //! [`PeerRegistry`](registry::PeerRegistry) knows the addresses and keys of peers.
 //!

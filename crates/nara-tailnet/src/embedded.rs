@@ -59,8 +59,8 @@ use self::keys::Keys;
 use self::netmap::{Node, View};
 use self::relay::{LinkState, Relays};
 pub use self::settings::{
-    EmbeddedError, EmbeddedSettings, MAX_BACKOFF, RELAY_BURST, RELAY_RATE, TAILSCALE_CONTROL, TCP_BUFFER,
-    USER_TIMEOUT,
+    EmbeddedError, EmbeddedSettings, MAX_BACKOFF, RELAY_BURST, RELAY_RATE, RELAY_WINDOW, TAILSCALE_CONTROL,
+    TCP_BUFFER, USER_TIMEOUT,
 };
 use self::stack::Stack;
 use self::stack::listener::Listener;
@@ -385,3 +385,6 @@ impl Published {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

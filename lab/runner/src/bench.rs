@@ -1,5 +1,6 @@
 //! Figures of each pair, beside those of two tsnet nodes in the same run.
 
+mod figures;
 mod http;
 mod signed;
 
@@ -9,8 +10,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nara_tailnet::MeshNode;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
+use self::figures::Figures;
 use crate::kind::{Kind, Settings, embedded, managed};
 use crate::network::{AUTH_KEY, Network};
 use crate::process::{Process, memory_mb};
@@ -22,19 +24,6 @@ const SECONDS: &str = "4";
 const ROUNDS: usize = 5;
 /// How long one round may take.
 const ROUND: Duration = Duration::from_secs(120);
-
-/// What one round of one pair gives. `lab/go/peer` prints the same.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-struct Figures {
-    ready_ms: f64,
-    first_ms: f64,
-    requests_per_second: f64,
-    p50_us: f64,
-    p99_us: f64,
-    down_mb_s: f64,
-    up_mb_s: f64,
-    memory_mb: f64,
-}
 
 /// Measures all pairs and prints the table. `--rounds N`, `--file PATH`.
 pub(crate) async fn run(programs: &Path, args: &[String]) -> Result<(), String> {

@@ -92,9 +92,9 @@ pub(super) enum Problem {
     NobodyKnows { asked: usize },
     #[error("no reply to the message within {0:?}")]
     NoReply(Duration),
-    #[error("what answers there does not speak HTTP")]
+    #[error("the peer at this address does not speak HTTP")]
     NotHttp(#[source] hyper::Error),
-    #[error("the connection does not prove enough for a body that is streamed")]
+    #[error("the connection does not prove enough for a streamed body")]
     NotStreamable,
     #[error("the peer at this address holds another key than the pinned one")]
     OtherKey(#[source] KeyMismatch),
@@ -215,7 +215,7 @@ impl Problem {
             Self::Discovery(_) => (Kind::Discovery, "check the address"),
             Self::Downgrade => (
                 Kind::Downgrade,
-                "if the peer went back to an older version on purpose, trust its key anew",
+                "if the peer went back to an older version on purpose, trust its key again",
             ),
             Self::DuplicateMessage => (Kind::DuplicateMessage, "wait for that reply"),
             Self::Handshake(_) => (
@@ -270,7 +270,7 @@ impl Problem {
                 "check the address, the clocks and the pinned key",
             ),
             Self::UnknownPeer => (Kind::UnknownPeer, "register it first"),
-            Self::Untrusted(_) => (Kind::Untrusted, "lift the ban if that is what you want"),
+            Self::Untrusted(_) => (Kind::Untrusted, "lift the ban to call it again"),
         };
         (kind, hint.into())
     }

@@ -85,7 +85,7 @@ pub struct ReconcileReport {
     pub refused: Vec<RefusedEvent>,
 }
 
-/// The result of [`MeshClient::check_in_sync`].
+/// The result of [`PeerHandle::check_in_sync`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SyncCheck {

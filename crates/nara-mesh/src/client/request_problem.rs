@@ -9,13 +9,13 @@ pub(super) enum RequestProblem {
     Body(#[source] Box<dyn Error + Send + Sync>),
     #[error("its body is larger than {0} bytes")]
     BodyTooLarge(usize),
-    #[error("the method CONNECT asks for a tunnel, which naras do not make")]
+    #[error("the method CONNECT is not supported")]
     Connect,
-    #[error("it has no valid form")]
+    #[error("it is malformed")]
     Form(#[source] http::Error),
     #[error("it sets the header {0}, which belongs to the connection or to the signature")]
     Header(HeaderName),
-    #[error("its URI names a host; the peer is named apart, and the URI begins with the path")]
+    #[error("its URI names a host, but must begin with the path")]
     Host,
     #[error("its Content-Length is not the length of its body")]
     Length,

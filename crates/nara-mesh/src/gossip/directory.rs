@@ -1,10 +1,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use nara_proto::breaker::BreakerState;
 use nara_proto::gossip::{Ring, RingPosition};
+use nara_proto::identity::NaraName;
 
 use crate::client::MeshClient;
-use crate::registry::Peer;
+use crate::registry::{Peer, PeerInfo, PinnedKey};
 
 /// What a peer is called here: its name, or its id while the name is not known. Names are what everybody agrees
 /// on, so that the ring is the same for all.
@@ -18,14 +20,18 @@ pub(super) struct Directory {
 }
 
 impl Directory {
-    /// Those peers of the registry that have an address and are not untrusted, without this nara itself.
+    /// The peers of the registry that have an address and are not untrusted, without this nara itself.
+    ///
+    /// Those that nobody configured and that have proven nothing yet may be made up, with addresses of an attacker's
+    /// choice. They have a bounded share, and so has each nara that introduced some.
     pub(super) fn new(client: &MeshClient) -> Self {
         let local = client.local();
         let mut peers = BTreeMap::new();
+        let mut unproven = Vec::new();
         for peer in client.registry().peers() {
             let info = peer.info();
             if info.address.is_none()
-                || info.is_untrusted()
+                || peer.is_untrusted()
                 || info.name.as_ref() == Some(local.name())
                 || info.id.as_ref() == Some(local.id())
             {
@@ -33,9 +39,16 @@ impl Directory {
             }
             let name = info.name.as_ref().map(|name| name.as_str());
             if let Some(label) = name.or_else(|| info.id.as_ref().map(|id| id.as_str())) {
-                peers.insert(Label::from(label), peer);
+                let label = Label::from(label);
+                if is_proven(&info) {
+                    peers.insert(label, peer);
+                } else {
+                    unproven.push((label, peer, info));
+                }
             }
         }
+        let room = UNPROVEN.max(peers.len() / 4);
+        peers.extend(chosen(unproven, room));
         let members = peers.keys().map(|label| (position(label), label.clone()));
         Self {
             ring: Ring::new(members),
@@ -48,6 +61,99 @@ impl Directory {
     }
 }
 
+/// Peers that have proven nothing yet and are called all the same; a quarter of the proven ones, if that is more.
+const UNPROVEN: usize = 4;
+
+/// Of these, those that one nara introduced.
+const UNPROVEN_OF_ONE_TELLER: usize = 2;
+
+fn is_proven(info: &PeerInfo) -> bool {
+    let introduced = |key: &PinnedKey| key.source.introducer().is_some();
+    info.seen || !info.key.as_ref().is_some_and(introduced)
+}
+
+/// As many as there is room for: those that were not found to be down before others, then those that are known longest.
+fn chosen(
+    mut unproven: Vec<(Label, Arc<Peer>, PeerInfo)>,
+    room: usize,
+) -> impl Iterator<Item = (Label, Arc<Peer>)> {
+    unproven.sort_by_cached_key(|(label, peer, info)| {
+        let is_down = peer.breaker_state() != BreakerState::Closed;
+        let learned_at = info.key.as_ref().map(|key| key.learned_at);
+        (is_down, learned_at, label.clone())
+    });
+    let mut of_teller: BTreeMap<Option<NaraName>, usize> = BTreeMap::new();
+    let chosen = unproven.into_iter().filter(move |(_, _, info)| {
+        let teller = info.key.as_ref().and_then(|key| key.source.introducer().flatten().cloned());
+        let count = of_teller.entry(teller).or_default();
+        *count += 1;
+        *count <= UNPROVEN_OF_ONE_TELLER
+    });
+    chosen.take(room).map(|(label, peer, _)| (label, peer))
+}
+
 pub(super) fn position(label: &str) -> RingPosition {
     RingPosition::of(label)
+}
+
+#[cfg(test)]
+mod tests {
+    use nara_proto::identity::{KeyPair, Soul};
+    use nara_proto::time::UnixMillis;
+
+    use super::*;
+    use crate::identity::LocalNara;
+    use crate::registry::KeySource;
+
+    fn introduced(client: &MeshClient, name: &str, teller: &str) -> Arc<Peer> {
+        let name: NaraName = name.parse().unwrap();
+        let info = PeerInfo {
+            name: Some(name.clone()),
+            address: Some(([100, 64, 0, 9], 9632).into()),
+            key: Some(PinnedKey {
+                key: KeyPair::from_soul(&Soul::bond([7; 32], name.as_str())).public_key(),
+                name,
+                id: None,
+                source: KeySource::HeyThere {
+                    told_by: Some(teller.parse().unwrap()),
+                },
+                learned_at: UnixMillis::new(1),
+            }),
+            ..PeerInfo::default()
+        };
+        client.registry().register(info).unwrap()
+    }
+
+    fn nara(name: &str) -> LocalNara {
+        LocalNara::new(&Soul::bond([1; 32], name), name.parse().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn ghosts_have_a_bounded_share_of_the_ring_and_so_has_their_teller() {
+        let client = MeshClient::builder(nara("alice")).build();
+        for n in 0..6 {
+            let friend = nara(&format!("friend-{n}"));
+            let address = ([100, 64, 1, n], 9632).into();
+            client.registry().register(friend.as_peer(Some(address))).unwrap();
+        }
+        for n in 0..40 {
+            introduced(&client, &format!("ghost-{n}"), "eve");
+        }
+        let on_ring = |prefix: &str| {
+            let directory = Directory::new(&client);
+            directory.ring.iter().filter(|label| label.starts_with(prefix)).count()
+        };
+        assert_eq!((on_ring("friend"), on_ring("ghost")), (6, UNPROVEN_OF_ONE_TELLER));
+        for n in 0..40 {
+            introduced(&client, &format!("puppet-{n}"), &format!("eve-{n}"));
+        }
+        assert_eq!((on_ring("friend"), on_ring("ghost") + on_ring("puppet")), (6, UNPROVEN));
+        // One that is seen is one of the others, and one that is down makes way.
+        let seen = client.registry().by_name("ghost-39").unwrap();
+        client.registry().sign_of_life(&seen);
+        assert_eq!(on_ring("ghost-39"), 1);
+        let down = Directory::new(&client).peer(&Label::from("ghost-0")).unwrap();
+        client.registry().sign_of_death(&down);
+        assert_eq!(on_ring("ghost-0"), 0);
+    }
 }

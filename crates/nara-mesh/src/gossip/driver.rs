@@ -31,6 +31,9 @@ const SETTLE: Duration = Duration::from_secs(1);
 /// Rounds of zines that may overlap; more are skipped.
 const ZINE_ROUNDS: usize = 2;
 
+/// Failures that the status shows.
+const MAX_FAILURES: usize = 64;
+
 /// Carries out what [`Gossip`] decides, and tells it what happens.
 pub(super) struct Driver {
     client: MeshClient,
@@ -45,6 +48,8 @@ pub(super) struct Driver {
     subscriptions: StreamMap<Label, Items>,
     states: StreamMap<Label, WatchStream<StreamState>>,
     links: BTreeMap<Label, Link>,
+    /// Why the last attempts failed, of peers that are not listened to.
+    failures: BTreeMap<Label, String>,
     zines: JoinSet<(Label, Result<EventCounts, ZineError>)>,
     status: watch::Sender<GossipStatus>,
     total: EventCounts,
@@ -85,6 +90,7 @@ impl Driver {
             subscriptions: StreamMap::new(),
             states: StreamMap::new(),
             links: BTreeMap::new(),
+            failures: BTreeMap::new(),
             zines: JoinSet::new(),
             status,
             total: EventCounts::default(),
@@ -196,6 +202,7 @@ impl Driver {
             }
             Err(error @ StreamError::Unsupported { .. }) => {
                 tracing::info!(%error, "gossip by zines");
+                self.failures.remove(&label);
                 return self.tell(Input::NoStreams(label));
             }
             Err(
@@ -204,7 +211,10 @@ impl Driver {
                 | StreamError::Call(_)),
             ) => {
                 tracing::warn!(peer = %label, error = &error as &dyn std::error::Error, "gossip");
-                return self.tell(Input::Refused(label));
+                self.note_failure(label.clone(), &error);
+                self.tell(Input::Refused(label));
+                // Also if the core had nothing to say to it.
+                return self.publish();
             }
             Err(error) => {
                 tracing::warn!(peer = %label, error = &error as &dyn std::error::Error, "gossip");
@@ -222,7 +232,10 @@ impl Driver {
     /// A subscription does something else than before.
     fn changed(&mut self, label: Label, state: StreamState) {
         let input = match &state {
-            StreamState::CatchingUp | StreamState::Lagged | StreamState::Live => Input::Opened(label.clone()),
+            StreamState::CatchingUp | StreamState::Lagged | StreamState::Live => {
+                self.failures.remove(&label);
+                Input::Opened(label.clone())
+            }
             StreamState::Connecting | StreamState::Waiting { .. } => Input::Lost(label.clone()),
             // Why is said by its last item, which may still wait to be read.
             StreamState::Ended => return,
@@ -232,6 +245,20 @@ impl Driver {
         }
         self.tell(input);
         self.publish();
+    }
+
+    /// Remembers why the events of a peer do not come.
+    fn note_failure(&mut self, label: Label, error: &StreamError) {
+        let mut reason = error.to_string();
+        let mut source = std::error::Error::source(error);
+        while let Some(cause) = source {
+            reason = format!("{reason}: {cause}");
+            source = cause.source();
+        }
+        if self.failures.len() >= MAX_FAILURES && !self.failures.contains_key(&label) {
+            self.failures.pop_first();
+        }
+        self.failures.insert(label, reason);
     }
 
     fn exchanged(
@@ -287,6 +314,8 @@ impl Driver {
     fn look(&mut self) {
         self.look_at = None;
         self.directory = Directory::new(&self.client);
+        let directory = &self.directory;
+        self.failures.retain(|label, _| directory.peer(label).is_some());
         self.tell(Input::Tick);
     }
 
@@ -312,10 +341,18 @@ impl Driver {
             link: GossipLink::Zines,
             events: EventCounts::default(),
         });
-        let mut peers: Vec<GossipPeer> = streams.chain(zines).collect();
+        let failing = self.failures.iter().filter(|(label, _)| !self.links.contains_key(*label));
+        let failing = failing.map(|(label, reason)| GossipPeer {
+            peer: label.to_string(),
+            link: GossipLink::Failing {
+                reason: reason.clone(),
+            },
+            events: EventCounts::default(),
+        });
+        let mut peers: Vec<GossipPeer> = streams.chain(zines).chain(failing).collect();
         let by_zines = peers.iter().filter(|peer| peer.link == GossipLink::Zines).count();
         gauge!(metrics::GOSSIP_PEERS, "link" => "zines").set(by_zines as f64);
-        gauge!(metrics::GOSSIP_PEERS, "link" => "stream").set((peers.len() - by_zines) as f64);
+        gauge!(metrics::GOSSIP_PEERS, "link" => "stream").set(self.links.len() as f64);
         peers.sort_by(|a, b| a.peer.cmp(&b.peer));
         let status = GossipStatus {
             peers,

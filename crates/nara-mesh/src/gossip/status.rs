@@ -6,7 +6,7 @@ use crate::metrics;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct GossipStatus {
-    /// The subscribed peers, and the peers known to have no streams; by label.
+    /// The subscribed peers, the peers known to have no streams, and the peers that failed last; by label.
     pub peers: Vec<GossipPeer>,
     /// Events from all peers since the start, over streams and zines.
     pub total: EventCounts,
@@ -36,6 +36,11 @@ pub enum GossipLink {
     Stream(StreamState),
     /// By zines: the peer has no streams.
     Zines,
+    /// They do not arrive: the last attempt failed, and another one follows after a pause.
+    Failing {
+        /// Why, for people to read.
+        reason: String,
+    },
 }
 
 /// Outcomes of events.

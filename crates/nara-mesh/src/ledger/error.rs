@@ -22,6 +22,37 @@ pub enum LedgerError {
         /// The file.
         path: PathBuf,
     },
+    /// The database was made by an older version of this program, and is opened to be read only.
+    #[error("the ledger has schema version {found}, which is converted to {known} when the nara is started: start it once")]
+    OlderSchema {
+        /// The version in the file.
+        found: i64,
+        /// The version that this program reads.
+        known: i64,
+    },
+    /// Another process has the ledger.
+    #[error("the ledger {path} is in use{}", holder.as_ref().map(|holder| format!(" by {holder}")).unwrap_or_default())]
+    Locked {
+        /// The file.
+        path: PathBuf,
+        /// Who has it, if that is known.
+        holder: Option<LockHolder>,
+    },
+    /// The disk is full. Nothing of this operation was stored, and nothing that was stored is lost.
+    #[error("the disk of the ledger is full: make room; what was stored is safe")]
+    Full(#[source] DatabaseError),
+    /// The ledger cannot be written.
+    #[error("the ledger can only be read: its file or folder is read-only, or it was opened so")]
+    ReadOnly(#[source] DatabaseError),
+    /// Another process writes to the database for too long.
+    #[error("another process keeps the database of the ledger busy: try again")]
+    Busy(#[source] DatabaseError),
+    /// The database is damaged.
+    #[error("the database of the ledger is damaged ({reason}): restore a backup")]
+    Corrupt {
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The database file cannot be created or opened.
     #[error("the ledger {path} cannot be opened: check that its folder exists and is writable")]
     File {
@@ -52,6 +83,21 @@ pub enum LedgerError {
     /// The runtime that the ledger works on was shut down, or an earlier operation panicked half-way.
     #[error("the ledger was shut down: open it again")]
     Closed,
+}
+
+/// The process that has a ledger.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LockHolder {
+    /// Its process id.
+    pub pid: u32,
+    /// The name that it gave.
+    pub name: String,
+}
+
+impl fmt::Display for LockHolder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (process {})", self.name.escape_debug(), self.pid)
+    }
 }
 
 /// What the database said. Which one it is, is not part of the interface.

@@ -1,5 +1,8 @@
+mod backup;
+mod check;
 mod failure;
 mod items;
+mod lock;
 mod peers;
 mod pool;
 mod read;
@@ -20,6 +23,8 @@ use nara_proto::sync::{Cursor, EventFilter};
 use nara_proto::time::UnixNanos;
 use rusqlite::OptionalExtension as _;
 
+pub use self::backup::{LedgerCopy, restore};
+pub use self::check::{EventSize, LedgerCheck};
 use self::items::SharedInventory;
 use self::pool::Pool;
 use self::read::Order;
@@ -58,7 +63,48 @@ impl SqliteLedger {
     /// # Errors
     /// [`LedgerError`] if the file cannot be opened, is not a ledger, or was made by a newer version.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, LedgerError> {
-        Ok(Self::over(Pool::open(path.as_ref())?))
+        Ok(Self::over(Pool::open(path.as_ref(), None)?))
+    }
+
+    /// As [`SqliteLedger::open`], for a daemon: nobody else can open the ledger like this at the same time, and whoever
+    /// tries is told the name `holder`. Commands may use [`SqliteLedger::open`] and [`SqliteLedger::open_to_read`]
+    /// meanwhile.
+    ///
+    /// Damage is looked for. A ledger that was copied, or that was put back from a backup, gets a new epoch, so that
+    /// peers that follow its stream begin anew.
+    ///
+    /// # Errors
+    /// [`LedgerError::Locked`] if another process has it, [`LedgerError::Corrupt`] if it is damaged, and as
+    /// [`SqliteLedger::open`].
+    pub fn open_locked(path: impl AsRef<Path>, holder: &str) -> Result<Self, LedgerError> {
+        Ok(Self::over(Pool::open(path.as_ref(), Some(holder))?))
+    }
+
+    /// Opens the ledger in this file to read it only, also beside a running nara and where nothing can be written.
+    /// Whatever would change it fails with [`LedgerError::ReadOnly`].
+    ///
+    /// # Errors
+    /// [`LedgerError`] if there is no such ledger, or its schema is of another version.
+    pub fn open_to_read(path: impl AsRef<Path>) -> Result<Self, LedgerError> {
+        Ok(Self::over(Pool::open_to_read(path.as_ref())?))
+    }
+
+    /// Copies the ledger as it is at one moment to a new file, readable and writable by its owner alone, while it is in
+    /// use; see [`restore`](crate::ledger::restore). The copy takes up no more room than it needs.
+    ///
+    /// # Errors
+    /// [`LedgerError`] if the file exists or cannot be written.
+    pub fn backup(&self, to: impl AsRef<Path>) -> LedgerFuture<'_, LedgerCopy> {
+        let to = to.as_ref().to_owned();
+        self.pool.apart(move |source| backup::back_up(source, &to)).boxed()
+    }
+
+    /// What the ledger holds, and whether its file is sound. It reads all of it.
+    ///
+    /// # Errors
+    /// [`LedgerError`] if it cannot be read at all. Damage is no error.
+    pub fn check(&self) -> LedgerFuture<'_, LedgerCheck> {
+        self.pool.read(check::check).boxed()
     }
 
     /// A ledger that lives as long as this value.

@@ -367,6 +367,7 @@ impl LedgerPlace {
                 use crate::registry::PinnedNames;
 
                 let known = Arc::new(PinnedNames::new(registry.clone(), own.clone()));
+                let holder = own.to_string();
                 // Opening waits for the disk.
                 let opening = tokio::task::spawn_blocking(move || {
                     if let Some(folder) = path.parent() {
@@ -375,7 +376,7 @@ impl LedgerPlace {
                             source,
                         })?;
                     }
-                    Ok(SqliteLedger::open(path)?.with_known_names(known))
+                    Ok(SqliteLedger::open_locked(path, &holder)?.with_known_names(known))
                 });
                 Ok(Arc::new(opening.await.unwrap_or(Err(LedgerError::Closed))?))
             }

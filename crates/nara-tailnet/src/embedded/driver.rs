@@ -64,7 +64,9 @@ impl Driver {
 
     /// See [`Plane::set_routes`].
     pub(super) fn set_routes(&self, own: &[IpAddr], routes: &[PeerRoute], home: Option<RegionId>) {
-        self.state().plane.set_routes(own, routes, home);
+        let mut state = self.state();
+        state.plane.set_routes(own, routes, home);
+        self.tap.set_direct(state.plane.direct_addresses());
     }
 
     /// See [`Plane::path`].
@@ -85,9 +87,9 @@ impl Driver {
     /// Carries what the stack sends. Never ends.
     pub(super) async fn run_stack(&self) {
         loop {
-            let packets = self.device.take().await;
-            for packet in &packets {
-                self.tap.outgoing(packet.as_ref());
+            let mut packets = self.device.take().await;
+            for packet in &mut packets {
+                self.tap.outgoing(packet.as_mut());
             }
             self.handle(Input::Stack(packets));
         }
@@ -142,8 +144,8 @@ impl Driver {
                 port.more_active();
             }
         }
-        for packet in outputs.stack {
-            if self.tap.incoming(packet.as_ref()) {
+        for mut packet in outputs.stack {
+            if self.tap.incoming(packet.as_mut()) {
                 no_room += usize::from(!self.device.put(packet.as_ref()));
             }
         }
@@ -192,7 +194,9 @@ impl DirectHost for Driver {
 
     fn set_path(&self, peer: NodePublicKey, path: Option<SocketAddr>) {
         tracing::debug!(%peer, ?path, "packets use a new path");
-        self.state().plane.set_path(&peer, path);
+        let mut state = self.state();
+        state.plane.set_path(&peer, path);
+        self.tap.set_direct(state.plane.direct_addresses());
     }
 
     fn set_known(&self, address: SocketAddr, peer: NodePublicKey) {

@@ -191,6 +191,12 @@ impl Plane {
         self.peers.get(peer)?.path
     }
 
+    /// The addresses of all peers that have a direct path now.
+    pub(super) fn direct_addresses(&self) -> HashSet<IpAddr> {
+        let direct = self.by_address.iter().filter(|(_, key)| self.path(key).is_some());
+        direct.map(|(address, _)| *address).collect()
+    }
+
     /// Whether a packet from this peer has arrived since then.
     pub(super) fn heard_since(&self, peer: &NodePublicKey, since: Instant) -> bool {
         let heard = self.peers.get(peer).and_then(|peer| peer.heard);

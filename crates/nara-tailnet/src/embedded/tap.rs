@@ -1,5 +1,5 @@
-//! Watches the TCP connections of the network stack from outside, because the stack cannot do three things: give up on
-//! a peer that is dead, abandon a connection attempt, and limit what peers may open.
+//! Watches the TCP connections of the network stack from outside, because the stack cannot do four things: give up on
+//! a peer that is dead, abandon a connection attempt, limit what peers may open, and limit what is on the way.
 //!
 //! It is also where the packet filter of the control server is asked: about new connections only, so that answers to
 //! our own come through, whatever peers may open.
@@ -8,25 +8,30 @@
 //! if the peer had sent it.
 
 mod segment;
+mod window;
 #[cfg(test)]
 pub(super) mod test_segment {
     pub(in crate::embedded) use super::segment::{Segment, TcpControl, TcpSeqNumber};
 }
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ts_packetfilter::{DropAllFilter, Filter, FilterExt as _, IpProto, PacketInfo};
 
-use self::segment::{Ip, IpProtocol, Segment, TcpControl, TcpSeqNumber};
+use self::segment::{Ip, IpProtocol, Segment, TcpControl, TcpSeqNumber, set_window};
+use self::window::Window;
 use super::device::Device;
 
 /// Connections of one peer, both ways.
 const PER_PEER: usize = 256;
 /// Connections in all. The buffers of each take twice [`TCP_BUFFER`](super::settings::TCP_BUFFER).
-const IN_ALL: usize = 4096;
+const IN_ALL: usize = 2048;
+/// Connections that peers are opening. When there are more, all are forgotten: the windows of their peers
+/// then count as not shifted.
+const OPENING: usize = 256;
 /// A connection that we have closed, and on which nothing was heard for this long, is forgotten by the stack too.
 const HALF_CLOSED: Duration = Duration::from_secs(60);
 /// What was silent for this long, with nothing outstanding, is no longer watched.
@@ -45,6 +50,7 @@ struct Track {
     acknowledged: TcpSeqNumber,
     /// Since when something that we sent waits for an answer of any kind.
     waiting: Option<Instant>,
+    window: Window,
     /// When the last segment went either way.
     seen: Instant,
     we_closed: bool,
@@ -54,6 +60,10 @@ struct Track {
 /// See the module.
 pub(super) struct Tap {
     flows: Mutex<HashMap<Flow, Track>>,
+    /// By how many bits the windows of a peer are shifted that is opening a connection.
+    opening: Mutex<HashMap<Flow, Option<u8>>>,
+    /// The addresses to which a direct path leads.
+    direct: Mutex<HashSet<IpAddr>>,
     /// What control lets in.
     filter: Mutex<Arc<dyn Filter + Send + Sync>>,
     device: Arc<Device>,
@@ -64,6 +74,8 @@ impl Tap {
     pub(super) fn new(device: Arc<Device>, user_timeout: Duration) -> Self {
         Self {
             flows: Mutex::default(),
+            opening: Mutex::default(),
+            direct: Mutex::default(),
             filter: Mutex::new(Arc::new(DropAllFilter)),
             device,
             user_timeout,
@@ -79,12 +91,28 @@ impl Tap {
         *self.filter.lock().unwrap_or_else(PoisonError::into_inner) = filter;
     }
 
-    /// A packet of the stack.
-    pub(super) fn outgoing(&self, packet: &[u8]) {
+    /// To these addresses a direct path leads from now on, to others a relay.
+    pub(super) fn set_direct(&self, addresses: HashSet<IpAddr>) {
+        *self.direct.lock().unwrap_or_else(PoisonError::into_inner) = addresses;
+    }
+
+    fn is_direct(&self, peer: IpAddr) -> bool {
+        self.direct
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains(&peer)
+    }
+
+    fn opening(&self) -> MutexGuard<'_, HashMap<Flow, Option<u8>>> {
+        self.opening.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A packet of the stack. Its window may become smaller.
+    pub(super) fn outgoing(&self, packet: &mut [u8]) {
         self.outgoing_at(packet, Instant::now());
     }
 
-    fn outgoing_at(&self, packet: &[u8], now: Instant) {
+    fn outgoing_at(&self, packet: &mut [u8], now: Instant) {
         let Some(segment) = Segment::parse(packet) else {
             return;
         };
@@ -92,10 +120,13 @@ impl Tap {
         let mut flows = self.flows();
         if segment.tcp.control == TcpControl::Rst {
             flows.remove(&flow);
+            self.opening().remove(&flow);
             return;
         }
         let begin = segment.tcp.seq_number;
+        let is_direct = self.is_direct(flow.1.ip());
         let track = flows.entry(flow).or_insert_with(|| Track {
+            window: Window::new(is_direct, self.opening().remove(&flow).flatten()),
             sent: begin,
             acknowledged: TcpSeqNumber(0),
             waiting: None,
@@ -104,6 +135,7 @@ impl Tap {
             they_closed: false,
         });
         let end = segment.end();
+        let window = track.window.outgoing(&segment.tcp, track.sent, is_direct);
         track.sent = track.sent.max(end);
         if let Some(acknowledged) = segment.tcp.ack_number {
             track.acknowledged = acknowledged;
@@ -113,15 +145,19 @@ impl Tap {
         }
         track.we_closed |= segment.tcp.control == TcpControl::Fin;
         track.seen = now;
+        if let Some(window) = window {
+            set_window(packet, window);
+        }
     }
 
-    /// A packet for the stack. `false`: it may not come in, or would open one connection too many, and is dropped.
-    pub(super) fn incoming(&self, packet: &[u8]) -> bool {
+    /// A packet for the stack. Its window may become smaller. `false`: it may not come in, or would open one connection
+    /// too many, and is dropped.
+    pub(super) fn incoming(&self, packet: &mut [u8]) -> bool {
         let filter = Arc::clone(&self.filter.lock().unwrap_or_else(PoisonError::into_inner));
         self.incoming_at(packet, &*filter, Instant::now())
     }
 
-    fn incoming_at(&self, packet: &[u8], filter: &dyn Filter, now: Instant) -> bool {
+    fn incoming_at(&self, packet: &mut [u8], filter: &dyn Filter, now: Instant) -> bool {
         let Some(segment) = Segment::parse(packet) else {
             return is_allowed_ping(packet, filter);
         };
@@ -135,6 +171,10 @@ impl Tap {
             track.waiting = None;
             track.seen = now;
             track.they_closed |= segment.tcp.control == TcpControl::Fin;
+            let is_direct = self.is_direct(flow.1.ip());
+            if let Some(window) = track.window.incoming(&segment.tcp, track.sent, is_direct) {
+                set_window(packet, window);
+            }
             return true;
         }
         // The answer of the stack will be tracked; here it is only decided whether it may answer.
@@ -145,12 +185,29 @@ impl Tap {
             port: segment.destination.port(),
         };
         let opens = segment.tcp.control == TcpControl::Syn;
-        filter.can_access(&info, []) && (!opens || has_room(&flows, segment.source.ip()))
+        if !filter.can_access(&info, []) || (opens && !has_room(&flows, segment.source.ip())) {
+            return false;
+        }
+        if opens {
+            let mut opening = self.opening();
+            if opening.len() >= OPENING {
+                opening.clear();
+            }
+            opening.insert(flow, segment.tcp.window_scale);
+        }
+        true
     }
 
     /// Whether another connection with this peer may be opened.
     pub(super) fn has_room_for(&self, peer: IpAddr) -> bool {
         has_room(&self.flows(), peer)
+    }
+
+    /// The largest window of all connections, in bytes.
+    #[cfg(test)]
+    pub(super) fn largest_window(&self) -> usize {
+        let flows = self.flows();
+        flows.values().map(|track| track.window.size()).max().unwrap_or(0)
     }
 
     /// Whether one of our ports has a connection with this address.
@@ -295,7 +352,7 @@ mod tests {
     fn a_peer_that_does_not_answer_is_given_up() {
         let (tap, _) = tap();
         let start = Instant::now();
-        tap.outgoing_at(&packet(ours(), theirs(), 7, Syn, 0), start);
+        tap.outgoing_at(&mut packet(ours(), theirs(), 7, Syn, 0), start);
         assert!(tap.due(start + Duration::from_secs(4)).is_empty());
         assert_eq!(tap.due(start + Duration::from_secs(6)), [(ours(), theirs())]);
     }
@@ -304,8 +361,12 @@ mod tests {
     fn any_answer_shows_that_the_peer_lives() {
         let (tap, _) = tap();
         let start = Instant::now();
-        tap.outgoing_at(&packet(ours(), theirs(), 7, Syn, 0), start);
-        assert!(tap.incoming_at(&acknowledging(theirs(), ours(), 1, Syn, 0), &DropAllFilter, start));
+        tap.outgoing_at(&mut packet(ours(), theirs(), 7, Syn, 0), start);
+        assert!(tap.incoming_at(
+            &mut acknowledging(theirs(), ours(), 1, Syn, 0),
+            &DropAllFilter,
+            start
+        ));
         assert!(tap.due(start + Duration::from_secs(600)).is_empty());
     }
 
@@ -315,7 +376,7 @@ mod tests {
         let start = Instant::now();
         for second in 0..6 {
             tap.outgoing_at(
-                &acknowledging(ours(), theirs(), 100, TcpControl::None, 50),
+                &mut acknowledging(ours(), theirs(), 100, TcpControl::None, 50),
                 start + Duration::from_secs(second),
             );
         }
@@ -327,7 +388,7 @@ mod tests {
         use ts_netstack_smoltcp::netcore::smoltcp::phy::{Device as _, RxToken as _};
         let (tap, device) = tap();
         let now = Instant::now();
-        tap.outgoing_at(&packet(ours(), theirs(), 99, Syn, 0), now);
+        tap.outgoing_at(&mut packet(ours(), theirs(), 99, Syn, 0), now);
         tap.abort(&(ours(), theirs()));
         let mut end = super::super::device::StackEnd::new(Arc::clone(&device));
         let (received, _) = end
@@ -349,22 +410,22 @@ mod tests {
         let now = Instant::now();
         for port in 0..PER_PEER as u16 {
             let from = SocketAddr::new(theirs().ip(), 1000 + port);
-            assert!(tap.incoming_at(&packet(from, ours(), 0, Syn, 0), &Anything, now));
-            tap.outgoing_at(&acknowledging(ours(), from, 0, Syn, 0), now);
+            assert!(tap.incoming_at(&mut packet(from, ours(), 0, Syn, 0), &Anything, now));
+            tap.outgoing_at(&mut acknowledging(ours(), from, 0, Syn, 0), now);
         }
         let one_more = SocketAddr::new(theirs().ip(), 9);
-        assert!(!tap.incoming_at(&packet(one_more, ours(), 0, Syn, 0), &Anything, now));
+        assert!(!tap.incoming_at(&mut packet(one_more, ours(), 0, Syn, 0), &Anything, now));
         let another_peer = "100.64.0.3:9".parse().unwrap();
-        assert!(tap.incoming_at(&packet(another_peer, ours(), 0, Syn, 0), &Anything, now));
+        assert!(tap.incoming_at(&mut packet(another_peer, ours(), 0, Syn, 0), &Anything, now));
     }
 
     #[test]
     fn a_connection_that_only_we_have_closed_ends() {
         let (tap, _) = tap();
         let start = Instant::now();
-        tap.outgoing_at(&acknowledging(ours(), theirs(), 7, Fin, 0), start);
+        tap.outgoing_at(&mut acknowledging(ours(), theirs(), 7, Fin, 0), start);
         tap.incoming_at(
-            &acknowledging(theirs(), ours(), 7, TcpControl::None, 0),
+            &mut acknowledging(theirs(), ours(), 7, TcpControl::None, 0),
             &DropAllFilter,
             start,
         );
@@ -376,8 +437,12 @@ mod tests {
     fn a_closed_connection_is_forgotten() {
         let (tap, _) = tap();
         let start = Instant::now();
-        tap.outgoing_at(&acknowledging(ours(), theirs(), 7, Fin, 0), start);
-        tap.incoming_at(&acknowledging(theirs(), ours(), 7, Fin, 0), &DropAllFilter, start);
+        tap.outgoing_at(&mut acknowledging(ours(), theirs(), 7, Fin, 0), start);
+        tap.incoming_at(
+            &mut acknowledging(theirs(), ours(), 7, Fin, 0),
+            &DropAllFilter,
+            start,
+        );
         assert!(tap.due(start + Duration::from_secs(3)).is_empty());
         assert!(!tap.is_used(&(ours(), theirs())));
     }
@@ -386,13 +451,16 @@ mod tests {
     fn answers_come_in_whatever_the_filter_says_but_connections_do_not() {
         let (tap, _) = tap();
         let now = Instant::now();
-        let opened = packet(theirs(), ours(), 0, Syn, 0);
-        assert!(!tap.incoming_at(&opened, &DropAllFilter, now));
-        assert!(tap.incoming_at(&opened, &Anything, now));
-        let answer = acknowledging(theirs(), ours(), 0, TcpControl::None, 0);
-        assert!(!tap.incoming_at(&answer, &DropAllFilter, now), "we asked nothing");
-        tap.outgoing_at(&packet(ours(), theirs(), 7, Syn, 0), now);
-        assert!(tap.incoming_at(&answer, &DropAllFilter, now));
+        let mut opened = packet(theirs(), ours(), 0, Syn, 0);
+        assert!(!tap.incoming_at(&mut opened, &DropAllFilter, now));
+        assert!(tap.incoming_at(&mut opened, &Anything, now));
+        let mut answer = acknowledging(theirs(), ours(), 0, TcpControl::None, 0);
+        assert!(
+            !tap.incoming_at(&mut answer, &DropAllFilter, now),
+            "we asked nothing"
+        );
+        tap.outgoing_at(&mut packet(ours(), theirs(), 7, Syn, 0), now);
+        assert!(tap.incoming_at(&mut answer, &DropAllFilter, now));
     }
 
     #[test]
@@ -400,11 +468,11 @@ mod tests {
         let (tap, _) = tap();
         let mut packet = acknowledging(theirs(), ours(), 0, TcpControl::None, 0);
         packet[9] = IpProtocol::Icmp.into();
-        assert!(!tap.incoming(&packet), "control has said nothing yet");
+        assert!(!tap.incoming(&mut packet), "control has said nothing yet");
         tap.set_filter(Arc::new(Anything));
-        assert!(tap.incoming(&packet));
-        assert!(!tap.incoming(&[]));
+        assert!(tap.incoming(&mut packet));
+        assert!(!tap.incoming(&mut []));
         packet[9] = IpProtocol::Udp.into();
-        assert!(!tap.incoming(&packet));
+        assert!(!tap.incoming(&mut packet));
     }
 }

@@ -13,7 +13,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use nara_mesh::transport::{MeshListener, Transport};
 
-use super::Figures;
+use super::figures::Figures;
 use super::signed::{body_hash, key, sign, verify};
 
 /// The body with which throughput is measured, in bytes.

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::{Naras, until_answered};
+use super::naras::{Naras, until_answered};
 use crate::kind::Kind;
 use crate::network::Network;
 use crate::table::{TO, Table, within};

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use nara_tailnet::tailscaled::TailscaledNode;
 
-use super::{Naras, pair, until_answered};
+use super::naras::{Naras, until_answered};
+use super::pair;
 use crate::daemon::Daemon;
 use crate::echo::Echo;
 use crate::kind::Kind;

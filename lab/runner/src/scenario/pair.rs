@@ -9,7 +9,7 @@ use nara_proto::event::{Payload, SocialPayload};
 use nara_proto::sync::{EventFilter, MAX_EVENTS};
 use nara_proto::world::WorldMessage;
 
-use super::Naras;
+use super::naras::Naras;
 use crate::echo::{Echo, exchange};
 use crate::kind::Kind;
 use crate::nara::Nara;

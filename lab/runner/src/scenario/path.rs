@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use nara_tailnet::status::PathKind;
 use tokio::process::Command;
 
-use super::{Naras, until_answered};
+use super::naras::{Naras, until_answered};
 use crate::echo::{Echo, exchange};
 use crate::kind::{Kind, Settings, embedded};
 use crate::nara::Nara;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use nara_proto::identity::NaraName;
 
-use super::{Naras, until_answered};
+use super::naras::{Naras, until_answered};
 use crate::kind::Kind;
 use crate::nara::Nara;
 use crate::network::{ControlKind, Network};

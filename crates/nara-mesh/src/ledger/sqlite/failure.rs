@@ -1,3 +1,5 @@
+use rusqlite::ErrorCode;
+
 use crate::ledger::{DatabaseError, LedgerError};
 
 /// Why an operation on the database failed. It becomes a [`LedgerError`] in one place.
@@ -24,7 +26,18 @@ impl From<LedgerError> for Failure {
 impl From<Failure> for LedgerError {
     fn from(failure: Failure) -> Self {
         match failure {
-            Failure::Database(error) => Self::Database(DatabaseError::new(error)),
+            Failure::Database(error) => {
+                let code = error.sqlite_error_code();
+                let reason = error.to_string();
+                let source = DatabaseError::new(error);
+                match code {
+                    Some(ErrorCode::DiskFull) => Self::Full(source),
+                    Some(ErrorCode::ReadOnly) => Self::ReadOnly(source),
+                    Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::Busy(source),
+                    Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::Corrupt { reason },
+                    _ => Self::Database(source),
+                }
+            }
             Failure::Ledger(error) => error,
         }
     }

@@ -1,16 +1,18 @@
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nara_proto::stream::LedgerEpoch;
+use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
 use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_blocking;
 
 use super::failure::Failure;
+use super::lock::Lock;
 use super::{schema, sql};
 use crate::ledger::LedgerError;
 
@@ -42,6 +44,10 @@ pub(super) struct Pool {
     /// Names this ledger.
     pub(super) epoch: LedgerEpoch,
     writer: Arc<tokio::sync::Mutex<Connection>>,
+    /// `None`: in memory.
+    path: Option<PathBuf>,
+    /// Released last.
+    _lock: Option<Lock>,
 }
 
 #[derive(Clone, Debug)]
@@ -51,7 +57,9 @@ struct Readers {
 }
 
 impl Pool {
-    pub(super) fn open(path: &Path) -> Result<Self, Failure> {
+    /// Opens the database, and takes its lock in the name of `holder`.
+    pub(super) fn open(path: &Path, holder: Option<&str>) -> Result<Self, Failure> {
+        let mut lock = holder.map(|holder| Lock::take(path, holder)).transpose()?;
         create_private(path).map_err(|source| LedgerError::File {
             path: path.to_owned(),
             source,
@@ -62,6 +70,10 @@ impl Pool {
         // Only now: it would change a file that is not ours.
         writer.pragma_update(None, "journal_mode", "wal")?;
         writer.pragma_update(None, "wal_autocheckpoint", LOG_PAGES)?;
+        if let Some(lock) = &mut lock {
+            check_damage(&writer)?;
+            note_opened(&writer, path, lock)?;
+        }
         writer.execute(sql::SKIP_PLACES, [])?;
         let epoch = epoch(&writer)?;
         let readers = (0..READERS)
@@ -78,6 +90,28 @@ impl Pool {
                 permits: Arc::new(Semaphore::new(READERS)),
             }),
             writer: Arc::new(tokio::sync::Mutex::new(writer)),
+            path: Some(path.to_owned()),
+            _lock: lock,
+        })
+    }
+
+    /// Opens the database to read it only, also where nothing can be written.
+    pub(super) fn open_to_read(path: &Path) -> Result<Self, Failure> {
+        if let Err(source) = File::open(path) {
+            return Err(LedgerError::File {
+                path: path.to_owned(),
+                source,
+            }
+            .into());
+        }
+        let reader = read_only(path)?;
+        schema::check_readable(&reader, path)?;
+        Ok(Self {
+            epoch: epoch(&reader)?,
+            readers: None,
+            writer: Arc::new(tokio::sync::Mutex::new(reader)),
+            path: Some(path.to_owned()),
+            _lock: None,
         })
     }
 
@@ -89,7 +123,27 @@ impl Pool {
             epoch: epoch(&writer)?,
             readers: None,
             writer: Arc::new(tokio::sync::Mutex::new(writer)),
+            path: None,
+            _lock: None,
         })
+    }
+
+    /// Runs `work` outside of a transaction, on a connection of its own if the database is a file.
+    pub(super) fn apart<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> Result<T, Failure> + Send + 'static,
+    ) -> impl Future<Output = Result<T, LedgerError>> + Send {
+        let path = self.path.clone();
+        let writer = self.writer.clone();
+        async move {
+            match path {
+                Some(path) => blocking(move || work(&read_only(&path)?)).await,
+                None => {
+                    let writer = writer.lock_owned().await;
+                    blocking(move || work(&writer)).await
+                }
+            }
+        }
     }
 
     /// Runs `work` in a transaction, which is committed if it succeeds.
@@ -204,7 +258,7 @@ fn configure(connection: Connection, cache_kib: i64) -> rusqlite::Result<Connect
 }
 
 /// Makes the file if it is missing. The log beside it gets the permissions that it has.
-fn create_private(path: &Path) -> std::io::Result<()> {
+pub(super) fn create_private(path: &Path) -> std::io::Result<()> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]
@@ -212,6 +266,69 @@ fn create_private(path: &Path) -> std::io::Result<()> {
     match options.open(path) {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
         _ => Ok(()),
+    }
+}
+
+/// Opens a database that is not written to, also where the index of its log cannot be made.
+pub(super) fn read_only(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = configure(Connection::open_with_flags(path, flags)?, READER_CACHE_KIB)?;
+    // Only the first look shows whether it can be read like this.
+    match connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0)) {
+        Ok(_) => Ok(connection),
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::CannotOpen) => immutable(path),
+        Err(error) => Err(error),
+    }
+}
+
+/// Opens a database that nobody changes meanwhile. What is only in its log is not seen.
+pub(super) fn immutable(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
+    let path = percent_encode(path.as_os_str().as_encoded_bytes(), NON_ALPHANUMERIC);
+    let uri = format!("file:{path}?immutable=1");
+    configure(Connection::open_with_flags(uri, flags)?, READER_CACHE_KIB)
+}
+
+/// Refuses a damaged database. It takes a second for 300,000 events.
+fn check_damage(connection: &Connection) -> Result<(), Failure> {
+    let finding: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+    if finding == "ok" {
+        Ok(())
+    } else {
+        Err(LedgerError::Corrupt { reason: finding }.into())
+    }
+}
+
+/// Gives a ledger another epoch that was copied, or that was put back as it was before it was last opened: its places are
+/// used again for other events.
+fn note_opened(connection: &Connection, path: &Path, lock: &mut Lock) -> Result<(), Failure> {
+    let (file, opens): (Option<String>, i64) =
+        connection.query_row(sql::OPENED, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let failed = |source| LedgerError::File {
+        path: path.to_owned(),
+        source,
+    };
+    let here = file_id(path).map_err(failed)?;
+    if opens > 0 && (file != here || lock.opens != Some(opens)) {
+        connection.execute(sql::NEW_EPOCH, [])?;
+        tracing::info!(path = %path.display(), "the ledger is a copy or was restored: it gets a new epoch");
+    }
+    connection.execute(sql::NOTE_OPENED, (here, opens + 1))?;
+    lock.note(opens + 1).map_err(failed)?;
+    Ok(())
+}
+
+/// Tells a file from a copy of it.
+fn file_id(path: &Path) -> std::io::Result<Option<String>> {
+    #[cfg(unix)]
+    {
+        let inode = std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(path)?);
+        Ok(Some(inode.to_string()))
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = path;
+        Ok(None)
     }
 }
 

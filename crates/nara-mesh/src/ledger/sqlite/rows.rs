@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use nara_proto::time::UnixNanos;
-use rusqlite::{Row, Transaction};
+use rusqlite::{Connection, Row, Transaction};
 
 use super::sql;
 use crate::ledger::admission::Place;
@@ -32,7 +32,7 @@ pub(super) fn unsigned(row: &Row<'_>, index: usize) -> rusqlite::Result<usize> {
 }
 
 /// How much is stored of each rank.
-pub(super) fn sizes(snapshot: &Transaction<'_>) -> rusqlite::Result<BTreeMap<Rank, Size>> {
+pub(super) fn sizes(snapshot: &Connection) -> rusqlite::Result<BTreeMap<Rank, Size>> {
     snapshot
         .prepare_cached(sql::TOTALS)?
         .query_map([], |row| {

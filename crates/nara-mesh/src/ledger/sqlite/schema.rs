@@ -1,3 +1,4 @@
+use std::cmp::Ordering;
 use std::path::Path;
 
 use rusqlite::{Connection, TransactionBehavior};
@@ -189,6 +190,28 @@ pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), Fa
     transaction.pragma_update(None, "user_version", known)?;
     transaction.commit()?;
     Ok(())
+}
+
+/// Refuses a database of another program.
+pub(super) fn check_foreign(connection: &Connection, path: &Path) -> Result<(), Failure> {
+    if application_id(connection)? == APPLICATION_ID {
+        return Ok(());
+    }
+    Err(LedgerError::Foreign {
+        path: path.to_owned(),
+    }
+    .into())
+}
+
+/// Refuses a database that cannot be read as it is.
+pub(super) fn check_readable(connection: &Connection, path: &Path) -> Result<(), Failure> {
+    check_foreign(connection, path)?;
+    let (found, known) = (version(connection)?, MIGRATIONS.len() as i64);
+    match found.cmp(&known) {
+        Ordering::Equal => Ok(()),
+        Ordering::Less => Err(LedgerError::OlderSchema { found, known }.into()),
+        Ordering::Greater => Err(LedgerError::NewerSchema { found, known }.into()),
+    }
 }
 
 fn version(connection: &Connection) -> rusqlite::Result<i64> {

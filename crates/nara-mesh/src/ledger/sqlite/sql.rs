@@ -77,6 +77,12 @@ pub(super) const POSITION: &str = "SELECT position FROM feed";
 pub(super) const FIRST_SINCE: &str = "SELECT min(seq) FROM events INDEXED BY events_by_time WHERE ts >= ?1";
 /// Leaves places free: what a power failure took back must not come again under the same place.
 pub(super) const SKIP_PLACES: &str = "UPDATE feed SET position = position + 1048576 WHERE position > 0";
+/// Makes a copy a ledger of its own: whoever follows the original must not take places of the copy for the same.
+pub(super) const MARK_COPY: &str = "UPDATE feed SET epoch = random(), file = '', opens = 1";
+pub(super) const NEW_EPOCH: &str = "UPDATE feed SET epoch = random()";
+pub(super) const OPENED: &str = "SELECT file, opens FROM feed";
+pub(super) const NOTE_OPENED: &str = "UPDATE feed SET file = ?1, opens = ?2";
+pub(super) const COPY: &str = "VACUUM INTO ?1";
 pub(super) const EPOCH: &str = "SELECT epoch FROM feed";
 
 pub(super) const FIND: &str = "SELECT seq, ts, id, rank FROM events WHERE id = ?1";

@@ -6,6 +6,8 @@ use rusqlite::Connection;
 
 use super::*;
 
+mod operations;
+
 const ADDS_EVENTS: &str = "NARA_TEST_LEDGER_THAT_IS_KILLED";
 const BATCH: usize = 20;
 

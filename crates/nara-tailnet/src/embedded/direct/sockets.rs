@@ -59,7 +59,7 @@ impl Sockets {
     }
 
     /// The port of the socket with which addresses like this one are reached.
-    pub(super) fn port_for(&self, address: SocketAddr) -> Option<u16> {
+    pub(in crate::embedded) fn port_for(&self, address: SocketAddr) -> Option<u16> {
         Some(self.like(address)?.local_addr().ok()?.port())
     }
 

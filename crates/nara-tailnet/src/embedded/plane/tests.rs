@@ -111,10 +111,12 @@ fn packets_take_the_direct_path_while_there_is_one() {
     let send = |a: &mut Node| a.plane.handle(Input::Stack(vec![a.packet_to(&b, 10)]), now);
     a.plane.set_path(&b.key, Some(path));
     assert_eq!(a.plane.path(&b.key), Some(path));
+    assert_eq!(a.plane.direct_addresses(), HashSet::from([b.address]));
     let direct = send(&mut a);
     assert!(direct.relay.is_empty());
     assert!(matches!(&*direct.udp, [(to, packets)] if *to == path && packets.len() == 1));
     a.plane.set_path(&b.key, None);
+    assert!(a.plane.direct_addresses().is_empty());
     let relayed = send(&mut a);
     assert!(relayed.udp.is_empty());
     assert!(matches!(&*relayed.relay, [(REGION, batch)] if batch.to == b.key && batch.packets.len() == 1));

@@ -3,10 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use ts_netstack_smoltcp::netcore::smoltcp::phy::ChecksumCapabilities;
-pub(super) use ts_netstack_smoltcp::netcore::smoltcp::wire::IpProtocol;
-use ts_netstack_smoltcp::netcore::smoltcp::wire::{
-    IpRepr, IpVersion, Ipv4Packet, Ipv6Packet, TcpPacket, TcpRepr,
-};
+pub(super) use ts_netstack_smoltcp::netcore::smoltcp::wire::{IpProtocol, TcpRepr};
+use ts_netstack_smoltcp::netcore::smoltcp::wire::{IpRepr, IpVersion, Ipv4Packet, Ipv6Packet, TcpPacket};
 pub(in crate::embedded) use ts_netstack_smoltcp::netcore::smoltcp::wire::{TcpControl, TcpSeqNumber};
 
 /// What routers on the way would count down. There are none in a tunnel.
@@ -18,6 +16,8 @@ pub(super) struct Ip<'a> {
     pub(super) protocol: IpProtocol,
     pub(super) source: IpAddr,
     pub(super) destination: IpAddr,
+    /// The bytes before the payload.
+    header: usize,
     payload: &'a [u8],
 }
 
@@ -34,6 +34,7 @@ impl<'a> Ip<'a> {
                     protocol: ip.next_header(),
                     source: ip.src_addr().into(),
                     destination: ip.dst_addr().into(),
+                    header: ip.header_len().into(),
                     payload: ip.payload(),
                 })
             }
@@ -43,6 +44,7 @@ impl<'a> Ip<'a> {
                     protocol: ip.next_header(),
                     source: ip.src_addr().into(),
                     destination: ip.dst_addr().into(),
+                    header: ip.header_len(),
                     payload: ip.payload(),
                 })
             }
@@ -125,6 +127,20 @@ impl<'a> Segment<'a> {
     }
 }
 
+/// Writes another window into a packet that [`Segment::parse`] understands.
+pub(super) fn set_window(packet: &mut [u8], window: u16) {
+    let Some(ip) = Ip::parse(packet) else {
+        return;
+    };
+    let (from, to) = (ip.source.into(), ip.destination.into());
+    let payload = ip.header..ip.header + ip.payload.len();
+    if let Some(payload) = packet.get_mut(payload) {
+        let mut tcp = TcpPacket::new_unchecked(payload);
+        tcp.set_window_len(window);
+        tcp.fill_checksum(&from, &to);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -141,6 +157,19 @@ mod tests {
             let read = Segment::parse(&packet).unwrap();
             assert_eq!(read, segment);
             assert_eq!(read.end(), TcpSeqNumber(3), "the numbers wrap");
+        }
+    }
+
+    #[test]
+    fn another_window_changes_nothing_else_and_the_checksum_is_right() {
+        for (from, to) in [("100.64.0.1:1", "100.64.0.2:2"), ("[fd7a::1]:1", "[fd7a::2]:2")] {
+            let (from, to) = (from.parse().unwrap(), to.parse().unwrap());
+            let (sequence, acknowledgement) = (TcpSeqNumber(7), Some(TcpSeqNumber(5)));
+            let mut segment = Segment::new(from, to, TcpControl::None, sequence, acknowledgement, b"abc");
+            let mut packet = segment.packet().unwrap();
+            set_window(&mut packet, 1234);
+            segment.tcp.window_len = 1234;
+            assert_eq!(packet, segment.packet().unwrap());
         }
     }
 

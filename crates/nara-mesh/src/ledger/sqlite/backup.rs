@@ -1,0 +1,177 @@
+//! Copies of a ledger: out of a running one, and back.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, OpenFlags};
+
+use super::failure::Failure;
+use super::lock::Lock;
+use super::pool::{create_private, read_only};
+use super::{rows, schema, sql};
+use crate::ledger::LedgerError;
+
+/// What a copy of a ledger has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LedgerCopy {
+    /// Events.
+    pub events: usize,
+    /// Naras that are remembered.
+    pub peers: usize,
+    /// Bytes of the file.
+    pub file_bytes: u64,
+}
+
+/// Puts a backup in the place of the ledger at `to`, which nobody may have open.
+///
+/// Keys, decisions and cursors stay. The ledger gets a new epoch, so that peers that follow its stream begin anew and
+/// miss nothing. This waits for the disk.
+///
+/// # Errors
+/// [`LedgerError`] if `from` is not a sound ledger, if `to` is in use, or if it cannot be written. Nothing is changed
+/// then.
+pub fn restore(from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<LedgerCopy, LedgerError> {
+    Ok(replace(from.as_ref(), to.as_ref())?)
+}
+
+fn replace(from: &Path, to: &Path) -> Result<LedgerCopy, Failure> {
+    let _lock = Lock::take(to, "nara-mesh restore")?;
+    let new = Unfinished::beside(to)?;
+    copy(&open_source(from)?, &new.0)?;
+    let mut connection = Connection::open_with_flags(&new.0, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    schema::migrate(&mut connection, from)?;
+    let damage = damage(&connection, 1)?;
+    if let Some(first) = damage.into_iter().next() {
+        return Err(LedgerError::Corrupt { reason: first }.into());
+    }
+    connection.execute(sql::MARK_COPY, [])?;
+    let copied = describe(&connection, &new.0)?;
+    connection.close().map_err(|(_, error)| error)?;
+    // The log of the old ledger must not be read into the new one.
+    for suffix in ["-wal", "-shm"] {
+        let path = with_suffix(to, suffix);
+        match fs::remove_file(&path) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                return Err(LedgerError::File { path, source }.into());
+            }
+            _ => {}
+        }
+    }
+    new.finish(to)?;
+    Ok(copied)
+}
+
+/// Copies a ledger to a new file, as it is at one moment.
+pub(super) fn back_up(source: &Connection, to: &Path) -> Result<LedgerCopy, Failure> {
+    if to.exists() {
+        return Err(LedgerError::File {
+            path: to.to_owned(),
+            source: std::io::ErrorKind::AlreadyExists.into(),
+        }
+        .into());
+    }
+    let new = Unfinished::beside(to)?;
+    copy(source, &new.0)?;
+    let connection = Connection::open_with_flags(&new.0, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    connection.execute(sql::MARK_COPY, [])?;
+    let copied = describe(&connection, &new.0)?;
+    connection.close().map_err(|(_, error)| error)?;
+    new.finish(to)?;
+    Ok(copied)
+}
+
+fn copy(source: &Connection, to: &Path) -> Result<(), Failure> {
+    // An empty file counts as none; it has the permissions already.
+    create_private(to).map_err(|source| LedgerError::File {
+        path: to.to_owned(),
+        source,
+    })?;
+    let Some(path) = to.to_str() else {
+        return Err(LedgerError::File {
+            path: to.to_owned(),
+            source: std::io::Error::new(std::io::ErrorKind::InvalidInput, "the path is not UTF-8"),
+        }
+        .into());
+    };
+    source.execute(sql::COPY, [path])?;
+    Ok(())
+}
+
+fn open_source(from: &Path) -> Result<Connection, Failure> {
+    if let Err(source) = File::open(from) {
+        return Err(LedgerError::File {
+            path: from.to_owned(),
+            source,
+        }
+        .into());
+    }
+    let connection = read_only(from)?;
+    schema::check_foreign(&connection, from)?;
+    Ok(connection)
+}
+
+/// What SQLite finds wrong, at most `limit` findings.
+pub(super) fn damage(connection: &Connection, limit: usize) -> rusqlite::Result<Vec<String>> {
+    let mut statement = connection.prepare(&format!("PRAGMA integrity_check({limit})"))?;
+    let findings: Vec<String> = statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    Ok(findings.into_iter().filter(|finding| finding != "ok").collect())
+}
+
+fn describe(connection: &Connection, path: &Path) -> Result<LedgerCopy, Failure> {
+    let peers: i64 = connection.query_row(sql::COUNT_PEERS, [], |row| row.get(0))?;
+    let sizes = rows::sizes(connection)?;
+    let file = fs::metadata(path).map_err(|source| LedgerError::File {
+        path: path.to_owned(),
+        source,
+    })?;
+    Ok(LedgerCopy {
+        events: sizes.values().map(|size| size.events).sum(),
+        peers: usize::try_from(peers).unwrap_or(0),
+        file_bytes: file.len(),
+    })
+}
+
+/// A file that is removed unless it is finished.
+struct Unfinished(PathBuf);
+
+impl Unfinished {
+    fn beside(path: &Path) -> Result<Self, LedgerError> {
+        let new = with_suffix(path, ".new");
+        match fs::remove_file(&new) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                Err(LedgerError::File { path: new, source })
+            }
+            _ => Ok(Self(new)),
+        }
+    }
+
+    /// Gives it its name, once it is on the disk.
+    fn finish(mut self, name: &Path) -> Result<(), LedgerError> {
+        let renamed = File::open(&self.0)
+            .and_then(|file| file.sync_all())
+            .and_then(|()| fs::rename(&self.0, name));
+        renamed.map_err(|source| LedgerError::File {
+            path: name.to_owned(),
+            source,
+        })?;
+        self.0 = PathBuf::new();
+        Ok(())
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if !self.0.as_os_str().is_empty() {
+            // What is left is removed by the next try.
+            let _ = fs::remove_file(&self.0);
+        }
+    }
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name: OsString = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}

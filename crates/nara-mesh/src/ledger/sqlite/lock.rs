@@ -1,0 +1,77 @@
+//! Who has a ledger: one daemon at a time.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read as _, Seek as _, Write as _};
+use std::path::{Path, PathBuf};
+
+use crate::ledger::{LedgerError, LockHolder};
+
+/// The longest text of a lock file that is read.
+const MAX_TEXT: u64 = 4096;
+
+/// The lock of a ledger. The operating system releases it at the end of the process, however it ends.
+#[derive(Debug)]
+pub(super) struct Lock {
+    file: File,
+    /// How often the ledger was opened with this lock before.
+    pub(super) opens: Option<i64>,
+    name: String,
+}
+
+impl Lock {
+    /// Takes the lock of the ledger at `path`, in the name of `name`.
+    pub(super) fn take(path: &Path, name: &str) -> Result<Self, LedgerError> {
+        let beside = lock_path(path);
+        let failed = |source| LedgerError::File {
+            path: beside.clone(),
+            source,
+        };
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let mut file = options.open(&beside).map_err(failed)?;
+        let locked = file.try_lock();
+        let mut text = String::new();
+        // What another program wrote there is nobody's name.
+        let _ = (&mut file).take(MAX_TEXT).read_to_string(&mut text);
+        match locked {
+            Ok(()) => Ok(Self {
+                file,
+                opens: text.lines().nth(2).and_then(|line| line.parse().ok()),
+                name: name.to_owned(),
+            }),
+            Err(TryLockError::WouldBlock) => Err(LedgerError::Locked {
+                path: path.to_owned(),
+                holder: holder(&text),
+            }),
+            Err(TryLockError::Error(source)) => Err(failed(source)),
+        }
+    }
+
+    /// Writes down who holds it, and how often the ledger was opened.
+    pub(super) fn note(&mut self, opens: i64) -> std::io::Result<()> {
+        let name = self.name.replace(char::is_control, " ");
+        let text = format!("{}\n{name}\n{opens}\n", std::process::id());
+        self.file.rewind()?;
+        self.file.write_all(text.as_bytes())?;
+        self.file.set_len(text.len() as u64)?;
+        self.opens = Some(opens);
+        Ok(())
+    }
+}
+
+fn holder(text: &str) -> Option<LockHolder> {
+    let mut lines = text.lines();
+    Some(LockHolder {
+        pid: lines.next()?.parse().ok()?,
+        name: lines.next()?.to_owned(),
+    })
+}
+
+/// The lock file lies beside the database: locks on the database itself are SQLite's own.
+fn lock_path(path: &Path) -> PathBuf {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".lock");
+    beside.into()
+}

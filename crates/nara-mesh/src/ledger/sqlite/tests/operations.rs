@@ -1,0 +1,227 @@
+//! What operators do to ledgers.
+
+use std::fs;
+use std::path::PathBuf;
+
+use nara_proto::stream::LedgerEpoch;
+use tempfile::TempDir;
+
+use super::*;
+use crate::ledger::{LockHolder, restore};
+use crate::peer::{KeySource, PinnedKey};
+
+fn folder() -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ledger.db");
+    (folder, path)
+}
+
+fn daemon(path: &Path) -> SqliteLedger {
+    SqliteLedger::open_locked(path, "alice").unwrap()
+}
+
+fn epoch(ledger: &SqliteLedger) -> LedgerEpoch {
+    ledger.feed().epoch()
+}
+
+async fn times(ledger: &SqliteLedger) -> Vec<i64> {
+    let page = ledger.page(EventFilter::default(), Cursor::START, ReadLimit::events(usize::MAX));
+    page.await.unwrap().iter().map(|event| event.ts.get()).collect()
+}
+
+fn bob() -> PeerRecord {
+    let soul = nara_proto::identity::Soul::bond([7; 32], "bob");
+    let name: NaraName = "bob".parse().unwrap();
+    PeerRecord {
+        key: Some(PinnedKey {
+            name: name.clone(),
+            id: None,
+            key: nara_proto::identity::KeyPair::from_soul(&soul).public_key(),
+            source: KeySource::HeyThere { told_by: None },
+            learned_at: nara_proto::time::UnixMillis::new(5),
+        }),
+        seen: true,
+        ..PeerRecord::new(name)
+    }
+}
+
+#[tokio::test]
+async fn a_second_daemon_is_refused_and_told_by_whom_and_commands_work_beside() {
+    let (_folder, path) = folder();
+    let ledger = daemon(&path);
+    ledger.insert_verified(batch(1)).await.unwrap();
+    let refused = SqliteLedger::open_locked(&path, "bob").unwrap_err();
+    let expected = LockHolder {
+        pid: std::process::id(),
+        name: "alice".to_owned(),
+    };
+    assert!(
+        matches!(&refused, LedgerError::Locked { holder: Some(holder), .. } if *holder == expected),
+        "{refused}"
+    );
+    assert!(matches!(restore(&path, &path), Err(LedgerError::Locked { .. })));
+
+    let command = SqliteLedger::open(&path).unwrap();
+    command.learn_peers(vec![bob()]).await.unwrap();
+    let reader = SqliteLedger::open_to_read(&path).unwrap();
+    assert_eq!(reader.count().await.unwrap(), BATCH);
+    assert_eq!(reader.peers().await.unwrap(), [bob()]);
+    let error = reader.insert_verified(batch(1_000)).await.unwrap_err();
+    assert!(matches!(error, LedgerError::ReadOnly(_)), "{error}");
+    drop((command, reader, ledger));
+    drop(daemon(&path));
+}
+
+#[tokio::test]
+async fn a_backup_of_a_running_ledger_is_restored_with_keys_and_cursors_and_another_epoch() {
+    let (folder, path) = folder();
+    let copy = folder.path().join("backup.db");
+    let ledger = daemon(&path);
+    ledger.insert_verified(batch(1)).await.unwrap();
+    ledger.learn_peers(vec![bob()]).await.unwrap();
+    let cursor = Cursor::new(UnixNanos::new(7), "x");
+    ledger.store_cursor("bob".to_owned(), cursor.clone()).await.unwrap();
+    let copied = ledger.backup(&copy).await.unwrap();
+    assert_eq!((copied.events, copied.peers), (BATCH, 1));
+    assert_eq!(copied.file_bytes, fs::metadata(&copy).unwrap().len());
+    let again = ledger.backup(&copy).await.unwrap_err();
+    assert!(matches!(again, LedgerError::File { .. }), "a backup is not overwritten: {again}");
+    ledger.insert_verified(batch(1_000)).await.unwrap();
+    let before = epoch(&ledger);
+    // As if it was killed: its log is still there.
+    drop(ledger);
+    fs::write(path.with_extension("db-wal"), b"not the log of the backup").unwrap();
+
+    let restored = restore(&copy, &path).unwrap();
+    assert_eq!((restored.events, restored.peers), (BATCH, 1));
+    let ledger = daemon(&path);
+    assert_ne!(epoch(&ledger), before);
+    assert_eq!(times(&ledger).await, (1..=BATCH as i64).collect::<Vec<_>>());
+    assert_eq!(ledger.peers().await.unwrap(), [bob()]);
+    assert_eq!(ledger.cursor("bob".to_owned()).await.unwrap(), Some(cursor));
+    assert!(ledger.check().await.unwrap().damage.is_empty());
+    #[cfg(unix)]
+    for path in [&path, &copy] {
+        let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(path).unwrap().permissions());
+        assert_eq!(mode & 0o777, 0o600);
+    }
+}
+
+#[tokio::test]
+async fn a_ledger_keeps_its_epoch_and_a_copy_gets_another() {
+    let (folder, path) = folder();
+    let first = epoch(&daemon(&path));
+    for _ in 0..2 {
+        assert_eq!(epoch(&daemon(&path)), first);
+    }
+    let copy = folder.path().join("copy.db");
+    fs::copy(&path, &copy).unwrap();
+    let copied = epoch(&daemon(&copy));
+    assert_ne!(copied, first);
+    assert_eq!(epoch(&daemon(&copy)), copied);
+    assert_eq!(epoch(&daemon(&path)), first);
+}
+
+/// Row 4: a file of before the last restart is put back by hand, and other events take the places of the lost ones.
+#[tokio::test]
+async fn followers_of_a_ledger_that_was_put_back_begin_anew_and_miss_nothing() {
+    let (folder, path) = folder();
+    let saved = folder.path().join("saved.db");
+    drop(daemon(&path));
+    fs::copy(&path, &saved).unwrap();
+    let ledger = daemon(&path);
+    ledger.insert_verified(batch(1)).await.unwrap();
+    let read = ledger.position().await.unwrap();
+    let before = epoch(&ledger);
+    drop(ledger);
+
+    fs::copy(&saved, &path).unwrap();
+    let ledger = daemon(&path);
+    ledger.insert_verified(batch(1_000)).await.unwrap();
+    assert_ne!(epoch(&ledger), before, "else a follower would resume behind {read}");
+    let everything = ledger.arrived_after(EventFilter::default(), 0, ReadLimit::events(usize::MAX));
+    assert_eq!(everything.await.unwrap().events.len(), BATCH);
+}
+
+#[tokio::test]
+async fn damage_is_noticed_at_the_start() {
+    let (_folder, path) = folder();
+    let ledger = daemon(&path);
+    for n in 0..20 {
+        ledger.insert_verified(batch(n * 100)).await.unwrap();
+    }
+    drop(ledger);
+    let mut bytes = fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle..middle + 8192].fill(0x5a);
+    fs::write(&path, bytes).unwrap();
+    let error = SqliteLedger::open_locked(&path, "alice").unwrap_err();
+    assert!(matches!(error, LedgerError::Corrupt { .. }), "{error}");
+    // Nor is it put in the place of a sound one.
+    let sound = path.with_file_name("sound.db");
+    let ledger = daemon(&sound);
+    ledger.insert_verified(batch(1)).await.unwrap();
+    drop(ledger);
+    restore(&path, &sound).unwrap_err();
+    assert_eq!(daemon(&sound).count().await.unwrap(), BATCH);
+    // What is no database at all.
+    fs::write(&path, b"a text file that somebody put here by mistake").unwrap();
+    assert!(SqliteLedger::open_locked(&path, "alice").is_err());
+}
+
+#[tokio::test]
+async fn on_a_full_disk_nothing_is_lost_and_it_goes_on_when_there_is_room() {
+    let (_folder, path) = folder();
+    let ledger = daemon(&path);
+    ledger.insert_verified(batch(1)).await.unwrap();
+    let limit = |pages: i64| {
+        ledger.pool.write(move |transaction| {
+            transaction.pragma_update(None, "max_page_count", pages)?;
+            Ok(())
+        })
+    };
+    limit(1).await.unwrap();
+    let many = (1..200).flat_map(|n| batch(n * 1_000)).collect();
+    let error = ledger.insert_verified(many).await.unwrap_err();
+    assert!(matches!(error, LedgerError::Full(_)), "{error}");
+    assert_eq!(ledger.count().await.unwrap(), BATCH);
+    limit(1_000_000).await.unwrap();
+    ledger.insert_verified(batch(1_000)).await.unwrap();
+    assert_eq!(ledger.count().await.unwrap(), 2 * BATCH);
+    assert!(ledger.check().await.unwrap().damage.is_empty());
+}
+
+#[tokio::test]
+async fn a_ledger_is_read_where_nothing_can_be_written() {
+    let (_folder, path) = folder();
+    let ledger = daemon(&path);
+    ledger.insert_verified(batch(1)).await.unwrap();
+    drop(ledger);
+    let connection = pool::immutable(&path).unwrap();
+    let events: usize = rows::sizes(&connection).unwrap().values().map(|size| size.events).sum();
+    assert_eq!(events, BATCH);
+    assert!(!path.with_extension("db-shm").exists());
+    let missing = SqliteLedger::open_to_read(path.with_file_name("missing.db")).unwrap_err();
+    assert!(matches!(missing, LedgerError::File { .. }), "{missing}");
+    let old = path.with_file_name("old.db");
+    drop(schema::make_version(&old, 2));
+    let error = SqliteLedger::open_to_read(&old).unwrap_err();
+    assert!(matches!(error, LedgerError::OlderSchema { found: 2, .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_check_counts_services_and_tellers() {
+    let (_folder, path) = folder();
+    let ledger = daemon(&path);
+    ledger.insert_verified(batch(1)).await.unwrap();
+    let told = batch(1_000).into_iter().map(|event| CheckedEvent::new(event, EventTrust::Unsigned));
+    ledger.insert(told.take(3).collect(), Some("bob".parse().unwrap())).await.unwrap();
+    let check = ledger.check().await.unwrap();
+    assert!(check.damage.is_empty());
+    assert_eq!((check.events.events, check.unverified.events), (BATCH + 3, 3));
+    assert_eq!(check.services.len(), 1);
+    assert_eq!((check.services[0].0.as_str(), check.services[0].1), ("seen", check.events));
+    let tellers: Vec<_> = check.tellers.iter().map(|(name, size)| (name.as_str(), size.events)).collect();
+    assert_eq!(tellers, [("", BATCH), ("bob", 3)]);
+    assert!(check.file_bytes > check.events.bytes as u64);
+}

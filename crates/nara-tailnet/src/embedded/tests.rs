@@ -1,0 +1,158 @@
+//! Two nodes in this process that talk over their whole stack: through a relay in memory, and over UDP on loopback.
+
+use std::net::Ipv4Addr;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use ts_keys::{DiscoKeyPair, NodeKeyPair};
+use ts_packetfilter::filter::CapIter;
+use ts_packetfilter::{Filter, PacketInfo};
+
+use super::direct::Policy;
+use super::plane::PeerRoute;
+use super::underlay::{DirectHost as _, RelayHost as _};
+use super::*;
+
+const REGION: u32 = 900;
+const PORT: u16 = 9632;
+/// A guard against tests that hang.
+const LONG: Duration = Duration::from_secs(120);
+
+struct Anything;
+
+impl Filter for Anything {
+    fn match_for(&self, _info: &PacketInfo, _caps: CapIter<'_, '_>) -> Option<&str> {
+        Some("anything")
+    }
+}
+
+struct Side {
+    driver: Arc<Driver>,
+    stack: Arc<Stack>,
+    tap: Arc<Tap>,
+    key: NodePublicKey,
+    address: IpAddr,
+    /// Where it takes packets from direct paths.
+    udp: SocketAddr,
+    _direct: Direct,
+    tasks: JoinSet<()>,
+}
+
+impl Side {
+    fn new(n: u8) -> Self {
+        let keys = NodeKeyPair::random();
+        let device = Arc::new(Device::default());
+        let tap = Arc::new(Tap::new(Arc::clone(&device), USER_TIMEOUT));
+        tap.set_filter(Arc::new(Anything));
+        let (port, direct, paths) = direct::open(0, Policy { loopback: true }, keys.public).unwrap();
+        let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let udp = (loopback.ip(), port.sockets.port_for(loopback).unwrap()).into();
+        let driver = Arc::new(Driver::new(
+            &keys,
+            Arc::clone(&device),
+            Arc::clone(&tap),
+            Some(port),
+        ));
+        let (stack, runner) = Stack::new(device, Arc::clone(&driver), Arc::clone(&tap));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(runner.run());
+        tasks.spawn(paths.run(DiscoKeyPair::random(), Arc::<Driver>::clone(&driver)));
+        let (timers, packets) = (Arc::clone(&driver), Arc::clone(&driver));
+        tasks.spawn(async move { timers.run_timers().await });
+        tasks.spawn(async move { packets.run_stack().await });
+        Self {
+            driver,
+            stack,
+            tap,
+            key: keys.public,
+            address: IpAddr::from([100, 64, 0, n]),
+            udp,
+            _direct: direct,
+            tasks,
+        }
+    }
+
+    async fn know(&mut self, other: &Self) {
+        let route = PeerRoute {
+            key: other.key,
+            addresses: vec![other.address],
+            region: Some(REGION),
+        };
+        self.driver.set_routes(&[self.address], &[route], None);
+        self.stack.set_addresses(&[self.address]).await;
+        let (queue, mut waiting) = mpsc::channel(64);
+        self.driver.add_link(REGION, queue);
+        let (key, there) = (self.key, Arc::clone(&other.driver));
+        self.tasks.spawn(async move {
+            while let Some(batch) = waiting.recv().await {
+                let packets = batch.packets.into_iter();
+                there.relayed(packets.map(|packet| (key, packet)).collect());
+            }
+        });
+    }
+
+    fn set_direct(&self, other: &Self, is_direct: bool) {
+        self.driver.set_path(other.key, is_direct.then_some(other.udp));
+    }
+}
+
+async fn pair() -> (Side, Side) {
+    let (mut a, mut b) = (Side::new(1), Side::new(2));
+    a.know(&b).await;
+    b.know(&a).await;
+    (a, b)
+}
+
+/// Sends bytes from one to the other, changes the path after half of them, and returns the windows of the sender.
+async fn transfer(from: &Side, to: &Side, begins_direct: bool, ends_direct: bool) -> (usize, usize) {
+    let bytes: Vec<u8> = (0..2_000_000_u32).map(|n| (n % 251) as u8).collect();
+    let set_direct = |is_direct| {
+        from.set_direct(to, is_direct);
+        to.set_direct(from, is_direct);
+    };
+    set_direct(begins_direct);
+    let local = SocketAddr::new(to.address, PORT);
+    let mut listener = Listener::open(Arc::clone(&to.stack), local).await.unwrap();
+    let dial = from.stack.dial(local, to.key);
+    let (sender, accepted) = tokio::join!(dial, listener.accept());
+    let (mut sender, (mut receiver, _)) = (sender.unwrap(), accepted.unwrap());
+    let (first, second) = bytes.split_at(bytes.len() / 2);
+    let mut read = vec![0; first.len()];
+    let send = sender.write_all(first);
+    let (sent, received) = tokio::join!(send, receiver.read_exact(&mut read));
+    sent.unwrap();
+    received.unwrap();
+    assert!(read == first, "the first half was changed on the way");
+    let window = from.tap.largest_window();
+    set_direct(ends_direct);
+    let send = sender.write_all(second);
+    let (sent, received) = tokio::join!(send, receiver.read_exact(&mut read));
+    sent.unwrap();
+    received.unwrap();
+    assert!(read == second, "the second half was changed on the way");
+    (window, from.tap.largest_window())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_window_grows_on_a_direct_path() {
+    let (a, b) = pair().await;
+    let (window, _) = timeout(LONG, transfer(&a, &b, true, true)).await.unwrap();
+    assert!(window > RELAY_WINDOW, "{window}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_window_stays_small_on_a_relay() {
+    let (a, b) = pair().await;
+    let windows = timeout(LONG, transfer(&a, &b, false, false)).await.unwrap();
+    assert_eq!(windows, (RELAY_WINDOW, RELAY_WINDOW));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transfer_survives_both_changes_of_its_path() {
+    let (a, b) = pair().await;
+    let (_, on_relay) = timeout(LONG, transfer(&a, &b, true, false)).await.unwrap();
+    assert_eq!(on_relay, RELAY_WINDOW);
+    let (c, d) = pair().await;
+    let (on_relay, direct) = timeout(LONG, transfer(&c, &d, false, true)).await.unwrap();
+    assert_eq!(on_relay, RELAY_WINDOW);
+    assert!(direct > RELAY_WINDOW, "{direct}");
+}
