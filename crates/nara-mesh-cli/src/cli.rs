@@ -9,7 +9,7 @@ pub(crate) use peers::{
 };
 pub(crate) use serving::{DoctorArgs, NetworkArgs, NetworkKind, ServeArgs, ServingArgs, UpArgs};
 
-pub(crate) use value::Since;
+pub(crate) use value::{Expose, Since};
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use clap::builder::FalseyValueParser;
 use clap::{ArgAction, Args, ColorChoice, Parser, Subcommand, ValueEnum};
+use http::{HeaderName, HeaderValue, Method};
 use nara_mesh::client::PeerRef;
 use nara_mesh::tls::TlsPolicy;
 use nara_proto::identity::NaraName;
@@ -45,8 +46,8 @@ pub(crate) struct GlobalArgs {
     ///
     /// Its keys are settings of the command line with underscores: name, soul_file, soul_group_readable, data_dir,
     /// peers, timeout, tls, trust, color, log, listen, grace, metrics, metrics_public, gossip_degree, no_gossip,
-    /// and the table `network` (see `up --help`). Relative paths are relative to the file. `nara-mesh config show`
-    /// prints the settings in force, and the origin of each.
+    /// and the tables `network` (see `up --help`) and `expose` (see `serve --help`). Relative paths are relative to
+    /// the file. `nara-mesh config show` prints the settings in force, and the origin of each.
     #[arg(long, global = true, value_name = "FILE", env = "NARA_MESH_CONFIG", value_parser = value::path())]
     pub(crate) config: Option<PathBuf>,
     /// Name of this nara [default: the name in the soul file]
@@ -153,10 +154,18 @@ pub(crate) enum Command {
     Sync(SyncArgs),
     /// Watch the events of peers as they arrive
     Watch(WatchArgs),
+    /// Send a request of any kind to a peer, signed, and print its verified answer
+    ///
+    /// The exit code is 0 for a status below 400, 4 for 401 and 403, and 1 for every other status from 400 on.
+    Request(RequestArgs),
     /// Send a direct message: one signed event
     Dm(DmArgs),
     /// Show the ledger of this nara, whether the nara runs or not
     Events(EventsArgs),
+    /// Ask peers for the key of a nara
+    Query(QueryArgs),
+    /// List the checkpoints of a peer
+    Checkpoints(CheckpointsArgs),
     /// Exchange recent events with a peer
     Zine(ZineArgs),
     /// World messages: postcards that travel from nara to nara and back home
@@ -283,6 +292,8 @@ pub(crate) enum SyncModeArg {
     Recent,
     /// A random sample that favours critical and young events, one answer
     Sample,
+    /// What v1 peers ask for that know no modes, one answer
+    Legacy,
 }
 
 /// `sync`
@@ -364,9 +375,66 @@ pub(crate) struct WatchArgs {
 
 /// `events`
 ///
-/// The newest 100, or all from --since on, oldest first.
+/// Without a command: what this nara remembers, the newest 100 events, or all from --since on, oldest first.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct EventsArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<EventsCommand>,
+    #[command(flatten)]
+    pub(crate) show: EventsShowArgs,
+}
+
+/// What to do with events.
+#[derive(Debug, Subcommand)]
+pub(crate) enum EventsCommand {
+    /// Print all events of a peer that verify, as JSON lines
+    Export(EventsExportArgs),
+    /// Hand events (JSON lines) to the running nara with this soul: it takes imports of its owner alone
+    Import(EventsImportArgs),
+}
+
+/// `events export`
+#[derive(Debug, Args)]
+pub(crate) struct EventsExportArgs {
+    /// The peer: name, id or address
+    pub(crate) peer: PeerRef,
+    /// Only events of these services (comma-separated)
+    #[arg(long, value_delimiter = ',', value_name = "SERVICE")]
+    pub(crate) services: Vec<String>,
+}
+
+/// `events import`
+#[derive(Debug, Args)]
+pub(crate) struct EventsImportArgs {
+    /// Address of the running nara
+    pub(crate) peer: PeerRef,
+    /// File with the events (- is stdin)
+    #[arg(value_name = "FILE", default_value = "-", value_parser = value::path())]
+    pub(crate) file: PathBuf,
+}
+
+/// `checkpoints`
+#[derive(Debug, Args)]
+pub(crate) struct CheckpointsArgs {
+    /// The peer: name, id or address
+    pub(crate) peer: PeerRef,
+}
+
+/// `query`
+#[derive(Debug, Args)]
+pub(crate) struct QueryArgs {
+    /// The name of the nara whose key is wanted
+    #[arg(value_name = "NAME")]
+    pub(crate) nara: NaraName,
+    /// Peers to ask, one after the other [default: all with an address]
+    #[arg(value_name = "PEER")]
+    pub(crate) peers: Vec<PeerRef>,
+}
+
+/// The arguments of `events` without a command.
+#[derive(Debug, Args)]
+pub(crate) struct EventsShowArgs {
     /// Only events that this nara emitted, or in which it acts
     #[arg(long, value_name = "NAME")]
     pub(crate) by: Option<String>,
@@ -388,6 +456,29 @@ pub(crate) struct EventsArgs {
     /// Print the bare events as JSON lines
     #[arg(long)]
     pub(crate) jsonl: bool,
+}
+
+/// `request`
+#[derive(Debug, Args)]
+pub(crate) struct RequestArgs {
+    /// The peer: name, id or address
+    pub(crate) peer: PeerRef,
+    /// Method, such as GET or POST
+    pub(crate) method: Method,
+    /// Path, percent-encoded, with its query
+    pub(crate) path: String,
+    /// Body: the text itself, @FILE, or - for stdin
+    #[arg(long, value_name = "DATA", allow_hyphen_values = true)]
+    pub(crate) data: Option<String>,
+    /// A header; may be given several times
+    #[arg(long = "header", value_name = "NAME: VALUE", value_parser = value::header)]
+    pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
+    /// Print status and headers, too
+    #[arg(long)]
+    pub(crate) include: bool,
+    /// Say on stderr what is proven of the request and of the answer
+    #[arg(long)]
+    pub(crate) explain: bool,
 }
 
 /// What a direct message says.

@@ -1,5 +1,6 @@
 //! The commands, one file each.
 
+mod checkpoints;
 mod completions;
 mod config;
 mod demo;
@@ -11,7 +12,9 @@ mod id;
 mod man;
 mod peers;
 mod ping;
+mod query;
 mod reload;
+mod request;
 mod serve;
 mod serving;
 mod sign;
@@ -29,7 +32,7 @@ use std::path::Path;
 use nara_proto::event::SyncEvent;
 use nara_proto::go_json;
 
-use crate::cli::{Command, ConfigCommand, IdCommand, WorldCommand};
+use crate::cli::{Command, ConfigCommand, EventsArgs, EventsCommand, IdCommand, WorldCommand};
 use crate::failure::{Failure, Outcome};
 use crate::printer::Printer;
 use crate::settings::Settings;
@@ -44,7 +47,18 @@ pub(crate) fn run(command: &Command, settings: &Settings) -> Outcome {
         Command::Demo(args) => demo::run(args, printer("demo")),
         Command::Dm(args) => dm::run(args, settings, printer("dm")),
         Command::Doctor(args) => doctor::run(args, settings, printer("doctor")),
-        Command::Events(args) => events::run(args, settings, printer("events")),
+        Command::Checkpoints(args) => checkpoints::run(args, settings, printer("checkpoints")),
+        Command::Events(EventsArgs {
+            command: Some(EventsCommand::Export(args)),
+            ..
+        }) => events::export(args, settings, printer("events-export")),
+        Command::Events(EventsArgs {
+            command: Some(EventsCommand::Import(args)),
+            ..
+        }) => events::import(args, settings, printer("events-import")),
+        Command::Events(args) => events::run(&args.show, settings, printer("events")),
+        Command::Query(args) => query::run(args, settings, printer("query")),
+        Command::Request(args) => request::run(args, settings, printer("request")),
         Command::Reload => reload::run(settings, printer("reload")),
         Command::Health(args) => health::run(args, settings, printer("health")),
         Command::Id(IdCommand::New(args)) => id::new(args, settings, printer("id-new")),

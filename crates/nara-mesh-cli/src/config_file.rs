@@ -1,5 +1,6 @@
 //! The configuration file: a layer of arguments below the environment.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,10 +18,12 @@ enum Kind {
     Text,
     /// A path, relative to the file.
     Path,
+    /// A table: each key and its value are one value of the argument, `KEY=VALUE`.
+    Pairs,
 }
 
 /// The keys, and the arguments that they set.
-const KEYS: [(&str, &str, Kind); 28] = [
+const KEYS: [(&str, &str, Kind); 29] = [
     ("name", "name", Kind::Text),
     ("soul_file", "soul_file", Kind::Path),
     ("soul_group_readable", "soul_group_readable", Kind::Text),
@@ -37,6 +40,7 @@ const KEYS: [(&str, &str, Kind); 28] = [
     ("metrics_public", "metrics_public", Kind::Text),
     ("gossip_degree", "gossip_degree", Kind::Text),
     ("no_gossip", "no_gossip", Kind::Text),
+    ("expose", "expose", Kind::Pairs),
     ("network.kind", "network", Kind::Text),
     ("network.socket", "socket", Kind::Path),
     ("network.control_url", "control_url", Kind::Text),
@@ -138,6 +142,13 @@ impl ConfigFile {
             )),
         };
         match value.get_ref() {
+            DeValue::Table(pairs) if kind == Kind::Pairs => {
+                let pair = |(name, value): (&Spanned<Cow<'_, str>>, &Spanned<DeValue<'_>>)| {
+                    Ok(format!("{}={}", name.get_ref(), text(value.get_ref())?))
+                };
+                pairs.iter().map(pair).collect()
+            }
+            _ if kind == Kind::Pairs => Err(self.wrong(line, &format!("{key}: expected a table"))),
             DeValue::Array(values) => values.iter().map(|value| text(value.get_ref())).collect(),
             value => Ok(vec![text(value)?]),
         }

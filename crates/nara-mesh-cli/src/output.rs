@@ -34,6 +34,12 @@ pub(crate) fn detach() -> io::Result<()> {
     Ok(())
 }
 
+/// Whether the program runs on a terminal.
+pub(crate) fn on_terminal() -> bool {
+    use io::IsTerminal as _;
+    io::stdin().is_terminal() || io::stdout().is_terminal() || io::stderr().is_terminal()
+}
+
 /// Waits until all lines are written, but not longer than `limit` for each stream.
 pub(crate) fn flush(limit: Duration) {
     for queue in [&STDOUT, &STDERR].into_iter().filter_map(OnceLock::get) {
@@ -55,6 +61,16 @@ pub(crate) fn stdout(line: &str) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Writes bytes to stdout as they are, for commands that are not detached.
+///
+/// # Errors
+/// If stdout cannot be written.
+pub(crate) fn stdout_bytes(bytes: &[u8]) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(bytes)?;
+    stdout.flush()
 }
 
 /// Writes a line to stderr, if that is possible.

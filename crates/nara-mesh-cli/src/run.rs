@@ -1,6 +1,7 @@
 //! From the command line to the exit code.
 
 use std::ffi::OsString;
+use std::io;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::printer::print_failure;
 use crate::settings::Settings;
-use crate::{log, output};
+use crate::{log, output, permissions};
 use clap::ColorChoice;
 
 /// How long the reader of our output may take for the last lines.
@@ -53,6 +54,9 @@ fn try_run(command: &Command, settings: &Settings) -> Outcome {
     log::start(settings)?;
     if matches!(command, Command::Serve(_) | Command::Up(_)) {
         become_daemon()?;
+        for problem in permissions::problems(settings) {
+            tracing::warn!("{problem}; run: {}", problem.remedy());
+        }
     }
     command::run(command, settings)
 }
@@ -62,5 +66,24 @@ fn become_daemon() -> Outcome<()> {
     output::detach().map_err(|error| Failure::failed("stdout and stderr cannot be used").caused_by(error))?;
     // The usual hook writes to stderr and waits for it.
     std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
+    survive_hangups().map_err(|error| Failure::failed("signals cannot be watched").caused_by(error))
+}
+
+/// Without a terminal, a hangup asks for a reload: from now on, not only when the nara runs.
+#[cfg(unix)]
+fn survive_hangups() -> io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+
+    if output::on_terminal() {
+        return Ok(());
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async { signal(SignalKind::hangup()).map(drop) })
+}
+
+#[cfg(not(unix))]
+fn survive_hangups() -> io::Result<()> {
     Ok(())
 }

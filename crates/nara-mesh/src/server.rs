@@ -32,6 +32,7 @@ mod auth;
 mod background;
 mod builder;
 mod connection;
+pub mod expose;
 mod handler;
 mod limits;
 mod route;

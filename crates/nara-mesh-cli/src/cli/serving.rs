@@ -9,7 +9,7 @@ use nara_mesh::defaults;
 use nara_mesh::gossip::GossipConfig;
 use nara_tailnet::tailscaled;
 
-use super::value;
+use super::value::{self, Expose};
 use crate::failure::{Failure, Outcome};
 
 /// `serve`
@@ -54,6 +54,14 @@ pub(crate) struct ServingArgs {
     /// Serve metrics also to other machines
     #[arg(long)]
     pub(crate) metrics_public: bool,
+    /// Pass verified requests below a path on to a program of this machine: /PATH=http://127.0.0.1:PORT or
+    /// /PATH=unix:/SOCKET; may be given several times
+    ///
+    /// The program sees the path behind the prefix, and learns from the headers X-Nara-Sender, X-Nara-Sender-Id,
+    /// X-Nara-Sender-Key and X-Nara-Coverage who sent a request and what of it is proven. In the configuration file,
+    /// the table `expose` has the paths as keys.
+    #[arg(long, value_name = "PATH=URL", value_parser = value::expose)]
+    pub(crate) expose: Vec<Expose>,
     /// Number of peers to subscribe to; with 0, only zines are exchanged
     #[arg(long, value_name = "N", default_value_t = GossipConfig::DEFAULT_DEGREE as u16, value_parser = clap::value_parser!(u16).range(0..=64))]
     pub(crate) gossip_degree: u16,

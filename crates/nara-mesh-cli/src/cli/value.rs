@@ -7,8 +7,10 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::builder::{OsStringValueParser, PossibleValuesParser, TypedValueParser};
+use http::{HeaderName, HeaderValue};
 use jiff::{Span, SpanRelativeTo};
 use nara_mesh::peers_file::parse_address;
+use nara_mesh::server::expose::Backend;
 use nara_mesh::tls::TlsPolicy;
 use nara_proto::time::UnixNanos;
 
@@ -53,6 +55,41 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
 /// Parses `ip:port`.
 pub(super) fn socket(text: &str) -> Result<SocketAddr, &'static str> {
     text.parse().map_err(|_| "expected ip:port")
+}
+
+/// Parses `/PREFIX=BACKEND`.
+pub(super) fn expose(text: &str) -> Result<Expose, String> {
+    let (prefix, backend) = text
+        .split_once('=')
+        .ok_or("expected /PATH=http://127.0.0.1:PORT or /PATH=unix:/SOCKET")?;
+    if !prefix.starts_with('/') {
+        return Err(format!("{prefix:?} is not a path: it begins with /"));
+    }
+    let backend = backend
+        .parse::<Backend>()
+        .map_err(|error| format!("{backend:?}: {error}"))?;
+    Ok(Expose {
+        prefix: prefix.to_owned(),
+        backend,
+    })
+}
+
+/// A program of this machine that is reached below a path.
+#[derive(Clone, Debug)]
+pub(crate) struct Expose {
+    pub(crate) prefix: String,
+    pub(crate) backend: Backend,
+}
+
+/// Parses `NAME: VALUE`.
+pub(super) fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
+    let (name, value) = text.split_once(':').ok_or("expected NAME: VALUE")?;
+    let parsed_name: Result<HeaderName, _> = name.trim().parse();
+    let parsed_value: Result<HeaderValue, _> = value.trim().parse();
+    Ok((
+        parsed_name.map_err(|error| format!("{name:?}: {error}"))?,
+        parsed_value.map_err(|error| format!("{value:?}: {error}"))?,
+    ))
 }
 
 /// Parses a path; `~` is the home folder.

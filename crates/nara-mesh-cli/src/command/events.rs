@@ -1,5 +1,9 @@
 //! `events`: the memory of this nara, out of its own ledger, whether it runs or not.
 
+mod transfer;
+
+pub(super) use transfer::{export, import};
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -11,7 +15,7 @@ use nara_proto::sync::{Cursor, EventFilter};
 use nara_proto::time::UnixNanos;
 use serde_json::{Value, json};
 
-use crate::cli::EventsArgs;
+use crate::cli::EventsShowArgs;
 use crate::connect::block_on;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
@@ -29,7 +33,7 @@ const LOOK: Duration = Duration::from_millis(500);
 /// How many events are shown unless somebody says from when on.
 const NEWEST: usize = 100;
 
-pub(super) fn run(args: &EventsArgs, settings: &Settings, printer: Printer) -> Outcome {
+pub(super) fn run(args: &EventsShowArgs, settings: &Settings, printer: Printer) -> Outcome {
     let path = settings.ledger_path()?.ok_or_else(|| {
         Failure::usage("it is not clear whose events")
             .hint("pass --soul-file FILE or --data-dir DIR, as for its `serve`")
@@ -69,7 +73,7 @@ pub(super) fn run(args: &EventsArgs, settings: &Settings, printer: Printer) -> O
 }
 
 struct Shown<'a> {
-    args: &'a EventsArgs,
+    args: &'a EventsShowArgs,
     printer: Printer,
 }
 

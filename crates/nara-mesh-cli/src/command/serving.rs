@@ -15,7 +15,7 @@ use nara_mesh::gossip::GossipConfig;
 use nara_mesh::nara::{NaraBuilder, ReconfigureError, StartError};
 use nara_mesh::peers_file::PeerEntry;
 use nara_mesh::registry::PeerEvent;
-use nara_mesh::server::Shutdown;
+use nara_mesh::server::{ServeError, Shutdown, expose};
 use nara_proto::identity::KeyId;
 use serde_json::json;
 use tokio::sync::broadcast;
@@ -24,7 +24,7 @@ use tokio::sync::broadcast::error::RecvError;
 use self::feed::{FeedHandler, Lines};
 use self::reload::reload;
 use self::signals::{Signal, Signals};
-use crate::cli::ServingArgs;
+use crate::cli::{Expose, ServingArgs};
 use crate::control::{Asked, Control, Question};
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
@@ -35,6 +35,7 @@ use crate::settings::Settings;
 
 /// A nara that is about to run.
 pub(super) struct Serving {
+    expose: Vec<Expose>,
     gossip: Option<GossipConfig>,
     grace: Duration,
     metrics: Option<SocketAddr>,
@@ -56,6 +57,7 @@ impl Serving {
         };
         let (feed, lines) = Feed::new();
         Ok(Self {
+            expose: args.expose.clone(),
             gossip,
             grace: args.grace,
             metrics,
@@ -78,6 +80,15 @@ impl Serving {
         let builder = builder
             .registry(registry)
             .handler(FeedHandler::new(self.feed.clone()));
+        let exposed = std::mem::take(&mut self.expose);
+        let builder = builder.configure_server(|server| {
+            exposed.into_iter().fold(server, |server, exposed| {
+                server.nest_routes(
+                    &exposed.prefix,
+                    expose::router(exposed.backend, expose::ANSWER_TIMEOUT),
+                )
+            })
+        });
         let builder = match self.gossip.take() {
             Some(config) => builder.gossip(config),
             None => builder.without_gossip(),
@@ -186,6 +197,7 @@ impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
         match error {
             StartError::Peer(error) => error.into(),
+            StartError::Serve(ServeError::Build(error)) => Self::usage(format!("--expose: {error}")),
             StartError::Serve(error) => Self::failed(error.to_string()).caused_by(error),
             error => Self::failed("the ledger cannot be opened").caused_by(error),
         }

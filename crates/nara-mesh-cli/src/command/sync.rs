@@ -94,6 +94,10 @@ impl Sync<'_> {
             SyncModeArg::Page => return self.fetch_pages(client, peer).await,
             SyncModeArg::Recent => SyncRequest::recent(size),
             SyncModeArg::Sample => SyncRequest::sample(size),
+            SyncModeArg::Legacy => SyncRequest {
+                max_events: i64::try_from(size).unwrap_or(i64::MAX),
+                ..SyncRequest::default()
+            },
         };
         let request = request
             .services(self.args.services.clone())

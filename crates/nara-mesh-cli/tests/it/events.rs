@@ -68,3 +68,56 @@ fn a_nara_shows_what_it_remembers_running_or_not() {
     );
     assert_eq!(newest.lines().count(), 1);
 }
+
+#[test]
+fn a_memory_is_exported_imported_and_asked_about_over_the_wire() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    new_soul(path, "alice");
+    let bob = new_soul(path, "bob");
+    let known = format!(
+        "[[peer]]\nname = \"bob\"\nid = {}\nkey = {}\n",
+        bob["id"], bob["public_key"]
+    );
+    fs::write(path.join("known.toml"), known).unwrap();
+    let (_alice, stanza) = Serving::start(path, "alice");
+    fs::write(path.join("peers.toml"), stanza).unwrap();
+    let as_bob = [
+        "--soul-file",
+        "bob.soul",
+        "--data-dir",
+        "bob",
+        "--peers",
+        "peers.toml",
+    ];
+    let bobs = |expected, args: &[&str]| text(&run(path, expected, &[args, &as_bob].concat()).stdout);
+    bobs(0, &["dm", "alice", "keep this"]);
+    let exported = bobs(0, &["events", "export", "alice"]);
+    assert_eq!(exported.lines().count(), 2, "{exported}");
+    assert!(exported.contains("keep this"), "{exported}");
+    let social = bobs(0, &["events", "export", "alice", "--services", "social"]);
+    assert_eq!(social.lines().count(), 1);
+    assert_eq!(
+        bobs(0, &["sync", "alice", "--mode", "legacy", "--jsonl"])
+            .lines()
+            .count(),
+        2
+    );
+    // An import is for the owner of the nara alone.
+    fs::write(path.join("events.jsonl"), &exported).unwrap();
+    bobs(4, &["events", "import", "alice", "events.jsonl"]);
+    let as_alice = [
+        &["events", "import", "alice", "events.jsonl", "--json"][..],
+        &ALICE,
+        &["--peers", "peers.toml"],
+    ];
+    let imported = run_json(path, 0, &as_alice.concat());
+    assert_eq!(
+        (&imported["events"], &imported["imported"]),
+        (&2.into(), &0.into()),
+        "{imported}"
+    );
+    let asked = bobs(0, &["query", "bob", "alice"]);
+    assert!(asked.contains(bob["public_key"].as_str().unwrap()), "{asked}");
+    assert_eq!(bobs(0, &["checkpoints", "alice"]), "");
+}

@@ -1,7 +1,8 @@
 use crate::{run, run_json, text};
 
-const COMMANDS: [&[&str]; 30] = [
+const COMMANDS: [&[&str]; 35] = [
     &[],
+    &["checkpoints"],
     &["completions"],
     &["config"],
     &["config", "check"],
@@ -10,6 +11,8 @@ const COMMANDS: [&[&str]; 30] = [
     &["dm"],
     &["doctor"],
     &["events"],
+    &["events", "export"],
+    &["events", "import"],
     &["health"],
     &["id"],
     &["id", "new"],
@@ -21,7 +24,9 @@ const COMMANDS: [&[&str]; 30] = [
     &["peers", "trust"],
     &["peers", "untrust"],
     &["ping"],
+    &["query"],
     &["reload"],
+    &["request"],
     &["serve"],
     &["sign"],
     &["sync"],

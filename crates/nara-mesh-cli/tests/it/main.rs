@@ -5,6 +5,7 @@
 mod demo;
 mod doctor;
 mod events;
+mod expose;
 mod help;
 mod id;
 mod kill;

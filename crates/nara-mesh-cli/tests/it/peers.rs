@@ -56,7 +56,7 @@ fn a_peer_that_refuses_connections_is_unreachable() {
 fn a_command_that_signs_needs_a_soul() {
     let folder = tempfile::tempdir().unwrap();
     let output = run(folder.path(), 2, &["sync", "127.0.0.1"]);
-    assert!(text(&output.stderr).contains("hint: make one with `nara-mesh id new"));
+    assert!(text(&output.stderr).contains("one with `nara-mesh id new"));
 }
 
 #[test]

@@ -117,7 +117,7 @@ fn up_says_each_step_finds_a_peer_and_ends_gracefully() {
     assert_eq!(found["address"], format!("100.64.0.2:{port}"));
 
     // What is on the loopback address is for the daemon alone.
-    run(path, 1, &["ping", &format!("127.0.0.1:{port}")]);
+    run(path, 3, &["ping", &format!("127.0.0.1:{port}")]);
 
     tailnet.daemon.change(|state| state.peers[0].online = false);
     assert_eq!(alice.event("offline")["host_name"], "bob-x7q2");

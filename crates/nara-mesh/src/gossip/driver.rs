@@ -341,7 +341,10 @@ impl Driver {
             link: GossipLink::Zines,
             events: EventCounts::default(),
         });
-        let failing = self.failures.iter().filter(|(label, _)| !self.links.contains_key(*label));
+        let failing = self
+            .failures
+            .iter()
+            .filter(|(label, _)| !self.links.contains_key(*label));
         let failing = failing.map(|(label, reason)| GossipPeer {
             peer: label.to_string(),
             link: GossipLink::Failing {

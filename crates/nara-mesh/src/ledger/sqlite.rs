@@ -96,7 +96,9 @@ impl SqliteLedger {
     /// [`LedgerError`] if the file exists or cannot be written.
     pub fn backup(&self, to: impl AsRef<Path>) -> LedgerFuture<'_, LedgerCopy> {
         let to = to.as_ref().to_owned();
-        self.pool.apart(move |source| backup::back_up(source, &to)).boxed()
+        self.pool
+            .apart(move |source| backup::back_up(source, &to))
+            .boxed()
     }
 
     /// What the ledger holds, and whether its file is sound. It reads all of it.

@@ -16,6 +16,7 @@ use super::report::{Check, Report};
 use super::{NetworkKind, up};
 use crate::cli::DoctorArgs;
 use crate::connect;
+use crate::control;
 use crate::failure::Outcome;
 use crate::settings::Settings;
 
@@ -62,6 +63,17 @@ pub(super) async fn node(
         skip(&["daemon", "node", "control", "relay", "address"], reason, report)?;
         return Ok(None);
     };
+    if let Err(failure) = control::check_length(&socket) {
+        let why = "the operating system refuses sockets with longer paths";
+        let next = failure.hint.unwrap_or_default();
+        report.add(Check::ok("daemon", failure.message, why).failed(next))?;
+        skip(
+            &["node", "control", "relay", "address"],
+            "the daemon cannot have a socket",
+            report,
+        )?;
+        return Ok(None);
+    }
     let node = TailscaledNode::new(&socket);
     let ready = node.ready(READY_TIMEOUT).await;
     let status = node.status();

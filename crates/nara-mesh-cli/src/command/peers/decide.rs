@@ -153,9 +153,16 @@ fn in_peers_file(name: &NaraName, configured: PublicKey, given: PublicKey, setti
 
 /// The failure for a key that contradicts a known one.
 fn refused(conflict: &KeyConflict) -> Failure {
-    let text = conflict.to_string();
-    let (message, hint) = text.rsplit_once("; ").unwrap_or((&text, ""));
-    Failure::new(Exit::Unauthenticated, message).hint(hint)
+    let (name, pinned) = (&conflict.name, KeyId::from(&conflict.pinned.key));
+    let source = &conflict.pinned.source;
+    Failure::new(
+        Exit::Unauthenticated,
+        format!("{name} is pinned to key {pinned} ({source})"),
+    )
+    .hint(format!(
+        "if its owner confirms the new key: {}",
+        conflict.remedy()
+    ))
 }
 
 fn to_json(record: &PeerRecord) -> Value {

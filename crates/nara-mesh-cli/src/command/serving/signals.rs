@@ -1,6 +1,8 @@
 //! What the operating system tells the program.
 
 use crate::failure::{Failure, Outcome};
+#[cfg(unix)]
+use crate::output;
 
 /// One of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +32,7 @@ impl Signals {
             interrupt: watch(SignalKind::interrupt())?,
             terminate: watch(SignalKind::terminate())?,
             hangup: watch(SignalKind::hangup())?,
-            hung_up: if on_terminal() {
+            hung_up: if output::on_terminal() {
                 Signal::End
             } else {
                 Signal::Reload
@@ -45,13 +47,6 @@ impl Signals {
             _ = self.hangup.recv() => self.hung_up,
         }
     }
-}
-
-/// Whether the program runs on a terminal.
-#[cfg(unix)]
-pub(crate) fn on_terminal() -> bool {
-    use std::io::IsTerminal as _;
-    std::io::stdin().is_terminal() || std::io::stdout().is_terminal() || std::io::stderr().is_terminal()
 }
 
 #[cfg(not(unix))]

@@ -1,0 +1,41 @@
+//! `checkpoints`: what several naras agreed on, as a peer has it.
+
+use serde_json::{Value, json};
+
+use crate::cli::CheckpointsArgs;
+use crate::connect;
+use crate::exit::Exit;
+use crate::failure::Outcome;
+use crate::listing::{Counts, event_line, jsonl, trust};
+use crate::printer::Printer;
+use crate::settings::Settings;
+
+pub(super) fn run(args: &CheckpointsArgs, settings: &Settings, printer: Printer) -> Outcome {
+    let client = connect::client(settings.local_nara()?, settings)?;
+    connect::block_on_keeping(&client, settings, async {
+        let checkpoints = client.peer(&args.peer).fetch_checkpoints().await?.into_inner();
+        for checked in &checkpoints.events.accepted {
+            printer.line(format_args!(
+                "{}  [{}]",
+                event_line(&checked.event),
+                trust(checked.trust)
+            ))?;
+        }
+        if checkpoints.more {
+            printer.warn("the peer has more checkpoints than are fetched at once");
+        }
+        let events: Vec<Value> = checkpoints.events.accepted.iter().map(jsonl).collect();
+        let mut counts = Counts::default();
+        counts.take(checkpoints.events, None).await?;
+        counts.warn_refused(printer);
+        printer.note(counts.summary(false));
+        printer.json(
+            json!({ "peer": args.peer.to_string(), "more": checkpoints.more, "checkpoints": events }),
+        )?;
+        Ok(if counts.refused_count == 0 {
+            Exit::Ok
+        } else {
+            Exit::Partial
+        })
+    })
+}

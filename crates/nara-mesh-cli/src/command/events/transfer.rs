@@ -1,0 +1,94 @@
+//! `events export`, `events import`: a memory over the wire, as JSON lines.
+
+use futures_util::StreamExt as _;
+use nara_mesh::clock::{Clock as _, SystemClock};
+use nara_proto::endpoint::EventsImport;
+use nara_proto::event::SyncEvent;
+use nara_proto::go_json;
+use nara_proto::import::ImportRequest;
+use nara_proto::sync::EventFilter;
+use nara_proto::time::UnixSeconds;
+use serde_json::{Value, json};
+
+use crate::cli::{EventsExportArgs, EventsImportArgs};
+use crate::command::read_input;
+use crate::connect;
+use crate::exit::Exit;
+use crate::failure::{Failure, Outcome};
+use crate::printer::{Printer, count, harmless};
+use crate::settings::Settings;
+
+/// Events of one import: far below what a request may have.
+const PART: usize = 1000;
+
+const PAGE: usize = 1000;
+
+/// Prints the events of a peer that verify, oldest first, one bare event a line.
+pub(in crate::command) fn export(args: &EventsExportArgs, settings: &Settings, printer: Printer) -> Outcome {
+    let client = connect::client(settings.local_nara()?, settings)?;
+    connect::block_on_keeping(&client, settings, async {
+        let filter = EventFilter {
+            services: args.services.clone(),
+            subjects: Vec::new(),
+        };
+        let peer = client.peer(&args.peer);
+        let mut pages = peer.sync_pages(filter, PAGE, None);
+        let (mut exported, mut refused) = (0, 0);
+        while let Some(page) = pages.next().await {
+            let events = page?.events;
+            refused += events.refused.len();
+            for checked in &events.accepted {
+                let event: Value =
+                    serde_json::from_str(&go_json::to_string(&checked.event)).unwrap_or_default();
+                printer.raw(event)?;
+                exported += 1;
+            }
+        }
+        printer.note(format_args!(
+            "{} exported, {refused} refused",
+            count(exported, "event")
+        ));
+        Ok(if refused == 0 { Exit::Ok } else { Exit::Partial })
+    })
+}
+
+/// Hands events to the nara that runs with this soul: it takes imports of its owner alone.
+pub(in crate::command) fn import(args: &EventsImportArgs, settings: &Settings, printer: Printer) -> Outcome {
+    let nara = settings.local_nara()?;
+    let text = read_input(&args.file, "events")?;
+    let mut events: Vec<SyncEvent> = Vec::new();
+    for (number, line) in text.split(|&byte| byte == b'\n').enumerate() {
+        if !line.trim_ascii().is_empty() {
+            let event = go_json::from_slice(line).map_err(|error| {
+                Failure::usage(format!("{}: line {}: {error}", args.file.display(), number + 1))
+            })?;
+            events.push(event);
+        }
+    }
+    let client = connect::client(nara.clone(), settings)?;
+    connect::block_on_looking(&client, settings, async {
+        let (mut imported, mut duplicates, mut warnings) = (0, 0, 0);
+        for part in events.chunks(PART) {
+            let now = UnixSeconds::new(SystemClock.now_millis().get().div_euclid(1000));
+            let request = ImportRequest::signed(part.to_vec(), now, nara.keypair());
+            let answer = client.peer(&args.peer).call::<EventsImport>(&request).await?;
+            if !answer.success {
+                return Err(Failure::failed(format!(
+                    "the import was refused: {}",
+                    harmless(&answer.error)
+                )));
+            }
+            imported += answer.imported;
+            duplicates += answer.duplicates;
+            warnings += answer.warnings;
+        }
+        printer.line(format_args!(
+            "{imported} of {} imported, {duplicates} known already or refused, {warnings} of unknown keys or not verified",
+            count(events.len(), "event")
+        ))?;
+        printer.json(json!({
+            "events": events.len(), "imported": imported, "duplicates": duplicates, "warnings": warnings,
+        }))?;
+        Ok(Exit::Ok)
+    })
+}

@@ -1,0 +1,186 @@
+//! `request`: one request of any kind to a peer, signed, and its verified answer.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::{Request, StatusCode};
+use nara_mesh::Coverage;
+use nara_mesh::client::{BodyProof, Verification};
+use serde_json::{Map, Value, json};
+
+use crate::cli::RequestArgs;
+use crate::connect;
+use crate::exit::Exit;
+use crate::failure::{Failure, Outcome};
+use crate::output;
+use crate::printer::Printer;
+use crate::settings::Settings;
+
+/// The most bytes of a body that is read from a file.
+const MOST: u64 = 64 << 20;
+
+pub(super) fn run(args: &RequestArgs, settings: &Settings, printer: Printer) -> Outcome {
+    let request = build(args)?;
+    let client = connect::client(settings.local_nara()?, settings)?;
+    connect::block_on_keeping(&client, settings, async {
+        let answer = client.request(&args.peer, request).await?;
+        let (answer, verification) = answer.into_parts();
+        let (head, body) = answer.into_parts();
+        if args.include {
+            printer.line(format_args!("HTTP/1.1 {}", head.status))?;
+            for (name, value) in &head.headers {
+                printer.line(format_args!(
+                    "{name}: {}",
+                    String::from_utf8_lossy(value.as_bytes())
+                ))?;
+            }
+            printer.line("")?;
+        }
+        if args.explain {
+            for line in explain(&verification) {
+                printer.note(line);
+            }
+        } else if let Some(gap) = gap(&verification) {
+            printer.warn(gap);
+        }
+        if printer.is_json() {
+            let mut headers: Map<String, Value> = Map::new();
+            for (name, value) in &head.headers {
+                let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
+                let values = headers.entry(name.as_str()).or_insert_with(|| json!([]));
+                values.as_array_mut().map(|values| values.push(value.into()));
+            }
+            let text = std::str::from_utf8(&body).ok();
+            printer.json(json!({
+                "peer": args.peer.to_string(),
+                "status": head.status.as_u16(),
+                "headers": headers,
+                "body": text,
+                "body_base64": text.is_none().then(|| STANDARD.encode(&body)),
+                "verification": to_json(&verification),
+            }))?;
+        } else {
+            output::stdout_bytes(&body)
+                .map_err(|error| Failure::failed("stdout cannot be written").caused_by(error))?;
+        }
+        Ok(exit_of(head.status))
+    })
+}
+
+/// The exit code for a status.
+fn exit_of(status: StatusCode) -> Exit {
+    match status {
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Exit::Unauthenticated,
+        status if status.is_client_error() || status.is_server_error() => Exit::Failed,
+        _ => Exit::Ok,
+    }
+}
+
+fn build(args: &RequestArgs) -> Outcome<Request<http_body_util::Full<bytes::Bytes>>> {
+    let body = args.data.as_deref().map(data).transpose()?.unwrap_or_default();
+    let mut request = Request::builder()
+        .method(args.method.clone())
+        .uri(args.path.as_str());
+    for (name, value) in &args.headers {
+        request = request.header(name, value);
+    }
+    if !args.path.starts_with('/') {
+        return Err(Failure::usage(format!(
+            "{:?} is not a path: it begins with /",
+            args.path
+        )));
+    }
+    request
+        .body(http_body_util::Full::new(body.into()))
+        .map_err(|error| Failure::usage(format!("the request is malformed: {error}")))
+}
+
+/// The body that an argument names: the text itself, `@FILE`, or `-` for stdin.
+fn data(text: &str) -> Outcome<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let unreadable =
+        |error: io::Error| Failure::usage(format!("--data {text} cannot be read")).caused_by(error);
+    if text == "-" {
+        io::stdin()
+            .take(MOST)
+            .read_to_end(&mut bytes)
+            .map_err(unreadable)?;
+    } else if let Some(path) = text.strip_prefix('@') {
+        let file = File::open(path).map_err(unreadable)?;
+        file.take(MOST).read_to_end(&mut bytes).map_err(unreadable)?;
+    } else {
+        bytes.extend(text.as_bytes());
+    }
+    Ok(bytes)
+}
+
+/// What is not proven, if somebody should know.
+fn gap(verification: &Verification) -> Option<&'static str> {
+    match (verification.request, verification.body) {
+        (Some(Coverage::MethodAndPath), _) => Some(
+            "the peer could verify method and path only: query, headers and body may have been changed on the way",
+        ),
+        (_, BodyProof::None) => Some("the body of the answer is not proven"),
+        (_, BodyProof::HeadOnly) => Some("the head of the answer is proven, its body is not"),
+        _ => None,
+    }
+}
+
+fn explain(verification: &Verification) -> Vec<String> {
+    let or_nobody = |text: Option<String>| text.unwrap_or_else(|| "nobody".to_owned());
+    let request = match verification.request {
+        None => "nothing, as far as is known",
+        Some(Coverage::MethodAndPath) => "method and path (a signature of profile v1)",
+        Some(Coverage::Head) => "method, path and query, not the body (a signature over a streamed body)",
+        Some(Coverage::Whole) => "method, path, query and body (a signature of profile v2)",
+        Some(Coverage::Channel) => "all of it (a TLS connection to the holder of the key)",
+        Some(_) => "some of it",
+    };
+    let body = match verification.body {
+        BodyProof::None => "not proven",
+        BodyProof::HeadOnly => "not proven; its head is signed",
+        BodyProof::AtEnd => "a signed digest, compared at its end",
+        BodyProof::Channel => "a TLS connection to the holder of the key",
+        BodyProof::Whole => "a signature over all of it",
+        _ => "proven",
+    };
+    vec![
+        format!("request   the peer could verify: {request}"),
+        format!(
+            "answer    from {}",
+            or_nobody(verification.responder.as_ref().map(ToString::to_string))
+        ),
+        format!(
+            "key       {}",
+            or_nobody(verification.key.as_ref().map(ToString::to_string))
+        ),
+        format!(
+            "learned   {}",
+            or_nobody(verification.key_source.as_ref().map(ToString::to_string))
+        ),
+        format!("body      {body}"),
+        format!(
+            "bound     {}",
+            if verification.bound {
+                "to this request"
+            } else {
+                "no"
+            }
+        ),
+    ]
+}
+
+fn to_json(verification: &Verification) -> Value {
+    json!({
+        "responder": verification.responder.as_ref().map(|name| name.as_str()),
+        "public_key": verification.key.as_ref().map(ToString::to_string),
+        "key_source": verification.key_source.as_ref().map(ToString::to_string),
+        "signed_at_ms": verification.signed_at.map(|at| at.get()),
+        "bound": verification.bound,
+        "channel": verification.channel,
+        "body": format!("{:?}", verification.body),
+        "request": verification.request.map(|coverage| format!("{coverage:?}")),
+    })
+}

@@ -1,0 +1,274 @@
+//! `serve --expose` and `request`: a local program in another language, behind the signed channel.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
+
+use crate::serve::Serving;
+use crate::{new_soul, run, run_json, text};
+
+/// A program that runs until it is dropped.
+struct Backend(Child);
+
+impl Drop for Backend {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Python's own web server, over a folder. Returns its address.
+fn http_server(folder: &Path) -> (Backend, String) {
+    let child = Command::new("python3")
+        .args([
+            "-u",
+            "-m",
+            "http.server",
+            "0",
+            "--bind",
+            "127.0.0.1",
+            "--directory",
+        ])
+        .arg(folder)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut backend = Backend(child);
+    let mut line = String::new();
+    BufReader::new(backend.0.stdout.as_mut().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    // Serving HTTP on 127.0.0.1 port 40000 (http://127.0.0.1:40000/) ...
+    let address = line
+        .split("http://")
+        .nth(1)
+        .unwrap()
+        .split('/')
+        .next()
+        .unwrap()
+        .to_owned();
+    (backend, address)
+}
+
+const AS_BOB: [&str; 6] = [
+    "--soul-file",
+    "bob.soul",
+    "--data-dir",
+    "bob",
+    "--peers",
+    "peers.toml",
+];
+
+/// Serves alice, who knows bob, with programs behind her.
+fn scene(folder: &Path, expose: &[&str]) -> Serving {
+    new_soul(folder, "alice");
+    let bob = new_soul(folder, "bob");
+    let known = format!(
+        "[[peer]]\nname = \"bob\"\nid = {}\nkey = {}\n",
+        bob["id"], bob["public_key"]
+    );
+    fs::write(folder.join("known.toml"), known).unwrap();
+    let (serving, listening) = Serving::start_with(folder, "alice", expose);
+    fs::write(folder.join("peers.toml"), listening["stanza"].as_str().unwrap()).unwrap();
+    serving
+}
+
+fn request(folder: &Path, expected: i32, args: &[&str]) -> String {
+    text(&run(folder, expected, &[&["request", "alice"], args, &AS_BOB].concat()).stdout)
+}
+
+fn request_json(folder: &Path, expected: i32, args: &[&str]) -> Value {
+    run_json(
+        folder,
+        expected,
+        &[&["request", "alice"], args, &["--json"], &AS_BOB].concat(),
+    )
+}
+
+#[test]
+fn a_program_in_another_language_is_reached_through_its_nara() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    fs::create_dir(path.join("www")).unwrap();
+    fs::write(path.join("www/hello.txt"), "hello from Python\n").unwrap();
+    fs::write(path.join("www/a b.bin"), [0_u8, 159, 146, 150]).unwrap();
+    fs::write(path.join("secret.txt"), "not below the folder").unwrap();
+    let (_python, address) = http_server(&path.join("www"));
+    let _alice = scene(path, &["--expose", &format!("/notes=http://{address}")]);
+
+    assert_eq!(
+        request(path, 0, &["GET", "/notes/hello.txt"]),
+        "hello from Python\n"
+    );
+    let answer = request_json(path, 0, &["GET", "/notes/hello.txt?x=1"]);
+    assert_eq!(answer["schema"], "nara-mesh/request/1");
+    assert_eq!(
+        (&answer["status"], &answer["body"]),
+        (&200.into(), &"hello from Python\n".into())
+    );
+    assert_eq!(answer["verification"]["responder"], "alice");
+    assert_eq!(answer["headers"]["content-type"][0], "text/plain");
+    let binary = request_json(path, 0, &["GET", "/notes/a%20b.bin"]);
+    assert_eq!(binary["body_base64"], "AJ+Slg==");
+    let shown = request(path, 0, &["HEAD", "/notes/hello.txt", "--include"]);
+    assert!(
+        shown.starts_with("HTTP/1.1 200 OK\n") && shown.contains("content-type: text/plain"),
+        "{shown}"
+    );
+    // A status is an answer, and the exit code says what kind.
+    assert_eq!(request_json(path, 1, &["GET", "/notes/missing"])["status"], 404);
+    assert_eq!(
+        request_json(path, 1, &["POST", "/notes/hello.txt", "--data", "x"])["status"],
+        501
+    );
+    let explained = run(
+        path,
+        0,
+        &[
+            &["request", "alice", "GET", "/notes/hello.txt", "--explain"][..],
+            &AS_BOB,
+        ]
+        .concat(),
+    );
+    assert!(
+        text(&explained.stderr).contains("answer    from alice"),
+        "{}",
+        text(&explained.stderr)
+    );
+    // Nothing outside of the prefix, however it is spelled.
+    for trick in [
+        "/notes/../secret.txt",
+        "/notes/%2e%2e/secret.txt",
+        "/notes/..%2fsecret.txt",
+        "/notes/.%2E/secret.txt",
+        "/notes/%2e%2e%5csecret.txt",
+        "/notesecret.txt",
+    ] {
+        let answer = run(
+            path,
+            1,
+            &[&["request", "alice", "GET", trick][..], &AS_BOB].concat(),
+        );
+        assert!(!text(&answer.stdout).contains("not below"), "{trick}");
+    }
+}
+
+/// A program that answers each request with what it got, word for word.
+fn echo(answers: &'static [u8]) -> (String, std::thread::JoinHandle<Vec<String>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let serving = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let got = read_head(&mut stream);
+        stream.write_all(answers).unwrap();
+        got
+    });
+    (address, serving)
+}
+
+fn read_head(stream: &mut TcpStream) -> Vec<String> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        head.extend(byte);
+    }
+    String::from_utf8(head)
+        .unwrap()
+        .lines()
+        .map(str::to_ascii_lowercase)
+        .collect()
+}
+
+#[test]
+fn a_backend_learns_who_sent_a_request_and_nobody_can_say_so_instead() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let answer =
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close, x-hop\r\nX-Hop: 1\r\nX-Kept: 1\r\n\
+                   X-Nara-Sender: root\r\n\r\nok";
+    let (address, backend) = echo(answer);
+    let _alice = scene(path, &["--expose", &format!("/app=http://{address}/base")]);
+    let answer = request_json(
+        path,
+        0,
+        &[
+            "GET",
+            "/app/who?q=1",
+            "--header",
+            "x_nara_sender: root",
+            "--header",
+            "X-Forwarded-For: 127.0.0.1",
+            "--header",
+            "Accept: text/plain",
+        ],
+    );
+    let got = backend.join().unwrap();
+    let has = |line: &str| got.iter().any(|header| header == line);
+    assert!(has("get /base/who?q=1 http/1.1"), "{got:?}");
+    assert!(has("x-nara-sender: bob") && has("accept: text/plain"), "{got:?}");
+    assert!(
+        has("x-nara-coverage: whole") || has("x-nara-coverage: channel"),
+        "{got:?}"
+    );
+    assert_eq!(
+        got.iter().filter(|header| header.contains("sender:")).count(),
+        1,
+        "{got:?}"
+    );
+    assert!(
+        !got.iter()
+            .any(|header| header.contains("root") || header.contains("forwarded")),
+        "{got:?}"
+    );
+    assert_eq!(answer["headers"]["x-kept"][0], "1");
+    for gone in ["x-hop", "connection", "x-nara-sender"] {
+        assert_eq!(answer["headers"][gone], Value::Null, "{gone}");
+    }
+}
+
+#[test]
+fn a_backend_that_is_gone_is_502_and_what_is_not_of_this_machine_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    fs::write(
+        path.join("config.toml"),
+        format!("[expose]\n\"/gone\" = \"http://{closed}\"\n\"/socket\" = \"unix:/nonexistent/socket\"\n"),
+    )
+    .unwrap();
+    let _alice = scene(path, &["--config", "config.toml"]);
+    for prefix in ["/gone", "/socket"] {
+        let answer = request_json(path, 1, &["GET", &format!("{prefix}/x")]);
+        assert_eq!(answer["status"], 502);
+        assert!(
+            answer["body"].as_str().unwrap().contains("cannot be reached"),
+            "{answer}"
+        );
+    }
+    for wrong in [
+        "/a=http://example.org",
+        "/a=http://192.0.2.1:80",
+        "a=http://127.0.0.1:1",
+        "/a",
+    ] {
+        run(
+            path,
+            2,
+            &[
+                "serve",
+                "--soul-file",
+                "alice.soul",
+                "--data-dir",
+                "other",
+                "--expose",
+                wrong,
+            ],
+        );
+    }
+}
