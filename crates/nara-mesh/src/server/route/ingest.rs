@@ -151,6 +151,8 @@ fn learn_introductions(shared: &Shared, events: &[SyncEvent], told_by: Option<&N
             // What is configured or discovered is better than what a third party passes on.
             address: address
                 .filter(|address| known_address.is_none() && shared.registry.has_room_at(address.ip())),
+            // The event names no port.
+            either_port: true,
             key: Some(PinnedKey {
                 name,
                 id: None,
