@@ -5,7 +5,7 @@ use axum::extract::State;
 use axum::response::Response;
 use http::StatusCode;
 use nara_proto::endpoint::{DirectMessage, Endpoint as _};
-use nara_proto::event::{EventProblem, KeyLookup as _, MAX_EVENT_LEAD, SyncEvent};
+use nara_proto::event::{EventProblem, KeyLookup as _, MAX_EVENT_BYTES, MAX_EVENT_LEAD, SyncEvent};
 use nara_proto::peer::Receipt;
 
 use crate::ledger::{CheckedEvent, Insertion};
@@ -13,6 +13,7 @@ use crate::server::answer::json::{JSON_UTF8, json};
 use crate::server::answer::rejection::Rejection;
 use crate::server::auth::sender::VerifiedSender;
 use crate::server::route::body::read_json;
+use crate::server::route::ingest::is_small;
 use crate::server::route::state::Shared;
 
 /// `POST /dm` (docs/protocol/v1.md, section 7.5).
@@ -22,6 +23,9 @@ pub(super) async fn handle(
     body: Body,
 ) -> Result<Response, Rejection> {
     let mut event: SyncEvent = read_json(body, DirectMessage::MAX_REQUEST, &shared.limits).await?;
+    if !is_small(&event) {
+        return Err(Rejection::BodyTooLarge(MAX_EVENT_BYTES));
+    }
     check_signature(&shared, &event)?;
     sender.must_be("emitter", &event.emitter)?;
 

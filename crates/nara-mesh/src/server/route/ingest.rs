@@ -4,8 +4,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use nara_proto::event::{
-    EventProblem, EventReception, EventTrust, EventVerdict, Service, SyncEvent, verify_events,
+    EventProblem, EventReception, EventTrust, EventVerdict, MAX_EVENT_BYTES, Service, SyncEvent,
+    verify_events,
 };
+use nara_proto::go_json;
 use nara_proto::identity::NaraName;
 
 use crate::ledger::{CheckedEvent, Insertion, LedgerError};
@@ -13,6 +15,8 @@ use crate::mesh_ranges;
 use crate::metrics;
 use crate::random::random;
 use crate::registry::{KeySource, PeerInfo, PinnedKey, RegisterError};
+use crate::seldom::{shown, warn_seldom};
+use crate::server::route::confidant::hear_introduction;
 use crate::server::route::state::Shared;
 
 /// Introductions that are believed from one batch: a sender shall not fill the registry with naras of its own
@@ -54,13 +58,16 @@ pub(in crate::server) async fn ingest(
         match verdict {
             Ok(trust) => {
                 ingested.warnings += usize::from(trust == EventTrust::UnknownKey && event.is_signed());
+                if trust == EventTrust::Verified && event.service() == Some(Service::HeyThere) {
+                    hear_introduction(shared, &event);
+                }
                 checked.push(CheckedEvent::new(event.clone(), trust));
                 ingested.accepted.push(event);
             }
             Err(problem) => {
                 ingested.warnings += usize::from(problem == EventProblem::BadSignature);
                 tracing::info!(
-                    event = %short(&event.id), emitter = %short(&event.emitter), %problem, "event refused"
+                    event = %shown(&event.id), emitter = %shown(&event.emitter), %problem, "event refused"
                 );
             }
         }
@@ -121,8 +128,9 @@ fn learn_introductions(shared: &Shared, events: &[SyncEvent], told_by: Option<&N
             continue;
         }
         // The expensive check last, and only so often.
-        if learned == MAX_INTRODUCTIONS {
-            tracing::warn!("more than {MAX_INTRODUCTIONS} introductions in one batch: the rest is ignored");
+        // An import is signed by the owner of this nara, who may introduce as many as there are.
+        if learned == MAX_INTRODUCTIONS && told_by.is_some() {
+            warn_seldom!("more than {MAX_INTRODUCTIONS} introductions in one batch: the rest is ignored");
             return;
         }
         learned += 1;
@@ -142,6 +150,8 @@ fn learn_introductions(shared: &Shared, events: &[SyncEvent], told_by: Option<&N
             // What is configured or discovered is better than what a third party passes on.
             address: address
                 .filter(|address| known_address.is_none() && shared.registry.has_room_at(address.ip())),
+            // The event names no port.
+            either_port: true,
             key: Some(PinnedKey {
                 name,
                 id: None,
@@ -159,7 +169,7 @@ fn learn_introductions(shared: &Shared, events: &[SyncEvent], told_by: Option<&N
             Err(error @ RegisterError::KeyRefused(_)) => {
                 tracing::info!(%error, "introduction not trusted")
             }
-            Err(error) => tracing::warn!(%error, "introduction not trusted"),
+            Err(error) => warn_seldom!(%error, "introduction not trusted"),
         }
     }
 }
@@ -176,7 +186,7 @@ fn introduction(event: &SyncEvent) -> Option<(NaraName, Option<IpAddr>)> {
     Some((payload.from.parse().ok()?, payload.mesh_ip.parse().ok()))
 }
 
-/// The beginning of a text of a peer, for the log.
-pub(in crate::server) fn short(text: &str) -> String {
-    text.chars().take(64).collect()
+pub(in crate::server) fn is_small(event: &SyncEvent) -> bool {
+    // Writing an event takes a fiftieth of verifying it.
+    go_json::to_vec(event).len() <= MAX_EVENT_BYTES
 }
