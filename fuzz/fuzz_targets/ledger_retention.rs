@@ -18,20 +18,35 @@ const PINNED: usize = 5;
 
 fuzz_target!(|data: &[u8]| {
     let policy = RetentionPolicy::default().max_events(EVENTS).max_bytes(BYTES);
-    let ledger = MemoryLedger::new().with_retention(policy).with_known_names(known_naras());
+    let ledger = MemoryLedger::new()
+        .with_retention(policy)
+        .with_known_names(known_naras());
     let pinned: Vec<_> = (0..PINNED).map(pinned_event).collect();
     let insert = |events: Vec<CheckedEvent>, teller| {
         let inserted = ledger.insert(events, teller).now_or_never();
-        inserted.expect("memory does not wait").expect("memory does not fail")
+        inserted
+            .expect("memory does not wait")
+            .expect("memory does not fail")
     };
     insert(pinned.iter().cloned().map(CheckedEvent::verified).collect(), None);
     let mut reader = Reader::new(data).without_configured_emitters();
     while let Some((events, teller)) = reader.batch() {
         insert(events, teller);
-        let page = ledger.page(EventFilter::default(), Cursor::START, ReadLimit::events(usize::MAX));
-        let stored = page.now_or_never().expect("memory does not wait").expect("memory does not fail");
+        let page = ledger.page(
+            EventFilter::default(),
+            Cursor::START,
+            ReadLimit::events(usize::MAX),
+        );
+        let stored = page
+            .now_or_never()
+            .expect("memory does not wait")
+            .expect("memory does not fail");
         // A tenth on top for what is unverified, and the slack of one per cent.
-        assert!(stored.len() <= EVENTS + EVENTS / 10 + 1, "{} events", stored.len());
+        assert!(
+            stored.len() <= EVENTS + EVENTS / 10 + 1,
+            "{} events",
+            stored.len()
+        );
         let bytes: usize = stored.iter().map(|event| go_json::to_vec(event).len()).sum();
         assert!(bytes <= BYTES + BYTES / 10 + BYTES / 100 + 1, "{bytes} bytes");
         for event in &pinned {

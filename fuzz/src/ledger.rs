@@ -16,7 +16,9 @@ const EVENT: usize = 7;
 /// The most events of one batch.
 const BATCH: usize = 16;
 
-const NAMES: [&str; 8] = ["conf", "met-1", "met-2", "intro-1", "intro-2", "ghost", "stranger", ""];
+const NAMES: [&str; 8] = [
+    "conf", "met-1", "met-2", "intro-1", "intro-2", "ghost", "stranger", "",
+];
 
 #[derive(Debug)]
 struct Known;
@@ -45,7 +47,10 @@ pub fn pinned_event(number: usize) -> SyncEvent {
         target: "conf".to_owned(),
         ..SocialPayload::default()
     };
-    let mut event = SyncEvent::new(UnixNanos::new(1_000_000 + number as i64), Payload::Social(payload));
+    let mut event = SyncEvent::new(
+        UnixNanos::new(1_000_000 + number as i64),
+        Payload::Social(payload),
+    );
     event.emitter = "conf".to_owned();
     event
 }

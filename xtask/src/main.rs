@@ -6,6 +6,7 @@
     reason = "a program for people at a terminal"
 )]
 
+mod api;
 mod bench;
 mod fuzz;
 mod interop;
@@ -22,6 +23,7 @@ use std::process::ExitCode;
 const HELP: &str = "\
 usage: cargo xtask TASK
 
+  api       compare the public names of the libraries with docs/api/ (option: --write writes them down)
   bench     measure this project beside the Go baseline in one run; writes target/bench/
             (options: --quick for a short run, --rounds N, --record to write the table into docs/results.md)
   fuzz      feed every reader of a peer's bytes with bytes of its own making, for ten minutes each
@@ -38,10 +40,14 @@ usage: cargo xtask TASK
   tidy      check rules of this repository that no other tool checks";
 
 fn main() -> ExitCode {
+    if let Some(outcome) = api::as_rustdoc() {
+        return report(outcome);
+    }
     let mut args = std::env::args().skip(1);
     let task = args.next().unwrap_or_default();
     let rest: Vec<String> = args.collect();
     let outcome = match task.as_str() {
+        "api" => api::run(&rest),
         "bench" => bench::run(&rest),
         "fuzz" => fuzz::run(&rest),
         "interop" => interop::run(&rest),
@@ -56,6 +62,10 @@ fn main() -> ExitCode {
         }
         other => Err(format!("there is no task {other:?}; see `cargo xtask help`")),
     };
+    report(outcome)
+}
+
+fn report(outcome: Result<(), String>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

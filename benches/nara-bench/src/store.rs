@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use nara_mesh::identity::LocalNara;
-use nara_mesh::ledger::{EventStore as _, RetentionPolicy, SqliteLedger, ReadLimit};
+use nara_mesh::ledger::{EventStore as _, ReadLimit, RetentionPolicy, SqliteLedger};
 use nara_mesh::registry::{KeySource, PeerInfo, PeerRegistry, PinnedKey};
 use nara_proto::event::{Payload, SeenPayload, SocialPayload, SyncEvent};
 use nara_proto::identity::{KeyPair, NaraId, Soul};
@@ -54,7 +54,9 @@ async fn ledger(len: usize) -> Result<(f64, f64), Box<dyn std::error::Error + Se
     let mut best = Duration::MAX;
     for _ in 0..50 {
         let start = Instant::now();
-        let page = ledger.page(EventFilter::default(), middle.clone(), ReadLimit::events(PAGE)).await?;
+        let page = ledger
+            .page(EventFilter::default(), middle.clone(), ReadLimit::events(PAGE))
+            .await?;
         best = best.min(start.elapsed());
         assert_eq!(page.len(), PAGE, "a page from the middle is full");
     }

@@ -13,6 +13,10 @@ pub const LEGACY_MESH_PORT: u16 = 7433;
 /// How long dialling a peer may take (mesh client specification, section 2, invariant 2).
 pub const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long the first of the two ports of naras has to itself, where it is not known on which one a peer listens: the
+/// delay that RFC 8305, section 5, recommends between two connection attempts.
+pub const PORT_DELAY: Duration = Duration::from_millis(250);
+
 /// How long a whole call may take, from dialling to the last byte of the answer. A caller's own deadline wins.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -152,6 +156,12 @@ pub const STREAMS_PER_PEER: usize = 4;
 
 /// Streams that a server has open in all: at 32 KiB each, 64 MiB.
 pub const STREAMS: usize = 2048;
+
+/// How often a peer without streams is asked for its newest events: v1 peers exchange zines every five minutes.
+pub const POLL_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The newest events that are asked for at once of a peer without streams.
+pub const POLL_EVENTS: usize = 500;
 
 /// Events after which the place in a stream is written to the ledger.
 pub const STREAM_CURSOR_EVENTS: usize = 256;

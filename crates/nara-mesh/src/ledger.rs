@@ -72,11 +72,8 @@ pub trait EventStore: Debug + Send + Sync + 'static {
     /// Stores events in one transaction; returns one outcome for each, in order.
     ///
     /// `origin` is the peer that they were received from, if any: streams to that peer skip them.
-    fn insert(
-        &self,
-        events: Vec<CheckedEvent>,
-        origin: Option<NaraName>,
-    ) -> LedgerFuture<'_, Vec<Insertion>>;
+    fn insert(&self, events: Vec<CheckedEvent>, origin: Option<NaraName>)
+    -> LedgerFuture<'_, Vec<Insertion>>;
 
     /// The first `limit` events behind `after`, by time and id.
     fn page(&self, filter: EventFilter, after: Cursor, limit: ReadLimit) -> LedgerFuture<'_, Vec<SyncEvent>>;

@@ -1,42 +1,31 @@
 //! Signed and verified peer-to-peer HTTP between naras.
 //!
-//! A nara has a name and a secret [`Soul`](proto::identity::Soul); together they are a
-//! [`LocalNara`]. A [`MeshServer`](server::MeshServer) answers its peers out of a
-//! [`Ledger`](ledger::Ledger) of events, a [`MeshClient`](client::MeshClient) calls them, and a
-//! [`PeerRegistry`](registry::PeerRegistry) knows the addresses and keys of peers.
-//!
-//! # Two naras in one process
+//! A nara has a name and a secret soul; together they are a [`LocalNara`]. A [`Nara`] is a whole one, running: it
+//! answers its peers, calls them, and remembers events. Services of your own share its channel: every request is signed
+//! and verified, and every answer as well.
 //!
 //! ```
-//! use std::sync::Arc;
+//! use nara_mesh::http::Request;
+//! use nara_mesh::server::VerifiedSender;
+//! use nara_mesh::{LocalNara, Nara};
 //!
-//! use nara_mesh::client::MeshClient;
-//! use nara_mesh::identity::LocalNara;
-//! use nara_mesh::ledger::MemoryLedger;
-//! use nara_mesh::proto::{identity::Soul, sync::SyncRequest};
-//! use nara_mesh::registry::PeerRegistry;
-//! use nara_mesh::server::MeshServer;
+//! async fn greet(sender: VerifiedSender) -> String {
+//!     format!("Hello, {}!", sender.name())
+//! }
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! // A soul is 32 secret random bytes, bonded to a name. These are neither secret nor random.
-//! let alice = LocalNara::new(&Soul::bond([1; 32], "alice"), "alice".parse()?)?;
-//! let bob = LocalNara::new(&Soul::bond([2; 32], "bob"), "bob".parse()?)?;
-//!
-//! // Bob serves, and knows Alice's key.
-//! let known = PeerRegistry::default();
-//! known.register(alice.as_peer(None))?;
-//! let server = MeshServer::builder(bob.clone(), Arc::new(MemoryLedger::new()))
-//!     .registry(known)
-//!     .serve("127.0.0.1:0".parse()?)
+//! let (alice, bob) = (LocalNara::generate("alice")?, LocalNara::generate("bob")?);
+//! let alice = Nara::builder(alice)
+//!     .listen("127.0.0.1:0".parse()?)
+//!     .know(bob.as_peer(None))
+//!     .routes(axum::Router::new().route("/greeting", axum::routing::get(greet)))
+//!     .start()
 //!     .await?;
+//! let bob = Nara::builder(bob).know(alice.as_peer()).start().await?;
 //!
-//! // Alice calls: her requests are signed, and Bob's answers are verified before she sees them.
-//! let client = MeshClient::builder(alice).build();
-//! client.registry().register(bob.as_peer(Some(server.local_addr())))?;
-//! println!("{:?}", client.ping(bob.id()).await?.rtt);
-//! let answer = client.fetch_sync_events(bob.id(), SyncRequest::recent(100)).await?;
-//! assert!(answer.is_verified());
+//! let answer = bob.peer("alice").request(Request::get("/greeting").body(String::new())?).await?;
+//! assert_eq!(answer.body(), "Hello, bob!");
 //! # Ok(())
 //! # }
 //! ```
@@ -45,14 +34,20 @@
 //!
 //! | you want to | see |
 //! |---|---|
-//! | call peers | [`client`]: every call, deadlines, what a [`Verified`](client::Verified) answer proves |
-//! | be called | [`server`]: its limits, and [`server::MeshHandler`] for incoming messages |
+//! | run a nara | [`Nara`], and [`nara::NaraBuilder`] for its settings |
+//! | call peers | [`client::PeerHandle`]: every call, and what a [`Verified`](client::Verified) answer proves |
+//! | serve peers | [`server`]: routes of your own, limits, and [`server::MeshHandler`] for incoming messages |
 //! | read a soul file or a peers file | [`soul_file`], [`peers_file`] |
 //! | keep events | [`ledger`]: in memory, or [`SqliteLedger`](ledger::SqliteLedger) |
 //! | find peers | [`discovery`] and [`transport::PeerSource`] |
 //! | spread events | [`gossip`] |
 //! | test without sockets and without waiting | [`transport::MemoryNetwork`], [`client::AddressOverrides`], [`clock::ManualClock`] |
 //! | know why a default is what it is | [`defaults`] |
+//!
+//! # Features
+//!
+//! Both are on by default. `server`: the server and [`Nara`]; without it a client compiles without axum. `sqlite`:
+//! [`SqliteLedger`](ledger::SqliteLedger).
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
@@ -75,6 +70,8 @@ pub mod peers_file;
 mod random;
 mod rate_limit;
 pub mod registry;
+#[cfg(feature = "server")]
+mod seldom;
 #[cfg(feature = "server")]
 pub mod server;
 mod signatures;

@@ -13,7 +13,7 @@
 //! let bob = Nara::builder(LocalNara::generate("bob")?).know(alice.as_peer()).start().await?;
 //! alice.registry().register(bob.as_peer())?;
 //!
-//! println!("{:?}", bob.client().ping(alice.id()).await?.rtt);
+//! println!("{:?}", bob.peer(alice.id()).ping().await?.rtt);
 //! # Ok(())
 //! # }
 //! ```

@@ -23,7 +23,10 @@ const GRACE: Duration = Duration::from_secs(5);
 
 /// The services of the events in a ledger, oldest first.
 async fn services(ledger: &MemoryLedger) -> Vec<String> {
-    let mut events = ledger.recent(Default::default(), ReadLimit::events(100)).await.unwrap();
+    let mut events = ledger
+        .recent(Default::default(), ReadLimit::events(100))
+        .await
+        .unwrap();
     events.reverse();
     events.iter().map(|event| event.svc.clone()).collect()
 }
@@ -204,13 +207,13 @@ fn built(example: &str) -> PathBuf {
 }
 
 fn run_example(name: &str, expected: &[&str]) {
-    let mut command = Command::new(built(name));
     if !built(name).exists() {
         // Only this test was built.
-        command = Command::new(env!("CARGO"));
-        command.args(["run", "--quiet", "--package", "nara-mesh", "--example", name]);
+        let mut build = Command::new(env!("CARGO"));
+        build.args(["build", "--quiet", "--workspace", "--example", name]);
+        assert!(build.status().unwrap().success());
     }
-    let output = command.output().unwrap();
+    let output = Command::new(built(name)).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{name}: {output:?}");
     for part in expected {
@@ -226,6 +229,14 @@ fn the_example_hello_runs_and_needs_three_imports_at_most() {
     let imports = source.lines().filter(|line| line.starts_with("use nara_mesh"));
     assert!(imports.count() <= 3);
     assert!(source.lines().count() <= 25);
+}
+
+#[test]
+fn the_example_service_runs() {
+    run_example(
+        "service",
+        &["200 OK b\"1 of bob, proven by ", "2 of bob, proven by "],
+    );
 }
 
 #[test]

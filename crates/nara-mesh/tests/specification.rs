@@ -177,7 +177,10 @@ async fn section_4_capability_ping_nara_measures_the_round_trip_to_a_peer() {
 #[tokio::test]
 async fn section_4_capability_fetch_sync_events_posts_to_events_sync() {
     let (alice, bob) = friends().await;
-    bob.ledger.insert_verified(vec![tease(&bob.me, "alice")]).await.unwrap();
+    bob.ledger
+        .insert_verified(vec![tease(&bob.me, "alice")])
+        .await
+        .unwrap();
     let answer = alice
         .client
         .fetch_sync_events(bob.me.id(), SyncRequest::recent(10))

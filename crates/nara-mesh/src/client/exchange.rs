@@ -175,6 +175,7 @@ impl Exchange {
             self.verifier.introduce(route, deadline).await?;
         }
         let reply = self.send(route, outgoing, deadline).await?;
+        route.answered_at(reply.head.address);
         let arrival = Arrival::from(&reply);
         let verifying = async {
             match (reply.head.status, signed) {
@@ -233,6 +234,7 @@ impl Exchange {
         self.verifier.introduce(route, deadline).await?;
         let opened = self.caller.open_apart(route, outgoing, deadline).await;
         let open = opened.map_err(|problem| self.verifier.explain_other_key(route, problem))?;
+        route.answered_at(open.head.address);
         if open.head.status == StatusCode::OK {
             return Ok(open);
         }

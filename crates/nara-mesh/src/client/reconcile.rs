@@ -148,7 +148,9 @@ impl PeerHandle {
                 let events = ledger.by_ids(items.to_vec(), EventsFetch::MAX_RESPONSE).await?;
                 report.pushed += events.len();
                 let (answer, verification) = self.exchange_zine(events).await?.into_parts();
-                ledger.insert(answer.events.accepted, verification.responder).await?;
+                ledger
+                    .insert(answer.events.accepted, verification.responder)
+                    .await?;
             }
         }
         Ok(report)

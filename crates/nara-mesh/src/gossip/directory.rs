@@ -84,7 +84,10 @@ fn chosen(
     });
     let mut of_teller: BTreeMap<Option<NaraName>, usize> = BTreeMap::new();
     let chosen = unproven.into_iter().filter(move |(_, _, info)| {
-        let teller = info.key.as_ref().and_then(|key| key.source.introducer().flatten().cloned());
+        let teller = info
+            .key
+            .as_ref()
+            .and_then(|key| key.source.introducer().flatten().cloned());
         let count = of_teller.entry(teller).or_default();
         *count += 1;
         *count <= UNPROVEN_OF_ONE_TELLER
@@ -141,13 +144,20 @@ mod tests {
         }
         let on_ring = |prefix: &str| {
             let directory = Directory::new(&client);
-            directory.ring.iter().filter(|label| label.starts_with(prefix)).count()
+            directory
+                .ring
+                .iter()
+                .filter(|label| label.starts_with(prefix))
+                .count()
         };
         assert_eq!((on_ring("friend"), on_ring("ghost")), (6, UNPROVEN_OF_ONE_TELLER));
         for n in 0..40 {
             introduced(&client, &format!("puppet-{n}"), &format!("eve-{n}"));
         }
-        assert_eq!((on_ring("friend"), on_ring("ghost") + on_ring("puppet")), (6, UNPROVEN));
+        assert_eq!(
+            (on_ring("friend"), on_ring("ghost") + on_ring("puppet")),
+            (6, UNPROVEN)
+        );
         // One that is seen is one of the others, and one that is down makes way.
         let seen = client.registry().by_name("ghost-39").unwrap();
         client.registry().sign_of_life(&seen);

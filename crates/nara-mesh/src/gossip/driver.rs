@@ -232,7 +232,10 @@ impl Driver {
     /// A subscription does something else than before.
     fn changed(&mut self, label: Label, state: StreamState) {
         let input = match &state {
-            StreamState::CatchingUp | StreamState::Lagged | StreamState::Live => {
+            StreamState::CatchingUp
+            | StreamState::Lagged
+            | StreamState::Live
+            | StreamState::Polling { .. } => {
                 self.failures.remove(&label);
                 Input::Opened(label.clone())
             }
@@ -341,7 +344,10 @@ impl Driver {
             link: GossipLink::Zines,
             events: EventCounts::default(),
         });
-        let failing = self.failures.iter().filter(|(label, _)| !self.links.contains_key(*label));
+        let failing = self
+            .failures
+            .iter()
+            .filter(|(label, _)| !self.links.contains_key(*label));
         let failing = failing.map(|(label, reason)| GossipPeer {
             peer: label.to_string(),
             link: GossipLink::Failing {

@@ -231,7 +231,10 @@ impl<S: Shelf> Admission<'_, S> {
             event.id = event.compute_id();
         }
         let held = self.shelf.find(&event.id)?;
-        let outcome = if held.as_ref().is_some_and(|held| !verified || held.rank.is_verified()) {
+        let outcome = if held
+            .as_ref()
+            .is_some_and(|held| !verified || held.rank.is_verified())
+        {
             Insertion::Duplicate
         } else if is_forgotten(&event) {
             Insertion::Forgotten
@@ -294,7 +297,9 @@ impl<S: Shelf> Admission<'_, S> {
         let teller = || self.origin.map(|origin| origin.as_str());
         // A checkpoint is proven by its voters, not by an emitter.
         let emitter = (event.service() != Some(Service::Checkpoint)).then_some(event.emitter.as_str());
-        let standing = emitter.map_or(Standing::Stranger, |emitter| self.retention.known.standing(emitter));
+        let standing = emitter.map_or(Standing::Stranger, |emitter| {
+            self.retention.known.standing(emitter)
+        });
         let account = match standing {
             Standing::Met | Standing::Configured => emitter,
             Standing::Stranger | Standing::Introduced => teller().or(emitter),
@@ -418,7 +423,12 @@ impl<S: Shelf> Admission<'_, S> {
             }
         }
         let room = policy.unverified_room();
-        while self.shelf.size(|rank| !rank.is_verified()).plus(new).exceeds(room) {
+        while self
+            .shelf
+            .size(|rank| !rank.is_verified())
+            .plus(new)
+            .exceeds(room)
+        {
             if !self.remove_unverified(None, rank)? {
                 return Ok(false);
             }
@@ -472,7 +482,11 @@ impl<S: Shelf> Admission<'_, S> {
         let kept_of_others = self.shelf.size(|rank| rank.is_kept() && rank < configured);
         let beyond_half = kept_of_others - room.part(2);
         self.prune_ladder(kept, configured, excess(self.shelf).min(beyond_half))?;
-        self.prune_ladder(configured, Rank::configured(Priority::FirstSeen), excess(self.shelf))
+        self.prune_ladder(
+            configured,
+            Rank::configured(Priority::FirstSeen),
+            excess(self.shelf),
+        )
     }
 
     /// Removes so much from accounts over their quota, the lowest rank first, but not below their quota.
@@ -481,7 +495,9 @@ impl<S: Shelf> Admission<'_, S> {
         let mut over = self.shelf.accounts_over(quota)?;
         let mut after = (Rank::STRANGER, UnixNanos::new(i64::MIN), i64::MIN);
         while !over.is_empty() && !excess.is_zero() {
-            let rungs = self.shelf.ladder(after, Rank::configured(Priority::Ping), PRUNE_BATCH)?;
+            let rungs = self
+                .shelf
+                .ladder(after, Rank::configured(Priority::Ping), PRUNE_BATCH)?;
             let Some(last) = rungs.last() else { break };
             after = last.place();
             for rung in rungs {
@@ -507,7 +523,11 @@ impl<S: Shelf> Admission<'_, S> {
     fn prune_ladder(&mut self, from: Rank, below: Rank, mut excess: Size) -> Result<(), S::Error> {
         let start = (from, UnixNanos::new(i64::MIN), i64::MIN);
         while !excess.is_zero() {
-            let batch = PRUNE_BATCH.min(if excess.bytes == 0 { excess.events } else { PRUNE_BATCH });
+            let batch = PRUNE_BATCH.min(if excess.bytes == 0 {
+                excess.events
+            } else {
+                PRUNE_BATCH
+            });
             let rungs = self.shelf.ladder(start, below, batch)?;
             if rungs.is_empty() {
                 break;

@@ -23,7 +23,9 @@ pub enum LedgerError {
         path: PathBuf,
     },
     /// The database was made by an older version of this program, and is opened to be read only.
-    #[error("the ledger has schema version {found}, which is converted to {known} when the nara is started: start it once")]
+    #[error(
+        "the ledger has schema version {found}, which is converted to {known} when the nara is started: start it once"
+    )]
     OlderSchema {
         /// The version in the file.
         found: i64,
@@ -50,7 +52,7 @@ pub enum LedgerError {
     /// The database is damaged.
     #[error("the database of the ledger is damaged ({reason}): restore a backup")]
     Corrupt {
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
     },
     /// The database file cannot be created or opened.

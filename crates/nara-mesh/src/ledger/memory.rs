@@ -19,7 +19,10 @@ use super::limit::ByteBudget;
 use super::rejections::Rejections;
 use super::retention::Retention;
 use super::sampler::Sampler;
-use super::{ArrivalLog, Arrivals, CursorStore, EventFeed, EventStore, Insertion, CheckedEvent, KnownNames, LedgerError, LedgerFuture, PeerStore, ReadLimit, ReconcileStore, RetentionPolicy, Sample, Slice};
+use super::{
+    ArrivalLog, Arrivals, CheckedEvent, CursorStore, EventFeed, EventStore, Insertion, KnownNames,
+    LedgerError, LedgerFuture, PeerStore, ReadLimit, ReconcileStore, RetentionPolicy, Sample, Slice,
+};
 use crate::clock::{Clock, SystemClock};
 use crate::peer::{PeerChange, PeerChangeError, PeerRecord};
 

@@ -90,7 +90,12 @@ mod tests {
     fn ranks_of_different_kinds_do_not_overlap() {
         assert!(Rank::STRANGER < Rank::common(Priority::Ping));
         assert!(Rank::common(Priority::Restart) < Rank::configured(Priority::Ping));
-        for priority in [Priority::Ping, Priority::Presence, Priority::FirstSeen, Priority::Restart] {
+        for priority in [
+            Priority::Ping,
+            Priority::Presence,
+            Priority::FirstSeen,
+            Priority::Restart,
+        ] {
             assert_eq!(Rank::common(priority).is_kept(), priority.is_kept());
             assert_eq!(Rank::configured(priority).is_kept(), priority.is_kept());
         }

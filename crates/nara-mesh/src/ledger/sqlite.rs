@@ -31,7 +31,10 @@ use self::read::Order;
 use self::shelf::SqliteShelf;
 use super::admission::admit;
 use super::retention::Retention;
-use super::{Arrival, ArrivalLog, Arrivals, CursorStore, EventFeed, EventStore, Insertion, CheckedEvent, KnownNames, LedgerError, LedgerFuture, PeerStore, ReadLimit, ReconcileStore, RetentionPolicy, Sample, Slice};
+use super::{
+    Arrival, ArrivalLog, Arrivals, CheckedEvent, CursorStore, EventFeed, EventStore, Insertion, KnownNames,
+    LedgerError, LedgerFuture, PeerStore, ReadLimit, ReconcileStore, RetentionPolicy, Sample, Slice,
+};
 use crate::clock::{Clock, SystemClock};
 use crate::peer::{PeerChange, PeerChangeError, PeerRecord};
 
@@ -93,7 +96,9 @@ impl SqliteLedger {
     /// [`LedgerError`] if the file exists or cannot be written.
     pub fn backup(&self, to: impl AsRef<Path>) -> LedgerFuture<'_, LedgerCopy> {
         let to = to.as_ref().to_owned();
-        self.pool.apart(move |source| backup::back_up(source, &to)).boxed()
+        self.pool
+            .apart(move |source| backup::back_up(source, &to))
+            .boxed()
     }
 
     /// What the ledger holds, and whether its file is sound. It reads all of it.
@@ -206,7 +211,13 @@ impl EventStore for SqliteLedger {
     fn recent(&self, filter: EventFilter, limit: ReadLimit) -> LedgerFuture<'_, Vec<SyncEvent>> {
         self.pool
             .read(move |snapshot| {
-                let recent = read::select(snapshot, &filter, &Cursor::START, Order::NewestFirst, limit.events)?;
+                let recent = read::select(
+                    snapshot,
+                    &filter,
+                    &Cursor::START,
+                    Order::NewestFirst,
+                    limit.events,
+                )?;
                 read::load(snapshot, recent, limit.bytes)
             })
             .boxed()
@@ -243,7 +254,10 @@ impl EventStore for SqliteLedger {
         self.pool
             .read(move |snapshot| {
                 let page = read::checkpoints(snapshot, limit.events, offset)?;
-                Ok((read::load(snapshot, page, limit.bytes)?, read::count_checkpoints(snapshot)?))
+                Ok((
+                    read::load(snapshot, page, limit.bytes)?,
+                    read::count_checkpoints(snapshot)?,
+                ))
             })
             .boxed()
     }

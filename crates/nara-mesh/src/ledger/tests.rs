@@ -17,8 +17,8 @@ use nara_proto::sync::{Cursor, EventFilter};
 use nara_proto::time::{UnixMillis, UnixNanos, UnixSeconds};
 
 use super::{
-    ArrivalLog as _, EveryoneKnown, EventStore as _, Insertion, KnownNames, Ledger, MemoryLedger, RetentionPolicy,
-    ReadLimit, Sample, Slice, SqliteLedger,
+    ArrivalLog as _, EventStore as _, EveryoneKnown, Insertion, KnownNames, Ledger, MemoryLedger, ReadLimit,
+    RetentionPolicy, Sample, Slice, SqliteLedger,
 };
 use crate::registry::{KeySource, PeerChange, PeerChangeError, PeerProtocol, PeerRecord, PinnedKey};
 
@@ -158,7 +158,11 @@ fn subjects(subjects: &[&str]) -> EventFilter {
 
 async fn all(ledger: &dyn Ledger) -> Vec<SyncEvent> {
     ledger
-        .page(EventFilter::default(), Cursor::START, ReadLimit::events(usize::MAX))
+        .page(
+            EventFilter::default(),
+            Cursor::START,
+            ReadLimit::events(usize::MAX),
+        )
         .await
         .unwrap()
 }
@@ -171,7 +175,10 @@ async fn store(ledger: &dyn Ledger, events: Vec<SyncEvent>) {
 
 async fn an_event_is_stored_once(ledger: &dyn Ledger) {
     let event = seen(-5, "alice", "bob");
-    let outcomes = ledger.insert_verified(vec![event.clone(), event.clone()]).await.unwrap();
+    let outcomes = ledger
+        .insert_verified(vec![event.clone(), event.clone()])
+        .await
+        .unwrap();
     assert_eq!(outcomes, [Insertion::Stored, Insertion::Duplicate]);
     assert_eq!(
         ledger.insert_verified(vec![event.clone()]).await.unwrap(),
@@ -197,7 +204,10 @@ async fn pages_lose_nothing_on_equal_timestamps(ledger: &dyn Ledger) {
     events.sort_by_key(Cursor::behind);
     let (mut paged, mut after) = (Vec::new(), Cursor::START);
     loop {
-        let page = ledger.page(EventFilter::default(), after, ReadLimit::events(7)).await.unwrap();
+        let page = ledger
+            .page(EventFilter::default(), after, ReadLimit::events(7))
+            .await
+            .unwrap();
         let Some(last) = page.last() else { break };
         after = Cursor::behind(last);
         paged.extend(page);
@@ -222,7 +232,10 @@ async fn a_page_with_the_inherited_cursor_begins_after_its_time(ledger: &dyn Led
         (i64::MAX, &[]),
     ] {
         let after = Cursor::after_time(UnixNanos::new(cursor));
-        let page = ledger.page(EventFilter::default(), after, ReadLimit::events(10)).await.unwrap();
+        let page = ledger
+            .page(EventFilter::default(), after, ReadLimit::events(10))
+            .await
+            .unwrap();
         assert_eq!(times(&page), expected, "after {cursor}");
     }
 }
@@ -234,9 +247,15 @@ async fn recent_is_newest_first(ledger: &dyn Ledger) {
     )
     .await;
     store(ledger, vec![social(4, "alice", "bob")]).await;
-    let recent = ledger.recent(EventFilter::default(), ReadLimit::events(3)).await.unwrap();
+    let recent = ledger
+        .recent(EventFilter::default(), ReadLimit::events(3))
+        .await
+        .unwrap();
     assert_eq!(times(&recent), [4, 3, 2]);
-    let recent = ledger.recent(services(&["seen"]), ReadLimit::events(2)).await.unwrap();
+    let recent = ledger
+        .recent(services(&["seen"]), ReadLimit::events(2))
+        .await
+        .unwrap();
     assert_eq!(times(&recent), [3, 2]);
 }
 
@@ -265,12 +284,21 @@ async fn filters_mean_services_and_actors_or_targets(ledger: &dyn Ledger) {
         (subjects(&["nobody"]), &[]),
         (both, &[2, 4]),
     ] {
-        let page = ledger.page(filter.clone(), Cursor::START, ReadLimit::events(10)).await.unwrap();
+        let page = ledger
+            .page(filter.clone(), Cursor::START, ReadLimit::events(10))
+            .await
+            .unwrap();
         assert_eq!(times(&page), expected, "{filter:?}");
-        let mut recent = ledger.recent(filter.clone(), ReadLimit::events(10)).await.unwrap();
+        let mut recent = ledger
+            .recent(filter.clone(), ReadLimit::events(10))
+            .await
+            .unwrap();
         recent.reverse();
         assert_eq!(times(&recent), expected, "{filter:?}");
-        let first = ledger.page(filter.clone(), Cursor::START, ReadLimit::events(1)).await.unwrap();
+        let first = ledger
+            .page(filter.clone(), Cursor::START, ReadLimit::events(1))
+            .await
+            .unwrap();
         assert_eq!(times(&first), &expected[..expected.len().min(1)], "{filter:?}");
     }
 }
@@ -283,9 +311,15 @@ async fn a_filter_of_very_many_names_finds_the_same(ledger: &dyn Ledger) {
         subjects: many,
         ..EventFilter::default()
     };
-    let page = ledger.page(filter.clone(), Cursor::START, ReadLimit::events(4)).await.unwrap();
+    let page = ledger
+        .page(filter.clone(), Cursor::START, ReadLimit::events(4))
+        .await
+        .unwrap();
     assert_eq!(times(&page), [29, 30, 31, 32]);
-    assert_eq!(times(&ledger.recent(filter, ReadLimit::events(2)).await.unwrap()), [39, 38]);
+    assert_eq!(
+        times(&ledger.recent(filter, ReadLimit::events(2)).await.unwrap()),
+        [39, 38]
+    );
 }
 
 async fn slicing_comes_before_the_limit(ledger: &dyn Ledger) {
@@ -375,7 +409,10 @@ async fn since_gives_the_last_arrivals_in_order(ledger: &dyn Ledger) {
 }
 
 async fn checkpoints_come_in_order_of_arrival(ledger: &dyn Ledger) {
-    assert_eq!(ledger.checkpoints(ReadLimit::events(10), 0).await.unwrap(), (vec![], 0));
+    assert_eq!(
+        ledger.checkpoints(ReadLimit::events(10), 0).await.unwrap(),
+        (vec![], 0)
+    );
     let checkpoints = [
         checkpoint(3, "a", 1),
         checkpoint(1, "b", 1),
@@ -392,7 +429,10 @@ async fn checkpoints_come_in_order_of_arrival(ledger: &dyn Ledger) {
     assert_eq!((times(&page), total), (vec![3, 1], 3));
     let (page, total) = ledger.checkpoints(ReadLimit::events(2), 2).await.unwrap();
     assert_eq!((times(&page), total), (vec![2], 3));
-    assert_eq!(ledger.checkpoints(ReadLimit::events(2), 3).await.unwrap(), (vec![], 3));
+    assert_eq!(
+        ledger.checkpoints(ReadLimit::events(2), 3).await.unwrap(),
+        (vec![], 3)
+    );
 }
 
 async fn nothing_is_wanted_nothing_comes(ledger: &dyn Ledger) {
@@ -400,9 +440,15 @@ async fn nothing_is_wanted_nothing_comes(ledger: &dyn Ledger) {
     let none: Vec<SyncEvent> = Vec::new();
     let filters = [EventFilter::default(), services(&["seen"]), subjects(&["bob"])];
     for filter in filters {
-        let page = ledger.page(filter.clone(), Cursor::START, ReadLimit::events(0)).await.unwrap();
+        let page = ledger
+            .page(filter.clone(), Cursor::START, ReadLimit::events(0))
+            .await
+            .unwrap();
         assert_eq!(page, none);
-        assert_eq!(ledger.recent(filter.clone(), ReadLimit::events(0)).await.unwrap(), none);
+        assert_eq!(
+            ledger.recent(filter.clone(), ReadLimit::events(0)).await.unwrap(),
+            none
+        );
         let sample = Sample {
             size: 0,
             bytes: usize::MAX,
@@ -412,7 +458,13 @@ async fn nothing_is_wanted_nothing_comes(ledger: &dyn Ledger) {
         };
         assert_eq!(ledger.sample(filter, sample).await.unwrap(), none);
     }
-    assert_eq!(ledger.since(UnixNanos::new(0), ReadLimit::events(0)).await.unwrap(), none);
+    assert_eq!(
+        ledger
+            .since(UnixNanos::new(0), ReadLimit::events(0))
+            .await
+            .unwrap(),
+        none
+    );
     assert_eq!(ledger.insert_verified(vec![]).await.unwrap(), []);
 }
 

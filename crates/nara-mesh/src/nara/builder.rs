@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
 use nara_proto::identity::NaraName;
@@ -219,6 +220,17 @@ impl NaraBuilder {
     /// The application's handler of incoming messages.
     pub fn handler(self, handler: impl MeshHandler) -> Self {
         self.configure_server(move |server| server.handler(handler))
+    }
+
+    /// Serves routes of the application on the signed channel; see [`MeshServerBuilder::routes`].
+    pub fn routes(self, routes: Router) -> Self {
+        self.configure_server(move |server| server.routes(routes))
+    }
+
+    /// Serves routes of the application below a prefix; see [`MeshServerBuilder::nest_routes`].
+    pub fn nest_routes(self, prefix: &str, routes: Router) -> Self {
+        let prefix = prefix.to_owned();
+        self.configure_server(move |server| server.nest_routes(&prefix, routes))
     }
 
     /// Adds the loopback addresses to the mesh ranges of server and discovery: for tests and demonstrations on one

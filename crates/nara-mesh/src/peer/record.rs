@@ -96,7 +96,12 @@ impl PeerRecord {
 
     /// Whether it is known only because another nara introduced it, and nothing was decided about it.
     pub fn is_ghost(&self) -> bool {
-        !self.seen && self.decision.is_none() && self.key.as_ref().is_some_and(|key| key.source.introducer().is_some())
+        !self.seen
+            && self.decision.is_none()
+            && self
+                .key
+                .as_ref()
+                .is_some_and(|key| key.source.introducer().is_some())
     }
 
     /// Makes a change.

@@ -200,7 +200,11 @@ async fn keep(
 }
 
 /// Verifies the stored events of a nara whose key was not known when they came.
-async fn verify_stored(registry: &PeerRegistry, ledger: &dyn Ledger, name: &NaraName) -> Result<(), LedgerError> {
+async fn verify_stored(
+    registry: &PeerRegistry,
+    ledger: &dyn Ledger,
+    name: &NaraName,
+) -> Result<(), LedgerError> {
     let events = ledger.unverified_by(name.to_string()).await?;
     if events.is_empty() {
         return Ok(());
@@ -239,8 +243,8 @@ fn records(registry: &PeerRegistry, names: impl IntoIterator<Item = NaraName>) -
 
 #[cfg(test)]
 mod tests {
-    use nara_proto::identity::{KeyPair, Soul};
     use nara_proto::event::{EventTrust, SyncEvent};
+    use nara_proto::identity::{KeyPair, Soul};
     use nara_proto::reconcile::Scope;
     use nara_proto::time::{UnixMillis, UnixNanos};
 
@@ -303,17 +307,31 @@ mod tests {
             };
             let payload = nara_proto::event::Payload::Chau(chau);
             let event = SyncEvent::signed(UnixNanos::new(1), payload, "bob", &keypair);
-            let mut forged = SyncEvent::new(UnixNanos::new(2), nara_proto::event::Payload::Chau(Default::default()));
+            let mut forged = SyncEvent::new(
+                UnixNanos::new(2),
+                nara_proto::event::Payload::Chau(Default::default()),
+            );
             forged.emitter = "bob".to_owned();
             let unknown = |event| CheckedEvent::new(event, EventTrust::UnknownKey);
-            ledger.insert(vec![unknown(event.clone()), unknown(forged)], None).await.unwrap();
+            ledger
+                .insert(vec![unknown(event.clone()), unknown(forged)], None)
+                .await
+                .unwrap();
             assert_eq!(ledger.items(Scope::all()).await.unwrap().len(), 0);
 
             let registry = PeerRegistry::default();
             let (keeper, _) = PeerKeeper::start(registry.clone(), ledger.clone()).await.unwrap();
-            registry.pin(key("bob", KeySource::HeyThere { told_by: None })).unwrap();
+            registry
+                .pin(key("bob", KeySource::HeyThere { told_by: None }))
+                .unwrap();
             keeper.finish().await;
-            let items: Vec<_> = ledger.items(Scope::all()).await.unwrap().ids().map(|item| item.event_id()).collect();
+            let items: Vec<_> = ledger
+                .items(Scope::all())
+                .await
+                .unwrap()
+                .ids()
+                .map(|item| item.event_id())
+                .collect();
             assert_eq!(items, [event.id]);
         }
     }
@@ -323,11 +341,21 @@ mod tests {
         for ledger in ledgers() {
             let registry = PeerRegistry::default().with_max_peers(1);
             let (keeper, _) = PeerKeeper::start(registry.clone(), ledger.clone()).await.unwrap();
-            registry.pin(key("ghost", KeySource::HeyThere { told_by: None })).unwrap();
+            registry
+                .pin(key("ghost", KeySource::HeyThere { told_by: None }))
+                .unwrap();
             tokio::task::yield_now().await;
-            registry.pin(key("puppet", KeySource::HeyThere { told_by: None })).unwrap();
+            registry
+                .pin(key("puppet", KeySource::HeyThere { told_by: None }))
+                .unwrap();
             keeper.finish().await;
-            let kept: Vec<_> = ledger.peers().await.unwrap().into_iter().map(|record| record.name).collect();
+            let kept: Vec<_> = ledger
+                .peers()
+                .await
+                .unwrap()
+                .into_iter()
+                .map(|record| record.name)
+                .collect();
             assert_eq!(kept, ["puppet".parse::<NaraName>().unwrap()]);
             assert_eq!(ledger.forget_ghosts(None).await.unwrap(), 1);
             assert!(ledger.peers().await.unwrap().is_empty());

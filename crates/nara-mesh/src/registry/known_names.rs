@@ -35,7 +35,9 @@ fn standing(info: &PeerInfo) -> Standing {
         KeySource::Configured | KeySource::Operator | KeySource::Own => Standing::Configured,
         KeySource::Ping(_) | KeySource::Tls(_) => Standing::Met,
         _ if info.seen => Standing::Met,
-        KeySource::HeyThere { told_by: Some(teller) } if *teller == key.name => Standing::Met,
+        KeySource::HeyThere {
+            told_by: Some(teller),
+        } if *teller == key.name => Standing::Met,
         KeySource::HeyThere { .. } | KeySource::PeerQuery(_) => Standing::Introduced,
     }
 }

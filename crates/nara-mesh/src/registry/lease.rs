@@ -141,7 +141,9 @@ mod tests {
     #[test]
     fn a_key_that_is_replaced_is_told() {
         let registry = PeerRegistry::default();
-        let bob = registry.pin(key(1, "bob", KeySource::HeyThere { told_by: None })).unwrap();
+        let bob = registry
+            .pin(key(1, "bob", KeySource::HeyThere { told_by: None }))
+            .unwrap();
         let mut events = registry.subscribe();
         let at = UnixMillis::new(5);
         decide(&registry, &bob, PeerChange::Forget { at });

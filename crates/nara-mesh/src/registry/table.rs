@@ -1,3 +1,5 @@
+mod room;
+
 use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -11,7 +13,8 @@ use tokio::sync::{broadcast, watch};
 use super::counts::count;
 use super::ghosts::Ghosts;
 use super::{
-    FirstUse, KeyConflict, KeyRefused, KeySource, Peer, PeerEvent, PeerInfo, PeerProtocol, PinnedKey, TrustPolicy,
+    FirstUse, KeyConflict, KeyRefused, KeySource, Peer, PeerEvent, PeerInfo, PeerProtocol, PinnedKey,
+    TrustPolicy,
 };
 use crate::tls::TlsPolicy;
 use crate::{defaults, metrics};
@@ -143,7 +146,11 @@ impl PeerRegistry {
             peer.update(|known| known.fill_from(other_half.info()));
         }
         peer.update(|known| {
-            known.address = info.address.or(known.address);
+            let same_ip = known.address.map(|known| known.ip()) == info.address.map(|new| new.ip());
+            // A guess does not replace a port that is known, or has answered.
+            if let Some(address) = info.address.filter(|_| !(info.either_port && same_ip)) {
+                (known.address, known.either_port) = (Some(address), info.either_port);
+            }
             known.tls = info.tls.or(known.tls);
             known.configured_at = info.configured_at.or(known.configured_at);
             // It was only introduced until now, and answers with that key at an address of its own.
@@ -214,10 +221,11 @@ impl PeerRegistry {
         }
         peer.update(|info| info.seen = true);
         let info = peer.info();
-        let introduced = info.key.as_ref().is_some_and(|key| key.source.introducer().is_some());
-        if introduced
-            && let Some(peer) = info.name.as_ref().and_then(|name| self.by_name(name.as_str()))
-        {
+        let introduced = info
+            .key
+            .as_ref()
+            .is_some_and(|key| key.source.introducer().is_some());
+        if introduced && let Some(peer) = info.name.as_ref().and_then(|name| self.by_name(name.as_str())) {
             self.write().classify(&peer);
             self.emit(PeerEvent::Seen(info));
         }
@@ -308,6 +316,22 @@ impl PeerRegistry {
         self.decisions.subscribe()
     }
 
+    /// Notes on which port a peer answered of which the port was a guess.
+    pub(crate) fn note_port(&self, peer: &Peer, port: u16) {
+        let guessed = peer.info();
+        if let Some(address) = guessed
+            .address
+            .filter(|address| guessed.either_port && address.port() != port)
+        {
+            peer.update(|info| {
+                if info.address == Some(address) {
+                    info.address = Some(SocketAddr::new(address.ip(), port));
+                }
+            });
+            self.emit(PeerEvent::AddressChanged(peer.info()));
+        }
+    }
+
     /// Has everything that runs long look again at what it is allowed to do.
     pub(super) fn changed(&self) {
         self.decisions.send_replace(());
@@ -322,18 +346,29 @@ impl PeerRegistry {
     /// A peer of this kind that is not in the registry: somebody called its address. Where a registered one must
     /// not be called without TLS, neither must this one: it may be the same.
     pub(crate) fn stranger(&self, address: SocketAddr) -> Arc<Peer> {
+        self.make_stranger(address, false)
+    }
+
+    /// As [`PeerRegistry::stranger`], where the port is a guess.
+    pub(crate) fn stranger_on_either_port(&self, address: SocketAddr) -> Arc<Peer> {
+        self.make_stranger(address, true)
+    }
+
+    fn make_stranger(&self, address: SocketAddr, either_port: bool) -> Arc<Peer> {
         let must_be_tls = |peer: &Arc<Peer>| {
             let known = peer.info();
             let here = known.address == Some(address);
-            here && match known.tls {
-                Some(TlsPolicy::Plain) => false,
-                Some(TlsPolicy::Require) => true,
-                Some(TlsPolicy::Prefer) | None => known.protocol.tls,
-            }
+            (here || either_port)
+                && match known.tls {
+                    Some(TlsPolicy::Plain) => false,
+                    Some(TlsPolicy::Require) => true,
+                    Some(TlsPolicy::Prefer) | None => known.protocol.tls,
+                }
         };
         let tls = self.by_ip(address.ip()).iter().any(must_be_tls);
         let info = PeerInfo {
             address: Some(address),
+            either_port,
             tls: tls.then_some(TlsPolicy::Require),
             ..PeerInfo::default()
         };
@@ -457,47 +492,6 @@ impl Table {
         self.note_len();
     }
 
-    /// Makes room for a new peer, and gives the one that had to go for it.
-    ///
-    /// Those that were only introduced have an eighth of the registry, and one teller 1/128; their oldest goes for a new
-    /// one. Those that were met have half of it. What is configured takes the place of those that were only introduced.
-    fn make_room(&mut self, info: &PeerInfo, max_peers: usize) -> Result<Option<Arc<Peer>>, RegisterError> {
-        let ghost = match Class::of(info) {
-            Class::Ghost(teller) if self.ghosts.count(teller.as_ref()) >= max_peers.div_ceil(128) => {
-                self.ghosts.oldest(teller.as_ref())
-            }
-            Class::Ghost(_) if self.ghosts.len() >= max_peers.div_ceil(8) => self.ghosts.oldest_of_most(),
-            Class::Met if self.met.len() >= max_peers.div_ceil(2) => {
-                return Err(RegisterError::Full(max_peers.div_ceil(2)));
-            }
-            _ if self.len >= max_peers => {
-                let oldest = self.ghosts.oldest_of_most();
-                Some(oldest.ok_or(RegisterError::Full(max_peers))?)
-            }
-            _ => None,
-        };
-        let ghost = ghost.and_then(|name| self.by_name.get(&name).cloned());
-        Ok(ghost.filter(|ghost| self.unlink(ghost)))
-    }
-
-    /// Notes among whom a peer counts.
-    fn classify(&mut self, peer: &Arc<Peer>) {
-        let info = peer.info();
-        let class = Class::of(&info);
-        let Some(name) = info.name else { return };
-        if let Class::Ghost(teller) = class {
-            self.met.remove(&name);
-            self.ghosts.add(name, teller);
-        } else {
-            self.ghosts.remove(&name);
-            if class == Class::Met {
-                self.met.insert(name);
-            } else {
-                self.met.remove(&name);
-            }
-        }
-    }
-
     /// Another name that looks the same.
     fn look_alike(&self, name: &NaraName) -> Option<NaraName> {
         let mut names = self.looks.get(&look_of(name))?.iter();
@@ -565,32 +559,6 @@ impl Table {
         self.len -= 1;
         self.note_len();
         true
-    }
-}
-
-/// Among whom a peer counts when room is short.
-#[derive(Debug, PartialEq, Eq)]
-enum Class {
-    /// Configured, decided about, or without a key.
-    Other,
-    /// Met at its own address.
-    Met,
-    /// Introduced by another nara, and never seen.
-    Ghost(Option<NaraName>),
-}
-
-impl Class {
-    fn of(info: &PeerInfo) -> Self {
-        let Some(key) = info.key.as_ref().filter(|key| key.source.is_hearsay()) else {
-            return Self::Other;
-        };
-        if info.decision.is_some() || info.configured_at.is_some() {
-            return Self::Other;
-        }
-        match key.source.introducer() {
-            Some(teller) if !info.seen && teller != Some(&key.name) => Self::Ghost(teller.cloned()),
-            _ => Self::Met,
-        }
     }
 }
 

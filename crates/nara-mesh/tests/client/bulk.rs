@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use http::Response;
 use nara_mesh::client::{MeshClient, SyncError, SyncOptions};
-use nara_mesh::ledger::{EventStore as _, Ledger, MemoryLedger, RetentionPolicy, ReadLimit};
+use nara_mesh::ledger::{EventStore as _, Ledger, MemoryLedger, ReadLimit, RetentionPolicy};
 use nara_mesh::proto::event::SyncEvent;
 use nara_mesh::proto::go_json;
 use nara_mesh::proto::identity::NaraId;
@@ -34,7 +34,11 @@ pub(crate) async fn serve_bob(mesh: &Mesh, ledger: Arc<dyn Ledger>) -> RunningSe
 
 pub(crate) async fn all(ledger: &dyn Ledger) -> Vec<SyncEvent> {
     ledger
-        .page(EventFilter::default(), Cursor::START, ReadLimit::events(usize::MAX))
+        .page(
+            EventFilter::default(),
+            Cursor::START,
+            ReadLimit::events(usize::MAX),
+        )
         .await
         .unwrap()
 }

@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use nara_mesh::client::{MeshClient, ReconcileOptions, ReconcileReport, SyncError};
-use nara_mesh::ledger::{EventStore as _, Ledger, MemoryLedger, ReconcileStore as _, RetentionPolicy, SqliteLedger, ReadLimit};
+use nara_mesh::ledger::{
+    EventStore as _, Ledger, MemoryLedger, ReadLimit, ReconcileStore as _, RetentionPolicy, SqliteLedger,
+};
 use nara_mesh::proto::event::{Service, SyncEvent};
 use nara_mesh::proto::go_json;
 use nara_mesh::proto::identity::NaraId;
@@ -491,7 +493,11 @@ async fn rejections_survive_a_restart_and_go_by_peer() {
             .is_empty()
     );
     let page = ledger
-        .page(EventFilter::default(), nara_mesh::proto::sync::Cursor::START, ReadLimit::events(9))
+        .page(
+            EventFilter::default(),
+            nara_mesh::proto::sync::Cursor::START,
+            ReadLimit::events(9),
+        )
         .await;
     assert!(page.unwrap().is_empty());
 }

@@ -60,7 +60,10 @@ async fn mesh(names: &[&str]) -> Vec<Node> {
 }
 
 async fn events(node: &Node) -> Vec<SyncEvent> {
-    node.ledger.since(UnixNanos::new(0), ReadLimit::events(100)).await.unwrap()
+    node.ledger
+        .since(UnixNanos::new(0), ReadLimit::events(100))
+        .await
+        .unwrap()
 }
 
 fn reason(event: &SyncEvent) -> &str {

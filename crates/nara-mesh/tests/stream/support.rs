@@ -8,7 +8,7 @@ use futures_util::StreamExt as _;
 use nara_mesh::client::{MeshClient, StreamError, StreamState, Subscription, VerifiedEvent};
 use nara_mesh::clock::Clock;
 use nara_mesh::identity::LocalNara;
-use nara_mesh::ledger::{Ledger, MemoryLedger, RetentionPolicy, ReadLimit};
+use nara_mesh::ledger::{Ledger, MemoryLedger, ReadLimit, RetentionPolicy};
 use nara_mesh::proto::event::{Payload, SocialPayload, SyncEvent};
 use nara_mesh::proto::identity::Soul;
 use nara_mesh::proto::stream::{Hello, StreamOpening};
@@ -75,7 +75,11 @@ pub(crate) fn ledger() -> Arc<MemoryLedger> {
 /// Ids of all events of a ledger, by time.
 pub(crate) async fn ids(ledger: &dyn Ledger) -> Vec<String> {
     let all = ledger
-        .page(EventFilter::default(), Cursor::START, ReadLimit::events(usize::MAX))
+        .page(
+            EventFilter::default(),
+            Cursor::START,
+            ReadLimit::events(usize::MAX),
+        )
         .await;
     all.unwrap().into_iter().map(|event| event.id).collect()
 }

@@ -385,7 +385,10 @@ impl Shelf for MemoryShelf {
 
     fn accounts_over(&mut self, quota: Size) -> Result<BTreeMap<String, Size>, Infallible> {
         let kind = Account::Verified("").kind();
-        let over = self.accounts.iter().filter(|((of, _), size)| *of == kind && size.exceeds(quota));
+        let over = self
+            .accounts
+            .iter()
+            .filter(|((of, _), size)| *of == kind && size.exceeds(quota));
         Ok(over.map(|((_, name), size)| (name.clone(), *size)).collect())
     }
 
@@ -445,7 +448,10 @@ impl Shelf for MemoryShelf {
     }
 
     fn unverified_before(&mut self, time: UnixNanos, limit: usize) -> Result<Vec<Place>, Infallible> {
-        let places = self.unverified.iter().filter_map(|(_, seq)| self.by_arrival.get(seq));
+        let places = self
+            .unverified
+            .iter()
+            .filter_map(|(_, seq)| self.by_arrival.get(seq));
         let before = places.filter(|place| self.by_time[*place].received < time);
         Ok(before.take(limit).cloned().collect())
     }

@@ -115,7 +115,9 @@ fn open_source(from: &Path) -> Result<Connection, Failure> {
 /// What SQLite finds wrong, at most `limit` findings.
 pub(super) fn damage(connection: &Connection, limit: usize) -> rusqlite::Result<Vec<String>> {
     let mut statement = connection.prepare(&format!("PRAGMA integrity_check({limit})"))?;
-    let findings: Vec<String> = statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    let findings: Vec<String> = statement
+        .query_map([], |row| row.get(0))?
+        .collect::<Result<_, _>>()?;
     Ok(findings.into_iter().filter(|finding| finding != "ok").collect())
 }
 

@@ -58,7 +58,9 @@ pub(super) fn forget_ghosts(
     let mut forgotten = 0;
     for name in names {
         if find(transaction, &name)?.is_some_and(|record| record.is_ghost()) {
-            forgotten += transaction.prepare_cached(sql::FORGET_PEER)?.execute([name.as_str()])?;
+            forgotten += transaction
+                .prepare_cached(sql::FORGET_PEER)?
+                .execute([name.as_str()])?;
         }
     }
     Ok(forgotten)

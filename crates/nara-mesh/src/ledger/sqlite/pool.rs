@@ -274,7 +274,9 @@ pub(super) fn read_only(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = configure(Connection::open_with_flags(path, flags)?, READER_CACHE_KIB)?;
     // Only the first look shows whether it can be read like this.
-    match connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0)) {
+    match connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| {
+        row.get::<_, i64>(0)
+    }) {
         Ok(_) => Ok(connection),
         Err(error) if error.sqlite_error_code() == Some(ErrorCode::CannotOpen) => immutable(path),
         Err(error) => Err(error),
@@ -283,7 +285,8 @@ pub(super) fn read_only(path: &Path) -> rusqlite::Result<Connection> {
 
 /// Opens a database that nobody changes meanwhile. What is only in its log is not seen.
 pub(super) fn immutable(path: &Path) -> rusqlite::Result<Connection> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
+    let flags =
+        OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
     let path = percent_encode(path.as_os_str().as_encoded_bytes(), NON_ALPHANUMERIC);
     let uri = format!("file:{path}?immutable=1");
     configure(Connection::open_with_flags(uri, flags)?, READER_CACHE_KIB)

@@ -10,8 +10,8 @@ use super::failure::Failure;
 use super::rows::{place, position, sizes, sql_limit};
 use super::sql::{self, BothWays};
 use crate::ledger::admission::Place;
-use crate::ledger::filter::Wanted;
 use crate::ledger::checked::stored_trust;
+use crate::ledger::filter::Wanted;
 use crate::ledger::limit::ByteBudget;
 use crate::ledger::rank::{Priority, Rank};
 use crate::ledger::sampler::Sampler;
@@ -300,10 +300,11 @@ pub(super) fn arrived_after(
             });
         }
         end = seq;
-        let event: SyncEvent = go_json::from_slice_exact(json.as_bytes()).map_err(|error| LedgerError::Damaged {
-            id: text(5).unwrap_or_default().to_owned(),
-            reason: error.to_string(),
-        })?;
+        let event: SyncEvent =
+            go_json::from_slice_exact(json.as_bytes()).map_err(|error| LedgerError::Damaged {
+                id: text(5).unwrap_or_default().to_owned(),
+                reason: error.to_string(),
+            })?;
         // A name that cannot be read is nobody to leave it out for.
         let origin = row.get_ref(6)?.as_str_or_null().ok().flatten();
         let origin = origin.and_then(|name| name.parse().ok());

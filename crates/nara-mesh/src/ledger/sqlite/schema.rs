@@ -232,7 +232,9 @@ pub(super) fn make_version(path: &Path, version: usize) -> Connection {
     connection
         .pragma_update(None, "application_id", APPLICATION_ID)
         .unwrap();
-    connection.pragma_update(None, "user_version", version as i64).unwrap();
+    connection
+        .pragma_update(None, "user_version", version as i64)
+        .unwrap();
     connection
 }
 

@@ -201,7 +201,9 @@ impl Shelf for SqliteShelf<'_> {
         {
             self.charge(account, |size| size - one)?;
         }
-        if rank.is_verified() && let Some(changes) = &mut self.changes {
+        if rank.is_verified()
+            && let Some(changes) = &mut self.changes
+        {
             changes.removed(place.ts, &place.id);
         }
         Ok(())

@@ -70,7 +70,11 @@ async fn a_killed_process_leaves_whole_transactions() {
         assert!(count >= told, "{count} stored of {told} that were reported");
         assert_eq!(count % BATCH, 0);
         let page = ledger
-            .page(EventFilter::default(), Cursor::START, ReadLimit::events(usize::MAX))
+            .page(
+                EventFilter::default(),
+                Cursor::START,
+                ReadLimit::events(usize::MAX),
+            )
             .await;
         assert_eq!(page.unwrap().len(), count);
         drop(ledger);
@@ -99,7 +103,9 @@ async fn what_is_stored_is_there_when_the_file_is_opened_anew() {
             .unwrap();
     }
     let ledger = SqliteLedger::open(&path).unwrap();
-    let page = ledger.page(EventFilter::default(), Cursor::START, ReadLimit::events(100)).await;
+    let page = ledger
+        .page(EventFilter::default(), Cursor::START, ReadLimit::events(100))
+        .await;
     assert_eq!(page.unwrap(), events);
     assert_eq!(ledger.cursor("bob".to_owned()).await.unwrap(), Some(cursor));
     assert_eq!(ledger.count().await.unwrap(), BATCH);
@@ -180,7 +186,9 @@ fn store_as_version_2(connection: &Connection, event: &SyncEvent, priority: u8, 
     connection
         .execute("UPDATE totals SET n = n + 1 WHERE priority = ?1", [priority])
         .unwrap();
-    connection.execute("UPDATE feed SET position = ?1", [seq]).unwrap();
+    connection
+        .execute("UPDATE feed SET position = ?1", [seq])
+        .unwrap();
 }
 
 #[tokio::test]
@@ -207,8 +215,14 @@ async fn a_ledger_of_the_second_version_loses_nothing_and_what_is_not_signed_cou
         let everything = ReadLimit::events(usize::MAX);
         let page = ledger.page(EventFilter::default(), Cursor::START, everything);
         assert_eq!(page.await.unwrap(), events);
-        let arrived = ledger.arrived_after(EventFilter::default(), 0, everything).await.unwrap();
-        let verified = arrived.events.iter().filter(|arrival| arrival.trust == EventTrust::Verified);
+        let arrived = ledger
+            .arrived_after(EventFilter::default(), 0, everything)
+            .await
+            .unwrap();
+        let verified = arrived
+            .events
+            .iter()
+            .filter(|arrival| arrival.trust == EventTrust::Verified);
         assert_eq!(verified.count(), 10);
         assert_eq!(ledger.items(Scope::all()).await.unwrap().len(), 10);
         assert_eq!(ledger.cursor("bob".to_owned()).await.unwrap().unwrap().id(), "x");
@@ -282,7 +296,10 @@ async fn a_damaged_event_is_named() {
         Ok(())
     });
     damage.await.unwrap();
-    let error = ledger.recent(EventFilter::default(), ReadLimit::events(100)).await.unwrap_err();
+    let error = ledger
+        .recent(EventFilter::default(), ReadLimit::events(100))
+        .await
+        .unwrap_err();
     assert!(error.to_string().contains(&events[2].id), "{error}");
 }
 
@@ -318,7 +335,14 @@ async fn readers_do_not_wait_for_a_writer() {
     has_begun.await.unwrap();
     // The write is under way: what is read is what was there before.
     assert_eq!(ledger.count().await.unwrap(), BATCH);
-    assert_eq!(ledger.recent(EventFilter::default(), ReadLimit::events(3)).await.unwrap().len(), 3);
+    assert_eq!(
+        ledger
+            .recent(EventFilter::default(), ReadLimit::events(3))
+            .await
+            .unwrap()
+            .len(),
+        3
+    );
     release.send(()).unwrap();
     write.await.unwrap().unwrap();
     assert_eq!(ledger.count().await.unwrap(), 0);

@@ -42,7 +42,11 @@ fn checked() -> impl Strategy<Value = CheckedEvent> {
         if signed {
             event.emitter = event.actor().to_owned();
         }
-        let trust = if verified { EventTrust::Verified } else { EventTrust::Unsigned };
+        let trust = if verified {
+            EventTrust::Verified
+        } else {
+            EventTrust::Unsigned
+        };
         CheckedEvent::new(event, trust)
     })
 }
@@ -82,10 +86,19 @@ async fn perform(ledger: &dyn Ledger, operation: Operation) -> String {
         Operation::Insert(events, teller) => format!("{:?}", ledger.insert(events, teller).await.unwrap()),
         Operation::Page(filter, ts, limit) => {
             let after = Cursor::after_time(UnixNanos::new(ts));
-            format!("{:?}", ledger.page(filter, after, ReadLimit::events(limit)).await.unwrap())
+            format!(
+                "{:?}",
+                ledger
+                    .page(filter, after, ReadLimit::events(limit))
+                    .await
+                    .unwrap()
+            )
         }
         Operation::PageAll(filter, size) => page_all(ledger, filter, size).await,
-        Operation::Recent(filter, limit) => format!("{:?}", ledger.recent(filter, ReadLimit::events(limit)).await.unwrap()),
+        Operation::Recent(filter, limit) => format!(
+            "{:?}",
+            ledger.recent(filter, ReadLimit::events(limit)).await.unwrap()
+        ),
         Operation::Slice(filter, slice) => format!("{:?}", ledger.slice(filter, slice).await.unwrap()),
         Operation::Sample(filter, size, seed) => {
             let sample = Sample {
@@ -98,10 +111,22 @@ async fn perform(ledger: &dyn Ledger, operation: Operation) -> String {
             format!("{:?}", ledger.sample(filter, sample).await.unwrap())
         }
         Operation::Since(ts, limit) => {
-            format!("{:?}", ledger.since(UnixNanos::new(ts), ReadLimit::events(limit)).await.unwrap())
+            format!(
+                "{:?}",
+                ledger
+                    .since(UnixNanos::new(ts), ReadLimit::events(limit))
+                    .await
+                    .unwrap()
+            )
         }
         Operation::Checkpoints(limit, offset) => {
-            format!("{:?}", ledger.checkpoints(ReadLimit::events(limit), offset).await.unwrap())
+            format!(
+                "{:?}",
+                ledger
+                    .checkpoints(ReadLimit::events(limit), offset)
+                    .await
+                    .unwrap()
+            )
         }
     }
 }
@@ -110,7 +135,10 @@ async fn perform(ledger: &dyn Ledger, operation: Operation) -> String {
 async fn page_all(ledger: &dyn Ledger, filter: EventFilter, size: usize) -> String {
     let (mut paged, mut after) = (Vec::new(), Cursor::START);
     loop {
-        let page = ledger.page(filter.clone(), after, ReadLimit::events(size)).await.unwrap();
+        let page = ledger
+            .page(filter.clone(), after, ReadLimit::events(size))
+            .await
+            .unwrap();
         let Some(last) = page.last() else { break };
         after = Cursor::behind(last);
         paged.extend(page);

@@ -28,12 +28,21 @@ fn seqs(arrivals: &crate::ledger::Arrivals) -> Vec<i64> {
 async fn late_events_come_behind_what_arrived_before_them(ledger: &dyn Ledger) {
     assert_eq!(ledger.position().await.unwrap(), 0);
     for ts in [30, 10, 20] {
-        ledger.insert_verified(vec![seen(ts, "alice", "bob")]).await.unwrap();
+        ledger
+            .insert_verified(vec![seen(ts, "alice", "bob")])
+            .await
+            .unwrap();
     }
-    let all = ledger.arrived_after(EventFilter::default(), 0, ReadLimit::events(10)).await.unwrap();
+    let all = ledger
+        .arrived_after(EventFilter::default(), 0, ReadLimit::events(10))
+        .await
+        .unwrap();
     assert_eq!(seqs(&all), [30, 10, 20]);
     assert!(all.is_newest);
-    let first = ledger.arrived_after(EventFilter::default(), 0, ReadLimit::events(1)).await.unwrap();
+    let first = ledger
+        .arrived_after(EventFilter::default(), 0, ReadLimit::events(1))
+        .await
+        .unwrap();
     assert!(!first.is_newest);
     let rest = ledger
         .arrived_after(EventFilter::default(), first.end, ReadLimit::events(10))
@@ -46,20 +55,32 @@ async fn late_events_come_behind_what_arrived_before_them(ledger: &dyn Ledger) {
 async fn a_look_with_a_filter_says_how_far_it_went(ledger: &dyn Ledger) {
     let events = (0..20).map(|ts| seen(ts, "alice", "bob")).collect();
     ledger.insert_verified(events).await.unwrap();
-    ledger.insert_verified(vec![social(5, "carol", "bob")]).await.unwrap();
-    ledger.insert_verified(vec![seen(50, "alice", "bob")]).await.unwrap();
+    ledger
+        .insert_verified(vec![social(5, "carol", "bob")])
+        .await
+        .unwrap();
+    ledger
+        .insert_verified(vec![seen(50, "alice", "bob")])
+        .await
+        .unwrap();
     let filter = EventFilter {
         subjects: vec!["carol".to_owned()],
         ..EventFilter::default()
     };
-    let found = ledger.arrived_after(filter, 0, ReadLimit::events(10)).await.unwrap();
+    let found = ledger
+        .arrived_after(filter, 0, ReadLimit::events(10))
+        .await
+        .unwrap();
     assert_eq!(seqs(&found), [5]);
     assert_eq!(found.end, ledger.position().await.unwrap());
 }
 
 async fn a_time_becomes_the_place_before_its_first_arrival(ledger: &dyn Ledger) {
     for ts in [10, 40, 20, 50] {
-        ledger.insert_verified(vec![seen(ts, "alice", "bob")]).await.unwrap();
+        ledger
+            .insert_verified(vec![seen(ts, "alice", "bob")])
+            .await
+            .unwrap();
     }
     for (since, expected) in [(0, vec![10, 40, 20, 50]), (30, vec![40, 20, 50]), (51, vec![])] {
         let before = ledger.position_before(UnixNanos::new(since)).await.unwrap();
@@ -83,12 +104,21 @@ async fn an_arrival_cursor_is_remembered(ledger: &dyn Ledger) {
 
 async fn an_arrival_knows_who_told_it(ledger: &dyn Ledger) {
     let carol: NaraName = "carol".parse().unwrap();
-    ledger.insert_verified(vec![seen(1, "alice", "bob")]).await.unwrap();
     ledger
-        .insert(vec![CheckedEvent::verified(seen(2, "alice", "bob"))], Some(carol.clone()))
+        .insert_verified(vec![seen(1, "alice", "bob")])
         .await
         .unwrap();
-    let found = ledger.arrived_after(EventFilter::default(), 0, ReadLimit::events(10)).await.unwrap();
+    ledger
+        .insert(
+            vec![CheckedEvent::verified(seen(2, "alice", "bob"))],
+            Some(carol.clone()),
+        )
+        .await
+        .unwrap();
+    let found = ledger
+        .arrived_after(EventFilter::default(), 0, ReadLimit::events(10))
+        .await
+        .unwrap();
     let origins: Vec<_> = found
         .events
         .iter()
@@ -126,14 +156,26 @@ async fn a_follower_gets_what_was_there_and_what_comes_each_once() {
         ledger.insert_verified(events).await.unwrap();
         let mut follower = Follower::new(ledger.clone(), 0, EventFilter::default());
         // Arrives before the follower has read anything, so it is in the ledger and in the feed.
-        ledger.insert_verified(vec![seen(-1, "alice", "bob")]).await.unwrap();
+        ledger
+            .insert_verified(vec![seen(-1, "alice", "bob")])
+            .await
+            .unwrap();
         let mut expected: Vec<i64> = (0..100).collect();
         expected.push(-1);
         assert_eq!(take(&mut follower, 101).await, expected);
         assert!(matches!(follower.next().await, Ok(Followed::CaughtUp)));
-        ledger.insert_verified(vec![seen(-2, "alice", "bob")]).await.unwrap();
-        ledger.insert_verified(vec![seen(-2, "alice", "bob")]).await.unwrap();
-        ledger.insert_verified(vec![seen(-3, "alice", "bob")]).await.unwrap();
+        ledger
+            .insert_verified(vec![seen(-2, "alice", "bob")])
+            .await
+            .unwrap();
+        ledger
+            .insert_verified(vec![seen(-2, "alice", "bob")])
+            .await
+            .unwrap();
+        ledger
+            .insert_verified(vec![seen(-3, "alice", "bob")])
+            .await
+            .unwrap();
         assert_eq!(take(&mut follower, 2).await, [-2, -3]);
         assert_eq!(follower.cursor().seq, ledger.position().await.unwrap());
     }
@@ -145,13 +187,19 @@ async fn a_follower_that_is_too_slow_reads_from_the_ledger_and_misses_nothing() 
         let mut follower = Follower::new(ledger.clone(), 0, EventFilter::default());
         assert!(matches!(follower.next().await, Ok(Followed::CaughtUp)));
         for ts in 0..500 {
-            ledger.insert_verified(vec![seen(ts, "alice", "bob")]).await.unwrap();
+            ledger
+                .insert_verified(vec![seen(ts, "alice", "bob")])
+                .await
+                .unwrap();
         }
         assert!(matches!(follower.next().await, Ok(Followed::Lagged)));
         let expected: Vec<i64> = (0..500).collect();
         assert_eq!(take(&mut follower, 500).await, expected);
         assert!(matches!(follower.next().await, Ok(Followed::CaughtUp)));
-        ledger.insert_verified(vec![seen(500, "alice", "bob")]).await.unwrap();
+        ledger
+            .insert_verified(vec![seen(500, "alice", "bob")])
+            .await
+            .unwrap();
         assert_eq!(take(&mut follower, 1).await, [500]);
     }
 }
@@ -177,10 +225,16 @@ async fn a_follower_leaves_out_what_its_peer_told() {
         let mut live = follow(0);
         assert!(matches!(live.next().await, Ok(Followed::CaughtUp)));
         ledger
-            .insert(vec![CheckedEvent::verified(seen(1, "alice", "bob"))], Some(carol.clone()))
+            .insert(
+                vec![CheckedEvent::verified(seen(1, "alice", "bob"))],
+                Some(carol.clone()),
+            )
             .await
             .unwrap();
-        ledger.insert_verified(vec![seen(2, "alice", "bob")]).await.unwrap();
+        ledger
+            .insert_verified(vec![seen(2, "alice", "bob")])
+            .await
+            .unwrap();
         assert_eq!(take(&mut live, 1).await, [2]);
         assert_eq!(take(&mut follow(0), 1).await, [2], "from the ledger, too");
     }
@@ -207,8 +261,14 @@ async fn places_are_never_used_again() {
     for ts in 0..5 {
         let ledger = SqliteLedger::open(&path).unwrap().with_retention(policy);
         // The newest event is pruned at once, since an older one is dearer.
-        ledger.insert_verified(vec![hey_there(ts, "alice")]).await.unwrap();
-        ledger.insert_verified(vec![ping(100 + ts, "alice", "bob")]).await.unwrap();
+        ledger
+            .insert_verified(vec![hey_there(ts, "alice")])
+            .await
+            .unwrap();
+        ledger
+            .insert_verified(vec![ping(100 + ts, "alice", "bob")])
+            .await
+            .unwrap();
         let position = ledger.position().await.unwrap();
         assert!(position > last.1, "{position} after {last:?}");
         let epoch = ledger.feed().epoch();

@@ -63,14 +63,20 @@ async fn the_oldest_ping_of_a_target_goes_for_a_newer_one(ledger: &dyn Ledger) {
     )
     .await;
     store(ledger, vec![ping(9, "alice", "bob"), ping(1, "bob", "alice")]).await;
-    let of_bob = ledger.page(subjects(&["bob"]), Cursor::START, ReadLimit::events(10)).await.unwrap();
+    let of_bob = ledger
+        .page(subjects(&["bob"]), Cursor::START, ReadLimit::events(10))
+        .await
+        .unwrap();
     assert_eq!(times(&of_bob), [1, 2, 3, 4, 5, 9]);
     assert_eq!(of_bob[0].target(), "alice");
 }
 
 async fn a_ping_older_than_all_is_not_retained(ledger: &dyn Ledger) {
     store(ledger, (2..=6).map(|ts| ping(ts, "alice", "bob")).collect()).await;
-    let outcomes = ledger.insert_verified(vec![ping(1, "alice", "bob")]).await.unwrap();
+    let outcomes = ledger
+        .insert_verified(vec![ping(1, "alice", "bob")])
+        .await
+        .unwrap();
     assert_eq!(outcomes, [Insertion::NotRetained]);
     assert_eq!(times(&all(ledger).await), [2, 3, 4, 5, 6]);
 }
@@ -315,7 +321,10 @@ fn a_ledger_is_pruned_when_it_is_one_per_cent_too_large() {
     let events = |events| Size { events, bytes: 0 };
     assert_eq!(policy.excess(events(1_010)), Size::default());
     assert_eq!(policy.excess(events(1_011)), events(11));
-    assert_eq!(RetentionPolicy::UNLIMITED.excess(events(usize::MAX)), Size::default());
+    assert_eq!(
+        RetentionPolicy::UNLIMITED.excess(events(usize::MAX)),
+        Size::default()
+    );
     let policy = policy.max_bytes(2_000);
     let held = |bytes| Size { events: 1_000, bytes };
     assert_eq!(policy.excess(held(2_020)), Size::default());

@@ -25,7 +25,9 @@ fn the_ghosts_of_one_teller_go_for_each_other_and_for_nobody_else() {
     assert!(registry.by_name("ghost-99").is_some() && registry.by_name("ghost-1").is_none());
     // All tellers together have an eighth.
     for n in 0..100 {
-        registry.pin(told_by(&format!("eve-{n}"), 2, &format!("puppet-{n}"))).unwrap();
+        registry
+            .pin(told_by(&format!("eve-{n}"), 2, &format!("puppet-{n}")))
+            .unwrap();
     }
     assert_eq!(registry.len(), 32);
     // Who is met at its own address has room all the same.
@@ -82,7 +84,9 @@ fn the_first_key_of_a_configured_address_comes_from_there_only() {
     };
     for source in [
         KeySource::HeyThere { told_by: None },
-        KeySource::HeyThere { told_by: Some("bob".parse().unwrap()) },
+        KeySource::HeyThere {
+            told_by: Some("bob".parse().unwrap()),
+        },
         KeySource::PeerQuery("eve".parse().unwrap()),
         KeySource::Ping(address(2)),
         KeySource::Tls(address(2)),
@@ -103,7 +107,8 @@ fn names_that_look_the_same_are_told_at_first_contact() {
         .any(|event| matches!(event, PeerEvent::LookAlike { known, .. } if known.as_str() == "paypal"));
     assert!(told);
     registry.pin(key(3, "carol")).unwrap();
-    let told = std::iter::from_fn(|| events.try_recv().ok()).any(|event| matches!(event, PeerEvent::LookAlike { .. }));
+    let told = std::iter::from_fn(|| events.try_recv().ok())
+        .any(|event| matches!(event, PeerEvent::LookAlike { .. }));
     assert!(!told);
 }
 

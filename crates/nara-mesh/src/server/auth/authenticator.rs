@@ -16,6 +16,7 @@ use crate::clock::Clock;
 use crate::identity::LocalNara;
 use crate::metrics;
 use crate::registry::{KeySource, KnownKeys, Peer, PeerProtocol, PeerRegistry, PinnedKey};
+use crate::seldom::warn_seldom;
 use crate::server::answer::rejection::Rejection;
 use crate::server::auth::key_discovery::KeyDiscovery;
 use crate::server::auth::request_proof::RequestProof;
@@ -345,7 +346,7 @@ impl Authenticator {
         let outcome = cache.insert_body(auth, digest, now);
         drop(cache);
         outcome.map_err(|error| {
-            tracing::warn!(sender = %auth.name(), %address, "replayed request");
+            warn_seldom!(sender = %auth.name(), %address, "replayed request");
             match error {
                 ReplayError::Full => RepeatedBody::Full,
                 _ => RepeatedBody::Replayed,
@@ -379,7 +380,7 @@ impl Authenticator {
                 Rejection::ReplayCacheFull
             }
             _ => {
-                tracing::warn!(sender = %name, %address, "replayed request");
+                warn_seldom!(sender = %name, %address, "replayed request");
                 RequestAuthError::Replayed.into()
             }
         })

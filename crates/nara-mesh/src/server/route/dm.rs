@@ -13,6 +13,7 @@ use crate::server::answer::json::{JSON_UTF8, json};
 use crate::server::answer::rejection::Rejection;
 use crate::server::auth::sender::VerifiedSender;
 use crate::server::route::body::read_json;
+use crate::server::route::ingest::{MAX_EVENT_BYTES, is_small};
 use crate::server::route::state::Shared;
 
 /// `POST /dm` (docs/protocol/v1.md, section 7.5).
@@ -22,6 +23,9 @@ pub(super) async fn handle(
     body: Body,
 ) -> Result<Response, Rejection> {
     let event: SyncEvent = read_json(body, DirectMessage::MAX_REQUEST, &shared.limits).await?;
+    if !is_small(&event) {
+        return Err(Rejection::BodyTooLarge(MAX_EVENT_BYTES));
+    }
     check_signature(&shared, &event)?;
     sender.must_be("emitter", &event.emitter)?;
 

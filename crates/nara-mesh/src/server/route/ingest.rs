@@ -12,6 +12,8 @@ use crate::mesh_ranges;
 use crate::metrics;
 use crate::random::random;
 use crate::registry::{KeySource, PeerInfo, PinnedKey, RegisterError};
+use crate::seldom::{shown, warn_seldom};
+use crate::server::route::confidant::hear_introduction;
 use crate::server::route::state::Shared;
 
 /// The largest event that is taken in, in bytes of JSON. Real ones have a few hundred; without a limit one
@@ -57,22 +59,22 @@ pub(in crate::server) async fn ingest(
         match verdict {
             Ok(trust) => {
                 ingested.warnings += usize::from(trust == EventTrust::UnknownKey && event.is_signed());
+                if trust == EventTrust::Verified && event.service() == Some(Service::HeyThere) {
+                    hear_introduction(shared, &event);
+                }
                 checked.push(CheckedEvent::new(event.clone(), trust));
                 ingested.accepted.push(event);
             }
             Err(problem) => {
                 ingested.warnings += usize::from(problem == EventProblem::BadSignature);
                 tracing::info!(
-                    event = %short(&event.id), emitter = %short(&event.emitter), %problem, "event refused"
+                    event = %shown(&event.id), emitter = %shown(&event.emitter), %problem, "event refused"
                 );
             }
         }
     }
     if !ingested.accepted.is_empty() {
-        let insertions = shared
-            .ledger
-            .insert(checked, told_by.cloned())
-            .await?;
+        let insertions = shared.ledger.insert(checked, told_by.cloned()).await?;
         ingested.stored = insertions
             .iter()
             .filter(|insertion| matches!(insertion, Insertion::Stored))
@@ -95,7 +97,7 @@ async fn verify(
         events.retain(|event| {
             let fits = is_small(event);
             if !fits {
-                tracing::info!(emitter = %short(&event.emitter), "event larger than {MAX_EVENT_BYTES} bytes refused");
+                tracing::info!(emitter = %shown(&event.emitter), "event larger than {MAX_EVENT_BYTES} bytes refused");
             }
             fits
         });
@@ -127,8 +129,9 @@ fn learn_introductions(shared: &Shared, events: &[SyncEvent], told_by: Option<&N
             continue;
         }
         // The expensive check last, and only so often.
-        if learned == MAX_INTRODUCTIONS {
-            tracing::warn!("more than {MAX_INTRODUCTIONS} introductions in one batch: the rest is ignored");
+        // An import is signed by the owner of this nara, who may introduce as many as there are.
+        if learned == MAX_INTRODUCTIONS && told_by.is_some() {
+            warn_seldom!("more than {MAX_INTRODUCTIONS} introductions in one batch: the rest is ignored");
             return;
         }
         learned += 1;
@@ -148,6 +151,8 @@ fn learn_introductions(shared: &Shared, events: &[SyncEvent], told_by: Option<&N
             // What is configured or discovered is better than what a third party passes on.
             address: address
                 .filter(|address| known_address.is_none() && shared.registry.has_room_at(address.ip())),
+            // The event names no port.
+            either_port: true,
             key: Some(PinnedKey {
                 name,
                 id: None,
@@ -165,7 +170,7 @@ fn learn_introductions(shared: &Shared, events: &[SyncEvent], told_by: Option<&N
             Err(error @ RegisterError::KeyRefused(_)) => {
                 tracing::info!(%error, "introduction not trusted")
             }
-            Err(error) => tracing::warn!(%error, "introduction not trusted"),
+            Err(error) => warn_seldom!(%error, "introduction not trusted"),
         }
     }
 }
@@ -182,12 +187,7 @@ fn introduction(event: &SyncEvent) -> Option<(NaraName, Option<IpAddr>)> {
     Some((payload.from.parse().ok()?, payload.mesh_ip.parse().ok()))
 }
 
-fn is_small(event: &SyncEvent) -> bool {
+pub(in crate::server) fn is_small(event: &SyncEvent) -> bool {
     // Writing an event takes a fiftieth of verifying it.
     go_json::to_vec(event).len() <= MAX_EVENT_BYTES
-}
-
-/// The beginning of a text of a peer, for the log.
-pub(in crate::server) fn short(text: &str) -> String {
-    text.chars().take(64).collect()
 }

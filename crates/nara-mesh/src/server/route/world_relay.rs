@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use crate::defaults;
 use crate::offload::offload;
+use crate::seldom::warn_seldom;
 use crate::server::answer::json::{JSON_UTF8, json};
 use crate::server::answer::rejection::Rejection;
 use crate::server::auth::sender::VerifiedSender;
@@ -48,7 +49,7 @@ pub(super) async fn handle(
     message.add_hop(local.name().as_str(), shared.clock.now_seconds(), local.keypair());
     let complete = message.is_complete();
     tracing::info!(
-        sender = %sender.name(), originator = %crate::server::route::ingest::short(&message.originator), complete,
+        sender = %sender.name(), originator = %crate::seldom::shown(&message.originator), complete,
         hops = message.hops().len(), "world message"
     );
     remember(&shared, &message, complete).await?;
@@ -125,8 +126,16 @@ async fn forward(shared: &Shared, message: &WorldMessage, deadline: Instant) -> 
         match next_peer.relay_world_message(message).await {
             Ok(_) => return Ok(()),
             Err(error) => {
-                tracing::warn!(%next, error = &error as &dyn std::error::Error, "world message not forwarded");
-                let rejection = failed(error.to_string());
+                warn_seldom!(%next, error = &error as &dyn std::error::Error, "world message not forwarded");
+                // Addresses, ids and keys of our peers are none of the caller's business.
+                let reason = if error.is_unreachable() || error.is_unknown_peer() {
+                    "it cannot be reached"
+                } else if error.is_rate_limited() {
+                    "it asks for a pause"
+                } else {
+                    "it did not take the message"
+                };
+                let rejection = failed(reason.to_owned());
                 if !error.is_unreachable() && !error.is_unknown_peer() && !error.is_rate_limited() {
                     return Err(rejection);
                 }

@@ -25,7 +25,11 @@ fn epoch(ledger: &SqliteLedger) -> LedgerEpoch {
 }
 
 async fn times(ledger: &SqliteLedger) -> Vec<i64> {
-    let page = ledger.page(EventFilter::default(), Cursor::START, ReadLimit::events(usize::MAX));
+    let page = ledger.page(
+        EventFilter::default(),
+        Cursor::START,
+        ReadLimit::events(usize::MAX),
+    );
     page.await.unwrap().iter().map(|event| event.ts.get()).collect()
 }
 
@@ -80,12 +84,18 @@ async fn a_backup_of_a_running_ledger_is_restored_with_keys_and_cursors_and_anot
     ledger.insert_verified(batch(1)).await.unwrap();
     ledger.learn_peers(vec![bob()]).await.unwrap();
     let cursor = Cursor::new(UnixNanos::new(7), "x");
-    ledger.store_cursor("bob".to_owned(), cursor.clone()).await.unwrap();
+    ledger
+        .store_cursor("bob".to_owned(), cursor.clone())
+        .await
+        .unwrap();
     let copied = ledger.backup(&copy).await.unwrap();
     assert_eq!((copied.events, copied.peers), (BATCH, 1));
     assert_eq!(copied.file_bytes, fs::metadata(&copy).unwrap().len());
     let again = ledger.backup(&copy).await.unwrap_err();
-    assert!(matches!(again, LedgerError::File { .. }), "a backup is not overwritten: {again}");
+    assert!(
+        matches!(again, LedgerError::File { .. }),
+        "a backup is not overwritten: {again}"
+    );
     ledger.insert_verified(batch(1_000)).await.unwrap();
     let before = epoch(&ledger);
     // As if it was killed: its log is still there.
@@ -138,7 +148,11 @@ async fn followers_of_a_ledger_that_was_put_back_begin_anew_and_miss_nothing() {
     fs::copy(&saved, &path).unwrap();
     let ledger = daemon(&path);
     ledger.insert_verified(batch(1_000)).await.unwrap();
-    assert_ne!(epoch(&ledger), before, "else a follower would resume behind {read}");
+    assert_ne!(
+        epoch(&ledger),
+        before,
+        "else a follower would resume behind {read}"
+    );
     let everything = ledger.arrived_after(EventFilter::default(), 0, ReadLimit::events(usize::MAX));
     assert_eq!(everything.await.unwrap().events.len(), BATCH);
 }
@@ -198,7 +212,11 @@ async fn a_ledger_is_read_where_nothing_can_be_written() {
     ledger.insert_verified(batch(1)).await.unwrap();
     drop(ledger);
     let connection = pool::immutable(&path).unwrap();
-    let events: usize = rows::sizes(&connection).unwrap().values().map(|size| size.events).sum();
+    let events: usize = rows::sizes(&connection)
+        .unwrap()
+        .values()
+        .map(|size| size.events)
+        .sum();
     assert_eq!(events, BATCH);
     assert!(!path.with_extension("db-shm").exists());
     let missing = SqliteLedger::open_to_read(path.with_file_name("missing.db")).unwrap_err();
@@ -206,7 +224,10 @@ async fn a_ledger_is_read_where_nothing_can_be_written() {
     let old = path.with_file_name("old.db");
     drop(schema::make_version(&old, 2));
     let error = SqliteLedger::open_to_read(&old).unwrap_err();
-    assert!(matches!(error, LedgerError::OlderSchema { found: 2, .. }), "{error}");
+    assert!(
+        matches!(error, LedgerError::OlderSchema { found: 2, .. }),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -214,14 +235,26 @@ async fn a_check_counts_services_and_tellers() {
     let (_folder, path) = folder();
     let ledger = daemon(&path);
     ledger.insert_verified(batch(1)).await.unwrap();
-    let told = batch(1_000).into_iter().map(|event| CheckedEvent::new(event, EventTrust::Unsigned));
-    ledger.insert(told.take(3).collect(), Some("bob".parse().unwrap())).await.unwrap();
+    let told = batch(1_000)
+        .into_iter()
+        .map(|event| CheckedEvent::new(event, EventTrust::Unsigned));
+    ledger
+        .insert(told.take(3).collect(), Some("bob".parse().unwrap()))
+        .await
+        .unwrap();
     let check = ledger.check().await.unwrap();
     assert!(check.damage.is_empty());
     assert_eq!((check.events.events, check.unverified.events), (BATCH + 3, 3));
     assert_eq!(check.services.len(), 1);
-    assert_eq!((check.services[0].0.as_str(), check.services[0].1), ("seen", check.events));
-    let tellers: Vec<_> = check.tellers.iter().map(|(name, size)| (name.as_str(), size.events)).collect();
+    assert_eq!(
+        (check.services[0].0.as_str(), check.services[0].1),
+        ("seen", check.events)
+    );
+    let tellers: Vec<_> = check
+        .tellers
+        .iter()
+        .map(|(name, size)| (name.as_str(), size.events))
+        .collect();
     assert_eq!(tellers, [("", BATCH), ("bob", 3)]);
     assert!(check.file_bytes > check.events.bytes as u64);
 }
