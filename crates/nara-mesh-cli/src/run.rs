@@ -66,7 +66,7 @@ fn become_daemon() -> Outcome<()> {
     output::detach().map_err(|error| Failure::failed("stdout and stderr cannot be used").caused_by(error))?;
     // The usual hook writes to stderr and waits for it.
     std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
-    survive_hangups().map_err(|error| Failure::failed("signals cannot be watched").caused_by(error))
+    survive_hangups().map_err(|error| Failure::failed("signal handlers cannot be installed").caused_by(error))
 }
 
 /// Without a terminal, a hangup asks for a reload: from now on, not only when the nara runs.

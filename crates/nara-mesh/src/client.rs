@@ -262,12 +262,18 @@ impl MeshClient {
         self.registry().register_address(id, address)
     }
 
-    /// Registers a peer at an address and the mesh port.
+    /// Registers a peer at an address of which the port is not known: both ports of naras are tried, and the one on
+    /// which it answers is remembered.
     ///
     /// # Errors
     /// Like [`MeshClient::register_peer`].
     pub fn register_peer_ip(&self, id: &NaraId, ip: IpAddr) -> Result<Arc<Peer>, RegisterError> {
-        self.register_peer(id, SocketAddr::new(ip, self.exchange.resolver.mesh_port))
+        self.registry().register(PeerInfo {
+            id: Some(id.clone()),
+            address: Some(SocketAddr::new(ip, self.exchange.resolver.mesh_port)),
+            either_port: true,
+            ..PeerInfo::default()
+        })
     }
 
     /// Removes a peer and its pinned key. Returns whether it was registered.

@@ -13,6 +13,10 @@ pub const LEGACY_MESH_PORT: u16 = 7433;
 /// How long dialling a peer may take (mesh client specification, section 2, invariant 2).
 pub const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long the first of the two ports of naras has to itself, where it is not known on which one a peer listens: the
+/// delay that RFC 8305, section 5, recommends between two connection attempts.
+pub const PORT_DELAY: Duration = Duration::from_millis(250);
+
 /// How long a whole call may take, from dialling to the last byte of the answer. A caller's own deadline wins.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -153,6 +157,12 @@ pub const STREAMS_PER_PEER: usize = 4;
 /// Streams that a server has open in all: at 32 KiB each, 64 MiB.
 pub const STREAMS: usize = 2048;
 
+/// How often a peer without streams is asked for its newest events: v1 peers exchange zines every five minutes.
+pub const POLL_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The newest events that are asked for at once of a peer without streams.
+pub const POLL_EVENTS: usize = 500;
+
 /// Events after which the place in a stream is written to the ledger.
 pub const STREAM_CURSOR_EVENTS: usize = 256;
 
@@ -176,9 +186,8 @@ pub const DROP_GRACE: Duration = Duration::from_secs(1);
 /// The room that a ledger has for each event that it may hold, in bytes of JSON: twice what real ones have.
 pub const EVENT_BYTES: usize = 800;
 
-/// The largest event, in bytes of JSON. Real ones have a few hundred; without a limit one event could fill an answer that
-/// no peer reads any more.
-pub const MAX_EVENT_BYTES: usize = 64 << 10;
+/// The largest event, in bytes of JSON.
+pub const MAX_EVENT_BYTES: usize = nara_proto::event::MAX_EVENT_BYTES;
 
 /// How far ahead of our clock the time of an event may be. Clocks of peers are warned of long before.
 pub const MAX_EVENT_AHEAD: Duration = Duration::from_secs(5 * 60);

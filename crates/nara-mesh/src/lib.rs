@@ -71,6 +71,8 @@ mod random;
 mod rate_limit;
 pub mod registry;
 #[cfg(feature = "server")]
+mod seldom;
+#[cfg(feature = "server")]
 pub mod server;
 mod signatures;
 pub mod soul_file;

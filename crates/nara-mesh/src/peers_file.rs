@@ -11,7 +11,7 @@
 //!
 //! A key in the file is trusted. A folder is read as the `*.toml` files in it, in order of their names.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::{fmt, fs, io};
 
@@ -39,6 +39,8 @@ pub struct PeerEntry {
     pub id: Option<NaraId>,
     /// Where it listens, if the file says so.
     pub address: Option<SocketAddr>,
+    /// Whether the file gives the address without a port: both ports of naras are tried then, that of `address` first.
+    pub either_port: bool,
     /// Its public key, if the file has it.
     pub key: Option<PublicKey>,
     /// The TLS policy for this peer; `None`: the policy of the client.
@@ -177,6 +179,10 @@ fn parse_stanzas(text: &str, path: &Path) -> Result<Vec<(PeerEntry, usize)>, Pee
                 parse_address(text).ok_or("expected ip or ip:port")
             })
             .map_err(problem)?,
+            either_port: stanza
+                .address
+                .as_ref()
+                .is_some_and(|text| text.get_ref().parse::<IpAddr>().is_ok()),
             key: optional(stanza.key.as_ref(), PublicKey::from_base64).map_err(problem)?,
             tls: optional(stanza.tls.as_ref(), str::parse).map_err(problem)?,
         };
@@ -236,6 +242,7 @@ impl PeerEntry {
             name,
             id: None,
             address: None,
+            either_port: false,
             key: None,
             tls: None,
         }
@@ -258,6 +265,7 @@ impl PeerEntry {
             name: Some(self.name.clone()),
             address: self.address,
             configured_at: self.address,
+            either_port: self.either_port,
             tls: self.tls,
             key: self.key.map(|key| PinnedKey {
                 name: self.name.clone(),
@@ -279,7 +287,11 @@ impl PeerEntry {
             }
         };
         line("id", self.id.as_ref().map(ToString::to_string));
-        line("address", self.address.map(|address| address.to_string()));
+        let address = self.address.map(|address| match self.either_port {
+            true => address.ip().to_string(),
+            false => address.to_string(),
+        });
+        line("address", address);
         line("key", self.key.map(|key| key.to_string()));
         line("tls", self.tls.map(|tls| tls.to_string()));
         stanza
@@ -294,6 +306,7 @@ mod tests {
     fn a_stanza_is_read_back() {
         let mut entry = PeerEntry::new("a \"quoted\" name".parse().unwrap());
         entry.address = parse_address("127.0.0.1");
+        entry.either_port = true;
         entry.key = PublicKey::from_base64("19wPl4NX4ygV1BYJrndZMPWuc5x3eM33PkrBMUzFJRQ=").ok();
         entry.tls = Some(TlsPolicy::Require);
         let folder = tempfile::tempdir().unwrap();

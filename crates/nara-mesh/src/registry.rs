@@ -25,6 +25,7 @@ pub use keeper::{PeerKeeper, Recalled};
 pub use known_keys::KnownKeys;
 pub use known_names::PinnedNames;
 pub use lease::KeyLease;
+pub(crate) use peer::with_other_port;
 pub use peer::{Peer, PeerInfo};
 pub use restore::Restored;
 pub use table::{PeerRegistry, RegisterError};

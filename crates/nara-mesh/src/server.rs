@@ -36,12 +36,16 @@ pub mod expose;
 mod handler;
 mod limits;
 mod route;
+mod stash_store;
 
 pub use crate::rate_limit::RateLimit;
 pub use answer::streamed::StreamedAnswer;
 pub use auth::sender::{PeerAddress, RequireWhole, VerifiedSender, require_whole};
-pub use builder::{MeshServer, MeshServerBuilder, ServeError};
+pub use builder::{BuildError, MeshServer, MeshServerBuilder, ServeError};
 pub use connection::running::{RunningServer, Shutdown};
 pub use handler::{MeshHandler, NoHandler};
 pub use limits::settings::ServerLimits;
-pub use route::user::BuildError;
+pub use route::user::RouteError;
+#[cfg(feature = "sqlite")]
+pub use stash_store::SqliteStash;
+pub use stash_store::{SealedStash, StashStore, StashStoreError};

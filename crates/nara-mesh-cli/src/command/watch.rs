@@ -148,7 +148,7 @@ impl Watching {
         let event: Value = serde_json::from_str(&go_json::to_string(&verified.event)).unwrap_or_default();
         self.printer.json_line(json!({
             "peer": peer,
-            "cursor": verified.cursor.to_string(),
+            "cursor": verified.cursor.map(|cursor| cursor.to_string()),
             "trust": trust(verified.trust),
             "stored": verified.insertion.map(|insertion| insertion == Insertion::Stored),
             "event": event,

@@ -10,15 +10,19 @@ use nara_proto::v2::{ContentDigest, DigestHasher};
 use super::error::{ClientError, Problem};
 use super::pool::Lease;
 use super::verified::BodyProof;
+use crate::registry::KeyLease;
 
 /// The body of an answer as it arrives. [`AnswerBody::proof`] says what proves it.
 ///
-/// Dropping it before its end closes its connection.
+/// It ends with an error if the key of the peer is replaced or removed meanwhile. Dropping it before its end closes its
+/// connection.
 pub struct AnswerBody {
     state: State,
     proof: BodyProof,
     /// For messages.
     peer: String,
+    /// The key on which it was opened: it ends with it.
+    opened_on: Option<KeyLease>,
 }
 
 #[expect(
@@ -45,6 +49,7 @@ impl AnswerBody {
             state: State::Whole(Full::new(body)),
             proof,
             peer,
+            opened_on: None,
         }
     }
 
@@ -55,6 +60,7 @@ impl AnswerBody {
         digest: Option<ContentDigest>,
         proof: BodyProof,
         peer: String,
+        opened_on: Option<KeyLease>,
     ) -> Self {
         let mut this = Self {
             state: State::Arriving {
@@ -64,6 +70,7 @@ impl AnswerBody {
             },
             proof,
             peer,
+            opened_on,
         };
         this.settle();
         this
@@ -110,6 +117,9 @@ impl Body for AnswerBody {
                 Poll::Ready(frame.map(|frame| frame.map_err(|never| match never {})))
             }
             State::Arriving { body, lease, digest } => match ready!(Pin::new(body).poll_frame(cx)) {
+                Some(Ok(_)) if this.opened_on.as_ref().is_some_and(|key| !key.is_valid()) => {
+                    this.fail(Problem::KeyReplaced)
+                }
                 Some(Ok(frame)) => {
                     if let (Some((_, hasher)), Some(data)) = (digest, frame.data_ref()) {
                         hasher.update(data);

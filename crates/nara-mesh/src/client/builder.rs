@@ -103,7 +103,8 @@ impl MeshClientBuilder {
         self
     }
 
-    /// The port for peers registered without one; by default [`defaults::MESH_PORT`].
+    /// The port that is tried first where only the address of a peer is known; by default [`defaults::MESH_PORT`]. The
+    /// other one is [`defaults::LEGACY_MESH_PORT`], or the mesh port if that is the first.
     pub fn mesh_port(mut self, port: u16) -> Self {
         self.mesh_port = port;
         self

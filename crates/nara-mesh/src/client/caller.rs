@@ -56,6 +56,8 @@ pub(super) struct Caller {
 /// The head of an answer with any status, not verified.
 #[derive(Debug)]
 pub(super) struct ReplyHead {
+    /// Where it came from.
+    pub(super) address: SocketAddr,
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
     /// Between which readings of our clock it was made.
@@ -191,7 +193,8 @@ impl Caller {
         outgoing: &Outgoing,
         deadline: Instant,
     ) -> Result<Reply, Problem> {
-        let sending = async {
+        // On the heap: what dialling and TLS keep is large, and would be a part of every call.
+        let sending = Box::pin(async {
             match self.send_once(route, outgoing, deadline, Via::Pool).await {
                 Err(failed) if self.may_retry(route, outgoing, &failed) => {
                     self.send_once(route, outgoing, deadline, Via::Dial).await
@@ -199,7 +202,7 @@ impl Caller {
                 sent => sent,
             }
             .map_err(Attempt::into_problem)
-        };
+        });
         self.admitted(route, deadline, sending).await
     }
 
@@ -229,7 +232,7 @@ impl Caller {
         outgoing: &Outgoing,
         deadline: Instant,
     ) -> Result<OpenReply, Problem> {
-        let opening = async {
+        let opening = Box::pin(async {
             match self.open_once(route, outgoing, deadline, Via::Pool).await {
                 Err(failed) if self.may_retry(route, outgoing, &failed) => {
                     self.open_once(route, outgoing, deadline, Via::Dial).await
@@ -237,7 +240,7 @@ impl Caller {
                 opened => opened,
             }
             .map_err(Attempt::into_problem)
-        };
+        });
         self.admitted(route, deadline, opening).await
     }
 
@@ -248,10 +251,10 @@ impl Caller {
         outgoing: &Outgoing,
         deadline: Instant,
     ) -> Result<OpenReply, Problem> {
-        let opening = async {
+        let opening = Box::pin(async {
             let opened = self.open_once(route, outgoing, deadline, Via::Dial).await;
             opened.map_err(Attempt::into_problem)
-        };
+        });
         self.admitted(route, deadline, opening).await
     }
 
@@ -265,13 +268,15 @@ impl Caller {
         limit: Duration,
     ) -> Result<OpenReply, Problem> {
         let deadline = deadline_after(limit);
-        let opening = async {
+        let opening = Box::pin(async {
             let mut line = self.line(route, deadline, Via::Dial).await?;
             if !self.signer.trusts(route, line.connection.channel()) {
                 return Err(Problem::NotStreamable);
             }
             let channel = line.connection.channel();
-            let (request, signatures) = self.signer.sign(route, outgoing, true, channel);
+            let (request, signatures) = self
+                .signer
+                .sign(route, outgoing, true, line.target.address, channel);
             let (progress, moved) = watch::channel(line.since);
             let request = request.map(|()| RequestBody::Streamed { body, progress });
             let answer = {
@@ -288,7 +293,7 @@ impl Caller {
                 }
             };
             Ok(self.opened(route, outgoing, line, signatures, answer))
-        };
+        });
         self.admitted(route, deadline, opening).await
     }
 
@@ -365,6 +370,9 @@ impl Caller {
     fn may_retry(&self, route: &Route, outgoing: &Outgoing, failed: &Attempt) -> bool {
         if failed.stale {
             self.pool.evict(route.address, Instant::now());
+            if let Some(alternative) = route.alternative {
+                self.pool.evict(alternative, Instant::now());
+            }
         }
         failed.stale && outgoing.idempotent
     }
@@ -381,14 +389,16 @@ impl Caller {
         let mut line = line.map_err(|problem| Attempt::failed(problem, false))?;
         let reused = line.connection.is_reused();
         let channel = line.connection.channel();
-        let (request, signatures) = self.signer.sign(route, outgoing, false, channel);
+        let (request, signatures) = self
+            .signer
+            .sign(route, outgoing, false, line.target.address, channel);
         let body = outgoing.body.clone().map(Full::new).unwrap_or_default();
         let request = request.map(|()| RequestBody::Whole(body));
         match timeout_at(deadline, line.connection.send(request)).await {
             Ok(Ok(answer)) => Ok(self.opened(route, outgoing, line, signatures, answer)),
             Ok(Err(problem)) => Err(Attempt::failed(problem, reused)),
             Err(_) => {
-                self.pool.evict(route.address, line.since);
+                self.pool.evict(line.target.address, line.since);
                 Err(Attempt::failed(Problem::Timeout(Stage::Answer), reused))
             }
         }
@@ -397,16 +407,23 @@ impl Caller {
     /// A connection for a call.
     async fn line(&self, route: &Route, deadline: Instant, via: Via) -> Result<Line, Problem> {
         let target = self.target(route);
+        let alternative = route.alternative.map(|address| Target { address, ..target });
+        let idle = |target| self.pool.take(target).map(|connection| (connection, target));
         let pooled = match via {
-            Via::Pool => self.pool.take(target),
+            Via::Pool => idle(target).or_else(|| alternative.and_then(idle)),
             Via::Dial => None,
         };
         let started = Instant::now();
-        let (connection, dial) = match pooled {
-            Some(connection) => (connection, None),
-            None => {
+        let (connection, target, dial) = match (pooled, alternative) {
+            (Some((connection, target)), _) => (connection, target, None),
+            (None, None) => {
                 let connection = self.pool.dial(target, deadline).await?;
-                (connection, Some(started.elapsed()))
+                (connection, target, Some(started.elapsed()))
+            }
+            (None, Some(alternative)) => {
+                let dialling = Box::pin(self.pool.dial_either([target, alternative], deadline));
+                let (connection, target) = dialling.await?;
+                (connection, target, Some(started.elapsed()))
             }
         };
         Ok(Line {
@@ -427,7 +444,12 @@ impl Caller {
         answer: Response<Incoming>,
     ) -> OpenReply {
         let (parts, body) = answer.into_parts();
+        let address = line.target.address;
+        if route.alternative.is_some() {
+            self.registry.note_port(&route.peer, address.port());
+        }
         let mut head = ReplyHead {
+            address,
             status: parts.status,
             headers: parts.headers,
             asked: line.asked.answered(self.clocks.clock()),
@@ -443,7 +465,7 @@ impl Caller {
             body,
             reused: line.connection.is_reused(),
             lease: self.pool.lease(line.target, line.connection),
-            address: route.address,
+            address,
             since: line.since,
             dial: line.dial,
         }

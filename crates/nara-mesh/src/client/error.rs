@@ -86,6 +86,8 @@ pub(super) enum Problem {
     /// Only pinned keys are believed.
     #[error("{responder} answered, whose key is not pinned")]
     KeyNotPinned { responder: NaraName },
+    #[error("its key was replaced or removed meanwhile")]
+    KeyReplaced,
     #[error("its key is not trusted")]
     KeyRefused(#[source] KeyRefused),
     #[error("none of {asked} peers knows this nara")]
@@ -183,6 +185,14 @@ impl From<RegisterError> for Problem {
 }
 
 impl Problem {
+    /// Whether no connection came about.
+    pub(super) fn is_unreachable(&self) -> bool {
+        matches!(
+            self,
+            Self::Dial(_) | Self::DialTimeout(_) | Self::Timeout(Stage::Dial)
+        )
+    }
+
     /// Whether an answer may be signed with another key than the known one.
     pub(super) fn may_be_another_key(&self) -> bool {
         matches!(
@@ -239,6 +249,7 @@ impl Problem {
                 Kind::KeyRefused,
                 "ask its operator whether the key is right before you trust it",
             ),
+            Self::KeyReplaced => (Kind::KeyReplaced, "ask again, if the new key is trusted"),
             Self::NobodyKnows { .. } => (Kind::NobodyKnows, "ask again when more peers are online"),
             Self::NoReply(_) => (Kind::NoReply, "the peer may not know our id yet, try again later"),
             Self::NotHttp(_) => (Kind::NotHttp, "check the address and the port"),
@@ -320,13 +331,7 @@ impl ClientError {
 
     /// The peer could not be connected, now or at the last attempt: see also [`ClientError::is_circuit_open`].
     pub fn is_unreachable(&self) -> bool {
-        matches!(
-            self.problem(),
-            Problem::CircuitOpen(_)
-                | Problem::Dial(_)
-                | Problem::DialTimeout(_)
-                | Problem::Timeout(Stage::Dial)
-        )
+        self.problem().is_unreachable() || self.is_circuit_open()
     }
 
     /// The peer is down and was not called.
@@ -353,6 +358,7 @@ impl ClientError {
                 | Kind::Identity
                 | Kind::InnerSignature
                 | Kind::KeyRefused
+                | Kind::KeyReplaced
                 | Kind::OtherKey
                 | Kind::Signature
                 | Kind::Unauthenticated

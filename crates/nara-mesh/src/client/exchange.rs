@@ -24,6 +24,7 @@ use tracing::Instrument as _;
 use super::caller::{Caller, Limit, OpenReply, Reply};
 use super::clocks::{Asked, PeerClocks};
 use super::error::{ClientError, Problem, Stage};
+use super::event_check::EventChecker;
 use super::replies::PendingReplies;
 use super::request::Outgoing;
 use super::resolve::{InvalidPeerRef, PeerRef, Resolver, Route};
@@ -175,6 +176,7 @@ impl Exchange {
             self.verifier.introduce(route, deadline).await?;
         }
         let reply = self.send(route, outgoing, deadline).await?;
+        route.answered_at(reply.head.address);
         let arrival = Arrival::from(&reply);
         let verifying = async {
             match (reply.head.status, signed) {
@@ -233,6 +235,7 @@ impl Exchange {
         self.verifier.introduce(route, deadline).await?;
         let opened = self.caller.open_apart(route, outgoing, deadline).await;
         let open = opened.map_err(|problem| self.verifier.explain_other_key(route, problem))?;
+        route.answered_at(open.head.address);
         if open.head.status == StatusCode::OK {
             return Ok(open);
         }
@@ -241,6 +244,13 @@ impl Exchange {
     }
 
     /// The keys with which events are verified.
+    pub(super) fn event_checker(&self) -> EventChecker {
+        EventChecker {
+            keys: self.known_keys(),
+            clocks: self.clocks.clone(),
+        }
+    }
+
     pub(super) fn known_keys(&self) -> KnownKeys {
         KnownKeys::new(self.local.clone(), self.registry.clone())
     }

@@ -41,6 +41,12 @@ impl fmt::Debug for PeerHandle {
     }
 }
 
+impl fmt::Display for PeerHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.peer.fmt(f)
+    }
+}
+
 impl PeerHandle {
     /// The same peer with another time limit for whole calls.
     #[must_use]

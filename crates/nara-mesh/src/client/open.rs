@@ -142,6 +142,7 @@ impl Exchange {
     ) -> Result<Verified<Response<Bytes>>, Problem> {
         self.verifier.introduce(route, deadline).await?;
         let reply = self.send(route, outgoing, deadline).await?;
+        route.answered_at(reply.head.address);
         if !reply.head.claims_proof() && !reply.head.status.is_success() {
             return Err(self.verifier.refused(route, reply));
         }
@@ -210,6 +211,7 @@ impl Exchange {
             self.caller.open(route, &outgoing, deadline).await
         };
         let open = opened.map_err(|problem| self.verifier.explain_other_key(route, problem))?;
+        route.answered_at(open.head.address);
         self.accept_open(route, open, options.max_answer, deadline).await
     }
 
@@ -236,7 +238,9 @@ impl Exchange {
         let (body, verification) = match head {
             Some((digest, verification)) => {
                 let OpenReply { body, lease, .. } = open;
-                let body = AnswerBody::arriving(body, lease, digest, verification.body, peer);
+                let known = verification.responder.clone().zip(verification.key);
+                let opened_on = known.map(|(name, key)| self.registry.lease(&name, &key));
+                let body = AnswerBody::arriving(body, lease, digest, verification.body, peer, opened_on);
                 (body, verification)
             }
             None => {
@@ -256,12 +260,10 @@ impl Exchange {
 
     /// Whether the body of a request may be sent while it is made. A peer of which that is not known yet is asked.
     async fn may_stream(&self, route: &Route, deadline: tokio::time::Instant) -> bool {
-        if !self.caller.may_stream(route) {
-            return false;
-        }
-        if !route.peer.takes_streams() {
+        let may = || route.peer.takes_streams() && self.caller.may_stream(route);
+        if !may() {
             self.verifier.ask_for_capability(route, deadline).await;
         }
-        route.peer.takes_streams()
+        may()
     }
 }

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use nara_proto::identity::{KeyPair, PublicKey};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::error::{Problem, Stage};
 use super::request::RequestBody;
@@ -133,6 +134,43 @@ impl Pool {
         };
         ::metrics::counter!(metrics::DIALS, "outcome" => outcome).increment(1);
         dialled
+    }
+
+    /// Opens a connection to whichever of two answers. The first has [`defaults::PORT_DELAY`] to itself. If both fail,
+    /// the problem is that of the first.
+    pub(super) async fn dial_either(
+        &self,
+        targets: [Target; 2],
+        deadline: Instant,
+    ) -> Result<(Connection, Target), Problem> {
+        let [first, second] = targets;
+        let mut one = pin!(self.dial(first, deadline));
+        let mut two = pin!(self.dial(second, deadline));
+        tokio::select! {
+            dialled = &mut one => return match dialled {
+                Ok(connection) => Ok((connection, first)),
+                Err(problem) if problem.is_unreachable() => {
+                    let dialled = two.await;
+                    dialled.map(|connection| (connection, second)).map_err(|_| problem)
+                }
+                Err(problem) => Err(problem),
+            },
+            () = sleep(defaults::PORT_DELAY) => {}
+        }
+        tokio::select! {
+            dialled = &mut one => match dialled {
+                Ok(connection) => Ok((connection, first)),
+                Err(problem) if problem.is_unreachable() => {
+                    let dialled = two.await;
+                    dialled.map(|connection| (connection, second)).map_err(|_| problem)
+                }
+                Err(problem) => Err(problem),
+            },
+            dialled = &mut two => match dialled {
+                Ok(connection) => Ok((connection, second)),
+                Err(_) => one.await.map(|connection| (connection, first)),
+            },
+        }
     }
 
     async fn dial_now(&self, target: Target, deadline: Instant) -> Result<Connection, Problem> {

@@ -12,7 +12,7 @@ use nara_proto::identity::{InvalidName, NaraId, NaraName};
 use nara_proto::v2::Recipient;
 
 use super::verified::DiscoveredKey;
-use crate::registry::{Peer, PeerInfo, PeerRegistry};
+use crate::registry::{Peer, PeerInfo, PeerRegistry, with_other_port};
 
 /// How to find a peer: by id, by name or by address.
 ///
@@ -213,6 +213,8 @@ impl AddressLookup for AddressOverrides {
 pub(super) struct Route {
     pub(super) peer: Arc<Peer>,
     pub(super) address: SocketAddr,
+    /// The other address to try, where the port is a guess.
+    pub(super) alternative: Option<SocketAddr>,
     pub(super) expected: PeerInfo,
     /// How the nara at the address introduced itself, where nothing else is known.
     pub(super) introduction: Option<DiscoveredKey>,
@@ -226,8 +228,15 @@ impl Route {
             expected: peer.info(),
             peer,
             address,
+            alternative: None,
             introduction: None,
         }
+    }
+
+    /// Notes at which address the peer answered.
+    pub(super) fn answered_at(&mut self, address: SocketAddr) {
+        self.address = address;
+        self.alternative = None;
     }
 
     /// For whom a request is; `None`: not known.
@@ -284,14 +293,17 @@ impl Resolver {
             },
             PeerRef::Ip(ip) => match self.only_one(*ip, None) {
                 Some(peer) => peer,
-                None => self.at(SocketAddr::new(*ip, self.mesh_port)),
+                None => self.strangers.at_ip(*ip, self.mesh_port, &self.registry),
             },
             PeerRef::Address(address) => self.at(*address),
         };
         let expected = peer.info();
         let overridden = expected.id.as_ref().and_then(|id| self.overridden(id));
+        let address = overridden.or(expected.address)?;
+        let is_guess = overridden.is_none() && expected.either_port;
         Some(Route {
-            address: overridden.or(expected.address)?,
+            address,
+            alternative: is_guess.then(|| with_other_port(address)),
             peer,
             expected,
             introduction: None,
@@ -353,13 +365,21 @@ impl Strangers {
     const MAX: usize = 1024;
 
     fn at(&self, address: SocketAddr, registry: &PeerRegistry) -> Arc<Peer> {
+        self.get(address, || registry.stranger(address))
+    }
+
+    /// The stranger at an address of which the port is a guess.
+    fn at_ip(&self, ip: IpAddr, port: u16, registry: &PeerRegistry) -> Arc<Peer> {
+        self.get(SocketAddr::new(ip, 0), || {
+            registry.stranger_on_either_port(SocketAddr::new(ip, port))
+        })
+    }
+
+    fn get(&self, key: SocketAddr, make: impl FnOnce() -> Arc<Peer>) -> Arc<Peer> {
         let mut table = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if table.len() >= Self::MAX && !table.contains_key(&address) {
+        if table.len() >= Self::MAX && !table.contains_key(&key) {
             table.clear();
         }
-        table
-            .entry(address)
-            .or_insert_with(|| registry.stranger(address))
-            .clone()
+        table.entry(key).or_insert_with(make).clone()
     }
 }

@@ -1,5 +1,6 @@
 //! Requests as they are sent, signed now.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::header::{CONTENT_TYPE, HOST};
@@ -53,19 +54,20 @@ impl SentSignatures {
 }
 
 impl RequestSigner {
-    /// The head of a request as it is sent, signed now, for the connection on which it will be sent. A streamed body is
-    /// not covered by it.
+    /// The head of a request as it is sent, signed now, for the address and the connection to which it will be sent. A
+    /// streamed body is not covered by it.
     pub(super) fn sign(
         &self,
         route: &Route,
         outgoing: &Outgoing,
         streamed: bool,
+        address: SocketAddr,
         channel: Option<&SecureChannel>,
     ) -> (Request<()>, SentSignatures) {
         let mut request = Request::new(());
         *request.method_mut() = outgoing.method.clone();
         *request.uri_mut() = Uri::from(outgoing.target.clone());
-        let host = HeaderValue::try_from(route.address.to_string());
+        let host = HeaderValue::try_from(address.to_string());
         let headers = request.headers_mut();
         headers.clone_from(&outgoing.headers);
         headers.reserve(HEADERS);

@@ -23,6 +23,7 @@ mod error;
 mod frames;
 mod options;
 mod pause;
+mod poll;
 mod run;
 mod state;
 mod unsaved;
@@ -57,8 +58,8 @@ pub struct VerifiedEvent {
     pub event: SyncEvent,
     /// How far to trust it.
     pub trust: EventTrust,
-    /// Where to resume behind it.
-    pub cursor: ArrivalCursor,
+    /// Where to resume behind it; `None`: the peer has no streams, and the event was [polled](SubscribeOptions::poll).
+    pub cursor: Option<ArrivalCursor>,
     /// The outcome in the ledger of [`SubscribeOptions::into_ledger`].
     pub insertion: Option<Insertion>,
 }

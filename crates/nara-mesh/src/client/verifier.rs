@@ -136,7 +136,7 @@ impl AnswerVerifier {
         let signed_at = proof.signed_at();
         let verified = offload(large, move || check(&proof, &keys, &pinned, now)).await;
         if !responder.is_new && verified.as_ref().is_err_and(Problem::may_be_another_key) {
-            self.look_for_conflict(route, &name, deadline).await?;
+            Box::pin(self.look_for_conflict(route, &name, deadline)).await?;
         }
         let (value, verification) = verified.map_err(|problem| {
             self.clocks
@@ -252,6 +252,7 @@ impl AnswerVerifier {
         }
         let ping = Outgoing::new::<Ping>(&())?;
         let reply = self.caller.send(route, &ping, deadline).await?;
+        route.answered_at(reply.head.address);
         if reply.head.status == StatusCode::OK
             && let Ok(introduction) = self.read_introduction(&reply, None)
         {
@@ -355,7 +356,8 @@ impl AnswerVerifier {
                 protocol: PeerProtocol::default(),
             });
         }
-        self.learn_key(route, name, deadline).await
+        // On the heap, as it is rare and large.
+        Box::pin(self.learn_key(route, name, deadline)).await
     }
 
     /// Asks for the key of a responder that is met for the first time. It is asked where the call went, since
@@ -422,7 +424,7 @@ impl AnswerVerifier {
         let info = PeerInfo {
             id: route.expected.id.clone(),
             name: Some(pinned.name.clone()),
-            address: route.expected.address.filter(|_| is_stranger && !has_address),
+            address: Some(route.address).filter(|_| is_stranger && !has_address),
             key: Some(pinned),
             ..PeerInfo::default()
         };

@@ -232,7 +232,10 @@ impl Driver {
     /// A subscription does something else than before.
     fn changed(&mut self, label: Label, state: StreamState) {
         let input = match &state {
-            StreamState::CatchingUp | StreamState::Lagged | StreamState::Live => {
+            StreamState::CatchingUp
+            | StreamState::Lagged
+            | StreamState::Live
+            | StreamState::Polling { .. } => {
                 self.failures.remove(&label);
                 Input::Opened(label.clone())
             }

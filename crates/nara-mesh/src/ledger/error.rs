@@ -52,7 +52,7 @@ pub enum LedgerError {
     /// The database is damaged.
     #[error("the database of the ledger is damaged ({reason}): restore a backup")]
     Corrupt {
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
     },
     /// The database file cannot be created or opened.

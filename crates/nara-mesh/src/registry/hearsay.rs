@@ -1,3 +1,4 @@
+use super::peer::with_other_port;
 use super::{
     KeyConflict, KeyOffer, KeyRefused, PeerEvent, PeerInfo, PeerRegistry, PinnedKey, RegisterError,
     TrustDecision,
@@ -40,11 +41,14 @@ impl PeerRegistry {
             known: known.as_ref(),
             stored: false,
         };
+        let either_port = known.as_ref().is_some_and(|known| known.either_port);
         let configured_at = known.as_ref().and_then(|known| known.configured_at);
         let (reason, why) = if known.as_ref().is_some_and(PeerInfo::is_untrusted) || self.is_banned(&key.key)
         {
             (UNTRUSTED.into(), "untrusted")
-        } else if configured_at.is_some_and(|address| !key.source.is_from(address)) {
+        } else if configured_at.is_some_and(|address| {
+            !(key.source.is_from(address) || (either_port && key.source.is_from(with_other_port(address))))
+        }) {
             (NOT_ITS_ADDRESS.into(), "address")
         } else {
             match self.trust().decide(&offer) {

@@ -1,11 +1,12 @@
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use nara_proto::breaker::{Breaker, BreakerConfig, BreakerState};
 use nara_proto::clock_offset::ClockOffset;
+use nara_proto::event::KeyStanding;
 use nara_proto::identity::{KeyId, NaraId, NaraName, PublicKey};
 use nara_proto::time::UnixMillis;
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -25,6 +26,9 @@ pub struct PeerInfo {
     pub name: Option<NaraName>,
     /// Its mesh address and port, if known.
     pub address: Option<SocketAddr>,
+    /// Whether the port of `address` is a guess: what was told is an address without a port. Then both ports of naras
+    /// are tried, the one in `address` first.
+    pub either_port: bool,
     /// The key that is pinned for its name.
     pub key: Option<PinnedKey>,
     /// The protocols that it has proven.
@@ -44,7 +48,9 @@ impl PeerInfo {
     pub(super) fn fill_from(&mut self, other: Self) {
         self.id = self.id.take().or(other.id);
         self.name = self.name.take().or(other.name);
-        self.address = self.address.or(other.address);
+        if self.address.is_none() {
+            (self.address, self.either_port) = (other.address, other.either_port);
+        }
         self.key = self.key.take().or(other.key);
         self.protocol = self.protocol.union(other.protocol);
         self.tls = self.tls.or(other.tls);
@@ -85,6 +91,14 @@ impl PeerInfo {
     #[must_use]
     pub fn at(mut self, address: SocketAddr) -> Self {
         self.address = Some(address);
+        self
+    }
+
+    /// The same nara at an address of which the port is not known: both ports of naras are tried.
+    #[must_use]
+    pub fn at_ip(mut self, ip: IpAddr) -> Self {
+        self.address = Some(SocketAddr::new(ip, defaults::MESH_PORT));
+        self.either_port = true;
         self
     }
 
@@ -201,6 +215,15 @@ impl Peer {
         self.info.read().unwrap_or_else(PoisonError::into_inner).tls
     }
 
+    /// What an event in its name is verified with.
+    pub(super) fn standing(&self) -> KeyStanding {
+        if self.is_untrusted() {
+            KeyStanding::Untrusted
+        } else {
+            self.key().into()
+        }
+    }
+
     /// Whether the operator banned it, or another nara with the same key: its requests are refused, and it is not
     /// called.
     pub fn is_untrusted(&self) -> bool {
@@ -285,4 +308,13 @@ impl Peer {
         // Every method of a clock leaves it valid.
         self.clock.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The same host at the other port on which naras listen.
+pub(crate) fn with_other_port(address: SocketAddr) -> SocketAddr {
+    let port = match address.port() {
+        defaults::LEGACY_MESH_PORT => defaults::MESH_PORT,
+        _ => defaults::LEGACY_MESH_PORT,
+    };
+    SocketAddr::new(address.ip(), port)
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGua
 
 use nara_proto::breaker::BreakerConfig;
 use nara_proto::clock_offset::MeshClock;
-use nara_proto::event::KeyLookup;
+use nara_proto::event::{KeyLookup, KeyStanding};
 use nara_proto::identity::{NaraId, NaraName, PublicKey};
 use tokio::sync::{broadcast, watch};
 
@@ -146,7 +146,11 @@ impl PeerRegistry {
             peer.update(|known| known.fill_from(other_half.info()));
         }
         peer.update(|known| {
-            known.address = info.address.or(known.address);
+            let same_ip = known.address.map(|known| known.ip()) == info.address.map(|new| new.ip());
+            // A guess does not replace a port that is known, or has answered.
+            if let Some(address) = info.address.filter(|_| !(info.either_port && same_ip)) {
+                (known.address, known.either_port) = (Some(address), info.either_port);
+            }
             known.tls = info.tls.or(known.tls);
             known.configured_at = info.configured_at.or(known.configured_at);
             // It was only introduced until now, and answers with that key at an address of its own.
@@ -312,6 +316,22 @@ impl PeerRegistry {
         self.decisions.subscribe()
     }
 
+    /// Notes on which port a peer answered of which the port was a guess.
+    pub(crate) fn note_port(&self, peer: &Peer, port: u16) {
+        let guessed = peer.info();
+        if let Some(address) = guessed
+            .address
+            .filter(|address| guessed.either_port && address.port() != port)
+        {
+            peer.update(|info| {
+                if info.address == Some(address) {
+                    info.address = Some(SocketAddr::new(address.ip(), port));
+                }
+            });
+            self.emit(PeerEvent::AddressChanged(peer.info()));
+        }
+    }
+
     /// Has everything that runs long look again at what it is allowed to do.
     pub(super) fn changed(&self) {
         self.decisions.send_replace(());
@@ -326,18 +346,29 @@ impl PeerRegistry {
     /// A peer of this kind that is not in the registry: somebody called its address. Where a registered one must
     /// not be called without TLS, neither must this one: it may be the same.
     pub(crate) fn stranger(&self, address: SocketAddr) -> Arc<Peer> {
+        self.make_stranger(address, false)
+    }
+
+    /// As [`PeerRegistry::stranger`], where the port is a guess.
+    pub(crate) fn stranger_on_either_port(&self, address: SocketAddr) -> Arc<Peer> {
+        self.make_stranger(address, true)
+    }
+
+    fn make_stranger(&self, address: SocketAddr, either_port: bool) -> Arc<Peer> {
         let must_be_tls = |peer: &Arc<Peer>| {
             let known = peer.info();
             let here = known.address == Some(address);
-            here && match known.tls {
-                Some(TlsPolicy::Plain) => false,
-                Some(TlsPolicy::Require) => true,
-                Some(TlsPolicy::Prefer) | None => known.protocol.tls,
-            }
+            (here || either_port)
+                && match known.tls {
+                    Some(TlsPolicy::Plain) => false,
+                    Some(TlsPolicy::Require) => true,
+                    Some(TlsPolicy::Prefer) | None => known.protocol.tls,
+                }
         };
         let tls = self.by_ip(address.ip()).iter().any(must_be_tls);
         let info = PeerInfo {
             address: Some(address),
+            either_port,
             tls: tls.then_some(TlsPolicy::Require),
             ..PeerInfo::default()
         };
@@ -538,12 +569,26 @@ fn look_of(name: &NaraName) -> String {
 }
 
 impl KeyLookup for PeerRegistry {
-    fn key_of_name(&self, name: &str) -> Option<PublicKey> {
-        self.by_name(name)?.key()
+    fn standing_of_name(&self, name: &str) -> KeyStanding {
+        self.by_name(name)
+            .map_or(KeyStanding::Unknown, |peer| peer.standing())
     }
 
-    fn key_of_id(&self, id: &str) -> Option<PublicKey> {
-        self.read().by_id.get(id)?.key()
+    fn standing_of_id(&self, id: &str) -> KeyStanding {
+        let table = self.read();
+        let peer = table.by_id.get(id);
+        peer.map_or(KeyStanding::Unknown, |peer| peer.standing())
+    }
+
+    fn is_id_of_name(&self, id: &str, name: &str) -> Option<bool> {
+        let known = |peer: &Arc<Peer>| {
+            let info = peer.info();
+            let known_id = info.id?;
+            let known_name = info.name?;
+            Some(known_id.as_str() == id && known_name.as_str() == name)
+        };
+        let by_id = self.read().by_id.get(id).and_then(known);
+        by_id.or_else(|| self.by_name(name).as_ref().and_then(known))
     }
 }
 

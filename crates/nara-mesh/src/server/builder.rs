@@ -5,7 +5,7 @@ use axum::Router;
 use ipnet::IpNet;
 use nara_proto::identity::PreparedKeys;
 use nara_proto::peer::Coordinates;
-use nara_proto::v1::ReplayCache;
+use nara_proto::replay::ReplayCache;
 use tokio::sync::{Semaphore, watch};
 
 use super::auth::authenticator::Authenticator;
@@ -19,11 +19,14 @@ use super::handler::{MeshHandler, NoHandler};
 use super::limits::body_bytes::BodyBytes;
 use super::limits::quota::Quota;
 use super::limits::settings::ServerLimits;
+use super::limits::turns::Turns;
 use super::route;
 use super::route::announcement::Announcement;
+use super::route::samples::Samples;
 use super::route::stash::Stash;
 use super::route::state::{Reachable, Shared};
-use super::route::user::{BuildError, UserRoutes};
+use super::route::user::{RouteError, UserRoutes};
+use super::stash_store::{StashStore, StashStoreError};
 use crate::Signatures;
 use crate::client::MeshClient;
 use crate::clock::{Clock, SystemClock};
@@ -34,6 +37,18 @@ use crate::mesh_ranges::{LOOPBACK, TAILNET};
 use crate::registry::{KnownKeys, PeerProtocol, PeerRegistry};
 use crate::tls::{ChannelTrust, TlsPolicy};
 use crate::transport::{PeerSource, TcpTransport, Transport};
+
+/// Why a server cannot be built.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// Routes collide with each other or with the server's own.
+    #[error(transparent)]
+    Routes(#[from] RouteError),
+    /// The stashes of peers cannot be read.
+    #[error(transparent)]
+    Stash(#[from] StashStoreError),
+}
 
 /// Why a server cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -75,6 +90,7 @@ pub struct MeshServerBuilder {
     refuse_before_start: bool,
     routes: UserRoutes,
     without_client: bool,
+    stash_store: Option<Arc<dyn StashStore>>,
 }
 
 impl MeshServerBuilder {
@@ -99,6 +115,7 @@ impl MeshServerBuilder {
             refuse_before_start: true,
             routes: UserRoutes::default(),
             without_client: false,
+            stash_store: None,
         }
     }
 
@@ -245,6 +262,12 @@ impl MeshServerBuilder {
         self
     }
 
+    /// Where the stashes that peers leave with this nara are kept beyond its life; by default in memory only.
+    pub fn stash_store(mut self, store: Arc<dyn StashStore>) -> Self {
+        self.stash_store = Some(store);
+        self
+    }
+
     /// The limits of the server.
     pub fn limits(mut self, limits: ServerLimits) -> Self {
         self.limits = limits;
@@ -270,7 +293,7 @@ impl MeshServerBuilder {
     /// The server, not yet listening.
     ///
     /// # Errors
-    /// [`BuildError`] if routes collide with each other or with the server's own.
+    /// [`BuildError`] if routes collide with each other or with the server's own, or stashes cannot be read.
     pub fn build(self) -> Result<MeshServer, BuildError> {
         let user = self.routes.check()?;
         if self.client.is_none() && !self.without_client {
@@ -283,6 +306,7 @@ impl MeshServerBuilder {
             .registry
             .or_else(|| self.client.as_ref().map(|client| client.registry().clone()))
             .unwrap_or_default();
+        let stash = Stash::new(&self.limits, self.stash_store, self.clock.now_seconds())?;
         let background = Background::default();
         let opening = Opening::new(self.tls, self.local.keypair().clone(), &self.limits);
         let discovery = self.client.clone().map(|client| {
@@ -338,11 +362,16 @@ impl MeshServerBuilder {
             coordinates: self.coordinates,
             mesh_ranges: self.mesh_ranges,
             mesh_port: self.mesh_port,
-            stash: Stash::new(&self.limits),
+            stash,
             streams: Quota::new(self.limits.streams, self.limits.streams_per_peer),
             reachable: Reachable::default(),
             replies: Arc::new(Semaphore::new(self.limits.replies)),
-            reconciliations: Semaphore::new(self.limits.reconciliations),
+            reads: Turns::new(self.limits.reads),
+            answer_bytes: Quota::new(
+                self.limits.answer_bytes_in_flight,
+                self.limits.answer_bytes_in_flight_per_peer,
+            ),
+            samples: Samples::default(),
             checkpoints: Quota::new(
                 self.limits.checkpoint_answers,
                 self.limits.checkpoint_answers_per_address,

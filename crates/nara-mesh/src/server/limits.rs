@@ -5,3 +5,4 @@ pub(in crate::server) mod body_bytes;
 pub(in crate::server) mod quota;
 pub(in crate::server) mod rates;
 pub(in crate::server) mod settings;
+pub(in crate::server) mod turns;

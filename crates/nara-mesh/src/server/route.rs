@@ -16,6 +16,7 @@
 //! | all bodies | limit size and time | they wait for ever |
 
 mod checkpoints;
+mod confidant;
 mod coordinates;
 mod dm;
 mod events_fetch;
@@ -33,6 +34,7 @@ pub(in crate::server) mod announcement;
 mod body;
 mod guard;
 mod ingest;
+pub(in crate::server) mod samples;
 pub(in crate::server) mod spelling;
 pub(in crate::server) mod stash;
 pub(in crate::server) mod state;
@@ -60,6 +62,7 @@ use super::answer::sign::{AnswerSigner, sign_response};
 use super::auth::authenticator::Authenticator;
 use super::auth::verify::{Verification, verify_request};
 use super::limits::admission::{Admission, limit_address, limit_open, limit_peer};
+use confidant::greet_owner;
 use guard::guard;
 use spelling::route_spellings;
 use state::Shared;
@@ -154,8 +157,9 @@ impl Routes<'_> {
             .layer(from_fn_with_state(self.signer(E::MAX_RESPONSE), sign_response))
             // The sender is known, and learns from a signed answer that it is to slow down.
             .layer(from_fn_with_state(self.admission.clone(), limit_peer))
-            // Innermost, so that the answer to a request whose handler panicked is signed like others.
-            .layer(CatchPanicLayer::custom(panicked));
+            // So that the answer to a request whose handler panicked is signed like others.
+            .layer(CatchPanicLayer::custom(panicked))
+            .layer(from_fn_with_state(self.shared.clone(), greet_owner));
         // The method is checked behind the signature, as elsewhere: the fallback is inside of the layers.
         let method = MethodFilter::try_from(E::METHOD).expect("endpoints have ordinary methods");
         let route = on(method, handler).fallback(method_not_allowed).layer(layers);

@@ -25,6 +25,7 @@ mod raw_http;
 mod relay;
 mod replays;
 mod road;
+mod service;
 mod smuggling;
 #[path = "../hostile/support.rs"]
 #[expect(dead_code, reason = "other tests use more of it")]

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, join_all};
 use http::HeaderValue;
 use nara_mesh::client::MeshClient;
 use nara_mesh::defaults::{POOL_IDLE_PER_PEER, POOL_IDLE_TOTAL};
@@ -135,7 +135,7 @@ async fn idle_connections_are_bounded_for_one_peer_and_for_all() {
     let ping_25_times = async |peer: &FakePeer| {
         let before = peer.connections();
         let pings = (0..25).map(|_| client.ping(peer.address));
-        for outcome in futures_util::future::join_all(pings).await {
+        for outcome in join_all(pings).await {
             outcome.unwrap();
         }
         peer.connections() - before
@@ -285,6 +285,34 @@ async fn a_reply_that_comes_before_the_answer_reaches_its_caller() {
     let reply = client.peer(&id).call_runtime(&message).await.unwrap();
     assert_eq!(reply.in_reply_to, message.id);
     assert_eq!(reply.from, "bob");
+    assert!(client.pending_replies().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn replies_to_messages_of_one_moment_reach_their_callers_in_whatever_order_they_come() {
+    let mesh = Mesh::new();
+    let client = mesh.client();
+    let bob = nara("bob");
+    let id = introduce(&client, &bob, address(2));
+    let (replies, clock) = (client.pending_replies().clone(), mesh.clock.clone());
+    let waiting = Arc::new(std::sync::Mutex::new(Vec::new()));
+    mesh.peer(2, move |request| {
+        let mut waiting = waiting.lock().unwrap();
+        waiting.push(RuntimeMessage::from_json(&request.body).unwrap());
+        if waiting.len() == 20 {
+            for message in waiting.iter().rev() {
+                replies.resolve(ack(message, &bob)).unwrap();
+            }
+        }
+        signed(&bob, &clock, 200, "")
+    })
+    .await;
+    let peer = client.peer(&id);
+    let messages: Vec<_> = (0..20).map(|second| stash_request(&mesh, second)).collect();
+    let calls = messages.iter().map(|message| peer.call_runtime(message));
+    for (message, reply) in messages.iter().zip(join_all(calls).await) {
+        assert_eq!(reply.unwrap().in_reply_to, message.id);
+    }
     assert!(client.pending_replies().is_empty());
 }
 

@@ -20,6 +20,8 @@ mod hostile;
 mod naras;
 mod open;
 mod pinning;
+mod poll;
+mod ports;
 mod reconcile;
 mod retry_after;
 mod routing;

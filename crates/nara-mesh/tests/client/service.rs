@@ -12,7 +12,7 @@ use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use nara_mesh::Coverage;
-use nara_mesh::client::{AnswerBody, BodyProof, ClientErrorKind, MeshClient, Verification};
+use nara_mesh::client::{AnswerBody, BodyProof, ClientError, ClientErrorKind, MeshClient, Verification};
 use nara_mesh::clock::Clock as _;
 use nara_mesh::proto::identity::NaraId;
 use nara_mesh::proto::v1::ResponseAuth;
@@ -95,7 +95,7 @@ async fn a_stack_of_tower_works_on_top_and_a_streamed_answer_on_a_plain_connecti
     })
     .await;
     let stack = ServiceBuilder::new()
-        .concurrency_limit(1)
+        .map_err(|error: ClientError| error.kind())
         .map_request(|path: &str| Request::get(path).body(String::new()).unwrap())
         .service(client.service(&id));
     for _ in 0..2 {

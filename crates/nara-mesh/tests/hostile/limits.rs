@@ -301,7 +301,7 @@ async fn the_bodies_of_all_have_so_many_bytes_at_once_imports_among_them() {
 
 #[tokio::test(start_paused = true)]
 async fn an_import_that_does_not_come_keeps_out_its_own_address_only() {
-    let calm = Calm::start(|_| {}).await;
+    let calm = Calm::start(|limits| limits.imports = 4).await;
     let import = request("POST", "/api/events/import", &[], b"no json");
     let begun = &import[..import.len() - 1];
     let _slow = calm.send(2, begun).await;

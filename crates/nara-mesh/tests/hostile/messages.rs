@@ -204,3 +204,133 @@ async fn nonsense_gets_the_same_empty_signed_answer() {
         assert!(target.signed_answer(&answer));
     }
 }
+
+/// A v1 peer tells its id in its messages only.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_id_of_a_message_is_bound_to_the_nara_that_signed_it_and_to_no_other() {
+    let (owner, keeper, other) = (
+        Node::start("owner").await,
+        Node::start("keeper").await,
+        Node::start("other").await,
+    );
+    for node in [&owner, &other] {
+        node.meet(&keeper);
+        let mut known = known(&node.local, Some(node.server.local_addr()));
+        known.id = None;
+        known.key.as_mut().unwrap().id = None;
+        keeper.registry.register(known).unwrap();
+    }
+    let id = keeper.local.id();
+
+    // Under the id of another, who is not known by it yet.
+    let mut forged = other.message(&keeper, store(&owner.local));
+    forged.from_id = owner.local.id().to_string();
+    let forged = forged.sign(owner.local.keypair());
+    other.client.peer(id).send_runtime_message(&forged).await.unwrap();
+    assert!(keeper.registry.by_id(owner.local.id()).is_none());
+
+    let stored = owner.message(&keeper, store(&owner.local));
+    let ack = owner.client.peer(id).call_runtime(&stored).await.unwrap();
+    assert!(matches!(
+        ack.payload,
+        MessagePayload::StashAck(StashAck { success: true, .. })
+    ));
+    let bound = keeper.registry.by_id(owner.local.id()).unwrap();
+    assert_eq!(bound.info().name.as_ref(), Some(owner.local.name()));
+
+    // And now it belongs to the owner, and the owner to it.
+    let mut taken = other.message(&keeper, store(&owner.local));
+    taken.from_id = owner.local.id().to_string();
+    let taken = taken.sign(other.local.keypair());
+    other.client.peer(id).send_runtime_message(&taken).await.unwrap();
+    let bound = keeper.registry.by_id(owner.local.id()).unwrap();
+    assert_eq!(bound.info().name.as_ref(), Some(owner.local.name()));
+    assert!(keeper.registry.by_name("other").unwrap().info().id.is_none());
+}
+
+/// Remembers the stashes that came without being asked for.
+#[derive(Clone, Debug)]
+struct Recovered(tokio::sync::mpsc::UnboundedSender<RuntimeMessage>);
+
+impl nara_mesh::server::MeshHandler for Recovered {
+    fn on_runtime_message(&self, message: &RuntimeMessage) {
+        let _ = self.0.send(message.clone());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_that_introduces_itself_gets_its_stash_back_also_after_a_restart_of_its_confidant() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stash.db");
+    let owner = Node::start("owner").await;
+    let (sender, mut recovered) = tokio::sync::mpsc::unbounded_channel();
+    // The same nara after it lost its memory.
+    let reborn = MeshServer::builder(owner.local.clone(), Arc::new(MemoryLedger::new()))
+        .client(owner.client.clone())
+        .handler(Recovered(sender))
+        .serve(free_port())
+        .await
+        .unwrap();
+    let keeper = nara("keeper");
+    for round in 0..2 {
+        let registry = PeerRegistry::default();
+        registry
+            .register(known(&owner.local, Some(reborn.local_addr())))
+            .unwrap();
+        let client = MeshClient::builder(keeper.clone()).registry(registry).build();
+        let store_of_keeper = nara_mesh::server::SqliteStash::open(&path).unwrap();
+        let running = MeshServer::builder(keeper.clone(), Arc::new(MemoryLedger::new()))
+            .client(client)
+            .refuse_before_start(false)
+            .stash_store(Arc::new(store_of_keeper))
+            .serve(free_port())
+            .await
+            .unwrap();
+        let peer = nara_mesh::registry::PeerInfo {
+            address: Some(running.local_addr()),
+            ..known(&keeper, None)
+        };
+        owner.registry.register(peer).unwrap();
+        if round == 0 {
+            let stored = message(&owner.local, &keeper, store(&owner.local));
+            owner
+                .client
+                .peer(keeper.id())
+                .send_runtime_message(&stored)
+                .await
+                .unwrap();
+            let ack = recovered.recv().await.unwrap();
+            assert!(matches!(
+                ack.payload,
+                MessagePayload::StashAck(StashAck { success: true, .. })
+            ));
+        }
+        let now = nara_proto::time::UnixNanos::new(
+            i64::try_from(std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos()).unwrap(),
+        );
+        let payload = nara_proto::event::HeyTherePayload {
+            from: "owner".to_owned(),
+            public_key: owner.local.public_key().to_base64(),
+            ..Default::default()
+        };
+        let hey_there = nara_proto::event::SyncEvent::signed(
+            now,
+            nara_proto::event::Payload::HeyThere(payload),
+            "owner",
+            owner.local.keypair(),
+        );
+        owner
+            .client
+            .peer(keeper.id())
+            .exchange_zine(vec![hey_there])
+            .await
+            .unwrap();
+        let pushed = recovered.recv().await.unwrap();
+        let MessagePayload::StashResponse(response) = pushed.payload else {
+            panic!("another payload");
+        };
+        assert_eq!(response.ciphertext.as_slice(), b"sealed");
+        assert_eq!(pushed.in_reply_to, "");
+        running.shutdown(std::time::Duration::from_secs(5)).await;
+    }
+}

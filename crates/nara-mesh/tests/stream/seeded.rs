@@ -198,10 +198,10 @@ async fn read(mut events: Subscription, stored: Arc<Mutex<BTreeMap<String, usize
         match item {
             Ok(verified) => {
                 assert!(
-                    verified.cursor.seq > last,
+                    verified.cursor.unwrap().seq > last,
                     "seed {seed}: places rise within a life"
                 );
-                last = verified.cursor.seq;
+                last = verified.cursor.unwrap().seq;
                 if verified.insertion == Some(Insertion::Stored) {
                     *stored.lock().unwrap().entry(verified.event.id).or_default() += 1;
                 }

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use nara_mesh::client::{StreamError, StreamState, SubscribeOptions};
+use nara_mesh::identity::LocalNara;
 use nara_mesh::ledger::{ArrivalLog as _, CheckedEvent, CursorStore as _, EventStore as _, Insertion};
 use nara_mesh::proto::event::EventTrust;
 use nara_mesh::proto::sync::EventFilter;
-use nara_mesh::registry::PeerRegistry;
+use nara_mesh::registry::{KeySource, PeerChange, PeerInfo, PeerRegistry};
 use nara_mesh::server::Shutdown;
 
 use crate::support::{
@@ -329,5 +330,44 @@ async fn dropping_a_subscription_closes_its_stream() {
         until(&events, |state| *state == StreamState::Live).await;
         drop(events);
         tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_ends_with_the_key_on_which_it_was_opened() {
+    type Change = fn(&PeerRegistry, &LocalNara);
+    let changes: [Change; 3] = [
+        // As the peers file has another key after a reload.
+        |registry, bob| {
+            let other = nara("mallory").public_key();
+            let info = PeerInfo::configured(bob.name().clone(), other);
+            registry.reconfigure(info).unwrap();
+        },
+        // As `peers reset` does.
+        |registry, bob| {
+            let peer = registry.by_id(bob.id()).unwrap();
+            let mut record = peer.info().into_record().unwrap();
+            let at = record.key.as_ref().unwrap().learned_at;
+            record.apply(PeerChange::Forget { at }).unwrap();
+            registry.restore(record);
+        },
+        |registry, bob| assert!(registry.unregister(bob.id())),
+    ];
+    for (index, change) in changes.into_iter().enumerate() {
+        let mesh = Mesh::new();
+        let _server = mesh.serve(ledger()).await;
+        let client = mesh.client();
+        if index == 1 {
+            // A key that nobody configured is forgotten by a reset.
+            let bob = client.registry().by_id(mesh.bob.id()).unwrap();
+            client.registry().remove(&bob);
+            let mut learned = bob.info();
+            learned.key.as_mut().unwrap().source = KeySource::Operator;
+            client.registry().register(learned).unwrap();
+        }
+        let events = client.peer(mesh.bob.id()).subscribe(SubscribeOptions::default());
+        until(&events, |state| *state == StreamState::Live).await;
+        change(client.registry(), &mesh.bob);
+        until(&events, |state| *state != StreamState::Live).await;
     }
 }

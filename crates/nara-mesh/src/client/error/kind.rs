@@ -48,6 +48,8 @@ kinds! {
     InvalidRequest = "invalid_request",
     /// The trust policy does not believe the key of the responder.
     KeyRefused = "key_refused",
+    /// The key of the peer was replaced or removed while its answer came.
+    KeyReplaced = "key_replaced",
     /// No peer that answered knows the nara that was searched for.
     NobodyKnows = "nobody_knows",
     /// The reply to a runtime message did not come in time.

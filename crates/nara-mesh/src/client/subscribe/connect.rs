@@ -4,7 +4,7 @@ use http::HeaderName;
 use http::HeaderValue;
 use http::header::CONTENT_TYPE;
 use nara_proto::endpoint::{Endpoint as _, EventsStream};
-use nara_proto::identity::{NaraName, Signature};
+use nara_proto::identity::{NaraName, PublicKey, Signature};
 use nara_proto::stream::{ArrivalCursor, Hello, HelloError, StreamMessage, StreamOpening, StreamRequest};
 use tokio::time::{Instant, timeout_at};
 
@@ -18,6 +18,7 @@ use crate::client::request::Outgoing;
 use crate::client::resolve::Route;
 use crate::client::sign::SentSignatures;
 use crate::client::verifier::{AnswerVerifier, check_responder};
+use crate::registry::KeyLease;
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
@@ -25,9 +26,11 @@ const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 #[derive(Debug)]
 pub(super) struct Opened {
     pub(super) frames: Frames,
-    pub(super) _lease: Lease,
+    pub(super) _connection: Lease,
     pub(super) hello: Hello,
     pub(super) server: NaraName,
+    /// The pinned key with which it has proven who it is; `None`: nothing is verified.
+    pub(super) lease: Option<KeyLease>,
     /// What the `hello` asked for with `retry:`, in milliseconds.
     pub(super) retry: Option<u64>,
 }
@@ -93,13 +96,14 @@ impl PeerHandle {
             query: &query,
             last_event_id: &last_event_id,
         };
-        let server = verify_hello(&self.exchange.verifier, &route, &hello, opening, &sent, deadline)
+        let (server, key) = verify_hello(&self.exchange.verifier, &route, &hello, opening, &sent, deadline)
             .await
             .map_err(fail)?;
         Ok(Opened {
             frames,
-            _lease: lease,
+            _connection: lease,
             hello,
+            lease: key.map(|key| self.exchange.registry.lease(&server, &key)),
             server,
             retry: first.retry,
         })
@@ -114,10 +118,10 @@ async fn verify_hello(
     opening: StreamOpening<'_>,
     sent: &SentSignatures,
     deadline: Instant,
-) -> Result<NaraName, Problem> {
+) -> Result<(NaraName, Option<PublicKey>), Problem> {
     let server = hello.check().map_err(Problem::Hello)?;
     if verifier.accept_unverified {
-        return Ok(server);
+        return Ok((server, None));
     }
     check_responder(route, &server)?;
     verifier.check_trusted(&server)?;
@@ -149,8 +153,9 @@ async fn verify_hello(
         // A `hello` for the v1 signature of a request with both comes from a server that does not speak v2.
         verifier.check_downgrade(&server, sent.v2.is_some())?;
     }
+    let key = responder.pinned.key;
     verifier.settle(route, responder, by_v2)?;
-    Ok(server)
+    Ok((server, Some(key)))
 }
 
 fn problem(problem: StreamProblem) -> OpenError {

@@ -125,6 +125,8 @@ pub(super) enum Cut {
     Bye(String),
     #[error("the operator banned the peer")]
     Untrusted,
+    #[error("the pinned key of the peer was replaced or removed")]
+    KeyReplaced,
     #[error("no data for {} ms", .0.as_millis())]
     Silent(Duration),
 }

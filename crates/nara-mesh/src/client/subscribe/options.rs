@@ -17,6 +17,7 @@ pub struct SubscribeOptions {
     pub(super) ledger: Option<Arc<dyn Ledger>>,
     pub(super) forget: bool,
     pub(super) reconnect: ReconnectPolicy,
+    pub(super) poll: Option<Duration>,
 }
 
 impl SubscribeOptions {
@@ -56,6 +57,15 @@ impl SubscribeOptions {
     /// Ignores the stored place of the stream.
     pub fn from_the_start(mut self) -> Self {
         self.forget = true;
+        self
+    }
+
+    /// Fetches the newest events of a peer that has no streams, this often, instead of ending with
+    /// [`StreamError::Unsupported`](super::StreamError::Unsupported): for v1 peers. An event is given out once, oldest
+    /// first, without a cursor. Of those that the peer has at the beginning, [`SubscribeOptions::since`] says which
+    /// count. If more than [`defaults::POLL_EVENTS`] events arrive between two polls, the oldest of them are missed.
+    pub fn poll(mut self, every: Duration) -> Self {
+        self.poll = Some(every);
         self
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use nara_proto::event::{EventVerdict, SyncEvent, verify_events};
+use nara_proto::event::{EventReception, EventVerdict, SyncEvent, verify_events};
 use nara_proto::identity::NaraName;
 use nara_proto::stream::{ArrivalCursor, LedgerEpoch, MAX_STREAM_MESSAGE, StreamMessage, StreamStart};
 use nara_proto::sync::EventFilter;
@@ -17,6 +17,7 @@ use super::connect::{OpenError, Opened};
 use super::error::{Cut, StreamProblem};
 use super::frames::FrameError;
 use super::pause::Pauses;
+use super::poll::Poller;
 use super::unsaved::Unsaved;
 use super::{StreamError, StreamState, SubscribeOptions, VerifiedEvent};
 use crate::client::error::{ClientError, Problem};
@@ -117,6 +118,9 @@ impl Runner {
                         _ => {}
                     }
                     match self.classify(error) {
+                        Ok(StreamError::Unsupported { .. }) if self.options.poll.is_some() => {
+                            return self.poll().await;
+                        }
                         Ok(error) if error.is_final() => return Some(error),
                         Ok(error) => Stop::Error(error),
                         Err(why) => {
@@ -142,6 +146,18 @@ impl Runner {
             };
             self.pause(why, least, &mut changes).await;
         }
+    }
+
+    /// Polls a peer that has no streams, until nobody reads the subscription any more, or it cannot go on.
+    async fn poll(&mut self) -> Option<StreamError> {
+        let poller = Poller {
+            peer: &self.peer,
+            options: &self.options,
+            items: &self.items,
+            state: &self.state,
+            refused: &self.refused,
+        };
+        poller.run().await
     }
 
     /// An error of opening as an item, or else why to wait.
@@ -229,8 +245,9 @@ impl Runner {
         let Opened {
             mut frames,
             hello,
-            _lease,
+            _connection,
             server,
+            lease,
             retry,
         } = opened;
         if let Some(retry) = retry {
@@ -265,6 +282,9 @@ impl Runner {
             if self.peer.exchange.verifier.check_trusted(&reader.server).is_err() {
                 // It is refused when it is opened again.
                 return Stop::Cut(Cut::Untrusted);
+            }
+            if lease.as_ref().is_some_and(|lease| !lease.is_valid()) {
+                return Stop::Cut(Cut::KeyReplaced);
             }
             let dead = heard + silence;
             let wake = self.unsaved.deadline().map_or(dead, |save| save.min(dead));
@@ -425,14 +445,14 @@ impl Runner {
             return Ok(());
         };
         let count = events.len();
-        let (events, verdicts) = self.verify(events).await;
+        let (events, verdicts) = self.verify(&reader.server, events).await;
         let mut insertions = self.store(&reader.server, &events, &verdicts).await?.into_iter();
         for ((cursor, event), verdict) in cursors.into_iter().zip(events).zip(verdicts) {
             let item = match verdict {
                 Ok(trust) => Ok(VerifiedEvent {
                     event,
                     trust,
-                    cursor,
+                    cursor: Some(cursor),
                     insertion: insertions.next(),
                 }),
                 Err(problem) => {
@@ -455,11 +475,22 @@ impl Runner {
         Ok(())
     }
 
-    async fn verify(&self, events: Vec<SyncEvent>) -> (Vec<SyncEvent>, Vec<EventVerdict>) {
+    async fn verify(
+        &self,
+        server: &NaraName,
+        mut events: Vec<SyncEvent>,
+    ) -> (Vec<SyncEvent>, Vec<EventVerdict>) {
         let keys = self.peer.exchange.known_keys();
+        let now = self.peer.exchange.clocks.clock().now_nanos();
+        let server = server.clone();
         let large = events.len() > OFFLOAD_EVENTS;
         offload(large, move || {
-            let verdicts = verify_events(&events, &keys, random());
+            let reception = EventReception {
+                now,
+                told_by: Some(server.as_str()),
+                random: random(),
+            };
+            let verdicts = verify_events(&mut events, &keys, reception);
             (events, verdicts)
         })
         .await

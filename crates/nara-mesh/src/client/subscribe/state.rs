@@ -15,6 +15,11 @@ pub enum StreamState {
     Lagged,
     /// Events come as they arrive.
     Live,
+    /// The peer has no streams: its newest events are fetched again and again.
+    Polling {
+        /// How often.
+        every: Duration,
+    },
     /// Waiting before a reconnect.
     Waiting {
         /// How long.
@@ -32,6 +37,7 @@ impl fmt::Display for StreamState {
             Self::Ended => f.write_str("ended"),
             Self::Lagged => f.write_str("too slow, catching up"),
             Self::Live => f.write_str("live"),
+            Self::Polling { every } => write!(f, "no streams there, polling every {} ms", every.as_millis()),
             Self::Waiting { retry_in, why } => write!(f, "{why}; again in {} ms", retry_in.as_millis()),
         }
     }

@@ -1,24 +1,77 @@
 //! Answers that hold something until they are sent.
 
+use std::any::Any;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
 use axum::response::Response;
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
+use tokio::time::sleep;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// What an answer is cut into that holds something: the connection takes the next piece when it has sent most of
 /// those before.
 const PIECE: usize = 64 << 10;
 
-/// An answer that holds something, such as a place, until its last piece is on its way or its connection is gone.
-pub(in crate::server) fn hold<G: Send + Unpin + 'static>(response: Response, held: G) -> Response {
+/// In the extensions of an answer: what it holds until it is sent.
+#[derive(Clone)]
+pub(in crate::server) struct Held(
+    #[expect(dead_code, reason = "it is there to be dropped")] Arc<dyn Any + Send + Sync>,
+);
+
+impl Held {
+    /// An answer that holds something, such as a place, until its last piece is on its way or its connection is gone.
+    /// Whatever is made of its body meanwhile, such as a signed one.
+    pub(in crate::server) fn until_sent(mut response: Response, held: impl Any + Send + Sync) -> Response {
+        let before = response.extensions_mut().remove::<Self>();
+        response.extensions_mut().insert(Self(Arc::new((held, before))));
+        response
+    }
+}
+
+/// The most time that an answer has to be read, beside one second for each [`BYTES_PER_SECOND`]: what it holds
+/// is not there for others meanwhile.
+const TIME_TO_READ: Duration = Duration::from_secs(20);
+
+/// The slowest reader: half a megabit per second.
+const BYTES_PER_SECOND: u64 = 64 << 10;
+
+/// The connection of a request, in its extensions: an answer that is not read in time ends it.
+#[derive(Clone, Debug)]
+pub(in crate::server) struct CutOff(pub(in crate::server) CancellationToken);
+
+impl CutOff {
+    /// Ends the connection after this time, unless the guard is dropped before.
+    fn after(&self, time: Duration) -> DropGuard {
+        let (cut_off, done) = (self.0.clone(), CancellationToken::new());
+        let guard = done.clone().drop_guard();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = done.cancelled() => {}
+                () = sleep(time) => cut_off.cancel(),
+            }
+        });
+        guard
+    }
+}
+
+/// Makes the body of an answer hold what its extensions say.
+pub(in crate::server) fn hold(mut response: Response, connection: Option<&CutOff>) -> Response {
+    let Some(held) = response.extensions_mut().remove::<Held>() else {
+        return response;
+    };
+    let seconds = response.body().size_hint().lower() / BYTES_PER_SECOND;
+    let time = TIME_TO_READ + Duration::from_secs(seconds);
+    let cut_off = connection.map(|connection| connection.after(time));
     response.map(|body| {
         Body::new(Holding {
             body,
             piece: Bytes::new(),
-            _held: held,
+            _held: (held, cut_off),
         })
     })
 }

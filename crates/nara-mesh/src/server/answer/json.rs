@@ -5,6 +5,12 @@ use http::{HeaderValue, StatusCode, header};
 use nara_proto::event::SyncEvent;
 use nara_proto::go_json;
 
+use crate::offload::offload;
+use crate::server::answer::hold::Held;
+use crate::server::answer::rejection::Rejection;
+use crate::server::limits::body_bytes::Source;
+use crate::server::limits::quota::Quota;
+
 /// The content type of most JSON answers.
 pub(in crate::server) const JSON_UTF8: &str = "application/json; charset=utf-8";
 
@@ -34,22 +40,44 @@ pub(in crate::server) enum Surplus {
     Back,
 }
 
-/// A JSON answer made of events: as many as fit into `max` bytes. `build` is told whether some were cut off;
-/// `take` gets the events back from what it built.
-pub(in crate::server) fn json_of_events<T: serde::Serialize>(
+/// Events of up to so many are encoded where they were read: less than a millisecond of work.
+const ENCODED_HERE: usize = 64;
+
+/// A JSON answer made of events: as many as fit into `max` bytes, encoded and signed off the async threads. `build` is
+/// told whether some were cut off; `take` gets the events back from what it built. The answer counts against `bytes`
+/// until it is sent.
+pub(in crate::server) async fn json_of_events<T: serde::Serialize>(
+    bytes: &Quota<Source>,
+    source: Source,
+    events: Vec<SyncEvent>,
+    max: usize,
+    surplus: Surplus,
+    build: impl Fn(Vec<SyncEvent>, bool) -> T + Send + 'static,
+    take: impl Fn(T) -> Option<Vec<SyncEvent>> + Send + 'static,
+) -> Result<Response, Rejection> {
+    let many = events.len() > ENCODED_HERE;
+    let body = offload(many, move || encode(events, max, surplus, build, take)).await;
+    let share = bytes.share(source);
+    share
+        .grow(body.len())
+        .map_err(|_| Rejection::Busy("bytes of answers"))?;
+    Ok(Held::until_sent(raw_json(StatusCode::OK, JSON_UTF8, body), share))
+}
+
+fn encode<T: serde::Serialize>(
     mut events: Vec<SyncEvent>,
     max: usize,
     surplus: Surplus,
     build: impl Fn(Vec<SyncEvent>, bool) -> T,
     take: impl Fn(T) -> Option<Vec<SyncEvent>>,
-) -> Response {
+) -> Vec<u8> {
     let mut cut = false;
     loop {
         let count = events.len();
         let answer = build(events, cut);
         let body = go_json::to_body(&answer);
         if body.len() <= max || count <= 1 {
-            return raw_json(StatusCode::OK, JSON_UTF8, body);
+            return body;
         }
         events = take(answer).unwrap_or_default();
         cut = true;

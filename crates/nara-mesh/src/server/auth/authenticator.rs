@@ -7,8 +7,9 @@ use http::request::Parts;
 use nara_proto::endpoint::Repetition;
 use nara_proto::event::KeyLookup as _;
 use nara_proto::identity::{NaraName, PreparedKeys, PublicKey};
+use nara_proto::replay::{ReplayCache, ReplayEntry, ReplayError};
 use nara_proto::time::UnixMillis;
-use nara_proto::v1::{ReplayCache, ReplayEntry, ReplayError, RequestAuth, RequestAuthError};
+use nara_proto::v1::{RequestAuth, RequestAuthError};
 use nara_proto::v2::{self, ChannelBinding, ContentDigest, RequestLine, RequestSignature, SignedBody};
 use tokio::sync::Semaphore;
 
@@ -16,6 +17,7 @@ use crate::clock::Clock;
 use crate::identity::LocalNara;
 use crate::metrics;
 use crate::registry::{KeySource, KnownKeys, Peer, PeerProtocol, PeerRegistry, PinnedKey};
+use crate::seldom::warn_seldom;
 use crate::server::answer::rejection::Rejection;
 use crate::server::auth::key_discovery::KeyDiscovery;
 use crate::server::auth::request_proof::RequestProof;
@@ -345,7 +347,7 @@ impl Authenticator {
         let outcome = cache.insert_body(auth, digest, now);
         drop(cache);
         outcome.map_err(|error| {
-            tracing::warn!(sender = %auth.name(), %address, "replayed request");
+            warn_seldom!(sender = %auth.name(), %address, "replayed request");
             match error {
                 ReplayError::Full => RepeatedBody::Full,
                 _ => RepeatedBody::Replayed,
@@ -379,7 +381,7 @@ impl Authenticator {
                 Rejection::ReplayCacheFull
             }
             _ => {
-                tracing::warn!(sender = %name, %address, "replayed request");
+                warn_seldom!(sender = %name, %address, "replayed request");
                 RequestAuthError::Replayed.into()
             }
         })

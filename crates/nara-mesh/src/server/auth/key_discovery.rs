@@ -12,6 +12,7 @@ use crate::clock::Clock;
 use crate::mesh_ranges;
 use crate::metrics;
 use crate::registry::{KeySource, PeerInfo, PeerRegistry, PinnedKey, RegisterError};
+use crate::seldom::warn_seldom;
 use crate::server::limits::quota::Quota;
 use crate::server::limits::settings::ServerLimits;
 
@@ -124,7 +125,7 @@ impl KeyDiscovery {
         ::metrics::counter!(metrics::KEY_DISCOVERIES, "outcome" => word).increment(1);
         match outcome {
             Ok(outcome) => tracing::debug!(%name, %source, ?outcome, "key discovery"),
-            Err(_) => tracing::warn!(%name, %source, "too many unknown senders: key not requested"),
+            Err(_) => warn_seldom!(%name, %source, "too many unknown senders: key not requested"),
         }
         Ok(())
     }
@@ -188,7 +189,7 @@ impl KeyDiscovery {
             }
             Err(error @ RegisterError::KeyConflict(_)) => {
                 // The registry has told its subscribers already.
-                tracing::warn!(%error, "key conflict");
+                warn_seldom!(%error, "key conflict");
                 Outcome::Conflict
             }
             Err(error @ RegisterError::KeyRefused(_)) => {
@@ -196,7 +197,7 @@ impl KeyDiscovery {
                 Outcome::Refused
             }
             Err(error) => {
-                tracing::warn!(%error, "discovered key not pinned");
+                warn_seldom!(%error, "discovered key not pinned");
                 Outcome::Unknown
             }
         }

@@ -12,6 +12,7 @@ use nara_proto::time::{UnixMillis, UnixSeconds};
 
 use crate::Coverage;
 use crate::identity::LocalNara;
+use crate::seldom::{shown, warn_seldom};
 use crate::server::answer::rejection::Rejection;
 
 /// The proven sender of a request.
@@ -107,8 +108,8 @@ impl VerifiedSender {
         if self.name.as_str() == name {
             return Ok(());
         }
-        tracing::warn!(
-            sender = %self.name, address = %self.address, claimed = name, field,
+        warn_seldom!(
+            sender = %self.name, address = %self.address, claimed = %shown(name), field,
             "the body names another sender than the signer of the request"
         );
         Err(Rejection::SenderMismatch {

@@ -7,6 +7,7 @@ use tokio::time::timeout;
 use crate::defaults;
 use crate::metrics::ADDRESS_MISMATCHES;
 use crate::registry::{PeerEvent, PeerRegistry};
+use crate::seldom::warn_seldom;
 use crate::server::answer::rejection::Rejection;
 use crate::transport::PeerSource;
 
@@ -37,7 +38,7 @@ impl SourceCheck {
         let Some(owner) = owner.filter(|owner| owner != claimed) else {
             return Ok(());
         };
-        tracing::warn!(%claimed, %owner, %address, "a request claims another name than the owner of its \
+        warn_seldom!(%claimed, %owner, %address, "a request claims another name than the owner of its \
              source address");
         metrics::counter!(ADDRESS_MISMATCHES).increment(1);
         self.registry.emit(PeerEvent::AddressMismatch {

@@ -13,9 +13,12 @@ use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use crate::metrics::{self, Counted};
+use crate::seldom::warn_seldom;
+use crate::server::answer::hold::CutOff;
 use crate::server::answer::rejection::Rejection;
 use crate::server::auth::sender::PeerAddress;
 use crate::server::background::Background;
@@ -99,7 +102,7 @@ impl Acceptor {
 
     fn admit(&self, stream: BoxMeshStream, peer: SocketAddr, slot: OwnedSemaphorePermit) {
         let Ok(place) = self.by_address.take(&peer.ip()) else {
-            tracing::warn!(%peer, "too many connections from one address: closed");
+            warn_seldom!(%peer, "too many connections from one address: closed");
             ::metrics::counter!(metrics::CONNECTIONS_REFUSED).increment(1);
             return;
         };
@@ -131,10 +134,12 @@ impl Acceptor {
 
     async fn serve_http(&self, stream: BoxMeshStream, channel: Option<SecureChannel>, peer: SocketAddr) {
         let watch = Watch::new(self.header_read, self.idle);
+        let cut_off = CutOff(CancellationToken::new());
         let refused = self.opening.refuses_plain() && channel.is_none();
         let service = hyper::service::service_fn(|mut request: http::Request<hyper::body::Incoming>| {
             watch.request_began();
             request.extensions_mut().insert(PeerAddress(peer));
+            request.extensions_mut().insert(cut_off.clone());
             if let Some(channel) = &channel {
                 request.extensions_mut().insert(channel.clone());
             }
@@ -168,6 +173,10 @@ impl Acceptor {
                 }
                 expired = watch.expired() => {
                     tracing::debug!(%peer, ?expired, "connection closed");
+                    return;
+                }
+                () = cut_off.0.cancelled() => {
+                    tracing::debug!(%peer, "connection closed: an answer was not read in time");
                     return;
                 }
                 () = self.background.stopped.cancelled() => return,

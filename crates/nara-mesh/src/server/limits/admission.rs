@@ -11,6 +11,8 @@ use axum::response::{IntoResponse as _, Response};
 use nara_proto::identity::PublicKey;
 
 use crate::metrics::{self, Counted};
+use crate::seldom::warn_seldom;
+use crate::server::answer::hold::{CutOff, hold};
 use crate::server::answer::rejection::{Limit, Rejection};
 use crate::server::auth::sender::{PeerAddress, VerifiedSender};
 use crate::server::auth::verify::StreamedRequest;
@@ -74,7 +76,7 @@ impl Admission {
     /// never answer must not keep out all others.
     fn begin(&self) -> Result<InFlight, Rejection> {
         let share = self.in_flight.take(&()).map_err(|exceeded| {
-            tracing::warn!("too many requests in flight: refused");
+            warn_seldom!("too many requests in flight: refused");
             refusal(exceeded, Limit::Address)
         })?;
         Ok(InFlight {
@@ -115,8 +117,9 @@ pub(in crate::server) async fn limit_address(
 ) -> Response {
     let endpoint = admission.endpoint(request.uri().path());
     let started = Instant::now();
+    let connection = request.extensions().get::<CutOff>().cloned();
     let response = match admission.admit_address(PeerAddress::of(request.extensions())) {
-        Ok(()) => next.run(request).await,
+        Ok(()) => hold(next.run(request).await, connection.as_ref()),
         Err(rejection) => rejection.into_response(),
     };
     histogram!(metrics::REQUEST_SECONDS, "endpoint" => endpoint.clone()).record(started.elapsed());

@@ -8,6 +8,11 @@ use crate::rate_limit::RateLimit;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ServerLimits {
+    /// Bytes of answers with events that are held until they are sent: 256 MiB. Further ones get status 503 and
+    /// `Retry-After`.
+    pub answer_bytes_in_flight: usize,
+    /// Those of one peer, and of one source address where the peer is not known: 64 MiB.
+    pub answer_bytes_in_flight_per_peer: usize,
     /// Bytes of request bodies in memory, until their requests are answered: [`defaults::BODY_BYTES_IN_FLIGHT`]. A
     /// body that would exceed it is refused with status 503 and `Retry-After`.
     pub body_bytes_in_flight: usize,
@@ -20,8 +25,8 @@ pub struct ServerLimits {
     /// How long a whole request body may take: 30 s. Otherwise a peer that sends a byte every nine seconds could
     /// hold a connection for a week.
     pub body_total: Duration,
-    /// Answers of `/api/checkpoints/all` in flight: 4. Each may have 16 MiB and anybody may ask, so further
-    /// requests get status 503.
+    /// Answers of `/api/checkpoints/all` in flight: 16. Each may have 16 MiB and anybody may ask, so further requests
+    /// get status 503, and an answer that is read too slowly is cut off.
     pub checkpoint_answers: usize,
     /// Answers in flight to one source address: 2.
     pub checkpoint_answers_per_address: usize,
@@ -47,13 +52,13 @@ pub struct ServerLimits {
     /// How long a connection may stay open without a request, and how long an answer may stay unread:
     /// [`defaults::SERVER_IDLE`].
     pub idle: Duration,
-    /// Imports in flight: 4. A body may have 16 MiB, and its signature is checked at its end, so further imports
-    /// get status 503.
+    /// Imports in flight: 64. A signature is checked at the end of the body, and the bytes of all bodies are limited;
+    /// further imports get status 503.
     pub imports: usize,
     /// Imports in flight from one source address: 1, so that a slow stranger does not keep out the owner.
     pub imports_per_address: usize,
-    /// Concurrent rounds of reconciliation: 2. Each may copy 48 bytes for each event of its scope.
-    pub reconciliations: usize,
+    /// Answers with events that are read and encoded at once: 3. Peers take turns: each has one of them at most.
+    pub reads: usize,
     /// Signed requests remembered against replay: [`defaults::REPLAY_CAPACITY`].
     pub replay_capacity: usize,
     /// Replies to runtime messages in flight: 64. Further ones are dropped and logged.
@@ -79,9 +84,11 @@ pub struct ServerLimits {
     /// How long a handler of the application may take until its answer begins, and one that is signed as a whole
     /// until its end: 60 s, then status 503.
     pub route_time: Duration,
+    /// How long a stash is kept for a peer that does not store it again: 90 days.
+    pub stash_age: Duration,
     /// Bytes of one stash kept for a peer: 256 KiB.
     pub stash_bytes: usize,
-    /// Peers for which a stash is kept, in memory: 20 (docs/protocol/v1.md, section 12.4).
+    /// Peers for which a stash is kept: 20 (docs/protocol/v1.md, section 12.4).
     pub stash_owners: usize,
     /// How often a stream sends a keep-alive: [`defaults::STREAM_KEEP_ALIVE`]. Less than `idle`.
     pub stream_keep_alive: Duration,
@@ -96,11 +103,13 @@ pub struct ServerLimits {
 impl Default for ServerLimits {
     fn default() -> Self {
         Self {
+            answer_bytes_in_flight: 256 << 20,
+            answer_bytes_in_flight_per_peer: 64 << 20,
             body_bytes_in_flight: defaults::BODY_BYTES_IN_FLIGHT,
             body_bytes_in_flight_per_peer: defaults::BODY_BYTES_IN_FLIGHT_PER_PEER,
             body_progress: Duration::from_secs(10),
             body_total: Duration::from_secs(30),
-            checkpoint_answers: 4,
+            checkpoint_answers: 16,
             checkpoint_answers_per_address: 2,
             checkpoint_requests_per_address: Some(defaults::CHECKPOINTS_PER_ADDRESS),
             connections: defaults::MAX_CONNECTIONS,
@@ -111,9 +120,9 @@ impl Default for ServerLimits {
             header_bytes: defaults::MAX_HEADER_BYTES,
             header_read: defaults::HEADER_READ_TIMEOUT,
             idle: defaults::SERVER_IDLE,
-            imports: 4,
+            imports: 64,
             imports_per_address: 1,
-            reconciliations: 2,
+            reads: 3,
             replay_capacity: defaults::REPLAY_CAPACITY,
             replies: 64,
             requests_in_flight: defaults::REQUESTS_IN_FLIGHT,
@@ -123,6 +132,7 @@ impl Default for ServerLimits {
             route_answer_bytes: 16 << 20,
             route_body_bytes: 1 << 20,
             route_time: Duration::from_secs(60),
+            stash_age: Duration::from_secs(90 * 24 * 60 * 60),
             stash_bytes: 256 << 10,
             stash_owners: 20,
             stream_keep_alive: defaults::STREAM_KEEP_ALIVE,

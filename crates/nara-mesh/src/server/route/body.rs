@@ -8,6 +8,7 @@ use nara_proto::v1::RequestAuthError;
 use nara_proto::v2::SignatureError;
 use tower_http::timeout::TimeoutBody;
 
+use crate::offload::offload;
 use crate::server::answer::rejection::Rejection;
 use crate::server::auth::authenticator::RepeatedBody;
 use crate::server::limits::body_bytes::OverBudget;
@@ -59,14 +60,19 @@ pub(in crate::server) async fn read(
     }
 }
 
+/// JSON of up to so many bytes is parsed where it arrives: a fraction of a millisecond of work.
+const PARSED_HERE: usize = 64 << 10;
+
 /// Reads a request body as JSON. What it says is logged, not told: v1 peers do not tell.
-pub(in crate::server) async fn read_json<T: Merge>(
+pub(in crate::server) async fn read_json<T: Merge + Send + 'static>(
     body: Body,
     max: usize,
     limits: &ServerLimits,
 ) -> Result<T, Rejection> {
     let body = read(body, max, limits).await?;
-    go_json::from_slice(&body).map_err(|error| {
+    let large = body.len() > PARSED_HERE;
+    let parsed = offload(large, move || go_json::from_slice(&body)).await;
+    parsed.map_err(|error| {
         tracing::info!(%error, "request body refused");
         Rejection::InvalidJson
     })

@@ -6,10 +6,11 @@ use nara_proto::endpoint::{AllCheckpoints, Endpoint as _};
 use nara_proto::peer::CheckpointsResponse;
 
 use crate::ledger::ReadLimit;
-use crate::server::answer::hold::hold;
+use crate::server::answer::hold::Held;
 use crate::server::answer::json::{Surplus, json_of_events};
 use crate::server::answer::rejection::{Limit, Rejection};
 use crate::server::auth::sender::PeerAddress;
+use crate::server::limits::body_bytes::Source;
 use crate::server::limits::quota::Exceeded;
 use crate::server::route::state::Shared;
 
@@ -48,12 +49,14 @@ pub(super) async fn handle(
     };
     let offset = number("offset").unwrap_or(0).max(0);
 
+    let _turn = shared.reads.turn(Source::Address(source)).await;
     let size = usize::try_from(limit).unwrap_or(0);
     let skip = usize::try_from(offset).unwrap_or(usize::MAX);
     let page = ReadLimit::events(size).bytes(AllCheckpoints::MAX_RESPONSE);
     let (events, total) = shared.ledger.checkpoints(page, skip).await?;
     let total = i64::try_from(total).unwrap_or(i64::MAX);
-    let build = |events: Vec<_>, _| {
+    let server = shared.local.name().as_str().to_owned();
+    let build = move |events: Vec<_>, _| {
         let count = i64::try_from(events.len()).unwrap_or(i64::MAX);
         CheckpointsResponse {
             // As elsewhere: no list if there is no checkpoint at all, an empty one behind the last.
@@ -62,16 +65,19 @@ pub(super) async fn handle(
             has_more: offset.saturating_add(count) < total,
             limit,
             offset,
-            server: shared.local.name().to_string(),
+            server: server.clone(),
             total,
         }
     };
     let answer = json_of_events(
+        &shared.answer_bytes,
+        Source::Address(source),
         events,
         AllCheckpoints::MAX_RESPONSE,
         Surplus::Back,
         build,
-        |answer| answer.checkpoints,
-    );
-    Ok(hold(answer, place))
+        |answer: CheckpointsResponse| answer.checkpoints,
+    )
+    .await?;
+    Ok(Held::until_sent(answer, place))
 }

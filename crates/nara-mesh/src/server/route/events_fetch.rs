@@ -10,6 +10,7 @@ use nara_proto::sync::MAX_EVENTS;
 use crate::server::answer::json::{Surplus, json_of_events};
 use crate::server::answer::rejection::Rejection;
 use crate::server::auth::sender::VerifiedSender;
+use crate::server::limits::body_bytes::Source;
 use crate::server::route::body::read_json;
 use crate::server::route::state::Shared;
 
@@ -28,15 +29,21 @@ pub(super) async fn handle(
     if ids.len() > MAX_EVENTS {
         return Err(Rejection::TooManyIds);
     }
+    let source = Source::Peer(*sender.key());
+    let _turn = shared.reads.turn(source).await;
     // What is not the id of a verified event is not there.
     let items = ids.iter().filter_map(|id| ItemId::of_event(id)).collect();
     let events = shared.ledger.by_ids(items, EventsFetch::MAX_RESPONSE).await?;
-    let build = |events, _| sender.answer(&shared.local, events, shared.clock.now_seconds());
-    Ok(json_of_events(
+    let (local, clock) = (shared.local.clone(), shared.clock.clone());
+    let build = move |events, _| sender.answer(&local, events, clock.now_seconds());
+    json_of_events(
+        &shared.answer_bytes,
+        source,
         events,
         EventsFetch::MAX_RESPONSE,
         Surplus::Back,
         build,
         |response| response.events,
-    ))
+    )
+    .await
 }

@@ -10,6 +10,7 @@ use nara_proto::reconcile::{Scope, respond};
 use crate::ledger::LedgerError;
 use crate::server::answer::rejection::Rejection;
 use crate::server::auth::sender::VerifiedSender;
+use crate::server::limits::body_bytes::Source;
 use crate::server::route::body::read;
 use crate::server::route::state::Shared;
 
@@ -23,7 +24,7 @@ pub(super) async fn handle(
     let scope = Scope::from_query(query.as_deref().unwrap_or_default())?;
     let frame = read(body, EventsReconcile::MAX_REQUEST, &shared.limits).await?;
     // Each may hold a copy of the items of its scope.
-    let _turn = shared.reconciliations.acquire().await;
+    let _turn = shared.reads.turn(Source::Peer(*sender.key())).await;
     let set = shared.ledger.items(scope).await?;
     // A range is summed up item by item: milliseconds for a large ledger. Ends early only when the runtime
     // shuts down.

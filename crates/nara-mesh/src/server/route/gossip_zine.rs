@@ -8,9 +8,11 @@ use nara_proto::zine::Zine;
 
 use crate::defaults;
 use crate::ledger::ReadLimit;
+use crate::seldom::warn_seldom;
 use crate::server::answer::json::{Surplus, json_of_events};
 use crate::server::answer::rejection::Rejection;
 use crate::server::auth::sender::VerifiedSender;
+use crate::server::limits::body_bytes::Source;
 use crate::server::route::body::read_json;
 use crate::server::route::ingest::ingest;
 use crate::server::route::state::Shared;
@@ -27,7 +29,7 @@ pub(super) async fn handle(
     }
     sender.must_be("from", &zine.from)?;
     if zine.verify(&shared.prepared_keys.of(sender.key())).is_err() {
-        tracing::warn!(sender = %sender.name(), address = %sender.address(), "zine not signed by its sender");
+        warn_seldom!(sender = %sender.name(), address = %sender.address(), "zine not signed by its sender");
         return Err(Rejection::InvalidSignature);
     }
 
@@ -38,18 +40,28 @@ pub(super) async fn handle(
     );
     shared.handler.on_zine(&sender, &ingested.accepted);
 
+    let source = Source::Peer(*sender.key());
+    let _turn = shared.reads.turn(source).await;
     let since = shared.clock.now_nanos().saturating_sub(defaults::ZINE_WINDOW);
     let limit = ReadLimit::events(shared.limits.zine_events).bytes(GossipZine::MAX_RESPONSE);
     let events = shared.ledger.since(since, limit).await?;
-    let build = |events, _| {
-        let now = shared.clock.now_seconds();
-        Zine::signed(shared.local.name().as_str(), now, events, shared.local.keypair())
+    let (local, clock) = (shared.local.clone(), shared.clock.clone());
+    let build = move |events, _| {
+        Zine::signed(
+            local.name().as_str(),
+            clock.now_seconds(),
+            events,
+            local.keypair(),
+        )
     };
-    Ok(json_of_events(
+    json_of_events(
+        &shared.answer_bytes,
+        source,
         events,
         GossipZine::MAX_RESPONSE,
         Surplus::Front,
         build,
-        |zine| zine.events,
-    ))
+        |zine: Zine| zine.events,
+    )
+    .await
 }

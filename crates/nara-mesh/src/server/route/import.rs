@@ -7,6 +7,7 @@ use http::StatusCode;
 use nara_proto::endpoint::{Endpoint as _, EventsImport};
 use nara_proto::import::{ImportRequest, ImportResponse};
 
+use crate::seldom::warn_seldom;
 use crate::server::answer::json::{JSON, json};
 use crate::server::answer::rejection::Rejection;
 use crate::server::auth::sender::PeerAddress;
@@ -35,7 +36,7 @@ pub(super) async fn handle(
         Err(rejection) => return Err(rejection),
     };
     if let Err(error) = request.verify(&shared.local.public_key(), shared.clock.now_millis()) {
-        tracing::warn!(%address, %error, "import refused");
+        warn_seldom!(%address, %error, "import refused");
         let error = format!("Authentication failed: {error}");
         return Ok(refusal(StatusCode::FORBIDDEN, error));
     }

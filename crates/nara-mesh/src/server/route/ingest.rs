@@ -3,7 +3,10 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use nara_proto::event::{EventProblem, EventTrust, EventVerdict, Service, SyncEvent, verify_events};
+use nara_proto::event::{
+    EventProblem, EventReception, EventTrust, EventVerdict, MAX_EVENT_BYTES, Service, SyncEvent,
+    verify_events,
+};
 use nara_proto::go_json;
 use nara_proto::identity::NaraName;
 
@@ -12,11 +15,9 @@ use crate::mesh_ranges;
 use crate::metrics;
 use crate::random::random;
 use crate::registry::{KeySource, PeerInfo, PinnedKey, RegisterError};
+use crate::seldom::{shown, warn_seldom};
+use crate::server::route::confidant::hear_introduction;
 use crate::server::route::state::Shared;
-
-/// The largest event that is taken in, in bytes of JSON. Real ones have a few hundred; without a limit one
-/// event could fill an answer that no peer reads any more.
-pub(in crate::server) const MAX_EVENT_BYTES: usize = 64 << 10;
 
 /// Introductions that are believed from one batch: a sender shall not fill the registry with naras of its own
 /// making.
@@ -50,20 +51,23 @@ pub(in crate::server) async fn ingest(
 ) -> Result<Ingested, LedgerError> {
     learn_introductions(shared, &events, told_by);
     let received = events.len();
-    let (events, verdicts) = verify(shared.clone(), events).await?;
+    let (events, verdicts) = verify(shared.clone(), events, told_by).await?;
     let mut ingested = Ingested::default();
     let mut checked = Vec::with_capacity(events.len());
     for (event, verdict) in events.into_iter().zip(verdicts) {
         match verdict {
             Ok(trust) => {
                 ingested.warnings += usize::from(trust == EventTrust::UnknownKey && event.is_signed());
+                if trust == EventTrust::Verified && event.service() == Some(Service::HeyThere) {
+                    hear_introduction(shared, &event);
+                }
                 checked.push(CheckedEvent::new(event.clone(), trust));
                 ingested.accepted.push(event);
             }
             Err(problem) => {
                 ingested.warnings += usize::from(problem == EventProblem::BadSignature);
                 tracing::info!(
-                    event = %short(&event.id), emitter = %short(&event.emitter), %problem, "event refused"
+                    event = %shown(&event.id), emitter = %shown(&event.emitter), %problem, "event refused"
                 );
             }
         }
@@ -86,17 +90,17 @@ pub(in crate::server) async fn ingest(
 async fn verify(
     shared: Arc<Shared>,
     mut events: Vec<SyncEvent>,
+    told_by: Option<&NaraName>,
 ) -> Result<(Vec<SyncEvent>, Vec<EventVerdict>), LedgerError> {
     let many = events.len() >= BLOCKING_FROM;
+    let told_by = told_by.cloned();
     let work = move || {
-        events.retain(|event| {
-            let fits = is_small(event);
-            if !fits {
-                tracing::info!(emitter = %short(&event.emitter), "event larger than {MAX_EVENT_BYTES} bytes refused");
-            }
-            fits
-        });
-        let verdicts = verify_events(&events, &*shared, random());
+        let reception = EventReception {
+            now: shared.clock.now_nanos(),
+            told_by: told_by.as_ref().map(NaraName::as_str),
+            random: random(),
+        };
+        let verdicts = verify_events(&mut events, &*shared, reception);
         (events, verdicts)
     };
     if many {
@@ -124,8 +128,9 @@ fn learn_introductions(shared: &Shared, events: &[SyncEvent], told_by: Option<&N
             continue;
         }
         // The expensive check last, and only so often.
-        if learned == MAX_INTRODUCTIONS {
-            tracing::warn!("more than {MAX_INTRODUCTIONS} introductions in one batch: the rest is ignored");
+        // An import is signed by the owner of this nara, who may introduce as many as there are.
+        if learned == MAX_INTRODUCTIONS && told_by.is_some() {
+            warn_seldom!("more than {MAX_INTRODUCTIONS} introductions in one batch: the rest is ignored");
             return;
         }
         learned += 1;
@@ -145,6 +150,8 @@ fn learn_introductions(shared: &Shared, events: &[SyncEvent], told_by: Option<&N
             // What is configured or discovered is better than what a third party passes on.
             address: address
                 .filter(|address| known_address.is_none() && shared.registry.has_room_at(address.ip())),
+            // The event names no port.
+            either_port: true,
             key: Some(PinnedKey {
                 name,
                 id: None,
@@ -162,7 +169,7 @@ fn learn_introductions(shared: &Shared, events: &[SyncEvent], told_by: Option<&N
             Err(error @ RegisterError::KeyRefused(_)) => {
                 tracing::info!(%error, "introduction not trusted")
             }
-            Err(error) => tracing::warn!(%error, "introduction not trusted"),
+            Err(error) => warn_seldom!(%error, "introduction not trusted"),
         }
     }
 }
@@ -179,12 +186,7 @@ fn introduction(event: &SyncEvent) -> Option<(NaraName, Option<IpAddr>)> {
     Some((payload.from.parse().ok()?, payload.mesh_ip.parse().ok()))
 }
 
-fn is_small(event: &SyncEvent) -> bool {
+pub(in crate::server) fn is_small(event: &SyncEvent) -> bool {
     // Writing an event takes a fiftieth of verifying it.
     go_json::to_vec(event).len() <= MAX_EVENT_BYTES
-}
-
-/// The beginning of a text of a peer, for the log.
-pub(in crate::server) fn short(text: &str) -> String {
-    text.chars().take(64).collect()
 }

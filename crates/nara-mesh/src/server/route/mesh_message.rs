@@ -8,10 +8,11 @@ use nara_proto::event::KeyLookup as _;
 use nara_proto::identity::NaraId;
 use nara_proto::runtime_message::{MessagePayload, RuntimeMessage};
 
+use crate::registry::{PeerInfo, PinnedKey, RegisterError};
+use crate::seldom::{shown, warn_seldom};
 use crate::server::answer::rejection::Rejection;
 use crate::server::auth::sender::VerifiedSender;
 use crate::server::route::body::read;
-use crate::server::route::ingest::short;
 use crate::server::route::state::Shared;
 
 /// `POST /mesh/message` (docs/protocol/v1.md, sections 7.7 and 12.3). The answer is empty whatever becomes of it.
@@ -24,8 +25,8 @@ pub(super) async fn handle(
         Err(Rejection::BodyBroken) => return Err(Rejection::BadRequest),
         outcome => outcome?,
     };
-    if let Err(dropped) = receive(&shared, &sender, &body) {
-        tracing::warn!(sender = %sender.name(), address = %sender.address(), reason = %dropped, "runtime message dropped");
+    if let Err(dropped) = receive(&shared, &sender, &body).await {
+        warn_seldom!(sender = %sender.name(), address = %sender.address(), reason = %dropped, "runtime message dropped");
     }
     Ok(StatusCode::OK)
 }
@@ -45,12 +46,14 @@ enum Dropped {
     UnknownKey(String),
     #[error("signature verification failed")]
     BadSignature,
+    #[error("its id cannot be bound to its sender: {0}")]
+    Conflict(RegisterError),
 }
 
-fn receive(shared: &Arc<Shared>, sender: &VerifiedSender, body: &[u8]) -> Result<(), Dropped> {
+async fn receive(shared: &Arc<Shared>, sender: &VerifiedSender, body: &[u8]) -> Result<(), Dropped> {
     let message = RuntimeMessage::from_json(body)?;
     if !message.to_id.is_empty() && message.to_id != shared.local.id().as_str() {
-        return Err(Dropped::NotForUs(short(&message.to_id)));
+        return Err(Dropped::NotForUs(shown_text(&message.to_id)));
     }
     verify(shared, sender, &message)?;
 
@@ -62,7 +65,7 @@ fn receive(shared: &Arc<Shared>, sender: &VerifiedSender, body: &[u8]) -> Result
         },
         _ => message,
     };
-    if let Some(payload) = answer(shared, &message)? {
+    if let Some(payload) = answer(shared, &message).await? {
         reply(shared, &message, payload);
     }
     shared.handler.on_runtime_message(&message);
@@ -71,10 +74,10 @@ fn receive(shared: &Arc<Shared>, sender: &VerifiedSender, body: &[u8]) -> Result
 
 /// The signer must be the nara that sent the request, and the signature its own.
 fn verify(shared: &Shared, sender: &VerifiedSender, message: &RuntimeMessage) -> Result<(), Dropped> {
-    let id = || short(&message.from_id);
-    let key = shared
-        .key_of_id(&message.from_id)
-        .ok_or_else(|| Dropped::UnknownKey(id()))?;
+    let id = || shown_text(&message.from_id);
+    let Some(key) = shared.key_of_id(&message.from_id) else {
+        return bind_id(shared, sender, message);
+    };
     if key != *sender.key() {
         return Err(Dropped::OtherSender { claimed: id() });
     }
@@ -87,13 +90,47 @@ fn verify(shared: &Shared, sender: &VerifiedSender, message: &RuntimeMessage) ->
         .map_err(|_| Dropped::BadSignature)
 }
 
+/// Binds an id that nobody has to the nara that signed both the request and the message. V1 peers tell their id
+/// nowhere else.
+fn bind_id(shared: &Shared, sender: &VerifiedSender, message: &RuntimeMessage) -> Result<(), Dropped> {
+    let claimed = || shown_text(&message.from_id);
+    if sender.id().is_some() {
+        return Err(Dropped::OtherSender { claimed: claimed() });
+    }
+    let unknown = || Dropped::UnknownKey(claimed());
+    let id: NaraId = message.from_id.parse().map_err(|_| unknown())?;
+    message
+        .verify(&shared.prepared_keys.of(sender.key()))
+        .map_err(|_| Dropped::BadSignature)?;
+    let peer = shared
+        .registry
+        .by_name(sender.name().as_str())
+        .ok_or_else(unknown)?;
+    let pinned = peer.info().key.filter(|pinned| pinned.key == *sender.key());
+    let pinned = pinned.ok_or_else(unknown)?;
+    let info = PeerInfo {
+        id: Some(id.clone()),
+        name: Some(sender.name().clone()),
+        key: Some(PinnedKey {
+            id: Some(id),
+            ..pinned
+        }),
+        ..PeerInfo::default()
+    };
+    shared.registry.register(info).map_err(Dropped::Conflict)?;
+    tracing::info!(sender = %sender.name(), id = %claimed(), "learned the id of a peer");
+    Ok(())
+}
+
 /// What the built-in stash answers. An owner is served only if it is the signer.
-fn answer(shared: &Shared, message: &RuntimeMessage) -> Result<Option<MessagePayload>, Dropped> {
+async fn answer(shared: &Shared, message: &RuntimeMessage) -> Result<Option<MessagePayload>, Dropped> {
     let owner_is_signer = |owner: &str| {
         if owner == message.from_id {
             Ok(())
         } else {
-            Err(Dropped::NotTheOwner { owner: short(owner) })
+            Err(Dropped::NotTheOwner {
+                owner: shown_text(owner),
+            })
         }
     };
     let now = shared.clock.now_seconds();
@@ -107,16 +144,18 @@ fn answer(shared: &Shared, message: &RuntimeMessage) -> Result<Option<MessagePay
             if !store.owner_id.is_empty() {
                 owner_is_signer(&store.owner_id)?;
             }
-            Some(MessagePayload::StashAck(shared.stash.store(store.clone(), now)))
+            Some(MessagePayload::StashAck(
+                shared.stash.store(store.clone(), now).await,
+            ))
         }
         MessagePayload::StashRequest(request) => {
             owner_is_signer(&request.owner_id)?;
-            let response = shared.stash.request(&request.owner_id, &request.request_id);
+            let response = shared.stash.request(&request.owner_id, &request.request_id, now);
             Some(MessagePayload::StashResponse(response))
         }
         MessagePayload::StashRefresh(refresh) => {
             owner_is_signer(&refresh.owner_id)?;
-            let response = shared.stash.request(&refresh.owner_id, "");
+            let response = shared.stash.request(&refresh.owner_id, "", now);
             response.found.then_some(MessagePayload::StashResponse(response))
         }
         _ => None,
@@ -130,11 +169,11 @@ fn reply(shared: &Arc<Shared>, message: &RuntimeMessage, payload: MessagePayload
         return;
     };
     let Some(client) = shared.client.clone() else {
-        tracing::warn!(%to, "cannot reply to a runtime message: the server has no client");
+        warn_seldom!(%to, "cannot reply to a runtime message: the server has no client");
         return;
     };
     let Ok(permit) = shared.replies.clone().try_acquire_owned() else {
-        tracing::warn!(%to, limit = shared.limits.replies, "too many replies in flight: reply dropped");
+        warn_seldom!(%to, limit = shared.limits.replies, "too many replies in flight: reply dropped");
         return;
     };
     let local = &shared.local;
@@ -153,7 +192,11 @@ fn reply(shared: &Arc<Shared>, message: &RuntimeMessage, payload: MessagePayload
     shared.background.spawn(async move {
         let _permit = permit;
         if let Err(error) = client.peer(&to).send_runtime_message(&reply).await {
-            tracing::warn!(%to, error = &error as &dyn std::error::Error, "reply not delivered");
+            warn_seldom!(%to, error = &error as &dyn std::error::Error, "reply not delivered");
         }
     });
+}
+
+fn shown_text(text: &str) -> String {
+    shown(text).to_string()
 }

@@ -1,83 +1,185 @@
 //! What peers asked this nara to keep for them (docs/protocol/v1.md, section 12.4).
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use nara_proto::go_json::Bytes;
-use nara_proto::runtime_message::{StashAck, StashResponse, StashStore, stash_refusal};
+use nara_proto::runtime_message::{StashAck, StashResponse, StashStore as StoreRequest, stash_refusal};
 use nara_proto::time::UnixSeconds;
+use tokio::time::Instant;
 
+use crate::offload::offload;
 use crate::server::limits::settings::ServerLimits;
+use crate::server::stash_store::{SealedStash, StashStore, StashStoreError};
 
-/// Sealed boxes by owner, in memory: owners store them again after a restart of ours, as they must anyway
-/// with v1 peers.
+/// An owner that was not heard of for so long was away: it may have lost its memory meanwhile.
+const ABSENCE: Duration = Duration::from_secs(10 * 60);
+
+/// How often a stash is pushed to its owner at most.
+const PUSH_PAUSE: Duration = Duration::from_secs(60);
+
+/// Sealed boxes by owner, in memory, and in a store if there is one.
 #[derive(Debug)]
 pub(in crate::server) struct Stash {
-    boxes: Mutex<BTreeMap<String, SealedBox>>,
+    kept: Mutex<BTreeMap<String, Kept>>,
+    store: Option<Arc<dyn StashStore>>,
     max_owners: usize,
     max_bytes: usize,
+    max_age: Duration,
 }
 
-#[derive(Clone, Debug)]
-struct SealedBox {
-    nonce: Bytes,
-    ciphertext: Bytes,
-    stored_at: UnixSeconds,
+#[derive(Debug)]
+struct Kept {
+    stash: SealedStash,
+    heard: Option<Instant>,
+    pushed: Option<Instant>,
+}
+
+/// Why an owner may want its stash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::server) enum Sign {
+    /// It introduces itself.
+    HeyThere,
+    /// It calls.
+    Call,
 }
 
 impl Stash {
-    pub(in crate::server) fn new(limits: &ServerLimits) -> Self {
-        Self {
-            boxes: Mutex::default(),
+    /// Takes over what the store has, the newest first, within the limits.
+    pub(in crate::server) fn new(
+        limits: &ServerLimits,
+        store: Option<Arc<dyn StashStore>>,
+        now: UnixSeconds,
+    ) -> Result<Self, StashStoreError> {
+        let mut stash = Self {
+            kept: Mutex::default(),
+            store,
             max_owners: limits.stash_owners,
             max_bytes: limits.stash_bytes,
-        }
+            max_age: limits.stash_age,
+        };
+        let mut loaded = stash
+            .store
+            .as_ref()
+            .map_or(Ok(Vec::new()), |store| store.load())?;
+        loaded.sort_by_key(|stash| std::cmp::Reverse(stash.stored_at));
+        loaded.retain(|loaded| loaded.ciphertext.len() <= stash.max_bytes && !stash.is_old(loaded, now));
+        loaded.truncate(stash.max_owners);
+        let kept = loaded
+            .into_iter()
+            .map(|stash| (stash.owner_id.clone(), Kept::new(stash)));
+        stash.kept = Mutex::new(kept.collect());
+        Ok(stash)
     }
 
     /// Keeps a box for its owner, who must be the signer of the message.
-    pub(in crate::server) fn store(&self, store: StashStore, now: UnixSeconds) -> StashAck {
-        let refusal = stash_refusal(&store).map(str::to_owned).or_else(|| {
-            let too_large = store.ciphertext.as_slice().len() > self.max_bytes;
-            too_large.then(|| format!("ciphertext larger than {} bytes", self.max_bytes))
-        });
-        let mut boxes = self.boxes();
-        let full = boxes.len() >= self.max_owners && !boxes.contains_key(&store.owner_id);
-        let refusal = refusal.or_else(|| full.then(|| "storage limit reached".to_owned()));
-        if refusal.is_none() {
-            let sealed = SealedBox {
-                nonce: store.nonce,
-                ciphertext: store.ciphertext,
-                stored_at: now,
-            };
-            boxes.insert(store.owner_id.clone(), sealed);
-        }
+    pub(in crate::server) async fn store(&self, request: StoreRequest, now: UnixSeconds) -> StashAck {
+        let owner_id = request.owner_id.clone();
+        let refusal = match self.accept(request, now) {
+            Ok(stash) => self.save(stash).await.err().map(|error| {
+                tracing::error!(error = &error as &dyn std::error::Error, "a stash was not stored");
+                "storage failed".to_owned()
+            }),
+            Err(refusal) => Some(refusal),
+        };
         StashAck {
-            owner_id: store.owner_id,
+            owner_id,
             stored_at: now,
             success: refusal.is_none(),
             reason: refusal.unwrap_or_default(),
         }
     }
 
+    fn accept(&self, request: StoreRequest, now: UnixSeconds) -> Result<SealedStash, String> {
+        if let Some(refusal) = stash_refusal(&request) {
+            return Err(refusal.to_owned());
+        }
+        if request.ciphertext.as_slice().len() > self.max_bytes {
+            return Err(format!("ciphertext larger than {} bytes", self.max_bytes));
+        }
+        let mut kept = self.kept();
+        kept.retain(|_, kept| !self.is_old(&kept.stash, now));
+        if kept.len() >= self.max_owners && !kept.contains_key(&request.owner_id) {
+            return Err("storage limit reached".to_owned());
+        }
+        let stash = SealedStash {
+            owner_id: request.owner_id,
+            nonce: request.nonce.as_slice().to_vec(),
+            ciphertext: request.ciphertext.as_slice().to_vec(),
+            stored_at: now,
+        };
+        let entry = Kept {
+            heard: Some(Instant::now()),
+            ..Kept::new(stash.clone())
+        };
+        kept.insert(stash.owner_id.clone(), entry);
+        Ok(stash)
+    }
+
+    async fn save(&self, stash: SealedStash) -> Result<(), StashStoreError> {
+        match self.store.clone() {
+            Some(store) => offload(true, move || store.save(&stash)).await,
+            None => Ok(()),
+        }
+    }
+
     /// The answer to the owner who asks for its box.
-    pub(in crate::server) fn request(&self, owner_id: &str, request_id: &str) -> StashResponse {
+    pub(in crate::server) fn request(
+        &self,
+        owner_id: &str,
+        request_id: &str,
+        now: UnixSeconds,
+    ) -> StashResponse {
         let mut response = StashResponse {
             owner_id: owner_id.to_owned(),
             request_id: request_id.to_owned(),
             ..StashResponse::default()
         };
-        if let Some(sealed) = self.boxes().get(owner_id).cloned() {
+        if let Some(kept) = self.kept().get(owner_id)
+            && !self.is_old(&kept.stash, now)
+        {
             response.found = true;
-            response.nonce = sealed.nonce;
-            response.ciphertext = sealed.ciphertext;
-            response.stored_at = sealed.stored_at;
+            response.nonce = kept.stash.nonce.clone().into();
+            response.ciphertext = kept.stash.ciphertext.clone().into();
+            response.stored_at = kept.stash.stored_at;
         }
         response
     }
 
-    fn boxes(&self) -> MutexGuard<'_, BTreeMap<String, SealedBox>> {
+    /// Whether to push a box to its owner, of whom there is a sign of life: it was away, or it has just begun.
+    pub(in crate::server) fn wants_push(&self, owner_id: &str, sign: Sign) -> bool {
+        let now = Instant::now();
+        let mut all = self.kept();
+        let Some(kept) = all.get_mut(owner_id) else {
+            return false;
+        };
+        let was_away = kept.heard.replace(now).is_none_or(|heard| now - heard >= ABSENCE);
+        let is_due = kept.pushed.is_none_or(|pushed| now - pushed >= PUSH_PAUSE);
+        let push = is_due && (was_away || sign == Sign::HeyThere);
+        if push {
+            kept.pushed = Some(now);
+        }
+        push
+    }
+
+    fn is_old(&self, stash: &SealedStash, now: UnixSeconds) -> bool {
+        let seconds = i64::try_from(self.max_age.as_secs()).unwrap_or(i64::MAX);
+        now.get().saturating_sub(stash.stored_at.get()) > seconds
+    }
+
+    fn kept(&self) -> MutexGuard<'_, BTreeMap<String, Kept>> {
         // A map that is valid whatever its holder did.
-        self.boxes.lock().unwrap_or_else(PoisonError::into_inner)
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Kept {
+    fn new(stash: SealedStash) -> Self {
+        Self {
+            stash,
+            heard: None,
+            pushed: None,
+        }
     }
 }
 
@@ -85,32 +187,115 @@ impl Stash {
 mod tests {
     use super::*;
 
-    fn store(owner: &str, size: usize) -> StashStore {
-        StashStore {
+    const NOW: UnixSeconds = UnixSeconds::new(1_000_000);
+
+    fn request(owner: &str, size: usize) -> StoreRequest {
+        StoreRequest {
             owner_id: owner.to_owned(),
             nonce: vec![0; 24].into(),
             ciphertext: vec![1; size].into(),
-            ..StashStore::default()
+            ..StoreRequest::default()
         }
     }
 
-    #[test]
-    fn the_stash_keeps_its_bounds_and_takes_updates() {
+    fn stash(store: Option<Arc<dyn StashStore>>) -> Stash {
         let limits = ServerLimits {
             stash_owners: 1,
             stash_bytes: 10,
+            stash_age: Duration::from_secs(100),
             ..ServerLimits::default()
         };
-        let stash = Stash::new(&limits);
-        let now = UnixSeconds::new(7);
-        assert!(stash.store(store("a", 5), now).success);
-        assert_eq!(stash.store(store("b", 5), now).reason, "storage limit reached");
-        assert!(!stash.store(store("a", 11), now).success);
-        assert!(stash.store(store("a", 10), now).success);
-        assert_eq!(stash.store(store("", 5), now).reason, "owner_id required");
-        let found = stash.request("a", "r");
+        Stash::new(&limits, store, NOW).unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_stash_keeps_its_bounds_and_takes_updates() {
+        let stash = stash(None);
+        assert!(stash.store(request("a", 5), NOW).await.success);
+        assert_eq!(
+            stash.store(request("b", 5), NOW).await.reason,
+            "storage limit reached"
+        );
+        assert!(!stash.store(request("a", 11), NOW).await.success);
+        assert!(stash.store(request("a", 10), NOW).await.success);
+        assert_eq!(stash.store(request("", 5), NOW).await.reason, "owner_id required");
+        let found = stash.request("a", "r", NOW);
         assert!(found.found);
         assert_eq!(found.ciphertext.as_slice().len(), 10);
-        assert!(!stash.request("b", "r").found);
+        assert!(!stash.request("b", "r", NOW).found);
+    }
+
+    #[tokio::test]
+    async fn a_stash_expires_and_makes_room() {
+        let stash = stash(None);
+        assert!(stash.store(request("a", 5), NOW).await.success);
+        let late = UnixSeconds::new(NOW.get() + 101);
+        assert!(!stash.request("a", "", late).found);
+        assert!(stash.store(request("b", 5), late).await.success);
+    }
+
+    #[derive(Debug)]
+    struct Failing;
+
+    impl StashStore for Failing {
+        fn load(&self) -> Result<Vec<SealedStash>, StashStoreError> {
+            let of = |owner: &str, size, stored_at| SealedStash {
+                owner_id: owner.to_owned(),
+                nonce: vec![0; 24],
+                ciphertext: vec![1; size],
+                stored_at: UnixSeconds::new(stored_at),
+            };
+            let now = NOW.get();
+            Ok(vec![
+                of("older", 5, now - 9),
+                of("newest", 5, now - 1),
+                of("large", 11, now),
+                of("old", 5, now - 101),
+            ])
+        }
+
+        fn save(&self, _: &SealedStash) -> Result<(), StashStoreError> {
+            Err(StashStoreError("full".into()))
+        }
+
+        fn remove(&self, _: &str) -> Result<(), StashStoreError> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_store_has_is_taken_over_within_the_limits() {
+        let stash = stash(Some(Arc::new(Failing)));
+        for (owner, found) in [
+            ("newest", true),
+            ("older", false),
+            ("large", false),
+            ("old", false),
+        ] {
+            assert_eq!(stash.request(owner, "", NOW).found, found, "{owner}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stash_that_is_not_stored_is_not_acknowledged() {
+        let stash = stash(Some(Arc::new(Failing)));
+        let ack = stash.store(request("newest", 5), NOW).await;
+        assert_eq!((ack.success, ack.reason.as_str()), (false, "storage failed"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stash_is_pushed_at_a_hey_there_and_after_an_absence_and_not_too_often() {
+        let stash = stash(None);
+        stash.store(request("a", 5), NOW).await;
+        assert!(!stash.wants_push("a", Sign::Call), "it was just heard");
+        assert!(stash.wants_push("a", Sign::HeyThere));
+        assert!(!stash.wants_push("a", Sign::HeyThere), "it was just pushed");
+        tokio::time::advance(PUSH_PAUSE).await;
+        assert!(!stash.wants_push("a", Sign::Call));
+        assert!(stash.wants_push("a", Sign::HeyThere));
+        tokio::time::advance(ABSENCE).await;
+        assert!(stash.wants_push("a", Sign::Call));
+        assert!(!stash.wants_push("a", Sign::Call));
+        assert!(!stash.wants_push("b", Sign::HeyThere), "nothing is kept for it");
     }
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use nara_proto::breaker::BreakerState;
-use nara_proto::event::KeyLookup;
-use nara_proto::identity::{NaraName, PreparedKeys, PublicKey};
+use nara_proto::event::{KeyLookup, KeyStanding};
+use nara_proto::identity::{NaraName, PreparedKeys};
 use nara_proto::peer::Coordinates;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
@@ -18,10 +18,12 @@ use crate::ledger::Ledger;
 use crate::registry::{KnownKeys, Peer, PeerRegistry};
 use crate::server::background::Background;
 use crate::server::handler::MeshHandler;
-use crate::server::limits::body_bytes::BodyBytes;
+use crate::server::limits::body_bytes::{BodyBytes, Source};
 use crate::server::limits::quota::Quota;
 use crate::server::limits::settings::ServerLimits;
+use crate::server::limits::turns::Turns;
 use crate::server::route::announcement::Announcement;
+use crate::server::route::samples::Samples;
 use crate::server::route::stash::Stash;
 
 /// What all handlers of a server share.
@@ -49,7 +51,10 @@ pub(in crate::server) struct Shared {
     pub(in crate::server) background: Background,
     pub(in crate::server) reachable: Reachable,
     pub(in crate::server) replies: Arc<Semaphore>,
-    pub(in crate::server) reconciliations: Semaphore,
+    /// Costly reads of the ledger, in turn.
+    pub(in crate::server) reads: Turns<Source>,
+    pub(in crate::server) answer_bytes: Quota<Source>,
+    pub(in crate::server) samples: Samples,
     pub(in crate::server) checkpoints: Quota<IpAddr>,
     pub(in crate::server) imports: Quota<IpAddr>,
 }
@@ -107,11 +112,15 @@ impl Reachable {
 }
 
 impl KeyLookup for Shared {
-    fn key_of_name(&self, name: &str) -> Option<PublicKey> {
-        self.known_keys.key_of_name(name)
+    fn standing_of_name(&self, name: &str) -> KeyStanding {
+        self.known_keys.standing_of_name(name)
     }
 
-    fn key_of_id(&self, id: &str) -> Option<PublicKey> {
-        self.known_keys.key_of_id(id)
+    fn standing_of_id(&self, id: &str) -> KeyStanding {
+        self.known_keys.standing_of_id(id)
+    }
+
+    fn is_id_of_name(&self, id: &str, name: &str) -> Option<bool> {
+        self.known_keys.is_id_of_name(id, name)
     }
 }

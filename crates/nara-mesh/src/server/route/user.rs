@@ -14,7 +14,7 @@ use crate::server::route::spelling::PATHS;
 /// Why routes collide.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum BuildError {
+pub enum RouteError {
     /// A prefix that no path can have, or that has several spellings.
     #[error(
         "{prefix:?} cannot be a prefix of routes: write a `/` before each segment and none at the end, and use only \
@@ -94,24 +94,24 @@ impl UserRoutes {
     }
 
     /// Checks that every route can be reached.
-    pub(in crate::server) fn check(mut self) -> Result<CheckedRoutes, BuildError> {
+    pub(in crate::server) fn check(mut self) -> Result<CheckedRoutes, RouteError> {
         for (index, nested) in self.nested.iter().enumerate() {
             let prefix = &nested.prefix;
             if !is_prefix(prefix) {
-                return Err(BuildError::InvalidPrefix {
+                return Err(RouteError::InvalidPrefix {
                     prefix: prefix.clone(),
                 });
             }
             let collides = |path: &&str| covers(prefix, path) || covers(path, prefix);
             if let Some(path) = PATHS.into_iter().find(collides) {
-                return Err(BuildError::PrefixTaken {
+                return Err(RouteError::PrefixTaken {
                     prefix: prefix.clone(),
                     path,
                 });
             }
             let overlaps = |first: &&Nested| covers(&first.prefix, prefix) || covers(prefix, &first.prefix);
             if let Some(first) = self.nested[..index].iter().find(overlaps) {
-                return Err(BuildError::OverlappingPrefixes {
+                return Err(RouteError::OverlappingPrefixes {
                     first: first.prefix.clone(),
                     second: prefix.clone(),
                 });
@@ -119,7 +119,7 @@ impl UserRoutes {
         }
         let merged = self.merged.pop();
         if !self.merged.is_empty() {
-            return Err(BuildError::MergedTwice);
+            return Err(RouteError::MergedTwice);
         }
         if let Some(router) = &merged {
             let below = self.nested.iter().flat_map(|nested| {
@@ -129,7 +129,7 @@ impl UserRoutes {
             });
             for path in PATHS.into_iter().map(str::to_owned).chain(below) {
                 if let Some(route) = matched(router, &path) {
-                    return Err(BuildError::RouteTaken { route, path });
+                    return Err(RouteError::RouteTaken { route, path });
                 }
             }
         }
@@ -194,7 +194,7 @@ mod tests {
         routes
     }
 
-    fn nested(prefixes: &[&str]) -> Result<CheckedRoutes, BuildError> {
+    fn nested(prefixes: &[&str]) -> Result<CheckedRoutes, RouteError> {
         let mut routes = UserRoutes::default();
         for prefix in prefixes {
             routes.nest(prefix, Router::new(), true);
@@ -207,7 +207,7 @@ mod tests {
         for route in ["/dm", "/{name}", "/events/{kind}", "/{*rest}"] {
             let error = merged(route).check().unwrap_err();
             assert!(
-                matches!(&error, BuildError::RouteTaken { route: named, .. } if named == route),
+                matches!(&error, RouteError::RouteTaken { route: named, .. } if named == route),
                 "{error}"
             );
         }
@@ -228,14 +228,14 @@ mod tests {
             let mut routes = merged(if route == "/{*rest}" { "/x/{*rest}" } else { route });
             let prefix = if route == "/{*rest}" { "/x/notes" } else { "/notes" };
             routes.nest(prefix, Router::new(), true);
-            let refused = matches!(routes.check(), Err(BuildError::RouteTaken { .. }));
+            let refused = matches!(routes.check(), Err(RouteError::RouteTaken { .. }));
             assert_eq!(refused, taken || route == "/{one}/{two}", "{route}");
         }
     }
 
     #[test]
     fn prefixes_may_not_overlap() {
-        let overlapping = |error| matches!(error, Err(BuildError::OverlappingPrefixes { .. }));
+        let overlapping = |error| matches!(error, Err(RouteError::OverlappingPrefixes { .. }));
         assert!(overlapping(nested(&["/notes", "/notes"])));
         assert!(overlapping(nested(&["/notes", "/notes/old"])));
         assert!(overlapping(nested(&["/notes/old", "/notes"])));
@@ -246,7 +246,7 @@ mod tests {
     fn a_prefix_may_not_collide_with_a_path_of_ours() {
         for prefix in ["/dm", "/dm/x", "/events", "/api", "/api/events"] {
             assert!(
-                matches!(nested(&[prefix]), Err(BuildError::PrefixTaken { .. })),
+                matches!(nested(&[prefix]), Err(RouteError::PrefixTaken { .. })),
                 "{prefix}"
             );
         }
@@ -259,7 +259,7 @@ mod tests {
             "", "/", "notes", "/notes/", "//notes", "/a//b", "/./a", "/a/..", "/{id}", "/a*", "/%61", "/ü",
         ] {
             assert!(
-                matches!(nested(&[prefix]), Err(BuildError::InvalidPrefix { .. })),
+                matches!(nested(&[prefix]), Err(RouteError::InvalidPrefix { .. })),
                 "{prefix}"
             );
         }
@@ -269,6 +269,6 @@ mod tests {
     fn two_merged_routers_are_refused() {
         let mut routes = merged("/a");
         routes.merge(Router::new().route("/b", get(handler)));
-        assert_eq!(routes.check().unwrap_err(), BuildError::MergedTwice);
+        assert_eq!(routes.check().unwrap_err(), RouteError::MergedTwice);
     }
 }

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use crate::defaults;
 use crate::offload::offload;
+use crate::seldom::warn_seldom;
 use crate::server::answer::json::{JSON_UTF8, json};
 use crate::server::answer::rejection::Rejection;
 use crate::server::auth::sender::VerifiedSender;
@@ -43,12 +44,16 @@ pub(super) async fn handle(
     if message.id.len() < MIN_ID_LEN {
         return Err(Rejection::ShortWorldId);
     }
+    // Without a hop nobody but the sender vouches for the originator.
+    if message.hops().is_empty() {
+        sender.must_be("originator", &message.originator)?;
+    }
 
     let local = &shared.local;
     message.add_hop(local.name().as_str(), shared.clock.now_seconds(), local.keypair());
     let complete = message.is_complete();
     tracing::info!(
-        sender = %sender.name(), originator = %crate::server::route::ingest::short(&message.originator), complete,
+        sender = %sender.name(), originator = %crate::seldom::shown(&message.originator), complete,
         hops = message.hops().len(), "world message"
     );
     remember(&shared, &message, complete).await?;
@@ -57,7 +62,7 @@ pub(super) async fn handle(
         forward(&shared, &message, deadline).await?;
     }
     let receipt = Receipt {
-        from: local.name().to_string(),
+        from: local.name().as_str().to_owned(),
         success: true,
     };
     Ok(json(StatusCode::OK, JSON_UTF8, &receipt))
@@ -90,15 +95,19 @@ async fn remember(shared: &Shared, message: &WorldMessage, complete: bool) -> Re
         .to_owned(),
         ..SocialPayload::default()
     };
-    let event = SyncEvent::signed(
+    let event = SyncEvent::try_signed(
         shared.clock.now_nanos(),
         Payload::Social(payload),
         name,
         shared.local.keypair(),
     );
-    // A message without originator makes no event; it can still travel.
-    if event.validate().is_ok() {
-        shared.ledger.insert_verified(vec![event]).await?;
+    // The originator is a text of the peer. Only a name without separators is put into what we sign; any other message
+    // makes no event and can still travel.
+    match event {
+        Ok(event) => {
+            shared.ledger.insert_verified(vec![event]).await?;
+        }
+        Err(problem) => tracing::info!(%problem, "a world message passed by that makes no event"),
     }
     Ok(())
 }
@@ -125,8 +134,16 @@ async fn forward(shared: &Shared, message: &WorldMessage, deadline: Instant) -> 
         match next_peer.relay_world_message(message).await {
             Ok(_) => return Ok(()),
             Err(error) => {
-                tracing::warn!(%next, error = &error as &dyn std::error::Error, "world message not forwarded");
-                let rejection = failed(error.to_string());
+                warn_seldom!(%next, error = &error as &dyn std::error::Error, "world message not forwarded");
+                // Addresses, ids and keys of our peers are none of the caller's business.
+                let reason = if error.is_unreachable() || error.is_unknown_peer() {
+                    "it cannot be reached"
+                } else if error.is_rate_limited() {
+                    "it asks for a pause"
+                } else {
+                    "it did not take the message"
+                };
+                let rejection = failed(reason.to_owned());
                 if !error.is_unreachable() && !error.is_unknown_peer() && !error.is_rate_limited() {
                     return Err(rejection);
                 }

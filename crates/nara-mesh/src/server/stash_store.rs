@@ -1,0 +1,172 @@
+//! Where a confidant keeps what others left with it.
+
+use std::fmt::Debug;
+
+use nara_proto::time::UnixSeconds;
+
+/// What an owner left with this nara, sealed by a key that only the owner has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SealedStash {
+    /// The nara id of the owner.
+    pub owner_id: String,
+    /// The nonce, 24 bytes.
+    pub nonce: Vec<u8>,
+    /// The sealed bytes.
+    pub ciphertext: Vec<u8>,
+    /// When it was stored, in seconds.
+    pub stored_at: UnixSeconds,
+}
+
+/// A store of stashes that cannot do its work.
+#[derive(Debug, thiserror::Error)]
+#[error("the store of stashes failed")]
+pub struct StashStoreError(#[source] pub Box<dyn std::error::Error + Send + Sync>);
+
+/// Keeps stashes beyond the life of a server. The server holds all of them in memory as well, within
+/// [`ServerLimits::stash_owners`](super::ServerLimits::stash_owners) and
+/// [`ServerLimits::stash_bytes`](super::ServerLimits::stash_bytes), so that a store is read once.
+///
+/// The methods may block; they are not called on async threads, except `load` when the server is built.
+pub trait StashStore: Debug + Send + Sync + 'static {
+    /// All stashes.
+    ///
+    /// # Errors
+    /// [`StashStoreError`] if they cannot be read.
+    fn load(&self) -> Result<Vec<SealedStash>, StashStoreError>;
+
+    /// Stores a stash in place of the one that its owner had.
+    ///
+    /// # Errors
+    /// [`StashStoreError`] if it is not stored.
+    fn save(&self, stash: &SealedStash) -> Result<(), StashStoreError>;
+
+    /// Forgets the stash of an owner.
+    ///
+    /// # Errors
+    /// [`StashStoreError`] if it may still be there.
+    fn remove(&self, owner_id: &str) -> Result<(), StashStoreError>;
+}
+
+#[cfg(feature = "sqlite")]
+pub use sqlite::SqliteStash;
+
+#[cfg(feature = "sqlite")]
+mod sqlite {
+    use std::path::Path;
+    use std::sync::{Mutex, MutexGuard, PoisonError};
+
+    use nara_proto::time::UnixSeconds;
+    use rusqlite::{Connection, params};
+
+    use super::{SealedStash, StashStore, StashStoreError};
+
+    /// Stashes in a SQLite database of their own.
+    #[derive(Debug)]
+    pub struct SqliteStash(Mutex<Connection>);
+
+    impl SqliteStash {
+        /// Opens the database at `path`, or makes it, readable for its owner only.
+        ///
+        /// # Errors
+        /// [`StashStoreError`] if that is not possible.
+        pub fn open(path: impl AsRef<Path>) -> Result<Self, StashStoreError> {
+            let path = path.as_ref();
+            let mut options = std::fs::OpenOptions::new();
+            options.create(true).append(true);
+            #[cfg(unix)]
+            std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+            options
+                .open(path)
+                .map_err(|error| StashStoreError(error.into()))?;
+            let connection = Connection::open(path).map_err(failed)?;
+            connection
+                .execute_batch(
+                    "CREATE TABLE IF NOT EXISTS stashes (
+                        owner_id TEXT PRIMARY KEY,
+                        nonce BLOB NOT NULL,
+                        ciphertext BLOB NOT NULL,
+                        stored_at INTEGER NOT NULL
+                    ) STRICT",
+                )
+                .map_err(failed)?;
+            Ok(Self(Mutex::new(connection)))
+        }
+
+        fn connection(&self) -> MutexGuard<'_, Connection> {
+            // Each statement is a transaction: nothing is left half-way.
+            self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        }
+    }
+
+    impl StashStore for SqliteStash {
+        fn load(&self) -> Result<Vec<SealedStash>, StashStoreError> {
+            let connection = self.connection();
+            let mut statement = connection
+                .prepare("SELECT owner_id, nonce, ciphertext, stored_at FROM stashes ORDER BY stored_at DESC")
+                .map_err(failed)?;
+            let stashes = statement.query_map((), |row| {
+                Ok(SealedStash {
+                    owner_id: row.get(0)?,
+                    nonce: row.get(1)?,
+                    ciphertext: row.get(2)?,
+                    stored_at: UnixSeconds::new(row.get(3)?),
+                })
+            });
+            stashes.map_err(failed)?.collect::<Result<_, _>>().map_err(failed)
+        }
+
+        fn save(&self, stash: &SealedStash) -> Result<(), StashStoreError> {
+            let SealedStash {
+                owner_id,
+                nonce,
+                ciphertext,
+                stored_at,
+            } = stash;
+            let stored = self.connection().execute(
+                "INSERT OR REPLACE INTO stashes (owner_id, nonce, ciphertext, stored_at) VALUES (?1, ?2, ?3, ?4)",
+                params![owner_id, nonce, ciphertext, stored_at.get()],
+            );
+            stored.map(drop).map_err(failed)
+        }
+
+        fn remove(&self, owner_id: &str) -> Result<(), StashStoreError> {
+            let removed = self
+                .connection()
+                .execute("DELETE FROM stashes WHERE owner_id = ?1", [owner_id]);
+            removed.map(drop).map_err(failed)
+        }
+    }
+
+    fn failed(error: rusqlite::Error) -> StashStoreError {
+        StashStoreError(error.into())
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        fn stash(owner: &str, at: i64) -> SealedStash {
+            SealedStash {
+                owner_id: owner.to_owned(),
+                nonce: vec![1; 24],
+                ciphertext: vec![2; 100],
+                stored_at: UnixSeconds::new(at),
+            }
+        }
+
+        #[test]
+        fn stashes_survive_and_are_replaced_and_removed() {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("stash.db");
+            let store = SqliteStash::open(&path).unwrap();
+            for stash in [stash("a", 1), stash("b", 2), stash("a", 3)] {
+                store.save(&stash).unwrap();
+            }
+            drop(store);
+            let store = SqliteStash::open(&path).unwrap();
+            assert_eq!(store.load().unwrap(), [stash("a", 3), stash("b", 2)]);
+            store.remove("a").unwrap();
+            assert_eq!(store.load().unwrap(), [stash("b", 2)]);
+        }
+    }
+}
