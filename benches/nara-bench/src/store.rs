@@ -9,9 +9,10 @@ use nara_mesh::ledger::{EventStore as _, ReadLimit, RetentionPolicy, SqliteLedge
 use nara_mesh::registry::{KeySource, PeerInfo, PeerRegistry, PinnedKey};
 use nara_proto::event::{Payload, SeenPayload, SocialPayload, SyncEvent};
 use nara_proto::identity::{KeyPair, NaraId, Soul};
+use nara_proto::replay::ReplayCache;
 use nara_proto::sync::{Cursor, EventFilter};
 use nara_proto::time::{UnixMillis, UnixNanos};
-use nara_proto::v1::{ReplayCache, RequestAuth};
+use nara_proto::v1::RequestAuth;
 use serde_json::{Value, json};
 
 const PAGE: usize = 1000;

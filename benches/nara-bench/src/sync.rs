@@ -5,10 +5,11 @@ use std::path::Path;
 use std::thread;
 use std::time::Instant;
 
-use nara_proto::event::{EventTrust, SyncEvent, verify_events};
+use nara_proto::event::{EventReception, EventTrust, SyncEvent, verify_events};
 use nara_proto::go_json;
 use nara_proto::identity::PublicKey;
 use nara_proto::sync::SyncResponse;
+use nara_proto::time::UnixNanos;
 use serde_json::{Value, json};
 
 type Keys = BTreeMap<String, PublicKey>;
@@ -53,7 +54,12 @@ pub(crate) fn measure(
 /// How many events verify.
 fn verify(events: &[SyncEvent], keys: &Keys, threads: usize) -> usize {
     let verified = |events: &[SyncEvent]| {
-        let verdicts = verify_events(events, keys, random());
+        let reception = EventReception {
+            now: UnixNanos::new(i64::MAX),
+            told_by: None,
+            random: random(),
+        };
+        let verdicts = verify_events(&mut events.to_vec(), keys, reception);
         verdicts
             .iter()
             .filter(|verdict| **verdict == Ok(EventTrust::Verified))

@@ -186,9 +186,8 @@ pub const DROP_GRACE: Duration = Duration::from_secs(1);
 /// The room that a ledger has for each event that it may hold, in bytes of JSON: twice what real ones have.
 pub const EVENT_BYTES: usize = 800;
 
-/// The largest event, in bytes of JSON. Real ones have a few hundred; without a limit one event could fill an answer that
-/// no peer reads any more.
-pub const MAX_EVENT_BYTES: usize = 64 << 10;
+/// The largest event, in bytes of JSON.
+pub const MAX_EVENT_BYTES: usize = nara_proto::event::MAX_EVENT_BYTES;
 
 /// How far ahead of our clock the time of an event may be. Clocks of peers are warned of long before.
 pub const MAX_EVENT_AHEAD: Duration = Duration::from_secs(5 * 60);

@@ -158,6 +158,27 @@ pub fn tally(checkpoint: &CheckpointPayload, key_of: impl Fn(&str) -> Option<Pub
     tally
 }
 
+/// Removes the voters whose key is known and whose signature is not theirs. Voters whose key is not known stay: others
+/// may know it.
+pub(crate) fn remove_false_voters(
+    checkpoint: &mut CheckpointPayload,
+    key_of: impl Fn(&str) -> Option<PublicKey>,
+) {
+    let voters = checkpoint.voter_ids.take().unwrap_or_default();
+    let signatures = checkpoint.signatures.take().unwrap_or_default();
+    let (voters, signatures) = voters
+        .into_iter()
+        .zip(signatures)
+        .filter(|(voter, signature)| {
+            key_of(voter).is_none_or(|key| {
+                verify_base64(&key, voter_text(checkpoint, voter).as_bytes(), signature).is_ok()
+            })
+        })
+        .unzip();
+    checkpoint.voter_ids = Some(voters);
+    checkpoint.signatures = Some(signatures);
+}
+
 /// The last `as_of_time` of checkpoints about `r2d2` that are not stored (docs/protocol/v1.md, section 8.6).
 const R2D2_CUT_OFF: UnixSeconds = UnixSeconds::new(1_768_774_453);
 

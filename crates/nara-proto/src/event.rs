@@ -4,14 +4,20 @@
 //! service and content, and usually a signature of its emitter.
 
 mod batch;
+mod claims;
 mod content;
+mod covered;
+mod keys;
 mod payload;
 mod validity;
 
-pub use batch::{EventProblem, EventTrust, EventVerdict, KeyLookup, verify_events};
+pub use batch::{
+    EventProblem, EventReception, EventTrust, EventVerdict, MAX_EVENT_BYTES, MAX_EVENT_LEAD, verify_events,
+};
+pub use keys::{KeyLookup, KeyStanding};
 pub use payload::{
     ChauPayload, CheckpointPayload, HeyTherePayload, Observation, ObservationPayload, PingPayload,
-    SeenPayload, SocialPayload,
+    SeenPayload, SocialPayload, SuccessionPayload,
 };
 pub use validity::InvalidEvent;
 
@@ -41,11 +47,13 @@ pub enum Service {
     Seen,
     /// Teasing and gossip.
     Social,
+    /// A key of a nara is replaced or retired. V1 peers ignore it.
+    Succession,
 }
 
 impl Service {
     /// All services, in the order of their wire names.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Chau,
         Self::Checkpoint,
         Self::HeyThere,
@@ -53,6 +61,7 @@ impl Service {
         Self::Ping,
         Self::Seen,
         Self::Social,
+        Self::Succession,
     ];
 
     /// The name of the service in `svc`.
@@ -65,6 +74,7 @@ impl Service {
             Self::Ping => "ping",
             Self::Seen => "seen",
             Self::Social => "social",
+            Self::Succession => "succession",
         }
     }
 
@@ -112,6 +122,8 @@ wire_struct! {
         pub seen: Option<Box<SeenPayload>> = "seen", omit,
         /// The payload of service `checkpoint`.
         pub checkpoint: Option<Box<CheckpointPayload>> = "checkpoint", omit,
+        /// The payload of service `succession`.
+        pub succession: Option<Box<SuccessionPayload>> = "succession", omit,
     }
 }
 
@@ -133,6 +145,8 @@ pub enum Payload {
     Seen(SeenPayload),
     /// Teasing and gossip.
     Social(SocialPayload),
+    /// A key of a nara is replaced or retired.
+    Succession(SuccessionPayload),
 }
 
 impl SyncEvent {
@@ -171,6 +185,10 @@ impl SyncEvent {
                 event.social = Some(Box::new(payload));
                 Service::Social
             }
+            Payload::Succession(payload) => {
+                event.succession = Some(Box::new(payload));
+                Service::Succession
+            }
         };
         service.as_str().clone_into(&mut event.svc);
         event.id = event.compute_id();
@@ -182,6 +200,25 @@ impl SyncEvent {
         let mut event = Self::new(ts, payload);
         event.sign(emitter, keypair);
         event
+    }
+
+    /// A new event, signed by `emitter`, of a payload with text that somebody else chose.
+    ///
+    /// # Errors
+    /// [`EventProblem`], before anything is signed, if no receiver would accept the event: its emitter is not the nara
+    /// that acts, a name is none, or its text could be split into other fields. So a peer cannot have its text signed
+    /// as something else.
+    pub fn try_signed(
+        ts: UnixNanos,
+        payload: Payload,
+        emitter: &str,
+        keypair: &KeyPair,
+    ) -> Result<Self, EventProblem> {
+        let mut event = Self::new(ts, payload);
+        emitter.clone_into(&mut event.emitter);
+        claims::check(&event, &event.content())?;
+        event.sign(emitter, keypair);
+        Ok(event)
     }
 
     /// Signs this event as `emitter`, over the id that it carries.
@@ -301,9 +338,28 @@ impl SyncEvent {
                     .as_deref()
                     .map(|p| (p.from.as_str(), p.from.as_str()))?,
                 Service::Checkpoint => event.checkpoint.as_deref().map(|p| ("", p.subject.as_str()))?,
+                Service::Succession => event
+                    .succession
+                    .as_deref()
+                    .map(|p| (p.name.as_str(), p.name.as_str()))?,
             })
         }
         of(self).unwrap_or_default()
+    }
+
+    /// Checks everything that [`verify_events`] checks but time and signature: for an event whose signature is verified
+    /// in another way.
+    ///
+    /// # Errors
+    /// [`EventProblem`] says what is wrong.
+    pub fn check_claims(&self) -> Result<(), EventProblem> {
+        claims::check(self, &self.content()).map(drop)
+    }
+
+    /// Removes every field that neither id nor signature covers, or sets it to the value that follows from the covered
+    /// ones. [`verify_events`] does this to the events that it finds verified.
+    pub fn remove_uncovered(&mut self) {
+        covered::remove_uncovered(self);
     }
 
     /// Checks that the event is well formed and may be stored (docs/protocol/v1.md, section 8.3); signatures are a
@@ -332,3 +388,6 @@ fn signing_preimage(event: &SyncEvent, content: &str) -> String {
         event.id, event.ts, event.svc, event.emitter
     )
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,11 +16,12 @@
 //!
 //! [`passes_on`] is the whole rule: what is new here goes to every subscriber but the one that told it.
 //!
-//! [`simulation`] runs thousands of naras with these decisions in one process.
+//! With the feature `simulation`, `gossip::simulation` runs thousands of naras with these decisions in one process.
 
 mod config;
 mod remembered;
 mod ring;
+#[cfg(any(test, feature = "simulation"))]
 pub mod simulation;
 
 pub use config::GossipConfig;

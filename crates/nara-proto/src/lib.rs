@@ -10,16 +10,19 @@
 //! | [`identity`] | names, souls, keypairs and ids |
 //! | [`time`] | Unix time in seconds, milliseconds and nanoseconds, which the wire mixes and the types keep apart |
 //! | [`go_json`] | JSON exactly as v1 peers write and read it |
-//! | [`v1`] | signatures of protocol v1, the replay cache |
+//! | [`v1`] | signed requests, signed responses |
 //! | [`v2`] | profile v2: RFC 9421 signatures over the whole request, capabilities |
+//! | [`replay`] | the memory that lets no request be accepted twice |
 //! | [`event`] | events, their payloads, ids, signatures and validity |
 //! | [`checkpoint`] | attestations and the multi-signature of checkpoints |
 //! | [`sync`], [`zine`], [`world`], [`runtime_message`], [`peer`], [`import`] | the messages of each endpoint |
 //! | [`stream`] | live events: cursor, signed opening, messages |
 //! | [`reconcile`] | finding the difference between two sets of events |
+//! | [`succession`] | a key that is replaced or retired: the signed statement, and what follows from all of them |
 //! | [`endpoint`] | one type per endpoint: method, path, authentication rule, request and response |
 //! | [`gossip`] | which peers to listen to, so that an event reaches every nara |
 //! | [`clock_offset`] | how far two clocks are apart, and which one is probably wrong |
+//! | [`coordinates`] | Vivaldi network coordinates: the estimated round trip to every nara |
 //! | [`backoff`] | pauses between attempts |
 //! | [`breaker`] | the circuit breaker that lets calls to a peer that is down fail at once |
 //!
@@ -46,6 +49,7 @@ pub mod backoff;
 pub mod breaker;
 pub mod checkpoint;
 pub mod clock_offset;
+pub mod coordinates;
 pub mod encoding;
 pub mod endpoint;
 pub mod event;
@@ -55,11 +59,18 @@ pub mod identity;
 pub mod import;
 pub mod peer;
 pub mod reconcile;
+pub mod replay;
 pub mod runtime_message;
 pub mod stream;
+pub mod succession;
 pub mod sync;
 pub mod time;
 pub mod v1;
 pub mod v2;
 pub mod world;
 pub mod zine;
+
+pub use event::{EventVerdict, SyncEvent, verify_events};
+pub use identity::{KeyPair, NaraId, NaraName, PublicKey, Signature, Soul};
+pub use time::{UnixMillis, UnixNanos, UnixSeconds};
+pub use v2::Signer;

@@ -1,19 +1,17 @@
-//! Signatures of protocol v1, and the replay cache. Specification: `docs/protocol/v1.md`, sections 4 and 5.
+//! Signatures of protocol v1. Specification: `docs/protocol/v1.md`, sections 4 and 5.
 //!
 //! Signing and verifying share the function that makes the signed bytes, so the two cannot drift apart.
 //!
 //! A v1 signature covers sender, time, method and path of a request. It does *not* cover body, query and recipient:
-//! the replay cache and the signatures inside bodies make up for part of that, and [profile v2](crate::v2) covers
+//! the [replay cache](crate::replay) and the signatures inside bodies make up for part of that, and [profile v2](crate::v2) covers
 //! everything.
 
 mod headers;
-mod replay;
 mod request;
 mod response;
 mod stamp;
 
 pub use headers::{AuthHeader, HeaderError, NAME_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER};
-pub use replay::{ReplayCache, ReplayEntry, ReplayError};
 pub use request::{RequestAuth, RequestAuthError, request_signature_base, signed_path};
 pub use response::{ResponseAuth, ResponseAuthError, body_hash, response_signature_base};
 pub use stamp::Stamp;

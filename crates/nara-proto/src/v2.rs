@@ -57,32 +57,20 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-mod accept;
-mod base;
+mod body;
 mod capability;
-mod channel;
-mod digest;
-mod error;
 mod fields;
-mod nonce;
-mod params;
-mod recipient;
+mod input;
 mod request;
 mod response;
 mod signer;
 
-pub use accept::AcceptSignature;
+pub use body::{ContentDigest, DigestHasher, SignedBody};
 pub use capability::{CAPABILITY_HEADER, Capability, CapabilityError, SignedCapability};
-pub use channel::ChannelBinding;
-pub use digest::{ContentDigest, DigestHasher, SignedBody};
-pub use error::{SignatureError, SignedField};
-pub use fields::{
-    BODY_HEADER, CHANNEL_HEADER, CONTENT_DIGEST_HEADER, SIGNATURE_HEADER, SIGNATURE_INPUT_HEADER, TO_HEADER,
-};
-pub use nonce::Nonce;
-pub use recipient::Recipient;
-pub use request::{RequestLine, RequestSignature, RequestToSign};
-pub use response::{ResponseSignature, ResponseToSign};
+pub use fields::{SIGNATURE_HEADER, SIGNATURE_INPUT_HEADER, SignatureError, SignedField};
+pub use input::Nonce;
+pub use request::{ChannelBinding, Recipient, RequestLine, RequestSignature, RequestToSign};
+pub use response::{AcceptSignature, ResponseSignature, ResponseToSign};
 pub use signer::Signer;
 
 use std::time::Duration;
@@ -90,13 +78,13 @@ use std::time::Duration;
 use http::HeaderMap;
 
 /// The label of the one signature.
-pub const LABEL: &str = "nara";
+const LABEL: &str = "nara";
 
 /// The `tag` of the signatures of this profile.
-pub const TAG: &str = "nara-mesh";
+const TAG: &str = "nara-mesh";
 
 /// The `alg` of the signatures of this profile.
-pub const ALGORITHM: &str = "ed25519";
+const ALGORITHM: &str = "ed25519";
 
 /// The longest time from `created` to `expires`: a request is good for no longer, whatever its sender says.
 pub const MAX_LIFETIME: Duration = Duration::from_secs(30);

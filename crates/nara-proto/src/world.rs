@@ -12,7 +12,7 @@ use crate::time::{UnixNanos, UnixSeconds};
 use crate::wire_struct;
 
 /// The stamps from which a nara takes its own: entry (number of hops so far modulo 10).
-pub const STAMPS: [&str; 10] = ["🌟", "🎉", "🚀", "💫", "✨", "🌈", "🎊", "💖", "🌸", "🔥"];
+const STAMPS: [&str; 10] = ["🌟", "🎉", "🚀", "💫", "✨", "🌈", "🎊", "💖", "🌸", "🔥"];
 
 /// The shortest id that may be relayed, in bytes: v1 peers abort on shorter ones.
 pub const MIN_ID_LEN: usize = 8;
@@ -92,7 +92,7 @@ impl WorldMessage {
     }
 
     /// The id of a message: base64 of 16 bytes of a hash over originator, text and start time.
-    pub fn derive_id(originator: &str, message: &str, start: UnixNanos) -> String {
+    fn derive_id(originator: &str, message: &str, start: UnixNanos) -> String {
         let digest = Sha256::digest(format!("{originator}:{message}:{start}"));
         base64_encode(&digest[..16])
     }

@@ -5,7 +5,10 @@
 use std::str::FromStr;
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use nara_proto::event::SyncEvent;
+use nara_proto::go_json;
 use nara_proto::identity::{KeyPair, PublicKey, Signature, Soul};
+use nara_proto::succession::Succession;
 use nara_proto::time::UnixMillis;
 use nara_proto::v2::{
     CAPABILITY_HEADER, Capability, ChannelBinding, ContentDigest, Nonce, Recipient, RequestLine,
@@ -207,5 +210,31 @@ fn capabilities_are_signed_and_judged_as_recorded() {
             let signed = case.signer().sign_capability(&capability);
             assert_eq!(signed.to_field(), case.text("field"), "{}", case.text("case"));
         }
+    }
+}
+
+#[test]
+fn successions_are_stated_and_judged_as_recorded() {
+    for case in cases(include_str!("vectors-v2/succession.json")) {
+        let event: SyncEvent = go_json::from_slice(case.text("event").as_bytes()).unwrap();
+        let read = Succession::from_event(&event);
+        if !case.check(read.clone().map(drop)) {
+            continue;
+        }
+        let keypair = |field| {
+            let seed: Option<[u8; 32]> = case.bytes(field);
+            seed.map(|seed| KeyPair::from_soul(&Soul::bond(seed, case.text("name"))))
+        };
+        let (name, at) = (case.parsed("name"), case.millis("at_ms"));
+        let old = keypair("old_seed_hex").unwrap();
+        let stated = match keypair("new_seed_hex") {
+            Some(new) => Succession::rotate(&name, &old, &new, at).unwrap(),
+            None => Succession::retire(&name, &old, at),
+        };
+        assert_eq!(read.as_ref(), Ok(&stated), "{}", case.text("case"));
+        assert_eq!(go_json::to_string(&stated.to_event()), case.text("event"));
+        let words: Vec<String> = serde_json::from_value(case.0["words"].clone()).unwrap();
+        assert_eq!(stated.to_words(), words);
+        assert_eq!(Succession::from_words(&words.join("\n")), Ok(stated));
     }
 }

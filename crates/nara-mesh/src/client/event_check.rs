@@ -1,11 +1,15 @@
 //! Verdicts on the events of an answer.
 
 use std::num::NonZero;
+use std::sync::Arc;
 
 use futures_util::future::join_all;
-use nara_proto::event::{SyncEvent, verify_events};
+use nara_proto::event::{EventReception, SyncEvent, verify_events};
+use nara_proto::identity::NaraName;
+use nara_proto::time::UnixNanos;
 use tokio::time::{Instant, timeout_at};
 
+use super::clocks::PeerClocks;
 use super::error::{Problem, Stage};
 use super::verified::{CheckedEvent, CheckedEvents, RefusedEvent};
 use crate::offload::offload;
@@ -18,32 +22,55 @@ const OFFLOAD_EVENTS: usize = 64;
 /// Each thread gets at least this many events to verify: batches of many are cheaper per event.
 const MIN_BATCH: usize = 512;
 
-/// Gives every event its verdict: well-formedness, id, and signature where the key is known.
-pub(super) async fn check_events(
-    events: Vec<SyncEvent>,
+/// Gives every event its verdict.
+#[derive(Clone, Debug)]
+pub(super) struct EventChecker {
+    pub(super) keys: KnownKeys,
+    pub(super) clocks: Arc<PeerClocks>,
+}
+
+/// When and from whom events came, and the keys that were known then.
+#[derive(Clone)]
+struct Reception {
+    now: UnixNanos,
+    told_by: Option<NaraName>,
     keys: KnownKeys,
-    deadline: Instant,
-) -> Result<CheckedEvents, Problem> {
-    if events.is_empty() {
-        return Ok(CheckedEvents::default());
+}
+
+impl EventChecker {
+    /// Checks the events that the nara `told_by` sent.
+    pub(super) async fn check(
+        &self,
+        events: Vec<SyncEvent>,
+        told_by: Option<NaraName>,
+        deadline: Instant,
+    ) -> Result<CheckedEvents, Problem> {
+        if events.is_empty() {
+            return Ok(CheckedEvents::default());
+        }
+        let reception = Reception {
+            now: self.clocks.clock().now_nanos(),
+            told_by,
+            keys: self.keys.clone(),
+        };
+        timeout_at(deadline, check_all(events, reception))
+            .await
+            .map_err(|_| Problem::Timeout(Stage::Verify))
     }
-    timeout_at(deadline, check_all(events, keys))
-        .await
-        .map_err(|_| Problem::Timeout(Stage::Verify))
 }
 
 /// In batches, on all cores if there are many.
-async fn check_all(mut events: Vec<SyncEvent>, keys: KnownKeys) -> CheckedEvents {
+async fn check_all(mut events: Vec<SyncEvent>, reception: Reception) -> CheckedEvents {
     if events.len() <= OFFLOAD_EVENTS {
-        return check_batch(events, &keys);
+        return check_batch(events, &reception);
     }
     let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
     let batch = events.len().div_ceil(threads).max(MIN_BATCH);
     let mut batches = Vec::new();
     while !events.is_empty() {
         let rest = events.split_off(batch.min(events.len()));
-        let keys = keys.clone();
-        batches.push(offload(true, move || check_batch(events, &keys)));
+        let reception = reception.clone();
+        batches.push(offload(true, move || check_batch(events, &reception)));
         events = rest;
     }
     let mut checked = CheckedEvents::default();
@@ -53,8 +80,13 @@ async fn check_all(mut events: Vec<SyncEvent>, keys: KnownKeys) -> CheckedEvents
     checked
 }
 
-fn check_batch(events: Vec<SyncEvent>, keys: &KnownKeys) -> CheckedEvents {
-    let verdicts = verify_events(&events, keys, random());
+fn check_batch(mut events: Vec<SyncEvent>, reception: &Reception) -> CheckedEvents {
+    let how = EventReception {
+        now: reception.now,
+        told_by: reception.told_by.as_ref().map(NaraName::as_str),
+        random: random(),
+    };
+    let verdicts = verify_events(&mut events, &reception.keys, how);
     let mut checked = CheckedEvents::default();
     for (event, verdict) in events.into_iter().zip(verdicts) {
         match verdict {

@@ -9,7 +9,6 @@ use nara_proto::zine::Zine;
 use tokio::time::Instant;
 
 use super::error::{ClientError, Problem};
-use super::event_check::check_events;
 use super::exchange::Answer;
 use super::handle::PeerHandle;
 use super::pages::{FetchedPage, PageChecker, PageSource, pages_ahead};
@@ -157,7 +156,7 @@ impl PeerHandle {
     /// What verifies the events of pages.
     pub(super) fn page_checker(&self) -> PageChecker {
         PageChecker {
-            keys: self.exchange.known_keys(),
+            events: self.exchange.event_checker(),
             limit: self.call_timeout,
         }
     }
@@ -232,7 +231,9 @@ impl PeerHandle {
         events: Vec<SyncEvent>,
         deadline: Instant,
     ) -> Result<CheckedEvents, ClientError> {
-        check_events(events, self.exchange.known_keys(), deadline)
+        let checker = self.exchange.event_checker();
+        checker
+            .check(events, route.peer.info().name, deadline)
             .await
             .map_err(|problem| ClientError::new(route, problem))
     }

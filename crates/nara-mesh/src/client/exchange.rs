@@ -24,6 +24,7 @@ use tracing::Instrument as _;
 use super::caller::{Caller, Limit, OpenReply, Reply};
 use super::clocks::{Asked, PeerClocks};
 use super::error::{ClientError, Problem, Stage};
+use super::event_check::EventChecker;
 use super::replies::PendingReplies;
 use super::request::Outgoing;
 use super::resolve::{InvalidPeerRef, PeerRef, Resolver, Route};
@@ -243,6 +244,13 @@ impl Exchange {
     }
 
     /// The keys with which events are verified.
+    pub(super) fn event_checker(&self) -> EventChecker {
+        EventChecker {
+            keys: self.known_keys(),
+            clocks: self.clocks.clone(),
+        }
+    }
+
     pub(super) fn known_keys(&self) -> KnownKeys {
         KnownKeys::new(self.local.clone(), self.registry.clone())
     }

@@ -11,10 +11,9 @@ use tracing::Instrument as _;
 
 use super::deadline::deadline_after;
 use super::error::ClientError;
-use super::event_check::check_events;
+use super::event_check::EventChecker;
 use super::resolve::Route;
 use super::verified::{SyncPage, Verification};
-use crate::registry::KnownKeys;
 
 /// A page whose events are not yet verified.
 #[derive(Debug)]
@@ -36,14 +35,16 @@ pub(super) trait PageSource: Send + 'static {
 /// Verifies the events of pages.
 #[derive(Clone, Debug)]
 pub(super) struct PageChecker {
-    pub(super) keys: KnownKeys,
+    pub(super) events: EventChecker,
     /// How long one page may take.
     pub(super) limit: Duration,
 }
 
 impl PageChecker {
     pub(super) async fn check(&self, page: FetchedPage) -> Result<SyncPage, ClientError> {
-        let checked = check_events(page.events, self.keys.clone(), deadline_after(self.limit)).await;
+        let told_by = page.route.peer.info().name;
+        let deadline = deadline_after(self.limit);
+        let checked = self.events.check(page.events, told_by, deadline).await;
         Ok(SyncPage {
             events: checked.map_err(|problem| ClientError::new(&page.route, problem))?,
             cursor: page.cursor,

@@ -336,7 +336,7 @@ impl PeerHandle {
     async fn fetch_by_ids(&self, items: &[ItemId]) -> Result<FetchedPage, ClientError> {
         let ids: Vec<_> = items.iter().map(ItemId::event_id).collect();
         let request = FetchRequest {
-            from: self.exchange.local.name().to_string(),
+            from: self.exchange.local.name().as_str().to_owned(),
             ids: Some(ids.clone()),
         };
         let deadline = self.deadline();

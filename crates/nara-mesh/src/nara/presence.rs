@@ -8,7 +8,7 @@ use crate::identity::LocalNara;
 /// A signed `hey-there`; `mesh_ip` is empty if the nara cannot be called.
 pub(super) fn introduction(local: &LocalNara, mesh_ip: &str, now: UnixNanos) -> SyncEvent {
     let payload = HeyTherePayload {
-        from: local.name().to_string(),
+        from: local.name().as_str().to_owned(),
         public_key: local.public_key().to_base64(),
         mesh_ip: mesh_ip.to_owned(),
         id: local.id().to_string(),
@@ -20,7 +20,7 @@ pub(super) fn introduction(local: &LocalNara, mesh_ip: &str, now: UnixNanos) -> 
 /// A signed `chau`.
 pub(super) fn goodbye(local: &LocalNara, now: UnixNanos) -> SyncEvent {
     let payload = ChauPayload {
-        from: local.name().to_string(),
+        from: local.name().as_str().to_owned(),
         public_key: local.public_key().to_base64(),
         id: local.id().to_string(),
         ..ChauPayload::default()

@@ -2,8 +2,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nara_proto::event::verify_events;
+use nara_proto::event::{EventReception, verify_events};
 use nara_proto::identity::NaraName;
+use nara_proto::time::UnixNanos;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::time::{Instant, sleep_until};
@@ -205,13 +206,20 @@ async fn verify_stored(
     ledger: &dyn Ledger,
     name: &NaraName,
 ) -> Result<(), LedgerError> {
-    let events = ledger.unverified_by(name.to_string()).await?;
+    let events = ledger.unverified_by(name.as_str().to_owned()).await?;
     if events.is_empty() {
         return Ok(());
     }
     let keys = registry.clone();
+    let mut events = events;
     let checked = tokio::task::spawn_blocking(move || {
-        let verdicts = verify_events(&events, &keys, random());
+        let reception = EventReception {
+            // They were not of the future when they came.
+            now: UnixNanos::new(i64::MAX),
+            told_by: None,
+            random: random(),
+        };
+        let verdicts = verify_events(&mut events, &keys, reception);
         let checked = events.into_iter().zip(verdicts);
         checked
             .filter_map(|(event, verdict)| Some(CheckedEvent::new(event, verdict.ok()?)))
@@ -246,7 +254,7 @@ mod tests {
     use nara_proto::event::{EventTrust, SyncEvent};
     use nara_proto::identity::{KeyPair, Soul};
     use nara_proto::reconcile::Scope;
-    use nara_proto::time::{UnixMillis, UnixNanos};
+    use nara_proto::time::UnixMillis;
 
     use super::*;
     use crate::ledger::{Ledger, MemoryLedger, SqliteLedger};

@@ -1,5 +1,4 @@
-use nara_proto::event::KeyLookup;
-use nara_proto::identity::PublicKey;
+use nara_proto::event::{KeyLookup, KeyStanding};
 
 use super::PeerRegistry;
 use crate::identity::LocalNara;
@@ -19,19 +18,26 @@ impl KnownKeys {
 }
 
 impl KeyLookup for KnownKeys {
-    fn key_of_name(&self, name: &str) -> Option<PublicKey> {
+    fn standing_of_name(&self, name: &str) -> KeyStanding {
         if name == self.local.name().as_str() {
-            Some(self.local.public_key())
+            KeyStanding::Pinned(self.local.public_key())
         } else {
-            self.registry.key_of_name(name)
+            self.registry.standing_of_name(name)
         }
     }
 
-    fn key_of_id(&self, id: &str) -> Option<PublicKey> {
+    fn standing_of_id(&self, id: &str) -> KeyStanding {
         if id == self.local.id().as_str() {
-            Some(self.local.public_key())
+            KeyStanding::Pinned(self.local.public_key())
         } else {
-            self.registry.key_of_id(id)
+            self.registry.standing_of_id(id)
+        }
+    }
+
+    fn is_id_of_name(&self, id: &str, name: &str) -> Option<bool> {
+        match (id == self.local.id().as_str(), name == self.local.name().as_str()) {
+            (false, false) => self.registry.is_id_of_name(id, name),
+            (is_our_id, is_our_name) => Some(is_our_id && is_our_name),
         }
     }
 }

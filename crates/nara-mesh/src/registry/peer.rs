@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use nara_proto::breaker::{Breaker, BreakerConfig, BreakerState};
 use nara_proto::clock_offset::ClockOffset;
+use nara_proto::event::KeyStanding;
 use nara_proto::identity::{KeyId, NaraId, NaraName, PublicKey};
 use nara_proto::time::UnixMillis;
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -212,6 +213,15 @@ impl Peer {
     /// The TLS policy that the operator set for this peer alone.
     pub fn tls(&self) -> Option<TlsPolicy> {
         self.info.read().unwrap_or_else(PoisonError::into_inner).tls
+    }
+
+    /// What an event in its name is verified with.
+    pub(super) fn standing(&self) -> KeyStanding {
+        if self.is_untrusted() {
+            KeyStanding::Untrusted
+        } else {
+            self.key().into()
+        }
     }
 
     /// Whether the operator banned it, or another nara with the same key: its requests are refused, and it is not

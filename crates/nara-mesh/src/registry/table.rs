@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGua
 
 use nara_proto::breaker::BreakerConfig;
 use nara_proto::clock_offset::MeshClock;
-use nara_proto::event::KeyLookup;
+use nara_proto::event::{KeyLookup, KeyStanding};
 use nara_proto::identity::{NaraId, NaraName, PublicKey};
 use tokio::sync::{broadcast, watch};
 
@@ -569,12 +569,26 @@ fn look_of(name: &NaraName) -> String {
 }
 
 impl KeyLookup for PeerRegistry {
-    fn key_of_name(&self, name: &str) -> Option<PublicKey> {
-        self.by_name(name)?.key()
+    fn standing_of_name(&self, name: &str) -> KeyStanding {
+        self.by_name(name)
+            .map_or(KeyStanding::Unknown, |peer| peer.standing())
     }
 
-    fn key_of_id(&self, id: &str) -> Option<PublicKey> {
-        self.read().by_id.get(id)?.key()
+    fn standing_of_id(&self, id: &str) -> KeyStanding {
+        let table = self.read();
+        let peer = table.by_id.get(id);
+        peer.map_or(KeyStanding::Unknown, |peer| peer.standing())
+    }
+
+    fn is_id_of_name(&self, id: &str, name: &str) -> Option<bool> {
+        let known = |peer: &Arc<Peer>| {
+            let info = peer.info();
+            let known_id = info.id?;
+            let known_name = info.name?;
+            Some(known_id.as_str() == id && known_name.as_str() == name)
+        };
+        let by_id = self.read().by_id.get(id).and_then(known);
+        by_id.or_else(|| self.by_name(name).as_ref().and_then(known))
     }
 }
 

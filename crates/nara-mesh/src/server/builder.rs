@@ -5,7 +5,7 @@ use axum::Router;
 use ipnet::IpNet;
 use nara_proto::identity::PreparedKeys;
 use nara_proto::peer::Coordinates;
-use nara_proto::v1::ReplayCache;
+use nara_proto::replay::ReplayCache;
 use tokio::sync::{Semaphore, watch};
 
 use super::auth::authenticator::Authenticator;

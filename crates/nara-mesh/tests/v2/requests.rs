@@ -9,7 +9,7 @@ use nara_proto::identity::NaraId;
 use nara_proto::time::UnixMillis;
 use nara_proto::v1::RequestAuth;
 use nara_proto::v2::{
-    ChannelBinding, ContentDigest, Recipient, RequestLine, ResponseSignature, SignedBody, TO_HEADER,
+    ChannelBinding, ContentDigest, Recipient, RequestLine, ResponseSignature, SignedBody, SignedField,
 };
 
 use crate::naras::nara_with_seed;
@@ -133,7 +133,7 @@ async fn a_request_for_another_nara_is_refused() {
         let headers = sync_headers(|request| request.to = &other);
         assert_refused(&bob.sync(&headers), 401, "signed for another nara");
         let mut redirected = headers;
-        redirected.insert(TO_HEADER, "bob".parse().unwrap());
+        redirected.insert(SignedField::To.header(), "bob".parse().unwrap());
         assert_refused(&bob.sync(&redirected), 401, "signature verification failed");
     }
     let by_name = Recipient::Name("bob".parse().unwrap());

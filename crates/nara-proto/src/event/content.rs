@@ -37,6 +37,13 @@ pub(super) fn content(event: &SyncEvent) -> String {
                 let p = event.seen.as_deref()?;
                 format!("seen:{}:{}:{}", p.observer, p.subject, p.via)
             }
+            Service::Succession => {
+                let p = event.succession.as_deref()?;
+                format!(
+                    "succession:{}:{}:{}:{}:{}",
+                    p.name, p.old_key, p.new_key, p.at, p.reason
+                )
+            }
             Service::Checkpoint => {
                 let p = event.checkpoint.as_deref()?;
                 let who = if p.subject_id.is_empty() {

@@ -1,4 +1,4 @@
-use crate::time::UnixSeconds;
+use crate::time::{UnixMillis, UnixSeconds};
 use crate::wire_struct;
 
 wire_struct! {
@@ -113,6 +113,27 @@ wire_struct! {
         pub subject_id: String = "subject_id", omit,
         /// How: `zine`, `mesh`, `ping` or `sync`.
         pub via: String = "via",
+    }
+}
+
+wire_struct! {
+    /// Payload of service `succession`: a key of a nara is replaced or retired. It proves itself: see
+    /// [`Succession`](crate::succession::Succession).
+    pub struct SuccessionPayload {
+        /// The name of the nara.
+        pub name: String = "name",
+        /// The key that is replaced, base64.
+        pub old_key: String = "old_key",
+        /// The key that replaces it, base64; empty if the nara retires.
+        pub new_key: String = "new_key", omit,
+        /// When the statement was made, in **milliseconds**.
+        pub at: UnixMillis = "at",
+        /// `rotation` or `retirement`.
+        pub reason: String = "reason",
+        /// The signature of the old key, base64.
+        pub old_sig: String = "old_sig",
+        /// The signature of the new key, base64; empty if the nara retires.
+        pub new_sig: String = "new_sig", omit,
     }
 }
 

@@ -72,6 +72,13 @@ pub(super) fn validate(event: &SyncEvent) -> Result<(), InvalidEvent> {
             not_empty(&p.public_key, "PublicKey")
         }
         Service::Chau => not_empty(&event.chau.as_deref().ok_or(missing)?.from, "From"),
+        Service::Succession => {
+            let p = event.succession.as_deref().ok_or(missing)?;
+            not_empty(&p.name, "name")?;
+            not_empty(&p.old_key, "old_key")?;
+            in_range(p.at.get() > 0, "at")?;
+            one_of(&p.reason, &["rotation", "retirement"], "reason")
+        }
         Service::Seen => {
             let p = event.seen.as_deref().ok_or(missing)?;
             not_empty(&p.observer, "observer")?;

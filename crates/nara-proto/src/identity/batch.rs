@@ -41,7 +41,7 @@ const POINTS_PER_SINGLE: usize = 4;
 /// the secret half of the key. It proves as much as any other, namely that the owner of the key signed this
 /// digest. All that the owner gains is that naras disagree about it, so the verdict is not one that all naras
 /// are sure to reach.
-pub fn verify_batch(items: &[Item], random: [u8; 32]) -> Vec<usize> {
+pub(crate) fn verify_batch(items: &[Item], random: [u8; 32]) -> Vec<usize> {
     let mut search = Search::new(items, random);
     search.run();
     search.bad.sort_unstable();

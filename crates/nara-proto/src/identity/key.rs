@@ -63,7 +63,7 @@ impl PublicKey {
     /// the equation is the one of RFC 8032, section 5.1.7, without the cofactor. AWS-LC checks exactly this,
     /// and a little faster than the pure Rust implementations do. For a key that verifies many signatures
     /// see [`PreparedKey`](super::PreparedKey), for many signatures at once
-    /// [`verify_batch`](super::verify_batch).
+    /// [`verify_events`](crate::event::verify_events).
     ///
     /// # Errors
     /// [`VerifyError`] if the signature is not one of this key over this message.

@@ -1,9 +1,14 @@
 use std::borrow::Borrow;
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::str::FromStr;
 use std::sync::Arc;
 
+use unicode_security::confusable_detection::skeleton;
+
 /// The name of a nara: any UTF-8 text that can be sent in a header.
+///
+/// `Display` and `Debug` escape every character that is not seen or that changes how the text around it is seen, because
+/// a peer chose it: tables, errors and logs show `a\u{202e}b`. What travels is [`NaraName::as_str`].
 ///
 /// Names are compared byte by byte: the composed and the decomposed spelling of `é` are two names (docs/protocol/v1.md, section 1.1). Cloning is cheap.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -16,6 +21,9 @@ pub enum InvalidName {
     /// A control character other than a tab, which no header can carry.
     #[error("the name has a control character")]
     Control,
+    /// A character that is not seen, or that reorders the text around it: only refused in a name of a new nara.
+    #[error("the name has a character that cannot be seen: {}", .0.escape_unicode())]
+    Hidden(char),
     /// No text at all.
     #[error("the name is empty")]
     Empty,
@@ -37,6 +45,12 @@ impl NaraName {
     /// # Errors
     /// [`InvalidName`] for a text that cannot be a name.
     pub fn new(text: &str) -> Result<Self, InvalidName> {
+        Self::check(text)?;
+        Ok(Self(text.into()))
+    }
+
+    /// Checks a text as [`NaraName::new`] does.
+    pub(crate) fn check(text: &str) -> Result<(), InvalidName> {
         if text.is_empty() {
             return Err(InvalidName::Empty);
         }
@@ -52,7 +66,33 @@ impl NaraName {
         if text.starts_with([' ', '\t']) || text.ends_with([' ', '\t']) {
             return Err(InvalidName::OuterSpace);
         }
-        Ok(Self(text.into()))
+        Ok(())
+    }
+
+    /// Checks a text and makes it the name of a *new* nara: without characters that cannot be seen, so that nobody
+    /// takes it for another. Names of naras that exist are read with [`NaraName::new`].
+    ///
+    /// # Errors
+    /// [`InvalidName`] says what is wrong with the text.
+    pub fn new_own(text: &str) -> Result<Self, InvalidName> {
+        match text.chars().find(|&c| is_hidden(c)) {
+            Some(hidden) => Err(InvalidName::Hidden(hidden)),
+            None => Self::new(text),
+        }
+    }
+
+    /// Whether a person can take this name for the other: they are the same but for case, characters that cannot be
+    /// seen, and characters that look alike in most fonts (Unicode Technical Standard 39, section 4).
+    pub fn looks_like(&self, other: &Self) -> bool {
+        let looks = |name: &Self| {
+            let seen: String = name.as_str().chars().filter(|&c| !is_hidden(c)).collect();
+            // `I` looks like `l` as it is, and like `i` but for case.
+            let of_lower: String = skeleton(&seen.to_lowercase()).collect();
+            let of_seen: String = skeleton(&seen).collect();
+            [of_lower, of_seen.to_lowercase()]
+        };
+        let (ours, theirs) = (looks(self), looks(other));
+        ours.iter().zip(&theirs).any(|(ours, theirs)| ours == theirs)
     }
 
     /// The text of the name.
@@ -83,14 +123,51 @@ impl Borrow<str> for NaraName {
 
 impl fmt::Debug for NaraName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&self.0, f)
+        write!(f, "\"{}\"", escape(&self.0))
     }
 }
 
 impl fmt::Display for NaraName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.0)
+        if self.0.chars().any(is_hidden) {
+            f.pad(&escape(&self.0).to_string())
+        } else {
+            f.pad(&self.0)
+        }
     }
+}
+
+/// Shows a text that a peer chose: characters that cannot be seen, or that change how the text around them is seen, are
+/// written as `\u{…}`, line feeds as `\n`. Everything foreign that goes into a table, an error or a log passes here.
+pub fn escape(text: &str) -> impl fmt::Display + '_ {
+    Escaped(text)
+}
+
+struct Escaped<'a>(&'a str);
+
+impl fmt::Display for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.chars().try_for_each(|c| match c {
+            '\n' | '\r' | '\t' => write!(f, "{}", c.escape_default()),
+            hidden if is_hidden(hidden) => write!(f, "{}", hidden.escape_unicode()),
+            seen => f.write_char(seen),
+        })
+    }
+}
+
+/// Whether a character is not seen, or reorders the text around it: controls (C0 and C1), bidirectional and other format
+/// characters, spaces other than the usual one, what is not assigned, and what Unicode ignores by default.
+fn is_hidden(c: char) -> bool {
+    // What most fonts draw as nothing although Unicode counts it as a letter or mark.
+    let is_ignorable = matches!(c,
+        '\u{34f}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}' | '\u{2800}'
+        | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{ffa0}' | '\u{e0000}'..='\u{e0fff}');
+    // The standard library knows which characters can be printed. Marks are, behind another character.
+    let mut behind = [b'a', 0, 0, 0, 0];
+    let len = 1 + c.encode_utf8(&mut behind[1..]).len();
+    let shown = std::str::from_utf8(&behind[..len]).expect("a letter and a character");
+    let is_printable = matches!(c, '"' | '\'' | '\\') || shown.escape_debug().count() == 2;
+    is_ignorable || !is_printable
 }
 
 #[cfg(test)]
@@ -116,5 +193,96 @@ mod tests {
         assert_eq!(NaraName::new("a\r\nb"), Err(InvalidName::Control));
         assert_eq!(NaraName::new("a\0"), Err(InvalidName::Control));
         assert_eq!(NaraName::new(&"x".repeat(1025)), Err(InvalidName::TooLong));
+    }
+
+    const HIDDEN: [char; 16] = [
+        '\t',
+        '\u{80}',
+        '\u{9b}',
+        '\u{a0}',
+        '\u{ad}',
+        '\u{34f}',
+        '\u{61c}',
+        '\u{115f}',
+        '\u{200b}',
+        '\u{200d}',
+        '\u{202e}',
+        '\u{2066}',
+        '\u{2028}',
+        '\u{3164}',
+        '\u{fe0f}',
+        '\u{e0041}',
+    ];
+
+    #[test]
+    fn a_new_nara_has_a_name_that_is_seen() {
+        for good in [
+            "alice",
+            "nara with spaces",
+            "Ñandú",
+            "e\u{301}",
+            "日本の狸",
+            "emoji🦝nara",
+            "o'brien",
+            "a\\\"b",
+        ] {
+            assert_eq!(NaraName::new_own(good).unwrap().as_str(), good);
+        }
+        for hidden in HIDDEN {
+            let text = format!("a{hidden}b");
+            assert_eq!(
+                NaraName::new_own(&text),
+                Err(InvalidName::Hidden(hidden)),
+                "{text:?}"
+            );
+            // It exists, so it can be read.
+            assert_eq!(NaraName::new(&text).unwrap().as_str(), text);
+        }
+        assert_eq!(NaraName::new_own("a\nb"), Err(InvalidName::Hidden('\n')));
+        assert_eq!(NaraName::new_own(""), Err(InvalidName::Empty));
+    }
+
+    #[test]
+    fn what_cannot_be_seen_is_shown_escaped() {
+        for hidden in HIDDEN {
+            let name = NaraName::new(&format!("a{hidden}b")).unwrap();
+            let expected = match hidden {
+                '\t' => "a\\tb".to_owned(),
+                hidden => format!("a\\u{{{:x}}}b", u32::from(hidden)),
+            };
+            assert_eq!(name.to_string(), expected);
+            assert_eq!(format!("{name:?}"), format!("\"{expected}\""));
+        }
+        assert_eq!(escape("x\r\n\u{1b}[2J").to_string(), "x\\r\\n\\u{1b}[2J");
+        let name = NaraName::new("Ñandú 🦝").unwrap();
+        assert_eq!(format!("[{name:>10}]"), "[   Ñandú 🦝]");
+    }
+
+    #[test]
+    fn names_that_look_the_same_are_told() {
+        let looks = |one: &str, other: &str| {
+            let (one, other) = (NaraName::new(one).unwrap(), NaraName::new(other).unwrap());
+            assert_eq!(one.looks_like(&other), other.looks_like(&one));
+            one.looks_like(&other)
+        };
+        // The second ones are Cyrillic, composed otherwise, in other case, or have something that is not seen.
+        for (one, other) in [
+            ("alice", "аlice"),
+            ("é", "e\u{301}"),
+            ("alice", "Alice"),
+            ("alice", "al\u{200b}ice"),
+            ("bob", "bo\u{202e}b"),
+            ("bill", "biII"),
+        ] {
+            assert!(looks(one, other), "{one:?} {other:?}");
+        }
+        for (one, other) in [
+            ("alice", "alicia"),
+            ("bob", "rob"),
+            ("a b", "ab"),
+            ("nara-1", "nara-2"),
+        ] {
+            assert!(!looks(one, other), "{one:?} {other:?}");
+        }
     }
 }

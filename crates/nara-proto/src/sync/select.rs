@@ -124,7 +124,7 @@ impl EventFilter {
 /// highest importance.
 pub fn is_critical(event: &SyncEvent) -> bool {
     match event.service() {
-        Some(Service::Checkpoint | Service::HeyThere | Service::Chau) => true,
+        Some(Service::Checkpoint | Service::HeyThere | Service::Chau | Service::Succession) => true,
         Some(Service::Observation) => event.observation.as_deref().is_some_and(|p| p.importance == 3),
         _ => false,
     }

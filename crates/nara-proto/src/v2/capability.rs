@@ -173,5 +173,6 @@ impl SignedCapability {
 }
 
 fn signed_text(name: &NaraName, key: &PublicKey, statement: &str) -> String {
+    let name = name.as_str();
     format!("nara-mesh/capability/1\n{key} {name}\n{statement}")
 }

@@ -1,24 +1,61 @@
-//! The header fields, each at most once and within its length.
+//! The header fields, each at most once and within its length, and what can be wrong with them.
+
+use std::fmt;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::{SignatureError, SignedField};
+use super::MAX_LIFETIME;
 use crate::encoding;
-use crate::identity::{NaraName, Signature};
+use crate::identity::{InvalidName, KeyId, NaraName, Signature};
+use crate::time::UnixSeconds;
 use crate::v1::NAME_HEADER;
 
 /// The header that stands in place of the digest of a body that is streamed.
-pub const BODY_HEADER: HeaderName = HeaderName::from_static("x-nara-body");
+pub(super) const BODY_HEADER: HeaderName = HeaderName::from_static("x-nara-body");
 /// The header that binds a request to its connection; only on secure channels.
-pub const CHANNEL_HEADER: HeaderName = HeaderName::from_static("x-nara-channel");
+pub(super) const CHANNEL_HEADER: HeaderName = HeaderName::from_static("x-nara-channel");
 /// The header with the digest of the body (RFC 9530).
-pub const CONTENT_DIGEST_HEADER: HeaderName = HeaderName::from_static("content-digest");
+pub(super) const CONTENT_DIGEST_HEADER: HeaderName = HeaderName::from_static("content-digest");
 /// The header with the signature (RFC 9421, section 4.2).
 pub const SIGNATURE_HEADER: HeaderName = HeaderName::from_static("signature");
 /// The header that says what is signed (RFC 9421, section 4.1).
 pub const SIGNATURE_INPUT_HEADER: HeaderName = HeaderName::from_static("signature-input");
 /// The header that names the recipient.
-pub const TO_HEADER: HeaderName = HeaderName::from_static("x-nara-to");
+pub(super) const TO_HEADER: HeaderName = HeaderName::from_static("x-nara-to");
+
+/// A header field that the signature depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SignedField {
+    /// `X-Nara-Body`.
+    Body,
+    /// `X-Nara-Channel`.
+    Channel,
+    /// `Content-Digest`.
+    ContentDigest,
+    /// `X-Nara-Name`.
+    Name,
+    /// `Signature`.
+    Signature,
+    /// `Signature-Input`.
+    SignatureInput,
+    /// `X-Nara-To`.
+    To,
+}
+
+impl fmt::Display for SignedField {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Body => "X-Nara-Body",
+            Self::Channel => "X-Nara-Channel",
+            Self::ContentDigest => "Content-Digest",
+            Self::Name => "X-Nara-Name",
+            Self::Signature => "Signature",
+            Self::SignatureInput => "Signature-Input",
+            Self::To => "X-Nara-To",
+        })
+    }
+}
 
 /// What stands before the value of the one member: [`LABEL`](super::LABEL) and `=`.
 pub(super) const LABEL_PREFIX: &str = "nara=";
@@ -131,4 +168,94 @@ pub(super) fn append_byte_sequence(prefix: &str, bytes: &[u8], text: &mut String
 /// The value of a header that was made here of printable ASCII, or of a name.
 pub(super) fn value(text: impl Into<String>) -> HeaderValue {
     HeaderValue::try_from(text.into()).expect("neither names nor structured fields have control characters")
+}
+
+/// Why a message is not signed by profile v2. `Display` is the reason that a peer is told.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SignatureError {
+    /// The signature is not one of the key over this message.
+    #[error("signature verification failed")]
+    BadSignature,
+    /// The body is not the one whose digest is signed.
+    #[error("the body does not match the signed Content-Digest")]
+    Body,
+    /// Signed for another connection, or the connection proves nothing.
+    #[error("signed for another connection")]
+    Channel,
+    /// Something else is covered than what must be.
+    #[error("the signature must cover exactly {expected}")]
+    Components {
+        /// What must be covered.
+        expected: &'static str,
+    },
+    /// The time in `expires` has passed.
+    #[error(
+        "the signature expired at {expires} s, and the receiver's clock says {now} s: sign again, or check both clocks"
+    )]
+    Expired {
+        /// When it expired, by the sender's clock.
+        expires: UnixSeconds,
+        /// The time of the receiver.
+        now: UnixSeconds,
+    },
+    /// Another key is known for the name.
+    #[error("signed with key {claimed}, but key {known} is pinned for this name")]
+    KeyId {
+        /// The key that the signature claims.
+        claimed: KeyId,
+        /// The key that is known.
+        known: KeyId,
+    },
+    /// Not exactly one signature with the label of the profile.
+    #[error("there must be exactly one signature, labelled {:?}", super::LABEL)]
+    Label,
+    /// `expires` lies before `created`, or too far behind it.
+    #[error("the signature must expire within {} s after it was created", MAX_LIFETIME.as_secs())]
+    Lifetime,
+    /// A field is not in its one spelling.
+    #[error("{0} is not in the strict spelling of this profile")]
+    Malformed(SignedField),
+    /// A field is not there.
+    #[error("{0} is missing")]
+    Missing(SignedField),
+    /// A parameter is not there.
+    #[error("the signature has no {0}")]
+    MissingParameter(&'static str),
+    /// The name is not one.
+    #[error("X-Nara-Name is not a valid name: {0}")]
+    Name(InvalidName),
+    /// The name is not UTF-8.
+    #[error("X-Nara-Name is not UTF-8")]
+    NameEncoding,
+    /// A parameter has another value or type than it must have.
+    #[error("the signature has an invalid {0}")]
+    Parameter(&'static str),
+    /// The message is for another nara.
+    #[error("signed for another nara: X-Nara-To names neither the id nor the name of this nara")]
+    Recipient,
+    /// A field stands there twice: two readers could believe two different ones.
+    #[error("{0} is repeated")]
+    Repeated(SignedField),
+    /// `created` is not within the window.
+    #[error("signed at {created} s, {} s {} the receiver's clock ({now} s): one of the two clocks is wrong",
+        created.abs_diff(*now).as_secs(), if created > now { "ahead of" } else { "behind" })]
+    Stale {
+        /// When it was signed, by the sender's clock.
+        created: UnixSeconds,
+        /// The time of the receiver.
+        now: UnixSeconds,
+    },
+    /// The body is streamed, so the signature does not cover it, and this receiver takes no streams.
+    #[error("the body is streamed, so its bytes are not signed: send it with a Content-Digest")]
+    Streamed,
+    /// A field is longer than anything that it may say.
+    #[error("{} is longer than {} bytes", .0, .0.max_len())]
+    TooLong(SignedField),
+    /// Both headers that can stand for the body are there.
+    #[error("there must be either Content-Digest or X-Nara-Body, not both")]
+    TwoBodies,
+    /// A parameter that the profile does not have.
+    #[error("the signature has an unknown parameter")]
+    UnknownParameter,
 }

@@ -1,12 +1,14 @@
-use http::HeaderMap;
+//! Signed requests.
 
-use super::base::SignatureBase;
-use super::fields;
-use super::params::Params;
-use super::{
-    CHANNEL_HEADER, ChannelBinding, ContentDigest, MAX_LIFETIME, Nonce, Recipient, SIGNATURE_HEADER,
-    SIGNATURE_INPUT_HEADER, SignatureError, SignedBody, SignedField, Signer, TO_HEADER,
-};
+use std::fmt;
+
+use http::HeaderMap;
+use subtle::ConstantTimeEq as _;
+
+use super::fields::{self, byte_sequence, byte_sequence_text, optional};
+use super::input::{Params, SignatureBase};
+use super::{ContentDigest, MAX_LIFETIME, Nonce, SignatureError, SignedBody, SignedField, Signer};
+use crate::endpoint::query_escape;
 use crate::identity::{KeyId, NaraId, NaraName, PublicKey, Signature, Verifier};
 use crate::time::{UnixMillis, UnixSeconds};
 use crate::v1::{FRESHNESS_WINDOW, NAME_HEADER};
@@ -28,6 +30,70 @@ pub struct RequestLine<'a> {
     /// The query as on the request line, without `?`; `None` if there is no `?`. RFC 9421 does not tell that from an
     /// empty query, and neither does any endpoint.
     pub query: Option<&'a str>,
+}
+
+/// The recipient of a request.
+///
+/// `Display` is the value of `X-Nara-To`: the id, or the name percent-encoded, because RFC 9421 signs fields of ASCII.
+/// It has one spelling: every byte but letters, digits and `-._~` is encoded, in upper case.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Recipient {
+    /// The nara with this id.
+    Id(NaraId),
+    /// The nara with this name: where its id is not known.
+    Name(NaraName),
+}
+
+impl Recipient {
+    /// Whether this is how `X-Nara-To` spells the nara with this id and name.
+    pub(super) fn is_spelled(field: &str, id: &NaraId, name: &NaraName) -> bool {
+        field == id.as_str() || field == query_escape(name.as_str())
+    }
+}
+
+impl fmt::Display for Recipient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Id(id) => fmt::Display::fmt(id, f),
+            Self::Name(name) => f.pad(&query_escape(name.as_str())),
+        }
+    }
+}
+
+/// Keying material that TLS exports (RFC 8446, section 7.5) and that only the two ends of one connection know. A
+/// signature that covers it is worthless on any other connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChannelBinding([u8; 32]);
+
+impl ChannelBinding {
+    /// The binding with these bytes.
+    pub const fn new(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// Reads the header, if it is there.
+    ///
+    /// # Errors
+    /// [`SignatureError`] if it is repeated or malformed.
+    pub(super) fn from_headers(headers: &HeaderMap) -> Result<Option<Self>, SignatureError> {
+        let value = optional(headers, SignedField::Channel)?;
+        value
+            .map(|value| byte_sequence(value, "", SignedField::Channel).map(Self))
+            .transpose()
+    }
+
+    /// The value of the header: one byte sequence.
+    pub(super) fn to_field(self) -> String {
+        byte_sequence_text("", &self.0)
+    }
+
+    pub(super) fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.0.ct_eq(&other.0).into()
+    }
 }
 
 /// What goes into the signature of a request.
@@ -126,14 +192,17 @@ impl RequestSignature {
     /// Writes the headers, replacing any that are there.
     pub fn write_to(&self, headers: &mut HeaderMap) {
         headers.insert(NAME_HEADER, fields::value(self.name.as_str()));
-        headers.insert(TO_HEADER, fields::value(self.to.as_str()));
+        headers.insert(SignedField::To.header(), fields::value(self.to.as_str()));
         self.body.write_to(headers);
         if let Some(channel) = self.channel {
-            headers.insert(CHANNEL_HEADER, fields::value(channel.to_field()));
+            headers.insert(SignedField::Channel.header(), fields::value(channel.to_field()));
         }
-        headers.insert(SIGNATURE_INPUT_HEADER, fields::value(self.params.field()));
         headers.insert(
-            SIGNATURE_HEADER,
+            SignedField::SignatureInput.header(),
+            fields::value(self.params.field()),
+        );
+        headers.insert(
+            SignedField::Signature.header(),
             fields::value(fields::signature_text(&self.signature)),
         );
     }

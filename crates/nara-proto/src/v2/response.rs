@@ -1,14 +1,53 @@
-use http::{HeaderMap, StatusCode};
+//! Signed answers.
 
-use super::base::SignatureBase;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+
 use super::fields::{self, LABEL_PREFIX};
-use super::params::Params;
-use super::{
-    ContentDigest, SIGNATURE_HEADER, SIGNATURE_INPUT_HEADER, SignatureError, SignedBody, SignedField, Signer,
-};
+use super::input::{Params, SignatureBase};
+use super::{ContentDigest, SignatureError, SignedBody, SignedField, Signer};
 use crate::identity::{KeyId, NaraName, PublicKey, Signature, Verifier};
 use crate::time::{UnixMillis, UnixSeconds};
 use crate::v1::{FRESHNESS_WINDOW, NAME_HEADER};
+
+const ACCEPT_SIGNATURE_HEADER: HeaderName = HeaderName::from_static("accept-signature");
+
+/// Which signature a request asks of its answer, in the header `Accept-Signature` (RFC 9421, section 5.1).
+///
+/// Nothing signs this header. If somebody on the path removes it, the answer is not signed and the client refuses it;
+/// if somebody writes [`Streamed`](Self::Streamed) into it, a client that did not ask for a stream refuses the answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AcceptSignature {
+    /// A signature that covers the digest of the body.
+    Digest,
+    /// A signature of the head alone is accepted, too: the body may be a stream.
+    Streamed,
+}
+
+const ACCEPT_DIGEST: &str = r#"nara=("@status" "content-digest" "x-nara-name" "signature";req);created;alg="ed25519";tag="nara-mesh""#;
+const ACCEPT_STREAMED: &str =
+    r#"nara=("@status" "x-nara-body" "x-nara-name" "signature";req);created;alg="ed25519";tag="nara-mesh""#;
+
+impl AcceptSignature {
+    /// What a request asks for; `None` if it does not ask for a signature. A value that is not known here asks for a
+    /// digest, as every value did before streamed bodies existed.
+    pub fn from_headers(headers: &HeaderMap) -> Option<Self> {
+        let value = headers.get(ACCEPT_SIGNATURE_HEADER)?;
+        Some(if value == ACCEPT_STREAMED {
+            Self::Streamed
+        } else {
+            Self::Digest
+        })
+    }
+
+    /// Writes the header, replacing the one that is there.
+    pub fn write_to(self, headers: &mut HeaderMap) {
+        let value = HeaderValue::from_static(match self {
+            Self::Digest => ACCEPT_DIGEST,
+            Self::Streamed => ACCEPT_STREAMED,
+        });
+        headers.insert(ACCEPT_SIGNATURE_HEADER, value);
+    }
+}
 
 const COVERED: &str = r#"("@status" "content-digest" "x-nara-name" "signature";req)"#;
 const STREAMED: &str = r#"("@status" "x-nara-body" "x-nara-name" "signature";req)"#;
@@ -81,9 +120,12 @@ impl ResponseSignature {
     pub fn write_to(&self, headers: &mut HeaderMap) {
         headers.insert(NAME_HEADER, fields::value(self.name.as_str()));
         self.body.write_to(headers);
-        headers.insert(SIGNATURE_INPUT_HEADER, fields::value(self.params.field()));
         headers.insert(
-            SIGNATURE_HEADER,
+            SignedField::SignatureInput.header(),
+            fields::value(self.params.field()),
+        );
+        headers.insert(
+            SignedField::Signature.header(),
             fields::value(fields::signature_text(&self.signature)),
         );
     }

@@ -10,6 +10,7 @@ mod streamed;
 
 use std::sync::LazyLock;
 
+use super::fields::{BODY_HEADER, CONTENT_DIGEST_HEADER, TO_HEADER};
 use super::*;
 use crate::identity::{KeyPair, NaraId, PublicKey, Soul};
 use crate::time::UnixMillis;
@@ -186,8 +187,7 @@ fn a_request_is_good_from_its_window_to_its_expiry() {
     assert!(matches!(at(31), Err(SignatureError::Stale { .. })));
     assert_eq!(
         at(42).unwrap_err().to_string(),
-        "signed at 1769100000 s, 42 s behind the receiver's clock (1769100042 s): one of the \
-         two clocks is wrong"
+        "signed at 1769100000 s, 42 s behind the receiver's clock (1769100042 s): one of the two clocks is wrong"
     );
     assert!(
         at(-42)

@@ -7,11 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use nara_proto::encoding::{base64_decode_canonical, base64_decode_lenient};
 use nara_proto::endpoint::{DirectMessage, Endpoint, EventsImport, EventsSync, GossipZine, Ping, WorldRelay};
-use nara_proto::event::{EventProblem, KeyLookup, SyncEvent, verify_events};
+use nara_proto::event::{EventProblem, EventReception, KeyLookup, KeyStanding, SyncEvent, verify_events};
 use nara_proto::go_json::{self, Merge};
 use nara_proto::identity::PublicKey;
 use nara_proto::import::ImportRequest;
 use nara_proto::sync::SyncRequest;
+use nara_proto::time::{UnixMillis, UnixNanos};
 use nara_proto::world::{MIN_ID_LEN, WorldMessage};
 use nara_proto::zine::Zine;
 use serde_json::{Map, Value};
@@ -172,6 +173,13 @@ pub(crate) const RULES: &[Rule] = &[
         differs: BAD_REQUEST,
     },
     Rule {
+        id: "message-of-its-originator",
+        reason: "a world message without hops is vouched for by its sender alone, and others let it name any originator",
+        seen_by: &[MESH],
+        applies: |case| Exchange::of(case).is_some_and(|exchange| exchange.sends_off_for_another()),
+        differs: FORBIDDEN,
+    },
+    Rule {
         id: "crash-on-batch",
         reason: "others crash on a zine or import with an event without payload or with a short id; we refuse the event",
         seen_by: &[MESH],
@@ -260,6 +268,7 @@ struct Exchange {
     sender: String,
     body: Vec<u8>,
     keys: Keys,
+    now: UnixNanos,
     known_ids: BTreeSet<String>,
 }
 
@@ -271,12 +280,19 @@ struct Keys {
 }
 
 impl KeyLookup for Keys {
-    fn key_of_name(&self, name: &str) -> Option<PublicKey> {
-        self.by_name.get(name).copied()
+    fn standing_of_name(&self, name: &str) -> KeyStanding {
+        self.by_name.get(name).copied().into()
     }
 
-    fn key_of_id(&self, id: &str) -> Option<PublicKey> {
-        self.by_id.get(id).copied()
+    fn standing_of_id(&self, id: &str) -> KeyStanding {
+        self.by_id.get(id).copied().into()
+    }
+
+    fn is_id_of_name(&self, id: &str, name: &str) -> Option<bool> {
+        match (self.by_id.get(id), self.by_name.get(name)) {
+            (None, None) => None,
+            (of_id, of_name) => Some(of_id == of_name),
+        }
     }
 }
 
@@ -310,6 +326,7 @@ impl Exchange {
             sender: header(case, "X-Nara-Name").unwrap_or_default().to_owned(),
             body: case.peek("request_body")?.as_str()?.as_bytes().to_vec(),
             keys,
+            now: UnixMillis::new(case.peek("server_now_ms")?.as_i64()?).to_nanos(),
             known_ids,
         })
     }
@@ -356,6 +373,13 @@ impl Exchange {
         })
     }
 
+    /// A world message without hops that names another originator than the sender.
+    fn sends_off_for_another(&self) -> bool {
+        self.body::<WorldMessage, WorldRelay>().is_some_and(|message| {
+            message.id.len() >= MIN_ID_LEN && message.hops().is_empty() && message.originator != self.sender
+        })
+    }
+
     /// The events of a zine or import.
     fn batch(&self) -> Option<Vec<SyncEvent>> {
         let zine = self.body::<Zine, GossipZine>().map(|zine| zine.events);
@@ -372,8 +396,13 @@ impl Exchange {
         if self.speaks_for_another() {
             return false;
         }
-        let events = self.batch().unwrap_or_default();
-        let verdicts = verify_events(&events, &self.keys, [7; 32]);
+        let mut events = self.batch().unwrap_or_default();
+        let reception = EventReception {
+            now: self.now,
+            told_by: Some(&self.sender),
+            random: [7; 32],
+        };
+        let verdicts = verify_events(&mut events, &self.keys, reception);
         events.iter().zip(verdicts).any(|(event, verdict)| {
             !self.known_ids.contains(&event.id)
                 && verdict.is_err_and(|problem| !matches!(problem, EventProblem::Invalid(_)))

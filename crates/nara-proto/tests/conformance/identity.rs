@@ -71,7 +71,21 @@ pub(crate) fn resolve(case: &Case<'_>) -> Result<(), Unreadable> {
     } else {
         hardware.soul_for(name)
     };
-    let soul = case.text("soul_arg")?.parse().unwrap_or_else(|_| native.clone());
+    let soul: Soul = match case.text("soul_arg")? {
+        "" => native.clone(),
+        argument => match argument.parse() {
+            Ok(soul) => soul,
+            // V1 peers go on with an identity that is of no use. Here it is an error that says why.
+            Err(error) => {
+                case.claim(
+                    "expect",
+                    &format!("an argument that is no soul gives no identity: {error}"),
+                    case.text("expect")? != "valid",
+                );
+                return Ok(());
+            }
+        },
+    };
     case.check("soul", soul.expose().as_str());
     case.check("nara_id", NaraId::derive(&soul, name).as_str());
     case.check("native", soul.expose() == native.expose());

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use nara_proto::event::{
-    ChauPayload, CheckpointPayload, EventProblem, HeyTherePayload, Observation, ObservationPayload, Payload,
-    PingPayload, SeenPayload, SocialPayload, SyncEvent, verify_events,
+    ChauPayload, CheckpointPayload, EventProblem, EventReception, HeyTherePayload, Observation,
+    ObservationPayload, Payload, PingPayload, SeenPayload, SocialPayload, SyncEvent, verify_events,
 };
 use nara_proto::go_json;
 use nara_proto::identity::{KeyPair, PublicKey, Soul};
@@ -19,7 +19,7 @@ fn seconds() -> impl Strategy<Value = UnixSeconds> {
 }
 
 /// Any payload, well formed or not.
-fn payload() -> impl Strategy<Value = Payload> {
+pub(crate) fn payload() -> impl Strategy<Value = Payload> {
     let float = any::<f64>().prop_filter("JSON has no such number", |value| value.is_finite());
     let observation = (any::<i64>(), any::<i64>(), seconds(), float.clone()).prop_map(
         |(restarts, total_uptime, start_time, rtt)| Observation {
@@ -322,7 +322,7 @@ proptest! {
         for n in 0..count {
             let signer = n % keypairs.len();
             let payload = Payload::Seen(SeenPayload {
-                observer: "alice".to_owned(),
+                observer: signer.to_string(),
                 subject: n.to_string(),
                 via: "ping".to_owned(),
                 ..SeenPayload::default()
@@ -338,7 +338,8 @@ proptest! {
                 event.sig = other.sig;
             }
         }
-        let refused: BTreeSet<usize> = verify_events(&events, &keys, random)
+        let reception = EventReception { now: UnixNanos::new(0), told_by: None, random };
+        let refused: BTreeSet<usize> = verify_events(&mut events, &keys, reception)
             .iter()
             .enumerate()
             .filter(|(_, verdict)| **verdict == Err(EventProblem::BadSignature))

@@ -4,6 +4,7 @@ mod auth;
 mod events;
 mod hostile;
 mod spelling;
+mod verdicts;
 
 use nara_proto::identity::{KeyPair, NaraName, Soul};
 use proptest::collection::vec;

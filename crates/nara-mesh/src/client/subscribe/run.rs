@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use nara_proto::event::{EventVerdict, SyncEvent, verify_events};
+use nara_proto::event::{EventReception, EventVerdict, SyncEvent, verify_events};
 use nara_proto::identity::NaraName;
 use nara_proto::stream::{ArrivalCursor, LedgerEpoch, MAX_STREAM_MESSAGE, StreamMessage, StreamStart};
 use nara_proto::sync::EventFilter;
@@ -149,7 +149,7 @@ impl Runner {
     }
 
     /// Polls a peer that has no streams, until nobody reads the subscription any more, or it cannot go on.
-    async fn poll(&mut self) -> Option<StreamError> {
+    async fn poll(&self) -> Option<StreamError> {
         let poller = Poller {
             peer: &self.peer,
             options: &self.options,
@@ -445,7 +445,7 @@ impl Runner {
             return Ok(());
         };
         let count = events.len();
-        let (events, verdicts) = self.verify(events).await;
+        let (events, verdicts) = self.verify(&reader.server, events).await;
         let mut insertions = self.store(&reader.server, &events, &verdicts).await?.into_iter();
         for ((cursor, event), verdict) in cursors.into_iter().zip(events).zip(verdicts) {
             let item = match verdict {
@@ -475,11 +475,22 @@ impl Runner {
         Ok(())
     }
 
-    async fn verify(&self, events: Vec<SyncEvent>) -> (Vec<SyncEvent>, Vec<EventVerdict>) {
+    async fn verify(
+        &self,
+        server: &NaraName,
+        mut events: Vec<SyncEvent>,
+    ) -> (Vec<SyncEvent>, Vec<EventVerdict>) {
         let keys = self.peer.exchange.known_keys();
+        let now = self.peer.exchange.clocks.clock().now_nanos();
+        let server = server.clone();
         let large = events.len() > OFFLOAD_EVENTS;
         offload(large, move || {
-            let verdicts = verify_events(&events, &keys, random());
+            let reception = EventReception {
+                now,
+                told_by: Some(server.as_str()),
+                random: random(),
+            };
+            let verdicts = verify_events(&mut events, &keys, reception);
             (events, verdicts)
         })
         .await

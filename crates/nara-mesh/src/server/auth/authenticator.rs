@@ -7,8 +7,9 @@ use http::request::Parts;
 use nara_proto::endpoint::Repetition;
 use nara_proto::event::KeyLookup as _;
 use nara_proto::identity::{NaraName, PreparedKeys, PublicKey};
+use nara_proto::replay::{ReplayCache, ReplayEntry, ReplayError};
 use nara_proto::time::UnixMillis;
-use nara_proto::v1::{ReplayCache, ReplayEntry, ReplayError, RequestAuth, RequestAuthError};
+use nara_proto::v1::{RequestAuth, RequestAuthError};
 use nara_proto::v2::{self, ChannelBinding, ContentDigest, RequestLine, RequestSignature, SignedBody};
 use tokio::sync::Semaphore;
 

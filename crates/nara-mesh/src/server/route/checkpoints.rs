@@ -55,7 +55,7 @@ pub(super) async fn handle(
     let page = ReadLimit::events(size).bytes(AllCheckpoints::MAX_RESPONSE);
     let (events, total) = shared.ledger.checkpoints(page, skip).await?;
     let total = i64::try_from(total).unwrap_or(i64::MAX);
-    let server = shared.local.name().to_string();
+    let server = shared.local.name().as_str().to_owned();
     let build = move |events: Vec<_>, _| {
         let count = i64::try_from(events.len()).unwrap_or(i64::MAX);
         CheckpointsResponse {

@@ -12,7 +12,7 @@ use crate::server::route::state::Shared;
 pub(super) async fn handle(State(shared): State<Arc<Shared>>) -> Response {
     let answer = CoordinatesResponse {
         coordinates: shared.coordinates.clone().map(Box::new),
-        name: shared.local.name().to_string(),
+        name: shared.local.name().as_str().to_owned(),
     };
     json(StatusCode::OK, JSON_UTF8, &answer)
 }

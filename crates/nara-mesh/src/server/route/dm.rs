@@ -5,7 +5,7 @@ use axum::extract::State;
 use axum::response::Response;
 use http::StatusCode;
 use nara_proto::endpoint::{DirectMessage, Endpoint as _};
-use nara_proto::event::{KeyLookup as _, SyncEvent};
+use nara_proto::event::{EventProblem, KeyLookup as _, MAX_EVENT_BYTES, MAX_EVENT_LEAD, SyncEvent};
 use nara_proto::peer::Receipt;
 
 use crate::ledger::{CheckedEvent, Insertion};
@@ -13,7 +13,7 @@ use crate::server::answer::json::{JSON_UTF8, json};
 use crate::server::answer::rejection::Rejection;
 use crate::server::auth::sender::VerifiedSender;
 use crate::server::route::body::read_json;
-use crate::server::route::ingest::{MAX_EVENT_BYTES, is_small};
+use crate::server::route::ingest::is_small;
 use crate::server::route::state::Shared;
 
 /// `POST /dm` (docs/protocol/v1.md, section 7.5).
@@ -22,7 +22,7 @@ pub(super) async fn handle(
     sender: VerifiedSender,
     body: Body,
 ) -> Result<Response, Rejection> {
-    let event: SyncEvent = read_json(body, DirectMessage::MAX_REQUEST, &shared.limits).await?;
+    let mut event: SyncEvent = read_json(body, DirectMessage::MAX_REQUEST, &shared.limits).await?;
     if !is_small(&event) {
         return Err(Rejection::BodyTooLarge(MAX_EVENT_BYTES));
     }
@@ -36,13 +36,30 @@ pub(super) async fn handle(
             false
         }
         Ok(()) if !event.has_genuine_id() => return Err(Rejection::ForgedId),
-        Ok(()) => keep(&shared, &sender, event).await?,
+        Ok(()) => match check_rest(&shared, &event) {
+            Err(problem) => {
+                tracing::info!(sender = %sender.name(), %problem, "direct message not kept");
+                false
+            }
+            Ok(()) => {
+                event.remove_uncovered();
+                keep(&shared, &sender, event).await?
+            }
+        },
     };
     let receipt = Receipt {
-        from: shared.local.name().to_string(),
+        from: shared.local.name().as_str().to_owned(),
         success,
     };
     Ok(json(StatusCode::OK, JSON_UTF8, &receipt))
+}
+
+/// What must hold for an event beside a good signature: who acts is its emitter, and its time is not in the future.
+fn check_rest(shared: &Shared, event: &SyncEvent) -> Result<(), EventProblem> {
+    if event.ts > shared.clock.now_nanos().saturating_add(MAX_EVENT_LEAD) {
+        return Err(EventProblem::Future);
+    }
+    event.check_claims()
 }
 
 fn check_signature(shared: &Shared, event: &SyncEvent) -> Result<(), Rejection> {

@@ -63,7 +63,7 @@ pub(super) async fn handle(
     let position = ledger.position().await?;
     let (start, reason) = begin(&**ledger, cursor, request.since, position).await?;
     let mut hello = Hello {
-        from: shared.local.name().to_string(),
+        from: shared.local.name().as_str().to_owned(),
         id: shared.local.id().to_string(),
         ts: shared.clock.now_millis(),
         epoch: epoch.to_string(),

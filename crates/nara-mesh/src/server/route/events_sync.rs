@@ -94,7 +94,7 @@ async fn select_for(shared: &Shared, filter: EventFilter, mode: &SyncMode) -> Re
     let sample = |size| Sample {
         size,
         bytes: READ_BYTES,
-        responder: shared.local.name().to_string(),
+        responder: shared.local.name().as_str().to_owned(),
         now: shared.clock.now_nanos(),
         seed: u64::from_le_bytes(random()),
     };

@@ -3,7 +3,10 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use nara_proto::event::{EventProblem, EventTrust, EventVerdict, Service, SyncEvent, verify_events};
+use nara_proto::event::{
+    EventProblem, EventReception, EventTrust, EventVerdict, MAX_EVENT_BYTES, Service, SyncEvent,
+    verify_events,
+};
 use nara_proto::go_json;
 use nara_proto::identity::NaraName;
 
@@ -15,10 +18,6 @@ use crate::registry::{KeySource, PeerInfo, PinnedKey, RegisterError};
 use crate::seldom::{shown, warn_seldom};
 use crate::server::route::confidant::hear_introduction;
 use crate::server::route::state::Shared;
-
-/// The largest event that is taken in, in bytes of JSON. Real ones have a few hundred; without a limit one
-/// event could fill an answer that no peer reads any more.
-pub(in crate::server) const MAX_EVENT_BYTES: usize = 64 << 10;
 
 /// Introductions that are believed from one batch: a sender shall not fill the registry with naras of its own
 /// making.
@@ -52,7 +51,7 @@ pub(in crate::server) async fn ingest(
 ) -> Result<Ingested, LedgerError> {
     learn_introductions(shared, &events, told_by);
     let received = events.len();
-    let (events, verdicts) = verify(shared.clone(), events).await?;
+    let (events, verdicts) = verify(shared.clone(), events, told_by).await?;
     let mut ingested = Ingested::default();
     let mut checked = Vec::with_capacity(events.len());
     for (event, verdict) in events.into_iter().zip(verdicts) {
@@ -91,17 +90,17 @@ pub(in crate::server) async fn ingest(
 async fn verify(
     shared: Arc<Shared>,
     mut events: Vec<SyncEvent>,
+    told_by: Option<&NaraName>,
 ) -> Result<(Vec<SyncEvent>, Vec<EventVerdict>), LedgerError> {
     let many = events.len() >= BLOCKING_FROM;
+    let told_by = told_by.cloned();
     let work = move || {
-        events.retain(|event| {
-            let fits = is_small(event);
-            if !fits {
-                tracing::info!(emitter = %shown(&event.emitter), "event larger than {MAX_EVENT_BYTES} bytes refused");
-            }
-            fits
-        });
-        let verdicts = verify_events(&events, &*shared, random());
+        let reception = EventReception {
+            now: shared.clock.now_nanos(),
+            told_by: told_by.as_ref().map(NaraName::as_str),
+            random: random(),
+        };
+        let verdicts = verify_events(&mut events, &*shared, reception);
         (events, verdicts)
     };
     if many {

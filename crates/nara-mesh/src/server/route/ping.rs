@@ -13,7 +13,7 @@ use crate::server::route::state::Shared;
 /// body is the same byte for byte on all naras.
 pub(super) async fn handle(State(shared): State<Arc<Shared>>) -> Response {
     let answer = PingResponse {
-        from: shared.local.name().to_string(),
+        from: shared.local.name().as_str().to_owned(),
         mesh_ip: shared.mesh_ip.borrow().clone(),
         public_key: shared.local.public_key().to_base64(),
         t: shared.clock.now_nanos(),

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use nara_proto::breaker::BreakerState;
-use nara_proto::event::KeyLookup;
-use nara_proto::identity::{NaraName, PreparedKeys, PublicKey};
+use nara_proto::event::{KeyLookup, KeyStanding};
+use nara_proto::identity::{NaraName, PreparedKeys};
 use nara_proto::peer::Coordinates;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
@@ -112,11 +112,15 @@ impl Reachable {
 }
 
 impl KeyLookup for Shared {
-    fn key_of_name(&self, name: &str) -> Option<PublicKey> {
-        self.known_keys.key_of_name(name)
+    fn standing_of_name(&self, name: &str) -> KeyStanding {
+        self.known_keys.standing_of_name(name)
     }
 
-    fn key_of_id(&self, id: &str) -> Option<PublicKey> {
-        self.known_keys.key_of_id(id)
+    fn standing_of_id(&self, id: &str) -> KeyStanding {
+        self.known_keys.standing_of_id(id)
+    }
+
+    fn is_id_of_name(&self, id: &str, name: &str) -> Option<bool> {
+        self.known_keys.is_id_of_name(id, name)
     }
 }

@@ -44,6 +44,10 @@ pub(super) async fn handle(
     if message.id.len() < MIN_ID_LEN {
         return Err(Rejection::ShortWorldId);
     }
+    // Without a hop nobody but the sender vouches for the originator.
+    if message.hops().is_empty() {
+        sender.must_be("originator", &message.originator)?;
+    }
 
     let local = &shared.local;
     message.add_hop(local.name().as_str(), shared.clock.now_seconds(), local.keypair());
@@ -58,7 +62,7 @@ pub(super) async fn handle(
         forward(&shared, &message, deadline).await?;
     }
     let receipt = Receipt {
-        from: local.name().to_string(),
+        from: local.name().as_str().to_owned(),
         success: true,
     };
     Ok(json(StatusCode::OK, JSON_UTF8, &receipt))
@@ -91,15 +95,19 @@ async fn remember(shared: &Shared, message: &WorldMessage, complete: bool) -> Re
         .to_owned(),
         ..SocialPayload::default()
     };
-    let event = SyncEvent::signed(
+    let event = SyncEvent::try_signed(
         shared.clock.now_nanos(),
         Payload::Social(payload),
         name,
         shared.local.keypair(),
     );
-    // A message without originator makes no event; it can still travel.
-    if event.validate().is_ok() {
-        shared.ledger.insert_verified(vec![event]).await?;
+    // The originator is a text of the peer. Only a name without separators is put into what we sign; any other message
+    // makes no event and can still travel.
+    match event {
+        Ok(event) => {
+            shared.ledger.insert_verified(vec![event]).await?;
+        }
+        Err(problem) => tracing::info!(%problem, "a world message passed by that makes no event"),
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 
 use super::*;
 use crate::identity::Signature;
-use crate::v2::base::SignatureBase;
+use crate::v2::input::SignatureBase;
 
 /// RFC 9421, appendix B.1.4.
 const PRIVATE: &str = "n4Ni-HpISpVObnQMW0wOhCKROaIKqKtW_2ZYb2p9KcU";

@@ -1,9 +1,11 @@
+//! What a signature says about the body.
+
 use http::{HeaderMap, HeaderValue};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
-use super::base::SignatureBase;
 use super::fields::{self, byte_sequence, byte_sequence_text, optional, single};
+use super::input::SignatureBase;
 use super::{SignatureError, SignedField};
 
 /// The digest of a body as `Content-Digest` carries it: SHA-256 (RFC 9530, section 2). Bodies without bytes have one,

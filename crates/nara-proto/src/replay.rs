@@ -1,11 +1,13 @@
+//! The memory of the requests that were accepted, of both profiles, so that none is accepted twice.
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use sha2::{Digest as _, Sha256};
 
-use super::{FRESHNESS_WINDOW, RequestAuth};
 use crate::identity::KeyId;
 use crate::time::{UnixMillis, UnixSeconds};
+use crate::v1::{FRESHNESS_WINDOW, RequestAuth};
 use crate::v2::{ContentDigest, Nonce, RequestSignature};
 
 /// Remembers requests for as long as they would be accepted, so that each is accepted once.

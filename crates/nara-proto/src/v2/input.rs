@@ -1,14 +1,65 @@
-//! `Signature-Input`: what is covered, and the parameters.
+//! `Signature-Input`: what is covered, the parameters, and the bytes that follow from both.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 
 use http::HeaderValue;
 use sfv::{BareItem, Dictionary, FieldType as _, InnerList, Integer, ListEntry, Parser};
 
-use super::fields::{LABEL_PREFIX, ascii};
-use super::{ALGORITHM, LABEL, Nonce, SignatureError, SignedField, TAG};
+use super::fields::{LABEL_PREFIX, append_byte_sequence, ascii};
+use super::{ALGORITHM, LABEL, SignatureError, SignedField, TAG};
+use crate::encoding;
 use crate::identity::{KeyId, PublicKey};
-use crate::time::UnixSeconds;
+use crate::time::{UnixMillis, UnixSeconds};
+
+/// Makes each signed request unique: 16 bytes that one sender never uses twice.
+///
+/// The first six are the time of signing in milliseconds, as in a UUID of version 7; `created` has seconds only. So
+/// a receiver that has just started can tell a request of before from one of now
+/// ([`RequestSignature::signed_at`](super::RequestSignature::signed_at)). Sixteen random bytes are valid too.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Nonce([u8; 16]);
+
+impl Nonce {
+    /// The nonce of a request that is signed at `now`, with ten random bytes.
+    pub fn new(now: UnixMillis, random: [u8; 10]) -> Self {
+        let [_, _, time @ ..] = now.get().to_be_bytes();
+        let mut bytes = [0; 16];
+        bytes[..6].copy_from_slice(&time);
+        bytes[6..].copy_from_slice(&random);
+        Self(bytes)
+    }
+
+    /// The nonce with these bytes.
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    /// The 16 bytes.
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+
+    /// The time in its first bytes; meaningless if the nonce is all random.
+    pub(super) fn time(&self) -> UnixMillis {
+        let mut time = [0; 8];
+        time[2..].copy_from_slice(&self.0[..6]);
+        UnixMillis::new(i64::from_be_bytes(time))
+    }
+
+    pub(super) fn append_base64(self, text: &mut String) {
+        encoding::base64_append(&self.0, text);
+    }
+
+    pub(super) fn from_base64(text: &str) -> Option<Self> {
+        encoding::base64_decode_exactly(text.as_bytes()).map(Self)
+    }
+}
+
+impl fmt::Debug for Nonce {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Nonce({})", encoding::base64_encode(&self.0))
+    }
+}
 
 /// The parameters of a signature, and their text, which is signed as it is spelled.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -194,6 +245,50 @@ fn is_exactly(item: &BareItem, name: &'static str, expected: &str) -> Result<(),
         Ok(())
     } else {
         Err(SignatureError::Parameter(name))
+    }
+}
+
+/// The bytes that are signed (RFC 9421, section 2.5): one line for each component, and last the parameters.
+#[derive(Debug)]
+pub(super) struct SignatureBase(String);
+
+impl SignatureBase {
+    pub(super) fn new() -> Self {
+        // The base of a usual request fits, so it is allocated once.
+        Self(String::with_capacity(768))
+    }
+
+    /// Adds a component. `id` is its identifier as `Signature-Input` spells it, with quotes.
+    pub(super) fn component(&mut self, id: &str, value: &str) -> &mut Self {
+        self.line(id, |line| line.push_str(value))
+    }
+
+    /// Adds a field that holds one byte sequence.
+    pub(super) fn byte_sequence(&mut self, id: &str, prefix: &str, bytes: &[u8]) -> &mut Self {
+        self.line(id, |line| append_byte_sequence(prefix, bytes, line))
+    }
+
+    /// Adds the query, with the `?` that RFC 9421 (section 2.2.7) puts before every one, even before none.
+    pub(super) fn query(&mut self, query: &str) -> &mut Self {
+        self.line("\"@query\"", |line| {
+            line.push('?');
+            line.push_str(query);
+        })
+    }
+
+    /// The base with its last line.
+    pub(super) fn finish(mut self, params: &str) -> Vec<u8> {
+        self.0.push_str("\"@signature-params\": ");
+        self.0.push_str(params);
+        self.0.into_bytes()
+    }
+
+    fn line(&mut self, id: &str, write_value: impl FnOnce(&mut String)) -> &mut Self {
+        self.0.push_str(id);
+        self.0.push_str(": ");
+        write_value(&mut self.0);
+        self.0.push('\n');
+        self
     }
 }
 

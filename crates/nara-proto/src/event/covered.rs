@@ -1,0 +1,103 @@
+//! What of an event neither its id nor a signature covers, and so anybody on its way may have changed.
+
+use super::claims::proves_itself;
+use super::{Service, SyncEvent};
+use crate::checkpoint;
+use crate::event::Observation;
+use crate::go_json::one_decimal;
+use crate::identity::PublicKey;
+
+/// Removes what means nothing in any event: the payloads of other services, and the id of the emitter.
+pub(super) fn remove_foreign(event: &mut SyncEvent) {
+    event.emitter_id.clear();
+    let Some(service) = event.service() else { return };
+    event.social.take_if(|_| service != Service::Social);
+    event.ping.take_if(|_| service != Service::Ping);
+    event.observation.take_if(|_| service != Service::Observation);
+    event.hey_there.take_if(|_| service != Service::HeyThere);
+    event.chau.take_if(|_| service != Service::Chau);
+    event.seen.take_if(|_| service != Service::Seen);
+    event.checkpoint.take_if(|_| service != Service::Checkpoint);
+    event.succession.take_if(|_| service != Service::Succession);
+}
+
+/// Removes every field that is not covered, or sets it to the one value that follows from the covered ones. All copies
+/// of a verified event are the same afterwards.
+pub(super) fn remove_uncovered(event: &mut SyncEvent) {
+    remove_foreign(event);
+    if let Some(payload) = &mut event.social {
+        payload.actor_id.clear();
+        payload.target_id.clear();
+    }
+    if let Some(payload) = &mut event.ping {
+        payload.observer_id.clear();
+        payload.target_id.clear();
+        payload.rtt = covered_rtt(payload.rtt);
+    }
+    if let Some(payload) = &mut event.observation {
+        payload.observer_id.clear();
+        payload.subject_id.clear();
+        payload.is_backfill = false;
+        payload.last_restart = crate::time::UnixSeconds::default();
+        payload.cluster_name.clear();
+        payload.observer_uptime = 0;
+        let is_restart = payload.kind == "restart";
+        if is_restart {
+            payload.online_state.clear();
+        }
+        // As v1 peers rate them: 3 is critical.
+        payload.importance = if is_restart || payload.kind == "first-seen" {
+            3
+        } else {
+            2
+        };
+    }
+    if let Some(payload) = &mut event.hey_there {
+        payload.id.clear();
+        payload.signature.clear();
+    }
+    if let Some(payload) = &mut event.chau {
+        payload.id.clear();
+        payload.signature.clear();
+    }
+    if let Some(payload) = &mut event.seen {
+        payload.observer_id.clear();
+        payload.subject_id.clear();
+    }
+    if let Some(payload) = &mut event.checkpoint {
+        payload.round = 0;
+        let Observation {
+            restarts,
+            total_uptime,
+            start_time,
+            ..
+        } = payload.observation;
+        payload.observation = Observation {
+            restarts,
+            total_uptime,
+            start_time,
+            ..Observation::default()
+        };
+    }
+    if event.service().is_some_and(proves_itself) {
+        event.emitter.clear();
+        event.sig.clear();
+    }
+}
+
+/// Removes the voters of a checkpoint whose key is known and whose signature is not theirs.
+pub(super) fn remove_false_voters(event: &mut SyncEvent, key_of: impl Fn(&str) -> Option<PublicKey>) {
+    if let Some(payload) = &mut event.checkpoint {
+        checkpoint::remove_false_voters(payload, key_of);
+    }
+}
+
+/// The round trip as far as it is covered: to one decimal, and still above 0.
+fn covered_rtt(rtt: f64) -> f64 {
+    /// Written with one decimal it is 0.0, as everything below 0.05.
+    const BELOW_PRECISION: f64 = 0.01;
+    match one_decimal(rtt).parse() {
+        Ok(covered) if covered > 0.0 => covered,
+        _ => BELOW_PRECISION,
+    }
+}

@@ -1,0 +1,232 @@
+//! Succession: a nara whose key changes hands, or that retires (docs/protocol/succession.md).
+//!
+//! A [`Succession`] is a statement that one key of a name is replaced by another, or by none. Both keys sign it, so
+//! neither a thief of the new key nor somebody who wants to be followed can make it alone. It travels as an event of
+//! service `succession`, which v1 peers ignore, and proves itself: who passes it on does not matter. It may be made
+//! long before it is used and kept on paper ([`Succession::to_words`]).
+//!
+//! What follows from all statements about one name is the job of [`Lineage`].
+//!
+//! ```
+//! use nara_proto::identity::{KeyPair, NaraName, Soul};
+//! use nara_proto::succession::{Lineage, Step, Succession};
+//! use nara_proto::time::UnixMillis;
+//!
+//! let name: NaraName = "alice".parse()?;
+//! let old = KeyPair::from_soul(&Soul::bond([1; 32], "alice"));
+//! let new = KeyPair::from_soul(&Soul::bond([2; 32], "alice"));
+//! let statement = Succession::rotate(&name, &old, &new, UnixMillis::new(1_769_100_000_250))?;
+//!
+//! let mut lineage = Lineage::new(name, old.public_key());
+//! assert_eq!(lineage.observe(&statement), Ok(Step::Followed(new.public_key())));
+//! assert!(lineage.is_replaced(&old.public_key()));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod lineage;
+mod words;
+
+pub use lineage::{KeyState, Lineage, Step, Unrelated};
+pub use words::InvalidWords;
+
+use crate::event::{Payload, SuccessionPayload, SyncEvent};
+use crate::identity::{InvalidName, KeyPair, NaraName, PublicKey, Signature, Verifier};
+use crate::time::UnixMillis;
+
+/// A statement about a key that proves itself: every value of this type is signed by its keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Succession {
+    name: NaraName,
+    old: PublicKey,
+    old_signature: Signature,
+    new: Option<(PublicKey, Signature)>,
+    at: UnixMillis,
+}
+
+/// A text that is not a statement of succession.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidSuccession {
+    /// Not signed by one of the two keys.
+    #[error("the statement is not signed by both keys")]
+    BadSignature,
+    /// A key or a signature is not in its one spelling.
+    #[error("{0} of the statement is malformed")]
+    Malformed(&'static str),
+    /// The name is not one.
+    #[error("the statement names no nara: {0}")]
+    Name(#[from] InvalidName),
+    /// A reason that does not fit: `rotation` has a new key and `retirement` has none.
+    #[error("the reason of the statement does not fit its keys")]
+    Reason,
+    /// The new key is the old one.
+    #[error("the new key is the old one")]
+    SameKey,
+    /// The time of the event is not the one of the statement.
+    #[error("the time of the event is not the time of the statement")]
+    Time,
+}
+
+impl Succession {
+    const ROTATION: &str = "rotation";
+    const RETIREMENT: &str = "retirement";
+
+    /// States that from `at` on `new` is the key of this name and `old` is none any more.
+    ///
+    /// # Errors
+    /// [`InvalidSuccession::SameKey`].
+    pub fn rotate(
+        name: &NaraName,
+        old: &KeyPair,
+        new: &KeyPair,
+        at: UnixMillis,
+    ) -> Result<Self, InvalidSuccession> {
+        let (old_key, new_key) = (old.public_key(), new.public_key());
+        if old_key == new_key {
+            return Err(InvalidSuccession::SameKey);
+        }
+        let text = signed_text(name, &old_key, Some(&new_key), at);
+        Ok(Self {
+            name: name.clone(),
+            old: old_key,
+            old_signature: old.sign(text.as_bytes()),
+            new: Some((new_key, new.sign(text.as_bytes()))),
+            at,
+        })
+    }
+
+    /// States that from `at` on this name has no key: everything signed with `old` is to be refused.
+    pub fn retire(name: &NaraName, old: &KeyPair, at: UnixMillis) -> Self {
+        let key = old.public_key();
+        Self {
+            name: name.clone(),
+            old: key,
+            old_signature: old.sign(signed_text(name, &key, None, at).as_bytes()),
+            new: None,
+            at,
+        }
+    }
+
+    /// Reads the payload of an event, and verifies both signatures.
+    ///
+    /// # Errors
+    /// [`InvalidSuccession`].
+    pub fn from_payload(payload: &SuccessionPayload) -> Result<Self, InvalidSuccession> {
+        let new = match (payload.reason.as_str(), payload.new_key.is_empty()) {
+            (Self::ROTATION, false) => Some((
+                key(&payload.new_key, "new_key")?,
+                signature(&payload.new_sig, "new_sig")?,
+            )),
+            (Self::RETIREMENT, true) if payload.new_sig.is_empty() => None,
+            _ => return Err(InvalidSuccession::Reason),
+        };
+        Self {
+            name: NaraName::new(&payload.name)?,
+            old: key(&payload.old_key, "old_key")?,
+            old_signature: signature(&payload.old_sig, "old_sig")?,
+            new,
+            at: payload.at,
+        }
+        .verified()
+    }
+
+    /// Reads an event of service `succession`. Its time is the one of the statement, so that every copy has one id.
+    ///
+    /// # Errors
+    /// [`InvalidSuccession`]; a missing payload is malformed.
+    pub fn from_event(event: &SyncEvent) -> Result<Self, InvalidSuccession> {
+        let payload = event.succession.as_deref();
+        let payload = payload.ok_or(InvalidSuccession::Malformed("the payload"))?;
+        if event.ts != payload.at.to_nanos() {
+            return Err(InvalidSuccession::Time);
+        }
+        Self::from_payload(payload)
+    }
+
+    fn verified(self) -> Result<Self, InvalidSuccession> {
+        let new_key = self.new_key();
+        if new_key == Some(&self.old) {
+            return Err(InvalidSuccession::SameKey);
+        }
+        let text = signed_text(&self.name, &self.old, new_key, self.at);
+        let verify = |key: &PublicKey, signature: &Signature| {
+            Verifier::verify(key, text.as_bytes(), signature).map_err(|_| InvalidSuccession::BadSignature)
+        };
+        verify(&self.old, &self.old_signature)?;
+        if let Some((key, signature)) = &self.new {
+            verify(key, signature)?;
+        }
+        Ok(self)
+    }
+
+    /// The payload of an event.
+    pub fn to_payload(&self) -> SuccessionPayload {
+        let new = self.new.as_ref();
+        SuccessionPayload {
+            name: self.name.as_str().to_owned(),
+            old_key: self.old.to_base64(),
+            new_key: new.map(|(key, _)| key.to_base64()).unwrap_or_default(),
+            at: self.at,
+            reason: reason(new.is_some()).to_owned(),
+            old_sig: self.old_signature.to_base64(),
+            new_sig: new
+                .map(|(_, signature)| signature.to_base64())
+                .unwrap_or_default(),
+        }
+    }
+
+    /// The event in which it spreads. Nobody signs its envelope.
+    pub fn to_event(&self) -> SyncEvent {
+        SyncEvent::new(self.at.to_nanos(), Payload::Succession(self.to_payload()))
+    }
+
+    /// The name whose key it is about.
+    pub fn name(&self) -> &NaraName {
+        &self.name
+    }
+
+    /// The key that is replaced.
+    pub fn old_key(&self) -> &PublicKey {
+        &self.old
+    }
+
+    /// The key that replaces it; `None` if the nara retires.
+    pub fn new_key(&self) -> Option<&PublicKey> {
+        self.new.as_ref().map(|(key, _)| key)
+    }
+
+    /// When it was made, by the clock of its maker. It orders nothing: see [`Lineage`].
+    pub fn at(&self) -> UnixMillis {
+        self.at
+    }
+}
+
+/// The text that both keys sign: six lines, joined with `\n`. No other signature of a nara is over a text with this
+/// first line, and a name has no line break.
+fn signed_text(name: &NaraName, old: &PublicKey, new: Option<&PublicKey>, at: UnixMillis) -> String {
+    let (name, old) = (name.as_str(), old.to_base64());
+    let next = new.map_or_else(|| "-".to_owned(), PublicKey::to_base64);
+    let reason = reason(new.is_some());
+    format!("nara-mesh/succession/1\n{name}\n{old}\n{next}\n{at}\n{reason}")
+}
+
+const fn reason(has_successor: bool) -> &'static str {
+    if has_successor {
+        Succession::ROTATION
+    } else {
+        Succession::RETIREMENT
+    }
+}
+
+fn key(text: &str, field: &'static str) -> Result<PublicKey, InvalidSuccession> {
+    let key = PublicKey::from_base64(text).ok();
+    key.filter(|key| key.to_base64() == text)
+        .ok_or(InvalidSuccession::Malformed(field))
+}
+
+fn signature(text: &str, field: &'static str) -> Result<Signature, InvalidSuccession> {
+    Signature::from_canonical_base64(text.as_bytes()).map_err(|_| InvalidSuccession::Malformed(field))
+}
+
+#[cfg(test)]
+mod tests;
