@@ -57,11 +57,11 @@ const PARTS: [Part; 5] = [
     Part {
         name: "v1",
         package: "nara-proto",
-        files: &["crates/nara-proto/src/v1/*.rs"],
+        files: &["crates/nara-proto/src/v1/*.rs", "crates/nara-proto/src/replay.rs"],
         passes: &[
             Pass {
                 programs: &["--lib"],
-                tests: &["v1::"],
+                tests: &["v1::", "replay::"],
             },
             Pass::all(&["--test=conformance", "--test=properties"]),
         ],

@@ -1,7 +1,9 @@
 //! The command line: types only. What the values mean is decided in `settings` and in the commands.
 
+mod dm;
 mod peers;
 mod serving;
+mod signing;
 mod value;
 
 pub(crate) use peers::{
@@ -9,6 +11,8 @@ pub(crate) use peers::{
 };
 pub(crate) use serving::{DoctorArgs, NetworkArgs, NetworkKind, ServeArgs, ServingArgs, UpArgs};
 
+pub(crate) use dm::{DmArgs, DmKind};
+pub(crate) use signing::{SignArgs, VerifyArgs};
 pub(crate) use value::{Expose, Since};
 
 use std::net::SocketAddr;
@@ -162,6 +166,13 @@ pub(crate) enum Command {
     Dm(DmArgs),
     /// Show the ledger of this nara, whether the nara runs or not
     Events(EventsArgs),
+    /// Copy the ledger of this nara to a new file, also while the nara runs
+    Backup(BackupArgs),
+    /// Put a backup in the place of the ledger of this nara, which must not run
+    Restore(RestoreArgs),
+    /// Work on the ledger file of this nara
+    #[command(subcommand)]
+    Ledger(LedgerCommand),
     /// Ask peers for the key of a nara
     Query(QueryArgs),
     /// List the checkpoints of a peer
@@ -414,6 +425,34 @@ pub(crate) struct EventsImportArgs {
     pub(crate) file: PathBuf,
 }
 
+/// `backup`
+#[derive(Debug, Args)]
+pub(crate) struct BackupArgs {
+    /// The file to write; it must not exist
+    #[arg(value_name = "FILE", value_parser = value::path())]
+    pub(crate) file: PathBuf,
+}
+
+/// `restore`
+///
+/// Keys, decisions and cursors are restored, too. Peers that follow this nara start over.
+#[derive(Debug, Args)]
+pub(crate) struct RestoreArgs {
+    /// The backup
+    #[arg(value_name = "FILE", value_parser = value::path())]
+    pub(crate) file: PathBuf,
+    /// Replace a ledger that is there
+    #[arg(long)]
+    pub(crate) replace: bool,
+}
+
+/// `ledger`
+#[derive(Debug, Subcommand)]
+pub(crate) enum LedgerCommand {
+    /// Check that the ledger is sound, and show what it holds by service and by teller
+    Check,
+}
+
 /// `checkpoints`
 #[derive(Debug, Args)]
 pub(crate) struct CheckpointsArgs {
@@ -481,37 +520,6 @@ pub(crate) struct RequestArgs {
     pub(crate) explain: bool,
 }
 
-/// What a direct message says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum DmKind {
-    /// Something about a nara
-    Gossip,
-    /// A tease of the recipient
-    Tease,
-}
-
-/// `dm`
-#[derive(Debug, Args)]
-pub(crate) struct DmArgs {
-    /// The peer: name, id or address
-    pub(crate) peer: PeerRef,
-    /// The text: the reason of the event
-    #[arg(value_name = "TEXT", required_unless_present_any = ["event", "text"], conflicts_with_all = ["event", "text"])]
-    pub(crate) message: Option<String>,
-    /// The text, too
-    #[arg(long, conflicts_with = "event", hide_short_help = true)]
-    pub(crate) text: Option<String>,
-    /// The kind of the event
-    #[arg(long, value_enum, default_value_t = DmKind::Gossip, conflicts_with = "event")]
-    pub(crate) kind: DmKind,
-    /// The nara it is about [default: the recipient]
-    #[arg(long, value_name = "NAME", conflicts_with = "event")]
-    pub(crate) about: Option<String>,
-    /// Send this event (JSON; - is stdin); it is signed if unsigned
-    #[arg(long, value_name = "FILE", value_parser = value::path())]
-    pub(crate) event: Option<PathBuf>,
-}
-
 /// `zine`
 #[derive(Debug, Args)]
 pub(crate) struct ZineArgs {
@@ -538,89 +546,6 @@ pub(crate) struct WorldSendArgs {
     /// The first peer: name, id or address [default: the first of the peers file that answers]
     #[arg(long, value_name = "PEER")]
     pub(crate) to: Option<PeerRef>,
-}
-
-/// `sign`
-#[derive(Debug, Args)]
-pub(crate) struct SignArgs {
-    /// Method of the request
-    #[arg(long, required_unless_present = "event", conflicts_with = "event")]
-    pub(crate) method: Option<String>,
-    /// Path of the request as on the request line: percent-encoded; with --to also its query
-    #[arg(long, required_unless_present = "event", conflicts_with = "event")]
-    pub(crate) path: Option<String>,
-    /// Sign with profile v2 (RFC 9421) for this nara: its id or its name
-    #[arg(long, value_name = "NARA", conflicts_with = "event")]
-    pub(crate) to: Option<String>,
-    /// Body of the request, which profile v2 signs, too (- is stdin) [default: none]
-    #[arg(long, value_name = "FILE", value_parser = value::path(), requires = "to")]
-    pub(crate) body: Option<PathBuf>,
-    /// Time of the request in Unix milliseconds [default: now]
-    #[arg(
-        long,
-        value_name = "MS",
-        conflicts_with = "event",
-        allow_negative_numbers = true
-    )]
-    pub(crate) timestamp: Option<i64>,
-    /// Sign this event instead (JSON; - is stdin)
-    #[arg(long, value_name = "FILE", value_parser = value::path())]
-    pub(crate) event: Option<PathBuf>,
-    /// Show the exact bytes that are signed and how they come about
-    #[arg(long)]
-    pub(crate) explain: bool,
-}
-
-/// `verify`
-///
-/// `--name` is the name of the sender, as in the header X-Nara-Name; `--headers` has it already.
-#[derive(Debug, Args)]
-pub(crate) struct VerifyArgs {
-    /// Time of the request, as in the header X-Nara-Timestamp
-    #[arg(
-        long,
-        required_unless_present_any = ["event", "headers"],
-        conflicts_with_all = ["event", "headers"],
-        allow_hyphen_values = true
-    )]
-    pub(crate) timestamp: Option<String>,
-    /// Signature, as in the header X-Nara-Signature
-    #[arg(
-        long,
-        required_unless_present_any = ["event", "headers"],
-        conflicts_with_all = ["event", "headers"]
-    )]
-    pub(crate) signature: Option<String>,
-    /// Verify by profile v2 (RFC 9421): all headers of the request, one a line (- is stdin)
-    #[arg(long, value_name = "FILE", value_parser = value::path(), conflicts_with = "event")]
-    pub(crate) headers: Option<PathBuf>,
-    /// Body of the request, to be compared with its digest (- is stdin) [default: not compared]
-    #[arg(long, value_name = "FILE", value_parser = value::path(), requires = "headers")]
-    pub(crate) body: Option<PathBuf>,
-    /// Receiver, to be compared with X-Nara-To: its id or its name [default: not compared]
-    #[arg(long, value_name = "NARA", requires = "headers")]
-    pub(crate) to: Option<String>,
-    /// Method of the request
-    #[arg(long, required_unless_present = "event", conflicts_with = "event")]
-    pub(crate) method: Option<String>,
-    /// Path of the request as on the request line; with --headers also its query
-    #[arg(long, required_unless_present = "event", conflicts_with = "event")]
-    pub(crate) path: Option<String>,
-    /// Public key of the sender, base64 [default: the key of that name in the peers file]
-    #[arg(long)]
-    pub(crate) key: Option<String>,
-    /// Clock of the receiver in Unix milliseconds [default: now]
-    #[arg(long, value_name = "MS", allow_negative_numbers = true)]
-    pub(crate) now: Option<i64>,
-    /// The string that the sender says it signed: the first differing byte is shown
-    #[arg(long, value_name = "STRING", conflicts_with = "event")]
-    pub(crate) expected: Option<String>,
-    /// Verify this event instead (JSON; - is stdin)
-    #[arg(long, value_name = "FILE", value_parser = value::path())]
-    pub(crate) event: Option<PathBuf>,
-    /// Show the exact bytes that must be signed, and look for the cause of a failure
-    #[arg(long)]
-    pub(crate) explain: bool,
 }
 
 /// A shell.

@@ -9,6 +9,7 @@ mod doctor;
 mod events;
 mod health;
 mod id;
+mod ledger;
 mod man;
 mod peers;
 mod ping;
@@ -32,7 +33,7 @@ use std::path::Path;
 use nara_proto::event::SyncEvent;
 use nara_proto::go_json;
 
-use crate::cli::{Command, ConfigCommand, EventsArgs, EventsCommand, IdCommand, WorldCommand};
+use crate::cli::{Command, ConfigCommand, EventsArgs, EventsCommand, IdCommand, LedgerCommand, WorldCommand};
 use crate::failure::{Failure, Outcome};
 use crate::printer::Printer;
 use crate::settings::Settings;
@@ -47,6 +48,9 @@ pub(crate) fn run(command: &Command, settings: &Settings) -> Outcome {
         Command::Demo(args) => demo::run(args, printer("demo")),
         Command::Dm(args) => dm::run(args, settings, printer("dm")),
         Command::Doctor(args) => doctor::run(args, settings, printer("doctor")),
+        Command::Backup(args) => ledger::backup(args, settings, printer("backup")),
+        Command::Restore(args) => ledger::restore(args, settings, printer("restore")),
+        Command::Ledger(LedgerCommand::Check) => ledger::check(settings, printer("ledger-check")),
         Command::Checkpoints(args) => checkpoints::run(args, settings, printer("checkpoints")),
         Command::Events(EventsArgs {
             command: Some(EventsCommand::Export(args)),

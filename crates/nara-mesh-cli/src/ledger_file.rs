@@ -38,7 +38,7 @@ fn why_not(path: &Path) -> Option<String> {
     let folder = path
         .parent()
         .filter(|folder| !folder.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
+        .unwrap_or_else(|| Path::new("."));
     if path.is_dir() {
         return Some(format!("{shown} is a folder"));
     }

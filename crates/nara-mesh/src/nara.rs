@@ -85,7 +85,7 @@ pub enum ReconfigureError {
         /// Its name, id or address.
         peer: String,
         /// The contradiction.
-        source: RegisterError,
+        source: Box<RegisterError>,
     },
     /// The decisions of the operator cannot be read.
     #[error(transparent)]

@@ -167,7 +167,7 @@ async fn a_configured_peer_that_contradicts_another_keeps_the_nara_from_starting
         panic!("another error")
     };
     let source = std::error::Error::source(&error).unwrap();
-    assert!(source.is::<RegisterError>(), "{source:?}");
+    assert!(source.is::<Box<RegisterError>>(), "{source:?}");
 }
 
 #[tokio::test]

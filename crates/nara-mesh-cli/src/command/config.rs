@@ -61,7 +61,7 @@ pub(super) fn check(args: &ConfigArgs, settings: &Settings, printer: Printer) ->
         args.up
             .serving
             .metrics()
-            .map(|at| at.map_or("off".to_owned(), |at| at.to_string())),
+            .map(|at| at.map_or_else(|| "off".to_owned(), |at| at.to_string())),
     )?;
     note(
         "auth key",

@@ -50,7 +50,9 @@ pub(super) fn run(args: &RequestArgs, settings: &Settings, printer: Printer) -> 
             for (name, value) in &head.headers {
                 let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
                 let values = headers.entry(name.as_str()).or_insert_with(|| json!([]));
-                values.as_array_mut().map(|values| values.push(value.into()));
+                if let Some(values) = values.as_array_mut() {
+                    values.push(value.into());
+                }
             }
             let text = std::str::from_utf8(&body).ok();
             printer.json(json!({

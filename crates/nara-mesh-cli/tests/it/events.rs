@@ -121,3 +121,38 @@ fn a_memory_is_exported_imported_and_asked_about_over_the_wire() {
     assert!(asked.contains(bob["public_key"].as_str().unwrap()), "{asked}");
     assert_eq!(bobs(0, &["checkpoints", "alice"]), "");
 }
+
+#[test]
+fn a_ledger_is_backed_up_while_it_is_served_and_restored() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    new_soul(path, "alice");
+    fs::write(path.join("known.toml"), "").unwrap();
+    let (serving, _) = Serving::start(path, "alice");
+    let alices = |expected, args: &[&str]| run_json(path, expected, &[args, &["--json"], &ALICE].concat());
+    let copied = alices(0, &["backup", "alice.backup"]);
+    assert_eq!(copied["events"], 1, "{copied}");
+    run(path, 1, &[&["backup", "alice.backup"][..], &ALICE].concat());
+    // A nara that runs keeps its ledger.
+    run(
+        path,
+        1,
+        &[&["restore", "alice.backup", "--replace"][..], &ALICE].concat(),
+    );
+    serving.kill();
+    run(path, 2, &[&["restore", "alice.backup"][..], &ALICE].concat());
+    let restored = alices(0, &["restore", "alice.backup", "--replace"]);
+    assert_eq!(restored["events"], 1, "{restored}");
+    let checked = alices(0, &["ledger", "check"]);
+    assert_eq!(
+        (&checked["sound"], &checked["events"]),
+        (&true.into(), &1.into()),
+        "{checked}"
+    );
+    fs::write(
+        path.join("alice/ledger.db"),
+        "no database at all, whatever it is called",
+    )
+    .unwrap();
+    run(path, 1, &[&["ledger", "check"][..], &ALICE].concat());
+}

@@ -1,7 +1,8 @@
 use crate::{run, run_json, text};
 
-const COMMANDS: [&[&str]; 35] = [
+const COMMANDS: [&[&str]; 39] = [
     &[],
+    &["backup"],
     &["checkpoints"],
     &["completions"],
     &["config"],
@@ -17,6 +18,8 @@ const COMMANDS: [&[&str]; 35] = [
     &["id"],
     &["id", "new"],
     &["id", "show"],
+    &["ledger"],
+    &["ledger", "check"],
     &["man"],
     &["peers"],
     &["peers", "list"],
@@ -27,6 +30,7 @@ const COMMANDS: [&[&str]; 35] = [
     &["query"],
     &["reload"],
     &["request"],
+    &["restore"],
     &["serve"],
     &["sign"],
     &["sync"],

@@ -25,6 +25,10 @@ pub struct AnswerBody {
     opened_on: Option<KeyLease>,
 }
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one for each answer, where a box would cost an allocation"
+)]
 enum State {
     Whole(Full<Bytes>),
     Arriving {

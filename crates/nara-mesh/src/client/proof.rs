@@ -15,6 +15,10 @@ use crate::registry::PinnedKey;
 
 /// The signature of an answer.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one for each answer, where a box would cost an allocation"
+)]
 pub(super) enum AnswerProof {
     /// None: it came over a secure connection that the request trusted.
     Channel {

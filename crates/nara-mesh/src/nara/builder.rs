@@ -412,7 +412,10 @@ pub(super) fn configure(
         if let Err(source) = registry.reconfigure(info) {
             tracing::warn!(%peer, error = %source, "a configured peer is refused");
             if outcome.is_ok() {
-                outcome = Err(ReconfigureError::Peer { peer, source });
+                outcome = Err(ReconfigureError::Peer {
+                    peer,
+                    source: Box::new(source),
+                });
             }
         }
     }

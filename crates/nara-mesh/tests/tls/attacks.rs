@@ -60,7 +60,7 @@ async fn a_signed_request_is_refused_on_the_connection_of_somebody_else() {
     let mut stream = Mallory::new().connect(mesh.dial(MALLORY).await).await;
     let text = exchange(&mut stream, &request).await;
     assert!(text.starts_with("HTTP/1.1 401"), "{text}");
-    assert!(text.contains("not one of alice"), "{text}");
+    assert!(text.contains("does not belong to alice"), "{text}");
     // The same request on a plain connection is one that bob has not seen yet.
     let text = exchange(&mut mesh.dial(MALLORY).await, &request).await;
     assert!(text.starts_with("HTTP/1.1 200"), "{text}");

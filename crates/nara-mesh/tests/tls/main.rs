@@ -8,5 +8,6 @@ mod connections;
 #[path = "../support/naras.rs"]
 #[expect(dead_code, reason = "other tests use more of it")]
 mod naras;
+mod service;
 mod support;
 mod trust;

@@ -139,7 +139,9 @@ async fn changed(ledger: &dyn Ledger, name: NaraName, change: PeerChange) -> Out
 
 /// The failure for a peer whose key is in the peers file: that is the place where it is decided.
 fn in_peers_file(name: &NaraName, configured: PublicKey, given: PublicKey, settings: &Settings) -> Failure {
-    let path = settings.peers_path().unwrap_or(Path::new("the peers file"));
+    let path = settings
+        .peers_path()
+        .unwrap_or_else(|| Path::new("the peers file"));
     let configured = KeyId::from(&configured);
     Failure::new(
         Exit::Unauthenticated,

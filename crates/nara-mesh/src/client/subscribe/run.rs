@@ -149,7 +149,7 @@ impl Runner {
     }
 
     /// Polls a peer that has no streams, until nobody reads the subscription any more, or it cannot go on.
-    async fn poll(&mut self) -> Option<StreamError> {
+    async fn poll(&self) -> Option<StreamError> {
         let poller = Poller {
             peer: &self.peer,
             options: &self.options,

@@ -1,0 +1,39 @@
+//! `dm`
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use nara_mesh::client::PeerRef;
+
+use super::value;
+
+/// What a direct message says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DmKind {
+    /// Something about a nara
+    Gossip,
+    /// A tease of the recipient
+    Tease,
+}
+
+/// `dm`
+#[derive(Debug, Args)]
+pub(crate) struct DmArgs {
+    /// The peer: name, id or address
+    pub(crate) peer: PeerRef,
+    /// The text: the reason of the event
+    #[arg(value_name = "TEXT", required_unless_present_any = ["event", "text"], conflicts_with_all = ["event", "text"])]
+    pub(crate) message: Option<String>,
+    /// The text, too
+    #[arg(long, conflicts_with = "event", hide_short_help = true)]
+    pub(crate) text: Option<String>,
+    /// The kind of the event
+    #[arg(long, value_enum, default_value_t = DmKind::Gossip, conflicts_with = "event")]
+    pub(crate) kind: DmKind,
+    /// The nara it is about [default: the recipient]
+    #[arg(long, value_name = "NAME", conflicts_with = "event")]
+    pub(crate) about: Option<String>,
+    /// Send this event (JSON; - is stdin); it is signed if unsigned
+    #[arg(long, value_name = "FILE", value_parser = value::path())]
+    pub(crate) event: Option<PathBuf>,
+}

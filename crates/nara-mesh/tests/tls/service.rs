@@ -1,0 +1,165 @@
+//! The channel for services of one's own, over TLS: streams in both directions.
+
+use std::convert::Infallible;
+
+use axum::Router;
+use axum::body::Body;
+use axum::routing::post;
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt as _, StreamBody};
+use hyper::body::Frame;
+use nara_mesh::Coverage;
+use nara_mesh::client::{AnswerBody, BodyProof, ClientError, ClientErrorKind, MeshClient, Verification};
+use nara_mesh::registry::PeerInfo;
+use nara_mesh::server::{RunningServer, VerifiedSender};
+use nara_mesh::tls::TlsPolicy;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tower::{ServiceBuilder, ServiceExt as _};
+
+use crate::naras::{known, nara};
+use crate::support::{BOB, Mesh, address, speaks_tls};
+
+/// Bob's server, which says back what it is told, while it is told.
+async fn echo(mesh: &Mesh) -> RunningServer {
+    let routes = Router::new()
+        .route("/echo", post(async |body: Body| body))
+        .route(
+            "/who",
+            post(async |sender: VerifiedSender, _: Bytes| {
+                let coverage = sender.coverage();
+                (StatusCode::CREATED, format!("{} {coverage}", sender.name()))
+            }),
+        )
+        .route(
+            "/endless",
+            post(async |_: Bytes| {
+                let pieces = futures_util::stream::repeat(Ok::<_, Infallible>(Bytes::from_static(b"x")));
+                Body::from_stream(pieces)
+            }),
+        );
+    mesh.server()
+        .nest_routes("/notes", routes)
+        .serve(address(BOB))
+        .await
+        .unwrap()
+}
+
+type Pieces = StreamBody<
+    futures_util::stream::Map<
+        ReceiverStream<&'static str>,
+        fn(&'static str) -> Result<Frame<Bytes>, Infallible>,
+    >,
+>;
+
+/// A body that is made piece by piece.
+fn pieces() -> (mpsc::Sender<&'static str>, Pieces) {
+    let (sender, pieces) = mpsc::channel(1);
+    let frame: fn(&'static str) -> Result<Frame<Bytes>, Infallible> =
+        |piece| Ok(Frame::data(Bytes::from_static(piece.as_bytes())));
+    (sender, StreamBody::new(ReceiverStream::new(pieces).map(frame)))
+}
+
+async fn next(body: &mut AnswerBody) -> Bytes {
+    body.frame().await.unwrap().unwrap().into_data().unwrap()
+}
+
+fn client(mesh: &Mesh) -> MeshClient {
+    mesh.client(BOB, speaks_tls())
+}
+
+#[tokio::test(start_paused = true)]
+async fn bodies_stream_in_both_directions_while_they_are_made() {
+    let mesh = Mesh::new();
+    let _server = echo(&mesh).await;
+    let client = client(&mesh);
+    let (told, body) = pieces();
+    let service = ServiceBuilder::new()
+        .map_err(|error: ClientError| error.kind())
+        .service(client.service("bob"));
+    let request = Request::post("/notes/echo").body(body).unwrap();
+    told.send("one").await.unwrap();
+    let answer = service.oneshot(request).await.unwrap();
+    let verification = answer.extensions().get::<Verification>().unwrap();
+    assert!(verification.channel && verification.bound);
+    assert_eq!(verification.request, Some(Coverage::Channel));
+    let mut body = answer.into_body();
+    assert_eq!(body.proof(), BodyProof::Channel);
+    assert_eq!(next(&mut body).await, "one");
+    told.send("two").await.unwrap();
+    assert_eq!(next(&mut body).await, "two");
+    drop(told);
+    assert!(body.frame().await.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_over_a_trusted_connection_is_covered_as_a_whole() {
+    let mesh = Mesh::new();
+    let _server = echo(&mesh).await;
+    let client = client(&mesh);
+    // What bob can do beyond TLS is learned from his answers.
+    client.ping("bob").await.unwrap();
+    let request = || Request::post("/notes/who").body("hello".to_owned()).unwrap();
+    let answer = client.request("bob", request()).await.unwrap();
+    assert_eq!(answer.status(), StatusCode::CREATED);
+    assert_eq!(answer.body(), "alice everything");
+    assert!(answer.verification().channel);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endless_answer_can_be_left_and_ends_with_the_key_on_which_it_was_opened() {
+    let mesh = Mesh::new();
+    let _server = echo(&mesh).await;
+    let client = client(&mesh);
+    client.ping("bob").await.unwrap();
+    let request = || Request::post("/notes/endless").body(String::new()).unwrap();
+    let mut left = client
+        .service("bob")
+        .oneshot(request())
+        .await
+        .unwrap()
+        .into_body();
+    next(&mut left).await;
+    drop(left);
+
+    let mut body = client
+        .service("bob")
+        .oneshot(request())
+        .await
+        .unwrap()
+        .into_body();
+    next(&mut body).await;
+    let other = PeerInfo::configured("bob".parse().unwrap(), nara("mallory").public_key());
+    client.registry().reconfigure(other).unwrap();
+    let error = loop {
+        if let Err(error) = body.frame().await.unwrap() {
+            break error;
+        }
+    };
+    assert_eq!(error.kind(), ClientErrorKind::KeyReplaced);
+    assert!(body.frame().await.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_tls_a_streamed_request_is_held_in_memory_and_signed_as_a_whole() {
+    let mesh = Mesh::new();
+    let _server = echo(&mesh).await;
+    let client = mesh.stranger().tls(TlsPolicy::Plain).build();
+    let bob = known(&mesh.bob, Some(address(BOB)));
+    client.registry().register(bob).unwrap();
+    let (told, body) = pieces();
+    tokio::spawn(async move {
+        for piece in ["one", "two"] {
+            told.send(piece).await.unwrap();
+        }
+    });
+    let request = Request::post("/notes/echo").body(body).unwrap();
+    let answer = client.service("bob").oneshot(request).await.unwrap();
+    assert_eq!(
+        answer.extensions().get::<Verification>().unwrap().request,
+        Some(Coverage::Whole)
+    );
+    assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "onetwo");
+}
