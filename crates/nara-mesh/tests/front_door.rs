@@ -1,5 +1,10 @@
 //! A whole nara, through its front door.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test may panic, and so may what it is made of"
+)]
+
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

@@ -24,6 +24,7 @@ mod frames;
 mod options;
 mod pause;
 mod poll;
+mod reader;
 mod run;
 mod state;
 mod unsaved;

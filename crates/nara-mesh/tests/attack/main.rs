@@ -17,7 +17,6 @@ mod keys;
 mod legacy;
 mod message;
 #[path = "../support/naras.rs"]
-#[expect(dead_code, reason = "other tests use more of it")]
 mod naras;
 mod proxy;
 #[path = "../support/raw_http.rs"]

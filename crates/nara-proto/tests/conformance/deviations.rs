@@ -83,6 +83,17 @@ const BAD_REQUEST: &[(&str, Option<&str>)] = &[
 /// All rules.
 pub(crate) const RULES: &[Rule] = &[
     Rule {
+        id: "page-before-equal-times",
+        reason: "a page for a v1 client ends before a group of equal times, which its cursor would skip",
+        seen_by: &[MESH],
+        applies: cuts_equal_times,
+        differs: &[
+            ("event_ids", None),
+            ("next_cursor", None),
+            ("response_body", None),
+        ],
+    },
+    Rule {
         id: "repeated-header",
         reason: "of two values one reader believes the first and another the last",
         seen_by: &[PROTO, MESH],
@@ -466,4 +477,30 @@ fn lacks_payload(case: &Case<'_>) -> bool {
     let json = case.peek("json").and_then(Value::as_str);
     json.and_then(|json| go_json::from_slice::<SyncEvent>(json.as_bytes()).ok())
         .is_some_and(|event| is_payload_missing(&event))
+}
+
+/// Whether a page ends between two events of one time, and has an earlier place to end at.
+fn cuts_equal_times(case: &Case<'_>) -> bool {
+    let is_page = case
+        .peek("request_json")
+        .and_then(Value::as_str)
+        .and_then(|json| go_json::from_slice::<SyncRequest>(json.as_bytes()).ok())
+        .is_some_and(|request| request.mode == "page");
+    let texts = |field: &str| -> Vec<String> {
+        let list = case.peek(field).and_then(Value::as_array);
+        let texts = list.into_iter().flatten().filter_map(Value::as_str);
+        texts.map(str::to_owned).collect()
+    };
+    let page = texts("event_ids");
+    let times: BTreeMap<String, UnixNanos> = texts("ledger")
+        .iter()
+        .filter_map(|json| go_json::from_slice::<SyncEvent>(json.as_bytes()).ok())
+        .map(|event| (event.id, event.ts))
+        .collect();
+    let Some(last) = page.last().and_then(|id| times.get(id)) else {
+        return false;
+    };
+    let more_of_it = times.iter().any(|(id, time)| time == last && !page.contains(id));
+    let some_before = page.iter().any(|id| times.get(id) != Some(last));
+    is_page && more_of_it && some_before
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nara_proto::event::{EventReception, EventVerdict, SyncEvent, verify_events};
 use nara_proto::identity::NaraName;
-use nara_proto::stream::{ArrivalCursor, LedgerEpoch, MAX_STREAM_MESSAGE, StreamMessage, StreamStart};
+use nara_proto::stream::{ArrivalCursor, MAX_STREAM_MESSAGE, StreamMessage, StreamStart};
 use nara_proto::sync::EventFilter;
 use sse_stream::Sse;
 use tokio::sync::broadcast::error::RecvError;
@@ -18,6 +18,7 @@ use super::error::{Cut, StreamProblem};
 use super::frames::FrameError;
 use super::pause::Pauses;
 use super::poll::Poller;
+use super::reader::Reader;
 use super::unsaved::Unsaved;
 use super::{StreamError, StreamState, SubscribeOptions, VerifiedEvent};
 use crate::client::error::{ClientError, Problem};
@@ -575,38 +576,6 @@ impl Runner {
             peer: known.map_or_else(|| self.peer.peer.to_string(), |peer| peer.info().to_string()),
             problem,
         }
-    }
-}
-
-/// Where in a stream its reader is.
-#[derive(Debug)]
-struct Reader {
-    server: NaraName,
-    epoch: LedgerEpoch,
-    last: i64,
-    /// The stream has caught up when it is at this place.
-    caught_up_at: i64,
-    batch: Vec<(ArrivalCursor, SyncEvent)>,
-    bytes: usize,
-}
-
-impl Reader {
-    /// Notes the place of a message. Places of events rise, those of other messages do not fall.
-    fn advance(&mut self, cursor: ArrivalCursor, rising: bool) -> Result<(), StreamProblem> {
-        if cursor.epoch != self.epoch {
-            return Err(StreamProblem::ForeignCursor {
-                expected: self.epoch.to_string(),
-                got: cursor.epoch.to_string(),
-            });
-        }
-        if cursor.seq < self.last || (rising && cursor.seq == self.last) {
-            return Err(StreamProblem::Order {
-                last: self.last,
-                got: cursor.seq,
-            });
-        }
-        self.last = cursor.seq;
-        Ok(())
     }
 }
 
