@@ -12,7 +12,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nara_mesh::client::MeshClient;
+use nara_mesh::client::{MeshClient, StreamState, SubscribeOptions};
 use nara_mesh::ledger::{EventStore as _, MemoryLedger, ReadLimit};
 use nara_mesh::nara::{NaraBuilder, StartError};
 use nara_mesh::registry::{Closed, RegisterError};
@@ -271,5 +271,31 @@ async fn the_parts_stay_usable_alone() {
         .unwrap();
     client.registry().register(alice.as_peer()).unwrap();
     client.ping(alice.id()).await.unwrap();
+    alice.shutdown(GRACE).await;
+}
+
+#[tokio::test]
+async fn a_stream_ends_when_the_key_of_its_subscriber_is_replaced() {
+    let bob = LocalNara::generate("bob").unwrap();
+    let alice = nara("alice")
+        .listen("127.0.0.1:0".parse().unwrap())
+        .know(bob.as_peer(None))
+        .start()
+        .await
+        .unwrap();
+    let bob = Nara::builder(bob)
+        .without_gossip()
+        .know(alice.as_peer())
+        .start()
+        .await
+        .unwrap();
+    let stream = bob.peer(alice.id()).subscribe(SubscribeOptions::default());
+    let mut state = stream.state();
+    state.wait_for(|state| *state == StreamState::Live).await.unwrap();
+
+    let replaced = LocalNara::generate("bob").unwrap().as_peer(None);
+    alice.reconfigure(vec![replaced]).await.unwrap();
+    state.wait_for(|state| *state != StreamState::Live).await.unwrap();
+    bob.shutdown(GRACE).await;
     alice.shutdown(GRACE).await;
 }

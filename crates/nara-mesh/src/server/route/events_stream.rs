@@ -18,13 +18,12 @@ use nara_proto::stream::{
 };
 use nara_proto::time::UnixNanos;
 use sse_stream::Sse;
-use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::ledger::{Followed, Follower, Ledger, LedgerError};
 use crate::metrics::{self, Counted};
-use crate::registry::Peer;
+use crate::registry::KeyLease;
 use crate::server::answer::rejection::Rejection;
 use crate::server::answer::sign::Unbuffered;
 use crate::server::auth::request_proof::RequestProof;
@@ -97,8 +96,9 @@ pub(super) async fn handle(
         quiet_since: Instant::now(),
         stopping: shared.background.stopping.clone(),
         ledger: ledger.clone(),
-        decisions: shared.registry.decisions(),
-        peer: shared.registry.by_name(sender.name().as_str()),
+        // Nobody takes the key of this nara itself away.
+        lease: (sender.name() != shared.local.name())
+            .then(|| shared.registry.lease(sender.name(), sender.key())),
         sender,
         messages: ::metrics::counter!(metrics::STREAM_MESSAGES),
         _slot: slot,
@@ -154,6 +154,14 @@ async fn begin(
     })
 }
 
+/// Waits until a lease ends; without one, forever.
+async fn ended(lease: Option<&mut KeyLease>) {
+    match lease {
+        Some(lease) => lease.ended().await,
+        None => std::future::pending().await,
+    }
+}
+
 fn message(kind: &str, id: Option<ArrivalCursor>, data: &impl serde::Serialize) -> Bytes {
     let mut message = Sse::default().event(kind).data(go_json::to_string(data));
     message.id = id.map(|id| id.to_string());
@@ -171,9 +179,8 @@ struct Outlet {
     stopping: CancellationToken,
     ledger: Arc<dyn Ledger>,
     sender: VerifiedSender,
-    /// What the registry knows of the sender, if it does.
-    peer: Option<Arc<Peer>>,
-    decisions: watch::Receiver<()>,
+    /// The stream ends with the key on which it was opened.
+    lease: Option<KeyLease>,
     messages: ::metrics::Counter,
     _slot: Share<NaraName>,
     _counted: Counted,
@@ -182,7 +189,7 @@ struct Outlet {
 impl Outlet {
     async fn next(&mut self) -> Option<Bytes> {
         loop {
-            if self.peer.as_ref().is_some_and(|peer| peer.is_untrusted()) {
+            if self.lease.as_ref().is_some_and(|lease| !lease.is_valid()) {
                 return None;
             }
             if let Some(message) = self.queue.pop_front() {
@@ -197,8 +204,8 @@ impl Outlet {
                 biased;
                 () = self.stopping.cancelled() => self.bye("the server is shutting down"),
                 followed = self.follower.next() => self.take(followed).await,
-                // Whether it is about this peer is looked at above.
-                Ok(()) = self.decisions.changed() => {}
+                // The loop sees that the lease is not valid any more.
+                () = ended(self.lease.as_mut()) => {}
                 () = sleep_until(self.quiet_since + self.keep_alive) => {
                     // What another process stored is not in the feed. The ping comes when that was looked up.
                     self.follower.look();
