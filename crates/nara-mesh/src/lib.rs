@@ -50,6 +50,10 @@
 //! [`SqliteLedger`](ledger::SqliteLedger).
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
+#![cfg_attr(
+    not(feature = "server"),
+    expect(dead_code, unused_imports, reason = "some parts are used by the server alone")
+)]
 
 pub mod client;
 pub mod clock;

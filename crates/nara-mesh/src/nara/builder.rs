@@ -371,6 +371,8 @@ impl LedgerPlace {
         expect(clippy::unused_async, reason = "opening a file waits")
     )]
     async fn open(self, registry: &PeerRegistry, own: &NaraName) -> Result<Arc<dyn Ledger>, LedgerError> {
+        #[cfg(not(feature = "sqlite"))]
+        let _ = (registry, own);
         match self {
             Self::Given(ledger) => Ok(ledger),
             #[cfg(feature = "sqlite")]
