@@ -6,7 +6,7 @@ use http::{HeaderMap, StatusCode};
 use nara_fuzz::{NOW, nara};
 use nara_proto::v2::{
     CAPABILITY_HEADER, Capability, ChannelBinding, ContentDigest, Nonce, Recipient, RequestLine,
-    RequestToSign, ResponseToSign, Signer, SignedBody,
+    RequestToSign, ResponseToSign, SignedBody, Signer,
 };
 
 fn write(name: &str, target: &str, headers: &HeaderMap) -> std::io::Result<()> {
@@ -39,7 +39,12 @@ fn main() -> std::io::Result<()> {
         ("request-to-name", &to_name, None, digest),
         ("request-on-channel", &to_id, channel, digest),
         ("request-streamed", &to_id, None, SignedBody::Streamed),
-        ("request-streamed-on-channel", &to_id, channel, SignedBody::Streamed),
+        (
+            "request-streamed-on-channel",
+            &to_id,
+            channel,
+            SignedBody::Streamed,
+        ),
     ] {
         let signed = signer.sign_request(&RequestToSign {
             line,

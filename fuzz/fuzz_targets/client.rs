@@ -12,9 +12,9 @@ use nara_mesh::client::{MeshClient, PeerRef, ReconcileOptions, SubscribeOptions}
 use nara_mesh::clock::ManualClock;
 use nara_mesh::ledger::MemoryLedger;
 use nara_mesh::transport::{MemoryNetwork, Transport as _};
-use nara_proto::v1::ResponseAuth;
 use nara_proto::reconcile::Scope;
 use nara_proto::sync::SyncRequest;
+use nara_proto::v1::ResponseAuth;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::runtime::Builder;
 
@@ -93,7 +93,8 @@ fuzz_target!(|bytes: &[u8]| {
                     let peer = PeerRef::from(bob.id());
                     drop(
                         client
-                            .peer(peer).reconcile(&ledger, Scope::all(), ReconcileOptions::default())
+                            .peer(peer)
+                            .reconcile(&ledger, Scope::all(), ReconcileOptions::default())
                             .await,
                     );
                 }

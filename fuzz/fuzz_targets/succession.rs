@@ -16,7 +16,10 @@ fuzz_target!(|bytes: &[u8]| {
     if let Some(payload) = read_twice::<SuccessionPayload>(json)
         && let Ok(statement) = Succession::from_payload(&payload)
     {
-        assert_eq!(Succession::from_words(&statement.to_words().join(" ")), Ok(statement));
+        assert_eq!(
+            Succession::from_words(&statement.to_words().join(" ")),
+            Ok(statement)
+        );
     }
     if let Some(event) = read_twice::<SyncEvent>(json) {
         let _ = Succession::from_event(&event);
