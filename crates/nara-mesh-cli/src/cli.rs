@@ -9,7 +9,7 @@ mod value;
 pub(crate) use peers::{
     PeersArgs, PeersCommand, PeersListArgs, PeersResetArgs, PeersTrustArgs, PeersUntrustArgs,
 };
-pub(crate) use serving::{DoctorArgs, NetworkArgs, NetworkKind, ServeArgs, ServingArgs, UpArgs};
+pub(crate) use serving::{DoctorArgs, NetworkArgs, NetworkKind, RunningArgs, ServeArgs, ServingArgs, UpArgs};
 
 pub(crate) use dm::{DmArgs, DmKind};
 pub(crate) use signing::{SignArgs, VerifyArgs};
@@ -49,8 +49,8 @@ pub(crate) struct GlobalArgs {
     /// Configuration file (TOML) [default: ~/.config/nara-mesh/config.toml, if it exists]
     ///
     /// Its keys are settings of the command line with underscores: name, soul_file, soul_group_readable, data_dir,
-    /// peers, timeout, tls, trust, color, log, listen, grace, metrics, metrics_public, gossip_degree, no_gossip,
-    /// and the tables `network` (see `up --help`) and `expose` (see `serve --help`). Relative paths are relative to
+    /// peers, timeout, tls, trust, color, log, listen, grace, metrics, metrics_public, no_api, api_group, gossip_degree,
+    /// no_gossip, and the tables `network` (see `up --help`) and `expose` (see `serve --help`). Relative paths are relative to
     /// the file. `nara-mesh config show` prints the settings in force, and the origin of each.
     #[arg(long, global = true, value_name = "FILE", env = "NARA_MESH_CONFIG", value_parser = value::path())]
     pub(crate) config: Option<PathBuf>,
@@ -183,7 +183,7 @@ pub(crate) enum Command {
     #[command(subcommand)]
     World(WorldCommand),
     /// Make the running nara read its files again, and show what is then in force
-    Reload,
+    Reload(RunningArgs),
     /// List peers, and decide which of them to trust
     #[command(after_long_help = peers::FILE_HELP)]
     Peers(PeersArgs),
@@ -279,6 +279,8 @@ pub(crate) struct IdShowArgs {
 #[derive(Debug, Args)]
 pub(crate) struct PingArgs {
     #[command(flatten)]
+    pub(crate) running: RunningArgs,
+    #[command(flatten)]
     pub(crate) on: NetworkArgs,
     /// Peers: name, id or address
     #[arg(value_name = "PEER", required_unless_present = "all")]
@@ -310,6 +312,8 @@ pub(crate) enum SyncModeArg {
 /// `sync`
 #[derive(Debug, Args)]
 pub(crate) struct SyncArgs {
+    #[command(flatten)]
+    pub(crate) running: RunningArgs,
     /// The peer: name, id or address
     pub(crate) peer: PeerRef,
     /// Only events of these services (comma-separated)
@@ -358,6 +362,8 @@ pub(crate) struct SyncArgs {
 /// the state of the connections; a broken stream is opened again and resumes where it ended.
 #[derive(Debug, Args)]
 pub(crate) struct WatchArgs {
+    #[command(flatten)]
+    pub(crate) running: RunningArgs,
     /// Peers: name, id or address
     #[arg(value_name = "PEER", required_unless_present = "all")]
     pub(crate) peers: Vec<PeerRef>,
@@ -500,6 +506,8 @@ pub(crate) struct EventsShowArgs {
 /// `request`
 #[derive(Debug, Args)]
 pub(crate) struct RequestArgs {
+    #[command(flatten)]
+    pub(crate) running: RunningArgs,
     /// The peer: name, id or address
     pub(crate) peer: PeerRef,
     /// Method, such as GET or POST
@@ -523,6 +531,8 @@ pub(crate) struct RequestArgs {
 /// `zine`
 #[derive(Debug, Args)]
 pub(crate) struct ZineArgs {
+    #[command(flatten)]
+    pub(crate) running: RunningArgs,
     /// The peer: name, id or address
     pub(crate) peer: PeerRef,
     /// Ledger whose last five minutes are sent, and which stores the answer [default: this nara's]
@@ -540,6 +550,8 @@ pub(crate) enum WorldCommand {
 /// `world send`
 #[derive(Debug, Args)]
 pub(crate) struct WorldSendArgs {
+    #[command(flatten)]
+    pub(crate) running: RunningArgs,
     /// The text
     #[arg(long)]
     pub(crate) message: String,

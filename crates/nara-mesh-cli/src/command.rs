@@ -63,7 +63,7 @@ pub(crate) fn run(command: &Command, settings: &Settings) -> Outcome {
         Command::Events(args) => events::run(&args.show, settings, printer("events")),
         Command::Query(args) => query::run(args, settings, printer("query")),
         Command::Request(args) => request::run(args, settings, printer("request")),
-        Command::Reload => reload::run(settings, printer("reload")),
+        Command::Reload(args) => reload::run(args, settings, printer("reload")),
         Command::Health(args) => health::run(args, settings, printer("health")),
         Command::Id(IdCommand::New(args)) => id::new(args, settings, printer("id-new")),
         Command::Id(IdCommand::Show(args)) => id::show(args, settings, printer("id-show")),

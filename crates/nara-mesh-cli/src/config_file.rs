@@ -23,7 +23,7 @@ enum Kind {
 }
 
 /// The keys, and the arguments that they set.
-const KEYS: [(&str, &str, Kind); 29] = [
+const KEYS: [(&str, &str, Kind); 31] = [
     ("name", "name", Kind::Text),
     ("soul_file", "soul_file", Kind::Path),
     ("soul_group_readable", "soul_group_readable", Kind::Text),
@@ -38,6 +38,8 @@ const KEYS: [(&str, &str, Kind); 29] = [
     ("grace", "grace", Kind::Text),
     ("metrics", "metrics", Kind::Text),
     ("metrics_public", "metrics_public", Kind::Text),
+    ("no_api", "no_api", Kind::Text),
+    ("api_group", "api_group", Kind::Text),
     ("gossip_degree", "gossip_degree", Kind::Text),
     ("no_gossip", "no_gossip", Kind::Text),
     ("expose", "expose", Kind::Pairs),

@@ -6,7 +6,6 @@ mod cli;
 mod command;
 mod config_file;
 mod connect;
-mod control;
 mod exit;
 mod explain;
 mod failure;
@@ -21,6 +20,7 @@ mod permissions;
 mod places;
 mod printer;
 mod run;
+mod running;
 mod settings;
 
 use std::process::ExitCode;

@@ -2,14 +2,21 @@
 
 mod exposition;
 mod feed;
+mod local_api;
 mod reload;
 mod signals;
 
 pub(super) use feed::Feed;
+pub(super) use local_api::OnNetwork;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use metrics_exporter_prometheus::PrometheusHandle;
 use nara_mesh::Nara;
 use nara_mesh::gossip::GossipConfig;
 use nara_mesh::nara::{NaraBuilder, ReconfigureError, StartError};
@@ -22,10 +29,11 @@ use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
 use self::feed::{FeedHandler, Lines};
+use self::local_api::{Api, Opening, Question};
 use self::reload::reload;
 use self::signals::{Signal, Signals};
 use crate::cli::{Expose, ServingArgs};
-use crate::control::{Asked, Control, Question};
+use crate::command::doctor;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::keeping;
@@ -39,6 +47,10 @@ pub(super) struct Serving {
     gossip: Option<GossipConfig>,
     grace: Duration,
     metrics: Option<SocketAddr>,
+    recorder: Option<PrometheusHandle>,
+    opening: Option<Opening>,
+    network: Option<OnNetwork>,
+    api: Option<Api>,
     signals: Signals,
     feed: Feed,
     lines: Lines,
@@ -51,9 +63,13 @@ impl Serving {
         let signals = Signals::new()?;
         let metrics = args.metrics()?;
         let gossip = (!args.no_gossip).then(|| GossipConfig::with_degree(args.gossip_degree.into()));
-        let metrics = match metrics {
-            Some(address) => Some(exposition::start(address).await?),
-            None => None,
+        let opening = Opening::new(args)?;
+        let recorder = (opening.is_on() || metrics.is_some())
+            .then(exposition::record)
+            .transpose()?;
+        let metrics = match (metrics, &recorder) {
+            (Some(address), Some(recorder)) => Some(exposition::serve(address, recorder.clone()).await?),
+            _ => None,
         };
         let (feed, lines) = Feed::new();
         Ok(Self {
@@ -61,6 +77,10 @@ impl Serving {
             gossip,
             grace: args.grace,
             metrics,
+            recorder,
+            opening: Some(opening),
+            network: None,
+            api: None,
             signals,
             feed,
             lines,
@@ -73,15 +93,27 @@ impl Serving {
         &self.feed
     }
 
+    /// Says on which network the nara will be.
+    pub(super) fn on(&mut self, network: OnNetwork) {
+        self.network = Some(network);
+    }
+
     /// Starts the nara and says so.
-    pub(super) async fn start(&mut self, builder: NaraBuilder, settings: &Settings) -> Outcome<Nara> {
+    pub(super) async fn start(&mut self, builder: NaraBuilder, settings: &Settings) -> Outcome<Arc<Nara>> {
         let registry = settings.registry();
         let events = registry.subscribe();
         let builder = builder
             .registry(registry)
             .handler(FeedHandler::new(self.feed.clone()));
         let exposed = std::mem::take(&mut self.expose);
+        let opening = self.opening.take();
+        let services = opening.as_ref().filter(|opening| opening.is_on());
+        let services = services.map(|opening| opening.services.clone());
         let builder = builder.configure_server(|server| {
+            let server = match services {
+                Some(services) => server.services(services),
+                None => server,
+            };
             exposed.into_iter().fold(server, |server, exposed| {
                 server.nest_routes(
                     &exposed.prefix,
@@ -93,33 +125,43 @@ impl Serving {
             Some(config) => builder.gossip(config),
             None => builder.without_gossip(),
         };
-        let nara = builder.start().await?;
+        let nara = Arc::new(builder.start().await?);
         tokio::spawn(show_peer_events(events, self.feed.clone()));
         keeping::log(nara.recalled());
-        announce(&nara, self.metrics, self.printer)?;
+        if let Some(opening) = opening {
+            let (network, recorder) = (self.network.clone(), self.recorder.clone());
+            self.api = opening.open(&nara, network, recorder, settings)?;
+        }
+        let sockets = self.api.as_ref().map_or(&[][..], |api| &api.sockets);
+        announce(&nara, self.metrics, sockets, self.printer)?;
         Ok(nara)
     }
 
     /// Serves until a signal ends it.
-    pub(super) async fn run(mut self, nara: Nara, settings: &Settings) -> Outcome {
+    pub(super) async fn run(mut self, nara: Arc<Nara>, settings: &Settings) -> Outcome {
         let printer = self.printer;
         let printing = self.lines.print(printer);
-        let mut control = listen_for_questions(settings).await?;
-        until_told_to_end(
-            &nara,
-            &mut self.signals,
-            control.as_mut(),
-            &self.feed,
+        let around = Around {
+            nara: &nara,
+            network: self.network.as_ref(),
             settings,
             printer,
-        )
-        .await?;
-        drop(control);
+        };
+        around
+            .until_told_to_end(&mut self.signals, self.api.as_mut(), &self.feed)
+            .await?;
+        if let Some(api) = self.api.take() {
+            api.shutdown().await;
+        }
         printer.note(format_args!("ending within {} s", self.grace.as_secs_f64()));
         // A second signal does not wait.
-        let outcome = tokio::select! {
-            outcome = nara.shutdown(self.grace) => outcome,
-            () = self.signals.next_end() => Shutdown::Forced,
+        let outcome = match Arc::into_inner(nara) {
+            Some(nara) => tokio::select! {
+                outcome = nara.shutdown(self.grace) => outcome,
+                () = self.signals.next_end() => Shutdown::Forced,
+            },
+            // Nothing else holds it once the API has ended.
+            None => Shutdown::Forced,
         };
         drop(self.feed);
         printing.finish().await;
@@ -132,63 +174,79 @@ impl Serving {
     }
 }
 
-async fn until_told_to_end(
-    nara: &Nara,
-    signals: &mut Signals,
-    mut control: Option<&mut Control>,
-    feed: &Feed,
-    settings: &Settings,
+/// What the answers to questions need.
+#[derive(Clone, Copy)]
+struct Around<'a> {
+    nara: &'a Arc<Nara>,
+    network: Option<&'a OnNetwork>,
+    settings: &'a Settings,
     printer: Printer,
-) -> Outcome<()> {
-    let mut address = nara.watch_address();
-    let mut before = *address.borrow_and_update();
-    loop {
-        tokio::select! {
-            () = nara.finished() => {
-                return Err(Failure::failed("the listener failed").hint("start the nara again"));
-            }
-            Ok(()) = address.changed() => {
-                let now = *address.borrow_and_update();
-                let json = json!({ "event": "address_changed", "address": now, "before": before });
-                if let Some(now) = now {
-                    feed.send(format!("network  the node has a new address: serving {now} now"), json);
+}
+
+impl Around<'_> {
+    async fn until_told_to_end(
+        self,
+        signals: &mut Signals,
+        mut api: Option<&mut Api>,
+        feed: &Feed,
+    ) -> Outcome<()> {
+        let Self {
+            nara,
+            settings,
+            printer,
+            ..
+        } = self;
+        let mut address = nara.watch_address();
+        let mut before = *address.borrow_and_update();
+        let mut answering = FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                () = nara.finished() => {
+                    return Err(Failure::failed("the listener failed").hint("start the nara again"));
                 }
-                before = now;
-            }
-            signal = signals.next() => match signal {
-                Signal::End => return Ok(()),
-                Signal::Reload => {
-                    reload(nara, settings, printer).await?;
+                Ok(()) = address.changed() => {
+                    let now = *address.borrow_and_update();
+                    let json = json!({ "event": "address_changed", "address": now, "before": before });
+                    if let Some(now) = now {
+                        feed.send(format!("network  the node has a new address: serving {now} now"), json);
+                    }
+                    before = now;
                 }
-            },
-            asked = next_question(control.as_deref_mut()) => {
-                let answer = match asked.question {
-                    Question::Reload => reload(nara, settings, printer).await?,
-                };
-                asked.answer(answer);
+                signal = signals.next() => match signal {
+                    Signal::End => return Ok(()),
+                    Signal::Reload => {
+                        reload(nara, settings, printer).await?;
+                    }
+                },
+                question = next_question(api.as_deref_mut()) => match question {
+                    Question::End => return Ok(()),
+                    question => answering.push(self.answer(question)),
+                },
+                Some(answered) = answering.next(), if !answering.is_empty() => answered?,
             }
         }
     }
-}
 
-/// The control socket in the data folder; without one, only signals are heard.
-async fn listen_for_questions(settings: &Settings) -> Outcome<Option<Control>> {
-    let folder = settings.running_folder()?;
-    match Control::listen(&folder).await {
-        Ok(control) => Ok(Some(control)),
-        Err(failure) => {
-            tracing::warn!(
-                "`nara-mesh reload` does not reach this nara, a SIGHUP does: {}",
-                failure.message
-            );
-            Ok(None)
+    /// Answers a question. Who asked may be gone.
+    async fn answer(self, question: Question) -> Outcome<()> {
+        match question {
+            Question::End => {}
+            Question::Doctor(answer) => {
+                let checks = doctor::running(self.nara, self.network, self.settings).await?;
+                let _ = answer.send(checks);
+            }
+            Question::Reload(answer) => {
+                let reloaded = reload(self.nara, self.settings, self.printer).await?;
+                let _ = answer.send(reloaded);
+            }
         }
+        Ok(())
     }
 }
 
-async fn next_question(control: Option<&mut Control>) -> Asked {
-    match control {
-        Some(control) => control.next().await,
+async fn next_question(api: Option<&mut Api>) -> Question {
+    match api {
+        Some(api) => api.next().await,
         None => std::future::pending().await,
     }
 }
@@ -233,7 +291,7 @@ async fn show_peer_events(mut events: broadcast::Receiver<PeerEvent>, feed: Feed
     }
 }
 
-fn announce(nara: &Nara, metrics: Option<SocketAddr>, printer: Printer) -> Outcome<()> {
+fn announce(nara: &Nara, metrics: Option<SocketAddr>, sockets: &[PathBuf], printer: Printer) -> Outcome<()> {
     let Some(address) = nara.address() else {
         return Ok(());
     };
@@ -248,6 +306,12 @@ fn announce(nara: &Nara, metrics: Option<SocketAddr>, printer: Printer) -> Outco
     if let Some(metrics) = metrics {
         printer.note(format_args!("Metrics: http://{metrics}/metrics"));
     }
+    if let Some(socket) = sockets.last() {
+        printer.note(format_args!(
+            "Programs of this machine use it through {}.",
+            socket.display()
+        ));
+    }
     printer.note("Its peers need this stanza in their peers file, and it needs theirs (--peers):\n");
     printer.line(&stanza)?;
     printer.json_line(json!({
@@ -258,6 +322,7 @@ fn announce(nara: &Nara, metrics: Option<SocketAddr>, printer: Printer) -> Outco
         "public_key": key.to_base64(),
         "key_id": KeyId::from(&key).to_string(),
         "metrics": metrics,
+        "sockets": sockets,
         "stanza": stanza,
     }))
 }

@@ -50,6 +50,7 @@ pub(super) fn run(args: &UpArgs, settings: &Settings, printer: Printer) -> Outco
         let joined = join.run(&nara, printer).await?;
         let outcome = async {
             let builder = joined.network(settings.builder(nara)?, serving.feed());
+            serving.on(joined.on_network());
             let nara = serving.start(builder, settings).await?;
             joined.tell_serving(&nara, printer)?;
             let telling = joined.tell_status(serving.feed().clone());

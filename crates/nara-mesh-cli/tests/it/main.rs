@@ -9,6 +9,7 @@ mod expose;
 mod help;
 mod id;
 mod kill;
+mod local_api;
 mod metrics;
 mod output;
 mod peers;

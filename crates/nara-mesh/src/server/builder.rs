@@ -15,6 +15,7 @@ use super::background::Background;
 use super::connection::accept::Acceptor;
 use super::connection::opening::Opening;
 use super::connection::running::RunningServer;
+use super::expose::Services;
 use super::handler::{MeshHandler, NoHandler};
 use super::limits::body_bytes::BodyBytes;
 use super::limits::quota::Quota;
@@ -89,6 +90,7 @@ pub struct MeshServerBuilder {
     signatures: Signatures,
     refuse_before_start: bool,
     routes: UserRoutes,
+    services: Option<Services>,
     without_client: bool,
     stash_store: Option<Arc<dyn StashStore>>,
 }
@@ -114,6 +116,7 @@ impl MeshServerBuilder {
             signatures: Signatures::default(),
             refuse_before_start: true,
             routes: UserRoutes::default(),
+            services: None,
             without_client: false,
             stash_store: None,
         }
@@ -185,6 +188,13 @@ impl MeshServerBuilder {
     /// and of all requests hold.
     pub fn danger_unsigned_routes(mut self, prefix: &str, router: Router) -> Self {
         self.routes.nest(prefix, router, false);
+        self
+    }
+
+    /// Serves local programs that are added and removed while the server runs, with the same layers as
+    /// [`routes`](Self::routes). Below their prefixes they come before merged routes.
+    pub fn services(mut self, services: Services) -> Self {
+        self.services = Some(services);
         self
     }
 
@@ -296,6 +306,11 @@ impl MeshServerBuilder {
     /// [`BuildError`] if routes collide with each other or with the server's own, or stashes cannot be read.
     pub fn build(self) -> Result<MeshServer, BuildError> {
         let user = self.routes.check()?;
+        if let Some(services) = &self.services {
+            let taken = user.nested.iter().map(|nested| nested.prefix.clone());
+            services.stay_clear_of(taken.collect(), user.merged.clone());
+        }
+        let takes_streams = user.take_streams() || self.services.is_some();
         if self.client.is_none() && !self.without_client {
             tracing::warn!(
                 nara = %self.local.name(),
@@ -349,7 +364,7 @@ impl MeshServerBuilder {
         }
         let mesh_ip = watch::Sender::new(self.mesh_ip);
         let shared = Arc::new(Shared {
-            announcement: Announcement::new(self.local.clone(), protocol, user.take_streams()),
+            announcement: Announcement::new(self.local.clone(), protocol, takes_streams),
             local: self.local,
             ledger: self.ledger,
             registry,
@@ -383,7 +398,7 @@ impl MeshServerBuilder {
             limits: self.limits.clone(),
         });
         Ok(MeshServer {
-            router: route::router(shared, &authenticator, user),
+            router: route::router(shared, &authenticator, user, self.services),
             transport: self.transport,
             opening,
             limits: self.limits,

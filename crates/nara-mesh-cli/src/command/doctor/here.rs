@@ -1,7 +1,10 @@
 //! Checks of what is on this machine.
 
+use std::net::SocketAddr;
+
 use nara_mesh::clock::{Clock as _, SystemClock};
 use nara_mesh::identity::LocalNara;
+use nara_mesh::ledger::Ledger;
 use nara_proto::identity::KeyId;
 
 use super::report::{Check, Report};
@@ -32,20 +35,46 @@ pub(super) fn clock(report: &mut Report) -> Outcome<()> {
     })
 }
 
+/// Why a soul matters.
+const SOUL: &str = "a nara signs everything with its soul; without one it can only ping";
+
+/// Why a ledger matters.
+const LEDGER: &str = "the ledger holds the memory of a nara and the keys of its peers";
+
+pub(super) fn identity(nara: &LocalNara, report: &mut Report) -> Outcome<()> {
+    let key_id = KeyId::from(&nara.public_key());
+    let found = format!("{}, id {}, key {key_id}", nara.name(), nara.id());
+    report.add(Check::ok("soul", found, SOUL))
+}
+
+/// The ledger of a nara that runs.
+pub(super) async fn running_ledger(ledger: &dyn Ledger, report: &mut Report) -> Outcome<()> {
+    report.add(match ledger.count().await {
+        Ok(events) => Check::ok("ledger", format!("in use, {}", count(events, "event")), LEDGER),
+        Err(error) => Check::ok("ledger", error.to_string(), LEDGER).failed("check the disk space"),
+    })
+}
+
+/// Where a nara that runs is reached.
+pub(super) fn serving(address: Option<SocketAddr>, report: &mut Report) -> Outcome<()> {
+    let why = "peers find a nara on this port of its address";
+    report.add(match address {
+        Some(address) => Check::ok("port", format!("this nara serves on {address}"), why),
+        None => Check::ok("port", "this nara does not listen", why).warning("run it with `nara-mesh serve`"),
+    })
+}
+
 pub(super) fn soul(settings: &Settings, report: &mut Report) -> Outcome<Option<LocalNara>> {
-    let why = "a nara signs everything with its soul; without one it can only ping";
     match settings.local_nara() {
         Ok(nara) => {
-            let key_id = KeyId::from(&nara.public_key());
-            let found = format!("{}, id {}, key {key_id}", nara.name(), nara.id());
-            report.add(Check::ok("soul", found, why))?;
+            identity(&nara, report)?;
             Ok(Some(nara))
         }
         Err(failure) => {
             let next = failure
                 .hint
                 .unwrap_or_else(|| "check --soul-file and --name".to_owned());
-            report.add(Check::ok("soul", failure.message, why).failed(next))?;
+            report.add(Check::ok("soul", failure.message, SOUL).failed(next))?;
             Ok(None)
         }
     }
@@ -110,8 +139,7 @@ pub(super) async fn ledger(
     nara: Option<&LocalNara>,
     report: &mut Report,
 ) -> Outcome<()> {
-    let why = "the ledger holds the memory of a nara and the keys of its peers";
-    let check = |found: String| Check::ok("ledger", found, why);
+    let check = |found: String| Check::ok("ledger", found, LEDGER);
     let Some(nara) = nara else {
         return report.add(check("the ledger cannot be found without a soul".to_owned()).skipped());
     };

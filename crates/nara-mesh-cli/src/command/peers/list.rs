@@ -3,32 +3,102 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::{StreamExt as _, stream};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use nara_local_api::client::LocalClient;
+use nara_local_api::model::Peer;
 use nara_mesh::client::{MeshClient, PeerRef};
 use nara_mesh::defaults;
-use nara_mesh::registry::{PeerInfo, PeerProtocol};
-use nara_proto::identity::KeyId;
 use serde_json::{Value, json};
 
-use super::watch::watch;
+use super::watch::{watch, watch_running};
 use crate::cli::PeersListArgs;
-use crate::command::ping::{PeerResult, ToldClock, ping_peer, short, told_clock, warn_of_clock};
-use crate::connect;
+use crate::command::ping::{PeerResult, Pinger, ToldClock, ping_label, ping_peer, told_clock, warn_of_clock};
+use crate::connect::{self, block_on};
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
-use crate::network::{Network, Way};
+use crate::network::Network;
 use crate::printer::{Printer, harmless, human, micros, render, table};
+use crate::running;
 use crate::settings::Settings;
 
+/// A peer, and what its ping gave.
+type Row = (Peer, Option<PeerResult>);
+
 pub(super) fn run(args: &PeersListArgs, settings: &Settings, printer: Printer) -> Outcome {
-    let network = Network::resolve(&args.on);
-    let client = connect::anonymous_client_on(settings, Arc::new(network.clone()))?;
-    if args.watch {
-        return watch_network(&network, &client, args, settings, printer);
+    let rows = match running::find(&args.running, settings)? {
+        Some(nara) if args.watch => return block_on(watch_running(&nara, printer)),
+        Some(nara) => block_on(through(&nara, args))?,
+        None => {
+            let network = Network::resolve(&args.on);
+            let client = connect::anonymous_client_on(settings, Arc::new(network.clone()))?;
+            if args.watch {
+                return watch_network(&network, &client, args, settings, printer);
+            }
+            directly(&network, &client, args, settings)?
+        }
+    };
+    let mut table = table([
+        "NAME", "ADDRESS", "ONLINE", "PATH", "RTT", "CLOCK", "KEY ID", "KEY", "TRUST", "CAN", "ID",
+    ]);
+    for (info, result) in &rows {
+        let text = |value: Option<String>| value.map_or_else(|| "-".to_owned(), |value| harmless(&value));
+        table.add_row([
+            text(info.name.clone()),
+            text(info.address.clone()),
+            online(result.as_ref()),
+            text(info.path.clone()),
+            text(rtt(result.as_ref()).map(human)),
+            text(clock(result.as_ref()).map(told_clock)),
+            text(key_id(info, result.as_ref()).map(|key| abbreviate(&key))),
+            key_source(info, result.as_ref()),
+            text(info.verdict.clone()),
+            text(proven(info)),
+            text(info.id.as_deref().map(abbreviate)),
+        ]);
     }
-    let rows = connect::block_on_looking(&client, settings, async {
+    printer.line(render(&table))?;
+    for (info, result) in &rows {
+        warn_of_clock(&info.label, clock(result.as_ref()), printer);
+    }
+    let rows_json: Vec<Value> = rows
+        .iter()
+        .map(|(info, result)| to_json(info, result.as_ref()))
+        .collect();
+    printer.json(json!({ "peers": rows_json }))?;
+    Ok(Exit::Ok)
+}
+
+/// With the knowledge and the connections of a nara that runs.
+async fn through(nara: &LocalClient, args: &PeersListArgs) -> Outcome<Vec<Row>> {
+    let peers = nara.peers().await?;
+    if peers.is_empty() {
+        return Err(Failure::usage("the running nara knows no peers yet").hint(
+            "add peers to its peers file and run `nara-mesh reload`, or run another nara on its network",
+        ));
+    }
+    let calls = peers.into_iter().map(|peer| async move {
+        let result = if !args.offline && peer.address.is_some() && !peer.is_untrusted() {
+            Some(ping_label(Pinger::Running(nara), &peer.label, 1, Duration::ZERO).await?)
+        } else {
+            None
+        };
+        Ok::<_, Failure>((peer, result))
+    });
+    stream::iter(calls)
+        .buffered(defaults::FAN_OUT)
+        .try_collect()
+        .await
+}
+
+fn directly(
+    network: &Network,
+    client: &MeshClient,
+    args: &PeersListArgs,
+    settings: &Settings,
+) -> Outcome<Vec<Row>> {
+    connect::block_on_looking(client, settings, async {
         network.attach(&args.on, settings).await?;
-        network.find_peers(&client, &args.on).await;
+        network.find_peers(client, &args.on).await;
         let peers = client.registry().peers();
         if peers.is_empty() {
             return Err(Failure::usage("there are no peers").hint(
@@ -36,54 +106,27 @@ pub(super) fn run(args: &PeersListArgs, settings: &Settings, printer: Printer) -
                  prints the stanza of a nara",
             ));
         }
-        let calls = peers.iter().map(|peer| {
-            let (client, network) = (&client, &network);
-            async move {
-                let info = peer.info();
-                let ping = !args.offline && info.address.is_some() && !info.is_untrusted();
-                let result = if ping {
-                    Some(ping_peer(client, &PeerRef::from(peer), 1, Duration::ZERO).await)
-                } else {
-                    None
+        let calls = peers.iter().map(|peer| async move {
+            let info = peer.info();
+            let ping = !args.offline && info.address.is_some() && !info.is_untrusted();
+            let reference = PeerRef::from(peer);
+            let result = if ping {
+                let pinger = Pinger::Direct {
+                    client,
+                    prove_clocks: false,
                 };
-                let way = network.way_to(client, &PeerRef::from(peer)).await;
-                (info, result, way)
-            }
+                Some(ping_peer(pinger, &reference, 1, Duration::ZERO).await?)
+            } else {
+                None
+            };
+            let way = network.way_to(client, &reference).await;
+            Ok::<_, Failure>((Peer::of(&info).on(way.map(Into::into)), result))
         });
-        Ok(stream::iter(calls)
+        stream::iter(calls)
             .buffered(defaults::FAN_OUT)
-            .collect::<Vec<_>>()
-            .await)
-    })?;
-    let mut table = table([
-        "NAME", "ADDRESS", "ONLINE", "PATH", "RTT", "CLOCK", "KEY ID", "KEY", "TRUST", "CAN", "ID",
-    ]);
-    for (info, result, way) in &rows {
-        let text = |value: Option<String>| value.map_or_else(|| "-".to_owned(), |value| harmless(&value));
-        table.add_row([
-            text(info.name.as_ref().map(ToString::to_string)),
-            text(info.address.as_ref().map(ToString::to_string)),
-            online(result.as_ref()),
-            text(way.as_ref().map(|way| way.path.to_string())),
-            text(rtt(result.as_ref()).map(human)),
-            text(clock(result.as_ref()).map(told_clock)),
-            text(key_id(info, result.as_ref()).map(|key| abbreviate(&key))),
-            key_source(info, result.as_ref()),
-            text(verdict(info).map(str::to_owned)),
-            text(proven(info.protocol)),
-            text(info.id.as_ref().map(|id| abbreviate(id.as_str()))),
-        ]);
-    }
-    printer.line(render(&table))?;
-    for (info, result, _) in &rows {
-        warn_of_clock(&info.label(), clock(result.as_ref()), printer);
-    }
-    let rows_json: Vec<Value> = rows
-        .iter()
-        .map(|(info, result, way)| to_json(info, result.as_ref(), way.as_ref()))
-        .collect();
-    printer.json(json!({ "peers": rows_json }))?;
-    Ok(Exit::Ok)
+            .try_collect()
+            .await
+    })
 }
 
 /// Says what changes, until it is told to end.
@@ -108,8 +151,8 @@ fn online(result: Option<&PeerResult>) -> String {
     match result {
         None => "-".to_owned(),
         Some(PeerResult {
-            error: Some(error), ..
-        }) => format!("no ({})", short(error)),
+            error: Some(problem), ..
+        }) => format!("no ({})", problem.title),
         Some(_) => "yes".to_owned(),
     }
 }
@@ -119,34 +162,30 @@ fn clock(result: Option<&PeerResult>) -> Option<ToldClock> {
 }
 
 fn rtt(result: Option<&PeerResult>) -> Option<Duration> {
-    Some(result?.last.as_ref()?.rtt)
+    Some(Duration::from_micros(result?.last.as_ref()?.rtt_us))
 }
 
-fn key_id(info: &PeerInfo, result: Option<&PeerResult>) -> Option<String> {
-    let pinned = info.key.as_ref().map(|pinned| KeyId::from(&pinned.key));
-    pinned.or_else(|| result?.told_key()).map(|key| key.to_string())
+fn key_id(info: &Peer, result: Option<&PeerResult>) -> Option<String> {
+    let told = || result?.told_key().map(str::to_owned);
+    info.key_id.clone().or_else(told)
 }
 
 /// How the key was learned, and whether the peer tells the same one.
-fn key_source(info: &PeerInfo, result: Option<&PeerResult>) -> String {
-    match (&info.key, result.map(PeerResult::key_state)) {
-        (Some(pinned), Some(state @ ("matches" | "DIFFERS"))) => format!("{}, {state}", pinned.source),
-        (Some(pinned), _) => pinned.source.to_string(),
+fn key_source(info: &Peer, result: Option<&PeerResult>) -> String {
+    match (&info.key_source, result.map(PeerResult::key_state)) {
+        (Some(source), Some(state @ ("matches" | "DIFFERS"))) => format!("{source}, {state}"),
+        (Some(source), _) => source.clone(),
         (None, _) if result.and_then(PeerResult::told_key).is_some() => "from ping, unsigned".to_owned(),
         (None, _) => "unknown".to_owned(),
     }
 }
 
-fn verdict(info: &PeerInfo) -> Option<&'static str> {
-    info.decision.map(|decision| decision.verdict.as_str())
-}
-
 /// What the peer has proven that it can do.
-fn proven(protocol: PeerProtocol) -> Option<String> {
+fn proven(info: &Peer) -> Option<String> {
     let words = [
-        (protocol.v2, "v2"),
-        (protocol.tls, "tls"),
-        (protocol.raw_public_key, "raw-key"),
+        (info.v2, "v2"),
+        (info.tls, "tls"),
+        (info.raw_public_key, "raw-key"),
     ];
     let words: Vec<&str> = words
         .into_iter()
@@ -164,27 +203,27 @@ fn abbreviate(id: &str) -> String {
     }
 }
 
-fn to_json(info: &PeerInfo, result: Option<&PeerResult>, way: Option<&Way>) -> Value {
+fn to_json(info: &Peer, result: Option<&PeerResult>) -> Value {
     json!({
-        "name": info.name.as_ref().map(|name| name.as_str()),
-        "id": info.id.as_ref().map(|id| id.as_str()),
+        "name": info.name,
+        "id": info.id,
         "address": info.address,
         "online": result.map(|result| result.error.is_none()),
         "error": result.and_then(|result| result.error.as_ref()).map(ToString::to_string),
         "rtt_us": rtt(result).map(micros),
-        "path": way.map(|way| way.path.to_string()),
-        "host_name": way.and_then(|way| way.granted_name.as_deref()),
-        "clock_offset_us": clock(result).map(|clock| clock.offset.nanos() / 1_000),
-        "clock_uncertainty_us": clock(result).map(|clock| micros(clock.offset.uncertainty())),
+        "path": info.path,
+        "host_name": info.host_name,
+        "clock_offset_us": clock(result).map(|clock| clock.offset / 1_000),
+        "clock_uncertainty_us": clock(result).map(|clock| micros(clock.uncertainty)),
         "clock_proven": clock(result).map(|clock| clock.proven),
         "key_id": key_id(info, result),
-        "key_source": info.key.as_ref().map(|pinned| pinned.source.to_string()),
-        "learned_at_ms": info.key.as_ref().map(|pinned| pinned.learned_at.get()),
-        "verdict": verdict(info),
-        "decided_at_ms": info.decision.map(|decision| decision.at.get()),
-        "v2": info.protocol.v2,
-        "tls": info.protocol.tls,
-        "raw_public_key": info.protocol.raw_public_key,
-        "key_matches": result.and_then(|result| result.last.as_ref()).and_then(|report| report.key_matches),
+        "key_source": info.key_source,
+        "learned_at_ms": info.learned_at_ms,
+        "verdict": info.verdict,
+        "decided_at_ms": info.decided_at_ms,
+        "v2": info.v2,
+        "tls": info.tls,
+        "raw_public_key": info.raw_public_key,
+        "key_matches": result.and_then(|result| result.last.as_ref()).and_then(|pong| pong.key_matches),
     })
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::routing::get;
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use nara_mesh::metrics;
 use tokio::net::TcpListener;
 
@@ -20,16 +20,8 @@ const BUCKETS: [f64; 12] = [
 /// How often the recorder tidies up what it has not been asked for.
 const UPKEEP: Duration = Duration::from_secs(5);
 
-/// Records metrics from now on, and serves them under `/metrics` until the program ends. Returns the address.
-pub(super) async fn start(address: SocketAddr) -> Outcome<SocketAddr> {
-    let listener = TcpListener::bind(address).await.map_err(|error| {
-        Failure::failed(format!("metrics cannot be served on {address}"))
-            .caused_by(error)
-            .hint("choose another port, or an address of this machine (--metrics)")
-    })?;
-    let bound = listener.local_addr().map_err(|error| {
-        Failure::failed("the address of the metrics listener is unknown").caused_by(error)
-    })?;
+/// Records metrics from now on.
+pub(super) fn record() -> Outcome<PrometheusHandle> {
     let recorder = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_duration_seconds".to_owned()), &BUCKETS)
         .and_then(PrometheusBuilder::install_recorder)
@@ -43,6 +35,19 @@ pub(super) async fn start(address: SocketAddr) -> Outcome<SocketAddr> {
             upkeep.run_upkeep();
         }
     });
+    Ok(recorder)
+}
+
+/// Serves metrics under `/metrics` until the program ends. Returns the address.
+pub(super) async fn serve(address: SocketAddr, recorder: PrometheusHandle) -> Outcome<SocketAddr> {
+    let listener = TcpListener::bind(address).await.map_err(|error| {
+        Failure::failed(format!("metrics cannot be served on {address}"))
+            .caused_by(error)
+            .hint("choose another port, or an address of this machine (--metrics)")
+    })?;
+    let bound = listener.local_addr().map_err(|error| {
+        Failure::failed("the address of the metrics listener is unknown").caused_by(error)
+    })?;
     let router = Router::new().route("/metrics", get(async move || recorder.render()));
     tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, router).await {

@@ -2,9 +2,9 @@
 
 use std::ffi::OsString;
 
+use nara_local_api::model::Reloaded;
 use nara_mesh::Nara;
-use nara_proto::identity::NaraName;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::arguments::{self, Refused};
 use crate::failure::{Failure, Outcome};
@@ -14,7 +14,7 @@ use crate::settings::Settings;
 
 /// Reads the configuration and the peers again and applies them. What is wrong in one place does not keep the rest
 /// from being applied: a ban waits for nothing. Returns what is in force.
-pub(super) async fn reload(nara: &Nara, started: &Settings, printer: Printer) -> Outcome<Value> {
+pub(super) async fn reload(nara: &Nara, started: &Settings, printer: Printer) -> Outcome<Reloaded> {
     let mut problems = Vec::new();
     let fresh = match read_again() {
         Ok(fresh) => Some(fresh),
@@ -46,21 +46,21 @@ pub(super) async fn reload(nara: &Nara, started: &Settings, printer: Printer) ->
     for problem in &problems {
         printer.warn(format_args!("not reloaded: {problem}"));
     }
-    let decided: Vec<&str> = decided.iter().map(NaraName::as_str).collect();
     let peers = nara.registry().peers();
     let untrusted = peers
         .iter()
         .map(|peer| peer.info())
         .filter(|info| info.is_untrusted());
-    let in_force = json!({
-        "configured": configured,
-        "decided": decided,
-        "untrusted": untrusted.map(|info| info.label()).collect::<Vec<_>>(),
-        "problems": problems,
-        "restart": fresh.map(|fresh| changed(started, &fresh)).unwrap_or_default(),
-    });
+    let restart = fresh.map(|fresh| changed(started, &fresh)).unwrap_or_default();
+    let in_force = Reloaded {
+        configured,
+        decided: decided.iter().map(ToString::to_string).collect(),
+        untrusted: untrusted.map(|info| info.label()).collect(),
+        problems,
+        restart: restart.into_iter().map(str::to_owned).collect(),
+    };
     printer.note("reloaded: configuration, peers and decisions");
-    let mut line = in_force.clone();
+    let mut line = json!(in_force);
     line["event"] = json!("reloaded");
     printer.json_line(line)?;
     Ok(in_force)

@@ -1,12 +1,14 @@
 //! `sync --reconcile` and `sync --check`.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use nara_local_api::model::Reconciled;
 use nara_mesh::client::{MeshClient, PeerRef, ReconcileOptions, SyncError};
 use nara_mesh::ledger::Ledger;
 use nara_proto::event::Service;
 use nara_proto::reconcile::Scope;
 use nara_proto::time::UnixSeconds;
+use serde::Deserialize;
 use serde_json::json;
 
 use super::failure;
@@ -49,8 +51,13 @@ pub(super) async fn check(
     printer: Printer,
 ) -> Outcome {
     let start = Instant::now();
-    let check = match client.peer(peer).check_in_sync(ledger, scope).await {
-        Ok(check) => check,
+    let checked = match client.peer(peer).check_in_sync(ledger, scope).await {
+        Ok(check) => Checked {
+            in_sync: check.in_sync,
+            events_here: check.events_here,
+            bytes_sent: check.bytes_sent,
+            bytes_received: check.bytes_received,
+        },
         Err(SyncError::Peer(error)) if error.status().is_some_and(|status| status == 404) => {
             return Err(Failure::from(error).hint(
                 "the peer does not support reconciliation: sync without --check \
@@ -59,6 +66,19 @@ pub(super) async fn check(
         }
         Err(error) => return Err(failure(error)),
     };
+    tell_check(checked, start.elapsed(), args, printer)
+}
+
+/// Whether both have the same events.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub(super) struct Checked {
+    in_sync: bool,
+    events_here: usize,
+    bytes_sent: u64,
+    bytes_received: u64,
+}
+
+pub(super) fn tell_check(check: Checked, elapsed: Duration, args: &SyncArgs, printer: Printer) -> Outcome {
     let bytes = check.bytes_sent + check.bytes_received;
     let events = count(check.events_here, "event");
     printer.line(if check.in_sync {
@@ -72,7 +92,7 @@ pub(super) async fn check(
         "events_here": check.events_here,
         "bytes_sent": check.bytes_sent,
         "bytes_received": check.bytes_received,
-        "elapsed_us": micros(start.elapsed()),
+        "elapsed_us": micros(elapsed),
     }))?;
     Ok(if check.in_sync { Exit::Ok } else { Exit::Partial })
 }
@@ -93,8 +113,11 @@ pub(super) async fn fetch(
     let report = bar.follow(progress, reconciled).await;
     bar.finish();
     let report = report.map_err(failure)?;
-    let elapsed = start.elapsed();
-    let counts = Counts::of(&report.fetch, report.refused.clone());
+    tell(&Reconciled::of(&report, start.elapsed()), args, printer)
+}
+
+pub(super) fn tell(report: &Reconciled, args: &SyncArgs, printer: Printer) -> Outcome {
+    let counts = Counts::from(report.counts.clone());
     printer.line(if report.fell_back {
         "the peer does not support reconciliation: its events were fetched page by page".to_owned()
     } else {
@@ -121,7 +144,11 @@ pub(super) async fn fetch(
             count(report.pushed, "event")
         ))?;
     }
-    printer.line(format_args!("{} in {}", counts.summary(true), human(elapsed)))?;
+    printer.line(format_args!(
+        "{} in {}",
+        counts.summary(true),
+        human(Duration::from_micros(report.elapsed_us))
+    ))?;
     if !report.complete {
         printer.warn("the ledgers differ too much to find everything at once: run it again, or sync without --reconcile");
     }
@@ -138,7 +165,7 @@ pub(super) async fn fetch(
     object["pushed"] = json!(report.pushed);
     object["fell_back"] = json!(report.fell_back);
     object["complete"] = json!(report.complete);
-    object["elapsed_us"] = json!(micros(elapsed));
+    object["elapsed_us"] = json!(report.elapsed_us);
     printer.json(object)?;
     let whole = report.complete && counts.refused_count == 0;
     Ok(if whole { Exit::Ok } else { Exit::Partial })
