@@ -1,7 +1,7 @@
 //! Events of this nara, made and signed.
 
 use nara_mesh::LocalNara;
-use nara_proto::event::{Payload, SocialPayload, SyncEvent};
+use nara_proto::event::{EventProblem, Payload, SocialPayload, SyncEvent};
 use nara_proto::time::UnixNanos;
 
 use crate::model::DmKind;
@@ -19,7 +19,16 @@ pub fn complete(mut event: SyncEvent, nara: &LocalNara) -> SyncEvent {
 }
 
 /// A signed event that says something about a nara.
-pub fn social(nara: &LocalNara, kind: DmKind, target: &str, text: &str, now: UnixNanos) -> SyncEvent {
+///
+/// # Errors
+/// [`EventProblem`] if the event could be read in another way than it is meant.
+pub fn social(
+    nara: &LocalNara,
+    kind: DmKind,
+    target: &str,
+    text: &str,
+    now: UnixNanos,
+) -> Result<SyncEvent, EventProblem> {
     let payload = SocialPayload {
         kind: kind.as_str().to_owned(),
         actor: nara.name().to_string(),
@@ -28,5 +37,8 @@ pub fn social(nara: &LocalNara, kind: DmKind, target: &str, text: &str, now: Uni
         reason: text.to_owned(),
         ..SocialPayload::default()
     };
-    complete(SyncEvent::new(now, Payload::Social(payload)), nara)
+    let (name, keypair) = (nara.name().as_str(), nara.keypair());
+    let mut event = SyncEvent::try_signed(now, Payload::Social(payload), name, keypair)?;
+    nara.id().as_str().clone_into(&mut event.emitter_id);
+    Ok(event)
 }

@@ -6,8 +6,12 @@ use std::fmt;
 use http::StatusCode;
 use nara_mesh::client::{ClientError, ClientErrorKind, InvalidPeerRef, SyncError};
 use nara_mesh::ledger::LedgerError;
+use nara_mesh::registry::{KeyConflict, KeyRefused, RegisterError};
+use nara_proto::identity::KeyId;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+
+use crate::model::Conflict;
 
 /// The beginning of every type of a problem.
 const TYPE: &str = "urn:nara-mesh:problem:";
@@ -52,6 +56,12 @@ pub struct Problem {
     /// The nara that is not trusted, or whose key is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nara: Option<String>,
+    /// The pinned key and another one that was offered, if that is the cause.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conflict: Option<Conflict>,
+    /// The key id of a key that is not trusted, if that is the cause. Its name is `nara`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused_key_id: Option<String>,
     /// The status with which the peer refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peer_status: Option<u16>,
@@ -80,6 +90,8 @@ impl Problem {
             hint: None,
             peer: None,
             nara: None,
+            conflict: None,
+            refused_key_id: None,
             peer_status: None,
             retry_after_ms: None,
             causes: Vec::new(),
@@ -151,18 +163,38 @@ impl From<&ClientError> for Problem {
         } else {
             ProblemClass::Failed
         };
+        let (conflict, refused) = keys(error);
+        let refused_name = refused.as_ref().map(|refused| refused.name.to_string());
         let retry_after = error.retry_after().map(|wait| wait.as_millis());
         Self {
             title,
             hint: error.hint().map(Into::into),
             peer: Some(error.peer().to_owned()),
-            nara: error.nara().map(ToString::to_string),
+            nara: error.nara().map(ToString::to_string).or(refused_name),
+            conflict: conflict.as_ref().map(Conflict::of),
+            refused_key_id: refused.map(|refused| KeyId::from(&refused.offered).to_string()),
             peer_status: error.status().map(|status| status.as_u16()),
             retry_after_ms: retry_after.and_then(|wait| u64::try_from(wait).ok()),
             causes: causes(error),
             ..Self::new(error.kind().as_str(), status, class, error)
         }
     }
+}
+
+/// The conflict of two keys, or the key that is not trusted, among the causes of an error.
+fn keys(error: &(dyn Error + 'static)) -> (Option<KeyConflict>, Option<KeyRefused>) {
+    for cause in std::iter::successors(Some(error), |&error| error.source()) {
+        let boxed = cause.downcast_ref::<Box<RegisterError>>().map(Box::as_ref);
+        match cause.downcast_ref::<RegisterError>().or(boxed) {
+            Some(RegisterError::KeyConflict(conflict)) => return (Some(conflict.clone()), None),
+            Some(RegisterError::KeyRefused(refused)) => return (None, Some(refused.clone())),
+            _ => {}
+        }
+        if let Some(refused) = cause.downcast_ref::<KeyRefused>() {
+            return (None, Some(refused.clone()));
+        }
+    }
+    (None, None)
 }
 
 /// The status, and what happened in a few words.

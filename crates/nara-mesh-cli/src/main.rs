@@ -19,6 +19,7 @@ mod peer_events;
 mod permissions;
 mod places;
 mod printer;
+mod remedy;
 mod run;
 mod running;
 mod settings;

@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 
 use nara_local_api::client::{CallError, LocalClient, socket_file};
 use nara_local_api::{Problem, ProblemClass};
-use nara_mesh::registry::retrust_command;
 
 use crate::cli::RunningArgs;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::places::{home_folder, variable};
+use crate::remedy;
 use crate::settings::Settings;
 
 /// Arguments that describe another way to the mesh than the one of a running nara.
@@ -145,6 +145,9 @@ pub(crate) fn is_unknown_peer(problem: &Problem) -> bool {
 
 /// What to do about a problem, with the command where there is one.
 pub(crate) fn hint(problem: &Problem) -> Option<String> {
+    if let Some(remedy) = remedy::of_problem(problem) {
+        return Some(remedy);
+    }
     let command = match problem.name() {
         "downgrade" => {
             "if the peer went back to an older version on purpose, run `nara-mesh peers trust NAME --replace`"
@@ -158,7 +161,7 @@ pub(crate) fn hint(problem: &Problem) -> Option<String> {
             let name = problem.nara.as_ref().and_then(|name| name.parse().ok())?;
             return Some(format!(
                 "to lift the ban, run `{}`",
-                retrust_command(&name, false)
+                remedy::trust_again(&name, false)
             ));
         }
         _ => return problem.hint.clone(),

@@ -206,8 +206,6 @@ pub struct Conflict {
     pub offered_key_id: String,
     /// Who offered it.
     pub offered_by: String,
-    /// What to do if the other key is the right one.
-    pub remedy: String,
     /// All of it, in words.
     pub text: String,
 }
@@ -221,7 +219,6 @@ impl Conflict {
             pinned_source: conflict.pinned.source.to_string(),
             offered_key_id: KeyId::from(&conflict.offered).to_string(),
             offered_by: conflict.offered_by.to_string(),
-            remedy: conflict.remedy(),
             text: conflict.to_string(),
         }
     }

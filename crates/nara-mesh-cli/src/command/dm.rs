@@ -73,13 +73,9 @@ async fn compose(args: &DmArgs, nara: &LocalNara, client: &MeshClient, peer: &Pe
         Some(name) => name.clone(),
         None => connect::name_of(client, peer).await?,
     };
-    Ok(social(
-        nara,
-        kind(args),
-        &target,
-        &text(args),
-        SystemClock.now_nanos(),
-    ))
+    // The target may be a name that a peer chose.
+    social(nara, kind(args), &target, &text(args), SystemClock.now_nanos())
+        .map_err(|problem| Failure::usage(format!("the message is not signed: {problem}")))
 }
 
 fn text(args: &DmArgs) -> String {

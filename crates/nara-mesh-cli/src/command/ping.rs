@@ -19,6 +19,7 @@ use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::network::Network;
 use crate::printer::{Printer, harmless, human, micros, render, table};
+use crate::remedy;
 use crate::running::{self, hint, is_unknown_peer};
 use crate::settings::Settings;
 
@@ -413,7 +414,10 @@ fn print(results: &[PeerResult], printer: Printer) -> Outcome<()> {
         }
         warn_of_clock(&result.label, result.clock, printer);
         if let Some(conflict) = &result.conflict {
-            printer.warn(&conflict.text);
+            match remedy::of_told(conflict) {
+                Some(remedy) => printer.warn(format_args!("{}: {remedy}", conflict.text)),
+                None => printer.warn(&conflict.text),
+            }
         } else if result.key_differs() {
             printer.warn(format_args!(
                 "{} answers without a valid key, but a key is pinned for it: another nara is at its address",

@@ -52,6 +52,7 @@ pub(super) async fn dm(
             };
             let now = shared.nara.client().clock().now_nanos();
             social(nara, message.kind, &about, &text, now)
+                .map_err(|problem| Problem::invalid(format!("the message is not signed: {problem}")))?
         }
         _ => return Err(Problem::invalid("a direct message has either a text or an event")),
     };

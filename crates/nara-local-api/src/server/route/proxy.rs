@@ -165,7 +165,7 @@ fn is_of_the_connection(name: &HeaderName) -> bool {
 }
 
 fn is_of_the_channel(name: &HeaderName) -> bool {
-    let name = name.as_str().replace('_', "-");
+    let name = name.as_str().replace(|c: char| !c.is_ascii_alphanumeric(), "-");
     name.starts_with("x-nara-")
         || matches!(
             &*name,
@@ -286,6 +286,7 @@ mod tests {
             ("upgrade", "websocket"),
             ("x-nara-sender", "root"),
             ("x_nara_sender", "root"),
+            ("x.nara.sender", "root"),
             ("x-nara-stream", "?1"),
             ("signature", "sig=:AA==:"),
             ("content-digest", "sha-256=:AA==:"),

@@ -19,6 +19,7 @@ use crate::failure::{Failure, Outcome};
 use crate::keeping::make_folder_of;
 use crate::ledger_file;
 use crate::printer::{Printer, harmless};
+use crate::remedy;
 use crate::running;
 use crate::settings::Settings;
 
@@ -231,8 +232,5 @@ fn refused(conflict: &KeyConflict) -> Failure {
         Exit::Unauthenticated,
         format!("{name} is pinned to key {pinned} ({source})"),
     )
-    .hint(format!(
-        "if its owner confirms the new key: {}",
-        conflict.remedy()
-    ))
+    .hint(remedy::of_conflict(conflict))
 }

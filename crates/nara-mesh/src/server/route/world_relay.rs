@@ -31,7 +31,7 @@ const VERIFIED_HERE: usize = 16;
 /// `POST /world/relay` (docs/protocol/v1.md, section 7.6).
 ///
 /// The message travels on before the answer, as elsewhere, within the time that the caller of the first hop
-/// waits: [`defaults::CALL_TIMEOUT`] from when we got the request, less a margin.
+/// waits: 5 s from when we got the request, less a margin.
 pub(super) async fn handle(
     State(shared): State<Arc<Shared>>,
     sender: VerifiedSender,
@@ -50,7 +50,7 @@ pub(super) async fn handle(
     }
 
     let local = &shared.local;
-    message.add_hop(local.name().as_str(), shared.clock.now_seconds(), local.keypair());
+    message.add_hop(local.name().as_str(), shared.clock.now_seconds(), local.keypair())?;
     let complete = message.is_complete();
     tracing::info!(
         sender = %sender.name(), originator = %crate::seldom::shown(&message.originator), complete,
