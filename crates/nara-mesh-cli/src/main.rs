@@ -10,6 +10,7 @@ mod control;
 mod exit;
 mod explain;
 mod failure;
+mod journal;
 mod keeping;
 mod ledger_file;
 mod listing;
@@ -21,6 +22,7 @@ mod permissions;
 mod places;
 mod printer;
 mod run;
+mod service_manager;
 mod settings;
 
 use std::process::ExitCode;

@@ -4,6 +4,7 @@ mod exposition;
 mod feed;
 mod reload;
 mod signals;
+mod work;
 
 pub(super) use feed::Feed;
 
@@ -21,9 +22,11 @@ use serde_json::json;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
+use self::exposition::Exposition;
 use self::feed::{FeedHandler, Lines};
 use self::reload::reload;
 use self::signals::{Signal, Signals};
+use self::work::Work;
 use crate::cli::{Expose, ServingArgs};
 use crate::control::{Asked, Control, Question};
 use crate::exit::Exit;
@@ -31,6 +34,7 @@ use crate::failure::{Failure, Outcome};
 use crate::keeping;
 use crate::peer_events::{self, Told};
 use crate::printer::Printer;
+use crate::service_manager;
 use crate::settings::Settings;
 
 /// A nara that is about to run.
@@ -38,7 +42,7 @@ pub(super) struct Serving {
     expose: Vec<Expose>,
     gossip: Option<GossipConfig>,
     grace: Duration,
-    metrics: Option<SocketAddr>,
+    metrics: Option<Exposition>,
     signals: Signals,
     feed: Feed,
     lines: Lines,
@@ -52,7 +56,7 @@ impl Serving {
         let metrics = args.metrics()?;
         let gossip = (!args.no_gossip).then(|| GossipConfig::with_degree(args.gossip_degree.into()));
         let metrics = match metrics {
-            Some(address) => Some(exposition::start(address).await?),
+            Some(address) => Some(Exposition::start(address).await?),
             None => None,
         };
         let (feed, lines) = Feed::new();
@@ -96,7 +100,15 @@ impl Serving {
         let nara = builder.start().await?;
         tokio::spawn(show_peer_events(events, self.feed.clone()));
         keeping::log(nara.recalled());
-        announce(&nara, self.metrics, self.printer)?;
+        if let Some(metrics) = &self.metrics {
+            let file = settings.running_folder()?.join("ledger.db");
+            metrics.measure(nara.ledger().clone(), file);
+        }
+        announce(
+            &nara,
+            self.metrics.as_ref().map(Exposition::address),
+            self.printer,
+        )?;
         Ok(nara)
     }
 
@@ -115,6 +127,7 @@ impl Serving {
         )
         .await?;
         drop(control);
+        service_manager::stopping(format_args!("ending within {} s", self.grace.as_secs_f64()));
         printer.note(format_args!("ending within {} s", self.grace.as_secs_f64()));
         // A second signal does not wait.
         let outcome = tokio::select! {
@@ -142,6 +155,8 @@ async fn until_told_to_end(
 ) -> Outcome<()> {
     let mut address = nara.watch_address();
     let mut before = *address.borrow_and_update();
+    let mut work = Work::new(nara);
+    service_manager::ready(work.status());
     loop {
         tokio::select! {
             () = nara.finished() => {
@@ -155,15 +170,16 @@ async fn until_told_to_end(
                 }
                 before = now;
             }
+            () = work.report() => {}
             signal = signals.next() => match signal {
                 Signal::End => return Ok(()),
                 Signal::Reload => {
-                    reload(nara, settings, printer).await?;
+                    reload(nara, settings, &work, printer).await?;
                 }
             },
             asked = next_question(control.as_deref_mut()) => {
                 let answer = match asked.question {
-                    Question::Reload => reload(nara, settings, printer).await?,
+                    Question::Reload => reload(nara, settings, &work, printer).await?,
                 };
                 asked.answer(answer);
             }

@@ -69,6 +69,8 @@ impl Daemon {
             command.arg("--state=mem:");
         }
         let mut shell = command
+            // What the daemon tells of itself is not about this service.
+            .env_remove("NOTIFY_SOCKET")
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
