@@ -67,7 +67,7 @@ impl Machine {
             let unfinished = folder.join("root.tar.new");
             let mut mmdebstrap = Command::new("mmdebstrap");
             mmdebstrap.args(["--quiet", "--format=tar", "--variant=minbase"]);
-            mmdebstrap.arg(format!("--include={PACKAGES}")).args(["stable"]);
+            mmdebstrap.arg(format!("--include={PACKAGES}")).arg(release());
             run_program(mmdebstrap.arg(&unfinished))?;
             fs::rename(&unfinished, &archive).map_err(|error| format!("{}: {error}", archive.display()))?;
         }
@@ -162,6 +162,15 @@ impl Machine {
         inside.args(["DEBIAN_FRONTEND=noninteractive", "/bin/sh", "-euc", command]);
         inside
     }
+}
+
+/// The Debian of this machine: another one may have an older C library than the program was linked with.
+fn release() -> String {
+    let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let name = release
+        .lines()
+        .find_map(|line| line.strip_prefix("VERSION_CODENAME="));
+    name.unwrap_or("stable").to_owned()
 }
 
 impl Drop for Machine {
