@@ -21,6 +21,7 @@ mod peer_events;
 mod permissions;
 mod places;
 mod printer;
+mod remedy;
 mod run;
 mod service_manager;
 mod settings;
