@@ -92,7 +92,13 @@ fn deb(profile: &str, version: Option<&str>) -> Result<PathBuf, String> {
     deb.args(["deb", "--package", "nara-mesh-cli", "--no-build", "--locked"]);
     deb.args(["--profile", profile, "--quiet"]);
     if let Some(version) = version {
-        deb.args(["--deb-version", version]);
+        // Elsewhere, because a package replaces older ones beside it.
+        deb.args(["--deb-version", version, "--output"])
+            .arg(target().join("package/"));
+    }
+    if version.is_some() || profile == "dev" {
+        // It is not for anybody else.
+        deb.arg("--fast");
     }
     // Tools of ours may be below target/.
     let tools = target().join("tools/bin");
@@ -145,6 +151,14 @@ fn try_out(older: &Path, newer: &Path) -> Result<(), String> {
     expect(&journal, "reloaded: configuration, peers and decisions")?;
     report("they talk, reload, and log to the journal");
 
+    let alice = "nara-mesh --config /etc/nara-mesh/alice/config.toml";
+    machine.run(&format!(
+        "{alice} backup /var/tmp/alice.db && chown nara-mesh /var/tmp/alice.db && systemctl stop nara-mesh@alice && \
+         runuser -u nara-mesh -- {alice} restore /var/tmp/alice.db --replace && systemctl start nara-mesh@alice"
+    ))?;
+    expect(&machine.run(events)?, "hello from bob")?;
+    report("a backup that was made meanwhile is restored");
+
     let process = "systemctl show --property MainPID --value nara-mesh@alice";
     let before = machine.run(process)?;
     machine.run("dpkg --install /root/newer.deb")?;
@@ -185,7 +199,7 @@ fn set_up(machine: &Machine, name: &str, port: u16) -> Result<(), String> {
 
 /// Runs the program as `packaging/Containerfile` lays it out.
 fn contain(machine: &Machine) -> Result<(), String> {
-    let program = "/root/nara-mesh";
+    let program = "/usr/local/bin/nara-mesh";
     machine.run(&format!(
         "dpkg --fsys-tarfile /root/newer.deb | tar --extract --file - --to-stdout ./usr/bin/nara-mesh > {program} && \
          chmod 755 {program} && mkdir --parents /data && {program} id new --name alice --out /data/soul.toml && \
@@ -195,9 +209,9 @@ fn contain(machine: &Machine) -> Result<(), String> {
     machine.run(&format!(
         "systemd-run --quiet --unit contained --service-type notify --property NotifyAccess=main \
          --uid 10001 --gid 10001 --property ReadOnlyPaths=/ --property ReadWritePaths=/data \
-         --property BindReadOnlyPaths={program}:/usr/bin/nara-mesh --property CapabilityBoundingSet= \
+         --property CapabilityBoundingSet= \
          --property NoNewPrivileges=yes --setenv NARA_MESH_SOUL_FILE=/data/soul.toml \
-         --setenv NARA_MESH_DATA_DIR=/data --setenv NARA_MESH_NETWORK=loopback /usr/bin/nara-mesh up"
+         --setenv NARA_MESH_DATA_DIR=/data --setenv NARA_MESH_NETWORK=loopback {program} up"
     ))?;
     machine.run(&format!(
         "{program} health && test -s /data/ledger.db && systemctl stop contained"

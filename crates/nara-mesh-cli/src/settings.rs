@@ -80,7 +80,7 @@ impl Settings {
             // The file of a service may name what only its manager can read.
             in_file => credential("soul")
                 .map(SoulSource::Credential)
-                .or(in_file.map(SoulSource::File))
+                .or_else(|| in_file.map(SoulSource::File))
                 .or_else(|| existing_default("soul.toml").map(SoulSource::File)),
         };
         let default_peers = || existing_default("peers.toml").or_else(|| existing_default("peers.d"));

@@ -38,6 +38,9 @@ for device in null zero full random urandom tty; do
     touch "$root/dev/$device"
     mount --bind "/dev/$device" "$root/dev/$device"
 done
+mkdir "$root/dev/pts" "$root/dev/shm"
+mount -t devpts -o newinstance,ptmxmode=0666,mode=0620,gid=5 devpts "$root/dev/pts"
+ln -s pts/ptmx "$root/dev/ptmx"
 mount -t tmpfs tmpfs "$root/run"
 mount -t tmpfs tmpfs "$root/tmp"
 if [ "$unified" = cgroup2fs ]; then
@@ -48,7 +51,13 @@ else
     mount -t cgroup -o none,name=systemd cgroup "$root/sys/fs/cgroup/systemd"
     mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup/unified" || true
 fi
-exec chroot "$root" /usr/bin/env -i container=nara-mesh PATH=/usr/sbin:/usr/bin:/sbin:/bin /lib/systemd/systemd
+# No chroot: inside of one, nobody can make a user namespace.
+cd "$root"
+pivot_root . .
+umount --lazy .
+# systemd passes credentials on by mounts.
+mount --make-rshared /
+exec /usr/bin/env -i container=nara-mesh PATH=/usr/sbin:/usr/bin:/sbin:/bin /lib/systemd/systemd
 "#;
 
 /// A machine that runs, until it is dropped.
