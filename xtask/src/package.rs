@@ -202,7 +202,7 @@ fn contain(machine: &Machine) -> Result<(), String> {
     let program = "/usr/local/bin/nara-mesh";
     machine.run(&format!(
         "dpkg --fsys-tarfile /root/newer.deb | tar --extract --file - --to-stdout ./usr/bin/nara-mesh > {program} && \
-         chmod 755 {program} && mkdir --parents /data && {program} id new --name alice --out /data/soul.toml && \
+         chmod 755 {program} && useradd --uid 10001 --no-create-home contained && mkdir --parents /data && {program} id new --name alice --out /data/soul.toml && \
          chown -R 10001:10001 /data"
     ))?;
     // As `podman run --read-only --user 10001 --volume …:/data` does it.
