@@ -225,10 +225,12 @@ impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
         match error {
             StartError::Peer(error) => error.into(),
+            StartError::Serve(ServeError::Build(BuildError::Routes(error))) => {
+                Self::usage(format!("--expose: {error}"))
+            }
             StartError::Serve(ServeError::Build(BuildError::Stash(error))) => {
                 Self::failed("stash.db in the data folder cannot be used").caused_by(error)
             }
-            StartError::Serve(ServeError::Build(error)) => Self::usage(format!("--expose: {error}")),
             StartError::Serve(error) => Self::failed(error.to_string()).caused_by(error),
             error => Self::failed("the ledger cannot be opened").caused_by(error),
         }
