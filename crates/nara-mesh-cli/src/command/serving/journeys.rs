@@ -158,7 +158,9 @@ mod tests {
         assert_eq!(listed(&journeys)[0]["last_seen"], "bob");
         for name in ["bob", "alice"] {
             let nara = LocalNara::generate(name).unwrap();
-            message.add_hop(name, UnixMillis::new(0).to_seconds(), nara.keypair());
+            message
+                .add_hop(name, UnixMillis::new(0).to_seconds(), nara.keypair())
+                .unwrap();
         }
         journeys.came_home(&message);
         let home = listed(&journeys)[0].clone();

@@ -2,9 +2,10 @@
 
 use nara_mesh::identity::LocalNara;
 use nara_proto::go_json;
+use nara_proto::identity::KeyPair;
 use nara_proto::world::WorldMessage;
 
-use super::super::check::{Check, Group, Need, differs, ensure, must, run};
+use super::super::check::{Check, Group, Need, Verdict, differs, ensure, must, run};
 use super::super::peer::Peer;
 use super::super::wire::{Draft, post};
 
@@ -24,11 +25,7 @@ const CHECKS: &[Check] = &[
             let stranger = LocalNara::generate("a-stranger-of-conformance")
                 .map_err(|error| differs(error.to_string()))?;
             let mut message = postcard(peer);
-            message.add_hop(
-                stranger.name().as_str(),
-                peer.now().to_seconds(),
-                stranger.keypair(),
-            );
+            stamp(&mut message, stranger.name().as_str(), stranger.keypair(), peer)?;
             let answer = peer.refuses(draft(peer, &message), 400).await?;
             answer.begins_with("chain verification failed: unknown public key for a-stranger-of-conformance")
         }),
@@ -41,7 +38,7 @@ const CHECKS: &[Check] = &[
             let thief =
                 LocalNara::generate(peer.v1.name().as_str()).map_err(|error| differs(error.to_string()))?;
             let mut message = postcard(peer);
-            message.add_hop(thief.name().as_str(), peer.now().to_seconds(), thief.keypair());
+            stamp(&mut message, thief.name().as_str(), thief.keypair(), peer)?;
             let answer = peer.refuses(draft(peer, &message), 400).await?;
             answer.begins_with("chain verification failed: invalid signature from ")
         }),
@@ -52,11 +49,7 @@ const CHECKS: &[Check] = &[
         "a hop whose signature is no base64: 400 `chain verification failed: …`",
         run!(|peer| {
             let mut message = postcard(peer);
-            message.add_hop(
-                peer.v1.name().as_str(),
-                peer.now().to_seconds(),
-                peer.v1.keypair(),
-            );
+            stamp(&mut message, peer.v1.name().as_str(), peer.v1.keypair(), peer)?;
             for hop in message.hops.iter_mut().flatten() {
                 hop.signature = "!".to_owned();
             }
@@ -70,11 +63,7 @@ const CHECKS: &[Check] = &[
         "error answers are signed: 400",
         run!(|peer| {
             let mut message = postcard(peer);
-            message.add_hop(
-                "a-stranger-of-conformance",
-                peer.now().to_seconds(),
-                peer.v1.keypair(),
-            );
+            stamp(&mut message, "a-stranger-of-conformance", peer.v1.keypair(), peer)?;
             peer.signed_v1(&peer.refuses(draft(peer, &message), 400).await?)
         }),
     ),
@@ -97,6 +86,11 @@ const CHECKS: &[Check] = &[
     )
     .needs(&[Need::Write]),
 ];
+
+fn stamp(message: &mut WorldMessage, name: &str, keypair: &KeyPair, peer: &Peer) -> Verdict {
+    let stamped = message.add_hop(name, peer.now().to_seconds(), keypair);
+    stamped.map_err(|error| differs(error.to_string()))
+}
 
 fn postcard(peer: &Peer) -> WorldMessage {
     WorldMessage::new(peer.v1.name().as_str(), "conformance", peer.now().to_nanos())
