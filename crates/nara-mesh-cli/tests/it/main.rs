@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod conformance;
 mod demo;
 mod doctor;
 mod events;
@@ -15,6 +16,7 @@ mod peers;
 mod serve;
 mod settings;
 mod sign;
+mod stash;
 mod tailnet;
 mod trust;
 mod up;
