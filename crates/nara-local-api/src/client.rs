@@ -115,13 +115,14 @@ impl LocalClient {
         Ok(list.peers)
     }
 
-    /// Pings a peer. With `prove_clock`, the peer is asked for a signed answer if the ping does not prove its clock.
+    /// Pings a peer. With `whole`, the peer is asked for a signed answer if the ping does not prove its clock, and for its
+    /// coordinates.
     ///
     /// # Errors
     /// [`CallError`].
-    pub async fn ping(&self, peer: &str, prove_clock: bool) -> Result<Pong, CallError> {
-        let prove = if prove_clock { "true" } else { "false" };
-        let path = self.peer_path(peer, "ping", &[("prove_clock", prove)]);
+    pub async fn ping(&self, peer: &str, whole: bool) -> Result<Pong, CallError> {
+        let whole = if whole { "true" } else { "false" };
+        let path = self.peer_path(peer, "ping", &[("prove_clock", whole), ("estimate", whole)]);
         self.send(Method::POST, &path, &()).await
     }
 

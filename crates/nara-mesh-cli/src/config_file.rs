@@ -23,7 +23,7 @@ enum Kind {
 }
 
 /// The keys, and the arguments that they set.
-const KEYS: [(&str, &str, Kind); 31] = [
+const KEYS: [(&str, &str, Kind); 35] = [
     ("name", "name", Kind::Text),
     ("soul_file", "soul_file", Kind::Path),
     ("soul_group_readable", "soul_group_readable", Kind::Text),
@@ -34,6 +34,7 @@ const KEYS: [(&str, &str, Kind); 31] = [
     ("trust", "trust", Kind::Text),
     ("color", "color", Kind::Text),
     ("log", "log", Kind::Text),
+    ("log_format", "log_format", Kind::Text),
     ("listen", "listen", Kind::Text),
     ("grace", "grace", Kind::Text),
     ("metrics", "metrics", Kind::Text),
@@ -43,6 +44,9 @@ const KEYS: [(&str, &str, Kind); 31] = [
     ("gossip_degree", "gossip_degree", Kind::Text),
     ("no_gossip", "no_gossip", Kind::Text),
     ("expose", "expose", Kind::Pairs),
+    ("stash_age", "stash_age", Kind::Text),
+    ("stash_bytes", "stash_bytes", Kind::Text),
+    ("stash_owners", "stash_owners", Kind::Text),
     ("network.kind", "network", Kind::Text),
     ("network.socket", "socket", Kind::Path),
     ("network.control_url", "control_url", Kind::Text),

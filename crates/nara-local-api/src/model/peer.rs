@@ -113,6 +113,8 @@ pub struct Pong {
     pub peer: String,
     /// From the first byte of the request to the last byte of the answer, in microseconds; without dialling.
     pub rtt_us: u64,
+    /// The round trip by network coordinates, in microseconds, if it was asked for and both sides know where they are.
+    pub estimated_rtt_us: Option<u64>,
     /// How long dialling took, in microseconds, if the call had to dial.
     pub dial_us: Option<u64>,
     /// How far its clock is ahead of ours, in nanoseconds.
@@ -161,6 +163,7 @@ impl Pong {
         let mut pong = Self {
             peer: peer.to_owned(),
             rtt_us: micros(report.rtt),
+            estimated_rtt_us: None,
             dial_us: report.dial.map(micros),
             clock_offset_ns: None,
             clock_uncertainty_ns: None,
@@ -179,6 +182,11 @@ impl Pong {
             pong.set_clock(offset, report.clock_proven);
         }
         pong
+    }
+
+    /// Sets the round trip by network coordinates.
+    pub(crate) fn set_estimate(&mut self, estimate: Option<Duration>) {
+        self.estimated_rtt_us = estimate.map(micros);
     }
 
     /// Replaces the offset of its clock.

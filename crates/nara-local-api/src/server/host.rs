@@ -18,8 +18,8 @@ pub trait Host: Send + Sync + 'static {
     }
 
     /// Metrics in the text format of Prometheus.
-    fn metrics(&self) -> Option<String> {
-        None
+    fn metrics(&self) -> BoxFuture<'_, Option<String>> {
+        ready(None).boxed()
     }
 
     /// Looks for what keeps the nara from talking to others.

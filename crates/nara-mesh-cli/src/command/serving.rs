@@ -2,9 +2,12 @@
 
 mod exposition;
 mod feed;
+mod journeys;
 mod local_api;
+mod questions;
 mod reload;
 mod signals;
+mod work;
 
 pub(super) use feed::Feed;
 pub(super) use local_api::OnNetwork;
@@ -16,29 +19,34 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use metrics_exporter_prometheus::PrometheusHandle;
+use nara_local_api::model::Check;
 use nara_mesh::Nara;
 use nara_mesh::gossip::GossipConfig;
 use nara_mesh::nara::{NaraBuilder, ReconfigureError, StartError};
 use nara_mesh::peers_file::PeerEntry;
 use nara_mesh::registry::PeerEvent;
-use nara_mesh::server::{BuildError, ServeError, Shutdown, expose};
+use nara_mesh::server::{BuildError, ServeError, ServerLimits, Shutdown, expose};
 use nara_proto::identity::KeyId;
 use serde_json::json;
-use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{broadcast, oneshot};
 
+use self::exposition::Exposition;
 use self::feed::{FeedHandler, Lines};
+use self::journeys::Journeys;
 use self::local_api::{Api, Opening, Question};
 use self::reload::reload;
 use self::signals::{Signal, Signals};
+use self::work::Work;
 use crate::cli::{Expose, ServingArgs};
 use crate::command::doctor;
+use crate::control::{self, Asked, Control};
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::keeping;
 use crate::peer_events::{self, Told};
 use crate::printer::Printer;
+use crate::service_manager;
 use crate::settings::Settings;
 
 /// A nara that is about to run.
@@ -47,14 +55,24 @@ pub(super) struct Serving {
     gossip: Option<GossipConfig>,
     grace: Duration,
     metrics: Option<SocketAddr>,
-    recorder: Option<PrometheusHandle>,
+    exposition: Option<Exposition>,
     opening: Option<Opening>,
     network: Option<OnNetwork>,
     api: Option<Api>,
     signals: Signals,
     feed: Feed,
+    journeys: Journeys,
+    stash: StashSettings,
     lines: Lines,
     printer: Printer,
+}
+
+/// What peers may leave with this nara.
+#[derive(Clone, Copy, Debug)]
+struct StashSettings {
+    age: Duration,
+    bytes: usize,
+    owners: usize,
 }
 
 impl Serving {
@@ -64,11 +82,11 @@ impl Serving {
         let metrics = args.metrics()?;
         let gossip = (!args.no_gossip).then(|| GossipConfig::with_degree(args.gossip_degree.into()));
         let opening = Opening::new(args)?;
-        let recorder = (opening.is_on() || metrics.is_some())
-            .then(exposition::record)
+        let exposition = (opening.is_on() || metrics.is_some())
+            .then(Exposition::start)
             .transpose()?;
-        let metrics = match (metrics, &recorder) {
-            (Some(address), Some(recorder)) => Some(exposition::serve(address, recorder.clone()).await?),
+        let metrics = match (metrics, &exposition) {
+            (Some(address), Some(exposition)) => Some(exposition.clone().serve(address).await?),
             _ => None,
         };
         let (feed, lines) = Feed::new();
@@ -77,12 +95,18 @@ impl Serving {
             gossip,
             grace: args.grace,
             metrics,
-            recorder,
+            exposition,
             opening: Some(opening),
             network: None,
             api: None,
             signals,
             feed,
+            journeys: Journeys::default(),
+            stash: StashSettings {
+                age: args.stash_age,
+                bytes: args.stash_bytes,
+                owners: args.stash_owners.into(),
+            },
             lines,
             printer,
         })
@@ -104,12 +128,18 @@ impl Serving {
         let events = registry.subscribe();
         let builder = builder
             .registry(registry)
-            .handler(FeedHandler::new(self.feed.clone()));
+            .handler(FeedHandler::new(self.feed.clone(), self.journeys.clone()));
         let exposed = std::mem::take(&mut self.expose);
         let opening = self.opening.take();
         let services = opening.as_ref().filter(|opening| opening.is_on());
         let services = services.map(|opening| opening.services.clone());
-        let builder = builder.configure_server(|server| {
+        let stash = self.stash;
+        let builder = builder.configure_server(move |server| {
+            let mut limits = ServerLimits::default();
+            limits.stash_age = stash.age;
+            limits.stash_bytes = stash.bytes;
+            limits.stash_owners = stash.owners;
+            let server = server.limits(limits);
             let server = match services {
                 Some(services) => server.services(services),
                 None => server,
@@ -128,9 +158,13 @@ impl Serving {
         let nara = Arc::new(builder.start().await?);
         tokio::spawn(show_peer_events(events, self.feed.clone()));
         keeping::log(nara.recalled());
+        if let Some(exposition) = &self.exposition {
+            let file = settings.running_folder()?.join("ledger.db");
+            exposition.measure(nara.ledger().clone(), file);
+        }
         if let Some(opening) = opening {
-            let (network, recorder) = (self.network.clone(), self.recorder.clone());
-            self.api = opening.open(&nara, network, recorder, settings)?;
+            let (network, exposition) = (self.network.clone(), self.exposition.clone());
+            self.api = opening.open(&nara, network, exposition, settings)?;
         }
         let sockets = self.api.as_ref().map_or(&[][..], |api| &api.sockets);
         announce(&nara, self.metrics, sockets, self.printer)?;
@@ -141,18 +175,22 @@ impl Serving {
     pub(super) async fn run(mut self, nara: Arc<Nara>, settings: &Settings) -> Outcome {
         let printer = self.printer;
         let printing = self.lines.print(printer);
+        let mut control = listen_for_questions(settings).await?;
         let around = Around {
             nara: &nara,
+            journeys: &self.journeys,
             network: self.network.as_ref(),
             settings,
             printer,
         };
         around
-            .until_told_to_end(&mut self.signals, self.api.as_mut(), &self.feed)
+            .until_told_to_end(&mut self.signals, self.api.as_mut(), control.as_mut(), &self.feed)
             .await?;
+        drop(control);
         if let Some(api) = self.api.take() {
             api.shutdown().await;
         }
+        service_manager::stopping(format_args!("ending within {} s", self.grace.as_secs_f64()));
         printer.note(format_args!("ending within {} s", self.grace.as_secs_f64()));
         // A second signal does not wait.
         let outcome = match Arc::into_inner(nara) {
@@ -178,6 +216,7 @@ impl Serving {
 #[derive(Clone, Copy)]
 struct Around<'a> {
     nara: &'a Arc<Nara>,
+    journeys: &'a Journeys,
     network: Option<&'a OnNetwork>,
     settings: &'a Settings,
     printer: Printer,
@@ -188,10 +227,12 @@ impl Around<'_> {
         self,
         signals: &mut Signals,
         mut api: Option<&mut Api>,
+        mut control: Option<&mut Control>,
         feed: &Feed,
     ) -> Outcome<()> {
         let Self {
             nara,
+            journeys,
             settings,
             printer,
             ..
@@ -199,6 +240,8 @@ impl Around<'_> {
         let mut address = nara.watch_address();
         let mut before = *address.borrow_and_update();
         let mut answering = FuturesUnordered::new();
+        let mut work = Work::new(nara);
+        service_manager::ready(work.status());
         loop {
             tokio::select! {
                 () = nara.finished() => {
@@ -212,35 +255,57 @@ impl Around<'_> {
                     }
                     before = now;
                 }
+                () = work.report() => {}
                 signal = signals.next() => match signal {
                     Signal::End => return Ok(()),
                     Signal::Reload => {
-                        reload(nara, settings, printer).await?;
+                        reload(nara, settings, &work, printer).await?;
                     }
                 },
                 question = next_question(api.as_deref_mut()) => match question {
                     Question::End => return Ok(()),
-                    question => answering.push(self.answer(question)),
+                    // Who asked may be gone.
+                    Question::Reload(answer) => {
+                        let _ = answer.send(reload(nara, settings, &work, printer).await?);
+                    }
+                    Question::Doctor(answer) => answering.push(self.examine(answer)),
+                },
+                asked = next_of(control.as_deref_mut()) => match asked.question {
+                    control::Question::Reload => {
+                        let answer = reload(nara, settings, &work, printer).await?;
+                        asked.answer(json!(answer));
+                    }
+                    _ => questions::answer(nara, journeys, asked).await,
                 },
                 Some(answered) = answering.next(), if !answering.is_empty() => answered?,
             }
         }
     }
 
-    /// Answers a question. Who asked may be gone.
-    async fn answer(self, question: Question) -> Outcome<()> {
-        match question {
-            Question::End => {}
-            Question::Doctor(answer) => {
-                let checks = doctor::running(self.nara, self.network, self.settings).await?;
-                let _ = answer.send(checks);
-            }
-            Question::Reload(answer) => {
-                let reloaded = reload(self.nara, self.settings, self.printer).await?;
-                let _ = answer.send(reloaded);
-            }
-        }
+    /// Examines the nara. Who asked may be gone.
+    async fn examine(self, answer: oneshot::Sender<Vec<Check>>) -> Outcome<()> {
+        let checks = doctor::running(self.nara, self.network, self.settings).await?;
+        let _ = answer.send(checks);
         Ok(())
+    }
+}
+
+/// The control socket in the data folder, for questions that the API does not have yet.
+async fn listen_for_questions(settings: &Settings) -> Outcome<Option<Control>> {
+    let folder = settings.running_folder()?;
+    match Control::listen(&folder).await {
+        Ok(control) => Ok(Some(control)),
+        Err(failure) => {
+            tracing::warn!("`stash` and `world` do not reach this nara: {}", failure.message);
+            Ok(None)
+        }
+    }
+}
+
+async fn next_of(control: Option<&mut Control>) -> Asked {
+    match control {
+        Some(control) => control.next().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -257,6 +322,9 @@ impl From<StartError> for Failure {
             StartError::Peer(error) => error.into(),
             StartError::Serve(ServeError::Build(BuildError::Routes(error))) => {
                 Self::usage(format!("--expose: {error}"))
+            }
+            StartError::Serve(ServeError::Build(BuildError::Stash(error))) => {
+                Self::failed("stash.db in the data folder cannot be used").caused_by(error)
             }
             StartError::Serve(error) => Self::failed(error.to_string()).caused_by(error),
             error => Self::failed("the ledger cannot be opened").caused_by(error),

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod conformance;
 mod demo;
 mod doctor;
 mod events;
@@ -10,12 +11,15 @@ mod help;
 mod id;
 mod kill;
 mod local_api;
+mod log;
 mod metrics;
 mod output;
 mod peers;
 mod serve;
+mod service;
 mod settings;
 mod sign;
+mod stash;
 mod tailnet;
 mod trust;
 mod up;

@@ -222,7 +222,8 @@ impl MeshServerBuilder {
         self
     }
 
-    /// The network coordinates of this nara, for `/coordinates`; by default none.
+    /// The network coordinates of this nara, for `/coordinates`; by default those of its
+    /// [registry](PeerRegistry::coordinates).
     pub fn coordinates(mut self, coordinates: Coordinates) -> Self {
         self.coordinates = Some(coordinates);
         self
@@ -321,7 +322,11 @@ impl MeshServerBuilder {
             .registry
             .or_else(|| self.client.as_ref().map(|client| client.registry().clone()))
             .unwrap_or_default();
-        let stash = Stash::new(&self.limits, self.stash_store, self.clock.now_seconds())?;
+        let stash = Arc::new(Stash::new(
+            &self.limits,
+            self.stash_store,
+            self.clock.now_seconds(),
+        )?);
         let background = Background::default();
         let opening = Opening::new(self.tls, self.local.keypair().clone(), &self.limits);
         let discovery = self.client.clone().map(|client| {
@@ -377,7 +382,7 @@ impl MeshServerBuilder {
             coordinates: self.coordinates,
             mesh_ranges: self.mesh_ranges,
             mesh_port: self.mesh_port,
-            stash,
+            stash: stash.clone(),
             streams: Quota::new(self.limits.streams, self.limits.streams_per_peer),
             reachable: Reachable::default(),
             replies: Arc::new(Semaphore::new(self.limits.replies)),
@@ -404,6 +409,7 @@ impl MeshServerBuilder {
             limits: self.limits,
             background,
             mesh_ip,
+            stash,
         })
     }
 
@@ -425,6 +431,7 @@ pub struct MeshServer {
     limits: ServerLimits,
     background: Background,
     mesh_ip: watch::Sender<String>,
+    stash: Arc<Stash>,
 }
 
 impl MeshServer {
@@ -448,6 +455,12 @@ impl MeshServer {
             })?;
         let background = self.background;
         let acceptor = Acceptor::new(self.router, self.opening, &self.limits, background.clone());
-        Ok(RunningServer::start(listener, acceptor, background, self.mesh_ip))
+        Ok(RunningServer::start(
+            listener,
+            acceptor,
+            background,
+            self.mesh_ip,
+            self.stash,
+        ))
     }
 }

@@ -8,6 +8,7 @@ use http::StatusCode;
 use nara_mesh::client::PeerHandle;
 use nara_mesh::defaults;
 use nara_mesh::registry::{KeySource, PeerChange, PeerChangeError, PeerEvent};
+use nara_proto::coordinates::estimate;
 use nara_proto::identity::{KeyId, NaraName, PublicKey};
 use serde::Deserialize;
 use tokio_stream::wrappers::BroadcastStream;
@@ -66,6 +67,9 @@ pub(super) struct PingParams {
     /// Ask for one signed answer if the ping does not prove the clock of the peer.
     #[serde(default)]
     prove_clock: bool,
+    /// Ask for the coordinates of the peer, and estimate the round trip by them.
+    #[serde(default)]
+    estimate: bool,
 }
 
 /// Measure the round trip to a peer
@@ -89,6 +93,12 @@ pub(super) async fn ping(
     let mut pong = Pong::of(&label, &report, info.as_ref());
     if params.prove_clock {
         prove_clock(&mut pong, &handle).await;
+    }
+    if params.estimate
+        && let Ok(told) = handle.coordinates().await
+        && let Some(told) = told.into_inner().coordinates
+    {
+        pong.set_estimate(estimate(&shared.nara.registry().coordinates(), &told));
     }
     let address = info.and_then(|info| info.address).or_else(|| peer.parse().ok());
     if let Some(way) = shared.way(address).await {

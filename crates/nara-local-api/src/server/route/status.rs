@@ -79,6 +79,7 @@ pub(super) async fn metrics(State(shared): State<Arc<Shared>>) -> Result<Respons
     let text = shared
         .host
         .metrics()
+        .await
         .ok_or_else(|| Problem::not_offered("metrics"))?;
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response())
 }

@@ -8,12 +8,15 @@ use nara_local_api::client::LocalClient;
 use nara_local_api::model::Peer;
 use nara_mesh::client::{MeshClient, PeerRef};
 use nara_mesh::defaults;
+use nara_proto::coordinates::estimate;
+use nara_proto::peer::Coordinates;
 use serde_json::{Value, json};
 
 use super::watch::{watch, watch_running};
 use crate::cli::PeersListArgs;
 use crate::command::ping::{PeerResult, Pinger, ToldClock, ping_label, ping_peer, told_clock, warn_of_clock};
 use crate::connect::{self, block_on};
+use crate::control::{self, Question};
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::network::Network;
@@ -21,8 +24,13 @@ use crate::printer::{Printer, harmless, human, micros, render, table};
 use crate::running;
 use crate::settings::Settings;
 
-/// A peer, and what its ping gave.
-type Row = (Peer, Option<PeerResult>);
+/// What is known of a peer.
+struct Row {
+    info: Peer,
+    result: Option<PeerResult>,
+    /// The round trip from the running nara, by network coordinates.
+    estimated: Option<Duration>,
+}
 
 pub(super) fn run(args: &PeersListArgs, settings: &Settings, printer: Printer) -> Outcome {
     let rows = match running::find(&args.running, settings)? {
@@ -38,9 +46,10 @@ pub(super) fn run(args: &PeersListArgs, settings: &Settings, printer: Printer) -
         }
     };
     let mut table = table([
-        "NAME", "ADDRESS", "ONLINE", "PATH", "RTT", "CLOCK", "KEY ID", "KEY", "TRUST", "CAN", "ID",
+        "NAME", "ADDRESS", "ONLINE", "PATH", "RTT", "EST", "CLOCK", "KEY ID", "KEY", "TRUST", "CAN", "ID",
     ]);
-    for (info, result) in &rows {
+    for row in &rows {
+        let Row { info, result, .. } = row;
         let text = |value: Option<String>| value.map_or_else(|| "-".to_owned(), |value| harmless(&value));
         table.add_row([
             text(info.name.clone()),
@@ -48,6 +57,7 @@ pub(super) fn run(args: &PeersListArgs, settings: &Settings, printer: Printer) -
             online(result.as_ref()),
             text(info.path.clone()),
             text(rtt(result.as_ref()).map(human)),
+            text(row.estimated.map(human)),
             text(clock(result.as_ref()).map(told_clock)),
             text(key_id(info, result.as_ref()).map(|key| abbreviate(&key))),
             key_source(info, result.as_ref()),
@@ -57,13 +67,10 @@ pub(super) fn run(args: &PeersListArgs, settings: &Settings, printer: Printer) -
         ]);
     }
     printer.line(render(&table))?;
-    for (info, result) in &rows {
-        warn_of_clock(&info.label, clock(result.as_ref()), printer);
+    for row in &rows {
+        warn_of_clock(&row.info.label, clock(row.result.as_ref()), printer);
     }
-    let rows_json: Vec<Value> = rows
-        .iter()
-        .map(|(info, result)| to_json(info, result.as_ref()))
-        .collect();
+    let rows_json: Vec<Value> = rows.iter().map(to_json).collect();
     printer.json(json!({ "peers": rows_json }))?;
     Ok(Exit::Ok)
 }
@@ -82,7 +89,11 @@ async fn through(nara: &LocalClient, args: &PeersListArgs) -> Outcome<Vec<Row>> 
         } else {
             None
         };
-        Ok::<_, Failure>((peer, result))
+        Ok::<_, Failure>(Row {
+            estimated: estimated(result.as_ref()),
+            info: peer,
+            result,
+        })
     });
     stream::iter(calls)
         .buffered(defaults::FAN_OUT)
@@ -106,6 +117,8 @@ fn directly(
                  prints the stanza of a nara",
             ));
         }
+        let own = own_coordinates(settings).await;
+        let own = own.as_ref();
         let calls = peers.iter().map(|peer| async move {
             let info = peer.info();
             let ping = !args.offline && info.address.is_some() && !info.is_untrusted();
@@ -119,14 +132,45 @@ fn directly(
             } else {
                 None
             };
+            let estimated = match own {
+                Some(own) if ping => estimated_rtt(client, &reference, own).await,
+                _ => None,
+            };
             let way = network.way_to(client, &reference).await;
-            Ok::<_, Failure>((Peer::of(&info).on(way.map(Into::into)), result))
+            Ok::<_, Failure>(Row {
+                info: Peer::of(&info).on(way.map(Into::into)),
+                result,
+                estimated,
+            })
         });
         stream::iter(calls)
             .buffered(defaults::FAN_OUT)
             .try_collect()
             .await
     })
+}
+
+/// Where the nara that runs is in the network; `None`: none runs.
+async fn own_coordinates(settings: &Settings) -> Option<Coordinates> {
+    let folder = settings.running_folder().ok()?;
+    let answer = control::ask(&folder, Question::Coordinates).await.ok()??;
+    Some(Coordinates {
+        x: answer["x"].as_f64()?,
+        y: answer["y"].as_f64()?,
+        height: answer["height"].as_f64()?,
+        error: answer["error"].as_f64()?,
+    })
+}
+
+async fn estimated_rtt(client: &MeshClient, peer: &PeerRef, own: &Coordinates) -> Option<Duration> {
+    let told = client
+        .peer(peer)
+        .coordinates()
+        .await
+        .ok()?
+        .into_inner()
+        .coordinates?;
+    estimate(own, &told)
 }
 
 /// Says what changes, until it is told to end.
@@ -163,6 +207,11 @@ fn clock(result: Option<&PeerResult>) -> Option<ToldClock> {
 
 fn rtt(result: Option<&PeerResult>) -> Option<Duration> {
     Some(Duration::from_micros(result?.last.as_ref()?.rtt_us))
+}
+
+/// The round trip by network coordinates, as a running nara estimates it.
+fn estimated(result: Option<&PeerResult>) -> Option<Duration> {
+    Some(Duration::from_micros(result?.last.as_ref()?.estimated_rtt_us?))
 }
 
 fn key_id(info: &Peer, result: Option<&PeerResult>) -> Option<String> {
@@ -203,7 +252,8 @@ fn abbreviate(id: &str) -> String {
     }
 }
 
-fn to_json(info: &Peer, result: Option<&PeerResult>) -> Value {
+fn to_json(row: &Row) -> Value {
+    let (info, result) = (&row.info, row.result.as_ref());
     json!({
         "name": info.name,
         "id": info.id,
@@ -211,6 +261,7 @@ fn to_json(info: &Peer, result: Option<&PeerResult>) -> Value {
         "online": result.map(|result| result.error.is_none()),
         "error": result.and_then(|result| result.error.as_ref()).map(ToString::to_string),
         "rtt_us": rtt(result).map(micros),
+        "estimated_rtt_us": row.estimated.map(micros),
         "path": info.path,
         "host_name": info.host_name,
         "clock_offset_us": clock(result).map(|clock| clock.offset / 1_000),

@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use metrics_exporter_prometheus::PrometheusHandle;
 use nara_local_api::client::socket_file;
 use nara_local_api::model::{Check, Reloaded, Way};
 use nara_local_api::server::{Host, ListenError, LocalApi, Rights};
@@ -17,6 +16,7 @@ use nara_mesh::server::expose::Services;
 use nara_tailnet::MeshNode;
 use tokio::sync::{mpsc, oneshot};
 
+use super::exposition::Exposition;
 use crate::cli::ServingArgs;
 use crate::failure::{Failure, Outcome};
 use crate::network;
@@ -68,7 +68,7 @@ impl Opening {
         self,
         nara: &Arc<Nara>,
         network: Option<OnNetwork>,
-        recorder: Option<PrometheusHandle>,
+        exposition: Option<Exposition>,
         settings: &Settings,
     ) -> Outcome<Option<Api>> {
         if !self.is_on {
@@ -78,7 +78,7 @@ impl Opening {
         let program = Program {
             asked,
             network,
-            recorder,
+            exposition,
         };
         let mut builder = LocalApi::builder(nara.clone())
             .host(Arc::new(program))
@@ -170,7 +170,7 @@ impl Api {
 struct Program {
     asked: mpsc::Sender<Question>,
     network: Option<OnNetwork>,
-    recorder: Option<PrometheusHandle>,
+    exposition: Option<Exposition>,
 }
 
 impl Program {
@@ -201,8 +201,8 @@ impl Host for Program {
         .boxed()
     }
 
-    fn metrics(&self) -> Option<String> {
-        Some(self.recorder.as_ref()?.render())
+    fn metrics(&self) -> BoxFuture<'_, Option<String>> {
+        async move { Some(self.exposition.as_ref()?.render().await) }.boxed()
     }
 
     fn doctor(&self) -> BoxFuture<'_, Option<Vec<Check>>> {

@@ -31,7 +31,7 @@ pub(super) async fn run(nara: &LocalClient, args: &SyncArgs, printer: Printer) -
     if args.check {
         let begun = Instant::now();
         let checked = nara.get(&nara.peer_path(&peer, "in-sync", &query)).await?;
-        return reconcile::tell_check(checked, begun.elapsed(), args, printer);
+        return reconcile::tell_check(&checked, begun.elapsed(), args, printer);
     }
     let word = |is: bool| if is { "true" } else { "false" };
     if args.reconcile {

@@ -1,13 +1,17 @@
 //! A server that is running, and its end.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use nara_proto::identity::NaraId;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::server::background::Background;
 use crate::server::connection::accept::Acceptor;
+use crate::server::route::stash::Stash;
+use crate::server::stash_store::StashStoreError;
 use crate::transport::MeshListener;
 
 /// A running server. Dropping it stops it at once, requests in flight included.
@@ -16,6 +20,7 @@ pub struct RunningServer {
     local_addr: SocketAddr,
     background: Background,
     mesh_ip: watch::Sender<String>,
+    stash: Arc<Stash>,
 }
 
 /// The outcome of a shutdown.
@@ -34,6 +39,7 @@ impl RunningServer {
         acceptor: Acceptor,
         background: Background,
         mesh_ip: watch::Sender<String>,
+        stash: Arc<Stash>,
     ) -> Self {
         let local_addr = listener.local_addr();
         background.tasks.spawn(acceptor.run(listener));
@@ -43,7 +49,16 @@ impl RunningServer {
             local_addr,
             background,
             mesh_ip,
+            stash,
         }
+    }
+
+    /// Forgets what an owner left with this nara. Returns whether there was something.
+    ///
+    /// # Errors
+    /// [`StashStoreError`] if it may still be in the store.
+    pub async fn forget_stash(&self, owner: &NaraId) -> Result<bool, StashStoreError> {
+        self.stash.forget(owner.as_str()).await
     }
 
     /// Changes the mesh address in `/ping` answers, after the node got a new one.
