@@ -1,4 +1,5 @@
-//! Every default of this crate, with its reason.
+//! Every default of this crate, with its reason. The public ones are those that an application shares with its peers or
+//! with its nara; the others are said where they can be changed.
 
 use std::time::Duration;
 

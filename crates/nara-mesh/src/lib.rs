@@ -42,7 +42,7 @@
 //! | find peers | [`discovery`] and [`transport::PeerSource`] |
 //! | spread events | [`gossip`] |
 //! | test without sockets and without waiting | [`transport::MemoryNetwork`], [`client::AddressOverrides`], [`clock::ManualClock`] |
-//! | know why a default is what it is | [`defaults`] |
+//! | share a default with this library | [`defaults`] |
 //!
 //! # Features
 //!
