@@ -27,6 +27,8 @@ const LONGEST_PATH: usize = 103;
 /// What is asked of a nara that runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Question {
+    /// Tell what happened to the clock of this machine.
+    Clock,
     /// Read the files again, and the decisions in the ledger.
     Reload,
 }
@@ -34,12 +36,14 @@ pub(crate) enum Question {
 impl Question {
     fn as_str(self) -> &'static str {
         match self {
+            Self::Clock => "clock",
             Self::Reload => "reload",
         }
     }
 
     fn parse(line: &str) -> Option<Self> {
-        (line == "reload").then_some(Self::Reload)
+        let all = [Self::Clock, Self::Reload];
+        all.into_iter().find(|question| question.as_str() == line)
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
-use nara_proto::event::EventTrust;
+use nara_proto::event::{EventProblem, EventTrust};
 use nara_proto::sync::{Cursor, EventFilter, MAX_EVENTS};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -224,6 +224,8 @@ pub(super) struct Storing<'a, L: ?Sized> {
     started: Instant,
     /// The ids of the events that were refused or not kept by the ledger, if somebody wants them.
     pub(super) dropped: Option<Vec<String>>,
+    /// Events whose time has not come by our clock. If that is late, they are good once it is set right.
+    ahead: usize,
 }
 
 impl<'a, L: Ledger + ?Sized> Storing<'a, L> {
@@ -234,6 +236,7 @@ impl<'a, L: Ledger + ?Sized> Storing<'a, L> {
             watch,
             started: Instant::now(),
             dropped: None,
+            ahead: 0,
         }
     }
 
@@ -253,13 +256,20 @@ impl<'a, L: Ledger + ?Sized> Storing<'a, L> {
         let room = MAX_NAMED.saturating_sub(self.report.refused.len());
         let refused = page.events.refused.iter();
         self.report.refused.extend(refused.clone().take(room).cloned());
-        if let Some(dropped) = &mut self.dropped {
-            dropped.extend(refused.map(|event| event.id.clone()));
+        for event in refused {
+            let is_ahead = event.problem == EventProblem::Future;
+            self.ahead += usize::from(is_ahead);
+            // Those of the future are asked for again, unless they are too many to be a matter of clocks.
+            if let Some(dropped) = &mut self.dropped
+                && !(is_ahead && self.ahead <= MAX_NAMED)
+            {
+                dropped.push(event.id.clone());
+            }
         }
         let told_by = page.verification.responder.clone();
         let insertions = self.ledger.insert(page.events.accepted.clone(), told_by).await?;
-        // Behind the page, never before it.
-        if let Some(place) = place {
+        // Behind the page, never before it; and not behind an event whose time is still to come.
+        if let Some(place) = place.filter(|_| self.ahead == 0) {
             self.ledger
                 .store_cursor(place.to_owned(), page.cursor.clone())
                 .await?;

@@ -280,11 +280,12 @@ impl MeshServerBuilder {
         self
     }
 
-    /// Whether to refuse requests that were signed before the server was built; by default yes.
+    /// Whether to refuse, in the first 30 s, requests that were signed before the server was built; by default yes.
     ///
     /// The replay cache is in memory, so after a restart an earlier request could be replayed while its time is
     /// fresh. The price: a peer whose clock is some seconds late is refused for as long after a restart, and
-    /// retries.
+    /// retries. The age of the server is that of the monotonic clock: a machine whose time of day is set right after
+    /// the start neither refuses its peers nor accepts what is older than the server.
     pub fn refuse_before_start(mut self, refuse: bool) -> Self {
         self.refuse_before_start = refuse;
         self
@@ -321,6 +322,7 @@ impl MeshServerBuilder {
         });
         let prepared_keys = Arc::new(PreparedKeys::default());
         let known_keys = KnownKeys::new(self.local.clone(), registry.clone());
+        let uptime = Arc::new(ServerClock::new(self.clock.clone(), registry.clone()));
         let authenticator = Arc::new(Authenticator {
             local: self.local.clone(),
             registry: registry.clone(),
@@ -329,7 +331,8 @@ impl MeshServerBuilder {
             replay: Mutex::new(ReplayCache::new(self.limits.replay_capacity)),
             signatures: self.signatures,
             channel_trust: self.channel_trust,
-            refuse_before: self.refuse_before_start.then(|| self.clock.now_millis()),
+            uptime: uptime.clone(),
+            refuse_before_start: self.refuse_before_start,
             prepared_keys: prepared_keys.clone(),
             known_keys: known_keys.clone(),
             background: background.clone(),
@@ -389,6 +392,7 @@ impl MeshServerBuilder {
             limits: self.limits,
             background,
             mesh_ip,
+            clock: uptime,
         })
     }
 
@@ -410,6 +414,7 @@ pub struct MeshServer {
     limits: ServerLimits,
     background: Background,
     mesh_ip: watch::Sender<String>,
+    clock: Arc<ServerClock>,
 }
 
 impl MeshServer {
@@ -433,6 +438,12 @@ impl MeshServer {
             })?;
         let background = self.background;
         let acceptor = Acceptor::new(self.router, self.opening, &self.limits, background.clone());
-        Ok(RunningServer::start(listener, acceptor, background, self.mesh_ip))
+        Ok(RunningServer::start(
+            listener,
+            acceptor,
+            background,
+            self.mesh_ip,
+            self.clock,
+        ))
     }
 }

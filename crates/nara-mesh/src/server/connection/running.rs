@@ -1,12 +1,15 @@
 //! A server that is running, and its end.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::server::background::Background;
+use crate::server::clock::ServerClock;
 use crate::server::connection::accept::Acceptor;
 use crate::transport::MeshListener;
 
@@ -16,6 +19,7 @@ pub struct RunningServer {
     local_addr: SocketAddr,
     background: Background,
     mesh_ip: watch::Sender<String>,
+    _watching: AbortOnDropHandle<()>,
 }
 
 /// The outcome of a shutdown.
@@ -34,6 +38,7 @@ impl RunningServer {
         acceptor: Acceptor,
         background: Background,
         mesh_ip: watch::Sender<String>,
+        clock: Arc<ServerClock>,
     ) -> Self {
         let local_addr = listener.local_addr();
         background.tasks.spawn(acceptor.run(listener));
@@ -43,6 +48,7 @@ impl RunningServer {
             local_addr,
             background,
             mesh_ip,
+            _watching: AbortOnDropHandle::new(tokio::spawn(clock.run())),
         }
     }
 
