@@ -3,6 +3,7 @@
 use super::serving::Serving;
 use crate::cli::ServeArgs;
 use crate::connect::block_on;
+use crate::exit::Exit;
 use crate::failure::Outcome;
 use crate::printer::Printer;
 use crate::settings::Settings;
@@ -11,10 +12,10 @@ pub(super) fn run(args: &ServeArgs, settings: &Settings, printer: Printer) -> Ou
     let nara = settings.local_nara()?;
     block_on(async {
         let mut serving = Serving::prepare(&args.serving, printer).await?;
-        let builder = settings
-            .builder(nara)?
-            .listen(args.listen)
-            .mesh_port(args.listen.port());
+        let Some(listen) = serving.wait_for(&args.listen).await? else {
+            return Ok(Exit::Ok);
+        };
+        let builder = settings.builder(nara)?.listen(listen).mesh_port(listen.port());
         let nara = serving.start(builder, settings).await?;
         serving.run(nara, settings).await
     })
