@@ -1,6 +1,8 @@
 //! The command line: types only. What the values mean is decided in `settings` and in the commands.
 
 mod dm;
+mod id;
+pub(crate) mod limits;
 mod peers;
 mod serving;
 mod signing;
@@ -12,8 +14,9 @@ pub(crate) use peers::{
 pub(crate) use serving::{DoctorArgs, NetworkArgs, NetworkKind, ServeArgs, ServingArgs, UpArgs};
 
 pub(crate) use dm::{DmArgs, DmKind};
+pub(crate) use id::{IdCommand, IdNewArgs, IdRetireArgs, IdShowArgs, IdSucceedArgs, SuccessionReason};
 pub(crate) use signing::{SignArgs, VerifyArgs};
-pub(crate) use value::{Expose, Since};
+pub(crate) use value::{Expose, Listen, Since};
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -208,15 +211,6 @@ pub(crate) struct DemoArgs {
     pub(crate) events: u32,
 }
 
-/// `id`
-#[derive(Debug, Subcommand)]
-pub(crate) enum IdCommand {
-    /// Create a soul for the name given with --name and write it to a new file
-    New(IdNewArgs),
-    /// Show name, id, public key and key id; not the soul
-    Show(IdShowArgs),
-}
-
 /// `config`
 ///
 /// Takes the arguments of `serve` and `up`.
@@ -236,11 +230,10 @@ pub(crate) struct ConfigArgs {
     /// Address that `serve` would listen on
     #[arg(
         long,
-        value_name = "IP[:PORT]",
-        default_value_t = serving::default_listen(),
-        value_parser = value::address
+        value_name = "ADDRESS[:PORT]",
+        default_value_t = serving::default_listen()
     )]
-    pub(crate) listen: SocketAddr,
+    pub(crate) listen: Listen,
 }
 
 /// `health`
@@ -249,30 +242,10 @@ pub(crate) struct HealthArgs {
     /// Address on which it listens
     #[arg(
         long,
-        value_name = "IP[:PORT]",
-        default_value_t = serving::default_listen(),
-        value_parser = value::address
+        value_name = "ADDRESS[:PORT]",
+        default_value_t = serving::default_listen()
     )]
-    pub(crate) listen: SocketAddr,
-}
-
-/// `id new`
-#[derive(Debug, Args)]
-pub(crate) struct IdNewArgs {
-    /// The file to write, mode 0600; it must not exist [default: --soul-file]
-    #[arg(long, value_name = "FILE", value_parser = value::path())]
-    pub(crate) out: Option<PathBuf>,
-}
-
-/// `id show`
-#[derive(Debug, Args)]
-pub(crate) struct IdShowArgs {
-    /// Show the soul too. Its holder is this nara.
-    #[arg(long)]
-    pub(crate) reveal_soul: bool,
-    /// Print the stanza for the peers files of others instead, with this address
-    #[arg(long, value_name = "IP[:PORT]", conflicts_with = "reveal_soul", value_parser = value::address)]
-    pub(crate) stanza: Option<SocketAddr>,
+    pub(crate) listen: Listen,
 }
 
 /// `ping`

@@ -19,6 +19,7 @@ mod request;
 mod serve;
 mod serving;
 mod sign;
+mod succeed;
 mod sync;
 mod up;
 mod verify;
@@ -66,6 +67,8 @@ pub(crate) fn run(command: &Command, settings: &Settings) -> Outcome {
         Command::Reload => reload::run(settings, printer("reload")),
         Command::Health(args) => health::run(args, settings, printer("health")),
         Command::Id(IdCommand::New(args)) => id::new(args, settings, printer("id-new")),
+        Command::Id(IdCommand::Retire(args)) => succeed::retire(args, settings, printer("id-retire")),
+        Command::Id(IdCommand::Succeed(args)) => succeed::succeed(args, settings, printer("id-succeed")),
         Command::Id(IdCommand::Show(args)) => id::show(args, settings, printer("id-show")),
         Command::Man(args) => man::run(args, printer("man")),
         Command::Peers(args) => peers::run(args, settings, printer),

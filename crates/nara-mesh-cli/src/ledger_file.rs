@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use nara_mesh::ledger::{EveryoneKnown, KnownNames, Ledger, LedgerError, SqliteLedger};
-use nara_mesh::registry::{PeerRegistry, Restored};
+use nara_mesh::registry::{PeerKeeper, PeerRegistry};
 
 use crate::failure::{Failure, Outcome};
 
@@ -50,11 +50,11 @@ fn why_not(path: &Path) -> Option<String> {
 }
 
 /// Tells the registry what the ledger remembers of naras; see [`PeerRegistry::restore`].
-pub(crate) async fn load_peers(ledger: &dyn Ledger, registry: &PeerRegistry) -> Outcome<()> {
-    for record in ledger.peers().await.map_err(failed)? {
-        if let Restored::Overruled(problem) | Restored::Refused(problem) = registry.restore(record) {
-            tracing::warn!("the stored peer data is ignored: {problem}");
-        }
+pub(crate) async fn load_peers(ledger: &Arc<dyn Ledger>, registry: &PeerRegistry) -> Outcome<()> {
+    let started = PeerKeeper::start(registry.clone(), ledger.clone()).await;
+    let (_, recalled) = started.map_err(failed)?;
+    for problem in &recalled.problems {
+        tracing::warn!("the stored peer data is ignored: {problem}");
     }
     Ok(())
 }

@@ -57,6 +57,7 @@
 
 pub mod client;
 pub mod clock;
+mod clock_watch;
 mod coverage;
 pub mod defaults;
 pub mod discovery;

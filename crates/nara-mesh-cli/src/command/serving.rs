@@ -2,6 +2,7 @@
 
 mod exposition;
 mod feed;
+mod listen;
 mod reload;
 mod signals;
 
@@ -15,20 +16,22 @@ use nara_mesh::gossip::GossipConfig;
 use nara_mesh::nara::{NaraBuilder, ReconfigureError, StartError};
 use nara_mesh::peers_file::PeerEntry;
 use nara_mesh::registry::PeerEvent;
-use nara_mesh::server::{ServeError, Shutdown, expose};
+use nara_mesh::server::{ServeError, ServerLimits, Shutdown, expose};
 use nara_proto::identity::KeyId;
-use serde_json::json;
-use tokio::sync::broadcast;
+use serde_json::{Value, json};
 use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{broadcast, watch};
 
 use self::feed::{FeedHandler, Lines};
 use self::reload::reload;
 use self::signals::{Signal, Signals};
-use crate::cli::{Expose, ServingArgs};
+use crate::cli::{Expose, Listen, ServingArgs};
 use crate::control::{Asked, Control, Question};
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
+use crate::hosts;
 use crate::keeping;
+use crate::open_files;
 use crate::peer_events::{self, Told};
 use crate::printer::Printer;
 use crate::settings::Settings;
@@ -37,11 +40,14 @@ use crate::settings::Settings;
 pub(super) struct Serving {
     expose: Vec<Expose>,
     gossip: Option<GossipConfig>,
+    limits: ServerLimits,
     grace: Duration,
     metrics: Option<SocketAddr>,
     signals: Signals,
     feed: Feed,
     lines: Lines,
+    /// The peers whose host names are looked up.
+    hosts: watch::Sender<Vec<PeerEntry>>,
     printer: Printer,
 }
 
@@ -49,6 +55,7 @@ impl Serving {
     /// Checks the arguments, and begins what must be there before the nara: metrics, signals and output.
     pub(super) async fn prepare(args: &ServingArgs, printer: Printer) -> Outcome<Self> {
         let signals = Signals::new()?;
+        open_files::raise(args.limits.0.connections);
         let metrics = args.metrics()?;
         let gossip = (!args.no_gossip).then(|| GossipConfig::with_degree(args.gossip_degree.into()));
         let metrics = match metrics {
@@ -59,11 +66,13 @@ impl Serving {
         Ok(Self {
             expose: args.expose.clone(),
             gossip,
+            limits: args.limits.0.clone(),
             grace: args.grace,
             metrics,
             signals,
             feed,
             lines,
+            hosts: watch::Sender::default(),
             printer,
         })
     }
@@ -71,6 +80,11 @@ impl Serving {
     /// Prints lines beside those of the nara.
     pub(super) fn feed(&self) -> &Feed {
         &self.feed
+    }
+
+    /// Waits until an address to listen on is there. `None`: a signal ended the wait.
+    pub(super) async fn wait_for(&mut self, listen: &Listen) -> Outcome<Option<SocketAddr>> {
+        listen::wait(listen, &mut self.signals, self.printer).await
     }
 
     /// Starts the nara and says so.
@@ -81,7 +95,9 @@ impl Serving {
             .registry(registry)
             .handler(FeedHandler::new(self.feed.clone()));
         let exposed = std::mem::take(&mut self.expose);
+        let limits = self.limits.clone();
         let builder = builder.configure_server(|server| {
+            let server = server.limits(limits);
             exposed.into_iter().fold(server, |server, exposed| {
                 server.nest_routes(
                     &exposed.prefix,
@@ -94,6 +110,12 @@ impl Serving {
             None => builder.without_gossip(),
         };
         let nara = builder.start().await?;
+        self.hosts.send_replace(settings.peers()?);
+        tokio::spawn(hosts::follow(
+            nara.registry().clone(),
+            self.hosts.subscribe(),
+            hosts::look_up,
+        ));
         tokio::spawn(show_peer_events(events, self.feed.clone()));
         keeping::log(nara.recalled());
         announce(&nara, self.metrics, self.printer)?;
@@ -110,6 +132,7 @@ impl Serving {
             &mut self.signals,
             control.as_mut(),
             &self.feed,
+            &self.hosts,
             settings,
             printer,
         )
@@ -137,6 +160,7 @@ async fn until_told_to_end(
     signals: &mut Signals,
     mut control: Option<&mut Control>,
     feed: &Feed,
+    hosts: &watch::Sender<Vec<PeerEntry>>,
     settings: &Settings,
     printer: Printer,
 ) -> Outcome<()> {
@@ -158,17 +182,24 @@ async fn until_told_to_end(
             signal = signals.next() => match signal {
                 Signal::End => return Ok(()),
                 Signal::Reload => {
-                    reload(nara, settings, printer).await?;
+                    reload(nara, settings, hosts, printer).await?;
                 }
             },
             asked = next_question(control.as_deref_mut()) => {
                 let answer = match asked.question {
-                    Question::Reload => reload(nara, settings, printer).await?,
+                    Question::Clock => clock(nara),
+                    Question::Reload => reload(nara, settings, hosts, printer).await?,
                 };
                 asked.answer(answer);
             }
         }
     }
+}
+
+/// What happened to the clock of this machine while this nara ran.
+fn clock(nara: &Nara) -> Value {
+    let step = nara.registry().clock_step();
+    json!({ "step": step.map(|step| json!({ "text": step.to_string(), "nanos": step.nanos, "at_ms": step.at.get() })) })
 }
 
 /// The control socket in the data folder; without one, only signals are heard.

@@ -39,7 +39,7 @@ pub(super) fn run(args: &WatchArgs, settings: &Settings, printer: Printer) -> Ou
             None => None,
         };
         if let Some(ledger) = &ledger {
-            ledger_file::load_peers(&**ledger, client.registry()).await?;
+            ledger_file::load_peers(ledger, client.registry()).await?;
         }
         tokio::spawn(show_conflicts(client.registry().subscribe(), printer));
         let mut streams = SelectAll::new();

@@ -1,6 +1,6 @@
 use crate::{run, run_json, text};
 
-const COMMANDS: [&[&str]; 39] = [
+const COMMANDS: [&[&str]; 41] = [
     &[],
     &["backup"],
     &["checkpoints"],
@@ -17,7 +17,9 @@ const COMMANDS: [&[&str]; 39] = [
     &["health"],
     &["id"],
     &["id", "new"],
+    &["id", "retire"],
     &["id", "show"],
+    &["id", "succeed"],
     &["ledger"],
     &["ledger", "check"],
     &["man"],

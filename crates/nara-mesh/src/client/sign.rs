@@ -7,6 +7,7 @@ use http::header::{CONTENT_TYPE, HOST};
 use http::{HeaderMap, HeaderValue, Request, Uri};
 use nara_proto::endpoint::Authentication;
 use nara_proto::identity::Signature;
+use nara_proto::succession::SUCCESSION_HEADER;
 use nara_proto::time::UnixMillis;
 use nara_proto::v1::{NAME_HEADER, RequestAuth, SIGNATURE_HEADER, TIMESTAMP_HEADER};
 use nara_proto::v2::{
@@ -33,6 +34,8 @@ pub(super) struct RequestSigner {
     pub(super) clocks: Arc<PeerClocks>,
     pub(super) signatures: Signatures,
     pub(super) channel_trust: ChannelTrust,
+    /// The statement that made the key of this nara the one of its name, for peers that know another one.
+    pub(super) succession: Option<HeaderValue>,
 }
 
 /// The signatures with which a request went out: an answer of profile v2 is bound to them.
@@ -84,6 +87,9 @@ impl RequestSigner {
                 SignedBody::Digest(ContentDigest::of(outgoing.body.as_deref().unwrap_or_default()))
             };
             sent.v2 = self.sign_v2(route, outgoing, body, channel, now, headers);
+            if let Some(statement) = &self.succession {
+                headers.insert(SUCCESSION_HEADER, statement.clone());
+            }
             // A peer that speaks v2 accepts nothing less, so it needs no second signature.
             if sent.v2.is_none() || !route.speaks_v2(&self.registry) {
                 sent.v1 = Some(self.sign_v1(outgoing, now, headers));

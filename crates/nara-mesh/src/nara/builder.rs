@@ -23,7 +23,7 @@ use crate::discovery::{Discovery, Found};
 use crate::gossip::{GossipConfig, GossipService};
 use crate::identity::LocalNara;
 use crate::ledger::{Ledger, LedgerError, MemoryLedger};
-use crate::registry::{PeerInfo, PeerKeeper, PeerRegistry, TrustPolicy};
+use crate::registry::{PeerInfo, PeerKeeper, PeerRegistry, TrustPolicy, own_succession};
 use crate::server::{MeshHandler, MeshServer, MeshServerBuilder, RunningServer, ServeError};
 use crate::tls::{ChannelTrust, TlsPolicy};
 use crate::transport::{PeerSource, TcpTransport, Transport};
@@ -292,6 +292,10 @@ impl NaraBuilder {
             .tls(self.tls)
             .channel_trust(self.channel_trust)
             .signatures(self.signatures);
+        let client = match own_succession(&*ledger, &self.local).await? {
+            Some(statement) => client.succession(statement),
+            None => client,
+        };
         let client = adjusted(client, self.client).build();
         let discovery = self
             .source

@@ -169,6 +169,8 @@ pub struct Peer {
     untrusted: AtomicBool,
     /// Whether a nara with the same key is not trusted.
     banned: AtomicBool,
+    /// Whether no key holds for it: it retired, or two statements of succession contradict each other.
+    keyless: AtomicBool,
     /// Whether it says that it takes streamed bodies. Not kept beyond the process: without it, bodies are buffered.
     streams: AtomicBool,
 }
@@ -178,6 +180,7 @@ impl Peer {
         Self {
             untrusted: AtomicBool::new(info.is_untrusted()),
             banned: AtomicBool::new(false),
+            keyless: AtomicBool::new(false),
             info: RwLock::new(info),
             breaker: Mutex::new(Breaker::new(breaker)),
             in_flight: Semaphore::const_new(defaults::MAX_IN_FLIGHT_PER_PEER),
@@ -197,9 +200,9 @@ impl Peer {
         look(&self.info.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Its pinned key, unless the operator banned it.
+    /// Its pinned key, unless the operator banned it, or no key holds for it any more.
     pub fn key(&self) -> Option<PublicKey> {
-        if self.is_untrusted() {
+        if self.is_untrusted() || self.keyless.load(Ordering::Relaxed) {
             return None;
         }
         self.info
@@ -217,7 +220,7 @@ impl Peer {
 
     /// What an event in its name is verified with.
     pub(super) fn standing(&self) -> KeyStanding {
-        if self.is_untrusted() {
+        if self.is_untrusted() || self.keyless.load(Ordering::Relaxed) {
             KeyStanding::Untrusted
         } else {
             self.key().into()
@@ -228,6 +231,10 @@ impl Peer {
     /// called.
     pub fn is_untrusted(&self) -> bool {
         self.untrusted.load(Ordering::Relaxed) || self.banned.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_keyless(&self, keyless: bool) {
+        self.keyless.store(keyless, Ordering::Relaxed);
     }
 
     pub(super) fn set_banned(&self, banned: bool) {
@@ -302,6 +309,20 @@ impl Peer {
     /// The time of a request to it, if that is not simply ours.
     pub(crate) fn signing_time(&self, now_here: UnixMillis, by_default: bool) -> Option<UnixMillis> {
         self.clock().as_mut()?.signing_time(now_here, by_default)
+    }
+
+    /// Notes that it refused a request for its time.
+    pub(crate) fn time_was_refused(&self) {
+        if let Some(clock) = self.clock().as_mut() {
+            clock.refused();
+        }
+    }
+
+    /// Forgets what was learned of its clock, because ours was set.
+    pub(super) fn forget_clock(&self) {
+        if let Some(clock) = self.clock().as_mut() {
+            clock.forget();
+        }
     }
 
     pub(super) fn clock(&self) -> MutexGuard<'_, Option<Box<PeerClock>>> {

@@ -3,17 +3,20 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use http::HeaderMap;
 use http::request::Parts;
 use nara_proto::endpoint::Repetition;
 use nara_proto::event::KeyLookup as _;
-use nara_proto::identity::{NaraName, PreparedKeys, PublicKey};
+use nara_proto::identity::{KeyId, NaraName, PreparedKeys, PublicKey};
 use nara_proto::replay::{ReplayCache, ReplayEntry, ReplayError};
+use nara_proto::succession::{KeyState, Succession};
 use nara_proto::time::UnixMillis;
 use nara_proto::v1::{RequestAuth, RequestAuthError};
 use nara_proto::v2::{self, ChannelBinding, ContentDigest, RequestLine, RequestSignature, SignedBody};
 use tokio::sync::Semaphore;
 
 use crate::clock::Clock;
+use crate::clock_watch::Look;
 use crate::identity::LocalNara;
 use crate::metrics;
 use crate::registry::{KeySource, KnownKeys, Peer, PeerProtocol, PeerRegistry, PinnedKey};
@@ -24,6 +27,7 @@ use crate::server::auth::request_proof::RequestProof;
 use crate::server::auth::sender::{PeerAddress, VerifiedSender};
 use crate::server::auth::source_check::SourceCheck;
 use crate::server::background::Background;
+use crate::server::clock::{ServerClock, is_from_before};
 use crate::tls::{ChannelTrust, SecureChannel, TlsPolicy};
 use crate::{Coverage, Signatures};
 
@@ -40,8 +44,9 @@ pub(in crate::server) struct Authenticator {
     pub(in crate::server) replay: Mutex<ReplayCache>,
     pub(in crate::server) signatures: Signatures,
     pub(in crate::server) channel_trust: ChannelTrust,
-    /// Requests that were signed before this time are refused.
-    pub(in crate::server) refuse_before: Option<UnixMillis>,
+    pub(in crate::server) uptime: Arc<ServerClock>,
+    /// Whether requests that were signed before this server started are refused.
+    pub(in crate::server) refuse_before_start: bool,
     /// Peers that call often have their keys prepared.
     pub(in crate::server) prepared_keys: Arc<PreparedKeys>,
     pub(in crate::server) known_keys: KnownKeys,
@@ -91,12 +96,13 @@ impl Authenticator {
         repetition: Repetition,
     ) -> Result<Authenticated, Rejection> {
         let address = PeerAddress::of(&parts.extensions);
+        let look = self.uptime.look();
         // What claims to be v2 is v2 or nothing: else anybody could choose the weaker check.
         let claims_v2 = self.signatures == Signatures::V2AndV1 && v2::is_claimed(&parts.headers);
         let outcome = if claims_v2 {
-            self.check_v2(parts, address).await
+            self.check_v2(parts, address, look).await
         } else {
-            self.check_v1(parts, address, repetition).await
+            self.check_v1(parts, address, repetition, look).await
         };
         if let Err(rejection) = &outcome {
             tracing::info!(%address, path = parts.uri.path(), reason = %rejection, "request refused");
@@ -104,16 +110,22 @@ impl Authenticator {
         outcome
     }
 
-    async fn check_v2(&self, parts: &Parts, address: SocketAddr) -> Result<Authenticated, Rejection> {
+    async fn check_v2(
+        &self,
+        parts: &Parts,
+        address: SocketAddr,
+        look: Look,
+    ) -> Result<Authenticated, Rejection> {
         let signed = RequestSignature::from_headers(&parts.headers)?;
-        signed.check_time(self.clock.now_millis())?;
-        self.check_started(signed.signed_at())?;
+        signed.check_time(look.now)?;
+        self.check_started(signed.signed_at(), look)?;
         signed.check_recipient(self.local.id(), self.local.name())?;
         let channel = parts.extensions.get::<SecureChannel>();
         let binding = channel.map(|channel| ChannelBinding::new(channel.binding));
         signed.check_channel(binding.as_ref())?;
 
         let name = signed.name();
+        self.heed_succession(name, signed.key_id(), &parts.headers);
         let key = self.key_of_sender(name, address, channel).await?;
         if channel.is_some() && self.channel_trust == ChannelTrust::Trust {
             // The connection is the sender's and the request was made for it: nobody else can have sent it, not
@@ -181,10 +193,11 @@ impl Authenticator {
         parts: &Parts,
         address: SocketAddr,
         repetition: Repetition,
+        look: Look,
     ) -> Result<Authenticated, Rejection> {
         let auth = RequestAuth::from_headers(&parts.headers)?;
-        auth.check_fresh(self.clock.now_millis())?;
-        self.check_started(auth.timestamp())?;
+        auth.check_fresh(look.now)?;
+        self.check_started(auth.timestamp(), look)?;
 
         let name = auth.name();
         self.check_downgrade(name)?;
@@ -222,12 +235,13 @@ impl Authenticator {
         })
     }
 
-    /// Whoever was there before this server may have accepted it, and what that one remembered is lost.
-    fn check_started(&self, signed_at: UnixMillis) -> Result<(), Rejection> {
-        match self.refuse_before {
-            Some(started) if signed_at < started => Err(Rejection::BeforeStart),
-            _ => Ok(()),
+    /// A server that ran here before may have accepted it, and what that one remembered is lost.
+    fn check_started(&self, signed_at: UnixMillis, look: Look) -> Result<(), Rejection> {
+        let age = (signed_at < look.now).then(|| look.now.abs_diff(signed_at));
+        if self.refuse_before_start && is_from_before(age.unwrap_or_default(), look.uptime) {
+            return Err(Rejection::BeforeStart);
         }
+        Ok(())
     }
 
     fn check_downgrade(&self, name: &NaraName) -> Result<(), Rejection> {
@@ -308,7 +322,26 @@ impl Authenticator {
         if peer.is_some_and(|peer| peer.is_untrusted()) {
             return Err(Rejection::Untrusted);
         }
-        Ok(())
+        match self.registry.key_state(name.as_str()) {
+            Some(KeyState::Retired) => Err(Rejection::Retired(name.clone())),
+            Some(KeyState::Conflict) => Err(Rejection::TwoSuccessors(name.clone())),
+            _ => Ok(()),
+        }
+    }
+
+    /// A sender whose key is another one than the known one may show why: a statement that both keys signed proves
+    /// itself, whoever sends it.
+    fn heed_succession(&self, name: &NaraName, key: KeyId, headers: &HeaderMap) {
+        let peer = self.registry.by_name(name.as_str());
+        let known = peer.and_then(|peer| peer.key());
+        if known.is_none_or(|known| KeyId::from(&known) == key) {
+            return;
+        }
+        if let Ok(Some(statement)) = Succession::from_headers(headers)
+            && statement.name() == name
+        {
+            self.registry.heed(&statement);
+        }
     }
 
     async fn discover(&self, name: &NaraName, address: SocketAddr) -> Result<PublicKey, Rejection> {
@@ -379,6 +412,13 @@ impl Authenticator {
             ReplayError::Full => {
                 tracing::error!("the replay cache is full: signed requests are refused");
                 Rejection::ReplayCacheFull
+            }
+            ReplayError::Forgotten { until } => {
+                warn_seldom!(
+                    sender = %name, %address,
+                    "the clock of this machine was set back: a request of a time at which others were accepted is refused"
+                );
+                Rejection::ClockSetBack(until)
             }
             _ => {
                 warn_seldom!(sender = %name, %address, "replayed request");

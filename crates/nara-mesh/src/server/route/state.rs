@@ -6,7 +6,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use nara_proto::breaker::BreakerState;
 use nara_proto::event::{KeyLookup, KeyStanding};
-use nara_proto::identity::{NaraName, PreparedKeys};
+use nara_proto::identity::{NaraName, PreparedKeys, PublicKey};
 use nara_proto::peer::Coordinates;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
@@ -118,6 +118,10 @@ impl KeyLookup for Shared {
 
     fn standing_of_id(&self, id: &str) -> KeyStanding {
         self.known_keys.standing_of_id(id)
+    }
+
+    fn was_key_of_name(&self, name: &str, key: &PublicKey) -> bool {
+        self.known_keys.was_key_of_name(name, key)
     }
 
     fn is_id_of_name(&self, id: &str, name: &str) -> Option<bool> {
