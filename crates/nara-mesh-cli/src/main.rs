@@ -22,6 +22,7 @@ mod peer_events;
 mod permissions;
 mod places;
 mod printer;
+mod remedy;
 mod run;
 mod settings;
 

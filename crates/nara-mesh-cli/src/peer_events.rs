@@ -2,12 +2,13 @@
 
 use std::collections::HashSet;
 
-use nara_mesh::registry::{KeyConflict, PeerEvent, PeerInfo, SuccessionEffect, Verdict, retrust_command};
+use nara_mesh::registry::{KeyConflict, PeerEvent, PeerInfo, SuccessionEffect, Verdict};
 use nara_proto::identity::{KeyId, NaraName, PublicKey};
 use nara_proto::succession::Succession;
 use serde_json::{Value, json};
 
 use crate::printer::harmless;
+use crate::remedy;
 
 /// Things that were told already; beyond it they are told again.
 const TOLD: usize = 1024;
@@ -95,7 +96,7 @@ pub(crate) fn line(event: &PeerEvent) -> Option<(String, Value)> {
                  {name} went back to an older version; if you are sure of that, run `{}`",
                 peer.name
                     .as_ref()
-                    .map(|name| retrust_command(name, true))
+                    .map(|name| remedy::trust_again(name, true))
                     .unwrap_or_default()
             );
             Some((
@@ -104,7 +105,10 @@ pub(crate) fn line(event: &PeerEvent) -> Option<(String, Value)> {
             ))
         }
         PeerEvent::KeyConflict(conflict) => {
-            let text = format!("conflict  {}", harmless_line(&conflict.to_string()));
+            let text = format!(
+                "conflict  {}",
+                harmless_line(&format!("{conflict}: {}", remedy::of_conflict(conflict)))
+            );
             Some((text, conflict_json(conflict)))
         }
         PeerEvent::Succession { statement, effect } => Some(succession(statement, *effect)),
@@ -118,7 +122,7 @@ fn succession(statement: &Succession, effect: SuccessionEffect) -> (String, Valu
         KeyId::from(statement.old_key()),
         statement.new_key().map(KeyId::from),
     );
-    let trust = |key: &PublicKey| format!("`nara-mesh peers trust {name} --key {key} --replace`");
+    let trust = |key: &PublicKey| format!("`{}`", remedy::trust(statement.name(), key, true));
     let (word, text) = match (effect, statement.new_key()) {
         (SuccessionEffect::Followed, Some(key)) => (
             "followed",
@@ -193,7 +197,7 @@ pub(crate) fn conflict_json(conflict: &KeyConflict) -> Value {
         "pinned_source": conflict.pinned.source.to_string(),
         "offered_key_id": KeyId::from(&conflict.offered).to_string(),
         "offered_by": conflict.offered_by.to_string(),
-        "remedy": conflict.remedy(),
+        "remedy": remedy::of_conflict(conflict),
     })
 }
 

@@ -17,10 +17,9 @@ mod succession;
 mod table;
 mod trust;
 
-pub(crate) use crate::peer::trust_command;
 pub use crate::peer::{
     InvalidKeySource, KeyConflict, KeySource, OperatorDecision, PeerChange, PeerChangeError, PeerProtocol,
-    PeerRecord, PinnedKey, Verdict, retrust_command,
+    PeerRecord, PinnedKey, Verdict,
 };
 pub(crate) use keeper::own_succession;
 pub use keeper::{PeerKeeper, Recalled};
