@@ -18,7 +18,6 @@ pub(crate) use id::{IdCommand, IdNewArgs, IdRetireArgs, IdShowArgs, IdSucceedArg
 pub(crate) use signing::{SignArgs, VerifyArgs};
 pub(crate) use value::{Expose, Listen, Since};
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 

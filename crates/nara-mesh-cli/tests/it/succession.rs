@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::serve::Serving;
-use crate::{nara_mesh, new_soul, run, run_json, text};
+use crate::{nara_mesh, new_soul, run, text};
 
 /// Alice, with an old soul and a new one, and bob, whose peers file has the old key.
 struct Place {

@@ -465,7 +465,7 @@ mod tests {
             for _ in 0..1000 {
                 registry.pin(other.clone()).unwrap_err();
             }
-            tokio::time::sleep(LOOK_INTERVAL).await;
+            sleep(LOOK_INTERVAL).await;
             let records = ledger.peers().await.unwrap();
             assert!(
                 records.iter().any(|record| record.name.as_str() == name),

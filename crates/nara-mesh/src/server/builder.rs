@@ -12,6 +12,7 @@ use super::auth::authenticator::Authenticator;
 use super::auth::key_discovery::KeyDiscovery;
 use super::auth::source_check::SourceCheck;
 use super::background::Background;
+use super::clock::ServerClock;
 use super::connection::accept::Acceptor;
 use super::connection::opening::Opening;
 use super::connection::running::RunningServer;

@@ -66,7 +66,7 @@ async fn a_clock_that_is_set_back_does_not_make_a_replay_fresh() {
     );
     // Long enough for the request to be forgotten as stale, by whatever comes then.
     target.clock.set(after(120));
-    let alice = crate::support::nara("alice");
+    let alice = nara("alice");
     let later = target.post(&alice, "/events/sync", br#"{"from":"alice"}"#);
     assert_eq!(later.status, 200);
     target.clock.set(after(1));

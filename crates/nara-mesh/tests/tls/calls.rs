@@ -13,7 +13,7 @@ use nara_mesh::tls::{CertificateKind, Security, TlsPolicy};
 use nara_mesh::transport::TcpTransport;
 
 use crate::naras::known;
-use crate::support::{BOB, Mesh, Tap, address, speaks_raw, speaks_tls};
+use crate::support::{ALICE, BOB, Mesh, Tap, address, speaks_raw, speaks_tls};
 
 /// Where the tap sits.
 const TAP: u8 = 9;
