@@ -6,6 +6,7 @@ pub(crate) mod limits;
 mod peers;
 mod serving;
 mod signing;
+mod stash;
 mod value;
 
 pub(crate) use peers::{
@@ -16,6 +17,7 @@ pub(crate) use serving::{DoctorArgs, NetworkArgs, NetworkKind, ServeArgs, Servin
 pub(crate) use dm::{DmArgs, DmKind};
 pub(crate) use id::{IdCommand, IdNewArgs, IdRetireArgs, IdShowArgs, IdSucceedArgs, SuccessionReason};
 pub(crate) use signing::{SignArgs, VerifyArgs};
+pub(crate) use stash::{StashCommand, StashDropArgs, StashGetArgs, StashPutArgs};
 pub(crate) use value::{Expose, Listen, Since};
 
 use std::path::PathBuf;
@@ -146,6 +148,12 @@ pub(crate) enum Command {
     Config(ConfigCommand),
     /// Find what prevents a nara from talking to others
     Doctor(DoctorArgs),
+    /// Check a nara of any implementation against the specification: exit code 5 if it fails in what it must do
+    ///
+    /// Two naras with souls of their own send requests of every kind, wrong ones above all. Nothing is stored at the peer
+    /// without --write. It must accept both keys: it asks for them where that is possible, and else the command prints
+    /// what its peers file needs.
+    Conformance(ConformanceArgs),
     /// Check that the nara of this machine answers: exit code 0 if so
     ///
     /// It needs no soul, no peers and no folder to write to.
@@ -181,6 +189,9 @@ pub(crate) enum Command {
     Checkpoints(CheckpointsArgs),
     /// Exchange recent events with a peer
     Zine(ZineArgs),
+    /// Data that a nara leaves with a peer, sealed, and what peers left with this nara
+    #[command(subcommand)]
+    Stash(StashCommand),
     /// World messages: postcards that travel from nara to nara and back home
     #[command(subcommand)]
     World(WorldCommand),
@@ -233,6 +244,29 @@ pub(crate) struct ConfigArgs {
         default_value_t = serving::default_listen()
     )]
     pub(crate) listen: Listen,
+}
+
+/// `conformance`
+#[derive(Debug, Args)]
+pub(crate) struct ConformanceArgs {
+    /// The peer: name, id or address
+    #[arg(required_unless_present = "list")]
+    pub(crate) peer: Option<PeerRef>,
+    /// Folder with the souls of the two naras (made if missing) [default: new ones, forgotten afterwards]
+    #[arg(long, value_name = "DIR", value_parser = value::path())]
+    pub(crate) souls: Option<PathBuf>,
+    /// Also what stores something at the peer: events about itself, and a postcard that it passes on
+    #[arg(long)]
+    pub(crate) write: bool,
+    /// Only checks whose id begins so (comma-separated), such as `sync` or `v2-request/replay`
+    #[arg(long, value_name = "ID", value_delimiter = ',')]
+    pub(crate) only: Vec<String>,
+    /// Print checks that passed or were skipped, too
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Only list the checks
+    #[arg(long, conflicts_with = "peer")]
+    pub(crate) list: bool,
 }
 
 /// `health`
@@ -506,7 +540,11 @@ pub(crate) struct ZineArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum WorldCommand {
     /// Send a postcard
+    ///
+    /// If the nara runs (`serve` or `up`), that sends it: postcards come home to the running nara.
     Send(WorldSendArgs),
+    /// List the postcards that the running nara sent, and what became of them
+    List,
 }
 
 /// `world send`
@@ -518,6 +556,11 @@ pub(crate) struct WorldSendArgs {
     /// The first peer: name, id or address [default: the first of the peers file that answers]
     #[arg(long, value_name = "PEER")]
     pub(crate) to: Option<PeerRef>,
+    /// Wait until the postcard is home, stuck, or lost: 5 min after it was sent
+    ///
+    /// Exit code 5: it did not come home; the output says where it was last seen.
+    #[arg(long)]
+    pub(crate) wait: bool,
 }
 
 /// A shell.

@@ -2,7 +2,9 @@
 
 mod exposition;
 mod feed;
+mod journeys;
 mod listen;
+mod questions;
 mod reload;
 mod signals;
 
@@ -23,6 +25,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, watch};
 
 use self::feed::{FeedHandler, Lines};
+use self::journeys::Journeys;
 use self::reload::reload;
 use self::signals::{Signal, Signals};
 use crate::cli::{Expose, Listen, ServingArgs};
@@ -45,6 +48,7 @@ pub(super) struct Serving {
     metrics: Option<SocketAddr>,
     signals: Signals,
     feed: Feed,
+    journeys: Journeys,
     lines: Lines,
     /// The peers whose host names are looked up.
     hosts: watch::Sender<Vec<PeerEntry>>,
@@ -71,6 +75,7 @@ impl Serving {
             metrics,
             signals,
             feed,
+            journeys: Journeys::default(),
             lines,
             hosts: watch::Sender::default(),
             printer,
@@ -93,7 +98,7 @@ impl Serving {
         let events = registry.subscribe();
         let builder = builder
             .registry(registry)
-            .handler(FeedHandler::new(self.feed.clone()));
+            .handler(FeedHandler::new(self.feed.clone(), self.journeys.clone()));
         let exposed = std::mem::take(&mut self.expose);
         let limits = self.limits.clone();
         let builder = builder.configure_server(|server| {
@@ -133,6 +138,7 @@ impl Serving {
             control.as_mut(),
             &self.feed,
             &self.hosts,
+            &self.journeys,
             settings,
             printer,
         )
@@ -161,6 +167,7 @@ async fn until_told_to_end(
     mut control: Option<&mut Control>,
     feed: &Feed,
     hosts: &watch::Sender<Vec<PeerEntry>>,
+    journeys: &Journeys,
     settings: &Settings,
     printer: Printer,
 ) -> Outcome<()> {
@@ -185,12 +192,13 @@ async fn until_told_to_end(
                     reload(nara, settings, hosts, printer).await?;
                 }
             },
-            asked = next_question(control.as_deref_mut()) => {
-                let answer = match asked.question {
-                    Question::Clock => clock(nara),
-                    Question::Reload => reload(nara, settings, hosts, printer).await?,
-                };
-                asked.answer(answer);
+            asked = next_question(control.as_deref_mut()) => match asked.question {
+                Question::Clock => asked.answer(clock(nara)),
+                Question::Reload => {
+                    let answer = reload(nara, settings, hosts, printer).await?;
+                    asked.answer(answer);
+                }
+                _ => questions::answer(nara, journeys, asked).await,
             }
         }
     }
@@ -230,6 +238,9 @@ impl From<StartError> for Failure {
             StartError::Peer(error) => error.into(),
             StartError::Serve(ServeError::Build(BuildError::Routes(error))) => {
                 Self::usage(format!("--expose: {error}"))
+            }
+            StartError::Serve(ServeError::Build(BuildError::Stash(error))) => {
+                Self::failed("stash.db in the data folder cannot be used").caused_by(error)
             }
             StartError::Serve(error) => Self::failed(error.to_string()).caused_by(error),
             error => Self::failed("the ledger cannot be opened").caused_by(error),

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod conformance;
 mod demo;
 mod doctor;
 mod events;
@@ -17,6 +18,7 @@ mod recommended;
 mod serve;
 mod settings;
 mod sign;
+mod stash;
 mod succession;
 mod tailnet;
 mod trust;

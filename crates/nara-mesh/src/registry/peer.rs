@@ -11,6 +11,7 @@ use nara_proto::identity::{KeyId, NaraId, NaraName, PublicKey};
 use nara_proto::time::UnixMillis;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use super::distance::Distance;
 use super::peer_clock::PeerClock;
 use super::{KeySource, OperatorDecision, PeerProtocol, PeerRecord, PinnedKey, Verdict};
 use crate::clock::monotonic_now as now;
@@ -163,6 +164,8 @@ pub struct Peer {
     in_flight: Semaphore,
     /// Made when there is something to say about it: most peers of a large registry are never called.
     clock: Mutex<Option<Box<PeerClock>>>,
+    /// Made when something is known of it.
+    distance: Mutex<Option<Box<Distance>>>,
     /// It asked not to be called before.
     not_before: Mutex<Option<Instant>>,
     /// What `info` says; asked for every message of a stream.
@@ -185,6 +188,7 @@ impl Peer {
             breaker: Mutex::new(Breaker::new(breaker)),
             in_flight: Semaphore::const_new(defaults::MAX_IN_FLIGHT_PER_PEER),
             clock: Mutex::default(),
+            distance: Mutex::default(),
             not_before: Mutex::default(),
             streams: AtomicBool::default(),
         }
@@ -323,6 +327,11 @@ impl Peer {
         if let Some(clock) = self.clock().as_mut() {
             clock.forget();
         }
+    }
+
+    pub(super) fn distance(&self) -> MutexGuard<'_, Option<Box<Distance>>> {
+        // Plain values: valid whatever happened.
+        self.distance.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn clock(&self) -> MutexGuard<'_, Option<Box<PeerClock>>> {

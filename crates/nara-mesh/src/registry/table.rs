@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use nara_proto::breaker::BreakerConfig;
+use nara_proto::coordinates::NetworkCoordinates;
 use nara_proto::identity::{NaraId, NaraName, PublicKey};
 use tokio::sync::{broadcast, watch};
 
@@ -56,6 +57,8 @@ pub struct PeerRegistry {
     decisions: Arc<watch::Sender<()>>,
     pub(super) clocks: Arc<Mutex<Clocks>>,
     pub(super) successions: Arc<Mutex<Successions>>,
+    /// Where this nara is.
+    pub(super) coordinates: Arc<Mutex<NetworkCoordinates>>,
 }
 
 #[derive(Debug, Default)]
@@ -93,6 +96,7 @@ impl PeerRegistry {
             decisions: Arc::default(),
             clocks: Arc::default(),
             successions: Arc::default(),
+            coordinates: Arc::default(),
         }
     }
 
@@ -488,7 +492,9 @@ impl Table {
             self.note_banned(&key.key);
         }
         if let Some(name) = &info.name {
-            self.looks.entry(look_of(name)).or_default().insert(name.clone());
+            for look in name.looks() {
+                self.looks.entry(look).or_default().insert(name.clone());
+            }
         }
         self.classify(peer);
         self.len += 1;
@@ -497,7 +503,8 @@ impl Table {
 
     /// Another name that looks the same.
     fn look_alike(&self, name: &NaraName) -> Option<NaraName> {
-        let mut names = self.looks.get(&look_of(name))?.iter();
+        let looks = name.looks();
+        let mut names = looks.iter().filter_map(|look| self.looks.get(look)).flatten();
         names.find(|other| *other != name).cloned()
     }
 
@@ -551,11 +558,12 @@ impl Table {
         if let Some(name) = &info.name {
             self.ghosts.remove(name);
             self.met.remove(name);
-            let look = look_of(name);
-            if let Some(names) = self.looks.get_mut(&look) {
-                names.remove(name);
-                if names.is_empty() {
-                    self.looks.remove(&look);
+            for look in name.looks() {
+                if let Some(names) = self.looks.get_mut(&look) {
+                    names.remove(name);
+                    if names.is_empty() {
+                        self.looks.remove(&look);
+                    }
                 }
             }
         }
@@ -563,12 +571,6 @@ impl Table {
         self.note_len();
         true
     }
-}
-
-/// What a name looks like, whatever script and case its letters have.
-fn look_of(name: &NaraName) -> String {
-    let lower = name.as_str().to_lowercase();
-    unicode_security::confusable_detection::skeleton(&lower).collect()
 }
 
 #[cfg(test)]

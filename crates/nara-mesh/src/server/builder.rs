@@ -213,7 +213,8 @@ impl MeshServerBuilder {
         self
     }
 
-    /// The network coordinates of this nara, for `/coordinates`; by default none.
+    /// The network coordinates of this nara, for `/coordinates`; by default those of its
+    /// [registry](PeerRegistry::coordinates).
     pub fn coordinates(mut self, coordinates: Coordinates) -> Self {
         self.coordinates = Some(coordinates);
         self
@@ -308,7 +309,11 @@ impl MeshServerBuilder {
             .registry
             .or_else(|| self.client.as_ref().map(|client| client.registry().clone()))
             .unwrap_or_default();
-        let stash = Stash::new(&self.limits, self.stash_store, self.clock.now_seconds())?;
+        let stash = Arc::new(Stash::new(
+            &self.limits,
+            self.stash_store,
+            self.clock.now_seconds(),
+        )?);
         let background = Background::default();
         let opening = Opening::new(self.tls, self.local.keypair().clone(), &self.limits);
         let discovery = self.client.clone().map(|client| {
@@ -366,7 +371,7 @@ impl MeshServerBuilder {
             coordinates: self.coordinates,
             mesh_ranges: self.mesh_ranges,
             mesh_port: self.mesh_port,
-            stash,
+            stash: stash.clone(),
             streams: Quota::new(self.limits.streams, self.limits.streams_per_peer),
             reachable: Reachable::default(),
             replies: Arc::new(Semaphore::new(self.limits.replies)),
@@ -394,6 +399,7 @@ impl MeshServerBuilder {
             background,
             mesh_ip,
             clock: uptime,
+            stash,
         })
     }
 
@@ -416,6 +422,7 @@ pub struct MeshServer {
     background: Background,
     mesh_ip: watch::Sender<String>,
     clock: Arc<ServerClock>,
+    stash: Arc<Stash>,
 }
 
 impl MeshServer {
@@ -445,6 +452,7 @@ impl MeshServer {
             background,
             self.mesh_ip,
             self.clock,
+            self.stash,
         ))
     }
 }

@@ -20,7 +20,7 @@ use crate::clock_watch::Look;
 use crate::identity::LocalNara;
 use crate::metrics;
 use crate::registry::{KeySource, KnownKeys, Peer, PeerProtocol, PeerRegistry, PinnedKey};
-use crate::seldom::warn_seldom;
+use crate::seldom::{error_seldom, warn_seldom};
 use crate::server::answer::rejection::Rejection;
 use crate::server::auth::key_discovery::KeyDiscovery;
 use crate::server::auth::request_proof::RequestProof;
@@ -410,7 +410,7 @@ impl Authenticator {
         ::metrics::gauge!(metrics::REPLAY_ENTRIES).set(remembered as f64);
         outcome.map_err(|error| match error {
             ReplayError::Full => {
-                tracing::error!("the replay cache is full: signed requests are refused");
+                error_seldom!("the replay cache is full: signed requests are refused");
                 Rejection::ReplayCacheFull
             }
             ReplayError::Forgotten { until } => {

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nara_proto::identity::NaraId;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
@@ -11,6 +12,8 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::server::background::Background;
 use crate::server::clock::ServerClock;
 use crate::server::connection::accept::Acceptor;
+use crate::server::route::stash::Stash;
+use crate::server::stash_store::StashStoreError;
 use crate::transport::MeshListener;
 
 /// A running server. Dropping it stops it at once, requests in flight included.
@@ -20,6 +23,7 @@ pub struct RunningServer {
     background: Background,
     mesh_ip: watch::Sender<String>,
     _watching: AbortOnDropHandle<()>,
+    stash: Arc<Stash>,
 }
 
 /// The outcome of a shutdown.
@@ -39,6 +43,7 @@ impl RunningServer {
         background: Background,
         mesh_ip: watch::Sender<String>,
         clock: Arc<ServerClock>,
+        stash: Arc<Stash>,
     ) -> Self {
         let local_addr = listener.local_addr();
         background.tasks.spawn(acceptor.run(listener));
@@ -49,7 +54,16 @@ impl RunningServer {
             background,
             mesh_ip,
             _watching: AbortOnDropHandle::new(tokio::spawn(clock.run())),
+            stash,
         }
+    }
+
+    /// Forgets what an owner left with this nara. Returns whether there was something.
+    ///
+    /// # Errors
+    /// [`StashStoreError`] if it may still be in the store.
+    pub async fn forget_stash(&self, owner: &NaraId) -> Result<bool, StashStoreError> {
+        self.stash.forget(owner.as_str()).await
     }
 
     /// Changes the mesh address in `/ping` answers, after the node got a new one.
