@@ -49,8 +49,8 @@ pub(crate) struct GlobalArgs {
     /// Configuration file (TOML) [default: ~/.config/nara-mesh/config.toml, if it exists]
     ///
     /// Its keys are settings of the command line with underscores: name, soul_file, soul_group_readable, data_dir,
-    /// peers, timeout, tls, trust, color, log, listen, grace, metrics, metrics_public, gossip_degree, no_gossip,
-    /// and the tables `network` (see `up --help`) and `expose` (see `serve --help`). Relative paths are relative to
+    /// peers, timeout, tls, trust, color, log, listen, grace, metrics, metrics_public, gossip_degree, no_gossip, no_catch_up,
+    /// v1_port, and the tables `network` (see `up --help`) and `expose` (see `serve --help`). Relative paths are relative to
     /// the file. `nara-mesh config show` prints the settings in force, and the origin of each.
     #[arg(long, global = true, value_name = "FILE", env = "NARA_MESH_CONFIG", value_parser = value::path())]
     pub(crate) config: Option<PathBuf>,
@@ -379,6 +379,9 @@ pub(crate) struct WatchArgs {
     /// Continue where the last watch into this ledger ended, for each peer
     #[arg(long, requires = "to")]
     pub(crate) resume: bool,
+    /// How often to ask a peer without streams for its newest events: v1 peers have none
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = value::duration)]
+    pub(crate) poll: Duration,
     /// End after this many events
     #[arg(short, long, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) count: Option<u64>,

@@ -23,7 +23,7 @@ enum Kind {
 }
 
 /// The keys, and the arguments that they set.
-const KEYS: [(&str, &str, Kind); 29] = [
+const KEYS: [(&str, &str, Kind); 31] = [
     ("name", "name", Kind::Text),
     ("soul_file", "soul_file", Kind::Path),
     ("soul_group_readable", "soul_group_readable", Kind::Text),
@@ -40,6 +40,8 @@ const KEYS: [(&str, &str, Kind); 29] = [
     ("metrics_public", "metrics_public", Kind::Text),
     ("gossip_degree", "gossip_degree", Kind::Text),
     ("no_gossip", "no_gossip", Kind::Text),
+    ("no_catch_up", "no_catch_up", Kind::Text),
+    ("v1_port", "v1_port", Kind::Text),
     ("expose", "expose", Kind::Pairs),
     ("network.kind", "network", Kind::Text),
     ("network.socket", "socket", Kind::Path),

@@ -11,6 +11,7 @@ mod known_names;
 mod lease;
 mod peer;
 mod peer_clock;
+mod presence;
 mod protocol;
 mod restore;
 mod table;

@@ -1,6 +1,6 @@
 //! `serve`: a nara that runs until it is told to end.
 
-use super::serving::Serving;
+use super::serving::{Serving, v1_address};
 use crate::cli::ServeArgs;
 use crate::connect::block_on;
 use crate::failure::Outcome;
@@ -15,7 +15,8 @@ pub(super) fn run(args: &ServeArgs, settings: &Settings, printer: Printer) -> Ou
             .builder(nara)?
             .listen(args.listen)
             .mesh_port(args.listen.port());
-        let nara = serving.start(builder, settings).await?;
+        let v1 = v1_address(&args.serving, false, args.listen);
+        let nara = serving.start(builder, v1, settings).await?;
         serving.run(nara, settings).await
     })
 }

@@ -10,12 +10,12 @@ pub(super) use feed::Feed;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use nara_mesh::Nara;
 use nara_mesh::gossip::GossipConfig;
 use nara_mesh::nara::{NaraBuilder, ReconfigureError, StartError};
 use nara_mesh::peers_file::PeerEntry;
 use nara_mesh::registry::PeerEvent;
 use nara_mesh::server::{ServeError, Shutdown, expose};
+use nara_mesh::{Nara, defaults};
 use nara_proto::identity::KeyId;
 use serde_json::json;
 use tokio::sync::broadcast;
@@ -37,6 +37,7 @@ use crate::settings::Settings;
 pub(super) struct Serving {
     expose: Vec<Expose>,
     gossip: Option<GossipConfig>,
+    catch_up: bool,
     grace: Duration,
     metrics: Option<SocketAddr>,
     signals: Signals,
@@ -59,6 +60,7 @@ impl Serving {
         Ok(Self {
             expose: args.expose.clone(),
             gossip,
+            catch_up: !args.no_catch_up,
             grace: args.grace,
             metrics,
             signals,
@@ -73,8 +75,13 @@ impl Serving {
         &self.feed
     }
 
-    /// Starts the nara and says so.
-    pub(super) async fn start(&mut self, builder: NaraBuilder, settings: &Settings) -> Outcome<Nara> {
+    /// Starts the nara and says so. `v1`: where it also listens, if that is free.
+    pub(super) async fn start(
+        &mut self,
+        builder: NaraBuilder,
+        v1: Option<SocketAddr>,
+        settings: &Settings,
+    ) -> Outcome<Nara> {
         let registry = settings.registry();
         let events = registry.subscribe();
         let builder = builder
@@ -93,10 +100,12 @@ impl Serving {
             Some(config) => builder.gossip(config),
             None => builder.without_gossip(),
         };
+        let builder = v1.into_iter().fold(builder, NaraBuilder::also_listen);
+        let builder = builder.catch_up(self.catch_up);
         let nara = builder.start().await?;
         tokio::spawn(show_peer_events(events, self.feed.clone()));
         keeping::log(nara.recalled());
-        announce(&nara, self.metrics, self.printer)?;
+        announce(&nara, v1, self.metrics, self.printer)?;
         Ok(nara)
     }
 
@@ -233,7 +242,18 @@ async fn show_peer_events(mut events: broadcast::Receiver<PeerEvent>, feed: Feed
     }
 }
 
-fn announce(nara: &Nara, metrics: Option<SocketAddr>, printer: Printer) -> Outcome<()> {
+/// The address at which v1 peers call, if this nara is to listen there, too.
+pub(super) fn v1_address(args: &ServingArgs, by_default: bool, listen: SocketAddr) -> Option<SocketAddr> {
+    let address = SocketAddr::new(listen.ip(), defaults::LEGACY_MESH_PORT);
+    (args.v1_port.unwrap_or(by_default) && address != listen).then_some(address)
+}
+
+fn announce(
+    nara: &Nara,
+    v1: Option<SocketAddr>,
+    metrics: Option<SocketAddr>,
+    printer: Printer,
+) -> Outcome<()> {
     let Some(address) = nara.address() else {
         return Ok(());
     };
@@ -241,6 +261,13 @@ fn announce(nara: &Nara, metrics: Option<SocketAddr>, printer: Printer) -> Outco
     let stanza_address = (!address.ip().is_unspecified()).then_some(address);
     let stanza = PeerEntry::of(nara.local(), stanza_address).to_toml();
     printer.note(format_args!("{name} listens on {address}."));
+    match (v1, nara.other_address()) {
+        (_, Some(other)) => printer.note(format_args!("V1 peers reach it on {other}.")),
+        (Some(v1), None) => printer.note(format_args!(
+            "V1 peers do not reach it: {v1} is taken (--v1-port=false leaves it alone)."
+        )),
+        (None, None) => {}
+    }
     printer.note(format_args!("Its id is {id}, its key {}.", KeyId::from(&key)));
     if address.ip().is_loopback() {
         printer.note("Only this machine can reach it (--listen sets another address, `up` joins a tailnet).");
@@ -255,6 +282,7 @@ fn announce(nara: &Nara, metrics: Option<SocketAddr>, printer: Printer) -> Outco
         "name": name.as_str(),
         "id": id.as_str(),
         "address": address,
+        "v1_address": nara.other_address(),
         "public_key": key.to_base64(),
         "key_id": KeyId::from(&key).to_string(),
         "metrics": metrics,

@@ -1,4 +1,4 @@
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use super::MeshClient;
@@ -162,6 +162,7 @@ impl MeshClientBuilder {
                 clocks: clocks.clone(),
                 signatures: self.signatures,
                 channel_trust: self.channel_trust,
+                announcement: RwLock::default(),
             },
             clocks: clocks.clone(),
             tls: self.tls,

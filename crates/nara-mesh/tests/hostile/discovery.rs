@@ -20,7 +20,7 @@ use crate::support::{LOOPBACK, NOW, Target, free_port, nara, nara_with_seed, reg
 
 /// TCP that counts how often it dials.
 #[derive(Clone, Debug, Default)]
-struct Counting(Arc<AtomicUsize>);
+pub(crate) struct Counting(Arc<AtomicUsize>);
 
 impl Transport for Counting {
     fn dial(&self, peer: SocketAddr) -> BoxFuture<'_, std::io::Result<BoxMeshStream>> {
@@ -34,13 +34,13 @@ impl Transport for Counting {
 }
 
 impl Counting {
-    fn dials(&self) -> usize {
+    pub(crate) fn dials(&self) -> usize {
         self.0.load(Ordering::SeqCst)
     }
 }
 
 /// A server that calls unknown senders back on `port`, on loopback too if `inside`.
-async fn target(port: u16, inside: bool, limits: ServerLimits) -> (Target, Counting) {
+pub(crate) async fn target(port: u16, inside: bool, limits: ServerLimits) -> (Target, Counting) {
     let dials = Counting::default();
     let target = Target::start_with(|builder| {
         let registry = registry(&[&nara("alice"), &nara("bob")]);
@@ -64,7 +64,7 @@ async fn target(port: u16, inside: bool, limits: ServerLimits) -> (Target, Count
 }
 
 /// A nara that answers `/ping`, and whose requests are signed as these tests sign them.
-async fn online(nara: &LocalNara) -> RunningServer {
+pub(crate) async fn online(nara: &LocalNara) -> RunningServer {
     MeshServer::builder(nara.clone(), Arc::new(MemoryLedger::new()))
         .signatures(Signatures::V1Only)
         .serve(free_port())

@@ -20,6 +20,7 @@ mod messages;
 mod naras;
 #[path = "../support/raw_http.rs"]
 mod raw_http;
+mod said_port;
 mod source;
 mod support;
 mod trust;

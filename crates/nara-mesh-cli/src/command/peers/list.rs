@@ -8,14 +8,16 @@ use nara_mesh::client::{MeshClient, PeerRef};
 use nara_mesh::defaults;
 use nara_mesh::registry::{PeerInfo, PeerProtocol};
 use nara_proto::identity::KeyId;
+use nara_proto::presence::PresenceState;
 use serde_json::{Value, json};
 
-use super::watch::watch;
+use super::watch::{watch, watch_presence};
 use crate::cli::PeersListArgs;
 use crate::command::ping::{PeerResult, ToldClock, ping_peer, short, told_clock, warn_of_clock};
 use crate::connect;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
+use crate::ledger_file::recall_presence;
 use crate::network::{Network, Way};
 use crate::printer::{Printer, harmless, human, micros, render, table};
 use crate::settings::Settings;
@@ -36,6 +38,7 @@ pub(super) fn run(args: &PeersListArgs, settings: &Settings, printer: Printer) -
                  prints the stanza of a nara",
             ));
         }
+        recall_presence(settings, client.registry()).await;
         let calls = peers.iter().map(|peer| {
             let (client, network) = (&client, &network);
             async move {
@@ -47,7 +50,7 @@ pub(super) fn run(args: &PeersListArgs, settings: &Settings, printer: Printer) -
                     None
                 };
                 let way = network.way_to(client, &PeerRef::from(peer)).await;
-                (info, result, way)
+                (info, peer.presence(), result, way)
             }
         });
         Ok(stream::iter(calls)
@@ -56,14 +59,14 @@ pub(super) fn run(args: &PeersListArgs, settings: &Settings, printer: Printer) -
             .await)
     })?;
     let mut table = table([
-        "NAME", "ADDRESS", "ONLINE", "PATH", "RTT", "CLOCK", "KEY ID", "KEY", "TRUST", "CAN", "ID",
+        "NAME", "ADDRESS", "PRESENCE", "PATH", "RTT", "CLOCK", "KEY ID", "KEY", "TRUST", "CAN", "ID",
     ]);
-    for (info, result, way) in &rows {
+    for (info, state, result, way) in &rows {
         let text = |value: Option<String>| value.map_or_else(|| "-".to_owned(), |value| harmless(&value));
         table.add_row([
             text(info.name.as_ref().map(ToString::to_string)),
             text(info.address.as_ref().map(ToString::to_string)),
-            online(result.as_ref()),
+            presence(*state, result.as_ref()),
             text(way.as_ref().map(|way| way.path.to_string())),
             text(rtt(result.as_ref()).map(human)),
             text(clock(result.as_ref()).map(told_clock)),
@@ -75,12 +78,12 @@ pub(super) fn run(args: &PeersListArgs, settings: &Settings, printer: Printer) -
         ]);
     }
     printer.line(render(&table))?;
-    for (info, result, _) in &rows {
+    for (info, _, result, _) in &rows {
         warn_of_clock(&info.label(), clock(result.as_ref()), printer);
     }
     let rows_json: Vec<Value> = rows
         .iter()
-        .map(|(info, result, way)| to_json(info, result.as_ref(), way.as_ref()))
+        .map(|(info, state, result, way)| to_json(info, *state, result.as_ref(), way.as_ref()))
         .collect();
     printer.json(json!({ "peers": rows_json }))?;
     Ok(Exit::Ok)
@@ -97,20 +100,17 @@ fn watch_network(
     connect::block_on_looking(client, settings, async {
         network.attach(&args.on, settings).await?;
         let Some(node) = network.node() else {
-            return Err(Failure::usage("--watch needs a network to watch")
-                .hint("pass --network tailscaled, or --network managed while `up` runs"));
+            return watch_presence(client, settings, printer).await;
         };
         watch(client, node, &args.on.skip, printer).await
     })
 }
 
-fn online(result: Option<&PeerResult>) -> String {
-    match result {
-        None => "-".to_owned(),
-        Some(PeerResult {
-            error: Some(error), ..
-        }) => format!("no ({})", short(error)),
-        Some(_) => "yes".to_owned(),
+/// Whether it is there, and why not.
+fn presence(state: PresenceState, result: Option<&PeerResult>) -> String {
+    match result.and_then(|result| result.error.as_ref()) {
+        Some(error) => format!("{state} ({})", short(error)),
+        None => state.to_string(),
     }
 }
 
@@ -164,11 +164,12 @@ fn abbreviate(id: &str) -> String {
     }
 }
 
-fn to_json(info: &PeerInfo, result: Option<&PeerResult>, way: Option<&Way>) -> Value {
+fn to_json(info: &PeerInfo, state: PresenceState, result: Option<&PeerResult>, way: Option<&Way>) -> Value {
     json!({
         "name": info.name.as_ref().map(|name| name.as_str()),
         "id": info.id.as_ref().map(|id| id.as_str()),
         "address": info.address,
+        "presence": state.as_str(),
         "online": result.map(|result| result.error.is_none()),
         "error": result.and_then(|result| result.error.as_ref()).map(ToString::to_string),
         "rtt_us": rtt(result).map(micros),

@@ -83,6 +83,7 @@ async fn keep(shared: &Shared, sender: &VerifiedSender, event: SyncEvent) -> Res
     if !shared.handler.accepts(&event) {
         return Ok(false);
     }
+    shared.registry.hear(&event, shared.clock.now_nanos());
     let checked = vec![CheckedEvent::verified(event.clone())];
     let insertions = shared.ledger.insert(checked, Some(sender.name().clone())).await?;
     let stored = matches!(insertions.first(), Some(Insertion::Stored));
