@@ -19,7 +19,7 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use nara_mesh::transport::Transport;
+use nara_mesh::transport::{MeshListener, Transport};
 
 /// A request as it arrived.
 #[derive(Clone, Debug)]
@@ -71,22 +71,18 @@ impl FakePeer {
         address: SocketAddr,
         answer: impl Fn(&Received) -> Answer + Send + Sync + 'static,
     ) -> Self {
-        Self::start_async(transport, address, move |received, _| {
-            std::future::ready(answer(&received))
-        })
-        .await
+        let listener = transport.listen(address).await.unwrap();
+        Self::start_on(listener, move |received, _| std::future::ready(answer(&received)))
     }
 
     /// The same where an answer takes calls of its own. The second argument is where the request came from.
-    pub(crate) async fn start_async<F>(
-        transport: impl Transport,
-        address: SocketAddr,
+    pub(crate) fn start_on<F>(
+        mut listener: Box<dyn MeshListener>,
         answer: impl Fn(Received, SocketAddr) -> F + Send + Sync + 'static,
     ) -> Self
     where
         F: Future<Output = Answer> + Send + 'static,
     {
-        let mut listener = transport.listen(address).await.unwrap();
         let peer = Self {
             address: listener.local_addr(),
             received: Arc::default(),

@@ -5,13 +5,11 @@
 //! plaza, which here is [`V1Peer::meet`].
 
 use std::collections::BTreeMap;
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::TokioIo;
@@ -25,10 +23,10 @@ use nara_mesh::proto::runtime_message::{
     MessagePayload, RuntimeMessage, StashAck, StashRefresh, StashResponse, StashStore, stash_refusal,
 };
 use nara_mesh::proto::sync::{SyncMode, SyncRequest, SyncResponse};
-use nara_mesh::proto::time::{UnixMillis, UnixNanos};
+use nara_mesh::proto::time::UnixMillis;
 use nara_mesh::proto::v1::{RequestAuth, ResponseAuth};
 use nara_mesh::proto::zine::Zine;
-use nara_mesh::transport::{BoxMeshStream, MeshListener, Transport};
+use nara_mesh::transport::Transport;
 
 use crate::fake_peer::{Answer, FakePeer, Received, plain};
 
@@ -66,20 +64,6 @@ struct Memory {
     syncs: BTreeMap<String, usize>,
 }
 
-/// A transport that can be shared.
-#[derive(Debug)]
-struct Shared(Arc<dyn Transport>);
-
-impl Transport for Shared {
-    fn dial(&self, peer: SocketAddr) -> BoxFuture<'_, io::Result<BoxMeshStream>> {
-        self.0.dial(peer)
-    }
-
-    fn listen(&self, local: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn MeshListener>>> {
-        self.0.listen(local)
-    }
-}
-
 impl V1Peer {
     /// Starts the peer. Its port is the only one that it calls others on.
     pub(crate) async fn start(
@@ -97,11 +81,11 @@ impl V1Peer {
             memory: Mutex::default(),
         }));
         let answering = peer.clone();
-        FakePeer::start_async(Shared(transport), address, move |received, from| {
+        let listener = transport.listen(address).await.unwrap();
+        FakePeer::start_on(listener, move |received, from| {
             let answering = answering.clone();
             async move { answering.answer(received, from).await }
-        })
-        .await;
+        });
         peer
     }
 
@@ -610,16 +594,4 @@ fn response_of(stash: &StashStore) -> StashResponse {
         stored_at: stash.ts,
         ..StashResponse::default()
     }
-}
-
-/// The events that a peer of long standing remembers: so many, one a minute, the last one an hour ago.
-pub(crate) fn history(emitter: &LocalNara, count: usize, now: UnixNanos) -> Vec<SyncEvent> {
-    let minute = 60_000_000_000;
-    let end = now.get() - 60 * minute;
-    (0..count)
-        .map(|n| {
-            let age = i64::try_from(count - n).unwrap() * minute;
-            crate::naras::tease(emitter, "bob", end - age)
-        })
-        .collect()
 }

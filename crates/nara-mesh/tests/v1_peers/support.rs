@@ -7,14 +7,16 @@ use std::time::Duration;
 use nara_mesh::Nara;
 use nara_mesh::clock::{Clock as _, ManualClock};
 use nara_mesh::defaults::{LEGACY_MESH_PORT, MESH_PORT};
+use nara_mesh::identity::LocalNara;
 use nara_mesh::ledger::MemoryLedger;
 use nara_mesh::nara::NaraBuilder;
+use nara_mesh::proto::event::SyncEvent;
 use nara_mesh::proto::time::UnixNanos;
 use nara_mesh::registry::PeerInfo;
 use nara_mesh::transport::MemoryNetwork;
 
 pub(crate) use crate::naras::{nara, tease};
-pub(crate) use crate::v1_peer::{V1Peer, history};
+pub(crate) use crate::v1_peer::V1Peer;
 
 pub(crate) const NOW: UnixNanos = UnixNanos::new(1_769_100_000_250_000_000);
 
@@ -88,4 +90,16 @@ pub(crate) async fn until(is_so: impl AsyncFn() -> bool) {
     };
     let waited = tokio::time::timeout(Duration::from_secs(600), waiting).await;
     waited.expect("it is not so after ten minutes");
+}
+
+/// The events that a peer of long standing remembers: so many, one a minute, the last one an hour ago.
+pub(crate) fn history(emitter: &LocalNara, count: usize, now: UnixNanos) -> Vec<SyncEvent> {
+    let minute = 60_000_000_000;
+    let end = now.get() - 60 * minute;
+    (0..count)
+        .map(|n| {
+            let age = i64::try_from(count - n).unwrap() * minute;
+            tease(emitter, "bob", end - age)
+        })
+        .collect()
 }
