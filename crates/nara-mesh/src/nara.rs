@@ -215,9 +215,9 @@ impl Nara {
         self.running().keeper.reload().await
     }
 
-    /// Ends this nara in order: discovery and gossip stop, peers hear a goodbye, on streams and, if gossip is on, by
-    /// zines to up to [`defaults::PRESENCE_PEERS`] of them, the server finishes the requests in progress for up to
-    /// `grace`, and learned peer records are written to the ledger.
+    /// Ends this nara in order: discovery and gossip stop, peers hear a goodbye, the server finishes the requests in
+    /// progress, and learned peer records are written to the ledger. Goodbye and requests take up to `grace`; peers hear
+    /// it on streams and, if gossip is on, up to 16 of them by zine.
     pub async fn shutdown(mut self, grace: Duration) -> Shutdown {
         match self.running.take() {
             Some(running) => running.end(grace).await,

@@ -5,6 +5,8 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use crate::time::UnixNanos;
+
 /// After so long without a sign of life a nara is missing: three of the longest rounds of zines of v1 peers.
 pub const MISSING_AFTER: Duration = Duration::from_secs(15 * 60);
 
@@ -50,18 +52,20 @@ impl fmt::Display for PresenceState {
 /// use std::time::{Duration, Instant};
 ///
 /// use nara_proto::presence::{Presence, PresenceState};
+/// use nara_proto::time::UnixNanos;
 ///
 /// let now = Instant::now();
 /// let mut presence = Presence::default();
 /// presence.alive(now);
 /// assert_eq!(presence.state(now), PresenceState::Online);
-/// presence.goodbye(now);
+/// presence.goodbye(now, UnixNanos::new(1));
 /// assert_eq!(presence.state(now + Duration::from_secs(3600)), PresenceState::Offline);
 /// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Presence {
     alive: Option<Instant>,
-    introduced: Option<Instant>,
+    /// The time of its last introduction or goodbye, by its own clock.
+    said: Option<UnixNanos>,
     goodbye: Option<Instant>,
     lost: Option<Instant>,
 }
@@ -72,19 +76,22 @@ impl Presence {
         self.alive = self.alive.max(Some(at));
     }
 
-    /// It introduced itself: an earlier goodbye is over.
-    pub fn introduced(&mut self, at: Instant) {
-        self.introduced = self.introduced.max(Some(at));
-        if self.goodbye <= Some(at) {
+    /// It introduced itself at `at`, and by its own clock at `said`: an earlier goodbye is over.
+    pub fn introduced(&mut self, at: Instant, said: UnixNanos) {
+        if self.said <= Some(said) {
+            self.said = Some(said);
             self.goodbye = None;
         }
         self.alive(at);
     }
 
-    /// It said goodbye. One from before its last introduction means nothing.
-    pub fn goodbye(&mut self, at: Instant) {
-        if self.introduced <= Some(at) {
-            self.goodbye = self.goodbye.max(Some(at));
+    /// It said goodbye at `at`, and by its own clock at `said`. One from before its last introduction, or that is known
+    /// already, means nothing.
+    pub fn goodbye(&mut self, at: Instant, said: UnixNanos) {
+        let is_news = self.said < Some(said) || (self.said == Some(said) && self.goodbye.is_none());
+        if is_news {
+            self.said = Some(said);
+            self.goodbye = Some(at);
         }
     }
 
@@ -155,7 +162,7 @@ mod tests {
     fn a_goodbye_holds_for_what_was_on_its_way_and_ends_with_a_later_sign_of_life() {
         let (mut presence, now) = (Presence::default(), Instant::now());
         presence.alive(now);
-        presence.goodbye(now + SECOND);
+        presence.goodbye(now + SECOND, UnixNanos::new(1));
         presence.alive(now + 2 * SECOND);
         presence.lost(now + 3 * SECOND);
         assert_eq!(presence.state(now + 3 * SECOND), PresenceState::Offline);
@@ -164,15 +171,21 @@ mod tests {
     }
 
     #[test]
-    fn an_introduction_ends_a_goodbye_in_whatever_order_they_come() {
+    fn the_later_of_introduction_and_goodbye_counts_by_the_clock_of_the_nara() {
         let now = Instant::now();
+        let [first, second] = [1, 2].map(UnixNanos::new);
+        // They come together, or the older one later.
         let mut presence = Presence::default();
-        presence.goodbye(now);
-        presence.introduced(now + SECOND);
+        presence.goodbye(now, first);
+        presence.introduced(now, second);
+        assert_eq!(presence.state(now), PresenceState::Online);
+        presence.goodbye(now + SECOND, first);
         assert_eq!(presence.state(now + SECOND), PresenceState::Online);
-        let mut presence = Presence::default();
-        presence.introduced(now + SECOND);
-        presence.goodbye(now);
-        assert_eq!(presence.state(now + SECOND), PresenceState::Online);
+        presence.goodbye(now + SECOND, UnixNanos::new(3));
+        assert_eq!(presence.state(now + SECOND), PresenceState::Offline);
+        // It is back without a word; its goodbye comes once more.
+        presence.alive(now + 60 * SECOND);
+        presence.goodbye(now + 61 * SECOND, UnixNanos::new(3));
+        assert_eq!(presence.state(now + 61 * SECOND), PresenceState::Online);
     }
 }

@@ -34,9 +34,9 @@ impl PeerRegistry {
         };
         let mut signs = peer.signs_of_life();
         match event.service() {
-            Some(Service::HeyThere) => signs.introduced(at),
-            Some(Service::Chau) if age <= JUST_NOW => signs.goodbye(now()),
-            Some(Service::Chau) => signs.goodbye(at),
+            Some(Service::HeyThere) => signs.introduced(at, event.ts),
+            Some(Service::Chau) if age <= JUST_NOW => signs.goodbye(now(), event.ts),
+            Some(Service::Chau) => signs.goodbye(at, event.ts),
             _ => signs.alive(at),
         }
     }
