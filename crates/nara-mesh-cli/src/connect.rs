@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use nara_mesh::client::{ClientError, ClientErrorKind, MeshClient, PeerRef};
 use nara_mesh::identity::LocalNara;
-use nara_mesh::registry::retrust_command;
 use nara_mesh::transport::{TcpTransport, Transport};
 use nara_proto::identity::{NaraName, Soul};
 use zeroize::Zeroizing;
@@ -13,6 +12,7 @@ use zeroize::Zeroizing;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::keeping::{Keeping, Without};
+use crate::remedy;
 use crate::settings::Settings;
 
 /// Runs the asynchronous part of a command.
@@ -157,6 +157,9 @@ impl From<ClientError> for Failure {
 
 /// What to do about an error of the client, with the command where there is one.
 pub(crate) fn hint(error: &ClientError) -> Option<String> {
+    if let Some(remedy) = remedy::of_error(error) {
+        return Some(remedy);
+    }
     match (error.kind(), error.nara()) {
         (ClientErrorKind::Downgrade, _) => Some(
             "if the peer went back to an older version on purpose, run `nara-mesh peers trust NAME --replace`".to_owned(),
@@ -168,7 +171,7 @@ pub(crate) fn hint(error: &ClientError) -> Option<String> {
         ),
         (ClientErrorKind::Untrusted, Some(name)) => Some(format!(
             "to lift the ban, run `{}`",
-            retrust_command(name, false)
+            remedy::trust_again(name, false)
         )),
         _ => error.hint().map(Into::into),
     }

@@ -20,6 +20,7 @@ mod peer_events;
 mod permissions;
 mod places;
 mod printer;
+mod remedy;
 mod run;
 mod settings;
 

@@ -1,5 +1,6 @@
 //! The network of a command: sockets of this machine, or a node of a tailnet.
 
+use std::borrow::Cow;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};
@@ -121,17 +122,26 @@ fn embedded_is_not_shared() -> Failure {
 
 /// The failure of a node that is not ready: what happened, and what to do.
 pub(crate) fn not_ready(error: NotReady) -> Failure {
-    let text = error.to_string();
-    // Behind the last semicolon it says what to do.
-    let (message, hint) = text.rsplit_once("; ").unwrap_or((&text, ""));
     let exit = match error.reason {
         NotReadyReason::KeyRefused { .. } => Exit::Unauthenticated,
         NotReadyReason::ProgramMissing { .. } | NotReadyReason::SocketNotPermitted { .. } => Exit::Usage,
         _ => Exit::Unreachable,
     };
-    let failure = Failure::new(exit, message);
-    match hint {
-        "" => failure,
-        hint => failure.hint(hint),
+    let failure = Failure::new(exit, error.to_string());
+    match node_hint(&error.reason) {
+        Some(hint) => failure.hint(hint),
+        None => failure,
+    }
+}
+
+/// What to do about a node that is not ready, with the option where there is one.
+pub(crate) fn node_hint(reason: &NotReadyReason) -> Option<Cow<'static, str>> {
+    match reason {
+        NotReadyReason::ControlUnreachable { .. } => Some("check --control-url and the network".into()),
+        NotReadyReason::DaemonNotRunning { .. } => Some("start it, or choose another --network".into()),
+        NotReadyReason::SocketNotPermitted { .. } => {
+            Some("run as a user who may, or use --network managed".into())
+        }
+        reason => reason.hint(),
     }
 }

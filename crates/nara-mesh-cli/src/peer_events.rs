@@ -2,11 +2,12 @@
 
 use std::collections::HashSet;
 
-use nara_mesh::registry::{KeyConflict, PeerEvent, PeerInfo, Verdict, retrust_command};
+use nara_mesh::registry::{KeyConflict, PeerEvent, PeerInfo, Verdict};
 use nara_proto::identity::{KeyId, NaraName, PublicKey};
 use serde_json::{Value, json};
 
 use crate::printer::harmless;
+use crate::remedy;
 
 /// Things that were told already; beyond it they are told again.
 const TOLD: usize = 1024;
@@ -94,7 +95,7 @@ pub(crate) fn line(event: &PeerEvent) -> Option<(String, Value)> {
                  {name} went back to an older version; if you are sure of that, run `{}`",
                 peer.name
                     .as_ref()
-                    .map(|name| retrust_command(name, true))
+                    .map(|name| remedy::trust_again(name, true))
                     .unwrap_or_default()
             );
             Some((
@@ -103,7 +104,10 @@ pub(crate) fn line(event: &PeerEvent) -> Option<(String, Value)> {
             ))
         }
         PeerEvent::KeyConflict(conflict) => {
-            let text = format!("conflict  {}", harmless_line(&conflict.to_string()));
+            let text = format!(
+                "conflict  {}",
+                harmless_line(&format!("{conflict}: {}", remedy::of_conflict(conflict)))
+            );
             Some((text, conflict_json(conflict)))
         }
         _ => None,
@@ -137,7 +141,7 @@ pub(crate) fn conflict_json(conflict: &KeyConflict) -> Value {
         "pinned_source": conflict.pinned.source.to_string(),
         "offered_key_id": KeyId::from(&conflict.offered).to_string(),
         "offered_by": conflict.offered_by.to_string(),
-        "remedy": conflict.remedy(),
+        "remedy": remedy::of_conflict(conflict),
     })
 }
 

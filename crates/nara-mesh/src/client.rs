@@ -213,7 +213,7 @@ impl MeshClient {
         fan_out(peers, self.fan_out, |peer| self.ping(peer)).await
     }
 
-    /// Asks the nara at an address for its name and key, within [`defaults::DISCOVERY_TIMEOUT`]. The answer
+    /// Asks the nara at an address for its name and key, within 2 s. The answer
     /// is not signed and nothing is pinned: to believe it is trust on first use.
     ///
     /// # Errors

@@ -76,7 +76,7 @@ impl GossipService {
         }
     }
 
-    /// The current status. A change of a peer shows at once, counts within [`defaults::GOSSIP_STATUS_INTERVAL`].
+    /// The current status. A change of a peer shows at once, counts within 250 ms.
     pub fn status(&self) -> watch::Receiver<GossipStatus> {
         self.status.clone()
     }
@@ -96,7 +96,7 @@ impl GossipServiceBuilder {
         self
     }
 
-    /// How far back the first subscription to a peer begins; by default [`defaults::GOSSIP_CATCH_UP`]. Later
+    /// How far back the first subscription to a peer begins; by default an hour. Later
     /// subscriptions resume where the last one ended.
     pub fn catch_up(mut self, catch_up: Duration) -> Self {
         self.catch_up = catch_up;

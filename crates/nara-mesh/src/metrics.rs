@@ -33,7 +33,7 @@ macro_rules! metrics {
     ($($(#[doc = $help:literal])+ $kind:ident $constant:ident = $name:literal $(by $label:literal [$($value:literal),+])?;)+) => {
         $(
             $(#[doc = $help])+
-            pub const $constant: &str = $name;
+            pub(crate) const $constant: &str = $name;
         )+
 
         /// All metrics of this crate.

@@ -49,7 +49,7 @@ use crate::server::{RunningServer, Shutdown};
 /// A running nara.
 ///
 /// [`Nara::shutdown`] ends it in order and waits for it. A dropped handle does the same in the background, with
-/// [`defaults::DROP_GRACE`] for the requests in progress; outside of a tokio runtime it ends everything at once.
+/// 1 s for the requests in progress; outside of a tokio runtime it ends everything at once.
 #[derive(Debug)]
 pub struct Nara {
     local: LocalNara,
@@ -193,10 +193,17 @@ impl Nara {
     /// [`ReconfigureError`].
     pub async fn reconfigure(&self, peers: Vec<PeerInfo>) -> Result<Recalled, ReconfigureError> {
         let named: HashSet<NaraName> = peers.iter().filter_map(|peer| peer.name.clone()).collect();
+        let nameless = peers.iter().filter(|peer| peer.name.is_none());
+        let nameless: HashSet<SocketAddr> = nameless.filter_map(|peer| peer.configured_at).collect();
         for peer in self.registry().peers() {
             let info = peer.info();
-            let configured = info.key.is_some_and(|key| key.source == KeySource::Configured);
-            if configured && info.name.is_some_and(|name| !named.contains(&name)) {
+            let configured = info.configured_at.is_some()
+                || info.key.is_some_and(|key| key.source == KeySource::Configured);
+            let stays = info.name.is_some_and(|name| named.contains(&name))
+                || info
+                    .configured_at
+                    .is_some_and(|address| nameless.contains(&address));
+            if configured && !stays {
                 self.registry().remove(&peer);
             }
         }

@@ -5,8 +5,7 @@ mod protocol;
 mod record;
 mod source;
 
-pub(crate) use conflict::trust_command;
-pub use conflict::{KeyConflict, retrust_command};
+pub use conflict::KeyConflict;
 pub use protocol::PeerProtocol;
 pub use record::{OperatorDecision, PeerChange, PeerChangeError, PeerRecord, Verdict};
 pub use source::{InvalidKeySource, KeySource};

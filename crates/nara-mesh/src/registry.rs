@@ -17,10 +17,9 @@ mod restore;
 mod table;
 mod trust;
 
-pub(crate) use crate::peer::trust_command;
 pub use crate::peer::{
     InvalidKeySource, KeyConflict, KeySource, OperatorDecision, PeerChange, PeerChangeError, PeerProtocol,
-    PeerRecord, PinnedKey, Verdict, retrust_command,
+    PeerRecord, PinnedKey, Verdict,
 };
 pub use keeper::{PeerKeeper, Recalled};
 pub use known_keys::KnownKeys;

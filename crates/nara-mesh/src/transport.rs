@@ -98,7 +98,7 @@ pub trait PeerSource: Debug + Send + Sync + 'static {
     /// refuses requests from there under another name, so do not guess from a host name.
     ///
     /// A server asks for each signed request, so answer from memory: a lookup that takes longer than
-    /// [`OWNER_LOOKUP_TIMEOUT`](crate::defaults::OWNER_LOOKUP_TIMEOUT) refuses the request. IPv4 addresses come as
+    /// 250 ms refuses the request. IPv4 addresses come as
     /// IPv4, not mapped into IPv6.
     fn owner_of(&self, address: IpAddr) -> BoxFuture<'_, Option<NaraName>>;
 }

@@ -15,7 +15,7 @@ use std::time::Duration;
 use nara_mesh::client::{MeshClient, StreamState, SubscribeOptions};
 use nara_mesh::ledger::{EventStore as _, MemoryLedger, ReadLimit};
 use nara_mesh::nara::{NaraBuilder, StartError};
-use nara_mesh::registry::{Closed, RegisterError};
+use nara_mesh::registry::{Closed, PeerInfo, RegisterError};
 use nara_mesh::server::Shutdown;
 use nara_mesh::transport::MemoryNetwork;
 use nara_mesh::{LocalNara, Nara};
@@ -126,6 +126,17 @@ async fn an_address_in_use_is_an_error_and_nothing_is_left_running() {
     alice.shutdown(GRACE).await;
 }
 
+/// A configured nara of which only name and address are known.
+fn met_at(address: &str) -> PeerInfo {
+    let address = Some(address.parse().unwrap());
+    PeerInfo {
+        name: Some("erin".parse().unwrap()),
+        address,
+        configured_at: address,
+        ..PeerInfo::default()
+    }
+}
+
 #[tokio::test]
 async fn a_peer_that_is_no_longer_configured_is_removed_and_a_fault_does_not_keep_the_others_out() {
     let [alice, bob, carol] = ["alice", "bob", "carol"].map(|name| LocalNara::generate(name).unwrap());
@@ -133,17 +144,20 @@ async fn a_peer_that_is_no_longer_configured_is_removed_and_a_fault_does_not_kee
         .without_gossip()
         .trust(Arc::new(Closed))
         .know(bob.as_peer(None))
+        .know(met_at("127.0.0.1:9"))
         .start()
         .await
         .unwrap();
     let knows = |local: &LocalNara| nara.registry().by_id(local.id()).is_some();
     assert!(knows(&bob));
+    assert!(nara.registry().by_name("erin").is_some());
 
     // The list may be shared: an entry about the nara itself is skipped.
     nara.reconfigure(vec![alice.as_peer(None), carol.as_peer(None)])
         .await
         .unwrap();
     assert!(!knows(&bob));
+    assert!(nara.registry().by_name("erin").is_none());
     assert!(knows(&carol));
     assert!(!knows(&alice));
 

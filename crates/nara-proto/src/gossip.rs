@@ -59,6 +59,8 @@ pub enum Input<P> {
     Lost(P),
     /// A neighbour refuses us, or the subscription ended for good.
     Refused(P),
+    /// The subscription to a neighbour ended through no fault of its own: it may be chosen again at once.
+    Ended(P),
     /// A peer does not have streams at all.
     NoStreams(P),
 }
@@ -160,10 +162,9 @@ impl<P: Clone + Ord> Gossip<P> {
                 }
             }
             Input::Refused(peer) => self.give_up(peer, now, random, &mut outputs),
+            Input::Ended(peer) => self.unsubscribe(&peer, &mut outputs),
             Input::NoStreams(peer) if peer != self.me => {
-                if self.neighbours.remove(&peer).is_some() {
-                    outputs.push(Output::Unsubscribe(peer.clone()));
-                }
+                self.unsubscribe(&peer, &mut outputs);
                 self.remembered.has_no_streams(peer, now + self.config.ask_again);
             }
             Input::Tick | Input::NoStreams(_) => {}
@@ -186,6 +187,12 @@ impl<P: Clone + Ord> Gossip<P> {
             .min()
             .unwrap_or(now)
             .max(now + RESOLUTION)
+    }
+
+    fn unsubscribe(&mut self, peer: &P, outputs: &mut Vec<Output<P>>) {
+        if self.neighbours.remove(peer).is_some() {
+            outputs.push(Output::Unsubscribe(peer.clone()));
+        }
     }
 
     /// Ends the subscription to a peer that fails, and leaves it alone for a while.

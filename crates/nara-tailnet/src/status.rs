@@ -1,5 +1,6 @@
 //! The [`NodeStatus`] of a node, and why it is [`NotReady`].
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -53,41 +54,39 @@ pub struct NotReady {
     pub waited: Duration,
 }
 
-/// Why a node is not ready. The text says what happened and, after the semicolon, what to do.
+/// Why a node is not ready. The text says what happened, [`hint`](Self::hint) what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NotReadyReason {
     /// It is connecting; nothing has gone wrong.
-    #[error("it is still connecting; allow more time")]
+    #[error("it is still connecting")]
     Connecting,
     /// A login with a browser is needed.
-    #[error("it waits for a login; open {}, or give an auth key", url.as_deref().unwrap_or("the login page of the control server"))]
+    #[error("it waits for a login")]
     NeedsLogin {
         /// The page, if it is known.
         url: Option<String>,
     },
     /// An administrator of the tailnet must approve the node.
-    #[error("an administrator must approve it; approve it in the machine list of the control server")]
+    #[error("an administrator must approve it")]
     NeedsApproval,
     /// The control server cannot be reached.
-    #[error("its control server cannot be reached ({detail}); check --control-url and the network")]
+    #[error("its control server cannot be reached ({detail})")]
     ControlUnreachable {
         /// The error of the attempt.
         detail: String,
     },
     /// The control server refused the auth key.
-    #[error(
-        "the control server refuses the auth key ({detail}); make a new key, and check that it is for this server"
-    )]
+    #[error("the control server refuses the auth key ({detail})")]
     KeyRefused {
         /// What the control server said.
         detail: String,
     },
     /// The key of the node has expired.
-    #[error("the key of the node has expired; log in again, or start it with a new auth key")]
+    #[error("the key of the node has expired")]
     KeyExpired,
     /// No daemon answers.
-    #[error("no tailscaled answers at {socket} ({detail}); start it, or choose another --network")]
+    #[error("no tailscaled answers at {socket} ({detail})")]
     DaemonNotRunning {
         /// Its socket.
         socket: String,
@@ -95,25 +94,25 @@ pub enum NotReadyReason {
         detail: String,
     },
     /// The socket of the daemon may not be opened.
-    #[error("this user may not open {socket} of tailscaled; run as a user who may, or use --network managed")]
+    #[error("this user may not open {socket} of tailscaled")]
     SocketNotPermitted {
         /// The socket.
         socket: String,
     },
     /// The daemon answers, but not like a supported tailscaled.
-    #[error("tailscaled does not answer as expected ({detail}); its version may be too old or too new")]
+    #[error("tailscaled does not answer as expected ({detail})")]
     DaemonMisbehaves {
         /// What was wrong.
         detail: String,
     },
     /// The node is turned off.
-    #[error("the node is stopped; run `tailscale up`")]
+    #[error("the node is stopped")]
     Stopped,
     /// The node has no address yet.
-    #[error("the control server has not assigned an address yet; allow more time")]
+    #[error("the control server has not assigned an address yet")]
     NoAddress,
     /// The program of the node is missing or does not start.
-    #[error("{program} cannot be run ({detail}); install Tailscale, or name the program in the settings")]
+    #[error("{program} cannot be run ({detail})")]
     ProgramMissing {
         /// The program.
         program: String,
@@ -135,6 +134,30 @@ impl NotReadyReason {
             self,
             Self::KeyRefused { .. } | Self::ProgramMissing { .. } | Self::SocketNotPermitted { .. }
         )
+    }
+
+    /// What to do about it; `None` where nothing is known to help.
+    pub fn hint(&self) -> Option<Cow<'static, str>> {
+        let hint = match self {
+            Self::Connecting | Self::NoAddress => "allow more time",
+            Self::NeedsLogin { url: Some(url) } => {
+                return Some(format!("open {url}, or give an auth key").into());
+            }
+            Self::NeedsLogin { url: None } => {
+                "open the login page of the control server, or give an auth key"
+            }
+            Self::NeedsApproval => "approve it in the machine list of the control server",
+            Self::ControlUnreachable { .. } => "check the address of the control server, and the network",
+            Self::KeyRefused { .. } => "make a new key, and check that it is for this server",
+            Self::KeyExpired => "log in again, or start it with a new auth key",
+            Self::DaemonNotRunning { .. } => "start it, or join the tailnet in another way",
+            Self::SocketNotPermitted { .. } => "run as a user who may, or join the tailnet in another way",
+            Self::DaemonMisbehaves { .. } => "check the version of tailscaled: it may be too old or too new",
+            Self::Stopped => "run `tailscale up`",
+            Self::ProgramMissing { .. } => "install Tailscale, or name the program in the settings",
+            Self::Other { .. } => return None,
+        };
+        Some(hint.into())
     }
 }
 

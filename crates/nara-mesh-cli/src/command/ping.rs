@@ -19,6 +19,7 @@ use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::network::{Network, Way};
 use crate::printer::{Printer, harmless, human, micros, render, table};
+use crate::remedy;
 use crate::settings::Settings;
 
 /// Round trips are recorded in microseconds, up to this.
@@ -325,7 +326,7 @@ fn print(results: &[PeerResult], printer: Printer) -> Outcome<()> {
         }
         warn_of_clock(&result.label, result.clock, printer);
         if let Some(conflict) = &result.conflict {
-            printer.warn(conflict);
+            printer.warn(format_args!("{conflict}: {}", remedy::of_conflict(conflict)));
         } else if result.key_differs() {
             printer.warn(format_args!(
                 "{} answers without a valid key, but a key is pinned for it: another nara is at its address",

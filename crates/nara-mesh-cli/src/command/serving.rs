@@ -14,7 +14,7 @@ use nara_mesh::gossip::GossipConfig;
 use nara_mesh::nara::{NaraBuilder, ReconfigureError, StartError};
 use nara_mesh::peers_file::PeerEntry;
 use nara_mesh::registry::PeerEvent;
-use nara_mesh::server::{ServeError, Shutdown, expose};
+use nara_mesh::server::{BuildError, ServeError, Shutdown, expose};
 use nara_mesh::{Nara, defaults};
 use nara_proto::identity::KeyId;
 use serde_json::json;
@@ -206,7 +206,9 @@ impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
         match error {
             StartError::Peer(error) => error.into(),
-            StartError::Serve(ServeError::Build(error)) => Self::usage(format!("--expose: {error}")),
+            StartError::Serve(ServeError::Build(BuildError::Routes(error))) => {
+                Self::usage(format!("--expose: {error}"))
+            }
             StartError::Serve(error) => Self::failed(error.to_string()).caused_by(error),
             error => Self::failed("the ledger cannot be opened").caused_by(error),
         }

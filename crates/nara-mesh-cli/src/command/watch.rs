@@ -26,6 +26,7 @@ use crate::ledger_file;
 use crate::listing::{event_line, trust};
 use crate::peer_events::{Told, conflict_json};
 use crate::printer::{Printer, harmless};
+use crate::remedy;
 use crate::settings::Settings;
 
 pub(super) fn run(args: &WatchArgs, settings: &Settings, printer: Printer) -> Outcome {
@@ -207,7 +208,7 @@ async fn show_conflicts(mut events: broadcast::Receiver<PeerEvent>, printer: Pri
                 if let PeerEvent::KeyConflict(conflict) = &event
                     && told.is_news(&event)
                 {
-                    printer.warn(conflict);
+                    printer.warn(format_args!("{conflict}: {}", remedy::of_conflict(conflict)));
                     let json =
                         json!({ "peer": conflict.name.as_str(), "key_conflict": conflict_json(conflict) });
                     if printer.json_line(json).is_err() {

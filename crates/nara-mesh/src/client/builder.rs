@@ -85,13 +85,13 @@ impl MeshClientBuilder {
     }
 
     /// How long a whole call may take, from dialling to the last verified byte; by default
-    /// [`defaults::CALL_TIMEOUT`].
+    /// 5 s.
     pub fn call_timeout(mut self, timeout: Duration) -> Self {
         self.call_timeout = timeout;
         self
     }
 
-    /// How long dialling may take; by default [`defaults::DIAL_TIMEOUT`].
+    /// How long dialling may take; by default 5 s.
     pub fn dial_timeout(mut self, timeout: Duration) -> Self {
         self.dial_timeout = timeout;
         self

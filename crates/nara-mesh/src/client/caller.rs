@@ -194,15 +194,9 @@ impl Caller {
         deadline: Instant,
     ) -> Result<Reply, Problem> {
         // On the heap: what dialling and TLS keep is large, and would be a part of every call.
-        let sending = Box::pin(async {
-            match self.send_once(route, outgoing, deadline, Via::Pool).await {
-                Err(failed) if self.may_retry(route, outgoing, &failed) => {
-                    self.send_once(route, outgoing, deadline, Via::Dial).await
-                }
-                sent => sent,
-            }
-            .map_err(Attempt::into_problem)
-        });
+        let sending = Box::pin(self.retried(route, outgoing, |via| {
+            self.send_once(route, outgoing, deadline, via)
+        }));
         self.admitted(route, deadline, sending).await
     }
 
@@ -232,15 +226,9 @@ impl Caller {
         outgoing: &Outgoing,
         deadline: Instant,
     ) -> Result<OpenReply, Problem> {
-        let opening = Box::pin(async {
-            match self.open_once(route, outgoing, deadline, Via::Pool).await {
-                Err(failed) if self.may_retry(route, outgoing, &failed) => {
-                    self.open_once(route, outgoing, deadline, Via::Dial).await
-                }
-                opened => opened,
-            }
-            .map_err(Attempt::into_problem)
-        });
+        let opening = Box::pin(self.retried(route, outgoing, |via| {
+            self.open_once(route, outgoing, deadline, via)
+        }));
         self.admitted(route, deadline, opening).await
     }
 
@@ -363,6 +351,23 @@ impl Caller {
             Err(_) => admission.failed(Failure::NoAnswer),
         }
         called.map_err(|problem| self.explain_handshake(route, problem))
+    }
+
+    /// Tries on a connection of the pool and, where that is safe, once more on a new one.
+    async fn retried<T, F>(
+        &self,
+        route: &Route,
+        outgoing: &Outgoing,
+        attempt: impl Fn(Via) -> F,
+    ) -> Result<T, Problem>
+    where
+        F: Future<Output = Result<T, Attempt>>,
+    {
+        match attempt(Via::Pool).await {
+            Err(failed) if self.may_retry(route, outgoing, &failed) => attempt(Via::Dial).await,
+            tried => tried,
+        }
+        .map_err(Attempt::into_problem)
     }
 
     /// Whether a request gets one more try, on a new connection: it is idempotent, and failed because a connection of

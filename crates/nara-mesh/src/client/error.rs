@@ -374,7 +374,7 @@ impl ClientError {
     }
 
     /// How long the peer asked us to wait, from the moment of the error on; at most
-    /// [`RETRY_AFTER_MAX`](crate::defaults::RETRY_AFTER_MAX). Until then it is not called.
+    /// 5 minutes. Until then it is not called.
     pub fn retry_after(&self) -> Option<Duration> {
         match self.problem() {
             Problem::AskedToWait(asked) => Some(asked.retry_after),

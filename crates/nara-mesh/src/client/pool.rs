@@ -136,7 +136,7 @@ impl Pool {
         dialled
     }
 
-    /// Opens a connection to whichever of two answers. The first has [`defaults::PORT_DELAY`] to itself. If both fail,
+    /// Opens a connection to whichever of two answers. The first has 250 ms to itself. If both fail,
     /// the problem is that of the first.
     pub(super) async fn dial_either(
         &self,

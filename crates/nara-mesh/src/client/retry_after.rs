@@ -9,7 +9,7 @@ use nara_proto::time::UnixMillis;
 use crate::defaults;
 
 /// How long an answer asks to wait before the next call, if it does: any with status 429, and one with status 503
-/// that says how long. Never more than [`defaults::RETRY_AFTER_MAX`]. `now` is our clock, for answers that name a
+/// that says how long. Never more than 5 minutes. `now` is our clock, for answers that name a
 /// time and do not say what time it is.
 pub(super) fn asked_to_wait(status: StatusCode, headers: &HeaderMap, now: UnixMillis) -> Option<Duration> {
     let told = || read(headers, now).map(|wait| wait.min(defaults::RETRY_AFTER_MAX));

@@ -205,6 +205,12 @@ impl Driver {
                 self.failures.remove(&label);
                 return self.tell(Input::NoStreams(label));
             }
+            // Not the peer's fault: it was removed from the registry, and may be there again.
+            Err(StreamError::Call(error)) if error.is_unknown_peer() => {
+                self.directory = Directory::new(&self.client);
+                self.tell(Input::Ended(label));
+                return self.publish();
+            }
             Err(
                 error @ (StreamError::Protocol { .. }
                 | StreamError::Unauthenticated(_)

@@ -189,7 +189,7 @@ impl NaraBuilder {
         self
     }
 
-    /// The time limit for dialling and for whole calls; by default [`defaults::CALL_TIMEOUT`].
+    /// The time limit for dialling and for whole calls; by default 5 s.
     pub fn timeout(self, timeout: Duration) -> Self {
         self.configure_client(move |client| client.call_timeout(timeout).dial_timeout(timeout))
     }

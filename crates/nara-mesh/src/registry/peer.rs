@@ -312,7 +312,7 @@ impl Peer {
     }
 
     /// Whether requests to it are signed with the time of its clock instead of ours, if they are known to differ by
-    /// [`defaults::CLOCK_COMPENSATION`] or more; `None`: as
+    /// 1 s or more; `None`: as
     /// [`MeshClientBuilder::compensate_clocks`](crate::client::MeshClientBuilder::compensate_clocks) says.
     pub fn set_clock_compensation(&self, compensate: Option<bool>) {
         self.clock().get_or_insert_default().set_compensation(compensate);

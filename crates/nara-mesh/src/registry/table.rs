@@ -106,7 +106,7 @@ impl PeerRegistry {
         &*self.trust
     }
 
-    /// Limits the number of peers; the default is [`defaults::MAX_PEERS`].
+    /// Limits the number of peers; the default is 200,000.
     #[must_use]
     pub fn with_max_peers(mut self, max_peers: usize) -> Self {
         self.max_peers = max_peers;

@@ -5,7 +5,7 @@ use std::fmt::{self, Debug};
 
 use nara_proto::identity::{KeyId, NaraId, NaraName, PublicKey};
 
-use super::{KeySource, PeerInfo, trust_command};
+use super::{KeySource, PeerInfo};
 
 /// A first key offered for a nara.
 #[derive(Clone, Debug)]
@@ -140,9 +140,8 @@ where
 /// The trust policy refused an offered key. Nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "key {} of {name} (offered by {offered_by}) is not trusted: {reason}; if you are sure of the key, run `{}`",
-    KeyId::from(offered),
-    trust_command(name, offered, false)
+    "key {} of {name} (offered by {offered_by}) is not trusted: {reason}",
+    KeyId::from(offered)
 )]
 pub struct KeyRefused {
     /// The name.

@@ -12,7 +12,6 @@ use bytes::Bytes;
 use futures_util::future::{BoxFuture, join_all};
 use http::HeaderValue;
 use nara_mesh::client::MeshClient;
-use nara_mesh::defaults::{POOL_IDLE_PER_PEER, POOL_IDLE_TOTAL};
 use nara_mesh::proto::event::SyncEvent;
 use nara_mesh::proto::go_json::{self, Timestamp};
 use nara_mesh::proto::runtime_message::{
@@ -27,6 +26,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::support::{
     Answer, FakePeer, Mesh, NOW, address, event, introduce, json, nara, plain, signed, timed,
 };
+
+/// Idle connections kept for one peer, and in all.
+const POOL_IDLE_PER_PEER: usize = 20;
+const POOL_IDLE_TOTAL: usize = 100;
 
 /// A transport whose streams end on the reading side once `ended` is set, without waking anybody: what a
 /// client meets whose peer closed a moment ago.

@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use nara_mesh::client::fan_out;
-use nara_mesh::defaults::{MAX_IN_FLIGHT_PER_PEER, POOL_IDLE};
 use nara_mesh::proto::breaker::BreakerState;
 use nara_mesh::proto::endpoint::Ping;
 use nara_mesh::registry::PeerEvent;
@@ -13,6 +12,12 @@ use nara_mesh::registry::PeerEvent;
 use crate::support::{Answer, Mesh, address, introduce, nara, ping_answer, plain, timed};
 
 const SECOND: Duration = Duration::from_secs(1);
+
+/// Calls in flight to one peer.
+const MAX_IN_FLIGHT_PER_PEER: usize = 32;
+
+/// How long an idle connection is kept.
+const POOL_IDLE: Duration = Duration::from_secs(30);
 
 fn millis(n: u64) -> Duration {
     Duration::from_millis(n)

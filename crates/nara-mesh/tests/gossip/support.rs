@@ -16,7 +16,7 @@ use nara_mesh::proto::event::{Payload, SocialPayload, SyncEvent};
 use nara_mesh::proto::identity::{KeyPair, Soul};
 use nara_mesh::proto::sync::EventFilter;
 use nara_mesh::proto::time::UnixNanos;
-use nara_mesh::registry::{KeySource, PeerInfo, PeerRegistry, PinnedKey};
+use nara_mesh::registry::{Closed, KeySource, PeerInfo, PeerRegistry, PinnedKey};
 use nara_mesh::server::{MeshServer, MeshServerBuilder, RunningServer};
 use nara_mesh::tls::TlsPolicy;
 use nara_mesh::transport::{MemoryNetwork, Transport as _};
@@ -138,7 +138,8 @@ impl Mesh {
         seed[0] = u8::try_from(index).unwrap();
         let local = LocalNara::new(&Soul::bond(seed, &name), name.parse().unwrap()).unwrap();
         let address = SocketAddr::from(([100, 64, 0, seed[0] + 1], 9632));
-        let registry = PeerRegistry::default();
+        // Who is removed stays out, although it calls.
+        let registry = PeerRegistry::default().with_trust(Arc::new(Closed));
         let info = info(&local, address);
         for other in &self.naras {
             registry

@@ -1,6 +1,5 @@
 //! What gossip is believed.
 
-use nara_mesh::defaults::HEARSAY_PER_ADDRESS;
 use nara_mesh::identity::LocalNara;
 use nara_mesh::registry::PeerEvent;
 use nara_proto::event::{HeyTherePayload, ObservationPayload, Payload, SyncEvent};
@@ -9,6 +8,9 @@ use nara_proto::time::UnixNanos;
 use nara_proto::zine::Zine;
 
 use crate::support::{NOW, Target, nara, nara_with_seed, seen};
+
+/// Naras at one address that are taken from hearsay.
+const HEARSAY_PER_ADDRESS: usize = 64;
 
 fn introduction(nara: &LocalNara, ts: UnixNanos) -> SyncEvent {
     let payload = HeyTherePayload {

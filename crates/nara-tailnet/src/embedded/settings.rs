@@ -157,7 +157,7 @@ pub enum EmbeddedError {
     },
     /// TLS cannot be set up.
     #[error("TLS cannot be set up")]
-    Tls(#[source] tokio_rustls::rustls::Error),
+    Tls(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
 #[cfg(test)]

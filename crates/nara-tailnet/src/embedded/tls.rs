@@ -61,10 +61,10 @@ impl Tls {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let verifier = WebPkiServerVerifier::builder_with_provider(roots.into(), Arc::clone(&provider))
             .build()
-            .map_err(|error| EmbeddedError::Tls(Error::General(error.to_string())))?;
+            .map_err(|error| EmbeddedError::Tls(error.into()))?;
         let trusted = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
-            .map_err(EmbeddedError::Tls)?
+            .map_err(|error| EmbeddedError::Tls(error.into()))?
             .with_webpki_verifier(verifier)
             .with_no_client_auth();
         Ok(Self {

@@ -18,6 +18,7 @@ use crate::cli::DoctorArgs;
 use crate::connect;
 use crate::control;
 use crate::failure::Outcome;
+use crate::network::node_hint;
 use crate::settings::Settings;
 
 /// How long a node may take to become ready: it should be.
@@ -180,13 +181,10 @@ fn relay(home: Option<&str>, problems: &[String], report: &mut Report) -> Outcom
     })
 }
 
-/// A failed check with what a reason says: what to do is behind the last semicolon.
+/// A failed check with what a reason says.
 fn failed(what: &'static str, reason: &NotReadyReason, why: &'static str) -> Check {
-    let text = reason.to_string();
-    let (found, next) = text
-        .rsplit_once("; ")
-        .unwrap_or((&text, "see the log of the daemon"));
-    Check::ok(what, found, why).failed(next)
+    let next = node_hint(reason).unwrap_or("see the log of the daemon".into());
+    Check::ok(what, reason.to_string(), why).failed(next)
 }
 
 /// Who answers on the port of this nara, on its own address.

@@ -18,6 +18,7 @@ use crate::failure::{Failure, Outcome};
 use crate::keeping::make_folder_of;
 use crate::ledger_file;
 use crate::printer::{Printer, harmless};
+use crate::remedy;
 use crate::settings::Settings;
 
 /// What a decision means when no nara runs on the data folder.
@@ -161,10 +162,7 @@ fn refused(conflict: &KeyConflict) -> Failure {
         Exit::Unauthenticated,
         format!("{name} is pinned to key {pinned} ({source})"),
     )
-    .hint(format!(
-        "if its owner confirms the new key: {}",
-        conflict.remedy()
-    ))
+    .hint(remedy::of_conflict(conflict))
 }
 
 fn to_json(record: &PeerRecord) -> Value {

@@ -47,7 +47,7 @@ impl SubscribeOptions {
 
     /// Stores events in this ledger, with the peer as origin, before they are returned, and stores how far the
     /// stream was read, for each peer and filter. The next subscription resumes there. The place is written at most
-    /// once in [`defaults::STREAM_CURSOR_EVENTS`] events or [`defaults::STREAM_CURSOR_INTERVAL`], and always behind
+    /// once in 256 events or 1 s, and always behind
     /// the events before it: after a crash a few come again, and none is missing.
     pub fn into_ledger(mut self, ledger: Arc<dyn Ledger>) -> Self {
         self.ledger = Some(ledger);
@@ -63,7 +63,7 @@ impl SubscribeOptions {
     /// Fetches the newest events of a peer that has no streams, this often, instead of ending with
     /// [`StreamError::Unsupported`](super::StreamError::Unsupported): for v1 peers. An event is given out once, oldest
     /// first, without a cursor. Of those that the peer has at the beginning, [`SubscribeOptions::since`] says which
-    /// count. If more than [`defaults::POLL_EVENTS`] events arrive between two polls, the oldest of them are missed.
+    /// count. If more than 500 events arrive between two polls, the oldest of them are missed.
     pub fn poll(mut self, every: Duration) -> Self {
         self.poll = Some(every);
         self

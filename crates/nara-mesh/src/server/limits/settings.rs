@@ -13,11 +13,11 @@ pub struct ServerLimits {
     pub answer_bytes_in_flight: usize,
     /// Those of one peer, and of one source address where the peer is not known: 64 MiB.
     pub answer_bytes_in_flight_per_peer: usize,
-    /// Bytes of request bodies in memory, until their requests are answered: [`defaults::BODY_BYTES_IN_FLIGHT`]. A
+    /// Bytes of request bodies in memory, until their requests are answered: 256 MiB. A
     /// body that would exceed it is refused with status 503 and `Retry-After`.
     pub body_bytes_in_flight: usize,
     /// Bytes of one peer, or of one source address while the peer is unknown; not less than the largest body, which
-    /// would otherwise always be refused: [`defaults::BODY_BYTES_IN_FLIGHT_PER_PEER`]. A body that would exceed it
+    /// would otherwise always be refused: 32 MiB. A body that would exceed it
     /// is refused with status 429 and `Retry-After`.
     pub body_bytes_in_flight_per_peer: usize,
     /// How long a peer may be silent within a request body: 10 s.
@@ -31,9 +31,9 @@ pub struct ServerLimits {
     /// Answers in flight to one source address: 2.
     pub checkpoint_answers_per_address: usize,
     /// How often one source address may ask for `/api/checkpoints/all`:
-    /// [`defaults::CHECKPOINTS_PER_ADDRESS`]; `None`: as often as for anything else.
+    /// once a second, 30 at once; `None`: as often as for anything else.
     pub checkpoint_requests_per_address: Option<RateLimit>,
-    /// Connections open at once: [`defaults::MAX_CONNECTIONS`]. Further connections wait.
+    /// Connections open at once: 4,096. Further connections wait.
     pub connections: usize,
     /// Connections open at once from one address: 64. More are closed at once, because waiting for them would
     /// let one address keep out all others.
@@ -42,15 +42,15 @@ pub struct ServerLimits {
     pub discoveries: usize,
     /// Unknown senders of one source address whose keys are asked for in a minute: 10.
     pub discoveries_per_minute: u32,
-    /// How often one source address may begin TLS: [`defaults::HANDSHAKES_PER_ADDRESS`]. Further connections are
+    /// How often one source address may begin TLS: 50 a second, 500 at once. Further connections are
     /// closed before the handshake; `None`: no limit.
     pub handshakes_per_address: Option<RateLimit>,
-    /// Bytes of the start line and headers of a request: [`defaults::MAX_HEADER_BYTES`].
+    /// Bytes of the start line and headers of a request: 16 KiB.
     pub header_bytes: usize,
-    /// How long start line and headers may take, and a handshake: [`defaults::HEADER_READ_TIMEOUT`].
+    /// How long start line and headers may take, and a handshake: 5 s.
     pub header_read: Duration,
     /// How long a connection may stay open without a request, and how long an answer may stay unread:
-    /// [`defaults::SERVER_IDLE`].
+    /// 75 s.
     pub idle: Duration,
     /// Imports in flight: 64. A signature is checked at the end of the body, and the bytes of all bodies are limited;
     /// further imports get status 503.
@@ -59,20 +59,20 @@ pub struct ServerLimits {
     pub imports_per_address: usize,
     /// Answers with events that are read and encoded at once: 3. Peers take turns: each has one of them at most.
     pub reads: usize,
-    /// Signed requests remembered against replay: [`defaults::REPLAY_CAPACITY`].
+    /// Signed requests remembered against replay: 100,000.
     pub replay_capacity: usize,
     /// Replies to runtime messages in flight: 64. Further ones are dropped and logged.
     pub replies: usize,
-    /// Requests in progress, until their answer begins: [`defaults::REQUESTS_IN_FLIGHT`]. Further ones get status
+    /// Requests in progress, until their answer begins: 1,024. Further ones get status
     /// 503 and `Retry-After`.
     pub requests_in_flight: usize,
-    /// Requests of one peer in progress: [`defaults::REQUESTS_IN_FLIGHT_PER_PEER`]. Further ones get status 429 and
+    /// Requests of one peer in progress: 64. Further ones get status 429 and
     /// `Retry-After`.
     pub requests_in_flight_per_peer: usize,
-    /// How often one source address may send a request, signed or not: [`defaults::REQUESTS_PER_ADDRESS`]. Further
+    /// How often one source address may send a request, signed or not: 500 a second, 2,000 at once. Further
     /// requests get status 429 and `Retry-After`; `None`: no limit.
     pub requests_per_address: Option<RateLimit>,
-    /// How often one verified peer may send a request: [`defaults::REQUESTS_PER_PEER`]. Further requests get status
+    /// How often one verified peer may send a request: 200 a second, 1,000 at once. Further requests get status
     /// 429 and `Retry-After`; `None`: no limit.
     pub requests_per_peer: Option<RateLimit>,
     /// Bytes of an answer of a route of the application that is signed as a whole: 16 MiB. A larger one is answered
@@ -90,11 +90,11 @@ pub struct ServerLimits {
     pub stash_bytes: usize,
     /// Peers for which a stash is kept: 20 (docs/protocol/v1.md, section 12.4).
     pub stash_owners: usize,
-    /// How often a stream sends a keep-alive: [`defaults::STREAM_KEEP_ALIVE`]. Less than `idle`.
+    /// How often a stream sends a keep-alive: 15 s. Less than `idle`.
     pub stream_keep_alive: Duration,
-    /// Streams open at once: [`defaults::STREAMS`]. Each holds a connection.
+    /// Streams open at once: 2,048. Each holds a connection.
     pub streams: usize,
-    /// Streams of one peer open at once: [`defaults::STREAMS_PER_PEER`].
+    /// Streams of one peer open at once: 4.
     pub streams_per_peer: usize,
     /// Events in the answer to a zine: 5,000. V1 peers set no limit.
     pub zine_events: usize,

@@ -31,7 +31,7 @@ const VERIFIED_HERE: usize = 16;
 /// `POST /world/relay` (docs/protocol/v1.md, section 7.6).
 ///
 /// The message travels on before the answer, as elsewhere, within the time that the caller of the first hop
-/// waits: [`defaults::CALL_TIMEOUT`] from when we got the request, less a margin.
+/// waits: 5 s from when we got the request, less a margin.
 pub(super) async fn handle(
     State(shared): State<Arc<Shared>>,
     sender: VerifiedSender,

@@ -1,0 +1,146 @@
+//! What an operator can decide about the key of a peer, as commands that can be pasted into a shell.
+
+use std::borrow::Cow;
+use std::error::Error;
+
+use nara_mesh::registry::{KeyConflict, KeyRefused, KeySource, RegisterError};
+use nara_proto::identity::{KeyId, NaraName, PublicKey};
+
+/// Trusts a key; with `replace` in the place of the pinned one.
+fn trust(name: &NaraName, key: &PublicKey, replace: bool) -> String {
+    let key = KeyId::from(key);
+    let replace = if replace { " --replace" } else { "" };
+    let name = shell_word(name);
+    if name.starts_with('-') {
+        // Else it would be read as an option.
+        format!("nara-mesh peers trust --key {key}{replace} -- {name}")
+    } else {
+        format!("nara-mesh peers trust {name} --key {key}{replace}")
+    }
+}
+
+/// Trusts the known key of a nara again; with `replace` also though it does less than it has proven that it can.
+pub(crate) fn trust_again(name: &NaraName, replace: bool) -> String {
+    let replace = if replace { "--replace " } else { "" };
+    let name = shell_word(name);
+    let end_of_options = if name.starts_with('-') { "-- " } else { "" };
+    format!("nara-mesh peers trust {replace}{end_of_options}{name}")
+}
+
+/// What to do about two keys for one name.
+pub(crate) fn of_conflict(conflict: &KeyConflict) -> String {
+    let KeyConflict {
+        name,
+        pinned,
+        offered,
+        ..
+    } = conflict;
+    match pinned.source {
+        KeySource::Own => {
+            "somebody impersonates this nara, or another soul uses its name: find out who, and rename one \
+                           of the two"
+                .to_owned()
+        }
+        KeySource::Configured => format!(
+            "if the operator of {name} confirms the new key, write key = \"{}\" in its stanza of the peers file, remove \
+             its id there, and run `nara-mesh reload`",
+            offered.to_base64()
+        ),
+        _ => format!(
+            "if the operator of {name} confirms the new key, run `{}`",
+            trust(name, offered, true)
+        ),
+    }
+}
+
+/// What to do about an error, if its cause is a key that is not trusted.
+pub(crate) fn of_error(error: &(dyn Error + 'static)) -> Option<String> {
+    let mut next = Some(error);
+    while let Some(cause) = next {
+        let boxed = cause.downcast_ref::<Box<RegisterError>>().map(Box::as_ref);
+        match cause.downcast_ref::<RegisterError>().or(boxed) {
+            Some(RegisterError::KeyConflict(conflict)) => return Some(of_conflict(conflict)),
+            Some(RegisterError::KeyRefused(refused)) => return Some(of_refusal(refused)),
+            _ => {}
+        }
+        if let Some(refused) = cause.downcast_ref::<KeyRefused>() {
+            return Some(of_refusal(refused));
+        }
+        next = cause.source();
+    }
+    None
+}
+
+fn of_refusal(refused: &KeyRefused) -> String {
+    let (name, command) = (&refused.name, trust(&refused.name, &refused.offered, false));
+    format!("if the operator of {name} confirms the key, run `{command}`")
+}
+
+/// A name as one word of a shell. Names come from peers and must not inject commands.
+fn shell_word(name: &NaraName) -> Cow<'_, str> {
+    // A name has no zero byte, the only thing that cannot be quoted.
+    shlex::try_quote(name.as_str()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use nara_mesh::registry::PinnedKey;
+    use nara_proto::identity::{KeyPair, Soul};
+    use nara_proto::time::UnixMillis;
+
+    use super::*;
+
+    fn key(seed: u8) -> PublicKey {
+        KeyPair::from_soul(&Soul::bond([seed; 32], "x")).public_key()
+    }
+
+    fn conflict(source: KeySource) -> KeyConflict {
+        let name: NaraName = "bob".parse().unwrap();
+        KeyConflict {
+            pinned: Box::new(PinnedKey {
+                name: name.clone(),
+                id: None,
+                key: key(1),
+                source,
+                learned_at: UnixMillis::new(0),
+            }),
+            name,
+            offered: key(2),
+            offered_by: KeySource::Ping(([100, 64, 0, 7], 9632).into()),
+        }
+    }
+
+    #[test]
+    fn a_conflict_is_decided_where_its_key_was_given() {
+        let text = of_conflict(&conflict(KeySource::HeyThere { told_by: None }));
+        let command = format!(
+            "run `nara-mesh peers trust bob --key {} --replace`",
+            KeyId::from(&key(2))
+        );
+        assert!(text.ends_with(&command), "{text}");
+        let text = of_conflict(&conflict(KeySource::Configured));
+        assert!(
+            text.contains(&format!("key = \"{}\"", key(2).to_base64())),
+            "{text}"
+        );
+        assert!(!text.contains("peers trust"), "{text}");
+    }
+
+    #[test]
+    fn a_name_cannot_smuggle_a_command_or_an_option_into_what_is_pasted() {
+        let command = trust(&"a'; rm -rf ~".parse().unwrap(), &key(1), false);
+        assert_eq!(
+            shlex::split(&command).unwrap(),
+            [
+                "nara-mesh",
+                "peers",
+                "trust",
+                "a'; rm -rf ~",
+                "--key",
+                &KeyId::from(&key(1)).to_string()
+            ]
+        );
+        let command = trust(&"--json".parse().unwrap(), &key(1), true);
+        assert!(command.ends_with("--replace -- --json"), "{command}");
+    }
+}
