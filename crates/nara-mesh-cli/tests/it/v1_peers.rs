@@ -60,16 +60,25 @@ fn presence(folder: &Path, more: &[&str]) -> Value {
 async fn a_watch_of_a_v1_peer_polls_and_says_so() {
     let folder = tempfile::tempdir().unwrap();
     let greta = greta(folder.path()).await;
-    let news = tease(greta.nara(), "alice", 1_700_000_000_000_000_000);
+    let [news, later] = [1, 2].map(|n| tease(greta.nara(), "alice", n * 800_000_000_000_000_000));
     greta.remember([news.clone()]);
     let watch = [
-        "watch", "greta", "--since", "all", "--count", "1", "--json", "--poll", "50ms",
+        "watch", "greta", "--since", "all", "--count", "2", "--json", "--poll", "50ms",
     ];
     let path = folder.path().to_owned();
     let watching = move || run(&path, 0, &[&watch[..], &AS_ALICE].concat());
-    let output = tokio::task::spawn_blocking(watching).await.unwrap();
-    let event: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(event["event"]["id"], news.id);
+    let watching = tokio::task::spawn_blocking(watching);
+    while greta.syncs("recent") < 4 {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    greta.remember([later.clone()]);
+    let output = watching.await.unwrap();
+    let seen: Vec<Value> = text(&output.stdout)
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(seen[0]["event"]["id"], news.id);
+    assert_eq!(seen[1]["event"]["id"], later.id);
     let said = text(&output.stderr);
     assert!(said.contains("no streams there, polling every 50 ms"), "{said}");
 }
@@ -94,6 +103,9 @@ async fn a_v1_peer_hears_that_a_served_nara_comes_and_goes_and_peers_shows_its_p
     assert_eq!(presence(path, &["--offline"]), "ONLINE");
     greta.send_zine(ALICE, vec![greta.chau()]).await;
     assert_eq!(presence(path, &["--offline"]), "OFFLINE");
+
+    greta.send_zine(ALICE, vec![greta.hey_there()]).await;
+    assert_eq!(presence(path, &["--offline"]), "ONLINE");
 
     let (_, code) = alice.end();
     assert_eq!(code, Some(0));

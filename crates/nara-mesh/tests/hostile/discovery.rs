@@ -42,8 +42,9 @@ impl Counting {
 /// A server that calls unknown senders back on `port`, on loopback too if `inside`.
 pub(crate) async fn target(port: u16, inside: bool, limits: ServerLimits) -> (Target, Counting) {
     let dials = Counting::default();
-    let target = Target::start_with(|builder| {
-        let registry = registry(&[&nara("alice"), &nara("bob")]);
+    let registry = registry(&[&nara("alice"), &nara("bob")]);
+    let shared = registry.clone();
+    let mut target = Target::start_with(|builder| {
         let client = MeshClient::builder(nara("target"))
             .registry(registry.clone())
             .transport(Arc::new(dials.clone()))
@@ -60,6 +61,7 @@ pub(crate) async fn target(port: u16, inside: bool, limits: ServerLimits) -> (Ta
         }
     })
     .await;
+    target.registry = shared;
     (target, dials)
 }
 

@@ -71,6 +71,11 @@ const LOOK: Duration = Duration::from_secs(2);
 
 /// Watches the known peers where there is no network: pings them, and reads in the ledger who came and went.
 pub(super) async fn watch_presence(client: &MeshClient, settings: &Settings, printer: Printer) -> Outcome {
+    if client.registry().is_empty() {
+        return Err(Failure::usage("--watch needs a network or peers to watch").hint(
+            "pass --network tailscaled, or --network managed while `up` runs, or a peers file with --peers",
+        ));
+    }
     let mut shown = BTreeMap::new();
     let watching = async {
         loop {
