@@ -155,7 +155,12 @@ impl MeshClientBuilder {
         ));
         let caller = Arc::new(Caller {
             registry: self.registry.clone(),
-            pool: Pool::new(self.transport, self.dial_timeout, self.local.keypair().clone()),
+            pool: Pool::new(
+                self.transport,
+                self.dial_timeout,
+                self.local.keypair().clone(),
+                &self.registry,
+            ),
             signer: RequestSigner {
                 local: self.local.clone(),
                 registry: self.registry.clone(),

@@ -419,7 +419,7 @@ impl Caller {
             Via::Dial => None,
         };
         let started = Instant::now();
-        let (connection, target, dial) = match (pooled, alternative) {
+        let (mut connection, target, dial) = match (pooled, alternative) {
             (Some((connection, target)), _) => (connection, target, None),
             (None, None) => {
                 let connection = self.pool.dial(target, deadline).await?;
@@ -431,6 +431,11 @@ impl Caller {
                 (connection, target, Some(started.elapsed()))
             }
         };
+        if !connection.is_reused() {
+            let known = route.peer.info();
+            let known = known.name.zip(known.key);
+            connection.open_on(known.map(|(name, pinned)| self.registry.lease(&name, &pinned.key)));
+        }
         Ok(Line {
             connection,
             target,

@@ -8,6 +8,7 @@ use nara_proto::identity::PublicKey;
 use super::{Peer, PeerEvent, PeerRegistry};
 use crate::clock::monotonic_now as now;
 use crate::metrics;
+use crate::seldom::warn_seldom;
 
 impl PeerRegistry {
     /// Notes what a **verified** answer says about the clock of the peer whose key verified it. From
@@ -36,7 +37,7 @@ impl PeerRegistry {
                 Some(ClockFault::Theirs) => "its clock seems wrong",
                 None => "one of the two is wrong",
             };
-            tracing::warn!(peer = %info, %offset, "the clocks are apart: {fault}");
+            warn_seldom!(peer = %info, %offset, "the clocks are apart: {fault}");
             self.emit(PeerEvent::ClockSkew { peer: info, offset });
         }
     }

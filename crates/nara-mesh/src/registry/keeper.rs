@@ -1,8 +1,8 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use nara_proto::event::{EventReception, verify_events};
+use nara_proto::event::{EventReception, EventTrust, verify_events};
 use nara_proto::identity::NaraName;
 use nara_proto::time::UnixNanos;
 use tokio::sync::broadcast;
@@ -206,30 +206,40 @@ async fn verify_stored(
     ledger: &dyn Ledger,
     name: &NaraName,
 ) -> Result<(), LedgerError> {
-    let events = ledger.unverified_by(name.as_str().to_owned()).await?;
-    if events.is_empty() {
+    let arrivals = ledger.unverified_by(name.as_str().to_owned()).await?;
+    if arrivals.is_empty() {
         return Ok(());
     }
     let keys = registry.clone();
-    let mut events = events;
     let checked = tokio::task::spawn_blocking(move || {
+        let (mut events, tellers): (Vec<_>, Vec<_>) = arrivals
+            .into_iter()
+            .map(|arrival| (arrival.event, arrival.origin))
+            .unzip();
         let reception = EventReception {
             // They were not of the future when they came.
             now: UnixNanos::new(i64::MAX),
-            told_by: None,
             random: random(),
         };
         let verdicts = verify_events(&mut events, &keys, reception);
-        let checked = events.into_iter().zip(verdicts);
-        checked
-            .filter_map(|(event, verdict)| Some(CheckedEvent::new(event, verdict.ok()?)))
-            .filter(CheckedEvent::is_verified)
-            .collect::<Vec<_>>()
+        let mut verified: BTreeMap<Option<NaraName>, Vec<CheckedEvent>> = BTreeMap::new();
+        for ((event, verdict), teller) in events.into_iter().zip(verdicts).zip(tellers) {
+            if verdict.is_ok_and(EventTrust::is_verified) {
+                verified
+                    .entry(teller)
+                    .or_default()
+                    .push(CheckedEvent::verified(event));
+            }
+        }
+        verified
     });
     // Ends early only when the runtime shuts down.
-    let checked = checked.await.map_err(|_| LedgerError::Closed)?;
-    let count = checked.len();
-    ledger.insert(checked, None).await?;
+    let verified = checked.await.map_err(|_| LedgerError::Closed)?;
+    let count = verified.values().map(Vec::len).sum::<usize>();
+    // They stay charged to whoever told them.
+    for (teller, events) in verified {
+        ledger.insert(events, teller).await?;
+    }
     tracing::debug!(%name, count, "stored events are verified now");
     Ok(())
 }
@@ -251,7 +261,7 @@ fn records(registry: &PeerRegistry, names: impl IntoIterator<Item = NaraName>) -
 
 #[cfg(test)]
 mod tests {
-    use nara_proto::event::{EventTrust, SyncEvent};
+    use nara_proto::event::SyncEvent;
     use nara_proto::identity::{KeyPair, Soul};
     use nara_proto::reconcile::Scope;
     use nara_proto::time::UnixMillis;
@@ -341,6 +351,40 @@ mod tests {
                 .map(|item| item.event_id())
                 .collect();
             assert_eq!(items, [event.id]);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_event_that_is_verified_later_stays_charged_to_whoever_told_it() {
+        for ledger in ledgers() {
+            let keypair = KeyPair::from_soul(&Soul::bond([7; 32], "puppet"));
+            let chau = |ts| {
+                let payload = nara_proto::event::ChauPayload {
+                    from: "puppet".to_owned(),
+                    ..Default::default()
+                };
+                let payload = nara_proto::event::Payload::Chau(payload);
+                SyncEvent::signed(UnixNanos::new(ts), payload, "puppet", &keypair)
+            };
+            let tellers = ["eve", "mallory"].map(|name| Some(name.parse::<NaraName>().unwrap()));
+            for (ts, teller) in (1..).zip(tellers.clone()) {
+                let unknown = CheckedEvent::new(chau(ts), EventTrust::UnknownKey);
+                ledger.insert(vec![unknown], teller).await.unwrap();
+            }
+            let registry = PeerRegistry::default();
+            let (keeper, _) = PeerKeeper::start(registry.clone(), ledger.clone()).await.unwrap();
+            registry
+                .pin(key("puppet", KeySource::HeyThere { told_by: None }))
+                .unwrap();
+            keeper.finish().await;
+            let limit = crate::ledger::ReadLimit::events(9);
+            let arrived = ledger.arrived_after(Default::default(), 0, limit).await.unwrap();
+            let told: Vec<_> = arrived
+                .events
+                .iter()
+                .map(|arrival| (arrival.trust, arrival.origin.clone()))
+                .collect();
+            assert_eq!(told, tellers.map(|teller| (EventTrust::Verified, teller)));
         }
     }
 

@@ -485,7 +485,9 @@ impl Table {
             self.note_banned(&key.key);
         }
         if let Some(name) = &info.name {
-            self.looks.entry(look_of(name)).or_default().insert(name.clone());
+            for look in name.looks() {
+                self.looks.entry(look).or_default().insert(name.clone());
+            }
         }
         self.classify(peer);
         self.len += 1;
@@ -494,7 +496,8 @@ impl Table {
 
     /// Another name that looks the same.
     fn look_alike(&self, name: &NaraName) -> Option<NaraName> {
-        let mut names = self.looks.get(&look_of(name))?.iter();
+        let looks = name.looks();
+        let mut names = looks.iter().filter_map(|look| self.looks.get(look)).flatten();
         names.find(|other| *other != name).cloned()
     }
 
@@ -548,11 +551,12 @@ impl Table {
         if let Some(name) = &info.name {
             self.ghosts.remove(name);
             self.met.remove(name);
-            let look = look_of(name);
-            if let Some(names) = self.looks.get_mut(&look) {
-                names.remove(name);
-                if names.is_empty() {
-                    self.looks.remove(&look);
+            for look in name.looks() {
+                if let Some(names) = self.looks.get_mut(&look) {
+                    names.remove(name);
+                    if names.is_empty() {
+                        self.looks.remove(&look);
+                    }
                 }
             }
         }
@@ -560,12 +564,6 @@ impl Table {
         self.note_len();
         true
     }
-}
-
-/// What a name looks like, whatever script and case its letters have.
-fn look_of(name: &NaraName) -> String {
-    let lower = name.as_str().to_lowercase();
-    unicode_security::confusable_detection::skeleton(&lower).collect()
 }
 
 impl KeyLookup for PeerRegistry {

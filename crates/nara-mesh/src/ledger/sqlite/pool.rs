@@ -259,14 +259,19 @@ fn configure(connection: Connection, cache_kib: i64) -> rusqlite::Result<Connect
 
 /// Makes the file if it is missing. The log beside it gets the permissions that it has.
 pub(super) fn create_private(path: &Path) -> std::io::Result<()> {
+    match create_new_private(path) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// The same where there must be no file: one that somebody else put there would be readable for them.
+pub(super) fn create_new_private(path: &Path) -> std::io::Result<()> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    match options.open(path) {
-        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
-        _ => Ok(()),
-    }
+    options.open(path).map(drop)
 }
 
 /// Opens a database that is not written to, also where the index of its log cannot be made.

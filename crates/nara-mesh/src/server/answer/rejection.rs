@@ -12,11 +12,12 @@ use nara_proto::reconcile::{InvalidScope, ReconcileError};
 use nara_proto::stream::InvalidStreamRequest;
 use nara_proto::v1::RequestAuthError;
 use nara_proto::v2::SignatureError;
-use nara_proto::world::ChainError;
+use nara_proto::world::{ChainError, ReadsAsEvent};
 
 use crate::ledger::LedgerError;
 use crate::metrics;
 use crate::rate_limit::RateLimit;
+use crate::seldom::error_seldom;
 use crate::server::limits::body_bytes::OverBudget;
 
 /// The longest text of a refusal, in bytes: some texts quote the peer.
@@ -168,6 +169,9 @@ pub(crate) enum Rejection {
     /// A world message with an id on which v1 peers abort.
     #[error("The message id is shorter than {} bytes", nara_proto::world::MIN_ID_LEN)]
     ShortWorldId,
+    /// A world message that we do not sign.
+    #[error(transparent)]
+    WorldMessage(#[from] ReadsAsEvent),
     /// A stream on a connection that does not prove it.
     #[error(
         "A body that no signature covers is taken on a secure connection only: connect with TLS 1.3 and your Ed25519 \
@@ -236,7 +240,7 @@ impl From<SignatureError> for Rejection {
 
 impl From<LedgerError> for Rejection {
     fn from(error: LedgerError) -> Self {
-        tracing::error!(error = &error as &dyn std::error::Error, "the ledger failed");
+        error_seldom!(error = &error as &dyn std::error::Error, "the ledger failed");
         Self::Ledger(error)
     }
 }
@@ -261,7 +265,8 @@ impl Rejection {
             | Self::Stuck
             | Self::TargetRequired
             | Self::TooManyIds
-            | Self::UnsignedEvent => StatusCode::BAD_REQUEST,
+            | Self::UnsignedEvent
+            | Self::WorldMessage(_) => StatusCode::BAD_REQUEST,
             Self::BeforeStart
             | Self::Downgrade
             | Self::OtherKey(_)
@@ -334,7 +339,8 @@ impl Rejection {
             | Self::MissingPayload(_)
             | Self::ShortWorldId
             | Self::TargetRequired
-            | Self::TooManyIds => "invalid_request",
+            | Self::TooManyIds
+            | Self::WorldMessage(_) => "invalid_request",
             Self::HandlerTooSlow => "handler_too_slow",
             Self::InvalidSignature => "inner_signature",
             Self::Ledger(_) => "ledger",

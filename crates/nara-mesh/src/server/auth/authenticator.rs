@@ -21,7 +21,7 @@ use crate::clock::Clock;
 use crate::identity::LocalNara;
 use crate::metrics;
 use crate::registry::{KeySource, KnownKeys, Peer, PeerInfo, PeerProtocol, PeerRegistry, PinnedKey};
-use crate::seldom::warn_seldom;
+use crate::seldom::{error_seldom, warn_seldom};
 use crate::server::answer::rejection::Rejection;
 use crate::server::auth::key_discovery::KeyDiscovery;
 use crate::server::auth::request_proof::RequestProof;
@@ -428,7 +428,7 @@ impl Authenticator {
         ::metrics::gauge!(metrics::REPLAY_ENTRIES).set(remembered as f64);
         outcome.map_err(|error| match error {
             ReplayError::Full => {
-                tracing::error!("the replay cache is full: signed requests are refused");
+                error_seldom!("the replay cache is full: signed requests are refused");
                 Rejection::ReplayCacheFull
             }
             _ => {

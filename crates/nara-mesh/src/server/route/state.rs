@@ -16,7 +16,8 @@ use crate::client::MeshClient;
 use crate::clock::Clock;
 use crate::identity::LocalNara;
 use crate::ledger::Ledger;
-use crate::registry::{KnownKeys, Peer, PeerRegistry};
+use crate::registry::{KeyLease, KnownKeys, Peer, PeerRegistry};
+use crate::server::auth::sender::VerifiedSender;
 use crate::server::background::Background;
 use crate::server::handler::MeshHandler;
 use crate::server::limits::body_bytes::{BodyBytes, Source};
@@ -60,6 +61,11 @@ pub(in crate::server) struct Shared {
 }
 
 impl Shared {
+    /// What is opened for a sender ends with this; `None`: nobody takes the key of this nara itself away.
+    pub(in crate::server) fn lease(&self, sender: &VerifiedSender) -> Option<KeyLease> {
+        (sender.name() != self.local.name()).then(|| self.registry.lease(sender.name(), sender.key()))
+    }
+
     /// The names of the naras that are believed to be online, without our own, each once.
     pub(in crate::server) fn online_names(&self) -> Arc<[NaraName]> {
         match self.handler.online_names() {
