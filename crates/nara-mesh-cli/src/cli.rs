@@ -4,6 +4,7 @@ mod dm;
 mod peers;
 mod serving;
 mod signing;
+mod stash;
 mod value;
 
 pub(crate) use peers::{
@@ -13,6 +14,7 @@ pub(crate) use serving::{DoctorArgs, NetworkArgs, NetworkKind, ServeArgs, Servin
 
 pub(crate) use dm::{DmArgs, DmKind};
 pub(crate) use signing::{SignArgs, VerifyArgs};
+pub(crate) use stash::{StashCommand, StashDropArgs, StashGetArgs, StashPutArgs};
 pub(crate) use value::{Expose, Since};
 
 use std::net::SocketAddr;
@@ -49,8 +51,8 @@ pub(crate) struct GlobalArgs {
     /// Configuration file (TOML) [default: ~/.config/nara-mesh/config.toml, if it exists]
     ///
     /// Its keys are settings of the command line with underscores: name, soul_file, soul_group_readable, data_dir,
-    /// peers, timeout, tls, trust, color, log, listen, grace, metrics, metrics_public, gossip_degree, no_gossip, no_catch_up,
-    /// v1_port, and the tables `network` (see `up --help`) and `expose` (see `serve --help`). Relative paths are relative to
+    /// peers, timeout, tls, trust, color, log, listen, grace, metrics, metrics_public, gossip_degree, no_gossip,
+    /// no_catch_up, v1_port, stash_age, stash_bytes, stash_owners, and the tables `network` (see `up --help`) and `expose` (see `serve --help`). Relative paths are relative to
     /// the file. `nara-mesh config show` prints the settings in force, and the origin of each.
     #[arg(long, global = true, value_name = "FILE", env = "NARA_MESH_CONFIG", value_parser = value::path())]
     pub(crate) config: Option<PathBuf>,
@@ -144,6 +146,12 @@ pub(crate) enum Command {
     Config(ConfigCommand),
     /// Find what prevents a nara from talking to others
     Doctor(DoctorArgs),
+    /// Check a nara of any implementation against the specification: exit code 5 if it fails in what it must do
+    ///
+    /// Two naras with souls of their own send requests of every kind, wrong ones above all. Nothing is stored at the peer
+    /// without --write. It must accept both keys: it asks for them where that is possible, and else the command prints
+    /// what its peers file needs.
+    Conformance(ConformanceArgs),
     /// Check that the nara of this machine answers: exit code 0 if so
     ///
     /// It needs no soul, no peers and no folder to write to.
@@ -179,6 +187,9 @@ pub(crate) enum Command {
     Checkpoints(CheckpointsArgs),
     /// Exchange recent events with a peer
     Zine(ZineArgs),
+    /// Data that a nara leaves with a peer, sealed, and what peers left with this nara
+    #[command(subcommand)]
+    Stash(StashCommand),
     /// World messages: postcards that travel from nara to nara and back home
     #[command(subcommand)]
     World(WorldCommand),
@@ -241,6 +252,29 @@ pub(crate) struct ConfigArgs {
         value_parser = value::address
     )]
     pub(crate) listen: SocketAddr,
+}
+
+/// `conformance`
+#[derive(Debug, Args)]
+pub(crate) struct ConformanceArgs {
+    /// The peer: name, id or address
+    #[arg(required_unless_present = "list")]
+    pub(crate) peer: Option<PeerRef>,
+    /// Folder with the souls of the two naras (made if missing) [default: new ones, forgotten afterwards]
+    #[arg(long, value_name = "DIR", value_parser = value::path())]
+    pub(crate) souls: Option<PathBuf>,
+    /// Also what stores something at the peer: events about itself, and a postcard that it passes on
+    #[arg(long)]
+    pub(crate) write: bool,
+    /// Only checks whose id begins so (comma-separated), such as `sync` or `v2-request/replay`
+    #[arg(long, value_name = "ID", value_delimiter = ',')]
+    pub(crate) only: Vec<String>,
+    /// Print checks that passed or were skipped, too
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Only list the checks
+    #[arg(long, conflicts_with = "peer")]
+    pub(crate) list: bool,
 }
 
 /// `health`
@@ -537,7 +571,11 @@ pub(crate) struct ZineArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum WorldCommand {
     /// Send a postcard
+    ///
+    /// If the nara runs (`serve` or `up`), that sends it: postcards come home to the running nara.
     Send(WorldSendArgs),
+    /// List the postcards that the running nara sent, and what became of them
+    List,
 }
 
 /// `world send`
@@ -549,6 +587,11 @@ pub(crate) struct WorldSendArgs {
     /// The first peer: name, id or address [default: the first of the peers file that answers]
     #[arg(long, value_name = "PEER")]
     pub(crate) to: Option<PeerRef>,
+    /// Wait until the postcard is home, stuck, or lost: 5 min after it was sent
+    ///
+    /// Exit code 5: it did not come home; the output says where it was last seen.
+    #[arg(long)]
+    pub(crate) wait: bool,
 }
 
 /// A shell.

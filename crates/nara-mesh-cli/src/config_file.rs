@@ -23,7 +23,7 @@ enum Kind {
 }
 
 /// The keys, and the arguments that they set.
-const KEYS: [(&str, &str, Kind); 31] = [
+const KEYS: [(&str, &str, Kind); 34] = [
     ("name", "name", Kind::Text),
     ("soul_file", "soul_file", Kind::Path),
     ("soul_group_readable", "soul_group_readable", Kind::Text),
@@ -43,6 +43,9 @@ const KEYS: [(&str, &str, Kind); 31] = [
     ("no_catch_up", "no_catch_up", Kind::Text),
     ("v1_port", "v1_port", Kind::Text),
     ("expose", "expose", Kind::Pairs),
+    ("stash_age", "stash_age", Kind::Text),
+    ("stash_bytes", "stash_bytes", Kind::Text),
+    ("stash_owners", "stash_owners", Kind::Text),
     ("network.kind", "network", Kind::Text),
     ("network.socket", "socket", Kind::Path),
     ("network.control_url", "control_url", Kind::Text),

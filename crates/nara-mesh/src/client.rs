@@ -55,6 +55,7 @@ mod resolve;
 mod retry_after;
 mod service;
 mod sign;
+mod stash;
 mod subscribe;
 mod verified;
 mod verifier;

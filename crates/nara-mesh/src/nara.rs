@@ -23,6 +23,7 @@
 
 mod builder;
 mod catch_up;
+mod distances;
 mod presence;
 
 pub use builder::{NaraBuilder, StartError};
@@ -44,7 +45,7 @@ use crate::gossip::{GossipService, GossipStatus};
 use crate::identity::LocalNara;
 use crate::ledger::{Ledger, LedgerError};
 use crate::registry::{KeySource, PeerInfo, PeerKeeper, PeerRegistry, Recalled, RegisterError};
-use crate::server::{RunningServer, Shutdown};
+use crate::server::{RunningServer, Shutdown, StashStoreError};
 
 /// A running nara.
 ///
@@ -174,6 +175,17 @@ impl Nara {
     /// The status of gossip; `None` if it is off.
     pub fn gossip_status(&self) -> Option<watch::Receiver<GossipStatus>> {
         self.running().gossip.as_ref().map(GossipService::status)
+    }
+
+    /// Forgets what a peer left with this nara; see [`RunningServer::forget_stash`].
+    ///
+    /// # Errors
+    /// [`StashStoreError`] if it may still be in the store.
+    pub async fn forget_stash(&self, owner: &NaraId) -> Result<bool, StashStoreError> {
+        match &self.running().server {
+            Some(server) => server.forget_stash(owner).await,
+            None => Ok(false),
+        }
     }
 
     /// Waits until the listener of the server fails. Without a server it waits forever.

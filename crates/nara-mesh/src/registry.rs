@@ -3,6 +3,7 @@
 mod admission;
 mod clock;
 mod counts;
+mod distance;
 mod ghosts;
 mod hearsay;
 mod keeper;

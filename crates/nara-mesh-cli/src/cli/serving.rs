@@ -69,6 +69,15 @@ pub(crate) struct ServingArgs {
     /// Do not fetch from peers what happened while this nara was away
     #[arg(long)]
     pub(crate) no_catch_up: bool,
+    /// How long to keep what a peer leaves with this nara (`stash`) and does not renew, e.g. 90d
+    #[arg(long, value_name = "DURATION", default_value = "90d", value_parser = value::time_span)]
+    pub(crate) stash_age: Duration,
+    /// Most bytes to keep for one peer
+    #[arg(long, value_name = "BYTES", default_value_t = 256 << 10)]
+    pub(crate) stash_bytes: usize,
+    /// Number of peers to keep something for
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub(crate) stash_owners: u16,
     /// Number of peers to subscribe to; with 0, only zines are exchanged
     #[arg(long, value_name = "N", default_value_t = GossipConfig::DEFAULT_DEGREE as u16, value_parser = clap::value_parser!(u16).range(0..=64))]
     pub(crate) gossip_degree: u16,

@@ -37,7 +37,8 @@ pub(super) fn timeout(text: &str) -> Result<Duration, String> {
     Ok(duration)
 }
 
-fn time_span(text: &str) -> Result<Duration, String> {
+/// Parses a time span of any length.
+pub(super) fn time_span(text: &str) -> Result<Duration, String> {
     let span: Span = text.parse().map_err(|_| DURATION_HELP)?;
     // Months and years have no fixed length.
     let span = span.to_duration(SpanRelativeTo::days_are_24_hours());

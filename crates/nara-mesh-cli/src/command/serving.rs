@@ -2,6 +2,8 @@
 
 mod exposition;
 mod feed;
+mod journeys;
+mod questions;
 mod reload;
 mod signals;
 
@@ -14,7 +16,7 @@ use nara_mesh::gossip::GossipConfig;
 use nara_mesh::nara::{NaraBuilder, ReconfigureError, StartError};
 use nara_mesh::peers_file::PeerEntry;
 use nara_mesh::registry::PeerEvent;
-use nara_mesh::server::{BuildError, ServeError, Shutdown, expose};
+use nara_mesh::server::{BuildError, ServeError, ServerLimits, Shutdown, expose};
 use nara_mesh::{Nara, defaults};
 use nara_proto::identity::KeyId;
 use serde_json::json;
@@ -22,6 +24,7 @@ use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
 use self::feed::{FeedHandler, Lines};
+use self::journeys::Journeys;
 use self::reload::reload;
 use self::signals::{Signal, Signals};
 use crate::cli::{Expose, ServingArgs};
@@ -42,8 +45,18 @@ pub(super) struct Serving {
     metrics: Option<SocketAddr>,
     signals: Signals,
     feed: Feed,
+    journeys: Journeys,
+    stash: StashSettings,
     lines: Lines,
     printer: Printer,
+}
+
+/// What peers may leave with this nara.
+#[derive(Clone, Copy, Debug)]
+struct StashSettings {
+    age: Duration,
+    bytes: usize,
+    owners: usize,
 }
 
 impl Serving {
@@ -65,6 +78,12 @@ impl Serving {
             metrics,
             signals,
             feed,
+            journeys: Journeys::default(),
+            stash: StashSettings {
+                age: args.stash_age,
+                bytes: args.stash_bytes,
+                owners: args.stash_owners.into(),
+            },
             lines,
             printer,
         })
@@ -86,9 +105,15 @@ impl Serving {
         let events = registry.subscribe();
         let builder = builder
             .registry(registry)
-            .handler(FeedHandler::new(self.feed.clone()));
+            .handler(FeedHandler::new(self.feed.clone(), self.journeys.clone()));
         let exposed = std::mem::take(&mut self.expose);
-        let builder = builder.configure_server(|server| {
+        let stash = self.stash;
+        let builder = builder.configure_server(move |server| {
+            let mut limits = ServerLimits::default();
+            limits.stash_age = stash.age;
+            limits.stash_bytes = stash.bytes;
+            limits.stash_owners = stash.owners;
+            let server = server.limits(limits);
             exposed.into_iter().fold(server, |server, exposed| {
                 server.nest_routes(
                     &exposed.prefix,
@@ -119,6 +144,7 @@ impl Serving {
             &mut self.signals,
             control.as_mut(),
             &self.feed,
+            &self.journeys,
             settings,
             printer,
         )
@@ -146,6 +172,7 @@ async fn until_told_to_end(
     signals: &mut Signals,
     mut control: Option<&mut Control>,
     feed: &Feed,
+    journeys: &Journeys,
     settings: &Settings,
     printer: Printer,
 ) -> Outcome<()> {
@@ -170,11 +197,12 @@ async fn until_told_to_end(
                     reload(nara, settings, printer).await?;
                 }
             },
-            asked = next_question(control.as_deref_mut()) => {
-                let answer = match asked.question {
-                    Question::Reload => reload(nara, settings, printer).await?,
-                };
-                asked.answer(answer);
+            asked = next_question(control.as_deref_mut()) => match asked.question {
+                Question::Reload => {
+                    let answer = reload(nara, settings, printer).await?;
+                    asked.answer(answer);
+                }
+                _ => questions::answer(nara, journeys, asked).await,
             }
         }
     }
@@ -208,6 +236,9 @@ impl From<StartError> for Failure {
             StartError::Peer(error) => error.into(),
             StartError::Serve(ServeError::Build(BuildError::Routes(error))) => {
                 Self::usage(format!("--expose: {error}"))
+            }
+            StartError::Serve(ServeError::Build(BuildError::Stash(error))) => {
+                Self::failed("stash.db in the data folder cannot be used").caused_by(error)
             }
             StartError::Serve(error) => Self::failed(error.to_string()).caused_by(error),
             error => Self::failed("the ledger cannot be opened").caused_by(error),

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod conformance;
 mod demo;
 mod doctor;
 mod events;
@@ -21,6 +22,7 @@ mod peers;
 mod serve;
 mod settings;
 mod sign;
+mod stash;
 mod tailnet;
 mod trust;
 mod up;

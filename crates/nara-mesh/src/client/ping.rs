@@ -113,6 +113,7 @@ fn report(exchange: &Exchange, answer: Answer<PingResponse>) -> PingReport {
         registry.learn_clock(peer, &pinned.key, sample);
     }
     let proven = peer.clock_offset();
+    registry.learn_distance(peer, arrival.rtt, None);
     PingReport {
         clock_offset: proven.or_else(|| told.map(ClockSample::offset)),
         clock_proven: proven.is_some(),

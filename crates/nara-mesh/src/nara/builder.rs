@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::catch_up::CatchUp;
-use super::{Nara, ReconfigureError, Running, presence};
+use super::{Nara, ReconfigureError, Running, distances, presence};
 use crate::Signatures;
 use crate::client::{MeshClient, MeshClientBuilder};
 use crate::clock::{Clock, SystemClock};
@@ -25,6 +25,8 @@ use crate::gossip::{GossipConfig, GossipService};
 use crate::identity::LocalNara;
 use crate::ledger::{Ledger, LedgerError, MemoryLedger};
 use crate::registry::{PeerInfo, PeerKeeper, PeerRegistry, TrustPolicy};
+#[cfg(feature = "sqlite")]
+use crate::server::{BuildError, SqliteStash, StashStore};
 use crate::server::{MeshHandler, MeshServer, MeshServerBuilder, RunningServer, ServeError};
 use crate::tls::{ChannelTrust, TlsPolicy};
 use crate::transport::{PeerSource, TcpTransport, Transport};
@@ -129,8 +131,8 @@ impl NaraBuilder {
         self
     }
 
-    /// Keeps events and learned keys in `ledger.db` in this folder, which is created if missing. When the ledger is
-    /// full, events about naras whose key is not pinned go first.
+    /// Keeps events and learned keys in `ledger.db` in this folder, which is created if missing, and what peers leave with
+    /// this nara in `stash.db` beside it. When the ledger is full, events about naras whose key is not pinned go first.
     #[cfg(feature = "sqlite")]
     pub fn data_dir(mut self, folder: impl Into<PathBuf>) -> Self {
         self.ledger = LedgerPlace::File(folder.into().join("ledger.db"));
@@ -294,6 +296,8 @@ impl NaraBuilder {
     /// # Errors
     /// [`StartError`]; then nothing is left running.
     pub async fn start(self) -> Result<Nara, StartError> {
+        #[cfg(feature = "sqlite")]
+        let stash_file = self.ledger.stash_file();
         let ledger = self.ledger.open(&self.registry, self.local.name()).await?;
         // Configured peers before the ledger: they count more.
         configure(&self.registry, &self.local, self.peers)?;
@@ -329,6 +333,10 @@ impl NaraBuilder {
                 if let Some(discovery) = &discovery {
                     server = server.peer_source(Arc::new(discovery.confirmed_peers()));
                 }
+                #[cfg(feature = "sqlite")]
+                if let Some(file) = stash_file {
+                    server = server.stash_store(open_stash(file).await?);
+                }
                 Some(Arc::new(adjusted(server, self.server).serve(listen).await?))
             }
         };
@@ -360,6 +368,8 @@ impl NaraBuilder {
             let addresses = self.transport.watch_addresses();
             following.push(AbortOnDropHandle::new(tokio::spawn(follower.run(addresses))));
         }
+        let measuring = distances::measure(client.clone());
+        following.push(AbortOnDropHandle::new(tokio::spawn(measuring)));
         if let Some(discovery) = discovery {
             let on_found = self.on_found;
             let finding = async move { discovery.run(on_found).await };
@@ -392,6 +402,15 @@ impl NaraBuilder {
 }
 
 impl LedgerPlace {
+    /// The file for stashes: beside the file of the ledger.
+    #[cfg(feature = "sqlite")]
+    fn stash_file(&self) -> Option<PathBuf> {
+        match self {
+            Self::File(path) => Some(path.with_file_name("stash.db")),
+            Self::Given(_) => None,
+        }
+    }
+
     #[cfg_attr(
         not(feature = "sqlite"),
         expect(clippy::unused_async, reason = "opening a file waits")
@@ -421,6 +440,18 @@ impl LedgerPlace {
                 Ok(Arc::new(opening.await.unwrap_or(Err(LedgerError::Closed))?))
             }
         }
+    }
+}
+
+#[cfg(feature = "sqlite")]
+async fn open_stash(file: PathBuf) -> Result<Arc<dyn StashStore>, StartError> {
+    // Opening waits for the disk.
+    let opening = tokio::task::spawn_blocking(move || SqliteStash::open(file));
+    match opening.await {
+        Ok(Ok(stash)) => Ok(Arc::new(stash)),
+        Ok(Err(error)) => Err(ServeError::from(BuildError::from(error)).into()),
+        // The runtime ends.
+        Err(_) => Err(LedgerError::Closed.into()),
     }
 }
 

@@ -12,6 +12,7 @@ use nara_proto::presence::{Presence, PresenceState};
 use nara_proto::time::UnixMillis;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use super::distance::Distance;
 use super::peer_clock::PeerClock;
 use super::{KeySource, OperatorDecision, PeerProtocol, PeerRecord, PinnedKey, Verdict};
 use crate::clock::monotonic_now as now;
@@ -164,6 +165,8 @@ pub struct Peer {
     in_flight: Semaphore,
     /// Made when there is something to say about it: most peers of a large registry are never called.
     clock: Mutex<Option<Box<PeerClock>>>,
+    /// Made when something is known of it.
+    distance: Mutex<Option<Box<Distance>>>,
     /// It asked not to be called before.
     not_before: Mutex<Option<Instant>>,
     /// What `info` says; asked for every message of a stream.
@@ -184,6 +187,7 @@ impl Peer {
             breaker: Mutex::new(Breaker::new(breaker)),
             in_flight: Semaphore::const_new(defaults::MAX_IN_FLIGHT_PER_PEER),
             clock: Mutex::default(),
+            distance: Mutex::default(),
             not_before: Mutex::default(),
             streams: AtomicBool::default(),
             presence: Mutex::default(),
@@ -321,6 +325,11 @@ impl Peer {
     /// The time of a request to it, if that is not simply ours.
     pub(crate) fn signing_time(&self, now_here: UnixMillis, by_default: bool) -> Option<UnixMillis> {
         self.clock().as_mut()?.signing_time(now_here, by_default)
+    }
+
+    pub(super) fn distance(&self) -> MutexGuard<'_, Option<Box<Distance>>> {
+        // Plain values: valid whatever happened.
+        self.distance.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn clock(&self) -> MutexGuard<'_, Option<Box<PeerClock>>> {

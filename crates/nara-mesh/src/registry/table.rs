@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGua
 
 use nara_proto::breaker::BreakerConfig;
 use nara_proto::clock_offset::MeshClock;
+use nara_proto::coordinates::NetworkCoordinates;
 use nara_proto::event::{KeyLookup, KeyStanding};
 use nara_proto::identity::{NaraId, NaraName, PublicKey};
 use tokio::sync::{broadcast, watch};
@@ -55,6 +56,8 @@ pub struct PeerRegistry {
     trust: Arc<dyn TrustPolicy>,
     decisions: Arc<watch::Sender<()>>,
     pub(super) mesh_clock: Arc<Mutex<MeshClock<PublicKey>>>,
+    /// Where this nara is.
+    pub(super) coordinates: Arc<Mutex<NetworkCoordinates>>,
 }
 
 #[derive(Debug, Default)]
@@ -91,6 +94,7 @@ impl PeerRegistry {
             trust: Arc::new(FirstUse),
             decisions: Arc::default(),
             mesh_clock: Arc::default(),
+            coordinates: Arc::default(),
         }
     }
 

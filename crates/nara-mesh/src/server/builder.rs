@@ -214,7 +214,8 @@ impl MeshServerBuilder {
         self
     }
 
-    /// The network coordinates of this nara, for `/coordinates`; by default none.
+    /// The network coordinates of this nara, for `/coordinates`; by default those of its
+    /// [registry](PeerRegistry::coordinates).
     pub fn coordinates(mut self, coordinates: Coordinates) -> Self {
         self.coordinates = Some(coordinates);
         self
@@ -316,7 +317,11 @@ impl MeshServerBuilder {
             .registry
             .or_else(|| self.client.as_ref().map(|client| client.registry().clone()))
             .unwrap_or_default();
-        let stash = Stash::new(&self.limits, self.stash_store, self.clock.now_seconds())?;
+        let stash = Arc::new(Stash::new(
+            &self.limits,
+            self.stash_store,
+            self.clock.now_seconds(),
+        )?);
         let background = Background::default();
         let opening = Opening::new(self.tls, self.local.keypair().clone(), &self.limits);
         let discovery = self.client.clone().map(|client| {
@@ -375,7 +380,7 @@ impl MeshServerBuilder {
             coordinates: self.coordinates,
             mesh_ranges: self.mesh_ranges,
             mesh_port: self.mesh_port,
-            stash,
+            stash: stash.clone(),
             streams: Quota::new(self.limits.streams, self.limits.streams_per_peer),
             reachable: Reachable::default(),
             replies: Arc::new(Semaphore::new(self.limits.replies)),
@@ -405,6 +410,7 @@ impl MeshServerBuilder {
             announcement,
             client,
             also_listen: self.also_listen,
+            stash,
         })
     }
 
@@ -429,6 +435,7 @@ pub struct MeshServer {
     announcement: Arc<Announcement>,
     client: Option<MeshClient>,
     also_listen: Option<SocketAddr>,
+    stash: Arc<Stash>,
 }
 
 impl MeshServer {
@@ -466,6 +473,7 @@ impl MeshServer {
             acceptor,
             background,
             self.mesh_ip,
+            self.stash,
         ))
     }
 }

@@ -1,13 +1,17 @@
 //! A server that is running, and its end.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use nara_proto::identity::NaraId;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::server::background::Background;
 use crate::server::connection::accept::Acceptor;
+use crate::server::route::stash::Stash;
+use crate::server::stash_store::StashStoreError;
 use crate::transport::MeshListener;
 
 /// A running server. Dropping it stops it at once, requests in flight included.
@@ -17,6 +21,7 @@ pub struct RunningServer {
     other_addr: Option<SocketAddr>,
     background: Background,
     mesh_ip: watch::Sender<String>,
+    stash: Arc<Stash>,
 }
 
 /// The outcome of a shutdown.
@@ -36,6 +41,7 @@ impl RunningServer {
         acceptor: Acceptor,
         background: Background,
         mesh_ip: watch::Sender<String>,
+        stash: Arc<Stash>,
     ) -> Self {
         let local_addr = listener.local_addr();
         let other_addr = other.as_ref().map(|other| other.local_addr());
@@ -59,7 +65,16 @@ impl RunningServer {
             other_addr,
             background,
             mesh_ip,
+            stash,
         }
+    }
+
+    /// Forgets what an owner left with this nara. Returns whether there was something.
+    ///
+    /// # Errors
+    /// [`StashStoreError`] if it may still be in the store.
+    pub async fn forget_stash(&self, owner: &NaraId) -> Result<bool, StashStoreError> {
+        self.stash.forget(owner.as_str()).await
     }
 
     /// Changes the mesh address in `/ping` answers, after the node got a new one.

@@ -165,6 +165,16 @@ impl Stash {
         response
     }
 
+    /// Forgets the box of an owner. Returns whether there was one.
+    pub(in crate::server) async fn forget(&self, owner_id: &str) -> Result<bool, StashStoreError> {
+        let had = self.kept().remove(owner_id).is_some();
+        if let Some(store) = self.store.clone() {
+            let owner_id = owner_id.to_owned();
+            offload(true, move || store.remove(&owner_id)).await?;
+        }
+        Ok(had)
+    }
+
     /// Whether to push a box to its owner, of whom there is a sign of life: it was away, or it has just begun.
     pub(in crate::server) fn wants_push(&self, owner_id: &str, sign: Sign) -> bool {
         let now = Instant::now();

@@ -47,7 +47,7 @@ pub(in crate::server) struct Shared {
     pub(in crate::server) coordinates: Option<Coordinates>,
     pub(in crate::server) mesh_ranges: Vec<IpNet>,
     pub(in crate::server) mesh_port: u16,
-    pub(in crate::server) stash: Stash,
+    pub(in crate::server) stash: Arc<Stash>,
     pub(in crate::server) streams: Quota<NaraName>,
     pub(in crate::server) background: Background,
     pub(in crate::server) reachable: Reachable,
