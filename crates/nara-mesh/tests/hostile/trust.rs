@@ -316,8 +316,10 @@ async fn the_key_of_an_untrusted_nara_is_not_served_under_another_name() {
     let server = online(&newcomer).await;
     let port = server.local_addr().port();
     // Elsewhere it is met on first use.
-    let elsewhere = target(&guarded(Arc::new(nara_mesh::registry::FirstUse)), port).await;
-    assert_eq!(sync(&elsewhere, &newcomer), 200);
+    let elsewhere = guarded(Arc::new(nara_mesh::registry::FirstUse));
+    sync(&target(&elsewhere, port).await, &newcomer);
+    let met = elsewhere.by_name("newcomer").and_then(|peer| peer.key());
+    assert_eq!(met, Some(newcomer.public_key()));
     let target = target(&registry, port).await;
     assert_eq!(sync(&target, &alias), 200);
     decide(&registry, "evil", Verdict::Untrusted, 1);
