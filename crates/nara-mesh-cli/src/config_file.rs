@@ -23,7 +23,7 @@ enum Kind {
 }
 
 /// The keys, and the arguments that they set.
-const KEYS: [(&str, &str, Kind); 34] = [
+const KEYS: [(&str, &str, Kind); 35] = [
     ("name", "name", Kind::Text),
     ("soul_file", "soul_file", Kind::Path),
     ("soul_group_readable", "soul_group_readable", Kind::Text),
@@ -34,6 +34,7 @@ const KEYS: [(&str, &str, Kind); 34] = [
     ("trust", "trust", Kind::Text),
     ("color", "color", Kind::Text),
     ("log", "log", Kind::Text),
+    ("log_format", "log_format", Kind::Text),
     ("listen", "listen", Kind::Text),
     ("grace", "grace", Kind::Text),
     ("metrics", "metrics", Kind::Text),

@@ -10,6 +10,7 @@ mod control;
 mod exit;
 mod explain;
 mod failure;
+mod journal;
 mod keeping;
 mod ledger_file;
 mod listing;
@@ -22,6 +23,7 @@ mod places;
 mod printer;
 mod remedy;
 mod run;
+mod service_manager;
 mod settings;
 
 use std::process::ExitCode;

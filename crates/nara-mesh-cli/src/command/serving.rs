@@ -6,6 +6,7 @@ mod journeys;
 mod questions;
 mod reload;
 mod signals;
+mod work;
 
 pub(super) use feed::Feed;
 
@@ -23,10 +24,12 @@ use serde_json::json;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
+use self::exposition::Exposition;
 use self::feed::{FeedHandler, Lines};
 use self::journeys::Journeys;
 use self::reload::reload;
 use self::signals::{Signal, Signals};
+use self::work::Work;
 use crate::cli::{Expose, ServingArgs};
 use crate::control::{Asked, Control, Question};
 use crate::exit::Exit;
@@ -34,6 +37,7 @@ use crate::failure::{Failure, Outcome};
 use crate::keeping;
 use crate::peer_events::{self, Told};
 use crate::printer::Printer;
+use crate::service_manager;
 use crate::settings::Settings;
 
 /// A nara that is about to run.
@@ -42,7 +46,7 @@ pub(super) struct Serving {
     gossip: Option<GossipConfig>,
     catch_up: bool,
     grace: Duration,
-    metrics: Option<SocketAddr>,
+    metrics: Option<Exposition>,
     signals: Signals,
     feed: Feed,
     journeys: Journeys,
@@ -66,7 +70,7 @@ impl Serving {
         let metrics = args.metrics()?;
         let gossip = (!args.no_gossip).then(|| GossipConfig::with_degree(args.gossip_degree.into()));
         let metrics = match metrics {
-            Some(address) => Some(exposition::start(address).await?),
+            Some(address) => Some(Exposition::start(address).await?),
             None => None,
         };
         let (feed, lines) = Feed::new();
@@ -130,7 +134,16 @@ impl Serving {
         let nara = builder.start().await?;
         tokio::spawn(show_peer_events(events, self.feed.clone()));
         keeping::log(nara.recalled());
-        announce(&nara, v1, self.metrics, self.printer)?;
+        if let Some(metrics) = &self.metrics {
+            let file = settings.running_folder()?.join("ledger.db");
+            metrics.measure(nara.ledger().clone(), file);
+        }
+        announce(
+            &nara,
+            v1,
+            self.metrics.as_ref().map(Exposition::address),
+            self.printer,
+        )?;
         Ok(nara)
     }
 
@@ -150,6 +163,7 @@ impl Serving {
         )
         .await?;
         drop(control);
+        service_manager::stopping(format_args!("ending within {} s", self.grace.as_secs_f64()));
         printer.note(format_args!("ending within {} s", self.grace.as_secs_f64()));
         // A second signal does not wait.
         let outcome = tokio::select! {
@@ -178,6 +192,8 @@ async fn until_told_to_end(
 ) -> Outcome<()> {
     let mut address = nara.watch_address();
     let mut before = *address.borrow_and_update();
+    let mut work = Work::new(nara);
+    service_manager::ready(work.status());
     loop {
         tokio::select! {
             () = nara.finished() => {
@@ -191,15 +207,16 @@ async fn until_told_to_end(
                 }
                 before = now;
             }
+            () = work.report() => {}
             signal = signals.next() => match signal {
                 Signal::End => return Ok(()),
                 Signal::Reload => {
-                    reload(nara, settings, printer).await?;
+                    reload(nara, settings, &work, printer).await?;
                 }
             },
             asked = next_question(control.as_deref_mut()) => match asked.question {
                 Question::Reload => {
-                    let answer = reload(nara, settings, printer).await?;
+                    let answer = reload(nara, settings, &work, printer).await?;
                     asked.answer(answer);
                 }
                 _ => questions::answer(nara, journeys, asked).await,

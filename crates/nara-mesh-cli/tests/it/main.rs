@@ -13,6 +13,7 @@ mod fake_peer;
 mod help;
 mod id;
 mod kill;
+mod log;
 mod metrics;
 #[path = "../../../nara-mesh/tests/support/naras.rs"]
 #[expect(dead_code, reason = "other tests use more of it")]
@@ -20,6 +21,7 @@ mod naras;
 mod output;
 mod peers;
 mod serve;
+mod service;
 mod settings;
 mod sign;
 mod stash;
