@@ -52,9 +52,10 @@ pub(crate) struct Cli {
 pub(crate) struct GlobalArgs {
     /// Configuration file (TOML) [default: ~/.config/nara-mesh/config.toml, if it exists]
     ///
-    /// Its keys are settings of the command line with underscores: name, soul_file, soul_group_readable, data_dir,
-    /// peers, timeout, tls, trust, color, log, listen, grace, metrics, metrics_public, gossip_degree, no_gossip,
-    /// and the tables `network` (see `up --help`) and `expose` (see `serve --help`). Relative paths are relative to
+    /// A service of systemd uses its CONFIGURATION_DIRECTORY instead of ~/.config/nara-mesh, for each file in it. The
+    /// keys of the file are settings of the command line with underscores: name, soul_file, soul_group_readable, data_dir,
+    /// peers, timeout, tls, trust, color, log, log_format, listen, grace, metrics, metrics_public, gossip_degree, no_gossip,
+    /// no_catch_up, v1_port, and the tables `network` (see `up --help`), `expose` and `limits` (see `serve --help`). Relative paths are relative to
     /// the file. `nara-mesh config show` prints the settings in force, and the origin of each.
     #[arg(long, global = true, value_name = "FILE", env = "NARA_MESH_CONFIG", value_parser = value::path())]
     pub(crate) config: Option<PathBuf>,
@@ -78,7 +79,7 @@ pub(crate) struct GlobalArgs {
     pub(crate) peers_file: Option<PathBuf>,
     /// Folder for the ledger, which also keeps the keys of peers [default: ~/.local/share/nara-mesh/KEY_ID]
     ///
-    /// Without a home folder, systemd's STATE_DIRECTORY is used.
+    /// A service of systemd uses its STATE_DIRECTORY instead.
     #[arg(long, global = true, value_name = "DIR", env = "NARA_MESH_DATA_DIR", value_parser = value::path())]
     pub(crate) data_dir: Option<PathBuf>,
     /// Limit for connecting to a peer, and for each call, e.g. 500ms or 5s
@@ -119,6 +120,17 @@ pub(crate) struct GlobalArgs {
     /// Log filter: level or module=level, separated by commas [default: RUST_LOG, or warn]
     #[arg(long, global = true, value_name = "FILTER", env = "NARA_MESH_LOG")]
     pub(crate) log: Option<String>,
+    /// Form of the log: text, json (one object for each line), or journald (fields in systemd's journal)
+    #[arg(
+        long,
+        global = true,
+        value_name = "FORMAT",
+        env = "NARA_MESH_LOG_FORMAT",
+        default_value = "text",
+        value_enum,
+        hide_possible_values = true
+    )]
+    pub(crate) log_format: LogFormat,
     /// More output on stderr: -v info and causes of errors, -vv debug, -vvv trace
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub(crate) verbose: u8,
@@ -133,6 +145,14 @@ pub(crate) enum Trust {
     FirstUse,
     Pinned,
     Closed,
+}
+
+/// How the log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
+    Journald,
 }
 
 /// The commands.
@@ -385,6 +405,9 @@ pub(crate) struct WatchArgs {
     /// Continue where the last watch into this ledger ended, for each peer
     #[arg(long, requires = "to")]
     pub(crate) resume: bool,
+    /// How often to ask a peer without streams for its newest events: v1 peers have none
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = value::duration)]
+    pub(crate) poll: Duration,
     /// End after this many events
     #[arg(short, long, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) count: Option<u64>,

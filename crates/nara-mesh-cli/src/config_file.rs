@@ -24,7 +24,7 @@ enum Kind {
 }
 
 /// The keys, and the arguments that they set.
-const KEYS: [(&str, &str, Kind); 29] = [
+const KEYS: [(&str, &str, Kind); 32] = [
     ("name", "name", Kind::Text),
     ("soul_file", "soul_file", Kind::Path),
     ("soul_group_readable", "soul_group_readable", Kind::Text),
@@ -35,12 +35,15 @@ const KEYS: [(&str, &str, Kind); 29] = [
     ("trust", "trust", Kind::Text),
     ("color", "color", Kind::Text),
     ("log", "log", Kind::Text),
+    ("log_format", "log_format", Kind::Text),
     ("listen", "listen", Kind::Text),
     ("grace", "grace", Kind::Text),
     ("metrics", "metrics", Kind::Text),
     ("metrics_public", "metrics_public", Kind::Text),
     ("gossip_degree", "gossip_degree", Kind::Text),
     ("no_gossip", "no_gossip", Kind::Text),
+    ("no_catch_up", "no_catch_up", Kind::Text),
+    ("v1_port", "v1_port", Kind::Text),
     ("expose", "expose", Kind::Pairs),
     ("network.kind", "network", Kind::Text),
     ("network.socket", "socket", Kind::Path),

@@ -11,6 +11,7 @@ mod exit;
 mod explain;
 mod failure;
 mod hosts;
+mod journal;
 mod keeping;
 mod ledger_file;
 mod listing;
@@ -24,6 +25,7 @@ mod places;
 mod printer;
 mod remedy;
 mod run;
+mod service_manager;
 mod settings;
 
 use std::process::ExitCode;

@@ -55,6 +55,7 @@
     expect(dead_code, unused_imports, reason = "some parts are used by the server alone")
 )]
 
+mod announcement;
 pub mod client;
 pub mod clock;
 mod clock_watch;

@@ -12,6 +12,7 @@ mod known_names;
 mod lease;
 mod peer;
 mod peer_clock;
+mod presence;
 mod protocol;
 mod restore;
 mod succession;

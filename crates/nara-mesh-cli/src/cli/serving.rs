@@ -59,6 +59,13 @@ pub(crate) struct ServingArgs {
     /// the table `expose` has the paths as keys.
     #[arg(long, value_name = "PATH=URL", value_parser = value::expose)]
     pub(crate) expose: Vec<Expose>,
+    /// Also listen on port 7433 of the same address, if that is free: v1 peers call no other port [default: true for
+    /// `up`, false for `serve`]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub(crate) v1_port: Option<bool>,
+    /// Do not fetch from peers what happened while this nara was away
+    #[arg(long)]
+    pub(crate) no_catch_up: bool,
     /// Number of peers to subscribe to; with 0, only zines are exchanged
     #[arg(long, value_name = "N", default_value_t = GossipConfig::DEFAULT_DEGREE as u16, value_parser = clap::value_parser!(u16).range(0..=64))]
     pub(crate) gossip_degree: u16,

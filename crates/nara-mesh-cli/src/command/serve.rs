@@ -1,6 +1,6 @@
 //! `serve`: a nara that runs until it is told to end.
 
-use super::serving::Serving;
+use super::serving::{Serving, v1_address};
 use crate::cli::ServeArgs;
 use crate::connect::block_on;
 use crate::exit::Exit;
@@ -16,7 +16,8 @@ pub(super) fn run(args: &ServeArgs, settings: &Settings, printer: Printer) -> Ou
             return Ok(Exit::Ok);
         };
         let builder = settings.builder(nara)?.listen(listen).mesh_port(listen.port());
-        let nara = serving.start(builder, settings).await?;
+        let v1 = v1_address(&args.serving, false, listen);
+        let nara = serving.start(builder, v1, settings).await?;
         serving.run(nara, settings).await
     })
 }

@@ -7,27 +7,30 @@ mod listen;
 mod questions;
 mod reload;
 mod signals;
+mod work;
 
 pub(super) use feed::Feed;
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use nara_mesh::Nara;
 use nara_mesh::gossip::GossipConfig;
 use nara_mesh::nara::{NaraBuilder, ReconfigureError, StartError};
 use nara_mesh::peers_file::PeerEntry;
 use nara_mesh::registry::PeerEvent;
 use nara_mesh::server::{BuildError, ServeError, ServerLimits, Shutdown, expose};
+use nara_mesh::{Nara, defaults};
 use nara_proto::identity::KeyId;
 use serde_json::{Value, json};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, watch};
 
+use self::exposition::Exposition;
 use self::feed::{FeedHandler, Lines};
 use self::journeys::Journeys;
 use self::reload::reload;
 use self::signals::{Signal, Signals};
+use self::work::Work;
 use crate::cli::{Expose, Listen, ServingArgs};
 use crate::control::{Asked, Control, Question};
 use crate::exit::Exit;
@@ -37,6 +40,7 @@ use crate::keeping;
 use crate::open_files;
 use crate::peer_events::{self, Told};
 use crate::printer::Printer;
+use crate::service_manager;
 use crate::settings::Settings;
 
 /// A nara that is about to run.
@@ -44,8 +48,9 @@ pub(super) struct Serving {
     expose: Vec<Expose>,
     gossip: Option<GossipConfig>,
     limits: ServerLimits,
+    catch_up: bool,
     grace: Duration,
-    metrics: Option<SocketAddr>,
+    metrics: Option<Exposition>,
     signals: Signals,
     feed: Feed,
     journeys: Journeys,
@@ -63,7 +68,7 @@ impl Serving {
         let metrics = args.metrics()?;
         let gossip = (!args.no_gossip).then(|| GossipConfig::with_degree(args.gossip_degree.into()));
         let metrics = match metrics {
-            Some(address) => Some(exposition::start(address).await?),
+            Some(address) => Some(Exposition::start(address).await?),
             None => None,
         };
         let (feed, lines) = Feed::new();
@@ -71,6 +76,7 @@ impl Serving {
             expose: args.expose.clone(),
             gossip,
             limits: args.limits.0.clone(),
+            catch_up: !args.no_catch_up,
             grace: args.grace,
             metrics,
             signals,
@@ -92,8 +98,13 @@ impl Serving {
         listen::wait(listen, &mut self.signals, self.printer).await
     }
 
-    /// Starts the nara and says so.
-    pub(super) async fn start(&mut self, builder: NaraBuilder, settings: &Settings) -> Outcome<Nara> {
+    /// Starts the nara and says so. `v1`: where it also listens, if that is free.
+    pub(super) async fn start(
+        &mut self,
+        builder: NaraBuilder,
+        v1: Option<SocketAddr>,
+        settings: &Settings,
+    ) -> Outcome<Nara> {
         let registry = settings.registry();
         let events = registry.subscribe();
         let builder = builder
@@ -114,6 +125,8 @@ impl Serving {
             Some(config) => builder.gossip(config),
             None => builder.without_gossip(),
         };
+        let builder = v1.into_iter().fold(builder, NaraBuilder::also_listen);
+        let builder = builder.catch_up(self.catch_up);
         let nara = builder.start().await?;
         self.hosts.send_replace(settings.peers()?);
         tokio::spawn(hosts::follow(
@@ -123,7 +136,16 @@ impl Serving {
         ));
         tokio::spawn(show_peer_events(events, self.feed.clone()));
         keeping::log(nara.recalled());
-        announce(&nara, self.metrics, self.printer)?;
+        if let Some(metrics) = &self.metrics {
+            let file = settings.running_folder()?.join("ledger.db");
+            metrics.measure(nara.ledger().clone(), file);
+        }
+        announce(
+            &nara,
+            v1,
+            self.metrics.as_ref().map(Exposition::address),
+            self.printer,
+        )?;
         Ok(nara)
     }
 
@@ -144,6 +166,7 @@ impl Serving {
         )
         .await?;
         drop(control);
+        service_manager::stopping(format_args!("ending within {} s", self.grace.as_secs_f64()));
         printer.note(format_args!("ending within {} s", self.grace.as_secs_f64()));
         // A second signal does not wait.
         let outcome = tokio::select! {
@@ -173,6 +196,8 @@ async fn until_told_to_end(
 ) -> Outcome<()> {
     let mut address = nara.watch_address();
     let mut before = *address.borrow_and_update();
+    let mut work = Work::new(nara);
+    service_manager::ready(work.status());
     loop {
         tokio::select! {
             () = nara.finished() => {
@@ -186,16 +211,17 @@ async fn until_told_to_end(
                 }
                 before = now;
             }
+            () = work.report() => {}
             signal = signals.next() => match signal {
                 Signal::End => return Ok(()),
                 Signal::Reload => {
-                    reload(nara, settings, hosts, printer).await?;
+                    reload(nara, settings, hosts, &work, printer).await?;
                 }
             },
             asked = next_question(control.as_deref_mut()) => match asked.question {
                 Question::Clock => asked.answer(clock(nara)),
                 Question::Reload => {
-                    let answer = reload(nara, settings, hosts, printer).await?;
+                    let answer = reload(nara, settings, hosts, &work, printer).await?;
                     asked.answer(answer);
                 }
                 _ => questions::answer(nara, journeys, asked).await,
@@ -277,7 +303,18 @@ async fn show_peer_events(mut events: broadcast::Receiver<PeerEvent>, feed: Feed
     }
 }
 
-fn announce(nara: &Nara, metrics: Option<SocketAddr>, printer: Printer) -> Outcome<()> {
+/// The address at which v1 peers call, if this nara is to listen there, too.
+pub(super) fn v1_address(args: &ServingArgs, by_default: bool, listen: SocketAddr) -> Option<SocketAddr> {
+    let address = SocketAddr::new(listen.ip(), defaults::LEGACY_MESH_PORT);
+    (args.v1_port.unwrap_or(by_default) && address != listen).then_some(address)
+}
+
+fn announce(
+    nara: &Nara,
+    v1: Option<SocketAddr>,
+    metrics: Option<SocketAddr>,
+    printer: Printer,
+) -> Outcome<()> {
     let Some(address) = nara.address() else {
         return Ok(());
     };
@@ -285,6 +322,13 @@ fn announce(nara: &Nara, metrics: Option<SocketAddr>, printer: Printer) -> Outco
     let stanza_address = (!address.ip().is_unspecified()).then_some(address);
     let stanza = PeerEntry::of(nara.local(), stanza_address).to_toml();
     printer.note(format_args!("{name} listens on {address}."));
+    match (v1, nara.other_address()) {
+        (_, Some(other)) => printer.note(format_args!("V1 peers reach it on {other}.")),
+        (Some(v1), None) => printer.note(format_args!(
+            "V1 peers do not reach it: {v1} is taken (--v1-port=false leaves it alone)."
+        )),
+        (None, None) => {}
+    }
     printer.note(format_args!("Its id is {id}, its key {}.", KeyId::from(&key)));
     if address.ip().is_loopback() {
         printer.note("Only this machine can reach it (--listen sets another address, `up` joins a tailnet).");
@@ -299,6 +343,7 @@ fn announce(nara: &Nara, metrics: Option<SocketAddr>, printer: Printer) -> Outco
         "name": name.as_str(),
         "id": id.as_str(),
         "address": address,
+        "v1_address": nara.other_address(),
         "public_key": key.to_base64(),
         "key_id": KeyId::from(&key).to_string(),
         "metrics": metrics,

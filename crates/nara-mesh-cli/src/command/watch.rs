@@ -95,7 +95,8 @@ fn peers(args: &WatchArgs, client: &MeshClient) -> Outcome<Vec<(String, PeerRef)
 }
 
 fn options(args: &WatchArgs, since: Option<UnixNanos>, ledger: Option<&Arc<dyn Ledger>>) -> SubscribeOptions {
-    let mut options = SubscribeOptions::default().filter(EventFilter {
+    let options = SubscribeOptions::default().poll(args.poll);
+    let mut options = options.filter(EventFilter {
         services: args.services.clone(),
         subjects: args.subjects.clone(),
     });

@@ -1,4 +1,4 @@
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use nara_proto::succession::Succession;
@@ -179,6 +179,7 @@ impl MeshClientBuilder {
                 signatures: self.signatures,
                 channel_trust: self.channel_trust,
                 succession: self.succession.as_ref().map(Succession::to_header),
+                announcement: RwLock::default(),
             },
             clocks: clocks.clone(),
             tls: self.tls,

@@ -9,7 +9,7 @@ use futures_util::stream::BoxStream;
 use nara_proto::event::{EventProblem, EventTrust};
 use nara_proto::sync::{Cursor, EventFilter, MAX_EVENTS};
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::error::ClientError;
 use super::handle::PeerHandle;
@@ -29,6 +29,8 @@ pub struct SyncOptions {
     pub resume: bool,
     /// Receives the progress after each page.
     pub progress: Option<watch::Sender<SyncProgress>>,
+    /// How long to wait behind each page, for transfers that must not take the whole machine.
+    pub(crate) pause: Duration,
 }
 
 impl Default for SyncOptions {
@@ -37,6 +39,7 @@ impl Default for SyncOptions {
             page_size: MAX_EVENTS,
             resume: true,
             progress: None,
+            pause: Duration::ZERO,
         }
     }
 }
@@ -189,7 +192,7 @@ impl PeerHandle {
         options: SyncOptions,
     ) -> Result<SyncReport, Box<InterruptedSync>> {
         let place = self.cursor_place(&filter);
-        let mut storing = Storing::new(ledger, options.progress);
+        let mut storing = Storing::new(ledger, options.progress, options.pause);
         let ended = async {
             if options.resume {
                 storing.report.resumed = ledger.cursor(place.clone()).await?;
@@ -222,6 +225,7 @@ pub(super) struct Storing<'a, L: ?Sized> {
     pub(super) report: SyncReport,
     watch: Option<watch::Sender<SyncProgress>>,
     started: Instant,
+    pause: Duration,
     /// The ids of the events that were refused or not kept by the ledger, if somebody wants them.
     pub(super) dropped: Option<Vec<String>>,
     /// Events whose time has not come by our clock. If that is late, they are good once it is set right.
@@ -229,12 +233,13 @@ pub(super) struct Storing<'a, L: ?Sized> {
 }
 
 impl<'a, L: Ledger + ?Sized> Storing<'a, L> {
-    pub(super) fn new(ledger: &'a L, watch: Option<watch::Sender<SyncProgress>>) -> Self {
+    pub(super) fn new(ledger: &'a L, watch: Option<watch::Sender<SyncProgress>>, pause: Duration) -> Self {
         Self {
             ledger,
             report: SyncReport::default(),
             watch,
             started: Instant::now(),
+            pause,
             dropped: None,
             ahead: 0,
         }
@@ -248,6 +253,9 @@ impl<'a, L: Ledger + ?Sized> Storing<'a, L> {
     ) -> Result<(), SyncError> {
         while let Some(page) = pages.next().await {
             self.store(page?, place).await?;
+            if !self.pause.is_zero() {
+                sleep(self.pause).await;
+            }
         }
         Ok(())
     }

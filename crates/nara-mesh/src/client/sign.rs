@@ -1,7 +1,7 @@
 //! Requests as they are sent, signed now.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use http::header::{CONTENT_TYPE, HOST};
 use http::{HeaderMap, HeaderValue, Request, Uri};
@@ -11,13 +11,15 @@ use nara_proto::succession::SUCCESSION_HEADER;
 use nara_proto::time::UnixMillis;
 use nara_proto::v1::{NAME_HEADER, RequestAuth, SIGNATURE_HEADER, TIMESTAMP_HEADER};
 use nara_proto::v2::{
-    self, AcceptSignature, ChannelBinding, ContentDigest, Nonce, RequestLine, RequestToSign, SignedBody,
+    self, AcceptSignature, CAPABILITY_HEADER, ChannelBinding, ContentDigest, Nonce, RequestLine,
+    RequestToSign, SignedBody,
 };
 
 use super::clocks::PeerClocks;
 use super::request::Outgoing;
 use super::resolve::Route;
 use crate::Signatures;
+use crate::announcement::Announcement;
 use crate::identity::LocalNara;
 use crate::random::random;
 use crate::registry::PeerRegistry;
@@ -36,6 +38,8 @@ pub(super) struct RequestSigner {
     pub(super) channel_trust: ChannelTrust,
     /// The statement that made the key of this nara the one of its name, for peers that know another one.
     pub(super) succession: Option<HeaderValue>,
+    /// What the server of this nara says of it, once it listens.
+    pub(super) announcement: RwLock<Option<Arc<Announcement>>>,
 }
 
 /// The signatures with which a request went out: an answer of profile v2 is bound to them.
@@ -81,6 +85,9 @@ impl RequestSigner {
         let mut sent = SentSignatures::default();
         if outgoing.authentication == Authentication::Signed {
             let now = self.clocks.signing_time(&route.peer);
+            if let Some(announced) = self.announced() {
+                headers.insert(CAPABILITY_HEADER, announced);
+            }
             let body = if streamed {
                 SignedBody::Streamed
             } else {
@@ -104,6 +111,19 @@ impl RequestSigner {
             }
         }
         (request, sent)
+    }
+
+    /// Where this nara listens, if a stranger would not find it otherwise.
+    fn announced(&self) -> Option<HeaderValue> {
+        let announcement = self.announcement.read().unwrap_or_else(PoisonError::into_inner);
+        announcement
+            .as_ref()?
+            .for_request(self.clocks.clock().now_millis())
+    }
+
+    pub(super) fn announce(&self, announcement: Arc<Announcement>) {
+        let mut announced = self.announcement.write().unwrap_or_else(PoisonError::into_inner);
+        *announced = Some(announcement);
     }
 
     /// Whether a connection proves all that comes over it.

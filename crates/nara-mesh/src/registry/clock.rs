@@ -16,6 +16,7 @@ impl PeerRegistry {
     /// [`defaults::CLOCK_WARNING`] on it is warned of, once.
     pub(crate) fn learn_clock(&self, peer: &Peer, key: &PublicKey, sample: ClockSample) {
         self.seen(peer);
+        peer.note_alive(now());
         let mut clock = peer.clock();
         let state = clock.get_or_insert_default();
         let warning = state.learn(sample);

@@ -1,7 +1,8 @@
 use std::sync::Arc;
 
-use nara_proto::event::{KeyLookup, KeyStanding};
+use nara_proto::event::{KeyLookup, KeyStanding, SyncEvent};
 use nara_proto::identity::PublicKey;
+use nara_proto::time::UnixNanos;
 
 use super::{Peer, PeerRegistry};
 use crate::identity::LocalNara;
@@ -17,6 +18,11 @@ impl KnownKeys {
     /// The keys that `local` knows.
     pub fn new(local: LocalNara, registry: PeerRegistry) -> Self {
         Self { local, registry }
+    }
+
+    /// Notes what a **verified** event says about the presence of its emitter; `wall_clock` is now.
+    pub(crate) fn hear(&self, event: &SyncEvent, wall_clock: UnixNanos) {
+        self.registry.hear(event, wall_clock);
     }
 }
 

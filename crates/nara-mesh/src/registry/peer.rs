@@ -8,6 +8,7 @@ use nara_proto::breaker::{Breaker, BreakerConfig, BreakerState};
 use nara_proto::clock_offset::ClockOffset;
 use nara_proto::event::KeyStanding;
 use nara_proto::identity::{KeyId, NaraId, NaraName, PublicKey};
+use nara_proto::presence::{Presence, PresenceState};
 use nara_proto::time::UnixMillis;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -176,6 +177,7 @@ pub struct Peer {
     keyless: AtomicBool,
     /// Whether it says that it takes streamed bodies. Not kept beyond the process: without it, bodies are buffered.
     streams: AtomicBool,
+    presence: Mutex<Presence>,
 }
 
 impl Peer {
@@ -191,6 +193,7 @@ impl Peer {
             distance: Mutex::default(),
             not_before: Mutex::default(),
             streams: AtomicBool::default(),
+            presence: Mutex::default(),
         }
     }
 
@@ -264,6 +267,22 @@ impl Peer {
     pub fn breaker_state(&self) -> BreakerState {
         // tokio's clock, so that tests with paused time see it move.
         self.breaker().state(now())
+    }
+
+    /// Whether it is there, by its verified events, by calls and by the network.
+    pub fn presence(&self) -> PresenceState {
+        self.signs_of_life().state(now())
+    }
+
+    /// How long ago its last sign of life was; `None` without one.
+    pub fn last_alive(&self) -> Option<Duration> {
+        let last = self.signs_of_life().last_alive()?;
+        Some(now().saturating_duration_since(last))
+    }
+
+    pub(super) fn signs_of_life(&self) -> MutexGuard<'_, Presence> {
+        // Every method of it leaves it valid.
+        self.presence.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How much longer it asked us to wait (`Retry-After`); `None` if it may be called.

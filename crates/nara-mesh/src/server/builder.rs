@@ -22,13 +22,13 @@ use super::limits::quota::Quota;
 use super::limits::settings::ServerLimits;
 use super::limits::turns::Turns;
 use super::route;
-use super::route::announcement::Announcement;
 use super::route::samples::Samples;
 use super::route::stash::Stash;
 use super::route::state::{Reachable, Shared};
 use super::route::user::{RouteError, UserRoutes};
 use super::stash_store::{StashStore, StashStoreError};
 use crate::Signatures;
+use crate::announcement::Announcement;
 use crate::client::MeshClient;
 use crate::clock::{Clock, SystemClock};
 use crate::defaults;
@@ -37,7 +37,7 @@ use crate::ledger::Ledger;
 use crate::mesh_ranges::{LOOPBACK, TAILNET};
 use crate::registry::{KnownKeys, PeerProtocol, PeerRegistry};
 use crate::tls::{ChannelTrust, TlsPolicy};
-use crate::transport::{PeerSource, TcpTransport, Transport};
+use crate::transport::{MeshListener, PeerSource, TcpTransport, Transport};
 
 /// Why a server cannot be built.
 #[derive(Debug, thiserror::Error)]
@@ -92,6 +92,7 @@ pub struct MeshServerBuilder {
     routes: UserRoutes,
     without_client: bool,
     stash_store: Option<Arc<dyn StashStore>>,
+    also_listen: Option<SocketAddr>,
 }
 
 impl MeshServerBuilder {
@@ -117,6 +118,7 @@ impl MeshServerBuilder {
             routes: UserRoutes::default(),
             without_client: false,
             stash_store: None,
+            also_listen: None,
         }
     }
 
@@ -270,6 +272,14 @@ impl MeshServerBuilder {
         self
     }
 
+    /// Also listens on this address, where it is free: on [`defaults::LEGACY_MESH_PORT`], v1 peers reach this nara, which
+    /// call no other port. If the address cannot be bound, the server runs without it;
+    /// [`RunningServer::other_addr`] tells.
+    pub fn also_listen(mut self, address: SocketAddr) -> Self {
+        self.also_listen = Some(address);
+        self
+    }
+
     /// The limits of the server.
     pub fn limits(mut self, limits: ServerLimits) -> Self {
         self.limits = limits;
@@ -357,8 +367,11 @@ impl MeshServerBuilder {
             protocol.raw_public_key = true;
         }
         let mesh_ip = watch::Sender::new(self.mesh_ip);
+        let announcement = Announcement::new(self.local.clone(), protocol, user.take_streams());
+        let announcement = Arc::new(announcement);
+        let client = self.client.clone();
         let shared = Arc::new(Shared {
-            announcement: Announcement::new(self.local.clone(), protocol, user.take_streams()),
+            announcement: announcement.clone(),
             local: self.local,
             ledger: self.ledger,
             registry,
@@ -399,6 +412,9 @@ impl MeshServerBuilder {
             background,
             mesh_ip,
             clock: uptime,
+            announcement,
+            client,
+            also_listen: self.also_listen,
             stash,
         })
     }
@@ -422,6 +438,9 @@ pub struct MeshServer {
     background: Background,
     mesh_ip: watch::Sender<String>,
     clock: Arc<ServerClock>,
+    announcement: Arc<Announcement>,
+    client: Option<MeshClient>,
+    also_listen: Option<SocketAddr>,
     stash: Arc<Stash>,
 }
 
@@ -444,15 +463,38 @@ impl MeshServer {
                 address: local,
                 source,
             })?;
+        let other = match self.also_listen.filter(|other| *other != listener.local_addr()) {
+            Some(other) => listen_if_free(&*self.transport, other).await,
+            None => None,
+        };
+        self.announcement.listens_on(listener.local_addr().port());
+        if let Some(client) = &self.client {
+            client.announce(self.announcement);
+        }
         let background = self.background;
         let acceptor = Acceptor::new(self.router, self.opening, &self.limits, background.clone());
         Ok(RunningServer::start(
             listener,
+            other,
             acceptor,
             background,
             self.mesh_ip,
             self.clock,
             self.stash,
         ))
+    }
+}
+
+/// Listens on an address that this nara can do without.
+async fn listen_if_free(transport: &dyn Transport, address: SocketAddr) -> Option<Box<dyn MeshListener>> {
+    match transport.listen(address).await {
+        Ok(listener) => {
+            tracing::info!(address = %listener.local_addr(), "also listening");
+            Some(listener)
+        }
+        Err(error) => {
+            tracing::info!(%address, %error, "not listening there: v1 peers do not reach this nara");
+            None
+        }
     }
 }

@@ -281,9 +281,10 @@ async fn a_ping_tells_what_a_nara_can_do_without_another_body() {
     let ping = bob.send("GET", "/ping", &http::HeaderMap::new(), b"");
     let field = ping.header("x-nara-capability").unwrap();
     let id: NaraId = nara("bob").id().clone();
+    let port = bob.running.local_addr().port();
     assert!(
         field.starts_with(&format!(
-            "id=\"{id}\", signatures=(v2), tls=(), at={NOW}, proof=:"
+            "id=\"{id}\", signatures=(v2), tls=(), at={NOW}, port={port}, proof=:"
         )),
         "{field}"
     );

@@ -10,15 +10,17 @@ use nara_mesh::registry::{PeerInfo, PeerProtocol};
 use nara_proto::coordinates::estimate;
 use nara_proto::identity::KeyId;
 use nara_proto::peer::Coordinates;
+use nara_proto::presence::PresenceState;
 use serde_json::{Value, json};
 
-use super::watch::watch;
+use super::watch::{watch, watch_presence};
 use crate::cli::PeersListArgs;
 use crate::command::ping::{PeerResult, ToldClock, ping_peer, short, told_clock, warn_of_clock};
 use crate::connect;
 use crate::control::{self, Question};
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
+use crate::ledger_file::recall_presence;
 use crate::network::{Network, Way};
 use crate::printer::{Printer, harmless, human, micros, render, table};
 use crate::settings::Settings;
@@ -39,6 +41,7 @@ pub(super) fn run(args: &PeersListArgs, settings: &Settings, printer: Printer) -
                  prints the stanza of a nara",
             ));
         }
+        recall_presence(settings, client.registry()).await;
         let own = own_coordinates(settings).await;
         let calls = peers.iter().map(|peer| {
             let (client, network, own) = (&client, &network, &own);
@@ -56,6 +59,7 @@ pub(super) fn run(args: &PeersListArgs, settings: &Settings, printer: Printer) -
                 };
                 let way = network.way_to(client, &PeerRef::from(peer)).await;
                 Row {
+                    presence: peer.presence(),
                     info,
                     result,
                     estimated,
@@ -69,7 +73,7 @@ pub(super) fn run(args: &PeersListArgs, settings: &Settings, printer: Printer) -
             .await)
     })?;
     let mut table = table([
-        "NAME", "ADDRESS", "ONLINE", "PATH", "RTT", "EST", "CLOCK", "KEY ID", "KEY", "TRUST", "CAN", "ID",
+        "NAME", "ADDRESS", "PRESENCE", "PATH", "RTT", "EST", "CLOCK", "KEY ID", "KEY", "TRUST", "CAN", "ID",
     ]);
     for row in &rows {
         let Row {
@@ -79,7 +83,7 @@ pub(super) fn run(args: &PeersListArgs, settings: &Settings, printer: Printer) -
         table.add_row([
             text(info.name.as_ref().map(ToString::to_string)),
             text(info.address.as_ref().map(ToString::to_string)),
-            online(result.as_ref()),
+            presence(row.presence, result.as_ref()),
             text(way.as_ref().map(|way| way.path.to_string())),
             text(rtt(result.as_ref()).map(human)),
             text(row.estimated.map(human)),
@@ -102,6 +106,7 @@ pub(super) fn run(args: &PeersListArgs, settings: &Settings, printer: Printer) -
 
 /// What is known of a peer.
 struct Row {
+    presence: PresenceState,
     info: PeerInfo,
     result: Option<PeerResult>,
     /// The round trip from the running nara, by network coordinates.
@@ -143,20 +148,17 @@ fn watch_network(
     connect::block_on_looking(client, settings, async {
         network.attach(&args.on, settings).await?;
         let Some(node) = network.node() else {
-            return Err(Failure::usage("--watch needs a network to watch")
-                .hint("pass --network tailscaled, or --network managed while `up` runs"));
+            return watch_presence(client, settings, printer).await;
         };
         watch(client, node, &args.on.skip, printer).await
     })
 }
 
-fn online(result: Option<&PeerResult>) -> String {
-    match result {
-        None => "-".to_owned(),
-        Some(PeerResult {
-            error: Some(error), ..
-        }) => format!("no ({})", short(error)),
-        Some(_) => "yes".to_owned(),
+/// Whether it is there, and why not.
+fn presence(state: PresenceState, result: Option<&PeerResult>) -> String {
+    match result.and_then(|result| result.error.as_ref()) {
+        Some(error) => format!("{state} ({})", short(error)),
+        None => state.to_string(),
     }
 }
 
@@ -217,6 +219,7 @@ fn to_json(row: &Row) -> Value {
         "name": info.name.as_ref().map(|name| name.as_str()),
         "id": info.id.as_ref().map(|id| id.as_str()),
         "address": info.address,
+        "presence": row.presence.as_str(),
         "online": result.map(|result| result.error.is_none()),
         "error": result.and_then(|result| result.error.as_ref()).map(ToString::to_string),
         "rtt_us": rtt(result).map(micros),

@@ -8,15 +8,31 @@ use nara_proto::identity::NaraName;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
+use super::work::Work;
 use crate::arguments::{self, Refused};
 use crate::failure::{Failure, Outcome};
 use crate::keeping;
 use crate::printer::Printer;
+use crate::service_manager;
 use crate::settings::Settings;
 
 /// Reads the configuration and the peers again and applies them. What is wrong in one place does not keep the rest
 /// from being applied: a ban waits for nothing. Returns what is in force.
 pub(super) async fn reload(
+    nara: &Nara,
+    started: &Settings,
+    hosts: &watch::Sender<Vec<PeerEntry>>,
+    work: &Work<'_>,
+    printer: Printer,
+) -> Outcome<Value> {
+    service_manager::reloading();
+    let in_force = apply(nara, started, hosts, printer).await;
+    // Also if something could not be applied: the rest is in force, and the nara serves.
+    service_manager::ready(work.status());
+    in_force
+}
+
+async fn apply(
     nara: &Nara,
     started: &Settings,
     hosts: &watch::Sender<Vec<PeerEntry>>,

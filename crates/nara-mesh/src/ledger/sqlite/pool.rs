@@ -15,6 +15,7 @@ use super::failure::Failure;
 use super::lock::Lock;
 use super::{schema, sql};
 use crate::ledger::LedgerError;
+use crate::metrics;
 
 /// Connections that read at once; more readers wait their turn.
 const READERS: usize = 4;
@@ -194,7 +195,18 @@ async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
 ) -> Result<T, LedgerError> {
     let outcome = spawn_blocking(work).await.map_err(|_| LedgerError::Closed)?;
-    Ok(outcome?)
+    outcome.map_err(|failure| {
+        let error = LedgerError::from(failure);
+        let reason = match error {
+            LedgerError::Full(_) => "full",
+            LedgerError::ReadOnly(_) => "read_only",
+            LedgerError::Busy(_) => "busy",
+            LedgerError::Corrupt { .. } => "corrupt",
+            _ => "other",
+        };
+        ::metrics::counter!(metrics::LEDGER_ERRORS, "reason" => reason).increment(1);
+        error
+    })
 }
 
 enum Lease {

@@ -493,6 +493,17 @@ mod tests {
         );
     }
 
+    #[test]
+    fn every_reason_is_a_series_from_the_start() {
+        let source = include_str!("rejection.rs");
+        let (_, reasons) = source.split_once("fn reason(&self)").unwrap();
+        let (reasons, _) = reasons.split_once("\n    }\n").unwrap();
+        let mut reasons: Vec<&str> = reasons.split('"').skip(1).step_by(2).collect();
+        reasons.sort_unstable();
+        reasons.dedup();
+        assert_eq!(reasons, metrics::REASONS);
+    }
+
     #[tokio::test]
     async fn a_long_text_is_cut_at_a_character() {
         let rejection = Rejection::Chain(ChainError::UnknownKey {

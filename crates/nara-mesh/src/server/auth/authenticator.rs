@@ -12,14 +12,17 @@ use nara_proto::replay::{ReplayCache, ReplayEntry, ReplayError};
 use nara_proto::succession::{KeyState, Succession};
 use nara_proto::time::UnixMillis;
 use nara_proto::v1::{RequestAuth, RequestAuthError};
-use nara_proto::v2::{self, ChannelBinding, ContentDigest, RequestLine, RequestSignature, SignedBody};
+use nara_proto::v2::{
+    self, CAPABILITY_HEADER, ChannelBinding, ContentDigest, RequestLine, RequestSignature, SignedBody,
+    SignedCapability,
+};
 use tokio::sync::Semaphore;
 
 use crate::clock::Clock;
 use crate::clock_watch::Look;
 use crate::identity::LocalNara;
 use crate::metrics;
-use crate::registry::{KeySource, KnownKeys, Peer, PeerProtocol, PeerRegistry, PinnedKey};
+use crate::registry::{KeySource, KnownKeys, Peer, PeerInfo, PeerProtocol, PeerRegistry, PinnedKey};
 use crate::seldom::{error_seldom, warn_seldom};
 use crate::server::answer::rejection::Rejection;
 use crate::server::auth::key_discovery::KeyDiscovery;
@@ -104,8 +107,11 @@ impl Authenticator {
         } else {
             self.check_v1(parts, address, repetition, look).await
         };
-        if let Err(rejection) = &outcome {
-            tracing::info!(%address, path = parts.uri.path(), reason = %rejection, "request refused");
+        match &outcome {
+            Ok(authenticated) => self.note_listening(&parts.headers, &authenticated.sender),
+            Err(rejection) => {
+                tracing::info!(%address, path = parts.uri.path(), reason = %rejection, "request refused");
+            }
         }
         outcome
     }
@@ -126,7 +132,7 @@ impl Authenticator {
 
         let name = signed.name();
         self.heed_succession(name, signed.key_id(), &parts.headers);
-        let key = self.key_of_sender(name, address, channel).await?;
+        let key = self.key_of_sender(name, address, channel, &parts.headers).await?;
         if channel.is_some() && self.channel_trust == ChannelTrust::Trust {
             // The connection is the sender's and the request was made for it: nobody else can have sent it, not
             // again either.
@@ -202,7 +208,7 @@ impl Authenticator {
         let name = auth.name();
         self.check_downgrade(name)?;
         let channel = parts.extensions.get::<SecureChannel>();
-        let key = self.key_of_sender(name, address, channel).await?;
+        let key = self.key_of_sender(name, address, channel, &parts.headers).await?;
         // Asking for the key may have told more about the sender than its key.
         self.check_downgrade(name)?;
         let verifier = self.prepared_keys.of(&key);
@@ -233,6 +239,43 @@ impl Authenticator {
                 _ => BodyProof::None,
             },
         })
+    }
+
+    /// Notes where a nara that has proven who it is says that it listens, if its address is not known, or its port is a
+    /// guess.
+    fn note_listening(&self, headers: &HeaderMap, sender: &VerifiedSender) {
+        let Some(discovery) = self
+            .discovery
+            .as_ref()
+            .filter(|_| headers.contains_key(CAPABILITY_HEADER))
+        else {
+            return;
+        };
+        let source = sender.address().ip().to_canonical();
+        let known = self
+            .registry
+            .by_name(sender.name().as_str())
+            .map(|peer| peer.info());
+        let is_wanted = known.is_some_and(|known| match known.address {
+            Some(address) => known.either_port && address.ip() == source,
+            None => self.registry.has_room_at(source),
+        });
+        if !is_wanted || !discovery.may_call(source) {
+            return;
+        }
+        if let Ok(Some(statement)) = SignedCapability::from_headers(headers)
+            && let Ok(said) = statement.verify(sender.name(), sender.key(), self.clock.now_millis())
+            && let Some(port) = said.port
+        {
+            let listening = self.registry.register(PeerInfo {
+                name: Some(sender.name().clone()),
+                address: Some(SocketAddr::new(source, port.get())),
+                ..PeerInfo::default()
+            });
+            if let Err(error) = listening {
+                tracing::debug!(sender = %sender.name(), %error, "its port is not noted");
+            }
+        }
     }
 
     /// A server that ran here before may have accepted it, and what that one remembered is lost.
@@ -282,13 +325,14 @@ impl Authenticator {
         name: &NaraName,
         address: SocketAddr,
         channel: Option<&SecureChannel>,
+        headers: &HeaderMap,
     ) -> Result<PublicKey, Rejection> {
         self.source_check.check(name, address).await?;
         self.check_trusted(name)?;
         self.check_security(name, channel)?;
         let key = match self.known_keys.key_of_name(name.as_str()) {
             Some(key) => key,
-            None => self.discover(name, address).await?,
+            None => self.discover(name, address, headers).await?,
         };
         if let Some(channel) = channel.filter(|channel| channel.peer_key != key) {
             // Nothing is changed by it, but whoever watches the registry is told.
@@ -344,9 +388,15 @@ impl Authenticator {
         }
     }
 
-    async fn discover(&self, name: &NaraName, address: SocketAddr) -> Result<PublicKey, Rejection> {
+    async fn discover(
+        &self,
+        name: &NaraName,
+        address: SocketAddr,
+        headers: &HeaderMap,
+    ) -> Result<PublicKey, Rejection> {
         if let Some(discovery) = &self.discovery {
-            let outcome = discovery.discover(name, address.ip()).await;
+            let claim = SignedCapability::from_headers(headers).unwrap_or_default();
+            let outcome = discovery.discover(name, address.ip(), claim).await;
             outcome.map_err(|_| Rejection::Busy("unknown senders"))?;
         }
         let key = self.known_keys.key_of_name(name.as_str());
@@ -363,7 +413,7 @@ impl Authenticator {
             let name = name.clone();
             self.background.spawn(async move {
                 let _permit = permit;
-                let _ = discovery.discover(&name, address.ip()).await;
+                let _ = discovery.discover(&name, address.ip(), None).await;
             });
         }
     }

@@ -20,6 +20,7 @@ use crate::transport::MeshListener;
 #[derive(Debug)]
 pub struct RunningServer {
     local_addr: SocketAddr,
+    other_addr: Option<SocketAddr>,
     background: Background,
     mesh_ip: watch::Sender<String>,
     _watching: AbortOnDropHandle<()>,
@@ -39,6 +40,7 @@ pub enum Shutdown {
 impl RunningServer {
     pub(in crate::server) fn start(
         listener: Box<dyn MeshListener>,
+        other: Option<Box<dyn MeshListener>>,
         acceptor: Acceptor,
         background: Background,
         mesh_ip: watch::Sender<String>,
@@ -46,11 +48,25 @@ impl RunningServer {
         stash: Arc<Stash>,
     ) -> Self {
         let local_addr = listener.local_addr();
-        background.tasks.spawn(acceptor.run(listener));
+        let other_addr = other.as_ref().map(|other| other.local_addr());
+        background.tasks.spawn(async move {
+            // The server ends with its own listener, and goes on without the other one.
+            let beside = async {
+                if let Some(other) = other {
+                    acceptor.clone().run(other).await;
+                }
+                std::future::pending().await
+            };
+            tokio::select! {
+                () = acceptor.clone().run(listener) => {}
+                () = beside => {}
+            }
+        });
         // Whatever is running can be waited for from now on.
         background.tasks.close();
         Self {
             local_addr,
+            other_addr,
             background,
             mesh_ip,
             _watching: AbortOnDropHandle::new(tokio::spawn(clock.run())),
@@ -74,6 +90,12 @@ impl RunningServer {
     /// The address that it first listened on. Listeners of tailnets follow their node to a new address.
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
+    }
+
+    /// The other address on which it listens:
+    /// [`MeshServerBuilder::also_listen`](crate::server::MeshServerBuilder::also_listen), if that was free.
+    pub fn other_addr(&self) -> Option<SocketAddr> {
+        self.other_addr
     }
 
     /// Whether it has ended: it was shut down, or its listener failed.
