@@ -12,6 +12,7 @@ mod fuzz;
 mod interop;
 mod lab;
 mod mutants;
+mod package;
 mod process;
 mod results;
 mod sans_io;
@@ -35,6 +36,9 @@ usage: cargo xtask TASK
             --rounds N, --record to write the tables into docs/results.md)
   mutants   mutate the code that authenticates, and see whether a test notices
             (options: --part v2|v1|server|client, --file GLOB, --re REGEX, --shard K/N)
+  package   make the Debian package, and install, start, upgrade and purge it on a machine of its own: Debian in a folder, in
+            namespaces, with systemd; needs root, cargo-deb, mmdebstrap, promtool (options: --debug for a debug build,
+            --no-try to make it only, --check to check the unit, the alerts and the dashboard only)
   sans-io   check that nothing in the dependency tree of nara-proto knows clocks or sockets
   soak      seeded runs of cuts, delays, crashes and restarts (options: --runs N, --seed N)
   tidy      check rules of this repository that no other tool checks";
@@ -53,6 +57,7 @@ fn main() -> ExitCode {
         "interop" => interop::run(&rest),
         "lab" => lab::run(&rest),
         "mutants" => mutants::run(&rest),
+        "package" => package::run(&rest),
         "sans-io" => sans_io::run(),
         "soak" => soak::run(&rest),
         "tidy" => tidy::run(),

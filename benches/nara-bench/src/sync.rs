@@ -56,7 +56,6 @@ fn verify(events: &[SyncEvent], keys: &Keys, threads: usize) -> usize {
     let verified = |events: &[SyncEvent]| {
         let reception = EventReception {
             now: UnixNanos::new(i64::MAX),
-            told_by: None,
             random: random(),
         };
         let verdicts = verify_events(&mut events.to_vec(), keys, reception);

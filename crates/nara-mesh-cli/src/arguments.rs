@@ -68,6 +68,11 @@ impl Sources {
         self.source(id) == Some(ValueSource::CommandLine)
     }
 
+    /// Whether the value of the argument with this id is the one of the configuration file.
+    pub(crate) fn is_in_file(&self, id: &str) -> bool {
+        self.source(id) == Some(ValueSource::DefaultValue) && self.file.place_of(id).is_some()
+    }
+
     /// The value of an argument that is a path, if this command has it.
     pub(crate) fn path(&self, id: &str) -> Option<PathBuf> {
         self.matches.try_get_one::<PathBuf>(id).ok().flatten().cloned()

@@ -1,9 +1,12 @@
 //! The command line: types only. What the values mean is decided in `settings` and in the commands.
 
 mod dm;
+mod id;
+pub(crate) mod limits;
 mod peers;
 mod serving;
 mod signing;
+mod stash;
 mod value;
 
 pub(crate) use peers::{
@@ -12,10 +15,11 @@ pub(crate) use peers::{
 pub(crate) use serving::{DoctorArgs, NetworkArgs, NetworkKind, ServeArgs, ServingArgs, UpArgs};
 
 pub(crate) use dm::{DmArgs, DmKind};
+pub(crate) use id::{IdCommand, IdNewArgs, IdRetireArgs, IdShowArgs, IdSucceedArgs, SuccessionReason};
 pub(crate) use signing::{SignArgs, VerifyArgs};
-pub(crate) use value::{Expose, Since};
+pub(crate) use stash::{StashCommand, StashDropArgs, StashGetArgs, StashPutArgs};
+pub(crate) use value::{Expose, Listen, Since};
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -48,9 +52,10 @@ pub(crate) struct Cli {
 pub(crate) struct GlobalArgs {
     /// Configuration file (TOML) [default: ~/.config/nara-mesh/config.toml, if it exists]
     ///
-    /// Its keys are settings of the command line with underscores: name, soul_file, soul_group_readable, data_dir,
-    /// peers, timeout, tls, trust, color, log, listen, grace, metrics, metrics_public, gossip_degree, no_gossip,
-    /// and the tables `network` (see `up --help`) and `expose` (see `serve --help`). Relative paths are relative to
+    /// A service of systemd uses its CONFIGURATION_DIRECTORY instead of ~/.config/nara-mesh, for each file in it. The
+    /// keys of the file are settings of the command line with underscores: name, soul_file, soul_group_readable, data_dir,
+    /// peers, timeout, tls, trust, color, log, log_format, listen, grace, metrics, metrics_public, gossip_degree, no_gossip,
+    /// no_catch_up, v1_port, and the tables `network` (see `up --help`), `expose` and `limits` (see `serve --help`). Relative paths are relative to
     /// the file. `nara-mesh config show` prints the settings in force, and the origin of each.
     #[arg(long, global = true, value_name = "FILE", env = "NARA_MESH_CONFIG", value_parser = value::path())]
     pub(crate) config: Option<PathBuf>,
@@ -74,7 +79,7 @@ pub(crate) struct GlobalArgs {
     pub(crate) peers_file: Option<PathBuf>,
     /// Folder for the ledger, which also keeps the keys of peers [default: ~/.local/share/nara-mesh/KEY_ID]
     ///
-    /// Without a home folder, systemd's STATE_DIRECTORY is used.
+    /// A service of systemd uses its STATE_DIRECTORY instead.
     #[arg(long, global = true, value_name = "DIR", env = "NARA_MESH_DATA_DIR", value_parser = value::path())]
     pub(crate) data_dir: Option<PathBuf>,
     /// Limit for connecting to a peer, and for each call, e.g. 500ms or 5s
@@ -115,6 +120,17 @@ pub(crate) struct GlobalArgs {
     /// Log filter: level or module=level, separated by commas [default: RUST_LOG, or warn]
     #[arg(long, global = true, value_name = "FILTER", env = "NARA_MESH_LOG")]
     pub(crate) log: Option<String>,
+    /// Form of the log: text, json (one object for each line), or journald (fields in systemd's journal)
+    #[arg(
+        long,
+        global = true,
+        value_name = "FORMAT",
+        env = "NARA_MESH_LOG_FORMAT",
+        default_value = "text",
+        value_enum,
+        hide_possible_values = true
+    )]
+    pub(crate) log_format: LogFormat,
     /// More output on stderr: -v info and causes of errors, -vv debug, -vvv trace
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub(crate) verbose: u8,
@@ -131,6 +147,14 @@ pub(crate) enum Trust {
     Closed,
 }
 
+/// How the log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
+    Journald,
+}
+
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -144,6 +168,12 @@ pub(crate) enum Command {
     Config(ConfigCommand),
     /// Find what prevents a nara from talking to others
     Doctor(DoctorArgs),
+    /// Check a nara of any implementation against the specification: exit code 5 if it fails in what it must do
+    ///
+    /// Two naras with souls of their own send requests of every kind, wrong ones above all. Nothing is stored at the peer
+    /// without --write. It must accept both keys: it asks for them where that is possible, and else the command prints
+    /// what its peers file needs.
+    Conformance(ConformanceArgs),
     /// Check that the nara of this machine answers: exit code 0 if so
     ///
     /// It needs no soul, no peers and no folder to write to.
@@ -179,6 +209,9 @@ pub(crate) enum Command {
     Checkpoints(CheckpointsArgs),
     /// Exchange recent events with a peer
     Zine(ZineArgs),
+    /// Data that a nara leaves with a peer, sealed, and what peers left with this nara
+    #[command(subcommand)]
+    Stash(StashCommand),
     /// World messages: postcards that travel from nara to nara and back home
     #[command(subcommand)]
     World(WorldCommand),
@@ -208,15 +241,6 @@ pub(crate) struct DemoArgs {
     pub(crate) events: u32,
 }
 
-/// `id`
-#[derive(Debug, Subcommand)]
-pub(crate) enum IdCommand {
-    /// Create a soul for the name given with --name and write it to a new file
-    New(IdNewArgs),
-    /// Show name, id, public key and key id; not the soul
-    Show(IdShowArgs),
-}
-
 /// `config`
 ///
 /// Takes the arguments of `serve` and `up`.
@@ -236,11 +260,33 @@ pub(crate) struct ConfigArgs {
     /// Address that `serve` would listen on
     #[arg(
         long,
-        value_name = "IP[:PORT]",
-        default_value_t = serving::default_listen(),
-        value_parser = value::address
+        value_name = "ADDRESS[:PORT]",
+        default_value_t = serving::default_listen()
     )]
-    pub(crate) listen: SocketAddr,
+    pub(crate) listen: Listen,
+}
+
+/// `conformance`
+#[derive(Debug, Args)]
+pub(crate) struct ConformanceArgs {
+    /// The peer: name, id or address
+    #[arg(required_unless_present = "list")]
+    pub(crate) peer: Option<PeerRef>,
+    /// Folder with the souls of the two naras (made if missing) [default: new ones, forgotten afterwards]
+    #[arg(long, value_name = "DIR", value_parser = value::path())]
+    pub(crate) souls: Option<PathBuf>,
+    /// Also what stores something at the peer: events about itself, and a postcard that it passes on
+    #[arg(long)]
+    pub(crate) write: bool,
+    /// Only checks whose id begins so (comma-separated), such as `sync` or `v2-request/replay`
+    #[arg(long, value_name = "ID", value_delimiter = ',')]
+    pub(crate) only: Vec<String>,
+    /// Print checks that passed or were skipped, too
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Only list the checks
+    #[arg(long, conflicts_with = "peer")]
+    pub(crate) list: bool,
 }
 
 /// `health`
@@ -249,30 +295,10 @@ pub(crate) struct HealthArgs {
     /// Address on which it listens
     #[arg(
         long,
-        value_name = "IP[:PORT]",
-        default_value_t = serving::default_listen(),
-        value_parser = value::address
+        value_name = "ADDRESS[:PORT]",
+        default_value_t = serving::default_listen()
     )]
-    pub(crate) listen: SocketAddr,
-}
-
-/// `id new`
-#[derive(Debug, Args)]
-pub(crate) struct IdNewArgs {
-    /// The file to write, mode 0600; it must not exist [default: --soul-file]
-    #[arg(long, value_name = "FILE", value_parser = value::path())]
-    pub(crate) out: Option<PathBuf>,
-}
-
-/// `id show`
-#[derive(Debug, Args)]
-pub(crate) struct IdShowArgs {
-    /// Show the soul too. Its holder is this nara.
-    #[arg(long)]
-    pub(crate) reveal_soul: bool,
-    /// Print the stanza for the peers files of others instead, with this address
-    #[arg(long, value_name = "IP[:PORT]", conflicts_with = "reveal_soul", value_parser = value::address)]
-    pub(crate) stanza: Option<SocketAddr>,
+    pub(crate) listen: Listen,
 }
 
 /// `ping`
@@ -379,6 +405,9 @@ pub(crate) struct WatchArgs {
     /// Continue where the last watch into this ledger ended, for each peer
     #[arg(long, requires = "to")]
     pub(crate) resume: bool,
+    /// How often to ask a peer without streams for its newest events: v1 peers have none
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = value::duration)]
+    pub(crate) poll: Duration,
     /// End after this many events
     #[arg(short, long, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) count: Option<u64>,
@@ -534,7 +563,11 @@ pub(crate) struct ZineArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum WorldCommand {
     /// Send a postcard
+    ///
+    /// If the nara runs (`serve` or `up`), that sends it: postcards come home to the running nara.
     Send(WorldSendArgs),
+    /// List the postcards that the running nara sent, and what became of them
+    List,
 }
 
 /// `world send`
@@ -546,6 +579,11 @@ pub(crate) struct WorldSendArgs {
     /// The first peer: name, id or address [default: the first of the peers file that answers]
     #[arg(long, value_name = "PEER")]
     pub(crate) to: Option<PeerRef>,
+    /// Wait until the postcard is home, stuck, or lost: 5 min after it was sent
+    ///
+    /// Exit code 5: it did not come home; the output says where it was last seen.
+    #[arg(long)]
+    pub(crate) wait: bool,
 }
 
 /// A shell.

@@ -3,6 +3,7 @@
 mod checkpoints;
 mod completions;
 mod config;
+mod conformance;
 mod demo;
 mod dm;
 mod doctor;
@@ -19,6 +20,8 @@ mod request;
 mod serve;
 mod serving;
 mod sign;
+mod stash;
+mod succeed;
 mod sync;
 mod up;
 mod verify;
@@ -45,6 +48,7 @@ pub(crate) fn run(command: &Command, settings: &Settings) -> Outcome {
         Command::Completions(args) => completions::run(args, printer("completions")),
         Command::Config(ConfigCommand::Check(args)) => config::check(args, settings, printer("config-check")),
         Command::Config(ConfigCommand::Show(_)) => config::show(settings, printer("config-show")),
+        Command::Conformance(args) => conformance::run(args, settings, printer("conformance")),
         Command::Demo(args) => demo::run(args, printer("demo")),
         Command::Dm(args) => dm::run(args, settings, printer("dm")),
         Command::Doctor(args) => doctor::run(args, settings, printer("doctor")),
@@ -66,6 +70,8 @@ pub(crate) fn run(command: &Command, settings: &Settings) -> Outcome {
         Command::Reload => reload::run(settings, printer("reload")),
         Command::Health(args) => health::run(args, settings, printer("health")),
         Command::Id(IdCommand::New(args)) => id::new(args, settings, printer("id-new")),
+        Command::Id(IdCommand::Retire(args)) => succeed::retire(args, settings, printer("id-retire")),
+        Command::Id(IdCommand::Succeed(args)) => succeed::succeed(args, settings, printer("id-succeed")),
         Command::Id(IdCommand::Show(args)) => id::show(args, settings, printer("id-show")),
         Command::Man(args) => man::run(args, printer("man")),
         Command::Peers(args) => peers::run(args, settings, printer),
@@ -73,9 +79,11 @@ pub(crate) fn run(command: &Command, settings: &Settings) -> Outcome {
         Command::Serve(args) => serve::run(args, settings, printer("serve").of_daemon()),
         Command::Sign(args) => sign::run(args, settings, printer("sign")),
         Command::Sync(args) => sync::run(args, settings, printer("sync")),
+        Command::Stash(command) => stash::run(command, settings, printer),
         Command::Up(args) => up::run(args, settings, printer("up").of_daemon()),
         Command::Verify(args) => verify::run(args, settings, printer("verify")),
         Command::World(WorldCommand::Send(args)) => world::send(args, settings, printer("world-send")),
+        Command::World(WorldCommand::List) => world::list(settings, printer("world-list")),
         Command::Watch(args) => watch::run(args, settings, printer("watch")),
         Command::Zine(args) => zine::run(args, settings, printer("zine")),
     }

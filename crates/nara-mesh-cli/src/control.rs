@@ -1,22 +1,29 @@
 //! The control socket: how other commands talk to the nara that runs on a data folder.
 //!
-//! It is `run/control.sock` in the data folder, in a folder that only the owner can enter. A question is one line, the
-//! answer one line of JSON.
+//! It is `run/control.sock` in the data folder, in a folder that only the owner can enter. A question is one line of JSON,
+//! and so is its answer.
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+use nara_proto::runtime_message::REPLY_TIMEOUT;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::failure::{Failure, Outcome};
 
-/// How long an answer may take: a reload reads files and the ledger.
-const ANSWER: Duration = Duration::from_secs(30);
+/// How long an answer may take: a peer has [`REPLY_TIMEOUT`] to reply to a message, and a reload reads files and the
+/// ledger.
+const ANSWER: Duration = REPLY_TIMEOUT.saturating_add(Duration::from_secs(15));
+
+/// Questions that are answered at once.
+const AT_ONCE: usize = 8;
 
 /// The most bytes of a question or an answer.
 const MOST: u64 = 1 << 20;
@@ -25,22 +32,41 @@ const MOST: u64 = 1 << 20;
 const LONGEST_PATH: usize = 103;
 
 /// What is asked of a nara that runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(tag = "question", rename_all = "kebab-case")]
 pub(crate) enum Question {
+    /// Tell what happened to the clock of this machine.
+    Clock,
     /// Read the files again, and the decisions in the ledger.
     Reload,
-}
-
-impl Question {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Reload => "reload",
-        }
-    }
-
-    fn parse(line: &str) -> Option<Self> {
-        (line == "reload").then_some(Self::Reload)
-    }
+    /// Leave data with a peer, sealed.
+    StashPut {
+        /// A name, an id or an address.
+        peer: String,
+        /// The data, base64.
+        data: String,
+    },
+    /// Fetch what was left with a peer.
+    StashGet {
+        /// A name, an id or an address.
+        peer: String,
+    },
+    /// Forget what a peer left here.
+    StashDrop {
+        /// The id of the owner.
+        owner: String,
+    },
+    /// Send a postcard, to the first peer that takes it if none is named.
+    WorldSend {
+        /// The text.
+        message: String,
+        /// A name, an id or an address.
+        to: Option<String>,
+    },
+    /// What became of the postcards that were sent.
+    WorldList,
+    /// Where this nara is in the network.
+    Coordinates,
 }
 
 /// A question, and the way to answer it.
@@ -87,11 +113,18 @@ impl Control {
         }
         let listener = UnixListener::bind(&path).map_err(failed)?;
         let (sender, asked) = mpsc::channel(1);
+        let places = Arc::new(Semaphore::new(AT_ONCE));
         let task = tokio::spawn(async move {
             loop {
+                let place = places.clone().acquire_owned().await;
                 match listener.accept().await {
-                    // One after the other: nobody asks often.
-                    Ok((stream, _)) => drop(tokio::time::timeout(ANSWER, answer(stream, &sender)).await),
+                    Ok((stream, _)) => {
+                        let sender = sender.clone();
+                        tokio::spawn(async move {
+                            let _place = place;
+                            drop(tokio::time::timeout(ANSWER, answer(stream, &sender)).await);
+                        });
+                    }
                     Err(error) => {
                         tracing::warn!(%error, "the control socket does not accept");
                         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -140,9 +173,8 @@ pub(crate) async fn ask(folder: &Path, question: Question) -> Outcome<Option<Val
         }
     };
     let asking = async {
-        stream
-            .write_all(format!("{}\n", question.as_str()).as_bytes())
-            .await?;
+        let line = serde_json::to_string(&question).map_err(io::Error::other)?;
+        stream.write_all(format!("{line}\n").as_bytes()).await?;
         read_line(&mut stream).await
     };
     let line = tokio::time::timeout(ANSWER, asking).await;
@@ -158,11 +190,15 @@ pub(crate) async fn ask(folder: &Path, question: Question) -> Outcome<Option<Val
 async fn answer(mut stream: UnixStream, sender: &mpsc::Sender<Asked>) -> io::Result<()> {
     let line = read_line(&mut stream).await?;
     let (answer, answered) = oneshot::channel();
-    let answer = match Question::parse(line.trim()) {
-        Some(question) if sender.send(Asked { question, answer }).await.is_ok() => answered
-            .await
-            .unwrap_or_else(|_| serde_json::json!({ "error": "the nara ends" })),
-        _ => serde_json::json!({ "error": "this nara does not know the question" }),
+    let unknown = || serde_json::json!({ "error": "this nara does not know the question" });
+    let ended = |_| serde_json::json!({ "error": "the nara ends" });
+    let answer = match serde_json::from_str(&line) {
+        // Dropped unsent, the question takes the way to answer it along.
+        Ok(question) => {
+            let _ = sender.send(Asked { question, answer }).await;
+            answered.await.unwrap_or_else(ended)
+        }
+        Err(_) => unknown(),
     };
     stream.write_all(format!("{answer}\n").as_bytes()).await
 }
@@ -212,12 +248,23 @@ mod tests {
         let second = Control::listen(folder.path()).await.unwrap_err();
         assert!(second.message.contains("another process"), "{second:?}");
         let answering = async {
-            let asked = control.next().await;
-            assert_eq!(asked.question, Question::Reload);
-            asked.answer(serde_json::json!({ "peers": 3 }));
+            // The second question does not wait for the answer to the first.
+            let (first, second) = (control.next().await, control.next().await);
+            for asked in [second, first] {
+                let answer = serde_json::json!({ "asked": asked.question });
+                asked.answer(answer);
+            }
         };
-        let (answer, ()) = tokio::join!(ask(folder.path(), Question::Reload), answering);
-        assert_eq!(answer.unwrap().unwrap()["peers"], 3);
+        let get = Question::StashGet {
+            peer: "bob \" of\n".to_owned(),
+        };
+        let (answer, other, ()) = tokio::join!(
+            ask(folder.path(), Question::Reload),
+            ask(folder.path(), get),
+            answering
+        );
+        assert_eq!(answer.unwrap().unwrap()["asked"]["question"], "reload");
+        assert_eq!(other.unwrap().unwrap()["asked"]["peer"], "bob \" of\n");
         drop(control);
         assert_eq!(ask(folder.path(), Question::Reload).await.unwrap(), None);
     }

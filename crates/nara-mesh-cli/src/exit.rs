@@ -15,7 +15,7 @@ pub(crate) enum Exit {
     Unreachable = 3,
     /// Somebody could not prove who it is: a signature that does not verify, ours refused, or another key.
     Unauthenticated = 4,
-    /// Some of what was asked succeeded, some did not; or the answer to `sync --check` is no.
+    /// Some of what was asked succeeded, some did not; or the answer to `sync --check` or `conformance` is no.
     Partial = 5,
 }
 
@@ -27,7 +27,8 @@ Exit codes:
   2  wrong command line, setting or file of settings
   3  a peer is unreachable, or did not answer in time
   4  not trusted: a signature does not verify, a key is not the expected one, or the peer refuses us
-  5  partly done: some peers or events failed, others did not; sync --check: not in sync";
+  5  partly done: some peers or events failed, others did not; sync --check: not in sync;
+     conformance: the peer fails in what it must do";
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {

@@ -1,18 +1,24 @@
-//! The log, on stderr.
+//! The log, on stderr or in the journal.
 
 use std::collections::HashMap;
 use std::io::IsTerminal as _;
-use std::sync::{Mutex, PoisonError};
+use std::path::Path;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use clap::ColorChoice;
+use serde_json::{Map, Value, json};
 use tracing::callsite::Identifier;
 use tracing::{Event, Level, Metadata, Subscriber};
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
 use tracing_subscriber::layer::{Context, Filter, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _, fmt};
 
+use crate::cli::LogFormat;
 use crate::failure::{Failure, Outcome};
+use crate::journal::{self, Journal, Record};
 use crate::output::{self, LogWriter};
 use crate::settings::Settings;
 
@@ -20,6 +26,12 @@ use crate::settings::Settings;
 const MOST_OF_A_KIND: u32 = 10;
 
 const WINDOW: Duration = Duration::from_secs(10);
+
+/// The target of what is no event of the code.
+const TARGET: &str = "nara_mesh";
+
+/// How what the program tells beside its data is written, if it is not text.
+static STRUCTURED: OnceLock<LogFormat> = OnceLock::new();
 
 /// Starts the log.
 pub(crate) fn start(settings: &Settings) -> Outcome<()> {
@@ -33,15 +45,70 @@ pub(crate) fn start(settings: &Settings) -> Outcome<()> {
         ColorChoice::Always => true,
         ColorChoice::Never => false,
     };
-    let lines = fmt::layer()
-        .with_writer(|| LogWriter)
-        .with_ansi(ansi)
-        .with_target(settings.verbose)
-        .with_filter(Repetitions::default());
+    let lines = match settings.log_format {
+        LogFormat::Text => fmt::layer()
+            .with_writer(|| LogWriter)
+            .with_ansi(ansi)
+            .with_target(settings.verbose)
+            .boxed(),
+        LogFormat::Json => fmt::layer()
+            .json()
+            .with_current_span(false)
+            .with_writer(|| LogWriter)
+            .boxed(),
+        LogFormat::Journald => {
+            output::open_journal(Journal::at(Path::new(journal::SOCKET)).map_err(|error| {
+                Failure::usage(format!("the journal does not listen on {}", journal::SOCKET))
+                    .caused_by(error)
+                    .hint("--log-format text and --log-format json write the log to stderr")
+            })?);
+            journal::Records.boxed()
+        }
+    };
     tracing_subscriber::registry()
-        .with(lines.with_filter(filter))
+        .with(lines.with_filter(Repetitions::default()).with_filter(filter))
         .init();
     Ok(())
+}
+
+/// From now on, [`say`] writes in this format, too: for daemons, whose stderr is their log.
+pub(crate) fn say_in(format: LogFormat) {
+    if format != LogFormat::Text {
+        STRUCTURED.get_or_init(|| format);
+    }
+}
+
+/// Tells something that is no event of the code. `text` is for people; in other formats `message` and `fields` are used.
+pub(crate) fn say(level: Level, text: &str, message: &str, fields: &[(&str, &str)]) {
+    let message = message.trim();
+    match STRUCTURED.get() {
+        None | Some(LogFormat::Text) => output::stderr(text),
+        Some(_) if message.is_empty() => {}
+        Some(LogFormat::Json) => {
+            let mut timestamp = String::new();
+            // Writing to a string does not fail.
+            let _ = SystemTime.format_time(&mut Writer::new(&mut timestamp));
+            let fields: Map<String, Value> = std::iter::once(&("message", message))
+                .chain(fields)
+                .map(|(name, value)| ((*name).to_owned(), (*value).into()))
+                .collect();
+            let line = json!({
+                "timestamp": timestamp,
+                "level": level.as_str(),
+                "fields": fields,
+                "target": TARGET,
+            });
+            output::stderr(&line.to_string());
+        }
+        Some(LogFormat::Journald) => {
+            let mut record = Record::new(level, TARGET);
+            record.field("message", message);
+            for (name, value) in fields {
+                record.field(name, value);
+            }
+            output::journal(record.into_bytes());
+        }
+    }
 }
 
 /// Leaves out warnings that are repeated too often: peers can cause them.
@@ -81,7 +148,8 @@ impl<S: Subscriber> Filter<S> for Repetitions {
         }
         let (admitted, left_out) = self.admit(event.metadata().callsite(), Instant::now());
         if left_out > 0 {
-            output::stderr(&format!("{left_out} warnings like the next one were left out"));
+            let text = format!("{left_out} warnings like the next one were left out");
+            say(Level::WARN, &text, &text, &[("left_out", &left_out.to_string())]);
         }
         admitted
     }

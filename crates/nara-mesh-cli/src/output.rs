@@ -1,6 +1,7 @@
 //! Stdout and stderr. Once [`detach`] was called, a reader that is slow, stuck or gone never holds up the program:
 //! lines wait in a bounded queue for a thread that writes them, and are left out when it is full.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -8,11 +9,14 @@ use std::time::Duration;
 
 use anstream::AutoStream;
 
+use crate::journal::Journal;
+
 /// Lines that wait for a reader. Each has a few hundred bytes.
 const MOST_LINES: usize = 4096;
 
 static STDOUT: OnceLock<Arc<Queue>> = OnceLock::new();
 static STDERR: OnceLock<Arc<Queue>> = OnceLock::new();
+static JOURNAL: OnceLock<Arc<Queue>> = OnceLock::new();
 
 /// From now on, no line waits for the reader of its stream: for programs that serve others.
 pub(crate) fn detach() -> io::Result<()> {
@@ -34,6 +38,18 @@ pub(crate) fn detach() -> io::Result<()> {
     Ok(())
 }
 
+/// From now on, [`journal`] sends records there.
+pub(crate) fn open_journal(journal: Journal) {
+    JOURNAL.get_or_init(|| Queue::start("the journal", journal));
+}
+
+/// Sends a record to the journal, if it is open. It never waits.
+pub(crate) fn journal(record: Vec<u8>) {
+    if let Some(queue) = JOURNAL.get() {
+        queue.push(record);
+    }
+}
+
 /// Whether the program runs on a terminal.
 pub(crate) fn on_terminal() -> bool {
     use io::IsTerminal as _;
@@ -42,7 +58,7 @@ pub(crate) fn on_terminal() -> bool {
 
 /// Waits until all lines are written, but not longer than `limit` for each stream.
 pub(crate) fn flush(limit: Duration) {
-    for queue in [&STDOUT, &STDERR].into_iter().filter_map(OnceLock::get) {
+    for queue in [&STDOUT, &STDERR, &JOURNAL].into_iter().filter_map(OnceLock::get) {
         queue.flush(limit);
     }
 }
@@ -90,13 +106,39 @@ fn with_end(line: &str) -> Vec<u8> {
     [line.as_bytes(), b"\n"].concat()
 }
 
-/// Stderr for the log. It never fails.
+/// The text with its control characters escaped: nothing in it begins a line or steers a terminal.
+pub(crate) fn printable(text: &str) -> Cow<'_, str> {
+    if !text.contains(char::is_control) {
+        return Cow::Borrowed(text);
+    }
+    let mut printable = String::with_capacity(text.len() + 16);
+    for character in text.chars() {
+        if character.is_control() {
+            printable.extend(character.escape_default());
+        } else {
+            printable.push(character);
+        }
+    }
+    Cow::Owned(printable)
+}
+
+/// Stderr for the log. It never fails. Each write is an event, which stays on one line.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LogWriter;
 
 impl Write for LogWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        stderr_bytes(bytes.to_vec());
+        let event = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+        let mut line = Vec::with_capacity(bytes.len() + 16);
+        for byte in event {
+            match byte {
+                b'\n' => line.extend_from_slice(b"\\n"),
+                b'\r' => line.extend_from_slice(b"\\r"),
+                byte => line.push(*byte),
+            }
+        }
+        line.push(b'\n');
+        stderr_bytes(line);
         Ok(bytes.len())
     }
 
@@ -217,6 +259,12 @@ mod tests {
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
+    }
+
+    #[test]
+    fn a_text_with_control_characters_stays_on_its_line() {
+        assert_eq!(printable("plain é"), "plain é");
+        assert_eq!(printable("a\nb\x1b[2J\u{9b}"), "a\\nb\\u{1b}[2J\\u{9b}");
     }
 
     #[test]

@@ -27,13 +27,15 @@ pub(crate) fn home_folder(name: &str, below_home: &str) -> Option<PathBuf> {
         .map(|folder| folder.join("nara-mesh"))
 }
 
-/// The folder for the files of the user, if there is a home.
+/// A folder that systemd made for this service, such as `STATE_DIRECTORY`: the first of the variable `name`.
+pub(crate) fn service_folder(name: &str) -> Option<PathBuf> {
+    let folders = variable(name)?;
+    std::env::split_paths(&folders).find(|folder| folder.is_absolute())
+}
+
+/// The folder for the files of a service or of the user, if there is one.
 pub(crate) fn config_folder() -> Option<PathBuf> {
-    let of_service = || {
-        let folder = PathBuf::from(variable("CONFIGURATION_DIRECTORY")?);
-        folder.is_absolute().then_some(folder)
-    };
-    home_folder("XDG_CONFIG_HOME", ".config").or_else(of_service)
+    service_folder("CONFIGURATION_DIRECTORY").or_else(|| home_folder("XDG_CONFIG_HOME", ".config"))
 }
 
 /// A file or folder of the user that exists.

@@ -4,13 +4,15 @@ use std::fmt::Display;
 use std::io::{self, IsTerminal as _};
 use std::time::Duration;
 
+use anstream::adapter::strip_str;
 use comfy_table::presets::NOTHING;
 use comfy_table::{ContentArrangement, Table};
 use owo_colors::OwoColorize as _;
 use serde_json::{Map, Value};
+use tracing::Level;
 
 use crate::failure::{Failure, Outcome};
-use crate::output;
+use crate::{log, output};
 
 /// Prints in the way that was asked for. Colours are stripped by the streams when they are not wanted.
 #[derive(Clone, Copy, Debug)]
@@ -87,31 +89,41 @@ impl Printer {
     /// Something that people may want to know beside the data: on stderr, unless `--quiet`.
     pub(crate) fn note(&self, text: impl Display) {
         if !self.quiet {
-            stderr_line(text);
+            let text = text.to_string();
+            log::say(Level::INFO, &text, &plain(&text), &[]);
         }
     }
 
     /// Something is not as it should be: on stderr, always.
     pub(crate) fn warn(&self, text: impl Display) {
-        stderr_line(format_args!("{} {text}", "warning:".yellow().bold()));
+        let text = text.to_string();
+        let line = format!("{} {text}", "warning:".yellow().bold());
+        log::say(Level::WARN, &line, &plain(&text), &[]);
     }
 }
 
 /// Prints a failure on stderr: `error:`, `hint:`, and the causes if `verbose`.
 pub(crate) fn print_failure(failure: &Failure, verbose: bool) {
-    stderr_line(format_args!("{} {}", "error:".red().bold(), failure.message));
+    let mut lines = vec![format!("{} {}", "error:".red().bold(), failure.message)];
     let causes = failure.causes();
     // The innermost cause is what the system said; the rest is for those who ask.
-    if verbose {
-        for cause in &causes {
-            stderr_line(format_args!("  caused by: {cause}"));
-        }
-    } else if let Some(cause) = causes.last().filter(|cause| !failure.message.contains(*cause)) {
-        stderr_line(format_args!("  caused by: {cause}"));
-    }
+    let innermost = causes.last().filter(|cause| !failure.message.contains(*cause));
+    let shown: Vec<&String> = if verbose {
+        causes.iter().collect()
+    } else {
+        innermost.into_iter().collect()
+    };
+    lines.extend(shown.iter().map(|cause| format!("  caused by: {cause}")));
     if let Some(hint) = &failure.hint {
-        stderr_line(format_args!("{} {hint}", "hint:".cyan().bold()));
+        lines.push(format!("{} {hint}", "hint:".cyan().bold()));
     }
+    let causes = causes.join(": ");
+    let mut fields = Vec::new();
+    if !causes.is_empty() {
+        fields.push(("cause", &*causes));
+    }
+    fields.extend(failure.hint.as_deref().map(|hint| ("hint", hint)));
+    log::say(Level::ERROR, &lines.join("\n"), &failure.message, &fields);
 }
 
 fn stdout_line(line: impl Display) -> Outcome<()> {
@@ -123,8 +135,9 @@ fn stdout_line(line: impl Display) -> Outcome<()> {
     }
 }
 
-fn stderr_line(line: impl Display) {
-    output::stderr(&line.to_string());
+/// The text without colours.
+fn plain(text: &str) -> String {
+    strip_str(text).to_string()
 }
 
 /// A table without lines, as wide as its content.

@@ -7,7 +7,7 @@ use nara_mesh::registry::{KeyConflict, KeyRefused, KeySource, RegisterError};
 use nara_proto::identity::{KeyId, NaraName, PublicKey};
 
 /// Trusts a key; with `replace` in the place of the pinned one.
-fn trust(name: &NaraName, key: &PublicKey, replace: bool) -> String {
+pub(crate) fn trust(name: &NaraName, key: &PublicKey, replace: bool) -> String {
     let key = KeyId::from(key);
     let replace = if replace { " --replace" } else { "" };
     let name = shell_word(name);

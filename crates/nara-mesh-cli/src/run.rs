@@ -53,6 +53,7 @@ fn try_run(command: &Command, settings: &Settings) -> Outcome {
     choice.write_global();
     log::start(settings)?;
     if matches!(command, Command::Serve(_) | Command::Up(_)) {
+        log::say_in(settings.log_format);
         become_daemon()?;
         for problem in permissions::problems(settings) {
             tracing::warn!("{problem}; run: {}", problem.remedy());

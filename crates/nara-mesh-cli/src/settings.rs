@@ -9,7 +9,7 @@ use nara_mesh::Nara;
 use nara_mesh::identity::LocalNara;
 use nara_mesh::nara::NaraBuilder;
 use nara_mesh::peers_file::{self, PeerEntry};
-use nara_mesh::registry::{Closed, FirstUse, PeerInfo, PeerRegistry, Pinned, TrustPolicy};
+use nara_mesh::registry::{Closed, FirstUse, PeerRegistry, Pinned, TrustPolicy};
 use nara_mesh::soul_file::{Access, Origin, SoulFile};
 use nara_mesh::tls::TlsPolicy;
 use nara_proto::identity::{KeyId, NaraName, Soul};
@@ -18,10 +18,10 @@ use nara_tailnet::{AuthKey, AuthKeyError};
 use zeroize::Zeroizing;
 
 use crate::arguments::Sources;
-use crate::cli::{GlobalArgs, Trust, UpArgs};
+use crate::cli::{GlobalArgs, LogFormat, Trust, UpArgs};
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
-use crate::places::{config_folder, credential, existing_default, home_folder, variable};
+use crate::places::{config_folder, credential, existing_default, home_folder, service_folder, variable};
 
 /// The variable with a soul.
 const SOUL: &str = "NARA_MESH_SOUL";
@@ -35,6 +35,7 @@ pub(crate) struct Settings {
     pub(crate) color: ColorChoice,
     pub(crate) json: bool,
     pub(crate) log: String,
+    pub(crate) log_format: LogFormat,
     pub(crate) quiet: bool,
     pub(crate) timeout: Duration,
     pub(crate) tls: TlsPolicy,
@@ -75,9 +76,11 @@ impl Settings {
         let soul = match global.soul_file {
             Some(path) if on_command_line => Some(SoulSource::File(path)),
             _ if variable(SOUL).is_some() => Some(SoulSource::Environment),
-            Some(path) => Some(SoulSource::File(path)),
-            None => credential("soul")
+            Some(path) if !sources.is_in_file("soul_file") => Some(SoulSource::File(path)),
+            // The file of a service may name what only its manager can read.
+            in_file => credential("soul")
                 .map(SoulSource::Credential)
+                .or_else(|| in_file.map(SoulSource::File))
                 .or_else(|| existing_default("soul.toml").map(SoulSource::File)),
         };
         let default_peers = || existing_default("peers.toml").or_else(|| existing_default("peers.d"));
@@ -85,12 +88,13 @@ impl Settings {
             color: global.color,
             json: global.json,
             log: log.unwrap_or_else(|| level.to_owned()),
+            log_format: global.log_format,
             quiet: global.quiet,
             timeout: global.timeout,
             tls: global.tls,
             verbose: global.verbose > 0,
             sources,
-            data_dir: global.data_dir,
+            data_dir: global.data_dir.or_else(|| service_folder("STATE_DIRECTORY")),
             name: global.name,
             peers: global.peers_file.or_else(default_peers),
             soul,
@@ -151,10 +155,15 @@ impl Settings {
         let nara = LocalNara::new(&file.soul, name).map_err(|error| {
             Failure::new(Exit::Usage, format!("{origin}: {error}")).hint(
                 "a nara cannot be renamed: its soul is bonded to one name; check --name and the soul file, or make a \
-                 new nara with `nara-mesh id new`",
+                 new nara with `nara-mesh id new --name NAME --out FILE`",
             )
         })?;
         Ok((file.soul, nara))
+    }
+
+    /// Who may read a soul file.
+    pub(crate) fn soul_access(&self) -> Access {
+        self.soul_access
     }
 
     /// The file for a new soul, if one is configured or has a default.
@@ -178,17 +187,12 @@ impl Settings {
         self.peers.as_deref()
     }
 
-    /// The peers of the peers file.
-    pub(crate) fn peer_infos(&self) -> Outcome<Vec<PeerInfo>> {
-        Ok(self.peers()?.iter().map(PeerEntry::to_info).collect())
-    }
-
     /// Begins a nara with these settings.
     pub(crate) fn builder(&self, nara: LocalNara) -> Outcome<NaraBuilder> {
         let folder = self.data_dir(&nara)?;
         Ok(Nara::builder(nara)
             .data_dir(folder)
-            .know_all(self.peer_infos()?)
+            .know_all(self.peers()?.iter().map(PeerEntry::to_info))
             .timeout(self.timeout)
             .tls(self.tls))
     }
@@ -199,13 +203,8 @@ impl Settings {
             return Ok(folder.clone());
         }
         let key_id = KeyId::from(&nara.public_key()).to_string();
-        let of_service = || {
-            let folder = PathBuf::from(variable("STATE_DIRECTORY")?);
-            folder.is_absolute().then_some(folder)
-        };
         home_folder("XDG_DATA_HOME", ".local/share")
             .map(|folder| folder.join(key_id))
-            .or_else(of_service)
             .ok_or_else(|| Failure::usage("no data folder is given").hint("pass --data-dir DIR"))
     }
 

@@ -95,8 +95,9 @@ pub trait EventStore: Debug + Send + Sync + 'static {
     /// Verified checkpoints in the order of arrival, and their total number.
     fn checkpoints(&self, limit: ReadLimit, offset: usize) -> LedgerFuture<'_, (Vec<SyncEvent>, usize)>;
 
-    /// The unverified events that claim this emitter: to be inserted again as verified when its key is learned.
-    fn unverified_by(&self, emitter: String) -> LedgerFuture<'_, Vec<SyncEvent>>;
+    /// The unverified events that claim this emitter, with the peers that told them: to be inserted again as verified,
+    /// from the same peers, when its key is learned.
+    fn unverified_by(&self, emitter: String) -> LedgerFuture<'_, Vec<Arrival>>;
 
     /// The number of stored events.
     fn count(&self) -> LedgerFuture<'_, usize>;

@@ -55,8 +55,10 @@
     expect(dead_code, unused_imports, reason = "some parts are used by the server alone")
 )]
 
+mod announcement;
 pub mod client;
 pub mod clock;
+mod clock_watch;
 mod coverage;
 pub mod defaults;
 pub mod discovery;

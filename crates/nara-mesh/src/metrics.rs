@@ -3,6 +3,11 @@
 //! Without a recorder they cost next to nothing. Names end in their unit, those of counters in `_total`. No label has a
 //! value that a peer can choose freely: names of peers are in the log. [`describe`] gives a recorder the descriptions.
 
+use nara_proto::endpoint::{
+    AllCheckpoints, DirectMessage, Endpoint as _, EventsFetch, EventsImport, EventsReconcile, EventsStream,
+    EventsSync, GetCoordinates, GossipZine, MeshMessage, PeerQuery, Ping, WorldRelay,
+};
+
 /// The kind of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -25,12 +30,12 @@ pub struct Metric {
     pub kind: MetricKind,
     /// What it means, with its labels.
     pub help: &'static str,
-    /// Its label and all values of it, if there are few.
-    pub label: Option<(&'static str, &'static [&'static str])>,
+    /// Its labels and all values of each, if there are few: each combination exists from the start.
+    pub labels: &'static [(&'static str, &'static [&'static str])],
 }
 
 macro_rules! metrics {
-    ($($(#[doc = $help:literal])+ $kind:ident $constant:ident = $name:literal $(by $label:literal [$($value:literal),+])?;)+) => {
+    ($($(#[doc = $help:literal])+ $kind:ident $constant:ident = $name:literal $(by $($label:literal $values:expr),+)?;)+) => {
         $(
             $(#[doc = $help])+
             pub(crate) const $constant: &str = $name;
@@ -41,16 +46,84 @@ macro_rules! metrics {
             name: $name,
             kind: MetricKind::$kind,
             help: concat!($($help),+),
-            label: metrics!(@label $($label [$($value),+])?),
+            labels: &[$($(($label, &$values)),+)?],
         }),+];
     };
-    (@label) => { None };
-    (@label $label:literal [$($value:literal),+]) => { Some(($label, &[$($value),+])) };
 }
+
+/// The paths of our endpoints, and `other` for every other path.
+pub(crate) const ENDPOINTS: [&str; 14] = [
+    AllCheckpoints::PATH,
+    DirectMessage::PATH,
+    EventsFetch::PATH,
+    EventsImport::PATH,
+    EventsReconcile::PATH,
+    EventsStream::PATH,
+    EventsSync::PATH,
+    GetCoordinates::PATH,
+    GossipZine::PATH,
+    MeshMessage::PATH,
+    PeerQuery::PATH,
+    Ping::PATH,
+    WorldRelay::PATH,
+    "other",
+];
+
+/// Why requests are refused.
+pub(crate) const REASONS: [&str; 48] = [
+    "address_mismatch",
+    "answer_too_large",
+    "auth_headers",
+    "bad_signature",
+    "before_start",
+    "body_broken",
+    "body_bytes",
+    "body_bytes_of_peer",
+    "body_too_large",
+    "body_too_slow",
+    "busy",
+    "chain",
+    "downgrade",
+    "forged_id",
+    "handler_too_slow",
+    "in_flight_of_peer",
+    "inner_signature",
+    "invalid_request",
+    "key_of_connection",
+    "ledger",
+    "malformed_body",
+    "method_not_allowed",
+    "not_found",
+    "not_whole",
+    "other_body",
+    "other_connection",
+    "other_key",
+    "other_recipient",
+    "overloaded",
+    "owner_unavailable",
+    "panicked",
+    "rate_of_address",
+    "rate_of_checkpoints",
+    "rate_of_peer",
+    "reconcile",
+    "replay_cache_full",
+    "replayed",
+    "sender_mismatch",
+    "stale",
+    "streamed_body",
+    "stuck_journey",
+    "tls_required",
+    "too_many_streams",
+    "unauthenticated",
+    "unknown_emitter",
+    "unknown_sender",
+    "unsigned_event",
+    "untrusted",
+];
 
 metrics! {
     /// Requests answered, by `endpoint` (a path, or `other`) and `status` (`2xx` to `5xx`).
-    Counter REQUESTS = "nara_mesh_requests_total";
+    Counter REQUESTS = "nara_mesh_requests_total" by "endpoint" ENDPOINTS, "status" ["2xx", "3xx", "4xx", "5xx"];
     /// Time from the end of a request header to the beginning of its answer, by `endpoint`.
     Histogram REQUEST_SECONDS = "nara_mesh_request_duration_seconds";
     /// Requests in progress.
@@ -58,12 +131,12 @@ metrics! {
     /// Bytes of request bodies held in memory until their requests are answered.
     Gauge BODY_BYTES = "nara_mesh_request_body_bytes";
     /// Requests refused, by `reason`: one of a fixed set of words.
-    Counter REQUESTS_REFUSED = "nara_mesh_requests_refused_total";
+    Counter REQUESTS_REFUSED = "nara_mesh_requests_refused_total" by "reason" REASONS;
     /// Connections of peers open at the server.
     Gauge CONNECTIONS = "nara_mesh_connections";
     /// Connections of peers accepted, by `security` (`plain`, `tls`, or `failed` before either).
     Counter CONNECTIONS_ACCEPTED = "nara_mesh_connections_accepted_total" by "security" ["plain", "tls", "failed"];
-    /// Connections closed at once because their address is at its limit.
+    /// Connections refused because their address is at its limit.
     Counter CONNECTIONS_REFUSED = "nara_mesh_connections_refused_total";
     /// Signed requests remembered against replay. At the limit, signed requests are refused with the reason
     /// `replay_cache_full`.
@@ -77,6 +150,9 @@ metrics! {
     Counter KEY_DISCOVERIES = "nara_mesh_key_discoveries_total" by "outcome" ["pinned", "conflict", "refused", "unknown", "busy"];
     /// Events received in direct messages, zines and imports, by `outcome` (`new`, `known`, `refused`).
     Counter EVENTS_TAKEN = "nara_mesh_events_taken_total" by "outcome" ["new", "known", "refused"];
+    /// Operations that failed on a ledger in a file, by `reason`: `full` (the disk), `read_only`, `busy` (another process
+    /// writes), `corrupt`, `other`.
+    Counter LEDGER_ERRORS = "nara_mesh_ledger_errors_total" by "reason" ["full", "read_only", "busy", "corrupt", "other"];
     /// Streams open for peers.
     Gauge STREAMS = "nara_mesh_streams";
     /// Messages written to streams.
@@ -97,16 +173,22 @@ metrics! {
     Gauge PEERS = "nara_mesh_peers";
     /// Changes of circuit breakers, by `to` (`open`: the peer is down; `closed`: it is called again).
     Counter BREAKER_CHANGES = "nara_mesh_breaker_changes_total" by "to" ["open", "closed"];
-    /// Keys pinned, by `source` (`configured`, `operator`, `hey-there`, `ping`, `peer-query`, `tls`, `own`).
-    Counter KEYS_PINNED = "nara_mesh_keys_pinned_total" by "source" ["configured", "operator", "hey-there", "ping", "peer-query", "tls", "own"];
+    /// Keys pinned, by `source` (`configured`, `operator`, `hey-there`, `ping`, `peer-query`, `tls`, `own`, `succession`).
+    Counter KEYS_PINNED = "nara_mesh_keys_pinned_total" by "source" ["configured", "operator", "hey-there", "ping", "peer-query", "tls", "own", "succession"];
     /// Keys offered and not pinned, by `reason`: `conflict` (another key is pinned), `policy` (the trust policy refused
     /// it), `untrusted` (the operator banned the nara).
     Counter KEYS_REFUSED = "nara_mesh_keys_refused_total" by "reason" ["conflict", "policy", "untrusted"];
+    /// Statements of succession about keys of peers, by `effect` (`followed`, `retired`, `conflict`: no key holds until the
+    /// operator decides, `asked`: the operator must decide whether to follow).
+    Counter SUCCESSIONS = "nara_mesh_successions_total" by "effect" ["followed", "retired", "conflict", "asked"];
     /// Peers whose clock differs from ours by 5 s or more.
     Gauge CLOCKS_SKEWED = "nara_mesh_clocks_skewed";
     /// Median offset of the clocks of recently called peers from ours, in seconds. If it is not near 0, our own clock
     /// is wrong.
     Gauge CLOCK_OFFSET_SECONDS = "nara_mesh_clock_offset_seconds";
+    /// Times that the clock of this machine was set by a second or more while the server ran, by `direction` (`back`,
+    /// `forward`: also after the machine slept).
+    Counter CLOCK_STEPS = "nara_mesh_clock_steps_total" by "direction" ["back", "forward"];
     /// Peers that send us events by gossip, by `link` (`stream`, `zines`).
     Gauge GOSSIP_PEERS = "nara_mesh_gossip_peers" by "link" ["stream", "zines"];
     /// Events received by gossip, by `outcome` (`new`, `duplicate`, `not_kept`, `refused`).
@@ -134,19 +216,21 @@ pub fn describe() {
 }
 
 impl Metric {
-    /// Makes it exist with the value 0, for each value of its label: a rate can then be told from nothing. Metrics by
-    /// endpoint or reason begin when they are first counted.
+    /// Makes it exist with the value 0, for each combination of the values of its labels: a rate can then be told from
+    /// nothing. Other series begin when they are first counted.
     fn begin(&self) {
-        if self.label.is_none() && self.help.contains(" by `") {
+        if self.labels.is_empty() && self.help.contains(" by `") {
             return;
         }
-        let (label, values) = self.label.unwrap_or(("", &[""]));
-        for value in values {
-            let labels: Vec<(&str, &str)> = if label.is_empty() {
-                Vec::new()
-            } else {
-                vec![(label, *value)]
-            };
+        let mut series: Vec<Vec<(&str, &str)>> = vec![Vec::new()];
+        for (label, values) in self.labels {
+            let with = |labels: &Vec<_>, value| [&labels[..], &[(*label, value)]].concat();
+            series = series
+                .iter()
+                .flat_map(|labels| values.iter().map(move |value| with(labels, *value)))
+                .collect();
+        }
+        for labels in series {
             match self.kind {
                 MetricKind::Counter => ::metrics::counter!(self.name, &labels).increment(0),
                 MetricKind::Gauge => ::metrics::gauge!(self.name, &labels).increment(0),
@@ -187,7 +271,11 @@ mod tests {
     #[test]
     fn the_operators_manual_documents_every_metric_and_no_other() {
         let manual = include_str!("../../../docs/operate.md");
-        let documented: Vec<&str> = manual
+        // Those of the program have a table of their own.
+        let (_, manual) = manual.split_once("\n## Metrics\n").unwrap();
+        let (table, _) = manual.split_once("\n## ").unwrap();
+        let (table, _) = table.split_once("\n### ").unwrap_or((table, ""));
+        let documented: Vec<&str> = table
             .lines()
             .filter(|line| line.starts_with("| `nara_mesh_"))
             .collect();

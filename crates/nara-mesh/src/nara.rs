@@ -22,6 +22,8 @@
 //! [`GossipService`] and [`Discovery`](crate::discovery::Discovery) have builders of their own.
 
 mod builder;
+mod catch_up;
+mod distances;
 mod presence;
 
 pub use builder::{NaraBuilder, StartError};
@@ -43,7 +45,7 @@ use crate::gossip::{GossipService, GossipStatus};
 use crate::identity::LocalNara;
 use crate::ledger::{Ledger, LedgerError};
 use crate::registry::{KeySource, PeerInfo, PeerKeeper, PeerRegistry, Recalled, RegisterError};
-use crate::server::{RunningServer, Shutdown};
+use crate::server::{RunningServer, Shutdown, StashStoreError};
 
 /// A running nara.
 ///
@@ -65,11 +67,12 @@ struct Running {
     local: LocalNara,
     ledger: Arc<dyn Ledger>,
     clock: Arc<dyn Clock>,
+    client: MeshClient,
     keeper: PeerKeeper,
     /// `None`: this nara calls others and is not called.
     server: Option<Arc<RunningServer>>,
     gossip: Option<GossipService>,
-    /// Discovery, and what follows the address of the node.
+    /// Discovery, catching up, and what follows the address of the node.
     following: Vec<AbortOnDropHandle<()>>,
     /// Where this nara is reached.
     address: watch::Receiver<Option<SocketAddr>>,
@@ -159,6 +162,11 @@ impl Nara {
         *self.running().address.borrow()
     }
 
+    /// The other address at which peers reach this nara: see [`NaraBuilder::also_listen`].
+    pub fn other_address(&self) -> Option<SocketAddr> {
+        self.running().server.as_ref()?.other_addr()
+    }
+
     /// The address at which peers reach this nara, and its changes: the node of a tailnet may get a new one.
     pub fn watch_address(&self) -> watch::Receiver<Option<SocketAddr>> {
         self.running().address.clone()
@@ -167,6 +175,17 @@ impl Nara {
     /// The status of gossip; `None` if it is off.
     pub fn gossip_status(&self) -> Option<watch::Receiver<GossipStatus>> {
         self.running().gossip.as_ref().map(GossipService::status)
+    }
+
+    /// Forgets what a peer left with this nara; see [`RunningServer::forget_stash`].
+    ///
+    /// # Errors
+    /// [`StashStoreError`] if it may still be in the store.
+    pub async fn forget_stash(&self, owner: &NaraId) -> Result<bool, StashStoreError> {
+        match &self.running().server {
+            Some(server) => server.forget_stash(owner).await,
+            None => Ok(false),
+        }
     }
 
     /// Waits until the listener of the server fails. Without a server it waits forever.
@@ -215,8 +234,9 @@ impl Nara {
         self.running().keeper.reload().await
     }
 
-    /// Ends this nara in order: discovery and gossip stop, peers hear a goodbye, the server finishes the requests
-    /// in progress for up to `grace`, and learned peer records are written to the ledger.
+    /// Ends this nara in order: discovery and gossip stop, peers hear a goodbye, the server finishes the requests in
+    /// progress, and learned peer records are written to the ledger. Goodbye and requests take up to `grace`; peers hear
+    /// it on streams and, if gossip is on, up to 16 of them by zine.
     pub async fn shutdown(mut self, grace: Duration) -> Shutdown {
         match self.running.take() {
             Some(running) => running.end(grace).await,
@@ -245,6 +265,7 @@ impl Drop for Nara {
 impl Running {
     async fn end(self, grace: Duration) -> Shutdown {
         drop(self.following);
+        let gossips = self.gossip.is_some();
         if let Some(gossip) = self.gossip {
             gossip.stop().await;
         }
@@ -252,10 +273,15 @@ impl Running {
         if let Some(server) = self.server {
             // Before the streams end, so that subscribers hear it. Best effort: a full disk must not cut requests.
             let goodbye = presence::goodbye(&self.local, self.clock.now_nanos());
-            if let Err(error) = self.ledger.insert_verified(vec![goodbye]).await {
+            if let Err(error) = self.ledger.insert_verified(vec![goodbye.clone()]).await {
                 tracing::warn!(%error, "the goodbye is not stored, so peers do not hear it");
             }
-            outcome = server.end(grace).await;
+            let telling = async {
+                if gossips {
+                    presence::tell_going(&self.client, &*self.ledger, &goodbye, grace).await;
+                }
+            };
+            (outcome, ()) = tokio::join!(server.end(grace), telling);
         }
         self.keeper.finish().await;
         outcome

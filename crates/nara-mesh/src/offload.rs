@@ -1,5 +1,9 @@
 //! Work that would keep a thread of the runtime from serving others.
 
+/// Up to this many events are verified on the thread of the runtime. One takes some 50 µs, and up to a millisecond if it
+/// is as large as an event may be; to move the work elsewhere takes 10 µs.
+pub(crate) const EVENTS_VERIFIED_HERE: usize = 4;
+
 /// Runs `work` here if it is small, else on a thread where it delays nobody.
 pub(crate) async fn offload<T: Send + 'static>(large: bool, work: impl FnOnce() -> T + Send + 'static) -> T {
     if !large {

@@ -41,16 +41,31 @@ impl Seldom {
 /// `tracing::warn!` for what a peer can cause as often as it likes: each place in the source writes its first line at
 /// once, and then one in ten seconds, which counts the others in its field `left_out`.
 macro_rules! warn_seldom {
-    ($($line:tt)*) => {{
+    ($($line:tt)*) => {
+        $crate::seldom::seldom!(warn, $($line)*)
+    };
+}
+pub(crate) use warn_seldom;
+
+/// `tracing::error!` in the same way.
+macro_rules! error_seldom {
+    ($($line:tt)*) => {
+        $crate::seldom::seldom!(error, $($line)*)
+    };
+}
+pub(crate) use error_seldom;
+
+macro_rules! seldom {
+    ($level:ident, $($line:tt)*) => {{
         static SELDOM: $crate::seldom::Seldom = $crate::seldom::Seldom::new();
         match SELDOM.due(::std::time::Instant::now()) {
-            Some(0) => tracing::warn!($($line)*),
-            Some(left_out) => tracing::warn!(left_out, $($line)*),
+            Some(0) => tracing::$level!($($line)*),
+            Some(left_out) => tracing::$level!(left_out, $($line)*),
             None => {}
         }
     }};
 }
-pub(crate) use warn_seldom;
+pub(crate) use seldom;
 
 /// The beginning of a foreign text for the log: what is no visible character is escaped, so that it can neither begin a
 /// line nor change what stands around it.

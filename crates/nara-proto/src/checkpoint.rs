@@ -1,14 +1,11 @@
 //! Attestations, and the multi-signature of checkpoints made of them (docs/protocol/v1.md, section 11).
 
-use std::collections::BTreeSet;
-
+use crate::event::voters::signed_text;
+pub use crate::event::voters::{MIN_VALID_SIGNATURES, Tally, tally, voter_text};
 use crate::event::{CheckpointPayload, Observation};
-use crate::identity::{KeyPair, PublicKey, Verifier, VerifyError, verify_base64};
+use crate::identity::{KeyPair, Verifier, VerifyError, verify_base64};
 use crate::time::UnixSeconds;
 use crate::wire_struct;
-
-/// How many signatures must verify for a checkpoint to be valid.
-pub const MIN_VALID_SIGNATURES: usize = 2;
 
 wire_struct! {
     /// A signed statement of one nara about another, or about itself.
@@ -34,6 +31,11 @@ wire_struct! {
     }
 }
 
+/// A colon in this field of an [`Attestation`] lets the signed text be split into other fields.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a colon in {0} makes the signed text ambiguous")]
+pub struct AmbiguousAttestation(pub &'static str);
+
 impl Attestation {
     /// The text that is signed, without hashing.
     pub fn signed_text(&self) -> String {
@@ -47,17 +49,36 @@ impl Attestation {
         )
     }
 
-    /// Signs the attestation.
-    pub fn sign(&mut self, keypair: &KeyPair) {
+    /// Signs the attestation. The ids may come from a peer.
+    ///
+    /// # Errors
+    /// [`AmbiguousAttestation`], before anything is signed, if an id has a colon: the signature would be one of other
+    /// attestations as well.
+    pub fn sign(&mut self, keypair: &KeyPair) -> Result<(), AmbiguousAttestation> {
+        self.check_split()?;
         self.signature = keypair.sign(self.signed_text().as_bytes()).to_base64();
+        Ok(())
     }
 
     /// Verifies the signature with the key of the attester.
     ///
     /// # Errors
-    /// [`VerifyError`] if it is not the attester's.
+    /// [`VerifyError`] if it is not the attester's, or if the text that is signed can be split into other fields.
     pub fn verify(&self, key: &impl Verifier) -> Result<(), VerifyError> {
+        self.check_split().map_err(|_| VerifyError)?;
         verify_base64(key, self.signed_text().as_bytes(), &self.signature)
+    }
+
+    fn check_split(&self) -> Result<(), AmbiguousAttestation> {
+        let ids = [
+            ("attester_id", &self.attester_id),
+            ("subject_id", &self.subject_id),
+            ("last_seen_checkpoint_id", &self.last_seen_checkpoint_id),
+        ];
+        match ids.into_iter().find(|(_, id)| id.contains(':')) {
+            Some((field, _)) => Err(AmbiguousAttestation(field)),
+            None => Ok(()),
+        }
     }
 
     /// Whether the nara attests about itself.
@@ -66,192 +87,10 @@ impl Attestation {
     }
 }
 
-/// The text that voter `voter_id` of a checkpoint signed.
-pub fn voter_text(checkpoint: &CheckpointPayload, voter_id: &str) -> String {
-    signed_text(
-        checkpoint.version,
-        voter_id,
-        &checkpoint.subject_id,
-        checkpoint.as_of_time,
-        &checkpoint.observation,
-        &checkpoint.previous_checkpoint_id,
-    )
-}
-
-fn signed_text(
-    version: i64,
-    attester_id: &str,
-    subject_id: &str,
-    as_of: UnixSeconds,
-    observation: &Observation,
-    previous: &str,
-) -> String {
-    let version = if version == 0 { 1 } else { version };
-    let Observation {
-        restarts,
-        total_uptime,
-        start_time,
-        ..
-    } = observation;
-    let text = format!(
-        "attestation:v{version}:{attester_id}:{subject_id}:{as_of}:{restarts}:{total_uptime}:{start_time}"
-    );
-    if version >= 2 {
-        format!("{text}:{previous}")
-    } else {
-        text
-    }
-}
-
-/// The count of a checkpoint's signatures.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Tally {
-    /// Entries whose signature verifies; a voter that is listed twice counts twice.
-    pub valid: usize,
-    /// Distinct keys that made a signature which verifies.
-    pub distinct_valid: usize,
-    /// Entries whose key is known.
-    pub known: usize,
-    /// Entries in the list of voters.
-    pub total: usize,
-    /// Whether there are as many signatures as voters. If not, nothing else is counted.
-    pub lengths_match: bool,
-}
-
-impl Tally {
-    /// Whether the checkpoint is valid: signatures of at least [`MIN_VALID_SIGNATURES`] *distinct* keys.
-    pub const fn is_valid(&self) -> bool {
-        self.lengths_match && self.distinct_valid >= MIN_VALID_SIGNATURES
-    }
-
-    /// Whether v1 peers find it valid. They count a voter that is listed twice twice, so
-    /// that one key alone can make a checkpoint: do not rely on it.
-    pub const fn is_valid_elsewhere(&self) -> bool {
-        self.lengths_match && self.valid >= MIN_VALID_SIGNATURES
-    }
-}
-
-/// Counts the signatures of a checkpoint, with the keys that `key_of` finds for nara ids.
-pub fn tally(checkpoint: &CheckpointPayload, key_of: impl Fn(&str) -> Option<PublicKey>) -> Tally {
-    let voters = checkpoint.voter_ids.as_deref().unwrap_or_default();
-    let signatures = checkpoint.signatures.as_deref().unwrap_or_default();
-    let mut tally = Tally {
-        total: voters.len(),
-        lengths_match: voters.len() == signatures.len(),
-        ..Tally::default()
-    };
-    if !tally.lengths_match {
-        return tally;
-    }
-    let mut distinct = BTreeSet::new();
-    for (voter, signature) in voters.iter().zip(signatures) {
-        let Some(key) = key_of(voter) else { continue };
-        tally.known += 1;
-        let text = voter_text(checkpoint, voter);
-        if verify_base64(&key, text.as_bytes(), signature).is_ok() {
-            tally.valid += 1;
-            distinct.insert(key);
-        }
-    }
-    tally.distinct_valid = distinct.len();
-    tally
-}
-
-/// Removes the voters whose key is known and whose signature is not theirs. Voters whose key is not known stay: others
-/// may know it.
-pub(crate) fn remove_false_voters(
-    checkpoint: &mut CheckpointPayload,
-    key_of: impl Fn(&str) -> Option<PublicKey>,
-) {
-    let voters = checkpoint.voter_ids.take().unwrap_or_default();
-    let signatures = checkpoint.signatures.take().unwrap_or_default();
-    let (voters, signatures) = voters
-        .into_iter()
-        .zip(signatures)
-        .filter(|(voter, signature)| {
-            key_of(voter).is_none_or(|key| {
-                verify_base64(&key, voter_text(checkpoint, voter).as_bytes(), signature).is_ok()
-            })
-        })
-        .unzip();
-    checkpoint.voter_ids = Some(voters);
-    checkpoint.signatures = Some(signatures);
-}
-
 /// The last `as_of_time` of checkpoints about `r2d2` that are not stored (docs/protocol/v1.md, section 8.6).
 const R2D2_CUT_OFF: UnixSeconds = UnixSeconds::new(1_768_774_453);
 
 /// Whether a checkpoint is one of those that the mesh agreed to forget.
 pub fn is_filtered_at_ingest(checkpoint: &CheckpointPayload) -> bool {
     checkpoint.subject == "r2d2" && checkpoint.as_of_time <= R2D2_CUT_OFF
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::identity::Soul;
-
-    fn voter(seed: u8) -> KeyPair {
-        KeyPair::from_soul(&Soul::bond([seed; 32], "voter"))
-    }
-
-    /// A checkpoint that each of `voters` (an id and a keypair) signed.
-    fn signed_by(voters: &[(&str, &KeyPair)]) -> CheckpointPayload {
-        let mut checkpoint = CheckpointPayload {
-            version: 2,
-            subject: "alice".to_owned(),
-            subject_id: "alice-id".to_owned(),
-            as_of_time: UnixSeconds::new(1_769_000_000),
-            voter_ids: Some(voters.iter().map(|(id, _)| (*id).to_owned()).collect()),
-            ..CheckpointPayload::default()
-        };
-        let sign = |(id, keypair): &(&str, &KeyPair)| {
-            keypair.sign(voter_text(&checkpoint, id).as_bytes()).to_base64()
-        };
-        checkpoint.signatures = Some(voters.iter().map(sign).collect());
-        checkpoint
-    }
-
-    #[test]
-    fn two_voters_make_a_checkpoint() {
-        let (bob, carol) = (voter(1), voter(2));
-        let checkpoint = signed_by(&[("bob", &bob), ("carol", &carol)]);
-        let key_of = |id: &str| match id {
-            "bob" => Some(bob.public_key()),
-            "carol" => Some(carol.public_key()),
-            _ => None,
-        };
-        let tally = tally(&checkpoint, key_of);
-        assert!(tally.is_valid() && tally.is_valid_elsewhere());
-    }
-
-    #[test]
-    fn a_voter_that_is_listed_twice_counts_once() {
-        let bob = voter(1);
-        let checkpoint = signed_by(&[("bob", &bob), ("bob", &bob)]);
-        let tally = tally(&checkpoint, |_| Some(bob.public_key()));
-        assert_eq!((tally.valid, tally.distinct_valid), (2, 1));
-        assert!(!tally.is_valid());
-        assert!(tally.is_valid_elsewhere());
-    }
-
-    #[test]
-    fn one_key_under_two_ids_counts_once() {
-        let bob = voter(1);
-        let checkpoint = signed_by(&[("bob", &bob), ("robert", &bob)]);
-        let tally = tally(&checkpoint, |_| Some(bob.public_key()));
-        assert_eq!((tally.valid, tally.distinct_valid), (2, 1));
-        assert!(!tally.is_valid());
-    }
-
-    #[test]
-    fn lists_of_different_length_count_nothing() {
-        let (bob, carol) = (voter(1), voter(2));
-        let mut checkpoint = signed_by(&[("bob", &bob), ("carol", &carol)]);
-        checkpoint.signatures.iter_mut().for_each(|list| list.truncate(1));
-        let tally = tally(&checkpoint, |_| Some(bob.public_key()));
-        assert_eq!((tally.valid, tally.known, tally.total), (0, 0, 2));
-        assert!(!tally.is_valid() && !tally.is_valid_elsewhere());
-    }
 }

@@ -10,6 +10,7 @@ mod covered;
 mod keys;
 mod payload;
 mod validity;
+pub(crate) mod voters;
 
 pub use batch::{
     EventProblem, EventReception, EventTrust, EventVerdict, MAX_EVENT_BYTES, MAX_EVENT_LEAD, verify_events,

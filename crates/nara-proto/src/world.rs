@@ -6,6 +6,7 @@ use serde::ser::SerializeStruct as _;
 use sha2::{Digest as _, Sha256};
 
 use crate::encoding::{InvalidBase64, base64_decode_lenient, base64_encode};
+use crate::event::Service;
 use crate::go_json;
 use crate::identity::{KeyPair, PublicKey, Signature};
 use crate::time::{UnixNanos, UnixSeconds};
@@ -80,6 +81,12 @@ pub enum ChainError {
     },
 }
 
+/// A world message with the text of an event in the name of the nara that was to sign it: v1 peers, which do not check
+/// ids, would take the signature of the hop for one of the event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the message contains the text of an event in the name of this nara")]
+pub struct ReadsAsEvent;
+
 impl WorldMessage {
     /// A new message without hops: the originator does not add one at the start.
     pub fn new(originator: &str, message: &str, start: UnixNanos) -> Self {
@@ -121,9 +128,27 @@ impl WorldMessage {
     }
 
     /// Signs and adds a hop of `nara`, with the stamp that its position gives.
-    pub fn add_hop(&mut self, nara: &str, timestamp: UnixSeconds, keypair: &KeyPair) {
+    ///
+    /// # Errors
+    /// [`ReadsAsEvent`], before anything is signed.
+    pub fn add_hop(
+        &mut self,
+        nara: &str,
+        timestamp: UnixSeconds,
+        keypair: &KeyPair,
+    ) -> Result<(), ReadsAsEvent> {
         let position = self.hops().len();
-        let digest = Sha256::digest(self.signed_json(position, nara));
+        let json = self.signed_json(position, nara);
+        // Events are signed as `{id}:{ts}:{svc}:{emitter}:{content}`, and hashed as a hop is.
+        let text = String::from_utf8_lossy(&json);
+        let services = Service::ALL.into_iter();
+        if services
+            .map(|service| format!(":{service}:{nara}:"))
+            .any(|part| text.contains(&part))
+        {
+            return Err(ReadsAsEvent);
+        }
+        let digest = Sha256::digest(&json);
         let hop = WorldHop {
             nara: nara.to_owned(),
             timestamp,
@@ -131,6 +156,7 @@ impl WorldMessage {
             stamp: STAMPS[position % STAMPS.len()].to_owned(),
         };
         self.hops.get_or_insert_default().push(hop);
+        Ok(())
     }
 
     /// Verifies every hop in order with the keys that `key_of` finds for names. An empty chain verifies.
@@ -212,7 +238,7 @@ mod tests {
     fn a_chain_beyond_the_limit_is_refused_before_any_work() {
         let keypair = KeyPair::from_soul(&Soul::bond([1; 32], "bob"));
         let mut message = WorldMessage::new("alice", "hello", UnixNanos::new(1));
-        message.add_hop("bob", UnixSeconds::new(2), &keypair);
+        message.add_hop("bob", UnixSeconds::new(2), &keypair).unwrap();
         let key_of = |_: &str| Some(keypair.public_key());
         assert_eq!(message.verify_chain(key_of), Ok(()));
 
@@ -221,6 +247,31 @@ mod tests {
         assert_eq!(
             message.verify_chain(|_| panic!("a key was looked up")),
             Err(ChainError::TooLong(MAX_HOPS + 1))
+        );
+    }
+
+    #[test]
+    fn a_hop_is_not_signed_if_v1_peers_would_take_it_for_an_event() {
+        let keypair = KeyPair::from_soul(&Soul::bond([1; 32], "bob"));
+        // With the id `{"id":"…","message":"hello`, which v1 peers do not check, the rest is an event of bob.
+        let forged = "hello:1769000000000000000:social:bob:tease:bob:alice:I resign:";
+        for svc in ["social", "observation", "chau", "hey-there"] {
+            let text = forged.replace("social", svc);
+            let mut message = WorldMessage::new("mallory", &text, UnixNanos::new(1));
+            let refused = message.add_hop("bob", UnixSeconds::new(2), &keypair);
+            assert_eq!((refused, message.hops().len()), (Err(ReadsAsEvent), 0));
+        }
+        // What others say about social matters, or what is signed by others, is of no use to anybody.
+        for text in ["social:bob: hello", "a:1:social:carol:tease:carol:bob:x:"] {
+            let mut message = WorldMessage::new("mallory", text, UnixNanos::new(1));
+            assert_eq!(message.add_hop("bob", UnixSeconds::new(2), &keypair), Ok(()));
+        }
+        // The text may be in any field.
+        let mut message = WorldMessage::new("mallory", "hello", UnixNanos::new(1));
+        message.id = forged.to_owned();
+        assert_eq!(
+            message.add_hop("bob", UnixSeconds::new(2), &keypair),
+            Err(ReadsAsEvent)
         );
     }
 

@@ -81,6 +81,14 @@ async fn compose(args: &DmArgs, nara: &LocalNara, client: &MeshClient, peer: &Pe
             .unwrap_or_default(),
         ..SocialPayload::default()
     };
-    let event = SyncEvent::new(SystemClock.now_nanos(), Payload::Social(payload));
-    Ok(complete(event, nara))
+    // The target may be a name that a peer chose.
+    let mut event = SyncEvent::try_signed(
+        SystemClock.now_nanos(),
+        Payload::Social(payload),
+        nara.name().as_str(),
+        nara.keypair(),
+    )
+    .map_err(|problem| Failure::usage(format!("the message is not signed: {problem}")))?;
+    nara.id().as_str().clone_into(&mut event.emitter_id);
+    Ok(event)
 }

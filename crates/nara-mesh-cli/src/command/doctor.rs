@@ -28,6 +28,7 @@ pub(super) fn run(args: &DoctorArgs, settings: &Settings, printer: Printer) -> O
     here::permissions(settings, &mut report)?;
     let kind = tailnet::choice(args, &mut report)?;
     block_on(async {
+        here::clock_steps(settings, &mut report).await?;
         here::ledger(settings, nara.as_ref(), &mut report).await?;
         let node = tailnet::node(kind, args, settings, nara.as_ref(), &mut report).await?;
         // Without a readable peers file, discovery still works.

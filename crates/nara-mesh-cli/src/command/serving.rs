@@ -2,46 +2,61 @@
 
 mod exposition;
 mod feed;
+mod journeys;
+mod listen;
+mod questions;
 mod reload;
 mod signals;
+mod work;
 
 pub(super) use feed::Feed;
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use nara_mesh::Nara;
 use nara_mesh::gossip::GossipConfig;
 use nara_mesh::nara::{NaraBuilder, ReconfigureError, StartError};
 use nara_mesh::peers_file::PeerEntry;
 use nara_mesh::registry::PeerEvent;
-use nara_mesh::server::{BuildError, ServeError, Shutdown, expose};
+use nara_mesh::server::{BuildError, ServeError, ServerLimits, Shutdown, expose};
+use nara_mesh::{Nara, defaults};
 use nara_proto::identity::KeyId;
-use serde_json::json;
-use tokio::sync::broadcast;
+use serde_json::{Value, json};
 use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{broadcast, watch};
 
+use self::exposition::Exposition;
 use self::feed::{FeedHandler, Lines};
+use self::journeys::Journeys;
 use self::reload::reload;
 use self::signals::{Signal, Signals};
-use crate::cli::{Expose, ServingArgs};
+use self::work::Work;
+use crate::cli::{Expose, Listen, ServingArgs};
 use crate::control::{Asked, Control, Question};
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
+use crate::hosts;
 use crate::keeping;
+use crate::open_files;
 use crate::peer_events::{self, Told};
 use crate::printer::Printer;
+use crate::service_manager;
 use crate::settings::Settings;
 
 /// A nara that is about to run.
 pub(super) struct Serving {
     expose: Vec<Expose>,
     gossip: Option<GossipConfig>,
+    limits: ServerLimits,
+    catch_up: bool,
     grace: Duration,
-    metrics: Option<SocketAddr>,
+    metrics: Option<Exposition>,
     signals: Signals,
     feed: Feed,
+    journeys: Journeys,
     lines: Lines,
+    /// The peers whose host names are looked up.
+    hosts: watch::Sender<Vec<PeerEntry>>,
     printer: Printer,
 }
 
@@ -49,21 +64,26 @@ impl Serving {
     /// Checks the arguments, and begins what must be there before the nara: metrics, signals and output.
     pub(super) async fn prepare(args: &ServingArgs, printer: Printer) -> Outcome<Self> {
         let signals = Signals::new()?;
+        open_files::raise(args.limits.0.connections);
         let metrics = args.metrics()?;
         let gossip = (!args.no_gossip).then(|| GossipConfig::with_degree(args.gossip_degree.into()));
         let metrics = match metrics {
-            Some(address) => Some(exposition::start(address).await?),
+            Some(address) => Some(Exposition::start(address).await?),
             None => None,
         };
         let (feed, lines) = Feed::new();
         Ok(Self {
             expose: args.expose.clone(),
             gossip,
+            limits: args.limits.0.clone(),
+            catch_up: !args.no_catch_up,
             grace: args.grace,
             metrics,
             signals,
             feed,
+            journeys: Journeys::default(),
             lines,
+            hosts: watch::Sender::default(),
             printer,
         })
     }
@@ -73,15 +93,27 @@ impl Serving {
         &self.feed
     }
 
-    /// Starts the nara and says so.
-    pub(super) async fn start(&mut self, builder: NaraBuilder, settings: &Settings) -> Outcome<Nara> {
+    /// Waits until an address to listen on is there. `None`: a signal ended the wait.
+    pub(super) async fn wait_for(&mut self, listen: &Listen) -> Outcome<Option<SocketAddr>> {
+        listen::wait(listen, &mut self.signals, self.printer).await
+    }
+
+    /// Starts the nara and says so. `v1`: where it also listens, if that is free.
+    pub(super) async fn start(
+        &mut self,
+        builder: NaraBuilder,
+        v1: Option<SocketAddr>,
+        settings: &Settings,
+    ) -> Outcome<Nara> {
         let registry = settings.registry();
         let events = registry.subscribe();
         let builder = builder
             .registry(registry)
-            .handler(FeedHandler::new(self.feed.clone()));
+            .handler(FeedHandler::new(self.feed.clone(), self.journeys.clone()));
         let exposed = std::mem::take(&mut self.expose);
+        let limits = self.limits.clone();
         let builder = builder.configure_server(|server| {
+            let server = server.limits(limits);
             exposed.into_iter().fold(server, |server, exposed| {
                 server.nest_routes(
                     &exposed.prefix,
@@ -93,10 +125,27 @@ impl Serving {
             Some(config) => builder.gossip(config),
             None => builder.without_gossip(),
         };
+        let builder = v1.into_iter().fold(builder, NaraBuilder::also_listen);
+        let builder = builder.catch_up(self.catch_up);
         let nara = builder.start().await?;
+        self.hosts.send_replace(settings.peers()?);
+        tokio::spawn(hosts::follow(
+            nara.registry().clone(),
+            self.hosts.subscribe(),
+            hosts::look_up,
+        ));
         tokio::spawn(show_peer_events(events, self.feed.clone()));
         keeping::log(nara.recalled());
-        announce(&nara, self.metrics, self.printer)?;
+        if let Some(metrics) = &self.metrics {
+            let file = settings.running_folder()?.join("ledger.db");
+            metrics.measure(nara.ledger().clone(), file);
+        }
+        announce(
+            &nara,
+            v1,
+            self.metrics.as_ref().map(Exposition::address),
+            self.printer,
+        )?;
         Ok(nara)
     }
 
@@ -110,11 +159,14 @@ impl Serving {
             &mut self.signals,
             control.as_mut(),
             &self.feed,
+            &self.hosts,
+            &self.journeys,
             settings,
             printer,
         )
         .await?;
         drop(control);
+        service_manager::stopping(format_args!("ending within {} s", self.grace.as_secs_f64()));
         printer.note(format_args!("ending within {} s", self.grace.as_secs_f64()));
         // A second signal does not wait.
         let outcome = tokio::select! {
@@ -137,11 +189,15 @@ async fn until_told_to_end(
     signals: &mut Signals,
     mut control: Option<&mut Control>,
     feed: &Feed,
+    hosts: &watch::Sender<Vec<PeerEntry>>,
+    journeys: &Journeys,
     settings: &Settings,
     printer: Printer,
 ) -> Outcome<()> {
     let mut address = nara.watch_address();
     let mut before = *address.borrow_and_update();
+    let mut work = Work::new(nara);
+    service_manager::ready(work.status());
     loop {
         tokio::select! {
             () = nara.finished() => {
@@ -155,20 +211,29 @@ async fn until_told_to_end(
                 }
                 before = now;
             }
+            () = work.report() => {}
             signal = signals.next() => match signal {
                 Signal::End => return Ok(()),
                 Signal::Reload => {
-                    reload(nara, settings, printer).await?;
+                    reload(nara, settings, hosts, &work, printer).await?;
                 }
             },
-            asked = next_question(control.as_deref_mut()) => {
-                let answer = match asked.question {
-                    Question::Reload => reload(nara, settings, printer).await?,
-                };
-                asked.answer(answer);
+            asked = next_question(control.as_deref_mut()) => match asked.question {
+                Question::Clock => asked.answer(clock(nara)),
+                Question::Reload => {
+                    let answer = reload(nara, settings, hosts, &work, printer).await?;
+                    asked.answer(answer);
+                }
+                _ => questions::answer(nara, journeys, asked).await,
             }
         }
     }
+}
+
+/// What happened to the clock of this machine while this nara ran.
+fn clock(nara: &Nara) -> Value {
+    let step = nara.registry().clock_step();
+    json!({ "step": step.map(|step| json!({ "text": step.to_string(), "nanos": step.nanos, "at_ms": step.at.get() })) })
 }
 
 /// The control socket in the data folder; without one, only signals are heard.
@@ -199,6 +264,9 @@ impl From<StartError> for Failure {
             StartError::Peer(error) => error.into(),
             StartError::Serve(ServeError::Build(BuildError::Routes(error))) => {
                 Self::usage(format!("--expose: {error}"))
+            }
+            StartError::Serve(ServeError::Build(BuildError::Stash(error))) => {
+                Self::failed("stash.db in the data folder cannot be used").caused_by(error)
             }
             StartError::Serve(error) => Self::failed(error.to_string()).caused_by(error),
             error => Self::failed("the ledger cannot be opened").caused_by(error),
@@ -235,7 +303,18 @@ async fn show_peer_events(mut events: broadcast::Receiver<PeerEvent>, feed: Feed
     }
 }
 
-fn announce(nara: &Nara, metrics: Option<SocketAddr>, printer: Printer) -> Outcome<()> {
+/// The address at which v1 peers call, if this nara is to listen there, too.
+pub(super) fn v1_address(args: &ServingArgs, by_default: bool, listen: SocketAddr) -> Option<SocketAddr> {
+    let address = SocketAddr::new(listen.ip(), defaults::LEGACY_MESH_PORT);
+    (args.v1_port.unwrap_or(by_default) && address != listen).then_some(address)
+}
+
+fn announce(
+    nara: &Nara,
+    v1: Option<SocketAddr>,
+    metrics: Option<SocketAddr>,
+    printer: Printer,
+) -> Outcome<()> {
     let Some(address) = nara.address() else {
         return Ok(());
     };
@@ -243,6 +322,13 @@ fn announce(nara: &Nara, metrics: Option<SocketAddr>, printer: Printer) -> Outco
     let stanza_address = (!address.ip().is_unspecified()).then_some(address);
     let stanza = PeerEntry::of(nara.local(), stanza_address).to_toml();
     printer.note(format_args!("{name} listens on {address}."));
+    match (v1, nara.other_address()) {
+        (_, Some(other)) => printer.note(format_args!("V1 peers reach it on {other}.")),
+        (Some(v1), None) => printer.note(format_args!(
+            "V1 peers do not reach it: {v1} is taken (--v1-port=false leaves it alone)."
+        )),
+        (None, None) => {}
+    }
     printer.note(format_args!("Its id is {id}, its key {}.", KeyId::from(&key)));
     if address.ip().is_loopback() {
         printer.note("Only this machine can reach it (--listen sets another address, `up` joins a tailnet).");
@@ -257,6 +343,7 @@ fn announce(nara: &Nara, metrics: Option<SocketAddr>, printer: Printer) -> Outco
         "name": name.as_str(),
         "id": id.as_str(),
         "address": address,
+        "v1_address": nara.other_address(),
         "public_key": key.to_base64(),
         "key_id": KeyId::from(&key).to_string(),
         "metrics": metrics,

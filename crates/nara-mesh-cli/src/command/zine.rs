@@ -26,7 +26,7 @@ pub(super) fn run(args: &ZineArgs, settings: &Settings, printer: Printer) -> Out
         };
         let mut ours = Vec::new();
         if let Some(ledger) = &ledger {
-            ledger_file::load_peers(&**ledger, client.registry()).await?;
+            ledger_file::load_peers(ledger, client.registry()).await?;
             let since = SystemClock.now_nanos().saturating_sub(defaults::ZINE_WINDOW);
             ours = ledger
                 .since(since, ReadLimit::events(MAX_EVENTS))

@@ -73,6 +73,7 @@ fn a_nara_on_a_tailnet_with_a_peer_is_well() {
         assert_eq!(result_of(&report, what), "ok", "{report}");
     }
     // It does not run.
+    assert_eq!(result_of(&report, "clock steps"), "skipped");
     assert_eq!(result_of(&report, "port"), "warning");
     bob.kill();
 }
@@ -144,4 +145,25 @@ fn a_node_that_waits_for_a_login_is_named() {
         .find(|(what, ..)| what == "node")
         .unwrap();
     assert!(node.2.contains("make a new key"), "{node:?}");
+}
+
+#[test]
+fn every_check_has_a_paragraph_in_the_operators_manual() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    new_soul(path, "alice");
+    // It names each check, also those that are skipped.
+    let report = doctor(path, 0, &["--network", "loopback"]);
+    let checked: Vec<String> = results(&report).into_iter().map(|(what, ..)| what).collect();
+    let manual = include_str!("../../../../docs/operate.md");
+    let (_, section) = manual
+        .split_once("\n## When `doctor` reports something\n")
+        .unwrap();
+    let (section, _) = section.split_once("\n## ").unwrap();
+    let documented: Vec<&str> = section
+        .lines()
+        .filter_map(|line| line.strip_prefix("- **")?.split_once("**: "))
+        .map(|(what, _)| what)
+        .collect();
+    assert_eq!(documented, checked);
 }

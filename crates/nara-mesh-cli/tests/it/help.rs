@@ -1,6 +1,6 @@
 use crate::{run, run_json, text};
 
-const COMMANDS: [&[&str]; 39] = [
+const COMMANDS: [&[&str]; 48] = [
     &[],
     &["backup"],
     &["checkpoints"],
@@ -8,6 +8,7 @@ const COMMANDS: [&[&str]; 39] = [
     &["config"],
     &["config", "check"],
     &["config", "show"],
+    &["conformance"],
     &["demo"],
     &["dm"],
     &["doctor"],
@@ -17,7 +18,9 @@ const COMMANDS: [&[&str]; 39] = [
     &["health"],
     &["id"],
     &["id", "new"],
+    &["id", "retire"],
     &["id", "show"],
+    &["id", "succeed"],
     &["ledger"],
     &["ledger", "check"],
     &["man"],
@@ -33,11 +36,17 @@ const COMMANDS: [&[&str]; 39] = [
     &["restore"],
     &["serve"],
     &["sign"],
+    &["stash"],
+    &["stash", "drop"],
+    &["stash", "get"],
+    &["stash", "list"],
+    &["stash", "put"],
     &["sync"],
     &["up"],
     &["verify"],
     &["watch"],
     &["world"],
+    &["world", "list"],
     &["world", "send"],
     &["zine"],
 ];
@@ -69,7 +78,8 @@ fn the_help_documents_exit_codes_and_the_peers_file() {
       2  wrong command line, setting or file of settings
       3  a peer is unreachable, or did not answer in time
       4  not trusted: a signature does not verify, a key is not the expected one, or the peer refuses us
-      5  partly done: some peers or events failed, others did not; sync --check: not in sync
+      5  partly done: some peers or events failed, others did not; sync --check: not in sync;
+         conformance: the peer fails in what it must do
     ");
     let help = text(&run(folder.path(), 0, &["peers", "--help"]).stdout);
     for word in ["[[peer]]", "name = ", "address = ", "id = ", "key = "] {

@@ -99,6 +99,28 @@ fn what_a_served_nara_does_is_counted_and_says_nothing_about_whom() {
     assert_eq!(value("nara_mesh_peers"), 1.0);
     assert!(value("nara_mesh_replay_cache_entries") >= 2.0);
     assert!(value(r#"nara_mesh_keys_pinned_total{source="configured"}"#) >= 1.0);
+    // What has not happened yet is 0, and not missing.
+    assert_eq!(
+        value(r#"nara_mesh_requests_refused_total{reason="replay_cache_full"}"#),
+        0.0
+    );
+    assert_eq!(
+        value(r#"nara_mesh_requests_total{endpoint="/events/import",status="5xx"}"#),
+        0.0
+    );
+    assert_eq!(value(r#"nara_mesh_ledger_errors_total{reason="full"}"#), 0.0);
+    assert_eq!(
+        value(concat!(
+            r#"nara_mesh_build_info{version=""#,
+            env!("CARGO_PKG_VERSION"),
+            r#""}"#
+        )),
+        1.0
+    );
+    assert!(value("nara_mesh_ledger_events") >= 1.0);
+    assert!(value("nara_mesh_ledger_file_bytes") + value("nara_mesh_ledger_wal_bytes") > 4096.0);
+    assert!(value("nara_mesh_ledger_disk_free_bytes") > 0.0);
+    assert!(page.contains("\nprocess_resident_memory_bytes "), "{page}");
     for (name, help) in [
         ("nara_mesh_requests_total", "counter"),
         ("nara_mesh_request_duration_seconds", "histogram"),

@@ -21,8 +21,8 @@ pub struct AnswerBody {
     proof: BodyProof,
     /// For messages.
     peer: String,
-    /// The key on which it was opened: it ends with it.
-    opened_on: Option<KeyLease>,
+    /// Ends when the key on which it was opened does.
+    key_ended: Option<Pin<Box<dyn Future<Output = ()> + Send + Sync>>>,
 }
 
 #[expect(
@@ -49,7 +49,7 @@ impl AnswerBody {
             state: State::Whole(Full::new(body)),
             proof,
             peer,
-            opened_on: None,
+            key_ended: None,
         }
     }
 
@@ -70,7 +70,7 @@ impl AnswerBody {
             },
             proof,
             peer,
-            opened_on,
+            key_ended: opened_on.map(|mut key| Box::pin(async move { key.ended().await }) as _),
         };
         this.settle();
         this
@@ -116,10 +116,17 @@ impl Body for AnswerBody {
                 let frame = ready!(Pin::new(body).poll_frame(cx));
                 Poll::Ready(frame.map(|frame| frame.map_err(|never| match never {})))
             }
+            // Also where the peer is silent.
+            State::Arriving { .. }
+                if this
+                    .key_ended
+                    .as_mut()
+                    .is_some_and(|ended| ended.as_mut().poll(cx).is_ready()) =>
+            {
+                this.key_ended = None;
+                this.fail(Problem::KeyReplaced)
+            }
             State::Arriving { body, lease, digest } => match ready!(Pin::new(body).poll_frame(cx)) {
-                Some(Ok(_)) if this.opened_on.as_ref().is_some_and(|key| !key.is_valid()) => {
-                    this.fail(Problem::KeyReplaced)
-                }
                 Some(Ok(frame)) => {
                     if let (Some((_, hasher)), Some(data)) = (digest, frame.data_ref()) {
                         hasher.update(data);

@@ -15,7 +15,7 @@ use std::time::Duration;
 use http::StatusCode;
 use nara_proto::breaker::CircuitOpen;
 use nara_proto::go_json::JsonError;
-use nara_proto::identity::NaraName;
+use nara_proto::identity::{NaraName, OpenError};
 use nara_proto::reconcile::ReconcileError;
 use nara_proto::stream::HelloError;
 use nara_proto::sync::PageError;
@@ -66,6 +66,8 @@ pub(super) enum Problem {
     DuplicateMessage,
     #[error("the TLS handshake failed")]
     Handshake(#[source] io::Error),
+    #[error("the connection was closed before the TLS handshake was complete")]
+    HandshakeCut(#[source] io::Error),
     #[error("the hello of the stream does not prove who serves it")]
     Hello(#[source] HelloError),
     #[error("its key contradicts the pinned key")]
@@ -100,6 +102,8 @@ pub(super) enum Problem {
     NotStreamable,
     #[error("the peer at this address holds another key than the pinned one")]
     OtherKey(#[source] KeyMismatch),
+    #[error("the reply to the message is a {0}, which was not asked for")]
+    OtherReply(&'static str),
     #[error("the peer violates the paging protocol")]
     Page(#[source] PageError),
     #[error("the peer violates the reconciliation protocol")]
@@ -109,6 +113,10 @@ pub(super) enum Problem {
     /// As `Broken`, on a connection of the pool: it may have broken long before.
     #[error("the connection broke before the answer was complete")]
     Stale(#[source] hyper::Error),
+    #[error("the stash that it gives back is not ours, or was changed")]
+    Stash(#[source] OpenError),
+    #[error("it does not keep the stash: {0:?}")]
+    StashRefused(String),
     #[error(transparent)]
     Status(StatusAnswer),
     #[error("{0}")]
@@ -159,6 +167,8 @@ pub(super) enum Stage {
 impl From<TlsFailure> for Problem {
     fn from(failure: TlsFailure) -> Self {
         match failure {
+            TlsFailure::Busy => Self::AskedToWait(AskedToWait::before_tls()),
+            TlsFailure::Cut(error) => Self::HandshakeCut(error),
             TlsFailure::Handshake(error) => Self::Handshake(error),
             TlsFailure::OtherKey(mismatch) => Self::OtherKey(mismatch),
         }
@@ -232,6 +242,11 @@ impl Problem {
                 Kind::Tls,
                 "check that the peer accepts TLS on this port, or allow plain connections to it",
             ),
+            Self::HandshakeCut(_) => (
+                Kind::Tls,
+                "try again; if it stays like this, ask the operator of the peer whether it is overloaded, or what stands \
+                 between you",
+            ),
             Self::Hello(_) => (Kind::Hello, "check the address and the pinned key"),
             Self::Identity(_) => (
                 Kind::Identity,
@@ -258,12 +273,15 @@ impl Problem {
                 Kind::OtherKey,
                 "ask its operator which key is right before you trust it",
             ),
+            Self::OtherReply(_) => (Kind::OtherReply, "check that both sides run compatible versions"),
             Self::Page(_) => (Kind::Page, "fetch from another peer"),
             Self::Reconcile(_) => (Kind::Reconcile, "fetch its events by page, or from another peer"),
             Self::Signature(_) => (
                 Kind::Signature,
                 "check the address, the clocks and the pinned key",
             ),
+            Self::Stash(_) => (Kind::Stash, "fetch it from another peer"),
+            Self::StashRefused(_) => (Kind::StashRefused, "leave it with another peer, or leave less"),
             Self::Status(answer) => (Kind::Status, answer.hint()),
             Self::Timeout(Stage::Answer | Stage::Body | Stage::Dial) => {
                 (Kind::Timeout, "try again, or allow more time")
@@ -424,7 +442,7 @@ impl ClientError {
 
     fn answer(&self) -> Option<&StatusAnswer> {
         match self.problem() {
-            Problem::AskedToWait(asked) => asked.answer.as_ref(),
+            Problem::AskedToWait(asked) => asked.answer(),
             Problem::ClockSkew(ClockSkew {
                 what: Skewed::Request(answer),
                 ..

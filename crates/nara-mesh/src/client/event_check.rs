@@ -5,19 +5,15 @@ use std::sync::Arc;
 
 use futures_util::future::join_all;
 use nara_proto::event::{EventReception, SyncEvent, verify_events};
-use nara_proto::identity::NaraName;
 use nara_proto::time::UnixNanos;
 use tokio::time::{Instant, timeout_at};
 
 use super::clocks::PeerClocks;
 use super::error::{Problem, Stage};
 use super::verified::{CheckedEvent, CheckedEvents, RefusedEvent};
-use crate::offload::offload;
+use crate::offload::{EVENTS_VERIFIED_HERE, offload};
 use crate::random::random;
 use crate::registry::KnownKeys;
-
-/// Up to this many events are verified where they arrive.
-const OFFLOAD_EVENTS: usize = 64;
 
 /// Each thread gets at least this many events to verify: batches of many are cheaper per event.
 const MIN_BATCH: usize = 512;
@@ -29,20 +25,18 @@ pub(super) struct EventChecker {
     pub(super) clocks: Arc<PeerClocks>,
 }
 
-/// When and from whom events came, and the keys that were known then.
+/// When events came, and the keys that were known then.
 #[derive(Clone)]
 struct Reception {
     now: UnixNanos,
-    told_by: Option<NaraName>,
     keys: KnownKeys,
 }
 
 impl EventChecker {
-    /// Checks the events that the nara `told_by` sent.
+    /// Checks the events of an answer.
     pub(super) async fn check(
         &self,
         events: Vec<SyncEvent>,
-        told_by: Option<NaraName>,
         deadline: Instant,
     ) -> Result<CheckedEvents, Problem> {
         if events.is_empty() {
@@ -50,7 +44,6 @@ impl EventChecker {
         }
         let reception = Reception {
             now: self.clocks.clock().now_nanos(),
-            told_by,
             keys: self.keys.clone(),
         };
         timeout_at(deadline, check_all(events, reception))
@@ -61,7 +54,7 @@ impl EventChecker {
 
 /// In batches, on all cores if there are many.
 async fn check_all(mut events: Vec<SyncEvent>, reception: Reception) -> CheckedEvents {
-    if events.len() <= OFFLOAD_EVENTS {
+    if events.len() <= EVENTS_VERIFIED_HERE {
         return check_batch(events, &reception);
     }
     let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
@@ -83,14 +76,18 @@ async fn check_all(mut events: Vec<SyncEvent>, reception: Reception) -> CheckedE
 fn check_batch(mut events: Vec<SyncEvent>, reception: &Reception) -> CheckedEvents {
     let how = EventReception {
         now: reception.now,
-        told_by: reception.told_by.as_ref().map(NaraName::as_str),
         random: random(),
     };
     let verdicts = verify_events(&mut events, &reception.keys, how);
     let mut checked = CheckedEvents::default();
     for (event, verdict) in events.into_iter().zip(verdicts) {
         match verdict {
-            Ok(trust) => checked.accepted.push(CheckedEvent { event, trust }),
+            Ok(trust) => {
+                if trust.is_verified() {
+                    reception.keys.hear(&event, reception.now);
+                }
+                checked.accepted.push(CheckedEvent { event, trust });
+            }
             Err(problem) => checked.refused.push(RefusedEvent {
                 id: event.id,
                 emitter: event.emitter,

@@ -233,7 +233,7 @@ impl PeerHandle {
     ) -> Result<CheckedEvents, ClientError> {
         let checker = self.exchange.event_checker();
         checker
-            .check(events, route.peer.info().name, deadline)
+            .check(events, deadline)
             .await
             .map_err(|problem| ClientError::new(route, problem))
     }

@@ -110,12 +110,21 @@ impl PeerHandle {
         Ok(Verified::new(answer.value, answer.verification))
     }
 
-    /// Asks for the coordinates of the peer. The answer is not signed.
+    /// Asks for the coordinates of the peer, and measures the round trip to it, from which the
+    /// [coordinates](crate::registry::PeerRegistry::coordinates) of this nara follow. The answer is not signed.
     ///
     /// # Errors
     /// [`ClientError`].
     pub async fn coordinates(&self) -> Result<Verified<CoordinatesResponse>, ClientError> {
-        self.call::<GetCoordinates>(&()).await
+        let exchange = &self.exchange;
+        let answer = exchange
+            .call::<GetCoordinates>(&self.peer, &(), self.deadline())
+            .await?;
+        let told = answer.value.coordinates.as_deref();
+        exchange
+            .registry
+            .learn_distance(&answer.route.peer, answer.arrival.rtt, told);
+        Ok(Verified::new(answer.value, answer.verification))
     }
 
     /// Sends one signed event directly to the peer.

@@ -42,9 +42,8 @@ pub(super) struct PageChecker {
 
 impl PageChecker {
     pub(super) async fn check(&self, page: FetchedPage) -> Result<SyncPage, ClientError> {
-        let told_by = page.route.peer.info().name;
         let deadline = deadline_after(self.limit);
-        let checked = self.events.check(page.events, told_by, deadline).await;
+        let checked = self.events.check(page.events, deadline).await;
         Ok(SyncPage {
             events: checked.map_err(|problem| ClientError::new(&page.route, problem))?,
             cursor: page.cursor,

@@ -16,11 +16,13 @@ use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use nara_proto::identity::{KeyPair, PublicKey};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::error::{Problem, Stage};
 use super::request::RequestBody;
+use crate::registry::{KeyLease, PeerRegistry};
 use crate::tls::{CertificateKind, ClientTls, SecureChannel};
 use crate::transport::{BoxMeshStream, Transport};
 use crate::{defaults, metrics};
@@ -34,7 +36,7 @@ const MAX_HEADERS: usize = 64;
 /// the deadline began a moment earlier.
 const DIAL_SLACK: Duration = Duration::from_millis(100);
 
-/// Dials peers and keeps their connections.
+/// Dials peers and keeps their connections, each as long as the key on which it was opened is the one of the peer.
 #[derive(Debug)]
 pub(super) struct Pool {
     transport: Arc<dyn Transport>,
@@ -62,10 +64,12 @@ pub(super) struct TlsTarget {
 }
 
 /// Idle connections, in the order in which they became idle. Their number is small enough to be searched.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Idle {
     connections: Vec<IdleConnection>,
     reaper: Option<JoinHandle<()>>,
+    /// Changes when a key may not be the one of its peer any more.
+    decisions: watch::Receiver<()>,
 }
 
 #[derive(Debug)]
@@ -73,6 +77,7 @@ struct IdleConnection {
     target: Target,
     sender: Sender,
     channel: Option<SecureChannel>,
+    opened_on: Option<KeyLease>,
     since: Instant,
 }
 
@@ -81,6 +86,8 @@ struct IdleConnection {
 pub(super) struct Connection {
     sender: Sender,
     channel: Option<SecureChannel>,
+    /// The key of the peer at that time, if it was known.
+    opened_on: Option<KeyLease>,
     reused: bool,
 }
 
@@ -93,13 +100,23 @@ pub(super) struct Lease {
 }
 
 impl Pool {
-    pub(super) fn new(transport: Arc<dyn Transport>, dial_timeout: Duration, keypair: KeyPair) -> Self {
+    pub(super) fn new(
+        transport: Arc<dyn Transport>,
+        dial_timeout: Duration,
+        keypair: KeyPair,
+        registry: &PeerRegistry,
+    ) -> Self {
+        let idle = Idle {
+            connections: Vec::new(),
+            reaper: None,
+            decisions: registry.decisions(),
+        };
         Self {
             transport,
             dial_timeout,
             keypair,
             tls: OnceLock::new(),
-            idle: Arc::default(),
+            idle: Arc::new(Mutex::new(idle)),
         }
     }
 
@@ -118,6 +135,7 @@ impl Pool {
                 return Some(Connection {
                     sender: entry.sender,
                     channel: entry.channel,
+                    opened_on: entry.opened_on,
                     reused: true,
                 });
             }
@@ -198,6 +216,7 @@ impl Pool {
         Ok(Connection {
             sender,
             channel,
+            opened_on: None,
             reused: false,
         })
     }
@@ -237,14 +256,17 @@ impl Lease {
     /// Gives the connection back, for the next request.
     pub(super) fn give_back(self) {
         let Connection {
-            mut sender, channel, ..
+            mut sender,
+            channel,
+            opened_on,
+            ..
         } = self.connection;
         // A body may be read to its end where no runtime is.
         if tokio::runtime::Handle::try_current().is_err() {
             return;
         }
         if sender.is_ready() {
-            keep(&self.idle, self.target, sender, channel);
+            keep(&self.idle, self.target, sender, channel, opened_on);
             return;
         }
         // The answer may have come before the request was written in full.
@@ -253,13 +275,19 @@ impl Lease {
             if let Ok(Ok(())) = timeout(defaults::POOL_IDLE, sender.ready()).await
                 && let Some(idle) = idle.upgrade()
             {
-                keep(&idle, target, sender, channel);
+                keep(&idle, target, sender, channel, opened_on);
             }
         });
     }
 }
 
-fn keep(idle: &Arc<Mutex<Idle>>, target: Target, sender: Sender, channel: Option<SecureChannel>) {
+fn keep(
+    idle: &Arc<Mutex<Idle>>,
+    target: Target,
+    sender: Sender,
+    channel: Option<SecureChannel>,
+    opened_on: Option<KeyLease>,
+) {
     let mut pool = lock(idle);
     let same = |entry: &&IdleConnection| entry.target.address == target.address;
     let of_peer = pool.connections.iter().filter(same).count();
@@ -273,6 +301,7 @@ fn keep(idle: &Arc<Mutex<Idle>>, target: Target, sender: Sender, channel: Option
         target,
         sender,
         channel,
+        opened_on,
         since: Instant::now(),
     });
     pool.note();
@@ -281,23 +310,28 @@ fn keep(idle: &Arc<Mutex<Idle>>, target: Target, sender: Sender, channel: Option
     }
 }
 
-/// Closes idle connections when their time is over, until none is left.
+/// Closes idle connections when their time is over, or their key is not the one of the peer any more, until none is left.
 async fn reap(idle: Weak<Mutex<Idle>>) {
     loop {
-        let next = {
+        let (next, mut decisions) = {
             let Some(idle) = idle.upgrade() else { return };
             let mut idle = lock(&idle);
+            idle.decisions.mark_unchanged();
             idle.connections.retain(IdleConnection::is_usable);
             idle.note();
             match idle.connections.first() {
-                Some(oldest) => oldest.since + defaults::POOL_IDLE,
+                Some(oldest) => (oldest.since + defaults::POOL_IDLE, idle.decisions.clone()),
                 None => {
                     idle.reaper = None;
                     return;
                 }
             }
         };
-        sleep_until(next).await;
+        tokio::select! {
+            () = sleep_until(next) => {}
+            // An error means that the registry is gone, and so are all keys.
+            _ = decisions.changed() => {}
+        }
     }
 }
 
@@ -314,7 +348,9 @@ impl Idle {
 
 impl IdleConnection {
     fn is_usable(&self) -> bool {
-        self.sender.is_ready() && self.since.elapsed() < defaults::POOL_IDLE
+        self.sender.is_ready()
+            && self.since.elapsed() < defaults::POOL_IDLE
+            && self.opened_on.as_ref().is_none_or(KeyLease::is_valid)
     }
 }
 
@@ -322,6 +358,11 @@ impl Connection {
     /// What the connection proves about its other end; `None`: it is plain.
     pub(super) fn channel(&self) -> Option<&SecureChannel> {
         self.channel.as_ref()
+    }
+
+    /// Ends it, once it is idle, with the key of its peer.
+    pub(super) fn open_on(&mut self, key: Option<KeyLease>) {
+        self.opened_on = key;
     }
 
     /// Whether it has carried a request before: it may have broken since, without anybody noticing.

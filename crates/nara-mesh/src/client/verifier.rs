@@ -24,6 +24,7 @@ use super::verified::{DiscoveredKey, Verification};
 use crate::identity::LocalNara;
 use crate::offload::offload;
 use crate::registry::{KeyConflict, KeySource, Peer, PeerInfo, PeerProtocol, PeerRegistry, PinnedKey};
+use crate::seldom::warn_seldom;
 use crate::tls::{KeyMismatch, SecureChannel};
 use crate::{Signatures, defaults};
 
@@ -314,7 +315,7 @@ impl AnswerVerifier {
         match capability.verify(name, key, self.clocks.clock().now_millis()) {
             Ok(capability) => Some(capability.clone()),
             Err(error) => {
-                tracing::warn!(%name, %error, "capability refused");
+                warn_seldom!(%name, %error, "capability refused");
                 None
             }
         }

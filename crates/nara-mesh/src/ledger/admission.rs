@@ -231,10 +231,9 @@ impl<S: Shelf> Admission<'_, S> {
             event.id = event.compute_id();
         }
         let held = self.shelf.find(&event.id)?;
-        let outcome = if held
-            .as_ref()
-            .is_some_and(|held| !verified || held.rank.is_verified())
-        {
+        // What is verified takes the place of what is not, and what a configured peer tells that of hearsay.
+        let stays = |held: &Held| held.rank.is_verified() || (!verified && held.rank >= self.hearsay_rank());
+        let outcome = if held.as_ref().is_some_and(stays) {
             Insertion::Duplicate
         } else if is_forgotten(&event) {
             Insertion::Forgotten
@@ -242,7 +241,6 @@ impl<S: Shelf> Admission<'_, S> {
             let json = go_json::to_string(&event);
             match self.place(&event, json.len(), verified)? {
                 Some((rank, account)) => {
-                    // What is verified takes the place of what is not.
                     if let Some(held) = held {
                         self.remove(&held.place)?;
                     }
@@ -280,14 +278,22 @@ impl<S: Shelf> Admission<'_, S> {
         if verified {
             let (rank, account) = self.standing_of(event);
             Ok(self.make_room(event, bytes, rank)?.then_some((rank, account)))
-        } else {
+        } else if is_welcome_unverified(event) {
+            let rank = self.hearsay_rank();
             let teller = self.origin.map_or("", |origin| origin.as_str());
-            let rank = match self.retention.known.standing(teller) {
-                Standing::Configured => Rank::UNVERIFIED_CONFIGURED,
-                _ => Rank::UNVERIFIED,
-            };
             let fits = self.make_room_for_unverified(&event.emitter, teller, bytes, rank)?;
             Ok(fits.then_some((rank, None)))
+        } else {
+            Ok(None)
+        }
+    }
+
+    /// The rank of unverified events.
+    fn hearsay_rank(&self) -> Rank {
+        let teller = self.origin.map_or("", |origin| origin.as_str());
+        match self.retention.known.standing(teller) {
+            Standing::Configured => Rank::UNVERIFIED_CONFIGURED,
+            _ => Rank::UNVERIFIED,
         }
     }
 
@@ -553,6 +559,19 @@ impl<S: Shelf> Admission<'_, S> {
             self.outcomes[index] = Insertion::NotRetained;
         }
         self.shelf.remove(place)
+    }
+}
+
+/// Whether an event may be stored although nobody has verified it, until its key is learned or its time is over.
+fn is_welcome_unverified(event: &SyncEvent) -> bool {
+    match event.service() {
+        // The keys of its voters prove it, and whoever tells it later tells it whole; until then it is the word of
+        // nobody, and nothing here reads it.
+        Some(Service::Checkpoint) | None => false,
+        // Old ledgers hold the first unsigned, v1 peers send the second so, and the third is signed inside.
+        Some(Service::Social | Service::Observation | Service::Succession) => true,
+        // Its emitter has signed it, and its key may be learned.
+        Some(_) => event.is_signed(),
     }
 }
 

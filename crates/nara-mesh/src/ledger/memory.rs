@@ -20,7 +20,7 @@ use super::rejections::Rejections;
 use super::retention::Retention;
 use super::sampler::Sampler;
 use super::{
-    ArrivalLog, Arrivals, CheckedEvent, CursorStore, EventFeed, EventStore, Insertion, KnownNames,
+    Arrival, ArrivalLog, Arrivals, CheckedEvent, CursorStore, EventFeed, EventStore, Insertion, KnownNames,
     LedgerError, LedgerFuture, PeerStore, ReadLimit, ReconcileStore, RetentionPolicy, Sample, Slice,
 };
 use crate::clock::{Clock, SystemClock};
@@ -205,12 +205,8 @@ impl EventStore for MemoryLedger {
         ready(checkpoints.map(|checkpoints| (checkpoints, total))).boxed()
     }
 
-    fn unverified_by(&self, emitter: String) -> LedgerFuture<'_, Vec<SyncEvent>> {
-        let unverified = self.select(ReadLimit::events(usize::MAX), |shelf, take| {
-            let mut unverified = shelf.unverified_by(&emitter);
-            while unverified.next().is_some_and(&mut *take) {}
-        });
-        ready(unverified).boxed()
+    fn unverified_by(&self, emitter: String) -> LedgerFuture<'_, Vec<Arrival>> {
+        ready(read(&self.shelf).map(|shelf| shelf.unverified_by(&emitter).collect())).boxed()
     }
 
     fn count(&self) -> LedgerFuture<'_, usize> {

@@ -262,9 +262,9 @@ impl EventStore for SqliteLedger {
             .boxed()
     }
 
-    fn unverified_by(&self, emitter: String) -> LedgerFuture<'_, Vec<SyncEvent>> {
+    fn unverified_by(&self, emitter: String) -> LedgerFuture<'_, Vec<Arrival>> {
         self.pool
-            .read(move |snapshot| read::load(snapshot, read::unverified_by(snapshot, &emitter)?, usize::MAX))
+            .read(move |snapshot| read::unverified_by(snapshot, &emitter))
             .boxed()
     }
 

@@ -14,7 +14,8 @@ use nara_proto::identity::NaraName;
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Nara, ReconfigureError, Running, presence};
+use super::catch_up::CatchUp;
+use super::{Nara, ReconfigureError, Running, distances, presence};
 use crate::Signatures;
 use crate::client::{MeshClient, MeshClientBuilder};
 use crate::clock::{Clock, SystemClock};
@@ -23,7 +24,9 @@ use crate::discovery::{Discovery, Found};
 use crate::gossip::{GossipConfig, GossipService};
 use crate::identity::LocalNara;
 use crate::ledger::{Ledger, LedgerError, MemoryLedger};
-use crate::registry::{PeerInfo, PeerKeeper, PeerRegistry, TrustPolicy};
+use crate::registry::{PeerInfo, PeerKeeper, PeerRegistry, TrustPolicy, own_succession};
+#[cfg(feature = "sqlite")]
+use crate::server::{BuildError, SqliteStash, StashStore};
 use crate::server::{MeshHandler, MeshServer, MeshServerBuilder, RunningServer, ServeError};
 use crate::tls::{ChannelTrust, TlsPolicy};
 use crate::transport::{PeerSource, TcpTransport, Transport};
@@ -59,6 +62,7 @@ pub struct NaraBuilder {
     channel_trust: ChannelTrust,
     signatures: Signatures,
     gossip: Option<GossipConfig>,
+    catch_up: bool,
     client: Vec<Adjust<MeshClientBuilder>>,
     server: Vec<Adjust<MeshServerBuilder>>,
     discovery: Vec<Adjust<Discovery>>,
@@ -101,6 +105,7 @@ impl NaraBuilder {
             channel_trust: ChannelTrust::default(),
             signatures: Signatures::default(),
             gossip: Some(GossipConfig::default()),
+            catch_up: true,
             client: Vec::new(),
             server: Vec::new(),
             discovery: Vec::new(),
@@ -115,14 +120,19 @@ impl NaraBuilder {
         self
     }
 
+    /// Also listens on this address, where it is free: see [`MeshServerBuilder::also_listen`].
+    pub fn also_listen(self, address: SocketAddr) -> Self {
+        self.configure_server(move |server| server.also_listen(address))
+    }
+
     /// Where events and learned keys are kept; by default a [`MemoryLedger`], which a restart forgets.
     pub fn ledger(mut self, ledger: Arc<dyn Ledger>) -> Self {
         self.ledger = LedgerPlace::Given(ledger);
         self
     }
 
-    /// Keeps events and learned keys in `ledger.db` in this folder, which is created if missing. When the ledger is
-    /// full, events about naras whose key is not pinned go first.
+    /// Keeps events and learned keys in `ledger.db` in this folder, which is created if missing, and what peers leave with
+    /// this nara in `stash.db` beside it. When the ledger is full, events about naras whose key is not pinned go first.
     #[cfg(feature = "sqlite")]
     pub fn data_dir(mut self, folder: impl Into<PathBuf>) -> Self {
         self.ledger = LedgerPlace::File(folder.into().join("ledger.db"));
@@ -217,6 +227,13 @@ impl NaraBuilder {
         self
     }
 
+    /// Whether to catch up with what happened while this nara was away, at the start and from time to time; by default
+    /// yes. A nara that does not listen never does.
+    pub fn catch_up(mut self, catch_up: bool) -> Self {
+        self.catch_up = catch_up;
+        self
+    }
+
     /// The application's handler of incoming messages.
     pub fn handler(self, handler: impl MeshHandler) -> Self {
         self.configure_server(move |server| server.handler(handler))
@@ -279,10 +296,14 @@ impl NaraBuilder {
     /// # Errors
     /// [`StartError`]; then nothing is left running.
     pub async fn start(self) -> Result<Nara, StartError> {
+        #[cfg(feature = "sqlite")]
+        let stash_file = self.ledger.stash_file();
         let ledger = self.ledger.open(&self.registry, self.local.name()).await?;
         // Configured peers before the ledger: they count more.
         configure(&self.registry, &self.local, self.peers)?;
         let (keeper, recalled) = PeerKeeper::start(self.registry.clone(), ledger.clone()).await?;
+        let now = self.clock.now_nanos();
+        self.registry.recall_presence(&*ledger, now).await?;
 
         let client = MeshClient::builder(self.local.clone())
             .registry(self.registry)
@@ -292,6 +313,10 @@ impl NaraBuilder {
             .tls(self.tls)
             .channel_trust(self.channel_trust)
             .signatures(self.signatures);
+        let client = match own_succession(&*ledger, &self.local).await? {
+            Some(statement) => client.succession(statement),
+            None => client,
+        };
         let client = adjusted(client, self.client).build();
         let discovery = self
             .source
@@ -312,18 +337,30 @@ impl NaraBuilder {
                 if let Some(discovery) = &discovery {
                     server = server.peer_source(Arc::new(discovery.confirmed_peers()));
                 }
+                #[cfg(feature = "sqlite")]
+                if let Some(file) = stash_file {
+                    server = server.stash_store(open_stash(file).await?);
+                }
                 Some(Arc::new(adjusted(server, self.server).serve(listen).await?))
             }
         };
         let address = server.as_ref().map(|server| server.local_addr());
+        let mut following = Vec::new();
         if server.is_some() {
             let now = self.clock.now_nanos();
             let introduction = presence::introduction(&self.local, &mesh_ip(address), now);
-            ledger.insert_verified(vec![introduction]).await?;
+            ledger.insert_verified(vec![introduction.clone()]).await?;
+            if self.gossip.is_some() {
+                let telling = presence::tell_coming(client.clone(), ledger.clone(), introduction);
+                following.push(AbortOnDropHandle::new(tokio::spawn(telling)));
+            }
+            if self.catch_up {
+                let catching_up = CatchUp::new(client.clone(), ledger.clone()).run();
+                following.push(AbortOnDropHandle::new(tokio::spawn(catching_up)));
+            }
         }
 
         let (moved, address) = watch::channel(address);
-        let mut following = Vec::new();
         if let Some(server) = server.clone() {
             let follower = AddressFollower {
                 local: self.local.clone(),
@@ -335,6 +372,8 @@ impl NaraBuilder {
             let addresses = self.transport.watch_addresses();
             following.push(AbortOnDropHandle::new(tokio::spawn(follower.run(addresses))));
         }
+        let measuring = distances::measure(client.clone());
+        following.push(AbortOnDropHandle::new(tokio::spawn(measuring)));
         if let Some(discovery) = discovery {
             let on_found = self.on_found;
             let finding = async move { discovery.run(on_found).await };
@@ -348,13 +387,14 @@ impl NaraBuilder {
         });
         Ok(Nara {
             local: self.local.clone(),
-            client,
+            client: client.clone(),
             ledger: ledger.clone(),
             recalled,
             running: Some(Running {
                 local: self.local,
                 ledger,
                 clock: self.clock,
+                client,
                 keeper,
                 server,
                 gossip,
@@ -366,6 +406,15 @@ impl NaraBuilder {
 }
 
 impl LedgerPlace {
+    /// The file for stashes: beside the file of the ledger.
+    #[cfg(feature = "sqlite")]
+    fn stash_file(&self) -> Option<PathBuf> {
+        match self {
+            Self::File(path) => Some(path.with_file_name("stash.db")),
+            Self::Given(_) => None,
+        }
+    }
+
     #[cfg_attr(
         not(feature = "sqlite"),
         expect(clippy::unused_async, reason = "opening a file waits")
@@ -395,6 +444,18 @@ impl LedgerPlace {
                 Ok(Arc::new(opening.await.unwrap_or(Err(LedgerError::Closed))?))
             }
         }
+    }
+}
+
+#[cfg(feature = "sqlite")]
+async fn open_stash(file: PathBuf) -> Result<Arc<dyn StashStore>, StartError> {
+    // Opening waits for the disk.
+    let opening = tokio::task::spawn_blocking(move || SqliteStash::open(file));
+    match opening.await {
+        Ok(Ok(stash)) => Ok(Arc::new(stash)),
+        Ok(Err(error)) => Err(ServeError::from(BuildError::from(error)).into()),
+        // The runtime ends.
+        Err(_) => Err(LedgerError::Closed.into()),
     }
 }
 

@@ -8,9 +8,11 @@ use nara_proto::breaker::{Breaker, BreakerConfig, BreakerState};
 use nara_proto::clock_offset::ClockOffset;
 use nara_proto::event::KeyStanding;
 use nara_proto::identity::{KeyId, NaraId, NaraName, PublicKey};
+use nara_proto::presence::{Presence, PresenceState};
 use nara_proto::time::UnixMillis;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use super::distance::Distance;
 use super::peer_clock::PeerClock;
 use super::{KeySource, OperatorDecision, PeerProtocol, PeerRecord, PinnedKey, Verdict};
 use crate::clock::monotonic_now as now;
@@ -163,14 +165,19 @@ pub struct Peer {
     in_flight: Semaphore,
     /// Made when there is something to say about it: most peers of a large registry are never called.
     clock: Mutex<Option<Box<PeerClock>>>,
+    /// Made when something is known of it.
+    distance: Mutex<Option<Box<Distance>>>,
     /// It asked not to be called before.
     not_before: Mutex<Option<Instant>>,
     /// What `info` says; asked for every message of a stream.
     untrusted: AtomicBool,
     /// Whether a nara with the same key is not trusted.
     banned: AtomicBool,
+    /// Whether no key holds for it: it retired, or two statements of succession contradict each other.
+    keyless: AtomicBool,
     /// Whether it says that it takes streamed bodies. Not kept beyond the process: without it, bodies are buffered.
     streams: AtomicBool,
+    presence: Mutex<Presence>,
 }
 
 impl Peer {
@@ -178,12 +185,15 @@ impl Peer {
         Self {
             untrusted: AtomicBool::new(info.is_untrusted()),
             banned: AtomicBool::new(false),
+            keyless: AtomicBool::new(false),
             info: RwLock::new(info),
             breaker: Mutex::new(Breaker::new(breaker)),
             in_flight: Semaphore::const_new(defaults::MAX_IN_FLIGHT_PER_PEER),
             clock: Mutex::default(),
+            distance: Mutex::default(),
             not_before: Mutex::default(),
             streams: AtomicBool::default(),
+            presence: Mutex::default(),
         }
     }
 
@@ -197,9 +207,9 @@ impl Peer {
         look(&self.info.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Its pinned key, unless the operator banned it.
+    /// Its pinned key, unless the operator banned it, or no key holds for it any more.
     pub fn key(&self) -> Option<PublicKey> {
-        if self.is_untrusted() {
+        if self.is_untrusted() || self.keyless.load(Ordering::Relaxed) {
             return None;
         }
         self.info
@@ -217,7 +227,7 @@ impl Peer {
 
     /// What an event in its name is verified with.
     pub(super) fn standing(&self) -> KeyStanding {
-        if self.is_untrusted() {
+        if self.is_untrusted() || self.keyless.load(Ordering::Relaxed) {
             KeyStanding::Untrusted
         } else {
             self.key().into()
@@ -228,6 +238,10 @@ impl Peer {
     /// called.
     pub fn is_untrusted(&self) -> bool {
         self.untrusted.load(Ordering::Relaxed) || self.banned.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_keyless(&self, keyless: bool) {
+        self.keyless.store(keyless, Ordering::Relaxed);
     }
 
     pub(super) fn set_banned(&self, banned: bool) {
@@ -253,6 +267,22 @@ impl Peer {
     pub fn breaker_state(&self) -> BreakerState {
         // tokio's clock, so that tests with paused time see it move.
         self.breaker().state(now())
+    }
+
+    /// Whether it is there, by its verified events, by calls and by the network.
+    pub fn presence(&self) -> PresenceState {
+        self.signs_of_life().state(now())
+    }
+
+    /// How long ago its last sign of life was; `None` without one.
+    pub fn last_alive(&self) -> Option<Duration> {
+        let last = self.signs_of_life().last_alive()?;
+        Some(now().saturating_duration_since(last))
+    }
+
+    pub(super) fn signs_of_life(&self) -> MutexGuard<'_, Presence> {
+        // Every method of it leaves it valid.
+        self.presence.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How much longer it asked us to wait (`Retry-After`); `None` if it may be called.
@@ -302,6 +332,25 @@ impl Peer {
     /// The time of a request to it, if that is not simply ours.
     pub(crate) fn signing_time(&self, now_here: UnixMillis, by_default: bool) -> Option<UnixMillis> {
         self.clock().as_mut()?.signing_time(now_here, by_default)
+    }
+
+    /// Notes that it refused a request for its time.
+    pub(crate) fn time_was_refused(&self) {
+        if let Some(clock) = self.clock().as_mut() {
+            clock.refused();
+        }
+    }
+
+    /// Forgets what was learned of its clock, because ours was set.
+    pub(super) fn forget_clock(&self) {
+        if let Some(clock) = self.clock().as_mut() {
+            clock.forget();
+        }
+    }
+
+    pub(super) fn distance(&self) -> MutexGuard<'_, Option<Box<Distance>>> {
+        // Plain values: valid whatever happened.
+        self.distance.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn clock(&self) -> MutexGuard<'_, Option<Box<PeerClock>>> {

@@ -3,6 +3,7 @@
 use nara_proto::identity::NaraName;
 
 use super::{Peer, PeerEvent, PeerProtocol, PeerRegistry};
+use crate::seldom::warn_seldom;
 
 impl PeerRegistry {
     /// Notes what the peer with this name has proven, with its pinned key, that it can do.
@@ -15,7 +16,7 @@ impl PeerRegistry {
     /// Tells that a message in the name of a peer does less than the peer has proven that it can.
     pub(crate) fn report_downgrade(&self, peer: &Peer, direction: &'static str, missing: &'static str) {
         metrics::counter!(crate::metrics::DOWNGRADES, "direction" => direction).increment(1);
-        tracing::warn!(peer = %peer.info(), direction, missing, "downgrade: refused");
+        warn_seldom!(peer = %peer.info(), direction, missing, "downgrade: refused");
         self.emit(PeerEvent::Downgrade {
             peer: peer.info(),
             missing,

@@ -5,13 +5,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use nara_proto::breaker::BreakerConfig;
-use nara_proto::clock_offset::MeshClock;
-use nara_proto::event::{KeyLookup, KeyStanding};
+use nara_proto::coordinates::NetworkCoordinates;
 use nara_proto::identity::{NaraId, NaraName, PublicKey};
 use tokio::sync::{broadcast, watch};
 
 use super::counts::count;
 use super::ghosts::Ghosts;
+use super::peer_clock::Clocks;
+use super::succession::Successions;
 use super::{
     FirstUse, KeyConflict, KeyRefused, KeySource, Peer, PeerEvent, PeerInfo, PeerProtocol, PinnedKey,
     TrustPolicy,
@@ -54,7 +55,10 @@ pub struct PeerRegistry {
     max_peers: usize,
     trust: Arc<dyn TrustPolicy>,
     decisions: Arc<watch::Sender<()>>,
-    pub(super) mesh_clock: Arc<Mutex<MeshClock<PublicKey>>>,
+    pub(super) clocks: Arc<Mutex<Clocks>>,
+    pub(super) successions: Arc<Mutex<Successions>>,
+    /// Where this nara is.
+    pub(super) coordinates: Arc<Mutex<NetworkCoordinates>>,
 }
 
 #[derive(Debug, Default)]
@@ -90,7 +94,9 @@ impl PeerRegistry {
             max_peers: defaults::MAX_PEERS,
             trust: Arc::new(FirstUse),
             decisions: Arc::default(),
-            mesh_clock: Arc::default(),
+            clocks: Arc::default(),
+            successions: Arc::default(),
+            coordinates: Arc::default(),
         }
     }
 
@@ -210,6 +216,7 @@ impl PeerRegistry {
 
     /// Tells of a peer that was taken out of the table.
     fn removed(&self, peer: &Peer) {
+        self.forget_succession(peer);
         self.changed();
         self.emit(PeerEvent::Unregistered(peer.info()));
     }
@@ -485,7 +492,9 @@ impl Table {
             self.note_banned(&key.key);
         }
         if let Some(name) = &info.name {
-            self.looks.entry(look_of(name)).or_default().insert(name.clone());
+            for look in name.looks() {
+                self.looks.entry(look).or_default().insert(name.clone());
+            }
         }
         self.classify(peer);
         self.len += 1;
@@ -494,7 +503,8 @@ impl Table {
 
     /// Another name that looks the same.
     fn look_alike(&self, name: &NaraName) -> Option<NaraName> {
-        let mut names = self.looks.get(&look_of(name))?.iter();
+        let looks = name.looks();
+        let mut names = looks.iter().filter_map(|look| self.looks.get(look)).flatten();
         names.find(|other| *other != name).cloned()
     }
 
@@ -548,47 +558,18 @@ impl Table {
         if let Some(name) = &info.name {
             self.ghosts.remove(name);
             self.met.remove(name);
-            let look = look_of(name);
-            if let Some(names) = self.looks.get_mut(&look) {
-                names.remove(name);
-                if names.is_empty() {
-                    self.looks.remove(&look);
+            for look in name.looks() {
+                if let Some(names) = self.looks.get_mut(&look) {
+                    names.remove(name);
+                    if names.is_empty() {
+                        self.looks.remove(&look);
+                    }
                 }
             }
         }
         self.len -= 1;
         self.note_len();
         true
-    }
-}
-
-/// What a name looks like, whatever script and case its letters have.
-fn look_of(name: &NaraName) -> String {
-    let lower = name.as_str().to_lowercase();
-    unicode_security::confusable_detection::skeleton(&lower).collect()
-}
-
-impl KeyLookup for PeerRegistry {
-    fn standing_of_name(&self, name: &str) -> KeyStanding {
-        self.by_name(name)
-            .map_or(KeyStanding::Unknown, |peer| peer.standing())
-    }
-
-    fn standing_of_id(&self, id: &str) -> KeyStanding {
-        let table = self.read();
-        let peer = table.by_id.get(id);
-        peer.map_or(KeyStanding::Unknown, |peer| peer.standing())
-    }
-
-    fn is_id_of_name(&self, id: &str, name: &str) -> Option<bool> {
-        let known = |peer: &Arc<Peer>| {
-            let info = peer.info();
-            let known_id = info.id?;
-            let known_name = info.name?;
-            Some(known_id.as_str() == id && known_name.as_str() == name)
-        };
-        let by_id = self.read().by_id.get(id).and_then(known);
-        by_id.or_else(|| self.by_name(name).as_ref().and_then(known))
     }
 }
 

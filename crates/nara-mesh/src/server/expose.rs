@@ -33,7 +33,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::Coverage;
+use crate::seldom::warn_seldom;
 use crate::server::VerifiedSender;
+use crate::server::route::guard::is_identity;
 
 /// How long connecting to the program may take. It is on this machine.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -173,7 +175,7 @@ impl Proxy {
             Ok(response) => response,
             Err(failed) => {
                 let cause = std::error::Error::source(&failed).map(ToString::to_string);
-                tracing::warn!(backend = %self.backend, cause, sender = %sender.name(), "{failed}");
+                warn_seldom!(backend = %self.backend, cause, sender = %sender.name(), "{failed}");
                 (failed.status(), format!("{failed}\n")).into_response()
             }
         }
@@ -280,14 +282,13 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
     )
 }
 
-/// Whether a header says who sent a request or proves a message. Gateway interfaces such as CGI and WSGI take `_` for
-/// `-`.
+/// Whether a header says who sent a request or proves a message, in any spelling: see [`is_identity`].
 fn is_ours(name: &HeaderName) -> bool {
-    let name = name.as_str().replace('_', "-");
-    name.starts_with("x-nara-")
-        || name.starts_with("x-forwarded-")
+    let plain = name.as_str().replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+    is_identity(name)
+        || plain.starts_with("x-forwarded")
         || matches!(
-            &*name,
+            &*plain,
             "forwarded" | "x-real-ip" | "signature" | "signature-input" | "accept-signature"
         )
 }
@@ -558,6 +559,8 @@ mod tests {
             ("x-nara-sender", "root"),
             ("x_nara_sender", "root"),
             ("x-nara_coverage", "channel"),
+            ("x.nara.sender", "root"),
+            ("x.forwarded~for", "127.0.0.1"),
             ("x-forwarded-for", "127.0.0.1"),
             ("forwarded", "for=127.0.0.1"),
             ("signature", "sig=:AA==:"),

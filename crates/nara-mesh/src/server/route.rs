@@ -30,9 +30,8 @@ mod peer_query;
 mod ping;
 mod world_relay;
 
-pub(in crate::server) mod announcement;
 mod body;
-mod guard;
+pub(in crate::server) mod guard;
 mod ingest;
 pub(in crate::server) mod samples;
 pub(in crate::server) mod spelling;
@@ -62,6 +61,7 @@ use super::answer::sign::{AnswerSigner, sign_response};
 use super::auth::authenticator::Authenticator;
 use super::auth::verify::{Verification, verify_request};
 use super::limits::admission::{Admission, limit_address, limit_open, limit_peer};
+use crate::seldom::error_seldom;
 use confidant::greet_owner;
 use guard::guard;
 use spelling::route_spellings;
@@ -224,6 +224,6 @@ fn panicked(panic: Box<dyn Any + Send + 'static>) -> http::Response<Body> {
         .map(String::as_str)
         .or_else(|| panic.downcast_ref::<&str>().copied())
         .unwrap_or("not a text");
-    tracing::error!(panic = message, "a handler panicked");
+    error_seldom!(panic = message, "a handler panicked");
     Rejection::Panicked.into_response()
 }

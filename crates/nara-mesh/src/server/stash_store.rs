@@ -54,13 +54,17 @@ pub use sqlite::SqliteStash;
 mod sqlite {
     use std::path::Path;
     use std::sync::{Mutex, MutexGuard, PoisonError};
+    use std::time::Duration;
 
     use nara_proto::time::UnixSeconds;
     use rusqlite::{Connection, params};
 
     use super::{SealedStash, StashStore, StashStoreError};
 
-    /// Stashes in a SQLite database of their own.
+    /// How long a statement waits for another process that uses the database.
+    const BUSY: Duration = Duration::from_secs(5);
+
+    /// Stashes in a SQLite database of their own. Several processes may have it open.
     #[derive(Debug)]
     pub struct SqliteStash(Mutex<Connection>);
 
@@ -79,6 +83,7 @@ mod sqlite {
                 .open(path)
                 .map_err(|error| StashStoreError(error.into()))?;
             let connection = Connection::open(path).map_err(failed)?;
+            connection.busy_timeout(BUSY).map_err(failed)?;
             connection
                 .execute_batch(
                     "CREATE TABLE IF NOT EXISTS stashes (
@@ -165,7 +170,11 @@ mod sqlite {
             drop(store);
             let store = SqliteStash::open(&path).unwrap();
             assert_eq!(store.load().unwrap(), [stash("a", 3), stash("b", 2)]);
+            // As `nara-mesh stash list` does beside a nara that runs.
+            let beside = SqliteStash::open(&path).unwrap();
+            assert_eq!(beside.load().unwrap().len(), 2);
             store.remove("a").unwrap();
+            assert_eq!(beside.load().unwrap(), [stash("b", 2)]);
             assert_eq!(store.load().unwrap(), [stash("b", 2)]);
         }
     }

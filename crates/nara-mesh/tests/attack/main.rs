@@ -15,6 +15,7 @@ mod fake_peer;
 mod floods;
 mod keys;
 mod legacy;
+mod memory;
 mod message;
 #[path = "../support/naras.rs"]
 mod naras;

@@ -6,17 +6,19 @@ use std::time::Duration;
 
 use nara_mesh::client::MeshClient;
 use nara_mesh::clock::ManualClock;
-use nara_mesh::ledger::{EventStore as _, MemoryLedger};
+use nara_mesh::identity::LocalNara;
+use nara_mesh::ledger::{EventStore as _, MemoryLedger, SqliteLedger};
 use nara_mesh::server::{MeshServer, RunningServer, ServerLimits};
 use nara_mesh::transport::{BoxMeshStream, MemoryNetwork, Transport as _};
 use nara_proto::event::{CheckpointPayload, Payload, SyncEvent};
 use nara_proto::import::ImportRequest;
-use nara_proto::time::{UnixNanos, UnixSeconds};
+use nara_proto::time::{UnixMillis, UnixNanos, UnixSeconds};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::sleep;
 
 use crate::naras::tease;
-use crate::support::{NOW, Target, known, nara, registry, request, signed};
+use crate::raw_http;
+use crate::support::{NOW, Target, free_port, known, nara, registry, request, signed};
 
 const HOST: [u8; 4] = [100, 64, 0, 1];
 const SYNC: &[u8] = br#"{"from":"alice","mode":"recent"}"#;
@@ -123,7 +125,7 @@ async fn a_stranger_has_so_many_requests_that_wait_for_its_key() {
     town.alice_is_served_at_once().await;
 }
 
-fn checkpoint(emitter: &nara_mesh::identity::LocalNara, ts: i64) -> SyncEvent {
+fn checkpoint(emitter: &LocalNara, ts: i64) -> SyncEvent {
     let payload = CheckpointPayload {
         version: 1,
         subject: "bob".to_owned(),
@@ -196,6 +198,61 @@ async fn imports_that_drip_from_many_addresses_do_not_keep_out_the_owner() {
         &nara_proto::go_json::to_vec(&own),
     );
     assert_eq!(town.ask(30, &own).await, "200");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_peer_that_asks_for_samples_does_not_keep_others_waiting() {
+    const SAMPLES: usize = 12;
+    let (alice, bob) = (nara("alice"), nara("bob"));
+    let ledger = Arc::new(SqliteLedger::open_in_memory().unwrap());
+    let event = |number: i64| tease(&alice, &format!("nara{number}"), NOW.to_nanos().get() - number);
+    ledger
+        .insert_verified((0..6_000).map(event).collect())
+        .await
+        .unwrap();
+    let mut limits = ServerLimits::default();
+    limits.requests_in_flight_per_peer = 2 * SAMPLES;
+    let server = MeshServer::builder(nara("target"), ledger)
+        .without_client()
+        .registry(registry(&[&alice, &bob]))
+        .clock(Arc::new(ManualClock::new(NOW.to_nanos())))
+        .limits(limits)
+        .serve(free_port())
+        .await
+        .unwrap();
+    let address = server.local_addr();
+    let ask = move |sender: &LocalNara, number: i64, body: String| {
+        let at = UnixMillis::new(NOW.get() + 1 + number);
+        let headers = signed(sender, at, "POST", "/events/sync");
+        let bytes = request("POST", "/events/sync", &headers, body.as_bytes());
+        move || raw_http::send(address, &bytes).unwrap().unwrap().status
+    };
+    let (done, answers) = std::sync::mpsc::channel();
+    for number in 0..SAMPLES {
+        // Each is another sample, so that none is answered out of what was drawn for another.
+        let body = format!(
+            r#"{{"from":"bob","mode":"sample","sample_size":{}}}"#,
+            4_000 - number
+        );
+        let asked = ask(&bob, i64::try_from(number).unwrap(), body);
+        let done = done.clone();
+        std::thread::spawn(move || done.send(asked()));
+    }
+    // All of them have been asked for when the first is answered.
+    let first = tokio::task::spawn_blocking(move || (answers.recv().unwrap(), answers));
+    let (first, answers) = first.await.unwrap();
+    assert_eq!(first, 200);
+    let asked = ask(
+        &alice,
+        0,
+        r#"{"from":"alice","mode":"recent","limit":1}"#.to_owned(),
+    );
+    assert_eq!(tokio::task::spawn_blocking(asked).await.unwrap(), 200);
+    let answered_before = 1 + answers.try_iter().count();
+    assert!(
+        answered_before < SAMPLES / 2,
+        "alice waited for {answered_before} of {SAMPLES} samples"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -367,7 +424,9 @@ async fn a_failed_relay_says_nothing_of_the_peers_of_the_nara() {
         originator: "alice".to_owned(),
         ..Default::default()
     };
-    message.add_hop("alice", NOW.to_seconds(), nara("alice").keypair());
+    message
+        .add_hop("alice", NOW.to_seconds(), nara("alice").keypair())
+        .unwrap();
     let answer = target.post_json(&nara("alice"), "/world/relay", &message);
     let text = answer.text();
     assert!(text.starts_with("failed to forward to next: "), "{text}");

@@ -11,11 +11,13 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
 use http::StatusCode;
 use http_body_util::BodyExt as _;
+use nara_mesh::registry::PeerInfo;
 use nara_mesh::server::{ServerLimits, Shutdown, StreamedAnswer};
 use nara_proto::v2::SignedBody;
 use tokio::sync::mpsc;
 
-use crate::support::{Connection, Profile, bob, serve};
+use crate::naras::{nara_with_seed, registry};
+use crate::support::{Connection, Profile, bob, nara, serve};
 
 /// Each piece of the request, as it comes.
 fn echo(body: Body) -> Body {
@@ -45,6 +47,13 @@ fn routes() -> Router {
             }),
         )
         .route("/unmarked", get(async || Body::from_stream(endless())))
+        .route(
+            "/silent",
+            get(async || {
+                let once = stream::iter([Ok::<_, Infallible>("tick\n")]);
+                Body::from_stream(once.chain(stream::pending()))
+            }),
+        )
 }
 
 #[tokio::test]
@@ -160,6 +169,65 @@ async fn streams_end_when_the_server_shuts_down_and_their_reader_sees_it() {
         let end = reading.await.unwrap();
         assert!(matches!(end, Some(Err(_))), "{profile:?}: {end:?}");
     }
+}
+
+#[tokio::test]
+async fn bodies_end_with_the_key_on_which_they_were_opened() {
+    for (profile, path) in [
+        (Profile::V2, "/s/endless"),
+        (Profile::Tls, "/s/endless"),
+        (Profile::Tls, "/s/unmarked"),
+        (Profile::Tls, "/s/silent"),
+    ] {
+        let naras = registry(&[&nara("alice")]);
+        let server = serve(bob().registry(naras.clone()).nest_routes("/s", routes())).await;
+        let mut connection = Connection::open(server.local_addr(), profile).await;
+        let mut body = connection.ask_for_stream(path).await.response.into_body();
+        body.frame().await.unwrap().unwrap();
+        let other = nara_with_seed("alice", 99).public_key();
+        naras
+            .reconfigure(PeerInfo::configured("alice".parse().unwrap(), other))
+            .unwrap();
+        let end = loop {
+            match body.frame().await {
+                Some(Ok(_)) => {}
+                end => break end,
+            }
+        };
+        assert!(matches!(end, Some(Err(_))), "{profile:?} {path}: {end:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_streamed_request_ends_with_the_key_on_which_it_was_opened() {
+    let naras = registry(&[&nara("alice")]);
+    let (told, mut ended) = mpsc::channel(1);
+    let read = move |body: Body| {
+        let told = told.clone();
+        async move {
+            // Nothing comes; the first frame is the error.
+            let frame = body.into_data_stream().next().await;
+            told.send(matches!(frame, Some(Err(_)))).await.unwrap();
+        }
+    };
+    let routes = Router::new().route("/read", post(read));
+    let server = serve(bob().registry(naras.clone()).nest_routes("/s", routes)).await;
+    let mut connection = Connection::open(server.local_addr(), Profile::Tls).await;
+    let (headers, signature) = connection.sign("POST", "/s/read", None, |_| {});
+    let silent = Body::from_stream(stream::pending::<Result<Bytes, Infallible>>());
+    let sending = connection.send("POST", "/s/read", headers, signature, silent);
+    let replacing = async {
+        // A request that is answered came behind the head of the other one.
+        let mut other = Connection::open(server.local_addr(), Profile::Tls).await;
+        other.call("GET", "/s/unknown", "").await;
+        let other = nara_with_seed("alice", 99).public_key();
+        naras
+            .reconfigure(PeerInfo::configured("alice".parse().unwrap(), other))
+            .unwrap();
+        ended.recv().await
+    };
+    let (_, ended) = tokio::join!(sending, replacing);
+    assert_eq!(ended, Some(true));
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -16,6 +17,7 @@ use nara_mesh::proto::breaker::BreakerState;
 use nara_mesh::proto::identity::NaraId;
 use nara_mesh::proto::peer::PingResponse;
 use nara_mesh::proto::v1::ResponseAuth;
+use nara_mesh::registry::PeerInfo;
 use nara_mesh::transport::Transport as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Barrier;
@@ -28,6 +30,7 @@ struct Forgetful {
     id: NaraId,
     generation: Arc<AtomicUsize>,
     connections: Arc<AtomicUsize>,
+    open: Arc<AtomicUsize>,
 }
 
 impl Forgetful {
@@ -41,6 +44,7 @@ impl Forgetful {
             id,
             generation: Arc::default(),
             connections: Arc::default(),
+            open: Arc::default(),
         };
         let mut listener = mesh
             .network
@@ -49,6 +53,7 @@ impl Forgetful {
             .await
             .unwrap();
         let (generation, connections) = (this.generation.clone(), this.connections.clone());
+        let open = this.open.clone();
         let together = Arc::new(Barrier::new(idle));
         tokio::spawn(async move {
             while let Ok((io, _)) = listener.accept().await {
@@ -82,7 +87,12 @@ impl Forgetful {
                 });
                 let serving =
                     hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(io), service);
-                tokio::spawn(serving);
+                let open = open.clone();
+                open.fetch_add(1, Ordering::SeqCst);
+                tokio::spawn(async move {
+                    let _ = serving.await;
+                    open.fetch_sub(1, Ordering::SeqCst);
+                });
             }
         });
         let pings = join_all((0..idle).map(|_| this.client.ping(&this.id))).await;
@@ -109,6 +119,29 @@ async fn a_broken_connection_takes_its_idle_siblings_with_it_and_an_idempotent_c
         peer.client.ping(&peer.id).await.unwrap();
     }
     assert_eq!(peer.connections(), 6, "one more, and it is used again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_connection_is_closed_with_the_key_on_which_it_was_opened() {
+    let mesh = Mesh::new();
+    let peer = Forgetful::start(&mesh, 3).await;
+    // Far less than the time for which idle connections are kept.
+    let soon = || tokio::time::sleep(Duration::from_millis(10));
+    let registry = peer.client.registry();
+    let replace = |name: &str| {
+        let other = nara("mallory").public_key();
+        registry.reconfigure(PeerInfo::configured(name.parse().unwrap(), other))
+    };
+    replace("carol").unwrap();
+    soon().await;
+    assert_eq!(
+        peer.open.load(Ordering::SeqCst),
+        3,
+        "the key of another nara is of no interest"
+    );
+    replace("bob").unwrap();
+    soon().await;
+    assert_eq!(peer.open.load(Ordering::SeqCst), 0);
 }
 
 #[tokio::test(start_paused = true)]

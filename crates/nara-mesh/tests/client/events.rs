@@ -30,7 +30,8 @@ fn checkpoint(ts: i64) -> SyncEvent {
 
 fn observation(ts: i64) -> SyncEvent {
     let payload = ObservationPayload {
-        observer: "bob".to_owned(),
+        // Nobody knows its key.
+        observer: "dave".to_owned(),
         subject: "carol".to_owned(),
         kind: "first-seen".to_owned(),
         importance: 1,

@@ -128,7 +128,7 @@ async fn a_postcard_with_a_forged_hop_is_refused() {
     let target = Target::start().await;
     let (alice, bob) = (nara("alice"), nara("bob"));
     let mut card = WorldMessage::new("target", "hello", NOW.to_nanos());
-    card.add_hop("bob", NOW.to_seconds(), alice.keypair());
+    card.add_hop("bob", NOW.to_seconds(), alice.keypair()).unwrap();
     let answer = target.post_json(&alice, "/world/relay", &card);
     assert_eq!(
         (answer.status, answer.text().as_str()),
@@ -140,7 +140,7 @@ async fn a_postcard_with_a_forged_hop_is_refused() {
 
     let mut short = WorldMessage::new("alice", "hello", NOW.to_nanos());
     short.id = "short".to_owned();
-    short.add_hop("bob", NOW.to_seconds(), bob.keypair());
+    short.add_hop("bob", NOW.to_seconds(), bob.keypair()).unwrap();
     assert_eq!(target.post_json(&bob, "/world/relay", &short).status, 400);
     assert_eq!(target.count().await, 0);
 }
@@ -188,7 +188,7 @@ async fn a_long_chain_is_verified_like_a_short_one() {
     let alice = nara("alice");
     let mut card = WorldMessage::new("bob", "round and round", NOW.to_nanos());
     for _ in 0..40 {
-        card.add_hop("alice", NOW.to_seconds(), alice.keypair());
+        card.add_hop("alice", NOW.to_seconds(), alice.keypair()).unwrap();
     }
     let answer = target.post_json(&alice, "/world/relay", &card);
     assert_eq!(answer.text(), "journey stuck - no next nara available\n");

@@ -24,7 +24,8 @@ use nara_proto::time::UnixMillis;
 use nara_proto::zine::Zine;
 use tokio::sync::broadcast::Receiver;
 
-use crate::support::{LOOPBACK, NOW, Target, free_port, known, nara};
+use crate::naras;
+use crate::support::{LOOPBACK, NOW, Target, free_port, known, nara, nara_with_seed};
 
 /// Refuses what comes from anywhere, and counts how often it is asked.
 fn refusing(asked: &Arc<AtomicUsize>) -> Arc<dyn TrustPolicy> {
@@ -302,6 +303,42 @@ async fn an_untrusted_nara_is_not_served_until_it_is_trusted_again() {
     assert_eq!(sync(&target, &nara("bob")), 200);
     decide(&target.registry, "alice", Verdict::Trusted, 2);
     assert_eq!(sync(&target, &nara("alice")), 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_key_of_an_untrusted_nara_is_not_served_under_another_name() {
+    let [evil, alias, newcomer] = ["evil", "alias", "newcomer"].map(|name| nara_with_seed(name, 66));
+    assert_eq!(evil.public_key(), newcomer.public_key());
+    let registry = guarded(Arc::new(nara_mesh::registry::FirstUse));
+    for met in [&evil, &alias] {
+        registry.register(known(met, None)).unwrap();
+    }
+    let server = online(&newcomer).await;
+    let port = server.local_addr().port();
+    // Elsewhere it is met on first use.
+    let elsewhere = guarded(Arc::new(nara_mesh::registry::FirstUse));
+    sync(&target(&elsewhere, port).await, &newcomer);
+    let met = elsewhere.by_name("newcomer").and_then(|peer| peer.key());
+    assert_eq!(met, Some(newcomer.public_key()));
+    let target = target(&registry, port).await;
+    assert_eq!(sync(&target, &alias), 200);
+    decide(&registry, "evil", Verdict::Untrusted, 1);
+    for name in [&evil, &alias] {
+        assert_eq!(sync(&target, name), 403, "{}", name.name());
+    }
+    assert_ne!(sync(&target, &newcomer), 200);
+    let known = registry.by_name("newcomer");
+    assert!(known.is_none_or(|peer| peer.key().is_none()));
+    // Nor is anything believed that it signs under the other name.
+    let event = naras::tease(&alias, "bob", NOW.to_nanos().get());
+    let bob = nara("bob");
+    let zine = Zine::signed("bob", NOW.to_seconds(), vec![event], bob.keypair());
+    assert_eq!(target.post_json(&bob, "/gossip/zine", &zine).status, 200);
+    assert_eq!(target.count().await, 0);
+    decide(&registry, "evil", Verdict::Trusted, 2);
+    for name in [&evil, &alias] {
+        assert_eq!(sync(&target, name), 200, "{}", name.name());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

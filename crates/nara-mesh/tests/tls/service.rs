@@ -39,6 +39,13 @@ async fn echo(mesh: &Mesh) -> RunningServer {
                 let pieces = futures_util::stream::repeat(Ok::<_, Infallible>(Bytes::from_static(b"x")));
                 Body::from_stream(pieces)
             }),
+        )
+        .route(
+            "/silent",
+            post(async |_: Bytes| {
+                let once = futures_util::stream::iter([Ok::<_, Infallible>(Bytes::from_static(b"x"))]);
+                Body::from_stream(once.chain(futures_util::stream::pending()))
+            }),
         );
     mesh.server()
         .nest_routes("/notes", routes)
@@ -140,6 +147,25 @@ async fn an_endless_answer_can_be_left_and_ends_with_the_key_on_which_it_was_ope
     };
     assert_eq!(error.kind(), ClientErrorKind::KeyReplaced);
     assert!(body.frame().await.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_whose_peer_is_silent_ends_with_the_key_as_well() {
+    let mesh = Mesh::new();
+    let _server = echo(&mesh).await;
+    let client = client(&mesh);
+    client.ping("bob").await.unwrap();
+    let request = Request::post("/notes/silent").body(String::new()).unwrap();
+    let mut body = client.service("bob").oneshot(request).await.unwrap().into_body();
+    next(&mut body).await;
+    let registry = client.registry().clone();
+    let replacing = async move {
+        tokio::task::yield_now().await;
+        let other = PeerInfo::configured("bob".parse().unwrap(), nara("mallory").public_key());
+        registry.reconfigure(other).unwrap();
+    };
+    let (frame, ()) = tokio::join!(body.frame(), replacing);
+    assert_eq!(frame.unwrap().unwrap_err().kind(), ClientErrorKind::KeyReplaced);
 }
 
 #[tokio::test(start_paused = true)]

@@ -8,9 +8,8 @@ use sha2::{Digest as _, Sha256};
 use super::claims::{self, may_be_unsigned};
 use super::{
     CheckpointPayload, InvalidEvent, KeyLookup, KeyStanding, Service, SyncEvent, content, covered,
-    signing_preimage,
+    signing_preimage, voters,
 };
-use crate::checkpoint;
 use crate::identity::{PublicKey, Signature, verify_batch};
 use crate::succession::Succession;
 use crate::time::UnixNanos;
@@ -27,8 +26,8 @@ pub const MAX_EVENT_BYTES: usize = 64 << 10;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum EventTrust {
-    /// It carries no signature, and no key of the nara in whose name it speaks is known here, or that nara told it
-    /// itself. V1 peers send their observations like this, and old ledgers hold `social` events like this.
+    /// It carries no signature, and no key of the nara in whose name it speaks is known here. V1 peers send their
+    /// observations like this, and old ledgers hold `social` events like this.
     Unsigned,
     /// It is signed, but the key of its emitter is not known here; or too few of the voters of a checkpoint are.
     UnknownKey,
@@ -91,11 +90,9 @@ pub type EventVerdict = Result<EventTrust, EventProblem>;
 
 /// How a batch of events arrived.
 #[derive(Clone, Copy, Debug)]
-pub struct EventReception<'a> {
+pub struct EventReception {
     /// The time of the receiver.
     pub now: UnixNanos,
-    /// The nara that sent the batch, if it proved who it is. Its own unsigned observations are accepted, unverified.
-    pub told_by: Option<&'a str>,
     /// 32 fresh random bytes, which a peer must not be able to foresee: the coefficients of the batch.
     pub random: [u8; 32],
 }
@@ -110,7 +107,7 @@ pub struct EventReception<'a> {
 pub fn verify_events<K: KeyLookup + ?Sized>(
     events: &mut [SyncEvent],
     keys: &K,
-    reception: EventReception<'_>,
+    reception: EventReception,
 ) -> Vec<EventVerdict> {
     let mut verdicts = Vec::with_capacity(events.len());
     let mut pending = Vec::new();
@@ -153,7 +150,7 @@ fn prepare<K: KeyLookup + ?Sized>(
     event: &SyncEvent,
     keys: &K,
     standings: &mut BTreeMap<String, KeyStanding>,
-    reception: &EventReception<'_>,
+    reception: &EventReception,
 ) -> Result<Step, EventProblem> {
     let content = content::content(event);
     let service = claims::check(event, &content)?;
@@ -179,12 +176,8 @@ fn prepare<K: KeyLookup + ?Sized>(
         return Err(EventProblem::Untrusted);
     }
     if !event.is_signed() {
-        let accepted = match standing {
-            KeyStanding::Unknown => may_be_unsigned(service),
-            // V1 peers sign everything of their own but observations.
-            _ => service == Service::Observation && reception.told_by == Some(actor),
-        };
-        return if accepted {
+        // Whose key is known signs everything, whoever tells it.
+        return if standing == KeyStanding::Unknown && may_be_unsigned(service) {
             Ok(Step::Done(EventTrust::Unsigned))
         } else {
             Err(EventProblem::MustBeSigned)
@@ -212,6 +205,8 @@ fn succession_trust<K: KeyLookup + ?Sized>(event: &SyncEvent, keys: &K) -> Resul
         Some(key) if key == *statement.old_key() || Some(&key) == statement.new_key() => {
             Ok(EventTrust::Verified)
         }
+        // It contradicts the statement that was followed: whoever followed must hear of it.
+        Some(_) if keys.was_key_of_name(event.actor(), statement.old_key()) => Ok(EventTrust::Verified),
         // Keys that are nothing to the pinned one, or a step of a lineage whose step before is missing.
         Some(_) => Err(EventProblem::BadSignature),
     }
@@ -221,7 +216,7 @@ fn checkpoint_trust<K: KeyLookup + ?Sized>(
     payload: &CheckpointPayload,
     keys: &K,
 ) -> Result<EventTrust, EventProblem> {
-    let tally = checkpoint::tally(payload, |id| keys.key_of_id(id));
+    let tally = voters::tally(payload, |id| keys.key_of_id(id));
     if !tally.is_valid() {
         return if !tally.lengths_match || tally.known > tally.valid {
             Err(EventProblem::BadSignature)

@@ -1,9 +1,7 @@
 //! What of an event neither its id nor a signature covers, and so anybody on its way may have changed.
 
 use super::claims::proves_itself;
-use super::{Service, SyncEvent};
-use crate::checkpoint;
-use crate::event::Observation;
+use super::{Observation, Service, SyncEvent, voters};
 use crate::go_json::one_decimal;
 use crate::identity::PublicKey;
 
@@ -88,7 +86,7 @@ pub(super) fn remove_uncovered(event: &mut SyncEvent) {
 /// Removes the voters of a checkpoint whose key is known and whose signature is not theirs.
 pub(super) fn remove_false_voters(event: &mut SyncEvent, key_of: impl Fn(&str) -> Option<PublicKey>) {
     if let Some(payload) = &mut event.checkpoint {
-        checkpoint::remove_false_voters(payload, key_of);
+        voters::remove_false_voters(payload, key_of);
     }
 }
 

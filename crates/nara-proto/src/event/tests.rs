@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::voters::voter_text;
 use super::*;
-use crate::checkpoint::voter_text;
 use crate::identity::Soul;
 use crate::time::UnixSeconds;
 
@@ -41,17 +41,16 @@ impl KeyLookup for Keys {
     }
 }
 
-fn verdict_of(event: &mut SyncEvent, told_by: Option<&str>) -> EventVerdict {
+fn verdict_of(event: &mut SyncEvent) -> EventVerdict {
     let reception = EventReception {
         now: NOW,
-        told_by,
         random: [3; 32],
     };
     verify_events(std::slice::from_mut(event), &Keys, reception)[0]
 }
 
 fn verdict(event: &SyncEvent) -> EventVerdict {
-    verdict_of(&mut event.clone(), None)
+    verdict_of(&mut event.clone())
 }
 
 fn signed(emitter: &str, payload: Payload) -> SyncEvent {
@@ -179,25 +178,6 @@ fn old_unsigned_events_of_strangers_are_hearsay_and_others_are_refused() {
 }
 
 #[test]
-fn a_v1_peer_may_tell_its_own_unsigned_observations_and_they_stay_unverified() {
-    let mut own = SyncEvent::new(NOW, observation("alice", "status-change"));
-    assert_eq!(verdict_of(&mut own, Some("alice")), Ok(EventTrust::Unsigned));
-    assert_eq!(verdict_of(&mut own, Some("bob")), Err(EventProblem::MustBeSigned));
-    // V1 peers sign the rest, so an unsigned copy was stripped.
-    let mut stripped = signed("alice", social("alice", "bob", "x"));
-    stripped.sig.clear();
-    assert_eq!(
-        verdict_of(&mut stripped, Some("alice")),
-        Err(EventProblem::MustBeSigned)
-    );
-    let mut seen = SyncEvent::new(NOW, of_every_service("alice").remove(5));
-    assert_eq!(
-        verdict_of(&mut seen, Some("alice")),
-        Err(EventProblem::MustBeSigned)
-    );
-}
-
-#[test]
 fn nothing_is_accepted_in_the_name_of_an_untrusted_nara() {
     for payload in of_every_service("mallory") {
         for event in [
@@ -252,12 +232,8 @@ fn what_nothing_covers_is_removed_from_verified_events() {
             payload.rtt += 0.001;
         }
         assert_ne!(changed, genuine);
-        assert_eq!(
-            verdict_of(&mut changed, None),
-            Ok(EventTrust::Verified),
-            "{changed:?}"
-        );
-        assert_eq!(verdict_of(&mut genuine, None), Ok(EventTrust::Verified));
+        assert_eq!(verdict_of(&mut changed), Ok(EventTrust::Verified), "{changed:?}");
+        assert_eq!(verdict_of(&mut genuine), Ok(EventTrust::Verified));
         assert_eq!(changed, genuine);
         assert!(genuine.has_genuine_id() && genuine.validate().is_ok());
         assert_eq!(genuine.verify(&keypair("alice").public_key()), Ok(()));
@@ -285,8 +261,8 @@ fn a_round_trip_below_the_covered_precision_stays_valid() {
                 ..PingPayload::default()
             }),
         );
-        assert_eq!(verdict_of(&mut event, None), Ok(EventTrust::Verified));
-        assert_eq!(verdict_of(&mut event, None), Ok(EventTrust::Verified));
+        assert_eq!(verdict_of(&mut event), Ok(EventTrust::Verified));
+        assert_eq!(verdict_of(&mut event), Ok(EventTrust::Verified));
         assert!(event.has_genuine_id() && event.validate().is_ok());
     }
 }
@@ -439,8 +415,8 @@ fn the_envelope_of_a_checkpoint_proves_nothing() {
         .as_mut()
         .unwrap()
         .extend(["AAAA".to_owned(), "AAAA".to_owned()]);
-    assert_eq!(verdict_of(&mut wrapped, None), Ok(EventTrust::Verified));
-    assert_eq!(verdict_of(&mut genuine, None), Ok(EventTrust::Verified));
+    assert_eq!(verdict_of(&mut wrapped), Ok(EventTrust::Verified));
+    assert_eq!(verdict_of(&mut genuine), Ok(EventTrust::Verified));
     // The voter that nobody knows here stays; the false one does not.
     let voters = wrapped.checkpoint.as_ref().unwrap().voter_ids.clone().unwrap();
     assert_eq!(voters, ["alice-id", "bob-id", "ab-id"]);
@@ -470,7 +446,6 @@ fn a_table_of_names_knows_no_checkpoints() {
         .into();
     let reception = EventReception {
         now: NOW,
-        told_by: None,
         random: [3; 32],
     };
     let mut events = [

@@ -84,15 +84,17 @@ impl NaraName {
     /// Whether a person can take this name for the other: they are the same but for case, characters that cannot be
     /// seen, and characters that look alike in most fonts (Unicode Technical Standard 39, section 4).
     pub fn looks_like(&self, other: &Self) -> bool {
-        let looks = |name: &Self| {
-            let seen: String = name.as_str().chars().filter(|&c| !is_hidden(c)).collect();
-            // `I` looks like `l` as it is, and like `i` but for case.
-            let of_lower: String = skeleton(&seen.to_lowercase()).collect();
-            let of_seen: String = skeleton(&seen).collect();
-            [of_lower, of_seen.to_lowercase()]
-        };
-        let (ours, theirs) = (looks(self), looks(other));
-        ours.iter().zip(&theirs).any(|(ours, theirs)| ours == theirs)
+        let theirs = other.looks();
+        self.looks().iter().any(|look| theirs.contains(look))
+    }
+
+    /// What a person sees in this name, for an index: two names [look alike](Self::looks_like) if they share a look.
+    pub fn looks(&self) -> [String; 2] {
+        let seen: String = self.as_str().chars().filter(|&c| !is_hidden(c)).collect();
+        // `I` looks like `l` as it is, and like `i` but for case.
+        let of_lower: String = skeleton(&seen.to_lowercase()).collect();
+        let of_seen: String = skeleton(&seen).collect();
+        [of_lower, of_seen.to_lowercase()]
     }
 
     /// The text of the name.

@@ -45,7 +45,6 @@ fn verdict(event: SyncEvent, pinned: Option<u8>) -> (EventVerdict, SyncEvent) {
         .collect();
     let reception = EventReception {
         now: AT.to_nanos(),
-        told_by: None,
         random: [1; 32],
     };
     let mut events = [event];

@@ -410,7 +410,6 @@ impl Exchange {
         let mut events = self.batch().unwrap_or_default();
         let reception = EventReception {
             now: self.now,
-            told_by: Some(&self.sender),
             random: [7; 32],
         };
         let verdicts = verify_events(&mut events, &self.keys, reception);

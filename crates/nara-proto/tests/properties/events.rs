@@ -338,7 +338,7 @@ proptest! {
                 event.sig = other.sig;
             }
         }
-        let reception = EventReception { now: UnixNanos::new(0), told_by: None, random };
+        let reception = EventReception { now: UnixNanos::new(0), random };
         let refused: BTreeSet<usize> = verify_events(&mut events, &keys, reception)
             .iter()
             .enumerate()

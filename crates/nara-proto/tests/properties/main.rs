@@ -3,6 +3,7 @@
 mod auth;
 mod events;
 mod hostile;
+mod signing;
 mod spelling;
 mod verdicts;
 

@@ -85,7 +85,7 @@ proptest! {
         }
         let keys: BTreeMap<String, PublicKey> =
             NAMES.iter().map(|name| ((*name).to_owned(), keypair(name).public_key())).collect();
-        let reception = EventReception { now, told_by: None, random };
+        let reception = EventReception { now, random };
         let mut received = [event.clone()];
         let verdict = verify_events(&mut received, &keys, reception)[0];
         let [kept] = received;

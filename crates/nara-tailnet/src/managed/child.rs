@@ -1,3 +1,4 @@
+use std::ffi::OsStr;
 use std::io;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -31,6 +32,28 @@ exit "$code"
 
 /// The exit codes of a shell for a program that it cannot run.
 const CANNOT_RUN: [i32; 2] = [126, 127];
+
+/// What the daemon learns of our environment: the ways to the system and to the network. Souls and auth keys are not for
+/// it, and anybody of the same user could read them there.
+fn is_passed_on(name: &OsStr) -> bool {
+    const PASSED_ON: [&str; 9] = [
+        "PATH",
+        "HOME",
+        "USER",
+        "LANG",
+        "TZ",
+        "TMPDIR",
+        "SSL_CERT_FILE",
+        "SSL_CERT_DIR",
+        "XDG_CACHE_HOME",
+    ];
+    const PROXIES: [&str; 4] = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"];
+    name.to_str().is_some_and(|name| {
+        PASSED_ON.contains(&name)
+            || PROXIES.contains(&&*name.to_ascii_uppercase())
+            || name.starts_with("TS_DEBUG_")
+    })
+}
 
 /// How long the daemon may take to end before the shell is left to it.
 const END_TIMEOUT: Duration = Duration::from_secs(6);
@@ -69,6 +92,8 @@ impl Daemon {
             command.arg("--state=mem:");
         }
         let mut shell = command
+            .env_clear()
+            .envs(std::env::vars_os().filter(|(name, _)| is_passed_on(name)))
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -133,6 +158,36 @@ async fn forward_log(log: tokio::process::ChildStderr, last_line: Arc<Mutex<Stri
                 tracing::debug!(%error, "the log of tailscaled cannot be read");
                 return;
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_daemon_learns_no_secret_from_the_environment() {
+        for name in [
+            "PATH",
+            "HOME",
+            "https_proxy",
+            "NO_PROXY",
+            "SSL_CERT_FILE",
+            "TS_DEBUG_MTU",
+        ] {
+            assert!(is_passed_on(OsStr::new(name)), "{name}");
+        }
+        for name in [
+            "NARA_MESH_SOUL",
+            "NARA_SOUL",
+            "TS_AUTHKEY",
+            "TS_AUTH_KEY",
+            "TS_API_KEY",
+            "AWS_SECRET_KEY",
+            "",
+        ] {
+            assert!(!is_passed_on(OsStr::new(name)), "{name}");
         }
     }
 }

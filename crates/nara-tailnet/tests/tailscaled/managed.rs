@@ -16,6 +16,7 @@ use crate::support::{FakeDaemon, FakePeer};
 const PROGRAM: &str = r#"#!/bin/sh
 cd "$(dirname "$0")"
 echo "$@" > arguments
+env > environment
 trap 'echo ended >> ends; exit 0' TERM
 echo "started $$" >&2
 echo $$ >> pids
@@ -94,6 +95,26 @@ fn body(daemon: &FakeDaemon, call: &str) -> Value {
     let state = daemon.state();
     let (_, body) = state.calls.iter().find(|(path, _)| path == call).unwrap();
     serde_json::from_str(body).unwrap()
+}
+
+#[tokio::test]
+async fn the_daemon_gets_the_ways_to_the_system_and_nothing_else_of_our_environment() {
+    let place = Place::new(PROGRAM);
+    let node = ManagedNode::start(place.config()).unwrap();
+    place.until(|place| !place.pids().is_empty()).await;
+    let environment = fs::read_to_string(place.path("environment")).unwrap();
+    node.leave().await.unwrap();
+    let names: Vec<_> = environment
+        .lines()
+        .filter_map(|line| line.split_once('='))
+        .map(|(name, _)| name)
+        .collect();
+    // Cargo gives us these, so they stand for what is not to be passed on.
+    assert!(std::env::var_os("CARGO_MANIFEST_DIR").is_some());
+    assert!(
+        names.contains(&"PATH") && !names.iter().any(|name| name.starts_with("CARGO")),
+        "{names:?}"
+    );
 }
 
 #[tokio::test]

@@ -1,16 +1,23 @@
 //! Checks of what is on this machine.
 
+use std::time::Duration;
+
 use nara_mesh::clock::{Clock as _, SystemClock};
 use nara_mesh::identity::LocalNara;
 use nara_proto::identity::KeyId;
+use nara_proto::time::UnixMillis;
 
 use super::report::{Check, Report};
+use crate::control::{self, Question};
 use crate::explain;
 use crate::failure::Outcome;
 use crate::ledger_file;
 use crate::permissions;
 use crate::printer::count;
 use crate::settings::{Settings, SoulSource};
+
+/// For how long `doctor` warns of a clock that was set.
+const RECENT: Duration = Duration::from_secs(24 * 3_600);
 
 /// The first moment of 2026, in milliseconds: no release is older.
 const OLDEST_MS: i64 = 1_767_225_600_000;
@@ -27,6 +34,35 @@ pub(super) fn clock(report: &mut Report) -> Outcome<()> {
     let check = Check::ok("clock", explain::date(now), why);
     report.add(if now.get() < OLDEST_MS {
         check.failed("set the clock of the machine, or let NTP do it (`timedatectl set-ntp true`)")
+    } else {
+        check
+    })
+}
+
+/// Whether somebody set the clock while the nara ran.
+pub(super) async fn clock_steps(settings: &Settings, report: &mut Report) -> Outcome<()> {
+    let why =
+        "what was signed by the old time is refused by peers whose clock is right, and so is what they sign";
+    let check = |found: String| Check::ok("clock steps", found, why);
+    let folder = settings.running_folder();
+    let answer = match &folder {
+        Ok(folder) => control::ask(folder, Question::Clock).await.ok().flatten(),
+        Err(_) => None,
+    };
+    let Some(answer) = answer else {
+        return report.add(check("not known: no nara runs on this data folder".to_owned()).skipped());
+    };
+    let step = &answer["step"];
+    let (Some(text), Some(at)) = (step["text"].as_str(), step["at_ms"].as_i64()) else {
+        return report.add(check("the clock has not been set while the nara ran".to_owned()));
+    };
+    let at = UnixMillis::new(at);
+    let check = check(format!("the clock was {text} on {}", explain::date(at)));
+    let age = SystemClock.now_millis().abs_diff(at);
+    report.add(if age < RECENT {
+        check.warning(
+            "let NTP set the clock before the nara starts (`systemctl enable systemd-time-wait-sync`), and find out what set it",
+        )
     } else {
         check
     })

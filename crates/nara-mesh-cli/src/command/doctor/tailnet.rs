@@ -183,7 +183,7 @@ fn relay(home: Option<&str>, problems: &[String], report: &mut Report) -> Outcom
 
 /// A failed check with what a reason says.
 fn failed(what: &'static str, reason: &NotReadyReason, why: &'static str) -> Check {
-    let next = node_hint(reason).unwrap_or("see the log of the daemon".into());
+    let next = node_hint(reason).unwrap_or_else(|| "see the log of the daemon".into());
     Check::ok(what, reason.to_string(), why).failed(next)
 }
 

@@ -7,15 +7,20 @@ use futures_util::{StreamExt as _, stream};
 use nara_mesh::client::{MeshClient, PeerRef};
 use nara_mesh::defaults;
 use nara_mesh::registry::{PeerInfo, PeerProtocol};
+use nara_proto::coordinates::estimate;
 use nara_proto::identity::KeyId;
+use nara_proto::peer::Coordinates;
+use nara_proto::presence::PresenceState;
 use serde_json::{Value, json};
 
-use super::watch::watch;
+use super::watch::{watch, watch_presence};
 use crate::cli::PeersListArgs;
 use crate::command::ping::{PeerResult, ToldClock, ping_peer, short, told_clock, warn_of_clock};
 use crate::connect;
+use crate::control::{self, Question};
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
+use crate::ledger_file::recall_presence;
 use crate::network::{Network, Way};
 use crate::printer::{Printer, harmless, human, micros, render, table};
 use crate::settings::Settings;
@@ -36,8 +41,10 @@ pub(super) fn run(args: &PeersListArgs, settings: &Settings, printer: Printer) -
                  prints the stanza of a nara",
             ));
         }
+        recall_presence(settings, client.registry()).await;
+        let own = own_coordinates(settings).await;
         let calls = peers.iter().map(|peer| {
-            let (client, network) = (&client, &network);
+            let (client, network, own) = (&client, &network, &own);
             async move {
                 let info = peer.info();
                 let ping = !args.offline && info.address.is_some() && !info.is_untrusted();
@@ -46,8 +53,18 @@ pub(super) fn run(args: &PeersListArgs, settings: &Settings, printer: Printer) -
                 } else {
                     None
                 };
+                let estimated = match own {
+                    Some(own) if ping => estimated_rtt(client, &PeerRef::from(peer), own).await,
+                    _ => None,
+                };
                 let way = network.way_to(client, &PeerRef::from(peer)).await;
-                (info, result, way)
+                Row {
+                    presence: peer.presence(),
+                    info,
+                    result,
+                    estimated,
+                    way,
+                }
             }
         });
         Ok(stream::iter(calls)
@@ -56,16 +73,20 @@ pub(super) fn run(args: &PeersListArgs, settings: &Settings, printer: Printer) -
             .await)
     })?;
     let mut table = table([
-        "NAME", "ADDRESS", "ONLINE", "PATH", "RTT", "CLOCK", "KEY ID", "KEY", "TRUST", "CAN", "ID",
+        "NAME", "ADDRESS", "PRESENCE", "PATH", "RTT", "EST", "CLOCK", "KEY ID", "KEY", "TRUST", "CAN", "ID",
     ]);
-    for (info, result, way) in &rows {
+    for row in &rows {
+        let Row {
+            info, result, way, ..
+        } = row;
         let text = |value: Option<String>| value.map_or_else(|| "-".to_owned(), |value| harmless(&value));
         table.add_row([
             text(info.name.as_ref().map(ToString::to_string)),
             text(info.address.as_ref().map(ToString::to_string)),
-            online(result.as_ref()),
+            presence(row.presence, result.as_ref()),
             text(way.as_ref().map(|way| way.path.to_string())),
             text(rtt(result.as_ref()).map(human)),
+            text(row.estimated.map(human)),
             text(clock(result.as_ref()).map(told_clock)),
             text(key_id(info, result.as_ref()).map(|key| abbreviate(&key))),
             key_source(info, result.as_ref()),
@@ -75,15 +96,45 @@ pub(super) fn run(args: &PeersListArgs, settings: &Settings, printer: Printer) -
         ]);
     }
     printer.line(render(&table))?;
-    for (info, result, _) in &rows {
-        warn_of_clock(&info.label(), clock(result.as_ref()), printer);
+    for row in &rows {
+        warn_of_clock(&row.info.label(), clock(row.result.as_ref()), printer);
     }
-    let rows_json: Vec<Value> = rows
-        .iter()
-        .map(|(info, result, way)| to_json(info, result.as_ref(), way.as_ref()))
-        .collect();
+    let rows_json: Vec<Value> = rows.iter().map(to_json).collect();
     printer.json(json!({ "peers": rows_json }))?;
     Ok(Exit::Ok)
+}
+
+/// What is known of a peer.
+struct Row {
+    presence: PresenceState,
+    info: PeerInfo,
+    result: Option<PeerResult>,
+    /// The round trip from the running nara, by network coordinates.
+    estimated: Option<Duration>,
+    way: Option<Way>,
+}
+
+/// Where the nara that runs is in the network; `None`: none runs.
+async fn own_coordinates(settings: &Settings) -> Option<Coordinates> {
+    let folder = settings.running_folder().ok()?;
+    let answer = control::ask(&folder, Question::Coordinates).await.ok()??;
+    Some(Coordinates {
+        x: answer["x"].as_f64()?,
+        y: answer["y"].as_f64()?,
+        height: answer["height"].as_f64()?,
+        error: answer["error"].as_f64()?,
+    })
+}
+
+async fn estimated_rtt(client: &MeshClient, peer: &PeerRef, own: &Coordinates) -> Option<Duration> {
+    let told = client
+        .peer(peer)
+        .coordinates()
+        .await
+        .ok()?
+        .into_inner()
+        .coordinates?;
+    estimate(own, &told)
 }
 
 /// Says what changes, until it is told to end.
@@ -97,20 +148,17 @@ fn watch_network(
     connect::block_on_looking(client, settings, async {
         network.attach(&args.on, settings).await?;
         let Some(node) = network.node() else {
-            return Err(Failure::usage("--watch needs a network to watch")
-                .hint("pass --network tailscaled, or --network managed while `up` runs"));
+            return watch_presence(client, settings, printer).await;
         };
         watch(client, node, &args.on.skip, printer).await
     })
 }
 
-fn online(result: Option<&PeerResult>) -> String {
-    match result {
-        None => "-".to_owned(),
-        Some(PeerResult {
-            error: Some(error), ..
-        }) => format!("no ({})", short(error)),
-        Some(_) => "yes".to_owned(),
+/// Whether it is there, and why not.
+fn presence(state: PresenceState, result: Option<&PeerResult>) -> String {
+    match result.and_then(|result| result.error.as_ref()) {
+        Some(error) => format!("{state} ({})", short(error)),
+        None => state.to_string(),
     }
 }
 
@@ -164,14 +212,18 @@ fn abbreviate(id: &str) -> String {
     }
 }
 
-fn to_json(info: &PeerInfo, result: Option<&PeerResult>, way: Option<&Way>) -> Value {
+fn to_json(row: &Row) -> Value {
+    let Row { info, estimated, .. } = row;
+    let (result, way) = (row.result.as_ref(), row.way.as_ref());
     json!({
         "name": info.name.as_ref().map(|name| name.as_str()),
         "id": info.id.as_ref().map(|id| id.as_str()),
         "address": info.address,
+        "presence": row.presence.as_str(),
         "online": result.map(|result| result.error.is_none()),
         "error": result.and_then(|result| result.error.as_ref()).map(ToString::to_string),
         "rtt_us": rtt(result).map(micros),
+        "estimated_rtt_us": estimated.map(micros),
         "path": way.map(|way| way.path.to_string()),
         "host_name": way.and_then(|way| way.granted_name.as_deref()),
         "clock_offset_us": clock(result).map(|clock| clock.offset.nanos() / 1_000),

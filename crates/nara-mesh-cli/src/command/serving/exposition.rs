@@ -1,11 +1,16 @@
 //! The metrics of a running nara, for Prometheus and whatever reads its format.
 
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use ::metrics::{describe_gauge, gauge};
 use axum::Router;
 use axum::routing::get;
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use metrics_process::Collector;
+use nara_mesh::ledger::Ledger;
 use nara_mesh::metrics;
 use tokio::net::TcpListener;
 
@@ -20,34 +25,242 @@ const BUCKETS: [f64; 12] = [
 /// How often the recorder tidies up what it has not been asked for.
 const UPKEEP: Duration = Duration::from_secs(5);
 
-/// Records metrics from now on, and serves them under `/metrics` until the program ends. Returns the address.
-pub(super) async fn start(address: SocketAddr) -> Outcome<SocketAddr> {
-    let listener = TcpListener::bind(address).await.map_err(|error| {
-        Failure::failed(format!("metrics cannot be served on {address}"))
-            .caused_by(error)
-            .hint("choose another port, or an address of this machine (--metrics)")
-    })?;
-    let bound = listener.local_addr().map_err(|error| {
-        Failure::failed("the address of the metrics listener is unknown").caused_by(error)
-    })?;
-    let recorder = PrometheusBuilder::new()
-        .set_buckets_for_metric(Matcher::Suffix("_duration_seconds".to_owned()), &BUCKETS)
-        .and_then(PrometheusBuilder::install_recorder)
-        .map_err(|error| Failure::failed("metrics cannot be recorded").caused_by(error))?;
-    metrics::describe();
-    let upkeep = recorder.clone();
-    tokio::spawn(async move {
-        let mut ticks = tokio::time::interval(UPKEEP);
-        loop {
-            ticks.tick().await;
-            upkeep.run_upkeep();
+const BUILD_INFO: &str = "nara_mesh_build_info";
+const LEDGER_EVENTS: &str = "nara_mesh_ledger_events";
+const LEDGER_FILE: &str = "nara_mesh_ledger_file_bytes";
+const LEDGER_WAL: &str = "nara_mesh_ledger_wal_bytes";
+const LEDGER_DISK_FREE: &str = "nara_mesh_ledger_disk_free_bytes";
+
+/// The gauges of the program, beside those of the library and of the process.
+const GAUGES: [(&str, &str); 5] = [
+    (BUILD_INFO, "1, with the `version` of the program."),
+    (LEDGER_EVENTS, "Events stored in the ledger."),
+    (LEDGER_FILE, "Size of the database file of the ledger."),
+    (
+        LEDGER_WAL,
+        "Size of the write-ahead log beside the database file. It is moved into the file from 16 MB on.",
+    ),
+    (
+        LEDGER_DISK_FREE,
+        "Bytes that this nara can still write to the file system of its ledger.",
+    ),
+];
+
+/// The metrics that are served.
+#[derive(Clone, Debug)]
+pub(super) struct Exposition {
+    address: SocketAddr,
+    ledger: Arc<OnceLock<MeasuredLedger>>,
+}
+
+/// A ledger, and its file.
+#[derive(Debug)]
+struct MeasuredLedger {
+    ledger: Arc<dyn Ledger>,
+    file: PathBuf,
+}
+
+impl Exposition {
+    /// Records metrics from now on, and serves them under `/metrics` until the program ends.
+    pub(super) async fn start(address: SocketAddr) -> Outcome<Self> {
+        let listener = TcpListener::bind(address).await.map_err(|error| {
+            Failure::failed(format!("metrics cannot be served on {address}"))
+                .caused_by(error)
+                .hint("choose another port, or an address of this machine (--metrics)")
+        })?;
+        let address = listener.local_addr().map_err(|error| {
+            Failure::failed("the address of the metrics listener is unknown").caused_by(error)
+        })?;
+        let recorder = PrometheusBuilder::new()
+            .set_buckets_for_metric(Matcher::Suffix("_duration_seconds".to_owned()), &BUCKETS)
+            .and_then(PrometheusBuilder::install_recorder)
+            .map_err(|error| Failure::failed("metrics cannot be recorded").caused_by(error))?;
+        metrics::describe();
+        let process = Collector::default();
+        process.describe();
+        for (name, help) in GAUGES {
+            describe_gauge!(name, help);
         }
-    });
-    let router = Router::new().route("/metrics", get(async move || recorder.render()));
-    tokio::spawn(async move {
-        if let Err(error) = axum::serve(listener, router).await {
-            tracing::error!(%error, "the metrics listener failed");
+        gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1);
+        tokio::spawn(keep_up(recorder.clone()));
+        let ledger = Arc::new(OnceLock::<MeasuredLedger>::new());
+        let measured = ledger.clone();
+        let page = async move || {
+            process.collect();
+            if let Some(ledger) = measured.get() {
+                ledger.measure().await;
+            }
+            recorder.render()
+        };
+        let router = Router::new().route("/metrics", get(page));
+        tokio::spawn(async move {
+            if let Err(error) = axum::serve(listener, router).await {
+                tracing::error!(%error, "the metrics listener failed");
+            }
+        });
+        Ok(Self { address, ledger })
+    }
+
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Measures this ledger, whose database is `file`, from now on.
+    pub(super) fn measure(&self, ledger: Arc<dyn Ledger>, file: PathBuf) {
+        self.ledger.get_or_init(|| MeasuredLedger { ledger, file });
+    }
+}
+
+impl MeasuredLedger {
+    #[expect(clippy::cast_precision_loss, reason = "a metric")]
+    async fn measure(&self) {
+        // What cannot be measured keeps its value: the ledger counts its errors.
+        if let Ok(events) = self.ledger.count().await {
+            gauge!(LEDGER_EVENTS).set(events as f64);
         }
-    });
-    Ok(bound)
+        let file = self.file.clone();
+        let measured = tokio::task::spawn_blocking(move || {
+            let mut wal = file.clone().into_os_string();
+            wal.push("-wal");
+            (size(&file), size(Path::new(&wal)), disk_free(&file))
+        });
+        let Ok((file, wal, free)) = measured.await else {
+            return;
+        };
+        gauge!(LEDGER_FILE).set(file as f64);
+        gauge!(LEDGER_WAL).set(wal as f64);
+        if let Some(free) = free {
+            gauge!(LEDGER_DISK_FREE).set(free as f64);
+        }
+    }
+}
+
+/// The size of a file; 0 if it is missing.
+fn size(file: &Path) -> u64 {
+    std::fs::metadata(file).map_or(0, |metadata| metadata.len())
+}
+
+fn disk_free(file: &Path) -> Option<u64> {
+    let disk = rustix::fs::statvfs(file).ok()?;
+    Some(disk.f_bavail.saturating_mul(disk.f_frsize))
+}
+
+async fn keep_up(recorder: PrometheusHandle) {
+    let mut ticks = tokio::time::interval(UPKEEP);
+    loop {
+        ticks.tick().await;
+        recorder.run_upkeep();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    const MANUAL: &str = include_str!("../../../../../docs/operate.md");
+
+    /// The names of the metrics of the process, as Prometheus' client libraries spell them.
+    const PROCESS: [&str; 7] = [
+        "process_cpu_seconds_total",
+        "process_max_fds",
+        "process_open_fds",
+        "process_resident_memory_bytes",
+        "process_start_time_seconds",
+        "process_threads",
+        "process_virtual_memory_bytes",
+    ];
+
+    /// The names of all series that the program exports.
+    fn exported() -> BTreeSet<String> {
+        let mut names: BTreeSet<String> = PROCESS.map(str::to_owned).into();
+        names.extend(GAUGES.map(|(name, _)| name.to_owned()));
+        for metric in metrics::ALL {
+            names.insert(metric.name.to_owned());
+            if metric.kind == metrics::MetricKind::Histogram {
+                names.extend(["_bucket", "_count", "_sum"].map(|part| format!("{}{part}", metric.name)));
+            }
+        }
+        names
+    }
+
+    /// The names of metrics in a text: ours, and those of processes.
+    fn named(text: &str) -> BTreeSet<&str> {
+        let words = text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
+        words
+            .filter(|word| word.starts_with("nara_mesh_") || word.starts_with("process_"))
+            .collect()
+    }
+
+    #[test]
+    fn dashboards_and_alerts_use_metrics_that_the_program_exports() {
+        let exported = exported();
+        for (file, text) in [
+            (
+                "nara-mesh.json",
+                include_str!("../../../../../packaging/grafana/nara-mesh.json"),
+            ),
+            (
+                "alerts.yml",
+                include_str!("../../../../../packaging/prometheus/alerts.yml"),
+            ),
+            (
+                "alerts_test.yml",
+                include_str!("../../../../../packaging/prometheus/alerts_test.yml"),
+            ),
+        ] {
+            let named = named(text);
+            assert!(named.len() > 5, "{file}: {named:?}");
+            for name in named {
+                assert!(
+                    exported.contains(name),
+                    "{file} uses {name}, which does not exist"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn every_alert_has_a_test_and_a_paragraph_that_says_what_to_do() {
+        let alerts = include_str!("../../../../../packaging/prometheus/alerts.yml");
+        let tests = include_str!("../../../../../packaging/prometheus/alerts_test.yml");
+        let names: Vec<&str> = alerts
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("- alert: "))
+            .collect();
+        assert!(names.len() >= 9, "{names:?}");
+        for name in &names {
+            let anchor = format!("operate.md#{}", name.to_lowercase());
+            assert!(alerts.contains(&anchor), "{name} does not lead to {anchor}");
+            assert!(
+                tests.contains(&format!("alertname: {name}\n")),
+                "{name} has no test"
+            );
+            let heading = format!("\n#### {name}\n");
+            let (_, paragraph) = MANUAL
+                .split_once(&heading)
+                .unwrap_or_else(|| panic!("no paragraph {name}"));
+            let (paragraph, _) = paragraph.split_once("\n#").unwrap_or((paragraph, ""));
+            for part in ["**Means**", "**Do**"] {
+                assert!(paragraph.contains(part), "{name}: no {part} in {paragraph}");
+            }
+        }
+        let documented = MANUAL
+            .lines()
+            .filter_map(|line| line.strip_prefix("#### "))
+            .filter(|heading| heading.starts_with("NaraMesh"));
+        assert_eq!(documented.count(), names.len(), "a paragraph is about no alert");
+    }
+
+    #[test]
+    fn the_operators_manual_documents_the_metrics_of_the_program() {
+        let rows = GAUGES.map(|(name, help)| format!("| `{name}` | gauge | {help} |"));
+        for row in rows {
+            assert!(MANUAL.contains(&row), "no row {row}");
+        }
+        for name in PROCESS {
+            assert!(MANUAL.contains(&format!("`{name}`")), "{name}");
+        }
+    }
 }

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use super::journeys::Journeys;
 use crate::listing::event_line;
 use crate::printer::{Printer, count, harmless};
 
@@ -73,13 +74,16 @@ impl Printing {
     }
 }
 
-/// Prints what comes in.
+/// Prints what comes in, and notices postcards that come home.
 #[derive(Debug)]
-pub(super) struct FeedHandler(Feed);
+pub(super) struct FeedHandler {
+    feed: Feed,
+    journeys: Journeys,
+}
 
 impl FeedHandler {
-    pub(super) fn new(feed: Feed) -> Self {
-        Self(feed)
+    pub(super) fn new(feed: Feed, journeys: Journeys) -> Self {
+        Self { feed, journeys }
     }
 }
 
@@ -91,7 +95,7 @@ impl MeshHandler for FeedHandler {
             event_line(event)
         );
         let event: Value = serde_json::from_str(&go_json::to_string(event)).unwrap_or_default();
-        self.0.send(
+        self.feed.send(
             text,
             json!({ "event": "direct_message", "sender": sender.name().as_str(), "message": event }),
         );
@@ -103,13 +107,16 @@ impl MeshHandler for FeedHandler {
             harmless(sender.name().as_str()),
             count(events.len(), "event")
         );
-        self.0.send(
+        self.feed.send(
             text,
             json!({ "event": "zine", "sender": sender.name().as_str(), "events": events.len() }),
         );
     }
 
     fn on_world_message(&self, message: &WorldMessage, complete: bool) {
+        if complete {
+            self.journeys.came_home(message);
+        }
         let stamps: Vec<String> = message
             .hops()
             .iter()
@@ -127,7 +134,7 @@ impl MeshHandler for FeedHandler {
             .iter()
             .map(|hop| json!({ "nara": hop.nara, "stamp": hop.stamp, "timestamp_s": hop.timestamp.get() }))
             .collect();
-        self.0.send(
+        self.feed.send(
             text,
             json!({
                 "event": "world_message",
@@ -143,7 +150,7 @@ impl MeshHandler for FeedHandler {
     fn on_runtime_message(&self, message: &RuntimeMessage) {
         let kind = message.payload.kind();
         let text = format!("{kind}  {}", harmless(&message.from_id));
-        self.0.send(
+        self.feed.send(
             text,
             json!({ "event": "runtime_message", "kind": kind, "from_id": message.from_id }),
         );

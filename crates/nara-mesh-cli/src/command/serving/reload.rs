@@ -3,18 +3,41 @@
 use std::ffi::OsString;
 
 use nara_mesh::Nara;
+use nara_mesh::peers_file::PeerEntry;
 use nara_proto::identity::NaraName;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
+use super::work::Work;
 use crate::arguments::{self, Refused};
 use crate::failure::{Failure, Outcome};
 use crate::keeping;
 use crate::printer::Printer;
+use crate::service_manager;
 use crate::settings::Settings;
 
 /// Reads the configuration and the peers again and applies them. What is wrong in one place does not keep the rest
 /// from being applied: a ban waits for nothing. Returns what is in force.
-pub(super) async fn reload(nara: &Nara, started: &Settings, printer: Printer) -> Outcome<Value> {
+pub(super) async fn reload(
+    nara: &Nara,
+    started: &Settings,
+    hosts: &watch::Sender<Vec<PeerEntry>>,
+    work: &Work<'_>,
+    printer: Printer,
+) -> Outcome<Value> {
+    service_manager::reloading();
+    let in_force = apply(nara, started, hosts, printer).await;
+    // Also if something could not be applied: the rest is in force, and the nara serves.
+    service_manager::ready(work.status());
+    in_force
+}
+
+async fn apply(
+    nara: &Nara,
+    started: &Settings,
+    hosts: &watch::Sender<Vec<PeerEntry>>,
+    printer: Printer,
+) -> Outcome<Value> {
     let mut problems = Vec::new();
     let fresh = match read_again() {
         Ok(fresh) => Some(fresh),
@@ -25,10 +48,12 @@ pub(super) async fn reload(nara: &Nara, started: &Settings, printer: Printer) ->
     };
     let settings = fresh.as_ref().unwrap_or(started);
     let mut configured = None;
-    let applied = match settings.peer_infos() {
+    let applied = match settings.peers() {
         Ok(peers) => {
             configured = Some(peers.len());
-            nara.reconfigure(peers).await.map_err(Failure::from)
+            let infos = peers.iter().map(PeerEntry::to_info).collect();
+            hosts.send_replace(peers);
+            nara.reconfigure(infos).await.map_err(Failure::from)
         }
         Err(failure) => {
             problems.push(failure.message);

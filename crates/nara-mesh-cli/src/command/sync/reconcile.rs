@@ -1,11 +1,14 @@
 //! `sync --reconcile` and `sync --check`.
 
-use std::time::Instant;
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
-use nara_mesh::client::{MeshClient, PeerRef, ReconcileOptions, SyncError};
+use futures_util::StreamExt as _;
+use nara_mesh::client::{MeshClient, PeerHandle, PeerRef, ReconcileOptions, SyncError};
 use nara_mesh::ledger::Ledger;
 use nara_proto::event::Service;
-use nara_proto::reconcile::Scope;
+use nara_proto::reconcile::{ItemId, Scope};
+use nara_proto::sync::{Cursor, EventFilter, MAX_EVENTS};
 use nara_proto::time::UnixSeconds;
 use serde_json::json;
 
@@ -16,6 +19,8 @@ use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::listing::Counts;
 use crate::printer::{Printer, count, human, micros};
+
+const NANOSECOND: Duration = Duration::from_nanos(1);
 
 /// What `--services`, `--from` and `--until` say.
 pub(super) fn scope(args: &SyncArgs) -> Outcome<Scope> {
@@ -49,32 +54,144 @@ pub(super) async fn check(
     printer: Printer,
 ) -> Outcome {
     let start = Instant::now();
-    let check = match client.peer(peer).check_in_sync(ledger, scope).await {
-        Ok(check) => check,
-        Err(SyncError::Peer(error)) if error.status().is_some_and(|status| status == 404) => {
-            return Err(Failure::from(error).hint(
-                "the peer does not support reconciliation: sync without --check \
-                     to fetch its events",
-            ));
+    let peer = client.peer(peer);
+    let compared = match peer.check_in_sync(ledger, scope.clone()).await {
+        Ok(check) => Compared {
+            in_sync: check.in_sync,
+            events_here: check.events_here,
+            bytes_sent: check.bytes_sent,
+            bytes_received: check.bytes_received,
+            pages: None,
+        },
+        // 405 is what a v1 peer may answer, whose router knows the path with another method.
+        Err(SyncError::Peer(error))
+            if error
+                .status()
+                .is_some_and(|status| status == 404 || status == 405) =>
+        {
+            compare_pages(&peer, ledger, &scope, printer).await?
         }
         Err(error) => return Err(failure(error)),
     };
-    let bytes = check.bytes_sent + check.bytes_received;
-    let events = count(check.events_here, "event");
-    printer.line(if check.in_sync {
-        format!("in sync: {events} here and there, compared with {bytes} bytes")
-    } else {
-        format!("not in sync: {events} here, others there, compared with {bytes} bytes")
+    let events = count(compared.events_here, "event");
+    let cost = match &compared.pages {
+        None => format!(
+            "compared with {} bytes",
+            compared.bytes_sent + compared.bytes_received
+        ),
+        Some(pages) => format!(
+            "compared with {} on {}, {} bytes",
+            count(pages.events, "event"),
+            count(pages.fetched, "page"),
+            compared.bytes_received
+        ),
+    };
+    printer.line(match (compared.in_sync, &compared.pages) {
+        (true, _) => format!("in sync: {events} here and there; {cost}"),
+        (false, None) => format!("not in sync: {events} here, others there; {cost}"),
+        (false, Some(pages)) => format!(
+            "not in sync: {events} here, {} missing here, {} missing there; {cost}",
+            pages.missing_here, pages.missing_there
+        ),
     })?;
     printer.json(json!({
         "peer": args.peer.to_string(),
-        "in_sync": check.in_sync,
-        "events_here": check.events_here,
-        "bytes_sent": check.bytes_sent,
-        "bytes_received": check.bytes_received,
+        "in_sync": compared.in_sync,
+        "events_here": compared.events_here,
+        "bytes_sent": compared.bytes_sent,
+        "bytes_received": compared.bytes_received,
+        "by_pages": compared.pages.as_ref().map(|pages| json!({
+            "pages": pages.fetched,
+            "events_there": pages.events,
+            "missing_here": pages.missing_here,
+            "missing_there": pages.missing_there,
+        })),
         "elapsed_us": micros(start.elapsed()),
     }))?;
-    Ok(if check.in_sync { Exit::Ok } else { Exit::Partial })
+    Ok(if compared.in_sync { Exit::Ok } else { Exit::Partial })
+}
+
+/// What a comparison found, and what it cost.
+struct Compared {
+    in_sync: bool,
+    events_here: usize,
+    /// Bytes of frames that were sent: 0 for a comparison by pages.
+    bytes_sent: u64,
+    bytes_received: u64,
+    /// If the peer does not support reconciliation.
+    pages: Option<Pages>,
+}
+
+/// A comparison with all events of a peer.
+#[derive(Default)]
+struct Pages {
+    fetched: usize,
+    events: usize,
+    missing_here: usize,
+    missing_there: usize,
+}
+
+/// Compares with a peer that does not support reconciliation: fetches all its events, and stores none.
+async fn compare_pages(
+    peer: &PeerHandle,
+    ledger: &dyn Ledger,
+    scope: &Scope,
+    printer: Printer,
+) -> Outcome<Compared> {
+    printer.note("the peer does not support reconciliation: all its events are fetched, and none is stored");
+    let items = ledger
+        .items(scope.clone())
+        .await
+        .map_err(crate::ledger_file::failed)?;
+    let events_here = items.len();
+    let mut not_seen: BTreeSet<ItemId> = items.ids().collect();
+    let filter = EventFilter {
+        services: scope
+            .services
+            .iter()
+            .map(|service| service.as_str().to_owned())
+            .collect(),
+        subjects: Vec::new(),
+    };
+    // Behind the last nanosecond before the scope.
+    let begin = scope
+        .from
+        .map(|from| Cursor::after_time(from.to_nanos().saturating_sub(NANOSECOND)));
+    let end = |cursor: &Cursor| scope.to.is_some_and(|to| cursor.ts().to_seconds() >= to);
+    let mut found = Pages::default();
+    let mut bytes_received = 0;
+    let mut pages = peer.sync_pages(filter, MAX_EVENTS, begin);
+    while let Some(page) = pages.next().await {
+        let page = page?;
+        found.fetched += 1;
+        bytes_received += page.bytes as u64;
+        let verified = page
+            .events
+            .accepted
+            .iter()
+            .filter(|checked| checked.trust.is_verified());
+        let in_scope = verified.filter(|checked| {
+            let at = checked.event.ts.to_seconds();
+            scope.from.is_none_or(|from| at >= from) && scope.to.is_none_or(|to| at < to)
+        });
+        for item in in_scope.filter_map(|checked| ItemId::of_event(&checked.event.id)) {
+            found.events += 1;
+            if !not_seen.remove(&item) {
+                found.missing_here += 1;
+            }
+        }
+        if end(&page.cursor) {
+            break;
+        }
+    }
+    found.missing_there = not_seen.len();
+    Ok(Compared {
+        in_sync: found.missing_here == 0 && found.missing_there == 0,
+        events_here,
+        bytes_sent: 0,
+        bytes_received,
+        pages: Some(found),
+    })
 }
 
 pub(super) async fn fetch(

@@ -24,6 +24,7 @@ use crate::command::serving::Feed;
 use crate::failure::{Failure, Outcome};
 use crate::network::not_ready;
 use crate::printer::{Printer, harmless, human};
+use crate::service_manager;
 
 /// How to join a network.
 #[derive(Debug)]
@@ -202,6 +203,7 @@ impl Join {
 
     /// Waits until the node is ready, and says what it waits for.
     async fn wait_for(&self, node: &dyn MeshNode, printer: Printer) -> Result<NodeStatus, NotReady> {
+        service_manager::starting(self.wait);
         let mut status = node.watch_status();
         let mut ready = pin!(node.ready(self.wait));
         loop {
@@ -209,6 +211,7 @@ impl Join {
                 outcome = ready.as_mut() => return outcome,
                 Ok(()) = status.changed() => {
                     if let NodeState::Waiting(reason) = &status.borrow_and_update().state {
+                        service_manager::status(format_args!("joining the tailnet: {reason}"));
                         printer.note(format_args!("  waiting    {}", harmless(&reason.to_string())));
                     }
                 }

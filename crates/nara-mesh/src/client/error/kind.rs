@@ -58,12 +58,18 @@ kinds! {
     NotHttp = "not_http",
     /// Whoever answers at the address of a peer holds another key than the pinned one.
     OtherKey = "other_key",
+    /// The reply to a runtime message is of another kind than was asked for.
+    OtherReply = "other_reply",
     /// The peer breaks the rules of paging.
     Page = "page",
     /// The peer breaks the rules of reconciliation.
     Reconcile = "reconcile",
     /// The v2 signature of the answer does not verify.
     Signature = "signature",
+    /// The stash that a peer gives back cannot be opened.
+    Stash = "stash",
+    /// The peer does not keep the stash that it was given.
+    StashRefused = "stash_refused",
     /// The answer has another status than 200: see [`ClientError::status`](super::ClientError::status).
     Status = "status",
     /// The deadline of the call passed.

@@ -26,7 +26,7 @@ use crate::client::handle::PeerHandle;
 use crate::client::verified::RefusedEvent;
 use crate::defaults;
 use crate::ledger::{CheckedEvent, Insertion};
-use crate::offload::offload;
+use crate::offload::{EVENTS_VERIFIED_HERE, offload};
 use crate::random::random;
 use crate::registry::{PeerEvent, PeerInfo};
 
@@ -35,9 +35,6 @@ const BATCH_EVENTS: usize = 256;
 
 /// Bytes of events that are verified and stored together.
 const BATCH_BYTES: usize = 4 * MAX_STREAM_MESSAGE;
-
-/// From how many events on they are verified off the threads that serve everyone.
-const OFFLOAD_EVENTS: usize = 32;
 
 /// What a peer may promise about its keep-alives. Beyond that we would not notice for minutes that it is gone.
 const KEEP_ALIVE: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(60);
@@ -305,6 +302,7 @@ impl Runner {
                 }
             };
             heard = Instant::now();
+            self.peer.exchange.registry.showed_life(&reader.server);
             // All that is there already is verified and stored together.
             let mut block = Some(block);
             while let Some(next) = block.take() {
@@ -446,9 +444,13 @@ impl Runner {
             return Ok(());
         };
         let count = events.len();
-        let (events, verdicts) = self.verify(&reader.server, events).await;
+        let (events, verdicts) = self.verify(events).await;
         let mut insertions = self.store(&reader.server, &events, &verdicts).await?.into_iter();
+        let now = self.peer.exchange.clocks.clock().now_nanos();
         for ((cursor, event), verdict) in cursors.into_iter().zip(events).zip(verdicts) {
+            if verdict.is_ok_and(|trust| trust.is_verified()) {
+                self.peer.exchange.registry.hear(&event, now);
+            }
             let item = match verdict {
                 Ok(trust) => Ok(VerifiedEvent {
                     event,
@@ -476,19 +478,13 @@ impl Runner {
         Ok(())
     }
 
-    async fn verify(
-        &self,
-        server: &NaraName,
-        mut events: Vec<SyncEvent>,
-    ) -> (Vec<SyncEvent>, Vec<EventVerdict>) {
+    async fn verify(&self, mut events: Vec<SyncEvent>) -> (Vec<SyncEvent>, Vec<EventVerdict>) {
         let keys = self.peer.exchange.known_keys();
         let now = self.peer.exchange.clocks.clock().now_nanos();
-        let server = server.clone();
-        let large = events.len() > OFFLOAD_EVENTS;
+        let large = events.len() > EVENTS_VERIFIED_HERE;
         offload(large, move || {
             let reception = EventReception {
                 now,
-                told_by: Some(server.as_str()),
                 random: random(),
             };
             let verdicts = verify_events(&mut events, &keys, reception);

@@ -167,10 +167,12 @@ impl MemoryShelf {
     }
 
     /// The unverified events that claim an emitter.
-    pub(super) fn unverified_by(&self, emitter: &str) -> impl Iterator<Item = &Entry> {
+    pub(super) fn unverified_by(&self, emitter: &str) -> impl Iterator<Item = Arrival> {
         let places = self.unverified_of.get(&key(Account::Emitter(emitter)));
-        let seqs = places.into_iter().flatten().map(|(_, seq)| seq);
-        seqs.filter_map(|seq| self.by_time.get(self.by_arrival.get(seq)?))
+        places
+            .into_iter()
+            .flatten()
+            .filter_map(|(_, seq)| self.arrival(*seq))
     }
 
     /// What stands for the events in a reconciliation.

@@ -8,7 +8,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::failure::Failure;
 use super::lock::Lock;
-use super::pool::{create_private, read_only};
+use super::pool::{create_new_private, read_only};
 use super::{rows, schema, sql};
 use crate::ledger::LedgerError;
 
@@ -84,7 +84,7 @@ pub(super) fn back_up(source: &Connection, to: &Path) -> Result<LedgerCopy, Fail
 
 fn copy(source: &Connection, to: &Path) -> Result<(), Failure> {
     // An empty file counts as none; it has the permissions already.
-    create_private(to).map_err(|source| LedgerError::File {
+    create_new_private(to).map_err(|source| LedgerError::File {
         path: to.to_owned(),
         source,
     })?;

@@ -15,6 +15,7 @@ use super::failure::Failure;
 use super::lock::Lock;
 use super::{schema, sql};
 use crate::ledger::LedgerError;
+use crate::metrics;
 
 /// Connections that read at once; more readers wait their turn.
 const READERS: usize = 4;
@@ -194,7 +195,18 @@ async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
 ) -> Result<T, LedgerError> {
     let outcome = spawn_blocking(work).await.map_err(|_| LedgerError::Closed)?;
-    Ok(outcome?)
+    outcome.map_err(|failure| {
+        let error = LedgerError::from(failure);
+        let reason = match error {
+            LedgerError::Full(_) => "full",
+            LedgerError::ReadOnly(_) => "read_only",
+            LedgerError::Busy(_) => "busy",
+            LedgerError::Corrupt { .. } => "corrupt",
+            _ => "other",
+        };
+        ::metrics::counter!(metrics::LEDGER_ERRORS, "reason" => reason).increment(1);
+        error
+    })
 }
 
 enum Lease {
@@ -259,14 +271,19 @@ fn configure(connection: Connection, cache_kib: i64) -> rusqlite::Result<Connect
 
 /// Makes the file if it is missing. The log beside it gets the permissions that it has.
 pub(super) fn create_private(path: &Path) -> std::io::Result<()> {
+    match create_new_private(path) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// The same where there must be no file: one that somebody else put there would be readable for them.
+pub(super) fn create_new_private(path: &Path) -> std::io::Result<()> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    match options.open(path) {
-        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
-        _ => Ok(()),
-    }
+    options.open(path).map(drop)
 }
 
 /// Opens a database that is not written to, also where the index of its log cannot be made.

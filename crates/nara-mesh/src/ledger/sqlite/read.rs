@@ -4,7 +4,7 @@ use nara_proto::event::SyncEvent;
 use nara_proto::go_json;
 use nara_proto::sync::{Cursor, EventFilter, sample_weight_of};
 use nara_proto::time::UnixNanos;
-use rusqlite::{CachedStatement, OptionalExtension as _, Params, Transaction};
+use rusqlite::{CachedStatement, OptionalExtension as _, Params, Row, Transaction};
 
 use super::failure::Failure;
 use super::rows::{place, position, sizes, sql_limit};
@@ -230,9 +230,34 @@ pub(super) fn checkpoints(
 }
 
 /// The unverified events that claim an emitter.
-pub(super) fn unverified_by(snapshot: &Transaction<'_>, emitter: &str) -> rusqlite::Result<Vec<i64>> {
+pub(super) fn unverified_by(snapshot: &Transaction<'_>, emitter: &str) -> Result<Vec<Arrival>, Failure> {
     let mut statement = snapshot.prepare_cached(sql::UNVERIFIED_OF)?;
-    first_column(&mut statement, [emitter])
+    let mut rows = statement.query([emitter])?;
+    let mut arrivals = Vec::new();
+    while let Some(row) = rows.next()? {
+        arrivals.push(arrival(row)?);
+    }
+    Ok(arrivals)
+}
+
+/// An event as it arrived. A row begins with its place, JSON, id, origin and rank.
+fn arrival(row: &Row<'_>) -> Result<Arrival, Failure> {
+    let json = row.get_ref(1)?.as_bytes().map_err(rusqlite::Error::from)?;
+    let event = match go_json::from_slice_exact::<SyncEvent>(json) {
+        Ok(event) => event,
+        Err(error) => {
+            return Err(LedgerError::Damaged {
+                id: row.get(2)?,
+                reason: error.to_string(),
+            }
+            .into());
+        }
+    };
+    // A name that cannot be read is nobody to leave it out for.
+    let origin = row.get_ref(3)?.as_str_or_null().ok().flatten();
+    let origin = origin.and_then(|name| name.parse().ok());
+    let trust = stored_trust(&event, Rank(row.get(4)?).is_verified());
+    Ok(Arrival::new(row.get(0)?, event, origin, trust))
 }
 
 /// The events at these places in the order of arrival, in the order given, up to so many bytes.
@@ -287,12 +312,11 @@ pub(super) fn arrived_after(
         looked += 1;
         let seq = row.get(0)?;
         let text = |index| row.get_ref(index)?.as_str().map_err(rusqlite::Error::from);
-        if !filter.is_empty() && !wanted.matches_parts(text(1)?, text(2)?, text(3)?) {
+        if !filter.is_empty() && !wanted.matches_parts(text(5)?, text(6)?, text(7)?) {
             end = seq;
             continue;
         }
-        let json = text(4)?;
-        if events.len() == limit.events || !budget.take(json.len()) {
+        if events.len() == limit.events || !budget.take(text(1)?.len()) {
             return Ok(Arrivals {
                 events,
                 end,
@@ -300,16 +324,7 @@ pub(super) fn arrived_after(
             });
         }
         end = seq;
-        let event: SyncEvent =
-            go_json::from_slice_exact(json.as_bytes()).map_err(|error| LedgerError::Damaged {
-                id: text(5).unwrap_or_default().to_owned(),
-                reason: error.to_string(),
-            })?;
-        // A name that cannot be read is nobody to leave it out for.
-        let origin = row.get_ref(6)?.as_str_or_null().ok().flatten();
-        let origin = origin.and_then(|name| name.parse().ok());
-        let trust = stored_trust(&event, Rank(row.get(7)?).is_verified());
-        events.push(Arrival::new(seq, event, origin, trust));
+        events.push(arrival(row)?);
     }
     let is_newest = looked < MAX_LOOK;
     if is_newest {

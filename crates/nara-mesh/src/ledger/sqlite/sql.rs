@@ -72,7 +72,7 @@ pub(super) const WEIGH: &str = "SELECT seq, ts, id, critical, importance, svc, a
 
 /// What came behind a place, to be filtered one by one.
 pub(super) const ARRIVED: &str =
-    "SELECT seq, svc, actor, target, json, id, origin, rank FROM events WHERE seq > ?1 ORDER BY seq LIMIT ?2";
+    "SELECT seq, json, id, origin, rank, svc, actor, target FROM events WHERE seq > ?1 ORDER BY seq LIMIT ?2";
 pub(super) const POSITION: &str = "SELECT position FROM feed";
 pub(super) const FIRST_SINCE: &str = "SELECT min(seq) FROM events INDEXED BY events_by_time WHERE ts >= ?1";
 /// Leaves places free: what a power failure took back must not come again under the same place.
@@ -116,8 +116,8 @@ pub(super) const FIRST_UNVERIFIED_TOLD_BY: &str = "SELECT seq, ts, id, rank FROM
      WHERE rank < 2 AND coalesce(origin, '') = ?1 ORDER BY rank, seq LIMIT 1";
 pub(super) const FIRST_UNVERIFIED_OF: &str = "SELECT seq, ts, id, rank FROM events \
      INDEXED BY events_unverified_by_emitter WHERE rank < 2 AND emitter = ?1 ORDER BY rank, seq LIMIT 1";
-pub(super) const UNVERIFIED_OF: &str = "SELECT seq FROM events INDEXED BY events_unverified_by_emitter \
-     WHERE rank < 2 AND emitter = ?1 ORDER BY rank, seq";
+pub(super) const UNVERIFIED_OF: &str = "SELECT seq, json, id, origin, rank FROM events \
+     INDEXED BY events_unverified_by_emitter WHERE rank < 2 AND emitter = ?1 ORDER BY rank, seq";
 pub(super) const UNVERIFIED_BEFORE: &str = "SELECT seq, ts, id FROM events INDEXED BY events_received \
      WHERE received < ?1 ORDER BY received LIMIT ?2";
 

@@ -1,3 +1,4 @@
+use nara_proto::event::KeyLookup as _;
 use nara_proto::identity::{KeyPair, Soul};
 use nara_proto::time::UnixMillis;
 
@@ -102,10 +103,14 @@ fn names_that_look_the_same_are_told_at_first_contact() {
     let registry = PeerRegistry::default();
     registry.pin(key(1, "paypal")).unwrap();
     let mut events = registry.subscribe();
-    registry.pin(key(2, "p\u{430}ypal")).unwrap();
-    let told = std::iter::from_fn(|| events.try_recv().ok())
-        .any(|event| matches!(event, PeerEvent::LookAlike { known, .. } if known.as_str() == "paypal"));
-    assert!(told);
+    // Cyrillic, in other letters of the same look, and with something that is not seen.
+    for (seed, name) in (2..).zip(["p\u{430}ypal", "paypaI", "pay\u{200b}pal"]) {
+        let peer = registry.pin(key(seed, name)).unwrap();
+        let told = std::iter::from_fn(|| events.try_recv().ok())
+            .any(|event| matches!(event, PeerEvent::LookAlike { known, .. } if known.as_str() == "paypal"));
+        assert!(told, "{name:?}");
+        registry.remove(&peer);
+    }
     registry.pin(key(3, "carol")).unwrap();
     let told = std::iter::from_fn(|| events.try_recv().ok())
         .any(|event| matches!(event, PeerEvent::LookAlike { .. }));

@@ -15,6 +15,7 @@ use nara_proto::v2::{ContentDigest, ResponseToSign, SignedBody};
 
 use crate::clock::Clock;
 use crate::identity::LocalNara;
+use crate::seldom::error_seldom;
 use crate::server::answer::rejection::Rejection;
 use crate::server::answer::streamed::Streamed;
 use crate::server::auth::request_proof::RequestProof;
@@ -59,7 +60,7 @@ pub(in crate::server) async fn sign_response(
     }
     let Ok(body) = to_bytes(body, signer.max_body).await else {
         // Handlers cut their answers to this size, so it is a defect of ours.
-        tracing::error!(signer.max_body, "an answer is too large to be signed");
+        error_seldom!(signer.max_body, "an answer is too large to be signed");
         return Rejection::Panicked.into_response();
     };
     let proof = proof.as_ref();

@@ -1,14 +1,15 @@
 //! Answers whose body is sent as it is made.
 
-use std::future::Future as _;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use axum::body::{Body, HttpBody};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::sync::CancellationToken;
+
+use crate::registry::KeyLease;
 
 /// An answer whose body is sent as it is made, instead of being collected and signed as a whole.
 ///
@@ -18,7 +19,8 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 /// signed at its head only, if the client accepts that: an attacker on the path can change or cut the body, and the
 /// client's type says so. To a client that does not accept it, such as a v1 peer, the answer is collected.
 ///
-/// A body that is sent as it is made counts as a stream of its peer, and ends when the server shuts down.
+/// A body that is sent as it is made counts as a stream of its peer. It fails when the server shuts down, or when the key
+/// of the peer is replaced or removed.
 ///
 /// ```
 /// use axum::Router;
@@ -50,30 +52,49 @@ impl<T: IntoResponse> IntoResponse for StreamedAnswer<T> {
 
 /// Why a body ends early.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("the server is shutting down")]
-pub(in crate::server) struct ShuttingDown;
+pub(in crate::server) enum EndsEarly {
+    #[error("the key of the peer was replaced or removed")]
+    KeyChanged,
+    #[error("the server is shutting down")]
+    ShuttingDown,
+}
 
-/// A body that fails when the server shuts down, so that its reader notices that it is incomplete. It holds a
-/// resource until then.
-pub(in crate::server) fn until_stopped<G: Send + Unpin + 'static>(
+/// A body that fails when the server shuts down or the lease ends, so that its reader notices that it is incomplete. It
+/// holds a resource until then.
+pub(in crate::server) fn until_ended<G: Send + Unpin + 'static>(
     body: Body,
     stopping: CancellationToken,
+    mut lease: Option<KeyLease>,
     held: G,
 ) -> Body {
-    Body::new(UntilStopped {
+    let ended = async move {
+        tokio::select! {
+            () = stopping.cancelled() => EndsEarly::ShuttingDown,
+            () = ended(lease.as_mut()) => EndsEarly::KeyChanged,
+        }
+    };
+    Body::new(UntilEnded {
         body,
-        stopped: Box::pin(stopping.cancelled_owned()),
+        ended: Box::pin(ended),
         _held: held,
     })
 }
 
-struct UntilStopped<G> {
+/// Waits until a lease ends; without one, forever.
+pub(in crate::server) async fn ended(lease: Option<&mut KeyLease>) {
+    match lease {
+        Some(lease) => lease.ended().await,
+        None => std::future::pending().await,
+    }
+}
+
+struct UntilEnded<G> {
     body: Body,
-    stopped: Pin<Box<WaitForCancellationFutureOwned>>,
+    ended: Pin<Box<dyn Future<Output = EndsEarly> + Send>>,
     _held: G,
 }
 
-impl<G: Unpin> HttpBody for UntilStopped<G> {
+impl<G: Unpin> HttpBody for UntilEnded<G> {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -81,15 +102,14 @@ impl<G: Unpin> HttpBody for UntilStopped<G> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        // What is there already is worth sending.
-        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
-            if !self.stopped.as_mut().poll(cx).is_ready() || frame.is_none() {
-                return Poll::Ready(frame);
-            }
-            return Poll::Ready(Some(Err(axum::Error::new(ShuttingDown))));
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        if matches!(frame, Poll::Ready(None)) {
+            return frame;
         }
-        ready!(self.stopped.as_mut().poll(cx));
-        Poll::Ready(Some(Err(axum::Error::new(ShuttingDown))))
+        match self.ended.as_mut().poll(cx) {
+            Poll::Ready(why) => Poll::Ready(Some(Err(axum::Error::new(why)))),
+            Poll::Pending => frame,
+        }
     }
 
     fn is_end_stream(&self) -> bool {
@@ -112,7 +132,7 @@ mod tests {
     async fn an_endless_body_fails_when_the_server_shuts_down() {
         let stopping = CancellationToken::new();
         let endless = Body::from_stream(stream::repeat(Ok::<_, std::convert::Infallible>("x")));
-        let mut body = until_stopped(endless, stopping.clone(), ());
+        let mut body = until_ended(endless, stopping.clone(), None, ());
         assert!(body.frame().await.unwrap().is_ok());
         stopping.cancel();
         assert!(body.frame().await.unwrap().is_err());
@@ -122,7 +142,7 @@ mod tests {
     async fn a_silent_body_fails_when_the_server_shuts_down() {
         let stopping = CancellationToken::new();
         let silent = Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>());
-        let mut body = until_stopped(silent, stopping.clone(), ());
+        let mut body = until_ended(silent, stopping.clone(), None, ());
         let frame = body.frame();
         stopping.cancel();
         assert!(frame.await.unwrap().is_err());
@@ -131,7 +151,7 @@ mod tests {
     #[tokio::test]
     async fn a_body_that_has_ended_does_not_fail() {
         let stopping = CancellationToken::new();
-        let mut body = until_stopped(Body::empty(), stopping.clone(), ());
+        let mut body = until_ended(Body::empty(), stopping.clone(), None, ());
         stopping.cancel();
         assert!(body.frame().await.is_none());
     }

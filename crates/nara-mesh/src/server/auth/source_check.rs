@@ -7,7 +7,7 @@ use tokio::time::timeout;
 use crate::defaults;
 use crate::metrics::ADDRESS_MISMATCHES;
 use crate::registry::{PeerEvent, PeerRegistry};
-use crate::seldom::warn_seldom;
+use crate::seldom::{error_seldom, warn_seldom};
 use crate::server::answer::rejection::Rejection;
 use crate::transport::PeerSource;
 
@@ -32,7 +32,7 @@ impl SourceCheck {
         let Some(source) = &self.source else { return Ok(()) };
         let ip = address.ip().to_canonical();
         let Ok(owner) = timeout(defaults::OWNER_LOOKUP_TIMEOUT, source.owner_of(ip)).await else {
-            tracing::error!(%claimed, %address, "the network did not answer who owns the source address");
+            error_seldom!(%claimed, %address, "the network did not answer who owns the source address");
             return Err(Rejection::OwnerUnavailable);
         };
         let Some(owner) = owner.filter(|owner| owner != claimed) else {

@@ -10,8 +10,9 @@ use crate::server::route::state::Shared;
 
 /// `/coordinates`, any method (docs/protocol/v1.md, section 7.2).
 pub(super) async fn handle(State(shared): State<Arc<Shared>>) -> Response {
+    let own = || shared.registry.coordinates();
     let answer = CoordinatesResponse {
-        coordinates: shared.coordinates.clone().map(Box::new),
+        coordinates: Some(Box::new(shared.coordinates.clone().unwrap_or_else(own))),
         name: shared.local.name().as_str().to_owned(),
     };
     json(StatusCode::OK, JSON_UTF8, &answer)

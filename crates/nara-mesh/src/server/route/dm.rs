@@ -5,10 +5,14 @@ use axum::extract::State;
 use axum::response::Response;
 use http::StatusCode;
 use nara_proto::endpoint::{DirectMessage, Endpoint as _};
-use nara_proto::event::{EventProblem, KeyLookup as _, MAX_EVENT_BYTES, MAX_EVENT_LEAD, SyncEvent};
+use nara_proto::event::{
+    EventProblem, EventReception, EventTrust, EventVerdict, KeyLookup as _, MAX_EVENT_BYTES, MAX_EVENT_LEAD,
+    Service, SyncEvent, verify_events,
+};
 use nara_proto::peer::Receipt;
 
 use crate::ledger::{CheckedEvent, Insertion};
+use crate::random::random;
 use crate::server::answer::json::{JSON_UTF8, json};
 use crate::server::answer::rejection::Rejection;
 use crate::server::auth::sender::VerifiedSender;
@@ -36,15 +40,12 @@ pub(super) async fn handle(
             false
         }
         Ok(()) if !event.has_genuine_id() => return Err(Rejection::ForgedId),
-        Ok(()) => match check_rest(&shared, &event) {
+        Ok(()) => match trust(&shared, &mut event) {
             Err(problem) => {
                 tracing::info!(sender = %sender.name(), %problem, "direct message not kept");
                 false
             }
-            Ok(()) => {
-                event.remove_uncovered();
-                keep(&shared, &sender, event).await?
-            }
+            Ok(trust) => keep(&shared, &sender, CheckedEvent::new(event, trust)).await?,
         },
     };
     let receipt = Receipt {
@@ -54,12 +55,24 @@ pub(super) async fn handle(
     Ok(json(StatusCode::OK, JSON_UTF8, &receipt))
 }
 
-/// What must hold for an event beside a good signature: who acts is its emitter, and its time is not in the future.
-fn check_rest(shared: &Shared, event: &SyncEvent) -> Result<(), EventProblem> {
-    if event.ts > shared.clock.now_nanos().saturating_add(MAX_EVENT_LEAD) {
+/// How far an event with a good signature of its sender can be trusted: who acts must be its emitter, and its time not in
+/// the future.
+fn trust(shared: &Shared, event: &mut SyncEvent) -> EventVerdict {
+    let now = shared.clock.now_nanos();
+    // These are the word of voters, or of an old key. The signature of the sender proves nothing about them.
+    if let Some(Service::Checkpoint | Service::Succession) = event.service() {
+        let reception = EventReception {
+            now,
+            random: random(),
+        };
+        return verify_events(std::slice::from_mut(event), shared, reception)[0];
+    }
+    if event.ts > now.saturating_add(MAX_EVENT_LEAD) {
         return Err(EventProblem::Future);
     }
-    event.check_claims()
+    event.check_claims()?;
+    event.remove_uncovered();
+    Ok(EventTrust::Verified)
 }
 
 fn check_signature(shared: &Shared, event: &SyncEvent) -> Result<(), Rejection> {
@@ -79,15 +92,18 @@ fn check_signature(shared: &Shared, event: &SyncEvent) -> Result<(), Rejection> 
 }
 
 /// Stores the event. `false` if it is not to our taste, known already, or not retained.
-async fn keep(shared: &Shared, sender: &VerifiedSender, event: SyncEvent) -> Result<bool, Rejection> {
-    if !shared.handler.accepts(&event) {
+async fn keep(shared: &Shared, sender: &VerifiedSender, checked: CheckedEvent) -> Result<bool, Rejection> {
+    if !shared.handler.accepts(&checked.event) {
         return Ok(false);
     }
-    let checked = vec![CheckedEvent::verified(event.clone())];
-    let insertions = shared.ledger.insert(checked, Some(sender.name().clone())).await?;
+    if checked.is_verified() {
+        shared.registry.hear(&checked.event, shared.clock.now_nanos());
+    }
+    let events = vec![checked.clone()];
+    let insertions = shared.ledger.insert(events, Some(sender.name().clone())).await?;
     let stored = matches!(insertions.first(), Some(Insertion::Stored));
     if stored {
-        shared.handler.on_direct_message(sender, &event);
+        shared.handler.on_direct_message(sender, &checked.event);
     }
     Ok(stored)
 }

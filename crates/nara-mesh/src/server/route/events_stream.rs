@@ -23,9 +23,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::ledger::{Followed, Follower, Ledger, LedgerError};
 use crate::metrics::{self, Counted};
-use crate::registry::KeyLease;
+use crate::registry::{KeyLease, PeerRegistry};
+use crate::seldom::{error_seldom, warn_seldom};
 use crate::server::answer::rejection::Rejection;
 use crate::server::answer::sign::Unbuffered;
+use crate::server::answer::streamed::ended;
 use crate::server::auth::request_proof::RequestProof;
 use crate::server::auth::sender::VerifiedSender;
 use crate::server::limits::quota::{Exceeded, Share};
@@ -96,10 +98,9 @@ pub(super) async fn handle(
         quiet_since: Instant::now(),
         stopping: shared.background.stopping.clone(),
         ledger: ledger.clone(),
-        // Nobody takes the key of this nara itself away.
-        lease: (sender.name() != shared.local.name())
-            .then(|| shared.registry.lease(sender.name(), sender.key())),
+        lease: shared.lease(&sender),
         sender,
+        registry: shared.registry.clone(),
         messages: ::metrics::counter!(metrics::STREAM_MESSAGES),
         _slot: slot,
         _counted: Counted::new(metrics::STREAMS),
@@ -154,14 +155,6 @@ async fn begin(
     })
 }
 
-/// Waits until a lease ends; without one, forever.
-async fn ended(lease: Option<&mut KeyLease>) {
-    match lease {
-        Some(lease) => lease.ended().await,
-        None => std::future::pending().await,
-    }
-}
-
 fn message(kind: &str, id: Option<ArrivalCursor>, data: &impl serde::Serialize) -> Bytes {
     let mut message = Sse::default().event(kind).data(go_json::to_string(data));
     message.id = id.map(|id| id.to_string());
@@ -179,6 +172,7 @@ struct Outlet {
     stopping: CancellationToken,
     ledger: Arc<dyn Ledger>,
     sender: VerifiedSender,
+    registry: PeerRegistry,
     /// The stream ends with the key on which it was opened.
     lease: Option<KeyLease>,
     messages: ::metrics::Counter,
@@ -222,7 +216,7 @@ impl Outlet {
                 for arrival in arrivals {
                     let message = arrival.message(epoch);
                     if message.len() > MAX_STREAM_MESSAGE {
-                        tracing::warn!(
+                        warn_seldom!(
                             event = arrival.event.id,
                             "event too large for a stream: peers must fetch it by page"
                         );
@@ -234,6 +228,8 @@ impl Outlet {
             Ok(Followed::CaughtUp) => {
                 let cursor = self.follower.cursor();
                 let position = cursor.seq;
+                // It still takes what it is sent.
+                self.registry.showed_life(self.sender.name());
                 let ping = message(kind::PING, Some(cursor), &Heartbeat { position });
                 self.queue.push_back(ping);
             }
@@ -257,7 +253,7 @@ impl Outlet {
     }
 
     fn fail(&mut self, error: &LedgerError) {
-        tracing::error!(%error, "the ledger failed while serving a stream");
+        error_seldom!(%error, "the ledger failed while serving a stream");
         self.bye("the ledger is unavailable");
     }
 

@@ -6,15 +6,18 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use hyper::body::Body as _;
 use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
 use tower_http::timeout::TimeoutBody;
 
 use crate::Coverage;
 use crate::metrics::{self, Counted};
+use crate::seldom::error_seldom;
 use crate::server::answer::rejection::Rejection;
-use crate::server::answer::streamed::{Streamed, until_stopped};
+use crate::server::answer::streamed::{Streamed, until_ended};
 use crate::server::auth::request_proof::RequestProof;
 use crate::server::auth::sender::VerifiedSender;
 use crate::server::auth::verify::StreamedRequest;
@@ -35,13 +38,15 @@ async fn guarded(shared: &Shared, request: Request, next: Next) -> Result<Respon
     let (mut parts, body) = request.into_parts();
     let proof = parts.extensions.get::<RequestProof>().cloned();
     let sender = parts.extensions.get::<VerifiedSender>().cloned();
+    let lease = || sender.as_ref().and_then(|sender| shared.lease(sender));
+    let stopping = || shared.background.stopping.clone();
     strip_identity(&mut parts.headers);
     let body = if parts.extensions.get::<StreamedRequest>().is_some() {
         if sender.as_ref().map(VerifiedSender::coverage) != Some(Coverage::Channel) {
             return Err(Rejection::StreamedBody);
         }
         let body = Body::new(TimeoutBody::new(limits.body_progress, body));
-        until_stopped(body, shared.background.stopping.clone(), ())
+        until_ended(body, stopping(), lease(), ())
     } else {
         Body::from(read(body, limits.route_body_bytes, limits).await?)
     };
@@ -64,9 +69,14 @@ async fn guarded(shared: &Shared, request: Request, next: Next) -> Result<Respon
         return Ok(Response::from_parts(parts, Body::from(body)));
     }
     if !streamed {
-        return Ok(response);
+        if response.body().size_hint().exact().is_some() {
+            return Ok(response);
+        }
+        // It may be as long as a stream, but is finished when the server shuts down.
+        return Ok(response.map(|body| until_ended(body, CancellationToken::new(), lease(), ())));
     }
     let share = sender
+        .as_ref()
         .map(|sender| shared.streams.take(sender.name()))
         .transpose();
     let share = share.map_err(|exceeded| match exceeded {
@@ -74,34 +84,42 @@ async fn guarded(shared: &Shared, request: Request, next: Next) -> Result<Respon
         Exceeded::All | Exceeded::Rate { .. } => Rejection::NoStreamLeft,
     })?;
     let held = (share, Counted::new(metrics::STREAMS));
-    Ok(response.map(|body| until_stopped(body, shared.background.stopping.clone(), held)))
+    Ok(response.map(|body| until_ended(body, stopping(), lease(), held)))
 }
 
 /// Removes what only the verification reads. A handler that looked there would trust what nobody has verified, and
 /// a proxy behind it even more so.
 fn strip_identity(headers: &mut HeaderMap) {
-    let ours: Vec<_> = headers
-        .keys()
-        .filter(|name| name.as_str().starts_with("x-nara-"))
-        .cloned()
-        .collect();
+    let ours: Vec<_> = headers.keys().filter(|name| is_identity(name)).cloned().collect();
     for name in ours {
         headers.remove(name);
     }
+}
+
+/// Whether a header says who sent a request, in any spelling: gateway interfaces such as CGI and WSGI take other
+/// characters for `-`.
+pub(in crate::server) fn is_identity(name: &HeaderName) -> bool {
+    let mut bytes = name.as_str().bytes();
+    b"x-nara-".iter().all(|&wanted| {
+        bytes.next().is_some_and(|byte| match wanted {
+            b'-' => !byte.is_ascii_alphanumeric(),
+            letter => byte == letter,
+        })
+    })
 }
 
 async fn collect(body: Body, max: usize) -> Result<Bytes, Rejection> {
     match Limited::new(body, max).collect().await {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => {
-            tracing::error!(
+            error_seldom!(
                 max,
                 "the answer of a route is larger than `route_answer_bytes` and no StreamedAnswer"
             );
             Err(Rejection::AnswerTooLarge(max))
         }
         Err(error) => {
-            tracing::error!(%error, "the answer of a route failed");
+            error_seldom!(%error, "the answer of a route failed");
             Err(Rejection::Panicked)
         }
     }

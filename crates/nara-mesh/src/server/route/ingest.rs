@@ -13,6 +13,7 @@ use nara_proto::identity::NaraName;
 use crate::ledger::{CheckedEvent, Insertion, LedgerError};
 use crate::mesh_ranges;
 use crate::metrics;
+use crate::offload::{EVENTS_VERIFIED_HERE, offload};
 use crate::random::random;
 use crate::registry::{KeySource, PeerInfo, PinnedKey, RegisterError};
 use crate::seldom::{shown, warn_seldom};
@@ -22,9 +23,6 @@ use crate::server::route::state::Shared;
 /// Introductions that are believed from one batch: a sender shall not fill the registry with naras of its own
 /// making.
 const MAX_INTRODUCTIONS: usize = 64;
-
-/// From how many events on they are verified off the async threads: about a millisecond of work.
-const BLOCKING_FROM: usize = 32;
 
 /// What became of a batch.
 #[derive(Debug, Default)]
@@ -49,17 +47,19 @@ pub(in crate::server) async fn ingest(
     events: Vec<SyncEvent>,
     told_by: Option<&NaraName>,
 ) -> Result<Ingested, LedgerError> {
-    learn_introductions(shared, &events, told_by);
     let received = events.len();
-    let (events, verdicts) = verify(shared.clone(), events, told_by).await?;
+    let (events, verdicts) = verify(shared.clone(), events, told_by.cloned()).await;
     let mut ingested = Ingested::default();
     let mut checked = Vec::with_capacity(events.len());
     for (event, verdict) in events.into_iter().zip(verdicts) {
         match verdict {
             Ok(trust) => {
                 ingested.warnings += usize::from(trust == EventTrust::UnknownKey && event.is_signed());
-                if trust == EventTrust::Verified && event.service() == Some(Service::HeyThere) {
-                    hear_introduction(shared, &event);
+                if trust == EventTrust::Verified {
+                    shared.registry.hear(&event, shared.clock.now_nanos());
+                    if event.service() == Some(Service::HeyThere) {
+                        hear_introduction(shared, &event);
+                    }
                 }
                 checked.push(CheckedEvent::new(event.clone(), trust));
                 ingested.accepted.push(event);
@@ -87,30 +87,23 @@ pub(in crate::server) async fn ingest(
     Ok(ingested)
 }
 
+/// Learns the keys of naras that introduce themselves, and verifies the events with all keys that are known then.
 async fn verify(
     shared: Arc<Shared>,
     mut events: Vec<SyncEvent>,
-    told_by: Option<&NaraName>,
-) -> Result<(Vec<SyncEvent>, Vec<EventVerdict>), LedgerError> {
-    let many = events.len() >= BLOCKING_FROM;
-    let told_by = told_by.cloned();
+    told_by: Option<NaraName>,
+) -> (Vec<SyncEvent>, Vec<EventVerdict>) {
+    let many = events.len() > EVENTS_VERIFIED_HERE;
     let work = move || {
+        learn_introductions(&shared, &events, told_by.as_ref());
         let reception = EventReception {
             now: shared.clock.now_nanos(),
-            told_by: told_by.as_ref().map(NaraName::as_str),
             random: random(),
         };
         let verdicts = verify_events(&mut events, &*shared, reception);
         (events, verdicts)
     };
-    if many {
-        // Ends early only when the runtime shuts down.
-        tokio::task::spawn_blocking(work)
-            .await
-            .map_err(|_| LedgerError::Closed)
-    } else {
-        Ok(work())
-    }
+    offload(many, work).await
 }
 
 /// Pins the keys of naras that introduce themselves in a verified `hey-there` (docs/protocol/v1.md, section 8.6). V1

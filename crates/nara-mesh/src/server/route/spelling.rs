@@ -73,6 +73,11 @@ mod tests {
     use super::*;
 
     #[test]
+    fn every_path_is_a_series_from_the_start() {
+        assert_eq!(PATHS[..], crate::metrics::ENDPOINTS[..PATHS.len()]);
+    }
+
+    #[test]
     fn only_spellings_of_our_own_paths_are_known() {
         for (path, ours) in [
             ("//dm", Some("/dm")),

@@ -9,6 +9,7 @@ use nara_proto::time::UnixSeconds;
 use tokio::time::Instant;
 
 use crate::offload::offload;
+use crate::seldom::error_seldom;
 use crate::server::limits::settings::ServerLimits;
 use crate::server::stash_store::{SealedStash, StashStore, StashStoreError};
 
@@ -45,7 +46,7 @@ pub(in crate::server) enum Sign {
 }
 
 impl Stash {
-    /// Takes over what the store has, the newest first, within the limits.
+    /// Takes over what the store has, the newest first, within the limits, and removes from the store what is too old.
     pub(in crate::server) fn new(
         limits: &ServerLimits,
         store: Option<Arc<dyn StashStore>>,
@@ -63,6 +64,10 @@ impl Stash {
             .as_ref()
             .map_or(Ok(Vec::new()), |store| store.load())?;
         loaded.sort_by_key(|stash| std::cmp::Reverse(stash.stored_at));
+        if let Some(store) = &stash.store {
+            let mut old = loaded.iter().filter(|loaded| stash.is_old(loaded, now));
+            old.try_for_each(|old| store.remove(&old.owner_id))?;
+        }
         loaded.retain(|loaded| loaded.ciphertext.len() <= stash.max_bytes && !stash.is_old(loaded, now));
         loaded.truncate(stash.max_owners);
         let kept = loaded
@@ -76,8 +81,8 @@ impl Stash {
     pub(in crate::server) async fn store(&self, request: StoreRequest, now: UnixSeconds) -> StashAck {
         let owner_id = request.owner_id.clone();
         let refusal = match self.accept(request, now) {
-            Ok(stash) => self.save(stash).await.err().map(|error| {
-                tracing::error!(error = &error as &dyn std::error::Error, "a stash was not stored");
+            Ok((stash, old)) => self.save(stash, old).await.err().map(|error| {
+                error_seldom!(error = &error as &dyn std::error::Error, "a stash was not stored");
                 "storage failed".to_owned()
             }),
             Err(refusal) => Some(refusal),
@@ -90,7 +95,8 @@ impl Stash {
         }
     }
 
-    fn accept(&self, request: StoreRequest, now: UnixSeconds) -> Result<SealedStash, String> {
+    /// The box to store, and the owners whose boxes are too old.
+    fn accept(&self, request: StoreRequest, now: UnixSeconds) -> Result<(SealedStash, Vec<String>), String> {
         if let Some(refusal) = stash_refusal(&request) {
             return Err(refusal.to_owned());
         }
@@ -98,7 +104,14 @@ impl Stash {
             return Err(format!("ciphertext larger than {} bytes", self.max_bytes));
         }
         let mut kept = self.kept();
-        kept.retain(|_, kept| !self.is_old(&kept.stash, now));
+        let mut old = Vec::new();
+        kept.retain(|owner, kept| {
+            let is_old = self.is_old(&kept.stash, now);
+            if is_old {
+                old.push(owner.clone());
+            }
+            !is_old
+        });
         if kept.len() >= self.max_owners && !kept.contains_key(&request.owner_id) {
             return Err("storage limit reached".to_owned());
         }
@@ -113,12 +126,18 @@ impl Stash {
             ..Kept::new(stash.clone())
         };
         kept.insert(stash.owner_id.clone(), entry);
-        Ok(stash)
+        Ok((stash, old))
     }
 
-    async fn save(&self, stash: SealedStash) -> Result<(), StashStoreError> {
+    async fn save(&self, stash: SealedStash, old: Vec<String>) -> Result<(), StashStoreError> {
         match self.store.clone() {
-            Some(store) => offload(true, move || store.save(&stash)).await,
+            Some(store) => {
+                let work = move || {
+                    old.iter().try_for_each(|owner| store.remove(owner))?;
+                    store.save(&stash)
+                };
+                offload(true, work).await
+            }
             None => Ok(()),
         }
     }
@@ -144,6 +163,16 @@ impl Stash {
             response.stored_at = kept.stash.stored_at;
         }
         response
+    }
+
+    /// Forgets the box of an owner. Returns whether there was one.
+    pub(in crate::server) async fn forget(&self, owner_id: &str) -> Result<bool, StashStoreError> {
+        let had = self.kept().remove(owner_id).is_some();
+        if let Some(store) = self.store.clone() {
+            let owner_id = owner_id.to_owned();
+            offload(true, move || store.remove(&owner_id)).await?;
+        }
+        Ok(had)
     }
 
     /// Whether to push a box to its owner, of whom there is a sign of life: it was away, or it has just begun.
@@ -274,6 +303,31 @@ mod tests {
         ] {
             assert_eq!(stash.request(owner, "", NOW).found, found, "{owner}");
         }
+    }
+
+    #[cfg(feature = "sqlite")]
+    #[tokio::test]
+    async fn a_stash_that_is_too_old_leaves_the_store() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = crate::server::SqliteStash::open(folder.path().join("stash.db")).unwrap();
+        let store: Arc<dyn StashStore> = Arc::new(store);
+        let owners = || {
+            let loaded = store.load().unwrap();
+            loaded.into_iter().map(|stash| stash.owner_id).collect::<Vec<_>>()
+        };
+        let kept = stash(Some(store.clone()));
+        assert!(kept.store(request("a", 5), NOW).await.success);
+        let late = UnixSeconds::new(NOW.get() + 101);
+        assert!(kept.store(request("b", 5), late).await.success);
+        assert_eq!(owners(), ["b"]);
+        // Also while no server ran.
+        let later = UnixSeconds::new(NOW.get() + 202);
+        let limits = ServerLimits {
+            stash_age: Duration::from_secs(100),
+            ..ServerLimits::default()
+        };
+        Stash::new(&limits, Some(store.clone()), later).unwrap();
+        assert!(owners().is_empty());
     }
 
     #[tokio::test]

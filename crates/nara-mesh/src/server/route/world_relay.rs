@@ -50,7 +50,7 @@ pub(super) async fn handle(
     }
 
     let local = &shared.local;
-    message.add_hop(local.name().as_str(), shared.clock.now_seconds(), local.keypair());
+    message.add_hop(local.name().as_str(), shared.clock.now_seconds(), local.keypair())?;
     let complete = message.is_complete();
     tracing::info!(
         sender = %sender.name(), originator = %crate::seldom::shown(&message.originator), complete,

@@ -235,9 +235,10 @@ async fn a_check_counts_services_and_tellers() {
     let (_folder, path) = folder();
     let ledger = daemon(&path);
     ledger.insert_verified(batch(1)).await.unwrap();
-    let told = batch(1_000)
-        .into_iter()
-        .map(|event| CheckedEvent::new(event, EventTrust::Unsigned));
+    let told = batch(1_000).into_iter().map(|mut event| {
+        event.sig = "c2ln".to_owned();
+        CheckedEvent::new(event, EventTrust::UnknownKey)
+    });
     ledger
         .insert(told.take(3).collect(), Some("bob".parse().unwrap()))
         .await

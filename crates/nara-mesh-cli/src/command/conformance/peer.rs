@@ -1,0 +1,435 @@
+//! The peer that is checked, and the two naras that check it: one that signs with v1 only, and one with v2, because a
+//! peer must refuse v1 from whoever has proven v2.
+
+use std::net::SocketAddr;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use http::HeaderMap;
+use nara_mesh::clock::{Clock as _, SystemClock};
+use nara_mesh::identity::LocalNara;
+use nara_proto::identity::{NaraName, PublicKey};
+use nara_proto::time::UnixMillis;
+use nara_proto::v1::ResponseAuth;
+use nara_proto::v2::{Capability, RequestSignature, ResponseSignature, SignedCapability};
+use serde_json::{Value, json};
+
+use super::channel::{self, Channel, Form};
+use super::check::{Fault, Need, Verdict, differs, ensure};
+use super::signing::{self, V2};
+use super::wire::{Answer, Connection, Draft, Messages, get, post};
+
+/// A request and its answer, as the report shows them.
+#[derive(Clone, Debug)]
+pub(super) struct Exchange {
+    pub(super) sent: String,
+    pub(super) came: String,
+}
+
+/// The peer that is checked.
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub(super) address: SocketAddr,
+    pub(super) limit: Duration,
+    pub(super) name: NaraName,
+    pub(super) key: PublicKey,
+    /// What it announces, if its key signed that.
+    pub(super) capability: Option<Capability>,
+    /// How far its clock is ahead of ours, in milliseconds, as `/ping` says.
+    pub(super) ahead: i64,
+    /// The nara that signs with v1 only.
+    pub(super) v1: LocalNara,
+    /// The nara that signs with v2.
+    pub(super) v2: LocalNara,
+    has: Vec<Need>,
+    last: AtomicI64,
+    exchanges: Mutex<Vec<Exchange>>,
+}
+
+/// Why the peer cannot be checked at all.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unfit {
+    /// It does not answer.
+    #[error("no nara answers at {address}: {reason}")]
+    Silent { address: SocketAddr, reason: String },
+    /// `/ping` does not say who it is.
+    #[error("{address} answers /ping without a name or a key: {came}")]
+    Nameless { address: SocketAddr, came: String },
+}
+
+impl Peer {
+    /// Asks a peer who it is, and what it announces.
+    pub(super) async fn meet(
+        address: SocketAddr,
+        limit: Duration,
+        v1: LocalNara,
+        v2: LocalNara,
+    ) -> Result<Self, Unfit> {
+        let silent = |error: std::io::Error| Unfit::Silent {
+            address,
+            reason: error.to_string(),
+        };
+        let mut connection = Connection::open(address, limit).await.map_err(silent)?;
+        let answer = connection.send(&get("/ping")).await.map_err(silent)?;
+        let now = SystemClock.now_millis();
+        let ping: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+        let name = ping["from"].as_str().and_then(|name| NaraName::new(name).ok());
+        let key = ping["public_key"]
+            .as_str()
+            .and_then(|key| PublicKey::from_base64(key).ok());
+        let (Some(name), Some(key)) = (name, key) else {
+            let came = answer.describe();
+            return Err(Unfit::Nameless { address, came });
+        };
+        // Another unit than nanoseconds is found by a check; until then, its clock counts as ours.
+        let told = ping["t"].as_i64().map_or(now.get(), |nanos| nanos / 1_000_000);
+        let ahead = Some(told - now.get())
+            .filter(|ahead| ahead.abs() < 600_000)
+            .unwrap_or_default();
+        let told_now = UnixMillis::new(now.get() + ahead);
+        let capability = SignedCapability::from_headers(&answer.headers).ok().flatten();
+        let capability = capability.and_then(|signed| signed.verify(&name, &key, told_now).cloned().ok());
+        Ok(Self {
+            address,
+            limit,
+            name,
+            key,
+            capability,
+            ahead,
+            v1,
+            v2,
+            has: Vec::new(),
+            last: AtomicI64::default(),
+            exchanges: Mutex::default(),
+        })
+    }
+
+    /// Finds out what can be checked. Returns why the peer refuses the naras that check it, if it does.
+    pub(super) async fn explore(&mut self, write: bool) -> Result<(), String> {
+        if write {
+            self.has.push(Need::Write);
+        }
+        let announced = self.capability.clone();
+        let announces = |what: fn(&Capability) -> bool| announced.as_ref().is_some_and(what);
+        for (need, announced) in [
+            (Need::V2, announces(|capability| capability.v2)),
+            (Need::Tls, announces(|capability| capability.tls)),
+            (
+                Need::RawPublicKey,
+                announces(|capability| capability.raw_public_key),
+            ),
+        ] {
+            if announced {
+                self.has.push(need);
+            }
+        }
+        let known = self.answers(&self.v1_signed(recent(&self.v1))).await;
+        if known.is_ok() {
+            self.has.push(Need::KnowsV1);
+        }
+        if self.has(Need::V2) && self.answers(&self.v2_signed(recent(&self.v2))).await.is_ok() {
+            self.has.push(Need::KnowsV2);
+        }
+        if known.is_ok() {
+            let stream = self.v1_signed(get("/events/stream"));
+            if self
+                .begins(&stream)
+                .await
+                .is_some_and(|status| !is_unserved(status))
+            {
+                self.has.push(Need::Stream);
+            }
+            let reconcile = self.v1_signed(post("/events/reconcile", ""));
+            if self
+                .begins(&reconcile)
+                .await
+                .is_some_and(|status| !is_unserved(status))
+            {
+                self.has.push(Need::Reconcile);
+            }
+        }
+        self.take_exchanges();
+        known
+    }
+
+    pub(super) fn has(&self, need: Need) -> bool {
+        self.has.contains(&need)
+    }
+
+    /// Whether the peer answers a request with 200; else what it says.
+    async fn answers(&self, draft: &Draft) -> Result<(), String> {
+        match self.send(draft).await {
+            Ok(answer) if answer.status == 200 => Ok(()),
+            Ok(answer) => Err(answer.describe()),
+            Err(Fault::Differs(reason)) => Err(reason),
+            Err(Fault::Skip(reason)) => Err(reason.to_owned()),
+        }
+    }
+
+    /// The status with which the answer to a request begins.
+    async fn begins(&self, draft: &Draft) -> Option<u16> {
+        let mut connection = Connection::open(self.address, self.limit).await.ok()?;
+        let response = connection.begin(draft).await.ok()?;
+        Some(response.status().as_u16())
+    }
+
+    /// The time of the peer. No time comes twice, so that no signature does.
+    pub(super) fn now(&self) -> UnixMillis {
+        let now = SystemClock.now_millis().get() + self.ahead;
+        let newer = |last| Some(now.max(last + 1));
+        let last = self.last.fetch_update(Ordering::SeqCst, Ordering::SeqCst, newer);
+        UnixMillis::new(now.max(last.unwrap_or_default() + 1))
+    }
+
+    /// The same, some seconds later or earlier.
+    pub(super) fn now_and(&self, seconds: i64) -> UnixMillis {
+        UnixMillis::new(self.now().get() + seconds * 1_000)
+    }
+
+    /// Signs as the v1 nara.
+    pub(super) fn v1_signed(&self, draft: Draft) -> Draft {
+        signing::v1(draft, &self.v1, self.now())
+    }
+
+    /// Signs as the v2 nara, for this peer on a plain connection.
+    pub(super) fn v2_signed(&self, draft: Draft) -> Draft {
+        self.v2_changed(draft, |_| ())
+    }
+
+    /// The same, with parts of the signature changed before it is made.
+    pub(super) fn v2_changed(&self, draft: Draft, change: impl FnOnce(&mut V2)) -> Draft {
+        let mut parts = self.v2_parts(&draft, &self.v2);
+        change(&mut parts);
+        parts.sign(draft)
+    }
+
+    /// The parts of a signature of a nara for this peer.
+    pub(super) fn v2_parts(&self, draft: &Draft, nara: &LocalNara) -> V2 {
+        let mut random = [0; 10];
+        getrandom::fill(&mut random).expect("the operating system provides random bytes");
+        V2::of(draft, nara, &self.recipient(), self.now(), random)
+    }
+
+    /// How `X-Nara-To` names this peer.
+    pub(super) fn recipient(&self) -> String {
+        match &self.capability {
+            Some(capability) => capability.id.to_string(),
+            None => nara_proto::v2::Recipient::Name(self.name.clone()).to_string(),
+        }
+    }
+
+    /// A sync request of the v1 nara, signed. `from` is added.
+    pub(super) fn sync(&self, mut request: Value) -> Draft {
+        request["from"] = json!(self.v1.name().as_str());
+        self.v1_signed(post("/events/sync", request.to_string()))
+    }
+
+    /// Sends a request on a connection of its own.
+    pub(super) async fn send(&self, draft: &Draft) -> Verdict<Answer> {
+        let came = async {
+            let mut connection = Connection::open(self.address, self.limit).await?;
+            connection.send(draft).await
+        };
+        self.record(draft, came.await)
+    }
+
+    /// Sends a request on a connection that is open.
+    pub(super) async fn send_on(&self, connection: &mut Connection, draft: &Draft) -> Verdict<Answer> {
+        self.record(draft, connection.send(draft).await)
+    }
+
+    fn record(&self, draft: &Draft, came: std::io::Result<Answer>) -> Verdict<Answer> {
+        self.note(
+            draft.describe(),
+            match &came {
+                Ok(answer) => answer.describe(),
+                Err(error) => error.to_string(),
+            },
+        );
+        Ok(came?)
+    }
+
+    /// Adds what was sent and what came to the report of the running check.
+    pub(super) fn note(&self, sent: impl Into<String>, came: impl Into<String>) {
+        let (sent, came) = (sent.into(), came.into());
+        let mut exchanges = self.exchanges.lock().unwrap_or_else(PoisonError::into_inner);
+        exchanges.push(Exchange { sent, came });
+    }
+
+    /// What was exchanged since the last time.
+    pub(super) fn take_exchanges(&self) -> Vec<Exchange> {
+        std::mem::take(&mut *self.exchanges.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Sends a request that the peer must answer with 200.
+    pub(super) async fn accepts(&self, draft: Draft) -> Verdict<Answer> {
+        let answer = self.send(&draft).await?;
+        answer.is(200)?;
+        Ok(answer)
+    }
+
+    /// Sends a request that the peer must refuse with a status.
+    pub(super) async fn refuses(&self, draft: Draft, status: u16) -> Verdict<Answer> {
+        let answer = self.send(&draft).await?;
+        answer.is(status)?;
+        Ok(answer)
+    }
+
+    /// Sends a request that the peer must refuse with a status and this text.
+    pub(super) async fn refuses_with(&self, draft: Draft, status: u16, text: &str) -> Verdict {
+        self.refuses(draft, status).await?.is_text(text)
+    }
+
+    /// Opens a stream, and returns the head of the answer with the messages that follow.
+    pub(super) async fn stream(&self, draft: &Draft) -> Verdict<(Answer, Messages)> {
+        let mut connection = Connection::open(self.address, self.limit).await?;
+        let response = connection.begin(draft).await?;
+        let (head, body) = response.into_parts();
+        let answer = Answer {
+            status: head.status.as_u16(),
+            headers: head.headers,
+            body: bytes::Bytes::new(),
+        };
+        self.note(draft.describe(), answer.describe());
+        Ok((answer, Messages::new(body, self.limit)))
+    }
+
+    /// Opens a TLS connection as a nara.
+    pub(super) async fn channel(&self, nara: Option<&LocalNara>, form: Form) -> std::io::Result<Channel> {
+        channel::open(self.address, nara, form, self.limit).await
+    }
+
+    /// Checks the v1 signature of an answer.
+    pub(super) fn signed_v1(&self, answer: &Answer) -> Verdict {
+        let auth = ResponseAuth::from_headers(&answer.headers)
+            .map_err(|error| differs(format!("the answer is not signed: {error}")))?;
+        ensure(*auth.name() == self.name, || {
+            format!("the answer is signed by {}, not by {}", auth.name(), self.name)
+        })?;
+        auth.verify(&self.key, &answer.body, self.now())
+            .map_err(|error| differs(error.to_string()))
+    }
+
+    /// Checks the v2 signature of an answer, and that it answers this request.
+    pub(super) fn bound(&self, request: &Draft, answer: &Answer) -> Verdict {
+        let unsigned = |error: nara_proto::v2::SignatureError| {
+            differs(format!("the v2 signature of the answer: {error}"))
+        };
+        let asked = RequestSignature::from_headers(&request.headers).map_err(unsigned)?;
+        let signed = ResponseSignature::from_headers(&answer.headers).map_err(unsigned)?;
+        ensure(*signed.name() == self.name, || {
+            format!("the answer is signed by {}, not by {}", signed.name(), self.name)
+        })?;
+        signed.check_key(&self.key).map_err(unsigned)?;
+        signed.check_time(self.now()).map_err(unsigned)?;
+        signed
+            .digest()
+            .and_then(|digest| digest.check(&answer.body))
+            .map_err(unsigned)?;
+        let status = http::StatusCode::from_u16(answer.status).map_err(|error| differs(error.to_string()))?;
+        signed
+            .verify_signature(&self.key, status, asked.signature())
+            .map_err(unsigned)
+    }
+}
+
+/// A sync request for the newest event, unsigned.
+pub(super) fn recent(nara: &LocalNara) -> Draft {
+    let body = json!({ "from": nara.name().as_str(), "mode": "recent", "limit": 1 });
+    post("/events/sync", body.to_string())
+}
+
+fn is_unserved(status: u16) -> bool {
+    matches!(status, 401 | 404 | 405)
+}
+
+impl Answer {
+    /// The status must be this one.
+    pub(super) fn is(&self, status: u16) -> Verdict {
+        self.is_one_of(&[status])
+    }
+
+    /// The status must be one of these.
+    pub(super) fn is_one_of(&self, statuses: &[u16]) -> Verdict {
+        ensure(statuses.contains(&self.status), || {
+            let expected: Vec<String> = statuses.iter().map(u16::to_string).collect();
+            format!("status {} instead of {}", self.status, expected.join(" or "))
+        })
+    }
+
+    /// The body must be this text and a line break, as `text/plain`.
+    pub(super) fn is_text(&self, text: &str) -> Verdict {
+        let body = self.text();
+        ensure(body == format!("{text}\n"), || {
+            format!("the body is {body:?} instead of {text:?} and a line break")
+        })?;
+        self.has_kind("text/plain; charset=utf-8")
+    }
+
+    /// The body must begin with this text.
+    pub(super) fn begins_with(&self, text: &str) -> Verdict {
+        let body = self.text();
+        ensure(body.starts_with(text), || {
+            format!("the body is {body:?} and does not begin with {text:?}")
+        })
+    }
+
+    /// The content type must be this one.
+    pub(super) fn has_kind(&self, kind: &str) -> Verdict {
+        let got = self.header("content-type").unwrap_or_default();
+        ensure(got.eq_ignore_ascii_case(kind), || {
+            format!("the content type is {got:?} instead of {kind:?}")
+        })
+    }
+
+    /// The answer must have none of the headers of a signature.
+    pub(super) fn is_unsigned(&self) -> Verdict {
+        let signed = |headers: &HeaderMap| {
+            headers.contains_key("x-nara-signature") || headers.contains_key("signature")
+        };
+        ensure(!signed(&self.headers), || "the answer is signed".to_owned())
+    }
+
+    /// The body as JSON.
+    pub(super) fn json(&self) -> Verdict<Value> {
+        serde_json::from_slice(&self.body).map_err(|error| differs(format!("the body is not JSON: {error}")))
+    }
+
+    /// The JSON object of the body must have these keys, in this order.
+    pub(super) fn has_keys(&self, keys: &[&str]) -> Verdict {
+        let text = self.text();
+        let mut rest = text.as_str();
+        for key in keys {
+            let quoted = format!("\"{key}\":");
+            let place = rest
+                .find(&quoted)
+                .ok_or_else(|| differs(format!("the key {key:?} is missing, or not in its place")))?;
+            rest = &rest[place + quoted.len()..];
+        }
+        Ok(())
+    }
+
+    /// The events of a sync answer or a zine; `null` is an empty list.
+    pub(super) fn events(&self) -> Verdict<Vec<Value>> {
+        match &self.json()?["events"] {
+            Value::Null => Ok(Vec::new()),
+            Value::Array(events) => Ok(events.clone()),
+            other => Err(differs(format!("events is {other} instead of a list or null"))),
+        }
+    }
+
+    /// The body as text.
+    pub(super) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+}
+
+/// The times of events, in nanoseconds.
+pub(super) fn times(events: &[Value]) -> Vec<i64> {
+    events
+        .iter()
+        .map(|event| event["ts"].as_i64().unwrap_or_default())
+        .collect()
+}

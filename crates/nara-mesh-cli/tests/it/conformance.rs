@@ -1,0 +1,299 @@
+//! `conformance` against our server, against one that speaks v1 only, and against servers that are broken on purpose.
+
+mod broken;
+mod schema;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use nara_mesh::client::MeshClient;
+use nara_mesh::clock::{Clock as _, SystemClock};
+use nara_mesh::ledger::{EventStore as _, MemoryLedger};
+use nara_mesh::peers_file::PeerEntry;
+use nara_mesh::registry::PeerRegistry;
+use nara_mesh::server::{MeshServer, RunningServer};
+use nara_mesh::{LocalNara, Signatures};
+use nara_proto::event::{Payload, SocialPayload, SyncEvent};
+use nara_proto::time::UnixNanos;
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+use self::broken::{DEFECTS, Defect};
+use crate::{new_soul, run, run_json, text};
+
+/// A server, and the folder in which the program is run against it.
+struct Scene {
+    folder: TempDir,
+    runtime: Runtime,
+    server: RunningServer,
+}
+
+impl Scene {
+    /// A server that knows the two naras which check it, and has a few events.
+    fn new(signatures: Signatures) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let souls = folder.path().join("souls");
+        std::fs::create_dir(&souls).unwrap();
+        let registry = PeerRegistry::default();
+        for name in ["v1", "v2"] {
+            registry
+                .register(entry(&new_soul(&souls, name)).to_info())
+                .unwrap();
+        }
+        let runtime = Runtime::new().unwrap();
+        let server = runtime.block_on(serve(registry, signatures));
+        Self {
+            folder,
+            runtime,
+            server,
+        }
+    }
+
+    /// The report of a run, once the exit code is as expected and the report is as its schema says.
+    fn check(&self, expected: i32, address: SocketAddr, more: &[&str]) -> Value {
+        let address = address.to_string();
+        let args = [&["conformance", &address, "--souls", "souls", "--json"], more].concat();
+        let report = run_json(self.folder.path(), expected, &args);
+        schema::validate(&report);
+        report
+    }
+}
+
+fn entry(soul: &Value) -> PeerEntry {
+    let mut entry = PeerEntry::new(soul["name"].as_str().unwrap().parse().unwrap());
+    entry.id = Some(soul["id"].as_str().unwrap().parse().unwrap());
+    entry.key = Some(nara_proto::PublicKey::from_base64(soul["public_key"].as_str().unwrap()).unwrap());
+    entry
+}
+
+async fn serve(registry: PeerRegistry, signatures: Signatures) -> RunningServer {
+    let nara = LocalNara::generate("target").unwrap();
+    let ledger = Arc::new(MemoryLedger::new());
+    let now = SystemClock.now_nanos().get();
+    let events = (0..7)
+        .map(|number| tease(&nara, now - number * 10_000_000_000))
+        .collect();
+    ledger.insert_verified(events).await.unwrap();
+    let client = MeshClient::builder(nara.clone())
+        .registry(registry)
+        .signatures(signatures)
+        .build();
+    MeshServer::builder(nara, ledger)
+        .client(client)
+        .signatures(signatures)
+        // The server has just started, and requests from before are among the checks.
+        .refuse_before_start(false)
+        .serve(([127, 0, 0, 1], 0).into())
+        .await
+        .unwrap()
+}
+
+fn tease(nara: &LocalNara, ts: i64) -> SyncEvent {
+    let payload = SocialPayload {
+        kind: "tease".to_owned(),
+        actor: nara.name().as_str().to_owned(),
+        target: "somebody".to_owned(),
+        reason: "comeback".to_owned(),
+        ..SocialPayload::default()
+    };
+    let payload = Payload::Social(payload);
+    SyncEvent::signed(UnixNanos::new(ts), payload, nara.name().as_str(), nara.keypair())
+}
+
+/// The checks with a verdict.
+fn with_verdict<'a>(report: &'a Value, verdict: &str) -> Vec<&'a Value> {
+    let checks = report["checks"].as_array().unwrap();
+    checks
+        .iter()
+        .filter(|check| check["verdict"] == verdict)
+        .collect()
+}
+
+/// The checks that failed although nobody is known to do otherwise.
+fn failures(report: &Value) -> Vec<&Value> {
+    let mut failed = with_verdict(report, "fail");
+    failed.retain(|check| check["level"] != "deviation-known");
+    failed
+}
+
+#[test]
+fn our_server_conforms_also_where_it_is_written_to() {
+    let scene = Scene::new(Signatures::V2AndV1);
+    let report = scene.check(0, scene.server.local_addr(), &["--write"]);
+    assert_eq!(failures(&report), Vec::<&Value>::new());
+    let skipped = with_verdict(&report, "skipped");
+    assert!(skipped.is_empty(), "{skipped:?}");
+    assert!(with_verdict(&report, "pass").len() >= 80);
+    assert_eq!(report["peer"]["announces"]["v2"], true);
+    assert_eq!(report["peer"]["refuses_us"], Value::Null);
+    // What is skipped without leave to write says so.
+    let cautious = scene.check(0, scene.server.local_addr(), &["--only", "dm,world"]);
+    let skipped = with_verdict(&cautious, "skipped");
+    assert!(skipped.len() >= 4);
+    assert!(
+        skipped
+            .iter()
+            .all(|check| check["detail"].as_str().unwrap().contains("--write"))
+    );
+}
+
+#[test]
+fn a_second_run_with_the_same_souls_finds_the_same() {
+    let scene = Scene::new(Signatures::V2AndV1);
+    for _ in 0..2 {
+        let report = scene.check(0, scene.server.local_addr(), &["--only", "v1-request,v2-request"]);
+        assert_eq!(failures(&report), Vec::<&Value>::new());
+        assert!(with_verdict(&report, "skipped").is_empty());
+    }
+}
+
+#[test]
+fn a_server_with_v1_only_conforms_and_v2_is_skipped() {
+    let scene = Scene::new(Signatures::V1Only);
+    let report = scene.check(0, scene.server.local_addr(), &[]);
+    assert_eq!(failures(&report), Vec::<&Value>::new());
+    for skipped in with_verdict(&report, "skipped") {
+        let detail = skipped["detail"].as_str().unwrap();
+        let expected = ["v2", "--write", "announces nothing"];
+        assert!(expected.iter().any(|word| detail.contains(word)), "{skipped}");
+    }
+    let groups = ["v2-request/", "v2-answer/", "tls/"];
+    for check in report["checks"].as_array().unwrap() {
+        let id = check["id"].as_str().unwrap();
+        if groups.iter().any(|group| id.starts_with(group)) {
+            assert_eq!(check["verdict"], "skipped", "{id}");
+        }
+    }
+}
+
+#[test]
+fn every_defect_is_found() {
+    let scene = Scene::new(Signatures::V2AndV1);
+    let target = scene.server.local_addr();
+    let found_by: Vec<&str> = DEFECTS.iter().map(|defect| defect.found_by).collect();
+    // The proxy itself breaks nothing.
+    let honest = scene.runtime.block_on(broken::proxy(target, &Defect::NONE));
+    let report = scene.check(0, honest, &["--only", &found_by.join(",")]);
+    assert_eq!(failures(&report), Vec::<&Value>::new());
+    assert!(with_verdict(&report, "skipped").is_empty());
+    for defect in DEFECTS {
+        let broken = scene.runtime.block_on(broken::proxy(target, defect));
+        let report = scene.check(5, broken, &["--only", defect.found_by]);
+        let failed = failures(&report);
+        assert!(
+            failed.iter().any(|check| check["id"] == defect.found_by),
+            "{} is not found: {report:#}",
+            defect.what
+        );
+        for check in failed {
+            assert!(!check["exchanges"].as_array().unwrap().is_empty(), "{check}");
+            assert!(!check["detail"].as_str().unwrap().is_empty(), "{check}");
+        }
+    }
+}
+
+#[test]
+fn a_peer_that_refuses_our_keys_is_told_what_its_peers_file_needs() {
+    let folder = tempfile::tempdir().unwrap();
+    let runtime = Runtime::new().unwrap();
+    let server = runtime.block_on(serve(PeerRegistry::default(), Signatures::V2AndV1));
+    let address = server.local_addr().to_string();
+    let args = ["conformance", &address, "--souls", "new", "--json"];
+    let output = run(folder.path(), 4, &args);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    schema::validate(&report);
+    assert!(
+        report["peer"]["refuses_us"]
+            .as_str()
+            .unwrap()
+            .contains("unknown sender"),
+        "{report}"
+    );
+    assert!(with_verdict(&report, "skipped").len() > with_verdict(&report, "pass").len());
+    let stderr = text(&output.stderr);
+    for profile in ["v1", "v2"] {
+        assert!(
+            stderr.contains(&format!("name = \"conformance-{profile}-")),
+            "{stderr}"
+        );
+        assert!(folder.path().join(format!("new/{profile}.soul")).exists());
+    }
+}
+
+#[test]
+fn sync_check_compares_pages_with_a_peer_that_cannot_reconcile() {
+    let scene = Scene::new(Signatures::V2AndV1);
+    let target = scene.server.local_addr();
+    let peer = scene
+        .runtime
+        .block_on(broken::proxy(target, &broken::NO_RECONCILIATION))
+        .to_string();
+    let sync = |expected, ledger: &str, more: &[&str]| {
+        let own = [
+            "--soul-file",
+            "souls/v1.soul",
+            "--tls",
+            "plain",
+            "--json",
+            "--to",
+            ledger,
+        ];
+        run_json(
+            scene.folder.path(),
+            expected,
+            &[&["sync", &peer], more, &own].concat(),
+        )
+    };
+    sync(0, "same.db", &[]);
+    let same = sync(0, "same.db", &["--check"]);
+    assert_eq!(
+        (&same["in_sync"], &same["events_here"]),
+        (&true.into(), &7.into())
+    );
+    assert_eq!(
+        (&same["by_pages"]["pages"], &same["by_pages"]["events_there"]),
+        (&1.into(), &7.into())
+    );
+    assert!(same["bytes_received"].as_u64().unwrap() > 1000, "{same}");
+    let other = sync(5, "empty.db", &["--check"]);
+    assert_eq!(
+        (&other["in_sync"], &other["by_pages"]["missing_here"]),
+        (&false.into(), &7.into())
+    );
+    // Nothing is stored by a comparison.
+    assert_eq!(sync(5, "empty.db", &["--check"])["events_here"], 0);
+    sync(0, "empty.db", &["--check", "--until", "1"]);
+    sync(0, "empty.db", &["--check", "--services", "checkpoint"]);
+    sync(5, "empty.db", &["--check", "--from", "1"]);
+}
+
+#[test]
+fn without_a_nara_there_is_one_clear_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let closed = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let output = run(folder.path(), 3, &["conformance", &closed.to_string()]);
+    assert!(
+        text(&output.stderr).contains("no nara answers at"),
+        "{}",
+        text(&output.stderr)
+    );
+    let unknown = run(folder.path(), 2, &["conformance", "nobody"]);
+    assert!(text(&unknown.stderr).contains("the address of nobody is not known"));
+}
+
+#[test]
+fn the_checks_are_listed_without_a_peer() {
+    let listed = run_json(Path::new("."), 0, &["conformance", "--list", "--json"]);
+    let checks = listed["checks"].as_array().unwrap();
+    assert!(checks.len() >= 80);
+    assert!(
+        checks
+            .iter()
+            .all(|check| check["section"].as_str().unwrap().starts_with("docs/protocol/"))
+    );
+}

@@ -1,0 +1,142 @@
+//! The program as a service of systemd.
+
+use std::fs;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use crate::serve::Serving;
+use crate::{new_soul, run};
+
+/// A service manager: what it is told.
+struct Manager {
+    socket: UnixDatagram,
+}
+
+impl Manager {
+    fn new(folder: &Path) -> Self {
+        let socket = UnixDatagram::bind(folder.join("notify")).unwrap();
+        // Only against a test that hangs.
+        socket.set_read_timeout(Some(Duration::from_secs(120))).unwrap();
+        Self { socket }
+    }
+
+    /// The first message from now on that has all these.
+    fn wait_for(&self, wanted: &[&str]) -> String {
+        loop {
+            let mut bytes = [0; 4096];
+            let length = self.socket.recv(&mut bytes).unwrap();
+            let message = String::from_utf8(bytes[..length].to_vec()).unwrap();
+            if wanted.iter().all(|wanted| message.contains(wanted)) {
+                return message;
+            }
+        }
+    }
+}
+
+struct Service(Child);
+
+impl Service {
+    /// The nara of `folder/config`, as a unit starts it.
+    fn start(folder: &Path) -> Self {
+        let child = Command::new(env!("CARGO_BIN_EXE_nara-mesh"))
+            .env_clear()
+            .env("HOME", folder.join("home"))
+            .env("CONFIGURATION_DIRECTORY", folder.join("config"))
+            .env("STATE_DIRECTORY", folder.join("state"))
+            .env("NOTIFY_SOCKET", folder.join("notify"))
+            .env("WATCHDOG_USEC", "200000")
+            .current_dir("/")
+            .args(["serve", "--listen", "127.0.0.1:0"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        Self(child)
+    }
+
+    fn signal(&self, signal: &str) {
+        let id = self.0.id().to_string();
+        let sent = Command::new("kill").args([signal, &id]).status().unwrap();
+        assert!(sent.success());
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn stanza(nara: &serde_json::Value) -> String {
+    format!(
+        "[[peer]]\nname = {}\nid = {}\nkey = {}\n",
+        nara["name"], nara["id"], nara["public_key"]
+    )
+}
+
+#[test]
+fn a_service_manager_hears_of_start_work_reload_and_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let bob = new_soul(path, "bob");
+    new_soul(path, "alice");
+    fs::write(path.join("known.toml"), stanza(&bob)).unwrap();
+    let (_alice, alice) = Serving::start(path, "alice");
+    let config = path.join("config");
+    for folder in ["config", "state"] {
+        fs::create_dir(path.join(folder)).unwrap();
+    }
+    fs::rename(path.join("bob.soul"), config.join("soul.toml")).unwrap();
+    fs::write(config.join("peers.toml"), &alice).unwrap();
+    let manager = Manager::new(path);
+    let mut service = Service::start(path);
+
+    manager.wait_for(&["READY=1\n", "STATUS=1 peer, "]);
+    manager.wait_for(&["WATCHDOG=1\n", "STATUS=1 peer, 1 stream, last sync ", " s ago\n"]);
+    assert!(path.join("state/ledger.db").exists());
+    assert!(!path.join("home").exists());
+
+    let carol = new_soul(path, "carol");
+    fs::write(config.join("peers.toml"), alice + &stanza(&carol)).unwrap();
+    service.signal("-HUP");
+    let reloading = manager.wait_for(&["RELOADING=1\n"]);
+    let time = reloading
+        .lines()
+        .find_map(|line| line.strip_prefix("MONOTONIC_USEC="))
+        .unwrap();
+    assert!(time.parse::<u64>().unwrap() > 0);
+    manager.wait_for(&["READY=1\n", "STATUS=2 peers, "]);
+
+    service.signal("-TERM");
+    manager.wait_for(&["STOPPING=1\n", "STATUS=ending within 5 s\n"]);
+    assert_eq!(service.0.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_credential_counts_more_than_the_soul_file_of_the_configuration_and_less_than_a_flag() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    for name in ["alice", "bob"] {
+        new_soul(path, name);
+    }
+    fs::create_dir(path.join("credentials")).unwrap();
+    fs::copy(path.join("alice.soul"), path.join("credentials/soul")).unwrap();
+    // As of root, whom the service is not.
+    fs::write(path.join("config.toml"), "soul_file = \"not-for-the-service\"\n").unwrap();
+    let show = |more: &[&str]| {
+        let output = crate::nara_mesh(path)
+            .env("CREDENTIALS_DIRECTORY", path.join("credentials"))
+            .args(["id", "show", "--json", "--config", "config.toml"])
+            .args(more)
+            .output()
+            .unwrap();
+        let shown: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        shown["name"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(show(&[]), "alice");
+    assert_eq!(show(&["--soul-file", "bob.soul"]), "bob");
+    run(path, 2, &["id", "show", "--config", "config.toml"]);
+}

@@ -1,0 +1,104 @@
+//! A peer with a believed key that wants to put something into the memory of another, or to push something out of it.
+
+use nara_mesh::identity::LocalNara;
+use nara_mesh::ledger::{EventStore as _, ReadLimit};
+use nara_proto::event::{CheckpointPayload, ObservationPayload, Payload, SyncEvent};
+use nara_proto::time::{UnixNanos, UnixSeconds};
+use nara_proto::world::WorldMessage;
+use nara_proto::zine::Zine;
+
+use crate::naras::tease;
+use crate::support::{NOW, Target, nara};
+
+fn ago(number: i64) -> UnixNanos {
+    UnixNanos::new(NOW.to_nanos().get() - number)
+}
+
+fn checkpoint(number: i64) -> SyncEvent {
+    let payload = CheckpointPayload {
+        version: 1,
+        subject: format!("ghost{number}"),
+        as_of_time: UnixSeconds::new(1 + number),
+        ..CheckpointPayload::default()
+    };
+    SyncEvent::new(ago(number), Payload::Checkpoint(payload))
+}
+
+fn observation(observer: &str, kind: &str) -> SyncEvent {
+    let payload = ObservationPayload {
+        observer: observer.to_owned(),
+        subject: "carol".to_owned(),
+        kind: kind.to_owned(),
+        importance: 3,
+        online_state: "ONLINE".to_owned(),
+        start_time: UnixSeconds::new(5),
+        ..ObservationPayload::default()
+    };
+    SyncEvent::new(ago(1), Payload::Observation(payload))
+}
+
+fn tell(target: &Target, teller: &LocalNara, events: Vec<SyncEvent>) {
+    let zine = Zine::signed(teller.name().as_str(), NOW.to_seconds(), events, teller.keypair());
+    assert_eq!(target.post_json(teller, "/gossip/zine", &zine).status, 200);
+}
+
+async fn stored(target: &Target) -> Vec<SyncEvent> {
+    let all = target.ledger.since(UnixNanos::new(0), ReadLimit::events(10_000));
+    all.await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn checkpoints_of_nobody_are_not_stored_and_push_nothing_out() {
+    let target = Target::start().await;
+    let (alice, bob) = (nara("alice"), nara("bob"));
+    let memories: Vec<_> = (0..30)
+        .map(|number| tease(&alice, "bob", ago(number).get()))
+        .collect();
+    tell(&target, &alice, memories);
+    assert_eq!(target.count().await, 30);
+    tell(&target, &bob, (0..3_000).map(checkpoint).collect());
+    // Nor in an envelope that bob signs, which proves nothing.
+    let mut signed = checkpoint(9_000);
+    signed.sign("bob", bob.keypair());
+    tell(&target, &bob, vec![signed.clone()]);
+    let answer = target.post_json(&bob, "/dm", &signed);
+    assert_eq!(
+        (answer.status, answer.text()),
+        (200, "{\"from\":\"target\",\"success\":false}\n".to_owned())
+    );
+    let events = stored(&target).await;
+    assert_eq!(events.len(), 30);
+    assert!(events.iter().all(|event| event.emitter == "alice"));
+    // There is room for what alice says next.
+    tell(&target, &alice, vec![tease(&alice, "carol", ago(0).get())]);
+    assert_eq!(target.count().await, 31);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_unsigned_is_stored_in_the_name_of_a_known_nara_not_even_if_it_tells_it_itself() {
+    let target = Target::start().await;
+    let (alice, bob) = (nara("alice"), nara("bob"));
+    for kind in ["restart", "first-seen", "status-change"] {
+        for teller in [&alice, &bob] {
+            let mut named = observation("alice", kind);
+            "alice".clone_into(&mut named.emitter);
+            tell(&target, teller, vec![observation("alice", kind), named]);
+        }
+    }
+    assert_eq!(target.count().await, 0);
+    // A nara whose key nobody knows here may have said so.
+    tell(&target, &bob, vec![observation("stranger", "status-change")]);
+    assert_eq!(target.count().await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_postcard_with_the_text_of_an_event_of_the_relay_is_not_signed() {
+    let target = Target::start().await;
+    let alice = nara("alice");
+    // Signed as the next hop, the text from `a` on would be an event of the target to peers that do not check ids.
+    let text = format!("a:{}:social:target:tease:target:alice:I resign:", NOW.to_nanos());
+    let card = WorldMessage::new("alice", &text, NOW.to_nanos());
+    let answer = target.post_json(&alice, "/world/relay", &card);
+    assert_eq!(answer.status, 400, "{}", answer.text());
+    assert_eq!(target.count().await, 0);
+}

@@ -1,0 +1,232 @@
+//! Makes the Debian package, checks what is in `packaging/`, and tries all of it on a machine of its own.
+
+mod machine;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use self::machine::Machine;
+use crate::process::{cargo, output, root, run as run_program, target};
+
+/// The most exposure that `systemd-analyze security` may find, in tenths.
+const MAX_EXPOSURE: &str = "20";
+
+/// What an upgrade begins with: the same program under an older version.
+const OLDER: &str = "0.0.1-1";
+
+const NARAS: [(&str, u16); 2] = [("alice", 9632), ("bob", 9633)];
+
+pub(crate) fn run(args: &[String]) -> Result<(), String> {
+    let (profile, try_it) = match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [] => ("release", true),
+        ["--debug"] => ("dev", true),
+        ["--check"] => {
+            check_files()?;
+            return Ok(());
+        }
+        ["--no-try"] => ("release", false),
+        _ => return Err(format!("package does not take {args:?}; see `cargo xtask help`")),
+    };
+    check_files()?;
+    let program = build(profile)?;
+    describe(&program)?;
+    let older = deb(profile, Some(OLDER))?;
+    let newer = deb(profile, None)?;
+    println!("{}", newer.display());
+    if try_it {
+        try_out(&older, &newer)?;
+    }
+    Ok(())
+}
+
+/// Checks the unit with systemd, and alerts with Prometheus.
+fn check_files() -> Result<(), String> {
+    let packaging = root().join("packaging");
+    let unit = packaging.join("systemd/nara-mesh@.service");
+    let threshold = format!("--threshold={MAX_EXPOSURE}");
+    let mut analyze = Command::new("systemd-analyze");
+    analyze.args(["security", "--offline=true", "--no-pager", &threshold]);
+    let found = output(analyze.arg(&unit))?;
+    println!("{}", found.lines().last().unwrap_or_default().trim());
+    let promtool = |what: &[&str]| {
+        let mut promtool = Command::new("promtool");
+        run_program(promtool.args(what).current_dir(packaging.join("prometheus")))
+    };
+    promtool(&["check", "rules", "alerts.yml"])?;
+    promtool(&["test", "rules", "alerts_test.yml"])?;
+    let dashboard = fs::read_to_string(packaging.join("grafana/nara-mesh.json"))
+        .map_err(|error| format!("the dashboard cannot be read: {error}"))?;
+    serde_json::from_str::<serde_json::Value>(&dashboard)
+        .map(drop)
+        .map_err(|error| format!("the dashboard is not JSON: {error}"))
+}
+
+fn build(profile: &str) -> Result<PathBuf, String> {
+    let mut build = cargo();
+    build.args(["build", "--locked", "--bin", "nara-mesh", "--profile", profile]);
+    run_program(&mut build)?;
+    let folder = if profile == "dev" { "debug" } else { profile };
+    Ok(target().join(folder).join("nara-mesh"))
+}
+
+/// Writes completions and manual pages, where the package looks for them.
+fn describe(program: &Path) -> Result<(), String> {
+    let folder = root().join("target/package");
+    let pages = folder.join("man");
+    let _ = fs::remove_dir_all(&pages);
+    fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    for (shell, file) in [
+        ("bash", "nara-mesh.bash"),
+        ("fish", "nara-mesh.fish"),
+        ("zsh", "_nara-mesh"),
+    ] {
+        let script = output(Command::new(program).args(["completions", shell]))?;
+        fs::write(folder.join(file), script).map_err(|error| format!("{file}: {error}"))?;
+    }
+    output(Command::new(program).args(["man", "--out"]).arg(&pages)).map(drop)
+}
+
+fn deb(profile: &str, version: Option<&str>) -> Result<PathBuf, String> {
+    let mut deb = cargo();
+    deb.args(["deb", "--package", "nara-mesh-cli", "--no-build", "--locked"]);
+    deb.args(["--profile", profile, "--quiet"]);
+    if let Some(version) = version {
+        // Elsewhere, because a package replaces older ones beside it.
+        deb.args(["--deb-version", version, "--output"])
+            .arg(target().join("package/"));
+    }
+    if version.is_some() || profile == "dev" {
+        // It is not for anybody else.
+        deb.arg("--fast");
+    }
+    // Tools of ours may be below target/.
+    let tools = target().join("tools/bin");
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let paths = std::iter::once(tools).chain(std::env::split_paths(&path));
+    let path = std::env::join_paths(paths).map_err(|error| error.to_string())?;
+    let file = output(deb.env("PATH", path))?;
+    let file = file.lines().last().unwrap_or_default().trim();
+    if file.is_empty() {
+        return Err("cargo deb did not say which package it made".to_owned());
+    }
+    Ok(PathBuf::from(file))
+}
+
+/// Installs, starts, upgrades and purges on a machine of its own.
+fn try_out(older: &Path, newer: &Path) -> Result<(), String> {
+    let machine = Machine::start(&target().join("package"))?;
+    machine.copy(older, "older.deb")?;
+    machine.copy(newer, "newer.deb")?;
+
+    machine.run("dpkg --install /root/older.deb")?;
+    for (name, port) in NARAS {
+        set_up(&machine, name, port)?;
+    }
+    machine
+        .run("cat /root/*.stanza | tee /etc/nara-mesh/alice/peers.toml > /etc/nara-mesh/bob/peers.toml")?;
+    // Each start returns when the nara says that it is ready.
+    machine.run("systemctl enable --now nara-mesh@alice nara-mesh@bob")?;
+    machine.run("nara-mesh health --name alice")?;
+    let status = machine.run("systemctl show --property StatusText nara-mesh@bob")?;
+    expect(&status, "StatusText=1 peer, ")?;
+    let owner = machine.run("ps -o user= -p $(systemctl show --property MainPID --value nara-mesh@alice)")?;
+    expect(&owner, "nara-me")?;
+    let seen = machine.run(
+        "ls /proc/$(systemctl show --property MainPID --value nara-mesh@alice)/root/var/lib/nara-mesh \
+         /proc/$(systemctl show --property MainPID --value nara-mesh@alice)/root/etc/nara-mesh",
+    )?;
+    if seen.contains("bob") {
+        return Err(format!("alice sees the files of bob:\n{seen}"));
+    }
+    report("two naras run under systemd, each in a sandbox of its own");
+
+    machine.run("nara-mesh --config /etc/nara-mesh/bob/config.toml dm alice 'hello from bob'")?;
+    let events = "nara-mesh --config /etc/nara-mesh/alice/config.toml events";
+    expect(&machine.run(events)?, "hello from bob")?;
+    machine.run("systemctl reload nara-mesh@alice && systemctl is-active nara-mesh@alice")?;
+    let journal =
+        machine.run("journalctl --unit nara-mesh@alice --output json --no-pager _TRANSPORT=journal")?;
+    expect(&journal, "\"SYSLOG_IDENTIFIER\":\"nara-mesh\"")?;
+    expect(&journal, "reloaded: configuration, peers and decisions")?;
+    report("they talk, reload, and log to the journal");
+
+    let alice = "nara-mesh --config /etc/nara-mesh/alice/config.toml";
+    machine.run(&format!(
+        "{alice} backup /var/tmp/alice.db && chown nara-mesh /var/tmp/alice.db && systemctl stop nara-mesh@alice && \
+         runuser -u nara-mesh -- {alice} restore /var/tmp/alice.db --replace && systemctl start nara-mesh@alice"
+    ))?;
+    expect(&machine.run(events)?, "hello from bob")?;
+    report("a backup that was made meanwhile is restored");
+
+    let process = "systemctl show --property MainPID --value nara-mesh@alice";
+    let before = machine.run(process)?;
+    machine.run("dpkg --install /root/newer.deb")?;
+    if machine.run(process)? == before {
+        return Err("the upgrade did not start alice again".to_owned());
+    }
+    machine.run("nara-mesh health --name alice && nara-mesh health --listen 127.0.0.1:9633 --name bob")?;
+    expect(&machine.run(events)?, "hello from bob")?;
+    report("an upgrade starts them again, with their ledgers");
+
+    machine.run("dpkg --purge nara-mesh")?;
+    let left = machine.run(
+        "! pgrep --exact nara-mesh && ! id nara-mesh 2>/dev/null && ! test -e /var/lib/nara-mesh && find /etc/nara-mesh -type f",
+    )?;
+    let mut left: Vec<&str> = left.lines().collect();
+    left.sort_unstable();
+    if left != ["/etc/nara-mesh/alice/soul.toml", "/etc/nara-mesh/bob/soul.toml"] {
+        return Err(format!("a purge left {left:?} instead of the souls alone"));
+    }
+    report("a purge leaves nothing but the souls");
+
+    contain(&machine)?;
+    report("the layout of the container works: another user, a root that cannot be written, one volume");
+    Ok(())
+}
+
+/// Makes a nara on the machine, as `docs/operate.md` describes.
+fn set_up(machine: &Machine, name: &str, port: u16) -> Result<(), String> {
+    machine.run(&format!(
+        "install --directory --mode 0750 --group nara-mesh /etc/nara-mesh/{name} && cd /etc/nara-mesh/{name} && \
+         nara-mesh id new --name {name} --out soul.toml && \
+         sed 's/NAME/{name}/; s/^kind = .*/kind = \"loopback\"\\nport = {port}/; s/^# peers/peers/' \
+         /usr/share/doc/nara-mesh/examples/config.toml > config.toml && \
+         nara-mesh id show --soul-file soul.toml --stanza 127.0.0.1:{port} > /root/{name}.stanza"
+    ))?;
+    Ok(())
+}
+
+/// Runs the program as `packaging/Containerfile` lays it out.
+fn contain(machine: &Machine) -> Result<(), String> {
+    let program = "/usr/local/bin/nara-mesh";
+    machine.run(&format!(
+        "dpkg --fsys-tarfile /root/newer.deb | tar --extract --file - --to-stdout ./usr/bin/nara-mesh > {program} && \
+         chmod 755 {program} && useradd --uid 10001 --no-create-home contained && mkdir --parents /data && {program} id new --name alice --out /data/soul.toml && \
+         chown -R 10001:10001 /data"
+    ))?;
+    // As `podman run --read-only --user 10001 --volume …:/data` does it.
+    machine.run(&format!(
+        "systemd-run --quiet --unit contained --service-type notify --property NotifyAccess=main \
+         --uid 10001 --gid 10001 --property ReadOnlyPaths=/ --property ReadWritePaths=/data \
+         --property CapabilityBoundingSet= \
+         --property NoNewPrivileges=yes --setenv NARA_MESH_SOUL_FILE=/data/soul.toml \
+         --setenv NARA_MESH_DATA_DIR=/data --setenv NARA_MESH_NETWORK=loopback {program} up"
+    ))?;
+    machine.run(&format!(
+        "{program} health && test -s /data/ledger.db && systemctl stop contained"
+    ))?;
+    Ok(())
+}
+
+fn expect(text: &str, part: &str) -> Result<(), String> {
+    if text.contains(part) {
+        Ok(())
+    } else {
+        Err(format!("expected {part:?} in:\n{text}"))
+    }
+}
+
+fn report(what: &str) {
+    println!("ok: {what}");
+}
