@@ -58,6 +58,13 @@ impl Clock for SystemClock {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         UnixNanos::new(i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))
     }
+
+    /// By the operating system as well: paused time of a test must not look like a clock that was set.
+    fn monotonic(&self) -> Duration {
+        static BEGIN: OnceLock<Instant> = OnceLock::new();
+        let now = Instant::now();
+        now.saturating_duration_since(*BEGIN.get_or_init(|| now))
+    }
 }
 
 /// A clock that stands still until it is moved: for tests.

@@ -70,7 +70,7 @@ pub(crate) const ENDPOINTS: [&str; 14] = [
 ];
 
 /// Why requests are refused.
-pub(crate) const REASONS: [&str; 48] = [
+pub(crate) const REASONS: [&str; 52] = [
     "address_mismatch",
     "answer_too_large",
     "auth_headers",
@@ -83,6 +83,8 @@ pub(crate) const REASONS: [&str; 48] = [
     "body_too_slow",
     "busy",
     "chain",
+    "clock_set_back",
+    "connections_of_address",
     "downgrade",
     "forged_id",
     "handler_too_slow",
@@ -108,12 +110,14 @@ pub(crate) const REASONS: [&str; 48] = [
     "reconcile",
     "replay_cache_full",
     "replayed",
+    "retired",
     "sender_mismatch",
     "stale",
     "streamed_body",
     "stuck_journey",
     "tls_required",
     "too_many_streams",
+    "two_successors",
     "unauthenticated",
     "unknown_emitter",
     "unknown_sender",

@@ -264,7 +264,11 @@ impl Drop for Nara {
 
 impl Running {
     async fn end(self, grace: Duration) -> Shutdown {
-        drop(self.following);
+        for task in self.following {
+            task.abort();
+            // Until it has let go of the ledger.
+            let _ = task.await;
+        }
         let gossips = self.gossip.is_some();
         if let Some(gossip) = self.gossip {
             gossip.stop().await;

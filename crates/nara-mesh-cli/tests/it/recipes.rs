@@ -40,6 +40,8 @@ struct Mesh {
     alice: Option<Serving>,
     bob: Option<Serving>,
     bobs_stanza: String,
+    /// What alice's key is, for bob.
+    alices_stanza: String,
     /// The key ids of bob's two souls.
     keys: [String; 2],
 }
@@ -49,7 +51,8 @@ impl Mesh {
     fn start(with_key: bool) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path();
-        new_soul(path, "alice");
+        let alice = new_soul(path, "alice");
+        let alices_stanza = format!("[[peer]]\nname = \"alice\"\nkey = {}\n\n", alice["public_key"]);
         let keys = ["bob", "new"].map(|file| {
             let made = run_json(
                 path,
@@ -66,12 +69,13 @@ impl Mesh {
             );
             made["key_id"].as_str().unwrap().to_owned()
         });
-        fs::write(path.join("known.toml"), "").unwrap();
+        fs::write(path.join("known.toml"), &alices_stanza).unwrap();
         let mut mesh = Self {
             folder,
             alice: None,
             bob: None,
             bobs_stanza: String::new(),
+            alices_stanza,
             keys,
         };
         mesh.bob_serves("bob", with_key);
@@ -98,7 +102,11 @@ impl Mesh {
         self.bobs_stanza = listening["stanza"].as_str().unwrap().to_owned();
         let kept = |line: &&str| with_key || !(line.starts_with("key") || line.starts_with("id"));
         let stanza: Vec<&str> = self.bobs_stanza.lines().filter(kept).collect();
-        fs::write(self.path().join("known.toml"), stanza.join("\n") + "\n").unwrap();
+        fs::write(
+            self.path().join("known.toml"),
+            self.alices_stanza.clone() + &stanza.join("\n") + "\n",
+        )
+        .unwrap();
     }
 
     fn run(&self, expected: i32, nara: &str, peers: &str, words: &[String]) -> String {

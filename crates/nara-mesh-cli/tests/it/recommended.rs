@@ -74,9 +74,10 @@ fn every_command_that_a_message_recommends_does_what_it_promises() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
     let bob = new_soul(path, "bob");
-    new_soul(path, "alice");
+    let alices = new_soul(path, "alice");
     new_soul(path, "new");
-    fs::write(path.join("known.toml"), "").unwrap();
+    let known = format!("[[peer]]\nname = \"alice\"\nkey = {}\n", alices["public_key"]);
+    fs::write(path.join("known.toml"), known).unwrap();
     let (bobs, stanza) = Serving::start(path, "bob");
     // Keys that are not in the peers file are those that `peers trust` decides about.
     let address: String = stanza
@@ -104,6 +105,8 @@ fn every_command_that_a_message_recommends_does_what_it_promises() {
     assert!(commands.len() >= 15, "{commands:?}");
     let (alices, _) = Serving::start(path, "alice");
     let key = bob["public_key"].as_str().unwrap();
+    // Who is told to trust bob has met him.
+    succeeds(path, &["sync", "bob", "--mode", "recent"].map(str::to_owned));
     let mut last = Vec::new();
     let mut serving = Vec::new();
     for command in &commands {

@@ -251,6 +251,7 @@ fn every_limit_of_the_server_is_a_setting() {
     let args = [
         "config",
         "show",
+        "--json",
         "--config",
         "config.toml",
         "--limit-connections",

@@ -35,7 +35,7 @@ pub struct PeerKeeper {
     ledger: Arc<dyn Ledger>,
     stopping: CancellationToken,
     task: AbortOnDropHandle<()>,
-    _heeding: AbortOnDropHandle<()>,
+    heeding: AbortOnDropHandle<()>,
 }
 
 /// What a registry took over from a ledger.
@@ -69,7 +69,7 @@ impl PeerKeeper {
         let keeping = keep(events, registry.clone(), ledger.clone(), stopping.clone());
         let keeper = Self {
             task: AbortOnDropHandle::new(tokio::spawn(keeping)),
-            _heeding: AbortOnDropHandle::new(heeding),
+            heeding: AbortOnDropHandle::new(heeding),
             registry,
             ledger,
             stopping,
@@ -106,8 +106,9 @@ impl PeerKeeper {
     /// Waits until everything learned so far is stored.
     pub async fn finish(self) {
         self.stopping.cancel();
-        // A panic of the task was reported when it happened.
-        let _ = self.task.await;
+        self.heeding.abort();
+        // A panic of a task was reported when it happened. Afterwards nothing holds the ledger.
+        let _ = tokio::join!(self.task, self.heeding);
     }
 }
 

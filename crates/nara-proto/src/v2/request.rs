@@ -169,6 +169,10 @@ impl RequestSignature {
     /// # Errors
     /// [`SignatureError`].
     pub fn from_headers(headers: &HeaderMap) -> Result<Self, SignatureError> {
+        // Said first: without it there is no signature at all.
+        if !headers.contains_key(SignedField::SignatureInput.header()) {
+            return Err(SignatureError::Missing(SignedField::SignatureInput));
+        }
         let channel = ChannelBinding::from_headers(headers)?;
         let (body, digests) = SignedBody::from_headers(headers)?;
         let (params, label) = Params::from_headers(headers, covered(body, channel))?;
