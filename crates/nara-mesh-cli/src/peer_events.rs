@@ -140,7 +140,7 @@ fn succession(statement: &Succession, effect: SuccessionEffect) -> (String, Valu
             format!(
                 "two statements name two successors of key {old} of {name}: one of them is a thief's; none is followed, and {name} is \
                  refused until you decide; ask its owner, then run {}",
-                trust(statement.new_key().unwrap_or(statement.old_key()))
+                trust(statement.new_key().unwrap_or_else(|| statement.old_key()))
             ),
         ),
         (SuccessionEffect::Asked, Some(key)) => (

@@ -131,14 +131,20 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
+    /// Any moment: an `Instant` comes from nowhere else.
+    #[expect(clippy::disallowed_methods, reason = "a test has to begin somewhere")]
+    fn begin() -> Instant {
+        Instant::now()
+    }
+
     #[test]
     fn nothing_is_known_of_a_nara_that_gave_no_sign() {
-        assert_eq!(Presence::default().state(Instant::now()), PresenceState::Unknown);
+        assert_eq!(Presence::default().state(begin()), PresenceState::Unknown);
     }
 
     #[test]
     fn a_nara_without_a_sign_of_life_is_missing_after_a_while() {
-        let (mut presence, now) = (Presence::default(), Instant::now());
+        let (mut presence, now) = (Presence::default(), begin());
         presence.alive(now);
         assert_eq!(presence.state(now + MISSING_AFTER), PresenceState::Online);
         assert_eq!(
@@ -149,7 +155,7 @@ mod tests {
 
     #[test]
     fn a_nara_that_does_not_answer_is_missing_until_its_next_sign_of_life() {
-        let (mut presence, now) = (Presence::default(), Instant::now());
+        let (mut presence, now) = (Presence::default(), begin());
         presence.lost(now);
         assert_eq!(presence.state(now), PresenceState::Missing);
         presence.alive(now + SECOND);
@@ -160,7 +166,7 @@ mod tests {
 
     #[test]
     fn a_goodbye_holds_for_what_was_on_its_way_and_ends_with_a_later_sign_of_life() {
-        let (mut presence, now) = (Presence::default(), Instant::now());
+        let (mut presence, now) = (Presence::default(), begin());
         presence.alive(now);
         presence.goodbye(now + SECOND, UnixNanos::new(1));
         presence.alive(now + 2 * SECOND);
@@ -172,7 +178,7 @@ mod tests {
 
     #[test]
     fn the_later_of_introduction_and_goodbye_counts_by_the_clock_of_the_nara() {
-        let now = Instant::now();
+        let now = begin();
         let [first, second] = [1, 2].map(UnixNanos::new);
         // They come together, or the older one later.
         let mut presence = Presence::default();

@@ -28,7 +28,7 @@ use tokio::sync::{broadcast, watch};
 use self::exposition::Exposition;
 use self::feed::{FeedHandler, Lines};
 use self::journeys::Journeys;
-use self::reload::reload;
+use self::reload::{Files, reload};
 use self::signals::{Signal, Signals};
 use self::work::Work;
 use crate::cli::{Expose, Listen, ServingArgs};
@@ -159,10 +159,12 @@ impl Serving {
             &mut self.signals,
             control.as_mut(),
             &self.feed,
-            &self.hosts,
             &self.journeys,
-            settings,
-            printer,
+            &Files {
+                started: settings,
+                hosts: &self.hosts,
+                printer,
+            },
         )
         .await?;
         drop(control);
@@ -189,10 +191,8 @@ async fn until_told_to_end(
     signals: &mut Signals,
     mut control: Option<&mut Control>,
     feed: &Feed,
-    hosts: &watch::Sender<Vec<PeerEntry>>,
     journeys: &Journeys,
-    settings: &Settings,
-    printer: Printer,
+    files: &Files<'_>,
 ) -> Outcome<()> {
     let mut address = nara.watch_address();
     let mut before = *address.borrow_and_update();
@@ -215,13 +215,13 @@ async fn until_told_to_end(
             signal = signals.next() => match signal {
                 Signal::End => return Ok(()),
                 Signal::Reload => {
-                    reload(nara, settings, hosts, &work, printer).await?;
+                    reload(nara, files, &work).await?;
                 }
             },
             asked = next_question(control.as_deref_mut()) => match asked.question {
                 Question::Clock => asked.answer(clock(nara)),
                 Question::Reload => {
-                    let answer = reload(nara, settings, hosts, &work, printer).await?;
+                    let answer = reload(nara, files, &work).await?;
                     asked.answer(answer);
                 }
                 _ => questions::answer(nara, journeys, asked).await,

@@ -95,7 +95,7 @@ impl CatchUp {
                 break;
             }
             self.asked.insert(label.clone(), Instant::now());
-            match self.from_peer(&peer, round.peers == 0).await {
+            match self.fetch_from(&peer, round.peers == 0).await {
                 Ok(caught) => {
                     tracing::info!(peer = %label, received = caught.received, new = caught.stored, "caught up");
                     round.peers += 1;
@@ -125,7 +125,7 @@ impl CatchUp {
         peers
     }
 
-    async fn from_peer(&self, peer: &Arc<Peer>, is_first: bool) -> Result<Catch, SyncError> {
+    async fn fetch_from(&self, peer: &Arc<Peer>, is_first: bool) -> Result<Catch, SyncError> {
         let mut caught = self.sample(peer).await?;
         if !is_first && !caught.is_much() {
             return Ok(caught);

@@ -16,28 +16,32 @@ use crate::printer::Printer;
 use crate::service_manager;
 use crate::settings::Settings;
 
+/// What a reload reads again, and whom it tells.
+#[derive(Clone, Copy)]
+pub(super) struct Files<'a> {
+    /// The settings with which the nara was started.
+    pub(super) started: &'a Settings,
+    /// The peers whose host names are looked up.
+    pub(super) hosts: &'a watch::Sender<Vec<PeerEntry>>,
+    pub(super) printer: Printer,
+}
+
 /// Reads the configuration and the peers again and applies them. What is wrong in one place does not keep the rest
 /// from being applied: a ban waits for nothing. Returns what is in force.
-pub(super) async fn reload(
-    nara: &Nara,
-    started: &Settings,
-    hosts: &watch::Sender<Vec<PeerEntry>>,
-    work: &Work<'_>,
-    printer: Printer,
-) -> Outcome<Value> {
+pub(super) async fn reload(nara: &Nara, files: &Files<'_>, work: &Work<'_>) -> Outcome<Value> {
     service_manager::reloading();
-    let in_force = apply(nara, started, hosts, printer).await;
+    let in_force = apply(nara, files).await;
     // Also if something could not be applied: the rest is in force, and the nara serves.
     service_manager::ready(work.status());
     in_force
 }
 
-async fn apply(
-    nara: &Nara,
-    started: &Settings,
-    hosts: &watch::Sender<Vec<PeerEntry>>,
-    printer: Printer,
-) -> Outcome<Value> {
+async fn apply(nara: &Nara, files: &Files<'_>) -> Outcome<Value> {
+    let Files {
+        started,
+        hosts,
+        printer,
+    } = *files;
     let mut problems = Vec::new();
     let fresh = match read_again() {
         Ok(fresh) => Some(fresh),
