@@ -1,5 +1,6 @@
 //! The command line: types only. What the values mean is decided in `settings` and in the commands.
 
+mod conformance;
 mod dm;
 mod id;
 pub(crate) mod limits;
@@ -14,6 +15,7 @@ pub(crate) use peers::{
 };
 pub(crate) use serving::{DoctorArgs, NetworkArgs, NetworkKind, ServeArgs, ServingArgs, UpArgs};
 
+pub(crate) use conformance::ConformanceArgs;
 pub(crate) use dm::{DmArgs, DmKind};
 pub(crate) use id::{IdCommand, IdNewArgs, IdRetireArgs, IdShowArgs, IdSucceedArgs, SuccessionReason};
 pub(crate) use signing::{SignArgs, VerifyArgs};
@@ -264,29 +266,6 @@ pub(crate) struct ConfigArgs {
         default_value_t = serving::default_listen()
     )]
     pub(crate) listen: Listen,
-}
-
-/// `conformance`
-#[derive(Debug, Args)]
-pub(crate) struct ConformanceArgs {
-    /// The peer: name, id or address
-    #[arg(required_unless_present = "list")]
-    pub(crate) peer: Option<PeerRef>,
-    /// Folder with the souls of the two naras (made if missing) [default: new ones, forgotten afterwards]
-    #[arg(long, value_name = "DIR", value_parser = value::path())]
-    pub(crate) souls: Option<PathBuf>,
-    /// Also what stores something at the peer: events about itself, and a postcard that it passes on
-    #[arg(long)]
-    pub(crate) write: bool,
-    /// Only checks whose id begins so (comma-separated), such as `sync` or `v2-request/replay`
-    #[arg(long, value_name = "ID", value_delimiter = ',')]
-    pub(crate) only: Vec<String>,
-    /// Print checks that passed or were skipped, too
-    #[arg(long)]
-    pub(crate) all: bool,
-    /// Only list the checks
-    #[arg(long, conflicts_with = "peer")]
-    pub(crate) list: bool,
 }
 
 /// `health`
