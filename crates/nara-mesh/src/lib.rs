@@ -52,7 +52,12 @@
 #![warn(missing_docs)]
 #![cfg_attr(
     not(feature = "server"),
-    expect(dead_code, unused_imports, reason = "some parts are used by the server alone")
+    expect(
+        dead_code,
+        unused_imports,
+        unused_macros,
+        reason = "some parts are used by the server alone"
+    )
 )]
 
 mod announcement;
@@ -76,7 +81,6 @@ pub mod peers_file;
 mod random;
 mod rate_limit;
 pub mod registry;
-#[cfg(feature = "server")]
 mod seldom;
 #[cfg(feature = "server")]
 pub mod server;
