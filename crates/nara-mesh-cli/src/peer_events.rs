@@ -7,6 +7,7 @@ use nara_proto::identity::{KeyId, NaraName, PublicKey};
 use nara_proto::succession::Succession;
 use serde_json::{Value, json};
 
+use crate::output::printable;
 use crate::printer::harmless;
 use crate::remedy;
 
@@ -107,7 +108,7 @@ pub(crate) fn line(event: &PeerEvent) -> Option<(String, Value)> {
         PeerEvent::KeyConflict(conflict) => {
             let text = format!(
                 "conflict  {}",
-                harmless_line(&format!("{conflict}: {}", remedy::of_conflict(conflict)))
+                printable(&format!("{conflict}: {}", remedy::of_conflict(conflict)))
             );
             Some((text, conflict_json(conflict)))
         }
@@ -199,16 +200,4 @@ pub(crate) fn conflict_json(conflict: &KeyConflict) -> Value {
         "offered_by": conflict.offered_by.to_string(),
         "remedy": remedy::of_conflict(conflict),
     })
-}
-
-/// As [`harmless`], but not cut: it ends with what to do.
-fn harmless_line(text: &str) -> String {
-    let escape = |character: char| -> String {
-        if character.is_control() {
-            character.escape_default().collect()
-        } else {
-            character.to_string()
-        }
-    };
-    text.chars().map(escape).collect()
 }

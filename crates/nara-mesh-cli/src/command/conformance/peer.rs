@@ -17,8 +17,8 @@ use nara_proto::v2::{Capability, RequestSignature, ResponseSignature, SignedCapa
 use serde_json::{Value, json};
 
 use super::channel::{self, Channel, Form};
-use super::check::{Fault, Need, Verdict, differs, ensure};
 use super::signing::{self, V2};
+use super::verdict::{Fault, Need, Verdict, differs, ensure};
 use super::wire::{Answer, Connection, Draft, Messages, get, post};
 
 /// A request and its answer, as the report shows them.
