@@ -16,7 +16,9 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
+use crate::printer::harmless;
 
 /// How long an answer may take: a peer has [`REPLY_TIMEOUT`] to reply to a message, and a reload reads files and the
 /// ledger.
@@ -185,6 +187,34 @@ pub(crate) async fn ask(folder: &Path, question: Question) -> Outcome<Option<Val
     serde_json::from_str(&line)
         .map(Some)
         .map_err(|error| failed().caused_by(error))
+}
+
+/// As [`ask`], where nothing can be done without the nara that runs.
+pub(crate) async fn ask_running(folder: &Path, question: Question) -> Outcome<Value> {
+    match ask(folder, question).await? {
+        Some(answer) => checked(answer),
+        None => Err(not_running(folder)),
+    }
+}
+
+/// The answer of the nara that runs, or its failure.
+pub(crate) fn checked(answer: Value) -> Outcome<Value> {
+    let Some(error) = answer["error"].as_str() else {
+        return Ok(answer);
+    };
+    let codes = [Exit::Usage, Exit::Unreachable, Exit::Unauthenticated];
+    let exit = codes.into_iter().find(|exit| answer["exit"] == *exit as u8);
+    let mut failure = Failure::new(exit.unwrap_or(Exit::Failed), harmless(error));
+    failure.hint = answer["hint"].as_str().map(ToOwned::to_owned);
+    Err(failure)
+}
+
+/// The failure of a command that needs the running nara.
+pub(crate) fn not_running(folder: &Path) -> Failure {
+    Failure::new(Exit::Unreachable, format!("no nara runs on {}", folder.display())).hint(
+        "start it with `nara-mesh serve` or `up`, because peers answer with a request of their own; check --data-dir and \
+         --soul-file",
+    )
 }
 
 async fn answer(mut stream: UnixStream, sender: &mpsc::Sender<Asked>) -> io::Result<()> {

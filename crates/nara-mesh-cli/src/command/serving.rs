@@ -21,7 +21,7 @@ use nara_mesh::registry::PeerEvent;
 use nara_mesh::server::{BuildError, ServeError, ServerLimits, Shutdown, expose};
 use nara_mesh::{Nara, defaults};
 use nara_proto::identity::KeyId;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, watch};
 
@@ -219,7 +219,6 @@ async fn until_told_to_end(
                 }
             },
             asked = next_question(control.as_deref_mut()) => match asked.question {
-                Question::Clock => asked.answer(clock(nara)),
                 Question::Reload => {
                     let answer = reload(nara, files, &work).await?;
                     asked.answer(answer);
@@ -228,12 +227,6 @@ async fn until_told_to_end(
             }
         }
     }
-}
-
-/// What happened to the clock of this machine while this nara ran.
-fn clock(nara: &Nara) -> Value {
-    let step = nara.registry().clock_step();
-    json!({ "step": step.map(|step| json!({ "text": step.to_string(), "nanos": step.nanos, "at_ms": step.at.get() })) })
 }
 
 /// The control socket in the data folder; without one, only signals are heard.

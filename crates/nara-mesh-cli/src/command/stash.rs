@@ -47,7 +47,7 @@ fn put(args: &StashPutArgs, settings: &Settings, printer: Printer) -> Outcome {
         peer: args.peer.to_string(),
         data: STANDARD.encode(&data),
     };
-    ask_running(settings, question)?;
+    block_on(control::ask_running(&settings.running_folder()?, question))?;
     printer.line(format_args!("{} keeps {} bytes", args.peer, data.len()))?;
     printer.json(json!({ "peer": args.peer.to_string(), "bytes": data.len() }))?;
     Ok(Exit::Ok)
@@ -57,7 +57,7 @@ fn get(args: &StashGetArgs, settings: &Settings, printer: Printer) -> Outcome {
     let question = Question::StashGet {
         peer: args.peer.to_string(),
     };
-    let answer = ask_running(settings, question)?;
+    let answer = block_on(control::ask_running(&settings.running_folder()?, question))?;
     let data = answer["data"]
         .as_str()
         .map(|data| STANDARD.decode(data))
@@ -126,7 +126,7 @@ fn forget(args: &StashDropArgs, settings: &Settings, printer: Printer) -> Outcom
         owner: owner.to_string(),
     };
     let dropped = match block_on(control::ask(&folder, question))? {
-        Some(answer) => check(answer)?["dropped"] == true,
+        Some(answer) => control::checked(answer)?["dropped"] == true,
         None => match open(settings)? {
             Some(store) => {
                 let had = store.load().map_err(failed)?;
@@ -161,35 +161,6 @@ fn owner_id(owner: &str, settings: &Settings) -> Outcome<NaraId> {
             ))
             .hint("`nara-mesh stash list` shows the ids")
         })
-}
-
-/// Asks the nara that runs.
-fn ask_running(settings: &Settings, question: Question) -> Outcome<Value> {
-    let folder = settings.running_folder()?;
-    match block_on(control::ask(&folder, question))? {
-        Some(answer) => check(answer),
-        None => Err(not_running(&folder)),
-    }
-}
-
-/// The failure of a command that needs the running nara.
-pub(super) fn not_running(folder: &std::path::Path) -> Failure {
-    Failure::new(Exit::Unreachable, format!("no nara runs on {}", folder.display())).hint(
-        "start it with `nara-mesh serve` or `up`, because peers answer with a request of their own; check --data-dir and \
-         --soul-file",
-    )
-}
-
-/// The answer of the nara that runs, or its failure.
-pub(super) fn check(answer: Value) -> Outcome<Value> {
-    let Some(error) = answer["error"].as_str() else {
-        return Ok(answer);
-    };
-    let codes = [Exit::Usage, Exit::Unreachable, Exit::Unauthenticated];
-    let exit = codes.into_iter().find(|exit| answer["exit"] == *exit as u8);
-    let mut failure = Failure::new(exit.unwrap_or(Exit::Failed), harmless(error));
-    failure.hint = answer["hint"].as_str().map(ToOwned::to_owned);
-    Err(failure)
 }
 
 /// The stashes beside the ledger, if there are any.

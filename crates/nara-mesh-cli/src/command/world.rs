@@ -8,7 +8,6 @@ use nara_mesh::clock::{Clock as _, SystemClock};
 use nara_proto::world::WorldMessage;
 use serde_json::{Value, json};
 
-use super::stash::{check, not_running};
 use crate::cli::WorldSendArgs;
 use crate::connect;
 use crate::control::{self, Question};
@@ -38,7 +37,7 @@ pub(super) fn send(args: &WorldSendArgs, settings: &Settings, printer: Printer) 
     // A postcard comes home to the nara that runs, so it is the one to send it.
     match connect::block_on(control::ask(&folder, question))? {
         Some(answer) => {
-            let sent = check(answer)?;
+            let sent = control::checked(answer)?;
             if args.wait {
                 let id = sent["message_id"].as_str().unwrap_or_default();
                 let postcard = connect::block_on(wait(&folder, id))?;
@@ -50,7 +49,7 @@ pub(super) fn send(args: &WorldSendArgs, settings: &Settings, printer: Printer) 
             };
             say(sent["message_id"].as_str().unwrap_or_default(), &handed, printer)
         }
-        None if args.wait => Err(not_running(&folder)),
+        None if args.wait => Err(control::not_running(&folder)),
         None => {
             let client = connect::client(settings.local_nara()?, settings)?;
             let name = client.local().name().as_str();
@@ -70,10 +69,7 @@ pub(super) fn send(args: &WorldSendArgs, settings: &Settings, printer: Printer) 
 
 pub(super) fn list(settings: &Settings, printer: Printer) -> Outcome {
     let folder = settings.running_folder()?;
-    let Some(answer) = connect::block_on(control::ask(&folder, Question::WorldList))? else {
-        return Err(not_running(&folder));
-    };
-    let answer = check(answer)?;
+    let answer = connect::block_on(control::ask_running(&folder, Question::WorldList))?;
     let mut rows = table(["POSTCARD", "SENT", "STATE", "WHERE", "TEXT"]);
     for postcard in answer["postcards"].as_array().into_iter().flatten() {
         let text = |key: &str| harmless(postcard[key].as_str().unwrap_or("-"));
@@ -97,7 +93,7 @@ async fn wait(folder: &Path, id: &str) -> Outcome<Value> {
         let Some(answer) = control::ask(folder, Question::WorldList).await? else {
             return Err(Failure::failed("the nara that waits for the postcard ended").hint("send it again"));
         };
-        let answer = check(answer)?;
+        let answer = control::checked(answer)?;
         let mut postcards = answer["postcards"].as_array().into_iter().flatten();
         let postcard = postcards.find(|postcard| postcard["message_id"] == id);
         match postcard {

@@ -22,8 +22,14 @@ use crate::control::{Asked, Question};
 /// Answers a question, in the background where that waits for a peer.
 pub(super) async fn answer(nara: &Nara, journeys: &Journeys, asked: Asked) {
     match asked.question.clone() {
-        // The loop that serves answers these itself.
-        Question::Clock | Question::Reload => {}
+        // The loop that serves answers this itself: it has the files.
+        Question::Reload => {}
+        Question::Clock => {
+            let step = nara.registry().clock_step();
+            let step = step
+                .map(|step| json!({ "text": step.to_string(), "nanos": step.nanos, "at_ms": step.at.get() }));
+            asked.answer(json!({ "step": step }));
+        }
         Question::StashPut { peer, data } => {
             let peer = nara.peer(peer.as_str());
             let Ok(data) = STANDARD.decode(data) else {
