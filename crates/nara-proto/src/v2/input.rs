@@ -120,21 +120,23 @@ impl Params {
         }
     }
 
-    /// Reads our member of `Signature-Input`, and its label. It must be in the strict spelling of RFC 9651, so that its
-    /// text is what was signed.
-    pub(super) fn from_headers(
-        headers: &HeaderMap,
-        covered: &'static str,
-    ) -> Result<(Self, String), SignatureError> {
+    /// The whole `Signature-Input`, which may have members of others. Without one there is no signature at all, whatever
+    /// else is missing.
+    pub(super) fn input(headers: &HeaderMap) -> Result<String, SignatureError> {
         const FIELD: SignedField = SignedField::SignatureInput;
         if !headers.contains_key(FIELD.header()) {
             return Err(SignatureError::Missing(FIELD));
         }
-        let input = joined(headers, FIELD)?;
-        if let Some(params) = Self::parse_own(&input, covered) {
+        joined(headers, FIELD)
+    }
+
+    /// Reads our member of `Signature-Input`, and its label. It must be in the strict spelling of RFC 9651, so that its
+    /// text is what was signed.
+    pub(super) fn parse(input: &str, covered: &'static str) -> Result<(Self, String), SignatureError> {
+        if let Some(params) = Self::parse_own(input, covered) {
             return Ok((params, LABEL.to_owned()));
         }
-        Self::parse_any(&input, covered)
+        Self::parse_any(input, covered)
     }
 
     fn parse_any(input: &str, covered: &'static str) -> Result<(Self, String), SignatureError> {

@@ -169,13 +169,10 @@ impl RequestSignature {
     /// # Errors
     /// [`SignatureError`].
     pub fn from_headers(headers: &HeaderMap) -> Result<Self, SignatureError> {
-        // Said first: without it there is no signature at all.
-        if !headers.contains_key(SignedField::SignatureInput.header()) {
-            return Err(SignatureError::Missing(SignedField::SignatureInput));
-        }
+        let input = Params::input(headers)?;
         let channel = ChannelBinding::from_headers(headers)?;
         let (body, digests) = SignedBody::from_headers(headers)?;
-        let (params, label) = Params::from_headers(headers, covered(body, channel))?;
+        let (params, label) = Params::parse(&input, covered(body, channel))?;
         let missing = |name| move || SignatureError::MissingParameter(name);
         let expires = params.expires.ok_or_else(missing("expires"))?;
         let lifetime = expires.abs_diff(params.created);

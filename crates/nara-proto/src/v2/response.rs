@@ -104,8 +104,9 @@ impl ResponseSignature {
     /// # Errors
     /// [`SignatureError`].
     pub fn from_headers(headers: &HeaderMap) -> Result<Self, SignatureError> {
+        let input = Params::input(headers)?;
         let (body, digests) = SignedBody::from_headers(headers)?;
-        let (params, label) = Params::from_headers(headers, covered(body))?;
+        let (params, label) = Params::parse(&input, covered(body))?;
         if params.expires.is_some() || params.nonce.is_some() {
             return Err(SignatureError::UnknownParameter);
         }
