@@ -3,10 +3,7 @@
 //! Without a recorder they cost next to nothing. Names end in their unit, those of counters in `_total`. No label has a
 //! value that a peer can choose freely: names of peers are in the log. [`describe`] gives a recorder the descriptions.
 
-use nara_proto::endpoint::{
-    AllCheckpoints, DirectMessage, Endpoint as _, EventsFetch, EventsImport, EventsReconcile, EventsStream,
-    EventsSync, GetCoordinates, GossipZine, MeshMessage, PeerQuery, Ping, WorldRelay,
-};
+use nara_proto::endpoint::PATHS;
 
 /// The kind of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,22 +49,15 @@ macro_rules! metrics {
 }
 
 /// The paths of our endpoints, and `other` for every other path.
-pub(crate) const ENDPOINTS: [&str; 14] = [
-    AllCheckpoints::PATH,
-    DirectMessage::PATH,
-    EventsFetch::PATH,
-    EventsImport::PATH,
-    EventsReconcile::PATH,
-    EventsStream::PATH,
-    EventsSync::PATH,
-    GetCoordinates::PATH,
-    GossipZine::PATH,
-    MeshMessage::PATH,
-    PeerQuery::PATH,
-    Ping::PATH,
-    WorldRelay::PATH,
-    "other",
-];
+pub(crate) const ENDPOINTS: [&str; PATHS.len() + 1] = {
+    let mut endpoints = ["other"; PATHS.len() + 1];
+    let mut index = 0;
+    while index < PATHS.len() {
+        endpoints[index] = PATHS[index];
+        index += 1;
+    }
+    endpoints
+};
 
 /// Why requests are refused.
 pub(crate) const REASONS: [&str; 52] = [
