@@ -9,6 +9,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use nara_mesh::peers_file::{HostAddress, PeerEntry};
 use nara_mesh::registry::PeerRegistry;
+use nara_proto::backoff::Backoff;
 use nara_proto::breaker::BreakerState;
 use nara_proto::identity::NaraName;
 use tokio::sync::watch;
@@ -101,7 +102,7 @@ struct Known {
     address: Option<IpAddr>,
     /// Not to be looked up before.
     due: Instant,
-    pause: Duration,
+    backoff: Backoff,
     /// Whether the operator knows that it is not found.
     told: bool,
 }
@@ -131,7 +132,7 @@ pub(crate) async fn follow<F: Future<Output = io::Result<IpAddr>>>(
                 host: host.clone(),
                 address: None,
                 due: now,
-                pause: FIRST_PAUSE,
+                backoff: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE),
                 told: false,
             });
             known.due <= now && (known.address.is_none() || fails(&registry, entry))
@@ -165,7 +166,7 @@ impl Known {
     fn take(&mut self, mut entry: PeerEntry, found: io::Result<IpAddr>, registry: &PeerRegistry) {
         match found {
             Ok(address) => {
-                self.pause = FIRST_PAUSE;
+                self.backoff.reset();
                 self.due = Instant::now() + LONGEST_PAUSE;
                 self.told = false;
                 if self.address.replace(address) != Some(address) {
@@ -177,8 +178,8 @@ impl Known {
                 }
             }
             Err(error) => {
-                self.due = Instant::now() + self.pause;
-                self.pause = (2 * self.pause).min(LONGEST_PAUSE);
+                // Whole: no peer is asked, so nobody has to be spared.
+                self.due = Instant::now() + self.backoff.after_failure(u32::MAX);
                 if !std::mem::replace(&mut self.told, true) {
                     tracing::warn!(
                         peer = %entry.name,

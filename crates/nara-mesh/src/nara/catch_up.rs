@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nara_proto::backoff::Backoff;
 use nara_proto::breaker::BreakerState;
 use nara_proto::presence::PresenceState;
 use nara_proto::reconcile::Scope;
@@ -34,6 +35,9 @@ const MUCH: usize = 50;
 /// How soon a round follows one in which no peer answered. It doubles each time.
 const RETRY: Duration = Duration::from_secs(10);
 
+/// The longest pause of these.
+const RETRY_MAX: Duration = RETRY.saturating_mul(256);
+
 /// How long a change of the registry is waited for to settle.
 const SETTLE: Duration = Duration::from_secs(1);
 
@@ -44,7 +48,8 @@ pub(super) struct CatchUp {
     /// When each peer was asked last.
     asked: BTreeMap<Label, Instant>,
     pause: Duration,
-    failures: u32,
+    /// Behind rounds in which no peer answered.
+    retry: Backoff,
 }
 
 /// What one round, or one peer, brought.
@@ -74,7 +79,7 @@ impl CatchUp {
             ledger,
             asked: BTreeMap::new(),
             pause: defaults::CATCH_UP_MIN,
-            failures: 0,
+            retry: Backoff::new(RETRY, RETRY_MAX),
         }
     }
 
@@ -167,11 +172,9 @@ impl CatchUp {
     /// How long to wait after a round: longer each time that it brought little.
     fn pause_after(&mut self, round: Catch) -> Duration {
         if round.peers == 0 {
-            let pause = RETRY * 2_u32.saturating_pow(self.failures.min(8));
-            self.failures += 1;
-            return spread(pause.min(defaults::CATCH_UP_MAX));
+            return spread(self.retry.after_failure(u32::MAX));
         }
-        self.failures = 0;
+        self.retry.reset();
         self.pause = if round.is_much() {
             defaults::CATCH_UP_MIN
         } else {

@@ -8,11 +8,11 @@ use nara_proto::breaker::{Breaker, BreakerConfig, BreakerState};
 use nara_proto::clock_offset::ClockOffset;
 use nara_proto::event::KeyStanding;
 use nara_proto::identity::{KeyId, NaraId, NaraName, PublicKey};
+use nara_proto::peer::Coordinates;
 use nara_proto::presence::{Presence, PresenceState};
 use nara_proto::time::UnixMillis;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::distance::Distance;
 use super::peer_clock::PeerClock;
 use super::{KeySource, OperatorDecision, PeerProtocol, PeerRecord, PinnedKey, Verdict};
 use crate::clock::monotonic_now as now;
@@ -157,6 +157,14 @@ impl fmt::Display for PeerInfo {
     }
 }
 
+/// What is known of the way to a peer.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Distance {
+    /// Where the peer says that it is: a hint, whatever it says.
+    pub(super) told: Option<Coordinates>,
+    pub(super) measured: Option<Duration>,
+}
+
 /// One peer of a [`PeerRegistry`](super::PeerRegistry): what is known about it, and its circuit breaker.
 #[derive(Debug)]
 pub struct Peer {
@@ -203,7 +211,7 @@ impl Peer {
     }
 
     /// Looks at what is known about it, without a copy.
-    pub(super) fn with_info<T>(&self, look: impl FnOnce(&PeerInfo) -> T) -> T {
+    pub(crate) fn with_info<T>(&self, look: impl FnOnce(&PeerInfo) -> T) -> T {
         look(&self.info.read().unwrap_or_else(PoisonError::into_inner))
     }
 

@@ -10,6 +10,7 @@ use nara_proto::time::UnixNanos;
 use super::{Peer, PeerRegistry};
 use crate::clock::monotonic_now as now;
 use crate::ledger::{EventStore, LedgerError, ReadLimit};
+use crate::offload::offload;
 
 /// A goodbye that is younger than this was said just now, whatever the clock of its nara says.
 const JUST_NOW: Duration = Duration::from_secs(120);
@@ -58,11 +59,17 @@ impl PeerRegistry {
             ..EventFilter::default()
         };
         for filter in [comings, EventFilter::default()] {
-            for event in ledger.recent(filter, ReadLimit::events(RECALLED)).await? {
-                let key = self.by_name(&event.emitter).and_then(|peer| peer.key());
-                if key.is_some_and(|key| event.has_genuine_id() && event.verify(&key).is_ok()) {
-                    self.hear(&event, wall_clock);
-                }
+            let mut events = ledger.recent(filter, ReadLimit::events(RECALLED)).await?;
+            let registry = self.clone();
+            let verify = move || {
+                events.retain(|event| {
+                    let key = registry.by_name(&event.emitter).and_then(|peer| peer.key());
+                    key.is_some_and(|key| event.has_genuine_id() && event.verify(&key).is_ok())
+                });
+                events
+            };
+            for event in offload(true, verify).await {
+                self.hear(&event, wall_clock);
             }
         }
         Ok(())

@@ -4,6 +4,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::time::Duration;
 
+use nara_proto::backoff::Backoff;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
@@ -25,7 +26,8 @@ pub(super) async fn wait(
     signals: &mut Signals,
     printer: Printer,
 ) -> Outcome<Option<SocketAddr>> {
-    let (mut told, mut next, mut pause) = (String::new(), Instant::now(), FIRST_REMINDER);
+    let (mut told, mut next) = (String::new(), Instant::now());
+    let mut reminders = Backoff::new(FIRST_REMINDER, 60 * FIRST_REMINDER);
     loop {
         let reason = match look(listen).await {
             Ok(address) => return Ok(Some(address)),
@@ -36,12 +38,10 @@ pub(super) async fn wait(
             printer.warn(format_args!("waiting for {listen}: {reason}"));
             printer
                 .json_line(json!({ "event": "waiting", "listen": listen.to_string(), "reason": reason }))?;
-            pause = if is_news {
-                FIRST_REMINDER
-            } else {
-                (2 * pause).min(60 * FIRST_REMINDER)
-            };
-            next = Instant::now() + pause;
+            if is_news {
+                reminders.reset();
+            }
+            next = Instant::now() + reminders.after_failure(u32::MAX);
             told = reason;
         }
         tokio::select! {
