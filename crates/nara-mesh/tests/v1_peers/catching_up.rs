@@ -125,12 +125,7 @@ async fn a_peer_that_appears_after_the_start_is_asked() {
 async fn who_is_told_not_to_catch_up_asks_nobody() {
     let mesh = Mesh::new();
     let greta = mesh.v1("greta", 2).await;
-    let alice = mesh
-        .alice()
-        .without_gossip()
-        .catch_up(false)
-        .know(configured(&greta));
-    let alice = alice.start().await.unwrap();
+    let alice = mesh.quiet_alice(&greta).await;
     tokio::time::sleep(Duration::from_secs(600)).await;
     assert_eq!(greta.syncs("sample"), 0);
     alice.shutdown(GRACE).await;

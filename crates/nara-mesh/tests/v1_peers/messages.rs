@@ -17,12 +17,7 @@ const BURST: i64 = 20;
 async fn direct_messages_of_one_millisecond_all_arrive_and_none_twice() {
     let mesh = Mesh::new();
     let greta = mesh.v1("greta", 2).await;
-    let alice = mesh
-        .alice()
-        .without_gossip()
-        .catch_up(false)
-        .know(configured(&greta));
-    let alice = alice.start().await.unwrap();
+    let alice = mesh.quiet_alice(&greta).await;
     let before = mesh.ledger.count().await.unwrap();
     let at = mesh.clock.now_millis();
     let events: Vec<_> = (0..BURST)
@@ -58,12 +53,7 @@ async fn a_v1_peer_that_lost_its_stash_has_it_back_when_it_says_hey_there() {
     let mesh = Mesh::new();
     let greta = mesh.v1("greta", 2).await;
     greta.meet(&nara("alice"), ip(1));
-    let alice = mesh
-        .alice()
-        .without_gossip()
-        .catch_up(false)
-        .know(configured(&greta));
-    let alice = alice.start().await.unwrap();
+    let alice = mesh.quiet_alice(&greta).await;
     greta.store_stash(&nara("alice"), ip(1), b"her memory").await;
     until(async || greta.acks().iter().any(|ack| ack.success)).await;
 
@@ -124,12 +114,7 @@ async fn a_v1_peer_keeps_a_stash_of_ours() {
 async fn a_subscription_to_a_v1_peer_polls_and_says_so() {
     let mesh = Mesh::new();
     let greta = mesh.v1("greta", 2).await;
-    let alice = mesh
-        .alice()
-        .without_gossip()
-        .catch_up(false)
-        .know(configured(&greta));
-    let alice = alice.start().await.unwrap();
+    let alice = mesh.quiet_alice(&greta).await;
     let every = std::time::Duration::from_secs(5);
     let mut events = alice
         .peer("greta")

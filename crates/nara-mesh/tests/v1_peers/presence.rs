@@ -60,12 +60,7 @@ async fn without_gossip_nobody_is_told() {
 async fn presence_follows_from_events_and_calls() {
     let mesh = Mesh::new();
     let greta = mesh.v1("greta", 2).await;
-    let alice = mesh
-        .alice()
-        .without_gossip()
-        .catch_up(false)
-        .know(configured(&greta));
-    let alice = alice.start().await.unwrap();
+    let alice = mesh.quiet_alice(&greta).await;
     assert_eq!(presence(&alice, "greta"), PresenceState::Unknown);
     alice.peer("greta").ping().await.unwrap();
     assert_eq!(presence(&alice, "greta"), PresenceState::Online);

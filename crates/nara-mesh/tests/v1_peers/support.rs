@@ -48,6 +48,12 @@ impl Mesh {
             .ledger(self.ledger.clone())
     }
 
+    /// Alice serving. She knows a v1 peer, and does nothing of her own accord.
+    pub(crate) async fn quiet_alice(&self, known: &V1Peer) -> Nara {
+        let alice = self.alice().without_gossip().catch_up(false);
+        alice.know(configured(known)).start().await.unwrap()
+    }
+
     /// One of ours on a port of its own.
     pub(crate) fn nara(&self, name: &str, last: u8, port: u16) -> NaraBuilder {
         // Messages of the tests may be as old as the nara.
