@@ -78,6 +78,7 @@ fn main() -> std::io::Result<()> {
         streams: true,
         tls: true,
         raw_public_key: true,
+        port: std::num::NonZeroU16::new(9700),
         at: NOW,
     });
     headers.insert(CAPABILITY_HEADER, capability.to_field());

@@ -14,7 +14,7 @@ const LIBRARIES: [&str; 3] = ["nara-proto", "nara-mesh", "nara-tailnet"];
 
 /// The most public names of `nara-mesh` (types, traits, free functions, constants; not their members). It may only go
 /// down: the aim is 130.
-const MAX_NAMES: usize = 261;
+const MAX_NAMES: usize = 184;
 
 /// Set when this program stands in for rustdoc.
 const AS_RUSTDOC: &str = "NARA_XTASK_AS_RUSTDOC";

@@ -22,8 +22,9 @@ use tokio::net::UnixStream;
 
 use crate::Problem;
 use crate::model::{
-    Check, Decision, DirectMessage, DirectMessageReceipt, Peer, PeerList, Pong, Postcard, PostcardReceipt,
-    Reloaded, Status, Trust, Zine,
+    Check, ClockStatus, Coordinates, Decision, DirectMessage, DirectMessageReceipt, Dropped, Journey,
+    JourneyList, Peer, PeerList, Pong, Postcard, PostcardReceipt, Reloaded, StashList, Stashed, Status,
+    Trust, Zine,
 };
 
 /// Percent-encoded in a segment of a path.
@@ -151,6 +152,85 @@ impl LocalClient {
     pub async fn postcard(&self, postcard: &Postcard) -> Result<PostcardReceipt, CallError> {
         let path = format!("/v1/postcards{}", self.query(&[]));
         self.send(Method::POST, &path, postcard).await
+    }
+
+    /// The postcards that the nara sent, oldest first.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn postcards(&self) -> Result<Vec<Journey>, CallError> {
+        let list: JourneyList = self.get("/v1/postcards").await?;
+        Ok(list.postcards)
+    }
+
+    /// What became of a postcard.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn journey(&self, id: &str) -> Result<Journey, CallError> {
+        self.get(&format!("/v1/postcards/{}", segment(id))).await
+    }
+
+    /// Leaves data with a peer, sealed, in place of what the nara left there before.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn put_stash(&self, peer: &str, data: impl Into<Bytes>) -> Result<Stashed, CallError> {
+        let request = Request::put(self.peer_path(peer, "stash", &[]))
+            .header(header::CONTENT_TYPE, "application/octet-stream")
+            .body(Full::new(data.into()))
+            .map_err(|error| self.malformed(&error))?;
+        let answer = self.call(request).await?;
+        let body = self.collect(answer).await?;
+        serde_json::from_slice(&body).map_err(|error| self.malformed(&error))
+    }
+
+    /// Fetches what the nara left with a peer; `None`: the peer has nothing.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn get_stash(&self, peer: &str) -> Result<Option<Bytes>, CallError> {
+        match self
+            .request_bytes(Method::GET, &self.peer_path(peer, "stash", &[]))
+            .await
+        {
+            Err(CallError::Problem(problem)) if problem.name() == "no_stash" => Ok(None),
+            outcome => outcome.map(Some),
+        }
+    }
+
+    /// What peers left with the nara.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn stashes(&self) -> Result<StashList, CallError> {
+        self.get("/v1/stashes").await
+    }
+
+    /// Forgets what a peer left with the nara; returns whether there was something.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn drop_stash(&self, owner_id: &str) -> Result<bool, CallError> {
+        let path = format!("/v1/stashes/{}", segment(owner_id));
+        let dropped: Dropped = self.send(Method::DELETE, &path, &()).await?;
+        Ok(dropped.dropped)
+    }
+
+    /// The clock of the nara, and whether somebody set it.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn clock(&self) -> Result<ClockStatus, CallError> {
+        self.get("/v1/clock").await
+    }
+
+    /// Where the nara places itself in the network.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn coordinates(&self) -> Result<Coordinates, CallError> {
+        self.get("/v1/coordinates").await
     }
 
     /// Trusts a key of a peer.

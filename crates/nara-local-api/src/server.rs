@@ -6,6 +6,7 @@
 mod connection;
 mod extract;
 mod host;
+mod journeys;
 mod leases;
 mod rights;
 mod route;
@@ -13,6 +14,7 @@ mod socket;
 mod state;
 
 pub use host::Host;
+pub use journeys::Journeys;
 pub use rights::Rights;
 pub use socket::{ListenError, check_length};
 
@@ -43,6 +45,7 @@ pub struct LocalApiBuilder {
     nara: Arc<Nara>,
     host: Arc<dyn Host>,
     services: Option<Services>,
+    journeys: Journeys,
     group: Option<(u32, Rights)>,
     max_connections: usize,
 }
@@ -69,6 +72,12 @@ impl LocalApiBuilder {
         self
     }
 
+    /// The list of postcards that the handler of this nara reports as home. By default nobody reports them.
+    pub fn journeys(mut self, journeys: Journeys) -> Self {
+        self.journeys = journeys;
+        self
+    }
+
     /// Lets the members of this group in, too, with these rights; by default only the user of this process and root.
     pub fn group(mut self, id: u32, rights: Rights) -> Self {
         self.group = Some((id, rights));
@@ -87,6 +96,7 @@ impl LocalApiBuilder {
         let clock = self.nara.client().clock().now_millis();
         let shared = Arc::new(Shared {
             leases: self.services.map(Leases::new),
+            journeys: self.journeys,
             connections: connection::Places::new(self.max_connections),
             host: self.host,
             nara: self.nara,
@@ -131,6 +141,7 @@ impl LocalApi {
             nara,
             host: Arc::new(NoHost),
             services: None,
+            journeys: Journeys::default(),
             group: None,
             max_connections: MAX_CONNECTIONS,
         }

@@ -1,6 +1,9 @@
 //! The command line: types only. What the values mean is decided in `settings` and in the commands.
 
+mod conformance;
 mod dm;
+mod id;
+pub(crate) mod limits;
 mod peers;
 mod serving;
 mod signing;
@@ -12,12 +15,13 @@ pub(crate) use peers::{
 };
 pub(crate) use serving::{DoctorArgs, NetworkArgs, NetworkKind, RunningArgs, ServeArgs, ServingArgs, UpArgs};
 
+pub(crate) use conformance::ConformanceArgs;
 pub(crate) use dm::{DmArgs, DmKind};
+pub(crate) use id::{IdCommand, IdNewArgs, IdRetireArgs, IdShowArgs, IdSucceedArgs, SuccessionReason};
 pub(crate) use signing::{SignArgs, VerifyArgs};
-pub(crate) use stash::{StashCommand, StashDropArgs, StashGetArgs, StashPutArgs};
-pub(crate) use value::{Expose, Since};
+pub(crate) use stash::{StashCommand, StashDropArgs, StashGetArgs, StashListArgs, StashPutArgs};
+pub(crate) use value::{Expose, Listen, Since};
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -52,8 +56,8 @@ pub(crate) struct GlobalArgs {
     ///
     /// A service of systemd uses its CONFIGURATION_DIRECTORY instead of ~/.config/nara-mesh, for each file in it. The
     /// keys of the file are settings of the command line with underscores: name, soul_file, soul_group_readable, data_dir,
-    /// peers, timeout, tls, trust, color, log, log_format, listen, grace, metrics, metrics_public, no_api, api_group, gossip_degree, no_gossip,
-    /// stash_age, stash_bytes, stash_owners, and the tables `network` (see `up --help`) and `expose` (see `serve --help`). Relative paths are relative to
+    /// peers, timeout, tls, trust, color, log, log_format, listen, grace, metrics, metrics_public, no_api, api_group, gossip_degree,
+    /// no_gossip, no_catch_up, v1_port, and the tables `network` (see `up --help`), `expose` and `limits` (see `serve --help`). Relative paths are relative to
     /// the file. `nara-mesh config show` prints the settings in force, and the origin of each.
     #[arg(long, global = true, value_name = "FILE", env = "NARA_MESH_CONFIG", value_parser = value::path())]
     pub(crate) config: Option<PathBuf>,
@@ -239,15 +243,6 @@ pub(crate) struct DemoArgs {
     pub(crate) events: u32,
 }
 
-/// `id`
-#[derive(Debug, Subcommand)]
-pub(crate) enum IdCommand {
-    /// Create a soul for the name given with --name and write it to a new file
-    New(IdNewArgs),
-    /// Show name, id, public key and key id; not the soul
-    Show(IdShowArgs),
-}
-
 /// `config`
 ///
 /// Takes the arguments of `serve` and `up`.
@@ -267,34 +262,10 @@ pub(crate) struct ConfigArgs {
     /// Address that `serve` would listen on
     #[arg(
         long,
-        value_name = "IP[:PORT]",
-        default_value_t = serving::default_listen(),
-        value_parser = value::address
+        value_name = "ADDRESS[:PORT]",
+        default_value_t = serving::default_listen()
     )]
-    pub(crate) listen: SocketAddr,
-}
-
-/// `conformance`
-#[derive(Debug, Args)]
-pub(crate) struct ConformanceArgs {
-    /// The peer: name, id or address
-    #[arg(required_unless_present = "list")]
-    pub(crate) peer: Option<PeerRef>,
-    /// Folder with the souls of the two naras (made if missing) [default: new ones, forgotten afterwards]
-    #[arg(long, value_name = "DIR", value_parser = value::path())]
-    pub(crate) souls: Option<PathBuf>,
-    /// Also what stores something at the peer: events about itself, and a postcard that it passes on
-    #[arg(long)]
-    pub(crate) write: bool,
-    /// Only checks whose id begins so (comma-separated), such as `sync` or `v2-request/replay`
-    #[arg(long, value_name = "ID", value_delimiter = ',')]
-    pub(crate) only: Vec<String>,
-    /// Print checks that passed or were skipped, too
-    #[arg(long)]
-    pub(crate) all: bool,
-    /// Only list the checks
-    #[arg(long, conflicts_with = "peer")]
-    pub(crate) list: bool,
+    pub(crate) listen: Listen,
 }
 
 /// `health`
@@ -303,30 +274,10 @@ pub(crate) struct HealthArgs {
     /// Address on which it listens
     #[arg(
         long,
-        value_name = "IP[:PORT]",
-        default_value_t = serving::default_listen(),
-        value_parser = value::address
+        value_name = "ADDRESS[:PORT]",
+        default_value_t = serving::default_listen()
     )]
-    pub(crate) listen: SocketAddr,
-}
-
-/// `id new`
-#[derive(Debug, Args)]
-pub(crate) struct IdNewArgs {
-    /// The file to write, mode 0600; it must not exist [default: --soul-file]
-    #[arg(long, value_name = "FILE", value_parser = value::path())]
-    pub(crate) out: Option<PathBuf>,
-}
-
-/// `id show`
-#[derive(Debug, Args)]
-pub(crate) struct IdShowArgs {
-    /// Show the soul too. Its holder is this nara.
-    #[arg(long)]
-    pub(crate) reveal_soul: bool,
-    /// Print the stanza for the peers files of others instead, with this address
-    #[arg(long, value_name = "IP[:PORT]", conflicts_with = "reveal_soul", value_parser = value::address)]
-    pub(crate) stanza: Option<SocketAddr>,
+    pub(crate) listen: Listen,
 }
 
 /// `ping`
@@ -439,6 +390,9 @@ pub(crate) struct WatchArgs {
     /// Continue where the last watch into this ledger ended, for each peer
     #[arg(long, requires = "to")]
     pub(crate) resume: bool,
+    /// How often to ask a peer without streams for its newest events: v1 peers have none
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = value::duration)]
+    pub(crate) poll: Duration,
     /// End after this many events
     #[arg(short, long, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) count: Option<u64>,
@@ -602,7 +556,7 @@ pub(crate) enum WorldCommand {
     /// If the nara runs (`serve` or `up`), that sends it: postcards come home to the running nara.
     Send(WorldSendArgs),
     /// List the postcards that the running nara sent, and what became of them
-    List,
+    List(RunningArgs),
 }
 
 /// `world send`

@@ -21,6 +21,7 @@ mod serve;
 mod serving;
 mod sign;
 mod stash;
+mod succeed;
 mod sync;
 mod up;
 mod verify;
@@ -69,6 +70,8 @@ pub(crate) fn run(command: &Command, settings: &Settings) -> Outcome {
         Command::Reload(args) => reload::run(args, settings, printer("reload")),
         Command::Health(args) => health::run(args, settings, printer("health")),
         Command::Id(IdCommand::New(args)) => id::new(args, settings, printer("id-new")),
+        Command::Id(IdCommand::Retire(args)) => succeed::retire(args, settings, printer("id-retire")),
+        Command::Id(IdCommand::Succeed(args)) => succeed::succeed(args, settings, printer("id-succeed")),
         Command::Id(IdCommand::Show(args)) => id::show(args, settings, printer("id-show")),
         Command::Man(args) => man::run(args, printer("man")),
         Command::Peers(args) => peers::run(args, settings, printer),
@@ -80,7 +83,7 @@ pub(crate) fn run(command: &Command, settings: &Settings) -> Outcome {
         Command::Up(args) => up::run(args, settings, printer("up").of_daemon()),
         Command::Verify(args) => verify::run(args, settings, printer("verify")),
         Command::World(WorldCommand::Send(args)) => world::send(args, settings, printer("world-send")),
-        Command::World(WorldCommand::List) => world::list(settings, printer("world-list")),
+        Command::World(WorldCommand::List(args)) => world::list(args, settings, printer("world-list")),
         Command::Watch(args) => watch::run(args, settings, printer("watch")),
         Command::Zine(args) => zine::run(args, settings, printer("zine")),
     }

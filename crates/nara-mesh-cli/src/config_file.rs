@@ -10,6 +10,7 @@ use clap::error::{ContextKind, ContextValue};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use crate::cli::limits;
 use crate::failure::{Failure, Outcome};
 
 /// What the text of a value is.
@@ -23,7 +24,7 @@ enum Kind {
 }
 
 /// The keys, and the arguments that they set.
-const KEYS: [(&str, &str, Kind); 35] = [
+const KEYS: [(&str, &str, Kind); 34] = [
     ("name", "name", Kind::Text),
     ("soul_file", "soul_file", Kind::Path),
     ("soul_group_readable", "soul_group_readable", Kind::Text),
@@ -43,10 +44,9 @@ const KEYS: [(&str, &str, Kind); 35] = [
     ("api_group", "api_group", Kind::Text),
     ("gossip_degree", "gossip_degree", Kind::Text),
     ("no_gossip", "no_gossip", Kind::Text),
+    ("no_catch_up", "no_catch_up", Kind::Text),
+    ("v1_port", "v1_port", Kind::Text),
     ("expose", "expose", Kind::Pairs),
-    ("stash_age", "stash_age", Kind::Text),
-    ("stash_bytes", "stash_bytes", Kind::Text),
-    ("stash_owners", "stash_owners", Kind::Text),
     ("network.kind", "network", Kind::Text),
     ("network.socket", "socket", Kind::Path),
     ("network.control_url", "control_url", Kind::Text),
@@ -104,23 +104,19 @@ impl ConfigFile {
         for (name, value) in table {
             let key = format!("{prefix}{}", name.get_ref());
             let line = line_of(text, name.span().start);
-            if let (Some(&(key, id, kind)), false) =
-                (KEYS.iter().find(|(known, ..)| *known == key), key.is_empty())
-            {
+            if let Some((key, id, kind)) = all_keys().find(|(known, ..)| *known == key) {
                 let texts = self.texts(value, key, kind, line)?;
                 self.values.insert(id, Value { key, line, texts });
                 continue;
             }
             match value.get_ref() {
                 DeValue::Table(below)
-                    if KEYS
-                        .iter()
-                        .any(|(known, ..)| known.starts_with(&format!("{key}."))) =>
+                    if all_keys().any(|(known, ..)| known.starts_with(&format!("{key}."))) =>
                 {
                     self.take(below, &format!("{key}."), text)?;
                 }
                 _ => {
-                    let known: Vec<&str> = KEYS.iter().map(|(known, ..)| *known).collect();
+                    let known: Vec<&str> = all_keys().map(|(known, ..)| known).collect();
                     return Err(self
                         .wrong(line, &format!("unknown key `{key}`"))
                         .hint(format!("the keys are {}", known.join(", "))));
@@ -228,5 +224,10 @@ fn line_of(text: &str, offset: usize) -> usize {
 
 /// The keys of a file, each with the id of its argument.
 pub(crate) fn keys() -> impl Iterator<Item = (&'static str, &'static str)> {
-    KEYS.iter().map(|(key, id, _)| (*key, *id))
+    all_keys().map(|(key, id, _)| (key, id))
+}
+
+fn all_keys() -> impl Iterator<Item = (&'static str, &'static str, Kind)> {
+    let limits = limits::keys().map(|(key, id)| (key, id, Kind::Text));
+    KEYS.into_iter().chain(limits)
 }

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use nara_mesh::client::{ClientError, ClientErrorKind, MeshClient, PeerRef};
+use nara_mesh::client::{ClientError, ClientErrorKind, MeshClient, MeshClientBuilder, PeerRef};
 use nara_mesh::identity::LocalNara;
 use nara_mesh::transport::{TcpTransport, Transport};
 use nara_proto::identity::{NaraName, Soul};
@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
+use crate::hosts;
 use crate::keeping::{Keeping, Without};
 use crate::remedy;
 use crate::settings::Settings;
@@ -29,10 +30,29 @@ pub(crate) fn client(nara: LocalNara, settings: &Settings) -> Outcome<MeshClient
     client_on(nara, settings, Arc::new(TcpTransport))
 }
 
+/// The same with further settings.
+pub(crate) fn client_with(
+    nara: LocalNara,
+    settings: &Settings,
+    adjust: impl FnOnce(MeshClientBuilder) -> MeshClientBuilder,
+) -> Outcome<MeshClient> {
+    Ok(adjust(client_builder(nara, settings, Arc::new(TcpTransport))?).build())
+}
+
 /// The same over a network.
 fn client_on(nara: LocalNara, settings: &Settings, transport: Arc<dyn Transport>) -> Outcome<MeshClient> {
+    Ok(client_builder(nara, settings, transport)?.build())
+}
+
+fn client_builder(
+    nara: LocalNara,
+    settings: &Settings,
+    transport: Arc<dyn Transport>,
+) -> Outcome<MeshClientBuilder> {
     let registry = settings.registry();
-    for entry in settings.peers()? {
+    let mut peers = settings.peers()?;
+    hosts::locate(&mut peers, settings.timeout);
+    for entry in peers {
         registry
             .register(entry.to_info())
             .map_err(|error| Failure::usage(format!("the peer {} of the peers file: {error}", entry.name)))?;
@@ -42,8 +62,7 @@ fn client_on(nara: LocalNara, settings: &Settings, transport: Arc<dyn Transport>
         .transport(transport)
         .call_timeout(settings.timeout)
         .dial_timeout(settings.timeout)
-        .tls(settings.tls)
-        .build())
+        .tls(settings.tls))
 }
 
 /// Runs the asynchronous part of a command that calls peers: the client knows what is remembered of them, and what it

@@ -3,10 +3,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use nara_mesh::clock::{Clock as _, SystemClock};
 use nara_mesh::ledger::{EveryoneKnown, KnownNames, Ledger, LedgerError, SqliteLedger};
-use nara_mesh::registry::{PeerRegistry, Restored};
+use nara_mesh::registry::{PeerKeeper, PeerRegistry};
 
 use crate::failure::{Failure, Outcome};
+use crate::settings::Settings;
 
 /// Opens a ledger, or makes it.
 pub(crate) async fn open(path: &Path) -> Outcome<Arc<dyn Ledger>> {
@@ -50,11 +52,11 @@ fn why_not(path: &Path) -> Option<String> {
 }
 
 /// Tells the registry what the ledger remembers of naras; see [`PeerRegistry::restore`].
-pub(crate) async fn load_peers(ledger: &dyn Ledger, registry: &PeerRegistry) -> Outcome<()> {
-    for record in ledger.peers().await.map_err(failed)? {
-        if let Restored::Overruled(problem) | Restored::Refused(problem) = registry.restore(record) {
-            tracing::warn!("the stored peer data is ignored: {problem}");
-        }
+pub(crate) async fn load_peers(ledger: &Arc<dyn Ledger>, registry: &PeerRegistry) -> Outcome<()> {
+    let started = PeerKeeper::start(registry.clone(), ledger.clone()).await;
+    let (_, recalled) = started.map_err(failed)?;
+    for problem in &recalled.problems {
+        tracing::warn!("the stored peer data is ignored: {problem}");
     }
     Ok(())
 }
@@ -62,4 +64,23 @@ pub(crate) async fn load_peers(ledger: &dyn Ledger, registry: &PeerRegistry) -> 
 /// The failure for an error of a ledger.
 pub(crate) fn failed(error: LedgerError) -> Failure {
     Failure::failed("the ledger failed").caused_by(error)
+}
+
+/// Tells the registry what the ledger of this nara says about who is there. Without a ledger it says nothing.
+pub(crate) async fn recall_presence(settings: &Settings, registry: &PeerRegistry) {
+    let Some(path) = settings
+        .ledger_path()
+        .unwrap_or_default()
+        .filter(|path| path.exists())
+    else {
+        return;
+    };
+    let recalled = async {
+        let opened = tokio::task::spawn_blocking(move || SqliteLedger::open_to_read(path)).await;
+        let ledger = opened.unwrap_or(Err(LedgerError::Closed))?;
+        registry.recall_presence(&ledger, SystemClock.now_nanos()).await
+    };
+    if let Err(error) = recalled.await {
+        tracing::debug!(%error, "the ledger does not tell who is there");
+    }
 }

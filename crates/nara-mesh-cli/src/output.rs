@@ -9,8 +9,6 @@ use std::time::Duration;
 
 use anstream::AutoStream;
 
-use crate::journal::Journal;
-
 /// Lines that wait for a reader. Each has a few hundred bytes.
 const MOST_LINES: usize = 4096;
 
@@ -38,8 +36,8 @@ pub(crate) fn detach() -> io::Result<()> {
     Ok(())
 }
 
-/// From now on, [`journal`] sends records there.
-pub(crate) fn open_journal(journal: Journal) {
+/// From now on, [`journal`] sends records there: each write is one.
+pub(crate) fn open_journal(journal: impl Write + Send + 'static) {
     JOURNAL.get_or_init(|| Queue::start("the journal", journal));
 }
 

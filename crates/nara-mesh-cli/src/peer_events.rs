@@ -2,10 +2,12 @@
 
 use std::collections::HashSet;
 
-use nara_mesh::registry::{KeyConflict, PeerEvent, PeerInfo, Verdict};
+use nara_mesh::registry::{KeyConflict, PeerEvent, PeerInfo, SuccessionEffect, Verdict};
 use nara_proto::identity::{KeyId, NaraName, PublicKey};
+use nara_proto::succession::Succession;
 use serde_json::{Value, json};
 
+use crate::output::printable;
 use crate::printer::harmless;
 use crate::remedy;
 
@@ -106,12 +108,67 @@ pub(crate) fn line(event: &PeerEvent) -> Option<(String, Value)> {
         PeerEvent::KeyConflict(conflict) => {
             let text = format!(
                 "conflict  {}",
-                harmless_line(&format!("{conflict}: {}", remedy::of_conflict(conflict)))
+                printable(&format!("{conflict}: {}", remedy::of_conflict(conflict)))
             );
             Some((text, conflict_json(conflict)))
         }
+        PeerEvent::Succession { statement, effect } => Some(succession(statement, *effect)),
         _ => None,
     }
+}
+
+fn succession(statement: &Succession, effect: SuccessionEffect) -> (String, Value) {
+    let name = harmless(statement.name().as_str());
+    let (old, new) = (
+        KeyId::from(statement.old_key()),
+        statement.new_key().map(KeyId::from),
+    );
+    let trust = |key: &PublicKey| format!("`{}`", remedy::trust(statement.name(), key, true));
+    let (word, text) = match (effect, statement.new_key()) {
+        (SuccessionEffect::Followed, Some(key)) => (
+            "followed",
+            format!(
+                "{name} has the new key {}, stated by its old key {old}, which is refused now",
+                KeyId::from(key)
+            ),
+        ),
+        (SuccessionEffect::Retired | SuccessionEffect::Followed, _) => (
+            "retired",
+            format!("{name} stated that it retires: its key {old} is refused now"),
+        ),
+        (SuccessionEffect::Conflict, _) => (
+            "conflict",
+            format!(
+                "two statements name two successors of key {old} of {name}: one of them is a thief's; none is followed, and {name} is \
+                 refused until you decide; ask its owner, then run {}",
+                trust(statement.new_key().unwrap_or_else(|| statement.old_key()))
+            ),
+        ),
+        (SuccessionEffect::Asked, Some(key)) => (
+            "asked",
+            format!(
+                "key {old} of {name} states that key {} replaces it; if you agree, run {}, or change its key in the peers file \
+                 and run `nara-mesh reload`",
+                KeyId::from(key),
+                trust(key)
+            ),
+        ),
+        (SuccessionEffect::Asked, None) => (
+            "asked",
+            format!(
+                "key {old} of {name} states that it retires; if you agree, run `nara-mesh peers untrust {name}`"
+            ),
+        ),
+    };
+    let json = json!({
+        "event": "succession",
+        "effect": word,
+        "name": statement.name().as_str(),
+        "old_key_id": old.to_string(),
+        "new_key_id": new.map(|new| new.to_string()),
+        "new_key": statement.new_key().map(PublicKey::to_base64),
+    });
+    (format!("succession  {text}"), json)
 }
 
 fn decided(info: &PeerInfo) -> (String, Value) {
@@ -143,16 +200,4 @@ pub(crate) fn conflict_json(conflict: &KeyConflict) -> Value {
         "offered_by": conflict.offered_by.to_string(),
         "remedy": remedy::of_conflict(conflict),
     })
-}
-
-/// As [`harmless`], but not cut: it ends with what to do.
-fn harmless_line(text: &str) -> String {
-    let escape = |character: char| -> String {
-        if character.is_control() {
-            character.escape_default().collect()
-        } else {
-            character.to_string()
-        }
-    };
-    text.chars().map(escape).collect()
 }

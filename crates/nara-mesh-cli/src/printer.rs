@@ -224,19 +224,10 @@ pub(crate) fn micros(duration: Duration) -> u64 {
 /// Text of a peer, made harmless for a terminal: control characters are escaped, and it is cut.
 pub(crate) fn harmless(text: &str) -> String {
     const MOST: usize = 200;
-    let mut safe = String::new();
-    for (position, character) in text.chars().enumerate() {
-        if position == MOST {
-            safe.push('…');
-            break;
-        }
-        if character.is_control() {
-            safe.extend(character.escape_default());
-        } else {
-            safe.push(character);
-        }
+    match text.char_indices().nth(MOST) {
+        Some((end, _)) => output::printable(&text[..end]).into_owned() + "…",
+        None => output::printable(text).into_owned(),
     }
-    safe
 }
 
 #[cfg(test)]

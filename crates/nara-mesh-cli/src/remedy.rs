@@ -10,7 +10,7 @@ use nara_proto::identity::{KeyId, NaraName, PublicKey};
 use nara_proto::time::UnixMillis;
 
 /// Trusts a key; with `replace` in the place of the pinned one.
-fn trust(name: &NaraName, key: &PublicKey, replace: bool) -> String {
+pub(crate) fn trust(name: &NaraName, key: &PublicKey, replace: bool) -> String {
     let key = KeyId::from(key);
     let replace = if replace { " --replace" } else { "" };
     let name = shell_word(name);

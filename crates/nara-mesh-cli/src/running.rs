@@ -62,6 +62,36 @@ pub(crate) fn on(folder: &Path) -> Option<LocalClient> {
     is_served(&socket).then(|| LocalClient::new(socket))
 }
 
+/// As [`find`], for what the running nara does best: with a data folder, also if the command line describes another way to
+/// the mesh.
+pub(crate) fn preferred(args: &RunningArgs, settings: &Settings) -> Outcome<Option<LocalClient>> {
+    match find(args, settings)? {
+        None if !args.direct => {
+            let folder = settings.running_folder().ok();
+            Ok(folder.and_then(|folder| on(&folder)))
+        }
+        found => Ok(found),
+    }
+}
+
+/// As [`preferred`], for commands that nothing else can do.
+pub(crate) fn required(args: &RunningArgs, settings: &Settings) -> Outcome<LocalClient> {
+    if args.direct {
+        return Err(Failure::usage("only the running nara can do this")
+            .hint("omit --direct, or start it: `nara-mesh serve`"));
+    }
+    match preferred(args, settings)? {
+        Some(client) => Ok(client),
+        None => Err(not_running(&settings.running_folder()?)),
+    }
+}
+
+/// The failure of a command that needs the nara that runs on a data folder.
+pub(crate) fn not_running(folder: &Path) -> Failure {
+    Failure::new(Exit::Unreachable, format!("no nara runs on {}", folder.display()))
+        .hint("start it with `nara-mesh serve` or `up`; check --data-dir and --soul-file")
+}
+
 /// The socket in a data folder.
 pub(crate) fn socket_in(folder: &Path) -> PathBuf {
     folder.join("nara.sock")

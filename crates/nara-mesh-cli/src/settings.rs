@@ -9,7 +9,7 @@ use nara_mesh::Nara;
 use nara_mesh::identity::LocalNara;
 use nara_mesh::nara::NaraBuilder;
 use nara_mesh::peers_file::{self, PeerEntry};
-use nara_mesh::registry::{Closed, FirstUse, PeerInfo, PeerRegistry, Pinned, TrustPolicy};
+use nara_mesh::registry::{Closed, FirstUse, PeerRegistry, Pinned, TrustPolicy};
 use nara_mesh::soul_file::{Access, Origin, SoulFile};
 use nara_mesh::tls::TlsPolicy;
 use nara_proto::identity::{KeyId, NaraName, Soul};
@@ -160,10 +160,15 @@ impl Settings {
         let nara = LocalNara::new(&file.soul, name).map_err(|error| {
             Failure::new(Exit::Usage, format!("{origin}: {error}")).hint(
                 "a nara cannot be renamed: its soul is bonded to one name; check --name and the soul file, or make a \
-                 new nara with `nara-mesh id new`",
+                 new nara with `nara-mesh id new --name NAME --out FILE`",
             )
         })?;
         Ok((file.soul, nara))
+    }
+
+    /// Who may read a soul file.
+    pub(crate) fn soul_access(&self) -> Access {
+        self.soul_access
     }
 
     /// The file for a new soul, if one is configured or has a default.
@@ -187,17 +192,12 @@ impl Settings {
         self.peers.as_deref()
     }
 
-    /// The peers of the peers file.
-    pub(crate) fn peer_infos(&self) -> Outcome<Vec<PeerInfo>> {
-        Ok(self.peers()?.iter().map(PeerEntry::to_info).collect())
-    }
-
     /// Begins a nara with these settings.
     pub(crate) fn builder(&self, nara: LocalNara) -> Outcome<NaraBuilder> {
         let folder = self.data_dir(&nara)?;
         Ok(Nara::builder(nara)
             .data_dir(folder)
-            .know_all(self.peer_infos()?)
+            .know_all(self.peers()?.iter().map(PeerEntry::to_info))
             .timeout(self.timeout)
             .tls(self.tls))
     }

@@ -93,6 +93,7 @@ use nara_proto::peer::Receipt;
 use nara_proto::sync::SyncRequest;
 use nara_proto::world::WorldMessage;
 
+use crate::announcement::Announcement;
 use crate::clock::Clock;
 use crate::defaults;
 use crate::identity::LocalNara;
@@ -199,6 +200,11 @@ impl MeshClient {
     /// A peer as a [`tower::Service`]: [`PeerHandle::service`].
     pub fn service(&self, peer: impl TryInto<PeerRef, Error: Into<InvalidPeerRef>>) -> PeerService {
         self.peer(peer).service()
+    }
+
+    /// Has requests say what the server of this nara says of it, where a stranger would not find it otherwise.
+    pub(crate) fn announce(&self, announcement: Arc<Announcement>) {
+        self.exchange.caller.signer.announce(announcement);
     }
 
     /// Pings every registered peer that has an address, and returns one outcome for each.

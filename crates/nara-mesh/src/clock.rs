@@ -1,16 +1,24 @@
 //! The wall clock, as something that can be replaced.
 
-use std::fmt::Debug;
-use std::sync::Arc;
+use std::fmt::{self, Debug};
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use nara_proto::time::{UnixMillis, UnixNanos, UnixSeconds};
+use nara_proto::time::{UnixMillis, UnixNanos, UnixSeconds, go_duration};
 
 /// The time of day. Timeouts use tokio's clock instead.
 pub trait Clock: Debug + Send + Sync + 'static {
     /// Now, in nanoseconds.
     fn now_nanos(&self) -> UnixNanos;
+
+    /// Time since a moment in the past. Setting the time of day does not change it, so the difference of two readings
+    /// shows how far the clock was set in between.
+    fn monotonic(&self) -> Duration {
+        static BEGIN: OnceLock<Instant> = OnceLock::new();
+        let now = monotonic_now();
+        now.saturating_duration_since(*BEGIN.get_or_init(|| now))
+    }
 
     /// Now, in milliseconds.
     fn now_millis(&self) -> UnixMillis {
@@ -23,6 +31,24 @@ pub trait Clock: Debug + Send + Sync + 'static {
     }
 }
 
+/// The clock of this machine was set while a nara ran.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClockStep {
+    /// How far ahead it was set, in **nanoseconds**; negative: back.
+    pub nanos: i64,
+    /// When that was noticed, by the new time.
+    pub at: UnixMillis,
+}
+
+impl fmt::Display for ClockStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let direction = if self.nanos < 0 { "back" } else { "forward" };
+        // To the second: nobody reads more of it.
+        let by = Duration::from_secs(Duration::from_nanos(self.nanos.unsigned_abs()).as_secs());
+        write!(f, "set {direction} by {}", go_duration(by, false))
+    }
+}
+
 /// The clock of the operating system.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemClock;
@@ -32,32 +58,55 @@ impl Clock for SystemClock {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         UnixNanos::new(i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))
     }
+
+    /// By the operating system as well: paused time of a test must not look like a clock that was set.
+    fn monotonic(&self) -> Duration {
+        static BEGIN: OnceLock<Instant> = OnceLock::new();
+        let now = Instant::now();
+        now.saturating_duration_since(*BEGIN.get_or_init(|| now))
+    }
 }
 
 /// A clock that stands still until it is moved: for tests.
 #[derive(Clone, Debug)]
-pub struct ManualClock(Arc<AtomicI64>);
+pub struct ManualClock(Arc<Hands>);
+
+#[derive(Debug)]
+struct Hands {
+    wall: AtomicI64,
+    /// Nanoseconds.
+    monotonic: AtomicI64,
+}
 
 impl ManualClock {
     /// A clock that stands at `now`.
     pub fn new(now: UnixNanos) -> Self {
-        Self(Arc::new(AtomicI64::new(now.get())))
+        Self(Arc::new(Hands {
+            wall: AtomicI64::new(now.get()),
+            monotonic: AtomicI64::default(),
+        }))
     }
 
-    /// Sets the clock to `now`.
+    /// Sets the time of day to `now`, as an operator does; [`Clock::monotonic`] stays.
     pub fn set(&self, now: UnixNanos) {
-        self.0.store(now.get(), Ordering::SeqCst);
+        self.0.wall.store(now.get(), Ordering::SeqCst);
     }
 
-    /// Moves the clock forward.
+    /// Lets time pass.
     pub fn advance(&self, by: Duration) {
+        let nanos = i64::try_from(by.as_nanos()).unwrap_or(i64::MAX);
+        self.0.monotonic.fetch_add(nanos, Ordering::SeqCst);
         self.set(self.now_nanos().saturating_add(by));
     }
 }
 
 impl Clock for ManualClock {
     fn now_nanos(&self) -> UnixNanos {
-        UnixNanos::new(self.0.load(Ordering::SeqCst))
+        UnixNanos::new(self.0.wall.load(Ordering::SeqCst))
+    }
+
+    fn monotonic(&self) -> Duration {
+        Duration::from_nanos(self.0.monotonic.load(Ordering::SeqCst).unsigned_abs())
     }
 }
 

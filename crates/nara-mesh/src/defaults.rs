@@ -1,4 +1,5 @@
-//! Every default of this crate, with its reason.
+//! Every default of this crate, with its reason. The public ones are those that an application shares with its peers or
+//! with its nara; the others are said where they can be changed.
 
 use std::time::Duration;
 
@@ -172,6 +173,23 @@ pub(crate) const STREAM_CURSOR_INTERVAL: Duration = Duration::from_secs(1);
 /// How far back gossip begins with a peer that it never listened to before: longer than nearly all cuts, and at
 /// an event a second about 2 MB. What is older comes by sync.
 pub(crate) const GOSSIP_CATCH_UP: Duration = Duration::from_secs(3600);
+
+/// Peers that are asked in one round of catching up: two may have gaps of their own, and more would send the same.
+pub(crate) const CATCH_UP_PEERS: usize = 3;
+
+/// The pause between two rounds of catching up while much is missing.
+pub(crate) const CATCH_UP_MIN: Duration = Duration::from_secs(60);
+
+/// The longest pause between two rounds of catching up: twice that of v1 peers, since gossip brings what is new.
+pub(crate) const CATCH_UP_MAX: Duration = Duration::from_secs(3600);
+
+/// The pause between two pages of a thousand events while catching up: at most ten thousand events a second, so that a
+/// week of a busy mesh takes seconds, and neither this nara nor the peer is kept from anything else.
+pub(crate) const CATCH_UP_PAGE_PAUSE: Duration = Duration::from_millis(100);
+
+/// Peers that a nara tells by zine that it comes, or goes; others hear it from them. A goodbye must fit into the grace
+/// of a shutdown.
+pub(crate) const PRESENCE_PEERS: usize = 16;
 
 /// How soon the status of gossip shows new counts: as often as a person can read them.
 pub(crate) const GOSSIP_STATUS_INTERVAL: Duration = Duration::from_millis(250);

@@ -26,8 +26,10 @@ mod driver;
 mod status;
 mod zines;
 
+pub(crate) use directory::{Directory, Label};
 pub use nara_proto::gossip::GossipConfig;
 pub use status::{EventCounts, GossipLink, GossipPeer, GossipStatus};
+pub(crate) use zines::exchange_events;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -42,7 +42,7 @@
 //! | find peers | [`discovery`] and [`transport::PeerSource`] |
 //! | spread events | [`gossip`] |
 //! | test without sockets and without waiting | [`transport::MemoryNetwork`], [`client::AddressOverrides`], [`clock::ManualClock`] |
-//! | know why a default is what it is | [`defaults`] |
+//! | share a default with this library | [`defaults`] |
 //!
 //! # Features
 //!
@@ -52,11 +52,18 @@
 #![warn(missing_docs)]
 #![cfg_attr(
     not(feature = "server"),
-    expect(dead_code, unused_imports, reason = "some parts are used by the server alone")
+    expect(
+        dead_code,
+        unused_imports,
+        unused_macros,
+        reason = "some parts are used by the server alone"
+    )
 )]
 
+mod announcement;
 pub mod client;
 pub mod clock;
+mod clock_watch;
 mod coverage;
 pub mod defaults;
 pub mod discovery;
@@ -74,7 +81,6 @@ pub mod peers_file;
 mod random;
 mod rate_limit;
 pub mod registry;
-#[cfg(feature = "server")]
 mod seldom;
 #[cfg(feature = "server")]
 pub mod server;

@@ -3,10 +3,7 @@
 //! Without a recorder they cost next to nothing. Names end in their unit, those of counters in `_total`. No label has a
 //! value that a peer can choose freely: names of peers are in the log. [`describe`] gives a recorder the descriptions.
 
-use nara_proto::endpoint::{
-    AllCheckpoints, DirectMessage, Endpoint as _, EventsFetch, EventsImport, EventsReconcile, EventsStream,
-    EventsSync, GetCoordinates, GossipZine, MeshMessage, PeerQuery, Ping, WorldRelay,
-};
+use nara_proto::endpoint::PATHS;
 
 /// The kind of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,25 +49,18 @@ macro_rules! metrics {
 }
 
 /// The paths of our endpoints, and `other` for every other path.
-pub(crate) const ENDPOINTS: [&str; 14] = [
-    AllCheckpoints::PATH,
-    DirectMessage::PATH,
-    EventsFetch::PATH,
-    EventsImport::PATH,
-    EventsReconcile::PATH,
-    EventsStream::PATH,
-    EventsSync::PATH,
-    GetCoordinates::PATH,
-    GossipZine::PATH,
-    MeshMessage::PATH,
-    PeerQuery::PATH,
-    Ping::PATH,
-    WorldRelay::PATH,
-    "other",
-];
+pub(crate) const ENDPOINTS: [&str; PATHS.len() + 1] = {
+    let mut endpoints = ["other"; PATHS.len() + 1];
+    let mut index = 0;
+    while index < PATHS.len() {
+        endpoints[index] = PATHS[index];
+        index += 1;
+    }
+    endpoints
+};
 
 /// Why requests are refused.
-pub(crate) const REASONS: [&str; 48] = [
+pub(crate) const REASONS: [&str; 52] = [
     "address_mismatch",
     "answer_too_large",
     "auth_headers",
@@ -83,6 +73,8 @@ pub(crate) const REASONS: [&str; 48] = [
     "body_too_slow",
     "busy",
     "chain",
+    "clock_set_back",
+    "connections_of_address",
     "downgrade",
     "forged_id",
     "handler_too_slow",
@@ -108,12 +100,14 @@ pub(crate) const REASONS: [&str; 48] = [
     "reconcile",
     "replay_cache_full",
     "replayed",
+    "retired",
     "sender_mismatch",
     "stale",
     "streamed_body",
     "stuck_journey",
     "tls_required",
     "too_many_streams",
+    "two_successors",
     "unauthenticated",
     "unknown_emitter",
     "unknown_sender",
@@ -136,7 +130,7 @@ metrics! {
     Gauge CONNECTIONS = "nara_mesh_connections";
     /// Connections of peers accepted, by `security` (`plain`, `tls`, or `failed` before either).
     Counter CONNECTIONS_ACCEPTED = "nara_mesh_connections_accepted_total" by "security" ["plain", "tls", "failed"];
-    /// Connections closed at once because their address is at its limit.
+    /// Connections refused because their address is at its limit.
     Counter CONNECTIONS_REFUSED = "nara_mesh_connections_refused_total";
     /// Signed requests remembered against replay. At the limit, signed requests are refused with the reason
     /// `replay_cache_full`.
@@ -173,16 +167,22 @@ metrics! {
     Gauge PEERS = "nara_mesh_peers";
     /// Changes of circuit breakers, by `to` (`open`: the peer is down; `closed`: it is called again).
     Counter BREAKER_CHANGES = "nara_mesh_breaker_changes_total" by "to" ["open", "closed"];
-    /// Keys pinned, by `source` (`configured`, `operator`, `hey-there`, `ping`, `peer-query`, `tls`, `own`).
-    Counter KEYS_PINNED = "nara_mesh_keys_pinned_total" by "source" ["configured", "operator", "hey-there", "ping", "peer-query", "tls", "own"];
+    /// Keys pinned, by `source` (`configured`, `operator`, `hey-there`, `ping`, `peer-query`, `tls`, `own`, `succession`).
+    Counter KEYS_PINNED = "nara_mesh_keys_pinned_total" by "source" ["configured", "operator", "hey-there", "ping", "peer-query", "tls", "own", "succession"];
     /// Keys offered and not pinned, by `reason`: `conflict` (another key is pinned), `policy` (the trust policy refused
     /// it), `untrusted` (the operator banned the nara).
     Counter KEYS_REFUSED = "nara_mesh_keys_refused_total" by "reason" ["conflict", "policy", "untrusted"];
+    /// Statements of succession about keys of peers, by `effect` (`followed`, `retired`, `conflict`: no key holds until the
+    /// operator decides, `asked`: the operator must decide whether to follow).
+    Counter SUCCESSIONS = "nara_mesh_successions_total" by "effect" ["followed", "retired", "conflict", "asked"];
     /// Peers whose clock differs from ours by 5 s or more.
     Gauge CLOCKS_SKEWED = "nara_mesh_clocks_skewed";
     /// Median offset of the clocks of recently called peers from ours, in seconds. If it is not near 0, our own clock
     /// is wrong.
     Gauge CLOCK_OFFSET_SECONDS = "nara_mesh_clock_offset_seconds";
+    /// Times that the clock of this machine was set by a second or more while the server ran, by `direction` (`back`,
+    /// `forward`: also after the machine slept).
+    Counter CLOCK_STEPS = "nara_mesh_clock_steps_total" by "direction" ["back", "forward"];
     /// Peers that send us events by gossip, by `link` (`stream`, `zines`).
     Gauge GOSSIP_PEERS = "nara_mesh_gossip_peers" by "link" ["stream", "zines"];
     /// Events received by gossip, by `outcome` (`new`, `duplicate`, `not_kept`, `refused`).

@@ -22,6 +22,7 @@
 //! [`GossipService`] and [`Discovery`](crate::discovery::Discovery) have builders of their own.
 
 mod builder;
+mod catch_up;
 mod distances;
 mod presence;
 
@@ -44,7 +45,7 @@ use crate::gossip::{GossipService, GossipStatus};
 use crate::identity::LocalNara;
 use crate::ledger::{Ledger, LedgerError};
 use crate::registry::{KeySource, PeerInfo, PeerKeeper, PeerRegistry, Recalled, RegisterError};
-use crate::server::{RunningServer, Shutdown, StashStoreError};
+use crate::server::{RunningServer, SealedStash, Shutdown, StashStoreError};
 
 /// A running nara.
 ///
@@ -66,11 +67,12 @@ struct Running {
     local: LocalNara,
     ledger: Arc<dyn Ledger>,
     clock: Arc<dyn Clock>,
+    client: MeshClient,
     keeper: PeerKeeper,
     /// `None`: this nara calls others and is not called.
     server: Option<Arc<RunningServer>>,
     gossip: Option<GossipService>,
-    /// Discovery, and what follows the address of the node.
+    /// Discovery, catching up, and what follows the address of the node.
     following: Vec<AbortOnDropHandle<()>>,
     /// Where this nara is reached.
     address: watch::Receiver<Option<SocketAddr>>,
@@ -160,6 +162,11 @@ impl Nara {
         *self.running().address.borrow()
     }
 
+    /// The other address at which peers reach this nara: see [`NaraBuilder::also_listen`].
+    pub fn other_address(&self) -> Option<SocketAddr> {
+        self.running().server.as_ref()?.other_addr()
+    }
+
     /// The address at which peers reach this nara, and its changes: the node of a tailnet may get a new one.
     pub fn watch_address(&self) -> watch::Receiver<Option<SocketAddr>> {
         self.running().address.clone()
@@ -179,6 +186,12 @@ impl Nara {
             Some(server) => server.forget_stash(owner).await,
             None => Ok(false),
         }
+    }
+
+    /// What peers left with this nara, sealed, by owner.
+    pub fn stashes(&self) -> Vec<SealedStash> {
+        let server = self.running().server.as_ref();
+        server.map(|server| server.stashes()).unwrap_or_default()
     }
 
     /// Waits until the listener of the server fails. Without a server it waits forever.
@@ -227,8 +240,9 @@ impl Nara {
         self.running().keeper.reload().await
     }
 
-    /// Ends this nara in order: discovery and gossip stop, peers hear a goodbye, the server finishes the requests
-    /// in progress for up to `grace`, and learned peer records are written to the ledger.
+    /// Ends this nara in order: discovery and gossip stop, peers hear a goodbye, the server finishes the requests in
+    /// progress, and learned peer records are written to the ledger. Goodbye and requests take up to `grace`; peers hear
+    /// it on streams and, if gossip is on, up to 16 of them by zine.
     pub async fn shutdown(mut self, grace: Duration) -> Shutdown {
         match self.running.take() {
             Some(running) => running.end(grace).await,
@@ -256,7 +270,12 @@ impl Drop for Nara {
 
 impl Running {
     async fn end(self, grace: Duration) -> Shutdown {
-        drop(self.following);
+        for task in self.following {
+            task.abort();
+            // Until it has let go of the ledger.
+            let _ = task.await;
+        }
+        let gossips = self.gossip.is_some();
         if let Some(gossip) = self.gossip {
             gossip.stop().await;
         }
@@ -264,10 +283,15 @@ impl Running {
         if let Some(server) = self.server {
             // Before the streams end, so that subscribers hear it. Best effort: a full disk must not cut requests.
             let goodbye = presence::goodbye(&self.local, self.clock.now_nanos());
-            if let Err(error) = self.ledger.insert_verified(vec![goodbye]).await {
+            if let Err(error) = self.ledger.insert_verified(vec![goodbye.clone()]).await {
                 tracing::warn!(%error, "the goodbye is not stored, so peers do not hear it");
             }
-            outcome = server.end(grace).await;
+            let telling = async {
+                if gossips {
+                    presence::tell_going(&self.client, &*self.ledger, &goodbye, grace).await;
+                }
+            };
+            (outcome, ()) = tokio::join!(server.end(grace), telling);
         }
         self.keeper.finish().await;
         outcome

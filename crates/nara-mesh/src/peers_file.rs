@@ -3,7 +3,7 @@
 //! ```text
 //! [[peer]]
 //! name = "alice"
-//! address = "100.64.0.7"   # ip or ip:port; optional
+//! address = "100.64.0.7"   # ip, ip:port, host or host:port; optional
 //! id = "…"                 # nara id; optional
 //! key = "…"                # public key, base64; optional
 //! tls = "tls-only"         # plain, tls or tls-only; optional
@@ -13,6 +13,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::{fmt, fs, io};
 
 use nara_proto::identity::{NaraId, NaraName, PublicKey};
@@ -37,14 +38,65 @@ pub struct PeerEntry {
     pub name: NaraName,
     /// Its nara id, if the file has it.
     pub id: Option<NaraId>,
-    /// Where it listens, if the file says so.
+    /// Where it listens, if the file says so, or its host name was [looked up](PeerEntry::locate).
     pub address: Option<SocketAddr>,
+    /// The host name that the file gives in the place of an address.
+    pub host: Option<HostAddress>,
     /// Whether the file gives the address without a port: both ports of naras are tried then, that of `address` first.
     pub either_port: bool,
     /// Its public key, if the file has it.
     pub key: Option<PublicKey>,
     /// The TLS policy for this peer; `None`: the policy of the client.
     pub tls: Option<TlsPolicy>,
+}
+
+/// A host name in the place of an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostAddress {
+    /// The host name.
+    pub name: String,
+    /// The port, if one is given.
+    pub port: Option<u16>,
+}
+
+impl FromStr for HostAddress {
+    type Err = &'static str;
+
+    /// Reads `host` or `host:port`.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const EXPECTED: &str = "expected ip, ip:port, host or host:port";
+        let (name, port) = match text.split_once(':') {
+            Some((name, port)) => (name, Some(port.parse().map_err(|_| EXPECTED)?)),
+            None => (text, None),
+        };
+        let is_label = |label: &str| {
+            !label.is_empty()
+                && label.len() <= 63
+                && label
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+        };
+        let labels = name.strip_suffix('.').unwrap_or(name);
+        // A last label of digits belongs to an address that is mistyped.
+        let is_number = |label: &str| label.bytes().all(|byte| byte.is_ascii_digit());
+        let is_host = name.len() <= 253
+            && labels.split('.').all(is_label)
+            && !labels.rsplit('.').next().is_some_and(is_number);
+        if !is_host {
+            return Err(EXPECTED);
+        }
+        Ok(Self {
+            name: name.to_owned(),
+            port,
+        })
+    }
+}
+
+impl fmt::Display for HostAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)?;
+        self.port.map_or(Ok(()), |port| write!(f, ":{port}"))
+    }
 }
 
 /// Why a peers file cannot be used.
@@ -175,9 +227,17 @@ fn parse_stanzas(text: &str, path: &Path) -> Result<Vec<(PeerEntry, usize)>, Pee
         let entry = PeerEntry {
             name: field(&stanza.name, str::parse).map_err(problem)?,
             id: optional(stanza.id.as_ref(), str::parse).map_err(problem)?,
-            address: optional(stanza.address.as_ref(), |text| {
-                parse_address(text).ok_or("expected ip or ip:port")
-            })
+            address: stanza
+                .address
+                .as_ref()
+                .and_then(|text| parse_address(text.get_ref())),
+            host: optional(
+                stanza
+                    .address
+                    .as_ref()
+                    .filter(|text| parse_address(text.get_ref()).is_none()),
+                str::parse,
+            )
             .map_err(problem)?,
             either_port: stanza
                 .address
@@ -242,6 +302,7 @@ impl PeerEntry {
             name,
             id: None,
             address: None,
+            host: None,
             either_port: false,
             key: None,
             tls: None,
@@ -256,6 +317,13 @@ impl PeerEntry {
             key: Some(nara.public_key()),
             ..Self::new(nara.name().clone())
         }
+    }
+
+    /// Notes the address of its host name.
+    pub fn locate(&mut self, ip: IpAddr) {
+        let port = self.host.as_ref().and_then(|host| host.port);
+        self.address = Some(SocketAddr::new(ip, port.unwrap_or(defaults::MESH_PORT)));
+        self.either_port = port.is_none();
     }
 
     /// The registry entry: the key counts as configured.
@@ -291,7 +359,8 @@ impl PeerEntry {
             true => address.ip().to_string(),
             false => address.to_string(),
         });
-        line("address", address);
+        let host = self.host.as_ref().map(ToString::to_string);
+        line("address", host.or(address));
         line("key", self.key.map(|key| key.to_string()));
         line("tls", self.tls.map(|tls| tls.to_string()));
         stanza
@@ -316,13 +385,39 @@ mod tests {
     }
 
     #[test]
+    fn a_host_name_stands_in_the_place_of_an_address_until_it_is_looked_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("peers.toml");
+        for (host, port) in [
+            ("bob.tail-net.example", 9632),
+            ("bob", 9632),
+            ("bob_1.example.:7433", 7433),
+        ] {
+            let stanza = format!("[[peer]]\nname = \"bob\"\naddress = \"{host}\"\n");
+            fs::write(&path, &stanza).unwrap();
+            let [mut entry] = <[PeerEntry; 1]>::try_from(read(&path).unwrap()).unwrap();
+            assert_eq!((entry.address, entry.to_toml()), (None, stanza.clone()));
+            entry.locate([100, 64, 0, 7].into());
+            assert_eq!(entry.address, Some(([100, 64, 0, 7], port).into()));
+            assert_eq!((entry.either_port, entry.to_toml()), (port == 9632, stanza));
+        }
+    }
+
+    #[test]
     fn mistakes_are_told_with_their_line() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("peers.toml");
         let first = "[[peer]]\nname = \"a\"\n";
         for (rest, line, word) in [
             ("colour = \"red\"\n", 3, "colour"),
-            ("address = \"nowhere\"\n", 3, "nowhere"),
+            ("address = \"no where\"\n", 3, "no where"),
+            ("address = \"100.64.0.300\"\n", 3, "100.64.0.300"),
+            ("address = \"bob:port\"\n", 3, "bob:port"),
+            (
+                "address = \"-.a..b\"\n",
+                3,
+                "expected ip, ip:port, host or host:port",
+            ),
             ("key = \"AAAA\"\n", 3, "public key"),
             ("id = \"0\"\n", 3, "nara id"),
             ("tls = \"maybe\"\n", 3, "tls-only"),

@@ -12,8 +12,10 @@ mod known_names;
 mod lease;
 mod peer;
 mod peer_clock;
+mod presence;
 mod protocol;
 mod restore;
+mod succession;
 mod table;
 mod trust;
 
@@ -21,6 +23,7 @@ pub use crate::peer::{
     InvalidKeySource, KeyConflict, KeySource, OperatorDecision, PeerChange, PeerChangeError, PeerProtocol,
     PeerRecord, PinnedKey, Verdict,
 };
+pub(crate) use keeper::own_succession;
 pub use keeper::{PeerKeeper, Recalled};
 pub use known_keys::KnownKeys;
 pub use known_names::PinnedNames;
@@ -35,6 +38,20 @@ use std::net::IpAddr;
 
 use nara_proto::clock_offset::ClockOffset;
 use nara_proto::identity::{NaraName, PublicKey};
+use nara_proto::succession::Succession;
+
+/// What a statement of succession changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SuccessionEffect {
+    /// Nothing yet: the trust policy leaves it to the operator, or the operator decided about this key after it was made.
+    Asked,
+    /// It contradicts another statement: no key of the nara holds until the operator decides.
+    Conflict,
+    /// The new key holds, and the old one is refused.
+    Followed,
+    /// No key of the nara holds any more.
+    Retired,
+}
 
 /// A change of a peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,6 +117,13 @@ pub enum PeerEvent {
     Registered(PeerInfo),
     /// A peer that was introduced by another has proven that it holds its key. Until then it may have been made up.
     Seen(PeerInfo),
+    /// A statement of succession about the key of a peer.
+    Succession {
+        /// The statement.
+        statement: Box<Succession>,
+        /// What it changed.
+        effect: SuccessionEffect,
+    },
     /// A peer was removed.
     Unregistered(PeerInfo),
 }

@@ -31,6 +31,7 @@ mod answer;
 mod auth;
 mod background;
 mod builder;
+mod clock;
 mod connection;
 pub mod expose;
 mod handler;

@@ -188,7 +188,7 @@ impl fmt::Display for ClockOffset {
     }
 }
 
-/// A length of time with three digits behind the point at most.
+/// A duration with three decimals at most.
 fn short(duration: Duration) -> String {
     let unit = match duration.as_nanos() {
         0..1_000_000 => 1_000,

@@ -305,6 +305,23 @@ pub struct CheckpointsRequest {
     pub offset: u32,
 }
 
+/// The paths of all endpoints.
+pub const PATHS: [&str; 13] = [
+    AllCheckpoints::PATH,
+    DirectMessage::PATH,
+    EventsFetch::PATH,
+    EventsImport::PATH,
+    EventsReconcile::PATH,
+    EventsStream::PATH,
+    EventsSync::PATH,
+    GetCoordinates::PATH,
+    GossipZine::PATH,
+    MeshMessage::PATH,
+    PeerQuery::PATH,
+    Ping::PATH,
+    WorldRelay::PATH,
+];
+
 /// The most names that one `/peer/query` search asks (section 7.8).
 pub const MAX_QUERY_HOPS: usize = 9;
 

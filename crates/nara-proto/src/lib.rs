@@ -58,6 +58,7 @@ pub mod gossip;
 pub mod identity;
 pub mod import;
 pub mod peer;
+pub mod presence;
 pub mod reconcile;
 pub mod replay;
 pub mod runtime_message;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
@@ -19,16 +20,56 @@ use crate::v2::{ContentDigest, Nonce, RequestSignature};
 /// (Ed25519 is deterministic). For endpoints where a repetition does no harm, [`ReplayCache::insert_or_repeat`]
 /// therefore allows it from the same source address.
 ///
-/// A clock that is set back makes stale, forgotten requests fresh again. So a request as old as a forgotten one
-/// counts as a replay; while the clock only goes forward, such a request is stale anyway.
+/// A clock that is set back makes stale, forgotten requests fresh again. So a request that expires in the same second
+/// as a forgotten one is refused ([`ReplayError::Forgotten`]); while the clock only goes forward, such a request is
+/// stale anyway. Seconds in which nothing was accepted stay usable: a clock that was hours ahead, where nobody else's
+/// was, takes requests again as soon as it is set right.
 #[derive(Clone, Debug)]
 pub struct ReplayCache {
     capacity: usize,
     seen: BTreeMap<ReplayKey, Seen>,
     /// Requests by the last second in which they would be accepted.
     expiry: BTreeMap<UnixSeconds, BTreeSet<ReplayKey>>,
-    /// The last second of expiry that was forgotten.
-    forgotten: Option<UnixSeconds>,
+    forgotten: Forgotten,
+}
+
+/// The seconds of expiry in which requests were forgotten, as ranges: first second to last.
+#[derive(Clone, Debug, Default)]
+struct Forgotten(BTreeMap<UnixSeconds, UnixSeconds>);
+
+/// Ranges that are kept apart. Beyond, the oldest grow together, which refuses more than it must.
+const MAX_RANGES: usize = 4_096;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+impl Forgotten {
+    fn add(&mut self, second: UnixSeconds) {
+        let (mut first, mut last) = (second, second);
+        if let Some((&begin, &end)) = self.0.range(..=second).next_back() {
+            if end >= second {
+                return;
+            }
+            if end.saturating_add(SECOND) == second {
+                first = begin;
+            }
+        }
+        if let Some(end) = self.0.remove(&second.saturating_add(SECOND)) {
+            last = end;
+        }
+        self.0.insert(first, last);
+        if self.0.len() > MAX_RANGES
+            && let Some((oldest, _)) = self.0.pop_first()
+            && let Some((_, last)) = self.0.pop_first()
+        {
+            self.0.insert(oldest, last);
+        }
+    }
+
+    /// The last second of the range in which this one lies.
+    fn until(&self, second: UnixSeconds) -> Option<UnixSeconds> {
+        let (_, &last) = self.0.range(..=second).next_back()?;
+        (second <= last).then_some(last)
+    }
 }
 
 /// What is remembered of a request.
@@ -84,6 +125,12 @@ pub enum ReplayError {
     /// Too many requests within the window.
     #[error("the replay cache is full")]
     Full,
+    /// The clock was set back, and requests of this time were accepted and forgotten.
+    #[error("the clock was set back, and requests of this time were accepted before and forgotten")]
+    Forgotten {
+        /// Requests that are signed from then on are newer than those.
+        until: UnixSeconds,
+    },
     /// This request came before.
     #[error("replayed request")]
     Replayed,
@@ -96,14 +143,15 @@ impl ReplayCache {
             capacity,
             seen: BTreeMap::new(),
             expiry: BTreeMap::new(),
-            forgotten: None,
+            forgotten: Forgotten::default(),
         }
     }
 
     /// Remembers a verified request.
     ///
     /// # Errors
-    /// [`ReplayError::Replayed`] if it is known, [`ReplayError::Full`] if it cannot be remembered.
+    /// [`ReplayError::Replayed`] if it is known, [`ReplayError::Forgotten`] if nobody can tell any more,
+    /// [`ReplayError::Full`] if it cannot be remembered.
     pub fn insert(
         &mut self,
         request: impl Into<ReplayEntry>,
@@ -112,9 +160,12 @@ impl ReplayCache {
     ) -> Result<(), ReplayError> {
         let ReplayEntry { key, until } = request.into();
         self.expire(now);
-        let may_be_forgotten = self.forgotten.is_some_and(|forgotten| until <= forgotten);
-        if may_be_forgotten || self.seen.contains_key(&key) {
+        if self.seen.contains_key(&key) {
             return Err(ReplayError::Replayed);
+        }
+        if let Some(last) = self.forgotten.until(until) {
+            let until = last.saturating_add(SECOND).saturating_sub(FRESHNESS_WINDOW);
+            return Err(ReplayError::Forgotten { until });
         }
         if self.seen.len() >= self.capacity {
             return Err(ReplayError::Full);
@@ -196,15 +247,30 @@ impl ReplayCache {
 
     fn expire(&mut self, now: UnixMillis) {
         let current = now.to_seconds();
-        while let Some(entry) = self.expiry.first_entry() {
-            // A whole second later, because it is accepted to the end of its last second.
-            if *entry.key() >= current {
-                break;
-            }
-            self.forgotten = self.forgotten.max(Some(*entry.key()));
-            for key in entry.remove() {
-                self.seen.remove(&key);
-            }
+        // A whole second later, because it is accepted to the end of its last second.
+        while let Some(entry) = self.expiry.first_entry().filter(|entry| *entry.key() < current) {
+            let second = *entry.key();
+            Self::forget(&mut self.seen, &mut self.forgotten, second, entry.remove());
+        }
+        // Accepted before the clock was set back: not fresh for a long time, if ever.
+        let latest = current.saturating_add(2 * FRESHNESS_WINDOW + SECOND);
+        while self.seen.len() >= self.capacity
+            && let Some(entry) = self.expiry.last_entry().filter(|entry| *entry.key() > latest)
+        {
+            let second = *entry.key();
+            Self::forget(&mut self.seen, &mut self.forgotten, second, entry.remove());
+        }
+    }
+
+    fn forget(
+        seen: &mut BTreeMap<ReplayKey, Seen>,
+        forgotten: &mut Forgotten,
+        second: UnixSeconds,
+        keys: BTreeSet<ReplayKey>,
+    ) {
+        forgotten.add(second);
+        for key in keys {
+            seen.remove(&key);
         }
     }
 }
@@ -365,11 +431,59 @@ mod tests {
         let at = |millis| UnixMillis::new(millis);
         cache.insert(&auth(100_000), HERE, at(100_000)).unwrap();
         cache.insert(&auth(200_000), HERE, at(200_000)).unwrap();
-        assert_eq!(
-            cache.insert(&auth(100_000), HERE, at(100_001)),
-            Err(ReplayError::Replayed)
-        );
+        let until = UnixSeconds::new(101);
+        for request in [100_000, 100_001, 100_999] {
+            assert_eq!(
+                cache.insert(&auth(request), HERE, at(100_001)),
+                Err(ReplayError::Forgotten { until })
+            );
+        }
         assert_eq!(cache.insert(&auth(101_000), HERE, at(101_000)), Ok(()));
+    }
+
+    #[test]
+    fn a_clock_that_was_hours_ahead_takes_requests_as_soon_as_it_is_set_right() {
+        let mut cache = ReplayCache::new(3);
+        let (ahead, right) = (10_000_000, 2_800_000);
+        for number in 0..3 {
+            let at = ahead + number * 1_000;
+            cache.insert(&auth(at), HERE, UnixMillis::new(at)).unwrap();
+        }
+        // They do not fill the cache until the wrong time comes.
+        for number in 0..3 {
+            let at = right + number * 1_000;
+            assert_eq!(cache.insert(&auth(at), HERE, UnixMillis::new(at)), Ok(()));
+        }
+        // When it comes, they are no more fresh than before.
+        for number in 0..3 {
+            let at = ahead + number * 1_000;
+            let outcome = cache.insert(&auth(at), HERE, UnixMillis::new(ahead));
+            assert!(
+                matches!(outcome, Err(ReplayError::Forgotten { .. })),
+                "{outcome:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_seconds_that_are_forgotten_take_bounded_memory_and_none_is_lost() {
+        let mut forgotten = Forgotten::default();
+        let last = 4 * i64::try_from(MAX_RANGES).unwrap();
+        for second in (0..last).step_by(2) {
+            forgotten.add(UnixSeconds::new(second));
+            assert!(forgotten.0.len() <= MAX_RANGES);
+        }
+        for second in 0..last {
+            let known = forgotten.until(UnixSeconds::new(second)).is_some();
+            assert!(known || second % 2 == 1, "{second}");
+        }
+        assert_eq!(forgotten.until(UnixSeconds::new(last - 1)), None);
+        let mut whole = Forgotten::default();
+        for second in [5, 7, 6, 4, 9, 8, 7] {
+            whole.add(UnixSeconds::new(second));
+        }
+        assert_eq!(whole.0.len(), 1);
+        assert_eq!(whole.until(UnixSeconds::new(4)), Some(UnixSeconds::new(9)));
     }
 
     proptest! {
@@ -395,7 +509,8 @@ mod tests {
                 }
                 let outcome = cache.insert(&auth, HERE, UnixMillis::new(now));
                 if accepted.contains(&(now + skew)) {
-                    prop_assert_eq!(outcome, Err(ReplayError::Replayed));
+                    let refused = matches!(outcome, Err(ReplayError::Replayed | ReplayError::Forgotten { .. }));
+                    prop_assert!(refused, "{outcome:?}");
                 } else if outcome.is_ok() {
                     accepted.insert(now + skew);
                 }

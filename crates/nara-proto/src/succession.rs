@@ -29,9 +29,19 @@ mod words;
 pub use lineage::{KeyState, Lineage, Step, Unrelated};
 pub use words::InvalidWords;
 
+use http::{HeaderMap, HeaderName, HeaderValue};
+
 use crate::event::{Payload, SuccessionPayload, SyncEvent};
 use crate::identity::{InvalidName, KeyPair, NaraName, PublicKey, Signature, Verifier};
 use crate::time::UnixMillis;
+use crate::{encoding, go_json};
+
+/// The header of a request in which a nara shows the statement that made its key the one of its name
+/// (docs/protocol/succession.md, section 3.1).
+pub const SUCCESSION_HEADER: HeaderName = HeaderName::from_static("x-nara-succession");
+
+/// The longest value of that header, in bytes: a name may take 1,024, and JSON and base64 make it longer.
+const MAX_HEADER: usize = 8 << 10;
 
 /// A statement about a key that proves itself: every value of this type is signed by its keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -178,6 +188,31 @@ impl Succession {
     /// The event in which it spreads. Nobody signs its envelope.
     pub fn to_event(&self) -> SyncEvent {
         SyncEvent::new(self.at.to_nanos(), Payload::Succession(self.to_payload()))
+    }
+
+    /// Reads the header in which a nara shows to a peer, beside its signature, why its key is another one than the peer
+    /// knows. `None`: there is none.
+    ///
+    /// # Errors
+    /// [`InvalidSuccession`].
+    pub fn from_headers(headers: &HeaderMap) -> Result<Option<Self>, InvalidSuccession> {
+        let mut values = headers.get_all(SUCCESSION_HEADER).iter();
+        let Some(value) = values.next() else {
+            return Ok(None);
+        };
+        let malformed = InvalidSuccession::Malformed("the header");
+        if values.next().is_some() || value.len() > MAX_HEADER {
+            return Err(malformed);
+        }
+        let json = encoding::base64_decode_canonical(value.as_bytes()).map_err(|_| malformed)?;
+        let payload: SuccessionPayload = go_json::from_slice(&json).map_err(|_| malformed)?;
+        Self::from_payload(&payload).map(Some)
+    }
+
+    /// The value of the header [`SUCCESSION_HEADER`].
+    pub fn to_header(&self) -> HeaderValue {
+        let json = go_json::to_string(&self.to_payload());
+        HeaderValue::try_from(encoding::base64_encode(json.as_bytes())).expect("base64 is ASCII")
     }
 
     /// The name whose key it is about.

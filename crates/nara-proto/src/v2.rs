@@ -61,6 +61,7 @@ mod body;
 mod capability;
 mod fields;
 mod input;
+mod members;
 mod request;
 mod response;
 mod signer;
@@ -89,12 +90,23 @@ const ALGORITHM: &str = "ed25519";
 /// The longest time from `created` to `expires`: a request is good for no longer, whatever its sender says.
 pub const MAX_LIFETIME: Duration = Duration::from_secs(30);
 
-/// Whether a message claims to carry a signature of RFC 9421, of whatever profile and however broken.
+/// Whether a message claims to carry a signature of this profile, however broken: its label or its tag is there, or what
+/// is there cannot be read. The signature of a gateway is neither.
 ///
 /// A receiver that speaks v2 must verify such a message by v2 alone: with a fall-back to v1 an attacker could
 /// choose the weaker check.
 pub fn is_claimed(headers: &HeaderMap) -> bool {
-    headers.contains_key(SIGNATURE_INPUT_HEADER) || headers.contains_key(SIGNATURE_HEADER)
+    let claims = |field: SignedField| {
+        headers.contains_key(field.header())
+            && members::joined(headers, field)
+                .and_then(|text| {
+                    let is_ours = |member: &members::Member<'_>| input::is_ours(member);
+                    Ok(text.starts_with(fields::LABEL_PREFIX)
+                        || members::members(&text, field)?.iter().any(is_ours))
+                })
+                .unwrap_or(true)
+    };
+    claims(SignedField::SignatureInput) || claims(SignedField::Signature)
 }
 
 #[cfg(test)]

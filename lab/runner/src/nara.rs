@@ -142,12 +142,17 @@ impl Nara {
     }
 
     /// Events of this nara, one each second up to now.
-    pub(crate) fn events(&self, count: u32, payload: impl Fn(u32) -> Payload) -> Vec<SyncEvent> {
+    pub(crate) fn events(&self, count: u32, payload: impl Fn(&NaraName, u32) -> Payload) -> Vec<SyncEvent> {
         let now = SystemClock.now_nanos();
         (0..count)
             .map(|n| {
                 let ts = now.saturating_sub(Duration::from_secs(u64::from(count - n)));
-                SyncEvent::signed(ts, payload(n), self.name.as_str(), self.local.keypair())
+                SyncEvent::signed(
+                    ts,
+                    payload(&self.name, n),
+                    self.name.as_str(),
+                    self.local.keypair(),
+                )
             })
             .collect()
     }

@@ -60,7 +60,7 @@ class DmReceipt(TypedDict):
 class PostcardReceipt(TypedDict):
     message_id: str
     first: str
-    came_home: bool
+    passed_on: bool
     told: str | None
 
 

@@ -74,6 +74,62 @@ pub struct Reloaded {
     pub restart: Vec<String>,
 }
 
+/// The clock of the nara.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ClockStatus {
+    /// The time of day, in Unix milliseconds.
+    pub now_ms: i64,
+    /// The last time that somebody set the clock while the nara ran.
+    pub step: Option<ClockStep>,
+}
+
+/// A change of the clock that is not the passing of time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ClockStep {
+    /// In words, such as `set back by 5m0s`.
+    pub text: String,
+    /// How far ahead it was set, in nanoseconds; negative: back.
+    pub nanos: i64,
+    /// When that was noticed, in Unix milliseconds of the new time.
+    pub at_ms: i64,
+}
+
+impl From<nara_mesh::clock::ClockStep> for ClockStep {
+    fn from(step: nara_mesh::clock::ClockStep) -> Self {
+        Self {
+            text: step.to_string(),
+            nanos: step.nanos,
+            at_ms: step.at.get(),
+        }
+    }
+}
+
+/// Where the nara places itself in the network, in milliseconds of round trip.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Coordinates {
+    /// First axis.
+    pub x: f64,
+    /// Second axis.
+    pub y: f64,
+    /// Height above the plane.
+    pub height: f64,
+    /// Confidence: 1 for a new nara, smaller is better.
+    pub error: f64,
+}
+
+impl From<nara_proto::peer::Coordinates> for Coordinates {
+    fn from(own: nara_proto::peer::Coordinates) -> Self {
+        let nara_proto::peer::Coordinates { x, y, height, error } = own;
+        Self { x, y, height, error }
+    }
+}
+
+impl From<Coordinates> for nara_proto::peer::Coordinates {
+    fn from(Coordinates { x, y, height, error }: Coordinates) -> Self {
+        Self { x, y, height, error }
+    }
+}
+
 /// To expose a local program to peers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

@@ -76,12 +76,69 @@ pub struct PostcardReceipt {
     pub message_id: String,
     /// The peer that took it.
     pub first: String,
-    /// Whether it travelled on, and came home.
-    pub came_home: bool,
-    /// What the peer said if it is stuck.
+    /// Whether the peer passed it on.
+    pub passed_on: bool,
+    /// Why the peer did not pass it on, as it says.
     pub told: Option<String>,
     /// Peers that were tried before, and why they did not take it.
     pub skipped: Vec<String>,
+}
+
+/// How far a postcard got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum JourneyState {
+    /// It came home.
+    Home,
+    /// The first peer did not pass it on, as far as is known: its answer may only have been late.
+    Stuck,
+    /// It did not come home within 5 minutes.
+    TimedOut,
+    /// It travels.
+    UnderWay,
+}
+
+impl JourneyState {
+    /// The word in JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Home => "home",
+            Self::Stuck => "stuck",
+            Self::TimedOut => "timed-out",
+            Self::UnderWay => "under-way",
+        }
+    }
+}
+
+/// A postcard that this nara sent, and what became of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Journey {
+    /// Its id.
+    pub message_id: String,
+    /// Its text.
+    pub message: String,
+    /// When it was sent, in Unix milliseconds.
+    pub sent_at_ms: i64,
+    /// How far it got.
+    pub state: JourneyState,
+    /// The first peer; empty until one took it.
+    pub first: String,
+    /// Why the first peer did not pass it on, as it says.
+    pub told: Option<String>,
+    /// The last nara that is known to have had it, unless it is home.
+    pub last_seen: Option<String>,
+    /// The naras that stamped it, in order, once it is home.
+    pub hops: Option<Vec<String>>,
+    /// How long it travelled, in milliseconds, once it is home.
+    pub took_ms: Option<u64>,
+}
+
+/// Postcards that this nara sent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct JourneyList {
+    /// The postcards, oldest first: the newest 256 since the start.
+    pub postcards: Vec<Journey>,
 }
 
 /// A runtime message to send.

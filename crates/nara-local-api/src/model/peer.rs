@@ -6,6 +6,7 @@ use nara_mesh::client::PingReport;
 use nara_mesh::registry::{KeyConflict, PeerInfo, PeerRecord};
 use nara_proto::clock_offset::ClockOffset;
 use nara_proto::identity::{KeyId, PublicKey};
+use nara_proto::presence::PresenceState;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -41,6 +42,8 @@ pub struct Peer {
     pub tls: bool,
     /// Whether it has proven TLS with raw public keys.
     pub raw_public_key: bool,
+    /// Whether it is there: `ONLINE`, `OFFLINE` (it said goodbye), `MISSING` or `UNKNOWN`.
+    pub presence: String,
     /// Whether it is down, so that calls fail at once.
     pub is_down: bool,
     /// The way that packets to it take, if the network says so.
@@ -51,7 +54,7 @@ pub struct Peer {
 
 impl Peer {
     /// What a registry knows of a peer.
-    pub fn of(info: &PeerInfo) -> Self {
+    pub fn of(info: &PeerInfo, presence: PresenceState) -> Self {
         let key = info.key.as_ref();
         Self {
             label: info.label(),
@@ -67,6 +70,7 @@ impl Peer {
             v2: info.protocol.v2,
             tls: info.protocol.tls,
             raw_public_key: info.protocol.raw_public_key,
+            presence: presence.as_str().to_owned(),
             is_down: false,
             path: None,
             host_name: None,

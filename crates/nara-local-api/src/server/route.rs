@@ -5,9 +5,11 @@ mod admin;
 mod events;
 mod messages;
 mod peers;
+mod postcards;
 mod proxy;
 mod services;
 mod sse;
+mod stash;
 mod status;
 mod transfer;
 
@@ -85,6 +87,11 @@ fn described() -> OpenApiRouter<Arc<Shared>> {
         .routes(routes!(peers::one))
         .routes(routes!(events::page))
         .routes(routes!(events::live))
+        .routes(routes!(postcards::list))
+        .routes(routes!(postcards::one))
+        .routes(routes!(stash::list))
+        .routes(routes!(admin::clock))
+        .routes(routes!(admin::coordinates))
         .routes(routes!(admin::doctor))
         .routes(routes!(services::list))
         .route_layer(from_fn_with_state(Rights::Read, require));
@@ -92,8 +99,9 @@ fn described() -> OpenApiRouter<Arc<Shared>> {
         .routes(routes!(events::publish))
         .routes(routes!(messages::dm))
         .routes(routes!(messages::zine))
-        .routes(routes!(messages::postcard))
+        .routes(routes!(postcards::send))
         .routes(routes!(messages::runtime))
+        .routes(routes!(stash::put, stash::get))
         .routes(routes!(transfer::sync))
         .routes(routes!(transfer::reconcile))
         .routes(routes!(transfer::check))
@@ -108,6 +116,7 @@ fn described() -> OpenApiRouter<Arc<Shared>> {
         .routes(routes!(peers::forget))
         .routes(routes!(peers::prune))
         .routes(routes!(services::put, services::remove))
+        .routes(routes!(stash::forget))
         .routes(routes!(admin::reload))
         .routes(routes!(admin::shutdown))
         .route_layer(from_fn_with_state(Rights::All, require));

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::connection::Places;
 use super::host::Host;
+use super::journeys::Journeys;
 use super::leases::Leases;
 use crate::Problem;
 use crate::model::{Reloaded, Way};
@@ -23,6 +24,7 @@ pub(super) struct Shared {
     pub(super) nara: Arc<Nara>,
     pub(super) host: Arc<dyn Host>,
     pub(super) leases: Option<Leases>,
+    pub(super) journeys: Journeys,
     pub(super) connections: Places,
     pub(super) started: Instant,
     pub(super) started_at: UnixMillis,

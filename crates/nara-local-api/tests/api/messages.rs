@@ -3,7 +3,7 @@ use futures_util::StreamExt as _;
 use http::{Method, Request};
 use nara_local_api::ProblemClass;
 use nara_local_api::client::CallError;
-use nara_local_api::model::{DirectMessage, Postcard, Synced, Trust};
+use nara_local_api::model::{DirectMessage, JourneyState, Postcard, Synced, Trust};
 use nara_mesh::ledger::ReadLimit;
 
 use crate::scene::Scene;
@@ -125,4 +125,87 @@ async fn a_ban_is_in_force_at_once_and_can_be_lifted() {
         }
     }
     scene.end().await;
+}
+
+#[tokio::test]
+async fn a_postcard_is_followed_until_it_is_home() {
+    let scene = Scene::new().await;
+    let client = &scene.client;
+    assert!(client.postcards().await.unwrap().is_empty());
+    // Whoever answers is online.
+    scene.bob.peer("alice").ping().await.unwrap();
+    let postcard = Postcard {
+        message: "hi".to_owned(),
+        to: Some("bob".to_owned()),
+    };
+    let receipt = client.postcard(&postcard).await.unwrap();
+    assert!(receipt.passed_on && receipt.told.is_none(), "{receipt:?}");
+    let home = loop {
+        let journey = client.journey(&receipt.message_id).await.unwrap();
+        if journey.state != JourneyState::UnderWay {
+            break journey;
+        }
+    };
+    assert_eq!((home.state, home.message.as_str()), (JourneyState::Home, "hi"));
+    assert_eq!(home.hops.as_deref().unwrap(), ["bob", "alice"]);
+    assert_eq!(client.postcards().await.unwrap(), [home]);
+    // One that nobody took is not listed.
+    let nowhere = Postcard {
+        to: Some("nobody".to_owned()),
+        ..postcard
+    };
+    assert_eq!(problem(client.postcard(&nowhere).await), "unknown_peer");
+    assert_eq!(client.postcards().await.unwrap().len(), 1);
+    assert_eq!(problem(client.journey("nothing").await), "unknown_postcard");
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn a_stash_is_left_with_a_peer_fetched_listed_and_dropped() {
+    let scene = Scene::new().await;
+    let client = &scene.client;
+    assert_eq!(client.get_stash("bob").await.unwrap(), None);
+    let data = b"only alice \x00\xff";
+    assert_eq!(
+        client.put_stash("bob", &data[..]).await.unwrap().bytes,
+        data.len()
+    );
+    assert_eq!(client.get_stash("bob").await.unwrap().unwrap(), data[..]);
+    let kept = scene.bob.stashes();
+    assert_eq!(kept.len(), 1);
+    assert!(!kept[0].ciphertext.windows(4).any(|bytes| bytes == b"only"));
+    let too_large = vec![0; (512 << 10) + 1];
+    assert_eq!(problem(client.put_stash("bob", too_large).await), "too_large");
+
+    // What bob leaves here can be seen, though not read.
+    scene.bob.peer("alice").put_stash(b"only bob").await.unwrap();
+    let list = client.stashes().await.unwrap().stashes;
+    assert_eq!((list[0].name.as_deref(), list[0].bytes), (Some("bob"), 8 + 16));
+    let bob = scene.bob.id().as_str();
+    assert!(client.drop_stash(bob).await.unwrap());
+    assert!(!client.drop_stash(bob).await.unwrap());
+    assert_eq!(scene.bob.peer("alice").get_stash().await.unwrap(), None);
+    assert_eq!(problem(client.drop_stash("bob").await), "invalid_request");
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn the_clock_and_the_place_in_the_network_are_told() {
+    let scene = Scene::new().await;
+    let clock = scene.client.clock().await.unwrap();
+    assert!(
+        clock.now_ms > 1_767_225_600_000 && clock.step.is_none(),
+        "{clock:?}"
+    );
+    let own = scene.alice.registry().coordinates();
+    assert_eq!(scene.client.coordinates().await.unwrap(), own.into());
+    scene.end().await;
+}
+
+/// The name of the problem with which a call failed.
+fn problem<T: std::fmt::Debug>(outcome: Result<T, CallError>) -> String {
+    match outcome.unwrap_err() {
+        CallError::Problem(problem) => problem.name().to_owned(),
+        error => panic!("{error}"),
+    }
 }

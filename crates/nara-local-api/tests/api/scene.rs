@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nara_local_api::client::LocalClient;
-use nara_local_api::server::{LocalApi, LocalApiBuilder};
+use nara_local_api::server::{Journeys, LocalApi, LocalApiBuilder};
+use nara_mesh::server::MeshHandler;
 use nara_mesh::server::expose::Services;
 use nara_mesh::{LocalNara, Nara};
+use nara_proto::world::WorldMessage;
 use tempfile::TempDir;
 
 pub(crate) struct Scene {
@@ -17,6 +19,18 @@ pub(crate) struct Scene {
     pub(crate) client: LocalClient,
     pub(crate) socket: PathBuf,
     _folder: TempDir,
+}
+
+/// Reports the postcards that come home.
+#[derive(Debug)]
+struct Mailbox(Journeys);
+
+impl MeshHandler for Mailbox {
+    fn on_world_message(&self, message: &WorldMessage, complete: bool) {
+        if complete {
+            self.0.came_home(message);
+        }
+    }
 }
 
 impl Scene {
@@ -29,6 +43,7 @@ impl Scene {
         let local = || "127.0.0.1:0".parse().unwrap();
         let services = Services::default();
         let exposed = services.clone();
+        let journeys = Journeys::default();
         let bob = Nara::builder(bob)
             .listen(local())
             .know(alice.as_peer(None))
@@ -39,12 +54,14 @@ impl Scene {
             .listen(local())
             .know(bob.as_peer())
             .without_gossip()
+            .handler(Mailbox(journeys.clone()))
             .configure_server(move |server| server.services(exposed));
         let alice = Arc::new(alice.start().await.unwrap());
         bob.registry().register(alice.as_peer()).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("nara.sock");
-        let api = adjust(LocalApi::builder(alice.clone()).services(services)).start();
+        let builder = LocalApi::builder(alice.clone());
+        let api = adjust(builder.services(services).journeys(journeys)).start();
         api.listen(&socket).unwrap();
         Self {
             alice,

@@ -11,7 +11,7 @@ The peers file is TOML, one stanza for each peer:
 
   [[peer]]
   name = \"alice\"                    # its name
-  address = \"100.64.0.7\"            # ip or ip:port; the default port is 9632
+  address = \"100.64.0.7\"            # ip or ip:port; without a port, 9632 and 7433
   id = \"…\"                          # its nara id; optional
   key = \"…\"                         # its public key, base64; optional: without it, nothing that it signs
                                     # can be verified until a ping has told the key
@@ -54,7 +54,7 @@ pub(crate) struct PeersListArgs {
     /// Do not ping them
     #[arg(long)]
     pub(crate) offline: bool,
-    /// Show changes among the naras of the network until ctrl-C
+    /// Show changes among the naras of the network until ctrl-C; without a network, who of the known peers comes and goes
     #[arg(long, conflicts_with = "offline")]
     pub(crate) watch: bool,
     #[command(flatten)]

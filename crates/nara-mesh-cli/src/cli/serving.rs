@@ -9,7 +9,8 @@ use nara_mesh::defaults;
 use nara_mesh::gossip::GossipConfig;
 use nara_tailnet::tailscaled;
 
-use super::value::{self, Expose};
+use super::limits::LimitArgs;
+use super::value::{self, Expose, Listen};
 use crate::failure::{Failure, Outcome};
 
 /// `serve`
@@ -22,21 +23,17 @@ pub(crate) struct ServeArgs {
     /// Address to listen on
     ///
     /// The default is reached from this machine only. To be reached over a tailnet that this machine has joined,
-    /// give its address there, such as 100.64.0.7:9632; `up` finds it.
-    #[arg(
-        long,
-        value_name = "IP[:PORT]",
-        default_value_t = default_listen(),
-        value_parser = value::address
-    )]
-    pub(crate) listen: SocketAddr,
+    /// give its address there, such as 100.64.0.7:9632, or its host name; `up` finds it. If no interface has the
+    /// address yet, `serve` waits for it.
+    #[arg(long, value_name = "ADDRESS[:PORT]", default_value_t = default_listen())]
+    pub(crate) listen: Listen,
     #[command(flatten)]
     pub(crate) serving: ServingArgs,
 }
 
 /// Where `serve` listens unless it is told otherwise.
-pub(super) fn default_listen() -> SocketAddr {
-    SocketAddr::from((Ipv4Addr::LOCALHOST, defaults::MESH_PORT))
+pub(super) fn default_listen() -> Listen {
+    Listen::Address(SocketAddr::from((Ipv4Addr::LOCALHOST, defaults::MESH_PORT)))
 }
 
 /// What `serve` and `up` have in common.
@@ -73,21 +70,21 @@ pub(crate) struct ServingArgs {
     /// able to enter the folder of the socket.
     #[arg(long, value_name = "GROUP", conflicts_with = "no_api")]
     pub(crate) api_group: Option<String>,
-    /// How long to keep what a peer leaves with this nara (`stash`) and does not renew, e.g. 90d
-    #[arg(long, value_name = "DURATION", default_value = "90d", value_parser = value::time_span)]
-    pub(crate) stash_age: Duration,
-    /// Most bytes to keep for one peer
-    #[arg(long, value_name = "BYTES", default_value_t = 256 << 10)]
-    pub(crate) stash_bytes: usize,
-    /// Number of peers to keep something for
-    #[arg(long, value_name = "N", default_value_t = 20)]
-    pub(crate) stash_owners: u16,
+    /// Also listen on port 7433 of the same address, if that is free: v1 peers call no other port [default: true for
+    /// `up`, false for `serve`]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub(crate) v1_port: Option<bool>,
+    /// Do not fetch from peers what happened while this nara was away
+    #[arg(long)]
+    pub(crate) no_catch_up: bool,
     /// Number of peers to subscribe to; with 0, only zines are exchanged
     #[arg(long, value_name = "N", default_value_t = GossipConfig::DEFAULT_DEGREE as u16, value_parser = clap::value_parser!(u16).range(0..=64))]
     pub(crate) gossip_degree: u16,
     /// Subscribe to no peer; peers may still subscribe and send events
     #[arg(long, conflicts_with = "gossip_degree")]
     pub(crate) no_gossip: bool,
+    #[command(flatten)]
+    pub(crate) limits: LimitArgs,
 }
 
 impl ServingArgs {

@@ -1,6 +1,7 @@
 //! Values of arguments, parsed and checked.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -9,7 +10,8 @@ use std::time::Duration;
 use clap::builder::{OsStringValueParser, PossibleValuesParser, TypedValueParser};
 use http::{HeaderName, HeaderValue};
 use jiff::{Span, SpanRelativeTo};
-use nara_mesh::peers_file::parse_address;
+use nara_mesh::defaults;
+use nara_mesh::peers_file::{HostAddress, parse_address};
 use nara_mesh::server::expose::Backend;
 use nara_mesh::tls::TlsPolicy;
 use nara_proto::time::UnixNanos;
@@ -48,9 +50,40 @@ pub(super) fn time_span(text: &str) -> Result<Duration, String> {
         .map_err(|_| "a time span cannot be negative".to_owned())
 }
 
-/// Parses `ip` or `ip:port`.
-pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
-    parse_address(text).ok_or_else(|| "expected ip or ip:port".to_owned())
+/// Where to listen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Listen {
+    Address(SocketAddr),
+    Host(HostAddress),
+}
+
+impl Listen {
+    pub(crate) fn port(&self) -> u16 {
+        match self {
+            Self::Address(address) => address.port(),
+            Self::Host(host) => host.port.unwrap_or(defaults::MESH_PORT),
+        }
+    }
+}
+
+impl FromStr for Listen {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match parse_address(text) {
+            Some(address) => Ok(Self::Address(address)),
+            None => text.parse().map(Self::Host),
+        }
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Host(host) => host.fmt(f),
+        }
+    }
 }
 
 /// Parses `ip:port`.

@@ -7,6 +7,7 @@ mod introduction;
 mod peer;
 mod report;
 mod signing;
+mod verdict;
 mod wire;
 
 use std::net::SocketAddr;

@@ -8,6 +8,7 @@ mod postcard;
 mod refuse;
 mod step;
 mod sync;
+mod v1;
 
 use std::future::Future;
 use std::time::{Duration, Instant};
@@ -45,6 +46,7 @@ pub(super) fn run(args: &DemoArgs, printer: Printer) -> Outcome {
         show.step(dm::STEP, dm::run(&mesh)).await?;
         show.step(postcard::STEP, postcard::run(&mesh)).await?;
         show.step(gossip::STEP, gossip::run(&mesh)).await?;
+        show.step(v1::STEP, v1::run(&mesh)).await?;
         show.step(refuse::STEP, refuse::run(&mesh)).await?;
         let graceful = mesh.shutdown(HANGS).await;
         show.finish(count, graceful, start.elapsed())

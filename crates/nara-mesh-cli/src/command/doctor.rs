@@ -8,8 +8,8 @@ mod tailnet;
 use std::sync::Arc;
 
 use nara_local_api::model;
-use nara_mesh::Nara;
 use nara_mesh::client::MeshClient;
+use nara_mesh::{Nara, defaults};
 use nara_tailnet::MeshNode;
 
 use self::report::Report;
@@ -39,6 +39,15 @@ pub(super) fn run(args: &DoctorArgs, settings: &Settings, printer: Printer) -> O
     here::permissions(settings, &mut report)?;
     let kind = tailnet::choice(args, &mut report)?;
     block_on(async {
+        let running = settings
+            .running_folder()
+            .ok()
+            .and_then(|folder| running::on(&folder));
+        let clock = match running {
+            Some(nara) => nara.clock().await.ok(),
+            None => None,
+        };
+        here::clock_steps(clock.map(|clock| clock.step), &mut report)?;
         here::ledger(settings, nara.as_ref(), &mut report).await?;
         let node = tailnet::node(kind, args, settings, nara.as_ref(), &mut report).await?;
         // Without a readable peers file, discovery still works.
@@ -58,6 +67,8 @@ pub(super) async fn running(
     let mut report = Report::new(None);
     here::version(&mut report)?;
     here::clock(&mut report)?;
+    let step = nara.registry().clock_step();
+    here::clock_steps(Some(step.map(Into::into)), &mut report)?;
     here::identity(nara.local(), &mut report)?;
     here::soul_file(settings, &mut report)?;
     here::peers_file(settings, &mut report)?;
@@ -69,7 +80,10 @@ pub(super) async fn running(
         tailnet::running(network.kind, node, &mut report).await?;
     }
     peers::seen(node, &mut report).await?;
-    peers::known(nara.client(), &[], true, &mut report).await?;
+    let port = nara
+        .address()
+        .map_or(defaults::MESH_PORT, |address| address.port());
+    peers::known(nara.client(), port, &[], true, &mut report).await?;
     Ok(report.into_checks())
 }
 

@@ -11,12 +11,22 @@ use crate::cli::HealthArgs;
 use crate::connect::{block_on, guest};
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
+use crate::hosts;
 use crate::printer::{Printer, harmless, human, micros};
 use crate::settings::Settings;
 
 /// Reads neither a soul nor peers, and writes nothing.
 pub(super) fn run(args: &HealthArgs, settings: &Settings, printer: Printer) -> Outcome {
-    let address = reachable(args.listen);
+    let listen = block_on(async {
+        hosts::address_of(&args.listen).await.map_err(|error| {
+            Failure::new(
+                Exit::Unreachable,
+                format!("the host name {} is not found", args.listen),
+            )
+            .caused_by(error)
+        })
+    })?;
+    let address = reachable(listen);
     let client = MeshClient::builder(guest()?)
         .transport(Arc::new(TcpTransport))
         .call_timeout(settings.timeout)

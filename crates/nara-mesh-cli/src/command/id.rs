@@ -6,7 +6,7 @@ use nara_mesh::soul_file::SoulFile;
 use nara_proto::identity::KeyId;
 use serde_json::{Value, json};
 
-use crate::cli::{IdNewArgs, IdShowArgs};
+use crate::cli::{IdNewArgs, IdShowArgs, Listen};
 use crate::connect;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
@@ -47,8 +47,13 @@ pub(super) fn new(args: &IdNewArgs, settings: &Settings, printer: Printer) -> Ou
 
 pub(super) fn show(args: &IdShowArgs, settings: &Settings, printer: Printer) -> Outcome {
     let (soul, nara) = settings.soul_and_nara()?;
-    if let Some(address) = args.stanza {
-        let stanza = PeerEntry::of(&nara, Some(address)).to_toml();
+    if let Some(address) = &args.stanza {
+        let mut entry = PeerEntry::of(&nara, None);
+        match address {
+            Listen::Address(address) => entry.address = Some(*address),
+            Listen::Host(host) => entry.host = Some(host.clone()),
+        }
+        let stanza = entry.to_toml();
         printer.line(&stanza)?;
         printer.json(json!({ "stanza": stanza }))?;
         return Ok(Exit::Ok);

@@ -6,23 +6,13 @@ use serde_json::json;
 use crate::cli::RunningArgs;
 use crate::connect::block_on;
 use crate::exit::Exit;
-use crate::failure::{Failure, Outcome};
+use crate::failure::Outcome;
 use crate::printer::Printer;
 use crate::running;
 use crate::settings::Settings;
 
 pub(super) fn run(args: &RunningArgs, settings: &Settings, printer: Printer) -> Outcome {
-    let client = match running::find(args, settings)? {
-        Some(client) => client,
-        None => {
-            let folder = settings.running_folder()?;
-            running::on(&folder).ok_or_else(|| {
-                Failure::new(Exit::Unreachable, format!("no nara runs on {}", folder.display())).hint(
-                    "its `serve` or `up` reads the files when it starts; check --data-dir and --soul-file",
-                )
-            })?
-        }
-    };
+    let client = running::required(args, settings)?;
     let answer = block_on(async { Ok(client.reload().await?) })?;
     for line in in_words(&answer) {
         printer.line(line)?;

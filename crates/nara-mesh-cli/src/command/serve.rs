@@ -1,8 +1,9 @@
 //! `serve`: a nara that runs until it is told to end.
 
-use super::serving::Serving;
+use super::serving::{Serving, v1_address};
 use crate::cli::ServeArgs;
 use crate::connect::block_on;
+use crate::exit::Exit;
 use crate::failure::Outcome;
 use crate::printer::Printer;
 use crate::settings::Settings;
@@ -11,11 +12,12 @@ pub(super) fn run(args: &ServeArgs, settings: &Settings, printer: Printer) -> Ou
     let nara = settings.local_nara()?;
     block_on(async {
         let mut serving = Serving::prepare(&args.serving, printer).await?;
-        let builder = settings
-            .builder(nara)?
-            .listen(args.listen)
-            .mesh_port(args.listen.port());
-        let nara = serving.start(builder, settings).await?;
+        let Some(listen) = serving.wait_for(&args.listen).await? else {
+            return Ok(Exit::Ok);
+        };
+        let builder = settings.builder(nara)?.listen(listen).mesh_port(listen.port());
+        let v1 = v1_address(&args.serving, false, listen);
+        let nara = serving.start(builder, v1, settings).await?;
         serving.run(nara, settings).await
     })
 }

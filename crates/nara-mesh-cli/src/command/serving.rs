@@ -2,9 +2,8 @@
 
 mod exposition;
 mod feed;
-mod journeys;
+mod listen;
 mod local_api;
-mod questions;
 mod reload;
 mod signals;
 mod work;
@@ -20,30 +19,31 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use nara_local_api::model::Check;
-use nara_mesh::Nara;
+use nara_local_api::server::Journeys;
 use nara_mesh::gossip::GossipConfig;
 use nara_mesh::nara::{NaraBuilder, ReconfigureError, StartError};
 use nara_mesh::peers_file::PeerEntry;
 use nara_mesh::registry::PeerEvent;
 use nara_mesh::server::{BuildError, ServeError, ServerLimits, Shutdown, expose};
+use nara_mesh::{Nara, defaults};
 use nara_proto::identity::KeyId;
 use serde_json::json;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{broadcast, oneshot};
+use tokio::sync::{broadcast, oneshot, watch};
 
 use self::exposition::Exposition;
 use self::feed::{FeedHandler, Lines};
-use self::journeys::Journeys;
 use self::local_api::{Api, Opening, Question};
-use self::reload::reload;
+use self::reload::{Files, reload};
 use self::signals::{Signal, Signals};
 use self::work::Work;
-use crate::cli::{Expose, ServingArgs};
+use crate::cli::{Expose, Listen, ServingArgs};
 use crate::command::doctor;
-use crate::control::{self, Asked, Control};
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
+use crate::hosts;
 use crate::keeping;
+use crate::open_files;
 use crate::peer_events::{self, Told};
 use crate::printer::Printer;
 use crate::service_manager;
@@ -53,6 +53,8 @@ use crate::settings::Settings;
 pub(super) struct Serving {
     expose: Vec<Expose>,
     gossip: Option<GossipConfig>,
+    limits: ServerLimits,
+    catch_up: bool,
     grace: Duration,
     metrics: Option<SocketAddr>,
     exposition: Option<Exposition>,
@@ -62,23 +64,17 @@ pub(super) struct Serving {
     signals: Signals,
     feed: Feed,
     journeys: Journeys,
-    stash: StashSettings,
     lines: Lines,
+    /// The peers whose host names are looked up.
+    hosts: watch::Sender<Vec<PeerEntry>>,
     printer: Printer,
-}
-
-/// What peers may leave with this nara.
-#[derive(Clone, Copy, Debug)]
-struct StashSettings {
-    age: Duration,
-    bytes: usize,
-    owners: usize,
 }
 
 impl Serving {
     /// Checks the arguments, and begins what must be there before the nara: metrics, signals and output.
     pub(super) async fn prepare(args: &ServingArgs, printer: Printer) -> Outcome<Self> {
         let signals = Signals::new()?;
+        open_files::raise(args.limits.0.connections);
         let metrics = args.metrics()?;
         let gossip = (!args.no_gossip).then(|| GossipConfig::with_degree(args.gossip_degree.into()));
         let opening = Opening::new(args)?;
@@ -93,6 +89,8 @@ impl Serving {
         Ok(Self {
             expose: args.expose.clone(),
             gossip,
+            limits: args.limits.0.clone(),
+            catch_up: !args.no_catch_up,
             grace: args.grace,
             metrics,
             exposition,
@@ -102,12 +100,8 @@ impl Serving {
             signals,
             feed,
             journeys: Journeys::default(),
-            stash: StashSettings {
-                age: args.stash_age,
-                bytes: args.stash_bytes,
-                owners: args.stash_owners.into(),
-            },
             lines,
+            hosts: watch::Sender::default(),
             printer,
         })
     }
@@ -122,8 +116,18 @@ impl Serving {
         self.network = Some(network);
     }
 
-    /// Starts the nara and says so.
-    pub(super) async fn start(&mut self, builder: NaraBuilder, settings: &Settings) -> Outcome<Arc<Nara>> {
+    /// Waits until an address to listen on is there. `None`: a signal ended the wait.
+    pub(super) async fn wait_for(&mut self, listen: &Listen) -> Outcome<Option<SocketAddr>> {
+        listen::wait(listen, &mut self.signals, self.printer).await
+    }
+
+    /// Starts the nara and says so. `v1`: where it also listens, if that is free.
+    pub(super) async fn start(
+        &mut self,
+        builder: NaraBuilder,
+        v1: Option<SocketAddr>,
+        settings: &Settings,
+    ) -> Outcome<Arc<Nara>> {
         let registry = settings.registry();
         let events = registry.subscribe();
         let builder = builder
@@ -133,12 +137,8 @@ impl Serving {
         let opening = self.opening.take();
         let services = opening.as_ref().filter(|opening| opening.is_on());
         let services = services.map(|opening| opening.services.clone());
-        let stash = self.stash;
+        let limits = self.limits.clone();
         let builder = builder.configure_server(move |server| {
-            let mut limits = ServerLimits::default();
-            limits.stash_age = stash.age;
-            limits.stash_bytes = stash.bytes;
-            limits.stash_owners = stash.owners;
             let server = server.limits(limits);
             let server = match services {
                 Some(services) => server.services(services),
@@ -155,7 +155,15 @@ impl Serving {
             Some(config) => builder.gossip(config),
             None => builder.without_gossip(),
         };
+        let builder = v1.into_iter().fold(builder, NaraBuilder::also_listen);
+        let builder = builder.catch_up(self.catch_up);
         let nara = Arc::new(builder.start().await?);
+        self.hosts.send_replace(settings.peers()?);
+        tokio::spawn(hosts::follow(
+            nara.registry().clone(),
+            self.hosts.subscribe(),
+            hosts::look_up,
+        ));
         tokio::spawn(show_peer_events(events, self.feed.clone()));
         keeping::log(nara.recalled());
         if let Some(exposition) = &self.exposition {
@@ -164,10 +172,10 @@ impl Serving {
         }
         if let Some(opening) = opening {
             let (network, exposition) = (self.network.clone(), self.exposition.clone());
-            self.api = opening.open(&nara, network, exposition, settings)?;
+            self.api = opening.open(&nara, network, exposition, self.journeys.clone(), settings)?;
         }
         let sockets = self.api.as_ref().map_or(&[][..], |api| &api.sockets);
-        announce(&nara, self.metrics, sockets, self.printer)?;
+        announce(&nara, v1, self.metrics, sockets, self.printer)?;
         Ok(nara)
     }
 
@@ -175,18 +183,18 @@ impl Serving {
     pub(super) async fn run(mut self, nara: Arc<Nara>, settings: &Settings) -> Outcome {
         let printer = self.printer;
         let printing = self.lines.print(printer);
-        let mut control = listen_for_questions(settings).await?;
         let around = Around {
             nara: &nara,
-            journeys: &self.journeys,
             network: self.network.as_ref(),
-            settings,
-            printer,
+            files: &Files {
+                started: settings,
+                hosts: &self.hosts,
+                printer,
+            },
         };
         around
-            .until_told_to_end(&mut self.signals, self.api.as_mut(), control.as_mut(), &self.feed)
+            .until_told_to_end(&mut self.signals, self.api.as_mut(), &self.feed)
             .await?;
-        drop(control);
         if let Some(api) = self.api.take() {
             api.shutdown().await;
         }
@@ -216,10 +224,8 @@ impl Serving {
 #[derive(Clone, Copy)]
 struct Around<'a> {
     nara: &'a Arc<Nara>,
-    journeys: &'a Journeys,
     network: Option<&'a OnNetwork>,
-    settings: &'a Settings,
-    printer: Printer,
+    files: &'a Files<'a>,
 }
 
 impl Around<'_> {
@@ -227,16 +233,9 @@ impl Around<'_> {
         self,
         signals: &mut Signals,
         mut api: Option<&mut Api>,
-        mut control: Option<&mut Control>,
         feed: &Feed,
     ) -> Outcome<()> {
-        let Self {
-            nara,
-            journeys,
-            settings,
-            printer,
-            ..
-        } = self;
+        let Self { nara, files, .. } = self;
         let mut address = nara.watch_address();
         let mut before = *address.borrow_and_update();
         let mut answering = FuturesUnordered::new();
@@ -259,23 +258,16 @@ impl Around<'_> {
                 signal = signals.next() => match signal {
                     Signal::End => return Ok(()),
                     Signal::Reload => {
-                        reload(nara, settings, &work, printer).await?;
+                        reload(nara, files, &work).await?;
                     }
                 },
                 question = next_question(api.as_deref_mut()) => match question {
                     Question::End => return Ok(()),
                     // Who asked may be gone.
                     Question::Reload(answer) => {
-                        let _ = answer.send(reload(nara, settings, &work, printer).await?);
+                        let _ = answer.send(reload(nara, files, &work).await?);
                     }
                     Question::Doctor(answer) => answering.push(self.examine(answer)),
-                },
-                asked = next_of(control.as_deref_mut()) => match asked.question {
-                    control::Question::Reload => {
-                        let answer = reload(nara, settings, &work, printer).await?;
-                        asked.answer(json!(answer));
-                    }
-                    _ => questions::answer(nara, journeys, asked).await,
                 },
                 Some(answered) = answering.next(), if !answering.is_empty() => answered?,
             }
@@ -284,28 +276,9 @@ impl Around<'_> {
 
     /// Examines the nara. Who asked may be gone.
     async fn examine(self, answer: oneshot::Sender<Vec<Check>>) -> Outcome<()> {
-        let checks = doctor::running(self.nara, self.network, self.settings).await?;
+        let checks = doctor::running(self.nara, self.network, self.files.started).await?;
         let _ = answer.send(checks);
         Ok(())
-    }
-}
-
-/// The control socket in the data folder, for questions that the API does not have yet.
-async fn listen_for_questions(settings: &Settings) -> Outcome<Option<Control>> {
-    let folder = settings.running_folder()?;
-    match Control::listen(&folder).await {
-        Ok(control) => Ok(Some(control)),
-        Err(failure) => {
-            tracing::warn!("`stash` and `world` do not reach this nara: {}", failure.message);
-            Ok(None)
-        }
-    }
-}
-
-async fn next_of(control: Option<&mut Control>) -> Asked {
-    match control {
-        Some(control) => control.next().await,
-        None => std::future::pending().await,
     }
 }
 
@@ -361,7 +334,19 @@ async fn show_peer_events(mut events: broadcast::Receiver<PeerEvent>, feed: Feed
     }
 }
 
-fn announce(nara: &Nara, metrics: Option<SocketAddr>, sockets: &[PathBuf], printer: Printer) -> Outcome<()> {
+/// The address at which v1 peers call, if this nara is to listen there, too.
+pub(super) fn v1_address(args: &ServingArgs, by_default: bool, listen: SocketAddr) -> Option<SocketAddr> {
+    let address = SocketAddr::new(listen.ip(), defaults::LEGACY_MESH_PORT);
+    (args.v1_port.unwrap_or(by_default) && address != listen).then_some(address)
+}
+
+fn announce(
+    nara: &Nara,
+    v1: Option<SocketAddr>,
+    metrics: Option<SocketAddr>,
+    sockets: &[PathBuf],
+    printer: Printer,
+) -> Outcome<()> {
     let Some(address) = nara.address() else {
         return Ok(());
     };
@@ -369,6 +354,13 @@ fn announce(nara: &Nara, metrics: Option<SocketAddr>, sockets: &[PathBuf], print
     let stanza_address = (!address.ip().is_unspecified()).then_some(address);
     let stanza = PeerEntry::of(nara.local(), stanza_address).to_toml();
     printer.note(format_args!("{name} listens on {address}."));
+    match (v1, nara.other_address()) {
+        (_, Some(other)) => printer.note(format_args!("V1 peers reach it on {other}.")),
+        (Some(v1), None) => printer.note(format_args!(
+            "V1 peers do not reach it: {v1} is taken (--v1-port=false leaves it alone)."
+        )),
+        (None, None) => {}
+    }
     printer.note(format_args!("Its id is {id}, its key {}.", KeyId::from(&key)));
     if address.ip().is_loopback() {
         printer.note("Only this machine can reach it (--listen sets another address, `up` joins a tailnet).");
@@ -389,6 +381,7 @@ fn announce(nara: &Nara, metrics: Option<SocketAddr>, sockets: &[PathBuf], print
         "name": name.as_str(),
         "id": id.as_str(),
         "address": address,
+        "v1_address": nara.other_address(),
         "public_key": key.to_base64(),
         "key_id": KeyId::from(&key).to_string(),
         "metrics": metrics,

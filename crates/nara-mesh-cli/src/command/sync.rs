@@ -62,7 +62,7 @@ pub(super) fn run(args: &SyncArgs, settings: &Settings, printer: Printer) -> Out
                 .hint("pass --to LEDGER or --data-dir DIR"));
         }
         if let Some(ledger) = &ledger {
-            ledger_file::load_peers(&**ledger, client.registry()).await?;
+            ledger_file::load_peers(ledger, client.registry()).await?;
             if args.check {
                 return reconcile::check(&client, peer, &**ledger, scope, args, printer).await;
             }

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use nara_tailnet::tailscaled::TailscaledNode;
 
 use self::join::Join;
-use super::serving::Serving;
+use super::serving::{Serving, v1_address};
 use crate::cli::{NetworkArgs, NetworkKind, UpArgs};
 use crate::connect::block_on;
 use crate::failure::{Failure, Outcome};
@@ -51,7 +51,8 @@ pub(super) fn run(args: &UpArgs, settings: &Settings, printer: Printer) -> Outco
         let outcome = async {
             let builder = joined.network(settings.builder(nara)?, serving.feed());
             serving.on(joined.on_network());
-            let nara = serving.start(builder, settings).await?;
+            let v1 = v1_address(&args.serving, true, joined.address);
+            let nara = serving.start(builder, v1, settings).await?;
             joined.tell_serving(&nara, printer)?;
             let telling = joined.tell_status(serving.feed().clone());
             let outcome = serving.run(nara, settings).await;

@@ -18,6 +18,7 @@ use crate::cli::VerifyArgs;
 use crate::exit::Exit;
 use crate::explain::{self, Claim, Difference, EventReport, Report, SignatureText, TimestampText};
 use crate::failure::{Failure, Outcome};
+use crate::output::printable;
 use crate::printer::{Printer, harmless, human};
 use crate::settings::Settings;
 
@@ -152,7 +153,7 @@ fn print(report: &Report, findings: &[String], args: &VerifyArgs, printer: Print
         printer.line(format_args!("{}", "invalid".red().bold()))?;
     }
     for finding in findings {
-        printer.line(format_args!("  {}", harmless_line(finding)))?;
+        printer.line(format_args!("  {}", printable(finding)))?;
     }
     let Some(base) = &report.base else {
         return Ok(());
@@ -239,7 +240,7 @@ fn verify_event(path: &Path, args: &VerifyArgs, peers: &[PeerEntry], printer: Pr
         "invalid".red().bold().to_string()
     })?;
     for finding in &findings {
-        printer.line(format_args!("  {}", harmless_line(finding)))?;
+        printer.line(format_args!("  {}", printable(finding)))?;
     }
     if args.explain {
         for line in report.lines() {
@@ -254,17 +255,4 @@ fn verify_event(path: &Path, args: &VerifyArgs, peers: &[PeerEntry], printer: Pr
     object["findings"] = json!(findings);
     printer.json(object)?;
     Ok(if valid { Exit::Ok } else { Exit::Unauthenticated })
-}
-
-/// Findings quote what a peer sent.
-fn harmless_line(text: &str) -> String {
-    text.chars()
-        .flat_map(|c| {
-            if c.is_control() {
-                c.escape_default().collect()
-            } else {
-                vec![c]
-            }
-        })
-        .collect()
 }

@@ -50,7 +50,7 @@ pub(super) fn run(args: &WatchArgs, settings: &Settings, printer: Printer) -> Ou
             None => None,
         };
         if let Some(ledger) = &ledger {
-            ledger_file::load_peers(&**ledger, client.registry()).await?;
+            ledger_file::load_peers(ledger, client.registry()).await?;
         }
         tokio::spawn(show_conflicts(client.registry().subscribe(), printer));
         let mut streams = SelectAll::new();
@@ -105,7 +105,8 @@ fn peers(args: &WatchArgs, client: &MeshClient) -> Outcome<Vec<(String, PeerRef)
 }
 
 fn options(args: &WatchArgs, since: Option<UnixNanos>, ledger: Option<&Arc<dyn Ledger>>) -> SubscribeOptions {
-    let mut options = SubscribeOptions::default().filter(EventFilter {
+    let options = SubscribeOptions::default().poll(args.poll);
+    let mut options = options.filter(EventFilter {
         services: args.services.clone(),
         subjects: args.subjects.clone(),
     });

@@ -91,7 +91,7 @@ fn directly(args: &ZineArgs, settings: &Settings) -> Outcome<Answer> {
         };
         let mut ours = Vec::new();
         if let Some(ledger) = &ledger {
-            ledger_file::load_peers(&**ledger, client.registry()).await?;
+            ledger_file::load_peers(ledger, client.registry()).await?;
             let since = SystemClock.now_nanos().saturating_sub(defaults::ZINE_WINDOW);
             ours = ledger
                 .since(since, ReadLimit::events(MAX_EVENTS))

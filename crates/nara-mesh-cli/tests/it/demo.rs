@@ -1,6 +1,6 @@
 use crate::{run, run_json, text};
 
-const STEPS: [&str; 6] = ["ping", "sync", "dm", "postcard", "gossip", "refuse"];
+const STEPS: [&str; 7] = ["ping", "sync", "dm", "postcard", "gossip", "v1", "refuse"];
 
 #[test]
 fn every_step_of_the_demo_does_what_it_should_in_an_empty_environment() {
@@ -29,6 +29,10 @@ fn every_step_of_the_demo_does_what_it_should_in_an_empty_environment() {
     assert_eq!(figure(1, "verified"), 700);
     assert_eq!(figure(3, "hops"), 4);
     assert_eq!(figure(4, "naras"), 4);
+    assert_eq!(
+        (figure(5, "caught_up"), figure(5, "burst")),
+        (3000.into(), 20.into())
+    );
     // Nothing is left behind where it ran.
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }

@@ -73,6 +73,7 @@ fn a_nara_on_a_tailnet_with_a_peer_is_well() {
         assert_eq!(result_of(&report, what), "ok", "{report}");
     }
     // It does not run.
+    assert_eq!(result_of(&report, "clock steps"), "skipped");
     assert_eq!(result_of(&report, "port"), "warning");
     bob.kill();
 }

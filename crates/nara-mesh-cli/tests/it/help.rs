@@ -1,6 +1,6 @@
 use crate::{run, run_json, text};
 
-const COMMANDS: [&[&str]; 46] = [
+const COMMANDS: [&[&str]; 48] = [
     &[],
     &["backup"],
     &["checkpoints"],
@@ -18,7 +18,9 @@ const COMMANDS: [&[&str]; 46] = [
     &["health"],
     &["id"],
     &["id", "new"],
+    &["id", "retire"],
     &["id", "show"],
+    &["id", "succeed"],
     &["ledger"],
     &["ledger", "check"],
     &["man"],

@@ -36,6 +36,13 @@ impl Scene {
         let (bob, listening) = Serving::start_in(path, "bob", &[], &[("XDG_RUNTIME_DIR", &run)]);
         let sockets = listening["sockets"].as_array().unwrap();
         assert_eq!(sockets.len(), 2, "{listening}");
+        // Alice can call bob back.
+        let for_bob = fs::read_to_string(path.join("known.toml")).unwrap();
+        fs::write(path.join("known.toml"), listening["stanza"].as_str().unwrap()).unwrap();
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let reload = LocalClient::new(path.join("alice/nara.sock"));
+        runtime.block_on(reload.reload()).unwrap();
+        fs::write(path.join("known.toml"), for_bob).unwrap();
         Self {
             folder,
             alice,
@@ -147,6 +154,31 @@ fn commands_work_through_the_nara_that_runs_without_soul_and_peers() {
         "{checked}"
     );
     assert_eq!(scene.json(0, &["reload"])["configured"], 1);
+}
+
+#[test]
+fn stashes_and_postcards_work_through_the_nara_that_runs() {
+    let scene = Scene::new();
+    fs::write(scene.path().join("secret"), "only bob").unwrap();
+    scene.run(0, &["stash", "put", "alice", "secret"]);
+    let (fetched, _) = scene.run(0, &["stash", "get", "alice"]);
+    assert_eq!(fetched, "only bob");
+    let here = scene.json(0, &["stash", "list"]);
+    assert_eq!(here["stashes"], serde_json::json!([]));
+    let there = scene.json(0, &["stash", "list", "--api-socket", "alice/nara.sock"]);
+    assert_eq!(
+        (&there["stashes"][0]["name"], &there["stashes"][0]["bytes"]),
+        (&"bob".into(), &24.into())
+    );
+    let sent = scene.json(
+        0,
+        &["world", "send", "--message", "hi", "--to", "alice", "--wait"],
+    );
+    assert_eq!(sent["hops"], serde_json::json!(["alice", "bob"]));
+    let listed = scene.json(0, &["world", "list"]);
+    assert_eq!(listed["postcards"][0]["message_id"], sent["message_id"]);
+    let (_, refused) = scene.run(2, &["stash", "get", "alice", "--direct"]);
+    assert!(refused.contains("only the running nara can do this"), "{refused}");
 }
 
 #[test]
@@ -286,6 +318,7 @@ fn the_examples_with_curl_work() {
         "event: done",
         "nice notes",
         r#""prefix":"/notes""#,
+        "what only bob can read",
     ] {
         assert!(stdout.contains(part), "{part}: {stdout}");
     }

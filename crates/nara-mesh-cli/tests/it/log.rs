@@ -82,6 +82,8 @@ fn a_daemon_that_cannot_start_says_so_in_the_format_of_its_log() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
     new_soul(path, "alice");
+    let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = holder.local_addr().unwrap().to_string();
     let serve = [
         "serve",
         "--soul-file",
@@ -89,7 +91,7 @@ fn a_daemon_that_cannot_start_says_so_in_the_format_of_its_log() {
         "--data-dir",
         "alice",
         "--listen",
-        "192.0.2.1:9632",
+        &taken,
     ];
     let refused = crate::nara_mesh(path)
         .args(serve)
@@ -99,7 +101,7 @@ fn a_daemon_that_cannot_start_says_so_in_the_format_of_its_log() {
     let line: Value = serde_json::from_slice(&refused.stderr).unwrap();
     assert_eq!(line["level"], "ERROR", "{line}");
     assert!(
-        line["fields"]["message"].as_str().unwrap().contains("192.0.2.1"),
+        line["fields"]["message"].as_str().unwrap().contains(&taken),
         "{line}"
     );
     // A command for people tells it in their way.

@@ -7,22 +7,35 @@ mod demo;
 mod doctor;
 mod events;
 mod expose;
+#[path = "../../../nara-mesh/tests/support/fake_peer.rs"]
+#[expect(dead_code, reason = "other tests use more of it")]
+mod fake_peer;
 mod help;
 mod id;
 mod kill;
 mod local_api;
 mod log;
 mod metrics;
+#[path = "../../../nara-mesh/tests/support/naras.rs"]
+#[expect(dead_code, reason = "other tests use more of it")]
+mod naras;
 mod output;
 mod peers;
+mod recipes;
+mod recommended;
 mod serve;
 mod service;
 mod settings;
 mod sign;
 mod stash;
+mod succession;
 mod tailnet;
 mod trust;
 mod up;
+#[path = "../../../nara-mesh/tests/support/v1_peer.rs"]
+#[expect(dead_code, reason = "other tests use more of it")]
+mod v1_peer;
+mod v1_peers;
 mod watch;
 
 use std::path::Path;

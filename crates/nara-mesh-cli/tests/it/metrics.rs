@@ -105,7 +105,7 @@ fn what_a_served_nara_does_is_counted_and_says_nothing_about_whom() {
         0.0
     );
     assert_eq!(
-        value(r#"nara_mesh_requests_total{endpoint="/events/import",status="5xx"}"#),
+        value(r#"nara_mesh_requests_total{endpoint="/api/events/import",status="5xx"}"#),
         0.0
     );
     assert_eq!(value(r#"nara_mesh_ledger_errors_total{reason="full"}"#), 0.0);

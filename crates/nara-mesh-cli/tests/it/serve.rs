@@ -35,14 +35,11 @@ impl Serving {
             .env_clear()
             .envs(variables.iter().copied())
             .current_dir(folder)
-            .args([
-                "serve",
-                "--json",
-                "--listen",
-                "127.0.0.1:0",
-                "--peers",
-                "known.toml",
-            ])
+            .args(["serve", "--json", "--peers", "known.toml"])
+            .args(match more.contains(&"--listen") {
+                true => &[][..],
+                false => &["--listen", "127.0.0.1:0"],
+            })
             .args(["--soul-file", &format!("{name}.soul"), "--data-dir", name])
             .args(more)
             .stdout(Stdio::piped())
@@ -77,7 +74,7 @@ impl Serving {
     }
 
     /// Tells it to end, as a service manager does.
-    fn end(mut self) -> (Value, Option<i32>) {
+    pub(crate) fn end(mut self) -> (Value, Option<i32>) {
         let id = self.child.id().to_string();
         assert!(
             Command::new("kill")

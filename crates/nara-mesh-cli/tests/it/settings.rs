@@ -241,3 +241,64 @@ fn the_settings_in_force_say_where_they_come_from() {
         "{told}"
     );
 }
+
+#[test]
+fn every_limit_of_the_server_is_a_setting() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let config = "[limits]\nconnections_per_address = 2\nroute_body_bytes = \"64KiB\"\nrequests_per_peer = \"5/s+9\"\nidle = \"7s\"\n";
+    fs::write(path.join("config.toml"), config).unwrap();
+    let args = [
+        "config",
+        "show",
+        "--json",
+        "--config",
+        "config.toml",
+        "--limit-connections",
+        "99",
+    ];
+    let shown = crate::run_json(path, 0, &args);
+    let setting = |key: &str| {
+        let settings = shown["settings"].as_array().unwrap();
+        let setting = settings.iter().find(|setting| setting["key"] == key);
+        let setting = setting.unwrap_or_else(|| panic!("{key}: {shown}"));
+        let text = |field: &serde_json::Value| field.as_str().unwrap().to_owned();
+        (text(&setting["values"][0]), text(&setting["from"]))
+    };
+    assert_eq!(
+        setting("limits.connections"),
+        ("99".to_owned(), "the command line".to_owned())
+    );
+    let from = |line: usize| format!("config.toml: line {line}");
+    assert_eq!(
+        setting("limits.connections_per_address"),
+        ("2".to_owned(), from(2))
+    );
+    assert_eq!(setting("limits.route_body_bytes"), ("64KiB".to_owned(), from(3)));
+    assert_eq!(setting("limits.requests_per_peer"), ("5/s+9".to_owned(), from(4)));
+    assert_eq!(setting("limits.idle"), ("7s".to_owned(), from(5)));
+    assert_eq!(
+        setting("limits.zine_events"),
+        ("5000".to_owned(), "the default".to_owned())
+    );
+    for (wrong, told) in [
+        (
+            "connections = 0",
+            "line 2: limits.connections: \"0\": a limit of zero would let nothing succeed",
+        ),
+        (
+            "connections = \"many\"",
+            "limits.connections: \"many\": expected a whole number",
+        ),
+        ("idle = 5", "limits.idle: \"5\": expected a number and a unit"),
+        (
+            "requests_per_peer = \"5/m\"",
+            "limits.requests_per_peer: \"5/m\": expected N/s+BURST",
+        ),
+        ("connection = 5", "line 2: unknown key `limits.connection`"),
+    ] {
+        fs::write(path.join("config.toml"), format!("[limits]\n{wrong}\n")).unwrap();
+        let output = run(path, 2, &["config", "show", "--config", "config.toml"]);
+        assert!(text(&output.stderr).contains(told), "{}", text(&output.stderr));
+    }
+}

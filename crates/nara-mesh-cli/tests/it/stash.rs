@@ -140,7 +140,10 @@ fn a_stash_is_put_listed_fetched_survives_a_restart_and_is_dropped() {
 
 #[test]
 fn a_stash_that_is_refused_says_why() {
-    let scene = Scene::new(&["alice", "bob"], &["--stash-bytes", "100", "--stash-age", "1d"]);
+    let scene = Scene::new(
+        &["alice", "bob"],
+        &["--limit-stash-bytes", "100", "--limit-stash-age", "1"],
+    );
     let put = |bytes: usize, expected: i32| {
         let mut command = nara_mesh(scene.path());
         let output = command

@@ -1,5 +1,7 @@
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
+
+use nara_proto::succession::Succession;
 
 use super::MeshClient;
 use super::caller::Caller;
@@ -36,6 +38,7 @@ pub struct MeshClientBuilder {
     accept_unverified: bool,
     signatures: Signatures,
     compensate_clocks: bool,
+    succession: Option<Succession>,
 }
 
 impl MeshClientBuilder {
@@ -55,6 +58,7 @@ impl MeshClientBuilder {
             accept_unverified: false,
             signatures: Signatures::default(),
             compensate_clocks: false,
+            succession: None,
         }
     }
 
@@ -137,6 +141,13 @@ impl MeshClientBuilder {
         self
     }
 
+    /// The statement that made the key of this nara the one of its name. It is shown to peers with each request, so that
+    /// they follow it even if nobody else told them.
+    pub fn succession(mut self, statement: Succession) -> Self {
+        self.succession = Some(statement);
+        self
+    }
+
     /// Whether to sign requests to a peer whose clock is wrong with its time instead of ours, so that it does not
     /// refuse them; by default no. [`Peer::set_clock_compensation`](crate::registry::Peer::set_clock_compensation)
     /// overrides it for one peer. The offset comes from verified, fresh answers, so that nobody can move the time
@@ -167,6 +178,8 @@ impl MeshClientBuilder {
                 clocks: clocks.clone(),
                 signatures: self.signatures,
                 channel_trust: self.channel_trust,
+                succession: self.succession.as_ref().map(Succession::to_header),
+                announcement: RwLock::default(),
             },
             clocks: clocks.clone(),
             tls: self.tls,

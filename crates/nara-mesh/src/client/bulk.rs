@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
-use nara_proto::event::EventTrust;
+use nara_proto::event::{EventProblem, EventTrust};
 use nara_proto::sync::{Cursor, EventFilter, MAX_EVENTS};
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::error::ClientError;
 use super::handle::PeerHandle;
@@ -29,6 +29,8 @@ pub struct SyncOptions {
     pub resume: bool,
     /// Receives the progress after each page.
     pub progress: Option<watch::Sender<SyncProgress>>,
+    /// How long to wait behind each page, for transfers that must not take the whole machine.
+    pub(crate) pause: Duration,
 }
 
 impl Default for SyncOptions {
@@ -37,6 +39,7 @@ impl Default for SyncOptions {
             page_size: MAX_EVENTS,
             resume: true,
             progress: None,
+            pause: Duration::ZERO,
         }
     }
 }
@@ -189,7 +192,7 @@ impl PeerHandle {
         options: SyncOptions,
     ) -> Result<SyncReport, Box<InterruptedSync>> {
         let place = self.cursor_place(&filter);
-        let mut storing = Storing::new(ledger, options.progress);
+        let mut storing = Storing::new(ledger, options.progress, options.pause);
         let ended = async {
             if options.resume {
                 storing.report.resumed = ledger.cursor(place.clone()).await?;
@@ -222,18 +225,23 @@ pub(super) struct Storing<'a, L: ?Sized> {
     pub(super) report: SyncReport,
     watch: Option<watch::Sender<SyncProgress>>,
     started: Instant,
+    pause: Duration,
     /// The ids of the events that were refused or not kept by the ledger, if somebody wants them.
     pub(super) dropped: Option<Vec<String>>,
+    /// Events whose time has not come by our clock. If that is late, they are good once it is set right.
+    ahead: usize,
 }
 
 impl<'a, L: Ledger + ?Sized> Storing<'a, L> {
-    pub(super) fn new(ledger: &'a L, watch: Option<watch::Sender<SyncProgress>>) -> Self {
+    pub(super) fn new(ledger: &'a L, watch: Option<watch::Sender<SyncProgress>>, pause: Duration) -> Self {
         Self {
             ledger,
             report: SyncReport::default(),
             watch,
             started: Instant::now(),
+            pause,
             dropped: None,
+            ahead: 0,
         }
     }
 
@@ -245,6 +253,9 @@ impl<'a, L: Ledger + ?Sized> Storing<'a, L> {
     ) -> Result<(), SyncError> {
         while let Some(page) = pages.next().await {
             self.store(page?, place).await?;
+            if !self.pause.is_zero() {
+                sleep(self.pause).await;
+            }
         }
         Ok(())
     }
@@ -253,13 +264,20 @@ impl<'a, L: Ledger + ?Sized> Storing<'a, L> {
         let room = MAX_NAMED.saturating_sub(self.report.refused.len());
         let refused = page.events.refused.iter();
         self.report.refused.extend(refused.clone().take(room).cloned());
-        if let Some(dropped) = &mut self.dropped {
-            dropped.extend(refused.map(|event| event.id.clone()));
+        for event in refused {
+            let is_ahead = event.problem == EventProblem::Future;
+            self.ahead += usize::from(is_ahead);
+            // Those of the future are asked for again, unless they are too many to be a matter of clocks.
+            if let Some(dropped) = &mut self.dropped
+                && !(is_ahead && self.ahead <= MAX_NAMED)
+            {
+                dropped.push(event.id.clone());
+            }
         }
         let told_by = page.verification.responder.clone();
         let insertions = self.ledger.insert(page.events.accepted.clone(), told_by).await?;
-        // Behind the page, never before it.
-        if let Some(place) = place {
+        // Behind the page, never before it; and not behind an event whose time is still to come.
+        if let Some(place) = place.filter(|_| self.ahead == 0) {
             self.ledger
                 .store_cursor(place.to_owned(), page.cursor.clone())
                 .await?;

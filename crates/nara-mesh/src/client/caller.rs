@@ -28,7 +28,7 @@ use super::clocks::{Asked, PeerClocks};
 use super::deadline::deadline_after;
 use super::error::{Problem, Stage};
 use super::pool::{Connection, Lease, Pool, Target, TlsTarget, read_body};
-use super::refusal::{AskedToWait, StatusAnswer};
+use super::refusal::{AskedToWait, Asking, StatusAnswer};
 use super::request::{Outgoing, RequestBody, StreamedBody};
 use super::resolve::Route;
 use super::retry_after::asked_to_wait;
@@ -99,7 +99,7 @@ impl Reply {
         match self.head.retry_after {
             Some(retry_after) => Problem::AskedToWait(AskedToWait {
                 retry_after,
-                answer: Some(answer),
+                how: Asking::Answer(answer),
             }),
             None => Problem::Status(answer),
         }
@@ -344,8 +344,8 @@ impl Caller {
             Ok(_) | Err(Problem::TooLarge(_)) => admission.succeeded(),
             Err(Problem::Dial(_) | Problem::DialTimeout(_)) => admission.failed(Failure::Unreachable),
             Err(Problem::Timeout(_)) if started.elapsed() < PATIENCE => drop(admission),
-            // Whoever answered there, it was not the peer.
-            Err(Problem::OtherKey(_)) => drop(admission),
+            // Whoever answered there, it was not the peer; and nothing proves who has no place for us.
+            Err(Problem::OtherKey(_) | Problem::AskedToWait(_)) => drop(admission),
             // A connection of the pool says how the peer was, not how it is.
             Err(Problem::Stale(_)) => drop(admission),
             Err(_) => admission.failed(Failure::NoAnswer),
@@ -539,7 +539,7 @@ fn check_pause(route: &Route) -> Result<(), Problem> {
     route.peer.retry_after().map_or(Ok(()), |retry_after| {
         Err(Problem::AskedToWait(AskedToWait {
             retry_after,
-            answer: None,
+            how: Asking::Before,
         }))
     })
 }

@@ -16,6 +16,7 @@ use super::refusal::{ClockSkew, Skewed, StatusAnswer};
 use super::retry_after::date;
 use super::verified::Verification;
 use crate::clock::Clock;
+use crate::clock_watch::ClockWatch;
 use crate::registry::{Peer, PeerRegistry};
 
 /// How v1 peers, and we, begin the reason of a refusal for its time (docs/protocol/v1.md, section 4.3).
@@ -48,6 +49,7 @@ impl Asked {
 #[derive(Debug)]
 pub(super) struct PeerClocks {
     clock: Arc<dyn Clock>,
+    watch: ClockWatch,
     registry: PeerRegistry,
     /// Times of requests that are signed by our clock: they rise strictly.
     stamp: Mutex<Stamp>,
@@ -57,6 +59,7 @@ pub(super) struct PeerClocks {
 impl PeerClocks {
     pub(super) fn new(clock: Arc<dyn Clock>, registry: PeerRegistry, compensate: bool) -> Self {
         Self {
+            watch: ClockWatch::new(clock.clone()),
             clock,
             registry,
             stamp: Mutex::default(),
@@ -70,7 +73,11 @@ impl PeerClocks {
 
     /// The time with which a request to a peer is signed.
     pub(super) fn signing_time(&self, peer: &Peer) -> UnixMillis {
-        let now = self.clock.now_millis();
+        let look = self.watch.look();
+        if look.step.is_some() {
+            self.registry.clock_was_set();
+        }
+        let now = look.now;
         peer.signing_time(now, self.compensate).unwrap_or_else(|| {
             // A stamp is valid whatever a holder of the lock did.
             let mut stamp = self.stamp.lock().unwrap_or_else(PoisonError::into_inner);
@@ -114,6 +121,7 @@ impl PeerClocks {
         let Some(refusal) = refused_for_time(&answer, headers) else {
             return Problem::Status(answer);
         };
+        peer.time_was_refused();
         let ours = asked.received.to_millis();
         let what = Skewed::Request(answer);
         Problem::ClockSkew(self.skew(peer, refusal.receiver, ours, refusal.fault, what))

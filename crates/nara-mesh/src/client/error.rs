@@ -66,6 +66,8 @@ pub(super) enum Problem {
     DuplicateMessage,
     #[error("the TLS handshake failed")]
     Handshake(#[source] io::Error),
+    #[error("the connection was closed before the TLS handshake was complete")]
+    HandshakeCut(#[source] io::Error),
     #[error("the hello of the stream does not prove who serves it")]
     Hello(#[source] HelloError),
     #[error("its key contradicts the pinned key")]
@@ -165,6 +167,8 @@ pub(super) enum Stage {
 impl From<TlsFailure> for Problem {
     fn from(failure: TlsFailure) -> Self {
         match failure {
+            TlsFailure::Busy => Self::AskedToWait(AskedToWait::before_tls()),
+            TlsFailure::Cut(error) => Self::HandshakeCut(error),
             TlsFailure::Handshake(error) => Self::Handshake(error),
             TlsFailure::OtherKey(mismatch) => Self::OtherKey(mismatch),
         }
@@ -237,6 +241,11 @@ impl Problem {
             Self::Handshake(_) => (
                 Kind::Tls,
                 "check that the peer accepts TLS on this port, or allow plain connections to it",
+            ),
+            Self::HandshakeCut(_) => (
+                Kind::Tls,
+                "try again; if it stays like this, ask the operator of the peer whether it is overloaded, or what stands \
+                 between you",
             ),
             Self::Hello(_) => (Kind::Hello, "check the address and the pinned key"),
             Self::Identity(_) => (
@@ -433,7 +442,7 @@ impl ClientError {
 
     fn answer(&self) -> Option<&StatusAnswer> {
         match self.problem() {
-            Problem::AskedToWait(asked) => asked.answer.as_ref(),
+            Problem::AskedToWait(asked) => asked.answer(),
             Problem::ClockSkew(ClockSkew {
                 what: Skewed::Request(answer),
                 ..

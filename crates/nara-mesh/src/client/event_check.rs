@@ -82,7 +82,12 @@ fn check_batch(mut events: Vec<SyncEvent>, reception: &Reception) -> CheckedEven
     let mut checked = CheckedEvents::default();
     for (event, verdict) in events.into_iter().zip(verdicts) {
         match verdict {
-            Ok(trust) => checked.accepted.push(CheckedEvent { event, trust }),
+            Ok(trust) => {
+                if trust.is_verified() {
+                    reception.keys.hear(&event, reception.now);
+                }
+                checked.accepted.push(CheckedEvent { event, trust });
+            }
             Err(problem) => checked.refused.push(RefusedEvent {
                 id: event.id,
                 emitter: event.emitter,

@@ -194,6 +194,9 @@ impl Exchange {
         };
         let verified = timeout_at(deadline, verifying).await;
         let (value, verification) = verified.map_err(|_| Problem::Timeout(Stage::Verify))??;
+        if let (Some(responder), Some(_)) = (&verification.responder, &verification.key) {
+            self.registry.showed_life(responder);
+        }
         self.clocks.learn(&route.peer, &verification, arrival.asked);
         Ok((value, verification, arrival))
     }

@@ -14,6 +14,7 @@ use super::handle::PeerHandle;
 use super::request::Outgoing;
 use super::resolve::Route;
 use super::verified::PingReport;
+use crate::clock::monotonic_now;
 use crate::registry::{KeySource, PinnedKey};
 
 /// The name of the caller, unsigned, on pings (docs/protocol/v1.md, section 4.2).
@@ -105,6 +106,9 @@ fn report(exchange: &Exchange, answer: Answer<PingResponse>) -> PingReport {
     let by_connection = pinned.filter(|pinned| arrival.channel_key == Some(pinned.key));
     let registered = pinned.and_then(|pinned| registry.by_name(pinned.name.as_str()));
     let peer = registered.as_ref().unwrap_or(&route.peer);
+    if key_matches == Some(true) {
+        peer.note_alive(monotonic_now());
+    }
     if let (Some(pinned), Some(sample)) = (by_connection, told) {
         registry.learn_clock(peer, &pinned.key, sample);
     }

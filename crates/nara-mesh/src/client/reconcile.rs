@@ -1,6 +1,7 @@
 //! Fetches only missing events, and checks whether any are missing.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::time::Duration;
 
 use futures_util::stream::StreamExt as _;
 use http::StatusCode;
@@ -34,6 +35,8 @@ pub struct ReconcileOptions {
     pub push: bool,
     /// Receives the progress of the fetching.
     pub progress: Option<watch::Sender<SyncProgress>>,
+    /// How long to wait behind each answer with events, for transfers that must not take the whole machine.
+    pub(crate) pause: Duration,
 }
 
 impl ReconcileOptions {
@@ -138,7 +141,7 @@ impl PeerHandle {
             ledger,
             place,
             missing.into_iter().collect(),
-            options.progress,
+            (options.progress, options.pause),
             &mut report,
         )
         .await?;
@@ -225,11 +228,11 @@ impl PeerHandle {
         ledger: &L,
         place: String,
         missing: VecDeque<ItemId>,
-        progress: Option<watch::Sender<SyncProgress>>,
+        (progress, pause): (Option<watch::Sender<SyncProgress>>, Duration),
         report: &mut ReconcileReport,
     ) -> Result<(), SyncError> {
         let asked = missing.len();
-        let mut storing = Storing::new(ledger, progress);
+        let mut storing = Storing::new(ledger, progress, pause);
         storing.dropped = Some(Vec::new());
         let source = ById {
             peer: self.clone(),
@@ -284,7 +287,7 @@ impl PeerHandle {
             };
             std::future::ready(wanted)
         });
-        let mut storing = Storing::new(ledger, options.progress);
+        let mut storing = Storing::new(ledger, options.progress, options.pause);
         let ended = storing.store_all(pages.boxed(), None).await;
         let done = storing.finish(ended).map_err(|interrupted| interrupted.error)?;
         report.fell_back = true;

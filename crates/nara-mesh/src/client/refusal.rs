@@ -59,11 +59,36 @@ impl fmt::Display for StatusAnswer {
 pub(super) struct AskedToWait {
     /// How long from now.
     pub(super) retry_after: Duration,
-    /// What it answered; `None`: it asked in an earlier answer, and was not called again.
-    pub(super) answer: Option<StatusAnswer>,
+    pub(super) how: Asking,
+}
+
+/// How a peer asked for a pause.
+#[derive(Debug)]
+pub(super) enum Asking {
+    /// With this answer.
+    Answer(StatusAnswer),
+    /// In an earlier answer; it was not called again.
+    Before,
+    /// With an alert in place of a TLS handshake.
+    Alert,
 }
 
 impl AskedToWait {
+    /// A peer that has no place for one more TLS connection.
+    pub(super) fn before_tls() -> Self {
+        Self {
+            retry_after: Duration::from_secs(1),
+            how: Asking::Alert,
+        }
+    }
+
+    pub(super) fn answer(&self) -> Option<&StatusAnswer> {
+        match &self.how {
+            Asking::Answer(answer) => Some(answer),
+            Asking::Before | Asking::Alert => None,
+        }
+    }
+
     pub(super) fn hint(&self) -> String {
         // Rounded up, so that a caller who waits so long does not come too early.
         let tenths = self.retry_after.as_millis().div_ceil(100);
@@ -73,9 +98,12 @@ impl AskedToWait {
 
 impl fmt::Display for AskedToWait {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.answer {
-            Some(answer) => answer.fmt(f),
-            None => f.write_str("not called, because it asked us to wait"),
+        match &self.how {
+            Asking::Answer(answer) => answer.fmt(f),
+            Asking::Before => f.write_str("not called, because it asked us to wait"),
+            Asking::Alert => f.write_str(
+                "it has too many connections from our address, and ended this one before the TLS handshake (not verified)",
+            ),
         }
     }
 }

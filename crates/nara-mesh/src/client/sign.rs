@@ -1,22 +1,25 @@
 //! Requests as they are sent, signed now.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use http::header::{CONTENT_TYPE, HOST};
 use http::{HeaderMap, HeaderValue, Request, Uri};
 use nara_proto::endpoint::Authentication;
 use nara_proto::identity::Signature;
+use nara_proto::succession::SUCCESSION_HEADER;
 use nara_proto::time::UnixMillis;
 use nara_proto::v1::{NAME_HEADER, RequestAuth, SIGNATURE_HEADER, TIMESTAMP_HEADER};
 use nara_proto::v2::{
-    self, AcceptSignature, ChannelBinding, ContentDigest, Nonce, RequestLine, RequestToSign, SignedBody,
+    self, AcceptSignature, CAPABILITY_HEADER, ChannelBinding, ContentDigest, Nonce, RequestLine,
+    RequestToSign, SignedBody,
 };
 
 use super::clocks::PeerClocks;
 use super::request::Outgoing;
 use super::resolve::Route;
 use crate::Signatures;
+use crate::announcement::Announcement;
 use crate::identity::LocalNara;
 use crate::random::random;
 use crate::registry::PeerRegistry;
@@ -33,6 +36,10 @@ pub(super) struct RequestSigner {
     pub(super) clocks: Arc<PeerClocks>,
     pub(super) signatures: Signatures,
     pub(super) channel_trust: ChannelTrust,
+    /// The statement that made the key of this nara the one of its name, for peers that know another one.
+    pub(super) succession: Option<HeaderValue>,
+    /// What the server of this nara says of it, once it listens.
+    pub(super) announcement: RwLock<Option<Arc<Announcement>>>,
 }
 
 /// The signatures with which a request went out: an answer of profile v2 is bound to them.
@@ -78,12 +85,18 @@ impl RequestSigner {
         let mut sent = SentSignatures::default();
         if outgoing.authentication == Authentication::Signed {
             let now = self.clocks.signing_time(&route.peer);
+            if let Some(announced) = self.announced() {
+                headers.insert(CAPABILITY_HEADER, announced);
+            }
             let body = if streamed {
                 SignedBody::Streamed
             } else {
                 SignedBody::Digest(ContentDigest::of(outgoing.body.as_deref().unwrap_or_default()))
             };
             sent.v2 = self.sign_v2(route, outgoing, body, channel, now, headers);
+            if let Some(statement) = &self.succession {
+                headers.insert(SUCCESSION_HEADER, statement.clone());
+            }
             // A peer that speaks v2 accepts nothing less, so it needs no second signature.
             if sent.v2.is_none() || !route.speaks_v2(&self.registry) {
                 sent.v1 = Some(self.sign_v1(outgoing, now, headers));
@@ -98,6 +111,19 @@ impl RequestSigner {
             }
         }
         (request, sent)
+    }
+
+    /// Where this nara listens, if a stranger would not find it otherwise.
+    fn announced(&self) -> Option<HeaderValue> {
+        let announcement = self.announcement.read().unwrap_or_else(PoisonError::into_inner);
+        announcement
+            .as_ref()?
+            .for_request(self.clocks.clock().now_millis())
+    }
+
+    pub(super) fn announce(&self, announcement: Arc<Announcement>) {
+        let mut announced = self.announcement.write().unwrap_or_else(PoisonError::into_inner);
+        *announced = Some(announcement);
     }
 
     /// Whether a connection proves all that comes over it.

@@ -10,11 +10,11 @@ use crate::registry::{Peer, PeerInfo, PinnedKey};
 
 /// What a peer is called here: its name, or its id while the name is not known. Names are what everybody agrees
 /// on, so that the ring is the same for all.
-pub(super) type Label = Arc<str>;
+pub(crate) type Label = Arc<str>;
 
 /// The peers that can be called, as a ring.
 #[derive(Debug, Default)]
-pub(super) struct Directory {
+pub(crate) struct Directory {
     pub(super) ring: Ring<Label>,
     peers: BTreeMap<Label, Arc<Peer>>,
 }
@@ -24,7 +24,7 @@ impl Directory {
     ///
     /// Those that nobody configured and that have proven nothing yet may be made up, with addresses of an attacker's
     /// choice. They have a bounded share, and so has each nara that introduced some.
-    pub(super) fn new(client: &MeshClient) -> Self {
+    pub(crate) fn new(client: &MeshClient) -> Self {
         let local = client.local();
         let mut peers = BTreeMap::new();
         let mut unproven = Vec::new();
@@ -56,8 +56,15 @@ impl Directory {
         }
     }
 
-    pub(super) fn peer(&self, label: &Label) -> Option<Arc<Peer>> {
+    pub(crate) fn peer(&self, label: &Label) -> Option<Arc<Peer>> {
         self.peers.get(label).cloned()
+    }
+
+    pub(crate) fn peers(&self) -> Vec<(Label, Arc<Peer>)> {
+        self.peers
+            .iter()
+            .map(|(label, peer)| (label.clone(), peer.clone()))
+            .collect()
     }
 }
 

@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use nara_proto::endpoint::{Endpoint as _, GossipZine};
+use nara_proto::event::SyncEvent;
 use nara_proto::sync::MAX_EVENTS;
 use nara_proto::time::UnixNanos;
 
@@ -14,7 +15,7 @@ const MAX_ZINE_BYTES: usize = GossipZine::MAX_REQUEST / 2;
 
 /// A zine that could not be exchanged.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ZineError {
+pub(crate) enum ZineError {
     #[error(transparent)]
     Client(#[from] ClientError),
     #[error("our own ledger failed")]
@@ -30,7 +31,17 @@ pub(super) async fn exchange(
 ) -> Result<EventCounts, ZineError> {
     let limit = ReadLimit::events(MAX_EVENTS).bytes(MAX_ZINE_BYTES);
     let events = ledger.since(since, limit).await?;
-    let (zine, verification) = client.peer(&peer).exchange_zine(events).await?.into_parts();
+    exchange_events(&client, &*ledger, &peer, events).await
+}
+
+/// Hands a peer these events and stores its recent ones.
+pub(crate) async fn exchange_events(
+    client: &MeshClient,
+    ledger: &dyn Ledger,
+    peer: &Arc<Peer>,
+    events: Vec<SyncEvent>,
+) -> Result<EventCounts, ZineError> {
+    let (zine, verification) = client.peer(peer).exchange_zine(events).await?.into_parts();
     let mut counts = EventCounts::default();
     for _ in &zine.events.refused {
         counts.count_refused();

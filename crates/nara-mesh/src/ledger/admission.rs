@@ -241,7 +241,10 @@ impl<S: Shelf> Admission<'_, S> {
             let json = go_json::to_string(&event);
             match self.place(&event, json.len(), verified)? {
                 Some((rank, account)) => {
-                    if let Some(held) = held {
+                    // It may be what had to go for this one.
+                    if held.is_some()
+                        && let Some(held) = self.shelf.find(&event.id)?
+                    {
                         self.remove(&held.place)?;
                     }
                     let seq = self.shelf.add(NewEvent {

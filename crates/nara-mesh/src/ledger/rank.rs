@@ -11,6 +11,7 @@ pub(super) enum Priority {
     /// Changes of status, introductions and goodbyes.
     Presence = 3,
     FirstSeen = 4,
+    /// Checkpoints, and what is stated about keys.
     Checkpoint = 5,
     Restart = 6,
 }
@@ -22,7 +23,7 @@ impl Priority {
             Some(Service::Ping) => Self::Ping,
             Some(Service::Seen) => Self::Seen,
             Some(Service::Social) => Self::Social,
-            Some(Service::Checkpoint) => Self::Checkpoint,
+            Some(Service::Checkpoint | Service::Succession) => Self::Checkpoint,
             Some(Service::Observation) => match event.observation.as_deref().map(|p| p.kind.as_str()) {
                 Some("restart") => Self::Restart,
                 Some("first-seen") => Self::FirstSeen,

@@ -14,6 +14,7 @@ use nara_proto::identity::NaraName;
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::catch_up::CatchUp;
 use super::{Nara, ReconfigureError, Running, distances, presence};
 use crate::Signatures;
 use crate::client::{MeshClient, MeshClientBuilder};
@@ -23,7 +24,7 @@ use crate::discovery::{Discovery, Found};
 use crate::gossip::{GossipConfig, GossipService};
 use crate::identity::LocalNara;
 use crate::ledger::{Ledger, LedgerError, MemoryLedger};
-use crate::registry::{PeerInfo, PeerKeeper, PeerRegistry, TrustPolicy};
+use crate::registry::{PeerInfo, PeerKeeper, PeerRegistry, TrustPolicy, own_succession};
 #[cfg(feature = "sqlite")]
 use crate::server::{BuildError, SqliteStash, StashStore};
 use crate::server::{MeshHandler, MeshServer, MeshServerBuilder, RunningServer, ServeError};
@@ -61,6 +62,7 @@ pub struct NaraBuilder {
     channel_trust: ChannelTrust,
     signatures: Signatures,
     gossip: Option<GossipConfig>,
+    catch_up: bool,
     client: Vec<Adjust<MeshClientBuilder>>,
     server: Vec<Adjust<MeshServerBuilder>>,
     discovery: Vec<Adjust<Discovery>>,
@@ -103,6 +105,7 @@ impl NaraBuilder {
             channel_trust: ChannelTrust::default(),
             signatures: Signatures::default(),
             gossip: Some(GossipConfig::default()),
+            catch_up: true,
             client: Vec::new(),
             server: Vec::new(),
             discovery: Vec::new(),
@@ -115,6 +118,11 @@ impl NaraBuilder {
     pub fn listen(mut self, address: SocketAddr) -> Self {
         self.listen = Some(address);
         self
+    }
+
+    /// Also listens on this address, where it is free: see [`MeshServerBuilder::also_listen`].
+    pub fn also_listen(self, address: SocketAddr) -> Self {
+        self.configure_server(move |server| server.also_listen(address))
     }
 
     /// Where events and learned keys are kept; by default a [`MemoryLedger`], which a restart forgets.
@@ -219,6 +227,13 @@ impl NaraBuilder {
         self
     }
 
+    /// Whether to catch up with what happened while this nara was away, at the start and from time to time; by default
+    /// yes. A nara that does not listen never does.
+    pub fn catch_up(mut self, catch_up: bool) -> Self {
+        self.catch_up = catch_up;
+        self
+    }
+
     /// The application's handler of incoming messages.
     pub fn handler(self, handler: impl MeshHandler) -> Self {
         self.configure_server(move |server| server.handler(handler))
@@ -287,6 +302,8 @@ impl NaraBuilder {
         // Configured peers before the ledger: they count more.
         configure(&self.registry, &self.local, self.peers)?;
         let (keeper, recalled) = PeerKeeper::start(self.registry.clone(), ledger.clone()).await?;
+        let now = self.clock.now_nanos();
+        self.registry.recall_presence(&*ledger, now).await?;
 
         let client = MeshClient::builder(self.local.clone())
             .registry(self.registry)
@@ -296,6 +313,10 @@ impl NaraBuilder {
             .tls(self.tls)
             .channel_trust(self.channel_trust)
             .signatures(self.signatures);
+        let client = match own_succession(&*ledger, &self.local).await? {
+            Some(statement) => client.succession(statement),
+            None => client,
+        };
         let client = adjusted(client, self.client).build();
         let discovery = self
             .source
@@ -324,14 +345,22 @@ impl NaraBuilder {
             }
         };
         let address = server.as_ref().map(|server| server.local_addr());
+        let mut following = Vec::new();
         if server.is_some() {
             let now = self.clock.now_nanos();
             let introduction = presence::introduction(&self.local, &mesh_ip(address), now);
-            ledger.insert_verified(vec![introduction]).await?;
+            ledger.insert_verified(vec![introduction.clone()]).await?;
+            if self.gossip.is_some() {
+                let telling = presence::tell_coming(client.clone(), ledger.clone(), introduction);
+                following.push(AbortOnDropHandle::new(tokio::spawn(telling)));
+            }
+            if self.catch_up {
+                let catching_up = CatchUp::new(client.clone(), ledger.clone()).run();
+                following.push(AbortOnDropHandle::new(tokio::spawn(catching_up)));
+            }
         }
 
         let (moved, address) = watch::channel(address);
-        let mut following = Vec::new();
         if let Some(server) = server.clone() {
             let follower = AddressFollower {
                 local: self.local.clone(),
@@ -358,13 +387,14 @@ impl NaraBuilder {
         });
         Ok(Nara {
             local: self.local.clone(),
-            client,
+            client: client.clone(),
             ledger: ledger.clone(),
             recalled,
             running: Some(Running {
                 local: self.local,
                 ledger,
                 clock: self.clock,
+                client,
                 keeper,
                 server,
                 gossip,

@@ -34,8 +34,8 @@ fn any(client: &MeshClient) -> Option<Arc<Peer>> {
         peer.breaker_state() == BreakerState::Closed
             && peer.retry_after().is_none()
             && !peer.is_untrusted()
-            && peer.info().address.is_some()
-            && peer.info().name.as_ref() != Some(client.local().name())
+            && peer
+                .with_info(|info| info.address.is_some() && info.name.as_ref() != Some(client.local().name()))
     });
     let place = u64::from_le_bytes(random()) % u64::try_from(peers.len().max(1)).unwrap_or(1);
     peers.into_iter().nth(usize::try_from(place).unwrap_or_default())

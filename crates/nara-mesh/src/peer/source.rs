@@ -25,6 +25,8 @@ pub enum KeySource {
     Tls(SocketAddr),
     /// The key of this nara itself.
     Own,
+    /// A statement of succession that the key before it signed. Never stored: it follows from the statements.
+    Succession,
 }
 
 /// A text that is not what [`KeySource`] displays.
@@ -43,7 +45,12 @@ impl KeySource {
         match self {
             Self::HeyThere { told_by } => Some(told_by.as_ref()),
             Self::PeerQuery(teller) => Some(Some(teller)),
-            Self::Configured | Self::Operator | Self::Ping(_) | Self::Tls(_) | Self::Own => None,
+            Self::Configured
+            | Self::Operator
+            | Self::Ping(_)
+            | Self::Tls(_)
+            | Self::Own
+            | Self::Succession => None,
         }
     }
 
@@ -51,7 +58,7 @@ impl KeySource {
     pub(crate) const fn is_hearsay(&self) -> bool {
         match self {
             Self::HeyThere { .. } | Self::Ping(_) | Self::PeerQuery(_) | Self::Tls(_) => true,
-            Self::Configured | Self::Operator | Self::Own => false,
+            Self::Configured | Self::Operator | Self::Own | Self::Succession => false,
         }
     }
 }
@@ -67,6 +74,7 @@ impl fmt::Display for KeySource {
             Self::PeerQuery(name) => write!(f, "peer-query {name}"),
             Self::Tls(address) => write!(f, "tls {address}"),
             Self::Own => f.write_str("own"),
+            Self::Succession => f.write_str("succession"),
         }
     }
 }
@@ -87,6 +95,7 @@ impl FromStr for KeySource {
             },
             "operator" => Ok(Self::Operator),
             "own" => Ok(Self::Own),
+            "succession" => Ok(Self::Succession),
             "peer-query" => name(rest).map(Self::PeerQuery),
             "ping" => rest.parse().map(Self::Ping).map_err(|_| InvalidKeySource),
             "tls" => rest.parse().map(Self::Tls).map_err(|_| InvalidKeySource),
@@ -113,6 +122,7 @@ mod tests {
             KeySource::PeerQuery(bob),
             KeySource::Tls("[fd7a:115c:a1e0::1]:9632".parse().unwrap()),
             KeySource::Own,
+            KeySource::Succession,
         ] {
             assert_eq!(source.to_string().parse(), Ok(source));
         }

@@ -28,6 +28,7 @@ impl PeerRegistry {
     /// again at once.
     pub fn sign_of_life(&self, peer: &Peer) {
         self.seen(peer);
+        peer.note_alive(now());
         self.came_online(peer);
     }
 
@@ -39,6 +40,7 @@ impl PeerRegistry {
     /// The network says that the peer went offline: its breaker opens, without a call that waits for it.
     pub fn sign_of_death(&self, peer: &Peer) {
         let random = spread();
+        peer.note_lost(now());
         self.change_breaker(peer, |breaker| breaker.sign_of_death(now(), random));
     }
 
@@ -73,6 +75,7 @@ impl Admission {
     pub(crate) fn failed(mut self, failure: Failure) {
         if let Some(permit) = self.permit.take() {
             let random = spread();
+            self.peer.note_lost(now());
             self.registry.change_breaker(&self.peer, |breaker| {
                 breaker.failed(permit, failure, now(), random);
             });

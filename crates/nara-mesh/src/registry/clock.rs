@@ -5,8 +5,9 @@ use std::sync::{MutexGuard, PoisonError};
 use nara_proto::clock_offset::{ClockFault, ClockSample, MeshClock};
 use nara_proto::identity::PublicKey;
 
+use super::peer_clock::Clocks;
 use super::{Peer, PeerEvent, PeerRegistry};
-use crate::clock::monotonic_now as now;
+use crate::clock::{ClockStep, monotonic_now as now};
 use crate::metrics;
 use crate::seldom::warn_seldom;
 
@@ -15,16 +16,17 @@ impl PeerRegistry {
     /// [`defaults::CLOCK_WARNING`] on it is warned of, once.
     pub(crate) fn learn_clock(&self, peer: &Peer, key: &PublicKey, sample: ClockSample) {
         self.seen(peer);
+        peer.note_alive(now());
         let mut clock = peer.clock();
         let state = clock.get_or_insert_default();
         let warning = state.learn(sample);
         let offset = state.offset();
         drop(clock);
         if let Some(offset) = offset {
-            let mut mesh = self.mesh_clock();
-            mesh.record(*key, offset.nanos(), now());
-            let median = mesh.median_without(None, now());
-            drop(mesh);
+            let mut clocks = self.clocks();
+            clocks.mesh.record(*key, offset.nanos(), now());
+            let median = clocks.mesh.median_without(None, now());
+            drop(clocks);
             if let Some(nanos) = median {
                 ::metrics::gauge!(metrics::CLOCK_OFFSET_SECONDS).set(nanos as f64 / 1e9);
             }
@@ -44,11 +46,31 @@ impl PeerRegistry {
     /// Whose clock seems wrong when that of somebody is `nanos` nanoseconds ahead of ours, by the clocks of the peers
     /// that were called last; `key`: whose, if it is known.
     pub(crate) fn judge_clocks(&self, key: Option<&PublicKey>, nanos: i64) -> Option<ClockFault> {
-        self.mesh_clock().judge(key, nanos, now())
+        self.clocks().mesh.judge(key, nanos, now())
     }
 
-    fn mesh_clock(&self) -> MutexGuard<'_, MeshClock<PublicKey>> {
-        // Every method of it leaves it valid.
-        self.mesh_clock.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The last time that the clock of this machine was set while the server of this nara ran.
+    pub fn clock_step(&self) -> Option<ClockStep> {
+        self.clocks().step
+    }
+
+    pub(crate) fn note_clock_step(&self, step: ClockStep) {
+        self.clocks().step = Some(step);
+        self.clock_was_set();
+    }
+
+    /// Notes that the clock of this machine was set: what was learned of the clocks of peers compared them with the
+    /// clock as it was before.
+    pub(crate) fn clock_was_set(&self) {
+        self.clocks().mesh = MeshClock::default();
+        for peer in self.peers() {
+            peer.forget_clock();
+        }
+        ::metrics::gauge!(metrics::CLOCK_OFFSET_SECONDS).set(0.0);
+    }
+
+    fn clocks(&self) -> MutexGuard<'_, Clocks> {
+        // Every method of them leaves them valid.
+        self.clocks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

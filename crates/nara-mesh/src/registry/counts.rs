@@ -2,7 +2,7 @@
 
 use ::metrics::counter;
 
-use super::{KeySource, PeerEvent};
+use super::{KeySource, PeerEvent, SuccessionEffect};
 use crate::metrics;
 
 /// Counts an event.
@@ -19,8 +19,18 @@ pub(super) fn count(event: &PeerEvent) {
                 KeySource::PeerQuery(_) => "peer-query",
                 KeySource::Tls(_) => "tls",
                 KeySource::Own => "own",
+                KeySource::Succession => "succession",
             };
             counter!(metrics::KEYS_PINNED, "source" => source).increment(1);
+        }
+        PeerEvent::Succession { effect, .. } => {
+            let effect = match effect {
+                SuccessionEffect::Asked => "asked",
+                SuccessionEffect::Conflict => "conflict",
+                SuccessionEffect::Followed => "followed",
+                SuccessionEffect::Retired => "retired",
+            };
+            counter!(metrics::SUCCESSIONS, "effect" => effect).increment(1);
         }
         _ => {}
     }

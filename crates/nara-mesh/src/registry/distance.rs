@@ -11,14 +11,6 @@ use super::peer::Peer;
 use super::table::PeerRegistry;
 use crate::random::random;
 
-/// What is known of the way to a peer.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Distance {
-    /// Where the peer says that it is: a hint, whatever it says.
-    told: Option<Coordinates>,
-    measured: Option<Duration>,
-}
-
 impl PeerRegistry {
     /// The network coordinates of this nara, which follow the round trips that its client measures.
     pub fn coordinates(&self) -> Coordinates {

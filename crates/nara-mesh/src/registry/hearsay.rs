@@ -1,3 +1,5 @@
+use nara_proto::succession::KeyState;
+
 use super::peer::with_other_port;
 use super::{
     KeyConflict, KeyOffer, KeyRefused, PeerEvent, PeerInfo, PeerRegistry, PinnedKey, RegisterError,
@@ -7,6 +9,10 @@ use crate::metrics;
 
 /// Why no key of a nara is learned that the operator does not trust.
 const UNTRUSTED: &str = "the operator does not trust this nara, or another one with this key";
+
+/// Why no key of a nara is learned that retired, or about whose keys two statements contradict each other.
+const NO_KEY_HOLDS: &str =
+    "no key of this nara holds: it retired, or two statements about its key contradict each other";
 
 /// Why the first key of a nara is not taken from anywhere.
 const NOT_ITS_ADDRESS: &str =
@@ -23,6 +29,10 @@ impl PeerRegistry {
             return Ok(());
         }
         let halves = self.find(info);
+        let keyless = matches!(
+            self.key_state(name.as_str()),
+            Some(KeyState::Conflict | KeyState::Retired)
+        );
         let known = halves
             .into_iter()
             .map(|peer| peer.info())
@@ -30,7 +40,7 @@ impl PeerRegistry {
                 known.fill_from(half);
                 known
             });
-        if known.as_ref().is_some_and(|known| known.key.is_some()) {
+        if known.as_ref().is_some_and(|known| known.key.is_some()) && !keyless {
             return Ok(());
         }
         let offer = KeyOffer {
@@ -46,6 +56,8 @@ impl PeerRegistry {
         let (reason, why) = if known.as_ref().is_some_and(PeerInfo::is_untrusted) || self.is_banned(&key.key)
         {
             (UNTRUSTED.into(), "untrusted")
+        } else if keyless {
+            (NO_KEY_HOLDS.into(), "no_key_holds")
         } else if configured_at.is_some_and(|address| {
             !(key.source.is_from(address) || (either_port && key.source.is_from(with_other_port(address))))
         }) {
@@ -85,8 +97,11 @@ impl PeerRegistry {
             offered: offered.key,
             offered_by: offered.source.clone(),
         };
-        ::metrics::counter!(metrics::KEYS_REFUSED, "reason" => "conflict").increment(1);
-        self.emit(PeerEvent::KeyConflict(conflict.clone()));
+        // That a key was replaced is known already.
+        if !self.is_replaced(pinned.name.as_str(), &offered.key) {
+            ::metrics::counter!(metrics::KEYS_REFUSED, "reason" => "conflict").increment(1);
+            self.emit(PeerEvent::KeyConflict(conflict.clone()));
+        }
         conflict
     }
 }

@@ -2,17 +2,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use nara_proto::event::{EventReception, EventTrust, verify_events};
+use nara_proto::event::{EventReception, EventTrust, Service, verify_events};
 use nara_proto::identity::NaraName;
+use nara_proto::succession::Succession;
+use nara_proto::sync::{Cursor, EventFilter};
 use nara_proto::time::UnixNanos;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{KeySource, PeerEvent, PeerRecord, PeerRegistry, RegisterError, Restored};
-use crate::ledger::{CheckedEvent, Ledger, LedgerError, PeerStore};
+use crate::identity::LocalNara;
+use crate::ledger::{CheckedEvent, Followed, Follower, Ledger, LedgerError, ReadLimit};
 use crate::random::random;
 
 /// How often the whole registry is looked through at most. Events are missed when peers cause many of them, for example
@@ -32,6 +35,7 @@ pub struct PeerKeeper {
     ledger: Arc<dyn Ledger>,
     stopping: CancellationToken,
     task: AbortOnDropHandle<()>,
+    heeding: AbortOnDropHandle<()>,
 }
 
 /// What a registry took over from a ledger.
@@ -58,11 +62,14 @@ impl PeerKeeper {
     ) -> Result<(Self, Recalled), LedgerError> {
         // Before anything is pinned, so that nothing is missed.
         let events = registry.subscribe();
+        let stored = Follower::new(ledger.clone(), ledger.position().await?, about_keys());
         let recalled = recall(&registry, &*ledger).await?;
+        let heeding = tokio::spawn(heed(registry.clone(), stored));
         let stopping = CancellationToken::new();
         let keeping = keep(events, registry.clone(), ledger.clone(), stopping.clone());
         let keeper = Self {
             task: AbortOnDropHandle::new(tokio::spawn(keeping)),
+            heeding: AbortOnDropHandle::new(heeding),
             registry,
             ledger,
             stopping,
@@ -99,12 +106,13 @@ impl PeerKeeper {
     /// Waits until everything learned so far is stored.
     pub async fn finish(self) {
         self.stopping.cancel();
-        // A panic of the task was reported when it happened.
-        let _ = self.task.await;
+        self.heeding.abort();
+        // A panic of a task was reported when it happened. Afterwards nothing holds the ledger.
+        let _ = tokio::join!(self.task, self.heeding);
     }
 }
 
-async fn recall(registry: &PeerRegistry, ledger: &dyn PeerStore) -> Result<Recalled, LedgerError> {
+async fn recall(registry: &PeerRegistry, ledger: &dyn Ledger) -> Result<Recalled, LedgerError> {
     let mut recalled = Recalled::default();
     let mut overruled = Vec::new();
     for record in ledger.peers().await? {
@@ -121,7 +129,59 @@ async fn recall(registry: &PeerRegistry, ledger: &dyn PeerStore) -> Result<Recal
         }
     }
     ledger.learn_peers(records(registry, overruled)).await?;
+    registry.heed_all(statements(ledger).await?);
     Ok(recalled)
+}
+
+/// What is stated about keys.
+fn about_keys() -> EventFilter {
+    EventFilter {
+        services: vec![Service::Succession.as_str().to_owned()],
+        ..EventFilter::default()
+    }
+}
+
+/// All stored statements about keys.
+async fn statements(ledger: &dyn Ledger) -> Result<Vec<Succession>, LedgerError> {
+    let limit = ReadLimit::events(usize::MAX);
+    let events = ledger.page(about_keys(), Cursor::START, limit).await?;
+    let read = events
+        .iter()
+        .filter_map(|event| Succession::from_event(event).ok());
+    Ok(read.collect())
+}
+
+/// The stored statement that made the key of this nara the one of its name.
+pub(crate) async fn own_succession(
+    ledger: &dyn Ledger,
+    local: &LocalNara,
+) -> Result<Option<Succession>, LedgerError> {
+    let statements = statements(ledger).await?;
+    let key = local.public_key();
+    let is_ours =
+        |statement: &Succession| statement.name() == local.name() && statement.new_key() == Some(&key);
+    Ok(statements.into_iter().find(is_ours))
+}
+
+/// Takes in statements as they are stored, whichever way they came.
+async fn heed(registry: PeerRegistry, mut stored: Follower) {
+    loop {
+        match stored.next().await {
+            Ok(Followed::Events(arrivals)) => {
+                let events = arrivals.iter().map(|arrival| &arrival.event);
+                registry.heed_all(
+                    events
+                        .filter_map(|event| Succession::from_event(event).ok())
+                        .collect(),
+                );
+            }
+            Ok(_) => {}
+            Err(error) => {
+                tracing::error!(%error, "statements of succession cannot be read");
+                sleep(LOOK_INTERVAL).await;
+            }
+        }
+    }
 }
 
 async fn keep(
@@ -148,6 +208,7 @@ async fn keep(
         let mut names = BTreeSet::new();
         let mut pinned = BTreeSet::new();
         let mut gone = Vec::new();
+        let mut stated = Vec::new();
         let ended = loop {
             match next {
                 Ok(PeerEvent::KeyPinned(key)) => {
@@ -158,6 +219,7 @@ async fn keep(
                 }
                 Ok(PeerEvent::ProtocolLearned(info) | PeerEvent::Seen(info)) => names.extend(info.name),
                 Ok(PeerEvent::Unregistered(info)) => gone.extend(info.name),
+                Ok(PeerEvent::Succession { statement, .. }) => stated.push(statement.to_event()),
                 Ok(_) => {}
                 Err(TryRecvError::Lagged(_)) => {
                     let next = looked.map(|looked| looked + LOOK_INTERVAL);
@@ -187,6 +249,23 @@ async fn keep(
         {
             let error = &error as &dyn std::error::Error;
             tracing::error!(error, "naras that were never seen cannot be forgotten");
+        }
+        // The nara itself may have shown it with a request.
+        if !stated.is_empty()
+            && let Err(error) = ledger.insert_verified(stated).await
+        {
+            let error = &error as &dyn std::error::Error;
+            tracing::error!(error, "a statement of succession cannot be stored");
+        }
+        if !pinned.is_empty() {
+            // What is stated about a key that was not known when it came.
+            match statements(&*ledger).await {
+                Ok(mut statements) => {
+                    statements.retain(|statement| pinned.contains(statement.name()));
+                    registry.heed_all(statements);
+                }
+                Err(error) => tracing::error!(%error, "statements of succession cannot be read"),
+            }
         }
         for name in pinned {
             if let Err(error) = verify_stored(&registry, &*ledger, &name).await {
@@ -249,7 +328,7 @@ fn records(registry: &PeerRegistry, names: impl IntoIterator<Item = NaraName>) -
     let peers = names
         .into_iter()
         .filter_map(|name| registry.by_name(name.as_str()));
-    let records = peers.filter_map(|peer| peer.info().into_record());
+    let records = peers.filter_map(|peer| registry.record_of(&peer));
     let kept = |record: &PeerRecord| {
         record
             .key
@@ -377,7 +456,7 @@ mod tests {
                 .pin(key("puppet", KeySource::HeyThere { told_by: None }))
                 .unwrap();
             keeper.finish().await;
-            let limit = crate::ledger::ReadLimit::events(9);
+            let limit = ReadLimit::events(9);
             let arrived = ledger.arrived_after(Default::default(), 0, limit).await.unwrap();
             let told: Vec<_> = arrived
                 .events
@@ -431,7 +510,7 @@ mod tests {
             for _ in 0..1000 {
                 registry.pin(other.clone()).unwrap_err();
             }
-            tokio::time::sleep(LOOK_INTERVAL).await;
+            sleep(LOOK_INTERVAL).await;
             let records = ledger.peers().await.unwrap();
             assert!(
                 records.iter().any(|record| record.name.as_str() == name),

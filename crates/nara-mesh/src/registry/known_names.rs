@@ -33,7 +33,7 @@ fn standing(info: &PeerInfo) -> Standing {
     };
     match &key.source {
         KeySource::Configured | KeySource::Operator | KeySource::Own => Standing::Configured,
-        KeySource::Ping(_) | KeySource::Tls(_) => Standing::Met,
+        KeySource::Ping(_) | KeySource::Tls(_) | KeySource::Succession => Standing::Met,
         _ if info.seen => Standing::Met,
         KeySource::HeyThere {
             told_by: Some(teller),

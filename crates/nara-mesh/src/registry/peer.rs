@@ -8,10 +8,11 @@ use nara_proto::breaker::{Breaker, BreakerConfig, BreakerState};
 use nara_proto::clock_offset::ClockOffset;
 use nara_proto::event::KeyStanding;
 use nara_proto::identity::{KeyId, NaraId, NaraName, PublicKey};
+use nara_proto::peer::Coordinates;
+use nara_proto::presence::{Presence, PresenceState};
 use nara_proto::time::UnixMillis;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::distance::Distance;
 use super::peer_clock::PeerClock;
 use super::{KeySource, OperatorDecision, PeerProtocol, PeerRecord, PinnedKey, Verdict};
 use crate::clock::monotonic_now as now;
@@ -156,6 +157,14 @@ impl fmt::Display for PeerInfo {
     }
 }
 
+/// What is known of the way to a peer.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Distance {
+    /// Where the peer says that it is: a hint, whatever it says.
+    pub(super) told: Option<Coordinates>,
+    pub(super) measured: Option<Duration>,
+}
+
 /// One peer of a [`PeerRegistry`](super::PeerRegistry): what is known about it, and its circuit breaker.
 #[derive(Debug)]
 pub struct Peer {
@@ -172,8 +181,11 @@ pub struct Peer {
     untrusted: AtomicBool,
     /// Whether a nara with the same key is not trusted.
     banned: AtomicBool,
+    /// Whether no key holds for it: it retired, or two statements of succession contradict each other.
+    keyless: AtomicBool,
     /// Whether it says that it takes streamed bodies. Not kept beyond the process: without it, bodies are buffered.
     streams: AtomicBool,
+    presence: Mutex<Presence>,
 }
 
 impl Peer {
@@ -181,6 +193,7 @@ impl Peer {
         Self {
             untrusted: AtomicBool::new(info.is_untrusted()),
             banned: AtomicBool::new(false),
+            keyless: AtomicBool::new(false),
             info: RwLock::new(info),
             breaker: Mutex::new(Breaker::new(breaker)),
             in_flight: Semaphore::const_new(defaults::MAX_IN_FLIGHT_PER_PEER),
@@ -188,6 +201,7 @@ impl Peer {
             distance: Mutex::default(),
             not_before: Mutex::default(),
             streams: AtomicBool::default(),
+            presence: Mutex::default(),
         }
     }
 
@@ -197,13 +211,13 @@ impl Peer {
     }
 
     /// Looks at what is known about it, without a copy.
-    pub(super) fn with_info<T>(&self, look: impl FnOnce(&PeerInfo) -> T) -> T {
+    pub(crate) fn with_info<T>(&self, look: impl FnOnce(&PeerInfo) -> T) -> T {
         look(&self.info.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Its pinned key, unless the operator banned it.
+    /// Its pinned key, unless the operator banned it, or no key holds for it any more.
     pub fn key(&self) -> Option<PublicKey> {
-        if self.is_untrusted() {
+        if self.is_untrusted() || self.keyless.load(Ordering::Relaxed) {
             return None;
         }
         self.info
@@ -221,7 +235,7 @@ impl Peer {
 
     /// What an event in its name is verified with.
     pub(super) fn standing(&self) -> KeyStanding {
-        if self.is_untrusted() {
+        if self.is_untrusted() || self.keyless.load(Ordering::Relaxed) {
             KeyStanding::Untrusted
         } else {
             self.key().into()
@@ -232,6 +246,10 @@ impl Peer {
     /// called.
     pub fn is_untrusted(&self) -> bool {
         self.untrusted.load(Ordering::Relaxed) || self.banned.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_keyless(&self, keyless: bool) {
+        self.keyless.store(keyless, Ordering::Relaxed);
     }
 
     pub(super) fn set_banned(&self, banned: bool) {
@@ -257,6 +275,22 @@ impl Peer {
     pub fn breaker_state(&self) -> BreakerState {
         // tokio's clock, so that tests with paused time see it move.
         self.breaker().state(now())
+    }
+
+    /// Whether it is there, by its verified events, by calls and by the network.
+    pub fn presence(&self) -> PresenceState {
+        self.signs_of_life().state(now())
+    }
+
+    /// How long ago its last sign of life was; `None` without one.
+    pub fn last_alive(&self) -> Option<Duration> {
+        let last = self.signs_of_life().last_alive()?;
+        Some(now().saturating_duration_since(last))
+    }
+
+    pub(super) fn signs_of_life(&self) -> MutexGuard<'_, Presence> {
+        // Every method of it leaves it valid.
+        self.presence.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How much longer it asked us to wait (`Retry-After`); `None` if it may be called.
@@ -306,6 +340,20 @@ impl Peer {
     /// The time of a request to it, if that is not simply ours.
     pub(crate) fn signing_time(&self, now_here: UnixMillis, by_default: bool) -> Option<UnixMillis> {
         self.clock().as_mut()?.signing_time(now_here, by_default)
+    }
+
+    /// Notes that it refused a request for its time.
+    pub(crate) fn time_was_refused(&self) {
+        if let Some(clock) = self.clock().as_mut() {
+            clock.refused();
+        }
+    }
+
+    /// Forgets what was learned of its clock, because ours was set.
+    pub(super) fn forget_clock(&self) {
+        if let Some(clock) = self.clock().as_mut() {
+            clock.forget();
+        }
     }
 
     pub(super) fn distance(&self) -> MutexGuard<'_, Option<Box<Distance>>> {

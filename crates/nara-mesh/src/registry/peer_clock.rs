@@ -1,12 +1,21 @@
 //! What is known about the clock of one peer.
 
-use nara_proto::clock_offset::{ClockEstimate, ClockOffset, ClockSample};
+use nara_proto::clock_offset::{ClockEstimate, ClockOffset, ClockSample, MeshClock};
+use nara_proto::identity::PublicKey;
 use nara_proto::time::UnixMillis;
 use nara_proto::v1::{FRESHNESS_WINDOW, Stamp};
 
-use crate::clock::monotonic_now as now;
+use crate::clock::{ClockStep, monotonic_now as now};
 use crate::metrics::Counted;
 use crate::{defaults, metrics};
+
+/// What all peers say about the clock of this machine.
+#[derive(Debug, Default)]
+pub(super) struct Clocks {
+    pub(super) mesh: MeshClock<PublicKey>,
+    /// When somebody set it last.
+    pub(super) step: Option<ClockStep>,
+}
 
 /// The clock of one peer.
 #[derive(Debug, Default)]
@@ -14,6 +23,8 @@ pub(super) struct PeerClock {
     estimate: ClockEstimate,
     /// Whether the peer compensates; `None`: as the client does.
     compensate: Option<bool>,
+    /// Whether the last request was signed by its clock.
+    compensated: bool,
     /// Times of requests to this peer that were signed by its clock.
     stamp: Stamp,
     /// As long as it is too far from ours.
@@ -38,14 +49,27 @@ impl PeerClock {
 
     /// When it is `now` here, the time of a request to the peer; `None`: the same as for all others.
     pub(super) fn signing_time(&mut self, now_here: UnixMillis, by_default: bool) -> Option<UnixMillis> {
+        self.compensated = false;
         if !self.compensate.unwrap_or(by_default) {
             return None;
         }
         let offset = self.estimate.offset(now())?;
         let useful = defaults::CLOCK_COMPENSATION..=FRESHNESS_WINDOW;
-        useful
-            .contains(&offset.magnitude())
-            .then(|| self.stamp.next(offset.apply(now_here)))
+        self.compensated = useful.contains(&offset.magnitude());
+        self.compensated.then(|| self.stamp.next(offset.apply(now_here)))
+    }
+
+    /// Notes that a request was refused for its time. If that was the peer's time, its clock was set since it was learned.
+    pub(super) fn refused(&mut self) {
+        if self.compensated {
+            self.forget();
+        }
+    }
+
+    /// Forgets the offset: the next answer tells it anew.
+    pub(super) fn forget(&mut self) {
+        self.estimate = ClockEstimate::default();
+        self.skewed = None;
     }
 
     /// How far it is ahead of ours; `None`: not known.

@@ -77,7 +77,22 @@ impl PeerRegistry {
         let known = info.name.as_ref().and_then(|name| self.by_name(name.as_str()));
         if let (Some(configured), Some(known)) = (configured, known) {
             let pinned = known.info().key;
-            if pinned.is_some_and(|pinned| pinned.key != configured.key) {
+            let name = configured.name.as_str();
+            let is_other = pinned.is_some_and(|pinned| pinned.key != configured.key);
+            if is_other && (self.is_origin(name, &configured.key) || self.is_replaced(name, &configured.key))
+            {
+                tracing::warn!(
+                    peer = name,
+                    "the configured key of {name} was replaced by its holder, and the new one counts: configure it, and \
+                     remove the id, which belongs to the old key"
+                );
+                return self.register(PeerInfo {
+                    key: None,
+                    id: None,
+                    ..info
+                });
+            }
+            if is_other {
                 let old = known.key();
                 self.relink(&known, |known| {
                     known.id = None;
@@ -85,6 +100,7 @@ impl PeerRegistry {
                     known.protocol = PeerProtocol::default();
                     known.seen = false;
                 });
+                self.settle_succession(&known, Some(configured));
                 self.emit(PeerEvent::KeyPinned(configured.clone()));
                 self.key_changed(&known, old);
             }
@@ -127,6 +143,11 @@ impl PeerRegistry {
             }
             info.decision = Some(news);
         });
+        match (news.verdict, peer.info().key) {
+            (Verdict::Trusted, Some(key)) => self.settle_succession(&peer, Some(&key)),
+            (Verdict::Forgotten, _) => self.settle_succession(&peer, None),
+            _ => {}
+        }
         self.decided(&peer);
         self.key_changed(&peer, old);
         Ok(())
@@ -135,6 +156,13 @@ impl PeerRegistry {
     /// Takes over a key of an earlier run, and what was proven with it.
     fn recall(&self, record: PeerRecord) -> Result<(), RegisterError> {
         let Some(mut key) = record.key else { return Ok(()) };
+        if let Some(peer) = self.by_name(record.name.as_str())
+            && self.is_origin(record.name.as_str(), &key.key)
+        {
+            // What is stated about it was heeded already.
+            self.learn_protocol(&peer, record.protocol);
+            return Ok(());
+        }
         let before = self.by_name(record.name.as_str()).map(|peer| peer.info());
         if before.as_ref().is_none_or(|info| info.key.is_none()) {
             let offer = KeyOffer {
@@ -170,7 +198,7 @@ impl PeerRegistry {
     }
 
     /// Tells of a key that is not the one of a peer any more.
-    fn key_changed(&self, peer: &Peer, old: Option<PublicKey>) {
+    pub(super) fn key_changed(&self, peer: &Peer, old: Option<PublicKey>) {
         let (new, name) = (peer.key(), peer.info().name);
         if let (Some(old), Some(name)) = (old.filter(|old| Some(*old) != new), name) {
             self.changed();
@@ -179,7 +207,7 @@ impl PeerRegistry {
     }
 
     /// Changes what is known about a peer, under whatever id it is known then.
-    fn relink(&self, peer: &Arc<Peer>, change: impl FnOnce(&mut PeerInfo)) {
+    pub(super) fn relink(&self, peer: &Arc<Peer>, change: impl FnOnce(&mut PeerInfo)) {
         let mut table = self.write();
         let was_there = table.unlink(peer);
         peer.update(change);

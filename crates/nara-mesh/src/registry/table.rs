@@ -5,14 +5,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use nara_proto::breaker::BreakerConfig;
-use nara_proto::clock_offset::MeshClock;
 use nara_proto::coordinates::NetworkCoordinates;
-use nara_proto::event::{KeyLookup, KeyStanding};
 use nara_proto::identity::{NaraId, NaraName, PublicKey};
 use tokio::sync::{broadcast, watch};
 
 use super::counts::count;
 use super::ghosts::Ghosts;
+use super::peer_clock::Clocks;
+use super::succession::Successions;
 use super::{
     FirstUse, KeyConflict, KeyRefused, KeySource, Peer, PeerEvent, PeerInfo, PeerProtocol, PinnedKey,
     TrustPolicy,
@@ -55,7 +55,8 @@ pub struct PeerRegistry {
     max_peers: usize,
     trust: Arc<dyn TrustPolicy>,
     decisions: Arc<watch::Sender<()>>,
-    pub(super) mesh_clock: Arc<Mutex<MeshClock<PublicKey>>>,
+    pub(super) clocks: Arc<Mutex<Clocks>>,
+    pub(super) successions: Arc<Mutex<Successions>>,
     /// Where this nara is.
     pub(super) coordinates: Arc<Mutex<NetworkCoordinates>>,
 }
@@ -93,7 +94,8 @@ impl PeerRegistry {
             max_peers: defaults::MAX_PEERS,
             trust: Arc::new(FirstUse),
             decisions: Arc::default(),
-            mesh_clock: Arc::default(),
+            clocks: Arc::default(),
+            successions: Arc::default(),
             coordinates: Arc::default(),
         }
     }
@@ -214,6 +216,7 @@ impl PeerRegistry {
 
     /// Tells of a peer that was taken out of the table.
     fn removed(&self, peer: &Peer) {
+        self.forget_succession(peer);
         self.changed();
         self.emit(PeerEvent::Unregistered(peer.info()));
     }
@@ -567,30 +570,6 @@ impl Table {
         self.len -= 1;
         self.note_len();
         true
-    }
-}
-
-impl KeyLookup for PeerRegistry {
-    fn standing_of_name(&self, name: &str) -> KeyStanding {
-        self.by_name(name)
-            .map_or(KeyStanding::Unknown, |peer| peer.standing())
-    }
-
-    fn standing_of_id(&self, id: &str) -> KeyStanding {
-        let table = self.read();
-        let peer = table.by_id.get(id);
-        peer.map_or(KeyStanding::Unknown, |peer| peer.standing())
-    }
-
-    fn is_id_of_name(&self, id: &str, name: &str) -> Option<bool> {
-        let known = |peer: &Arc<Peer>| {
-            let info = peer.info();
-            let known_id = info.id?;
-            let known_name = info.name?;
-            Some(known_id.as_str() == id && known_name.as_str() == name)
-        };
-        let by_id = self.read().by_id.get(id).and_then(known);
-        by_id.or_else(|| self.by_name(name).as_ref().and_then(known))
     }
 }
 

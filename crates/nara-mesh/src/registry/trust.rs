@@ -48,6 +48,12 @@ pub trait TrustPolicy: Debug + Send + Sync + 'static {
     fn asks_strangers(&self) -> bool {
         true
     }
+
+    /// Whether a statement of succession is followed that the pinned key signed. If not, the operator is asked: see
+    /// [`PeerEvent::Succession`](super::PeerEvent::Succession).
+    fn follows_succession(&self) -> bool {
+        true
+    }
 }
 
 /// Trusts the first offered key (trust on first use); the default.
@@ -124,6 +130,10 @@ impl TrustPolicy for Closed {
     }
 
     fn asks_strangers(&self) -> bool {
+        false
+    }
+
+    fn follows_succession(&self) -> bool {
         false
     }
 }

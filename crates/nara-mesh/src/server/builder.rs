@@ -12,6 +12,7 @@ use super::auth::authenticator::Authenticator;
 use super::auth::key_discovery::KeyDiscovery;
 use super::auth::source_check::SourceCheck;
 use super::background::Background;
+use super::clock::ServerClock;
 use super::connection::accept::Acceptor;
 use super::connection::opening::Opening;
 use super::connection::running::RunningServer;
@@ -22,13 +23,13 @@ use super::limits::quota::Quota;
 use super::limits::settings::ServerLimits;
 use super::limits::turns::Turns;
 use super::route;
-use super::route::announcement::Announcement;
 use super::route::samples::Samples;
 use super::route::stash::Stash;
 use super::route::state::{Reachable, Shared};
 use super::route::user::{RouteError, UserRoutes};
 use super::stash_store::{StashStore, StashStoreError};
 use crate::Signatures;
+use crate::announcement::Announcement;
 use crate::client::MeshClient;
 use crate::clock::{Clock, SystemClock};
 use crate::defaults;
@@ -37,7 +38,7 @@ use crate::ledger::Ledger;
 use crate::mesh_ranges::{LOOPBACK, TAILNET};
 use crate::registry::{KnownKeys, PeerProtocol, PeerRegistry};
 use crate::tls::{ChannelTrust, TlsPolicy};
-use crate::transport::{PeerSource, TcpTransport, Transport};
+use crate::transport::{MeshListener, PeerSource, TcpTransport, Transport};
 
 /// Why a server cannot be built.
 #[derive(Debug, thiserror::Error)]
@@ -93,6 +94,7 @@ pub struct MeshServerBuilder {
     services: Option<Services>,
     without_client: bool,
     stash_store: Option<Arc<dyn StashStore>>,
+    also_listen: Option<SocketAddr>,
 }
 
 impl MeshServerBuilder {
@@ -119,6 +121,7 @@ impl MeshServerBuilder {
             services: None,
             without_client: false,
             stash_store: None,
+            also_listen: None,
         }
     }
 
@@ -279,6 +282,14 @@ impl MeshServerBuilder {
         self
     }
 
+    /// Also listens on this address, where it is free: on [`defaults::LEGACY_MESH_PORT`], v1 peers reach this nara, which
+    /// call no other port. If the address cannot be bound, the server runs without it;
+    /// [`RunningServer::other_addr`] tells.
+    pub fn also_listen(mut self, address: SocketAddr) -> Self {
+        self.also_listen = Some(address);
+        self
+    }
+
     /// The limits of the server.
     pub fn limits(mut self, limits: ServerLimits) -> Self {
         self.limits = limits;
@@ -291,11 +302,12 @@ impl MeshServerBuilder {
         self
     }
 
-    /// Whether to refuse requests that were signed before the server was built; by default yes.
+    /// Whether to refuse, in the first 30 s, requests that were signed before the server was built; by default yes.
     ///
     /// The replay cache is in memory, so after a restart an earlier request could be replayed while its time is
     /// fresh. The price: a peer whose clock is some seconds late is refused for as long after a restart, and
-    /// retries.
+    /// retries. The age of the server is that of the monotonic clock: a machine whose time of day is set right after
+    /// the start neither refuses its peers nor accepts what is older than the server.
     pub fn refuse_before_start(mut self, refuse: bool) -> Self {
         self.refuse_before_start = refuse;
         self
@@ -341,6 +353,7 @@ impl MeshServerBuilder {
         });
         let prepared_keys = Arc::new(PreparedKeys::default());
         let known_keys = KnownKeys::new(self.local.clone(), registry.clone());
+        let uptime = Arc::new(ServerClock::new(self.clock.clone(), registry.clone()));
         let authenticator = Arc::new(Authenticator {
             local: self.local.clone(),
             registry: registry.clone(),
@@ -349,7 +362,8 @@ impl MeshServerBuilder {
             replay: Mutex::new(ReplayCache::new(self.limits.replay_capacity)),
             signatures: self.signatures,
             channel_trust: self.channel_trust,
-            refuse_before: self.refuse_before_start.then(|| self.clock.now_millis()),
+            uptime: uptime.clone(),
+            refuse_before_start: self.refuse_before_start,
             prepared_keys: prepared_keys.clone(),
             known_keys: known_keys.clone(),
             background: background.clone(),
@@ -368,8 +382,11 @@ impl MeshServerBuilder {
             protocol.raw_public_key = true;
         }
         let mesh_ip = watch::Sender::new(self.mesh_ip);
+        let announcement = Announcement::new(self.local.clone(), protocol, takes_streams);
+        let announcement = Arc::new(announcement);
+        let client = self.client.clone();
         let shared = Arc::new(Shared {
-            announcement: Announcement::new(self.local.clone(), protocol, takes_streams),
+            announcement: announcement.clone(),
             local: self.local,
             ledger: self.ledger,
             registry,
@@ -409,6 +426,10 @@ impl MeshServerBuilder {
             limits: self.limits,
             background,
             mesh_ip,
+            clock: uptime,
+            announcement,
+            client,
+            also_listen: self.also_listen,
             stash,
         })
     }
@@ -431,6 +452,10 @@ pub struct MeshServer {
     limits: ServerLimits,
     background: Background,
     mesh_ip: watch::Sender<String>,
+    clock: Arc<ServerClock>,
+    announcement: Arc<Announcement>,
+    client: Option<MeshClient>,
+    also_listen: Option<SocketAddr>,
     stash: Arc<Stash>,
 }
 
@@ -453,14 +478,38 @@ impl MeshServer {
                 address: local,
                 source,
             })?;
+        let other = match self.also_listen.filter(|other| *other != listener.local_addr()) {
+            Some(other) => listen_if_free(&*self.transport, other).await,
+            None => None,
+        };
+        self.announcement.listens_on(listener.local_addr().port());
+        if let Some(client) = &self.client {
+            client.announce(self.announcement);
+        }
         let background = self.background;
         let acceptor = Acceptor::new(self.router, self.opening, &self.limits, background.clone());
         Ok(RunningServer::start(
             listener,
+            other,
             acceptor,
             background,
             self.mesh_ip,
+            self.clock,
             self.stash,
         ))
+    }
+}
+
+/// Listens on an address that this nara can do without.
+async fn listen_if_free(transport: &dyn Transport, address: SocketAddr) -> Option<Box<dyn MeshListener>> {
+    match transport.listen(address).await {
+        Ok(listener) => {
+            tracing::info!(address = %listener.local_addr(), "also listening");
+            Some(listener)
+        }
+        Err(error) => {
+            tracing::info!(%address, %error, "not listening there: v1 peers do not reach this nara");
+            None
+        }
     }
 }

@@ -2,5 +2,6 @@
 
 pub(in crate::server) mod accept;
 pub(in crate::server) mod opening;
+mod refusal;
 pub(in crate::server) mod running;
 pub(in crate::server) mod watch;

@@ -30,7 +30,6 @@ mod peer_query;
 mod ping;
 mod world_relay;
 
-pub(in crate::server) mod announcement;
 mod body;
 pub(in crate::server) mod guard;
 mod ingest;

@@ -2,7 +2,7 @@ use std::io;
 use std::sync::Arc;
 
 use nara_proto::identity::{KeyId, KeyPair, PublicKey};
-use rustls::{CertificateError, ClientConfig};
+use rustls::{AlertDescription, CertificateError, ClientConfig};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -40,7 +40,12 @@ pub(crate) struct KeyMismatch {
 pub(crate) enum TlsFailure {
     /// The peer holds another key than expected.
     OtherKey(KeyMismatch),
-    /// The connection broke, or the peer does not speak the TLS that we do.
+    /// The peer ended the handshake for a reason of its own: it has too many connections. Nothing proves that it was the
+    /// peer.
+    Busy,
+    /// The connection ended before anything was said.
+    Cut(io::Error),
+    /// The peer does not speak the TLS that we do.
     Handshake(io::Error),
 }
 
@@ -87,7 +92,7 @@ pub(super) async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
 
 impl TlsFailure {
     fn new(error: io::Error, expected: Option<&PublicKey>) -> Self {
-        let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
+        let cause: Option<&rustls::Error> = error.get_ref().and_then(|cause| cause.downcast_ref());
         if let Some(rustls::Error::InvalidCertificate(CertificateError::Other(cause))) = cause
             && let (Some(OtherKey(got)), Some(pinned)) = (cause.0.downcast_ref(), expected)
         {
@@ -96,6 +101,15 @@ impl TlsFailure {
                 got: *got,
             });
         }
-        Self::Handshake(error)
+        if cause == Some(&rustls::Error::AlertReceived(AlertDescription::UserCanceled)) {
+            return Self::Busy;
+        }
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::BrokenPipe => Self::Cut(error),
+            _ => Self::Handshake(error),
+        }
     }
 }

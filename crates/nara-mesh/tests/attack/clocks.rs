@@ -1,13 +1,38 @@
 //! Clocks that jump.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use nara_mesh::clock::ManualClock;
 use nara_proto::time::{UnixMillis, UnixNanos};
 
 use crate::proxy;
 use crate::replays::direct_message;
 use crate::road::LegacyRoad;
-use crate::support::{NOW, Target};
+use crate::support::{NOW, Target, nara, request, signed};
+
+/// What a target answers to a sync request of alice that was signed so many seconds after [`NOW`].
+fn sync(target: &Target, seconds: i64) -> (u16, String) {
+    sync_at(target, seconds * 1_000)
+}
+
+fn sync_at(target: &Target, millis: i64) -> (u16, String) {
+    let at = UnixMillis::new(NOW.get() + millis);
+    let headers = signed(&nara("alice"), at, "POST", "/events/sync");
+    let answer = target.send(&request("POST", "/events/sync", &headers, br#"{"from":"alice"}"#));
+    (answer.status, answer.text())
+}
+
+/// A target that started with its clock so far from the right time, which it learns a second later.
+async fn started_at(seconds: i64) -> Target {
+    let clock = ManualClock::new(after(seconds));
+    let at_target = clock.clone();
+    let mut target = Target::start_with(|builder| builder.clock(Arc::new(at_target))).await;
+    target.clock = clock;
+    target.clock.advance(Duration::from_secs(1));
+    target.clock.set(after(1));
+    target
+}
 
 fn after(seconds: i64) -> UnixNanos {
     UnixMillis::new(NOW.get() + seconds * 1000).to_nanos()
@@ -41,12 +66,14 @@ async fn a_clock_that_is_set_back_does_not_make_a_replay_fresh() {
     );
     // Long enough for the request to be forgotten as stale, by whatever comes then.
     target.clock.set(after(120));
-    let alice = crate::support::nara("alice");
+    let alice = nara("alice");
     let later = target.post(&alice, "/events/sync", br#"{"from":"alice"}"#);
     assert_eq!(later.status, 200);
     target.clock.set(after(1));
     let replay = proxy::send(target.address(), &direct_message("zine")).await;
-    assert_eq!(replay.status(), 401, "{}", String::from_utf8_lossy(&replay.body));
+    let text = String::from_utf8_lossy(&replay.body).into_owned();
+    assert_eq!(replay.status(), 503, "{text}");
+    assert!(text.contains("cannot tell this request from a replay"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -63,4 +90,55 @@ async fn a_client_whose_clock_jumps_refuses_answers_until_it_is_set_right() {
     road.clock.set(after(0));
     road.clock.advance(Duration::from_secs(1));
     road.sync(1).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_started_with_a_wrong_clock_serves_as_soon_as_it_is_set_right() {
+    for wrong in [7_200, -7_200] {
+        let target = started_at(wrong).await;
+        assert_eq!(sync(&target, 1).0, 200, "{wrong}");
+        let step = target.registry.clock_step().unwrap();
+        assert_eq!(step.nanos, -wrong * 1_000_000_000);
+        // What a server before this one may have accepted stays refused, whatever this one believed the time to be.
+        let (status, text) = sync(&target, -5);
+        assert_eq!(status, 401);
+        assert!(text.contains("signed before this nara started"), "{text}");
+        let (status, text) = sync(&target, wrong);
+        assert_eq!(status, 401);
+        assert!(text.contains("timestamp too old or in future"), "{text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_jumps_to_and_fro_costs_only_the_time_of_the_jump() {
+    let target = Target::start().await;
+    for (second, jump) in [7_200, -7_200, 86_400, -86_400].into_iter().enumerate() {
+        let second = i64::try_from(second).unwrap();
+        assert_eq!(sync(&target, second).0, 200);
+        target.clock.set(after(second + jump));
+        assert_eq!(sync(&target, second).0, 401);
+        target.clock.set(after(second + 1));
+    }
+    assert_eq!(sync(&target, 4).0, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_time_that_comes_again_is_refused_with_the_reason_and_for_no_longer_than_it_lasted() {
+    let target = Target::start().await;
+    // For a minute and a half there is a request every second.
+    for second in 0..90 {
+        assert_eq!(sync(&target, second).0, 200);
+        target.clock.advance(Duration::from_secs(1));
+    }
+    target.clock.set(after(20));
+    let (status, text) = sync_at(&target, 20_001);
+    assert_eq!(status, 503);
+    assert!(text.contains("The clock of this nara was set back"), "{text}");
+    assert!(
+        text.contains("Thu, 22 Jan 2026 16:40:59 GMT by its clock"),
+        "{text}"
+    );
+    // The requests of the last half minute are remembered one by one.
+    target.clock.set(after(62));
+    assert_eq!(sync_at(&target, 62_001).0, 200);
 }

@@ -288,13 +288,24 @@ async fn ten_thousand_connections_of_two_hundred_addresses_delay_others_by_secon
 async fn of_a_hundred_sockets_of_one_address_sixty_four_are_served() {
     let target = Target::start().await;
     let mut held = Vec::new();
-    let mut served = 0;
+    let (mut served, mut refused) = (0, 0);
     for _ in 0..100 {
         let mut stream = raw_http::connect(target.address()).unwrap();
-        // One that is closed may say so only when it is read.
-        let _ = stream.write_all(b"GET /ping HTTP/1.1\r\nHost: nara\r\n\r\n");
-        served += usize::from(matches!(raw_http::read_response(&mut stream, false), Ok(Some(_))));
+        stream
+            .write_all(b"GET /ping HTTP/1.1\r\nHost: nara\r\n\r\n")
+            .unwrap();
+        let answer = raw_http::read_response(&mut stream, false).unwrap().unwrap();
+        match answer.status {
+            200 => served += 1,
+            503 => {
+                refused += 1;
+                assert_eq!(answer.header("retry-after").as_deref(), Some("1"));
+                assert_eq!(answer.header("connection").as_deref(), Some("close"));
+                assert!(answer.text().contains("at most 64 at once"), "{}", answer.text());
+            }
+            other => panic!("{other}: {}", answer.text()),
+        }
         held.push(stream);
     }
-    assert_eq!(served, 64);
+    assert_eq!((served, refused), (64, 36));
 }

@@ -125,7 +125,7 @@ async fn a_stranger_has_so_many_requests_that_wait_for_its_key() {
     town.alice_is_served_at_once().await;
 }
 
-fn checkpoint(emitter: &nara_mesh::identity::LocalNara, ts: i64) -> SyncEvent {
+fn checkpoint(emitter: &LocalNara, ts: i64) -> SyncEvent {
     let payload = CheckpointPayload {
         version: 1,
         subject: "bob".to_owned(),

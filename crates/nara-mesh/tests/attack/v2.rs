@@ -213,6 +213,76 @@ async fn a_second_signature_or_a_repeated_header_is_refused_under_v2() {
     }
 }
 
+/// Adds what a gateway adds: a signature of its own, and the digest of another algorithm.
+fn gateway(message: &mut Message) {
+    for (name, added) in [
+        (
+            "signature-input",
+            r#"gw=("@authority");created=1769100000;keyid="gw";tag="gateway""#,
+        ),
+        ("signature", "gw=:AAECAw==:"),
+        ("content-digest", "sha-512=:AAAA:"),
+    ] {
+        let value = message.header(name).unwrap().to_owned();
+        message.set_header(name, &format!("{added}, {value}"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_gateway_adds_gives_an_attacker_nothing() {
+    type Change<'a> = &'a dyn Fn(&mut Message);
+    // Both directions pass a gateway that signs.
+    let road = Road::start().await;
+    road.attacker.on_request(move |message| {
+        gateway(message);
+        Fate::Forward
+    });
+    road.attacker.on_answer(gateway);
+    assert!(road.sync().await.unwrap());
+    // Two that have not arrived.
+    road.attacker.on_request(|_| Fate::Drop);
+    let mut kept = Vec::new();
+    for _ in 0..2 {
+        assert!(road.sync().await.is_err());
+        kept.push(road.kept("/events/sync"));
+    }
+
+    let ours = |message: &Message| message.header("signature-input").unwrap().to_owned();
+    let changes: [Change<'_>; 5] = [
+        &|message| message.set_header("x-nara-to", "eve"),
+        &|message| message.set_header("signature-input", &ours(message).replace("nara-mesh", "other")),
+        &|message| message.set_header("signature-input", &ours(message).replacen("nara=", "other=", 1)),
+        &|message| {
+            let second = ours(message).replacen("nara=", "other=", 1);
+            message.set_header("signature-input", &format!("{}, {second}", ours(message)));
+        },
+        &|message| message.set_header("content-digest", "sha-512=:AAAA:"),
+    ];
+    for change in changes {
+        for is_behind in [false, true] {
+            let mut changed = kept[0].clone();
+            if is_behind {
+                change(&mut changed);
+                gateway(&mut changed);
+            } else {
+                gateway(&mut changed);
+                change(&mut changed);
+            }
+            let (status, text) = road.deliver(&changed).await;
+            assert_eq!(status, 401, "{text}");
+        }
+    }
+    gateway(&mut kept[0]);
+    assert_eq!(road.deliver(&kept[0]).await.0, 200);
+    // The addition does not make a request new, and other digests do not make up for ours.
+    let (status, text) = road.deliver(&kept[0]).await;
+    assert_eq!(status, 401);
+    assert!(text.contains("replayed"), "{text}");
+    gateway(&mut kept[1]);
+    kept[1].body = b"{\"from\":\"alice\"}".to_vec();
+    assert_eq!(road.deliver(&kept[1]).await.0, 400);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_v2_request_is_refused_by_another_receiver() {
     let road = Road::start().await;

@@ -48,7 +48,7 @@ pub(crate) async fn serve(builder: MeshServerBuilder) -> RunningServer {
     // It has been running for longer than any request of a test is old.
     let clock = ManualClock::new(NOW.saturating_sub(2 * FRESHNESS_WINDOW).to_nanos());
     let built = builder.clock(Arc::new(clock.clone())).build().unwrap();
-    clock.set(NOW.to_nanos());
+    clock.advance(2 * FRESHNESS_WINDOW);
     built.serve((Ipv4Addr::LOCALHOST, 0).into()).await.unwrap()
 }
 

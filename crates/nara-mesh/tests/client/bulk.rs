@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use http::Response;
 use nara_mesh::client::{MeshClient, SyncError, SyncOptions};
+use nara_mesh::clock::Clock as _;
 use nara_mesh::ledger::{EventStore as _, Ledger, MemoryLedger, ReadLimit, RetentionPolicy};
 use nara_mesh::proto::event::SyncEvent;
 use nara_mesh::proto::go_json;
@@ -281,4 +282,23 @@ async fn a_page_of_millions_of_empty_events_is_refused_before_it_fills_the_memor
         .unwrap_err();
     let cause = std::error::Error::source(&*error).unwrap().to_string();
     assert!(cause.contains("more than 100000 elements"), "{cause}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_that_is_ahead_of_our_clock_is_asked_for_again_when_its_time_has_come() {
+    let mesh = Mesh::new();
+    let client = mesh.client();
+    let hour = 3_600_000_000_000;
+    let now = mesh.clock.now_nanos().get();
+    let expected = vec![event(&nara("bob"), now), event(&nara("bob"), now + hour)];
+    let (bob, _running) = bob_with(&mesh, &client, expected.clone()).await;
+    let ours = ledger();
+    let peer = client.peer(&bob);
+    let sync = || peer.sync_into(&*ours, EventFilter::default(), SyncOptions::default());
+    let report = sync().await.unwrap();
+    assert_eq!(report.refused.len(), 1);
+    assert_eq!(all(&*ours).await, expected[..1]);
+    mesh.clock.advance(std::time::Duration::from_secs(3_600));
+    sync().await.unwrap();
+    assert_eq!(all(&*ours).await, expected);
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
 use nara_mesh::client::{ClientError, MeshClient};
-use nara_mesh::clock::ManualClock;
+use nara_mesh::clock::{Clock as _, ManualClock};
 use nara_mesh::identity::LocalNara;
 use nara_mesh::proto::clock_offset::{ClockFault, ClockRefusal};
 use nara_mesh::proto::identity::NaraId;
@@ -435,4 +435,51 @@ async fn a_clock_is_measured_with_one_question_and_only_where_it_is_not_known() 
     assert!(measured.is_some());
     assert_eq!(client.peer(&id).measure_clock().await.unwrap(), measured);
     assert_eq!(peer.received().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_whose_clock_jumps_is_called_again_at_once() {
+    let mesh = Mesh::new();
+    let client = mesh.client();
+    let bob = nara("bob");
+    let id = introduce(&client, &bob, address(2));
+    let clock = ahead(16 * SECOND);
+    let at_bob = clock.clone();
+    let _peer = mesh
+        .peer(2, move |request| {
+            let signed_at: i64 = request.header("x-nara-timestamp").parse().unwrap();
+            let now = at_bob.now_millis();
+            if now.abs_diff(UnixMillis::new(signed_at)) > FRESHNESS_WINDOW {
+                return refusal(now.to_nanos().get() - NOW, None);
+            }
+            signed(&bob, &at_bob, 200, OK)
+        })
+        .await;
+    client
+        .peer(&id)
+        .known()
+        .unwrap()
+        .set_clock_compensation(Some(true));
+    dm(&mesh, &client, &id).await.unwrap();
+    dm(&mesh, &client, &id).await.unwrap();
+    // Between our time and the one that it had.
+    clock.set(UnixNanos::new(NOW - 16 * SECOND));
+    assert!(dm(&mesh, &client, &id).await.unwrap_err().is_clock_skew());
+    dm(&mesh, &client, &id).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_learned_of_clocks_ends_when_ours_is_set() {
+    let mesh = Mesh::new();
+    let client = mesh.client();
+    three_others(&mesh, &client, 20 * SECOND).await;
+    let (id, _peer) = peer_ahead(&mesh, &client, 2, 20 * SECOND).await;
+    dm(&mesh, &client, &id).await.unwrap();
+    let peer = client.peer(&id).known().unwrap();
+    assert!(peer.clock_offset().is_some());
+    // Set right: nobody is apart from us any more.
+    mesh.clock.set(UnixNanos::new(NOW + 20 * SECOND));
+    dm(&mesh, &client, &id).await.unwrap();
+    let learned = peer.clock_offset().unwrap();
+    assert!(learned.magnitude() < Duration::from_secs(1), "{learned}");
 }

@@ -20,7 +20,7 @@ use crate::support::{LOOPBACK, NOW, Target, free_port, nara, nara_with_seed, reg
 
 /// TCP that counts how often it dials.
 #[derive(Clone, Debug, Default)]
-struct Counting(Arc<AtomicUsize>);
+pub(crate) struct Counting(Arc<AtomicUsize>);
 
 impl Transport for Counting {
     fn dial(&self, peer: SocketAddr) -> BoxFuture<'_, std::io::Result<BoxMeshStream>> {
@@ -34,16 +34,17 @@ impl Transport for Counting {
 }
 
 impl Counting {
-    fn dials(&self) -> usize {
+    pub(crate) fn dials(&self) -> usize {
         self.0.load(Ordering::SeqCst)
     }
 }
 
 /// A server that calls unknown senders back on `port`, on loopback too if `inside`.
-async fn target(port: u16, inside: bool, limits: ServerLimits) -> (Target, Counting) {
+pub(crate) async fn target(port: u16, inside: bool, limits: ServerLimits) -> (Target, Counting) {
     let dials = Counting::default();
-    let target = Target::start_with(|builder| {
-        let registry = registry(&[&nara("alice"), &nara("bob")]);
+    let registry = registry(&[&nara("alice"), &nara("bob")]);
+    let shared = registry.clone();
+    let mut target = Target::start_with(|builder| {
         let client = MeshClient::builder(nara("target"))
             .registry(registry.clone())
             .transport(Arc::new(dials.clone()))
@@ -60,11 +61,12 @@ async fn target(port: u16, inside: bool, limits: ServerLimits) -> (Target, Count
         }
     })
     .await;
+    target.registry = shared;
     (target, dials)
 }
 
 /// A nara that answers `/ping`, and whose requests are signed as these tests sign them.
-async fn online(nara: &LocalNara) -> RunningServer {
+pub(crate) async fn online(nara: &LocalNara) -> RunningServer {
     MeshServer::builder(nara.clone(), Arc::new(MemoryLedger::new()))
         .signatures(Signatures::V1Only)
         .serve(free_port())

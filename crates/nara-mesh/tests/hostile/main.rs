@@ -16,10 +16,10 @@ mod journeys;
 mod limits;
 mod messages;
 #[path = "../support/naras.rs"]
-#[expect(dead_code, reason = "other tests use more of it")]
 mod naras;
 #[path = "../support/raw_http.rs"]
 mod raw_http;
+mod said_port;
 mod source;
 mod support;
 mod trust;

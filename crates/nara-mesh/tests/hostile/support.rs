@@ -68,7 +68,7 @@ impl Target {
             .clock(Arc::new(clock.clone()))
             .handler(senders.clone());
         let running = change(builder).serve(free_port()).await.unwrap();
-        clock.set(NOW.to_nanos());
+        clock.advance(2 * FRESHNESS_WINDOW);
         Self {
             local,
             running,

@@ -19,7 +19,7 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use nara_mesh::transport::Transport;
+use nara_mesh::transport::{MeshListener, Transport};
 
 /// A request as it arrived.
 #[derive(Clone, Debug)]
@@ -71,7 +71,18 @@ impl FakePeer {
         address: SocketAddr,
         answer: impl Fn(&Received) -> Answer + Send + Sync + 'static,
     ) -> Self {
-        let mut listener = transport.listen(address).await.unwrap();
+        let listener = transport.listen(address).await.unwrap();
+        Self::start_on(listener, move |received, _| std::future::ready(answer(&received)))
+    }
+
+    /// The same where an answer takes calls of its own. The second argument is where the request came from.
+    pub(crate) fn start_on<F>(
+        mut listener: Box<dyn MeshListener>,
+        answer: impl Fn(Received, SocketAddr) -> F + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = Answer> + Send + 'static,
+    {
         let peer = Self {
             address: listener.local_addr(),
             received: Arc::default(),
@@ -80,12 +91,15 @@ impl FakePeer {
         let answer = Arc::new(answer);
         let running = peer.clone();
         tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
+            while let Ok((stream, from)) = listener.accept().await {
                 running.connections.fetch_add(1, Ordering::SeqCst);
                 let (running, answer) = (running.clone(), answer.clone());
                 let service = service_fn(move |request| {
                     let (running, answer) = (running.clone(), answer.clone());
-                    async move { running.serve(request, &*answer).await }
+                    async move {
+                        let answer = |received| answer(received, from);
+                        running.serve(request, answer).await
+                    }
                 });
                 tokio::spawn(
                     hyper::server::conn::http1::Builder::new()
@@ -96,10 +110,10 @@ impl FakePeer {
         peer
     }
 
-    async fn serve(
+    async fn serve<F: Future<Output = Answer>>(
         &self,
         request: Request<Incoming>,
-        answer: &(impl Fn(&Received) -> Answer + Send + Sync),
+        answer: impl FnOnce(Received) -> F,
     ) -> Result<Response<BoxBody<Bytes, Infallible>>, Infallible> {
         let (head, body) = request.into_parts();
         let received = Received {
@@ -109,7 +123,7 @@ impl FakePeer {
             body: body.collect().await.unwrap().to_bytes(),
         };
         self.received.lock().unwrap().push(received.clone());
-        match answer(&received) {
+        match answer(received).await {
             Answer::With(response) => Ok(response.map(|body| Full::new(body).boxed())),
             Answer::Nothing => std::future::pending().await,
             Answer::Half(response) => Ok(response.map(|body| {

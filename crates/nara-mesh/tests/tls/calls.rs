@@ -13,7 +13,7 @@ use nara_mesh::tls::{CertificateKind, Security, TlsPolicy};
 use nara_mesh::transport::TcpTransport;
 
 use crate::naras::known;
-use crate::support::{BOB, Mesh, Tap, address, speaks_raw, speaks_tls};
+use crate::support::{ALICE, BOB, Mesh, Tap, address, speaks_raw, speaks_tls};
 
 /// Where the tap sits.
 const TAP: u8 = 9;
@@ -242,4 +242,66 @@ async fn plain_and_secure_calls_share_a_socket() {
         seen.push(client.ping(mesh.bob.id()).await.unwrap().security);
     }
     assert_eq!(seen, [Security::Plain, X509, RAW]);
+}
+
+/// A server of bob with a place for one connection of each address.
+fn crowded(mesh: &Mesh) -> nara_mesh::server::MeshServerBuilder {
+    let mut limits = nara_mesh::server::ServerLimits::default();
+    limits.connections_per_address = 1;
+    mesh.server().limits(limits)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_without_a_place_says_so_over_tls_and_over_plain_http() {
+    let mesh = Mesh::new();
+    let _server = crowded(&mesh).serve(address(BOB)).await.unwrap();
+    let held = mesh.dial(ALICE).await;
+    // Before the server has seen the first connection, the second would be the first.
+    tokio::task::yield_now().await;
+    for (protocol, told) in [
+        (speaks_raw(), "it has too many connections from our address"),
+        (
+            PeerProtocol::default(),
+            "Too many connections from your address: at most 1 at once",
+        ),
+    ] {
+        let client = mesh.client(BOB, protocol);
+        let call = client.fetch_sync_events(mesh.bob.id(), SyncRequest::recent(10));
+        let error = call.await.unwrap_err();
+        assert_eq!(error.kind(), ClientErrorKind::AskedToWait, "{error}");
+        assert!(error.to_string().contains(told), "{error}");
+        assert_eq!(error.retry_after(), Some(std::time::Duration::from_secs(1)));
+        let peer = client.peer(mesh.bob.id()).known().unwrap();
+        assert_eq!(
+            peer.breaker_state(),
+            nara_mesh::proto::breaker::BreakerState::Closed
+        );
+    }
+    drop(held);
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    let client = mesh.client(BOB, speaks_raw());
+    sync(&client, &mesh.bob).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_is_closed_within_the_handshake_is_not_taken_for_stripped_tls() {
+    let mesh = Mesh::new();
+    let host = mesh.network.host(address(BOB).ip());
+    let mut listener = nara_mesh::transport::Transport::listen(&host, address(BOB))
+        .await
+        .unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            drop(stream);
+        }
+    });
+    let client = mesh.client(BOB, speaks_tls());
+    let call = client.fetch_sync_events(mesh.bob.id(), SyncRequest::recent(10));
+    let error = call.await.unwrap_err();
+    assert_eq!(error.kind(), ClientErrorKind::Tls, "{error}");
+    let text = error.to_string();
+    assert!(
+        text.contains("closed before the TLS handshake was complete"),
+        "{text}"
+    );
 }

@@ -186,24 +186,13 @@ async fn what_was_signed_before_the_start_is_refused() {
     };
     // In the same second: the nonce of v2 has milliseconds, too.
     let before = UnixMillis::new(started.get() - 1);
-    let bob = Bob::start(|builder| {
-        builder.clock(std::sync::Arc::new(nara_mesh::clock::ManualClock::new(
-            started.to_nanos(),
-        )))
-    })
-    .await;
+    let clock = || std::sync::Arc::new(nara_mesh::clock::ManualClock::new(started.to_nanos()));
+    let bob = Bob::start(|builder| builder.clock(clock())).await;
     assert_refused(&bob.sync(&v1(before)), 401, "signed before this nara started");
     assert_refused(&bob.sync(&v2(before)), 401, "signed before this nara started");
     assert_eq!(bob.sync(&v1(started)).status, 200);
     assert_eq!(bob.sync(&v2(started)).status, 200);
-    let lenient = Bob::start(|builder| {
-        builder
-            .clock(std::sync::Arc::new(nara_mesh::clock::ManualClock::new(
-                started.to_nanos(),
-            )))
-            .refuse_before_start(false)
-    })
-    .await;
+    let lenient = Bob::start(|builder| builder.clock(clock()).refuse_before_start(false)).await;
     assert_eq!(lenient.sync(&v2(before)).status, 200);
 }
 
@@ -292,9 +281,10 @@ async fn a_ping_tells_what_a_nara_can_do_without_another_body() {
     let ping = bob.send("GET", "/ping", &http::HeaderMap::new(), b"");
     let field = ping.header("x-nara-capability").unwrap();
     let id: NaraId = nara("bob").id().clone();
+    let port = bob.running.local_addr().port();
     assert!(
         field.starts_with(&format!(
-            "id=\"{id}\", signatures=(v2), tls=(), at={NOW}, proof=:"
+            "id=\"{id}\", signatures=(v2), tls=(), at={NOW}, port={port}, proof=:"
         )),
         "{field}"
     );

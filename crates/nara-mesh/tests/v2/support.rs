@@ -52,7 +52,7 @@ impl Bob {
             .registry(registry.clone())
             .clock(Arc::new(clock.clone()));
         let running = change(builder).serve(address).await.unwrap();
-        clock.set(NOW.to_nanos());
+        clock.advance(2 * FRESHNESS_WINDOW);
         Self {
             running,
             registry,

@@ -205,6 +205,8 @@ fn succession_trust<K: KeyLookup + ?Sized>(event: &SyncEvent, keys: &K) -> Resul
         Some(key) if key == *statement.old_key() || Some(&key) == statement.new_key() => {
             Ok(EventTrust::Verified)
         }
+        // It contradicts the statement that was followed: whoever followed must hear of it.
+        Some(_) if keys.was_key_of_name(event.actor(), statement.old_key()) => Ok(EventTrust::Verified),
         // Keys that are nothing to the pinned one, or a step of a lineage whose step before is missing.
         Some(_) => Err(EventProblem::BadSignature),
     }

@@ -44,6 +44,11 @@ pub trait KeyLookup {
     /// Whether the nara with this id has this name; `None` if neither is known.
     fn is_id_of_name(&self, id: &str, name: &str) -> Option<bool>;
 
+    /// Whether this key was the one of the name, and a statement of succession that was followed replaced it.
+    fn was_key_of_name(&self, _name: &str, _key: &PublicKey) -> bool {
+        false
+    }
+
     /// The key that is pinned for a name.
     fn key_of_name(&self, name: &str) -> Option<PublicKey> {
         self.standing_of_name(name).key()
@@ -68,6 +73,10 @@ macro_rules! forward {
 
             fn is_id_of_name(&self, id: &str, name: &str) -> Option<bool> {
                 (**self).is_id_of_name(id, name)
+            }
+
+            fn was_key_of_name(&self, name: &str, key: &PublicKey) -> bool {
+                (**self).was_key_of_name(name, key)
             }
         }
     };

@@ -4,7 +4,7 @@ use http::{HeaderMap, HeaderValue};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
-use super::fields::{self, byte_sequence, byte_sequence_text, optional, single};
+use super::fields::{self, byte_sequence, byte_sequence_text, optional, own_member};
 use super::input::SignatureBase;
 use super::{SignatureError, SignedField};
 
@@ -14,6 +14,7 @@ use super::{SignatureError, SignedField};
 pub struct ContentDigest([u8; 32]);
 
 impl ContentDigest {
+    const ALGORITHM: &str = "sha-256";
     pub(super) const PREFIX: &str = "sha-256=";
 
     /// The digest of a whole body.
@@ -21,13 +22,20 @@ impl ContentDigest {
         Self(Sha256::digest(body).into())
     }
 
-    /// Reads the header. It must have SHA-256 and nothing else.
+    /// Reads the header. It must have SHA-256 once; digests of other algorithms are ignored.
     ///
     /// # Errors
     /// [`SignatureError`] if it is missing, repeated or malformed.
     pub fn from_headers(headers: &HeaderMap) -> Result<Self, SignatureError> {
-        let value = single(headers, SignedField::ContentDigest)?;
-        byte_sequence(value, Self::PREFIX, SignedField::ContentDigest).map(Self)
+        Self::with_others(headers).map(|(digest, _)| digest)
+    }
+
+    /// As [`ContentDigest::from_headers`], with the whole field if it has digests of other algorithms.
+    pub(super) fn with_others(headers: &HeaderMap) -> Result<(Self, Option<String>), SignatureError> {
+        const FIELD: SignedField = SignedField::ContentDigest;
+        let member = own_member(headers, FIELD, Self::ALGORITHM)?.ok_or(SignatureError::Malformed(FIELD))?;
+        let digest = byte_sequence(&member.own, Self::PREFIX, FIELD).map(Self)?;
+        Ok((digest, member.whole))
     }
 
     /// The value of the header.
@@ -73,17 +81,17 @@ pub enum SignedBody {
 impl SignedBody {
     const STREAM: HeaderValue = HeaderValue::from_static("stream");
 
-    /// Reads the header that stands for the body.
+    /// Reads the header that stands for the body; beside it the whole `Content-Digest`, if it has other digests.
     ///
     /// # Errors
     /// [`SignatureError`] if it is missing, repeated or malformed, or if both headers are there.
-    pub(super) fn from_headers(headers: &HeaderMap) -> Result<Self, SignatureError> {
+    pub(super) fn from_headers(headers: &HeaderMap) -> Result<(Self, Option<String>), SignatureError> {
         match optional(headers, SignedField::Body)? {
-            None => ContentDigest::from_headers(headers).map(Self::Digest),
+            None => ContentDigest::with_others(headers).map(|(digest, whole)| (Self::Digest(digest), whole)),
             Some(_) if headers.contains_key(SignedField::ContentDigest.header()) => {
                 Err(SignatureError::TwoBodies)
             }
-            Some(value) if value == Self::STREAM => Ok(Self::Streamed),
+            Some(value) if value == Self::STREAM => Ok((Self::Streamed, None)),
             Some(_) => Err(SignatureError::Malformed(SignedField::Body)),
         }
     }
@@ -105,13 +113,16 @@ impl SignedBody {
         }
     }
 
-    /// Adds the component that stands for the body.
-    pub(super) fn append_to(self, base: &mut SignatureBase) {
-        match self {
-            Self::Digest(digest) => {
+    /// Adds the component that stands for the body: with the digest alone, or with the whole field.
+    pub(super) fn append_to(self, base: &mut SignatureBase, whole: Option<&str>) {
+        match (self, whole) {
+            (Self::Digest(_), Some(whole)) => {
+                base.component("\"content-digest\"", whole);
+            }
+            (Self::Digest(digest), None) => {
                 base.byte_sequence("\"content-digest\"", ContentDigest::PREFIX, &digest.0);
             }
-            Self::Streamed => {
+            (Self::Streamed, _) => {
                 base.component("\"x-nara-body\"", "stream");
             }
         }

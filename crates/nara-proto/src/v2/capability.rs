@@ -1,3 +1,5 @@
+use std::num::NonZeroU16;
+
 use http::{HeaderMap, HeaderName, HeaderValue};
 use sfv::{BareItem, Dictionary, ListEntry, Parser};
 
@@ -8,7 +10,7 @@ use crate::time::UnixMillis;
 use crate::v1::FRESHNESS_WINDOW;
 
 /// The header of `/ping` answers with a [`SignedCapability`]. A header, because the body of that answer is the same
-/// byte for byte on all naras.
+/// byte for byte on all naras. A request carries it where its sender listens on another port than the standard ones.
 pub const CAPABILITY_HEADER: HeaderName = HeaderName::from_static("x-nara-capability");
 
 /// The longest value: room for words of later versions.
@@ -33,6 +35,8 @@ pub struct Capability {
     pub tls: bool,
     /// It accepts TLS with its raw public key (RFC 7250).
     pub raw_public_key: bool,
+    /// The port on which it listens, if it says so. Without it, it listens on a standard port of naras.
+    pub port: Option<NonZeroU16>,
     /// When it said so, in milliseconds.
     pub at: UnixMillis,
 }
@@ -75,8 +79,9 @@ impl Signer {
             let can = all.iter().filter(|(_, can)| *can);
             can.map(|(word, _)| *word).collect::<Vec<_>>().join(" ")
         };
+        let port = capability.port.map(|port| format!(", port={port}"));
         let statement = format!(
-            "id=\"{}\", signatures=({}), tls=({}), at={}",
+            "id=\"{}\", signatures=({}), tls=({}), at={}{}",
             capability.id,
             words(&[(V2, capability.v2), (STREAMS, capability.streams)]),
             words(&[
@@ -84,6 +89,7 @@ impl Signer {
                 (RAW_PUBLIC_KEY, capability.raw_public_key)
             ]),
             capability.at,
+            port.unwrap_or_default(),
         );
         let text = signed_text(self.name(), &self.keypair().public_key(), &statement);
         SignedCapability {
@@ -125,12 +131,22 @@ impl SignedCapability {
             }
             _ => false,
         };
+        let port = match members.get("port") {
+            None => None,
+            Some(_) => Some(
+                u16::try_from(i64::from(item("port")?.as_integer()?))
+                    .ok()?
+                    .try_into()
+                    .ok()?,
+            ),
+        };
         let capability = Capability {
             id: item("id")?.as_string()?.as_str().parse().ok()?,
             v2: has_word("signatures", V2),
             streams: has_word("signatures", STREAMS),
             tls: has_word("tls", X509),
             raw_public_key: has_word("tls", RAW_PUBLIC_KEY),
+            port,
             at: UnixMillis::new(item("at").and_then(BareItem::as_integer)?.into()),
         };
         Some(Self {

@@ -5,6 +5,7 @@ use std::fmt;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::MAX_LIFETIME;
+use super::members::{joined, members};
 use crate::encoding;
 use crate::identity::{InvalidName, KeyId, NaraName, Signature};
 use crate::time::UnixSeconds;
@@ -74,7 +75,8 @@ impl SignedField {
         }
     }
 
-    /// The longest valid value, in bytes.
+    /// The longest valid value, in bytes. Beside our own member of it, `Signature-Input`, `Signature` and `Content-Digest`
+    /// may have others: all together 4,096 bytes.
     pub const fn max_len(self) -> usize {
         match self {
             Self::Body => 16,
@@ -137,9 +139,49 @@ pub(super) fn byte_sequence<const N: usize>(
         .ok_or(SignatureError::Malformed(field))
 }
 
-/// The signature in the field [`SignedField::Signature`].
-pub(super) fn signature(value: &HeaderValue) -> Result<Signature, SignatureError> {
-    byte_sequence(value, LABEL_PREFIX, SignedField::Signature).map(Signature::from_bytes)
+/// The signature with this label in the field [`SignedField::Signature`].
+pub(super) fn signature(headers: &HeaderMap, label: &str) -> Result<Signature, SignatureError> {
+    const FIELD: SignedField = SignedField::Signature;
+    let text = own_member(headers, FIELD, label)?.ok_or(SignatureError::Label)?;
+    byte_sequence(&text.own, &format!("{label}="), FIELD).map(Signature::from_bytes)
+}
+
+/// A member of a field, and the whole field if it has others.
+pub(super) struct OwnMember {
+    pub(super) own: HeaderValue,
+    pub(super) whole: Option<String>,
+}
+
+/// The member of a dictionary field with this key, as it is spelled; `None`: it has only others.
+pub(super) fn own_member(
+    headers: &HeaderMap,
+    field: SignedField,
+    key: &str,
+) -> Result<Option<OwnMember>, SignatureError> {
+    let mut lines = headers.get_all(field.header()).iter();
+    match (lines.next(), lines.next()) {
+        (None, _) => return Err(SignatureError::Missing(field)),
+        // Nearly all: one member alone. What a comma hides in a string is not one byte sequence.
+        (Some(own), None) if own.len() <= field.max_len() && !own.as_bytes().contains(&b',') => {
+            let is_own = own.as_bytes().strip_prefix(key.as_bytes());
+            if is_own.is_some_and(|rest| rest.first() == Some(&b'=')) {
+                let own = own.clone();
+                return Ok(Some(OwnMember { own, whole: None }));
+            }
+        }
+        _ => {}
+    }
+    let whole = joined(headers, field)?;
+    let members = members(&whole, field)?;
+    let Some(member) = members.iter().find(|member| member.key == key) else {
+        return Ok(None);
+    };
+    if member.text.len() > field.max_len() {
+        return Err(SignatureError::TooLong(field));
+    }
+    let own = value(member.text);
+    let whole = (members.len() > 1).then(|| whole.clone());
+    Ok(Some(OwnMember { own, whole }))
 }
 
 /// What [`signature`] reads.
@@ -207,7 +249,7 @@ pub enum SignatureError {
         /// The key that is known.
         known: KeyId,
     },
-    /// Not exactly one signature with the label of the profile.
+    /// No signature with the label or the tag of the profile, or an input without its signature.
     #[error("there must be exactly one signature, labelled {:?}", super::LABEL)]
     Label,
     /// `expires` lies before `created`, or too far behind it.

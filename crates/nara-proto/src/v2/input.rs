@@ -2,10 +2,11 @@
 
 use std::fmt::{self, Write as _};
 
-use http::HeaderValue;
-use sfv::{BareItem, Dictionary, FieldType as _, InnerList, Integer, ListEntry, Parser};
+use http::HeaderMap;
+use sfv::{BareItem, InnerList, Integer, ListEntry};
 
-use super::fields::{LABEL_PREFIX, append_byte_sequence, ascii};
+use super::fields::{LABEL_PREFIX, append_byte_sequence};
+use super::members::{Member, joined, members};
 use super::{ALGORITHM, LABEL, SignatureError, SignedField, TAG};
 use crate::encoding;
 use crate::identity::{KeyId, PublicKey};
@@ -119,27 +120,45 @@ impl Params {
         }
     }
 
-    /// Reads `Signature-Input`. It must be in the strict spelling of RFC 9651, so that its text is what was signed.
-    pub(super) fn parse(value: &HeaderValue, covered: &'static str) -> Result<Self, SignatureError> {
+    /// The whole `Signature-Input`, which may have members of others. Without one there is no signature at all, whatever
+    /// else is missing.
+    pub(super) fn input(headers: &HeaderMap) -> Result<String, SignatureError> {
         const FIELD: SignedField = SignedField::SignatureInput;
-        let input = ascii(value, FIELD)?;
-        Self::parse_own(input, covered).map_or_else(|| Self::parse_any(input, covered), Ok)
+        if !headers.contains_key(FIELD.header()) {
+            return Err(SignatureError::Missing(FIELD));
+        }
+        joined(headers, FIELD)
     }
 
-    fn parse_any(input: &str, covered: &'static str) -> Result<Self, SignatureError> {
-        const FIELD: SignedField = SignedField::SignatureInput;
-        let malformed = |_| SignatureError::Malformed(FIELD);
-        let dictionary: Dictionary = Parser::new(input).parse().map_err(malformed)?;
-        // A repeated label or parameter overwrites the first, so the text is not what comes out again.
-        if dictionary.len() != 1 {
-            return Err(SignatureError::Label);
+    /// Reads our member of `Signature-Input`, and its label. It must be in the strict spelling of RFC 9651, so that its
+    /// text is what was signed.
+    pub(super) fn parse(input: &str, covered: &'static str) -> Result<(Self, String), SignatureError> {
+        if let Some(params) = Self::parse_own(input, covered) {
+            return Ok((params, LABEL.to_owned()));
         }
-        let Some(ListEntry::InnerList(list)) = dictionary.get(LABEL) else {
+        Self::parse_any(input, covered)
+    }
+
+    fn parse_any(input: &str, covered: &'static str) -> Result<(Self, String), SignatureError> {
+        const FIELD: SignedField = SignedField::SignatureInput;
+        let members = members(input, FIELD)?;
+        let mut ours = members.iter().filter(|member| is_ours(member));
+        let member = match (ours.next(), ours.next()) {
+            (Some(member), None) => member,
+            (None, _) => return Err(SignatureError::Label),
+            (Some(_), Some(_)) => return Err(SignatureError::Repeated(FIELD)),
+        };
+        let ListEntry::InnerList(list) = &member.value else {
             return Err(SignatureError::Label);
         };
-        let params = Self::read(list, input, covered)?;
-        if dictionary.serialize().as_deref() == Some(input) {
-            Ok(params)
+        if member.text.len() > FIELD.max_len() {
+            return Err(SignatureError::TooLong(FIELD));
+        }
+        // Labels are not signed: whatever ours was, it is written as our own.
+        let text = member.text.get(member.key.len() + 1..).unwrap_or_default();
+        let params = Self::read(list, text, covered)?;
+        if member.is_strict {
+            Ok((params, member.key.clone()))
         } else {
             Err(SignatureError::Malformed(FIELD))
         }
@@ -169,8 +188,7 @@ impl Params {
         (params.field == input).then_some(params)
     }
 
-    fn read(list: &InnerList, input: &str, covered: &'static str) -> Result<Self, SignatureError> {
-        let text = input.get(LABEL_PREFIX.len()..).unwrap_or_default();
+    fn read(list: &InnerList, text: &str, covered: &'static str) -> Result<Self, SignatureError> {
         // In the strict spelling the list is a prefix; what is not, is refused later.
         if !text
             .strip_prefix(covered)
@@ -205,7 +223,7 @@ impl Params {
             expires,
             nonce,
             key_id: key_id.ok_or_else(missing("keyid"))?,
-            field: input.to_owned(),
+            field: format!("{LABEL_PREFIX}{text}"),
         })
     }
 
@@ -218,6 +236,16 @@ impl Params {
     pub(super) fn field(&self) -> &str {
         &self.field
     }
+}
+
+/// Whether a member of `Signature-Input` or `Signature` claims to be of this profile, by its label or its tag.
+pub(super) fn is_ours(member: &Member<'_>) -> bool {
+    let params = match &member.value {
+        ListEntry::InnerList(list) => &list.params,
+        ListEntry::Item(item) => &item.params,
+    };
+    let tag = params.get("tag").and_then(BareItem::as_string);
+    member.key == LABEL || tag.is_some_and(|tag| tag.as_str() == TAG)
 }
 
 /// A time that the structured-field parser would take, too.
@@ -325,7 +353,7 @@ mod tests {
                 input.replace_range(at..=at, &char::from(with).to_string());
             }
             let short = Params::parse_own(&input, COVERED);
-            let long = Params::parse_any(&input, COVERED);
+            let long = Params::parse_any(&input, COVERED).map(|(params, _)| params);
             if let Some(short) = short {
                 prop_assert_eq!(Ok(short), long);
             } else if input == written.field() {

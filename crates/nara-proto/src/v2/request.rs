@@ -124,6 +124,8 @@ pub struct RequestSignature {
     name: NaraName,
     to: String,
     body: SignedBody,
+    /// The whole `Content-Digest`, if digests of other algorithms stand beside ours.
+    digests: Option<String>,
     channel: Option<ChannelBinding>,
     expires: UnixSeconds,
     nonce: Nonce,
@@ -147,6 +149,7 @@ impl Signer {
             name: self.name().clone(),
             to: request.to.to_string(),
             body: request.body,
+            digests: None,
             channel: request.channel,
             expires,
             nonce: request.nonce,
@@ -160,16 +163,16 @@ impl Signer {
 
 impl RequestSignature {
     /// Reads the headers of a request. What is missing, repeated, too long, in another than the strict spelling, or
-    /// not of this profile, is an error.
+    /// not of this profile, is an error. Signatures with another label and tag, and digests of other algorithms than
+    /// SHA-256, are ignored.
     ///
     /// # Errors
     /// [`SignatureError`].
     pub fn from_headers(headers: &HeaderMap) -> Result<Self, SignatureError> {
-        let input = fields::single(headers, SignedField::SignatureInput)?;
-        let signature = fields::single(headers, SignedField::Signature)?;
+        let input = Params::input(headers)?;
         let channel = ChannelBinding::from_headers(headers)?;
-        let body = SignedBody::from_headers(headers)?;
-        let params = Params::parse(input, covered(body, channel))?;
+        let (body, digests) = SignedBody::from_headers(headers)?;
+        let (params, label) = Params::parse(&input, covered(body, channel))?;
         let missing = |name| move || SignatureError::MissingParameter(name);
         let expires = params.expires.ok_or_else(missing("expires"))?;
         let lifetime = expires.abs_diff(params.created);
@@ -181,11 +184,12 @@ impl RequestSignature {
             name: fields::name(headers)?,
             to: fields::ascii(to, SignedField::To)?.to_owned(),
             body,
+            digests,
             channel,
             expires,
             nonce: params.nonce.ok_or_else(missing("nonce"))?,
             params,
-            signature: fields::signature(signature)?,
+            signature: fields::signature(headers, &label)?,
         })
     }
 
@@ -328,17 +332,25 @@ impl RequestSignature {
     /// # Errors
     /// [`SignatureError::BadSignature`].
     pub fn verify_signature(&self, key: &impl Verifier, line: RequestLine<'_>) -> Result<(), SignatureError> {
-        key.verify(&self.base(line), &self.signature)
-            .map_err(|_| SignatureError::BadSignature)
+        // Digests of other algorithms were added on the way, or the sender wrote and signed them.
+        let verified = key.verify(&self.base(line), &self.signature).or_else(|error| {
+            let digests = self.digests.as_deref().ok_or(error)?;
+            key.verify(&self.base_with(line, Some(digests)), &self.signature)
+        });
+        verified.map_err(|_| SignatureError::BadSignature)
     }
 
     /// The bytes that are signed (RFC 9421, section 2.5).
     pub fn base(&self, line: RequestLine<'_>) -> Vec<u8> {
+        self.base_with(line, None)
+    }
+
+    fn base_with(&self, line: RequestLine<'_>, digests: Option<&str>) -> Vec<u8> {
         let mut base = SignatureBase::new();
         base.component("\"@method\"", line.method)
             .component("\"@path\"", line.path)
             .query(line.query.unwrap_or_default());
-        self.body.append_to(&mut base);
+        self.body.append_to(&mut base, digests);
         base.component("\"x-nara-name\"", self.name.as_str())
             .component("\"x-nara-to\"", &self.to);
         if let Some(channel) = &self.channel {

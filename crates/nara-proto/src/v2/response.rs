@@ -70,6 +70,8 @@ pub struct ResponseToSign<'a> {
 pub struct ResponseSignature {
     name: NaraName,
     body: SignedBody,
+    /// The whole `Content-Digest`, if digests of other algorithms stand beside ours.
+    digests: Option<String>,
     params: Params,
     signature: Signature,
 }
@@ -80,6 +82,7 @@ impl Signer {
         let mut signed = ResponseSignature {
             name: self.name().clone(),
             body: response.body,
+            digests: None,
             params: Params::new(
                 covered(response.body),
                 response.now.to_seconds(),
@@ -101,18 +104,18 @@ impl ResponseSignature {
     /// # Errors
     /// [`SignatureError`].
     pub fn from_headers(headers: &HeaderMap) -> Result<Self, SignatureError> {
-        let input = fields::single(headers, SignedField::SignatureInput)?;
-        let signature = fields::single(headers, SignedField::Signature)?;
-        let body = SignedBody::from_headers(headers)?;
-        let params = Params::parse(input, covered(body))?;
+        let input = Params::input(headers)?;
+        let (body, digests) = SignedBody::from_headers(headers)?;
+        let (params, label) = Params::parse(&input, covered(body))?;
         if params.expires.is_some() || params.nonce.is_some() {
             return Err(SignatureError::UnknownParameter);
         }
         Ok(Self {
             name: fields::name(headers)?,
             body,
+            digests,
             params,
-            signature: fields::signature(signature)?,
+            signature: fields::signature(headers, &label)?,
         })
     }
 
@@ -192,15 +195,25 @@ impl ResponseSignature {
         status: StatusCode,
         request: &Signature,
     ) -> Result<(), SignatureError> {
-        key.verify(&self.base(status, request), &self.signature)
-            .map_err(|_| SignatureError::BadSignature)
+        // As for requests.
+        let verified = key
+            .verify(&self.base(status, request), &self.signature)
+            .or_else(|error| {
+                let digests = self.digests.as_deref().ok_or(error)?;
+                key.verify(&self.base_with(status, request, Some(digests)), &self.signature)
+            });
+        verified.map_err(|_| SignatureError::BadSignature)
     }
 
     /// The bytes that are signed (RFC 9421, section 2.5).
     pub fn base(&self, status: StatusCode, request: &Signature) -> Vec<u8> {
+        self.base_with(status, request, None)
+    }
+
+    fn base_with(&self, status: StatusCode, request: &Signature, digests: Option<&str>) -> Vec<u8> {
         let mut base = SignatureBase::new();
         base.component("\"@status\"", status.as_str());
-        self.body.append_to(&mut base);
+        self.body.append_to(&mut base, digests);
         base.component("\"x-nara-name\"", self.name.as_str())
             .byte_sequence("\"signature\";req", LABEL_PREFIX, request.as_bytes());
         base.finish(self.params.text())

@@ -2,6 +2,7 @@
 
 mod bounds;
 mod capability;
+mod gateway;
 mod hostile;
 mod oracle;
 mod properties;

@@ -88,12 +88,12 @@ fn has_one_reading(payload: Payload) -> Result<(), TestCaseError> {
     others.extend(
         cuts(&content, 5)
             .into_iter()
-            .map(|cut| social(cut.try_into().unwrap())),
+            .map(|cut| social(cut.try_into().expect("five fields"))),
     );
     others.extend(
         cuts(&content, 6)
             .into_iter()
-            .filter_map(|cut| observation(cut.try_into().unwrap())),
+            .filter_map(|cut| observation(cut.try_into().expect("the fields"))),
     );
     others.extend(cuts(&content, 4).into_iter().filter_map(|cut| match cut[..] {
         [subject, "restart", number, start] => observation(["bob", subject, "restart", "", start, number]),

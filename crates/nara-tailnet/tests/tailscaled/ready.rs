@@ -88,7 +88,10 @@ async fn a_refused_key_ends_the_wait_at_once() {
     // Longer than the test may take.
     let not_ready = node.ready(10 * LONG).await.unwrap_err();
     assert!(!not_ready.reason.may_pass());
-    assert!(not_ready.to_string().contains("make a new key"), "{not_ready}");
+    assert!(
+        not_ready.reason.hint().unwrap().contains("make a new key"),
+        "{not_ready}"
+    );
 }
 
 #[tokio::test]

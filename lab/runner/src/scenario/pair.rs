@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use nara_mesh::clock::{Clock as _, SystemClock};
 use nara_mesh::ledger::{EventStore as _, ReadLimit};
 use nara_proto::event::{Payload, SocialPayload};
+use nara_proto::identity::NaraName;
 use nara_proto::sync::{EventFilter, MAX_EVENTS};
 use nara_proto::world::WorldMessage;
 
@@ -73,10 +74,10 @@ fn millis(took: Duration) -> String {
     format!("{:.1} ms", took.as_secs_f64() * 1e3)
 }
 
-pub(super) fn story(n: u32) -> Payload {
+pub(super) fn story(teller: &NaraName, n: u32) -> Payload {
     Payload::Social(SocialPayload {
         kind: "gossip".to_owned(),
-        actor: "lab".to_owned(),
+        actor: teller.to_string(),
         target: "everybody".to_owned(),
         reason: format!("story number {n}"),
         ..SocialPayload::default()

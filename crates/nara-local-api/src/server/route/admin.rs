@@ -5,7 +5,7 @@ use axum::extract::State;
 use http::StatusCode;
 
 use crate::Problem;
-use crate::model::{Check, Reloaded};
+use crate::model::{Check, ClockStatus, Coordinates, Reloaded};
 use crate::server::state::{Answer, Shared};
 
 /// Look for what keeps the nara from talking to others
@@ -18,6 +18,32 @@ use crate::server::state::{Answer, Shared};
 pub(super) async fn doctor(State(shared): State<Arc<Shared>>) -> Answer<Vec<Check>> {
     let checks = shared.host.doctor().await;
     checks.map(Json).ok_or_else(|| Problem::not_offered("doctor"))
+}
+
+/// The clock, and whether somebody set it while the nara ran
+#[utoipa::path(
+    get,
+    path = "/v1/clock",
+    tag = "nara",
+    responses((status = 200, body = ClockStatus), (status = "default", body = Problem, content_type = "application/problem+json"))
+)]
+pub(super) async fn clock(State(shared): State<Arc<Shared>>) -> Answer<ClockStatus> {
+    let step = shared.nara.registry().clock_step();
+    Ok(Json(ClockStatus {
+        now_ms: shared.nara.client().clock().now_millis().get(),
+        step: step.map(Into::into),
+    }))
+}
+
+/// Where the nara places itself in the network
+#[utoipa::path(
+    get,
+    path = "/v1/coordinates",
+    tag = "nara",
+    responses((status = 200, body = Coordinates), (status = "default", body = Problem, content_type = "application/problem+json"))
+)]
+pub(super) async fn coordinates(State(shared): State<Arc<Shared>>) -> Answer<Coordinates> {
+    Ok(Json(shared.nara.registry().coordinates().into()))
 }
 
 /// Read configuration, peers and decisions again, and apply them

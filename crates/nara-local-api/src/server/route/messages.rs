@@ -2,24 +2,21 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use http::StatusCode;
 use nara_mesh::client::{CheckedEvent, ClientError, PeerHandle};
 use nara_mesh::defaults;
 use nara_mesh::ledger::ReadLimit;
 use nara_proto::go_json::Timestamp;
 use nara_proto::runtime_message::RuntimeMessage;
 use nara_proto::sync::MAX_EVENTS;
-use nara_proto::world::WorldMessage;
 use serde_json::value::RawValue;
 
+use crate::Problem;
 use crate::compose::{complete, social};
 use crate::model::{
-    Counts, DirectMessage, DirectMessageReceipt, LiveEvent, MessageReceipt, OutgoingMessage, Postcard,
-    PostcardReceipt, Zine, trust_word,
+    Counts, DirectMessage, DirectMessageReceipt, LiveEvent, MessageReceipt, OutgoingMessage, Zine, trust_word,
 };
 use crate::server::extract::{Body, CallParams, Path, Query};
 use crate::server::state::{Answer, Shared};
-use crate::{Problem, ProblemClass};
 
 /// Send a direct message: one signed event
 #[utoipa::path(
@@ -107,82 +104,6 @@ pub(super) async fn zine(
         events: zine.events.accepted.iter().map(live).collect(),
         counts: Counts::of_answer(&zine.events, &outcomes),
     }))
-}
-
-/// Send a postcard, which travels from nara to nara and back home
-#[utoipa::path(
-    post,
-    path = "/v1/postcards",
-    tag = "messages",
-    params(CallParams),
-    request_body = Postcard,
-    responses((status = 200, body = PostcardReceipt), (status = "default", body = Problem, content_type = "application/problem+json"))
-)]
-pub(super) async fn postcard(
-    State(shared): State<Arc<Shared>>,
-    Query(call): Query<CallParams>,
-    Body(postcard): Body<Postcard>,
-) -> Answer<PostcardReceipt> {
-    let nara = &shared.nara;
-    let now = nara.client().clock().now_nanos();
-    let message = WorldMessage::new(nara.name().as_str(), &postcard.message, now);
-    let mut skipped = Vec::new();
-    let candidates = match &postcard.to {
-        Some(to) => vec![(to.clone(), shared.peer(to, call.timeout())?)],
-        None => {
-            let peers = nara.registry().peers().into_iter();
-            let reachable = peers.filter(|peer| peer.info().address.is_some() && !peer.is_untrusted());
-            let handle = |peer: Arc<nara_mesh::registry::Peer>| {
-                let label = peer.info().label();
-                let handle = nara.peer(peer);
-                (
-                    label,
-                    match call.timeout() {
-                        Some(timeout) => handle.with_timeout(timeout),
-                        None => handle,
-                    },
-                )
-            };
-            reachable.map(handle).collect()
-        }
-    };
-    let mut last = None;
-    for (label, handle) in candidates {
-        let told = match handle.relay_world_message(&message).await {
-            Ok(receipt) => return Ok(Json(receipt_of(&message, label, receipt.success, None, skipped))),
-            Err(error) if error.is_stuck_journey() => error.text().map(str::to_owned),
-            Err(error) if postcard.to.is_none() && (error.is_unreachable() || error.is_rate_limited()) => {
-                skipped.push(error.to_string());
-                last = Some(error);
-                continue;
-            }
-            Err(error) => return Err(error.into()),
-        };
-        return Ok(Json(receipt_of(&message, label, false, told, skipped)));
-    }
-    Err(last.map_or_else(
-        || {
-            let detail = "there is no peer to send the postcard to";
-            Problem::new("no_peer", StatusCode::NOT_FOUND, ProblemClass::Usage, detail)
-        },
-        Problem::from,
-    ))
-}
-
-fn receipt_of(
-    message: &WorldMessage,
-    first: String,
-    came_home: bool,
-    told: Option<String>,
-    skipped: Vec<String>,
-) -> PostcardReceipt {
-    PostcardReceipt {
-        message_id: message.id.clone(),
-        first,
-        came_home,
-        told,
-        skipped,
-    }
 }
 
 /// Send a runtime message, and wait for its reply if asked to

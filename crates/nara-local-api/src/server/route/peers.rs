@@ -3,13 +3,15 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
+use futures_util::future::ready;
 use futures_util::{StreamExt as _, stream};
 use http::StatusCode;
 use nara_mesh::client::PeerHandle;
 use nara_mesh::defaults;
-use nara_mesh::registry::{KeySource, PeerChange, PeerChangeError, PeerEvent};
+use nara_mesh::registry::{KeySource, PeerChange, PeerChangeError, PeerEvent, PeerInfo, PeerRegistry};
 use nara_proto::coordinates::estimate;
 use nara_proto::identity::{KeyId, NaraName, PublicKey};
+use nara_proto::presence::PresenceState;
 use serde::Deserialize;
 use tokio_stream::wrappers::BroadcastStream;
 use utoipa::IntoParams;
@@ -41,7 +43,7 @@ pub(super) async fn list(State(shared): State<Arc<Shared>>) -> Answer<PeerList> 
 async fn describe(shared: &Shared, peer: &nara_mesh::registry::Peer) -> Peer {
     let info = peer.info();
     let way = shared.way(info.address).await;
-    let mut described = Peer::of(&info).on(way);
+    let mut described = Peer::of(&info, peer.presence()).on(way);
     described.is_down = peer.retry_after().is_some();
     described
 }
@@ -129,24 +131,32 @@ async fn prove_clock(pong: &mut Pong, handle: &PeerHandle) {
 )]
 pub(super) async fn watch(State(shared): State<Arc<Shared>>) -> Response {
     let changes = BroadcastStream::new(shared.nara.registry().subscribe());
-    let changes = changes.filter_map(async |change| {
+    let registry = shared.nara.registry().clone();
+    let changes = changes.filter_map(move |change| {
         let change = match change {
-            Ok(change) => changed(&change)?,
-            Err(_) => PeerChanged {
+            Ok(change) => changed(&change, &registry),
+            Err(_) => Some(PeerChanged {
                 change: "missed".to_owned(),
                 peer: None,
                 conflict: None,
-            },
+            }),
         };
-        Some(sse::event("change", &change))
+        ready(change.map(|change| sse::event("change", &change)))
     });
     sse::answer(shared.until_stopped(changes))
 }
 
-fn changed(event: &PeerEvent) -> Option<PeerChanged> {
-    let about = |change: &str, info: &nara_mesh::registry::PeerInfo| PeerChanged {
+fn changed(event: &PeerEvent, registry: &PeerRegistry) -> Option<PeerChanged> {
+    let presence = |info: &PeerInfo| {
+        let known = info
+            .name
+            .as_ref()
+            .and_then(|name| registry.by_name(name.as_str()));
+        known.map_or(PresenceState::Unknown, |peer| peer.presence())
+    };
+    let about = |change: &str, info: &PeerInfo| PeerChanged {
         change: change.to_owned(),
-        peer: Some(Peer::of(info)),
+        peer: Some(Peer::of(info, presence(info))),
         conflict: None,
     };
     Some(match event {

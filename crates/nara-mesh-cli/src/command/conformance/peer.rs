@@ -17,8 +17,8 @@ use nara_proto::v2::{Capability, RequestSignature, ResponseSignature, SignedCapa
 use serde_json::{Value, json};
 
 use super::channel::{self, Channel, Form};
-use super::check::{Fault, Need, Verdict, differs, ensure};
 use super::signing::{self, V2};
+use super::verdict::{Fault, Need, Verdict, differs, ensure};
 use super::wire::{Answer, Connection, Draft, Messages, get, post};
 
 /// A request and its answer, as the report shows them.
@@ -84,7 +84,9 @@ impl Peer {
             return Err(Unfit::Nameless { address, came });
         };
         // Another unit than nanoseconds is found by a check; until then, its clock counts as ours.
-        let told = ping["t"].as_i64().map_or(now.get(), |nanos| nanos / 1_000_000);
+        let told = ping["t"]
+            .as_i64()
+            .map_or_else(|| now.get(), |nanos| nanos / 1_000_000);
         let ahead = Some(told - now.get())
             .filter(|ahead| ahead.abs() < 600_000)
             .unwrap_or_default();

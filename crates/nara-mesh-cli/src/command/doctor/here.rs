@@ -1,11 +1,14 @@
 //! Checks of what is on this machine.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
+use nara_local_api::model::ClockStep;
 use nara_mesh::clock::{Clock as _, SystemClock};
 use nara_mesh::identity::LocalNara;
 use nara_mesh::ledger::Ledger;
 use nara_proto::identity::KeyId;
+use nara_proto::time::UnixMillis;
 
 use super::report::{Check, Report};
 use crate::explain;
@@ -14,6 +17,9 @@ use crate::ledger_file;
 use crate::permissions;
 use crate::printer::count;
 use crate::settings::{Settings, SoulSource};
+
+/// For how long `doctor` warns of a clock that was set.
+const RECENT: Duration = Duration::from_secs(24 * 3_600);
 
 /// The first moment of 2026, in milliseconds: no release is older.
 const OLDEST_MS: i64 = 1_767_225_600_000;
@@ -61,6 +67,29 @@ pub(super) fn serving(address: Option<SocketAddr>, report: &mut Report) -> Outco
     report.add(match address {
         Some(address) => Check::ok("port", format!("this nara serves on {address}"), why),
         None => Check::ok("port", "this nara does not listen", why).warning("run it with `nara-mesh serve`"),
+    })
+}
+
+/// Whether somebody set the clock while the nara ran. `step`: the last time, if a nara runs that can tell.
+pub(super) fn clock_steps(step: Option<Option<ClockStep>>, report: &mut Report) -> Outcome<()> {
+    let why =
+        "what was signed by the old time is refused by peers whose clock is right, and so is what they sign";
+    let check = |found: String| Check::ok("clock steps", found, why);
+    let Some(step) = step else {
+        return report.add(check("not known: no nara runs on this data folder".to_owned()).skipped());
+    };
+    let Some(step) = step else {
+        return report.add(check("the clock has not been set while the nara ran".to_owned()));
+    };
+    let at = UnixMillis::new(step.at_ms);
+    let check = check(format!("the clock was {} on {}", step.text, explain::date(at)));
+    let age = SystemClock.now_millis().abs_diff(at);
+    report.add(if age < RECENT {
+        check.warning(
+            "let NTP set the clock before the nara starts (`systemctl enable systemd-time-wait-sync`), and find out what set it",
+        )
+    } else {
+        check
     })
 }
 

@@ -1,12 +1,17 @@
 //! Checks of the peers.
 
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use nara_mesh::client::{MeshClient, PeerRef};
 use nara_mesh::defaults;
 use nara_mesh::discovery::{Discovery, Found};
+use nara_mesh::registry::{OperatorDecision, Verdict};
+use nara_proto::identity::NaraName;
 use nara_tailnet::MeshNode;
 
 use super::report::{Check, Report};
@@ -29,7 +34,7 @@ pub(super) async fn all(
 ) -> Outcome<()> {
     seen(node, report).await?;
     let Some(client) = client else {
-        for what in ["naras", "key conflicts", "peers' clocks"] {
+        for what in ["naras", "ports", "key conflicts", "peers' clocks"] {
             report.add(Check::ok(what, "not checked: the peers file is invalid", "").skipped())?;
         }
         return Ok(());
@@ -42,12 +47,13 @@ pub(super) async fn all(
         }
         None => Vec::new(),
     };
-    known(client, &found, settings.has_soul(), report).await
+    known(client, args.port, &found, settings.has_soul(), report).await
 }
 
 /// Whether the known naras answer, with which keys, and how far their clocks are from ours.
 pub(super) async fn known(
     client: &MeshClient,
+    own_port: u16,
     found: &[Found],
     prove_clocks: bool,
     report: &mut Report,
@@ -65,6 +71,7 @@ pub(super) async fn known(
         .try_collect()
         .await?;
     answering(&pings, report)?;
+    ports(client, own_port, report).await?;
     conflicts(found, &pings, report)?;
     clocks(&pings, report)
 }
@@ -118,12 +125,65 @@ fn answering(pings: &[PeerResult], report: &mut Report) -> Outcome<()> {
     report.add(if pings.is_empty() {
         check.warning("run another nara: `nara-mesh up` on a machine of the same tailnet")
     } else if answering == 0 {
-        check.failed("check that they run, and that the policy of the tailnet allows TCP 9632 between them")
+        check.failed(
+            "check that they run, and that the policy of the tailnet allows TCP 9632 and 7433 between them",
+        )
     } else if answering < pings.len() {
         check.warning("ping them one by one: `nara-mesh ping NAME -v`")
     } else {
         check
     })
+}
+
+/// Ports at which a peer is asked whether it answers there.
+async fn ports(client: &MeshClient, own: u16, report: &mut Report) -> Outcome<()> {
+    let why = "naras listen on 9632, v1 peers on 7433 only";
+    let peers = client.registry().peers();
+    let asked = peers.iter().filter_map(|peer| {
+        let info = peer.info();
+        Some((
+            info.name?,
+            info.address.filter(|_| !info.decision.is_some_and(is_ban))?,
+        ))
+    });
+    let asking = asked.map(|(name, address)| async move {
+        let ports: BTreeSet<u16> = [
+            address.port(),
+            own,
+            defaults::MESH_PORT,
+            defaults::LEGACY_MESH_PORT,
+        ]
+        .into();
+        let answers = ports.into_iter().map(|port| {
+            let (name, address) = (&name, SocketAddr::new(address.ip(), port));
+            async move {
+                client
+                    .discover_key(address, Some(name))
+                    .await
+                    .is_ok()
+                    .then_some(port)
+            }
+        });
+        let answers = join_all(answers).await.into_iter().flatten();
+        (name.clone(), answers.collect::<Vec<u16>>())
+    });
+    let found: Vec<(NaraName, Vec<u16>)> = stream::iter(asking).buffered(defaults::FAN_OUT).collect().await;
+    let found: Vec<String> = found
+        .iter()
+        .filter(|(_, ports)| !ports.is_empty())
+        .map(|(name, ports)| {
+            let ports: Vec<String> = ports.iter().map(ToString::to_string).collect();
+            format!("{name} on {}", ports.join(" and "))
+        })
+        .collect();
+    report.add(match found.is_empty() {
+        true => Check::ok("ports", "no peer answers", why).skipped(),
+        false => Check::ok("ports", found.join(", "), why),
+    })
+}
+
+fn is_ban(decision: OperatorDecision) -> bool {
+    decision.verdict == Verdict::Untrusted
 }
 
 fn conflicts(found: &[Found], pings: &[PeerResult], report: &mut Report) -> Outcome<()> {

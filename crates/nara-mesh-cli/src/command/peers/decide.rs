@@ -7,7 +7,7 @@ use nara_local_api::client::LocalClient;
 use nara_local_api::model::{self, Record, Reloaded};
 use nara_mesh::clock::{Clock as _, SystemClock};
 use nara_mesh::ledger::Ledger;
-use nara_mesh::registry::{KeyConflict, PeerChange, PeerChangeError, PeerRecord};
+use nara_mesh::registry::{KeyConflict, KeySource, PeerChange, PeerChangeError, PeerRecord, PeerRegistry};
 use nara_proto::identity::{KeyId, NaraName, PublicKey};
 use serde_json::json;
 
@@ -49,10 +49,15 @@ pub(super) fn trust(args: &PeersTrustArgs, settings: &Settings, printer: Printer
         (_, given) => given,
     };
     let at = SystemClock.now_millis();
-    let trust = |replace| PeerChange::Trust { key, replace, at };
     let from_file = configured.is_some() && given.is_none();
     let record = block_on(async {
         let ledger = open(settings).await?;
+        let succeeded = succeeded(&ledger, &name).await?.filter(|_| key.is_none());
+        let trust = |replace| PeerChange::Trust {
+            key: key.or(succeeded),
+            replace: replace || succeeded.is_some(),
+            at,
+        };
         let changing = ledger.change_peer(name.clone(), trust(args.replace)).await;
         match changing.map_err(ledger_file::failed)? {
             Ok(record) => Ok(record),
@@ -191,6 +196,16 @@ fn tell(
         printer.note(format_args!("  {line}"));
     }
     Ok(Exit::Ok)
+}
+
+/// The key of a nara that followed another one by a statement of succession. What is stored is the one before it.
+async fn succeeded(ledger: &Arc<dyn Ledger>, name: &NaraName) -> Outcome<Option<PublicKey>> {
+    let registry = PeerRegistry::default();
+    ledger_file::load_peers(ledger, &registry).await?;
+    let key = registry.by_name(name.as_str()).and_then(|peer| peer.info().key);
+    Ok(key
+        .filter(|key| key.source == KeySource::Succession)
+        .map(|key| key.key))
 }
 
 async fn open(settings: &Settings) -> Outcome<Arc<dyn Ledger>> {

@@ -12,13 +12,13 @@ use nara_proto::coordinates::estimate;
 use nara_proto::peer::Coordinates;
 use serde_json::{Value, json};
 
-use super::watch::{watch, watch_running};
+use super::watch::{watch, watch_presence, watch_running};
 use crate::cli::PeersListArgs;
 use crate::command::ping::{PeerResult, Pinger, ToldClock, ping_label, ping_peer, told_clock, warn_of_clock};
 use crate::connect::{self, block_on};
-use crate::control::{self, Question};
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
+use crate::ledger_file::recall_presence;
 use crate::network::Network;
 use crate::printer::{Printer, harmless, human, micros, render, table};
 use crate::running;
@@ -46,7 +46,7 @@ pub(super) fn run(args: &PeersListArgs, settings: &Settings, printer: Printer) -
         }
     };
     let mut table = table([
-        "NAME", "ADDRESS", "ONLINE", "PATH", "RTT", "EST", "CLOCK", "KEY ID", "KEY", "TRUST", "CAN", "ID",
+        "NAME", "ADDRESS", "PRESENCE", "PATH", "RTT", "EST", "CLOCK", "KEY ID", "KEY", "TRUST", "CAN", "ID",
     ]);
     for row in &rows {
         let Row { info, result, .. } = row;
@@ -54,7 +54,7 @@ pub(super) fn run(args: &PeersListArgs, settings: &Settings, printer: Printer) -
         table.add_row([
             text(info.name.clone()),
             text(info.address.clone()),
-            online(result.as_ref()),
+            presence(info, result.as_ref()),
             text(info.path.clone()),
             text(rtt(result.as_ref()).map(human)),
             text(row.estimated.map(human)),
@@ -117,6 +117,7 @@ fn directly(
                  prints the stanza of a nara",
             ));
         }
+        recall_presence(settings, client.registry()).await;
         let own = own_coordinates(settings).await;
         let own = own.as_ref();
         let calls = peers.iter().map(|peer| async move {
@@ -138,7 +139,7 @@ fn directly(
             };
             let way = network.way_to(client, &reference).await;
             Ok::<_, Failure>(Row {
-                info: Peer::of(&info).on(way.map(Into::into)),
+                info: Peer::of(&info, peer.presence()).on(way.map(Into::into)),
                 result,
                 estimated,
             })
@@ -152,14 +153,8 @@ fn directly(
 
 /// Where the nara that runs is in the network; `None`: none runs.
 async fn own_coordinates(settings: &Settings) -> Option<Coordinates> {
-    let folder = settings.running_folder().ok()?;
-    let answer = control::ask(&folder, Question::Coordinates).await.ok()??;
-    Some(Coordinates {
-        x: answer["x"].as_f64()?,
-        y: answer["y"].as_f64()?,
-        height: answer["height"].as_f64()?,
-        error: answer["error"].as_f64()?,
-    })
+    let nara = running::on(&settings.running_folder().ok()?)?;
+    Some(nara.coordinates().await.ok()?.into())
 }
 
 async fn estimated_rtt(client: &MeshClient, peer: &PeerRef, own: &Coordinates) -> Option<Duration> {
@@ -184,20 +179,18 @@ fn watch_network(
     connect::block_on_looking(client, settings, async {
         network.attach(&args.on, settings).await?;
         let Some(node) = network.node() else {
-            return Err(Failure::usage("--watch needs a network to watch")
-                .hint("pass --network tailscaled, or --network managed while `up` runs"));
+            return watch_presence(client, settings, printer).await;
         };
         watch(client, node, &args.on.skip, printer).await
     })
 }
 
-fn online(result: Option<&PeerResult>) -> String {
-    match result {
-        None => "-".to_owned(),
-        Some(PeerResult {
-            error: Some(problem), ..
-        }) => format!("no ({})", problem.title),
-        Some(_) => "yes".to_owned(),
+/// Whether it is there, and why not.
+fn presence(info: &Peer, result: Option<&PeerResult>) -> String {
+    let state = harmless(&info.presence);
+    match result.and_then(|result| result.error.as_ref()) {
+        Some(problem) => format!("{state} ({})", problem.title),
+        None => state,
     }
 }
 
@@ -258,6 +251,7 @@ fn to_json(row: &Row) -> Value {
         "name": info.name,
         "id": info.id,
         "address": info.address,
+        "presence": info.presence,
         "online": result.map(|result| result.error.is_none()),
         "error": result.and_then(|result| result.error.as_ref()).map(ToString::to_string),
         "rtt_us": rtt(result).map(micros),

@@ -8,9 +8,11 @@ use futures_util::StreamExt as _;
 use http::Method;
 use nara_local_api::client::LocalClient;
 use nara_local_api::model::PeerChanged;
-use nara_mesh::client::{MeshClient, PeerRef};
+use nara_mesh::client::{MeshClient, PeerRef, fan_out};
+use nara_mesh::defaults;
 use nara_mesh::discovery::{Discovery, Found};
 use nara_mesh::registry::{PeerInfo, PeerProtocol};
+use nara_proto::presence::PresenceState;
 use nara_tailnet::MeshNode;
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -19,8 +21,10 @@ use crate::command::ping::{Pinger, ping_peer};
 use crate::command::up::describe;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
+use crate::ledger_file::recall_presence;
 use crate::network::Way;
 use crate::printer::{Printer, harmless, human, micros};
+use crate::settings::Settings;
 
 /// Changes that wait to be said.
 const BACKLOG: usize = 4096;
@@ -99,6 +103,51 @@ pub(super) async fn watch_running(nara: &LocalClient, printer: Printer) -> Outco
     }
 }
 
+/// How often the presence of known peers is looked at where no network tells.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// Watches the known peers where there is no network: pings them, and reads in the ledger who came and went.
+pub(super) async fn watch_presence(client: &MeshClient, settings: &Settings, printer: Printer) -> Outcome {
+    if client.registry().is_empty() {
+        return Err(Failure::usage("--watch needs a network or peers to watch").hint(
+            "pass --network tailscaled, or --network managed while `up` runs, or a peers file with --peers",
+        ));
+    }
+    let mut shown = BTreeMap::new();
+    let watching = async {
+        loop {
+            recall_presence(settings, client.registry()).await;
+            let mut peers = client.registry().peers();
+            peers.retain(|peer| peer.info().address.is_some() && !peer.is_untrusted());
+            fan_out(peers.clone(), defaults::FAN_OUT, |peer| client.ping(peer)).await;
+            for peer in peers {
+                let (info, presence) = (peer.info(), peer.presence());
+                if shown.insert(info.label(), presence) != Some(presence) {
+                    let address = info
+                        .address
+                        .map(|address| address.to_string())
+                        .unwrap_or_default();
+                    printer.line(format_args!(
+                        "{presence:<8} {:<16} {address}",
+                        harmless(&info.label())
+                    ))?;
+                    printer.json_line(json!({
+                        "event": "presence",
+                        "name": info.name.as_ref().map(|name| name.as_str()),
+                        "address": info.address,
+                        "presence": presence.as_str(),
+                    }))?;
+                }
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    tokio::select! {
+        outcome = watching => outcome,
+        _ = tokio::signal::ctrl_c() => Ok(Exit::Ok),
+    }
+}
+
 /// What was said about a nara last.
 #[derive(Debug, PartialEq, Eq)]
 struct Row {
@@ -108,6 +157,7 @@ struct Row {
     protocol: PeerProtocol,
     key_source: Option<String>,
     online: bool,
+    presence: PresenceState,
 }
 
 async fn tell_nara(
@@ -132,10 +182,11 @@ async fn tell_nara(
     let rtt = ping.last.as_ref().map(|pong| Duration::from_micros(pong.rtt_us));
     let way = Way::to(&**node, address.ip()).await;
     // The ping may have taught something.
-    let peer = client
-        .peer(reference)
-        .known()
-        .map_or_else(|| peer.clone(), |peer| peer.info());
+    let known_peer = client.peer(reference).known();
+    let presence = known_peer
+        .as_ref()
+        .map_or(PresenceState::Unknown, |peer| peer.presence());
+    let peer = known_peer.map_or_else(|| peer.clone(), |peer| peer.info());
     let row = Row {
         address,
         path: way.path.to_string(),
@@ -143,6 +194,7 @@ async fn tell_nara(
         protocol: peer.protocol,
         key_source: peer.key.as_ref().map(|key| key.source.to_string()),
         online: ping.error.is_none(),
+        presence,
     };
     if known.get(&label) == Some(&row) {
         return Ok(());
@@ -150,7 +202,7 @@ async fn tell_nara(
     let text = |text: Option<String>| text.map_or_else(|| "-".to_owned(), |text| harmless(&text));
     printer.line(format_args!(
         "{:<8} {:<16} {:<22} {:<28} {:>8}  {}  {}  {}",
-        if row.online { "online" } else { "silent" },
+        row.presence,
         harmless(&label),
         address,
         harmless(&row.path),
@@ -165,6 +217,7 @@ async fn tell_nara(
         "id": peer.id.as_ref().map(|id| id.as_str()),
         "address": address,
         "online": row.online,
+        "presence": row.presence.as_str(),
         "path": row.path,
         "host_name": row.host_name,
         "rtt_us": rtt.map(micros),

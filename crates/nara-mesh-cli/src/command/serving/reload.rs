@@ -4,7 +4,9 @@ use std::ffi::OsString;
 
 use nara_local_api::model::Reloaded;
 use nara_mesh::Nara;
+use nara_mesh::peers_file::PeerEntry;
 use serde_json::json;
+use tokio::sync::watch;
 
 use super::work::Work;
 use crate::arguments::{self, Refused};
@@ -14,22 +16,32 @@ use crate::printer::Printer;
 use crate::service_manager;
 use crate::settings::Settings;
 
+/// What a reload reads again, and whom it tells.
+#[derive(Clone, Copy)]
+pub(super) struct Files<'a> {
+    /// The settings with which the nara was started.
+    pub(super) started: &'a Settings,
+    /// The peers whose host names are looked up.
+    pub(super) hosts: &'a watch::Sender<Vec<PeerEntry>>,
+    pub(super) printer: Printer,
+}
+
 /// Reads the configuration and the peers again and applies them. What is wrong in one place does not keep the rest
 /// from being applied: a ban waits for nothing. Returns what is in force.
-pub(super) async fn reload(
-    nara: &Nara,
-    started: &Settings,
-    work: &Work<'_>,
-    printer: Printer,
-) -> Outcome<Reloaded> {
+pub(super) async fn reload(nara: &Nara, files: &Files<'_>, work: &Work<'_>) -> Outcome<Reloaded> {
     service_manager::reloading();
-    let in_force = apply(nara, started, printer).await;
+    let in_force = apply(nara, files).await;
     // Also if something could not be applied: the rest is in force, and the nara serves.
     service_manager::ready(work.status());
     in_force
 }
 
-async fn apply(nara: &Nara, started: &Settings, printer: Printer) -> Outcome<Reloaded> {
+async fn apply(nara: &Nara, files: &Files<'_>) -> Outcome<Reloaded> {
+    let Files {
+        started,
+        hosts,
+        printer,
+    } = *files;
     let mut problems = Vec::new();
     let fresh = match read_again() {
         Ok(fresh) => Some(fresh),
@@ -40,10 +52,12 @@ async fn apply(nara: &Nara, started: &Settings, printer: Printer) -> Outcome<Rel
     };
     let settings = fresh.as_ref().unwrap_or(started);
     let mut configured = None;
-    let applied = match settings.peer_infos() {
+    let applied = match settings.peers() {
         Ok(peers) => {
             configured = Some(peers.len());
-            nara.reconfigure(peers).await.map_err(Failure::from)
+            let infos = peers.iter().map(PeerEntry::to_info).collect();
+            hosts.send_replace(peers);
+            nara.reconfigure(infos).await.map_err(Failure::from)
         }
         Err(failure) => {
             problems.push(failure.message);

@@ -11,13 +11,14 @@ use nara_proto::v2::{Recipient, RequestSignature};
 use owo_colors::OwoColorize as _;
 use serde_json::json;
 
-use super::{harmless_line, key_of};
+use super::key_of;
 use crate::cli::VerifyArgs;
 use crate::command::read_input;
 use crate::command::sign::v2::{recipient, request_line};
 use crate::exit::Exit;
 use crate::explain::{self, Receiver, V2Report};
 use crate::failure::{Failure, Outcome};
+use crate::output::printable;
 use crate::printer::Printer;
 
 pub(super) fn verify(headers: &Path, args: &VerifyArgs, peers: &[PeerEntry], printer: Printer) -> Outcome {
@@ -35,7 +36,7 @@ pub(super) fn verify(headers: &Path, args: &VerifyArgs, peers: &[PeerEntry], pri
         .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
         .unwrap_or_default();
     let key = key_of(&name, args, peers)?.ok_or_else(|| {
-        Failure::usage(format!("no public key is known for {}", harmless_line(&name)))
+        Failure::usage(format!("no public key is known for {}", printable(&name)))
             .hint("pass --key, or --peers with its key")
     })?;
     let others: Vec<(String, PublicKey)> = peers
@@ -125,7 +126,7 @@ fn print(report: &V2Report, explain: bool, printer: Printer) -> Outcome<()> {
         printer.line(format_args!("{}", "invalid".red().bold()))?;
     }
     for finding in findings(report) {
-        printer.line(format_args!("  {}", harmless_line(&finding)))?;
+        printer.line(format_args!("  {}", printable(&finding)))?;
     }
     if !explain {
         return Ok(());
@@ -133,11 +134,11 @@ fn print(report: &V2Report, explain: bool, printer: Printer) -> Outcome<()> {
     for component in &report.components {
         printer.line(format_args!(
             "{:<18} {}",
-            harmless_line(&component.id),
-            harmless_line(&component.value)
+            printable(&component.id),
+            printable(&component.value)
         ))?;
         if let Some(signed_as) = &component.signed_as {
-            printer.line(format_args!("{:>18} {}", "signed as", harmless_line(signed_as)))?;
+            printer.line(format_args!("{:>18} {}", "signed as", printable(signed_as)))?;
         }
     }
     if let Some(base) = &report.base {

@@ -35,7 +35,7 @@ fn all_kinds() -> Vec<Problem> {
     vec![
         Problem::AskedToWait(AskedToWait {
             retry_after: Duration::from_secs(3),
-            answer: None,
+            how: super::super::refusal::Asking::Before,
         }),
         Problem::CircuitOpen(CircuitOpen {
             retry_in: Duration::from_secs(1),

@@ -302,6 +302,7 @@ impl Runner {
                 }
             };
             heard = Instant::now();
+            self.peer.exchange.registry.showed_life(&reader.server);
             // All that is there already is verified and stored together.
             let mut block = Some(block);
             while let Some(next) = block.take() {
@@ -445,7 +446,11 @@ impl Runner {
         let count = events.len();
         let (events, verdicts) = self.verify(events).await;
         let mut insertions = self.store(&reader.server, &events, &verdicts).await?.into_iter();
+        let now = self.peer.exchange.clocks.clock().now_nanos();
         for ((cursor, event), verdict) in cursors.into_iter().zip(events).zip(verdicts) {
+            if verdict.is_ok_and(|trust| trust.is_verified()) {
+                self.peer.exchange.registry.hear(&event, now);
+            }
             let item = match verdict {
                 Ok(trust) => Ok(VerifiedEvent {
                     event,

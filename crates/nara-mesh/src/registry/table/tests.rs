@@ -1,3 +1,4 @@
+use nara_proto::event::KeyLookup as _;
 use nara_proto::identity::{KeyPair, Soul};
 use nara_proto::time::UnixMillis;
 

@@ -2,14 +2,16 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
+use httpdate::HttpDate;
 use nara_proto::event::Service;
 use nara_proto::identity::NaraName;
 use nara_proto::reconcile::{InvalidScope, ReconcileError};
 use nara_proto::stream::InvalidStreamRequest;
+use nara_proto::time::UnixSeconds;
 use nara_proto::v1::RequestAuthError;
 use nara_proto::v2::SignatureError;
 use nara_proto::world::{ChainError, ReadsAsEvent};
@@ -22,6 +24,9 @@ use crate::server::limits::body_bytes::OverBudget;
 
 /// The longest text of a refusal, in bytes: some texts quote the peer.
 const MAX_TEXT: usize = 2048;
+
+/// The last second that an HTTP date can name.
+const LAST_DATE: u64 = 253_402_300_799;
 
 /// What there may be too many requests of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +65,13 @@ pub(crate) enum Rejection {
     /// Signed before this server started, so before it remembered what came.
     #[error("Authentication failed: signed before this nara started, so it may be a replay: sign it again")]
     BeforeStart,
+    /// The clock of this nara was set back, and requests of this time were accepted and forgotten.
+    #[error(
+        "The clock of this nara was set back, and it cannot tell this request from a replay until {} by its clock: try again \
+         then, or connect with TLS 1.3",
+        date(.0)
+    )]
+    ClockSetBack(UnixSeconds),
     /// The connection broke while the body was read.
     #[error("The request body ended early")]
     BodyBroken,
@@ -142,6 +154,15 @@ pub(crate) enum Rejection {
     /// All streams of this server are taken.
     #[error("All streams are taken: fetch pages from /events/sync, or try again in a minute")]
     NoStreamLeft,
+    /// The sender stated that it retires.
+    #[error("{0} stated that it retires: nothing signed with its key is accepted")]
+    Retired(NaraName),
+    /// Two statements of succession name two successors of the sender.
+    #[error(
+        "Two statements name two successors of {0}, so none is followed: ask the operator of this nara to decide which key \
+         holds"
+    )]
+    TwoSuccessors(NaraName),
     /// A route that takes only requests which are proven as a whole.
     #[error(
         "This route takes requests that are proven as a whole: sign with RFC 9421 (profile v2), or connect with TLS 1.3 \
@@ -190,6 +211,11 @@ pub(crate) enum Rejection {
     /// The request is not authenticated.
     #[error("Authentication failed: {0}")]
     Unauthenticated(#[from] RequestAuthError),
+    /// The source address has as many connections as it may have.
+    #[error(
+        "Too many connections from your address: at most {0} at once; close one, or try again in a second"
+    )]
+    TooManyConnections(usize),
     /// The peer has as many requests in flight as it may have.
     #[error("You have {0} requests in flight, which is the limit: wait for their answers")]
     TooManyInFlight(usize),
@@ -275,10 +301,12 @@ impl Rejection {
             Self::AddressMismatch
             | Self::InvalidSignature
             | Self::NotWhole
+            | Self::Retired(_)
             | Self::SenderMismatch { .. }
             | Self::StreamedBody
             | Self::TlsRequired
             | Self::TlsRequiredOf(_)
+            | Self::TwoSuccessors(_)
             | Self::UnknownEmitter
             | Self::Untrusted => StatusCode::FORBIDDEN,
             Self::NotFound => StatusCode::NOT_FOUND,
@@ -291,12 +319,14 @@ impl Rejection {
             | Self::TooManyRequests { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::BodyBudget(OverBudget::All)
             | Self::Busy(_)
+            | Self::ClockSetBack(_)
             | Self::HandlerTooSlow
             | Self::Ledger(_)
             | Self::NoStreamLeft
             | Self::Overloaded
             | Self::OwnerUnavailable
             | Self::ReplayCacheFull
+            | Self::TooManyConnections(_)
             | Self::TooManyStreams(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
@@ -309,6 +339,7 @@ impl Rejection {
             | Self::Busy(_)
             | Self::Overloaded
             | Self::ReplayCacheFull
+            | Self::TooManyConnections(_)
             | Self::TooManyInFlight(_) => Some(1),
             Self::TooManyRequests { retry_after, .. } => Some(whole_seconds(*retry_after)),
             _ => None,
@@ -329,6 +360,7 @@ impl Rejection {
             Self::BodyTooLarge(_) => "body_too_large",
             Self::Busy(_) => "busy",
             Self::Chain(_) => "chain",
+            Self::ClockSetBack(_) => "clock_set_back",
             Self::Downgrade => "downgrade",
             Self::ForgedId => "forged_id",
             Self::Forward { .. } | Self::Stuck => "stuck_journey",
@@ -355,6 +387,8 @@ impl Rejection {
             Self::OwnerUnavailable => "owner_unavailable",
             Self::Panicked => "panicked",
             Self::ReplayCacheFull => "replay_cache_full",
+            Self::Retired(_) => "retired",
+            Self::TwoSuccessors(_) => "two_successors",
             Self::SenderMismatch { .. } => "sender_mismatch",
             Self::Signature(error) => match error {
                 SignatureError::BadSignature => "bad_signature",
@@ -365,6 +399,7 @@ impl Rejection {
                 _ => "auth_headers",
             },
             Self::TlsRequired | Self::TlsRequiredOf(_) => "tls_required",
+            Self::TooManyConnections(_) => "connections_of_address",
             Self::TooManyInFlight(_) => "in_flight_of_peer",
             Self::TooManyRequests { of, .. } => match of {
                 Limit::Address => "rate_of_address",
@@ -384,6 +419,11 @@ impl Rejection {
             Self::UnsignedEvent => "unsigned_event",
         }
     }
+}
+
+/// A time as HTTP writes it.
+fn date(time: &UnixSeconds) -> HttpDate {
+    (UNIX_EPOCH + Duration::from_secs(u64::try_from(time.get()).unwrap_or(0).min(LAST_DATE))).into()
 }
 
 /// Rounded up, so that nobody returns too early; at least 1.

@@ -3,20 +3,26 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use http::HeaderMap;
 use http::request::Parts;
 use nara_proto::endpoint::Repetition;
 use nara_proto::event::KeyLookup as _;
-use nara_proto::identity::{NaraName, PreparedKeys, PublicKey};
+use nara_proto::identity::{KeyId, NaraName, PreparedKeys, PublicKey};
 use nara_proto::replay::{ReplayCache, ReplayEntry, ReplayError};
+use nara_proto::succession::{KeyState, Succession};
 use nara_proto::time::UnixMillis;
 use nara_proto::v1::{RequestAuth, RequestAuthError};
-use nara_proto::v2::{self, ChannelBinding, ContentDigest, RequestLine, RequestSignature, SignedBody};
+use nara_proto::v2::{
+    self, CAPABILITY_HEADER, ChannelBinding, ContentDigest, RequestLine, RequestSignature, SignedBody,
+    SignedCapability,
+};
 use tokio::sync::Semaphore;
 
 use crate::clock::Clock;
+use crate::clock_watch::Look;
 use crate::identity::LocalNara;
 use crate::metrics;
-use crate::registry::{KeySource, KnownKeys, Peer, PeerProtocol, PeerRegistry, PinnedKey};
+use crate::registry::{KeySource, KnownKeys, Peer, PeerInfo, PeerProtocol, PeerRegistry, PinnedKey};
 use crate::seldom::{error_seldom, warn_seldom};
 use crate::server::answer::rejection::Rejection;
 use crate::server::auth::key_discovery::KeyDiscovery;
@@ -24,6 +30,7 @@ use crate::server::auth::request_proof::RequestProof;
 use crate::server::auth::sender::{PeerAddress, VerifiedSender};
 use crate::server::auth::source_check::SourceCheck;
 use crate::server::background::Background;
+use crate::server::clock::{ServerClock, is_from_before};
 use crate::tls::{ChannelTrust, SecureChannel, TlsPolicy};
 use crate::{Coverage, Signatures};
 
@@ -40,8 +47,9 @@ pub(in crate::server) struct Authenticator {
     pub(in crate::server) replay: Mutex<ReplayCache>,
     pub(in crate::server) signatures: Signatures,
     pub(in crate::server) channel_trust: ChannelTrust,
-    /// Requests that were signed before this time are refused.
-    pub(in crate::server) refuse_before: Option<UnixMillis>,
+    pub(in crate::server) uptime: Arc<ServerClock>,
+    /// Whether requests that were signed before this server started are refused.
+    pub(in crate::server) refuse_before_start: bool,
     /// Peers that call often have their keys prepared.
     pub(in crate::server) prepared_keys: Arc<PreparedKeys>,
     pub(in crate::server) known_keys: KnownKeys,
@@ -91,30 +99,40 @@ impl Authenticator {
         repetition: Repetition,
     ) -> Result<Authenticated, Rejection> {
         let address = PeerAddress::of(&parts.extensions);
+        let look = self.uptime.look();
         // What claims to be v2 is v2 or nothing: else anybody could choose the weaker check.
         let claims_v2 = self.signatures == Signatures::V2AndV1 && v2::is_claimed(&parts.headers);
         let outcome = if claims_v2 {
-            self.check_v2(parts, address).await
+            self.check_v2(parts, address, look).await
         } else {
-            self.check_v1(parts, address, repetition).await
+            self.check_v1(parts, address, repetition, look).await
         };
-        if let Err(rejection) = &outcome {
-            tracing::info!(%address, path = parts.uri.path(), reason = %rejection, "request refused");
+        match &outcome {
+            Ok(authenticated) => self.note_listening(&parts.headers, &authenticated.sender),
+            Err(rejection) => {
+                tracing::info!(%address, path = parts.uri.path(), reason = %rejection, "request refused");
+            }
         }
         outcome
     }
 
-    async fn check_v2(&self, parts: &Parts, address: SocketAddr) -> Result<Authenticated, Rejection> {
+    async fn check_v2(
+        &self,
+        parts: &Parts,
+        address: SocketAddr,
+        look: Look,
+    ) -> Result<Authenticated, Rejection> {
         let signed = RequestSignature::from_headers(&parts.headers)?;
-        signed.check_time(self.clock.now_millis())?;
-        self.check_started(signed.signed_at())?;
+        signed.check_time(look.now)?;
+        self.check_started(signed.signed_at(), look)?;
         signed.check_recipient(self.local.id(), self.local.name())?;
         let channel = parts.extensions.get::<SecureChannel>();
         let binding = channel.map(|channel| ChannelBinding::new(channel.binding));
         signed.check_channel(binding.as_ref())?;
 
         let name = signed.name();
-        let key = self.key_of_sender(name, address, channel).await?;
+        self.heed_succession(name, signed.key_id(), &parts.headers);
+        let key = self.key_of_sender(name, address, channel, &parts.headers).await?;
         if channel.is_some() && self.channel_trust == ChannelTrust::Trust {
             // The connection is the sender's and the request was made for it: nobody else can have sent it, not
             // again either.
@@ -181,15 +199,16 @@ impl Authenticator {
         parts: &Parts,
         address: SocketAddr,
         repetition: Repetition,
+        look: Look,
     ) -> Result<Authenticated, Rejection> {
         let auth = RequestAuth::from_headers(&parts.headers)?;
-        auth.check_fresh(self.clock.now_millis())?;
-        self.check_started(auth.timestamp())?;
+        auth.check_fresh(look.now)?;
+        self.check_started(auth.timestamp(), look)?;
 
         let name = auth.name();
         self.check_downgrade(name)?;
         let channel = parts.extensions.get::<SecureChannel>();
-        let key = self.key_of_sender(name, address, channel).await?;
+        let key = self.key_of_sender(name, address, channel, &parts.headers).await?;
         // Asking for the key may have told more about the sender than its key.
         self.check_downgrade(name)?;
         let verifier = self.prepared_keys.of(&key);
@@ -222,12 +241,50 @@ impl Authenticator {
         })
     }
 
-    /// Whoever was there before this server may have accepted it, and what that one remembered is lost.
-    fn check_started(&self, signed_at: UnixMillis) -> Result<(), Rejection> {
-        match self.refuse_before {
-            Some(started) if signed_at < started => Err(Rejection::BeforeStart),
-            _ => Ok(()),
+    /// Notes where a nara that has proven who it is says that it listens, if its address is not known, or its port is a
+    /// guess.
+    fn note_listening(&self, headers: &HeaderMap, sender: &VerifiedSender) {
+        let Some(discovery) = self
+            .discovery
+            .as_ref()
+            .filter(|_| headers.contains_key(CAPABILITY_HEADER))
+        else {
+            return;
+        };
+        let source = sender.address().ip().to_canonical();
+        let known = self
+            .registry
+            .by_name(sender.name().as_str())
+            .map(|peer| peer.info());
+        let is_wanted = known.is_some_and(|known| match known.address {
+            Some(address) => known.either_port && address.ip() == source,
+            None => self.registry.has_room_at(source),
+        });
+        if !is_wanted || !discovery.may_call(source) {
+            return;
         }
+        if let Ok(Some(statement)) = SignedCapability::from_headers(headers)
+            && let Ok(said) = statement.verify(sender.name(), sender.key(), self.clock.now_millis())
+            && let Some(port) = said.port
+        {
+            let listening = self.registry.register(PeerInfo {
+                name: Some(sender.name().clone()),
+                address: Some(SocketAddr::new(source, port.get())),
+                ..PeerInfo::default()
+            });
+            if let Err(error) = listening {
+                tracing::debug!(sender = %sender.name(), %error, "its port is not noted");
+            }
+        }
+    }
+
+    /// A server that ran here before may have accepted it, and what that one remembered is lost.
+    fn check_started(&self, signed_at: UnixMillis, look: Look) -> Result<(), Rejection> {
+        let age = (signed_at < look.now).then(|| look.now.abs_diff(signed_at));
+        if self.refuse_before_start && is_from_before(age.unwrap_or_default(), look.uptime) {
+            return Err(Rejection::BeforeStart);
+        }
+        Ok(())
     }
 
     fn check_downgrade(&self, name: &NaraName) -> Result<(), Rejection> {
@@ -268,13 +325,14 @@ impl Authenticator {
         name: &NaraName,
         address: SocketAddr,
         channel: Option<&SecureChannel>,
+        headers: &HeaderMap,
     ) -> Result<PublicKey, Rejection> {
         self.source_check.check(name, address).await?;
         self.check_trusted(name)?;
         self.check_security(name, channel)?;
         let key = match self.known_keys.key_of_name(name.as_str()) {
             Some(key) => key,
-            None => self.discover(name, address).await?,
+            None => self.discover(name, address, headers).await?,
         };
         if let Some(channel) = channel.filter(|channel| channel.peer_key != key) {
             // Nothing is changed by it, but whoever watches the registry is told.
@@ -308,12 +366,37 @@ impl Authenticator {
         if peer.is_some_and(|peer| peer.is_untrusted()) {
             return Err(Rejection::Untrusted);
         }
-        Ok(())
+        match self.registry.key_state(name.as_str()) {
+            Some(KeyState::Retired) => Err(Rejection::Retired(name.clone())),
+            Some(KeyState::Conflict) => Err(Rejection::TwoSuccessors(name.clone())),
+            _ => Ok(()),
+        }
     }
 
-    async fn discover(&self, name: &NaraName, address: SocketAddr) -> Result<PublicKey, Rejection> {
+    /// A sender whose key is another one than the known one may show why: a statement that both keys signed proves
+    /// itself, whoever sends it.
+    fn heed_succession(&self, name: &NaraName, key: KeyId, headers: &HeaderMap) {
+        let peer = self.registry.by_name(name.as_str());
+        let known = peer.and_then(|peer| peer.key());
+        if known.is_none_or(|known| KeyId::from(&known) == key) {
+            return;
+        }
+        if let Ok(Some(statement)) = Succession::from_headers(headers)
+            && statement.name() == name
+        {
+            self.registry.heed(&statement);
+        }
+    }
+
+    async fn discover(
+        &self,
+        name: &NaraName,
+        address: SocketAddr,
+        headers: &HeaderMap,
+    ) -> Result<PublicKey, Rejection> {
         if let Some(discovery) = &self.discovery {
-            let outcome = discovery.discover(name, address.ip()).await;
+            let claim = SignedCapability::from_headers(headers).unwrap_or_default();
+            let outcome = discovery.discover(name, address.ip(), claim).await;
             outcome.map_err(|_| Rejection::Busy("unknown senders"))?;
         }
         let key = self.known_keys.key_of_name(name.as_str());
@@ -330,7 +413,7 @@ impl Authenticator {
             let name = name.clone();
             self.background.spawn(async move {
                 let _permit = permit;
-                let _ = discovery.discover(&name, address.ip()).await;
+                let _ = discovery.discover(&name, address.ip(), None).await;
             });
         }
     }
@@ -379,6 +462,13 @@ impl Authenticator {
             ReplayError::Full => {
                 error_seldom!("the replay cache is full: signed requests are refused");
                 Rejection::ReplayCacheFull
+            }
+            ReplayError::Forgotten { until } => {
+                warn_seldom!(
+                    sender = %name, %address,
+                    "the clock of this machine was set back: a request of a time at which others were accepted is refused"
+                );
+                Rejection::ClockSetBack(until)
             }
             _ => {
                 warn_seldom!(sender = %name, %address, "replayed request");

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use nara_proto::identity::NaraName;
+use nara_proto::v2::SignedCapability;
 
 use crate::client::{DiscoveredKey, MeshClient};
 use crate::clock::Clock;
@@ -31,11 +32,17 @@ const WAITING_PER_ADDRESS: usize = 8;
 /// Calls to one source address at once: one that never answers must not hold all of them.
 const CALLS_PER_ADDRESS: usize = 4;
 
+/// The lowest port that a stranger may name for the call back: what listens below is no nara, but a service of the
+/// system.
+const LOWEST_PORT: u16 = 1024;
+
 /// Asks unknown senders for their key with a `/ping` to the address from which they came.
 ///
 /// The answer is not signed, so this is trust on first use. It is bounded on every side, because a stranger
-/// causes it: only addresses of the mesh are called, at most one call per address and name at a time and per
-/// 30 s, so many per minute for one address, and so many at once in all.
+/// causes it: only addresses of the mesh are called, at most one call per address, name and port at a time and per
+/// 30 s, so many per minute for one address, and so many at once in all. A sender may say on which port it listens;
+/// it is called there at the address from which it came, and at no other, and is believed if it signed that statement
+/// with the key that it then tells.
 #[derive(Debug)]
 pub(in crate::server) struct KeyDiscovery {
     client: MeshClient,
@@ -43,7 +50,7 @@ pub(in crate::server) struct KeyDiscovery {
     clock: Arc<dyn Clock>,
     ranges: Vec<IpNet>,
     ports: Vec<u16>,
-    outcomes: moka::future::Cache<(IpAddr, NaraName), Outcome>,
+    outcomes: moka::future::Cache<(IpAddr, NaraName, Option<u16>), Outcome>,
     calls: Quota<IpAddr>,
     waiting: Quota<IpAddr>,
 }
@@ -90,6 +97,11 @@ impl KeyDiscovery {
         }
     }
 
+    /// Whether naras at this address are called.
+    pub(in crate::server) fn may_call(&self, source: IpAddr) -> bool {
+        mesh_ranges::contain(&self.ranges, source)
+    }
+
     /// Tries to learn the key of `name`, which claims to call from `source`. Whether it is known now, the
     /// registry tells.
     ///
@@ -99,6 +111,7 @@ impl KeyDiscovery {
         self: &Arc<Self>,
         name: &NaraName,
         source: IpAddr,
+        claim: Option<SignedCapability>,
     ) -> Result<(), Busy> {
         let source = source.to_canonical();
         let known = self.registry.by_name(name.as_str());
@@ -106,14 +119,16 @@ impl KeyDiscovery {
             tracing::debug!(%name, %source, "unknown sender: strangers are not called back");
             return Ok(());
         }
-        if !mesh_ranges::contain(&self.ranges, source) {
+        if !self.may_call(source) {
             tracing::debug!(%name, %source, "unknown sender outside of the mesh: not called back");
             return Ok(());
         }
         let _waiting = self.waiting.take(&source).map_err(|_| Busy)?;
+        let claim = Claim::of(claim);
+        let port = claim.as_ref().map(|claim| claim.port);
         let outcome = self
             .outcomes
-            .try_get_with((source, name.clone()), self.ask(name, source))
+            .try_get_with((source, name.clone(), port), self.ask(name, source, claim))
             .await;
         let word = match &outcome {
             Ok(Outcome::Conflict) => "conflict",
@@ -130,8 +145,22 @@ impl KeyDiscovery {
         Ok(())
     }
 
-    async fn ask(&self, name: &NaraName, source: IpAddr) -> Result<Outcome, Busy> {
+    async fn ask(&self, name: &NaraName, source: IpAddr, claim: Option<Claim>) -> Result<Outcome, Busy> {
         let _call = self.calls.take(&source).map_err(|_| Busy)?;
+        if let Some(Claim { port, statement }) = claim {
+            let address = SocketAddr::new(source, port);
+            match self.client.discover_key(address, Some(name)).await {
+                Ok(found)
+                    if statement
+                        .verify(name, &found.key, self.clock.now_millis())
+                        .is_ok() =>
+                {
+                    return Ok(self.pin(found, address));
+                }
+                Ok(_) => tracing::debug!(%name, %address, "the nara did not say that it listens here"),
+                Err(error) => tracing::debug!(%name, %address, %error, "key discovery failed"),
+            }
+        }
         for address in self.addresses(name, source) {
             match self.client.discover_key(address, Some(name)).await {
                 Ok(found) => return Ok(self.pin(found, address)),
@@ -201,5 +230,21 @@ impl KeyDiscovery {
                 Outcome::Unknown
             }
         }
+    }
+}
+
+/// Where a sender says that it listens.
+#[derive(Debug)]
+struct Claim {
+    port: u16,
+    statement: SignedCapability,
+}
+
+impl Claim {
+    /// `None`: it says nothing, or nothing that is tried.
+    fn of(statement: Option<SignedCapability>) -> Option<Self> {
+        let statement = statement?;
+        let port = statement.unverified().port?.get();
+        (port >= LOWEST_PORT).then_some(Self { port, statement })
     }
 }

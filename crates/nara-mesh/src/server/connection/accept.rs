@@ -23,6 +23,7 @@ use crate::server::answer::rejection::Rejection;
 use crate::server::auth::sender::PeerAddress;
 use crate::server::background::Background;
 use crate::server::connection::opening::Opening;
+use crate::server::connection::refusal::turn_away;
 use crate::server::connection::watch::{Watch, WatchedStream};
 use crate::server::limits::quota::Quota;
 use crate::server::limits::settings::ServerLimits;
@@ -33,6 +34,9 @@ use crate::transport::{BoxMeshStream, MeshListener};
 /// trying again at once would only burn a core.
 const BACK_OFF: Duration = Duration::from_secs(1);
 
+/// Refusals that are told at once. Further connections are closed without a word.
+const REFUSALS: usize = 32;
+
 /// Accepts connections and serves them.
 #[derive(Clone, Debug)]
 pub(in crate::server) struct Acceptor {
@@ -40,6 +44,8 @@ pub(in crate::server) struct Acceptor {
     opening: Opening,
     slots: Arc<Semaphore>,
     by_address: Arc<Quota<IpAddr>>,
+    connections_per_address: usize,
+    refusals: Arc<Semaphore>,
     header_bytes: usize,
     header_read: Duration,
     idle: Duration,
@@ -58,6 +64,8 @@ impl Acceptor {
             opening,
             slots: Arc::new(Semaphore::new(limits.connections)),
             by_address: Arc::new(Quota::new(usize::MAX, limits.connections_per_address)),
+            connections_per_address: limits.connections_per_address,
+            refusals: Arc::new(Semaphore::new(REFUSALS)),
             header_bytes: limits.header_bytes,
             header_read: limits.header_read,
             idle: limits.idle,
@@ -102,8 +110,17 @@ impl Acceptor {
 
     fn admit(&self, stream: BoxMeshStream, peer: SocketAddr, slot: OwnedSemaphorePermit) {
         let Ok(place) = self.by_address.take(&peer.ip()) else {
-            warn_seldom!(%peer, "too many connections from one address: closed");
+            let limit = self.connections_per_address;
+            warn_seldom!(%peer, limit, "too many connections from one address: further ones are refused");
             ::metrics::counter!(metrics::CONNECTIONS_REFUSED).increment(1);
+            // It takes no place of others.
+            drop(slot);
+            if let Ok(refusal) = self.refusals.clone().try_acquire_owned() {
+                self.background.spawn(async move {
+                    turn_away(stream, limit).await;
+                    drop(refusal);
+                });
+            }
             return;
         };
         let acceptor = self.clone();

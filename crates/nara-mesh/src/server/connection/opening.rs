@@ -7,6 +7,7 @@ use nara_proto::identity::KeyPair;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::time::timeout;
 
+use crate::server::connection::refusal::{Alert, send_alert};
 use crate::server::limits::quota::Quota;
 use crate::server::limits::settings::ServerLimits;
 use crate::tls::{FIRST_BYTE, SecureChannel, ServerTls, TlsPolicy};
@@ -59,9 +60,11 @@ impl Opening {
             return Ok((Box::new(stream), None));
         }
         if self.policy == TlsPolicy::Plain {
+            let _ = timeout(self.handshake, send_alert(stream, Alert::NoTls)).await;
             return Err(io::Error::new(io::ErrorKind::Unsupported, "TLS is switched off"));
         }
         if self.handshakes.check_rate(&peer.to_canonical()).is_err() {
+            let _ = timeout(self.handshake, send_alert(stream, Alert::Busy)).await;
             return Err(io::Error::new(
                 io::ErrorKind::QuotaExceeded,
                 "too many handshakes",

@@ -7,19 +7,23 @@ use std::time::Duration;
 use nara_proto::identity::NaraId;
 use tokio::sync::watch;
 use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::server::background::Background;
+use crate::server::clock::ServerClock;
 use crate::server::connection::accept::Acceptor;
 use crate::server::route::stash::Stash;
-use crate::server::stash_store::StashStoreError;
+use crate::server::stash_store::{SealedStash, StashStoreError};
 use crate::transport::MeshListener;
 
 /// A running server. Dropping it stops it at once, requests in flight included.
 #[derive(Debug)]
 pub struct RunningServer {
     local_addr: SocketAddr,
+    other_addr: Option<SocketAddr>,
     background: Background,
     mesh_ip: watch::Sender<String>,
+    _watching: AbortOnDropHandle<()>,
     stash: Arc<Stash>,
 }
 
@@ -36,19 +40,36 @@ pub enum Shutdown {
 impl RunningServer {
     pub(in crate::server) fn start(
         listener: Box<dyn MeshListener>,
+        other: Option<Box<dyn MeshListener>>,
         acceptor: Acceptor,
         background: Background,
         mesh_ip: watch::Sender<String>,
+        clock: Arc<ServerClock>,
         stash: Arc<Stash>,
     ) -> Self {
         let local_addr = listener.local_addr();
-        background.tasks.spawn(acceptor.run(listener));
+        let other_addr = other.as_ref().map(|other| other.local_addr());
+        background.tasks.spawn(async move {
+            // The server ends with its own listener, and goes on without the other one.
+            let beside = async {
+                if let Some(other) = other {
+                    acceptor.clone().run(other).await;
+                }
+                std::future::pending().await
+            };
+            tokio::select! {
+                () = acceptor.clone().run(listener) => {}
+                () = beside => {}
+            }
+        });
         // Whatever is running can be waited for from now on.
         background.tasks.close();
         Self {
             local_addr,
+            other_addr,
             background,
             mesh_ip,
+            _watching: AbortOnDropHandle::new(tokio::spawn(clock.run())),
             stash,
         }
     }
@@ -61,6 +82,11 @@ impl RunningServer {
         self.stash.forget(owner.as_str()).await
     }
 
+    /// What peers left with this nara, sealed, by owner.
+    pub fn stashes(&self) -> Vec<SealedStash> {
+        self.stash.list()
+    }
+
     /// Changes the mesh address in `/ping` answers, after the node got a new one.
     pub fn set_mesh_ip(&self, mesh_ip: impl Into<String>) {
         self.mesh_ip.send_replace(mesh_ip.into());
@@ -69,6 +95,12 @@ impl RunningServer {
     /// The address that it first listened on. Listeners of tailnets follow their node to a new address.
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
+    }
+
+    /// The other address on which it listens:
+    /// [`MeshServerBuilder::also_listen`](crate::server::MeshServerBuilder::also_listen), if that was free.
+    pub fn other_addr(&self) -> Option<SocketAddr> {
+        self.other_addr
     }
 
     /// Whether it has ended: it was shut down, or its listener failed.

@@ -19,8 +19,8 @@ use crate::server::auth::verify::StreamedRequest;
 use crate::server::limits::body_bytes::{BodyBytes, Source};
 use crate::server::limits::quota::{Exceeded, Quota, Share};
 use crate::server::limits::settings::ServerLimits;
-use crate::server::route::spelling::PATHS;
 use crate::server::route::user::covers;
+use nara_proto::endpoint::PATHS;
 
 /// Counts requests, and refuses those that are too many, before anything costly is done for them.
 #[derive(Debug)]

@@ -35,15 +35,15 @@ pub struct ServerLimits {
     pub checkpoint_requests_per_address: Option<RateLimit>,
     /// Connections open at once: 4,096. Further connections wait.
     pub connections: usize,
-    /// Connections open at once from one address: 64. More are closed at once, because waiting for them would
-    /// let one address keep out all others.
+    /// Connections open at once from one address: 64. Waiting for more would let one address keep out all others, so
+    /// they are answered with status 503 and `Retry-After`, or over TLS with the alert `user_canceled`, and closed.
     pub connections_per_address: usize,
     /// Unknown senders whose keys are asked for at once: 16.
     pub discoveries: usize,
     /// Unknown senders of one source address whose keys are asked for in a minute: 10.
     pub discoveries_per_minute: u32,
-    /// How often one source address may begin TLS: 50 a second, 500 at once. Further connections are
-    /// closed before the handshake; `None`: no limit.
+    /// How often one source address may begin TLS: 50 a second, 500 at once. Further connections get the alert
+    /// `user_canceled` in place of a handshake; `None`: no limit.
     pub handshakes_per_address: Option<RateLimit>,
     /// Bytes of the start line and headers of a request: 16 KiB.
     pub header_bytes: usize,

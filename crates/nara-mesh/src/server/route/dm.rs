@@ -96,6 +96,9 @@ async fn keep(shared: &Shared, sender: &VerifiedSender, checked: CheckedEvent) -
     if !shared.handler.accepts(&checked.event) {
         return Ok(false);
     }
+    if checked.is_verified() {
+        shared.registry.hear(&checked.event, shared.clock.now_nanos());
+    }
     let events = vec![checked.clone()];
     let insertions = shared.ledger.insert(events, Some(sender.name().clone())).await?;
     let stored = matches!(insertions.first(), Some(Insertion::Stored));

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::ledger::{Followed, Follower, Ledger, LedgerError};
 use crate::metrics::{self, Counted};
-use crate::registry::KeyLease;
+use crate::registry::{KeyLease, PeerRegistry};
 use crate::seldom::{error_seldom, warn_seldom};
 use crate::server::answer::rejection::Rejection;
 use crate::server::answer::sign::Unbuffered;
@@ -100,6 +100,7 @@ pub(super) async fn handle(
         ledger: ledger.clone(),
         lease: shared.lease(&sender),
         sender,
+        registry: shared.registry.clone(),
         messages: ::metrics::counter!(metrics::STREAM_MESSAGES),
         _slot: slot,
         _counted: Counted::new(metrics::STREAMS),
@@ -171,6 +172,7 @@ struct Outlet {
     stopping: CancellationToken,
     ledger: Arc<dyn Ledger>,
     sender: VerifiedSender,
+    registry: PeerRegistry,
     /// The stream ends with the key on which it was opened.
     lease: Option<KeyLease>,
     messages: ::metrics::Counter,
@@ -226,6 +228,8 @@ impl Outlet {
             Ok(Followed::CaughtUp) => {
                 let cursor = self.follower.cursor();
                 let position = cursor.seq;
+                // It still takes what it is sent.
+                self.registry.showed_life(self.sender.name());
                 let ping = message(kind::PING, Some(cursor), &Heartbeat { position });
                 self.queue.push_back(ping);
             }

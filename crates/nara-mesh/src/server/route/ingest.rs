@@ -55,8 +55,11 @@ pub(in crate::server) async fn ingest(
         match verdict {
             Ok(trust) => {
                 ingested.warnings += usize::from(trust == EventTrust::UnknownKey && event.is_signed());
-                if trust == EventTrust::Verified && event.service() == Some(Service::HeyThere) {
-                    hear_introduction(shared, &event);
+                if trust == EventTrust::Verified {
+                    shared.registry.hear(&event, shared.clock.now_nanos());
+                    if event.service() == Some(Service::HeyThere) {
+                        hear_introduction(shared, &event);
+                    }
                 }
                 checked.push(CheckedEvent::new(event.clone(), trust));
                 ingested.accepted.push(event);

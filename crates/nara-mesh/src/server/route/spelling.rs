@@ -7,27 +7,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use http::uri::PathAndQuery;
 use http::{HeaderValue, StatusCode, Uri, header};
-use nara_proto::endpoint::{
-    AllCheckpoints, DirectMessage, Endpoint as _, EventsFetch, EventsImport, EventsReconcile, EventsStream,
-    EventsSync, GetCoordinates, GossipZine, MeshMessage, PeerQuery, Ping, WorldRelay,
-};
-
-/// The paths of all endpoints.
-pub(in crate::server) const PATHS: [&str; 13] = [
-    AllCheckpoints::PATH,
-    DirectMessage::PATH,
-    EventsFetch::PATH,
-    EventsImport::PATH,
-    EventsReconcile::PATH,
-    EventsStream::PATH,
-    EventsSync::PATH,
-    GetCoordinates::PATH,
-    GossipZine::PATH,
-    MeshMessage::PATH,
-    PeerQuery::PATH,
-    Ping::PATH,
-    WorldRelay::PATH,
-];
+use nara_proto::endpoint::PATHS;
 
 /// Routes a percent-encoded spelling of one of our paths to that path, and redirects one with empty or dot segments
 /// there. Nothing else is redirected, so that a peer cannot make us name a place of its choice.

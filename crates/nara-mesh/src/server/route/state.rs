@@ -6,11 +6,12 @@ use std::time::Duration;
 use ipnet::IpNet;
 use nara_proto::breaker::BreakerState;
 use nara_proto::event::{KeyLookup, KeyStanding};
-use nara_proto::identity::{NaraName, PreparedKeys};
+use nara_proto::identity::{NaraName, PreparedKeys, PublicKey};
 use nara_proto::peer::Coordinates;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
+use crate::announcement::Announcement;
 use crate::client::MeshClient;
 use crate::clock::Clock;
 use crate::identity::LocalNara;
@@ -23,7 +24,6 @@ use crate::server::limits::body_bytes::{BodyBytes, Source};
 use crate::server::limits::quota::Quota;
 use crate::server::limits::settings::ServerLimits;
 use crate::server::limits::turns::Turns;
-use crate::server::route::announcement::Announcement;
 use crate::server::route::samples::Samples;
 use crate::server::route::stash::Stash;
 
@@ -41,7 +41,7 @@ pub(in crate::server) struct Shared {
     pub(in crate::server) handler: Arc<dyn MeshHandler>,
     pub(in crate::server) limits: ServerLimits,
     pub(in crate::server) body_bytes: Arc<BodyBytes>,
-    pub(in crate::server) announcement: Announcement,
+    pub(in crate::server) announcement: Arc<Announcement>,
     /// What `/ping` tells; it changes when the node of this nara gets another address.
     pub(in crate::server) mesh_ip: watch::Sender<String>,
     pub(in crate::server) coordinates: Option<Coordinates>,
@@ -124,6 +124,10 @@ impl KeyLookup for Shared {
 
     fn standing_of_id(&self, id: &str) -> KeyStanding {
         self.known_keys.standing_of_id(id)
+    }
+
+    fn was_key_of_name(&self, name: &str, key: &PublicKey) -> bool {
+        self.known_keys.was_key_of_name(name, key)
     }
 
     fn is_id_of_name(&self, id: &str, name: &str) -> Option<bool> {

@@ -9,7 +9,7 @@ use futures_util::FutureExt as _;
 use http::StatusCode;
 use tower::ServiceExt as _;
 
-use crate::server::route::spelling::PATHS;
+use nara_proto::endpoint::PATHS;
 
 /// Why routes collide.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -1,3 +1,5 @@
+use std::num::NonZeroU16;
+
 use super::*;
 
 pub(super) fn capability() -> Capability {
@@ -7,6 +9,7 @@ pub(super) fn capability() -> Capability {
         streams: true,
         tls: true,
         raw_public_key: false,
+        port: NonZeroU16::new(9700),
         at: NOW,
     }
 }
@@ -47,6 +50,8 @@ fn every_part_is_signed() {
         ("(v2 streams)", "(v2)"),
         ("(v2 streams)", "()"),
         ("at=1769", "at=1768"),
+        ("port=9700", "port=9701"),
+        (", port=9700", ""),
         ("id=\"", "x=1, id=\""),
     ] {
         let changed = field().replacen(from, to, 1);
@@ -85,6 +90,9 @@ fn what_is_no_capability_is_refused() {
         "id=\"x\", proof=:AAAA:",
         &field().replace("id=", "ID="),
         &field().replace("at=", "at=-9999999999999999"),
+        &field().replace("port=9700", "port=0"),
+        &field().replace("port=9700", "port=65536"),
+        &field().replace("port=9700", "port=\"9700\""),
         &field().replace(", proof=:", ", proof=::"),
         &format!("{}{}", "a, ".repeat(400), field()),
     ] {

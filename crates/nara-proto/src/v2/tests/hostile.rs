@@ -22,12 +22,12 @@ const COMPONENTS: &str = r#""@method" "@path" "@query" "content-digest" "x-nara-
 
 #[test]
 fn every_field_must_be_there_once() {
-    for field in [
-        SignedField::ContentDigest,
-        SignedField::Name,
-        SignedField::Signature,
-        SignedField::SignatureInput,
-        SignedField::To,
+    for (field, longest) in [
+        (SignedField::ContentDigest, members::MAX_LEN),
+        (SignedField::Name, SignedField::Name.max_len()),
+        (SignedField::Signature, members::MAX_LEN),
+        (SignedField::SignatureInput, members::MAX_LEN),
+        (SignedField::To, SignedField::To.max_len()),
     ] {
         let mut headers = headers(&request(|_| {}));
         let value = headers.remove(field.header()).unwrap();
@@ -35,10 +35,14 @@ fn every_field_must_be_there_once() {
         headers.append(field.header(), value.clone());
         headers.append(field.header(), value);
         assert_eq!(receive(&headers, LINE, NOW), Err(SignatureError::Repeated(field)));
-        let long = "a".repeat(field.max_len() + 1);
+        let long = "a".repeat(longest + 1);
         headers.insert(field.header(), fields::value(&long));
         assert_eq!(receive(&headers, LINE, NOW), Err(SignatureError::TooLong(field)));
     }
+    let long = with(SignedField::Signature, |_| format!("nara=:{}:", "A".repeat(128)));
+    assert_eq!(long, Err(SignatureError::TooLong(SignedField::Signature)));
+    let long = input("alg=", &format!("a=\"{}\";alg=", "a".repeat(512)));
+    assert_eq!(long, Err(SignatureError::TooLong(SignedField::SignatureInput)));
 }
 
 #[test]
@@ -70,30 +74,33 @@ fn nothing_else_may_be_covered() {
 #[test]
 fn one_signature_with_one_label() {
     let label = Err(SignatureError::Label);
+    // Ours by its tag, but there is no such signature.
     assert_eq!(input("nara=", "sig1="), label);
     assert_eq!(with(SignedField::SignatureInput, |_| "nara".to_owned()), label);
     assert_eq!(with(SignedField::SignatureInput, |_| "nara=1".to_owned()), label);
-    assert_eq!(with(SignedField::SignatureInput, |_| String::new()), label);
-    for change in [
-        |text: &str| format!("a=1, {text}"),
-        |text: &str| format!("{text}, nara2{}", &text[4..]),
-    ] {
-        assert_eq!(with(SignedField::SignatureInput, change), label);
-    }
-    // The last of two members with one label counts, but the text is not its own any more.
+    assert_eq!(
+        with(SignedField::Signature, |text| text.replace("nara=", "sig1=")),
+        label
+    );
     for twice in [
+        |text: &str| format!("{text}, nara2{}", &text[4..]),
+        |text: &str| format!("nara2{}, {text}", &text[4..]),
         |text: &str| format!("nara=1, {text}"),
         |text: &str| format!("{text}, {text}"),
+        |text: &str| format!("{text}, a;tag=\"nara-mesh\""),
+        |text: &str| format!("{text}, a=1, b=(), a=2"),
     ] {
         let outcome = with(SignedField::SignatureInput, twice);
-        assert!(outcome.is_err(), "{outcome:?}");
+        assert_eq!(
+            outcome,
+            Err(SignatureError::Repeated(SignedField::SignatureInput))
+        );
     }
     let malformed = Err(SignatureError::Malformed(SignedField::Signature));
     for change in [
-        |text: &str| text.replace("nara=", "sig1="),
         |_: &str| "nara=:AA==:, other=:AA==:".to_owned(),
-        |_: &str| "nara=:AA==:, nara=:AA==:".to_owned(),
         |text: &str| format!("{text};a"),
+        |text: &str| format!("{text}, b="),
         |text: &str| text.replace("nara=:", "nara= :"),
         |text: &str| text.replace("=:", ":"),
         |_: &str| "nara=::".to_owned(),
@@ -101,6 +108,8 @@ fn one_signature_with_one_label() {
     ] {
         assert_eq!(with(SignedField::Signature, change), malformed);
     }
+    let twice = with(SignedField::Signature, |_| "nara=:AA==:, nara=:AA==:".to_owned());
+    assert_eq!(twice, Err(SignatureError::Repeated(SignedField::Signature)));
 }
 
 #[test]

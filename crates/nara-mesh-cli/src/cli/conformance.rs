@@ -1,0 +1,29 @@
+use std::path::PathBuf;
+
+use clap::Args;
+use nara_mesh::client::PeerRef;
+
+use super::value;
+
+/// `conformance`
+#[derive(Debug, Args)]
+pub(crate) struct ConformanceArgs {
+    /// The peer: name, id or address
+    #[arg(required_unless_present = "list")]
+    pub(crate) peer: Option<PeerRef>,
+    /// Folder with the souls of the two naras (made if missing) [default: new ones, forgotten afterwards]
+    #[arg(long, value_name = "DIR", value_parser = value::path())]
+    pub(crate) souls: Option<PathBuf>,
+    /// Also what stores something at the peer: events about itself, and a postcard that it passes on
+    #[arg(long)]
+    pub(crate) write: bool,
+    /// Only checks whose id begins so (comma-separated), such as `sync` or `v2-request/replay`
+    #[arg(long, value_name = "ID", value_delimiter = ',')]
+    pub(crate) only: Vec<String>,
+    /// Print checks that passed or were skipped, too
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Only list the checks
+    #[arg(long, conflicts_with = "peer")]
+    pub(crate) list: bool,
+}

@@ -1,0 +1,199 @@
+//! `id succeed`, `id retire`: a key that changes hands, or ends.
+
+use std::io::Read as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use nara_mesh::client::MeshClient;
+use nara_mesh::clock::{Clock as _, SystemClock};
+use nara_mesh::identity::LocalNara;
+use nara_mesh::ledger::Ledger;
+use nara_mesh::soul_file::SoulFile;
+use nara_proto::identity::{KeyId, NaraName};
+use nara_proto::succession::Succession;
+use serde_json::{Value, json};
+
+use super::reload;
+use crate::cli::{IdRetireArgs, IdSucceedArgs, SuccessionReason};
+use crate::connect;
+use crate::exit::Exit;
+use crate::failure::{Failure, Outcome};
+use crate::keeping::make_folder_of;
+use crate::ledger_file;
+use crate::printer::{Printer, count, harmless};
+use crate::running;
+use crate::settings::Settings;
+
+pub(super) fn retire(args: &IdRetireArgs, settings: &Settings, printer: Printer) -> Outcome {
+    let nara = settings.local_nara()?;
+    let statement = Succession::retire(nara.name(), nara.keypair(), SystemClock.now_millis());
+    finish(&statement, args.paper, settings, printer)
+}
+
+pub(super) fn succeed(args: &IdSucceedArgs, settings: &Settings, printer: Printer) -> Outcome {
+    let statement = match (&args.from_words, &args.to, args.reason) {
+        (Some(words), ..) => from_words(words)?,
+        (None, Some(to), SuccessionReason::Rotation) => rotation(to, settings)?,
+        (None, None, SuccessionReason::Retirement) => {
+            let nara = settings.local_nara()?;
+            Succession::retire(nara.name(), nara.keypair(), SystemClock.now_millis())
+        }
+        (None, None, SuccessionReason::Rotation) => {
+            return Err(Failure::usage("no soul is given that takes over").hint(
+                "pass --to FILE; `nara-mesh id new --name NAME --out FILE` makes a soul for the same name",
+            ));
+        }
+        (None, Some(_), SuccessionReason::Retirement) => {
+            return Err(Failure::usage("a nara that retires has no successor").hint("leave out --to"));
+        }
+    };
+    finish(&statement, args.paper, settings, printer)
+}
+
+/// The statement that the soul in a file takes over from the one of the settings.
+fn rotation(to: &Path, settings: &Settings) -> Outcome<Succession> {
+    let old = settings.local_nara()?;
+    let file = SoulFile::read(to, settings.soul_access())?;
+    let name = file.name.clone().unwrap_or_else(|| old.name().clone());
+    if name != *old.name() {
+        return Err(Failure::usage(format!(
+            "{} is the soul of {name}, and only another soul of {} can take over",
+            to.display(),
+            old.name()
+        ))
+        .hint(format!(
+            "make one with `nara-mesh id new --name {} --out FILE`",
+            old.name()
+        )));
+    }
+    let new = LocalNara::new(&file.soul, name)
+        .map_err(|error| Failure::usage(format!("{}: {error}", to.display())))?;
+    let now = SystemClock.now_millis();
+    Succession::rotate(old.name(), old.keypair(), new.keypair(), now).map_err(|error| {
+        Failure::usage(format!("{}: {error}", to.display())).hint("give another soul with --to FILE")
+    })
+}
+
+fn from_words(path: &Path) -> Outcome<Succession> {
+    let unreadable =
+        |error| Failure::usage(format!("the words in {} cannot be read", path.display())).caused_by(error);
+    let mut text = String::new();
+    if path == Path::new("-") {
+        std::io::stdin().read_to_string(&mut text).map_err(unreadable)?;
+    } else {
+        text = std::fs::read_to_string(path).map_err(unreadable)?;
+    }
+    Succession::from_words(&text).map_err(|error| {
+        Failure::usage(format!("{}: {error}", path.display()))
+            .hint("compare the words with the paper, line by line")
+    })
+}
+
+fn finish(statement: &Succession, paper: bool, settings: &Settings, printer: Printer) -> Outcome {
+    let name = harmless(statement.name().as_str());
+    let old = KeyId::from(statement.old_key());
+    let new = statement.new_key().map(KeyId::from);
+    let said = match new {
+        Some(new) => format!("key {new} replaces key {old} of {name}"),
+        None => format!("key {old} of {name} ends, and {name} retires"),
+    };
+    let mut object = json!({
+        "name": statement.name().as_str(),
+        "old_key_id": old.to_string(),
+        "new_key_id": new.map(|new| new.to_string()),
+        "at_ms": statement.at().get(),
+    });
+    if paper {
+        let words = statement.to_words();
+        for line in &words {
+            printer.line(line)?;
+        }
+        printer.note(format_args!("These words state that {said}."));
+        printer.note(
+            "Keep them on paper. To publish the statement, from any machine: `nara-mesh id succeed --from-words FILE`",
+        );
+        object["words"] = json!(words);
+        printer.json(object)?;
+        return Ok(Exit::Ok);
+    }
+    let nara = settings.local_nara()?;
+    printer.line(format_args!("published: {said}"))?;
+    let told = publish(statement, &nara, settings, printer)?;
+    if let Some(new) = statement.new_key().filter(|_| nara.name() == statement.name()) {
+        printer.note(format_args!(
+            "Serve with the new soul from now on. Peers files need its key, and not the old id:\nkey = \"{new}\""
+        ));
+    }
+    for (field, value) in told {
+        object[field] = value;
+    }
+    printer.json(object)?;
+    Ok(Exit::Ok)
+}
+
+/// Stores a statement, and sends it to the known peers. Who cannot be reached hears of it from others.
+fn publish(
+    statement: &Succession,
+    nara: &LocalNara,
+    settings: &Settings,
+    printer: Printer,
+) -> Outcome<[(&'static str, Value); 3]> {
+    let client = connect::client_with(nara.clone(), settings, |client| {
+        if statement.name() == nara.name() && statement.new_key() == Some(&nara.public_key()) {
+            client.succession(statement.clone())
+        } else {
+            client
+        }
+    })?;
+    let path = settings
+        .ledger_path()?
+        .ok_or_else(|| Failure::usage("no data folder is given").hint("pass --data-dir DIR"))?;
+    let folder = settings.running_folder()?;
+    connect::block_on(async {
+        make_folder_of(&path)?;
+        let ledger: Arc<dyn Ledger> = ledger_file::open(&path).await?;
+        ledger_file::load_peers(&ledger, client.registry()).await?;
+        let stored = ledger.insert_verified(vec![statement.to_event()]).await;
+        stored.map_err(ledger_file::failed)?;
+        let running = match running::on(&folder) {
+            Some(nara) => Some(nara.reload().await?),
+            None => None,
+        };
+        for line in running.iter().flat_map(reload::in_words) {
+            printer.note(format_args!("  {line}"));
+        }
+        let (told, missed) = tell_all(statement, &client).await;
+        for (name, error) in &missed {
+            printer.warn(format_args!("{} was not told: {error}", harmless(name.as_str())));
+        }
+        printer.note(format_args!("told {}", count(told.len(), "peer")));
+        let told: Vec<&str> = told.iter().map(NaraName::as_str).collect();
+        let missed: Vec<&str> = missed.iter().map(|(name, _)| name.as_str()).collect();
+        Ok([
+            ("told", json!(told)),
+            ("missed", json!(missed)),
+            ("running", json!(running.is_some())),
+        ])
+    })
+}
+
+/// Sends a statement to all known peers with an address.
+async fn tell_all(statement: &Succession, client: &MeshClient) -> (Vec<NaraName>, Vec<(NaraName, String)>) {
+    let peers = client.registry().peers();
+    let known = peers.iter().map(|peer| peer.info());
+    let names = known.filter_map(|info| info.name.filter(|_| info.address.is_some()));
+    let names = names.filter(|name| name != statement.name());
+    let telling = names.map(async |name| {
+        let peer = client.peer(&name);
+        let zine = peer.exchange_zine(vec![statement.to_event()]).await;
+        (zine.map(drop), name)
+    });
+    let (mut told, mut missed) = (Vec::new(), Vec::new());
+    for (outcome, name) in futures_util::future::join_all(telling).await {
+        match outcome {
+            Ok(()) => told.push(name),
+            Err(error) => missed.push((name, error.to_string())),
+        }
+    }
+    (told, missed)
+}

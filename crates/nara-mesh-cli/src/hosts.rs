@@ -1,0 +1,257 @@
+//! Host names in the place of addresses. A name is looked up within a deadline, and again while its peer fails.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use nara_mesh::peers_file::{HostAddress, PeerEntry};
+use nara_mesh::registry::PeerRegistry;
+use nara_proto::backoff::Backoff;
+use nara_proto::breaker::BreakerState;
+use nara_proto::identity::NaraName;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::cli::Listen;
+
+/// How long one look may take.
+const DEADLINE: Duration = Duration::from_secs(5);
+
+/// How often it is looked whether a name is to be looked up.
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// The pause behind the first failure; it doubles.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+
+/// The longest pause, and the one between looks at a name whose address is known.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// The first address of a host.
+pub(crate) async fn look_up(host: HostAddress) -> io::Result<IpAddr> {
+    let looking = tokio::net::lookup_host((host.name.as_str(), 0));
+    let mut found = timeout(DEADLINE, looking).await.map_err(|_| too_slow())??;
+    found.next().map(|address| address.ip()).ok_or_else(nothing)
+}
+
+/// The address that `--listen` gives, which may be one of a host name.
+pub(crate) async fn address_of(listen: &Listen) -> io::Result<SocketAddr> {
+    match listen {
+        Listen::Address(address) => Ok(*address),
+        Listen::Host(host) => Ok(SocketAddr::new(look_up(host.clone()).await?, listen.port())),
+    }
+}
+
+fn too_slow() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "the name server does not answer")
+}
+
+fn nothing() -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, "it has no address")
+}
+
+/// Looks up the host names of peers, all at once, for a command that calls one of them. A name without an address
+/// leaves its peer without one.
+pub(crate) fn locate(entries: &mut [PeerEntry], deadline: Duration) {
+    let (found, addresses) = mpsc::channel();
+    let mut missing = 0;
+    for (index, host) in entries
+        .iter()
+        .enumerate()
+        .filter_map(|(index, entry)| Some((index, entry.host.clone()?)))
+    {
+        let found = found.clone();
+        missing += 1;
+        // On a thread of its own: nothing ends a look before its time.
+        std::thread::spawn(move || {
+            let addresses = std::net::ToSocketAddrs::to_socket_addrs(&(host.name.as_str(), 0));
+            let address = addresses.and_then(|mut all| all.next().ok_or_else(nothing));
+            let _ = found.send((index, address));
+        });
+    }
+    let end = std::time::Instant::now() + deadline.min(DEADLINE);
+    while missing > 0 {
+        let left = end.saturating_duration_since(std::time::Instant::now());
+        let Ok((index, address)) = addresses.recv_timeout(left) else {
+            break;
+        };
+        missing -= 1;
+        match (entries.get_mut(index), address) {
+            (Some(entry), Ok(address)) => entry.locate(address.ip()),
+            (Some(entry), Err(error)) => not_found(entry, &error),
+            (None, _) => {}
+        }
+    }
+    let unanswered = |entry: &&PeerEntry| entry.host.is_some() && entry.address.is_none();
+    for entry in entries.iter().filter(unanswered).filter(|_| missing > 0) {
+        not_found(entry, &too_slow());
+    }
+}
+
+fn not_found(entry: &PeerEntry, error: &io::Error) {
+    if let Some(host) = &entry.host {
+        tracing::error!("the host name {host} of {} is not found: {error}", entry.name);
+    }
+}
+
+/// What is known of a host name.
+struct Known {
+    host: HostAddress,
+    address: Option<IpAddr>,
+    /// Not to be looked up before.
+    due: Instant,
+    backoff: Backoff,
+    /// Whether the operator knows that it is not found.
+    told: bool,
+}
+
+/// Keeps the addresses of peers with host names up to date, until the sender of `entries` is gone. A name is looked up
+/// at the start, after each failure, and again while its peer does not answer.
+pub(crate) async fn follow<F: Future<Output = io::Result<IpAddr>>>(
+    registry: PeerRegistry,
+    mut entries: watch::Receiver<Vec<PeerEntry>>,
+    look_up: impl Fn(HostAddress) -> F,
+) {
+    let mut known: HashMap<NaraName, Known> = HashMap::new();
+    loop {
+        let hosts: Vec<(PeerEntry, HostAddress)> = entries
+            .borrow_and_update()
+            .iter()
+            .filter_map(|entry| Some((entry.clone(), entry.host.clone()?)))
+            .collect();
+        known.retain(|name, known| {
+            hosts
+                .iter()
+                .any(|(entry, host)| entry.name == *name && *host == known.host)
+        });
+        let now = Instant::now();
+        let due = hosts.into_iter().filter(|(entry, host)| {
+            let known = known.entry(entry.name.clone()).or_insert_with(|| Known {
+                host: host.clone(),
+                address: None,
+                due: now,
+                backoff: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE),
+                told: false,
+            });
+            known.due <= now && (known.address.is_none() || fails(&registry, entry))
+        });
+        let due: Vec<_> = due.collect();
+        let looks = due.into_iter().map(|(entry, host)| {
+            let looking = look_up(host);
+            async move { (entry, looking.await) }
+        });
+        for (entry, found) in join_all(looks).await {
+            if let Some(known) = known.get_mut(&entry.name) {
+                known.take(entry, found, &registry);
+            }
+        }
+        tokio::select! {
+            changed = entries.changed() => if changed.is_err() {
+                return;
+            },
+            () = sleep(PERIOD) => {}
+        }
+    }
+}
+
+/// Whether a peer does not answer.
+fn fails(registry: &PeerRegistry, entry: &PeerEntry) -> bool {
+    let peer = registry.by_name(entry.name.as_str());
+    peer.is_some_and(|peer| peer.breaker_state() != BreakerState::Closed)
+}
+
+impl Known {
+    fn take(&mut self, mut entry: PeerEntry, found: io::Result<IpAddr>, registry: &PeerRegistry) {
+        match found {
+            Ok(address) => {
+                self.backoff.reset();
+                self.due = Instant::now() + LONGEST_PAUSE;
+                self.told = false;
+                if self.address.replace(address) != Some(address) {
+                    entry.locate(address);
+                    tracing::info!(peer = %entry.name, host = %self.host, %address, "the host name was looked up");
+                    if let Err(error) = registry.register(entry.to_info()) {
+                        tracing::warn!(peer = %entry.name, %error, "the address of its host name is refused");
+                    }
+                }
+            }
+            Err(error) => {
+                // Whole: no peer is asked, so nobody has to be spared.
+                self.due = Instant::now() + self.backoff.after_failure(u32::MAX);
+                if !std::mem::replace(&mut self.told, true) {
+                    tracing::warn!(
+                        peer = %entry.name,
+                        "the host name {} of {} is not found, it is looked up again: {error}",
+                        self.host, entry.name
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    fn entry(host: &str) -> PeerEntry {
+        let mut entry = PeerEntry::new("bob".parse().unwrap());
+        entry.host = Some(host.parse().unwrap());
+        entry
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_name_is_looked_up_until_it_is_found_and_again_while_its_peer_fails() {
+        let registry = PeerRegistry::default();
+        registry.register(entry("bob.example:7").to_info()).unwrap();
+        let (sender, entries) = watch::channel(vec![entry("bob.example:7")]);
+        let answers = RefCell::new(vec![Some([127, 0, 0, 9]), Some([127, 0, 0, 8]), None, None]);
+        let asked = RefCell::new(Vec::new());
+        let look_up = |host: HostAddress| {
+            asked.borrow_mut().push(host.to_string());
+            let answer = answers.borrow_mut().pop().flatten();
+            async move { answer.map(IpAddr::from).ok_or_else(nothing) }
+        };
+        let address = || {
+            registry
+                .by_name("bob")
+                .unwrap()
+                .info()
+                .address
+                .map(|address| address.to_string())
+        };
+        let testing = async {
+            sleep(Duration::from_millis(500)).await;
+            assert_eq!(address(), None);
+            sleep(Duration::from_secs(10)).await;
+            assert_eq!(address().as_deref(), Some("127.0.0.8:7"));
+            // It answers: nobody asks.
+            sleep(Duration::from_secs(600)).await;
+            assert_eq!(asked.borrow().len(), 3);
+            let client =
+                nara_mesh::client::MeshClient::builder(nara_mesh::LocalNara::generate("alice").unwrap())
+                    .registry(registry.clone())
+                    .transport(std::sync::Arc::new(
+                        nara_mesh::transport::MemoryNetwork::new().host([127, 0, 0, 1].into()),
+                    ))
+                    .build();
+            while !fails(&registry, &entry("bob.example:7")) {
+                client
+                    .ping(&"bob".parse::<NaraName>().unwrap())
+                    .await
+                    .unwrap_err();
+            }
+            sleep(Duration::from_secs(5)).await;
+            assert_eq!(address().as_deref(), Some("127.0.0.9:7"));
+            sender.send_replace(Vec::new());
+            sleep(Duration::from_secs(600)).await;
+            assert_eq!(*asked.borrow(), ["bob.example:7"; 4]);
+            drop(sender);
+        };
+        tokio::join!(follow(registry.clone(), entries, look_up), testing);
+    }
+}

@@ -1,0 +1,83 @@
+//! What this nara says of itself, signed: what it can do, and where it listens.
+
+use std::num::NonZeroU16;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use http::HeaderValue;
+use nara_proto::time::{UnixMillis, UnixSeconds};
+use nara_proto::v2::Capability;
+
+use crate::defaults;
+use crate::identity::LocalNara;
+use crate::registry::PeerProtocol;
+
+/// What this nara can do, as `/ping` and, if need be, its requests tell it. Anybody may ask, so it is signed at most
+/// once a second.
+#[derive(Debug)]
+pub(crate) struct Announcement {
+    local: LocalNara,
+    protocol: PeerProtocol,
+    /// Whether it takes request bodies that are streams.
+    streams: bool,
+    /// 0 while it does not listen.
+    port: AtomicU16,
+    signed: Mutex<Option<(UnixSeconds, HeaderValue)>>,
+}
+
+impl Announcement {
+    pub(crate) fn new(local: LocalNara, protocol: PeerProtocol, streams: bool) -> Self {
+        Self {
+            local,
+            protocol,
+            streams,
+            port: AtomicU16::new(0),
+            signed: Mutex::default(),
+        }
+    }
+
+    /// Notes on which port it listens.
+    pub(crate) fn listens_on(&self, port: u16) {
+        self.port.store(port, Ordering::Relaxed);
+        *self.signed() = None;
+    }
+
+    /// The value of the header; `None` if there is nothing to tell.
+    pub(crate) fn at(&self, now: UnixMillis) -> Option<HeaderValue> {
+        if self.protocol.is_empty() {
+            return None;
+        }
+        let second = now.to_seconds();
+        let mut signed = self.signed();
+        match &*signed {
+            Some((at, value)) if *at == second => Some(value.clone()),
+            _ => {
+                let capability = Capability {
+                    streams: self.streams && self.protocol.v2,
+                    id: self.local.id().clone(),
+                    v2: self.protocol.v2,
+                    tls: self.protocol.tls,
+                    raw_public_key: self.protocol.raw_public_key,
+                    port: NonZeroU16::new(self.port.load(Ordering::Relaxed)),
+                    at: now,
+                };
+                let value = self.local.signer().sign_capability(&capability).to_field();
+                *signed = Some((second, value.clone()));
+                Some(value)
+            }
+        }
+    }
+
+    /// The value of the header of a request; `None` if a peer finds this nara without it.
+    pub(crate) fn for_request(&self, now: UnixMillis) -> Option<HeaderValue> {
+        match self.port.load(Ordering::Relaxed) {
+            0 | defaults::MESH_PORT | defaults::LEGACY_MESH_PORT => None,
+            _ => self.at(now),
+        }
+    }
+
+    fn signed(&self) -> std::sync::MutexGuard<'_, Option<(UnixSeconds, HeaderValue)>> {
+        // A plain value: valid whatever happened.
+        self.signed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

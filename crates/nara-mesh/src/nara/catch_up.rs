@@ -1,0 +1,227 @@
+//! Catching up: what happened while this nara was away, from a few peers and in the background.
+//!
+//! Each round asks a few peers, one after the other. A sample comes first: it has what matters most, and shows how much
+//! is missing here. The first peer is then asked for everything; the others only if much of their sample was new, so
+//! that not all send the same. The more is known already, the longer is the pause before the next round.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nara_proto::backoff::Backoff;
+use nara_proto::breaker::BreakerState;
+use nara_proto::presence::PresenceState;
+use nara_proto::reconcile::Scope;
+use nara_proto::sync::{EventFilter, SyncRequest};
+use tokio::sync::broadcast;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::client::{MeshClient, ReconcileOptions, SyncError, SyncOptions};
+use crate::defaults;
+use crate::gossip::{Directory, Label};
+use crate::ledger::{Insertion, Ledger};
+use crate::random::random;
+use crate::registry::{Peer, PeerEvent};
+
+/// Events of a sample.
+const SAMPLE: usize = 1000;
+
+/// Events of a page.
+const PAGE: usize = 1000;
+
+/// If more than one in so many events is new, much is missing.
+const MUCH: usize = 50;
+
+/// How soon a round follows one in which no peer answered. It doubles each time.
+const RETRY: Duration = Duration::from_secs(10);
+
+/// The longest pause of these.
+const RETRY_MAX: Duration = RETRY.saturating_mul(256);
+
+/// How long a change of the registry is waited for to settle.
+const SETTLE: Duration = Duration::from_secs(1);
+
+/// Catches up until it is dropped.
+pub(super) struct CatchUp {
+    client: MeshClient,
+    ledger: Arc<dyn Ledger>,
+    /// When each peer was asked last.
+    asked: BTreeMap<Label, Instant>,
+    pause: Duration,
+    /// Behind rounds in which no peer answered.
+    retry: Backoff,
+}
+
+/// What one round, or one peer, brought.
+#[derive(Clone, Copy, Debug, Default)]
+struct Catch {
+    peers: usize,
+    received: usize,
+    stored: usize,
+}
+
+impl Catch {
+    fn count(&mut self, received: usize, stored: usize) {
+        self.received += received;
+        self.stored += stored;
+    }
+
+    /// Whether so much was new that more is missing.
+    fn is_much(self) -> bool {
+        self.stored * MUCH > self.received
+    }
+}
+
+impl CatchUp {
+    pub(super) fn new(client: MeshClient, ledger: Arc<dyn Ledger>) -> Self {
+        Self {
+            client,
+            ledger,
+            asked: BTreeMap::new(),
+            pause: defaults::CATCH_UP_MIN,
+            retry: Backoff::new(RETRY, RETRY_MAX),
+        }
+    }
+
+    pub(super) async fn run(mut self) {
+        let mut changes = self.client.registry().subscribe();
+        loop {
+            let round = self.round().await;
+            let pause = self.pause_after(round);
+            tracing::debug!(?round, ?pause, "caught up");
+            self.wait(pause, &mut changes).await;
+        }
+    }
+
+    async fn round(&mut self) -> Catch {
+        let mut round = Catch::default();
+        for (label, peer) in self.candidates() {
+            if round.peers == defaults::CATCH_UP_PEERS {
+                break;
+            }
+            self.asked.insert(label.clone(), Instant::now());
+            match self.fetch_from(&peer, round.peers == 0).await {
+                Ok(caught) => {
+                    tracing::info!(peer = %label, received = caught.received, new = caught.stored, "caught up");
+                    round.peers += 1;
+                    round.count(caught.received, caught.stored);
+                }
+                Err(error) => {
+                    tracing::info!(peer = %label, error = &error as &dyn std::error::Error, "not caught up");
+                }
+            }
+        }
+        round
+    }
+
+    /// Whom to ask, in this order: peers that are there before others, those that were asked longest ago first. They
+    /// are twice as many as needed, since some may not answer.
+    fn candidates(&mut self) -> Vec<(Label, Arc<Peer>)> {
+        let directory = Directory::new(&self.client);
+        self.asked.retain(|label, _| directory.peer(label).is_some());
+        let mut peers = directory.peers();
+        peers.retain(|(_, peer)| peer.breaker_state() == BreakerState::Closed);
+        peers.sort_by_cached_key(|(label, peer)| {
+            let is_away = matches!(peer.presence(), PresenceState::Offline | PresenceState::Missing);
+            let chance: [u8; 4] = random();
+            (is_away, self.asked.get(label).copied(), chance)
+        });
+        peers.truncate(2 * defaults::CATCH_UP_PEERS);
+        peers
+    }
+
+    async fn fetch_from(&self, peer: &Arc<Peer>, is_first: bool) -> Result<Catch, SyncError> {
+        let mut caught = self.sample(peer).await?;
+        if !is_first && !caught.is_much() {
+            return Ok(caught);
+        }
+        let (handle, ledger) = (self.client.peer(peer), &*self.ledger);
+        if peer.protocol().v2 {
+            let options = ReconcileOptions {
+                pause: defaults::CATCH_UP_PAGE_PAUSE,
+                ..ReconcileOptions::default()
+            };
+            let report = handle.reconcile(ledger, Scope::default(), options).await?;
+            caught.count(report.fetch.received, report.fetch.stored);
+            return Ok(caught);
+        }
+        let options = SyncOptions {
+            page_size: PAGE,
+            pause: defaults::CATCH_UP_PAGE_PAUSE,
+            ..SyncOptions::default()
+        };
+        let paged = handle.sync_into(ledger, EventFilter::default(), options).await;
+        let report = paged.map_err(|interrupted| interrupted.error)?;
+        caught.count(report.progress.received, report.progress.stored);
+        Ok(caught)
+    }
+
+    async fn sample(&self, peer: &Arc<Peer>) -> Result<Catch, SyncError> {
+        let handle = self.client.peer(peer);
+        let sample = handle.fetch_sync_events(SyncRequest::sample(SAMPLE)).await?;
+        let (sample, verification) = sample.into_parts();
+        let mut caught = Catch::default();
+        let received = sample.events.received();
+        let told_by = verification.responder.or_else(|| peer.info().name);
+        let insertions = self.ledger.insert(sample.events.accepted, told_by).await?;
+        let stored = insertions.iter().filter(|outcome| **outcome == Insertion::Stored);
+        caught.count(received, stored.count());
+        Ok(caught)
+    }
+
+    /// How long to wait after a round: longer each time that it brought little.
+    fn pause_after(&mut self, round: Catch) -> Duration {
+        if round.peers == 0 {
+            return spread(self.retry.after_failure(u32::MAX));
+        }
+        self.retry.reset();
+        self.pause = if round.is_much() {
+            defaults::CATCH_UP_MIN
+        } else {
+            (2 * self.pause).min(defaults::CATCH_UP_MAX)
+        };
+        spread(self.pause)
+    }
+
+    /// Waits for the next round. While fewer peers were asked than may be, one that appears is asked at once.
+    async fn wait(&self, pause: Duration, changes: &mut broadcast::Receiver<PeerEvent>) {
+        let end = Instant::now() + pause;
+        while self.asked.len() < defaults::CATCH_UP_PEERS {
+            let Ok(change) = timeout_at(end, changes.recv()).await else {
+                return;
+            };
+            match change {
+                Ok(
+                    PeerEvent::Registered(_)
+                    | PeerEvent::AddressChanged(_)
+                    | PeerEvent::BreakerClosed(_)
+                    | PeerEvent::KeyPinned(_)
+                    | PeerEvent::Seen(_),
+                )
+                | Err(broadcast::error::RecvError::Lagged(_)) => {
+                    sleep(SETTLE).await;
+                    *changes = changes.resubscribe();
+                    if self.has_stranger() {
+                        return;
+                    }
+                }
+                Ok(_) => {}
+                // Cannot be while the client holds the registry.
+                Err(broadcast::error::RecvError::Closed) => break,
+            }
+        }
+        tokio::time::sleep_until(end).await;
+    }
+
+    /// Whether a peer is there that was never asked.
+    fn has_stranger(&self) -> bool {
+        let peers = Directory::new(&self.client).peers();
+        peers.iter().any(|(label, _)| !self.asked.contains_key(label))
+    }
+}
+
+/// A tenth more or less, so that naras that start together do not ask together.
+fn spread(pause: Duration) -> Duration {
+    let [chance]: [u8; 1] = random();
+    pause.mul_f64(0.9 + 0.2 * f64::from(chance) / 255.0)
+}

@@ -1,0 +1,21 @@
+//! A nara of ours among v1 peers: over a network in memory with paused time, and over real sockets.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test may panic, and so may what it is made of"
+)]
+
+mod catching_up;
+#[path = "../support/fake_peer.rs"]
+#[expect(dead_code, reason = "other tests use more of it")]
+mod fake_peer;
+mod messages;
+#[path = "../support/naras.rs"]
+#[expect(dead_code, reason = "other tests use more of it")]
+mod naras;
+mod ports;
+mod presence;
+mod support;
+#[path = "../support/v1_peer.rs"]
+#[expect(dead_code, reason = "other tests use more of it")]
+mod v1_peer;
