@@ -38,7 +38,7 @@ usage: cargo xtask TASK
             (options: --part v2|v1|server|client, --file GLOB, --re REGEX, --shard K/N)
   package   make the Debian package, and install, start, upgrade and purge it on a machine of its own: Debian in a folder, in
             namespaces, with systemd; needs root, cargo-deb, mmdebstrap, promtool (options: --debug for a debug build,
-            --no-try to make it only, --check to check the unit, the alerts and the dashboard only)
+            --release for one without LTO, --no-try to make it only, --check to check the unit, the alerts and the dashboard only)
   sans-io   check that nothing in the dependency tree of nara-proto knows clocks or sockets
   soak      seeded runs of cuts, delays, crashes and restarts (options: --runs N, --seed N)
   tidy      check rules of this repository that no other tool checks";
