@@ -9,6 +9,7 @@ mod serving;
 mod signing;
 mod stash;
 mod value;
+mod world;
 
 pub(crate) use peers::{
     PeersArgs, PeersCommand, PeersListArgs, PeersResetArgs, PeersTrustArgs, PeersUntrustArgs,
@@ -21,6 +22,7 @@ pub(crate) use id::{IdCommand, IdNewArgs, IdRetireArgs, IdShowArgs, IdSucceedArg
 pub(crate) use signing::{SignArgs, VerifyArgs};
 pub(crate) use stash::{StashCommand, StashDropArgs, StashGetArgs, StashListArgs, StashPutArgs};
 pub(crate) use value::{Expose, Listen, Since};
+pub(crate) use world::{WorldCommand, WorldSendArgs};
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -546,35 +548,6 @@ pub(crate) struct ZineArgs {
     /// Ledger whose last five minutes are sent, and which stores the answer [default: this nara's]
     #[arg(long, value_name = "LEDGER", value_parser = value::path())]
     pub(crate) ledger: Option<PathBuf>,
-}
-
-/// `world`
-#[derive(Debug, Subcommand)]
-pub(crate) enum WorldCommand {
-    /// Send a postcard
-    ///
-    /// If the nara runs (`serve` or `up`), that sends it: postcards come home to the running nara.
-    Send(WorldSendArgs),
-    /// List the postcards that the running nara sent, and what became of them
-    List(RunningArgs),
-}
-
-/// `world send`
-#[derive(Debug, Args)]
-pub(crate) struct WorldSendArgs {
-    #[command(flatten)]
-    pub(crate) running: RunningArgs,
-    /// The text
-    #[arg(long)]
-    pub(crate) message: String,
-    /// The first peer: name, id or address [default: the first of the peers file that answers]
-    #[arg(long, value_name = "PEER")]
-    pub(crate) to: Option<PeerRef>,
-    /// Wait until the postcard is home, stuck, or lost: 5 min after it was sent
-    ///
-    /// Exit code 5: it did not come home; the output says where it was last seen.
-    #[arg(long)]
-    pub(crate) wait: bool,
 }
 
 /// A shell.

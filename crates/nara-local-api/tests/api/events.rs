@@ -32,7 +32,10 @@ fn reason(event: &Event) -> String {
 async fn published_events_are_signed_paged_and_live() {
     let scene = Scene::new().await;
     let client = &scene.client;
-    let mut live = client.events(Method::GET, "/v1/events/live").await.unwrap();
+    let mut live = client
+        .events(Method::GET, "/v1/events/live?services=social")
+        .await
+        .unwrap();
     next(&mut live, "caught_up").await;
     for text in ["one", "two", "three"] {
         let event: Event = client
@@ -52,7 +55,7 @@ async fn published_events_are_signed_paged_and_live() {
     assert_eq!(one.id, decoded.cursor);
     drop(live);
     // A cursor leads on behind what was seen.
-    let path = format!("/v1/events/live?after={}", one.id.unwrap());
+    let path = format!("/v1/events/live?services=social&after={}", one.id.unwrap());
     let mut resumed = client.events(Method::GET, &path).await.unwrap();
     let two: LiveEvent = next(&mut resumed, "event").await.decode().unwrap();
     assert_eq!(reason(&two.event), "two");

@@ -113,9 +113,9 @@ impl Mesh {
         let mut command = nara_mesh(self.path());
         let output = command
             .args(words)
+            .args(["--peers", peers])
             .env("NARA_MESH_SOUL_FILE", format!("{nara}.soul"))
             .env("NARA_MESH_DATA_DIR", nara)
-            .env("NARA_MESH_PEERS", peers)
             .output()
             .unwrap();
         let said = text(&output.stdout) + &text(&output.stderr);
