@@ -2,7 +2,10 @@
 //!
 //! [`LocalApi::builder`] takes a running [`Nara`], [`LocalApi::listen`] opens a socket, and [`LocalApi::shutdown`] ends
 //! it before the nara itself ends.
-#![expect(clippy::result_large_err, reason = "a problem is made once, at the end of a request")]
+#![expect(
+    clippy::result_large_err,
+    reason = "a problem is made once, at the end of a request"
+)]
 
 mod connection;
 mod extract;

@@ -111,9 +111,11 @@ impl Mesh {
 
     fn run(&self, expected: i32, nara: &str, peers: &str, words: &[String]) -> String {
         let mut command = nara_mesh(self.path());
+        if !peers.is_empty() {
+            command.args(["--peers", peers]);
+        }
         let output = command
             .args(words)
-            .args(["--peers", peers])
             .env("NARA_MESH_SOUL_FILE", format!("{nara}.soul"))
             .env("NARA_MESH_DATA_DIR", nara)
             .output()

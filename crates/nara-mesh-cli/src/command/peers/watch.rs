@@ -81,7 +81,7 @@ pub(super) async fn watch_running(nara: &LocalClient, printer: Printer) -> Outco
             let peer = change.peer.as_ref();
             let label = peer
                 .map(|peer| &peer.label)
-                .or(change.conflict.as_ref().map(|conflict| &conflict.name));
+                .or_else(|| change.conflict.as_ref().map(|conflict| &conflict.name));
             printer.line(format_args!(
                 "{:<16} {:<16} {}",
                 change.change,
