@@ -38,6 +38,21 @@ def test_messages_events_and_problems(mesh: Mesh) -> None:
             nara.request("alice", "GET", "notes")
 
 
+def test_a_message_stays_in_the_inbox_until_it_is_handled(mesh: Mesh) -> None:
+    with Nara(mesh.alice) as alice, Nara(mesh.bob) as bob:
+        for text in ("first", "second"):
+            bob.dm("alice", text)
+        texts = []
+        for message in alice.inbox():
+            texts.append((message["from"], message["event"]["social"]["reason"]))
+            if texts[-1][1] == "second":
+                break
+        assert texts[-2:] == [("bob", "first"), ("bob", "second")]
+        # The loop ended before it was done with the second one.
+        again = next(iter(alice.inbox()))
+        assert again["event"]["social"]["reason"] == "second"
+
+
 def test_a_service_answers_peers_until_it_ends(mesh: Mesh) -> None:
     async def scenario() -> None:
         async with AsyncNara(mesh.alice) as alice, AsyncNara(mesh.bob) as bob:

@@ -22,9 +22,9 @@ use tokio::net::UnixStream;
 
 use crate::Problem;
 use crate::model::{
-    Check, ClockStatus, Coordinates, Decision, DirectMessage, DirectMessageReceipt, Dropped, Journey,
-    JourneyList, Peer, PeerList, Pong, Postcard, PostcardReceipt, Reloaded, StashList, Stashed, Status,
-    Trust, Zine,
+    Acknowledged, Acknowledgement, Check, ClockStatus, Coordinates, Decision, DirectMessage,
+    DirectMessageReceipt, Dropped, InboxPage, Journey, JourneyList, Peer, PeerList, Pong, Postcard,
+    PostcardReceipt, Reloaded, StashList, Stashed, Status, Trust, Zine,
 };
 
 /// Percent-encoded in a segment of a path.
@@ -169,6 +169,27 @@ impl LocalClient {
     /// [`CallError`].
     pub async fn journey(&self, id: &str) -> Result<Journey, CallError> {
         self.get(&format!("/v1/postcards/{}", segment(id))).await
+    }
+
+    /// Messages of peers that no program has acknowledged, from behind a cursor.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn inbox(&self, after: Option<&str>) -> Result<InboxPage, CallError> {
+        let query = after.map(|after| format!("?after={}", segment(after)));
+        self.get(&format!("/v1/inbox{}", query.unwrap_or_default())).await
+    }
+
+    /// Acknowledges all messages up to a cursor. Returns how many left the inbox.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn acknowledge(&self, through: &str) -> Result<usize, CallError> {
+        let done = Acknowledgement {
+            through: through.to_owned(),
+        };
+        let acknowledged: Acknowledged = self.send(Method::POST, "/v1/inbox/acknowledge", &done).await?;
+        Ok(acknowledged.acknowledged)
     }
 
     /// Leaves data with a peer, sealed, in place of what the nara left there before.

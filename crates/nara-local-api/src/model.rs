@@ -4,6 +4,7 @@
 
 mod admin;
 mod event;
+mod inbox;
 mod message;
 mod peer;
 mod stash;
@@ -14,6 +15,7 @@ pub use admin::{
     Status,
 };
 pub use event::{Event, EventPage, LiveEvent, RefusedEvent, StreamFault, StreamStatus, trust_word};
+pub use inbox::{Acknowledged, Acknowledgement, InboxKind, InboxMessage, InboxPage, ReceivedPostcard};
 pub use message::{
     DirectMessage, DirectMessageReceipt, DmKind, Journey, JourneyList, JourneyState, MessageReceipt,
     OutgoingMessage, Postcard, PostcardReceipt, Zine,

@@ -10,6 +10,7 @@
 mod connection;
 mod extract;
 mod host;
+mod inbox;
 mod journeys;
 mod leases;
 mod rights;
@@ -18,6 +19,7 @@ mod socket;
 mod state;
 
 pub use host::Host;
+pub use inbox::Inbox;
 pub use journeys::Journeys;
 pub use rights::Rights;
 pub use socket::{ListenError, check_length};
@@ -50,6 +52,7 @@ pub struct LocalApiBuilder {
     host: Arc<dyn Host>,
     services: Option<Services>,
     journeys: Journeys,
+    inbox: Inbox,
     group: Option<(u32, Rights)>,
     max_connections: usize,
 }
@@ -82,6 +85,12 @@ impl LocalApiBuilder {
         self
     }
 
+    /// The inbox into which the handler of this nara puts what comes in. By default nobody puts anything in.
+    pub fn inbox(mut self, inbox: Inbox) -> Self {
+        self.inbox = inbox;
+        self
+    }
+
     /// Lets the members of this group in, too, with these rights; by default only the user of this process and root.
     pub fn group(mut self, id: u32, rights: Rights) -> Self {
         self.group = Some((id, rights));
@@ -101,6 +110,7 @@ impl LocalApiBuilder {
         let shared = Arc::new(Shared {
             leases: self.services.map(Leases::new),
             journeys: self.journeys,
+            inbox: self.inbox,
             connections: connection::Places::new(self.max_connections),
             host: self.host,
             nara: self.nara,
@@ -146,6 +156,7 @@ impl LocalApi {
             host: Arc::new(NoHost),
             services: None,
             journeys: Journeys::default(),
+            inbox: Inbox::default(),
             group: None,
             max_connections: MAX_CONNECTIONS,
         }

@@ -2,7 +2,18 @@
 
 from ._async import AsyncNara
 from ._errors import NaraError, NoNara, Problem
-from ._models import DmReceipt, Event, EventPage, LiveEvent, Peer, Pong, PostcardReceipt, Status
+from ._models import (
+    DmReceipt,
+    Event,
+    EventPage,
+    InboxMessage,
+    LiveEvent,
+    Peer,
+    Pong,
+    PostcardReceipt,
+    ReceivedPostcard,
+    Status,
+)
 from ._proof import Answer, Proof
 from ._service import Sender
 from ._sync import Nara
@@ -13,6 +24,7 @@ __all__ = [
     "DmReceipt",
     "Event",
     "EventPage",
+    "InboxMessage",
     "LiveEvent",
     "Nara",
     "NaraError",
@@ -22,6 +34,7 @@ __all__ = [
     "PostcardReceipt",
     "Problem",
     "Proof",
+    "ReceivedPostcard",
     "Sender",
     "Status",
 ]

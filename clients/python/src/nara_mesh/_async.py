@@ -11,7 +11,7 @@ import httpx
 
 from . import _requests as requests
 from ._find import find_socket
-from ._models import DmReceipt, Event, EventPage, LiveEvent, Peer, Pong, PostcardReceipt, Status
+from ._models import DmReceipt, Event, EventPage, InboxMessage, LiveEvent, Peer, Pong, PostcardReceipt, Status
 from ._proof import Answer
 from ._service import App, exposed
 from ._sync import TIMEOUT
@@ -81,6 +81,22 @@ class AsyncNara:
                 event = lines.feed(line)
                 if event is not None and event[0] == "event":
                     yield cast(LiveEvent, event[1])
+
+    async def inbox(self) -> AsyncIterator[InboxMessage]:
+        """Messages of peers as they arrive, first those that nobody has acknowledged. Asking for the next one acknowledges the
+        one before: what a loop fails to handle comes again."""
+        timeout = httpx.Timeout(TIMEOUT, read=None)
+        async with self._http.stream(**requests.inbox().kwargs(), timeout=timeout) as response:
+            if not response.is_success:
+                await response.aread()
+                requests.checked(response)
+            lines = requests.Lines()
+            async for line in response.aiter_lines():
+                told = lines.feed(line)
+                if told is not None and told[0] == "message":
+                    message = cast(InboxMessage, told[1])
+                    yield message
+                    await self.call(requests.acknowledge(message["cursor"]))
 
     async def request(
         self,

@@ -64,6 +64,29 @@ class PostcardReceipt(TypedDict):
     told: str | None
 
 
+class ReceivedPostcard(TypedDict):
+    message_id: str
+    message: str
+    hops: list[str]
+    is_home: bool
+
+
+# By the kind, one of `event`, `postcard` and `message` is there.
+InboxMessage = TypedDict(
+    "InboxMessage",
+    {
+        "cursor": str,
+        "received_at_ms": int,
+        "kind": str,
+        "from": str,
+        "event": Event,
+        "postcard": ReceivedPostcard,
+        "message": dict[str, Any],
+    },
+    total=False,
+)
+
+
 class EventPage(TypedDict):
     events: list[Event]
     next: str | None

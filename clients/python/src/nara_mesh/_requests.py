@@ -64,6 +64,14 @@ def live(services: str, after: str | None, since_ms: int | None) -> Call:
     return Call("GET", "/v1/events/live", params)
 
 
+def inbox() -> Call:
+    return Call("GET", "/v1/inbox/live")
+
+
+def acknowledge(through: str) -> Call:
+    return Call("POST", "/v1/inbox/acknowledge", body={"through": through})
+
+
 def to_peer(
     peer: str, method: str, path: str, content: bytes | str | None, headers: Mapping[str, str] | None
 ) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import httpx
 
 from . import _requests as requests
 from ._find import find_socket
-from ._models import DmReceipt, Event, EventPage, LiveEvent, Peer, Pong, PostcardReceipt, Status
+from ._models import DmReceipt, Event, EventPage, InboxMessage, LiveEvent, Peer, Pong, PostcardReceipt, Status
 from ._proof import Answer
 
 #: How long an answer may take: longer than the calls of the nara to its peers.
@@ -76,6 +76,22 @@ class Nara:
                 event = lines.feed(line)
                 if event is not None and event[0] == "event":
                     yield cast(LiveEvent, event[1])
+
+    def inbox(self) -> Iterator[InboxMessage]:
+        """Messages of peers as they arrive, first those that nobody has acknowledged. Asking for the next one acknowledges the
+        one before: what a loop fails to handle comes again."""
+        timeout = httpx.Timeout(TIMEOUT, read=None)
+        with self._http.stream(**requests.inbox().kwargs(), timeout=timeout) as response:
+            if not response.is_success:
+                response.read()
+                requests.checked(response)
+            lines = requests.Lines()
+            for line in response.iter_lines():
+                told = lines.feed(line)
+                if told is not None and told[0] == "message":
+                    message = cast(InboxMessage, told[1])
+                    yield message
+                    self.call(requests.acknowledge(message["cursor"]))
 
     def request(
         self,

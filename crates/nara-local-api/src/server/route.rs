@@ -3,6 +3,7 @@
 
 mod admin;
 mod events;
+mod inbox;
 mod messages;
 mod peers;
 mod postcards;
@@ -90,6 +91,8 @@ fn described() -> OpenApiRouter<Arc<Shared>> {
         .routes(routes!(postcards::list))
         .routes(routes!(postcards::one))
         .routes(routes!(stash::list))
+        .routes(routes!(inbox::page))
+        .routes(routes!(inbox::live))
         .routes(routes!(admin::clock))
         .routes(routes!(admin::coordinates))
         .routes(routes!(admin::doctor))
@@ -102,6 +105,7 @@ fn described() -> OpenApiRouter<Arc<Shared>> {
         .routes(routes!(postcards::send))
         .routes(routes!(messages::runtime))
         .routes(routes!(stash::put, stash::get))
+        .routes(routes!(inbox::acknowledge))
         .routes(routes!(transfer::sync))
         .routes(routes!(transfer::reconcile))
         .routes(routes!(transfer::check))

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::connection::Places;
 use super::host::Host;
+use super::inbox::Inbox;
 use super::journeys::Journeys;
 use super::leases::Leases;
 use crate::Problem;
@@ -25,6 +26,7 @@ pub(super) struct Shared {
     pub(super) host: Arc<dyn Host>,
     pub(super) leases: Option<Leases>,
     pub(super) journeys: Journeys,
+    pub(super) inbox: Inbox,
     pub(super) connections: Places,
     pub(super) started: Instant,
     pub(super) started_at: UnixMillis,

@@ -3,8 +3,12 @@ use futures_util::StreamExt as _;
 use http::{Method, Request};
 use nara_local_api::ProblemClass;
 use nara_local_api::client::CallError;
-use nara_local_api::model::{DirectMessage, JourneyState, Postcard, Synced, Trust};
+use nara_local_api::compose::social;
+use nara_local_api::model::{
+    DirectMessage, DmKind, InboxKind, InboxMessage, JourneyState, Postcard, Synced, Trust,
+};
 use nara_mesh::ledger::ReadLimit;
+use nara_proto::world::WorldMessage;
 
 use crate::scene::Scene;
 
@@ -186,6 +190,51 @@ async fn a_stash_is_left_with_a_peer_fetched_listed_and_dropped() {
     assert!(!client.drop_stash(bob).await.unwrap());
     assert_eq!(scene.bob.peer("alice").get_stash().await.unwrap(), None);
     assert_eq!(problem(client.drop_stash("bob").await), "invalid_request");
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn what_comes_in_waits_until_it_is_acknowledged() {
+    let scene = Scene::new().await;
+    let client = &scene.client;
+    assert!(client.inbox(None).await.unwrap().messages.is_empty());
+    let mut live = client.events(Method::GET, "/v1/inbox/live").await.unwrap();
+    let bob = scene.bob.local();
+    let now = scene.bob.client().clock().now_nanos();
+    let event = social(bob, DmKind::Gossip, "alice", "hello", now).unwrap();
+    scene.bob.peer("alice").send_dm(event.clone()).await.unwrap();
+    let told = live.next().await.unwrap().unwrap();
+    let message: InboxMessage = told.decode().unwrap();
+    assert_eq!(
+        (told.name.as_str(), told.id.as_deref()),
+        ("message", Some(&*message.cursor))
+    );
+    assert_eq!(
+        (message.kind, message.from.as_str()),
+        (InboxKind::DirectMessage, "bob")
+    );
+    assert_eq!(message.event.unwrap().decode().unwrap(), event);
+
+    let postcard = WorldMessage::new("bob", "greetings", now);
+    // It is stuck here: nobody else is online.
+    drop(scene.bob.peer("alice").relay_world_message(&postcard).await);
+    let told: InboxMessage = live.next().await.unwrap().unwrap().decode().unwrap();
+    let received = told.postcard.unwrap();
+    assert_eq!(
+        (received.message.as_str(), received.is_home),
+        ("greetings", false)
+    );
+
+    let page = client.inbox(None).await.unwrap();
+    assert_eq!((page.messages.len(), page.dropped), (2, 0));
+    let first = page.messages[0].cursor.clone();
+    assert_eq!(client.inbox(Some(&first)).await.unwrap().messages.len(), 1);
+    assert_eq!(client.acknowledge(&first).await.unwrap(), 1);
+    assert_eq!(client.acknowledge(&first).await.unwrap(), 0);
+    let rest = client.inbox(None).await.unwrap();
+    assert_eq!(rest.messages[0].kind, InboxKind::Postcard);
+    assert_eq!(problem(client.inbox(Some("1-1")).await), "cursor_gone");
+    assert_eq!(problem(client.acknowledge("x").await), "invalid_request");
     scene.end().await;
 }
 

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nara_local_api::client::LocalClient;
-use nara_local_api::server::{Journeys, LocalApi, LocalApiBuilder};
-use nara_mesh::server::MeshHandler;
+use nara_local_api::server::{Inbox, Journeys, LocalApi, LocalApiBuilder};
 use nara_mesh::server::expose::Services;
+use nara_mesh::server::{MeshHandler, VerifiedSender};
 use nara_mesh::{LocalNara, Nara};
+use nara_proto::event::SyncEvent;
+use nara_proto::runtime_message::RuntimeMessage;
 use nara_proto::world::WorldMessage;
 use tempfile::TempDir;
 
@@ -23,13 +25,22 @@ pub(crate) struct Scene {
 
 /// Reports the postcards that come home.
 #[derive(Debug)]
-struct Mailbox(Journeys);
+struct Mailbox(Journeys, Inbox);
 
 impl MeshHandler for Mailbox {
+    fn on_direct_message(&self, sender: &VerifiedSender, event: &SyncEvent) {
+        self.1.direct_message(sender, event);
+    }
+
+    fn on_runtime_message(&self, message: &RuntimeMessage) {
+        self.1.runtime_message(message);
+    }
+
     fn on_world_message(&self, message: &WorldMessage, complete: bool) {
         if complete {
             self.0.came_home(message);
         }
+        self.1.postcard(message, complete);
     }
 }
 
@@ -43,7 +54,7 @@ impl Scene {
         let local = || "127.0.0.1:0".parse().unwrap();
         let services = Services::default();
         let exposed = services.clone();
-        let journeys = Journeys::default();
+        let (journeys, inbox) = (Journeys::default(), Inbox::default());
         let bob = Nara::builder(bob)
             .listen(local())
             .know(alice.as_peer(None))
@@ -54,14 +65,14 @@ impl Scene {
             .listen(local())
             .know(bob.as_peer())
             .without_gossip()
-            .handler(Mailbox(journeys.clone()))
+            .handler(Mailbox(journeys.clone(), inbox.clone()))
             .configure_server(move |server| server.services(exposed));
         let alice = Arc::new(alice.start().await.unwrap());
         bob.registry().register(alice.as_peer()).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("nara.sock");
         let builder = LocalApi::builder(alice.clone());
-        let api = adjust(builder.services(services).journeys(journeys)).start();
+        let api = adjust(builder.services(services).journeys(journeys).inbox(inbox)).start();
         api.listen(&socket).unwrap();
         Self {
             alice,

@@ -19,7 +19,7 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use nara_local_api::model::Check;
-use nara_local_api::server::Journeys;
+use nara_local_api::server::{Inbox, Journeys};
 use nara_mesh::gossip::GossipConfig;
 use nara_mesh::nara::{NaraBuilder, ReconfigureError, StartError};
 use nara_mesh::peers_file::PeerEntry;
@@ -64,6 +64,7 @@ pub(super) struct Serving {
     signals: Signals,
     feed: Feed,
     journeys: Journeys,
+    inbox: Inbox,
     lines: Lines,
     /// The peers whose host names are looked up.
     hosts: watch::Sender<Vec<PeerEntry>>,
@@ -100,6 +101,7 @@ impl Serving {
             signals,
             feed,
             journeys: Journeys::default(),
+            inbox: Inbox::default(),
             lines,
             hosts: watch::Sender::default(),
             printer,
@@ -130,9 +132,11 @@ impl Serving {
     ) -> Outcome<Arc<Nara>> {
         let registry = settings.registry();
         let events = registry.subscribe();
-        let builder = builder
-            .registry(registry)
-            .handler(FeedHandler::new(self.feed.clone(), self.journeys.clone()));
+        let builder = builder.registry(registry).handler(FeedHandler::new(
+            self.feed.clone(),
+            self.journeys.clone(),
+            self.inbox.clone(),
+        ));
         let exposed = std::mem::take(&mut self.expose);
         let opening = self.opening.take();
         let services = opening.as_ref().filter(|opening| opening.is_on());
@@ -172,7 +176,13 @@ impl Serving {
         }
         if let Some(opening) = opening {
             let (network, exposition) = (self.network.clone(), self.exposition.clone());
-            self.api = opening.open(&nara, network, exposition, self.journeys.clone(), settings)?;
+            self.api = opening.open(
+                &nara,
+                network,
+                exposition,
+                (self.journeys.clone(), self.inbox.clone()),
+                settings,
+            )?;
         }
         let sockets = self.api.as_ref().map_or(&[][..], |api| &api.sockets);
         announce(&nara, v1, self.metrics, sockets, self.printer)?;

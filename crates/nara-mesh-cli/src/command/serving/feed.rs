@@ -1,6 +1,6 @@
 //! What comes in, as lines on stdout.
 
-use nara_local_api::server::Journeys;
+use nara_local_api::server::{Inbox, Journeys};
 use nara_mesh::server::MeshHandler;
 use nara_mesh::server::VerifiedSender;
 use nara_proto::event::SyncEvent;
@@ -79,16 +79,22 @@ impl Printing {
 pub(super) struct FeedHandler {
     feed: Feed,
     journeys: Journeys,
+    inbox: Inbox,
 }
 
 impl FeedHandler {
-    pub(super) fn new(feed: Feed, journeys: Journeys) -> Self {
-        Self { feed, journeys }
+    pub(super) fn new(feed: Feed, journeys: Journeys, inbox: Inbox) -> Self {
+        Self {
+            feed,
+            journeys,
+            inbox,
+        }
     }
 }
 
 impl MeshHandler for FeedHandler {
     fn on_direct_message(&self, sender: &VerifiedSender, event: &SyncEvent) {
+        self.inbox.direct_message(sender, event);
         let text = format!(
             "dm     {}  {}",
             harmless(sender.name().as_str()),
@@ -117,6 +123,7 @@ impl MeshHandler for FeedHandler {
         if complete {
             self.journeys.came_home(message);
         }
+        self.inbox.postcard(message, complete);
         let stamps: Vec<String> = message
             .hops()
             .iter()
@@ -148,6 +155,7 @@ impl MeshHandler for FeedHandler {
     }
 
     fn on_runtime_message(&self, message: &RuntimeMessage) {
+        self.inbox.runtime_message(message);
         let kind = message.payload.kind();
         let text = format!("{kind}  {}", harmless(&message.from_id));
         self.feed.send(

@@ -10,7 +10,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use nara_local_api::client::socket_file;
 use nara_local_api::model::{Check, Reloaded, Way};
-use nara_local_api::server::{Host, Journeys, ListenError, LocalApi, Rights};
+use nara_local_api::server::{Host, Inbox, Journeys, ListenError, LocalApi, Rights};
 use nara_mesh::Nara;
 use nara_mesh::server::expose::Services;
 use nara_tailnet::MeshNode;
@@ -69,7 +69,7 @@ impl Opening {
         nara: &Arc<Nara>,
         network: Option<OnNetwork>,
         exposition: Option<Exposition>,
-        journeys: Journeys,
+        (journeys, inbox): (Journeys, Inbox),
         settings: &Settings,
     ) -> Outcome<Option<Api>> {
         if !self.is_on {
@@ -84,7 +84,8 @@ impl Opening {
         let mut builder = LocalApi::builder(nara.clone())
             .host(Arc::new(program))
             .services(self.services)
-            .journeys(journeys);
+            .journeys(journeys)
+            .inbox(inbox);
         if let Some(group) = self.group {
             builder = builder.group(group, Rights::Messages);
         }
