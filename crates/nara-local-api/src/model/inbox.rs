@@ -28,7 +28,7 @@ pub struct InboxMessage {
     pub received_at_ms: i64,
     /// What it is.
     pub kind: InboxKind,
-    /// The sender: the verified name; of a runtime message, the verified nara id; of a postcard, the name of the originator.
+    /// The sender: the verified name; of a runtime message, the verified nara id; of a postcard, the originator as its sender says.
     pub from: String,
     /// The event of a direct message.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -7,8 +7,11 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use http::{Method, Request};
 use nara_local_api::client::LocalClient;
-use nara_local_api::server::{ListenError, LocalApi};
+use nara_local_api::model::InboxPage;
+use nara_local_api::server::{Inbox, ListenError, LocalApi};
 use nara_proto::event::{Payload, SocialPayload};
+use nara_proto::time::UnixNanos;
+use nara_proto::world::WorldMessage;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 
@@ -211,4 +214,38 @@ async fn a_reader_that_stops_reading_holds_up_nobody() {
     // Nor does it hold up the end.
     let ended = tokio::time::timeout(Duration::from_secs(60), scene.end()).await;
     assert!(ended.is_ok());
+}
+
+#[tokio::test]
+async fn one_that_floods_drops_its_own_messages() {
+    let inbox = Inbox::default();
+    let flooded = inbox.clone();
+    let scene = Scene::with(move |builder| builder.inbox(flooded)).await;
+    let postcards = |from: &str, count: i64| {
+        for number in 0..count {
+            inbox.postcard(&WorldMessage::new(from, "hello", UnixNanos::new(number)), false);
+        }
+    };
+    let page = async || {
+        let page: InboxPage = scene.client.get("/v1/inbox?limit=1024").await.unwrap();
+        page
+    };
+    postcards("carol", 1);
+    postcards("bob", 2000);
+    let flooded = page().await;
+    assert_eq!((flooded.messages.len(), flooded.dropped), (1 + 256, 2000 - 256));
+    assert_eq!(flooded.messages[0].from, "carol");
+    // And all together do not fill the memory.
+    for sender in 0..20 {
+        postcards(&format!("nara-{sender}"), 200);
+    }
+    let full = page().await;
+    assert_eq!(
+        (full.messages.len(), full.dropped),
+        (1024, 1 + 2000 + 20 * 200 - 1024)
+    );
+    let large = WorldMessage::new("dave", &"x".repeat(8 << 20), UnixNanos::new(1));
+    inbox.postcard(&large, false);
+    assert!(page().await.messages.is_empty());
+    scene.end().await;
 }
