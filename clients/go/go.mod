@@ -1,0 +1,3 @@
+module nara-mesh.invalid/naramesh
+
+go 1.24

@@ -1,0 +1,318 @@
+// Package naramesh uses a running nara through its local API: docs/local-api.md of nara-mesh.
+//
+// A [Nara] is its socket. Methods return a [*Problem] as their error where the nara refused or failed.
+package naramesh
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// ErrNoNara reports that no nara runs that could be used, or that several do.
+var ErrNoNara = errors.New("no nara to use")
+
+// maxEvent is the longest server-sent event that is read, in bytes.
+const maxEvent = 16 << 20
+
+// Nara is a running nara of this machine. It is safe for concurrent use.
+type Nara struct {
+	client *http.Client
+}
+
+// Open returns the nara that listens on a socket.
+func Open(socket string) *Nara {
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var dialer net.Dialer
+		return dialer.DialContext(ctx, "unix", socket)
+	}
+	return &Nara{client: &http.Client{
+		Transport: &http.Transport{DialContext: dial, DisableCompression: true},
+		// The answer of a peer is passed on as it is.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}}
+}
+
+// Find returns the running nara of this user: the one of NARA_MESH_SOCKET, the one with this name, or, if the name is empty,
+// the only one. Its error wraps [ErrNoNara].
+func Find(name string) (*Nara, error) {
+	if socket := os.Getenv("NARA_MESH_SOCKET"); socket != "" {
+		return Open(socket), nil
+	}
+	runtime := os.Getenv("XDG_RUNTIME_DIR")
+	if runtime == "" {
+		return nil, fmt.Errorf("%w: XDG_RUNTIME_DIR is not set: set NARA_MESH_SOCKET", ErrNoNara)
+	}
+	folder := filepath.Join(runtime, "nara-mesh")
+	sockets := []string{filepath.Join(folder, segment(name)+".sock")}
+	if name == "" {
+		entries, _ := os.ReadDir(folder)
+		sockets = sockets[:0]
+		for _, entry := range entries {
+			if strings.HasSuffix(entry.Name(), ".sock") {
+				sockets = append(sockets, filepath.Join(folder, entry.Name()))
+			}
+		}
+	}
+	var running []string
+	for _, socket := range sockets {
+		if connection, err := net.Dial("unix", socket); err == nil {
+			connection.Close()
+			running = append(running, socket)
+		}
+	}
+	switch len(running) {
+	case 0:
+		return nil, fmt.Errorf("%w: none runs in %s: start one with `nara-mesh up` or `nara-mesh serve`", ErrNoNara, folder)
+	case 1:
+		return Open(running[0]), nil
+	default:
+		return nil, fmt.Errorf("%w: several run: %s: choose one by name", ErrNoNara, strings.Join(running, ", "))
+	}
+}
+
+// Problem is what the nara says when it refuses or fails (RFC 9457).
+type Problem struct {
+	Type   string `json:"type"`
+	Title  string `json:"title"`
+	Status int    `json:"status"`
+	Detail string `json:"detail"`
+	// Class is "usage", "untrusted", "unreachable" or "failed".
+	Class string `json:"class"`
+	// Hint says what to do about it, if anything is known.
+	Hint string `json:"hint"`
+}
+
+// Name is the stable name of the problem, such as "unknown_peer".
+func (p *Problem) Name() string {
+	return strings.TrimPrefix(p.Type, "urn:nara-mesh:problem:")
+}
+
+func (p *Problem) Error() string {
+	if p.Hint == "" {
+		return p.Detail
+	}
+	return p.Detail + " (" + p.Hint + ")"
+}
+
+// Status is the running nara.
+type Status struct {
+	Name    string  `json:"name"`
+	ID      string  `json:"id"`
+	KeyID   string  `json:"key_id"`
+	Address *string `json:"address"`
+	Network *string `json:"network"`
+	Version string  `json:"version"`
+	Peers   int     `json:"peers"`
+	Events  int     `json:"events"`
+}
+
+// Peer is a known nara.
+type Peer struct {
+	Label    string  `json:"label"`
+	Name     *string `json:"name"`
+	ID       *string `json:"id"`
+	Address  *string `json:"address"`
+	KeyID    *string `json:"key_id"`
+	Verdict  *string `json:"verdict"`
+	Presence string  `json:"presence"`
+	IsDown   bool    `json:"is_down"`
+}
+
+// Pong is what a peer answered to a ping.
+type Pong struct {
+	RTTMicros  uint64 `json:"rtt_us"`
+	Name       string `json:"name"`
+	KeyMatches *bool  `json:"key_matches"`
+	Security   string `json:"security"`
+}
+
+// Receipt is what became of a direct message.
+type Receipt struct {
+	EventID   string `json:"event_id"`
+	Recipient string `json:"recipient"`
+	Stored    bool   `json:"stored"`
+	Verified  bool   `json:"verified"`
+}
+
+// Message is a verified message in the inbox. One of Event, Postcard and Message is there, by the Kind.
+type Message struct {
+	Cursor     string          `json:"cursor"`
+	ReceivedAt int64           `json:"received_at_ms"`
+	Kind       string          `json:"kind"`
+	From       string          `json:"from"`
+	Event      json.RawMessage `json:"event"`
+	Postcard   json.RawMessage `json:"postcard"`
+	Message    json.RawMessage `json:"message"`
+}
+
+// Status returns the running nara.
+func (n *Nara) Status(ctx context.Context) (*Status, error) {
+	return call[Status](ctx, n, http.MethodGet, "/v1/status", nil)
+}
+
+// Peers returns the known peers.
+func (n *Nara) Peers(ctx context.Context) ([]Peer, error) {
+	list, err := call[struct{ Peers []Peer }](ctx, n, http.MethodGet, "/v1/peers", nil)
+	if err != nil {
+		return nil, err
+	}
+	return list.Peers, nil
+}
+
+// Ping measures the round trip to a peer: a name, an id or an address.
+func (n *Nara) Ping(ctx context.Context, peer string) (*Pong, error) {
+	return call[Pong](ctx, n, http.MethodPost, peerPath(peer, "ping"), nil)
+}
+
+// DM sends a direct message.
+func (n *Nara) DM(ctx context.Context, peer, text string) (*Receipt, error) {
+	return call[Receipt](ctx, n, http.MethodPost, peerPath(peer, "dm"), map[string]string{"text": text})
+}
+
+// Call calls any endpoint of the API. The body and the answer are JSON; each may be nil.
+func (n *Nara) Call(ctx context.Context, method, path string, body, answer any) error {
+	response, err := n.open(ctx, method, path, body)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	if answer == nil {
+		return nil
+	}
+	return json.NewDecoder(response.Body).Decode(answer)
+}
+
+// Inbox yields messages of peers as they arrive, first those that nobody has acknowledged, until the context ends. A message is
+// acknowledged once the loop goes on; what a loop fails to handle comes again.
+func (n *Nara) Inbox(ctx context.Context) iter.Seq2[*Message, error] {
+	return func(yield func(*Message, error) bool) {
+		response, err := n.open(ctx, http.MethodGet, "/v1/inbox/live", nil)
+		if err != nil {
+			yield(nil, err)
+			return
+		}
+		defer response.Body.Close()
+		lines := bufio.NewScanner(response.Body)
+		lines.Buffer(nil, maxEvent)
+		for lines.Scan() {
+			data, isData := strings.CutPrefix(lines.Text(), "data: ")
+			if !isData {
+				continue
+			}
+			message := new(Message)
+			if err := json.Unmarshal([]byte(data), message); err != nil {
+				yield(nil, err)
+				return
+			}
+			if !yield(message, nil) {
+				return
+			}
+			done := map[string]string{"through": message.Cursor}
+			if err := n.Call(ctx, http.MethodPost, "/v1/inbox/acknowledge", done, nil); err != nil {
+				yield(nil, err)
+				return
+			}
+		}
+		if err := lines.Err(); err != nil {
+			yield(nil, err)
+		}
+	}
+}
+
+// RoundTrip sends a signed request to a peer, whose name is the host of the URL: http://bob/notes/1. The answer is verified, and
+// its X-Nara headers say what is proven. So an [http.Client] with a Nara as its Transport talks to naras.
+func (n *Nara) RoundTrip(request *http.Request) (*http.Response, error) {
+	local := request.Clone(request.Context())
+	target := peerPath(request.URL.Host, "http"+request.URL.EscapedPath())
+	if request.URL.RawQuery != "" {
+		target += "?" + request.URL.RawQuery
+	}
+	address, err := url.Parse("http://nara" + target)
+	if err != nil {
+		return nil, err
+	}
+	local.URL, local.Host, local.RequestURI = address, "nara", ""
+	response, err := n.client.Transport.RoundTrip(local)
+	if err != nil {
+		return nil, err
+	}
+	if response.Header.Get("X-Nara-Body-Proof") == "" {
+		defer response.Body.Close()
+		return nil, problem(response)
+	}
+	return response, nil
+}
+
+func call[T any](ctx context.Context, n *Nara, method, path string, body any) (*T, error) {
+	answer := new(T)
+	if err := n.Call(ctx, method, path, body, answer); err != nil {
+		return nil, err
+	}
+	return answer, nil
+}
+
+func (n *Nara) open(ctx context.Context, method, path string, body any) (*http.Response, error) {
+	var content io.Reader
+	if body != nil {
+		encoded, err := json.Marshal(body)
+		if err != nil {
+			return nil, err
+		}
+		content = bytes.NewReader(encoded)
+	}
+	request, err := http.NewRequestWithContext(ctx, method, "http://nara"+path, content)
+	if err != nil {
+		return nil, err
+	}
+	if body != nil {
+		request.Header.Set("Content-Type", "application/json")
+	}
+	response, err := n.client.Do(request)
+	if err != nil {
+		return nil, err
+	}
+	if response.StatusCode/100 != 2 {
+		defer response.Body.Close()
+		return nil, problem(response)
+	}
+	return response, nil
+}
+
+// problem reads the problem of an answer.
+func problem(response *http.Response) error {
+	found := new(Problem)
+	if err := json.NewDecoder(io.LimitReader(response.Body, maxEvent)).Decode(found); err != nil || found.Type == "" {
+		return fmt.Errorf("status %d without a problem", response.StatusCode)
+	}
+	return found
+}
+
+func peerPath(peer, rest string) string {
+	return "/v1/peers/" + segment(peer) + "/" + rest
+}
+
+// segment is a text as one segment of a path; of a socket's name, as nara-mesh spells it.
+func segment(text string) string {
+	var out strings.Builder
+	for _, byte := range []byte(text) {
+		switch {
+		case 'a' <= byte && byte <= 'z', 'A' <= byte && byte <= 'Z', '0' <= byte && byte <= '9', strings.IndexByte("-_~", byte) >= 0:
+			out.WriteByte(byte)
+		default:
+			fmt.Fprintf(&out, "%%%02X", byte)
+		}
+	}
+	return out.String()
+}

@@ -1,0 +1,189 @@
+package naramesh
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// program is the nara-mesh that the tests run: NARA_MESH_PROGRAM, or what cargo built.
+func program(t *testing.T) string {
+	t.Helper()
+	if given := os.Getenv("NARA_MESH_PROGRAM"); given != "" {
+		return given
+	}
+	built, err := filepath.Abs("../../target/debug/nara-mesh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return built
+}
+
+func newSoul(t *testing.T, folder, name string) (made struct {
+	PublicKey string `json:"public_key"`
+}) {
+	t.Helper()
+	command := exec.Command(program(t), "id", "new", "--json", "--name", name, "--out", name+".soul")
+	command.Dir = folder
+	output, err := command.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(output, &made); err != nil {
+		t.Fatal(err)
+	}
+	return made
+}
+
+// serve runs a nara until the test ends, and returns the stanza for the peers file of its peers.
+func serve(t *testing.T, folder, name string) string {
+	t.Helper()
+	command := exec.Command(program(t), "serve", "--json", "--listen", "127.0.0.1:0", "--peers", "known.toml",
+		"--soul-file", name+".soul", "--data-dir", name)
+	command.Dir = folder
+	command.Env = []string{"XDG_RUNTIME_DIR=" + filepath.Join(folder, "run-"+name)}
+	stdout, err := command.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := command.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = command.Process.Signal(os.Interrupt)
+		_ = command.Wait()
+	})
+	var listening struct{ Stanza string }
+	lines := json.NewDecoder(stdout)
+	if err := lines.Decode(&listening); err != nil {
+		t.Fatal(err)
+	}
+	go func() { _, _ = io.Copy(io.Discard, stdout) }()
+	return listening.Stanza
+}
+
+// mesh runs alice, and bob, who knows her address.
+func mesh(t *testing.T) (folder string, alice, bob *Nara) {
+	t.Helper()
+	folder = t.TempDir()
+	newSoul(t, folder, "alice")
+	key := newSoul(t, folder, "bob").PublicKey
+	known := filepath.Join(folder, "known.toml")
+	write := func(text string) {
+		if err := os.WriteFile(known, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("[[peer]]\nname = \"bob\"\nkey = \"" + key + "\"\n")
+	stanza := serve(t, folder, "alice")
+	write(stanza)
+	serve(t, folder, "bob")
+	return folder, Open(filepath.Join(folder, "alice/nara.sock")), Open(filepath.Join(folder, "bob/nara.sock"))
+}
+
+func TestARunningNaraIsFoundAndUsed(t *testing.T) {
+	folder, _, _ := mesh(t)
+	t.Setenv("NARA_MESH_SOCKET", "")
+	t.Setenv("XDG_RUNTIME_DIR", filepath.Join(folder, "run-bob"))
+	bob, err := Find("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	status, err := bob.Status(t.Context())
+	if err != nil || status.Name != "bob" || status.Peers != 1 {
+		t.Fatal(status, err)
+	}
+	if _, err := Find("carol"); !errors.Is(err, ErrNoNara) {
+		t.Fatal(err)
+	}
+	peers, err := bob.Peers(t.Context())
+	if err != nil || len(peers) != 1 || peers[0].Label != "alice" {
+		t.Fatal(peers, err)
+	}
+	pong, err := bob.Ping(t.Context(), "alice")
+	if err != nil || pong.KeyMatches == nil || !*pong.KeyMatches {
+		t.Fatal(pong, err)
+	}
+	var refused *Problem
+	if _, err := bob.Ping(t.Context(), "nobody"); !errors.As(err, &refused) || refused.Name() != "unknown_peer" {
+		t.Fatal(err)
+	}
+}
+
+func TestAMessageStaysInTheInboxUntilItIsHandled(t *testing.T) {
+	_, alice, bob := mesh(t)
+	for _, text := range []string{"first", "second"} {
+		if receipt, err := bob.DM(t.Context(), "alice", text); err != nil || !receipt.Stored {
+			t.Fatal(receipt, err)
+		}
+	}
+	next := func(wanted int) (texts []string) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		for message, err := range alice.Inbox(ctx) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			var event struct{ Social struct{ Reason string } }
+			if err := json.Unmarshal(message.Event, &event); err != nil || message.From != "bob" {
+				t.Fatal(message, err)
+			}
+			texts = append(texts, event.Social.Reason)
+			if len(texts) == wanted {
+				break
+			}
+		}
+		return texts
+	}
+	if texts := strings.Join(next(2), " "); texts != "first second" {
+		t.Fatal(texts)
+	}
+	// The loop ended before it was done with the second one.
+	if texts := strings.Join(next(1), " "); texts != "second" {
+		t.Fatal(texts)
+	}
+}
+
+func TestAnHTTPClientTalksToNaras(t *testing.T) {
+	_, alice, bob := mesh(t)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		w.WriteHeader(http.StatusTeapot)
+		_, _ = io.WriteString(w, r.Header.Get("X-Nara-Sender")+" "+r.Method+" "+r.RequestURI+" "+string(body))
+	})}
+	go func() { _ = server.Serve(listener) }()
+	t.Cleanup(func() { _ = server.Close() })
+	lease := map[string]any{"backend": "http://" + listener.Addr().String(), "lease_s": 60}
+	if err := alice.Call(t.Context(), http.MethodPut, "/v1/services/notes", lease, nil); err != nil {
+		t.Fatal(err)
+	}
+	client := &http.Client{Transport: bob}
+	answer, err := client.Post("http://alice/notes/a%20b?x=y", "text/plain", strings.NewReader("milk"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	body, err := io.ReadAll(answer.Body)
+	if err != nil || answer.StatusCode != http.StatusTeapot || string(body) != "bob POST /a%20b?x=y milk" {
+		t.Fatal(answer.Status, string(body), err)
+	}
+	if responder := answer.Header.Get("X-Nara-Responder"); responder != "alice" {
+		t.Fatal(responder)
+	}
+	var refused *Problem
+	if _, err := client.Get("http://nobody/notes"); !errors.As(err, &refused) || refused.Name() != "unknown_peer" {
+		t.Fatal(err)
+	}
+}
