@@ -353,13 +353,23 @@ fn an_event_of_the_future_is_refused() {
         at(MAX_EVENT_LEAD + Duration::from_nanos(1)),
         Err(EventProblem::Future)
     );
-    let last = SyncEvent::signed(
-        UnixNanos::new(i64::MAX),
-        social("alice", "bob", "x"),
-        "alice",
-        &keypair("alice"),
-    );
-    assert_eq!(verdict(&last), Err(EventProblem::Future));
+    let at = |ts: i64| {
+        let payload = social("alice", "bob", "x");
+        verdict(&SyncEvent::signed(
+            UnixNanos::new(ts),
+            payload,
+            "alice",
+            &keypair("alice"),
+        ))
+    };
+    assert_eq!(at(i64::MAX), Err(EventProblem::Future));
+    for before_1970 in [i64::MIN, -1] {
+        assert_eq!(
+            at(before_1970),
+            Err(EventProblem::Invalid(InvalidEvent::OutOfRange("ts")))
+        );
+    }
+    assert_eq!(at(1), Ok(EventTrust::Verified));
 }
 
 #[test]
