@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
-use nara_proto::event::{EventProblem, EventTrust};
+use nara_proto::event::{EventProblem, EventTrust, Service};
+use nara_proto::reconcile::ItemId;
 use nara_proto::sync::{Cursor, EventFilter, MAX_EVENTS};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
@@ -14,7 +15,7 @@ use tokio::time::{Instant, sleep};
 use super::error::ClientError;
 use super::handle::PeerHandle;
 use super::verified::{CheckedEvents, RefusedEvent, SyncPage};
-use crate::ledger::{Insertion, Ledger, LedgerError};
+use crate::ledger::{AwaitedKey, CheckedEvent, Insertion, Ledger, LedgerError, Rejection};
 
 /// Refused events that a report names; further ones are counted only.
 const MAX_NAMED: usize = 1000;
@@ -226,8 +227,8 @@ pub(super) struct Storing<'a, L: ?Sized> {
     watch: Option<watch::Sender<SyncProgress>>,
     started: Instant,
     pause: Duration,
-    /// The ids of the events that were refused or not kept by the ledger, if somebody wants them.
-    pub(super) dropped: Option<Vec<String>>,
+    /// The events that were refused or not kept by the ledger, if somebody wants them.
+    pub(super) dropped: Option<Vec<Rejection>>,
     /// Events whose time has not come by our clock. If that is late, they are good once it is set right.
     ahead: usize,
 }
@@ -271,7 +272,7 @@ impl<'a, L: Ledger + ?Sized> Storing<'a, L> {
             if let Some(dropped) = &mut self.dropped
                 && !(is_ahead && self.ahead <= MAX_NAMED)
             {
-                dropped.push(event.id.clone());
+                dropped.extend(rejection(&event.id, awaited_by_refused(event)));
             }
         }
         let told_by = page.verification.responder.clone();
@@ -287,7 +288,7 @@ impl<'a, L: Ledger + ?Sized> Storing<'a, L> {
             let outcomes = page.events.accepted.iter().zip(&insertions);
             // What could not be verified is not in our set, whether it is stored or not.
             let lost = outcomes.filter(|(checked, insertion)| !checked.is_verified() || !kept(insertion));
-            dropped.extend(lost.map(|(checked, _)| checked.event.id.clone()));
+            dropped.extend(lost.filter_map(|(checked, _)| rejection(&checked.event.id, awaited_by(checked))));
         }
 
         let progress = &mut self.report.progress;
@@ -316,4 +317,28 @@ impl<'a, L: Ledger + ?Sized> Storing<'a, L> {
             Err(error) => Err(Box::new(InterruptedSync { report, error })),
         }
     }
+}
+
+/// `None` for an id that no reconciliation names.
+fn rejection(id: &str, awaits: Option<AwaitedKey>) -> Option<Rejection> {
+    let item = ItemId::of_event(id)?;
+    Some(Rejection { item, awaits })
+}
+
+/// The key with which an event that could not be verified may be.
+fn awaited_by(checked: &CheckedEvent) -> Option<AwaitedKey> {
+    match (checked.trust, checked.event.service()) {
+        (EventTrust::Verified | EventTrust::Unsigned, _) => None,
+        (_, Some(Service::Checkpoint)) => Some(AwaitedKey::OfAVoter),
+        _ => Some(AwaitedKey::Of(checked.event.actor().to_owned())),
+    }
+}
+
+/// The same of an event that was refused: another key of its emitter, or another decision about it, may change that.
+fn awaited_by_refused(event: &RefusedEvent) -> Option<AwaitedKey> {
+    let by_key = matches!(
+        event.problem,
+        EventProblem::BadSignature | EventProblem::Untrusted
+    );
+    (by_key && !event.emitter.is_empty()).then(|| AwaitedKey::Of(event.emitter.clone()))
 }

@@ -2,7 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use nara_proto::event::{EventReception, EventTrust, Service, verify_events};
+use nara_proto::event::{EventReception, Service, verify_events};
 use nara_proto::identity::NaraName;
 use nara_proto::succession::Succession;
 use nara_proto::sync::{Cursor, EventFilter};
@@ -15,7 +15,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{KeySource, PeerEvent, PeerRecord, PeerRegistry, RegisterError, Restored};
 use crate::identity::LocalNara;
-use crate::ledger::{CheckedEvent, Followed, Follower, Ledger, LedgerError, ReadLimit};
+use crate::ledger::{AwaitedKey, CheckedEvent, Followed, Follower, Ledger, LedgerError, ReadLimit};
 use crate::random::random;
 
 /// How often the whole registry is looked through at most. Events are missed when peers cause many of them, for example
@@ -207,17 +207,25 @@ async fn keep(
         // All that is there already is written together.
         let mut names = BTreeSet::new();
         let mut pinned = BTreeSet::new();
+        let mut learned = Vec::new();
         let mut gone = Vec::new();
         let mut stated = Vec::new();
         let ended = loop {
             match next {
                 Ok(PeerEvent::KeyPinned(key)) => {
                     pinned.insert(key.name.clone());
+                    learned.push(AwaitedKey::Of(key.name.as_str().to_owned()));
+                    // Voters are known by their ids.
+                    learned.extend(key.id.is_some().then_some(AwaitedKey::OfAVoter));
                     if key.source != KeySource::Configured {
                         names.insert(key.name);
                     }
                 }
                 Ok(PeerEvent::ProtocolLearned(info) | PeerEvent::Seen(info)) => names.extend(info.name),
+                Ok(PeerEvent::Decided(info)) => {
+                    learned.extend(info.name.map(|name| AwaitedKey::Of(name.as_str().to_owned())));
+                }
+                Ok(PeerEvent::IdLearned(_)) => learned.push(AwaitedKey::OfAVoter),
                 Ok(PeerEvent::Unregistered(info)) => gone.extend(info.name),
                 Ok(PeerEvent::Succession { statement, .. }) => stated.push(statement.to_event()),
                 Ok(_) => {}
@@ -267,6 +275,15 @@ async fn keep(
                 Err(error) => tracing::error!(%error, "statements of succession cannot be read"),
             }
         }
+        if !learned.is_empty()
+            && let Err(error) = ledger.forgive(learned).await
+        {
+            let error = &error as &dyn std::error::Error;
+            tracing::error!(
+                error,
+                "events that were rejected for want of a key cannot be fetched again"
+            );
+        }
         for name in pinned {
             if let Err(error) = verify_stored(&registry, &*ledger, &name).await {
                 let error = &error as &dyn std::error::Error;
@@ -279,7 +296,8 @@ async fn keep(
     }
 }
 
-/// Verifies the stored events of a nara whose key was not known when they came.
+/// Verifies the stored events of a nara whose key was not known when they came. What the key disproves goes, as it would
+/// be refused now.
 async fn verify_stored(
     registry: &PeerRegistry,
     ledger: &dyn Ledger,
@@ -302,24 +320,31 @@ async fn verify_stored(
         };
         let verdicts = verify_events(&mut events, &keys, reception);
         let mut verified: BTreeMap<Option<NaraName>, Vec<CheckedEvent>> = BTreeMap::new();
+        let mut disproved = Vec::new();
         for ((event, verdict), teller) in events.into_iter().zip(verdicts).zip(tellers) {
-            if verdict.is_ok_and(EventTrust::is_verified) {
-                verified
-                    .entry(teller)
-                    .or_default()
-                    .push(CheckedEvent::verified(event));
+            match verdict {
+                Ok(trust) if trust.is_verified() => {
+                    let events = verified.entry(teller).or_default();
+                    events.push(CheckedEvent::verified(event));
+                }
+                Ok(_) => {}
+                Err(_) => disproved.push(event.id),
             }
         }
-        verified
+        (verified, disproved)
     });
     // Ends early only when the runtime shuts down.
-    let verified = checked.await.map_err(|_| LedgerError::Closed)?;
+    let (verified, disproved) = checked.await.map_err(|_| LedgerError::Closed)?;
     let count = verified.values().map(Vec::len).sum::<usize>();
     // They stay charged to whoever told them.
     for (teller, events) in verified {
         ledger.insert(events, teller).await?;
     }
-    tracing::debug!(%name, count, "stored events are verified now");
+    let disproved = match disproved.is_empty() {
+        true => 0,
+        false => ledger.remove_unverified(disproved).await?,
+    };
+    tracing::debug!(%name, count, disproved, "stored events are verified now");
     Ok(())
 }
 
@@ -340,13 +365,13 @@ fn records(registry: &PeerRegistry, names: impl IntoIterator<Item = NaraName>) -
 
 #[cfg(test)]
 mod tests {
-    use nara_proto::event::SyncEvent;
-    use nara_proto::identity::{KeyPair, Soul};
-    use nara_proto::reconcile::Scope;
+    use nara_proto::event::{EventTrust, SyncEvent};
+    use nara_proto::identity::{KeyPair, NaraId, Soul};
+    use nara_proto::reconcile::{ItemId, Scope};
     use nara_proto::time::UnixMillis;
 
     use super::*;
-    use crate::ledger::{Ledger, MemoryLedger, SqliteLedger};
+    use crate::ledger::{Ledger, MemoryLedger, Rejection, SqliteLedger};
     use crate::registry::{PeerChange, PeerProtocol, PinnedKey};
 
     const V2: PeerProtocol = PeerProtocol {
@@ -404,16 +429,27 @@ mod tests {
             };
             let payload = nara_proto::event::Payload::Chau(chau);
             let event = SyncEvent::signed(UnixNanos::new(1), payload, "bob", &keypair);
-            let mut forged = SyncEvent::new(
-                UnixNanos::new(2),
-                nara_proto::event::Payload::Chau(Default::default()),
-            );
-            forged.emitter = "bob".to_owned();
+            let chau = nara_proto::event::ChauPayload {
+                from: "bob".to_owned(),
+                ..Default::default()
+            };
+            let payload = nara_proto::event::Payload::Chau(chau);
+            let eve = KeyPair::from_soul(&Soul::bond([8; 32], "eve"));
+            let forged = SyncEvent::signed(UnixNanos::new(2), payload, "bob", &eve);
+            let say = nara_proto::event::SocialPayload {
+                kind: "gossip".to_owned(),
+                actor: "bob".to_owned(),
+                target: "eve".to_owned(),
+                ..Default::default()
+            };
+            // Without an emitter: only its actor tells in whose name it speaks.
+            let unsigned = SyncEvent::new(UnixNanos::new(3), nara_proto::event::Payload::Social(say));
             let unknown = |event| CheckedEvent::new(event, EventTrust::UnknownKey);
             ledger
-                .insert(vec![unknown(event.clone()), unknown(forged)], None)
+                .insert([event.clone(), forged, unsigned].map(unknown).into(), None)
                 .await
                 .unwrap();
+            assert_eq!(ledger.count().await.unwrap(), 3);
             assert_eq!(ledger.items(Scope::all()).await.unwrap().len(), 0);
 
             let registry = PeerRegistry::default();
@@ -430,6 +466,45 @@ mod tests {
                 .map(|item| item.event_id())
                 .collect();
             assert_eq!(items, [event.id]);
+            assert_eq!(ledger.count().await.unwrap(), 1, "what the key disproves goes");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_key_or_an_id_that_is_learned_lifts_the_rejections_that_waited_for_it() {
+        for ledger in ledgers() {
+            let item = |n: u8| ItemId::of_event(&format!("{n:032x}")).unwrap();
+            let awaited = [
+                None,
+                Some(AwaitedKey::Of("alice".to_owned())),
+                Some(AwaitedKey::Of("bob".to_owned())),
+                Some(AwaitedKey::OfAVoter),
+            ];
+            let rejections = (0..).zip(awaited).map(|(n, awaits)| Rejection {
+                item: item(n),
+                awaits,
+            });
+            let eve = || "eve".to_owned();
+            ledger.reject(eve(), rejections.collect()).await.unwrap();
+            let rejected = async || ledger.rejected(eve(), (0..4).map(item).collect()).await.unwrap();
+
+            let registry = PeerRegistry::default();
+            let (keeper, _) = PeerKeeper::start(registry.clone(), ledger.clone()).await.unwrap();
+            let pinned = key("bob", KeySource::HeyThere { told_by: None });
+            registry.pin(pinned.clone()).unwrap();
+            keeper.finish().await;
+            assert_eq!(rejected().await, [item(0), item(1), item(3)]);
+
+            let (keeper, _) = PeerKeeper::start(registry.clone(), ledger.clone()).await.unwrap();
+            let id = NaraId::derive(&Soul::bond([7; 32], "bob"), "bob");
+            registry
+                .pin(PinnedKey {
+                    id: Some(id),
+                    ..pinned
+                })
+                .unwrap();
+            keeper.finish().await;
+            assert_eq!(rejected().await, [item(0), item(1)]);
         }
     }
 

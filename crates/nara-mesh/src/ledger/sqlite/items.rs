@@ -7,7 +7,7 @@ use rusqlite::{OptionalExtension as _, Transaction};
 
 use super::sql;
 use crate::ledger::inventory::{Changes, Inventory};
-use crate::ledger::rejections::MAX_REJECTIONS;
+use crate::ledger::rejections::{AwaitedKey, MAX_REJECTIONS, Rejection};
 
 /// The inventory of a database, used by its writer only, inside of its transactions and right behind them.
 ///
@@ -101,14 +101,27 @@ pub(super) fn places(snapshot: &Transaction<'_>, items: &[ItemId]) -> rusqlite::
 }
 
 /// Remembers rejections, and forgets the oldest.
-pub(super) fn reject(transaction: &Transaction<'_>, peer: &str, items: &[ItemId]) -> rusqlite::Result<()> {
+pub(super) fn reject(
+    transaction: &Transaction<'_>,
+    peer: &str,
+    rejections: &[Rejection],
+) -> rusqlite::Result<()> {
     let mut statement = transaction.prepare_cached(sql::REJECT)?;
-    for item in items {
-        statement.execute((peer, item.as_bytes()))?;
+    for Rejection { item, awaits } in rejections {
+        statement.execute((peer, item.as_bytes(), awaits.as_ref().map(AwaitedKey::as_str)))?;
     }
     transaction
         .prepare_cached(sql::FORGET_REJECTIONS)?
         .execute([MAX_REJECTIONS as i64])?;
+    Ok(())
+}
+
+/// Forgets the rejections that waited for these keys.
+pub(super) fn forgive(transaction: &Transaction<'_>, learned: &[AwaitedKey]) -> rusqlite::Result<()> {
+    let mut statement = transaction.prepare_cached(sql::FORGIVE)?;
+    for key in learned {
+        statement.execute([key.as_str()])?;
+    }
     Ok(())
 }
 

@@ -230,9 +230,9 @@ pub(super) fn checkpoints(
 }
 
 /// The unverified events that claim an emitter.
-pub(super) fn unverified_by(snapshot: &Transaction<'_>, emitter: &str) -> Result<Vec<Arrival>, Failure> {
+pub(super) fn unverified_by(snapshot: &Transaction<'_>, actor: &str) -> Result<Vec<Arrival>, Failure> {
     let mut statement = snapshot.prepare_cached(sql::UNVERIFIED_OF)?;
-    let mut rows = statement.query([emitter])?;
+    let mut rows = statement.query([actor])?;
     let mut arrivals = Vec::new();
     while let Some(row) = rows.next()? {
         arrivals.push(arrival(row)?);
