@@ -252,7 +252,7 @@ async fn the_ledger_in_a_data_folder_survives_a_restart() {
     let address = bob.address().unwrap();
     // Trust on first use: the key is kept.
     bob.registry().register(alice.as_peer(None)).unwrap();
-    let recent = nara_mesh::proto::sync::SyncRequest::recent(10);
+    let recent = SyncRequest::recent(10);
     first.client().fetch_sync_events(address, recent).await.unwrap();
     first.shutdown(GRACE).await;
     let second = start().await.unwrap();

@@ -246,7 +246,7 @@ impl<S: Shelf> Admission<'_, S> {
         // What is verified takes the place of what is not, and what a configured peer tells that of hearsay.
         let stays = match &held {
             Some(held) if verified && held.rank.is_verified() => !self.is_preferred(&event, &held.place)?,
-            Some(held) => held.rank.is_verified() || (!verified && held.rank >= self.hearsay_rank()),
+            Some(held) => !verified && held.rank >= self.hearsay_rank(),
             None => false,
         };
         let outcome = if stays {

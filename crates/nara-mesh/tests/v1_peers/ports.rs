@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use http::StatusCode;
 use nara_mesh::defaults::{LEGACY_MESH_PORT, MESH_PORT};
+use nara_mesh::proto::sync::SyncRequest;
 use nara_mesh::registry::KeySource;
 use nara_mesh::transport::Transport as _;
 
@@ -54,6 +55,9 @@ async fn a_v1_peer_that_is_known_from_a_hey_there_is_reached() {
     hans.send_zine(ip(1), vec![greta.hey_there()]).await;
     let report = alice.peer("greta").ping().await.unwrap();
     assert_eq!(report.key_matches, Some(true));
+    // A ping proves nothing, so that only a signed answer settles the port.
+    let signed = alice.peer("greta").fetch_sync_events(SyncRequest::recent(1));
+    signed.await.unwrap();
     let known = alice.registry().by_name("greta").unwrap().info();
     assert_eq!(known.address, Some(greta.address()));
     alice.shutdown(GRACE).await;

@@ -175,7 +175,13 @@ async fn an_arrival_says_how_far_it_can_be_trusted(ledger: &dyn Ledger) {
         (&tease(2, "eve"), &name("eve"))
     );
     assert_eq!((arrival.seq, arrival.trust), (2, EventTrust::UnknownKey));
-    assert!(ledger.unverified_by("met".to_owned()).await.unwrap().is_empty());
+    let unverified = ledger.unverified_by("met".to_owned()).await.unwrap();
+    let trust: Vec<_> = unverified.iter().map(|arrival| arrival.trust).collect();
+    assert_eq!(
+        trust,
+        [EventTrust::Unsigned],
+        "it names no emitter, and met acts in it"
+    );
 }
 
 async fn unverified_events_never_push_out_verified_ones(ledger: &dyn Ledger) {

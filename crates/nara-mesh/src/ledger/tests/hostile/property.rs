@@ -19,7 +19,7 @@ fn honest() -> Vec<(&'static str, CheckedEvent)> {
     };
     let mut honest = Vec::new();
     // Three of the five places that the pings of a target have.
-    for (n, observer) in ["met-1", "met-3", "conf-1"].into_iter().enumerate() {
+    for (n, observer) in ["met-3", "met-4", "conf-1"].into_iter().enumerate() {
         let ping = by(observer, ping(500 + n as i64, observer, "me"));
         honest.push((observer, CheckedEvent::verified(ping)));
     }
