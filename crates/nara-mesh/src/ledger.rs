@@ -23,7 +23,7 @@ pub use feed::{Arrival, Arrivals, EventFeed};
 pub use follow::{Followed, Follower};
 pub use limit::ReadLimit;
 pub use memory::MemoryLedger;
-pub use rejections::{AwaitedKey, Rejection};
+pub(crate) use rejections::ANY_VOTER;
 pub use retention::{EveryoneKnown, KnownNames, MemoryMode, RetentionPolicy, Standing};
 pub(crate) use select::select;
 #[cfg(feature = "sqlite")]
@@ -138,10 +138,13 @@ pub trait ReconcileStore: Debug + Send + Sync + 'static {
     /// Records events of a peer that were not stored, because they do not verify or because the retention policy
     /// rejects them, so that they are not fetched from that peer again. The newest ones are kept, up to a limit.
     /// Rejections are per peer, so that no peer can spoil an event that others have.
-    fn reject(&self, peer: String, rejections: Vec<Rejection>) -> LedgerFuture<'_, ()>;
+    ///
+    /// Beside each event stands the name of the nara whose key may change that, if one may. An empty name stands for
+    /// the voters of a checkpoint, which names them by ids.
+    fn reject(&self, peer: String, rejected: Vec<(ItemId, Option<String>)>) -> LedgerFuture<'_, ()>;
 
-    /// Forgets the rejections that waited for one of these keys, so that the events are fetched again.
-    fn forgive(&self, learned: Vec<AwaitedKey>) -> LedgerFuture<'_, ()>;
+    /// Forgets the rejections that waited for the keys of these naras, so that the events are fetched again.
+    fn forgive(&self, learned: Vec<String>) -> LedgerFuture<'_, ()>;
 
     /// The ones among these events that were rejected from this peer.
     fn rejected(&self, peer: String, items: Vec<ItemId>) -> LedgerFuture<'_, Vec<ItemId>>;

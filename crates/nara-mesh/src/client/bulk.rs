@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep};
 use super::error::ClientError;
 use super::handle::PeerHandle;
 use super::verified::{CheckedEvents, RefusedEvent, SyncPage};
-use crate::ledger::{AwaitedKey, CheckedEvent, Insertion, Ledger, LedgerError, Rejection};
+use crate::ledger::{ANY_VOTER, CheckedEvent, Insertion, Ledger, LedgerError};
 
 /// Refused events that a report names; further ones are counted only.
 const MAX_NAMED: usize = 1000;
@@ -227,8 +227,9 @@ pub(super) struct Storing<'a, L: ?Sized> {
     watch: Option<watch::Sender<SyncProgress>>,
     started: Instant,
     pause: Duration,
-    /// The events that were refused or not kept by the ledger, if somebody wants them.
-    pub(super) dropped: Option<Vec<Rejection>>,
+    /// The events that were refused or not kept by the ledger, as [`ReconcileStore::reject`](crate::ledger::ReconcileStore)
+    /// takes them, if somebody wants them.
+    pub(super) dropped: Option<Vec<(ItemId, Option<String>)>>,
     /// Events whose time has not come by our clock. If that is late, they are good once it is set right.
     ahead: usize,
 }
@@ -320,25 +321,24 @@ impl<'a, L: Ledger + ?Sized> Storing<'a, L> {
 }
 
 /// `None` for an id that no reconciliation names.
-fn rejection(id: &str, awaits: Option<AwaitedKey>) -> Option<Rejection> {
-    let item = ItemId::of_event(id)?;
-    Some(Rejection { item, awaits })
+fn rejection(id: &str, awaits: Option<String>) -> Option<(ItemId, Option<String>)> {
+    Some((ItemId::of_event(id)?, awaits))
 }
 
-/// The key with which an event that could not be verified may be.
-fn awaited_by(checked: &CheckedEvent) -> Option<AwaitedKey> {
+/// The nara with whose key an event may be verified that could not be.
+fn awaited_by(checked: &CheckedEvent) -> Option<String> {
     match (checked.trust, checked.event.service()) {
         (EventTrust::Verified | EventTrust::Unsigned, _) => None,
-        (_, Some(Service::Checkpoint)) => Some(AwaitedKey::OfAVoter),
-        _ => Some(AwaitedKey::Of(checked.event.actor().to_owned())),
+        (_, Some(Service::Checkpoint)) => Some(ANY_VOTER.to_owned()),
+        _ => Some(checked.event.actor().to_owned()),
     }
 }
 
 /// The same of an event that was refused: another key of its emitter, or another decision about it, may change that.
-fn awaited_by_refused(event: &RefusedEvent) -> Option<AwaitedKey> {
+fn awaited_by_refused(event: &RefusedEvent) -> Option<String> {
     let by_key = matches!(
         event.problem,
         EventProblem::BadSignature | EventProblem::Untrusted
     );
-    (by_key && !event.emitter.is_empty()).then(|| AwaitedKey::Of(event.emitter.clone()))
+    (by_key && !event.emitter.is_empty()).then(|| event.emitter.clone())
 }

@@ -314,13 +314,6 @@ impl<S: Shelf> Admission<'_, S> {
     /// `alice:bob` who says something about `x`: another nara can sign an event of its own under the id of one that it
     /// has seen. The rule does not depend on the order of arrival, and nobody can put itself first by it.
     fn is_preferred(&mut self, event: &SyncEvent, held: &Place) -> Result<bool, S::Error> {
-        if matches!(
-            event.service(),
-            None | Some(Service::Checkpoint | Service::Succession)
-        ) {
-            // These are proven by others than their emitter.
-            return Ok(false);
-        }
         let actor = self.shelf.actor(held)?;
         if actor == event.actor() {
             return Ok(false);
@@ -633,9 +626,6 @@ fn ping_to_go<'a>(
         return Some(own).filter(older).map(|ping| &ping.held);
     }
     let first = pings.first()?;
-    if first.held.rank < rank {
-        return Some(&first.held);
-    }
     let of = |account: Option<&str>| -> Vec<&'a HeldPing> {
         let same = |ping: &&HeldPing| ping.held.rank <= rank && ping.account.as_deref() == account;
         pings.iter().filter(same).collect()

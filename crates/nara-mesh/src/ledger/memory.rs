@@ -20,9 +20,8 @@ use super::rejections::Rejections;
 use super::retention::Retention;
 use super::sampler::Sampler;
 use super::{
-    Arrival, ArrivalLog, Arrivals, AwaitedKey, CheckedEvent, CursorStore, EventFeed, EventStore, Insertion,
-    KnownNames, LedgerError, LedgerFuture, PeerStore, ReadLimit, ReconcileStore, Rejection, RetentionPolicy,
-    Sample, Slice,
+    Arrival, ArrivalLog, Arrivals, CheckedEvent, CursorStore, EventFeed, EventStore, Insertion, KnownNames,
+    LedgerError, LedgerFuture, PeerStore, ReadLimit, ReconcileStore, RetentionPolicy, Sample, Slice,
 };
 use crate::clock::{Clock, SystemClock};
 use crate::peer::{PeerChange, PeerChangeError, PeerRecord};
@@ -280,11 +279,11 @@ impl ReconcileStore for MemoryLedger {
         ready(found).boxed()
     }
 
-    fn reject(&self, peer: String, rejections: Vec<Rejection>) -> LedgerFuture<'_, ()> {
-        ready(write(&self.rejections).map(|mut known| known.add(&peer, rejections))).boxed()
+    fn reject(&self, peer: String, rejected: Vec<(ItemId, Option<String>)>) -> LedgerFuture<'_, ()> {
+        ready(write(&self.rejections).map(|mut known| known.add(&peer, rejected))).boxed()
     }
 
-    fn forgive(&self, learned: Vec<AwaitedKey>) -> LedgerFuture<'_, ()> {
+    fn forgive(&self, learned: Vec<String>) -> LedgerFuture<'_, ()> {
         ready(write(&self.rejections).map(|mut known| known.forgive(&learned))).boxed()
     }
 

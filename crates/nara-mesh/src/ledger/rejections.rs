@@ -6,46 +6,20 @@ use nara_proto::reconcile::ItemId;
 /// How many rejections a ledger remembers, of all peers; the oldest are forgotten.
 pub(super) const MAX_REJECTIONS: usize = 200_000;
 
-/// An event of a peer that was not stored.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rejection {
-    /// The event.
-    pub item: ItemId,
-    /// The key with which it may be stored after all; `None` if no key changes that.
-    pub awaits: Option<AwaitedKey>,
-}
-
-/// A key for want of which an event could not be verified.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum AwaitedKey {
-    /// The key of the nara with this name.
-    Of(String),
-    /// The key of a voter of a checkpoint. A checkpoint names its voters by ids, so any nara whose id is learned may be
-    /// one.
-    OfAVoter,
-}
-
-impl AwaitedKey {
-    /// The text that stands for it in a database: no nara has an empty name.
-    pub(super) fn as_str(&self) -> &str {
-        match self {
-            Self::Of(name) => name,
-            Self::OfAVoter => "",
-        }
-    }
-}
+/// Stands in place of a name for the voters of a checkpoint: no nara has an empty name.
+pub(crate) const ANY_VOTER: &str = "";
 
 /// The rejections of a ledger in memory.
 #[derive(Debug, Default)]
 pub(super) struct Rejections {
-    known: HashMap<(Arc<str>, ItemId), Option<AwaitedKey>>,
+    known: HashMap<(Arc<str>, ItemId), Option<String>>,
     by_age: VecDeque<(Arc<str>, ItemId)>,
 }
 
 impl Rejections {
-    pub(super) fn add(&mut self, peer: &str, rejections: Vec<Rejection>) {
+    pub(super) fn add(&mut self, peer: &str, rejected: Vec<(ItemId, Option<String>)>) {
         let peer: Arc<str> = peer.into();
-        for Rejection { item, awaits } in rejections {
+        for (item, awaits) in rejected {
             if self.known.insert((peer.clone(), item), awaits).is_none() {
                 self.by_age.push_back((peer.clone(), item));
             }
@@ -57,10 +31,10 @@ impl Rejections {
         }
     }
 
-    pub(super) fn forgive(&mut self, learned: &[AwaitedKey]) {
+    pub(super) fn forgive(&mut self, learned: &[String]) {
         let before = self.known.len();
         self.known
-            .retain(|_, awaits| awaits.as_ref().is_none_or(|key| !learned.contains(key)));
+            .retain(|_, awaits| awaits.as_ref().is_none_or(|name| !learned.contains(name)));
         if self.known.len() < before {
             self.by_age.retain(|rejected| self.known.contains_key(rejected));
         }
@@ -80,10 +54,7 @@ mod tests {
     #[test]
     fn the_oldest_rejections_are_forgotten() {
         let item = |n: usize| ItemId::of_event(&format!("{n:032x}")).unwrap();
-        let rejection = |n| Rejection {
-            item: item(n),
-            awaits: None,
-        };
+        let rejection = |n| (item(n), None);
         let mut rejections = Rejections::default();
         rejections.add("bob", (0..=MAX_REJECTIONS).map(rejection).collect());
         assert_eq!(rejections.select("bob", vec![item(0), item(1)]), [item(1)]);

@@ -32,9 +32,8 @@ use self::shelf::SqliteShelf;
 use super::admission::{Shelf as _, admit};
 use super::retention::Retention;
 use super::{
-    Arrival, ArrivalLog, Arrivals, AwaitedKey, CheckedEvent, CursorStore, EventFeed, EventStore, Insertion,
-    KnownNames, LedgerError, LedgerFuture, PeerStore, ReadLimit, ReconcileStore, Rejection, RetentionPolicy,
-    Sample, Slice,
+    Arrival, ArrivalLog, Arrivals, CheckedEvent, CursorStore, EventFeed, EventStore, Insertion, KnownNames,
+    LedgerError, LedgerFuture, PeerStore, ReadLimit, ReconcileStore, RetentionPolicy, Sample, Slice,
 };
 use crate::clock::{Clock, SystemClock};
 use crate::peer::{PeerChange, PeerChangeError, PeerRecord};
@@ -331,13 +330,13 @@ impl ReconcileStore for SqliteLedger {
             .boxed()
     }
 
-    fn reject(&self, peer: String, rejections: Vec<Rejection>) -> LedgerFuture<'_, ()> {
+    fn reject(&self, peer: String, rejected: Vec<(ItemId, Option<String>)>) -> LedgerFuture<'_, ()> {
         self.pool
-            .write(move |transaction| Ok(items::reject(transaction, &peer, &rejections)?))
+            .write(move |transaction| Ok(items::reject(transaction, &peer, &rejected)?))
             .boxed()
     }
 
-    fn forgive(&self, learned: Vec<AwaitedKey>) -> LedgerFuture<'_, ()> {
+    fn forgive(&self, learned: Vec<String>) -> LedgerFuture<'_, ()> {
         self.pool
             .write(move |transaction| Ok(items::forgive(transaction, &learned)?))
             .boxed()

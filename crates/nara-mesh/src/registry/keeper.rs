@@ -15,7 +15,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{KeySource, PeerEvent, PeerRecord, PeerRegistry, RegisterError, Restored};
 use crate::identity::LocalNara;
-use crate::ledger::{AwaitedKey, CheckedEvent, Followed, Follower, Ledger, LedgerError, ReadLimit};
+use crate::ledger::{ANY_VOTER, CheckedEvent, Followed, Follower, Ledger, LedgerError, ReadLimit};
 use crate::random::random;
 
 /// How often the whole registry is looked through at most. Events are missed when peers cause many of them, for example
@@ -214,18 +214,18 @@ async fn keep(
             match next {
                 Ok(PeerEvent::KeyPinned(key)) => {
                     pinned.insert(key.name.clone());
-                    learned.push(AwaitedKey::Of(key.name.as_str().to_owned()));
+                    learned.push(key.name.as_str().to_owned());
                     // Voters are known by their ids.
-                    learned.extend(key.id.is_some().then_some(AwaitedKey::OfAVoter));
+                    learned.extend(key.id.is_some().then(|| ANY_VOTER.to_owned()));
                     if key.source != KeySource::Configured {
                         names.insert(key.name);
                     }
                 }
                 Ok(PeerEvent::ProtocolLearned(info) | PeerEvent::Seen(info)) => names.extend(info.name),
                 Ok(PeerEvent::Decided(info)) => {
-                    learned.extend(info.name.map(|name| AwaitedKey::Of(name.as_str().to_owned())));
+                    learned.extend(info.name.map(|name| name.as_str().to_owned()));
                 }
-                Ok(PeerEvent::IdLearned(_)) => learned.push(AwaitedKey::OfAVoter),
+                Ok(PeerEvent::IdLearned(_)) => learned.push(ANY_VOTER.to_owned()),
                 Ok(PeerEvent::Unregistered(info)) => gone.extend(info.name),
                 Ok(PeerEvent::Succession { statement, .. }) => stated.push(statement.to_event()),
                 Ok(_) => {}
@@ -371,7 +371,7 @@ mod tests {
     use nara_proto::time::UnixMillis;
 
     use super::*;
-    use crate::ledger::{Ledger, MemoryLedger, Rejection, SqliteLedger};
+    use crate::ledger::{Ledger, MemoryLedger, SqliteLedger};
     use crate::registry::{PeerChange, PeerProtocol, PinnedKey};
 
     const V2: PeerProtocol = PeerProtocol {
@@ -474,18 +474,11 @@ mod tests {
     async fn a_key_or_an_id_that_is_learned_lifts_the_rejections_that_waited_for_it() {
         for ledger in ledgers() {
             let item = |n: u8| ItemId::of_event(&format!("{n:032x}")).unwrap();
-            let awaited = [
-                None,
-                Some(AwaitedKey::Of("alice".to_owned())),
-                Some(AwaitedKey::Of("bob".to_owned())),
-                Some(AwaitedKey::OfAVoter),
-            ];
-            let rejections = (0..).zip(awaited).map(|(n, awaits)| Rejection {
-                item: item(n),
-                awaits,
-            });
+            let awaited = [None, Some("alice"), Some("bob"), Some(ANY_VOTER)];
+            let rejected = awaited.map(|name| name.map(str::to_owned));
+            let rejected = (0..).map(item).zip(rejected);
             let eve = || "eve".to_owned();
-            ledger.reject(eve(), rejections.collect()).await.unwrap();
+            ledger.reject(eve(), rejected.collect()).await.unwrap();
             let rejected = async || ledger.rejected(eve(), (0..4).map(item).collect()).await.unwrap();
 
             let registry = PeerRegistry::default();

@@ -7,7 +7,7 @@ use rusqlite::{OptionalExtension as _, Transaction};
 
 use super::sql;
 use crate::ledger::inventory::{Changes, Inventory};
-use crate::ledger::rejections::{AwaitedKey, MAX_REJECTIONS, Rejection};
+use crate::ledger::rejections::MAX_REJECTIONS;
 
 /// The inventory of a database, used by its writer only, inside of its transactions and right behind them.
 ///
@@ -104,11 +104,11 @@ pub(super) fn places(snapshot: &Transaction<'_>, items: &[ItemId]) -> rusqlite::
 pub(super) fn reject(
     transaction: &Transaction<'_>,
     peer: &str,
-    rejections: &[Rejection],
+    rejected: &[(ItemId, Option<String>)],
 ) -> rusqlite::Result<()> {
     let mut statement = transaction.prepare_cached(sql::REJECT)?;
-    for Rejection { item, awaits } in rejections {
-        statement.execute((peer, item.as_bytes(), awaits.as_ref().map(AwaitedKey::as_str)))?;
+    for (item, awaits) in rejected {
+        statement.execute((peer, item.as_bytes(), awaits))?;
     }
     transaction
         .prepare_cached(sql::FORGET_REJECTIONS)?
@@ -117,10 +117,10 @@ pub(super) fn reject(
 }
 
 /// Forgets the rejections that waited for these keys.
-pub(super) fn forgive(transaction: &Transaction<'_>, learned: &[AwaitedKey]) -> rusqlite::Result<()> {
+pub(super) fn forgive(transaction: &Transaction<'_>, learned: &[String]) -> rusqlite::Result<()> {
     let mut statement = transaction.prepare_cached(sql::FORGIVE)?;
-    for key in learned {
-        statement.execute([key.as_str()])?;
+    for name in learned {
+        statement.execute([name])?;
     }
     Ok(())
 }

@@ -50,11 +50,14 @@ super::on_every_ledger! {
     an_event_of_the_far_future_is_refused,
     an_event_that_is_too_large_is_refused,
     accounts_over_their_quota_go_first,
+    an_account_over_its_quota_is_pruned_down_to_it_and_no_further,
     what_introduced_naras_sign_is_charged_to_the_teller,
+    a_checkpoint_is_charged_to_its_teller_and_not_to_its_envelope,
     a_nara_that_restarts_without_end_does_not_keep_others_out,
     own_events_and_those_of_configured_peers_are_the_last_to_go,
     one_observer_does_not_push_out_the_pings_of_others,
     puppets_share_one_place_among_the_pings_of_a_target,
+    a_place_among_the_pings_is_not_taken_from_an_account_that_has_one_more,
     nobody_takes_the_id_of_a_restart_that_a_nara_reports_of_itself,
     nobody_takes_the_id_of_a_restart_that_a_configured_peer_reports,
     a_name_with_a_colon_does_not_take_the_id_of_an_event,
@@ -343,6 +346,18 @@ async fn accounts_over_their_quota_go_first(ledger: &dyn Ledger) {
     assert!(ledger.count().await.unwrap() <= 81);
 }
 
+async fn an_account_over_its_quota_is_pruned_down_to_it_and_no_further(ledger: &dyn Ledger) {
+    let of = |emitter: String, from: i64, count: i64| {
+        (0..count).map(move |n| by(&emitter, seen(from + n, &emitter, "me")))
+    };
+    let others = (2..10).flat_map(|n| of(format!("met-{n}"), 100 * n, 10));
+    // One more than its quota, and the newest.
+    let events = others.chain(of("met-1".to_owned(), 10_000, 11));
+    sign(ledger, "met-2", events).await;
+    assert_eq!(all(ledger).await.len(), 80);
+    assert_eq!(count_of(ledger, &["met-1"]).await, 10);
+}
+
 async fn what_introduced_naras_sign_is_charged_to_the_teller(ledger: &dyn Ledger) {
     sign(ledger, "met-1", (0..10).map(|ts| tease(ts, "met-1"))).await;
     sign(ledger, "met-2", (0..10).map(|ts| tease(100 + ts, "intro-honest"))).await;
@@ -352,6 +367,15 @@ async fn what_introduced_naras_sign_is_charged_to_the_teller(ledger: &dyn Ledger
     }
     assert_eq!(count_of(ledger, &["met-1"]).await, 10);
     assert_eq!(count_of(ledger, &["intro-honest"]).await, 10);
+}
+
+async fn a_checkpoint_is_charged_to_its_teller_and_not_to_its_envelope(ledger: &dyn Ledger) {
+    let honest = (0..9).map(|n| checkpoint(n, &format!("met-{n}"), 1 + n));
+    sign(ledger, "met-1", honest).await;
+    let of_eve = (0..200).map(|n| by("conf-1", checkpoint(1_000 + n, "met-2", 1 + n)));
+    sign(ledger, "met-eve", of_eve).await;
+    let kept = all(ledger).await;
+    assert_eq!(kept.iter().filter(|event| event.ts.get() < 1_000).count(), 9);
 }
 
 async fn a_nara_that_restarts_without_end_does_not_keep_others_out(ledger: &dyn Ledger) {
@@ -444,6 +468,22 @@ async fn puppets_share_one_place_among_the_pings_of_a_target(ledger: &dyn Ledger
     );
 }
 
+async fn a_place_among_the_pings_is_not_taken_from_an_account_that_has_one_more(ledger: &dyn Ledger) {
+    sign(
+        ledger,
+        "met-1",
+        (1..4).map(|ts| by("met-1", ping(ts, "met-1", "me"))),
+    )
+    .await;
+    let of_puppets = (0..9).map(|n| {
+        let name = format!("intro-{n}");
+        by(&name, ping(100 + n, &name, "me"))
+    });
+    sign(ledger, "met-eve", of_puppets).await;
+    assert_eq!(count_of(ledger, &["met-1"]).await, 3);
+    assert_eq!(count_of(ledger, &["intro-7", "intro-8"]).await, 2);
+}
+
 /// The emitter of the event that is kept of two verified ones under one id, whichever comes first.
 async fn kept_of(ledger: &dyn Ledger, events_at: impl Fn(i64) -> [SyncEvent; 2]) -> String {
     let mut kept = Vec::new();
@@ -518,6 +558,23 @@ async fn a_sample_does_not_prefer_what_nobody_verified(ledger: &dyn Ledger) {
     };
     let drawn = ledger.sample(EventFilter::default(), sample).await.unwrap();
     assert_eq!(times(&drawn), [1]);
+}
+
+#[tokio::test]
+async fn an_unverified_event_larger_than_its_quota_pushes_nothing_out() {
+    // A teller has an eightieth of it for unverified events: a thousand bytes.
+    let policy = policy().max_bytes(80_000);
+    let memory = MemoryLedger::new().with_retention(policy);
+    let sqlite = SqliteLedger::open_in_memory().unwrap().with_retention(policy);
+    for ledger in [&memory as &dyn Ledger, &sqlite] {
+        let large = social(2, "eve", &"x".repeat(1_000));
+        assert_eq!(lie(ledger, "eve", [tease(1, "eve")]).await, [Insertion::Stored]);
+        assert_eq!(
+            lie(ledger, "eve", [by("eve", large)]).await,
+            [Insertion::NotRetained]
+        );
+        assert_eq!(all(ledger).await, [tease(1, "eve")]);
+    }
 }
 
 #[tokio::test]
