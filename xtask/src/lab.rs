@@ -136,29 +136,16 @@ fn build_headscale(programs: &Path) -> Result<(), String> {
     process::run(&mut command)
 }
 
-/// Builds the program that runs the scenarios. Figures need an optimised one.
+/// Builds the program that runs the scenarios, and what it runs. Figures need an optimised one.
 fn build_lab(task: &str) -> Result<PathBuf, String> {
-    let mut command = process::cargo();
-    command.args(["build", "--package", "nara-lab", "--locked"]);
-    if task == "scenarios" {
-        // The scenarios run what `docs/tailnet.md` says.
-        command.args(["--package", "nara-mesh-cli"]);
-    }
     let profile = if task == "bench" {
-        command.arg("--release");
+        process::run(process::cargo().args(["build", "--package", "nara-lab", "--locked", "--release"]))?;
         "release"
     } else {
+        process::build_programs()?;
         "debug"
     };
-    process::run(&mut command)?;
-    if task == "scenarios" {
-        let mut example = process::cargo();
-        example.args(["build", "--package", "nara-tailnet", "--features", "embedded"]);
-        process::run(example.args(["--example", "embedded", "--locked"]))?;
-    }
-    let target =
-        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| process::root().join("target"), PathBuf::from);
-    Ok(target.join(profile).join("nara-lab"))
+    Ok(process::target().join(profile).join("nara-lab"))
 }
 
 /// Runs the program where there is nothing else, for a limited time. Whatever it started ends with it: it is the first

@@ -50,3 +50,18 @@ pub(crate) fn cargo() -> Command {
     command.current_dir(root());
     command
 }
+
+/// Builds the programs and examples of the workspace without optimisation, together with the tests: so everything that
+/// `cargo test --workspace` compiled is used again, while a package alone would have other features in what it
+/// depends on.
+pub(crate) fn build_programs() -> Result<(), String> {
+    run(cargo().args([
+        "build",
+        "--quiet",
+        "--locked",
+        "--workspace",
+        "--bins",
+        "--examples",
+        "--tests",
+    ]))
+}

@@ -50,7 +50,7 @@ impl Naras {
 
     /// Builds both programs.
     pub(super) fn build(&self) -> Result<(), String> {
-        process::run(process::cargo().args(["build", "--quiet", "--package", "nara-mesh-cli"]))?;
+        process::build_programs()?;
         let source = process::root().join("benches/go-baseline");
         process::run(
             Command::new("go")
