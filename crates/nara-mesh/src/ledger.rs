@@ -6,6 +6,7 @@ mod error;
 mod feed;
 mod filter;
 mod follow;
+mod held;
 mod inventory;
 mod limit;
 mod memory;

@@ -1,6 +1,5 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use nara_proto::checkpoint::is_filtered_at_ingest;
@@ -9,39 +8,10 @@ use nara_proto::go_json;
 use nara_proto::identity::NaraName;
 use nara_proto::time::UnixNanos;
 
+use super::held::{Held, HeldPing, Place, ping_to_go};
 use super::rank::{Priority, Rank};
 use super::retention::{Retention, Size, Standing};
 use super::{CheckedEvent, Insertion};
-
-/// Where an event stands: in time (ties by id), and in the order of arrival.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Place {
-    pub(super) ts: UnixNanos,
-    pub(super) id: Arc<str>,
-    /// Rises with each event that is stored.
-    pub(super) seq: i64,
-}
-
-impl Place {
-    /// Whether `event` comes before this place in time.
-    fn is_after(&self, event: &SyncEvent) -> bool {
-        (event.ts, event.id.as_str()) < (self.ts, &*self.id)
-    }
-}
-
-/// An event that is stored, with what admission needs to know about it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Held {
-    pub(super) place: Place,
-    pub(super) rank: Rank,
-}
-
-impl Held {
-    /// Whether a new event may take its place.
-    fn yields_to(&self, event: &SyncEvent, rank: Rank) -> bool {
-        self.rank < rank || (self.rank == rank && !self.place.is_after(event))
-    }
-}
 
 /// One rung of the ladder of verified events, in the order of rank, time and arrival.
 #[derive(Clone, Debug)]
@@ -61,14 +31,6 @@ impl Rung {
     fn place(&self) -> LadderPlace {
         (self.held.rank, self.held.place.ts, self.held.place.seq)
     }
-}
-
-/// A verified measurement of the round trip to one target.
-#[derive(Clone, Debug)]
-pub(super) struct HeldPing {
-    pub(super) held: Held,
-    pub(super) observer: String,
-    pub(super) account: Option<String>,
 }
 
 /// To whom events are charged. The numbers are stored in databases.
@@ -612,33 +574,6 @@ impl<S: Shelf> Admission<'_, S> {
         }
         self.shelf.remove(place)
     }
-}
-
-/// Which measurement goes for a new one, if any does.
-fn ping_to_go<'a>(
-    pings: &'a [HeldPing],
-    event: &SyncEvent,
-    rank: Rank,
-    account: Option<&str>,
-) -> Option<&'a Held> {
-    let older = |ping: &&'a HeldPing| ping.held.yields_to(event, rank);
-    if let Some(own) = pings.iter().find(|ping| ping.observer == event.actor()) {
-        return Some(own).filter(older).map(|ping| &ping.held);
-    }
-    let first = pings.first()?;
-    let of = |account: Option<&str>| -> Vec<&'a HeldPing> {
-        let same = |ping: &&HeldPing| ping.held.rank <= rank && ping.account.as_deref() == account;
-        pings.iter().filter(same).collect()
-    };
-    let own = of(account);
-    // Of two that have as many, the one whose measurement is the first to go.
-    let shares = pings.iter().rev().map(|ping| of(ping.account.as_deref()));
-    let largest = shares.max_by_key(Vec::len)?;
-    if largest.len() >= own.len() + 2 {
-        return largest.first().map(|ping| &ping.held);
-    }
-    let oldest = own.first().copied().or(Some(first));
-    oldest.filter(older).map(|ping| &ping.held)
 }
 
 /// Whether an event may be stored although nobody has verified it, until its key is learned or its time is over.

@@ -10,8 +10,9 @@ use nara_proto::sync::Cursor;
 use nara_proto::time::UnixNanos;
 
 use crate::ledger::Arrival;
-use crate::ledger::admission::{Account, Held, HeldPing, LadderPlace, NewEvent, Place, Rung, Shelf};
+use crate::ledger::admission::{Account, LadderPlace, NewEvent, Rung, Shelf};
 use crate::ledger::checked::stored_trust;
+use crate::ledger::held::{Held, HeldPing, Place};
 use crate::ledger::inventory::Inventory;
 use crate::ledger::rank::{Priority, Rank};
 use crate::ledger::retention::Size;

@@ -9,9 +9,9 @@ use rusqlite::{CachedStatement, OptionalExtension as _, Params, Row, Transaction
 use super::failure::Failure;
 use super::rows::{place, position, sizes, sql_limit};
 use super::sql::{self, BothWays};
-use crate::ledger::admission::Place;
 use crate::ledger::checked::stored_trust;
 use crate::ledger::filter::Wanted;
+use crate::ledger::held::Place;
 use crate::ledger::limit::ByteBudget;
 use crate::ledger::rank::{Priority, Rank};
 use crate::ledger::sampler::Sampler;

@@ -8,7 +8,8 @@ use rusqlite::{OptionalExtension as _, Params, Row, Transaction};
 
 use super::rows::{place, position, sizes, sql_limit, unsigned};
 use super::sql;
-use crate::ledger::admission::{Account, Held, HeldPing, LadderPlace, NewEvent, Place, Rung, Shelf};
+use crate::ledger::admission::{Account, LadderPlace, NewEvent, Rung, Shelf};
+use crate::ledger::held::{Held, HeldPing, Place};
 use crate::ledger::inventory::Changes;
 use crate::ledger::rank::{Priority, Rank};
 use crate::ledger::retention::Size;

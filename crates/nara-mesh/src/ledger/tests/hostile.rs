@@ -1,6 +1,8 @@
 //! What a hostile peer may do to a ledger.
 
+mod accounts;
 mod property;
+mod rivals;
 
 use std::time::Duration;
 
@@ -49,18 +51,7 @@ super::on_every_ledger! {
     what_a_configured_peer_told_does_not_go_for_what_a_stranger_tells,
     an_event_of_the_far_future_is_refused,
     an_event_that_is_too_large_is_refused,
-    accounts_over_their_quota_go_first,
-    an_account_over_its_quota_is_pruned_down_to_it_and_no_further,
-    what_introduced_naras_sign_is_charged_to_the_teller,
-    a_checkpoint_is_charged_to_its_teller_and_not_to_its_envelope,
-    a_nara_that_restarts_without_end_does_not_keep_others_out,
     own_events_and_those_of_configured_peers_are_the_last_to_go,
-    one_observer_does_not_push_out_the_pings_of_others,
-    puppets_share_one_place_among_the_pings_of_a_target,
-    a_place_among_the_pings_is_not_taken_from_an_account_that_has_one_more,
-    nobody_takes_the_id_of_a_restart_that_a_nara_reports_of_itself,
-    nobody_takes_the_id_of_a_restart_that_a_configured_peer_reports,
-    a_name_with_a_colon_does_not_take_the_id_of_an_event,
     a_sample_does_not_prefer_what_nobody_verified,
 }
 
@@ -326,77 +317,6 @@ async fn an_event_that_is_too_large_is_refused(ledger: &dyn Ledger) {
     assert_eq!(lie(ledger, "conf", [large]).await, [Insertion::NotRetained]);
 }
 
-async fn accounts_over_their_quota_go_first(ledger: &dyn Ledger) {
-    // The dearest common kind against the cheapest.
-    sign(
-        ledger,
-        "met-1",
-        (0..10).map(|ts| by("met-1", seen(ts, "met-1", "me"))),
-    )
-    .await;
-    for n in 0..300 {
-        sign(
-            ledger,
-            "met-eve",
-            [by("met-eve", hey_there(1_000 + n, "met-eve"))],
-        )
-        .await;
-    }
-    assert_eq!(count_of(ledger, &["met-1"]).await, 10);
-    assert!(ledger.count().await.unwrap() <= 81);
-}
-
-async fn an_account_over_its_quota_is_pruned_down_to_it_and_no_further(ledger: &dyn Ledger) {
-    let of = |emitter: String, from: i64, count: i64| {
-        (0..count).map(move |n| by(&emitter, seen(from + n, &emitter, "me")))
-    };
-    let others = (2..10).flat_map(|n| of(format!("met-{n}"), 100 * n, 10));
-    // One more than its quota, and the newest.
-    let events = others.chain(of("met-1".to_owned(), 10_000, 11));
-    sign(ledger, "met-2", events).await;
-    assert_eq!(all(ledger).await.len(), 80);
-    assert_eq!(count_of(ledger, &["met-1"]).await, 10);
-}
-
-async fn what_introduced_naras_sign_is_charged_to_the_teller(ledger: &dyn Ledger) {
-    sign(ledger, "met-1", (0..10).map(|ts| tease(ts, "met-1"))).await;
-    sign(ledger, "met-2", (0..10).map(|ts| tease(100 + ts, "intro-honest"))).await;
-    for n in 0..300 {
-        let puppet = format!("intro-{n}");
-        sign(ledger, "met-eve", [by(&puppet, hey_there(1_000 + n, &puppet))]).await;
-    }
-    assert_eq!(count_of(ledger, &["met-1"]).await, 10);
-    assert_eq!(count_of(ledger, &["intro-honest"]).await, 10);
-}
-
-async fn a_checkpoint_is_charged_to_its_teller_and_not_to_its_envelope(ledger: &dyn Ledger) {
-    let honest = (0..9).map(|n| checkpoint(n, &format!("met-{n}"), 1 + n));
-    sign(ledger, "met-1", honest).await;
-    let of_eve = (0..200).map(|n| by("conf-1", checkpoint(1_000 + n, "met-2", 1 + n)));
-    sign(ledger, "met-eve", of_eve).await;
-    let kept = all(ledger).await;
-    assert_eq!(kept.iter().filter(|event| event.ts.get() < 1_000).count(), 9);
-}
-
-async fn a_nara_that_restarts_without_end_does_not_keep_others_out(ledger: &dyn Ledger) {
-    for n in 0..200 {
-        let subject = format!("met-{n}");
-        let restart = by("met-eve", observation(n, "met-eve", &subject, "restart"));
-        sign(ledger, "met-eve", [restart]).await;
-    }
-    let honest = by("met-1", observation(1, "met-1", "me", "restart"));
-    assert_eq!(sign(ledger, "met-1", [honest]).await, [Insertion::Stored]);
-    for n in 200..400 {
-        let restart = by(
-            "met-eve",
-            observation(n, "met-eve", &format!("met-{n}"), "restart"),
-        );
-        sign(ledger, "met-eve", [restart]).await;
-    }
-    assert_eq!(count_of(ledger, &["met-1"]).await, 1);
-    assert!(ledger.count().await.unwrap() <= 81);
-}
-
 async fn own_events_and_those_of_configured_peers_are_the_last_to_go(ledger: &dyn Ledger) {
     sign(
         ledger,
@@ -425,121 +345,6 @@ async fn own_events_and_those_of_configured_peers_are_the_last_to_go(ledger: &dy
     .await;
     assert!(ledger.count().await.unwrap() <= 81);
     assert!(count_of(ledger, &["conf", "me"]).await >= 80);
-}
-
-async fn one_observer_does_not_push_out_the_pings_of_others(ledger: &dyn Ledger) {
-    sign(
-        ledger,
-        "met-1",
-        (0..4).map(|ts| by("met-1", ping(ts, "met-1", "me"))),
-    )
-    .await;
-    sign(
-        ledger,
-        "met-eve",
-        (100..200).map(|ts| by("met-eve", ping(ts, "met-eve", "me"))),
-    )
-    .await;
-    assert_eq!(count_of(ledger, &["met-1"]).await, 4);
-    assert_eq!(count_of(ledger, &["met-eve"]).await, 1);
-}
-
-async fn puppets_share_one_place_among_the_pings_of_a_target(ledger: &dyn Ledger) {
-    let puppets = |from: i64| {
-        let ping_of = move |n: i64| {
-            let name = format!("intro-{n}");
-            by(&name, ping(from + n, &name, "me"))
-        };
-        (0..20).map(ping_of)
-    };
-    // They come first, and are newer than everything else.
-    sign(ledger, "met-eve", puppets(1_000)).await;
-    for observer in ["met-1", "met-2", "met-3"] {
-        let stored = sign(ledger, observer, [by(observer, ping(1, observer, "me"))]).await;
-        assert_eq!(stored, [Insertion::Stored], "{observer}");
-    }
-    sign(ledger, "met-eve", puppets(2_000)).await;
-    assert_eq!(count_of(ledger, &["met-1", "met-2", "met-3"]).await, 3);
-    let all = all(ledger).await;
-    assert_eq!(all.len(), 5);
-    assert!(
-        all.iter().any(|event| event.ts.get() >= 2_000),
-        "the newest puppets"
-    );
-}
-
-async fn a_place_among_the_pings_is_not_taken_from_an_account_that_has_one_more(ledger: &dyn Ledger) {
-    sign(
-        ledger,
-        "met-1",
-        (1..4).map(|ts| by("met-1", ping(ts, "met-1", "me"))),
-    )
-    .await;
-    let of_puppets = (0..9).map(|n| {
-        let name = format!("intro-{n}");
-        by(&name, ping(100 + n, &name, "me"))
-    });
-    sign(ledger, "met-eve", of_puppets).await;
-    assert_eq!(count_of(ledger, &["met-1"]).await, 3);
-    assert_eq!(count_of(ledger, &["intro-7", "intro-8"]).await, 2);
-}
-
-/// The emitter of the event that is kept of two verified ones under one id, whichever comes first.
-async fn kept_of(ledger: &dyn Ledger, events_at: impl Fn(i64) -> [SyncEvent; 2]) -> String {
-    let mut kept = Vec::new();
-    for (ts, order) in [(5, [0, 1]), (6, [1, 0])] {
-        let events = events_at(ts);
-        assert_eq!(events[0].id, events[1].id);
-        for index in order {
-            let event = events[index].clone();
-            let teller = event.emitter.clone();
-            sign(ledger, &teller, [event]).await;
-        }
-        let held = all(ledger).await;
-        let held: Vec<_> = held.iter().filter(|event| event.id == events[0].id).collect();
-        assert_eq!(held.len(), 1);
-        kept.push(held[0].emitter.clone());
-    }
-    assert_eq!(kept[0], kept[1]);
-    kept.remove(0)
-}
-
-/// A restart of `subject` as each of two observers reports it.
-fn restarts(observers: [&str; 2], subject: &str, ts: i64) -> [SyncEvent; 2] {
-    observers.map(|observer| by(observer, observation(ts, observer, subject, "restart")))
-}
-
-async fn nobody_takes_the_id_of_a_restart_that_a_nara_reports_of_itself(ledger: &dyn Ledger) {
-    let kept = kept_of(ledger, |ts| restarts(["met-1", "met-eve"], "met-1", ts)).await;
-    assert_eq!(kept, "met-1");
-}
-
-async fn nobody_takes_the_id_of_a_restart_that_a_configured_peer_reports(ledger: &dyn Ledger) {
-    let kept = kept_of(ledger, |ts| restarts(["conf-1", "met-1"], "met-1", ts)).await;
-    assert_eq!(kept, "conf-1");
-}
-
-async fn a_name_with_a_colon_does_not_take_the_id_of_an_event(ledger: &dyn Ledger) {
-    let say = |ts: i64, actor: &str, target: &str, reason: &str| {
-        let payload = SocialPayload {
-            kind: "gossip".to_owned(),
-            actor: actor.to_owned(),
-            target: target.to_owned(),
-            reason: reason.to_owned(),
-            ..SocialPayload::default()
-        };
-        by(
-            actor,
-            SyncEvent::new(UnixNanos::new(ts), Payload::Social(payload)),
-        )
-    };
-    let events_at = |ts| {
-        [
-            say(ts, "met-1", "me", "at 12:30"),
-            say(ts, "met-1:me", "at 12", "30"),
-        ]
-    };
-    assert_eq!(kept_of(ledger, events_at).await, "met-1");
 }
 
 async fn a_sample_does_not_prefer_what_nobody_verified(ledger: &dyn Ledger) {
