@@ -1,4 +1,4 @@
-//! Measures this project beside the Go baseline, in one run and alternating rounds, and reports ratios.
+//! Measures this project beside the Go baseline and the bare machine, in one run and alternating rounds, and reports ratios.
 
 mod report;
 
@@ -13,8 +13,14 @@ use crate::{process, results};
 /// Rounds of a full run: odd, so that the median is a measured value.
 const ROUNDS: usize = 5;
 
+/// What a round trip takes beside time; the program that counts allocations is slower, so it is asked for nothing else.
+const CPU: &str = "cpu_us_per_round_trip";
+const ALLOCATIONS: &str = "allocations_per_round_trip";
+
 struct Settings {
     rounds: usize,
+    /// Round trips, and nothing else.
+    round_trips_only: bool,
     requests: usize,
     sync_rounds: usize,
     large_ledger: usize,
@@ -30,6 +36,9 @@ struct Settings {
 
 pub(crate) fn run(args: &[String]) -> Result<(), String> {
     let record = args.iter().any(|arg| arg == "--record");
+    if record && args.iter().any(|arg| arg == "--round-trips") {
+        return Err("the recorded table has all figures: --record does not go with --round-trips".to_owned());
+    }
     let args: Vec<_> = args.iter().filter(|arg| *arg != "--record").cloned().collect();
     let settings = settings(&args)?;
     let folder = process::root().join("target/bench");
@@ -52,6 +61,8 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
                 (key, field),
                 (&format!("{key}.p50_us"), "p50_us"),
                 (&format!("{key}.p99_us"), "p99_us"),
+                (&format!("{key}.cpu_us"), CPU),
+                (&format!("{key}.future_bytes"), "future_bytes"),
             ] {
                 if let Some(value) = figures[field].as_f64() {
                     let list = samples.entry(key).or_insert_with(|| json!([]));
@@ -60,7 +71,11 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
             }
         }
     }
-    let once = measure_once(&programs, &settings, &page)?;
+    let once = if settings.round_trips_only {
+        json!({})
+    } else {
+        measure_once(&programs, &settings, &page)?
+    };
     let report = report::report(&samples, &once);
     let text = serde_json::to_string_pretty(&report).map_err(|error| error.to_string())?;
     write(&folder.join("report.json"), &(text + "\n"))?;
@@ -76,6 +91,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
 fn settings(args: &[String]) -> Result<Settings, String> {
     let mut settings = Settings {
         rounds: ROUNDS,
+        round_trips_only: false,
         requests: 60_000,
         sync_rounds: 10,
         large_ledger: 1_000_000,
@@ -91,6 +107,7 @@ fn settings(args: &[String]) -> Result<Settings, String> {
             "--quick" => {
                 settings = Settings {
                     rounds: 1,
+                    round_trips_only: false,
                     requests: 10_000,
                     sync_rounds: 2,
                     large_ledger: 100_000,
@@ -101,6 +118,11 @@ fn settings(args: &[String]) -> Result<Settings, String> {
                     handshakes: 100,
                 }
             }
+            "--round-trips" => {
+                settings.round_trips_only = true;
+                settings.rounds = 3;
+                settings.requests = 20_000;
+            }
             "--rounds" => {
                 let rounds = args
                     .next()
@@ -110,7 +132,7 @@ fn settings(args: &[String]) -> Result<Settings, String> {
             }
             other => {
                 return Err(format!(
-                    "bench does not know {other:?}; it takes --quick and --rounds N"
+                    "bench does not know {other:?}; it takes --quick, --round-trips, --rounds N and --record"
                 ));
             }
         }
@@ -120,6 +142,8 @@ fn settings(args: &[String]) -> Result<Settings, String> {
 
 struct Programs {
     ours: PathBuf,
+    /// The same, with an allocator that counts.
+    counting: PathBuf,
     go: PathBuf,
 }
 
@@ -137,6 +161,7 @@ fn build(folder: &Path) -> Result<Programs, String> {
     process::run(process::cargo().args(["build", "--release", "--locked", "--package", "nara-bench"]))?;
     Ok(Programs {
         ours: process::target().join("release/nara-bench"),
+        counting: process::target().join("release/nara-bench-allocations"),
         go,
     })
 }
@@ -144,9 +169,8 @@ fn build(folder: &Path) -> Result<Programs, String> {
 type Measurement<'a> = (&'static str, &'static str, &'a Path, Vec<String>);
 
 fn measurements<'a>(programs: &'a Programs, settings: &Settings, page: &Path) -> Vec<Measurement<'a>> {
-    let requests = settings.requests.to_string();
-    let warm_up = (settings.requests / 10).to_string();
-    let exchange = |extra: &[&str]| {
+    let of = |requests: usize, extra: &[&str]| {
+        let (requests, warm_up) = (requests.to_string(), (requests / 10).to_string());
         let mut args: Vec<String> = [
             "signed",
             "--requests",
@@ -161,6 +185,9 @@ fn measurements<'a>(programs: &'a Programs, settings: &Settings, page: &Path) ->
         args.extend(extra.iter().map(|&arg| arg.to_owned()));
         args
     };
+    let exchange = |extra: &[&str]| of(settings.requests, extra);
+    // A count does not get better with the number of requests.
+    let counted = |extra: &[&str]| of(settings.requests / 10, extra);
     let rounds = settings.sync_rounds.to_string();
     let page = page.display().to_string();
     let sync = |cores: &str| {
@@ -169,18 +196,36 @@ fn measurements<'a>(programs: &'a Programs, settings: &Settings, page: &Path) ->
             .to_vec()
     };
     let (ours, go) = (programs.ours.as_path(), programs.go.as_path());
-    vec![
+    let counting = programs.counting.as_path();
+    let mut all = vec![
+        ("bare", "rps", ours, exchange(&["--bare"])),
         ("signed", "rps", ours, exchange(&[])),
+        ("bare_mtls", "rps", ours, exchange(&["--bare", "--tls"])),
         ("tls", "rps", ours, exchange(&["--tls"])),
+        ("bare.allocations", ALLOCATIONS, counting, counted(&["--bare"])),
+        ("signed.allocations", ALLOCATIONS, counting, counted(&[])),
+        (
+            "bare_mtls.allocations",
+            ALLOCATIONS,
+            counting,
+            counted(&["--bare", "--tls"]),
+        ),
+        ("tls.allocations", ALLOCATIONS, counting, counted(&["--tls"])),
         ("go_signed", "rps", go, exchange(&["--inner"])),
         ("go_signed_without_inner", "rps", go, exchange(&[])),
         ("unsigned", "rps", ours, exchange(&["--unsigned"])),
         ("go_unsigned", "rps", go, exchange(&["--unsigned"])),
+    ];
+    if settings.round_trips_only {
+        return all;
+    }
+    all.extend([
         ("sync_one_core", "events_per_s", ours, sync("1")),
         ("go_sync_one_core", "events_per_s", go, sync("1")),
         ("sync_all_cores", "events_per_s", ours, sync("all")),
         ("go_sync_all_cores", "events_per_s", go, sync("all")),
-    ]
+    ]);
+    all
 }
 
 fn measure(program: &Path, args: &[String]) -> Result<Value, String> {

@@ -26,7 +26,8 @@ usage: cargo xtask TASK
 
   api       compare the public names of the libraries with docs/api/ (option: --write writes them down)
   bench     measure this project beside the Go baseline in one run; writes target/bench/
-            (options: --quick for a short run, --rounds N, --record to write the table into docs/results.md)
+            (options: --quick for a short run, --round-trips for round trips alone, a minute, --rounds N, --record to write the
+            table into docs/results.md)
   fuzz      feed every reader of a peer's bytes with bytes of its own making, for ten minutes each
             (options: --seconds N, --jobs N, --target NAME)
   interop   let OpenSSL and Go call our server over TLS, and our client call Go (needs openssl and go)
@@ -38,7 +39,7 @@ usage: cargo xtask TASK
             (options: --part v2|v1|server|client, --file GLOB, --re REGEX, --shard K/N)
   package   make the Debian package, and install, start, upgrade and purge it on a machine of its own: Debian in a folder, in
             namespaces, with systemd; needs root, cargo-deb, mmdebstrap, promtool (options: --debug for a debug build,
-            --no-try to make it only, --check to check the unit, the alerts and the dashboard only)
+            --release for one without LTO, --no-try to make it only, --check to check the unit, the alerts and the dashboard only)
   sans-io   check that nothing in the dependency tree of nara-proto knows clocks or sockets
   soak      seeded runs of cuts, delays, crashes and restarts (options: --runs N, --seed N)
   tidy      check rules of this repository that no other tool checks";

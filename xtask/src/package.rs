@@ -19,13 +19,14 @@ const NARAS: [(&str, u16); 2] = [("alice", 9632), ("bob", 9633)];
 
 pub(crate) fn run(args: &[String]) -> Result<(), String> {
     let (profile, try_it) = match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        [] => ("release", true),
+        [] => ("dist", true),
         ["--debug"] => ("dev", true),
+        ["--release"] => ("release", true),
         ["--check"] => {
             check_files()?;
             return Ok(());
         }
-        ["--no-try"] => ("release", false),
+        ["--no-try"] => ("dist", false),
         _ => return Err(format!("package does not take {args:?}; see `cargo xtask help`")),
     };
     check_files()?;
@@ -96,7 +97,7 @@ fn deb(profile: &str, version: Option<&str>) -> Result<PathBuf, String> {
         deb.args(["--deb-version", version, "--output"])
             .arg(target().join("package/"));
     }
-    if version.is_some() || profile == "dev" {
+    if version.is_some() || profile != "dist" {
         // It is not for anybody else.
         deb.arg("--fast");
     }

@@ -1,4 +1,4 @@
-//! Round trips of `POST /events/sync` with a small answer, signed and unsigned.
+//! Round trips of `POST /events/sync` with a small answer: signed, unsigned, and those of the bare machine.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,6 +22,9 @@ use nara_proto::sync::{SyncRequest, SyncResponse};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
+use crate::bare::Bare;
+use crate::resources::Resources;
+
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
 pub(crate) struct Plan {
@@ -29,13 +32,17 @@ pub(crate) struct Plan {
     pub(crate) in_flight: u64,
     pub(crate) warmup: u64,
     pub(crate) unsigned: bool,
+    pub(crate) bare: bool,
     pub(crate) tls: bool,
 }
 
 pub(crate) fn measure(plan: &Plan) -> Result<Value, Error> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
-        if plan.unsigned {
+        if plan.bare {
+            let exchange = Bare::start(plan.in_flight, plan.tls).await?;
+            repeat(plan, move || exchange.clone().once()).await
+        } else if plan.unsigned {
             let exchange = Unsigned::start().await?;
             repeat(plan, move || exchange.clone().once()).await
         } else {
@@ -183,16 +190,22 @@ where
     Fut: Future<Output = Result<(), Error>> + Send,
 {
     many(plan.warmup, plan.in_flight, once.clone()).await?;
-    let start = Instant::now();
+    let (start, resources) = (Instant::now(), Resources::now());
+    let future_bytes = size_of::<Fut>();
     let latencies = many(plan.requests, plan.in_flight, once).await?;
     let seconds = start.elapsed().as_secs_f64();
+    let each = resources.per_round_trip(plan.requests);
     Ok(json!({
         "requests": plan.requests,
         "seconds": seconds,
         "rps": plan.requests as f64 / seconds,
         "p50_us": latencies.value_at_quantile(0.5) as f64 / 1e3,
         "p99_us": latencies.value_at_quantile(0.99) as f64 / 1e3,
+        "cpu_us_per_round_trip": each.cpu_us,
+        "allocations_per_round_trip": each.allocations,
+        "future_bytes": future_bytes,
         "unsigned": plan.unsigned,
+        "bare": plan.bare,
         "tls": plan.tls,
         "cores": std::thread::available_parallelism()?.get(),
     }))

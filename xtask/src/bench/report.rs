@@ -30,6 +30,11 @@ pub(super) fn report(samples: &Samples, once: &Value) -> Value {
     let of = |key: &str| median(values(samples, key));
     let go_fetch =
         (at(once, "/go_fetch_before/events_per_s") + at(once, "/go_fetch_after/events_per_s")) / 2.0;
+    let each = |what: &str| {
+        let kinds = ["bare", "signed", "bare_mtls", "tls"];
+        let figures = kinds.map(|kind| (kind.to_owned(), json!(of(&format!("{kind}.{what}")))));
+        Value::Object(figures.into_iter().collect())
+    };
     json!({
         "schema": "nara-mesh/bench/1",
         "cores": std::thread::available_parallelism().map_or(0, usize::from),
@@ -47,6 +52,13 @@ pub(super) fn report(samples: &Samples, once: &Value) -> Value {
         "tls_p50_us": of("tls.p50_us"),
         "tls_p99_us": of("tls.p99_us"),
         "tls_ratio_to_go": ratio(samples, "tls", "go_signed"),
+        "bare_rps": of("bare"),
+        "bare_mtls_rps": of("bare_mtls"),
+        "signed_share_of_bare": ratio(samples, "signed", "bare"),
+        "tls_share_of_bare_mtls": ratio(samples, "tls", "bare_mtls"),
+        "cpu_us_per_round_trip": each("cpu_us"),
+        "allocations_per_round_trip": each("allocations"),
+        "future_bytes": of("tls.future_bytes"),
         "tls_handshake_us": at(once, "/handshake/handshake_us"),
         "tls_resumption_us": at(once, "/handshake/resumption_us"),
         "unsigned_rps": of("unsigned"),
@@ -75,6 +87,16 @@ pub(super) fn table(report: &Value) -> String {
     let number = |pointer: &str| at(report, pointer);
     let whole = |pointer: &str| format!("{:.0}", number(pointer));
     let pair = |a: &str, b: &str| format!("{:.0} and {:.0}", number(a), number(b));
+    let four = |group: &str| {
+        let of = |kind| number(&format!("{group}/{kind}"));
+        format!(
+            "{:.0}, {:.0}; {:.0}, {:.0}",
+            of("bare"),
+            of("signed"),
+            of("bare_mtls"),
+            of("tls")
+        )
+    };
     let mebibytes = |pointer: &str| format!("{:.0}", number(pointer) / f64::from(1 << 20));
     let kibibytes = |pointer: &str| format!("{:.1}", number(pointer) / 1024.0);
     let some = |pointer: &str| Some(number(pointer));
@@ -117,6 +139,38 @@ pub(super) fn table(report: &Value) -> String {
         Row(
             "… p50 and p99, µs",
             pair("/tls_p50_us", "/tls_p99_us"),
+            None,
+            None,
+            "",
+        ),
+        Row(
+            "share of the machine's limit: signed of bare hyper; TLS of bare hyper over TLS with client certificates",
+            format!(
+                "{:.2}; {:.2}",
+                number("/signed_share_of_bare"),
+                number("/tls_share_of_bare_mtls")
+            ),
+            None,
+            None,
+            "; ≥ 0.5",
+        ),
+        Row(
+            "processor time a round trip, µs: bare, signed; bare over TLS, TLS",
+            four("/cpu_us_per_round_trip"),
+            None,
+            None,
+            "",
+        ),
+        Row(
+            "allocations a round trip, both ends: bare, signed; bare over TLS, TLS",
+            four("/allocations_per_round_trip"),
+            None,
+            None,
+            "≤ 80",
+        ),
+        Row(
+            "the future of a call, bytes",
+            whole("/future_bytes"),
             None,
             None,
             "",
@@ -291,7 +345,9 @@ pub(super) fn table(report: &Value) -> String {
         ),
     ];
     let mut text = String::from("| figure | here | Go baseline | ratio | target |\n|---|---|---|---|---|\n");
-    for Row(what, ours, baseline, ratio, target) in rows {
+    // What this run did not measure has no row.
+    let measured = rows.into_iter().filter(|row| !row.1.contains("NaN"));
+    for Row(what, ours, baseline, ratio, target) in measured {
         let baseline = baseline.map(|value| format!("{value:.0}")).unwrap_or_default();
         let ratio = ratio.map(|value| format!("{value:.2}")).unwrap_or_default();
         let _ = writeln!(text, "| {what} | {ours} | {baseline} | {ratio} | {target} |");
