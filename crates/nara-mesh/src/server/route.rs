@@ -44,7 +44,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::DefaultBodyLimit;
+use axum::extract::{DefaultBodyLimit, Request};
 use axum::handler::Handler;
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::IntoResponse as _;
@@ -53,13 +53,14 @@ use nara_proto::endpoint::{
     AllCheckpoints, DirectMessage, Endpoint, EventsFetch, EventsImport, EventsReconcile, EventsStream,
     EventsSync, GetCoordinates, GossipZine, MeshMessage, PeerQuery, Ping, Repetition, WorldRelay,
 };
-use tower::ServiceBuilder;
+use tower::{ServiceBuilder, ServiceExt as _};
 use tower_http::catch_panic::CatchPanicLayer;
 
 use super::answer::rejection::Rejection;
 use super::answer::sign::{AnswerSigner, sign_response};
 use super::auth::authenticator::Authenticator;
 use super::auth::verify::{Verification, verify_request};
+use super::expose::Services;
 use super::limits::admission::{Admission, limit_address, limit_open, limit_peer};
 use crate::seldom::error_seldom;
 use confidant::greet_owner;
@@ -73,6 +74,7 @@ pub(in crate::server) fn router(
     shared: Arc<Shared>,
     authenticator: &Arc<Authenticator>,
     user: CheckedRoutes,
+    services: Option<Services>,
 ) -> Router {
     let prefixes = user.nested.iter().map(|nested| nested.prefix.as_str().into());
     let admission = Admission::new(&shared.limits, shared.body_bytes.clone(), prefixes.collect());
@@ -115,10 +117,25 @@ pub(in crate::server) fn router(
             routes.user_unsigned(nested)
         });
     }
-    router = match user.merged {
-        Some(merged) => router.fallback_service(routes.user_signed(merged)),
-        None => router.fallback(not_found),
+    let otherwise = match user.merged {
+        Some(merged) => routes.user_signed(merged),
+        None => Router::new().fallback(not_found),
     };
+    router = router.fallback_service(match services {
+        Some(services) => {
+            let exposed = routes.user_signed(services.router());
+            Router::new().fallback(async move |request: Request| {
+                let is_exposed = services.has(request.uri().path());
+                let router = if is_exposed {
+                    exposed.clone()
+                } else {
+                    otherwise.clone()
+                };
+                router.oneshot(request).await
+            })
+        }
+        None => otherwise,
+    });
     // Outside of all routes, so that a panic in any of them costs its request only. The signed ones have one of
     // their own, inside of their signature.
     let router = router.layer(CatchPanicLayer::custom(panicked));
