@@ -26,6 +26,7 @@ use super::route::samples::Samples;
 use super::route::stash::Stash;
 use super::route::state::{Reachable, Shared};
 use super::route::user::{RouteError, UserRoutes};
+use super::route::way::Entrance;
 use super::stash_store::{StashStore, StashStoreError};
 use crate::Signatures;
 use crate::announcement::Announcement;
@@ -405,7 +406,7 @@ impl MeshServerBuilder {
             limits: self.limits.clone(),
         });
         Ok(MeshServer {
-            router: route::router(shared, &authenticator, user),
+            entrance: route::entrance(shared, &authenticator, user),
             transport: self.transport,
             opening,
             limits: self.limits,
@@ -431,7 +432,7 @@ impl MeshServerBuilder {
 /// The server of one nara, ready to serve.
 #[derive(Debug)]
 pub struct MeshServer {
-    router: Router,
+    entrance: Entrance,
     transport: Arc<dyn Transport>,
     opening: Opening,
     limits: ServerLimits,
@@ -472,7 +473,7 @@ impl MeshServer {
             client.announce(self.announcement);
         }
         let background = self.background;
-        let acceptor = Acceptor::new(self.router, self.opening, &self.limits, background.clone());
+        let acceptor = Acceptor::new(self.entrance, self.opening, &self.limits, background.clone());
         Ok(RunningServer::start(
             listener,
             other,
