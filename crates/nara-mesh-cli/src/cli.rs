@@ -9,18 +9,20 @@ mod serving;
 mod signing;
 mod stash;
 mod value;
+mod world;
 
 pub(crate) use peers::{
     PeersArgs, PeersCommand, PeersListArgs, PeersResetArgs, PeersTrustArgs, PeersUntrustArgs,
 };
-pub(crate) use serving::{DoctorArgs, NetworkArgs, NetworkKind, ServeArgs, ServingArgs, UpArgs};
+pub(crate) use serving::{DoctorArgs, NetworkArgs, NetworkKind, RunningArgs, ServeArgs, ServingArgs, UpArgs};
 
 pub(crate) use conformance::ConformanceArgs;
 pub(crate) use dm::{DmArgs, DmKind};
 pub(crate) use id::{IdCommand, IdNewArgs, IdRetireArgs, IdShowArgs, IdSucceedArgs, SuccessionReason};
 pub(crate) use signing::{SignArgs, VerifyArgs};
-pub(crate) use stash::{StashCommand, StashDropArgs, StashGetArgs, StashPutArgs};
+pub(crate) use stash::{StashCommand, StashDropArgs, StashGetArgs, StashListArgs, StashPutArgs};
 pub(crate) use value::{Expose, Listen, Since};
+pub(crate) use world::{WorldCommand, WorldSendArgs};
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -56,8 +58,8 @@ pub(crate) struct GlobalArgs {
     ///
     /// A service of systemd uses its CONFIGURATION_DIRECTORY instead of ~/.config/nara-mesh, for each file in it. The
     /// keys of the file are settings of the command line with underscores: name, soul_file, soul_group_readable, data_dir,
-    /// peers, timeout, tls, trust, color, log, log_format, listen, grace, metrics, metrics_public, gossip_degree, no_gossip,
-    /// no_catch_up, v1_port, and the tables `network` (see `up --help`), `expose` and `limits` (see `serve --help`). Relative paths are relative to
+    /// peers, timeout, tls, trust, color, log, log_format, listen, grace, metrics, metrics_public, no_api, api_group, gossip_degree,
+    /// no_gossip, no_catch_up, v1_port, and the tables `network` (see `up --help`), `expose` and `limits` (see `serve --help`). Relative paths are relative to
     /// the file. `nara-mesh config show` prints the settings in force, and the origin of each.
     #[arg(long, global = true, value_name = "FILE", env = "NARA_MESH_CONFIG", value_parser = value::path())]
     pub(crate) config: Option<PathBuf>,
@@ -218,7 +220,7 @@ pub(crate) enum Command {
     #[command(subcommand)]
     World(WorldCommand),
     /// Make the running nara read its files again, and show what is then in force
-    Reload,
+    Reload(RunningArgs),
     /// List peers, and decide which of them to trust
     #[command(after_long_help = peers::FILE_HELP)]
     Peers(PeersArgs),
@@ -284,6 +286,8 @@ pub(crate) struct HealthArgs {
 #[derive(Debug, Args)]
 pub(crate) struct PingArgs {
     #[command(flatten)]
+    pub(crate) running: RunningArgs,
+    #[command(flatten)]
     pub(crate) on: NetworkArgs,
     /// Peers: name, id or address
     #[arg(value_name = "PEER", required_unless_present = "all")]
@@ -315,6 +319,8 @@ pub(crate) enum SyncModeArg {
 /// `sync`
 #[derive(Debug, Args)]
 pub(crate) struct SyncArgs {
+    #[command(flatten)]
+    pub(crate) running: RunningArgs,
     /// The peer: name, id or address
     pub(crate) peer: PeerRef,
     /// Only events of these services (comma-separated)
@@ -363,6 +369,8 @@ pub(crate) struct SyncArgs {
 /// the state of the connections; a broken stream is opened again and resumes where it ended.
 #[derive(Debug, Args)]
 pub(crate) struct WatchArgs {
+    #[command(flatten)]
+    pub(crate) running: RunningArgs,
     /// Peers: name, id or address
     #[arg(value_name = "PEER", required_unless_present = "all")]
     pub(crate) peers: Vec<PeerRef>,
@@ -508,6 +516,8 @@ pub(crate) struct EventsShowArgs {
 /// `request`
 #[derive(Debug, Args)]
 pub(crate) struct RequestArgs {
+    #[command(flatten)]
+    pub(crate) running: RunningArgs,
     /// The peer: name, id or address
     pub(crate) peer: PeerRef,
     /// Method, such as GET or POST
@@ -531,38 +541,13 @@ pub(crate) struct RequestArgs {
 /// `zine`
 #[derive(Debug, Args)]
 pub(crate) struct ZineArgs {
+    #[command(flatten)]
+    pub(crate) running: RunningArgs,
     /// The peer: name, id or address
     pub(crate) peer: PeerRef,
     /// Ledger whose last five minutes are sent, and which stores the answer [default: this nara's]
     #[arg(long, value_name = "LEDGER", value_parser = value::path())]
     pub(crate) ledger: Option<PathBuf>,
-}
-
-/// `world`
-#[derive(Debug, Subcommand)]
-pub(crate) enum WorldCommand {
-    /// Send a postcard
-    ///
-    /// If the nara runs (`serve` or `up`), that sends it: postcards come home to the running nara.
-    Send(WorldSendArgs),
-    /// List the postcards that the running nara sent, and what became of them
-    List,
-}
-
-/// `world send`
-#[derive(Debug, Args)]
-pub(crate) struct WorldSendArgs {
-    /// The text
-    #[arg(long)]
-    pub(crate) message: String,
-    /// The first peer: name, id or address [default: the first of the peers file that answers]
-    #[arg(long, value_name = "PEER")]
-    pub(crate) to: Option<PeerRef>,
-    /// Wait until the postcard is home, stuck, or lost: 5 min after it was sent
-    ///
-    /// Exit code 5: it did not come home; the output says where it was last seen.
-    #[arg(long)]
-    pub(crate) wait: bool,
 }
 
 /// A shell.

@@ -67,7 +67,7 @@ pub(crate) fn run(command: &Command, settings: &Settings) -> Outcome {
         Command::Events(args) => events::run(&args.show, settings, printer("events")),
         Command::Query(args) => query::run(args, settings, printer("query")),
         Command::Request(args) => request::run(args, settings, printer("request")),
-        Command::Reload => reload::run(settings, printer("reload")),
+        Command::Reload(args) => reload::run(args, settings, printer("reload")),
         Command::Health(args) => health::run(args, settings, printer("health")),
         Command::Id(IdCommand::New(args)) => id::new(args, settings, printer("id-new")),
         Command::Id(IdCommand::Retire(args)) => succeed::retire(args, settings, printer("id-retire")),
@@ -83,7 +83,7 @@ pub(crate) fn run(command: &Command, settings: &Settings) -> Outcome {
         Command::Up(args) => up::run(args, settings, printer("up").of_daemon()),
         Command::Verify(args) => verify::run(args, settings, printer("verify")),
         Command::World(WorldCommand::Send(args)) => world::send(args, settings, printer("world-send")),
-        Command::World(WorldCommand::List) => world::list(settings, printer("world-list")),
+        Command::World(WorldCommand::List(args)) => world::list(args, settings, printer("world-list")),
         Command::Watch(args) => watch::run(args, settings, printer("watch")),
         Command::Zine(args) => zine::run(args, settings, printer("zine")),
     }

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use nara_mesh::client::{CheckedEvent, CheckedEvents, RefusedEvent, SyncProgress};
+use nara_local_api::model::{self, RefusedEvent, trust_word};
+use nara_mesh::client::{self, CheckedEvent, CheckedEvents, SyncProgress};
 use nara_mesh::ledger::{Insertion, Ledger};
 use nara_proto::event::{EventTrust, SyncEvent};
 use nara_proto::go_json;
@@ -47,7 +48,7 @@ impl Counts {
             }
         }
         self.refused_count += events.refused.len();
-        self.refused.extend(events.refused.iter().cloned());
+        self.refused.extend(events.refused.iter().map(RefusedEvent::of));
         let Some(ledger) = ledger else {
             return Ok(());
         };
@@ -66,7 +67,7 @@ impl Counts {
     }
 
     /// The counts of a transfer into a ledger.
-    pub(crate) fn of(progress: &SyncProgress, refused: Vec<RefusedEvent>) -> Self {
+    pub(crate) fn of(progress: &SyncProgress, refused: &[client::RefusedEvent]) -> Self {
         Self {
             received: progress.received,
             verified: progress.verified,
@@ -76,7 +77,7 @@ impl Counts {
             duplicates: progress.duplicates,
             not_kept: progress.not_retained,
             refused_count: progress.refused,
-            refused,
+            refused: refused.iter().map(RefusedEvent::of).collect(),
         }
     }
 
@@ -126,11 +127,6 @@ impl Counts {
     }
 
     pub(crate) fn to_json(&self) -> Value {
-        let refused: Vec<Value> = self
-            .refused
-            .iter()
-            .map(|event| json!({ "id": event.id, "emitter": event.emitter, "problem": event.problem.to_string() }))
-            .collect();
         json!({
             "received": self.received,
             "verified": self.verified,
@@ -139,18 +135,25 @@ impl Counts {
             "stored": self.stored,
             "duplicates": self.duplicates,
             "not_kept": self.not_kept,
-            "refused": refused,
+            "refused": self.refused,
             "refused_count": self.refused_count,
         })
     }
 }
 
-/// The word for a trust.
-pub(crate) fn trust(trust: EventTrust) -> &'static str {
-    match trust {
-        EventTrust::Verified => "verified",
-        EventTrust::UnknownKey => "unknown-key",
-        _ => "unsigned",
+impl From<model::Counts> for Counts {
+    fn from(counts: model::Counts) -> Self {
+        Self {
+            received: counts.received,
+            verified: counts.verified,
+            unknown_key: counts.unknown_key,
+            unsigned: counts.unsigned,
+            stored: counts.stored,
+            duplicates: counts.duplicates,
+            not_kept: counts.not_kept,
+            refused_count: counts.refused_count,
+            refused: counts.refused,
+        }
     }
 }
 
@@ -182,5 +185,5 @@ fn or_dash(name: &str) -> String {
 /// An event as a line of `sync --jsonl`.
 pub(crate) fn jsonl(checked: &CheckedEvent) -> Value {
     let event: Value = serde_json::from_str(&go_json::to_string(&checked.event)).unwrap_or_default();
-    json!({ "schema": "nara-mesh/sync-event/1", "trust": trust(checked.trust), "event": event })
+    json!({ "schema": "nara-mesh/sync-event/1", "trust": trust_word(checked.trust), "event": event })
 }

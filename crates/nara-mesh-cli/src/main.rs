@@ -6,7 +6,6 @@ mod cli;
 mod command;
 mod config_file;
 mod connect;
-mod control;
 mod exit;
 mod explain;
 mod failure;
@@ -25,6 +24,7 @@ mod places;
 mod printer;
 mod remedy;
 mod run;
+mod running;
 mod service_manager;
 mod settings;
 

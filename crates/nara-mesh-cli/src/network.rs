@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use nara_local_api::model;
 use nara_mesh::client::{MeshClient, PeerRef};
 use nara_mesh::discovery::Discovery;
 use nara_mesh::transport::{BoxMeshStream, MeshListener, TcpTransport, Transport};
@@ -99,6 +100,15 @@ impl Way {
     }
 }
 
+impl From<Way> for model::Way {
+    fn from(way: Way) -> Self {
+        Self {
+            path: way.path.to_string(),
+            host_name: way.granted_name,
+        }
+    }
+}
+
 impl Transport for Network {
     fn dial(&self, peer: SocketAddr) -> BoxFuture<'_, io::Result<BoxMeshStream>> {
         match self.node() {
@@ -116,8 +126,8 @@ impl Transport for Network {
 }
 
 fn embedded_is_not_shared() -> Failure {
-    Failure::usage("an embedded node lives inside `up`: no other command can use it")
-        .hint("run `up` with --network managed or tailscaled to call peers beside it")
+    Failure::usage("an embedded node lives inside `up`: a command cannot be on it by itself")
+        .hint("leave out --network: then the command works through the nara that runs")
 }
 
 /// The failure of a node that is not ready: what happened, and what to do.

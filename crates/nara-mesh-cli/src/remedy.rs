@@ -3,8 +3,11 @@
 use std::borrow::Cow;
 use std::error::Error;
 
-use nara_mesh::registry::{KeyConflict, KeyRefused, KeySource, RegisterError};
+use nara_local_api::Problem;
+use nara_local_api::model::Conflict;
+use nara_mesh::registry::{KeyConflict, KeyRefused, KeySource, PinnedKey, RegisterError};
 use nara_proto::identity::{KeyId, NaraName, PublicKey};
+use nara_proto::time::UnixMillis;
 
 /// Trusts a key; with `replace` in the place of the pinned one.
 pub(crate) fn trust(name: &NaraName, key: &PublicKey, replace: bool) -> String {
@@ -71,8 +74,43 @@ pub(crate) fn of_error(error: &(dyn Error + 'static)) -> Option<String> {
     None
 }
 
+/// As [`of_error`], for a problem that a running nara tells.
+pub(crate) fn of_problem(problem: &Problem) -> Option<String> {
+    if let Some(conflict) = &problem.conflict {
+        return of_told(conflict);
+    }
+    let name = problem.nara.as_ref()?.parse().ok()?;
+    let key = key_of(problem.refused_key_id.as_ref()?)?;
+    Some(of_untrusted(&name, &key))
+}
+
+/// As [`of_conflict`], for a conflict that a running nara tells.
+pub(crate) fn of_told(conflict: &Conflict) -> Option<String> {
+    let name: NaraName = conflict.name.parse().ok()?;
+    Some(of_conflict(&KeyConflict {
+        pinned: Box::new(PinnedKey {
+            name: name.clone(),
+            id: None,
+            key: key_of(&conflict.pinned_key_id)?,
+            source: conflict.pinned_source.parse().ok()?,
+            learned_at: UnixMillis::new(0),
+        }),
+        name,
+        offered: key_of(&conflict.offered_key_id)?,
+        offered_by: conflict.offered_by.parse().ok()?,
+    }))
+}
+
+fn key_of(id: &str) -> Option<PublicKey> {
+    id.parse::<KeyId>().ok()?.public_key().ok()
+}
+
 fn of_refusal(refused: &KeyRefused) -> String {
-    let (name, command) = (&refused.name, trust(&refused.name, &refused.offered, false));
+    of_untrusted(&refused.name, &refused.offered)
+}
+
+fn of_untrusted(name: &NaraName, key: &PublicKey) -> String {
+    let command = trust(name, key, false);
     format!("if the operator of {name} confirms the key, run `{command}`")
 }
 
@@ -84,9 +122,7 @@ fn shell_word(name: &NaraName) -> Cow<'_, str> {
 
 #[cfg(test)]
 mod tests {
-    use nara_mesh::registry::PinnedKey;
     use nara_proto::identity::{KeyPair, Soul};
-    use nara_proto::time::UnixMillis;
 
     use super::*;
 

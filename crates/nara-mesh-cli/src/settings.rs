@@ -117,6 +117,11 @@ impl Settings {
         self.soul.is_some()
     }
 
+    /// Whether it was said which nara this is about.
+    pub(crate) fn has_identity(&self) -> bool {
+        self.has_soul() || self.data_dir.is_some()
+    }
+
     /// Where the soul comes from; `None`: from nowhere.
     pub(crate) fn soul_source(&self) -> Option<&SoulSource> {
         self.soul.as_ref()

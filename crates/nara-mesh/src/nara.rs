@@ -45,7 +45,7 @@ use crate::gossip::{GossipService, GossipStatus};
 use crate::identity::LocalNara;
 use crate::ledger::{Ledger, LedgerError};
 use crate::registry::{KeySource, PeerInfo, PeerKeeper, PeerRegistry, Recalled, RegisterError};
-use crate::server::{RunningServer, Shutdown, StashStoreError};
+use crate::server::{RunningServer, SealedStash, Shutdown, StashStoreError};
 
 /// A running nara.
 ///
@@ -186,6 +186,12 @@ impl Nara {
             Some(server) => server.forget_stash(owner).await,
             None => Ok(false),
         }
+    }
+
+    /// What peers left with this nara, sealed, by owner.
+    pub fn stashes(&self) -> Vec<SealedStash> {
+        let server = self.running().server.as_ref();
+        server.map(|server| server.stashes()).unwrap_or_default()
     }
 
     /// Waits until the listener of the server fails. Without a server it waits forever.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use nara_mesh::client::PeerRef;
 
-use super::value;
+use super::{RunningArgs, value};
 
 /// What a direct message says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -19,6 +19,8 @@ pub(crate) enum DmKind {
 /// `dm`
 #[derive(Debug, Args)]
 pub(crate) struct DmArgs {
+    #[command(flatten)]
+    pub(crate) running: RunningArgs,
     /// The peer: name, id or address
     pub(crate) peer: PeerRef,
     /// The text: the reason of the event

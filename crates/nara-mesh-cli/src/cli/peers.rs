@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 use nara_proto::identity::{KeyId, NaraName, PublicKey};
 
-use super::NetworkArgs;
+use super::{NetworkArgs, RunningArgs};
 
 /// The part of `--help` about the peers file.
 pub(super) const FILE_HELP: &str = "\
@@ -49,6 +49,8 @@ pub(crate) enum PeersCommand {
 /// `peers list`
 #[derive(Debug, Args)]
 pub(crate) struct PeersListArgs {
+    #[command(flatten)]
+    pub(crate) running: RunningArgs,
     /// Do not ping them
     #[arg(long)]
     pub(crate) offline: bool,
@@ -62,6 +64,8 @@ pub(crate) struct PeersListArgs {
 /// `peers trust`
 #[derive(Debug, Args)]
 pub(crate) struct PeersTrustArgs {
+    #[command(flatten)]
+    pub(crate) running: RunningArgs,
     /// The name of the peer
     #[arg(value_name = "NAME")]
     pub(crate) peer: NaraName,
@@ -79,6 +83,8 @@ pub(crate) struct PeersTrustArgs {
 /// `peers untrust`
 #[derive(Debug, Args)]
 pub(crate) struct PeersUntrustArgs {
+    #[command(flatten)]
+    pub(crate) running: RunningArgs,
     /// The name of the peer, known or not
     #[arg(value_name = "NAME")]
     pub(crate) peer: NaraName,
@@ -87,6 +93,8 @@ pub(crate) struct PeersUntrustArgs {
 /// `peers reset`
 #[derive(Debug, Args)]
 pub(crate) struct PeersResetArgs {
+    #[command(flatten)]
+    pub(crate) running: RunningArgs,
     /// The name of the peer
     #[arg(value_name = "NAME", required_unless_present = "all")]
     pub(crate) peer: Option<NaraName>,

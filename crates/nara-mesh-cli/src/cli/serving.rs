@@ -59,6 +59,17 @@ pub(crate) struct ServingArgs {
     /// the table `expose` has the paths as keys.
     #[arg(long, value_name = "PATH=URL", value_parser = value::expose)]
     pub(crate) expose: Vec<Expose>,
+    /// Open no local API, through which other programs of this machine and other commands use this nara
+    ///
+    /// Its sockets are nara.sock in the data folder, and NAME.sock in $XDG_RUNTIME_DIR/nara-mesh. See docs/local-api.md.
+    #[arg(long)]
+    pub(crate) no_api: bool,
+    /// Let the members of a group send messages and requests through the local API
+    ///
+    /// Without it, only the user of this process and root can use it. Trust and shutdown stay theirs. The members need to be
+    /// able to enter the folder of the socket.
+    #[arg(long, value_name = "GROUP", conflicts_with = "no_api")]
+    pub(crate) api_group: Option<String>,
     /// Also listen on port 7433 of the same address, if that is free: v1 peers call no other port [default: true for
     /// `up`, false for `serve`]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
@@ -105,6 +116,22 @@ pub(crate) enum NetworkKind {
     Loopback,
 }
 
+/// Through which running nara a command works.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Running nara")]
+pub(crate) struct RunningArgs {
+    /// Use the soul, the peers file and the network of this command, even while a nara runs
+    #[arg(long)]
+    pub(crate) direct: bool,
+    /// Work through the nara behind this socket [default: the one that runs with this soul or data folder, else the one of
+    /// this user]
+    ///
+    /// Without a soul and without a data folder, --name chooses among several. --peers, --tls, --trust and --network on the
+    /// command line mean --direct.
+    #[arg(long, value_name = "FILE", env = "NARA_MESH_SOCKET", value_parser = value::path())]
+    pub(crate) api_socket: Option<PathBuf>,
+}
+
 /// On which network a command is.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Network options")]
@@ -116,7 +143,7 @@ pub(crate) struct NetworkArgs {
     #[arg(
         long,
         value_name = "FILE",
-        env = "NARA_MESH_SOCKET",
+        env = "NARA_MESH_TAILSCALED_SOCKET",
         default_value = tailscaled::DEFAULT_SOCKET,
         value_parser = value::path()
     )]
@@ -203,6 +230,8 @@ pub(crate) struct UpArgs {
 /// checks that network, else the one that `up` would use. The exit code is 1 if a check failed.
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
+    #[command(flatten)]
+    pub(crate) running: RunningArgs,
     #[command(flatten)]
     pub(crate) on: NetworkArgs,
     /// Port of the mesh

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use nara_mesh::client::PeerRef;
 
-use super::value;
+use super::{RunningArgs, value};
 
 /// `stash`
 ///
@@ -22,7 +22,7 @@ pub(crate) enum StashCommand {
     /// The peer answers with a request of its own, so the nara must run (`serve` or `up`).
     Get(StashGetArgs),
     /// List what peers left with this nara
-    List,
+    List(StashListArgs),
     /// Forget what a peer left with this nara
     Drop(StashDropArgs),
 }
@@ -30,6 +30,8 @@ pub(crate) enum StashCommand {
 /// `stash put`
 #[derive(Debug, Args)]
 pub(crate) struct StashPutArgs {
+    #[command(flatten)]
+    pub(crate) running: RunningArgs,
     /// The peer: name, id or address
     pub(crate) peer: PeerRef,
     /// File with the data (- is stdin)
@@ -40,13 +42,24 @@ pub(crate) struct StashPutArgs {
 /// `stash get`
 #[derive(Debug, Args)]
 pub(crate) struct StashGetArgs {
+    #[command(flatten)]
+    pub(crate) running: RunningArgs,
     /// The peer: name, id or address
     pub(crate) peer: PeerRef,
+}
+
+/// `stash list`
+#[derive(Debug, Args)]
+pub(crate) struct StashListArgs {
+    #[command(flatten)]
+    pub(crate) running: RunningArgs,
 }
 
 /// `stash drop`
 #[derive(Debug, Args)]
 pub(crate) struct StashDropArgs {
+    #[command(flatten)]
+    pub(crate) running: RunningArgs,
     /// The owner: its id, or a name of the peers file
     #[arg(value_name = "OWNER")]
     pub(crate) owner: String,

@@ -1,12 +1,13 @@
 //! `checkpoints`: what several naras agreed on, as a peer has it.
 
+use nara_local_api::model::trust_word;
 use serde_json::{Value, json};
 
 use crate::cli::CheckpointsArgs;
 use crate::connect;
 use crate::exit::Exit;
 use crate::failure::Outcome;
-use crate::listing::{Counts, event_line, jsonl, trust};
+use crate::listing::{Counts, event_line, jsonl};
 use crate::printer::Printer;
 use crate::settings::Settings;
 
@@ -18,7 +19,7 @@ pub(super) fn run(args: &CheckpointsArgs, settings: &Settings, printer: Printer)
             printer.line(format_args!(
                 "{}  [{}]",
                 event_line(&checked.event),
-                trust(checked.trust)
+                trust_word(checked.trust)
             ))?;
         }
         if checkpoints.more {

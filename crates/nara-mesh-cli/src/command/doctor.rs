@@ -7,19 +7,30 @@ mod tailnet;
 
 use std::sync::Arc;
 
+use nara_local_api::model;
 use nara_mesh::client::MeshClient;
+use nara_mesh::{Nara, defaults};
 use nara_tailnet::MeshNode;
 
 use self::report::Report;
+use super::serving::OnNetwork;
 use super::up;
 use crate::cli::{DoctorArgs, NetworkKind};
 use crate::connect::{self, block_on};
 use crate::failure::Outcome;
 use crate::printer::Printer;
+use crate::running;
 use crate::settings::Settings;
 
 pub(super) fn run(args: &DoctorArgs, settings: &Settings, printer: Printer) -> Outcome {
-    let mut report = Report::new(printer);
+    let mut report = Report::new(Some(printer));
+    if let Some(nara) = running::find(&args.running, settings)? {
+        let checks = block_on(async { Ok(nara.doctor().await?) })?;
+        for check in checks {
+            report.add(check.into())?;
+        }
+        return report.finish();
+    }
     here::version(&mut report)?;
     here::clock(&mut report)?;
     let nara = here::soul(settings, &mut report)?;
@@ -28,7 +39,15 @@ pub(super) fn run(args: &DoctorArgs, settings: &Settings, printer: Printer) -> O
     here::permissions(settings, &mut report)?;
     let kind = tailnet::choice(args, &mut report)?;
     block_on(async {
-        here::clock_steps(settings, &mut report).await?;
+        let running = settings
+            .running_folder()
+            .ok()
+            .and_then(|folder| running::on(&folder));
+        let clock = match running {
+            Some(nara) => nara.clock().await.ok(),
+            None => None,
+        };
+        here::clock_steps(clock.map(|clock| clock.step), &mut report)?;
         here::ledger(settings, nara.as_ref(), &mut report).await?;
         let node = tailnet::node(kind, args, settings, nara.as_ref(), &mut report).await?;
         // Without a readable peers file, discovery still works.
@@ -37,6 +56,35 @@ pub(super) fn run(args: &DoctorArgs, settings: &Settings, printer: Printer) -> O
         peers::all(client.as_ref(), node.as_ref(), args, settings, &mut report).await
     })?;
     report.finish()
+}
+
+/// The checks of a nara that runs, by itself.
+pub(super) async fn running(
+    nara: &Nara,
+    network: Option<&OnNetwork>,
+    settings: &Settings,
+) -> Outcome<Vec<model::Check>> {
+    let mut report = Report::new(None);
+    here::version(&mut report)?;
+    here::clock(&mut report)?;
+    let step = nara.registry().clock_step();
+    here::clock_steps(Some(step.map(Into::into)), &mut report)?;
+    here::identity(nara.local(), &mut report)?;
+    here::soul_file(settings, &mut report)?;
+    here::peers_file(settings, &mut report)?;
+    here::permissions(settings, &mut report)?;
+    here::running_ledger(&**nara.ledger(), &mut report).await?;
+    here::serving(nara.address(), &mut report)?;
+    let node = network.and_then(|network| network.node.as_ref());
+    if let Some(network) = network {
+        tailnet::running(network.kind, node, &mut report).await?;
+    }
+    peers::seen(node, &mut report).await?;
+    let port = nara
+        .address()
+        .map_or(defaults::MESH_PORT, |address| address.port());
+    peers::known(nara.client(), port, &[], true, &mut report).await?;
+    Ok(report.into_checks())
 }
 
 /// A client over the node, if there is one.

@@ -3,23 +3,24 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::{StreamExt as _, stream};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use hdrhistogram::Histogram;
-use nara_mesh::client::{ClientError, MeshClient, PeerRef, PingReport};
+use nara_local_api::client::{CallError, LocalClient};
+use nara_local_api::model::{Conflict, Pong, Way};
+use nara_local_api::{Problem, ProblemClass};
+use nara_mesh::client::{InvalidPeerRef, MeshClient, PeerRef};
 use nara_mesh::defaults;
-use nara_mesh::registry::{KeyConflict, KeySource};
-use nara_proto::clock_offset::ClockOffset;
-use nara_proto::identity::{KeyId, PublicKey};
 use nara_proto::v1::FRESHNESS_WINDOW;
 use serde_json::{Value, json};
 
 use crate::cli::PingArgs;
-use crate::connect::{self, hint};
+use crate::connect::{self, block_on};
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
-use crate::network::{Network, Way};
+use crate::network::Network;
 use crate::printer::{Printer, harmless, human, micros, render, table};
 use crate::remedy;
+use crate::running::{self, hint, is_unknown_peer};
 use crate::settings::Settings;
 
 /// Round trips are recorded in microseconds, up to this.
@@ -29,10 +30,53 @@ const MAX_RTT_US: u64 = 3_600_000_000;
 const COARSE: Duration = Duration::from_millis(100);
 
 pub(super) fn run(args: &PingArgs, settings: &Settings, printer: Printer) -> Outcome {
+    let results = match running::find(&args.running, settings)? {
+        Some(nara) => block_on(through(&nara, args))?,
+        None => directly(args, settings)?,
+    };
+    if let ([result], Some(problem)) = (
+        &results[..],
+        results.first().and_then(|result| result.error.as_ref()),
+    ) && result.rtts.is_empty()
+        && is_unknown_peer(problem)
+    {
+        return Err(problem.clone().into());
+    }
+    print(&results, printer)?;
+    printer.json(json!({ "peers": results.iter().map(PeerResult::to_json).collect::<Vec<_>>() }))?;
+    Ok(exit(&results))
+}
+
+/// With the connections of a nara that runs.
+async fn through(nara: &LocalClient, args: &PingArgs) -> Outcome<Vec<PeerResult>> {
+    let peers: Vec<String> = if args.all {
+        let peers = nara.peers().await?.into_iter();
+        peers
+            .filter(|peer| peer.address.is_some())
+            .map(|peer| peer.label)
+            .collect()
+    } else {
+        args.peers.iter().map(ToString::to_string).collect()
+    };
+    if peers.is_empty() {
+        return Err(
+            Failure::usage("there is no peer to ping").hint("the running nara knows none with an address")
+        );
+    }
+    let calls = peers
+        .iter()
+        .map(|peer| ping_label(Pinger::Running(nara), peer, args.count, args.interval));
+    stream::iter(calls)
+        .buffered(defaults::FAN_OUT)
+        .try_collect()
+        .await
+}
+
+fn directly(args: &PingArgs, settings: &Settings) -> Outcome<Vec<PeerResult>> {
     let network = Network::resolve(&args.on);
     let client = connect::anonymous_client_on(settings, Arc::new(network.clone()))?;
     let named = args.peers.clone();
-    let results = connect::block_on_looking(&client, settings, async {
+    connect::block_on_looking(&client, settings, async {
         network.attach(&args.on, settings).await?;
         let is_nowhere = |peer: &PeerRef| {
             client
@@ -55,30 +99,21 @@ pub(super) fn run(args: &PingArgs, settings: &Settings, printer: Printer) -> Out
                 "add peers to the peers file (--peers), or name a --network on which naras are found",
             ));
         }
-        let calls = peers.iter().map(|peer| async {
-            let mut result = ping_peer(&client, peer, args.count, args.interval).await;
-            if settings.has_soul() {
-                result.prove_clock(&client, peer).await;
-            }
-            result.way = network.way_to(&client, peer).await;
-            result
+        let pinger = Pinger::Direct {
+            client: &client,
+            prove_clocks: settings.has_soul(),
+        };
+        let (client, network) = (&client, &network);
+        let calls = peers.iter().map(|peer| async move {
+            let mut result = ping_peer(pinger, peer, args.count, args.interval).await?;
+            result.way = network.way_to(client, peer).await.map(Into::into);
+            Ok::<_, Failure>(result)
         });
-        Ok(stream::iter(calls)
+        stream::iter(calls)
             .buffered(defaults::FAN_OUT)
-            .collect::<Vec<_>>()
-            .await)
-    })?;
-    if let ([result], Some(error)) = (
-        &results[..],
-        results.first().and_then(|result| result.error.as_ref()),
-    ) && result.rtts.is_empty()
-        && error.is_unknown_peer()
-    {
-        return Err(connect::unknown_peer(error));
-    }
-    print(&results, printer)?;
-    printer.json(json!({ "peers": results.iter().map(PeerResult::to_json).collect::<Vec<_>>() }))?;
-    Ok(exit(&results))
+            .try_collect()
+            .await
+    })
 }
 
 /// What the pings of one peer gave.
@@ -87,36 +122,133 @@ pub(super) struct PeerResult {
     pub(super) label: String,
     pub(super) rtts: Histogram<u64>,
     pub(super) sent: u32,
-    pub(super) last: Option<PingReport>,
+    pub(super) last: Option<Pong>,
     /// Which way its packets take, if the network says so.
     pub(super) way: Option<Way>,
     /// How far the clock of the peer is ahead of ours.
     pub(super) clock: Option<ToldClock>,
-    pub(super) error: Option<ClientError>,
+    pub(super) error: Option<Problem>,
     /// The key that it told, and the pinned one, if they differ.
-    pub(super) conflict: Option<KeyConflict>,
+    pub(super) conflict: Option<Conflict>,
 }
 
 /// How far a clock is ahead of ours, and what that rests on.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ToldClock {
-    pub(super) offset: ClockOffset,
+    /// In nanoseconds.
+    pub(super) offset: i64,
+    pub(super) uncertainty: Duration,
     /// Whether the peer has proven it; otherwise it is what its quickest ping says, unsigned.
     pub(super) proven: bool,
 }
 
+impl ToldClock {
+    fn of(pong: &Pong) -> Option<Self> {
+        Some(Self {
+            offset: pong.clock_offset_ns?,
+            uncertainty: Duration::from_nanos(pong.clock_uncertainty_ns.unwrap_or_default()),
+            proven: pong.clock_proven,
+        })
+    }
+
+    /// How far the two clocks are apart, whichever is ahead.
+    const fn magnitude(self) -> Duration {
+        Duration::from_nanos(self.offset.unsigned_abs())
+    }
+
+    /// How far the two clocks are apart at least.
+    pub(super) const fn at_least(self) -> Duration {
+        self.magnitude().saturating_sub(self.uncertainty)
+    }
+}
+
+/// Who pings.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Pinger<'a> {
+    /// This process.
+    Direct {
+        client: &'a MeshClient,
+        /// Whether to ask for a signed answer, if a ping does not prove the clock.
+        prove_clocks: bool,
+    },
+    /// A nara that runs.
+    Running(&'a LocalClient),
+}
+
+impl Pinger<'_> {
+    async fn ping(self, peer: &PeerRef, label: &str, is_last: bool) -> Outcome<Result<Pong, Problem>> {
+        match self {
+            Self::Direct { client, prove_clocks } => {
+                let handle = client.peer(peer);
+                let report = match handle.ping().await {
+                    Ok(report) => report,
+                    Err(error) => return Ok(Err(error.into())),
+                };
+                let known = handle.known().map(|peer| peer.info());
+                let mut pong = Pong::of(label, &report, known.as_ref());
+                // It may refuse, if it does not know us; then what is unsigned has to do.
+                let is_open = !pong.clock_proven && pong.key_matches == Some(true);
+                if prove_clocks
+                    && is_last
+                    && is_open
+                    && let Ok(Some(offset)) = handle.measure_clock().await
+                {
+                    pong.set_clock(offset, true);
+                }
+                Ok(Ok(pong))
+            }
+            Self::Running(nara) => match nara.ping(label, is_last).await {
+                Ok(pong) => Ok(Ok(pong)),
+                Err(CallError::Problem(problem)) => Ok(Err(*problem)),
+                Err(error) => Err(error.into()),
+            },
+        }
+    }
+}
+
 /// Pings a peer, one ping after the other.
 pub(super) async fn ping_peer(
-    client: &MeshClient,
+    pinger: Pinger<'_>,
     peer: &PeerRef,
     count: u32,
     interval: Duration,
-) -> PeerResult {
+) -> Outcome<PeerResult> {
+    let label = match pinger {
+        Pinger::Direct { client, .. } => client.peer(peer).known().map(|peer| peer.info().label()),
+        Pinger::Running(_) => None,
+    };
+    ping_as(
+        pinger,
+        peer,
+        label.unwrap_or_else(|| peer.to_string()),
+        count,
+        interval,
+    )
+    .await
+}
+
+/// As [`ping_peer`], for a peer as a user or a nara names it.
+pub(super) async fn ping_label(
+    pinger: Pinger<'_>,
+    label: &str,
+    count: u32,
+    interval: Duration,
+) -> Outcome<PeerResult> {
+    let peer = label.parse().map_err(|error: InvalidPeerRef| {
+        Failure::usage(format!("{label:?} names no peer")).caused_by(error)
+    })?;
+    ping_as(pinger, &peer, label.to_owned(), count, interval).await
+}
+
+async fn ping_as(
+    pinger: Pinger<'_>,
+    peer: &PeerRef,
+    label: String,
+    count: u32,
+    interval: Duration,
+) -> Outcome<PeerResult> {
     let mut result = PeerResult {
-        label: client
-            .peer(peer)
-            .known()
-            .map_or_else(|| peer.to_string(), |peer| peer.info().label()),
+        label: label.clone(),
         rtts: Histogram::new_with_max(MAX_RTT_US, 3).expect("the bounds of the histogram are valid"),
         sent: 0,
         last: None,
@@ -125,57 +257,39 @@ pub(super) async fn ping_peer(
         error: None,
         conflict: None,
     };
-    let mut quickest = Duration::MAX;
+    let mut quickest = u64::MAX;
     for number in 0..count {
         if number > 0 {
             tokio::time::sleep(interval).await;
         }
         result.sent += 1;
-        match client.ping(peer).await {
-            Ok(report) => {
-                let rtt_us = u64::try_from(report.rtt.as_micros()).unwrap_or(MAX_RTT_US);
-                result.rtts.saturating_record(rtt_us.clamp(1, MAX_RTT_US));
-                if report.clock_proven || report.rtt < quickest {
-                    quickest = report.rtt;
-                    result.clock = report.clock_offset.map(|offset| ToldClock {
-                        offset,
-                        proven: report.clock_proven,
-                    });
+        match pinger.ping(peer, &label, number + 1 == count).await? {
+            Ok(pong) => {
+                result.rtts.saturating_record(pong.rtt_us.clamp(1, MAX_RTT_US));
+                if pong.clock_proven || pong.rtt_us < quickest {
+                    quickest = pong.rtt_us;
+                    result.clock = ToldClock::of(&pong);
                 }
-                result.conflict = conflict(client, peer, &report);
-                result.last = Some(report);
+                result.conflict.clone_from(&pong.conflict);
+                if let Some(path) = pong.path.clone() {
+                    let host_name = pong.host_name.clone();
+                    result.way = Some(Way { path, host_name });
+                }
+                result.label.clone_from(&pong.peer);
+                result.last = Some(pong);
             }
-            Err(error) => result.error = Some(error),
+            Err(problem) => {
+                if let Some(peer) = &problem.peer {
+                    result.label.clone_from(peer);
+                }
+                result.error = Some(problem);
+            }
         }
     }
-    result
-}
-
-/// The conflict between the pinned key of a peer and the one that it tells.
-fn conflict(client: &MeshClient, peer: &PeerRef, report: &PingReport) -> Option<KeyConflict> {
-    let info = client.peer(peer).known()?.info();
-    let pinned = info.key.filter(|_| report.key_matches == Some(false))?;
-    Some(KeyConflict {
-        name: pinned.name.clone(),
-        pinned: Box::new(pinned),
-        offered: PublicKey::from_base64(&report.response.public_key).ok()?,
-        offered_by: KeySource::Ping(info.address?),
-    })
+    Ok(result)
 }
 
 impl PeerResult {
-    /// Asks the peer for one signed answer, if its clock is not proven by its pings and it tells the pinned key. It may
-    /// refuse, if it does not know us; then what is unsigned has to do.
-    pub(super) async fn prove_clock(&mut self, client: &MeshClient, peer: &PeerRef) {
-        let is_known = self.last.as_ref().and_then(|report| report.key_matches) == Some(true);
-        if !is_known || self.clock.is_some_and(|clock| clock.proven) {
-            return;
-        }
-        if let Ok(Some(offset)) = client.peer(peer).measure_clock().await {
-            self.clock = Some(ToldClock { offset, proven: true });
-        }
-    }
-
     fn received(&self) -> u64 {
         self.rtts.len()
     }
@@ -198,30 +312,25 @@ impl PeerResult {
     }
 
     /// The key id of the key that the peer told.
-    pub(super) fn told_key(&self) -> Option<KeyId> {
-        let report = self.last.as_ref()?;
-        PublicKey::from_base64(&report.response.public_key)
-            .ok()
-            .map(|key| KeyId::from(&key))
+    pub(super) fn told_key(&self) -> Option<&str> {
+        self.last.as_ref()?.key_id.as_deref()
     }
 
     /// How the connection was protected: `plain`, `tls x509` or `tls raw key`.
-    fn security(&self) -> Option<String> {
-        self.last.as_ref().map(|report| report.security.to_string())
+    fn security(&self) -> Option<&str> {
+        Some(&self.last.as_ref()?.security)
     }
 
     /// With which profile the peer signs, as it says with its key: `v2`, or `v1` if it says nothing.
-    fn signs(&self) -> Option<&'static str> {
-        let report = self.last.as_ref()?;
-        let v2 = report.capability.as_ref().is_some_and(|capability| capability.v2);
-        Some(if v2 { "v2" } else { "v1" })
+    fn signs(&self) -> Option<&str> {
+        Some(&self.last.as_ref()?.signs)
     }
 
     fn status(&self) -> String {
         match &self.error {
             None if self.key_differs() => "another key".to_owned(),
             None => "ok".to_owned(),
-            Some(error) => short(error),
+            Some(problem) => problem.title.clone(),
         }
     }
 
@@ -238,39 +347,18 @@ impl PeerResult {
                 "p99": figure(self.rtts.value_at_quantile(0.99)),
                 "max": figure(self.rtts.max()),
             },
-            "clock_offset_us": self.clock.map(|clock| clock.offset.nanos() / 1_000),
-            "clock_uncertainty_us": self.clock.map(|clock| micros(clock.offset.uncertainty())),
+            "clock_offset_us": self.clock.map(|clock| clock.offset / 1_000),
+            "clock_uncertainty_us": self.clock.map(|clock| micros(clock.uncertainty)),
             "clock_proven": self.clock.map(|clock| clock.proven),
-            "name": self.last.as_ref().map(|report| report.response.from.as_str()),
-            "key_id": self.told_key().map(|key| key.to_string()),
+            "name": self.last.as_ref().map(|pong| pong.name.as_str()),
+            "key_id": self.told_key(),
             "key_matches": self.last.as_ref().and_then(|report| report.key_matches),
             "security": self.security(),
             "signs": self.signs(),
-            "path": self.way.as_ref().map(|way| way.path.to_string()),
-            "host_name": self.way.as_ref().and_then(|way| way.granted_name.as_deref()),
+            "path": self.way.as_ref().map(|way| way.path.as_str()),
+            "host_name": self.way.as_ref().and_then(|way| way.host_name.as_deref()),
             "error": self.error.as_ref().map(ToString::to_string),
         })
-    }
-}
-
-/// An error of the client in few words.
-pub(super) fn short(error: &ClientError) -> String {
-    if error.is_unknown_peer() {
-        "unknown peer".to_owned()
-    } else if error.is_circuit_open() {
-        "down, not called".to_owned()
-    } else if error.is_timeout() {
-        "timeout".to_owned()
-    } else if error.is_unreachable() {
-        "unreachable".to_owned()
-    } else if error.is_unauthenticated() {
-        "not authenticated".to_owned()
-    } else if error.is_rate_limited() {
-        "asked to wait".to_owned()
-    } else if let Some(status) = error.status() {
-        format!("status {}", status.as_u16())
-    } else {
-        "failed".to_owned()
     }
 }
 
@@ -288,7 +376,7 @@ fn print(results: &[PeerResult], printer: Printer) -> Outcome<()> {
             result
                 .last
                 .as_ref()
-                .map_or_else(|| "-".to_owned(), |report| harmless(&report.response.from)),
+                .map_or_else(|| "-".to_owned(), |pong| harmless(&pong.name)),
             format!("{}/{}", result.received(), result.sent),
             figure(result.rtts.min() as f64),
             figure(result.rtts.mean()),
@@ -297,19 +385,19 @@ fn print(results: &[PeerResult], printer: Printer) -> Outcome<()> {
             result.clock.map_or_else(|| "-".to_owned(), told_clock),
             result.key_state().to_owned(),
             result.signs().unwrap_or("-").to_owned(),
-            result.security().unwrap_or_else(|| "-".to_owned()),
+            result.security().unwrap_or("-").to_owned(),
             result.status(),
         ]);
     }
     printer.line(render(&table))?;
     for result in results {
         if let Some(way) = &result.way {
-            let host_name = way.granted_name.as_deref().unwrap_or("a node without a name");
+            let host_name = way.host_name.as_deref().unwrap_or("a node without a name");
             printer.line(format_args!(
                 "{} is on {}, path: {}",
                 harmless(&result.label),
                 harmless(host_name),
-                harmless(&way.path.to_string())
+                harmless(&way.path)
             ))?;
         }
         if let Some(error) = &result.error {
@@ -318,15 +406,18 @@ fn print(results: &[PeerResult], printer: Printer) -> Outcome<()> {
                 None => printer.note(error),
             }
             // Which keys there are, and what to do about it.
-            if error.is_unauthenticated()
-                && let Some(cause) = std::error::Error::source(error)
+            if error.class == ProblemClass::Untrusted
+                && let Some(cause) = error.causes.first()
             {
                 printer.note(cause);
             }
         }
         warn_of_clock(&result.label, result.clock, printer);
         if let Some(conflict) = &result.conflict {
-            printer.warn(format_args!("{conflict}: {}", remedy::of_conflict(conflict)));
+            match remedy::of_told(conflict) {
+                Some(remedy) => printer.warn(format_args!("{}: {remedy}", conflict.text)),
+                None => printer.warn(&conflict.text),
+            }
         } else if result.key_differs() {
             printer.warn(format_args!(
                 "{} answers without a valid key, but a key is pinned for it: another nara is at its address",
@@ -340,13 +431,12 @@ fn print(results: &[PeerResult], printer: Printer) -> Outcome<()> {
 /// A clock offset with its sign, and how sure it is: signed answers tell whole seconds only, and what is not proven
 /// says so.
 pub(super) fn told_clock(clock: ToldClock) -> String {
-    let ToldClock { offset, proven } = clock;
-    let sign = if offset.nanos() < 0 { "-" } else { "+" };
-    let mut text = format!("{sign}{}", human(offset.magnitude()));
-    if offset.uncertainty() >= COARSE {
-        text.push_str(&format!(" ± {}", human(offset.uncertainty())));
+    let sign = if clock.offset < 0 { "-" } else { "+" };
+    let mut text = format!("{sign}{}", human(clock.magnitude()));
+    if clock.uncertainty >= COARSE {
+        text.push_str(&format!(" ± {}", human(clock.uncertainty)));
     }
-    if !proven {
+    if !clock.proven {
         text.push_str(" (unsigned)");
     }
     text
@@ -354,16 +444,14 @@ pub(super) fn told_clock(clock: ToldClock) -> String {
 
 /// Says it if the clock of a peer is too far from ours.
 pub(super) fn warn_of_clock(label: &str, clock: Option<ToldClock>, printer: Printer) {
-    if let Some(ToldClock { offset: far, proven }) =
-        clock.filter(|clock| clock.offset.at_least() >= defaults::CLOCK_WARNING)
-    {
+    if let Some(far) = clock.filter(|clock| clock.at_least() >= defaults::CLOCK_WARNING) {
         printer.warn(format_args!(
             "the clock of {} is {} {} ours{}: from {} s on, it refuses our requests, and we refuse its \
              answers; set the wrong clock",
             harmless(label),
             human(far.magnitude()),
-            if far.nanos() < 0 { "behind" } else { "ahead of" },
-            if proven {
+            if far.offset < 0 { "behind" } else { "ahead of" },
+            if far.proven {
                 ""
             } else {
                 ", according to its unsigned ping"
@@ -378,7 +466,7 @@ fn exit(results: &[PeerResult]) -> Exit {
         .iter()
         .filter_map(|result| match &result.error {
             _ if result.key_differs() => Some(Exit::Unauthenticated),
-            Some(error) => Some(connect::exit_of(error)),
+            Some(problem) => Some(running::exit_of(problem)),
             None => None,
         })
         .collect();

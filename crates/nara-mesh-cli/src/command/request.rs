@@ -1,21 +1,25 @@
 //! `request`: one request of any kind to a peer, signed, and its verified answer.
 
+mod proof;
+
 use std::fs::File;
 use std::io::{self, Read as _};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http::{Request, StatusCode};
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
 use nara_mesh::Coverage;
 use nara_mesh::client::{BodyProof, Verification};
 use serde_json::{Map, Value, json};
 
 use crate::cli::RequestArgs;
-use crate::connect;
+use crate::connect::{self, block_on};
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::output;
 use crate::printer::Printer;
+use crate::running;
 use crate::settings::Settings;
 
 /// The most bytes of a body that is read from a file.
@@ -23,52 +27,72 @@ const MOST: u64 = 64 << 20;
 
 pub(super) fn run(args: &RequestArgs, settings: &Settings, printer: Printer) -> Outcome {
     let request = build(args)?;
-    let client = connect::client(settings.local_nara()?, settings)?;
-    connect::block_on_keeping(&client, settings, async {
-        let answer = client.request(&args.peer, request).await?;
-        let (answer, verification) = answer.into_parts();
-        let (head, body) = answer.into_parts();
-        if args.include {
-            printer.line(format_args!("HTTP/1.1 {}", head.status))?;
-            for (name, value) in &head.headers {
-                printer.line(format_args!(
-                    "{name}: {}",
-                    String::from_utf8_lossy(value.as_bytes())
-                ))?;
-            }
-            printer.line("")?;
+    let (answer, verification) = match running::find(&args.running, settings)? {
+        Some(nara) => {
+            let peer = args.peer.to_string();
+            let mut answer = block_on(async { Ok(nara.request_peer(&peer, request).await?) })?;
+            let verification = proof::told(answer.headers_mut());
+            (answer, verification)
         }
-        if args.explain {
-            for line in explain(&verification) {
-                printer.note(line);
-            }
-        } else if let Some(gap) = gap(&verification) {
-            printer.warn(gap);
+        None => {
+            let client = connect::client(settings.local_nara()?, settings)?;
+            let request = request.map(http_body_util::Full::new);
+            let answer = connect::block_on_keeping(&client, settings, async {
+                Ok(client.request(&args.peer, request).await?)
+            });
+            answer?.into_parts()
         }
-        if printer.is_json() {
-            let mut headers: Map<String, Value> = Map::new();
-            for (name, value) in &head.headers {
-                let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
-                let values = headers.entry(name.as_str()).or_insert_with(|| json!([]));
-                if let Some(values) = values.as_array_mut() {
-                    values.push(value.into());
-                }
-            }
-            let text = std::str::from_utf8(&body).ok();
-            printer.json(json!({
-                "peer": args.peer.to_string(),
-                "status": head.status.as_u16(),
-                "headers": headers,
-                "body": text,
-                "body_base64": text.is_none().then(|| STANDARD.encode(&body)),
-                "verification": to_json(&verification),
-            }))?;
-        } else {
-            output::stdout_bytes(&body)
-                .map_err(|error| Failure::failed("stdout cannot be written").caused_by(error))?;
+    };
+    show(args, answer, &verification, printer)
+}
+
+fn show(
+    args: &RequestArgs,
+    answer: Response<Bytes>,
+    verification: &Verification,
+    printer: Printer,
+) -> Outcome {
+    let (head, body) = answer.into_parts();
+    if args.include {
+        printer.line(format_args!("HTTP/1.1 {}", head.status))?;
+        for (name, value) in &head.headers {
+            printer.line(format_args!(
+                "{name}: {}",
+                String::from_utf8_lossy(value.as_bytes())
+            ))?;
         }
-        Ok(exit_of(head.status))
-    })
+        printer.line("")?;
+    }
+    if args.explain {
+        for line in explain(verification) {
+            printer.note(line);
+        }
+    } else if let Some(gap) = gap(verification) {
+        printer.warn(gap);
+    }
+    if printer.is_json() {
+        let mut headers: Map<String, Value> = Map::new();
+        for (name, value) in &head.headers {
+            let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
+            let values = headers.entry(name.as_str()).or_insert_with(|| json!([]));
+            if let Some(values) = values.as_array_mut() {
+                values.push(value.into());
+            }
+        }
+        let text = std::str::from_utf8(&body).ok();
+        printer.json(json!({
+            "peer": args.peer.to_string(),
+            "status": head.status.as_u16(),
+            "headers": headers,
+            "body": text,
+            "body_base64": text.is_none().then(|| STANDARD.encode(&body)),
+            "verification": to_json(verification),
+        }))?;
+    } else {
+        output::stdout_bytes(&body)
+            .map_err(|error| Failure::failed("stdout cannot be written").caused_by(error))?;
+    }
+    Ok(exit_of(head.status))
 }
 
 /// The exit code for a status.
@@ -80,7 +104,7 @@ fn exit_of(status: StatusCode) -> Exit {
     }
 }
 
-fn build(args: &RequestArgs) -> Outcome<Request<http_body_util::Full<bytes::Bytes>>> {
+fn build(args: &RequestArgs) -> Outcome<Request<Bytes>> {
     let body = args.data.as_deref().map(data).transpose()?.unwrap_or_default();
     let mut request = Request::builder()
         .method(args.method.clone())
@@ -95,7 +119,7 @@ fn build(args: &RequestArgs) -> Outcome<Request<http_body_util::Full<bytes::Byte
         )));
     }
     request
-        .body(http_body_util::Full::new(body.into()))
+        .body(body.into())
         .map_err(|error| Failure::usage(format!("the request is malformed: {error}")))
 }
 

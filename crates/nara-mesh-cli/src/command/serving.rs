@@ -2,18 +2,24 @@
 
 mod exposition;
 mod feed;
-mod journeys;
 mod listen;
-mod questions;
+mod local_api;
 mod reload;
 mod signals;
 mod work;
 
 pub(super) use feed::Feed;
+pub(super) use local_api::OnNetwork;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use nara_local_api::model::Check;
+use nara_local_api::server::Journeys;
 use nara_mesh::gossip::GossipConfig;
 use nara_mesh::nara::{NaraBuilder, ReconfigureError, StartError};
 use nara_mesh::peers_file::PeerEntry;
@@ -23,16 +29,16 @@ use nara_mesh::{Nara, defaults};
 use nara_proto::identity::KeyId;
 use serde_json::json;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{broadcast, oneshot, watch};
 
 use self::exposition::Exposition;
 use self::feed::{FeedHandler, Lines};
-use self::journeys::Journeys;
+use self::local_api::{Api, Opening, Question};
 use self::reload::{Files, reload};
 use self::signals::{Signal, Signals};
 use self::work::Work;
 use crate::cli::{Expose, Listen, ServingArgs};
-use crate::control::{Asked, Control, Question};
+use crate::command::doctor;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::hosts;
@@ -50,7 +56,11 @@ pub(super) struct Serving {
     limits: ServerLimits,
     catch_up: bool,
     grace: Duration,
-    metrics: Option<Exposition>,
+    metrics: Option<SocketAddr>,
+    exposition: Option<Exposition>,
+    opening: Option<Opening>,
+    network: Option<OnNetwork>,
+    api: Option<Api>,
     signals: Signals,
     feed: Feed,
     journeys: Journeys,
@@ -67,9 +77,13 @@ impl Serving {
         open_files::raise(args.limits.0.connections);
         let metrics = args.metrics()?;
         let gossip = (!args.no_gossip).then(|| GossipConfig::with_degree(args.gossip_degree.into()));
-        let metrics = match metrics {
-            Some(address) => Some(Exposition::start(address).await?),
-            None => None,
+        let opening = Opening::new(args)?;
+        let exposition = (opening.is_on() || metrics.is_some())
+            .then(Exposition::start)
+            .transpose()?;
+        let metrics = match (metrics, &exposition) {
+            (Some(address), Some(exposition)) => Some(exposition.clone().serve(address).await?),
+            _ => None,
         };
         let (feed, lines) = Feed::new();
         Ok(Self {
@@ -79,6 +93,10 @@ impl Serving {
             catch_up: !args.no_catch_up,
             grace: args.grace,
             metrics,
+            exposition,
+            opening: Some(opening),
+            network: None,
+            api: None,
             signals,
             feed,
             journeys: Journeys::default(),
@@ -93,6 +111,11 @@ impl Serving {
         &self.feed
     }
 
+    /// Says on which network the nara will be.
+    pub(super) fn on(&mut self, network: OnNetwork) {
+        self.network = Some(network);
+    }
+
     /// Waits until an address to listen on is there. `None`: a signal ended the wait.
     pub(super) async fn wait_for(&mut self, listen: &Listen) -> Outcome<Option<SocketAddr>> {
         listen::wait(listen, &mut self.signals, self.printer).await
@@ -104,16 +127,23 @@ impl Serving {
         builder: NaraBuilder,
         v1: Option<SocketAddr>,
         settings: &Settings,
-    ) -> Outcome<Nara> {
+    ) -> Outcome<Arc<Nara>> {
         let registry = settings.registry();
         let events = registry.subscribe();
         let builder = builder
             .registry(registry)
             .handler(FeedHandler::new(self.feed.clone(), self.journeys.clone()));
         let exposed = std::mem::take(&mut self.expose);
+        let opening = self.opening.take();
+        let services = opening.as_ref().filter(|opening| opening.is_on());
+        let services = services.map(|opening| opening.services.clone());
         let limits = self.limits.clone();
-        let builder = builder.configure_server(|server| {
+        let builder = builder.configure_server(move |server| {
             let server = server.limits(limits);
+            let server = match services {
+                Some(services) => server.services(services),
+                None => server,
+            };
             exposed.into_iter().fold(server, |server, exposed| {
                 server.nest_routes(
                     &exposed.prefix,
@@ -127,7 +157,7 @@ impl Serving {
         };
         let builder = v1.into_iter().fold(builder, NaraBuilder::also_listen);
         let builder = builder.catch_up(self.catch_up);
-        let nara = builder.start().await?;
+        let nara = Arc::new(builder.start().await?);
         self.hosts.send_replace(settings.peers()?);
         tokio::spawn(hosts::follow(
             nara.registry().clone(),
@@ -136,44 +166,48 @@ impl Serving {
         ));
         tokio::spawn(show_peer_events(events, self.feed.clone()));
         keeping::log(nara.recalled());
-        if let Some(metrics) = &self.metrics {
+        if let Some(exposition) = &self.exposition {
             let file = settings.running_folder()?.join("ledger.db");
-            metrics.measure(nara.ledger().clone(), file);
+            exposition.measure(nara.ledger().clone(), file);
         }
-        announce(
-            &nara,
-            v1,
-            self.metrics.as_ref().map(Exposition::address),
-            self.printer,
-        )?;
+        if let Some(opening) = opening {
+            let (network, exposition) = (self.network.clone(), self.exposition.clone());
+            self.api = opening.open(&nara, network, exposition, self.journeys.clone(), settings)?;
+        }
+        let sockets = self.api.as_ref().map_or(&[][..], |api| &api.sockets);
+        announce(&nara, v1, self.metrics, sockets, self.printer)?;
         Ok(nara)
     }
 
     /// Serves until a signal ends it.
-    pub(super) async fn run(mut self, nara: Nara, settings: &Settings) -> Outcome {
+    pub(super) async fn run(mut self, nara: Arc<Nara>, settings: &Settings) -> Outcome {
         let printer = self.printer;
         let printing = self.lines.print(printer);
-        let mut control = listen_for_questions(settings).await?;
-        until_told_to_end(
-            &nara,
-            &mut self.signals,
-            control.as_mut(),
-            &self.feed,
-            &self.journeys,
-            &Files {
+        let around = Around {
+            nara: &nara,
+            network: self.network.as_ref(),
+            files: &Files {
                 started: settings,
                 hosts: &self.hosts,
                 printer,
             },
-        )
-        .await?;
-        drop(control);
+        };
+        around
+            .until_told_to_end(&mut self.signals, self.api.as_mut(), &self.feed)
+            .await?;
+        if let Some(api) = self.api.take() {
+            api.shutdown().await;
+        }
         service_manager::stopping(format_args!("ending within {} s", self.grace.as_secs_f64()));
         printer.note(format_args!("ending within {} s", self.grace.as_secs_f64()));
         // A second signal does not wait.
-        let outcome = tokio::select! {
-            outcome = nara.shutdown(self.grace) => outcome,
-            () = self.signals.next_end() => Shutdown::Forced,
+        let outcome = match Arc::into_inner(nara) {
+            Some(nara) => tokio::select! {
+                outcome = nara.shutdown(self.grace) => outcome,
+                () = self.signals.next_end() => Shutdown::Forced,
+            },
+            // Nothing else holds it once the API has ended.
+            None => Shutdown::Forced,
         };
         drop(self.feed);
         printing.finish().await;
@@ -186,67 +220,71 @@ impl Serving {
     }
 }
 
-async fn until_told_to_end(
-    nara: &Nara,
-    signals: &mut Signals,
-    mut control: Option<&mut Control>,
-    feed: &Feed,
-    journeys: &Journeys,
-    files: &Files<'_>,
-) -> Outcome<()> {
-    let mut address = nara.watch_address();
-    let mut before = *address.borrow_and_update();
-    let mut work = Work::new(nara);
-    service_manager::ready(work.status());
-    loop {
-        tokio::select! {
-            () = nara.finished() => {
-                return Err(Failure::failed("the listener failed").hint("start the nara again"));
-            }
-            Ok(()) = address.changed() => {
-                let now = *address.borrow_and_update();
-                let json = json!({ "event": "address_changed", "address": now, "before": before });
-                if let Some(now) = now {
-                    feed.send(format!("network  the node has a new address: serving {now} now"), json);
+/// What the answers to questions need.
+#[derive(Clone, Copy)]
+struct Around<'a> {
+    nara: &'a Arc<Nara>,
+    network: Option<&'a OnNetwork>,
+    files: &'a Files<'a>,
+}
+
+impl Around<'_> {
+    async fn until_told_to_end(
+        self,
+        signals: &mut Signals,
+        mut api: Option<&mut Api>,
+        feed: &Feed,
+    ) -> Outcome<()> {
+        let Self { nara, files, .. } = self;
+        let mut address = nara.watch_address();
+        let mut before = *address.borrow_and_update();
+        let mut answering = FuturesUnordered::new();
+        let mut work = Work::new(nara);
+        service_manager::ready(work.status());
+        loop {
+            tokio::select! {
+                () = nara.finished() => {
+                    return Err(Failure::failed("the listener failed").hint("start the nara again"));
                 }
-                before = now;
-            }
-            () = work.report() => {}
-            signal = signals.next() => match signal {
-                Signal::End => return Ok(()),
-                Signal::Reload => {
-                    reload(nara, files, &work).await?;
+                Ok(()) = address.changed() => {
+                    let now = *address.borrow_and_update();
+                    let json = json!({ "event": "address_changed", "address": now, "before": before });
+                    if let Some(now) = now {
+                        feed.send(format!("network  the node has a new address: serving {now} now"), json);
+                    }
+                    before = now;
                 }
-            },
-            asked = next_question(control.as_deref_mut()) => match asked.question {
-                Question::Reload => {
-                    let answer = reload(nara, files, &work).await?;
-                    asked.answer(answer);
-                }
-                _ => questions::answer(nara, journeys, asked).await,
+                () = work.report() => {}
+                signal = signals.next() => match signal {
+                    Signal::End => return Ok(()),
+                    Signal::Reload => {
+                        reload(nara, files, &work).await?;
+                    }
+                },
+                question = next_question(api.as_deref_mut()) => match question {
+                    Question::End => return Ok(()),
+                    // Who asked may be gone.
+                    Question::Reload(answer) => {
+                        let _ = answer.send(reload(nara, files, &work).await?);
+                    }
+                    Question::Doctor(answer) => answering.push(self.examine(answer)),
+                },
+                Some(answered) = answering.next(), if !answering.is_empty() => answered?,
             }
         }
     }
-}
 
-/// The control socket in the data folder; without one, only signals are heard.
-async fn listen_for_questions(settings: &Settings) -> Outcome<Option<Control>> {
-    let folder = settings.running_folder()?;
-    match Control::listen(&folder).await {
-        Ok(control) => Ok(Some(control)),
-        Err(failure) => {
-            tracing::warn!(
-                "`nara-mesh reload` does not reach this nara, a SIGHUP does: {}",
-                failure.message
-            );
-            Ok(None)
-        }
+    /// Examines the nara. Who asked may be gone.
+    async fn examine(self, answer: oneshot::Sender<Vec<Check>>) -> Outcome<()> {
+        let checks = doctor::running(self.nara, self.network, self.files.started).await?;
+        let _ = answer.send(checks);
+        Ok(())
     }
 }
 
-async fn next_question(control: Option<&mut Control>) -> Asked {
-    match control {
-        Some(control) => control.next().await,
+async fn next_question(api: Option<&mut Api>) -> Question {
+    match api {
+        Some(api) => api.next().await,
         None => std::future::pending().await,
     }
 }
@@ -306,6 +344,7 @@ fn announce(
     nara: &Nara,
     v1: Option<SocketAddr>,
     metrics: Option<SocketAddr>,
+    sockets: &[PathBuf],
     printer: Printer,
 ) -> Outcome<()> {
     let Some(address) = nara.address() else {
@@ -329,6 +368,12 @@ fn announce(
     if let Some(metrics) = metrics {
         printer.note(format_args!("Metrics: http://{metrics}/metrics"));
     }
+    if let Some(socket) = sockets.last() {
+        printer.note(format_args!(
+            "Programs of this machine use it through {}.",
+            socket.display()
+        ));
+    }
     printer.note("Its peers need this stanza in their peers file, and it needs theirs (--peers):\n");
     printer.line(&stanza)?;
     printer.json_line(json!({
@@ -340,6 +385,7 @@ fn announce(
         "public_key": key.to_base64(),
         "key_id": KeyId::from(&key).to_string(),
         "metrics": metrics,
+        "sockets": sockets,
         "stanza": stanza,
     }))
 }

@@ -4,23 +4,22 @@ use std::path::PathBuf;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use nara_local_api::model::{Stash, StashList};
 use nara_mesh::server::{SealedStash, SqliteStash, StashStore as _, StashStoreError};
 use nara_proto::identity::NaraId;
-use serde_json::{Value, json};
+use nara_proto::time::UnixSeconds;
+use serde_json::json;
 
 use super::read_input;
-use crate::cli::{StashCommand, StashDropArgs, StashGetArgs, StashPutArgs};
+use crate::cli::{StashCommand, StashDropArgs, StashGetArgs, StashListArgs, StashPutArgs};
 use crate::connect::block_on;
-use crate::control::{self, Question};
 use crate::exit::Exit;
 use crate::explain;
 use crate::failure::{Failure, Outcome};
 use crate::output;
 use crate::printer::{Printer, harmless, render, table};
+use crate::running;
 use crate::settings::Settings;
-
-/// The most bytes that a peer may be asked to keep: what fits into a message.
-const MOST: usize = 512 << 10;
 
 pub(super) fn run(
     command: &StashCommand,
@@ -30,50 +29,33 @@ pub(super) fn run(
     match command {
         StashCommand::Put(args) => put(args, settings, printer("stash-put")),
         StashCommand::Get(args) => get(args, settings, printer("stash-get")),
-        StashCommand::List => list(settings, printer("stash-list")),
+        StashCommand::List(args) => list(args, settings, printer("stash-list")),
         StashCommand::Drop(args) => forget(args, settings, printer("stash-drop")),
     }
 }
 
 fn put(args: &StashPutArgs, settings: &Settings, printer: Printer) -> Outcome {
     let data = read_input(&args.file, "stash")?;
-    if data.len() > MOST {
-        return Err(Failure::usage(format!(
-            "the stash has {} bytes, and a message takes {MOST}",
-            data.len()
-        )));
-    }
-    let question = Question::StashPut {
-        peer: args.peer.to_string(),
-        data: STANDARD.encode(&data),
-    };
-    block_on(control::ask_running(&settings.running_folder()?, question))?;
-    printer.line(format_args!("{} keeps {} bytes", args.peer, data.len()))?;
-    printer.json(json!({ "peer": args.peer.to_string(), "bytes": data.len() }))?;
+    let nara = running::required(&args.running, settings)?;
+    let peer = args.peer.to_string();
+    let bytes = block_on(async { Ok(nara.put_stash(&peer, data).await?) })?.bytes;
+    printer.line(format_args!("{peer} keeps {bytes} bytes"))?;
+    printer.json(json!({ "peer": peer, "bytes": bytes }))?;
     Ok(Exit::Ok)
 }
 
 fn get(args: &StashGetArgs, settings: &Settings, printer: Printer) -> Outcome {
-    let question = Question::StashGet {
-        peer: args.peer.to_string(),
-    };
-    let answer = block_on(control::ask_running(&settings.running_folder()?, question))?;
-    let data = answer["data"]
-        .as_str()
-        .map(|data| STANDARD.decode(data))
-        .transpose();
-    let data =
-        data.map_err(|error| Failure::failed("the nara that runs answers nonsense").caused_by(error))?;
+    let nara = running::required(&args.running, settings)?;
+    let peer = args.peer.to_string();
+    let data = block_on(async { Ok(nara.get_stash(&peer).await?) })?;
     printer.json(json!({
-        "peer": args.peer.to_string(),
+        "peer": peer,
         "found": data.is_some(),
-        "data_base64": answer["data"],
+        "data_base64": data.as_ref().map(|data| STANDARD.encode(data)),
     }))?;
     let Some(data) = data else {
-        return Err(
-            Failure::failed(format!("{} has no stash of this nara", args.peer))
-                .hint("it never had one, forgot it after its time, or lost it"),
-        );
+        return Err(Failure::failed(format!("{peer} has no stash of this nara"))
+            .hint("it never had one, forgot it after its time, or lost it"));
     };
     if !printer.is_json() {
         output::stdout_bytes(&data)
@@ -82,51 +64,51 @@ fn get(args: &StashGetArgs, settings: &Settings, printer: Printer) -> Outcome {
     Ok(Exit::Ok)
 }
 
-fn list(settings: &Settings, printer: Printer) -> Outcome {
-    let stashes = match open(settings)? {
-        Some(store) => store.load().map_err(failed)?,
-        None => Vec::new(),
-    };
-    let peers = settings.peers()?;
-    let name_of = |stash: &SealedStash| {
-        let peer = peers
-            .iter()
-            .find(|peer| peer.id.as_ref().is_some_and(|id| id.as_str() == stash.owner_id));
-        peer.map(|peer| peer.name.as_str())
+fn list(args: &StashListArgs, settings: &Settings, printer: Printer) -> Outcome {
+    let StashList { stashes } = match running::preferred(&args.running, settings)? {
+        Some(nara) => block_on(async { Ok(nara.stashes().await?) })?,
+        None => stored(settings)?,
     };
     let mut rows = table(["OWNER", "NAME", "BYTES", "STORED"]);
     for stash in &stashes {
         rows.add_row([
             harmless(&stash.owner_id),
-            name_of(stash).map_or_else(|| "-".to_owned(), harmless),
-            stash.ciphertext.len().to_string(),
-            explain::date(stash.stored_at.to_millis()),
+            stash.name.as_deref().map_or_else(|| "-".to_owned(), harmless),
+            stash.bytes.to_string(),
+            explain::date(UnixSeconds::new(stash.stored_at_s).to_millis()),
         ]);
     }
     printer.line(render(&rows))?;
-    let listed: Vec<Value> = stashes
-        .iter()
-        .map(|stash| {
-            json!({
-                "owner_id": stash.owner_id,
-                "name": name_of(stash),
-                "bytes": stash.ciphertext.len(),
-                "stored_at_s": stash.stored_at.get(),
-            })
-        })
-        .collect();
-    printer.json(json!({ "stashes": listed }))?;
+    printer.json(json!({ "stashes": stashes }))?;
     Ok(Exit::Ok)
+}
+
+/// What the file says, with the names of the peers file.
+fn stored(settings: &Settings) -> Outcome<StashList> {
+    let stored = match open(settings)? {
+        Some(store) => store.load().map_err(failed)?,
+        None => Vec::new(),
+    };
+    let peers = settings.peers()?;
+    let describe = |stash: SealedStash| {
+        let mut peers = peers.iter();
+        let owner = peers.find(|peer| peer.id.as_ref().is_some_and(|id| id.as_str() == stash.owner_id));
+        Stash {
+            name: owner.map(|peer| peer.name.to_string()),
+            owner_id: stash.owner_id,
+            bytes: stash.ciphertext.len(),
+            stored_at_s: stash.stored_at.get(),
+        }
+    };
+    Ok(StashList {
+        stashes: stored.into_iter().map(describe).collect(),
+    })
 }
 
 fn forget(args: &StashDropArgs, settings: &Settings, printer: Printer) -> Outcome {
     let owner = owner_id(&args.owner, settings)?;
-    let folder = settings.running_folder()?;
-    let question = Question::StashDrop {
-        owner: owner.to_string(),
-    };
-    let dropped = match block_on(control::ask(&folder, question))? {
-        Some(answer) => control::checked(answer)?["dropped"] == true,
+    let dropped = match running::preferred(&args.running, settings)? {
+        Some(nara) => block_on(async { Ok(nara.drop_stash(owner.as_str()).await?) })?,
         None => match open(settings)? {
             Some(store) => {
                 let had = store.load().map_err(failed)?;

@@ -16,12 +16,12 @@ use serde_json::{Value, json};
 use super::reload;
 use crate::cli::{IdRetireArgs, IdSucceedArgs, SuccessionReason};
 use crate::connect;
-use crate::control::{self, Question};
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::keeping::make_folder_of;
 use crate::ledger_file;
 use crate::printer::{Printer, count, harmless};
+use crate::running;
 use crate::settings::Settings;
 
 pub(super) fn retire(args: &IdRetireArgs, settings: &Settings, printer: Printer) -> Outcome {
@@ -155,7 +155,10 @@ fn publish(
         ledger_file::load_peers(&ledger, client.registry()).await?;
         let stored = ledger.insert_verified(vec![statement.to_event()]).await;
         stored.map_err(ledger_file::failed)?;
-        let running = control::ask(&folder, Question::Reload).await?;
+        let running = match running::on(&folder) {
+            Some(nara) => Some(nara.reload().await?),
+            None => None,
+        };
         for line in running.iter().flat_map(reload::in_words) {
             printer.note(format_args!("  {line}"));
         }

@@ -2,6 +2,7 @@
 
 mod progress;
 mod reconcile;
+mod through;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use crate::keeping::make_folder_of;
 use crate::ledger_file;
 use crate::listing::{Counts, jsonl};
 use crate::printer::{Printer, count, human, micros};
+use crate::running;
 use crate::settings::Settings;
 
 /// Events on a page that is shown.
@@ -35,6 +37,13 @@ pub(super) fn run(args: &SyncArgs, settings: &Settings, printer: Printer) -> Out
         return Err(Failure::usage("only --mode page can be resumed").hint("leave out --resume or --mode"));
     }
     let scope = reconcile::scope(args)?;
+    // Into another ledger, or onto stdout, this process fetches itself.
+    if args.to.is_none()
+        && !args.jsonl
+        && let Some(nara) = running::find(&args.running, settings)?
+    {
+        return connect::block_on(through::run(&nara, args, printer));
+    }
     let client = connect::client(settings.local_nara()?, settings)?;
     let peer = &args.peer;
     connect::block_on_keeping(&client, settings, async {
@@ -163,7 +172,7 @@ impl Sync<'_> {
             self.printer.note(format_args!("resumed behind {cursor}"));
         }
         self.answers = report.progress.pages;
-        self.counts = Counts::of(&report.progress, report.refused);
+        self.counts = Counts::of(&report.progress, &report.refused);
     }
 
     async fn take(&mut self, events: CheckedEvents) -> Outcome<()> {

@@ -50,6 +50,7 @@ pub(super) fn run(args: &UpArgs, settings: &Settings, printer: Printer) -> Outco
         let joined = join.run(&nara, printer).await?;
         let outcome = async {
             let builder = joined.network(settings.builder(nara)?, serving.feed());
+            serving.on(joined.on_network());
             let v1 = v1_address(&args.serving, true, joined.address);
             let nara = serving.start(builder, v1, settings).await?;
             joined.tell_serving(&nara, printer)?;

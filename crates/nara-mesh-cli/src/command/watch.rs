@@ -1,14 +1,17 @@
 //! `watch`: the events of peers as they arrive there.
 
+mod through;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{SelectAll, StreamExt as _};
+use nara_local_api::model::{StreamFault, trust_word};
 use nara_mesh::client::{MeshClient, PeerRef, StreamError, StreamState, SubscribeOptions, VerifiedEvent};
 use nara_mesh::clock::{Clock as _, SystemClock};
 use nara_mesh::ledger::{Insertion, Ledger};
 use nara_mesh::registry::{Peer, PeerEvent};
-use nara_proto::event::{EventTrust, Service, SyncEvent};
+use nara_proto::event::{Service, SyncEvent};
 use nara_proto::go_json;
 use nara_proto::identity::KeyId;
 use nara_proto::sync::EventFilter;
@@ -23,15 +26,22 @@ use crate::connect::{self, exit_of};
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::ledger_file;
-use crate::listing::{event_line, trust};
+use crate::listing::event_line;
 use crate::peer_events::{Told, conflict_json};
 use crate::printer::{Printer, harmless};
 use crate::remedy;
+use crate::running;
 use crate::settings::Settings;
 
 pub(super) fn run(args: &WatchArgs, settings: &Settings, printer: Printer) -> Outcome {
     let now = SystemClock.now_nanos();
     let since = args.since.map(|since| since.at(now));
+    // Into a ledger of one's own, this process watches itself.
+    if args.to.is_none()
+        && let Some(nara) = running::find(&args.running, settings)?
+    {
+        return connect::block_on(through::run(&nara, args, since, printer));
+    }
     let client = connect::client(settings.local_nara()?, settings)?;
     let peers = peers(args, &client)?;
     connect::block_on_keeping(&client, settings, async {
@@ -112,6 +122,15 @@ fn options(args: &WatchArgs, since: Option<UnixNanos>, ledger: Option<&Arc<dyn L
     options
 }
 
+/// An event to show.
+struct Seen<'a> {
+    cursor: Option<String>,
+    trust: &'a str,
+    /// Whether it is new in the ledger, if there is one.
+    stored: Option<bool>,
+    event: &'a SyncEvent,
+}
+
 struct Watching {
     printer: Printer,
     /// Events that are still to be printed; `None`: without end.
@@ -129,30 +148,34 @@ impl Watching {
         while let Some((peer, item)) = streams.next().await {
             match item {
                 Ok(verified) => {
-                    self.event(&peer, &verified)?;
-                    if let Some(left) = &mut self.left {
-                        *left = left.saturating_sub(1);
-                        if *left == 0 {
-                            return Ok(Exit::Ok);
-                        }
+                    let seen = Seen {
+                        cursor: verified.cursor.map(|cursor| cursor.to_string()),
+                        trust: trust_word(verified.trust),
+                        stored: verified.insertion.map(|insertion| insertion == Insertion::Stored),
+                        event: &verified.event,
+                    };
+                    if self.event(&peer, &seen)? {
+                        return Ok(Exit::Ok);
                     }
                 }
-                Err(error) => self.error(&peer, error)?,
+                Err(error) => self.error(&peer, &error)?,
             }
         }
-        Err(Failure::new(
-            Exit::of_many(0, &self.failed),
-            "no peer is left to watch",
-        ))
+        Err(self.nobody_left())
     }
 
-    fn event(&self, peer: &str, verified: &VerifiedEvent) -> Outcome<()> {
-        let event: Value = serde_json::from_str(&go_json::to_string(&verified.event)).unwrap_or_default();
+    fn nobody_left(&self) -> Failure {
+        Failure::new(Exit::of_many(0, &self.failed), "no peer is left to watch")
+    }
+
+    /// Shows an event; returns whether it was the last one that was asked for.
+    fn event(&mut self, peer: &str, seen: &Seen<'_>) -> Outcome<bool> {
+        let event: Value = serde_json::from_str(&go_json::to_string(seen.event)).unwrap_or_default();
         self.printer.json_line(json!({
             "peer": peer,
-            "cursor": verified.cursor.map(|cursor| cursor.to_string()),
-            "trust": trust(verified.trust),
-            "stored": verified.insertion.map(|insertion| insertion == Insertion::Stored),
+            "cursor": seen.cursor,
+            "trust": seen.trust,
+            "stored": seen.stored,
             "event": event,
         }))?;
         let from = if self.several {
@@ -160,40 +183,44 @@ impl Watching {
         } else {
             String::new()
         };
-        let line = event_line(&verified.event);
-        let line = line.color(color(&verified.event));
-        let mark = match verified.trust {
-            EventTrust::Verified => String::new(),
-            other => format!("  {}", trust(other).yellow()),
+        let line = event_line(seen.event);
+        let line = line.color(color(seen.event));
+        let mark = match seen.trust {
+            "verified" => String::new(),
+            other => format!("  {}", other.yellow()),
         };
-        self.printer.line(format_args!("{from}{line}{mark}"))
+        self.printer.line(format_args!("{from}{line}{mark}"))?;
+        if let Some(left) = &mut self.left {
+            *left = left.saturating_sub(1);
+        }
+        Ok(self.left == Some(0))
     }
 
-    fn error(&mut self, peer: &str, error: StreamError) -> Outcome<()> {
-        if let StreamError::Refused { event, .. } = &error {
-            self.printer.json_line(json!({
-                "peer": peer,
-                "refused": {
-                    "id": event.id,
-                    "emitter": event.emitter,
-                    "problem": event.problem.to_string(),
-                },
-            }))?;
+    fn error(&mut self, peer: &str, error: &StreamError) -> Outcome<()> {
+        let exit = match error {
+            StreamError::Call(error) => exit_of(error),
+            _ => Exit::Failed,
+        };
+        self.fault(peer, &StreamFault::of(error), exit)
+    }
+
+    /// Shows what went wrong; `exit` is the code if the stream ends with it.
+    fn fault(&mut self, peer: &str, fault: &StreamFault, exit: Exit) -> Outcome<()> {
+        if let Some(refused) = &fault.refused {
+            self.printer
+                .json_line(json!({ "peer": peer, "refused": refused }))?;
         }
-        let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
+        let cause = fault.cause.as_ref().map(|cause| format!(": {cause}"));
         // A cause that the message repeats already adds nothing.
-        let message = error.to_string();
+        let message = &fault.text;
         let cause = cause
             .filter(|cause| !message.contains(&cause[2..]))
             .unwrap_or_default();
         self.printer
-            .warn(format_args!("{}{}", harmless(&message), harmless(&cause)));
-        if error.is_final() {
+            .warn(format_args!("{}{}", harmless(message), harmless(&cause)));
+        if fault.is_final {
             self.ended += 1;
-            self.failed.push(match &error {
-                StreamError::Call(error) => exit_of(error),
-                _ => Exit::Failed,
-            });
+            self.failed.push(exit);
         }
         Ok(())
     }

@@ -1,20 +1,22 @@
 //! `world`: postcards on their way, and what became of them.
 
-use std::path::Path;
 use std::time::Duration;
 
+use nara_local_api::client::LocalClient;
+use nara_local_api::model::{Journey, JourneyState, Postcard};
 use nara_mesh::client::{ClientError, MeshClient, PeerRef};
 use nara_mesh::clock::{Clock as _, SystemClock};
+use nara_proto::time::UnixMillis;
 use nara_proto::world::WorldMessage;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::cli::WorldSendArgs;
+use crate::cli::{RunningArgs, WorldSendArgs};
 use crate::connect;
-use crate::control::{self, Question};
 use crate::exit::Exit;
 use crate::explain;
 use crate::failure::{Failure, Outcome};
 use crate::printer::{Printer, harmless, human, render, table};
+use crate::running;
 use crate::settings::Settings;
 
 /// How often the running nara is asked whether a postcard is home.
@@ -22,121 +24,124 @@ const POLL: Duration = Duration::from_millis(250);
 
 /// A postcard that a peer took.
 #[derive(Debug)]
-pub(super) struct HandedOver {
-    pub(super) first: String,
+struct HandedOver {
+    first: String,
     /// Why it did not go on, if it did not.
-    pub(super) told: Option<String>,
+    told: Option<String>,
 }
 
 pub(super) fn send(args: &WorldSendArgs, settings: &Settings, printer: Printer) -> Outcome {
-    let folder = settings.running_folder()?;
-    let question = Question::WorldSend {
-        message: args.message.clone(),
-        to: args.to.as_ref().map(ToString::to_string),
-    };
     // A postcard comes home to the nara that runs, so it is the one to send it.
-    match connect::block_on(control::ask(&folder, question))? {
-        Some(answer) => {
-            let sent = control::checked(answer)?;
-            if args.wait {
-                let id = sent["message_id"].as_str().unwrap_or_default();
-                let postcard = connect::block_on(wait(&folder, id))?;
-                return report(&postcard, printer);
-            }
-            let handed = HandedOver {
-                first: sent["first"].as_str().unwrap_or_default().to_owned(),
-                told: sent["told"].as_str().map(ToOwned::to_owned),
-            };
-            say(sent["message_id"].as_str().unwrap_or_default(), &handed, printer)
-        }
-        None if args.wait => Err(control::not_running(&folder)),
-        None => {
-            let client = connect::client(settings.local_nara()?, settings)?;
-            let name = client.local().name().as_str();
-            let message = WorldMessage::new(name, &args.message, SystemClock.now_nanos());
-            let to = args.to.as_ref().map(ToString::to_string);
-            connect::block_on_keeping(&client, settings, async {
-                let handed = hand_over(&client, &message, to.as_deref()).await?;
-                let exit = say(&message.id, &handed, printer)?;
-                printer.note(
-                    "It comes home only if a `nara-mesh serve` of this nara runs where the last peer can reach it.",
-                );
-                Ok(exit)
-            })
-        }
+    let nara = if args.wait {
+        Some(running::required(&args.running, settings)?)
+    } else {
+        running::preferred(&args.running, settings)?
+    };
+    match nara {
+        Some(nara) => connect::block_on(through(&nara, args, printer)),
+        None => directly(args, settings, printer),
     }
 }
 
-pub(super) fn list(settings: &Settings, printer: Printer) -> Outcome {
-    let folder = settings.running_folder()?;
-    let answer = connect::block_on(control::ask_running(&folder, Question::WorldList))?;
+/// By a nara that runs.
+async fn through(nara: &LocalClient, args: &WorldSendArgs, printer: Printer) -> Outcome {
+    let postcard = Postcard {
+        message: args.message.clone(),
+        to: args.to.as_ref().map(ToString::to_string),
+    };
+    let receipt = nara.postcard(&postcard).await?;
+    receipt
+        .skipped
+        .iter()
+        .for_each(|skipped| printer.note(harmless(skipped)));
+    if args.wait {
+        return report(&wait(nara, &receipt.message_id).await?, printer);
+    }
+    let handed = HandedOver {
+        first: receipt.first,
+        told: (!receipt.passed_on).then(|| receipt.told.unwrap_or_default()),
+    };
+    say(&receipt.message_id, &handed, printer)
+}
+
+/// By this command, which ends before the postcard is home.
+fn directly(args: &WorldSendArgs, settings: &Settings, printer: Printer) -> Outcome {
+    let client = connect::client(settings.local_nara()?, settings)?;
+    let name = client.local().name().as_str();
+    let message = WorldMessage::new(name, &args.message, SystemClock.now_nanos());
+    let to = args.to.as_ref().map(ToString::to_string);
+    connect::block_on_keeping(&client, settings, async {
+        let handed = hand_over(&client, &message, to.as_deref()).await?;
+        let exit = say(&message.id, &handed, printer)?;
+        printer.note(
+            "It comes home only if a `nara-mesh serve` of this nara runs where the last peer can reach it.",
+        );
+        Ok(exit)
+    })
+}
+
+pub(super) fn list(args: &RunningArgs, settings: &Settings, printer: Printer) -> Outcome {
+    let nara = running::required(args, settings)?;
+    let postcards = connect::block_on(async { Ok(nara.postcards().await?) })?;
     let mut rows = table(["POSTCARD", "SENT", "STATE", "WHERE", "TEXT"]);
-    for postcard in answer["postcards"].as_array().into_iter().flatten() {
-        let text = |key: &str| harmless(postcard[key].as_str().unwrap_or("-"));
-        let sent = postcard["sent_at_ms"].as_i64().unwrap_or_default();
+    for postcard in &postcards {
         rows.add_row([
-            text("message_id"),
-            explain::date(nara_proto::time::UnixMillis::new(sent)),
-            text("state"),
+            harmless(&postcard.message_id),
+            explain::date(UnixMillis::new(postcard.sent_at_ms)),
+            postcard.state.as_str().to_owned(),
             route(postcard),
-            text("message"),
+            harmless(&postcard.message),
         ]);
     }
     printer.line(render(&rows))?;
-    printer.json(answer)?;
+    printer.json(json!({ "postcards": postcards }))?;
     Ok(Exit::Ok)
 }
 
 /// Waits until a postcard is home, or its time has passed.
-async fn wait(folder: &Path, id: &str) -> Outcome<Value> {
+async fn wait(nara: &LocalClient, id: &str) -> Outcome<Journey> {
     loop {
-        let Some(answer) = control::ask(folder, Question::WorldList).await? else {
-            return Err(Failure::failed("the nara that waits for the postcard ended").hint("send it again"));
+        let journey = match nara.journey(id).await {
+            Err(error) if error.is_not_running() => {
+                return Err(
+                    Failure::failed("the nara that waits for the postcard ended").hint("send it again")
+                );
+            }
+            outcome => outcome?,
         };
-        let answer = control::checked(answer)?;
-        let mut postcards = answer["postcards"].as_array().into_iter().flatten();
-        let postcard = postcards.find(|postcard| postcard["message_id"] == id);
-        match postcard {
-            None => {
-                return Err(Failure::failed(
-                    "the nara that runs forgot the postcard: it sent too many since",
-                ));
-            }
-            // A postcard that is stuck may have been passed on all the same: the answer may only have been late.
-            Some(postcard) if postcard["state"] == "home" || postcard["state"] == "timed-out" => {
-                return Ok(postcard.clone());
-            }
-            Some(postcard) if is_surely_stuck(postcard) => return Ok(postcard.clone()),
-            Some(_) => tokio::time::sleep(POLL).await,
+        // A postcard that is stuck may have been passed on all the same: the answer may only have been late.
+        if matches!(journey.state, JourneyState::Home | JourneyState::TimedOut) || is_surely_stuck(&journey) {
+            return Ok(journey);
         }
+        tokio::time::sleep(POLL).await;
     }
 }
 
 /// Whether nobody has the postcard any more who would pass it on.
-fn is_surely_stuck(postcard: &Value) -> bool {
-    postcard["told"]
-        .as_str()
-        .is_some_and(|told| told.starts_with("journey stuck"))
+fn is_surely_stuck(journey: &Journey) -> bool {
+    let told = journey.told.as_deref();
+    told.is_some_and(|told| told.starts_with("journey stuck"))
 }
 
 /// Says what became of a postcard.
-fn report(postcard: &Value, printer: Printer) -> Outcome {
-    let id = harmless(postcard["message_id"].as_str().unwrap_or_default());
-    printer.json(postcard.clone())?;
-    if postcard["state"] == "home" {
-        let took = postcard["took_ms"].as_u64().unwrap_or_default();
+fn report(journey: &Journey, printer: Printer) -> Outcome {
+    let id = harmless(&journey.message_id);
+    printer.json(json!(journey))?;
+    if journey.state == JourneyState::Home {
         printer.line(format_args!(
             "postcard {id} came home after {}: {}",
-            human(Duration::from_millis(took)),
-            route(postcard)
+            human(Duration::from_millis(journey.took_ms.unwrap_or_default())),
+            route(journey)
         ))?;
         return Ok(Exit::Ok);
     }
-    let seen = postcard["last_seen"]
-        .as_str()
+    let seen = journey
+        .last_seen
+        .as_deref()
         .map_or_else(|| "nowhere".to_owned(), |name| format!("at {}", harmless(name)));
-    let told = postcard["told"]
-        .as_str()
+    let told = journey
+        .told
+        .as_deref()
         .map(|told| format!(": {}", harmless(told)))
         .unwrap_or_default();
     printer.line(format_args!(
@@ -146,13 +151,13 @@ fn report(postcard: &Value, printer: Printer) -> Outcome {
 }
 
 /// Where a postcard was.
-fn route(postcard: &Value) -> String {
-    match postcard["hops"].as_array() {
+fn route(journey: &Journey) -> String {
+    match &journey.hops {
         Some(hops) => {
-            let hops: Vec<String> = hops.iter().filter_map(|hop| hop.as_str().map(harmless)).collect();
+            let hops: Vec<String> = hops.iter().map(|hop| harmless(hop)).collect();
             hops.join(" → ")
         }
-        None => harmless(postcard["last_seen"].as_str().unwrap_or("-")),
+        None => harmless(journey.last_seen.as_deref().unwrap_or("-")),
     }
 }
 
@@ -177,11 +182,7 @@ fn say(id: &str, handed: &HandedOver, printer: Printer) -> Outcome {
 }
 
 /// Hands a postcard to a peer, or to the first one that takes it.
-pub(super) async fn hand_over(
-    client: &MeshClient,
-    message: &WorldMessage,
-    to: Option<&str>,
-) -> Outcome<HandedOver> {
+async fn hand_over(client: &MeshClient, message: &WorldMessage, to: Option<&str>) -> Outcome<HandedOver> {
     let (outcome, first) = match to {
         Some(peer) => (
             client.peer(peer).relay_world_message(message).await,

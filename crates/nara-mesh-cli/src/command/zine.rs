@@ -1,21 +1,86 @@
 //! `zine`: recent events for recent events.
 
+use nara_local_api::model::trust_word;
 use nara_mesh::clock::{Clock as _, SystemClock};
 use nara_mesh::defaults;
 use nara_mesh::ledger::ReadLimit;
+use nara_proto::event::SyncEvent;
+use nara_proto::go_json;
 use nara_proto::sync::MAX_EVENTS;
 use serde_json::{Value, json};
 
 use crate::cli::ZineArgs;
-use crate::connect;
+use crate::connect::{self, block_on};
 use crate::exit::Exit;
-use crate::failure::Outcome;
+use crate::failure::{Failure, Outcome};
 use crate::ledger_file;
-use crate::listing::{Counts, event_line, jsonl, trust};
+use crate::listing::{Counts, event_line};
 use crate::printer::{Printer, count, harmless};
+use crate::running;
 use crate::settings::Settings;
 
+/// What came back.
+struct Answer {
+    from: String,
+    created_at_s: i64,
+    sent: usize,
+    /// With the words for their trust.
+    events: Vec<(SyncEvent, String)>,
+    counts: Counts,
+    /// Whether the events were put into a ledger.
+    stored: bool,
+}
+
 pub(super) fn run(args: &ZineArgs, settings: &Settings, printer: Printer) -> Outcome {
+    // A ledger of one's own is for this process to open.
+    let nara = match args.ledger {
+        Some(_) => None,
+        None => running::find(&args.running, settings)?,
+    };
+    let answer = match nara {
+        Some(nara) => {
+            let zine = block_on(async { Ok(nara.zine(&args.peer.to_string()).await?) })?;
+            let told = zine.events.into_iter();
+            let decoded = told.map(|told| told.event.decode().map(|event| (event, told.trust)));
+            let events = decoded.collect::<Result<Vec<_>, _>>();
+            Answer {
+                from: zine.from,
+                created_at_s: zine.created_at_s,
+                sent: zine.sent,
+                events: events.map_err(|error| Failure::failed("an event is malformed").caused_by(error))?,
+                counts: zine.counts.into(),
+                stored: true,
+            }
+        }
+        None => directly(args, settings)?,
+    };
+    let mut listed = Vec::new();
+    for (event, trust) in &answer.events {
+        printer.line(format_args!("{}  [{trust}]", event_line(event)))?;
+        let event: Value = serde_json::from_str(&go_json::to_string(event)).unwrap_or_default();
+        listed.push(json!({ "schema": "nara-mesh/sync-event/1", "trust": trust, "event": event }));
+    }
+    printer.note(format_args!(
+        "sent {}, {} answered with {}",
+        count(answer.sent, "event"),
+        harmless(&answer.from),
+        answer.counts.summary(answer.stored)
+    ));
+    answer.counts.warn_refused(printer);
+    let mut object = answer.counts.to_json();
+    object["from"] = json!(answer.from);
+    object["created_at_s"] = json!(answer.created_at_s);
+    object["sent"] = json!(answer.sent);
+    object["events"] = json!(listed);
+    printer.json(object)?;
+    Ok(if answer.counts.refused.is_empty() {
+        Exit::Ok
+    } else {
+        Exit::Partial
+    })
+}
+
+fn directly(args: &ZineArgs, settings: &Settings) -> Outcome<Answer> {
     let client = connect::client(settings.local_nara()?, settings)?;
     let peer = &args.peer;
     connect::block_on_keeping(&client, settings, async {
@@ -35,33 +100,18 @@ pub(super) fn run(args: &ZineArgs, settings: &Settings, printer: Printer) -> Out
         }
         let sent = ours.len();
         let zine = client.peer(peer).exchange_zine(ours).await?.into_inner();
+        let accepted = zine.events.accepted.iter();
+        let events = accepted.map(|checked| (checked.event.clone(), trust_word(checked.trust).to_owned()));
+        let events = events.collect();
         let mut counts = Counts::default();
-        let events: Vec<Value> = zine.events.accepted.iter().map(jsonl).collect();
-        for checked in &zine.events.accepted {
-            printer.line(format_args!(
-                "{}  [{}]",
-                event_line(&checked.event),
-                trust(checked.trust)
-            ))?;
-        }
         counts.take(zine.events, ledger.as_ref()).await?;
-        printer.note(format_args!(
-            "sent {}, {} answered with {}",
-            count(sent, "event"),
-            harmless(&zine.from),
-            counts.summary(ledger.is_some())
-        ));
-        counts.warn_refused(printer);
-        let mut object = counts.to_json();
-        object["from"] = json!(zine.from);
-        object["created_at_s"] = json!(zine.created_at.get());
-        object["sent"] = json!(sent);
-        object["events"] = json!(events);
-        printer.json(object)?;
-        Ok(if counts.refused.is_empty() {
-            Exit::Ok
-        } else {
-            Exit::Partial
+        Ok(Answer {
+            from: zine.from,
+            created_at_s: zine.created_at.get(),
+            sent,
+            events,
+            counts,
+            stored: ledger.is_some(),
         })
     })
 }

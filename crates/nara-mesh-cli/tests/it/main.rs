@@ -13,6 +13,7 @@ mod fake_peer;
 mod help;
 mod id;
 mod kill;
+mod local_api;
 mod log;
 mod metrics;
 #[path = "../../../nara-mesh/tests/support/naras.rs"]

@@ -111,11 +111,13 @@ impl Mesh {
 
     fn run(&self, expected: i32, nara: &str, peers: &str, words: &[String]) -> String {
         let mut command = nara_mesh(self.path());
+        if !peers.is_empty() {
+            command.args(["--peers", peers]);
+        }
         let output = command
             .args(words)
             .env("NARA_MESH_SOUL_FILE", format!("{nara}.soul"))
             .env("NARA_MESH_DATA_DIR", nara)
-            .env("NARA_MESH_PEERS", peers)
             .output()
             .unwrap();
         let said = text(&output.stdout) + &text(&output.stderr);

@@ -84,7 +84,9 @@ fn every_command_that_a_message_recommends_does_what_it_promises() {
         .lines()
         .filter(|line| !line.starts_with("key") && !line.starts_with("id"))
         .fold(String::new(), |text, line| text + line + "\n");
-    fs::write(path.join("peers.toml"), address).unwrap();
+    for file in ["peers.toml", "known.toml"] {
+        fs::write(path.join(file), &address).unwrap();
+    }
     run(
         path,
         0,

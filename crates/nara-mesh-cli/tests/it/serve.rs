@@ -21,8 +21,19 @@ impl Serving {
 
     /// Starts it with more arguments. Returns what it says when it listens.
     pub(crate) fn start_with(folder: &Path, name: &str, more: &[&str]) -> (Self, Value) {
+        Self::start_in(folder, name, more, &[])
+    }
+
+    /// As [`start_with`](Self::start_with), with variables.
+    pub(crate) fn start_in(
+        folder: &Path,
+        name: &str,
+        more: &[&str],
+        variables: &[(&str, &Path)],
+    ) -> (Self, Value) {
         let mut child = Command::new(env!("CARGO_BIN_EXE_nara-mesh"))
             .env_clear()
+            .envs(variables.iter().copied())
             .current_dir(folder)
             .args(["serve", "--json", "--peers", "known.toml"])
             .args(match more.contains(&"--listen") {

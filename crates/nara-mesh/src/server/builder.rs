@@ -16,6 +16,7 @@ use super::clock::ServerClock;
 use super::connection::accept::Acceptor;
 use super::connection::opening::Opening;
 use super::connection::running::RunningServer;
+use super::expose::Services;
 use super::handler::{MeshHandler, NoHandler};
 use super::limits::body_bytes::BodyBytes;
 use super::limits::quota::Quota;
@@ -91,6 +92,7 @@ pub struct MeshServerBuilder {
     signatures: Signatures,
     refuse_before_start: bool,
     routes: UserRoutes,
+    services: Option<Services>,
     without_client: bool,
     stash_store: Option<Arc<dyn StashStore>>,
     also_listen: Option<SocketAddr>,
@@ -117,6 +119,7 @@ impl MeshServerBuilder {
             signatures: Signatures::default(),
             refuse_before_start: true,
             routes: UserRoutes::default(),
+            services: None,
             without_client: false,
             stash_store: None,
             also_listen: None,
@@ -189,6 +192,13 @@ impl MeshServerBuilder {
     /// and of all requests hold.
     pub fn danger_unsigned_routes(mut self, prefix: &str, router: Router) -> Self {
         self.routes.nest(prefix, router, false);
+        self
+    }
+
+    /// Serves local programs that are added and removed while the server runs, with the same layers as
+    /// [`routes`](Self::routes). Below their prefixes they come before merged routes.
+    pub fn services(mut self, services: Services) -> Self {
+        self.services = Some(services);
         self
     }
 
@@ -310,6 +320,11 @@ impl MeshServerBuilder {
     /// [`BuildError`] if routes collide with each other or with the server's own, or stashes cannot be read.
     pub fn build(self) -> Result<MeshServer, BuildError> {
         let user = self.routes.check()?;
+        if let Some(services) = &self.services {
+            let taken = user.nested.iter().map(|nested| nested.prefix.clone());
+            services.stay_clear_of(taken.collect(), user.merged.clone());
+        }
+        let takes_streams = user.take_streams() || self.services.is_some();
         if self.client.is_none() && !self.without_client {
             tracing::warn!(
                 nara = %self.local.name(),
@@ -368,7 +383,7 @@ impl MeshServerBuilder {
             protocol.raw_public_key = true;
         }
         let mesh_ip = watch::Sender::new(self.mesh_ip);
-        let announcement = Announcement::new(self.local.clone(), protocol, user.take_streams());
+        let announcement = Announcement::new(self.local.clone(), protocol, takes_streams);
         let announcement = Arc::new(announcement);
         let client = self.client.clone();
         let shared = Arc::new(Shared {
@@ -406,7 +421,7 @@ impl MeshServerBuilder {
             limits: self.limits.clone(),
         });
         Ok(MeshServer {
-            entrance: route::entrance(shared, &authenticator, user),
+            entrance: route::entrance(shared, &authenticator, user, self.services),
             transport: self.transport,
             opening,
             limits: self.limits,

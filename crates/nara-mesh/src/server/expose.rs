@@ -6,6 +6,10 @@
 //! spelling that a gateway interface may take for them, are removed, and so are headers about one connection
 //! (RFC 9110, section 7.6.1). Bodies are passed on as they come, in both directions.
 
+mod services;
+
+pub use services::Services;
+
 use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
@@ -38,7 +42,7 @@ use crate::server::VerifiedSender;
 use crate::server::route::guard::is_identity;
 
 /// How long connecting to the program may take. It is on this machine.
-pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long the program may take until its answer begins, by default.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -127,12 +131,7 @@ impl fmt::Display for Backend {
 /// Peers get 502 if the program cannot be reached or breaks off, and 504 if its answer does not begin within
 /// `answer_timeout` (usually [`ANSWER_TIMEOUT`]).
 pub fn router(backend: Backend, answer_timeout: Duration) -> Router {
-    let connector = Connector(backend.place.clone());
-    let proxy = Arc::new(Proxy {
-        client: Client::builder(TokioExecutor::new()).build(connector),
-        backend,
-        answer_timeout,
-    });
+    let proxy = Arc::new(Proxy::new(backend, answer_timeout));
     Router::new().fallback(async move |sender: VerifiedSender, request: Request| {
         Ok::<_, Infallible>(proxy.pass_on(&sender, request).await)
     })
@@ -170,6 +169,15 @@ impl Failed {
 }
 
 impl Proxy {
+    fn new(backend: Backend, answer_timeout: Duration) -> Self {
+        let connector = Connector(backend.place.clone());
+        Self {
+            client: Client::builder(TokioExecutor::new()).build(connector),
+            backend,
+            answer_timeout,
+        }
+    }
+
     async fn pass_on(&self, sender: &VerifiedSender, request: Request) -> Response {
         match self.try_pass_on(sender, request).await {
             Ok(response) => response,

@@ -43,7 +43,7 @@ pub(in crate::server) mod way;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
+use axum::extract::{DefaultBodyLimit, Request};
 use axum::handler::Handler;
 use axum::middleware::from_fn_with_state;
 use axum::routing::{MethodFilter, any, on, post};
@@ -51,12 +51,13 @@ use nara_proto::endpoint::{
     AllCheckpoints, DirectMessage, Endpoint, EventsFetch, EventsImport, EventsReconcile, EventsStream,
     EventsSync, GetCoordinates, GossipZine, MeshMessage, PeerQuery, Ping, Repetition, WorldRelay,
 };
-use tower::ServiceBuilder;
+use tower::{ServiceBuilder, ServiceExt as _};
 
 use super::answer::rejection::Rejection;
 use super::answer::sign::AnswerSigner;
 use super::auth::authenticator::Authenticator;
 use super::auth::verify::Verification;
+use super::expose::Services;
 use super::limits::admission::{Admission, limit_open};
 use state::Shared;
 use user::{CheckedRoutes, Nested};
@@ -67,6 +68,7 @@ pub(in crate::server) fn entrance(
     shared: Arc<Shared>,
     authenticator: &Arc<Authenticator>,
     user: CheckedRoutes,
+    services: Option<Services>,
 ) -> Entrance {
     let prefixes = user.nested.iter().map(|nested| nested.prefix.as_str().into());
     let admission = Admission::new(&shared.limits, shared.body_bytes.clone(), prefixes.collect());
@@ -109,10 +111,25 @@ pub(in crate::server) fn entrance(
             routes.user_unsigned(nested)
         });
     }
-    router = match user.merged {
-        Some(merged) => router.fallback_service(routes.user_signed(merged)),
-        None => router.fallback(not_found),
+    let otherwise = match user.merged {
+        Some(merged) => routes.user_signed(merged),
+        None => Router::new().fallback(not_found),
     };
+    router = router.fallback_service(match services {
+        Some(services) => {
+            let exposed = routes.user_signed(services.router());
+            Router::new().fallback(async move |request: Request| {
+                let is_exposed = services.has(request.uri().path());
+                let router = if is_exposed {
+                    exposed.clone()
+                } else {
+                    otherwise.clone()
+                };
+                router.oneshot(request).await
+            })
+        }
+        None => otherwise,
+    });
     Entrance {
         admission: routes.admission,
         router,

@@ -1,14 +1,16 @@
 //! Checks of what is on this machine.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
+use nara_local_api::model::ClockStep;
 use nara_mesh::clock::{Clock as _, SystemClock};
 use nara_mesh::identity::LocalNara;
+use nara_mesh::ledger::Ledger;
 use nara_proto::identity::KeyId;
 use nara_proto::time::UnixMillis;
 
 use super::report::{Check, Report};
-use crate::control::{self, Question};
 use crate::explain;
 use crate::failure::Outcome;
 use crate::ledger_file;
@@ -39,25 +41,48 @@ pub(super) fn clock(report: &mut Report) -> Outcome<()> {
     })
 }
 
-/// Whether somebody set the clock while the nara ran.
-pub(super) async fn clock_steps(settings: &Settings, report: &mut Report) -> Outcome<()> {
+/// Why a soul matters.
+const SOUL: &str = "a nara signs everything with its soul; without one it can only ping";
+
+/// Why a ledger matters.
+const LEDGER: &str = "the ledger holds the memory of a nara and the keys of its peers";
+
+pub(super) fn identity(nara: &LocalNara, report: &mut Report) -> Outcome<()> {
+    let key_id = KeyId::from(&nara.public_key());
+    let found = format!("{}, id {}, key {key_id}", nara.name(), nara.id());
+    report.add(Check::ok("soul", found, SOUL))
+}
+
+/// The ledger of a nara that runs.
+pub(super) async fn running_ledger(ledger: &dyn Ledger, report: &mut Report) -> Outcome<()> {
+    report.add(match ledger.count().await {
+        Ok(events) => Check::ok("ledger", format!("in use, {}", count(events, "event")), LEDGER),
+        Err(error) => Check::ok("ledger", error.to_string(), LEDGER).failed("check the disk space"),
+    })
+}
+
+/// Where a nara that runs is reached.
+pub(super) fn serving(address: Option<SocketAddr>, report: &mut Report) -> Outcome<()> {
+    let why = "peers find a nara on this port of its address";
+    report.add(match address {
+        Some(address) => Check::ok("port", format!("this nara serves on {address}"), why),
+        None => Check::ok("port", "this nara does not listen", why).warning("run it with `nara-mesh serve`"),
+    })
+}
+
+/// Whether somebody set the clock while the nara ran. `step`: the last time, if a nara runs that can tell.
+pub(super) fn clock_steps(step: Option<Option<ClockStep>>, report: &mut Report) -> Outcome<()> {
     let why =
         "what was signed by the old time is refused by peers whose clock is right, and so is what they sign";
     let check = |found: String| Check::ok("clock steps", found, why);
-    let folder = settings.running_folder();
-    let answer = match &folder {
-        Ok(folder) => control::ask(folder, Question::Clock).await.ok().flatten(),
-        Err(_) => None,
-    };
-    let Some(answer) = answer else {
+    let Some(step) = step else {
         return report.add(check("not known: no nara runs on this data folder".to_owned()).skipped());
     };
-    let step = &answer["step"];
-    let (Some(text), Some(at)) = (step["text"].as_str(), step["at_ms"].as_i64()) else {
+    let Some(step) = step else {
         return report.add(check("the clock has not been set while the nara ran".to_owned()));
     };
-    let at = UnixMillis::new(at);
-    let check = check(format!("the clock was {text} on {}", explain::date(at)));
+    let at = UnixMillis::new(step.at_ms);
+    let check = check(format!("the clock was {} on {}", step.text, explain::date(at)));
     let age = SystemClock.now_millis().abs_diff(at);
     report.add(if age < RECENT {
         check.warning(
@@ -69,19 +94,16 @@ pub(super) async fn clock_steps(settings: &Settings, report: &mut Report) -> Out
 }
 
 pub(super) fn soul(settings: &Settings, report: &mut Report) -> Outcome<Option<LocalNara>> {
-    let why = "a nara signs everything with its soul; without one it can only ping";
     match settings.local_nara() {
         Ok(nara) => {
-            let key_id = KeyId::from(&nara.public_key());
-            let found = format!("{}, id {}, key {key_id}", nara.name(), nara.id());
-            report.add(Check::ok("soul", found, why))?;
+            identity(&nara, report)?;
             Ok(Some(nara))
         }
         Err(failure) => {
             let next = failure
                 .hint
                 .unwrap_or_else(|| "check --soul-file and --name".to_owned());
-            report.add(Check::ok("soul", failure.message, why).failed(next))?;
+            report.add(Check::ok("soul", failure.message, SOUL).failed(next))?;
             Ok(None)
         }
     }
@@ -146,8 +168,7 @@ pub(super) async fn ledger(
     nara: Option<&LocalNara>,
     report: &mut Report,
 ) -> Outcome<()> {
-    let why = "the ledger holds the memory of a nara and the keys of its peers";
-    let check = |found: String| Check::ok("ledger", found, why);
+    let check = |found: String| Check::ok("ledger", found, LEDGER);
     let Some(nara) = nara else {
         return report.add(check("the ledger cannot be found without a soul".to_owned()).skipped());
     };

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use futures_util::{StreamExt as _, stream};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use nara_mesh::client::{MeshClient, PeerRef};
 use nara_mesh::defaults;
 use nara_mesh::discovery::{Discovery, Found};
@@ -16,7 +16,7 @@ use nara_tailnet::MeshNode;
 
 use super::report::{Check, Report};
 use crate::cli::DoctorArgs;
-use crate::command::ping::{PeerResult, ping_peer, told_clock};
+use crate::command::ping::{PeerResult, Pinger, ping_peer, told_clock};
 use crate::command::up;
 use crate::failure::Outcome;
 use crate::printer::count;
@@ -47,26 +47,36 @@ pub(super) async fn all(
         }
         None => Vec::new(),
     };
+    known(client, args.port, &found, settings.has_soul(), report).await
+}
+
+/// Whether the known naras answer, with which keys, and how far their clocks are from ours.
+pub(super) async fn known(
+    client: &MeshClient,
+    own_port: u16,
+    found: &[Found],
+    prove_clocks: bool,
+    report: &mut Report,
+) -> Outcome<()> {
     let peers = client.registry().peers();
     let pings = peers
         .iter()
         .filter(|peer| peer.info().address.is_some())
         .map(|peer| async move {
-            let peer = PeerRef::from(peer);
-            let mut ping = ping_peer(client, &peer, 1, Duration::ZERO).await;
-            if settings.has_soul() {
-                ping.prove_clock(client, &peer).await;
-            }
-            ping
+            let pinger = Pinger::Direct { client, prove_clocks };
+            ping_peer(pinger, &PeerRef::from(peer), 1, Duration::ZERO).await
         });
-    let pings: Vec<PeerResult> = stream::iter(pings).buffered(defaults::FAN_OUT).collect().await;
+    let pings: Vec<PeerResult> = stream::iter(pings)
+        .buffered(defaults::FAN_OUT)
+        .try_collect()
+        .await?;
     answering(&pings, report)?;
-    ports(client, args.port, report).await?;
-    conflicts(&found, &pings, report)?;
+    ports(client, own_port, report).await?;
+    conflicts(found, &pings, report)?;
     clocks(&pings, report)
 }
 
-async fn seen(node: Option<&Arc<dyn MeshNode>>, report: &mut Report) -> Outcome<()> {
+pub(super) async fn seen(node: Option<&Arc<dyn MeshNode>>, report: &mut Report) -> Outcome<()> {
     let why = "only nodes of the same tailnet can be reached";
     let Some(node) = node else {
         return report.add(Check::ok("nodes", "no node reports them", why).skipped());
@@ -204,7 +214,7 @@ fn conflicts(found: &[Found], pings: &[PeerResult], report: &mut Report) -> Outc
 fn clocks(pings: &[PeerResult], report: &mut Report) -> Outcome<()> {
     let why = "a nara refuses requests whose time is more than 30 s off";
     let offsets = pings.iter().filter_map(|ping| Some((&ping.label, ping.clock?)));
-    let Some((label, furthest)) = offsets.max_by_key(|(_, clock)| clock.offset.at_least()) else {
+    let Some((label, furthest)) = offsets.max_by_key(|(_, clock)| clock.at_least()) else {
         return report.add(Check::ok("peers' clocks", "no peer reported its time", why).skipped());
     };
     let check = Check::ok(
@@ -212,7 +222,7 @@ fn clocks(pings: &[PeerResult], report: &mut Report) -> Outcome<()> {
         format!("{label} has the largest offset: {}", told_clock(furthest)),
         why,
     );
-    report.add(match furthest.offset.at_least() {
+    report.add(match furthest.at_least() {
         apart if apart >= OFFSET_FAILURE => check.failed("set the clock that disagrees with most machines"),
         apart if apart >= defaults::CLOCK_WARNING => {
             check.warning("set the clock that disagrees with most machines")

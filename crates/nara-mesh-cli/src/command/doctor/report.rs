@@ -1,5 +1,8 @@
 //! What the checks found.
 
+use std::borrow::Cow;
+
+use nara_local_api::model;
 use owo_colors::OwoColorize as _;
 use serde_json::{Value, json};
 
@@ -20,6 +23,35 @@ pub(super) enum Verdict {
     Skipped,
 }
 
+impl From<Check> for model::Check {
+    fn from(check: Check) -> Self {
+        Self {
+            what: check.what.into_owned(),
+            result: check.verdict.as_str().to_owned(),
+            found: check.found,
+            why: check.why.into_owned(),
+            next: check.next,
+        }
+    }
+}
+
+impl From<model::Check> for Check {
+    fn from(check: model::Check) -> Self {
+        Self {
+            what: check.what.into(),
+            verdict: match &*check.result {
+                "ok" => Verdict::Ok,
+                "warning" => Verdict::Warning,
+                "skipped" => Verdict::Skipped,
+                _ => Verdict::Failed,
+            },
+            found: check.found,
+            why: check.why.into(),
+            next: check.next,
+        }
+    }
+}
+
 impl Verdict {
     const fn as_str(self) -> &'static str {
         match self {
@@ -35,12 +67,12 @@ impl Verdict {
 #[derive(Clone, Debug)]
 pub(super) struct Check {
     /// What is looked at.
-    pub(super) what: &'static str,
+    pub(super) what: Cow<'static, str>,
     pub(super) verdict: Verdict,
     /// What was found.
     pub(super) found: String,
     /// Why it matters.
-    pub(super) why: &'static str,
+    pub(super) why: Cow<'static, str>,
     /// What to do next.
     pub(super) next: Option<String>,
 }
@@ -48,10 +80,10 @@ pub(super) struct Check {
 impl Check {
     pub(super) fn ok(what: &'static str, found: impl Into<String>, why: &'static str) -> Self {
         Self {
-            what,
+            what: what.into(),
             verdict: Verdict::Ok,
             found: found.into(),
-            why,
+            why: why.into(),
             next: None,
         }
     }
@@ -85,12 +117,13 @@ impl Check {
 /// The checks so far.
 #[derive(Debug)]
 pub(super) struct Report {
-    printer: Printer,
+    /// `None`: somebody else prints it.
+    printer: Option<Printer>,
     checks: Vec<Check>,
 }
 
 impl Report {
-    pub(super) fn new(printer: Printer) -> Self {
+    pub(super) fn new(printer: Option<Printer>) -> Self {
         Self {
             printer,
             checks: Vec::new(),
@@ -99,27 +132,16 @@ impl Report {
 
     /// Adds a check and prints it.
     pub(super) fn add(&mut self, check: Check) -> Outcome<()> {
-        let verdict = check.verdict.as_str();
-        let shown = match check.verdict {
-            Verdict::Ok => format!("{verdict:<8}").green().to_string(),
-            Verdict::Warning => format!("{verdict:<8}").yellow().to_string(),
-            Verdict::Failed => format!("{verdict:<8}").red().bold().to_string(),
-            Verdict::Skipped => format!("{verdict:<8}").dimmed().to_string(),
-        };
-        self.printer.line(format_args!(
-            "{shown} {:<14} {}",
-            check.what,
-            harmless(&check.found)
-        ))?;
-        if matches!(check.verdict, Verdict::Warning | Verdict::Failed) {
-            self.printer.line(format_args!("{:<24}why:  {}", "", check.why))?;
-            if let Some(next) = &check.next {
-                self.printer
-                    .line(format_args!("{:<24}next: {}", "", harmless(next)))?;
-            }
+        if let Some(printer) = self.printer {
+            print(&check, printer)?;
         }
         self.checks.push(check);
         Ok(())
+    }
+
+    /// The checks, for somebody else to print.
+    pub(super) fn into_checks(self) -> Vec<model::Check> {
+        self.checks.into_iter().map(Into::into).collect()
     }
 
     /// Sums up.
@@ -132,7 +154,10 @@ impl Report {
         };
         let failed = number(Verdict::Failed);
         let warnings = number(Verdict::Warning);
-        self.printer.note(format_args!(
+        let Some(printer) = self.printer else {
+            return Ok(Exit::Ok);
+        };
+        printer.note(format_args!(
             "{}, {failed} failed, {}",
             count(self.checks.len(), "check"),
             count(warnings, "warning")
@@ -150,8 +175,30 @@ impl Report {
                 })
             })
             .collect();
-        self.printer
-            .json(json!({ "checks": checks, "failed": failed, "warnings": warnings }))?;
+        printer.json(json!({ "checks": checks, "failed": failed, "warnings": warnings }))?;
         Ok(if failed == 0 { Exit::Ok } else { Exit::Failed })
     }
+}
+
+/// Prints a check.
+fn print(check: &Check, printer: Printer) -> Outcome<()> {
+    let verdict = check.verdict.as_str();
+    let shown = match check.verdict {
+        Verdict::Ok => format!("{verdict:<8}").green().to_string(),
+        Verdict::Warning => format!("{verdict:<8}").yellow().to_string(),
+        Verdict::Failed => format!("{verdict:<8}").red().bold().to_string(),
+        Verdict::Skipped => format!("{verdict:<8}").dimmed().to_string(),
+    };
+    printer.line(format_args!(
+        "{shown} {:<14} {}",
+        check.what,
+        harmless(&check.found)
+    ))?;
+    if matches!(check.verdict, Verdict::Warning | Verdict::Failed) {
+        printer.line(format_args!("{:<24}why:  {}", "", check.why))?;
+        if let Some(next) = &check.next {
+            printer.line(format_args!("{:<24}next: {}", "", harmless(next)))?;
+        }
+    }
+    Ok(())
 }

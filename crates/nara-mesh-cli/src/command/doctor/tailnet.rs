@@ -5,19 +5,19 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nara_local_api::server::check_length;
 use nara_mesh::client::MeshClient;
 use nara_mesh::identity::LocalNara;
 use nara_mesh::transport::TcpTransport;
 use nara_tailnet::MeshNode;
-use nara_tailnet::status::{NodeStatus, NotReadyReason};
+use nara_tailnet::status::{NodeState, NodeStatus, NotReadyReason};
 use nara_tailnet::tailscaled::TailscaledNode;
 
 use super::report::{Check, Report};
 use super::{NetworkKind, up};
 use crate::cli::DoctorArgs;
 use crate::connect;
-use crate::control;
-use crate::failure::Outcome;
+use crate::failure::{Failure, Outcome};
 use crate::network::node_hint;
 use crate::settings::Settings;
 
@@ -64,7 +64,7 @@ pub(super) async fn node(
         skip(&["daemon", "node", "control", "relay", "address"], reason, report)?;
         return Ok(None);
     };
-    if let Err(failure) = control::check_length(&socket) {
+    if let Err(failure) = check_length(&socket).map_err(Failure::from) {
         let why = "the operating system refuses sockets with longer paths";
         let next = failure.hint.unwrap_or_default();
         report.add(Check::ok("daemon", failure.message, why).failed(next))?;
@@ -93,8 +93,42 @@ pub(super) async fn node(
         return Ok(None);
     }
     state(ready.as_ref().err().map(|error| &error.reason), report)?;
+    network(&node, &status, report).await?;
+    Ok(ready.is_ok().then(|| Arc::new(node) as Arc<dyn MeshNode>))
+}
+
+/// The node of a nara that runs.
+pub(super) async fn running(
+    kind: &str,
+    node: Option<&Arc<dyn MeshNode>>,
+    report: &mut Report,
+) -> Outcome<()> {
+    let why = "naras reach each other over a tailnet";
+    report.add(Check::ok(
+        "network",
+        format!("{kind}, joined by the running nara"),
+        why,
+    ))?;
+    let Some(node) = node else {
+        return skip(
+            &["node", "control", "relay", "address"],
+            "not needed on this machine alone",
+            report,
+        );
+    };
+    let status = node.status();
+    let reason = match &status.state {
+        NodeState::Waiting(reason) => Some(reason),
+        _ => None,
+    };
+    state(reason, report)?;
+    network(&**node, &status, report).await
+}
+
+/// What the node has of its network.
+async fn network(node: &dyn MeshNode, status: &NodeStatus, report: &mut Report) -> Outcome<()> {
     let health = node.health().await;
-    control(&status, health.control_connected, &health.problems, report)?;
+    control(status, health.control_connected, &health.problems, report)?;
     relay(health.home_relay.as_deref(), &health.problems, report)?;
     let why = "peers call this nara at its address";
     let addresses: Vec<String> = status.addresses.iter().map(ToString::to_string).collect();
@@ -102,8 +136,7 @@ pub(super) async fn node(
     report.add(match addresses.is_empty() {
         true => Check::ok("address", "none", why).failed("see the node"),
         false => Check::ok("address", format!("{}, as {name}", addresses.join(", ")), why),
-    })?;
-    Ok(ready.is_ok().then(|| Arc::new(node) as Arc<dyn MeshNode>))
+    })
 }
 
 fn skip(checks: &[&'static str], reason: &str, report: &mut Report) -> Outcome<()> {

@@ -3,22 +3,24 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use nara_local_api::client::LocalClient;
+use nara_local_api::model::{self, Record, Reloaded};
 use nara_mesh::clock::{Clock as _, SystemClock};
 use nara_mesh::ledger::Ledger;
 use nara_mesh::registry::{KeyConflict, KeySource, PeerChange, PeerChangeError, PeerRecord, PeerRegistry};
 use nara_proto::identity::{KeyId, NaraName, PublicKey};
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::cli::{PeersResetArgs, PeersTrustArgs, PeersUntrustArgs};
+use crate::cli::{PeersResetArgs, PeersTrustArgs, PeersUntrustArgs, RunningArgs};
 use crate::command::reload;
 use crate::connect::block_on;
-use crate::control::{self, Question};
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::keeping::make_folder_of;
 use crate::ledger_file;
 use crate::printer::{Printer, harmless};
 use crate::remedy;
+use crate::running;
 use crate::settings::Settings;
 
 /// What a decision means when no nara runs on the data folder.
@@ -26,6 +28,14 @@ const NOT_RUNNING: &str = "in force for commands now, and for `serve` and `up` a
                            data folder";
 
 pub(super) fn trust(args: &PeersTrustArgs, settings: &Settings, printer: Printer) -> Outcome {
+    if let Some(nara) = elsewhere(&args.running, settings)? {
+        let trust = model::Trust {
+            key: args.key.map(|key| key.to_base64()),
+            replace: args.replace,
+        };
+        let decision = block_on(async { Ok(nara.trust(args.peer.as_str(), &trust).await?) })?;
+        return tell(&decision.peers, Some(&decision.running), said_trusted, printer);
+    }
     let name = args.peer.clone();
     let given = args.key;
     let entry = settings.peers()?.into_iter().find(|entry| entry.name == name);
@@ -58,30 +68,28 @@ pub(super) fn trust(args: &PeersTrustArgs, settings: &Settings, printer: Printer
             }
         }
     })?;
-    let key = record.key.as_ref().map(|key| KeyId::from(&key.key).to_string());
-    printer.line(format_args!(
-        "{} is trusted with key {}",
-        harmless(record.name.as_str()),
-        key.unwrap_or_default()
-    ))?;
-    finish(&[record], settings, printer)
+    finish(&[record], settings, said_trusted, printer)
 }
 
 pub(super) fn untrust(args: &PeersUntrustArgs, settings: &Settings, printer: Printer) -> Outcome {
+    if let Some(nara) = elsewhere(&args.running, settings)? {
+        let decision = block_on(async { Ok(nara.ban(args.peer.as_str()).await?) })?;
+        return tell(&decision.peers, Some(&decision.running), said_banned, printer);
+    }
     let name = args.peer.clone();
     let at = SystemClock.now_millis();
     let record = block_on(async {
         let ledger = open(settings).await?;
         changed(&*ledger, name, PeerChange::Untrust { at }).await
     })?;
-    printer.line(format_args!(
-        "{} is banned: its requests are refused, and it is not called",
-        harmless(record.name.as_str())
-    ))?;
-    finish(&[record], settings, printer)
+    finish(&[record], settings, said_banned, printer)
 }
 
 pub(super) fn reset(args: &PeersResetArgs, settings: &Settings, printer: Printer) -> Outcome {
+    if let Some(nara) = elsewhere(&args.running, settings)? {
+        let (records, running) = block_on(reset_through(&nara, args.peer.as_ref()))?;
+        return tell(&records, running.as_ref(), said_forgotten, printer);
+    }
     let only = args.peer.clone();
     let at = SystemClock.now_millis();
     let records = block_on(async {
@@ -101,28 +109,90 @@ pub(super) fn reset(args: &PeersResetArgs, settings: &Settings, printer: Printer
         }
         Ok(records)
     })?;
-    for record in &records {
-        printer.line(format_args!(
-            "{} is forgotten: its key, its proven protocols, and your decision",
-            harmless(record.name.as_str())
-        ))?;
+    finish(&records, settings, said_forgotten, printer)
+}
+
+async fn reset_through(
+    nara: &LocalClient,
+    only: Option<&NaraName>,
+) -> Outcome<(Vec<Record>, Option<Reloaded>)> {
+    let names = match only {
+        Some(only) => vec![only.to_string()],
+        None => nara
+            .peers()
+            .await?
+            .into_iter()
+            .filter_map(|peer| peer.name)
+            .collect(),
+    };
+    let (mut records, mut running) = (Vec::new(), None);
+    for name in names {
+        let decision = nara.forget(&name).await?;
+        records.extend(decision.peers);
+        running = Some(decision.running);
     }
-    finish(&records, settings, printer)
+    Ok((records, running))
+}
+
+/// The running nara that decides by itself; `None`: the decision goes into the ledger of the data folder.
+fn elsewhere(args: &RunningArgs, settings: &Settings) -> Outcome<Option<LocalClient>> {
+    if settings.has_identity() {
+        return Ok(None);
+    }
+    running::find(args, settings)
+}
+
+fn said_trusted(record: &Record) -> String {
+    let key = record.key_id.as_deref().unwrap_or_default();
+    format!("{} is trusted with key {key}", harmless(&record.name))
+}
+
+fn said_banned(record: &Record) -> String {
+    format!(
+        "{} is banned: its requests are refused, and it is not called",
+        harmless(&record.name)
+    )
+}
+
+fn said_forgotten(record: &Record) -> String {
+    format!(
+        "{} is forgotten: its key, its proven protocols, and your decision",
+        harmless(&record.name)
+    )
 }
 
 /// Lets the nara that runs take a decision over, and says what is in force.
-fn finish(records: &[PeerRecord], settings: &Settings, printer: Printer) -> Outcome {
-    let records: Vec<Value> = records.iter().map(to_json).collect();
-    let folder = settings.running_folder()?;
-    let answer = block_on(control::ask(&folder, Question::Reload))?;
-    let effect = if answer.is_some() {
+fn finish(
+    records: &[PeerRecord],
+    settings: &Settings,
+    said: fn(&Record) -> String,
+    printer: Printer,
+) -> Outcome {
+    let records: Vec<Record> = records.iter().map(Record::of).collect();
+    let running = match running::on(&settings.running_folder()?) {
+        Some(nara) => Some(block_on(async { Ok(nara.reload().await?) })?),
+        None => None,
+    };
+    tell(&records, running.as_ref(), said, printer)
+}
+
+fn tell(
+    records: &[Record],
+    running: Option<&Reloaded>,
+    said: fn(&Record) -> String,
+    printer: Printer,
+) -> Outcome {
+    for record in records {
+        printer.line(said(record))?;
+    }
+    let effect = if running.is_some() {
         "in force in the nara that runs"
     } else {
         NOT_RUNNING
     };
-    printer.json(json!({ "peers": records, "effect": effect, "running": answer }))?;
+    printer.json(json!({ "peers": records, "effect": effect, "running": running }))?;
     printer.note(effect);
-    for line in answer.iter().flat_map(reload::in_words) {
+    for line in running.into_iter().flat_map(reload::in_words) {
         printer.note(format_args!("  {line}"));
     }
     Ok(Exit::Ok)
@@ -178,21 +248,4 @@ fn refused(conflict: &KeyConflict) -> Failure {
         format!("{name} is pinned to key {pinned} ({source})"),
     )
     .hint(remedy::of_conflict(conflict))
-}
-
-fn to_json(record: &PeerRecord) -> Value {
-    let key = record.key.as_ref();
-    json!({
-        "name": record.name.as_str(),
-        "id": record.id.as_ref().map(|id| id.as_str()),
-        "public_key": key.map(|key| key.key.to_base64()),
-        "key_id": key.map(|key| KeyId::from(&key.key).to_string()),
-        "key_source": key.map(|key| key.source.to_string()),
-        "learned_at_ms": key.map(|key| key.learned_at.get()),
-        "v2": record.protocol.v2,
-        "tls": record.protocol.tls,
-        "raw_public_key": record.protocol.raw_public_key,
-        "verdict": record.decision.map(|decision| decision.verdict.as_str()),
-        "decided_at_ms": record.decision.map(|decision| decision.at.get()),
-    })
 }

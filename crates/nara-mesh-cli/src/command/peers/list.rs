@@ -3,37 +3,113 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::{StreamExt as _, stream};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use nara_local_api::client::LocalClient;
+use nara_local_api::model::Peer;
 use nara_mesh::client::{MeshClient, PeerRef};
 use nara_mesh::defaults;
-use nara_mesh::registry::{PeerInfo, PeerProtocol};
 use nara_proto::coordinates::estimate;
-use nara_proto::identity::KeyId;
 use nara_proto::peer::Coordinates;
-use nara_proto::presence::PresenceState;
 use serde_json::{Value, json};
 
-use super::watch::{watch, watch_presence};
+use super::watch::{watch, watch_presence, watch_running};
 use crate::cli::PeersListArgs;
-use crate::command::ping::{PeerResult, ToldClock, ping_peer, short, told_clock, warn_of_clock};
-use crate::connect;
-use crate::control::{self, Question};
+use crate::command::ping::{PeerResult, Pinger, ToldClock, ping_label, ping_peer, told_clock, warn_of_clock};
+use crate::connect::{self, block_on};
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::ledger_file::recall_presence;
-use crate::network::{Network, Way};
+use crate::network::Network;
 use crate::printer::{Printer, harmless, human, micros, render, table};
+use crate::running;
 use crate::settings::Settings;
 
+/// What is known of a peer.
+struct Row {
+    info: Peer,
+    result: Option<PeerResult>,
+    /// The round trip from the running nara, by network coordinates.
+    estimated: Option<Duration>,
+}
+
 pub(super) fn run(args: &PeersListArgs, settings: &Settings, printer: Printer) -> Outcome {
-    let network = Network::resolve(&args.on);
-    let client = connect::anonymous_client_on(settings, Arc::new(network.clone()))?;
-    if args.watch {
-        return watch_network(&network, &client, args, settings, printer);
+    let rows = match running::find(&args.running, settings)? {
+        Some(nara) if args.watch => return block_on(watch_running(&nara, printer)),
+        Some(nara) => block_on(through(&nara, args))?,
+        None => {
+            let network = Network::resolve(&args.on);
+            let client = connect::anonymous_client_on(settings, Arc::new(network.clone()))?;
+            if args.watch {
+                return watch_network(&network, &client, args, settings, printer);
+            }
+            directly(&network, &client, args, settings)?
+        }
+    };
+    let mut table = table([
+        "NAME", "ADDRESS", "PRESENCE", "PATH", "RTT", "EST", "CLOCK", "KEY ID", "KEY", "TRUST", "CAN", "ID",
+    ]);
+    for row in &rows {
+        let Row { info, result, .. } = row;
+        let text = |value: Option<String>| value.map_or_else(|| "-".to_owned(), |value| harmless(&value));
+        table.add_row([
+            text(info.name.clone()),
+            text(info.address.clone()),
+            presence(info, result.as_ref()),
+            text(info.path.clone()),
+            text(rtt(result.as_ref()).map(human)),
+            text(row.estimated.map(human)),
+            text(clock(result.as_ref()).map(told_clock)),
+            text(key_id(info, result.as_ref()).map(|key| abbreviate(&key))),
+            key_source(info, result.as_ref()),
+            text(info.verdict.clone()),
+            text(proven(info)),
+            text(info.id.as_deref().map(abbreviate)),
+        ]);
     }
-    let rows = connect::block_on_looking(&client, settings, async {
+    printer.line(render(&table))?;
+    for row in &rows {
+        warn_of_clock(&row.info.label, clock(row.result.as_ref()), printer);
+    }
+    let rows_json: Vec<Value> = rows.iter().map(to_json).collect();
+    printer.json(json!({ "peers": rows_json }))?;
+    Ok(Exit::Ok)
+}
+
+/// With the knowledge and the connections of a nara that runs.
+async fn through(nara: &LocalClient, args: &PeersListArgs) -> Outcome<Vec<Row>> {
+    let peers = nara.peers().await?;
+    if peers.is_empty() {
+        return Err(Failure::usage("the running nara knows no peers yet").hint(
+            "add peers to its peers file and run `nara-mesh reload`, or run another nara on its network",
+        ));
+    }
+    let calls = peers.into_iter().map(|peer| async move {
+        let result = if !args.offline && peer.address.is_some() && !peer.is_untrusted() {
+            Some(ping_label(Pinger::Running(nara), &peer.label, 1, Duration::ZERO).await?)
+        } else {
+            None
+        };
+        Ok::<_, Failure>(Row {
+            estimated: estimated(result.as_ref()),
+            info: peer,
+            result,
+        })
+    });
+    stream::iter(calls)
+        .buffered(defaults::FAN_OUT)
+        .try_collect()
+        .await
+}
+
+fn directly(
+    network: &Network,
+    client: &MeshClient,
+    args: &PeersListArgs,
+    settings: &Settings,
+) -> Outcome<Vec<Row>> {
+    connect::block_on_looking(client, settings, async {
         network.attach(&args.on, settings).await?;
-        network.find_peers(&client, &args.on).await;
+        network.find_peers(client, &args.on).await;
         let peers = client.registry().peers();
         if peers.is_empty() {
             return Err(Failure::usage("there are no peers").hint(
@@ -43,87 +119,42 @@ pub(super) fn run(args: &PeersListArgs, settings: &Settings, printer: Printer) -
         }
         recall_presence(settings, client.registry()).await;
         let own = own_coordinates(settings).await;
-        let calls = peers.iter().map(|peer| {
-            let (client, network, own) = (&client, &network, &own);
-            async move {
-                let info = peer.info();
-                let ping = !args.offline && info.address.is_some() && !info.is_untrusted();
-                let result = if ping {
-                    Some(ping_peer(client, &PeerRef::from(peer), 1, Duration::ZERO).await)
-                } else {
-                    None
+        let own = own.as_ref();
+        let calls = peers.iter().map(|peer| async move {
+            let info = peer.info();
+            let ping = !args.offline && info.address.is_some() && !info.is_untrusted();
+            let reference = PeerRef::from(peer);
+            let result = if ping {
+                let pinger = Pinger::Direct {
+                    client,
+                    prove_clocks: false,
                 };
-                let estimated = match own {
-                    Some(own) if ping => estimated_rtt(client, &PeerRef::from(peer), own).await,
-                    _ => None,
-                };
-                let way = network.way_to(client, &PeerRef::from(peer)).await;
-                Row {
-                    presence: peer.presence(),
-                    info,
-                    result,
-                    estimated,
-                    way,
-                }
-            }
+                Some(ping_peer(pinger, &reference, 1, Duration::ZERO).await?)
+            } else {
+                None
+            };
+            let estimated = match own {
+                Some(own) if ping => estimated_rtt(client, &reference, own).await,
+                _ => None,
+            };
+            let way = network.way_to(client, &reference).await;
+            Ok::<_, Failure>(Row {
+                info: Peer::of(&info, peer.presence()).on(way.map(Into::into)),
+                result,
+                estimated,
+            })
         });
-        Ok(stream::iter(calls)
+        stream::iter(calls)
             .buffered(defaults::FAN_OUT)
-            .collect::<Vec<_>>()
-            .await)
-    })?;
-    let mut table = table([
-        "NAME", "ADDRESS", "PRESENCE", "PATH", "RTT", "EST", "CLOCK", "KEY ID", "KEY", "TRUST", "CAN", "ID",
-    ]);
-    for row in &rows {
-        let Row {
-            info, result, way, ..
-        } = row;
-        let text = |value: Option<String>| value.map_or_else(|| "-".to_owned(), |value| harmless(&value));
-        table.add_row([
-            text(info.name.as_ref().map(ToString::to_string)),
-            text(info.address.as_ref().map(ToString::to_string)),
-            presence(row.presence, result.as_ref()),
-            text(way.as_ref().map(|way| way.path.to_string())),
-            text(rtt(result.as_ref()).map(human)),
-            text(row.estimated.map(human)),
-            text(clock(result.as_ref()).map(told_clock)),
-            text(key_id(info, result.as_ref()).map(|key| abbreviate(&key))),
-            key_source(info, result.as_ref()),
-            text(verdict(info).map(str::to_owned)),
-            text(proven(info.protocol)),
-            text(info.id.as_ref().map(|id| abbreviate(id.as_str()))),
-        ]);
-    }
-    printer.line(render(&table))?;
-    for row in &rows {
-        warn_of_clock(&row.info.label(), clock(row.result.as_ref()), printer);
-    }
-    let rows_json: Vec<Value> = rows.iter().map(to_json).collect();
-    printer.json(json!({ "peers": rows_json }))?;
-    Ok(Exit::Ok)
-}
-
-/// What is known of a peer.
-struct Row {
-    presence: PresenceState,
-    info: PeerInfo,
-    result: Option<PeerResult>,
-    /// The round trip from the running nara, by network coordinates.
-    estimated: Option<Duration>,
-    way: Option<Way>,
+            .try_collect()
+            .await
+    })
 }
 
 /// Where the nara that runs is in the network; `None`: none runs.
 async fn own_coordinates(settings: &Settings) -> Option<Coordinates> {
-    let folder = settings.running_folder().ok()?;
-    let answer = control::ask(&folder, Question::Coordinates).await.ok()??;
-    Some(Coordinates {
-        x: answer["x"].as_f64()?,
-        y: answer["y"].as_f64()?,
-        height: answer["height"].as_f64()?,
-        error: answer["error"].as_f64()?,
-    })
+    let nara = running::on(&settings.running_folder().ok()?)?;
+    Some(nara.coordinates().await.ok()?.into())
 }
 
 async fn estimated_rtt(client: &MeshClient, peer: &PeerRef, own: &Coordinates) -> Option<Duration> {
@@ -155,10 +186,11 @@ fn watch_network(
 }
 
 /// Whether it is there, and why not.
-fn presence(state: PresenceState, result: Option<&PeerResult>) -> String {
+fn presence(info: &Peer, result: Option<&PeerResult>) -> String {
+    let state = harmless(&info.presence);
     match result.and_then(|result| result.error.as_ref()) {
-        Some(error) => format!("{state} ({})", short(error)),
-        None => state.to_string(),
+        Some(problem) => format!("{state} ({})", problem.title),
+        None => state,
     }
 }
 
@@ -167,34 +199,35 @@ fn clock(result: Option<&PeerResult>) -> Option<ToldClock> {
 }
 
 fn rtt(result: Option<&PeerResult>) -> Option<Duration> {
-    Some(result?.last.as_ref()?.rtt)
+    Some(Duration::from_micros(result?.last.as_ref()?.rtt_us))
 }
 
-fn key_id(info: &PeerInfo, result: Option<&PeerResult>) -> Option<String> {
-    let pinned = info.key.as_ref().map(|pinned| KeyId::from(&pinned.key));
-    pinned.or_else(|| result?.told_key()).map(|key| key.to_string())
+/// The round trip by network coordinates, as a running nara estimates it.
+fn estimated(result: Option<&PeerResult>) -> Option<Duration> {
+    Some(Duration::from_micros(result?.last.as_ref()?.estimated_rtt_us?))
+}
+
+fn key_id(info: &Peer, result: Option<&PeerResult>) -> Option<String> {
+    let told = || result?.told_key().map(str::to_owned);
+    info.key_id.clone().or_else(told)
 }
 
 /// How the key was learned, and whether the peer tells the same one.
-fn key_source(info: &PeerInfo, result: Option<&PeerResult>) -> String {
-    match (&info.key, result.map(PeerResult::key_state)) {
-        (Some(pinned), Some(state @ ("matches" | "DIFFERS"))) => format!("{}, {state}", pinned.source),
-        (Some(pinned), _) => pinned.source.to_string(),
+fn key_source(info: &Peer, result: Option<&PeerResult>) -> String {
+    match (&info.key_source, result.map(PeerResult::key_state)) {
+        (Some(source), Some(state @ ("matches" | "DIFFERS"))) => format!("{source}, {state}"),
+        (Some(source), _) => source.clone(),
         (None, _) if result.and_then(PeerResult::told_key).is_some() => "from ping, unsigned".to_owned(),
         (None, _) => "unknown".to_owned(),
     }
 }
 
-fn verdict(info: &PeerInfo) -> Option<&'static str> {
-    info.decision.map(|decision| decision.verdict.as_str())
-}
-
 /// What the peer has proven that it can do.
-fn proven(protocol: PeerProtocol) -> Option<String> {
+fn proven(info: &Peer) -> Option<String> {
     let words = [
-        (protocol.v2, "v2"),
-        (protocol.tls, "tls"),
-        (protocol.raw_public_key, "raw-key"),
+        (info.v2, "v2"),
+        (info.tls, "tls"),
+        (info.raw_public_key, "raw-key"),
     ];
     let words: Vec<&str> = words
         .into_iter()
@@ -213,30 +246,29 @@ fn abbreviate(id: &str) -> String {
 }
 
 fn to_json(row: &Row) -> Value {
-    let Row { info, estimated, .. } = row;
-    let (result, way) = (row.result.as_ref(), row.way.as_ref());
+    let (info, result) = (&row.info, row.result.as_ref());
     json!({
-        "name": info.name.as_ref().map(|name| name.as_str()),
-        "id": info.id.as_ref().map(|id| id.as_str()),
+        "name": info.name,
+        "id": info.id,
         "address": info.address,
-        "presence": row.presence.as_str(),
+        "presence": info.presence,
         "online": result.map(|result| result.error.is_none()),
         "error": result.and_then(|result| result.error.as_ref()).map(ToString::to_string),
         "rtt_us": rtt(result).map(micros),
-        "estimated_rtt_us": estimated.map(micros),
-        "path": way.map(|way| way.path.to_string()),
-        "host_name": way.and_then(|way| way.granted_name.as_deref()),
-        "clock_offset_us": clock(result).map(|clock| clock.offset.nanos() / 1_000),
-        "clock_uncertainty_us": clock(result).map(|clock| micros(clock.offset.uncertainty())),
+        "estimated_rtt_us": row.estimated.map(micros),
+        "path": info.path,
+        "host_name": info.host_name,
+        "clock_offset_us": clock(result).map(|clock| clock.offset / 1_000),
+        "clock_uncertainty_us": clock(result).map(|clock| micros(clock.uncertainty)),
         "clock_proven": clock(result).map(|clock| clock.proven),
         "key_id": key_id(info, result),
-        "key_source": info.key.as_ref().map(|pinned| pinned.source.to_string()),
-        "learned_at_ms": info.key.as_ref().map(|pinned| pinned.learned_at.get()),
-        "verdict": verdict(info),
-        "decided_at_ms": info.decision.map(|decision| decision.at.get()),
-        "v2": info.protocol.v2,
-        "tls": info.protocol.tls,
-        "raw_public_key": info.protocol.raw_public_key,
-        "key_matches": result.and_then(|result| result.last.as_ref()).and_then(|report| report.key_matches),
+        "key_source": info.key_source,
+        "learned_at_ms": info.learned_at_ms,
+        "verdict": info.verdict,
+        "decided_at_ms": info.decided_at_ms,
+        "v2": info.v2,
+        "tls": info.tls,
+        "raw_public_key": info.raw_public_key,
+        "key_matches": result.and_then(|result| result.last.as_ref()).and_then(|pong| pong.key_matches),
     })
 }

@@ -4,6 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
+use http::Method;
+use nara_local_api::client::LocalClient;
+use nara_local_api::model::PeerChanged;
 use nara_mesh::client::{MeshClient, PeerRef, fan_out};
 use nara_mesh::defaults;
 use nara_mesh::discovery::{Discovery, Found};
@@ -13,7 +17,7 @@ use nara_tailnet::MeshNode;
 use serde_json::json;
 use tokio::sync::mpsc;
 
-use crate::command::ping::ping_peer;
+use crate::command::ping::{Pinger, ping_peer};
 use crate::command::up::describe;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
@@ -61,6 +65,39 @@ pub(super) async fn watch(
     };
     tokio::select! {
         () = discovering => Err(Failure::failed("the network stopped reporting changes")),
+        outcome = printing => outcome,
+        _ = tokio::signal::ctrl_c() => Ok(Exit::Ok),
+    }
+}
+
+/// Says what a running nara learns about its peers, until it is told to end.
+pub(super) async fn watch_running(nara: &LocalClient, printer: Printer) -> Outcome {
+    let mut changes = nara.events(Method::GET, "/v1/peer-changes").await?;
+    let printing = async {
+        while let Some(change) = changes.next().await {
+            let Ok(change) = change?.decode::<PeerChanged>() else {
+                continue;
+            };
+            let peer = change.peer.as_ref();
+            let label = peer
+                .map(|peer| &peer.label)
+                .or_else(|| change.conflict.as_ref().map(|conflict| &conflict.name));
+            printer.line(format_args!(
+                "{:<16} {:<16} {}",
+                change.change,
+                harmless(label.map_or("-", |label| label)),
+                harmless(peer.and_then(|peer| peer.address.as_deref()).unwrap_or("-")),
+            ))?;
+            if let Some(conflict) = &change.conflict {
+                printer.warn(harmless(&conflict.text));
+            }
+            let mut line = json!(change);
+            line["event"] = json!("change");
+            printer.json_line(line)?;
+        }
+        Err(Failure::failed("the running nara ended"))
+    };
+    tokio::select! {
         outcome = printing => outcome,
         _ = tokio::signal::ctrl_c() => Ok(Exit::Ok),
     }
@@ -137,8 +174,12 @@ async fn tell_nara(
     let Ok(reference) = label.parse::<PeerRef>() else {
         return Ok(());
     };
-    let ping = ping_peer(client, &reference, 1, Duration::ZERO).await;
-    let rtt = ping.last.as_ref().map(|report| report.rtt);
+    let pinger = Pinger::Direct {
+        client,
+        prove_clocks: false,
+    };
+    let ping = ping_peer(pinger, &reference, 1, Duration::ZERO).await?;
+    let rtt = ping.last.as_ref().map(|pong| Duration::from_micros(pong.rtt_us));
     let way = Way::to(&**node, address.ip()).await;
     // The ping may have taught something.
     let known_peer = client.peer(reference).known();

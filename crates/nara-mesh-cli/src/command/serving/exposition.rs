@@ -46,10 +46,11 @@ const GAUGES: [(&str, &str); 5] = [
     ),
 ];
 
-/// The metrics that are served.
-#[derive(Clone, Debug)]
+/// The metrics that are recorded.
+#[derive(Clone)]
 pub(super) struct Exposition {
-    address: SocketAddr,
+    recorder: PrometheusHandle,
+    process: Arc<Collector>,
     ledger: Arc<OnceLock<MeasuredLedger>>,
 }
 
@@ -61,16 +62,8 @@ struct MeasuredLedger {
 }
 
 impl Exposition {
-    /// Records metrics from now on, and serves them under `/metrics` until the program ends.
-    pub(super) async fn start(address: SocketAddr) -> Outcome<Self> {
-        let listener = TcpListener::bind(address).await.map_err(|error| {
-            Failure::failed(format!("metrics cannot be served on {address}"))
-                .caused_by(error)
-                .hint("choose another port, or an address of this machine (--metrics)")
-        })?;
-        let address = listener.local_addr().map_err(|error| {
-            Failure::failed("the address of the metrics listener is unknown").caused_by(error)
-        })?;
+    /// Records metrics from now on.
+    pub(super) fn start() -> Outcome<Self> {
         let recorder = PrometheusBuilder::new()
             .set_buckets_for_metric(Matcher::Suffix("_duration_seconds".to_owned()), &BUCKETS)
             .and_then(PrometheusBuilder::install_recorder)
@@ -83,26 +76,40 @@ impl Exposition {
         }
         gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1);
         tokio::spawn(keep_up(recorder.clone()));
-        let ledger = Arc::new(OnceLock::<MeasuredLedger>::new());
-        let measured = ledger.clone();
-        let page = async move || {
-            process.collect();
-            if let Some(ledger) = measured.get() {
-                ledger.measure().await;
-            }
-            recorder.render()
-        };
+        Ok(Self {
+            recorder,
+            process: Arc::new(process),
+            ledger: Arc::default(),
+        })
+    }
+
+    /// Serves the metrics under `/metrics` until the program ends. Returns the address.
+    pub(super) async fn serve(self, address: SocketAddr) -> Outcome<SocketAddr> {
+        let listener = TcpListener::bind(address).await.map_err(|error| {
+            Failure::failed(format!("metrics cannot be served on {address}"))
+                .caused_by(error)
+                .hint("choose another port, or an address of this machine (--metrics)")
+        })?;
+        let address = listener.local_addr().map_err(|error| {
+            Failure::failed("the address of the metrics listener is unknown").caused_by(error)
+        })?;
+        let page = async move || self.render().await;
         let router = Router::new().route("/metrics", get(page));
         tokio::spawn(async move {
             if let Err(error) = axum::serve(listener, router).await {
                 tracing::error!(%error, "the metrics listener failed");
             }
         });
-        Ok(Self { address, ledger })
+        Ok(address)
     }
 
-    pub(super) fn address(&self) -> SocketAddr {
-        self.address
+    /// The metrics in the text format of Prometheus.
+    pub(super) async fn render(&self) -> String {
+        self.process.collect();
+        if let Some(ledger) = self.ledger.get() {
+            ledger.measure().await;
+        }
+        self.recorder.render()
     }
 
     /// Measures this ledger, whose database is `file`, from now on.

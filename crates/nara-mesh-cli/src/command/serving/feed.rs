@@ -1,5 +1,6 @@
 //! What comes in, as lines on stdout.
 
+use nara_local_api::server::Journeys;
 use nara_mesh::server::MeshHandler;
 use nara_mesh::server::VerifiedSender;
 use nara_proto::event::SyncEvent;
@@ -10,7 +11,6 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::journeys::Journeys;
 use crate::listing::event_line;
 use crate::printer::{Printer, count, harmless};
 

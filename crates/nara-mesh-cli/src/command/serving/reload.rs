@@ -2,10 +2,10 @@
 
 use std::ffi::OsString;
 
+use nara_local_api::model::Reloaded;
 use nara_mesh::Nara;
 use nara_mesh::peers_file::PeerEntry;
-use nara_proto::identity::NaraName;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::sync::watch;
 
 use super::work::Work;
@@ -28,7 +28,7 @@ pub(super) struct Files<'a> {
 
 /// Reads the configuration and the peers again and applies them. What is wrong in one place does not keep the rest
 /// from being applied: a ban waits for nothing. Returns what is in force.
-pub(super) async fn reload(nara: &Nara, files: &Files<'_>, work: &Work<'_>) -> Outcome<Value> {
+pub(super) async fn reload(nara: &Nara, files: &Files<'_>, work: &Work<'_>) -> Outcome<Reloaded> {
     service_manager::reloading();
     let in_force = apply(nara, files).await;
     // Also if something could not be applied: the rest is in force, and the nara serves.
@@ -36,7 +36,7 @@ pub(super) async fn reload(nara: &Nara, files: &Files<'_>, work: &Work<'_>) -> O
     in_force
 }
 
-async fn apply(nara: &Nara, files: &Files<'_>) -> Outcome<Value> {
+async fn apply(nara: &Nara, files: &Files<'_>) -> Outcome<Reloaded> {
     let Files {
         started,
         hosts,
@@ -75,21 +75,21 @@ async fn apply(nara: &Nara, files: &Files<'_>) -> Outcome<Value> {
     for problem in &problems {
         printer.warn(format_args!("not reloaded: {problem}"));
     }
-    let decided: Vec<&str> = decided.iter().map(NaraName::as_str).collect();
     let peers = nara.registry().peers();
     let untrusted = peers
         .iter()
         .map(|peer| peer.info())
         .filter(|info| info.is_untrusted());
-    let in_force = json!({
-        "configured": configured,
-        "decided": decided,
-        "untrusted": untrusted.map(|info| info.label()).collect::<Vec<_>>(),
-        "problems": problems,
-        "restart": fresh.map(|fresh| changed(started, &fresh)).unwrap_or_default(),
-    });
+    let restart = fresh.map(|fresh| changed(started, &fresh)).unwrap_or_default();
+    let in_force = Reloaded {
+        configured,
+        decided: decided.iter().map(ToString::to_string).collect(),
+        untrusted: untrusted.map(|info| info.label()).collect(),
+        problems,
+        restart: restart.into_iter().map(str::to_owned).collect(),
+    };
     printer.note("reloaded: configuration, peers and decisions");
-    let mut line = in_force.clone();
+    let mut line = json!(in_force);
     line["event"] = json!("reloaded");
     printer.json_line(line)?;
     Ok(in_force)

@@ -4,12 +4,14 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
+use nara_local_api::model::Reconciled;
 use nara_mesh::client::{MeshClient, PeerHandle, PeerRef, ReconcileOptions, SyncError};
 use nara_mesh::ledger::Ledger;
 use nara_proto::event::Service;
 use nara_proto::reconcile::{ItemId, Scope};
 use nara_proto::sync::{Cursor, EventFilter, MAX_EVENTS};
 use nara_proto::time::UnixSeconds;
+use serde::Deserialize;
 use serde_json::json;
 
 use super::failure;
@@ -73,6 +75,16 @@ pub(super) async fn check(
         }
         Err(error) => return Err(failure(error)),
     };
+    tell_check(&compared, start.elapsed(), args, printer)
+}
+
+/// Says what a comparison found.
+pub(super) fn tell_check(
+    compared: &Compared,
+    elapsed: Duration,
+    args: &SyncArgs,
+    printer: Printer,
+) -> Outcome {
     let events = count(compared.events_here, "event");
     let cost = match &compared.pages {
         None => format!(
@@ -106,19 +118,21 @@ pub(super) async fn check(
             "missing_here": pages.missing_here,
             "missing_there": pages.missing_there,
         })),
-        "elapsed_us": micros(start.elapsed()),
+        "elapsed_us": micros(elapsed),
     }))?;
     Ok(if compared.in_sync { Exit::Ok } else { Exit::Partial })
 }
 
 /// What a comparison found, and what it cost.
-struct Compared {
+#[derive(Deserialize)]
+pub(super) struct Compared {
     in_sync: bool,
     events_here: usize,
     /// Bytes of frames that were sent: 0 for a comparison by pages.
     bytes_sent: u64,
     bytes_received: u64,
     /// If the peer does not support reconciliation.
+    #[serde(skip)]
     pages: Option<Pages>,
 }
 
@@ -210,8 +224,11 @@ pub(super) async fn fetch(
     let report = bar.follow(progress, reconciled).await;
     bar.finish();
     let report = report.map_err(failure)?;
-    let elapsed = start.elapsed();
-    let counts = Counts::of(&report.fetch, report.refused.clone());
+    tell(&Reconciled::of(&report, start.elapsed()), args, printer)
+}
+
+pub(super) fn tell(report: &Reconciled, args: &SyncArgs, printer: Printer) -> Outcome {
+    let counts = Counts::from(report.counts.clone());
     printer.line(if report.fell_back {
         "the peer does not support reconciliation: its events were fetched page by page".to_owned()
     } else {
@@ -238,7 +255,11 @@ pub(super) async fn fetch(
             count(report.pushed, "event")
         ))?;
     }
-    printer.line(format_args!("{} in {}", counts.summary(true), human(elapsed)))?;
+    printer.line(format_args!(
+        "{} in {}",
+        counts.summary(true),
+        human(Duration::from_micros(report.elapsed_us))
+    ))?;
     if !report.complete {
         printer.warn("the ledgers differ too much to find everything at once: run it again, or sync without --reconcile");
     }
@@ -255,7 +276,7 @@ pub(super) async fn fetch(
     object["pushed"] = json!(report.pushed);
     object["fell_back"] = json!(report.fell_back);
     object["complete"] = json!(report.complete);
-    object["elapsed_us"] = json!(micros(elapsed));
+    object["elapsed_us"] = json!(report.elapsed_us);
     printer.json(object)?;
     let whole = report.complete && counts.refused_count == 0;
     Ok(if whole { Exit::Ok } else { Exit::Partial })

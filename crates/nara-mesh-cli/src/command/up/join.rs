@@ -20,7 +20,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::finding;
 use crate::cli::NetworkKind;
-use crate::command::serving::Feed;
+use crate::command::serving::{Feed, OnNetwork};
 use crate::failure::{Failure, Outcome};
 use crate::network::not_ready;
 use crate::printer::{Printer, harmless, human};
@@ -64,6 +64,7 @@ pub(super) struct Join {
 /// A network that was joined.
 #[derive(Clone, Debug)]
 pub(super) struct Joined {
+    kind: NetworkKind,
     /// `None`: this machine alone.
     node: Option<Arc<dyn MeshNode>>,
     /// Where to serve.
@@ -84,6 +85,7 @@ impl Join {
             json!({ "name": nara.name().as_str(), "id": nara.id().as_str(), "key_id": key_id.to_string() }),
         )?;
         let joined = |node, address| Joined {
+            kind: self.kind,
             node,
             address,
             skip: self.skip.clone(),
@@ -238,6 +240,19 @@ impl Joined {
                 skip.iter().fold(discovery.ports(ports), Discovery::skip_prefix)
             })
             .on_found(move |found| finding::tell(&found, &feed))
+    }
+
+    /// The network, as the local API tells it.
+    pub(super) fn on_network(&self) -> OnNetwork {
+        OnNetwork {
+            kind: match self.kind {
+                NetworkKind::Embedded => "embedded",
+                NetworkKind::Loopback => "loopback",
+                NetworkKind::Managed => "managed",
+                NetworkKind::Tailscaled => "tailscaled",
+            },
+            node: self.node.clone(),
+        }
     }
 
     /// Says where this nara is served, and whether it looks for others.

@@ -13,7 +13,7 @@ use crate::server::background::Background;
 use crate::server::clock::ServerClock;
 use crate::server::connection::accept::Acceptor;
 use crate::server::route::stash::Stash;
-use crate::server::stash_store::StashStoreError;
+use crate::server::stash_store::{SealedStash, StashStoreError};
 use crate::transport::MeshListener;
 
 /// A running server. Dropping it stops it at once, requests in flight included.
@@ -80,6 +80,11 @@ impl RunningServer {
     /// [`StashStoreError`] if it may still be in the store.
     pub async fn forget_stash(&self, owner: &NaraId) -> Result<bool, StashStoreError> {
         self.stash.forget(owner.as_str()).await
+    }
+
+    /// What peers left with this nara, sealed, by owner.
+    pub fn stashes(&self) -> Vec<SealedStash> {
+        self.stash.list()
     }
 
     /// Changes the mesh address in `/ping` answers, after the node got a new one.

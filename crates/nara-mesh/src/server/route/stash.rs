@@ -165,6 +165,11 @@ impl Stash {
         response
     }
 
+    /// All boxes, by owner.
+    pub(in crate::server) fn list(&self) -> Vec<SealedStash> {
+        self.kept().values().map(|kept| kept.stash.clone()).collect()
+    }
+
     /// Forgets the box of an owner. Returns whether there was one.
     pub(in crate::server) async fn forget(&self, owner_id: &str) -> Result<bool, StashStoreError> {
         let had = self.kept().remove(owner_id).is_some();

@@ -96,47 +96,62 @@ impl UserRoutes {
     /// Checks that every route can be reached.
     pub(in crate::server) fn check(mut self) -> Result<CheckedRoutes, RouteError> {
         for (index, nested) in self.nested.iter().enumerate() {
-            let prefix = &nested.prefix;
-            if !is_prefix(prefix) {
-                return Err(RouteError::InvalidPrefix {
-                    prefix: prefix.clone(),
-                });
-            }
-            let collides = |path: &&str| covers(prefix, path) || covers(path, prefix);
-            if let Some(path) = PATHS.into_iter().find(collides) {
-                return Err(RouteError::PrefixTaken {
-                    prefix: prefix.clone(),
-                    path,
-                });
-            }
-            let overlaps = |first: &&Nested| covers(&first.prefix, prefix) || covers(prefix, &first.prefix);
-            if let Some(first) = self.nested[..index].iter().find(overlaps) {
-                return Err(RouteError::OverlappingPrefixes {
-                    first: first.prefix.clone(),
-                    second: prefix.clone(),
-                });
-            }
+            let before = self.nested[..index].iter().map(|nested| nested.prefix.as_str());
+            check_prefix(&nested.prefix, before)?;
         }
         let merged = self.merged.pop();
         if !self.merged.is_empty() {
             return Err(RouteError::MergedTwice);
         }
         if let Some(router) = &merged {
-            let below = self.nested.iter().flat_map(|nested| {
-                let prefix = &nested.prefix;
-                // The last one stands for all paths below the prefix: a wildcard matches it.
-                [prefix.clone(), format!("{prefix}/"), format!("{prefix}/~")]
-            });
+            let below = self.nested.iter().flat_map(|nested| below(&nested.prefix));
             for path in PATHS.into_iter().map(str::to_owned).chain(below) {
-                if let Some(route) = matched(router, &path) {
-                    return Err(RouteError::RouteTaken { route, path });
-                }
+                check_merged(router, path)?;
             }
         }
         Ok(CheckedRoutes {
             merged,
             nested: self.nested,
         })
+    }
+}
+
+/// Checks that a prefix is well-formed and hides neither a path of ours nor another prefix.
+pub(in crate::server) fn check_prefix<'a>(
+    prefix: &str,
+    mut others: impl Iterator<Item = &'a str>,
+) -> Result<(), RouteError> {
+    if !is_prefix(prefix) {
+        return Err(RouteError::InvalidPrefix {
+            prefix: prefix.to_owned(),
+        });
+    }
+    let collides = |path: &str| covers(prefix, path) || covers(path, prefix);
+    if let Some(path) = PATHS.into_iter().find(|path| collides(path)) {
+        return Err(RouteError::PrefixTaken {
+            prefix: prefix.to_owned(),
+            path,
+        });
+    }
+    if let Some(first) = others.find(|other| collides(other)) {
+        return Err(RouteError::OverlappingPrefixes {
+            first: first.to_owned(),
+            second: prefix.to_owned(),
+        });
+    }
+    Ok(())
+}
+
+/// Paths that stand for all paths below a prefix: a wildcard matches the last one.
+pub(in crate::server) fn below(prefix: &str) -> [String; 3] {
+    [prefix.to_owned(), format!("{prefix}/"), format!("{prefix}/~")]
+}
+
+/// Checks that no merged route matches a path that is taken.
+pub(in crate::server) fn check_merged(router: &Router, path: String) -> Result<(), RouteError> {
+    match matched(router, &path) {
+        Some(route) => Err(RouteError::RouteTaken { route, path }),
+        None => Ok(()),
     }
 }
 

@@ -7,20 +7,24 @@ use std::time::Duration;
 use nara_mesh::clock::{Clock as _, SystemClock};
 use nara_proto::time::UnixMillis;
 use nara_proto::world::WorldMessage;
-use serde_json::{Value, json};
+
+use crate::model::{Journey, JourneyState};
 
 /// How long a postcard may be under way before it counts as lost (docs/protocol/v1.md, section 9.2).
-pub(in crate::command) const LIMIT: Duration = Duration::from_secs(5 * 60);
+const LIMIT: Duration = Duration::from_secs(5 * 60);
 
 /// Postcards that are remembered, the newest ones.
 const REMEMBERED: usize = 256;
 
-/// The postcards that this nara sent. Cloning gives another handle to the same list.
+/// The postcards that this nara sent, the newest 256. Cloning gives another handle to the same list.
+///
+/// The API begins a journey when it sends a postcard; the [`MeshHandler`](nara_mesh::server::MeshHandler) of the nara reports
+/// the postcards that come home.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Journeys(Arc<Mutex<VecDeque<Journey>>>);
+pub struct Journeys(Arc<Mutex<VecDeque<Sent>>>);
 
 #[derive(Clone, Debug)]
-struct Journey {
+struct Sent {
     id: String,
     message: String,
     began: UnixMillis,
@@ -39,7 +43,7 @@ impl Journeys {
         if journeys.len() == REMEMBERED {
             journeys.pop_front();
         }
-        journeys.push_back(Journey {
+        journeys.push_back(Sent {
             id: message.id.clone(),
             message: message.message.clone(),
             began: SystemClock.now_millis(),
@@ -62,8 +66,8 @@ impl Journeys {
         self.lock().retain(|journey| journey.id != id);
     }
 
-    /// It is home. The chain of its hops was verified.
-    pub(super) fn came_home(&self, message: &WorldMessage) {
+    /// Records that a postcard came home. The chain of its hops was verified.
+    pub fn came_home(&self, message: &WorldMessage) {
         let hops = message.hops().iter().map(|hop| hop.nara.clone()).collect();
         let now = SystemClock.now_millis();
         self.change(&message.id, |journey| {
@@ -72,63 +76,60 @@ impl Journeys {
         });
     }
 
-    /// When the oldest postcard began that is still under way.
-    pub(super) fn oldest_under_way(&self) -> Option<UnixMillis> {
+    /// Whether a postcard is still under way.
+    pub(super) fn are_under_way(&self) -> bool {
         let now = SystemClock.now_millis();
-        let journeys = self.lock();
-        let mut open = journeys.iter().filter(|journey| journey.state(now) != "home");
-        open.next().map(|journey| journey.began)
+        let state = |sent: &Sent| sent.state(now);
+        self.lock().iter().any(|sent| state(sent) != JourneyState::Home)
     }
 
     /// All of them, oldest first. `seen` says who last told of a postcard of ours, from a time on.
-    pub(super) fn to_json(&self, seen: impl Fn(UnixMillis) -> Option<String>) -> Value {
+    pub(super) fn list(&self, seen: impl Fn(UnixMillis) -> Option<String>) -> Vec<Journey> {
         let now = SystemClock.now_millis();
-        let journeys = self.lock();
-        journeys
-            .iter()
-            .map(|journey| journey.to_json(now, &seen))
-            .collect()
+        self.lock().iter().map(|sent| sent.describe(now, &seen)).collect()
     }
 
-    fn change(&self, id: &str, change: impl FnOnce(&mut Journey)) {
+    fn change(&self, id: &str, change: impl FnOnce(&mut Sent)) {
         if let Some(journey) = self.lock().iter_mut().find(|journey| journey.id == id) {
             change(journey);
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Journey>> {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Sent>> {
         // No method leaves the list half changed.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Journey {
-    fn state(&self, now: UnixMillis) -> &'static str {
+impl Sent {
+    fn state(&self, now: UnixMillis) -> JourneyState {
         match self {
-            Self { home: Some(_), .. } => "home",
-            _ if now.abs_diff(self.began) > LIMIT => "timed-out",
-            Self { told: Some(_), .. } => "stuck",
-            _ => "under-way",
+            Self { home: Some(_), .. } => JourneyState::Home,
+            _ if now.abs_diff(self.began) > LIMIT => JourneyState::TimedOut,
+            Self { told: Some(_), .. } => JourneyState::Stuck,
+            _ => JourneyState::UnderWay,
         }
     }
 
-    fn to_json(&self, now: UnixMillis, seen: impl Fn(UnixMillis) -> Option<String>) -> Value {
+    fn describe(&self, now: UnixMillis, seen: impl Fn(UnixMillis) -> Option<String>) -> Journey {
         let last_seen = match &self.home {
             Some(_) => None,
             // Whoever passes a postcard on says so in an event, though not which one it was.
             None => seen(self.began).or_else(|| (!self.first.is_empty()).then(|| self.first.clone())),
         };
-        json!({
-            "message_id": self.id,
-            "message": self.message,
-            "sent_at_ms": self.began.get(),
-            "state": self.state(now),
-            "first": self.first,
-            "told": self.told,
-            "last_seen": last_seen,
-            "hops": self.home.as_ref().map(|(_, hops)| hops),
-            "took_ms": self.home.as_ref().map(|(at, _)| at.get() - self.began.get()),
-        })
+        let took =
+            |(at, _): &(UnixMillis, Vec<String>)| u64::try_from(at.get() - self.began.get()).unwrap_or(0);
+        Journey {
+            message_id: self.id.clone(),
+            message: self.message.clone(),
+            sent_at_ms: self.began.get(),
+            state: self.state(now),
+            first: self.first.clone(),
+            told: self.told.clone(),
+            last_seen,
+            hops: self.home.as_ref().map(|(_, hops)| hops.clone()),
+            took_ms: self.home.as_ref().map(took),
+        }
     }
 }
 
@@ -143,8 +144,8 @@ mod tests {
         WorldMessage::new("alice", "hello", UnixNanos::new(number))
     }
 
-    fn listed(journeys: &Journeys) -> Value {
-        journeys.to_json(|_| None)
+    fn listed(journeys: &Journeys) -> Vec<Journey> {
+        journeys.list(|_| None)
     }
 
     #[test]
@@ -152,42 +153,40 @@ mod tests {
         let journeys = Journeys::default();
         let mut message = postcard(1);
         journeys.begin(&message);
-        assert_eq!(listed(&journeys)[0]["state"], "under-way");
+        assert_eq!(listed(&journeys)[0].state, JourneyState::UnderWay);
         journeys.taken(&message.id, "bob", Some("journey stuck"));
-        assert_eq!(listed(&journeys)[0]["state"], "stuck");
-        assert_eq!(listed(&journeys)[0]["last_seen"], "bob");
+        assert_eq!(listed(&journeys)[0].state, JourneyState::Stuck);
+        assert_eq!(listed(&journeys)[0].last_seen.as_deref(), Some("bob"));
         for name in ["bob", "alice"] {
             let nara = LocalNara::generate(name).unwrap();
             message
                 .add_hop(name, UnixMillis::new(0).to_seconds(), nara.keypair())
                 .unwrap();
         }
+        assert!(journeys.are_under_way());
         journeys.came_home(&message);
         let home = listed(&journeys)[0].clone();
-        assert_eq!(
-            (&home["state"], &home["last_seen"]),
-            (&json!("home"), &Value::Null)
-        );
-        assert_eq!(home["hops"], json!(["bob", "alice"]));
-        assert_eq!(journeys.oldest_under_way(), None);
+        assert_eq!((home.state, home.last_seen), (JourneyState::Home, None));
+        assert_eq!(home.hops.unwrap(), ["bob", "alice"]);
+        assert!(!journeys.are_under_way());
         for number in 2..1000 {
             journeys.begin(&postcard(number));
         }
-        assert_eq!(listed(&journeys).as_array().unwrap().len(), REMEMBERED);
+        assert_eq!(listed(&journeys).len(), REMEMBERED);
     }
 
     #[test]
     fn a_journey_has_five_minutes() {
         let journeys = Journeys::default();
         journeys.begin(&postcard(1));
-        let began = journeys.oldest_under_way().unwrap();
-        let journey = journeys.lock()[0].clone();
-        assert_eq!(journey.state(began.saturating_add(LIMIT)), "under-way");
-        let late = began.saturating_add(LIMIT + Duration::from_millis(1));
-        assert_eq!(journey.state(late), "timed-out");
+        let sent = journeys.lock()[0].clone();
         assert_eq!(
-            journey.to_json(late, |_| Some("carol".to_owned()))["last_seen"],
-            "carol"
+            sent.state(sent.began.saturating_add(LIMIT)),
+            JourneyState::UnderWay
         );
+        let late = sent.began.saturating_add(LIMIT + Duration::from_millis(1));
+        assert_eq!(sent.state(late), JourneyState::TimedOut);
+        let seen = sent.describe(late, |_| Some("carol".to_owned())).last_seen;
+        assert_eq!(seen.as_deref(), Some("carol"));
     }
 }

@@ -1,0 +1,27 @@
+"""Use a running nara from Python: see docs/local-api.md of nara-mesh for what the nara offers."""
+
+from ._async import AsyncNara
+from ._errors import NaraError, NoNara, Problem
+from ._models import DmReceipt, Event, EventPage, LiveEvent, Peer, Pong, PostcardReceipt, Status
+from ._proof import Answer, Proof
+from ._service import Sender
+from ._sync import Nara
+
+__all__ = [
+    "Answer",
+    "AsyncNara",
+    "DmReceipt",
+    "Event",
+    "EventPage",
+    "LiveEvent",
+    "Nara",
+    "NaraError",
+    "NoNara",
+    "Peer",
+    "Pong",
+    "PostcardReceipt",
+    "Problem",
+    "Proof",
+    "Sender",
+    "Status",
+]

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar, cast
+
+import httpx
+
+from . import _requests as requests
+from ._find import find_socket
+from ._models import DmReceipt, Event, EventPage, LiveEvent, Peer, Pong, PostcardReceipt, Status
+from ._proof import Answer
+from ._service import App, exposed
+from ._sync import TIMEOUT
+
+AnyApp = TypeVar("AnyApp", bound=App)
+
+
+class AsyncNara:
+    """As Nara, for asyncio; it can expose services, too."""
+
+    def __init__(self, socket: str | Path | None = None, *, name: str | None = None) -> None:
+        self.socket = Path(socket) if socket is not None else find_socket(name)
+        transport = httpx.AsyncHTTPTransport(uds=str(self.socket))
+        self._http = httpx.AsyncClient(transport=transport, base_url=requests.BASE, timeout=TIMEOUT)
+        self._apps: dict[str, App] = {}
+
+    async def __aenter__(self) -> AsyncNara:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def call(self, call: requests.Call) -> Any:
+        """The JSON of any endpoint; None if it answers with nothing."""
+        response = requests.checked(await self._http.request(**call.kwargs()))
+        return response.json() if response.content else None
+
+    async def status(self) -> Status:
+        return cast(Status, await self.call(requests.Call("GET", "/v1/status")))
+
+    async def peers(self) -> list[Peer]:
+        return cast(list[Peer], (await self.call(requests.Call("GET", "/v1/peers")))["peers"])
+
+    async def ping(self, peer: str) -> Pong:
+        return cast(Pong, await self.call(requests.ping(peer)))
+
+    async def dm(self, peer: str, text: str, *, about: str | None = None) -> DmReceipt:
+        return cast(DmReceipt, await self.call(requests.dm(peer, text, about)))
+
+    async def postcard(self, message: str, *, to: str | None = None) -> PostcardReceipt:
+        return cast(PostcardReceipt, await self.call(requests.postcard(message, to)))
+
+    async def publish(self, event: Event) -> Event:
+        """Signs an event of this nara and stores it."""
+        return cast(Event, await self.call(requests.Call("POST", "/v1/events", body=event)))
+
+    async def events(self, *, services: str = "", after: str | None = None, limit: int = 100) -> EventPage:
+        return cast(EventPage, await self.call(requests.events(services, after, limit)))
+
+    async def live(
+        self, *, services: str = "", after: str | None = None, since_ms: int | None = None
+    ) -> AsyncIterator[LiveEvent]:
+        """Events as they arrive: from a cursor, from a time, or from now on."""
+        call = requests.live(services, after, since_ms)
+        timeout = httpx.Timeout(TIMEOUT, read=None)
+        async with self._http.stream(**call.kwargs(), timeout=timeout) as response:
+            if not response.is_success:
+                await response.aread()
+                requests.checked(response)
+            lines = requests.Lines()
+            async for line in response.aiter_lines():
+                event = lines.feed(line)
+                if event is not None and event[0] == "event":
+                    yield cast(LiveEvent, event[1])
+
+    async def request(
+        self,
+        peer: str,
+        method: str,
+        path: str,
+        *,
+        content: bytes | str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """Sends a signed request to a peer, and gives its verified answer, whatever its status."""
+        call = requests.to_peer(peer, method, path, content, headers)
+        return requests.answer(await self._http.request(**call))
+
+    def service(self, prefix: str) -> Callable[[AnyApp], AnyApp]:
+        """Registers an app of ASGI for the requests of peers below a prefix, such as /notes: for `serve` and `run`."""
+
+        def register(app: AnyApp) -> AnyApp:
+            self._apps[prefix] = app
+            return app
+
+        return register
+
+    @contextlib.asynccontextmanager
+    async def serve(self) -> AsyncIterator[None]:
+        """Exposes the registered apps for as long as the context lasts."""
+        async with contextlib.AsyncExitStack() as stack:
+            for prefix, app in self._apps.items():
+                await stack.enter_async_context(exposed(self.call, prefix, app))
+            yield
+
+    def run(self) -> None:
+        """Exposes the registered apps until ctrl-C."""
+
+        async def forever() -> None:
+            async with self, self.serve():
+                await asyncio.Event().wait()
+
+        with contextlib.suppress(KeyboardInterrupt):
+            asyncio.run(forever())

@@ -1,0 +1,120 @@
+"""Requests and answers that both clients share: no I/O."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+
+from ._errors import NaraError, Problem, is_problem
+from ._proof import Answer, Proof
+
+BASE = "http://nara"
+
+
+@dataclass(frozen=True)
+class Call:
+    method: str
+    path: str
+    params: dict[str, str] = field(default_factory=dict)
+    body: Any = None
+
+    def kwargs(self) -> dict[str, Any]:
+        kwargs: dict[str, Any] = {"method": self.method, "url": self.path, "params": self.params}
+        if self.body is not None:
+            kwargs["json"] = self.body
+        return kwargs
+
+
+def peer_path(peer: str, rest: str) -> str:
+    return f"/v1/peers/{quote(peer, safe='-_~')}/{rest}"
+
+
+def ping(peer: str) -> Call:
+    return Call("POST", peer_path(peer, "ping"))
+
+
+def dm(peer: str, text: str, about: str | None) -> Call:
+    body = {"text": text} if about is None else {"text": text, "about": about}
+    return Call("POST", peer_path(peer, "dm"), body=body)
+
+
+def postcard(message: str, to: str | None) -> Call:
+    body = {"message": message} if to is None else {"message": message, "to": to}
+    return Call("POST", "/v1/postcards", body=body)
+
+
+def events(services: str, after: str | None, limit: int) -> Call:
+    params = {"services": services, "limit": str(limit)}
+    if after is not None:
+        params["after"] = after
+    return Call("GET", "/v1/events", params)
+
+
+def live(services: str, after: str | None, since_ms: int | None) -> Call:
+    params = {"services": services}
+    if after is not None:
+        params["after"] = after
+    elif since_ms is not None:
+        params["since_ms"] = str(since_ms)
+    return Call("GET", "/v1/events/live", params)
+
+
+def to_peer(
+    peer: str, method: str, path: str, content: bytes | str | None, headers: Mapping[str, str] | None
+) -> dict[str, Any]:
+    if not path.startswith("/"):
+        raise NaraError(f"{path!r} is not a path: it begins with /")
+    return {
+        "method": method,
+        "url": peer_path(peer, f"http{path}"),
+        "content": content,
+        "headers": dict(headers or {}),
+    }
+
+
+def checked(response: httpx.Response) -> httpx.Response:
+    if response.is_success and not is_problem(response):
+        return response
+    try:
+        body = response.json()
+        raise Problem(body)
+    except (ValueError, KeyError) as error:
+        raise NaraError(f"status {response.status_code} without a problem") from error
+
+
+def answer(response: httpx.Response) -> Answer:
+    if "x-nara-body-proof" not in response.headers:
+        checked(response)
+        raise NaraError("an answer without a proof")
+    return Answer(response, Proof.of(response.headers))
+
+
+class Lines:
+    """Server-sent events out of lines."""
+
+    def __init__(self) -> None:
+        self._name = ""
+        self._data: list[str] = []
+
+    def feed(self, line: str) -> tuple[str, Any] | None:
+        if line == "":
+            name, data = self._name, "\n".join(self._data)
+            self._name, self._data = "", []
+            if not data:
+                return None
+            body = json.loads(data)
+            if name == "problem":
+                raise Problem(body)
+            return name, body
+        key, _, value = line.partition(":")
+        value = value.removeprefix(" ")
+        if key == "event":
+            self._name = value
+        elif key == "data":
+            self._data.append(value)
+        return None

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, cast
+
+import httpx
+
+from . import _requests as requests
+from ._find import find_socket
+from ._models import DmReceipt, Event, EventPage, LiveEvent, Peer, Pong, PostcardReceipt, Status
+from ._proof import Answer
+
+#: How long an answer may take: longer than the calls of the nara to its peers.
+TIMEOUT = 60.0
+
+
+class Nara:
+    """A running nara. Without a socket or a name it is the one that runs for this user."""
+
+    def __init__(self, socket: str | Path | None = None, *, name: str | None = None) -> None:
+        self.socket = Path(socket) if socket is not None else find_socket(name)
+        transport = httpx.HTTPTransport(uds=str(self.socket))
+        self._http = httpx.Client(transport=transport, base_url=requests.BASE, timeout=TIMEOUT)
+
+    def __enter__(self) -> Nara:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    def call(self, call: requests.Call) -> Any:
+        """The JSON of any endpoint."""
+        return requests.checked(self._http.request(**call.kwargs())).json()
+
+    def status(self) -> Status:
+        return cast(Status, self.call(requests.Call("GET", "/v1/status")))
+
+    def peers(self) -> list[Peer]:
+        return cast(list[Peer], self.call(requests.Call("GET", "/v1/peers"))["peers"])
+
+    def ping(self, peer: str) -> Pong:
+        return cast(Pong, self.call(requests.ping(peer)))
+
+    def dm(self, peer: str, text: str, *, about: str | None = None) -> DmReceipt:
+        return cast(DmReceipt, self.call(requests.dm(peer, text, about)))
+
+    def postcard(self, message: str, *, to: str | None = None) -> PostcardReceipt:
+        return cast(PostcardReceipt, self.call(requests.postcard(message, to)))
+
+    def publish(self, event: Event) -> Event:
+        """Signs an event of this nara and stores it."""
+        return cast(Event, self.call(requests.Call("POST", "/v1/events", body=event)))
+
+    def events(self, *, services: str = "", after: str | None = None, limit: int = 100) -> EventPage:
+        return cast(EventPage, self.call(requests.events(services, after, limit)))
+
+    def live(
+        self, *, services: str = "", after: str | None = None, since_ms: int | None = None
+    ) -> Iterator[LiveEvent]:
+        """Events as they arrive: from a cursor, from a time, or from now on."""
+        call = requests.live(services, after, since_ms)
+        timeout = httpx.Timeout(TIMEOUT, read=None)
+        with self._http.stream(**call.kwargs(), timeout=timeout) as response:
+            if not response.is_success:
+                response.read()
+                requests.checked(response)
+            lines = requests.Lines()
+            for line in response.iter_lines():
+                event = lines.feed(line)
+                if event is not None and event[0] == "event":
+                    yield cast(LiveEvent, event[1])
+
+    def request(
+        self,
+        peer: str,
+        method: str,
+        path: str,
+        *,
+        content: bytes | str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """Sends a signed request to a peer, and gives its verified answer, whatever its status."""
+        return requests.answer(self._http.request(**requests.to_peer(peer, method, path, content, headers)))

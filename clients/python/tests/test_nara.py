@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from nara_mesh import AsyncNara, Nara, NaraError, NoNara, Problem, Sender
+
+from .conftest import Mesh
+
+
+def test_the_running_nara_is_found(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NARA_MESH_SOCKET", raising=False)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(mesh.folder / "run"))
+    with Nara() as nara:
+        assert nara.status()["name"] == "bob"
+    with Nara(name="bob") as nara:
+        assert [peer["name"] for peer in nara.peers()] == ["alice"]
+    with pytest.raises(NoNara):
+        Nara(name="carol")
+
+
+def test_messages_events_and_problems(mesh: Mesh) -> None:
+    with Nara(mesh.bob) as nara:
+        assert nara.ping("alice")["key_matches"] is True
+        assert nara.dm("alice", "hello")["stored"]
+        said = {"svc": "social", "social": {"type": "gossip", "actor": "bob", "target": "alice", "reason": "x"}}
+        published = nara.publish(said)
+        assert published["emitter"] == "bob"
+        assert published in nara.events(services="social")["events"]
+        live = next(iter(nara.live(services="social", since_ms=0)))
+        assert live["trust"] == "verified" and live["event"] == published
+        with pytest.raises(Problem) as caught:
+            nara.ping("nobody")
+        assert (caught.value.name, caught.value.status) == ("unknown_peer", 404)
+        with pytest.raises(NaraError):
+            nara.request("alice", "GET", "notes")
+
+
+def test_a_service_answers_peers_until_it_ends(mesh: Mesh) -> None:
+    async def scenario() -> None:
+        async with AsyncNara(mesh.alice) as alice, AsyncNara(mesh.bob) as bob:
+
+            @alice.service("/notes")
+            async def notes(scope: Any, receive: Any, send: Any) -> None:
+                sender = Sender.of(scope)
+                body = (await receive())["body"].decode()
+                text = f"{sender.name} {scope['method']} {scope['path']} {body} {sender.coverage}"
+                await send({"type": "http.response.start", "status": 201, "headers": []})
+                await send({"type": "http.response.body", "body": text.encode()})
+
+            async with alice.serve():
+                answer = await bob.request("alice", "POST", "/notes/1", content="milk")
+                assert (answer.status, answer.proof.responder) == (201, "alice")
+                assert answer.text.startswith("bob POST /1 milk ")
+            with pytest.raises(Problem):
+                await bob.request("alice", "GET", "/notes/1")
+
+    asyncio.run(scenario())

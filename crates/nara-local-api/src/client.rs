@@ -1,0 +1,530 @@
+//! The client of the local API.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt as _};
+use http::header::{self, HeaderValue};
+use http::{Method, Request, Response, Uri};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use sse_stream::SseStream;
+use tokio::net::UnixStream;
+
+use crate::Problem;
+use crate::model::{
+    Check, ClockStatus, Coordinates, Decision, DirectMessage, DirectMessageReceipt, Dropped, Journey,
+    JourneyList, Peer, PeerList, Pong, Postcard, PostcardReceipt, Reloaded, StashList, Stashed, Status,
+    Trust, Zine,
+};
+
+/// Percent-encoded in a segment of a path.
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'~');
+
+/// The client of one running nara: its socket. Each call has a connection of its own.
+#[derive(Clone, Debug)]
+pub struct LocalClient {
+    socket: PathBuf,
+    timeout: Option<Duration>,
+}
+
+/// Why a call gave no answer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CallError {
+    /// The connection broke, or what answers does not speak HTTP.
+    #[error("the nara behind {} does not answer", path.display())]
+    Broken {
+        /// The socket.
+        path: PathBuf,
+        /// The cause.
+        source: hyper::Error,
+    },
+    /// No nara listens.
+    #[error("no nara listens on {}", path.display())]
+    Connect {
+        /// The socket.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The answer is not what this version expects.
+    #[error("the nara behind {} answers what this version does not understand", path.display())]
+    Malformed {
+        /// The socket.
+        path: PathBuf,
+        /// The cause, in words.
+        reason: String,
+    },
+    /// The nara refused, or failed.
+    #[error(transparent)]
+    Problem(Box<Problem>),
+}
+
+impl CallError {
+    /// Whether no process listens on the socket.
+    pub fn is_not_running(&self) -> bool {
+        use io::ErrorKind::{ConnectionRefused, NotFound};
+        matches!(self, Self::Connect { source, .. } if matches!(source.kind(), ConnectionRefused | NotFound))
+    }
+}
+
+impl LocalClient {
+    /// The client of the nara that listens on this socket.
+    pub fn new(socket: impl Into<PathBuf>) -> Self {
+        Self {
+            socket: socket.into(),
+            timeout: None,
+        }
+    }
+
+    /// The same client, with a time limit for the calls of the nara to its peers.
+    #[must_use]
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// The socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// The running nara.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn status(&self) -> Result<Status, CallError> {
+        self.get("/v1/status").await
+    }
+
+    /// The known peers.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn peers(&self) -> Result<Vec<Peer>, CallError> {
+        let list: PeerList = self.get("/v1/peers").await?;
+        Ok(list.peers)
+    }
+
+    /// Pings a peer. With `whole`, the peer is asked for a signed answer if the ping does not prove its clock, and for its
+    /// coordinates.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn ping(&self, peer: &str, whole: bool) -> Result<Pong, CallError> {
+        let whole = if whole { "true" } else { "false" };
+        let path = self.peer_path(peer, "ping", &[("prove_clock", whole), ("estimate", whole)]);
+        self.send(Method::POST, &path, &()).await
+    }
+
+    /// Sends a direct message.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn dm(&self, peer: &str, message: &DirectMessage) -> Result<DirectMessageReceipt, CallError> {
+        self.send(Method::POST, &self.peer_path(peer, "dm", &[]), message)
+            .await
+    }
+
+    /// Exchanges recent events with a peer.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn zine(&self, peer: &str) -> Result<Zine, CallError> {
+        self.send(Method::POST, &self.peer_path(peer, "zine", &[]), &())
+            .await
+    }
+
+    /// Sends a postcard.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn postcard(&self, postcard: &Postcard) -> Result<PostcardReceipt, CallError> {
+        let path = format!("/v1/postcards{}", self.query(&[]));
+        self.send(Method::POST, &path, postcard).await
+    }
+
+    /// The postcards that the nara sent, oldest first.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn postcards(&self) -> Result<Vec<Journey>, CallError> {
+        let list: JourneyList = self.get("/v1/postcards").await?;
+        Ok(list.postcards)
+    }
+
+    /// What became of a postcard.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn journey(&self, id: &str) -> Result<Journey, CallError> {
+        self.get(&format!("/v1/postcards/{}", segment(id))).await
+    }
+
+    /// Leaves data with a peer, sealed, in place of what the nara left there before.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn put_stash(&self, peer: &str, data: impl Into<Bytes>) -> Result<Stashed, CallError> {
+        let request = Request::put(self.peer_path(peer, "stash", &[]))
+            .header(header::CONTENT_TYPE, "application/octet-stream")
+            .body(Full::new(data.into()))
+            .map_err(|error| self.malformed(&error))?;
+        let answer = self.call(request).await?;
+        let body = self.collect(answer).await?;
+        serde_json::from_slice(&body).map_err(|error| self.malformed(&error))
+    }
+
+    /// Fetches what the nara left with a peer; `None`: the peer has nothing.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn get_stash(&self, peer: &str) -> Result<Option<Bytes>, CallError> {
+        match self
+            .request_bytes(Method::GET, &self.peer_path(peer, "stash", &[]))
+            .await
+        {
+            Err(CallError::Problem(problem)) if problem.name() == "no_stash" => Ok(None),
+            outcome => outcome.map(Some),
+        }
+    }
+
+    /// What peers left with the nara.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn stashes(&self) -> Result<StashList, CallError> {
+        self.get("/v1/stashes").await
+    }
+
+    /// Forgets what a peer left with the nara; returns whether there was something.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn drop_stash(&self, owner_id: &str) -> Result<bool, CallError> {
+        let path = format!("/v1/stashes/{}", segment(owner_id));
+        let dropped: Dropped = self.send(Method::DELETE, &path, &()).await?;
+        Ok(dropped.dropped)
+    }
+
+    /// The clock of the nara, and whether somebody set it.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn clock(&self) -> Result<ClockStatus, CallError> {
+        self.get("/v1/clock").await
+    }
+
+    /// Where the nara places itself in the network.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn coordinates(&self) -> Result<Coordinates, CallError> {
+        self.get("/v1/coordinates").await
+    }
+
+    /// Trusts a key of a peer.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn trust(&self, peer: &str, trust: &Trust) -> Result<Decision, CallError> {
+        self.send(Method::PUT, &format!("/v1/peers/{}/trust", segment(peer)), trust)
+            .await
+    }
+
+    /// Bans a peer.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn ban(&self, peer: &str) -> Result<Decision, CallError> {
+        self.send(Method::PUT, &format!("/v1/peers/{}/ban", segment(peer)), &())
+            .await
+    }
+
+    /// Forgets a peer.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn forget(&self, peer: &str) -> Result<Decision, CallError> {
+        self.send(Method::DELETE, &format!("/v1/peers/{}", segment(peer)), &())
+            .await
+    }
+
+    /// What keeps the nara from talking to others.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn doctor(&self) -> Result<Vec<Check>, CallError> {
+        self.get("/v1/doctor").await
+    }
+
+    /// Lets the nara read its files again.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn reload(&self) -> Result<Reloaded, CallError> {
+        self.send(Method::POST, "/v1/reload", &()).await
+    }
+
+    /// Gets JSON.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, CallError> {
+        self.send(Method::GET, path, &()).await
+    }
+
+    /// Sends JSON, or nothing for `()`, and gets JSON.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn send<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: &(impl Serialize + ?Sized),
+    ) -> Result<T, CallError> {
+        let answer = self.call(self.request(method, path, body)?).await?;
+        let body = self.collect(answer).await?;
+        serde_json::from_slice(&body).map_err(|error| self.malformed(&error))
+    }
+
+    /// Sends a request without a body, and gets the body of the answer as it is.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn request_bytes(&self, method: Method, path: &str) -> Result<Bytes, CallError> {
+        let answer = self.call(self.request(method, path, &())?).await?;
+        self.collect(answer).await
+    }
+
+    /// Opens a stream of server-sent events.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn events(&self, method: Method, path: &str) -> Result<Events, CallError> {
+        let answer = self.call(self.request(method, path, &())?).await?;
+        Ok(Events {
+            stream: SseStream::new(answer.into_body()),
+            client: self.clone(),
+        })
+    }
+
+    /// Sends a request to a peer, on its path, and gives the verified answer. Its headers `X-Nara-*` say what is proven.
+    ///
+    /// # Errors
+    /// [`CallError`]; an answer of the peer is none, whatever its status.
+    pub async fn request_peer(
+        &self,
+        peer: &str,
+        mut request: Request<Bytes>,
+    ) -> Result<Response<Bytes>, CallError> {
+        let target = request
+            .uri()
+            .path_and_query()
+            .map_or("/", |target| target.as_str());
+        let path = format!("/v1/peers/{}/http{target}", segment(peer));
+        *request.uri_mut() = path.parse::<Uri>().map_err(|error| self.malformed(&error))?;
+        if let Some(timeout) = self.timeout {
+            request
+                .headers_mut()
+                .insert("x-nara-timeout-ms", HeaderValue::from(millis(timeout)));
+        }
+        let request = request.map(Full::new);
+        let answer = self.open(request).await?;
+        if !answer.headers().contains_key("x-nara-body-proof") {
+            return Err(self.problem(answer).await);
+        }
+        let (head, body) = answer.into_parts();
+        let body = body.collect().await.map_err(|error| self.broken(error))?;
+        Ok(Response::from_parts(head, body.to_bytes()))
+    }
+
+    /// A path about a peer, with a query.
+    pub fn peer_path(&self, peer: &str, rest: &str, query: &[(&str, &str)]) -> String {
+        format!("/v1/peers/{}/{rest}{}", segment(peer), self.query(query))
+    }
+
+    fn query(&self, pairs: &[(&str, &str)]) -> String {
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        query.extend_pairs(pairs);
+        if let Some(timeout) = self.timeout {
+            query.append_pair("timeout_ms", &millis(timeout).to_string());
+        }
+        match query.finish() {
+            query if query.is_empty() => query,
+            query => format!("?{query}"),
+        }
+    }
+
+    fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: &(impl Serialize + ?Sized),
+    ) -> Result<Request<Full<Bytes>>, CallError> {
+        let json = serde_json::to_vec(body).map_err(|error| self.malformed(&error))?;
+        let request = Request::builder().method(method).uri(path);
+        // `()` is written as null.
+        let request = if json == b"null" {
+            request.body(Full::default())
+        } else {
+            let request = request.header(header::CONTENT_TYPE, "application/json");
+            request.body(Full::from(json))
+        };
+        request.map_err(|error| self.malformed(&error))
+    }
+
+    /// Sends a request; an answer that is a problem is an error.
+    async fn call(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, CallError> {
+        let answer = self.open(request).await?;
+        if answer.status().is_success() {
+            Ok(answer)
+        } else {
+            Err(self.problem(answer).await)
+        }
+    }
+
+    async fn open(&self, mut request: Request<Full<Bytes>>) -> Result<Response<Incoming>, CallError> {
+        let stream = UnixStream::connect(&self.socket)
+            .await
+            .map_err(|source| CallError::Connect {
+                path: self.socket.clone(),
+                source,
+            })?;
+        let handshake = http1::handshake(TokioIo::new(stream)).await;
+        let (mut sender, connection) = handshake.map_err(|error| self.broken(error))?;
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "the connection to the local API broke");
+            }
+        });
+        let host = HeaderValue::from_static("localhost");
+        request.headers_mut().insert(header::HOST, host);
+        sender
+            .send_request(request)
+            .await
+            .map_err(|error| self.broken(error))
+    }
+
+    async fn problem(&self, answer: Response<Incoming>) -> CallError {
+        let status = answer.status();
+        match self.collect(answer).await {
+            Ok(body) => match serde_json::from_slice(&body) {
+                Ok(problem) => CallError::Problem(Box::new(problem)),
+                Err(error) => self.malformed(&format_args!("status {}: {error}", status.as_u16())),
+            },
+            Err(error) => error,
+        }
+    }
+
+    async fn collect(&self, answer: Response<Incoming>) -> Result<Bytes, CallError> {
+        let body = answer
+            .into_body()
+            .collect()
+            .await
+            .map_err(|error| self.broken(error))?;
+        Ok(body.to_bytes())
+    }
+
+    fn broken(&self, source: hyper::Error) -> CallError {
+        CallError::Broken {
+            path: self.socket.clone(),
+            source,
+        }
+    }
+
+    fn malformed(&self, reason: &dyn std::fmt::Display) -> CallError {
+        CallError::Malformed {
+            path: self.socket.clone(),
+            reason: reason.to_string(),
+        }
+    }
+}
+
+/// The name of the socket of a nara among others, such as `alice.sock`.
+pub fn socket_file(name: &str) -> String {
+    format!("{}.sock", segment(name))
+}
+
+fn segment(text: &str) -> String {
+    utf8_percent_encode(text, ESCAPED).to_string()
+}
+
+fn millis(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
+}
+
+/// A stream of server-sent events. It ends when the nara ends; a `problem` is an error.
+pub struct Events {
+    stream: SseStream<Incoming>,
+    client: LocalClient,
+}
+
+impl std::fmt::Debug for Events {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Events").field(&self.client).finish()
+    }
+}
+
+/// One server-sent event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ServerEvent {
+    /// Its name.
+    pub name: String,
+    /// Its id: a cursor.
+    pub id: Option<String>,
+    /// Its body: JSON.
+    pub data: String,
+}
+
+impl ServerEvent {
+    /// Decodes the body.
+    ///
+    /// # Errors
+    /// [`serde_json::Error`] if it is something else.
+    pub fn decode<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
+        serde_json::from_str(&self.data)
+    }
+}
+
+impl Stream for Events {
+    type Item = Result<ServerEvent, CallError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            let block = match ready!(self.stream.poll_next_unpin(cx)) {
+                None => return Poll::Ready(None),
+                Some(Err(error)) => return Poll::Ready(Some(Err(self.client.malformed(&error)))),
+                Some(Ok(block)) => block,
+            };
+            let (Some(name), Some(data)) = (block.event, block.data) else {
+                continue;
+            };
+            if name == "problem" {
+                let problem = serde_json::from_str(&data);
+                let error = match problem {
+                    Ok(problem) => CallError::Problem(Box::new(problem)),
+                    Err(error) => self.client.malformed(&error),
+                };
+                return Poll::Ready(Some(Err(error)));
+            }
+            return Poll::Ready(Some(Ok(ServerEvent {
+                name,
+                id: block.id,
+                data,
+            })));
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! What goes over the local API, as JSON.
+//!
+//! Fields may be added; a field or a value that a program may rely on is never removed below `/v1`.
+
+mod admin;
+mod event;
+mod message;
+mod peer;
+mod stash;
+mod transfer;
+
+pub use admin::{
+    Check, ClockStatus, ClockStep, Coordinates, Gossip, GossipLink, Lease, Reloaded, Service, ServiceList,
+    Status,
+};
+pub use event::{Event, EventPage, LiveEvent, RefusedEvent, StreamFault, StreamStatus, trust_word};
+pub use message::{
+    DirectMessage, DirectMessageReceipt, DmKind, Journey, JourneyList, JourneyState, MessageReceipt,
+    OutgoingMessage, Postcard, PostcardReceipt, Zine,
+};
+pub use peer::{Conflict, Decision, Peer, PeerChanged, PeerList, Pong, Pruned, Record, Trust, Way};
+pub use stash::{Dropped, Stash, StashList, Stashed};
+pub use transfer::{Counts, Progress, Reconciled, Synced};

@@ -1,0 +1,166 @@
+//! Events.
+
+use nara_mesh::client::{StreamError, VerifiedEvent};
+use nara_mesh::ledger::Arrival;
+use nara_proto::event::{EventTrust, SyncEvent};
+use nara_proto::go_json::{self, JsonError};
+use nara_proto::stream::ArrivalCursor;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use utoipa::ToSchema;
+
+/// A signed event, in the form of docs/protocol/v1.md, section 8.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(transparent)]
+#[schema(value_type = Object)]
+pub struct Event(Box<RawValue>);
+
+impl Event {
+    /// The JSON of an event.
+    pub fn of(event: &SyncEvent) -> Self {
+        let json = go_json::to_string(event);
+        Self(RawValue::from_string(json).unwrap_or_else(|_| RawValue::NULL.to_owned()))
+    }
+
+    /// The event.
+    ///
+    /// # Errors
+    /// [`JsonError`] if it is none.
+    pub fn decode(&self) -> Result<SyncEvent, JsonError> {
+        go_json::from_slice(self.0.get().as_bytes())
+    }
+
+    /// Its text.
+    pub fn as_json(&self) -> &str {
+        self.0.get()
+    }
+}
+
+/// The word for a trust: `verified`, `unknown-key` or `unsigned`.
+pub fn trust_word(trust: EventTrust) -> &'static str {
+    match trust {
+        EventTrust::Verified => "verified",
+        EventTrust::UnknownKey => "unknown-key",
+        _ => "unsigned",
+    }
+}
+
+/// Events of the ledger.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct EventPage {
+    /// The events.
+    pub events: Vec<Event>,
+    /// Where the next page begins (`after`); missing if the page is empty.
+    pub next: Option<String>,
+}
+
+/// An event as it arrives. The id of the server-sent event is the cursor, too.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[non_exhaustive]
+pub struct LiveEvent {
+    /// The place behind it; missing if the peer has no streams.
+    pub cursor: Option<String>,
+    /// How far to trust it: `verified`, `unknown-key` or `unsigned`.
+    pub trust: String,
+    /// The peer that it was received from, if any.
+    pub origin: Option<String>,
+    /// The event.
+    pub event: Event,
+}
+
+impl LiveEvent {
+    /// An event that arrived in our ledger.
+    pub(crate) fn arrived(arrival: &Arrival, at: ArrivalCursor) -> Self {
+        Self {
+            cursor: Some(at.to_string()),
+            trust: trust_word(arrival.trust).to_owned(),
+            origin: arrival.origin.as_ref().map(ToString::to_string),
+            event: Event::of(&arrival.event),
+        }
+    }
+
+    /// An event that a peer told.
+    pub(crate) fn told(event: &SyncEvent, trust: &str) -> Self {
+        Self {
+            cursor: None,
+            trust: trust.to_owned(),
+            origin: None,
+            event: Event::of(event),
+        }
+    }
+
+    /// An event of a stream of a peer.
+    pub(crate) fn verified(verified: &VerifiedEvent) -> Self {
+        Self {
+            cursor: verified.cursor.map(|cursor| cursor.to_string()),
+            trust: trust_word(verified.trust).to_owned(),
+            origin: None,
+            event: Event::of(&verified.event),
+        }
+    }
+}
+
+/// An event that must not be stored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RefusedEvent {
+    /// Its claimed id.
+    pub id: String,
+    /// Its claimed emitter.
+    pub emitter: String,
+    /// What is wrong with it.
+    pub problem: String,
+}
+
+impl RefusedEvent {
+    /// The event that a check refused.
+    pub fn of(refused: &nara_mesh::client::RefusedEvent) -> Self {
+        Self {
+            id: refused.id.clone(),
+            emitter: refused.emitter.clone(),
+            problem: refused.problem.to_string(),
+        }
+    }
+}
+
+/// Something went wrong with a stream.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct StreamFault {
+    /// What, as one sentence.
+    pub text: String,
+    /// The cause.
+    pub cause: Option<String>,
+    /// Whether the stream ends with it.
+    pub is_final: bool,
+    /// The event that was refused, if it is about one.
+    pub refused: Option<RefusedEvent>,
+    /// Why the peer cannot be called, if that is the end.
+    pub problem: Option<crate::Problem>,
+}
+
+impl StreamFault {
+    /// An error of a subscription.
+    pub fn of(error: &StreamError) -> Self {
+        let refused = match error {
+            StreamError::Refused { event, .. } => Some(RefusedEvent::of(event)),
+            _ => None,
+        };
+        let problem = match error {
+            StreamError::Call(error) | StreamError::Unauthenticated(error) => Some(error.into()),
+            _ => None,
+        };
+        Self {
+            text: error.to_string(),
+            cause: std::error::Error::source(error).map(ToString::to_string),
+            is_final: error.is_final(),
+            refused,
+            problem,
+        }
+    }
+}
+
+/// The state of a stream.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct StreamStatus {
+    /// In words, such as `live`.
+    pub state: String,
+}

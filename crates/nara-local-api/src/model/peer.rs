@@ -1,0 +1,328 @@
+//! Peers, as this nara knows them.
+
+use std::time::Duration;
+
+use nara_mesh::client::PingReport;
+use nara_mesh::registry::{KeyConflict, PeerInfo, PeerRecord};
+use nara_proto::clock_offset::ClockOffset;
+use nara_proto::identity::{KeyId, PublicKey};
+use nara_proto::presence::PresenceState;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::Reloaded;
+
+/// A peer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[non_exhaustive]
+pub struct Peer {
+    /// Its name, else its id, else its address.
+    pub label: String,
+    /// Its name.
+    pub name: Option<String>,
+    /// Its nara id.
+    pub id: Option<String>,
+    /// Its mesh address.
+    pub address: Option<String>,
+    /// The pinned public key, base64.
+    pub public_key: Option<String>,
+    /// The same key, as a key id.
+    pub key_id: Option<String>,
+    /// How the key was learned.
+    pub key_source: Option<String>,
+    /// When the key was learned, in Unix milliseconds.
+    pub learned_at_ms: Option<i64>,
+    /// What the operator decided: `trusted`, `untrusted` or `forgotten`.
+    pub verdict: Option<String>,
+    /// When the operator decided, in Unix milliseconds.
+    pub decided_at_ms: Option<i64>,
+    /// Whether it has proven signatures of profile v2.
+    pub v2: bool,
+    /// Whether it has proven TLS.
+    pub tls: bool,
+    /// Whether it has proven TLS with raw public keys.
+    pub raw_public_key: bool,
+    /// Whether it is there: `ONLINE`, `OFFLINE` (it said goodbye), `MISSING` or `UNKNOWN`.
+    pub presence: String,
+    /// Whether it is down, so that calls fail at once.
+    pub is_down: bool,
+    /// The way that packets to it take, if the network says so.
+    pub path: Option<String>,
+    /// The host name of its node on the network.
+    pub host_name: Option<String>,
+}
+
+impl Peer {
+    /// What a registry knows of a peer.
+    pub fn of(info: &PeerInfo, presence: PresenceState) -> Self {
+        let key = info.key.as_ref();
+        Self {
+            label: info.label(),
+            name: info.name.as_ref().map(ToString::to_string),
+            id: info.id.as_ref().map(ToString::to_string),
+            address: info.address.as_ref().map(ToString::to_string),
+            public_key: key.map(|pinned| pinned.key.to_base64()),
+            key_id: key.map(|pinned| KeyId::from(&pinned.key).to_string()),
+            key_source: key.map(|pinned| pinned.source.to_string()),
+            learned_at_ms: key.map(|pinned| pinned.learned_at.get()),
+            verdict: info.decision.map(|decision| decision.verdict.as_str().to_owned()),
+            decided_at_ms: info.decision.map(|decision| decision.at.get()),
+            v2: info.protocol.v2,
+            tls: info.protocol.tls,
+            raw_public_key: info.protocol.raw_public_key,
+            presence: presence.as_str().to_owned(),
+            is_down: false,
+            path: None,
+            host_name: None,
+        }
+    }
+
+    /// With the way to it.
+    #[must_use]
+    pub fn on(mut self, way: Option<Way>) -> Self {
+        if let Some(way) = way {
+            self.path = Some(way.path);
+            self.host_name = way.host_name;
+        }
+        self
+    }
+
+    /// Whether the operator banned it.
+    pub fn is_untrusted(&self) -> bool {
+        self.verdict.as_deref() == Some("untrusted")
+    }
+}
+
+/// Which way packets to a node take.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Way {
+    /// The path, in words.
+    pub path: String,
+    /// The host name of the node on the network.
+    pub host_name: Option<String>,
+}
+
+/// Peers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PeerList {
+    /// The peers, by label.
+    pub peers: Vec<Peer>,
+}
+
+/// What a peer answered to a ping.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[non_exhaustive]
+pub struct Pong {
+    /// The label of the peer.
+    pub peer: String,
+    /// From the first byte of the request to the last byte of the answer, in microseconds; without dialling.
+    pub rtt_us: u64,
+    /// The round trip by network coordinates, in microseconds, if it was asked for and both sides know where they are.
+    pub estimated_rtt_us: Option<u64>,
+    /// How long dialling took, in microseconds, if the call had to dial.
+    pub dial_us: Option<u64>,
+    /// How far its clock is ahead of ours, in nanoseconds.
+    pub clock_offset_ns: Option<i64>,
+    /// How far the true offset may be from this one, in nanoseconds.
+    pub clock_uncertainty_ns: Option<u64>,
+    /// Whether the offset is proven; otherwise it is what an unsigned answer says.
+    pub clock_proven: bool,
+    /// The name that it told, unsigned.
+    pub name: String,
+    /// The public key that it told, base64.
+    pub public_key: String,
+    /// The same key, as a key id; missing if it is malformed.
+    pub key_id: Option<String>,
+    /// Whether this key is the pinned one; missing if none is pinned.
+    pub key_matches: Option<bool>,
+    /// How the connection was protected: `plain`, `tls x509` or `tls raw key`.
+    pub security: String,
+    /// With which profile it signs, as it says with its key: `v1` or `v2`.
+    pub signs: String,
+    /// The pinned key and the one that it told, if they differ.
+    pub conflict: Option<Conflict>,
+    /// The way that packets to it take, if the network says so.
+    pub path: Option<String>,
+    /// The host name of its node on the network.
+    pub host_name: Option<String>,
+}
+
+impl Pong {
+    /// What a ping reports; `known` is what the registry has of the peer.
+    pub fn of(peer: &str, report: &PingReport, known: Option<&PeerInfo>) -> Self {
+        let key = PublicKey::from_base64(&report.response.public_key).ok();
+        let is_v2 = report.capability.as_ref().is_some_and(|capability| capability.v2);
+        let pinned = known.and_then(|known| Some((known.key.clone()?, known.address?)));
+        let conflict = match (key, pinned) {
+            (Some(offered), Some((pinned, address))) if report.key_matches == Some(false) => {
+                Some(Conflict::of(&KeyConflict {
+                    name: pinned.name.clone(),
+                    pinned: Box::new(pinned),
+                    offered,
+                    offered_by: nara_mesh::registry::KeySource::Ping(address),
+                }))
+            }
+            _ => None,
+        };
+        let mut pong = Self {
+            peer: peer.to_owned(),
+            rtt_us: micros(report.rtt),
+            estimated_rtt_us: None,
+            dial_us: report.dial.map(micros),
+            clock_offset_ns: None,
+            clock_uncertainty_ns: None,
+            clock_proven: false,
+            name: report.response.from.clone(),
+            public_key: report.response.public_key.clone(),
+            key_id: key.map(|key| KeyId::from(&key).to_string()),
+            key_matches: report.key_matches,
+            security: report.security.to_string(),
+            signs: if is_v2 { "v2" } else { "v1" }.to_owned(),
+            conflict,
+            path: None,
+            host_name: None,
+        };
+        if let Some(offset) = report.clock_offset {
+            pong.set_clock(offset, report.clock_proven);
+        }
+        pong
+    }
+
+    /// Sets the round trip by network coordinates.
+    pub(crate) fn set_estimate(&mut self, estimate: Option<Duration>) {
+        self.estimated_rtt_us = estimate.map(micros);
+    }
+
+    /// Replaces the offset of its clock.
+    pub fn set_clock(&mut self, offset: ClockOffset, proven: bool) {
+        self.clock_offset_ns = Some(offset.nanos());
+        self.clock_uncertainty_ns = u64::try_from(offset.uncertainty().as_nanos()).ok();
+        self.clock_proven = proven;
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Another key than the pinned one was offered for a name. Nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Conflict {
+    /// The name.
+    pub name: String,
+    /// The pinned key.
+    pub pinned_key_id: String,
+    /// How it was learned.
+    pub pinned_source: String,
+    /// The other key.
+    pub offered_key_id: String,
+    /// Who offered it.
+    pub offered_by: String,
+    /// All of it, in words.
+    pub text: String,
+}
+
+impl Conflict {
+    /// The conflict that a registry found.
+    pub fn of(conflict: &KeyConflict) -> Self {
+        Self {
+            name: conflict.name.to_string(),
+            pinned_key_id: KeyId::from(&conflict.pinned.key).to_string(),
+            pinned_source: conflict.pinned.source.to_string(),
+            offered_key_id: KeyId::from(&conflict.offered).to_string(),
+            offered_by: conflict.offered_by.to_string(),
+            text: conflict.to_string(),
+        }
+    }
+}
+
+/// To trust a key of a peer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Trust {
+    /// Its public key (base64) or key id; without it, the known key.
+    #[serde(default)]
+    pub key: Option<String>,
+    /// Whether to replace another pinned key, and to forget the protocols that the peer has proven with it.
+    #[serde(default)]
+    pub replace: bool,
+}
+
+/// What is remembered of a peer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[non_exhaustive]
+pub struct Record {
+    /// Its name.
+    pub name: String,
+    /// Its nara id.
+    pub id: Option<String>,
+    /// The pinned public key, base64.
+    pub public_key: Option<String>,
+    /// The same key, as a key id.
+    pub key_id: Option<String>,
+    /// How the key was learned.
+    pub key_source: Option<String>,
+    /// When the key was learned, in Unix milliseconds.
+    pub learned_at_ms: Option<i64>,
+    /// Whether it has proven signatures of profile v2.
+    pub v2: bool,
+    /// Whether it has proven TLS.
+    pub tls: bool,
+    /// Whether it has proven TLS with raw public keys.
+    pub raw_public_key: bool,
+    /// What the operator decided: `trusted`, `untrusted` or `forgotten`.
+    pub verdict: Option<String>,
+    /// When the operator decided, in Unix milliseconds.
+    pub decided_at_ms: Option<i64>,
+}
+
+impl Record {
+    /// The record of a ledger.
+    pub fn of(record: &PeerRecord) -> Self {
+        let key = record.key.as_ref();
+        Self {
+            name: record.name.to_string(),
+            id: record.id.as_ref().map(ToString::to_string),
+            public_key: key.map(|key| key.key.to_base64()),
+            key_id: key.map(|key| KeyId::from(&key.key).to_string()),
+            key_source: key.map(|key| key.source.to_string()),
+            learned_at_ms: key.map(|key| key.learned_at.get()),
+            v2: record.protocol.v2,
+            tls: record.protocol.tls,
+            raw_public_key: record.protocol.raw_public_key,
+            verdict: record
+                .decision
+                .map(|decision| decision.verdict.as_str().to_owned()),
+            decided_at_ms: record.decision.map(|decision| decision.at.get()),
+        }
+    }
+}
+
+/// What a decision of the operator changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Decision {
+    /// The peers as they are remembered now.
+    pub peers: Vec<Record>,
+    /// What is in force in the nara.
+    pub running: Reloaded,
+}
+
+/// How many peers were removed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Pruned {
+    /// The names of naras that only others had introduced.
+    pub peers: Vec<String>,
+}
+
+/// A change of a peer, as a server-sent event.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[non_exhaustive]
+pub struct PeerChanged {
+    /// What happened: `address_changed`, `address_mismatch`, `clock_skew`, `decided`, `down`, `downgrade`, `key_conflict`,
+    /// `key_pinned`, `up`, or `missed` if changes came faster than they were read.
+    pub change: String,
+    /// The peer.
+    pub peer: Option<Peer>,
+    /// The conflict, if it is one.
+    pub conflict: Option<Conflict>,
+}

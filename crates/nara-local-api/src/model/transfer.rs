@@ -1,0 +1,171 @@
+//! Transfers of events from a peer into the ledger.
+
+use std::time::Duration;
+
+use nara_mesh::client::{self, CheckedEvents, ReconcileReport, SyncProgress};
+use nara_mesh::ledger::Insertion;
+use nara_proto::event::EventTrust;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::RefusedEvent;
+
+/// The most refused events that are named.
+const MOST_REFUSED: usize = 1000;
+
+/// How many events came, and what became of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Counts {
+    /// All of them.
+    pub received: usize,
+    /// Events whose signature was verified.
+    pub verified: usize,
+    /// Events that are signed with a key that is not known.
+    pub unknown_key: usize,
+    /// Events without a signature.
+    pub unsigned: usize,
+    /// Events that are new.
+    pub stored: usize,
+    /// Events that were stored already.
+    pub duplicates: usize,
+    /// Events that the ledger does not keep.
+    pub not_kept: usize,
+    /// Events that must not be stored.
+    pub refused_count: usize,
+    /// The first of them.
+    pub refused: Vec<RefusedEvent>,
+}
+
+impl Counts {
+    pub(crate) fn of(progress: &SyncProgress, refused: &[client::RefusedEvent]) -> Self {
+        Self {
+            received: progress.received,
+            verified: progress.verified,
+            unknown_key: progress.unknown_key,
+            unsigned: progress.unsigned,
+            stored: progress.stored,
+            duplicates: progress.duplicates,
+            not_kept: progress.not_retained,
+            refused_count: progress.refused,
+            refused: refused.iter().take(MOST_REFUSED).map(RefusedEvent::of).collect(),
+        }
+    }
+
+    /// Counts the events of an answer, and what the ledger made of those that were accepted.
+    pub(crate) fn of_answer(events: &CheckedEvents, outcomes: &[Insertion]) -> Self {
+        let trusted = |wanted: EventTrust| {
+            events
+                .accepted
+                .iter()
+                .filter(|event| event.trust == wanted)
+                .count()
+        };
+        let became = |wanted: Insertion| outcomes.iter().filter(|outcome| **outcome == wanted).count();
+        let (verified, unknown_key) = (trusted(EventTrust::Verified), trusted(EventTrust::UnknownKey));
+        let (stored, duplicates) = (became(Insertion::Stored), became(Insertion::Duplicate));
+        Self {
+            received: events.received(),
+            verified,
+            unknown_key,
+            unsigned: events.accepted.len() - verified - unknown_key,
+            stored,
+            duplicates,
+            not_kept: outcomes.len() - stored - duplicates,
+            refused_count: events.refused.len(),
+            refused: events
+                .refused
+                .iter()
+                .take(MOST_REFUSED)
+                .map(RefusedEvent::of)
+                .collect(),
+        }
+    }
+}
+
+/// How far a transfer is: a server-sent event `progress`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Progress {
+    /// Received events.
+    pub received: usize,
+    /// Events that are still to come, if known.
+    pub remaining: Option<u64>,
+    /// Refused events.
+    pub refused: usize,
+    /// Received bytes.
+    pub bytes: u64,
+}
+
+impl Progress {
+    pub(crate) fn of(progress: &SyncProgress) -> Self {
+        Self {
+            received: progress.received,
+            remaining: progress.remaining,
+            refused: progress.refused,
+            bytes: progress.bytes,
+        }
+    }
+}
+
+/// A finished sync: a server-sent event `done`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Synced {
+    /// The events.
+    pub counts: Counts,
+    /// Answers of the peer.
+    pub answers: usize,
+    /// Where the sync began, if it was resumed.
+    pub resumed: Option<String>,
+    /// How long it took, in microseconds.
+    pub elapsed_us: u64,
+    /// Why it broke off, if it did. What came before is stored.
+    pub problem: Option<crate::Problem>,
+}
+
+/// A finished reconciliation: a server-sent event `done`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Reconciled {
+    /// The fetched events.
+    pub counts: Counts,
+    /// Rounds of comparison.
+    pub rounds: usize,
+    /// Bytes sent to compare.
+    pub bytes_sent: u64,
+    /// Bytes received to compare.
+    pub bytes_received: u64,
+    /// Events that only the peer had.
+    pub missing_here: usize,
+    /// Events that only we have.
+    pub missing_there: usize,
+    /// Missing events that were rejected before, and not fetched again.
+    pub rejected_before: usize,
+    /// Missing events that the peer no longer has.
+    pub gone: usize,
+    /// Events that were sent to the peer.
+    pub pushed: usize,
+    /// Whether the peer cannot compare, so that pages were fetched.
+    pub fell_back: bool,
+    /// Whether all differences were found.
+    pub complete: bool,
+    /// How long it took, in microseconds.
+    pub elapsed_us: u64,
+}
+
+impl Reconciled {
+    /// The report of a client.
+    pub fn of(report: &ReconcileReport, elapsed: Duration) -> Self {
+        Self {
+            counts: Counts::of(&report.fetch, &report.refused),
+            rounds: report.rounds,
+            bytes_sent: report.bytes_sent,
+            bytes_received: report.bytes_received,
+            missing_here: report.missing_here,
+            missing_there: report.missing_there,
+            rejected_before: report.rejected_before,
+            gone: report.gone,
+            pushed: report.pushed,
+            fell_back: report.fell_back,
+            complete: report.complete,
+            elapsed_us: u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX),
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! The server of the local API.
+//!
+//! [`LocalApi::builder`] takes a running [`Nara`], [`LocalApi::listen`] opens a socket, and [`LocalApi::shutdown`] ends
+//! it before the nara itself ends.
+#![expect(
+    clippy::result_large_err,
+    reason = "a problem is made once, at the end of a request"
+)]
+
+mod connection;
+mod extract;
+mod host;
+mod journeys;
+mod leases;
+mod rights;
+mod route;
+mod socket;
+mod state;
+
+pub use host::Host;
+pub use journeys::Journeys;
+pub use rights::Rights;
+pub use socket::{ListenError, check_length};
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use nara_mesh::Nara;
+use nara_mesh::server::expose::Services;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::host::NoHost;
+use self::leases::Leases;
+use self::socket::Access;
+use self::state::Shared;
+
+/// The most connections at once.
+pub const MAX_CONNECTIONS: usize = 1000;
+
+/// How long requests in progress may take once the API ends.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// Configures a [`LocalApi`].
+#[must_use = "a builder makes nothing until `start`"]
+pub struct LocalApiBuilder {
+    nara: Arc<Nara>,
+    host: Arc<dyn Host>,
+    services: Option<Services>,
+    journeys: Journeys,
+    group: Option<(u32, Rights)>,
+    max_connections: usize,
+}
+
+impl fmt::Debug for LocalApiBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LocalApiBuilder")
+            .field("nara", &self.nara)
+            .finish_non_exhaustive()
+    }
+}
+
+impl LocalApiBuilder {
+    /// The program around the nara: what it says about its network, and how it reloads and ends. By default there is none.
+    pub fn host(mut self, host: Arc<dyn Host>) -> Self {
+        self.host = host;
+        self
+    }
+
+    /// The list of exposed programs that the server of this nara has: see
+    /// [`MeshServerBuilder::services`](nara_mesh::server::MeshServerBuilder::services). By default none can be exposed.
+    pub fn services(mut self, services: Services) -> Self {
+        self.services = Some(services);
+        self
+    }
+
+    /// The list of postcards that the handler of this nara reports as home. By default nobody reports them.
+    pub fn journeys(mut self, journeys: Journeys) -> Self {
+        self.journeys = journeys;
+        self
+    }
+
+    /// Lets the members of this group in, too, with these rights; by default only the user of this process and root.
+    pub fn group(mut self, id: u32, rights: Rights) -> Self {
+        self.group = Some((id, rights));
+        self
+    }
+
+    /// The most connections at once; by default [`MAX_CONNECTIONS`].
+    pub fn max_connections(mut self, connections: usize) -> Self {
+        self.max_connections = connections;
+        self
+    }
+
+    /// The API, not yet listening. Needs a tokio runtime.
+    pub fn start(self) -> LocalApi {
+        let stopping = CancellationToken::new();
+        let clock = self.nara.client().clock().now_millis();
+        let shared = Arc::new(Shared {
+            leases: self.services.map(Leases::new),
+            journeys: self.journeys,
+            connections: connection::Places::new(self.max_connections),
+            host: self.host,
+            nara: self.nara,
+            started: tokio::time::Instant::now(),
+            started_at: clock,
+            stopping: stopping.clone(),
+        });
+        let (router, _) = route::routes(shared.clone());
+        LocalApi {
+            shared,
+            router,
+            access: Access { group: self.group },
+            stopping,
+            tasks: TaskTracker::new(),
+            sockets: Mutex::default(),
+        }
+    }
+}
+
+/// The local API of a nara, until it is [shut down](Self::shutdown).
+pub struct LocalApi {
+    shared: Arc<Shared>,
+    router: axum::Router,
+    access: Access,
+    stopping: CancellationToken,
+    tasks: TaskTracker,
+    sockets: Mutex<Vec<PathBuf>>,
+}
+
+impl fmt::Debug for LocalApi {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LocalApi")
+            .field("sockets", &self.sockets)
+            .finish_non_exhaustive()
+    }
+}
+
+impl LocalApi {
+    /// Configures the API of a nara.
+    pub fn builder(nara: Arc<Nara>) -> LocalApiBuilder {
+        LocalApiBuilder {
+            nara,
+            host: Arc::new(NoHost),
+            services: None,
+            journeys: Journeys::default(),
+            group: None,
+            max_connections: MAX_CONNECTIONS,
+        }
+    }
+
+    /// Listens on a unix socket of mode 0600 (0660 with a [group](LocalApiBuilder::group)). A socket that a process left
+    /// behind is replaced. Its folder must exist.
+    ///
+    /// # Errors
+    /// [`ListenError`].
+    pub fn listen(&self, path: &Path) -> Result<(), ListenError> {
+        let listener = socket::listen(path, &self.access)?;
+        self.sockets
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(path.to_owned());
+        let acceptor = connection::Acceptor {
+            shared: self.shared.clone(),
+            router: self.router.clone(),
+            access: self.access.clone(),
+            stopping: self.stopping.clone(),
+            tasks: self.tasks.clone(),
+        };
+        self.tasks.spawn(acceptor.run(listener));
+        Ok(())
+    }
+
+    /// Ends: sockets are removed, live answers end, and requests in progress have a second. Afterwards nothing of this
+    /// API holds the nara.
+    pub async fn shutdown(self) {
+        self.close();
+        self.tasks.close();
+        // Connections end by themselves at the end of the grace.
+        self.tasks.wait().await;
+    }
+
+    fn close(&self) {
+        self.stopping.cancel();
+        if let Some(leases) = &self.shared.leases {
+            leases.end();
+        }
+        let mut sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
+        for path in sockets.drain(..) {
+            if let Err(error) = std::fs::remove_file(&path) {
+                tracing::debug!(path = %path.display(), %error, "the socket cannot be removed");
+            }
+        }
+    }
+}
+
+impl Drop for LocalApi {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// The OpenAPI document of the API, as JSON: `docs/local-api.json`.
+pub fn openapi() -> String {
+    let document = route::document();
+    document.to_pretty_json().unwrap_or_default()
+}

@@ -1,0 +1,165 @@
+//! Connections: how many there may be, and how long each may do nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_io_timeout::TimeoutStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt as _;
+
+use super::GRACE;
+use super::rights::Rights;
+use super::socket::Access;
+use super::state::Shared;
+
+/// How long a caller may take for the head of a request, and how long a connection may wait for one.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a caller may take no byte of an answer.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The most bytes of an answer that wait for a caller, and of the head of a request.
+const BUFFER: usize = 16 << 10;
+
+/// How long to pause after the operating system refused to accept.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What a caller is told when there are too many.
+const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\n\
+content-type: application/problem+json\r\ncontent-length: 188\r\n\r\n\
+{\"type\":\"urn:nara-mesh:problem:too_many_connections\",\"title\":\"too many connections\",\"status\":503,\
+\"detail\":\"too many programs are connected to this nara\",\"class\":\"failed\",\"hint\":\"try again\"}";
+
+/// Places for connections.
+pub(super) struct Places {
+    most: usize,
+    free: Arc<Semaphore>,
+}
+
+impl Places {
+    pub(super) fn new(most: usize) -> Self {
+        Self {
+            most,
+            free: Arc::new(Semaphore::new(most)),
+        }
+    }
+
+    pub(super) fn most(&self) -> usize {
+        self.most
+    }
+
+    pub(super) fn taken(&self) -> usize {
+        self.most - self.free.available_permits()
+    }
+
+    fn take(&self) -> Option<OwnedSemaphorePermit> {
+        self.free.clone().try_acquire_owned().ok()
+    }
+}
+
+/// Accepts the connections of one socket.
+pub(super) struct Acceptor {
+    pub(super) shared: Arc<Shared>,
+    pub(super) router: Router,
+    pub(super) access: Access,
+    pub(super) stopping: CancellationToken,
+    pub(super) tasks: TaskTracker,
+}
+
+impl Acceptor {
+    pub(super) async fn run(self, listener: UnixListener) {
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = self.stopping.cancelled() => return,
+            };
+            match accepted {
+                Ok((stream, _)) => self.accept(stream),
+                Err(error) => {
+                    tracing::warn!(%error, "the local API cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn accept(&self, stream: UnixStream) {
+        let rights = match self.access.rights(&stream) {
+            Ok(Some(rights)) => rights,
+            Ok(None) => {
+                let caller = stream.peer_cred().map(|caller| caller.uid()).ok();
+                tracing::warn!(?caller, "another user tried to use the local API: refused");
+                return;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the caller of the local API is not known: refused");
+                return;
+            }
+        };
+        let Some(place) = self.shared.connections.take() else {
+            tracing::debug!("too many connections to the local API: refused");
+            // Best effort: it fits into the empty buffer of a new socket.
+            let _ = stream.try_write(FULL);
+            return;
+        };
+        let (router, stopping) = (self.router.clone(), self.stopping.clone());
+        self.tasks.spawn(async move {
+            serve(stream, rights, router, stopping).await;
+            drop(place);
+        });
+    }
+}
+
+/// Serves one connection until it ends, or until some time after the API does.
+async fn serve(stream: UnixStream, rights: Rights, router: Router, stopping: CancellationToken) {
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(WRITE_TIMEOUT));
+    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(rights);
+        router.clone().oneshot(request.map(Body::new))
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(BUFFER)
+        .serve_connection(TokioIo::new(Box::pin(stream)), service);
+    let mut connection = std::pin::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stopping.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            let ending = tokio::time::timeout(GRACE, connection).await;
+            ending.unwrap_or(Ok(()))
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection to the local API broke");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_refusal_of_a_connection_is_a_whole_answer() {
+        let text = std::str::from_utf8(FULL).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        assert!(
+            head.contains(&format!("content-length: {}", body.len())),
+            "{}",
+            body.len()
+        );
+        let problem: crate::Problem = serde_json::from_str(body).unwrap();
+        assert_eq!(problem.status, 503);
+    }
+}

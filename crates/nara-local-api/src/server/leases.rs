@@ -1,0 +1,160 @@
+//! Programs that are exposed for as long as their leases last.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use http::StatusCode;
+use nara_mesh::server::expose::{ANSWER_TIMEOUT, Backend, InvalidBackend, Services};
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::model::{Lease, Service, ServiceList};
+use crate::{Problem, ProblemClass};
+
+/// The longest lease, in seconds.
+const LONGEST: u32 = 86_400;
+
+/// The most programs at once.
+const MOST: usize = 64;
+
+/// Exposed programs. Clones share one list.
+#[derive(Clone)]
+pub(super) struct Leases {
+    services: Services,
+    held: Arc<Mutex<BTreeMap<String, Held>>>,
+}
+
+struct Held {
+    backend: Backend,
+    until: Instant,
+    _expiry: AbortOnDropHandle<()>,
+}
+
+impl Leases {
+    pub(super) fn new(services: Services) -> Self {
+        Self {
+            services,
+            held: Arc::default(),
+        }
+    }
+
+    /// Exposes a program, or renews its lease.
+    pub(super) fn put(&self, prefix: &str, lease: &Lease) -> Result<Service, Problem> {
+        let backend: Backend = lease.backend.parse().map_err(|error: InvalidBackend| {
+            let problem = Problem::invalid(format!("the backend {:?}: {error}", lease.backend));
+            problem.hint("write http://127.0.0.1:PORT or unix:/PATH")
+        })?;
+        if !(1..=LONGEST).contains(&lease.lease_s) {
+            return Err(Problem::invalid(format!(
+                "a lease lasts 1 to {LONGEST} seconds, not {}",
+                lease.lease_s
+            )));
+        }
+        let until = Instant::now() + Duration::from_secs(lease.lease_s.into());
+        let mut held = self.lock();
+        if let Some(known) = held.get_mut(prefix) {
+            if known.backend != backend {
+                let detail = format!("{prefix} leads to {} until its lease ends", known.backend);
+                let conflict =
+                    Problem::new("prefix_taken", StatusCode::CONFLICT, ProblemClass::Failed, detail);
+                return Err(conflict.hint("delete that service first, or choose another prefix"));
+            }
+            known.until = until;
+            return Ok(service(prefix, known));
+        }
+        if held.len() >= MOST {
+            let detail = format!("{MOST} programs are exposed already");
+            let (status, class) = (StatusCode::SERVICE_UNAVAILABLE, ProblemClass::Failed);
+            return Err(Problem::new("too_many_services", status, class, detail));
+        }
+        let put = self.services.put(prefix, backend.clone(), ANSWER_TIMEOUT);
+        put.map_err(|error| Problem::new("prefix_taken", StatusCode::CONFLICT, ProblemClass::Usage, &error))?;
+        let expiry = tokio::spawn(self.clone().expire(prefix.to_owned(), until));
+        let new = Held {
+            backend,
+            until,
+            _expiry: AbortOnDropHandle::new(expiry),
+        };
+        let exposed = service(prefix, &new);
+        held.insert(prefix.to_owned(), new);
+        Ok(exposed)
+    }
+
+    /// Ends a lease. Returns whether there was one.
+    pub(super) fn remove(&self, prefix: &str) -> bool {
+        let mut held = self.lock();
+        held.remove(prefix).is_some() && self.services.remove(prefix)
+    }
+
+    /// Ends all leases.
+    pub(super) fn end(&self) {
+        let held = std::mem::take(&mut *self.lock());
+        for prefix in held.keys() {
+            self.services.remove(prefix);
+        }
+    }
+
+    pub(super) fn list(&self) -> ServiceList {
+        ServiceList {
+            services: self
+                .lock()
+                .iter()
+                .map(|(prefix, held)| service(prefix, held))
+                .collect(),
+        }
+    }
+
+    /// Waits for the end of a lease, which may have been renewed meanwhile.
+    async fn expire(self, prefix: String, mut until: Instant) {
+        loop {
+            tokio::time::sleep_until(until).await;
+            let mut held = self.lock();
+            match held.get(&prefix) {
+                Some(renewed) if renewed.until > Instant::now() => until = renewed.until,
+                Some(_) => {
+                    held.remove(&prefix);
+                    self.services.remove(&prefix);
+                    tracing::info!(%prefix, "the lease of a service ended");
+                    return;
+                }
+                None => return,
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Held>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn service(prefix: &str, held: &Held) -> Service {
+    let left = held.until.saturating_duration_since(Instant::now());
+    Service {
+        prefix: prefix.to_owned(),
+        backend: held.backend.to_string(),
+        expires_in_ms: u64::try_from(left.as_millis()).unwrap_or(u64::MAX),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_ends_unless_it_is_renewed() {
+        let leases = Leases::new(Services::default());
+        let lease = Lease {
+            backend: "unix:/x".to_owned(),
+            lease_s: 10,
+        };
+        let wait = |seconds| tokio::time::sleep(Duration::from_secs(seconds));
+        leases.put("/notes", &lease).unwrap();
+        wait(6).await;
+        assert_eq!(leases.put("/notes", &lease).unwrap().expires_in_ms, 10_000);
+        wait(6).await;
+        assert_eq!(leases.list().services.len(), 1);
+        wait(6).await;
+        assert!(leases.list().services.is_empty() && !leases.services.remove("/notes"));
+    }
+}

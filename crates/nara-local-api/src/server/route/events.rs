@@ -1,0 +1,195 @@
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::Response;
+use futures_util::{Stream, StreamExt as _, stream};
+use http::{HeaderMap, StatusCode};
+use nara_mesh::ledger::{Arrival, Followed, Follower, Ledger, ReadLimit};
+use nara_proto::stream::ArrivalCursor;
+use nara_proto::sync::{Cursor, MAX_EVENTS};
+use nara_proto::time::{UnixMillis, UnixNanos};
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+use super::sse;
+use crate::compose::complete;
+use crate::model::{Event, EventPage, LiveEvent};
+use crate::server::extract::{Body, FilterParams, Query};
+use crate::server::state::{Answer, Shared};
+use crate::{Problem, ProblemClass};
+
+/// Events of an answer, unless the caller says how many.
+const PAGE: usize = 100;
+
+/// The most bytes of the events of an answer.
+const PAGE_BYTES: usize = 4 << 20;
+
+/// Which part of the ledger.
+#[derive(Clone, Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct PageParams {
+    /// Where the page begins: `next` of the page before. Without it, the oldest event.
+    after: Option<String>,
+    /// Only events from this Unix millisecond on.
+    since_ms: Option<i64>,
+    /// The newest events instead, the newest first.
+    #[serde(default)]
+    newest: bool,
+    /// How many events: 1 to 5000, by default 100.
+    limit: Option<usize>,
+}
+
+/// Events of the ledger, oldest first
+#[utoipa::path(
+    get,
+    path = "/v1/events",
+    tag = "events",
+    params(FilterParams, PageParams),
+    responses((status = 200, body = EventPage), (status = "default", body = Problem, content_type = "application/problem+json"))
+)]
+pub(super) async fn page(
+    State(shared): State<Arc<Shared>>,
+    Query(filter): Query<FilterParams>,
+    Query(params): Query<PageParams>,
+) -> Answer<EventPage> {
+    let most = params.limit.unwrap_or(PAGE);
+    if !(1..=MAX_EVENTS).contains(&most) {
+        return Err(Problem::invalid(format!("limit: 1 to {MAX_EVENTS}, not {most}")));
+    }
+    let limit = ReadLimit::events(most).bytes(PAGE_BYTES);
+    let ledger = shared.nara.ledger();
+    let from = params.since_ms.map(|since| UnixMillis::new(since).to_nanos());
+    if params.newest {
+        if params.after.is_some() {
+            return Err(Problem::invalid("after: the newest events have no pages"));
+        }
+        let mut events = ledger.recent(filter.filter(), limit).await?;
+        events.retain(|event| from.is_none_or(|from| event.ts >= from));
+        let events = events.iter().map(Event::of).collect();
+        return Ok(Json(EventPage { events, next: None }));
+    }
+    let after = match (&params.after, from) {
+        (Some(after), _) => after
+            .parse::<Cursor>()
+            .map_err(|_| Problem::invalid(format!("after: {after:?} is not a cursor of this API")))?,
+        // Behind all events before.
+        (None, Some(from)) => Cursor::after_time(UnixNanos::new(from.get().saturating_sub(1))),
+        (None, None) => Cursor::START,
+    };
+    let events = ledger.page(filter.filter(), after, limit).await?;
+    let next = events.last().map(Cursor::behind);
+    Ok(Json(EventPage {
+        events: events.iter().map(Event::of).collect(),
+        next: next.map(|next| next.to_string()),
+    }))
+}
+
+/// Where a live stream begins.
+#[derive(Clone, Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct LiveParams {
+    /// Begin behind this cursor, of an earlier stream. A header `Last-Event-ID` says the same.
+    after: Option<String>,
+    /// Begin with events that arrived from this Unix millisecond on. By default with those that arrive from now on.
+    since_ms: Option<i64>,
+}
+
+/// Events as they arrive in the ledger, as server-sent events
+///
+/// `event` (`LiveEvent`) for each, `caught_up` once all stored ones were sent, `problem` at the end of a stream that failed.
+#[utoipa::path(
+    get,
+    path = "/v1/events/live",
+    tag = "events",
+    params(FilterParams, LiveParams),
+    responses(
+        (status = 200, body = LiveEvent, content_type = "text/event-stream"),
+        (status = "default", body = Problem, content_type = "application/problem+json")
+    )
+)]
+pub(super) async fn live(
+    State(shared): State<Arc<Shared>>,
+    Query(filter): Query<FilterParams>,
+    Query(params): Query<LiveParams>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let ledger = shared.nara.ledger().clone();
+    let last = headers.get("last-event-id").and_then(|id| id.to_str().ok());
+    let start = start(&*ledger, last.or(params.after.as_deref()), params.since_ms).await?;
+    let follower = Follower::new(ledger, start, filter.filter());
+    Ok(sse::answer(shared.until_stopped(followed(follower))))
+}
+
+/// The place behind which a stream begins.
+async fn start(ledger: &dyn Ledger, after: Option<&str>, since_ms: Option<i64>) -> Result<i64, Problem> {
+    let epoch = ledger.feed().epoch();
+    match (after, since_ms) {
+        (Some(text), _) => {
+            let cursor: ArrivalCursor = text
+                .parse()
+                .map_err(|_| Problem::invalid(format!("{text:?} is not a cursor of this API")))?;
+            if cursor.epoch == epoch {
+                return Ok(cursor.seq);
+            }
+            let detail = "the cursor belongs to an earlier ledger of this nara";
+            let problem = Problem::new("cursor_gone", StatusCode::GONE, ProblemClass::Failed, detail);
+            Err(problem.hint("begin without a cursor, or with since_ms=0"))
+        }
+        (None, Some(since)) => Ok(ledger.position_before(UnixMillis::new(since).to_nanos()).await?),
+        (None, None) => Ok(ledger.position().await?),
+    }
+}
+
+/// Reads only as fast as the caller does: a slow one costs nothing but its connection.
+fn followed(follower: Follower) -> impl Stream<Item = axum::response::sse::Event> + Send {
+    let batches = stream::unfold(Some(follower), |follower| async move {
+        let mut follower = follower?;
+        let batch = match follower.next().await {
+            Ok(Followed::Events(events)) => {
+                let epoch = follower.cursor().epoch;
+                let event = |arrival: &Arc<Arrival>| {
+                    let cursor = ArrivalCursor::new(epoch, arrival.seq);
+                    sse::event("event", &LiveEvent::arrived(arrival, cursor)).id(cursor.to_string())
+                };
+                events.iter().map(event).collect()
+            }
+            Ok(Followed::CaughtUp) => vec![sse::event("caught_up", &serde_json::json!({}))],
+            Ok(_) => Vec::new(),
+            Err(error) => return Some((vec![sse::failed(&error.into())], None)),
+        };
+        Some((batch, Some(follower)))
+    });
+    batches.flat_map(stream::iter)
+}
+
+/// Sign an event and store it: subscribers and gossip pick it up
+///
+/// The event gets our id and signature if it has none, and the present time if it has none. An event of another emitter is
+/// refused.
+#[utoipa::path(
+    post,
+    path = "/v1/events",
+    tag = "events",
+    request_body = Event,
+    responses((status = 200, body = Event), (status = "default", body = Problem, content_type = "application/problem+json"))
+)]
+pub(super) async fn publish(State(shared): State<Arc<Shared>>, Body(event): Body<Event>) -> Answer<Event> {
+    let local = shared.nara.local();
+    let malformed =
+        |reason: &dyn std::fmt::Display| Problem::invalid(format!("the event is malformed: {reason}"));
+    let mut event = event.decode().map_err(|error| malformed(&error))?;
+    if event.ts.get() == 0 {
+        event.ts = shared.nara.client().clock().now_nanos();
+    }
+    let event = complete(event, local);
+    event.validate().map_err(|error| malformed(&error))?;
+    if event.emitter != local.name().as_str() || event.verify(&local.public_key()).is_err() {
+        return Err(Problem::invalid("the event is not signed by this nara").hint("leave out its signature"));
+    }
+    if !event.has_genuine_id() {
+        return Err(Problem::invalid("the id does not follow from the content").hint("leave out its id"));
+    }
+    shared.nara.ledger().insert_verified(vec![event.clone()]).await?;
+    Ok(Json(Event::of(&event)))
+}

@@ -1,0 +1,162 @@
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use nara_mesh::client::{CheckedEvent, ClientError, PeerHandle};
+use nara_mesh::defaults;
+use nara_mesh::ledger::ReadLimit;
+use nara_proto::go_json::Timestamp;
+use nara_proto::runtime_message::RuntimeMessage;
+use nara_proto::sync::MAX_EVENTS;
+use serde_json::value::RawValue;
+
+use crate::Problem;
+use crate::compose::{complete, social};
+use crate::model::{
+    Counts, DirectMessage, DirectMessageReceipt, LiveEvent, MessageReceipt, OutgoingMessage, Zine, trust_word,
+};
+use crate::server::extract::{Body, CallParams, Path, Query};
+use crate::server::state::{Answer, Shared};
+
+/// Send a direct message: one signed event
+#[utoipa::path(
+    post,
+    path = "/v1/peers/{peer}/dm",
+    tag = "messages",
+    params(("peer" = String, Path, description = "Its name, id or address"), CallParams),
+    request_body = DirectMessage,
+    responses((status = 200, body = DirectMessageReceipt), (status = "default", body = Problem, content_type = "application/problem+json"))
+)]
+pub(super) async fn dm(
+    State(shared): State<Arc<Shared>>,
+    Path(peer): Path<String>,
+    Query(call): Query<CallParams>,
+    Body(message): Body<DirectMessage>,
+) -> Answer<DirectMessageReceipt> {
+    let handle = shared.peer(&peer, call.timeout())?;
+    let nara = shared.nara.local();
+    let event = match (message.event, message.text) {
+        (Some(event), None) => {
+            let event = event
+                .decode()
+                .map_err(|error| Problem::invalid(format!("event: {error}")))?;
+            complete(event, nara)
+        }
+        (None, Some(text)) => {
+            let about = match message.about {
+                Some(about) => about,
+                None => name_of(&handle).await?,
+            };
+            let now = shared.nara.client().clock().now_nanos();
+            social(nara, message.kind, &about, &text, now)
+                .map_err(|problem| Problem::invalid(format!("the message is not signed: {problem}")))?
+        }
+        _ => return Err(Problem::invalid("a direct message has either a text or an event")),
+    };
+    if let Err(problem) = event.validate() {
+        return Err(Problem::invalid(format!("the event is malformed: {problem}")));
+    }
+    let event_id = event.id.clone();
+    let receipt = handle.send_dm(event).await?;
+    Ok(Json(DirectMessageReceipt {
+        event_id,
+        recipient: receipt.from.clone(),
+        stored: receipt.success,
+        verified: receipt.is_verified(),
+    }))
+}
+
+/// The name of a peer: as registered, else as its unsigned `/ping` says.
+async fn name_of(handle: &PeerHandle) -> Result<String, ClientError> {
+    match handle.known().and_then(|peer| peer.info().name) {
+        Some(name) => Ok(name.to_string()),
+        None => Ok(handle.ping().await?.response.from),
+    }
+}
+
+/// Exchange the events of the last minutes with a peer
+#[utoipa::path(
+    post,
+    path = "/v1/peers/{peer}/zine",
+    tag = "messages",
+    params(("peer" = String, Path, description = "Its name, id or address"), CallParams),
+    responses((status = 200, body = Zine), (status = "default", body = Problem, content_type = "application/problem+json"))
+)]
+pub(super) async fn zine(
+    State(shared): State<Arc<Shared>>,
+    Path(peer): Path<String>,
+    Query(call): Query<CallParams>,
+) -> Answer<Zine> {
+    let handle = shared.peer(&peer, call.timeout())?;
+    let ledger = shared.nara.ledger();
+    let now = shared.nara.client().clock().now_nanos();
+    let since = now.saturating_sub(defaults::ZINE_WINDOW);
+    let ours = ledger.since(since, ReadLimit::events(MAX_EVENTS)).await?;
+    let sent = ours.len();
+    let zine = handle.exchange_zine(ours).await?.into_inner();
+    let teller = handle.known().and_then(|peer| peer.info().name);
+    let outcomes = ledger.insert(zine.events.accepted.clone(), teller).await?;
+    let live = |checked: &CheckedEvent| LiveEvent::told(&checked.event, trust_word(checked.trust));
+    Ok(Json(Zine {
+        from: zine.from,
+        created_at_s: zine.created_at.get(),
+        sent,
+        events: zine.events.accepted.iter().map(live).collect(),
+        counts: Counts::of_answer(&zine.events, &outcomes),
+    }))
+}
+
+/// Send a runtime message, and wait for its reply if asked to
+#[utoipa::path(
+    post,
+    path = "/v1/peers/{peer}/messages",
+    tag = "messages",
+    params(("peer" = String, Path, description = "Its name, id or address"), CallParams),
+    request_body = OutgoingMessage,
+    responses((status = 200, body = MessageReceipt), (status = "default", body = Problem, content_type = "application/problem+json"))
+)]
+pub(super) async fn runtime(
+    State(shared): State<Arc<Shared>>,
+    Path(peer): Path<String>,
+    Query(call): Query<CallParams>,
+    Body(outgoing): Body<OutgoingMessage>,
+) -> Answer<MessageReceipt> {
+    let handle = shared.peer(&peer, call.timeout())?;
+    let nara = shared.nara.local();
+    let draft = serde_json::json!({
+        "id": "draft",
+        "kind": outgoing.kind,
+        "version": 1,
+        "from_id": nara.id().as_str(),
+        "timestamp": "2000-01-01T00:00:00Z",
+        "payload": outgoing.payload,
+    });
+    let draft = RuntimeMessage::from_json(draft.to_string().as_bytes())
+        .map_err(|error| Problem::invalid(format!("the message is malformed: {error}")))?;
+    let now = Timestamp::utc(shared.nara.client().clock().now_nanos());
+    let known = handle.known().map(|peer| peer.info());
+    let name = known
+        .as_ref()
+        .and_then(|info| info.name.as_ref())
+        .map_or("", |name| name.as_str());
+    let id = known
+        .as_ref()
+        .and_then(|info| info.id.as_ref())
+        .map_or("", |id| id.as_str());
+    let message = RuntimeMessage::new(nara.name().as_str(), nara.id().as_str(), now, draft.payload)
+        .to(name, id)
+        .sign(nara.keypair());
+    let reply = if outgoing.wait {
+        let reply = handle.call_runtime(&message).await?;
+        String::from_utf8(reply.to_json())
+            .ok()
+            .and_then(|json| RawValue::from_string(json).ok())
+    } else {
+        handle.send_runtime_message(&message).await?;
+        None
+    };
+    Ok(Json(MessageReceipt {
+        message_id: message.id,
+        reply,
+    }))
+}

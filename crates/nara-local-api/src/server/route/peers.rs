@@ -1,0 +1,336 @@
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::Response;
+use futures_util::future::ready;
+use futures_util::{StreamExt as _, stream};
+use http::StatusCode;
+use nara_mesh::client::PeerHandle;
+use nara_mesh::defaults;
+use nara_mesh::registry::{KeySource, PeerChange, PeerChangeError, PeerEvent, PeerInfo, PeerRegistry};
+use nara_proto::coordinates::estimate;
+use nara_proto::identity::{KeyId, NaraName, PublicKey};
+use nara_proto::presence::PresenceState;
+use serde::Deserialize;
+use tokio_stream::wrappers::BroadcastStream;
+use utoipa::IntoParams;
+
+use super::sse;
+use crate::model::{Conflict, Decision, Peer, PeerChanged, PeerList, Pong, Pruned, Record, Trust};
+use crate::server::extract::{Body, CallParams, Path, Query};
+use crate::server::state::{Answer, Shared};
+use crate::{Problem, ProblemClass};
+
+/// The known peers
+#[utoipa::path(
+    get,
+    path = "/v1/peers",
+    tag = "peers",
+    responses((status = 200, body = PeerList), (status = "default", body = Problem, content_type = "application/problem+json"))
+)]
+pub(super) async fn list(State(shared): State<Arc<Shared>>) -> Answer<PeerList> {
+    let peers = shared.nara.registry().peers();
+    let described: Vec<_> = peers.iter().map(|peer| describe(&shared, peer)).collect();
+    let mut peers: Vec<Peer> = stream::iter(described)
+        .buffered(defaults::FAN_OUT)
+        .collect()
+        .await;
+    peers.sort_by(|one, other| one.label.cmp(&other.label));
+    Ok(Json(PeerList { peers }))
+}
+
+async fn describe(shared: &Shared, peer: &nara_mesh::registry::Peer) -> Peer {
+    let info = peer.info();
+    let way = shared.way(info.address).await;
+    let mut described = Peer::of(&info, peer.presence()).on(way);
+    described.is_down = peer.retry_after().is_some();
+    described
+}
+
+/// One peer
+#[utoipa::path(
+    get,
+    path = "/v1/peers/{peer}",
+    tag = "peers",
+    params(("peer" = String, Path, description = "Its name, id or address")),
+    responses((status = 200, body = Peer), (status = "default", body = Problem, content_type = "application/problem+json"))
+)]
+pub(super) async fn one(State(shared): State<Arc<Shared>>, Path(peer): Path<String>) -> Answer<Peer> {
+    let known = shared.peer(&peer, None)?.known();
+    let known = known.ok_or_else(|| Problem::unknown_peer(&peer))?;
+    Ok(Json(describe(&shared, &known).await))
+}
+
+/// How to ping.
+#[derive(Clone, Copy, Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct PingParams {
+    /// Ask for one signed answer if the ping does not prove the clock of the peer.
+    #[serde(default)]
+    prove_clock: bool,
+    /// Ask for the coordinates of the peer, and estimate the round trip by them.
+    #[serde(default)]
+    estimate: bool,
+}
+
+/// Measure the round trip to a peer
+#[utoipa::path(
+    post,
+    path = "/v1/peers/{peer}/ping",
+    tag = "peers",
+    params(("peer" = String, Path, description = "Its name, id or address"), PingParams, CallParams),
+    responses((status = 200, body = Pong), (status = "default", body = Problem, content_type = "application/problem+json"))
+)]
+pub(super) async fn ping(
+    State(shared): State<Arc<Shared>>,
+    Path(peer): Path<String>,
+    Query(params): Query<PingParams>,
+    Query(call): Query<CallParams>,
+) -> Answer<Pong> {
+    let handle = shared.peer(&peer, call.timeout())?;
+    let report = handle.ping().await?;
+    let info = handle.known().map(|peer| peer.info());
+    let label = info.as_ref().map_or_else(|| peer.clone(), |info| info.label());
+    let mut pong = Pong::of(&label, &report, info.as_ref());
+    if params.prove_clock {
+        prove_clock(&mut pong, &handle).await;
+    }
+    if params.estimate
+        && let Ok(told) = handle.coordinates().await
+        && let Some(told) = told.into_inner().coordinates
+    {
+        pong.set_estimate(estimate(&shared.nara.registry().coordinates(), &told));
+    }
+    let address = info.and_then(|info| info.address).or_else(|| peer.parse().ok());
+    if let Some(way) = shared.way(address).await {
+        (pong.path, pong.host_name) = (Some(way.path), way.host_name);
+    }
+    Ok(Json(pong))
+}
+
+/// The peer may refuse a signed request, if it does not know us; then what is unsigned has to do.
+async fn prove_clock(pong: &mut Pong, handle: &PeerHandle) {
+    if pong.clock_proven || pong.key_matches != Some(true) {
+        return;
+    }
+    if let Ok(Some(offset)) = handle.measure_clock().await {
+        pong.set_clock(offset, true);
+    }
+}
+
+/// Changes of peers, as server-sent events `change` (`PeerChanged`)
+#[utoipa::path(
+    get,
+    path = "/v1/peer-changes",
+    tag = "peers",
+    responses(
+        (status = 200, body = PeerChanged, content_type = "text/event-stream"),
+        (status = "default", body = Problem, content_type = "application/problem+json")
+    )
+)]
+pub(super) async fn watch(State(shared): State<Arc<Shared>>) -> Response {
+    let changes = BroadcastStream::new(shared.nara.registry().subscribe());
+    let registry = shared.nara.registry().clone();
+    let changes = changes.filter_map(move |change| {
+        let change = match change {
+            Ok(change) => changed(&change, &registry),
+            Err(_) => Some(PeerChanged {
+                change: "missed".to_owned(),
+                peer: None,
+                conflict: None,
+            }),
+        };
+        ready(change.map(|change| sse::event("change", &change)))
+    });
+    sse::answer(shared.until_stopped(changes))
+}
+
+fn changed(event: &PeerEvent, registry: &PeerRegistry) -> Option<PeerChanged> {
+    let presence = |info: &PeerInfo| {
+        let known = info
+            .name
+            .as_ref()
+            .and_then(|name| registry.by_name(name.as_str()));
+        known.map_or(PresenceState::Unknown, |peer| peer.presence())
+    };
+    let about = |change: &str, info: &PeerInfo| PeerChanged {
+        change: change.to_owned(),
+        peer: Some(Peer::of(info, presence(info))),
+        conflict: None,
+    };
+    Some(match event {
+        PeerEvent::AddressChanged(info) => about("address_changed", info),
+        PeerEvent::BreakerClosed(info) => about("up", info),
+        PeerEvent::BreakerOpened(info) => about("down", info),
+        PeerEvent::ClockSkew { peer, .. } => about("clock_skew", peer),
+        PeerEvent::Decided(info) => about("decided", info),
+        PeerEvent::Downgrade { peer, .. } => about("downgrade", peer),
+        PeerEvent::AddressMismatch { claimed, .. } => PeerChanged {
+            change: "address_mismatch".to_owned(),
+            peer: Some(Peer {
+                label: claimed.to_string(),
+                name: Some(claimed.to_string()),
+                ..Peer::default()
+            }),
+            conflict: None,
+        },
+        PeerEvent::KeyConflict(conflict) => PeerChanged {
+            change: "key_conflict".to_owned(),
+            peer: None,
+            conflict: Some(Conflict::of(conflict)),
+        },
+        PeerEvent::KeyPinned(key) => PeerChanged {
+            change: "key_pinned".to_owned(),
+            peer: Some(Peer {
+                label: key.name.to_string(),
+                name: Some(key.name.to_string()),
+                key_id: Some(KeyId::from(&key.key).to_string()),
+                key_source: Some(key.source.to_string()),
+                ..Peer::default()
+            }),
+            conflict: None,
+        },
+        _ => return None,
+    })
+}
+
+/// The name of a peer, known or not.
+fn name(text: &str) -> Result<NaraName, Problem> {
+    text.parse::<NaraName>()
+        .map_err(|error| Problem::invalid(format!("{text:?} is not the name of a nara: {error}")))
+}
+
+/// Trust a key of a peer
+///
+/// Without `key` it is the known one. Another key than the pinned one is refused (`key_conflict`) unless `replace` is set. A
+/// key that the configuration gives is changed there.
+#[utoipa::path(
+    put,
+    path = "/v1/peers/{peer}/trust",
+    tag = "trust",
+    params(("peer" = String, Path, description = "Its name")),
+    request_body = Trust,
+    responses((status = 200, body = Decision), (status = "default", body = Problem, content_type = "application/problem+json"))
+)]
+pub(super) async fn trust(
+    State(shared): State<Arc<Shared>>,
+    Path(peer): Path<String>,
+    Body(trust): Body<Trust>,
+) -> Answer<Decision> {
+    let name = name(&peer)?;
+    let given = trust.key.as_deref().map(public_key).transpose()?;
+    let known = shared.nara.registry().by_name(name.as_str());
+    let configured = known
+        .and_then(|peer| peer.info().key)
+        .filter(|pinned| pinned.source == KeySource::Configured)
+        .map(|pinned| pinned.key);
+    if let (Some(configured), Some(given)) = (configured, given)
+        && configured != given
+    {
+        let (status, class) = (StatusCode::CONFLICT, ProblemClass::Untrusted);
+        let detail = format!(
+            "{name} is configured with key {}, and the configuration decides",
+            KeyId::from(&configured)
+        );
+        let problem = Problem::new("key_configured", status, class, detail);
+        return Err(problem.hint("change its key in the peers file, and reload"));
+    }
+    let change = PeerChange::Trust {
+        key: given.or(configured),
+        // What the configuration says counts more than what was learned.
+        replace: trust.replace || (configured.is_some() && given.is_none()),
+        at: shared.nara.client().clock().now_millis(),
+    };
+    decide(&shared, name, change).await
+}
+
+/// Parses a public key or a key id: both are the whole key, in two spellings.
+fn public_key(text: &str) -> Result<PublicKey, Problem> {
+    let from_id = || text.parse::<KeyId>().ok()?.public_key().ok();
+    let key = PublicKey::from_base64(text).ok().or_else(from_id);
+    key.ok_or_else(|| Problem::invalid(format!("key: {text:?} is neither a public key nor a key id")))
+}
+
+/// Ban a peer: its requests are refused, and it is not called
+#[utoipa::path(
+    put,
+    path = "/v1/peers/{peer}/ban",
+    tag = "trust",
+    params(("peer" = String, Path, description = "Its name, known or not")),
+    responses((status = 200, body = Decision), (status = "default", body = Problem, content_type = "application/problem+json"))
+)]
+pub(super) async fn ban(State(shared): State<Arc<Shared>>, Path(peer): Path<String>) -> Answer<Decision> {
+    let at = shared.nara.client().clock().now_millis();
+    decide(&shared, name(&peer)?, PeerChange::Untrust { at }).await
+}
+
+/// Forget what was learned and decided about a peer
+#[utoipa::path(
+    delete,
+    path = "/v1/peers/{peer}",
+    tag = "trust",
+    params(("peer" = String, Path, description = "Its name")),
+    responses((status = 200, body = Decision), (status = "default", body = Problem, content_type = "application/problem+json"))
+)]
+pub(super) async fn forget(State(shared): State<Arc<Shared>>, Path(peer): Path<String>) -> Answer<Decision> {
+    let name = name(&peer)?;
+    let is_stored = shared
+        .nara
+        .ledger()
+        .peers()
+        .await?
+        .iter()
+        .any(|record| record.name == name);
+    if !is_stored && shared.nara.registry().by_name(name.as_str()).is_none() {
+        return Err(Problem::unknown_peer(&peer));
+    }
+    let at = shared.nara.client().clock().now_millis();
+    decide(&shared, name, PeerChange::Forget { at }).await
+}
+
+async fn decide(shared: &Shared, name: NaraName, change: PeerChange) -> Answer<Decision> {
+    let changed = shared.nara.ledger().change_peer(name, change).await?;
+    let record = changed.map_err(|error| match error {
+        PeerChangeError::KeyConflict(conflict) => {
+            let (status, class) = (StatusCode::CONFLICT, ProblemClass::Untrusted);
+            let pinned = KeyId::from(&conflict.pinned.key);
+            let detail = format!(
+                "{} is pinned to key {pinned} ({})",
+                conflict.name, conflict.pinned.source
+            );
+            let problem = Problem::new("key_conflict", status, class, detail);
+            problem.hint("if its owner confirms the new key, trust it with `replace`")
+        }
+        error => Problem::invalid(&error).hint("give its public key or key id"),
+    })?;
+    let running = shared.reload().await?;
+    Ok(Json(Decision {
+        peers: vec![Record::of(&record)],
+        running,
+    }))
+}
+
+/// Forget the naras that only others have introduced
+#[utoipa::path(
+    post,
+    path = "/v1/peers/prune",
+    tag = "trust",
+    responses((status = 200, body = Pruned), (status = "default", body = Problem, content_type = "application/problem+json"))
+)]
+pub(super) async fn prune(State(shared): State<Arc<Shared>>) -> Answer<Pruned> {
+    let mut names = shared.nara.registry().prune();
+    let stored = shared.nara.ledger().peers().await?;
+    names.extend(
+        stored
+            .into_iter()
+            .filter(|record| record.is_ghost())
+            .map(|record| record.name),
+    );
+    names.sort();
+    names.dedup();
+    shared.nara.ledger().forget_ghosts(None).await?;
+    Ok(Json(Pruned {
+        peers: names.iter().map(ToString::to_string).collect(),
+    }))
+}

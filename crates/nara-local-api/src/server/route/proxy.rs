@@ -1,0 +1,301 @@
+//! Requests of any kind to peers, signed, and their verified answers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse as _, Response};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::uri::PathAndQuery;
+use http::{Method, Uri};
+use nara_mesh::Coverage;
+use nara_mesh::client::{BodyProof, PeerHandle, Verification};
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
+use tower::ServiceExt as _;
+
+use crate::Problem;
+use crate::server::state::Shared;
+
+/// Asks for a body that is sent as it arrives, instead of one that is verified as a whole first.
+const STREAM: &str = "x-nara-stream";
+
+/// How long a call may take, in milliseconds.
+const TIMEOUT: &str = "x-nara-timeout-ms";
+
+/// Not in a header as they are: what is not visible ASCII, and the escape itself.
+const ESCAPED: &AsciiSet = &CONTROLS.add(b' ').add(b'%').add(b'"').add(b',').add(b';');
+
+/// Send a request of any kind to a peer, signed, and get its verified answer
+///
+/// Method, the path behind `/http`, query, headers and body are passed on; so are status, headers and body of the answer.
+/// Headers about one connection, and those in which naras sign, are removed in both directions. An answer says what is proven:
+/// `X-Nara-Responder` (percent-encoded), `X-Nara-Responder-Key`, `X-Nara-Key-Source`, `X-Nara-Signed-At` (Unix milliseconds),
+/// `X-Nara-Bound` and `X-Nara-Channel` (`?1` or `?0`), `X-Nara-Body-Proof` (`none`, `head-only`, `at-end`, `channel`, `whole`)
+/// and `X-Nara-Coverage` (what of the request the peer could verify: `none`, `method-and-path`, `head`, `whole`, `channel`). A
+/// problem of this API has none of these headers.
+///
+/// The answer is verified before any of it is passed on, unless a header `X-Nara-Stream: ?1` asks for a stream: then its body
+/// comes as it arrives, and breaks off if its end shows that it was changed. `X-Nara-Timeout-Ms` limits the call.
+#[utoipa::path(
+    method(get, post, put, patch, delete, head, options),
+    path = "/v1/peers/{peer}/http/{path}",
+    operation_id = "request",
+    tag = "channel",
+    params(
+        ("peer" = String, Path, description = "Its name, id or address"),
+        ("path" = String, Path, description = "The path at the peer, without its first `/`")
+    ),
+    responses(
+        (status = "default", description = "The answer of the peer; or a problem, without headers X-Nara-*", body = Problem,
+            content_type = "application/problem+json")
+    )
+)]
+pub(super) async fn proxy(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    try_proxy(&shared, request)
+        .await
+        .unwrap_or_else(|problem| problem.into_response())
+}
+
+async fn try_proxy(shared: &Shared, request: Request) -> Result<Response, Problem> {
+    let (mut parts, body) = request.into_parts();
+    if matches!(parts.method, Method::CONNECT | Method::TRACE) {
+        return Err(Problem::invalid(format!(
+            "the method {} is not passed on",
+            parts.method
+        )));
+    }
+    let (peer, target) = target(&parts.uri)?;
+    let is_stream = parts.headers.get(STREAM).is_some_and(|value| value == "?1");
+    let timeout = timeout(&parts.headers)?;
+    let handle = shared.peer(&peer, timeout)?;
+    clean(&mut parts.headers);
+    let mut outgoing = http::Request::new(body);
+    *outgoing.method_mut() = parts.method;
+    *outgoing.uri_mut() = target;
+    *outgoing.headers_mut() = parts.headers;
+    if is_stream {
+        return streamed(handle, outgoing).await;
+    }
+    let (answer, verification) = handle.request(outgoing).await?.into_parts();
+    Ok(proven(answer.map(Body::from), &verification))
+}
+
+async fn streamed(handle: PeerHandle, request: http::Request<Body>) -> Result<Response, Problem> {
+    let mut answer = handle.service().oneshot(request).await?;
+    let verification = answer
+        .extensions_mut()
+        .remove::<Verification>()
+        .unwrap_or_default();
+    Ok(proven(answer.map(Body::new), &verification))
+}
+
+/// The peer that a path names, and the target there.
+fn target(uri: &Uri) -> Result<(String, Uri), Problem> {
+    // The raw path: what is percent-encoded stays so.
+    let path = uri.path().strip_prefix("/v1/peers/").unwrap_or_default();
+    let (peer, rest) = path.split_once('/').unwrap_or((path, ""));
+    let rest = rest.strip_prefix("http").unwrap_or_default();
+    if rest.split('/').any(is_trick) {
+        let problem = Problem::invalid("the path has a segment `.` or `..`, or an encoded slash");
+        return Err(problem.hint("write the path as the peer has it"));
+    }
+    let slash = if rest.is_empty() { "/" } else { "" };
+    let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+    let target = PathAndQuery::try_from(format!("{slash}{rest}{query}"));
+    let target = target.map_err(|error| Problem::invalid(format!("the path is malformed: {error}")))?;
+    let peer = percent_decode_str(peer).decode_utf8();
+    let peer = peer.map_err(|_| Problem::invalid("the name of the peer is not UTF-8"))?;
+    Ok((peer.into_owned(), Uri::from(target)))
+}
+
+/// Whether a program may take a segment of a path for something else than one segment.
+fn is_trick(segment: &str) -> bool {
+    let decoded: Vec<u8> = percent_decode_str(segment).collect();
+    matches!(&*decoded, b"." | b"..") || decoded.iter().any(|byte| matches!(byte, b'/' | b'\\' | 0))
+}
+
+fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Problem> {
+    let Some(value) = headers.get(TIMEOUT) else {
+        return Ok(None);
+    };
+    let millis = value.to_str().ok().and_then(|text| text.parse::<u32>().ok());
+    let millis =
+        millis.ok_or_else(|| Problem::invalid(format!("{TIMEOUT}: not a number of milliseconds")))?;
+    Ok(Some(Duration::from_millis(millis.into())))
+}
+
+/// Removes headers about the connection of the caller, and those that only the channel writes, in any spelling that a gateway
+/// interface may take for them.
+fn clean(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .collect();
+    let removed: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| named.contains(name) || is_of_the_connection(name) || is_of_the_channel(name))
+        .cloned()
+        .collect();
+    for name in removed {
+        headers.remove(name);
+    }
+}
+
+fn is_of_the_connection(name: &HeaderName) -> bool {
+    matches!(
+        *name,
+        header::CONNECTION
+            | header::CONTENT_LENGTH
+            | header::EXPECT
+            | header::HOST
+            | header::PROXY_AUTHENTICATE
+            | header::PROXY_AUTHORIZATION
+            | header::TE
+            | header::TRAILER
+            | header::TRANSFER_ENCODING
+            | header::UPGRADE
+    ) || matches!(
+        name.as_str(),
+        "keep-alive" | "proxy-connection" | "http2-settings"
+    )
+}
+
+fn is_of_the_channel(name: &HeaderName) -> bool {
+    let name = name.as_str().replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+    name.starts_with("x-nara-")
+        || matches!(
+            &*name,
+            "signature" | "signature-input" | "accept-signature" | "content-digest"
+        )
+}
+
+/// The answer of a peer, with what is proven of it.
+fn proven(mut answer: http::Response<Body>, verification: &Verification) -> Response {
+    let headers = answer.headers_mut();
+    clean_answer(headers);
+    let flag = |is: bool| if is { "?1" } else { "?0" }.to_owned();
+    let name =
+        |name: &nara_proto::identity::NaraName| utf8_percent_encode(name.as_str(), ESCAPED).to_string();
+    let told = [
+        ("x-nara-responder", verification.responder.as_ref().map(name)),
+        (
+            "x-nara-responder-key",
+            verification.key.as_ref().map(ToString::to_string),
+        ),
+        (
+            "x-nara-key-source",
+            verification.key_source.as_ref().map(ToString::to_string),
+        ),
+        (
+            "x-nara-signed-at",
+            verification.signed_at.map(|at| at.get().to_string()),
+        ),
+        ("x-nara-bound", Some(flag(verification.bound))),
+        ("x-nara-channel", Some(flag(verification.channel))),
+        (
+            "x-nara-body-proof",
+            Some(body_proof(verification.body).to_owned()),
+        ),
+        ("x-nara-coverage", Some(coverage(verification.request).to_owned())),
+    ];
+    for (name, value) in told {
+        if let Some(value) = value.and_then(|value| HeaderValue::try_from(value).ok()) {
+            headers.insert(HeaderName::from_static(name), value);
+        }
+    }
+    answer
+}
+
+/// Keeps the length of the body, which a HEAD request asks for.
+fn clean_answer(headers: &mut HeaderMap) {
+    let length = headers.remove(header::CONTENT_LENGTH);
+    clean(headers);
+    if let Some(length) = length {
+        headers.insert(header::CONTENT_LENGTH, length);
+    }
+}
+
+const fn body_proof(proof: BodyProof) -> &'static str {
+    match proof {
+        BodyProof::HeadOnly => "head-only",
+        BodyProof::AtEnd => "at-end",
+        BodyProof::Channel => "channel",
+        BodyProof::Whole => "whole",
+        _ => "none",
+    }
+}
+
+const fn coverage(coverage: Option<Coverage>) -> &'static str {
+    match coverage {
+        Some(Coverage::MethodAndPath) => "method-and-path",
+        Some(Coverage::Head) => "head",
+        Some(Coverage::Whole) => "whole",
+        Some(Coverage::Channel) => "channel",
+        _ => "none",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_target_is_what_stands_behind_http() {
+        for (path, peer, expected) in [
+            ("/v1/peers/bob/http/notes/1?x=%2F", "bob", "/notes/1?x=%2F"),
+            ("/v1/peers/b%20b/http/a%20b", "b b", "/a%20b"),
+            ("/v1/peers/bob/http", "bob", "/"),
+            ("/v1/peers/bob/http?x", "bob", "/?x"),
+            ("/v1/peers/bob/http/", "bob", "/"),
+            ("/v1/peers/bob/http//a", "bob", "//a"),
+        ] {
+            let (named, target) = target(&path.parse().unwrap()).unwrap();
+            assert_eq!((&*named, target.to_string().as_str()), (peer, expected), "{path}");
+        }
+        for path in [
+            "/..",
+            "/a/../b",
+            "/%2e%2e/b",
+            "/.%2E",
+            "/a%2f..",
+            "/a%5c..",
+            "/./a",
+            "/a%00",
+        ] {
+            let uri = format!("/v1/peers/bob/http{path}").parse().unwrap();
+            assert_eq!(target(&uri).unwrap_err().name(), "invalid_request", "{path}");
+        }
+    }
+
+    #[test]
+    fn headers_of_the_connection_and_of_the_channel_are_not_passed_on() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("accept", "text/plain"),
+            ("cookie", "kept=1"),
+            ("connection", "close, X-Secret"),
+            ("x-secret", "1"),
+            ("te", "trailers"),
+            ("transfer-encoding", "chunked"),
+            ("content-length", "3"),
+            ("host", "localhost"),
+            ("upgrade", "websocket"),
+            ("x-nara-sender", "root"),
+            ("x_nara_sender", "root"),
+            ("x.nara.sender", "root"),
+            ("x-nara-stream", "?1"),
+            ("signature", "sig=:AA==:"),
+            ("content-digest", "sha-256=:AA==:"),
+        ] {
+            headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
+        clean(&mut headers);
+        let mut kept: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
+        kept.sort_unstable();
+        assert_eq!(kept, ["accept", "cookie"]);
+    }
+}

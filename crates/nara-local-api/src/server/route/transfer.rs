@@ -1,0 +1,350 @@
+//! Events of peers: fetched into the ledger, compared with it, or as they arrive there.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::Response;
+use axum::response::sse::Event;
+use futures_util::{Stream, StreamExt as _, stream};
+use http::StatusCode;
+use nara_mesh::client::{
+    PeerHandle, ReconcileOptions, StreamState, SubscribeOptions, SyncError, SyncOptions, SyncProgress,
+};
+use nara_mesh::ledger::Ledger;
+use nara_proto::event::Service;
+use nara_proto::reconcile::Scope;
+use nara_proto::sync::{MAX_EVENTS, SyncRequest};
+use nara_proto::time::{UnixMillis, UnixSeconds};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::{ReceiverStream, WatchStream};
+use tokio_util::task::AbortOnDropHandle;
+use utoipa::{IntoParams, ToSchema};
+
+use super::sse;
+use crate::Problem;
+use crate::model::{Counts, LiveEvent, Progress, Reconciled, StreamFault, StreamStatus, Synced};
+use crate::server::extract::{CallParams, FilterParams, Path, Query, list};
+use crate::server::state::{Answer, Shared};
+
+/// Reports of a transfer that wait for the caller.
+const WAITING: usize = 4;
+
+/// Which events to fetch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum SyncMode {
+    /// All events, oldest first, page by page.
+    #[default]
+    Page,
+    /// The newest events, one answer.
+    Recent,
+    /// A random sample that favours critical and young events, one answer.
+    Sample,
+    /// What v1 peers ask for that know no modes, one answer.
+    Legacy,
+}
+
+/// How to sync.
+#[derive(Clone, Copy, Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct SyncParams {
+    /// Which events.
+    #[serde(default)]
+    #[param(inline)]
+    mode: SyncMode,
+    /// Events per page, or per answer: 1 to 5000, which is the default.
+    size: Option<usize>,
+    /// Continue where the last sync of this peer ended (mode `page`).
+    #[serde(default)]
+    resume: bool,
+}
+
+/// Fetch events of a peer into the ledger, verified, with progress as server-sent events
+///
+/// `progress` (`Progress`) while it goes on, then `done` (`Synced`). A caller that leaves cancels it; what came is stored.
+#[utoipa::path(
+    post,
+    path = "/v1/peers/{peer}/sync",
+    tag = "events",
+    params(("peer" = String, Path, description = "Its name, id or address"), FilterParams, SyncParams, CallParams),
+    responses(
+        (status = 200, body = Synced, content_type = "text/event-stream"),
+        (status = "default", body = Problem, content_type = "application/problem+json")
+    )
+)]
+pub(super) async fn sync(
+    State(shared): State<Arc<Shared>>,
+    Path(peer): Path<String>,
+    Query(filter): Query<FilterParams>,
+    Query(params): Query<SyncParams>,
+    Query(call): Query<CallParams>,
+) -> Result<Response, Problem> {
+    let handle = shared.peer(&peer, call.timeout())?;
+    let size = params.size.unwrap_or(MAX_EVENTS);
+    if !(1..=MAX_EVENTS).contains(&size) {
+        return Err(Problem::invalid(format!("size: 1 to {MAX_EVENTS}, not {size}")));
+    }
+    let ledger = shared.nara.ledger().clone();
+    let begun = Instant::now();
+    let elapsed = move || u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+    if params.mode == SyncMode::Page {
+        let options = SyncOptions::default().page_size(size).resume(params.resume);
+        let (options, progress) = options.watched();
+        let filter = filter.filter();
+        return Ok(transfer(&shared, progress, async move {
+            let (report, problem) = match handle.sync_into(&*ledger, filter, options).await {
+                Ok(report) => (report, None),
+                Err(interrupted) => (interrupted.report, Some(interrupted.error.into())),
+            };
+            Ok(Synced {
+                counts: Counts::of(&report.progress, &report.refused),
+                answers: report.progress.pages,
+                resumed: report.resumed.map(|cursor| cursor.to_string()),
+                elapsed_us: elapsed(),
+                problem,
+            })
+        }));
+    }
+    let request = match params.mode {
+        SyncMode::Recent => SyncRequest::recent(size),
+        SyncMode::Sample => SyncRequest::sample(size),
+        SyncMode::Page | SyncMode::Legacy => SyncRequest {
+            max_events: i64::try_from(size).unwrap_or(i64::MAX),
+            ..SyncRequest::default()
+        },
+    };
+    let filter = filter.filter();
+    let request = request.services(filter.services).subjects(filter.subjects);
+    let (_, progress) = watch::channel(SyncProgress::default());
+    Ok(transfer(&shared, progress, async move {
+        let answer = handle.fetch_sync_events(request).await?.into_inner();
+        let teller = handle.known().and_then(|peer| peer.info().name);
+        let outcomes = ledger.insert(answer.events.accepted.clone(), teller).await?;
+        Ok(Synced {
+            counts: Counts::of_answer(&answer.events, &outcomes),
+            answers: 1,
+            resumed: None,
+            elapsed_us: elapsed(),
+            problem: None,
+        })
+    }))
+}
+
+/// What to compare.
+#[derive(Clone, Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ScopeParams {
+    /// Only events of these services, separated by commas.
+    #[serde(default)]
+    services: String,
+    /// Only events from this Unix second on.
+    from_s: Option<i64>,
+    /// Only events before this Unix second.
+    until_s: Option<i64>,
+}
+
+impl ScopeParams {
+    fn scope(&self) -> Result<Scope, Problem> {
+        let mut scope = Scope::all();
+        for name in list(&self.services) {
+            let service = Service::from_wire(&name).ok_or_else(|| {
+                let known: Vec<_> = Service::ALL.iter().map(|service| service.as_str()).collect();
+                Problem::invalid(format!("{name} is not a service"))
+                    .hint(format!("one of: {}", known.join(", ")))
+            })?;
+            scope.services.insert(service);
+        }
+        scope.from = self.from_s.map(UnixSeconds::new);
+        scope.to = self.until_s.map(UnixSeconds::new);
+        Ok(scope)
+    }
+}
+
+/// How to reconcile.
+#[derive(Clone, Copy, Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ReconcileParams {
+    /// Send the peer the events that it lacks.
+    #[serde(default)]
+    push: bool,
+}
+
+/// Compare the ledger with a peer, and fetch what is missing, with progress as server-sent events
+///
+/// `progress` (`Progress`) while it goes on, then `done` (`Reconciled`) or `problem`. A caller that leaves cancels it.
+#[utoipa::path(
+    post,
+    path = "/v1/peers/{peer}/reconcile",
+    tag = "events",
+    params(("peer" = String, Path, description = "Its name, id or address"), ScopeParams, ReconcileParams, CallParams),
+    responses(
+        (status = 200, body = Reconciled, content_type = "text/event-stream"),
+        (status = "default", body = Problem, content_type = "application/problem+json")
+    )
+)]
+pub(super) async fn reconcile(
+    State(shared): State<Arc<Shared>>,
+    Path(peer): Path<String>,
+    Query(scope): Query<ScopeParams>,
+    Query(params): Query<ReconcileParams>,
+    Query(call): Query<CallParams>,
+) -> Result<Response, Problem> {
+    let handle = shared.peer(&peer, call.timeout())?;
+    let scope = scope.scope()?;
+    let ledger = shared.nara.ledger().clone();
+    let (options, progress) = ReconcileOptions::default().push(params.push).watched();
+    let begun = Instant::now();
+    Ok(transfer(&shared, progress, async move {
+        let report = handle.reconcile(&*ledger, scope, options).await?;
+        Ok(Reconciled::of(&report, begun.elapsed()))
+    }))
+}
+
+/// Whether the ledger and a peer have the same events.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub(super) struct InSync {
+    /// Whether they have.
+    in_sync: bool,
+    /// Events of the ledger.
+    events_here: usize,
+    /// Bytes sent to compare.
+    bytes_sent: u64,
+    /// Bytes received to compare.
+    bytes_received: u64,
+}
+
+/// Check whether the ledger and a peer have the same events
+#[utoipa::path(
+    get,
+    path = "/v1/peers/{peer}/in-sync",
+    tag = "events",
+    params(("peer" = String, Path, description = "Its name, id or address"), ScopeParams, CallParams),
+    responses((status = 200, body = InSync), (status = "default", body = Problem, content_type = "application/problem+json"))
+)]
+pub(super) async fn check(
+    State(shared): State<Arc<Shared>>,
+    Path(peer): Path<String>,
+    Query(scope): Query<ScopeParams>,
+    Query(call): Query<CallParams>,
+) -> Answer<InSync> {
+    let handle = shared.peer(&peer, call.timeout())?;
+    let ledger: &dyn Ledger = &**shared.nara.ledger();
+    let checked = handle.check_in_sync(ledger, scope.scope()?).await;
+    let check = checked.map_err(|error| match error {
+        SyncError::Peer(error) if error.status() == Some(StatusCode::NOT_FOUND) => {
+            Problem::from(error).hint("the peer does not support reconciliation: sync to fetch its events")
+        }
+        error => error.into(),
+    })?;
+    Ok(Json(InSync {
+        in_sync: check.in_sync,
+        events_here: check.events_here,
+        bytes_sent: check.bytes_sent,
+        bytes_received: check.bytes_received,
+    }))
+}
+
+/// An answer that reports a transfer, which ends with the answer.
+fn transfer<T: Serialize + Send + 'static>(
+    shared: &Shared,
+    mut progress: watch::Receiver<SyncProgress>,
+    transfer: impl Future<Output = Result<T, Problem>> + Send + 'static,
+) -> Response {
+    let (reports, waiting) = mpsc::channel(WAITING);
+    let task = tokio::spawn(async move {
+        let reporting = reports.clone();
+        let report = async {
+            while progress.changed().await.is_ok() {
+                let now = Progress::of(&progress.borrow_and_update());
+                // A caller that is slow misses some.
+                let _ = reporting.try_send(sse::event("progress", &now));
+            }
+            std::future::pending::<()>().await;
+        };
+        let end = tokio::select! {
+            ended = transfer => match ended {
+                Ok(done) => sse::event("done", &done),
+                Err(problem) => sse::failed(&problem),
+            },
+            () = report => return,
+        };
+        // The caller may be gone.
+        let _ = reports.send(end).await;
+    });
+    let events = Held {
+        events: ReceiverStream::new(waiting),
+        _task: AbortOnDropHandle::new(task),
+    };
+    sse::answer(shared.until_stopped(events))
+}
+
+/// A stream that holds the task behind it.
+struct Held<S> {
+    events: S,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl<S: Stream + Unpin> Stream for Held<S> {
+    type Item = S::Item;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<S::Item>> {
+        self.events.poll_next_unpin(cx)
+    }
+}
+
+/// Where a stream of a peer begins.
+#[derive(Clone, Copy, Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct SinceParams {
+    /// Begin with events that arrived at the peer from this Unix millisecond on. By default with those that arrive from now on.
+    since_ms: Option<i64>,
+}
+
+/// Events of a peer as they arrive there, verified, as server-sent events
+///
+/// `event` (`LiveEvent`), `fault` (`StreamFault`) and `state` (`StreamStatus`). A connection to the peer that breaks is opened
+/// again; the stream ends with a final fault.
+#[utoipa::path(
+    get,
+    path = "/v1/peers/{peer}/events/live",
+    tag = "events",
+    params(("peer" = String, Path, description = "Its name, id or address"), FilterParams, SinceParams, CallParams),
+    responses(
+        (status = 200, body = LiveEvent, content_type = "text/event-stream"),
+        (status = "default", body = Problem, content_type = "application/problem+json")
+    )
+)]
+pub(super) async fn live(
+    State(shared): State<Arc<Shared>>,
+    Path(peer): Path<String>,
+    Query(filter): Query<FilterParams>,
+    Query(params): Query<SinceParams>,
+    Query(call): Query<CallParams>,
+) -> Result<Response, Problem> {
+    let handle: PeerHandle = shared.peer(&peer, call.timeout())?;
+    let mut options = SubscribeOptions::default().filter(filter.filter());
+    if let Some(since) = params.since_ms {
+        options = options.since(UnixMillis::new(since).to_nanos());
+    }
+    let subscription = handle.subscribe(options);
+    let states = WatchStream::new(subscription.state())
+        .filter(|state| std::future::ready(!matches!(state, StreamState::Connecting | StreamState::Ended)))
+        .map(|state| {
+            let state = state.to_string();
+            sse::event("state", &StreamStatus { state })
+        });
+    let events = subscription.map(|item| match item {
+        Ok(verified) => sse::event("event", &LiveEvent::verified(&verified)),
+        Err(error) => sse::event("fault", &StreamFault::of(&error)),
+    });
+    // The states go on for as long as the events do.
+    let (ended, end) = tokio::sync::oneshot::channel::<()>();
+    let events = events.chain(stream::once(async move { drop(ended) }).filter_map(async |()| None::<Event>));
+    let both = stream::select(events, states.take_until(end));
+    Ok(sse::answer(shared.until_stopped(both)))
+}

@@ -1,0 +1,89 @@
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::response::{IntoResponse, Response};
+use futures_util::{Stream, StreamExt as _};
+use http::{HeaderValue, StatusCode, header};
+use nara_mesh::Nara;
+use nara_mesh::client::{PeerHandle, PeerRef};
+use nara_mesh::registry::PeerInfo;
+use nara_proto::time::UnixMillis;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::connection::Places;
+use super::host::Host;
+use super::journeys::Journeys;
+use super::leases::Leases;
+use crate::Problem;
+use crate::model::{Reloaded, Way};
+
+/// What the handlers share.
+pub(super) struct Shared {
+    pub(super) nara: Arc<Nara>,
+    pub(super) host: Arc<dyn Host>,
+    pub(super) leases: Option<Leases>,
+    pub(super) journeys: Journeys,
+    pub(super) connections: Places,
+    pub(super) started: Instant,
+    pub(super) started_at: UnixMillis,
+    pub(super) stopping: CancellationToken,
+}
+
+impl Shared {
+    /// A peer as a path names it, with another time limit if one is asked for.
+    pub(super) fn peer(&self, text: &str, timeout: Option<Duration>) -> Result<PeerHandle, Problem> {
+        let peer: PeerRef = text.parse()?;
+        let handle = self.nara.peer(peer);
+        Ok(match timeout {
+            Some(timeout) => handle.with_timeout(timeout),
+            None => handle,
+        })
+    }
+
+    /// Which way packets to an address take.
+    pub(super) async fn way(&self, address: Option<SocketAddr>) -> Option<Way> {
+        self.host.way(address?.ip()).await
+    }
+
+    /// Applies the decisions in the ledger, and whatever the program reads again.
+    pub(super) async fn reload(&self) -> Result<Reloaded, Problem> {
+        if let Some(reloaded) = self.host.reload().await {
+            return Ok(reloaded);
+        }
+        let recalled = self.nara.apply_decisions().await?;
+        let peers = self.nara.registry().peers().into_iter().map(|peer| peer.info());
+        Ok(Reloaded {
+            decided: recalled.decided.iter().map(ToString::to_string).collect(),
+            untrusted: peers
+                .filter(PeerInfo::is_untrusted)
+                .map(|info| info.label())
+                .collect(),
+            ..Reloaded::default()
+        })
+    }
+
+    /// A stream that ends when the API does.
+    pub(super) fn until_stopped<S: Stream>(&self, stream: S) -> impl Stream<Item = S::Item> + use<S> {
+        stream.take_until(self.stopping.clone().cancelled_owned())
+    }
+}
+
+/// A body of JSON, as handlers return it.
+pub(super) type Answer<T> = Result<axum::Json<T>, Problem>;
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let body = serde_json::to_vec(&self).unwrap_or_default();
+        let mut response = (status, body).into_response();
+        let json = HeaderValue::from_static("application/problem+json");
+        response.headers_mut().insert(header::CONTENT_TYPE, json);
+        if let Some(wait) = self.retry_after_ms {
+            let seconds = HeaderValue::from(wait.div_ceil(1000));
+            response.headers_mut().insert(header::RETRY_AFTER, seconds);
+        }
+        response
+    }
+}

@@ -1,0 +1,214 @@
+//! What a program of this machine must not achieve: see docs/threat-model.md.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use http::{Method, Request};
+use nara_local_api::client::LocalClient;
+use nara_local_api::server::{ListenError, LocalApi};
+use nara_proto::event::{Payload, SocialPayload};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixStream;
+
+use crate::scene::Scene;
+
+/// Sends bytes as they are, and returns the whole answer.
+async fn raw(scene: &Scene, request: &str) -> String {
+    let mut stream = UnixStream::connect(&scene.socket).await.unwrap();
+    // It may be answered, and closed, before all of it is read.
+    let _ = stream.write_all(request.as_bytes()).await;
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer).await;
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+fn close(request: &str) -> String {
+    format!("{request} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+}
+
+#[tokio::test]
+async fn only_the_owner_can_connect_and_a_second_process_cannot_take_the_socket() {
+    let scene = Scene::new().await;
+    let mode = std::fs::metadata(&scene.socket).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let second = LocalApi::builder(scene.alice.clone()).start();
+    assert!(matches!(
+        second.listen(&scene.socket),
+        Err(ListenError::InUse { .. })
+    ));
+    drop(second);
+    assert!(scene.client.status().await.is_ok());
+    let long = scene.socket.with_file_name("x".repeat(200));
+    assert!(matches!(
+        scene.api.listen(&long),
+        Err(ListenError::TooLong { .. })
+    ));
+    let socket = scene.socket.clone();
+    scene.end().await;
+    assert!(!socket.exists());
+    // One that a process left behind is replaced.
+    let folder = tempfile::tempdir().unwrap();
+    let left = folder.path().join("left.sock");
+    drop(std::os::unix::net::UnixListener::bind(&left).unwrap());
+    let scene = Scene::new().await;
+    scene.api.listen(&left).unwrap();
+    assert!(LocalClient::new(&left).status().await.is_ok());
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn tricks_with_paths_do_not_leave_what_was_asked_for() {
+    let scene = Scene::new().await;
+    for path in [
+        "/v1/peers/bob/http/../../../status",
+        "/v1/peers/bob/http/%2e%2e/status",
+        "/v1/peers/bob/http/a%2fb",
+        "/v1/peers/bob/http/a%5cb",
+        "/v1/peers/bob/http/%00",
+    ] {
+        let answer = raw(&scene, &close(&format!("GET {path}"))).await;
+        assert!(
+            answer.starts_with("HTTP/1.1 400") && answer.contains("invalid_request"),
+            "{path}: {answer}"
+        );
+    }
+    for path in [
+        "/v1/../v1/status",
+        "//v1/status",
+        "/v1/status/",
+        "/v2/status",
+        "/",
+    ] {
+        let answer = raw(&scene, &close(&format!("GET {path}"))).await;
+        assert!(
+            answer.starts_with("HTTP/1.1 404") && answer.contains("no_such_path"),
+            "{path}: {answer}"
+        );
+    }
+    let answer = raw(&scene, &close("POST /v1/status")).await;
+    assert!(
+        answer.starts_with("HTTP/1.1 405") && answer.contains("no_such_method"),
+        "{answer}"
+    );
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn headers_that_prove_something_cannot_be_forged() {
+    let scene = Scene::new().await;
+    let request = Request::get("/")
+        .header("x-nara-sender", "root")
+        .header("x_nara_sender", "root")
+        .header("x-nara-coverage", "whole")
+        .header("signature", "sig=:AA==:")
+        .header("connection", "x-secret")
+        .header("x-secret", "1")
+        .header("x-kept", "1")
+        .body(Bytes::new())
+        .unwrap();
+    let answer = scene.client.request_peer("bob", request).await.unwrap();
+    let told = std::str::from_utf8(answer.body()).unwrap();
+    let headers: Vec<&str> = told.lines().nth(1).unwrap().split(' ').collect();
+    assert!(headers.contains(&"x-kept"), "{told}");
+    for name in ["x-nara-sender", "x_nara_sender", "x-secret"] {
+        assert!(!headers.contains(&name), "{told}");
+    }
+    // Smuggled lengths are an error of the parser.
+    let smuggled = "POST /v1/peers/bob/http/ HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\
+                    connection: close\r\n\r\n0\r\n\r\nGET /v1/status HTTP/1.1\r\nhost: x\r\n\r\n";
+    let answer = raw(&scene, smuggled).await;
+    assert_eq!(answer.matches("HTTP/1.1").count(), 1, "{answer}");
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn a_body_that_is_too_large_or_not_json_is_a_problem() {
+    let scene = Scene::new().await;
+    let large = "x".repeat(2 << 20);
+    for (body, status) in [(large.as_str(), "413"), ("{", "400"), ("{\"txt\":1}", "422")] {
+        let request = format!(
+            "POST /v1/peers/bob/dm HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\n\
+             content-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let mut stream = UnixStream::connect(&scene.socket).await.unwrap();
+        // It may be answered before all of it is sent.
+        let _ = stream.write_all(request.as_bytes()).await;
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
+        assert!(answer.contains("application/problem+json"), "{answer}");
+    }
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn too_many_connections_are_told_so_and_those_that_are_there_work_on() {
+    let scene = Scene::with(|builder| builder.max_connections(2)).await;
+    let mut held = scene
+        .client
+        .events(Method::GET, "/v1/events/live?since_ms=0")
+        .await
+        .unwrap();
+    held.next().await.unwrap().unwrap();
+    let second = UnixStream::connect(&scene.socket).await.unwrap();
+    // The server has accepted it once another one is refused.
+    let refused = raw(&scene, &close("GET /v1/status")).await;
+    assert!(
+        refused.starts_with("HTTP/1.1 503") && refused.contains("too_many_connections"),
+        "{refused}"
+    );
+    drop(second);
+    let said = Payload::Social(SocialPayload {
+        kind: "gossip".to_owned(),
+        actor: "alice".to_owned(),
+        target: "bob".to_owned(),
+        ..SocialPayload::default()
+    });
+    scene.alice.publish(said).await.unwrap();
+    loop {
+        let event = held.next().await.unwrap().unwrap();
+        if event.data.contains("gossip") {
+            break;
+        }
+    }
+    drop(held);
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn a_reader_that_stops_reading_holds_up_nobody() {
+    let scene = Scene::new().await;
+    let mut stuck = UnixStream::connect(&scene.socket).await.unwrap();
+    let request = "GET /v1/events/live?since_ms=0 HTTP/1.1\r\nhost: x\r\n\r\n";
+    stuck.write_all(request.as_bytes()).await.unwrap();
+    let mut head = [0; 12];
+    stuck.read_exact(&mut head).await.unwrap();
+    assert_eq!(&head, b"HTTP/1.1 200");
+    let mut watching = scene.client.events(Method::GET, "/v1/events/live").await.unwrap();
+    // Far more than the buffers of a socket.
+    let text = "x".repeat(2000);
+    for number in 0..500 {
+        let said = Payload::Social(SocialPayload {
+            kind: "gossip".to_owned(),
+            actor: "alice".to_owned(),
+            target: "bob".to_owned(),
+            reason: format!("{number} {text}"),
+            ..SocialPayload::default()
+        });
+        scene.alice.publish(said).await.unwrap();
+    }
+    let mut seen = 0;
+    while seen < 500 {
+        let event = watching.next().await.unwrap().unwrap();
+        seen += usize::from(event.name == "event");
+    }
+    assert!(scene.client.status().await.is_ok());
+    drop(watching);
+    // Nor does it hold up the end.
+    let ended = tokio::time::timeout(Duration::from_secs(60), scene.end()).await;
+    assert!(ended.is_ok());
+}

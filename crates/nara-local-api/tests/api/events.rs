@@ -1,0 +1,107 @@
+use futures_util::StreamExt as _;
+use http::Method;
+use nara_local_api::client::{CallError, Events};
+use nara_local_api::model::{Event, EventPage, LiveEvent};
+use serde_json::json;
+
+use crate::scene::Scene;
+
+fn said(text: &str) -> serde_json::Value {
+    json!({ "svc": "social", "social": { "type": "gossip", "actor": "alice", "target": "bob", "reason": text } })
+}
+
+async fn next(events: &mut Events, name: &str) -> nara_local_api::client::ServerEvent {
+    loop {
+        let event = events.next().await.unwrap().unwrap();
+        if event.name == name {
+            return event;
+        }
+    }
+}
+
+fn reason(event: &Event) -> String {
+    event
+        .decode()
+        .unwrap()
+        .social
+        .map(|social| social.reason)
+        .unwrap_or_default()
+}
+
+#[tokio::test]
+async fn published_events_are_signed_paged_and_live() {
+    let scene = Scene::new().await;
+    let client = &scene.client;
+    let mut live = client
+        .events(Method::GET, "/v1/events/live?services=social")
+        .await
+        .unwrap();
+    next(&mut live, "caught_up").await;
+    for text in ["one", "two", "three"] {
+        let event: Event = client
+            .send(Method::POST, "/v1/events", &said(text))
+            .await
+            .unwrap();
+        let event = event.decode().unwrap();
+        event.verify(&scene.alice.local().public_key()).unwrap();
+        assert_eq!(event.emitter, "alice");
+    }
+    let one = next(&mut live, "event").await;
+    let decoded: LiveEvent = one.decode().unwrap();
+    assert_eq!(
+        (reason(&decoded.event).as_str(), decoded.trust.as_str()),
+        ("one", "verified")
+    );
+    assert_eq!(one.id, decoded.cursor);
+    drop(live);
+    // A cursor leads on behind what was seen.
+    let path = format!("/v1/events/live?services=social&after={}", one.id.unwrap());
+    let mut resumed = client.events(Method::GET, &path).await.unwrap();
+    let two: LiveEvent = next(&mut resumed, "event").await.decode().unwrap();
+    assert_eq!(reason(&two.event), "two");
+
+    let mut texts = Vec::new();
+    let mut path = "/v1/events?services=social&limit=2".to_owned();
+    loop {
+        let page: EventPage = client.get(&path).await.unwrap();
+        texts.extend(page.events.iter().map(reason));
+        let Some(next) = page.next else { break };
+        let next: String = form_urlencoded::byte_serialize(next.as_bytes()).collect();
+        path = format!("/v1/events?services=social&limit=2&after={next}");
+    }
+    assert_eq!(texts, ["one", "two", "three"]);
+    let newest: EventPage = client
+        .get("/v1/events?newest=true&services=social&limit=1")
+        .await
+        .unwrap();
+    assert_eq!(newest.events.iter().map(reason).collect::<Vec<_>>(), ["three"]);
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn an_event_of_somebody_else_and_a_foreign_cursor_are_refused() {
+    let scene = Scene::new().await;
+    let problem = |error: CallError| match error {
+        CallError::Problem(problem) => (problem.name().to_owned(), problem.status),
+        error => panic!("{error}"),
+    };
+    let forged = json!({
+        "svc": "social", "ts": 1, "emitter": "bob", "sig": "AAAA",
+        "social": { "type": "gossip", "actor": "bob", "target": "alice", "reason": "x" },
+    });
+    let refused = scene
+        .client
+        .send::<Event>(Method::POST, "/v1/events", &forged)
+        .await;
+    assert_eq!(problem(refused.unwrap_err()), ("invalid_request".to_owned(), 400));
+    let cursors = [
+        ("00000000000000ab:5", 410, "cursor_gone"),
+        ("nonsense", 400, "invalid_request"),
+    ];
+    for (cursor, status, name) in cursors {
+        let path = format!("/v1/events/live?after={cursor}");
+        let refused = scene.client.events(Method::GET, &path).await.unwrap_err();
+        assert_eq!(problem(refused), (name.to_owned(), status), "{cursor}");
+    }
+    scene.end().await;
+}

@@ -1,0 +1,10 @@
+//! The local API over real sockets, as programs of the machine use it, and as attackers try to.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod attack;
+mod document;
+mod events;
+mod messages;
+mod scene;
+mod services;

@@ -1,0 +1,211 @@
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use http::{Method, Request};
+use nara_local_api::ProblemClass;
+use nara_local_api::client::CallError;
+use nara_local_api::model::{DirectMessage, JourneyState, Postcard, Synced, Trust};
+use nara_mesh::ledger::ReadLimit;
+
+use crate::scene::Scene;
+
+fn text(text: &str) -> DirectMessage {
+    DirectMessage {
+        text: Some(text.to_owned()),
+        ..DirectMessage::default()
+    }
+}
+
+#[tokio::test]
+async fn a_program_pings_writes_and_syncs_as_the_nara() {
+    let scene = Scene::new().await;
+    let client = &scene.client;
+    let status = client.status().await.unwrap();
+    assert_eq!((status.name.as_str(), status.peers), ("alice", 1));
+    let pong = client.ping("bob", true).await.unwrap();
+    assert_eq!(
+        (pong.key_matches, pong.signs.as_str(), pong.clock_proven),
+        (Some(true), "v2", true)
+    );
+    let receipt = client.dm("bob", &text("hello")).await.unwrap();
+    assert!(receipt.stored && receipt.verified, "{receipt:?}");
+    let stored = scene
+        .bob
+        .ledger()
+        .recent(Default::default(), ReadLimit::events(10))
+        .await
+        .unwrap();
+    assert!(stored.iter().any(|event| event.id == receipt.event_id));
+    let postcard = Postcard {
+        message: "hi".to_owned(),
+        to: None,
+    };
+    assert_eq!(client.postcard(&postcard).await.unwrap().first, "bob");
+    assert!(client.zine("bob").await.unwrap().counts.received > 0);
+
+    let mut sync = client.events(Method::POST, "/v1/peers/bob/sync").await.unwrap();
+    let mut done = None;
+    while let Some(event) = sync.next().await {
+        let event = event.unwrap();
+        if event.name == "done" {
+            done = Some(event.decode::<Synced>().unwrap());
+        }
+    }
+    let done = done.unwrap();
+    assert!(done.problem.is_none() && done.counts.received > 0, "{done:?}");
+    let checked: serde_json::Value = client
+        .get("/v1/peers/bob/in-sync?services=hey-there")
+        .await
+        .unwrap();
+    assert!(checked["in_sync"].is_boolean(), "{checked}");
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn a_request_brings_a_verified_answer_and_what_is_proven() {
+    let scene = Scene::new().await;
+    let request = Request::post("/notes/a%20b?x=%2F")
+        .header("accept", "text/plain")
+        .body(Bytes::from_static(b"body"))
+        .unwrap();
+    let answer = scene.client.request_peer("bob", request).await.unwrap();
+    assert_eq!(answer.status(), 418);
+    let told = std::str::from_utf8(answer.body()).unwrap();
+    assert!(
+        told.starts_with("POST /notes/a%20b?x=%2F from alice body \n"),
+        "{told}"
+    );
+    assert_eq!(answer.headers()["x-nara-responder"], "bob");
+    let coverage = answer.headers()["x-nara-coverage"].to_str().unwrap();
+    assert!(["whole", "channel"].contains(&coverage), "{coverage}");
+    assert_eq!(
+        answer.headers()["x-nara-responder-key"],
+        scene.bob.local().public_key().to_base64()
+    );
+    // As it arrives.
+    let request = Request::get("/")
+        .header("x-nara-stream", "?1")
+        .body(Bytes::new())
+        .unwrap();
+    let answer = scene.client.request_peer("bob", request).await.unwrap();
+    assert_eq!(answer.headers()["x-nara-responder"], "bob");
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn a_ban_is_in_force_at_once_and_can_be_lifted() {
+    let scene = Scene::new().await;
+    let client = &scene.client;
+    let banned = client.ban("bob").await.unwrap();
+    assert_eq!(banned.running.untrusted, ["bob"]);
+    match client.dm("bob", &text("hello")).await.unwrap_err() {
+        CallError::Problem(problem) => {
+            assert_eq!(
+                (problem.name(), problem.class),
+                ("untrusted", ProblemClass::Untrusted)
+            );
+            assert!(problem.hint.is_some());
+        }
+        error => panic!("{error}"),
+    }
+    client.trust("bob", &Trust::default()).await.unwrap();
+    client.dm("bob", &text("hello")).await.unwrap();
+    // Another key than the configured one is not taken, and an unknown peer has a problem of its own.
+    let other = Trust {
+        key: Some(scene.alice.local().public_key().to_base64()),
+        replace: true,
+    };
+    for (refused, name) in [
+        (client.trust("bob", &other).await.map(drop), "key_configured"),
+        (client.ping("nobody", false).await.map(drop), "unknown_peer"),
+        (client.forget("nobody").await.map(drop), "unknown_peer"),
+    ] {
+        match refused.unwrap_err() {
+            CallError::Problem(problem) => assert_eq!(problem.name(), name),
+            error => panic!("{error}"),
+        }
+    }
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn a_postcard_is_followed_until_it_is_home() {
+    let scene = Scene::new().await;
+    let client = &scene.client;
+    assert!(client.postcards().await.unwrap().is_empty());
+    // Whoever answers is online.
+    scene.bob.peer("alice").ping().await.unwrap();
+    let postcard = Postcard {
+        message: "hi".to_owned(),
+        to: Some("bob".to_owned()),
+    };
+    let receipt = client.postcard(&postcard).await.unwrap();
+    assert!(receipt.passed_on && receipt.told.is_none(), "{receipt:?}");
+    let home = loop {
+        let journey = client.journey(&receipt.message_id).await.unwrap();
+        if journey.state != JourneyState::UnderWay {
+            break journey;
+        }
+    };
+    assert_eq!((home.state, home.message.as_str()), (JourneyState::Home, "hi"));
+    assert_eq!(home.hops.as_deref().unwrap(), ["bob", "alice"]);
+    assert_eq!(client.postcards().await.unwrap(), [home]);
+    // One that nobody took is not listed.
+    let nowhere = Postcard {
+        to: Some("nobody".to_owned()),
+        ..postcard
+    };
+    assert_eq!(problem(client.postcard(&nowhere).await), "unknown_peer");
+    assert_eq!(client.postcards().await.unwrap().len(), 1);
+    assert_eq!(problem(client.journey("nothing").await), "unknown_postcard");
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn a_stash_is_left_with_a_peer_fetched_listed_and_dropped() {
+    let scene = Scene::new().await;
+    let client = &scene.client;
+    assert_eq!(client.get_stash("bob").await.unwrap(), None);
+    let data = b"only alice \x00\xff";
+    assert_eq!(
+        client.put_stash("bob", &data[..]).await.unwrap().bytes,
+        data.len()
+    );
+    assert_eq!(client.get_stash("bob").await.unwrap().unwrap(), data[..]);
+    let kept = scene.bob.stashes();
+    assert_eq!(kept.len(), 1);
+    assert!(!kept[0].ciphertext.windows(4).any(|bytes| bytes == b"only"));
+    let too_large = vec![0; (512 << 10) + 1];
+    assert_eq!(problem(client.put_stash("bob", too_large).await), "too_large");
+
+    // What bob leaves here can be seen, though not read.
+    scene.bob.peer("alice").put_stash(b"only bob").await.unwrap();
+    let list = client.stashes().await.unwrap().stashes;
+    assert_eq!((list[0].name.as_deref(), list[0].bytes), (Some("bob"), 8 + 16));
+    let bob = scene.bob.id().as_str();
+    assert!(client.drop_stash(bob).await.unwrap());
+    assert!(!client.drop_stash(bob).await.unwrap());
+    assert_eq!(scene.bob.peer("alice").get_stash().await.unwrap(), None);
+    assert_eq!(problem(client.drop_stash("bob").await), "invalid_request");
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn the_clock_and_the_place_in_the_network_are_told() {
+    let scene = Scene::new().await;
+    let clock = scene.client.clock().await.unwrap();
+    assert!(
+        clock.now_ms > 1_767_225_600_000 && clock.step.is_none(),
+        "{clock:?}"
+    );
+    let own = scene.alice.registry().coordinates();
+    assert_eq!(scene.client.coordinates().await.unwrap(), own.into());
+    scene.end().await;
+}
+
+/// The name of the problem with which a call failed.
+fn problem<T: std::fmt::Debug>(outcome: Result<T, CallError>) -> String {
+    match outcome.unwrap_err() {
+        CallError::Problem(problem) => problem.name().to_owned(),
+        error => panic!("{error}"),
+    }
+}

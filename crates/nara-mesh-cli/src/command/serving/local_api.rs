@@ -1,0 +1,246 @@
+//! The local API of a nara that runs: its sockets, and what the program around the nara answers.
+
+use std::io;
+use std::net::IpAddr;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use nara_local_api::client::socket_file;
+use nara_local_api::model::{Check, Reloaded, Way};
+use nara_local_api::server::{Host, Journeys, ListenError, LocalApi, Rights};
+use nara_mesh::Nara;
+use nara_mesh::server::expose::Services;
+use nara_tailnet::MeshNode;
+use tokio::sync::{mpsc, oneshot};
+
+use super::exposition::Exposition;
+use crate::cli::ServingArgs;
+use crate::failure::{Failure, Outcome};
+use crate::network;
+use crate::running::{runtime_folder, socket_in};
+use crate::settings::Settings;
+
+/// Questions that wait for the program.
+const WAITING: usize = 16;
+
+/// What the API asks of the program.
+#[derive(Debug)]
+pub(super) enum Question {
+    Doctor(oneshot::Sender<Vec<Check>>),
+    End,
+    Reload(oneshot::Sender<Reloaded>),
+}
+
+/// The network that the nara is on.
+#[derive(Clone, Debug)]
+pub(in crate::command) struct OnNetwork {
+    pub(in crate::command) kind: &'static str,
+    /// `None`: this machine alone.
+    pub(in crate::command) node: Option<Arc<dyn MeshNode>>,
+}
+
+/// How to open the API.
+#[derive(Debug)]
+pub(super) struct Opening {
+    is_on: bool,
+    group: Option<u32>,
+    pub(super) services: Services,
+}
+
+impl Opening {
+    pub(super) fn new(args: &ServingArgs) -> Outcome<Self> {
+        Ok(Self {
+            is_on: !args.no_api,
+            group: args.api_group.as_deref().map(group_id).transpose()?,
+            services: Services::default(),
+        })
+    }
+
+    pub(super) fn is_on(&self) -> bool {
+        self.is_on
+    }
+
+    /// Opens the sockets. One that cannot be opened is reported; the nara serves its peers without it.
+    pub(super) fn open(
+        self,
+        nara: &Arc<Nara>,
+        network: Option<OnNetwork>,
+        exposition: Option<Exposition>,
+        journeys: Journeys,
+        settings: &Settings,
+    ) -> Outcome<Option<Api>> {
+        if !self.is_on {
+            return Ok(None);
+        }
+        let (asked, questions) = mpsc::channel(WAITING);
+        let program = Program {
+            asked,
+            network,
+            exposition,
+        };
+        let mut builder = LocalApi::builder(nara.clone())
+            .host(Arc::new(program))
+            .services(self.services)
+            .journeys(journeys);
+        if let Some(group) = self.group {
+            builder = builder.group(group, Rights::Messages);
+        }
+        let api = builder.start();
+        let mut sockets = Vec::new();
+        let places = [
+            Some(socket_in(&settings.running_folder()?)),
+            socket_for_user(nara),
+        ];
+        for socket in places.into_iter().flatten() {
+            match api.listen(&socket) {
+                Ok(()) => sockets.push(socket),
+                Err(error) => {
+                    let cause = std::error::Error::source(&error).map(ToString::to_string);
+                    tracing::warn!(cause, "other programs cannot use this nara there: {error}");
+                }
+            }
+        }
+        Ok(Some(Api {
+            api,
+            questions,
+            sockets,
+        }))
+    }
+}
+
+/// The socket at which other programs of the user find this nara by its name.
+fn socket_for_user(nara: &Nara) -> Option<PathBuf> {
+    let folder = runtime_folder()?;
+    if let Err(error) = make_private(&folder) {
+        tracing::warn!(%error, "the folder {} cannot be made", folder.display());
+        return None;
+    }
+    Some(folder.join(socket_file(nara.name().as_str())))
+}
+
+fn make_private(folder: &Path) -> io::Result<()> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)?;
+    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700))
+}
+
+/// The number of a group, or of a name in `/etc/group`.
+fn group_id(text: &str) -> Outcome<u32> {
+    if let Ok(id) = text.parse() {
+        return Ok(id);
+    }
+    let groups = std::fs::read_to_string("/etc/group").unwrap_or_default();
+    let id = groups.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (name == text).then_some(fields.nth(1)?.parse().ok()?)
+    });
+    id.ok_or_else(|| {
+        Failure::usage(format!("api_group: this machine has no group {text}"))
+            .hint("`getent group` lists the groups; a number is taken as it is")
+    })
+}
+
+/// The open API, and what it asks.
+#[derive(Debug)]
+pub(super) struct Api {
+    api: LocalApi,
+    questions: mpsc::Receiver<Question>,
+    pub(super) sockets: Vec<PathBuf>,
+}
+
+impl Api {
+    /// The next question; never, if nobody can ask any more.
+    pub(super) async fn next(&mut self) -> Question {
+        match self.questions.recv().await {
+            Some(question) => question,
+            None => std::future::pending().await,
+        }
+    }
+
+    pub(super) async fn shutdown(self) {
+        self.api.shutdown().await;
+    }
+}
+
+/// This program, as the API sees it.
+struct Program {
+    asked: mpsc::Sender<Question>,
+    network: Option<OnNetwork>,
+    exposition: Option<Exposition>,
+}
+
+impl Program {
+    fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(oneshot::Sender<T>) -> Question,
+    ) -> BoxFuture<'_, Option<T>> {
+        let (answer, answered) = oneshot::channel();
+        let question = question(answer);
+        async move {
+            self.asked.send(question).await.ok()?;
+            answered.await.ok()
+        }
+        .boxed()
+    }
+}
+
+impl Host for Program {
+    fn network(&self) -> Option<String> {
+        Some(self.network.as_ref()?.kind.to_owned())
+    }
+
+    fn way(&self, address: IpAddr) -> BoxFuture<'_, Option<Way>> {
+        async move {
+            let node = self.network.as_ref()?.node.as_ref()?;
+            Some(network::Way::to(&**node, address).await.into())
+        }
+        .boxed()
+    }
+
+    fn metrics(&self) -> BoxFuture<'_, Option<String>> {
+        async move { Some(self.exposition.as_ref()?.render().await) }.boxed()
+    }
+
+    fn doctor(&self) -> BoxFuture<'_, Option<Vec<Check>>> {
+        self.ask(Question::Doctor)
+    }
+
+    fn reload(&self) -> BoxFuture<'_, Option<Reloaded>> {
+        self.ask(Question::Reload)
+    }
+
+    fn end(&self) -> bool {
+        self.asked.try_send(Question::End).is_ok()
+    }
+}
+
+impl From<ListenError> for Failure {
+    fn from(error: ListenError) -> Self {
+        let failure = match &error {
+            ListenError::TooLong { .. } => {
+                Self::usage(error.to_string()).hint("pass a data folder with a shorter path (--data-dir)")
+            }
+            _ => Self::failed(error.to_string()),
+        };
+        failure.caused_by(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_is_a_number_or_has_a_name() {
+        assert_eq!(group_id("100").unwrap(), 100);
+        assert_eq!(group_id("root").unwrap(), 0);
+        let unknown = group_id("no-such-group").unwrap_err();
+        assert!(unknown.message.contains("no-such-group"), "{unknown:?}");
+    }
+}

@@ -1,0 +1,111 @@
+//! `sync` through a nara that runs: into its ledger.
+
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt as _;
+use http::Method;
+use nara_local_api::client::LocalClient;
+use nara_local_api::model::{Progress, Reconciled, Synced};
+use serde::de::DeserializeOwned;
+use serde_json::json;
+
+use super::progress::Bar;
+use super::reconcile;
+use crate::cli::{SyncArgs, SyncModeArg};
+use crate::exit::Exit;
+use crate::failure::{Failure, Outcome};
+use crate::listing::Counts;
+use crate::printer::{Printer, human};
+
+pub(super) async fn run(nara: &LocalClient, args: &SyncArgs, printer: Printer) -> Outcome {
+    let peer = args.peer.to_string();
+    let services = args.services.join(",");
+    let subjects = args.subjects.join(",");
+    let (from, until) = (
+        args.from.map(|from| from.to_string()),
+        args.until.map(|until| until.to_string()),
+    );
+    let mut query = vec![("services", services.as_str())];
+    query.extend(from.as_deref().map(|from| ("from_s", from)));
+    query.extend(until.as_deref().map(|until| ("until_s", until)));
+    if args.check {
+        let begun = Instant::now();
+        let checked = nara.get(&nara.peer_path(&peer, "in-sync", &query)).await?;
+        return reconcile::tell_check(&checked, begun.elapsed(), args, printer);
+    }
+    let word = |is: bool| if is { "true" } else { "false" };
+    if args.reconcile {
+        query.push(("push", word(args.push)));
+        let report: Reconciled = follow(nara, &nara.peer_path(&peer, "reconcile", &query), printer).await?;
+        return reconcile::tell(&report, args, printer);
+    }
+    let size = args.size.map(|size| size.to_string());
+    query.push(("subjects", &subjects));
+    query.push(("resume", word(args.resume)));
+    query.push(("mode", mode(args.mode)));
+    query.extend(size.as_deref().map(|size| ("size", size)));
+    let synced = follow(nara, &nara.peer_path(&peer, "sync", &query), printer).await?;
+    tell(synced, args, printer)
+}
+
+const fn mode(mode: SyncModeArg) -> &'static str {
+    match mode {
+        SyncModeArg::Page => "page",
+        SyncModeArg::Recent => "recent",
+        SyncModeArg::Sample => "sample",
+        SyncModeArg::Legacy => "legacy",
+    }
+}
+
+/// Shows the progress of a transfer until it ends.
+async fn follow<T: DeserializeOwned>(nara: &LocalClient, path: &str, printer: Printer) -> Outcome<T> {
+    let bar = Bar::new(printer);
+    let mut events = nara.events(Method::POST, path).await?;
+    let malformed =
+        |error: serde_json::Error| Failure::failed("the running nara is of another version").caused_by(error);
+    while let Some(event) = events.next().await {
+        let event = event?;
+        if event.name == "done" {
+            bar.finish();
+            return event.decode().map_err(malformed);
+        }
+        let now: Progress = event.decode().map_err(malformed)?;
+        bar.show(
+            now.received,
+            now.remaining.map(|remaining| remaining + now.received as u64),
+        );
+    }
+    Err(Failure::failed("the running nara ended before the transfer did"))
+}
+
+fn tell(synced: Synced, args: &SyncArgs, printer: Printer) -> Outcome {
+    let counts = Counts::from(synced.counts);
+    if let Some(cursor) = &synced.resumed {
+        printer.note(format_args!("resumed behind {cursor}"));
+    }
+    printer.line(format_args!(
+        "{} in {} from {} {}",
+        counts.summary(true),
+        human(Duration::from_micros(synced.elapsed_us)),
+        synced.answers,
+        if synced.answers == 1 { "answer" } else { "answers" }
+    ))?;
+    counts.warn_refused(printer);
+    let mut object = counts.to_json();
+    object["ledger"] = json!(null);
+    object["peer"] = json!(args.peer.to_string());
+    object["answers"] = json!(synced.answers);
+    object["elapsed_us"] = json!(synced.elapsed_us);
+    object["complete"] = json!(synced.problem.is_none());
+    printer.json(object)?;
+    match synced.problem {
+        Some(problem) if counts.received > 0 => Err(Failure {
+            exit: Exit::Partial,
+            hint: Some("received events are stored; --resume continues from there".to_owned()),
+            ..problem.into()
+        }),
+        Some(problem) => Err(problem.into()),
+        None if counts.refused_count == 0 => Ok(Exit::Ok),
+        None => Ok(Exit::Partial),
+    }
+}

@@ -1,0 +1,230 @@
+//! The nara that runs on this machine, through which commands work.
+
+use std::error::Error;
+use std::fmt;
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use nara_local_api::client::{CallError, LocalClient, socket_file};
+use nara_local_api::{Problem, ProblemClass};
+
+use crate::cli::RunningArgs;
+use crate::exit::Exit;
+use crate::failure::{Failure, Outcome};
+use crate::places::{home_folder, variable};
+use crate::remedy;
+use crate::settings::Settings;
+
+/// Arguments that describe another way to the mesh than the one of a running nara.
+const ANOTHER_WAY: [&str; 4] = ["peers_file", "tls", "trust", "network"];
+
+/// The running nara to work through; `None`: there is none, or the command line describes another way.
+///
+/// With a soul or a data folder it is the one that runs with these, else the one that runs for this user.
+pub(crate) fn find(args: &RunningArgs, settings: &Settings) -> Outcome<Option<LocalClient>> {
+    let client = |socket: PathBuf| LocalClient::new(socket).with_timeout(settings.timeout);
+    let is_given = |id: &&str| settings.sources.is_on_command_line(id);
+    if args.direct || ANOTHER_WAY.iter().any(is_given) {
+        return Ok(None);
+    }
+    if let Some(socket) = &args.api_socket {
+        return Ok(Some(client(socket.clone())));
+    }
+    if settings.has_identity() {
+        let socket = settings.running_folder().map(|folder| socket_in(&folder));
+        return Ok(socket.ok().filter(|socket| is_served(socket)).map(client));
+    }
+    let mut sockets: Vec<PathBuf> = match (runtime_folder(), settings.name()) {
+        (Some(folder), Some(name)) => vec![folder.join(socket_file(name.as_str()))],
+        (Some(folder), None) => sockets_in(&folder),
+        (None, _) => sockets_of_data_folders(),
+    };
+    sockets.retain(|socket| is_served(socket));
+    match &sockets[..] {
+        [] => Ok(None),
+        [only] => Ok(Some(client(only.clone()))),
+        several => {
+            let shown: Vec<String> = several
+                .iter()
+                .map(|socket| socket.display().to_string())
+                .collect();
+            Err(Failure::usage(format!("several naras run: {}", shown.join(", "))).hint(
+                "choose one with --name NAME or --api-socket FILE (NARA_MESH_SOCKET), or pass --direct to use none",
+            ))
+        }
+    }
+}
+
+/// The client of the nara that runs on a data folder; `None`: none runs there.
+pub(crate) fn on(folder: &Path) -> Option<LocalClient> {
+    let socket = socket_in(folder);
+    is_served(&socket).then(|| LocalClient::new(socket))
+}
+
+/// As [`find`], for what the running nara does best: with a data folder, also if the command line describes another way to
+/// the mesh.
+pub(crate) fn preferred(args: &RunningArgs, settings: &Settings) -> Outcome<Option<LocalClient>> {
+    match find(args, settings)? {
+        None if !args.direct => {
+            let folder = settings.running_folder().ok();
+            Ok(folder.and_then(|folder| on(&folder)))
+        }
+        found => Ok(found),
+    }
+}
+
+/// As [`preferred`], for commands that nothing else can do.
+pub(crate) fn required(args: &RunningArgs, settings: &Settings) -> Outcome<LocalClient> {
+    if args.direct {
+        return Err(Failure::usage("only the running nara can do this")
+            .hint("omit --direct, or start it: `nara-mesh serve`"));
+    }
+    match preferred(args, settings)? {
+        Some(client) => Ok(client),
+        None => Err(not_running(&settings.running_folder()?)),
+    }
+}
+
+/// The failure of a command that needs the nara that runs on a data folder.
+pub(crate) fn not_running(folder: &Path) -> Failure {
+    Failure::new(Exit::Unreachable, format!("no nara runs on {}", folder.display()))
+        .hint("start it with `nara-mesh serve` or `up`; check --data-dir and --soul-file")
+}
+
+/// The socket in a data folder.
+pub(crate) fn socket_in(folder: &Path) -> PathBuf {
+    folder.join("nara.sock")
+}
+
+/// The folder for the sockets of this user's naras, if the system has one for running programs.
+pub(crate) fn runtime_folder() -> Option<PathBuf> {
+    let folder = PathBuf::from(variable("XDG_RUNTIME_DIR")?);
+    folder.is_absolute().then(|| folder.join("nara-mesh"))
+}
+
+/// The sockets in a folder that nobody else can write to.
+fn sockets_in(folder: &Path) -> Vec<PathBuf> {
+    let is_private = || {
+        let found = std::fs::symlink_metadata(folder).ok()?;
+        (found.is_dir() && found.mode() & 0o022 == 0).then_some(())
+    };
+    if is_private().is_none() {
+        return Vec::new();
+    }
+    let is_socket = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "sock");
+    let mut sockets: Vec<PathBuf> = entries(folder).filter(is_socket).collect();
+    sockets.sort();
+    sockets
+}
+
+/// Without a folder for running programs: the sockets in the data folders of this user.
+fn sockets_of_data_folders() -> Vec<PathBuf> {
+    let folder = home_folder("XDG_DATA_HOME", ".local/share");
+    let folders = folder.iter().flat_map(|folder| entries(folder));
+    folders.map(|folder| socket_in(&folder)).collect()
+}
+
+fn entries(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten();
+    entries.filter_map(|entry| Some(entry.ok()?.path()))
+}
+
+fn is_served(socket: &Path) -> bool {
+    UnixStream::connect(socket).is_ok()
+}
+
+impl From<CallError> for Failure {
+    fn from(error: CallError) -> Self {
+        match error {
+            CallError::Problem(problem) => (*problem).into(),
+            error if error.is_not_running() => Self::new(Exit::Unreachable, error.to_string())
+                .caused_by(error)
+                .hint("start it with `nara-mesh up` or `nara-mesh serve`, or pass --direct"),
+            error => Self::failed(error.to_string())
+                .caused_by(error)
+                .hint("see the log of that nara, or pass --direct"),
+        }
+    }
+}
+
+impl From<Problem> for Failure {
+    fn from(problem: Problem) -> Self {
+        let mut failure = Self::new(exit_of(&problem), problem.detail.clone());
+        failure.hint = hint(&problem);
+        let cause = Cause::of(&problem.causes);
+        failure.source = cause.map(|cause| cause as Box<dyn Error + Send + Sync>);
+        failure
+    }
+}
+
+/// The exit code for a problem.
+pub(crate) fn exit_of(problem: &Problem) -> Exit {
+    match problem.class {
+        ProblemClass::Usage => Exit::Usage,
+        ProblemClass::Untrusted => Exit::Unauthenticated,
+        ProblemClass::Unreachable => Exit::Unreachable,
+        _ => Exit::Failed,
+    }
+}
+
+/// Whether a problem is that nobody knows the peer.
+pub(crate) fn is_unknown_peer(problem: &Problem) -> bool {
+    matches!(problem.name(), "unknown_peer" | "invalid_peer" | "nobody_knows")
+}
+
+/// What to do about a problem, with the command where there is one.
+pub(crate) fn hint(problem: &Problem) -> Option<String> {
+    if let Some(remedy) = remedy::of_problem(problem) {
+        return Some(remedy);
+    }
+    let command = match problem.name() {
+        "downgrade" => {
+            "if the peer went back to an older version on purpose, run `nara-mesh peers trust NAME --replace`"
+        }
+        "tls_gone" => {
+            "try again; if the peer went back to plain connections on purpose, forget it with `nara-mesh peers reset \
+             NAME`"
+        }
+        "unknown_peer" | "invalid_peer" => "add it to the peers file (--peers), or give its address",
+        "untrusted" => {
+            let name = problem.nara.as_ref().and_then(|name| name.parse().ok())?;
+            return Some(format!(
+                "to lift the ban, run `{}`",
+                remedy::trust_again(&name, false)
+            ));
+        }
+        _ => return problem.hint.clone(),
+    };
+    Some(command.to_owned())
+}
+
+/// A chain of causes, as texts.
+#[derive(Debug)]
+struct Cause {
+    text: String,
+    source: Option<Box<Self>>,
+}
+
+impl Cause {
+    fn of(texts: &[String]) -> Option<Box<Self>> {
+        let (first, rest) = texts.split_first()?;
+        Some(Box::new(Self {
+            text: first.clone(),
+            source: Self::of(rest),
+        }))
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl Error for Cause {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        let source = self.source.as_deref()?;
+        Some(source)
+    }
+}

@@ -1,0 +1,325 @@
+//! Commands that work through a nara that runs, and the local API of the program.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use nara_local_api::client::{CallError, LocalClient};
+use nara_local_api::model::{Lease, Service};
+use serde_json::Value;
+
+use crate::serve::Serving;
+use crate::{nara_mesh, new_soul, text};
+
+/// Alice, whom nobody finds, and bob, who knows her and whom the user's commands find.
+struct Scene {
+    folder: tempfile::TempDir,
+    alice: Serving,
+    _bob: Serving,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path();
+        fs::create_dir(path.join("run")).unwrap();
+        let bob = new_soul(path, "bob");
+        new_soul(path, "alice");
+        let known = format!(
+            "[[peer]]\nname = \"bob\"\nid = {}\nkey = {}\n",
+            bob["id"], bob["public_key"]
+        );
+        fs::write(path.join("known.toml"), known).unwrap();
+        let (alice, stanza) = Serving::start(path, "alice");
+        fs::write(path.join("known.toml"), stanza).unwrap();
+        let run = path.join("run");
+        let (bob, listening) = Serving::start_in(path, "bob", &[], &[("XDG_RUNTIME_DIR", &run)]);
+        let sockets = listening["sockets"].as_array().unwrap();
+        assert_eq!(sockets.len(), 2, "{listening}");
+        // Alice can call bob back.
+        let for_bob = fs::read_to_string(path.join("known.toml")).unwrap();
+        fs::write(path.join("known.toml"), listening["stanza"].as_str().unwrap()).unwrap();
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let reload = LocalClient::new(path.join("alice/nara.sock"));
+        runtime.block_on(reload.reload()).unwrap();
+        fs::write(path.join("known.toml"), for_bob).unwrap();
+        Self {
+            folder,
+            alice,
+            _bob: bob,
+        }
+    }
+
+    /// The next line of this kind that alice prints.
+    fn hears(&mut self, event: &str) -> Value {
+        loop {
+            let line = self.alice.next();
+            if line["event"] == event {
+                return line;
+            }
+        }
+    }
+
+    fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    fn runtime(&self) -> PathBuf {
+        self.path().join("run")
+    }
+
+    /// Runs the program without a soul and without a peers file. Returns what it printed.
+    fn run(&self, expected: i32, args: &[&str]) -> (String, String) {
+        let output = nara_mesh(self.path())
+            .env("XDG_RUNTIME_DIR", self.runtime())
+            .args(args)
+            .output()
+            .unwrap();
+        let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+        assert_eq!(
+            output.status.code(),
+            Some(expected),
+            "{args:?}\n{stdout}\n{stderr}"
+        );
+        (stdout, stderr)
+    }
+
+    fn json(&self, expected: i32, args: &[&str]) -> Value {
+        let (stdout, _) = self.run(expected, &[args, &["--json"]].concat());
+        serde_json::from_str(&stdout).unwrap_or_else(|error| panic!("{error}: {stdout}"))
+    }
+}
+
+#[test]
+fn commands_work_through_the_nara_that_runs_without_soul_and_peers() {
+    let mut scene = Scene::new();
+    let ping = &scene.json(0, &["ping", "alice"])["peers"][0];
+    assert_eq!(
+        (&ping["received"], &ping["key_matches"], &ping["clock_proven"]),
+        (&1.into(), &true.into(), &true.into())
+    );
+    assert_eq!(
+        scene.json(0, &["ping", "--all", "-c", "2", "-i", "0s"])["peers"][0]["received"],
+        2
+    );
+    let peer = &scene.json(0, &["peers"])["peers"][0];
+    assert_eq!((&peer["name"], &peer["online"]), (&"alice".into(), &true.into()));
+
+    let sent = scene.json(0, &["dm", "alice", "hello there"]);
+    assert_eq!(
+        (&sent["recipient"], &sent["stored"]),
+        (&"alice".into(), &true.into())
+    );
+    let heard = scene.hears("direct_message");
+    assert_eq!(heard["message"]["social"]["reason"], "hello there");
+    assert_eq!(heard["sender"], "bob");
+
+    let zine = scene.json(0, &["zine", "alice"]);
+    assert_eq!(zine["from"], "alice");
+    scene.hears("zine");
+    let postcard = nara_mesh(scene.path())
+        .env("XDG_RUNTIME_DIR", scene.runtime())
+        .args(["world", "send", "--message", "greetings", "--json"])
+        .output()
+        .unwrap();
+    let postcard: Value = serde_json::from_slice(&postcard.stdout).unwrap();
+    assert_eq!(postcard["first"], "alice");
+
+    let synced = scene.json(0, &["sync", "alice"]);
+    assert!(
+        synced["received"].as_u64().unwrap() > 0 && synced["complete"] == true,
+        "{synced}"
+    );
+    let reconciled = scene.json(0, &["sync", "alice", "--reconcile", "--push"]);
+    assert_eq!(reconciled["complete"], true);
+    let (watched, _) = scene.run(
+        0,
+        &[
+            "watch",
+            "alice",
+            "--since",
+            "all",
+            "--services",
+            "social",
+            "-c",
+            "1",
+            "--json",
+        ],
+    );
+    assert!(watched.contains("hello there"), "{watched}");
+
+    let (checked, _) = scene.run(0, &["doctor"]);
+    assert!(
+        checked.contains("this nara serves on") && checked.contains("1 of 1 known nara answer"),
+        "{checked}"
+    );
+    assert_eq!(scene.json(0, &["reload"])["configured"], 1);
+}
+
+#[test]
+fn stashes_and_postcards_work_through_the_nara_that_runs() {
+    let scene = Scene::new();
+    fs::write(scene.path().join("secret"), "only bob").unwrap();
+    scene.run(0, &["stash", "put", "alice", "secret"]);
+    let (fetched, _) = scene.run(0, &["stash", "get", "alice"]);
+    assert_eq!(fetched, "only bob");
+    let here = scene.json(0, &["stash", "list"]);
+    assert_eq!(here["stashes"], serde_json::json!([]));
+    let there = scene.json(0, &["stash", "list", "--api-socket", "alice/nara.sock"]);
+    assert_eq!(
+        (&there["stashes"][0]["name"], &there["stashes"][0]["bytes"]),
+        (&"bob".into(), &24.into())
+    );
+    let sent = scene.json(
+        0,
+        &["world", "send", "--message", "hi", "--to", "alice", "--wait"],
+    );
+    assert_eq!(sent["hops"], serde_json::json!(["alice", "bob"]));
+    let listed = scene.json(0, &["world", "list"]);
+    assert_eq!(listed["postcards"][0]["message_id"], sent["message_id"]);
+    let (_, refused) = scene.run(2, &["stash", "get", "alice", "--direct"]);
+    assert!(refused.contains("only the running nara can do this"), "{refused}");
+}
+
+#[test]
+fn decisions_of_a_running_nara_need_no_data_folder() {
+    let scene = Scene::new();
+    let banned = scene.json(0, &["peers", "untrust", "alice"]);
+    assert_eq!(banned["running"]["untrusted"][0], "alice");
+    let (_, refused) = scene.run(4, &["dm", "alice", "hi"]);
+    assert!(refused.contains("nara-mesh peers trust alice"), "{refused}");
+    scene.run(0, &["peers", "trust", "alice"]);
+    scene.run(0, &["dm", "alice", "hi"]);
+    scene.run(0, &["peers", "reset", "alice"]);
+    let (_, unknown) = scene.run(2, &["ping", "carol"]);
+    assert!(
+        unknown.contains("unknown") && unknown.contains("hint:"),
+        "{unknown}"
+    );
+}
+
+#[test]
+fn a_request_goes_through_two_running_naras_to_a_local_program() {
+    let scene = Scene::new();
+    let path = scene.path();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let backend = path.join("notes.sock");
+    let _serving = runtime.enter();
+    let listener = tokio::net::UnixListener::bind(&backend).unwrap();
+    let router = axum::Router::new().fallback(async |request: axum::extract::Request| {
+        let sender = request
+            .headers()
+            .get("x-nara-sender")
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .to_owned();
+        format!("{} {} for {sender}", request.method(), request.uri())
+    });
+    runtime.spawn(async move { axum::serve(listener, router).await });
+    // Alice is not found by chance, but named by her data folder.
+    let alice = LocalClient::new(path.join("alice/nara.sock"));
+    let lease = Lease {
+        backend: format!("unix:{}", backend.display()),
+        lease_s: 60,
+    };
+    let put = alice.send::<Service>(http::Method::PUT, "/v1/services/notes", &lease);
+    assert_eq!(runtime.block_on(put).unwrap().prefix, "/notes");
+    let (answer, explained) = scene.run(0, &["request", "alice", "GET", "/notes/1?x=y", "--explain"]);
+    assert_eq!(answer, "GET /1?x=y for bob");
+    assert!(
+        explained.contains("answer    from alice") && explained.contains("body      "),
+        "{explained}"
+    );
+    let json = scene.json(0, &["request", "alice", "POST", "/notes", "--data", "x"]);
+    assert_eq!(
+        (&json["body"], &json["verification"]["responder"]),
+        (&"POST / for bob".into(), &"alice".into())
+    );
+    let (_, refused) = scene.run(1, &["request", "alice", "GET", "/other"]);
+    assert!(refused.contains("404"), "{refused}");
+}
+
+#[test]
+fn the_sockets_are_private_and_go_with_their_nara() {
+    let scene = Scene::new();
+    let mode = |path: PathBuf| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let folder = scene.runtime().join("nara-mesh");
+    let socket = folder.join("bob.sock");
+    assert_eq!((mode(folder), mode(socket.clone())), (0o700, 0o600));
+    assert_eq!(mode(scene.path().join("bob/nara.sock")), 0o600);
+    // One ends as the API is told to.
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let client = LocalClient::new(&socket);
+    let status = runtime.block_on(client.status()).unwrap();
+    assert_eq!(status.name, "bob");
+    let metrics = runtime
+        .block_on(client.request_bytes(http::Method::GET, "/v1/metrics"))
+        .unwrap();
+    assert!(!metrics.is_empty());
+    runtime
+        .block_on(client.request_bytes(http::Method::POST, "/v1/shutdown"))
+        .unwrap();
+    while runtime.block_on(client.status()).is_ok() {}
+    let gone = runtime.block_on(client.status()).unwrap_err();
+    assert!(
+        matches!(&gone, CallError::Connect { .. } | CallError::Broken { .. }),
+        "{gone}"
+    );
+    // Nobody is left to work through.
+    let (_, failed) = scene.run(2, &["dm", "alice", "hi"]);
+    assert!(failed.contains("needs a soul"), "{failed}");
+}
+
+#[test]
+fn one_of_several_is_chosen_and_none_if_asked_for() {
+    let scene = Scene::new();
+    let path = scene.path();
+    new_soul(path, "carol");
+    let run = scene.runtime();
+    let (_carol, _) = Serving::start_in(path, "carol", &[], &[("XDG_RUNTIME_DIR", &run)]);
+    let (_, several) = scene.run(2, &["ping", "alice"]);
+    assert!(
+        several.contains("several naras run") && several.contains("carol.sock"),
+        "{several}"
+    );
+    scene.run(0, &["ping", "alice", "--name", "bob"]);
+    scene.run(0, &["ping", "alice", "--api-socket", "bob/nara.sock"]);
+    scene.run(0, &["ping", "alice", "--data-dir", "bob"]);
+    let (_, direct) = scene.run(2, &["dm", "alice", "hi", "--direct"]);
+    assert!(direct.contains("needs a soul"), "{direct}");
+    // With a peers file, the command line says how.
+    scene.run(0, &["ping", "alice", "--peers", "known.toml"]);
+    let (_, gone) = scene.run(3, &["ping", "alice", "--api-socket", "nowhere.sock"]);
+    assert!(gone.contains("no nara listens on nowhere.sock"), "{gone}");
+    new_soul(path, "dave");
+    let (_quiet, listening) = Serving::start_in(path, "dave", &["--no-api"], &[("XDG_RUNTIME_DIR", &run)]);
+    assert_eq!(listening["sockets"], serde_json::json!([]));
+}
+
+#[test]
+fn the_examples_with_curl_work() {
+    let scene = Scene::new();
+    let document = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/local-api.md");
+    let document = fs::read_to_string(document).unwrap();
+    let blocks = document.split("```sh\n").skip(1);
+    let examples: String = blocks.filter_map(|block| block.split("```").next()).collect();
+    let output = std::process::Command::new("bash")
+        .args(["-euo", "pipefail", "-c", &examples])
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap())
+        .env("XDG_RUNTIME_DIR", scene.runtime())
+        .output()
+        .unwrap();
+    let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+    assert!(output.status.success(), "{stdout}\n{stderr}");
+    for part in [
+        r#""name":"bob""#,
+        "event: done",
+        "nice notes",
+        r#""prefix":"/notes""#,
+        "what only bob can read",
+    ] {
+        assert!(stdout.contains(part), "{part}: {stdout}");
+    }
+}

@@ -1,0 +1,151 @@
+//! Local programs that come and go while a nara runs.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::response::{IntoResponse as _, Response};
+use http::Uri;
+use http::uri::PathAndQuery;
+
+use super::{Backend, Proxy};
+use crate::server::VerifiedSender;
+use crate::server::answer::rejection::Rejection;
+use crate::server::route::user::{RouteError, below, check_merged, check_prefix, covers};
+
+/// Local programs that peers reach below prefixes, added and removed while a nara runs: for
+/// [`services`](crate::server::MeshServerBuilder::services). Clones share one list.
+#[derive(Clone, Debug, Default)]
+pub struct Services(Arc<RwLock<Table>>);
+
+#[derive(Debug, Default)]
+struct Table {
+    programs: BTreeMap<String, Arc<Proxy>>,
+    /// The prefixes of nested routes.
+    taken: Vec<String>,
+    merged: Option<Router>,
+}
+
+impl Services {
+    /// Passes requests below `prefix`, such as `/notes`, on to a program from now on, in the place of an earlier
+    /// program of the same prefix. See [`router`](super::router) for `answer_timeout`.
+    ///
+    /// # Errors
+    /// [`RouteError`] if the prefix is malformed, or hides a path of the server, other routes or another program.
+    pub fn put(&self, prefix: &str, backend: Backend, answer_timeout: Duration) -> Result<(), RouteError> {
+        let mut table = self.write();
+        let programs = table.programs.keys().filter(|other| *other != prefix);
+        check_prefix(prefix, programs.chain(&table.taken).map(String::as_str))?;
+        if let Some(merged) = &table.merged {
+            for path in below(prefix) {
+                check_merged(merged, path)?;
+            }
+        }
+        let proxy = Arc::new(Proxy::new(backend, answer_timeout));
+        table.programs.insert(prefix.to_owned(), proxy);
+        Ok(())
+    }
+
+    /// Removes a program; requests in progress go on. Returns whether it was there.
+    pub fn remove(&self, prefix: &str) -> bool {
+        self.write().programs.remove(prefix).is_some()
+    }
+
+    /// Keeps programs away from routes of the server.
+    pub(in crate::server) fn stay_clear_of(&self, taken: Vec<String>, merged: Option<Router>) {
+        let mut table = self.write();
+        table.taken = taken;
+        table.merged = merged;
+    }
+
+    /// Whether a path belongs to a program.
+    pub(in crate::server) fn has(&self, path: &str) -> bool {
+        self.read().programs.keys().any(|prefix| covers(prefix, path))
+    }
+
+    /// Passes every request on to the program that its path belongs to.
+    pub(in crate::server) fn router(&self) -> Router {
+        let services = self.clone();
+        Router::new().fallback(async move |sender: VerifiedSender, request: Request| {
+            services.pass_on(&sender, request).await
+        })
+    }
+
+    async fn pass_on(&self, sender: &VerifiedSender, mut request: Request) -> Response {
+        let path = request.uri().path();
+        let found = {
+            let table = self.read();
+            let mut programs = table.programs.iter();
+            programs
+                .find(|(prefix, _)| covers(prefix, path))
+                .map(|(prefix, proxy)| (without(prefix, request.uri()), proxy.clone()))
+        };
+        // It may have been removed since the request was routed.
+        let Some((Some(rest), proxy)) = found else {
+            return Rejection::NotFound.into_response();
+        };
+        *request.uri_mut() = rest;
+        proxy.pass_on(sender, request).await
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Table> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Table> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An address without a prefix of its path.
+fn without(prefix: &str, uri: &Uri) -> Option<Uri> {
+    let rest = uri.path().strip_prefix(prefix)?;
+    let slash = if rest.is_empty() { "/" } else { "" };
+    let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+    let target = PathAndQuery::try_from(format!("{slash}{rest}{query}")).ok()?;
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = Some(target);
+    Uri::from_parts(parts).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+
+    use super::*;
+    use crate::server::expose::ANSWER_TIMEOUT;
+
+    #[test]
+    fn a_program_may_hide_neither_routes_nor_another_program() {
+        let services = Services::default();
+        let merged = Router::new().route("/merged/{id}", get(async || ()));
+        services.stay_clear_of(vec!["/nested".to_owned()], Some(merged));
+        let put = |prefix: &str| services.put(prefix, "unix:/x".parse().unwrap(), ANSWER_TIMEOUT);
+        put("/notes").unwrap();
+        put("/notes").unwrap();
+        for (prefix, is_refused) in [
+            ("/dm", true),
+            ("/events", true),
+            ("/nested/below", true),
+            ("/merged", true),
+            ("/notes/old", true),
+            ("notes", true),
+            ("/notebook", false),
+            ("/a/b", false),
+        ] {
+            assert_eq!(put(prefix).is_err(), is_refused, "{prefix}");
+        }
+        assert!(services.has("/notes/1") && !services.has("/notesx"));
+        assert!(services.remove("/notes") && !services.remove("/notes"));
+        assert!(!services.has("/notes/1"));
+    }
+
+    #[test]
+    fn a_program_sees_paths_without_its_prefix() {
+        for (path, rest) in [("/a/b", "/"), ("/a/b?x=1", "/?x=1"), ("/a/b/c%2Fd?x", "/c%2Fd?x")] {
+            assert_eq!(without("/a/b", &path.parse().unwrap()).unwrap(), rest);
+        }
+    }
+}
