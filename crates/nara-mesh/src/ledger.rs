@@ -6,6 +6,7 @@ mod error;
 mod feed;
 mod filter;
 mod follow;
+mod held;
 mod inventory;
 mod limit;
 mod memory;
@@ -23,6 +24,7 @@ pub use feed::{Arrival, Arrivals, EventFeed};
 pub use follow::{Followed, Follower};
 pub use limit::ReadLimit;
 pub use memory::MemoryLedger;
+pub(crate) use rejections::ANY_VOTER;
 pub use retention::{EveryoneKnown, KnownNames, MemoryMode, RetentionPolicy, Standing};
 pub(crate) use select::select;
 #[cfg(feature = "sqlite")]
@@ -95,9 +97,13 @@ pub trait EventStore: Debug + Send + Sync + 'static {
     /// Verified checkpoints in the order of arrival, and their total number.
     fn checkpoints(&self, limit: ReadLimit, offset: usize) -> LedgerFuture<'_, (Vec<SyncEvent>, usize)>;
 
-    /// The unverified events that claim this emitter, with the peers that told them: to be inserted again as verified,
+    /// The unverified events in which this nara acts, with the peers that told them: to be inserted again as verified,
     /// from the same peers, when its key is learned.
-    fn unverified_by(&self, emitter: String) -> LedgerFuture<'_, Vec<Arrival>>;
+    fn unverified_by(&self, actor: String) -> LedgerFuture<'_, Vec<Arrival>>;
+
+    /// Removes events with these ids as far as they are still unverified: those that a key disproves when it is
+    /// learned. Returns their number.
+    fn remove_unverified(&self, ids: Vec<String>) -> LedgerFuture<'_, usize>;
 
     /// The number of stored events.
     fn count(&self) -> LedgerFuture<'_, usize>;
@@ -133,7 +139,13 @@ pub trait ReconcileStore: Debug + Send + Sync + 'static {
     /// Records events of a peer that were not stored, because they do not verify or because the retention policy
     /// rejects them, so that they are not fetched from that peer again. The newest ones are kept, up to a limit.
     /// Rejections are per peer, so that no peer can spoil an event that others have.
-    fn reject(&self, peer: String, items: Vec<ItemId>) -> LedgerFuture<'_, ()>;
+    ///
+    /// Beside each event stands the name of the nara whose key may change that, if one may. An empty name stands for
+    /// the voters of a checkpoint, which names them by ids.
+    fn reject(&self, peer: String, rejected: Vec<(ItemId, Option<String>)>) -> LedgerFuture<'_, ()>;
+
+    /// Forgets the rejections that waited for the keys of these naras, so that the events are fetched again.
+    fn forgive(&self, learned: Vec<String>) -> LedgerFuture<'_, ()>;
 
     /// The ones among these events that were rejected from this peer.
     fn rejected(&self, peer: String, items: Vec<ItemId>) -> LedgerFuture<'_, Vec<ItemId>>;

@@ -27,6 +27,7 @@ pub(crate) use keeper::own_succession;
 pub use keeper::{PeerKeeper, Recalled};
 pub use known_keys::KnownKeys;
 pub use known_names::PinnedNames;
+pub(crate) use known_names::standing;
 pub use lease::KeyLease;
 pub(crate) use peer::with_other_port;
 pub use peer::{Peer, PeerInfo};
@@ -100,6 +101,8 @@ pub enum PeerEvent {
     },
     /// Another key than the pinned one was offered for a name. Nothing was changed.
     KeyConflict(KeyConflict),
+    /// The id of a peer became known, after its key.
+    IdLearned(PeerInfo),
     /// A key was pinned.
     KeyPinned(PinnedKey),
     /// A first key was offered for a nara, and the trust policy refused it.

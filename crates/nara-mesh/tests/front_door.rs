@@ -15,7 +15,8 @@ use std::time::Duration;
 use nara_mesh::client::{MeshClient, StreamState, SubscribeOptions};
 use nara_mesh::ledger::{EventStore as _, MemoryLedger, ReadLimit};
 use nara_mesh::nara::{NaraBuilder, StartError};
-use nara_mesh::registry::{Closed, PeerInfo, RegisterError};
+use nara_mesh::proto::sync::SyncRequest;
+use nara_mesh::registry::{Closed, KeySource, PeerInfo, PinnedKey, RegisterError};
 use nara_mesh::server::Shutdown;
 use nara_mesh::transport::MemoryNetwork;
 use nara_mesh::{LocalNara, Nara};
@@ -46,6 +47,49 @@ async fn a_nara_comes_with_a_hey_there_and_goes_with_a_chau() {
     assert_eq!(services(&ledger).await, ["hey-there"]);
     assert_eq!(alice.shutdown(GRACE).await, Shutdown::Graceful);
     assert_eq!(services(&ledger).await, ["hey-there", "chau"]);
+}
+
+/// Has bob, who listens on loopback, ask alice, who does not know him. Returns whether she met him.
+async fn meets_a_stranger_on_loopback(alice: &str) -> bool {
+    let alice = nara("alice")
+        .listen(alice.parse().unwrap())
+        .start()
+        .await
+        .unwrap();
+    let bob = nara("bob")
+        .listen("127.0.0.1:0".parse().unwrap())
+        .start()
+        .await
+        .unwrap();
+    let port = alice.address().unwrap().port();
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    let answered = bob
+        .client()
+        .fetch_sync_events(address, SyncRequest::recent(1))
+        .await;
+    let known = alice.registry().by_name("bob").map(|bob| bob.info());
+    assert_eq!(answered.is_ok(), known.is_some());
+    let expected = PinnedKey {
+        name: bob.name().clone(),
+        id: None,
+        key: bob.local().public_key(),
+        source: KeySource::Ping(bob.address().unwrap()),
+        learned_at: known
+            .as_ref()
+            .and_then(|known| Some(known.key.as_ref()?.learned_at))
+            .unwrap_or_default(),
+    };
+    if let Some(known) = &known {
+        assert_eq!((&known.key, known.address), (&Some(expected), bob.address()));
+    }
+    known.is_some()
+}
+
+#[tokio::test]
+async fn naras_on_one_machine_meet_only_if_both_listen_on_loopback() {
+    assert!(meets_a_stranger_on_loopback("127.0.0.1:0").await);
+    // Others can call this one, too: what comes from loopback may come through a proxy.
+    assert!(!meets_a_stranger_on_loopback("0.0.0.0:0").await);
 }
 
 #[tokio::test]
@@ -208,7 +252,7 @@ async fn the_ledger_in_a_data_folder_survives_a_restart() {
     let address = bob.address().unwrap();
     // Trust on first use: the key is kept.
     bob.registry().register(alice.as_peer(None)).unwrap();
-    let recent = nara_mesh::proto::sync::SyncRequest::recent(10);
+    let recent = SyncRequest::recent(10);
     first.client().fetch_sync_events(address, recent).await.unwrap();
     first.shutdown(GRACE).await;
     let second = start().await.unwrap();

@@ -10,7 +10,7 @@
 //! Names lie on a [`Ring`], in the order of a hash that everybody can compute. One neighbour is always the next
 //! reachable nara on the ring, so the ring alone leads from everybody to everybody. The other neighbours are
 //! random: they make the ways short, and survive when a stretch of the ring fails at once. A neighbour is kept
-//! for as long as it lives.
+//! for as long as it lives; of the random ones, less than half may be chosen, and exchanged, because they are near.
 //!
 //! # Who is told what
 //!
@@ -27,7 +27,7 @@ pub mod simulation;
 pub use config::GossipConfig;
 pub use ring::{Ring, RingPosition};
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use rand::seq::{IteratorRandom as _, SliceRandom as _};
@@ -38,6 +38,10 @@ use remembered::Remembered;
 /// How many members of the ring are looked at in search of one neighbour. It bounds the work of one decision;
 /// when so many in a row are down, the next decision goes on.
 const SEARCH: usize = 64;
+
+/// Candidates of which the nearest becomes a near neighbour. So few leave chance enough that not all choose the same, and
+/// that a peer gains little by pretending to be near.
+const NEAR_CANDIDATES: usize = 4;
 
 /// The shortest pause between two ticks, whatever the configuration says: it prevents a busy loop.
 const RESOLUTION: Duration = Duration::from_millis(1);
@@ -111,6 +115,8 @@ pub struct Gossip<P> {
     position: RingPosition,
     config: GossipConfig,
     neighbours: BTreeMap<P, NeighbourState>,
+    /// The neighbours that were chosen because they are near.
+    near: BTreeSet<P>,
     remembered: Remembered<P>,
     /// When the next round of zines is due; drawn with the first input.
     next_zines: Option<Duration>,
@@ -125,6 +131,7 @@ impl<P: Clone + Ord> Gossip<P> {
             remembered: Remembered::new(config.remembered),
             config,
             neighbours: BTreeMap::new(),
+            near: BTreeSet::new(),
             next_zines: None,
         }
     }
@@ -171,7 +178,9 @@ impl<P: Clone + Ord> Gossip<P> {
         }
         self.drop_neighbours(ring, now, random, &mut outputs);
         self.find_neighbours(ring, now, random, &mut outputs);
-        self.zine_round(ring, now, random, &mut outputs);
+        if self.zine_round(ring, now, random, &mut outputs) {
+            self.come_nearer(ring, now, random, &mut outputs);
+        }
         outputs
     }
 
@@ -275,6 +284,52 @@ impl<P: Clone + Ord> Gossip<P> {
         }
     }
 
+    /// How many neighbours may be chosen because they are near: less than half of the random ones, so that the mesh stays
+    /// connected whatever peers say about distances.
+    fn near_share(&self) -> usize {
+        self.config.degree.saturating_sub(1) / 2
+    }
+
+    /// Exchanges one neighbour for a peer that is less than half as far, if there is one among a few candidates.
+    fn come_nearer(
+        &mut self,
+        ring: &Ring<P>,
+        now: Duration,
+        random: &mut impl Rng,
+        outputs: &mut Vec<Output<P>>,
+    ) {
+        let neighbours = &self.neighbours;
+        self.near.retain(|peer| neighbours.contains_key(peer));
+        let share = self.near_share();
+        if share == 0 || neighbours.len() < self.config.degree || !ring.has_distances() {
+            return;
+        }
+        let successor = self.successor(ring, now);
+        let is_full = self.near.len() >= share;
+        let replaceable =
+            |peer: &&P| Some(*peer) != successor.as_ref() && is_full == self.near.contains(*peer);
+        let farthest = neighbours
+            .keys()
+            .filter(replaceable)
+            .filter_map(|peer| Some((ring.distance(peer)?, peer.clone())))
+            .max();
+        let candidates = self.draw(ring, NEAR_CANDIDATES, random, |peer| {
+            self.remembered.may_subscribe(peer, now)
+        });
+        let nearest = candidates
+            .into_iter()
+            .filter_map(|peer| Some((ring.distance(&peer)?, peer)))
+            .min();
+        if let (Some((far, neighbour)), Some((near, candidate))) = (farthest, nearest)
+            && near.saturating_mul(2) < far
+        {
+            self.near.remove(&neighbour);
+            self.unsubscribe(&neighbour, outputs);
+            self.near.insert(candidate.clone());
+            self.connect(candidate, now, outputs);
+        }
+    }
+
     fn connect(&mut self, peer: P, now: Duration, outputs: &mut Vec<Output<P>>) {
         self.neighbours.entry(peer).or_insert_with_key(|peer| {
             outputs.push(Output::Subscribe(peer.clone()));
@@ -324,14 +379,15 @@ impl<P: Clone + Ord> Gossip<P> {
     }
 
     /// Begins a round of zines if one is due. What streams bring is not asked for again: zines go to peers that
-    /// have no streams, to one more of which that is not known, and to any when no stream is open.
+    /// have no streams, to one more of which that is not known, and to any when no stream is open. Returns whether one
+    /// was due.
     fn zine_round(
         &mut self,
         ring: &Ring<P>,
         now: Duration,
         random: &mut impl Rng,
         outputs: &mut Vec<Output<P>>,
-    ) {
+    ) -> bool {
         let (shortest, longest) = (self.config.zine_pause.0, self.config.zine_pause.1);
         let next = now
             + shortest
@@ -340,10 +396,10 @@ impl<P: Clone + Ord> Gossip<P> {
                 .mul_f64(random.random_range(0.0..1.0));
         match self.next_zines {
             Some(due) if due <= now => self.next_zines = Some(next),
-            Some(_) => return,
+            Some(_) => return false,
             None => {
                 self.next_zines = Some(next);
-                return;
+                return false;
             }
         }
         let count = random.random_range(self.config.zine_peers.0..=self.config.zine_peers.1);
@@ -365,6 +421,7 @@ impl<P: Clone + Ord> Gossip<P> {
             self.remembered.streams(peer).is_none()
         }));
         outputs.extend(peers.into_iter().map(Output::ExchangeZine));
+        true
     }
 }
 

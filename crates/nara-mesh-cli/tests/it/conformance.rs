@@ -13,6 +13,7 @@ use nara_mesh::ledger::{EventStore as _, MemoryLedger};
 use nara_mesh::peers_file::PeerEntry;
 use nara_mesh::registry::PeerRegistry;
 use nara_mesh::server::{MeshServer, RunningServer};
+use nara_mesh::transport::TcpTransport;
 use nara_mesh::{LocalNara, Signatures};
 use nara_proto::event::{Payload, SocialPayload, SyncEvent};
 use nara_proto::time::UnixNanos;
@@ -21,7 +22,8 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 use self::broken::{DEFECTS, Defect};
-use crate::{new_soul, run, run_json, text};
+use crate::v1_peer::V1Peer;
+use crate::{nara_mesh, naras, new_soul, run, run_json, text};
 
 /// A server, and the folder in which the program is run against it.
 struct Scene {
@@ -166,6 +168,100 @@ fn a_server_with_v1_only_conforms_and_v2_is_skipped() {
             assert_eq!(check["verdict"], "skipped", "{id}");
         }
     }
+}
+
+/// What the double of a v1 peer does not do, by the checks that show it. It believes what it is sent, answers every path
+/// alike and relays nothing, since its tests need no more: all that it says to others is as the specification says.
+const NOT_OF_THE_DOUBLE: &[&str] = &[
+    "ping/content-type",
+    "query/target-is-required",
+    "query/known",
+    "query/get-only",
+    "checkpoints/keys",
+    "checkpoints/default",
+    "checkpoints/limit",
+    "checkpoints/offset",
+    "http/404-body",
+    "http/clean-path",
+    "v1-request/all-signed-endpoints",
+    "v1-request/no-name",
+    "v1-request/no-timestamp",
+    "v1-request/no-signature",
+    "v1-request/empty-name",
+    "v1-request/no-number",
+    "v1-request/unknown-sender",
+    "v1-request/no-base64",
+    "v1-request/short-signature",
+    "v1-request/wrong-signature",
+    "v1-request/other-key",
+    "v1-request/other-path",
+    "v1-request/other-method",
+    "v1-request/other-time",
+    "v1-request/decoded-path",
+    "v1-request/before-method",
+    "v1-request/401-unsigned",
+    "v1-request/repeated-header",
+    "v1-request/plus",
+    "v1-request/replay",
+    "v1-answer/405",
+    "v1-answer/invalid-json",
+    "v1-answer/nosniff",
+    "sync/from-is-required",
+    "sync/slices",
+    "sync/null-body",
+    "sync/empty-body",
+    "sync/strict-integers",
+    "zine/from-is-required",
+    "zine/unsigned",
+    "zine/wrong-signature",
+    "dm/unsigned",
+    "dm/wrong-signature",
+    "world/unknown-hop",
+    "world/wrong-hop",
+    "world/no-base64",
+    "world/refusal-is-signed",
+    "world/travels",
+    "import/invalid-json",
+    "import/other-key",
+    "import/stale",
+    "import/no-base64",
+    "import/post-only",
+    "import/content-type",
+    "import/unsigned",
+    "limits/large-body",
+    "limits/large-zine",
+    "limits/large-header",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_v1_peer_fails_the_checks_that_are_known_and_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let souls = folder.path().join("souls");
+    std::fs::create_dir(&souls).unwrap();
+    let free = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let greta = V1Peer::start(naras::nara("greta"), free, TcpTransport, SystemClock).await;
+    for name in ["v1", "v2"] {
+        let entry = entry(&new_soul(&souls, name));
+        greta.knows(entry.name.as_str(), entry.key.unwrap());
+    }
+    greta.remember((1..8).map(|n| naras::tease(greta.nara(), "alice", n * 1_000_000_000)));
+    let address = greta.address().to_string();
+    let path = folder.path().to_owned();
+    let output = tokio::task::spawn_blocking(move || {
+        let args = ["conformance", &address, "--souls", "souls", "--json", "--write"];
+        nara_mesh(&path).args(args).output().unwrap()
+    });
+    let output = output.await.unwrap();
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    schema::validate(&report);
+    let failed = with_verdict(&report, "fail");
+    let ids: Vec<_> = failed.iter().map(|check| check["id"].as_str().unwrap()).collect();
+    assert_eq!(ids, NOT_OF_THE_DOUBLE);
+    assert!(with_verdict(&report, "pass").len() >= 25, "{report:#}");
+    assert_eq!(output.status.code(), Some(5));
 }
 
 #[test]

@@ -1,6 +1,9 @@
 use std::fs;
 use std::net::TcpListener;
 
+use serde_json::Value;
+
+use crate::serve::Serving;
 use crate::{new_soul, run, run_json, text};
 
 #[test]
@@ -85,4 +88,57 @@ fn commands_that_only_look_work_without_a_ledger_and_say_so_in_words() {
     }
     // A message to a peer whose key may be known there does not go out without it.
     run(path, 1, &[&["dm", "bob", "--text", "hi"][..], &as_alice].concat());
+}
+
+/// What `peers list` shows to bob.
+fn list_of_bob(folder: &std::path::Path, more: &[&str]) -> Vec<Value> {
+    let as_bob = [
+        "--soul-file",
+        "bob.soul",
+        "--data-dir",
+        "bob",
+        "--peers",
+        "known.toml",
+    ];
+    let list = run_json(folder, 0, &[&["peers", "list", "--json"], more, &as_bob].concat());
+    list["peers"].as_array().unwrap().clone()
+}
+
+#[test]
+fn a_running_nara_estimates_the_round_trips_to_its_peers() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    for name in ["alice", "bob"] {
+        new_soul(path, name);
+    }
+    fs::write(path.join("known.toml"), "").unwrap();
+    let (_alice, stanza) = Serving::start(path, "alice");
+    fs::write(path.join("known.toml"), stanza).unwrap();
+    let estimated = |more: &[&str]| list_of_bob(path, more)[0]["estimated_rtt_us"].clone();
+    assert_eq!(estimated(&[]), Value::Null, "bob does not run");
+    let (_bob, _) = Serving::start(path, "bob");
+    assert!(estimated(&[]).is_u64(), "{}", estimated(&[]));
+    assert_eq!(estimated(&["--offline"]), Value::Null);
+}
+
+#[test]
+fn naras_that_run_on_one_machine_meet_on_first_use() {
+    let [of_alice, of_bob] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let nobody = "[[peer]]\nname = \"nobody\"\naddress = \"127.0.0.1:1\"\n";
+    fs::write(of_bob.path().join("known.toml"), nobody).unwrap();
+    new_soul(of_bob.path(), "bob");
+    let first_use = ["--trust", "first-use"];
+    let (_bob, bob) = Serving::start_with(of_bob.path(), "bob", &first_use);
+    // Alice knows where bob is, and neither knows the key of the other.
+    let stanza = format!("[[peer]]\nname = \"bob\"\naddress = {}\n", bob["address"]);
+    fs::write(of_alice.path().join("known.toml"), stanza).unwrap();
+    new_soul(of_alice.path(), "alice");
+    let (_alice, alice) = Serving::start_with(of_alice.path(), "alice", &first_use);
+    let met = loop {
+        let mut peers = list_of_bob(of_bob.path(), &["--offline"]).into_iter();
+        if let Some(met) = peers.find(|peer| peer["name"] == "alice") {
+            break met;
+        }
+    };
+    assert_eq!(met["key_id"], alice["key_id"]);
 }

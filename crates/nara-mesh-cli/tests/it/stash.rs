@@ -229,7 +229,11 @@ fn a_postcard_that_is_stuck_says_where_it_was_last_seen() {
         .collect();
     let known = scene.path().join("known.toml");
     fs::write(&known, nowhere.join("\n")).unwrap();
-    let (bob, stanza) = Serving::start(scene.path(), "bob");
+    // He listens for others than this machine, too, so that nobody on loopback tells him where it is.
+    let (bob, listening) = Serving::start_with(scene.path(), "bob", &["--listen", "0.0.0.0:0"]);
+    let address: std::net::SocketAddr = listening["address"].as_str().unwrap().parse().unwrap();
+    let stanza = listening["stanza"].as_str().unwrap();
+    let stanza = format!("{stanza}\naddress = \"127.0.0.1:{}\"\n", address.port());
     fs::write(&known, alice + &stanza).unwrap();
     run(scene.path(), 0, &as_nara("alice", &["reload"]));
     let send = ["world", "send", "--message", "hello", "--to", "bob", "--wait"];

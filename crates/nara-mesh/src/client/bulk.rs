@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
-use nara_proto::event::{EventProblem, EventTrust};
+use nara_proto::event::{EventProblem, EventTrust, Service};
+use nara_proto::reconcile::ItemId;
 use nara_proto::sync::{Cursor, EventFilter, MAX_EVENTS};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
@@ -14,7 +15,7 @@ use tokio::time::{Instant, sleep};
 use super::error::ClientError;
 use super::handle::PeerHandle;
 use super::verified::{CheckedEvents, RefusedEvent, SyncPage};
-use crate::ledger::{Insertion, Ledger, LedgerError};
+use crate::ledger::{ANY_VOTER, CheckedEvent, Insertion, Ledger, LedgerError};
 
 /// Refused events that a report names; further ones are counted only.
 const MAX_NAMED: usize = 1000;
@@ -226,8 +227,9 @@ pub(super) struct Storing<'a, L: ?Sized> {
     watch: Option<watch::Sender<SyncProgress>>,
     started: Instant,
     pause: Duration,
-    /// The ids of the events that were refused or not kept by the ledger, if somebody wants them.
-    pub(super) dropped: Option<Vec<String>>,
+    /// The events that were refused or not kept by the ledger, as [`ReconcileStore::reject`](crate::ledger::ReconcileStore)
+    /// takes them, if somebody wants them.
+    pub(super) dropped: Option<Vec<(ItemId, Option<String>)>>,
     /// Events whose time has not come by our clock. If that is late, they are good once it is set right.
     ahead: usize,
 }
@@ -271,7 +273,7 @@ impl<'a, L: Ledger + ?Sized> Storing<'a, L> {
             if let Some(dropped) = &mut self.dropped
                 && !(is_ahead && self.ahead <= MAX_NAMED)
             {
-                dropped.push(event.id.clone());
+                dropped.extend(rejection(&event.id, awaited_by_refused(event)));
             }
         }
         let told_by = page.verification.responder.clone();
@@ -287,7 +289,7 @@ impl<'a, L: Ledger + ?Sized> Storing<'a, L> {
             let outcomes = page.events.accepted.iter().zip(&insertions);
             // What could not be verified is not in our set, whether it is stored or not.
             let lost = outcomes.filter(|(checked, insertion)| !checked.is_verified() || !kept(insertion));
-            dropped.extend(lost.map(|(checked, _)| checked.event.id.clone()));
+            dropped.extend(lost.filter_map(|(checked, _)| rejection(&checked.event.id, awaited_by(checked))));
         }
 
         let progress = &mut self.report.progress;
@@ -316,4 +318,27 @@ impl<'a, L: Ledger + ?Sized> Storing<'a, L> {
             Err(error) => Err(Box::new(InterruptedSync { report, error })),
         }
     }
+}
+
+/// `None` for an id that no reconciliation names.
+fn rejection(id: &str, awaits: Option<String>) -> Option<(ItemId, Option<String>)> {
+    Some((ItemId::of_event(id)?, awaits))
+}
+
+/// The nara with whose key an event may be verified that could not be.
+fn awaited_by(checked: &CheckedEvent) -> Option<String> {
+    match (checked.trust, checked.event.service()) {
+        (EventTrust::Verified | EventTrust::Unsigned, _) => None,
+        (_, Some(Service::Checkpoint)) => Some(ANY_VOTER.to_owned()),
+        _ => Some(checked.event.actor().to_owned()),
+    }
+}
+
+/// The same of an event that was refused: another key of its emitter, or another decision about it, may change that.
+fn awaited_by_refused(event: &RefusedEvent) -> Option<String> {
+    let by_key = matches!(
+        event.problem,
+        EventProblem::BadSignature | EventProblem::Untrusted
+    );
+    (by_key && !event.emitter.is_empty()).then(|| event.emitter.clone())
 }

@@ -455,9 +455,6 @@ impl Caller {
     ) -> OpenReply {
         let (parts, body) = answer.into_parts();
         let address = line.target.address;
-        if route.alternative.is_some() {
-            self.registry.note_port(&route.peer, address.port());
-        }
         let mut head = ReplyHead {
             address,
             status: parts.status,

@@ -196,6 +196,8 @@ impl Exchange {
         let (value, verification) = verified.map_err(|_| Problem::Timeout(Stage::Verify))??;
         if let (Some(responder), Some(_)) = (&verification.responder, &verification.key) {
             self.registry.showed_life(responder);
+            // Only now: whoever answers on the other port may be anybody on that machine.
+            self.registry.note_port(&route.peer, route.address.port());
         }
         self.clocks.learn(&route.peer, &verification, arrival.asked);
         Ok((value, verification, arrival))

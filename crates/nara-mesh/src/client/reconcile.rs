@@ -243,9 +243,8 @@ impl PeerHandle {
             .store_all(pages_ahead(source, self.page_checker()), None)
             .await;
         let dropped = storing.dropped.take().unwrap_or_default();
-        let items = dropped.iter().filter_map(|id| ItemId::of_event(id)).collect();
         // Also if it broke off: what was rejected before stays rejected.
-        ledger.reject(place, items).await?;
+        ledger.reject(place, dropped).await?;
         let done = storing.finish(ended).map_err(|interrupted| interrupted.error)?;
         report.gone = asked - done.progress.received;
         report.refused = done.refused;

@@ -50,10 +50,21 @@ impl Directory {
         let room = UNPROVEN.max(peers.len() / 4);
         peers.extend(chosen(unproven, room));
         let members = peers.keys().map(|label| (position(label), label.clone()));
-        Self {
+        let mut directory = Self {
             ring: Ring::new(members),
             peers,
-        }
+        };
+        directory.measure(client);
+        directory
+    }
+
+    /// Looks up anew how far the peers are.
+    pub(super) fn measure(&mut self, client: &MeshClient) {
+        let known = self.peers.iter().filter_map(|(label, peer)| {
+            let distance = client.registry().distance(peer)?;
+            Some((label.clone(), distance))
+        });
+        self.ring.set_distances(known);
     }
 
     pub(crate) fn peer(&self, label: &Label) -> Option<Arc<Peer>> {

@@ -123,7 +123,10 @@ impl Driver {
                 change = changes.recv() => self.noticed(change),
                 () = sleep_until(look.unwrap_or(tick)), if look.is_some() => self.look(),
                 () = sleep_until(publish.unwrap_or(tick)), if publish.is_some() => self.publish(),
-                () = sleep_until(tick) => self.tell(Input::Tick),
+                () = sleep_until(tick) => {
+                    self.directory.measure(&self.client);
+                    self.tell(Input::Tick);
+                }
             }
         }
         // Subscriptions end when they are dropped.

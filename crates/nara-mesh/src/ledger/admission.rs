@@ -1,5 +1,5 @@
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use nara_proto::checkpoint::is_filtered_at_ingest;
@@ -8,39 +8,10 @@ use nara_proto::go_json;
 use nara_proto::identity::NaraName;
 use nara_proto::time::UnixNanos;
 
+use super::held::{Held, HeldPing, Place, ping_to_go};
 use super::rank::{Priority, Rank};
 use super::retention::{Retention, Size, Standing};
 use super::{CheckedEvent, Insertion};
-
-/// Where an event stands: in time (ties by id), and in the order of arrival.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Place {
-    pub(super) ts: UnixNanos,
-    pub(super) id: Arc<str>,
-    /// Rises with each event that is stored.
-    pub(super) seq: i64,
-}
-
-impl Place {
-    /// Whether `event` comes before this place in time.
-    fn is_after(&self, event: &SyncEvent) -> bool {
-        (event.ts, event.id.as_str()) < (self.ts, &*self.id)
-    }
-}
-
-/// An event that is stored, with what admission needs to know about it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Held {
-    pub(super) place: Place,
-    pub(super) rank: Rank,
-}
-
-impl Held {
-    /// Whether a new event may take its place.
-    fn yields_to(&self, event: &SyncEvent, rank: Rank) -> bool {
-        self.rank < rank || (self.rank == rank && !self.place.is_after(event))
-    }
-}
 
 /// One rung of the ladder of verified events, in the order of rank, time and arrival.
 #[derive(Clone, Debug)]
@@ -129,6 +100,9 @@ pub(super) trait Shelf {
     /// The event with this id.
     fn find(&mut self, id: &str) -> Result<Option<Held>, Self::Error>;
 
+    /// Who acted in a stored event.
+    fn actor(&mut self, place: &Place) -> Result<String, Self::Error>;
+
     /// Stores an event whose id is new; its place in the order of arrival.
     fn add(&mut self, event: NewEvent<'_>) -> Result<i64, Self::Error>;
 
@@ -150,8 +124,8 @@ pub(super) trait Shelf {
     /// The ladder behind a place and below a rank, at most `limit` rungs.
     fn ladder(&mut self, after: LadderPlace, below: Rank, limit: usize) -> Result<Vec<Rung>, Self::Error>;
 
-    /// The verified pings of a target and who measured them, the first to go first, at most `limit`.
-    fn pings(&mut self, target: &str, limit: usize) -> Result<Vec<(Held, String)>, Self::Error>;
+    /// The verified pings of a target, the first to go first, at most `limit`.
+    fn pings(&mut self, target: &str, limit: usize) -> Result<Vec<HeldPing>, Self::Error>;
 
     /// How many verified observations of a pair are stored, at most `limit`.
     fn count_observations(&mut self, pair: (&str, &str), limit: usize) -> Result<usize, Self::Error>;
@@ -232,8 +206,12 @@ impl<S: Shelf> Admission<'_, S> {
         }
         let held = self.shelf.find(&event.id)?;
         // What is verified takes the place of what is not, and what a configured peer tells that of hearsay.
-        let stays = |held: &Held| held.rank.is_verified() || (!verified && held.rank >= self.hearsay_rank());
-        let outcome = if held.as_ref().is_some_and(stays) {
+        let stays = match &held {
+            Some(held) if verified && held.rank.is_verified() => !self.is_preferred(&event, &held.place)?,
+            Some(held) => !verified && held.rank >= self.hearsay_rank(),
+            None => false,
+        };
+        let outcome = if stays {
             Insertion::Duplicate
         } else if is_forgotten(&event) {
             Insertion::Forgotten
@@ -280,7 +258,8 @@ impl<S: Shelf> Admission<'_, S> {
         }
         if verified {
             let (rank, account) = self.standing_of(event);
-            Ok(self.make_room(event, bytes, rank)?.then_some((rank, account)))
+            let fits = self.make_room(event, bytes, rank, account.as_deref())?;
+            Ok(fits.then_some((rank, account)))
         } else if is_welcome_unverified(event) {
             let rank = self.hearsay_rank();
             let teller = self.origin.map_or("", |origin| origin.as_str());
@@ -289,6 +268,29 @@ impl<S: Shelf> Admission<'_, S> {
         } else {
             Ok(None)
         }
+    }
+
+    /// Whether a verified event is preferred to the verified one that is stored under its id.
+    ///
+    /// An id does not cover the observer of a restart, and does not tell `alice` who says something about `bob:x` from
+    /// `alice:bob` who says something about `x`: another nara can sign an event of its own under the id of one that it
+    /// has seen. The rule does not depend on the order of arrival, and nobody can put itself first by it.
+    fn is_preferred(&mut self, event: &SyncEvent, held: &Place) -> Result<bool, S::Error> {
+        let actor = self.shelf.actor(held)?;
+        if actor == event.actor() {
+            return Ok(false);
+        }
+        let is_restart = Priority::of(event) == Priority::Restart;
+        let precedence = |actor: &str| {
+            let is_configured = self.retention.known.standing(actor) == Standing::Configured;
+            let colons = actor.matches(':').count();
+            (
+                is_configured,
+                Reverse(colons),
+                is_restart && actor == event.target(),
+            )
+        };
+        Ok(precedence(event.actor()) > precedence(&actor))
     }
 
     /// The rank of unverified events.
@@ -327,13 +329,19 @@ impl<S: Shelf> Admission<'_, S> {
     }
 
     /// Whether a verified event may be stored; what has to go for it is gone then.
-    fn make_room(&mut self, event: &SyncEvent, bytes: usize, rank: Rank) -> Result<bool, S::Error> {
+    fn make_room(
+        &mut self,
+        event: &SyncEvent,
+        bytes: usize,
+        rank: Rank,
+        account: Option<&str>,
+    ) -> Result<bool, S::Error> {
         let policy = self.retention.policy;
         if rank.is_kept() && !self.make_room_for_kept(bytes, rank)? {
             return Ok(false);
         }
         match event.service() {
-            Some(Service::Ping) => self.make_room_for_ping(event, rank, policy.pings_per_target),
+            Some(Service::Ping) => self.make_room_for_ping(event, rank, account, policy.pings_per_target),
             Some(Service::Observation) => self.make_room_for_observation(event, policy.observations_per_pair),
             _ => Ok(true),
         }
@@ -358,8 +366,15 @@ impl<S: Shelf> Admission<'_, S> {
         Ok(!is_full(self.shelf))
     }
 
-    /// A new measurement takes the place of an older one of the same nara before that of another.
-    fn make_room_for_ping(&mut self, event: &SyncEvent, rank: Rank, limit: usize) -> Result<bool, S::Error> {
+    /// A new measurement takes the place of an older one of the same nara before that of another, and the accounts share
+    /// the places: puppets of one teller have no more of them than another nara that asks for as many.
+    fn make_room_for_ping(
+        &mut self,
+        event: &SyncEvent,
+        rank: Rank,
+        account: Option<&str>,
+        limit: usize,
+    ) -> Result<bool, S::Error> {
         if limit == usize::MAX {
             // Not counted: that would be all there are.
             return Ok(true);
@@ -369,14 +384,10 @@ impl<S: Shelf> Admission<'_, S> {
             if pings.len() < limit {
                 return Ok(true);
             }
-            let own = pings.iter().find(|(_, observer)| observer == event.actor());
-            match own.or_else(|| pings.first()) {
-                Some((held, _)) if held.yields_to(event, rank) => {
-                    let place = held.place.clone();
-                    self.remove(&place)?;
-                }
-                _ => return Ok(false),
-            }
+            let Some(goes) = ping_to_go(&pings, event, rank, account) else {
+                return Ok(false);
+            };
+            self.remove(&goes.place)?;
         }
     }
 

@@ -205,8 +205,14 @@ impl EventStore for MemoryLedger {
         ready(checkpoints.map(|checkpoints| (checkpoints, total))).boxed()
     }
 
-    fn unverified_by(&self, emitter: String) -> LedgerFuture<'_, Vec<Arrival>> {
-        ready(read(&self.shelf).map(|shelf| shelf.unverified_by(&emitter).collect())).boxed()
+    fn unverified_by(&self, actor: String) -> LedgerFuture<'_, Vec<Arrival>> {
+        ready(read(&self.shelf).map(|shelf| shelf.unverified_by(&actor).collect())).boxed()
+    }
+
+    fn remove_unverified(&self, ids: Vec<String>) -> LedgerFuture<'_, usize> {
+        let removed =
+            write(&self.shelf).map(|mut shelf| ids.iter().filter(|id| shelf.remove_unverified(id)).count());
+        ready(removed).boxed()
     }
 
     fn count(&self) -> LedgerFuture<'_, usize> {
@@ -273,8 +279,12 @@ impl ReconcileStore for MemoryLedger {
         ready(found).boxed()
     }
 
-    fn reject(&self, peer: String, items: Vec<ItemId>) -> LedgerFuture<'_, ()> {
-        ready(write(&self.rejections).map(|mut rejections| rejections.add(&peer, items))).boxed()
+    fn reject(&self, peer: String, rejected: Vec<(ItemId, Option<String>)>) -> LedgerFuture<'_, ()> {
+        ready(write(&self.rejections).map(|mut known| known.add(&peer, rejected))).boxed()
+    }
+
+    fn forgive(&self, learned: Vec<String>) -> LedgerFuture<'_, ()> {
+        ready(write(&self.rejections).map(|mut known| known.forgive(&learned))).boxed()
     }
 
     fn rejected(&self, peer: String, items: Vec<ItemId>) -> LedgerFuture<'_, Vec<ItemId>> {

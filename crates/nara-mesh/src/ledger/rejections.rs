@@ -1,4 +1,4 @@
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use nara_proto::reconcile::ItemId;
@@ -6,18 +6,21 @@ use nara_proto::reconcile::ItemId;
 /// How many rejections a ledger remembers, of all peers; the oldest are forgotten.
 pub(super) const MAX_REJECTIONS: usize = 200_000;
 
+/// Stands in place of a name for the voters of a checkpoint: no nara has an empty name.
+pub(crate) const ANY_VOTER: &str = "";
+
 /// The rejections of a ledger in memory.
 #[derive(Debug, Default)]
 pub(super) struct Rejections {
-    known: HashSet<(Arc<str>, ItemId)>,
+    known: HashMap<(Arc<str>, ItemId), Option<String>>,
     by_age: VecDeque<(Arc<str>, ItemId)>,
 }
 
 impl Rejections {
-    pub(super) fn add(&mut self, peer: &str, items: Vec<ItemId>) {
+    pub(super) fn add(&mut self, peer: &str, rejected: Vec<(ItemId, Option<String>)>) {
         let peer: Arc<str> = peer.into();
-        for item in items {
-            if self.known.insert((peer.clone(), item)) {
+        for (item, awaits) in rejected {
+            if self.known.insert((peer.clone(), item), awaits).is_none() {
                 self.by_age.push_back((peer.clone(), item));
             }
             if self.by_age.len() > MAX_REJECTIONS
@@ -28,9 +31,18 @@ impl Rejections {
         }
     }
 
+    pub(super) fn forgive(&mut self, learned: &[String]) {
+        let before = self.known.len();
+        self.known
+            .retain(|_, awaits| awaits.as_ref().is_none_or(|name| !learned.contains(name)));
+        if self.known.len() < before {
+            self.by_age.retain(|rejected| self.known.contains_key(rejected));
+        }
+    }
+
     pub(super) fn select(&self, peer: &str, mut items: Vec<ItemId>) -> Vec<ItemId> {
         let peer: Arc<str> = peer.into();
-        items.retain(|item| self.known.contains(&(peer.clone(), *item)));
+        items.retain(|item| self.known.contains_key(&(peer.clone(), *item)));
         items
     }
 }
@@ -42,8 +54,9 @@ mod tests {
     #[test]
     fn the_oldest_rejections_are_forgotten() {
         let item = |n: usize| ItemId::of_event(&format!("{n:032x}")).unwrap();
+        let rejection = |n| (item(n), None);
         let mut rejections = Rejections::default();
-        rejections.add("bob", (0..=MAX_REJECTIONS).map(item).collect());
+        rejections.add("bob", (0..=MAX_REJECTIONS).map(rejection).collect());
         assert_eq!(rejections.select("bob", vec![item(0), item(1)]), [item(1)]);
         assert!(rejections.select("eve", vec![item(1)]).is_empty());
         assert_eq!(rejections.known.len(), MAX_REJECTIONS);

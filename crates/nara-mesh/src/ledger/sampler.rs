@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, BinaryHeap};
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt as _, SeedableRng as _};
 
-use super::admission::Place;
+use super::held::Place;
 
 /// Draws a sample in one pass: all critical events, and of the others a weighted choice without replacement
 /// (Efraimidis and Spirakis, 2006: those with the largest `u^(1/weight)`, here by its logarithm).

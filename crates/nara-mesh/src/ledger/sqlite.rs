@@ -29,7 +29,7 @@ use self::items::SharedInventory;
 use self::pool::Pool;
 use self::read::Order;
 use self::shelf::SqliteShelf;
-use super::admission::admit;
+use super::admission::{Shelf as _, admit};
 use super::retention::Retention;
 use super::{
     Arrival, ArrivalLog, Arrivals, CheckedEvent, CursorStore, EventFeed, EventStore, Insertion, KnownNames,
@@ -262,9 +262,27 @@ impl EventStore for SqliteLedger {
             .boxed()
     }
 
-    fn unverified_by(&self, emitter: String) -> LedgerFuture<'_, Vec<Arrival>> {
+    fn unverified_by(&self, actor: String) -> LedgerFuture<'_, Vec<Arrival>> {
         self.pool
-            .read(move |snapshot| read::unverified_by(snapshot, &emitter))
+            .read(move |snapshot| read::unverified_by(snapshot, &actor))
+            .boxed()
+    }
+
+    fn remove_unverified(&self, ids: Vec<String>) -> LedgerFuture<'_, usize> {
+        self.pool
+            .write(move |transaction| {
+                let mut shelf = SqliteShelf::new(transaction)?;
+                let mut removed = 0;
+                for id in &ids {
+                    let held = shelf.find(id)?.filter(|held| !held.rank.is_verified());
+                    if let Some(held) = held {
+                        shelf.remove(&held.place)?;
+                        removed += 1;
+                    }
+                }
+                shelf.finish()?;
+                Ok(removed)
+            })
             .boxed()
     }
 
@@ -312,9 +330,15 @@ impl ReconcileStore for SqliteLedger {
             .boxed()
     }
 
-    fn reject(&self, peer: String, items: Vec<ItemId>) -> LedgerFuture<'_, ()> {
+    fn reject(&self, peer: String, rejected: Vec<(ItemId, Option<String>)>) -> LedgerFuture<'_, ()> {
         self.pool
-            .write(move |transaction| Ok(items::reject(transaction, &peer, &items)?))
+            .write(move |transaction| Ok(items::reject(transaction, &peer, &rejected)?))
+            .boxed()
+    }
+
+    fn forgive(&self, learned: Vec<String>) -> LedgerFuture<'_, ()> {
+        self.pool
+            .write(move |transaction| Ok(items::forgive(transaction, &learned)?))
             .boxed()
     }
 

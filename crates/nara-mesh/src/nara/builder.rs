@@ -24,6 +24,7 @@ use crate::discovery::{Discovery, Found};
 use crate::gossip::{GossipConfig, GossipService};
 use crate::identity::LocalNara;
 use crate::ledger::{Ledger, LedgerError, MemoryLedger};
+use crate::mesh_ranges::{LOOPBACK, TAILNET};
 use crate::registry::{PeerInfo, PeerKeeper, PeerRegistry, TrustPolicy, own_succession};
 #[cfg(feature = "sqlite")]
 use crate::server::{BuildError, SqliteStash, StashStore};
@@ -114,7 +115,7 @@ impl NaraBuilder {
     }
 
     /// The mesh address to serve on; port 0 picks a free one. Without it, this nara calls others but cannot be
-    /// called.
+    /// called. On a loopback address, strangers on this machine are asked for their key, as those of the mesh are.
     pub fn listen(mut self, address: SocketAddr) -> Self {
         self.listen = Some(address);
         self
@@ -334,6 +335,10 @@ impl NaraBuilder {
                     .tls(self.tls)
                     .channel_trust(self.channel_trust)
                     .signatures(self.signatures);
+                if listen.ip().to_canonical().is_loopback() {
+                    // Nobody but this machine can call, so this machine is the mesh.
+                    server = server.mesh_ranges(TAILNET.into_iter().chain(LOOPBACK));
+                }
                 if let Some(discovery) = &discovery {
                     server = server.peer_source(Arc::new(discovery.confirmed_peers()));
                 }

@@ -32,6 +32,9 @@ const PAGE: usize = 1000;
 /// If more than one in so many events is new, much is missing.
 const MUCH: usize = 50;
 
+/// Of 256 rounds, those in which distances do not matter.
+const RANDOM_ROUNDS: u8 = 64;
+
 /// How soon a round follows one in which no peer answered. It doubles each time.
 const RETRY: Duration = Duration::from_secs(10);
 
@@ -115,18 +118,23 @@ impl CatchUp {
     }
 
     /// Whom to ask, in this order: peers that are there before others, those that were asked longest ago first. They
-    /// are twice as many as needed, since some may not answer.
+    /// are twice as many as needed, since some may not answer. Among these the nearest come first in most rounds: not in
+    /// all, so that nobody is asked less because of what it says about distances.
     fn candidates(&mut self) -> Vec<(Label, Arc<Peer>)> {
         let directory = Directory::new(&self.client);
         self.asked.retain(|label, _| directory.peer(label).is_some());
         let mut peers = directory.peers();
         peers.retain(|(_, peer)| peer.breaker_state() == BreakerState::Closed);
         peers.sort_by_cached_key(|(label, peer)| {
-            let is_away = matches!(peer.presence(), PresenceState::Offline | PresenceState::Missing);
             let chance: [u8; 4] = random();
-            (is_away, self.asked.get(label).copied(), chance)
+            (is_away(peer), self.asked.get(label).copied(), chance)
         });
         peers.truncate(2 * defaults::CATCH_UP_PEERS);
+        let [chance]: [u8; 1] = random();
+        if chance >= RANDOM_ROUNDS {
+            let registry = self.client.registry();
+            nearest_first(&mut peers, |(_, peer)| (is_away(peer), registry.distance(peer)));
+        }
         peers
     }
 
@@ -220,8 +228,41 @@ impl CatchUp {
     }
 }
 
+fn is_away(peer: &Peer) -> bool {
+    matches!(peer.presence(), PresenceState::Offline | PresenceState::Missing)
+}
+
+/// Sorts peers that are there before others, and near ones before far ones. Those whose distance is not known come behind
+/// in the order in which they were.
+fn nearest_first<T>(peers: &mut [T], of: impl Fn(&T) -> (bool, Option<Duration>)) {
+    peers.sort_by_key(|peer| {
+        let (is_away, distance) = of(peer);
+        (is_away, distance.unwrap_or(Duration::MAX))
+    });
+}
+
 /// A tenth more or less, so that naras that start together do not ask together.
 fn spread(pause: Duration) -> Duration {
     let [chance]: [u8; 1] = random();
     pause.mul_f64(0.9 + 0.2 * f64::from(chance) / 255.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn near_peers_are_asked_first_and_those_that_are_away_last() {
+        let ms = Duration::from_millis;
+        let mut peers = [
+            ("unknown", false, None),
+            ("far", false, Some(ms(90))),
+            ("near but away", true, Some(ms(1))),
+            ("near", false, Some(ms(3))),
+            ("unknown, too", false, None),
+        ];
+        nearest_first(&mut peers, |(_, is_away, distance)| (*is_away, *distance));
+        let names = peers.map(|(name, _, _)| name);
+        assert_eq!(names, ["near", "far", "unknown", "unknown, too", "near but away"]);
+    }
 }

@@ -24,6 +24,12 @@ impl PeerRegistry {
         estimate(self.own_coordinates().get(), &told)
     }
 
+    /// The round trip to a peer as it was last measured, or else as it is estimated. Only the order of peers may depend on
+    /// it.
+    pub(crate) fn distance(&self, peer: &Peer) -> Option<Duration> {
+        peer.measured_rtt().or_else(|| self.estimated_rtt(peer))
+    }
+
     /// Takes in a measured round trip to a peer, and the coordinates that it told with it, if it did.
     pub(crate) fn learn_distance(&self, peer: &Peer, rtt: Duration, told: Option<&Coordinates>) {
         let told = {

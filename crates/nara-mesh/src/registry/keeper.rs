@@ -2,7 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use nara_proto::event::{EventReception, EventTrust, Service, verify_events};
+use nara_proto::event::{EventReception, Service, verify_events};
 use nara_proto::identity::NaraName;
 use nara_proto::succession::Succession;
 use nara_proto::sync::{Cursor, EventFilter};
@@ -15,7 +15,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{KeySource, PeerEvent, PeerRecord, PeerRegistry, RegisterError, Restored};
 use crate::identity::LocalNara;
-use crate::ledger::{CheckedEvent, Followed, Follower, Ledger, LedgerError, ReadLimit};
+use crate::ledger::{ANY_VOTER, CheckedEvent, Followed, Follower, Ledger, LedgerError, ReadLimit};
 use crate::random::random;
 
 /// How often the whole registry is looked through at most. Events are missed when peers cause many of them, for example
@@ -207,17 +207,25 @@ async fn keep(
         // All that is there already is written together.
         let mut names = BTreeSet::new();
         let mut pinned = BTreeSet::new();
+        let mut learned = Vec::new();
         let mut gone = Vec::new();
         let mut stated = Vec::new();
         let ended = loop {
             match next {
                 Ok(PeerEvent::KeyPinned(key)) => {
                     pinned.insert(key.name.clone());
+                    learned.push(key.name.as_str().to_owned());
+                    // Voters are known by their ids.
+                    learned.extend(key.id.is_some().then(|| ANY_VOTER.to_owned()));
                     if key.source != KeySource::Configured {
                         names.insert(key.name);
                     }
                 }
                 Ok(PeerEvent::ProtocolLearned(info) | PeerEvent::Seen(info)) => names.extend(info.name),
+                Ok(PeerEvent::Decided(info)) => {
+                    learned.extend(info.name.map(|name| name.as_str().to_owned()));
+                }
+                Ok(PeerEvent::IdLearned(_)) => learned.push(ANY_VOTER.to_owned()),
                 Ok(PeerEvent::Unregistered(info)) => gone.extend(info.name),
                 Ok(PeerEvent::Succession { statement, .. }) => stated.push(statement.to_event()),
                 Ok(_) => {}
@@ -267,6 +275,15 @@ async fn keep(
                 Err(error) => tracing::error!(%error, "statements of succession cannot be read"),
             }
         }
+        if !learned.is_empty()
+            && let Err(error) = ledger.forgive(learned).await
+        {
+            let error = &error as &dyn std::error::Error;
+            tracing::error!(
+                error,
+                "events that were rejected for want of a key cannot be fetched again"
+            );
+        }
         for name in pinned {
             if let Err(error) = verify_stored(&registry, &*ledger, &name).await {
                 let error = &error as &dyn std::error::Error;
@@ -279,7 +296,8 @@ async fn keep(
     }
 }
 
-/// Verifies the stored events of a nara whose key was not known when they came.
+/// Verifies the stored events of a nara whose key was not known when they came. What the key disproves goes, as it would
+/// be refused now.
 async fn verify_stored(
     registry: &PeerRegistry,
     ledger: &dyn Ledger,
@@ -302,24 +320,31 @@ async fn verify_stored(
         };
         let verdicts = verify_events(&mut events, &keys, reception);
         let mut verified: BTreeMap<Option<NaraName>, Vec<CheckedEvent>> = BTreeMap::new();
+        let mut disproved = Vec::new();
         for ((event, verdict), teller) in events.into_iter().zip(verdicts).zip(tellers) {
-            if verdict.is_ok_and(EventTrust::is_verified) {
-                verified
-                    .entry(teller)
-                    .or_default()
-                    .push(CheckedEvent::verified(event));
+            match verdict {
+                Ok(trust) if trust.is_verified() => {
+                    let events = verified.entry(teller).or_default();
+                    events.push(CheckedEvent::verified(event));
+                }
+                Ok(_) => {}
+                Err(_) => disproved.push(event.id),
             }
         }
-        verified
+        (verified, disproved)
     });
     // Ends early only when the runtime shuts down.
-    let verified = checked.await.map_err(|_| LedgerError::Closed)?;
+    let (verified, disproved) = checked.await.map_err(|_| LedgerError::Closed)?;
     let count = verified.values().map(Vec::len).sum::<usize>();
     // They stay charged to whoever told them.
     for (teller, events) in verified {
         ledger.insert(events, teller).await?;
     }
-    tracing::debug!(%name, count, "stored events are verified now");
+    let disproved = match disproved.is_empty() {
+        true => 0,
+        false => ledger.remove_unverified(disproved).await?,
+    };
+    tracing::debug!(%name, count, disproved, "stored events are verified now");
     Ok(())
 }
 
@@ -339,216 +364,4 @@ fn records(registry: &PeerRegistry, names: impl IntoIterator<Item = NaraName>) -
 }
 
 #[cfg(test)]
-mod tests {
-    use nara_proto::event::SyncEvent;
-    use nara_proto::identity::{KeyPair, Soul};
-    use nara_proto::reconcile::Scope;
-    use nara_proto::time::UnixMillis;
-
-    use super::*;
-    use crate::ledger::{Ledger, MemoryLedger, SqliteLedger};
-    use crate::registry::{PeerChange, PeerProtocol, PinnedKey};
-
-    const V2: PeerProtocol = PeerProtocol {
-        v2: true,
-        tls: false,
-        raw_public_key: false,
-    };
-
-    fn key(name: &str, source: KeySource) -> PinnedKey {
-        PinnedKey {
-            name: name.parse().unwrap(),
-            id: None,
-            key: KeyPair::from_soul(&Soul::bond([7; 32], name)).public_key(),
-            source,
-            learned_at: UnixMillis::new(1),
-        }
-    }
-
-    fn ledgers() -> [Arc<dyn Ledger>; 2] {
-        [
-            Arc::new(MemoryLedger::new()),
-            Arc::new(SqliteLedger::open_in_memory().unwrap()),
-        ]
-    }
-
-    #[tokio::test]
-    async fn keys_and_what_was_proven_are_there_after_a_restart() {
-        for ledger in ledgers() {
-            let registry = PeerRegistry::default();
-            registry.pin(key("alice", KeySource::Configured)).unwrap();
-            let (keeper, _) = PeerKeeper::start(registry.clone(), ledger.clone()).await.unwrap();
-            let hearsay = key("bob", KeySource::Ping(([100, 64, 0, 7], 9632).into()));
-            let bob = registry.pin(hearsay.clone()).unwrap();
-            registry.learn_protocol(&bob, V2);
-            let alice = registry.by_name("alice").unwrap();
-            registry.learn_protocol(&alice, V2);
-            keeper.finish().await;
-
-            let registry = PeerRegistry::default();
-            let (_keeper, recalled) = PeerKeeper::start(registry.clone(), ledger).await.unwrap();
-            assert_eq!((recalled.naras, &recalled.problems[..]), (2, &[][..]));
-            let bob = registry.by_name("bob").unwrap().info();
-            assert_eq!((bob.key, bob.protocol), (Some(hearsay), V2));
-            assert_eq!(registry.by_name("alice").unwrap().protocol(), V2);
-        }
-    }
-
-    #[tokio::test]
-    async fn events_that_came_before_the_key_are_verified_when_it_is_learned() {
-        for ledger in ledgers() {
-            let keypair = KeyPair::from_soul(&Soul::bond([7; 32], "bob"));
-            let chau = nara_proto::event::ChauPayload {
-                from: "bob".to_owned(),
-                ..Default::default()
-            };
-            let payload = nara_proto::event::Payload::Chau(chau);
-            let event = SyncEvent::signed(UnixNanos::new(1), payload, "bob", &keypair);
-            let mut forged = SyncEvent::new(
-                UnixNanos::new(2),
-                nara_proto::event::Payload::Chau(Default::default()),
-            );
-            forged.emitter = "bob".to_owned();
-            let unknown = |event| CheckedEvent::new(event, EventTrust::UnknownKey);
-            ledger
-                .insert(vec![unknown(event.clone()), unknown(forged)], None)
-                .await
-                .unwrap();
-            assert_eq!(ledger.items(Scope::all()).await.unwrap().len(), 0);
-
-            let registry = PeerRegistry::default();
-            let (keeper, _) = PeerKeeper::start(registry.clone(), ledger.clone()).await.unwrap();
-            registry
-                .pin(key("bob", KeySource::HeyThere { told_by: None }))
-                .unwrap();
-            keeper.finish().await;
-            let items: Vec<_> = ledger
-                .items(Scope::all())
-                .await
-                .unwrap()
-                .ids()
-                .map(|item| item.event_id())
-                .collect();
-            assert_eq!(items, [event.id]);
-        }
-    }
-
-    #[tokio::test]
-    async fn an_event_that_is_verified_later_stays_charged_to_whoever_told_it() {
-        for ledger in ledgers() {
-            let keypair = KeyPair::from_soul(&Soul::bond([7; 32], "puppet"));
-            let chau = |ts| {
-                let payload = nara_proto::event::ChauPayload {
-                    from: "puppet".to_owned(),
-                    ..Default::default()
-                };
-                let payload = nara_proto::event::Payload::Chau(payload);
-                SyncEvent::signed(UnixNanos::new(ts), payload, "puppet", &keypair)
-            };
-            let tellers = ["eve", "mallory"].map(|name| Some(name.parse::<NaraName>().unwrap()));
-            for (ts, teller) in (1..).zip(tellers.clone()) {
-                let unknown = CheckedEvent::new(chau(ts), EventTrust::UnknownKey);
-                ledger.insert(vec![unknown], teller).await.unwrap();
-            }
-            let registry = PeerRegistry::default();
-            let (keeper, _) = PeerKeeper::start(registry.clone(), ledger.clone()).await.unwrap();
-            registry
-                .pin(key("puppet", KeySource::HeyThere { told_by: None }))
-                .unwrap();
-            keeper.finish().await;
-            let limit = ReadLimit::events(9);
-            let arrived = ledger.arrived_after(Default::default(), 0, limit).await.unwrap();
-            let told: Vec<_> = arrived
-                .events
-                .iter()
-                .map(|arrival| (arrival.trust, arrival.origin.clone()))
-                .collect();
-            assert_eq!(told, tellers.map(|teller| (EventTrust::Verified, teller)));
-        }
-    }
-
-    #[tokio::test]
-    async fn a_ghost_that_had_to_go_is_not_kept() {
-        for ledger in ledgers() {
-            let registry = PeerRegistry::default().with_max_peers(1);
-            let (keeper, _) = PeerKeeper::start(registry.clone(), ledger.clone()).await.unwrap();
-            registry
-                .pin(key("ghost", KeySource::HeyThere { told_by: None }))
-                .unwrap();
-            tokio::task::yield_now().await;
-            registry
-                .pin(key("puppet", KeySource::HeyThere { told_by: None }))
-                .unwrap();
-            keeper.finish().await;
-            let kept: Vec<_> = ledger
-                .peers()
-                .await
-                .unwrap()
-                .into_iter()
-                .map(|record| record.name)
-                .collect();
-            assert_eq!(kept, ["puppet".parse::<NaraName>().unwrap()]);
-            assert_eq!(ledger.forget_ghosts(None).await.unwrap(), 1);
-            assert!(ledger.peers().await.unwrap().is_empty());
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_was_missed_among_many_events_is_kept_within_a_minute() {
-        let ledger: Arc<dyn Ledger> = Arc::new(MemoryLedger::new());
-        let registry = PeerRegistry::default();
-        registry.pin(key("alice", KeySource::Configured)).unwrap();
-        let (keeper, _) = PeerKeeper::start(registry.clone(), ledger.clone()).await.unwrap();
-        let other = PinnedKey {
-            key: KeyPair::from_soul(&Soul::bond([8; 32], "alice")).public_key(),
-            ..key("alice", KeySource::HeyThere { told_by: None })
-        };
-        let hearsay = |name: &str| key(name, KeySource::HeyThere { told_by: None });
-        // The keeper does not get to run in between.
-        for name in ["bob", "carol"] {
-            registry.pin(hearsay(name)).unwrap();
-            for _ in 0..1000 {
-                registry.pin(other.clone()).unwrap_err();
-            }
-            sleep(LOOK_INTERVAL).await;
-            let records = ledger.peers().await.unwrap();
-            assert!(
-                records.iter().any(|record| record.name.as_str() == name),
-                "{name}: {records:?}"
-            );
-        }
-        registry.pin(hearsay("dave")).unwrap();
-        for _ in 0..1000 {
-            registry.pin(other.clone()).unwrap_err();
-        }
-        keeper.finish().await;
-        let records = ledger.peers().await.unwrap();
-        assert!(
-            records.iter().any(|record| record.name.as_str() == "dave"),
-            "at the end at once"
-        );
-    }
-
-    #[tokio::test]
-    async fn a_decision_of_another_process_takes_effect_on_reload_and_is_not_undone() {
-        for ledger in ledgers() {
-            let registry = PeerRegistry::default();
-            let (keeper, _) = PeerKeeper::start(registry.clone(), ledger.clone()).await.unwrap();
-            let bob = registry
-                .pin(key("bob", KeySource::HeyThere { told_by: None }))
-                .unwrap();
-            let name: NaraName = "bob".parse().unwrap();
-            let at = UnixMillis::new(5);
-            let forget = PeerChange::Forget { at };
-            ledger.change_peer(name.clone(), forget).await.unwrap().unwrap();
-            // What this process learns of the old key does not bring it back.
-            registry.learn_protocol(&bob, V2);
-            let recalled = keeper.reload().await.unwrap();
-            assert_eq!(recalled.decided, [name]);
-            assert!(bob.key().is_none());
-            keeper.finish().await;
-            let records = ledger.peers().await.unwrap();
-            assert_eq!(records[0].key, None);
-        }
-    }
-}
+mod tests;

@@ -27,7 +27,7 @@ impl KnownNames for PinnedNames {
     }
 }
 
-fn standing(info: &PeerInfo) -> Standing {
+pub(crate) fn standing(info: &PeerInfo) -> Standing {
     let Some(key) = info.key.as_ref().filter(|_| !info.is_untrusted()) else {
         return Standing::Stranger;
     };

@@ -323,8 +323,11 @@ impl PeerRegistry {
         self.decisions.subscribe()
     }
 
-    /// Notes on which port a peer answered of which the port was a guess.
+    /// Notes on which port a peer whose port was a guess has given a **verified** answer.
     pub(crate) fn note_port(&self, peer: &Peer, port: u16) {
+        if !peer.with_info(|info| info.either_port) {
+            return;
+        }
         let guessed = peer.info();
         if let Some(address) = guessed
             .address
@@ -415,6 +418,8 @@ impl PeerRegistry {
         }
         if let Some(key) = now.key.clone().filter(|_| before.key.is_none()) {
             self.emit(PeerEvent::KeyPinned(key));
+        } else if now.key.is_some() && now.id.is_some() && before.id.is_none() {
+            self.emit(PeerEvent::IdLearned(now.clone()));
         }
         if known_before && now.address != before.address {
             self.came_online(peer);

@@ -1,7 +1,7 @@
 //! A peer with a believed key that wants to put something into the memory of another, or to push something out of it.
 
 use nara_mesh::identity::LocalNara;
-use nara_mesh::ledger::{EventStore as _, ReadLimit};
+use nara_mesh::ledger::{ArrivalLog as _, EventStore as _, ReadLimit};
 use nara_proto::event::{CheckpointPayload, ObservationPayload, Payload, SyncEvent};
 use nara_proto::time::{UnixNanos, UnixSeconds};
 use nara_proto::world::WorldMessage;
@@ -75,6 +75,33 @@ async fn checkpoints_of_nobody_are_not_stored_and_push_nothing_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_direct_message_claims_nothing_that_its_signature_does_not_cover() {
+    let target = Target::start().await;
+    let bob = nara("bob");
+    let send = |event: &SyncEvent| target.post_json(&bob, "/dm", event).text();
+    let told = |success: bool| format!("{{\"from\":\"target\",\"success\":{success}}}\n");
+    // Signed by bob, and alice acts in it; and one of the day after tomorrow.
+    let mut of_alice = observation("alice", "status-change");
+    of_alice.sign("bob", bob.keypair());
+    let ahead = tease(&bob, "alice", ago(-172_800_000_000_000).get());
+    for refused in [of_alice, ahead] {
+        assert_eq!(send(&refused), told(false), "{refused:?}");
+    }
+    assert_eq!(target.count().await, 0);
+    // Anybody on the way could have added these.
+    let mut genuine = observation("bob", "restart");
+    genuine.sign("bob", bob.keypair());
+    let mut changed = genuine.clone();
+    let payload = changed.observation.as_mut().unwrap();
+    payload.is_backfill = true;
+    payload.cluster_name = "x".to_owned();
+    changed.emitter_id = "x".to_owned();
+    assert_eq!(send(&changed), told(true));
+    genuine.remove_uncovered();
+    assert_eq!(stored(&target).await, [genuine]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nothing_unsigned_is_stored_in_the_name_of_a_known_nara_not_even_if_it_tells_it_itself() {
     let target = Target::start().await;
     let (alice, bob) = (nara("alice"), nara("bob"));
@@ -89,6 +116,11 @@ async fn nothing_unsigned_is_stored_in_the_name_of_a_known_nara_not_even_if_it_t
     // A nara whose key nobody knows here may have said so.
     tell(&target, &bob, vec![observation("stranger", "status-change")]);
     assert_eq!(target.count().await, 1);
+    // Bob answers for it with his quota.
+    let limit = ReadLimit::events(9);
+    let arrived = target.ledger.arrived_after(Default::default(), 0, limit).await;
+    let told_by = arrived.unwrap().events[0].origin.clone();
+    assert_eq!(told_by.as_ref(), Some(bob.name()));
 }
 
 #[tokio::test(flavor = "multi_thread")]

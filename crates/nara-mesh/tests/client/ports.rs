@@ -131,6 +131,28 @@ async fn a_peer_that_listens_on_both_ports_is_called_on_the_mesh_port() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_port_is_remembered_for_a_verified_answer_only() {
+    let mesh = Mesh::new();
+    let client = client_by_ip(&mesh);
+    // Whoever listens on the second port knows the key that bob tells everybody, and does not hold it.
+    let (bob, eve, clock) = (nara("bob"), nara("eve"), mesh.clock.clone());
+    let listening = v1_address(2);
+    let _eve = FakePeer::start(
+        mesh.network.host(listening.ip()),
+        listening,
+        move |request| match request.target.as_str() {
+            "/ping" => ping_answer(&bob),
+            _ => signed(&eve, &clock, 200, answer(&eve)),
+        },
+    )
+    .await;
+    client.ping("bob").await.unwrap();
+    let refused = client.fetch_sync_events("bob", SyncRequest::recent(1)).await;
+    assert!(!refused.unwrap_err().is_unreachable());
+    assert_eq!(port_of_bob(&client), 9632);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stranger_is_called_by_its_address_alone_and_answers_on_the_port_of_v1_peers() {
     let mesh = Mesh::new();
     let client = mesh.client();

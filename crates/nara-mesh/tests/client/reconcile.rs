@@ -7,7 +7,7 @@ use nara_mesh::client::{MeshClient, ReconcileOptions, ReconcileReport, SyncError
 use nara_mesh::ledger::{
     EventStore as _, Ledger, MemoryLedger, ReadLimit, ReconcileStore as _, RetentionPolicy, SqliteLedger,
 };
-use nara_mesh::proto::event::{Service, SyncEvent};
+use nara_mesh::proto::event::{CheckpointPayload, Payload, SeenPayload, Service, SyncEvent};
 use nara_mesh::proto::go_json;
 use nara_mesh::proto::identity::NaraId;
 use nara_mesh::proto::reconcile::{FetchRequest, ItemId, ItemSet, MAX_ROUNDS, Scope, respond};
@@ -148,6 +148,48 @@ async fn what_was_rejected_is_not_fetched_from_the_same_peer_again() {
             .unwrap()
             .is_empty()
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_rejected_for_want_of_a_key_is_fetched_again_when_it_is_learned() {
+    let by = |name: &str, payload| {
+        let mut event = SyncEvent::new(events(1)[0].ts, payload);
+        event.sign(name, nara(name).keypair());
+        event
+    };
+    let seen = SeenPayload {
+        observer: "carol".to_owned(),
+        subject: "bob".to_owned(),
+        via: "mesh".to_owned(),
+        ..SeenPayload::default()
+    };
+    let checkpoint = CheckpointPayload {
+        subject: "carol".to_owned(),
+        as_of_time: UnixSeconds::new(1),
+        ..CheckpointPayload::default()
+    };
+    let sent = [
+        by("carol", Payload::Seen(seen)),
+        by("bob", Payload::Checkpoint(checkpoint)),
+    ];
+    for ours in [ledger(), Arc::new(MemoryLedger::new())] {
+        let pair = Pair::new(ours, ledger()).await;
+        pair.theirs.insert_verified(sent.to_vec()).await.unwrap();
+        let rejected_before = async |learned: Option<&str>| {
+            pair.ours
+                .forgive(learned.map(str::to_owned).into_iter().collect())
+                .await
+                .unwrap();
+            let report = pair.reconcile(Scope::all(), false).await.unwrap();
+            (report.missing_here, report.rejected_before)
+        };
+        assert_eq!(rejected_before(None).await, (2, 0));
+        assert_eq!(rejected_before(None).await, (2, 2));
+        assert_eq!(rejected_before(Some("dave")).await, (2, 2));
+        assert_eq!(rejected_before(Some("carol")).await, (2, 1));
+        assert_eq!(rejected_before(Some("")).await, (2, 1));
+        assert_eq!(rejected_before(None).await, (2, 2));
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -473,14 +515,16 @@ async fn rejections_survive_a_restart_and_go_by_peer() {
     let items: Vec<_> = set(&events(3)).ids().collect();
     {
         let ledger = SqliteLedger::open(&path).unwrap();
-        ledger
-            .reject("bob".to_owned(), items[..2].to_vec())
-            .await
-            .unwrap();
-        ledger
-            .reject("bob".to_owned(), items[..1].to_vec())
-            .await
-            .unwrap();
+        let rejections = |items: &[ItemId]| {
+            let rejection = |&item: &ItemId| (item, None);
+            items.iter().map(rejection).collect::<Vec<_>>()
+        };
+        for rejected in [&items[..2], &items[..1]] {
+            ledger
+                .reject("bob".to_owned(), rejections(rejected))
+                .await
+                .unwrap();
+        }
     }
     let ledger = SqliteLedger::open(&path).unwrap();
     let rejected = ledger.rejected("bob".to_owned(), items.clone()).await.unwrap();

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use http::StatusCode;
 use nara_mesh::defaults::{LEGACY_MESH_PORT, MESH_PORT};
+use nara_mesh::proto::sync::SyncRequest;
 use nara_mesh::registry::KeySource;
 use nara_mesh::transport::Transport as _;
 
@@ -54,6 +55,9 @@ async fn a_v1_peer_that_is_known_from_a_hey_there_is_reached() {
     hans.send_zine(ip(1), vec![greta.hey_there()]).await;
     let report = alice.peer("greta").ping().await.unwrap();
     assert_eq!(report.key_matches, Some(true));
+    // A ping proves nothing, so that only a signed answer settles the port.
+    let of_greta = alice.peer("greta");
+    of_greta.fetch_sync_events(SyncRequest::recent(1)).await.unwrap();
     let known = alice.registry().by_name("greta").unwrap().info();
     assert_eq!(known.address, Some(greta.address()));
     alice.shutdown(GRACE).await;
@@ -112,7 +116,7 @@ async fn two_of_ours_on_one_machine_meet_on_ports_that_nobody_told() {
     };
     let alice = start("alice").start().await.unwrap();
     let bob = start("bob").know(alice.as_peer()).start().await.unwrap();
-    let recent = nara_mesh::proto::sync::SyncRequest::recent(1);
+    let recent = SyncRequest::recent(1);
     bob.peer("alice").fetch_sync_events(recent).await.unwrap();
     let known = alice.registry().by_name("bob").unwrap().info();
     assert_eq!(known.address, bob.address());
@@ -130,7 +134,7 @@ async fn a_nara_that_is_known_without_its_port_is_called_where_it_says_that_it_l
     let bob = bob.know(alice.as_peer()).start().await.unwrap();
     let refused = alice.peer("bob").ping().await.unwrap_err();
     assert!(refused.is_unreachable(), "{refused}");
-    let recent = nara_mesh::proto::sync::SyncRequest::recent(1);
+    let recent = SyncRequest::recent(1);
     bob.peer("alice").fetch_sync_events(recent).await.unwrap();
     assert_eq!(
         alice.registry().by_name("bob").unwrap().info().address,

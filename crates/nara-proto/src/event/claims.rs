@@ -26,6 +26,10 @@ pub(super) fn check(event: &SyncEvent, content: &str) -> Result<Service, EventPr
     if event.id != super::id_of(event.ts, &event.svc, content) {
         return Err(EventProblem::ForgedId);
     }
+    if event.ts.get() < 0 {
+        // Pages begin at 1970: such an event would be stored and never told.
+        return Err(InvalidEvent::OutOfRange("ts").into());
+    }
     check_names(event)?;
     check_split(event, service)?;
     let names_an_emitter = event.is_signed() || !event.emitter.is_empty();

@@ -6,7 +6,8 @@ use std::time::Duration;
 use super::voters::voter_text;
 use super::*;
 use crate::identity::Soul;
-use crate::time::UnixSeconds;
+use crate::succession::Succession;
+use crate::time::{UnixMillis, UnixSeconds};
 
 const NOW: UnixNanos = UnixNanos::new(1_769_100_000_000_000_000);
 
@@ -115,10 +116,14 @@ fn of_every_service(actor: &str) -> Vec<Payload> {
 }
 
 fn checkpoint(voters: &[&str]) -> SyncEvent {
+    checkpoint_about("alice", voters)
+}
+
+fn checkpoint_about(subject: &str, voters: &[&str]) -> SyncEvent {
     let mut payload = CheckpointPayload {
         version: 2,
-        subject: "alice".to_owned(),
-        subject_id: "alice-id".to_owned(),
+        subject: subject.to_owned(),
+        subject_id: format!("{subject}-id"),
         as_of_time: UnixSeconds::new(1_769_000_000),
         voter_ids: Some(voters.iter().map(|voter| format!("{voter}-id")).collect()),
         ..CheckpointPayload::default()
@@ -190,6 +195,65 @@ fn nothing_is_accepted_in_the_name_of_an_untrusted_nara() {
 }
 
 #[test]
+fn a_statement_about_the_key_of_an_untrusted_nara_is_refused() {
+    let [old, new] = ["mallory", "m"].map(keypair);
+    let at = UnixMillis::new(NOW.get() / 1_000_000);
+    let statement = Succession::rotate(&"mallory".parse().unwrap(), &old, &new, at).unwrap();
+    assert_eq!(verdict(&statement.to_event()), Err(EventProblem::Untrusted));
+}
+
+#[test]
+fn an_id_that_does_not_follow_from_the_content_is_refused() {
+    for payload in of_every_service("alice") {
+        let event = signed("alice", payload);
+        let id = event.id.clone();
+        let other = SyncEvent::new(NOW.saturating_add(Duration::from_nanos(1)), social("a", "b", "c")).id;
+        let ids = [
+            String::new(),
+            id[..31].to_owned(),
+            format!("{id}0"),
+            format!(" {id}"),
+            id.to_uppercase(),
+            other,
+        ];
+        for forged in ids.into_iter().filter(|forged| *forged != id) {
+            let mut event = event.clone();
+            event.id = forged;
+            // Signed anew, so that nothing but the id is wrong.
+            event.sig = keypair("alice").sign(&event.signing_digest()).to_base64();
+            assert_eq!(verdict(&event), Err(EventProblem::ForgedId), "{}", event.id);
+        }
+    }
+}
+
+#[test]
+fn a_signature_of_another_key_or_over_something_else_is_refused() {
+    for payload in of_every_service("alice") {
+        let genuine = signed("alice", payload);
+        let mut of_bob = genuine.clone();
+        of_bob.sig = signed("bob", social("bob", "carol", "hello")).sig;
+        let mut cut = genuine.clone();
+        cut.sig.truncate(40);
+        let mut spelled = genuine.clone();
+        spelled.sig = spelled.sig.trim_end_matches('=').to_owned();
+        for event in [of_bob, cut, spelled] {
+            assert_eq!(verdict(&event), Err(EventProblem::BadSignature), "{event:?}");
+        }
+        // Among good ones, the bad one alone is refused.
+        let mut bad = genuine.clone();
+        bad.sig = SyncEvent::signed(NOW, social("alice", "x", "y"), "alice", &keypair("alice")).sig;
+        let mut batch = [genuine.clone(), bad, genuine.clone(), genuine];
+        let reception = EventReception {
+            now: NOW,
+            random: [3; 32],
+        };
+        let verdicts = verify_events(&mut batch, &Keys, reception);
+        let bad: Vec<_> = verdicts.iter().map(Result::is_err).collect();
+        assert_eq!(bad, [false, true, false, false]);
+    }
+}
+
+#[test]
 fn an_introduction_of_a_stranger_must_verify_with_the_key_inside() {
     let payload = of_every_service("dave").remove(6);
     assert_eq!(
@@ -238,6 +302,17 @@ fn what_nothing_covers_is_removed_from_verified_events() {
         assert!(genuine.has_genuine_id() && genuine.validate().is_ok());
         assert_eq!(genuine.verify(&keypair("alice").public_key()), Ok(()));
     }
+}
+
+#[test]
+fn payloads_of_other_services_are_removed_from_unverified_events() {
+    let mut event = SyncEvent::new(NOW, observation("dave", "status-change"));
+    let genuine = event.clone();
+    event.emitter_id = "x".to_owned();
+    event.social = SyncEvent::new(NOW, social("x", "y", "z")).social;
+    event.checkpoint = checkpoint(&[]).checkpoint;
+    assert_eq!(verdict_of(&mut event), Ok(EventTrust::Unsigned));
+    assert_eq!(event, genuine);
 }
 
 #[test]
@@ -353,13 +428,23 @@ fn an_event_of_the_future_is_refused() {
         at(MAX_EVENT_LEAD + Duration::from_nanos(1)),
         Err(EventProblem::Future)
     );
-    let last = SyncEvent::signed(
-        UnixNanos::new(i64::MAX),
-        social("alice", "bob", "x"),
-        "alice",
-        &keypair("alice"),
-    );
-    assert_eq!(verdict(&last), Err(EventProblem::Future));
+    let at = |ts: i64| {
+        let payload = social("alice", "bob", "x");
+        verdict(&SyncEvent::signed(
+            UnixNanos::new(ts),
+            payload,
+            "alice",
+            &keypair("alice"),
+        ))
+    };
+    assert_eq!(at(i64::MAX), Err(EventProblem::Future));
+    for before_1970 in [i64::MIN, -1] {
+        assert_eq!(
+            at(before_1970),
+            Err(EventProblem::Invalid(InvalidEvent::OutOfRange("ts")))
+        );
+    }
+    assert_eq!(at(1), Ok(EventTrust::Verified));
 }
 
 #[test]
@@ -382,6 +467,9 @@ fn a_checkpoint_is_the_word_of_its_voters_about_one_subject() {
         Ok(EventTrust::UnknownKey)
     );
     assert_eq!(verdict(&checkpoint(&[])), Ok(EventTrust::UnknownKey));
+    // Nobody knows whose id it is.
+    let of_a_stranger = checkpoint_about("dave", &["alice", "bob"]);
+    assert_eq!(verdict(&of_a_stranger), Ok(EventTrust::UnknownSubject));
 
     // Neither id nor voters cover the name beside the id.
     let mut relabelled = checkpoint(&["alice", "bob"]);

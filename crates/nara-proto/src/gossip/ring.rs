@@ -1,3 +1,6 @@
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use sha2::{Digest as _, Sha256};
 
 /// A place on the ring: the beginning of the SHA-256 of a name.
@@ -22,6 +25,8 @@ pub struct Ring<P> {
     members: Vec<(RingPosition, P)>,
     /// The same peers in their own order, to look one up.
     sorted: Vec<P>,
+    /// The round trips to them, as far as they are known.
+    distances: BTreeMap<P, Duration>,
 }
 
 impl<P> Default for Ring<P> {
@@ -29,6 +34,7 @@ impl<P> Default for Ring<P> {
         Self {
             members: Vec::new(),
             sorted: Vec::new(),
+            distances: BTreeMap::new(),
         }
     }
 }
@@ -41,7 +47,27 @@ impl<P: Clone + Ord> Ring<P> {
         members.dedup();
         let mut sorted: Vec<P> = members.iter().map(|(_, peer)| peer.clone()).collect();
         sorted.sort();
-        Self { members, sorted }
+        Self {
+            members,
+            sorted,
+            distances: BTreeMap::new(),
+        }
+    }
+
+    /// Sets the round trips to peers, in place of those that were known. They decide whom [`Gossip`](super::Gossip)
+    /// prefers among its candidates, and nothing else.
+    pub fn set_distances(&mut self, distances: impl IntoIterator<Item = (P, Duration)>) {
+        self.distances = distances.into_iter().collect();
+    }
+
+    /// Whether any distance is known.
+    pub(super) fn has_distances(&self) -> bool {
+        !self.distances.is_empty()
+    }
+
+    /// The round trip to a peer, if known.
+    pub fn distance(&self, peer: &P) -> Option<Duration> {
+        self.distances.get(peer).copied()
     }
 
     /// How many peers are on it.

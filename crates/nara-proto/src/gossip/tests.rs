@@ -283,3 +283,58 @@ proptest! {
         }
     }
 }
+
+/// Nara 0 with streams to `degree` of fifty naras; nara `n` is `n` ms away.
+fn mesh_with_distances(degree: usize) -> Mesh {
+    let mut mesh = Mesh::new(50, GossipConfig::with_degree(degree));
+    mesh.ring
+        .set_distances((1..50).map(|n| (n, Duration::from_millis(n.into()))));
+    mesh.start();
+    mesh
+}
+
+/// Lets rounds of zines pass, and opens what is subscribed to.
+fn pass_rounds(mesh: &mut Mesh, rounds: usize) {
+    for _ in 0..rounds {
+        mesh.now = mesh.gossip.next_tick(mesh.now);
+        mesh.handle(Input::Tick);
+        for peer in mesh.neighbours() {
+            mesh.handle(Input::Opened(peer));
+        }
+    }
+}
+
+#[test]
+fn near_peers_become_neighbours_and_more_than_half_stay_random() {
+    let mut mesh = mesh_with_distances(7);
+    let before: BTreeSet<u32> = mesh.neighbours().into_iter().collect();
+    pass_rounds(&mut mesh, 400);
+    let after: BTreeSet<u32> = mesh.neighbours().into_iter().collect();
+    assert_eq!(after.len(), 7);
+    assert!(after.contains(&mesh.successor()));
+    let exchanged: Vec<_> = after.difference(&before).copied().collect();
+    assert_eq!(exchanged.len(), 3, "of six random ones: {before:?} {after:?}");
+    assert!(exchanged.iter().all(|peer| *peer <= 12), "{exchanged:?}");
+}
+
+#[test]
+fn peers_that_pretend_to_be_near_get_the_near_share_only() {
+    let mut mesh = mesh_with_distances(7);
+    // Half of all say that they are here.
+    let liars = |n: u32| n.is_multiple_of(2);
+    mesh.ring
+        .set_distances((1..50).map(|n| (n, Duration::from_millis(if liars(n) { 0 } else { 100 }))));
+    let honest_before = mesh.neighbours().into_iter().filter(|n| !liars(*n)).count();
+    pass_rounds(&mut mesh, 400);
+    let honest = mesh.neighbours().into_iter().filter(|n| !liars(*n)).count();
+    assert!(honest + 3 >= honest_before, "{honest} of {honest_before}");
+}
+
+#[test]
+fn without_distances_neighbours_are_kept() {
+    let mut mesh = mesh_with_distances(7);
+    mesh.ring.set_distances([]);
+    let before = mesh.neighbours();
+    pass_rounds(&mut mesh, 50);
+    assert_eq!(mesh.neighbours(), before);
+}

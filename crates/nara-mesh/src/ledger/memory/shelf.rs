@@ -10,8 +10,9 @@ use nara_proto::sync::Cursor;
 use nara_proto::time::UnixNanos;
 
 use crate::ledger::Arrival;
-use crate::ledger::admission::{Account, Held, LadderPlace, NewEvent, Place, Rung, Shelf};
+use crate::ledger::admission::{Account, LadderPlace, NewEvent, Rung, Shelf};
 use crate::ledger::checked::stored_trust;
+use crate::ledger::held::{Held, HeldPing, Place};
 use crate::ledger::inventory::Inventory;
 use crate::ledger::rank::{Priority, Rank};
 use crate::ledger::retention::Size;
@@ -166,13 +167,22 @@ impl MemoryShelf {
         self.checkpoints.values().map(|place| &self.by_time[place])
     }
 
-    /// The unverified events that claim an emitter.
-    pub(super) fn unverified_by(&self, emitter: &str) -> impl Iterator<Item = Arrival> {
-        let places = self.unverified_of.get(&key(Account::Emitter(emitter)));
-        places
-            .into_iter()
-            .flatten()
-            .filter_map(|(_, seq)| self.arrival(*seq))
+    /// The unverified events in which a nara acts.
+    pub(super) fn unverified_by(&self, actor: &str) -> impl Iterator<Item = Arrival> {
+        let arrivals = self.unverified.iter().filter_map(|(_, seq)| self.arrival(*seq));
+        arrivals.filter(move |arrival| arrival.event.actor() == actor)
+    }
+
+    /// Removes an event if it is unverified. Returns whether it did.
+    pub(super) fn remove_unverified(&mut self, id: &str) -> bool {
+        let held = self.ids.get(id).and_then(|place| self.held(place.seq));
+        match held.filter(|held| !held.rank.is_verified()) {
+            Some(held) => {
+                let Ok(()) = Shelf::remove(self, &held.place);
+                true
+            }
+            None => false,
+        }
     }
 
     /// What stands for the events in a reconciliation.
@@ -306,6 +316,11 @@ impl Shelf for MemoryShelf {
         Ok(self.ids.get(id).and_then(|place| self.held(place.seq)))
     }
 
+    fn actor(&mut self, place: &Place) -> Result<String, Infallible> {
+        let entry = self.by_time.get(place);
+        Ok(entry.map_or_else(String::new, |entry| entry.event.actor().to_owned()))
+    }
+
     fn add(&mut self, new: NewEvent<'_>) -> Result<i64, Infallible> {
         self.position += 1;
         let event = new.event;
@@ -415,12 +430,16 @@ impl Shelf for MemoryShelf {
         Ok(rungs.collect())
     }
 
-    fn pings(&mut self, target: &str, limit: usize) -> Result<Vec<(Held, String)>, Infallible> {
+    fn pings(&mut self, target: &str, limit: usize) -> Result<Vec<HeldPing>, Infallible> {
         let pings = self.pings_of.get(target).into_iter().flatten().take(limit);
         let held = pings.filter_map(|&(_, _, seq)| {
             let held = self.held(seq)?;
-            let observer = self.by_time.get(&held.place)?.event.actor().to_owned();
-            Some((held, observer))
+            let entry = self.by_time.get(&held.place)?;
+            Some(HeldPing {
+                observer: entry.event.actor().to_owned(),
+                account: entry.account.clone(),
+                held,
+            })
         });
         Ok(held.collect())
     }

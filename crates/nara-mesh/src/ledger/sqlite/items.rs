@@ -101,14 +101,27 @@ pub(super) fn places(snapshot: &Transaction<'_>, items: &[ItemId]) -> rusqlite::
 }
 
 /// Remembers rejections, and forgets the oldest.
-pub(super) fn reject(transaction: &Transaction<'_>, peer: &str, items: &[ItemId]) -> rusqlite::Result<()> {
+pub(super) fn reject(
+    transaction: &Transaction<'_>,
+    peer: &str,
+    rejected: &[(ItemId, Option<String>)],
+) -> rusqlite::Result<()> {
     let mut statement = transaction.prepare_cached(sql::REJECT)?;
-    for item in items {
-        statement.execute((peer, item.as_bytes()))?;
+    for (item, awaits) in rejected {
+        statement.execute((peer, item.as_bytes(), awaits))?;
     }
     transaction
         .prepare_cached(sql::FORGET_REJECTIONS)?
         .execute([MAX_REJECTIONS as i64])?;
+    Ok(())
+}
+
+/// Forgets the rejections that waited for these keys.
+pub(super) fn forgive(transaction: &Transaction<'_>, learned: &[String]) -> rusqlite::Result<()> {
+    let mut statement = transaction.prepare_cached(sql::FORGIVE)?;
+    for name in learned {
+        statement.execute([name])?;
+    }
     Ok(())
 }
 

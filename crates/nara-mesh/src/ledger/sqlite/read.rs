@@ -9,9 +9,9 @@ use rusqlite::{CachedStatement, OptionalExtension as _, Params, Row, Transaction
 use super::failure::Failure;
 use super::rows::{place, position, sizes, sql_limit};
 use super::sql::{self, BothWays};
-use crate::ledger::admission::Place;
 use crate::ledger::checked::stored_trust;
 use crate::ledger::filter::Wanted;
+use crate::ledger::held::Place;
 use crate::ledger::limit::ByteBudget;
 use crate::ledger::rank::{Priority, Rank};
 use crate::ledger::sampler::Sampler;
@@ -230,9 +230,9 @@ pub(super) fn checkpoints(
 }
 
 /// The unverified events that claim an emitter.
-pub(super) fn unverified_by(snapshot: &Transaction<'_>, emitter: &str) -> Result<Vec<Arrival>, Failure> {
+pub(super) fn unverified_by(snapshot: &Transaction<'_>, actor: &str) -> Result<Vec<Arrival>, Failure> {
     let mut statement = snapshot.prepare_cached(sql::UNVERIFIED_OF)?;
-    let mut rows = statement.query([emitter])?;
+    let mut rows = statement.query([actor])?;
     let mut arrivals = Vec::new();
     while let Some(row) = rows.next()? {
         arrivals.push(arrival(row)?);

@@ -6,7 +6,7 @@ use nara_proto::time::UnixNanos;
 use rusqlite::{Connection, Row, Transaction};
 
 use super::sql;
-use crate::ledger::admission::Place;
+use crate::ledger::held::Place;
 use crate::ledger::rank::Rank;
 use crate::ledger::retention::Size;
 

@@ -10,7 +10,7 @@ use crate::ledger::LedgerError;
 const APPLICATION_ID: i64 = 0x6e61_7261;
 
 /// What leads from each version of the schema to the next; never changed once released, only added to.
-const MIGRATIONS: [&str; 3] = [EVENTS, PEERS, TRUST];
+const MIGRATIONS: [&str; 4] = [EVENTS, PEERS, TRUST, AWAITED_KEYS];
 
 /// Version 1.
 const EVENTS: &str = "
@@ -157,6 +157,14 @@ INSERT INTO accounts SELECT 0, account, count(*), sum(octet_length(json)) FROM e
 INSERT INTO accounts SELECT 1, coalesce(origin, ''), count(*), sum(octet_length(json)) FROM events
     WHERE rank < 2 GROUP BY coalesce(origin, '');
 INSERT INTO accounts SELECT 2, emitter, count(*), sum(octet_length(json)) FROM events WHERE rank < 2 GROUP BY emitter;
+";
+
+/// Version 4: of each rejection is known which key would change it. Of those before nobody knows, so that these events are
+/// fetched once more.
+const AWAITED_KEYS: &str = "
+DELETE FROM rejected;
+ALTER TABLE rejected ADD COLUMN awaits TEXT; -- a name, or '' for any voter of a checkpoint
+CREATE INDEX rejected_awaiting ON rejected (awaits) WHERE awaits IS NOT NULL;
 ";
 
 /// Brings the database to the newest version of the schema.

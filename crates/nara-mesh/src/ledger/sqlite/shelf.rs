@@ -8,7 +8,8 @@ use rusqlite::{OptionalExtension as _, Params, Row, Transaction};
 
 use super::rows::{place, position, sizes, sql_limit, unsigned};
 use super::sql;
-use crate::ledger::admission::{Account, Held, LadderPlace, NewEvent, Place, Rung, Shelf};
+use crate::ledger::admission::{Account, LadderPlace, NewEvent, Rung, Shelf};
+use crate::ledger::held::{Held, HeldPing, Place};
 use crate::ledger::inventory::Changes;
 use crate::ledger::rank::{Priority, Rank};
 use crate::ledger::retention::Size;
@@ -141,6 +142,12 @@ impl Shelf for SqliteShelf<'_> {
 
     fn find(&mut self, id: &str) -> rusqlite::Result<Option<Held>> {
         self.first(sql::FIND, [id])
+    }
+
+    fn actor(&mut self, place: &Place) -> rusqlite::Result<String> {
+        self.transaction
+            .prepare_cached(sql::ACTOR)?
+            .query_row([place.seq], |row| row.get(0))
     }
 
     fn add(&mut self, new: NewEvent<'_>) -> rusqlite::Result<i64> {
@@ -284,10 +291,16 @@ impl Shelf for SqliteShelf<'_> {
             .collect()
     }
 
-    fn pings(&mut self, target: &str, limit: usize) -> rusqlite::Result<Vec<(Held, String)>> {
+    fn pings(&mut self, target: &str, limit: usize) -> rusqlite::Result<Vec<HeldPing>> {
         self.transaction
             .prepare_cached(sql::PINGS)?
-            .query_map((target, sql_limit(limit)), |row| Ok((held(row)?, row.get(4)?)))?
+            .query_map((target, sql_limit(limit)), |row| {
+                Ok(HeldPing {
+                    held: held(row)?,
+                    observer: row.get(4)?,
+                    account: row.get(5)?,
+                })
+            })?
             .collect()
     }
 

@@ -86,6 +86,7 @@ pub(super) const COPY: &str = "VACUUM INTO ?1";
 pub(super) const EPOCH: &str = "SELECT epoch FROM feed";
 
 pub(super) const FIND: &str = "SELECT seq, ts, id, rank FROM events WHERE id = ?1";
+pub(super) const ACTOR: &str = "SELECT actor FROM events WHERE seq = ?1";
 pub(super) const ADD: &str = "INSERT INTO events \
      (id, ts, svc, emitter, actor, target, importance, critical, priority, rank, account, received, json, origin, \
       seq) \
@@ -98,7 +99,7 @@ pub(super) const RERANK: &str = "UPDATE events SET rank = ?2 WHERE seq = ?1";
 pub(super) const LADDER: &str = "SELECT seq, ts, id, rank, account, octet_length(json), priority, actor, target \
      FROM events INDEXED BY events_by_rank \
      WHERE (rank, ts, seq) > (?1, ?2, ?3) AND rank < ?4 ORDER BY rank, ts, seq LIMIT ?5";
-pub(super) const PINGS: &str = "SELECT seq, ts, id, rank, actor FROM events INDEXED BY events_pings \
+pub(super) const PINGS: &str = "SELECT seq, ts, id, rank, actor, account FROM events INDEXED BY events_pings \
      WHERE priority = 0 AND rank > 1 AND target = ?1 ORDER BY rank, ts, seq LIMIT ?2";
 pub(super) const COUNT_OBSERVATIONS: &str = "SELECT count(*) FROM \
      (SELECT 1 FROM events INDEXED BY events_by_pair \
@@ -117,7 +118,7 @@ pub(super) const FIRST_UNVERIFIED_TOLD_BY: &str = "SELECT seq, ts, id, rank FROM
 pub(super) const FIRST_UNVERIFIED_OF: &str = "SELECT seq, ts, id, rank FROM events \
      INDEXED BY events_unverified_by_emitter WHERE rank < 2 AND emitter = ?1 ORDER BY rank, seq LIMIT 1";
 pub(super) const UNVERIFIED_OF: &str = "SELECT seq, json, id, origin, rank FROM events \
-     INDEXED BY events_unverified_by_emitter WHERE rank < 2 AND emitter = ?1 ORDER BY rank, seq";
+     INDEXED BY events_unverified WHERE rank < 2 AND actor = ?1 ORDER BY rank, seq";
 pub(super) const UNVERIFIED_BEFORE: &str = "SELECT seq, ts, id FROM events INDEXED BY events_received \
      WHERE received < ?1 ORDER BY received LIMIT ?2";
 
@@ -149,7 +150,9 @@ pub(super) const FOREIGN_COMMITS: &str = "PRAGMA data_version";
 /// What the inventory is made of; the index has all of it.
 pub(super) const ITEMS: &str = "SELECT svc, ts, id FROM events INDEXED BY events_by_service WHERE rank > 1";
 pub(super) const PLACE_OF_ID: &str = "SELECT seq FROM events WHERE id = ?1";
-pub(super) const REJECT: &str = "INSERT OR IGNORE INTO rejected (peer, item) VALUES (?1, ?2)";
+pub(super) const REJECT: &str = "INSERT INTO rejected (peer, item, awaits) VALUES (?1, ?2, ?3) \
+     ON CONFLICT (peer, item) DO UPDATE SET awaits = excluded.awaits";
+pub(super) const FORGIVE: &str = "DELETE FROM rejected WHERE awaits = ?1";
 pub(super) const FORGET_REJECTIONS: &str =
     "DELETE FROM rejected WHERE seq <= (SELECT max(seq) FROM rejected) - ?1";
 pub(super) const REJECTED: &str = "SELECT 1 FROM rejected WHERE peer = ?1 AND item = ?2";

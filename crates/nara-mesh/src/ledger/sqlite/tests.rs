@@ -140,7 +140,7 @@ fn a_file_of_a_newer_version_is_refused_and_not_changed() {
     for _ in 0..2 {
         let error = SqliteLedger::open(&path).unwrap_err();
         assert!(
-            matches!(error, LedgerError::NewerSchema { found: 99, known: 3 }),
+            matches!(error, LedgerError::NewerSchema { found: 99, known: 4 }),
             "{error}"
         );
     }

@@ -8,7 +8,8 @@ use nara_proto::event::KeyLookup as _;
 use nara_proto::identity::NaraId;
 use nara_proto::runtime_message::{MessagePayload, RuntimeMessage};
 
-use crate::registry::{PeerInfo, PinnedKey, RegisterError};
+use crate::ledger::Standing;
+use crate::registry::{PeerInfo, PinnedKey, RegisterError, standing};
 use crate::seldom::{shown, warn_seldom};
 use crate::server::answer::rejection::Rejection;
 use crate::server::auth::sender::VerifiedSender;
@@ -144,9 +145,12 @@ async fn answer(shared: &Shared, message: &RuntimeMessage) -> Result<Option<Mess
             if !store.owner_id.is_empty() {
                 owner_is_signer(&store.owner_id)?;
             }
-            Some(MessagePayload::StashAck(
-                shared.stash.store(store.clone(), now).await,
-            ))
+            let is_configured = |id: &str| {
+                let owner = id.parse().ok().and_then(|id| shared.registry.by_id(&id));
+                owner.is_some_and(|owner| owner.with_info(standing) == Standing::Configured)
+            };
+            let ack = shared.stash.store(store.clone(), now, is_configured).await;
+            Some(MessagePayload::StashAck(ack))
         }
         MessagePayload::StashRequest(request) => {
             owner_is_signer(&request.owner_id)?;

@@ -77,10 +77,17 @@ impl Stash {
         Ok(stash)
     }
 
-    /// Keeps a box for its owner, who must be the signer of the message.
-    pub(in crate::server) async fn store(&self, request: StoreRequest, now: UnixSeconds) -> StashAck {
+    /// Keeps a box for its owner, who must be the signer of the message. `is_configured` tells whether the nara with an id
+    /// is a configured peer.
+    pub(in crate::server) async fn store(
+        &self,
+        request: StoreRequest,
+        now: UnixSeconds,
+        is_configured: impl Fn(&str) -> bool,
+    ) -> StashAck {
         let owner_id = request.owner_id.clone();
-        let refusal = match self.accept(request, now) {
+        let accepted = self.accept(request, now, is_configured);
+        let refusal = match accepted {
             Ok((stash, old)) => self.save(stash, old).await.err().map(|error| {
                 error_seldom!(error = &error as &dyn std::error::Error, "a stash was not stored");
                 "storage failed".to_owned()
@@ -95,8 +102,15 @@ impl Stash {
         }
     }
 
-    /// The box to store, and the owners whose boxes are too old.
-    fn accept(&self, request: StoreRequest, now: UnixSeconds) -> Result<(SealedStash, Vec<String>), String> {
+    /// The box to store, and the owners whose boxes go: those that are too old, and where there is no place for a
+    /// configured peer, the oldest of another nara. The others keep their places: whoever makes up naras could push out
+    /// everybody else otherwise.
+    fn accept(
+        &self,
+        request: StoreRequest,
+        now: UnixSeconds,
+        is_configured: impl Fn(&str) -> bool,
+    ) -> Result<(SealedStash, Vec<String>), String> {
         if let Some(refusal) = stash_refusal(&request) {
             return Err(refusal.to_owned());
         }
@@ -113,7 +127,14 @@ impl Stash {
             !is_old
         });
         if kept.len() >= self.max_owners && !kept.contains_key(&request.owner_id) {
-            return Err("storage limit reached".to_owned());
+            let mut others: Vec<_> = kept.iter().filter(|(owner, _)| !is_configured(owner)).collect();
+            others.retain(|_| is_configured(&request.owner_id));
+            let oldest = others.into_iter().min_by_key(|(_, kept)| kept.stash.stored_at);
+            let Some(goes) = oldest.map(|(owner, _)| owner.clone()) else {
+                return Err("storage limit reached".to_owned());
+            };
+            kept.remove(&goes);
+            old.push(goes);
         }
         let stash = SealedStash {
             owner_id: request.owner_id,
@@ -223,6 +244,10 @@ mod tests {
 
     const NOW: UnixSeconds = UnixSeconds::new(1_000_000);
 
+    fn nobody(_: &str) -> bool {
+        false
+    }
+
     fn request(owner: &str, size: usize) -> StoreRequest {
         StoreRequest {
             owner_id: owner.to_owned(),
@@ -245,14 +270,17 @@ mod tests {
     #[tokio::test]
     async fn the_stash_keeps_its_bounds_and_takes_updates() {
         let stash = stash(None);
-        assert!(stash.store(request("a", 5), NOW).await.success);
+        assert!(stash.store(request("a", 5), NOW, nobody).await.success);
         assert_eq!(
-            stash.store(request("b", 5), NOW).await.reason,
+            stash.store(request("b", 5), NOW, nobody).await.reason,
             "storage limit reached"
         );
-        assert!(!stash.store(request("a", 11), NOW).await.success);
-        assert!(stash.store(request("a", 10), NOW).await.success);
-        assert_eq!(stash.store(request("", 5), NOW).await.reason, "owner_id required");
+        assert!(!stash.store(request("a", 11), NOW, nobody).await.success);
+        assert!(stash.store(request("a", 10), NOW, nobody).await.success);
+        assert_eq!(
+            stash.store(request("", 5), NOW, nobody).await.reason,
+            "owner_id required"
+        );
         let found = stash.request("a", "r", NOW);
         assert!(found.found);
         assert_eq!(found.ciphertext.as_slice().len(), 10);
@@ -260,12 +288,45 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn strangers_do_not_keep_a_configured_peer_from_a_place() {
+        let limits = ServerLimits {
+            stash_owners: 2,
+            ..ServerLimits::default()
+        };
+        let stash = Stash::new(&limits, None, NOW).unwrap();
+        let configured = |owner: &str| owner.starts_with("conf");
+        let store = |owner: &'static str, after| {
+            let at = UnixSeconds::new(NOW.get() + after);
+            stash.store(request(owner, 5), at, configured)
+        };
+        assert!(store("stranger-1", 0).await.success);
+        assert!(store("stranger-2", 1).await.success);
+        assert!(
+            !store("stranger-3", 2).await.success,
+            "strangers do not push out each other"
+        );
+        assert!(store("conf-1", 3).await.success);
+        let has = |owner: &str| stash.request(owner, "", NOW).found;
+        assert_eq!(
+            ["stranger-1", "stranger-2", "conf-1"].map(has),
+            [false, true, true]
+        );
+        assert!(store("conf-2", 4).await.success);
+        assert!(
+            !store("conf-3", 5).await.success,
+            "configured peers do not push out each other"
+        );
+        assert!(!store("stranger-2", 6).await.success);
+        assert_eq!(["conf-1", "conf-2"].map(has), [true, true]);
+    }
+
+    #[tokio::test]
     async fn a_stash_expires_and_makes_room() {
         let stash = stash(None);
-        assert!(stash.store(request("a", 5), NOW).await.success);
+        assert!(stash.store(request("a", 5), NOW, nobody).await.success);
         let late = UnixSeconds::new(NOW.get() + 101);
         assert!(!stash.request("a", "", late).found);
-        assert!(stash.store(request("b", 5), late).await.success);
+        assert!(stash.store(request("b", 5), late, nobody).await.success);
     }
 
     #[derive(Debug)]
@@ -321,9 +382,9 @@ mod tests {
             loaded.into_iter().map(|stash| stash.owner_id).collect::<Vec<_>>()
         };
         let kept = stash(Some(store.clone()));
-        assert!(kept.store(request("a", 5), NOW).await.success);
+        assert!(kept.store(request("a", 5), NOW, nobody).await.success);
         let late = UnixSeconds::new(NOW.get() + 101);
-        assert!(kept.store(request("b", 5), late).await.success);
+        assert!(kept.store(request("b", 5), late, nobody).await.success);
         assert_eq!(owners(), ["b"]);
         // Also while no server ran.
         let later = UnixSeconds::new(NOW.get() + 202);
@@ -338,14 +399,14 @@ mod tests {
     #[tokio::test]
     async fn a_stash_that_is_not_stored_is_not_acknowledged() {
         let stash = stash(Some(Arc::new(Failing)));
-        let ack = stash.store(request("newest", 5), NOW).await;
+        let ack = stash.store(request("newest", 5), NOW, nobody).await;
         assert_eq!((ack.success, ack.reason.as_str()), (false, "storage failed"));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_stash_is_pushed_at_a_hey_there_and_after_an_absence_and_not_too_often() {
         let stash = stash(None);
-        stash.store(request("a", 5), NOW).await;
+        stash.store(request("a", 5), NOW, nobody).await;
         assert!(!stash.wants_push("a", Sign::Call), "it was just heard");
         assert!(stash.wants_push("a", Sign::HeyThere));
         assert!(!stash.wants_push("a", Sign::HeyThere), "it was just pushed");

@@ -11,13 +11,18 @@ fn honest() -> Vec<(&'static str, CheckedEvent)> {
             0 => seen(ts, emitter, "me"),
             1 => social(ts, emitter, "met-2"),
             2 => hey_there(ts, emitter),
-            3 => observation(ts, emitter, "me", "restart"),
+            3 => observation(ts, emitter, emitter, "restart"),
             4 => observation(ts, emitter, "met-2", "first-seen"),
             _ => observation(ts, emitter, "me", "status-change"),
         };
         CheckedEvent::verified(by(emitter, event))
     };
     let mut honest = Vec::new();
+    // Three of the five places that the pings of a target have.
+    for (n, observer) in ["met-3", "met-4", "conf-1"].into_iter().enumerate() {
+        let ping = by(observer, ping(500 + n as i64, observer, "me"));
+        honest.push((observer, CheckedEvent::verified(ping)));
+    }
     honest.extend((0..10).map(|n| ("met-1", of("met-1", n))));
     // Told by a configured peer, signed by it, and what it has from others who are not known here.
     honest.extend((10..20).map(|n| ("conf-1", of("intro-x", n))));
@@ -35,7 +40,7 @@ fn hostile() -> impl Strategy<Value = CheckedEvent> {
     let victim = prop::sample::select(vec!["met-1", "conf-1", "me", "ghost", "met-eve", "carol"]);
     let size = prop_oneof![9 => Just(0_usize), 1 => 0..3_000_usize];
     let copied = prop::sample::select(honest());
-    (who, victim, -10_i64..2_000, 0..10, any::<bool>(), size, copied).prop_map(
+    (who, victim, -10_i64..2_000, 0..11, any::<bool>(), size, copied).prop_map(
         |(who, victim, ts, kind, signed, size, (_, copied))| {
             let emitter = if signed { who.clone() } else { victim.to_owned() };
             let event = match kind {
@@ -47,8 +52,14 @@ fn hostile() -> impl Strategy<Value = CheckedEvent> {
                 5 => observation(ts, &emitter, victim, "first-seen"),
                 6 => ping(ts, &emitter, victim),
                 7 => social(i64::MAX - ts.abs(), &emitter, victim),
-                // Under the id of an honest event: it cannot be signed by another.
+                // Under the id of an honest event, which does not cover the observer of a restart.
+                8 if is_restart(&copied.event) => {
+                    let mut event = by(&who, copied.event);
+                    event.observation.as_mut().expect("it is one").observer = who;
+                    return CheckedEvent::verified(event);
+                }
                 8 => return unverified(by(&who, copied.event)),
+                9 => ping(2_000 + ts, &emitter, "me"),
                 _ => {
                     let mut stripped = copied.event;
                     stripped.sig.clear();
@@ -63,6 +74,11 @@ fn hostile() -> impl Strategy<Value = CheckedEvent> {
             }
         },
     )
+}
+
+fn is_restart(event: &SyncEvent) -> bool {
+    let payload = event.observation.as_deref();
+    payload.is_some_and(|payload| payload.kind == "restart")
 }
 
 /// What one hostile peer sends in a row.

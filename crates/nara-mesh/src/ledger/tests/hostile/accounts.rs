@@ -1,0 +1,83 @@
+//! To whom verified events are charged, and what that means when there are too many.
+
+use super::*;
+
+crate::ledger::tests::on_every_ledger! {
+    super::policy(), super::Naras;
+    accounts_over_their_quota_go_first,
+    an_account_over_its_quota_is_pruned_down_to_it_and_no_further,
+    what_introduced_naras_sign_is_charged_to_the_teller,
+    a_checkpoint_is_charged_to_its_teller_and_not_to_its_envelope,
+    a_nara_that_restarts_without_end_does_not_keep_others_out,
+}
+
+async fn accounts_over_their_quota_go_first(ledger: &dyn Ledger) {
+    // The dearest common kind against the cheapest.
+    sign(
+        ledger,
+        "met-1",
+        (0..10).map(|ts| by("met-1", seen(ts, "met-1", "me"))),
+    )
+    .await;
+    for n in 0..300 {
+        sign(
+            ledger,
+            "met-eve",
+            [by("met-eve", hey_there(1_000 + n, "met-eve"))],
+        )
+        .await;
+    }
+    assert_eq!(count_of(ledger, &["met-1"]).await, 10);
+    assert!(ledger.count().await.unwrap() <= 81);
+}
+
+async fn an_account_over_its_quota_is_pruned_down_to_it_and_no_further(ledger: &dyn Ledger) {
+    let of = |emitter: String, from: i64, count: i64| {
+        (0..count).map(move |n| by(&emitter, seen(from + n, &emitter, "me")))
+    };
+    let others = (2..10).flat_map(|n| of(format!("met-{n}"), 100 * n, 10));
+    // One more than its quota, and the newest.
+    let events = others.chain(of("met-1".to_owned(), 10_000, 11));
+    sign(ledger, "met-2", events).await;
+    assert_eq!(all(ledger).await.len(), 80);
+    assert_eq!(count_of(ledger, &["met-1"]).await, 10);
+}
+
+async fn what_introduced_naras_sign_is_charged_to_the_teller(ledger: &dyn Ledger) {
+    sign(ledger, "met-1", (0..10).map(|ts| tease(ts, "met-1"))).await;
+    sign(ledger, "met-2", (0..10).map(|ts| tease(100 + ts, "intro-honest"))).await;
+    for n in 0..300 {
+        let puppet = format!("intro-{n}");
+        sign(ledger, "met-eve", [by(&puppet, hey_there(1_000 + n, &puppet))]).await;
+    }
+    assert_eq!(count_of(ledger, &["met-1"]).await, 10);
+    assert_eq!(count_of(ledger, &["intro-honest"]).await, 10);
+}
+
+async fn a_checkpoint_is_charged_to_its_teller_and_not_to_its_envelope(ledger: &dyn Ledger) {
+    let honest = (0..9).map(|n| checkpoint(n, &format!("met-{n}"), 1 + n));
+    sign(ledger, "met-1", honest).await;
+    let of_eve = (0..200).map(|n| by("conf-1", checkpoint(1_000 + n, "met-2", 1 + n)));
+    sign(ledger, "met-eve", of_eve).await;
+    let kept = all(ledger).await;
+    assert_eq!(kept.iter().filter(|event| event.ts.get() < 1_000).count(), 9);
+}
+
+async fn a_nara_that_restarts_without_end_does_not_keep_others_out(ledger: &dyn Ledger) {
+    for n in 0..200 {
+        let subject = format!("met-{n}");
+        let restart = by("met-eve", observation(n, "met-eve", &subject, "restart"));
+        sign(ledger, "met-eve", [restart]).await;
+    }
+    let honest = by("met-1", observation(1, "met-1", "me", "restart"));
+    assert_eq!(sign(ledger, "met-1", [honest]).await, [Insertion::Stored]);
+    for n in 200..400 {
+        let restart = by(
+            "met-eve",
+            observation(n, "met-eve", &format!("met-{n}"), "restart"),
+        );
+        sign(ledger, "met-eve", [restart]).await;
+    }
+    assert_eq!(count_of(ledger, &["met-1"]).await, 1);
+    assert!(ledger.count().await.unwrap() <= 81);
+}
