@@ -27,6 +27,7 @@ use super::route::samples::Samples;
 use super::route::stash::Stash;
 use super::route::state::{Reachable, Shared};
 use super::route::user::{RouteError, UserRoutes};
+use super::route::way::Entrance;
 use super::stash_store::{StashStore, StashStoreError};
 use crate::Signatures;
 use crate::announcement::Announcement;
@@ -420,7 +421,7 @@ impl MeshServerBuilder {
             limits: self.limits.clone(),
         });
         Ok(MeshServer {
-            router: route::router(shared, &authenticator, user, self.services),
+            entrance: route::entrance(shared, &authenticator, user, self.services),
             transport: self.transport,
             opening,
             limits: self.limits,
@@ -446,7 +447,7 @@ impl MeshServerBuilder {
 /// The server of one nara, ready to serve.
 #[derive(Debug)]
 pub struct MeshServer {
-    router: Router,
+    entrance: Entrance,
     transport: Arc<dyn Transport>,
     opening: Opening,
     limits: ServerLimits,
@@ -487,7 +488,7 @@ impl MeshServer {
             client.announce(self.announcement);
         }
         let background = self.background;
-        let acceptor = Acceptor::new(self.router, self.opening, &self.limits, background.clone());
+        let acceptor = Acceptor::new(self.entrance, self.opening, &self.limits, background.clone());
         Ok(RunningServer::start(
             listener,
             other,

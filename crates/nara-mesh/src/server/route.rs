@@ -38,44 +38,38 @@ pub(in crate::server) mod spelling;
 pub(in crate::server) mod stash;
 pub(in crate::server) mod state;
 pub(in crate::server) mod user;
+pub(in crate::server) mod way;
 
-use std::any::Any;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, Request};
 use axum::handler::Handler;
-use axum::middleware::{from_fn, from_fn_with_state};
-use axum::response::IntoResponse as _;
+use axum::middleware::from_fn_with_state;
 use axum::routing::{MethodFilter, any, on, post};
 use nara_proto::endpoint::{
     AllCheckpoints, DirectMessage, Endpoint, EventsFetch, EventsImport, EventsReconcile, EventsStream,
     EventsSync, GetCoordinates, GossipZine, MeshMessage, PeerQuery, Ping, Repetition, WorldRelay,
 };
 use tower::{ServiceBuilder, ServiceExt as _};
-use tower_http::catch_panic::CatchPanicLayer;
 
 use super::answer::rejection::Rejection;
-use super::answer::sign::{AnswerSigner, sign_response};
+use super::answer::sign::AnswerSigner;
 use super::auth::authenticator::Authenticator;
-use super::auth::verify::{Verification, verify_request};
+use super::auth::verify::Verification;
 use super::expose::Services;
-use super::limits::admission::{Admission, limit_address, limit_open, limit_peer};
-use crate::seldom::error_seldom;
-use confidant::greet_owner;
-use guard::guard;
-use spelling::route_spellings;
+use super::limits::admission::{Admission, limit_open};
 use state::Shared;
 use user::{CheckedRoutes, Nested};
+use way::{Entrance, SignedWay, to_application, to_endpoint, to_open_application};
 
-/// All routes of a server: our own, and those of the application.
-pub(in crate::server) fn router(
+/// The entrance to all routes of a server: our own, and those of the application.
+pub(in crate::server) fn entrance(
     shared: Arc<Shared>,
     authenticator: &Arc<Authenticator>,
     user: CheckedRoutes,
     services: Option<Services>,
-) -> Router {
+) -> Entrance {
     let prefixes = user.nested.iter().map(|nested| nested.prefix.as_str().into());
     let admission = Admission::new(&shared.limits, shared.body_bytes.clone(), prefixes.collect());
     let routes = Routes {
@@ -136,15 +130,10 @@ pub(in crate::server) fn router(
         }
         None => otherwise,
     });
-    // Outside of all routes, so that a panic in any of them costs its request only. The signed ones have one of
-    // their own, inside of their signature.
-    let router = router.layer(CatchPanicLayer::custom(panicked));
-    Router::new()
-        .fallback_service(router)
-        // Before a path is routed.
-        .layer(from_fn(route_spellings))
-        // Outermost: a flood must cost next to nothing, whatever it asks for.
-        .layer(from_fn_with_state(routes.admission, limit_address))
+    Entrance {
+        admission: routes.admission,
+        router,
+    }
 }
 
 struct Routes<'a> {
@@ -166,24 +155,14 @@ impl Routes<'_> {
             repetition: E::REPETITION,
             takes_streams: false,
         };
-        let layers = ServiceBuilder::new()
-            // Outermost: nothing of a request is looked at before its sender is known, and a refusal is not
-            // signed, as elsewhere.
-            .layer(from_fn_with_state(verification, verify_request))
-            // Around everything that can make an answer, so that errors are signed too.
-            .layer(from_fn_with_state(self.signer(E::MAX_RESPONSE), sign_response))
-            // The sender is known, and learns from a signed answer that it is to slow down.
-            .layer(from_fn_with_state(self.admission.clone(), limit_peer))
-            // So that the answer to a request whose handler panicked is signed like others.
-            .layer(CatchPanicLayer::custom(panicked))
-            .layer(from_fn_with_state(self.shared.clone(), greet_owner));
-        // The method is checked behind the signature, as elsewhere: the fallback is inside of the layers.
+        let way = self.way(verification, E::MAX_RESPONSE);
+        // The method is checked behind the signature, as elsewhere: the fallback is inside of the layer.
         let method = MethodFilter::try_from(E::METHOD).expect("endpoints have ordinary methods");
-        let route = on(method, handler).fallback(method_not_allowed).layer(layers);
-        router.route(E::PATH, route)
+        let route = on(method, handler).fallback(method_not_allowed);
+        router.route(E::PATH, route.layer(from_fn_with_state(way, to_endpoint)))
     }
 
-    /// Routes of the application in the same order of layers: also what they answer to unknown paths and methods is
+    /// Routes of the application on the same way: also what they answer to unknown paths and methods is
     /// signed, and nothing of them runs before the sender is known.
     fn user_signed(&self, router: Router) -> Router {
         let verification = Verification {
@@ -195,11 +174,10 @@ impl Routes<'_> {
         let max_body = self.shared.limits.route_answer_bytes;
         router.layer(
             ServiceBuilder::new()
-                .layer(from_fn_with_state(verification, verify_request))
-                .layer(from_fn_with_state(self.signer(max_body), sign_response))
-                .layer(from_fn_with_state(self.admission.clone(), limit_peer))
-                .layer(CatchPanicLayer::custom(panicked))
-                .layer(from_fn_with_state(self.shared.clone(), guard))
+                .layer(from_fn_with_state(
+                    self.way(verification, max_body),
+                    to_application,
+                ))
                 .layer(DefaultBodyLimit::max(self.shared.limits.route_body_bytes)),
         )
     }
@@ -209,17 +187,22 @@ impl Routes<'_> {
         router.layer(
             ServiceBuilder::new()
                 .layer(from_fn_with_state(self.admission.clone(), limit_open))
-                .layer(from_fn_with_state(self.shared.clone(), guard))
+                .layer(from_fn_with_state(self.shared.clone(), to_open_application))
                 .layer(DefaultBodyLimit::max(self.shared.limits.route_body_bytes)),
         )
     }
 
-    fn signer(&self, max_body: usize) -> AnswerSigner {
-        AnswerSigner {
-            local: self.shared.local.clone(),
-            clock: self.shared.clock.clone(),
-            max_body,
-        }
+    fn way(&self, verification: Verification, max_answer: usize) -> Arc<SignedWay> {
+        Arc::new(SignedWay {
+            verification,
+            signer: AnswerSigner {
+                local: self.shared.local.clone(),
+                clock: self.shared.clock.clone(),
+                max_body: max_answer,
+            },
+            admission: self.admission.clone(),
+            shared: self.shared.clone(),
+        })
     }
 }
 
@@ -229,18 +212,4 @@ async fn method_not_allowed() -> Rejection {
 
 async fn not_found() -> Rejection {
     Rejection::NotFound
-}
-
-#[expect(
-    clippy::needless_pass_by_value,
-    reason = "the signature that the layer asks for"
-)]
-fn panicked(panic: Box<dyn Any + Send + 'static>) -> http::Response<Body> {
-    let message = panic
-        .downcast_ref::<String>()
-        .map(String::as_str)
-        .or_else(|| panic.downcast_ref::<&str>().copied())
-        .unwrap_or("not a text");
-    error_seldom!(panic = message, "a handler panicked");
-    Rejection::Panicked.into_response()
 }

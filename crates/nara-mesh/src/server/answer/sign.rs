@@ -1,10 +1,8 @@
-//! Middleware that signs answers (docs/protocol/v1.md, section 5; profile v2).
+//! The step that signs answers (docs/protocol/v1.md, section 5; profile v2).
 
 use std::sync::Arc;
 
 use axum::body::{Body, to_bytes};
-use axum::extract::{Request, State};
-use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use http::HeaderValue;
 use http::response::Parts;
@@ -34,48 +32,41 @@ pub(in crate::server) struct AnswerSigner {
     pub(in crate::server) max_body: usize,
 }
 
-/// Signs every answer of what is inside of it, errors too, the way its request was signed. It needs the whole body
-/// before it can write the headers, so it buffers, except what says that it must not: an answer that arrives here as
-/// [`Streamed`] is signed at its head.
-pub(in crate::server) async fn sign_response(
-    State(signer): State<AnswerSigner>,
-    request: Request,
-    next: Next,
-) -> Response {
-    let proof = request.extensions().get::<RequestProof>().cloned();
-    let response = next.run(request).await;
-    if response.extensions().get::<Unbuffered>().is_some() {
-        return response;
-    }
-    if proof.as_ref().is_some_and(RequestProof::wants_nothing) {
-        return named(response, signer.local.name(), signer.clock.now_millis());
-    }
-    let now = signer.clock.now_millis();
-    let (mut parts, body) = response.into_parts();
-    if parts.extensions.remove::<Streamed>().is_some() {
-        if let Some(request) = proof.as_ref().and_then(RequestProof::signature) {
-            signer.sign_v2(&mut parts, SignedBody::Streamed, request, now);
-        }
-        return Response::from_parts(parts, body);
-    }
-    let Ok(body) = to_bytes(body, signer.max_body).await else {
-        // Handlers cut their answers to this size, so it is a defect of ours.
-        error_seldom!(signer.max_body, "an answer is too large to be signed");
-        return Rejection::Panicked.into_response();
-    };
-    let proof = proof.as_ref();
-    if proof.is_none_or(RequestProof::wants_v1) {
-        let auth = ResponseAuth::sign(signer.local.keypair(), signer.local.name(), now, &body);
-        auth.write_to(&mut parts.headers);
-    }
-    if let Some(request) = proof.and_then(RequestProof::signature) {
-        let digest = SignedBody::Digest(ContentDigest::of(&body));
-        signer.sign_v2(&mut parts, digest, request, now);
-    }
-    Response::from_parts(parts, Body::from(body))
-}
-
 impl AnswerSigner {
+    /// Signs an answer, an error too, the way its request was signed. It needs the whole body before it can write the
+    /// headers, so it buffers, except what says that it must not: an answer that arrives here as [`Streamed`] is signed at
+    /// its head.
+    pub(in crate::server) async fn sign(&self, response: Response, proof: &RequestProof) -> Response {
+        if response.extensions().get::<Unbuffered>().is_some() {
+            return response;
+        }
+        let now = self.clock.now_millis();
+        if proof.wants_nothing() {
+            return named(response, self.local.name(), now);
+        }
+        let (mut parts, body) = response.into_parts();
+        if parts.extensions.remove::<Streamed>().is_some() {
+            if let Some(request) = proof.signature() {
+                self.sign_v2(&mut parts, SignedBody::Streamed, request, now);
+            }
+            return Response::from_parts(parts, body);
+        }
+        let Ok(body) = to_bytes(body, self.max_body).await else {
+            // Handlers cut their answers to this size, so it is a defect of ours.
+            error_seldom!(self.max_body, "an answer is too large to be signed");
+            return Rejection::Panicked.into_response();
+        };
+        if proof.wants_v1() {
+            let auth = ResponseAuth::sign(self.local.keypair(), self.local.name(), now, &body);
+            auth.write_to(&mut parts.headers);
+        }
+        if let Some(request) = proof.signature() {
+            let digest = SignedBody::Digest(ContentDigest::of(&body));
+            self.sign_v2(&mut parts, digest, request, now);
+        }
+        Response::from_parts(parts, Body::from(body))
+    }
+
     fn sign_v2(&self, parts: &mut Parts, body: SignedBody, request: &Signature, now: UnixMillis) {
         let response = ResponseToSign {
             status: parts.status,

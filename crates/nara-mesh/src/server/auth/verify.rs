@@ -1,10 +1,9 @@
-//! Middleware that lets only authenticated requests through.
+//! The step that lets only authenticated requests through.
 
 use std::sync::Arc;
 
 use axum::body::HttpBody as _;
-use axum::extract::{Request, State};
-use axum::middleware::Next;
+use axum::extract::Request;
 use axum::response::{IntoResponse as _, Response};
 use http::HeaderName;
 use nara_proto::endpoint::Repetition;
@@ -13,6 +12,8 @@ use nara_proto::v2::SignatureError;
 use crate::Coverage;
 use crate::server::answer::rejection::Rejection;
 use crate::server::auth::authenticator::{Authenticated, Authenticator, BodyProof};
+use crate::server::auth::request_proof::RequestProof;
+use crate::server::auth::sender::VerifiedSender;
 use crate::server::auth::verified_body::VerifiedBody;
 
 /// The header in which v1 peers pass on who was verified. The header is removed from requests, so that no handler
@@ -32,50 +33,62 @@ pub(in crate::server) struct Verification {
 #[derive(Clone, Copy, Debug)]
 pub(in crate::server) struct StreamedRequest;
 
-/// Answers 401 to a request that is not authenticated, without a signature, and passes on the others with their
-/// [`VerifiedSender`](crate::server::auth::sender::VerifiedSender) in the extensions. A body whose digest is signed
-/// can be read to its end only if it is the one that was signed.
-pub(in crate::server) async fn verify_request(
-    State(Verification {
-        authenticator,
-        repetition,
-        takes_streams,
-    }): State<Verification>,
-    request: Request,
-    next: Next,
-) -> Response {
-    let (mut parts, body) = request.into_parts();
-    parts.headers.remove(VERIFIED_HEADER);
-    let authenticated = match authenticator.authenticate(&parts, repetition).await {
-        Ok(authenticated) => authenticated,
-        Err(rejection) => return authenticator.refuse(&parts, rejection),
-    };
-    let Authenticated {
-        sender,
-        proof,
-        body: proven,
-    } = authenticated;
-    let on_channel = sender.coverage() == Coverage::Channel;
-    let address = sender.address();
-    parts.extensions.insert(sender);
-    parts.extensions.insert(proof);
-    let body = match proven {
-        BodyProof::None => body,
-        // Nobody may ever read it, so it is looked at now.
-        BodyProof::Digest(digest) if body.is_end_stream() => match digest.check(&[]) {
-            Ok(()) => body,
-            Err(error) => return Rejection::from(error).into_response(),
-        },
-        BodyProof::Digest(digest) => VerifiedBody::wrap(body, move |found| digest.check_same(&found)),
-        BodyProof::Streamed if takes_streams => {
-            parts.extensions.insert(StreamedRequest);
-            body
-        }
-        BodyProof::Streamed if on_channel => body,
-        BodyProof::Streamed => return Rejection::from(SignatureError::Streamed).into_response(),
-        BodyProof::Repeatable(auth) => VerifiedBody::wrap(body, move |found| {
-            authenticator.remember_body(&auth, address, &found)
-        }),
-    };
-    next.run(Request::from_parts(parts, body)).await
+/// A request whose sender is known.
+#[derive(Debug)]
+pub(in crate::server) struct Verified {
+    /// With sender and proof in its extensions.
+    pub(in crate::server) request: Request,
+    pub(in crate::server) sender: VerifiedSender,
+    pub(in crate::server) proof: RequestProof,
+}
+
+impl Verification {
+    /// Verifies a request. The error is the answer: 401 without a signature. A body whose digest is signed can be read to
+    /// its end only if it is the one that was signed.
+    pub(in crate::server) async fn verify(&self, request: Request) -> Result<Verified, Response> {
+        let authenticator = &self.authenticator;
+        let (mut parts, body) = request.into_parts();
+        parts.headers.remove(VERIFIED_HEADER);
+        let authenticated = match authenticator.authenticate(&parts, self.repetition).await {
+            Ok(authenticated) => authenticated,
+            Err(rejection) => return Err(authenticator.refuse(&parts, rejection)),
+        };
+        let Authenticated {
+            sender,
+            proof,
+            body: proven,
+        } = authenticated;
+        let on_channel = sender.coverage() == Coverage::Channel;
+        let address = sender.address();
+        parts.extensions.insert(sender.clone());
+        parts.extensions.insert(proof.clone());
+        let body = match proven {
+            BodyProof::None => body,
+            // Nobody may ever read it, so it is looked at now.
+            BodyProof::Digest(digest) if body.is_end_stream() => match digest.check(&[]) {
+                Ok(()) => body,
+                Err(error) => return Err(Rejection::from(error).into_response()),
+            },
+            BodyProof::Digest(digest) => VerifiedBody::wrap(body, move |found| digest.check_same(&found)),
+            BodyProof::Streamed if self.takes_streams => {
+                parts.extensions.insert(StreamedRequest);
+                body
+            }
+            BodyProof::Streamed if on_channel => body,
+            BodyProof::Streamed => {
+                return Err(Rejection::from(SignatureError::Streamed).into_response());
+            }
+            BodyProof::Repeatable(auth) => {
+                let authenticator = authenticator.clone();
+                VerifiedBody::wrap(body, move |found| {
+                    authenticator.remember_body(&auth, address, &found)
+                })
+            }
+        };
+        Ok(Verified {
+            request: Request::from_parts(parts, body),
+            sender,
+            proof,
+        })
+    }
 }

@@ -1,12 +1,12 @@
 //! The accept loop and its connections.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
 use axum::response::IntoResponse as _;
 use hyper::server::conn::http1;
@@ -14,7 +14,6 @@ use hyper_util::rt::TokioIo;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
-use tower::ServiceExt as _;
 
 use crate::metrics::{self, Counted};
 use crate::seldom::warn_seldom;
@@ -27,6 +26,7 @@ use crate::server::connection::refusal::turn_away;
 use crate::server::connection::watch::{Watch, WatchedStream};
 use crate::server::limits::quota::Quota;
 use crate::server::limits::settings::ServerLimits;
+use crate::server::route::way::Entrance;
 use crate::tls::SecureChannel;
 use crate::transport::{BoxMeshStream, MeshListener};
 
@@ -40,7 +40,7 @@ const REFUSALS: usize = 32;
 /// Accepts connections and serves them.
 #[derive(Clone, Debug)]
 pub(in crate::server) struct Acceptor {
-    router: Router,
+    entrance: Entrance,
     opening: Opening,
     slots: Arc<Semaphore>,
     by_address: Arc<Quota<IpAddr>>,
@@ -54,13 +54,13 @@ pub(in crate::server) struct Acceptor {
 
 impl Acceptor {
     pub(in crate::server) fn new(
-        router: Router,
+        entrance: Entrance,
         opening: Opening,
         limits: &ServerLimits,
         background: Background,
     ) -> Self {
         Self {
-            router,
+            entrance,
             opening,
             slots: Arc::new(Semaphore::new(limits.connections)),
             by_address: Arc::new(Quota::new(usize::MAX, limits.connections_per_address)),
@@ -160,15 +160,15 @@ impl Acceptor {
             if let Some(channel) = &channel {
                 request.extensions_mut().insert(channel.clone());
             }
-            let routed = (!refused).then(|| self.router.clone().oneshot(request.map(Body::new)));
-            let watch = watch.clone();
+            let (entrance, watch) = (&self.entrance, &watch);
             async move {
-                let response = match routed {
-                    Some(routed) => routed.await,
-                    None => Ok(Rejection::TlsRequired.into_response()),
+                let response = if refused {
+                    Rejection::TlsRequired.into_response()
+                } else {
+                    entrance.answer(request.map(Body::new)).await
                 };
                 watch.request_ended();
-                response
+                Ok::<_, Infallible>(response)
             }
         });
         let stream = TokioIo::new(WatchedStream::new(stream, watch.clone()));

@@ -34,7 +34,7 @@ pub(in crate::server) struct Admission {
 }
 
 /// One of the requests that are worked on.
-struct InFlight {
+pub(in crate::server) struct InFlight {
     _share: Share<()>,
     _counted: Counted,
 }
@@ -85,6 +85,49 @@ impl Admission {
         })
     }
 
+    /// Behind the authentication: limits what one peer may ask for, and how many requests are worked on at once. What
+    /// is returned beside the request is held until it is answered.
+    pub(in crate::server) fn admit(
+        &self,
+        sender: &VerifiedSender,
+        request: Request,
+    ) -> Result<(Request, (Share<PublicKey>, InFlight)), Rejection> {
+        let held = (self.admit_peer(sender)?, self.begin()?);
+        // A stream is not held, but read as its handler goes along.
+        if request.extensions().get::<StreamedRequest>().is_some() {
+            return Ok((request, held));
+        }
+        let allowance = self.body_bytes.allowance(Source::Peer(*sender.key()));
+        Ok((request.map(|body| allowance.watch(body)), held))
+    }
+
+    /// Outside of everything: limits how often one address may ask, and counts what is answered.
+    pub(in crate::server) async fn watch<F>(
+        &self,
+        request: Request,
+        answer: impl FnOnce(Request) -> F,
+    ) -> Response
+    where
+        F: Future<Output = Response>,
+    {
+        let endpoint = self.endpoint(request.uri().path());
+        let started = Instant::now();
+        let connection = request.extensions().get::<CutOff>().cloned();
+        let response = match self.admit_address(PeerAddress::of(request.extensions())) {
+            Ok(()) => hold(answer(request).await, connection.as_ref()),
+            Err(rejection) => rejection.into_response(),
+        };
+        histogram!(metrics::REQUEST_SECONDS, "endpoint" => endpoint.clone()).record(started.elapsed());
+        let status = match response.status().as_u16() / 100 {
+            2 => "2xx",
+            3 => "3xx",
+            4 => "4xx",
+            _ => "5xx",
+        };
+        counter!(metrics::REQUESTS, "endpoint" => endpoint, "status" => status).increment(1);
+        response
+    }
+
     /// The path, if it is one of ours, or the prefix of a nested router: other paths must not make new series.
     fn endpoint(&self, path: &str) -> SharedString {
         if let Some(known) = PATHS.into_iter().find(|known| *known == path) {
@@ -109,30 +152,6 @@ fn refusal(exceeded: Exceeded, of: Limit) -> Rejection {
     }
 }
 
-/// Middleware outside of everything: limits how often one address may ask.
-pub(in crate::server) async fn limit_address(
-    State(admission): State<Arc<Admission>>,
-    request: Request,
-    next: Next,
-) -> Response {
-    let endpoint = admission.endpoint(request.uri().path());
-    let started = Instant::now();
-    let connection = request.extensions().get::<CutOff>().cloned();
-    let response = match admission.admit_address(PeerAddress::of(request.extensions())) {
-        Ok(()) => hold(next.run(request).await, connection.as_ref()),
-        Err(rejection) => rejection.into_response(),
-    };
-    histogram!(metrics::REQUEST_SECONDS, "endpoint" => endpoint.clone()).record(started.elapsed());
-    let status = match response.status().as_u16() / 100 {
-        2 => "2xx",
-        3 => "3xx",
-        4 => "4xx",
-        _ => "5xx",
-    };
-    counter!(metrics::REQUESTS, "endpoint" => endpoint, "status" => status).increment(1);
-    response
-}
-
 /// Middleware of routes without authentication: limits how many are worked on at once.
 pub(in crate::server) async fn limit_open(
     State(admission): State<Arc<Admission>>,
@@ -141,27 +160,6 @@ pub(in crate::server) async fn limit_open(
 ) -> Response {
     match admission.begin() {
         Ok(_in_flight) => next.run(request).await,
-        Err(rejection) => rejection.into_response(),
-    }
-}
-
-/// Middleware behind the authentication: limits what one peer may ask for, and how many are worked on at once.
-pub(in crate::server) async fn limit_peer(
-    State(admission): State<Arc<Admission>>,
-    sender: VerifiedSender,
-    request: Request,
-    next: Next,
-) -> Response {
-    let admitted = admission
-        .admit_peer(&sender)
-        .and_then(|share| Ok((share, admission.begin()?)));
-    match admitted {
-        // A stream is not held, but read as its handler goes along.
-        Ok(_held) if request.extensions().get::<StreamedRequest>().is_some() => next.run(request).await,
-        Ok(_held) => {
-            let allowance = admission.body_bytes.allowance(Source::Peer(*sender.key()));
-            next.run(request.map(|body| allowance.watch(body))).await
-        }
         Err(rejection) => rejection.into_response(),
     }
 }

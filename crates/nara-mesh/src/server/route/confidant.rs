@@ -2,9 +2,6 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Request, State};
-use axum::middleware::Next;
-use axum::response::Response;
 use nara_proto::event::SyncEvent;
 use nara_proto::go_json::Timestamp;
 use nara_proto::identity::{NaraId, NaraName};
@@ -18,17 +15,11 @@ use crate::server::route::state::Shared;
 /// How old a `hey-there` may be that still says that its emitter has just begun.
 const FRESH: std::time::Duration = std::time::Duration::from_secs(5 * 60);
 
-/// Middleware behind the authentication: an owner that calls after an absence gets its stash.
-pub(super) async fn greet_owner(
-    State(shared): State<Arc<Shared>>,
-    sender: VerifiedSender,
-    request: Request,
-    next: Next,
-) -> Response {
+/// An owner that calls after an absence gets its stash.
+pub(super) fn greet_owner(shared: &Arc<Shared>, sender: &VerifiedSender) {
     if let Some(id) = sender.id() {
-        offer(&shared, id, sender.name(), Sign::Call);
+        offer(shared, id, sender.name(), Sign::Call);
     }
-    next.run(request).await
 }
 
 /// An owner that introduces itself in an event which has verified gets its stash.

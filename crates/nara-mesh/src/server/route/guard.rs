@@ -1,9 +1,7 @@
 //! The guard of application routes: bounds for bodies, answers and time.
 
-use std::sync::Arc;
-
 use axum::body::{Body, Bytes};
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use http::{HeaderMap, HeaderName};
@@ -27,8 +25,8 @@ use crate::server::route::state::Shared;
 
 /// Reads the body of a request before its handler runs, unless it is a stream of a trusted connection; bounds the time
 /// of the handler; collects the answer, unless it may be sent as it is made.
-pub(super) async fn guard(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
-    guarded(&shared, request, next)
+pub(super) async fn guard(shared: &Shared, request: Request, next: Next) -> Response {
+    guarded(shared, request, next)
         .await
         .unwrap_or_else(|rejection| rejection.into_response())
 }

@@ -1,36 +1,37 @@
 //! Other spellings of our own paths, which the router of v1 peers understands (docs/protocol/v1.md, section 6).
 
 use std::borrow::Cow;
+use std::ops::ControlFlow;
 
 use axum::extract::Request;
-use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use http::uri::PathAndQuery;
 use http::{HeaderValue, StatusCode, Uri, header};
 use nara_proto::endpoint::PATHS;
 
 /// Routes a percent-encoded spelling of one of our paths to that path, and redirects one with empty or dot segments
-/// there. Nothing else is redirected, so that a peer cannot make us name a place of its choice.
-pub(super) async fn route_spellings(mut request: Request, next: Next) -> Response {
+/// there: the break is that answer. Nothing else is redirected, so that a peer cannot make us name a place of its choice.
+pub(super) fn respelled(mut request: Request) -> ControlFlow<Response, Request> {
     let path = request.uri().path();
     let Some(ours) = (!PATHS.contains(&path)).then(|| spelled(path)).flatten() else {
-        return next.run(request).await;
+        return ControlFlow::Continue(request);
     };
     let query = request.uri().query();
     let target = query.map_or_else(|| ours.to_owned(), |query| format!("{ours}?{query}"));
     let same_segments = path.split('/').count() == ours.split('/').count();
     if !same_segments {
         let Ok(location) = HeaderValue::try_from(target) else {
-            return StatusCode::BAD_REQUEST.into_response();
+            return ControlFlow::Break(StatusCode::BAD_REQUEST.into_response());
         };
-        return (StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, location)]).into_response();
+        let redirect = (StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, location)]);
+        return ControlFlow::Break(redirect.into_response());
     }
     let mut parts = request.uri().clone().into_parts();
     parts.path_and_query = PathAndQuery::try_from(target).ok();
     if let Ok(uri) = Uri::from_parts(parts) {
         *request.uri_mut() = uri;
     }
-    next.run(request).await
+    ControlFlow::Continue(request)
 }
 
 /// Which of our paths this is when empty and dot segments are resolved and each segment is percent-decoded.

@@ -1,0 +1,138 @@
+//! The ways of a request from the connection to its handler and back. Each is one function of plain steps, because a
+//! stack of middlewares would copy and box the request and its future once for each of them.
+
+use std::any::Any;
+use std::ops::ControlFlow;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use futures_util::FutureExt as _;
+use tower::ServiceExt as _;
+
+use super::confidant::greet_owner;
+use super::guard::guard;
+use super::spelling::respelled;
+use super::state::Shared;
+use crate::seldom::error_seldom;
+use crate::server::answer::rejection::Rejection;
+use crate::server::answer::sign::AnswerSigner;
+use crate::server::auth::sender::VerifiedSender;
+use crate::server::auth::verify::{Verification, Verified};
+use crate::server::limits::admission::Admission;
+
+/// Where every request comes in.
+#[derive(Clone, Debug)]
+pub(in crate::server) struct Entrance {
+    pub(super) admission: Arc<Admission>,
+    pub(super) router: Router,
+}
+
+impl Entrance {
+    /// Answers a request, whatever it asks for.
+    pub(in crate::server) async fn answer(&self, request: Request) -> Response {
+        // Outermost: a flood must cost next to nothing.
+        self.admission
+            .watch(request, async |request| {
+                // Before a path is routed.
+                let request = match respelled(request) {
+                    ControlFlow::Continue(request) => request,
+                    ControlFlow::Break(redirect) => return redirect,
+                };
+                // Around all routes, so that a panic in any of them costs its request only. The signed ones have one of
+                // their own, inside of their signature.
+                caught(async {
+                    let Ok(response) = self.router.clone().oneshot(request).await;
+                    response
+                })
+                .await
+            })
+            .await
+    }
+}
+
+/// What signed routes pass before their handler, and behind it.
+#[derive(Debug)]
+pub(super) struct SignedWay {
+    pub(super) verification: Verification,
+    pub(super) signer: AnswerSigner,
+    pub(super) admission: Arc<Admission>,
+    pub(super) shared: Arc<Shared>,
+}
+
+impl SignedWay {
+    async fn pass(
+        &self,
+        request: Request,
+        handle: impl AsyncFnOnce(Request, &VerifiedSender) -> Response,
+    ) -> Response {
+        // First: nothing of a request is looked at before its sender is known, and a refusal is not signed, as elsewhere.
+        let Verified {
+            request,
+            sender,
+            proof,
+        } = match self.verification.verify(request).await {
+            Ok(verified) => verified,
+            Err(refusal) => return refusal,
+        };
+        // The sender is known, and learns from a signed answer that it is to slow down.
+        let answer = match self.admission.admit(&sender, request) {
+            // So that the answer to a request whose handler panicked is signed like others.
+            Ok((request, _held)) => caught(handle(request, &sender)).await,
+            Err(rejection) => rejection.into_response(),
+        };
+        // Behind everything that can make an answer, so that errors are signed too.
+        self.signer.sign(answer, &proof).await
+    }
+}
+
+/// The way to a signed endpoint.
+pub(super) async fn to_endpoint(State(way): State<Arc<SignedWay>>, request: Request, next: Next) -> Response {
+    way.pass(request, async |request, sender| {
+        greet_owner(&way.shared, sender);
+        next.run(request).await
+    })
+    .await
+}
+
+/// The way to signed routes of the application.
+pub(super) async fn to_application(
+    State(way): State<Arc<SignedWay>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    way.pass(request, async |request, _| {
+        guard(&way.shared, request, next).await
+    })
+    .await
+}
+
+/// The way to routes of the application that anybody may call, within bounds.
+pub(super) async fn to_open_application(
+    State(shared): State<Arc<Shared>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    guard(&shared, request, next).await
+}
+
+/// An answer, also where making it panics.
+async fn caught(answer: impl Future<Output = Response>) -> Response {
+    AssertUnwindSafe(answer)
+        .catch_unwind()
+        .await
+        .unwrap_or_else(|panic| panicked(&*panic))
+}
+
+fn panicked(panic: &(dyn Any + Send)) -> Response {
+    let message = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("not a text");
+    error_seldom!(panic = message, "a handler panicked");
+    Rejection::Panicked.into_response()
+}
