@@ -1,6 +1,6 @@
 //! What came in for the nara, until a program has acknowledged it.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -53,7 +53,8 @@ impl FromStr for Place {
 /// same inbox.
 ///
 /// The [`MeshHandler`](nara_mesh::server::MeshHandler) of the nara puts them in. 1024 messages and 8 MiB wait at most, and 256
-/// of one sender; beyond it the oldest is dropped and counted.
+/// of one sender; beyond it the oldest of whoever has the most there is dropped and counted, so that nobody pushes out the
+/// few messages of another.
 #[derive(Clone, Debug)]
 pub struct Inbox(Arc<Shelf>);
 
@@ -107,7 +108,8 @@ impl Inbox {
     pub fn postcard(&self, postcard: &WorldMessage, is_home: bool) {
         let hops: Vec<String> = postcard.hops().iter().map(|hop| hop.nara.clone()).collect();
         let bytes = postcard.message.len() + hops.iter().map(String::len).sum::<usize>();
-        // The last hop is ours. Who handed it over proved its name; the originator is what that one says.
+        // The last hop is ours. The one before it, whose signature the server verified, handed the postcard over; the
+        // originator is what that one says.
         let by = hops.iter().rev().nth(1).unwrap_or(&postcard.originator).clone();
         let received = ReceivedPostcard {
             message_id: postcard.id.clone(),
@@ -156,7 +158,8 @@ impl Inbox {
             message,
         });
         while kept.messages.len() > MAX_MESSAGES || kept.bytes > MAX_BYTES {
-            kept.drop_at(0);
+            let oldest = kept.oldest_of_heaviest();
+            kept.drop_at(oldest);
         }
         self.0.newest.send_replace(seq);
     }
@@ -225,6 +228,17 @@ fn blank(kind: InboxKind, from: &str) -> InboxMessage {
 }
 
 impl Kept {
+    /// Where the oldest message of the sender is who takes the largest part of the inbox, in messages and bytes together.
+    fn oldest_of_heaviest(&self) -> usize {
+        let mut parts: HashMap<&str, usize> = HashMap::new();
+        for entry in &self.messages {
+            *parts.entry(&entry.by).or_default() += MAX_BYTES / MAX_MESSAGES + entry.bytes;
+        }
+        let largest = parts.values().max();
+        let is_heaviest = |entry: &Entry| parts.get(entry.by.as_str()) == largest;
+        self.messages.iter().position(is_heaviest).unwrap_or_default()
+    }
+
     fn drop_at(&mut self, index: usize) {
         if let Some(entry) = self.messages.remove(index) {
             self.bytes -= entry.bytes;
@@ -241,6 +255,30 @@ mod tests {
 
     fn postcard(from: &str, number: usize) -> WorldMessage {
         WorldMessage::new(from, "hello", UnixNanos::new(i64::try_from(number).unwrap()))
+    }
+
+    #[test]
+    fn many_senders_that_flood_together_leave_the_few_messages_of_another() {
+        let inbox = Inbox::default();
+        inbox.postcard(&postcard("bob", 0), false);
+        for number in 1..=2 * MAX_MESSAGES {
+            inbox.postcard(&postcard(&format!("flood-{}", number % 8), number), false);
+        }
+        let (kept, dropped) = inbox.behind(inbox.start(), usize::MAX);
+        assert_eq!((kept.len(), kept[0].from.as_str()), (MAX_MESSAGES, "bob"));
+        assert_eq!(dropped, u64::try_from(MAX_MESSAGES + 1).unwrap());
+    }
+
+    #[test]
+    fn one_large_message_goes_before_the_small_ones_of_others() {
+        let inbox = Inbox::default();
+        inbox.postcard(&postcard("bob", 0), false);
+        for number in 1..=20 {
+            let large = WorldMessage::new("carol", &"x".repeat(1 << 20), UnixNanos::new(number));
+            inbox.postcard(&large, false);
+        }
+        let (kept, _) = inbox.behind(inbox.start(), usize::MAX);
+        assert_eq!((kept.len(), kept[0].from.as_str()), (8, "bob"));
     }
 
     #[test]
