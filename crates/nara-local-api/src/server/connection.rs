@@ -35,7 +35,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// What a caller is told when there are too many.
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\n\
-content-type: application/problem+json\r\ncontent-length: 188\r\n\r\n\
+content-type: application/problem+json\r\ncontent-length: 189\r\n\r\n\
 {\"type\":\"urn:nara-mesh:problem:too_many_connections\",\"title\":\"too many connections\",\"status\":503,\
 \"detail\":\"too many programs are connected to this nara\",\"class\":\"failed\",\"hint\":\"try again\"}";
 
