@@ -273,7 +273,9 @@ pub(crate) struct ConfigArgs {
 /// `health`
 #[derive(Debug, Args)]
 pub(crate) struct HealthArgs {
-    /// Address on which it listens
+    #[command(flatten)]
+    pub(crate) running: RunningArgs,
+    /// Call this address, on which it listens, instead of asking its local API
     #[arg(
         long,
         value_name = "ADDRESS[:PORT]",

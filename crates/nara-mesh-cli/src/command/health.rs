@@ -2,7 +2,9 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Instant;
 
+use nara_local_api::client::LocalClient;
 use nara_mesh::client::MeshClient;
 use nara_mesh::transport::TcpTransport;
 use serde_json::json;
@@ -13,10 +15,17 @@ use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::hosts;
 use crate::printer::{Printer, harmless, human, micros};
+use crate::running;
 use crate::settings::Settings;
 
-/// Reads neither a soul nor peers, and writes nothing.
+/// Asks the local API, because an embedded node listens on no address of this machine; the address where one is given, or
+/// no running nara is found. Reads no peers, and writes nothing.
 pub(super) fn run(args: &HealthArgs, settings: &Settings, printer: Printer) -> Outcome {
+    if !settings.sources.is_on_command_line("listen")
+        && let Some(client) = running::preferred(&args.running, settings)?
+    {
+        return ask(&client, settings, printer);
+    }
     let listen = block_on(async {
         hosts::address_of(&args.listen).await.map_err(|error| {
             Failure::new(
@@ -34,21 +43,38 @@ pub(super) fn run(args: &HealthArgs, settings: &Settings, printer: Printer) -> O
         .tls(settings.tls)
         .build();
     let report = block_on(async { client.ping(address).await.map_err(Failure::from) })?;
-    let name = harmless(&report.response.from);
-    if settings
-        .name()
-        .is_some_and(|wanted| wanted.as_str() != report.response.from)
-    {
-        return Err(
-            Failure::failed(format!("{address} is served by {name}")).hint("check --listen and --name")
-        );
-    }
+    let name = &report.response.from;
+    must_be(settings, name, &address.to_string())?;
+    let shown = harmless(name);
     printer.line(format_args!(
-        "{name} answers at {address} in {}",
+        "{shown} answers at {address} in {}",
         human(report.rtt)
     ))?;
-    printer.json(json!({ "name": name, "address": address, "rtt_us": micros(report.rtt) }))?;
+    printer.json(json!({ "name": shown, "address": address, "rtt_us": micros(report.rtt) }))?;
     Ok(Exit::Ok)
+}
+
+fn ask(client: &LocalClient, settings: &Settings, printer: Printer) -> Outcome {
+    let asked = Instant::now();
+    let status = block_on(async { Ok(client.status().await?) })?;
+    let took = asked.elapsed();
+    must_be(settings, &status.name, "the local API")?;
+    printer.line(format_args!(
+        "{} runs, and answers in {}",
+        harmless(&status.name),
+        human(took)
+    ))?;
+    printer.json(json!({ "name": status.name, "address": status.address, "rtt_us": micros(took) }))?;
+    Ok(Exit::Ok)
+}
+
+/// Refuses the answer of another nara than the one that is asked for.
+fn must_be(settings: &Settings, name: &str, place: &str) -> Outcome<()> {
+    if settings.name().is_some_and(|wanted| wanted.as_str() != name) {
+        let name = harmless(name);
+        return Err(Failure::failed(format!("{place} is served by {name}")).hint("check --listen and --name"));
+    }
+    Ok(())
 }
 
 /// An address to call for one to listen on.

@@ -154,6 +154,9 @@ fn commands_work_through_the_nara_that_runs_without_soul_and_peers() {
         "{checked}"
     );
     assert_eq!(scene.json(0, &["reload"])["configured"], 1);
+    let health = scene.json(0, &["health"]);
+    assert_eq!(health["name"], "bob");
+    assert!(health["rtt_us"].as_u64().is_some(), "{health}");
 }
 
 #[test]
