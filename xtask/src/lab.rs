@@ -139,7 +139,7 @@ fn build_headscale(programs: &Path) -> Result<(), String> {
 /// Builds the program that runs the scenarios, and what it runs. Figures need an optimised one.
 fn build_lab(task: &str) -> Result<PathBuf, String> {
     let profile = if task == "bench" {
-        process::run(process::cargo().args(["build", "--package", "nara-lab", "--locked", "--release"]))?;
+        process::run(process::cargo().args(["build", "--bin", "nara-lab", "--locked", "--release"]))?;
         "release"
     } else {
         process::build_programs()?;
