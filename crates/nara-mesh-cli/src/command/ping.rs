@@ -278,12 +278,7 @@ async fn ping_as(
                 result.label.clone_from(&pong.peer);
                 result.last = Some(pong);
             }
-            Err(problem) => {
-                if let Some(peer) = &problem.peer {
-                    result.label.clone_from(peer);
-                }
-                result.error = Some(problem);
-            }
+            Err(problem) => result.error = Some(problem),
         }
     }
     Ok(result)

@@ -160,6 +160,26 @@ fn commands_work_through_the_nara_that_runs_without_soul_and_peers() {
 }
 
 #[test]
+fn a_peer_that_is_gone_is_shown_as_the_user_names_it() {
+    let Scene {
+        folder,
+        alice,
+        _bob: bob,
+    } = Scene::new();
+    alice.kill();
+    let output = nara_mesh(folder.path())
+        .env("XDG_RUNTIME_DIR", folder.path().join("run"))
+        .args(["ping", "--all"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(3));
+    let table = text(&output.stdout);
+    let row = table.lines().nth(1).unwrap();
+    assert!(row.starts_with("alice ") && !row.contains("(id "), "{table}");
+    bob.kill();
+}
+
+#[test]
 fn stashes_and_postcards_work_through_the_nara_that_runs() {
     let scene = Scene::new();
     fs::write(scene.path().join("secret"), "only bob").unwrap();
