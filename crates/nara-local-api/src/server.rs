@@ -13,6 +13,7 @@ mod host;
 mod inbox;
 mod journeys;
 mod leases;
+mod places;
 mod rights;
 mod route;
 mod socket;
@@ -36,6 +37,7 @@ use tokio_util::task::TaskTracker;
 
 use self::host::NoHost;
 use self::leases::Leases;
+use self::places::Places;
 use self::socket::Access;
 use self::state::Shared;
 
@@ -111,7 +113,7 @@ impl LocalApiBuilder {
             leases: self.services.map(Leases::new),
             journeys: self.journeys,
             inbox: self.inbox,
-            connections: connection::Places::new(self.max_connections),
+            connections: Places::new(self.max_connections),
             host: self.host,
             nara: self.nara,
             started: tokio::time::Instant::now(),

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use nara_local_api::client::{CallError, LocalClient, socket_file};
 use nara_local_api::{Problem, ProblemClass};
+use nara_mesh::client::PeerRef;
 
 use crate::cli::RunningArgs;
 use crate::exit::Exit;
@@ -90,6 +91,30 @@ pub(crate) fn required(args: &RunningArgs, settings: &Settings) -> Outcome<Local
 pub(crate) fn not_running(folder: &Path) -> Failure {
     Failure::new(Exit::Unreachable, format!("no nara runs on {}", folder.display()))
         .hint("start it with `nara-mesh serve` or `up`; check --data-dir and --soul-file")
+}
+
+/// The peers that a command means, as a running nara names them: those chosen, or all that it knows an address of. `purpose`
+/// says what is to be done with them.
+pub(crate) async fn peers(
+    nara: &LocalClient,
+    chosen: Option<&[PeerRef]>,
+    purpose: &str,
+) -> Outcome<Vec<String>> {
+    let peers: Vec<String> = match chosen {
+        Some(chosen) => chosen.iter().map(ToString::to_string).collect(),
+        None => {
+            let known = nara.peers().await?.into_iter();
+            known
+                .filter(|peer| peer.address.is_some())
+                .map(|peer| peer.label)
+                .collect()
+        }
+    };
+    if peers.is_empty() {
+        return Err(Failure::usage(format!("there is no peer to {purpose}"))
+            .hint("the running nara knows none with an address"));
+    }
+    Ok(peers)
 }
 
 /// The socket in a data folder.

@@ -1,4 +1,4 @@
-//! Connections: how many there may be, and how long each may do nothing.
+//! Connections, and how long each may do nothing.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,6 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -38,33 +37,6 @@ const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nr
 content-type: application/problem+json\r\ncontent-length: 189\r\n\r\n\
 {\"type\":\"urn:nara-mesh:problem:too_many_connections\",\"title\":\"too many connections\",\"status\":503,\
 \"detail\":\"too many programs are connected to this nara\",\"class\":\"failed\",\"hint\":\"try again\"}";
-
-/// Places for connections.
-pub(super) struct Places {
-    most: usize,
-    free: Arc<Semaphore>,
-}
-
-impl Places {
-    pub(super) fn new(most: usize) -> Self {
-        Self {
-            most,
-            free: Arc::new(Semaphore::new(most)),
-        }
-    }
-
-    pub(super) fn most(&self) -> usize {
-        self.most
-    }
-
-    pub(super) fn taken(&self) -> usize {
-        self.most - self.free.available_permits()
-    }
-
-    fn take(&self) -> Option<OwnedSemaphorePermit> {
-        self.free.clone().try_acquire_owned().ok()
-    }
-}
 
 /// Accepts the connections of one socket.
 pub(super) struct Acceptor {

@@ -12,11 +12,11 @@ use nara_proto::time::UnixMillis;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::connection::Places;
 use super::host::Host;
 use super::inbox::Inbox;
 use super::journeys::Journeys;
 use super::leases::Leases;
+use super::places::Places;
 use crate::Problem;
 use crate::model::{Reloaded, Way};
 

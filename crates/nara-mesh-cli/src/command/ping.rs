@@ -49,20 +49,8 @@ pub(super) fn run(args: &PingArgs, settings: &Settings, printer: Printer) -> Out
 
 /// With the connections of a nara that runs.
 async fn through(nara: &LocalClient, args: &PingArgs) -> Outcome<Vec<PeerResult>> {
-    let peers: Vec<String> = if args.all {
-        let peers = nara.peers().await?.into_iter();
-        peers
-            .filter(|peer| peer.address.is_some())
-            .map(|peer| peer.label)
-            .collect()
-    } else {
-        args.peers.iter().map(ToString::to_string).collect()
-    };
-    if peers.is_empty() {
-        return Err(
-            Failure::usage("there is no peer to ping").hint("the running nara knows none with an address")
-        );
-    }
+    let chosen = if args.all { None } else { Some(&args.peers[..]) };
+    let peers = running::peers(nara, chosen, "ping").await?;
     let calls = peers
         .iter()
         .map(|peer| ping_label(Pinger::Running(nara), peer, args.count, args.interval));

@@ -12,7 +12,7 @@ use crate::cli::WatchArgs;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::printer::{Printer, harmless};
-use crate::running::exit_of;
+use crate::running::{self, exit_of};
 
 pub(super) async fn run(
     nara: &LocalClient,
@@ -20,20 +20,8 @@ pub(super) async fn run(
     since: Option<UnixNanos>,
     printer: Printer,
 ) -> Outcome {
-    let peers: Vec<String> = if args.all {
-        let peers = nara.peers().await?.into_iter();
-        peers
-            .filter(|peer| peer.address.is_some())
-            .map(|peer| peer.label)
-            .collect()
-    } else {
-        args.peers.iter().map(ToString::to_string).collect()
-    };
-    if peers.is_empty() {
-        return Err(
-            Failure::usage("there is no peer to watch").hint("the running nara knows none with an address")
-        );
-    }
+    let chosen = if args.all { None } else { Some(&args.peers[..]) };
+    let peers = running::peers(nara, chosen, "watch").await?;
     let (services, subjects) = (args.services.join(","), args.subjects.join(","));
     let since = since.map(|since| since.to_millis().get().to_string());
     let mut query = vec![("services", services.as_str()), ("subjects", subjects.as_str())];
