@@ -17,7 +17,7 @@ use nara_mesh::clock::Clock;
 use nara_mesh::identity::LocalNara;
 use nara_mesh::proto::event::{ChauPayload, HeyTherePayload, Payload, Service, SyncEvent};
 use nara_mesh::proto::go_json::{self, Timestamp};
-use nara_mesh::proto::identity::PublicKey;
+use nara_mesh::proto::identity::{NaraId, PublicKey};
 use nara_mesh::proto::peer::{CoordinatesResponse, PingResponse, Receipt};
 use nara_mesh::proto::runtime_message::{
     MessagePayload, RuntimeMessage, StashAck, StashRefresh, StashResponse, StashStore, stash_refusal,
@@ -213,6 +213,22 @@ impl V1Peer {
             ts: self.0.clock.now_seconds(),
         });
         self.send_message(to, self.message(with, payload)).await;
+    }
+
+    /// Asks a confidant to keep a stash, in a message that says it is of the nara with this id.
+    pub(crate) async fn store_stash_as(&self, id: &NaraId, with: &LocalNara, to: IpAddr) {
+        let payload = MessagePayload::StashStore(StashStore {
+            owner_id: id.to_string(),
+            owner: self.nara().name().to_string(),
+            nonce: vec![7; 24].into(),
+            ciphertext: vec![1; 32].into(),
+            ts: self.0.clock.now_seconds(),
+        });
+        let now = Timestamp::utc(self.0.clock.now_nanos());
+        let message = RuntimeMessage::new(self.nara().name().as_str(), id.as_str(), now, payload)
+            .to(with.name().as_str(), with.id().as_str())
+            .sign(self.nara().keypair());
+        self.send_message(to, message).await;
     }
 
     /// Asks a confidant for its stash, as a v1 peer does that begins.
