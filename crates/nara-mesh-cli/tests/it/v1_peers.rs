@@ -131,10 +131,7 @@ async fn a_sync_says_in_a_line_how_many_unsigned_events_an_old_ledger_holds_and_
     let synced = tokio::task::spawn_blocking(move || (syncing(&[]), syncing(&["--json"])));
     let (told, json) = synced.await.unwrap();
     let said = text(&told.stderr);
-    let lines: Vec<_> = said
-        .lines()
-        .filter(|line| line.contains("unsigned"))
-        .collect();
+    let lines: Vec<_> = said.lines().filter(|line| line.contains("unsigned")).collect();
     assert_eq!(lines.len(), 1, "{lines:?}");
     assert!(
         lines[0].contains("20 unsigned events of naras whose keys are known"),

@@ -105,7 +105,7 @@ async fn the_id_of_a_v1_peer_is_learned_from_the_message_that_its_own_key_signed
     // Hans signs with his own key that he is Greta: an id belongs to one nara.
     let hans = mesh.v1("hans", 3).await;
     hans.meet(&nara("alice"), ip(1));
-    hans.store_stash_as(greta.nara().id(), &nara("alice"), ip(1))
+    hans.store_stash_as(greta.nara().id(), &nara("alice"), ip(1), b"mine")
         .await;
     assert_eq!(id("greta").as_ref(), Some(greta.nara().id()));
     assert_eq!(id("hans"), None);
@@ -114,9 +114,10 @@ async fn the_id_of_a_v1_peer_is_learned_from_the_message_that_its_own_key_signed
     // An id that follows from another soul, and that nobody has, is bound on first use: v1 ids prove nothing.
     let other = Soul::bond([77; 32], "hans");
     let free = NaraId::derive(&other, "hans");
-    hans.store_stash_as(&free, &nara("alice"), ip(1)).await;
+    hans.store_stash_as(&free, &nara("alice"), ip(1), b"mine").await;
     until(async || id("hans").as_ref() == Some(&free)).await;
-    hans.store_stash_as(hans.nara().id(), &nara("alice"), ip(1)).await;
+    hans.store_stash_as(hans.nara().id(), &nara("alice"), ip(1), b"mine")
+        .await;
     assert_eq!(id("hans").as_ref(), Some(&free), "once");
     alice.shutdown(GRACE).await;
 }
