@@ -115,7 +115,7 @@ fn of_untrusted(name: &NaraName, key: &PublicKey) -> String {
 }
 
 /// A name as one word of a shell. Names come from peers and must not inject commands.
-fn shell_word(name: &NaraName) -> Cow<'_, str> {
+pub(crate) fn shell_word(name: &NaraName) -> Cow<'_, str> {
     // A name has no zero byte, the only thing that cannot be quoted.
     shlex::try_quote(name.as_str()).unwrap_or_default()
 }
