@@ -1,5 +1,6 @@
 //! Measures this project beside the Go baseline and the bare machine, in one run and alternating rounds, and reports ratios.
 
+mod memory;
 mod report;
 
 use std::fs;
@@ -35,6 +36,11 @@ struct Settings {
 }
 
 pub(crate) fn run(args: &[String]) -> Result<(), String> {
+    if let Some((first, rest)) = args.split_first()
+        && first == "--memory"
+    {
+        return memory::run(rest);
+    }
     let record = args.iter().any(|arg| arg == "--record");
     if record && args.iter().any(|arg| arg == "--round-trips") {
         return Err("the recorded table has all figures: --record does not go with --round-trips".to_owned());
@@ -132,7 +138,7 @@ fn settings(args: &[String]) -> Result<Settings, String> {
             }
             other => {
                 return Err(format!(
-                    "bench does not know {other:?}; it takes --quick, --round-trips, --rounds N and --record"
+                    "bench does not know {other:?}; it takes --quick, --round-trips, --rounds N and --record, or --memory first"
                 ));
             }
         }

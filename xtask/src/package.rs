@@ -15,6 +15,9 @@ const MAX_EXPOSURE: &str = "20";
 /// What an upgrade begins with: the same program under an older version.
 const OLDER: &str = "0.0.1-1";
 
+/// A ledger as an older program left it, and the number of its events.
+const OLDER_LEDGER: (&str, usize) = (include_str!("package/ledger-2.sql"), 6);
+
 const NARAS: [(&str, u16); 2] = [("alice", 9632), ("bob", 9633)];
 
 pub(crate) fn run(args: &[String]) -> Result<(), String> {
@@ -170,6 +173,13 @@ fn try_out(older: &Path, newer: &Path) -> Result<(), String> {
     expect(&machine.run(events)?, "hello from bob")?;
     report("an upgrade starts them again, with their ledgers");
 
+    take_over(&machine)?;
+    report("an upgrade takes over a ledger of an older schema, with all events");
+    wait_for_address(&machine)?;
+    report("a start waits for an address that comes later, longer than the unit would");
+    join_within_the_sandbox(&machine)?;
+    report("a node in the process works within the sandbox of the unit");
+
     machine.run("dpkg --purge nara-mesh")?;
     let left = machine.run(
         "! pgrep --exact nara-mesh && ! id nara-mesh 2>/dev/null && ! test -e /var/lib/nara-mesh && find /etc/nara-mesh -type f",
@@ -195,6 +205,82 @@ fn set_up(machine: &Machine, name: &str, port: u16) -> Result<(), String> {
          /usr/share/doc/nara-mesh/examples/config.toml > config.toml && \
          nara-mesh id show --soul-file soul.toml --stanza 127.0.0.1:{port} > /root/{name}.stanza"
     ))?;
+    Ok(())
+}
+
+/// Upgrades while the ledger of alice is one of an older program.
+fn take_over(machine: &Machine) -> Result<(), String> {
+    let (ledger, events) = OLDER_LEDGER;
+    machine.write("ledger-2.sql", ledger)?;
+    let file = "/var/lib/nara-mesh/alice/ledger.db";
+    machine.run(&format!(
+        "systemctl stop nara-mesh@alice && mv /var/lib/nara-mesh/alice/ledger.db* /var/tmp && \
+         runuser -u nara-mesh -- sqlite3 {file} < /root/ledger-2.sql && \
+         dpkg --install /root/newer.deb && systemctl start nara-mesh@alice"
+    ))?;
+    let shown = machine.run(&format!(
+        "nara-mesh --config /etc/nara-mesh/alice/config.toml events --by carol && nara-mesh health --name alice && \
+         systemctl stop nara-mesh@alice && sqlite3 {file} \"SELECT 'version ' || user_version FROM pragma_user_version\""
+    ))?;
+    let found = shown.lines().filter(|line| line.contains("carol")).count();
+    if found != events {
+        return Err(format!("{found} of {events} events came over:\n{shown}"));
+    }
+    if shown.contains("version 2\n") || !shown.contains("version ") {
+        return Err(format!("the schema is as old as before:\n{shown}"));
+    }
+    machine.run(&format!(
+        "rm {file}* && mv /var/tmp/ledger.db* /var/lib/nara-mesh/alice && systemctl start nara-mesh@alice"
+    ))?;
+    Ok(())
+}
+
+/// Has a nara wait for an address of this machine, longer than it may take to start.
+fn wait_for_address(machine: &Machine) -> Result<(), String> {
+    machine.run(
+        "mkdir /root/late && nara-mesh id new --name late --out /root/late/late.soul && touch /root/late/peers.toml && \
+         systemd-run --quiet --no-block --unit late --service-type notify --property TimeoutStartSec=3 \
+         nara-mesh serve --soul-file /root/late/late.soul --peers /root/late/peers.toml --data-dir /root/late/data \
+         --listen 10.9.0.1:9640 && sleep 8",
+    )?;
+    let waits = machine.run("systemctl show --property ActiveState --property StatusText late")?;
+    expect(&waits, "ActiveState=activating")?;
+    expect(&waits, "waiting for 10.9.0.1:9640")?;
+    machine.run(
+        "ip address add 10.9.0.1/32 dev lo && for try in 1 2 3 4 5 6 7 8 9 10; do \
+         systemctl is-active --quiet late && break; sleep 1; done; systemctl is-active late && \
+         nara-mesh health --listen 10.9.0.1:9640 --name late && systemctl stop late",
+    )?;
+    Ok(())
+}
+
+/// Starts a node in the process as the unit does it, where there is no control server. It gets as far as asking for one:
+/// with its keys, its sockets and the addresses of this machine.
+fn join_within_the_sandbox(machine: &Machine) -> Result<(), String> {
+    machine.run(
+        "systemctl stop nara-mesh@bob && cd /etc/nara-mesh/bob && cp config.toml /root/bob.config && \
+         sed --in-place 's/^kind = .*/kind = \"embedded\"\\ncontrol_url = \"https:\\/\\/127.0.0.1:1\"/' config.toml && \
+         systemctl start --no-block nara-mesh@bob && sleep 5",
+    )?;
+    let state = machine.run(
+        "systemctl show --property ActiveState --property StatusText nara-mesh@bob && \
+         process=$(systemctl show --property MainPID --value nara-mesh@bob) && \
+         grep --extended-regexp '^(Uid|CapEff|CapBnd|NoNewPrivs|Seccomp):' /proc/$process/status && \
+         ls -l /proc/$process/fd && ls /var/lib/nara-mesh/bob",
+    )?;
+    expect(&state, "ActiveState=activating")?;
+    expect(&state, "StatusText=joining the tailnet: ")?;
+    expect(&state, "CapEff:\t0000000000000000")?;
+    expect(&state, "CapBnd:\t0000000000000000")?;
+    expect(&state, "Seccomp:\t2")?;
+    expect(&state, "node.key")?;
+    let journal = machine.run("journalctl --unit nara-mesh@bob --no-pager --since '-20s'")?;
+    if journal.contains("not permitted") || journal.contains("not supported") {
+        return Err(format!("the sandbox keeps the node from something:\n{journal}"));
+    }
+    machine.run(
+        "systemctl stop nara-mesh@bob; cp /root/bob.config /etc/nara-mesh/bob/config.toml && systemctl start nara-mesh@bob",
+    )?;
     Ok(())
 }
 

@@ -91,6 +91,15 @@ enum Measurement {
         #[arg(long, default_value_t = 1_000_000)]
         large: usize,
     },
+    /// Makes a ledger in a file, for programs that are measured from outside.
+    Fill {
+        /// Events in the ledger.
+        #[arg(long, default_value_t = 320_000)]
+        events: usize,
+        /// The file; it must not exist.
+        #[arg(long)]
+        ledger: PathBuf,
+    },
     /// Live streams: latency from append to verified, deliveries, memory for each subscriber.
     Stream(StreamArgs),
     /// The other process of `stream`.
@@ -175,6 +184,7 @@ pub fn run() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         Measurement::Sync { page, rounds, cores } => sync::measure(&page, rounds, &cores)?,
         Measurement::Stream(args) => stream::measure(&args.plan())?,
         Measurement::StreamRead { address, plan } => return stream::read(address, &plan.plan()),
+        Measurement::Fill { events, ledger } => store::fill(events, &ledger)?,
         Measurement::Store { large } => store::measure(large)?,
         Measurement::Gossip {
             naras,

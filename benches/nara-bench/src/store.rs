@@ -2,6 +2,7 @@
 
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nara_mesh::identity::LocalNara;
@@ -62,6 +63,22 @@ async fn ledger(len: usize) -> Result<(f64, f64), Box<dyn std::error::Error + Se
         assert_eq!(page.len(), PAGE, "a page from the middle is full");
     }
     Ok((best.as_secs_f64() * 1e6, insert_per_s))
+}
+
+/// Makes a ledger of `len` events in a file.
+pub(crate) fn fill(len: usize, file: &Path) -> Result<Value, Box<dyn std::error::Error + Send + Sync>> {
+    if file.exists() {
+        return Err(format!("{} exists", file.display()).into());
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let ledger = SqliteLedger::open(file)?.with_retention(RetentionPolicy::UNLIMITED);
+        for first in (0..len).step_by(5000) {
+            let events = (first..len.min(first + 5000)).map(event);
+            ledger.insert_verified(events.collect()).await?;
+        }
+        Ok(json!({ "events": ledger.count().await? }))
+    })
 }
 
 fn event(n: usize) -> SyncEvent {

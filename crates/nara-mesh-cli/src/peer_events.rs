@@ -112,9 +112,80 @@ pub(crate) fn line(event: &PeerEvent) -> Option<(String, Value)> {
             );
             Some((text, conflict_json(conflict)))
         }
+        PeerEvent::OwnKeyRefused {
+            peer,
+            own: (name, key),
+            known,
+            proven,
+        } => Some(own_key_refused(peer, (name, key), *known, *proven)),
+        PeerEvent::OwnKeyReplaced(statement) => Some(own_key_replaced(statement)),
         PeerEvent::Succession { statement, effect } => Some(succession(statement, *effect)),
         _ => None,
     }
+}
+
+/// A peer that counts another key than ours as the one of this nara, or none.
+fn own_key_refused(
+    peer: &PeerInfo,
+    (name, key): (&NaraName, &PublicKey),
+    known: Option<KeyId>,
+    proven: bool,
+) -> (String, Value) {
+    let peer = harmless(&peer.label());
+    let shown = harmless(name.as_str());
+    let own = KeyId::from(key);
+    let unproven = if proven {
+        ""
+    } else {
+        " (it has not proven this answer)"
+    };
+    let said = match known {
+        Some(known) => format!("{peer} knows key {known} as the key of {shown}, and refuses ours, {own}"),
+        None => format!("no key of {shown} holds at {peer}, which refuses ours, {own}"),
+    };
+    let remedy = format!(
+        "if this soul is new, publish that with the old one (`nara-mesh id succeed --to FILE`), or ask the operator of {peer} to run \
+         `{}`; if the soul is not new, somebody used the name, or has the soul",
+        remedy::trust(name, key, true)
+    );
+    let json = json!({
+        "event": "own_key_refused",
+        "peer": peer,
+        "own_key_id": own.to_string(),
+        "known_key_id": known.map(|known| known.to_string()),
+        "proven": proven,
+        "remedy": remedy,
+    });
+    (format!("own key  {said}{unproven}: {remedy}"), json)
+}
+
+/// A statement that the key of this nara is replaced.
+fn own_key_replaced(statement: &Succession) -> (String, Value) {
+    let name = harmless(statement.name().as_str());
+    let old = KeyId::from(statement.old_key());
+    let new = statement.new_key().map(KeyId::from);
+    let said = match new {
+        Some(new) => format!("a statement says that key {new} replaces the key of this nara, {old}"),
+        None => format!("a statement says that this nara retires, and that its key {old} ends"),
+    };
+    let remedy = match new {
+        Some(_) => format!(
+            "peers that follow it refuse this nara; if you made it, serve with the new soul; if not, somebody has the soul: ask the \
+             operators of your peers to run `nara-mesh peers untrust {}`",
+            remedy::shell_word(statement.name())
+        ),
+        None => "peers refuse this nara from now on; if you did not make it, somebody has the soul: make a new one with \
+             `nara-mesh id new --name NAME --out FILE`, and give its key to the operators of your peers"
+            .to_owned(),
+    };
+    let json = json!({
+        "event": "own_key_replaced",
+        "name": name,
+        "own_key_id": old.to_string(),
+        "new_key_id": new.map(|new| new.to_string()),
+        "remedy": remedy,
+    });
+    (format!("own key  {said}: {remedy}"), json)
 }
 
 fn succession(statement: &Succession, effect: SuccessionEffect) -> (String, Value) {

@@ -141,7 +141,7 @@ pub(crate) fn send_later(args: &DmArgs) -> String {
 }
 
 /// A name as one word of a shell. Names come from peers and must not inject commands.
-fn shell_word(name: &NaraName) -> Cow<'_, str> {
+pub(crate) fn shell_word(name: &NaraName) -> Cow<'_, str> {
     // A name has no zero byte, the only thing that cannot be quoted.
     shlex::try_quote(name.as_str()).unwrap_or_default()
 }

@@ -88,6 +88,7 @@ mod signatures;
 pub mod soul_file;
 pub mod tls;
 mod toml_text;
+mod trace;
 pub mod transport;
 
 pub use coverage::Coverage;

@@ -10,6 +10,7 @@ mod keeper;
 mod known_keys;
 mod known_names;
 mod lease;
+mod own_key;
 mod peer;
 mod peer_clock;
 mod presence;
@@ -23,12 +24,13 @@ pub use crate::peer::{
     InvalidKeySource, KeyConflict, KeySource, OperatorDecision, PeerChange, PeerChangeError, PeerProtocol,
     PeerRecord, PinnedKey, Verdict,
 };
-pub(crate) use keeper::own_succession;
+pub(crate) use keeper::own_successions;
 pub use keeper::{PeerKeeper, Recalled};
 pub use known_keys::KnownKeys;
 pub use known_names::PinnedNames;
 pub(crate) use known_names::standing;
 pub use lease::KeyLease;
+pub(crate) use own_key::KnownKey;
 pub(crate) use peer::with_other_port;
 pub use peer::{Peer, PeerInfo};
 pub use restore::Restored;
@@ -38,7 +40,7 @@ pub use trust::{Closed, FirstUse, KeyOffer, KeyRefused, Pinned, TrustCallback, T
 use std::net::IpAddr;
 
 use nara_proto::clock_offset::ClockOffset;
-use nara_proto::identity::{NaraName, PublicKey};
+use nara_proto::identity::{KeyId, NaraName, PublicKey};
 use nara_proto::succession::Succession;
 
 /// What a statement of succession changed.
@@ -114,6 +116,19 @@ pub enum PeerEvent {
         /// The other name.
         known: NaraName,
     },
+    /// A peer refuses what this nara signs, because another key, or none, holds there for its name.
+    OwnKeyRefused {
+        /// The peer.
+        peer: PeerInfo,
+        /// The name and the key of this nara.
+        own: (NaraName, PublicKey),
+        /// The key that holds at the peer; `None`: it knows two successors of ours, or that we retired.
+        known: Option<KeyId>,
+        /// Whether the peer has proven that it said so.
+        proven: bool,
+    },
+    /// A statement of succession, signed with the key of this nara, says that another key or none takes its place.
+    OwnKeyReplaced(Box<Succession>),
     /// A peer has proven a further protocol.
     ProtocolLearned(PeerInfo),
     /// A peer was added.

@@ -9,10 +9,13 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use axum::Router;
+use axum::routing::get;
 use nara_mesh::client::{MeshClient, StreamState, SubscribeOptions};
+use nara_mesh::http::{HeaderMap, Request};
 use nara_mesh::ledger::{EventStore as _, MemoryLedger, ReadLimit};
 use nara_mesh::nara::{NaraBuilder, StartError};
 use nara_mesh::proto::sync::SyncRequest;
@@ -116,6 +119,60 @@ async fn naras_that_know_each_other_call_each_other() {
     );
     for nara in [alice, bob] {
         assert_eq!(nara.shutdown(GRACE).await, Shutdown::Graceful);
+    }
+}
+
+#[tokio::test]
+async fn what_a_handler_calls_belongs_to_the_trace_of_its_request() {
+    const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let listen = "127.0.0.1:0".parse().unwrap();
+    let shown = |headers: HeaderMap| async move {
+        let shown = ["traceparent", "tracestate"].map(|name| {
+            let value = headers.get(name).map(|value| value.to_str().unwrap());
+            value.unwrap_or("none").to_owned()
+        });
+        shown.join(" ")
+    };
+    let carol = nara("carol")
+        .listen(listen)
+        .routes(Router::new().route("/shown", get(shown)))
+        .start()
+        .await
+        .unwrap();
+    let own = Arc::new(OnceLock::<(MeshClient, SocketAddr)>::new());
+    let of_handler = own.clone();
+    let pass_on = async move || {
+        let (client, carol) = of_handler.get().unwrap();
+        let request = Request::get("/shown").body(String::new()).unwrap();
+        let answer = client.peer(*carol).request(request).await.unwrap();
+        String::from_utf8(answer.body().to_vec()).unwrap()
+    };
+    let bob = nara("bob")
+        .listen(listen)
+        .routes(Router::new().route("/pass-on", get(pass_on)))
+        .start()
+        .await
+        .unwrap();
+    own.set((bob.client().clone(), carol.address().unwrap())).unwrap();
+    let alice = nara("alice").listen(listen).start().await.unwrap();
+    for (sent, expected) in [
+        (Some(TRACE), format!("{TRACE} vendor=1")),
+        (None, "none none".to_owned()),
+        // What is no trace goes no further.
+        (Some("00-0-0-00"), "none none".to_owned()),
+    ] {
+        let mut request = Request::get("/pass-on").header("tracestate", "vendor=1");
+        if let Some(sent) = sent {
+            request = request.header("traceparent", sent);
+        }
+        let request = request.body(String::new()).unwrap();
+        let answer = alice
+            .client()
+            .peer(bob.address().unwrap())
+            .request(request)
+            .await
+            .unwrap();
+        assert_eq!(answer.body(), expected.as_bytes());
     }
 }
 

@@ -24,6 +24,7 @@
 //! | [`clock_offset`] | how far two clocks are apart, and which one is probably wrong |
 //! | [`coordinates`] | Vivaldi network coordinates: the estimated round trip to every nara |
 //! | [`backoff`] | pauses between attempts |
+//! | [`trace_context`] | the trace that a request belongs to (W3C Trace Context) |
 //! | [`breaker`] | the circuit breaker that lets calls to a peer that is down fail at once |
 //!
 //! # Signing a request
@@ -66,6 +67,7 @@ pub mod stream;
 pub mod succession;
 pub mod sync;
 pub mod time;
+pub mod trace_context;
 pub mod v1;
 pub mod v2;
 pub mod world;

@@ -36,11 +36,18 @@ use crate::identity::{InvalidName, KeyPair, NaraName, PublicKey, Signature, Veri
 use crate::time::UnixMillis;
 use crate::{encoding, go_json};
 
-/// The header of a request in which a nara shows the statement that made its key the one of its name
+/// The header of a request in which a nara shows the statements that made its key the one of its name
 /// (docs/protocol/succession.md, section 3.1).
 pub const SUCCESSION_HEADER: HeaderName = HeaderName::from_static("x-nara-succession");
 
-/// The longest value of that header, in bytes: a name may take 1,024, and JSON and base64 make it longer.
+/// The header of a refusal with the id of the key that the server knows for the name of the sender, or [`NO_KEY`]
+/// (docs/protocol/succession.md, section 3.3).
+pub const KNOWN_KEY_HEADER: HeaderName = HeaderName::from_static("x-nara-known-key");
+
+/// The value of [`KNOWN_KEY_HEADER`] if no key holds for the name.
+pub const NO_KEY: &str = "none";
+
+/// The longest value of [`SUCCESSION_HEADER`], in bytes: a dozen statements of a usual name, or one of the longest.
 const MAX_HEADER: usize = 8 << 10;
 
 /// A statement about a key that proves itself: every value of this type is signed by its keys.
@@ -122,6 +129,11 @@ impl Succession {
     /// # Errors
     /// [`InvalidSuccession`].
     pub fn from_payload(payload: &SuccessionPayload) -> Result<Self, InvalidSuccession> {
+        Self::unverified(payload)?.verified()
+    }
+
+    /// Reads a payload, and verifies nothing.
+    fn unverified(payload: &SuccessionPayload) -> Result<Self, InvalidSuccession> {
         let new = match (payload.reason.as_str(), payload.new_key.is_empty()) {
             (Self::ROTATION, false) => Some((
                 key(&payload.new_key, "new_key")?,
@@ -130,14 +142,13 @@ impl Succession {
             (Self::RETIREMENT, true) if payload.new_sig.is_empty() => None,
             _ => return Err(InvalidSuccession::Reason),
         };
-        Self {
+        Ok(Self {
             name: NaraName::new(&payload.name)?,
             old: key(&payload.old_key, "old_key")?,
             old_signature: signature(&payload.old_sig, "old_sig")?,
             new,
             at: payload.at,
-        }
-        .verified()
+        })
     }
 
     /// Reads an event of service `succession`. Its time is the one of the statement, so that every copy has one id.
@@ -191,28 +202,65 @@ impl Succession {
     }
 
     /// Reads the header in which a nara shows to a peer, beside its signature, why its key is another one than the peer
-    /// knows. `None`: there is none.
+    /// knows: the statements that lead there, from the first on whose old key the peer knows. Empty if none does.
+    ///
+    /// Each must continue the one before. They are verified in this order, so that a stranger who shows many costs one
+    /// verification.
     ///
     /// # Errors
     /// [`InvalidSuccession`].
-    pub fn from_headers(headers: &HeaderMap) -> Result<Option<Self>, InvalidSuccession> {
+    pub fn from_headers(
+        headers: &HeaderMap,
+        is_known: impl Fn(&PublicKey) -> bool,
+    ) -> Result<Vec<Self>, InvalidSuccession> {
         let mut values = headers.get_all(SUCCESSION_HEADER).iter();
         let Some(value) = values.next() else {
-            return Ok(None);
+            return Ok(Vec::new());
         };
         let malformed = InvalidSuccession::Malformed("the header");
         if values.next().is_some() || value.len() > MAX_HEADER {
             return Err(malformed);
         }
-        let json = encoding::base64_decode_canonical(value.as_bytes()).map_err(|_| malformed)?;
-        let payload: SuccessionPayload = go_json::from_slice(&json).map_err(|_| malformed)?;
-        Self::from_payload(&payload).map(Some)
+        let read = |part: &[u8]| {
+            let json = encoding::base64_decode_canonical(part).map_err(|_| malformed)?;
+            let payload: SuccessionPayload = go_json::from_slice(&json).map_err(|_| malformed)?;
+            Self::unverified(&payload)
+        };
+        let parts = value.as_bytes().split(|byte| *byte == b',');
+        let mut shown = parts.map(read).collect::<Result<Vec<Self>, _>>()?;
+        let continues = |pair: &[Self]| match pair {
+            [one, next] => one.name == next.name && one.new_key() == Some(&next.old),
+            _ => false,
+        };
+        if !shown.windows(2).all(continues) {
+            return Err(malformed);
+        }
+        let known = shown.iter().position(|statement| is_known(&statement.old));
+        let Some(known) = known else {
+            return Ok(Vec::new());
+        };
+        shown.drain(known..).map(Self::verified).collect()
     }
 
-    /// The value of the header [`SUCCESSION_HEADER`].
-    pub fn to_header(&self) -> HeaderValue {
-        let json = go_json::to_string(&self.to_payload());
-        HeaderValue::try_from(encoding::base64_encode(json.as_bytes())).expect("base64 is ASCII")
+    /// The value of the header [`SUCCESSION_HEADER`] for statements that continue each other, the oldest first. If there are
+    /// more than it can hold, the oldest are left out. `None`: there are none.
+    pub fn to_header(statements: &[Self]) -> Option<HeaderValue> {
+        let mut value = String::new();
+        for statement in statements.iter().rev() {
+            let json = go_json::to_string(&statement.to_payload());
+            let part = encoding::base64_encode(json.as_bytes());
+            if value.len() + 1 + part.len() > MAX_HEADER {
+                break;
+            }
+            let behind = if value.is_empty() {
+                String::new()
+            } else {
+                format!(",{value}")
+            };
+            value = part + &behind;
+        }
+        let value = Some(value).filter(|value| !value.is_empty());
+        value.map(|value| HeaderValue::try_from(value).expect("base64 is ASCII"))
     }
 
     /// The name whose key it is about.

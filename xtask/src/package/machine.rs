@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::{output, run_program};
 
 /// What is on the machine beside Debian's essential packages: what the package and its trial need.
-const PACKAGES: &str = "adduser,ca-certificates,dbus,procps,systemd,systemd-sysv";
+const PACKAGES: &str = "adduser,ca-certificates,dbus,iproute2,procps,sqlite3,systemd,systemd-sysv";
 
 /// How long the machine may take to boot.
 const BOOT: Duration = Duration::from_secs(120);
@@ -72,13 +72,15 @@ impl Machine {
     /// Makes a machine below a folder and boots it. The packages of an earlier one are used again.
     pub(super) fn start(folder: &Path) -> Result<Self, String> {
         let (archive, root) = (folder.join("root.tar"), folder.join("root"));
-        if !archive.exists() {
+        let (listed, packages) = (folder.join("root.packages"), format!("{} {PACKAGES}", release()));
+        if !archive.exists() || fs::read_to_string(&listed).unwrap_or_default() != packages {
             let unfinished = folder.join("root.tar.new");
             let mut mmdebstrap = Command::new("mmdebstrap");
             mmdebstrap.args(["--quiet", "--format=tar", "--variant=minbase"]);
             mmdebstrap.arg(format!("--include={PACKAGES}")).arg(release());
             run_program(mmdebstrap.arg(&unfinished))?;
             fs::rename(&unfinished, &archive).map_err(|error| format!("{}: {error}", archive.display()))?;
+            fs::write(&listed, packages).map_err(|error| format!("{}: {error}", listed.display()))?;
         }
         let _ = fs::remove_dir_all(&root);
         fs::create_dir_all(&root).map_err(|error| format!("{}: {error}", root.display()))?;
@@ -148,6 +150,12 @@ impl Machine {
         fs::copy(file, &to)
             .map(drop)
             .map_err(|error| format!("{} to {}: {error}", file.display(), to.display()))
+    }
+
+    /// Writes a file into the home folder of root.
+    pub(super) fn write(&self, name: &str, text: &str) -> Result<(), String> {
+        let to = self.root.join("root").join(name);
+        fs::write(&to, text).map_err(|error| format!("{}: {error}", to.display()))
     }
 
     /// Runs a shell command as root, and returns what it prints on standard output.

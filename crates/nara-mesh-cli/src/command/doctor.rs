@@ -34,6 +34,7 @@ pub(super) fn run(args: &DoctorArgs, settings: &Settings, printer: Printer) -> O
     here::version(&mut report)?;
     here::clock(&mut report)?;
     let nara = here::soul(settings, &mut report)?;
+    here::own_key(None, &mut report)?;
     here::soul_file(settings, &mut report)?;
     let peers_file = here::peers_file(settings, &mut report)?;
     here::permissions(settings, &mut report)?;
@@ -70,6 +71,7 @@ pub(super) async fn running(
     let step = nara.registry().clock_step();
     here::clock_steps(Some(step.map(Into::into)), &mut report)?;
     here::identity(nara.local(), &mut report)?;
+    here::own_key(Some(&nara.registry().against_own_key()), &mut report)?;
     here::soul_file(settings, &mut report)?;
     here::peers_file(settings, &mut report)?;
     here::permissions(settings, &mut report)?;

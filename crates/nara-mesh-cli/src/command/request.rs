@@ -8,9 +8,10 @@ use std::io::{self, Read as _};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use nara_mesh::Coverage;
 use nara_mesh::client::{BodyProof, Verification};
+use nara_proto::trace_context::{InvalidTraceParent, TRACEPARENT, TRACESTATE, TraceParent};
 use serde_json::{Map, Value, json};
 
 use crate::cli::RequestArgs;
@@ -26,7 +27,7 @@ use crate::settings::Settings;
 const MOST: u64 = 64 << 20;
 
 pub(super) fn run(args: &RequestArgs, settings: &Settings, printer: Printer) -> Outcome {
-    let request = build(args)?;
+    let (request, trace) = build(args)?;
     let (answer, verification) = match running::find(&args.running, settings)? {
         Some(nara) => {
             let peer = args.peer.to_string();
@@ -43,13 +44,14 @@ pub(super) fn run(args: &RequestArgs, settings: &Settings, printer: Printer) -> 
             answer?.into_parts()
         }
     };
-    show(args, answer, &verification, printer)
+    show(args, answer, &verification, trace, printer)
 }
 
 fn show(
     args: &RequestArgs,
     answer: Response<Bytes>,
     verification: &Verification,
+    trace: TraceParent,
     printer: Printer,
 ) -> Outcome {
     let (head, body) = answer.into_parts();
@@ -62,6 +64,12 @@ fn show(
             ))?;
         }
         printer.line("")?;
+    }
+    if args.include || args.explain {
+        printer.note(format_args!(
+            "trace     {} (in the logs of both naras)",
+            trace.trace_id()
+        ));
     }
     if args.explain {
         for line in explain(verification) {
@@ -87,6 +95,7 @@ fn show(
             "body": text,
             "body_base64": text.is_none().then(|| STANDARD.encode(&body)),
             "verification": to_json(verification),
+            "traceparent": trace.to_string(),
         }))?;
     } else {
         output::stdout_bytes(&body)
@@ -104,7 +113,8 @@ fn exit_of(status: StatusCode) -> Exit {
     }
 }
 
-fn build(args: &RequestArgs) -> Outcome<Request<Bytes>> {
+/// The request, and the trace that it belongs to: the one of the header or of the environment, or a new one.
+fn build(args: &RequestArgs) -> Outcome<(Request<Bytes>, TraceParent)> {
     let body = args.data.as_deref().map(data).transpose()?.unwrap_or_default();
     let mut request = Request::builder()
         .method(args.method.clone())
@@ -118,9 +128,36 @@ fn build(args: &RequestArgs) -> Outcome<Request<Bytes>> {
             args.path
         )));
     }
-    request
+    let mut request = request
         .body(body.into())
-        .map_err(|error| Failure::usage(format!("the request is malformed: {error}")))
+        .map_err(|error| Failure::usage(format!("the request is malformed: {error}")))?;
+    let trace = trace_of(request.headers_mut())?;
+    Ok((request, trace))
+}
+
+fn trace_of(headers: &mut HeaderMap) -> Outcome<TraceParent> {
+    if headers.contains_key(TRACEPARENT) {
+        return TraceParent::take_in(headers).ok_or_else(|| {
+            Failure::usage(format!("--header traceparent: {InvalidTraceParent}"))
+                .hint("leave it out, and the request gets one")
+        });
+    }
+    // A convention of programs that run others. What it says wrong is left out, as in a header.
+    for (name, variable) in [(TRACEPARENT, "TRACEPARENT"), (TRACESTATE, "TRACESTATE")] {
+        let value = std::env::var(variable).ok();
+        if let Some(value) = value.and_then(|value| HeaderValue::try_from(value).ok()) {
+            headers.insert(name, value);
+        }
+    }
+    if let Some(given) = TraceParent::take_in(headers) {
+        return Ok(given);
+    }
+    let (mut trace_id, mut parent_id) = ([0; 16], [0; 8]);
+    let drawn = getrandom::fill(&mut trace_id).and_then(|()| getrandom::fill(&mut parent_id));
+    let drawn = drawn.ok().and_then(|()| TraceParent::new(trace_id, parent_id));
+    let new = drawn.ok_or_else(|| Failure::failed("the operating system provides no random bytes"))?;
+    new.write_to(headers);
+    Ok(new)
 }
 
 /// The body that an argument names: the text itself, `@FILE`, or `-` for stdin.

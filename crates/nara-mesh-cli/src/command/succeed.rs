@@ -140,7 +140,7 @@ fn publish(
 ) -> Outcome<[(&'static str, Value); 3]> {
     let client = connect::client_with(nara.clone(), settings, |client| {
         if statement.name() == nara.name() && statement.new_key() == Some(&nara.public_key()) {
-            client.succession(statement.clone())
+            client.succession([statement.clone()])
         } else {
             client
         }

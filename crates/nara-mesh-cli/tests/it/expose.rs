@@ -272,3 +272,50 @@ fn a_backend_that_is_gone_is_502_and_what_is_not_of_this_machine_is_refused() {
         );
     }
 }
+
+#[test]
+fn a_request_belongs_to_the_trace_of_its_caller_or_to_a_new_one() {
+    const GIVEN: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
+    let (given, first) = echo(answer);
+    let (made, second) = echo(answer);
+    let _alice = scene(
+        path,
+        &[
+            "--expose",
+            &format!("/given=http://{given}"),
+            "--expose",
+            &format!("/made=http://{made}"),
+        ],
+    );
+    let header = format!("traceparent: {GIVEN}");
+    let more = [
+        "--header",
+        &header,
+        "--header",
+        "tracestate: vendor=1",
+        "--include",
+        "--explain",
+    ];
+    let args = [&["request", "alice", "GET", "/given/x"][..], &more, &AS_BOB].concat();
+    let shown = text(&run(path, 0, &args).stderr);
+    assert!(
+        shown.contains("trace     0af7651916cd43dd8448eb211c80319c"),
+        "{shown}"
+    );
+    let got = first.join().unwrap();
+    assert!(
+        got.contains(&header) && got.contains(&"tracestate: vendor=1".to_owned()),
+        "{got:?}"
+    );
+
+    let answer = request_json(path, 0, &["GET", "/made/x"]);
+    let made = format!("traceparent: {}", answer["traceparent"].as_str().unwrap());
+    let got = second.join().unwrap();
+    assert!(made.ends_with("-00") && got.contains(&made), "{made} {got:?}");
+
+    let nonsense = ["GET", "/made/x", "--header", "traceparent: 00-nonsense"];
+    request(path, 2, &nonsense);
+}

@@ -242,3 +242,20 @@ fn ping_asks_for_a_signed_time_if_it_has_a_soul_that_the_peer_knows() {
     let pings = run_json(path, 0, &ping);
     assert_eq!(pings["peers"][0]["clock_proven"], true, "{pings}");
 }
+
+#[test]
+fn metrics_on_an_address_that_comes_later_keep_no_nara_from_serving() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    new_soul(path, "alice");
+    fs::write(path.join("known.toml"), "").unwrap();
+    // Of the documentation range: nobody has it.
+    let later = ["--metrics", "192.0.2.7:9634", "--metrics-public"];
+    let (_alice, listening) = Serving::start_with(path, "alice", &later);
+    assert_eq!(listening["metrics"], "192.0.2.7:9634");
+    run(
+        path,
+        0,
+        &["health", "--data-dir", "alice", "--soul-file", "alice.soul"],
+    );
+}

@@ -43,6 +43,7 @@ fn typed(command: &str, bobs_key: &str) -> Vec<String> {
             _ if is_key => bobs_key,
             ("FILE", Some("backup" | "restore")) => "backup.db",
             ("FILE", Some("id")) if words.iter().any(|word| word == "--from-words") => "words.txt",
+            ("FILE", Some("id")) if words.iter().any(|word| word == "--to") => "successor.soul",
             ("FILE", _) => "fresh.soul",
             ("ADDRESS", _) => "127.0.0.1:0",
             ("NAME" | "{}" | "{name}", Some("id")) => "carol",

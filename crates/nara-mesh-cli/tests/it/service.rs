@@ -40,6 +40,11 @@ struct Service(Child);
 impl Service {
     /// The nara of `folder/config`, as a unit starts it.
     fn start(folder: &Path) -> Self {
+        Self::start_at(folder, "127.0.0.1:0")
+    }
+
+    /// The same on another address.
+    fn start_at(folder: &Path, listen: &str) -> Self {
         let child = Command::new(env!("CARGO_BIN_EXE_nara-mesh"))
             .env_clear()
             .env("HOME", folder.join("home"))
@@ -48,7 +53,7 @@ impl Service {
             .env("NOTIFY_SOCKET", folder.join("notify"))
             .env("WATCHDOG_USEC", "200000")
             .current_dir("/")
-            .args(["serve", "--listen", "127.0.0.1:0"])
+            .args(["serve", "--listen", listen])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
@@ -139,4 +144,25 @@ fn a_credential_counts_more_than_the_soul_file_of_the_configuration_and_less_tha
     assert_eq!(show(&[]), "alice");
     assert_eq!(show(&["--soul-file", "bob.soul"]), "bob");
     run(path, 2, &["id", "show", "--config", "config.toml"]);
+}
+
+#[test]
+fn a_service_manager_gives_a_nara_time_that_waits_for_its_address() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    new_soul(path, "bob");
+    for folder in ["config", "state"] {
+        fs::create_dir(path.join(folder)).unwrap();
+    }
+    fs::rename(path.join("bob.soul"), path.join("config/soul.toml")).unwrap();
+    let manager = Manager::new(path);
+    // Of the documentation range: nobody has it.
+    let mut service = Service::start_at(path, "192.0.2.7:9632");
+    manager.wait_for(&["STATUS=waiting for 192.0.2.7:9632: no interface of this machine has the address"]);
+    // Again and again, however long it takes.
+    for _ in 0..2 {
+        manager.wait_for(&["EXTEND_TIMEOUT_USEC="]);
+    }
+    service.signal("-TERM");
+    assert_eq!(service.0.wait().unwrap().code(), Some(0));
 }

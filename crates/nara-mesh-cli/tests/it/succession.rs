@@ -69,12 +69,34 @@ impl Place {
 
 /// What a nara says next about a statement.
 fn told(serving: &mut Serving) -> Value {
+    next(serving, "succession")
+}
+
+/// The next line about an event of this kind.
+fn next(serving: &mut Serving, event: &str) -> Value {
     loop {
         let line = serving.next();
-        if line["event"] == "succession" {
+        if line["event"] == event {
             return line;
         }
     }
+}
+
+/// Result and text of the check of the own key of alice, who runs.
+fn own_key(place: &Place) -> (String, String) {
+    let args = [
+        "doctor",
+        "--json",
+        "--data-dir",
+        "alice",
+        "--soul-file",
+        "alice.soul",
+    ];
+    let output = nara_mesh(place.path()).args(args).output().unwrap();
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let checks = report["checks"].as_array().unwrap();
+    let check = checks.iter().find(|check| check["what"] == "own key").unwrap();
+    (check["result"].as_str().unwrap().to_owned(), check.to_string())
 }
 
 #[test]
@@ -217,4 +239,119 @@ fn what_cannot_be_stated_is_said_with_the_way_out() {
         "old",
         &["id", "succeed", "--to", "new.soul", "--reason", "retirement"],
     );
+}
+
+#[test]
+fn a_peer_that_knows_the_first_of_three_keys_follows_to_the_third() {
+    let place = Place::new();
+    let path = place.path();
+    let third = new_soul(path, "alice");
+    fs::rename(path.join("alice.soul"), path.join("third.soul")).unwrap();
+    // While bob is away. Nobody else tells him.
+    fs::write(path.join("peers.toml"), "").unwrap();
+    for (from, to) in [("old.soul", "new.soul"), ("new.soul", "third.soul")] {
+        let by = [
+            "--soul-file",
+            from,
+            "--data-dir",
+            "alice",
+            "--peers",
+            "peers.toml",
+        ];
+        let said = run(path, 0, &[&["id", "succeed", "--to", to][..], &by].concat());
+        assert!(
+            text(&said.stderr).contains("told 0 peers"),
+            "{}",
+            text(&said.stderr)
+        );
+    }
+    let mut bob = place.serve_bob(&["--trust", "pinned"]);
+    fs::copy(path.join("peers.toml"), path.join("known.toml")).unwrap();
+    fs::rename(path.join("third.soul"), path.join("alice.soul")).unwrap();
+    let (_alice, _) = Serving::start_with(path, "alice", &[]);
+    let as_alice = ["--soul-file", "alice.soul", "--data-dir", "alice"];
+    run(path, 0, &[&["dm", "bob", "hello"][..], &as_alice].concat());
+    for (old, new) in [(&place.old, &place.new), (&place.new, &third)] {
+        let line = told(&mut bob);
+        assert_eq!(line["effect"], "followed", "{line}");
+        assert_eq!(
+            (&line["old_key_id"], &line["new_key_id"]),
+            (&old["key_id"], &new["key_id"])
+        );
+    }
+    for soul in ["old", "new"] {
+        place.greets(4, soul);
+    }
+}
+
+#[test]
+fn an_operator_is_told_that_a_peer_knows_another_key_of_this_nara_and_what_to_do() {
+    let place = Place::new();
+    let path = place.path();
+    let bob = place.serve_bob(&["--trust", "pinned"]);
+    fs::copy(path.join("peers.toml"), path.join("known.toml")).unwrap();
+    fs::copy(path.join("new.soul"), path.join("alice.soul")).unwrap();
+    // She greets bob by herself.
+    let (mut alice, _) = Serving::start_with(path, "alice", &[]);
+    let line = next(&mut alice, "own_key_refused");
+    assert_eq!(line["peer"], "bob", "{line}");
+    assert_eq!(line["known_key_id"], place.old["key_id"]);
+    assert_eq!(line["own_key_id"], place.new["key_id"]);
+    let remedy = line["remedy"].as_str().unwrap();
+    let command = format!(
+        "nara-mesh peers trust alice --key {} --replace",
+        place.new["key_id"].as_str().unwrap()
+    );
+    assert!(remedy.contains(&command), "{remedy}");
+    let (result, check) = own_key(&place);
+    assert!(
+        result == "failed" && check.contains("bob") && check.contains(&command),
+        "{check}"
+    );
+    // The operator of bob does as asked, where the key stands.
+    let known = format!("[[peer]]\nname = \"alice\"\nkey = {}\n", place.new["public_key"]);
+    fs::write(path.join("known.toml"), known).unwrap();
+    run(
+        path,
+        0,
+        &["reload", "--data-dir", "bob", "--soul-file", "bob.soul"],
+    );
+    let as_alice = ["--soul-file", "alice.soul", "--data-dir", "alice"];
+    run(path, 0, &[&["dm", "bob", "hello"][..], &as_alice].concat());
+    assert_eq!(own_key(&place).0, "ok");
+    bob.kill();
+}
+
+#[test]
+fn an_operator_is_told_that_a_statement_replaces_the_key_of_the_running_nara() {
+    let place = Place::new();
+    let path = place.path();
+    fs::copy(path.join("old.soul"), path.join("alice.soul")).unwrap();
+    fs::write(path.join("known.toml"), "").unwrap();
+    let (mut alice, _) = Serving::start_with(path, "alice", &[]);
+    assert_eq!(own_key(&place).0, "ok");
+    let by = [
+        "--soul-file",
+        "alice.soul",
+        "--data-dir",
+        "alice",
+        "--peers",
+        "known.toml",
+    ];
+    run(
+        path,
+        0,
+        &[&["id", "succeed", "--to", "new.soul"][..], &by].concat(),
+    );
+    let line = next(&mut alice, "own_key_replaced");
+    assert_eq!(line["new_key_id"], place.new["key_id"], "{line}");
+    let (result, check) = own_key(&place);
+    assert!(
+        result == "failed" && check.contains("serve with the new soul"),
+        "{check}"
+    );
+    // After a restart with the old soul, too.
+    alice.kill();
+    let (mut alice, _) = Serving::start_with(path, "alice", &[]);
+    next(&mut alice, "own_key_replaced");
 }

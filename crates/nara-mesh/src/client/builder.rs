@@ -38,7 +38,7 @@ pub struct MeshClientBuilder {
     accept_unverified: bool,
     signatures: Signatures,
     compensate_clocks: bool,
-    succession: Option<Succession>,
+    successions: Vec<Succession>,
 }
 
 impl MeshClientBuilder {
@@ -58,7 +58,7 @@ impl MeshClientBuilder {
             accept_unverified: false,
             signatures: Signatures::default(),
             compensate_clocks: false,
-            succession: None,
+            successions: Vec::new(),
         }
     }
 
@@ -141,10 +141,10 @@ impl MeshClientBuilder {
         self
     }
 
-    /// The statement that made the key of this nara the one of its name. It is shown to peers with each request, so that
-    /// they follow it even if nobody else told them.
-    pub fn succession(mut self, statement: Succession) -> Self {
-        self.succession = Some(statement);
+    /// The statements that made the key of this nara the one of its name, the oldest first. They are shown to peers with
+    /// each request, so that a peer follows from whichever of these keys it knows, even if nobody else told it.
+    pub fn succession(mut self, statements: impl IntoIterator<Item = Succession>) -> Self {
+        self.successions = statements.into_iter().collect();
         self
     }
 
@@ -178,7 +178,7 @@ impl MeshClientBuilder {
                 clocks: clocks.clone(),
                 signatures: self.signatures,
                 channel_trust: self.channel_trust,
-                succession: self.succession.as_ref().map(Succession::to_header),
+                succession: Succession::to_header(&self.successions),
                 announcement: RwLock::default(),
             },
             clocks: clocks.clone(),

@@ -16,6 +16,7 @@ use nara_proto::endpoint::Authentication;
 
 use super::request::{Outgoing, StreamedBody};
 use super::request_problem::RequestProblem;
+use crate::trace;
 
 /// Header fields that belong to one connection (RFC 9110, section 7.6.1), and those that HTTP makes itself.
 const OF_THE_CONNECTION: [HeaderName; 11] = [
@@ -78,6 +79,7 @@ where
         if let Some(name) = head.headers.keys().find(|name| is_reserved(name)) {
             return Err(RequestProblem::Header(name.clone()));
         }
+        trace::take_in(&mut head.headers);
         let mut lengths = head.headers.get_all(CONTENT_LENGTH).iter();
         if let Some(length) = lengths.next() {
             let exact = body.size_hint().exact().map(|length| length.to_string());

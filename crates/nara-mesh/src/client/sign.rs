@@ -24,9 +24,10 @@ use crate::identity::LocalNara;
 use crate::random::random;
 use crate::registry::PeerRegistry;
 use crate::tls::{ChannelTrust, SecureChannel};
+use crate::trace;
 
 /// As many headers as a request has, and more: their table is made once, and never grows.
-const HEADERS: usize = 12;
+const HEADERS: usize = 14;
 
 /// Signs the requests of one nara.
 #[derive(Debug)]
@@ -36,7 +37,7 @@ pub(super) struct RequestSigner {
     pub(super) clocks: Arc<PeerClocks>,
     pub(super) signatures: Signatures,
     pub(super) channel_trust: ChannelTrust,
-    /// The statement that made the key of this nara the one of its name, for peers that know another one.
+    /// The statements that made the key of this nara the one of its name, for peers that know another one.
     pub(super) succession: Option<HeaderValue>,
     /// What the server of this nara says of it, once it listens.
     pub(super) announcement: RwLock<Option<Arc<Announcement>>>,
@@ -78,6 +79,7 @@ impl RequestSigner {
         let headers = request.headers_mut();
         headers.clone_from(&outgoing.headers);
         headers.reserve(HEADERS);
+        trace::continue_in(headers);
         headers.insert(HOST, host.expect("an address is ASCII"));
         if let (Some(_), Some(content_type)) = (&outgoing.body, outgoing.content_type) {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
@@ -94,8 +96,8 @@ impl RequestSigner {
                 SignedBody::Digest(ContentDigest::of(outgoing.body.as_deref().unwrap_or_default()))
             };
             sent.v2 = self.sign_v2(route, outgoing, body, channel, now, headers);
-            if let Some(statement) = &self.succession {
-                headers.insert(SUCCESSION_HEADER, statement.clone());
+            if let Some(statements) = &self.succession {
+                headers.insert(SUCCESSION_HEADER, statements.clone());
             }
             // A peer that speaks v2 accepts nothing less, so it needs no second signature.
             if sent.v2.is_none() || !route.speaks_v2(&self.registry) {

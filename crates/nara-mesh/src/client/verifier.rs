@@ -4,11 +4,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use nara_proto::endpoint::{Endpoint as _, Ping};
 use nara_proto::go_json::JsonError;
-use nara_proto::identity::{NaraName, PreparedKeys, PublicKey};
+use nara_proto::identity::{KeyId, NaraName, PreparedKeys, PublicKey};
 use nara_proto::peer::PingResponse;
+use nara_proto::succession::{KNOWN_KEY_HEADER, NO_KEY};
 use nara_proto::time::UnixMillis;
 use nara_proto::v1::ResponseAuthError;
 use nara_proto::v2::{Capability, ContentDigest, SignedCapability};
@@ -23,7 +24,9 @@ use super::resolve::Route;
 use super::verified::{DiscoveredKey, Verification};
 use crate::identity::LocalNara;
 use crate::offload::offload;
-use crate::registry::{KeyConflict, KeySource, Peer, PeerInfo, PeerProtocol, PeerRegistry, PinnedKey};
+use crate::registry::{
+    KeyConflict, KeySource, KnownKey, Peer, PeerInfo, PeerProtocol, PeerRegistry, PinnedKey,
+};
 use crate::seldom::warn_seldom;
 use crate::tls::{KeyMismatch, SecureChannel};
 use crate::{Signatures, defaults};
@@ -144,7 +147,23 @@ impl AnswerVerifier {
                 .explain_stale_answer(&route.peer, problem, signed_at, now)
         })?;
         self.settle(route, responder, verification.bound)?;
+        if head.sent.v1.is_some() || head.sent.v2.is_some() {
+            self.note_own_key(route, head, true);
+        }
         Ok((value, verification))
+    }
+
+    /// Notes whether the peer counts our key as ours, so that our operator learns it if not.
+    fn note_own_key(&self, route: &Route, head: &ReplyHead, proven: bool) {
+        let refused = matches!(head.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+        match known_key(&head.headers).filter(|_| refused) {
+            Some(KnownKey::Other(key)) if key == KeyId::from(&self.local.public_key()) => {}
+            Some(known) => self
+                .registry
+                .own_key_refused(&route.peer, &self.local, known, proven),
+            None if proven && !refused => self.registry.own_key_accepted(&route.peer),
+            None => {}
+        }
     }
 
     /// Decodes an answer that nothing proves.
@@ -171,6 +190,7 @@ impl AnswerVerifier {
             return Problem::Downgrade;
         }
         let verified = self.is_signed_by_known_key(route, &reply);
+        self.note_own_key(route, &reply.head, verified);
         self.status_problem(route, reply, verified)
     }
 
@@ -496,6 +516,17 @@ impl AnswerVerifier {
             offered_by: pinned.source.clone(),
         };
         Err(Problem::Identity(conflict.into()))
+    }
+}
+
+/// The key that a peer knows for us, as its refusal says.
+fn known_key(headers: &HeaderMap) -> Option<KnownKey> {
+    let mut values = headers.get_all(KNOWN_KEY_HEADER).iter();
+    let value = values.next()?.to_str().ok()?;
+    match value {
+        _ if values.next().is_some() => None,
+        NO_KEY => Some(KnownKey::NoneHolds),
+        key => key.parse().ok().map(KnownKey::Other),
     }
 }
 

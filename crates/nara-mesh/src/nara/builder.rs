@@ -25,7 +25,7 @@ use crate::gossip::{GossipConfig, GossipService};
 use crate::identity::LocalNara;
 use crate::ledger::{Ledger, LedgerError, MemoryLedger};
 use crate::mesh_ranges::{LOOPBACK, TAILNET};
-use crate::registry::{PeerInfo, PeerKeeper, PeerRegistry, TrustPolicy, own_succession};
+use crate::registry::{PeerInfo, PeerKeeper, PeerRegistry, TrustPolicy, own_successions};
 #[cfg(feature = "sqlite")]
 use crate::server::{BuildError, SqliteStash, StashStore};
 use crate::server::{MeshHandler, MeshServer, MeshServerBuilder, RunningServer, ServeError};
@@ -302,6 +302,7 @@ impl NaraBuilder {
         let ledger = self.ledger.open(&self.registry, self.local.name()).await?;
         // Configured peers before the ledger: they count more.
         configure(&self.registry, &self.local, self.peers)?;
+        self.registry.belongs_to(&self.local);
         let (keeper, recalled) = PeerKeeper::start(self.registry.clone(), ledger.clone()).await?;
         let now = self.clock.now_nanos();
         self.registry.recall_presence(&*ledger, now).await?;
@@ -314,10 +315,7 @@ impl NaraBuilder {
             .tls(self.tls)
             .channel_trust(self.channel_trust)
             .signatures(self.signatures);
-        let client = match own_succession(&*ledger, &self.local).await? {
-            Some(statement) => client.succession(statement),
-            None => client,
-        };
+        let client = client.succession(own_successions(&*ledger, &self.local).await?);
         let client = adjusted(client, self.client).build();
         let discovery = self
             .source

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use nara_proto::event::{EventReception, Service, verify_events};
 use nara_proto::identity::NaraName;
-use nara_proto::succession::Succession;
+use nara_proto::succession::{Lineage, Succession};
 use nara_proto::sync::{Cursor, EventFilter};
 use nara_proto::time::UnixNanos;
 use tokio::sync::broadcast;
@@ -151,16 +151,27 @@ async fn statements(ledger: &dyn Ledger) -> Result<Vec<Succession>, LedgerError>
     Ok(read.collect())
 }
 
-/// The stored statement that made the key of this nara the one of its name.
-pub(crate) async fn own_succession(
+/// The stored statements that made the key of this nara the one of its name, the oldest first.
+pub(crate) async fn own_successions(
     ledger: &dyn Ledger,
     local: &LocalNara,
-) -> Result<Option<Succession>, LedgerError> {
-    let statements = statements(ledger).await?;
-    let key = local.public_key();
-    let is_ours =
-        |statement: &Succession| statement.name() == local.name() && statement.new_key() == Some(&key);
-    Ok(statements.into_iter().find(is_ours))
+) -> Result<Vec<Succession>, LedgerError> {
+    let mut statements = statements(ledger).await?;
+    statements.retain(|statement| statement.name() == local.name());
+    let mut key = local.public_key();
+    let mut chain: Vec<Succession> = Vec::new();
+    while chain.len() < Lineage::MAX_STEPS
+        && let Some(index) = statements
+            .iter()
+            .position(|statement| statement.new_key() == Some(&key))
+    {
+        // Taken out, so that a circle ends.
+        let statement = statements.swap_remove(index);
+        key = *statement.old_key();
+        chain.push(statement);
+    }
+    chain.reverse();
+    Ok(chain)
 }
 
 /// Takes in statements as they are stored, whichever way they came.

@@ -64,8 +64,12 @@ impl PeerRegistry {
     }
 
     /// Takes in a statement about the key of a peer: the new key is pinned and the old one refused, or the operator is
-    /// asked. Returns whether it is about a key of a known peer.
+    /// asked. Returns whether it is about a key of a known peer, or
+    /// ours.
     pub(crate) fn heed(&self, statement: &Succession) -> bool {
+        if self.heed_about_us(statement) {
+            return true;
+        }
         let Some(peer) = self.by_name(statement.name().as_str()) else {
             return false;
         };
@@ -153,7 +157,7 @@ impl PeerRegistry {
     }
 
     /// Whether this key was the one of the name and is not any more.
-    pub(super) fn is_replaced(&self, name: &str, key: &PublicKey) -> bool {
+    pub(crate) fn is_replaced(&self, name: &str, key: &PublicKey) -> bool {
         let lines = self.successions();
         lines
             .0

@@ -11,6 +11,7 @@ use tokio::sync::{broadcast, watch};
 
 use super::counts::count;
 use super::ghosts::Ghosts;
+use super::own_key::OwnKey;
 use super::peer_clock::Clocks;
 use super::succession::Successions;
 use super::{
@@ -57,6 +58,7 @@ pub struct PeerRegistry {
     decisions: Arc<watch::Sender<()>>,
     pub(super) clocks: Arc<Mutex<Clocks>>,
     pub(super) successions: Arc<Mutex<Successions>>,
+    pub(super) own_key: Arc<Mutex<OwnKey>>,
     /// Where this nara is.
     pub(super) coordinates: Arc<Mutex<NetworkCoordinates>>,
 }
@@ -96,6 +98,7 @@ impl PeerRegistry {
             decisions: Arc::default(),
             clocks: Arc::default(),
             successions: Arc::default(),
+            own_key: Arc::default(),
             coordinates: Arc::default(),
         }
     }

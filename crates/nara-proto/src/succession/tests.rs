@@ -271,6 +271,70 @@ fn a_lineage_has_a_largest_length() {
     assert_eq!(lineage.observe(&rotation(most + 1, 0)), Err(Unrelated));
 }
 
+/// Headers that show statements.
+fn shown(statements: &[Succession]) -> HeaderMap {
+    let header = Succession::to_header(statements).map(|value| (SUCCESSION_HEADER, value));
+    header.into_iter().collect()
+}
+
+/// Reads them where the key with this number is known.
+fn read(headers: &HeaderMap, known: u8) -> Result<Vec<Succession>, InvalidSuccession> {
+    Succession::from_headers(headers, |old| *old == key(known))
+}
+
+#[test]
+fn a_header_leads_from_whichever_key_is_known_to_the_newest() {
+    let chain = [rotation(1, 2), rotation(2, 3), rotation(3, 4)];
+    for known in 1..=3 {
+        let expected = &chain[usize::from(known) - 1..];
+        assert_eq!(read(&shown(&chain), known).unwrap(), expected);
+    }
+    assert_eq!(read(&shown(&chain), 9), Ok(Vec::new()));
+    assert_eq!(read(&shown(&[]), 1), Ok(Vec::new()));
+    assert_eq!(read(&shown(&chain[..1]), 1).unwrap(), &chain[..1]);
+}
+
+#[test]
+fn a_header_with_statements_that_do_not_continue_each_other_is_refused() {
+    let malformed = Err(InvalidSuccession::Malformed("the header"));
+    assert_eq!(read(&shown(&[rotation(1, 2), rotation(3, 4)]), 1), malformed);
+    assert_eq!(read(&shown(&[rotation(2, 3), rotation(1, 2)]), 1), malformed);
+    let of_bob = Succession::rotate(&"bob".parse().unwrap(), &keypair(2), &keypair(3), AT).unwrap();
+    assert_eq!(read(&shown(&[rotation(1, 2), of_bob]), 1), malformed);
+    let mut twice = shown(&[rotation(1, 2)]);
+    twice.append(SUCCESSION_HEADER, twice[SUCCESSION_HEADER].clone());
+    assert_eq!(read(&twice, 1), malformed);
+    for text in ["", ",", "AAAA,", "bm90aGluZw=="] {
+        let header = HeaderValue::from_static(text);
+        let headers = [(SUCCESSION_HEADER, header)].into_iter().collect();
+        assert_eq!(read(&headers, 1), malformed, "{text}");
+    }
+    let long = HeaderValue::try_from("A".repeat(MAX_HEADER + 1)).unwrap();
+    let headers = [(SUCCESSION_HEADER, long)].into_iter().collect();
+    assert_eq!(read(&headers, 1), malformed);
+}
+
+#[test]
+fn every_statement_of_a_header_is_verified_from_the_known_key_on() {
+    let mut forged = rotation(2, 3);
+    forged.new = Some((key(4), keypair(3).sign(b"another text")));
+    let headers = shown(&[rotation(1, 2), forged]);
+    assert_eq!(read(&headers, 1), Err(InvalidSuccession::BadSignature));
+}
+
+#[test]
+fn a_header_has_a_largest_length_and_shows_the_newest_statements() {
+    let chain: Vec<Succession> = (1..=40).map(|old| rotation(old, old + 1)).collect();
+    let headers = shown(&chain);
+    assert!(headers[SUCCESSION_HEADER].len() <= MAX_HEADER);
+    assert_eq!(read(&headers, 1), Ok(Vec::new()));
+    assert_eq!(read(&headers, 35).unwrap(), &chain[34..]);
+    // One of the longest name fits.
+    let longest: NaraName = "n".repeat(1024).parse().unwrap();
+    let one = Succession::rotate(&longest, &keypair(1), &keypair(2), AT).unwrap();
+    assert_eq!(read(&shown(std::slice::from_ref(&one)), 1).unwrap(), [one]);
+}
+
 #[test]
 fn words_on_paper_say_which_line_is_wrong() {
     for statement in [rotation(1, 2), statement(1, None)] {

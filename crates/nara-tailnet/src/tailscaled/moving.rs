@@ -8,12 +8,32 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use nara_mesh::transport::{BoxMeshStream, MeshListener, TcpTransport, Transport as _};
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::snapshot::Snapshot;
 
 /// How long to wait until binding to a new address is tried again: the daemon tells it before its device has it.
 const RETRY: Duration = Duration::from_millis(200);
+
+/// How long the device may take to get an address that the daemon has told.
+const DEVICE: Duration = Duration::from_secs(30);
+
+/// Binds to an address that the device may get only now.
+async fn bind_soon(local: SocketAddr) -> io::Result<Box<dyn MeshListener>> {
+    let until = Instant::now() + DEVICE;
+    let mut told = false;
+    loop {
+        match TcpTransport.listen(local).await {
+            Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable && Instant::now() < until => {
+                if !std::mem::replace(&mut told, true) {
+                    tracing::warn!(%local, "waiting: no network device has the address of the node yet");
+                }
+                sleep(RETRY).await;
+            }
+            outcome => return outcome,
+        }
+    }
+}
 
 /// See the module. A socket on an address that the device no longer has would not fail, and never hear of anybody.
 #[derive(Debug)]
@@ -30,7 +50,7 @@ impl MovingListener {
         snapshots: watch::Receiver<Arc<Snapshot>>,
     ) -> io::Result<Self> {
         Ok(Self {
-            listener: TcpTransport.listen(local).await?,
+            listener: bind_soon(local).await?,
             snapshots,
             told: false,
         })
@@ -90,5 +110,20 @@ impl Snapshot {
         }
         let of_its_family = own.iter().find(|ip| ip.is_ipv4() == address.is_ipv4());
         of_its_family.or_else(|| own.first()).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_device_gets_time_to_have_the_address_of_the_node_but_not_for_ever() {
+        let begun = Instant::now();
+        // Of the documentation range: no device has it.
+        let outcome = bind_soon("192.0.2.7:0".parse().unwrap()).await;
+        assert_eq!(outcome.unwrap_err().kind(), io::ErrorKind::AddrNotAvailable);
+        assert!(begun.elapsed() >= DEVICE);
+        bind_soon("127.0.0.1:0".parse().unwrap()).await.unwrap();
     }
 }

@@ -7,13 +7,16 @@ use nara_local_api::model::ClockStep;
 use nara_mesh::clock::{Clock as _, SystemClock};
 use nara_mesh::identity::LocalNara;
 use nara_mesh::ledger::Ledger;
+use nara_mesh::registry::PeerEvent;
 use nara_proto::identity::KeyId;
 use nara_proto::time::UnixMillis;
+use serde_json::Value;
 
 use super::report::{Check, Report};
 use crate::explain;
 use crate::failure::Outcome;
 use crate::ledger_file;
+use crate::peer_events;
 use crate::permissions;
 use crate::printer::count;
 use crate::settings::{Settings, SoulSource};
@@ -41,6 +44,9 @@ pub(super) fn clock(report: &mut Report) -> Outcome<()> {
     })
 }
 
+/// How many of those that refuse the own key are shown.
+const OWN_KEY_SHOWN: usize = 5;
+
 /// Why a soul matters.
 const SOUL: &str = "a nara signs everything with its soul; without one it can only ping";
 
@@ -51,6 +57,38 @@ pub(super) fn identity(nara: &LocalNara, report: &mut Report) -> Outcome<()> {
     let key_id = KeyId::from(&nara.public_key());
     let found = format!("{}, id {}, key {key_id}", nara.name(), nara.id());
     report.add(Check::ok("soul", found, SOUL))
+}
+
+/// Whether the key of this nara still counts. `against`: what a nara that runs was told since its start.
+pub(super) fn own_key(against: Option<&[PeerEvent]>, report: &mut Report) -> Outcome<()> {
+    let why = "peers refuse what is signed with a key that was replaced";
+    let check = |found: String| Check::ok("own key", found, why);
+    let Some(against) = against else {
+        return report.add(check("not known: no nara runs on this data folder".to_owned()).skipped());
+    };
+    let told: Vec<(String, Value)> = against.iter().filter_map(peer_events::line).collect();
+    let Some((_, first)) = told.first() else {
+        return report.add(check(
+            "no peer refuses it, and no statement replaces it".to_owned(),
+        ));
+    };
+    let next = first["remedy"].as_str().unwrap_or_default().to_owned();
+    let found: Vec<&str> = told
+        .iter()
+        .filter_map(|(text, json)| {
+            let text = text.trim_start_matches("own key").trim_start();
+            text.strip_suffix(json["remedy"].as_str()?)
+        })
+        .map(|said| said.trim_end_matches(": "))
+        .take(OWN_KEY_SHOWN)
+        .collect();
+    let more = told.len().saturating_sub(OWN_KEY_SHOWN);
+    let more = if more == 0 {
+        String::new()
+    } else {
+        format!("; and {more} more")
+    };
+    report.add(check(found.join("; ") + &more).failed(next))
 }
 
 /// The ledger of a nara that runs.

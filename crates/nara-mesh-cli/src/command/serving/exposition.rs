@@ -1,5 +1,6 @@
 //! The metrics of a running nara, for Prometheus and whatever reads its format.
 
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -13,6 +14,7 @@ use metrics_process::Collector;
 use nara_mesh::ledger::Ledger;
 use nara_mesh::metrics;
 use tokio::net::TcpListener;
+use tokio::time::sleep;
 
 use crate::failure::{Failure, Outcome};
 
@@ -21,6 +23,9 @@ use crate::failure::{Failure, Outcome};
 const BUCKETS: [f64; 12] = [
     0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0, 5.0, 30.0,
 ];
+
+/// How often an address that no interface has yet is tried again.
+const ADDRESS_PERIOD: Duration = Duration::from_secs(1);
 
 /// How often the recorder tidies up what it has not been asked for.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -83,24 +88,55 @@ impl Exposition {
         })
     }
 
-    /// Serves the metrics under `/metrics` until the program ends. Returns the address.
+    /// Serves the metrics under `/metrics` until the program ends: at once, or as soon as an interface has the address.
+    /// Returns the address.
     pub(super) async fn serve(self, address: SocketAddr) -> Outcome<SocketAddr> {
-        let listener = TcpListener::bind(address).await.map_err(|error| {
-            Failure::failed(format!("metrics cannot be served on {address}"))
+        match TcpListener::bind(address).await {
+            Ok(listener) => {
+                let address = listener.local_addr().map_err(|error| {
+                    Failure::failed("the address of the metrics listener is unknown").caused_by(error)
+                })?;
+                tokio::spawn(self.answer(listener));
+                Ok(address)
+            }
+            // Such as the address of a tailnet that is not up yet, perhaps because this nara brings it up.
+            Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
+                tracing::warn!(
+                    "metrics are served on {address} as soon as an interface of this machine has the address {}",
+                    address.ip()
+                );
+                tokio::spawn(self.serve_later(address));
+                Ok(address)
+            }
+            Err(error) => Err(Failure::failed(format!("metrics cannot be served on {address}"))
                 .caused_by(error)
-                .hint("choose another port, or an address of this machine (--metrics)")
-        })?;
-        let address = listener.local_addr().map_err(|error| {
-            Failure::failed("the address of the metrics listener is unknown").caused_by(error)
-        })?;
+                .hint("choose another port, or an address of this machine (--metrics)")),
+        }
+    }
+
+    async fn serve_later(self, address: SocketAddr) {
+        loop {
+            sleep(ADDRESS_PERIOD).await;
+            match TcpListener::bind(address).await {
+                Ok(listener) => {
+                    tracing::warn!("metrics are served on {address} now");
+                    return self.answer(listener).await;
+                }
+                Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {}
+                Err(error) => {
+                    tracing::error!(%error, "metrics cannot be served on {address}: choose another port (--metrics)");
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn answer(self, listener: TcpListener) {
         let page = async move || self.render().await;
         let router = Router::new().route("/metrics", get(page));
-        tokio::spawn(async move {
-            if let Err(error) = axum::serve(listener, router).await {
-                tracing::error!(%error, "the metrics listener failed");
-            }
-        });
-        Ok(address)
+        if let Err(error) = axum::serve(listener, router).await {
+            tracing::error!(%error, "the metrics listener failed");
+        }
     }
 
     /// The metrics in the text format of Prometheus.

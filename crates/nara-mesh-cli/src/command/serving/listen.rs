@@ -13,6 +13,7 @@ use crate::cli::Listen;
 use crate::failure::Outcome;
 use crate::hosts;
 use crate::printer::Printer;
+use crate::service_manager;
 
 /// How often it is looked whether the address is there.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -33,8 +34,11 @@ pub(super) async fn wait(
             Ok(address) => return Ok(Some(address)),
             Err(reason) => reason,
         };
+        // However long it takes: the service manager must not end the start.
+        service_manager::starting(PERIOD);
         let is_news = reason != told;
         if is_news || Instant::now() >= next {
+            service_manager::status(format_args!("waiting for {listen}: {reason}"));
             printer.warn(format_args!("waiting for {listen}: {reason}"));
             printer
                 .json_line(json!({ "event": "waiting", "listen": listen.to_string(), "reason": reason }))?;

@@ -56,7 +56,12 @@ impl<'a> Work<'a> {
             None => "no sync yet".to_owned(),
         };
         let peers = self.nara.registry().peers().len();
-        format!("{}, {}, {synced}", count(peers, "peer"), count(streams, "stream"))
+        let own_key = match self.nara.registry().against_own_key().is_empty() {
+            true => "",
+            false => ", own key refused: see `nara-mesh doctor`",
+        };
+        let (peers, streams) = (count(peers, "peer"), count(streams, "stream"));
+        format!("{peers}, {streams}, {synced}{own_key}")
     }
 
     /// Waits until there is something to report, and reports it. Cancel safe.

@@ -155,6 +155,7 @@ async fn verify_hello(
     }
     let key = responder.pinned.key;
     verifier.settle(route, responder, by_v2)?;
+    verifier.registry.own_key_accepted(&route.peer);
     Ok((server, Some(key)))
 }
 

@@ -8,9 +8,10 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use httpdate::HttpDate;
 use nara_proto::event::Service;
-use nara_proto::identity::NaraName;
+use nara_proto::identity::{KeyId, NaraName};
 use nara_proto::reconcile::{InvalidScope, ReconcileError};
 use nara_proto::stream::InvalidStreamRequest;
+use nara_proto::succession::{KNOWN_KEY_HEADER, NO_KEY};
 use nara_proto::time::UnixSeconds;
 use nara_proto::v1::RequestAuthError;
 use nara_proto::v2::SignatureError;
@@ -239,8 +240,13 @@ pub(crate) enum Rejection {
     #[error("{0} is set to TLS only: connect again with TLS 1.3 and your Ed25519 key")]
     TlsRequiredOf(NaraName),
     /// The connection belongs to the holder of another key than the sender's.
-    #[error("This connection does not belong to {0}: it was opened with another key")]
-    OtherKey(NaraName),
+    #[error("This connection does not belong to {sender}: it was opened with another key")]
+    OtherKey {
+        /// Who the sender claims to be.
+        sender: NaraName,
+        /// The key that is known for it.
+        known: KeyId,
+    },
     /// The peer has as many streams as it may have.
     #[error("You have {0} streams open, which is the limit: close one, or try again in a minute")]
     TooManyStreams(usize),
@@ -295,7 +301,7 @@ impl Rejection {
             | Self::WorldMessage(_) => StatusCode::BAD_REQUEST,
             Self::BeforeStart
             | Self::Downgrade
-            | Self::OtherKey(_)
+            | Self::OtherKey { .. }
             | Self::Signature(_)
             | Self::Unauthenticated(_) => StatusCode::UNAUTHORIZED,
             Self::AddressMismatch
@@ -346,6 +352,18 @@ impl Rejection {
         }
     }
 
+    /// Which key is known for the sender, if that is why: so its operator learns that the key of the sender does not
+    /// count here.
+    fn known_key(&self) -> Option<HeaderValue> {
+        match self {
+            Self::OtherKey { known, .. } | Self::Signature(SignatureError::KeyId { known, .. }) => {
+                HeaderValue::try_from(known.to_string()).ok()
+            }
+            Self::Retired(_) | Self::TwoSuccessors(_) => Some(HeaderValue::from_static(NO_KEY)),
+            _ => None,
+        }
+    }
+
     /// Its label in metrics.
     fn reason(&self) -> &'static str {
         match self {
@@ -382,7 +400,7 @@ impl Rejection {
             Self::NotWhole => "not_whole",
             Self::StreamedBody => "streamed_body",
             Self::OtherBody => "other_body",
-            Self::OtherKey(_) => "key_of_connection",
+            Self::OtherKey { .. } => "key_of_connection",
             Self::Overloaded => "overloaded",
             Self::OwnerUnavailable => "owner_unavailable",
             Self::Panicked => "panicked",
@@ -439,6 +457,9 @@ impl IntoResponse for Rejection {
             response
                 .headers_mut()
                 .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if let Some(known) = self.known_key() {
+            response.headers_mut().insert(KNOWN_KEY_HEADER, known);
         }
         response
     }

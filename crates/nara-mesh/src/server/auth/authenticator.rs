@@ -343,7 +343,10 @@ impl Authenticator {
                 source: KeySource::Tls(address),
                 learned_at: self.clock.now_millis(),
             });
-            return Err(Rejection::OtherKey(name.clone()));
+            return Err(Rejection::OtherKey {
+                sender: name.clone(),
+                known: KeyId::from(&key),
+            });
         }
         Ok(key)
     }
@@ -374,17 +377,21 @@ impl Authenticator {
     }
 
     /// A sender whose key is another one than the known one may show why: a statement that both keys signed proves
-    /// itself, whoever sends it.
+    /// itself, whoever sends it. So may several that lead from the known key to this one.
     fn heed_succession(&self, name: &NaraName, key: KeyId, headers: &HeaderMap) {
         let peer = self.registry.by_name(name.as_str());
         let known = peer.and_then(|peer| peer.key());
         if known.is_none_or(|known| KeyId::from(&known) == key) {
             return;
         }
-        if let Ok(Some(statement)) = Succession::from_headers(headers)
-            && statement.name() == name
+        // Also one that contradicts what was followed: that is a conflict.
+        let is_known = |old: &PublicKey| known == Some(*old) || self.registry.is_replaced(name.as_str(), old);
+        if let Ok(shown) = Succession::from_headers(headers, is_known)
+            && shown.iter().all(|statement| statement.name() == name)
         {
-            self.registry.heed(&statement);
+            for statement in &shown {
+                self.registry.heed(statement);
+            }
         }
     }
 

@@ -12,6 +12,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use futures_util::FutureExt as _;
 use tower::ServiceExt as _;
+use tracing::Instrument as _;
 
 use super::confidant::greet_owner;
 use super::guard::guard;
@@ -23,6 +24,7 @@ use crate::server::answer::sign::AnswerSigner;
 use crate::server::auth::sender::VerifiedSender;
 use crate::server::auth::verify::{Verification, Verified};
 use crate::server::limits::admission::Admission;
+use crate::trace;
 
 /// Where every request comes in.
 #[derive(Clone, Debug)]
@@ -36,21 +38,36 @@ impl Entrance {
     pub(in crate::server) async fn answer(&self, request: Request) -> Response {
         // Outermost: a flood must cost next to nothing.
         self.admission
-            .watch(request, async |request| {
-                // Before a path is routed.
-                let request = match respelled(request) {
-                    ControlFlow::Continue(request) => request,
-                    ControlFlow::Break(redirect) => return redirect,
-                };
-                // Around all routes, so that a panic in any of them costs its request only. The signed ones have one of
-                // their own, inside of their signature.
-                caught(async {
-                    let Ok(response) = self.router.clone().oneshot(request).await;
-                    response
-                })
-                .await
+            .watch(request, async |mut request| {
+                if let Some(parent) = trace::take_in(request.headers_mut()) {
+                    let headers = request.headers().clone();
+                    // Of all levels, so that each line of the log has it.
+                    let span = tracing::error_span!(
+                        "request",
+                        trace_id = parent.trace_id(),
+                        parent_id = parent.parent_id()
+                    );
+                    let answering = Box::pin(self.route(request).instrument(span));
+                    return trace::within(&headers, answering).await;
+                }
+                self.route(request).await
             })
             .await
+    }
+
+    async fn route(&self, request: Request) -> Response {
+        // Before a path is routed.
+        let request = match respelled(request) {
+            ControlFlow::Continue(request) => request,
+            ControlFlow::Break(redirect) => return redirect,
+        };
+        // Around all routes, so that a panic in any of them costs its request only. The signed ones have one of
+        // their own, inside of their signature.
+        caught(async {
+            let Ok(response) = self.router.clone().oneshot(request).await;
+            response
+        })
+        .await
     }
 }
 

@@ -1,0 +1,194 @@
+//! What others say about the key of this nara: its operator must know when it does not count any more.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use nara_proto::identity::{KeyId, NaraName, PublicKey};
+use nara_proto::succession::Succession;
+
+use super::{Peer, PeerEvent, PeerRegistry};
+use crate::identity::LocalNara;
+
+/// The most peers whose refusals are remembered. The operator needs one to know.
+const MAX_REFUSALS: usize = 64;
+
+/// The most statements about the own key that are remembered: one is news, a second one an alarm.
+const MAX_STATEMENTS: usize = 2;
+
+/// What a peer that refuses our key says that it knows instead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum KnownKey {
+    /// Another key.
+    Other(KeyId),
+    /// No key: two statements name two successors, or the nara stated that it retires.
+    NoneHolds,
+}
+
+/// What is known of the key of this nara.
+#[derive(Debug, Default)]
+pub(super) struct OwnKey {
+    own: Option<(NaraName, PublicKey)>,
+    /// By the peer, as [`PeerInfo::label`](super::PeerInfo::label) names it.
+    refusals: BTreeMap<String, PeerEvent>,
+    stated: Vec<Succession>,
+}
+
+impl PeerRegistry {
+    /// Says whose registry this is, before statements about keys are taken in.
+    pub(crate) fn belongs_to(&self, local: &LocalNara) {
+        self.own_key().own = Some((local.name().clone(), local.public_key()));
+    }
+
+    /// What peers and statements say against the key of this nara since its start: [`PeerEvent::OwnKeyRefused`] of each
+    /// peer that refused it last, and [`PeerEvent::OwnKeyReplaced`].
+    pub fn against_own_key(&self) -> Vec<PeerEvent> {
+        let own = self.own_key();
+        let stated = own.stated.iter().cloned().map(Box::new);
+        let stated = stated.map(PeerEvent::OwnKeyReplaced);
+        stated.chain(own.refusals.values().cloned()).collect()
+    }
+
+    /// Notes that a peer refuses what is signed with our key, and tells subscribers if that is news.
+    pub(crate) fn own_key_refused(&self, peer: &Arc<Peer>, own: &LocalNara, known: KnownKey, proven: bool) {
+        let info = peer.info();
+        let label = info.label();
+        let refused = PeerEvent::OwnKeyRefused {
+            peer: info,
+            own: (own.name().clone(), own.public_key()),
+            known: match known {
+                KnownKey::Other(key) => Some(key),
+                KnownKey::NoneHolds => None,
+            },
+            proven,
+        };
+        let mut refusals = self.own_key();
+        let is_news = match refusals.refusals.get(&label) {
+            Some(before) => !says_the_same(before, &refused),
+            None if refusals.refusals.len() >= MAX_REFUSALS => false,
+            None => true,
+        };
+        if is_news {
+            refusals.refusals.insert(label, refused.clone());
+            drop(refusals);
+            self.emit(refused);
+        }
+    }
+
+    /// Notes that a peer accepted what is signed with our key.
+    pub(crate) fn own_key_accepted(&self, peer: &Arc<Peer>) {
+        let mut own = self.own_key();
+        if !own.refusals.is_empty() {
+            own.refusals.remove(&peer.info().label());
+        }
+    }
+
+    /// Takes in a statement, if it is about the key of this nara. Returns whether it is.
+    pub(super) fn heed_about_us(&self, statement: &Succession) -> bool {
+        let mut own = self.own_key();
+        let is_ours = own
+            .own
+            .as_ref()
+            .is_some_and(|(name, key)| statement.name() == name && statement.old_key() == key);
+        let is_known = |known: &Succession| known.new_key() == statement.new_key();
+        if is_ours && own.stated.len() < MAX_STATEMENTS && !own.stated.iter().any(is_known) {
+            own.stated.push(statement.clone());
+            drop(own);
+            self.emit(PeerEvent::OwnKeyReplaced(Box::new(statement.clone())));
+        }
+        is_ours
+    }
+
+    fn own_key(&self) -> MutexGuard<'_, OwnKey> {
+        let own: &Mutex<OwnKey> = &self.own_key;
+        // Each change of it is one insertion or removal.
+        own.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether two refusals of one peer differ in nothing that the operator should know.
+fn says_the_same(before: &PeerEvent, now: &PeerEvent) -> bool {
+    let essence = |event: &PeerEvent| match event {
+        PeerEvent::OwnKeyRefused { known, proven, .. } => Some((*known, *proven)),
+        _ => None,
+    };
+    essence(before) == essence(now)
+}
+
+#[cfg(test)]
+mod tests {
+    use nara_proto::identity::{KeyPair, Soul};
+    use nara_proto::time::UnixMillis;
+
+    use super::*;
+    use crate::registry::PeerInfo;
+
+    fn keypair(seed: u8) -> KeyPair {
+        KeyPair::from_soul(&Soul::bond([seed; 32], "alice"))
+    }
+
+    fn alice() -> LocalNara {
+        LocalNara::new(&Soul::bond([1; 32], "alice"), "alice".parse().unwrap()).unwrap()
+    }
+
+    fn peer(registry: &PeerRegistry, name: &str) -> Arc<Peer> {
+        let info = PeerInfo {
+            name: Some(name.parse().unwrap()),
+            ..PeerInfo::default()
+        };
+        registry.register(info).unwrap()
+    }
+
+    #[test]
+    fn a_refusal_is_told_once_and_holds_until_the_peer_accepts_the_key() {
+        let registry = PeerRegistry::default();
+        let bob = peer(&registry, "bob");
+        let mut events = registry.subscribe();
+        let other = KnownKey::Other(KeyId::from(&keypair(2).public_key()));
+        for _ in 0..3 {
+            registry.own_key_refused(&bob, &alice(), other, false);
+        }
+        assert!(matches!(events.try_recv(), Ok(PeerEvent::OwnKeyRefused { .. })));
+        assert!(events.try_recv().is_err(), "told once");
+        registry.own_key_refused(&bob, &alice(), KnownKey::NoneHolds, false);
+        assert!(matches!(
+            events.try_recv(),
+            Ok(PeerEvent::OwnKeyRefused { known: None, .. })
+        ));
+        assert_eq!(registry.against_own_key().len(), 1);
+        registry.own_key_accepted(&peer(&registry, "carol"));
+        assert_eq!(registry.against_own_key().len(), 1);
+        registry.own_key_accepted(&bob);
+        assert!(registry.against_own_key().is_empty());
+    }
+
+    #[test]
+    fn many_peers_that_refuse_the_key_are_remembered_up_to_a_limit() {
+        let registry = PeerRegistry::default();
+        for number in 0..2 * MAX_REFUSALS {
+            let peer = peer(&registry, &format!("peer-{number}"));
+            registry.own_key_refused(&peer, &alice(), KnownKey::NoneHolds, false);
+        }
+        assert_eq!(registry.against_own_key().len(), MAX_REFUSALS);
+    }
+
+    #[test]
+    fn a_statement_about_the_own_key_is_told_and_others_are_not() {
+        let registry = PeerRegistry::default();
+        registry.belongs_to(&alice());
+        let mut events = registry.subscribe();
+        let at = UnixMillis::new(1_769_100_000_250);
+        let name: NaraName = "alice".parse().unwrap();
+        let rotation = |old, new| Succession::rotate(&name, &keypair(old), &keypair(new), at).unwrap();
+        // How the key became ours.
+        assert!(!registry.heed(&rotation(7, 1)));
+        assert!(!registry.heed(&rotation(7, 8)));
+        assert!(events.try_recv().is_err());
+        for _ in 0..2 {
+            assert!(registry.heed(&rotation(1, 2)));
+        }
+        let told = PeerEvent::OwnKeyReplaced(Box::new(rotation(1, 2)));
+        assert_eq!(events.try_recv(), Ok(told.clone()));
+        assert!(events.try_recv().is_err(), "told once");
+        assert_eq!(registry.against_own_key(), [told]);
+    }
+}
