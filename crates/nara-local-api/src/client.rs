@@ -22,9 +22,9 @@ use tokio::net::UnixStream;
 
 use crate::Problem;
 use crate::model::{
-    Acknowledged, Acknowledgement, Check, ClockStatus, Coordinates, Decision, DirectMessage,
-    DirectMessageReceipt, Dropped, InboxPage, Journey, JourneyList, Peer, PeerList, Pong, Postcard,
-    PostcardReceipt, Reloaded, StashList, Stashed, Status, Trust, Zine,
+    Acknowledged, Acknowledgement, Check, ClockStatus, Coordinates, DashboardLink, Decision, DirectMessage,
+    DirectMessageReceipt, Dropped, InboxPage, Journey, JourneyList, MadeToken, NewToken, Peer, PeerList,
+    Pong, Postcard, PostcardReceipt, Reloaded, StashList, Stashed, Status, TokenList, Trust, Zine,
 };
 
 /// Percent-encoded in a segment of a path.
@@ -134,6 +134,39 @@ impl LocalClient {
     pub async fn dm(&self, peer: &str, message: &DirectMessage) -> Result<DirectMessageReceipt, CallError> {
         self.send(Method::POST, &self.peer_path(peer, "dm", &[]), message)
             .await
+    }
+
+    /// An address of the page of the nara, with a token that opens it once.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn dashboard(&self) -> Result<DashboardLink, CallError> {
+        self.send(Method::POST, "/v1/dashboard", &()).await
+    }
+
+    /// The tokens for loopback, without the tokens themselves.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn tokens(&self) -> Result<TokenList, CallError> {
+        self.get("/v1/tokens").await
+    }
+
+    /// Makes a token for loopback.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn make_token(&self, token: &NewToken) -> Result<MadeToken, CallError> {
+        self.send(Method::POST, "/v1/tokens", token).await
+    }
+
+    /// Ends a token.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn revoke_token(&self, name: &str) -> Result<(), CallError> {
+        let path = format!("/v1/tokens/{}", segment(name));
+        self.request_bytes(Method::DELETE, &path).await.map(drop)
     }
 
     /// Exchanges recent events with a peer.

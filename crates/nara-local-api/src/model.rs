@@ -6,8 +6,10 @@ mod admin;
 mod event;
 mod inbox;
 mod message;
+mod page;
 mod peer;
 mod stash;
+mod token;
 mod transfer;
 
 pub use admin::{
@@ -20,6 +22,8 @@ pub use message::{
     DirectMessage, DirectMessageReceipt, DmKind, Journey, JourneyList, JourneyState, MessageReceipt,
     OutgoingMessage, Postcard, PostcardReceipt, Zine,
 };
+pub use page::{ConflictList, DashboardLink, History, OpenConflict, Refusals, Sample, Warning};
 pub use peer::{Conflict, Decision, Peer, PeerChanged, PeerList, Pong, Pruned, Record, Trust, Way};
 pub use stash::{Dropped, Stash, StashList, Stashed};
+pub use token::{MadeToken, NewToken, Rights, Token, TokenList};
 pub use transfer::{Counts, Progress, Reconciled, Synced};

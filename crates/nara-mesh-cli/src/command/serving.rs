@@ -12,7 +12,6 @@ pub(super) use feed::Feed;
 pub(super) use local_api::OnNetwork;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -176,16 +175,16 @@ impl Serving {
         }
         if let Some(opening) = opening {
             let (network, exposition) = (self.network.clone(), self.exposition.clone());
-            self.api = opening.open(
+            let opening = opening.open(
                 &nara,
                 network,
                 exposition,
                 (self.journeys.clone(), self.inbox.clone()),
                 settings,
-            )?;
+            );
+            self.api = opening.await?;
         }
-        let sockets = self.api.as_ref().map_or(&[][..], |api| &api.sockets);
-        announce(&nara, v1, self.metrics, sockets, self.printer)?;
+        announce(&nara, v1, self.metrics, self.api.as_ref(), self.printer)?;
         Ok(nara)
     }
 
@@ -354,7 +353,7 @@ fn announce(
     nara: &Nara,
     v1: Option<SocketAddr>,
     metrics: Option<SocketAddr>,
-    sockets: &[PathBuf],
+    api: Option<&Api>,
     printer: Printer,
 ) -> Outcome<()> {
     let Some(address) = nara.address() else {
@@ -378,6 +377,14 @@ fn announce(
     if let Some(metrics) = metrics {
         printer.note(format_args!("Metrics: http://{metrics}/metrics"));
     }
+    let sockets = api.map_or(&[][..], |api| &api.sockets);
+    let loopback = api.and_then(|api| api.loopback.as_ref());
+    if let Some((address, file)) = loopback {
+        printer.note(format_args!(
+            "Programs with the token in {} use it through http://{address}.",
+            file.display()
+        ));
+    }
     if let Some(socket) = sockets.last() {
         printer.note(format_args!(
             "Programs of this machine use it through {}.",
@@ -396,6 +403,7 @@ fn announce(
         "key_id": KeyId::from(&key).to_string(),
         "metrics": metrics,
         "sockets": sockets,
+        "api_listen": loopback.map(|(address, _)| address),
         "stanza": stanza,
     }))
 }
