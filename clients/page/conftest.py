@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -87,6 +88,12 @@ class Mesh:
     bob: Nara
     carol: Nara
 
+    def meet(self) -> None:
+        """Alice meets carol at her address, and pins the key that she shows there if she knows none."""
+        with self.alice.api as api:
+            met = api.post(f"/v1/peers/{self.carol.listen}/ping")
+            assert met.status_code == 200, met.text
+
 
 def soul(folder: Path, name: str, file: str) -> dict[str, Any]:
     command = [PROGRAM, "id", "new", "--json", "--name", name, "--out", file]
@@ -96,8 +103,6 @@ def soul(folder: Path, name: str, file: str) -> dict[str, Any]:
 
 
 def free_port() -> int:
-    import socket
-
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -115,17 +120,14 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
         stanzas.append(f'[[peer]]\nname = "{name}"\nid = "{made["id"]}"\nkey = "{made["public_key"]}"\naddress = "{address}"\n')
         naras[name] = Nara(folder, name, listen=address)
     (folder / "peers.toml").write_text("\n".join(stanzas))
-    # Alice meets carol by her address alone, and pins the key that she shows.
-    carol = naras["carol"].listen
+    # Alice is not told of carol, and meets her.
     (folder / "of-alice.toml").write_text("\n".join(stanzas[:2]))
     naras["alice"].peers = "of-alice.toml"
     for nara in naras.values():
         nara.start()
-    alice = naras["alice"]
-    with alice.api as api:
-        met = api.post(f"/v1/peers/{carol}/ping")
-        assert met.status_code == 200, met.text
-    yield Mesh(folder, alice, naras["bob"], naras["carol"])
+    mesh = Mesh(folder, naras["alice"], naras["bob"], naras["carol"])
+    mesh.meet()
+    yield mesh
     for nara in naras.values():
         nara.stop()
 

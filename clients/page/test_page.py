@@ -9,6 +9,8 @@ from typing import Any
 import axe_core_python
 import pytest
 from conftest import Mesh, Nara, Page, soul, until
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.keys import Keys
 
 AXE = (Path(axe_core_python.__file__).parent / "axe.min.js").read_text()
 
@@ -27,6 +29,10 @@ def findings(page: Page) -> list[str]:
         + json.dumps([node["html"][:200] + " " + node.get("failureSummary", "") for node in found["nodes"][:3]])
         for found in serious
     ]
+
+
+def in_groups(key: str) -> str:
+    return " ".join(key[start : start + 4] for start in range(0, len(key), 4))
 
 
 def test_an_event_appears_without_a_reload(mesh: Mesh, page: Page) -> None:
@@ -52,7 +58,6 @@ def test_an_event_appears_without_a_reload(mesh: Mesh, page: Page) -> None:
 
 def test_the_address_opens_the_page_once(mesh: Mesh, page: Page) -> None:
     url = mesh.alice.dashboard()
-    page.driver.execute_script("sessionStorage.clear()") if "127.0.0.1" in page.driver.current_url else None
     page.open(url)
     assert url.split("#")[1] not in page.driver.current_url
     page.driver.execute_script("sessionStorage.clear()")
@@ -72,6 +77,7 @@ def test_the_address_opens_the_page_once(mesh: Mesh, page: Page) -> None:
 
 def test_a_conflict_shows_and_is_decided(mesh: Mesh, page: Page) -> None:
     page.open(mesh.alice.dashboard())
+    mesh.meet()
     page.view("trust")
     page.says("#trust", "no conflicts")
     pinned = mesh.carol.listening["key_id"]
@@ -87,14 +93,13 @@ def test_a_conflict_shows_and_is_decided(mesh: Mesh, page: Page) -> None:
         with mesh.alice.api as api:
             api.post("/v1/peers/carol/ping")
         page.says("#tab-trust .count", "1")
-        groups = lambda key: " ".join(key[start : start + 4] for start in range(0, len(key), 4))
-        page.says(".conflict", groups(pinned))
-        page.says(".conflict", groups(offered))
+        page.says(".conflict", in_groups(pinned))
+        page.says(".conflict", in_groups(offered))
         page.picture("trust-conflict")
         assert findings(page) == []
         # The confirmation repeats the key, and may be cancelled.
         page.button(".conflict", "Trust the offered key").click()
-        page.says("dialog", groups(offered))
+        page.says("dialog", in_groups(offered))
         assert findings(page) == []
         page.picture("trust-confirm")
         page.button("dialog", "Cancel").click()
@@ -108,7 +113,7 @@ def test_a_conflict_shows_and_is_decided(mesh: Mesh, page: Page) -> None:
             assert api.get("/v1/peers/carol").json()["key_id"] == offered
         # A ban, and its end.
         page.button("#trust table", "Ban").click()
-        page.says("dialog", "Ban alice?" if "alice" in page.one("dialog").text else "Ban ")
+        page.says("dialog", "Ban bob?")
         page.button("dialog", "Ban").click()
         page.says("#trust table", "banned")
         page.button("#trust table", "Lift the ban").click()
@@ -145,6 +150,7 @@ def test_a_lost_connection_is_shown_and_comes_back(mesh: Mesh, page: Page) -> No
 def test_every_view_is_accessible_and_the_console_is_silent(mesh: Mesh, page: Page, scheme: str) -> None:
     page.scheme(scheme)
     page.open(mesh.alice.dashboard())
+    mesh.meet()
     for peer in ("bob", "carol"):
         mesh.alice.run("ping", peer)
         mesh.alice.run("dm", peer, f"good morning, {peer}")
@@ -165,21 +171,18 @@ def test_every_view_is_accessible_and_the_console_is_silent(mesh: Mesh, page: Pa
 
 
 def test_the_page_works_with_the_keyboard(mesh: Mesh, page: Page) -> None:
-    from selenium.webdriver.common.keys import Keys
+    def press(key: str) -> str | None:
+        ActionChains(page.driver).send_keys(key).perform()
+        focused = page.driver.switch_to.active_element
+        return focused.get_attribute("id") or focused.text
 
     page.open(mesh.alice.dashboard())
-    page.one("body").send_keys(Keys.TAB)
-    focused = lambda: page.driver.switch_to.active_element
-    assert focused().text == "Skip to content"
-    while focused().get_attribute("id") != "tab-mesh":
-        focused().send_keys(Keys.TAB)
+    assert [press(Keys.TAB) for _ in range(3)] == ["Skip to content", "leave", "tab-mesh"]
     for expected in ("tab-events", "tab-trust", "tab-health", "tab-mesh"):
-        focused().send_keys(Keys.ARROW_RIGHT)
-        assert focused().get_attribute("id") == expected
-        assert focused().get_attribute("aria-selected") == "true"
-    focused().send_keys(Keys.ARROW_LEFT)
-    focused().send_keys(Keys.TAB)
-    assert focused().get_attribute("id") == "health"
+        assert press(Keys.ARROW_RIGHT) == expected
+        assert page.one(f"#{expected}").get_attribute("aria-selected") == "true"
+    assert press(Keys.ARROW_LEFT) == "tab-health"
+    assert press(Keys.TAB) == "health"
 
 
 def test_a_web_page_of_another_origin_cannot_use_the_api(mesh: Mesh, page: Page) -> None:

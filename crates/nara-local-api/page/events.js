@@ -58,7 +58,7 @@ const entry = (item) => {
     { class: fresh.has(keyOf(item)) ? "new" : undefined },
     make("time", { datetime: machineTime(millis(event)), title: dateOf(millis(event)) }, clockOf(millis(event))),
     make("div", { class: "said" }, make("span", { class: "chip" }, event.svc), " ", said),
-    make("div", { class: "proof" }, make("span", { class: `mark ${kind}` }, word), origin ? make("span", { class: "small" }, `from ${origin}`) : null),
+    make("div", { class: "proof" }, make("span", { class: `mark ${kind}` }, word), origin ? make("span", { class: "small" }, `, from ${origin}`) : null),
     details,
   );
 };

@@ -3,7 +3,7 @@
 import { get } from "./api.js";
 import { byId, card, empty, make, show, table } from "./dom.js";
 import { plot } from "./plot.js";
-import { bytes, many, number, span } from "./words.js";
+import { asSentence, bytes, many, number, span } from "./words.js";
 
 const RESULT = { ok: ["good", "ok"], warning: ["warn", "warning"], failed: ["bad", "failed"], skipped: ["off", "skipped"] };
 
@@ -69,8 +69,8 @@ const doctor = (again) => {
         "div",
         {},
         make("strong", {}, check.what),
-        make("p", {}, check.found),
-        check.result === "ok" ? null : make("p", { class: "small quiet" }, check.why),
+        make("p", {}, asSentence(check.found)),
+        check.result === "ok" ? null : make("p", { class: "small quiet" }, asSentence(check.why)),
         check.next ? make("p", { class: "small" }, `Next: ${check.next}`) : null,
       ),
     );

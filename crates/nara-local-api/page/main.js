@@ -6,6 +6,7 @@ import * as events from "./events.js";
 import * as health from "./health.js";
 import * as mesh from "./mesh.js";
 import * as trust from "./trust.js";
+import { asSentence } from "./words.js";
 
 const VIEWS = ["mesh", "events", "trust", "health"];
 
@@ -33,7 +34,6 @@ const setState = (state) => {
   if (shown.dataset.state === state) return;
   shown.dataset.state = state;
   shown.textContent = STATES[state];
-  document.body.classList.toggle("lost", state === "lost");
 };
 
 const shut = (reason) => {
@@ -42,7 +42,7 @@ const shut = (reason) => {
   byId("tabs").hidden = true;
   byId("leave").hidden = true;
   for (const name of VIEWS) byId(name).hidden = true;
-  if (reason) byId("closed-reason").textContent = reason;
+  if (reason) byId("closed-reason").textContent = asSentence(reason);
   byId("closed").hidden = false;
 };
 

@@ -40,7 +40,7 @@ const row = (peer, link) => {
     make("td", { class: "number quiet" }, duration(peer.estimated_rtt_us)),
     make("td", { class: "nowrap" }, protection(peer)),
     make("td", { class: "number" }, skewed ? make("span", { class: "mark warn" }, offset(peer.clock_offset_ns)) : offset(peer.clock_offset_ns, peer.clock_uncertainty_ns)),
-    make("td", {}, peer.path ?? "direct", peer.host_name ? make("span", { class: "small" }, peer.host_name) : null),
+    make("td", {}, peer.path ?? "–", peer.host_name ? make("span", { class: "small" }, peer.host_name) : null),
     make("td", {}, link ?? "–"),
   );
 };

@@ -2,7 +2,7 @@
 
 import { peerPath, send } from "./api.js";
 import { byId, card, empty, make, show, table } from "./dom.js";
-import { dateOf, fingerprint, many } from "./words.js";
+import { asSentence, dateOf, fingerprint, many } from "./words.js";
 
 /** Asks before a decision, and carries it out. */
 const confirm = ({ title, text, key, word, kind, act, done }) => {
@@ -17,7 +17,7 @@ const confirm = ({ title, text, key, word, kind, act, done }) => {
       dialog.close();
       done();
     } catch (error) {
-      failed.textContent = error.hint ? `${error.message}. ${error.hint}.` : error.message;
+      failed.textContent = [error.message, error.hint].filter(Boolean).map(asSentence).join(" ");
       failed.hidden = false;
       yes.disabled = false;
     }
@@ -154,7 +154,7 @@ export const render = ({ status, peers, conflicts }, refresh) => {
             "ul",
             { class: "plain-list" },
             warnings.map((warning) =>
-              make("li", {}, make("span", { class: "mark warn" }, warning.text), make("p", { class: "small quiet" }, `${many(warning.times, "time")}, last ${dateOf(warning.last_seen_ms)}`)),
+              make("li", {}, make("span", { class: "mark warn" }, asSentence(warning.text)), make("p", { class: "small quiet" }, `${many(warning.times, "time")}, last ${dateOf(warning.last_seen_ms)}`)),
             ),
           ),
         )

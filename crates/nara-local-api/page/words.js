@@ -53,6 +53,9 @@ export const clockOf = (millis) => (valid(millis) ? clock.format(millis) : NONE)
 export const dateOf = (millis) => (valid(millis) ? whole.format(millis) : NONE);
 export const machineTime = (millis) => (valid(millis) ? new Date(millis).toISOString() : undefined);
 
+/** What the nara says, which begins in lower case and has no full stop. */
+export const asSentence = (text) => `${text.charAt(0).toUpperCase()}${text.slice(1)}${/[.!?]$/.test(text) ? "" : "."}`;
+
 /** A fingerprint in groups of four, easier to compare. */
 export const fingerprint = (key) => (key ? key.match(/.{1,4}/g).join(" ") : NONE);
 
