@@ -59,17 +59,21 @@ const doctor = (again) => {
   const button = make("button", { type: "button", class: "plain", "data-focus": "doctor", onclick: again, disabled: checking }, checking ? "Checking…" : "Check again");
   const bad = (checks ?? []).filter(({ result }) => result === "failed" || result === "warning").length;
   const summary = checks ? (bad > 0 ? `${many(bad, "check")} need a look` : "all is well") : "";
-  const items = (checks ?? []).map((check) => {
+  // What needs a look comes first.
+  const order = ["failed", "warning"];
+  const rank = ({ result }) => (order.includes(result) ? order.indexOf(result) : order.length);
+  const sorted = [...(checks ?? [])].sort((one, other) => rank(one) - rank(other));
+  const items = sorted.map((check) => {
     const [kind, word] = RESULT[check.result] ?? ["off", check.result];
     return make(
       "li",
       {},
       make("span", { class: `mark ${kind}` }, word),
+      make("strong", {}, check.what),
       make(
         "div",
         {},
-        make("strong", {}, check.what),
-        make("p", {}, asSentence(check.found)),
+        make("p", {}, check.found),
         check.result === "ok" ? null : make("p", { class: "small quiet" }, asSentence(check.why)),
         check.next ? make("p", { class: "small" }, `Next: ${check.next}`) : null,
       ),

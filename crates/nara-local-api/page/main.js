@@ -181,7 +181,7 @@ const choose = (name, focus) => {
     byId(other).hidden = !chosen;
     if (chosen && focus) tab.focus();
   }
-  history.replaceState(null, "", `#${name}`);
+  history.replaceState(null, "", `#/${name}`);
   render();
   if (name === "health") {
     if (!health.wasExamined()) health.examine(render);
@@ -213,9 +213,10 @@ const start = async () => {
     await api.close();
   });
   const hash = location.hash.slice(1);
-  const wanted = VIEWS.includes(hash) ? hash : "mesh";
+  // No element has such an id, so that the browser scrolls nowhere.
+  const wanted = VIEWS.find((name) => hash === `/${name}`) ?? "mesh";
   // The token must not stay in the address, nor in the history.
-  history.replaceState(null, "", `#${wanted}`);
+  history.replaceState(null, "", `#/${wanted}`);
   try {
     if (hash.length >= 40) await api.open(hash);
   } catch (error) {

@@ -154,7 +154,7 @@ export const render = ({ status, peers, conflicts }, refresh) => {
             "ul",
             { class: "plain-list" },
             warnings.map((warning) =>
-              make("li", {}, make("span", { class: "mark warn" }, asSentence(warning.text)), make("p", { class: "small quiet" }, `${many(warning.times, "time")}, last ${dateOf(warning.last_seen_ms)}`)),
+              make("li", {}, make("span", { class: "mark warn" }, `${warning.text}.`), make("p", { class: "small quiet" }, `${many(warning.times, "time")}, last ${dateOf(warning.last_seen_ms)}`)),
             ),
           ),
         )

@@ -44,7 +44,9 @@ impl Conflicts {
         let before = before.and_then(|index| known.conflicts.remove(index));
         known.conflicts.push_back(OpenConflict {
             configured: conflict.pinned_source == KeySource::Configured.to_string(),
-            first_seen_ms: before.as_ref().map_or(now.get(), |open| open.first_seen_ms),
+            first_seen_ms: before
+                .as_ref()
+                .map_or_else(|| now.get(), |open| open.first_seen_ms),
             last_seen_ms: now.get(),
             times: before.map_or(1, |open| open.times.saturating_add(1)),
             conflict,

@@ -31,7 +31,7 @@ pub(super) fn run(args: &DashboardArgs, settings: &Settings, printer: Printer) -
     printer.line(&link.url)?;
     printer.json(json!({ "url": link.url, "expires_in_ms": link.expires_in_ms }))?;
     if args.open {
-        let folder = nara.socket().parent().unwrap_or(Path::new("."));
+        let folder = nara.socket().parent().unwrap_or_else(|| Path::new("."));
         open(folder, &link.url)?;
     }
     Ok(Exit::Ok)

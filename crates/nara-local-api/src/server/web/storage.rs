@@ -75,7 +75,7 @@ pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, S
 /// Replaces a file at once, with mode 0600.
 pub(super) fn write(path: &Path, text: &str) -> Result<(), StorageError> {
     let replace = || -> io::Result<()> {
-        let folder = path.parent().unwrap_or(Path::new("."));
+        let folder = path.parent().unwrap_or_else(|| Path::new("."));
         // Temporary files have mode 0600.
         let mut file = tempfile::NamedTempFile::new_in(folder)?;
         file.write_all(text.as_bytes())?;
