@@ -19,7 +19,7 @@ use super::progress::Bar;
 use crate::cli::SyncArgs;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
-use crate::listing::Counts;
+use crate::listing;
 use crate::printer::{Printer, count, human, micros};
 
 const NANOSECOND: Duration = Duration::from_nanos(1);
@@ -228,7 +228,7 @@ pub(super) async fn fetch(
 }
 
 pub(super) fn tell(report: &Reconciled, args: &SyncArgs, printer: Printer) -> Outcome {
-    let counts = Counts::from(report.counts.clone());
+    let counts = &report.counts;
     printer.line(if report.fell_back {
         "the peer does not support reconciliation: its events were fetched page by page".to_owned()
     } else {
@@ -257,14 +257,14 @@ pub(super) fn tell(report: &Reconciled, args: &SyncArgs, printer: Printer) -> Ou
     }
     printer.line(format_args!(
         "{} in {}",
-        counts.summary(true),
+        listing::summary(counts, true),
         human(Duration::from_micros(report.elapsed_us))
     ))?;
     if !report.complete {
         printer.warn("the ledgers differ too much to find everything at once: run it again, or sync without --reconcile");
     }
-    counts.warn_refused(printer);
-    let mut object = counts.to_json();
+    listing::warn_refused(counts, printer);
+    let mut object = listing::counts_json(counts);
     object["peer"] = json!(args.peer.to_string());
     object["rounds"] = json!(report.rounds);
     object["bytes_sent"] = json!(report.bytes_sent);
@@ -278,6 +278,9 @@ pub(super) fn tell(report: &Reconciled, args: &SyncArgs, printer: Printer) -> Ou
     object["complete"] = json!(report.complete);
     object["elapsed_us"] = json!(report.elapsed_us);
     printer.json(object)?;
-    let whole = report.complete && counts.refused_count == 0;
-    Ok(if whole { Exit::Ok } else { Exit::Partial })
+    Ok(if report.complete {
+        listing::exit_of(counts)
+    } else {
+        Exit::Partial
+    })
 }

@@ -14,7 +14,7 @@ use super::reconcile;
 use crate::cli::{SyncArgs, SyncModeArg};
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
-use crate::listing::Counts;
+use crate::listing;
 use crate::printer::{Printer, human};
 
 pub(super) async fn run(nara: &LocalClient, args: &SyncArgs, printer: Printer) -> Outcome {
@@ -79,19 +79,19 @@ async fn follow<T: DeserializeOwned>(nara: &LocalClient, path: &str, printer: Pr
 }
 
 fn tell(synced: Synced, args: &SyncArgs, printer: Printer) -> Outcome {
-    let counts = Counts::from(synced.counts);
+    let counts = synced.counts;
     if let Some(cursor) = &synced.resumed {
         printer.note(format_args!("resumed behind {cursor}"));
     }
     printer.line(format_args!(
         "{} in {} from {} {}",
-        counts.summary(true),
+        listing::summary(&counts, true),
         human(Duration::from_micros(synced.elapsed_us)),
         synced.answers,
         if synced.answers == 1 { "answer" } else { "answers" }
     ))?;
-    counts.warn_refused(printer);
-    let mut object = counts.to_json();
+    listing::warn_refused(&counts, printer);
+    let mut object = listing::counts_json(&counts);
     object["ledger"] = json!(null);
     object["peer"] = json!(args.peer.to_string());
     object["answers"] = json!(synced.answers);
@@ -105,7 +105,6 @@ fn tell(synced: Synced, args: &SyncArgs, printer: Printer) -> Outcome {
             ..problem.into()
         }),
         Some(problem) => Err(problem.into()),
-        None if counts.refused_count == 0 => Ok(Exit::Ok),
-        None => Ok(Exit::Partial),
+        None => Ok(listing::exit_of(&counts)),
     }
 }
