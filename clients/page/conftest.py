@@ -89,9 +89,9 @@ class Mesh:
     carol: Nara
 
     def meet(self) -> None:
-        """Alice meets carol at her address, and pins the key that she shows there if she knows none."""
+        """Alice calls carol, and pins the key that she shows if she knows none."""
         with self.alice.api as api:
-            met = api.post(f"/v1/peers/{self.carol.listen}/ping")
+            met = api.post("/v1/peers/carol/ping")
             assert met.status_code == 200, met.text
 
 
@@ -120,8 +120,9 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
         stanzas.append(f'[[peer]]\nname = "{name}"\nid = "{made["id"]}"\nkey = "{made["public_key"]}"\naddress = "{address}"\n')
         naras[name] = Nara(folder, name, listen=address)
     (folder / "peers.toml").write_text("\n".join(stanzas))
-    # Alice is not told of carol, and meets her.
-    (folder / "of-alice.toml").write_text("\n".join(stanzas[:2]))
+    # Alice is told where carol is, and pins the key that she shows there.
+    met = f'[[peer]]\nname = "carol"\naddress = "{naras["carol"].listen}"\n'
+    (folder / "of-alice.toml").write_text("\n".join([*stanzas[:2], met]))
     naras["alice"].peers = "of-alice.toml"
     for nara in naras.values():
         nara.start()
@@ -158,21 +159,25 @@ class Page:
     def view(self, name: str) -> None:
         self.one(f"#tab-{name}").click()
 
+    # The page may be drawn anew at any moment: what belongs together is one script.
+
+    def text(self, selector: str) -> str:
+        script = "return document.querySelector(arguments[0])?.innerText ?? ''"
+        found: str = self.driver.execute_script(script, selector)
+        return found
+
     def says(self, selector: str, text: str) -> None:
-        def found() -> bool:
-            # It may be drawn anew meanwhile.
-            script = "return document.querySelector(arguments[0])?.innerText ?? ''"
-            return text in self.driver.execute_script(script, selector)
+        until(lambda: text in self.text(selector), f"{selector} says {text!r}")
 
-        until(found, f"{selector} says {text!r}")
-
-    def button(self, place: str, text: str) -> WebElement:
-        def found() -> WebElement | None:
-            buttons = self.all(f"{place} button")
-            return next((button for button in buttons if text in button.text), None)
-
-        button: WebElement = until(found, f"a button {text!r} in {place}")
-        return button
+    def click(self, place: str, text: str) -> None:
+        """Clicks the first button in a place whose text contains this one."""
+        script = """
+          const buttons = [...document.querySelectorAll(`${arguments[0]} button`)];
+          const found = buttons.find((button) => button.innerText.includes(arguments[1]));
+          found?.click();
+          return found !== undefined;
+        """
+        until(lambda: self.driver.execute_script(script, place, text), f"a button {text!r} in {place}")
 
     def picture(self, name: str) -> None:
         PICTURES.mkdir(parents=True, exist_ok=True)

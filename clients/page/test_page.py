@@ -51,7 +51,7 @@ def test_an_event_appears_without_a_reload(mesh: Mesh, page: Page) -> None:
     page.one("#event-text").clear()
     page.one("#event-text").send_keys("nice notes")
     page.says("#timeline", hostile)
-    page.one("#timeline li button.name").click()
+    page.click("#timeline li", "bob")
     until(lambda: page.one("#mesh").is_displayed() and page.all("#peer-bob.found"), "the peer is shown")
     assert page.complaints() == []
 
@@ -98,27 +98,27 @@ def test_a_conflict_shows_and_is_decided(mesh: Mesh, page: Page) -> None:
         page.picture("trust-conflict")
         assert findings(page) == []
         # The confirmation repeats the key, and may be cancelled.
-        page.button(".conflict", "Trust the offered key").click()
+        page.click(".conflict", "Trust the offered key")
         page.says("dialog", in_groups(offered))
         assert findings(page) == []
         page.picture("trust-confirm")
-        page.button("dialog", "Cancel").click()
+        page.click("dialog", "Cancel")
         until(lambda: not page.one("dialog").is_displayed(), "the dialog closes")
-        page.button(".conflict", "Trust the offered key").click()
-        page.button("dialog", "Trust this key").click()
+        page.click(".conflict", "Trust the offered key")
+        page.click("dialog", "Trust this key")
         page.says("#trust", "no conflicts")
         page.says("#trust", offered)
         page.says("#trust", "trusted by you")
         with mesh.alice.api as api:
             assert api.get("/v1/peers/carol").json()["key_id"] == offered
         # A ban, and its end.
-        page.button("#trust table", "Ban").click()
+        page.click("#trust table", "Ban")
         page.says("dialog", "Ban bob?")
-        page.button("dialog", "Ban").click()
+        page.click("dialog", "Ban")
         page.says("#trust table", "banned")
-        page.button("#trust table", "Lift the ban").click()
-        page.button("dialog", "Lift the ban").click()
-        until(lambda: "banned" not in page.one("#trust table").text, "the ban is lifted")
+        page.click("#trust table", "Lift the ban")
+        page.click("dialog", "Lift the ban")
+        until(lambda: "banned" not in page.text("#trust table"), "the ban is lifted")
         assert page.complaints() == []
     finally:
         impostor.stop()
@@ -164,7 +164,7 @@ def test_every_view_is_accessible_and_the_console_is_silent(mesh: Mesh, page: Pa
         if view == "health":
             page.says("#health", "Check again")
             page.says("#health", "at most")
-        until(lambda: page.one(f"#{view}").text, f"the view {view}")
+        until(lambda: page.text(f"#{view}"), f"the view {view}")
         page.picture(f"{view}-{scheme}")
         assert findings(page) == [], f"{view} in {scheme}"
     assert page.complaints() == []
