@@ -72,7 +72,7 @@ pub(crate) struct ServingArgs {
     pub(crate) api_group: Option<String>,
     /// Offer the local API on a loopback address, too, such as 127.0.0.1:9635, for programs with a token
     ///
-    /// The file api.token in the data folder has a token for all rights; `nara-mesh token new` makes others.
+    /// The file api.token in the data folder has a token for all rights; `nara-mesh token new --rights read` makes another.
     #[arg(
         long,
         value_name = "IP:PORT",

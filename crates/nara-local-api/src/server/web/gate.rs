@@ -126,7 +126,7 @@ impl Gate {
         self.web.refused(why);
         let detail = "the local API on loopback needs a token that it knows";
         let problem = refusal("not_authenticated", StatusCode::UNAUTHORIZED, detail);
-        problem.hint("send `Authorization: Bearer TOKEN`; `nara-mesh token new` makes one, `nara-mesh dashboard` opens the page")
+        problem.hint("send `Authorization: Bearer TOKEN`; `nara-mesh token new --rights read` makes one, and `nara-mesh dashboard` opens the page")
     }
 }
 
