@@ -16,6 +16,7 @@ mod inbox;
 mod journeys;
 mod leases;
 mod loopback;
+mod outbox;
 mod places;
 mod rights;
 mod route;
@@ -26,6 +27,7 @@ mod web;
 pub use host::Host;
 pub use inbox::Inbox;
 pub use journeys::Journeys;
+pub use outbox::{Outbox, OutboxError};
 pub use rights::Rights;
 pub use socket::{ListenError, check_length};
 pub use web::StorageError;
@@ -96,6 +98,7 @@ pub struct LocalApiBuilder {
     services: Option<Services>,
     journeys: Journeys,
     inbox: Inbox,
+    outbox: Outbox,
     group: Option<(u32, Rights)>,
     max_connections: usize,
     folder: Option<PathBuf>,
@@ -135,6 +138,12 @@ impl LocalApiBuilder {
         self
     }
 
+    /// The outbox, from which messages that could not be delivered are sent again. By default it is in memory.
+    pub fn outbox(mut self, outbox: Outbox) -> Self {
+        self.outbox = outbox;
+        self
+    }
+
     /// Lets the members of this group in, too, with these rights; by default only the user of this process and root.
     pub fn group(mut self, id: u32, rights: Rights) -> Self {
         self.group = Some((id, rights));
@@ -154,7 +163,7 @@ impl LocalApiBuilder {
         self
     }
 
-    /// The API, not yet listening. Needs a tokio runtime.
+    /// The API, not yet listening; messages in the outbox are sent from now on. Needs a tokio runtime.
     pub fn start(self) -> LocalApi {
         let stopping = CancellationToken::new();
         let clock = self.nara.client().clock().now_millis();
@@ -175,6 +184,7 @@ impl LocalApiBuilder {
             leases: self.services.map(Leases::new),
             journeys: self.journeys,
             inbox: self.inbox,
+            outbox: self.outbox,
             connections: Places::new(self.max_connections),
             conflicts: conflicts.clone(),
             samples: Samples::default(),
@@ -200,6 +210,7 @@ impl LocalApiBuilder {
             };
             tasks.spawn(loopback.run(questions));
         }
+        tasks.spawn(outbox::delivery::deliver(shared.clone()));
         LocalApi {
             shared,
             router,
@@ -241,6 +252,7 @@ impl LocalApi {
             services: None,
             journeys: Journeys::default(),
             inbox: Inbox::default(),
+            outbox: Outbox::default(),
             group: None,
             max_connections: MAX_CONNECTIONS,
             folder: None,

@@ -18,6 +18,7 @@ use super::host::Host;
 use super::inbox::Inbox;
 use super::journeys::Journeys;
 use super::leases::Leases;
+use super::outbox::Outbox;
 use super::places::Places;
 use super::web::Web;
 use crate::Problem;
@@ -30,6 +31,7 @@ pub(super) struct Shared {
     pub(super) leases: Option<Leases>,
     pub(super) journeys: Journeys,
     pub(super) inbox: Inbox,
+    pub(super) outbox: Outbox,
     pub(super) connections: Places,
     pub(super) conflicts: Conflicts,
     pub(super) samples: Samples,

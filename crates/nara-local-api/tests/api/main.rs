@@ -7,5 +7,6 @@ mod document;
 mod events;
 mod loopback;
 mod messages;
+mod outbox;
 mod scene;
 mod services;

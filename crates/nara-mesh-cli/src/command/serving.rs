@@ -175,14 +175,8 @@ impl Serving {
         }
         if let Some(opening) = opening {
             let (network, exposition) = (self.network.clone(), self.exposition.clone());
-            let opening = opening.open(
-                &nara,
-                network,
-                exposition,
-                (self.journeys.clone(), self.inbox.clone()),
-                settings,
-            );
-            self.api = opening.await?;
+            let kept = (self.journeys.clone(), self.inbox.clone());
+            self.api = opening.open(&nara, network, exposition, kept, settings).await?;
         }
         announce(&nara, v1, self.metrics, self.api.as_ref(), self.printer)?;
         Ok(nara)
