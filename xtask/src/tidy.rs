@@ -43,7 +43,9 @@ pub(crate) fn run() -> Result<(), String> {
             }
         }
     }
-    complaints.extend(named_tests::missing(&root, &files)?);
+    let mut tests = files.clone();
+    collect(&root.join("clients"), "py", &mut tests)?;
+    complaints.extend(named_tests::missing(&root, &tests)?);
     complaints.extend(documents::complaints(&root, &documents, &sources)?);
     complaints.extend(manifests_without_lints(&root)?);
     complaints.extend(toolchain_mismatch(&root)?);

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from nara_mesh import AsyncNara, Nara, NaraError, NoNara, Problem, Sender
+from nara_mesh._requests import Call
 
 from nara_mesh._requests import Call
 
@@ -21,6 +22,21 @@ def test_the_running_nara_is_found(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) 
         assert [peer["name"] for peer in nara.peers()] == ["alice"]
     with pytest.raises(NoNara):
         Nara(name="carol")
+
+
+def test_a_nara_on_loopback_wants_a_token(mesh: Mesh) -> None:
+    with Nara(mesh.bob) as nara:
+        made = nara.call(Call("POST", "/v1/tokens", body={"rights": "read"}))
+        # It opens an address on loopback.
+        url = nara.call(Call("POST", "/v1/dashboard"))["url"].split("/#")[0]
+    with Nara(base_url=url, token=made["token"]) as nara:
+        assert nara.status()["name"] == "bob"
+        with pytest.raises(Problem) as caught:
+            nara.dm("alice", "hello")
+        assert caught.value.name == "not_permitted"
+    with Nara(base_url=url, token="wrong") as nara, pytest.raises(Problem) as caught:
+        nara.status()
+    assert caught.value.name == "not_authenticated"
 
 
 def test_messages_events_and_problems(mesh: Mesh) -> None:

@@ -1,5 +1,7 @@
 //! The client of the local API.
 
+mod access;
+
 mod events;
 
 pub use events::{Events, ServerEvent};

@@ -7,8 +7,10 @@ mod event;
 mod inbox;
 mod message;
 mod outbox;
+mod page;
 mod peer;
 mod stash;
+mod token;
 mod transfer;
 
 pub use admin::{
@@ -22,6 +24,8 @@ pub use message::{
     OutgoingMessage, Postcard, PostcardReceipt, Zine,
 };
 pub use outbox::{Later, OutboxEntry, OutboxList, OutboxState};
+pub use page::{ConflictList, DashboardLink, History, OpenConflict, Refusals, Sample, Warning};
 pub use peer::{Conflict, Decision, Peer, PeerChanged, PeerList, Pong, Pruned, Record, Trust, Way};
 pub use stash::{Dropped, Stash, StashList, Stashed};
+pub use token::{MadeToken, NewToken, Rights, Token, TokenList};
 pub use transfer::{Counts, Progress, Reconciled, Synced};

@@ -7,18 +7,22 @@
     reason = "a problem is made once, at the end of a request"
 )]
 
+mod conflicts;
 mod connection;
 mod extract;
+mod history;
 mod host;
 mod inbox;
 mod journeys;
 mod leases;
+mod loopback;
 mod outbox;
 mod places;
 mod rights;
 mod route;
 mod socket;
 mod state;
+mod web;
 
 pub use host::Host;
 pub use inbox::Inbox;
@@ -26,25 +30,62 @@ pub use journeys::Journeys;
 pub use outbox::{Outbox, OutboxError};
 pub use rights::Rights;
 pub use socket::{ListenError, check_length};
+pub use web::StorageError;
 
 use std::fmt;
+use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use nara_mesh::Nara;
 use nara_mesh::server::expose::Services;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::conflicts::Conflicts;
+use self::history::Samples;
 use self::host::NoHost;
 use self::leases::Leases;
+use self::loopback::Loopback;
 use self::places::Places;
 use self::socket::Access;
 use self::state::Shared;
+use self::web::Web;
 
 /// The most connections at once.
 pub const MAX_CONNECTIONS: usize = 1000;
+
+/// Questions that wait for the task that listens on loopback.
+const WAITING: usize = 16;
+
+/// Why the API cannot listen on loopback.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoopbackError {
+    /// The operating system refuses it.
+    #[error("the local API cannot listen on {address}")]
+    Io {
+        /// The address.
+        address: SocketAddr,
+        /// The cause.
+        source: io::Error,
+    },
+    /// There is no folder for tokens.
+    #[error("the local API has no folder for tokens")]
+    NoFolder,
+    /// Other machines could reach it.
+    #[error("the local API listens on loopback addresses only, and {address} is none")]
+    NotLoopback {
+        /// The address.
+        address: SocketAddr,
+    },
+    /// The tokens cannot be kept.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
 
 /// How long requests in progress may take once the API ends.
 const GRACE: Duration = Duration::from_secs(1);
@@ -60,6 +101,7 @@ pub struct LocalApiBuilder {
     outbox: Outbox,
     group: Option<(u32, Rights)>,
     max_connections: usize,
+    folder: Option<PathBuf>,
 }
 
 impl fmt::Debug for LocalApiBuilder {
@@ -108,7 +150,14 @@ impl LocalApiBuilder {
         self
     }
 
-    /// The most connections at once; by default [`MAX_CONNECTIONS`].
+    /// The folder in which tokens for loopback and sessions of the page are kept, in files of mode 0600. By default there is
+    /// none, and [`LocalApi::listen_on_loopback`] and the page are not offered.
+    pub fn folder(mut self, folder: PathBuf) -> Self {
+        self.folder = Some(folder);
+        self
+    }
+
+    /// The most connections at once to the sockets; by default [`MAX_CONNECTIONS`].
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.max_connections = connections;
         self
@@ -118,12 +167,28 @@ impl LocalApiBuilder {
     pub fn start(self) -> LocalApi {
         let stopping = CancellationToken::new();
         let clock = self.nara.client().clock().now_millis();
+        let tasks = TaskTracker::new();
+        let (asked, questions) = mpsc::channel(WAITING);
+        let nara = self.nara.clone();
+        let now = move || nara.client().clock().now_millis();
+        let web = self.folder.map(|folder| Web::read(&folder, now, asked));
+        let (web, fault) = match web.transpose() {
+            Ok(web) => (web.map(Arc::new), None),
+            Err(error) => {
+                tracing::warn!("the local API is not offered on loopback, nor is the page: {error}");
+                (None, Some(error))
+            }
+        };
+        let conflicts = Conflicts::default();
         let shared = Arc::new(Shared {
             leases: self.services.map(Leases::new),
             journeys: self.journeys,
             inbox: self.inbox,
             outbox: self.outbox,
             connections: Places::new(self.max_connections),
+            conflicts: conflicts.clone(),
+            samples: Samples::default(),
+            web: web.clone(),
             host: self.host,
             nara: self.nara,
             started: tokio::time::Instant::now(),
@@ -131,7 +196,20 @@ impl LocalApiBuilder {
             stopping: stopping.clone(),
         });
         let (router, _) = route::routes(shared.clone());
-        let tasks = TaskTracker::new();
+        let registry = shared.nara.registry();
+        let nara = shared.nara.clone();
+        let now = move || nara.client().clock().now_millis();
+        tasks.spawn(conflicts.follow(registry.subscribe(), now, stopping.clone()));
+        tasks.spawn(history::sample(shared.clone(), stopping.clone()));
+        if let Some(web) = web {
+            let loopback = Loopback {
+                web,
+                api: router.clone(),
+                stopping: stopping.clone(),
+                tasks: tasks.clone(),
+            };
+            tasks.spawn(loopback.run(questions));
+        }
         tasks.spawn(outbox::delivery::deliver(shared.clone()));
         LocalApi {
             shared,
@@ -140,6 +218,7 @@ impl LocalApiBuilder {
             stopping,
             tasks,
             sockets: Mutex::default(),
+            fault: Mutex::new(fault),
         }
     }
 }
@@ -152,6 +231,8 @@ pub struct LocalApi {
     stopping: CancellationToken,
     tasks: TaskTracker,
     sockets: Mutex<Vec<PathBuf>>,
+    /// Why the folder cannot be used.
+    fault: Mutex<Option<StorageError>>,
 }
 
 impl fmt::Debug for LocalApi {
@@ -174,6 +255,7 @@ impl LocalApi {
             outbox: Outbox::default(),
             group: None,
             max_connections: MAX_CONNECTIONS,
+            folder: None,
         }
     }
 
@@ -197,6 +279,34 @@ impl LocalApi {
         };
         self.tasks.spawn(acceptor.run(listener));
         Ok(())
+    }
+
+    /// Listens on a loopback address, for callers with a bearer token. Returns the address, and the file with a token for all
+    /// rights.
+    ///
+    /// # Errors
+    /// [`LoopbackError`].
+    pub async fn listen_on_loopback(
+        &self,
+        address: SocketAddr,
+    ) -> Result<(SocketAddr, PathBuf), LoopbackError> {
+        let Some(web) = &self.shared.web else {
+            let fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner).take();
+            return Err(fault.map_or(LoopbackError::NoFolder, LoopbackError::Storage));
+        };
+        if !address.ip().is_loopback() {
+            return Err(LoopbackError::NotLoopback { address });
+        }
+        let listening = web.listen(address).await;
+        let listening = listening.map_err(|source| LoopbackError::Io { address, source })?;
+        Ok(listening?)
+    }
+
+    /// Serves the page where it was before a restart, if it has sessions that have not ended.
+    pub async fn resume_page(&self) {
+        if let Some(web) = &self.shared.web {
+            web.resume().await;
+        }
     }
 
     /// Ends: sockets are removed, live answers end, and requests in progress have a second. Afterwards nothing of this

@@ -1,5 +1,6 @@
 //! The command line: types only. What the values mean is decided in `settings` and in the commands.
 
+mod access;
 mod conformance;
 mod dm;
 mod id;
@@ -17,6 +18,7 @@ pub(crate) use peers::{
 };
 pub(crate) use serving::{DoctorArgs, NetworkArgs, NetworkKind, RunningArgs, ServeArgs, ServingArgs, UpArgs};
 
+pub(crate) use access::{DashboardArgs, TokenCommand, TokenNewArgs, TokenRevokeArgs, TokenRights};
 pub(crate) use conformance::ConformanceArgs;
 pub(crate) use dm::{DmArgs, DmKind};
 pub(crate) use id::{IdCommand, IdNewArgs, IdRetireArgs, IdShowArgs, IdSucceedArgs, SuccessionReason};
@@ -60,7 +62,8 @@ pub(crate) struct GlobalArgs {
     ///
     /// A service of systemd uses its CONFIGURATION_DIRECTORY instead of ~/.config/nara-mesh, for each file in it. The
     /// keys of the file are settings of the command line with underscores: name, soul_file, soul_group_readable, data_dir,
-    /// peers, timeout, tls, trust, color, log, log_format, listen, grace, metrics, metrics_public, no_api, api_group, gossip_degree,
+    /// peers, timeout, tls, trust, color, log, log_format, listen, grace, metrics, metrics_public, no_api, api_group, api_listen,
+    /// gossip_degree,
     /// no_gossip, no_catch_up, v1_port, and the tables `network` (see `up --help`), `expose` and `limits` (see `serve --help`). Relative paths are relative to
     /// the file. `nara-mesh config show` prints the settings in force, and the origin of each.
     #[arg(long, global = true, value_name = "FILE", env = "NARA_MESH_CONFIG", value_parser = value::path())]
@@ -166,6 +169,11 @@ pub(crate) enum LogFormat {
 pub(crate) enum Command {
     /// Start several naras on this machine and demonstrate everything over real sockets
     Demo(DemoArgs),
+    /// Print the address of the page on which the running nara shows peers, events, trust and health
+    Dashboard(DashboardArgs),
+    /// Tokens for programs that use the local API of the running nara on loopback
+    #[command(subcommand)]
+    Token(TokenCommand),
     /// Create or show the identity of a nara
     #[command(subcommand)]
     Id(IdCommand),

@@ -4,6 +4,7 @@ mod checkpoints;
 mod completions;
 mod config;
 mod conformance;
+mod dashboard;
 mod demo;
 mod dm;
 mod doctor;
@@ -24,6 +25,7 @@ mod sign;
 mod stash;
 mod succeed;
 mod sync;
+mod token;
 mod up;
 mod verify;
 mod watch;
@@ -50,6 +52,7 @@ pub(crate) fn run(command: &Command, settings: &Settings) -> Outcome {
         Command::Config(ConfigCommand::Check(args)) => config::check(args, settings, printer("config-check")),
         Command::Config(ConfigCommand::Show(_)) => config::show(settings, printer("config-show")),
         Command::Conformance(args) => conformance::run(args, settings, printer("conformance")),
+        Command::Dashboard(args) => dashboard::run(args, settings, printer("dashboard")),
         Command::Demo(args) => demo::run(args, printer("demo")),
         Command::Dm(args) => dm::run(args, settings, printer("dm")),
         Command::Doctor(args) => doctor::run(args, settings, printer("doctor")),
@@ -82,6 +85,7 @@ pub(crate) fn run(command: &Command, settings: &Settings) -> Outcome {
         Command::Sign(args) => sign::run(args, settings, printer("sign")),
         Command::Sync(args) => sync::run(args, settings, printer("sync")),
         Command::Stash(command) => stash::run(command, settings, printer),
+        Command::Token(command) => token::run(command, settings, printer),
         Command::Up(args) => up::run(args, settings, printer("up").of_daemon()),
         Command::Verify(args) => verify::run(args, settings, printer("verify")),
         Command::World(WorldCommand::Send(args)) => world::send(args, settings, printer("world-send")),

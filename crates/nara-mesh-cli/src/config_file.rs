@@ -24,7 +24,7 @@ enum Kind {
 }
 
 /// The keys, and the arguments that they set.
-const KEYS: [(&str, &str, Kind); 34] = [
+const KEYS: [(&str, &str, Kind); 35] = [
     ("name", "name", Kind::Text),
     ("soul_file", "soul_file", Kind::Path),
     ("soul_group_readable", "soul_group_readable", Kind::Text),
@@ -42,6 +42,7 @@ const KEYS: [(&str, &str, Kind); 34] = [
     ("metrics_public", "metrics_public", Kind::Text),
     ("no_api", "no_api", Kind::Text),
     ("api_group", "api_group", Kind::Text),
+    ("api_listen", "api_listen", Kind::Text),
     ("gossip_degree", "gossip_degree", Kind::Text),
     ("no_gossip", "no_gossip", Kind::Text),
     ("no_catch_up", "no_catch_up", Kind::Text),

@@ -34,10 +34,28 @@ AnyApp = TypeVar("AnyApp", bound=App)
 class AsyncNara:
     """As Nara, for asyncio; it can expose services, too."""
 
-    def __init__(self, socket: str | Path | None = None, *, name: str | None = None) -> None:
-        self.socket = Path(socket) if socket is not None else find_socket(name)
-        transport = httpx.AsyncHTTPTransport(uds=str(self.socket))
-        self._http = httpx.AsyncClient(transport=transport, base_url=requests.BASE, timeout=TIMEOUT)
+    def __init__(
+        self,
+        socket: str | Path | None = None,
+        *,
+        name: str | None = None,
+        base_url: str | None = None,
+        token: str | None = None,
+    ) -> None:
+        #: The socket of the nara; None if it is used on loopback.
+        self.socket: Path | None = None
+        transport = None
+        if base_url is None:
+            self.socket = Path(socket) if socket is not None else find_socket(name)
+            transport = httpx.AsyncHTTPTransport(uds=str(self.socket))
+        self._http = httpx.AsyncClient(
+            transport=transport,
+            base_url=base_url or requests.BASE,
+            headers={"authorization": f"Bearer {token}"} if token else {},
+            timeout=TIMEOUT,
+            # A proxy of the environment would get the token.
+            trust_env=False,
+        )
         self._apps: dict[str, App] = {}
 
     async def __aenter__(self) -> AsyncNara:

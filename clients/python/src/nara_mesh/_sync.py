@@ -29,12 +29,31 @@ TIMEOUT = 60.0
 
 
 class Nara:
-    """A running nara. Without a socket or a name it is the one that runs for this user."""
+    """A running nara. Without a socket or a name it is the one that runs for this user; with a base URL such as
+    http://127.0.0.1:9635 and a token it is the one that listens there."""
 
-    def __init__(self, socket: str | Path | None = None, *, name: str | None = None) -> None:
-        self.socket = Path(socket) if socket is not None else find_socket(name)
-        transport = httpx.HTTPTransport(uds=str(self.socket))
-        self._http = httpx.Client(transport=transport, base_url=requests.BASE, timeout=TIMEOUT)
+    def __init__(
+        self,
+        socket: str | Path | None = None,
+        *,
+        name: str | None = None,
+        base_url: str | None = None,
+        token: str | None = None,
+    ) -> None:
+        #: The socket of the nara; None if it is used on loopback.
+        self.socket: Path | None = None
+        transport = None
+        if base_url is None:
+            self.socket = Path(socket) if socket is not None else find_socket(name)
+            transport = httpx.HTTPTransport(uds=str(self.socket))
+        self._http = httpx.Client(
+            transport=transport,
+            base_url=base_url or requests.BASE,
+            headers={"authorization": f"Bearer {token}"} if token else {},
+            timeout=TIMEOUT,
+            # A proxy of the environment would get the token.
+            trust_env=False,
+        )
 
     def __enter__(self) -> Nara:
         return self

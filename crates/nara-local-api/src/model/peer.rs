@@ -3,17 +3,17 @@
 use std::time::Duration;
 
 use nara_mesh::client::PingReport;
-use nara_mesh::registry::{KeyConflict, PeerInfo, PeerRecord};
+use nara_mesh::registry::{KeyConflict, PeerInfo, PeerRecord, PeerRegistry};
 use nara_proto::clock_offset::ClockOffset;
 use nara_proto::identity::{KeyId, PublicKey};
 use nara_proto::presence::PresenceState;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::Reloaded;
+use super::{Coordinates, Reloaded};
 
 /// A peer.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[non_exhaustive]
 pub struct Peer {
     /// Its name, else its id, else its address.
@@ -50,6 +50,18 @@ pub struct Peer {
     pub path: Option<String>,
     /// The host name of its node on the network.
     pub host_name: Option<String>,
+    /// How long ago its last sign of life was, in milliseconds.
+    pub last_alive_ms: Option<u64>,
+    /// The round trip to it as this nara last measured it, in microseconds.
+    pub rtt_us: Option<u64>,
+    /// The round trip to it by network coordinates, in microseconds.
+    pub estimated_rtt_us: Option<u64>,
+    /// How far its clock is ahead of ours, by its verified answers of the last ten minutes, in nanoseconds.
+    pub clock_offset_ns: Option<i64>,
+    /// How far the true offset may be from this one, in nanoseconds.
+    pub clock_uncertainty_ns: Option<u64>,
+    /// Where it says that it is in the network: a hint, whatever it says.
+    pub coordinates: Option<Coordinates>,
 }
 
 impl Peer {
@@ -71,9 +83,24 @@ impl Peer {
             tls: info.protocol.tls,
             raw_public_key: info.protocol.raw_public_key,
             presence: presence.as_str().to_owned(),
-            is_down: false,
-            path: None,
-            host_name: None,
+            ..Self::default()
+        }
+    }
+
+    /// What a registry knows of a peer, and has measured of it.
+    pub(crate) fn measured(registry: &PeerRegistry, peer: &nara_mesh::registry::Peer) -> Self {
+        let clock = peer.clock_offset();
+        Self {
+            is_down: peer.retry_after().is_some(),
+            last_alive_ms: peer
+                .last_alive()
+                .and_then(|ago| u64::try_from(ago.as_millis()).ok()),
+            rtt_us: peer.measured_rtt().map(micros),
+            estimated_rtt_us: registry.estimated_rtt(peer).map(micros),
+            clock_offset_ns: clock.map(|clock| clock.nanos()),
+            clock_uncertainty_ns: clock.and_then(|clock| u64::try_from(clock.uncertainty().as_nanos()).ok()),
+            coordinates: peer.told_coordinates().map(Into::into),
+            ..Self::of(&peer.info(), peer.presence())
         }
     }
 
@@ -103,7 +130,7 @@ pub struct Way {
 }
 
 /// Peers.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct PeerList {
     /// The peers, by label.
     pub peers: Vec<Peer>,
@@ -315,11 +342,12 @@ pub struct Pruned {
 }
 
 /// A change of a peer, as a server-sent event.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[non_exhaustive]
 pub struct PeerChanged {
-    /// What happened: `address_changed`, `address_mismatch`, `clock_skew`, `decided`, `down`, `downgrade`, `key_conflict`,
-    /// `key_pinned`, `up`, or `missed` if changes came faster than they were read.
+    /// What happened: `added`, `address_changed`, `address_mismatch`, `clock_skew`, `decided`, `down`, `downgrade`,
+    /// `key_changed`, `key_conflict`, `key_pinned`, `key_refused`, `removed`, `up`, or `missed` if changes came faster than they
+    /// were read.
     pub change: String,
     /// The peer.
     pub peer: Option<Peer>,

@@ -9,6 +9,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{UnixListener, UnixStream};
 use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
@@ -30,10 +31,10 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 const BUFFER: usize = 16 << 10;
 
 /// How long to pause after the operating system refused to accept.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// What a caller is told when there are too many.
-const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\n\
+pub(super) const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\n\
 content-type: application/problem+json\r\ncontent-length: 189\r\n\r\n\
 {\"type\":\"urn:nara-mesh:problem:too_many_connections\",\"title\":\"too many connections\",\"status\":503,\
 \"detail\":\"too many programs are connected to this nara\",\"class\":\"failed\",\"hint\":\"try again\"}";
@@ -85,18 +86,23 @@ impl Acceptor {
         };
         let (router, stopping) = (self.router.clone(), self.stopping.clone());
         self.tasks.spawn(async move {
-            serve(stream, rights, router, stopping).await;
+            serve(stream, Some(rights), router, stopping).await;
             drop(place);
         });
     }
 }
 
-/// Serves one connection until it ends, or until some time after the API does.
-async fn serve(stream: UnixStream, rights: Rights, router: Router, stopping: CancellationToken) {
+/// Serves one connection until it ends, or until some time after the API does. `rights`: what the connection itself proves.
+pub(super) async fn serve<S>(stream: S, rights: Option<Rights>, router: Router, stopping: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Send + 'static,
+{
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(WRITE_TIMEOUT));
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
-        request.extensions_mut().insert(rights);
+        if let Some(rights) = rights {
+            request.extensions_mut().insert(rights);
+        }
         router.clone().oneshot(request.map(Body::new))
     });
     let connection = http1::Builder::new()

@@ -3,31 +3,9 @@ use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use http::StatusCode;
-use serde::{Deserialize, Serialize};
 
+pub use crate::model::Rights;
 use crate::{Problem, ProblemClass};
-
-/// What a caller may do. Each includes the one before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Rights {
-    /// Look: status, peers, events.
-    Read,
-    /// Speak in the name of the nara: messages, requests, transfers.
-    Messages,
-    /// Decide: trust, services, reload, shutdown.
-    All,
-}
-
-impl Rights {
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Read => "read",
-            Self::Messages => "messages",
-            Self::All => "all",
-        }
-    }
-}
 
 /// Refuses callers with lesser rights. Connections put the rights of their caller into the extensions.
 pub(super) async fn require(State(wanted): State<Rights>, request: Request, next: Next) -> Response<Body> {
@@ -42,7 +20,7 @@ pub(super) async fn require(State(wanted): State<Rights>, request: Request, next
             let (status, class) = (StatusCode::FORBIDDEN, ProblemClass::Untrusted);
             let problem = Problem::new("not_permitted", status, class, detail);
             problem
-                .hint("call as the user that runs the nara")
+                .hint("call as the user that runs the nara, or with a token that has the right")
                 .into_response()
         }
     }

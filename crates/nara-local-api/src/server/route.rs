@@ -14,6 +14,7 @@ mod sse;
 mod stash;
 mod status;
 mod transfer;
+mod web;
 
 use std::any::Any;
 use std::sync::Arc;
@@ -47,7 +48,7 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
     info(
         title = "nara-mesh: the local API of a running nara",
         version = "1",
-        description = "HTTP/1.1 on a unix socket. Errors are problems of RFC 9457 (`application/problem+json`)."
+        description = "HTTP/1.1 on a unix socket, and with bearer tokens on loopback. Errors are problems of RFC 9457 (`application/problem+json`)."
     ),
     paths(proxy::proxy),
     components(schemas(Problem))
@@ -98,6 +99,8 @@ fn described() -> OpenApiRouter<Arc<Shared>> {
         .routes(routes!(admin::coordinates))
         .routes(routes!(admin::doctor))
         .routes(routes!(services::list))
+        .routes(routes!(web::history))
+        .routes(routes!(web::conflicts))
         .route_layer(from_fn_with_state(Rights::Read, require));
     let messages = OpenApiRouter::new()
         .routes(routes!(events::publish))
@@ -125,6 +128,9 @@ fn described() -> OpenApiRouter<Arc<Shared>> {
         .routes(routes!(peers::prune))
         .routes(routes!(services::put, services::remove))
         .routes(routes!(stash::forget))
+        .routes(routes!(web::dashboard))
+        .routes(routes!(web::tokens, web::make_token))
+        .routes(routes!(web::revoke_token))
         .routes(routes!(admin::reload))
         .routes(routes!(admin::shutdown))
         .route_layer(from_fn_with_state(Rights::All, require));

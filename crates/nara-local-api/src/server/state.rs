@@ -12,12 +12,15 @@ use nara_proto::time::UnixMillis;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::conflicts::Conflicts;
+use super::history::Samples;
 use super::host::Host;
 use super::inbox::Inbox;
 use super::journeys::Journeys;
 use super::leases::Leases;
 use super::outbox::Outbox;
 use super::places::Places;
+use super::web::Web;
 use crate::Problem;
 use crate::model::{Reloaded, Way};
 
@@ -30,6 +33,10 @@ pub(super) struct Shared {
     pub(super) inbox: Inbox,
     pub(super) outbox: Outbox,
     pub(super) connections: Places,
+    pub(super) conflicts: Conflicts,
+    pub(super) samples: Samples,
+    /// `None`: there is no folder for its files.
+    pub(super) web: Option<Arc<Web>>,
     pub(super) started: Instant,
     pub(super) started_at: UnixMillis,
     pub(super) stopping: CancellationToken,

@@ -5,6 +5,7 @@
 mod attack;
 mod document;
 mod events;
+mod loopback;
 mod messages;
 mod outbox;
 mod scene;

@@ -1,6 +1,6 @@
 use axum::body::to_bytes;
 use axum::extract::Request;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use http::Method;
 use nara_local_api::client::CallError;
 use nara_local_api::model::{Lease, Service, ServiceList};
@@ -10,7 +10,7 @@ use tokio::net::UnixListener;
 use crate::scene::Scene;
 
 /// Tells what came.
-pub(crate) async fn echo(sender: VerifiedSender, request: Request) -> (StatusCode, String) {
+pub(crate) async fn echo(sender: VerifiedSender, request: Request) -> (StatusCode, HeaderMap, String) {
     let (head, body) = request.into_parts();
     let body = to_bytes(body, 1 << 20).await.unwrap();
     let headers: Vec<String> = head.headers.keys().map(ToString::to_string).collect();
@@ -22,7 +22,18 @@ pub(crate) async fn echo(sender: VerifiedSender, request: Request) -> (StatusCod
         sender.name(),
         headers.join(" ")
     );
-    (StatusCode::IM_A_TEAPOT, text)
+    let mut answer = HeaderMap::new();
+    if head.uri.path() == "/hostile" {
+        for (name, value) in [
+            ("access-control-allow-origin", "*"),
+            ("content-security-policy", "default-src *"),
+            ("content-type", "text/html"),
+            ("set-cookie", "a=b"),
+        ] {
+            answer.insert(name, HeaderValue::from_static(value));
+        }
+    }
+    (StatusCode::IM_A_TEAPOT, answer, text)
 }
 
 /// A program that tells which headers it got.

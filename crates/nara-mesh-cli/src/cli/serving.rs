@@ -70,6 +70,17 @@ pub(crate) struct ServingArgs {
     /// able to enter the folder of the socket.
     #[arg(long, value_name = "GROUP", conflicts_with = "no_api")]
     pub(crate) api_group: Option<String>,
+    /// Offer the local API on a loopback address, too, such as 127.0.0.1:9635, for programs with a token
+    ///
+    /// The file api.token in the data folder has a token for all rights; `nara-mesh token new --rights read` makes another.
+    #[arg(
+        long,
+        value_name = "IP:PORT",
+        env = "NARA_MESH_API_LISTEN",
+        value_parser = value::loopback,
+        conflicts_with = "no_api"
+    )]
+    pub(crate) api_listen: Option<SocketAddr>,
     /// Also listen on port 7433 of the same address, if that is free: v1 peers call no other port [default: true for
     /// `up`, false for `serve`]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]

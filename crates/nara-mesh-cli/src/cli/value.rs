@@ -100,6 +100,15 @@ pub(super) fn socket(text: &str) -> Result<SocketAddr, &'static str> {
     text.parse().map_err(|_| "expected ip:port")
 }
 
+/// Parses an address that only this machine reaches.
+pub(super) fn loopback(text: &str) -> Result<SocketAddr, &'static str> {
+    let address: SocketAddr = socket(text)?;
+    if address.ip().is_loopback() {
+        return Ok(address);
+    }
+    Err("the local API listens on loopback addresses only, such as 127.0.0.1:9635")
+}
+
 /// Parses `/PREFIX=BACKEND`.
 pub(super) fn expose(text: &str) -> Result<Expose, String> {
     let (prefix, backend) = text

@@ -12,7 +12,6 @@ pub(super) use feed::Feed;
 pub(super) use local_api::OnNetwork;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -179,8 +178,7 @@ impl Serving {
             let kept = (self.journeys.clone(), self.inbox.clone());
             self.api = opening.open(&nara, network, exposition, kept, settings).await?;
         }
-        let sockets = self.api.as_ref().map_or(&[][..], |api| &api.sockets);
-        announce(&nara, v1, self.metrics, sockets, self.printer)?;
+        announce(&nara, v1, self.metrics, self.api.as_ref(), self.printer)?;
         Ok(nara)
     }
 
@@ -349,7 +347,7 @@ fn announce(
     nara: &Nara,
     v1: Option<SocketAddr>,
     metrics: Option<SocketAddr>,
-    sockets: &[PathBuf],
+    api: Option<&Api>,
     printer: Printer,
 ) -> Outcome<()> {
     let Some(address) = nara.address() else {
@@ -373,6 +371,14 @@ fn announce(
     if let Some(metrics) = metrics {
         printer.note(format_args!("Metrics: http://{metrics}/metrics"));
     }
+    let sockets = api.map_or(&[][..], |api| &api.sockets);
+    let loopback = api.and_then(|api| api.loopback.as_ref());
+    if let Some((address, file)) = loopback {
+        printer.note(format_args!(
+            "Programs with the token in {} use it through http://{address}.",
+            file.display()
+        ));
+    }
     if let Some(socket) = sockets.last() {
         printer.note(format_args!(
             "Programs of this machine use it through {}.",
@@ -391,6 +397,7 @@ fn announce(
         "key_id": KeyId::from(&key).to_string(),
         "metrics": metrics,
         "sockets": sockets,
+        "api_listen": loopback.map(|(address, _)| address),
         "stanza": stanza,
     }))
 }

@@ -59,6 +59,11 @@ impl Peer {
     pub fn measured_rtt(&self) -> Option<Duration> {
         self.distance().as_ref()?.measured
     }
+
+    /// Where it says that it is in the network. It may lie: see [`PeerRegistry::estimated_rtt`].
+    pub fn told_coordinates(&self) -> Option<Coordinates> {
+        self.distance().as_ref()?.told.clone()
+    }
 }
 
 #[cfg(test)]

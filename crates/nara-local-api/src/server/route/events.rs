@@ -93,6 +93,8 @@ pub(super) struct LiveParams {
     after: Option<String>,
     /// Begin with events that arrived from this Unix millisecond on. By default with those that arrive from now on.
     since_ms: Option<i64>,
+    /// Begin with the last arrivals, at most so many: 1 to 5000.
+    last: Option<u32>,
 }
 
 /// Events as they arrive in the ledger, as server-sent events
@@ -116,15 +118,20 @@ pub(super) async fn live(
 ) -> Result<Response, Problem> {
     let ledger = shared.nara.ledger().clone();
     let last = headers.get("last-event-id").and_then(|id| id.to_str().ok());
-    let start = start(&*ledger, last.or(params.after.as_deref()), params.since_ms).await?;
+    let start = start(&*ledger, last.or(params.after.as_deref()), &params).await?;
     let follower = Follower::new(ledger, start, filter.filter());
     Ok(sse::answer(shared.until_stopped(followed(follower))))
 }
 
 /// The place behind which a stream begins.
-async fn start(ledger: &dyn Ledger, after: Option<&str>, since_ms: Option<i64>) -> Result<i64, Problem> {
+async fn start(ledger: &dyn Ledger, after: Option<&str>, params: &LiveParams) -> Result<i64, Problem> {
     let epoch = ledger.feed().epoch();
-    match (after, since_ms) {
+    if let Some(last) = params.last
+        && !(1..=MAX_EVENTS).contains(&(last as usize))
+    {
+        return Err(Problem::invalid(format!("last: 1 to {MAX_EVENTS}, not {last}")));
+    }
+    match (after, params.since_ms) {
         (Some(text), _) => {
             let cursor: ArrivalCursor = text
                 .parse()
@@ -137,7 +144,10 @@ async fn start(ledger: &dyn Ledger, after: Option<&str>, since_ms: Option<i64>) 
             Err(problem.hint("begin without a cursor, or with since_ms=0"))
         }
         (None, Some(since)) => Ok(ledger.position_before(UnixMillis::new(since).to_nanos()).await?),
-        (None, None) => Ok(ledger.position().await?),
+        (None, None) => {
+            let last = params.last.map_or(0, i64::from);
+            Ok(ledger.position().await?.saturating_sub(last).max(0))
+        }
     }
 }
 

@@ -41,11 +41,8 @@ pub(super) async fn list(State(shared): State<Arc<Shared>>) -> Answer<PeerList> 
 }
 
 async fn describe(shared: &Shared, peer: &nara_mesh::registry::Peer) -> Peer {
-    let info = peer.info();
-    let way = shared.way(info.address).await;
-    let mut described = Peer::of(&info, peer.presence()).on(way);
-    described.is_down = peer.retry_after().is_some();
-    described
+    let way = shared.way(peer.info().address).await;
+    Peer::measured(shared.nara.registry(), peer).on(way)
 }
 
 /// One peer
@@ -93,6 +90,10 @@ pub(super) async fn ping(
     let info = handle.known().map(|peer| peer.info());
     let label = info.as_ref().map_or_else(|| peer.clone(), |info| info.label());
     let mut pong = Pong::of(&label, &report, info.as_ref());
+    if let Some(conflict) = &pong.conflict {
+        let now = shared.nara.client().clock().now_millis();
+        shared.conflicts.note(conflict.clone(), now);
+    }
     if params.prove_clock {
         prove_clock(&mut pong, &handle).await;
     }
@@ -159,6 +160,15 @@ fn changed(event: &PeerEvent, registry: &PeerRegistry) -> Option<PeerChanged> {
         peer: Some(Peer::of(info, presence(info))),
         conflict: None,
     };
+    let named = |change: &str, name: &NaraName| PeerChanged {
+        change: change.to_owned(),
+        peer: Some(Peer {
+            label: name.to_string(),
+            name: Some(name.to_string()),
+            ..Peer::default()
+        }),
+        conflict: None,
+    };
     Some(match event {
         PeerEvent::AddressChanged(info) => about("address_changed", info),
         PeerEvent::BreakerClosed(info) => about("up", info),
@@ -166,15 +176,11 @@ fn changed(event: &PeerEvent, registry: &PeerRegistry) -> Option<PeerChanged> {
         PeerEvent::ClockSkew { peer, .. } => about("clock_skew", peer),
         PeerEvent::Decided(info) => about("decided", info),
         PeerEvent::Downgrade { peer, .. } => about("downgrade", peer),
-        PeerEvent::AddressMismatch { claimed, .. } => PeerChanged {
-            change: "address_mismatch".to_owned(),
-            peer: Some(Peer {
-                label: claimed.to_string(),
-                name: Some(claimed.to_string()),
-                ..Peer::default()
-            }),
-            conflict: None,
-        },
+        PeerEvent::AddressMismatch { claimed, .. } => named("address_mismatch", claimed),
+        PeerEvent::KeyChanged { name, .. } => named("key_changed", name),
+        PeerEvent::KeyRefused(refused) => named("key_refused", &refused.name),
+        PeerEvent::Registered(info) => about("added", info),
+        PeerEvent::Unregistered(info) => about("removed", info),
         PeerEvent::KeyConflict(conflict) => PeerChanged {
             change: "key_conflict".to_owned(),
             peer: None,
@@ -305,6 +311,7 @@ async fn decide(shared: &Shared, name: NaraName, change: PeerChange) -> Answer<D
         error => Problem::invalid(&error).hint("give its public key or key id"),
     })?;
     let running = shared.reload().await?;
+    shared.conflicts.decided(record.name.as_str());
     Ok(Json(Decision {
         peers: vec![Record::of(&record)],
         running,

@@ -1,7 +1,7 @@
 //! The local API of a nara that runs: its sockets, and what the program around the nara answers.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,7 +10,9 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use nara_local_api::client::socket_file;
 use nara_local_api::model::{Check, Reloaded, Way};
-use nara_local_api::server::{Host, Inbox, Journeys, ListenError, LocalApi, Outbox, OutboxError, Rights};
+use nara_local_api::server::{
+    Host, Inbox, Journeys, ListenError, LocalApi, LoopbackError, Outbox, OutboxError, Rights,
+};
 use nara_mesh::Nara;
 use nara_mesh::server::expose::Services;
 use nara_tailnet::MeshNode;
@@ -47,6 +49,7 @@ pub(in crate::command) struct OnNetwork {
 pub(super) struct Opening {
     is_on: bool,
     group: Option<u32>,
+    listen: Option<SocketAddr>,
     pub(super) services: Services,
 }
 
@@ -55,6 +58,7 @@ impl Opening {
         Ok(Self {
             is_on: !args.no_api,
             group: args.api_group.as_deref().map(group_id).transpose()?,
+            listen: args.api_listen,
             services: Services::default(),
         })
     }
@@ -63,7 +67,8 @@ impl Opening {
         self.is_on
     }
 
-    /// Opens the sockets. One that cannot be opened is reported; the nara serves its peers without it.
+    /// Opens the sockets. One that cannot be opened is reported; the nara serves its peers without it. An address that was
+    /// asked for must be had.
     pub(super) async fn open(
         self,
         nara: &Arc<Nara>,
@@ -85,6 +90,7 @@ impl Opening {
         let mut builder = LocalApi::builder(nara.clone())
             .host(Arc::new(program))
             .services(self.services)
+            .folder(folder.clone())
             .journeys(journeys)
             .inbox(inbox)
             .outbox(Outbox::open(folder.join("outbox.db")).await?);
@@ -103,10 +109,16 @@ impl Opening {
                 }
             }
         }
+        let loopback = match self.listen {
+            Some(address) => Some(api.listen_on_loopback(address).await?),
+            None => None,
+        };
+        api.resume_page().await;
         Ok(Some(Api {
             api,
             questions,
             sockets,
+            loopback,
         }))
     }
 }
@@ -152,6 +164,8 @@ pub(super) struct Api {
     api: LocalApi,
     questions: mpsc::Receiver<Question>,
     pub(super) sockets: Vec<PathBuf>,
+    /// Where it also listens, and the file with the token.
+    pub(super) loopback: Option<(SocketAddr, PathBuf)>,
 }
 
 impl Api {
@@ -236,6 +250,19 @@ impl From<ListenError> for Failure {
             _ => Self::failed(error.to_string()),
         };
         failure.caused_by(error)
+    }
+}
+
+impl From<LoopbackError> for Failure {
+    fn from(error: LoopbackError) -> Self {
+        let hint = match &error {
+            LoopbackError::Io { .. } => {
+                "choose another port (--api-listen), or end the program that has this one"
+            }
+            LoopbackError::NotLoopback { .. } => "use an address such as 127.0.0.1:9635 (--api-listen)",
+            _ => "check the data folder (--data-dir), and the space on its disk",
+        };
+        Self::failed(error.to_string()).caused_by(error).hint(hint)
     }
 }
 

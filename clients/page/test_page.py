@@ -1,0 +1,204 @@
+"""The page of a nara in a real browser, against naras that run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import axe_core_python
+import pytest
+from conftest import Mesh, Nara, Page, soul, until
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.keys import Keys
+
+AXE = (Path(axe_core_python.__file__).parent / "axe.min.js").read_text()
+
+VIEWS = ("mesh", "events", "trust", "health")
+
+
+def findings(page: Page) -> list[str]:
+    """What axe finds of the page as it is, worth a word."""
+    page.driver.execute_script(AXE)
+    script = "const done = arguments[arguments.length - 1]; axe.run(document).then(done, (error) => done({error: String(error)}))"
+    result: dict[str, Any] = page.driver.execute_async_script(script)
+    assert "violations" in result, result
+    serious = [found for found in result["violations"] if found["impact"] in ("serious", "critical", "moderate")]
+    return [
+        f"{found['impact']} {found['id']}: {found['help']}: "
+        + json.dumps([node["html"][:200] + " " + node.get("failureSummary", "") for node in found["nodes"][:3]])
+        for found in serious
+    ]
+
+
+def in_groups(key: str) -> str:
+    return " ".join(key[start : start + 4] for start in range(0, len(key), 4))
+
+
+def test_an_event_appears_without_a_reload(mesh: Mesh, page: Page) -> None:
+    page.open(mesh.alice.dashboard())
+    page.says("#name", "alice")
+    page.says("#mesh", "bob")
+    page.view("events")
+    hostile = "<img src=x onerror=alert(1)> nice notes"
+    mesh.bob.run("dm", "alice", hostile)
+    page.says("#timeline", hostile)
+    assert page.all("#timeline img") == []
+    page.says("#timeline li:first-child", "verified")
+    # The filters, and the way to the peer.
+    page.one("#event-text").send_keys("no such words")
+    page.says("#timeline", "No event matches")
+    page.one("#event-text").clear()
+    page.one("#event-text").send_keys("nice notes")
+    page.says("#timeline", hostile)
+    page.click("#timeline li", "bob")
+    until(lambda: page.one("#mesh").is_displayed() and page.all("#peer-bob.found"), "the peer is shown")
+    assert page.complaints() == []
+
+
+def test_the_address_opens_the_page_once(mesh: Mesh, page: Page) -> None:
+    url = mesh.alice.dashboard()
+    page.open(url)
+    assert url.split("#")[1] not in page.driver.current_url
+    page.driver.execute_script("sessionStorage.clear()")
+    page.open(url, state="closed")
+    page.says("#closed", "opened before")
+    page.says("#closed", "nara-mesh dashboard")
+    page.picture("closed")
+    assert findings(page) == []
+    # The refusal is the only thing that the console tells.
+    assert all("401" in complaint for complaint in page.complaints())
+    page.open(mesh.alice.dashboard())
+    page.one("#leave").click()
+    page.wait_for("closed")
+    page.driver.refresh()
+    page.wait_for("closed")
+
+
+def test_a_conflict_shows_and_is_decided(mesh: Mesh, page: Page) -> None:
+    page.open(mesh.alice.dashboard())
+    mesh.meet()
+    page.view("trust")
+    page.says("#trust", "no conflicts")
+    pinned = mesh.carol.listening["key_id"]
+    page.says("#trust", pinned)
+    # Another nara with the name of carol listens where she did.
+    mesh.carol.stop()
+    impostor = Nara(mesh.folder, "impostor", listen=mesh.carol.listen)
+    (mesh.folder / "nobody.toml").write_text("")
+    impostor.peers = "nobody.toml"
+    offered = soul(mesh.folder, "carol", "impostor.soul")["key_id"]
+    impostor.start()
+    try:
+        with mesh.alice.api as api:
+            api.post("/v1/peers/carol/ping")
+        page.says("#tab-trust .count", "1")
+        page.says(".conflict", in_groups(pinned))
+        page.says(".conflict", in_groups(offered))
+        page.picture("trust-conflict")
+        assert findings(page) == []
+        # The confirmation repeats the key, and may be cancelled.
+        page.click(".conflict", "Trust the offered key")
+        page.says("dialog", in_groups(offered))
+        assert findings(page) == []
+        page.picture("trust-confirm")
+        page.click("dialog", "Cancel")
+        until(lambda: not page.one("dialog").is_displayed(), "the dialog closes")
+        page.click(".conflict", "Trust the offered key")
+        page.click("dialog", "Trust this key")
+        page.says("#trust", "no conflicts")
+        page.says("#trust", offered)
+        page.says("#trust", "trusted by you")
+        with mesh.alice.api as api:
+            assert api.get("/v1/peers/carol").json()["key_id"] == offered
+        # A ban, and its end.
+        page.click("#trust table", "Ban")
+        page.says("dialog", "Ban bob?")
+        page.click("dialog", "Ban")
+        page.says("#trust table", "banned")
+        page.click("#trust table", "Lift the ban")
+        page.click("dialog", "Lift the ban")
+        until(lambda: "banned" not in page.text("#trust table"), "the ban is lifted")
+        assert page.complaints() == []
+    finally:
+        impostor.stop()
+        with mesh.alice.api as api:
+            back = {"key": pinned, "replace": True}
+            assert api.put("/v1/peers/carol/trust", json=back).status_code == 200
+        mesh.carol.start()
+
+
+def test_a_lost_connection_is_shown_and_comes_back(mesh: Mesh, page: Page) -> None:
+    page.open(mesh.alice.dashboard())
+    page.view("events")
+    address = page.driver.current_url
+    mesh.alice.stop()
+    page.wait_for("lost")
+    page.says("#connection", "Connection lost")
+    page.picture("lost")
+    mesh.alice.start()
+    page.wait_for("live")
+    assert page.driver.current_url == address
+    # Live again, not only there.
+    mesh.bob.run("dm", "alice", "welcome back")
+    page.says("#timeline", "welcome back")
+    # The browser itself tells that it could not connect; nothing else is to be told.
+    assert all("net::ERR" in complaint for complaint in page.complaints())
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_view_is_accessible_and_the_console_is_silent(mesh: Mesh, page: Page, scheme: str) -> None:
+    page.scheme(scheme)
+    page.open(mesh.alice.dashboard())
+    mesh.meet()
+    for peer in ("bob", "carol"):
+        mesh.alice.run("ping", peer)
+        mesh.alice.run("dm", peer, f"good morning, {peer}")
+        getattr(mesh, peer).run("dm", "alice", "have you read the notes of last week?")
+    with mesh.alice.api as api:
+        until(lambda: len(api.get("/v1/history").json()["samples"]) >= 3, "there is something to plot")
+    page.says("#mesh", "online")
+    until(lambda: page.all("#map .node.online"), "a peer is on the map")
+    for view in VIEWS:
+        page.view(view)
+        if view == "health":
+            page.says("#health", "Check again")
+            page.says("#health", "at most")
+        until(lambda: page.text(f"#{view}"), f"the view {view}")
+        page.picture(f"{view}-{scheme}")
+        assert findings(page) == [], f"{view} in {scheme}"
+    assert page.complaints() == []
+
+
+def test_the_page_works_with_the_keyboard(mesh: Mesh, page: Page) -> None:
+    def press(key: str) -> str | None:
+        ActionChains(page.driver).send_keys(key).perform()
+        focused = page.driver.switch_to.active_element
+        return focused.get_attribute("id") or focused.text
+
+    page.open(mesh.alice.dashboard())
+    assert [press(Keys.TAB) for _ in range(3)] == ["Skip to content", "leave", "tab-mesh"]
+    for expected in ("tab-events", "tab-trust", "tab-health", "tab-mesh"):
+        assert press(Keys.ARROW_RIGHT) == expected
+        assert page.one(f"#{expected}").get_attribute("aria-selected") == "true"
+    assert press(Keys.ARROW_LEFT) == "tab-health"
+    assert press(Keys.TAB) == "health"
+
+
+def test_a_web_page_of_another_origin_cannot_use_the_api(mesh: Mesh, page: Page) -> None:
+    url = mesh.alice.dashboard()
+    page.open(url)
+    address = url.split("/#")[0]
+    # Another origin on the same machine, to which the browser even sends the cookie.
+    page.driver.get(address.replace("127.0.0.1", "localhost") + "/page/icon.svg")
+    script = """
+      const [address, done] = [arguments[0], arguments[arguments.length - 1]];
+      const tries = [{}, {credentials: 'include'}, {method: 'POST', mode: 'no-cors'}, {headers: {'x-nara-page': 'x'}}];
+      Promise.allSettled(tries.map((options) => fetch(address + '/v1/status', options).then((answer) => answer.text())))
+        .then((all) => done(all.map(({status, value}) => status === 'fulfilled' ? value : 'refused')));
+    """
+    answers = page.driver.execute_async_script(script, address)
+    assert all(answer in ("refused", "") for answer in answers), answers
+    with mesh.alice.api as api:
+        assert api.get("/v1/status").status_code == 200
+    page.complaints()

@@ -1,0 +1,121 @@
+// The local API of the nara that serves this page.
+
+const STORED = "nara-page";
+const text = new TextEncoder();
+
+/** A problem that the nara told. */
+export class Problem extends Error {
+  constructor(status, body) {
+    super(body?.detail ?? `status ${status}`);
+    this.status = status;
+    this.name = body?.type?.split(":").pop() ?? "problem";
+    this.hint = body?.hint;
+  }
+}
+
+/** The session has ended, or there never was one. */
+export class Closed extends Error {}
+
+let session = JSON.parse(sessionStorage.getItem(STORED) ?? "null");
+
+const base64 = (bytes) =>
+  btoa(String.fromCharCode(...new Uint8Array(bytes))).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
+
+const failed = async (response) => {
+  let body;
+  try { body = await response.json(); } catch { body = undefined; }
+  return new Problem(response.status, body);
+};
+
+/** Uses the token of the address, which is then of no more use. */
+export const open = async (token) => {
+  const response = await fetch("/page/session", {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify({ token }),
+  });
+  if (!response.ok) throw new Closed((await failed(response)).message);
+  session = await response.json();
+  sessionStorage.setItem(STORED, JSON.stringify(session));
+};
+
+export const isOpen = () => session !== null;
+
+export const forget = () => {
+  session = null;
+  sessionStorage.removeItem(STORED);
+};
+
+export const close = async () => {
+  const headers = { "x-nara-page": session?.secret ?? "" };
+  forget();
+  await fetch("/page/session", { method: "DELETE", headers });
+};
+
+/** Asks for a proof that this is still our nara, before the secret is sent: while it was away, somebody may have taken its port. */
+export const prove = async () => {
+  if (!session) throw new Closed("This page was not opened by an address of the program.");
+  const nonce = base64(crypto.getRandomValues(new Uint8Array(24)));
+  const response = await fetch("/page/hello", {
+    method: "POST",
+    credentials: "omit",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify({ session: session.session, nonce }),
+  });
+  if (response.status === 404) {
+    forget();
+    throw new Closed("The session of this page has ended.");
+  }
+  if (!response.ok) throw await failed(response);
+  const hash = await crypto.subtle.digest("SHA-256", text.encode(session.secret));
+  const key = await crypto.subtle.importKey("raw", hash, { name: "HMAC", hash: "SHA-256" }, false, ["sign"]);
+  const about = text.encode(`nara-mesh page ${location.port || "80"} ${nonce}`);
+  const expected = base64(await crypto.subtle.sign("HMAC", key, about));
+  if ((await response.json()).proof !== expected) {
+    throw new Closed("Another program answers at this address. Nothing was sent to it.");
+  }
+};
+
+const call = async (path, options = {}) => {
+  const headers = { ...options.headers, "x-nara-page": session?.secret ?? "" };
+  const response = await fetch(path, { ...options, headers });
+  if (response.ok) return response;
+  throw await failed(response);
+};
+
+export const get = async (path, signal) => (await call(path, { signal })).json();
+
+export const send = async (method, path, body) => {
+  const options = { method };
+  if (body !== undefined) {
+    options.headers = { "content-type": "application/json" };
+    options.body = JSON.stringify(body);
+  }
+  const response = await call(path, options);
+  return response.status === 204 ? null : response.json();
+};
+
+/** Reads server-sent events, until they end. */
+export const follow = async (path, signal, take) => {
+  const response = await call(path, { signal });
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let buffer = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    buffer += value;
+    const messages = buffer.split("\n\n");
+    buffer = messages.pop();
+    for (const message of messages) {
+      let name = "message";
+      const data = [];
+      for (const line of message.split("\n")) {
+        if (line.startsWith("event:")) name = line.slice(6).trim();
+        else if (line.startsWith("data:")) data.push(line.slice(5).trim());
+      }
+      if (data.length > 0) take(name, JSON.parse(data.join("\n")));
+    }
+  }
+};
+
+export const peerPath = (peer, rest = "") => `/v1/peers/${encodeURIComponent(peer)}${rest}`;

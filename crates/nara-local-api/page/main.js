@@ -1,0 +1,233 @@
+// The page of a nara: its connection, and its views.
+
+import * as api from "./api.js";
+import { byId, make, say } from "./dom.js";
+import * as events from "./events.js";
+import * as health from "./health.js";
+import * as mesh from "./mesh.js";
+import * as trust from "./trust.js";
+import { asSentence } from "./words.js";
+
+const VIEWS = ["mesh", "events", "trust", "health"];
+
+/** Between two attempts to come back: longer and longer, and never longer than this. */
+const PAUSES = [250, 500, 1000, 2000, 4000, 8000];
+
+/** How often what does not tell of itself is asked for. */
+const LOOK = 5000;
+/** How often peers are pinged, and how many of them. */
+const PING = 30_000;
+const PINGED = 32;
+
+const known = { status: null, peers: [], own: null, conflicts: { conflicts: [], warnings: [] }, history: null };
+let view = "mesh";
+let cursor = null;
+
+const sleep = (millis) => new Promise((resolve) => { setTimeout(resolve, millis); });
+
+// Connection
+
+const STATES = { opening: "Opening", live: "Live", lost: "Connection lost, trying again", closed: "Closed" };
+
+const setState = (state) => {
+  const shown = byId("connection");
+  if (shown.dataset.state === state) return;
+  shown.dataset.state = state;
+  shown.textContent = STATES[state];
+};
+
+const shut = (reason) => {
+  setState("closed");
+  api.forget();
+  byId("tabs").hidden = true;
+  byId("leave").hidden = true;
+  for (const name of VIEWS) byId(name).hidden = true;
+  if (reason) byId("closed-reason").textContent = asSentence(reason);
+  byId("closed").hidden = false;
+};
+
+const refresh = async () => {
+  const [status, { peers }, own, conflicts] = await Promise.all([
+    api.get("/v1/status"),
+    api.get("/v1/peers"),
+    api.get("/v1/coordinates"),
+    api.get("/v1/conflicts"),
+  ]);
+  Object.assign(known, { status, peers, own, conflicts });
+  if (view === "health") known.history = await api.get("/v1/history");
+  render();
+};
+
+let refreshing = null;
+/** After a change: at once, but not for each of many. */
+const refreshSoon = () => {
+  refreshing ??= sleep(200).then(refresh).catch(() => {}).finally(() => { refreshing = null; });
+};
+
+const take = (name, body) => {
+  if (name === "event") {
+    events.add(body, cursor?.caughtUp === true);
+    cursor = { after: body.cursor, caughtUp: cursor?.caughtUp === true };
+  } else if (name === "caught_up") {
+    cursor = { after: cursor?.after ?? null, caughtUp: true };
+  } else if (name === "problem") {
+    throw new api.Problem(body.status, body);
+  }
+};
+
+const followEvents = async (signal) => {
+  const from = cursor?.after ? `after=${encodeURIComponent(cursor.after)}` : "last=300";
+  try {
+    await api.follow(`/v1/events/live?${from}`, signal, take);
+  } catch (error) {
+    // The ledger is another one: what was shown is of the past.
+    if (error.status === 410) cursor = null;
+    throw error;
+  }
+};
+
+const pinging = async (signal) => {
+  while (!signal.aborted) {
+    const called = known.peers.filter((peer) => peer.address && !peer.is_down && peer.verdict !== "untrusted").slice(0, PINGED);
+    for (const peer of called) {
+      if (signal.aborted) return;
+      if (document.visibilityState === "hidden") break;
+      try {
+        await api.send("POST", api.peerPath(peer.label, "/ping?prove_clock=true&estimate=true&timeout_ms=3000"));
+      } catch (error) {
+        // A peer that does not answer shows as such in the list.
+        if (!(error instanceof api.Problem)) throw error;
+      }
+    }
+    if (called.length > 0) refreshSoon();
+    await sleep(PING);
+  }
+};
+
+const looking = async (signal) => {
+  while (!signal.aborted) {
+    await sleep(LOOK);
+    if (document.visibilityState !== "hidden") await refresh();
+  }
+};
+
+/** Works until the connection breaks. */
+const live = async () => {
+  await refresh();
+  setState("live");
+  const ending = new AbortController();
+  const { signal } = ending;
+  try {
+    const ended = [
+      followEvents(signal),
+      api.follow("/v1/peer-changes", signal, refreshSoon),
+      looking(signal),
+    ];
+    pinging(signal).catch(() => {});
+    await Promise.race(ended);
+  } finally {
+    ending.abort();
+  }
+};
+
+const run = async () => {
+  let failures = 0;
+  let wasLive = false;
+  for (;;) {
+    try {
+      await api.prove();
+      if (wasLive) say("Connected again");
+      wasLive = true;
+      failures = 0;
+      await live();
+    } catch (error) {
+      if (error instanceof api.Closed) return shut(error.message);
+      if (error.status === 401) return shut("The session of this page has ended.");
+    }
+    setState("lost");
+    await sleep(PAUSES[Math.min(failures, PAUSES.length - 1)]);
+    failures += 1;
+  }
+};
+
+// Views
+
+const render = () => {
+  const { status, conflicts } = known;
+  if (!status) return;
+  byId("name").textContent = status.name;
+  document.title = `${status.name} · nara`;
+  byId("identity").textContent = [status.address ?? "no address", status.network ?? "plain network", `version ${status.version}`].join(" · ");
+  const count = conflicts.conflicts.length;
+  const tab = byId("tab-trust");
+  tab.replaceChildren("Trust");
+  if (count > 0) {
+    tab.append(make("span", { class: "count" }, String(count), make("span", { class: "unseen" }, count === 1 ? " conflict" : " conflicts")));
+  }
+  if (view === "mesh") mesh.render(known);
+  if (view === "trust") trust.render(known, decided);
+  if (view === "health") health.render(known, render);
+};
+
+const decided = () => refresh().catch(() => {});
+
+const choose = (name, focus) => {
+  view = name;
+  for (const other of VIEWS) {
+    const tab = byId(`tab-${other}`);
+    const chosen = other === name;
+    tab.setAttribute("aria-selected", String(chosen));
+    tab.tabIndex = chosen ? 0 : -1;
+    byId(other).hidden = !chosen;
+    if (chosen && focus) tab.focus();
+  }
+  history.replaceState(null, "", `#/${name}`);
+  render();
+  if (name === "health") {
+    if (!health.wasExamined()) health.examine(render);
+    refreshSoon();
+  }
+};
+
+/** Shows a peer in the mesh. */
+const jump = (name) => {
+  choose("mesh");
+  const row = document.getElementById(mesh.rowId(name));
+  if (!row) return say(`${name} is not among the known peers`);
+  row.classList.add("found");
+  row.scrollIntoView({ block: "center" });
+  row.focus({ preventScroll: true });
+};
+
+const start = async () => {
+  for (const name of VIEWS) byId(`tab-${name}`).addEventListener("click", () => choose(name));
+  byId("tabs").addEventListener("keydown", (event) => {
+    const steps = { ArrowLeft: -1, ArrowRight: 1, Home: -VIEWS.indexOf(view), End: VIEWS.length - 1 - VIEWS.indexOf(view) };
+    const step = steps[event.key];
+    if (step === undefined) return;
+    event.preventDefault();
+    choose(VIEWS[(VIEWS.indexOf(view) + step + VIEWS.length) % VIEWS.length], true);
+  });
+  byId("leave").addEventListener("click", async () => {
+    shut("You closed the session.");
+    await api.close();
+  });
+  const hash = location.hash.slice(1);
+  // No element has such an id, so that the browser scrolls nowhere.
+  const wanted = VIEWS.find((name) => hash === `/${name}`) ?? "mesh";
+  // The token must not stay in the address, nor in the history.
+  history.replaceState(null, "", `#/${wanted}`);
+  try {
+    if (hash.length >= 40) await api.open(hash);
+  } catch (error) {
+    return shut(error.message);
+  }
+  if (!api.isOpen()) return shut();
+  byId("tabs").hidden = false;
+  byId("leave").hidden = false;
+  events.start(jump);
+  choose(wanted);
+  await run();
+};
+
+start();

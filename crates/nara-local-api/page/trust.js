@@ -1,0 +1,175 @@
+// Which keys are believed, and what is to be decided.
+
+import { peerPath, send } from "./api.js";
+import { byId, card, empty, make, show, table } from "./dom.js";
+import { asSentence, dateOf, fingerprint, many } from "./words.js";
+
+/** Asks before a decision, and carries it out. */
+const confirm = ({ title, text, key, word, kind, act, done }) => {
+  const dialog = byId("confirm");
+  const failed = make("p", { class: "failed", role: "alert", hidden: true });
+  const yes = make("button", { type: "button", class: kind }, word);
+  const no = make("button", { type: "button", class: "plain", autofocus: true, onclick: () => dialog.close() }, "Cancel");
+  yes.addEventListener("click", async () => {
+    yes.disabled = true;
+    try {
+      await act();
+      dialog.close();
+      done();
+    } catch (error) {
+      failed.textContent = [error.message, error.hint].filter(Boolean).map(asSentence).join(" ");
+      failed.hidden = false;
+      yes.disabled = false;
+    }
+  });
+  dialog.replaceChildren(
+    make("h2", { id: "confirm-title" }, title),
+    make("p", {}, text),
+    ...(key ? [make("code", { class: "fingerprint" }, fingerprint(key))] : []),
+    failed,
+    make("div", { class: "actions" }, no, yes),
+  );
+  dialog.showModal();
+};
+
+const keyCard = (title, key, how) =>
+  make("div", {}, make("h3", {}, title), make("code", { class: "fingerprint" }, fingerprint(key)), make("p", { class: "small quiet" }, how));
+
+const conflict = (open, refresh) => {
+  const { name, pinned_key_id: pinned, pinned_source: source, offered_key_id: offered, offered_by: by } = open.conflict;
+  const seen = open.times > 1 ? `${open.times} times, last ${dateOf(open.last_seen_ms)}` : dateOf(open.last_seen_ms);
+  const keep = make("button", { type: "button", class: "plain", "data-focus": `keep ${name}` }, "Keep the pinned key");
+  keep.addEventListener("click", () =>
+    confirm({
+      title: `Keep the key of ${name}?`,
+      text: "The pinned key stays. Messages with the other key are refused, as until now.",
+      key: pinned,
+      word: "Keep this key",
+      kind: "main",
+      act: () => send("PUT", peerPath(name, "/trust"), {}),
+      done: refresh,
+    }),
+  );
+  const replace = make("button", { type: "button", class: "danger", "data-focus": `replace ${name}` }, "Trust the offered key…");
+  replace.addEventListener("click", () =>
+    confirm({
+      title: `Trust another key of ${name}?`,
+      text: `Compare this fingerprint with the one that the owner of ${name} tells you, not over the mesh. Whoever holds this key will be ${name} for this nara.`,
+      key: offered,
+      word: "Trust this key",
+      kind: "danger",
+      act: () => send("PUT", peerPath(name, "/trust"), { key: offered, replace: true }),
+      done: refresh,
+    }),
+  );
+  return make(
+    "section",
+    { class: "card conflict", "aria-label": `Conflict about ${name}` },
+    make("header", {}, make("h2", {}, `${name} shows another key`), make("p", {}, `found ${seen}`)),
+    make(
+      "div",
+      { class: "inside" },
+      make("p", {}, `Somebody else uses the name ${name}, or ${name} has a new soul. Nothing was changed: messages with the other key are refused.`),
+      make("div", { class: "keys" }, keyCard("Pinned key", pinned, `learned by ${source}`), keyCard("Offered key", offered, `offered by ${by}`)),
+      open.configured
+        ? make("p", { class: "small quiet" }, "The pinned key stands in the peers file, which decides. If the owner confirms the new key, change it there and reload.")
+        : null,
+      make("div", { class: "actions start" }, keep, open.configured ? null : replace),
+    ),
+  );
+};
+
+const decision = (peer) => {
+  if (peer.verdict === "untrusted") return make("span", { class: "mark bad" }, "banned");
+  if (peer.verdict === "trusted") return make("span", { class: "mark good" }, "trusted by you");
+  return "–";
+};
+
+const actions = (peer, refresh) => {
+  const name = peer.name;
+  if (!name) return null;
+  const banned = peer.verdict === "untrusted";
+  const change = make(
+    "button",
+    { type: "button", class: banned ? "plain" : "danger", "data-focus": `ban ${name}`, "aria-label": banned ? `Lift the ban of ${name}` : `Ban ${name}` },
+    banned ? "Lift the ban" : "Ban",
+  );
+  change.addEventListener("click", () =>
+    confirm(
+      banned
+        ? {
+            title: `Trust ${name} again?`,
+            text: "Its requests are accepted, and it is called, with this key:",
+            key: peer.key_id,
+            word: "Lift the ban",
+            kind: "main",
+            act: () => send("PUT", peerPath(name, "/trust"), {}),
+            done: refresh,
+          }
+        : {
+            title: `Ban ${name}?`,
+            text: "Its requests are refused, and it is not called, until you lift the ban. This is its key:",
+            key: peer.key_id,
+            word: `Ban ${name}`,
+            kind: "danger",
+            act: () => send("PUT", peerPath(name, "/ban")),
+            done: refresh,
+          },
+    ),
+  );
+  return make("div", { class: "actions" }, change);
+};
+
+const row = (peer, refresh) =>
+  make(
+    "tr",
+    {},
+    make("th", { scope: "row" }, peer.label, peer.id ? make("span", { class: "small quiet" }, peer.id) : null),
+    make("td", {}, make("code", { class: "key" }, peer.key_id ?? "no key")),
+    make("td", {}, peer.key_source ?? "–", peer.learned_at_ms ? make("span", { class: "small" }, dateOf(peer.learned_at_ms)) : null),
+    make("td", { class: "nowrap" }, [peer.v2 ? "v2" : null, peer.tls ? "TLS" : null].filter(Boolean).join(", ") || "–"),
+    make("td", { class: "nowrap" }, decision(peer), peer.decided_at_ms ? make("span", { class: "small" }, dateOf(peer.decided_at_ms)) : null),
+    make("td", {}, actions(peer, refresh)),
+  );
+
+let shown;
+
+export const render = ({ status, peers, conflicts }, refresh) => {
+  if (!status) return;
+  const relevant = peers.map(({ label, id, key_id, key_source, v2, tls, verdict, decided_at_ms }) => [label, id, key_id, key_source, v2, tls, verdict, decided_at_ms]);
+  const now = JSON.stringify([relevant, conflicts]);
+  // Nothing moves under the hands of somebody who compares keys.
+  if (now === shown) return;
+  shown = now;
+  const { conflicts: open, warnings } = conflicts;
+  const rows = peers.map((peer) => row(peer, refresh));
+  show(
+    byId("trust"),
+    ...open.map((one) => conflict(one, refresh)),
+    warnings.length > 0
+      ? card(
+          "Warnings",
+          make("p", {}, "since the nara started"),
+          make(
+            "ul",
+            { class: "plain-list" },
+            warnings.map((warning) =>
+              make("li", {}, make("span", { class: "mark warn" }, `${warning.text}.`), make("p", { class: "small quiet" }, `${many(warning.times, "time")}, last ${dateOf(warning.last_seen_ms)}`)),
+            ),
+          ),
+        )
+      : null,
+    card(
+      "Keys",
+      make("p", {}, open.length > 0 ? `${many(open.length, "conflict")} to decide` : "no conflicts"),
+      peers.length > 0
+        ? table("Keys of peers, and what you decided", ["Peer", "Key", "Learned by", "Proven", "Decision", ["Actions", "number"]], rows)
+        : empty("No keys yet", "The key of a peer is pinned when it is first learned, and then never changes by itself."),
+    ),
+    card(
+      "Your own key",
+      make("p", {}, "for others to compare"),
+      make("div", { class: "inside" }, make("code", { class: "fingerprint" }, fingerprint(status.key_id)), make("p", { class: "small quiet" }, `${status.name}, ${status.id}`)),
+    ),
+  );
+};

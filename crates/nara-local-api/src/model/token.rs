@@ -1,0 +1,78 @@
+//! Tokens for the local API on loopback.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// What a caller may do. Each includes the one before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Rights {
+    /// Look: status, peers, events.
+    Read,
+    /// Speak in the name of the nara: messages, requests, transfers.
+    Messages,
+    /// Decide: trust, services, tokens, reload, shutdown.
+    All,
+}
+
+impl Rights {
+    /// The word for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Messages => "messages",
+            Self::All => "all",
+        }
+    }
+}
+
+/// To make a token.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewToken {
+    /// Its name: 1 to 64 letters, digits, `-`, `_` and `.`; by default its right and a number.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// What it may do.
+    pub rights: Rights,
+}
+
+/// A token that was made. It is shown once: the nara keeps its hash only.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MadeToken {
+    /// Its name.
+    pub name: String,
+    /// What it may do.
+    pub rights: Rights,
+    /// The token, for the header `Authorization: Bearer TOKEN`.
+    pub token: String,
+}
+
+impl std::fmt::Debug for MadeToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MadeToken")
+            .field("name", &self.name)
+            .field("rights", &self.rights)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A token, without the token itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Token {
+    /// Its name. `api` is the one in the file `api.token` of the data folder.
+    pub name: String,
+    /// What it may do.
+    pub rights: Rights,
+    /// When it was made, in Unix milliseconds; missing for `api`.
+    pub created_at_ms: Option<i64>,
+}
+
+/// Tokens.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TokenList {
+    /// The tokens, by name.
+    pub tokens: Vec<Token>,
+    /// The loopback addresses on which the API listens, if it does.
+    pub addresses: Vec<String>,
+}

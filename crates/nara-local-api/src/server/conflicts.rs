@@ -1,0 +1,205 @@
+//! Conflicts of keys, and other warnings about who peers are, until the operator decides.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use nara_mesh::registry::{KeySource, PeerEvent};
+use nara_proto::time::UnixMillis;
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::RecvError;
+use tokio_util::sync::CancellationToken;
+
+use crate::model::{Conflict, ConflictList, OpenConflict, Warning};
+
+/// The most conflicts, and the most warnings: peers cause them. Beyond it the oldest is dropped.
+const MOST: usize = 64;
+
+/// What the operator has to decide.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Conflicts(Arc<Mutex<Known>>);
+
+/// The last one was found last.
+#[derive(Debug, Default)]
+struct Known {
+    conflicts: VecDeque<OpenConflict>,
+    warnings: VecDeque<Warning>,
+}
+
+impl Conflicts {
+    pub(super) fn list(&self) -> ConflictList {
+        let known = self.known();
+        ConflictList {
+            conflicts: known.conflicts.iter().rev().cloned().collect(),
+            warnings: known.warnings.iter().rev().cloned().collect(),
+        }
+    }
+
+    /// Notes a conflict that was found.
+    pub(super) fn note(&self, conflict: Conflict, now: UnixMillis) {
+        let mut known = self.known();
+        let same = |open: &OpenConflict| {
+            open.conflict.name == conflict.name && open.conflict.offered_key_id == conflict.offered_key_id
+        };
+        let before = known.conflicts.iter().position(same);
+        let before = before.and_then(|index| known.conflicts.remove(index));
+        known.conflicts.push_back(OpenConflict {
+            configured: conflict.pinned_source == KeySource::Configured.to_string(),
+            first_seen_ms: before
+                .as_ref()
+                .map_or_else(|| now.get(), |open| open.first_seen_ms),
+            last_seen_ms: now.get(),
+            times: before.map_or(1, |open| open.times.saturating_add(1)),
+            conflict,
+        });
+        if known.conflicts.len() > MOST {
+            known.conflicts.pop_front();
+        }
+    }
+
+    /// Forgets what was open about a nara, about which the operator decided.
+    pub(super) fn decided(&self, name: &str) {
+        let mut known = self.known();
+        known.conflicts.retain(|open| open.conflict.name != name);
+        known.warnings.retain(|warning| warning.name != name);
+    }
+
+    fn warn(&self, kind: &str, name: &str, text: String, now: UnixMillis) {
+        let mut known = self.known();
+        let same = |warning: &Warning| warning.kind == kind && warning.name == name && warning.text == text;
+        let before = known.warnings.iter().position(same);
+        let before = before.and_then(|index| known.warnings.remove(index));
+        known.warnings.push_back(Warning {
+            kind: kind.to_owned(),
+            name: name.to_owned(),
+            text,
+            last_seen_ms: now.get(),
+            times: before.map_or(1, |warning| warning.times.saturating_add(1)),
+        });
+        if known.warnings.len() > MOST {
+            known.warnings.pop_front();
+        }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        // Each change leaves both lists valid.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Follows the registry until the end.
+    pub(super) async fn follow(
+        self,
+        mut events: broadcast::Receiver<PeerEvent>,
+        now: impl Fn() -> UnixMillis,
+        stopping: CancellationToken,
+    ) {
+        loop {
+            let event = tokio::select! {
+                event = events.recv() => event,
+                () = stopping.cancelled() => return,
+            };
+            match event {
+                Ok(event) => self.take(&event, now()),
+                Err(RecvError::Lagged(missed)) => {
+                    tracing::warn!("{missed} changes of peers came too fast to look for conflicts in them");
+                }
+                Err(RecvError::Closed) => return,
+            }
+        }
+    }
+
+    fn take(&self, event: &PeerEvent, now: UnixMillis) {
+        match event {
+            PeerEvent::KeyConflict(conflict) => self.note(Conflict::of(conflict), now),
+            PeerEvent::Decided(info) | PeerEvent::Unregistered(info) => {
+                if let Some(name) = &info.name {
+                    self.decided(name.as_str());
+                }
+            }
+            PeerEvent::KeyChanged { name, .. } => self.decided(name.as_str()),
+            PeerEvent::KeyRefused(refused) => {
+                self.warn("key_refused", refused.name.as_str(), refused.to_string(), now);
+            }
+            PeerEvent::Downgrade { peer, missing } => {
+                let name = peer.label();
+                let text = format!("{name} no longer does what it has proven before ({missing})");
+                self.warn("downgrade", &name, text, now);
+            }
+            PeerEvent::AddressMismatch {
+                claimed,
+                owner,
+                address,
+            } => {
+                let text = format!(
+                    "a request in the name of {claimed} came from {address}, which belongs to {owner}"
+                );
+                self.warn("address_mismatch", claimed.as_str(), text, now);
+            }
+            PeerEvent::LookAlike { peer, known } => {
+                let name = peer.label();
+                let text = format!("the name {name} looks like {known}, which is another nara");
+                self.warn("look_alike", &name, text, now);
+            }
+            PeerEvent::Succession { statement, effect } => {
+                use nara_mesh::registry::SuccessionEffect as Effect;
+                let name = statement.name().as_str();
+                let text = match effect {
+                    Effect::Followed => return,
+                    Effect::Retired => format!("{name} stated that it retires: no key of it holds"),
+                    Effect::Conflict => {
+                        format!("{name} has two successors: no key of it holds until you decide")
+                    }
+                    Effect::Asked => format!("{name} states a new key: it holds once you trust it"),
+                };
+                self.warn("succession", name, text, now);
+            }
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn conflict(name: &str, offered: &str) -> Conflict {
+        Conflict {
+            name: name.to_owned(),
+            pinned_key_id: "one".to_owned(),
+            pinned_source: "ping".to_owned(),
+            offered_key_id: offered.to_owned(),
+            offered_by: "ping".to_owned(),
+            text: String::new(),
+        }
+    }
+
+    #[test]
+    fn a_conflict_is_listed_once_until_it_is_decided() {
+        let conflicts = Conflicts::default();
+        for second in 0..3 {
+            conflicts.note(conflict("bob", "two"), UnixMillis::new(second));
+        }
+        conflicts.note(conflict("carol", "two"), UnixMillis::new(9));
+        let list = conflicts.list().conflicts;
+        assert_eq!(list.len(), 2);
+        assert_eq!((list[0].conflict.name.as_str(), list[0].times), ("carol", 1));
+        assert_eq!(
+            (list[1].first_seen_ms, list[1].last_seen_ms, list[1].times),
+            (0, 2, 3)
+        );
+        conflicts.decided("bob");
+        assert_eq!(conflicts.list().conflicts.len(), 1);
+    }
+
+    #[test]
+    fn peers_cannot_fill_the_memory_with_conflicts() {
+        let conflicts = Conflicts::default();
+        for number in 0..1000 {
+            let now = UnixMillis::new(number);
+            conflicts.note(conflict("bob", &number.to_string()), now);
+            conflicts.warn("downgrade", &number.to_string(), String::new(), now);
+        }
+        let list = conflicts.list();
+        assert_eq!((list.conflicts.len(), list.warnings.len()), (MOST, MOST));
+        assert_eq!(list.conflicts[0].conflict.offered_key_id, "999");
+    }
+}

@@ -1,0 +1,213 @@
+//! The last hour in figures, in a ring of fixed size.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use nara_proto::presence::PresenceState;
+use tokio_util::sync::CancellationToken;
+
+use super::state::Shared;
+use crate::model::{History, Refusals, Sample};
+
+/// The time between two samples.
+const EVERY: Duration = Duration::from_secs(10);
+
+/// How many samples are kept: an hour.
+const KEPT: usize = 360;
+
+/// The samples, the oldest first.
+#[derive(Debug, Default)]
+pub(super) struct Samples(Mutex<Ring>);
+
+#[derive(Debug, Default)]
+struct Ring {
+    samples: VecDeque<Sample>,
+    refusals: Vec<Refusals>,
+}
+
+impl Samples {
+    pub(super) fn history(&self) -> History {
+        let ring = self.ring();
+        History {
+            every_ms: u64::try_from(EVERY.as_millis()).unwrap_or(u64::MAX),
+            samples: ring.samples.iter().copied().collect(),
+            refusals: ring.refusals.clone(),
+        }
+    }
+
+    fn add(&self, sample: Sample, refusals: Vec<Refusals>) {
+        let mut ring = self.ring();
+        if ring.samples.len() == KEPT {
+            ring.samples.pop_front();
+        }
+        ring.samples.push_back(sample);
+        ring.refusals = refusals;
+    }
+
+    fn ring(&self) -> MutexGuard<'_, Ring> {
+        // Each change leaves it valid.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes samples until the end.
+pub(super) async fn sample(shared: std::sync::Arc<Shared>, stopping: CancellationToken) {
+    let mut ticks = tokio::time::interval(EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let sampling = async {
+        loop {
+            ticks.tick().await;
+            let (sample, refusals) = now(&shared).await;
+            shared.samples.add(sample, refusals);
+        }
+    };
+    tokio::select! {
+        () = sampling => {}
+        () = stopping.cancelled() => {}
+    }
+}
+
+async fn now(shared: &Shared) -> (Sample, Vec<Refusals>) {
+    let metrics = shared.host.metrics().await.map(|text| Metrics::read(&text));
+    let nara = &shared.nara;
+    let peers = nara.registry().peers();
+    let online = peers
+        .iter()
+        .filter(|peer| peer.presence() == PresenceState::Online);
+    let total = |name: &str| metrics.as_ref()?.total(name);
+    let sample = Sample {
+        at_ms: nara.client().clock().now_millis().get(),
+        peers: peers.len() as u64,
+        online: online.count() as u64,
+        // A ledger that fails counts its errors, and the doctor tells.
+        events: nara.ledger().count().await.map_or(0, |events| events as u64),
+        ledger_bytes: total("nara_mesh_ledger_file_bytes"),
+        requests: total("nara_mesh_requests_total"),
+        refused: total("nara_mesh_requests_refused_total"),
+        calls: total("nara_mesh_calls_total"),
+        failed_calls: metrics.as_ref().map(|metrics| metrics.failed_calls),
+        replay_entries: total("nara_mesh_replay_cache_entries"),
+        memory_bytes: total("process_resident_memory_bytes"),
+    };
+    (
+        sample,
+        metrics.map(|metrics| metrics.refusals).unwrap_or_default(),
+    )
+}
+
+/// The metrics of the program that are kept.
+#[derive(Debug, Default)]
+struct Metrics {
+    totals: Vec<(&'static str, u64)>,
+    failed_calls: u64,
+    refusals: Vec<Refusals>,
+}
+
+/// What is summed up over all labels.
+const SUMMED: [&str; 6] = [
+    "nara_mesh_calls_total",
+    "nara_mesh_ledger_file_bytes",
+    "nara_mesh_replay_cache_entries",
+    "nara_mesh_requests_refused_total",
+    "nara_mesh_requests_total",
+    "process_resident_memory_bytes",
+];
+
+impl Metrics {
+    /// Reads the text format of Prometheus.
+    fn read(text: &str) -> Self {
+        let mut metrics = Self::default();
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            let Some((series, value)) = line.rsplit_once(' ') else {
+                continue;
+            };
+            let (name, labels) = series.split_once('{').unwrap_or((series, ""));
+            let Some(name) = SUMMED.iter().find(|known| **known == name) else {
+                continue;
+            };
+            let value = whole(value);
+            match metrics.totals.iter_mut().find(|(known, _)| known == name) {
+                Some((_, total)) => *total = total.saturating_add(value),
+                None => metrics.totals.push((name, value)),
+            }
+            match *name {
+                "nara_mesh_calls_total" if label(labels, "outcome") != Some("ok") => {
+                    metrics.failed_calls = metrics.failed_calls.saturating_add(value);
+                }
+                "nara_mesh_requests_refused_total" if value > 0 => {
+                    let reason = label(labels, "reason").unwrap_or("other").to_owned();
+                    metrics.refusals.push(Refusals { reason, count: value });
+                }
+                _ => {}
+            }
+        }
+        metrics.refusals.sort_by(|one, other| {
+            let by_count = other.count.cmp(&one.count);
+            by_count.then_with(|| one.reason.cmp(&other.reason))
+        });
+        metrics
+    }
+
+    fn total(&self, name: &str) -> Option<u64> {
+        let found = self.totals.iter().find(|(known, _)| *known == name);
+        found.map(|(_, total)| *total)
+    }
+}
+
+/// The value of a label; our labels have no quotes in their values.
+fn label<'a>(labels: &'a str, name: &str) -> Option<&'a str> {
+    let mut labels = labels.trim_end_matches('}').split(',');
+    labels.find_map(|label| label.strip_prefix(name)?.strip_prefix("=\"")?.strip_suffix('"'))
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a number of things, below 2^53"
+)]
+fn whole(value: &str) -> u64 {
+    value.parse::<f64>().map_or(0, |value| value.max(0.0) as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_are_summed_up_over_their_labels() {
+        let text = "# TYPE nara_mesh_calls_total counter\n\
+                    nara_mesh_calls_total{endpoint=\"/ping\",outcome=\"ok\"} 3\n\
+                    nara_mesh_calls_total{endpoint=\"/dm\",outcome=\"timeout\"} 2\n\
+                    nara_mesh_requests_refused_total{reason=\"stale\"} 1\n\
+                    nara_mesh_requests_refused_total{reason=\"replayed\"} 4\n\
+                    nara_mesh_requests_refused_total{reason=\"untrusted\"} 0\n\
+                    process_resident_memory_bytes 1.5e7\n\
+                    other 7\nnonsense\n";
+        let metrics = Metrics::read(text);
+        assert_eq!(metrics.total("nara_mesh_calls_total"), Some(5));
+        assert_eq!(metrics.failed_calls, 2);
+        assert_eq!(metrics.total("process_resident_memory_bytes"), Some(15_000_000));
+        assert_eq!(metrics.total("nara_mesh_requests_total"), None);
+        let reasons: Vec<_> = metrics
+            .refusals
+            .iter()
+            .map(|refusals| (&*refusals.reason, refusals.count))
+            .collect();
+        assert_eq!(reasons, [("replayed", 4), ("stale", 1)]);
+    }
+
+    #[test]
+    fn the_ring_keeps_an_hour() {
+        let samples = Samples::default();
+        for number in 0..1000 {
+            let sample = Sample {
+                at_ms: number,
+                ..Sample::default()
+            };
+            samples.add(sample, Vec::new());
+        }
+        let history = samples.history();
+        assert_eq!((history.samples.len(), history.samples[0].at_ms), (KEPT, 640));
+    }
+}

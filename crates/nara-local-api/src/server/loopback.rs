@@ -1,0 +1,173 @@
+//! Listens on loopback, when it is asked to.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::connection::{self, ACCEPT_PAUSE, FULL};
+use super::places::Places;
+use super::web::{self, Ask, Web};
+
+/// The most connections on loopback. Other users of the machine can take them all, and so they have none of the sockets'.
+const MAX_CONNECTIONS: usize = 256;
+
+/// How often to look whether anybody still needs the page.
+const LOOK: Duration = Duration::from_secs(30);
+
+/// What listens on loopback.
+pub(super) struct Loopback {
+    pub(super) web: Arc<Web>,
+    pub(super) api: Router,
+    pub(super) stopping: CancellationToken,
+    pub(super) tasks: TaskTracker,
+}
+
+/// One listener.
+struct Listening {
+    address: SocketAddr,
+    /// For the page alone: it ends when nobody needs it.
+    for_page: bool,
+    ending: CancellationToken,
+}
+
+impl Loopback {
+    /// Does what is asked until the end.
+    pub(super) async fn run(self, mut asked: mpsc::Receiver<Ask>) {
+        let places = Arc::new(Places::new(MAX_CONNECTIONS));
+        let mut listening: Vec<Listening> = Vec::new();
+        let mut looks = tokio::time::interval(LOOK);
+        loop {
+            let ask = tokio::select! {
+                () = self.stopping.cancelled() => return,
+                _ = looks.tick() => {
+                    if !self.web.has_visitors() {
+                        for page in listening.extract_if(.., |listening| listening.for_page) {
+                            page.ending.cancel();
+                        }
+                        self.tell(&listening);
+                    }
+                    continue;
+                }
+                ask = asked.recv() => ask,
+            };
+            match ask {
+                // The API holds the other end.
+                None => return,
+                Some(Ask::Listen(address, answer)) => {
+                    // Whoever asked may be gone.
+                    let _ = answer.send(self.listen(address, false, &places, &mut listening).await);
+                }
+                Some(Ask::Page(answer)) => {
+                    let _ = answer.send(self.page(0, &places, &mut listening).await);
+                }
+                Some(Ask::Resume) => {
+                    if let Some(port) = self.web.last_port()
+                        && let Err(error) = self.page(port, &places, &mut listening).await
+                    {
+                        tracing::warn!(%error, port, "the page cannot come back: open it again with `nara-mesh dashboard`");
+                    }
+                }
+            }
+            self.tell(&listening);
+        }
+    }
+
+    fn tell(&self, listening: &[Listening]) {
+        let addresses = listening.iter().map(|listening| listening.address).collect();
+        self.web.set_addresses(addresses);
+    }
+
+    /// Where the page is: at the address of the API, else at one of its own.
+    async fn page(
+        &self,
+        port: u16,
+        places: &Arc<Places>,
+        listening: &mut Vec<Listening>,
+    ) -> io::Result<SocketAddr> {
+        let address = match listening.first() {
+            Some(first) => first.address,
+            None => {
+                let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+                self.listen(anywhere, true, places, listening).await?
+            }
+        };
+        self.web.page_at(address.port());
+        Ok(address)
+    }
+
+    async fn listen(
+        &self,
+        address: SocketAddr,
+        for_page: bool,
+        places: &Arc<Places>,
+        listening: &mut Vec<Listening>,
+    ) -> io::Result<SocketAddr> {
+        if !address.ip().is_loopback() {
+            return Err(io::Error::new(
+                io::ErrorKind::AddrNotAvailable,
+                "the local API listens on loopback addresses only",
+            ));
+        }
+        let listener = TcpListener::bind(address).await?;
+        let address = listener.local_addr()?;
+        let ending = self.stopping.child_token();
+        let acceptor = Acceptor {
+            router: web::router(self.api.clone(), self.web.clone(), address),
+            places: places.clone(),
+            ending: ending.clone(),
+            tasks: self.tasks.clone(),
+        };
+        self.tasks.spawn(acceptor.run(listener));
+        listening.push(Listening {
+            address,
+            for_page,
+            ending,
+        });
+        Ok(address)
+    }
+}
+
+struct Acceptor {
+    router: Router,
+    places: Arc<Places>,
+    ending: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Acceptor {
+    async fn run(self, listener: TcpListener) {
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = self.ending.cancelled() => return,
+            };
+            let stream = match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "the local API cannot accept a connection on loopback");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let Some(place) = self.places.take() else {
+                tracing::debug!("too many connections to the local API on loopback: refused");
+                // Best effort: it fits into the empty buffer of a new socket.
+                let _ = stream.try_write(FULL);
+                continue;
+            };
+            let _ = stream.set_nodelay(true);
+            let (router, ending) = (self.router.clone(), self.ending.clone());
+            self.tasks.spawn(async move {
+                connection::serve(stream, None, router, ending).await;
+                drop(place);
+            });
+        }
+    }
+}
