@@ -18,6 +18,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 )
 
 // ErrNoNara reports that no nara runs that could be used, or that several do.
@@ -146,6 +147,33 @@ type Receipt struct {
 	Verified  bool   `json:"verified"`
 }
 
+// Sent is what became of a message that may be delivered later. One of both is there.
+type Sent struct {
+	// Receipt: it was delivered at once.
+	Receipt *Receipt
+	// Waits: it waits in the outbox.
+	Waits *OutboxEntry
+}
+
+// OutboxEntry is a message in the outbox.
+type OutboxEntry struct {
+	ID   uint64 `json:"id"`
+	Peer string `json:"peer"`
+	// EventID is the id of the event. Every attempt sends the same one, so that the recipient stores it once.
+	EventID string          `json:"event_id"`
+	Event   json.RawMessage `json:"event"`
+	// State is "waiting", "delivered", "refused" or "expired".
+	State string `json:"state"`
+	// ExpiresAt is in Unix milliseconds.
+	ExpiresAt      int64  `json:"expires_at_ms"`
+	Attempts       uint32 `json:"attempts"`
+	MayHaveArrived bool   `json:"may_have_arrived"`
+	// Problem says why the last attempt failed.
+	Problem *Problem `json:"problem"`
+	// IsDurable says whether it survives a restart of the nara.
+	IsDurable bool `json:"is_durable"`
+}
+
 // Message is a verified message in the inbox. One of Event, Postcard and Message is there, by the Kind.
 type Message struct {
 	Cursor     string          `json:"cursor"`
@@ -179,6 +207,45 @@ func (n *Nara) Ping(ctx context.Context, peer string) (*Pong, error) {
 // DM sends a direct message.
 func (n *Nara) DM(ctx context.Context, peer, text string) (*Receipt, error) {
 	return call[Receipt](ctx, n, http.MethodPost, peerPath(peer, "dm"), map[string]string{"text": text})
+}
+
+// DMLater sends a direct message, now or later: one that cannot be delivered now waits in the outbox of the nara, in whole seconds
+// as long as expires says, or for 7 days if that is 0.
+func (n *Nara) DMLater(ctx context.Context, peer, text string, expires time.Duration) (*Sent, error) {
+	later := map[string]int64{}
+	if expires != 0 {
+		later["expires_s"] = int64(expires / time.Second)
+	}
+	body := map[string]any{"text": text, "later": later}
+	response, err := n.open(ctx, http.MethodPost, peerPath(peer, "dm"), body)
+	if err != nil {
+		return nil, err
+	}
+	defer response.Body.Close()
+	sent := new(Sent)
+	if response.StatusCode == http.StatusAccepted {
+		err = json.NewDecoder(response.Body).Decode(&sent.Waits)
+	} else {
+		err = json.NewDecoder(response.Body).Decode(&sent.Receipt)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return sent, nil
+}
+
+// Outbox returns the messages that wait for their recipients, and what became of others, oldest first.
+func (n *Nara) Outbox(ctx context.Context) ([]OutboxEntry, error) {
+	list, err := call[struct{ Messages []OutboxEntry }](ctx, n, http.MethodGet, "/v1/outbox", nil)
+	if err != nil {
+		return nil, err
+	}
+	return list.Messages, nil
+}
+
+// TakeBack takes a message of the outbox back, and returns it as it was.
+func (n *Nara) TakeBack(ctx context.Context, id uint64) (*OutboxEntry, error) {
+	return call[OutboxEntry](ctx, n, http.MethodDelete, fmt.Sprintf("/v1/outbox/%d", id), nil)
 }
 
 // Call calls any endpoint of the API. The body and the answer are JSON; each may be nil.

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // program is the nara-mesh that the tests run: NARA_MESH_PROGRAM, or what cargo built.
@@ -149,6 +150,35 @@ func TestAMessageStaysInTheInboxUntilItIsHandled(t *testing.T) {
 	// The loop ended before it was done with the second one.
 	if texts := strings.Join(next(1), " "); texts != "second" {
 		t.Fatal(texts)
+	}
+}
+
+func TestAMessageWaitsInTheOutboxUntilItIsTakenBack(t *testing.T) {
+	folder, _, bob := mesh(t)
+	sent, err := bob.DMLater(t.Context(), "alice", "at once", 0)
+	if err != nil || sent.Waits != nil || sent.Receipt == nil || !sent.Receipt.Stored {
+		t.Fatal(sent, err)
+	}
+	// Carol is known, and nobody knows where she is.
+	trust := map[string]string{"key": newSoul(t, folder, "carol").PublicKey}
+	if err := bob.Call(t.Context(), http.MethodPut, "/v1/peers/carol/trust", trust, nil); err != nil {
+		t.Fatal(err)
+	}
+	sent, err = bob.DMLater(t.Context(), "carol", "later", time.Minute)
+	if err != nil || sent.Receipt != nil || sent.Waits == nil || sent.Waits.State != "waiting" || !sent.Waits.IsDurable {
+		t.Fatal(sent, err)
+	}
+	listed, err := bob.Outbox(t.Context())
+	if err != nil || len(listed) != 2 || listed[1].ID != sent.Waits.ID {
+		t.Fatal(listed, err)
+	}
+	taken, err := bob.TakeBack(t.Context(), sent.Waits.ID)
+	if err != nil || taken.EventID != sent.Waits.EventID {
+		t.Fatal(taken, err)
+	}
+	var gone *Problem
+	if _, err := bob.TakeBack(t.Context(), sent.Waits.ID); !errors.As(err, &gone) || gone.Name() != "unknown_message" {
+		t.Fatal(err)
 	}
 }
 

@@ -7,7 +7,9 @@ import pytest
 
 from nara_mesh import AsyncNara, Nara, NaraError, NoNara, Problem, Sender
 
-from .conftest import Mesh
+from nara_mesh._requests import Call
+
+from .conftest import Mesh, soul
 
 
 def test_the_running_nara_is_found(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,6 +53,35 @@ def test_a_message_stays_in_the_inbox_until_it_is_handled(mesh: Mesh) -> None:
         # The loop ended before it was done with the second one.
         again = next(iter(alice.inbox()))
         assert again["event"]["social"]["reason"] == "second"
+
+
+def test_a_message_waits_in_the_outbox_until_it_is_taken_back(mesh: Mesh) -> None:
+    key = soul(mesh.folder, "carol")["public_key"]
+    with Nara(mesh.bob) as nara:
+        sent = nara.dm_later("alice", "at once")
+        assert sent.waits is None and sent.receipt is not None and sent.receipt["stored"]
+        # Carol is known, and nobody knows where she is.
+        nara.call(Call("PUT", "/v1/peers/carol/trust", body={"key": key}))
+        sent = nara.dm_later("carol", "later", expires_s=60)
+        assert sent.receipt is None and sent.waits is not None
+        waits = sent.waits
+        assert (waits["state"], waits["is_durable"]) == ("waiting", True)
+        assert waits["expires_at_ms"] - waits["queued_at_ms"] == 60_000
+        assert waits["id"] in [entry["id"] for entry in nara.outbox()]
+        assert nara.take_back(waits["id"])["event"] == waits["event"]
+        with pytest.raises(Problem) as caught:
+            nara.take_back(waits["id"])
+        assert caught.value.name == "unknown_message"
+
+        async def asynchronously() -> None:
+            async with AsyncNara(mesh.bob) as same:
+                again = await same.dm_later("carol", "later")
+                assert again.waits is not None
+                assert again.waits["id"] in [entry["id"] for entry in await same.outbox()]
+                await same.take_back(again.waits["id"])
+
+        asyncio.run(asynchronously())
+        nara.call(Call("DELETE", "/v1/peers/carol"))
 
 
 def test_a_service_answers_peers_until_it_ends(mesh: Mesh) -> None:

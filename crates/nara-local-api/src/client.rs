@@ -1,15 +1,16 @@
 //! The client of the local API.
 
+mod events;
+
+pub use events::{Events, ServerEvent};
+
 use std::io;
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt as _};
 use http::header::{self, HeaderValue};
-use http::{Method, Request, Response, Uri};
+use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
@@ -17,14 +18,13 @@ use hyper_util::rt::TokioIo;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use sse_stream::SseStream;
 use tokio::net::UnixStream;
 
 use crate::Problem;
 use crate::model::{
     Acknowledged, Acknowledgement, Check, ClockStatus, Coordinates, Decision, DirectMessage,
-    DirectMessageReceipt, Dropped, InboxPage, Journey, JourneyList, Peer, PeerList, Pong, Postcard,
-    PostcardReceipt, Reloaded, StashList, Stashed, Status, Trust, Zine,
+    DirectMessageReceipt, Dropped, InboxPage, Journey, JourneyList, Later, OutboxEntry, OutboxList, Peer,
+    PeerList, Pong, Postcard, PostcardReceipt, Reloaded, StashList, Stashed, Status, Trust, Zine,
 };
 
 /// Percent-encoded in a segment of a path.
@@ -35,6 +35,15 @@ const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'
 pub struct LocalClient {
     socket: PathBuf,
     timeout: Option<Duration>,
+}
+
+/// What became of a message that may be delivered later.
+#[derive(Clone, Debug)]
+pub enum Sent {
+    /// The peer has it.
+    Delivered(DirectMessageReceipt),
+    /// It waits in the outbox.
+    Waits(Box<OutboxEntry>),
 }
 
 /// Why a call gave no answer.
@@ -127,13 +136,63 @@ impl LocalClient {
         self.send(Method::POST, &path, &()).await
     }
 
-    /// Sends a direct message.
+    /// Sends a direct message. One that may be delivered later is for [`Self::dm_later`].
     ///
     /// # Errors
     /// [`CallError`].
     pub async fn dm(&self, peer: &str, message: &DirectMessage) -> Result<DirectMessageReceipt, CallError> {
         self.send(Method::POST, &self.peer_path(peer, "dm", &[]), message)
             .await
+    }
+
+    /// Sends a direct message, now or later: one that cannot be delivered now is kept, and delivered once the peer is seen.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn dm_later(
+        &self,
+        peer: &str,
+        message: DirectMessage,
+        later: Later,
+    ) -> Result<Sent, CallError> {
+        let message = DirectMessage {
+            later: Some(later),
+            ..message
+        };
+        let path = self.peer_path(peer, "dm", &[]);
+        let answer = self.call(self.request(Method::POST, &path, &message)?).await?;
+        let waits = answer.status() == StatusCode::ACCEPTED;
+        let body = self.collect(answer).await?;
+        let decoded = if waits {
+            serde_json::from_slice(&body).map(|entry| Sent::Waits(Box::new(entry)))
+        } else {
+            serde_json::from_slice(&body).map(Sent::Delivered)
+        };
+        decoded.map_err(|error| self.malformed(&error))
+    }
+
+    /// Messages that wait for their recipients, and what became of others.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn outbox(&self) -> Result<OutboxList, CallError> {
+        self.get("/v1/outbox").await
+    }
+
+    /// One message of the outbox.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn outbox_message(&self, id: u64) -> Result<OutboxEntry, CallError> {
+        self.get(&format!("/v1/outbox/{id}")).await
+    }
+
+    /// Takes a message of the outbox back. Returns it as it was.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn drop_message(&self, id: u64) -> Result<OutboxEntry, CallError> {
+        self.send(Method::DELETE, &format!("/v1/outbox/{id}"), &()).await
     }
 
     /// Exchanges recent events with a peer.
@@ -335,10 +394,7 @@ impl LocalClient {
     /// [`CallError`].
     pub async fn events(&self, method: Method, path: &str) -> Result<Events, CallError> {
         let answer = self.call(self.request(method, path, &())?).await?;
-        Ok(Events {
-            stream: SseStream::new(answer.into_body()),
-            client: self.clone(),
-        })
+        Ok(Events::of(answer.into_body(), self.clone()))
     }
 
     /// Sends a request to a peer, on its path, and gives the verified answer. Its headers `X-Nara-*` say what is proven.
@@ -484,68 +540,4 @@ fn segment(text: &str) -> String {
 
 fn millis(duration: Duration) -> u32 {
     u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
-}
-
-/// A stream of server-sent events. It ends when the nara ends; a `problem` is an error.
-pub struct Events {
-    stream: SseStream<Incoming>,
-    client: LocalClient,
-}
-
-impl std::fmt::Debug for Events {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Events").field(&self.client).finish()
-    }
-}
-
-/// One server-sent event.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct ServerEvent {
-    /// Its name.
-    pub name: String,
-    /// Its id: a cursor.
-    pub id: Option<String>,
-    /// Its body: JSON.
-    pub data: String,
-}
-
-impl ServerEvent {
-    /// Decodes the body.
-    ///
-    /// # Errors
-    /// [`serde_json::Error`] if it is something else.
-    pub fn decode<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
-        serde_json::from_str(&self.data)
-    }
-}
-
-impl Stream for Events {
-    type Item = Result<ServerEvent, CallError>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        loop {
-            let block = match ready!(self.stream.poll_next_unpin(cx)) {
-                None => return Poll::Ready(None),
-                Some(Err(error)) => return Poll::Ready(Some(Err(self.client.malformed(&error)))),
-                Some(Ok(block)) => block,
-            };
-            let (Some(name), Some(data)) = (block.event, block.data) else {
-                continue;
-            };
-            if name == "problem" {
-                let problem = serde_json::from_str(&data);
-                let error = match problem {
-                    Ok(problem) => CallError::Problem(Box::new(problem)),
-                    Err(error) => self.client.malformed(&error),
-                };
-                return Poll::Ready(Some(Err(error)));
-            }
-            return Poll::Ready(Some(Ok(ServerEvent {
-                name,
-                id: block.id,
-                data,
-            })));
-        }
-    }
 }

@@ -6,6 +6,7 @@ mod admin;
 mod event;
 mod inbox;
 mod message;
+mod outbox;
 mod peer;
 mod stash;
 mod transfer;
@@ -20,6 +21,7 @@ pub use message::{
     DirectMessage, DirectMessageReceipt, DmKind, Journey, JourneyList, JourneyState, MessageReceipt,
     OutgoingMessage, Postcard, PostcardReceipt, Zine,
 };
+pub use outbox::{Later, OutboxEntry, OutboxList, OutboxState};
 pub use peer::{Conflict, Decision, Peer, PeerChanged, PeerList, Pong, Pruned, Record, Trust, Way};
 pub use stash::{Dropped, Stash, StashList, Stashed};
 pub use transfer::{Counts, Progress, Reconciled, Synced};

@@ -144,7 +144,7 @@ impl Problem {
 }
 
 /// The causes of an error, outermost first.
-fn causes(error: &dyn Error) -> Vec<String> {
+pub(crate) fn causes(error: &dyn Error) -> Vec<String> {
     std::iter::successors(error.source(), |&error| error.source())
         .map(ToString::to_string)
         .collect()

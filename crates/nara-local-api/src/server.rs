@@ -13,6 +13,7 @@ mod host;
 mod inbox;
 mod journeys;
 mod leases;
+mod outbox;
 mod places;
 mod rights;
 mod route;
@@ -22,6 +23,7 @@ mod state;
 pub use host::Host;
 pub use inbox::Inbox;
 pub use journeys::Journeys;
+pub use outbox::{Outbox, OutboxError};
 pub use rights::Rights;
 pub use socket::{ListenError, check_length};
 
@@ -55,6 +57,7 @@ pub struct LocalApiBuilder {
     services: Option<Services>,
     journeys: Journeys,
     inbox: Inbox,
+    outbox: Outbox,
     group: Option<(u32, Rights)>,
     max_connections: usize,
 }
@@ -93,6 +96,12 @@ impl LocalApiBuilder {
         self
     }
 
+    /// The outbox, from which messages that could not be delivered are sent again. By default it is in memory.
+    pub fn outbox(mut self, outbox: Outbox) -> Self {
+        self.outbox = outbox;
+        self
+    }
+
     /// Lets the members of this group in, too, with these rights; by default only the user of this process and root.
     pub fn group(mut self, id: u32, rights: Rights) -> Self {
         self.group = Some((id, rights));
@@ -105,7 +114,7 @@ impl LocalApiBuilder {
         self
     }
 
-    /// The API, not yet listening. Needs a tokio runtime.
+    /// The API, not yet listening; messages in the outbox are sent from now on. Needs a tokio runtime.
     pub fn start(self) -> LocalApi {
         let stopping = CancellationToken::new();
         let clock = self.nara.client().clock().now_millis();
@@ -113,6 +122,7 @@ impl LocalApiBuilder {
             leases: self.services.map(Leases::new),
             journeys: self.journeys,
             inbox: self.inbox,
+            outbox: self.outbox,
             connections: Places::new(self.max_connections),
             host: self.host,
             nara: self.nara,
@@ -121,12 +131,14 @@ impl LocalApiBuilder {
             stopping: stopping.clone(),
         });
         let (router, _) = route::routes(shared.clone());
+        let tasks = TaskTracker::new();
+        tasks.spawn(outbox::delivery::deliver(shared.clone()));
         LocalApi {
             shared,
             router,
             access: Access { group: self.group },
             stopping,
-            tasks: TaskTracker::new(),
+            tasks,
             sockets: Mutex::default(),
         }
     }
@@ -159,6 +171,7 @@ impl LocalApi {
             services: None,
             journeys: Journeys::default(),
             inbox: Inbox::default(),
+            outbox: Outbox::default(),
             group: None,
             max_connections: MAX_CONNECTIONS,
         }

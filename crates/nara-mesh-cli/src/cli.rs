@@ -4,6 +4,7 @@ mod conformance;
 mod dm;
 mod id;
 pub(crate) mod limits;
+mod outbox;
 mod peers;
 mod serving;
 mod signing;
@@ -19,6 +20,7 @@ pub(crate) use serving::{DoctorArgs, NetworkArgs, NetworkKind, RunningArgs, Serv
 pub(crate) use conformance::ConformanceArgs;
 pub(crate) use dm::{DmArgs, DmKind};
 pub(crate) use id::{IdCommand, IdNewArgs, IdRetireArgs, IdShowArgs, IdSucceedArgs, SuccessionReason};
+pub(crate) use outbox::{OutboxCommand, OutboxDropArgs, OutboxListArgs};
 pub(crate) use signing::{SignArgs, VerifyArgs};
 pub(crate) use stash::{StashCommand, StashDropArgs, StashGetArgs, StashListArgs, StashPutArgs};
 pub(crate) use value::{Expose, Listen, Since};
@@ -198,6 +200,9 @@ pub(crate) enum Command {
     Request(RequestArgs),
     /// Send a direct message: one signed event
     Dm(DmArgs),
+    /// Direct messages that wait until their recipients are seen (`dm --later`)
+    #[command(subcommand)]
+    Outbox(OutboxCommand),
     /// Show the ledger of this nara, whether the nara runs or not
     Events(EventsArgs),
     /// Copy the ledger of this nara to a new file, also while the nara runs

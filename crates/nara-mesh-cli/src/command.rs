@@ -12,6 +12,7 @@ mod health;
 mod id;
 mod ledger;
 mod man;
+mod outbox;
 mod peers;
 mod ping;
 mod query;
@@ -74,6 +75,7 @@ pub(crate) fn run(command: &Command, settings: &Settings) -> Outcome {
         Command::Id(IdCommand::Succeed(args)) => succeed::succeed(args, settings, printer("id-succeed")),
         Command::Id(IdCommand::Show(args)) => id::show(args, settings, printer("id-show")),
         Command::Man(args) => man::run(args, printer("man")),
+        Command::Outbox(command) => outbox::run(command, settings, printer),
         Command::Peers(args) => peers::run(args, settings, printer),
         Command::Ping(args) => ping::run(args, settings, printer("ping")),
         Command::Serve(args) => serve::run(args, settings, printer("serve").of_daemon()),

@@ -9,6 +9,8 @@ use nara_mesh::registry::{KeyConflict, KeyRefused, KeySource, PinnedKey, Registe
 use nara_proto::identity::{KeyId, NaraName, PublicKey};
 use nara_proto::time::UnixMillis;
 
+use crate::cli::{DmArgs, DmKind};
+
 /// Trusts a key; with `replace` in the place of the pinned one.
 pub(crate) fn trust(name: &NaraName, key: &PublicKey, replace: bool) -> String {
     let key = KeyId::from(key);
@@ -112,6 +114,30 @@ fn of_refusal(refused: &KeyRefused) -> String {
 fn of_untrusted(name: &NaraName, key: &PublicKey) -> String {
     let command = trust(name, key, false);
     format!("if the operator of {name} confirms the key, run `{command}`")
+}
+
+/// Leaves a direct message to the running nara, whose recipient cannot be reached.
+pub(crate) fn send_later(args: &DmArgs) -> String {
+    let peer = args.peer.to_string();
+    let mut words = vec!["nara-mesh".to_owned(), "dm".to_owned(), "--later".to_owned()];
+    if let Some(socket) = &args.running.api_socket {
+        words.extend(["--api-socket".to_owned(), socket.display().to_string()]);
+    }
+    if let Some(event) = &args.event {
+        words.extend(["--event".to_owned(), event.display().to_string()]);
+    }
+    if args.kind == DmKind::Tease {
+        words.extend(["--kind", "tease"].map(str::to_owned));
+    }
+    if let Some(about) = &args.about {
+        words.extend(["--about".to_owned(), about.clone()]);
+    }
+    words.push("--".to_owned());
+    words.push(peer.clone());
+    words.extend(args.message.clone().or_else(|| args.text.clone()));
+    let words = words.iter().map(String::as_str);
+    let command = shlex::try_join(words).unwrap_or_default();
+    format!("to have it delivered once {peer} is seen, run `{command}`")
 }
 
 /// A name as one word of a shell. Names come from peers and must not inject commands.

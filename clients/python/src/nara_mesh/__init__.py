@@ -8,10 +8,12 @@ from ._models import (
     EventPage,
     InboxMessage,
     LiveEvent,
+    OutboxEntry,
     Peer,
     Pong,
     PostcardReceipt,
     ReceivedPostcard,
+    Sent,
     Status,
 )
 from ._proof import Answer, Proof
@@ -29,6 +31,7 @@ __all__ = [
     "Nara",
     "NaraError",
     "NoNara",
+    "OutboxEntry",
     "Peer",
     "Pong",
     "PostcardReceipt",
@@ -36,5 +39,6 @@ __all__ = [
     "Proof",
     "ReceivedPostcard",
     "Sender",
+    "Sent",
     "Status",
 ]

@@ -11,7 +11,19 @@ import httpx
 
 from . import _requests as requests
 from ._find import find_socket
-from ._models import DmReceipt, Event, EventPage, InboxMessage, LiveEvent, Peer, Pong, PostcardReceipt, Status
+from ._models import (
+    DmReceipt,
+    Event,
+    EventPage,
+    InboxMessage,
+    LiveEvent,
+    OutboxEntry,
+    Peer,
+    Pong,
+    PostcardReceipt,
+    Sent,
+    Status,
+)
 from ._proof import Answer
 from ._service import App, exposed
 from ._sync import TIMEOUT
@@ -55,6 +67,20 @@ class AsyncNara:
 
     async def dm(self, peer: str, text: str, *, about: str | None = None) -> DmReceipt:
         return cast(DmReceipt, await self.call(requests.dm(peer, text, about)))
+
+    async def dm_later(
+        self, peer: str, text: str, *, about: str | None = None, expires_s: int | None = None
+    ) -> Sent:
+        """As dm; but what cannot be delivered now waits in the outbox of the nara, for 7 days or as long as you say."""
+        return requests.sent(await self.call(requests.dm_later(peer, text, about, expires_s)))
+
+    async def outbox(self) -> list[OutboxEntry]:
+        """The messages that wait for their recipients, and what became of others."""
+        return cast(list[OutboxEntry], (await self.call(requests.outbox()))["messages"])
+
+    async def take_back(self, message: int) -> OutboxEntry:
+        """Takes a message of the outbox back, and gives it as it was."""
+        return cast(OutboxEntry, await self.call(requests.take_back(message)))
 
     async def postcard(self, message: str, *, to: str | None = None) -> PostcardReceipt:
         return cast(PostcardReceipt, await self.call(requests.postcard(message, to)))

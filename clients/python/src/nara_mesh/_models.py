@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, TypedDict
 
 Event = dict[str, Any]
@@ -55,6 +56,35 @@ class DmReceipt(TypedDict):
     recipient: str
     stored: bool
     verified: bool
+
+
+class _Tried(TypedDict, total=False):
+    # Why the last attempt failed, as Problem.body has it.
+    problem: dict[str, Any]
+
+
+class OutboxEntry(_Tried):
+    """A message in the outbox; `state` is waiting, delivered, refused or expired."""
+
+    id: int
+    peer: str
+    event_id: str
+    event: Event
+    state: str
+    queued_at_ms: int
+    expires_at_ms: int
+    attempts: int
+    may_have_arrived: bool
+    stored: bool | None
+    is_durable: bool
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What became of a message that may be delivered later: one of both is there."""
+
+    receipt: DmReceipt | None
+    waits: OutboxEntry | None
 
 
 class PostcardReceipt(TypedDict):

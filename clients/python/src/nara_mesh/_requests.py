@@ -11,6 +11,7 @@ from urllib.parse import quote
 import httpx
 
 from ._errors import NaraError, Problem, is_problem
+from ._models import Sent
 from ._proof import Answer, Proof
 
 BASE = "http://nara"
@@ -41,6 +42,27 @@ def ping(peer: str) -> Call:
 def dm(peer: str, text: str, about: str | None) -> Call:
     body = {"text": text} if about is None else {"text": text, "about": about}
     return Call("POST", peer_path(peer, "dm"), body=body)
+
+
+def dm_later(peer: str, text: str, about: str | None, expires_s: int | None) -> Call:
+    call = dm(peer, text, about)
+    later = {} if expires_s is None else {"expires_s": expires_s}
+    return Call(call.method, call.path, body={**call.body, "later": later})
+
+
+def sent(body: Any) -> Sent:
+    """The body of an answer to `dm_later`."""
+    if "state" in body:
+        return Sent(None, body)
+    return Sent(body, None)
+
+
+def outbox() -> Call:
+    return Call("GET", "/v1/outbox")
+
+
+def take_back(message: int) -> Call:
+    return Call("DELETE", f"/v1/outbox/{message}")
 
 
 def postcard(message: str, to: str | None) -> Call:

@@ -5,6 +5,7 @@ mod admin;
 mod events;
 mod inbox;
 mod messages;
+mod outbox;
 mod peers;
 mod postcards;
 mod proxy;
@@ -106,6 +107,9 @@ fn described() -> OpenApiRouter<Arc<Shared>> {
         .routes(routes!(messages::runtime))
         .routes(routes!(stash::put, stash::get))
         .routes(routes!(inbox::acknowledge))
+        .routes(routes!(outbox::list))
+        .routes(routes!(outbox::live))
+        .routes(routes!(outbox::one, outbox::remove))
         .routes(routes!(transfer::sync))
         .routes(routes!(transfer::reconcile))
         .routes(routes!(transfer::check))

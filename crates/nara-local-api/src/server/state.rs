@@ -16,6 +16,7 @@ use super::host::Host;
 use super::inbox::Inbox;
 use super::journeys::Journeys;
 use super::leases::Leases;
+use super::outbox::Outbox;
 use super::places::Places;
 use crate::Problem;
 use crate::model::{Reloaded, Way};
@@ -27,6 +28,7 @@ pub(super) struct Shared {
     pub(super) leases: Option<Leases>,
     pub(super) journeys: Journeys,
     pub(super) inbox: Inbox,
+    pub(super) outbox: Outbox,
     pub(super) connections: Places,
     pub(super) started: Instant,
     pub(super) started_at: UnixMillis,

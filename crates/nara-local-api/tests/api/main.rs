@@ -6,5 +6,6 @@ mod attack;
 mod document;
 mod events;
 mod messages;
+mod outbox;
 mod scene;
 mod services;

@@ -1,6 +1,7 @@
 //! `dm`
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use nara_mesh::client::PeerRef;
@@ -38,4 +39,12 @@ pub(crate) struct DmArgs {
     /// Send this event (JSON; - is stdin); it is signed if unsigned
     #[arg(long, value_name = "FILE", value_parser = value::path())]
     pub(crate) event: Option<PathBuf>,
+    /// Let the running nara keep the message if the peer cannot be reached, and deliver it once the peer is seen
+    ///
+    /// It survives a restart of the nara, is sent as the same event however often, and is listed by `nara-mesh outbox list`.
+    #[arg(long, conflicts_with = "direct")]
+    pub(crate) later: bool,
+    /// How long the message may wait, from 1s to 30d [default: 7d]
+    #[arg(long, value_name = "DURATION", requires = "later", value_parser = value::expiry)]
+    pub(crate) expires: Option<Duration>,
 }

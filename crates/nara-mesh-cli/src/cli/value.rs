@@ -39,6 +39,15 @@ pub(super) fn timeout(text: &str) -> Result<Duration, String> {
     Ok(duration)
 }
 
+/// Parses how long a message may wait: whole seconds, 30 days at most.
+pub(super) fn expiry(text: &str) -> Result<Duration, String> {
+    let span = Duration::from_secs(time_span(text)?.as_secs());
+    if span.is_zero() || span > 30 * LONGEST {
+        return Err("a message may wait from 1s to 30d".to_owned());
+    }
+    Ok(span)
+}
+
 /// Parses a time span of any length.
 pub(super) fn time_span(text: &str) -> Result<Duration, String> {
     let span: Span = text.parse().map_err(|_| DURATION_HELP)?;

@@ -1,39 +1,52 @@
 //! `dm`: one signed event, directly.
 
+use nara_local_api::client::Sent;
 use nara_local_api::compose::{complete, social};
-use nara_local_api::model::{self, DirectMessage, DirectMessageReceipt, Event};
+use nara_local_api::model::{self, DirectMessage, DirectMessageReceipt, Event, Later};
 use nara_mesh::client::{MeshClient, PeerRef};
 use nara_mesh::clock::{Clock as _, SystemClock};
 use nara_mesh::identity::LocalNara;
 use nara_proto::event::SyncEvent;
+use nara_proto::time::UnixMillis;
 use serde_json::json;
 
 use super::read_event;
 use crate::cli::{DmArgs, DmKind};
 use crate::connect::{self, block_on};
 use crate::exit::Exit;
+use crate::explain;
 use crate::failure::{Failure, Outcome};
 use crate::printer::{Printer, harmless};
+use crate::remedy;
 use crate::running;
 use crate::settings::Settings;
 
 pub(super) fn run(args: &DmArgs, settings: &Settings, printer: Printer) -> Outcome {
     let given = args.event.as_deref().map(read_event).transpose()?;
+    if args.later {
+        return later(args, given.as_ref(), settings, printer);
+    }
     let receipt = match running::find(&args.running, settings)? {
         Some(nara) => {
-            let message = DirectMessage {
-                text: given.is_none().then(|| text(args)),
-                kind: kind(args),
-                about: args.about.clone(),
-                event: given.as_ref().map(Event::of),
-            };
-            block_on(async { Ok(nara.dm(&args.peer.to_string(), &message).await?) })?
+            let message = message(args, given.as_ref());
+            let sent = block_on(async { Ok(nara.dm(&args.peer.to_string(), &message).await?) });
+            sent.map_err(|failure| match failure.exit {
+                Exit::Unreachable => Failure {
+                    hint: Some(remedy::send_later(args)),
+                    ..failure
+                },
+                _ => failure,
+            })?
         }
         None => directly(args, given, settings)?,
     };
+    printer.json(json!(receipt))?;
+    report(&receipt, printer)
+}
+
+fn report(receipt: &DirectMessageReceipt, printer: Printer) -> Outcome {
     let recipient = harmless(&receipt.recipient);
     let id = &receipt.event_id;
-    printer.json(json!(receipt))?;
     if receipt.stored {
         printer.line(format_args!("{recipient} stored event {id}"))?;
         Ok(Exit::Ok)
@@ -42,6 +55,57 @@ pub(super) fn run(args: &DmArgs, settings: &Settings, printer: Printer) -> Outco
             "{recipient} accepted event {id}, but did not store it"
         ))?;
         Ok(Exit::Failed)
+    }
+}
+
+/// Leaves the message to the running nara, if it cannot be delivered now.
+fn later(args: &DmArgs, given: Option<&SyncEvent>, settings: &Settings, printer: Printer) -> Outcome {
+    let Some(nara) = running::preferred(&args.running, settings)? else {
+        return Err(
+            Failure::new(Exit::Unreachable, "no nara runs that could keep the message")
+                .hint("start it with `nara-mesh up` or `nara-mesh serve`, or send without --later"),
+        );
+    };
+    let expires_s = args.expires.map(|expires| expires.as_secs());
+    let message = message(args, given);
+    let peer = args.peer.to_string();
+    let sent = block_on(async { Ok(nara.dm_later(&peer, message, Later { expires_s }).await?) })?;
+    let entry = match sent {
+        Sent::Delivered(receipt) => {
+            printer.json(json!(receipt))?;
+            return report(&receipt, printer);
+        }
+        Sent::Waits(entry) => entry,
+    };
+    printer.json(json!({
+        "event_id": entry.event_id,
+        "recipient": entry.peer,
+        "stored": false,
+        "verified": false,
+        "outbox": entry,
+    }))?;
+    let peer = harmless(&entry.peer);
+    printer.line(format_args!(
+        "{peer} cannot be reached now: message {} waits until {peer} is seen, or {}",
+        entry.id,
+        explain::date(UnixMillis::new(entry.expires_at_ms))
+    ))?;
+    if let Some(problem) = &entry.problem {
+        printer.note(harmless(&problem.detail));
+    }
+    if !entry.is_durable {
+        printer.warn("the outbox of this nara is in memory: the message is lost when it ends");
+    }
+    Ok(Exit::Ok)
+}
+
+fn message(args: &DmArgs, given: Option<&SyncEvent>) -> DirectMessage {
+    DirectMessage {
+        text: given.is_none().then(|| text(args)),
+        kind: kind(args),
+        about: args.about.clone(),
+        event: given.map(Event::of),
+        later: None,
     }
 }
 

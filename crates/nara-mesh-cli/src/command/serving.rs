@@ -176,13 +176,8 @@ impl Serving {
         }
         if let Some(opening) = opening {
             let (network, exposition) = (self.network.clone(), self.exposition.clone());
-            self.api = opening.open(
-                &nara,
-                network,
-                exposition,
-                (self.journeys.clone(), self.inbox.clone()),
-                settings,
-            )?;
+            let kept = (self.journeys.clone(), self.inbox.clone());
+            self.api = opening.open(&nara, network, exposition, kept, settings).await?;
         }
         let sockets = self.api.as_ref().map_or(&[][..], |api| &api.sockets);
         announce(&nara, v1, self.metrics, sockets, self.printer)?;

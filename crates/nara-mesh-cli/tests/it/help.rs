@@ -1,6 +1,6 @@
 use crate::{run, run_json, text};
 
-const COMMANDS: [&[&str]; 48] = [
+const COMMANDS: [&[&str]; 51] = [
     &[],
     &["backup"],
     &["checkpoints"],
@@ -24,6 +24,9 @@ const COMMANDS: [&[&str]; 48] = [
     &["ledger"],
     &["ledger", "check"],
     &["man"],
+    &["outbox"],
+    &["outbox", "drop"],
+    &["outbox", "list"],
     &["peers"],
     &["peers", "list"],
     &["peers", "reset"],

@@ -19,6 +19,7 @@ mod metrics;
 #[path = "../../../nara-mesh/tests/support/naras.rs"]
 #[expect(dead_code, reason = "other tests use more of it")]
 mod naras;
+mod outbox;
 mod output;
 mod peers;
 mod recipes;

@@ -1,39 +1,89 @@
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
+use axum::response::{IntoResponse as _, Response};
+use http::StatusCode;
 use nara_mesh::client::{CheckedEvent, ClientError, PeerHandle};
 use nara_mesh::defaults;
 use nara_mesh::ledger::ReadLimit;
+use nara_proto::event::SyncEvent;
 use nara_proto::go_json::Timestamp;
+use nara_proto::identity::KeyId;
 use nara_proto::runtime_message::RuntimeMessage;
 use nara_proto::sync::MAX_EVENTS;
 use serde_json::value::RawValue;
 
-use crate::Problem;
 use crate::compose::{complete, social};
 use crate::model::{
-    Counts, DirectMessage, DirectMessageReceipt, LiveEvent, MessageReceipt, OutgoingMessage, Zine, trust_word,
+    Counts, DirectMessage, DirectMessageReceipt, Event, Later, LiveEvent, MessageReceipt, OutboxEntry,
+    OutboxState, OutgoingMessage, Zine, trust_word,
 };
 use crate::server::extract::{Body, CallParams, Path, Query};
+use crate::server::outbox::FirstAttempt;
 use crate::server::state::{Answer, Shared};
+use crate::{Problem, ProblemClass};
+
+/// How long a sender waits for the first attempt of a message that may be delivered later.
+const FIRST_ATTEMPT: Duration = Duration::from_secs(10);
+
+/// The least and the most that a message may wait, and how long it waits by default.
+const EXPIRES: (u64, u64, u64) = (1, 30 * 86_400, 7 * 86_400);
 
 /// Send a direct message: one signed event
+///
+/// With `later`, a message that cannot be delivered now is kept, and delivered once the peer is seen.
 #[utoipa::path(
     post,
     path = "/v1/peers/{peer}/dm",
     tag = "messages",
     params(("peer" = String, Path, description = "Its name, id or address"), CallParams),
     request_body = DirectMessage,
-    responses((status = 200, body = DirectMessageReceipt), (status = "default", body = Problem, content_type = "application/problem+json"))
+    responses(
+        (status = 200, body = DirectMessageReceipt),
+        (status = 202, body = OutboxEntry, description = "It waits in the outbox"),
+        (status = "default", body = Problem, content_type = "application/problem+json")
+    )
 )]
 pub(super) async fn dm(
     State(shared): State<Arc<Shared>>,
     Path(peer): Path<String>,
     Query(call): Query<CallParams>,
     Body(message): Body<DirectMessage>,
-) -> Answer<DirectMessageReceipt> {
+) -> Result<Response, Problem> {
     let handle = shared.peer(&peer, call.timeout())?;
+    if let Some(later) = message.later {
+        return keep(&shared, &peer, &handle, message, later, call).await;
+    }
+    let about = match message.about {
+        Some(_) => None,
+        None if message.text.is_none() => None,
+        None => Some(name_of(&handle).await?),
+    };
+    let event = event(&shared, message, about)?;
+    let event_id = event.id.clone();
+    let sent = handle.send_dm(event).await.map_err(|error| {
+        let problem = Problem::from(error);
+        match problem.class {
+            ProblemClass::Unreachable => {
+                problem.hint("send it with `later`, and it is delivered once the peer is seen")
+            }
+            _ => problem,
+        }
+    });
+    let receipt = sent?;
+    let receipt = DirectMessageReceipt {
+        event_id,
+        recipient: receipt.from.clone(),
+        stored: receipt.success,
+        verified: receipt.is_verified(),
+    };
+    Ok(Json(receipt).into_response())
+}
+
+/// The event of a message: made, or completed. `recipient`: the nara that a text is about, unless the message says.
+fn event(shared: &Shared, message: DirectMessage, recipient: Option<String>) -> Result<SyncEvent, Problem> {
     let nara = shared.nara.local();
     let event = match (message.event, message.text) {
         (Some(event), None) => {
@@ -43,27 +93,70 @@ pub(super) async fn dm(
             complete(event, nara)
         }
         (None, Some(text)) => {
-            let about = match message.about {
-                Some(about) => about,
-                None => name_of(&handle).await?,
-            };
+            let about = message.about.or(recipient).unwrap_or_default();
             let now = shared.nara.client().clock().now_nanos();
             social(nara, message.kind, &about, &text, now)
                 .map_err(|problem| Problem::invalid(format!("the message is not signed: {problem}")))?
         }
         _ => return Err(Problem::invalid("a direct message has either a text or an event")),
     };
-    if let Err(problem) = event.validate() {
-        return Err(Problem::invalid(format!("the event is malformed: {problem}")));
+    match event.validate() {
+        Ok(()) => Ok(event),
+        Err(problem) => Err(Problem::invalid(format!("the event is malformed: {problem}"))),
     }
-    let event_id = event.id.clone();
-    let receipt = handle.send_dm(event).await?;
-    Ok(Json(DirectMessageReceipt {
-        event_id,
-        recipient: receipt.from.clone(),
-        stored: receipt.success,
-        verified: receipt.is_verified(),
-    }))
+}
+
+/// Keeps a message in the outbox, which tries it at once.
+async fn keep(
+    shared: &Shared,
+    peer: &str,
+    handle: &PeerHandle,
+    message: DirectMessage,
+    later: Later,
+    call: CallParams,
+) -> Result<Response, Problem> {
+    let (least, most, default) = EXPIRES;
+    let expires = later.expires_s.unwrap_or(default);
+    if !(least..=most).contains(&expires) {
+        return Err(Problem::invalid(format!(
+            "expires_s: {least} to {most}, not {expires}"
+        )));
+    }
+    // Whoever is not known yet may be anybody once the message is sent.
+    let info = handle.known().map(|peer| peer.info());
+    let Some((info, name)) = info.and_then(|info| Some((info.clone(), info.name?))) else {
+        return Err(Problem::unknown_peer(peer));
+    };
+    let event = event(shared, message, Some(name.to_string()))?;
+    let now = shared.nara.client().clock().now_millis();
+    let draft = OutboxEntry {
+        id: 0,
+        peer: name.to_string(),
+        peer_id: info.id.as_ref().map(ToString::to_string),
+        key_id: info.key.as_ref().map(|key| KeyId::from(&key.key).to_string()),
+        event_id: event.id.clone(),
+        event: Event::of(&event),
+        state: OutboxState::Waiting,
+        queued_at_ms: now.get(),
+        expires_at_ms: now.saturating_add(Duration::from_secs(expires)).get(),
+        attempts: 0,
+        last_attempt_at_ms: None,
+        may_have_arrived: false,
+        finished_at_ms: None,
+        stored: None,
+        problem: None,
+        is_durable: false,
+    };
+    let (entry, first) = shared.outbox.put(draft).await?;
+    let limit = call.timeout().unwrap_or(FIRST_ATTEMPT);
+    match tokio::time::timeout(limit, first).await {
+        Ok(Ok(FirstAttempt::Delivered(receipt))) => Ok(Json(receipt).into_response()),
+        Ok(Ok(FirstAttempt::Refused(problem))) => Err(*problem),
+        _ => {
+            let waits = shared.outbox.one(entry.id).unwrap_or(entry);
+            Ok((StatusCode::ACCEPTED, Json(waits)).into_response())
+        }
+    }
 }
 
 /// The name of a peer: as registered, else as its unsigned `/ping` says.

@@ -10,7 +10,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use nara_local_api::client::socket_file;
 use nara_local_api::model::{Check, Reloaded, Way};
-use nara_local_api::server::{Host, Inbox, Journeys, ListenError, LocalApi, Rights};
+use nara_local_api::server::{Host, Inbox, Journeys, ListenError, LocalApi, Outbox, OutboxError, Rights};
 use nara_mesh::Nara;
 use nara_mesh::server::expose::Services;
 use nara_tailnet::MeshNode;
@@ -64,7 +64,7 @@ impl Opening {
     }
 
     /// Opens the sockets. One that cannot be opened is reported; the nara serves its peers without it.
-    pub(super) fn open(
+    pub(super) async fn open(
         self,
         nara: &Arc<Nara>,
         network: Option<OnNetwork>,
@@ -81,20 +81,19 @@ impl Opening {
             network,
             exposition,
         };
+        let folder = settings.running_folder()?;
         let mut builder = LocalApi::builder(nara.clone())
             .host(Arc::new(program))
             .services(self.services)
             .journeys(journeys)
-            .inbox(inbox);
+            .inbox(inbox)
+            .outbox(Outbox::open(folder.join("outbox.db")).await?);
         if let Some(group) = self.group {
             builder = builder.group(group, Rights::Messages);
         }
         let api = builder.start();
         let mut sockets = Vec::new();
-        let places = [
-            Some(socket_in(&settings.running_folder()?)),
-            socket_for_user(nara),
-        ];
+        let places = [Some(socket_in(&folder)), socket_for_user(nara)];
         for socket in places.into_iter().flatten() {
             match api.listen(&socket) {
                 Ok(()) => sockets.push(socket),
@@ -218,6 +217,13 @@ impl Host for Program {
 
     fn end(&self) -> bool {
         self.asked.try_send(Question::End).is_ok()
+    }
+}
+
+impl From<OutboxError> for Failure {
+    fn from(error: OutboxError) -> Self {
+        let failure = Self::failed("outbox.db in the data folder cannot be used").caused_by(error);
+        failure.hint("check the permissions and the free space of the data folder; --no-api starts the nara without it")
     }
 }
 

@@ -1,0 +1,101 @@
+//! Messages that wait for their recipients.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::Event;
+use crate::Problem;
+
+/// How long a message may wait for its recipient.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Later {
+    /// How long, in seconds: 1 to 2592000 (30 days), by default 604800 (7 days).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_s: Option<u64>,
+}
+
+/// What became of a message in the outbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum OutboxState {
+    /// The recipient has it.
+    Delivered,
+    /// It was not delivered in its time.
+    Expired,
+    /// It cannot be delivered, however often it is tried: `problem` says why.
+    Refused,
+    /// It is tried until it expires.
+    Waiting,
+}
+
+impl OutboxState {
+    /// The word in JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Delivered => "delivered",
+            Self::Expired => "expired",
+            Self::Refused => "refused",
+            Self::Waiting => "waiting",
+        }
+    }
+}
+
+/// A message in the outbox.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct OutboxEntry {
+    /// Names it in this outbox.
+    pub id: u64,
+    /// The name of the recipient.
+    pub peer: String,
+    /// The nara id of the recipient, if it is known.
+    #[serde(default)]
+    pub peer_id: Option<String>,
+    /// The key that was pinned for the recipient when the message was written. It is delivered to no other key.
+    #[serde(default)]
+    pub key_id: Option<String>,
+    /// The id of the event.
+    pub event_id: String,
+    /// The signed event. Every attempt sends this one, so that the recipient stores it once.
+    pub event: Event,
+    /// What became of it.
+    pub state: OutboxState,
+    /// When it was written, in Unix milliseconds.
+    pub queued_at_ms: i64,
+    /// When it expires, in Unix milliseconds.
+    pub expires_at_ms: i64,
+    /// How often it was tried.
+    #[serde(default)]
+    pub attempts: u32,
+    /// When it was tried last, in Unix milliseconds.
+    #[serde(default)]
+    pub last_attempt_at_ms: Option<i64>,
+    /// Whether an attempt ended without an answer after the message may have been sent: the recipient may have it.
+    #[serde(default)]
+    pub may_have_arrived: bool,
+    /// When it was delivered or given up, in Unix milliseconds.
+    #[serde(default)]
+    pub finished_at_ms: Option<i64>,
+    /// Once it is delivered: whether the recipient stored it then. `false`: it has it already, or does not keep it.
+    #[serde(default)]
+    pub stored: Option<bool>,
+    /// Why the last attempt failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Problem>)]
+    pub problem: Option<Box<Problem>>,
+    /// Whether the message survives a restart of the nara. `false`: the outbox is in memory.
+    #[serde(default)]
+    pub is_durable: bool,
+}
+
+/// The outbox.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct OutboxList {
+    /// The messages, oldest first: those that wait, and the newest 256 of the last 7 days that do not wait any more.
+    pub messages: Vec<OutboxEntry>,
+    /// How many of them wait.
+    pub waiting: usize,
+    /// Whether messages survive a restart of the nara.
+    pub is_durable: bool,
+}

@@ -1,0 +1,382 @@
+//! Sends what waits in the outbox: one message at a time to each peer, oldest first.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use http::StatusCode;
+use nara_mesh::client::{ClientError, ClientErrorKind as Kind, PeerHandle, PeerRef, Verified};
+use nara_mesh::registry::{Peer, PeerEvent};
+use nara_proto::backoff::Backoff;
+use nara_proto::identity::KeyId;
+use nara_proto::peer::Receipt;
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::time::{Instant, sleep};
+
+use super::{FirstAttempt, Queue};
+use crate::model::{DirectMessageReceipt, OutboxEntry, OutboxState};
+use crate::server::state::Shared;
+use crate::{Problem, ProblemClass};
+
+/// The pause after the first failure, and the least between two attempts to a peer that shows itself.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+
+/// The longest pause between attempts to a peer that is not seen.
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+
+/// Peers to which is sent at once.
+const AT_ONCE: usize = 16;
+
+/// How often peers that are waited for are looked at: not every sign of life is an event of the registry.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// The attempts to one peer.
+#[derive(Debug)]
+struct Line {
+    backoff: Backoff,
+    due: Instant,
+    /// When the last attempt ended.
+    tried: Instant,
+    /// The newest message that was there at an attempt.
+    newest: u64,
+    is_busy: bool,
+    /// Whether the last attempt found nobody.
+    found_nobody: bool,
+}
+
+/// What an attempt says about its peer.
+struct Attempt {
+    peer: String,
+    /// The error, for a message that waits on.
+    failed: Option<Failed>,
+}
+
+struct Failed {
+    found_nobody: bool,
+    retry_after: Duration,
+}
+
+impl Line {
+    fn new() -> Self {
+        let now = Instant::now();
+        Self {
+            backoff: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE),
+            due: now,
+            tried: now,
+            newest: 0,
+            is_busy: false,
+            found_nobody: false,
+        }
+    }
+
+    /// The peer showed itself, or there is a new way to it.
+    fn seen(&mut self) {
+        if self.found_nobody {
+            self.found_nobody = false;
+            self.backoff.reset();
+            self.due = self.due.min(self.tried + FIRST_PAUSE);
+        }
+    }
+
+    fn tried(&mut self, failed: Option<Failed>) {
+        self.is_busy = false;
+        self.tried = Instant::now();
+        self.due = self.tried;
+        match failed {
+            None => self.backoff.reset(),
+            Some(failed) => {
+                // Without randomness, pauses are whole.
+                let random = getrandom::u32().unwrap_or(u32::MAX);
+                self.due += self.backoff.after_failure(random).max(failed.retry_after);
+                self.found_nobody = failed.found_nobody;
+            }
+        }
+    }
+}
+
+/// Sends until the API ends.
+pub(in crate::server) async fn deliver(shared: Arc<Shared>) {
+    let sending = send(&shared);
+    tokio::select! {
+        () = shared.stopping.cancelled() => {}
+        () = sending => {}
+    }
+}
+
+async fn send(shared: &Shared) {
+    let outbox = &shared.outbox;
+    let mut changes = shared.nara.registry().subscribe();
+    let mut lines: HashMap<String, Line> = HashMap::new();
+    let mut attempts = FuturesUnordered::new();
+    loop {
+        outbox.expire(shared.nara.client().clock().now_millis()).await;
+        let queues = outbox.queues();
+        lines.retain(|peer, line| line.is_busy || queues.contains_key(peer));
+        for (peer, Queue { oldest, newest }) in &queues {
+            let line = lines.entry(peer.clone()).or_insert_with(Line::new);
+            if line.is_busy || attempts.len() >= AT_ONCE {
+                continue;
+            }
+            if *newest > line.newest {
+                // Somebody wants to know now.
+                line.newest = *newest;
+                line.due = Instant::now();
+            } else if line.found_nobody && was_alive_since(shared, *oldest, line.tried) {
+                line.seen();
+            }
+            if line.due <= Instant::now() {
+                line.is_busy = true;
+                attempts.push(attempt(shared, *oldest, peer.clone()));
+            }
+        }
+        tokio::select! {
+            () = outbox.0.arrived.notified() => {}
+            Some(Attempt { peer, failed }) = attempts.next(), if !attempts.is_empty() => {
+                if let Some(line) = lines.get_mut(&peer) {
+                    line.tried(failed);
+                }
+            }
+            peer = shown(&mut changes), if !lines.is_empty() => {
+                if let Some(line) = lines.get_mut(&peer) {
+                    line.seen();
+                }
+            }
+            () = sleep(LOOK), if !queues.is_empty() => {}
+        }
+    }
+}
+
+/// The next peer that shows itself, or to which there is a new way.
+async fn shown(changes: &mut Receiver<PeerEvent>) -> String {
+    loop {
+        let info = match changes.recv().await {
+            Ok(
+                PeerEvent::AddressChanged(info)
+                | PeerEvent::BreakerClosed(info)
+                | PeerEvent::Registered(info)
+                | PeerEvent::Seen(info),
+            ) => info,
+            // Peers are looked at, too.
+            Ok(_) | Err(RecvError::Lagged(_)) => continue,
+            Err(RecvError::Closed) => std::future::pending().await,
+        };
+        if let Some(name) = info.name {
+            return name.to_string();
+        }
+    }
+}
+
+/// Whether the recipient of a message showed itself after a time.
+fn was_alive_since(shared: &Shared, id: u64, then: Instant) -> bool {
+    let recipient = shared.outbox.one(id).and_then(|entry| recipient(shared, &entry));
+    let last = recipient.and_then(|peer| peer.last_alive());
+    last.is_some_and(|last| last < then.elapsed())
+}
+
+/// What the registry has of the recipient of a message.
+fn recipient(shared: &Shared, entry: &OutboxEntry) -> Option<Arc<Peer>> {
+    let registry = shared.nara.registry();
+    let id = entry.peer_id.as_ref().and_then(|id| id.parse().ok());
+    let by_id = id.and_then(|id| registry.by_id(&id));
+    by_id.or_else(|| registry.by_name(&entry.peer))
+}
+
+async fn attempt(shared: &Shared, id: u64, peer: String) -> Attempt {
+    let Some(mut entry) = shared.outbox.begin(id) else {
+        return Attempt { peer, failed: None };
+    };
+    let outcome = match recipient(shared, &entry) {
+        Some(known) => to(shared.nara.peer(PeerRef::from(known)), &entry).await,
+        None => Err(Unsent::waits(Problem::unknown_peer(&entry.peer))),
+    };
+    let now = shared.nara.client().clock().now_millis().get();
+    entry.attempts += 1;
+    entry.last_attempt_at_ms = Some(now);
+    let (failed, told) = match outcome {
+        Ok(receipt) => {
+            tracing::debug!(id, %peer, "a message of the outbox is delivered");
+            entry.state = OutboxState::Delivered;
+            entry.finished_at_ms = Some(now);
+            entry.stored = Some(receipt.success);
+            entry.problem = None;
+            let receipt = DirectMessageReceipt {
+                event_id: entry.event_id.clone(),
+                recipient: receipt.from.clone(),
+                stored: receipt.success,
+                verified: receipt.is_verified(),
+            };
+            (None, FirstAttempt::Delivered(receipt))
+        }
+        Err(unsent) => {
+            entry.may_have_arrived |= unsent.may_have_arrived;
+            entry.problem = Some(unsent.problem.clone());
+            if unsent.is_final {
+                tracing::warn!(id, %peer, error = %unsent.problem, "a message of the outbox is refused");
+                entry.state = OutboxState::Refused;
+                entry.finished_at_ms = Some(now);
+                (None, FirstAttempt::Refused(unsent.problem))
+            } else {
+                (Some(unsent.failed), FirstAttempt::Failed)
+            }
+        }
+    };
+    shared.outbox.end(entry, told).await;
+    Attempt { peer, failed }
+}
+
+/// A message that was not delivered.
+struct Unsent {
+    problem: Box<Problem>,
+    /// No other attempt would end in another way.
+    is_final: bool,
+    may_have_arrived: bool,
+    failed: Failed,
+}
+
+impl Unsent {
+    fn waits(problem: Problem) -> Self {
+        Self {
+            problem: Box::new(problem),
+            is_final: false,
+            may_have_arrived: false,
+            failed: Failed {
+                found_nobody: true,
+                retry_after: Duration::ZERO,
+            },
+        }
+    }
+
+    fn of(error: &ClientError) -> Self {
+        let problem = Problem::from(error);
+        let is_final = is_final(error, &problem);
+        Self {
+            is_final,
+            may_have_arrived: !is_final && may_have_arrived(error),
+            failed: Failed {
+                found_nobody: error.is_timeout()
+                    || error.is_unreachable()
+                    || error.is_unknown_peer()
+                    || error.kind() == Kind::Broken,
+                retry_after: error.retry_after().unwrap_or_default(),
+            },
+            problem: Box::new(problem),
+        }
+    }
+}
+
+/// Sends a message to the holder of the key for whom it was written.
+async fn to(handle: PeerHandle, entry: &OutboxEntry) -> Result<Verified<Receipt>, Unsent> {
+    let pinned = handle.known().and_then(|peer| peer.key());
+    let pinned = pinned.map(|key| KeyId::from(&key).to_string());
+    if let (Some(then), Some(now)) = (&entry.key_id, &pinned)
+        && then != now
+    {
+        let detail = format!(
+            "the message was written for key {then} of {}, which has key {now} now",
+            entry.peer
+        );
+        let (status, class) = (StatusCode::CONFLICT, ProblemClass::Untrusted);
+        let problem = Problem::new("key_replaced", status, class, detail);
+        return Err(Unsent {
+            is_final: true,
+            ..Unsent::waits(problem.hint("write the message again, for the new key"))
+        });
+    }
+    let event = entry.event.decode().map_err(|error| Unsent {
+        is_final: true,
+        ..Unsent::waits(Problem::invalid(format!("event: {error}")))
+    })?;
+    handle.send_dm(event).await.map_err(|error| Unsent::of(&error))
+}
+
+/// Whether a message cannot be delivered until somebody decides otherwise.
+fn is_final(error: &ClientError, problem: &Problem) -> bool {
+    match error.kind() {
+        Kind::InvalidRequest | Kind::OtherKey | Kind::Untrusted => true,
+        Kind::Identity => problem.conflict.is_some(),
+        Kind::Status => match error.status() {
+            Some(StatusCode::FORBIDDEN) => true,
+            // The peer may not know our key yet, or not be up yet.
+            Some(
+                StatusCode::UNAUTHORIZED
+                | StatusCode::NOT_FOUND
+                | StatusCode::REQUEST_TIMEOUT
+                | StatusCode::CONFLICT
+                | StatusCode::TOO_EARLY
+                | StatusCode::TOO_MANY_REQUESTS,
+            ) => false,
+            Some(status) => status.is_client_error() && error.is_status_verified(),
+            None => false,
+        },
+        _ => false,
+    }
+}
+
+/// Whether the peer may have taken the message all the same.
+fn may_have_arrived(error: &ClientError) -> bool {
+    let was_not_sent = matches!(
+        error.kind(),
+        Kind::AskedToWait
+            | Kind::CircuitOpen
+            | Kind::Dial
+            | Kind::DialTimeout
+            | Kind::InvalidPeer
+            | Kind::KeyRefused
+            | Kind::Tls
+            | Kind::TlsGone
+            | Kind::UnknownPeer
+    );
+    let said_no = error.status().is_some_and(|status| status.is_client_error());
+    !was_not_sent && !said_no && !error.is_unreachable()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn nobody() -> Option<Failed> {
+        Some(Failed {
+            found_nobody: true,
+            retry_after: Duration::ZERO,
+        })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pauses_grow_and_a_peer_that_is_seen_is_tried_at_once() {
+        let mut line = Line::new();
+        for least in [1, 2, 4, 8, 16] {
+            line.tried(nobody());
+            let pause = line.due - Instant::now();
+            assert!(
+                pause >= least * SECOND / 2 && pause <= least * SECOND,
+                "{pause:?}"
+            );
+        }
+        tokio::time::advance(3 * SECOND).await;
+        line.seen();
+        assert!(line.due <= Instant::now());
+        // A peer that shows itself all the time and cannot be called is not called all the time.
+        line.tried(nobody());
+        line.seen();
+        assert!(line.due > Instant::now());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_answered_has_its_pause_even_if_it_is_seen() {
+        let mut line = Line::new();
+        line.tried(Some(Failed {
+            found_nobody: false,
+            retry_after: 60 * SECOND,
+        }));
+        tokio::time::advance(10 * SECOND).await;
+        line.seen();
+        assert_eq!(line.due - Instant::now(), 50 * SECOND);
+        line.tried(None);
+        assert_eq!(line.due, Instant::now());
+    }
+}

@@ -1,0 +1,90 @@
+//! `outbox`: messages that wait for their recipients.
+
+use nara_local_api::model::{OutboxEntry, OutboxState};
+use nara_proto::time::UnixMillis;
+use serde_json::json;
+
+use crate::cli::{OutboxCommand, OutboxDropArgs, OutboxListArgs};
+use crate::connect::block_on;
+use crate::exit::Exit;
+use crate::explain;
+use crate::failure::{Failure, Outcome};
+use crate::printer::{Printer, harmless, render, table};
+use crate::running;
+use crate::settings::Settings;
+
+pub(super) fn run(
+    command: &OutboxCommand,
+    settings: &Settings,
+    printer: impl Fn(&'static str) -> Printer,
+) -> Outcome {
+    match command {
+        OutboxCommand::List(args) => list(args, settings, printer("outbox-list")),
+        OutboxCommand::Drop(args) => take_back(args, settings, printer("outbox-drop")),
+    }
+}
+
+fn list(args: &OutboxListArgs, settings: &Settings, printer: Printer) -> Outcome {
+    let nara = running::required(&args.running, settings)?;
+    let outbox = block_on(async { Ok(nara.outbox().await?) })?;
+    let mut rows = table(["ID", "PEER", "STATE", "WRITTEN", "EXPIRES", "TRIES", "WHY"]);
+    for entry in &outbox.messages {
+        rows.add_row([
+            entry.id.to_string(),
+            harmless(&entry.peer),
+            entry.state.as_str().to_owned(),
+            explain::date(UnixMillis::new(entry.queued_at_ms)),
+            explain::date(UnixMillis::new(entry.expires_at_ms)),
+            entry.attempts.to_string(),
+            entry
+                .problem
+                .as_ref()
+                .map_or_else(|| "-".to_owned(), |problem| harmless(&problem.detail)),
+        ]);
+    }
+    printer.line(render(&rows))?;
+    if !outbox.is_durable {
+        printer.note("The outbox of this nara is in memory: what waits is lost when it ends.");
+    }
+    printer.json(json!(outbox))?;
+    Ok(Exit::Ok)
+}
+
+fn take_back(args: &OutboxDropArgs, settings: &Settings, printer: Printer) -> Outcome {
+    let nara = running::required(&args.running, settings)?;
+    let mut dropped: Vec<OutboxEntry> = Vec::new();
+    let mut failed = None;
+    for &id in &args.ids {
+        match block_on(async { Ok(nara.drop_message(id).await?) }) {
+            Ok(entry) => {
+                printer.line(said(&entry))?;
+                dropped.push(entry);
+            }
+            Err(failure) => {
+                failed = Some(failure);
+                break;
+            }
+        }
+    }
+    printer.json(json!({ "messages": dropped }))?;
+    match failed {
+        None => Ok(Exit::Ok),
+        Some(failure) => Err(Failure {
+            hint: Some("`nara-mesh outbox list` shows the messages".to_owned()),
+            ..failure
+        }),
+    }
+}
+
+fn said(entry: &OutboxEntry) -> String {
+    let (id, peer) = (entry.id, harmless(&entry.peer));
+    match (entry.state, entry.may_have_arrived) {
+        (OutboxState::Waiting, false) => format!("message {id} is taken back: {peer} did not get it"),
+        (OutboxState::Waiting, true) => {
+            format!(
+                "message {id} is not sent any more; {peer} may have it, because an attempt ended without an answer"
+            )
+        }
+        (state, _) => format!("message {id} to {peer} ({}) is off the list", state.as_str()),
+    }
+}

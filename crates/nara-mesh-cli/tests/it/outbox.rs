@@ -1,0 +1,129 @@
+//! `dm --later` and `outbox`: messages to a nara that is away.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::serve::Serving;
+use crate::{nara_mesh, new_soul, text};
+
+/// Runs the program as a user for whom bob runs.
+fn run(folder: &Path, expected: i32, args: &[&str]) -> (String, String) {
+    let output = nara_mesh(folder)
+        .env("XDG_RUNTIME_DIR", folder.join("run"))
+        .args(args)
+        .output()
+        .unwrap();
+    let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(
+        output.status.code(),
+        Some(expected),
+        "{args:?}\n{stdout}\n{stderr}"
+    );
+    (stdout, stderr)
+}
+
+fn json(folder: &Path, expected: i32, args: &[&str]) -> Value {
+    let (stdout, _) = run(folder, expected, &[args, &["--json"]].concat());
+    serde_json::from_str(&stdout).unwrap_or_else(|error| panic!("{error}: {stdout}"))
+}
+
+fn start_bob(folder: &Path) -> (Serving, Value) {
+    Serving::start_in(folder, "bob", &[], &[("XDG_RUNTIME_DIR", &folder.join("run"))])
+}
+
+#[test]
+fn a_message_waits_for_a_peer_that_is_away_through_a_restart_and_arrives_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    fs::create_dir(path.join("run")).unwrap();
+    let bob = new_soul(path, "bob");
+    new_soul(path, "alice");
+    let known = format!(
+        "[[peer]]\nname = \"bob\"\nid = {}\nkey = {}\n",
+        bob["id"], bob["public_key"]
+    );
+    fs::write(path.join("known.toml"), &known).unwrap();
+    let (alice, stanza) = Serving::start(path, "alice");
+    alice.kill();
+    fs::write(path.join("known.toml"), &stanza).unwrap();
+    let (_, nobody) = run(path, 3, &["dm", "alice", "hi", "--later"]);
+    assert!(nobody.contains("no nara runs that could keep"), "{nobody}");
+    let (_, both) = run(path, 2, &["dm", "alice", "hi", "--later", "--direct"]);
+    assert!(both.contains("--direct"), "{both}");
+    run(path, 2, &["dm", "alice", "hi", "--expires", "1h"]);
+    run(path, 2, &["dm", "alice", "hi", "--later", "--expires", "31d"]);
+
+    let (bob, _) = start_bob(path);
+    // The hint is a command that works as it stands.
+    let (_, away) = run(path, 3, &["dm", "alice", "it's me"]);
+    let hint = away.lines().find(|line| line.starts_with("hint:")).unwrap();
+    let command = hint.split('`').nth(1).unwrap();
+    let words = shlex::split(command).unwrap();
+    let words: Vec<&str> = words.iter().skip(1).map(String::as_str).collect();
+    let (first, _) = run(path, 0, &words);
+    assert!(first.contains("message 1 waits until alice is seen"), "{first}");
+    let second = json(path, 0, &["dm", "alice", "second", "--later", "--expires", "2d"]);
+    assert_eq!(
+        (
+            &second["stored"],
+            &second["outbox"]["id"],
+            &second["outbox"]["state"]
+        ),
+        (&false.into(), &2.into(), &"waiting".into())
+    );
+    run(path, 0, &["dm", "alice", "third", "--later"]);
+    let (dropped, _) = run(path, 0, &["outbox", "drop", "2"]);
+    assert!(dropped.contains("message 2 is taken back"), "{dropped}");
+    let (_, gone) = run(path, 2, &["outbox", "drop", "2"]);
+    assert!(
+        gone.contains("no message 2") && gone.contains("outbox list"),
+        "{gone}"
+    );
+    bob.kill();
+
+    let (_bob, _) = start_bob(path);
+    let (listed, _) = run(path, 0, &["outbox", "list"]);
+    let rows: Vec<&str> = listed.lines().skip(1).collect();
+    assert_eq!(rows.len(), 2, "{listed}");
+    assert!(
+        rows[0].starts_with("1 ") && rows[0].contains(" waiting "),
+        "{listed}"
+    );
+
+    // Alice comes back where she was.
+    let address = stanza
+        .lines()
+        .find_map(|line| line.strip_prefix("address = "))
+        .unwrap()
+        .trim_matches('"');
+    fs::write(path.join("known.toml"), &known).unwrap();
+    let (mut alice, _) = Serving::start_with(path, "alice", &["--listen", address]);
+    let mut heard = Vec::new();
+    while heard.len() < 2 {
+        let line = alice.next();
+        if line["event"] == "direct_message" {
+            heard.push(line["message"]["social"]["reason"].as_str().unwrap().to_owned());
+        }
+    }
+    assert_eq!(heard, ["it's me", "third"]);
+    let delivered = loop {
+        let list = json(path, 0, &["outbox", "list"]);
+        assert_eq!(list["is_durable"], true);
+        if list["waiting"] == 0 {
+            break list;
+        }
+    };
+    for message in delivered["messages"].as_array().unwrap() {
+        assert_eq!(
+            (&message["state"], &message["stored"]),
+            (&"delivered".into(), &true.into())
+        );
+    }
+    let sent = json(path, 0, &["dm", "alice", "now", "--later"]);
+    assert_eq!(
+        (&sent["stored"], &sent["recipient"]),
+        (&true.into(), &"alice".into())
+    );
+}
