@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use nara_local_api::model::{self, RefusedEvent, trust_word};
+use nara_local_api::model::{self, Event, RefusedEvent, trust_word};
 use nara_mesh::client::{self, CheckedEvent, CheckedEvents, SyncProgress};
 use nara_mesh::ledger::{Insertion, Ledger};
 use nara_proto::event::{EventTrust, SyncEvent};
-use nara_proto::go_json;
-use serde_json::{Value, json};
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::explain;
 use crate::failure::Outcome;
@@ -18,7 +18,7 @@ use crate::printer::{Printer, count, harmless};
 const MOST_NAMED: usize = 10;
 
 /// How many events came, and what became of them.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, ToSchema)]
 pub(crate) struct Counts {
     pub(crate) received: usize,
     pub(crate) verified: usize,
@@ -125,20 +125,6 @@ impl Counts {
             ));
         }
     }
-
-    pub(crate) fn to_json(&self) -> Value {
-        json!({
-            "received": self.received,
-            "verified": self.verified,
-            "unknown_key": self.unknown_key,
-            "unsigned": self.unsigned,
-            "stored": self.stored,
-            "duplicates": self.duplicates,
-            "not_kept": self.not_kept,
-            "refused": self.refused,
-            "refused_count": self.refused_count,
-        })
-    }
 }
 
 impl From<model::Counts> for Counts {
@@ -183,7 +169,25 @@ fn or_dash(name: &str) -> String {
 }
 
 /// An event as a line of `sync --jsonl`.
-pub(crate) fn jsonl(checked: &CheckedEvent) -> Value {
-    let event: Value = serde_json::from_str(&go_json::to_string(&checked.event)).unwrap_or_default();
-    json!({ "schema": "nara-mesh/sync-event/1", "trust": trust_word(checked.trust), "event": event })
+pub(crate) fn jsonl(checked: &CheckedEvent) -> ToldEvent {
+    ToldEvent::new(&checked.event, trust_word(checked.trust))
+}
+
+/// An event, and how far to trust it.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct ToldEvent {
+    schema: &'static str,
+    /// `verified`, `unknown-key` or `unsigned`.
+    trust: String,
+    event: Event,
+}
+
+impl ToldEvent {
+    pub(crate) fn new(event: &SyncEvent, trust: &str) -> Self {
+        Self {
+            schema: "nara-mesh/sync-event/1",
+            trust: trust.to_owned(),
+            event: Event::of(event),
+        }
+    }
 }
