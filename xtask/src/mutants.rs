@@ -37,7 +37,7 @@ const NO_FLOODS: Pass = Pass {
     tests: &["--skip=floods"],
 };
 
-const PARTS: [Part; 5] = [
+const PARTS: [Part; 6] = [
     Part {
         name: "v2",
         package: "nara-proto",
@@ -62,6 +62,19 @@ const PARTS: [Part; 5] = [
             Pass {
                 programs: &["--lib"],
                 tests: &["v1::", "replay::"],
+            },
+            Pass::all(&["--test=conformance", "--test=properties"]),
+        ],
+        timeout_s: 100,
+    },
+    Part {
+        name: "events",
+        package: "nara-proto",
+        files: &["crates/nara-proto/src/event/{batch,claims}.rs"],
+        passes: &[
+            Pass {
+                programs: &["--lib"],
+                tests: &["event::"],
             },
             Pass::all(&["--test=conformance", "--test=properties"]),
         ],

@@ -35,7 +35,9 @@ wire_struct! {
         pub imported: i64 = "imported",
         /// How many were not imported: known already, or refused.
         pub duplicates: i64 = "duplicates",
-        /// How many were signed by a nara whose key is not known here, or refused for their signature.
+        /// How many of these were refused; an extension.
+        pub refused: i64 = "refused", omit,
+        /// How many were signed by a nara whose key is not known here, or refused for their signature or the lack of one.
         pub warnings: i64 = "warnings", omit,
         /// What went wrong.
         pub error: String = "error", omit,

@@ -1,10 +1,11 @@
 //! Transfers of events from a peer into the ledger.
 
+use std::ops::AddAssign;
 use std::time::Duration;
 
 use nara_mesh::client::{self, CheckedEvents, ReconcileReport, SyncProgress};
 use nara_mesh::ledger::Insertion;
-use nara_proto::event::EventTrust;
+use nara_proto::event::{EventProblem, EventTrust};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -32,12 +33,15 @@ pub struct Counts {
     pub not_kept: usize,
     /// Events that must not be stored.
     pub refused_count: usize,
-    /// The first of them.
+    /// Those of them that lack a signature, as old ledgers of v1 peers hold them: no fault of the peer.
+    pub refused_unsigned: usize,
+    /// The first of the others.
     pub refused: Vec<RefusedEvent>,
 }
 
 impl Counts {
-    pub(crate) fn of(progress: &SyncProgress, refused: &[client::RefusedEvent]) -> Self {
+    /// The counts of a transfer into a ledger.
+    pub fn of(progress: &SyncProgress, refused: &[client::RefusedEvent]) -> Self {
         Self {
             received: progress.received,
             verified: progress.verified,
@@ -47,12 +51,18 @@ impl Counts {
             duplicates: progress.duplicates,
             not_kept: progress.not_retained,
             refused_count: progress.refused,
-            refused: refused.iter().take(MOST_REFUSED).map(RefusedEvent::of).collect(),
+            refused_unsigned: progress.refused_unsigned,
+            refused: named(refused),
         }
     }
 
+    /// Whether the peer sent nothing that it is to blame for.
+    pub const fn is_faultless(&self) -> bool {
+        self.refused_count == self.refused_unsigned
+    }
+
     /// Counts the events of an answer, and what the ledger made of those that were accepted.
-    pub(crate) fn of_answer(events: &CheckedEvents, outcomes: &[Insertion]) -> Self {
+    pub fn of_answer(events: &CheckedEvents, outcomes: &[Insertion]) -> Self {
         let trusted = |wanted: EventTrust| {
             events
                 .accepted
@@ -72,14 +82,39 @@ impl Counts {
             duplicates,
             not_kept: outcomes.len() - stored - duplicates,
             refused_count: events.refused.len(),
-            refused: events
+            refused_unsigned: events
                 .refused
                 .iter()
-                .take(MOST_REFUSED)
-                .map(RefusedEvent::of)
-                .collect(),
+                .filter(|event| lacks_signature(event))
+                .count(),
+            refused: named(&events.refused),
         }
     }
+}
+
+impl AddAssign for Counts {
+    fn add_assign(&mut self, other: Self) {
+        self.received += other.received;
+        self.verified += other.verified;
+        self.unknown_key += other.unknown_key;
+        self.unsigned += other.unsigned;
+        self.stored += other.stored;
+        self.duplicates += other.duplicates;
+        self.not_kept += other.not_kept;
+        self.refused_count += other.refused_count;
+        self.refused_unsigned += other.refused_unsigned;
+        let room = MOST_REFUSED.saturating_sub(self.refused.len());
+        self.refused.extend(other.refused.into_iter().take(room));
+    }
+}
+
+fn lacks_signature(event: &client::RefusedEvent) -> bool {
+    event.problem == EventProblem::MustBeSigned
+}
+
+fn named(refused: &[client::RefusedEvent]) -> Vec<RefusedEvent> {
+    let at_fault = refused.iter().filter(|event| !lacks_signature(event));
+    at_fault.take(MOST_REFUSED).map(RefusedEvent::of).collect()
 }
 
 /// How far a transfer is: a server-sent event `progress`.

@@ -6,9 +6,8 @@ use utoipa::ToSchema;
 
 use crate::cli::CheckpointsArgs;
 use crate::connect;
-use crate::exit::Exit;
 use crate::failure::Outcome;
-use crate::listing::{Counts, ToldEvent, event_line, jsonl};
+use crate::listing::{self, ToldEvent, event_line, jsonl};
 use crate::printer::Printer;
 use crate::settings::Settings;
 
@@ -35,19 +34,14 @@ pub(super) fn run(args: &CheckpointsArgs, settings: &Settings, printer: Printer)
             printer.warn("the peer has more checkpoints than are fetched at once");
         }
         let events = checkpoints.events.accepted.iter().map(jsonl).collect();
-        let mut counts = Counts::default();
-        counts.take(checkpoints.events, None).await?;
-        counts.warn_refused(printer);
-        printer.note(counts.summary(false));
+        let counts = listing::take(checkpoints.events, None).await?;
+        listing::warn_refused(&counts, printer);
+        printer.note(listing::summary(&counts, false));
         printer.json(Printed {
             peer: args.peer.to_string(),
             more: checkpoints.more,
             checkpoints: events,
         })?;
-        Ok(if counts.refused_count == 0 {
-            Exit::Ok
-        } else {
-            Exit::Partial
-        })
+        Ok(listing::exit_of(&counts))
     })
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
+use nara_local_api::model::Counts;
 use nara_mesh::client::{CheckedEvents, MeshClient, PeerRef, SyncError, SyncOptions, SyncReport};
 use nara_mesh::ledger::Ledger;
 use nara_proto::sync::{EventFilter, SyncRequest};
@@ -23,7 +24,7 @@ use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::keeping::make_folder_of;
 use crate::ledger_file;
-use crate::listing::{Counts, jsonl};
+use crate::listing::{self, jsonl};
 use crate::printer::{Printer, count, human, micros};
 use crate::running;
 use crate::settings::Settings;
@@ -205,7 +206,7 @@ impl Sync<'_> {
                 self.printer.raw(json!(jsonl(checked)))?;
             }
         }
-        self.counts.take(events, self.ledger.as_ref()).await?;
+        self.counts += listing::take(events, self.ledger.as_ref()).await?;
         self.answers += 1;
         self.bar.show(self.counts.received, None);
         Ok(())
@@ -214,7 +215,7 @@ impl Sync<'_> {
     fn report(&self, elapsed: Duration, ended: Outcome<()>) -> Outcome {
         let summary = format!(
             "{} in {} from {} {}",
-            self.counts.summary(self.ledger.is_some()),
+            listing::summary(&self.counts, self.ledger.is_some()),
             human(elapsed),
             self.answers,
             if self.answers == 1 { "answer" } else { "answers" }
@@ -224,7 +225,7 @@ impl Sync<'_> {
         } else {
             self.printer.line(&summary)?;
         }
-        self.counts.warn_refused(self.printer);
+        listing::warn_refused(&self.counts, self.printer);
         if let Some(path) = &self.path {
             self.printer.note(format_args!(
                 "{} are now in {}",
@@ -252,8 +253,7 @@ impl Sync<'_> {
                 ..failure
             }),
             Err(failure) => Err(failure),
-            Ok(()) if self.counts.refused_count == 0 => Ok(Exit::Ok),
-            Ok(()) => Ok(Exit::Partial),
+            Ok(()) => Ok(listing::exit_of(&self.counts)),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! `zine`: recent events for recent events.
 
-use nara_local_api::model::trust_word;
+use nara_local_api::model::{Counts, trust_word};
 use nara_mesh::clock::{Clock as _, SystemClock};
 use nara_mesh::defaults;
 use nara_mesh::ledger::ReadLimit;
@@ -11,10 +11,9 @@ use utoipa::ToSchema;
 
 use crate::cli::ZineArgs;
 use crate::connect::{self, block_on};
-use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::ledger_file;
-use crate::listing::{Counts, ToldEvent, event_line};
+use crate::listing::{self, ToldEvent, event_line};
 use crate::printer::{Printer, count, harmless};
 use crate::running;
 use crate::settings::Settings;
@@ -59,7 +58,7 @@ pub(super) fn run(args: &ZineArgs, settings: &Settings, printer: Printer) -> Out
                 created_at_s: zine.created_at_s,
                 sent: zine.sent,
                 events: events.map_err(|error| Failure::failed("an event is malformed").caused_by(error))?,
-                counts: zine.counts.into(),
+                counts: zine.counts,
                 stored: true,
             }
         }
@@ -74,10 +73,10 @@ pub(super) fn run(args: &ZineArgs, settings: &Settings, printer: Printer) -> Out
         "sent {}, {} answered with {}",
         count(answer.sent, "event"),
         harmless(&answer.from),
-        answer.counts.summary(answer.stored)
+        listing::summary(&answer.counts, answer.stored)
     ));
-    answer.counts.warn_refused(printer);
-    let is_whole = answer.counts.refused.is_empty();
+    listing::warn_refused(&answer.counts, printer);
+    let exit = listing::exit_of(&answer.counts);
     printer.json(Printed {
         counts: answer.counts,
         from: answer.from,
@@ -85,7 +84,7 @@ pub(super) fn run(args: &ZineArgs, settings: &Settings, printer: Printer) -> Out
         sent: answer.sent,
         events: listed,
     })?;
-    Ok(if is_whole { Exit::Ok } else { Exit::Partial })
+    Ok(exit)
 }
 
 fn directly(args: &ZineArgs, settings: &Settings) -> Outcome<Answer> {
@@ -111,8 +110,7 @@ fn directly(args: &ZineArgs, settings: &Settings) -> Outcome<Answer> {
         let accepted = zine.events.accepted.iter();
         let events = accepted.map(|checked| (checked.event.clone(), trust_word(checked.trust).to_owned()));
         let events = events.collect();
-        let mut counts = Counts::default();
-        counts.take(zine.events, ledger.as_ref()).await?;
+        let counts = listing::take(zine.events, ledger.as_ref()).await?;
         Ok(Answer {
             from: zine.from,
             created_at_s: zine.created_at.get(),

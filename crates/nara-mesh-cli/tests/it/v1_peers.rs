@@ -1,6 +1,7 @@
 //! The program among v1 peers: a double of one, over real sockets.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 
@@ -111,6 +112,80 @@ async fn a_v1_peer_hears_that_a_served_nara_comes_and_goes_and_peers_shows_its_p
     assert_eq!(code, Some(0));
     assert!(heard(Service::Chau));
     assert_eq!(greta.is_online("alice"), Some(false));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sync_says_in_a_line_how_many_unsigned_events_an_old_ledger_holds_and_is_content() {
+    let folder = tempfile::tempdir().unwrap();
+    let greta = greta(folder.path()).await;
+    let old = 800_000_000_000_000_000;
+    greta.remember([tease(greta.nara(), "alice", old)]);
+    greta.remember((1..=20).map(|n| {
+        let mut event = tease(greta.nara(), "alice", old + n);
+        event.sig.clear();
+        event.emitter.clear();
+        event
+    }));
+    let path = folder.path().to_owned();
+    let syncing = move |more: &'static [&str]| run(&path, 0, &[&["sync", "greta"], more, &AS_ALICE].concat());
+    let synced = tokio::task::spawn_blocking(move || (syncing(&[]), syncing(&["--json"])));
+    let (told, json) = synced.await.unwrap();
+    let said = text(&told.stderr);
+    let lines: Vec<_> = said.lines().filter(|line| line.contains("unsigned")).collect();
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(
+        lines[0].contains("20 unsigned events of naras whose keys are known"),
+        "{lines:?}"
+    );
+    let json: Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(json["refused_unsigned"], 20);
+    assert_eq!(json["refused"], serde_json::json!([]));
+}
+
+/// A server that accepts connections and does something to each.
+fn server(answer: impl Fn(std::net::TcpStream) + Send + 'static) -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        while let Ok((connection, _)) = listener.accept() {
+            answer(connection);
+        }
+    });
+    address
+}
+
+#[test]
+fn who_resets_connections_or_speaks_nonsense_is_unreachable() {
+    let folder = tempfile::tempdir().unwrap();
+    new_soul(folder.path(), "alice");
+    let closes = server(drop);
+    let resets = server(|connection| {
+        // What was sent and not read makes the kernel reset the connection.
+        let _ = connection.peek(&mut [0]);
+    });
+    let nonsense = server(|mut connection| {
+        let _ = connection.write_all(b"SSH-2.0-OpenSSH_10.0\r\n");
+        let _ = connection.read(&mut [0; 4096]);
+    });
+    let cut = server(|mut connection| {
+        let _ = connection.read(&mut [0; 4096]);
+        let _ = connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{");
+    });
+    for address in [closes, resets, nonsense, cut] {
+        let address = address.to_string();
+        for command in [
+            &["ping", &address][..],
+            &["sync", &address, "--jsonl"],
+            &["dm", &address, "hello"],
+            &["request", &address, "GET", "/notes"],
+        ] {
+            run(
+                folder.path(),
+                3,
+                &[command, &["--soul-file", "alice.soul"]].concat(),
+            );
+        }
+    }
 }
 
 #[test]

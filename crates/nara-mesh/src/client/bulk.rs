@@ -85,6 +85,8 @@ pub struct SyncProgress {
     pub unsigned: usize,
     /// Refused events.
     pub refused: usize,
+    /// Those of the refused events that lack a signature, as old ledgers of v1 peers hold them: no fault of the peer.
+    pub refused_unsigned: usize,
     /// Accepted events that are new in the ledger.
     pub stored: usize,
     /// Accepted events that the ledger already had.
@@ -106,6 +108,8 @@ impl SyncProgress {
     fn count(&mut self, page: &CheckedEvents, insertions: &[Insertion]) {
         self.received += page.received();
         self.refused += page.refused.len();
+        let unsigned = |event: &&RefusedEvent| event.problem == EventProblem::MustBeSigned;
+        self.refused_unsigned += page.refused.iter().filter(unsigned).count();
         for checked in &page.accepted {
             match checked.trust {
                 EventTrust::Verified => self.verified += 1,

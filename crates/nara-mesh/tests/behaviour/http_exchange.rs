@@ -1,13 +1,13 @@
 //! `http.json`: whole exchanges with the server of the fixture.
 
-use nara_proto::endpoint::{Endpoint as _, GossipZine};
+use nara_proto::endpoint::{Endpoint as _, GossipZine, PeerQuery};
 use nara_proto::time::UnixMillis;
 use nara_proto::v1::ResponseAuth;
 use serde_json::{Map, Value};
 
 use crate::harness::{Case, Unreadable};
 use crate::raw_http::{self, RawResponse};
-use crate::server::Server;
+use crate::server::{Presence, Server};
 
 pub(crate) fn exchange(case: &Case<'_>) -> Result<(), Unreadable> {
     let fixture = case.fixture()?;
@@ -16,7 +16,12 @@ pub(crate) fn exchange(case: &Case<'_>) -> Result<(), Unreadable> {
     if has_empty_ledger(case, &ledger) {
         ledger.clear();
     }
-    let server = Server::start(&fixture, &ledger, now, None)?;
+    let presence = if was_recorded_alone(case) {
+        Presence::NobodyOnline
+    } else {
+        Presence::AllOnline
+    };
+    let server = Server::start(&fixture, &ledger, now, presence, None)?;
     let before = server.count();
     let answer = server.send(&request(case)?);
     let growth = server.count() - before;
@@ -53,6 +58,17 @@ fn has_empty_ledger(case: &Case<'_>, ledger: &[&str]) -> bool {
     let is_answered = case.peek("status").is_some_and(|status| status == 200);
     body.starts_with("{\"checkpoints\":null,")
         || (is_zine && is_answered && !ledger.iter().any(|event| body.contains(event)))
+}
+
+/// The exchanges were recorded with all naras of the fixture online, but for a query that found nobody to ask next though
+/// it had asked nobody.
+fn was_recorded_alone(case: &Case<'_>) -> bool {
+    let target = case.peek("request_target").and_then(Value::as_str);
+    let query = target.and_then(|target| target.strip_prefix(PeerQuery::PATH)?.strip_prefix('?'));
+    query.is_some_and(|query| {
+        let mut fields = form_urlencoded::parse(query.as_bytes());
+        fields.all(|(name, value)| name != "asked" || value.is_empty())
+    }) && case.peek("status").is_some_and(|status| status == 404)
 }
 
 fn request(case: &Case<'_>) -> Result<Vec<u8>, Unreadable> {

@@ -29,7 +29,14 @@ pub(crate) struct Server {
     running: RunningServer,
 }
 
-/// Everybody in the fixture is online.
+/// Who is online.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Presence {
+    AllOnline,
+    NobodyOnline,
+}
+
+/// The naras that are online.
 #[derive(Debug)]
 struct Neighbourhood(Vec<NaraName>);
 
@@ -45,6 +52,7 @@ impl Server {
         fixture: &Case<'_>,
         ledger: &[&str],
         now: UnixMillis,
+        presence: Presence,
         also_known: Option<(NaraName, PublicKey)>,
     ) -> Result<Self, Unreadable> {
         let server = fixture.inner(fixture.object("server")?);
@@ -88,7 +96,10 @@ impl Server {
         let builder = MeshServer::builder(local, store.clone())
             .registry(registry)
             .clock(Arc::new(clock.clone()))
-            .handler(Neighbourhood(peers.clone()))
+            .handler(Neighbourhood(match presence {
+                Presence::AllOnline => peers.clone(),
+                Presence::NobodyOnline => Vec::new(),
+            }))
             .mesh_ip(server.text("mesh_ip")?)
             .coordinates(coordinates);
         let running = RUNTIME.block_on(async {

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::harness::{Case, Unreadable};
 use crate::raw_http::{self, RawResponse};
-use crate::server::Server;
+use crate::server::{Presence, Server};
 
 pub(crate) fn sync_select(case: &Case<'_>) -> Result<(), Unreadable> {
     let fixture = case.fixture()?;
@@ -27,7 +27,7 @@ pub(crate) fn sync_select(case: &Case<'_>) -> Result<(), Unreadable> {
         .unwrap_or_else(|_| "x".parse().expect("a name"));
     let keypair = KeyPair::from_soul(&Soul::bond([7; 32], name.as_str()));
     let sender = Some((name.clone(), keypair.public_key()));
-    let server = Server::start(&fixture, &case.texts("ledger")?, now, sender)?;
+    let server = Server::start(&fixture, &case.texts("ledger")?, now, Presence::AllOnline, sender)?;
     case.check("responder_public_key_b64", server.key.to_base64());
 
     let auth = RequestAuth::sign(&keypair, &name, now, "POST", "/events/sync");

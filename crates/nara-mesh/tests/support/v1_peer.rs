@@ -17,7 +17,7 @@ use nara_mesh::clock::Clock;
 use nara_mesh::identity::LocalNara;
 use nara_mesh::proto::event::{ChauPayload, HeyTherePayload, Payload, Service, SyncEvent};
 use nara_mesh::proto::go_json::{self, Timestamp};
-use nara_mesh::proto::identity::PublicKey;
+use nara_mesh::proto::identity::{NaraId, PublicKey};
 use nara_mesh::proto::peer::{CoordinatesResponse, PingResponse, Receipt};
 use nara_mesh::proto::runtime_message::{
     MessagePayload, RuntimeMessage, StashAck, StashRefresh, StashResponse, StashStore, stash_refusal,
@@ -150,13 +150,8 @@ impl V1Peer {
     /// Loses its memory, but not what it has met: the plaza tells that again.
     pub(crate) fn restart(&self) {
         let mut memory = self.memory();
-        let met = std::mem::take(&mut memory.met);
-        let keys = std::mem::take(&mut memory.keys);
-        *memory = Memory {
-            met,
-            keys,
-            ..Memory::default()
-        };
+        let Memory { met, keys, .. } = std::mem::take(&mut *memory);
+        (memory.met, memory.keys) = (met, keys);
     }
 
     /// A `hey-there` as of now.
@@ -204,15 +199,20 @@ impl V1Peer {
 
     /// Asks a confidant to keep a stash. The ack comes as a message of its own.
     pub(crate) async fn store_stash(&self, with: &LocalNara, to: IpAddr, plaintext: &[u8]) {
+        self.store_stash_as(self.nara().id(), with, to, plaintext).await;
+    }
+
+    /// The same in a message that says it is of the nara with this id.
+    pub(crate) async fn store_stash_as(&self, id: &NaraId, with: &LocalNara, to: IpAddr, plaintext: &[u8]) {
         let nonce = [7; 24];
         let payload = MessagePayload::StashStore(StashStore {
-            owner_id: self.nara().id().to_string(),
+            owner_id: id.to_string(),
             owner: self.nara().name().to_string(),
             nonce: nonce.to_vec().into(),
             ciphertext: self.nara().seal_key().seal(&nonce, plaintext).into(),
             ts: self.0.clock.now_seconds(),
         });
-        self.send_message(to, self.message(with, payload)).await;
+        self.send_message(to, self.message(id, with, payload)).await;
     }
 
     /// Asks a confidant for its stash, as a v1 peer does that begins.
@@ -221,21 +221,21 @@ impl V1Peer {
             owner_id: self.nara().id().to_string(),
             owner: self.nara().name().to_string(),
         });
-        self.send_message(to, self.message(with, payload)).await;
+        self.send_message(to, self.message(self.nara().id(), with, payload))
+            .await;
     }
 
-    fn message(&self, to: &LocalNara, payload: MessagePayload) -> RuntimeMessage {
+    fn message(&self, id: &NaraId, to: &LocalNara, payload: MessagePayload) -> RuntimeMessage {
         let nara = self.nara();
         let now = Timestamp::utc(self.0.clock.now_nanos());
-        RuntimeMessage::new(nara.name().as_str(), nara.id().as_str(), now, payload)
+        RuntimeMessage::new(nara.name().as_str(), id.as_str(), now, payload)
             .to(to.name().as_str(), to.id().as_str())
             .sign(nara.keypair())
     }
 
     /// What cannot be delivered is lost.
     async fn send_message(&self, to: IpAddr, message: RuntimeMessage) {
-        let now = self.0.clock.now_millis();
-        let request = self.request("/mesh/message", message.to_json(), now);
+        let request = self.request("/mesh/message", message.to_json(), self.0.clock.now_millis());
         let _ = self.call(self.port_of(to), request).await;
     }
 
@@ -503,8 +503,7 @@ impl V1Peer {
 
     async fn send_stash(&self, name: &str, stash: &StashStore, to: SocketAddr) {
         let payload = MessagePayload::StashResponse(response_of(stash));
-        let nara = self.nara();
-        let now = Timestamp::utc(self.0.clock.now_nanos());
+        let (nara, now) = (self.nara(), Timestamp::utc(self.0.clock.now_nanos()));
         let message = RuntimeMessage::new(nara.name().as_str(), nara.id().as_str(), now, payload)
             .to(name, &stash.owner_id)
             .sign(nara.keypair());
@@ -526,9 +525,8 @@ impl V1Peer {
             met.and_then(|(name, address)| Some((memory.keys.get(&name).copied()?, name, address)))
         };
         // A refresh is never verified; everything else is, with the key known for the id.
-        let verified = sender
-            .as_ref()
-            .is_some_and(|(key, ..)| message.verify(key).is_ok());
+        let key = sender.as_ref().map(|(key, ..)| key);
+        let verified = key.is_some_and(|key| message.verify(key).is_ok());
         if !verified && !matches!(message.payload, MessagePayload::StashRefresh(_)) {
             return;
         }
@@ -547,9 +545,8 @@ impl V1Peer {
                 Some(MessagePayload::StashAck(ack))
             }
             MessagePayload::StashRequest(request) => {
-                let mut response = self
-                    .keeps_for(&request.owner_id)
-                    .map_or_else(StashResponse::default, |stash| response_of(&stash));
+                let kept = self.keeps_for(&request.owner_id);
+                let mut response = kept.as_ref().map(response_of).unwrap_or_default();
                 response.owner_id = request.owner_id;
                 response.request_id = request.request_id;
                 Some(MessagePayload::StashResponse(response))
@@ -577,9 +574,14 @@ impl V1Peer {
             _ => None,
         };
         if let (Some(payload), Some((_, _, address))) = (reply, sender) {
-            let nara = self.nara();
-            let (name, id) = (nara.name().as_str(), nara.id().as_str());
-            let reply = message.reply(name, id, self.0.clock.now_nanos(), payload, nara.keypair());
+            let (nara, now) = (self.nara(), self.0.clock.now_nanos());
+            let reply = message.reply(
+                nara.name().as_str(),
+                nara.id().as_str(),
+                now,
+                payload,
+                nara.keypair(),
+            );
             self.send_message(address.ip(), reply).await;
         }
     }

@@ -13,6 +13,7 @@ mod messages;
 #[path = "../support/naras.rs"]
 #[expect(dead_code, reason = "other tests use more of it")]
 mod naras;
+mod old_ledgers;
 mod ports;
 mod presence;
 mod support;

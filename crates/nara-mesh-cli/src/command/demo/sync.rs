@@ -1,6 +1,7 @@
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
+use nara_local_api::model::Counts;
 use nara_mesh::clock::{Clock as _, SystemClock};
 use nara_mesh::ledger::Insertion;
 use nara_proto::event::{
@@ -11,7 +12,7 @@ use nara_proto::time::UnixNanos;
 
 use super::nara::{DemoNara, Mesh};
 use super::step::{Report, Step, StepResult, or_failed};
-use crate::listing::Counts;
+use crate::listing;
 use crate::printer::{human, micros};
 
 pub(super) const STEP: Step = Step {
@@ -51,8 +52,7 @@ async fn try_run(mesh: &Mesh, events: usize) -> StepResult {
     let mut number = 0;
     while let Some(page) = pages.next().await {
         number += 1;
-        counts
-            .take(page?.events, Some(&bob.ledger))
+        counts += listing::take(page?.events, Some(&bob.ledger))
             .await
             .map_err(|failure| failure.message)?;
         lines.push(format!(

@@ -1,11 +1,12 @@
 //! `events export`, `events import`: a memory over the wire, as JSON lines.
 
 use futures_util::StreamExt as _;
+use nara_local_api::model::Counts;
 use nara_mesh::clock::{Clock as _, SystemClock};
 use nara_proto::endpoint::EventsImport;
 use nara_proto::event::SyncEvent;
 use nara_proto::go_json;
-use nara_proto::import::ImportRequest;
+use nara_proto::import::{ImportRequest, ImportResponse};
 use nara_proto::sync::EventFilter;
 use nara_proto::time::UnixSeconds;
 use serde::Serialize;
@@ -17,6 +18,7 @@ use crate::command::read_input;
 use crate::connect;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
+use crate::listing;
 use crate::printer::{Printer, count, harmless};
 use crate::settings::Settings;
 
@@ -31,6 +33,7 @@ pub(in crate::command) struct Imported {
     events: usize,
     imported: i64,
     duplicates: i64,
+    refused: i64,
     warnings: i64,
 }
 
@@ -44,10 +47,10 @@ pub(in crate::command) fn export(args: &EventsExportArgs, settings: &Settings, p
         };
         let peer = client.peer(&args.peer);
         let mut pages = peer.sync_pages(filter, PAGE, None);
-        let (mut exported, mut refused) = (0, 0);
+        let (mut exported, mut counts) = (0, Counts::default());
         while let Some(page) = pages.next().await {
             let events = page?.events;
-            refused += events.refused.len();
+            counts += Counts::of_answer(&events, &[]);
             for checked in &events.accepted {
                 let event: Value =
                     serde_json::from_str(&go_json::to_string(&checked.event)).unwrap_or_default();
@@ -55,11 +58,13 @@ pub(in crate::command) fn export(args: &EventsExportArgs, settings: &Settings, p
                 exported += 1;
             }
         }
+        listing::warn_refused(&counts, printer);
         printer.note(format_args!(
-            "{} exported, {refused} refused",
-            count(exported, "event")
+            "{} exported, {} refused",
+            count(exported, "event"),
+            counts.refused_count
         ));
-        Ok(if refused == 0 { Exit::Ok } else { Exit::Partial })
+        Ok(listing::exit_of(&counts))
     })
 }
 
@@ -78,7 +83,7 @@ pub(in crate::command) fn import(args: &EventsImportArgs, settings: &Settings, p
     }
     let client = connect::client(nara.clone(), settings)?;
     connect::block_on_looking(&client, settings, async {
-        let (mut imported, mut duplicates, mut warnings) = (0, 0, 0);
+        let mut total = ImportResponse::default();
         for part in events.chunks(PART) {
             let now = UnixSeconds::new(SystemClock.now_millis().get().div_euclid(1000));
             let request = ImportRequest::signed(part.to_vec(), now, nara.keypair());
@@ -89,18 +94,28 @@ pub(in crate::command) fn import(args: &EventsImportArgs, settings: &Settings, p
                     harmless(&answer.error)
                 )));
             }
-            imported += answer.imported;
-            duplicates += answer.duplicates;
-            warnings += answer.warnings;
+            total.imported += answer.imported;
+            total.duplicates += answer.duplicates;
+            total.refused += answer.refused;
+            total.warnings += answer.warnings;
         }
+        let ImportResponse {
+            imported,
+            duplicates,
+            refused,
+            warnings,
+            ..
+        } = total;
         printer.line(format_args!(
-            "{imported} of {} imported, {duplicates} known already or refused, {warnings} of unknown keys or not verified",
-            count(events.len(), "event")
+            "{imported} of {} imported, {} known already, {refused} refused; {warnings} with an unknown key or without a valid signature",
+            count(events.len(), "event"),
+            duplicates - refused
         ))?;
         printer.json(Imported {
             events: events.len(),
             imported,
             duplicates,
+            refused,
             warnings,
         })?;
         Ok(Exit::Ok)

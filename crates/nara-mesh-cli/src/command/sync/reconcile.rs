@@ -19,7 +19,7 @@ use super::{Printed, failure};
 use crate::cli::SyncArgs;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
-use crate::listing::Counts;
+use crate::listing;
 use crate::printer::{Printer, count, human, micros};
 
 const NANOSECOND: Duration = Duration::from_nanos(1);
@@ -269,7 +269,7 @@ pub(super) async fn fetch(
 }
 
 pub(super) fn tell(report: &Reconciled, args: &SyncArgs, printer: Printer) -> Outcome {
-    let counts = Counts::from(report.counts.clone());
+    let counts = &report.counts;
     printer.line(if report.fell_back {
         "the peer does not support reconciliation: its events were fetched page by page".to_owned()
     } else {
@@ -298,13 +298,13 @@ pub(super) fn tell(report: &Reconciled, args: &SyncArgs, printer: Printer) -> Ou
     }
     printer.line(format_args!(
         "{} in {}",
-        counts.summary(true),
+        listing::summary(counts, true),
         human(Duration::from_micros(report.elapsed_us))
     ))?;
     if !report.complete {
         printer.warn("the ledgers differ too much to find everything at once: run it again, or sync without --reconcile");
     }
-    counts.warn_refused(printer);
+    listing::warn_refused(counts, printer);
     printer.json(Printed::Reconciled(Told {
         counts: counts.clone(),
         peer: args.peer.to_string(),
@@ -320,6 +320,9 @@ pub(super) fn tell(report: &Reconciled, args: &SyncArgs, printer: Printer) -> Ou
         complete: report.complete,
         elapsed_us: report.elapsed_us,
     }))?;
-    let whole = report.complete && counts.refused_count == 0;
-    Ok(if whole { Exit::Ok } else { Exit::Partial })
+    Ok(if report.complete {
+        listing::exit_of(counts)
+    } else {
+        Exit::Partial
+    })
 }

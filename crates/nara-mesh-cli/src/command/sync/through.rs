@@ -13,7 +13,7 @@ use super::{Fetched, Printed, reconcile};
 use crate::cli::{SyncArgs, SyncModeArg};
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
-use crate::listing::Counts;
+use crate::listing;
 use crate::printer::{Printer, human};
 
 pub(super) async fn run(nara: &LocalClient, args: &SyncArgs, printer: Printer) -> Outcome {
@@ -78,18 +78,18 @@ async fn follow<T: DeserializeOwned>(nara: &LocalClient, path: &str, printer: Pr
 }
 
 fn tell(synced: Synced, args: &SyncArgs, printer: Printer) -> Outcome {
-    let counts = Counts::from(synced.counts);
+    let counts = synced.counts;
     if let Some(cursor) = &synced.resumed {
         printer.note(format_args!("resumed behind {cursor}"));
     }
     printer.line(format_args!(
         "{} in {} from {} {}",
-        counts.summary(true),
+        listing::summary(&counts, true),
         human(Duration::from_micros(synced.elapsed_us)),
         synced.answers,
         if synced.answers == 1 { "answer" } else { "answers" }
     ))?;
-    counts.warn_refused(printer);
+    listing::warn_refused(&counts, printer);
     printer.json(Printed::Fetched(Fetched {
         counts: counts.clone(),
         ledger: None,
@@ -105,7 +105,6 @@ fn tell(synced: Synced, args: &SyncArgs, printer: Printer) -> Outcome {
             ..problem.into()
         }),
         Some(problem) => Err(problem.into()),
-        None if counts.refused_count == 0 => Ok(Exit::Ok),
-        None => Ok(Exit::Partial),
+        None => Ok(listing::exit_of(&counts)),
     }
 }

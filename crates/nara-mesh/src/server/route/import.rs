@@ -49,6 +49,7 @@ pub(super) async fn handle(
         success: true,
         imported: count(ingested.stored),
         duplicates: count(sent - ingested.stored),
+        refused: count(sent - ingested.accepted.len()),
         warnings: count(ingested.warnings),
         error: String::new(),
     };

@@ -31,7 +31,7 @@ pub(in crate::server) struct Ingested {
     pub(in crate::server) accepted: Vec<SyncEvent>,
     /// How many of them are new in the ledger.
     pub(in crate::server) stored: usize,
-    /// How many had a signature that does not verify, or cannot be verified here.
+    /// How many had a signature that does not verify or cannot be verified here, or lacked one that they must have.
     pub(in crate::server) warnings: usize,
 }
 
@@ -65,7 +65,10 @@ pub(in crate::server) async fn ingest(
                 ingested.accepted.push(event);
             }
             Err(problem) => {
-                ingested.warnings += usize::from(problem == EventProblem::BadSignature);
+                ingested.warnings += usize::from(matches!(
+                    problem,
+                    EventProblem::BadSignature | EventProblem::MustBeSigned
+                ));
                 tracing::info!(
                     event = %shown(&event.id), emitter = %shown(&event.emitter), %problem, "event refused"
                 );
