@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
-use nara_local_api::model::Reconciled;
+use nara_local_api::model::{Counts, Reconciled};
 use nara_mesh::client::{MeshClient, PeerHandle, PeerRef, ReconcileOptions, SyncError};
 use nara_mesh::ledger::Ledger;
 use nara_proto::event::Service;
