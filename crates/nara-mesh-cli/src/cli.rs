@@ -241,10 +241,20 @@ pub(crate) enum Command {
     Sign(SignArgs),
     /// Verify the signature of a request or an event, offline, and say why it fails
     Verify(VerifyArgs),
+    /// Print the JSON Schema of what a command prints with --json, or list the commands that have one
+    Schema(SchemaArgs),
     /// Print the completions of a shell
     Completions(CompletionsArgs),
     /// Print the manual page, or write one for each command
     Man(ManArgs),
+}
+
+/// `schema`
+#[derive(Debug, Args)]
+pub(crate) struct SchemaArgs {
+    /// The command, such as `peers trust`
+    #[arg(value_name = "COMMAND")]
+    pub(crate) command: Vec<String>,
 }
 
 /// `demo`

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use nara_local_api::model::{Counts, trust_word};
+use nara_local_api::model::{Counts, Event, trust_word};
 use nara_mesh::client::{CheckedEvent, CheckedEvents};
 use nara_mesh::ledger::Ledger;
 use nara_proto::event::SyncEvent;
-use nara_proto::go_json;
-use serde_json::{Value, json};
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::exit::Exit;
 use crate::explain;
@@ -81,11 +81,6 @@ pub(crate) fn warn_refused(counts: &Counts, printer: Printer) {
     }
 }
 
-/// The counts as JSON, to which a command adds what it knows beside them.
-pub(crate) fn counts_json(counts: &Counts) -> Value {
-    serde_json::to_value(counts).unwrap_or_default()
-}
-
 /// Partly done, if the peer sent events that it is to blame for.
 pub(crate) const fn exit_of(counts: &Counts) -> Exit {
     if counts.is_faultless() {
@@ -121,7 +116,25 @@ fn or_dash(name: &str) -> String {
 }
 
 /// An event as a line of `sync --jsonl`.
-pub(crate) fn jsonl(checked: &CheckedEvent) -> Value {
-    let event: Value = serde_json::from_str(&go_json::to_string(&checked.event)).unwrap_or_default();
-    json!({ "schema": "nara-mesh/sync-event/1", "trust": trust_word(checked.trust), "event": event })
+pub(crate) fn jsonl(checked: &CheckedEvent) -> ToldEvent {
+    ToldEvent::new(&checked.event, trust_word(checked.trust))
+}
+
+/// An event, and how far to trust it.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct ToldEvent {
+    schema: &'static str,
+    /// `verified`, `unknown-key` or `unsigned`.
+    trust: String,
+    event: Event,
+}
+
+impl ToldEvent {
+    pub(crate) fn new(event: &SyncEvent, trust: &str) -> Self {
+        Self {
+            schema: "nara-mesh/sync-event/1",
+            trust: trust.to_owned(),
+            event: Event::of(event),
+        }
+    }
 }

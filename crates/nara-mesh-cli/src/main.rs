@@ -25,6 +25,7 @@ mod printer;
 mod remedy;
 mod run;
 mod running;
+mod schema;
 mod service_manager;
 mod settings;
 

@@ -8,7 +8,8 @@ use anstream::adapter::strip_str;
 use comfy_table::presets::NOTHING;
 use comfy_table::{ContentArrangement, Table};
 use owo_colors::OwoColorize as _;
-use serde_json::{Map, Value};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
 use tracing::Level;
 
 use crate::failure::{Failure, Outcome};
@@ -31,6 +32,12 @@ impl Printer {
     /// The same printer, for a daemon: with JSON it prints nothing beside it, since its lines say all.
     pub(crate) fn of_daemon(mut self) -> Self {
         self.quiet |= self.json;
+        self
+    }
+
+    /// The same printer, with another schema.
+    pub(crate) fn named(mut self, command: &'static str) -> Self {
+        self.command = command;
         self
     }
 
@@ -58,7 +65,7 @@ impl Printer {
     }
 
     /// One JSON object with its schema, if JSON was asked for.
-    pub(crate) fn json(&self, value: Value) -> Outcome<()> {
+    pub(crate) fn json(&self, value: impl Serialize) -> Outcome<()> {
         if !self.json {
             return Ok(());
         }
@@ -66,18 +73,18 @@ impl Printer {
     }
 
     /// One line of a stream of JSON objects, if JSON was asked for.
-    pub(crate) fn json_line(&self, value: Value) -> Outcome<()> {
+    pub(crate) fn json_line(&self, value: impl Serialize) -> Outcome<()> {
         if !self.json {
             return Ok(());
         }
         stdout_line(self.with_schema(value))
     }
 
-    fn with_schema(&self, value: Value) -> Value {
+    fn with_schema(&self, value: impl Serialize) -> Value {
         let mut object = Map::new();
         let schema = format!("nara-mesh/{}/1", self.command);
         object.insert("schema".to_owned(), Value::String(schema));
-        match value {
+        match json!(value) {
             Value::Object(fields) => object.extend(fields),
             other => {
                 object.insert("value".to_owned(), other);

@@ -3,17 +3,28 @@
 use clap::CommandFactory as _;
 use clap_complete::Shell as ClapShell;
 use clap_complete_nushell::Nushell;
-use serde_json::json;
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::cli::{Cli, CompletionsArgs, Shell};
 use crate::exit::Exit;
 use crate::failure::Outcome;
 use crate::printer::Printer;
 
+/// What `completions` prints.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Printed {
+    shell: String,
+    script: String,
+}
+
 pub(super) fn run(args: &CompletionsArgs, printer: Printer) -> Outcome {
     let script = generate(args.shell);
     if printer.is_json() {
-        printer.json(json!({ "shell": format!("{:?}", args.shell).to_lowercase(), "script": script }))?;
+        printer.json(Printed {
+            shell: format!("{:?}", args.shell).to_lowercase(),
+            script,
+        })?;
     } else {
         printer.raw(script.trim_end())?;
     }

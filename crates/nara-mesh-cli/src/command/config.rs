@@ -2,7 +2,8 @@
 
 use std::fs;
 
-use serde_json::{Value, json};
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::cli::ConfigArgs;
 use crate::exit::Exit;
@@ -10,6 +11,35 @@ use crate::failure::{Failure, Outcome};
 use crate::permissions;
 use crate::printer::{Printer, count, render, table};
 use crate::settings::Settings;
+
+/// What `config show` prints.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Shown {
+    settings: Vec<Setting>,
+}
+
+/// A setting in force.
+#[derive(Serialize, ToSchema)]
+struct Setting {
+    key: String,
+    values: Vec<String>,
+    /// Where the value comes from.
+    from: String,
+}
+
+/// What `config check` prints.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Checked {
+    ok: bool,
+    problems: Vec<Fault>,
+}
+
+/// A setting that is wrong.
+#[derive(Serialize, ToSchema)]
+struct Fault {
+    message: String,
+    hint: Option<String>,
+}
 
 pub(super) fn show(settings: &Settings, printer: Printer) -> Outcome {
     let settings = settings.sources.in_force();
@@ -22,11 +52,14 @@ pub(super) fn show(settings: &Settings, printer: Printer) -> Outcome {
         table.add_row([setting.key, &value, &setting.origin]);
     }
     printer.line(render(&table))?;
-    let settings: Vec<Value> = settings
-        .iter()
-        .map(|setting| json!({ "key": setting.key, "values": setting.values, "from": setting.origin }))
-        .collect();
-    printer.json(json!({ "settings": settings }))?;
+    let settings = settings.into_iter().map(|setting| Setting {
+        key: setting.key.to_owned(),
+        values: setting.values,
+        from: setting.origin,
+    });
+    printer.json(Shown {
+        settings: settings.collect(),
+    })?;
     Ok(Exit::Ok)
 }
 
@@ -75,11 +108,14 @@ pub(super) fn check(args: &ConfigArgs, settings: &Settings, printer: Printer) ->
     for problem in permissions::problems(settings) {
         printer.warn(format_args!("{problem}; run: {}", problem.remedy()));
     }
-    let messages: Vec<Value> = problems
-        .iter()
-        .map(|problem| json!({ "message": problem.message, "hint": problem.hint }))
-        .collect();
-    printer.json(json!({ "ok": problems.is_empty(), "problems": messages }))?;
+    let messages = problems.iter().map(|problem| Fault {
+        message: problem.message.clone(),
+        hint: problem.hint.clone(),
+    });
+    printer.json(Checked {
+        ok: problems.is_empty(),
+        problems: messages.collect(),
+    })?;
     match problems.len() {
         0 => Ok(Exit::Ok),
         1 => problems.pop().map_or(Ok(Exit::Usage), Err),

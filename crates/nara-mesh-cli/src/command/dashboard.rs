@@ -4,8 +4,6 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use serde_json::json;
-
 use crate::cli::DashboardArgs;
 use crate::connect::block_on;
 use crate::exit::Exit;
@@ -29,7 +27,7 @@ pub(super) fn run(args: &DashboardArgs, settings: &Settings, printer: Printer) -
         "This address opens the page once, within {seconds} s:"
     ));
     printer.line(&link.url)?;
-    printer.json(json!({ "url": link.url, "expires_in_ms": link.expires_in_ms }))?;
+    printer.json(&link)?;
     if args.open {
         let folder = nara.socket().parent().unwrap_or_else(|| Path::new("."));
         open(folder, &link.url)?;

@@ -15,7 +15,9 @@ use std::time::{Duration, Instant};
 
 use nara_proto::identity::KeyId;
 use owo_colors::OwoColorize as _;
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 use self::nara::{Mesh, NAMES};
 use self::step::{Report, Step};
@@ -71,6 +73,28 @@ fn print_naras(mesh: &Mesh, printer: Printer) -> Outcome<()> {
     printer.line(render(&table))
 }
 
+/// What `demo` prints.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Printed {
+    ok: bool,
+    naras: usize,
+    graceful_shutdown: bool,
+    elapsed_us: u64,
+    steps: Vec<PrintedStep>,
+}
+
+/// A step, and how it went.
+#[derive(Serialize, ToSchema)]
+struct PrintedStep {
+    name: String,
+    ok: bool,
+    summary: String,
+    elapsed_us: u64,
+    /// What was measured, by name.
+    #[schema(value_type = Object)]
+    figures: Map<String, Value>,
+}
+
 /// Shows the steps as they happen and remembers how they went.
 struct Show {
     printer: Printer,
@@ -123,26 +147,24 @@ impl Show {
         if !graceful {
             self.printer.warn("a nara did not end gracefully");
         }
-        let steps: Vec<Value> = self
+        let steps: Vec<PrintedStep> = self
             .reports
             .iter()
-            .map(|(step, report, took)| {
-                json!({
-                    "name": step.name,
-                    "ok": report.ok,
-                    "summary": report.summary,
-                    "elapsed_us": micros(*took),
-                    "figures": report.figures,
-                })
+            .map(|(step, report, took)| PrintedStep {
+                name: step.name.to_string(),
+                ok: report.ok,
+                summary: report.summary.clone(),
+                elapsed_us: micros(*took),
+                figures: report.figures.clone(),
             })
             .collect();
-        self.printer.json(json!({
-            "ok": ok,
-            "naras": naras,
-            "graceful_shutdown": graceful,
-            "elapsed_us": micros(elapsed),
-            "steps": steps,
-        }))?;
+        self.printer.json(Printed {
+            ok,
+            naras,
+            graceful_shutdown: graceful,
+            elapsed_us: micros(elapsed),
+            steps,
+        })?;
         Ok(if ok { Exit::Ok } else { Exit::Failed })
     }
 }

@@ -2,13 +2,14 @@
 
 use nara_local_api::client::Sent;
 use nara_local_api::compose::{complete, social};
-use nara_local_api::model::{self, DirectMessage, DirectMessageReceipt, Event, Later};
+use nara_local_api::model::{self, DirectMessage, DirectMessageReceipt, Event, Later, OutboxEntry};
 use nara_mesh::client::{MeshClient, PeerRef};
 use nara_mesh::clock::{Clock as _, SystemClock};
 use nara_mesh::identity::LocalNara;
 use nara_proto::event::SyncEvent;
 use nara_proto::time::UnixMillis;
-use serde_json::json;
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::read_event;
 use crate::cli::{DmArgs, DmKind};
@@ -20,6 +21,21 @@ use crate::printer::{Printer, harmless};
 use crate::remedy;
 use crate::running;
 use crate::settings::Settings;
+
+/// What `dm` prints.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Printed {
+    event_id: String,
+    /// The name of the recipient, as it says.
+    recipient: String,
+    /// Whether the recipient stored the event.
+    stored: bool,
+    /// Whether the answer of the recipient is verified.
+    verified: bool,
+    /// With --later: the message, if it was not delivered at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    outbox: Option<OutboxEntry>,
+}
 
 pub(super) fn run(args: &DmArgs, settings: &Settings, printer: Printer) -> Outcome {
     let given = args.event.as_deref().map(read_event).transpose()?;
@@ -40,11 +56,17 @@ pub(super) fn run(args: &DmArgs, settings: &Settings, printer: Printer) -> Outco
         }
         None => directly(args, given, settings)?,
     };
-    printer.json(json!(receipt))?;
     report(&receipt, printer)
 }
 
 fn report(receipt: &DirectMessageReceipt, printer: Printer) -> Outcome {
+    printer.json(Printed {
+        event_id: receipt.event_id.clone(),
+        recipient: receipt.recipient.clone(),
+        stored: receipt.stored,
+        verified: receipt.verified,
+        outbox: None,
+    })?;
     let recipient = harmless(&receipt.recipient);
     let id = &receipt.event_id;
     if receipt.stored {
@@ -72,18 +94,17 @@ fn later(args: &DmArgs, given: Option<&SyncEvent>, settings: &Settings, printer:
     let sent = block_on(async { Ok(nara.dm_later(&peer, message, Later { expires_s }).await?) })?;
     let entry = match sent {
         Sent::Delivered(receipt) => {
-            printer.json(json!(receipt))?;
             return report(&receipt, printer);
         }
         Sent::Waits(entry) => entry,
     };
-    printer.json(json!({
-        "event_id": entry.event_id,
-        "recipient": entry.peer,
-        "stored": false,
-        "verified": false,
-        "outbox": entry,
-    }))?;
+    printer.json(Printed {
+        event_id: entry.event_id.clone(),
+        recipient: entry.peer.clone(),
+        stored: false,
+        verified: false,
+        outbox: Some((*entry).clone()),
+    })?;
     let peer = harmless(&entry.peer);
     printer.line(format_args!(
         "{peer} cannot be reached now: message {} waits until {peer} is seen, or {}",

@@ -5,6 +5,8 @@ mod peers;
 mod report;
 mod tailnet;
 
+pub(super) use self::report::Printed;
+
 use std::sync::Arc;
 
 use nara_local_api::model;

@@ -2,18 +2,21 @@
 
 mod transfer;
 
-pub(super) use transfer::{export, import};
+pub(super) use transfer::{Imported, export, import};
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use nara_local_api::model::Event;
 use nara_mesh::clock::{Clock as _, SystemClock};
 use nara_mesh::ledger::{Ledger, ReadLimit};
 use nara_proto::event::SyncEvent;
 use nara_proto::go_json;
 use nara_proto::sync::{Cursor, EventFilter};
 use nara_proto::time::UnixNanos;
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
 
 use crate::cli::EventsShowArgs;
 use crate::connect::block_on;
@@ -23,6 +26,12 @@ use crate::ledger_file::{self, failed};
 use crate::listing::event_line;
 use crate::printer::Printer;
 use crate::settings::Settings;
+
+/// What `events` prints for each event.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Printed {
+    event: Event,
+}
 
 /// Events that are read at once.
 const PAGE: ReadLimit = ReadLimit::events(1000);
@@ -130,11 +139,13 @@ impl Shown<'_> {
         if !self.is_wanted(event) {
             return Ok(());
         }
-        let as_json = || -> Value { serde_json::from_str(&go_json::to_string(event)).unwrap_or_default() };
         if self.args.jsonl {
-            return self.printer.raw(as_json());
+            let event: Value = serde_json::from_str(&go_json::to_string(event)).unwrap_or_default();
+            return self.printer.raw(event);
         }
         self.printer.line(event_line(event))?;
-        self.printer.json_line(json!({ "event": as_json() }))
+        self.printer.json_line(Printed {
+            event: Event::of(event),
+        })
     }
 }

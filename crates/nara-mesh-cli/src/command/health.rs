@@ -7,7 +7,8 @@ use std::time::Instant;
 use nara_local_api::client::LocalClient;
 use nara_mesh::client::MeshClient;
 use nara_mesh::transport::TcpTransport;
-use serde_json::json;
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::cli::HealthArgs;
 use crate::connect::{block_on, guest};
@@ -20,6 +21,14 @@ use crate::settings::Settings;
 
 /// Asks the local API, because an embedded node listens on no address of this machine; the address where one is given, or
 /// no running nara is found. Reads no peers, and writes nothing.
+/// What `health` prints.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Printed {
+    name: String,
+    address: Option<String>,
+    rtt_us: u64,
+}
+
 pub(super) fn run(args: &HealthArgs, settings: &Settings, printer: Printer) -> Outcome {
     if !settings.sources.is_on_command_line("listen")
         && let Some(client) = running::preferred(&args.running, settings)?
@@ -50,7 +59,11 @@ pub(super) fn run(args: &HealthArgs, settings: &Settings, printer: Printer) -> O
         "{shown} answers at {address} in {}",
         human(report.rtt)
     ))?;
-    printer.json(json!({ "name": shown, "address": address, "rtt_us": micros(report.rtt) }))?;
+    printer.json(Printed {
+        name: shown.to_string(),
+        address: Some(address.to_string()),
+        rtt_us: micros(report.rtt),
+    })?;
     Ok(Exit::Ok)
 }
 
@@ -64,7 +77,11 @@ fn ask(client: &LocalClient, settings: &Settings, printer: Printer) -> Outcome {
         harmless(&status.name),
         human(took)
     ))?;
-    printer.json(json!({ "name": status.name, "address": status.address, "rtt_us": micros(took) }))?;
+    printer.json(Printed {
+        name: status.name,
+        address: status.address,
+        rtt_us: micros(took),
+    })?;
     Ok(Exit::Ok)
 }
 

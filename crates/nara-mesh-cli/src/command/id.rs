@@ -4,7 +4,8 @@ use nara_mesh::identity::LocalNara;
 use nara_mesh::peers_file::PeerEntry;
 use nara_mesh::soul_file::SoulFile;
 use nara_proto::identity::KeyId;
-use serde_json::{Value, json};
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::cli::{IdNewArgs, IdShowArgs, Listen};
 use crate::connect;
@@ -35,9 +36,10 @@ pub(super) fn new(args: &IdNewArgs, settings: &Settings, printer: Printer) -> Ou
     SoulFile::write_new(&path, &name, &soul)?;
     let nara = LocalNara::new(&soul, name).map_err(|error| Failure::failed(error.to_string()))?;
     print_nara(&nara, printer)?;
-    let mut object = describe(&nara);
-    object["soul_file"] = json!(path.display().to_string());
-    printer.json(object)?;
+    printer.json(NewNara {
+        nara: describe(&nara),
+        soul_file: path.display().to_string(),
+    })?;
     printer.note(format_args!(
         "The soul is in {} (mode 0600). Keep a copy: a lost soul cannot be recovered.",
         path.display()
@@ -55,17 +57,20 @@ pub(super) fn show(args: &IdShowArgs, settings: &Settings, printer: Printer) -> 
         }
         let stanza = entry.to_toml();
         printer.line(&stanza)?;
-        printer.json(json!({ "stanza": stanza }))?;
+        printer.json(ShownNara::Stanza(Stanza { stanza }))?;
         return Ok(Exit::Ok);
     }
     print_nara(&nara, printer)?;
-    let mut object = describe(&nara);
+    let mut revealed = None;
     if args.reveal_soul {
         let text = soul.expose();
         printer.line(format_args!("soul        {}", *text))?;
-        object["soul"] = json!(text.as_str());
+        revealed = Some(text.as_str().to_owned());
     }
-    printer.json(object)?;
+    printer.json(ShownNara::Nara(Shown {
+        nara: describe(&nara),
+        soul: revealed,
+    }))?;
     Ok(Exit::Ok)
 }
 
@@ -76,11 +81,51 @@ fn print_nara(nara: &LocalNara, printer: Printer) -> Outcome<()> {
     printer.line(format_args!("key id      {}", KeyId::from(&nara.public_key())))
 }
 
-fn describe(nara: &LocalNara) -> Value {
-    json!({
-        "name": nara.name().as_str(),
-        "id": nara.id().as_str(),
-        "public_key": nara.public_key().to_base64(),
-        "key_id": KeyId::from(&nara.public_key()).to_string(),
-    })
+fn describe(nara: &LocalNara) -> Described {
+    Described {
+        name: nara.name().to_string(),
+        id: nara.id().to_string(),
+        public_key: nara.public_key().to_base64(),
+        key_id: KeyId::from(&nara.public_key()).to_string(),
+    }
+}
+
+/// A nara, without its soul.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Described {
+    name: String,
+    id: String,
+    public_key: String,
+    key_id: String,
+}
+
+/// What `id new` prints.
+#[derive(Serialize, ToSchema)]
+pub(super) struct NewNara {
+    #[serde(flatten)]
+    nara: Described,
+    soul_file: String,
+}
+
+/// What `id show` prints: with --stanza, what peers need for their peers file.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+pub(super) enum ShownNara {
+    Nara(Shown),
+    Stanza(Stanza),
+}
+
+/// A nara, with its soul only if that was asked for.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Shown {
+    #[serde(flatten)]
+    nara: Described,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    soul: Option<String>,
+}
+
+/// A stanza for a peers file.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Stanza {
+    stanza: String,
 }

@@ -1,7 +1,8 @@
 //! `backup`, `restore`, `ledger check`: the ledger as a file.
 
 use nara_mesh::ledger::{self, EventSize, LedgerError, SqliteLedger};
-use serde_json::{Value, json};
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::cli::{BackupArgs, RestoreArgs};
 use crate::connect::block_on;
@@ -11,6 +12,47 @@ use crate::keeping::make_folder_of;
 use crate::ledger_file::failed;
 use crate::printer::{Printer, count, harmless, render, table};
 use crate::settings::Settings;
+
+/// What `backup` prints.
+#[derive(Serialize, ToSchema)]
+pub(super) struct BackedUp {
+    file: String,
+    events: usize,
+    peers: usize,
+    file_bytes: u64,
+}
+
+/// What `restore` prints.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Restored {
+    ledger: String,
+    events: usize,
+    peers: usize,
+    file_bytes: u64,
+}
+
+/// What `ledger check` prints.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Checked {
+    sound: bool,
+    damage: Vec<String>,
+    schema_version: i64,
+    events: usize,
+    bytes: usize,
+    unverified: usize,
+    file_bytes: u64,
+    peers: usize,
+    services: Vec<Size>,
+    tellers: Vec<Size>,
+}
+
+/// The events of a service, or of a nara that told them.
+#[derive(Serialize, ToSchema)]
+struct Size {
+    name: String,
+    events: usize,
+    bytes: usize,
+}
 
 /// Copies the ledger of this nara to a new file, whether the nara runs or not.
 pub(super) fn backup(args: &BackupArgs, settings: &Settings, printer: Printer) -> Outcome {
@@ -25,9 +67,12 @@ pub(super) fn backup(args: &BackupArgs, settings: &Settings, printer: Printer) -
         count(copy.events, "event"),
         path.display()
     ))?;
-    printer.json(json!({
-        "file": args.file, "events": copy.events, "peers": copy.peers, "file_bytes": copy.file_bytes,
-    }))?;
+    printer.json(BackedUp {
+        file: args.file.display().to_string(),
+        events: copy.events,
+        peers: copy.peers,
+        file_bytes: copy.file_bytes,
+    })?;
     Ok(Exit::Ok)
 }
 
@@ -48,9 +93,12 @@ pub(super) fn restore(args: &RestoreArgs, settings: &Settings, printer: Printer)
         count(copy.peers, "nara"),
         path.display()
     ))?;
-    printer.json(json!({
-        "ledger": path, "events": copy.events, "peers": copy.peers, "file_bytes": copy.file_bytes,
-    }))?;
+    printer.json(Restored {
+        ledger: path.display().to_string(),
+        events: copy.events,
+        peers: copy.peers,
+        file_bytes: copy.file_bytes,
+    })?;
     Ok(Exit::Ok)
 }
 
@@ -77,22 +125,26 @@ pub(super) fn check(settings: &Settings, printer: Printer) -> Outcome {
     for damage in &check.damage {
         printer.warn(format_args!("damaged: {damage}"));
     }
-    let sizes = |sizes: &[(String, EventSize)]| -> Vec<Value> {
-        let size = |(name, size): &(String, EventSize)| json!({ "name": name, "events": size.events, "bytes": size.bytes });
+    let sizes = |sizes: &[(String, EventSize)]| -> Vec<Size> {
+        let size = |(name, size): &(String, EventSize)| Size {
+            name: name.clone(),
+            events: size.events,
+            bytes: size.bytes,
+        };
         sizes.iter().map(size).collect()
     };
-    printer.json(json!({
-        "sound": check.damage.is_empty(),
-        "damage": check.damage,
-        "schema_version": check.schema,
-        "events": check.events.events,
-        "bytes": check.events.bytes,
-        "unverified": check.unverified.events,
-        "file_bytes": check.file_bytes,
-        "peers": check.peers,
-        "services": sizes(&check.services),
-        "tellers": sizes(&check.tellers),
-    }))?;
+    printer.json(Checked {
+        sound: check.damage.is_empty(),
+        damage: check.damage.clone(),
+        schema_version: check.schema,
+        events: check.events.events,
+        bytes: check.events.bytes,
+        unverified: check.unverified.events,
+        file_bytes: check.file_bytes,
+        peers: check.peers,
+        services: sizes(&check.services),
+        tellers: sizes(&check.tellers),
+    })?;
     if check.damage.is_empty() {
         printer.line("the ledger is sound")?;
         return Ok(Exit::Ok);

@@ -5,12 +5,22 @@ use std::path::Path;
 
 use clap::CommandFactory as _;
 use clap_mangen::Man;
-use serde_json::json;
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::cli::{Cli, ManArgs};
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::printer::Printer;
+
+/// What `man` prints: one of both.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Printed {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    page: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    files: Option<Vec<String>>,
+}
 
 pub(super) fn run(args: &ManArgs, printer: Printer) -> Outcome {
     let mut command = Cli::command();
@@ -18,7 +28,10 @@ pub(super) fn run(args: &ManArgs, printer: Printer) -> Outcome {
     let Some(folder) = &args.out else {
         let page = render(command)?;
         if printer.is_json() {
-            printer.json(json!({ "page": page }))?;
+            printer.json(Printed {
+                page: Some(page),
+                files: None,
+            })?;
         } else {
             printer.raw(page.trim_end())?;
         }
@@ -30,7 +43,10 @@ pub(super) fn run(args: &ManArgs, printer: Printer) -> Outcome {
     for file in &files {
         printer.line(file)?;
     }
-    printer.json(json!({ "files": files }))?;
+    printer.json(Printed {
+        page: None,
+        files: Some(files),
+    })?;
     Ok(Exit::Ok)
 }
 

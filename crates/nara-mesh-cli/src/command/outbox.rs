@@ -2,7 +2,8 @@
 
 use nara_local_api::model::{OutboxEntry, OutboxState};
 use nara_proto::time::UnixMillis;
-use serde_json::json;
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::cli::{OutboxCommand, OutboxDropArgs, OutboxListArgs};
 use crate::connect::block_on;
@@ -12,6 +13,12 @@ use crate::failure::{Failure, Outcome};
 use crate::printer::{Printer, harmless, render, table};
 use crate::running;
 use crate::settings::Settings;
+
+/// What `outbox drop` prints.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Dropped {
+    messages: Vec<OutboxEntry>,
+}
 
 pub(super) fn run(
     command: &OutboxCommand,
@@ -46,7 +53,7 @@ fn list(args: &OutboxListArgs, settings: &Settings, printer: Printer) -> Outcome
     if !outbox.is_durable {
         printer.note("The outbox of this nara is in memory: what waits is lost when it ends.");
     }
-    printer.json(json!(outbox))?;
+    printer.json(&outbox)?;
     Ok(Exit::Ok)
 }
 
@@ -66,7 +73,7 @@ fn take_back(args: &OutboxDropArgs, settings: &Settings, printer: Printer) -> Ou
             }
         }
     }
-    printer.json(json!({ "messages": dropped }))?;
+    printer.json(Dropped { messages: dropped })?;
     match failed {
         None => Ok(Exit::Ok),
         Some(failure) => Err(Failure {

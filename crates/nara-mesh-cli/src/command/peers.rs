@@ -4,6 +4,9 @@ mod decide;
 mod list;
 mod watch;
 
+pub(super) use decide::Printed as Decided;
+pub(super) use list::Printed as Listed;
+
 use crate::cli::{PeersArgs, PeersCommand};
 use crate::failure::Outcome;
 use crate::printer::Printer;

@@ -11,7 +11,8 @@ use nara_local_api::{Problem, ProblemClass};
 use nara_mesh::client::{InvalidPeerRef, MeshClient, PeerRef};
 use nara_mesh::defaults;
 use nara_proto::v1::FRESHNESS_WINDOW;
-use serde_json::{Value, json};
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::cli::PingArgs;
 use crate::connect::{self, block_on};
@@ -43,8 +44,45 @@ pub(super) fn run(args: &PingArgs, settings: &Settings, printer: Printer) -> Out
         return Err(problem.clone().into());
     }
     print(&results, printer)?;
-    printer.json(json!({ "peers": results.iter().map(PeerResult::to_json).collect::<Vec<_>>() }))?;
+    printer.json(Printed {
+        peers: results.iter().map(PeerResult::printed).collect(),
+    })?;
     Ok(exit(&results))
+}
+
+/// What `ping` prints.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Printed {
+    peers: Vec<PingedPeer>,
+}
+
+/// A peer, and how it answered.
+#[derive(Serialize, ToSchema)]
+struct PingedPeer {
+    peer: String,
+    sent: u32,
+    received: u64,
+    rtt_us: RoundTrips,
+    clock_offset_us: Option<i64>,
+    clock_uncertainty_us: Option<u64>,
+    clock_proven: Option<bool>,
+    name: Option<String>,
+    key_id: Option<String>,
+    key_matches: Option<bool>,
+    security: Option<String>,
+    signs: Option<String>,
+    path: Option<String>,
+    host_name: Option<String>,
+    error: Option<String>,
+}
+
+/// Round trips, in microseconds; `null` without an answer.
+#[derive(Serialize, ToSchema)]
+struct RoundTrips {
+    min: Option<u64>,
+    mean: Option<f64>,
+    p99: Option<u64>,
+    max: Option<u64>,
 }
 
 /// With the connections of a nara that runs.
@@ -317,31 +355,31 @@ impl PeerResult {
         }
     }
 
-    fn to_json(&self) -> Value {
+    fn printed(&self) -> PingedPeer {
         let some = !self.rtts.is_empty();
         let figure = |value: u64| some.then_some(value);
-        json!({
-            "peer": self.label,
-            "sent": self.sent,
-            "received": self.received(),
-            "rtt_us": {
-                "min": figure(self.rtts.min()),
-                "mean": some.then(|| self.rtts.mean()),
-                "p99": figure(self.rtts.value_at_quantile(0.99)),
-                "max": figure(self.rtts.max()),
+        PingedPeer {
+            peer: self.label.clone(),
+            sent: self.sent,
+            received: self.received(),
+            rtt_us: RoundTrips {
+                min: figure(self.rtts.min()),
+                mean: some.then(|| self.rtts.mean()),
+                p99: figure(self.rtts.value_at_quantile(0.99)),
+                max: figure(self.rtts.max()),
             },
-            "clock_offset_us": self.clock.map(|clock| clock.offset / 1_000),
-            "clock_uncertainty_us": self.clock.map(|clock| micros(clock.uncertainty)),
-            "clock_proven": self.clock.map(|clock| clock.proven),
-            "name": self.last.as_ref().map(|pong| pong.name.as_str()),
-            "key_id": self.told_key(),
-            "key_matches": self.last.as_ref().and_then(|report| report.key_matches),
-            "security": self.security(),
-            "signs": self.signs(),
-            "path": self.way.as_ref().map(|way| way.path.as_str()),
-            "host_name": self.way.as_ref().and_then(|way| way.host_name.as_deref()),
-            "error": self.error.as_ref().map(ToString::to_string),
-        })
+            clock_offset_us: self.clock.map(|clock| clock.offset / 1_000),
+            clock_uncertainty_us: self.clock.map(|clock| micros(clock.uncertainty)),
+            clock_proven: self.clock.map(|clock| clock.proven),
+            name: self.last.as_ref().map(|pong| pong.name.clone()),
+            key_id: self.told_key().map(str::to_owned),
+            key_matches: self.last.as_ref().and_then(|report| report.key_matches),
+            security: self.security().map(str::to_owned),
+            signs: self.signs().map(str::to_owned),
+            path: self.way.as_ref().map(|way| way.path.clone()),
+            host_name: self.way.as_ref().and_then(|way| way.host_name.clone()),
+            error: self.error.as_ref().map(ToString::to_string),
+        }
     }
 }
 

@@ -2,7 +2,8 @@
 
 use nara_mesh::client::PeerRef;
 use nara_proto::endpoint::{PeerQuery, PeerQueryRequest};
-use serde_json::json;
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::cli::QueryArgs;
 use crate::connect;
@@ -10,6 +11,15 @@ use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::printer::{Printer, harmless};
 use crate::settings::Settings;
+
+/// What `query` prints.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Printed {
+    name: String,
+    public_key: String,
+    mesh_ip: String,
+    told_by: String,
+}
 
 pub(super) fn run(args: &QueryArgs, settings: &Settings, printer: Printer) -> Outcome {
     let client = connect::anonymous_client(settings)?;
@@ -46,12 +56,12 @@ pub(super) fn run(args: &QueryArgs, settings: &Settings, printer: Printer) -> Ou
                         harmless(&answer.public_key),
                         harmless(address)
                     ))?;
-                    printer.json(json!({
-                        "name": answer.target,
-                        "public_key": answer.public_key,
-                        "mesh_ip": answer.mesh_ip,
-                        "told_by": peer.to_string(),
-                    }))?;
+                    printer.json(Printed {
+                        name: answer.target.clone(),
+                        public_key: answer.public_key.clone(),
+                        mesh_ip: answer.mesh_ip.clone(),
+                        told_by: peer.to_string(),
+                    })?;
                     return Ok(Exit::Ok);
                 }
                 Err(error) => {

@@ -1,7 +1,6 @@
 //! `reload`: the nara that runs reads its files again, and says what is in force.
 
 use nara_local_api::model::Reloaded;
-use serde_json::json;
 
 use crate::cli::RunningArgs;
 use crate::connect::block_on;
@@ -17,7 +16,7 @@ pub(super) fn run(args: &RunningArgs, settings: &Settings, printer: Printer) -> 
     for line in in_words(&answer) {
         printer.line(line)?;
     }
-    printer.json(json!(answer))?;
+    printer.json(&answer)?;
     Ok(if answer.problems.is_empty() {
         Exit::Ok
     } else {

@@ -2,6 +2,8 @@
 
 mod proof;
 
+use std::collections::BTreeMap;
+
 use std::fs::File;
 use std::io::{self, Read as _};
 
@@ -12,7 +14,8 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use nara_mesh::Coverage;
 use nara_mesh::client::{BodyProof, Verification};
 use nara_proto::trace_context::{InvalidTraceParent, TRACEPARENT, TRACESTATE, TraceParent};
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::cli::RequestArgs;
 use crate::connect::{self, block_on};
@@ -79,24 +82,21 @@ fn show(
         printer.warn(gap);
     }
     if printer.is_json() {
-        let mut headers: Map<String, Value> = Map::new();
+        let mut headers: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for (name, value) in &head.headers {
             let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
-            let values = headers.entry(name.as_str()).or_insert_with(|| json!([]));
-            if let Some(values) = values.as_array_mut() {
-                values.push(value.into());
-            }
+            headers.entry(name.to_string()).or_default().push(value);
         }
         let text = std::str::from_utf8(&body).ok();
-        printer.json(json!({
-            "peer": args.peer.to_string(),
-            "status": head.status.as_u16(),
-            "headers": headers,
-            "body": text,
-            "body_base64": text.is_none().then(|| STANDARD.encode(&body)),
-            "verification": to_json(verification),
-            "traceparent": trace.to_string(),
-        }))?;
+        printer.json(Printed {
+            peer: args.peer.to_string(),
+            status: head.status.as_u16(),
+            headers,
+            body: text.map(str::to_owned),
+            body_base64: text.is_none().then(|| STANDARD.encode(&body)),
+            verification: proven(verification),
+            traceparent: trace.to_string(),
+        })?;
     } else {
         output::stdout_bytes(&body)
             .map_err(|error| Failure::failed("stdout cannot be written").caused_by(error))?;
@@ -235,15 +235,42 @@ fn explain(verification: &Verification) -> Vec<String> {
     ]
 }
 
-fn to_json(verification: &Verification) -> Value {
-    json!({
-        "responder": verification.responder.as_ref().map(|name| name.as_str()),
-        "public_key": verification.key.as_ref().map(ToString::to_string),
-        "key_source": verification.key_source.as_ref().map(ToString::to_string),
-        "signed_at_ms": verification.signed_at.map(|at| at.get()),
-        "bound": verification.bound,
-        "channel": verification.channel,
-        "body": format!("{:?}", verification.body),
-        "request": verification.request.map(|coverage| format!("{coverage:?}")),
-    })
+fn proven(verification: &Verification) -> Proven {
+    Proven {
+        responder: verification.responder.as_ref().map(ToString::to_string),
+        public_key: verification.key.as_ref().map(ToString::to_string),
+        key_source: verification.key_source.as_ref().map(ToString::to_string),
+        signed_at_ms: verification.signed_at.map(|at| at.get()),
+        bound: verification.bound,
+        channel: verification.channel,
+        body: format!("{:?}", verification.body),
+        request: verification.request.map(|coverage| format!("{coverage:?}")),
+    }
+}
+
+/// What `request` prints. The body is text, or else Base64.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Printed {
+    peer: String,
+    status: u16,
+    headers: BTreeMap<String, Vec<String>>,
+    body: Option<String>,
+    body_base64: Option<String>,
+    verification: Proven,
+    /// The trace to which the request belongs (W3C Trace Context).
+    traceparent: String,
+}
+
+/// What is proven of an answer.
+#[derive(Serialize, ToSchema)]
+struct Proven {
+    responder: Option<String>,
+    public_key: Option<String>,
+    key_source: Option<String>,
+    signed_at_ms: Option<i64>,
+    bound: bool,
+    channel: bool,
+    body: String,
+    /// What of the request the peer could verify.
+    request: Option<String>,
 }

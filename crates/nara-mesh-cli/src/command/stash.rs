@@ -8,7 +8,8 @@ use nara_local_api::model::{Stash, StashList};
 use nara_mesh::server::{SealedStash, SqliteStash, StashStore as _, StashStoreError};
 use nara_proto::identity::NaraId;
 use nara_proto::time::UnixSeconds;
-use serde_json::json;
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::read_input;
 use crate::cli::{StashCommand, StashDropArgs, StashGetArgs, StashListArgs, StashPutArgs};
@@ -20,6 +21,28 @@ use crate::output;
 use crate::printer::{Printer, harmless, render, table};
 use crate::running;
 use crate::settings::Settings;
+
+/// What `stash put` prints.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Left {
+    peer: String,
+    bytes: usize,
+}
+
+/// What `stash get` prints.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Fetched {
+    peer: String,
+    found: bool,
+    data_base64: Option<String>,
+}
+
+/// What `stash drop` prints.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Forgotten {
+    owner_id: String,
+    dropped: bool,
+}
 
 pub(super) fn run(
     command: &StashCommand,
@@ -40,7 +63,7 @@ fn put(args: &StashPutArgs, settings: &Settings, printer: Printer) -> Outcome {
     let peer = args.peer.to_string();
     let bytes = block_on(async { Ok(nara.put_stash(&peer, data).await?) })?.bytes;
     printer.line(format_args!("{peer} keeps {bytes} bytes"))?;
-    printer.json(json!({ "peer": peer, "bytes": bytes }))?;
+    printer.json(Left { peer, bytes })?;
     Ok(Exit::Ok)
 }
 
@@ -48,11 +71,11 @@ fn get(args: &StashGetArgs, settings: &Settings, printer: Printer) -> Outcome {
     let nara = running::required(&args.running, settings)?;
     let peer = args.peer.to_string();
     let data = block_on(async { Ok(nara.get_stash(&peer).await?) })?;
-    printer.json(json!({
-        "peer": peer,
-        "found": data.is_some(),
-        "data_base64": data.as_ref().map(|data| STANDARD.encode(data)),
-    }))?;
+    printer.json(Fetched {
+        peer: peer.clone(),
+        found: data.is_some(),
+        data_base64: data.as_ref().map(|data| STANDARD.encode(data)),
+    })?;
     let Some(data) = data else {
         return Err(Failure::failed(format!("{peer} has no stash of this nara"))
             .hint("it never had one, forgot it after its time, or lost it"));
@@ -79,7 +102,7 @@ fn list(args: &StashListArgs, settings: &Settings, printer: Printer) -> Outcome 
         ]);
     }
     printer.line(render(&rows))?;
-    printer.json(json!({ "stashes": stashes }))?;
+    printer.json(StashList { stashes })?;
     Ok(Exit::Ok)
 }
 
@@ -118,7 +141,10 @@ fn forget(args: &StashDropArgs, settings: &Settings, printer: Printer) -> Outcom
             None => false,
         },
     };
-    printer.json(json!({ "owner_id": owner.as_str(), "dropped": dropped }))?;
+    printer.json(Forgotten {
+        owner_id: owner.to_string(),
+        dropped,
+    })?;
     if !dropped {
         return Err(
             Failure::failed(format!("{} left nothing here", harmless(&args.owner)))

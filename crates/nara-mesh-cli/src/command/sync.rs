@@ -13,7 +13,9 @@ use nara_local_api::model::Counts;
 use nara_mesh::client::{CheckedEvents, MeshClient, PeerRef, SyncError, SyncOptions, SyncReport};
 use nara_mesh::ledger::Ledger;
 use nara_proto::sync::{EventFilter, SyncRequest};
+use serde::Serialize;
 use serde_json::json;
+use utoipa::ToSchema;
 
 use self::progress::Bar;
 use crate::cli::{SyncArgs, SyncModeArg};
@@ -26,6 +28,28 @@ use crate::listing::{self, jsonl};
 use crate::printer::{Printer, count, human, micros};
 use crate::running;
 use crate::settings::Settings;
+
+/// What `sync` prints, by what it was asked to do.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+pub(super) enum Printed {
+    Compared(reconcile::InSync),
+    Fetched(Fetched),
+    Reconciled(reconcile::Told),
+}
+
+/// Events that were fetched.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Fetched {
+    #[serde(flatten)]
+    counts: Counts,
+    /// The ledger that has them now; `null`: that of the running nara, or none.
+    ledger: Option<String>,
+    peer: String,
+    answers: usize,
+    elapsed_us: u64,
+    complete: bool,
+}
 
 /// Events on a page that is shown.
 const SHOWN_PAGE: usize = 1000;
@@ -179,7 +203,7 @@ impl Sync<'_> {
     async fn take(&mut self, events: CheckedEvents) -> Outcome<()> {
         if self.args.jsonl {
             for checked in &events.accepted {
-                self.printer.raw(jsonl(checked))?;
+                self.printer.raw(json!(jsonl(checked)))?;
             }
         }
         self.counts += listing::take(events, self.ledger.as_ref()).await?;
@@ -202,7 +226,6 @@ impl Sync<'_> {
             self.printer.line(&summary)?;
         }
         listing::warn_refused(&self.counts, self.printer);
-        let mut object = listing::counts_json(&self.counts);
         if let Some(path) = &self.path {
             self.printer.note(format_args!(
                 "{} are now in {}",
@@ -210,11 +233,14 @@ impl Sync<'_> {
                 path.display()
             ));
         }
-        object["ledger"] = json!(self.path);
-        object["peer"] = json!(self.args.peer.to_string());
-        object["answers"] = json!(self.answers);
-        object["elapsed_us"] = json!(micros(elapsed));
-        object["complete"] = json!(ended.is_ok());
+        let object = Printed::Fetched(Fetched {
+            counts: self.counts.clone(),
+            ledger: self.path.as_ref().map(|path| path.display().to_string()),
+            peer: self.args.peer.to_string(),
+            answers: self.answers,
+            elapsed_us: micros(elapsed),
+            complete: ended.is_ok(),
+        });
         if self.args.jsonl {
             self.printer.json_line(object)?;
         } else {

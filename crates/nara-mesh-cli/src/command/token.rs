@@ -1,8 +1,9 @@
 //! `token`: who may use the local API on loopback.
 
 use jiff::Timestamp;
-use nara_local_api::model::{MadeToken, NewToken, Rights, Token};
-use serde_json::json;
+use nara_local_api::model::{NewToken, Rights, Token};
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::cli::{RunningArgs, TokenCommand, TokenNewArgs, TokenRevokeArgs, TokenRights};
 use crate::connect::block_on;
@@ -34,13 +35,14 @@ fn new(args: &TokenNewArgs, settings: &Settings, printer: Printer) -> Outcome {
             TokenRights::All => Rights::All,
         },
     };
-    let MadeToken { name, rights, token } = block_on(async { Ok(nara.make_token(&wanted).await?) })?;
+    let made = block_on(async { Ok(nara.make_token(&wanted).await?) })?;
     printer.note(format_args!(
-        "The token {name} (rights: {}) is shown this once:",
-        rights.as_str()
+        "The token {} (rights: {}) is shown this once:",
+        made.name,
+        made.rights.as_str()
     ));
-    printer.line(&token)?;
-    printer.json(json!({ "name": name, "rights": rights, "token": token }))?;
+    printer.line(&made.token)?;
+    printer.json(made)?;
     Ok(Exit::Ok)
 }
 
@@ -70,15 +72,21 @@ fn list(args: &RunningArgs, settings: &Settings, printer: Printer) -> Outcome {
         shown.add_row([name.as_str(), rights.as_str(), &made]);
     }
     printer.line(render(&shown))?;
-    printer.json(json!({ "tokens": list.tokens, "addresses": list.addresses }))?;
+    printer.json(list)?;
     Ok(Exit::Ok)
+}
+
+/// A token that nobody accepts any more.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Revoked {
+    name: String,
 }
 
 fn revoke(args: &TokenRevokeArgs, settings: &Settings, printer: Printer) -> Outcome {
     let nara = running::required(&args.running, settings)?;
-    let name = &args.token;
-    block_on(async { Ok(nara.revoke_token(name).await?) })?;
+    let name = args.token.clone();
+    block_on(async { Ok(nara.revoke_token(&name).await?) })?;
     printer.line(format_args!("the token {name} is no longer accepted"))?;
-    printer.json(json!({ "name": name }))?;
+    printer.json(Revoked { name })?;
     Ok(Exit::Ok)
 }

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use nara_local_api::client::LocalClient;
-use nara_local_api::model::{Journey, JourneyState, Postcard};
+use nara_local_api::model::{Journey, JourneyList, JourneyState, Postcard};
 use nara_mesh::client::{ClientError, MeshClient, PeerRef};
 use nara_mesh::clock::{Clock as _, SystemClock};
 use nara_proto::time::UnixMillis;
 use nara_proto::world::WorldMessage;
-use serde_json::json;
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::cli::{RunningArgs, WorldSendArgs};
 use crate::connect;
@@ -21,6 +22,23 @@ use crate::settings::Settings;
 
 /// How often the running nara is asked whether a postcard is home.
 const POLL: Duration = Duration::from_millis(250);
+
+/// What `world send` prints: with --wait, what became of the postcard.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+pub(super) enum SentPostcard {
+    Followed(Journey),
+    HandedOver(Handed),
+}
+
+/// A postcard that a peer took, as it is printed.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Handed {
+    message_id: String,
+    first: String,
+    passed_on: bool,
+    told: Option<String>,
+}
 
 /// A postcard that a peer took.
 #[derive(Debug)]
@@ -94,7 +112,7 @@ pub(super) fn list(args: &RunningArgs, settings: &Settings, printer: Printer) ->
         ]);
     }
     printer.line(render(&rows))?;
-    printer.json(json!({ "postcards": postcards }))?;
+    printer.json(JourneyList { postcards })?;
     Ok(Exit::Ok)
 }
 
@@ -126,7 +144,7 @@ fn is_surely_stuck(journey: &Journey) -> bool {
 /// Says what became of a postcard.
 fn report(journey: &Journey, printer: Printer) -> Outcome {
     let id = harmless(&journey.message_id);
-    printer.json(json!(journey))?;
+    printer.json(SentPostcard::Followed(journey.clone()))?;
     if journey.state == JourneyState::Home {
         printer.line(format_args!(
             "postcard {id} came home after {}: {}",
@@ -164,11 +182,11 @@ fn route(journey: &Journey) -> String {
 fn say(id: &str, handed: &HandedOver, printer: Printer) -> Outcome {
     let first = harmless(&handed.first);
     let told = handed.told.as_deref().map(harmless);
-    printer.json(json!({
-        "message_id": id,
-        "first": handed.first,
-        "passed_on": told.is_none(),
-        "told": told,
+    printer.json(SentPostcard::HandedOver(Handed {
+        message_id: id.to_owned(),
+        first: handed.first.clone(),
+        passed_on: told.is_none(),
+        told: told.clone(),
     }))?;
     let Some(told) = told else {
         printer.line(format_args!("{first} accepted postcard {id} and forwarded it"))?;

@@ -5,18 +5,29 @@ use nara_mesh::clock::{Clock as _, SystemClock};
 use nara_mesh::defaults;
 use nara_mesh::ledger::ReadLimit;
 use nara_proto::event::SyncEvent;
-use nara_proto::go_json;
 use nara_proto::sync::MAX_EVENTS;
-use serde_json::{Value, json};
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::cli::ZineArgs;
 use crate::connect::{self, block_on};
 use crate::failure::{Failure, Outcome};
 use crate::ledger_file;
-use crate::listing::{self, event_line};
+use crate::listing::{self, ToldEvent, event_line};
 use crate::printer::{Printer, count, harmless};
 use crate::running;
 use crate::settings::Settings;
+
+/// What `zine` prints.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Printed {
+    #[serde(flatten)]
+    counts: Counts,
+    from: String,
+    created_at_s: i64,
+    sent: usize,
+    events: Vec<ToldEvent>,
+}
 
 /// What came back.
 struct Answer {
@@ -56,8 +67,7 @@ pub(super) fn run(args: &ZineArgs, settings: &Settings, printer: Printer) -> Out
     let mut listed = Vec::new();
     for (event, trust) in &answer.events {
         printer.line(format_args!("{}  [{trust}]", event_line(event)))?;
-        let event: Value = serde_json::from_str(&go_json::to_string(event)).unwrap_or_default();
-        listed.push(json!({ "schema": "nara-mesh/sync-event/1", "trust": trust, "event": event }));
+        listed.push(ToldEvent::new(event, trust));
     }
     printer.note(format_args!(
         "sent {}, {} answered with {}",
@@ -66,13 +76,15 @@ pub(super) fn run(args: &ZineArgs, settings: &Settings, printer: Printer) -> Out
         listing::summary(&answer.counts, answer.stored)
     ));
     listing::warn_refused(&answer.counts, printer);
-    let mut object = listing::counts_json(&answer.counts);
-    object["from"] = json!(answer.from);
-    object["created_at_s"] = json!(answer.created_at_s);
-    object["sent"] = json!(answer.sent);
-    object["events"] = json!(listed);
-    printer.json(object)?;
-    Ok(listing::exit_of(&answer.counts))
+    let exit = listing::exit_of(&answer.counts);
+    printer.json(Printed {
+        counts: answer.counts,
+        from: answer.from,
+        created_at_s: answer.created_at_s,
+        sent: answer.sent,
+        events: listed,
+    })?;
+    Ok(exit)
 }
 
 fn directly(args: &ZineArgs, settings: &Settings) -> Outcome<Answer> {

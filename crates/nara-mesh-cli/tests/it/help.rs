@@ -1,6 +1,6 @@
 use crate::{run, run_json, text};
 
-const COMMANDS: [&[&str]; 51] = [
+const COMMANDS: [&[&str]; 52] = [
     &[],
     &["backup"],
     &["checkpoints"],
@@ -37,6 +37,7 @@ const COMMANDS: [&[&str]; 51] = [
     &["reload"],
     &["request"],
     &["restore"],
+    &["schema"],
     &["serve"],
     &["sign"],
     &["stash"],

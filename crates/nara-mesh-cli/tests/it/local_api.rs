@@ -86,7 +86,9 @@ impl Scene {
 
     fn json(&self, expected: i32, args: &[&str]) -> Value {
         let (stdout, _) = self.run(expected, &[args, &["--json"]].concat());
-        serde_json::from_str(&stdout).unwrap_or_else(|error| panic!("{error}: {stdout}"))
+        let json = serde_json::from_str(&stdout).unwrap_or_else(|error| panic!("{error}: {stdout}"));
+        crate::schemas::validate(&json);
+        json
     }
 }
 

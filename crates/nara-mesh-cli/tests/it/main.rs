@@ -25,6 +25,7 @@ mod output;
 mod peers;
 mod recipes;
 mod recommended;
+mod schemas;
 mod serve;
 mod service;
 mod settings;
@@ -69,7 +70,10 @@ fn run(folder: &Path, expected: i32, args: &[&str]) -> Output {
 /// The JSON that the program prints.
 fn run_json(folder: &Path, expected: i32, args: &[&str]) -> Value {
     let output = run(folder, expected, args);
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {}", text(&output.stdout)))
+    let json = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {}", text(&output.stdout)));
+    schemas::validate(&json);
+    json
 }
 
 fn text(bytes: &[u8]) -> String {

@@ -26,7 +26,9 @@ fn run(folder: &Path, expected: i32, args: &[&str]) -> (String, String) {
 
 fn json(folder: &Path, expected: i32, args: &[&str]) -> Value {
     let (stdout, _) = run(folder, expected, &[args, &["--json"]].concat());
-    serde_json::from_str(&stdout).unwrap_or_else(|error| panic!("{error}: {stdout}"))
+    let json = serde_json::from_str(&stdout).unwrap_or_else(|error| panic!("{error}: {stdout}"));
+    crate::schemas::validate(&json);
+    json
 }
 
 fn start_bob(folder: &Path) -> (Serving, Value) {

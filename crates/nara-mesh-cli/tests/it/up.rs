@@ -206,7 +206,7 @@ fn peers_watch_tells_what_changes() {
     let (bob, tailnet) = with_bob(path, 9632);
     let mut watch = Running::start(path, &[&["peers", "--watch"][..], &ON].concat());
     let nara = watch.event("nara");
-    assert_eq!(nara["schema"], "nara-mesh/peers/1");
+    assert_eq!(nara["schema"], "nara-mesh/peers-watch/1");
     assert_eq!((&nara["name"], &nara["online"]), (&"bob".into(), &true.into()));
     assert_eq!(nara["path"], "direct 10.77.0.1:41641");
     assert_eq!(nara["host_name"], "bob-x7q2");

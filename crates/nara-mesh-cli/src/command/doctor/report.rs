@@ -4,11 +4,20 @@ use std::borrow::Cow;
 
 use nara_local_api::model;
 use owo_colors::OwoColorize as _;
-use serde_json::{Value, json};
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::exit::Exit;
 use crate::failure::Outcome;
 use crate::printer::{Printer, count, harmless};
+
+/// What `doctor` prints.
+#[derive(Serialize, ToSchema)]
+pub(in crate::command) struct Printed {
+    checks: Vec<model::Check>,
+    failed: usize,
+    warnings: usize,
+}
 
 /// What a check came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,20 +171,18 @@ impl Report {
             count(self.checks.len(), "check"),
             count(warnings, "warning")
         ));
-        let checks: Vec<Value> = self
-            .checks
-            .iter()
-            .map(|check| {
-                json!({
-                    "what": check.what,
-                    "result": check.verdict.as_str(),
-                    "found": check.found,
-                    "why": check.why,
-                    "next": check.next,
-                })
-            })
-            .collect();
-        printer.json(json!({ "checks": checks, "failed": failed, "warnings": warnings }))?;
+        let checks = self.checks.iter().map(|check| model::Check {
+            what: check.what.to_string(),
+            result: check.verdict.as_str().to_owned(),
+            found: check.found.clone(),
+            why: check.why.to_string(),
+            next: check.next.clone(),
+        });
+        printer.json(Printed {
+            checks: checks.collect(),
+            failed,
+            warnings,
+        })?;
         Ok(if failed == 0 { Exit::Ok } else { Exit::Failed })
     }
 }

@@ -9,7 +9,9 @@ use nara_proto::go_json;
 use nara_proto::import::{ImportRequest, ImportResponse};
 use nara_proto::sync::EventFilter;
 use nara_proto::time::UnixSeconds;
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
 
 use crate::cli::{EventsExportArgs, EventsImportArgs};
 use crate::command::read_input;
@@ -24,6 +26,16 @@ use crate::settings::Settings;
 const PART: usize = 1000;
 
 const PAGE: usize = 1000;
+
+/// What `events import` prints.
+#[derive(Serialize, ToSchema)]
+pub(in crate::command) struct Imported {
+    events: usize,
+    imported: i64,
+    duplicates: i64,
+    refused: i64,
+    warnings: i64,
+}
 
 /// Prints the events of a peer that verify, oldest first, one bare event a line.
 pub(in crate::command) fn export(args: &EventsExportArgs, settings: &Settings, printer: Printer) -> Outcome {
@@ -99,10 +111,13 @@ pub(in crate::command) fn import(args: &EventsImportArgs, settings: &Settings, p
             count(events.len(), "event"),
             duplicates - refused
         ))?;
-        printer.json(json!({
-            "events": events.len(), "imported": imported, "duplicates": duplicates,
-            "refused": refused, "warnings": warnings,
-        }))?;
+        printer.json(Imported {
+            events: events.len(),
+            imported,
+            duplicates,
+            refused,
+            warnings,
+        })?;
         Ok(Exit::Ok)
     })
 }

@@ -9,7 +9,8 @@ use nara_mesh::clock::{Clock as _, SystemClock};
 use nara_mesh::ledger::Ledger;
 use nara_mesh::registry::{KeyConflict, KeySource, PeerChange, PeerChangeError, PeerRecord, PeerRegistry};
 use nara_proto::identity::{KeyId, NaraName, PublicKey};
-use serde_json::json;
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::cli::{PeersResetArgs, PeersTrustArgs, PeersUntrustArgs, RunningArgs};
 use crate::command::reload;
@@ -161,6 +162,16 @@ fn said_forgotten(record: &Record) -> String {
     )
 }
 
+/// What `peers trust`, `untrust` and `reset` print.
+#[derive(Serialize, ToSchema)]
+pub(in crate::command) struct Printed {
+    peers: Vec<Record>,
+    /// Whether it is in force, in words.
+    effect: String,
+    /// What is in force in the nara that runs, if one runs.
+    running: Option<Reloaded>,
+}
+
 /// Lets the nara that runs take a decision over, and says what is in force.
 fn finish(
     records: &[PeerRecord],
@@ -190,7 +201,11 @@ fn tell(
     } else {
         NOT_RUNNING
     };
-    printer.json(json!({ "peers": records, "effect": effect, "running": running }))?;
+    printer.json(Printed {
+        peers: records.to_vec(),
+        effect: effect.to_owned(),
+        running: running.cloned(),
+    })?;
     printer.note(effect);
     for line in running.into_iter().flat_map(reload::in_words) {
         printer.note(format_args!("  {line}"));

@@ -10,7 +10,8 @@ use nara_mesh::client::{MeshClient, PeerRef};
 use nara_mesh::defaults;
 use nara_proto::coordinates::estimate;
 use nara_proto::peer::Coordinates;
-use serde_json::{Value, json};
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::watch::{watch, watch_presence, watch_running};
 use crate::cli::PeersListArgs;
@@ -33,6 +34,11 @@ struct Row {
 }
 
 pub(super) fn run(args: &PeersListArgs, settings: &Settings, printer: Printer) -> Outcome {
+    let printer = if args.watch {
+        printer.named("peers-watch")
+    } else {
+        printer
+    };
     let rows = match running::find(&args.running, settings)? {
         Some(nara) if args.watch => return block_on(watch_running(&nara, printer)),
         Some(nara) => block_on(through(&nara, args))?,
@@ -70,8 +76,9 @@ pub(super) fn run(args: &PeersListArgs, settings: &Settings, printer: Printer) -
     for row in &rows {
         warn_of_clock(&row.info.label, clock(row.result.as_ref()), printer);
     }
-    let rows_json: Vec<Value> = rows.iter().map(to_json).collect();
-    printer.json(json!({ "peers": rows_json }))?;
+    printer.json(Printed {
+        peers: rows.iter().map(shown).collect(),
+    })?;
     Ok(Exit::Ok)
 }
 
@@ -245,30 +252,68 @@ fn abbreviate(id: &str) -> String {
     }
 }
 
-fn to_json(row: &Row) -> Value {
+/// What `peers` prints.
+#[derive(Serialize, ToSchema)]
+pub(in crate::command) struct Printed {
+    peers: Vec<ListedPeer>,
+}
+
+/// A known peer.
+#[derive(Serialize, ToSchema)]
+struct ListedPeer {
+    name: Option<String>,
+    id: Option<String>,
+    address: Option<String>,
+    presence: String,
+    /// Whether it answered; `null`: it was not asked.
+    online: Option<bool>,
+    error: Option<String>,
+    rtt_us: Option<u64>,
+    estimated_rtt_us: Option<u64>,
+    path: Option<String>,
+    host_name: Option<String>,
+    clock_offset_us: Option<i64>,
+    clock_uncertainty_us: Option<u64>,
+    clock_proven: Option<bool>,
+    key_id: Option<String>,
+    key_source: Option<String>,
+    learned_at_ms: Option<i64>,
+    verdict: Option<String>,
+    decided_at_ms: Option<i64>,
+    v2: bool,
+    tls: bool,
+    raw_public_key: bool,
+    key_matches: Option<bool>,
+}
+
+fn shown(row: &Row) -> ListedPeer {
     let (info, result) = (&row.info, row.result.as_ref());
-    json!({
-        "name": info.name,
-        "id": info.id,
-        "address": info.address,
-        "presence": info.presence,
-        "online": result.map(|result| result.error.is_none()),
-        "error": result.and_then(|result| result.error.as_ref()).map(ToString::to_string),
-        "rtt_us": rtt(result).map(micros),
-        "estimated_rtt_us": row.estimated.map(micros),
-        "path": info.path,
-        "host_name": info.host_name,
-        "clock_offset_us": clock(result).map(|clock| clock.offset / 1_000),
-        "clock_uncertainty_us": clock(result).map(|clock| micros(clock.uncertainty)),
-        "clock_proven": clock(result).map(|clock| clock.proven),
-        "key_id": key_id(info, result),
-        "key_source": info.key_source,
-        "learned_at_ms": info.learned_at_ms,
-        "verdict": info.verdict,
-        "decided_at_ms": info.decided_at_ms,
-        "v2": info.v2,
-        "tls": info.tls,
-        "raw_public_key": info.raw_public_key,
-        "key_matches": result.and_then(|result| result.last.as_ref()).and_then(|pong| pong.key_matches),
-    })
+    ListedPeer {
+        name: info.name.clone(),
+        id: info.id.clone(),
+        address: info.address.clone(),
+        presence: info.presence.clone(),
+        online: result.map(|result| result.error.is_none()),
+        error: result
+            .and_then(|result| result.error.as_ref())
+            .map(ToString::to_string),
+        rtt_us: rtt(result).map(micros),
+        estimated_rtt_us: row.estimated.map(micros),
+        path: info.path.clone(),
+        host_name: info.host_name.clone(),
+        clock_offset_us: clock(result).map(|clock| clock.offset / 1_000),
+        clock_uncertainty_us: clock(result).map(|clock| micros(clock.uncertainty)),
+        clock_proven: clock(result).map(|clock| clock.proven),
+        key_id: key_id(info, result),
+        key_source: info.key_source.clone(),
+        learned_at_ms: info.learned_at_ms,
+        verdict: info.verdict.clone(),
+        decided_at_ms: info.decided_at_ms,
+        v2: info.v2,
+        tls: info.tls,
+        raw_public_key: info.raw_public_key,
+        key_matches: result
+            .and_then(|result| result.last.as_ref())
+            .and_then(|pong| pong.key_matches),
+    }
 }

@@ -4,18 +4,18 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
-use nara_local_api::model::Reconciled;
+use nara_local_api::model::{Counts, Reconciled};
 use nara_mesh::client::{MeshClient, PeerHandle, PeerRef, ReconcileOptions, SyncError};
 use nara_mesh::ledger::Ledger;
 use nara_proto::event::Service;
 use nara_proto::reconcile::{ItemId, Scope};
 use nara_proto::sync::{Cursor, EventFilter, MAX_EVENTS};
 use nara_proto::time::UnixSeconds;
-use serde::Deserialize;
-use serde_json::json;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
-use super::failure;
 use super::progress::Bar;
+use super::{Printed, failure};
 use crate::cli::SyncArgs;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
@@ -106,21 +106,62 @@ pub(super) fn tell_check(
             pages.missing_here, pages.missing_there
         ),
     })?;
-    printer.json(json!({
-        "peer": args.peer.to_string(),
-        "in_sync": compared.in_sync,
-        "events_here": compared.events_here,
-        "bytes_sent": compared.bytes_sent,
-        "bytes_received": compared.bytes_received,
-        "by_pages": compared.pages.as_ref().map(|pages| json!({
-            "pages": pages.fetched,
-            "events_there": pages.events,
-            "missing_here": pages.missing_here,
-            "missing_there": pages.missing_there,
-        })),
-        "elapsed_us": micros(elapsed),
+    printer.json(Printed::Compared(InSync {
+        peer: args.peer.to_string(),
+        in_sync: compared.in_sync,
+        events_here: compared.events_here,
+        bytes_sent: compared.bytes_sent,
+        bytes_received: compared.bytes_received,
+        by_pages: compared.pages.as_ref().map(|pages| ByPages {
+            pages: pages.fetched,
+            events_there: pages.events,
+            missing_here: pages.missing_here,
+            missing_there: pages.missing_there,
+        }),
+        elapsed_us: micros(elapsed),
     }))?;
     Ok(if compared.in_sync { Exit::Ok } else { Exit::Partial })
+}
+
+/// What `sync --check` prints.
+#[derive(Serialize, ToSchema)]
+pub(in crate::command) struct InSync {
+    peer: String,
+    in_sync: bool,
+    events_here: usize,
+    bytes_sent: u64,
+    bytes_received: u64,
+    /// If the peer does not support reconciliation.
+    by_pages: Option<ByPages>,
+    elapsed_us: u64,
+}
+
+/// A comparison by pages.
+#[derive(Serialize, ToSchema)]
+struct ByPages {
+    pages: usize,
+    events_there: usize,
+    missing_here: usize,
+    missing_there: usize,
+}
+
+/// What `sync --reconcile` prints.
+#[derive(Serialize, ToSchema)]
+pub(in crate::command) struct Told {
+    #[serde(flatten)]
+    counts: Counts,
+    peer: String,
+    rounds: usize,
+    bytes_sent: u64,
+    bytes_received: u64,
+    missing_here: usize,
+    missing_there: usize,
+    rejected_before: usize,
+    gone: usize,
+    pushed: usize,
+    fell_back: bool,
+    complete: bool,
+    elapsed_us: u64,
 }
 
 /// What a comparison found, and what it cost.
@@ -264,20 +305,21 @@ pub(super) fn tell(report: &Reconciled, args: &SyncArgs, printer: Printer) -> Ou
         printer.warn("the ledgers differ too much to find everything at once: run it again, or sync without --reconcile");
     }
     listing::warn_refused(counts, printer);
-    let mut object = listing::counts_json(counts);
-    object["peer"] = json!(args.peer.to_string());
-    object["rounds"] = json!(report.rounds);
-    object["bytes_sent"] = json!(report.bytes_sent);
-    object["bytes_received"] = json!(report.bytes_received);
-    object["missing_here"] = json!(report.missing_here);
-    object["missing_there"] = json!(report.missing_there);
-    object["rejected_before"] = json!(report.rejected_before);
-    object["gone"] = json!(report.gone);
-    object["pushed"] = json!(report.pushed);
-    object["fell_back"] = json!(report.fell_back);
-    object["complete"] = json!(report.complete);
-    object["elapsed_us"] = json!(report.elapsed_us);
-    printer.json(object)?;
+    printer.json(Printed::Reconciled(Told {
+        counts: counts.clone(),
+        peer: args.peer.to_string(),
+        rounds: report.rounds,
+        bytes_sent: report.bytes_sent,
+        bytes_received: report.bytes_received,
+        missing_here: report.missing_here,
+        missing_there: report.missing_there,
+        rejected_before: report.rejected_before,
+        gone: report.gone,
+        pushed: report.pushed,
+        fell_back: report.fell_back,
+        complete: report.complete,
+        elapsed_us: report.elapsed_us,
+    }))?;
     Ok(if report.complete {
         listing::exit_of(counts)
     } else {

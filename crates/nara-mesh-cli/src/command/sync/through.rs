@@ -7,10 +7,9 @@ use http::Method;
 use nara_local_api::client::LocalClient;
 use nara_local_api::model::{Progress, Reconciled, Synced};
 use serde::de::DeserializeOwned;
-use serde_json::json;
 
 use super::progress::Bar;
-use super::reconcile;
+use super::{Fetched, Printed, reconcile};
 use crate::cli::{SyncArgs, SyncModeArg};
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
@@ -91,13 +90,14 @@ fn tell(synced: Synced, args: &SyncArgs, printer: Printer) -> Outcome {
         if synced.answers == 1 { "answer" } else { "answers" }
     ))?;
     listing::warn_refused(&counts, printer);
-    let mut object = listing::counts_json(&counts);
-    object["ledger"] = json!(null);
-    object["peer"] = json!(args.peer.to_string());
-    object["answers"] = json!(synced.answers);
-    object["elapsed_us"] = json!(synced.elapsed_us);
-    object["complete"] = json!(synced.problem.is_none());
-    printer.json(object)?;
+    printer.json(Printed::Fetched(Fetched {
+        counts: counts.clone(),
+        ledger: None,
+        peer: args.peer.to_string(),
+        answers: synced.answers,
+        elapsed_us: synced.elapsed_us,
+        complete: synced.problem.is_none(),
+    }))?;
     match synced.problem {
         Some(problem) if counts.received > 0 => Err(Failure {
             exit: Exit::Partial,

@@ -1,0 +1,82 @@
+//! JSON Schemas of what commands print with `--json`, made from the types that they print.
+
+use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
+
+use crate::command;
+
+/// The dialect of the schemas.
+const DIALECT: &str = "https://json-schema.org/draft/2020-12/schema";
+
+/// Where utoipa refers to, and where a schema that stands alone has it.
+const REFERENCES: (&str, &str) = ("#/components/schemas/", "#/$defs/");
+
+/// What a command prints.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Printed {
+    /// The command, with a dash between its words.
+    pub(crate) command: &'static str,
+    make: fn(&str) -> Value,
+}
+
+impl Printed {
+    /// What a command prints: one object of this type.
+    pub(crate) const fn of<T: ToSchema>(command: &'static str) -> Self {
+        Self {
+            command,
+            make: document::<T>,
+        }
+    }
+
+    /// Its JSON Schema.
+    pub(crate) fn schema(self) -> Value {
+        (self.make)(self.command)
+    }
+}
+
+/// What a command prints, by its name: `peers list` or `peers-list`.
+pub(crate) fn of_command(command: &str) -> Option<Printed> {
+    let name = command.split_whitespace().collect::<Vec<_>>().join("-");
+    command::PRINTED
+        .iter()
+        .copied()
+        .find(|printed| printed.command == name)
+}
+
+fn document<T: ToSchema>(command: &str) -> Value {
+    let mut parts = Vec::new();
+    T::schemas(&mut parts);
+    let parts: Map<String, Value> = parts
+        .into_iter()
+        .map(|(name, schema)| (name, json!(schema)))
+        .collect();
+    let mut schema = json!(T::schema());
+    let id = format!("nara-mesh/{command}/1");
+    schema["$schema"] = json!(DIALECT);
+    schema["$id"] = json!(id);
+    schema["title"] = json!(format!("What {} prints with --json", command.replace('-', " ")));
+    schema["properties"]["schema"] = json!({ "const": id });
+    match schema["required"].as_array_mut() {
+        Some(required) => required.insert(0, json!("schema")),
+        None => schema["required"] = json!(["schema"]),
+    }
+    if !parts.is_empty() {
+        schema["$defs"] = Value::Object(parts);
+    }
+    refer(&mut schema);
+    schema
+}
+
+/// Lets references point into the document itself.
+fn refer(schema: &mut Value) {
+    match schema {
+        Value::Object(fields) => {
+            if let Some(Value::String(reference)) = fields.get_mut("$ref") {
+                *reference = reference.replace(REFERENCES.0, REFERENCES.1);
+            }
+            fields.values_mut().for_each(refer);
+        }
+        Value::Array(items) => items.iter_mut().for_each(refer),
+        _ => {}
+    }
+}
