@@ -4,6 +4,7 @@ mod access;
 mod conformance;
 mod dm;
 mod id;
+mod ledger;
 pub(crate) mod limits;
 mod outbox;
 mod peers;
@@ -22,6 +23,7 @@ pub(crate) use access::{DashboardArgs, TokenCommand, TokenNewArgs, TokenRevokeAr
 pub(crate) use conformance::ConformanceArgs;
 pub(crate) use dm::{DmArgs, DmKind};
 pub(crate) use id::{IdCommand, IdNewArgs, IdRetireArgs, IdShowArgs, IdSucceedArgs, SuccessionReason};
+pub(crate) use ledger::{BackupArgs, LedgerCommand, RestoreArgs};
 pub(crate) use outbox::{OutboxCommand, OutboxDropArgs, OutboxListArgs};
 pub(crate) use signing::{SignArgs, VerifyArgs};
 pub(crate) use stash::{StashCommand, StashDropArgs, StashGetArgs, StashListArgs, StashPutArgs};
@@ -464,34 +466,6 @@ pub(crate) struct EventsImportArgs {
     /// File with the events (- is stdin)
     #[arg(value_name = "FILE", default_value = "-", value_parser = value::path())]
     pub(crate) file: PathBuf,
-}
-
-/// `backup`
-#[derive(Debug, Args)]
-pub(crate) struct BackupArgs {
-    /// The file to write; it must not exist
-    #[arg(value_name = "FILE", value_parser = value::path())]
-    pub(crate) file: PathBuf,
-}
-
-/// `restore`
-///
-/// Keys, decisions and cursors are restored, too. Peers that follow this nara start over.
-#[derive(Debug, Args)]
-pub(crate) struct RestoreArgs {
-    /// The backup
-    #[arg(value_name = "FILE", value_parser = value::path())]
-    pub(crate) file: PathBuf,
-    /// Replace a ledger that is there
-    #[arg(long)]
-    pub(crate) replace: bool,
-}
-
-/// `ledger`
-#[derive(Debug, Subcommand)]
-pub(crate) enum LedgerCommand {
-    /// Check that the ledger is sound, and show what it holds by service and by teller
-    Check,
 }
 
 /// `checkpoints`

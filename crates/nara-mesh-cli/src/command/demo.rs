@@ -151,7 +151,7 @@ impl Show {
             .reports
             .iter()
             .map(|(step, report, took)| PrintedStep {
-                name: step.name.to_string(),
+                name: step.name.to_owned(),
                 ok: report.ok,
                 summary: report.summary.clone(),
                 elapsed_us: micros(*took),

@@ -1,0 +1,33 @@
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use super::value;
+
+/// `backup`
+#[derive(Debug, Args)]
+pub(crate) struct BackupArgs {
+    /// The file to write; it must not exist
+    #[arg(value_name = "FILE", value_parser = value::path())]
+    pub(crate) file: PathBuf,
+}
+
+/// `restore`
+///
+/// Keys, decisions and cursors are restored, too. Peers that follow this nara start over.
+#[derive(Debug, Args)]
+pub(crate) struct RestoreArgs {
+    /// The backup
+    #[arg(value_name = "FILE", value_parser = value::path())]
+    pub(crate) file: PathBuf,
+    /// Replace a ledger that is there
+    #[arg(long)]
+    pub(crate) replace: bool,
+}
+
+/// `ledger`
+#[derive(Debug, Subcommand)]
+pub(crate) enum LedgerCommand {
+    /// Check that the ledger is sound, and show what it holds by service and by teller
+    Check,
+}
