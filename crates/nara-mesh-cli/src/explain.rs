@@ -7,7 +7,7 @@ mod request;
 mod v2;
 
 pub(crate) use claim::{Claim, SignatureText, TimestampText};
-pub(crate) use event::EventReport;
+pub(crate) use event::{EventReport, PrintedReport};
 pub(crate) use request::Report;
 pub(crate) use v2::{Receiver, V2Report};
 

@@ -63,7 +63,7 @@ pub(super) fn backup(args: &BackupArgs, settings: &Settings, printer: Printer) -
     })?;
     let shown = args.file.display();
     printer.line(format_args!(
-        "{} of {} are in {shown}",
+        "copied {} of {} to {shown}",
         count(copy.events, "event"),
         path.display()
     ))?;
@@ -88,7 +88,7 @@ pub(super) fn restore(args: &RestoreArgs, settings: &Settings, printer: Printer)
         Failure::failed(format!("{} cannot be restored", args.file.display())).caused_by(error)
     })?;
     printer.line(format_args!(
-        "{} and what is known of {} are restored to {}",
+        "restored {} and what is known of {} to {}",
         count(copy.events, "event"),
         count(copy.peers, "nara"),
         path.display()

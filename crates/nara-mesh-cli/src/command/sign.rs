@@ -4,17 +4,19 @@ pub(super) mod v2;
 
 use std::path::Path;
 
+use nara_local_api::model::Event;
 use nara_mesh::clock::{Clock as _, SystemClock};
 use nara_mesh::identity::LocalNara;
 use nara_proto::go_json;
 use nara_proto::time::UnixMillis;
 use nara_proto::v1::{RequestAuth, request_signature_base, signed_path};
-use serde_json::{Value, json};
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::read_event;
 use crate::cli::SignArgs;
 use crate::exit::Exit;
-use crate::explain::{self, EventReport};
+use crate::explain::{self, EventReport, PrintedReport};
 use crate::failure::{Failure, Outcome};
 use crate::printer::Printer;
 use crate::settings::Settings;
@@ -64,18 +66,50 @@ pub(super) fn run(args: &SignArgs, settings: &Settings, printer: Printer) -> Out
     printer.line(format_args!("X-Nara-Name: {}", nara.name()))?;
     printer.line(format_args!("X-Nara-Timestamp: {now}"))?;
     printer.line(format_args!("X-Nara-Signature: {}", auth.signature().to_base64()))?;
-    printer.json(json!({
-        "name": nara.name().as_str(),
-        "timestamp_ms": now.get(),
-        "method": method,
-        "path": path,
-        "signed_path_hex": explain::hex(&decoded),
-        "signature_base": String::from_utf8_lossy(&base),
-        "signature_base_hex": explain::hex(&base),
-        "signature": auth.signature().to_base64(),
-        "public_key": nara.public_key().to_base64(),
+    printer.json(Printed::V1(SignedV1 {
+        name: nara.name().to_string(),
+        timestamp_ms: now.get(),
+        method: method.to_owned(),
+        path: path.to_owned(),
+        signed_path_hex: explain::hex(&decoded),
+        signature_base: String::from_utf8_lossy(&base).into_owned(),
+        signature_base_hex: explain::hex(&base),
+        signature: auth.signature().to_base64(),
+        public_key: nara.public_key().to_base64(),
     }))?;
     Ok(Exit::Ok)
+}
+
+/// What was signed.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+pub(super) enum Printed {
+    V1(SignedV1),
+    V2(v2::SignedV2),
+    Event(SignedEvent),
+}
+
+/// A request in profile v1.
+#[derive(Serialize, ToSchema)]
+pub(super) struct SignedV1 {
+    name: String,
+    timestamp_ms: i64,
+    method: String,
+    path: String,
+    /// The decoded path, which is what is signed.
+    signed_path_hex: String,
+    signature_base: String,
+    signature_base_hex: String,
+    signature: String,
+    public_key: String,
+}
+
+/// An event with its id and its signature.
+#[derive(Serialize, ToSchema)]
+pub(super) struct SignedEvent {
+    #[serde(flatten)]
+    report: PrintedReport,
+    event: Event,
 }
 
 fn sign_event(path: &Path, explain: bool, nara: &LocalNara, printer: Printer) -> Outcome {
@@ -95,8 +129,9 @@ fn sign_event(path: &Path, explain: bool, nara: &LocalNara, printer: Printer) ->
         printer.line("")?;
     }
     printer.line(&json_text)?;
-    let mut object = report.to_json();
-    object["event"] = serde_json::from_str::<Value>(&json_text).unwrap_or_default();
-    printer.json(object)?;
+    printer.json(Printed::Event(SignedEvent {
+        report: report.printed(),
+        event: Event::of(&event),
+    }))?;
     Ok(Exit::Ok)
 }

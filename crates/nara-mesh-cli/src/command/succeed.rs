@@ -11,7 +11,8 @@ use nara_mesh::ledger::Ledger;
 use nara_mesh::soul_file::SoulFile;
 use nara_proto::identity::{KeyId, NaraName};
 use nara_proto::succession::Succession;
-use serde_json::{Value, json};
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::reload;
 use crate::cli::{IdRetireArgs, IdSucceedArgs, SuccessionReason};
@@ -97,12 +98,16 @@ fn finish(statement: &Succession, paper: bool, settings: &Settings, printer: Pri
         Some(new) => format!("key {new} replaces key {old} of {name}"),
         None => format!("key {old} of {name} ends, and {name} retires"),
     };
-    let mut object = json!({
-        "name": statement.name().as_str(),
-        "old_key_id": old.to_string(),
-        "new_key_id": new.map(|new| new.to_string()),
-        "at_ms": statement.at().get(),
-    });
+    let mut printed = Printed {
+        name: statement.name().to_string(),
+        old_key_id: old.to_string(),
+        new_key_id: new.map(|new| new.to_string()),
+        at_ms: statement.at().get(),
+        words: None,
+        told: None,
+        missed: None,
+        running: None,
+    };
     if paper {
         let words = statement.to_words();
         for line in &words {
@@ -112,23 +117,52 @@ fn finish(statement: &Succession, paper: bool, settings: &Settings, printer: Pri
         printer.note(
             "Keep them on paper. To publish the statement, from any machine: `nara-mesh id succeed --from-words FILE`",
         );
-        object["words"] = json!(words);
-        printer.json(object)?;
+        printed.words = Some(words);
+        printer.json(printed)?;
         return Ok(Exit::Ok);
     }
     let nara = settings.local_nara()?;
     printer.line(format_args!("published: {said}"))?;
-    let told = publish(statement, &nara, settings, printer)?;
+    let published = publish(statement, &nara, settings, printer)?;
+    printed.told = Some(published.told);
+    printed.missed = Some(published.missed);
+    printed.running = Some(published.running);
     if let Some(new) = statement.new_key().filter(|_| nara.name() == statement.name()) {
         printer.note(format_args!(
             "Serve with the new soul from now on. Peers files need its key, and not the old id:\nkey = \"{new}\""
         ));
     }
-    for (field, value) in told {
-        object[field] = value;
-    }
-    printer.json(object)?;
+    printer.json(printed)?;
     Ok(Exit::Ok)
+}
+
+/// A statement that a key is replaced or ends.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Printed {
+    name: String,
+    old_key_id: String,
+    /// Missing if the nara retires.
+    new_key_id: Option<String>,
+    at_ms: i64,
+    /// The statement in words, for paper.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    words: Option<Vec<String>>,
+    /// Peers that have it, if it was published.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    told: Option<Vec<String>>,
+    /// Peers that could not be reached.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    missed: Option<Vec<String>>,
+    /// Whether the nara runs, and took it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    running: Option<bool>,
+}
+
+/// Who heard of a statement.
+struct Published {
+    told: Vec<String>,
+    missed: Vec<String>,
+    running: bool,
 }
 
 /// Stores a statement, and sends it to the known peers. Who cannot be reached hears of it from others.
@@ -137,7 +171,7 @@ fn publish(
     nara: &LocalNara,
     settings: &Settings,
     printer: Printer,
-) -> Outcome<[(&'static str, Value); 3]> {
+) -> Outcome<Published> {
     let client = connect::client_with(nara.clone(), settings, |client| {
         if statement.name() == nara.name() && statement.new_key() == Some(&nara.public_key()) {
             client.succession([statement.clone()])
@@ -167,13 +201,11 @@ fn publish(
             printer.warn(format_args!("{} was not told: {error}", harmless(name.as_str())));
         }
         printer.note(format_args!("told {}", count(told.len(), "peer")));
-        let told: Vec<&str> = told.iter().map(NaraName::as_str).collect();
-        let missed: Vec<&str> = missed.iter().map(|(name, _)| name.as_str()).collect();
-        Ok([
-            ("told", json!(told)),
-            ("missed", json!(missed)),
-            ("running", json!(running.is_some())),
-        ])
+        Ok(Published {
+            told: told.iter().map(ToString::to_string).collect(),
+            missed: missed.iter().map(|(name, _)| name.to_string()).collect(),
+            running: running.is_some(),
+        })
     })
 }
 

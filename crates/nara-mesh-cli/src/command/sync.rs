@@ -228,7 +228,7 @@ impl Sync<'_> {
         listing::warn_refused(&self.counts, self.printer);
         if let Some(path) = &self.path {
             self.printer.note(format_args!(
-                "{} are now in {}",
+                "stored {} in {}",
                 count(self.counts.stored, "new event"),
                 path.display()
             ));

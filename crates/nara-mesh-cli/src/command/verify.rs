@@ -11,12 +11,15 @@ use nara_proto::identity::PublicKey;
 use nara_proto::time::{UnixMillis, UnixNanos, UnixSeconds};
 use nara_proto::v1::FRESHNESS_WINDOW;
 use owo_colors::OwoColorize as _;
-use serde_json::{Value, json};
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::read_event;
 use crate::cli::VerifyArgs;
 use crate::exit::Exit;
-use crate::explain::{self, Claim, Difference, EventReport, Report, SignatureText, TimestampText};
+use crate::explain::{
+    self, Claim, Difference, EventReport, PrintedReport, Report, SignatureText, TimestampText,
+};
 use crate::failure::{Failure, Outcome};
 use crate::output::printable;
 use crate::printer::{Printer, harmless, human};
@@ -53,7 +56,7 @@ pub(super) fn run(args: &VerifyArgs, settings: &Settings, printer: Printer) -> O
     let report = Report::new(&claim, &key, now, &others);
     let findings = findings(&report, &claim, now, args.expected.as_deref(), &key);
     print(&report, &findings, args, printer)?;
-    printer.json(to_json(&report, &findings, args.expected.as_deref()))?;
+    printer.json(Printed::V1(verified(&report, findings, args.expected.as_deref())))?;
     Ok(if report.is_valid() {
         Exit::Ok
     } else {
@@ -185,27 +188,77 @@ fn print_difference(ours: &[u8], theirs: &[u8], we: &str, they: &str, printer: P
     printer.line(format_args!("             {mark}"))
 }
 
-fn to_json(report: &Report, findings: &[String], expected: Option<&str>) -> Value {
+/// What was verified.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+pub(super) enum Printed {
+    V1(VerifiedV1),
+    V2(v2::VerifiedV2),
+    Event(VerifiedEvent),
+}
+
+/// A request in profile v1.
+#[derive(Serialize, ToSchema)]
+pub(super) struct VerifiedV1 {
+    valid: bool,
+    signature_verifies: bool,
+    /// What is wrong with it.
+    findings: Vec<String>,
+    /// What the signature must cover.
+    signature_base: Option<String>,
+    signature_base_hex: Option<String>,
+    /// How far its time is beyond what is accepted.
+    stale_by_ms: Option<u64>,
+    /// What was signed instead, if that was found.
+    signed_instead_hex: Option<String>,
+    signed_instead_difference: Option<FirstDifference>,
+    /// Where the base differs from the expected one.
+    expected_difference: Option<FirstDifference>,
+}
+
+/// Where two texts differ first.
+#[derive(Serialize, ToSchema)]
+struct FirstDifference {
+    offset: usize,
+    /// Missing behind the end.
+    expected_byte: Option<u8>,
+    found_byte: Option<u8>,
+}
+
+/// An event.
+#[derive(Serialize, ToSchema)]
+pub(super) struct VerifiedEvent {
+    #[serde(flatten)]
+    report: PrintedReport,
+    valid: bool,
+    /// What is wrong with it.
+    findings: Vec<String>,
+}
+
+fn verified(report: &Report, findings: Vec<String>, expected: Option<&str>) -> VerifiedV1 {
     let difference = |theirs: &[u8]| {
         let difference = Difference::between(report.base.as_deref()?, theirs)?;
-        Some(json!({
-            "offset": difference.offset,
-            "expected_byte": difference.expected,
-            "found_byte": difference.found,
-        }))
+        Some(FirstDifference {
+            offset: difference.offset,
+            expected_byte: difference.expected,
+            found_byte: difference.found,
+        })
     };
     let attempt = report.attempt.as_ref();
-    json!({
-        "valid": report.is_valid(),
-        "signature_verifies": report.signature_verifies,
-        "findings": findings,
-        "signature_base": report.base.as_deref().map(String::from_utf8_lossy),
-        "signature_base_hex": report.base.as_deref().map(explain::hex),
-        "stale_by_ms": report.stale_by.map(|by| u64::try_from(by.as_millis()).unwrap_or(u64::MAX)),
-        "signed_instead_hex": attempt.map(|attempt| explain::hex(&attempt.base)),
-        "signed_instead_difference": attempt.and_then(|attempt| difference(&attempt.base)),
-        "expected_difference": expected.and_then(|expected| difference(expected.as_bytes())),
-    })
+    let base = report.base.as_deref();
+    VerifiedV1 {
+        valid: report.is_valid(),
+        signature_verifies: report.signature_verifies,
+        findings,
+        signature_base: base.map(|base| String::from_utf8_lossy(base).into_owned()),
+        signature_base_hex: base.map(explain::hex),
+        stale_by_ms: report
+            .stale_by
+            .map(|by| u64::try_from(by.as_millis()).unwrap_or(u64::MAX)),
+        signed_instead_hex: attempt.map(|attempt| explain::hex(&attempt.base)),
+        signed_instead_difference: attempt.and_then(|attempt| difference(&attempt.base)),
+        expected_difference: expected.and_then(|expected| difference(expected.as_bytes())),
+    }
 }
 
 fn verify_event(path: &Path, args: &VerifyArgs, peers: &[PeerEntry], printer: Printer) -> Outcome {
@@ -250,9 +303,10 @@ fn verify_event(path: &Path, args: &VerifyArgs, peers: &[PeerEntry], printer: Pr
             printer.line(format_args!("id: {}", difference.summary()))?;
         }
     }
-    let mut object = report.to_json();
-    object["valid"] = json!(valid);
-    object["findings"] = json!(findings);
-    printer.json(object)?;
+    printer.json(Printed::Event(VerifiedEvent {
+        report: report.printed(),
+        valid,
+        findings,
+    }))?;
     Ok(if valid { Exit::Ok } else { Exit::Unauthenticated })
 }

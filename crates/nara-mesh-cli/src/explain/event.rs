@@ -2,7 +2,8 @@
 
 use nara_proto::event::{InvalidEvent, SyncEvent};
 use nara_proto::identity::PublicKey;
-use serde_json::{Value, json};
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::hex;
 
@@ -51,16 +52,35 @@ impl EventReport {
         ]
     }
 
-    pub(crate) fn to_json(&self) -> Value {
-        json!({
-            "id_preimage": self.id_preimage,
-            "recomputed_id": self.recomputed_id,
-            "genuine_id": self.genuine_id,
-            "signing_preimage": self.signing_preimage,
-            "signing_digest_hex": self.signing_digest,
-            "well_formed": self.well_formed.is_ok(),
-            "problem": self.well_formed.err().map(|problem| problem.to_string()),
-            "signature_verifies": self.signature_verifies,
-        })
+    pub(crate) fn printed(&self) -> PrintedReport {
+        PrintedReport {
+            id_preimage: self.id_preimage.clone(),
+            recomputed_id: self.recomputed_id.clone(),
+            genuine_id: self.genuine_id,
+            signing_preimage: self.signing_preimage.clone(),
+            signing_digest_hex: self.signing_digest.clone(),
+            well_formed: self.well_formed.is_ok(),
+            problem: self.well_formed.err().map(|problem| problem.to_string()),
+            signature_verifies: self.signature_verifies,
+        }
     }
+}
+
+/// What can be said about an event, as JSON.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct PrintedReport {
+    /// What the id is the hash of.
+    id_preimage: String,
+    /// The id that follows from the content.
+    recomputed_id: String,
+    /// Whether the event has that id.
+    genuine_id: bool,
+    /// What the signed digest is the hash of.
+    signing_preimage: String,
+    signing_digest_hex: String,
+    well_formed: bool,
+    /// Why it is not well formed.
+    problem: Option<String>,
+    /// Missing without a key, or without a signature.
+    signature_verifies: Option<bool>,
 }

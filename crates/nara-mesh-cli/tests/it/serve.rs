@@ -230,3 +230,48 @@ fn a_ping_shows_how_its_connection_was_protected() {
         assert_eq!(pings["peers"][0]["key_matches"], true);
     }
 }
+
+#[test]
+fn a_second_nara_on_one_data_folder_is_told_who_holds_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    new_soul(path, "alice");
+    fs::write(path.join("known.toml"), "").unwrap();
+    let (alice, _) = Serving::start(path, "alice");
+    let own = ["--soul-file", "alice.soul", "--data-dir", "alice"];
+    let again = ["serve", "--peers", "known.toml", "--listen", "127.0.0.1:0"];
+    let refused = text(&run(path, 1, &[&again[..], &own].concat()).stderr);
+    assert!(refused.contains("is in use by alice (process "), "{refused}");
+
+    // What only looks, and what copies, works beside the nara that runs.
+    run(path, 0, &[&["ledger", "check"][..], &own].concat());
+    run(path, 0, &[&["backup", "copy.db"][..], &own].concat());
+    let (_, code) = alice.end();
+    assert_eq!(code, Some(0));
+}
+
+#[test]
+fn commands_that_only_look_need_no_folder_that_can_be_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    for name in ["alice", "bob"] {
+        new_soul(path, name);
+    }
+    fs::write(path.join("known.toml"), "").unwrap();
+    let (alice, stanza) = Serving::start(path, "alice");
+    fs::write(path.join("known.toml"), stanza).unwrap();
+    // Nobody makes a folder there, not even root.
+    let as_bob = [
+        "--soul-file",
+        "bob.soul",
+        "--peers",
+        "known.toml",
+        "--data-dir",
+        "/proc/nara",
+    ];
+    let pinged = run(path, 0, &[&["ping", "alice"][..], &as_bob].concat());
+    let said = text(&pinged.stderr);
+    assert!(said.contains("learned peer data is not stored"), "{said}");
+    run(path, 0, &[&["peers", "list", "--offline"][..], &as_bob].concat());
+    alice.kill();
+}

@@ -1,12 +1,16 @@
 //! `sign --to`: profile v2.
 
+use std::collections::BTreeMap;
+
 use getrandom::fill;
 use nara_mesh::clock::{Clock as _, SystemClock};
 use nara_mesh::identity::LocalNara;
 use nara_proto::time::UnixMillis;
 use nara_proto::v2::{ContentDigest, Nonce, Recipient, RequestLine, RequestToSign, SignedBody};
-use serde_json::{Value, json};
+use serde::Serialize;
+use utoipa::ToSchema;
 
+use super::Printed;
 use crate::cli::SignArgs;
 use crate::command::read_input;
 use crate::exit::Exit;
@@ -56,7 +60,7 @@ pub(super) fn sign(
         ))?;
         printer.line("")?;
     }
-    let mut object = Value::Object(serde_json::Map::new());
+    let mut shown = BTreeMap::new();
     for name in [
         "x-nara-name",
         "x-nara-to",
@@ -66,20 +70,37 @@ pub(super) fn sign(
     ] {
         let value = String::from_utf8_lossy(headers[name].as_bytes()).into_owned();
         printer.line(format_args!("{}: {value}", title_case(name)))?;
-        object[name] = json!(value);
+        shown.insert(name.to_owned(), value);
     }
-    printer.json(json!({
-        "name": nara.name().as_str(),
-        "to": to.to_string(),
-        "method": method,
-        "target": target,
-        "headers": object,
-        "signature_base": String::from_utf8_lossy(&base),
-        "signature_base_hex": explain::hex(&base),
-        "signature": signed.signature().to_base64(),
-        "public_key": nara.public_key().to_base64(),
+    printer.json(Printed::V2(SignedV2 {
+        name: nara.name().to_string(),
+        to: to.to_string(),
+        method: method.to_owned(),
+        target: target.to_owned(),
+        headers: shown,
+        signature_base: String::from_utf8_lossy(&base).into_owned(),
+        signature_base_hex: explain::hex(&base),
+        signature: signed.signature().to_base64(),
+        public_key: nara.public_key().to_base64(),
     }))?;
     Ok(Exit::Ok)
+}
+
+/// A request in profile v2.
+#[derive(Serialize, ToSchema)]
+pub(in crate::command) struct SignedV2 {
+    name: String,
+    /// For whom.
+    to: String,
+    method: String,
+    /// Path and query.
+    target: String,
+    /// The headers that prove it.
+    headers: BTreeMap<String, String>,
+    signature_base: String,
+    signature_base_hex: String,
+    signature: String,
+    public_key: String,
 }
 
 /// A path with or without a query.

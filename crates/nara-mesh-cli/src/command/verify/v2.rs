@@ -9,9 +9,10 @@ use nara_proto::identity::PublicKey;
 use nara_proto::time::UnixMillis;
 use nara_proto::v2::{Recipient, RequestSignature};
 use owo_colors::OwoColorize as _;
-use serde_json::json;
+use serde::Serialize;
+use utoipa::ToSchema;
 
-use super::key_of;
+use super::{Printed, key_of};
 use crate::cli::VerifyArgs;
 use crate::command::read_input;
 use crate::command::sign::v2::{recipient, request_line};
@@ -20,6 +21,39 @@ use crate::explain::{self, Receiver, V2Report};
 use crate::failure::{Failure, Outcome};
 use crate::output::printable;
 use crate::printer::Printer;
+
+/// A request in profile v2.
+#[derive(Serialize, ToSchema)]
+pub(in crate::command) struct VerifiedV2 {
+    valid: bool,
+    /// What is wrong with it.
+    findings: Vec<String>,
+    components: Vec<Component>,
+    /// What the signature must cover.
+    signature_base: Option<String>,
+    signature_base_hex: Option<String>,
+    created_s: Option<i64>,
+    expires_s: Option<i64>,
+    key_id: Option<String>,
+    compared: Compared,
+}
+
+/// A component of the signature base (RFC 9421, section 2).
+#[derive(Serialize, ToSchema)]
+struct Component {
+    component: String,
+    /// As the request has it.
+    value: String,
+    /// As it was signed, if that is another value.
+    signed_as: Option<String>,
+}
+
+/// What was given to compare with.
+#[derive(Serialize, ToSchema)]
+struct Compared {
+    body: bool,
+    recipient: bool,
+}
 
 pub(super) fn verify(headers: &Path, args: &VerifyArgs, peers: &[PeerEntry], printer: Printer) -> Outcome {
     let headers = read_headers(headers)?;
@@ -56,20 +90,25 @@ pub(super) fn verify(headers: &Path, args: &VerifyArgs, peers: &[PeerEntry], pri
     let report = V2Report::new(&headers, line, &key, &receiver);
     print(&report, args.explain, printer)?;
     let signed = RequestSignature::from_headers(&headers).ok();
-    printer.json(json!({
-        "valid": report.is_valid(),
-        "findings": findings(&report),
-        "components": report.components.iter().map(|component| json!({
-            "component": component.id,
-            "value": component.value,
-            "signed_as": component.signed_as,
-        })).collect::<Vec<_>>(),
-        "signature_base": report.base.as_deref().map(String::from_utf8_lossy),
-        "signature_base_hex": report.base.as_deref().map(explain::hex),
-        "created_s": signed.as_ref().map(|signed| signed.created().get()),
-        "expires_s": signed.as_ref().map(|signed| signed.expires().get()),
-        "key_id": signed.as_ref().map(|signed| signed.key_id().to_string()),
-        "compared": { "body": receiver.body.is_some(), "recipient": !recipients.is_empty() },
+    let components = report.components.iter().map(|component| Component {
+        component: component.id.clone(),
+        value: component.value.clone(),
+        signed_as: component.signed_as.clone(),
+    });
+    let base = report.base.as_deref();
+    printer.json(Printed::V2(VerifiedV2 {
+        valid: report.is_valid(),
+        findings: findings(&report),
+        components: components.collect(),
+        signature_base: base.map(|base| String::from_utf8_lossy(base).into_owned()),
+        signature_base_hex: base.map(explain::hex),
+        created_s: signed.as_ref().map(|signed| signed.created().get()),
+        expires_s: signed.as_ref().map(|signed| signed.expires().get()),
+        key_id: signed.as_ref().map(|signed| signed.key_id().to_string()),
+        compared: Compared {
+            body: receiver.body.is_some(),
+            recipient: !recipients.is_empty(),
+        },
     }))?;
     Ok(if report.is_valid() {
         Exit::Ok
