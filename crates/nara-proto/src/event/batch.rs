@@ -218,7 +218,7 @@ fn checkpoint_trust<K: KeyLookup + ?Sized>(
 ) -> Result<EventTrust, EventProblem> {
     let tally = voters::tally(payload, |id| keys.key_of_id(id));
     if !tally.is_valid() {
-        return if !tally.lengths_match || tally.known > tally.valid {
+        return if tally.known > tally.valid {
             Err(EventProblem::BadSignature)
         } else {
             Ok(EventTrust::UnknownKey)

@@ -26,7 +26,7 @@ pub(super) fn check(event: &SyncEvent, content: &str) -> Result<Service, EventPr
     if event.id != super::id_of(event.ts, &event.svc, content) {
         return Err(EventProblem::ForgedId);
     }
-    if event.ts.get() < 0 {
+    if event.ts.get().is_negative() {
         // Pages begin at 1970: such an event would be stored and never told.
         return Err(InvalidEvent::OutOfRange("ts").into());
     }

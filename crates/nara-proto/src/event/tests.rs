@@ -5,11 +5,16 @@ use std::time::Duration;
 
 use super::voters::voter_text;
 use super::*;
-use crate::identity::Soul;
+use crate::identity::{KeyPair, PublicKey, Soul};
 use crate::succession::Succession;
 use crate::time::{UnixMillis, UnixSeconds};
 
 const NOW: UnixNanos = UnixNanos::new(1_769_100_000_000_000_000);
+
+const RECEPTION: EventReception = EventReception {
+    now: NOW,
+    random: [3; 32],
+};
 
 fn keypair(name: &str) -> KeyPair {
     let mut seed = [7; 32];
@@ -43,11 +48,7 @@ impl KeyLookup for Keys {
 }
 
 fn verdict_of(event: &mut SyncEvent) -> EventVerdict {
-    let reception = EventReception {
-        now: NOW,
-        random: [3; 32],
-    };
-    verify_events(std::slice::from_mut(event), &Keys, reception)[0]
+    verify_events(std::slice::from_mut(event), &Keys, RECEPTION)[0]
 }
 
 fn verdict(event: &SyncEvent) -> EventVerdict {
@@ -200,6 +201,53 @@ fn a_statement_about_the_key_of_an_untrusted_nara_is_refused() {
     let at = UnixMillis::new(NOW.get() / 1_000_000);
     let statement = Succession::rotate(&"mallory".parse().unwrap(), &old, &new, at).unwrap();
     assert_eq!(verdict(&statement.to_event()), Err(EventProblem::Untrusted));
+}
+
+/// As [`Keys`], after alice's key was followed from "older".
+struct Lineage;
+
+impl KeyLookup for Lineage {
+    fn standing_of_name(&self, name: &str) -> KeyStanding {
+        Keys.standing_of_name(name)
+    }
+
+    fn standing_of_id(&self, id: &str) -> KeyStanding {
+        Keys.standing_of_id(id)
+    }
+
+    fn is_id_of_name(&self, id: &str, name: &str) -> Option<bool> {
+        Keys.is_id_of_name(id, name)
+    }
+
+    fn was_key_of_name(&self, name: &str, key: &PublicKey) -> bool {
+        name == "alice" && *key == keypair("older").public_key()
+    }
+}
+
+#[test]
+fn a_statement_is_verified_if_it_is_about_the_key_that_holds_or_held() {
+    let at = UnixMillis::new(NOW.get() / 1_000_000);
+    let verdict_with = |name: &str, old: &str, new: &str| {
+        let statement = Succession::rotate(&name.parse().unwrap(), &keypair(old), &keypair(new), at);
+        let mut events = [statement.unwrap().to_event()];
+        verify_events(&mut events, &Lineage, RECEPTION)[0]
+    };
+    assert_eq!(verdict_with("alice", "alice", "newer"), Ok(EventTrust::Verified));
+    assert_eq!(verdict_with("alice", "older", "alice"), Ok(EventTrust::Verified));
+    assert_eq!(
+        verdict_with("alice", "unrelated", "alice"),
+        Ok(EventTrust::Verified)
+    );
+    // Another successor of a key that was followed from.
+    assert_eq!(verdict_with("alice", "older", "rival"), Ok(EventTrust::Verified));
+    for (old, new) in [("unrelated", "rival"), ("bob", "rival"), ("rival", "older")] {
+        assert_eq!(verdict_with("alice", old, new), Err(EventProblem::BadSignature));
+    }
+    assert_eq!(
+        verdict_with("bob", "older", "rival"),
+        Err(EventProblem::BadSignature)
+    );
+    assert_eq!(verdict_with("dave", "older", "rival"), Ok(EventTrust::UnknownKey));
 }
 
 #[test]
@@ -423,6 +471,7 @@ fn an_event_of_the_future_is_refused() {
             &keypair("alice"),
         ))
     };
+    assert_eq!(MAX_EVENT_LEAD, Duration::from_mins(5));
     assert_eq!(at(MAX_EVENT_LEAD), Ok(EventTrust::Verified));
     assert_eq!(
         at(MAX_EVENT_LEAD + Duration::from_nanos(1)),
@@ -438,7 +487,7 @@ fn an_event_of_the_future_is_refused() {
         ))
     };
     assert_eq!(at(i64::MAX), Err(EventProblem::Future));
-    for before_1970 in [i64::MIN, -1] {
+    for before_1970 in [i64::MIN, -1, 0] {
         assert_eq!(
             at(before_1970),
             Err(EventProblem::Invalid(InvalidEvent::OutOfRange("ts")))
@@ -467,6 +516,11 @@ fn a_checkpoint_is_the_word_of_its_voters_about_one_subject() {
         Ok(EventTrust::UnknownKey)
     );
     assert_eq!(verdict(&checkpoint(&[])), Ok(EventTrust::UnknownKey));
+    // A voter whose key is known did not sign.
+    let mut forged = checkpoint(&["alice", "dave"]);
+    let signatures = &mut forged.checkpoint.as_mut().unwrap().signatures;
+    signatures.as_mut().unwrap().swap(0, 1);
+    assert_eq!(verdict(&forged), Err(EventProblem::BadSignature));
     // Nobody knows whose id it is.
     let of_a_stranger = checkpoint_about("dave", &["alice", "bob"]);
     assert_eq!(verdict(&of_a_stranger), Ok(EventTrust::UnknownSubject));
