@@ -23,7 +23,7 @@ fn keypair(name: &str) -> KeyPair {
     KeyPair::from_soul(&Soul::bond(seed, name))
 }
 
-/// Alice and bob have pinned keys, mallory is not trusted, and nothing is known about others.
+/// Alice, who had another key before, and bob have pinned keys, mallory is not trusted, and nothing is known about others.
 struct Keys;
 
 impl KeyLookup for Keys {
@@ -44,6 +44,10 @@ impl KeyLookup for Keys {
         let of_id = id.strip_suffix("-id");
         let is_known = |name| self.standing_of_name(name).key().is_some();
         (is_known(name) || of_id.is_some_and(is_known)).then(|| of_id == Some(name))
+    }
+
+    fn was_key_of_name(&self, name: &str, key: &PublicKey) -> bool {
+        name == "alice" && *key == keypair("older").public_key()
     }
 }
 
@@ -203,34 +207,13 @@ fn a_statement_about_the_key_of_an_untrusted_nara_is_refused() {
     assert_eq!(verdict(&statement.to_event()), Err(EventProblem::Untrusted));
 }
 
-/// As [`Keys`], after alice's key was followed from "older".
-struct Lineage;
-
-impl KeyLookup for Lineage {
-    fn standing_of_name(&self, name: &str) -> KeyStanding {
-        Keys.standing_of_name(name)
-    }
-
-    fn standing_of_id(&self, id: &str) -> KeyStanding {
-        Keys.standing_of_id(id)
-    }
-
-    fn is_id_of_name(&self, id: &str, name: &str) -> Option<bool> {
-        Keys.is_id_of_name(id, name)
-    }
-
-    fn was_key_of_name(&self, name: &str, key: &PublicKey) -> bool {
-        name == "alice" && *key == keypair("older").public_key()
-    }
-}
-
 #[test]
 fn a_statement_is_verified_if_it_is_about_the_key_that_holds_or_held() {
     let at = UnixMillis::new(NOW.get() / 1_000_000);
     let verdict_with = |name: &str, old: &str, new: &str| {
         let statement = Succession::rotate(&name.parse().unwrap(), &keypair(old), &keypair(new), at);
         let mut events = [statement.unwrap().to_event()];
-        verify_events(&mut events, &Lineage, RECEPTION)[0]
+        verify_events(&mut events, &Keys, RECEPTION)[0]
     };
     assert_eq!(verdict_with("alice", "alice", "newer"), Ok(EventTrust::Verified));
     assert_eq!(verdict_with("alice", "older", "alice"), Ok(EventTrust::Verified));
@@ -439,6 +422,15 @@ fn a_signed_text_cannot_be_split_into_other_fields() {
     assert_eq!(verdict(&text), Ok(EventTrust::Verified));
     let name = signed("a:b", social("a:b", "bob", "x"));
     assert_eq!(verdict(&name), Ok(EventTrust::Verified));
+}
+
+#[test]
+fn an_unsigned_text_has_no_colon_in_its_actor_unless_a_statement_proves_itself() {
+    let event = SyncEvent::new(NOW, social("d:e", "carol", "hello"));
+    assert_eq!(verdict(&event), Err(EventProblem::Ambiguous("actor")));
+    let at = UnixMillis::new(NOW.get() / 1_000_000);
+    let statement = Succession::rotate(&"a:b".parse().unwrap(), &keypair("a:b"), &keypair("newer"), at);
+    assert_eq!(verdict(&statement.unwrap().to_event()), Ok(EventTrust::Verified));
 }
 
 #[test]
