@@ -15,7 +15,10 @@ const NAMES: [&str; 3] = ["alice", "bob", "a:b"];
 
 /// A key of its own for each name.
 fn keypair(name: &str) -> KeyPair {
-    let number = NAMES.iter().position(|known| *known == name).unwrap();
+    let number = NAMES
+        .iter()
+        .position(|known| *known == name)
+        .expect("one of the names");
     KeyPair::from_soul(&Soul::bond([number as u8; 32], name))
 }
 
