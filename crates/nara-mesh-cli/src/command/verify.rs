@@ -205,6 +205,7 @@ pub(super) struct VerifiedV1 {
     /// What is wrong with it.
     findings: Vec<String>,
     /// What the signature must cover.
+    #[schema(required)]
     signature_base: Option<String>,
     signature_base_hex: Option<String>,
     /// How far its time is beyond what is accepted.
