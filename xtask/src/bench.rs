@@ -1,6 +1,7 @@
 //! Measures this project beside the Go baseline and the bare machine, in one run and alternating rounds, and reports ratios.
 
 mod memory;
+mod peers;
 mod report;
 
 use std::fs;
@@ -36,10 +37,12 @@ struct Settings {
 }
 
 pub(crate) fn run(args: &[String]) -> Result<(), String> {
-    if let Some((first, rest)) = args.split_first()
-        && first == "--memory"
-    {
-        return memory::run(rest);
+    if let Some((first, rest)) = args.split_first() {
+        match first.as_str() {
+            "--memory" => return memory::run(rest),
+            "--peers" => return peers::run(rest),
+            _ => {}
+        }
     }
     let record = args.iter().any(|arg| arg == "--record");
     if record && args.iter().any(|arg| arg == "--round-trips") {
@@ -138,7 +141,7 @@ fn settings(args: &[String]) -> Result<Settings, String> {
             }
             other => {
                 return Err(format!(
-                    "bench does not know {other:?}; it takes --quick, --round-trips, --rounds N and --record, or --memory first"
+                    "bench does not know {other:?}; it takes --quick, --round-trips, --rounds N and --record, or --memory or --peers first"
                 ));
             }
         }

@@ -27,7 +27,8 @@ usage: cargo xtask TASK
   api       compare the public names of the libraries with docs/api/ (option: --write writes them down)
   bench     measure this project beside the Go baseline in one run; writes target/bench/
             (options: --quick for a short run, --round-trips for round trips alone, a minute, --rounds N, --record to write the
-            table into docs/results.md; or --memory for the memory of `serve` with 320,000 events, with --events N for others)
+            table into docs/results.md; or --memory for the memory of `serve` with 320,000 events, with --events N for others;
+            or --peers for round trips beside iroh, libp2p and Go)
   fuzz      feed every reader of a peer's bytes with bytes of its own making, for ten minutes each
             (options: --seconds N, --jobs N, --target NAME)
   interop   let OpenSSL and Go call our server over TLS, and our client call Go (needs openssl and go)
