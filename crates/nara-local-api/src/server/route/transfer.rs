@@ -124,9 +124,10 @@ pub(super) async fn sync(
     Ok(transfer(&shared, progress, async move {
         let answer = handle.fetch_sync_events(request).await?.into_inner();
         let teller = handle.known().and_then(|peer| peer.info().name);
-        let outcomes = ledger.insert(answer.events.accepted.clone(), teller).await?;
+        let counts = Counts::of_answer(&answer.events);
+        let outcomes = ledger.insert(answer.events.accepted, teller).await?;
         Ok(Synced {
-            counts: Counts::of_answer(&answer.events, &outcomes),
+            counts: counts.with_outcomes(&outcomes),
             answers: 1,
             resumed: None,
             elapsed_us: elapsed(),
