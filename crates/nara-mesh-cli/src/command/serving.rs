@@ -9,7 +9,6 @@ mod signals;
 mod work;
 
 pub(super) use feed::Feed;
-pub(super) use local_api::OnNetwork;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -42,6 +41,7 @@ use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::hosts;
 use crate::keeping;
+use crate::network::OnNetwork;
 use crate::open_files;
 use crate::peer_events::{self, Told};
 use crate::printer::Printer;

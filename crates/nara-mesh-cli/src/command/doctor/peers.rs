@@ -17,8 +17,8 @@ use nara_tailnet::MeshNode;
 use super::report::{Check, Report};
 use crate::cli::DoctorArgs;
 use crate::command::ping::{PeerResult, Pinger, ping_peer, told_clock};
-use crate::command::up;
 use crate::failure::Outcome;
+use crate::found::describe;
 use crate::printer::count;
 use crate::settings::Settings;
 
@@ -196,7 +196,7 @@ fn conflicts(found: &[Found], pings: &[PeerResult], report: &mut Report) -> Outc
                 Found::Refused { .. } | Found::Contested { .. } | Found::Namesake { .. }
             )
         })
-        .filter_map(|found| up::describe(found).map(|(text, _)| text))
+        .filter_map(|found| describe(found).map(|(text, _)| text))
         .collect();
     conflicts.extend(
         pings

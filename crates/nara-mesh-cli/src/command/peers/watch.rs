@@ -18,9 +18,9 @@ use serde_json::json;
 use tokio::sync::mpsc;
 
 use crate::command::ping::{Pinger, ping_peer};
-use crate::command::up::describe;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
+use crate::found::describe;
 use crate::ledger_file::recall_presence;
 use crate::network::Way;
 use crate::printer::{Printer, harmless, human, micros};
