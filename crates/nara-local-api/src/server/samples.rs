@@ -44,8 +44,15 @@ impl Samples {
 
     /// Waits until somebody asks, and begins anew: what is left is of another hour.
     pub(super) async fn asked(&self) {
-        self.asked.notified().await;
-        self.ring().samples.clear();
+        loop {
+            self.asked.notified().await;
+            let mut ring = self.ring();
+            // It may have been told before the hour passed.
+            if ring.unasked < KEPT {
+                ring.samples.clear();
+                return;
+            }
+        }
     }
 
     /// Adds a sample. Returns whether somebody still asks for them.
@@ -92,8 +99,10 @@ mod tests {
         assert!(samples.asked().now_or_never().is_none());
         samples.history();
         assert!(samples.asked().now_or_never().is_some());
+        samples.history();
         assert!((1..KEPT).all(|_| samples.add(Sample::default(), Vec::new())));
         assert!(!samples.add(Sample::default(), Vec::new()), "an hour has passed");
+        assert!(samples.asked().now_or_never().is_none());
         samples.history();
         samples.asked().now_or_never().unwrap();
         assert!(samples.history().samples.is_empty());
