@@ -3,7 +3,7 @@
 use std::ops::AddAssign;
 use std::time::Duration;
 
-use nara_mesh::client::{self, CheckedEvents, ReconcileReport, SyncProgress};
+use nara_mesh::client::{self, CheckedEvents, SyncProgress, SyncReport};
 use nara_mesh::ledger::Insertion;
 use nara_proto::event::{EventProblem, EventTrust};
 use serde::{Deserialize, Serialize};
@@ -201,9 +201,9 @@ pub struct Comparison {
 
 impl Reconciled {
     /// The report of a client.
-    pub fn of(report: &ReconcileReport, elapsed: Duration) -> Self {
+    pub fn of(report: &SyncReport, elapsed: Duration) -> Self {
         Self {
-            counts: Counts::of(&report.fetch, &report.refused),
+            counts: Counts::of(&report.progress, &report.refused),
             comparison: Comparison {
                 rounds: report.rounds,
                 bytes_sent: report.bytes_sent,

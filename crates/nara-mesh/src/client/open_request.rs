@@ -10,15 +10,19 @@ use http::{Method, Request};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::Body;
 use nara_proto::endpoint::Authentication;
-use nara_proto::forwarding::{is_channel_header, is_connection_header};
+use nara_proto::forwarding::{is_channel_header, is_connection_header, is_identity_header};
 
 use super::request::{Outgoing, StreamedBody};
 use super::request_problem::RequestProblem;
-use crate::trace;
+use crate::{defaults, trace};
 
-/// Whether a header is HTTP's own, about one connection, or one in which the channel signs.
+/// Whether a header is HTTP's own, about one connection, or one in which the channel signs. One that only resembles these
+/// is passed on: the server of the peer takes care of it.
 fn is_reserved(name: &HeaderName) -> bool {
-    name == HOST || is_connection_header(name) || is_channel_header(name)
+    name == HOST
+        || is_connection_header(name)
+        || name.as_str().starts_with("x-nara-")
+        || (is_channel_header(name) && !is_identity_header(name))
 }
 
 /// Takes the header fields out of an answer that were for the channel.
@@ -26,6 +30,22 @@ pub(super) fn strip_reserved(headers: &mut HeaderMap) {
     let reserved: Vec<_> = headers.keys().filter(|name| is_reserved(name)).cloned().collect();
     for name in reserved {
         headers.remove(name);
+    }
+}
+
+/// The most bytes of bodies that have to be held in memory.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct BodyLimits {
+    pub(super) request: usize,
+    pub(super) answer: usize,
+}
+
+impl Default for BodyLimits {
+    fn default() -> Self {
+        Self {
+            request: defaults::REQUEST_BODY,
+            answer: defaults::ANSWER_BODY,
+        }
     }
 }
 

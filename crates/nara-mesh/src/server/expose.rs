@@ -42,9 +42,6 @@ use crate::server::VerifiedSender;
 /// How long connecting to the program may take. It is on this machine.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long the program may take until its answer begins, by default.
-pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
-
 /// A program of this machine that verified requests go on to. Written as `http://127.0.0.1:8000`, with a path below
 /// which it gets the requests if it has one, or as `unix:/run/notes.sock`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,16 +117,21 @@ impl fmt::Display for Backend {
     }
 }
 
-/// Passes all requests on to a backend, for
-/// [`nest_routes`](crate::server::MeshServerBuilder::nest_routes): it sees paths without the prefix.
-///
-/// Peers get 502 if the program cannot be reached or breaks off, and 504 if its answer does not begin within
-/// `answer_timeout` (usually [`ANSWER_TIMEOUT`]).
-pub fn router(backend: Backend, answer_timeout: Duration) -> Router {
-    let proxy = Arc::new(Proxy::new(backend, answer_timeout));
-    Router::new().fallback(async move |sender: VerifiedSender, request: Request| {
-        Ok::<_, Infallible>(proxy.pass_on(&sender, request).await)
-    })
+impl Backend {
+    /// How long the program may take until its answer begins, by default.
+    pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+    /// Passes all requests on to this program, for
+    /// [`nest_routes`](crate::server::MeshServerBuilder::nest_routes): it sees paths without the prefix.
+    ///
+    /// Peers get 502 if the program cannot be reached or breaks off, and 504 if its answer does not begin within
+    /// `answer_timeout` (usually [`Backend::ANSWER_TIMEOUT`]).
+    pub fn router(self, answer_timeout: Duration) -> Router {
+        let proxy = Arc::new(Proxy::new(self, answer_timeout));
+        Router::new().fallback(async move |sender: VerifiedSender, request: Request| {
+            Ok::<_, Infallible>(proxy.pass_on(&sender, request).await)
+        })
+    }
 }
 
 #[derive(Debug)]
@@ -390,7 +392,8 @@ mod tests {
         let (sender, receiver) = tokio::sync::mpsc::channel::<Result<bytes::Bytes, Infallible>>(1);
         let body = Body::from_stream(tokio_stream::wrappers::ReceiverStream::new(receiver));
         sender.send(Ok("first".into())).await.unwrap();
-        let answer = router(backend, ANSWER_TIMEOUT)
+        let answer = backend
+            .router(Backend::ANSWER_TIMEOUT)
             .oneshot(from_alice("POST", body))
             .await
             .unwrap();
@@ -410,20 +413,25 @@ mod tests {
     async fn a_backend_that_is_silent_or_gone_has_its_own_status() {
         let (silent, backend) = backend().await;
         let patience = Duration::from_millis(1);
-        let answer = router(backend.clone(), patience)
+        let answer = backend
+            .clone()
+            .router(patience)
             .oneshot(from_alice("GET", Body::empty()))
             .await
             .unwrap();
         assert_eq!(answer.status(), StatusCode::GATEWAY_TIMEOUT);
         drop(silent);
-        let answer = router(backend.clone(), ANSWER_TIMEOUT)
+        let answer = backend
+            .clone()
+            .router(Backend::ANSWER_TIMEOUT)
             .oneshot(from_alice("GET", Body::empty()))
             .await;
         let answer = answer.unwrap();
         assert_eq!(answer.status(), StatusCode::BAD_GATEWAY);
         let text = answer.into_body().collect().await.unwrap().to_bytes();
         assert_eq!(text, "the program behind this path cannot be reached\n");
-        let answer = router(backend, ANSWER_TIMEOUT)
+        let answer = backend
+            .router(Backend::ANSWER_TIMEOUT)
             .oneshot(from_alice("TRACE", Body::empty()))
             .await
             .unwrap();
@@ -469,7 +477,7 @@ mod tests {
         let proxy = |backend: &str| Proxy {
             backend: backend.parse().unwrap(),
             client: Client::builder(TokioExecutor::new()).build(Connector(Place::Unix("/x".into()))),
-            answer_timeout: ANSWER_TIMEOUT,
+            answer_timeout: Backend::ANSWER_TIMEOUT,
         };
         let target = |path: &str| proxy("http://127.0.0.1:1/base").target(&path.parse().unwrap());
         for (path, expected) in [

@@ -194,7 +194,7 @@ pub(super) async fn zine(
     let outcomes = ledger.insert(zine.events.accepted, teller).await?;
     Ok(Json(Zine {
         from: zine.from,
-        created_at_s: zine.created_at.get(),
+        created_at_s: zine.ts.get(),
         sent,
         events,
         counts: counts.with_outcomes(&outcomes),

@@ -11,9 +11,7 @@ use axum::response::Response;
 use axum::response::sse::Event;
 use futures_util::{Stream, StreamExt as _, stream};
 use http::StatusCode;
-use nara_mesh::client::{
-    PeerHandle, ReconcileOptions, StreamState, SubscribeOptions, SyncError, SyncOptions, SyncProgress,
-};
+use nara_mesh::client::{PeerHandle, StreamState, SubscribeOptions, SyncError, SyncOptions, SyncProgress};
 use nara_mesh::ledger::Ledger;
 use nara_proto::event::Service;
 use nara_proto::reconcile::Scope;
@@ -198,7 +196,7 @@ pub(super) async fn reconcile(
     let handle = shared.peer(&peer, call.timeout())?;
     let scope = scope.scope()?;
     let ledger = shared.nara.ledger().clone();
-    let (options, progress) = ReconcileOptions::default().push(params.push).watched();
+    let (options, progress) = SyncOptions::default().push(params.push).watched();
     let begun = Instant::now();
     Ok(transfer(&shared, progress, async move {
         let report = handle.reconcile(&*ledger, scope, options).await?;

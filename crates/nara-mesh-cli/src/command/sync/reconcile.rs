@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use nara_local_api::model::{Comparison, Counts, Reconciled};
-use nara_mesh::client::{MeshClient, PeerHandle, PeerRef, ReconcileOptions, SyncError};
+use nara_mesh::client::{MeshClient, PeerHandle, PeerRef, SyncError, SyncOptions};
 use nara_mesh::ledger::Ledger;
 use nara_proto::event::Service;
 use nara_proto::reconcile::{ItemId, Scope};
@@ -250,7 +250,7 @@ pub(super) async fn fetch(
 ) -> Outcome {
     let bar = Bar::new(printer);
     let start = Instant::now();
-    let (options, progress) = ReconcileOptions::default().push(args.push).watched();
+    let (options, progress) = SyncOptions::default().push(args.push).watched();
     let peer_handle = client.peer(peer);
     let reconciled = peer_handle.reconcile(ledger, scope, options);
     let report = bar.follow(progress, reconciled).await;
