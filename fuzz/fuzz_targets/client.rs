@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::HeaderMap;
 use libfuzzer_sys::fuzz_target;
 use nara_fuzz::{NOW, nara, registry};
-use nara_mesh::client::{MeshClient, PeerRef, ReconcileOptions, SubscribeOptions};
+use nara_mesh::client::{MeshClient, PeerRef, SubscribeOptions, SyncOptions};
 use nara_mesh::clock::ManualClock;
 use nara_mesh::ledger::MemoryLedger;
 use nara_mesh::transport::{MemoryNetwork, Transport as _};
@@ -94,7 +94,7 @@ fuzz_target!(|bytes: &[u8]| {
                     drop(
                         client
                             .peer(peer)
-                            .reconcile(&ledger, Scope::all(), ReconcileOptions::default())
+                            .reconcile(&ledger, Scope::all(), SyncOptions::default())
                             .await,
                     );
                 }

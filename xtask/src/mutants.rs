@@ -98,7 +98,7 @@ const PARTS: [Part; 6] = [
     Part {
         name: "ledger",
         package: "nara-mesh",
-        files: &["crates/nara-mesh/src/ledger/{admission,limit,rank,retention}.rs"],
+        files: &["crates/nara-mesh/src/ledger/{admission,admission/prune,limit,rank,retention}.rs"],
         passes: &[Pass {
             programs: &["--lib"],
             tests: &["ledger::"],

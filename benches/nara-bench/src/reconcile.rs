@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-use nara_mesh::client::ReconcileOptions;
-use nara_mesh::ledger::{EventStore as _, ReconcileStore as _, SqliteLedger};
+use nara_mesh::client::SyncOptions;
+use nara_mesh::ledger::{EventStore as _, SqliteLedger};
 use nara_proto::reconcile::Scope;
 use serde_json::{Value, json};
 
@@ -58,10 +58,10 @@ pub(crate) fn measure(events: usize) -> Result<Value, Error> {
             let start = Instant::now();
             let report = client
                 .peer(&bob)
-                .reconcile(ledger, Scope::all(), ReconcileOptions::default())
+                .reconcile(ledger, Scope::all(), SyncOptions::default())
                 .await?;
             let ms = start.elapsed().as_secs_f64() * 1e3;
-            if report.fetch.stored != missing || ledger.count().await? != events {
+            if report.progress.stored != missing || ledger.count().await? != events {
                 return Err(format!("{missing} were missing: {report:?}").into());
             }
             Ok::<_, Error>((report, ms))
@@ -71,7 +71,7 @@ pub(crate) fn measure(events: usize) -> Result<Value, Error> {
             figures[format!("{name}_bytes")] = json!(report.bytes_sent + report.bytes_received);
             figures[format!("{name}_rounds")] = json!(report.rounds);
             figures[format!("{name}_ms")] = json!(ms);
-            figures[format!("{name}_fetch_bytes")] = json!(report.fetch.bytes);
+            figures[format!("{name}_fetch_bytes")] = json!(report.progress.bytes);
         }
         Ok(figures)
     })

@@ -28,4 +28,4 @@ pub use page::{ConflictList, DashboardLink, History, OpenConflict, Refusals, Sam
 pub use peer::{Conflict, Decision, Peer, PeerChanged, PeerList, Pong, Pruned, Record, Trust, Way};
 pub use stash::{Dropped, Stash, StashList, Stashed};
 pub use token::{MadeToken, NewToken, Rights, Token, TokenList};
-pub use transfer::{Counts, Progress, Reconciled, Synced};
+pub use transfer::{Comparison, Counts, Progress, Reconciled, Synced};

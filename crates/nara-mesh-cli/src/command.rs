@@ -37,16 +37,12 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-use nara_local_api::model::{
-    DashboardLink, JourneyList, MadeToken, OutboxList, Reloaded, StashList, TokenList,
-};
 use nara_proto::event::SyncEvent;
 use nara_proto::go_json;
 
 use crate::cli::{Command, ConfigCommand, EventsArgs, EventsCommand, IdCommand, LedgerCommand, WorldCommand};
 use crate::failure::{Failure, Outcome};
 use crate::printer::Printer;
-use crate::schema::Printed;
 use crate::settings::Settings;
 
 /// Runs a command.
@@ -107,52 +103,6 @@ pub(crate) fn run(command: &Command, settings: &Settings) -> Outcome {
         Command::Zine(args) => zine::run(args, settings, printer("zine")),
     }
 }
-
-/// What commands print with `--json`, where that has a published schema: docs/schemas.
-pub(crate) const PRINTED: &[Printed] = &[
-    Printed::of::<ledger::BackedUp>("backup"),
-    Printed::of::<checkpoints::Printed>("checkpoints"),
-    Printed::of::<completions::Printed>("completions"),
-    Printed::of::<config::Checked>("config-check"),
-    Printed::of::<config::Shown>("config-show"),
-    Printed::of::<DashboardLink>("dashboard"),
-    Printed::of::<demo::Printed>("demo"),
-    Printed::of::<dm::Printed>("dm"),
-    Printed::of::<doctor::Printed>("doctor"),
-    Printed::of::<events::Printed>("events"),
-    Printed::of::<events::Imported>("events-import"),
-    Printed::of::<health::Printed>("health"),
-    Printed::of::<id::NewNara>("id-new"),
-    Printed::of::<succeed::Printed>("id-retire"),
-    Printed::of::<id::ShownNara>("id-show"),
-    Printed::of::<succeed::Printed>("id-succeed"),
-    Printed::of::<ledger::Checked>("ledger-check"),
-    Printed::of::<man::Printed>("man"),
-    Printed::of::<outbox::Dropped>("outbox-drop"),
-    Printed::of::<OutboxList>("outbox-list"),
-    Printed::of::<peers::Listed>("peers"),
-    Printed::of::<peers::Decided>("peers-reset"),
-    Printed::of::<peers::Decided>("peers-trust"),
-    Printed::of::<peers::Decided>("peers-untrust"),
-    Printed::of::<ping::Printed>("ping"),
-    Printed::of::<query::Printed>("query"),
-    Printed::of::<Reloaded>("reload"),
-    Printed::of::<request::Printed>("request"),
-    Printed::of::<ledger::Restored>("restore"),
-    Printed::of::<sign::Printed>("sign"),
-    Printed::of::<stash::Forgotten>("stash-drop"),
-    Printed::of::<stash::Fetched>("stash-get"),
-    Printed::of::<StashList>("stash-list"),
-    Printed::of::<stash::Left>("stash-put"),
-    Printed::of::<sync::Printed>("sync"),
-    Printed::of::<TokenList>("token-list"),
-    Printed::of::<MadeToken>("token-new"),
-    Printed::of::<token::Revoked>("token-revoke"),
-    Printed::of::<verify::Printed>("verify"),
-    Printed::of::<JourneyList>("world-list"),
-    Printed::of::<world::SentPostcard>("world-send"),
-    Printed::of::<zine::Printed>("zine"),
-];
 
 /// The most bytes of a file with an event, headers or a body.
 const MAX_INPUT: u64 = 16 << 20;

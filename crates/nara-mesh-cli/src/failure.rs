@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-use nara_mesh::peers_file::{PeersFileError, PeersFileProblem};
+use nara_mesh::peers_file::PeersFileError;
 use nara_mesh::soul_file::SoulFileError;
 
 use crate::exit::Exit;
@@ -108,11 +108,10 @@ impl From<SoulFileError> for Failure {
 
 impl From<PeersFileError> for Failure {
     fn from(error: PeersFileError) -> Self {
-        let hint = match &error.problem {
-            PeersFileProblem::Read(_) => {
-                "create it: each peer runs `nara-mesh id show --stanza ADDRESS >> FILE`"
-            }
-            _ => "`nara-mesh peers --help` shows the form of the file",
+        let hint = if error.is_unreadable() {
+            "create it: each peer runs `nara-mesh id show --stanza ADDRESS >> FILE`"
+        } else {
+            "`nara-mesh peers --help` shows the form of the file"
         };
         Self::usage(error.to_string()).hint(hint).caused_by(error)
     }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use nara_mesh::clock::{Clock as _, SystemClock};
-use nara_mesh::ledger::{EveryoneKnown, KnownNames, Ledger, LedgerError, SqliteLedger};
+use nara_mesh::ledger::{Ledger, LedgerError, SqliteLedger};
 use nara_mesh::registry::{PeerKeeper, PeerRegistry};
 
 use crate::failure::{Failure, Outcome};
@@ -12,15 +12,9 @@ use crate::settings::Settings;
 
 /// Opens a ledger, or makes it.
 pub(crate) async fn open(path: &Path) -> Outcome<Arc<dyn Ledger>> {
-    open_knowing(path, Arc::new(EveryoneKnown)).await
-}
-
-/// Opens a ledger, or makes it. When it is full, events about naras that are not `known` go first.
-pub(crate) async fn open_knowing(path: &Path, known: Arc<dyn KnownNames>) -> Outcome<Arc<dyn Ledger>> {
     let file = path.to_path_buf();
     // Opening waits for the disk.
-    let opened =
-        tokio::task::spawn_blocking(move || Ok(SqliteLedger::open(file)?.with_known_names(known))).await;
+    let opened = tokio::task::spawn_blocking(move || SqliteLedger::open(file)).await;
     match opened.unwrap_or(Err(LedgerError::Closed)) {
         Ok(ledger) => Ok(Arc::new(ledger)),
         Err(error) => {

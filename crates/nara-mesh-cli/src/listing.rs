@@ -20,14 +20,12 @@ const MOST_NAMED: usize = 10;
 
 /// Counts events, and stores those that may be stored, if there is a ledger.
 pub(crate) async fn take(events: CheckedEvents, ledger: Option<&Arc<dyn Ledger>>) -> Outcome<Counts> {
-    let outcomes = match ledger {
-        Some(ledger) => {
-            let inserted = ledger.insert(events.accepted.clone(), None).await;
-            inserted.map_err(ledger_file::failed)?
-        }
-        None => Vec::new(),
+    let counts = Counts::of_answer(&events);
+    let Some(ledger) = ledger else {
+        return Ok(counts);
     };
-    Ok(Counts::of_answer(&events, &outcomes))
+    let inserted = ledger.insert(events.accepted, None).await;
+    Ok(counts.with_outcomes(&inserted.map_err(ledger_file::failed)?))
 }
 
 /// One line.

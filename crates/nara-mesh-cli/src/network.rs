@@ -82,6 +82,14 @@ impl Network {
     }
 }
 
+/// The network that a nara is on.
+#[derive(Clone, Debug)]
+pub(crate) struct OnNetwork {
+    pub(crate) kind: &'static str,
+    /// `None`: this machine alone.
+    pub(crate) node: Option<Arc<dyn MeshNode>>,
+}
+
 /// Which way packets to a node take.
 #[derive(Clone, Debug)]
 pub(crate) struct Way {

@@ -3,8 +3,6 @@
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
-use crate::command;
-
 /// The dialect of the schemas.
 const DIALECT: &str = "https://json-schema.org/draft/2020-12/schema";
 
@@ -32,15 +30,6 @@ impl Printed {
     pub(crate) fn schema(self) -> Value {
         (self.make)(self.command)
     }
-}
-
-/// What a command prints, by its name: `peers list` or `peers-list`.
-pub(crate) fn of_command(command: &str) -> Option<Printed> {
-    let name = command.split_whitespace().collect::<Vec<_>>().join("-");
-    command::PRINTED
-        .iter()
-        .copied()
-        .find(|printed| printed.command == name)
 }
 
 fn document<T: ToSchema>(command: &str) -> Value {

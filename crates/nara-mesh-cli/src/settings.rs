@@ -1,16 +1,15 @@
 //! What the global arguments mean: which nara, which peers, which ledger.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use clap::ColorChoice;
 use nara_mesh::Nara;
 use nara_mesh::identity::LocalNara;
 use nara_mesh::nara::NaraBuilder;
-use nara_mesh::peers_file::{self, PeerEntry};
-use nara_mesh::registry::{Closed, FirstUse, PeerRegistry, Pinned, TrustPolicy};
-use nara_mesh::soul_file::{Access, Origin, SoulFile};
+use nara_mesh::peers_file::PeerEntry;
+use nara_mesh::registry::{PeerRegistry, TrustPolicy};
+use nara_mesh::soul_file::{Access, SoulFile};
 use nara_mesh::tls::TlsPolicy;
 use nara_proto::identity::{KeyId, NaraName, Soul};
 use nara_tailnet::managed::ManagedNode;
@@ -140,19 +139,15 @@ impl Settings {
                  NARA_MESH_SOUL_FILE)",
             ));
         };
+        let of_file = |path: &Path| format!("the soul file {}", path.display());
         let (file, origin) = match source {
             SoulSource::Environment => {
-                let origin = Origin::Variable(SOUL);
+                let origin = format!("the environment variable {SOUL}");
                 let text = std::env::var(SOUL).map(Zeroizing::new).unwrap_or_default();
-                (SoulFile::parse(&text, origin.clone())?, origin)
+                (SoulFile::parse(&text, &origin)?, origin)
             }
-            SoulSource::File(path) => (
-                SoulFile::read(path, self.soul_access)?,
-                Origin::File(path.clone()),
-            ),
-            SoulSource::Credential(path) => {
-                (SoulFile::read(path, Access::Group)?, Origin::File(path.clone()))
-            }
+            SoulSource::File(path) => (SoulFile::read(path, self.soul_access)?, of_file(path)),
+            SoulSource::Credential(path) => (SoulFile::read(path, Access::Group)?, of_file(path)),
         };
         let name = self.name.clone().or(file.name).ok_or_else(|| {
             Failure::usage(format!("{origin} does not name the nara of the soul")).hint("pass --name NAME")
@@ -184,7 +179,7 @@ impl Settings {
         let Some(path) = &self.peers else {
             return Ok(Vec::new());
         };
-        Ok(peers_file::read(path)?)
+        Ok(PeerEntry::read(path)?)
     }
 
     /// The peers file or folder, if there is one.
@@ -226,10 +221,10 @@ impl Settings {
 
     /// An empty registry with the trust policy that was set.
     pub(crate) fn registry(&self) -> PeerRegistry {
-        let policy: Arc<dyn TrustPolicy> = match self.trust {
-            Trust::FirstUse => Arc::new(FirstUse),
-            Trust::Pinned => Arc::new(Pinned),
-            Trust::Closed => Arc::new(Closed),
+        let policy = match self.trust {
+            Trust::FirstUse => TrustPolicy::FirstUse,
+            Trust::Pinned => TrustPolicy::Pinned,
+            Trust::Closed => TrustPolicy::Closed,
         };
         PeerRegistry::default().with_trust(policy)
     }

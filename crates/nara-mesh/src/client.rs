@@ -60,24 +60,19 @@ mod subscribe;
 mod verified;
 mod verifier;
 
+pub use nara_proto::event::{CheckedEvent, CheckedEvents, RefusedEvent};
+
 pub use answer_body::AnswerBody;
 pub use builder::MeshClientBuilder;
 pub use bulk::{InterruptedSync, SyncError, SyncOptions, SyncProgress, SyncReport};
 pub use error::{ClientError, ClientErrorKind};
-pub use fan_out::fan_out;
+pub(crate) use fan_out::fan_out;
 pub use handle::PeerHandle;
-pub use open::CallOptions;
-pub use reconcile::{ReconcileOptions, ReconcileReport, SyncCheck};
 pub use replies::PendingReplies;
-pub use resolve::{AddressLookup, AddressOverrides, InvalidBaseUrl, InvalidPeerRef, PeerRef};
+pub use resolve::{AddressOverrides, InvalidPeerRef, PeerRef};
 pub use service::PeerService;
-pub use subscribe::{
-    ReconnectPolicy, StreamError, StreamProblem, StreamState, SubscribeOptions, Subscription, VerifiedEvent,
-};
-pub use verified::{
-    BodyProof, CheckedEvent, CheckedEvents, Checkpoints, DiscoveredKey, FoundPeer, PingReport, RefusedEvent,
-    SyncEvents, SyncPage, Verification, Verified, ZineEvents,
-};
+pub use subscribe::{StreamError, StreamProblem, StreamState, SubscribeOptions, Subscription, VerifiedEvent};
+pub use verified::{BodyProof, DiscoveredKey, PingReport, SyncEvents, SyncPage, Verification, Verified};
 
 use std::error::Error;
 use std::net::{IpAddr, SocketAddr};
@@ -100,6 +95,7 @@ use crate::identity::LocalNara;
 use crate::registry::{Peer, PeerInfo, PeerRegistry, RegisterError};
 use deadline::deadline_after;
 use exchange::{Callee, Exchange};
+use open_request::BodyLimits;
 
 /// The client of one nara. Cloning is cheap and gives another handle to the same client.
 #[derive(Clone, Debug)]
@@ -110,6 +106,9 @@ pub struct MeshClient {
 }
 
 impl MeshClient {
+    /// How many peers are called at once where many are, by default.
+    pub const FAN_OUT: usize = defaults::FAN_OUT;
+
     /// Configures a client that acts as `local`.
     pub fn builder(local: LocalNara) -> MeshClientBuilder {
         MeshClientBuilder::new(local)
@@ -130,6 +129,7 @@ impl MeshClient {
             exchange: self.exchange.clone(),
             peer: Callee(peer.try_into().map_err(Into::into)),
             call_timeout: self.call_timeout,
+            body_limits: BodyLimits::default(),
         }
     }
 
@@ -207,11 +207,34 @@ impl MeshClient {
         self.exchange.caller.signer.announce(announcement);
     }
 
+    /// Calls many peers, at most [as many](MeshClientBuilder::fan_out) at once, and returns one outcome for each, in the
+    /// order of `peers`. A slow peer occupies one of the slots and delays no other peer.
+    ///
+    /// ```no_run
+    /// # async fn example(client: nara_mesh::client::MeshClient) {
+    /// let outcomes = client.call_each(client.registry().peers(), |peer| async move { peer.coordinates().await }).await;
+    /// for (peer, outcome) in outcomes {
+    ///     println!("{peer}: {}", outcome.is_ok());
+    /// }
+    /// # }
+    /// ```
+    pub async fn call_each<T, Call, Calling>(
+        &self,
+        peers: impl IntoIterator<Item = Arc<Peer>>,
+        call: Call,
+    ) -> Vec<(PeerInfo, T)>
+    where
+        Call: Fn(PeerHandle) -> Calling,
+        Calling: Future<Output = T>,
+    {
+        fan_out(peers, self.fan_out, |peer| call(self.peer(peer))).await
+    }
+
     /// Pings every registered peer that has an address, and returns one outcome for each.
     pub async fn ping_all(&self) -> Vec<(PeerInfo, Result<PingReport, ClientError>)> {
         let mut peers = self.registry().peers();
         peers.retain(|peer| peer.info().address.is_some());
-        fan_out(peers, self.fan_out, |peer| self.ping(peer)).await
+        self.call_each(peers, async |peer| peer.ping().await).await
     }
 
     /// Asks the nara at an address for its name and key, within 2 s. The answer
@@ -233,11 +256,12 @@ impl MeshClient {
 
     /// Searches for a nara by asking registered peers one by one, at most
     /// [`MAX_QUERY_HOPS`](nara_proto::endpoint::MAX_QUERY_HOPS), those first that others suggest. The answer is unsigned
-    /// hearsay, and nothing is pinned.
+    /// hearsay of the peer that [`KeySource::PeerQuery`](crate::registry::KeySource::PeerQuery) names. Nothing is pinned:
+    /// if it is registered, the trust policy of the registry decides about its key.
     ///
     /// # Errors
     /// [`ClientError::is_unknown_peer`] if no peer that answered knows it.
-    pub async fn query_peer(&self, target: &NaraName) -> Result<FoundPeer, ClientError> {
+    pub async fn query_peer(&self, target: &NaraName) -> Result<PeerInfo, ClientError> {
         self.exchange.query_peer(target, self.call_timeout).await
     }
 

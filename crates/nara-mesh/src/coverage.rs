@@ -18,6 +18,18 @@ pub enum Coverage {
     Channel,
 }
 
+impl Coverage {
+    /// The word for it in headers of programs behind a nara.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::MethodAndPath => "method-and-path",
+            Self::Head => "head",
+            Self::Whole => "whole",
+            Self::Channel => "channel",
+        }
+    }
+}
+
 impl fmt::Display for Coverage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {

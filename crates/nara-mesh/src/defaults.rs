@@ -1,15 +1,13 @@
-//! Every default of this crate, with its reason. The public ones are those that an application shares with its peers or
-//! with its nara; the others are said where they can be changed.
+//! Every default of this crate, with its reason. The public ones belong to the protocol, and an application shares them
+//! with its peers; the others are said where they can be changed.
 
 use std::time::Duration;
 
+pub use nara_proto::clock_offset::CLOCK_WARNING;
+pub use nara_proto::peer::{LEGACY_MESH_PORT, MESH_PORT};
+pub use nara_proto::zine::ZINE_WINDOW;
+
 use crate::rate_limit::RateLimit;
-
-/// The port on which a nara listens on its mesh address (mesh client specification, section 2, invariant 3).
-pub const MESH_PORT: u16 = 9632;
-
-/// The port on which v1 peers listen (docs/protocol/v1.md, section 3.1).
-pub const LEGACY_MESH_PORT: u16 = 7433;
 
 /// How long dialling a peer may take (mesh client specification, section 2, invariant 2).
 pub(crate) const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -75,10 +73,6 @@ pub(crate) const REQUEST_BODY: usize = 16 << 20;
 /// many as the largest answers of our own endpoints have.
 pub(crate) const ANSWER_BODY: usize = 16 << 20;
 
-/// How far the clock of a peer may be from ours before it is warned of: a sixth of the window in which times are fresh,
-/// and far more than clocks that are set by the network are apart.
-pub const CLOCK_WARNING: Duration = Duration::from_secs(5);
-
 /// How far the clock of a peer must be from ours before its time is used for requests to it, where that is asked for:
 /// below it there is nothing to gain.
 pub(crate) const CLOCK_COMPENSATION: Duration = Duration::from_secs(1);
@@ -108,7 +102,7 @@ pub(crate) const REQUESTS_PER_PEER: RateLimit = RateLimit::new(200, 1_000);
 pub(crate) const CHECKPOINTS_PER_ADDRESS: RateLimit = RateLimit::new(1, 30);
 
 /// Peers that a fan-out calls at once.
-pub const FAN_OUT: usize = 32;
+pub(crate) const FAN_OUT: usize = 32;
 
 /// Nodes that discovery asks at once: a thousand that join at once, all of them silent, are through within a minute,
 /// and one that answers waits at most for those before it.
@@ -126,9 +120,6 @@ pub(crate) const DISCOVERY_REFRESH: Duration = Duration::from_secs(120);
 
 /// Requests that a replay cache remembers; 60 s at 1,700 requests a second, about 25 MB when full.
 pub(crate) const REPLAY_CAPACITY: usize = 100_000;
-
-/// How far back the events of a zine go (docs/protocol/v1.md, section 7.4).
-pub const ZINE_WINDOW: Duration = Duration::from_secs(300);
 
 /// Peers that a registry holds. Those that it has from hearsay may take half of them, so that no peer can fill
 /// it with naras of its own making and keep out those that are configured.

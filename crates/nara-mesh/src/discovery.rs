@@ -10,9 +10,6 @@ mod host_name;
 mod owners;
 mod roster;
 
-pub use host_name::name_of_host;
-pub use owners::ConfirmedPeers;
-
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -25,7 +22,7 @@ use nara_proto::identity::NaraName;
 use tokio::time::sleep_until;
 
 use self::host_name::host_name_fits;
-use self::owners::Owners;
+use self::owners::{ConfirmedPeers, Owners};
 use self::roster::{Asked, NodeKey, Roster};
 use crate::client::{ClientError, DiscoveredKey, MeshClient};
 use crate::defaults;
@@ -143,8 +140,8 @@ impl Discovery {
 
     /// The same nodes, with confirmed owners: a nara owns the addresses of a node if it answered there and the host
     /// name is its name. [`PeerSource::owner_of`] is valid for as long as this discovery runs.
-    pub fn confirmed_peers(&self) -> ConfirmedPeers {
-        ConfirmedPeers::new(self.source.clone(), self.owners.clone())
+    pub fn confirmed_peers(&self) -> Arc<dyn PeerSource> {
+        Arc::new(ConfirmedPeers::new(self.source.clone(), self.owners.clone()))
     }
 
     /// Asks every node once and registers the naras among them.

@@ -8,11 +8,11 @@
 //! use std::sync::Arc;
 //!
 //! use nara_mesh::client::MeshClient;
-//! use nara_mesh::gossip::GossipService;
+//! use nara_mesh::gossip::{GossipConfig, GossipService};
 //! use nara_mesh::ledger::Ledger;
 //!
 //! # async fn example(client: MeshClient, ledger: Arc<dyn Ledger>) {
-//! let gossip = GossipService::builder(client, ledger).start();
+//! let gossip = GossipService::start(client, ledger, GossipConfig::default(), GossipService::CATCH_UP);
 //! let mut status = gossip.status();
 //! while status.changed().await.is_ok() {
 //!     println!("{} new events", status.borrow_and_update().total.new);
@@ -39,7 +39,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::client::MeshClient;
-use crate::clock::{Clock, SystemClock};
 use crate::defaults;
 use crate::ledger::Ledger;
 use driver::Driver;
@@ -52,27 +51,27 @@ pub struct GossipService {
     task: AbortOnDropHandle<()>,
 }
 
-/// Configures a [`GossipService`].
-#[derive(Debug)]
-#[must_use = "a builder makes nothing until `start`"]
-pub struct GossipServiceBuilder {
-    client: MeshClient,
-    ledger: Arc<dyn Ledger>,
-    clock: Arc<dyn Clock>,
-    config: GossipConfig,
-    catch_up: Duration,
-}
-
 impl GossipService {
-    /// Gossip of the nara that `client` acts as, among the peers of its registry. Received events go into `ledger`;
-    /// pass the ledger of this nara's server, so that others hear of them.
-    pub fn builder(client: MeshClient, ledger: Arc<dyn Ledger>) -> GossipServiceBuilder {
-        GossipServiceBuilder {
-            client,
-            ledger,
-            clock: Arc::new(SystemClock),
-            config: GossipConfig::default(),
-            catch_up: defaults::GOSSIP_CATCH_UP,
+    /// How far back the first subscription to a peer begins, usually: an hour.
+    pub const CATCH_UP: Duration = defaults::GOSSIP_CATCH_UP;
+
+    /// Starts the gossip of the nara that `client` acts as, among the peers of its registry and by its clock. Received
+    /// events go into `ledger`; pass the ledger of this nara's server, so that others hear of them. The first
+    /// subscription to a peer begins `catch_up` ago, later ones resume where the last one ended. Needs a tokio runtime.
+    pub fn start(
+        client: MeshClient,
+        ledger: Arc<dyn Ledger>,
+        config: GossipConfig,
+        catch_up: Duration,
+    ) -> Self {
+        let stopping = CancellationToken::new();
+        let (sender, status) = watch::channel(GossipStatus::default());
+        let driver = Driver::new(client, ledger, config, catch_up, sender);
+        let task = tokio::spawn(driver.run(stopping.clone()));
+        Self {
+            status,
+            stopping,
+            task: AbortOnDropHandle::new(task),
         }
     }
 
@@ -86,39 +85,5 @@ impl GossipService {
         self.stopping.cancel();
         // A panic of the task was reported when it happened.
         let _ = self.task.await;
-    }
-}
-
-impl GossipServiceBuilder {
-    /// How to gossip; by default [`GossipConfig::default`].
-    pub fn config(mut self, config: GossipConfig) -> Self {
-        self.config = config;
-        self
-    }
-
-    /// How far back the first subscription to a peer begins; by default an hour. Later
-    /// subscriptions resume where the last one ended.
-    pub fn catch_up(mut self, catch_up: Duration) -> Self {
-        self.catch_up = catch_up;
-        self
-    }
-
-    /// The wall clock that defines "recent"; by default [`SystemClock`].
-    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
-        self.clock = clock;
-        self
-    }
-
-    /// Starts the service. Needs a tokio runtime.
-    pub fn start(self) -> GossipService {
-        let stopping = CancellationToken::new();
-        let (sender, status) = watch::channel(GossipStatus::default());
-        let driver = Driver::new(self, sender);
-        let task = tokio::spawn(driver.run(stopping.clone()));
-        GossipService {
-            status,
-            stopping,
-            task: AbortOnDropHandle::new(task),
-        }
     }
 }

@@ -3,19 +3,11 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use nara_proto::identity::{InvalidName, KeyPair, NaraId, NaraName, PublicKey, SealKey, Soul};
+use nara_proto::identity::{BrokenBond, InvalidName, KeyPair, NaraId, NaraName, PublicKey, SealKey, Soul};
 use nara_proto::v2::Signer;
 
 use crate::random::random;
 use crate::registry::PeerInfo;
-
-/// The soul is bonded to another name.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the soul is bonded to another name than {name}: it has a typo, or it belongs to another nara")]
-pub struct BrokenBond {
-    /// The name that was given.
-    pub name: NaraName,
-}
 
 /// The nara that this process is: its name, id and keys. Cloning is cheap.
 #[derive(Clone, Debug)]
@@ -35,9 +27,7 @@ impl LocalNara {
     /// [`BrokenBond`] if the soul is bonded to another name. V1 peers only warn; a broken bond is nearly always a
     /// typo, and then every signature is worthless.
     pub fn new(soul: &Soul, name: NaraName) -> Result<Self, BrokenBond> {
-        if !soul.is_bonded_to(name.as_str()) {
-            return Err(BrokenBond { name });
-        }
+        soul.check_bond(&name)?;
         Ok(Self(Arc::new(Parts {
             id: NaraId::derive(soul, name.as_str()),
             seal_key: SealKey::from_soul(soul),

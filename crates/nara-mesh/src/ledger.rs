@@ -18,17 +18,18 @@ mod select;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 
-pub use checked::CheckedEvent;
-pub use error::{DatabaseError, LedgerError, LockHolder};
+pub use error::LedgerError;
+pub use nara_proto::event::CheckedEvent;
+
 pub use feed::{Arrival, Arrivals, EventFeed};
 pub use follow::{Followed, Follower};
 pub use limit::ReadLimit;
 pub use memory::MemoryLedger;
 pub(crate) use rejections::ANY_VOTER;
-pub use retention::{EveryoneKnown, KnownNames, MemoryMode, RetentionPolicy, Standing};
+pub use retention::{KnownNames, RetentionPolicy, Standing};
 pub(crate) use select::select;
 #[cfg(feature = "sqlite")]
-pub use sqlite::{EventSize, LedgerCheck, LedgerCopy, SqliteLedger, restore};
+pub use sqlite::{EventSize, LedgerCheck, LedgerCopy, SqliteLedger};
 
 use std::fmt::Debug;
 
@@ -59,7 +60,7 @@ pub enum Insertion {
     Stored,
 }
 
-/// Keeps events and finds them by time.
+/// Keeps events and finds them by time and by id.
 ///
 /// A store does not verify events: the caller does (see [`nara_proto::event::verify_events`]), and passes the verdict. It
 /// drops duplicates by id, except that a verified event replaces an unverified one, and limits its size by its retention
@@ -105,6 +106,13 @@ pub trait EventStore: Debug + Send + Sync + 'static {
     /// learned. Returns their number.
     fn remove_unverified(&self, ids: Vec<String>) -> LedgerFuture<'_, usize>;
 
+    /// The items of the verified events of a scope for a reconciliation. The first call reads all ids; from then on the
+    /// ledger keeps the set up to date.
+    fn items(&self, scope: Scope) -> LedgerFuture<'_, ItemSet>;
+
+    /// The stored ones among these events, in any order, up to `bytes` bytes of JSON.
+    fn by_ids(&self, items: Vec<ItemId>, bytes: usize) -> LedgerFuture<'_, Vec<SyncEvent>>;
+
     /// The number of stored events.
     fn count(&self) -> LedgerFuture<'_, usize>;
 }
@@ -127,14 +135,19 @@ pub trait ArrivalLog: Debug + Send + Sync + 'static {
     fn position_before(&self, since: UnixNanos) -> LedgerFuture<'_, i64>;
 }
 
-/// What a reconciliation needs to know about the events.
-pub trait ReconcileStore: Debug + Send + Sync + 'static {
-    /// The items of the verified events of a scope for a reconciliation. The first call reads all ids; from then on the
-    /// ledger keeps the set up to date.
-    fn items(&self, scope: Scope) -> LedgerFuture<'_, ItemSet>;
+/// What a nara remembers of the transfers from each peer: how far they got, and which events were not stored.
+pub trait TransferStore: Debug + Send + Sync + 'static {
+    /// Stores how far the events of a peer were fetched; `peer` is any text that names the peer.
+    fn store_cursor(&self, peer: String, cursor: Cursor) -> LedgerFuture<'_, ()>;
 
-    /// The stored ones among these events, in any order, up to `bytes` bytes of JSON.
-    fn by_ids(&self, items: Vec<ItemId>, bytes: usize) -> LedgerFuture<'_, Vec<SyncEvent>>;
+    /// How far the events of a peer were fetched.
+    fn cursor(&self, peer: String) -> LedgerFuture<'_, Option<Cursor>>;
+
+    /// Stores how far the stream of a peer was read; `peer` is any text that names the peer.
+    fn store_arrival_cursor(&self, peer: String, cursor: ArrivalCursor) -> LedgerFuture<'_, ()>;
+
+    /// How far the stream of a peer was read.
+    fn arrival_cursor(&self, peer: String) -> LedgerFuture<'_, Option<ArrivalCursor>>;
 
     /// Records events of a peer that were not stored, because they do not verify or because the retention policy
     /// rejects them, so that they are not fetched from that peer again. The newest ones are kept, up to a limit.
@@ -149,21 +162,6 @@ pub trait ReconcileStore: Debug + Send + Sync + 'static {
 
     /// The ones among these events that were rejected from this peer.
     fn rejected(&self, peer: String, items: Vec<ItemId>) -> LedgerFuture<'_, Vec<ItemId>>;
-}
-
-/// How far the events of each peer were fetched.
-pub trait CursorStore: Debug + Send + Sync + 'static {
-    /// Stores how far the events of a peer were fetched; `peer` is any text that names the peer.
-    fn store_cursor(&self, peer: String, cursor: Cursor) -> LedgerFuture<'_, ()>;
-
-    /// How far the events of a peer were fetched.
-    fn cursor(&self, peer: String) -> LedgerFuture<'_, Option<Cursor>>;
-
-    /// Stores how far the stream of a peer was read; `peer` is any text that names the peer.
-    fn store_arrival_cursor(&self, peer: String, cursor: ArrivalCursor) -> LedgerFuture<'_, ()>;
-
-    /// How far the stream of a peer was read.
-    fn arrival_cursor(&self, peer: String) -> LedgerFuture<'_, Option<ArrivalCursor>>;
 }
 
 /// What a nara has learned about its peers.
@@ -187,9 +185,9 @@ pub trait PeerStore: Debug + Send + Sync + 'static {
 }
 
 /// The whole memory of a nara.
-pub trait Ledger: EventStore + ArrivalLog + ReconcileStore + CursorStore + PeerStore {}
+pub trait Ledger: EventStore + ArrivalLog + TransferStore + PeerStore {}
 
-impl<T: EventStore + ArrivalLog + ReconcileStore + CursorStore + PeerStore + ?Sized> Ledger for T {}
+impl<T: EventStore + ArrivalLog + TransferStore + PeerStore + ?Sized> Ledger for T {}
 
 /// What [`EventStore::slice`] selects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

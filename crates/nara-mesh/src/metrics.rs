@@ -1,7 +1,7 @@
 //! All metrics, for the recorder that the application installs (crate `metrics`).
 //!
 //! Without a recorder they cost next to nothing. Names end in their unit, those of counters in `_total`. No label has a
-//! value that a peer can choose freely: names of peers are in the log. [`describe`] gives a recorder the descriptions.
+//! value that a peer can choose freely: names of peers are in the log. [`Metric::describe_all`] gives a recorder the descriptions.
 
 use nara_proto::endpoint::PATHS;
 
@@ -38,13 +38,15 @@ macro_rules! metrics {
             pub(crate) const $constant: &str = $name;
         )+
 
-        /// All metrics of this crate.
-        pub const ALL: &[Metric] = &[$(Metric {
+        impl Metric {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self {
             name: $name,
             kind: MetricKind::$kind,
             help: concat!($($help),+),
             labels: &[$($(($label, &$values)),+)?],
-        }),+];
+            }),+];
+        }
     };
 }
 
@@ -191,25 +193,25 @@ metrics! {
     Counter GOSSIP_ZINES = "nara_mesh_gossip_zines_total" by "outcome" ["ok", "failed"];
 }
 
-/// Describes all metrics to the recorder. Call it once, after you installed the recorder.
-pub fn describe() {
-    for metric in ALL {
-        let help = metric.help.trim_start();
-        let unit = if metric.name.ends_with("_seconds") {
-            ::metrics::Unit::Seconds
-        } else {
-            ::metrics::Unit::Count
-        };
-        match metric.kind {
-            MetricKind::Counter => ::metrics::describe_counter!(metric.name, unit, help),
-            MetricKind::Gauge => ::metrics::describe_gauge!(metric.name, unit, help),
-            MetricKind::Histogram => ::metrics::describe_histogram!(metric.name, unit, help),
-        }
-        metric.begin();
-    }
-}
-
 impl Metric {
+    /// Describes all metrics to the recorder. Call it once, after you installed the recorder.
+    pub fn describe_all() {
+        for metric in Self::ALL {
+            let help = metric.help.trim_start();
+            let unit = if metric.name.ends_with("_seconds") {
+                ::metrics::Unit::Seconds
+            } else {
+                ::metrics::Unit::Count
+            };
+            match metric.kind {
+                MetricKind::Counter => ::metrics::describe_counter!(metric.name, unit, help),
+                MetricKind::Gauge => ::metrics::describe_gauge!(metric.name, unit, help),
+                MetricKind::Histogram => ::metrics::describe_histogram!(metric.name, unit, help),
+            }
+            metric.begin();
+        }
+    }
+
     /// Makes it exist with the value 0, for each combination of the values of its labels: a rate can then be told from
     /// nothing. Other series begin when they are first counted.
     fn begin(&self) {
@@ -273,7 +275,7 @@ mod tests {
             .lines()
             .filter(|line| line.starts_with("| `nara_mesh_"))
             .collect();
-        let all: Vec<String> = ALL.iter().map(row).collect();
+        let all: Vec<String> = Metric::ALL.iter().map(row).collect();
         assert_eq!(documented, all, "the table must be:\n{}", all.join("\n"));
     }
 
@@ -284,16 +286,16 @@ mod tests {
             .lines()
             .filter(|line| line.contains(" = \"nara_mesh_"))
             .count();
-        assert_eq!(in_source, ALL.len());
-        let mut names: Vec<_> = ALL.iter().map(|metric| metric.name).collect();
+        assert_eq!(in_source, Metric::ALL.len());
+        let mut names: Vec<_> = Metric::ALL.iter().map(|metric| metric.name).collect();
         names.sort_unstable();
         names.dedup();
-        assert_eq!(names.len(), ALL.len());
+        assert_eq!(names.len(), Metric::ALL.len());
     }
 
     #[test]
     fn names_end_in_their_unit_and_help_says_what_they_mean() {
-        for metric in ALL {
+        for metric in Metric::ALL {
             assert!(metric.name.starts_with("nara_mesh_"));
             assert_eq!(
                 metric.name.ends_with("_total"),

@@ -26,9 +26,10 @@ mod catch_up;
 mod distances;
 mod presence;
 
-pub use builder::{NaraBuilder, StartError};
+pub use builder::NaraBuilder;
 
 use std::collections::HashSet;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,7 +46,7 @@ use crate::gossip::{GossipService, GossipStatus};
 use crate::identity::LocalNara;
 use crate::ledger::{Ledger, LedgerError};
 use crate::registry::{KeySource, PeerInfo, PeerKeeper, PeerRegistry, Recalled, RegisterError};
-use crate::server::{RunningServer, SealedStash, Shutdown, StashStoreError};
+use crate::server::{RunningServer, SealedStash, ServeError, Shutdown};
 
 /// A running nara.
 ///
@@ -78,10 +79,13 @@ struct Running {
     address: watch::Receiver<Option<SocketAddr>>,
 }
 
-/// Why a list of configured peers could not be applied.
+/// Why a nara cannot start, or cannot be reconfigured.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum ReconfigureError {
+pub enum NaraError {
+    /// The ledger cannot be opened or read.
+    #[error("the ledger cannot be used")]
+    Ledger(#[from] LedgerError),
     /// A configured peer contradicts the registry.
     #[error("the configured peer {peer} is refused")]
     Peer {
@@ -90,9 +94,9 @@ pub enum ReconfigureError {
         /// The contradiction.
         source: Box<RegisterError>,
     },
-    /// The decisions of the operator cannot be read.
+    /// The server cannot start.
     #[error(transparent)]
-    Ledger(#[from] LedgerError),
+    Serve(#[from] ServeError),
 }
 
 impl Nara {
@@ -180,8 +184,8 @@ impl Nara {
     /// Forgets what a peer left with this nara; see [`RunningServer::forget_stash`].
     ///
     /// # Errors
-    /// [`StashStoreError`] if it may still be in the store.
-    pub async fn forget_stash(&self, owner: &NaraId) -> Result<bool, StashStoreError> {
+    /// If it may still be in the store.
+    pub async fn forget_stash(&self, owner: &NaraId) -> io::Result<bool> {
         match &self.running().server {
             Some(server) => server.forget_stash(owner).await,
             None => Ok(false),
@@ -208,8 +212,8 @@ impl Nara {
     /// peer that can be applied is applied; the first error is returned afterwards.
     ///
     /// # Errors
-    /// [`ReconfigureError`].
-    pub async fn reconfigure(&self, peers: Vec<PeerInfo>) -> Result<Recalled, ReconfigureError> {
+    /// [`NaraError`].
+    pub async fn reconfigure(&self, peers: Vec<PeerInfo>) -> Result<Recalled, NaraError> {
         let named: HashSet<NaraName> = peers.iter().filter_map(|peer| peer.name.clone()).collect();
         let nameless = peers.iter().filter(|peer| peer.name.is_none());
         let nameless: HashSet<SocketAddr> = nameless.filter_map(|peer| peer.configured_at).collect();

@@ -8,7 +8,7 @@ mod source;
 pub use conflict::KeyConflict;
 pub use protocol::PeerProtocol;
 pub use record::{OperatorDecision, PeerChange, PeerChangeError, PeerRecord, Verdict};
-pub use source::{InvalidKeySource, KeySource};
+pub use source::KeySource;
 
 use nara_proto::identity::{NaraId, NaraName, PublicKey};
 use nara_proto::time::UnixMillis;

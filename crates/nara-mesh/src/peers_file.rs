@@ -17,6 +17,7 @@ use std::str::FromStr;
 use std::{fmt, fs, io};
 
 use nara_proto::identity::{NaraId, NaraName, PublicKey};
+use nara_proto::peer::mesh_address;
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -99,7 +100,7 @@ impl fmt::Display for HostAddress {
     }
 }
 
-/// Why a peers file cannot be used.
+/// Why a peers file cannot be used; `Display` says where and what.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {problem}", place(.path, *.line))]
 #[non_exhaustive]
@@ -108,15 +109,20 @@ pub struct PeersFileError {
     pub path: PathBuf,
     /// The line of the mistake, from 1; `None` if the file could not be read.
     pub line: Option<usize>,
-    /// The fault.
     #[source]
-    pub problem: PeersFileProblem,
+    problem: Problem,
+}
+
+impl PeersFileError {
+    /// Whether the file could not be read, so that nothing is said about its text.
+    pub const fn is_unreadable(&self) -> bool {
+        matches!(self.problem, Problem::Read(_))
+    }
 }
 
 /// The fault of a peers file.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum PeersFileProblem {
+enum Problem {
     /// The file cannot be read.
     #[error("the peers file cannot be read: {0}")]
     Read(io::Error),
@@ -161,55 +167,6 @@ struct Stanza {
     tls: Option<Spanned<String>>,
 }
 
-/// Reads a peers file, or a folder of peers files.
-///
-/// # Errors
-/// [`PeersFileError`] with the file and the line of the first mistake.
-pub fn read(path: impl AsRef<Path>) -> Result<Vec<PeerEntry>, PeersFileError> {
-    let path = path.as_ref();
-    let unreadable = |path: &Path, error| PeersFileError {
-        path: path.to_owned(),
-        line: None,
-        problem: PeersFileProblem::Read(error),
-    };
-    let mut files = vec![path.to_owned()];
-    if path.is_dir() {
-        let entries = fs::read_dir(path).and_then(|entries| entries.collect::<io::Result<Vec<_>>>());
-        let entries = entries.map_err(|error| unreadable(path, error))?;
-        files = entries.into_iter().map(|entry| entry.path()).collect();
-        files.retain(|file| file.extension().is_some_and(|extension| extension == "toml"));
-        files.sort();
-    }
-    let mut peers: Vec<(PeerEntry, PathBuf)> = Vec::new();
-    for file in files {
-        let size = fs::metadata(&file)
-            .map_err(|error| unreadable(&file, error))?
-            .len();
-        if size > MAX_BYTES {
-            return Err(PeersFileError {
-                path: file,
-                line: None,
-                problem: PeersFileProblem::TooLarge,
-            });
-        }
-        let text = fs::read_to_string(&file).map_err(|error| unreadable(&file, error))?;
-        for (entry, offset) in parse_stanzas(&text, &file)? {
-            if let Some((_, first)) = peers.iter().find(|(other, _)| other.name == entry.name) {
-                return Err(PeersFileError {
-                    line: Some(line_of(&text, offset)),
-                    problem: PeersFileProblem::Duplicate {
-                        name: entry.name,
-                        first: (*first != file).then(|| first.clone()),
-                    },
-                    path: file,
-                });
-            }
-            peers.push((entry, file.clone()));
-        }
-    }
-    Ok(peers.into_iter().map(|(entry, _)| entry).collect())
-}
-
 /// The stanzas of a text, each with the offset of its name.
 fn parse_stanzas(text: &str, path: &Path) -> Result<Vec<(PeerEntry, usize)>, PeersFileError> {
     let wrong = |offset: Option<usize>, problem| PeersFileError {
@@ -219,7 +176,7 @@ fn parse_stanzas(text: &str, path: &Path) -> Result<Vec<(PeerEntry, usize)>, Pee
     };
     let file: File = toml::from_str(text).map_err(|error| {
         let offset = error.span().map(|span| span.start);
-        wrong(offset, PeersFileProblem::Syntax(error.message().to_owned()))
+        wrong(offset, Problem::Syntax(error.message().to_owned()))
     })?;
     let mut entries = Vec::with_capacity(file.peer.len());
     for stanza in &file.peer {
@@ -230,12 +187,12 @@ fn parse_stanzas(text: &str, path: &Path) -> Result<Vec<(PeerEntry, usize)>, Pee
             address: stanza
                 .address
                 .as_ref()
-                .and_then(|text| parse_address(text.get_ref())),
+                .and_then(|text| mesh_address(text.get_ref())),
             host: optional(
                 stanza
                     .address
                     .as_ref()
-                    .filter(|text| parse_address(text.get_ref()).is_none()),
+                    .filter(|text| mesh_address(text.get_ref()).is_none()),
                 str::parse,
             )
             .map_err(problem)?,
@@ -254,7 +211,7 @@ fn parse_stanzas(text: &str, path: &Path) -> Result<Vec<(PeerEntry, usize)>, Pee
 /// A malformed value, and where it is.
 struct Field {
     offset: usize,
-    problem: PeersFileProblem,
+    problem: Problem,
 }
 
 fn field<'a, T, E: fmt::Display>(
@@ -263,7 +220,7 @@ fn field<'a, T, E: fmt::Display>(
 ) -> Result<T, Field> {
     parse(value.get_ref()).map_err(|error| Field {
         offset: value.span().start,
-        problem: PeersFileProblem::Value {
+        problem: Problem::Value {
             value: value.get_ref().clone(),
             reason: error.to_string(),
         },
@@ -275,12 +232,6 @@ fn optional<'a, T, E: fmt::Display>(
     parse: impl FnOnce(&'a str) -> Result<T, E>,
 ) -> Result<Option<T>, Field> {
     value.map(|value| field(value, parse)).transpose()
-}
-
-/// Reads `ip` or `ip:port`; without a port it is [`defaults::MESH_PORT`].
-pub fn parse_address(text: &str) -> Option<SocketAddr> {
-    let ip = || Some(SocketAddr::new(text.parse().ok()?, defaults::MESH_PORT));
-    text.parse().ok().or_else(ip)
 }
 
 fn place(path: &Path, line: Option<usize>) -> String {
@@ -296,6 +247,55 @@ fn also_in(first: &Option<PathBuf>) -> String {
 }
 
 impl PeerEntry {
+    /// Reads a peers file, or a folder of peers files.
+    ///
+    /// # Errors
+    /// [`PeersFileError`] with the file and the line of the first mistake.
+    pub fn read(path: impl AsRef<Path>) -> Result<Vec<Self>, PeersFileError> {
+        let path = path.as_ref();
+        let unreadable = |path: &Path, error| PeersFileError {
+            path: path.to_owned(),
+            line: None,
+            problem: Problem::Read(error),
+        };
+        let mut files = vec![path.to_owned()];
+        if path.is_dir() {
+            let entries = fs::read_dir(path).and_then(|entries| entries.collect::<io::Result<Vec<_>>>());
+            let entries = entries.map_err(|error| unreadable(path, error))?;
+            files = entries.into_iter().map(|entry| entry.path()).collect();
+            files.retain(|file| file.extension().is_some_and(|extension| extension == "toml"));
+            files.sort();
+        }
+        let mut peers: Vec<(Self, PathBuf)> = Vec::new();
+        for file in files {
+            let size = fs::metadata(&file)
+                .map_err(|error| unreadable(&file, error))?
+                .len();
+            if size > MAX_BYTES {
+                return Err(PeersFileError {
+                    path: file,
+                    line: None,
+                    problem: Problem::TooLarge,
+                });
+            }
+            let text = fs::read_to_string(&file).map_err(|error| unreadable(&file, error))?;
+            for (entry, offset) in parse_stanzas(&text, &file)? {
+                if let Some((_, first)) = peers.iter().find(|(other, _)| other.name == entry.name) {
+                    return Err(PeersFileError {
+                        line: Some(line_of(&text, offset)),
+                        problem: Problem::Duplicate {
+                            name: entry.name,
+                            first: (*first != file).then(|| first.clone()),
+                        },
+                        path: file,
+                    });
+                }
+                peers.push((entry, file.clone()));
+            }
+        }
+        Ok(peers.into_iter().map(|(entry, _)| entry).collect())
+    }
+
     /// A peer with only a name.
     pub fn new(name: NaraName) -> Self {
         Self {
@@ -374,14 +374,14 @@ mod tests {
     #[test]
     fn a_stanza_is_read_back() {
         let mut entry = PeerEntry::new("a \"quoted\" name".parse().unwrap());
-        entry.address = parse_address("127.0.0.1");
+        entry.address = mesh_address("127.0.0.1");
         entry.either_port = true;
         entry.key = PublicKey::from_base64("19wPl4NX4ygV1BYJrndZMPWuc5x3eM33PkrBMUzFJRQ=").ok();
         entry.tls = Some(TlsPolicy::Require);
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("peers.toml");
         fs::write(&path, entry.to_toml()).unwrap();
-        assert_eq!(read(&path).unwrap(), [entry]);
+        assert_eq!(PeerEntry::read(&path).unwrap(), [entry]);
     }
 
     #[test]
@@ -395,7 +395,7 @@ mod tests {
         ] {
             let stanza = format!("[[peer]]\nname = \"bob\"\naddress = \"{host}\"\n");
             fs::write(&path, &stanza).unwrap();
-            let [mut entry] = <[PeerEntry; 1]>::try_from(read(&path).unwrap()).unwrap();
+            let [mut entry] = <[PeerEntry; 1]>::try_from(PeerEntry::read(&path).unwrap()).unwrap();
             assert_eq!((entry.address, entry.to_toml()), (None, stanza.clone()));
             entry.locate([100, 64, 0, 7].into());
             assert_eq!(entry.address, Some(([100, 64, 0, 7], port).into()));
@@ -425,7 +425,7 @@ mod tests {
             ("[[peer]]\nname = \"\"\n", 4, "empty"),
         ] {
             fs::write(&path, format!("{first}{rest}")).unwrap();
-            let error = read(&path).unwrap_err();
+            let error = PeerEntry::read(&path).unwrap_err();
             assert_eq!(error.line, Some(line), "{error}");
             let text = error.to_string();
             assert!(
@@ -444,7 +444,7 @@ mod tests {
         fs::write(folder.path().join("10-a.toml"), stanza("a")).unwrap();
         fs::write(folder.path().join("30-c.toml.bak"), "no TOML").unwrap();
         let names = |peers: Vec<PeerEntry>| peers.into_iter().map(|peer| peer.name.to_string());
-        let read_now = || read(folder.path()).map(|peers| names(peers).collect::<Vec<_>>());
+        let read_now = || PeerEntry::read(folder.path()).map(|peers| names(peers).collect::<Vec<_>>());
         assert_eq!(read_now().unwrap(), ["a", "b"]);
         fs::write(folder.path().join("30-c.toml"), stanza("c") + &stanza("a")).unwrap();
         let error = read_now().unwrap_err();

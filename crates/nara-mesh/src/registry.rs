@@ -21,21 +21,19 @@ mod table;
 mod trust;
 
 pub use crate::peer::{
-    InvalidKeySource, KeyConflict, KeySource, OperatorDecision, PeerChange, PeerChangeError, PeerProtocol,
-    PeerRecord, PinnedKey, Verdict,
+    KeyConflict, KeySource, OperatorDecision, PeerChange, PeerChangeError, PeerProtocol, PeerRecord,
+    PinnedKey, Verdict,
 };
 pub(crate) use keeper::own_successions;
 pub use keeper::{PeerKeeper, Recalled};
-pub use known_keys::KnownKeys;
-pub use known_names::PinnedNames;
+pub(crate) use known_keys::KnownKeys;
 pub(crate) use known_names::standing;
-pub use lease::KeyLease;
+pub(crate) use lease::KeyLease;
 pub(crate) use own_key::KnownKey;
 pub(crate) use peer::with_other_port;
 pub use peer::{Peer, PeerInfo};
-pub use restore::Restored;
 pub use table::{PeerRegistry, RegisterError};
-pub use trust::{Closed, FirstUse, KeyOffer, KeyRefused, Pinned, TrustCallback, TrustDecision, TrustPolicy};
+pub use trust::{KeyOffer, KeyRefused, TrustPolicy};
 
 use std::net::IpAddr;
 

@@ -41,12 +41,12 @@ mod stash_store;
 
 pub use crate::rate_limit::RateLimit;
 pub use answer::streamed::StreamedAnswer;
-pub use auth::sender::{PeerAddress, RequireWhole, VerifiedSender, require_whole};
-pub use builder::{BuildError, MeshServer, MeshServerBuilder, ServeError};
+pub use auth::sender::{VerifiedSender, require_whole};
+pub use builder::{MeshServer, MeshServerBuilder, ServeError};
 pub use connection::running::{RunningServer, Shutdown};
-pub use handler::{MeshHandler, NoHandler};
+pub use handler::MeshHandler;
 pub use limits::settings::ServerLimits;
 pub use route::user::RouteError;
 #[cfg(feature = "sqlite")]
 pub use stash_store::SqliteStash;
-pub use stash_store::{SealedStash, StashStore, StashStoreError};
+pub use stash_store::{SealedStash, StashStore};

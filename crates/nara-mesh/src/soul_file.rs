@@ -67,13 +67,13 @@ pub enum SoulFileError {
     )]
     Form {
         /// Where the text came from.
-        origin: Origin,
+        origin: String,
     },
     /// The soul is malformed.
     #[error("{origin} has no valid soul: {source}")]
     Soul {
         /// Where the text came from.
-        origin: Origin,
+        origin: String,
         /// The cause.
         source: InvalidSoul,
     },
@@ -81,7 +81,7 @@ pub enum SoulFileError {
     #[error("the name in {origin} is not valid: {source}")]
     Name {
         /// Where the text came from.
-        origin: Origin,
+        origin: String,
         /// The cause.
         source: InvalidName,
     },
@@ -99,25 +99,6 @@ pub enum SoulFileError {
         /// The cause.
         source: io::Error,
     },
-}
-
-/// Where the text of a soul came from, for messages.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Origin {
-    /// A file.
-    File(PathBuf),
-    /// An environment variable.
-    Variable(&'static str),
-}
-
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::File(path) => write!(f, "the soul file {}", path.display()),
-            Self::Variable(name) => write!(f, "the environment variable {name}"),
-        }
-    }
 }
 
 #[derive(Deserialize)]
@@ -140,30 +121,33 @@ impl SoulFile {
             path: path.to_owned(),
             source,
         })?;
-        Self::parse(&text, Origin::File(path.to_owned()))
+        Self::parse(&text, format_args!("the soul file {}", path.display()))
     }
 
-    /// Reads the text of a soul file; `origin` is named in errors.
+    /// Reads the text of a soul file. Errors call it `origin`, such as "the environment variable SOUL".
     ///
     /// # Errors
     /// [`SoulFileError`] if the text is malformed.
-    pub fn parse(text: &str, origin: Origin) -> Result<Self, SoulFileError> {
+    pub fn parse(text: &str, origin: impl fmt::Display) -> Result<Self, SoulFileError> {
         let bare = text.trim();
         let (name, soul) = if bare.contains('=') {
             // The parser's message would quote the line, which may be the one with the soul.
             let text: Text = toml::from_str(text).map_err(|_| SoulFileError::Form {
-                origin: origin.clone(),
+                origin: origin.to_string(),
             })?;
             (Some(text.name), Zeroizing::new(text.soul))
         } else {
             (None, Zeroizing::new(bare.to_owned()))
         };
         let soul = soul.trim().parse().map_err(|source| SoulFileError::Soul {
-            origin: origin.clone(),
+            origin: origin.to_string(),
             source,
         })?;
         let name = name.map(|name| name.parse()).transpose();
-        let name = name.map_err(|source| SoulFileError::Name { origin, source })?;
+        let name = name.map_err(|source| SoulFileError::Name {
+            origin: origin.to_string(),
+            source,
+        })?;
         Ok(Self { name, soul })
     }
 
@@ -247,7 +231,7 @@ mod tests {
     #[test]
     fn a_soul_is_never_in_an_error() {
         let soul = alice().1.expose();
-        let origin = Origin::Variable("SOUL");
+        let origin = "the environment variable SOUL";
         let error = SoulFile::parse(&format!("name = 5\nsoul = \"{}\"\n", *soul), origin).unwrap_err();
         assert!(!format!("{error:?} {error}").contains(soul.as_str()));
     }

@@ -23,7 +23,7 @@ mod verifier;
 pub use certificate::CertificateKind;
 pub(crate) use channel::SecureChannel;
 pub(crate) use client::{ClientTls, KeyMismatch, TlsFailure};
-pub use policy::{ChannelTrust, InvalidTlsPolicy, TlsPolicy};
+pub use policy::{ChannelTrust, TlsPolicy};
 pub(crate) use server::ServerTls;
 
 use std::fmt;

@@ -17,9 +17,9 @@ use axum::routing::get;
 use nara_mesh::client::{MeshClient, StreamState, SubscribeOptions};
 use nara_mesh::http::{HeaderMap, Request};
 use nara_mesh::ledger::{EventStore as _, MemoryLedger, ReadLimit};
-use nara_mesh::nara::{NaraBuilder, StartError};
+use nara_mesh::nara::{NaraBuilder, NaraError};
 use nara_mesh::proto::sync::SyncRequest;
-use nara_mesh::registry::{Closed, KeySource, PeerInfo, PinnedKey, RegisterError};
+use nara_mesh::registry::{KeySource, PeerInfo, PinnedKey, RegisterError, TrustPolicy};
 use nara_mesh::server::Shutdown;
 use nara_mesh::transport::MemoryNetwork;
 use nara_mesh::{LocalNara, Nara};
@@ -222,7 +222,7 @@ async fn an_address_in_use_is_an_error_and_nothing_is_left_running() {
         .listen(alice.address().unwrap())
         .start()
         .await;
-    assert!(matches!(bob.unwrap_err(), StartError::Serve(_)));
+    assert!(matches!(bob.unwrap_err(), NaraError::Serve(_)));
     assert!(services(&ledger).await.is_empty(), "it never came");
     alice.shutdown(GRACE).await;
 }
@@ -243,7 +243,7 @@ async fn a_peer_that_is_no_longer_configured_is_removed_and_a_fault_does_not_kee
     let [alice, bob, carol] = ["alice", "bob", "carol"].map(|name| LocalNara::generate(name).unwrap());
     let nara = Nara::builder(alice.clone())
         .without_gossip()
-        .trust(Arc::new(Closed))
+        .trust(TrustPolicy::Closed)
         .know(bob.as_peer(None))
         .know(met_at("127.0.0.1:9"))
         .start()
@@ -283,9 +283,8 @@ async fn a_configured_peer_that_contradicts_another_keeps_the_nara_from_starting
         .know_all([bob.as_peer(None), namesake])
         .start()
         .await;
-    let StartError::Peer(error) = started.unwrap_err() else {
-        panic!("another error")
-    };
+    let error = started.unwrap_err();
+    assert!(matches!(error, NaraError::Peer { .. }), "{error:?}");
     let source = std::error::Error::source(&error).unwrap();
     assert!(source.is::<Box<RegisterError>>(), "{source:?}");
 }

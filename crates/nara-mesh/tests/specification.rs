@@ -403,7 +403,7 @@ async fn section_8_a_request_to_a_registered_id_goes_to_its_mesh_address() {
             &format!("http://{}", elsewhere.server.local_addr()),
         )
         .unwrap();
-    let client = MeshClient::builder(alice).address_lookup(overrides).build();
+    let client = MeshClient::builder(alice).address_overrides(overrides).build();
     client.register_peer_ip(bob.id(), mesh_address.ip()).unwrap();
     assert_eq!(client.ping(bob.id()).await.unwrap().response.from, "bob");
 }

@@ -34,6 +34,10 @@ use std::time::{Duration, Instant};
 
 use crate::time::{UnixMillis, UnixNanos, go_duration};
 
+/// How far the clock of a peer may be from ours before it is warned of: a sixth of the window in which times are fresh,
+/// and far more than clocks that are set by the network are apart.
+pub const CLOCK_WARNING: Duration = Duration::from_secs(5);
+
 /// Samples that make up an estimate.
 const SAMPLES: usize = 8;
 

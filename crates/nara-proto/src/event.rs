@@ -4,6 +4,7 @@
 //! service and content, and usually a signature of its emitter.
 
 mod batch;
+mod checked;
 mod claims;
 mod content;
 mod covered;
@@ -15,6 +16,7 @@ pub(crate) mod voters;
 pub use batch::{
     EventProblem, EventReception, EventTrust, EventVerdict, MAX_EVENT_BYTES, MAX_EVENT_LEAD, verify_events,
 };
+pub use checked::{CheckedEvent, CheckedEvents, RefusedEvent, check_events};
 pub use keys::{KeyLookup, KeyStanding};
 pub use payload::{
     ChauPayload, CheckpointPayload, HeyTherePayload, Observation, ObservationPayload, PingPayload,

@@ -24,6 +24,6 @@ pub use prepared::PreparedKey;
 pub use prepared_keys::PreparedKeys;
 pub use seal::{OpenError, SealKey};
 pub use signature::{InvalidSignature, Signature, VerifyError};
-pub use soul::{InvalidSoul, Soul};
+pub use soul::{BrokenBond, InvalidSoul, Soul};
 pub use verifier::Verifier;
 pub(crate) use verifier::verify_base64;

@@ -20,6 +20,7 @@
 //! | [`reconcile`] | finding the difference between two sets of events |
 //! | [`succession`] | a key that is replaced or retired: the signed statement, and what follows from all of them |
 //! | [`endpoint`] | one type per endpoint: method, path, authentication rule, request and response |
+//! | [`forwarding`] | headers that stay behind, and paths that are refused, when a request is passed on |
 //! | [`gossip`] | which peers to listen to, so that an event reaches every nara |
 //! | [`clock_offset`] | how far two clocks are apart, and which one is probably wrong |
 //! | [`coordinates`] | Vivaldi network coordinates: the estimated round trip to every nara |
@@ -54,6 +55,7 @@ pub mod coordinates;
 pub mod encoding;
 pub mod endpoint;
 pub mod event;
+pub mod forwarding;
 pub mod go_json;
 pub mod gossip;
 pub mod identity;

@@ -1,9 +1,23 @@
-//! The small open endpoints: `/ping`, `/coordinates`, `/peer/query`, `/api/checkpoints/all`
+//! The ports of naras, and their small open endpoints: `/ping`, `/coordinates`, `/peer/query`, `/api/checkpoints/all`
 //! (docs/protocol/v1.md, sections 7.1, 7.2, 7.8 and 7.9).
+
+use std::net::SocketAddr;
 
 use crate::event::SyncEvent;
 use crate::time::UnixNanos;
 use crate::wire_struct;
+
+/// The port on which a nara listens on its mesh address (mesh client specification, section 2, invariant 3).
+pub const MESH_PORT: u16 = 9632;
+
+/// The port on which v1 peers listen (docs/protocol/v1.md, section 3.1).
+pub const LEGACY_MESH_PORT: u16 = 7433;
+
+/// Reads a mesh address, `ip` or `ip:port`; without a port it is [`MESH_PORT`].
+pub fn mesh_address(text: &str) -> Option<SocketAddr> {
+    let ip = || Some(SocketAddr::new(text.parse().ok()?, MESH_PORT));
+    text.parse().ok().or_else(ip)
+}
 
 wire_struct! {
     /// Answer of `GET /ping`. It is not signed: a key that is learned from it is trusted on first use.

@@ -1,11 +1,16 @@
 //! Zines: the recent events of a nara, handed from one to another (docs/protocol/v1.md, section 10).
 
+use std::time::Duration;
+
 use sha2::{Digest as _, Sha256};
 
 use crate::event::SyncEvent;
 use crate::identity::{KeyPair, Verifier, VerifyError, verify_base64};
 use crate::time::UnixSeconds;
 use crate::wire_struct;
+
+/// How far back the events of a zine go (docs/protocol/v1.md, section 7.4).
+pub const ZINE_WINDOW: Duration = Duration::from_secs(300);
 
 wire_struct! {
     /// A zine, as question and as answer of `POST /gossip/zine`.

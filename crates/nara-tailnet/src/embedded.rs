@@ -41,7 +41,6 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
-use nara_mesh::discovery::name_of_host;
 use nara_mesh::proto::identity::NaraName;
 use nara_mesh::transport::{BoxMeshStream, Candidate, MeshListener, PeerSource, Transport};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -248,7 +247,7 @@ impl PeerSource for EmbeddedNode {
     fn owner_of(&self, address: IpAddr) -> BoxFuture<'_, Option<NaraName>> {
         let view = self.view.borrow();
         let owner = view.peers.iter().find(|peer| peer.addresses.contains(&address));
-        let name = owner.and_then(|peer| name_of_host(&peer.host_name));
+        let name = owner.and_then(|peer| Candidate::new(&*peer.host_name, Vec::new()).nara_name());
         Box::pin(std::future::ready(name))
     }
 }

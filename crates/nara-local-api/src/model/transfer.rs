@@ -3,7 +3,7 @@
 use std::ops::AddAssign;
 use std::time::Duration;
 
-use nara_mesh::client::{self, CheckedEvents, ReconcileReport, SyncProgress};
+use nara_mesh::client::{self, CheckedEvents, SyncProgress, SyncReport};
 use nara_mesh::ledger::Insertion;
 use nara_proto::event::{EventProblem, EventTrust};
 use serde::{Deserialize, Serialize};
@@ -61,8 +61,8 @@ impl Counts {
         self.refused_count == self.refused_unsigned
     }
 
-    /// Counts the events of an answer, and what the ledger made of those that were accepted.
-    pub fn of_answer(events: &CheckedEvents, outcomes: &[Insertion]) -> Self {
+    /// Counts the events of an answer, none of them stored.
+    pub fn of_answer(events: &CheckedEvents) -> Self {
         let trusted = |wanted: EventTrust| {
             events
                 .accepted
@@ -70,17 +70,12 @@ impl Counts {
                 .filter(|event| event.trust == wanted)
                 .count()
         };
-        let became = |wanted: Insertion| outcomes.iter().filter(|outcome| **outcome == wanted).count();
         let (verified, unknown_key) = (trusted(EventTrust::Verified), trusted(EventTrust::UnknownKey));
-        let (stored, duplicates) = (became(Insertion::Stored), became(Insertion::Duplicate));
         Self {
             received: events.received(),
             verified,
             unknown_key,
             unsigned: events.accepted.len() - verified - unknown_key,
-            stored,
-            duplicates,
-            not_kept: outcomes.len() - stored - duplicates,
             refused_count: events.refused.len(),
             refused_unsigned: events
                 .refused
@@ -88,7 +83,18 @@ impl Counts {
                 .filter(|event| lacks_signature(event))
                 .count(),
             refused: named(&events.refused),
+            ..Self::default()
         }
+    }
+
+    /// The same with what the ledger made of the accepted events.
+    #[must_use]
+    pub fn with_outcomes(mut self, outcomes: &[Insertion]) -> Self {
+        let became = |wanted: Insertion| outcomes.iter().filter(|outcome| **outcome == wanted).count();
+        self.stored = became(Insertion::Stored);
+        self.duplicates = became(Insertion::Duplicate);
+        self.not_kept = outcomes.len() - self.stored - self.duplicates;
+        self
     }
 }
 
@@ -161,6 +167,14 @@ pub struct Synced {
 pub struct Reconciled {
     /// The fetched events.
     pub counts: Counts,
+    /// What was compared.
+    #[serde(flatten)]
+    pub comparison: Comparison,
+}
+
+/// What a reconciliation compared, and found.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Comparison {
     /// Rounds of comparison.
     pub rounds: usize,
     /// Bytes sent to compare.
@@ -187,20 +201,22 @@ pub struct Reconciled {
 
 impl Reconciled {
     /// The report of a client.
-    pub fn of(report: &ReconcileReport, elapsed: Duration) -> Self {
+    pub fn of(report: &SyncReport, elapsed: Duration) -> Self {
         Self {
-            counts: Counts::of(&report.fetch, &report.refused),
-            rounds: report.rounds,
-            bytes_sent: report.bytes_sent,
-            bytes_received: report.bytes_received,
-            missing_here: report.missing_here,
-            missing_there: report.missing_there,
-            rejected_before: report.rejected_before,
-            gone: report.gone,
-            pushed: report.pushed,
-            fell_back: report.fell_back,
-            complete: report.complete,
-            elapsed_us: u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX),
+            counts: Counts::of(&report.progress, &report.refused),
+            comparison: Comparison {
+                rounds: report.rounds,
+                bytes_sent: report.bytes_sent,
+                bytes_received: report.bytes_received,
+                missing_here: report.missing_here,
+                missing_there: report.missing_there,
+                rejected_before: report.rejected_before,
+                gone: report.gone,
+                pushed: report.pushed,
+                fell_back: report.fell_back,
+                complete: report.complete,
+                elapsed_us: u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX),
+            },
         }
     }
 }

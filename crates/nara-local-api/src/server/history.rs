@@ -1,65 +1,28 @@
-//! The last hour in figures, in a ring of fixed size.
+//! Takes the samples of the last hour.
 
-use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
 use nara_proto::presence::PresenceState;
 use tokio_util::sync::CancellationToken;
 
+use super::samples::EVERY;
 use super::state::Shared;
-use crate::model::{History, Refusals, Sample};
+use crate::model::{Refusals, Sample};
 
-/// The time between two samples.
-const EVERY: Duration = Duration::from_secs(10);
-
-/// How many samples are kept: an hour.
-const KEPT: usize = 360;
-
-/// The samples, the oldest first.
-#[derive(Debug, Default)]
-pub(super) struct Samples(Mutex<Ring>);
-
-#[derive(Debug, Default)]
-struct Ring {
-    samples: VecDeque<Sample>,
-    refusals: Vec<Refusals>,
-}
-
-impl Samples {
-    pub(super) fn history(&self) -> History {
-        let ring = self.ring();
-        History {
-            every_ms: u64::try_from(EVERY.as_millis()).unwrap_or(u64::MAX),
-            samples: ring.samples.iter().copied().collect(),
-            refusals: ring.refusals.clone(),
-        }
-    }
-
-    fn add(&self, sample: Sample, refusals: Vec<Refusals>) {
-        let mut ring = self.ring();
-        if ring.samples.len() == KEPT {
-            ring.samples.pop_front();
-        }
-        ring.samples.push_back(sample);
-        ring.refusals = refusals;
-    }
-
-    fn ring(&self) -> MutexGuard<'_, Ring> {
-        // Each change leaves it valid.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Takes samples until the end.
-pub(super) async fn sample(shared: std::sync::Arc<Shared>, stopping: CancellationToken) {
-    let mut ticks = tokio::time::interval(EVERY);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+/// Takes samples, as long as somebody asks for them, until the end.
+pub(super) async fn sample(shared: Arc<Shared>, stopping: CancellationToken) {
     let sampling = async {
         loop {
-            ticks.tick().await;
-            let (sample, refusals) = now(&shared).await;
-            shared.samples.add(sample, refusals);
+            shared.samples.asked().await;
+            let mut ticks = tokio::time::interval(EVERY);
+            ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            loop {
+                ticks.tick().await;
+                let (sample, refusals) = now(&shared).await;
+                if !shared.samples.add(sample, refusals) {
+                    break;
+                }
+            }
         }
     };
     tokio::select! {
@@ -195,19 +158,5 @@ mod tests {
             .map(|refusals| (&*refusals.reason, refusals.count))
             .collect();
         assert_eq!(reasons, [("replayed", 4), ("stale", 1)]);
-    }
-
-    #[test]
-    fn the_ring_keeps_an_hour() {
-        let samples = Samples::default();
-        for number in 0..1000 {
-            let sample = Sample {
-                at_ms: number,
-                ..Sample::default()
-            };
-            samples.add(sample, Vec::new());
-        }
-        let history = samples.history();
-        assert_eq!((history.samples.len(), history.samples[0].at_ms), (KEPT, 640));
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::StatusCode;
-use nara_mesh::server::expose::{ANSWER_TIMEOUT, Backend, InvalidBackend, Services};
+use nara_mesh::server::expose::{Backend, InvalidBackend, Services};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -68,7 +68,9 @@ impl Leases {
             let (status, class) = (StatusCode::SERVICE_UNAVAILABLE, ProblemClass::Failed);
             return Err(Problem::new("too_many_services", status, class, detail));
         }
-        let put = self.services.put(prefix, backend.clone(), ANSWER_TIMEOUT);
+        let put = self
+            .services
+            .put(prefix, backend.clone(), Backend::ANSWER_TIMEOUT);
         put.map_err(|error| Problem::new("prefix_taken", StatusCode::CONFLICT, ProblemClass::Usage, &error))?;
         let expiry = tokio::spawn(self.clone().expire(prefix.to_owned(), until));
         let new = Held {

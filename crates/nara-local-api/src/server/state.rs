@@ -13,13 +13,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::conflicts::Conflicts;
-use super::history::Samples;
 use super::host::Host;
 use super::inbox::Inbox;
 use super::journeys::Journeys;
 use super::leases::Leases;
 use super::outbox::Outbox;
 use super::places::Places;
+use super::samples::Samples;
 use super::web::Web;
 use crate::Problem;
 use crate::model::{Reloaded, Way};

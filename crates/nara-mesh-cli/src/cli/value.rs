@@ -11,9 +11,10 @@ use clap::builder::{OsStringValueParser, PossibleValuesParser, TypedValueParser}
 use http::{HeaderName, HeaderValue};
 use jiff::{Span, SpanRelativeTo};
 use nara_mesh::defaults;
-use nara_mesh::peers_file::{HostAddress, parse_address};
+use nara_mesh::peers_file::HostAddress;
 use nara_mesh::server::expose::Backend;
 use nara_mesh::tls::TlsPolicy;
+use nara_proto::peer::mesh_address;
 use nara_proto::time::UnixNanos;
 
 /// The longest time limit that is accepted.
@@ -79,7 +80,7 @@ impl FromStr for Listen {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match parse_address(text) {
+        match mesh_address(text) {
             Some(address) => Ok(Self::Address(address)),
             None => text.parse().map(Self::Host),
         }

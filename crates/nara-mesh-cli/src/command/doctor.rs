@@ -15,11 +15,10 @@ use nara_mesh::{Nara, defaults};
 use nara_tailnet::MeshNode;
 
 use self::report::Report;
-use super::serving::OnNetwork;
-use super::up;
-use crate::cli::{DoctorArgs, NetworkKind};
+use crate::cli::DoctorArgs;
 use crate::connect::{self, block_on};
 use crate::failure::Outcome;
+use crate::network::OnNetwork;
 use crate::printer::Printer;
 use crate::running;
 use crate::settings::Settings;

@@ -1,6 +1,6 @@
 //! `backup`, `restore`, `ledger check`: the ledger as a file.
 
-use nara_mesh::ledger::{self, EventSize, LedgerError, SqliteLedger};
+use nara_mesh::ledger::{EventSize, LedgerError, SqliteLedger};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -84,7 +84,7 @@ pub(super) fn restore(args: &RestoreArgs, settings: &Settings, printer: Printer)
             .hint("pass --replace to lose what it has; `nara-mesh backup FILE` keeps it"));
     }
     make_folder_of(&path)?;
-    let copy = ledger::restore(&args.file, &path).map_err(|error| {
+    let copy = SqliteLedger::restore(&args.file, &path).map_err(|error| {
         Failure::failed(format!("{} cannot be restored", args.file.display())).caused_by(error)
     })?;
     printer.line(format_args!(

@@ -93,7 +93,7 @@ async fn through(nara: &LocalClient, args: &PingArgs) -> Outcome<Vec<PeerResult>
         .iter()
         .map(|peer| ping_label(Pinger::Running(nara), peer, args.count, args.interval));
     stream::iter(calls)
-        .buffered(defaults::FAN_OUT)
+        .buffered(MeshClient::FAN_OUT)
         .try_collect()
         .await
 }
@@ -136,7 +136,7 @@ fn directly(args: &PingArgs, settings: &Settings) -> Outcome<Vec<PeerResult>> {
             Ok::<_, Failure>(result)
         });
         stream::iter(calls)
-            .buffered(defaults::FAN_OUT)
+            .buffered(MeshClient::FAN_OUT)
             .try_collect()
             .await
     })

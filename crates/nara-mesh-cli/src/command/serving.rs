@@ -9,7 +9,6 @@ mod signals;
 mod work;
 
 pub(super) use feed::Feed;
-pub(super) use local_api::OnNetwork;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -20,10 +19,11 @@ use futures_util::stream::FuturesUnordered;
 use nara_local_api::model::Check;
 use nara_local_api::server::{Inbox, Journeys};
 use nara_mesh::gossip::GossipConfig;
-use nara_mesh::nara::{NaraBuilder, ReconfigureError, StartError};
+use nara_mesh::nara::{NaraBuilder, NaraError};
 use nara_mesh::peers_file::PeerEntry;
 use nara_mesh::registry::PeerEvent;
-use nara_mesh::server::{BuildError, ServeError, ServerLimits, Shutdown, expose};
+use nara_mesh::server::expose::Backend;
+use nara_mesh::server::{ServeError, ServerLimits, Shutdown};
 use nara_mesh::{Nara, defaults};
 use nara_proto::identity::KeyId;
 use serde_json::json;
@@ -42,6 +42,7 @@ use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::hosts;
 use crate::keeping;
+use crate::network::OnNetwork;
 use crate::open_files;
 use crate::peer_events::{self, Told};
 use crate::printer::Printer;
@@ -148,10 +149,7 @@ impl Serving {
                 None => server,
             };
             exposed.into_iter().fold(server, |server, exposed| {
-                server.nest_routes(
-                    &exposed.prefix,
-                    expose::router(exposed.backend, expose::ANSWER_TIMEOUT),
-                )
+                server.nest_routes(&exposed.prefix, exposed.backend.router(Backend::ANSWER_TIMEOUT))
             })
         });
         let builder = match self.gossip.take() {
@@ -292,29 +290,18 @@ async fn next_question(api: Option<&mut Api>) -> Question {
     }
 }
 
-impl From<StartError> for Failure {
-    fn from(error: StartError) -> Self {
+impl From<NaraError> for Failure {
+    fn from(error: NaraError) -> Self {
         match error {
-            StartError::Peer(error) => error.into(),
-            StartError::Serve(ServeError::Build(BuildError::Routes(error))) => {
-                Self::usage(format!("--expose: {error}"))
-            }
-            StartError::Serve(ServeError::Build(BuildError::Stash(error))) => {
-                Self::failed("stash.db in the data folder cannot be used").caused_by(error)
-            }
-            StartError::Serve(error) => Self::failed(error.to_string()).caused_by(error),
-            error => Self::failed("the ledger cannot be opened").caused_by(error),
-        }
-    }
-}
-
-impl From<ReconfigureError> for Failure {
-    fn from(error: ReconfigureError) -> Self {
-        match error {
-            ReconfigureError::Peer { peer, source } => {
+            NaraError::Peer { peer, source } => {
                 Self::usage(format!("the peer {peer} of the peers file: {source}"))
             }
-            error => Self::failed("the ledger failed").caused_by(error),
+            NaraError::Serve(ServeError::Routes(error)) => Self::usage(format!("--expose: {error}")),
+            NaraError::Serve(ServeError::Stash(error)) => {
+                Self::failed("stash.db in the data folder cannot be used").caused_by(error)
+            }
+            NaraError::Serve(error) => Self::failed(error.to_string()).caused_by(error),
+            error => Self::failed("the ledger cannot be used").caused_by(error),
         }
     }
 }

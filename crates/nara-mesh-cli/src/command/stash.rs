@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use nara_local_api::model::{Stash, StashList};
-use nara_mesh::server::{SealedStash, SqliteStash, StashStore as _, StashStoreError};
+use nara_mesh::server::{SealedStash, SqliteStash, StashStore as _};
 use nara_proto::identity::NaraId;
 use nara_proto::time::UnixSeconds;
 use serde::Serialize;
@@ -180,6 +180,6 @@ fn open(settings: &Settings) -> Outcome<Option<SqliteStash>> {
     SqliteStash::open(path).map(Some).map_err(failed)
 }
 
-fn failed(error: StashStoreError) -> Failure {
+fn failed(error: std::io::Error) -> Failure {
     Failure::failed("stash.db in the data folder cannot be used").caused_by(error)
 }

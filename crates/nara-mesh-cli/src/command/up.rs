@@ -4,17 +4,12 @@ mod finding;
 mod host_name;
 mod join;
 
-pub(super) use finding::describe;
-
-use std::path::PathBuf;
-
-use nara_tailnet::tailscaled::TailscaledNode;
-
 use self::join::Join;
 use super::serving::{Serving, v1_address};
-use crate::cli::{NetworkArgs, NetworkKind, UpArgs};
+use crate::cli::UpArgs;
 use crate::connect::block_on;
-use crate::failure::{Failure, Outcome};
+use crate::failure::Outcome;
+use crate::network_choice::choose;
 use crate::printer::Printer;
 use crate::settings::Settings;
 
@@ -63,33 +58,4 @@ pub(super) fn run(args: &UpArgs, settings: &Settings, printer: Printer) -> Outco
         joined.leave(printer).await;
         outcome
     })
-}
-
-/// The network to join, and why this one.
-pub(super) fn choose(args: &NetworkArgs, program: &std::path::Path) -> Outcome<(NetworkKind, &'static str)> {
-    if let Some(kind) = args.network {
-        return Ok((kind, "as asked for"));
-    }
-    if block_on(async { Ok(TailscaledNode::is_running_at(args.socket.clone()).await) })? {
-        return Ok((NetworkKind::Tailscaled, "it runs on this machine"));
-    }
-    if is_on_path(program) {
-        let why = "this machine's tailscaled is not on a tailnet, and the program is installed";
-        return Ok((NetworkKind::Managed, why));
-    }
-    if cfg!(feature = "embedded") {
-        return Ok((NetworkKind::Embedded, "no tailscaled is installed"));
-    }
-    Err(Failure::usage("no way to join a tailnet: no tailscaled runs, and the program is not installed").hint(
-        "install Tailscale (https://tailscale.com/download) and log in with `tailscale up`, or install only the program \
-         tailscaled and pass --network managed; without a tailnet: --network loopback",
-    ))
-}
-
-fn is_on_path(program: &std::path::Path) -> bool {
-    if program.components().count() > 1 {
-        return program.is_file();
-    }
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|folder: PathBuf| folder.join(program).is_file())
 }

@@ -113,7 +113,7 @@ fn directly(args: &ZineArgs, settings: &Settings) -> Outcome<Answer> {
         let counts = listing::take(zine.events, ledger.as_ref()).await?;
         Ok(Answer {
             from: zine.from,
-            created_at_s: zine.created_at.get(),
+            created_at_s: zine.ts.get(),
             sent,
             events,
             counts,

@@ -9,7 +9,7 @@ use nara_local_api::model::{Lease, Service};
 use serde_json::Value;
 
 use crate::serve::Serving;
-use crate::{nara_mesh, new_soul, text};
+use crate::{json_as_user, nara_mesh, new_soul, run_as_user, text};
 
 /// Alice, whom nobody finds, and bob, who knows her and whom the user's commands find.
 struct Scene {
@@ -70,25 +70,11 @@ impl Scene {
 
     /// Runs the program without a soul and without a peers file. Returns what it printed.
     fn run(&self, expected: i32, args: &[&str]) -> (String, String) {
-        let output = nara_mesh(self.path())
-            .env("XDG_RUNTIME_DIR", self.runtime())
-            .args(args)
-            .output()
-            .unwrap();
-        let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
-        assert_eq!(
-            output.status.code(),
-            Some(expected),
-            "{args:?}\n{stdout}\n{stderr}"
-        );
-        (stdout, stderr)
+        run_as_user(self.path(), expected, args)
     }
 
     fn json(&self, expected: i32, args: &[&str]) -> Value {
-        let (stdout, _) = self.run(expected, &[args, &["--json"]].concat());
-        let json = serde_json::from_str(&stdout).unwrap_or_else(|error| panic!("{error}: {stdout}"));
-        crate::schemas::validate(&json);
-        json
+        json_as_user(self.path(), expected, args)
     }
 }
 

@@ -80,6 +80,30 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
+/// Runs the program as a user whose naras it finds. Returns what it printed.
+fn run_as_user(folder: &Path, expected: i32, args: &[&str]) -> (String, String) {
+    let output = nara_mesh(folder)
+        .env("XDG_RUNTIME_DIR", folder.join("run"))
+        .args(args)
+        .output()
+        .unwrap();
+    let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(
+        output.status.code(),
+        Some(expected),
+        "{args:?}\n{stdout}\n{stderr}"
+    );
+    (stdout, stderr)
+}
+
+/// The JSON that the program prints for such a user.
+fn json_as_user(folder: &Path, expected: i32, args: &[&str]) -> Value {
+    let (stdout, _) = run_as_user(folder, expected, &[args, &["--json"]].concat());
+    let json = serde_json::from_str(&stdout).unwrap_or_else(|error| panic!("{error}: {stdout}"));
+    schemas::validate(&json);
+    json
+}
+
 /// Makes a soul file and returns what the program says about it.
 fn new_soul(folder: &Path, name: &str) -> Value {
     run_json(

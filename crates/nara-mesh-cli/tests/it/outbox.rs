@@ -6,30 +6,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::serve::Serving;
-use crate::{nara_mesh, new_soul, text};
-
-/// Runs the program as a user for whom bob runs.
-fn run(folder: &Path, expected: i32, args: &[&str]) -> (String, String) {
-    let output = nara_mesh(folder)
-        .env("XDG_RUNTIME_DIR", folder.join("run"))
-        .args(args)
-        .output()
-        .unwrap();
-    let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
-    assert_eq!(
-        output.status.code(),
-        Some(expected),
-        "{args:?}\n{stdout}\n{stderr}"
-    );
-    (stdout, stderr)
-}
-
-fn json(folder: &Path, expected: i32, args: &[&str]) -> Value {
-    let (stdout, _) = run(folder, expected, &[args, &["--json"]].concat());
-    let json = serde_json::from_str(&stdout).unwrap_or_else(|error| panic!("{error}: {stdout}"));
-    crate::schemas::validate(&json);
-    json
-}
+use crate::{json_as_user as json, new_soul, run_as_user as run};
 
 fn start_bob(folder: &Path) -> (Serving, Value) {
     Serving::start_in(folder, "bob", &[], &[("XDG_RUNTIME_DIR", &folder.join("run"))])

@@ -9,7 +9,7 @@ use super::clocks::PeerClocks;
 use super::exchange::Exchange;
 use super::pool::Pool;
 use super::replies::PendingReplies;
-use super::resolve::{AddressLookup, Resolver, Strangers};
+use super::resolve::{AddressOverrides, Resolver, Strangers};
 use super::sign::RequestSigner;
 use super::verifier::AnswerVerifier;
 use crate::Signatures;
@@ -28,7 +28,7 @@ pub struct MeshClientBuilder {
     registry: PeerRegistry,
     transport: Arc<dyn Transport>,
     clock: Arc<dyn Clock>,
-    lookup: Option<Box<dyn AddressLookup>>,
+    overrides: AddressOverrides,
     call_timeout: Duration,
     dial_timeout: Duration,
     fan_out: usize,
@@ -48,7 +48,7 @@ impl MeshClientBuilder {
             registry: PeerRegistry::default(),
             transport: Arc::new(TcpTransport),
             clock: Arc::new(SystemClock),
-            lookup: None,
+            overrides: AddressOverrides::default(),
             call_timeout: defaults::CALL_TIMEOUT,
             dial_timeout: defaults::DIAL_TIMEOUT,
             fan_out: defaults::FAN_OUT,
@@ -81,10 +81,9 @@ impl MeshClientBuilder {
         self
     }
 
-    /// A source of addresses that takes precedence over the registry, such as
-    /// [`AddressOverrides`](super::AddressOverrides) in tests.
-    pub fn address_lookup(mut self, lookup: impl AddressLookup) -> Self {
-        self.lookup = Some(Box::new(lookup));
+    /// Addresses that take precedence over the registry: for tests.
+    pub fn address_overrides(mut self, overrides: AddressOverrides) -> Self {
+        self.overrides = overrides;
         self
     }
 
@@ -196,7 +195,7 @@ impl MeshClientBuilder {
         let exchange = Exchange {
             resolver: Resolver {
                 registry: self.registry.clone(),
-                lookup: self.lookup,
+                overrides: self.overrides,
                 mesh_port: self.mesh_port,
                 strangers: Strangers::default(),
             },

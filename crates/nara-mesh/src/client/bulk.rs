@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
-use nara_proto::event::{EventProblem, EventTrust, Service};
+use nara_proto::event::{CheckedEvent, CheckedEvents, EventProblem, EventTrust, RefusedEvent, Service};
 use nara_proto::reconcile::ItemId;
 use nara_proto::sync::{Cursor, EventFilter, MAX_EVENTS};
 use tokio::sync::watch;
@@ -14,13 +14,13 @@ use tokio::time::{Instant, sleep};
 
 use super::error::ClientError;
 use super::handle::PeerHandle;
-use super::verified::{CheckedEvents, RefusedEvent, SyncPage};
-use crate::ledger::{ANY_VOTER, CheckedEvent, Insertion, Ledger, LedgerError};
+use super::verified::SyncPage;
+use crate::ledger::{ANY_VOTER, Insertion, Ledger, LedgerError};
 
 /// Refused events that a report names; further ones are counted only.
 const MAX_NAMED: usize = 1000;
 
-/// How [`PeerHandle::sync_into`] works.
+/// How [`PeerHandle::sync_into`] and [`PeerHandle::reconcile`] work.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct SyncOptions {
@@ -28,6 +28,8 @@ pub struct SyncOptions {
     pub page_size: usize,
     /// Whether to resume behind the last sync of this peer and filter.
     pub resume: bool,
+    /// Whether a reconciliation also sends the peer, in zines, the events that it lacks.
+    pub push: bool,
     /// Receives the progress after each page.
     pub progress: Option<watch::Sender<SyncProgress>>,
     /// How long to wait behind each page, for transfers that must not take the whole machine.
@@ -39,6 +41,7 @@ impl Default for SyncOptions {
         Self {
             page_size: MAX_EVENTS,
             resume: true,
+            push: false,
             progress: None,
             pause: Duration::ZERO,
         }
@@ -57,6 +60,13 @@ impl SyncOptions {
     #[must_use]
     pub fn resume(mut self, resume: bool) -> Self {
         self.resume = resume;
+        self
+    }
+
+    /// Sets whether a reconciliation also sends the peer the events that it lacks.
+    #[must_use]
+    pub fn push(mut self, push: bool) -> Self {
+        self.push = push;
         self
     }
 
@@ -132,16 +142,42 @@ impl SyncProgress {
     }
 }
 
-/// The result of a transfer.
+/// The result of a transfer, a reconciliation, or a comparison.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SyncReport {
-    /// The final progress.
+    /// How many events came, were stored, or were refused.
     pub progress: SyncProgress,
-    /// Where it resumed, if not at the beginning.
+    /// Where a sync by pages resumed, if not at the beginning.
     pub resumed: Option<Cursor>,
     /// The first thousand refused events.
     pub refused: Vec<RefusedEvent>,
+    /// Rounds of comparing; 0 if nothing was compared.
+    pub rounds: usize,
+    /// Bytes of the frames that were sent to compare, without headers.
+    pub bytes_sent: u64,
+    /// Bytes of the frames that came to compare, without headers.
+    pub bytes_received: u64,
+    /// Whether both had the same events in the scope when they were compared.
+    pub in_sync: bool,
+    /// How many events this nara had in the scope then; [`PeerHandle::check_in_sync`] alone counts them.
+    pub events_here: usize,
+    /// Whether the whole difference was found. If not, the sets differ too much for the limit of rounds: the found
+    /// part is fetched, and the next reconciliation finds more.
+    pub complete: bool,
+    /// Whether the peer does not support reconciliation, so that its events were fetched page by page. The
+    /// difference is then unknown.
+    pub fell_back: bool,
+    /// Events that only the peer has.
+    pub missing_here: usize,
+    /// Events that only this nara has.
+    pub missing_there: usize,
+    /// Missing events that were rejected from this peer before, and not fetched.
+    pub rejected_before: usize,
+    /// Requested events that the peer no longer has.
+    pub gone: usize,
+    /// Events that were offered to the peer.
+    pub pushed: usize,
 }
 
 /// Why a transfer failed.
@@ -231,7 +267,7 @@ pub(super) struct Storing<'a, L: ?Sized> {
     watch: Option<watch::Sender<SyncProgress>>,
     started: Instant,
     pause: Duration,
-    /// The events that were refused or not kept by the ledger, as [`ReconcileStore::reject`](crate::ledger::ReconcileStore)
+    /// The events that were refused or not kept by the ledger, as [`TransferStore::reject`](crate::ledger::TransferStore)
     /// takes them, if somebody wants them.
     pub(super) dropped: Option<Vec<(ItemId, Option<String>)>>,
     /// Events whose time has not come by our clock. If that is late, they are good once it is set right.

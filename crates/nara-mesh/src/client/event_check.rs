@@ -4,13 +4,12 @@ use std::num::NonZero;
 use std::sync::Arc;
 
 use futures_util::future::join_all;
-use nara_proto::event::{EventReception, SyncEvent, verify_events};
+use nara_proto::event::{CheckedEvents, EventReception, SyncEvent, check_events};
 use nara_proto::time::UnixNanos;
 use tokio::time::{Instant, timeout_at};
 
 use super::clocks::PeerClocks;
 use super::error::{Problem, Stage};
-use super::verified::{CheckedEvent, CheckedEvents, RefusedEvent};
 use crate::offload::{EVENTS_VERIFIED_HERE, offload};
 use crate::random::random;
 use crate::registry::KnownKeys;
@@ -73,27 +72,14 @@ async fn check_all(mut events: Vec<SyncEvent>, reception: Reception) -> CheckedE
     checked
 }
 
-fn check_batch(mut events: Vec<SyncEvent>, reception: &Reception) -> CheckedEvents {
+fn check_batch(events: Vec<SyncEvent>, reception: &Reception) -> CheckedEvents {
     let how = EventReception {
         now: reception.now,
         random: random(),
     };
-    let verdicts = verify_events(&mut events, &reception.keys, how);
-    let mut checked = CheckedEvents::default();
-    for (event, verdict) in events.into_iter().zip(verdicts) {
-        match verdict {
-            Ok(trust) => {
-                if trust.is_verified() {
-                    reception.keys.hear(&event, reception.now);
-                }
-                checked.accepted.push(CheckedEvent { event, trust });
-            }
-            Err(problem) => checked.refused.push(RefusedEvent {
-                id: event.id,
-                emitter: event.emitter,
-                problem,
-            }),
-        }
+    let checked = check_events(events, &reception.keys, how);
+    for event in checked.accepted.iter().filter(|event| event.is_verified()) {
+        reception.keys.hear(&event.event, reception.now);
     }
     checked
 }

@@ -2,7 +2,7 @@
 
 use futures_util::stream::BoxStream;
 use nara_proto::endpoint::{AllCheckpoints, CheckpointsRequest, EventsSync, GossipZine};
-use nara_proto::event::{Service, SyncEvent};
+use nara_proto::event::{CheckedEvents, Service, SyncEvent};
 use nara_proto::identity::Verifier;
 use nara_proto::sync::{Cursor, EventFilter, Pager, SyncRequest, SyncResponse};
 use nara_proto::zine::Zine;
@@ -13,7 +13,7 @@ use super::exchange::Answer;
 use super::handle::PeerHandle;
 use super::pages::{FetchedPage, PageChecker, PageSource, pages_ahead};
 use super::resolve::Route;
-use super::verified::{CheckedEvents, Checkpoints, SyncEvents, SyncPage, Verification, Verified, ZineEvents};
+use super::verified::{SyncEvents, SyncPage, Verification, Verified};
 
 /// Checkpoints on one page.
 const CHECKPOINT_PAGE: usize = 1000;
@@ -46,6 +46,7 @@ impl PeerHandle {
             events,
             next_cursor,
             next_after: next_after.parse().ok(),
+            more: false,
         };
         Ok(Verified::new(value, verification))
     }
@@ -76,13 +77,13 @@ impl PeerHandle {
     ///
     /// # Errors
     /// [`ClientError`].
-    pub async fn fetch_checkpoints(&self) -> Result<Verified<Checkpoints>, ClientError> {
+    pub async fn fetch_checkpoints(&self) -> Result<Verified<SyncEvents>, ClientError> {
         let filter = EventFilter {
             services: vec![Service::Checkpoint.as_str().to_owned()],
             ..EventFilter::default()
         };
         let mut pager = Pager::new(filter, CHECKPOINT_PAGE);
-        let mut checkpoints = Checkpoints::default();
+        let mut checkpoints = SyncEvents::default();
         let mut verification = Verification::open();
         while let Some(page) = self.next_page(&mut pager).await? {
             checkpoints.events.append(page.events);
@@ -103,7 +104,7 @@ impl PeerHandle {
     ///
     /// # Errors
     /// [`ClientError`]. An event that must not be stored is not an error: see [`CheckedEvents::refused`].
-    pub async fn exchange_zine(&self, events: Vec<SyncEvent>) -> Result<Verified<ZineEvents>, ClientError> {
+    pub async fn exchange_zine(&self, events: Vec<SyncEvent>) -> Result<Verified<SyncEvents>, ClientError> {
         let deadline = self.deadline();
         let local = &self.exchange.local;
         let now = self.exchange.clocks.clock().now_seconds();
@@ -117,10 +118,11 @@ impl PeerHandle {
         let events = self
             .check(&answer.route, zine.events.unwrap_or_default(), deadline)
             .await?;
-        let value = ZineEvents {
+        let value = SyncEvents {
             from: zine.from,
-            created_at: zine.created_at,
+            ts: zine.created_at,
             events,
+            ..SyncEvents::default()
         };
         Ok(Verified::new(value, verification))
     }
@@ -161,8 +163,8 @@ impl PeerHandle {
         }
     }
 
-    async fn fetch_old_checkpoints(&self) -> Result<Checkpoints, ClientError> {
-        let mut checkpoints = Checkpoints::default();
+    async fn fetch_old_checkpoints(&self) -> Result<SyncEvents, ClientError> {
+        let mut checkpoints = SyncEvents::default();
         loop {
             let deadline = self.deadline();
             let received = checkpoints.events.received();

@@ -7,23 +7,7 @@ use crate::registry::{Peer, PeerInfo};
 
 /// Calls many peers, at most `limit` at once, and returns one outcome for each, in the order of `peers`. A slow
 /// peer occupies one of the `limit` slots and delays no other peer.
-///
-/// ```no_run
-/// # async fn example(client: nara_mesh::client::MeshClient) {
-/// use nara_mesh::client::fan_out;
-///
-/// let peers = client.registry().peers();
-/// let outcomes = fan_out(peers, 32, |peer| {
-///     let peer = client.peer(peer);
-///     async move { peer.coordinates().await }
-/// })
-/// .await;
-/// for (peer, outcome) in outcomes {
-///     println!("{peer}: {}", outcome.is_ok());
-/// }
-/// # }
-/// ```
-pub async fn fan_out<T, Call, Calling>(
+pub(crate) async fn fan_out<T, Call, Calling>(
     peers: impl IntoIterator<Item = Arc<Peer>>,
     limit: usize,
     call: Call,

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::deadline::deadline_after;
 use super::error::{ClientError, Problem};
 use super::exchange::{Callee, Exchange};
+use super::open_request::BodyLimits;
 use super::verified::Verified;
 use crate::registry::Peer;
 
@@ -33,6 +34,7 @@ pub struct PeerHandle {
     pub(super) exchange: Arc<Exchange>,
     pub(super) peer: Callee,
     pub(super) call_timeout: Duration,
+    pub(super) body_limits: BodyLimits,
 }
 
 impl fmt::Debug for PeerHandle {
@@ -52,6 +54,14 @@ impl PeerHandle {
     #[must_use]
     pub fn with_timeout(mut self, call_timeout: Duration) -> Self {
         self.call_timeout = call_timeout;
+        self
+    }
+
+    /// The same peer with other limits, in bytes, for the bodies of a [request](Self::request) and of its answer, where
+    /// they have to be held in memory.
+    #[must_use]
+    pub fn with_body_limits(mut self, request: usize, answer: usize) -> Self {
+        self.body_limits = BodyLimits { request, answer };
         self
     }
 

@@ -15,59 +15,13 @@ use super::deadline::deadline_after;
 use super::error::{ClientError, Problem, Stage};
 use super::exchange::{Callee, Exchange, traced};
 use super::handle::PeerHandle;
-use super::open_request::{OpenRequest, strip_reserved};
+use super::open_request::{BodyLimits, OpenRequest, strip_reserved};
 use super::request::Outgoing;
 use super::resolve::Route;
 use super::verified::{BodyProof, Verification, Verified};
-use crate::defaults;
 
 /// A streamed body that is known to be this small is sent as a whole: it costs no connection of its own then.
 const SMALL_BODY: u64 = 64 << 10;
-
-/// How one request differs from the others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct CallOptions {
-    /// How long the whole call may take; `None`: as long as any call of the client.
-    pub timeout: Option<Duration>,
-    /// The most bytes of the body of a request, where it has to be held in memory.
-    pub max_request: usize,
-    /// The most bytes of the body of an answer, where it has to be held in memory.
-    pub max_answer: usize,
-}
-
-impl Default for CallOptions {
-    fn default() -> Self {
-        Self {
-            timeout: None,
-            max_request: defaults::REQUEST_BODY,
-            max_answer: defaults::ANSWER_BODY,
-        }
-    }
-}
-
-impl CallOptions {
-    /// Sets how long the whole call may take.
-    #[must_use]
-    pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = Some(timeout);
-        self
-    }
-
-    /// Sets the most bytes of the body of a request that are held in memory.
-    #[must_use]
-    pub fn max_request(mut self, bytes: usize) -> Self {
-        self.max_request = bytes;
-        self
-    }
-
-    /// Sets the most bytes of the body of an answer that are held in memory.
-    #[must_use]
-    pub fn max_answer(mut self, bytes: usize) -> Self {
-        self.max_answer = bytes;
-        self
-    }
-}
 
 impl PeerHandle {
     /// Sends a request of any kind to the peer, signed, and gives its answer, verified. A status such as 404 is an
@@ -75,7 +29,7 @@ impl PeerHandle {
     ///
     /// The URI begins with the path. Method, path, query and body are signed, other header fields are covered on a TLS
     /// connection alone: see [`Verification::request`] for what the peer could verify. A v1 peer verifies method and
-    /// path. Request and answer are held in memory, up to the limits of [`CallOptions`]. A request that is idempotent
+    /// path. Request and answer are held in memory, up to [limits](PeerHandle::with_body_limits). A request that is idempotent
     /// by its method (RFC 9110, section 9.2.2) is tried again where that may help.
     ///
     /// ```no_run
@@ -99,29 +53,13 @@ impl PeerHandle {
         B::Data: Send,
         B::Error: Into<Box<dyn Error + Send + Sync>>,
     {
-        self.request_with(request, CallOptions::default()).await
-    }
-
-    /// As [`PeerHandle::request`], with other limits.
-    ///
-    /// # Errors
-    /// As [`PeerHandle::request`].
-    pub async fn request_with<B>(
-        &self,
-        request: Request<B>,
-        options: CallOptions,
-    ) -> Result<Verified<Response<Bytes>>, ClientError>
-    where
-        B: Body + Send + 'static,
-        B::Data: Send,
-        B::Error: Into<Box<dyn Error + Send + Sync>>,
-    {
-        let deadline = deadline_after(options.timeout.unwrap_or(self.call_timeout));
+        let deadline = self.deadline();
         let request = OpenRequest::new(request).map_err(|problem| self.fail(problem))?;
         traced(&self.peer, "request", async {
             let mut route = self.exchange.route(&self.peer)?;
             let requesting = async {
-                let buffering = request.buffered(options.max_request, options.max_answer);
+                let limits = self.body_limits;
+                let buffering = request.buffered(limits.request, limits.answer);
                 let buffered = timeout_at(deadline, buffering).await;
                 let outgoing = buffered.map_err(|_| Problem::Timeout(Stage::Body))??;
                 self.exchange.request(&mut route, &outgoing, deadline).await
@@ -165,7 +103,7 @@ impl Exchange {
         self: Arc<Self>,
         peer: Callee,
         request: OpenRequest<B>,
-        options: CallOptions,
+        limits: BodyLimits,
         limit: Duration,
     ) -> Result<Response<AnswerBody>, ClientError>
     where
@@ -175,7 +113,7 @@ impl Exchange {
     {
         traced(&peer, "service", async {
             let mut route = self.route(&peer)?;
-            let served = self.serve_on(&mut route, request, options, limit).await;
+            let served = self.serve_on(&mut route, request, limits, limit).await;
             served.map_err(|problem| ClientError::new(&route, problem))
         })
         .await
@@ -185,7 +123,7 @@ impl Exchange {
         &self,
         route: &mut Route,
         request: OpenRequest<B>,
-        options: CallOptions,
+        limits: BodyLimits,
         limit: Duration,
     ) -> Result<Response<AnswerBody>, Problem>
     where
@@ -197,14 +135,14 @@ impl Exchange {
         self.verifier.introduce(route, deadline).await?;
         let is_small = request.body_length().is_some_and(|length| length <= SMALL_BODY);
         let opened = if !is_small && self.may_stream(route, deadline).await {
-            let (mut outgoing, body) = request.streamed(options.max_answer);
+            let (mut outgoing, body) = request.streamed(limits.answer);
             outgoing.accepts_stream = true;
             let opened = self.caller.open_streamed(route, &outgoing, body, limit).await;
             // The peer may have taken its time while the body was made.
             deadline = deadline_after(limit);
             opened
         } else {
-            let buffering = request.buffered(options.max_request, options.max_answer);
+            let buffering = request.buffered(limits.request, limits.answer);
             let buffered = timeout_at(deadline, buffering).await;
             let mut outgoing = buffered.map_err(|_| Problem::Timeout(Stage::Body))??;
             outgoing.accepts_stream = true;
@@ -212,7 +150,7 @@ impl Exchange {
         };
         let open = opened.map_err(|problem| self.verifier.explain_other_key(route, problem))?;
         route.answered_at(open.head.address);
-        self.accept_open(route, open, options.max_answer, deadline).await
+        self.accept_open(route, open, limits.answer, deadline).await
     }
 
     /// Verifies an answer whose body is still to come.

@@ -3,48 +3,26 @@
 use std::error::Error;
 
 use bytes::Buf as _;
-use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
-    TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
-};
+use http::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderName};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Method, Request};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::Body;
 use nara_proto::endpoint::Authentication;
+use nara_proto::forwarding::{is_channel_header, is_connection_header, is_identity_header};
 
 use super::request::{Outgoing, StreamedBody};
 use super::request_problem::RequestProblem;
-use crate::trace;
+use crate::{defaults, trace};
 
-/// Header fields that belong to one connection (RFC 9110, section 7.6.1), and those that HTTP makes itself.
-const OF_THE_CONNECTION: [HeaderName; 11] = [
-    CONNECTION,
-    EXPECT,
-    HOST,
-    HeaderName::from_static("keep-alive"),
-    PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION,
-    HeaderName::from_static("proxy-connection"),
-    TE,
-    TRAILER,
-    TRANSFER_ENCODING,
-    UPGRADE,
-];
-
-/// Header fields in which both profiles sign, beside those that begin with `x-nara-`.
-const OF_THE_SIGNATURE: [HeaderName; 4] = [
-    HeaderName::from_static("accept-signature"),
-    HeaderName::from_static("content-digest"),
-    HeaderName::from_static("signature"),
-    HeaderName::from_static("signature-input"),
-];
-
+/// Whether a header is HTTP's own, about one connection, or one in which the channel signs. One that only resembles these
+/// is passed on: the server of the peer takes care of it.
 fn is_reserved(name: &HeaderName) -> bool {
-    OF_THE_CONNECTION.contains(name)
-        || OF_THE_SIGNATURE.contains(name)
+    name == HOST
+        || is_connection_header(name)
         || name.as_str().starts_with("x-nara-")
+        || (is_channel_header(name) && !is_identity_header(name))
 }
 
 /// Takes the header fields out of an answer that were for the channel.
@@ -52,6 +30,22 @@ pub(super) fn strip_reserved(headers: &mut HeaderMap) {
     let reserved: Vec<_> = headers.keys().filter(|name| is_reserved(name)).cloned().collect();
     for name in reserved {
         headers.remove(name);
+    }
+}
+
+/// The most bytes of bodies that have to be held in memory.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct BodyLimits {
+    pub(super) request: usize,
+    pub(super) answer: usize,
+}
+
+impl Default for BodyLimits {
+    fn default() -> Self {
+        Self {
+            request: defaults::REQUEST_BODY,
+            answer: defaults::ANSWER_BODY,
+        }
     }
 }
 

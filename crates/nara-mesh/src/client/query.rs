@@ -6,6 +6,7 @@ use nara_proto::breaker::BreakerState;
 use nara_proto::endpoint::{Endpoint as _, MAX_QUERY_HOPS, PeerQuery, PeerQueryRequest};
 use nara_proto::identity::{NaraName, PublicKey};
 use nara_proto::peer::PeerQueryResponse;
+use nara_proto::time::UnixMillis;
 
 use super::caller::Reply;
 use super::deadline::deadline_after;
@@ -13,7 +14,7 @@ use super::error::{ClientError, Problem};
 use super::exchange::{Callee, Exchange, traced};
 use super::request::Outgoing;
 use super::resolve::PeerRef;
-use super::verified::FoundPeer;
+use crate::registry::{KeySource, PeerInfo, PinnedKey};
 
 /// The name of the nara to ask next. There is no `Location`: this is no redirect of HTTP.
 const REDIRECT_HEADER: HeaderName = HeaderName::from_static("x-nara-redirect-to");
@@ -24,7 +25,7 @@ impl Exchange {
         &self,
         target: &NaraName,
         call_timeout: Duration,
-    ) -> Result<FoundPeer, ClientError> {
+    ) -> Result<PeerInfo, ClientError> {
         let mut candidates: VecDeque<NaraName> = self
             .registry
             .peers()
@@ -47,7 +48,12 @@ impl Exchange {
             }
             asked.push(name.clone());
             match self.ask(&name, target, &asked, call_timeout).await {
-                Ok(Hearsay::Found(found)) => return Ok(found),
+                Ok(Hearsay::Found(mut found)) => {
+                    if let Some(key) = &mut found.key {
+                        key.learned_at = self.clocks.clock().now_millis();
+                    }
+                    return Ok(*found);
+                }
                 Ok(Hearsay::Ask(next)) => candidates.push_front(next),
                 // A peer that does not answer does not end the search.
                 Ok(Hearsay::Nothing) | Err(_) => {}
@@ -89,7 +95,7 @@ impl Exchange {
 /// What one peer says.
 enum Hearsay {
     Ask(NaraName),
-    Found(FoundPeer),
+    Found(Box<PeerInfo>),
     Nothing,
 }
 
@@ -97,7 +103,8 @@ fn read_hearsay(reply: Reply, told_by: &NaraName, target: &NaraName) -> Result<H
     match reply.head.status {
         StatusCode::OK => {
             let answer = PeerQuery::decode(&reply.body).map_err(Problem::Decode)?;
-            Ok(read_found(&answer, told_by, target).map_or(Hearsay::Nothing, Hearsay::Found))
+            Ok(read_found(&answer, told_by, target)
+                .map_or(Hearsay::Nothing, |found| Hearsay::Found(Box::new(found))))
         }
         StatusCode::TEMPORARY_REDIRECT | StatusCode::SEE_OTHER => {
             let next = reply.head.headers.get(REDIRECT_HEADER);
@@ -110,14 +117,24 @@ fn read_hearsay(reply: Reply, told_by: &NaraName, target: &NaraName) -> Result<H
     }
 }
 
-fn read_found(answer: &PeerQueryResponse, told_by: &NaraName, target: &NaraName) -> Option<FoundPeer> {
+fn read_found(answer: &PeerQueryResponse, told_by: &NaraName, target: &NaraName) -> Option<PeerInfo> {
     if answer.target != target.as_str() {
         return None;
     }
-    Some(FoundPeer {
+    let key = PinnedKey {
         name: target.clone(),
+        id: None,
         key: PublicKey::from_base64(&answer.public_key).ok()?,
-        mesh_ip: answer.mesh_ip.parse().ok(),
-        told_by: told_by.clone(),
+        source: KeySource::PeerQuery(told_by.clone()),
+        learned_at: UnixMillis::default(),
+    };
+    let found = PeerInfo {
+        name: Some(target.clone()),
+        key: Some(key),
+        ..PeerInfo::default()
+    };
+    Some(match answer.mesh_ip.parse() {
+        Ok(ip) => found.at_ip(ip),
+        Err(_) => found,
     })
 }

@@ -12,12 +12,11 @@ use nara_proto::sync::{Cursor, EventFilter, MAX_EVENTS, Pager};
 use nara_proto::time::{UnixNanos, UnixSeconds};
 use tokio::sync::watch;
 
-use super::bulk::{Storing, SyncError, SyncProgress};
+use super::bulk::{Storing, SyncError, SyncOptions, SyncProgress, SyncReport};
 use super::error::{ClientError, Problem};
 use super::events::PagesByTime;
 use super::handle::PeerHandle;
 use super::pages::{FetchedPage, PageSource, pages_ahead};
-use super::verified::RefusedEvent;
 use crate::ledger::Ledger;
 use crate::offload::offload;
 
@@ -26,81 +25,6 @@ const FETCH: usize = 2000;
 
 /// Events that are pushed at once.
 const PUSH: usize = 500;
-
-/// How [`PeerHandle::reconcile`] works.
-#[derive(Clone, Debug, Default)]
-#[non_exhaustive]
-pub struct ReconcileOptions {
-    /// Whether to send the peer, in zines, the events that it lacks.
-    pub push: bool,
-    /// Receives the progress of the fetching.
-    pub progress: Option<watch::Sender<SyncProgress>>,
-    /// How long to wait behind each answer with events, for transfers that must not take the whole machine.
-    pub(crate) pause: Duration,
-}
-
-impl ReconcileOptions {
-    /// Sets whether to send the peer the events that it lacks.
-    #[must_use]
-    pub fn push(mut self, push: bool) -> Self {
-        self.push = push;
-        self
-    }
-
-    /// Also gives the progress of the fetching, as it changes.
-    #[must_use]
-    pub fn watched(mut self) -> (Self, watch::Receiver<SyncProgress>) {
-        let (sender, receiver) = watch::channel(SyncProgress::default());
-        self.progress = Some(sender);
-        (self, receiver)
-    }
-}
-
-/// The result of a reconciliation.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct ReconcileReport {
-    /// Rounds of comparing.
-    pub rounds: usize,
-    /// Bytes of the sent frames, without headers.
-    pub bytes_sent: u64,
-    /// Bytes of the received frames, without headers.
-    pub bytes_received: u64,
-    /// Whether the whole difference was found. If not, the sets differ too much for the limit of rounds: the found
-    /// part is fetched, and the next reconciliation finds more.
-    pub complete: bool,
-    /// Whether the peer does not support reconciliation, so that its events were fetched page by page. The
-    /// difference is then unknown.
-    pub fell_back: bool,
-    /// Events that only the peer has.
-    pub missing_here: usize,
-    /// Events that only this nara has.
-    pub missing_there: usize,
-    /// Missing events that were rejected from this peer before, and not fetched.
-    pub rejected_before: usize,
-    /// Requested events that the peer no longer has.
-    pub gone: usize,
-    /// Events that were offered to the peer.
-    pub pushed: usize,
-    /// The fetching: how many events came, were stored, or were refused.
-    pub fetch: SyncProgress,
-    /// The first thousand refused events.
-    pub refused: Vec<RefusedEvent>,
-}
-
-/// The result of [`PeerHandle::check_in_sync`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct SyncCheck {
-    /// Whether both have the same events in the scope.
-    pub in_sync: bool,
-    /// How many events this nara has in the scope.
-    pub events_here: usize,
-    /// Bytes of the frame that was sent, without headers.
-    pub bytes_sent: u64,
-    /// Bytes of the frame that came, without headers.
-    pub bytes_received: u64,
-}
 
 impl PeerHandle {
     /// Finds the events of a scope that are missing here, fetches only those, verifies and stores them.
@@ -114,9 +38,9 @@ impl PeerHandle {
         &self,
         ledger: &L,
         scope: Scope,
-        options: ReconcileOptions,
-    ) -> Result<ReconcileReport, SyncError> {
-        let mut report = ReconcileReport::default();
+        options: SyncOptions,
+    ) -> Result<SyncReport, SyncError> {
+        let mut report = SyncReport::default();
         let compared = self.compare(ledger, &scope, &mut report, usize::MAX).await;
         let reconciler = match compared {
             Err(SyncError::Peer(error)) if error.status() == Some(StatusCode::NOT_FOUND) => {
@@ -125,6 +49,7 @@ impl PeerHandle {
             compared => compared?,
         };
         report.complete = reconciler.is_complete();
+        report.in_sync = reconciler.is_in_sync();
         report.missing_here = reconciler.missing_here().len();
         report.missing_there = reconciler.missing_there().len();
 
@@ -170,16 +95,13 @@ impl PeerHandle {
         &self,
         ledger: &L,
         scope: Scope,
-    ) -> Result<SyncCheck, SyncError> {
-        let mut report = ReconcileReport::default();
+    ) -> Result<SyncReport, SyncError> {
+        let mut report = SyncReport::default();
         let events_here = ledger.items(scope.clone()).await?.len();
         let reconciler = self.compare(ledger, &scope, &mut report, 1).await?;
-        Ok(SyncCheck {
-            in_sync: reconciler.is_in_sync(),
-            events_here,
-            bytes_sent: report.bytes_sent,
-            bytes_received: report.bytes_received,
-        })
+        report.in_sync = reconciler.is_in_sync();
+        report.events_here = events_here;
+        Ok(report)
     }
 
     /// Compares until the difference is known, or for so many rounds.
@@ -187,7 +109,7 @@ impl PeerHandle {
         &self,
         ledger: &L,
         scope: &Scope,
-        report: &mut ReconcileReport,
+        report: &mut SyncReport,
         max_rounds: usize,
     ) -> Result<Reconciler, SyncError> {
         let set = ledger.items(scope.clone()).await?;
@@ -229,7 +151,7 @@ impl PeerHandle {
         place: String,
         missing: VecDeque<ItemId>,
         (progress, pause): (Option<watch::Sender<SyncProgress>>, Duration),
-        report: &mut ReconcileReport,
+        report: &mut SyncReport,
     ) -> Result<(), SyncError> {
         let asked = missing.len();
         let mut storing = Storing::new(ledger, progress, pause);
@@ -248,7 +170,7 @@ impl PeerHandle {
         let done = storing.finish(ended).map_err(|interrupted| interrupted.error)?;
         report.gone = asked - done.progress.received;
         report.refused = done.refused;
-        report.fetch = done.progress;
+        report.progress = done.progress;
         Ok(())
     }
 
@@ -257,9 +179,9 @@ impl PeerHandle {
         &self,
         ledger: &L,
         scope: &Scope,
-        options: ReconcileOptions,
-        mut report: ReconcileReport,
-    ) -> Result<ReconcileReport, SyncError> {
+        options: SyncOptions,
+        mut report: SyncReport,
+    ) -> Result<SyncReport, SyncError> {
         let filter = EventFilter {
             services: scope
                 .services
@@ -292,7 +214,7 @@ impl PeerHandle {
         report.fell_back = true;
         report.complete = true;
         report.refused = done.refused;
-        report.fetch = done.progress;
+        report.progress = done.progress;
         Ok(report)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::fmt::{self, Debug};
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -138,12 +138,6 @@ impl fmt::Display for PeerRef {
     }
 }
 
-/// A source of addresses that is asked before the registry.
-pub trait AddressLookup: Debug + Send + Sync + 'static {
-    /// The address of a nara; `None` if this source does not know it.
-    fn address_of(&self, id: &NaraId) -> Option<SocketAddr>;
-}
-
 /// Test mode (mesh client specification, section 3): ids with the address to which their traffic goes
 /// instead.
 ///
@@ -160,11 +154,6 @@ pub trait AddressLookup: Debug + Send + Sync + 'static {
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct AddressOverrides(HashMap<NaraId, SocketAddr>);
-
-/// A text that is not the base URL of a nara.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not the base URL of a nara (expected http://, an IP address, a colon and a port)")]
-pub struct InvalidBaseUrl(String);
 
 impl AddressOverrides {
     /// No overrides.
@@ -183,9 +172,10 @@ impl AddressOverrides {
     /// not resolved.
     ///
     /// # Errors
-    /// [`InvalidBaseUrl`] for every other form.
-    pub fn with_url(self, id: NaraId, base_url: &str) -> Result<Self, InvalidBaseUrl> {
-        let address = parse_base_url(base_url).ok_or_else(|| InvalidBaseUrl(base_url.to_owned()))?;
+    /// What is expected, for every other form.
+    pub fn with_url(self, id: NaraId, base_url: &str) -> Result<Self, &'static str> {
+        let expected = "expected http://, an IP address, a colon and a port";
+        let address = parse_base_url(base_url).ok_or(expected)?;
         Ok(self.with(id, address))
     }
 }
@@ -199,12 +189,6 @@ fn parse_base_url(base_url: &str) -> Option<SocketAddr> {
 impl FromIterator<(NaraId, SocketAddr)> for AddressOverrides {
     fn from_iter<I: IntoIterator<Item = (NaraId, SocketAddr)>>(addresses: I) -> Self {
         Self(addresses.into_iter().collect())
-    }
-}
-
-impl AddressLookup for AddressOverrides {
-    fn address_of(&self, id: &NaraId) -> Option<SocketAddr> {
-        self.0.get(id).copied()
     }
 }
 
@@ -274,7 +258,7 @@ impl fmt::Display for Route {
 #[derive(Debug)]
 pub(super) struct Resolver {
     pub(super) registry: PeerRegistry,
-    pub(super) lookup: Option<Box<dyn AddressLookup>>,
+    pub(super) overrides: AddressOverrides,
     pub(super) mesh_port: u16,
     /// Peers that are called by an address that nobody registered; they too have circuit breakers.
     pub(super) strangers: Strangers,
@@ -337,7 +321,7 @@ impl Resolver {
     }
 
     fn overridden(&self, id: &NaraId) -> Option<SocketAddr> {
-        self.lookup.as_ref()?.address_of(id)
+        self.overrides.0.get(id).copied()
     }
 
     /// Takes a peer into the registry of which only an override is known: it needs a place for its key and

@@ -10,7 +10,6 @@ use tower::Service;
 use super::answer_body::AnswerBody;
 use super::error::ClientError;
 use super::handle::PeerHandle;
-use super::open::CallOptions;
 use super::open_request::OpenRequest;
 
 /// A peer as a [`tower::Service`]: each request is signed and sent to it, each answer is verified.
@@ -26,32 +25,17 @@ use super::open_request::OpenRequest;
 /// [`AnswerBody::proof`]. The answer of a v1 peer is held in memory and verified first.
 ///
 /// The body of a request is sent as it is made to a peer that says that it takes streams, over a secure connection that
-/// is trusted. Otherwise it is held in memory and signed as a whole, up to [`CallOptions::max_request`].
+/// is trusted. Otherwise it is held in memory and signed as a whole, up to a [limit](PeerHandle::with_body_limits).
 ///
 /// The time limit of calls covers the way to the head of the answer, and begins anew with each piece of a request that
 /// is sent while it is made.
 #[derive(Clone, Debug)]
-pub struct PeerService {
-    peer: PeerHandle,
-    options: CallOptions,
-}
+pub struct PeerService(PeerHandle);
 
 impl PeerHandle {
     /// The peer as a [`tower::Service`].
     pub fn service(&self) -> PeerService {
-        PeerService {
-            peer: self.clone(),
-            options: CallOptions::default(),
-        }
-    }
-}
-
-impl PeerService {
-    /// The same service with other limits.
-    #[must_use]
-    pub fn with_options(mut self, options: CallOptions) -> Self {
-        self.options = options;
-        self
+        PeerService(self.clone())
     }
 }
 
@@ -74,13 +58,11 @@ where
             exchange,
             peer,
             call_timeout,
-        } = self.peer.clone();
-        let options = self.options;
+            body_limits,
+        } = self.0.clone();
         match OpenRequest::new(request) {
-            Ok(request) => exchange
-                .serve(peer, request, options, options.timeout.unwrap_or(call_timeout))
-                .boxed(),
-            Err(problem) => std::future::ready(Err(self.peer.fail(problem))).boxed(),
+            Ok(request) => exchange.serve(peer, request, body_limits, call_timeout).boxed(),
+            Err(problem) => std::future::ready(Err(self.0.fail(problem))).boxed(),
         }
     }
 }

@@ -30,7 +30,7 @@ mod state;
 mod unsaved;
 
 pub use error::{StreamError, StreamProblem};
-pub use options::{ReconnectPolicy, SubscribeOptions};
+pub use options::SubscribeOptions;
 pub use state::StreamState;
 
 use std::pin::Pin;

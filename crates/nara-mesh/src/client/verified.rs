@@ -1,11 +1,10 @@
 //! Answers, and what their verification proves.
 
-use std::net::SocketAddr;
 use std::ops::Deref;
 use std::time::Duration;
 
 use nara_proto::clock_offset::ClockOffset;
-use nara_proto::event::{EventProblem, SyncEvent};
+use nara_proto::event::CheckedEvents;
 use nara_proto::identity::{NaraName, PublicKey};
 use nara_proto::peer::PingResponse;
 use nara_proto::sync::Cursor;
@@ -13,8 +12,7 @@ use nara_proto::time::{UnixMillis, UnixSeconds};
 use nara_proto::v2::Capability;
 
 use crate::Coverage;
-pub use crate::ledger::CheckedEvent;
-use crate::registry::{KeySource, PeerInfo, PinnedKey};
+use crate::registry::KeySource;
 use crate::tls::Security;
 
 /// A value from a peer, and what its verification proves. It dereferences to the value.
@@ -121,46 +119,7 @@ impl<T> Deref for Verified<T> {
     }
 }
 
-/// A received event that must not be stored.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct RefusedEvent {
-    /// Its claimed id.
-    pub id: String,
-    /// Its claimed emitter.
-    pub emitter: String,
-    /// What is wrong with it.
-    pub problem: EventProblem,
-}
-
-/// The checked events of one answer.
-#[derive(Clone, Debug, Default, PartialEq)]
-#[non_exhaustive]
-pub struct CheckedEvents {
-    /// The accepted events, in the order of the answer.
-    pub accepted: Vec<CheckedEvent>,
-    /// The refused events, in the order of the answer.
-    pub refused: Vec<RefusedEvent>,
-}
-
-impl CheckedEvents {
-    /// The number of events, accepted and refused.
-    pub fn received(&self) -> usize {
-        self.accepted.len() + self.refused.len()
-    }
-
-    pub(super) fn append(&mut self, mut more: Self) {
-        self.accepted.append(&mut more.accepted);
-        self.refused.append(&mut more.refused);
-    }
-
-    /// The accepted events, without their trust.
-    pub fn into_events(self) -> Vec<SyncEvent> {
-        self.accepted.into_iter().map(|checked| checked.event).collect()
-    }
-}
-
-/// The answer of one event sync.
+/// The events of one answer of a peer: of an event sync, an exchange of zines, or a request for checkpoints.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct SyncEvents {
@@ -174,18 +133,8 @@ pub struct SyncEvents {
     pub next_cursor: String,
     /// Mode `page`: where the next page begins without loss, from peers that support this cursor.
     pub next_after: Option<Cursor>,
-}
-
-/// The answer of one exchange of zines.
-#[derive(Clone, Debug, Default, PartialEq)]
-#[non_exhaustive]
-pub struct ZineEvents {
-    /// The name of the nara that made it.
-    pub from: String,
-    /// When it was made, in **seconds**.
-    pub created_at: UnixSeconds,
-    /// The events.
-    pub events: CheckedEvents,
+    /// Whether there are more checkpoints than were fetched.
+    pub more: bool,
 }
 
 /// One page of [`sync_pages`](super::PeerHandle::sync_pages).
@@ -202,16 +151,6 @@ pub struct SyncPage {
     pub total: Option<u64>,
     /// What is proven about the answer.
     pub verification: Verification,
-}
-
-/// The checkpoints of a peer.
-#[derive(Clone, Debug, Default, PartialEq)]
-#[non_exhaustive]
-pub struct Checkpoints {
-    /// The checkpoints, oldest first.
-    pub events: CheckedEvents,
-    /// Whether there are more than were fetched.
-    pub more: bool,
 }
 
 /// A measured round trip.
@@ -249,36 +188,4 @@ pub struct DiscoveredKey {
     pub key: PublicKey,
     /// The capability of the nara, signed just now with this key.
     pub capability: Option<Capability>,
-}
-
-/// What a peer said about another nara: unsigned hearsay.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct FoundPeer {
-    /// The name of the nara.
-    pub name: NaraName,
-    /// Its public key, as told.
-    pub key: PublicKey,
-    /// Its mesh address, if told.
-    pub mesh_ip: Option<std::net::IpAddr>,
-    /// The peer that said so.
-    pub told_by: NaraName,
-}
-
-impl FoundPeer {
-    /// The registry entry, at `port`; the trust policy of the registry decides about its key.
-    pub fn to_info(&self, port: u16, now: UnixMillis) -> PeerInfo {
-        PeerInfo {
-            name: Some(self.name.clone()),
-            address: self.mesh_ip.map(|ip| SocketAddr::new(ip, port)),
-            key: Some(PinnedKey {
-                name: self.name.clone(),
-                id: None,
-                key: self.key,
-                source: KeySource::PeerQuery(self.told_by.clone()),
-                learned_at: now,
-            }),
-            ..PeerInfo::default()
-        }
-    }
 }

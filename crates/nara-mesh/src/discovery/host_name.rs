@@ -1,14 +1,19 @@
 use nara_proto::identity::NaraName;
 
-/// The name of the nara for which a host name stands: without the `-xxxx` that v1 peers add
-/// (docs/protocol/v1.md, section 3.1). Host names are neither unique nor proven, and that of a machine may say nothing about
-/// its nara: it is a hint.
-pub fn name_of_host(host_name: &str) -> Option<NaraName> {
-    let (name, _) = host_name
-        .rsplit_once('-')
-        .filter(|(_, suffix)| is_random_suffix(suffix))
-        .unwrap_or((host_name, ""));
-    name.parse().ok()
+use crate::transport::Candidate;
+
+impl Candidate {
+    /// The name of the nara for which its host name stands: without the `-xxxx` that v1 peers add
+    /// (docs/protocol/v1.md, section 3.1). Host names are neither unique nor proven, and that of a machine may say nothing
+    /// about its nara: it is a hint.
+    pub fn nara_name(&self) -> Option<NaraName> {
+        let (name, _) = self
+            .host_name
+            .rsplit_once('-')
+            .filter(|(_, suffix)| is_random_suffix(suffix))
+            .unwrap_or((&self.host_name, ""));
+        name.parse().ok()
+    }
 }
 
 /// Whether a host name is the name of a nara, as it is or with the `-xxxx` that v1 peers add.
@@ -26,6 +31,10 @@ fn is_random_suffix(suffix: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn name_of_host(host_name: &str) -> Option<NaraName> {
+        Candidate::new(host_name, Vec::new()).nara_name()
+    }
 
     #[test]
     fn a_host_name_fits_with_and_without_the_random_suffix() {

@@ -38,7 +38,7 @@ impl Owners {
 
 /// The nodes of a network, with owners that a [`Discovery`](super::Discovery) confirmed.
 #[derive(Clone, Debug)]
-pub struct ConfirmedPeers {
+pub(super) struct ConfirmedPeers {
     source: Arc<dyn PeerSource>,
     owners: Owners,
 }

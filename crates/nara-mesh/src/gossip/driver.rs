@@ -17,9 +17,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::directory::{Directory, Label, position};
 use super::zines::{self, ZineError};
-use super::{EventCounts, GossipConfig, GossipLink, GossipPeer, GossipServiceBuilder, GossipStatus};
+use super::{EventCounts, GossipConfig, GossipLink, GossipPeer, GossipStatus};
 use crate::client::{MeshClient, StreamError, StreamState, SubscribeOptions, VerifiedEvent};
-use crate::clock::Clock;
 use crate::ledger::{Insertion, Ledger};
 use crate::random::random;
 use crate::registry::PeerEvent;
@@ -38,7 +37,6 @@ const MAX_FAILURES: usize = 64;
 pub(super) struct Driver {
     client: MeshClient,
     ledger: Arc<dyn Ledger>,
-    clock: Arc<dyn Clock>,
     catch_up: Duration,
     max_zines: usize,
     gossip: Gossip<Label>,
@@ -72,14 +70,13 @@ struct Link {
 }
 
 impl Driver {
-    pub(super) fn new(builder: GossipServiceBuilder, status: watch::Sender<GossipStatus>) -> Self {
-        let GossipServiceBuilder {
-            client,
-            ledger,
-            clock,
-            config,
-            catch_up,
-        } = builder;
+    pub(super) fn new(
+        client: MeshClient,
+        ledger: Arc<dyn Ledger>,
+        config: GossipConfig,
+        catch_up: Duration,
+        status: watch::Sender<GossipStatus>,
+    ) -> Self {
         let me = Label::from(client.local().name().as_str());
         Self {
             max_zines: max_zines(&config),
@@ -100,7 +97,6 @@ impl Driver {
             look_at: None,
             client,
             ledger,
-            clock,
             catch_up,
         }
     }
@@ -164,7 +160,7 @@ impl Driver {
         };
         tracing::debug!(peer = %label, "listening");
         let options = SubscribeOptions::default()
-            .since(self.clock.now_nanos().saturating_sub(self.catch_up))
+            .since(self.client.clock().now_nanos().saturating_sub(self.catch_up))
             .into_ledger(self.ledger.clone());
         let subscription = self.client.peer(peer).subscribe(options);
         self.states
@@ -187,7 +183,11 @@ impl Driver {
         let Some(peer) = self.directory.peer(&label) else {
             return;
         };
-        let since = self.clock.now_nanos().saturating_sub(defaults::ZINE_WINDOW);
+        let since = self
+            .client
+            .clock()
+            .now_nanos()
+            .saturating_sub(defaults::ZINE_WINDOW);
         let (client, ledger) = (self.client.clone(), self.ledger.clone());
         self.zines
             .spawn(async move { (label, zines::exchange(client, ledger, peer, since).await) });

@@ -1,3 +1,5 @@
+mod prune;
+
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -193,10 +195,6 @@ struct Admission<'a, S> {
 /// How many events are looked up at once while pruning.
 const PRUNE_BATCH: usize = 1_000;
 
-/// The part of the ledger that is taken at once from accounts over their quota: the search for their events passes
-/// over those of others.
-const PRUNE_ACCOUNTS: usize = 20;
-
 impl<S: Shelf> Admission<'_, S> {
     fn take(&mut self, checked: CheckedEvent) -> Result<(), S::Error> {
         let verified = checked.is_verified();
@@ -274,7 +272,8 @@ impl<S: Shelf> Admission<'_, S> {
     ///
     /// An id does not cover the observer of a restart, and does not tell `alice` who says something about `bob:x` from
     /// `alice:bob` who says something about `x`: another nara can sign an event of its own under the id of one that it
-    /// has seen. The rule does not depend on the order of arrival, and nobody can put itself first by it.
+    /// has seen. The rule does not depend on the order of arrival, and nobody can put itself first by it. Where it does not
+    /// decide, the first is kept: whatever else it went by, such as the names, who wants to be first could choose.
     fn is_preferred(&mut self, event: &SyncEvent, held: &Place) -> Result<bool, S::Error> {
         let actor = self.shelf.actor(held)?;
         if actor == event.actor() {
@@ -282,12 +281,13 @@ impl<S: Shelf> Admission<'_, S> {
         }
         let is_restart = Priority::of(event) == Priority::Restart;
         let precedence = |actor: &str| {
-            let is_configured = self.retention.known.standing(actor) == Standing::Configured;
+            let standing = self.retention.known.standing(actor);
             let colons = actor.matches(':').count();
             (
-                is_configured,
+                standing == Standing::Configured,
                 Reverse(colons),
                 is_restart && actor == event.target(),
+                standing,
             )
         };
         Ok(precedence(event.actor()) > precedence(&actor))
@@ -357,9 +357,13 @@ impl<S: Shelf> Admission<'_, S> {
         }
         let kept = self.shelf.size(Rank::is_kept).plus(Size::one(bytes));
         let some = (kept - room).at_least(room, 100);
-        self.prune_accounts(some)?;
         let first = Rank::common(Priority::FirstSeen);
         let configured = Rank::configured(Priority::Ping);
+        self.prune_accounts(Rank::STRANGER..configured, self.retention.policy.quota(), some)?;
+        self.prune_shares(first..configured, |shelf| match is_full(shelf) {
+            true => some,
+            false => Size::default(),
+        })?;
         if rank >= configured && is_full(self.shelf) {
             self.prune_ladder(first, configured, some)?;
         }
@@ -482,90 +486,6 @@ impl<S: Shelf> Admission<'_, S> {
                 return Ok(());
             }
         }
-    }
-
-    /// Prunes verified events to the size of the policy.
-    fn prune(&mut self) -> Result<(), S::Error> {
-        let policy = self.retention.policy;
-        let excess = policy.excess(self.shelf.size(Rank::is_verified));
-        if excess.is_zero() {
-            return Ok(());
-        }
-        let room = policy.room();
-        self.prune_accounts(excess.at_least(room, PRUNE_ACCOUNTS))?;
-        // Down to the size itself, once the slack is used up.
-        let excess = |shelf: &S| shelf.size(Rank::is_verified) - room;
-        let kept = Rank::common(Priority::FirstSeen);
-        let configured = Rank::configured(Priority::Ping);
-        self.prune_ladder(Rank::STRANGER, kept, excess(self.shelf))?;
-        // What is kept of others leaves half of the room to this nara and to configured peers.
-        let kept_of_others = self.shelf.size(|rank| rank.is_kept() && rank < configured);
-        let beyond_half = kept_of_others - room.part(2);
-        self.prune_ladder(kept, configured, excess(self.shelf).min(beyond_half))?;
-        self.prune_ladder(
-            configured,
-            Rank::configured(Priority::FirstSeen),
-            excess(self.shelf),
-        )
-    }
-
-    /// Removes so much from accounts over their quota, the lowest rank first, but not below their quota.
-    fn prune_accounts(&mut self, mut excess: Size) -> Result<(), S::Error> {
-        let quota = self.retention.policy.quota();
-        let mut over = self.shelf.accounts_over(quota)?;
-        let mut after = (Rank::STRANGER, UnixNanos::new(i64::MIN), i64::MIN);
-        while !over.is_empty() && !excess.is_zero() {
-            let rungs = self
-                .shelf
-                .ladder(after, Rank::configured(Priority::Ping), PRUNE_BATCH)?;
-            let Some(last) = rungs.last() else { break };
-            after = last.place();
-            for rung in rungs {
-                let Some(name) = &rung.account else { continue };
-                let Some(size) = over.get_mut(name) else { continue };
-                let bytes = Size::one(rung.bytes);
-                *size = *size - bytes;
-                if !size.exceeds(quota) {
-                    over.remove(name);
-                }
-                excess = excess - bytes;
-                self.remove(&rung.held.place)?;
-                if over.is_empty() || excess.is_zero() {
-                    break;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Removes so much from these ranks, the lowest and oldest first. Those that are not about strangers any more get
-    /// their rank back instead.
-    fn prune_ladder(&mut self, from: Rank, below: Rank, mut excess: Size) -> Result<(), S::Error> {
-        let start = (from, UnixNanos::new(i64::MIN), i64::MIN);
-        while !excess.is_zero() {
-            let batch = PRUNE_BATCH.min(if excess.bytes == 0 {
-                excess.events
-            } else {
-                PRUNE_BATCH
-            });
-            let rungs = self.shelf.ladder(start, below, batch)?;
-            if rungs.is_empty() {
-                break;
-            }
-            for rung in rungs {
-                if excess.is_zero() {
-                    break;
-                }
-                let is_stranger = rung.held.rank == Rank::STRANGER;
-                if is_stranger && !self.retention.is_about_strangers(&rung.actor, &rung.target) {
-                    self.shelf.rerank(&rung, Rank::common(rung.priority))?;
-                } else {
-                    self.remove(&rung.held.place)?;
-                    excess = excess - Size::one(rung.bytes);
-                }
-            }
-        }
-        Ok(())
     }
 
     fn remove(&mut self, place: &Place) -> Result<(), S::Error> {

@@ -1,5 +1,4 @@
 use std::error::Error;
-use std::fmt;
 use std::path::PathBuf;
 
 /// Why an operation of a ledger failed.
@@ -37,18 +36,18 @@ pub enum LedgerError {
     Locked {
         /// The file.
         path: PathBuf,
-        /// Who has it, if that is known.
-        holder: Option<LockHolder>,
+        /// The name and the process that have it, if they are known.
+        holder: Option<String>,
     },
     /// The disk is full. Nothing of this operation was stored, and nothing that was stored is lost.
     #[error("the disk of the ledger is full: make room; what was stored is safe")]
-    Full(#[source] DatabaseError),
+    Full(#[source] Box<dyn Error + Send + Sync>),
     /// The ledger cannot be written.
     #[error("the ledger can only be read: its file or folder is read-only, or it was opened so")]
-    ReadOnly(#[source] DatabaseError),
+    ReadOnly(#[source] Box<dyn Error + Send + Sync>),
     /// Another process writes to the database for too long.
     #[error("another process keeps the database of the ledger busy: try again")]
-    Busy(#[source] DatabaseError),
+    Busy(#[source] Box<dyn Error + Send + Sync>),
     /// The database is damaged.
     #[error("the database of the ledger is damaged ({reason}): restore a backup")]
     Corrupt {
@@ -65,7 +64,7 @@ pub enum LedgerError {
     },
     /// The database failed.
     #[error("the ledger database failed")]
-    Database(#[source] DatabaseError),
+    Database(#[source] Box<dyn Error + Send + Sync>),
     /// A stored event cannot be decoded.
     #[error("event {id} in the ledger is damaged: {reason}")]
     Damaged {
@@ -85,42 +84,4 @@ pub enum LedgerError {
     /// The runtime that the ledger works on was shut down, or an earlier operation panicked half-way.
     #[error("the ledger was shut down: open it again")]
     Closed,
-}
-
-/// The process that has a ledger.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LockHolder {
-    /// Its process id.
-    pub pid: u32,
-    /// The name that it gave.
-    pub name: String,
-}
-
-impl fmt::Display for LockHolder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} (process {})", self.name.escape_debug(), self.pid)
-    }
-}
-
-/// What the database said. Which one it is, is not part of the interface.
-#[derive(Debug)]
-pub struct DatabaseError(Box<dyn Error + Send + Sync>);
-
-impl DatabaseError {
-    #[cfg(feature = "sqlite")]
-    pub(super) fn new(error: impl Error + Send + Sync + 'static) -> Self {
-        Self(Box::new(error))
-    }
-}
-
-impl fmt::Display for DatabaseError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl Error for DatabaseError {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.0.source()
-    }
 }

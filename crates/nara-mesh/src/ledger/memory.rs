@@ -20,8 +20,8 @@ use super::rejections::Rejections;
 use super::retention::Retention;
 use super::sampler::Sampler;
 use super::{
-    Arrival, ArrivalLog, Arrivals, CheckedEvent, CursorStore, EventFeed, EventStore, Insertion, KnownNames,
-    LedgerError, LedgerFuture, PeerStore, ReadLimit, ReconcileStore, RetentionPolicy, Sample, Slice,
+    Arrival, ArrivalLog, Arrivals, CheckedEvent, EventFeed, EventStore, Insertion, KnownNames, LedgerError,
+    LedgerFuture, PeerStore, ReadLimit, RetentionPolicy, Sample, Slice, TransferStore,
 };
 use crate::clock::{Clock, SystemClock};
 use crate::peer::{PeerChange, PeerChangeError, PeerRecord};
@@ -218,6 +218,20 @@ impl EventStore for MemoryLedger {
     fn count(&self) -> LedgerFuture<'_, usize> {
         ready(read(&self.shelf).map(|shelf| shelf.len())).boxed()
     }
+
+    fn items(&self, scope: Scope) -> LedgerFuture<'_, ItemSet> {
+        let items = write(&self.shelf).map(|mut shelf| shelf.items());
+        ready(items.map(|items| items.within(&scope))).boxed()
+    }
+
+    fn by_ids(&self, items: Vec<ItemId>, bytes: usize) -> LedgerFuture<'_, Vec<SyncEvent>> {
+        let limit = ReadLimit::events(items.len()).bytes(bytes);
+        let found = self.select(limit, |shelf, take| {
+            let mut found = shelf.by_ids(&items);
+            while found.next().is_some_and(&mut *take) {}
+        });
+        ready(found).boxed()
+    }
 }
 
 impl ArrivalLog for MemoryLedger {
@@ -264,21 +278,7 @@ impl ArrivalLog for MemoryLedger {
     }
 }
 
-impl ReconcileStore for MemoryLedger {
-    fn items(&self, scope: Scope) -> LedgerFuture<'_, ItemSet> {
-        let items = write(&self.shelf).map(|mut shelf| shelf.items());
-        ready(items.map(|items| items.within(&scope))).boxed()
-    }
-
-    fn by_ids(&self, items: Vec<ItemId>, bytes: usize) -> LedgerFuture<'_, Vec<SyncEvent>> {
-        let limit = ReadLimit::events(items.len()).bytes(bytes);
-        let found = self.select(limit, |shelf, take| {
-            let mut found = shelf.by_ids(&items);
-            while found.next().is_some_and(&mut *take) {}
-        });
-        ready(found).boxed()
-    }
-
+impl TransferStore for MemoryLedger {
     fn reject(&self, peer: String, rejected: Vec<(ItemId, Option<String>)>) -> LedgerFuture<'_, ()> {
         ready(write(&self.rejections).map(|mut known| known.add(&peer, rejected))).boxed()
     }
@@ -290,9 +290,7 @@ impl ReconcileStore for MemoryLedger {
     fn rejected(&self, peer: String, items: Vec<ItemId>) -> LedgerFuture<'_, Vec<ItemId>> {
         ready(read(&self.rejections).map(|rejections| rejections.select(&peer, items))).boxed()
     }
-}
 
-impl CursorStore for MemoryLedger {
     fn store_cursor(&self, peer: String, cursor: Cursor) -> LedgerFuture<'_, ()> {
         let stored = write(&self.cursors).map(|mut cursors| {
             cursors.insert(peer, cursor);

@@ -29,7 +29,7 @@ pub trait KnownNames: Debug + Send + Sync + 'static {
 
 /// Has met every nara: no event counts as an event about strangers.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct EveryoneKnown;
+pub(super) struct EveryoneKnown;
 
 impl KnownNames for EveryoneKnown {
     fn standing(&self, _: &str) -> Standing {
@@ -37,43 +37,19 @@ impl KnownNames for EveryoneKnown {
     }
 }
 
-/// How much a nara remembers (docs/protocol/v1.md, section 8.6).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum MemoryMode {
-    /// 320,000 events.
-    Hog,
-    /// 80,000 events.
-    #[default]
-    Medium,
-    /// 20,000 events.
-    Short,
-}
-
-impl MemoryMode {
-    /// The limit of verified events.
-    pub const fn max_events(self) -> usize {
-        match self {
-            Self::Hog => 320_000,
-            Self::Medium => 80_000,
-            Self::Short => 20_000,
-        }
-    }
-}
-
-/// The part of the ledger that one account is guaranteed: an eighth. Room that nobody claims may be used by anybody; an
-/// account over its quota is the first that is pruned.
+/// The part of the ledger that one account is guaranteed as long as no more than eight claim theirs: an eighth. Room that
+/// nobody claims may be used by anybody; an account over its quota is the first that is pruned.
 const QUOTA: usize = 8;
 
 /// The room for unverified events, as a part of the room for verified ones, on top of it: a tenth.
 const UNVERIFIED: usize = 10;
 
-/// What a ledger keeps (docs/protocol/v1.md, section 8.6). The default is [`MemoryMode::Medium`].
+/// What a ledger keeps (docs/protocol/v1.md, section 8.6). The default is [`RetentionPolicy::MEDIUM`].
 ///
 /// Verified and unverified events do not compete for room. Each verified event is charged to one account: its emitter,
 /// if that nara was met, else the peer that told it. When the ledger is too large, events go in this order: those of
-/// accounts over their quota, those about strangers, then by service, the oldest first. Those of this nara and of
-/// configured peers are the last.
+/// accounts over their quota, those about strangers, those of the largest accounts, then by service, the oldest first.
+/// Those of this nara and of configured peers are the last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RetentionPolicy {
@@ -99,6 +75,15 @@ pub struct RetentionPolicy {
 }
 
 impl RetentionPolicy {
+    /// The memory mode `hog` of v1 peers: 320,000 verified events.
+    pub const HOG: Self = Self::sized(320_000);
+
+    /// The memory mode `medium`: 80,000 verified events.
+    pub const MEDIUM: Self = Self::sized(80_000);
+
+    /// The memory mode `short`: 20,000 verified events.
+    pub const SHORT: Self = Self::sized(20_000);
+
     /// Keeps everything: for tests, benchmarks and archives.
     pub const UNLIMITED: Self = Self {
         max_events: usize::MAX,
@@ -109,6 +94,18 @@ impl RetentionPolicy {
         pings_per_target: usize::MAX,
         observations_per_pair: usize::MAX,
     };
+
+    const fn sized(max_events: usize) -> Self {
+        Self {
+            max_events,
+            max_bytes: max_events * defaults::EVENT_BYTES,
+            max_event_bytes: defaults::MAX_EVENT_BYTES,
+            max_ahead: defaults::MAX_EVENT_AHEAD,
+            unverified_for: defaults::UNVERIFIED_EVENTS_FOR,
+            pings_per_target: 5,
+            observations_per_pair: 20,
+        }
+    }
 
     /// Sets the number of verified events in all.
     #[must_use]
@@ -200,23 +197,9 @@ impl RetentionPolicy {
     }
 }
 
-impl From<MemoryMode> for RetentionPolicy {
-    fn from(mode: MemoryMode) -> Self {
-        Self {
-            max_events: mode.max_events(),
-            max_bytes: mode.max_events() * defaults::EVENT_BYTES,
-            max_event_bytes: defaults::MAX_EVENT_BYTES,
-            max_ahead: defaults::MAX_EVENT_AHEAD,
-            unverified_for: defaults::UNVERIFIED_EVENTS_FOR,
-            pings_per_target: 5,
-            observations_per_pair: 20,
-        }
-    }
-}
-
 impl Default for RetentionPolicy {
     fn default() -> Self {
-        MemoryMode::default().into()
+        Self::MEDIUM
     }
 }
 

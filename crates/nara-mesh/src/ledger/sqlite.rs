@@ -23,7 +23,7 @@ use nara_proto::sync::{Cursor, EventFilter};
 use nara_proto::time::UnixNanos;
 use rusqlite::OptionalExtension as _;
 
-pub use self::backup::{LedgerCopy, restore};
+pub use self::backup::LedgerCopy;
 pub use self::check::{EventSize, LedgerCheck};
 use self::items::SharedInventory;
 use self::pool::Pool;
@@ -32,8 +32,8 @@ use self::shelf::SqliteShelf;
 use super::admission::{Shelf as _, admit};
 use super::retention::Retention;
 use super::{
-    Arrival, ArrivalLog, Arrivals, CheckedEvent, CursorStore, EventFeed, EventStore, Insertion, KnownNames,
-    LedgerError, LedgerFuture, PeerStore, ReadLimit, ReconcileStore, RetentionPolicy, Sample, Slice,
+    Arrival, ArrivalLog, Arrivals, CheckedEvent, EventFeed, EventStore, Insertion, KnownNames, LedgerError,
+    LedgerFuture, PeerStore, ReadLimit, RetentionPolicy, Sample, Slice, TransferStore,
 };
 use crate::clock::{Clock, SystemClock};
 use crate::peer::{PeerChange, PeerChangeError, PeerRecord};
@@ -90,7 +90,7 @@ impl SqliteLedger {
     }
 
     /// Copies the ledger as it is at one moment to a new file, readable and writable by its owner alone, while it is in
-    /// use; see [`restore`](crate::ledger::restore). The copy takes up no more room than it needs.
+    /// use; see [`SqliteLedger::restore`]. The copy takes up no more room than it needs.
     ///
     /// # Errors
     /// [`LedgerError`] if the file exists or cannot be written.
@@ -289,6 +289,22 @@ impl EventStore for SqliteLedger {
     fn count(&self) -> LedgerFuture<'_, usize> {
         self.pool.read(|snapshot| Ok(read::count(snapshot)?)).boxed()
     }
+
+    fn items(&self, scope: Scope) -> LedgerFuture<'_, ItemSet> {
+        let inventory = self.inventory.clone();
+        // As the writer, because only between its transactions nothing can change.
+        let items = self.pool.write_then(
+            move |transaction| Ok(inventory.current(transaction)?),
+            move |set| set.within(&scope),
+        );
+        items.boxed()
+    }
+
+    fn by_ids(&self, items: Vec<ItemId>, bytes: usize) -> LedgerFuture<'_, Vec<SyncEvent>> {
+        self.pool
+            .read(move |snapshot| read::load(snapshot, items::places(snapshot, &items)?, bytes))
+            .boxed()
+    }
 }
 
 impl ArrivalLog for SqliteLedger {
@@ -313,23 +329,7 @@ impl ArrivalLog for SqliteLedger {
     }
 }
 
-impl ReconcileStore for SqliteLedger {
-    fn items(&self, scope: Scope) -> LedgerFuture<'_, ItemSet> {
-        let inventory = self.inventory.clone();
-        // As the writer, because only between its transactions nothing can change.
-        let items = self.pool.write_then(
-            move |transaction| Ok(inventory.current(transaction)?),
-            move |set| set.within(&scope),
-        );
-        items.boxed()
-    }
-
-    fn by_ids(&self, items: Vec<ItemId>, bytes: usize) -> LedgerFuture<'_, Vec<SyncEvent>> {
-        self.pool
-            .read(move |snapshot| read::load(snapshot, items::places(snapshot, &items)?, bytes))
-            .boxed()
-    }
-
+impl TransferStore for SqliteLedger {
     fn reject(&self, peer: String, rejected: Vec<(ItemId, Option<String>)>) -> LedgerFuture<'_, ()> {
         self.pool
             .write(move |transaction| Ok(items::reject(transaction, &peer, &rejected)?))
@@ -347,9 +347,7 @@ impl ReconcileStore for SqliteLedger {
             .read(move |snapshot| Ok(items::rejected(snapshot, &peer, items)?))
             .boxed()
     }
-}
 
-impl CursorStore for SqliteLedger {
     fn store_cursor(&self, peer: String, cursor: Cursor) -> LedgerFuture<'_, ()> {
         self.pool
             .write(move |transaction| {

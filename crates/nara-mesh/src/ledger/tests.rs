@@ -17,7 +17,7 @@ use nara_proto::sync::{Cursor, EventFilter};
 use nara_proto::time::{UnixMillis, UnixNanos, UnixSeconds};
 
 use super::{
-    ArrivalLog as _, EventStore as _, EveryoneKnown, Insertion, KnownNames, Ledger, MemoryLedger, ReadLimit,
+    ArrivalLog as _, EventStore as _, Insertion, KnownNames, Ledger, MemoryLedger, ReadLimit,
     RetentionPolicy, Sample, Slice, SqliteLedger,
 };
 use crate::registry::{KeySource, PeerChange, PeerChangeError, PeerProtocol, PeerRecord, PinnedKey};
@@ -54,7 +54,7 @@ macro_rules! on_every_ledger {
 pub(super) use on_every_ledger;
 
 on_every_ledger! {
-    super::RetentionPolicy::UNLIMITED, super::EveryoneKnown;
+    super::RetentionPolicy::UNLIMITED, crate::ledger::retention::EveryoneKnown;
     an_event_is_stored_once,
     an_event_without_an_id_gets_its_own,
     pages_lose_nothing_on_equal_timestamps,

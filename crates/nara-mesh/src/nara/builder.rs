@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::catch_up::CatchUp;
-use super::{Nara, ReconfigureError, Running, distances, presence};
+use super::{Nara, NaraError, Running, distances, presence};
 use crate::Signatures;
 use crate::client::{MeshClient, MeshClientBuilder};
 use crate::clock::{Clock, SystemClock};
@@ -26,26 +26,11 @@ use crate::identity::LocalNara;
 use crate::ledger::{Ledger, LedgerError, MemoryLedger};
 use crate::mesh_ranges::{LOOPBACK, TAILNET};
 use crate::registry::{PeerInfo, PeerKeeper, PeerRegistry, TrustPolicy, own_successions};
+use crate::server::{MeshHandler, MeshServer, MeshServerBuilder, RunningServer};
 #[cfg(feature = "sqlite")]
-use crate::server::{BuildError, SqliteStash, StashStore};
-use crate::server::{MeshHandler, MeshServer, MeshServerBuilder, RunningServer, ServeError};
+use crate::server::{ServeError, SqliteStash, StashStore};
 use crate::tls::{ChannelTrust, TlsPolicy};
 use crate::transport::{PeerSource, TcpTransport, Transport};
-
-/// Why a nara cannot start.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum StartError {
-    /// The ledger cannot be opened or read.
-    #[error("the ledger cannot be used")]
-    Ledger(#[from] LedgerError),
-    /// A configured peer contradicts the registry.
-    #[error(transparent)]
-    Peer(#[from] ReconfigureError),
-    /// The server cannot start.
-    #[error(transparent)]
-    Serve(#[from] ServeError),
-}
 
 /// Configures a [`Nara`]. Every setting is optional, and settings that client and server share are given once.
 #[must_use = "a builder makes nothing until `start`"]
@@ -140,8 +125,8 @@ impl NaraBuilder {
         self
     }
 
-    /// The trust policy; by default [`FirstUse`](crate::registry::FirstUse).
-    pub fn trust(mut self, policy: Arc<dyn TrustPolicy>) -> Self {
+    /// The trust policy; by default [`TrustPolicy::FirstUse`].
+    pub fn trust(mut self, policy: TrustPolicy) -> Self {
         self.registry = self.registry.with_trust(policy);
         self
     }
@@ -295,8 +280,8 @@ impl NaraBuilder {
     /// and gossip. Needs a tokio runtime.
     ///
     /// # Errors
-    /// [`StartError`]; then nothing is left running.
-    pub async fn start(self) -> Result<Nara, StartError> {
+    /// [`NaraError`]; then nothing is left running.
+    pub async fn start(self) -> Result<Nara, NaraError> {
         #[cfg(feature = "sqlite")]
         let stash_file = self.ledger.stash_file();
         let ledger = self.ledger.open(&self.registry, self.local.name()).await?;
@@ -338,7 +323,7 @@ impl NaraBuilder {
                     server = server.mesh_ranges(TAILNET.into_iter().chain(LOOPBACK));
                 }
                 if let Some(discovery) = &discovery {
-                    server = server.peer_source(Arc::new(discovery.confirmed_peers()));
+                    server = server.peer_source(discovery.confirmed_peers());
                 }
                 #[cfg(feature = "sqlite")]
                 if let Some(file) = stash_file {
@@ -383,10 +368,7 @@ impl NaraBuilder {
             following.push(AbortOnDropHandle::new(tokio::spawn(finding)));
         }
         let gossip = self.gossip.map(|config| {
-            GossipService::builder(client.clone(), ledger.clone())
-                .config(config)
-                .clock(self.clock.clone())
-                .start()
+            GossipService::start(client.clone(), ledger.clone(), config, GossipService::CATCH_UP)
         });
         Ok(Nara {
             local: self.local.clone(),
@@ -430,9 +412,8 @@ impl LedgerPlace {
             #[cfg(feature = "sqlite")]
             Self::File(path) => {
                 use crate::ledger::SqliteLedger;
-                use crate::registry::PinnedNames;
 
-                let known = Arc::new(PinnedNames::new(registry.clone(), own.clone()));
+                let known = registry.known_names(own.clone());
                 let holder = own.to_string();
                 // Opening waits for the disk.
                 let opening = tokio::task::spawn_blocking(move || {
@@ -451,12 +432,12 @@ impl LedgerPlace {
 }
 
 #[cfg(feature = "sqlite")]
-async fn open_stash(file: PathBuf) -> Result<Arc<dyn StashStore>, StartError> {
+async fn open_stash(file: PathBuf) -> Result<Arc<dyn StashStore>, NaraError> {
     // Opening waits for the disk.
     let opening = tokio::task::spawn_blocking(move || SqliteStash::open(file));
     match opening.await {
         Ok(Ok(stash)) => Ok(Arc::new(stash)),
-        Ok(Err(error)) => Err(ServeError::from(BuildError::from(error)).into()),
+        Ok(Err(error)) => Err(ServeError::Stash(error).into()),
         // The runtime ends.
         Err(_) => Err(LedgerError::Closed.into()),
     }
@@ -468,7 +449,7 @@ pub(super) fn configure(
     registry: &PeerRegistry,
     local: &LocalNara,
     peers: Vec<PeerInfo>,
-) -> Result<(), ReconfigureError> {
+) -> Result<(), NaraError> {
     let mut outcome = Ok(());
     for info in peers
         .into_iter()
@@ -478,7 +459,7 @@ pub(super) fn configure(
         if let Err(source) = registry.reconfigure(info) {
             tracing::warn!(%peer, error = %source, "a configured peer is refused");
             if outcome.is_ok() {
-                outcome = Err(ReconfigureError::Peer {
+                outcome = Err(NaraError::Peer {
                     peer,
                     source: Box::new(source),
                 });

@@ -16,7 +16,7 @@ use nara_proto::sync::{EventFilter, SyncRequest};
 use tokio::sync::broadcast;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::client::{MeshClient, ReconcileOptions, SyncError, SyncOptions};
+use crate::client::{MeshClient, SyncError, SyncOptions};
 use crate::defaults;
 use crate::gossip::{Directory, Label};
 use crate::ledger::{Insertion, Ledger};
@@ -145,12 +145,12 @@ impl CatchUp {
         }
         let (handle, ledger) = (self.client.peer(peer), &*self.ledger);
         if peer.protocol().v2 {
-            let options = ReconcileOptions {
+            let options = SyncOptions {
                 pause: defaults::CATCH_UP_PAGE_PAUSE,
-                ..ReconcileOptions::default()
+                ..SyncOptions::default()
             };
             let report = handle.reconcile(ledger, Scope::default(), options).await?;
-            caught.count(report.fetch.received, report.fetch.stored);
+            caught.count(report.progress.received, report.progress.stored);
             return Ok(caught);
         }
         let options = SyncOptions {

@@ -1,10 +1,7 @@
 use nara_proto::succession::KeyState;
 
 use super::peer::with_other_port;
-use super::{
-    KeyConflict, KeyOffer, KeyRefused, PeerEvent, PeerInfo, PeerRegistry, PinnedKey, RegisterError,
-    TrustDecision,
-};
+use super::{KeyConflict, KeyOffer, KeyRefused, PeerEvent, PeerInfo, PeerRegistry, PinnedKey, RegisterError};
 use crate::metrics;
 
 /// Why no key of a nara is learned that the operator does not trust.
@@ -64,8 +61,8 @@ impl PeerRegistry {
             (NOT_ITS_ADDRESS.into(), "address")
         } else {
             match self.trust().decide(&offer) {
-                TrustDecision::Pin => return Ok(()),
-                TrustDecision::Refuse(reason) => (reason, "policy"),
+                Ok(()) => return Ok(()),
+                Err(reason) => (reason, "policy"),
             }
         };
         let refused = KeyRefused {

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{KeySource, PeerEvent, PeerRecord, PeerRegistry, RegisterError, Restored};
+use super::{KeySource, PeerEvent, PeerRecord, PeerRegistry, RegisterError};
 use crate::identity::LocalNara;
 use crate::ledger::{ANY_VOTER, CheckedEvent, Followed, Follower, Ledger, LedgerError, ReadLimit};
 use crate::random::random;
@@ -119,13 +119,16 @@ async fn recall(registry: &PeerRegistry, ledger: &dyn Ledger) -> Result<Recalled
         recalled.naras += 1;
         let name = record.name.clone();
         match registry.restore(record) {
-            Restored::Known => {}
-            Restored::Decided => recalled.decided.push(name),
-            Restored::Overruled(error) => {
+            Ok(false) => {}
+            Ok(true) => recalled.decided.push(name),
+            Err(error) => {
+                if let RegisterError::KeyConflict(conflict) = &error
+                    && conflict.pinned.source == KeySource::Configured
+                {
+                    overruled.push(name);
+                }
                 recalled.problems.push(error);
-                overruled.push(name);
             }
-            Restored::Refused(error) => recalled.problems.push(error),
         }
     }
     ledger.learn_peers(records(registry, overruled)).await?;

@@ -9,14 +9,14 @@ use crate::identity::LocalNara;
 
 /// The pinned keys of a registry, and the own key of this nara.
 #[derive(Clone, Debug)]
-pub struct KnownKeys {
+pub(crate) struct KnownKeys {
     local: LocalNara,
     registry: PeerRegistry,
 }
 
 impl KnownKeys {
     /// The keys that `local` knows.
-    pub fn new(local: LocalNara, registry: PeerRegistry) -> Self {
+    pub(crate) fn new(local: LocalNara, registry: PeerRegistry) -> Self {
         Self { local, registry }
     }
 

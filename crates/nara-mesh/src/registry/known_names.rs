@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use nara_proto::identity::NaraName;
 
 use super::{KeySource, PeerInfo, PeerRegistry};
@@ -5,15 +7,18 @@ use crate::ledger::{KnownNames, Standing};
 
 /// Knows this nara itself and every nara whose key is pinned, as v1 peers do.
 #[derive(Clone, Debug)]
-pub struct PinnedNames {
+struct PinnedNames {
     registry: PeerRegistry,
     own: NaraName,
 }
 
-impl PinnedNames {
-    /// Knows `own` and the naras whose keys `registry` has.
-    pub fn new(registry: PeerRegistry, own: NaraName) -> Self {
-        Self { registry, own }
+impl PeerRegistry {
+    /// For a ledger of the nara `own`: knows that nara itself and the naras whose keys are pinned here.
+    pub fn known_names(&self, own: NaraName) -> Arc<dyn KnownNames> {
+        Arc::new(PinnedNames {
+            registry: self.clone(),
+            own,
+        })
     }
 }
 

@@ -7,7 +7,7 @@ use super::PeerRegistry;
 /// What was opened on a key of a nara, such as a stream, ends with the key: when the key is replaced or reset, when the
 /// nara is removed, or when the operator does not trust it any more.
 #[derive(Debug)]
-pub struct KeyLease {
+pub(crate) struct KeyLease {
     registry: PeerRegistry,
     name: NaraName,
     key: PublicKey,
@@ -16,7 +16,7 @@ pub struct KeyLease {
 
 impl PeerRegistry {
     /// A lease on a key that was just verified for a nara.
-    pub fn lease(&self, name: &NaraName, key: &PublicKey) -> KeyLease {
+    pub(crate) fn lease(&self, name: &NaraName, key: &PublicKey) -> KeyLease {
         KeyLease {
             changes: self.decisions(),
             registry: self.clone(),
@@ -28,12 +28,12 @@ impl PeerRegistry {
 
 impl KeyLease {
     /// Whether the key is still the one of the nara.
-    pub fn is_valid(&self) -> bool {
+    pub(crate) fn is_valid(&self) -> bool {
         self.registry.key_of_name(self.name.as_str()) == Some(self.key)
     }
 
     /// Waits until the key is not the one of the nara any more. Cancel safe.
-    pub async fn ended(&mut self) {
+    pub(crate) async fn ended(&mut self) {
         loop {
             self.changes.mark_unchanged();
             if !self.is_valid() {
@@ -54,9 +54,7 @@ mod tests {
     use nara_proto::identity::{KeyPair, Soul};
     use nara_proto::time::UnixMillis;
 
-    use crate::registry::{
-        KeySource, Peer, PeerChange, PeerEvent, PeerInfo, PeerRegistry, PinnedKey, Restored,
-    };
+    use crate::registry::{KeySource, Peer, PeerChange, PeerEvent, PeerInfo, PeerRegistry, PinnedKey};
 
     fn key(seed: u8, name: &str, source: KeySource) -> PinnedKey {
         PinnedKey {
@@ -71,7 +69,7 @@ mod tests {
     fn decide(registry: &PeerRegistry, peer: &Arc<Peer>, change: PeerChange) {
         let mut record = peer.info().into_record().unwrap();
         record.apply(change).unwrap();
-        assert_eq!(registry.restore(record), Restored::Decided);
+        assert_eq!(registry.restore(record), Ok(true));
     }
 
     /// Runs `change` on a registry with bob, and says whether what was opened on his key has ended.

@@ -181,6 +181,8 @@ pub struct Peer {
     untrusted: AtomicBool,
     /// Whether a nara with the same key is not trusted.
     banned: AtomicBool,
+    /// The keys that were its own before a successor was followed: whoever has the last one had them, too.
+    former_keys: Mutex<Vec<PublicKey>>,
     /// Whether no key holds for it: it retired, or two statements of succession contradict each other.
     keyless: AtomicBool,
     /// Whether it says that it takes streamed bodies. Not kept beyond the process: without it, bodies are buffered.
@@ -193,6 +195,7 @@ impl Peer {
         Self {
             untrusted: AtomicBool::new(info.is_untrusted()),
             banned: AtomicBool::new(false),
+            former_keys: Mutex::default(),
             keyless: AtomicBool::new(false),
             info: RwLock::new(info),
             breaker: Mutex::new(Breaker::new(breaker)),
@@ -250,6 +253,18 @@ impl Peer {
 
     pub(super) fn set_keyless(&self, keyless: bool) {
         self.keyless.store(keyless, Ordering::Relaxed);
+    }
+
+    /// Its pinned key, and those before it.
+    pub(super) fn all_keys(&self) -> Vec<PublicKey> {
+        let mut keys = self.former_keys().clone();
+        keys.extend(self.with_info(|info| info.key.as_ref().map(|pinned| pinned.key)));
+        keys
+    }
+
+    pub(super) fn former_keys(&self) -> MutexGuard<'_, Vec<PublicKey>> {
+        // Plain values: valid whatever happened.
+        self.former_keys.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn set_banned(&self, banned: bool) {

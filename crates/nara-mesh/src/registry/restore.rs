@@ -6,26 +6,17 @@ use nara_proto::time::UnixMillis;
 use super::table::Table;
 use super::{
     KeyOffer, KeyRefused, KeySource, OperatorDecision, Peer, PeerEvent, PeerInfo, PeerProtocol, PeerRecord,
-    PeerRegistry, RegisterError, TrustDecision, Verdict,
+    PeerRegistry, RegisterError, Verdict,
 };
 
-/// What became of a [`PeerRecord`] that a registry was told.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Restored {
-    /// The registry has it now, or had it already.
-    Known,
-    /// A decision of the operator was carried out that the registry did not know yet.
-    Decided,
-    /// The registry has a configured key, which counts; the key of the record is another one.
-    Overruled(RegisterError),
-    /// It is not used.
-    Refused(RegisterError),
-}
-
 impl PeerRegistry {
-    /// Takes over what was remembered of a nara, or what the operator decided meanwhile. Configured keys stay.
-    pub fn restore(&self, record: PeerRecord) -> Restored {
+    /// Takes over what was remembered of a nara, or what the operator decided meanwhile. Configured keys stay. Returns
+    /// whether a decision of the operator was carried out that the registry did not know yet.
+    ///
+    /// # Errors
+    /// [`RegisterError`] if the record is not used: [`RegisterError::KeyConflict`] with a configured key, which counts
+    /// more, or any other reason.
+    pub fn restore(&self, record: PeerRecord) -> Result<bool, RegisterError> {
         let known = self.by_name(record.name.as_str());
         let before = known.as_ref().map(|peer| peer.info()).unwrap_or_default();
         let news = record.decision.filter(|news| news.is_newer_than(before.decision));
@@ -46,21 +37,18 @@ impl PeerRegistry {
             if let Some(news) = news.filter(|news| news.verdict != Verdict::Trusted)
                 && let Err(error) = self.decide(&record, news)
             {
-                return Restored::Refused(error);
+                return Err(error);
             }
-            return Restored::Overruled(conflict.into());
+            return Err(conflict.into());
         }
         let Some(news) = news else {
-            return match self.recall(record) {
-                Ok(()) => Restored::Known,
-                Err(error) => Restored::Refused(error),
-            };
+            return self.recall(record).map(|()| false);
         };
         let outcome = self.decide(&record, news);
         match outcome.and_then(|()| self.recall(record)) {
             // To refuse a nara needs no key of it.
-            Err(error) if news.verdict == Verdict::Trusted => Restored::Refused(error),
-            _ => Restored::Decided,
+            Err(error) if news.verdict == Verdict::Trusted => Err(error),
+            _ => Ok(true),
         }
     }
 
@@ -174,7 +162,7 @@ impl PeerRegistry {
                 stored: true,
             };
             if key.source != KeySource::Operator
-                && let TrustDecision::Refuse(reason) = self.trust().decide(&offer)
+                && let Err(reason) = self.trust().decide(&offer)
             {
                 // No news: it is so at each start.
                 return Err(RegisterError::KeyRefused(KeyRefused {
@@ -238,7 +226,7 @@ mod tests {
     use nara_proto::identity::{KeyPair, Soul};
 
     use super::*;
-    use crate::registry::{Closed, PeerChange, PinnedKey};
+    use crate::registry::{PeerChange, PinnedKey, TrustPolicy};
 
     const V2: PeerProtocol = PeerProtocol {
         v2: true,
@@ -286,13 +274,16 @@ mod tests {
     fn what_a_peer_has_proven_survives_a_restart() {
         let (_, record) = met(hearsay(1));
         let registry = PeerRegistry::default();
-        assert_eq!(registry.restore(record.clone()), Restored::Known);
+        assert_eq!(registry.restore(record.clone()), Ok(false));
         let bob = registry.by_name("bob").unwrap().info();
         assert_eq!((bob.key, bob.protocol), (Some(hearsay(1)), V2));
         // But not if it was proven with another key.
         let registry = PeerRegistry::default();
         registry.pin(key(2, KeySource::Configured)).unwrap();
-        assert!(matches!(registry.restore(record), Restored::Overruled(_)));
+        assert!(matches!(
+            registry.restore(record),
+            Err(RegisterError::KeyConflict(_))
+        ));
         let bob = registry.by_name("bob").unwrap().info();
         assert_eq!(
             (bob.key, bob.protocol),
@@ -305,7 +296,7 @@ mod tests {
         let (registry, record) = met(hearsay(1));
         let record = changed(record, trust(2));
         let mut events = registry.subscribe();
-        assert_eq!(registry.restore(record.clone()), Restored::Decided);
+        assert_eq!(registry.restore(record.clone()), Ok(true));
         let bob = registry.by_name("bob").unwrap().info();
         assert_eq!(bob.key.as_ref().map(|key| key.key), Some(hearsay(2).key));
         assert_eq!(bob.key.unwrap().source, KeySource::Operator);
@@ -314,7 +305,7 @@ mod tests {
         // A decision takes effect once.
         let bob = registry.by_name("bob").unwrap();
         registry.learn_protocol(&bob, V2);
-        assert_eq!(registry.restore(record), Restored::Known);
+        assert_eq!(registry.restore(record), Ok(false));
         assert_eq!(bob.protocol(), V2);
     }
 
@@ -323,7 +314,7 @@ mod tests {
         let (registry, record) = met(hearsay(1));
         let at = UnixMillis::new(5);
         let untrusted = changed(record, PeerChange::Untrust { at });
-        assert_eq!(registry.restore(untrusted.clone()), Restored::Decided);
+        assert_eq!(registry.restore(untrusted.clone()), Ok(true));
         let bob = registry.by_name("bob").unwrap();
         assert!(bob.is_untrusted() && bob.key().is_none());
         // One that nobody ever met can be kept out, too.
@@ -332,7 +323,7 @@ mod tests {
             PeerRecord::new("bob".parse().unwrap()),
             PeerChange::Untrust { at },
         );
-        assert_eq!(fresh.restore(nobody), Restored::Decided);
+        assert_eq!(fresh.restore(nobody), Ok(true));
         assert!(matches!(fresh.pin(hearsay(1)), Err(RegisterError::KeyRefused(_))));
 
         let again = PeerChange::Trust {
@@ -340,7 +331,7 @@ mod tests {
             replace: false,
             at: UnixMillis::new(6),
         };
-        assert_eq!(registry.restore(changed(untrusted, again)), Restored::Decided);
+        assert_eq!(registry.restore(changed(untrusted, again)), Ok(true));
         assert_eq!(bob.key(), Some(hearsay(1).key));
         assert_eq!(bob.protocol(), V2);
     }
@@ -350,7 +341,7 @@ mod tests {
         let (registry, record) = met(hearsay(1));
         let at = UnixMillis::new(5);
         let forgotten = changed(record, PeerChange::Forget { at });
-        assert_eq!(registry.restore(forgotten.clone()), Restored::Decided);
+        assert_eq!(registry.restore(forgotten.clone()), Ok(true));
         let bob = registry.by_name("bob").unwrap();
         assert!(bob.info().key.is_none() && bob.protocol().is_empty());
         let later = PinnedKey {
@@ -358,7 +349,7 @@ mod tests {
             ..hearsay(2)
         };
         registry.pin(later.clone()).unwrap();
-        assert_eq!(registry.restore(forgotten), Restored::Known);
+        assert_eq!(registry.restore(forgotten), Ok(false));
         assert_eq!(bob.info().key, Some(later));
     }
 
@@ -367,12 +358,14 @@ mod tests {
         let (registry, record) = met(key(1, KeySource::Configured));
         assert!(matches!(
             registry.restore(changed(record.clone(), trust(2))),
-            Restored::Overruled(RegisterError::KeyConflict(_))
+            Err(RegisterError::KeyConflict(_))
         ));
         let bob = registry.by_name("bob").unwrap();
         assert_eq!(bob.key(), Some(hearsay(1).key));
         let at = UnixMillis::new(9);
-        registry.restore(changed(record, PeerChange::Untrust { at }));
+        registry
+            .restore(changed(record, PeerChange::Untrust { at }))
+            .unwrap();
         assert!(bob.is_untrusted());
     }
 
@@ -396,14 +389,14 @@ mod tests {
 
     #[test]
     fn a_closed_registry_takes_of_an_earlier_run_only_what_the_operator_gave() {
-        let closed = PeerRegistry::default().with_trust(Arc::new(Closed));
+        let closed = PeerRegistry::default().with_trust(TrustPolicy::Closed);
         let (_, record) = met(hearsay(1));
         assert!(matches!(
             closed.restore(record.clone()),
-            Restored::Refused(RegisterError::KeyRefused(_))
+            Err(RegisterError::KeyRefused(_))
         ));
         assert!(closed.is_empty());
-        assert_eq!(closed.restore(changed(record, trust(1))), Restored::Decided);
+        assert_eq!(closed.restore(changed(record, trust(1))), Ok(true));
         assert_eq!(closed.by_name("bob").unwrap().key(), Some(hearsay(1).key));
     }
 }

@@ -127,6 +127,8 @@ impl PeerRegistry {
                     source: KeySource::Succession,
                     learned_at: statement.at(),
                 };
+                let replaced = peer.with_info(|info| info.key.as_ref().map(|pinned| pinned.key));
+                peer.former_keys().extend(replaced);
                 self.relink(peer, |info| {
                     // Another soul has another id. Whoever has succeeded another speaks v2, as that one did.
                     info.id = None;
@@ -199,7 +201,10 @@ impl PeerRegistry {
                     line.asked = None;
                 }
             }
-            None => drop(lines.0.remove(&name)),
+            None => {
+                lines.0.remove(&name);
+                peer.former_keys().clear();
+            }
         }
         peer.set_keyless(false);
     }
@@ -226,7 +231,7 @@ mod tests {
 
     use super::*;
     use crate::ledger::{Ledger, MemoryLedger, SqliteLedger};
-    use crate::registry::{Closed, PeerChange, PeerInfo, PeerKeeper, Pinned};
+    use crate::registry::{PeerChange, PeerInfo, PeerKeeper, TrustPolicy};
 
     const AT: UnixMillis = UnixMillis::new(1_769_100_000_250);
 
@@ -299,7 +304,7 @@ mod tests {
     }
 
     fn strict() -> PeerRegistry {
-        PeerRegistry::default().with_trust(Arc::new(Pinned))
+        PeerRegistry::default().with_trust(TrustPolicy::Pinned)
     }
 
     fn pin(registry: &PeerRegistry) {
@@ -452,7 +457,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_closed_registry_asks_and_follows_nobody() {
-        let closed = || PeerRegistry::default().with_trust(Arc::new(Closed));
+        let closed = || PeerRegistry::default().with_trust(TrustPolicy::Closed);
         let configure =
             |registry: &PeerRegistry| drop(registry.pin(pinned(1, KeySource::Configured)).unwrap());
         let registry = closed();
@@ -491,5 +496,39 @@ mod tests {
         assert!(registry.heed(&rotation(1, 2)));
         registry.remove(&registry.by_name("bob").unwrap());
         assert!(registry.key_state("bob").is_none());
+    }
+
+    /// Whether nobody can be introduced with these keys, under any name.
+    fn are_banned(registry: &PeerRegistry, seeds: [u8; 2]) -> bool {
+        seeds.into_iter().all(|seed| {
+            let alias = PinnedKey {
+                name: "alias".parse().unwrap(),
+                ..pinned(seed, KeySource::HeyThere { told_by: None })
+            };
+            registry.pin(alias).is_err()
+        })
+    }
+
+    #[test]
+    fn who_is_not_trusted_is_not_under_a_key_from_before_its_succession_either() {
+        let registry = first_use();
+        let peer = registry.pin(met()).unwrap();
+        registry.heed(&rotation(1, 2));
+        let mut banned = registry.record_of(&peer).unwrap();
+        banned.apply(PeerChange::Untrust { at: AT }).unwrap();
+        assert_eq!(registry.restore(banned.clone()), Ok(true));
+        assert!(are_banned(&registry, [1, 2]));
+        // After a restart, what is stated is heeded behind the decision.
+        let restarted = first_use();
+        assert_eq!(restarted.restore(banned.clone()), Ok(true));
+        restarted.heed(&rotation(1, 2));
+        assert!(are_banned(&restarted, [1, 2]));
+        banned
+            .apply(PeerChange::Forget {
+                at: UnixMillis::new(AT.get() + 5),
+            })
+            .unwrap();
+        assert_eq!(registry.restore(banned), Ok(true));
+        assert!(!are_banned(&registry, [1, 2]));
     }
 }

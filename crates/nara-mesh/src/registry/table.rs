@@ -15,8 +15,7 @@ use super::own_key::OwnKey;
 use super::peer_clock::Clocks;
 use super::succession::Successions;
 use super::{
-    FirstUse, KeyConflict, KeyRefused, KeySource, Peer, PeerEvent, PeerInfo, PeerProtocol, PinnedKey,
-    TrustPolicy,
+    KeyConflict, KeyRefused, KeySource, Peer, PeerEvent, PeerInfo, PeerProtocol, PinnedKey, TrustPolicy,
 };
 use crate::tls::TlsPolicy;
 use crate::{defaults, metrics};
@@ -54,7 +53,7 @@ pub struct PeerRegistry {
     events: broadcast::Sender<PeerEvent>,
     breaker: BreakerConfig,
     max_peers: usize,
-    trust: Arc<dyn TrustPolicy>,
+    trust: TrustPolicy,
     decisions: Arc<watch::Sender<()>>,
     pub(super) clocks: Arc<Mutex<Clocks>>,
     pub(super) successions: Arc<Mutex<Successions>>,
@@ -94,7 +93,7 @@ impl PeerRegistry {
             events: broadcast::channel(EVENT_BACKLOG).0,
             breaker,
             max_peers: defaults::MAX_PEERS,
-            trust: Arc::new(FirstUse),
+            trust: TrustPolicy::default(),
             decisions: Arc::default(),
             clocks: Arc::default(),
             successions: Arc::default(),
@@ -103,16 +102,16 @@ impl PeerRegistry {
         }
     }
 
-    /// Sets the trust policy for keys that nobody configured; the default is [`FirstUse`].
+    /// Sets the trust policy for keys that nobody configured; the default is [`TrustPolicy::FirstUse`].
     #[must_use]
-    pub fn with_trust(mut self, policy: Arc<dyn TrustPolicy>) -> Self {
+    pub fn with_trust(mut self, policy: TrustPolicy) -> Self {
         self.trust = policy;
         self
     }
 
     /// The trust policy for keys that nobody configured.
-    pub fn trust(&self) -> &dyn TrustPolicy {
-        &*self.trust
+    pub fn trust(&self) -> &TrustPolicy {
+        &self.trust
     }
 
     /// Limits the number of peers; the default is 200,000.
@@ -493,11 +492,13 @@ impl Table {
             self.by_ip.entry(address.ip()).or_default().push(peer.clone());
         }
         if let Some(key) = &info.key {
-            if info.is_untrusted() {
-                self.banned.entry(key.key).or_default().insert(info.name.clone());
-            }
             self.by_key.entry(key.key).or_default().push(peer.clone());
-            self.note_banned(&key.key);
+        }
+        for key in peer.all_keys() {
+            if info.is_untrusted() {
+                self.banned.entry(key).or_default().insert(info.name.clone());
+            }
+            self.note_banned(&key);
         }
         if let Some(name) = &info.name {
             for look in name.looks() {
@@ -548,13 +549,15 @@ impl Table {
                 self.by_ip.remove(&ip);
             }
         }
-        if let Some(key) = info.key.map(|key| key.key) {
-            if let Some(peers) = self.by_key.get_mut(&key) {
-                peers.retain(|other| !Arc::ptr_eq(other, peer));
-                if peers.is_empty() {
-                    self.by_key.remove(&key);
-                }
+        if let Some(key) = info.key.map(|key| key.key)
+            && let Some(peers) = self.by_key.get_mut(&key)
+        {
+            peers.retain(|other| !Arc::ptr_eq(other, peer));
+            if peers.is_empty() {
+                self.by_key.remove(&key);
             }
+        }
+        for key in peer.all_keys() {
             if let Some(names) = self.banned.get_mut(&key) {
                 names.remove(&info.name);
                 if names.is_empty() {

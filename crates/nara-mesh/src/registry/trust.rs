@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt::{self, Debug};
+use std::sync::Arc;
 
 use nara_proto::identity::{KeyId, NaraId, NaraName, PublicKey};
 
@@ -25,125 +26,82 @@ pub struct KeyOffer<'a> {
     pub stored: bool,
 }
 
-/// What to do with an offered key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TrustDecision {
-    /// Pin it: from now on it is the only one for this name.
-    Pin,
-    /// Do not use it, for this reason (shown in the log and to the caller).
-    Refuse(Cow<'static, str>),
-}
-
 /// Decides whether the first key offered for a nara is trusted. The [`PeerRegistry`](super::PeerRegistry) asks it
 /// whenever a key comes from hearsay (a `/ping`, a `hey-there`, a `/peer/query`) or from an earlier run; keys that
 /// somebody configured need no decision, and a second key for a name is always a
 /// [`KeyConflict`](super::KeyConflict).
-///
-/// It may be asked twice for one key, and no lock is held meanwhile.
-pub trait TrustPolicy: Debug + Send + Sync + 'static {
-    /// Decides on one key.
-    fn decide(&self, offer: &KeyOffer<'_>) -> TrustDecision;
+#[derive(Clone, Default)]
+#[non_exhaustive]
+pub enum TrustPolicy {
+    /// Trusts the first offered key (trust on first use); the default.
+    #[default]
+    FirstUse,
+    /// Trusts no new key; keys pinned in an earlier run count.
+    Pinned,
+    /// Trusts only keys that the operator gave: configured ones, and those of decisions.
+    Closed,
+    /// Asks a function: see [`TrustPolicy::by`].
+    By(Arc<DecideOnKey>),
+}
+
+type DecideOnKey = dyn Fn(&KeyOffer<'_>) -> Result<(), Cow<'static, str>> + Send + Sync;
+
+impl TrustPolicy {
+    /// A policy made of a function. It may be asked twice for one key, and no lock is held meanwhile.
+    ///
+    /// ```
+    /// use nara_mesh::registry::{PeerRegistry, TrustPolicy};
+    ///
+    /// let ours = TrustPolicy::by(|offer| {
+    ///     if offer.name.as_str().starts_with("our-") {
+    ///         Ok(())
+    ///     } else {
+    ///         Err("it is not one of ours".into())
+    ///     }
+    /// });
+    /// let registry = PeerRegistry::default().with_trust(ours);
+    /// # let _ = registry;
+    /// ```
+    pub fn by(
+        decide: impl Fn(&KeyOffer<'_>) -> Result<(), Cow<'static, str>> + Send + Sync + 'static,
+    ) -> Self {
+        Self::By(Arc::new(decide))
+    }
+
+    /// Decides on one key: whether to pin it, so that from now on it is the only one for this name.
+    ///
+    /// # Errors
+    /// Why not to use it; shown in the log and to the caller.
+    pub fn decide(&self, offer: &KeyOffer<'_>) -> Result<(), Cow<'static, str>> {
+        match self {
+            Self::FirstUse => Ok(()),
+            Self::Pinned if offer.stored => Ok(()),
+            Self::Pinned => Err("no new keys are learned here (trust policy `pinned`)".into()),
+            Self::Closed => Err("the trust policy `closed` accepts only keys that the operator gave".into()),
+            Self::By(decide) => decide(offer),
+        }
+    }
 
     /// Whether any unknown key could be accepted. If not, strangers are not called back.
-    fn asks_strangers(&self) -> bool {
-        true
+    pub const fn asks_strangers(&self) -> bool {
+        matches!(self, Self::FirstUse | Self::By(_))
     }
 
     /// Whether a statement of succession is followed that the pinned key signed. If not, the operator is asked: see
     /// [`PeerEvent::Succession`](super::PeerEvent::Succession).
-    fn follows_succession(&self) -> bool {
-        true
+    pub const fn follows_succession(&self) -> bool {
+        !matches!(self, Self::Closed)
     }
 }
 
-/// Trusts the first offered key (trust on first use); the default.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct FirstUse;
-
-/// Trusts no new key; keys pinned in an earlier run count.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Pinned;
-
-/// Trusts only keys that the operator gave: configured ones, and those of decisions.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Closed;
-
-/// A policy made of a function.
-///
-/// ```
-/// use std::sync::Arc;
-///
-/// use nara_mesh::registry::{KeyOffer, PeerRegistry, TrustCallback, TrustDecision};
-///
-/// let ours = TrustCallback::new(|offer: &KeyOffer<'_>| {
-///     if offer.name.as_str().starts_with("our-") {
-///         TrustDecision::Pin
-///     } else {
-///         TrustDecision::Refuse("it is not one of ours".into())
-///     }
-/// });
-/// let registry = PeerRegistry::default().with_trust(Arc::new(ours));
-/// # let _ = registry;
-/// ```
-#[derive(Clone)]
-pub struct TrustCallback<F>(F);
-
-impl<F> TrustCallback<F>
-where
-    F: Fn(&KeyOffer<'_>) -> TrustDecision + Send + Sync + 'static,
-{
-    /// Makes a policy of a function.
-    pub const fn new(decide: F) -> Self {
-        Self(decide)
-    }
-}
-
-impl<F> Debug for TrustCallback<F> {
+impl Debug for TrustPolicy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("TrustCallback")
-    }
-}
-
-impl TrustPolicy for FirstUse {
-    fn decide(&self, _: &KeyOffer<'_>) -> TrustDecision {
-        TrustDecision::Pin
-    }
-}
-
-impl TrustPolicy for Pinned {
-    fn decide(&self, offer: &KeyOffer<'_>) -> TrustDecision {
-        if offer.stored {
-            TrustDecision::Pin
-        } else {
-            TrustDecision::Refuse("no new keys are learned here (trust policy `pinned`)".into())
-        }
-    }
-
-    fn asks_strangers(&self) -> bool {
-        false
-    }
-}
-
-impl TrustPolicy for Closed {
-    fn decide(&self, _: &KeyOffer<'_>) -> TrustDecision {
-        TrustDecision::Refuse("the trust policy `closed` accepts only keys that the operator gave".into())
-    }
-
-    fn asks_strangers(&self) -> bool {
-        false
-    }
-
-    fn follows_succession(&self) -> bool {
-        false
-    }
-}
-
-impl<F> TrustPolicy for TrustCallback<F>
-where
-    F: Fn(&KeyOffer<'_>) -> TrustDecision + Send + Sync + 'static,
-{
-    fn decide(&self, offer: &KeyOffer<'_>) -> TrustDecision {
-        (self.0)(offer)
+        f.write_str(match self {
+            Self::FirstUse => "FirstUse",
+            Self::Pinned => "Pinned",
+            Self::Closed => "Closed",
+            Self::By(_) => "By",
+        })
     }
 }
 

@@ -1,3 +1,4 @@
+use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
@@ -28,7 +29,7 @@ use super::route::stash::Stash;
 use super::route::state::{Reachable, Shared};
 use super::route::user::{RouteError, UserRoutes};
 use super::route::way::Entrance;
-use super::stash_store::{StashStore, StashStoreError};
+use super::stash_store::StashStore;
 use crate::Signatures;
 use crate::announcement::Announcement;
 use crate::client::MeshClient;
@@ -41,32 +42,23 @@ use crate::registry::{KnownKeys, PeerProtocol, PeerRegistry};
 use crate::tls::{ChannelTrust, TlsPolicy};
 use crate::transport::{MeshListener, PeerSource, TcpTransport, Transport};
 
-/// Why a server cannot be built.
+/// Why a server cannot be built, or cannot start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum BuildError {
+pub enum ServeError {
     /// Routes collide with each other or with the server's own.
     #[error(transparent)]
     Routes(#[from] RouteError),
     /// The stashes of peers cannot be read.
-    #[error(transparent)]
-    Stash(#[from] StashStoreError),
-}
-
-/// Why a server cannot start.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ServeError {
-    /// It cannot be built.
-    #[error(transparent)]
-    Build(#[from] BuildError),
+    #[error("the store of stashes failed")]
+    Stash(#[source] io::Error),
     /// The address cannot be bound.
     #[error("cannot listen on {address}: choose another port, or an address of this machine")]
     Listen {
         /// The address.
         address: SocketAddr,
         /// The cause.
-        source: std::io::Error,
+        source: io::Error,
     },
 }
 
@@ -317,8 +309,8 @@ impl MeshServerBuilder {
     /// The server, not yet listening.
     ///
     /// # Errors
-    /// [`BuildError`] if routes collide with each other or with the server's own, or stashes cannot be read.
-    pub fn build(self) -> Result<MeshServer, BuildError> {
+    /// [`ServeError`] if routes collide with each other or with the server's own, or stashes cannot be read.
+    pub fn build(self) -> Result<MeshServer, ServeError> {
         let user = self.routes.check()?;
         if let Some(services) = &self.services {
             let taken = user.nested.iter().map(|nested| nested.prefix.clone());
@@ -335,11 +327,10 @@ impl MeshServerBuilder {
             .registry
             .or_else(|| self.client.as_ref().map(|client| client.registry().clone()))
             .unwrap_or_default();
-        let stash = Arc::new(Stash::new(
-            &self.limits,
-            self.stash_store,
-            self.clock.now_seconds(),
-        )?);
+        let stash = Arc::new(
+            Stash::new(&self.limits, self.stash_store, self.clock.now_seconds())
+                .map_err(ServeError::Stash)?,
+        );
         let background = Background::default();
         let opening = Opening::new(self.tls, self.local.keypair().clone(), &self.limits);
         let discovery = self.client.clone().map(|client| {

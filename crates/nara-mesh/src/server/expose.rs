@@ -32,23 +32,15 @@ use http::{Method, StatusCode, Uri};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
+use nara_proto::forwarding;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use crate::Coverage;
 use crate::seldom::warn_seldom;
 use crate::server::VerifiedSender;
-use crate::server::route::guard::is_identity;
 
 /// How long connecting to the program may take. It is on this machine.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// How long the program may take until its answer begins, by default.
-pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Not in a header as they are: what is not visible ASCII, and the escape itself.
-const ESCAPED: &AsciiSet = &CONTROLS.add(b' ').add(b'%').add(b'"').add(b',').add(b';');
 
 /// A program of this machine that verified requests go on to. Written as `http://127.0.0.1:8000`, with a path below
 /// which it gets the requests if it has one, or as `unix:/run/notes.sock`.
@@ -125,16 +117,21 @@ impl fmt::Display for Backend {
     }
 }
 
-/// Passes all requests on to a backend, for
-/// [`nest_routes`](crate::server::MeshServerBuilder::nest_routes): it sees paths without the prefix.
-///
-/// Peers get 502 if the program cannot be reached or breaks off, and 504 if its answer does not begin within
-/// `answer_timeout` (usually [`ANSWER_TIMEOUT`]).
-pub fn router(backend: Backend, answer_timeout: Duration) -> Router {
-    let proxy = Arc::new(Proxy::new(backend, answer_timeout));
-    Router::new().fallback(async move |sender: VerifiedSender, request: Request| {
-        Ok::<_, Infallible>(proxy.pass_on(&sender, request).await)
-    })
+impl Backend {
+    /// How long the program may take until its answer begins, by default.
+    pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+    /// Passes all requests on to this program, for
+    /// [`nest_routes`](crate::server::MeshServerBuilder::nest_routes): it sees paths without the prefix.
+    ///
+    /// Peers get 502 if the program cannot be reached or breaks off, and 504 if its answer does not begin within
+    /// `answer_timeout` (usually [`Backend::ANSWER_TIMEOUT`]).
+    pub fn router(self, answer_timeout: Duration) -> Router {
+        let proxy = Arc::new(Proxy::new(self, answer_timeout));
+        Router::new().fallback(async move |sender: VerifiedSender, request: Request| {
+            Ok::<_, Infallible>(proxy.pass_on(&sender, request).await)
+        })
+    }
 }
 
 #[derive(Debug)]
@@ -220,7 +217,7 @@ impl Proxy {
     /// The address at the backend of a path below the prefix.
     fn target(&self, uri: &Uri) -> Result<Uri, Failed> {
         let path = uri.path();
-        if path.split('/').any(is_trick) {
+        if forwarding::is_ambiguous_path(path) {
             return Err(Failed::Path);
         }
         let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
@@ -237,12 +234,6 @@ impl Proxy {
     }
 }
 
-/// Whether a program may take a segment of a path for something else than one segment.
-fn is_trick(segment: &str) -> bool {
-    let decoded: Vec<u8> = percent_decode_str(segment).collect();
-    matches!(&*decoded, b"." | b"..") || decoded.iter().any(|byte| matches!(byte, b'/' | b'\\' | 0))
-}
-
 fn is_timeout(error: &hyper_util::client::legacy::Error) -> bool {
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {
@@ -256,65 +247,19 @@ fn is_timeout(error: &hyper_util::client::legacy::Error) -> bool {
 
 /// Removes headers about one connection, and headers that only this nara may write.
 fn clean(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| name.trim().parse().ok())
-        .collect();
-    let removed: Vec<HeaderName> = headers
-        .keys()
-        .filter(|name| named.contains(name) || is_hop_by_hop(name) || is_ours(name))
-        .cloned()
-        .collect();
-    for name in removed {
-        headers.remove(name);
-    }
-}
-
-fn is_hop_by_hop(name: &HeaderName) -> bool {
-    matches!(
-        *name,
-        header::CONNECTION
-            | header::EXPECT
-            | header::PROXY_AUTHENTICATE
-            | header::PROXY_AUTHORIZATION
-            | header::TE
-            | header::TRAILER
-            | header::TRANSFER_ENCODING
-            | header::UPGRADE
-    ) || matches!(
-        name.as_str(),
-        "keep-alive" | "proxy-connection" | "http2-settings"
-    )
-}
-
-/// Whether a header says who sent a request or proves a message, in any spelling: see [`is_identity`].
-fn is_ours(name: &HeaderName) -> bool {
-    let plain = name.as_str().replace(|c: char| !c.is_ascii_alphanumeric(), "-");
-    is_identity(name)
-        || plain.starts_with("x-forwarded")
-        || matches!(
-            &*plain,
-            "forwarded" | "x-real-ip" | "signature" | "signature-input" | "accept-signature"
-        )
+    forwarding::remove_headers(headers, |name| {
+        forwarding::is_channel_header(name) || forwarding::is_forwarding_header(name)
+    });
 }
 
 /// Says who sent a request.
 fn identify(headers: &mut HeaderMap, sender: &VerifiedSender) {
-    let coverage = match sender.coverage() {
-        Coverage::MethodAndPath => "method-and-path",
-        Coverage::Head => "head",
-        Coverage::Whole => "whole",
-        Coverage::Channel => "channel",
-    };
-    let name = utf8_percent_encode(sender.name().as_str(), ESCAPED).to_string();
+    let name = forwarding::header_text(sender.name().as_str());
     let known = [
         ("x-nara-sender", Some(name)),
         ("x-nara-sender-id", sender.id().map(ToString::to_string)),
         ("x-nara-sender-key", Some(sender.key().to_base64())),
-        ("x-nara-coverage", Some(coverage.to_owned())),
+        ("x-nara-coverage", Some(sender.coverage().as_str().to_owned())),
     ];
     for (name, value) in known {
         if let Some(value) = value.and_then(|value| HeaderValue::try_from(value).ok()) {
@@ -395,6 +340,7 @@ impl AsyncWrite for BackendStream {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Coverage;
 
     use http_body_util::BodyExt as _;
     use nara_proto::identity::{KeyPair, Soul};
@@ -446,7 +392,8 @@ mod tests {
         let (sender, receiver) = tokio::sync::mpsc::channel::<Result<bytes::Bytes, Infallible>>(1);
         let body = Body::from_stream(tokio_stream::wrappers::ReceiverStream::new(receiver));
         sender.send(Ok("first".into())).await.unwrap();
-        let answer = router(backend, ANSWER_TIMEOUT)
+        let answer = backend
+            .router(Backend::ANSWER_TIMEOUT)
             .oneshot(from_alice("POST", body))
             .await
             .unwrap();
@@ -466,20 +413,25 @@ mod tests {
     async fn a_backend_that_is_silent_or_gone_has_its_own_status() {
         let (silent, backend) = backend().await;
         let patience = Duration::from_millis(1);
-        let answer = router(backend.clone(), patience)
+        let answer = backend
+            .clone()
+            .router(patience)
             .oneshot(from_alice("GET", Body::empty()))
             .await
             .unwrap();
         assert_eq!(answer.status(), StatusCode::GATEWAY_TIMEOUT);
         drop(silent);
-        let answer = router(backend.clone(), ANSWER_TIMEOUT)
+        let answer = backend
+            .clone()
+            .router(Backend::ANSWER_TIMEOUT)
             .oneshot(from_alice("GET", Body::empty()))
             .await;
         let answer = answer.unwrap();
         assert_eq!(answer.status(), StatusCode::BAD_GATEWAY);
         let text = answer.into_body().collect().await.unwrap().to_bytes();
         assert_eq!(text, "the program behind this path cannot be reached\n");
-        let answer = router(backend, ANSWER_TIMEOUT)
+        let answer = backend
+            .router(Backend::ANSWER_TIMEOUT)
             .oneshot(from_alice("TRACE", Body::empty()))
             .await
             .unwrap();
@@ -525,7 +477,7 @@ mod tests {
         let proxy = |backend: &str| Proxy {
             backend: backend.parse().unwrap(),
             client: Client::builder(TokioExecutor::new()).build(Connector(Place::Unix("/x".into()))),
-            answer_timeout: ANSWER_TIMEOUT,
+            answer_timeout: Backend::ANSWER_TIMEOUT,
         };
         let target = |path: &str| proxy("http://127.0.0.1:1/base").target(&path.parse().unwrap());
         for (path, expected) in [
@@ -548,36 +500,5 @@ mod tests {
         ] {
             assert!(matches!(target(path), Err(Failed::Path)), "{path}");
         }
-    }
-
-    #[test]
-    fn headers_of_a_connection_and_of_our_own_are_not_passed_on() {
-        let mut headers = HeaderMap::new();
-        for (name, value) in [
-            ("accept", "text/plain"),
-            ("cookie", "kept=1"),
-            ("connection", "close, X-Secret"),
-            ("connection", "x-other"),
-            ("x-secret", "1"),
-            ("x-other", "1"),
-            ("te", "trailers"),
-            ("transfer-encoding", "chunked"),
-            ("upgrade", "websocket"),
-            ("keep-alive", "timeout=5"),
-            ("x-nara-sender", "root"),
-            ("x_nara_sender", "root"),
-            ("x-nara_coverage", "channel"),
-            ("x.nara.sender", "root"),
-            ("x.forwarded~for", "127.0.0.1"),
-            ("x-forwarded-for", "127.0.0.1"),
-            ("forwarded", "for=127.0.0.1"),
-            ("signature", "sig=:AA==:"),
-        ] {
-            headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
-        }
-        clean(&mut headers);
-        let mut kept: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
-        kept.sort_unstable();
-        assert_eq!(kept, ["accept", "cookie"]);
     }
 }

@@ -73,6 +73,6 @@ pub trait MeshHandler: Debug + Send + Sync + 'static {
 
 /// A handler that does nothing.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct NoHandler;
+pub(super) struct NoHandler;
 
 impl MeshHandler for NoHandler {}

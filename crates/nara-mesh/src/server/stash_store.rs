@@ -1,6 +1,7 @@
 //! Where a confidant keeps what others left with it.
 
 use std::fmt::Debug;
+use std::io;
 
 use nara_proto::time::UnixSeconds;
 
@@ -17,34 +18,29 @@ pub struct SealedStash {
     pub stored_at: UnixSeconds,
 }
 
-/// A store of stashes that cannot do its work.
-#[derive(Debug, thiserror::Error)]
-#[error("the store of stashes failed")]
-pub struct StashStoreError(#[source] pub Box<dyn std::error::Error + Send + Sync>);
-
 /// Keeps stashes beyond the life of a server. The server holds all of them in memory as well, within
 /// [`ServerLimits::stash_owners`](super::ServerLimits::stash_owners) and
 /// [`ServerLimits::stash_bytes`](super::ServerLimits::stash_bytes), so that a store is read once.
 ///
-/// The methods may block; they are not called on async threads, except `load` when the server is built.
+/// Their errors say what the store is made of. The methods may block; they are not called on async threads, except `load` when the server is built.
 pub trait StashStore: Debug + Send + Sync + 'static {
     /// All stashes.
     ///
     /// # Errors
-    /// [`StashStoreError`] if they cannot be read.
-    fn load(&self) -> Result<Vec<SealedStash>, StashStoreError>;
+    /// If they cannot be read.
+    fn load(&self) -> io::Result<Vec<SealedStash>>;
 
     /// Stores a stash in place of the one that its owner had.
     ///
     /// # Errors
-    /// [`StashStoreError`] if it is not stored.
-    fn save(&self, stash: &SealedStash) -> Result<(), StashStoreError>;
+    /// If it is not stored.
+    fn save(&self, stash: &SealedStash) -> io::Result<()>;
 
     /// Forgets the stash of an owner.
     ///
     /// # Errors
-    /// [`StashStoreError`] if it may still be there.
-    fn remove(&self, owner_id: &str) -> Result<(), StashStoreError>;
+    /// If it may still be there.
+    fn remove(&self, owner_id: &str) -> io::Result<()>;
 }
 
 #[cfg(feature = "sqlite")]
@@ -52,6 +48,7 @@ pub use sqlite::SqliteStash;
 
 #[cfg(feature = "sqlite")]
 mod sqlite {
+    use std::io;
     use std::path::Path;
     use std::sync::{Mutex, MutexGuard, PoisonError};
     use std::time::Duration;
@@ -59,7 +56,7 @@ mod sqlite {
     use nara_proto::time::UnixSeconds;
     use rusqlite::{Connection, params};
 
-    use super::{SealedStash, StashStore, StashStoreError};
+    use super::{SealedStash, StashStore};
 
     /// How long a statement waits for another process that uses the database.
     const BUSY: Duration = Duration::from_secs(5);
@@ -72,16 +69,14 @@ mod sqlite {
         /// Opens the database at `path`, or makes it, readable for its owner only.
         ///
         /// # Errors
-        /// [`StashStoreError`] if that is not possible.
-        pub fn open(path: impl AsRef<Path>) -> Result<Self, StashStoreError> {
+        /// If that is not possible.
+        pub fn open(path: impl AsRef<Path>) -> io::Result<Self> {
             let path = path.as_ref();
             let mut options = std::fs::OpenOptions::new();
             options.create(true).append(true);
             #[cfg(unix)]
             std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-            options
-                .open(path)
-                .map_err(|error| StashStoreError(error.into()))?;
+            options.open(path)?;
             let connection = Connection::open(path).map_err(failed)?;
             connection.busy_timeout(BUSY).map_err(failed)?;
             connection
@@ -104,7 +99,7 @@ mod sqlite {
     }
 
     impl StashStore for SqliteStash {
-        fn load(&self) -> Result<Vec<SealedStash>, StashStoreError> {
+        fn load(&self) -> io::Result<Vec<SealedStash>> {
             let connection = self.connection();
             let mut statement = connection
                 .prepare("SELECT owner_id, nonce, ciphertext, stored_at FROM stashes ORDER BY stored_at DESC")
@@ -120,7 +115,7 @@ mod sqlite {
             stashes.map_err(failed)?.collect::<Result<_, _>>().map_err(failed)
         }
 
-        fn save(&self, stash: &SealedStash) -> Result<(), StashStoreError> {
+        fn save(&self, stash: &SealedStash) -> io::Result<()> {
             let SealedStash {
                 owner_id,
                 nonce,
@@ -134,7 +129,7 @@ mod sqlite {
             stored.map(drop).map_err(failed)
         }
 
-        fn remove(&self, owner_id: &str) -> Result<(), StashStoreError> {
+        fn remove(&self, owner_id: &str) -> io::Result<()> {
             let removed = self
                 .connection()
                 .execute("DELETE FROM stashes WHERE owner_id = ?1", [owner_id]);
@@ -142,8 +137,8 @@ mod sqlite {
         }
     }
 
-    fn failed(error: rusqlite::Error) -> StashStoreError {
-        StashStoreError(error.into())
+    fn failed(error: rusqlite::Error) -> io::Error {
+        io::Error::other(error)
     }
 
     #[cfg(test)]

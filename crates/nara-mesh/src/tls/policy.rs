@@ -15,11 +15,6 @@ pub enum TlsPolicy {
     Require,
 }
 
-/// A text that is not a TLS policy.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a TLS policy (expected plain, tls or tls-only)")]
-pub struct InvalidTlsPolicy(String);
-
 impl TlsPolicy {
     /// The text form.
     pub const fn as_str(self) -> &'static str {
@@ -32,13 +27,13 @@ impl TlsPolicy {
 }
 
 impl FromStr for TlsPolicy {
-    type Err = InvalidTlsPolicy;
+    type Err = &'static str;
 
-    fn from_str(text: &str) -> Result<Self, InvalidTlsPolicy> {
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
         [Self::Plain, Self::Prefer, Self::Require]
             .into_iter()
             .find(|policy| policy.as_str() == text)
-            .ok_or_else(|| InvalidTlsPolicy(text.to_owned()))
+            .ok_or("expected plain, tls or tls-only")
     }
 }
 

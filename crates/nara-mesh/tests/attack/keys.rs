@@ -5,11 +5,15 @@ use std::sync::Arc;
 use curve25519_dalek::constants::EIGHT_TORSION;
 use nara_mesh::client::{MeshClient, PeerRef};
 use nara_mesh::clock::ManualClock;
-use nara_mesh::registry::{PeerEvent, PeerRegistry, Pinned};
+use nara_mesh::identity::LocalNara;
+use nara_mesh::registry::{PeerEvent, PeerInfo, PeerRegistry, TrustPolicy};
 use nara_mesh::transport::TcpTransport;
 use nara_proto::encoding;
+use nara_proto::event::{HeyTherePayload, Payload, SyncEvent};
 use nara_proto::go_json;
+use nara_proto::import::ImportRequest;
 use nara_proto::sync::SyncRequest;
+use nara_proto::zine::Zine;
 
 use crate::fake_peer::{FakePeer, plain};
 use crate::legacy;
@@ -54,7 +58,7 @@ async fn who_trusts_pinned_keys_only_is_not_deceived_on_first_use() {
     let attacker = legacy::start(&nara_with_seed("bob", 99), &alice, &clock).await;
     let client = MeshClient::builder(alice)
         .clock(Arc::new(clock))
-        .registry(PeerRegistry::default().with_trust(Arc::new(Pinned)))
+        .registry(PeerRegistry::default().with_trust(TrustPolicy::Pinned))
         .build();
     let error = client
         .fetch_sync_events(attacker.address, SyncRequest::recent(1))
@@ -217,4 +221,49 @@ async fn an_attacker_that_only_drops_gets_an_error_and_no_belief() {
     road.attacker.on_request(|_| Fate::Drop);
     let error = road.sync(1).await.unwrap_err();
     assert!(!error.is_unauthenticated() && error.status().is_none(), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_entrance_takes_the_first_key_of_a_configured_nara_from_hearsay() {
+    let target = Target::start().await;
+    let (alice, impostor) = (nara("alice"), nara("carol"));
+    let address = Some(([127, 0, 1, 7], 9632).into());
+    let carol = PeerInfo {
+        name: Some(impostor.name().clone()),
+        address,
+        configured_at: address,
+        ..PeerInfo::default()
+    };
+    target.registry.register(carol).unwrap();
+    let introduction = SyncEvent::signed(
+        NOW.to_nanos(),
+        Payload::HeyThere(HeyTherePayload {
+            from: "carol".to_owned(),
+            public_key: impostor.public_key().to_base64(),
+            ..HeyTherePayload::default()
+        }),
+        "carol",
+        impostor.keypair(),
+    );
+    let events = || vec![introduction.clone()];
+    let zine = |of: &LocalNara| Zine::signed(of.name().as_str(), NOW.to_seconds(), events(), of.keypair());
+    let key = || target.registry.by_name("carol").unwrap().key();
+    assert_eq!(
+        target.post_json(&alice, "/gossip/zine", &zine(&alice)).status,
+        200
+    );
+    assert_eq!(key(), None, "by a zine");
+    target.post_json(&alice, "/dm", &introduction);
+    assert_eq!(key(), None, "by a direct message");
+    let own = ImportRequest::signed(events(), NOW.to_seconds(), target.local.keypair());
+    let import = request("POST", "/api/events/import", &[], &go_json::to_vec(&own));
+    assert_eq!(target.send(&import).status, 200);
+    assert_eq!(key(), None, "by an import of the owner");
+    assert_ne!(
+        target
+            .post_json(&impostor, "/gossip/zine", &zine(&impostor))
+            .status,
+        200
+    );
+    assert_eq!(key(), None, "by itself, from another address");
 }

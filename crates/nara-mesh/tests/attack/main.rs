@@ -32,4 +32,5 @@ mod smuggling;
 mod support;
 mod swaps;
 mod tls;
+mod together;
 mod v2;

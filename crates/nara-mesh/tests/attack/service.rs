@@ -304,6 +304,30 @@ async fn nobody_is_redirected_to_a_place_of_a_strangers_choice() {
         let answer = target.send(&request("GET", path, &[], b""));
         assert_eq!((answer.status, answer.header("location")), (404, None), "{path}");
     }
+    for path in [
+        "/\\evil.example/",
+        "/%5cevil.example/",
+        "/%5c%5cevil.example/",
+        "//%5cevil.example/",
+        "/.%2fevil.example/",
+        "/%2e/%2e%2e//evil.example/",
+        "///evil.example/..",
+        "/%2f/evil.example",
+        "/ping%0d%0aLocation:%20http://evil.example/",
+        "//ping%0d%0aX-Evil:%201",
+        "/?next=//evil.example/",
+        "//?//evil.example",
+    ] {
+        let answer = target.send(&request("GET", path, &[], b""));
+        let to = answer.header("location").unwrap_or_default();
+        let is_foreign = to.contains("evil") || to.starts_with("//") || to.contains(['\\', '\r', '\n']);
+        assert!(
+            !is_foreign && answer.status >= 300,
+            "{path}: {} {to:?}",
+            answer.status
+        );
+        assert_eq!(answer.header("x-evil"), None, "{path}");
+    }
     let answer = target.send(&request("GET", "//ping", &[], b""));
     assert_eq!(answer.header("location").as_deref(), Some("/ping"));
 }

@@ -1,6 +1,7 @@
 //! How much of a request is proven, and routes that ask for all of it.
 
 use axum::Router;
+use axum::middleware::from_fn;
 use axum::routing::post;
 use http::StatusCode;
 use nara_mesh::Coverage;
@@ -12,7 +13,7 @@ use crate::support::{Profile, SIGNED, bob, call, serve};
 fn routes() -> Router {
     Router::new()
         .route("/whole", post(async || "done"))
-        .route_layer(require_whole())
+        .route_layer(from_fn(require_whole))
         .route(
             "/any",
             post(async |sender: VerifiedSender| format!("{:?}", sender.coverage())),

@@ -5,7 +5,7 @@ use axum::extract::Path;
 use axum::http::HeaderMap;
 use axum::routing::{get, post};
 use http::StatusCode;
-use nara_mesh::server::{BuildError, MeshServerBuilder, RouteError, VerifiedSender};
+use nara_mesh::server::{MeshServerBuilder, RouteError, ServeError, VerifiedSender};
 
 use crate::support::{Connection, Profile, SIGNED, bob, call, insert, serve};
 
@@ -203,7 +203,7 @@ async fn the_own_endpoints_are_there_beside_routes_of_the_application() {
 #[tokio::test]
 async fn routes_that_collide_are_an_error_when_the_server_is_built() {
     let collision = |builder: MeshServerBuilder| match builder.build() {
-        Err(BuildError::Routes(error)) => error,
+        Err(ServeError::Routes(error)) => error,
         other => panic!("{other:?}"),
     };
     let error = collision(bob().routes(Router::new().route("/dm", post(greet))));

@@ -20,6 +20,7 @@ use nara_mesh::proto::runtime_message::{
 use nara_mesh::proto::sync::{SyncRequest, SyncResponse};
 use nara_mesh::proto::time::{UnixNanos, UnixSeconds};
 use nara_mesh::proto::world::WorldMessage;
+use nara_mesh::registry::KeySource;
 use nara_mesh::transport::{BoxMeshStream, MemoryTransport, MeshListener, Transport};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -390,9 +391,10 @@ async fn a_query_follows_names_and_not_locations() {
     let trap = query_peer(&mesh, 9, Some("nobody")).await;
     let dora = nara("dora");
     let found = client.query_peer(dora.name()).await.unwrap();
-    assert_eq!(found.key, dora.public_key());
-    assert_eq!(found.mesh_ip, Some(address(4).ip()));
-    assert_eq!(found.told_by.as_str(), "zoe");
+    let key = found.key.unwrap();
+    assert_eq!(key.key, dora.public_key());
+    assert_eq!(found.address.map(|address| address.ip()), Some(address(4).ip()));
+    assert_eq!(key.source, KeySource::PeerQuery("zoe".parse().unwrap()));
     assert_eq!(bob.last().target, "/peer/query?target=dora&asked=bob");
     assert_eq!(zoe.last().target, "/peer/query?target=dora&asked=bob,zoe");
     assert!(carol.received().is_empty() && trap.received().is_empty());

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use nara_mesh::client::fan_out;
 use nara_mesh::proto::breaker::BreakerState;
 use nara_mesh::proto::endpoint::Ping;
 use nara_mesh::registry::PeerEvent;
@@ -80,10 +79,11 @@ async fn the_slowest_peer_delays_nobody() {
         }
     }
     let started = tokio::time::Instant::now();
-    let outcomes = fan_out(client.registry().peers(), 2, async |peer| {
-        (client.ping(peer).await.is_ok(), started.elapsed())
-    })
-    .await;
+    let outcomes = client
+        .call_each(client.registry().peers(), async |peer| {
+            (peer.ping().await.is_ok(), started.elapsed())
+        })
+        .await;
     assert_eq!(outcomes.len(), 6);
     for (peer, (reached, after)) in &outcomes {
         let offline = peer.address == Some(address(2));

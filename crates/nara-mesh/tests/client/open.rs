@@ -9,7 +9,7 @@ use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Empty, Full, StreamBody};
 use hyper::body::Frame;
 use nara_mesh::Coverage;
-use nara_mesh::client::{BodyProof, CallOptions, ClientErrorKind, MeshClient};
+use nara_mesh::client::{BodyProof, ClientErrorKind, MeshClient};
 use nara_mesh::clock::{Clock as _, ManualClock};
 use nara_mesh::identity::LocalNara;
 use nara_mesh::proto::identity::NaraId;
@@ -186,8 +186,7 @@ async fn what_would_smuggle_a_header_or_another_request_is_refused_before_anythi
 async fn bodies_beyond_their_limits_are_errors() {
     let mesh = Mesh::new();
     let (client, id, peer) = v2_peer(&mesh, 404, b"12345").await;
-    let bob = client.peer(&id);
-    let limits = CallOptions::default().max_request(4).max_answer(4);
+    let bob = client.peer(&id).with_body_limits(4, 4);
     for body in [
         Full::new(Bytes::from_static(b"12345")).boxed_unsync(),
         StreamBody::new(stream::iter([Ok::<_, Infallible>(Frame::data(
@@ -196,14 +195,14 @@ async fn bodies_beyond_their_limits_are_errors() {
         .boxed_unsync(),
     ] {
         let request = Request::post("/notes").body(body).unwrap();
-        let error = bob.request_with(request, limits).await.unwrap_err();
+        let error = bob.request(request).await.unwrap_err();
         assert_eq!(error.kind(), ClientErrorKind::InvalidRequest, "{error}");
     }
     assert!(peer.received().is_empty());
     let request = || Request::post("/notes").body("1234".to_owned()).unwrap();
-    let error = bob.request_with(request(), limits).await.unwrap_err();
+    let error = bob.request(request()).await.unwrap_err();
     assert_eq!(error.kind(), ClientErrorKind::TooLarge, "{error}");
-    let answer = bob.request_with(request(), limits.max_answer(5)).await.unwrap();
+    let answer = bob.with_body_limits(4, 5).request(request()).await.unwrap();
     assert_eq!(answer.body(), "12345");
 }
 

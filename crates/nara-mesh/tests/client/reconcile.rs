@@ -3,10 +3,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use nara_mesh::client::{MeshClient, ReconcileOptions, ReconcileReport, SyncError};
-use nara_mesh::ledger::{
-    EventStore as _, Ledger, MemoryLedger, ReadLimit, ReconcileStore as _, RetentionPolicy, SqliteLedger,
-};
+use nara_mesh::client::{MeshClient, SyncError, SyncOptions, SyncReport};
+use nara_mesh::ledger::{EventStore as _, Ledger, MemoryLedger, ReadLimit, RetentionPolicy, SqliteLedger};
 use nara_mesh::proto::event::{CheckpointPayload, Payload, SeenPayload, Service, SyncEvent};
 use nara_mesh::proto::go_json;
 use nara_mesh::proto::identity::NaraId;
@@ -52,8 +50,8 @@ impl Pair {
         pair
     }
 
-    async fn reconcile(&self, scope: Scope, push: bool) -> Result<ReconcileReport, SyncError> {
-        let options = ReconcileOptions::default().push(push);
+    async fn reconcile(&self, scope: Scope, push: bool) -> Result<SyncReport, SyncError> {
+        let options = SyncOptions::default().push(push);
         self.client
             .peer(&self.bob)
             .reconcile(&*self.ours, scope, options)
@@ -81,12 +79,12 @@ async fn only_what_is_missing_is_fetched() {
     assert!(!pair.check(Scope::all()).await);
     let report = pair.reconcile(Scope::all(), false).await.unwrap();
     assert_eq!((report.missing_here, report.missing_there), (10, 0));
-    assert_eq!((report.fetch.received, report.fetch.stored), (10, 10));
+    assert_eq!((report.progress.received, report.progress.stored), (10, 10));
     assert!(report.complete && !report.fell_back);
     assert_eq!(all(&*pair.ours).await, every);
     assert!(pair.check(Scope::all()).await);
     let again = pair.reconcile(Scope::all(), false).await.unwrap();
-    assert_eq!((again.rounds, again.fetch.received), (1, 0));
+    assert_eq!((again.rounds, again.progress.received), (1, 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -111,9 +109,9 @@ async fn a_scope_leaves_the_rest_alone() {
     // The events are a millisecond apart, so all are in second 0.
     let mut later = Scope::all();
     later.from = Some(UnixSeconds::new(1));
-    assert_eq!(pair.reconcile(later, false).await.unwrap().fetch.received, 0);
+    assert_eq!(pair.reconcile(later, false).await.unwrap().progress.received, 0);
     let social = Scope::all().services([Service::Social]);
-    assert_eq!(pair.reconcile(social, false).await.unwrap().fetch.stored, 20);
+    assert_eq!(pair.reconcile(social, false).await.unwrap().progress.stored, 20);
 }
 
 #[tokio::test(start_paused = true)]
@@ -124,7 +122,7 @@ async fn what_was_rejected_is_not_fetched_from_the_same_peer_again() {
     let genuine = events(20);
     let pair = Pair::with(&[], &sent).await;
     let first = pair.reconcile(Scope::all(), false).await.unwrap();
-    assert_eq!((first.fetch.stored, first.fetch.refused), (18, 2));
+    assert_eq!((first.progress.stored, first.progress.refused), (18, 2));
     let named: Vec<_> = first.refused.iter().map(|event| event.id.clone()).collect();
     assert_eq!(
         BTreeSet::from_iter(named),
@@ -132,7 +130,7 @@ async fn what_was_rejected_is_not_fetched_from_the_same_peer_again() {
     );
     let second = pair.reconcile(Scope::all(), false).await.unwrap();
     assert_eq!((second.missing_here, second.rejected_before), (2, 2));
-    assert_eq!(second.fetch.received, 0);
+    assert_eq!(second.progress.received, 0);
 
     // The genuine events come from others all the same: a bad signature does not spoil an id.
     let honest = Pair::new(pair.ours.clone(), ledger()).await;
@@ -200,9 +198,9 @@ async fn what_retention_keeps_out_is_fetched_once() {
     pair.ours.insert_verified(every[30..].to_vec()).await.unwrap();
     pair.theirs.insert_verified(every).await.unwrap();
     let first = pair.reconcile(Scope::all(), false).await.unwrap();
-    assert_eq!((first.fetch.received, first.fetch.not_retained), (30, 30));
+    assert_eq!((first.progress.received, first.progress.not_retained), (30, 30));
     let second = pair.reconcile(Scope::all(), false).await.unwrap();
-    assert_eq!((second.rejected_before, second.fetch.received), (30, 0));
+    assert_eq!((second.rejected_before, second.progress.received), (30, 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -227,7 +225,7 @@ async fn a_peer_without_the_endpoint_is_paged_through() {
     let ours = ledger();
     let report = client
         .peer(&id)
-        .reconcile(&*ours, Scope::all(), ReconcileOptions::default())
+        .reconcile(&*ours, Scope::all(), SyncOptions::default())
         .await
         .unwrap();
     assert!(report.fell_back);
@@ -248,7 +246,7 @@ async fn with_hostile(
     mine: &[SyncEvent],
     round: impl Fn(&Received) -> Vec<u8> + Send + Sync + 'static,
     fetch: impl Fn(Vec<String>) -> Vec<SyncEvent> + Send + Sync + 'static,
-) -> (Result<ReconcileReport, SyncError>, usize) {
+) -> (Result<SyncReport, SyncError>, usize) {
     let mesh = Mesh::new();
     let client = mesh.client();
     let bob = nara("bob");
@@ -274,12 +272,12 @@ async fn with_hostile(
     ours.insert_verified(mine.to_vec()).await.unwrap();
     let outcome = client
         .peer(&id)
-        .reconcile(&*ours, Scope::all(), ReconcileOptions::default())
+        .reconcile(&*ours, Scope::all(), SyncOptions::default())
         .await;
     (outcome, peer.received().len())
 }
 
-fn cause(outcome: Result<ReconcileReport, SyncError>) -> String {
+fn cause(outcome: Result<SyncReport, SyncError>) -> String {
     let error = outcome.unwrap_err();
     assert!(error.to_string().starts_with("bob"), "{error}");
     let source = std::error::Error::source(&error).map(ToString::to_string);
@@ -356,7 +354,7 @@ async fn announced_events_that_never_come_are_gone() {
     let (outcome, requests) = with_hostile(&[], round, |_| Vec::new()).await;
     let report = outcome.unwrap();
     assert_eq!(
-        (report.missing_here, report.gone, report.fetch.received),
+        (report.missing_here, report.gone, report.progress.received),
         (30, 30, 0)
     );
     assert!(requests < 10, "{requests} requests");
@@ -377,7 +375,7 @@ async fn a_peer_that_gives_one_event_at_a_time_is_left_at_some_point() {
     };
     let (outcome, requests) = with_hostile(&[], round, one).await;
     let report = outcome.unwrap();
-    assert_eq!(report.fetch.stored + report.gone, 100);
+    assert_eq!(report.progress.stored + report.gone, 100);
     assert!(requests < 30, "{requests} requests");
 }
 

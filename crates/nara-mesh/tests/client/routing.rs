@@ -107,7 +107,7 @@ async fn overrides_are_asked_before_the_registry() {
         .with_url(bob.id().clone(), "http://100.64.0.12:1234")
         .unwrap()
         .with(carol.id().clone(), "100.64.0.13:1234".parse().unwrap());
-    let client = mesh.builder().address_lookup(overrides).build();
+    let client = mesh.builder().address_overrides(overrides).build();
     introduce(&client, &bob, address(2));
     let registered = mesh.honest(2, &bob, empty_sync(&bob)).await;
     let overridden = |last: u8| SocketAddr::from(([100, 64, 0, last], 1234));

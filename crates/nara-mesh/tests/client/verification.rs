@@ -10,7 +10,7 @@ use nara_mesh::client::MeshClient;
 use nara_mesh::proto::event::SyncEvent;
 use nara_mesh::proto::sync::{SyncRequest, SyncResponse};
 use nara_mesh::proto::time::UnixSeconds;
-use nara_mesh::registry::{KeySource, PeerEvent, PeerRegistry, Pinned};
+use nara_mesh::registry::{KeySource, PeerEvent, PeerRegistry, TrustPolicy};
 
 use crate::support::{
     Answer, Mesh, address, event, introduce, json, known, nara, ping_answer, pinned, plain, signed,
@@ -345,7 +345,7 @@ async fn only_pinned_keys_are_trusted_if_so_configured() {
     let mesh = Mesh::new();
     let client = mesh
         .builder()
-        .registry(PeerRegistry::default().with_trust(Arc::new(Pinned)))
+        .registry(PeerRegistry::default().with_trust(TrustPolicy::Pinned))
         .build();
     let bob = nara("bob");
     let peer = mesh.honest(2, &bob, sync_body(&bob, vec![])).await;

@@ -16,7 +16,7 @@ use nara_mesh::proto::event::{Payload, SocialPayload, SyncEvent};
 use nara_mesh::proto::identity::{KeyPair, Soul};
 use nara_mesh::proto::sync::EventFilter;
 use nara_mesh::proto::time::UnixNanos;
-use nara_mesh::registry::{Closed, KeySource, PeerInfo, PeerRegistry, PinnedKey};
+use nara_mesh::registry::{KeySource, PeerInfo, PeerRegistry, PinnedKey, TrustPolicy};
 use nara_mesh::server::{MeshServer, MeshServerBuilder, RunningServer};
 use nara_mesh::tls::TlsPolicy;
 use nara_mesh::transport::{MemoryNetwork, Transport as _};
@@ -139,7 +139,7 @@ impl Mesh {
         let local = LocalNara::new(&Soul::bond(seed, &name), name.parse().unwrap()).unwrap();
         let address = SocketAddr::from(([100, 64, 0, seed[0] + 1], 9632));
         // Who is removed stays out, although it calls.
-        let registry = PeerRegistry::default().with_trust(Arc::new(Closed));
+        let registry = PeerRegistry::default().with_trust(TrustPolicy::Closed);
         let info = info(&local, address);
         for other in &self.naras {
             registry
@@ -175,10 +175,9 @@ impl Mesh {
         let server = self.server(&self.naras[index]);
         let nara = &mut self.naras[index];
         nara.server = Some(server.serve(nara.address).await.unwrap());
-        let gossip = GossipService::builder(nara.client.clone(), nara.ledger.clone())
-            .config(GossipConfig::with_degree(DEGREE))
-            .clock(self.clock.clone())
-            .start();
+        let config = GossipConfig::with_degree(DEGREE);
+        let (client, ledger) = (nara.client.clone(), nara.ledger.clone());
+        let gossip = GossipService::start(client, ledger, config, GossipService::CATCH_UP);
         nara.gossip = Some(gossip);
     }
 

@@ -12,8 +12,8 @@ use nara_mesh::discovery::{Discovery, Found};
 use nara_mesh::identity::LocalNara;
 use nara_mesh::ledger::{Ledger, MemoryLedger, SqliteLedger};
 use nara_mesh::registry::{
-    Closed, KeyOffer, KeySource, OperatorDecision, PeerChange, PeerEvent, PeerInfo, PeerKeeper, PeerRecord,
-    PeerRegistry, Pinned, RegisterError, TrustCallback, TrustDecision, TrustPolicy, Verdict,
+    KeySource, OperatorDecision, PeerChange, PeerEvent, PeerInfo, PeerKeeper, PeerRecord, PeerRegistry,
+    RegisterError, TrustPolicy, Verdict,
 };
 use nara_mesh::server::{MeshServer, RunningServer};
 use nara_mesh::transport::{Candidate, PeerSource};
@@ -28,16 +28,16 @@ use crate::naras;
 use crate::support::{LOOPBACK, NOW, Target, free_port, known, nara, nara_with_seed};
 
 /// Refuses what comes from anywhere, and counts how often it is asked.
-fn refusing(asked: &Arc<AtomicUsize>) -> Arc<dyn TrustPolicy> {
+fn refusing(asked: &Arc<AtomicUsize>) -> TrustPolicy {
     let asked = asked.clone();
-    Arc::new(TrustCallback::new(move |offer: &KeyOffer<'_>| {
+    TrustPolicy::by(move |offer| {
         assert!(offer.source.to_string().len() > 3 && !offer.stored);
         asked.fetch_add(1, Ordering::SeqCst);
-        TrustDecision::Refuse("as the test wants it".into())
-    }))
+        Err("as the test wants it".into())
+    })
 }
 
-fn guarded(policy: Arc<dyn TrustPolicy>) -> PeerRegistry {
+fn guarded(policy: TrustPolicy) -> PeerRegistry {
     let registry = PeerRegistry::default().with_trust(policy);
     for name in ["alice", "bob"] {
         registry.register(known(&nara(name), None)).unwrap();
@@ -112,8 +112,8 @@ fn gossip_of_carol(target: &Target) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hey_there_is_believed_only_if_the_policy_says_so() {
     for policy in [
-        Arc::new(Pinned) as Arc<dyn TrustPolicy>,
-        Arc::new(Closed),
+        TrustPolicy::Pinned,
+        TrustPolicy::Closed,
         refusing(&Arc::default()),
     ] {
         let registry = guarded(policy);
@@ -127,7 +127,7 @@ async fn a_hey_there_is_believed_only_if_the_policy_says_so() {
         // What it says is stored all the same: gossip is passed on.
         assert_eq!(target.count().await, 1);
     }
-    let registry = guarded(Arc::new(nara_mesh::registry::FirstUse));
+    let registry = guarded(TrustPolicy::FirstUse);
     gossip_of_carol(&target(&registry, 1).await);
     assert!(registry.by_name("carol").is_some());
 }
@@ -147,7 +147,7 @@ async fn a_stranger_is_called_back_only_if_its_key_could_be_believed() {
     assert_eq!(refusal(&mut events), Some(("carol".to_owned(), told)));
     assert!(registry.by_name("carol").is_none());
 
-    for policy in [Arc::new(Pinned) as Arc<dyn TrustPolicy>, Arc::new(Closed)] {
+    for policy in [TrustPolicy::Pinned, TrustPolicy::Closed] {
         let listener = std::net::TcpListener::bind(free_port()).unwrap();
         listener.set_nonblocking(true).unwrap();
         let target = target(&guarded(policy), listener.local_addr().unwrap().port()).await;
@@ -181,10 +181,7 @@ async fn an_answer_of_a_stranger_is_worth_what_the_policy_says() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_of_a_stranger_is_worth_what_the_policy_says() {
     let server = online(&nara("carol")).await;
-    for policy in [
-        Arc::new(Pinned) as Arc<dyn TrustPolicy>,
-        refusing(&Arc::default()),
-    ] {
+    for policy in [TrustPolicy::Pinned, refusing(&Arc::default())] {
         let registry = PeerRegistry::default().with_trust(policy);
         let client = alice(registry.clone());
         let mut events = client
@@ -200,17 +197,14 @@ async fn a_stream_of_a_stranger_is_worth_what_the_policy_says() {
 async fn what_a_peer_says_of_another_is_worth_what_the_policy_says() {
     let server = online(&nara("bob")).await;
     let carol: NaraName = "carol".parse().unwrap();
-    for (policy, believed) in [
-        (Arc::new(Pinned) as Arc<dyn TrustPolicy>, false),
-        (Arc::new(nara_mesh::registry::FirstUse), true),
-    ] {
+    for (policy, believed) in [(TrustPolicy::Pinned, false), (TrustPolicy::FirstUse, true)] {
         let registry = PeerRegistry::default().with_trust(policy);
         registry
             .register(known(&nara("bob"), Some(server.local_addr())))
             .unwrap();
         let found = alice(registry.clone()).query_peer(&carol).await.unwrap();
-        assert_eq!(found.key, nara("carol").public_key());
-        let outcome = registry.register(found.to_info(9632, NOW));
+        assert_eq!(found.key.as_ref().unwrap().key, nara("carol").public_key());
+        let outcome = registry.register(found);
         assert_eq!(outcome.is_ok(), believed);
         if let Err(error) = outcome {
             assert!(matches!(error, RegisterError::KeyRefused(_)), "{error}");
@@ -245,7 +239,7 @@ impl PeerSource for Node {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_discovery_finds_is_worth_what_the_policy_says() {
     let server = online(&nara("carol")).await;
-    let registry = PeerRegistry::default().with_trust(Arc::new(Closed));
+    let registry = PeerRegistry::default().with_trust(TrustPolicy::Closed);
     let node = Arc::new(Node(Candidate::new("carol", vec![LOOPBACK])));
     let discovery = Discovery::new(alice(registry.clone()), node.clone()).ports([server.local_addr().port()]);
     let found = discovery.run_once().await.unwrap();
@@ -286,10 +280,11 @@ fn decide(registry: &PeerRegistry, name: &str, verdict: Verdict, at: i64) {
         name: Some(name.parse().unwrap()),
         ..PeerInfo::default()
     });
-    registry.restore(PeerRecord {
+    let record = PeerRecord {
         decision: Some(decision),
         ..info.into_record().unwrap()
-    });
+    };
+    registry.restore(record).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -309,14 +304,14 @@ async fn an_untrusted_nara_is_not_served_until_it_is_trusted_again() {
 async fn the_key_of_an_untrusted_nara_is_not_served_under_another_name() {
     let [evil, alias, newcomer] = ["evil", "alias", "newcomer"].map(|name| nara_with_seed(name, 66));
     assert_eq!(evil.public_key(), newcomer.public_key());
-    let registry = guarded(Arc::new(nara_mesh::registry::FirstUse));
+    let registry = guarded(TrustPolicy::FirstUse);
     for met in [&evil, &alias] {
         registry.register(known(met, None)).unwrap();
     }
     let server = online(&newcomer).await;
     let port = server.local_addr().port();
     // Elsewhere it is met on first use.
-    let elsewhere = guarded(Arc::new(nara_mesh::registry::FirstUse));
+    let elsewhere = guarded(TrustPolicy::FirstUse);
     sync(&target(&elsewhere, port).await, &newcomer);
     let met = elsewhere.by_name("newcomer").and_then(|peer| peer.key());
     assert_eq!(met, Some(newcomer.public_key()));
@@ -345,7 +340,7 @@ async fn the_key_of_an_untrusted_nara_is_not_served_under_another_name() {
 async fn a_name_can_be_kept_out_before_anybody_uses_it() {
     let carol = nara("carol");
     let server = online(&carol).await;
-    let registry = guarded(Arc::new(nara_mesh::registry::FirstUse));
+    let registry = guarded(TrustPolicy::FirstUse);
     decide(&registry, "carol", Verdict::Untrusted, 1);
     let target = target(&registry, server.local_addr().port()).await;
     assert_eq!(sync(&target, &carol), 403);

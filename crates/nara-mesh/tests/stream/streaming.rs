@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use nara_mesh::client::{StreamError, StreamState, SubscribeOptions};
 use nara_mesh::identity::LocalNara;
-use nara_mesh::ledger::{ArrivalLog as _, CheckedEvent, CursorStore as _, EventStore as _, Insertion};
+use nara_mesh::ledger::{ArrivalLog as _, CheckedEvent, EventStore as _, Insertion, TransferStore as _};
 use nara_mesh::proto::event::EventTrust;
 use nara_mesh::proto::sync::EventFilter;
 use nara_mesh::registry::{KeySource, PeerChange, PeerInfo, PeerRegistry};
@@ -336,7 +336,7 @@ async fn dropping_a_subscription_closes_its_stream() {
 #[tokio::test(start_paused = true)]
 async fn a_stream_ends_with_the_key_on_which_it_was_opened() {
     type Change = fn(&PeerRegistry, &LocalNara);
-    let changes: [Change; 3] = [
+    let changes: [Change; 4] = [
         // As the peers file has another key after a reload.
         |registry, bob| {
             let other = nara("mallory").public_key();
@@ -349,7 +349,15 @@ async fn a_stream_ends_with_the_key_on_which_it_was_opened() {
             let mut record = peer.info().into_record().unwrap();
             let at = record.key.as_ref().unwrap().learned_at;
             record.apply(PeerChange::Forget { at }).unwrap();
-            registry.restore(record);
+            registry.restore(record).unwrap();
+        },
+        // As `peers untrust` does.
+        |registry, bob| {
+            let peer = registry.by_id(bob.id()).unwrap();
+            let mut record = peer.info().into_record().unwrap();
+            let at = record.key.as_ref().unwrap().learned_at;
+            record.apply(PeerChange::Untrust { at }).unwrap();
+            registry.restore(record).unwrap();
         },
         |registry, bob| assert!(registry.unregister(bob.id())),
     ];

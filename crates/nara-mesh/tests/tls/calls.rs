@@ -57,7 +57,7 @@ async fn a_peer_that_went_back_to_plain_connections_is_called_again_once_it_is_f
     let mut record = peer.info().into_record().unwrap();
     let at = UnixMillis::new(1);
     record.apply(PeerChange::Forget { at }).unwrap();
-    client.registry().restore(record);
+    client.registry().restore(record).unwrap();
     let again = known(&mesh.bob, Some(address(BOB)));
     client.registry().register(again).unwrap();
     sync(&client, &mesh.bob).await;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nara_mesh::Nara;
 use nara_mesh::clock::{Clock as _, SystemClock};
-use nara_mesh::ledger::{CursorStore as _, EventStore as _, MemoryLedger};
+use nara_mesh::ledger::{EventStore as _, MemoryLedger, TransferStore as _};
 use nara_mesh::transport::TcpTransport;
 
 use crate::support::{GRACE, Mesh, V1Peer, configured, history, ip, nara, tease, until};

@@ -6,6 +6,8 @@ use sha2::Sha256;
 use subtle::ConstantTimeEq as _;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
+use super::NaraName;
+
 /// The secret from which everything about a nara follows: a 32-byte seed, which is also the seed of its
 /// Ed25519 key, and an 8-byte tag that bonds it to a name (docs/protocol/v1.md, section 1.1).
 ///
@@ -25,6 +27,14 @@ pub enum InvalidSoul {
     /// Not 40 bytes after decoding.
     #[error("the soul has {0} bytes instead of 40")]
     Length(usize),
+}
+
+/// The soul is bonded to another name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the soul is bonded to another name than {name}: it has a typo, or it belongs to another nara")]
+pub struct BrokenBond {
+    /// The name that was given.
+    pub name: NaraName,
 }
 
 impl Soul {
@@ -47,6 +57,18 @@ impl Soul {
     /// Whether this soul is bonded to `name`. A mistyped soul usually still parses; only this check notices.
     pub fn is_bonded_to(&self, name: &str) -> bool {
         !name.is_empty() && bool::from(tag(self.seed(), name)[..].ct_eq(self.tag()))
+    }
+
+    /// Checks that this soul is bonded to `name`.
+    ///
+    /// # Errors
+    /// [`BrokenBond`]. V1 peers only warn; a broken bond is nearly always a typo, and then every signature is worthless.
+    pub fn check_bond(&self, name: &NaraName) -> Result<(), BrokenBond> {
+        if self.is_bonded_to(name.as_str()) {
+            Ok(())
+        } else {
+            Err(BrokenBond { name: name.clone() })
+        }
     }
 
     /// The text of the soul: Base58 of its 40 bytes. Its holder is the nara.

@@ -1,7 +1,6 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
-use nara_mesh::discovery::name_of_host;
 use nara_mesh::proto::identity::NaraName;
 use nara_mesh::transport::Candidate;
 use tokio::time::Instant;
@@ -129,7 +128,7 @@ impl Peer {
     }
 
     pub(super) fn nara_name(&self) -> Option<NaraName> {
-        name_of_host(&self.candidate().host_name)
+        self.candidate().nara_name()
     }
 
     pub(super) fn identity(&self) -> NodeIdentity {

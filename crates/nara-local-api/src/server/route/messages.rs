@@ -188,14 +188,16 @@ pub(super) async fn zine(
     let sent = ours.len();
     let zine = handle.exchange_zine(ours).await?.into_inner();
     let teller = handle.known().and_then(|peer| peer.info().name);
-    let outcomes = ledger.insert(zine.events.accepted.clone(), teller).await?;
+    let counts = Counts::of_answer(&zine.events);
     let live = |checked: &CheckedEvent| LiveEvent::told(&checked.event, trust_word(checked.trust));
+    let events = zine.events.accepted.iter().map(live).collect();
+    let outcomes = ledger.insert(zine.events.accepted, teller).await?;
     Ok(Json(Zine {
         from: zine.from,
-        created_at_s: zine.created_at.get(),
+        created_at_s: zine.ts.get(),
         sent,
-        events: zine.events.accepted.iter().map(live).collect(),
-        counts: Counts::of_answer(&zine.events, &outcomes),
+        events,
+        counts: counts.with_outcomes(&outcomes),
     }))
 }
 

@@ -6,8 +6,7 @@ use axum::response::Response;
 use futures_util::future::ready;
 use futures_util::{StreamExt as _, stream};
 use http::StatusCode;
-use nara_mesh::client::PeerHandle;
-use nara_mesh::defaults;
+use nara_mesh::client::{MeshClient, PeerHandle};
 use nara_mesh::registry::{KeySource, PeerChange, PeerChangeError, PeerEvent, PeerInfo, PeerRegistry};
 use nara_proto::coordinates::estimate;
 use nara_proto::identity::{KeyId, NaraName, PublicKey};
@@ -33,7 +32,7 @@ pub(super) async fn list(State(shared): State<Arc<Shared>>) -> Answer<PeerList> 
     let peers = shared.nara.registry().peers();
     let described: Vec<_> = peers.iter().map(|peer| describe(&shared, peer)).collect();
     let mut peers: Vec<Peer> = stream::iter(described)
-        .buffered(defaults::FAN_OUT)
+        .buffered(MeshClient::FAN_OUT)
         .collect()
         .await;
     peers.sort_by(|one, other| one.label.cmp(&other.label));

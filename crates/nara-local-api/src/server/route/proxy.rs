@@ -11,7 +11,9 @@ use http::uri::PathAndQuery;
 use http::{Method, Uri};
 use nara_mesh::Coverage;
 use nara_mesh::client::{BodyProof, PeerHandle, Verification};
-use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
+use nara_proto::forwarding;
+use nara_proto::identity::NaraName;
+use percent_encoding::percent_decode_str;
 use tower::ServiceExt as _;
 
 use crate::Problem;
@@ -22,9 +24,6 @@ const STREAM: &str = "x-nara-stream";
 
 /// How long a call may take, in milliseconds.
 const TIMEOUT: &str = "x-nara-timeout-ms";
-
-/// Not in a header as they are: what is not visible ASCII, and the escape itself.
-const ESCAPED: &AsciiSet = &CONTROLS.add(b' ').add(b'%').add(b'"').add(b',').add(b';');
 
 /// Send a request of any kind to a peer, signed, and get its verified answer
 ///
@@ -96,7 +95,7 @@ fn target(uri: &Uri) -> Result<(String, Uri), Problem> {
     let path = uri.path().strip_prefix("/v1/peers/").unwrap_or_default();
     let (peer, rest) = path.split_once('/').unwrap_or((path, ""));
     let rest = rest.strip_prefix("http").unwrap_or_default();
-    if rest.split('/').any(is_trick) {
+    if forwarding::is_ambiguous_path(rest) {
         let problem = Problem::invalid("the path has a segment `.` or `..`, or an encoded slash");
         return Err(problem.hint("write the path as the peer has it"));
     }
@@ -109,12 +108,6 @@ fn target(uri: &Uri) -> Result<(String, Uri), Problem> {
     Ok((peer.into_owned(), Uri::from(target)))
 }
 
-/// Whether a program may take a segment of a path for something else than one segment.
-fn is_trick(segment: &str) -> bool {
-    let decoded: Vec<u8> = percent_decode_str(segment).collect();
-    matches!(&*decoded, b"." | b"..") || decoded.iter().any(|byte| matches!(byte, b'/' | b'\\' | 0))
-}
-
 fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Problem> {
     let Some(value) = headers.get(TIMEOUT) else {
         return Ok(None);
@@ -125,52 +118,11 @@ fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Problem> {
     Ok(Some(Duration::from_millis(millis.into())))
 }
 
-/// Removes headers about the connection of the caller, and those that only the channel writes, in any spelling that a gateway
-/// interface may take for them.
+/// Removes headers about the connection of the caller, and those that only the channel writes.
 fn clean(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| name.trim().parse().ok())
-        .collect();
-    let removed: Vec<HeaderName> = headers
-        .keys()
-        .filter(|name| named.contains(name) || is_of_the_connection(name) || is_of_the_channel(name))
-        .cloned()
-        .collect();
-    for name in removed {
-        headers.remove(name);
-    }
-}
-
-fn is_of_the_connection(name: &HeaderName) -> bool {
-    matches!(
-        *name,
-        header::CONNECTION
-            | header::CONTENT_LENGTH
-            | header::EXPECT
-            | header::HOST
-            | header::PROXY_AUTHENTICATE
-            | header::PROXY_AUTHORIZATION
-            | header::TE
-            | header::TRAILER
-            | header::TRANSFER_ENCODING
-            | header::UPGRADE
-    ) || matches!(
-        name.as_str(),
-        "keep-alive" | "proxy-connection" | "http2-settings"
-    )
-}
-
-fn is_of_the_channel(name: &HeaderName) -> bool {
-    let name = name.as_str().replace(|c: char| !c.is_ascii_alphanumeric(), "-");
-    name.starts_with("x-nara-")
-        || matches!(
-            &*name,
-            "signature" | "signature-input" | "accept-signature" | "content-digest"
-        )
+    forwarding::remove_headers(headers, |name| {
+        forwarding::is_channel_header(name) || matches!(*name, header::CONTENT_LENGTH | header::HOST)
+    });
 }
 
 /// The answer of a peer, with what is proven of it.
@@ -178,8 +130,8 @@ fn proven(mut answer: http::Response<Body>, verification: &Verification) -> Resp
     let headers = answer.headers_mut();
     clean_answer(headers);
     let flag = |is: bool| if is { "?1" } else { "?0" }.to_owned();
-    let name =
-        |name: &nara_proto::identity::NaraName| utf8_percent_encode(name.as_str(), ESCAPED).to_string();
+    let name = |name: &NaraName| forwarding::header_text(name.as_str());
+    let coverage = verification.request.map_or("none", Coverage::as_str);
     let told = [
         ("x-nara-responder", verification.responder.as_ref().map(name)),
         (
@@ -200,7 +152,7 @@ fn proven(mut answer: http::Response<Body>, verification: &Verification) -> Resp
             "x-nara-body-proof",
             Some(body_proof(verification.body).to_owned()),
         ),
-        ("x-nara-coverage", Some(coverage(verification.request).to_owned())),
+        ("x-nara-coverage", Some(coverage.to_owned())),
     ];
     for (name, value) in told {
         if let Some(value) = value.and_then(|value| HeaderValue::try_from(value).ok()) {
@@ -225,16 +177,6 @@ const fn body_proof(proof: BodyProof) -> &'static str {
         BodyProof::AtEnd => "at-end",
         BodyProof::Channel => "channel",
         BodyProof::Whole => "whole",
-        _ => "none",
-    }
-}
-
-const fn coverage(coverage: Option<Coverage>) -> &'static str {
-    match coverage {
-        Some(Coverage::MethodAndPath) => "method-and-path",
-        Some(Coverage::Head) => "head",
-        Some(Coverage::Whole) => "whole",
-        Some(Coverage::Channel) => "channel",
         _ => "none",
     }
 }
@@ -269,33 +211,5 @@ mod tests {
             let uri = format!("/v1/peers/bob/http{path}").parse().unwrap();
             assert_eq!(target(&uri).unwrap_err().name(), "invalid_request", "{path}");
         }
-    }
-
-    #[test]
-    fn headers_of_the_connection_and_of_the_channel_are_not_passed_on() {
-        let mut headers = HeaderMap::new();
-        for (name, value) in [
-            ("accept", "text/plain"),
-            ("cookie", "kept=1"),
-            ("connection", "close, X-Secret"),
-            ("x-secret", "1"),
-            ("te", "trailers"),
-            ("transfer-encoding", "chunked"),
-            ("content-length", "3"),
-            ("host", "localhost"),
-            ("upgrade", "websocket"),
-            ("x-nara-sender", "root"),
-            ("x_nara_sender", "root"),
-            ("x.nara.sender", "root"),
-            ("x-nara-stream", "?1"),
-            ("signature", "sig=:AA==:"),
-            ("content-digest", "sha-256=:AA==:"),
-        ] {
-            headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
-        }
-        clean(&mut headers);
-        let mut kept: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
-        kept.sort_unstable();
-        assert_eq!(kept, ["accept", "cookie"]);
     }
 }

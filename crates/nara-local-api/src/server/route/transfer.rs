@@ -11,9 +11,7 @@ use axum::response::Response;
 use axum::response::sse::Event;
 use futures_util::{Stream, StreamExt as _, stream};
 use http::StatusCode;
-use nara_mesh::client::{
-    PeerHandle, ReconcileOptions, StreamState, SubscribeOptions, SyncError, SyncOptions, SyncProgress,
-};
+use nara_mesh::client::{PeerHandle, StreamState, SubscribeOptions, SyncError, SyncOptions, SyncProgress};
 use nara_mesh::ledger::Ledger;
 use nara_proto::event::Service;
 use nara_proto::reconcile::Scope;
@@ -124,9 +122,10 @@ pub(super) async fn sync(
     Ok(transfer(&shared, progress, async move {
         let answer = handle.fetch_sync_events(request).await?.into_inner();
         let teller = handle.known().and_then(|peer| peer.info().name);
-        let outcomes = ledger.insert(answer.events.accepted.clone(), teller).await?;
+        let counts = Counts::of_answer(&answer.events);
+        let outcomes = ledger.insert(answer.events.accepted, teller).await?;
         Ok(Synced {
-            counts: Counts::of_answer(&answer.events, &outcomes),
+            counts: counts.with_outcomes(&outcomes),
             answers: 1,
             resumed: None,
             elapsed_us: elapsed(),
@@ -197,7 +196,7 @@ pub(super) async fn reconcile(
     let handle = shared.peer(&peer, call.timeout())?;
     let scope = scope.scope()?;
     let ledger = shared.nara.ledger().clone();
-    let (options, progress) = ReconcileOptions::default().push(params.push).watched();
+    let (options, progress) = SyncOptions::default().push(params.push).watched();
     let begun = Instant::now();
     Ok(transfer(&shared, progress, async move {
         let report = handle.reconcile(&*ledger, scope, options).await?;

@@ -29,10 +29,8 @@ async fn try_run(mesh: &Mesh) -> StepResult {
         .naras()
         .iter()
         .map(|nara| {
-            GossipService::builder(nara.client.clone(), nara.ledger.clone())
-                .config(GossipConfig::with_degree(DEGREE))
-                .catch_up(Duration::ZERO)
-                .start()
+            let config = GossipConfig::with_degree(DEGREE);
+            GossipService::start(nara.client.clone(), nara.ledger.clone(), config, Duration::ZERO)
         })
         .collect();
     for service in &services {

@@ -17,8 +17,8 @@ use nara_tailnet::MeshNode;
 use super::report::{Check, Report};
 use crate::cli::DoctorArgs;
 use crate::command::ping::{PeerResult, Pinger, ping_peer, told_clock};
-use crate::command::up;
 use crate::failure::Outcome;
+use crate::found::describe;
 use crate::printer::count;
 use crate::settings::Settings;
 
@@ -67,7 +67,7 @@ pub(super) async fn known(
             ping_peer(pinger, &PeerRef::from(peer), 1, Duration::ZERO).await
         });
     let pings: Vec<PeerResult> = stream::iter(pings)
-        .buffered(defaults::FAN_OUT)
+        .buffered(MeshClient::FAN_OUT)
         .try_collect()
         .await?;
     answering(&pings, report)?;
@@ -167,7 +167,7 @@ async fn ports(client: &MeshClient, own: u16, report: &mut Report) -> Outcome<()
         let answers = join_all(answers).await.into_iter().flatten();
         (name.clone(), answers.collect::<Vec<u16>>())
     });
-    let found: Vec<(NaraName, Vec<u16>)> = stream::iter(asking).buffered(defaults::FAN_OUT).collect().await;
+    let found: Vec<(NaraName, Vec<u16>)> = stream::iter(asking).buffered(MeshClient::FAN_OUT).collect().await;
     let found: Vec<String> = found
         .iter()
         .filter(|(_, ports)| !ports.is_empty())
@@ -196,7 +196,7 @@ fn conflicts(found: &[Found], pings: &[PeerResult], report: &mut Report) -> Outc
                 Found::Refused { .. } | Found::Contested { .. } | Found::Namesake { .. }
             )
         })
-        .filter_map(|found| up::describe(found).map(|(text, _)| text))
+        .filter_map(|found| describe(found).map(|(text, _)| text))
         .collect();
     conflicts.extend(
         pings

@@ -14,11 +14,11 @@ use nara_tailnet::status::{NodeState, NodeStatus, NotReadyReason};
 use nara_tailnet::tailscaled::TailscaledNode;
 
 use super::report::{Check, Report};
-use super::{NetworkKind, up};
-use crate::cli::DoctorArgs;
+use crate::cli::{DoctorArgs, NetworkKind};
 use crate::connect;
 use crate::failure::{Failure, Outcome};
 use crate::network::node_hint;
+use crate::network_choice::choose;
 use crate::settings::Settings;
 
 /// How long a node may take to become ready: it should be.
@@ -27,7 +27,7 @@ const READY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Which network is looked at; `None`: there is none.
 pub(super) fn choice(args: &DoctorArgs, report: &mut Report) -> Outcome<Option<NetworkKind>> {
     let why = "naras reach each other over a tailnet";
-    match up::choose(&args.on, Path::new("tailscaled")) {
+    match choose(&args.on, Path::new("tailscaled")) {
         Ok((kind, reason)) => {
             let found = format!("{} ({reason})", format!("{kind:?}").to_lowercase());
             report.add(Check::ok("network", found, why))?;

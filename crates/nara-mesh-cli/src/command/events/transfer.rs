@@ -50,7 +50,7 @@ pub(in crate::command) fn export(args: &EventsExportArgs, settings: &Settings, p
         let (mut exported, mut counts) = (0, Counts::default());
         while let Some(page) = pages.next().await {
             let events = page?.events;
-            counts += Counts::of_answer(&events, &[]);
+            counts += Counts::of_answer(&events);
             for checked in &events.accepted {
                 let event: Value =
                     serde_json::from_str(&go_json::to_string(&checked.event)).unwrap_or_default();

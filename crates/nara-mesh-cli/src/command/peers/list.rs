@@ -7,7 +7,6 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use nara_local_api::client::LocalClient;
 use nara_local_api::model::Peer;
 use nara_mesh::client::{MeshClient, PeerRef};
-use nara_mesh::defaults;
 use nara_proto::coordinates::estimate;
 use nara_proto::peer::Coordinates;
 use serde::Serialize;
@@ -103,7 +102,7 @@ async fn through(nara: &LocalClient, args: &PeersListArgs) -> Outcome<Vec<Row>> 
         })
     });
     stream::iter(calls)
-        .buffered(defaults::FAN_OUT)
+        .buffered(MeshClient::FAN_OUT)
         .try_collect()
         .await
 }
@@ -152,7 +151,7 @@ fn directly(
             })
         });
         stream::iter(calls)
-            .buffered(defaults::FAN_OUT)
+            .buffered(MeshClient::FAN_OUT)
             .try_collect()
             .await
     })

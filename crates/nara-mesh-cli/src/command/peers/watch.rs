@@ -8,8 +8,7 @@ use futures_util::StreamExt as _;
 use http::Method;
 use nara_local_api::client::LocalClient;
 use nara_local_api::model::PeerChanged;
-use nara_mesh::client::{MeshClient, PeerRef, fan_out};
-use nara_mesh::defaults;
+use nara_mesh::client::{MeshClient, PeerRef};
 use nara_mesh::discovery::{Discovery, Found};
 use nara_mesh::registry::{PeerInfo, PeerProtocol};
 use nara_proto::presence::PresenceState;
@@ -18,9 +17,9 @@ use serde_json::json;
 use tokio::sync::mpsc;
 
 use crate::command::ping::{Pinger, ping_peer};
-use crate::command::up::describe;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
+use crate::found::describe;
 use crate::ledger_file::recall_presence;
 use crate::network::Way;
 use crate::printer::{Printer, harmless, human, micros};
@@ -119,7 +118,9 @@ pub(super) async fn watch_presence(client: &MeshClient, settings: &Settings, pri
             recall_presence(settings, client.registry()).await;
             let mut peers = client.registry().peers();
             peers.retain(|peer| peer.info().address.is_some() && !peer.is_untrusted());
-            fan_out(peers.clone(), defaults::FAN_OUT, |peer| client.ping(peer)).await;
+            client
+                .call_each(peers.clone(), async |peer| peer.ping().await)
+                .await;
             for peer in peers {
                 let (info, presence) = (peer.info(), peer.presence());
                 if shown.insert(info.label(), presence) != Some(presence) {

@@ -73,7 +73,7 @@ impl Exposition {
             .set_buckets_for_metric(Matcher::Suffix("_duration_seconds".to_owned()), &BUCKETS)
             .and_then(PrometheusBuilder::install_recorder)
             .map_err(|error| Failure::failed("metrics cannot be recorded").caused_by(error))?;
-        metrics::describe();
+        metrics::Metric::describe_all();
         let process = Collector::default();
         process.describe();
         for (name, help) in GAUGES {
@@ -219,7 +219,7 @@ mod tests {
     fn exported() -> BTreeSet<String> {
         let mut names: BTreeSet<String> = PROCESS.map(str::to_owned).into();
         names.extend(GAUGES.map(|(name, _)| name.to_owned()));
-        for metric in metrics::ALL {
+        for metric in metrics::Metric::ALL {
             names.insert(metric.name.to_owned());
             if metric.kind == metrics::MetricKind::Histogram {
                 names.extend(["_bucket", "_count", "_sum"].map(|part| format!("{}{part}", metric.name)));

@@ -15,13 +15,12 @@ use nara_local_api::server::{
 };
 use nara_mesh::Nara;
 use nara_mesh::server::expose::Services;
-use nara_tailnet::MeshNode;
 use tokio::sync::{mpsc, oneshot};
 
 use super::exposition::Exposition;
 use crate::cli::ServingArgs;
 use crate::failure::{Failure, Outcome};
-use crate::network;
+use crate::network::{self, OnNetwork};
 use crate::running::{runtime_folder, socket_in};
 use crate::settings::Settings;
 
@@ -34,14 +33,6 @@ pub(super) enum Question {
     Doctor(oneshot::Sender<Vec<Check>>),
     End,
     Reload(oneshot::Sender<Reloaded>),
-}
-
-/// The network that the nara is on.
-#[derive(Clone, Debug)]
-pub(in crate::command) struct OnNetwork {
-    pub(in crate::command) kind: &'static str,
-    /// `None`: this machine alone.
-    pub(in crate::command) node: Option<Arc<dyn MeshNode>>,
 }
 
 /// How to open the API.

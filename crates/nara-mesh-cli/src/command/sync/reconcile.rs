@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
-use nara_local_api::model::{Counts, Reconciled};
-use nara_mesh::client::{MeshClient, PeerHandle, PeerRef, ReconcileOptions, SyncError};
+use nara_local_api::model::{Comparison, Counts, Reconciled};
+use nara_mesh::client::{MeshClient, PeerHandle, PeerRef, SyncError, SyncOptions};
 use nara_mesh::ledger::Ledger;
 use nara_proto::event::Service;
 use nara_proto::reconcile::{ItemId, Scope};
@@ -151,17 +151,8 @@ pub(in crate::command) struct Told {
     #[serde(flatten)]
     counts: Counts,
     peer: String,
-    rounds: usize,
-    bytes_sent: u64,
-    bytes_received: u64,
-    missing_here: usize,
-    missing_there: usize,
-    rejected_before: usize,
-    gone: usize,
-    pushed: usize,
-    fell_back: bool,
-    complete: bool,
-    elapsed_us: u64,
+    #[serde(flatten)]
+    comparison: Comparison,
 }
 
 /// What a comparison found, and what it cost.
@@ -259,70 +250,61 @@ pub(super) async fn fetch(
 ) -> Outcome {
     let bar = Bar::new(printer);
     let start = Instant::now();
-    let (options, progress) = ReconcileOptions::default().push(args.push).watched();
+    let (options, progress) = SyncOptions::default().push(args.push).watched();
     let peer_handle = client.peer(peer);
     let reconciled = peer_handle.reconcile(ledger, scope, options);
     let report = bar.follow(progress, reconciled).await;
     bar.finish();
     let report = report.map_err(failure)?;
-    tell(&Reconciled::of(&report, start.elapsed()), args, printer)
+    tell(Reconciled::of(&report, start.elapsed()), args, printer)
 }
 
-pub(super) fn tell(report: &Reconciled, args: &SyncArgs, printer: Printer) -> Outcome {
-    let counts = &report.counts;
-    printer.line(if report.fell_back {
+pub(super) fn tell(report: Reconciled, args: &SyncArgs, printer: Printer) -> Outcome {
+    let Reconciled { counts, comparison } = report;
+    printer.line(if comparison.fell_back {
         "the peer does not support reconciliation: its events were fetched page by page".to_owned()
     } else {
         format!(
             "{} missing here, {} missing there; compared with {} bytes in {}",
-            report.missing_here,
-            report.missing_there,
-            report.bytes_sent + report.bytes_received,
-            count(report.rounds, "round"),
+            comparison.missing_here,
+            comparison.missing_there,
+            comparison.bytes_sent + comparison.bytes_received,
+            count(comparison.rounds, "round"),
         )
     })?;
-    if report.rejected_before > 0 {
+    if comparison.rejected_before > 0 {
         printer.line(format_args!(
             "{} of them not fetched, because they were rejected before",
-            report.rejected_before
+            comparison.rejected_before
         ))?;
     }
-    if report.gone > 0 {
-        printer.line(format_args!("{} no longer at the peer", report.gone))?;
+    if comparison.gone > 0 {
+        printer.line(format_args!("{} no longer at the peer", comparison.gone))?;
     }
     if args.push {
         printer.line(format_args!(
             "{} offered to the peer",
-            count(report.pushed, "event")
+            count(comparison.pushed, "event")
         ))?;
     }
     printer.line(format_args!(
         "{} in {}",
-        listing::summary(counts, true),
-        human(Duration::from_micros(report.elapsed_us))
+        listing::summary(&counts, true),
+        human(Duration::from_micros(comparison.elapsed_us))
     ))?;
-    if !report.complete {
+    if !comparison.complete {
         printer.warn("the ledgers differ too much to find everything at once: run it again, or sync without --reconcile");
     }
-    listing::warn_refused(counts, printer);
-    printer.json(Printed::Reconciled(Told {
-        counts: counts.clone(),
-        peer: args.peer.to_string(),
-        rounds: report.rounds,
-        bytes_sent: report.bytes_sent,
-        bytes_received: report.bytes_received,
-        missing_here: report.missing_here,
-        missing_there: report.missing_there,
-        rejected_before: report.rejected_before,
-        gone: report.gone,
-        pushed: report.pushed,
-        fell_back: report.fell_back,
-        complete: report.complete,
-        elapsed_us: report.elapsed_us,
-    }))?;
-    Ok(if report.complete {
-        listing::exit_of(counts)
+    listing::warn_refused(&counts, printer);
+    let exit = if comparison.complete {
+        listing::exit_of(&counts)
     } else {
         Exit::Partial
-    })
+    };
+    printer.json(Printed::Reconciled(Told {
+        counts,
+        peer: args.peer.to_string(),
+        comparison,
+    }))?;
+    Ok(exit)
 }

@@ -36,7 +36,7 @@ pub(super) async fn run(nara: &LocalClient, args: &SyncArgs, printer: Printer) -
     if args.reconcile {
         query.push(("push", word(args.push)));
         let report: Reconciled = follow(nara, &nara.peer_path(&peer, "reconcile", &query), printer).await?;
-        return reconcile::tell(&report, args, printer);
+        return reconcile::tell(report, args, printer);
     }
     let size = args.size.map(|size| size.to_string());
     query.push(("subjects", &subjects));

@@ -63,7 +63,7 @@ fn suffix() -> Outcome<String> {
 
 #[cfg(test)]
 mod tests {
-    use nara_mesh::discovery::name_of_host;
+    use nara_mesh::transport::Candidate;
     use nara_proto::identity::Soul;
 
     use super::*;
@@ -73,7 +73,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let nara = LocalNara::new(&Soul::bond([1; 32], "alice"), "alice".parse().unwrap()).unwrap();
         let first = kept(folder.path(), &nara).unwrap();
-        assert_eq!(name_of_host(&first).as_ref(), Some(nara.name()), "{first}");
+        assert_eq!(
+            Candidate::new(&*first, Vec::new()).nara_name().as_ref(),
+            Some(nara.name()),
+            "{first}"
+        );
         assert_ne!(first, "alice");
         assert_eq!(kept(folder.path(), &nara).unwrap(), first);
         // What somebody else wrote there is not used.

@@ -20,9 +20,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::finding;
 use crate::cli::NetworkKind;
-use crate::command::serving::{Feed, OnNetwork};
+use crate::command::serving::Feed;
 use crate::failure::{Failure, Outcome};
-use crate::network::not_ready;
+use crate::network::{OnNetwork, not_ready};
 use crate::printer::{Printer, harmless, human};
 use crate::service_manager;
 

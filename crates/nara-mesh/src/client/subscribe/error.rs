@@ -1,11 +1,10 @@
 use std::time::Duration;
 
 use http::StatusCode;
-use nara_proto::event::EventProblem;
+use nara_proto::event::{EventProblem, RefusedEvent};
 use nara_proto::stream::{ArrivalCursor, MessageError};
 
 use crate::client::error::ClientError;
-use crate::client::verified::RefusedEvent;
 use crate::ledger::LedgerError;
 
 /// An error item of a subscription. Only a [final](StreamError::is_final) one ends it.

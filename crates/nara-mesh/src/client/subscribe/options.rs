@@ -5,7 +5,7 @@ use nara_proto::stream::{ArrivalCursor, StreamRequest};
 use nara_proto::sync::EventFilter;
 use nara_proto::time::UnixNanos;
 
-use crate::defaults;
+use super::pause::Bounds;
 use crate::ledger::Ledger;
 
 /// Options of a subscription. The default: every event that arrives from now on, not stored.
@@ -16,7 +16,7 @@ pub struct SubscribeOptions {
     pub(super) cursor: Option<ArrivalCursor>,
     pub(super) ledger: Option<Arc<dyn Ledger>>,
     pub(super) forget: bool,
-    pub(super) reconnect: ReconnectPolicy,
+    pub(super) reconnect: Bounds,
     pub(super) poll: Option<Duration>,
 }
 
@@ -69,37 +69,10 @@ impl SubscribeOptions {
         self
     }
 
-    /// How long to wait before connecting again.
-    pub fn reconnect(mut self, policy: ReconnectPolicy) -> Self {
-        self.reconnect = policy;
+    /// The shortest and the longest pause before connecting again, by default 200 ms and 30 s. It is doubled after each
+    /// failure, with jitter. A `retry:` of the peer counts within the same bounds.
+    pub fn reconnect(mut self, min: Duration, max: Duration) -> Self {
+        self.reconnect = Bounds { min, max };
         self
-    }
-}
-
-/// How long a subscription waits before it reconnects: doubled after each failure, with jitter. A `retry:` of the
-/// peer counts within the same bounds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct ReconnectPolicy {
-    /// The shortest pause.
-    pub min: Duration,
-    /// The longest pause.
-    pub max: Duration,
-}
-
-impl Default for ReconnectPolicy {
-    fn default() -> Self {
-        Self {
-            min: defaults::STREAM_RECONNECT_MIN,
-            max: defaults::STREAM_RECONNECT_MAX,
-        }
-    }
-}
-
-impl ReconnectPolicy {
-    /// The same with other bounds.
-    #[must_use]
-    pub const fn between(min: Duration, max: Duration) -> Self {
-        Self { min, max }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::ReconnectPolicy;
+use crate::defaults;
 
 /// A stream that lasted this long was a good one: the next pause is short again. Shorter ones may be those of a
 /// peer that closes every stream at once.
@@ -11,19 +11,35 @@ const GOOD: Duration = Duration::from_secs(10);
 /// Failures for which a broken rule counts: whoever broke one will break it again.
 const RULE_BROKEN: u32 = 6;
 
+/// The shortest and the longest pause.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    pub(super) min: Duration,
+    pub(super) max: Duration,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            min: defaults::STREAM_RECONNECT_MIN,
+            max: defaults::STREAM_RECONNECT_MAX,
+        }
+    }
+}
+
 /// The pauses of one subscription.
 #[derive(Debug)]
 pub(super) struct Pauses {
-    policy: ReconnectPolicy,
+    bounds: Bounds,
     failures: u32,
     /// What the peer asked for.
     wish: Duration,
 }
 
 impl Pauses {
-    pub(super) fn new(policy: ReconnectPolicy) -> Self {
+    pub(super) fn new(bounds: Bounds) -> Self {
         Self {
-            policy,
+            bounds,
             failures: 0,
             wish: Duration::ZERO,
         }
@@ -43,13 +59,13 @@ impl Pauses {
 
     /// The peer asked for pauses of this length, in **milliseconds**.
     pub(super) fn wish(&mut self, retry_ms: u64) {
-        self.wish = Duration::from_millis(retry_ms).min(self.policy.max);
+        self.wish = Duration::from_millis(retry_ms).min(self.bounds.max);
     }
 
-    /// The next pause: at least `least`, within the bounds of the policy. `random` spreads it over the upper half of
+    /// The next pause: at least `least`, within the bounds. `random` spreads it over the upper half of
     /// its length, so that the subscribers of a returning nara do not all come in one instant.
     pub(super) fn next(&mut self, least: Duration, random: u32) -> Duration {
-        let ReconnectPolicy { min, max } = self.policy;
+        let Bounds { min, max } = self.bounds;
         let full = min.saturating_mul(1 << self.failures.min(16)).min(max);
         self.failures = self.failures.saturating_add(1);
         let spread = 0.5 + 0.5 * f64::from(random) / f64::from(u32::MAX);
@@ -63,7 +79,7 @@ mod tests {
 
     #[test]
     fn pauses_grow_to_their_bound_and_start_small_again() {
-        let mut pauses = Pauses::new(ReconnectPolicy::default());
+        let mut pauses = Pauses::new(Bounds::default());
         let next = |pauses: &mut Pauses| pauses.next(Duration::ZERO, u32::MAX).as_millis();
         let grown: Vec<_> = (0..10).map(|_| next(&mut pauses)).collect();
         assert_eq!(
@@ -78,7 +94,7 @@ mod tests {
 
     #[test]
     fn whatever_is_asked_for_stays_within_the_bounds() {
-        let mut pauses = Pauses::new(ReconnectPolicy::default());
+        let mut pauses = Pauses::new(Bounds::default());
         assert_eq!(pauses.next(Duration::ZERO, 0), Duration::from_millis(200));
         pauses.wish(5_000);
         assert_eq!(pauses.next(Duration::ZERO, 0), Duration::from_secs(5));

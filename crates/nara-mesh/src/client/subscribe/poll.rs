@@ -4,6 +4,7 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use nara_proto::event::{CheckedEvent, CheckedEvents};
 use nara_proto::identity::NaraName;
 use nara_proto::sync::SyncRequest;
 use tokio::sync::{mpsc, watch};
@@ -11,9 +12,8 @@ use tokio::time::sleep;
 
 use super::{StreamError, StreamState, SubscribeOptions, VerifiedEvent};
 use crate::client::handle::PeerHandle;
-use crate::client::verified::CheckedEvents;
 use crate::defaults;
-use crate::ledger::{CheckedEvent, Insertion};
+use crate::ledger::Insertion;
 
 /// Polls one peer.
 pub(super) struct Poller<'a> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use nara_proto::event::{EventReception, EventVerdict, SyncEvent, verify_events};
+use nara_proto::event::{EventReception, EventVerdict, RefusedEvent, SyncEvent, verify_events};
 use nara_proto::identity::NaraName;
 use nara_proto::stream::{ArrivalCursor, MAX_STREAM_MESSAGE, StreamMessage, StreamStart};
 use nara_proto::sync::EventFilter;
@@ -23,7 +23,6 @@ use super::unsaved::Unsaved;
 use super::{StreamError, StreamState, SubscribeOptions, VerifiedEvent};
 use crate::client::error::{ClientError, Problem};
 use crate::client::handle::PeerHandle;
-use crate::client::verified::RefusedEvent;
 use crate::defaults;
 use crate::ledger::{CheckedEvent, Insertion};
 use crate::offload::{EVENTS_VERIFIED_HERE, offload};
@@ -462,11 +461,7 @@ impl Runner {
                     self.refused.fetch_add(1, Ordering::Relaxed);
                     Err(StreamError::Refused {
                         peer: reader.server.to_string(),
-                        event: Box::new(RefusedEvent {
-                            id: event.id,
-                            emitter: event.emitter,
-                            problem,
-                        }),
+                        event: Box::new(RefusedEvent::new(event, problem)),
                     })
                 }
             };

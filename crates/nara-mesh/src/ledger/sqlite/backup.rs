@@ -10,7 +10,7 @@ use super::failure::Failure;
 use super::lock::Lock;
 use super::pool::{create_new_private, read_only};
 use super::{rows, schema, sql};
-use crate::ledger::LedgerError;
+use crate::ledger::{LedgerError, SqliteLedger};
 
 /// What a copy of a ledger has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,16 +24,18 @@ pub struct LedgerCopy {
     pub file_bytes: u64,
 }
 
-/// Puts a backup in the place of the ledger at `to`, which nobody may have open.
-///
-/// Keys, decisions and cursors stay. The ledger gets a new epoch, so that peers that follow its stream begin anew and
-/// miss nothing. This waits for the disk.
-///
-/// # Errors
-/// [`LedgerError`] if `from` is not a sound ledger, if `to` is in use, or if it cannot be written. Nothing is changed
-/// then.
-pub fn restore(from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<LedgerCopy, LedgerError> {
-    Ok(replace(from.as_ref(), to.as_ref())?)
+impl SqliteLedger {
+    /// Puts a backup in the place of the ledger at `to`, which nobody may have open.
+    ///
+    /// Keys, decisions and cursors stay. The ledger gets a new epoch, so that peers that follow its stream begin anew and
+    /// miss nothing. This waits for the disk.
+    ///
+    /// # Errors
+    /// [`LedgerError`] if `from` is not a sound ledger, if `to` is in use, or if it cannot be written. Nothing is changed
+    /// then.
+    pub fn restore(from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<LedgerCopy, LedgerError> {
+        Ok(replace(from.as_ref(), to.as_ref())?)
+    }
 }
 
 fn replace(from: &Path, to: &Path) -> Result<LedgerCopy, Failure> {

@@ -1,6 +1,6 @@
 use rusqlite::ErrorCode;
 
-use crate::ledger::{DatabaseError, LedgerError};
+use crate::ledger::LedgerError;
 
 /// Why an operation on the database failed. It becomes a [`LedgerError`] in one place.
 #[derive(Debug)]
@@ -29,7 +29,7 @@ impl From<Failure> for LedgerError {
             Failure::Database(error) => {
                 let code = error.sqlite_error_code();
                 let reason = error.to_string();
-                let source = DatabaseError::new(error);
+                let source = Box::new(error);
                 match code {
                     Some(ErrorCode::DiskFull) => Self::Full(source),
                     Some(ErrorCode::ReadOnly) => Self::ReadOnly(source),

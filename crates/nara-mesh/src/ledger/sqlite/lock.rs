@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 
-use crate::ledger::{LedgerError, LockHolder};
+use crate::ledger::LedgerError;
 
 /// The longest text of a lock file that is read.
 const MAX_TEXT: u64 = 4096;
@@ -61,12 +61,10 @@ impl Lock {
     }
 }
 
-fn holder(text: &str) -> Option<LockHolder> {
+fn holder(text: &str) -> Option<String> {
     let mut lines = text.lines();
-    Some(LockHolder {
-        pid: lines.next()?.parse().ok()?,
-        name: lines.next()?.to_owned(),
-    })
+    let pid: u32 = lines.next()?.parse().ok()?;
+    Some(format!("{} (process {pid})", lines.next()?.escape_debug()))
 }
 
 /// The lock file lies beside the database: locks on the database itself are SQLite's own.

@@ -4,7 +4,7 @@ use nara_proto::event::EventTrust;
 use nara_proto::reconcile::Scope;
 
 use super::*;
-use crate::ledger::{CheckedEvent, ReconcileStore as _, Standing};
+use crate::ledger::{CheckedEvent, Standing};
 
 /// Something that is done to both ledgers.
 #[derive(Clone, Debug)]

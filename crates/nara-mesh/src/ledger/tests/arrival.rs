@@ -9,7 +9,7 @@ use super::*;
 use crate::ledger::{CheckedEvent, Followed, Follower};
 
 on_every_ledger! {
-    super::RetentionPolicy::UNLIMITED, super::EveryoneKnown;
+    super::RetentionPolicy::UNLIMITED, crate::ledger::retention::EveryoneKnown;
     late_events_come_behind_what_arrived_before_them,
     a_look_with_a_filter_says_how_far_it_went,
     a_time_becomes_the_place_before_its_first_arrival,

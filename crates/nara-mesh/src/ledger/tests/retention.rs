@@ -3,7 +3,7 @@ use std::sync::Mutex;
 use super::*;
 use crate::ledger::Standing;
 use crate::ledger::retention::Size;
-use crate::registry::{PeerInfo, PeerRegistry, PinnedNames};
+use crate::registry::{PeerInfo, PeerRegistry};
 
 /// Knows the names that it was told.
 #[derive(Debug, Default)]
@@ -292,7 +292,7 @@ fn a_nara_without_a_pinned_key_is_a_stranger_but_oneself_is_not() {
         learned_at: UnixMillis::new(1),
     };
     registry.pin(pinned).unwrap();
-    let known = PinnedNames::new(registry, name("alice"));
+    let known = registry.known_names(name("alice"));
     assert_eq!(known.standing("alice"), Standing::Configured);
     assert_eq!(known.standing("bob"), Standing::Introduced);
     assert_eq!(known.standing("carla"), Standing::Stranger);
@@ -301,8 +301,7 @@ fn a_nara_without_a_pinned_key_is_a_stranger_but_oneself_is_not() {
 
 #[test]
 fn the_inherited_sizes_are_the_default() {
-    use super::super::MemoryMode;
-    let policy = RetentionPolicy::from(MemoryMode::Short);
+    let policy = RetentionPolicy::SHORT;
     assert_eq!(
         (
             policy.max_events,
@@ -312,7 +311,7 @@ fn the_inherited_sizes_are_the_default() {
         (20_000, 5, 20)
     );
     assert_eq!(RetentionPolicy::default().max_events, 80_000);
-    assert_eq!(MemoryMode::Hog.max_events(), 320_000);
+    assert_eq!(RetentionPolicy::HOG.max_events, 320_000);
 }
 
 #[test]

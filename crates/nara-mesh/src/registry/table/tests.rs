@@ -55,7 +55,7 @@ fn a_ghost_that_is_seen_is_no_ghost_any_more() {
     assert!(registry.by_name("carol").is_some());
     // It is remembered.
     let again = PeerRegistry::default();
-    again.restore(carol.info().into_record().unwrap());
+    again.restore(carol.info().into_record().unwrap()).unwrap();
     assert!(again.prune().is_empty());
 }
 

@@ -1,8 +1,8 @@
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use axum::extract::FromRequestParts;
-use axum::middleware::{FromExtractorLayer, from_extractor};
+use axum::extract::{FromRequestParts, Request};
+use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use http::request::Parts;
 use nara_proto::event::SyncEvent;
@@ -133,27 +133,12 @@ impl<S: Send + Sync> FromRequestParts<S> for VerifiedSender {
     }
 }
 
-/// An extractor that refuses requests of which only method and path are proven; see [`require_whole`].
-#[derive(Clone, Copy, Debug)]
-pub struct RequireWhole(());
-
-impl<S: Send + Sync> FromRequestParts<S> for RequireWhole {
-    type Rejection = Response;
-
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Response> {
-        let sender = VerifiedSender::from_request_parts(parts, state).await?;
-        match sender.coverage() {
-            Coverage::MethodAndPath | Coverage::Head => Err(Rejection::NotWhole.into_response()),
-            Coverage::Whole | Coverage::Channel => Ok(Self(())),
-        }
-    }
-}
-
-/// A layer for routes of the application: requests of which only method and path are proven
+/// A middleware for routes of the application: requests of which only method and path are proven
 /// ([`Coverage::MethodAndPath`]) get a signed answer with status 403 that says what to do.
 ///
 /// ```
 /// use axum::Router;
+/// use axum::middleware::from_fn;
 /// use axum::routing::post;
 /// use nara_mesh::server::{VerifiedSender, require_whole};
 ///
@@ -163,15 +148,18 @@ impl<S: Send + Sync> FromRequestParts<S> for RequireWhole {
 ///
 /// let routes: Router = Router::new()
 ///     .route("/transfer", post(transfer))
-///     .route_layer(require_whole());
+///     .route_layer(from_fn(require_whole));
 /// ```
-pub fn require_whole() -> FromExtractorLayer<RequireWhole, ()> {
-    from_extractor::<RequireWhole>()
+pub async fn require_whole(sender: VerifiedSender, request: Request, next: Next) -> Response {
+    match sender.coverage() {
+        Coverage::MethodAndPath | Coverage::Head => Rejection::NotWhole.into_response(),
+        Coverage::Whole | Coverage::Channel => next.run(request).await,
+    }
 }
 
 /// The address of the peer at the other end of the connection, in the extensions of every request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PeerAddress(pub SocketAddr);
+pub(in crate::server) struct PeerAddress(pub(in crate::server) SocketAddr);
 
 impl PeerAddress {
     /// The address in the extensions, or else one that belongs to nobody.

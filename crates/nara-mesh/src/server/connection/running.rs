@@ -1,5 +1,6 @@
 //! A server that is running, and its end.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use crate::server::background::Background;
 use crate::server::clock::ServerClock;
 use crate::server::connection::accept::Acceptor;
 use crate::server::route::stash::Stash;
-use crate::server::stash_store::{SealedStash, StashStoreError};
+use crate::server::stash_store::SealedStash;
 use crate::transport::MeshListener;
 
 /// A running server. Dropping it stops it at once, requests in flight included.
@@ -77,8 +78,8 @@ impl RunningServer {
     /// Forgets what an owner left with this nara. Returns whether there was something.
     ///
     /// # Errors
-    /// [`StashStoreError`] if it may still be in the store.
-    pub async fn forget_stash(&self, owner: &NaraId) -> Result<bool, StashStoreError> {
+    /// If it may still be in the store.
+    pub async fn forget_stash(&self, owner: &NaraId) -> io::Result<bool> {
         self.stash.forget(owner.as_str()).await
     }
 

@@ -30,7 +30,7 @@ struct Table {
 
 impl Services {
     /// Passes requests below `prefix`, such as `/notes`, on to a program from now on, in the place of an earlier
-    /// program of the same prefix. See [`router`](super::router) for `answer_timeout`.
+    /// program of the same prefix. See [`Backend::router`] for `answer_timeout`.
     ///
     /// # Errors
     /// [`RouteError`] if the prefix is malformed, or hides a path of the server, other routes or another program.
@@ -115,14 +115,13 @@ mod tests {
     use axum::routing::get;
 
     use super::*;
-    use crate::server::expose::ANSWER_TIMEOUT;
 
     #[test]
     fn a_program_may_hide_neither_routes_nor_another_program() {
         let services = Services::default();
         let merged = Router::new().route("/merged/{id}", get(async || ()));
         services.stay_clear_of(vec!["/nested".to_owned()], Some(merged));
-        let put = |prefix: &str| services.put(prefix, "unix:/x".parse().unwrap(), ANSWER_TIMEOUT);
+        let put = |prefix: &str| services.put(prefix, "unix:/x".parse().unwrap(), Backend::ANSWER_TIMEOUT);
         put("/notes").unwrap();
         put("/notes").unwrap();
         for (prefix, is_refused) in [

@@ -4,9 +4,10 @@ use axum::body::{Body, Bytes};
 use axum::extract::Request;
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
-use http::{HeaderMap, HeaderName};
+use http::HeaderMap;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::Body as _;
+use nara_proto::forwarding::is_identity_header;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tower_http::timeout::TimeoutBody;
@@ -88,22 +89,14 @@ async fn guarded(shared: &Shared, request: Request, next: Next) -> Result<Respon
 /// Removes what only the verification reads. A handler that looked there would trust what nobody has verified, and
 /// a proxy behind it even more so.
 fn strip_identity(headers: &mut HeaderMap) {
-    let ours: Vec<_> = headers.keys().filter(|name| is_identity(name)).cloned().collect();
+    let ours: Vec<_> = headers
+        .keys()
+        .filter(|name| is_identity_header(name))
+        .cloned()
+        .collect();
     for name in ours {
         headers.remove(name);
     }
-}
-
-/// Whether a header says who sent a request, in any spelling: gateway interfaces such as CGI and WSGI take other
-/// characters for `-`.
-pub(in crate::server) fn is_identity(name: &HeaderName) -> bool {
-    let mut bytes = name.as_str().bytes();
-    b"x-nara-".iter().all(|&wanted| {
-        bytes.next().is_some_and(|byte| match wanted {
-            b'-' => !byte.is_ascii_alphanumeric(),
-            letter => byte == letter,
-        })
-    })
 }
 
 async fn collect(body: Body, max: usize) -> Result<Bytes, Rejection> {

@@ -1,6 +1,7 @@
 //! What peers asked this nara to keep for them (docs/protocol/v1.md, section 12.4).
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use tokio::time::Instant;
 use crate::offload::offload;
 use crate::seldom::error_seldom;
 use crate::server::limits::settings::ServerLimits;
-use crate::server::stash_store::{SealedStash, StashStore, StashStoreError};
+use crate::server::stash_store::{SealedStash, StashStore};
 
 /// An owner that was not heard of for so long was away: it may have lost its memory meanwhile.
 const ABSENCE: Duration = Duration::from_secs(10 * 60);
@@ -51,7 +52,7 @@ impl Stash {
         limits: &ServerLimits,
         store: Option<Arc<dyn StashStore>>,
         now: UnixSeconds,
-    ) -> Result<Self, StashStoreError> {
+    ) -> io::Result<Self> {
         let mut stash = Self {
             kept: Mutex::default(),
             store,
@@ -150,7 +151,7 @@ impl Stash {
         Ok((stash, old))
     }
 
-    async fn save(&self, stash: SealedStash, old: Vec<String>) -> Result<(), StashStoreError> {
+    async fn save(&self, stash: SealedStash, old: Vec<String>) -> io::Result<()> {
         match self.store.clone() {
             Some(store) => {
                 let work = move || {
@@ -192,7 +193,7 @@ impl Stash {
     }
 
     /// Forgets the box of an owner. Returns whether there was one.
-    pub(in crate::server) async fn forget(&self, owner_id: &str) -> Result<bool, StashStoreError> {
+    pub(in crate::server) async fn forget(&self, owner_id: &str) -> io::Result<bool> {
         let had = self.kept().remove(owner_id).is_some();
         if let Some(store) = self.store.clone() {
             let owner_id = owner_id.to_owned();
@@ -333,7 +334,7 @@ mod tests {
     struct Failing;
 
     impl StashStore for Failing {
-        fn load(&self) -> Result<Vec<SealedStash>, StashStoreError> {
+        fn load(&self) -> io::Result<Vec<SealedStash>> {
             let of = |owner: &str, size, stored_at| SealedStash {
                 owner_id: owner.to_owned(),
                 nonce: vec![0; 24],
@@ -349,11 +350,11 @@ mod tests {
             ])
         }
 
-        fn save(&self, _: &SealedStash) -> Result<(), StashStoreError> {
-            Err(StashStoreError("full".into()))
+        fn save(&self, _: &SealedStash) -> io::Result<()> {
+            Err(io::ErrorKind::StorageFull.into())
         }
 
-        fn remove(&self, _: &str) -> Result<(), StashStoreError> {
+        fn remove(&self, _: &str) -> io::Result<()> {
             Ok(())
         }
     }

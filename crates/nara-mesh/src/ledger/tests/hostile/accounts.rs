@@ -9,6 +9,8 @@ crate::ledger::tests::on_every_ledger! {
     what_introduced_naras_sign_is_charged_to_the_teller,
     a_checkpoint_is_charged_to_its_teller_and_not_to_its_envelope,
     a_nara_that_restarts_without_end_does_not_keep_others_out,
+    eight_accounts_that_fill_the_ledger_within_their_quotas_leave_others_theirs,
+    eight_accounts_that_fill_the_room_of_what_is_kept_do_not_keep_others_out,
 }
 
 async fn accounts_over_their_quota_go_first(ledger: &dyn Ledger) {
@@ -77,6 +79,51 @@ async fn a_nara_that_restarts_without_end_does_not_keep_others_out(ledger: &dyn 
             observation(n, "met-eve", &format!("met-{n}"), "restart"),
         );
         sign(ledger, "met-eve", [restart]).await;
+    }
+    assert_eq!(count_of(ledger, &["met-1"]).await, 1);
+    assert!(ledger.count().await.unwrap() <= 81);
+}
+
+/// Eight quotas are the whole ledger.
+fn eight() -> impl Iterator<Item = String> {
+    (0..8).map(|n| format!("met-eve-{n}"))
+}
+
+async fn eight_accounts_that_fill_the_ledger_within_their_quotas_leave_others_theirs(ledger: &dyn Ledger) {
+    // The cheapest kind against a dearer one, older than everything else.
+    let honest = (0..4).map(|ts| by("met-1", seen(ts, "met-1", "me")));
+    sign(ledger, "met-1", honest).await;
+    for round in 0..30 {
+        for eve in eight() {
+            let event = by(&eve, hey_there(1_000 + round, &eve));
+            sign(ledger, &eve, [event]).await;
+        }
+    }
+    assert_eq!(count_of(ledger, &["met-1"]).await, 4);
+    // So does what comes later.
+    let honest = (4..5).map(|ts| by("met-1", seen(ts, "met-1", "me")));
+    sign(ledger, "met-1", honest).await;
+    for eve in eight() {
+        sign(ledger, &eve, [by(&eve, hey_there(2_000, &eve))]).await;
+    }
+    assert_eq!(count_of(ledger, &["met-1"]).await, 5);
+    assert!(ledger.count().await.unwrap() <= 81);
+}
+
+async fn eight_accounts_that_fill_the_room_of_what_is_kept_do_not_keep_others_out(ledger: &dyn Ledger) {
+    for round in 0..30 {
+        for eve in eight() {
+            let restart = by(&eve, observation(round, &eve, &format!("met-{round}"), "restart"));
+            sign(ledger, &eve, [restart]).await;
+        }
+    }
+    let honest = by("met-1", observation(1, "met-1", "me", "restart"));
+    assert_eq!(sign(ledger, "met-1", [honest]).await, [Insertion::Stored]);
+    for round in 30..60 {
+        for eve in eight() {
+            let restart = by(&eve, observation(round, &eve, &format!("met-{round}"), "restart"));
+            sign(ledger, &eve, [restart]).await;
+        }
     }
     assert_eq!(count_of(ledger, &["met-1"]).await, 1);
     assert!(ledger.count().await.unwrap() <= 81);

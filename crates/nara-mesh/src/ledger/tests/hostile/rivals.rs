@@ -10,6 +10,8 @@ crate::ledger::tests::on_every_ledger! {
     nobody_takes_the_id_of_a_restart_that_a_nara_reports_of_itself,
     nobody_takes_the_id_of_a_restart_that_a_configured_peer_reports,
     a_name_with_a_colon_does_not_take_the_id_of_an_event,
+    a_puppet_does_not_take_the_id_of_a_restart_that_a_nara_reports_which_was_met,
+    of_two_observers_of_a_restart_that_were_met_the_first_is_kept,
 }
 
 async fn one_observer_does_not_push_out_the_pings_of_others(ledger: &dyn Ledger) {
@@ -125,4 +127,22 @@ async fn a_name_with_a_colon_does_not_take_the_id_of_an_event(ledger: &dyn Ledge
         ]
     };
     assert_eq!(kept_of(ledger, events_at).await, "met-1");
+}
+
+async fn a_puppet_does_not_take_the_id_of_a_restart_that_a_nara_reports_which_was_met(ledger: &dyn Ledger) {
+    let kept = kept_of(ledger, |ts| restarts(["met-1", "intro-9"], "met-2", ts)).await;
+    assert_eq!(kept, "met-1");
+}
+
+/// Both say the same of the third, and whatever else decided, one of the two could choose.
+async fn of_two_observers_of_a_restart_that_were_met_the_first_is_kept(ledger: &dyn Ledger) {
+    for (ts, order) in [(5, ["met-1", "met-eve"]), (6, ["met-eve", "met-1"])] {
+        for event in restarts(order, "met-2", ts) {
+            let teller = event.emitter.clone();
+            sign(ledger, &teller, [event]).await;
+        }
+        let held = all(ledger).await;
+        let of = held.iter().find(|event| event.ts.get() == ts).unwrap();
+        assert_eq!(of.emitter, order[0]);
+    }
 }

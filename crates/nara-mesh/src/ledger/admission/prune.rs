@@ -1,0 +1,131 @@
+//! What has to go when there are too many verified events.
+
+use std::ops::Range;
+
+use nara_proto::time::UnixNanos;
+
+use super::{Admission, PRUNE_BATCH, Shelf};
+use crate::ledger::rank::{Priority, Rank};
+use crate::ledger::retention::Size;
+
+/// The part of the ledger that is taken at once from accounts over their quota: the search for their events passes
+/// over those of others.
+const PRUNE_ACCOUNTS: usize = 20;
+
+impl<S: Shelf> Admission<'_, S> {
+    /// Prunes verified events to the size of the policy.
+    pub(super) fn prune(&mut self) -> Result<(), S::Error> {
+        let policy = self.retention.policy;
+        let excess = policy.excess(self.shelf.size(Rank::is_verified));
+        if excess.is_zero() {
+            return Ok(());
+        }
+        let room = policy.room();
+        let common = Rank::common(Priority::Ping);
+        let kept = Rank::common(Priority::FirstSeen);
+        let configured = Rank::configured(Priority::Ping);
+        let some = excess.at_least(room, PRUNE_ACCOUNTS);
+        self.prune_accounts(Rank::STRANGER..configured, policy.quota(), some)?;
+        // Down to the size itself, once the slack is used up.
+        let excess = |shelf: &S| shelf.size(Rank::is_verified) - room;
+        self.prune_ladder(Rank::STRANGER, common, excess(self.shelf))?;
+        self.prune_shares(common..kept, excess)?;
+        self.prune_ladder(Rank::STRANGER, kept, excess(self.shelf))?;
+        // What is kept of others leaves half of the room to this nara and to configured peers.
+        let too_much = |shelf: &S| {
+            let kept_of_others = shelf.size(|rank| rank.is_kept() && rank < configured);
+            excess(shelf).min(kept_of_others - room.part(2))
+        };
+        self.prune_shares(kept..configured, too_much)?;
+        self.prune_ladder(kept, configured, too_much(self.shelf))?;
+        self.prune_ladder(
+            configured,
+            Rank::configured(Priority::FirstSeen),
+            excess(self.shelf),
+        )
+    }
+
+    /// Removes so much of these ranks from accounts over a share of the ledger, the lowest rank first, but not below the
+    /// share.
+    pub(super) fn prune_accounts(
+        &mut self,
+        ranks: Range<Rank>,
+        share: Size,
+        mut excess: Size,
+    ) -> Result<(), S::Error> {
+        let mut over = self.shelf.accounts_over(share)?;
+        let mut after = (ranks.start, UnixNanos::new(i64::MIN), i64::MIN);
+        while !over.is_empty() && !excess.is_zero() {
+            let rungs = self.shelf.ladder(after, ranks.end, PRUNE_BATCH)?;
+            let Some(last) = rungs.last() else { break };
+            after = last.place();
+            for rung in rungs {
+                let Some(name) = &rung.account else { continue };
+                let Some(size) = over.get_mut(name) else { continue };
+                let bytes = Size::one(rung.bytes);
+                *size = *size - bytes;
+                if !size.exceeds(share) {
+                    over.remove(name);
+                }
+                excess = excess - bytes;
+                self.remove(&rung.held.place)?;
+                if over.is_empty() || excess.is_zero() {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what is too much of these ranks from the largest accounts: first from those over their quota, which is an
+    /// eighth of the ledger, but more than eight accounts within theirs may be too much together. The share is halved
+    /// until it is enough, so an account that has less than half of what the largest keep loses nothing.
+    pub(super) fn prune_shares(
+        &mut self,
+        ranks: Range<Rank>,
+        excess: impl Fn(&S) -> Size,
+    ) -> Result<(), S::Error> {
+        let mut share = self.retention.policy.quota();
+        loop {
+            let excess = excess(self.shelf);
+            if excess.is_zero() {
+                return Ok(());
+            }
+            self.prune_accounts(ranks.clone(), share, excess)?;
+            if share.events <= 1 {
+                return Ok(());
+            }
+            share = share.part(2);
+        }
+    }
+
+    /// Removes so much from these ranks, the lowest and oldest first. Those that are not about strangers any more get
+    /// their rank back instead.
+    pub(super) fn prune_ladder(&mut self, from: Rank, below: Rank, mut excess: Size) -> Result<(), S::Error> {
+        let start = (from, UnixNanos::new(i64::MIN), i64::MIN);
+        while !excess.is_zero() {
+            let batch = PRUNE_BATCH.min(if excess.bytes == 0 {
+                excess.events
+            } else {
+                PRUNE_BATCH
+            });
+            let rungs = self.shelf.ladder(start, below, batch)?;
+            if rungs.is_empty() {
+                break;
+            }
+            for rung in rungs {
+                if excess.is_zero() {
+                    break;
+                }
+                let is_stranger = rung.held.rank == Rank::STRANGER;
+                if is_stranger && !self.retention.is_about_strangers(&rung.actor, &rung.target) {
+                    self.shelf.rerank(&rung, Rank::common(rung.priority))?;
+                } else {
+                    self.remove(&rung.held.place)?;
+                    excess = excess - Size::one(rung.bytes);
+                }
+            }
+        }
+        Ok(())
+    }
+}

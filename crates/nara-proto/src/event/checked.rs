@@ -1,0 +1,96 @@
+use super::{EventProblem, EventReception, EventTrust, KeyLookup, SyncEvent, verify_events};
+
+/// An event that may be stored, and how far to trust it.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct CheckedEvent {
+    /// The event. Its id follows from its content.
+    pub event: SyncEvent,
+    /// How far to trust it.
+    pub trust: EventTrust,
+}
+
+impl CheckedEvent {
+    /// An event with the verdict of [`verify_events`].
+    pub fn new(event: SyncEvent, trust: EventTrust) -> Self {
+        Self { event, trust }
+    }
+
+    /// An event whose signature was verified, or that this nara signed itself.
+    pub fn verified(event: SyncEvent) -> Self {
+        Self::new(event, EventTrust::Verified)
+    }
+
+    /// Whether the signature was verified.
+    pub fn is_verified(&self) -> bool {
+        self.trust == EventTrust::Verified
+    }
+}
+
+/// A received event that must not be stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RefusedEvent {
+    /// Its claimed id.
+    pub id: String,
+    /// Its claimed emitter.
+    pub emitter: String,
+    /// What is wrong with it.
+    pub problem: EventProblem,
+}
+
+impl RefusedEvent {
+    /// An event with what is wrong with it.
+    pub fn new(event: SyncEvent, problem: EventProblem) -> Self {
+        Self {
+            id: event.id,
+            emitter: event.emitter,
+            problem,
+        }
+    }
+}
+
+/// The checked events of one answer.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct CheckedEvents {
+    /// The accepted events, in the order of the answer.
+    pub accepted: Vec<CheckedEvent>,
+    /// The refused events, in the order of the answer.
+    pub refused: Vec<RefusedEvent>,
+}
+
+impl CheckedEvents {
+    /// The number of events, accepted and refused.
+    pub fn received(&self) -> usize {
+        self.accepted.len() + self.refused.len()
+    }
+
+    /// Adds the events of a further answer.
+    pub fn append(&mut self, mut more: Self) {
+        self.accepted.append(&mut more.accepted);
+        self.refused.append(&mut more.refused);
+    }
+
+    /// The accepted events, without their trust.
+    pub fn into_events(self) -> Vec<SyncEvent> {
+        self.accepted.into_iter().map(|checked| checked.event).collect()
+    }
+}
+
+/// Sorts events by their verdicts: [`verify_events`] tells them.
+pub fn check_events<K: KeyLookup + ?Sized>(
+    mut events: Vec<SyncEvent>,
+    keys: &K,
+    reception: EventReception,
+) -> CheckedEvents {
+    let verdicts = verify_events(&mut events, keys, reception);
+    let mut checked = CheckedEvents::default();
+    for (event, verdict) in events.into_iter().zip(verdicts) {
+        match verdict {
+            Ok(trust) => checked.accepted.push(CheckedEvent::new(event, trust)),
+            Err(problem) => checked.refused.push(RefusedEvent::new(event, problem)),
+        }
+    }
+    checked
+}
