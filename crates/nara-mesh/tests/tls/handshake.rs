@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use axum::Router;
 use axum::routing::get;
@@ -121,7 +122,7 @@ async fn a_peer_that_goes_back_to_signatures_gets_them() {
         .unwrap();
     let client = client(&mesh, ChannelTrust::Handshake);
     assert_eq!(proof(&client, &mesh).await, "alice handshake");
-    drop(running);
+    running.shutdown(Duration::from_secs(1)).await;
     let _server = server(&mesh, ChannelTrust::Trust)
         .serve(address(BOB))
         .await
@@ -148,7 +149,7 @@ async fn a_stream_is_asked_for_with_a_signature() {
     let client = client(&mesh, ChannelTrust::Handshake);
     let options = nara_mesh::client::SubscribeOptions::default().oldest();
     let mut events = client.peer(mesh.bob.id()).subscribe(options);
-    let first = tokio::time::timeout(std::time::Duration::from_secs(60), events.next()).await;
+    let first = tokio::time::timeout(Duration::from_secs(60), events.next()).await;
     assert_eq!(first.unwrap().unwrap().unwrap().event.id, event.id);
 }
 
