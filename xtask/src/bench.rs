@@ -217,6 +217,12 @@ fn measurements<'a>(programs: &'a Programs, settings: &Settings, page: &Path) ->
         ("signed", "rps", ours, exchange(&[])),
         ("bare_mtls", "rps", ours, exchange(&["--bare", "--tls"])),
         ("tls", "rps", ours, exchange(&["--tls"])),
+        (
+            "tls_handshake_only",
+            "rps",
+            ours,
+            exchange(&["--tls", "--handshake-only"]),
+        ),
         ("bare.allocations", ALLOCATIONS, counting, counted(&["--bare"])),
         ("signed.allocations", ALLOCATIONS, counting, counted(&[])),
         (
@@ -226,6 +232,12 @@ fn measurements<'a>(programs: &'a Programs, settings: &Settings, page: &Path) ->
             counted(&["--bare", "--tls"]),
         ),
         ("tls.allocations", ALLOCATIONS, counting, counted(&["--tls"])),
+        (
+            "tls_handshake_only.allocations",
+            ALLOCATIONS,
+            counting,
+            counted(&["--tls", "--handshake-only"]),
+        ),
         ("go_signed", "rps", go, exchange(&["--inner"])),
         ("go_signed_without_inner", "rps", go, exchange(&[])),
         ("unsigned", "rps", ours, exchange(&["--unsigned"])),

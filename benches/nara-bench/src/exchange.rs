@@ -16,6 +16,7 @@ use nara_mesh::identity::LocalNara;
 use nara_mesh::ledger::MemoryLedger;
 use nara_mesh::registry::{PeerProtocol, PeerRegistry};
 use nara_mesh::server::MeshServer;
+use nara_mesh::tls::ChannelTrust;
 use nara_proto::go_json;
 use nara_proto::identity::Soul;
 use nara_proto::sync::{SyncRequest, SyncResponse};
@@ -34,6 +35,7 @@ pub(crate) struct Plan {
     pub(crate) unsigned: bool,
     pub(crate) bare: bool,
     pub(crate) tls: bool,
+    pub(crate) handshake_only: bool,
 }
 
 pub(crate) fn measure(plan: &Plan) -> Result<Value, Error> {
@@ -46,7 +48,7 @@ pub(crate) fn measure(plan: &Plan) -> Result<Value, Error> {
             let exchange = Unsigned::start().await?;
             repeat(plan, move || exchange.clone().once()).await
         } else {
-            let exchange = Signed::start(plan.tls).await?;
+            let exchange = Signed::start(plan).await?;
             repeat(plan, move || exchange.clone().once()).await
         }
     })
@@ -77,7 +79,12 @@ struct Signed {
 }
 
 impl Signed {
-    async fn start(tls: bool) -> Result<Self, Error> {
+    async fn start(plan: &Plan) -> Result<Self, Error> {
+        let trust = if plan.handshake_only {
+            ChannelTrust::Handshake
+        } else {
+            ChannelTrust::default()
+        };
         let nara =
             |seed, name: &str| LocalNara::new(&Soul::bond([seed; 32], name), name.parse().expect("a name"));
         let (alice, bob) = (nara(1, "alice")?, nara(2, "bob")?);
@@ -87,12 +94,13 @@ impl Signed {
         let running = MeshServer::builder(bob.clone(), ledger)
             .registry(registry)
             .limits(crate::mesh::tireless())
+            .channel_trust(trust)
             .serve(SocketAddr::from(([127, 0, 0, 1], 0)))
             .await?;
-        let client = MeshClient::builder(alice).build();
+        let client = MeshClient::builder(alice).channel_trust(trust).build();
         client.registry().pin(crate::store::configured(&bob))?;
         let peer = client.register_peer(bob.id(), running.local_addr())?;
-        if tls {
+        if plan.tls {
             let mut protocol = raw_keys();
             protocol.v2 = true;
             client.registry().learn_protocol(&peer, protocol);
@@ -100,7 +108,7 @@ impl Signed {
         Ok(Self {
             client,
             server: Arc::new(bob),
-            tls,
+            tls: plan.tls,
             _running: Arc::new(running),
         })
     }
@@ -207,6 +215,7 @@ where
         "unsigned": plan.unsigned,
         "bare": plan.bare,
         "tls": plan.tls,
+        "handshake_only": plan.handshake_only,
         "cores": std::thread::available_parallelism()?.get(),
     }))
 }

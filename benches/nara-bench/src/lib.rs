@@ -45,6 +45,9 @@ enum Measurement {
         /// Over TLS, between naras that trust their connection.
         #[arg(long, conflicts_with = "unsigned")]
         tls: bool,
+        /// Over TLS, between naras that leave the signatures of requests out, too.
+        #[arg(long, requires = "tls", conflicts_with = "bare")]
+        handshake_only: bool,
     },
     /// The cost of TLS when a connection is made.
     Handshake {
@@ -179,6 +182,7 @@ pub fn run() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
             unsigned,
             bare,
             tls,
+            handshake_only,
         } => exchange::measure(&exchange::Plan {
             requests,
             in_flight,
@@ -186,6 +190,7 @@ pub fn run() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
             unsigned,
             bare,
             tls,
+            handshake_only,
         })?,
         Measurement::Handshake { servers } => handshake::measure(servers)?,
         Measurement::Bulk { events, page_size } => bulk::measure(events, page_size)?,

@@ -66,7 +66,7 @@ pub(crate) struct GlobalArgs {
     /// keys of the file are settings of the command line with underscores: name, soul_file, soul_group_readable, data_dir,
     /// peers, timeout, tls, trust, color, log, log_format, listen, grace, metrics, metrics_public, no_api, api_group, api_listen,
     /// gossip_degree,
-    /// no_gossip, no_catch_up, v1_port, and the tables `network` (see `up --help`), `expose` and `limits` (see `serve --help`). Relative paths are relative to
+    /// no_gossip, no_catch_up, handshake_proof, v1_port, and the tables `network` (see `up --help`), `expose` and `limits` (see `serve --help`). Relative paths are relative to
     /// the file. `nara-mesh config show` prints the settings in force, and the origin of each.
     #[arg(long, global = true, value_name = "FILE", env = "NARA_MESH_CONFIG", value_parser = value::path())]
     pub(crate) config: Option<PathBuf>,

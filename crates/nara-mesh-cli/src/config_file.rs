@@ -24,7 +24,7 @@ enum Kind {
 }
 
 /// The keys, and the arguments that they set.
-const KEYS: [(&str, &str, Kind); 35] = [
+const KEYS: [(&str, &str, Kind); 36] = [
     ("name", "name", Kind::Text),
     ("soul_file", "soul_file", Kind::Path),
     ("soul_group_readable", "soul_group_readable", Kind::Text),
@@ -46,6 +46,7 @@ const KEYS: [(&str, &str, Kind); 35] = [
     ("gossip_degree", "gossip_degree", Kind::Text),
     ("no_gossip", "no_gossip", Kind::Text),
     ("no_catch_up", "no_catch_up", Kind::Text),
+    ("handshake_proof", "handshake_proof", Kind::Text),
     ("v1_port", "v1_port", Kind::Text),
     ("expose", "expose", Kind::Pairs),
     ("network.kind", "network", Kind::Text),

@@ -20,17 +20,20 @@ pub(crate) struct Announcement {
     protocol: PeerProtocol,
     /// Whether it takes request bodies that are streams.
     streams: bool,
+    /// Whether the handshake alone proves requests to it.
+    handshake: bool,
     /// 0 while it does not listen.
     port: AtomicU16,
     signed: Mutex<Option<(UnixSeconds, HeaderValue)>>,
 }
 
 impl Announcement {
-    pub(crate) fn new(local: LocalNara, protocol: PeerProtocol, streams: bool) -> Self {
+    pub(crate) fn new(local: LocalNara, protocol: PeerProtocol, streams: bool, handshake: bool) -> Self {
         Self {
             local,
             protocol,
             streams,
+            handshake,
             port: AtomicU16::new(0),
             signed: Mutex::default(),
         }
@@ -58,6 +61,7 @@ impl Announcement {
                     v2: self.protocol.v2,
                     tls: self.protocol.tls,
                     raw_public_key: self.protocol.raw_public_key,
+                    handshake: self.handshake && self.protocol.v2 && self.protocol.tls,
                     port: NonZeroU16::new(self.port.load(Ordering::Relaxed)),
                     at: now,
                 };

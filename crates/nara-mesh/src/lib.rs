@@ -67,6 +67,7 @@ mod clock_watch;
 mod coverage;
 pub mod defaults;
 pub mod discovery;
+mod gathered;
 pub mod gossip;
 pub mod identity;
 pub mod ledger;

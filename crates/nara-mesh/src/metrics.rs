@@ -3,6 +3,9 @@
 //! Without a recorder they cost next to nothing. Names end in their unit, those of counters in `_total`. No label has a
 //! value that a peer can choose freely: names of peers are in the log. [`Metric::describe_all`] gives a recorder the descriptions.
 
+use std::time::Duration;
+
+use ::metrics::{Key, Label, Level, Metadata, SharedString};
 use nara_proto::endpoint::PATHS;
 
 /// The kind of a metric.
@@ -233,6 +236,48 @@ impl Metric {
                 MetricKind::Histogram => {}
             }
         }
+    }
+}
+
+/// What every request writes of one endpoint. The keys are made once, because the macros would make them anew.
+#[derive(Debug)]
+pub(crate) struct Series<const N: usize> {
+    seconds: Key,
+    /// By its other label.
+    counted: [(&'static str, Key); N],
+}
+
+/// From where all of them are written.
+const WRITTEN: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, Some(module_path!()));
+
+impl<const N: usize> Series<N> {
+    pub(crate) fn new(
+        endpoint: impl Into<SharedString>,
+        seconds: &'static str,
+        total: &'static str,
+        (label, values): (&'static str, [&'static str; N]),
+    ) -> Self {
+        let endpoint = Label::new("endpoint", endpoint.into());
+        let counted = values.map(|value| {
+            let labels = vec![endpoint.clone(), Label::from_static_parts(label, value)];
+            (value, Key::from_parts(total, labels))
+        });
+        Self {
+            seconds: Key::from_parts(seconds, vec![endpoint]),
+            counted,
+        }
+    }
+
+    /// Writes how long it took, and counts it under this value of its label. Returns whether there is such a series.
+    pub(crate) fn write(&self, took: Duration, value: &str) -> bool {
+        ::metrics::with_recorder(|recorder| {
+            recorder.register_histogram(&self.seconds, &WRITTEN).record(took);
+            let counted = self.counted.iter().find(|(known, _)| *known == value);
+            counted.is_some_and(|(_, key)| {
+                recorder.register_counter(key, &WRITTEN).increment(1);
+                true
+            })
+        })
     }
 }
 

@@ -97,13 +97,13 @@ pub const MAX_LIFETIME: Duration = Duration::from_secs(30);
 /// choose the weaker check.
 pub fn is_claimed(headers: &HeaderMap) -> bool {
     let claims = |field: SignedField| {
-        headers.contains_key(field.header())
-            && members::joined(headers, field)
-                .and_then(|text| {
-                    let is_ours = |member: &members::Member<'_>| input::is_ours(member);
-                    Ok(text.starts_with(fields::LABEL_PREFIX)
-                        || members::members(&text, field)?.iter().any(is_ours))
-                })
+        let Some(first) = headers.get(field.header()) else {
+            return false;
+        };
+        let is_ours = |member: &members::Member<'_>| input::is_ours(member);
+        first.as_bytes().starts_with(fields::LABEL_PREFIX.as_bytes())
+            || members::joined(headers, field)
+                .and_then(|text| Ok(members::members(&text, field)?.iter().any(is_ours)))
                 .unwrap_or(true)
     };
     claims(SignedField::SignatureInput) || claims(SignedField::Signature)

@@ -200,6 +200,7 @@ fn capabilities_are_signed_and_judged_as_recorded() {
             streams: case.0["streams"] == true,
             tls: case.0["tls"].as_bool().unwrap(),
             raw_public_key: case.0["raw_public_key"].as_bool().unwrap(),
+            handshake: false,
             port: case.0["port"]
                 .as_u64()
                 .map(|port| u16::try_from(port).unwrap().try_into().unwrap()),

@@ -85,6 +85,12 @@ pub(crate) struct ServingArgs {
     /// `up`, false for `serve`]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     pub(crate) v1_port: Option<bool>,
+    /// Exchange requests without signatures with peers that do the same, where TLS has proven both keys
+    ///
+    /// Saves the most costly part of a request. Nobody can then show to others what was asked. Streams and events keep
+    /// their signatures.
+    #[arg(long)]
+    pub(crate) handshake_proof: bool,
     /// Do not fetch from peers what happened while this nara was away
     #[arg(long)]
     pub(crate) no_catch_up: bool,

@@ -24,6 +24,7 @@ use nara_mesh::peers_file::PeerEntry;
 use nara_mesh::registry::PeerEvent;
 use nara_mesh::server::expose::Backend;
 use nara_mesh::server::{ServeError, ServerLimits, Shutdown};
+use nara_mesh::tls::ChannelTrust;
 use nara_mesh::{Nara, defaults};
 use nara_proto::identity::KeyId;
 use serde_json::json;
@@ -55,6 +56,7 @@ pub(super) struct Serving {
     gossip: Option<GossipConfig>,
     limits: ServerLimits,
     catch_up: bool,
+    trust: ChannelTrust,
     grace: Duration,
     metrics: Option<SocketAddr>,
     exposition: Option<Exposition>,
@@ -92,6 +94,11 @@ impl Serving {
             gossip,
             limits: args.limits.0.clone(),
             catch_up: !args.no_catch_up,
+            trust: if args.handshake_proof {
+                ChannelTrust::Handshake
+            } else {
+                ChannelTrust::default()
+            },
             grace: args.grace,
             metrics,
             exposition,
@@ -157,7 +164,7 @@ impl Serving {
             None => builder.without_gossip(),
         };
         let builder = v1.into_iter().fold(builder, NaraBuilder::also_listen);
-        let builder = builder.catch_up(self.catch_up);
+        let builder = builder.catch_up(self.catch_up).channel_trust(self.trust);
         let nara = Arc::new(builder.start().await?);
         self.hosts.send_replace(settings.peers()?);
         tokio::spawn(hosts::follow(

@@ -177,7 +177,10 @@ impl Caller {
         outgoing: &Outgoing,
         deadline: Instant,
     ) -> Result<Reply, Problem> {
-        let reply = self.send_now(route, outgoing, deadline).await?;
+        let mut reply = self.send_now(route, outgoing, deadline).await?;
+        if wants_signature(route, &reply.head) {
+            reply = self.send_now(route, outgoing, deadline).await?;
+        }
         match reply.head.retry_after {
             Some(pause) if outgoing.idempotent && Instant::now() + pause < deadline => {
                 tokio::time::sleep(pause).await;
@@ -229,6 +232,13 @@ impl Caller {
         let opening = Box::pin(self.retried(route, outgoing, |via| {
             self.open_once(route, outgoing, deadline, via)
         }));
+        let open = self.admitted(route, deadline, opening).await?;
+        if !wants_signature(route, &open.head) {
+            return Ok(open);
+        }
+        let opening = Box::pin(self.retried(route, outgoing, |via| {
+            self.open_once(route, outgoing, deadline, via)
+        }));
         self.admitted(route, deadline, opening).await
     }
 
@@ -262,9 +272,9 @@ impl Caller {
                 return Err(Problem::NotStreamable);
             }
             let channel = line.connection.channel();
-            let (request, signatures) = self
-                .signer
-                .sign(route, outgoing, true, line.target.address, channel);
+            let (request, signatures) =
+                self.signer
+                    .sign(route, outgoing, true, line.connection.host(), channel);
             let (progress, moved) = watch::channel(line.since);
             let request = request.map(|()| RequestBody::Streamed { body, progress });
             let answer = {
@@ -396,7 +406,7 @@ impl Caller {
         let channel = line.connection.channel();
         let (request, signatures) = self
             .signer
-            .sign(route, outgoing, false, line.target.address, channel);
+            .sign(route, outgoing, false, line.connection.host(), channel);
         let body = outgoing.body.clone().map(Full::new).unwrap_or_default();
         let request = request.map(|()| RequestBody::Whole(body));
         match timeout_at(deadline, line.connection.send(request)).await {
@@ -522,6 +532,11 @@ impl Caller {
         self.target(route).tls.is_some() && self.signer.will_trust(route)
     }
 
+    /// Whether requests to a peer need no signature of their own, if it says so, too.
+    pub(super) fn may_leave_out_signatures(&self, route: &Route) -> bool {
+        self.signer.prefers_handshake() && self.may_stream(route)
+    }
+
     /// Notes that a peer asks for a pause, if it does.
     fn note_pause(&self, route: &Route, head: &ReplyHead) -> Option<Duration> {
         let pause = asked_to_wait(head.status, &head.headers, self.clocks.clock().now_millis())?;
@@ -529,6 +544,19 @@ impl Caller {
         route.peer.defer(pause);
         Some(pause)
     }
+}
+
+/// Whether a peer refused a request because it has no signature: it does not count the handshake as proof any more, or does
+/// not know our key. It did nothing with the request, and is asked once more, with a signature as from now on. A 401 of a
+/// handler claims to be proven, as all its answers do.
+fn wants_signature(route: &Route, head: &ReplyHead) -> bool {
+    let refused = head.status == StatusCode::UNAUTHORIZED
+        && head.sent.are_replaced_by_the_handshake()
+        && !head.claims_proof();
+    if refused {
+        route.peer.note_handshake(false);
+    }
+    refused
 }
 
 /// Whether a peer may be called, or has asked for a pause.

@@ -10,12 +10,12 @@
 //! PeerClocks       what does the answer teach about the clock of the peer?
 //! ```
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::StatusCode;
-use nara_proto::endpoint::{Authentication, Endpoint};
+use nara_proto::endpoint::{Authentication, Endpoint, PATHS};
 use nara_proto::identity::PublicKey;
 use nara_proto::v2::SignedCapability;
 use tokio::time::{Instant, timeout_at};
@@ -31,7 +31,7 @@ use super::resolve::{InvalidPeerRef, PeerRef, Resolver, Route};
 use super::verified::Verification;
 use super::verifier::AnswerVerifier;
 use crate::identity::LocalNara;
-use crate::metrics;
+use crate::metrics::{self, Series};
 use crate::registry::{KnownKeys, PeerRegistry};
 use crate::tls::{SecureChannel, Security};
 
@@ -115,10 +115,29 @@ pub(super) async fn traced<T>(
         .map_or_else(|error| error.kind().as_str(), |_| "ok");
     let took = started.elapsed();
     tracing::debug!(parent: &span, outcome = name, duration_us = took.as_micros());
-    ::metrics::counter!(metrics::CALLS, "endpoint" => endpoint, "outcome" => name).increment(1);
-    ::metrics::histogram!(metrics::CALL_SECONDS, "endpoint" => endpoint).record(took);
+    let is_written = match SERIES.iter().find(|(known, _)| *known == endpoint) {
+        Some((_, series)) => series.write(took, name),
+        None => {
+            ::metrics::histogram!(metrics::CALL_SECONDS, "endpoint" => endpoint).record(took);
+            false
+        }
+    };
+    if !is_written {
+        ::metrics::counter!(metrics::CALLS, "endpoint" => endpoint, "outcome" => name).increment(1);
+    }
     outcome
 }
+
+/// The metrics of calls that succeed, by endpoint.
+static SERIES: LazyLock<[(&str, Series<1>); PATHS.len()]> = LazyLock::new(|| {
+    let succeeded = ("outcome", ["ok"]);
+    PATHS.map(|path| {
+        (
+            path,
+            Series::new(path, metrics::CALL_SECONDS, metrics::CALLS, succeeded),
+        )
+    })
+});
 
 impl Exchange {
     /// Calls an endpoint, and verifies and decodes what it answers with status 200.
@@ -226,6 +245,9 @@ impl Exchange {
         outgoing: &Outgoing,
         deadline: Instant,
     ) -> Result<Reply, Problem> {
+        if outgoing.authentication == Authentication::Signed {
+            self.verifier.ask_for_handshake(route, deadline).await;
+        }
         let sent = self.caller.send(route, outgoing, deadline).await;
         sent.map_err(|problem| self.verifier.explain_other_key(route, problem))
     }

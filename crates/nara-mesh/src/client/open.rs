@@ -91,7 +91,8 @@ impl Exchange {
         let asked = reply.head.asked;
         let verifying = self
             .verifier
-            .verify(route, reply, deadline, |body| Ok(body.clone()));
+            // A copy: the buffer of the connection may be larger.
+            .verify(route, reply, deadline, |body| Ok(Bytes::copy_from_slice(body)));
         let verified = timeout_at(deadline, verifying).await;
         let (body, verification) = verified.map_err(|_| Problem::Timeout(Stage::Verify))??;
         self.clocks.learn(&route.peer, &verification, asked);
@@ -146,6 +147,7 @@ impl Exchange {
             let buffered = timeout_at(deadline, buffering).await;
             let mut outgoing = buffered.map_err(|_| Problem::Timeout(Stage::Body))??;
             outgoing.accepts_stream = true;
+            self.verifier.ask_for_handshake(route, deadline).await;
             self.caller.open(route, &outgoing, deadline).await
         };
         let open = opened.map_err(|problem| self.verifier.explain_other_key(route, problem))?;

@@ -136,5 +136,6 @@ fn outgoing(head: Parts, target: PathAndQuery, max_answer: usize) -> Outgoing {
         headers: head.headers,
         any_status: true,
         accepts_stream: false,
+        needs_signature: false,
     }
 }

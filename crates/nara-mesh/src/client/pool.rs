@@ -9,8 +9,8 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use http::{Request, Response};
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::http1;
@@ -22,6 +22,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::error::{Problem, Stage};
 use super::request::RequestBody;
+use crate::gathered::Gathered;
 use crate::registry::{KeyLease, PeerRegistry};
 use crate::tls::{CertificateKind, ClientTls, SecureChannel};
 use crate::transport::{BoxMeshStream, Transport};
@@ -76,6 +77,7 @@ struct Idle {
 struct IdleConnection {
     target: Target,
     sender: Sender,
+    host: HeaderValue,
     channel: Option<SecureChannel>,
     opened_on: Option<KeyLease>,
     since: Instant,
@@ -85,6 +87,8 @@ struct IdleConnection {
 #[derive(Debug)]
 pub(super) struct Connection {
     sender: Sender,
+    /// The address, as requests name it.
+    host: HeaderValue,
     channel: Option<SecureChannel>,
     /// The key of the peer at that time, if it was known.
     opened_on: Option<KeyLease>,
@@ -134,6 +138,7 @@ impl Pool {
                 ::metrics::counter!(metrics::POOL_REUSED).increment(1);
                 return Some(Connection {
                     sender: entry.sender,
+                    host: entry.host,
                     channel: entry.channel,
                     opened_on: entry.opened_on,
                     reused: true,
@@ -213,8 +218,10 @@ impl Pool {
                 tracing::trace!(%peer, %error, "connection ended");
             }
         });
+        let host = HeaderValue::try_from(target.address.to_string());
         Ok(Connection {
             sender,
+            host: host.expect("an address is ASCII"),
             channel,
             opened_on: None,
             reused: false,
@@ -257,16 +264,18 @@ impl Lease {
     pub(super) fn give_back(self) {
         let Connection {
             mut sender,
+            host,
             channel,
             opened_on,
-            ..
+            reused: _,
         } = self.connection;
         // A body may be read to its end where no runtime is.
         if tokio::runtime::Handle::try_current().is_err() {
             return;
         }
         if sender.is_ready() {
-            keep(&self.idle, self.target, sender, channel, opened_on);
+            let kept = IdleConnection::new(self.target, sender, host, channel, opened_on);
+            keep(&self.idle, kept);
             return;
         }
         // The answer may have come before the request was written in full.
@@ -275,21 +284,18 @@ impl Lease {
             if let Ok(Ok(())) = timeout(defaults::POOL_IDLE, sender.ready()).await
                 && let Some(idle) = idle.upgrade()
             {
-                keep(&idle, target, sender, channel, opened_on);
+                keep(
+                    &idle,
+                    IdleConnection::new(target, sender, host, channel, opened_on),
+                );
             }
         });
     }
 }
 
-fn keep(
-    idle: &Arc<Mutex<Idle>>,
-    target: Target,
-    sender: Sender,
-    channel: Option<SecureChannel>,
-    opened_on: Option<KeyLease>,
-) {
+fn keep(idle: &Arc<Mutex<Idle>>, connection: IdleConnection) {
     let mut pool = lock(idle);
-    let same = |entry: &&IdleConnection| entry.target.address == target.address;
+    let same = |entry: &&IdleConnection| entry.target.address == connection.target.address;
     let of_peer = pool.connections.iter().filter(same).count();
     if of_peer >= defaults::POOL_IDLE_PER_PEER {
         return;
@@ -297,13 +303,7 @@ fn keep(
     if pool.connections.len() >= defaults::POOL_IDLE_TOTAL {
         pool.connections.remove(0);
     }
-    pool.connections.push(IdleConnection {
-        target,
-        sender,
-        channel,
-        opened_on,
-        since: Instant::now(),
-    });
+    pool.connections.push(connection);
     pool.note();
     if pool.reaper.as_ref().is_none_or(JoinHandle::is_finished) {
         pool.reaper = Some(tokio::spawn(reap(Arc::downgrade(idle))));
@@ -347,6 +347,24 @@ impl Idle {
 }
 
 impl IdleConnection {
+    /// A connection that becomes idle now.
+    fn new(
+        target: Target,
+        sender: Sender,
+        host: HeaderValue,
+        channel: Option<SecureChannel>,
+        opened_on: Option<KeyLease>,
+    ) -> Self {
+        Self {
+            target,
+            sender,
+            host,
+            channel,
+            opened_on,
+            since: Instant::now(),
+        }
+    }
+
     fn is_usable(&self) -> bool {
         self.sender.is_ready()
             && self.since.elapsed() < defaults::POOL_IDLE
@@ -358,6 +376,11 @@ impl Connection {
     /// What the connection proves about its other end; `None`: it is plain.
     pub(super) fn channel(&self) -> Option<&SecureChannel> {
         self.channel.as_ref()
+    }
+
+    /// The address, as requests name it.
+    pub(super) fn host(&self) -> &HeaderValue {
+        &self.host
     }
 
     /// Ends it, once it is idle, with the key of its peer.
@@ -382,15 +405,15 @@ impl Connection {
 /// Reads a body, but no more than `limit` bytes. Returns what was read, and whether that is all.
 pub(super) async fn read_body(mut body: Incoming, limit: usize) -> Result<(Bytes, bool), Problem> {
     let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
-    let mut read = BytesMut::with_capacity(announced.min(limit));
+    let mut read = Gathered::expecting(announced.min(limit));
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame?.into_data() else { continue };
         let room = limit - read.len();
         if data.len() > room {
-            read.extend_from_slice(&data[..room]);
-            return Ok((read.freeze(), false));
+            read.push(data.slice(..room));
+            return Ok((read.finish(), false));
         }
-        read.extend_from_slice(&data);
+        read.push(data);
     }
-    Ok((read.freeze(), true))
+    Ok((read.finish(), true))
 }

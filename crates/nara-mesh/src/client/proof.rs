@@ -43,8 +43,13 @@ impl AnswerProof {
             let auth = ResponseAuth::from_headers(&reply.headers);
             auth.map(Self::V1).map_err(Problem::Unauthenticated)
         };
+        let by_channel = || {
+            let name = name_in(&reply.headers).filter(|_| reply.sent.trusts_channel)?;
+            let signed_at = time_in(&reply.headers);
+            Some(Self::Channel { name, signed_at })
+        };
         let Some(request) = reply.sent.v2 else {
-            return inherited();
+            return by_channel().map_or_else(inherited, Ok);
         };
         if v2::is_claimed(&reply.headers) {
             let signed = ResponseSignature::from_headers(&reply.headers).map_err(Problem::Signature)?;
@@ -54,11 +59,8 @@ impl AnswerProof {
                 request,
             });
         }
-        if reply.sent.trusts_channel
-            && let Some(name) = name_in(&reply.headers)
-        {
-            let signed_at = time_in(&reply.headers);
-            return Ok(Self::Channel { name, signed_at });
+        if let Some(proof) = by_channel() {
+            return Ok(proof);
         }
         // Without a v1 signature in the request, the peer has proven that it speaks v2.
         if reply.sent.v1.is_none() {

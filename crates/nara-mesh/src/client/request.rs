@@ -38,13 +38,15 @@ pub(super) struct Outgoing {
     pub(super) any_status: bool,
     /// Whether the body of the answer may be a stream of which only the head is signed.
     pub(super) accepts_stream: bool,
+    /// Whether it needs a signature of its own also where the handshake would prove it.
+    pub(super) needs_signature: bool,
 }
 
 impl Outgoing {
     pub(super) fn new<E: Endpoint>(request: &E::Request) -> Result<Self, Problem> {
         let target = match E::query(request) {
             Some(query) => PathAndQuery::try_from(format!("{}?{query}", E::PATH)),
-            None => PathAndQuery::try_from(E::PATH),
+            None => Ok(PathAndQuery::from_static(E::PATH)),
         };
         Ok(Self {
             method: E::METHOD,
@@ -57,6 +59,7 @@ impl Outgoing {
             headers: HeaderMap::new(),
             any_status: false,
             accepts_stream: false,
+            needs_signature: false,
         })
     }
 }

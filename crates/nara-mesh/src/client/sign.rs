@@ -1,6 +1,5 @@
 //! Requests as they are sent, signed now.
 
-use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use http::header::{CONTENT_TYPE, HOST};
@@ -53,6 +52,18 @@ pub(super) struct SentSignatures {
 }
 
 impl SentSignatures {
+    /// Those of a request that its connection alone proves.
+    const HANDSHAKE: Self = Self {
+        v1: None,
+        v2: None,
+        trusts_channel: true,
+    };
+
+    /// Whether the request went out without a signature, because its connection proves it.
+    pub(super) fn are_replaced_by_the_handshake(&self) -> bool {
+        self.trusts_channel && self.v1.is_none() && self.v2.is_none()
+    }
+
     /// Whether an answer with these headers claims to be proven.
     pub(super) fn are_answered_by(&self, headers: &HeaderMap) -> bool {
         v2::is_claimed(headers)
@@ -62,29 +73,35 @@ impl SentSignatures {
 }
 
 impl RequestSigner {
-    /// The head of a request as it is sent, signed now, for the address and the connection to which it will be sent. A
+    /// The head of a request as it is sent, signed now, for the host and the connection to which it will be sent. A
     /// streamed body is not covered by it.
     pub(super) fn sign(
         &self,
         route: &Route,
         outgoing: &Outgoing,
         streamed: bool,
-        address: SocketAddr,
+        host: &HeaderValue,
         channel: Option<&SecureChannel>,
     ) -> (Request<()>, SentSignatures) {
         let mut request = Request::new(());
         *request.method_mut() = outgoing.method.clone();
         *request.uri_mut() = Uri::from(outgoing.target.clone());
-        let host = HeaderValue::try_from(address.to_string());
         let headers = request.headers_mut();
         headers.clone_from(&outgoing.headers);
         headers.reserve(HEADERS);
         trace::continue_in(headers);
-        headers.insert(HOST, host.expect("an address is ASCII"));
+        headers.insert(HOST, host.clone());
         if let (Some(_), Some(content_type)) = (&outgoing.body, outgoing.content_type) {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
         }
         let mut sent = SentSignatures::default();
+        if let Some(channel) = channel.filter(|_| self.may_leave_out(route, outgoing, streamed, channel)) {
+            if let Some(announced) = self.announced() {
+                headers.insert(CAPABILITY_HEADER, announced);
+            }
+            ChannelBinding::new(channel.binding).write_to(headers);
+            return (request, SentSignatures::HANDSHAKE);
+        }
         if outgoing.authentication == Authentication::Signed {
             let now = self.clocks.signing_time(&route.peer);
             if let Some(announced) = self.announced() {
@@ -128,15 +145,35 @@ impl RequestSigner {
         *announced = Some(announcement);
     }
 
+    /// Whether this nara leaves signatures out where the peer does, too.
+    pub(super) fn prefers_handshake(&self) -> bool {
+        self.channel_trust == ChannelTrust::Handshake && self.signatures == Signatures::V2AndV1
+    }
+
+    /// Whether the handshake of its connection proves a request, and both ends have said that this is enough.
+    fn may_leave_out(
+        &self,
+        route: &Route,
+        outgoing: &Outgoing,
+        streamed: bool,
+        channel: Option<&SecureChannel>,
+    ) -> bool {
+        self.prefers_handshake()
+            && outgoing.authentication == Authentication::Signed
+            && !(outgoing.needs_signature || streamed)
+            && route.peer.takes_handshake() == Some(true)
+            && self.trusts(route, channel)
+    }
+
     /// Whether a connection proves all that comes over it.
     pub(super) fn trusts(&self, route: &Route, channel: Option<&SecureChannel>) -> bool {
-        self.channel_trust == ChannelTrust::Trust
+        self.channel_trust != ChannelTrust::VerifyAlways
             && channel.is_some_and(|channel| route.peer.key() == Some(channel.peer_key))
     }
 
     /// Whether a connection to a peer will prove all that goes over it, if it comes about.
     pub(super) fn will_trust(&self, route: &Route) -> bool {
-        self.channel_trust == ChannelTrust::Trust
+        self.channel_trust != ChannelTrust::VerifyAlways
             && self.signatures == Signatures::V2AndV1
             && route.peer.key().is_some()
             && route.recipient().is_some()

@@ -147,7 +147,7 @@ impl AnswerVerifier {
                 .explain_stale_answer(&route.peer, problem, signed_at, now)
         })?;
         self.settle(route, responder, verification.bound)?;
-        if head.sent.v1.is_some() || head.sent.v2.is_some() {
+        if head.sent.v1.is_some() || head.sent.v2.is_some() || head.sent.trusts_channel {
             self.note_own_key(route, head, true);
         }
         Ok((value, verification))
@@ -357,10 +357,36 @@ impl AnswerVerifier {
         }
     }
 
+    /// Finds out whether the handshake alone proves requests to a peer, if this nara would leave signatures out. It is
+    /// asked once.
+    pub(super) async fn ask_for_handshake(&self, route: &Route, deadline: Instant) {
+        if self.caller.may_leave_out_signatures(route) && route.peer.takes_handshake().is_none() {
+            // What it does not say now it may say later, in any answer to a ping.
+            route.peer.note_handshake(false);
+            Box::pin(self.ping_for_capability(route, deadline)).await;
+        }
+    }
+
+    /// Learns what a peer says of itself on a connection as every call to it takes one. Failing changes nothing.
+    async fn ping_for_capability(&self, route: &Route, deadline: Instant) {
+        let (Some(pinned), Ok(ping)) = (route.peer.info().key, Outgoing::new::<Ping>(&())) else {
+            return;
+        };
+        if let Ok(reply) = self.caller.send(route, &ping, deadline).await
+            && reply.head.status == StatusCode::OK
+            && let Ok(said) = self.read_introduction(&reply, Some(&pinned.name))
+            && said.key == pinned.key
+            && let Some(capability) = said.capability
+        {
+            self.learn_capability(&route.peer, &capability);
+        }
+    }
+
     /// Notes what a peer can do, by its own words, signed with its pinned key.
     pub(super) fn learn_capability(&self, peer: &Peer, capability: &Capability) {
         self.registry.learn_protocol(peer, capability.into());
         peer.note_streams(capability.streams);
+        peer.note_handshake(capability.handshake);
     }
 
     /// The key of the responder: known, or asked for now.

@@ -1,6 +1,6 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -157,6 +157,11 @@ impl fmt::Display for PeerInfo {
     }
 }
 
+/// What a peer has said of something, as one byte.
+const UNKNOWN: u8 = 0;
+const NO: u8 = 1;
+const YES: u8 = 2;
+
 /// What is known of the way to a peer.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Distance {
@@ -187,6 +192,9 @@ pub struct Peer {
     keyless: AtomicBool,
     /// Whether it says that it takes streamed bodies. Not kept beyond the process: without it, bodies are buffered.
     streams: AtomicBool,
+    /// Whether it says that the handshake alone proves requests to it, as one of the three bytes. Not kept beyond the process:
+    /// without it, requests are signed.
+    handshake: AtomicU8,
     presence: Mutex<Presence>,
 }
 
@@ -204,6 +212,7 @@ impl Peer {
             distance: Mutex::default(),
             not_before: Mutex::default(),
             streams: AtomicBool::default(),
+            handshake: AtomicU8::new(UNKNOWN),
             presence: Mutex::default(),
         }
     }
@@ -284,6 +293,20 @@ impl Peer {
     /// Notes whether it says, signed, that it takes streamed bodies.
     pub(crate) fn note_streams(&self, takes_streams: bool) {
         self.streams.store(takes_streams, Ordering::Relaxed);
+    }
+
+    /// Whether it has said that the handshake alone proves requests to it; `None`: it was not asked.
+    pub(crate) fn takes_handshake(&self) -> Option<bool> {
+        match self.handshake.load(Ordering::Relaxed) {
+            UNKNOWN => None,
+            said => Some(said == YES),
+        }
+    }
+
+    /// Notes whether it says, signed, that the handshake alone proves requests to it.
+    pub(crate) fn note_handshake(&self, takes_handshake: bool) {
+        let said = if takes_handshake { YES } else { NO };
+        self.handshake.store(said, Ordering::Relaxed);
     }
 
     /// The state of its circuit breaker.

@@ -255,6 +255,14 @@ impl PeerRegistry {
         self.read().by_name.get(name).cloned()
     }
 
+    /// The nara whose key this is; `None`: nobody's that is known, or that of several names.
+    pub(crate) fn holder(&self, key: &PublicKey) -> Option<Arc<Peer>> {
+        match self.read().by_key.get(key).map(Vec::as_slice) {
+            Some([only]) => Some(only.clone()),
+            _ => None,
+        }
+    }
+
     /// The peers at this address: several naras may share a machine.
     pub fn by_ip(&self, ip: IpAddr) -> Vec<Arc<Peer>> {
         self.read().by_ip.get(&ip).cloned().unwrap_or_default()

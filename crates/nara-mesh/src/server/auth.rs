@@ -6,5 +6,5 @@ pub(in crate::server) mod key_discovery;
 pub(in crate::server) mod request_proof;
 pub(in crate::server) mod sender;
 pub(in crate::server) mod source_check;
-mod verified_body;
+pub(in crate::server) mod verified_body;
 pub(in crate::server) mod verify;

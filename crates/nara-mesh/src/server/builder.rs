@@ -255,7 +255,8 @@ impl MeshServerBuilder {
     }
 
     /// Whether a TLS connection with the pinned key proves requests, and answers on it stay unsigned unless the
-    /// request asks for a signature; by default [`ChannelTrust::Trust`].
+    /// request asks for a signature; by default [`ChannelTrust::Trust`]. [`ChannelTrust::Handshake`] also accepts requests
+    /// without a signature of their own there, and announces it.
     pub fn channel_trust(mut self, trust: ChannelTrust) -> Self {
         self.channel_trust = trust;
         self
@@ -374,7 +375,12 @@ impl MeshServerBuilder {
             protocol.raw_public_key = true;
         }
         let mesh_ip = watch::Sender::new(self.mesh_ip);
-        let announcement = Announcement::new(self.local.clone(), protocol, takes_streams);
+        let announcement = Announcement::new(
+            self.local.clone(),
+            protocol,
+            takes_streams,
+            self.channel_trust == ChannelTrust::Handshake,
+        );
         let announcement = Arc::new(announcement);
         let client = self.client.clone();
         let shared = Arc::new(Shared {

@@ -1,6 +1,7 @@
 //! Connections: accepted, opened as plain HTTP or TLS, watched, and ended.
 
 pub(in crate::server) mod accept;
+pub(in crate::server) mod facts;
 pub(in crate::server) mod opening;
 mod refusal;
 pub(in crate::server) mod running;

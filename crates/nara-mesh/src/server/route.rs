@@ -46,7 +46,9 @@ use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request};
 use axum::handler::Handler;
 use axum::middleware::from_fn_with_state;
+use axum::response::Response;
 use axum::routing::{MethodFilter, any, on, post};
+use futures_util::future::BoxFuture;
 use nara_proto::endpoint::{
     AllCheckpoints, DirectMessage, Endpoint, EventsFetch, EventsImport, EventsReconcile, EventsStream,
     EventsSync, GetCoordinates, GossipZine, MeshMessage, PeerQuery, Ping, Repetition, WorldRelay,
@@ -61,7 +63,7 @@ use super::expose::Services;
 use super::limits::admission::{Admission, limit_open};
 use state::Shared;
 use user::{CheckedRoutes, Nested};
-use way::{Entrance, SignedWay, to_application, to_endpoint, to_open_application};
+use way::{Entrance, SignedEndpoint, SignedWay, to_application, to_endpoint, to_open_application};
 
 /// The entrance to all routes of a server: our own, and those of the application.
 pub(in crate::server) fn entrance(
@@ -88,14 +90,16 @@ pub(in crate::server) fn entrance(
             post(import::handle).fallback(method_not_allowed),
         )
         .route_layer(from_fn_with_state(routes.admission.clone(), limit_open));
-    router = routes.signed::<EventsStream, _, _>(router, events_stream::handle);
-    router = routes.signed::<EventsSync, _, _>(router, events_sync::handle);
-    router = routes.signed::<EventsFetch, _, _>(router, events_fetch::handle);
-    router = routes.signed::<EventsReconcile, _, _>(router, events_reconcile::handle);
-    router = routes.signed::<GossipZine, _, _>(router, gossip_zine::handle);
-    router = routes.signed::<DirectMessage, _, _>(router, dm::handle);
-    router = routes.signed::<WorldRelay, _, _>(router, world_relay::handle);
-    router = routes.signed::<MeshMessage, _, _>(router, mesh_message::handle);
+    let endpoints = [
+        routes.signed::<EventsStream, _, _>(&mut router, events_stream::handle),
+        routes.signed::<EventsSync, _, _>(&mut router, events_sync::handle),
+        routes.signed::<EventsFetch, _, _>(&mut router, events_fetch::handle),
+        routes.signed::<EventsReconcile, _, _>(&mut router, events_reconcile::handle),
+        routes.signed::<GossipZine, _, _>(&mut router, gossip_zine::handle),
+        routes.signed::<DirectMessage, _, _>(&mut router, dm::handle),
+        routes.signed::<WorldRelay, _, _>(&mut router, world_relay::handle),
+        routes.signed::<MeshMessage, _, _>(&mut router, mesh_message::handle),
+    ];
     let mut router = router.with_state(shared.clone());
     for Nested {
         prefix,
@@ -132,6 +136,7 @@ pub(in crate::server) fn entrance(
     });
     Entrance {
         admission: routes.admission,
+        endpoints: endpoints.into(),
         router,
     }
 }
@@ -144,10 +149,10 @@ struct Routes<'a> {
 
 impl Routes<'_> {
     /// Adds a signed endpoint.
-    fn signed<E, H, T>(&self, router: Router<Arc<Shared>>, handler: H) -> Router<Arc<Shared>>
+    fn signed<E, H, T>(&self, router: &mut Router<Arc<Shared>>, handler: H) -> SignedEndpoint
     where
         E: Endpoint,
-        H: Handler<T, Arc<Shared>>,
+        H: Handler<T, Arc<Shared>, Future = BoxFuture<'static, Response>> + Sync,
         T: 'static,
     {
         let verification = Verification {
@@ -158,8 +163,15 @@ impl Routes<'_> {
         let way = self.way(verification, E::MAX_RESPONSE);
         // The method is checked behind the signature, as elsewhere: the fallback is inside of the layer.
         let method = MethodFilter::try_from(E::METHOD).expect("endpoints have ordinary methods");
-        let route = on(method, handler).fallback(method_not_allowed);
-        router.route(E::PATH, route.layer(from_fn_with_state(way, to_endpoint)))
+        let route = on(method, handler.clone()).fallback(method_not_allowed);
+        let layer = from_fn_with_state(way.clone(), to_endpoint);
+        *router = std::mem::take(router).route(E::PATH, route.layer(layer));
+        SignedEndpoint {
+            method: E::METHOD,
+            path: E::PATH,
+            way,
+            handle: Box::new(move |request, shared| handler.clone().call(request, shared)),
+        }
     }
 
     /// Routes of the application on the same way: also what they answer to unknown paths and methods is
@@ -195,11 +207,7 @@ impl Routes<'_> {
     fn way(&self, verification: Verification, max_answer: usize) -> Arc<SignedWay> {
         Arc::new(SignedWay {
             verification,
-            signer: AnswerSigner {
-                local: self.shared.local.clone(),
-                clock: self.shared.clock.clone(),
-                max_body: max_answer,
-            },
+            signer: AnswerSigner::new(self.shared.local.clone(), self.shared.clock.clone(), max_answer),
             admission: self.admission.clone(),
             shared: self.shared.clone(),
         })

@@ -53,6 +53,10 @@ pub enum ChannelTrust {
     /// are not signed unless the request asks for it (`Accept-Signature`, RFC 9421, section 5).
     #[default]
     Trust,
+    /// As [`ChannelTrust::Trust`], and requests too have no signature of their own, between peers that both chose this: the
+    /// handshake, in which both ends prove their keys, is the only proof. Nobody can show to a third party what was
+    /// asked; streams, and peers that have not announced it, are asked with signatures.
+    Handshake,
     /// All signatures are made and verified as on a plain connection.
     VerifyAlways,
 }

@@ -7,13 +7,13 @@ use nara_mesh::client::{ClientError, MeshClient};
 use nara_mesh::ledger::MemoryLedger;
 use nara_mesh::registry::PeerProtocol;
 use nara_mesh::server::MeshServer;
-use nara_mesh::tls::TlsPolicy;
+use nara_mesh::tls::{ChannelTrust, TlsPolicy};
 use nara_proto::event::SyncEvent;
 use nara_proto::sync::SyncRequest;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::relay::Relay;
-use crate::support::{NOW, Target, free_port, known, nara, seen};
+use crate::support::{NOW, Target, free_port, known, nara, request, seen};
 
 /// Between peers that speak v2 the connection is the proof, and nothing else is verified.
 fn speaks_tls() -> PeerProtocol {
@@ -187,4 +187,48 @@ async fn a_tls_only_server_gives_a_plain_request_no_chance_to_be_read_twice() {
     assert_ne!(answer.status, 200);
     let relay = Relay::before(target.address()).await;
     sync(&alice(&target, relay.address), &target).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_man_in_the_middle_gains_nothing_where_the_handshake_is_the_only_proof() {
+    let target = Target::start_with(|builder| builder.channel_trust(ChannelTrust::Handshake)).await;
+    let relay = Relay::before(target.address()).await;
+    let client = MeshClient::builder(nara("alice"))
+        .clock(Arc::new(target.clock.clone()))
+        .channel_trust(ChannelTrust::Handshake)
+        .build();
+    let peer = client
+        .registry()
+        .register(known(&target.local, Some(relay.address)))
+        .unwrap();
+    client.registry().learn_protocol(&peer, speaks_tls());
+    client.send_dm(target.local.id(), secret()).await.unwrap();
+    sync(&client, &target).await.unwrap();
+    assert_eq!(*target.senders.0.lock().unwrap(), ["alice"]);
+    // What was recorded, led elsewhere or said without TLS, is worth nothing.
+    let mut stream = tokio::net::TcpStream::connect(target.address()).await.unwrap();
+    let _ = stream.write_all(&relay.sent().concat()).await;
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer).await;
+    assert!(!answer.windows(5).any(|window| window == b"HTTP/"));
+    let binding = [("X-Nara-Channel".to_owned(), b":AAAA:".to_vec())];
+    let plain = request("POST", "/events/sync", &binding, br#"{"from":"alice"}"#);
+    assert_eq!(target.send(&plain).status, 401);
+    let other = MeshServer::builder(nara("mallory"), Arc::new(MemoryLedger::new()))
+        .channel_trust(ChannelTrust::Handshake)
+        .serve(free_port())
+        .await
+        .unwrap();
+    relay.divert(other.local_addr());
+    let diverted = MeshClient::builder(nara("alice"))
+        .channel_trust(ChannelTrust::Handshake)
+        .build();
+    let peer = diverted
+        .registry()
+        .register(known(&target.local, Some(relay.address)))
+        .unwrap();
+    diverted.registry().learn_protocol(&peer, speaks_tls());
+    let error = sync(&diverted, &target).await.unwrap_err();
+    assert!(error.is_unauthenticated(), "{error}");
+    assert_eq!(target.senders.0.lock().unwrap().len(), 1);
 }

@@ -22,6 +22,7 @@ fn claim(target: &Target, sender: &LocalNara, signer: &LocalNara, port: u16) -> 
         streams: false,
         tls: false,
         raw_public_key: false,
+        handshake: false,
         port: NonZeroU16::new(port),
         at,
     });

@@ -5,6 +5,7 @@
 mod attacks;
 mod calls;
 mod connections;
+mod handshake;
 #[path = "../support/naras.rs"]
 #[expect(dead_code, reason = "other tests use more of it")]
 mod naras;

@@ -10,6 +10,7 @@ use nara_mesh::ledger::MemoryLedger;
 use nara_mesh::proto::identity::PublicKey;
 use nara_mesh::proto::time::UnixNanos;
 use nara_mesh::proto::v1::RequestAuth;
+use nara_mesh::proto::v2::ChannelBinding;
 use nara_mesh::registry::PeerProtocol;
 use nara_mesh::server::{MeshServer, MeshServerBuilder};
 use nara_mesh::transport::{BoxMeshStream, MemoryNetwork, Transport as _};
@@ -208,6 +209,11 @@ impl Mallory {
 
     /// Connects to bob.
     pub(crate) async fn connect(&self, stream: BoxMeshStream) -> BoxMeshStream {
+        self.connect_bound(stream).await.0
+    }
+
+    /// Connects to bob, and tells the binding of the connection.
+    pub(crate) async fn connect_bound(&self, stream: BoxMeshStream) -> (BoxMeshStream, ChannelBinding) {
         let config = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])
             .unwrap()
@@ -220,7 +226,10 @@ impl Mallory {
             .unwrap();
         let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
         let name = ServerName::try_from("bob.invalid").unwrap();
-        Box::new(connector.connect(name, stream).await.unwrap())
+        let stream = connector.connect(name, stream).await.unwrap();
+        let (_, tls) = stream.get_ref();
+        let binding = tls.export_keying_material([0; 32], b"EXPORTER-nara-mesh-v2", None);
+        (Box::new(stream), ChannelBinding::new(binding.unwrap()))
     }
 
     /// Accepts connections in place of bob, and passes on what they say to the real one, without TLS.

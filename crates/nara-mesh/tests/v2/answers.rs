@@ -193,6 +193,7 @@ fn capability(nara: &LocalNara, at: UnixMillis) -> HeaderMap {
         v2: true,
         tls: false,
         raw_public_key: false,
+        handshake: false,
         port: None,
         at,
     };

@@ -21,6 +21,7 @@ const V2: &str = "v2";
 const STREAMS: &str = "streams";
 const X509: &str = "x509";
 const RAW_PUBLIC_KEY: &str = "raw-public-key";
+const HANDSHAKE: &str = "handshake";
 
 /// What a nara supports beyond protocol v1, according to itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +36,9 @@ pub struct Capability {
     pub tls: bool,
     /// It accepts TLS with its raw public key (RFC 7250).
     pub raw_public_key: bool,
+    /// On a connection on which both ends have proven their keys, it accepts requests without a signature of their own
+    /// (`docs/protocol/tls.md`, section 6).
+    pub handshake: bool,
     /// The port on which it listens, if it says so. Without it, it listens on a standard port of naras.
     pub port: Option<NonZeroU16>,
     /// When it said so, in milliseconds.
@@ -86,7 +90,8 @@ impl Signer {
             words(&[(V2, capability.v2), (STREAMS, capability.streams)]),
             words(&[
                 (X509, capability.tls),
-                (RAW_PUBLIC_KEY, capability.raw_public_key)
+                (RAW_PUBLIC_KEY, capability.raw_public_key),
+                (HANDSHAKE, capability.handshake),
             ]),
             capability.at,
             port.unwrap_or_default(),
@@ -146,6 +151,7 @@ impl SignedCapability {
             streams: has_word("signatures", STREAMS),
             tls: has_word("tls", X509),
             raw_public_key: has_word("tls", RAW_PUBLIC_KEY),
+            handshake: has_word("tls", HANDSHAKE),
             port,
             at: UnixMillis::new(item("at").and_then(BareItem::as_integer)?.into()),
         };

@@ -133,17 +133,22 @@ pub(super) fn byte_sequence<const N: usize>(
     field: SignedField,
 ) -> Result<[u8; N], SignatureError> {
     let text = value.as_bytes().strip_prefix(prefix.as_bytes());
-    let base64 = text.and_then(|text| text.strip_prefix(b":")?.strip_suffix(b":"));
-    base64
-        .and_then(encoding::base64_decode_exactly)
-        .ok_or(SignatureError::Malformed(field))
+    text.and_then(bytes_of).ok_or(SignatureError::Malformed(field))
+}
+
+fn bytes_of<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
+    encoding::base64_decode_exactly(text.strip_prefix(b":")?.strip_suffix(b":")?)
 }
 
 /// The signature with this label in the field [`SignedField::Signature`].
 pub(super) fn signature(headers: &HeaderMap, label: &str) -> Result<Signature, SignatureError> {
     const FIELD: SignedField = SignedField::Signature;
     let text = own_member(headers, FIELD, label)?.ok_or(SignatureError::Label)?;
-    byte_sequence(&text.own, &format!("{label}="), FIELD).map(Signature::from_bytes)
+    let value = text.own.as_bytes().strip_prefix(label.as_bytes());
+    let bytes = value.and_then(|value| bytes_of(value.strip_prefix(b"=")?));
+    bytes
+        .map(Signature::from_bytes)
+        .ok_or(SignatureError::Malformed(FIELD))
 }
 
 /// A member of a field, and the whole field if it has others.
@@ -180,7 +185,7 @@ pub(super) fn own_member(
         return Err(SignatureError::TooLong(field));
     }
     let own = value(member.text);
-    let whole = (members.len() > 1).then(|| whole.clone());
+    let whole = (members.len() > 1).then(|| whole.clone().into_owned());
     Ok(Some(OwnMember { own, whole }))
 }
 

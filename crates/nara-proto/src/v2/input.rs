@@ -1,5 +1,6 @@
 //! `Signature-Input`: what is covered, the parameters, and the bytes that follow from both.
 
+use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 
 use http::HeaderMap;
@@ -95,7 +96,7 @@ impl Params {
         key_id: (KeyId, &str),
     ) -> Self {
         let (key_id, key_id_text) = key_id;
-        let mut field = String::with_capacity(SignedField::SignatureInput.max_len());
+        let mut field = String::with_capacity(Self::len(covered, created, for_request, key_id_text));
         field.push_str(LABEL_PREFIX);
         field.push_str(covered);
         let written = (|| {
@@ -120,9 +121,32 @@ impl Params {
         }
     }
 
+    /// How many bytes [`Params::new`] writes: a header takes a text that fits over as it is.
+    fn len(
+        covered: &str,
+        created: UnixSeconds,
+        for_request: Option<(UnixSeconds, Nonce)>,
+        key_id: &str,
+    ) -> usize {
+        let digits = |time: UnixSeconds| time.get().checked_ilog10().unwrap_or_default() as usize + 1;
+        let fixed = [
+            LABEL_PREFIX,
+            covered,
+            ";created=",
+            ";keyid=\"\"",
+            ";alg=\"\"",
+            ";tag=\"\"",
+            ALGORITHM,
+            TAG,
+            key_id,
+        ];
+        let of_request = for_request.map(|(expires, _)| ";expires=;nonce=\"\"".len() + digits(expires) + 24);
+        fixed.iter().map(|text| text.len()).sum::<usize>() + digits(created) + of_request.unwrap_or_default()
+    }
+
     /// The whole `Signature-Input`, which may have members of others. Without one there is no signature at all, whatever
     /// else is missing.
-    pub(super) fn input(headers: &HeaderMap) -> Result<String, SignatureError> {
+    pub(super) fn input(headers: &HeaderMap) -> Result<Cow<'_, str>, SignatureError> {
         const FIELD: SignedField = SignedField::SignatureInput;
         if !headers.contains_key(FIELD.header()) {
             return Err(SignatureError::Missing(FIELD));
@@ -132,14 +156,17 @@ impl Params {
 
     /// Reads our member of `Signature-Input`, and its label. It must be in the strict spelling of RFC 9651, so that its
     /// text is what was signed.
-    pub(super) fn parse(input: &str, covered: &'static str) -> Result<(Self, String), SignatureError> {
+    pub(super) fn parse(
+        input: &str,
+        covered: &'static str,
+    ) -> Result<(Self, Cow<'static, str>), SignatureError> {
         if let Some(params) = Self::parse_own(input, covered) {
-            return Ok((params, LABEL.to_owned()));
+            return Ok((params, Cow::Borrowed(LABEL)));
         }
         Self::parse_any(input, covered)
     }
 
-    fn parse_any(input: &str, covered: &'static str) -> Result<(Self, String), SignatureError> {
+    fn parse_any(input: &str, covered: &'static str) -> Result<(Self, Cow<'static, str>), SignatureError> {
         const FIELD: SignedField = SignedField::SignatureInput;
         let members = members(input, FIELD)?;
         let mut ours = members.iter().filter(|member| is_ours(member));
@@ -158,7 +185,7 @@ impl Params {
         let text = member.text.get(member.key.len() + 1..).unwrap_or_default();
         let params = Self::read(list, text, covered)?;
         if member.is_strict {
-            Ok((params, member.key.clone()))
+            Ok((params, Cow::Owned(member.key.clone())))
         } else {
             Err(SignatureError::Malformed(FIELD))
         }
@@ -334,6 +361,14 @@ mod tests {
         let created = UnixSeconds::new(created);
         let for_request = for_request.then(|| (UnixSeconds::new(30), Nonce::from_bytes(nonce)));
         Params::new(COVERED, created, for_request, (key_id, &key_id.to_string()))
+    }
+
+    #[test]
+    fn a_field_fits_into_the_room_that_was_made_for_it() {
+        for (created, for_request) in [(1_769_100_000, false), (1_769_100_000, true), (9, true)] {
+            let field = params(created, for_request, [7; 16]).field;
+            assert_eq!(field.len(), field.capacity());
+        }
     }
 
     proptest! {

@@ -4,6 +4,8 @@
 //! algorithm (RFC 9530). They stand behind ours or on a line of their own, and are none of our business. Ours is
 //! taken as it is spelled, because that is what was signed.
 
+use std::borrow::Cow;
+
 use http::HeaderMap;
 use sfv::{Dictionary, FieldType as _, ListEntry, Parser};
 
@@ -23,17 +25,20 @@ pub(super) struct Member<'a> {
 }
 
 /// The value of a field: its lines are one list (RFC 9110, section 5.3).
-pub(super) fn joined(headers: &HeaderMap, field: SignedField) -> Result<String, SignatureError> {
-    let mut joined = String::new();
+pub(super) fn joined(headers: &HeaderMap, field: SignedField) -> Result<Cow<'_, str>, SignatureError> {
+    let mut joined = Cow::Borrowed("");
     for line in headers.get_all(field.header()) {
         if joined.len() + line.len() > MAX_LEN {
             return Err(SignatureError::TooLong(field));
         }
         let line = line.to_str().map_err(|_| SignatureError::Malformed(field))?;
-        if !joined.is_empty() {
+        if joined.is_empty() {
+            joined = Cow::Borrowed(line);
+        } else {
+            let joined = joined.to_mut();
             joined.push_str(", ");
+            joined.push_str(line);
         }
-        joined.push_str(line);
     }
     Ok(joined)
 }

@@ -5,13 +5,15 @@ use std::fmt;
 use http::HeaderMap;
 use subtle::ConstantTimeEq as _;
 
-use super::fields::{self, byte_sequence, byte_sequence_text, optional};
+use super::fields::{
+    self, SIGNATURE_HEADER, SIGNATURE_INPUT_HEADER, byte_sequence, byte_sequence_text, optional,
+};
 use super::input::{Params, SignatureBase};
 use super::{ContentDigest, MAX_LIFETIME, Nonce, SignatureError, SignedBody, SignedField, Signer};
 use crate::endpoint::query_escape;
 use crate::identity::{KeyId, NaraId, NaraName, PublicKey, Signature, Verifier};
 use crate::time::{UnixMillis, UnixSeconds};
-use crate::v1::{FRESHNESS_WINDOW, NAME_HEADER};
+use crate::v1::{self, FRESHNESS_WINDOW, NAME_HEADER};
 
 const COVERED: &str = r#"("@method" "@path" "@query" "content-digest" "x-nara-name" "x-nara-to")"#;
 const COVERED_ON_CHANNEL: &str =
@@ -82,8 +84,26 @@ impl ChannelBinding {
             .transpose()
     }
 
+    /// The binding that a request without any signature carries: it claims that its connection alone proves it. `None`: it
+    /// has a signature, or no binding.
+    ///
+    /// # Errors
+    /// [`SignatureError`] if the binding is repeated or malformed.
+    pub fn alone_in(headers: &HeaderMap) -> Result<Option<Self>, SignatureError> {
+        let signed = [SIGNATURE_INPUT_HEADER, SIGNATURE_HEADER, v1::SIGNATURE_HEADER];
+        if signed.iter().any(|name| headers.contains_key(name)) {
+            return Ok(None);
+        }
+        Self::from_headers(headers)
+    }
+
+    /// Writes the header, replacing the one that is there.
+    pub fn write_to(self, headers: &mut HeaderMap) {
+        headers.insert(SignedField::Channel.header(), fields::value(self.to_field()));
+    }
+
     /// The value of the header: one byte sequence.
-    pub(super) fn to_field(self) -> String {
+    fn to_field(self) -> String {
         byte_sequence_text("", &self.0)
     }
 
@@ -91,7 +111,8 @@ impl ChannelBinding {
         &self.0
     }
 
-    pub(super) fn is_same(&self, other: &Self) -> bool {
+    /// Whether it is the same, in constant time.
+    pub fn is_same(&self, other: &Self) -> bool {
         self.0.ct_eq(&other.0).into()
     }
 }
@@ -147,7 +168,10 @@ impl Signer {
         );
         let mut signed = RequestSignature {
             name: self.name().clone(),
-            to: request.to.to_string(),
+            to: match request.to {
+                Recipient::Id(id) => id.as_str().to_owned(),
+                Recipient::Name(name) => query_escape(name.as_str()),
+            },
             body: request.body,
             digests: None,
             channel: request.channel,
@@ -199,7 +223,7 @@ impl RequestSignature {
         headers.insert(SignedField::To.header(), fields::value(self.to.as_str()));
         self.body.write_to(headers);
         if let Some(channel) = self.channel {
-            headers.insert(SignedField::Channel.header(), fields::value(channel.to_field()));
+            channel.write_to(headers);
         }
         headers.insert(
             SignedField::SignatureInput.header(),

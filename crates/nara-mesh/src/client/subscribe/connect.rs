@@ -59,6 +59,7 @@ impl PeerHandle {
         let mut route = self.exchange.route(&self.peer)?;
         let outgoing = Outgoing::new::<EventsStream>(request);
         let mut outgoing = outgoing.map_err(|problem| ClientError::new(&route, problem))?;
+        outgoing.needs_signature = true;
         let last_event_id = cursor.map(|cursor| cursor.to_string()).unwrap_or_default();
         if let Ok(value) = HeaderValue::try_from(&last_event_id)
             && cursor.is_some()

@@ -10,12 +10,12 @@ use axum::body::{Body, HttpBody};
 use axum::response::Response;
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
-use tokio::time::sleep;
-use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::server::connection::watch::{LEAST_TIME_TO_READ, Watch};
 
 /// What an answer is cut into that holds something: the connection takes the next piece when it has sent most of
 /// those before.
-const PIECE: usize = 64 << 10;
+pub(super) const PIECE: usize = 64 << 10;
 
 /// In the extensions of an answer: what it holds until it is sent.
 #[derive(Clone)]
@@ -33,45 +33,23 @@ impl Held {
     }
 }
 
-/// The most time that an answer has to be read, beside one second for each [`BYTES_PER_SECOND`]: what it holds
-/// is not there for others meanwhile.
-const TIME_TO_READ: Duration = Duration::from_secs(20);
-
 /// The slowest reader: half a megabit per second.
 const BYTES_PER_SECOND: u64 = 64 << 10;
 
-/// The connection of a request, in its extensions: an answer that is not read in time ends it.
-#[derive(Clone, Debug)]
-pub(in crate::server) struct CutOff(pub(in crate::server) CancellationToken);
-
-impl CutOff {
-    /// Ends the connection after this time, unless the guard is dropped before.
-    fn after(&self, time: Duration) -> DropGuard {
-        let (cut_off, done) = (self.0.clone(), CancellationToken::new());
-        let guard = done.clone().drop_guard();
-        tokio::spawn(async move {
-            tokio::select! {
-                () = done.cancelled() => {}
-                () = sleep(time) => cut_off.cancel(),
-            }
-        });
-        guard
-    }
-}
-
-/// Makes the body of an answer hold what its extensions say.
-pub(in crate::server) fn hold(mut response: Response, connection: Option<&CutOff>) -> Response {
+/// Makes the body of an answer hold what its extensions say. What it holds is not there for others meanwhile, so a
+/// connection whose peer does not read it in time ends.
+pub(in crate::server) fn hold(mut response: Response, connection: Option<&Arc<Watch>>) -> Response {
     let Some(held) = response.extensions_mut().remove::<Held>() else {
         return response;
     };
     let seconds = response.body().size_hint().lower() / BYTES_PER_SECOND;
-    let time = TIME_TO_READ + Duration::from_secs(seconds);
-    let cut_off = connection.map(|connection| connection.after(time));
+    let time = LEAST_TIME_TO_READ + Duration::from_secs(seconds);
+    let in_time = connection.map(|connection| connection.read_within(time));
     response.map(|body| {
         Body::new(Holding {
             body,
             piece: Bytes::new(),
-            _held: (held, cut_off),
+            _held: (held, in_time),
         })
     })
 }

@@ -6,7 +6,7 @@ use nara_proto::event::SyncEvent;
 use nara_proto::go_json;
 
 use crate::offload::offload;
-use crate::server::answer::hold::Held;
+use crate::server::answer::hold::{Held, PIECE};
 use crate::server::answer::rejection::Rejection;
 use crate::server::limits::body_bytes::Source;
 use crate::server::limits::quota::Quota;
@@ -44,8 +44,8 @@ pub(in crate::server) enum Surplus {
 const ENCODED_HERE: usize = 64;
 
 /// A JSON answer made of events: as many as fit into `max` bytes, encoded and signed off the async threads. `build` is
-/// told whether some were cut off; `take` gets the events back from what it built. The answer counts against `bytes`
-/// until it is sent.
+/// told whether some were cut off; `take` gets the events back from what it built. An answer of more than one piece counts
+/// against `bytes` until it is sent.
 pub(in crate::server) async fn json_of_events<T: serde::Serialize>(
     bytes: &Quota<Source>,
     source: Source,
@@ -57,6 +57,10 @@ pub(in crate::server) async fn json_of_events<T: serde::Serialize>(
 ) -> Result<Response, Rejection> {
     let many = events.len() > ENCODED_HERE;
     let body = offload(many, move || encode(events, max, surplus, build, take)).await;
+    if body.len() <= PIECE {
+        // Its connection takes it at once.
+        return Ok(raw_json(StatusCode::OK, JSON_UTF8, body));
+    }
     let share = bytes.share(source);
     share
         .grow(body.len())

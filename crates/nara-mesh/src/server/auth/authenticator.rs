@@ -13,8 +13,8 @@ use nara_proto::succession::{KeyState, Succession};
 use nara_proto::time::UnixMillis;
 use nara_proto::v1::{RequestAuth, RequestAuthError};
 use nara_proto::v2::{
-    self, CAPABILITY_HEADER, ChannelBinding, ContentDigest, RequestLine, RequestSignature, SignedBody,
-    SignedCapability,
+    self, CAPABILITY_HEADER, ChannelBinding, ContentDigest, RequestLine, RequestSignature, SignatureError,
+    SignedBody, SignedCapability, SignedField,
 };
 use tokio::sync::Semaphore;
 
@@ -31,6 +31,7 @@ use crate::server::auth::sender::{PeerAddress, VerifiedSender};
 use crate::server::auth::source_check::SourceCheck;
 use crate::server::background::Background;
 use crate::server::clock::{ServerClock, is_from_before};
+use crate::server::connection::facts::ConnectionFacts;
 use crate::tls::{ChannelTrust, SecureChannel, TlsPolicy};
 use crate::{Coverage, Signatures};
 
@@ -105,7 +106,11 @@ impl Authenticator {
         let outcome = if claims_v2 {
             self.check_v2(parts, address, look).await
         } else {
-            self.check_v1(parts, address, repetition, look).await
+            match self.claims_handshake(parts) {
+                Ok(Some(claimed)) => self.check_handshake(parts, claimed, address, look).await,
+                Ok(None) => self.check_v1(parts, address, repetition, look).await,
+                Err(malformed) => Err(malformed),
+            }
         };
         match &outcome {
             Ok(authenticated) => self.note_listening(&parts.headers, &authenticated.sender),
@@ -126,14 +131,14 @@ impl Authenticator {
         signed.check_time(look.now)?;
         self.check_started(signed.signed_at(), look)?;
         signed.check_recipient(self.local.id(), self.local.name())?;
-        let channel = parts.extensions.get::<SecureChannel>();
+        let channel = ConnectionFacts::channel(&parts.extensions);
         let binding = channel.map(|channel| ChannelBinding::new(channel.binding));
         signed.check_channel(binding.as_ref())?;
 
         let name = signed.name();
         self.heed_succession(name, signed.key_id(), &parts.headers);
         let key = self.key_of_sender(name, address, channel, &parts.headers).await?;
-        if channel.is_some() && self.channel_trust == ChannelTrust::Trust {
+        if channel.is_some() && self.channel_trust != ChannelTrust::VerifyAlways {
             // The connection is the sender's and the request was made for it: nobody else can have sent it, not
             // again either.
             let proof = RequestProof::v2(&signed, &parts.headers).on_trusted_channel(&parts.headers);
@@ -173,6 +178,47 @@ impl Authenticator {
         })
     }
 
+    /// The binding of a request that claims to be proven by its connection alone, if this server accepts such requests.
+    fn claims_handshake(&self, parts: &Parts) -> Result<Option<ChannelBinding>, Rejection> {
+        let is_accepted = self.channel_trust == ChannelTrust::Handshake
+            && self.signatures == Signatures::V2AndV1
+            && ConnectionFacts::channel(&parts.extensions).is_some();
+        if is_accepted {
+            Ok(ChannelBinding::alone_in(&parts.headers)?)
+        } else {
+            Ok(None)
+        }
+    }
+
+    /// Without a signature the key of the connection says who asks, and nothing else does. The binding shows that the other
+    /// end of this connection wrote the request, and did not pass on one that was written elsewhere.
+    async fn check_handshake(
+        &self,
+        parts: &Parts,
+        claimed: ChannelBinding,
+        address: SocketAddr,
+        look: Look,
+    ) -> Result<Authenticated, Rejection> {
+        let channel = ConnectionFacts::channel(&parts.extensions);
+        let channel = channel.filter(|channel| claimed.is_same(&ChannelBinding::new(channel.binding)));
+        let channel = channel.ok_or(SignatureError::Channel)?;
+        // Of a key that is not known, or is that of several names, a signed request says whose it is.
+        let peer = self.registry.holder(&channel.peer_key);
+        let name = peer
+            .as_ref()
+            .and_then(|peer| peer.with_info(|info| info.name.clone()));
+        let name = name.ok_or(SignatureError::Missing(SignedField::Signature))?;
+        let key = self
+            .key_of_sender(&name, address, Some(channel), &parts.headers)
+            .await?;
+        let sender = self.sender(&name, peer, key, address, look.now, Coverage::Channel);
+        Ok(Authenticated {
+            sender: sender.without_inner_signature(),
+            proof: RequestProof::handshake(),
+            body: BodyProof::None,
+        })
+    }
+
     /// The sender of a request of v2, who has so proven that it speaks v2.
     fn sender_of_v2(
         &self,
@@ -207,7 +253,7 @@ impl Authenticator {
 
         let name = auth.name();
         self.check_downgrade(name)?;
-        let channel = parts.extensions.get::<SecureChannel>();
+        let channel = ConnectionFacts::channel(&parts.extensions);
         let key = self.key_of_sender(name, address, channel, &parts.headers).await?;
         // Asking for the key may have told more about the sender than its key.
         self.check_downgrade(name)?;
@@ -217,7 +263,7 @@ impl Authenticator {
             return Err(error.into());
         }
         self.remember(&auth, name, address, repetition)?;
-        let trusted = channel.is_some() && self.channel_trust == ChannelTrust::Trust;
+        let trusted = channel.is_some() && self.channel_trust != ChannelTrust::VerifyAlways;
         let coverage = if trusted {
             Coverage::Channel
         } else {

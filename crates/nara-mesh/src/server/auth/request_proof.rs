@@ -39,6 +39,16 @@ impl RequestProof {
         }
     }
 
+    /// The proof of a request that its connection alone proves.
+    pub(in crate::server) fn handshake() -> Self {
+        Self {
+            v1: None,
+            v2: None,
+            wants_nothing: true,
+            accepts_stream: true,
+        }
+    }
+
     /// The same on a connection that both ends trust. Who does not know that we speak v2, or asks for a signature, gets
     /// one all the same.
     pub(in crate::server) fn on_trusted_channel(mut self, headers: &HeaderMap) -> Self {
@@ -66,9 +76,9 @@ impl RequestProof {
         self.v2.as_ref()
     }
 
-    /// The text to which the `hello` of a stream is bound: the better signature, base64.
-    pub(in crate::server) fn text(&self) -> String {
+    /// The text to which the `hello` of a stream is bound: the better signature, base64. `None`: the request has none.
+    pub(in crate::server) fn text(&self) -> Option<String> {
         let v2 = self.v2.as_ref().map(Signature::to_base64);
-        v2.or_else(|| self.v1.clone()).unwrap_or_default()
+        v2.or_else(|| self.v1.clone())
     }
 }

@@ -14,6 +14,7 @@ use crate::Coverage;
 use crate::identity::LocalNara;
 use crate::seldom::{shown, warn_seldom};
 use crate::server::answer::rejection::Rejection;
+use crate::server::connection::facts::ConnectionFacts;
 
 /// The proven sender of a request.
 ///
@@ -157,7 +158,8 @@ pub async fn require_whole(sender: VerifiedSender, request: Request, next: Next)
     }
 }
 
-/// The address of the peer at the other end of the connection, in the extensions of every request.
+/// The address of the peer at the other end of the connection; for a handler of the application also in the extensions of
+/// its request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::server) struct PeerAddress(pub(in crate::server) SocketAddr);
 
@@ -165,7 +167,7 @@ impl PeerAddress {
     /// The address in the extensions, or else one that belongs to nobody.
     pub(in crate::server) fn of(extensions: &http::Extensions) -> SocketAddr {
         let unknown = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
-        extensions.get::<Self>().map_or(unknown, |address| address.0)
+        ConnectionFacts::of(extensions).map_or(unknown, |connection| connection.address)
     }
 }
 

@@ -1,39 +1,67 @@
 //! Bodies that are checked when their end was reached.
 
+use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use axum::body::{Body, HttpBody};
+use axum::body::HttpBody;
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
+use nara_proto::v1::RequestAuth;
 use nara_proto::v2::{ContentDigest, DigestHasher};
 
-/// A body that fails at its end if its digest is not accepted. A reader that gets to the end without an error has what
-/// the sender sent.
-pub(super) struct VerifiedBody<F> {
-    inner: Body,
-    /// Until the end was reached.
-    pending: Option<(DigestHasher, F)>,
+use crate::server::auth::authenticator::Authenticator;
+
+/// What the digest of a body must be.
+#[derive(Debug)]
+pub(in crate::server) enum BodyCheck {
+    /// The one that was signed.
+    Signed(ContentDigest),
+    /// One that did not come with this v1 signature before.
+    New {
+        authenticator: Arc<Authenticator>,
+        auth: RequestAuth,
+        address: SocketAddr,
+    },
 }
 
-impl<F, E> VerifiedBody<F>
-where
-    F: FnOnce(ContentDigest) -> Result<(), E> + Send + Unpin + 'static,
-    E: std::error::Error + Send + Sync + 'static,
-{
-    /// Wraps a body; `accept` looks at the digest of all of it.
-    pub(super) fn wrap(inner: Body, accept: F) -> Body {
-        Body::new(Self {
-            inner,
-            pending: Some((DigestHasher::default(), accept)),
-        })
+impl BodyCheck {
+    fn accept(self, found: &ContentDigest) -> Result<(), axum::Error> {
+        match self {
+            Self::Signed(digest) => digest.check_same(found).map_err(axum::Error::new),
+            Self::New {
+                authenticator,
+                auth,
+                address,
+            } => authenticator
+                .remember_body(&auth, address, found)
+                .map_err(axum::Error::new),
+        }
     }
 }
 
-impl<F, E> HttpBody for VerifiedBody<F>
+/// A body that fails at its end if its digest is not accepted. A reader that gets to the end without an error has what
+/// the sender sent.
+#[derive(Debug)]
+pub(in crate::server) struct VerifiedBody<B> {
+    inner: B,
+    /// Until the end was reached.
+    pending: Option<(DigestHasher, BodyCheck)>,
+}
+
+impl<B> VerifiedBody<B> {
+    pub(in crate::server) fn new(inner: B, check: BodyCheck) -> Self {
+        Self {
+            inner,
+            pending: Some((DigestHasher::default(), check)),
+        }
+    }
+}
+
+impl<B> HttpBody for VerifiedBody<B>
 where
-    F: FnOnce(ContentDigest) -> Result<(), E> + Unpin,
-    E: std::error::Error + Send + Sync + 'static,
+    B: HttpBody<Data = Bytes, Error = axum::Error> + Unpin,
 {
     type Data = Bytes;
     type Error = axum::Error;
@@ -46,9 +74,8 @@ where
             let outcome = self
                 .pending
                 .take()
-                .map(|(hasher, accept)| accept(hasher.finish()));
-            let error = outcome.and_then(Result::err).map(axum::Error::new);
-            return Poll::Ready(error.map(Err));
+                .map(|(hasher, check)| check.accept(&hasher.finish()));
+            return Poll::Ready(outcome.and_then(Result::err).map(Err));
         };
         if let (Some((hasher, _)), Some(data)) = (&mut self.pending, frame.data_ref()) {
             hasher.update(data);
@@ -68,13 +95,13 @@ where
 
 #[cfg(test)]
 mod tests {
+    use axum::body::Body;
     use http_body_util::BodyExt as _;
 
     use super::*;
 
-    fn signed(body: &'static [u8], signed: &[u8]) -> Body {
-        let digest = ContentDigest::of(signed);
-        VerifiedBody::wrap(Body::from(body), move |found| digest.check_same(&found))
+    fn signed(body: &'static [u8], signed: &[u8]) -> VerifiedBody<Body> {
+        VerifiedBody::new(Body::from(body), BodyCheck::Signed(ContentDigest::of(signed)))
     }
 
     async fn read(body: &'static [u8], signed_as: &[u8]) -> Result<Bytes, axum::Error> {

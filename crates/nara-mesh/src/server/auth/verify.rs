@@ -14,7 +14,7 @@ use crate::server::answer::rejection::Rejection;
 use crate::server::auth::authenticator::{Authenticated, Authenticator, BodyProof};
 use crate::server::auth::request_proof::RequestProof;
 use crate::server::auth::sender::VerifiedSender;
-use crate::server::auth::verified_body::VerifiedBody;
+use crate::server::auth::verified_body::BodyCheck;
 
 /// The header in which v1 peers pass on who was verified. The header is removed from requests, so that no handler
 /// can mistake it for proof.
@@ -40,11 +40,12 @@ pub(in crate::server) struct Verified {
     pub(in crate::server) request: Request,
     pub(in crate::server) sender: VerifiedSender,
     pub(in crate::server) proof: RequestProof,
+    /// What the body must be, which shows at its end.
+    pub(in crate::server) check: Option<BodyCheck>,
 }
 
 impl Verification {
-    /// Verifies a request. The error is the answer: 401 without a signature. A body whose digest is signed can be read to
-    /// its end only if it is the one that was signed.
+    /// Verifies a request. The error is the answer: 401 without a signature.
     pub(in crate::server) async fn verify(&self, request: Request) -> Result<Verified, Response> {
         let authenticator = &self.authenticator;
         let (mut parts, body) = request.into_parts();
@@ -59,36 +60,35 @@ impl Verification {
             body: proven,
         } = authenticated;
         let on_channel = sender.coverage() == Coverage::Channel;
-        let address = sender.address();
         parts.extensions.insert(sender.clone());
         parts.extensions.insert(proof.clone());
-        let body = match proven {
-            BodyProof::None => body,
+        let check = match proven {
+            BodyProof::None => None,
             // Nobody may ever read it, so it is looked at now.
             BodyProof::Digest(digest) if body.is_end_stream() => match digest.check(&[]) {
-                Ok(()) => body,
+                Ok(()) => None,
                 Err(error) => return Err(Rejection::from(error).into_response()),
             },
-            BodyProof::Digest(digest) => VerifiedBody::wrap(body, move |found| digest.check_same(&found)),
+            BodyProof::Digest(digest) => Some(BodyCheck::Signed(digest)),
             BodyProof::Streamed if self.takes_streams => {
                 parts.extensions.insert(StreamedRequest);
-                body
+                None
             }
-            BodyProof::Streamed if on_channel => body,
+            BodyProof::Streamed if on_channel => None,
             BodyProof::Streamed => {
                 return Err(Rejection::from(SignatureError::Streamed).into_response());
             }
-            BodyProof::Repeatable(auth) => {
-                let authenticator = authenticator.clone();
-                VerifiedBody::wrap(body, move |found| {
-                    authenticator.remember_body(&auth, address, &found)
-                })
-            }
+            BodyProof::Repeatable(auth) => Some(BodyCheck::New {
+                authenticator: authenticator.clone(),
+                auth,
+                address: sender.address(),
+            }),
         };
         Ok(Verified {
             request: Request::from_parts(parts, body),
             sender,
             proof,
+            check,
         })
     }
 }

@@ -13,14 +13,12 @@ use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::sleep;
-use tokio_util::sync::CancellationToken;
 
 use crate::metrics::{self, Counted};
 use crate::seldom::warn_seldom;
-use crate::server::answer::hold::CutOff;
 use crate::server::answer::rejection::Rejection;
-use crate::server::auth::sender::PeerAddress;
 use crate::server::background::Background;
+use crate::server::connection::facts::ConnectionFacts;
 use crate::server::connection::opening::Opening;
 use crate::server::connection::refusal::turn_away;
 use crate::server::connection::watch::{Watch, WatchedStream};
@@ -151,15 +149,15 @@ impl Acceptor {
 
     async fn serve_http(&self, stream: BoxMeshStream, channel: Option<SecureChannel>, peer: SocketAddr) {
         let watch = Watch::new(self.header_read, self.idle);
-        let cut_off = CutOff(CancellationToken::new());
-        let refused = self.opening.refuses_plain() && channel.is_none();
+        let facts = Arc::new(ConnectionFacts {
+            address: peer,
+            channel,
+            watch: watch.clone(),
+        });
+        let refused = self.opening.refuses_plain() && facts.channel.is_none();
         let service = hyper::service::service_fn(|mut request: http::Request<hyper::body::Incoming>| {
             watch.request_began();
-            request.extensions_mut().insert(PeerAddress(peer));
-            request.extensions_mut().insert(cut_off.clone());
-            if let Some(channel) = &channel {
-                request.extensions_mut().insert(channel.clone());
-            }
+            request.extensions_mut().insert(facts.clone());
             let (entrance, watch) = (&self.entrance, &watch);
             async move {
                 let response = if refused {
@@ -190,10 +188,6 @@ impl Acceptor {
                 }
                 expired = watch.expired() => {
                     tracing::debug!(%peer, ?expired, "connection closed");
-                    return;
-                }
-                () = cut_off.0.cancelled() => {
-                    tracing::debug!(%peer, "connection closed: an answer was not read in time");
                     return;
                 }
                 () = self.background.stopped.cancelled() => return,

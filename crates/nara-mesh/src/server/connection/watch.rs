@@ -22,10 +22,15 @@ pub(in crate::server) struct Watch {
     idle: Duration,
 }
 
+/// The least time that an answer has to be read.
+pub(in crate::server) const LEAST_TIME_TO_READ: Duration = Duration::from_secs(20);
+
 #[derive(Clone, Copy, Debug)]
 struct State {
     phase: Phase,
     since: Instant,
+    /// When the answer that is being written must have been read.
+    answer_by: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,8 +48,20 @@ enum Phase {
 pub(in crate::server) enum Expired {
     /// The header of a request took too long.
     Header,
-    /// No request came, or the answer was not read.
+    /// No request came, or nothing of the answer was read.
     Idle,
+    /// The answer was not read in time.
+    Answer,
+}
+
+/// An answer that has to be read in time, until this is dropped.
+#[derive(Debug)]
+pub(in crate::server) struct ReadInTime(Arc<Watch>);
+
+impl Drop for ReadInTime {
+    fn drop(&mut self) {
+        self.0.state().answer_by = None;
+    }
 }
 
 impl Watch {
@@ -52,6 +69,7 @@ impl Watch {
         let state = State {
             phase: Phase::Idle,
             since: Instant::now(),
+            answer_by: None,
         };
         Arc::new(Self {
             state: Mutex::new(state),
@@ -70,20 +88,32 @@ impl Watch {
         self.enter(Phase::Idle);
     }
 
+    /// Gives the peer this time to read the answer, at least [`LEAST_TIME_TO_READ`].
+    pub(in crate::server) fn read_within(self: &Arc<Self>, time: Duration) -> ReadInTime {
+        self.state().answer_by = Some(Instant::now() + time.max(LEAST_TIME_TO_READ));
+        ReadInTime(self.clone())
+    }
+
     /// Waits until the connection is to be closed.
     pub(in crate::server) async fn expired(&self) -> Expired {
         loop {
-            let State { phase, since } = *self.state();
+            let State {
+                phase,
+                since,
+                answer_by,
+            } = *self.state();
             let now = Instant::now();
-            let deadline = match phase {
+            let of_phase = match phase {
                 Phase::Header => Some((since + self.header_read, Expired::Header)),
                 Phase::Idle => Some((since + self.idle, Expired::Idle)),
                 Phase::Request => None,
             };
-            let recheck = now + self.header_read;
-            match deadline {
+            let of_answer = answer_by.map(|at| (at, Expired::Answer));
+            let deadlines = of_phase.into_iter().chain(of_answer);
+            // What begins later than now does not expire before the next check.
+            let recheck = now + self.header_read.min(LEAST_TIME_TO_READ);
+            match deadlines.min_by_key(|(at, _)| *at) {
                 Some((at, why)) if at <= now => return why,
-                // A header that begins later than now does not expire before the next check.
                 Some((at, _)) => sleep_until(at.min(recheck)).await,
                 None => sleep_until(recheck).await,
             }
@@ -91,19 +121,14 @@ impl Watch {
     }
 
     fn enter(&self, phase: Phase) {
-        *self.state() = State {
-            phase,
-            since: Instant::now(),
-        };
+        let mut state = self.state();
+        (state.phase, state.since) = (phase, Instant::now());
     }
 
     fn read_some(&self) {
         let mut state = self.state();
         if state.phase == Phase::Idle {
-            *state = State {
-                phase: Phase::Header,
-                since: Instant::now(),
-            };
+            (state.phase, state.since) = (Phase::Header, Instant::now());
         }
     }
 

@@ -4,19 +4,20 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
-use ::metrics::{SharedString, counter, histogram};
+use ::metrics::SharedString;
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use nara_proto::identity::PublicKey;
 
-use crate::metrics::{self, Counted};
+use crate::metrics::{self, Counted, Series};
 use crate::seldom::warn_seldom;
-use crate::server::answer::hold::{CutOff, hold};
+use crate::server::answer::hold::hold;
 use crate::server::answer::rejection::{Limit, Rejection};
 use crate::server::auth::sender::{PeerAddress, VerifiedSender};
-use crate::server::auth::verify::StreamedRequest;
-use crate::server::limits::body_bytes::{BodyBytes, Source};
+use crate::server::connection::facts::ConnectionFacts;
+use crate::server::limits::body_bytes::{BodyBytes, Source, Watched};
 use crate::server::limits::quota::{Exceeded, Quota, Share};
 use crate::server::limits::settings::ServerLimits;
 use crate::server::route::user::covers;
@@ -29,8 +30,19 @@ pub(in crate::server) struct Admission {
     by_peer: Quota<PublicKey>,
     in_flight: Quota<()>,
     body_bytes: Arc<BodyBytes>,
-    /// Prefixes of routes of the application, for metrics.
-    prefixes: Vec<Arc<str>>,
+    /// The metrics of our endpoints, by path.
+    endpoints: [(&'static str, Series<4>); PATHS.len()],
+    /// Those of nested routes of the application, by prefix.
+    nested: Vec<(Arc<str>, Series<4>)>,
+    other: Series<4>,
+}
+
+/// Kinds of status, as metrics name them.
+const STATUS: [&str; 4] = ["2xx", "3xx", "4xx", "5xx"];
+
+fn series(endpoint: impl Into<SharedString>) -> Series<4> {
+    let by_status = ("status", STATUS);
+    Series::new(endpoint, metrics::REQUEST_SECONDS, metrics::REQUESTS, by_status)
 }
 
 /// One of the requests that are worked on.
@@ -51,7 +63,12 @@ impl Admission {
                 .with_rate(limits.requests_per_peer),
             in_flight: Quota::new(limits.requests_in_flight, usize::MAX),
             body_bytes,
-            prefixes,
+            endpoints: PATHS.map(|path| (path, series(path))),
+            nested: prefixes
+                .into_iter()
+                .map(|prefix| (prefix.clone(), series(prefix)))
+                .collect(),
+            other: series("other"),
         }
     }
 
@@ -86,19 +103,17 @@ impl Admission {
     }
 
     /// Behind the authentication: limits what one peer may ask for, and how many requests are worked on at once. What
-    /// is returned beside the request is held until it is answered.
+    /// is returned is held until the request is answered.
     pub(in crate::server) fn admit(
         &self,
         sender: &VerifiedSender,
-        request: Request,
-    ) -> Result<(Request, (Share<PublicKey>, InFlight)), Rejection> {
-        let held = (self.admit_peer(sender)?, self.begin()?);
-        // A stream is not held, but read as its handler goes along.
-        if request.extensions().get::<StreamedRequest>().is_some() {
-            return Ok((request, held));
-        }
-        let allowance = self.body_bytes.allowance(Source::Peer(*sender.key()));
-        Ok((request.map(|body| allowance.watch(body)), held))
+    ) -> Result<(Share<PublicKey>, InFlight), Rejection> {
+        Ok((self.admit_peer(sender)?, self.begin()?))
+    }
+
+    /// Counts the bytes of a body of a sender.
+    pub(in crate::server) fn count(&self, sender: &VerifiedSender, body: Body) -> Watched {
+        self.body_bytes.allowance(Source::Peer(*sender.key())).watch(body)
     }
 
     /// Outside of everything: limits how often one address may ask, and counts what is answered.
@@ -110,33 +125,33 @@ impl Admission {
     where
         F: Future<Output = Response>,
     {
-        let endpoint = self.endpoint(request.uri().path());
+        let series = self.series(request.uri().path());
         let started = Instant::now();
-        let connection = request.extensions().get::<CutOff>().cloned();
+        let connection = ConnectionFacts::of(request.extensions()).cloned();
         let response = match self.admit_address(PeerAddress::of(request.extensions())) {
-            Ok(()) => hold(answer(request).await, connection.as_ref()),
+            Ok(()) => hold(
+                answer(request).await,
+                connection.as_deref().map(|connection| &connection.watch),
+            ),
             Err(rejection) => rejection.into_response(),
         };
-        histogram!(metrics::REQUEST_SECONDS, "endpoint" => endpoint.clone()).record(started.elapsed());
         let status = match response.status().as_u16() / 100 {
-            2 => "2xx",
-            3 => "3xx",
-            4 => "4xx",
-            _ => "5xx",
+            2 => STATUS[0],
+            3 => STATUS[1],
+            4 => STATUS[2],
+            _ => STATUS[3],
         };
-        counter!(metrics::REQUESTS, "endpoint" => endpoint, "status" => status).increment(1);
+        series.write(started.elapsed(), status);
         response
     }
 
-    /// The path, if it is one of ours, or the prefix of a nested router: other paths must not make new series.
-    fn endpoint(&self, path: &str) -> SharedString {
-        if let Some(known) = PATHS.into_iter().find(|known| *known == path) {
-            return SharedString::const_str(known);
+    /// The metrics of one of our paths, or of a nested router: other paths must not make new series.
+    fn series(&self, path: &str) -> &Series<4> {
+        if let Some((_, series)) = self.endpoints.iter().find(|(known, _)| *known == path) {
+            return series;
         }
-        let prefix = self.prefixes.iter().find(|prefix| covers(prefix, path));
-        prefix.map_or(SharedString::const_str("other"), |prefix| {
-            SharedString::from(prefix.clone())
-        })
+        let nested = self.nested.iter().find(|(prefix, _)| covers(prefix, path));
+        nested.map_or(&self.other, |(_, series)| series)
     }
 }
 

@@ -62,14 +62,11 @@ impl BodyBytes {
 
 impl Allowance {
     /// A body that fails as soon as there is no room for what comes.
-    pub(in crate::server) fn watch(&self, body: Body) -> Body {
-        if body.is_end_stream() {
-            return body;
-        }
-        Body::new(Watched {
+    pub(in crate::server) fn watch(self, body: Body) -> Watched {
+        Watched {
             body,
-            allowance: self.clone(),
-        })
+            allowance: self,
+        }
     }
 
     fn take(&self, bytes: usize) -> Result<(), OverBudget> {
@@ -88,7 +85,9 @@ impl Drop for Taken {
     }
 }
 
-struct Watched {
+/// A body whose bytes are counted.
+#[derive(Debug)]
+pub(in crate::server) struct Watched {
     body: Body,
     allowance: Allowance,
 }
@@ -137,7 +136,7 @@ mod tests {
     }
 
     async fn read(allowance: &Allowance, size: usize) -> Result<usize, axum::Error> {
-        let body = allowance.watch(Body::from(vec![0; size]));
+        let body = allowance.clone().watch(Body::from(vec![0; size]));
         Ok(body.collect().await?.to_bytes().len())
     }
 
@@ -166,7 +165,7 @@ mod tests {
     async fn a_body_that_is_still_there_keeps_what_it_took() {
         let budget = budget(10, 10);
         let allowance = budget.allowance(HERE);
-        let mut body = allowance.watch(Body::from(vec![0; 7]));
+        let mut body = allowance.clone().watch(Body::from(vec![0; 7]));
         let frame = body.frame().await.unwrap().unwrap();
         drop(allowance);
         let other = budget.allowance(THERE);

@@ -1,13 +1,16 @@
 //! Reading request bodies within bounds.
 
+use std::error::Error;
+
 use axum::body::{Body, HttpBody as _};
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use http_body_util::BodyExt as _;
 use nara_proto::go_json::{self, Merge};
 use nara_proto::v1::RequestAuthError;
 use nara_proto::v2::SignatureError;
-use tower_http::timeout::TimeoutBody;
+use tokio::time::{Instant, timeout_at};
 
+use crate::gathered::Gathered;
 use crate::offload::offload;
 use crate::server::answer::rejection::Rejection;
 use crate::server::auth::authenticator::RepeatedBody;
@@ -16,7 +19,7 @@ use crate::server::limits::settings::ServerLimits;
 
 /// Reads a whole request body of at most `max` bytes.
 pub(in crate::server) async fn read(
-    body: Body,
+    mut body: Body,
     max: usize,
     limits: &ServerLimits,
 ) -> Result<Bytes, Rejection> {
@@ -24,40 +27,42 @@ pub(in crate::server) async fn read(
     if body.size_hint().lower() > max as u64 {
         return Err(Rejection::BodyTooLarge(max));
     }
-    let body = Limited::new(TimeoutBody::new(limits.body_progress, body), max);
-    let Ok(outcome) = tokio::time::timeout(limits.body_total, body.collect()).await else {
-        return Err(Rejection::BodyTooSlow);
-    };
-    match outcome {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(Rejection::BodyTooLarge(max)),
-        Err(error) => {
-            tracing::debug!(%error, "cannot read a request body");
-            let over_budget =
-                std::iter::successors(Some(&*error as &dyn std::error::Error), |error| error.source())
-                    .find_map(|error| error.downcast_ref::<OverBudget>());
-            if let Some(over_budget) = over_budget {
-                return Err(Rejection::BodyBudget(*over_budget));
-            }
-            let caused_by = |is_cause: fn(&(dyn std::error::Error + 'static)) -> bool| {
-                std::iter::successors(Some(&*error as &dyn std::error::Error), |error| error.source())
-                    .any(is_cause)
-            };
-            Err(
-                if caused_by(|error| error.is::<tower_http::timeout::TimeoutError>()) {
-                    Rejection::BodyTooSlow
-                } else if caused_by(|error| error.is::<SignatureError>()) {
-                    Rejection::OtherBody
-                } else if caused_by(|error| matches!(error.downcast_ref(), Some(RepeatedBody::Full))) {
-                    Rejection::ReplayCacheFull
-                } else if caused_by(|error| error.is::<RepeatedBody>()) {
-                    RequestAuthError::Replayed.into()
-                } else {
-                    Rejection::BodyBroken
-                },
-            )
+    let mut read = Gathered::default();
+    let end = Instant::now() + limits.body_total;
+    loop {
+        let progress = Instant::now() + limits.body_progress;
+        let Ok(frame) = timeout_at(progress.min(end), body.frame()).await else {
+            return Err(Rejection::BodyTooSlow);
+        };
+        let Some(frame) = frame.transpose().map_err(|error| broken(&error))? else {
+            return Ok(read.finish());
+        };
+        let Ok(data) = frame.into_data() else { continue };
+        if data.len() > max - read.len() {
+            return Err(Rejection::BodyTooLarge(max));
+        }
+        read.push(data);
+    }
+}
+
+/// Why a body cannot be read to its end.
+fn broken(error: &(dyn Error + 'static)) -> Rejection {
+    tracing::debug!(%error, "cannot read a request body");
+    let mut next = Some(error);
+    while let Some(cause) = next {
+        if let Some(over_budget) = cause.downcast_ref::<OverBudget>() {
+            return Rejection::BodyBudget(*over_budget);
+        }
+        if cause.is::<SignatureError>() {
+            return Rejection::OtherBody;
+        }
+        match cause.downcast_ref() {
+            Some(RepeatedBody::Full) => return Rejection::ReplayCacheFull,
+            Some(RepeatedBody::Replayed) => return RequestAuthError::Replayed.into(),
+            None => next = cause.source(),
         }
     }
+    Rejection::BodyBroken
 }
 
 /// JSON of up to so many bytes is parsed where it arrives: a fraction of a millisecond of work.

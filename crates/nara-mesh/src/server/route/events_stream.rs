@@ -17,6 +17,7 @@ use nara_proto::stream::{
     kind,
 };
 use nara_proto::time::UnixNanos;
+use nara_proto::v2::{SignatureError, SignedField};
 use sse_stream::Sse;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -46,6 +47,10 @@ pub(super) async fn handle(
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, Rejection> {
+    // What is said on a stream is bound to the signature that asked for it.
+    let signature = proof
+        .text()
+        .ok_or(SignatureError::Missing(SignedField::Signature))?;
     let query = query.unwrap_or_default();
     let request = StreamRequest::from_query(&query)?;
     let last_event_id = last_event_id(&headers)?;
@@ -76,7 +81,7 @@ pub(super) async fn handle(
         sig: String::new(),
     };
     let opening = StreamOpening {
-        request_signature: &proof.text(),
+        request_signature: &signature,
         query: &query,
         last_event_id,
     };

@@ -18,7 +18,7 @@ use crate::seldom::error_seldom;
 use crate::server::answer::rejection::Rejection;
 use crate::server::answer::streamed::{Streamed, until_ended};
 use crate::server::auth::request_proof::RequestProof;
-use crate::server::auth::sender::VerifiedSender;
+use crate::server::auth::sender::{PeerAddress, VerifiedSender};
 use crate::server::auth::verify::StreamedRequest;
 use crate::server::limits::quota::Exceeded;
 use crate::server::route::body::read;
@@ -40,6 +40,8 @@ async fn guarded(shared: &Shared, request: Request, next: Next) -> Result<Respon
     let lease = || sender.as_ref().and_then(|sender| shared.lease(sender));
     let stopping = || shared.background.stopping.clone();
     strip_identity(&mut parts.headers);
+    let address = PeerAddress(PeerAddress::of(&parts.extensions));
+    parts.extensions.insert(address);
     let body = if parts.extensions.get::<StreamedRequest>().is_some() {
         if sender.as_ref().map(VerifiedSender::coverage) != Some(Coverage::Channel) {
             return Err(Rejection::StreamedBody);

@@ -27,7 +27,7 @@ pub(super) async fn handle(
     let allowance = shared
         .body_bytes
         .allowance(Source::Address(address.ip().to_canonical()));
-    let body = allowance.watch(body);
+    let body = Body::new(allowance.clone().watch(body));
     let request: ImportRequest = match read_json(body, EventsImport::MAX_REQUEST, &shared.limits).await {
         Ok(request) => request,
         Err(rejection @ Rejection::InvalidJson) => {

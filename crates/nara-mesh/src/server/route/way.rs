@@ -2,15 +2,19 @@
 //! stack of middlewares would copy and box the request and its future once for each of them.
 
 use std::any::Any;
+use std::fmt;
 use std::ops::ControlFlow;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::body::{Body, HttpBody as _};
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use http::Method;
 use tower::ServiceExt as _;
 use tracing::Instrument as _;
 
@@ -22,7 +26,8 @@ use crate::seldom::error_seldom;
 use crate::server::answer::rejection::Rejection;
 use crate::server::answer::sign::AnswerSigner;
 use crate::server::auth::sender::VerifiedSender;
-use crate::server::auth::verify::{Verification, Verified};
+use crate::server::auth::verified_body::{BodyCheck, VerifiedBody};
+use crate::server::auth::verify::{StreamedRequest, Verification, Verified};
 use crate::server::limits::admission::Admission;
 use crate::trace;
 
@@ -30,7 +35,40 @@ use crate::trace;
 #[derive(Clone, Debug)]
 pub(in crate::server) struct Entrance {
     pub(super) admission: Arc<Admission>,
+    /// Our signed endpoints. The router has them, too, for other methods; these go past its boxes.
+    pub(super) endpoints: Arc<[SignedEndpoint]>,
     pub(super) router: Router,
+}
+
+/// A signed endpoint, asked with its own method.
+pub(super) struct SignedEndpoint {
+    pub(super) method: Method,
+    pub(super) path: &'static str,
+    pub(super) way: Arc<SignedWay>,
+    pub(super) handle: Handle,
+}
+
+/// The handler of an endpoint.
+pub(super) type Handle = Box<dyn Fn(Request, Arc<Shared>) -> BoxFuture<'static, Response> + Send + Sync>;
+
+impl SignedEndpoint {
+    async fn answer(&self, request: Request) -> Response {
+        self.way
+            .pass(request, async |request, sender| {
+                greet_owner(&self.way.shared, sender);
+                (self.handle)(request, self.way.shared.clone()).await
+            })
+            .await
+    }
+}
+
+impl fmt::Debug for SignedEndpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SignedEndpoint")
+            .field("method", &self.method)
+            .field("path", &self.path)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Entrance {
@@ -64,6 +102,11 @@ impl Entrance {
         // Around all routes, so that a panic in any of them costs its request only. The signed ones have one of
         // their own, inside of their signature.
         caught(async {
+            let (method, path) = (request.method(), request.uri().path());
+            let is_asked = |endpoint: &&SignedEndpoint| endpoint.path == path && endpoint.method == *method;
+            if let Some(endpoint) = self.endpoints.iter().find(is_asked) {
+                return endpoint.answer(request).await;
+            }
             let Ok(response) = self.router.clone().oneshot(request).await;
             response
         })
@@ -91,18 +134,32 @@ impl SignedWay {
             request,
             sender,
             proof,
+            check,
         } = match self.verification.verify(request).await {
             Ok(verified) => verified,
             Err(refusal) => return refusal,
         };
         // The sender is known, and learns from a signed answer that it is to slow down.
-        let answer = match self.admission.admit(&sender, request) {
+        let answer = match self.admission.admit(&sender) {
             // So that the answer to a request whose handler panicked is signed like others.
-            Ok((request, _held)) => caught(handle(request, &sender)).await,
+            Ok(_held) => caught(handle(self.bound(request, &sender, check), &sender)).await,
             Err(rejection) => rejection.into_response(),
         };
         // Behind everything that can make an answer, so that errors are signed too.
         self.signer.sign(answer, &proof).await
+    }
+
+    /// The request with a body that is counted, and that can be read to its end only if it is what was signed.
+    fn bound(&self, request: Request, sender: &VerifiedSender, check: Option<BodyCheck>) -> Request {
+        // A stream is not held, but read as its handler goes along; of no bytes there is nothing to count.
+        let is_stream = request.extensions().get::<StreamedRequest>().is_some();
+        let is_counted = !is_stream && !request.body().is_end_stream();
+        request.map(|body| match (check, is_counted) {
+            (None, false) => body,
+            (None, true) => Body::new(self.admission.count(sender, body)),
+            (Some(check), false) => Body::new(VerifiedBody::new(body, check)),
+            (Some(check), true) => Body::new(VerifiedBody::new(self.admission.count(sender, body), check)),
+        })
     }
 }
 

@@ -9,6 +9,7 @@ pub(super) fn capability() -> Capability {
         streams: true,
         tls: true,
         raw_public_key: false,
+        handshake: false,
         port: NonZeroU16::new(9700),
         at: NOW,
     }
