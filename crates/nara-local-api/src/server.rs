@@ -9,6 +9,7 @@
 
 mod conflicts;
 mod connection;
+mod database;
 mod extract;
 mod history;
 mod host;
@@ -22,8 +23,10 @@ mod rights;
 mod route;
 mod socket;
 mod state;
+mod transfers;
 mod web;
 
+pub use database::DatabaseError;
 pub use host::Host;
 pub use inbox::Inbox;
 pub use journeys::Journeys;
@@ -53,6 +56,7 @@ use self::loopback::Loopback;
 use self::places::Places;
 use self::socket::Access;
 use self::state::Shared;
+use self::transfers::Transfers;
 use self::web::Web;
 
 /// The most connections at once.
@@ -132,7 +136,7 @@ impl LocalApiBuilder {
         self
     }
 
-    /// The inbox into which the handler of this nara puts what comes in. By default nobody puts anything in.
+    /// The inbox into which the handler of this nara puts what comes in. By default nobody puts anything in, and it is in memory.
     pub fn inbox(mut self, inbox: Inbox) -> Self {
         self.inbox = inbox;
         self
@@ -188,6 +192,7 @@ impl LocalApiBuilder {
             connections: Places::new(self.max_connections),
             conflicts: conflicts.clone(),
             samples: Samples::default(),
+            transfers: Transfers::default(),
             web: web.clone(),
             host: self.host,
             nara: self.nara,
@@ -316,6 +321,7 @@ impl LocalApi {
         self.tasks.close();
         // Connections end by themselves at the end of the grace.
         self.tasks.wait().await;
+        self.shared.inbox.settled().await;
     }
 
     fn close(&self) {

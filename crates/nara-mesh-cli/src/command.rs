@@ -45,6 +45,7 @@ use nara_proto::go_json;
 
 use crate::cli::{Command, ConfigCommand, EventsArgs, EventsCommand, IdCommand, LedgerCommand, WorldCommand};
 use crate::failure::{Failure, Outcome};
+use crate::lines::DaemonLine;
 use crate::printer::Printer;
 use crate::schema::Printed;
 use crate::settings::Settings;
@@ -120,6 +121,7 @@ pub(crate) const PRINTED: &[Printed] = &[
     Printed::of::<dm::Printed>("dm"),
     Printed::of::<doctor::Printed>("doctor"),
     Printed::of::<events::Printed>("events"),
+    Printed::events("events-export"),
     Printed::of::<events::Imported>("events-import"),
     Printed::of::<health::Printed>("health"),
     Printed::of::<id::NewNara>("id-new"),
@@ -134,11 +136,13 @@ pub(crate) const PRINTED: &[Printed] = &[
     Printed::of::<peers::Decided>("peers-reset"),
     Printed::of::<peers::Decided>("peers-trust"),
     Printed::of::<peers::Decided>("peers-untrust"),
+    Printed::lines_of::<peers::WatchedLine>("peers-watch"),
     Printed::of::<ping::Printed>("ping"),
     Printed::of::<query::Printed>("query"),
     Printed::of::<Reloaded>("reload"),
     Printed::of::<request::Printed>("request"),
     Printed::of::<ledger::Restored>("restore"),
+    Printed::lines_of::<DaemonLine>("serve"),
     Printed::of::<sign::Printed>("sign"),
     Printed::of::<stash::Forgotten>("stash-drop"),
     Printed::of::<stash::Fetched>("stash-get"),
@@ -148,7 +152,9 @@ pub(crate) const PRINTED: &[Printed] = &[
     Printed::of::<TokenList>("token-list"),
     Printed::of::<MadeToken>("token-new"),
     Printed::of::<token::Revoked>("token-revoke"),
+    Printed::lines_of::<DaemonLine>("up"),
     Printed::of::<verify::Printed>("verify"),
+    Printed::lines_of::<watch::WatchLine>("watch"),
     Printed::of::<JourneyList>("world-list"),
     Printed::of::<world::SentPostcard>("world-send"),
     Printed::of::<zine::Printed>("zine"),

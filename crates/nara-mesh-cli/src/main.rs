@@ -13,6 +13,7 @@ mod hosts;
 mod journal;
 mod keeping;
 mod ledger_file;
+mod lines;
 mod listing;
 mod log;
 mod network;
