@@ -18,6 +18,8 @@ mod listing;
 mod log;
 mod network;
 mod open_files;
+#[cfg(feature = "otlp")]
+mod otlp;
 mod output;
 mod peer_events;
 mod permissions;

@@ -22,6 +22,8 @@ mod metrics;
 #[path = "../../../nara-mesh/tests/support/naras.rs"]
 #[expect(dead_code, reason = "other tests use more of it")]
 mod naras;
+#[cfg(feature = "otlp")]
+mod otlp;
 mod outbox;
 mod output;
 mod peers;
