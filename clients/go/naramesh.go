@@ -157,9 +157,11 @@ type Sent struct {
 
 // OutboxEntry is a message in the outbox.
 type OutboxEntry struct {
-	ID   uint64 `json:"id"`
+	ID uint64 `json:"id"`
+	// Kind is "direct-message", "postcard" or "runtime-message".
+	Kind string `json:"kind"`
 	Peer string `json:"peer"`
-	// EventID is the id of the event. Every attempt sends the same one, so that the recipient stores it once.
+	// EventID is the id of the event, the postcard or the runtime message, and Event what every attempt sends.
 	EventID string          `json:"event_id"`
 	Event   json.RawMessage `json:"event"`
 	// State is "waiting", "delivered", "refused" or "expired".
@@ -212,26 +214,56 @@ func (n *Nara) DM(ctx context.Context, peer, text string) (*Receipt, error) {
 // DMLater sends a direct message, now or later: one that cannot be delivered now waits in the outbox of the nara, in whole seconds
 // as long as expires says, or for 7 days if that is 0.
 func (n *Nara) DMLater(ctx context.Context, peer, text string, expires time.Duration) (*Sent, error) {
-	later := map[string]int64{}
-	if expires != 0 {
-		later["expires_s"] = int64(expires / time.Second)
-	}
-	body := map[string]any{"text": text, "later": later}
-	response, err := n.open(ctx, http.MethodPost, peerPath(peer, "dm"), body)
+	receipt, waits, err := later[Receipt](ctx, n, peerPath(peer, "dm"), map[string]any{"text": text}, expires)
 	if err != nil {
 		return nil, err
+	}
+	return &Sent{Receipt: receipt, Waits: waits}, nil
+}
+
+// PostcardReceipt is what became of a postcard.
+type PostcardReceipt struct {
+	MessageID string `json:"message_id"`
+	// First is the peer that took it.
+	First string `json:"first"`
+	// PassedOn says whether it passed the postcard on; Told why not.
+	PassedOn bool    `json:"passed_on"`
+	Told     *string `json:"told"`
+}
+
+// PostcardLater sends a postcard to its first peer, now or later: as DMLater. One of the answers is there.
+func (n *Nara) PostcardLater(ctx context.Context, first, text string, expires time.Duration) (*PostcardReceipt, *OutboxEntry, error) {
+	return later[PostcardReceipt](ctx, n, "/v1/postcards", map[string]any{"message": text, "to": first}, expires)
+}
+
+// MessageReceipt is what became of a runtime message.
+type MessageReceipt struct {
+	MessageID string `json:"message_id"`
+}
+
+// MessageLater sends a runtime message, now or later: as DMLater. One of the answers is there; a reply comes into the inbox.
+func (n *Nara) MessageLater(ctx context.Context, peer, kind string, payload any, expires time.Duration) (*MessageReceipt, *OutboxEntry, error) {
+	body := map[string]any{"kind": kind, "payload": payload}
+	return later[MessageReceipt](ctx, n, peerPath(peer, "messages"), body, expires)
+}
+
+func later[T any](ctx context.Context, n *Nara, path string, body map[string]any, expires time.Duration) (*T, *OutboxEntry, error) {
+	limit := map[string]int64{}
+	if expires != 0 {
+		limit["expires_s"] = int64(expires / time.Second)
+	}
+	body["later"] = limit
+	response, err := n.open(ctx, http.MethodPost, path, body)
+	if err != nil {
+		return nil, nil, err
 	}
 	defer response.Body.Close()
-	sent := new(Sent)
 	if response.StatusCode == http.StatusAccepted {
-		err = json.NewDecoder(response.Body).Decode(&sent.Waits)
-	} else {
-		err = json.NewDecoder(response.Body).Decode(&sent.Receipt)
+		waits := new(OutboxEntry)
+		return nil, waits, json.NewDecoder(response.Body).Decode(waits)
 	}
-	if err != nil {
-		return nil, err
-	}
-	return sent, nil
+	receipt := new(T)
+	return receipt, nil, json.NewDecoder(response.Body).Decode(receipt)
 }
 
 // Outbox returns the messages that wait for their recipients, and what became of others, oldest first.

@@ -182,6 +182,27 @@ func TestAMessageWaitsInTheOutboxUntilItIsTakenBack(t *testing.T) {
 	}
 }
 
+func TestPostcardsAndRuntimeMessagesWaitInTheOutbox(t *testing.T) {
+	folder, _, bob := mesh(t)
+	trust := map[string]string{"key": newSoul(t, folder, "carol").PublicKey}
+	if err := bob.Call(t.Context(), http.MethodPut, "/v1/peers/carol/trust", trust, nil); err != nil {
+		t.Fatal(err)
+	}
+	postcard, waits, err := bob.PostcardLater(t.Context(), "carol", "hi", time.Minute)
+	if err != nil || postcard != nil || waits == nil || waits.Kind != "postcard" {
+		t.Fatal(postcard, waits, err)
+	}
+	payload := map[string]any{"owner_id": "", "stored_at": 1, "success": true}
+	message, waits, err := bob.MessageLater(t.Context(), "carol", "stash:ack", payload, 0)
+	if err != nil || message != nil || waits == nil || waits.Kind != "runtime-message" {
+		t.Fatal(message, waits, err)
+	}
+	message, waits, err = bob.MessageLater(t.Context(), "alice", "stash:ack", payload, 0)
+	if err != nil || waits != nil || message == nil || message.MessageID == "" {
+		t.Fatal(message, waits, err)
+	}
+}
+
 func TestAnHTTPClientTalksToNaras(t *testing.T) {
 	_, alice, bob := mesh(t)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,53 @@ def test_the_address_opens_the_page_once(mesh: Mesh, page: Page) -> None:
     page.wait_for("closed")
     page.driver.refresh()
     page.wait_for("closed")
+
+
+def test_messages_that_wait_are_shown_and_taken_back(mesh: Mesh, page: Page) -> None:
+    page.open(mesh.alice.dashboard())
+    page.view("health")
+    page.says("#health", "Nothing waits")
+    # Dora is known, and nobody knows where she is.
+    key = soul(mesh.folder, "dora", "dora.soul")["public_key"]
+    hostile = "<img src=x onerror=alert(1)> later"
+    with mesh.alice.api as api:
+        assert api.put("/v1/peers/dora/trust", json={"key": key}).is_success
+        for path, body in (
+            ("/v1/peers/dora/dm", {"text": hostile, "later": {}}),
+            ("/v1/postcards", {"message": "greetings", "to": "dora", "later": {}}),
+        ):
+            kept = api.post(path, json=body)
+            assert kept.status_code == 202, kept.text
+        page.says("#health", hostile)
+        page.says("#health", "greetings")
+        assert page.all("#health img") == []
+        assert findings(page) == []
+        page.picture("health-waiting")
+        for left in (1, 0):
+            page.click("#health", "Take back")
+            until(lambda: api.get("/v1/outbox").json()["waiting"] == left, "it is taken back")
+            until(lambda: page.text("#health").count("Take back") == left, "the page shows it")
+        page.says("#health", "Nothing waits")
+        api.delete("/v1/peers/dora")
+    assert page.complaints() == []
+
+
+def test_a_transfer_is_shown_while_it_goes_on_and_cancelled(mesh: Mesh, page: Page) -> None:
+    page.open(mesh.alice.dashboard())
+    page.view("health")
+    page.says("#health", "Nothing waits")
+    with socket.create_server(("127.0.0.1", 0)) as silent, mesh.alice.api as api:
+        # It takes connections and says nothing.
+        peer = f"127.0.0.1:{silent.getsockname()[1]}"
+        with api.stream("POST", f"/v1/peers/{peer}/sync", params={"timeout_ms": 600_000}) as sync:
+            page.says("#health", "Transfers")
+            page.says("#health", peer)
+            assert findings(page) == []
+            page.click("#health", "Cancel")
+            told = "".join(sync.iter_text())
+        assert "problem:cancelled" in told, told
+        until(lambda: peer not in page.text("#health"), "it is not listed any more")
+    assert page.complaints() == []
 
 
 def test_a_conflict_shows_and_is_decided(mesh: Mesh, page: Page) -> None:

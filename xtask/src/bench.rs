@@ -283,6 +283,13 @@ fn measure_once(programs: &Programs, settings: &Settings, page: &Path) -> Result
         "reconcile": ours(&["reconcile", "--events", &reconcile])?,
         "reconcile_large": ours(&["reconcile", "--events", &large_reconcile])?,
         "stream": ours(&["stream", "--subscribers", &settings.subscribers.to_string()])?,
+        "local_api": ours(&[
+            "local",
+            "--requests",
+            &(settings.requests / 4).to_string(),
+            "--watchers",
+            &settings.subscribers.to_string(),
+        ])?,
         "gossip": ours(&["gossip", "--naras", settings.naras, "--plot", &plot])?,
         "store": ours(&["store", "--large", &settings.large_ledger.to_string()])?,
     }))

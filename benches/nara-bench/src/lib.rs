@@ -9,6 +9,7 @@ mod bulk;
 mod exchange;
 mod gossip;
 mod handshake;
+mod local;
 mod mesh;
 mod reconcile;
 mod resources;
@@ -113,6 +114,15 @@ enum Measurement {
         #[arg(long)]
         ledger: PathBuf,
     },
+    /// The local API: a signed request through its socket beside the same from the library, and memory for each watcher.
+    Local {
+        /// Requests, one after the other, of each kind.
+        #[arg(long, default_value_t = 5_000)]
+        requests: u64,
+        /// Live streams of events.
+        #[arg(long, default_value_t = 1_000)]
+        watchers: usize,
+    },
     /// Live streams: latency from append to verified, deliveries, memory for each subscriber.
     Stream(StreamArgs),
     /// The other process of `stream`.
@@ -198,6 +208,7 @@ pub fn run() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         Measurement::Reconcile { events } => reconcile::measure(events)?,
         Measurement::Sync { page, rounds, cores } => sync::measure(&page, rounds, &cores)?,
         Measurement::Verify { count, rounds } => verify::measure(count, rounds)?,
+        Measurement::Local { requests, watchers } => local::measure(requests, watchers)?,
         Measurement::Stream(args) => stream::measure(&args.plan())?,
         Measurement::StreamRead { address, plan } => return stream::read(address, &plan.plan()),
         Measurement::Fill { events, ledger } => store::fill(events, &ledger)?,

@@ -89,8 +89,28 @@ def test_a_message_waits_in_the_outbox_until_it_is_taken_back(mesh: Mesh) -> Non
             nara.take_back(waits["id"])
         assert caught.value.name == "unknown_message"
 
+        postcard = nara.postcard_later("hi", to="carol", expires_s=60)
+        assert postcard.receipt is None and postcard.waits is not None
+        assert (postcard.waits["kind"], postcard.waits["event"]["message"]) == ("postcard", "hi")
+        nara.take_back(postcard.waits["id"])
+        payload = {"owner_id": nara.status()["id"], "stored_at": 1, "success": True}
+        message = nara.message_later("carol", "stash:ack", payload)
+        assert message.receipt is None and message.waits is not None
+        assert message.waits["kind"] == "runtime-message"
+        nara.take_back(message.waits["id"])
+        at_once = nara.message_later("alice", "stash:ack", payload)
+        assert at_once.waits is None and at_once.receipt is not None
+        assert nara.message("alice", "stash:ack", payload)["message_id"]
+
         async def asynchronously() -> None:
             async with AsyncNara(mesh.bob) as same:
+                waiting = await same.postcard_later("hi", to="carol")
+                assert waiting.waits is not None
+                await same.take_back(waiting.waits["id"])
+                kept = await same.message_later("carol", "stash:ack", payload)
+                assert kept.waits is not None
+                await same.take_back(kept.waits["id"])
+                assert (await same.message("alice", "stash:ack", payload))["message_id"]
                 again = await same.dm_later("carol", "later")
                 assert again.waits is not None
                 assert again.waits["id"] in [entry["id"] for entry in await same.outbox()]

@@ -1,9 +1,9 @@
 // Whether all is well.
 
-import { get } from "./api.js";
+import { get, send } from "./api.js";
 import { byId, card, empty, make, show, table } from "./dom.js";
 import { plot } from "./plot.js";
-import { asSentence, bytes, many, number, span } from "./words.js";
+import { asSentence, bytes, dateOf, many, number, span } from "./words.js";
 
 const RESULT = { ok: ["good", "ok"], warning: ["warn", "warning"], failed: ["bad", "failed"], skipped: ["off", "skipped"] };
 
@@ -55,6 +55,70 @@ const refusals = (list) => {
   );
 };
 
+const KINDS = { "direct-message": "message", postcard: "postcard", "runtime-message": "runtime message" };
+
+/** What a message says, if it is a text. */
+const textOf = ({ event }) => String(event.social?.reason ?? event.message ?? event.kind ?? "").slice(0, 200);
+
+const waiting = ({ messages, is_durable: isDurable }, refresh) => {
+  const rows = messages
+    .filter(({ state }) => state === "waiting")
+    .map((message) => {
+      const { id, peer, kind, attempts, expires_at_ms: expires, problem } = message;
+      const back = make("button", { type: "button", class: "plain", "data-focus": `outbox ${id}` }, "Take back", make("span", { class: "unseen" }, ` the message to ${peer}`));
+      back.addEventListener("click", async () => {
+        back.disabled = true;
+        // One that was delivered meanwhile is gone, too.
+        await send("DELETE", `/v1/outbox/${id}`).catch(() => {});
+        refresh();
+      });
+      return make(
+        "tr",
+        {},
+        make("th", { scope: "row" }, peer),
+        make("td", {}, KINDS[kind] ?? kind),
+        make("td", {}, textOf(message)),
+        make("td", {}, dateOf(expires)),
+        make("td", {}, `${many(attempts, "attempt")}${problem ? `, last: ${problem.detail}` : ""}`),
+        make("td", {}, back),
+      );
+    });
+  return card(
+    "Waiting messages",
+    make("p", {}, isDurable ? "sent once their recipients are seen" : "sent once their recipients are seen; lost when the nara ends"),
+    rows.length > 0
+      ? table("Messages that wait for their recipients", ["To", "Kind", "Text", "Expires", "Attempts", "Decision"], rows)
+      : empty("Nothing waits", "A message that is sent with --later to a nara that is away waits here."),
+  );
+};
+
+const transfersCard = (transfers, refresh) => {
+  const rows = transfers.map(({ id, kind, peer, begun_at_ms: begun, progress }) => {
+    const { received, remaining } = progress;
+    const total = remaining === null ? null : received + remaining;
+    const bar = make("progress", { "aria-label": `${kind} with ${peer}`, ...(total ? { max: total, value: received } : {}) });
+    const cancel = make("button", { type: "button", class: "plain", "data-focus": `transfer ${id}` }, "Cancel", make("span", { class: "unseen" }, ` the ${kind} with ${peer}`));
+    cancel.addEventListener("click", async () => {
+      cancel.disabled = true;
+      // One that ended meanwhile is gone, too.
+      await send("DELETE", `/v1/transfers/${id}`).catch(() => {});
+      refresh();
+    });
+    return make(
+      "tr",
+      {},
+      make("th", { scope: "row" }, peer),
+      make("td", {}, kind),
+      make("td", {}, dateOf(begun)),
+      make("td", { class: "number" }, `${number(received)} of ${total === null ? "?" : number(total)}`),
+      make("td", {}, bar),
+      make("td", {}, cancel),
+    );
+  });
+  if (rows.length === 0) return null;
+  return card("Transfers", make("p", {}, "of events, going on"), table("Transfers of events", ["Peer", "Kind", "Begun", ["Events", "number"], "Progress", "Decision"], rows));
+};
+
 const doctor = (again) => {
   const button = make("button", { type: "button", class: "plain", "data-focus": "doctor", onclick: again, disabled: checking }, checking ? "Checking…" : "Check again");
   const bad = (checks ?? []).filter(({ result }) => result === "failed" || result === "warning").length;
@@ -101,7 +165,7 @@ export const examine = async (refresh) => {
 
 export const wasExamined = () => checks !== undefined || checking;
 
-export const render = ({ history }, refresh) => {
-  if (!history) return;
-  show(byId("health"), doctor(() => examine(refresh)), plots(history), refusals(history.refusals));
+export const render = ({ history, outbox, transfers }, refresh, ask) => {
+  if (!history || !outbox) return;
+  show(byId("health"), doctor(() => examine(refresh)), transfersCard(transfers, ask), waiting(outbox, ask), plots(history), refusals(history.refusals));
 };

@@ -19,7 +19,7 @@ const LOOK = 5000;
 const PING = 30_000;
 const PINGED = 32;
 
-const known = { status: null, peers: [], own: null, conflicts: { conflicts: [], warnings: [] }, history: null };
+const known = { status: null, peers: [], own: null, conflicts: { conflicts: [], warnings: [] }, history: null, outbox: null, transfers: [] };
 let view = "mesh";
 let cursor = null;
 
@@ -54,7 +54,10 @@ const refresh = async () => {
     api.get("/v1/conflicts"),
   ]);
   Object.assign(known, { status, peers, own, conflicts });
-  if (view === "health") known.history = await api.get("/v1/history");
+  if (view === "health") {
+    const [history, outbox, { transfers }] = await Promise.all([api.get("/v1/history"), api.get("/v1/outbox"), api.get("/v1/transfers")]);
+    Object.assign(known, { history, outbox, transfers });
+  }
   render();
 };
 
@@ -166,7 +169,7 @@ const render = () => {
   }
   if (view === "mesh") mesh.render(known);
   if (view === "trust") trust.render(known, decided);
-  if (view === "health") health.render(known, render);
+  if (view === "health") health.render(known, render, decided);
 };
 
 const decided = () => refresh().catch(() => {});

@@ -1,10 +1,11 @@
 //! The client of the local API.
 
 mod access;
-
 mod events;
+mod outbox;
 
 pub use events::{Events, ServerEvent};
+pub use outbox::Sent;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
-use http::{Method, Request, Response, StatusCode, Uri};
+use http::{Method, Request, Response, Uri};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
@@ -25,7 +26,7 @@ use tokio::net::UnixStream;
 use crate::Problem;
 use crate::model::{
     Acknowledged, Acknowledgement, Check, ClockStatus, Coordinates, Decision, DirectMessage,
-    DirectMessageReceipt, Dropped, InboxPage, Journey, JourneyList, Later, OutboxEntry, OutboxList, Peer,
+    DirectMessageReceipt, Dropped, InboxPage, Journey, JourneyList, MessageReceipt, OutgoingMessage, Peer,
     PeerList, Pong, Postcard, PostcardReceipt, Reloaded, StashList, Stashed, Status, Trust, Zine,
 };
 
@@ -37,15 +38,6 @@ const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'
 pub struct LocalClient {
     socket: PathBuf,
     timeout: Option<Duration>,
-}
-
-/// What became of a message that may be delivered later.
-#[derive(Clone, Debug)]
-pub enum Sent {
-    /// The peer has it.
-    Delivered(DirectMessageReceipt),
-    /// It waits in the outbox.
-    Waits(Box<OutboxEntry>),
 }
 
 /// Why a call gave no answer.
@@ -147,56 +139,6 @@ impl LocalClient {
             .await
     }
 
-    /// Sends a direct message, now or later: one that cannot be delivered now is kept, and delivered once the peer is seen.
-    ///
-    /// # Errors
-    /// [`CallError`].
-    pub async fn dm_later(
-        &self,
-        peer: &str,
-        message: DirectMessage,
-        later: Later,
-    ) -> Result<Sent, CallError> {
-        let message = DirectMessage {
-            later: Some(later),
-            ..message
-        };
-        let path = self.peer_path(peer, "dm", &[]);
-        let answer = self.call(self.request(Method::POST, &path, &message)?).await?;
-        let waits = answer.status() == StatusCode::ACCEPTED;
-        let body = self.collect(answer).await?;
-        let decoded = if waits {
-            serde_json::from_slice(&body).map(|entry| Sent::Waits(Box::new(entry)))
-        } else {
-            serde_json::from_slice(&body).map(Sent::Delivered)
-        };
-        decoded.map_err(|error| self.malformed(&error))
-    }
-
-    /// Messages that wait for their recipients, and what became of others.
-    ///
-    /// # Errors
-    /// [`CallError`].
-    pub async fn outbox(&self) -> Result<OutboxList, CallError> {
-        self.get("/v1/outbox").await
-    }
-
-    /// One message of the outbox.
-    ///
-    /// # Errors
-    /// [`CallError`].
-    pub async fn outbox_message(&self, id: u64) -> Result<OutboxEntry, CallError> {
-        self.get(&format!("/v1/outbox/{id}")).await
-    }
-
-    /// Takes a message of the outbox back. Returns it as it was.
-    ///
-    /// # Errors
-    /// [`CallError`].
-    pub async fn drop_message(&self, id: u64) -> Result<OutboxEntry, CallError> {
-        self.send(Method::DELETE, &format!("/v1/outbox/{id}"), &()).await
-    }
-
     /// Exchanges recent events with a peer.
     ///
     /// # Errors
@@ -206,13 +148,22 @@ impl LocalClient {
             .await
     }
 
-    /// Sends a postcard.
+    /// Sends a postcard. One that may be sent later is for [`Self::postcard_later`].
     ///
     /// # Errors
     /// [`CallError`].
     pub async fn postcard(&self, postcard: &Postcard) -> Result<PostcardReceipt, CallError> {
         let path = format!("/v1/postcards{}", self.query(&[]));
         self.send(Method::POST, &path, postcard).await
+    }
+
+    /// Sends a runtime message, and waits for its reply if asked to.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn message(&self, peer: &str, message: &OutgoingMessage) -> Result<MessageReceipt, CallError> {
+        let path = self.peer_path(peer, "messages", &[]);
+        self.send(Method::POST, &path, message).await
     }
 
     /// The postcards that the nara sent, oldest first.

@@ -23,9 +23,10 @@ pub use message::{
     DirectMessage, DirectMessageReceipt, DmKind, Journey, JourneyList, JourneyState, MessageReceipt,
     OutgoingMessage, Postcard, PostcardReceipt, Zine,
 };
-pub use outbox::{Later, OutboxEntry, OutboxList, OutboxState};
+pub use outbox::{Later, OutboxEntry, OutboxKind, OutboxList, OutboxState};
 pub use page::{ConflictList, DashboardLink, History, OpenConflict, Refusals, Sample, Warning};
+pub(crate) use peer::OwnKeyRefusals;
 pub use peer::{Conflict, Decision, Peer, PeerChanged, PeerList, Pong, Pruned, Record, Trust, Way};
 pub use stash::{Dropped, Stash, StashList, Stashed};
 pub use token::{MadeToken, NewToken, Rights, Token, TokenList};
-pub use transfer::{Comparison, Counts, Progress, Reconciled, Synced};
+pub use transfer::{Comparison, Counts, Progress, Reconciled, Synced, Transfer, TransferKind, TransferList};

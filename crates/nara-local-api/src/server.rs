@@ -9,6 +9,7 @@
 
 mod conflicts;
 mod connection;
+mod database;
 mod extract;
 mod history;
 mod host;
@@ -23,8 +24,10 @@ mod route;
 mod samples;
 mod socket;
 mod state;
+mod transfers;
 mod web;
 
+pub use database::DatabaseError;
 pub use host::Host;
 pub use inbox::Inbox;
 pub use journeys::Journeys;
@@ -54,6 +57,7 @@ use self::places::Places;
 use self::samples::Samples;
 use self::socket::Access;
 use self::state::Shared;
+use self::transfers::Transfers;
 use self::web::Web;
 
 /// The most connections at once.
@@ -133,7 +137,7 @@ impl LocalApiBuilder {
         self
     }
 
-    /// The inbox into which the handler of this nara puts what comes in. By default nobody puts anything in.
+    /// The inbox into which the handler of this nara puts what comes in. By default nobody puts anything in, and it is in memory.
     pub fn inbox(mut self, inbox: Inbox) -> Self {
         self.inbox = inbox;
         self
@@ -189,6 +193,7 @@ impl LocalApiBuilder {
             connections: Places::new(self.max_connections),
             conflicts: conflicts.clone(),
             samples: Samples::default(),
+            transfers: Transfers::default(),
             web: web.clone(),
             host: self.host,
             nara: self.nara,
@@ -317,6 +322,7 @@ impl LocalApi {
         self.tasks.close();
         // Connections end by themselves at the end of the grace.
         self.tasks.wait().await;
+        self.shared.inbox.settled().await;
     }
 
     fn close(&self) {

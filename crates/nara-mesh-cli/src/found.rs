@@ -2,12 +2,12 @@
 
 use nara_mesh::discovery::Found;
 use nara_mesh::transport::Candidate;
-use serde_json::{Value, json};
 
+use crate::lines::FoundLine;
 use crate::printer::harmless;
 
 /// A line about what was found; `None`: it is not worth one.
-pub(crate) fn describe(found: &Found) -> Option<(String, Value)> {
+pub(crate) fn describe(found: &Found) -> Option<(String, FoundLine)> {
     let host = |candidate: &Candidate| harmless(&candidate.host_name);
     Some(match found {
         Found::Nara { peer, host_name_fits } => {
@@ -18,18 +18,20 @@ pub(crate) fn describe(found: &Found) -> Option<(String, Value)> {
             let source = peer.key.as_ref().map(|key| key.source.to_string());
             (
                 format!("found  {name}  {address}"),
-                json!({
-                    "event": "found",
-                    "name": peer.name.as_ref().map(|name| name.as_str()),
-                    "address": peer.address,
-                    "key_source": source,
-                    "host_name_fits": host_name_fits,
-                }),
+                FoundLine::Found {
+                    name: peer.name.as_ref().map(ToString::to_string),
+                    address: peer.address.map(|address| address.to_string()),
+                    key_source: source,
+                    host_name_fits: *host_name_fits,
+                },
             )
         }
         Found::Refused { candidate, error } => (
             format!("refused  {}  {}", host(candidate), harmless(&error.to_string())),
-            json!({ "event": "refused", "host_name": candidate.host_name, "reason": error.to_string() }),
+            FoundLine::Refused {
+                host_name: candidate.host_name.clone(),
+                reason: error.to_string(),
+            },
         ),
         Found::Contested {
             candidate,
@@ -41,7 +43,11 @@ pub(crate) fn describe(found: &Found) -> Option<(String, Value)> {
                 host(candidate),
                 harmless(name.as_str())
             ),
-            json!({ "event": "contested", "host_name": candidate.host_name, "name": name.as_str(), "holder": holder }),
+            FoundLine::Contested {
+                host_name: candidate.host_name.clone(),
+                name: name.to_string(),
+                holder: holder.to_string(),
+            },
         ),
         Found::Namesake { candidate, same_key } => {
             let also = if *same_key {
@@ -51,16 +57,23 @@ pub(crate) fn describe(found: &Found) -> Option<(String, Value)> {
             };
             (
                 format!("refused  {}  claims to be this nara{also}", host(candidate)),
-                json!({ "event": "namesake", "host_name": candidate.host_name, "same_key": same_key }),
+                FoundLine::Namesake {
+                    host_name: candidate.host_name.clone(),
+                    same_key: *same_key,
+                },
             )
         }
         Found::Offline(candidate) => (
             format!("offline  {}", host(candidate)),
-            json!({ "event": "offline", "host_name": candidate.host_name }),
+            FoundLine::Offline {
+                host_name: candidate.host_name.clone(),
+            },
         ),
         Found::Left(candidate) => (
             format!("left  {}", host(candidate)),
-            json!({ "event": "left", "host_name": candidate.host_name }),
+            FoundLine::Left {
+                host_name: candidate.host_name.clone(),
+            },
         ),
         _ => return None,
     })

@@ -31,17 +31,45 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// The first address of a host.
 pub(crate) async fn look_up(host: HostAddress) -> io::Result<IpAddr> {
-    let looking = tokio::net::lookup_host((host.name.as_str(), 0));
-    let mut found = timeout(DEADLINE, looking).await.map_err(|_| too_slow())??;
-    found.next().map(|address| address.ip()).ok_or_else(nothing)
+    look_up_all(&host).await?.first().copied().ok_or_else(nothing)
 }
 
-/// The address that `--listen` gives, which may be one of a host name.
+async fn look_up_all(host: &HostAddress) -> io::Result<Vec<IpAddr>> {
+    let looking = tokio::net::lookup_host((host.name.as_str(), 0));
+    let found = timeout(DEADLINE, looking).await.map_err(|_| too_slow())??;
+    Ok(found.map(|address| address.ip()).collect())
+}
+
+/// The addresses that `--listen` gives: one, those of a network interface of this machine, or those of a host name.
+pub(crate) async fn addresses_of(listen: &Listen) -> io::Result<Vec<SocketAddr>> {
+    let found = match listen {
+        Listen::Address(address) => return Ok(vec![*address]),
+        Listen::Host(host) => match interface(&host.name)? {
+            found if found.is_empty() => look_up_all(host).await?,
+            found => found,
+        },
+    };
+    let port = listen.port();
+    Ok(found.into_iter().map(|ip| SocketAddr::new(ip, port)).collect())
+}
+
+/// The first address that `--listen` gives.
 pub(crate) async fn address_of(listen: &Listen) -> io::Result<SocketAddr> {
-    match listen {
-        Listen::Address(address) => Ok(*address),
-        Listen::Host(host) => Ok(SocketAddr::new(look_up(host.clone()).await?, listen.port())),
-    }
+    addresses_of(listen).await?.first().copied().ok_or_else(nothing)
+}
+
+/// The addresses of a network interface, IPv4 first; none if there is no such interface.
+fn interface(name: &str) -> io::Result<Vec<IpAddr>> {
+    let is_usable = |ip: &IpAddr| match ip {
+        IpAddr::V4(_) => true,
+        // An address of one link alone needs more than itself.
+        IpAddr::V6(ip) => !ip.is_unicast_link_local(),
+    };
+    let interfaces = if_addrs::get_if_addrs()?.into_iter();
+    let named = interfaces.filter(|interface| interface.name == name);
+    let mut found: Vec<IpAddr> = named.map(|interface| interface.ip()).filter(is_usable).collect();
+    found.sort_by_key(IpAddr::is_ipv6);
+    Ok(found)
 }
 
 fn too_slow() -> io::Error {

@@ -65,7 +65,10 @@ pub(crate) fn start(settings: &Settings) -> Outcome<()> {
             journal::Records.boxed()
         }
     };
-    tracing_subscriber::registry()
+    let registry = tracing_subscriber::registry();
+    #[cfg(feature = "otlp")]
+    let registry = registry.with(crate::otlp::layers()?);
+    registry
         .with(lines.with_filter(Repetitions::default()).with_filter(filter))
         .init();
     Ok(())

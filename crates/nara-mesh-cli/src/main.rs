@@ -14,11 +14,14 @@ mod hosts;
 mod journal;
 mod keeping;
 mod ledger_file;
+mod lines;
 mod listing;
 mod log;
 mod network;
 mod network_choice;
 mod open_files;
+#[cfg(feature = "otlp")]
+mod otlp;
 mod output;
 mod peer_events;
 mod permissions;

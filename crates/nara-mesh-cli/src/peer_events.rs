@@ -5,11 +5,83 @@ use std::collections::HashSet;
 use nara_mesh::registry::{KeyConflict, PeerEvent, PeerInfo, SuccessionEffect, Verdict};
 use nara_proto::identity::{KeyId, NaraName, PublicKey};
 use nara_proto::succession::Succession;
-use serde_json::{Value, json};
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::output::printable;
 use crate::printer::harmless;
 use crate::remedy;
+
+/// A line about a peer, or about our own key.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub(crate) enum PeerLine {
+    /// A request in the name of a nara came from the address of another one, and was refused.
+    AddressMismatch {
+        claimed: String,
+        owner: String,
+        address: String,
+    },
+    /// The operator decided about a peer.
+    Decided {
+        name: String,
+        /// `trusted` or `untrusted`; missing after a reset.
+        verdict: Option<String>,
+        key_id: Option<String>,
+    },
+    /// A peer no longer does what it has proven that it can.
+    Downgrade { name: String, missing: String },
+    /// Somebody uses another key than the pinned one for a name.
+    KeyConflict(ConflictLine),
+    /// A peer counts another key than ours as the one of this nara, or none.
+    OwnKeyRefused {
+        peer: String,
+        own_key_id: String,
+        known_key_id: Option<String>,
+        /// Whether the answer of the peer is proven.
+        proven: bool,
+        remedy: String,
+    },
+    /// A statement says that our key is replaced, or ends.
+    OwnKeyReplaced {
+        name: String,
+        own_key_id: String,
+        new_key_id: Option<String>,
+        remedy: String,
+    },
+    /// A peer stated that its key has a successor, or ends.
+    Succession {
+        /// `followed`, `retired`, `conflict` or `asked`.
+        effect: String,
+        name: String,
+        old_key_id: String,
+        new_key_id: Option<String>,
+        new_key: Option<String>,
+    },
+}
+
+impl PeerLine {
+    /// What the operator can do about it, if that is a field of its own.
+    pub(crate) fn remedy(&self) -> Option<&str> {
+        match self {
+            Self::KeyConflict(ConflictLine { remedy, .. })
+            | Self::OwnKeyRefused { remedy, .. }
+            | Self::OwnKeyReplaced { remedy, .. } => Some(remedy),
+            _ => None,
+        }
+    }
+}
+
+/// Two keys for one name.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ConflictLine {
+    name: String,
+    pinned_key_id: String,
+    pinned_source: String,
+    offered_key_id: String,
+    offered_by: String,
+    remedy: String,
+}
 
 /// Things that were told already; beyond it they are told again.
 const TOLD: usize = 1024;
@@ -73,7 +145,7 @@ impl About {
 }
 
 /// A line about an event, for people and as JSON; `None`: not worth one.
-pub(crate) fn line(event: &PeerEvent) -> Option<(String, Value)> {
+pub(crate) fn line(event: &PeerEvent) -> Option<(String, PeerLine)> {
     match event {
         PeerEvent::AddressMismatch {
             claimed,
@@ -84,10 +156,13 @@ pub(crate) fn line(event: &PeerEvent) -> Option<(String, Value)> {
             let text = format!(
                 "refused  a request in the name of {claimed} from {address}, which belongs to {owner}"
             );
-            let json = json!({
-                "event": "address_mismatch", "claimed": claimed, "owner": owner, "address": address.to_string(),
-            });
-            Some((text, json))
+            let address = address.to_string();
+            let line = PeerLine::AddressMismatch {
+                claimed,
+                owner,
+                address,
+            };
+            Some((text, line))
         }
         PeerEvent::Decided(info) => Some(decided(info)),
         PeerEvent::Downgrade { peer, missing } => {
@@ -100,17 +175,15 @@ pub(crate) fn line(event: &PeerEvent) -> Option<(String, Value)> {
                     .map(|name| remedy::trust_again(name, true))
                     .unwrap_or_default()
             );
-            Some((
-                text,
-                json!({ "event": "downgrade", "name": name, "missing": missing }),
-            ))
+            let missing = (*missing).to_owned();
+            Some((text, PeerLine::Downgrade { name, missing }))
         }
         PeerEvent::KeyConflict(conflict) => {
             let text = format!(
                 "conflict  {}",
                 printable(&format!("{conflict}: {}", remedy::of_conflict(conflict)))
             );
-            Some((text, conflict_json(conflict)))
+            Some((text, conflict_line(conflict)))
         }
         PeerEvent::OwnKeyRefused {
             peer,
@@ -130,7 +203,7 @@ fn own_key_refused(
     (name, key): (&NaraName, &PublicKey),
     known: Option<KeyId>,
     proven: bool,
-) -> (String, Value) {
+) -> (String, PeerLine) {
     let peer = harmless(&peer.label());
     let shown = harmless(name.as_str());
     let own = KeyId::from(key);
@@ -148,19 +221,19 @@ fn own_key_refused(
          `{}`; if the soul is not new, somebody used the name, or has the soul",
         remedy::trust(name, key, true)
     );
-    let json = json!({
-        "event": "own_key_refused",
-        "peer": peer,
-        "own_key_id": own.to_string(),
-        "known_key_id": known.map(|known| known.to_string()),
-        "proven": proven,
-        "remedy": remedy,
-    });
-    (format!("own key  {said}{unproven}: {remedy}"), json)
+    let text = format!("own key  {said}{unproven}: {remedy}");
+    let line = PeerLine::OwnKeyRefused {
+        peer,
+        own_key_id: own.to_string(),
+        known_key_id: known.map(|known| known.to_string()),
+        proven,
+        remedy,
+    };
+    (text, line)
 }
 
 /// A statement that the key of this nara is replaced.
-fn own_key_replaced(statement: &Succession) -> (String, Value) {
+fn own_key_replaced(statement: &Succession) -> (String, PeerLine) {
     let name = harmless(statement.name().as_str());
     let old = KeyId::from(statement.old_key());
     let new = statement.new_key().map(KeyId::from);
@@ -178,17 +251,17 @@ fn own_key_replaced(statement: &Succession) -> (String, Value) {
              `nara-mesh id new --name NAME --out FILE`, and give its key to the operators of your peers"
             .to_owned(),
     };
-    let json = json!({
-        "event": "own_key_replaced",
-        "name": name,
-        "own_key_id": old.to_string(),
-        "new_key_id": new.map(|new| new.to_string()),
-        "remedy": remedy,
-    });
-    (format!("own key  {said}: {remedy}"), json)
+    let text = format!("own key  {said}: {remedy}");
+    let line = PeerLine::OwnKeyReplaced {
+        name,
+        own_key_id: old.to_string(),
+        new_key_id: new.map(|new| new.to_string()),
+        remedy,
+    };
+    (text, line)
 }
 
-fn succession(statement: &Succession, effect: SuccessionEffect) -> (String, Value) {
+fn succession(statement: &Succession, effect: SuccessionEffect) -> (String, PeerLine) {
     let name = harmless(statement.name().as_str());
     let (old, new) = (
         KeyId::from(statement.old_key()),
@@ -231,18 +304,17 @@ fn succession(statement: &Succession, effect: SuccessionEffect) -> (String, Valu
             ),
         ),
     };
-    let json = json!({
-        "event": "succession",
-        "effect": word,
-        "name": statement.name().as_str(),
-        "old_key_id": old.to_string(),
-        "new_key_id": new.map(|new| new.to_string()),
-        "new_key": statement.new_key().map(PublicKey::to_base64),
-    });
-    (format!("succession  {text}"), json)
+    let line = PeerLine::Succession {
+        effect: word.to_owned(),
+        name: statement.name().to_string(),
+        old_key_id: old.to_string(),
+        new_key_id: new.map(|new| new.to_string()),
+        new_key: statement.new_key().map(PublicKey::to_base64),
+    };
+    (format!("succession  {text}"), line)
 }
 
-fn decided(info: &PeerInfo) -> (String, Value) {
+fn decided(info: &PeerInfo) -> (String, PeerLine) {
     let name = harmless(&info.label());
     let verdict = info.decision.map(|decision| decision.verdict);
     let key = info
@@ -254,21 +326,22 @@ fn decided(info: &PeerInfo) -> (String, Value) {
         (Some(verdict), _) => format!("{}  {name}", verdict.as_str()),
         (None, _) => format!("decided  {name}"),
     };
-    let json = json!({
-        "event": "decided", "name": info.label(), "verdict": verdict.map(Verdict::as_str), "key_id": key,
-    });
-    (text, json)
+    let line = PeerLine::Decided {
+        name: info.label(),
+        verdict: verdict.map(|verdict| verdict.as_str().to_owned()),
+        key_id: key,
+    };
+    (text, line)
 }
 
-/// A conflict as JSON.
-pub(crate) fn conflict_json(conflict: &KeyConflict) -> Value {
-    json!({
-        "event": "key_conflict",
-        "name": conflict.name.as_str(),
-        "pinned_key_id": KeyId::from(&conflict.pinned.key).to_string(),
-        "pinned_source": conflict.pinned.source.to_string(),
-        "offered_key_id": KeyId::from(&conflict.offered).to_string(),
-        "offered_by": conflict.offered_by.to_string(),
-        "remedy": remedy::of_conflict(conflict),
+/// A line about a conflict.
+pub(crate) fn conflict_line(conflict: &KeyConflict) -> PeerLine {
+    PeerLine::KeyConflict(ConflictLine {
+        name: conflict.name.to_string(),
+        pinned_key_id: KeyId::from(&conflict.pinned.key).to_string(),
+        pinned_source: conflict.pinned.source.to_string(),
+        offered_key_id: KeyId::from(&conflict.offered).to_string(),
+        offered_by: conflict.offered_by.to_string(),
+        remedy: remedy::of_conflict(conflict),
     })
 }

@@ -5,11 +5,12 @@ use std::error::Error;
 
 use nara_local_api::Problem;
 use nara_local_api::model::Conflict;
+use nara_mesh::client::PeerRef;
 use nara_mesh::registry::{KeyConflict, KeyRefused, KeySource, PinnedKey, RegisterError};
 use nara_proto::identity::{KeyId, NaraName, PublicKey};
 use nara_proto::time::UnixMillis;
 
-use crate::cli::{DmArgs, DmKind};
+use crate::cli::{DmArgs, DmKind, WorldSendArgs};
 
 /// Trusts a key; with `replace` in the place of the pinned one.
 pub(crate) fn trust(name: &NaraName, key: &PublicKey, replace: bool) -> String {
@@ -138,6 +139,22 @@ pub(crate) fn send_later(args: &DmArgs) -> String {
     let words = words.iter().map(String::as_str);
     let command = shlex::try_join(words).unwrap_or_default();
     format!("to have it delivered once {peer} is seen, run `{command}`")
+}
+
+/// Leaves a postcard to the running nara, whose first peer cannot be reached.
+pub(crate) fn send_postcard_later(args: &WorldSendArgs, to: &PeerRef) -> String {
+    let mut words = ["nara-mesh", "world", "send", "--later"]
+        .map(str::to_owned)
+        .to_vec();
+    if let Some(socket) = &args.running.api_socket {
+        words.extend(["--api-socket".to_owned(), socket.display().to_string()]);
+    }
+    // Behind an equals sign a text may begin with a dash.
+    words.push(format!("--to={to}"));
+    words.push(format!("--message={}", args.message));
+    let words = words.iter().map(String::as_str);
+    let command = shlex::try_join(words).unwrap_or_default();
+    format!("to have it sent once {to} is seen, run `{command}`")
 }
 
 /// A name as one word of a shell. Names come from peers and must not inject commands.

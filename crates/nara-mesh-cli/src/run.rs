@@ -40,6 +40,8 @@ pub(crate) fn run() -> ExitCode {
         print_failure(&failure, settings.verbose);
         failure.exit
     });
+    #[cfg(feature = "otlp")]
+    crate::otlp::end();
     output::flush(LAST_LINES);
     exit.into()
 }

@@ -26,6 +26,22 @@ impl Printed {
         }
     }
 
+    /// What a command prints: a line of this type for each thing that happens.
+    pub(crate) const fn lines_of<T: ToSchema>(command: &'static str) -> Self {
+        Self {
+            command,
+            make: lines::<T>,
+        }
+    }
+
+    /// What a command prints: a bare event on each line.
+    pub(crate) const fn events(command: &'static str) -> Self {
+        Self {
+            command,
+            make: bare_event,
+        }
+    }
+
     /// Its JSON Schema.
     pub(crate) fn schema(self) -> Value {
         (self.make)(self.command)
@@ -54,6 +70,35 @@ fn document<T: ToSchema>(command: &str) -> Value {
     }
     refer(&mut schema);
     schema
+}
+
+fn lines<T: ToSchema>(command: &str) -> Value {
+    let mut schema = document::<T>(command);
+    schema["title"] = json!(format!(
+        "A line of what {} prints with --json",
+        command.replace('-', " ")
+    ));
+    schema
+}
+
+/// An event as it travels: its line has no field of ours.
+fn bare_event(command: &str) -> Value {
+    json!({
+        "$schema": DIALECT,
+        "$id": format!("nara-mesh/{command}/1"),
+        "title": format!("A line of what {} prints: an event", command.replace('-', " ")),
+        "description": "The payload is in the field that is named after the service (docs/protocol/v1.md, section 8).",
+        "type": "object",
+        "required": ["id", "ts", "svc"],
+        "properties": {
+            "id": { "type": "string" },
+            "ts": { "type": "integer", "description": "Unix time in nanoseconds." },
+            "svc": { "type": "string", "description": "The service." },
+            "emitter": { "type": "string", "description": "The name of the nara that signed it." },
+            "emitter_id": { "type": "string", "description": "Its nara id." },
+            "sig": { "type": "string", "description": "The signature, base64." },
+        },
+    })
 }
 
 /// Lets references point into the document itself.

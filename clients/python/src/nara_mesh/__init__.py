@@ -8,12 +8,15 @@ from ._models import (
     EventPage,
     InboxMessage,
     LiveEvent,
+    MessageReceipt,
     OutboxEntry,
     Peer,
     Pong,
     PostcardReceipt,
     ReceivedPostcard,
     Sent,
+    SentMessage,
+    SentPostcard,
     Status,
 )
 from ._proof import Answer, Proof
@@ -28,6 +31,7 @@ __all__ = [
     "EventPage",
     "InboxMessage",
     "LiveEvent",
+    "MessageReceipt",
     "Nara",
     "NaraError",
     "NoNara",
@@ -40,5 +44,7 @@ __all__ = [
     "ReceivedPostcard",
     "Sender",
     "Sent",
+    "SentMessage",
+    "SentPostcard",
     "Status",
 ]

@@ -17,11 +17,14 @@ from ._models import (
     EventPage,
     InboxMessage,
     LiveEvent,
+    MessageReceipt,
     OutboxEntry,
     Peer,
     Pong,
     PostcardReceipt,
     Sent,
+    SentMessage,
+    SentPostcard,
     Status,
 )
 from ._proof import Answer
@@ -102,6 +105,27 @@ class AsyncNara:
 
     async def postcard(self, message: str, *, to: str | None = None) -> PostcardReceipt:
         return cast(PostcardReceipt, await self.call(requests.postcard(message, to)))
+
+    async def postcard_later(
+        self, message: str, *, to: str, expires_s: int | None = None
+    ) -> SentPostcard:
+        """As postcard; but if its first peer cannot be reached now, it waits in the outbox of the nara."""
+        call = requests.later(requests.postcard(message, to), expires_s)
+        return requests.sent_postcard(await self.call(call))
+
+    async def message(
+        self, peer: str, kind: str, payload: Mapping[str, Any], *, wait: bool = False
+    ) -> MessageReceipt:
+        """Sends a runtime message (docs/protocol/v1.md, section 12), and waits up to 30 s for its reply if asked to."""
+        call = requests.message(peer, kind, payload, wait)
+        return cast(MessageReceipt, await self.call(call))
+
+    async def message_later(
+        self, peer: str, kind: str, payload: Mapping[str, Any], *, expires_s: int | None = None
+    ) -> SentMessage:
+        """As message; but what cannot be delivered now waits in the outbox of the nara. A reply comes into the inbox."""
+        call = requests.later(requests.message(peer, kind, payload, False), expires_s)
+        return requests.sent_message(await self.call(call))
 
     async def publish(self, event: Event) -> Event:
         """Signs an event of this nara and stores it."""

@@ -64,9 +64,11 @@ class _Tried(TypedDict, total=False):
 
 
 class OutboxEntry(_Tried):
-    """A message in the outbox; `state` is waiting, delivered, refused or expired."""
+    """A message in the outbox; `state` is waiting, delivered, refused or expired, `kind` is direct-message, postcard or
+    runtime-message, and `event` is what is sent: the event, the postcard or the message."""
 
     id: int
+    kind: str
     peer: str
     event_id: str
     event: Event
@@ -87,11 +89,36 @@ class Sent:
     waits: OutboxEntry | None
 
 
+class _Replied(TypedDict, total=False):
+    # The reply, verified, if it was waited for.
+    reply: dict[str, Any]
+
+
 class PostcardReceipt(TypedDict):
     message_id: str
     first: str
     passed_on: bool
     told: str | None
+
+
+@dataclass(frozen=True)
+class SentPostcard:
+    """What became of a postcard that may be sent later: one of both is there."""
+
+    receipt: PostcardReceipt | None
+    waits: OutboxEntry | None
+
+
+class MessageReceipt(_Replied):
+    message_id: str
+
+
+@dataclass(frozen=True)
+class SentMessage:
+    """What became of a runtime message that may be delivered later: one of both is there."""
+
+    receipt: MessageReceipt | None
+    waits: OutboxEntry | None
 
 
 class ReceivedPostcard(TypedDict):

@@ -11,7 +11,7 @@ from urllib.parse import quote
 import httpx
 
 from ._errors import NaraError, Problem, is_problem
-from ._models import Sent
+from ._models import Sent, SentMessage, SentPostcard
 from ._proof import Answer, Proof
 
 BASE = "http://nara"
@@ -45,9 +45,13 @@ def dm(peer: str, text: str, about: str | None) -> Call:
 
 
 def dm_later(peer: str, text: str, about: str | None, expires_s: int | None) -> Call:
-    call = dm(peer, text, about)
-    later = {} if expires_s is None else {"expires_s": expires_s}
-    return Call(call.method, call.path, body={**call.body, "later": later})
+    return later(dm(peer, text, about), expires_s)
+
+
+def later(call: Call, expires_s: int | None) -> Call:
+    """The same message, which may wait in the outbox."""
+    limit = {} if expires_s is None else {"expires_s": expires_s}
+    return Call(call.method, call.path, body={**call.body, "later": limit})
 
 
 def sent(body: Any) -> Sent:
@@ -55,6 +59,20 @@ def sent(body: Any) -> Sent:
     if "state" in body:
         return Sent(None, body)
     return Sent(body, None)
+
+
+def sent_postcard(body: Any) -> SentPostcard:
+    """The body of an answer to `postcard_later`."""
+    if "state" in body:
+        return SentPostcard(None, body)
+    return SentPostcard(body, None)
+
+
+def sent_message(body: Any) -> SentMessage:
+    """The body of an answer to `message_later`."""
+    if "state" in body:
+        return SentMessage(None, body)
+    return SentMessage(body, None)
 
 
 def outbox() -> Call:
@@ -68,6 +86,11 @@ def take_back(message: int) -> Call:
 def postcard(message: str, to: str | None) -> Call:
     body = {"message": message} if to is None else {"message": message, "to": to}
     return Call("POST", "/v1/postcards", body=body)
+
+
+def message(peer: str, kind: str, payload: Mapping[str, Any], wait: bool) -> Call:
+    body = {"kind": kind, "payload": dict(payload), "wait": wait}
+    return Call("POST", peer_path(peer, "messages"), body=body)
 
 
 def events(services: str, after: str | None, limit: int) -> Call:

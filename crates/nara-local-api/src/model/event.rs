@@ -18,8 +18,7 @@ pub struct Event(Box<RawValue>);
 impl Event {
     /// The JSON of an event.
     pub fn of(event: &SyncEvent) -> Self {
-        let json = go_json::to_string(event);
-        Self(RawValue::from_string(json).unwrap_or_else(|_| RawValue::NULL.to_owned()))
+        Self::from_json(go_json::to_string(event))
     }
 
     /// The event.
@@ -28,6 +27,11 @@ impl Event {
     /// [`JsonError`] if it is none.
     pub fn decode(&self) -> Result<SyncEvent, JsonError> {
         go_json::from_slice(self.0.get().as_bytes())
+    }
+
+    /// Something else that is kept in the place of an event.
+    pub(crate) fn from_json(json: String) -> Self {
+        Self(RawValue::from_string(json).unwrap_or_else(|_| RawValue::NULL.to_owned()))
     }
 
     /// Its text.

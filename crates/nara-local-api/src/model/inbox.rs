@@ -64,6 +64,9 @@ pub struct InboxPage {
     pub next: Option<String>,
     /// How many messages were dropped unacknowledged since the start, because the inbox was full.
     pub dropped: u64,
+    /// Whether the messages survive a restart of the nara. `false`: the inbox is in memory, or its file cannot be written now.
+    #[serde(default)]
+    pub is_durable: bool,
 }
 
 /// Which messages are done with.

@@ -62,7 +62,7 @@ pub struct DirectMessageReceipt {
 }
 
 /// A postcard to send.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Postcard {
     /// The text.
@@ -70,6 +70,9 @@ pub struct Postcard {
     /// The first peer; by default the first known one that answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<String>,
+    /// Keep the postcard in the outbox if its first peer, which `to` names, cannot be reached now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub later: Option<Later>,
 }
 
 /// What became of a postcard.
@@ -156,6 +159,9 @@ pub struct OutgoingMessage {
     /// Whether to wait for the reply, up to 30 s.
     #[serde(default)]
     pub wait: bool,
+    /// Keep the message in the outbox if it cannot be delivered now. Its reply, if any, comes into the inbox.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub later: Option<Later>,
 }
 
 /// What became of a runtime message.

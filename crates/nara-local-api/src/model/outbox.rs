@@ -42,11 +42,39 @@ impl OutboxState {
     }
 }
 
+/// What a message in the outbox is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum OutboxKind {
+    /// A direct message: `event` is the signed event.
+    #[default]
+    DirectMessage,
+    /// A postcard: `event` is the postcard (docs/protocol/v1.md, section 9).
+    Postcard,
+    /// A runtime message: `event` is the signed message (docs/protocol/v1.md, section 12).
+    RuntimeMessage,
+}
+
+impl OutboxKind {
+    /// The word in JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::DirectMessage => "direct-message",
+            Self::Postcard => "postcard",
+            Self::RuntimeMessage => "runtime-message",
+        }
+    }
+}
+
 /// A message in the outbox.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct OutboxEntry {
     /// Names it in this outbox.
     pub id: u64,
+    /// What it is.
+    #[serde(default)]
+    pub kind: OutboxKind,
     /// The name of the recipient.
     pub peer: String,
     /// The nara id of the recipient, if it is known.
@@ -55,9 +83,9 @@ pub struct OutboxEntry {
     /// The key that was pinned for the recipient when the message was written. It is delivered to no other key.
     #[serde(default)]
     pub key_id: Option<String>,
-    /// The id of the event.
+    /// The id of the event, of the postcard or of the runtime message.
     pub event_id: String,
-    /// The signed event. Every attempt sends this one, so that the recipient stores it once.
+    /// What every attempt sends: by `kind` the signed event, the postcard, or the signed runtime message.
     pub event: Event,
     /// What became of it.
     pub state: OutboxState,
@@ -77,7 +105,7 @@ pub struct OutboxEntry {
     /// When it was delivered or given up, in Unix milliseconds.
     #[serde(default)]
     pub finished_at_ms: Option<i64>,
-    /// Once it is delivered: whether the recipient stored it then. `false`: it has it already, or does not keep it.
+    /// Once a direct message is delivered: whether the recipient stored it then. `false`: it has it already, or does not keep it.
     #[serde(default)]
     pub stored: Option<bool>,
     /// Why the last attempt failed.

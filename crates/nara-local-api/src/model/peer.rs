@@ -1,9 +1,10 @@
 //! Peers, as this nara knows them.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use nara_mesh::client::PingReport;
-use nara_mesh::registry::{KeyConflict, PeerInfo, PeerRecord, PeerRegistry};
+use nara_mesh::registry::{KeyConflict, PeerEvent, PeerInfo, PeerRecord, PeerRegistry};
 use nara_proto::clock_offset::ClockOffset;
 use nara_proto::identity::{KeyId, PublicKey};
 use nara_proto::presence::PresenceState;
@@ -62,6 +63,31 @@ pub struct Peer {
     pub clock_uncertainty_ns: Option<u64>,
     /// Where it says that it is in the network: a hint, whatever it says.
     pub coordinates: Option<Coordinates>,
+    /// Whether it refuses what is signed with the key of this nara.
+    #[serde(default)]
+    pub refuses_own_key: bool,
+    /// The key id that it knows as the key of this nara instead, if it said so.
+    #[serde(default)]
+    pub known_own_key_id: Option<String>,
+}
+
+/// Who refuses the key of this nara, and which key they know instead.
+pub(crate) struct OwnKeyRefusals(BTreeMap<String, Option<KeyId>>);
+
+impl OwnKeyRefusals {
+    pub(crate) fn of(registry: &PeerRegistry) -> Self {
+        let refusal = |event: PeerEvent| match event {
+            PeerEvent::OwnKeyRefused { peer, known, .. } => Some((peer.label(), known)),
+            _ => None,
+        };
+        Self(
+            registry
+                .against_own_key()
+                .into_iter()
+                .filter_map(refusal)
+                .collect(),
+        )
+    }
 }
 
 impl Peer {
@@ -110,6 +136,16 @@ impl Peer {
         if let Some(way) = way {
             self.path = Some(way.path);
             self.host_name = way.host_name;
+        }
+        self
+    }
+
+    /// With what it says of the key of this nara.
+    #[must_use]
+    pub(crate) fn about(mut self, refusals: &OwnKeyRefusals) -> Self {
+        if let Some(known) = refusals.0.get(&self.label) {
+            self.refuses_own_key = true;
+            self.known_own_key_id = known.map(|known| known.to_string());
         }
         self
     }

@@ -147,6 +147,39 @@ impl Progress {
     }
 }
 
+/// What a transfer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum TransferKind {
+    /// A comparison, and what is missing.
+    Reconcile,
+    /// Events, as the peer has them.
+    Sync,
+}
+
+/// A transfer that goes on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Transfer {
+    /// Names it in this run of the nara.
+    pub id: u64,
+    /// What it is.
+    pub kind: TransferKind,
+    /// The peer, as its caller named it.
+    pub peer: String,
+    /// When it began, in Unix milliseconds.
+    pub begun_at_ms: i64,
+    /// How far it is.
+    pub progress: Progress,
+}
+
+/// Transfers that go on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TransferList {
+    /// The transfers, oldest first.
+    pub transfers: Vec<Transfer>,
+}
+
 /// A finished sync: a server-sent event `done`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Synced {

@@ -1,7 +1,13 @@
 //! What came in for the nara, until a program has acknowledged it.
 
-use std::collections::{HashMap, VecDeque};
+mod store;
+mod writer;
+
+use std::collections::hash_map::RandomState;
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fmt;
+use std::hash::BuildHasher as _;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -12,7 +18,11 @@ use nara_proto::runtime_message::RuntimeMessage;
 use nara_proto::world::WorldMessage;
 use serde_json::value::RawValue;
 use tokio::sync::watch;
+use tokio::task::spawn_blocking;
 
+use self::store::{Batch, Loaded, Store};
+use self::writer::Writer;
+use super::database::DatabaseError;
 use crate::model::{Event, InboxKind, InboxMessage, ReceivedPostcard};
 
 /// The most messages that wait.
@@ -24,9 +34,16 @@ const MAX_PER_SENDER: usize = 256;
 /// The most bytes of the messages that wait.
 const MAX_BYTES: usize = 8 << 20;
 
-/// A place in the inbox of one run of the nara.
+/// Runtime messages that are told from a second copy of them: their senders send again what was not answered.
+const RECENT: usize = 1024;
+
+/// Numbers that are left out at a restart: programs may have seen some that are not in the file.
+const LEAP: u64 = 1 << 32;
+
+/// A place in an inbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place {
+    /// Which inbox: when it was made.
     run: i64,
     seq: u64,
 }
@@ -49,8 +66,7 @@ impl FromStr for Place {
     }
 }
 
-/// Verified messages for this nara, kept in memory until a program acknowledges them. Cloning gives another handle to the
-/// same inbox.
+/// Verified messages for this nara, kept until a program acknowledges them. Cloning gives another handle to the same inbox.
 ///
 /// The [`MeshHandler`](nara_mesh::server::MeshHandler) of the nara puts them in. 1024 messages and 8 MiB wait at most, and 256
 /// of one sender; beyond it the oldest of whoever has the most there is dropped and counted, so that nobody pushes out the
@@ -61,9 +77,11 @@ pub struct Inbox(Arc<Shelf>);
 #[derive(Debug)]
 struct Shelf {
     run: i64,
-    kept: Mutex<Kept>,
+    kept: Arc<Mutex<Kept>>,
     /// The number of the newest message.
     newest: watch::Sender<u64>,
+    /// Writes the file, if there is one.
+    writer: Option<Writer>,
 }
 
 #[derive(Debug, Default)]
@@ -71,27 +89,102 @@ struct Kept {
     messages: VecDeque<Entry>,
     bytes: usize,
     dropped: u64,
+    /// Marks of the newest runtime messages.
+    recent: VecDeque<u64>,
+    marks: RandomState,
+    /// What the file has not yet.
+    changes: Changes,
+    /// Whether the last write failed.
+    is_failing: bool,
 }
 
-#[derive(Debug)]
+/// What the file has not yet.
+#[derive(Debug, Default)]
+struct Changes {
+    /// How many changes there were in all.
+    count: u64,
+    newest: u64,
+    added: BTreeSet<u64>,
+    removed: BTreeSet<u64>,
+}
+
+#[derive(Clone, Debug)]
 struct Entry {
     seq: u64,
     by: String,
     bytes: usize,
-    message: InboxMessage,
+    message: Arc<InboxMessage>,
 }
 
 impl Default for Inbox {
     fn default() -> Self {
-        Self(Arc::new(Shelf {
-            run: SystemClock.now_millis().get(),
-            kept: Mutex::default(),
-            newest: watch::Sender::new(0),
-        }))
+        Self::over(SystemClock.now_millis().get(), 0, Kept::default(), None)
     }
 }
 
 impl Inbox {
+    /// The inbox in this file, which is made if it is missing. Without one ([`Inbox::default`]) messages are lost when the nara
+    /// ends.
+    ///
+    /// # Errors
+    /// [`DatabaseError`] if the file cannot be used.
+    pub async fn open(path: impl Into<PathBuf>) -> Result<Self, DatabaseError> {
+        let path = path.into();
+        let opening = spawn_blocking(move || {
+            let mut store = Store::open(&path, SystemClock.now_millis().get())?;
+            let Loaded { run, newest, entries } = store.load()?;
+            let newest = newest + LEAP;
+            let mut kept = Kept::default();
+            kept.changes.newest = newest;
+            for entry in entries {
+                kept.note(&entry);
+                kept.add(entry);
+                // It is in the file.
+                kept.changes.added.clear();
+            }
+            kept.changes.count = 0;
+            let leap = Batch {
+                newest,
+                ..Batch::default()
+            };
+            let run = match store.apply(&leap) {
+                Ok(()) => run,
+                Err(error) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(error, "the inbox is read, and cannot be written: its cursors end");
+                    kept.is_failing = true;
+                    SystemClock.now_millis().get()
+                }
+            };
+            Ok(Self::over(run, newest, kept, Some(store)))
+        });
+        opening
+            .await
+            .unwrap_or_else(|error| Err(DatabaseError::Failed(error.into())))
+    }
+
+    fn over(run: i64, newest: u64, kept: Kept, store: Option<Store>) -> Self {
+        let kept = Arc::new(Mutex::new(kept));
+        Self(Arc::new(Shelf {
+            run,
+            writer: store.map(|store| Writer::start(store, kept.clone())),
+            kept,
+            newest: watch::Sender::new(newest),
+        }))
+    }
+
+    /// Waits until all that happened so far is in the file, or cannot be written.
+    pub async fn settled(&self) {
+        let count = self.kept().changes.count;
+        if let Some(writer) = &self.0.writer {
+            writer.has_handled(count).await;
+        }
+    }
+
+    pub(super) fn is_durable(&self) -> bool {
+        self.0.writer.is_some() && !self.kept().is_failing
+    }
+
     /// Keeps a direct message.
     pub fn direct_message(&self, sender: &VerifiedSender, event: &SyncEvent) {
         let event = Event::of(event);
@@ -131,6 +224,9 @@ impl Inbox {
             return;
         };
         let bytes = json.get().len();
+        if !self.kept().is_new(&received.from_id, &received.id) {
+            return;
+        }
         let message = InboxMessage {
             message: Some(json),
             ..blank(InboxKind::RuntimeMessage, &received.from_id)
@@ -139,29 +235,20 @@ impl Inbox {
     }
 
     /// `by`: who handed it over, and whose messages it may push out.
-    fn put(&self, by: &str, bytes: usize, mut message: InboxMessage) {
+    fn put(&self, by: &str, bytes: usize, message: InboxMessage) {
         let mut kept = self.kept();
         let seq = *self.0.newest.borrow() + 1;
-        message.cursor = self.place(seq).to_string();
         let bytes = bytes + message.from.len() + by.len();
-        if kept.messages.iter().filter(|entry| entry.by == by).count() >= MAX_PER_SENDER
-            && let Some(oldest) = kept.messages.iter().position(|entry| entry.by == by)
-        {
-            kept.drop_at(oldest);
-        }
-        kept.bytes += bytes;
-        let by = by.to_owned();
-        kept.messages.push_back(Entry {
+        kept.add(Entry {
             seq,
-            by,
+            by: by.to_owned(),
             bytes,
-            message,
+            message: Arc::new(message),
         });
-        while kept.messages.len() > MAX_MESSAGES || kept.bytes > MAX_BYTES {
-            let oldest = kept.oldest_of_heaviest();
-            kept.drop_at(oldest);
-        }
+        kept.changes.newest = seq;
         self.0.newest.send_replace(seq);
+        drop(kept);
+        self.has_changed();
     }
 
     /// The place behind everything that came in until now.
@@ -174,7 +261,7 @@ impl Inbox {
         self.place(0)
     }
 
-    /// Whether a place belongs to this run of the nara.
+    /// Whether a place belongs to this inbox.
     pub(super) fn has(&self, place: Place) -> bool {
         place.run == self.0.run
     }
@@ -184,24 +271,39 @@ impl Inbox {
         let kept = self.kept();
         let begin = kept.messages.partition_point(|entry| entry.seq <= place.seq);
         let messages = kept.messages.iter().skip(begin).take(most);
-        (
-            messages.map(|entry| entry.message.clone()).collect(),
-            kept.dropped,
-        )
+        (messages.map(|entry| self.message(entry)).collect(), kept.dropped)
     }
 
     /// Removes the messages up to a place. Returns how many.
     pub(super) fn acknowledge(&self, through: Place) -> usize {
         let mut kept = self.kept();
         let end = kept.messages.partition_point(|entry| entry.seq <= through.seq);
-        let bytes: usize = kept.messages.drain(..end).map(|entry| entry.bytes).sum();
-        kept.bytes -= bytes;
+        let gone: Vec<Entry> = kept.messages.drain(..end).collect();
+        for entry in gone {
+            kept.bytes -= entry.bytes;
+            kept.changes.remove(entry.seq);
+        }
+        drop(kept);
+        self.has_changed();
         end
     }
 
     /// Tells of new messages.
     pub(super) fn news(&self) -> watch::Receiver<u64> {
         self.0.newest.subscribe()
+    }
+
+    fn message(&self, entry: &Entry) -> InboxMessage {
+        InboxMessage {
+            cursor: self.place(entry.seq).to_string(),
+            ..InboxMessage::clone(&entry.message)
+        }
+    }
+
+    fn has_changed(&self) {
+        if let Some(writer) = &self.0.writer {
+            writer.wake();
+        }
     }
 
     fn place(&self, seq: u64) -> Place {
@@ -227,7 +329,60 @@ fn blank(kind: InboxKind, from: &str) -> InboxMessage {
     }
 }
 
+impl Changes {
+    fn add(&mut self, seq: u64) {
+        self.count += 1;
+        self.added.insert(seq);
+    }
+
+    fn remove(&mut self, seq: u64) {
+        self.count += 1;
+        // What the file does not have yet never gets there.
+        if !self.added.remove(&seq) {
+            self.removed.insert(seq);
+        }
+    }
+}
+
 impl Kept {
+    /// Whether a runtime message is none that came before. It is from now on.
+    fn is_new(&mut self, from: &str, id: &str) -> bool {
+        let mark = self.marks.hash_one((from, id));
+        if id.is_empty() || self.recent.contains(&mark) {
+            return id.is_empty();
+        }
+        if self.recent.len() == RECENT {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(mark);
+        true
+    }
+
+    /// Remembers a runtime message of the file.
+    fn note(&mut self, entry: &Entry) {
+        let json = entry.message.message.as_ref().map(|json| json.get().as_bytes());
+        if let Some(Ok(message)) = json.map(RuntimeMessage::from_json) {
+            self.is_new(&message.from_id, &message.id);
+        }
+    }
+
+    /// Adds a message, and drops others to make room.
+    fn add(&mut self, entry: Entry) {
+        let by = &entry.by;
+        if self.messages.iter().filter(|entry| entry.by == *by).count() >= MAX_PER_SENDER
+            && let Some(oldest) = self.messages.iter().position(|entry| entry.by == *by)
+        {
+            self.drop_at(oldest);
+        }
+        self.bytes += entry.bytes;
+        self.changes.add(entry.seq);
+        self.messages.push_back(entry);
+        while self.messages.len() > MAX_MESSAGES || self.bytes > MAX_BYTES {
+            let oldest = self.oldest_of_heaviest();
+            self.drop_at(oldest);
+        }
+    }
+
     /// Where the oldest message of the sender is who takes the largest part of the inbox, in messages and bytes together.
     fn oldest_of_heaviest(&self) -> usize {
         let mut parts: HashMap<&str, usize> = HashMap::new();
@@ -243,12 +398,14 @@ impl Kept {
         if let Some(entry) = self.messages.remove(index) {
             self.bytes -= entry.bytes;
             self.dropped += 1;
+            self.changes.remove(entry.seq);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use nara_mesh::LocalNara;
     use nara_proto::time::UnixNanos;
 
     use super::*;
@@ -282,6 +439,32 @@ mod tests {
     }
 
     #[test]
+    fn a_runtime_message_that_is_sent_again_is_kept_once() {
+        let nara = LocalNara::generate("bob").unwrap();
+        let inbox = Inbox::default();
+        let message = |second: &str, id: &str| {
+            let json = format!(
+                r#"{{"id":"{id}","kind":"stash:ack","version":1,"from_id":"{}","timestamp":"2026-01-01T00:00:{second}Z","payload":{{}}}}"#,
+                nara.id()
+            );
+            RuntimeMessage::from_json(json.as_bytes()).unwrap()
+        };
+        for received in [message("01", "a"), message("02", "b"), message("01", "a")] {
+            inbox.runtime_message(&received);
+        }
+        assert_eq!(inbox.behind(inbox.start(), 10).0.len(), 2);
+        // Also once it is acknowledged.
+        inbox.acknowledge(inbox.end());
+        inbox.runtime_message(&message("01", "a"));
+        assert!(inbox.behind(inbox.start(), 10).0.is_empty());
+        // Without an id nobody can tell.
+        for _ in 0..2 {
+            inbox.runtime_message(&message("03", ""));
+        }
+        assert_eq!(inbox.behind(inbox.start(), 10).0.len(), 2);
+    }
+
+    #[test]
     fn messages_are_kept_until_they_are_acknowledged() {
         let inbox = Inbox::default();
         for number in 1..=3 {
@@ -296,14 +479,7 @@ mod tests {
         let (rest, dropped) = inbox.behind(inbox.start(), 10);
         assert_eq!((rest.len(), dropped), (1, 0));
         assert!(inbox.behind(inbox.end(), 10).0.is_empty());
-        assert!(
-            !Inbox(Arc::new(Shelf {
-                run: 1,
-                kept: Mutex::default(),
-                newest: watch::Sender::new(0),
-            }))
-            .has(place)
-        );
+        assert!(!Inbox::over(1, 0, Kept::default(), None).has(place));
         assert!("x-1".parse::<Place>().is_err() && "1".parse::<Place>().is_err());
     }
 }

@@ -1,9 +1,8 @@
 //! Messages that could not be delivered at once: kept, tried again, and listed until they are done with.
 
 pub(super) mod delivery;
+pub(super) mod keep;
 mod store;
-
-pub use store::OutboxError;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
@@ -11,12 +10,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nara_proto::time::UnixMillis;
+use serde::Serialize;
 use tokio::sync::{Notify, broadcast, oneshot};
 use tokio::task::spawn_blocking;
 
 use self::store::Store;
+use super::database::DatabaseError;
 use crate::Problem;
-use crate::model::{DirectMessageReceipt, OutboxEntry, OutboxState};
+use crate::model::{DirectMessageReceipt, MessageReceipt, OutboxEntry, OutboxState, PostcardReceipt};
 
 /// The most messages that wait.
 const MAX_WAITING: usize = 1024;
@@ -38,6 +39,21 @@ const FINISHED_FOR: Duration = Duration::from_secs(7 * 86_400);
 
 /// Changes that a reader may be behind.
 const CHANGES: usize = 256;
+
+/// Why the outbox does not keep something.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OutboxError {
+    /// The nara ends.
+    #[error("the nara ends")]
+    Ending,
+    /// Its file does not keep it.
+    #[error(transparent)]
+    Store(#[from] DatabaseError),
+    /// More messages wait than the outbox holds.
+    #[error("{0}")]
+    TooMany(String),
+}
 
 /// The outbox of a nara. Cloning gives another handle to the same one.
 ///
@@ -79,9 +95,18 @@ pub(super) enum Change {
 /// What became of the first attempt of a message.
 #[derive(Debug)]
 pub(super) enum FirstAttempt {
-    Delivered(DirectMessageReceipt),
+    Delivered(Box<Delivered>),
     Refused(Box<Problem>),
     Failed,
+}
+
+/// What the sender of a delivered message is told: the same as without `later`.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub(super) enum Delivered {
+    DirectMessage(DirectMessageReceipt),
+    Postcard(PostcardReceipt),
+    RuntimeMessage(MessageReceipt),
 }
 
 /// Messages that wait for one peer.

@@ -14,6 +14,7 @@ mod sse;
 mod stash;
 mod status;
 mod transfer;
+mod transfers;
 mod web;
 
 use std::any::Any;
@@ -113,6 +114,8 @@ fn described() -> OpenApiRouter<Arc<Shared>> {
         .routes(routes!(outbox::list))
         .routes(routes!(outbox::live))
         .routes(routes!(outbox::one, outbox::remove))
+        .routes(routes!(transfers::list))
+        .routes(routes!(transfers::cancel))
         .routes(routes!(transfer::sync))
         .routes(routes!(transfer::reconcile))
         .routes(routes!(transfer::check))

@@ -20,6 +20,7 @@ use super::leases::Leases;
 use super::outbox::Outbox;
 use super::places::Places;
 use super::samples::Samples;
+use super::transfers::Transfers;
 use super::web::Web;
 use crate::Problem;
 use crate::model::{Reloaded, Way};
@@ -35,6 +36,7 @@ pub(super) struct Shared {
     pub(super) connections: Places,
     pub(super) conflicts: Conflicts,
     pub(super) samples: Samples,
+    pub(super) transfers: Transfers,
     /// `None`: there is no folder for its files.
     pub(super) web: Option<Arc<Web>>,
     pub(super) started: Instant,

@@ -10,3 +10,4 @@ mod messages;
 mod outbox;
 mod scene;
 mod services;
+mod transfers;

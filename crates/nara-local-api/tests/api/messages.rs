@@ -41,7 +41,7 @@ async fn a_program_pings_writes_and_syncs_as_the_nara() {
     assert!(stored.iter().any(|event| event.id == receipt.event_id));
     let postcard = Postcard {
         message: "hi".to_owned(),
-        to: None,
+        ..Postcard::default()
     };
     assert_eq!(client.postcard(&postcard).await.unwrap().first, "bob");
     assert!(client.zine("bob").await.unwrap().counts.received > 0);
@@ -141,6 +141,7 @@ async fn a_postcard_is_followed_until_it_is_home() {
     let postcard = Postcard {
         message: "hi".to_owned(),
         to: Some("bob".to_owned()),
+        later: None,
     };
     let receipt = client.postcard(&postcard).await.unwrap();
     assert!(receipt.passed_on && receipt.told.is_none(), "{receipt:?}");

@@ -1,5 +1,7 @@
 //! Messages to a nara that cannot be reached, or whose answers are lost.
 
+mod kinds;
+
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -17,6 +19,8 @@ use nara_mesh::registry::PeerChange;
 use nara_mesh::server::{MeshHandler, VerifiedSender};
 use nara_mesh::{LocalNara, Nara};
 use nara_proto::event::SyncEvent;
+use nara_proto::runtime_message::RuntimeMessage;
+use nara_proto::world::WorldMessage;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -32,12 +36,27 @@ impl Mailbox {
     fn received(&self) -> Vec<String> {
         self.received.lock().unwrap().clone()
     }
+
+    fn take(&self, id: &str) {
+        let mut received = self.received.lock().unwrap();
+        if !received.iter().any(|before| before == id) {
+            self.has_news.store(true, Ordering::SeqCst);
+        }
+        received.push(id.to_owned());
+    }
 }
 
 impl MeshHandler for Mailbox {
     fn on_direct_message(&self, _: &VerifiedSender, event: &SyncEvent) {
-        self.received.lock().unwrap().push(event.id.clone());
-        self.has_news.store(true, Ordering::SeqCst);
+        self.take(&event.id);
+    }
+
+    fn on_runtime_message(&self, message: &RuntimeMessage) {
+        self.take(&message.id);
+    }
+
+    fn on_world_message(&self, message: &WorldMessage, _: bool) {
+        self.take(&message.id);
     }
 }
 

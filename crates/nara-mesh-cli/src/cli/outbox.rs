@@ -6,7 +6,7 @@ use super::RunningArgs;
 
 /// `outbox`
 ///
-/// The running nara keeps messages of `dm --later` that it cannot deliver, and sends them once their recipient is seen.
+/// The running nara keeps messages of `dm --later` and postcards of `world send --later` that it cannot deliver, and sends them once their recipient is seen.
 #[derive(Debug, Subcommand)]
 pub(crate) enum OutboxCommand {
     /// List the messages that wait, and what became of others

@@ -20,7 +20,7 @@ use crate::failure::{Failure, Outcome};
 /// it read the configuration and the peers again. On a terminal, SIGHUP ends it.
 #[derive(Debug, Args)]
 pub(crate) struct ServeArgs {
-    /// Address to listen on
+    /// Address to listen on: an IP address, a host name, or a network interface such as tailscale0
     ///
     /// The default is reached from this machine only. To be reached over a tailnet that this machine has joined,
     /// give its address there, such as 100.64.0.7:9632, or its host name; `up` finds it. If no interface has the

@@ -1,9 +1,11 @@
 //! `world`
 
+use std::time::Duration;
+
 use clap::{Args, Subcommand};
 use nara_mesh::client::PeerRef;
 
-use super::RunningArgs;
+use super::{RunningArgs, value};
 
 /// `world`
 #[derive(Debug, Subcommand)]
@@ -32,4 +34,12 @@ pub(crate) struct WorldSendArgs {
     /// Exit code 5: it did not come home; the output says where it was last seen.
     #[arg(long)]
     pub(crate) wait: bool,
+    /// Let the running nara keep the postcard if the first peer cannot be reached, and send it once that peer is seen
+    ///
+    /// It survives a restart of the nara, and is listed by `nara-mesh outbox list`.
+    #[arg(long, requires = "to", conflicts_with_all = ["direct", "wait"])]
+    pub(crate) later: bool,
+    /// How long the postcard may wait, from 1s to 30d [default: 7d]
+    #[arg(long, value_name = "DURATION", requires = "later", value_parser = value::expiry)]
+    pub(crate) expires: Option<Duration>,
 }

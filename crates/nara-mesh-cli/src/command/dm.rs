@@ -7,15 +7,13 @@ use nara_mesh::client::{MeshClient, PeerRef};
 use nara_mesh::clock::{Clock as _, SystemClock};
 use nara_mesh::identity::LocalNara;
 use nara_proto::event::SyncEvent;
-use nara_proto::time::UnixMillis;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::read_event;
+use super::{outbox, read_event};
 use crate::cli::{DmArgs, DmKind};
 use crate::connect::{self, block_on};
 use crate::exit::Exit;
-use crate::explain;
 use crate::failure::{Failure, Outcome};
 use crate::printer::{Printer, harmless};
 use crate::remedy;
@@ -83,10 +81,7 @@ fn report(receipt: &DirectMessageReceipt, printer: Printer) -> Outcome {
 /// Leaves the message to the running nara, if it cannot be delivered now.
 fn later(args: &DmArgs, given: Option<&SyncEvent>, settings: &Settings, printer: Printer) -> Outcome {
     let Some(nara) = running::preferred(&args.running, settings)? else {
-        return Err(
-            Failure::new(Exit::Unreachable, "no nara runs that could keep the message")
-                .hint("start it with `nara-mesh up` or `nara-mesh serve`, or send without --later"),
-        );
+        return Err(outbox::nobody_keeps("message"));
     };
     let expires_s = args.expires.map(|expires| expires.as_secs());
     let message = message(args, given);
@@ -105,19 +100,7 @@ fn later(args: &DmArgs, given: Option<&SyncEvent>, settings: &Settings, printer:
         verified: false,
         outbox: Some((*entry).clone()),
     })?;
-    let peer = harmless(&entry.peer);
-    printer.line(format_args!(
-        "{peer} cannot be reached now: message {} waits until {peer} is seen, or {}",
-        entry.id,
-        explain::date(UnixMillis::new(entry.expires_at_ms))
-    ))?;
-    if let Some(problem) = &entry.problem {
-        printer.note(harmless(&problem.detail));
-    }
-    if !entry.is_durable {
-        printer.warn("the outbox of this nara is in memory: the message is lost when it ends");
-    }
-    Ok(Exit::Ok)
+    outbox::say_that_it_waits(&entry, printer)
 }
 
 fn message(args: &DmArgs, given: Option<&SyncEvent>) -> DirectMessage {

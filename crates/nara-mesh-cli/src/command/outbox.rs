@@ -31,14 +31,43 @@ pub(super) fn run(
     }
 }
 
+/// Nobody runs who could keep a message.
+pub(super) fn nobody_keeps(what: &str) -> Failure {
+    Failure::new(
+        Exit::Unreachable,
+        format!("no nara runs that could keep the {what}"),
+    )
+    .hint("start it with `nara-mesh up` or `nara-mesh serve`, or send without --later")
+}
+
+/// Says that a message waits for its recipient.
+pub(super) fn say_that_it_waits(entry: &OutboxEntry, printer: Printer) -> Outcome {
+    let peer = harmless(&entry.peer);
+    printer.line(format_args!(
+        "{peer} cannot be reached now: message {} waits until {peer} is seen, or {}",
+        entry.id,
+        explain::date(UnixMillis::new(entry.expires_at_ms))
+    ))?;
+    if let Some(problem) = &entry.problem {
+        printer.note(harmless(&problem.detail));
+    }
+    if !entry.is_durable {
+        printer.warn("the outbox of this nara is in memory: the message is lost when it ends");
+    }
+    Ok(Exit::Ok)
+}
+
 fn list(args: &OutboxListArgs, settings: &Settings, printer: Printer) -> Outcome {
     let nara = running::required(&args.running, settings)?;
     let outbox = block_on(async { Ok(nara.outbox().await?) })?;
-    let mut rows = table(["ID", "PEER", "STATE", "WRITTEN", "EXPIRES", "TRIES", "WHY"]);
+    let mut rows = table([
+        "ID", "PEER", "KIND", "STATE", "WRITTEN", "EXPIRES", "TRIES", "WHY",
+    ]);
     for entry in &outbox.messages {
         rows.add_row([
             entry.id.to_string(),
             harmless(&entry.peer),
+            entry.kind.as_str().to_owned(),
             entry.state.as_str().to_owned(),
             explain::date(UnixMillis::new(entry.queued_at_ms)),
             explain::date(UnixMillis::new(entry.expires_at_ms)),

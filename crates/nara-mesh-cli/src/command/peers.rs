@@ -6,6 +6,7 @@ mod watch;
 
 pub(super) use decide::Printed as Decided;
 pub(super) use list::Printed as Listed;
+pub(super) use watch::WatchedLine;
 
 use crate::cli::{PeersArgs, PeersCommand};
 use crate::failure::Outcome;

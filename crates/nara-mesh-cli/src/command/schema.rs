@@ -6,11 +6,12 @@ use nara_local_api::model::{
 
 use super::{
     checkpoints, completions, config, demo, dm, doctor, events, health, id, ledger, man, outbox, peers, ping,
-    query, request, sign, stash, succeed, sync, token, verify, world, zine,
+    query, request, sign, stash, succeed, sync, token, verify, watch, world, zine,
 };
 use crate::cli::SchemaArgs;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
+use crate::lines::DaemonLine;
 use crate::printer::Printer;
 use crate::schema::Printed;
 
@@ -26,6 +27,7 @@ const PRINTED: &[Printed] = &[
     Printed::of::<dm::Printed>("dm"),
     Printed::of::<doctor::Printed>("doctor"),
     Printed::of::<events::Printed>("events"),
+    Printed::events("events-export"),
     Printed::of::<events::Imported>("events-import"),
     Printed::of::<health::Printed>("health"),
     Printed::of::<id::NewNara>("id-new"),
@@ -40,11 +42,13 @@ const PRINTED: &[Printed] = &[
     Printed::of::<peers::Decided>("peers-reset"),
     Printed::of::<peers::Decided>("peers-trust"),
     Printed::of::<peers::Decided>("peers-untrust"),
+    Printed::lines_of::<peers::WatchedLine>("peers-watch"),
     Printed::of::<ping::Printed>("ping"),
     Printed::of::<query::Printed>("query"),
     Printed::of::<Reloaded>("reload"),
     Printed::of::<request::Printed>("request"),
     Printed::of::<ledger::Restored>("restore"),
+    Printed::lines_of::<DaemonLine>("serve"),
     Printed::of::<sign::Printed>("sign"),
     Printed::of::<stash::Forgotten>("stash-drop"),
     Printed::of::<stash::Fetched>("stash-get"),
@@ -54,7 +58,9 @@ const PRINTED: &[Printed] = &[
     Printed::of::<TokenList>("token-list"),
     Printed::of::<MadeToken>("token-new"),
     Printed::of::<token::Revoked>("token-revoke"),
+    Printed::lines_of::<DaemonLine>("up"),
     Printed::of::<verify::Printed>("verify"),
+    Printed::lines_of::<watch::WatchLine>("watch"),
     Printed::of::<JourneyList>("world-list"),
     Printed::of::<world::SentPostcard>("world-send"),
     Printed::of::<zine::Printed>("zine"),

@@ -10,7 +10,7 @@ mod work;
 
 pub(super) use feed::Feed;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,9 +27,9 @@ use nara_mesh::server::{ServeError, ServerLimits, Shutdown};
 use nara_mesh::tls::ChannelTrust;
 use nara_mesh::{Nara, defaults};
 use nara_proto::identity::KeyId;
-use serde_json::json;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{broadcast, oneshot, watch};
+use tokio::sync::{Notify, broadcast, oneshot, watch};
+use tokio_util::task::AbortOnDropHandle;
 
 use self::exposition::Exposition;
 use self::feed::{FeedHandler, Lines};
@@ -43,10 +43,11 @@ use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::hosts;
 use crate::keeping;
+use crate::lines::NaraLine;
 use crate::network::OnNetwork;
 use crate::open_files;
 use crate::peer_events::{self, Told};
-use crate::printer::Printer;
+use crate::printer::{Printer, harmless};
 use crate::service_manager;
 use crate::settings::Settings;
 
@@ -70,6 +71,8 @@ pub(super) struct Serving {
     lines: Lines,
     /// The peers whose host names are looked up.
     hosts: watch::Sender<Vec<PeerEntry>>,
+    /// What `--listen` says, and the address that it had at the start.
+    listening: Option<(Listen, IpAddr)>,
     printer: Printer,
 }
 
@@ -111,6 +114,7 @@ impl Serving {
             inbox: Inbox::default(),
             lines,
             hosts: watch::Sender::default(),
+            listening: None,
             printer,
         })
     }
@@ -127,7 +131,9 @@ impl Serving {
 
     /// Waits until an address to listen on is there. `None`: a signal ended the wait.
     pub(super) async fn wait_for(&mut self, listen: &Listen) -> Outcome<Option<SocketAddr>> {
-        listen::wait(listen, &mut self.signals, self.printer).await
+        let address = listen::wait(listen, &mut self.signals, self.printer).await?;
+        self.listening = address.map(|address| (listen.clone(), address.ip()));
+        Ok(address)
     }
 
     /// Starts the nara and says so. `v1`: where it also listens, if that is free.
@@ -137,6 +143,11 @@ impl Serving {
         v1: Option<SocketAddr>,
         settings: &Settings,
     ) -> Outcome<Arc<Nara>> {
+        if self.opening.as_ref().is_some_and(Opening::is_on) {
+            let file = settings.running_folder()?.join("inbox.db");
+            keeping::make_folder_of(&file)?;
+            self.inbox = Inbox::open(file).await.map_err(local_api::inbox_unusable)?;
+        }
         let registry = settings.registry();
         let events = registry.subscribe();
         let builder = builder.registry(registry).handler(FeedHandler::new(
@@ -176,7 +187,7 @@ impl Serving {
         keeping::log(nara.recalled());
         if let Some(exposition) = &self.exposition {
             let file = settings.running_folder()?.join("ledger.db");
-            exposition.measure(nara.ledger().clone(), file);
+            exposition.measure(&nara, file);
         }
         if let Some(opening) = opening {
             let (network, exposition) = (self.network.clone(), self.exposition.clone());
@@ -191,8 +202,12 @@ impl Serving {
     pub(super) async fn run(mut self, nara: Arc<Nara>, settings: &Settings) -> Outcome {
         let printer = self.printer;
         let printing = self.lines.print(printer);
+        let reloaded = Arc::new(Notify::new());
+        let following = follow(self.listening.take(), reloaded.clone(), self.feed.clone());
+        let following = AbortOnDropHandle::new(tokio::spawn(following));
         let around = Around {
             nara: &nara,
+            reloaded: &reloaded,
             network: self.network.as_ref(),
             files: &Files {
                 started: settings,
@@ -203,6 +218,7 @@ impl Serving {
         around
             .until_told_to_end(&mut self.signals, self.api.as_mut(), &self.feed)
             .await?;
+        drop(following);
         if let Some(api) = self.api.take() {
             api.shutdown().await;
         }
@@ -217,10 +233,12 @@ impl Serving {
             // Nothing else holds it once the API has ended.
             None => Shutdown::Forced,
         };
+        self.inbox.settled().await;
         drop(self.feed);
         printing.finish().await;
-        printer.json_line(json!({ "event": "stopped", "graceful": outcome == Shutdown::Graceful }))?;
-        if outcome == Shutdown::Graceful {
+        let graceful = outcome == Shutdown::Graceful;
+        printer.json_line(NaraLine::Stopped { graceful })?;
+        if graceful {
             Ok(Exit::Ok)
         } else {
             Err(Failure::failed("requests in flight were aborted").hint("allow more time with --grace"))
@@ -232,6 +250,8 @@ impl Serving {
 #[derive(Clone, Copy)]
 struct Around<'a> {
     nara: &'a Arc<Nara>,
+    /// Told of each reload.
+    reloaded: &'a Notify,
     network: Option<&'a OnNetwork>,
     files: &'a Files<'a>,
 }
@@ -256,9 +276,12 @@ impl Around<'_> {
                 }
                 Ok(()) = address.changed() => {
                     let now = *address.borrow_and_update();
-                    let json = json!({ "event": "address_changed", "address": now, "before": before });
                     if let Some(now) = now {
-                        feed.send(format!("network  the node has a new address: serving {now} now"), json);
+                        let line = NaraLine::AddressChanged {
+                            address: Some(now.to_string()),
+                            before: before.map(|before| before.to_string()),
+                        };
+                        feed.send(format!("network  the node has a new address: serving {now} now"), line);
                     }
                     before = now;
                 }
@@ -267,6 +290,7 @@ impl Around<'_> {
                     Signal::End => return Ok(()),
                     Signal::Reload => {
                         reload(nara, files, &work).await?;
+                        self.reloaded.notify_one();
                     }
                 },
                 question = next_question(api.as_deref_mut()) => match question {
@@ -274,6 +298,7 @@ impl Around<'_> {
                     // Who asked may be gone.
                     Question::Reload(answer) => {
                         let _ = answer.send(reload(nara, files, &work).await?);
+                        self.reloaded.notify_one();
                     }
                     Question::Doctor(answer) => answering.push(self.examine(answer)),
                 },
@@ -311,6 +336,24 @@ impl From<NaraError> for Failure {
             error => Self::failed("the ledger cannot be used").caused_by(error),
         }
     }
+}
+
+/// Tells when the address that `--listen` means is another one.
+async fn follow(listening: Option<(Listen, IpAddr)>, reloaded: Arc<Notify>, feed: Feed) {
+    let Some((listen, bound)) = listening else {
+        return;
+    };
+    let tell = |line: NaraLine| {
+        if let NaraLine::ListenMoved { listen, now, bound } = &line {
+            let text = format!(
+                "network  {} has the address {now} now, and this nara still listens on {bound}: restart it to listen there",
+                harmless(listen)
+            );
+            tracing::warn!("{text}");
+            feed.send(text, line);
+        }
+    };
+    listen::follow(&listen, bound, &reloaded, || hosts::addresses_of(&listen), tell).await;
 }
 
 /// Tells what happens to peers, until the registry is gone.
@@ -381,17 +424,20 @@ fn announce(
     }
     printer.note("Its peers need this stanza in their peers file, and it needs theirs (--peers):\n");
     printer.line(&stanza)?;
-    printer.json_line(json!({
-        "event": "listening",
-        "name": name.as_str(),
-        "id": id.as_str(),
-        "address": address,
-        "v1_address": nara.other_address(),
-        "public_key": key.to_base64(),
-        "key_id": KeyId::from(&key).to_string(),
-        "metrics": metrics,
-        "sockets": sockets,
-        "api_listen": loopback.map(|(address, _)| address),
-        "stanza": stanza,
-    }))
+    let text = |address: SocketAddr| address.to_string();
+    printer.json_line(NaraLine::Listening {
+        name: name.to_string(),
+        id: id.to_string(),
+        address: address.to_string(),
+        v1_address: nara.other_address().map(text),
+        public_key: key.to_base64(),
+        key_id: KeyId::from(&key).to_string(),
+        metrics: metrics.map(text),
+        sockets: sockets
+            .iter()
+            .map(|socket| socket.display().to_string())
+            .collect(),
+        api_listen: loopback.map(|(address, _)| address.to_string()),
+        stanza,
+    })
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{SelectAll, StreamExt as _};
-use nara_local_api::model::{StreamFault, trust_word};
+use nara_local_api::model::{RefusedEvent, StreamFault, trust_word};
 use nara_mesh::client::{MeshClient, PeerRef, StreamError, StreamState, SubscribeOptions, VerifiedEvent};
 use nara_mesh::clock::{Clock as _, SystemClock};
 use nara_mesh::ledger::{Insertion, Ledger};
@@ -17,9 +17,11 @@ use nara_proto::identity::KeyId;
 use nara_proto::sync::EventFilter;
 use nara_proto::time::UnixNanos;
 use owo_colors::{AnsiColors, OwoColorize as _};
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::Value;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, watch};
+use utoipa::ToSchema;
 
 use crate::cli::WatchArgs;
 use crate::connect::{self, exit_of};
@@ -27,11 +29,34 @@ use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::ledger_file;
 use crate::listing::event_line;
-use crate::peer_events::{Told, conflict_json};
+use crate::peer_events::{PeerLine, Told, conflict_line};
 use crate::printer::{Printer, harmless};
 use crate::remedy;
 use crate::running;
 use crate::settings::Settings;
+
+/// A line of `watch`.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+pub(super) enum WatchLine {
+    /// Somebody uses another key than the pinned one for the name of a peer.
+    Conflict { peer: String, key_conflict: PeerLine },
+    /// An event of a peer.
+    Event {
+        peer: String,
+        /// The place behind it; missing if the peer has no streams.
+        cursor: Option<String>,
+        /// How far to trust it: `verified`, `unknown-key` or `unsigned`.
+        trust: String,
+        /// Whether it is new in the ledger, if there is one.
+        stored: Option<bool>,
+        /// The event, in the form of docs/protocol/v1.md, section 8.
+        #[schema(value_type = Object)]
+        event: Value,
+    },
+    /// An event that must not be stored.
+    Refused { peer: String, refused: RefusedEvent },
+}
 
 pub(super) fn run(args: &WatchArgs, settings: &Settings, printer: Printer) -> Outcome {
     let now = SystemClock.now_nanos();
@@ -170,14 +195,13 @@ impl Watching {
 
     /// Shows an event; returns whether it was the last one that was asked for.
     fn event(&mut self, peer: &str, seen: &Seen<'_>) -> Outcome<bool> {
-        let event: Value = serde_json::from_str(&go_json::to_string(seen.event)).unwrap_or_default();
-        self.printer.json_line(json!({
-            "peer": peer,
-            "cursor": seen.cursor,
-            "trust": seen.trust,
-            "stored": seen.stored,
-            "event": event,
-        }))?;
+        self.printer.json_line(WatchLine::Event {
+            peer: peer.to_owned(),
+            cursor: seen.cursor.clone(),
+            trust: seen.trust.to_owned(),
+            stored: seen.stored,
+            event: serde_json::from_str(&go_json::to_string(seen.event)).unwrap_or_default(),
+        })?;
         let from = if self.several {
             format!("{}  ", peer.bold())
         } else {
@@ -207,8 +231,10 @@ impl Watching {
     /// Shows what went wrong; `exit` is the code if the stream ends with it.
     fn fault(&mut self, peer: &str, fault: &StreamFault, exit: Exit) -> Outcome<()> {
         if let Some(refused) = &fault.refused {
-            self.printer
-                .json_line(json!({ "peer": peer, "refused": refused }))?;
+            self.printer.json_line(WatchLine::Refused {
+                peer: peer.to_owned(),
+                refused: refused.clone(),
+            })?;
         }
         let cause = fault.cause.as_ref().map(|cause| format!(": {cause}"));
         // A cause that the message repeats already adds nothing.
@@ -236,9 +262,11 @@ async fn show_conflicts(mut events: broadcast::Receiver<PeerEvent>, printer: Pri
                     && told.is_news(&event)
                 {
                     printer.warn(format_args!("{conflict}: {}", remedy::of_conflict(conflict)));
-                    let json =
-                        json!({ "peer": conflict.name.as_str(), "key_conflict": conflict_json(conflict) });
-                    if printer.json_line(json).is_err() {
+                    let line = WatchLine::Conflict {
+                        peer: conflict.name.to_string(),
+                        key_conflict: conflict_line(conflict),
+                    };
+                    if printer.json_line(line).is_err() {
                         return;
                     }
                 }

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use nara_local_api::client::LocalClient;
-use nara_local_api::model::{Journey, JourneyList, JourneyState, Postcard};
+use nara_local_api::client::{LocalClient, Sent};
+use nara_local_api::model::{
+    Journey, JourneyList, JourneyState, Later, OutboxEntry, Postcard, PostcardReceipt,
+};
 use nara_mesh::client::{ClientError, MeshClient, PeerRef};
 use nara_mesh::clock::{Clock as _, SystemClock};
 use nara_proto::time::UnixMillis;
@@ -11,24 +13,27 @@ use nara_proto::world::WorldMessage;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::outbox;
 use crate::cli::{RunningArgs, WorldSendArgs};
 use crate::connect;
 use crate::exit::Exit;
 use crate::explain;
 use crate::failure::{Failure, Outcome};
 use crate::printer::{Printer, harmless, human, render, table};
+use crate::remedy;
 use crate::running;
 use crate::settings::Settings;
 
 /// How often the running nara is asked whether a postcard is home.
 const POLL: Duration = Duration::from_millis(250);
 
-/// What `world send` prints: with --wait, what became of the postcard.
+/// What `world send` prints: with --wait, what became of the postcard; with --later, the postcard if it waits.
 #[derive(Serialize, ToSchema)]
 #[serde(untagged)]
 pub(super) enum SentPostcard {
     Followed(Journey),
     HandedOver(Handed),
+    Waits(Waiting),
 }
 
 /// A postcard that a peer took, as it is printed.
@@ -40,6 +45,13 @@ pub(super) struct Handed {
     told: Option<String>,
 }
 
+/// A postcard that waits for its first peer.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Waiting {
+    message_id: String,
+    outbox: OutboxEntry,
+}
+
 /// A postcard that a peer took.
 #[derive(Debug)]
 struct HandedOver {
@@ -49,6 +61,11 @@ struct HandedOver {
 }
 
 pub(super) fn send(args: &WorldSendArgs, settings: &Settings, printer: Printer) -> Outcome {
+    if args.later {
+        let nara = running::preferred(&args.running, settings)?;
+        let nara = nara.ok_or_else(|| outbox::nobody_keeps("postcard"))?;
+        return connect::block_on(later(&nara, args, printer));
+    }
     // A postcard comes home to the nara that runs, so it is the one to send it.
     let nara = if args.wait {
         Some(running::required(&args.running, settings)?)
@@ -63,11 +80,14 @@ pub(super) fn send(args: &WorldSendArgs, settings: &Settings, printer: Printer) 
 
 /// By a nara that runs.
 async fn through(nara: &LocalClient, args: &WorldSendArgs, printer: Printer) -> Outcome {
-    let postcard = Postcard {
-        message: args.message.clone(),
-        to: args.to.as_ref().map(ToString::to_string),
-    };
-    let receipt = nara.postcard(&postcard).await?;
+    let sent = nara.postcard(&postcard(args)).await.map_err(Failure::from);
+    let receipt = sent.map_err(|failure| match &args.to {
+        Some(to) if failure.exit == Exit::Unreachable => Failure {
+            hint: Some(remedy::send_postcard_later(args, to)),
+            ..failure
+        },
+        _ => failure,
+    })?;
     receipt
         .skipped
         .iter()
@@ -75,6 +95,32 @@ async fn through(nara: &LocalClient, args: &WorldSendArgs, printer: Printer) -> 
     if args.wait {
         return report(&wait(nara, &receipt.message_id).await?, printer);
     }
+    handed_over(receipt, printer)
+}
+
+/// Leaves the postcard to the running nara, if its first peer cannot be reached now.
+async fn later(nara: &LocalClient, args: &WorldSendArgs, printer: Printer) -> Outcome {
+    let expires_s = args.expires.map(|expires| expires.as_secs());
+    let entry = match nara.postcard_later(postcard(args), Later { expires_s }).await? {
+        Sent::Delivered(receipt) => return handed_over(receipt, printer),
+        Sent::Waits(entry) => entry,
+    };
+    printer.json(SentPostcard::Waits(Waiting {
+        message_id: entry.event_id.clone(),
+        outbox: (*entry).clone(),
+    }))?;
+    outbox::say_that_it_waits(&entry, printer)
+}
+
+fn postcard(args: &WorldSendArgs) -> Postcard {
+    Postcard {
+        message: args.message.clone(),
+        to: args.to.as_ref().map(ToString::to_string),
+        later: None,
+    }
+}
+
+fn handed_over(receipt: PostcardReceipt, printer: Printer) -> Outcome {
     let handed = HandedOver {
         first: receipt.first,
         told: (!receipt.passed_on).then(|| receipt.told.unwrap_or_default()),

@@ -122,3 +122,40 @@ fn dashboard_prints_an_address_that_is_there_only_once_it_is_asked_for() {
         text(&stopped.stderr)
     );
 }
+
+#[test]
+fn the_browser_is_given_a_file_that_only_its_user_can_read_and_never_the_token() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let (_alice, _) = serve(path, &[]);
+    fs::create_dir(path.join("bin")).unwrap();
+    let opener = path.join("bin/xdg-open");
+    let script = |end: &str| format!("#!/bin/sh\nprintf '%s\\n' \"$#\" \"$1\" > opened\n{end}\n");
+    let open = |end: &str, expected: i32| {
+        fs::write(&opener, script(end)).unwrap();
+        fs::set_permissions(&opener, fs::Permissions::from_mode(0o755)).unwrap();
+        let output = crate::nara_mesh(path)
+            .env("PATH", path.join("bin"))
+            .args(["dashboard", "--open", "--json", "--data-dir", "alice"])
+            .output()
+            .unwrap();
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(expected), "{said}");
+        (output, said)
+    };
+    let (output, _) = open("", 0);
+    let link: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let url = link["url"].as_str().unwrap();
+    let opened = fs::read_to_string(path.join("opened")).unwrap();
+    let (count, file) = opened.trim().split_once('\n').unwrap();
+    assert!(count == "1" && !opened.contains(url), "{opened}");
+    let file = path.join(file);
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    assert!(fs::read_to_string(&file).unwrap().contains(url));
+    // A browser that cannot be opened is told, with what to do instead.
+    let (_, said) = open("exit 3", 1);
+    assert!(
+        said.contains("the browser cannot be opened") && said.contains("`nara-mesh dashboard`"),
+        "{said}"
+    );
+}

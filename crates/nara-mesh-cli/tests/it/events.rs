@@ -94,6 +94,10 @@ fn a_memory_is_exported_imported_and_asked_about_over_the_wire() {
     bobs(0, &["dm", "alice", "keep this"]);
     let exported = bobs(0, &["events", "export", "alice"]);
     assert_eq!(exported.lines().count(), 2, "{exported}");
+    for line in exported.lines() {
+        let event: Value = serde_json::from_str(line).unwrap();
+        crate::schemas::validate_as("nara-mesh/events-export/1", &event);
+    }
     assert!(exported.contains("keep this"), "{exported}");
     let social = bobs(0, &["events", "export", "alice", "--services", "social"]);
     assert_eq!(social.lines().count(), 1);

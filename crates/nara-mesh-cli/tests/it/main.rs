@@ -11,8 +11,10 @@ mod expose;
 #[path = "../../../nara-mesh/tests/support/fake_peer.rs"]
 #[expect(dead_code, reason = "other tests use more of it")]
 mod fake_peer;
+mod full_disk;
 mod help;
 mod id;
+mod inbox;
 mod kill;
 mod local_api;
 mod log;
@@ -20,6 +22,8 @@ mod metrics;
 #[path = "../../../nara-mesh/tests/support/naras.rs"]
 #[expect(dead_code, reason = "other tests use more of it")]
 mod naras;
+#[cfg(feature = "otlp")]
+mod otlp;
 mod outbox;
 mod output;
 mod peers;

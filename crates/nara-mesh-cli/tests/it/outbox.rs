@@ -106,3 +106,43 @@ fn a_message_waits_for_a_peer_that_is_away_through_a_restart_and_arrives_once() 
         (&true.into(), &"alice".into())
     );
 }
+
+#[test]
+fn a_postcard_waits_for_its_first_peer_and_is_listed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    fs::create_dir(path.join("run")).unwrap();
+    new_soul(path, "bob");
+    let alice = new_soul(path, "alice");
+    let known = format!(
+        "[[peer]]\nname = \"alice\"\naddress = \"127.0.0.1:1\"\nid = {}\nkey = {}\n",
+        alice["id"], alice["public_key"]
+    );
+    fs::write(path.join("known.toml"), known).unwrap();
+    let later = ["world", "send", "--to", "alice", "--message=hi", "--later"];
+    let (_, nobody) = run(path, 3, &later);
+    assert!(nobody.contains("could keep the postcard"), "{nobody}");
+    let (_bob, _) = start_bob(path);
+    // A postcard waits for one peer, and nobody waits for one that waits.
+    run(path, 2, &["world", "send", "--message", "hi", "--later"]);
+    run(path, 2, &[&later[..], &["--wait"]].concat());
+    // The hint is a command that works as it stands.
+    let (_, away) = run(path, 3, &["world", "send", "--to", "alice", "--message=-it's me"]);
+    let hint = away.lines().find(|line| line.starts_with("hint:")).unwrap();
+    let words = shlex::split(hint.split('`').nth(1).unwrap()).unwrap();
+    let words: Vec<&str> = words.iter().skip(1).map(String::as_str).collect();
+    let (first, _) = run(path, 0, &words);
+    assert!(first.contains("message 1 waits until alice is seen"), "{first}");
+    let second = json(path, 0, &[&later[..], &["--expires", "2d"]].concat());
+    let outbox = &second["outbox"];
+    assert_eq!(
+        (&outbox["id"], &outbox["kind"], &outbox["event"]["message"]),
+        (&2.into(), &"postcard".into(), &"hi".into())
+    );
+    assert_eq!(second["message_id"], outbox["event"]["id"]);
+    let (listed, _) = run(path, 0, &["outbox", "list"]);
+    assert!(listed.contains(" postcard "), "{listed}");
+    let list = json(path, 0, &["outbox", "list"]);
+    assert_eq!(list["messages"][0]["event"]["message"], "-it's me");
+    run(path, 0, &["outbox", "drop", "1", "2"]);
+}

@@ -27,9 +27,16 @@ static PUBLISHED: LazyLock<HashMap<String, Validator>> = LazyLock::new(|| {
 
 /// Compares what a command printed with its schema, if that is published.
 pub(crate) fn validate(printed: &Value) {
-    let Some(validator) = printed["schema"].as_str().and_then(|name| PUBLISHED.get(name)) else {
-        return;
-    };
+    if let Some(name) = printed["schema"].as_str()
+        && PUBLISHED.contains_key(name)
+    {
+        validate_as(name, printed);
+    }
+}
+
+/// Compares what a command printed with this schema.
+pub(crate) fn validate_as(name: &str, printed: &Value) {
+    let validator = &PUBLISHED[name];
     let faults: Vec<String> = validator
         .iter_errors(printed)
         .map(|error| format!("{}: {error}", error.instance_path()))
@@ -150,6 +157,26 @@ fn a_change_that_breaks_users_is_told_from_one_that_does_not() {
         changed("/properties/peers/items/$ref", "#/$defs/Other".into()),
         [r##".peers[] is "#/$defs/Other", not "#/$defs/Peer""##]
     );
+}
+
+#[test]
+fn what_is_no_line_of_a_running_nara_is_told_from_one() {
+    let line = |more: Value| {
+        let mut line = serde_json::json!({ "schema": "nara-mesh/serve/1" });
+        line.as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        PUBLISHED["nara-mesh/serve/1"].is_valid(&line)
+    };
+    assert!(line(serde_json::json!({ "event": "stopped", "graceful": true })));
+    for wrong in [
+        serde_json::json!({ "event": "stopped" }),
+        serde_json::json!({ "event": "stopped", "graceful": "yes" }),
+        serde_json::json!({ "event": "exploded" }),
+        serde_json::json!({}),
+    ] {
+        assert!(!line(wrong.clone()), "{wrong}");
+    }
 }
 
 #[test]

@@ -65,7 +65,9 @@ impl Serving {
     pub(crate) fn next(&mut self) -> Value {
         let mut line = String::new();
         self.lines.read_line(&mut line).unwrap();
-        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"))
+        let line = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"));
+        crate::schemas::validate_as("nara-mesh/serve/1", &line);
+        line
     }
 
     /// Kills it at once.
@@ -273,5 +275,18 @@ fn commands_that_only_look_need_no_folder_that_can_be_written() {
     let said = text(&pinged.stderr);
     assert!(said.contains("learned peer data is not stored"), "{said}");
     run(path, 0, &[&["peers", "list", "--offline"][..], &as_bob].concat());
+    alice.kill();
+}
+
+#[test]
+fn a_nara_listens_on_a_network_interface_that_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    new_soul(path, "alice");
+    fs::write(path.join("known.toml"), "").unwrap();
+    let (alice, listening) = Serving::start_with(path, "alice", &["--listen", "lo:0"]);
+    let address = listening["address"].as_str().unwrap();
+    assert!(address.starts_with("127.0.0.1:"), "{listening}");
+    run(path, 0, &["ping", address]);
     alice.kill();
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::serve::Serving;
-use crate::{nara_mesh, new_soul, run, text};
+use crate::{nara_mesh, new_soul, run, run_json, text};
 
 /// Alice, with an old soul and a new one, and bob, whose peers file has the old key.
 struct Place {
@@ -313,6 +313,27 @@ fn an_operator_is_told_that_a_peer_knows_another_key_of_this_nara_and_what_to_do
         result == "failed" && check.contains("bob") && check.contains(&command),
         "{check}"
     );
+    let as_alice = ["--soul-file", "alice.soul", "--data-dir", "alice"];
+    let listed = |refuses: bool| {
+        let listed = run_json(
+            path,
+            0,
+            &[&["peers", "--offline", "--json"][..], &as_alice].concat(),
+        );
+        let peer = &listed["peers"][0];
+        assert_eq!(peer["refuses_own_key"], refuses, "{listed}");
+        peer["known_own_key_id"].clone()
+    };
+    assert_eq!(listed(true), place.old["key_id"]);
+    let disputes = |count: u32| {
+        let client = nara_local_api::client::LocalClient::new(path.join("alice/nara.sock"));
+        let asking = client.request_bytes(http::Method::GET, "/v1/metrics");
+        let metrics = tokio::runtime::Runtime::new().unwrap().block_on(asking).unwrap();
+        let metrics = String::from_utf8(metrics.to_vec()).unwrap();
+        let line = format!("nara_mesh_own_key_disputes {count}");
+        assert!(metrics.lines().any(|found| found == line), "{metrics}");
+    };
+    disputes(1);
     // The operator of bob does as asked, where the key stands.
     let known = format!("[[peer]]\nname = \"alice\"\nkey = {}\n", place.new["public_key"]);
     fs::write(path.join("known.toml"), known).unwrap();
@@ -321,8 +342,9 @@ fn an_operator_is_told_that_a_peer_knows_another_key_of_this_nara_and_what_to_do
         0,
         &["reload", "--data-dir", "bob", "--soul-file", "bob.soul"],
     );
-    let as_alice = ["--soul-file", "alice.soul", "--data-dir", "alice"];
     run(path, 0, &[&["dm", "bob", "hello"][..], &as_alice].concat());
+    assert!(listed(false).is_null());
+    disputes(0);
     assert_eq!(own_key(&place).0, "ok");
     bob.kill();
 }

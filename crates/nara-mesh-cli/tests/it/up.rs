@@ -39,6 +39,8 @@ impl Running {
             let mut line = String::new();
             assert_ne!(self.lines.read_line(&mut line).unwrap(), 0, "it has ended");
             let line: Value = serde_json::from_str(&line).unwrap();
+            let schema = line["schema"].as_str().unwrap();
+            crate::schemas::validate_as(schema, &line);
             if expected(&line) {
                 return line;
             }

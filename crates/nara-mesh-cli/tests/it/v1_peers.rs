@@ -78,6 +78,9 @@ async fn a_watch_of_a_v1_peer_polls_and_says_so() {
         .lines()
         .map(|line| serde_json::from_str(line).unwrap())
         .collect();
+    for line in &seen {
+        crate::schemas::validate_as("nara-mesh/watch/1", line);
+    }
     assert_eq!(seen[0]["event"]["id"], news.id);
     assert_eq!(seen[1]["event"]["id"], later.id);
     let said = text(&output.stderr);

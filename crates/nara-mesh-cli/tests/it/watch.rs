@@ -55,7 +55,9 @@ impl Running {
     fn next(&mut self) -> Value {
         let mut line = String::new();
         self.lines.read_line(&mut line).unwrap();
-        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"))
+        let line = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"));
+        crate::schemas::validate(&line);
+        line
     }
 }
 

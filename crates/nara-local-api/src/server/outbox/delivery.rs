@@ -7,17 +7,21 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use http::StatusCode;
-use nara_mesh::client::{ClientError, ClientErrorKind as Kind, PeerHandle, PeerRef, Verified};
+use nara_mesh::client::{ClientError, ClientErrorKind as Kind, PeerHandle, PeerRef};
 use nara_mesh::registry::{Peer, PeerEvent};
 use nara_proto::backoff::Backoff;
+use nara_proto::go_json;
 use nara_proto::identity::KeyId;
-use nara_proto::peer::Receipt;
+use nara_proto::runtime_message::RuntimeMessage;
+use nara_proto::world::WorldMessage;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::{Instant, sleep};
 
-use super::{FirstAttempt, Queue};
-use crate::model::{DirectMessageReceipt, OutboxEntry, OutboxState};
+use super::{Delivered, FirstAttempt, Queue};
+use crate::model::{
+    DirectMessageReceipt, MessageReceipt, OutboxEntry, OutboxKind, OutboxState, PostcardReceipt,
+};
 use crate::server::state::Shared;
 use crate::{Problem, ProblemClass};
 
@@ -189,26 +193,22 @@ async fn attempt(shared: &Shared, id: u64, peer: String) -> Attempt {
         return Attempt { peer, failed: None };
     };
     let outcome = match recipient(shared, &entry) {
-        Some(known) => to(shared.nara.peer(PeerRef::from(known)), &entry).await,
+        Some(known) => to(shared, shared.nara.peer(PeerRef::from(known)), &entry).await,
         None => Err(Unsent::waits(Problem::unknown_peer(&entry.peer))),
     };
     let now = shared.nara.client().clock().now_millis().get();
     entry.attempts += 1;
     entry.last_attempt_at_ms = Some(now);
     let (failed, told) = match outcome {
-        Ok(receipt) => {
+        Ok(delivered) => {
             tracing::debug!(id, %peer, "a message of the outbox is delivered");
             entry.state = OutboxState::Delivered;
             entry.finished_at_ms = Some(now);
-            entry.stored = Some(receipt.success);
+            if let Delivered::DirectMessage(receipt) = &delivered {
+                entry.stored = Some(receipt.stored);
+            }
             entry.problem = None;
-            let receipt = DirectMessageReceipt {
-                event_id: entry.event_id.clone(),
-                recipient: receipt.from.clone(),
-                stored: receipt.success,
-                verified: receipt.is_verified(),
-            };
-            (None, FirstAttempt::Delivered(receipt))
+            (None, FirstAttempt::Delivered(Box::new(delivered)))
         }
         Err(unsent) => {
             entry.may_have_arrived |= unsent.may_have_arrived;
@@ -249,6 +249,20 @@ impl Unsent {
         }
     }
 
+    /// No other attempt would end in another way.
+    fn finally(problem: Problem) -> Self {
+        Self {
+            is_final: true,
+            ..Self::waits(problem)
+        }
+    }
+
+    fn malformed(error: &dyn std::error::Error) -> Self {
+        Self::finally(Problem::invalid(format!(
+            "the kept message is malformed: {error}"
+        )))
+    }
+
     fn of(error: &ClientError) -> Self {
         let problem = Problem::from(error);
         let is_final = is_final(error, &problem);
@@ -268,7 +282,7 @@ impl Unsent {
 }
 
 /// Sends a message to the holder of the key for whom it was written.
-async fn to(handle: PeerHandle, entry: &OutboxEntry) -> Result<Verified<Receipt>, Unsent> {
+async fn to(shared: &Shared, handle: PeerHandle, entry: &OutboxEntry) -> Result<Delivered, Unsent> {
     let pinned = handle.known().and_then(|peer| peer.key());
     let pinned = pinned.map(|key| KeyId::from(&key).to_string());
     if let (Some(then), Some(now)) = (&entry.key_id, &pinned)
@@ -280,16 +294,79 @@ async fn to(handle: PeerHandle, entry: &OutboxEntry) -> Result<Verified<Receipt>
         );
         let (status, class) = (StatusCode::CONFLICT, ProblemClass::Untrusted);
         let problem = Problem::new("key_replaced", status, class, detail);
-        return Err(Unsent {
-            is_final: true,
-            ..Unsent::waits(problem.hint("write the message again, for the new key"))
-        });
+        return Err(Unsent::finally(
+            problem.hint("write the message again, for the new key"),
+        ));
     }
-    let event = entry.event.decode().map_err(|error| Unsent {
-        is_final: true,
-        ..Unsent::waits(Problem::invalid(format!("event: {error}")))
+    match entry.kind {
+        OutboxKind::DirectMessage => direct_message(&handle, entry).await,
+        OutboxKind::Postcard => postcard(shared, &handle, entry).await,
+        OutboxKind::RuntimeMessage => runtime_message(&handle, entry).await,
+    }
+}
+
+async fn direct_message(handle: &PeerHandle, entry: &OutboxEntry) -> Result<Delivered, Unsent> {
+    let event = entry.event.decode().map_err(|error| Unsent::malformed(&error))?;
+    let sent = handle.send_dm(event).await;
+    let receipt = sent.map_err(|error| Unsent::of(&error))?;
+    Ok(Delivered::DirectMessage(DirectMessageReceipt {
+        event_id: entry.event_id.clone(),
+        recipient: receipt.from.clone(),
+        stored: receipt.success,
+        verified: receipt.is_verified(),
+    }))
+}
+
+/// The recipient tells a message that it has already by its id, and its answer proves nothing: sending again does no harm.
+async fn runtime_message(handle: &PeerHandle, entry: &OutboxEntry) -> Result<Delivered, Unsent> {
+    let message = RuntimeMessage::from_json(entry.event.as_json().as_bytes());
+    let message = message.map_err(|error| Unsent::malformed(&error))?;
+    let sent = handle.send_runtime_message(&message).await;
+    sent.map_err(|error| Unsent::of(&error))?;
+    Ok(Delivered::RuntimeMessage(MessageReceipt {
+        message_id: message.id,
+        reply: None,
+    }))
+}
+
+/// Nobody tells a postcard that is sent twice from two. So the peer must answer first, and a postcard whose answer is lost is
+/// not sent again.
+async fn postcard(shared: &Shared, handle: &PeerHandle, entry: &OutboxEntry) -> Result<Delivered, Unsent> {
+    let message: WorldMessage =
+        go_json::from_slice(entry.event.as_json().as_bytes()).map_err(|error| Unsent::malformed(&error))?;
+    handle.ping().await.map_err(|error| Unsent {
+        may_have_arrived: false,
+        ..Unsent::of(&error)
     })?;
-    handle.send_dm(event).await.map_err(|error| Unsent::of(&error))
+    // Before it is sent: it may be home before the first peer answers.
+    shared.journeys.begin(&message);
+    let told = match handle.relay_world_message(&message).await {
+        Ok(_) => None,
+        Err(error) if error.is_stuck_journey() => {
+            Some(error.text().unwrap_or_default().trim_end().to_owned())
+        }
+        Err(error) => {
+            let unsent = Unsent::of(&error);
+            if !unsent.may_have_arrived {
+                shared.journeys.forget(&message.id);
+                return Err(unsent);
+            }
+            let hint = "it is not sent again, since it may be under way: the list of postcards shows whether it comes home";
+            return Err(Unsent {
+                problem: Box::new(unsent.problem.hint(hint)),
+                is_final: true,
+                ..unsent
+            });
+        }
+    };
+    shared.journeys.taken(&message.id, &entry.peer, told.as_deref());
+    Ok(Delivered::Postcard(PostcardReceipt {
+        message_id: message.id,
+        first: entry.peer.clone(),
+        passed_on: told.is_none(),
+        told,
+        skipped: Vec::new(),
+    }))
 }
 
 /// Whether a message cannot be delivered until somebody decides otherwise.

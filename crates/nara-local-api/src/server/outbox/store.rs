@@ -1,83 +1,27 @@
 //! The outbox in a file.
 
-use std::fs::OpenOptions;
-use std::io;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
-use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode, params};
+use rusqlite::{Connection, params};
 
 use crate::model::OutboxEntry;
+use crate::server::database::{self, DatabaseError, column};
 
-/// How long a statement waits for another process that reads the database.
-const BUSY: Duration = Duration::from_secs(5);
-
-/// The version of the schema.
-const VERSION: i64 = 1;
-
-/// Why the outbox does not keep something.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum OutboxError {
-    /// The database failed.
-    #[error("the database of the outbox failed")]
-    Database(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The file cannot be made or opened.
-    #[error("the file of the outbox cannot be opened")]
-    File(#[source] io::Error),
-    /// The disk is full. What was kept before is safe.
-    #[error("the disk of the outbox is full")]
-    Full(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// A newer version of this program wrote the file.
-    #[error("a newer version of this program wrote the outbox (version {0}): use that one")]
-    Newer(i64),
-    /// More messages wait than the outbox holds.
-    #[error("{0}")]
-    TooMany(String),
-    /// The nara ends.
-    #[error("the nara ends")]
-    Ending,
-}
-
-impl From<rusqlite::Error> for OutboxError {
-    fn from(error: rusqlite::Error) -> Self {
-        if error.sqlite_error_code() == Some(ErrorCode::DiskFull) {
-            Self::Full(error.into())
-        } else {
-            Self::Database(error.into())
-        }
-    }
-}
+const SCHEMA: &str =
+    "CREATE TABLE IF NOT EXISTS messages (id INTEGER PRIMARY KEY AUTOINCREMENT, entry TEXT NOT NULL) STRICT";
 
 /// Messages as rows of JSON, in a SQLite database of their own.
 #[derive(Debug)]
 pub(super) struct Store(Connection);
 
 impl Store {
-    /// Opens the database, or makes it, readable for its owner only.
-    pub(super) fn open(path: &Path) -> Result<Self, OutboxError> {
-        let mut options = OpenOptions::new();
-        options.create(true).append(true).mode(0o600);
-        options.open(path).map_err(OutboxError::File)?;
-        let connection = Connection::open(path)?;
-        connection.busy_timeout(BUSY)?;
-        let version: i64 = connection.query_row("PRAGMA user_version", (), |row| row.get(0))?;
-        if version > VERSION {
-            return Err(OutboxError::Newer(version));
-        }
-        connection.pragma_update(None, "journal_mode", "wal")?;
-        // What the sender was told is kept must survive a loss of power.
-        connection.pragma_update(None, "synchronous", "full")?;
-        connection.execute_batch(
-            "CREATE TABLE IF NOT EXISTS messages (id INTEGER PRIMARY KEY AUTOINCREMENT, entry TEXT NOT NULL) STRICT",
-        )?;
-        connection.pragma_update(None, "user_version", VERSION)?;
-        Ok(Self(connection))
+    /// Opens the database, or makes it.
+    pub(super) fn open(path: &Path) -> Result<Self, DatabaseError> {
+        database::open(path, SCHEMA).map(Self)
     }
 
     /// All messages, oldest first. A row that cannot be read stays where it is, and is reported.
-    pub(super) fn load(&self) -> Result<Vec<OutboxEntry>, OutboxError> {
+    pub(super) fn load(&self) -> Result<Vec<OutboxEntry>, DatabaseError> {
         let mut statement = self.0.prepare("SELECT id, entry FROM messages ORDER BY id")?;
         let mut rows = statement.query(())?;
         let mut entries = Vec::new();
@@ -97,31 +41,28 @@ impl Store {
     }
 
     /// Adds a message; returns its id.
-    pub(super) fn add(&self, entry: &OutboxEntry) -> Result<u64, OutboxError> {
+    pub(super) fn add(&self, entry: &OutboxEntry) -> Result<u64, DatabaseError> {
         self.0
             .execute("INSERT INTO messages (entry) VALUES (?1)", [json(entry)])?;
         Ok(self.0.last_insert_rowid().unsigned_abs())
     }
 
-    pub(super) fn replace(&self, entry: &OutboxEntry) -> Result<(), OutboxError> {
-        let row = params![row(entry.id), json(entry)];
+    pub(super) fn replace(&self, entry: &OutboxEntry) -> Result<(), DatabaseError> {
+        let row = params![column(entry.id), json(entry)];
         self.0
             .execute("UPDATE messages SET entry = ?2 WHERE id = ?1", row)?;
         Ok(())
     }
 
-    pub(super) fn remove(&self, id: u64) -> Result<(), OutboxError> {
-        self.0.execute("DELETE FROM messages WHERE id = ?1", [row(id)])?;
+    pub(super) fn remove(&self, id: u64) -> Result<(), DatabaseError> {
+        self.0
+            .execute("DELETE FROM messages WHERE id = ?1", [column(id)])?;
         Ok(())
     }
 }
 
 fn json(entry: &OutboxEntry) -> String {
     serde_json::to_string(entry).unwrap_or_default()
-}
-
-fn row(id: u64) -> i64 {
-    i64::try_from(id).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
@@ -167,7 +108,7 @@ mod tests {
             .unwrap();
         store.0.pragma_update(None, "max_page_count", pages).unwrap();
         let full = store.add(&entry("bob", 20_000)).unwrap_err();
-        assert!(matches!(full, OutboxError::Full(_)), "{full:?}");
+        assert!(matches!(full, DatabaseError::Full(_)), "{full:?}");
         assert_eq!(store.load().unwrap().len(), 1);
     }
 
@@ -181,6 +122,6 @@ mod tests {
         assert!(store.load().unwrap().is_empty());
         store.0.pragma_update(None, "user_version", 2).unwrap();
         drop(store);
-        assert!(matches!(Store::open(&path), Err(OutboxError::Newer(2))));
+        assert!(matches!(Store::open(&path), Err(DatabaseError::Newer(2))));
     }
 }

@@ -56,6 +56,7 @@ pub(super) async fn page(
         next: messages.last().map(|message| message.cursor.clone()),
         messages,
         dropped,
+        is_durable: shared.inbox.is_durable(),
     }))
 }
 
@@ -124,6 +125,8 @@ pub(super) async fn acknowledge(
 ) -> Answer<Acknowledged> {
     let through = place(&shared.inbox, Some(&done.through))?;
     let acknowledged = shared.inbox.acknowledge(through);
+    // What is acknowledged does not come again after a crash.
+    shared.inbox.settled().await;
     Ok(Json(Acknowledged { acknowledged }))
 }
 
@@ -138,7 +141,7 @@ fn place(inbox: &Inbox, cursor: Option<&str>) -> Result<Place, Problem> {
     if inbox.has(place) {
         return Ok(place);
     }
-    let detail = "the cursor belongs to an earlier run of this nara";
+    let detail = "the cursor belongs to an inbox that this nara has not any more";
     let problem = Problem::new("cursor_gone", StatusCode::GONE, ProblemClass::Failed, detail);
     Err(problem.hint("begin without a cursor"))
 }

@@ -1,35 +1,26 @@
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
-use http::StatusCode;
 use nara_mesh::client::{CheckedEvent, ClientError, PeerHandle};
 use nara_mesh::defaults;
 use nara_mesh::ledger::ReadLimit;
 use nara_proto::event::SyncEvent;
 use nara_proto::go_json::Timestamp;
-use nara_proto::identity::KeyId;
 use nara_proto::runtime_message::RuntimeMessage;
 use nara_proto::sync::MAX_EVENTS;
 use serde_json::value::RawValue;
 
+use crate::Problem;
 use crate::compose::{complete, social};
 use crate::model::{
-    Counts, DirectMessage, DirectMessageReceipt, Event, Later, LiveEvent, MessageReceipt, OutboxEntry,
-    OutboxState, OutgoingMessage, Zine, trust_word,
+    Counts, DirectMessage, DirectMessageReceipt, LiveEvent, MessageReceipt, OutboxEntry, OutgoingMessage,
+    Zine, trust_word,
 };
 use crate::server::extract::{Body, CallParams, Path, Query};
-use crate::server::outbox::FirstAttempt;
+use crate::server::outbox::keep::{self, Addressee};
 use crate::server::state::{Answer, Shared};
-use crate::{Problem, ProblemClass};
-
-/// How long a sender waits for the first attempt of a message that may be delivered later.
-const FIRST_ATTEMPT: Duration = Duration::from_secs(10);
-
-/// The least and the most that a message may wait, and how long it waits by default.
-const EXPIRES: (u64, u64, u64) = (1, 30 * 86_400, 7 * 86_400);
 
 /// Send a direct message: one signed event
 ///
@@ -54,7 +45,10 @@ pub(super) async fn dm(
 ) -> Result<Response, Problem> {
     let handle = shared.peer(&peer, call.timeout())?;
     if let Some(later) = message.later {
-        return keep(&shared, &peer, &handle, message, later, call).await;
+        let addressee = Addressee::of(&peer, &handle)?;
+        let event = event(&shared, message, Some(addressee.name().to_owned()))?;
+        let draft = addressee.direct_message(&event);
+        return keep::keep(&shared, draft, later, call.timeout()).await;
     }
     let about = match message.about {
         Some(_) => None,
@@ -63,16 +57,7 @@ pub(super) async fn dm(
     };
     let event = event(&shared, message, about)?;
     let event_id = event.id.clone();
-    let sent = handle.send_dm(event).await.map_err(|error| {
-        let problem = Problem::from(error);
-        match problem.class {
-            ProblemClass::Unreachable => {
-                problem.hint("send it with `later`, and it is delivered once the peer is seen")
-            }
-            _ => problem,
-        }
-    });
-    let receipt = sent?;
+    let receipt = handle.send_dm(event).await.map_err(keep::advised)?;
     let receipt = DirectMessageReceipt {
         event_id,
         recipient: receipt.from.clone(),
@@ -103,59 +88,6 @@ fn event(shared: &Shared, message: DirectMessage, recipient: Option<String>) -> 
     match event.validate() {
         Ok(()) => Ok(event),
         Err(problem) => Err(Problem::invalid(format!("the event is malformed: {problem}"))),
-    }
-}
-
-/// Keeps a message in the outbox, which tries it at once.
-async fn keep(
-    shared: &Shared,
-    peer: &str,
-    handle: &PeerHandle,
-    message: DirectMessage,
-    later: Later,
-    call: CallParams,
-) -> Result<Response, Problem> {
-    let (least, most, default) = EXPIRES;
-    let expires = later.expires_s.unwrap_or(default);
-    if !(least..=most).contains(&expires) {
-        return Err(Problem::invalid(format!(
-            "expires_s: {least} to {most}, not {expires}"
-        )));
-    }
-    // Whoever is not known yet may be anybody once the message is sent.
-    let info = handle.known().map(|peer| peer.info());
-    let Some((info, name)) = info.and_then(|info| Some((info.clone(), info.name?))) else {
-        return Err(Problem::unknown_peer(peer));
-    };
-    let event = event(shared, message, Some(name.to_string()))?;
-    let now = shared.nara.client().clock().now_millis();
-    let draft = OutboxEntry {
-        id: 0,
-        peer: name.to_string(),
-        peer_id: info.id.as_ref().map(ToString::to_string),
-        key_id: info.key.as_ref().map(|key| KeyId::from(&key.key).to_string()),
-        event_id: event.id.clone(),
-        event: Event::of(&event),
-        state: OutboxState::Waiting,
-        queued_at_ms: now.get(),
-        expires_at_ms: now.saturating_add(Duration::from_secs(expires)).get(),
-        attempts: 0,
-        last_attempt_at_ms: None,
-        may_have_arrived: false,
-        finished_at_ms: None,
-        stored: None,
-        problem: None,
-        is_durable: false,
-    };
-    let (entry, first) = shared.outbox.put(draft).await?;
-    let limit = call.timeout().unwrap_or(FIRST_ATTEMPT);
-    match tokio::time::timeout(limit, first).await {
-        Ok(Ok(FirstAttempt::Delivered(receipt))) => Ok(Json(receipt).into_response()),
-        Ok(Ok(FirstAttempt::Refused(problem))) => Err(*problem),
-        _ => {
-            let waits = shared.outbox.one(entry.id).unwrap_or(entry);
-            Ok((StatusCode::ACCEPTED, Json(waits)).into_response())
-        }
     }
 }
 
@@ -202,21 +134,59 @@ pub(super) async fn zine(
 }
 
 /// Send a runtime message, and wait for its reply if asked to
+///
+/// With `later`, a message that cannot be delivered now is kept, and delivered once the peer is seen.
 #[utoipa::path(
     post,
     path = "/v1/peers/{peer}/messages",
     tag = "messages",
     params(("peer" = String, Path, description = "Its name, id or address"), CallParams),
     request_body = OutgoingMessage,
-    responses((status = 200, body = MessageReceipt), (status = "default", body = Problem, content_type = "application/problem+json"))
+    responses(
+        (status = 200, body = MessageReceipt),
+        (status = 202, body = OutboxEntry, description = "It waits in the outbox"),
+        (status = "default", body = Problem, content_type = "application/problem+json")
+    )
 )]
 pub(super) async fn runtime(
     State(shared): State<Arc<Shared>>,
     Path(peer): Path<String>,
     Query(call): Query<CallParams>,
     Body(outgoing): Body<OutgoingMessage>,
-) -> Answer<MessageReceipt> {
+) -> Result<Response, Problem> {
     let handle = shared.peer(&peer, call.timeout())?;
+    let message = runtime_message(&shared, &handle, &outgoing)?;
+    if let Some(later) = outgoing.later {
+        if outgoing.wait {
+            let problem = Problem::invalid("a message that may be delivered later has no reply to wait for");
+            return Err(problem.hint("leave out `wait`: the reply comes into the inbox"));
+        }
+        let draft = Addressee::of(&peer, &handle)?.runtime_message(&message);
+        return keep::keep(&shared, draft, later, call.timeout()).await;
+    }
+    let reply = if outgoing.wait {
+        let reply = handle.call_runtime(&message).await?;
+        String::from_utf8(reply.to_json())
+            .ok()
+            .and_then(|json| RawValue::from_string(json).ok())
+    } else {
+        let sent = handle.send_runtime_message(&message).await;
+        sent.map_err(keep::advised)?;
+        None
+    };
+    let receipt = MessageReceipt {
+        message_id: message.id,
+        reply,
+    };
+    Ok(Json(receipt).into_response())
+}
+
+/// A signed message to a peer.
+fn runtime_message(
+    shared: &Shared,
+    handle: &PeerHandle,
+    outgoing: &OutgoingMessage,
+) -> Result<RuntimeMessage, Problem> {
     let nara = shared.nara.local();
     let draft = serde_json::json!({
         "id": "draft",
@@ -238,20 +208,6 @@ pub(super) async fn runtime(
         .as_ref()
         .and_then(|info| info.id.as_ref())
         .map_or("", |id| id.as_str());
-    let message = RuntimeMessage::new(nara.name().as_str(), nara.id().as_str(), now, draft.payload)
-        .to(name, id)
-        .sign(nara.keypair());
-    let reply = if outgoing.wait {
-        let reply = handle.call_runtime(&message).await?;
-        String::from_utf8(reply.to_json())
-            .ok()
-            .and_then(|json| RawValue::from_string(json).ok())
-    } else {
-        handle.send_runtime_message(&message).await?;
-        None
-    };
-    Ok(Json(MessageReceipt {
-        message_id: message.id,
-        reply,
-    }))
+    let message = RuntimeMessage::new(nara.name().as_str(), nara.id().as_str(), now, draft.payload);
+    Ok(message.to(name, id).sign(nara.keypair()))
 }

@@ -10,6 +10,7 @@ use tokio_stream::wrappers::BroadcastStream;
 
 use super::sse;
 use crate::model::{OutboxEntry, OutboxList, OutboxState};
+use crate::server::database::DatabaseError;
 use crate::server::extract::Path;
 use crate::server::outbox::{Change, OutboxError};
 use crate::server::state::{Answer, Shared};
@@ -100,7 +101,7 @@ impl From<OutboxError> for Problem {
                 StatusCode::INSUFFICIENT_STORAGE,
                 "take messages back (DELETE /v1/outbox/{id}), or wait until some are delivered",
             ),
-            OutboxError::Full(_) => (
+            OutboxError::Store(DatabaseError::Full(_)) => (
                 "disk_full",
                 StatusCode::INSUFFICIENT_STORAGE,
                 "make room on the disk of the data folder",

@@ -16,7 +16,9 @@ use tokio_stream::wrappers::BroadcastStream;
 use utoipa::IntoParams;
 
 use super::sse;
-use crate::model::{Conflict, Decision, Peer, PeerChanged, PeerList, Pong, Pruned, Record, Trust};
+use crate::model::{
+    Conflict, Decision, OwnKeyRefusals, Peer, PeerChanged, PeerList, Pong, Pruned, Record, Trust,
+};
 use crate::server::extract::{Body, CallParams, Path, Query};
 use crate::server::state::{Answer, Shared};
 use crate::{Problem, ProblemClass};
@@ -30,7 +32,9 @@ use crate::{Problem, ProblemClass};
 )]
 pub(super) async fn list(State(shared): State<Arc<Shared>>) -> Answer<PeerList> {
     let peers = shared.nara.registry().peers();
-    let described: Vec<_> = peers.iter().map(|peer| describe(&shared, peer)).collect();
+    let refusals = OwnKeyRefusals::of(shared.nara.registry());
+    let described = peers.iter().map(|peer| describe(&shared, peer, &refusals));
+    let described: Vec<_> = described.collect();
     let mut peers: Vec<Peer> = stream::iter(described)
         .buffered(MeshClient::FAN_OUT)
         .collect()
@@ -39,9 +43,10 @@ pub(super) async fn list(State(shared): State<Arc<Shared>>) -> Answer<PeerList> 
     Ok(Json(PeerList { peers }))
 }
 
-async fn describe(shared: &Shared, peer: &nara_mesh::registry::Peer) -> Peer {
+async fn describe(shared: &Shared, peer: &nara_mesh::registry::Peer, refusals: &OwnKeyRefusals) -> Peer {
     let way = shared.way(peer.info().address).await;
-    Peer::measured(shared.nara.registry(), peer).on(way)
+    let peer = Peer::measured(shared.nara.registry(), peer).on(way);
+    peer.about(refusals)
 }
 
 /// One peer
@@ -55,7 +60,8 @@ async fn describe(shared: &Shared, peer: &nara_mesh::registry::Peer) -> Peer {
 pub(super) async fn one(State(shared): State<Arc<Shared>>, Path(peer): Path<String>) -> Answer<Peer> {
     let known = shared.peer(&peer, None)?.known();
     let known = known.ok_or_else(|| Problem::unknown_peer(&peer))?;
-    Ok(Json(describe(&shared, &known).await))
+    let refusals = OwnKeyRefusals::of(shared.nara.registry());
+    Ok(Json(describe(&shared, &known, &refusals).await))
 }
 
 /// How to ping.

@@ -2,6 +2,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
+use axum::response::{IntoResponse as _, Response};
 use http::StatusCode;
 use nara_mesh::client::PeerHandle;
 use nara_mesh::ledger::{Ledger, ReadLimit};
@@ -10,8 +11,9 @@ use nara_proto::sync::EventFilter;
 use nara_proto::time::UnixMillis;
 use nara_proto::world::WorldMessage;
 
-use crate::model::{Journey, JourneyList, Postcard, PostcardReceipt};
+use crate::model::{Journey, JourneyList, OutboxEntry, Postcard, PostcardReceipt};
 use crate::server::extract::{Body, CallParams, Path, Query};
+use crate::server::outbox::keep::{self, Addressee};
 use crate::server::state::{Answer, Shared};
 use crate::{Problem, ProblemClass};
 
@@ -19,22 +21,36 @@ use crate::{Problem, ProblemClass};
 const PASSES: usize = 500;
 
 /// Send a postcard, which travels from nara to nara and back home
+///
+/// With `later` and `to`, a postcard whose first peer cannot be reached now is kept, and sent once that peer is seen.
 #[utoipa::path(
     post,
     path = "/v1/postcards",
     tag = "messages",
     params(CallParams),
     request_body = Postcard,
-    responses((status = 200, body = PostcardReceipt), (status = "default", body = Problem, content_type = "application/problem+json"))
+    responses(
+        (status = 200, body = PostcardReceipt),
+        (status = 202, body = OutboxEntry, description = "It waits in the outbox"),
+        (status = "default", body = Problem, content_type = "application/problem+json")
+    )
 )]
 pub(super) async fn send(
     State(shared): State<Arc<Shared>>,
     Query(call): Query<CallParams>,
     Body(postcard): Body<Postcard>,
-) -> Answer<PostcardReceipt> {
+) -> Result<Response, Problem> {
     let nara = &shared.nara;
     let now = nara.client().clock().now_nanos();
     let message = WorldMessage::new(nara.name().as_str(), &postcard.message, now);
+    if let Some(later) = postcard.later {
+        let Some(to) = &postcard.to else {
+            let problem = Problem::invalid("a postcard that may be sent later needs its first peer");
+            return Err(problem.hint("name the first peer (`to`)"));
+        };
+        let draft = Addressee::of(to, &shared.peer(to, call.timeout())?)?.postcard(&message);
+        return keep::keep(&shared, draft, later, call.timeout()).await;
+    }
     let candidates = match &postcard.to {
         Some(to) => vec![(to.clone(), shared.peer(to, call.timeout())?)],
         None => {
@@ -61,7 +77,7 @@ pub(super) async fn send(
             shared
                 .journeys
                 .taken(&message.id, &receipt.first, receipt.told.as_deref());
-            Ok(Json(receipt))
+            Ok(Json(receipt).into_response())
         }
         Err(problem) => {
             shared.journeys.forget(&message.id);
@@ -89,7 +105,7 @@ async fn hand_over(
                 last = Some(error);
                 continue;
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(if any { error.into() } else { keep::advised(error) }),
         };
         return Ok(PostcardReceipt {
             message_id: message.id.clone(),

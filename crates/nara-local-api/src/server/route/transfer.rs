@@ -24,10 +24,12 @@ use tokio_util::task::AbortOnDropHandle;
 use utoipa::{IntoParams, ToSchema};
 
 use super::sse;
-use crate::Problem;
-use crate::model::{Counts, LiveEvent, Progress, Reconciled, StreamFault, StreamStatus, Synced};
+use crate::model::{
+    Counts, LiveEvent, Progress, Reconciled, StreamFault, StreamStatus, Synced, TransferKind,
+};
 use crate::server::extract::{CallParams, FilterParams, Path, Query, list};
 use crate::server::state::{Answer, Shared};
+use crate::{Problem, ProblemClass};
 
 /// Reports of a transfer that wait for the caller.
 const WAITING: usize = 4;
@@ -94,7 +96,8 @@ pub(super) async fn sync(
         let options = SyncOptions::default().page_size(size).resume(params.resume);
         let (options, progress) = options.watched();
         let filter = filter.filter();
-        return Ok(transfer(&shared, progress, async move {
+        let of = (TransferKind::Sync, &*peer);
+        return Ok(transfer(&shared, of, progress, async move {
             let (report, problem) = match handle.sync_into(&*ledger, filter, options).await {
                 Ok(report) => (report, None),
                 Err(interrupted) => (interrupted.report, Some(interrupted.error.into())),
@@ -119,7 +122,8 @@ pub(super) async fn sync(
     let filter = filter.filter();
     let request = request.services(filter.services).subjects(filter.subjects);
     let (_, progress) = watch::channel(SyncProgress::default());
-    Ok(transfer(&shared, progress, async move {
+    let of = (TransferKind::Sync, &*peer);
+    Ok(transfer(&shared, of, progress, async move {
         let answer = handle.fetch_sync_events(request).await?.into_inner();
         let teller = handle.known().and_then(|peer| peer.info().name);
         let counts = Counts::of_answer(&answer.events);
@@ -198,7 +202,8 @@ pub(super) async fn reconcile(
     let ledger = shared.nara.ledger().clone();
     let (options, progress) = SyncOptions::default().push(params.push).watched();
     let begun = Instant::now();
-    Ok(transfer(&shared, progress, async move {
+    let of = (TransferKind::Reconcile, &*peer);
+    Ok(transfer(&shared, of, progress, async move {
         let report = handle.reconcile(&*ledger, scope, options).await?;
         Ok(Reconciled::of(&report, begun.elapsed()))
     }))
@@ -251,10 +256,13 @@ pub(super) async fn check(
 /// An answer that reports a transfer, which ends with the answer.
 fn transfer<T: Serialize + Send + 'static>(
     shared: &Shared,
+    (kind, peer): (TransferKind, &str),
     mut progress: watch::Receiver<SyncProgress>,
     transfer: impl Future<Output = Result<T, Problem>> + Send + 'static,
 ) -> Response {
     let (reports, waiting) = mpsc::channel(WAITING);
+    let now = shared.nara.client().clock().now_millis();
+    let running = shared.transfers.begin(kind, peer, now, progress.clone());
     let task = tokio::spawn(async move {
         let reporting = reports.clone();
         let report = async {
@@ -270,8 +278,10 @@ fn transfer<T: Serialize + Send + 'static>(
                 Ok(done) => sse::event("done", &done),
                 Err(problem) => sse::failed(&problem),
             },
+            () = running.cancelled() => sse::failed(&cancelled()),
             () = report => return,
         };
+        drop(running);
         // The caller may be gone.
         let _ = reports.send(end).await;
     });
@@ -280,6 +290,11 @@ fn transfer<T: Serialize + Send + 'static>(
         _task: AbortOnDropHandle::new(task),
     };
     sse::answer(shared.until_stopped(events))
+}
+
+fn cancelled() -> Problem {
+    let detail = "the transfer was cancelled; what came before is stored";
+    Problem::new("cancelled", StatusCode::CONFLICT, ProblemClass::Failed, detail)
 }
 
 /// A stream that holds the task behind it.

@@ -10,13 +10,12 @@ use nara_mesh::ledger::Ledger;
 use nara_mesh::registry::PeerEvent;
 use nara_proto::identity::KeyId;
 use nara_proto::time::UnixMillis;
-use serde_json::Value;
 
 use super::report::{Check, Report};
 use crate::explain;
 use crate::failure::Outcome;
 use crate::ledger_file;
-use crate::peer_events;
+use crate::peer_events::{self, PeerLine};
 use crate::permissions;
 use crate::printer::count;
 use crate::settings::{Settings, SoulSource};
@@ -66,18 +65,18 @@ pub(super) fn own_key(against: Option<&[PeerEvent]>, report: &mut Report) -> Out
     let Some(against) = against else {
         return report.add(check("not known: no nara runs on this data folder".to_owned()).skipped());
     };
-    let told: Vec<(String, Value)> = against.iter().filter_map(peer_events::line).collect();
+    let told: Vec<(String, PeerLine)> = against.iter().filter_map(peer_events::line).collect();
     let Some((_, first)) = told.first() else {
         return report.add(check(
             "no peer refuses it, and no statement replaces it".to_owned(),
         ));
     };
-    let next = first["remedy"].as_str().unwrap_or_default().to_owned();
+    let next = first.remedy().unwrap_or_default().to_owned();
     let found: Vec<&str> = told
         .iter()
-        .filter_map(|(text, json)| {
+        .filter_map(|(text, line)| {
             let text = text.trim_start_matches("own key").trim_start();
-            text.strip_suffix(json["remedy"].as_str()?)
+            text.strip_suffix(line.remedy()?)
         })
         .map(|said| said.trim_end_matches(": "))
         .take(OWN_KEY_SHOWN)

@@ -283,6 +283,10 @@ struct ListedPeer {
     tls: bool,
     raw_public_key: bool,
     key_matches: Option<bool>,
+    /// Whether it refuses the key of the running nara.
+    refuses_own_key: bool,
+    /// The key that it knows as the key of the running nara instead, if it said so.
+    known_own_key_id: Option<String>,
 }
 
 fn shown(row: &Row) -> ListedPeer {
@@ -314,5 +318,7 @@ fn shown(row: &Row) -> ListedPeer {
         key_matches: result
             .and_then(|result| result.last.as_ref())
             .and_then(|pong| pong.key_matches),
+        refuses_own_key: info.refuses_own_key,
+        known_own_key_id: info.known_own_key_id.clone(),
     }
 }

@@ -13,20 +13,60 @@ use nara_mesh::discovery::{Discovery, Found};
 use nara_mesh::registry::{PeerInfo, PeerProtocol};
 use nara_proto::presence::PresenceState;
 use nara_tailnet::MeshNode;
-use serde_json::json;
+use serde::Serialize;
 use tokio::sync::mpsc;
+use utoipa::ToSchema;
 
 use crate::command::ping::{Pinger, ping_peer};
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::found::describe;
 use crate::ledger_file::recall_presence;
+use crate::lines::FoundLine;
 use crate::network::Way;
 use crate::printer::{Printer, harmless, human, micros};
 use crate::settings::Settings;
 
 /// Changes that wait to be said.
 const BACKLOG: usize = 4096;
+
+/// A line of `peers --watch`.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+pub(in crate::command) enum WatchedLine {
+    Found(FoundLine),
+    Peer(WatchedPeer),
+}
+
+/// What became of a peer.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub(in crate::command) enum WatchedPeer {
+    /// What a running nara learned.
+    Change(Box<PeerChanged>),
+    /// A nara on a network, or what changed about it.
+    Nara {
+        name: Option<String>,
+        id: Option<String>,
+        address: String,
+        online: bool,
+        presence: String,
+        /// The way that packets take.
+        path: String,
+        host_name: Option<String>,
+        rtt_us: Option<u64>,
+        v2: bool,
+        tls: bool,
+        /// How its key was learned.
+        key_source: Option<String>,
+    },
+    /// Whether a known peer is there.
+    Presence {
+        name: Option<String>,
+        address: Option<String>,
+        presence: String,
+    },
+}
 
 /// Watches until it is told to end.
 pub(super) async fn watch(
@@ -55,7 +95,7 @@ pub(super) async fn watch(
                     }
                     if let Some((text, json)) = describe(other) {
                         printer.line(text)?;
-                        printer.json_line(json)?;
+                        printer.json_line(WatchedLine::Found(json))?;
                     }
                 }
             }
@@ -90,9 +130,7 @@ pub(super) async fn watch_running(nara: &LocalClient, printer: Printer) -> Outco
             if let Some(conflict) = &change.conflict {
                 printer.warn(harmless(&conflict.text));
             }
-            let mut line = json!(change);
-            line["event"] = json!("change");
-            printer.json_line(line)?;
+            printer.json_line(WatchedLine::Peer(WatchedPeer::Change(Box::new(change))))?;
         }
         Err(Failure::failed("the running nara ended"))
     };
@@ -132,11 +170,10 @@ pub(super) async fn watch_presence(client: &MeshClient, settings: &Settings, pri
                         "{presence:<8} {:<16} {address}",
                         harmless(&info.label())
                     ))?;
-                    printer.json_line(json!({
-                        "event": "presence",
-                        "name": info.name.as_ref().map(|name| name.as_str()),
-                        "address": info.address,
-                        "presence": presence.as_str(),
+                    printer.json_line(WatchedLine::Peer(WatchedPeer::Presence {
+                        name: info.name.as_ref().map(ToString::to_string),
+                        address: info.address.map(|address| address.to_string()),
+                        presence: presence.as_str().to_owned(),
                     }))?;
                 }
             }
@@ -212,19 +249,18 @@ async fn tell_nara(
         text(row.key_source.clone()),
         text(peer.id.as_ref().map(ToString::to_string)),
     ))?;
-    printer.json_line(json!({
-        "event": "nara",
-        "name": peer.name.as_ref().map(|name| name.as_str()),
-        "id": peer.id.as_ref().map(|id| id.as_str()),
-        "address": address,
-        "online": row.online,
-        "presence": row.presence.as_str(),
-        "path": row.path,
-        "host_name": row.host_name,
-        "rtt_us": rtt.map(micros),
-        "v2": row.protocol.v2,
-        "tls": row.protocol.tls,
-        "key_source": row.key_source,
+    printer.json_line(WatchedLine::Peer(WatchedPeer::Nara {
+        name: peer.name.as_ref().map(ToString::to_string),
+        id: peer.id.as_ref().map(ToString::to_string),
+        address: address.to_string(),
+        online: row.online,
+        presence: row.presence.as_str().to_owned(),
+        path: row.path.clone(),
+        host_name: row.host_name.clone(),
+        rtt_us: rtt.map(micros),
+        v2: row.protocol.v2,
+        tls: row.protocol.tls,
+        key_source: row.key_source.clone(),
     }))?;
     known.insert(label, row);
     Ok(())

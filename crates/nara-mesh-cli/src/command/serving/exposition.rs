@@ -12,7 +12,8 @@ use axum::routing::get;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use metrics_process::Collector;
 use nara_mesh::ledger::Ledger;
-use nara_mesh::metrics;
+use nara_mesh::registry::PeerRegistry;
+use nara_mesh::{Nara, metrics};
 use tokio::net::TcpListener;
 use tokio::time::sleep;
 
@@ -35,9 +36,10 @@ const LEDGER_EVENTS: &str = "nara_mesh_ledger_events";
 const LEDGER_FILE: &str = "nara_mesh_ledger_file_bytes";
 const LEDGER_WAL: &str = "nara_mesh_ledger_wal_bytes";
 const LEDGER_DISK_FREE: &str = "nara_mesh_ledger_disk_free_bytes";
+const OWN_KEY_DISPUTES: &str = "nara_mesh_own_key_disputes";
 
 /// The gauges of the program, beside those of the library and of the process.
-const GAUGES: [(&str, &str); 5] = [
+const GAUGES: [(&str, &str); 6] = [
     (BUILD_INFO, "1, with the `version` of the program."),
     (LEDGER_EVENTS, "Events stored in the ledger."),
     (LEDGER_FILE, "Size of the database file of the ledger."),
@@ -49,6 +51,10 @@ const GAUGES: [(&str, &str); 5] = [
         LEDGER_DISK_FREE,
         "Bytes that this nara can still write to the file system of its ledger.",
     ),
+    (
+        OWN_KEY_DISPUTES,
+        "Peers that refuse the key of this nara (64 at most), and statements that replace it.",
+    ),
 ];
 
 /// The metrics that are recorded.
@@ -56,13 +62,14 @@ const GAUGES: [(&str, &str); 5] = [
 pub(super) struct Exposition {
     recorder: PrometheusHandle,
     process: Arc<Collector>,
-    ledger: Arc<OnceLock<MeasuredLedger>>,
+    measured: Arc<OnceLock<Measured>>,
 }
 
-/// A ledger, and its file.
+/// A ledger and its file, and a registry.
 #[derive(Debug)]
-struct MeasuredLedger {
+struct Measured {
     ledger: Arc<dyn Ledger>,
+    registry: PeerRegistry,
     file: PathBuf,
 }
 
@@ -80,11 +87,12 @@ impl Exposition {
             describe_gauge!(name, help);
         }
         gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1);
+        gauge!(OWN_KEY_DISPUTES).set(0);
         tokio::spawn(keep_up(recorder.clone()));
         Ok(Self {
             recorder,
             process: Arc::new(process),
-            ledger: Arc::default(),
+            measured: Arc::default(),
         })
     }
 
@@ -142,21 +150,26 @@ impl Exposition {
     /// The metrics in the text format of Prometheus.
     pub(super) async fn render(&self) -> String {
         self.process.collect();
-        if let Some(ledger) = self.ledger.get() {
-            ledger.measure().await;
+        if let Some(measured) = self.measured.get() {
+            measured.measure().await;
         }
         self.recorder.render()
     }
 
-    /// Measures this ledger, whose database is `file`, from now on.
-    pub(super) fn measure(&self, ledger: Arc<dyn Ledger>, file: PathBuf) {
-        self.ledger.get_or_init(|| MeasuredLedger { ledger, file });
+    /// Measures a nara, the database of whose ledger is `file`, from now on.
+    pub(super) fn measure(&self, nara: &Nara, file: PathBuf) {
+        self.measured.get_or_init(|| Measured {
+            ledger: nara.ledger().clone(),
+            registry: nara.registry().clone(),
+            file,
+        });
     }
 }
 
-impl MeasuredLedger {
+impl Measured {
     #[expect(clippy::cast_precision_loss, reason = "a metric")]
     async fn measure(&self) {
+        gauge!(OWN_KEY_DISPUTES).set(self.registry.against_own_key().len() as f64);
         // What cannot be measured keeps its value: the ledger counts its errors.
         if let Ok(events) = self.ledger.count().await {
             gauge!(LEDGER_EVENTS).set(events as f64);

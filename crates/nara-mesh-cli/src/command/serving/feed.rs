@@ -7,10 +7,10 @@ use nara_proto::event::SyncEvent;
 use nara_proto::go_json;
 use nara_proto::runtime_message::RuntimeMessage;
 use nara_proto::world::WorldMessage;
-use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use crate::lines::{DaemonLine, Hop, NaraLine};
 use crate::listing::event_line;
 use crate::printer::{Printer, count, harmless};
 
@@ -20,7 +20,7 @@ const BACKLOG: usize = 1024;
 
 struct Line {
     text: String,
-    json: Value,
+    json: DaemonLine,
 }
 
 /// Hands lines to the task that prints them.
@@ -59,7 +59,8 @@ impl Feed {
     }
 
     /// Prints a line, as soon as the reader of our output lets us.
-    pub(in crate::command) fn send(&self, text: String, json: Value) {
+    pub(in crate::command) fn send(&self, text: String, line: impl Into<DaemonLine>) {
+        let json = line.into();
         if self.0.try_send(Line { text, json }).is_err() {
             tracing::warn!("stdout is read too slowly: a line was dropped");
         }
@@ -100,11 +101,11 @@ impl MeshHandler for FeedHandler {
             harmless(sender.name().as_str()),
             event_line(event)
         );
-        let event: Value = serde_json::from_str(&go_json::to_string(event)).unwrap_or_default();
-        self.feed.send(
-            text,
-            json!({ "event": "direct_message", "sender": sender.name().as_str(), "message": event }),
-        );
+        let line = NaraLine::DirectMessage {
+            sender: sender.name().to_string(),
+            message: serde_json::from_str(&go_json::to_string(event)).unwrap_or_default(),
+        };
+        self.feed.send(text, line);
     }
 
     fn on_zine(&self, sender: &VerifiedSender, events: &[SyncEvent]) {
@@ -113,10 +114,11 @@ impl MeshHandler for FeedHandler {
             harmless(sender.name().as_str()),
             count(events.len(), "event")
         );
-        self.feed.send(
-            text,
-            json!({ "event": "zine", "sender": sender.name().as_str(), "events": events.len() }),
-        );
+        let line = NaraLine::Zine {
+            sender: sender.name().to_string(),
+            events: events.len(),
+        };
+        self.feed.send(text, line);
     }
 
     fn on_world_message(&self, message: &WorldMessage, complete: bool) {
@@ -136,31 +138,29 @@ impl MeshHandler for FeedHandler {
             stamps.join(" → "),
             if complete { "  (home)" } else { "" }
         );
-        let hops: Vec<Value> = message
-            .hops()
-            .iter()
-            .map(|hop| json!({ "nara": hop.nara, "stamp": hop.stamp, "timestamp_s": hop.timestamp.get() }))
-            .collect();
-        self.feed.send(
-            text,
-            json!({
-                "event": "world_message",
-                "id": message.id,
-                "originator": message.originator,
-                "message": message.message,
-                "hops": hops,
-                "complete": complete,
-            }),
-        );
+        let hops = message.hops().iter().map(|hop| Hop {
+            nara: hop.nara.clone(),
+            stamp: hop.stamp.clone(),
+            timestamp_s: hop.timestamp.get(),
+        });
+        let line = NaraLine::WorldMessage {
+            id: message.id.clone(),
+            originator: message.originator.clone(),
+            message: message.message.clone(),
+            hops: hops.collect(),
+            complete,
+        };
+        self.feed.send(text, line);
     }
 
     fn on_runtime_message(&self, message: &RuntimeMessage) {
         self.inbox.runtime_message(message);
         let kind = message.payload.kind();
         let text = format!("{kind}  {}", harmless(&message.from_id));
-        self.feed.send(
-            text,
-            json!({ "event": "runtime_message", "kind": kind, "from_id": message.from_id }),
-        );
+        let line = NaraLine::RuntimeMessage {
+            kind: kind.to_owned(),
+            from_id: message.from_id.clone(),
+        };
+        self.feed.send(text, line);
     }
 }

@@ -1,22 +1,26 @@
-//! Where `serve` listens: an address that may come later, or a host name.
+//! Where `serve` listens: an address that may come later, or that of a network interface or a host name, which may change.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::time::Duration;
 
 use nara_proto::backoff::Backoff;
-use serde_json::json;
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
 use super::signals::Signals;
 use crate::cli::Listen;
 use crate::failure::Outcome;
 use crate::hosts;
+use crate::lines::NaraLine;
 use crate::printer::Printer;
 use crate::service_manager;
 
 /// How often it is looked whether the address is there.
 const PERIOD: Duration = Duration::from_secs(1);
+
+/// How often it is looked whether the address is still the one on which the nara listens.
+const LOOK: Duration = Duration::from_secs(60);
 
 /// When the operator is told again what this waits for, at first; the pause doubles up to an hour.
 const FIRST_REMINDER: Duration = Duration::from_secs(60);
@@ -40,8 +44,10 @@ pub(super) async fn wait(
         if is_news || Instant::now() >= next {
             service_manager::status(format_args!("waiting for {listen}: {reason}"));
             printer.warn(format_args!("waiting for {listen}: {reason}"));
-            printer
-                .json_line(json!({ "event": "waiting", "listen": listen.to_string(), "reason": reason }))?;
+            printer.json_line(NaraLine::Waiting {
+                listen: listen.to_string(),
+                reason: reason.clone(),
+            })?;
             if is_news {
                 reminders.reset();
             }
@@ -58,11 +64,49 @@ pub(super) async fn wait(
 /// The address, if it is one of this machine; else why not.
 async fn look(listen: &Listen) -> Result<SocketAddr, String> {
     let found = hosts::address_of(listen).await;
-    let address = found.map_err(|error| format!("the host name is not found: {error}"))?;
+    let address =
+        found.map_err(|error| format!("no network interface and no host of that name is found: {error}"))?;
     // Whatever else is wrong with it, the one who listens there says.
     match TcpListener::bind((address.ip(), 0)) {
         Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => Err(missing(address.ip())),
         _ => Ok(address),
+    }
+}
+
+/// Tells when the interface or the host of `--listen` no longer has the address on which the nara listens. `again`: it is
+/// looked at now.
+pub(super) async fn follow<F: Future<Output = io::Result<Vec<SocketAddr>>>>(
+    listen: &Listen,
+    bound: IpAddr,
+    again: &Notify,
+    look: impl Fn() -> F,
+    tell: impl Fn(NaraLine),
+) {
+    if matches!(listen, Listen::Address(_)) {
+        return;
+    }
+    let mut told = None;
+    loop {
+        tokio::select! {
+            () = sleep(LOOK) => {}
+            () = again.notified() => {}
+        }
+        // Without an answer nothing is known.
+        let Ok(found) = look().await else { continue };
+        let moved = found
+            .first()
+            .filter(|_| found.iter().all(|address| address.ip() != bound))
+            .copied();
+        if moved != told {
+            if let Some(now) = moved {
+                tell(NaraLine::ListenMoved {
+                    listen: listen.to_string(),
+                    now: now.to_string(),
+                    bound: bound.to_string(),
+                });
+            }
+            told = moved;
+        }
     }
 }
 
@@ -75,6 +119,12 @@ fn missing(ip: IpAddr) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+    use std::collections::VecDeque;
+    use std::future::ready;
+
+    use tokio_util::sync::CancellationToken;
+
     use super::*;
 
     #[tokio::test]
@@ -83,11 +133,49 @@ mod tests {
         assert_eq!(look(&listen("127.0.0.1:7")).await, Ok(([127, 0, 0, 1], 7).into()));
         let named = look(&listen("localhost:7")).await.unwrap();
         assert!(named.ip().is_loopback() && named.port() == 7, "{named}");
+        let interface = look(&listen("lo:7")).await.unwrap();
+        assert_eq!(interface, ([127, 0, 0, 1], 7).into());
         // Of the documentation range: nobody has it.
         let reason = look(&listen("192.0.2.7")).await.unwrap_err();
         assert!(
             reason.contains("192.0.2.7 yet") && reason.contains("`nara-mesh up`"),
             "{reason}"
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_that_moves_is_told_once_and_again_when_it_moves_on() {
+        let listen: Listen = "nara.example:9632".parse().unwrap();
+        let [here, there]: [SocketAddr; 2] =
+            ["10.0.0.1:9632", "10.0.0.2:9632"].map(|text| text.parse().unwrap());
+        let answers = RefCell::new(VecDeque::from([
+            Ok(vec![there, here]),
+            Err(io::ErrorKind::TimedOut.into()),
+            Ok(vec![there]),
+            Ok(vec![there]),
+            Ok(vec![here]),
+            Ok(vec![there]),
+        ]));
+        let told = RefCell::new(Vec::new());
+        let again = Notify::new();
+        let ended = CancellationToken::new();
+        let look = || {
+            let answer = answers.borrow_mut().pop_front();
+            if answer.is_none() {
+                ended.cancel();
+            }
+            ready(answer.unwrap_or_else(|| Ok(Vec::new())))
+        };
+        let tell = |line| told.borrow_mut().push(serde_json::to_value(line).unwrap());
+        tokio::select! {
+            () = follow(&listen, here.ip(), &again, look, tell) => {}
+            () = ended.cancelled() => {}
+        }
+        let told = told.into_inner();
+        assert_eq!(told.len(), 2, "{told:?}");
+        assert_eq!(told[0]["now"], "10.0.0.2:9632");
+        // A plain address does not move.
+        let fixed = Listen::Address(here);
+        follow(&fixed, here.ip(), &again, || ready(Ok(Vec::new())), |_| {}).await;
     }
 }

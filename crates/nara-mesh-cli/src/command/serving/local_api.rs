@@ -11,7 +11,7 @@ use futures_util::future::BoxFuture;
 use nara_local_api::client::socket_file;
 use nara_local_api::model::{Check, Reloaded, Way};
 use nara_local_api::server::{
-    Host, Inbox, Journeys, ListenError, LocalApi, LoopbackError, Outbox, OutboxError, Rights,
+    DatabaseError, Host, Inbox, Journeys, ListenError, LocalApi, LoopbackError, Outbox, OutboxError, Rights,
 };
 use nara_mesh::Nara;
 use nara_mesh::server::expose::Services;
@@ -230,6 +230,14 @@ impl From<OutboxError> for Failure {
         let failure = Self::failed("outbox.db in the data folder cannot be used").caused_by(error);
         failure.hint("check the permissions and the free space of the data folder; --no-api starts the nara without it")
     }
+}
+
+/// Why the inbox cannot be opened.
+pub(super) fn inbox_unusable(error: DatabaseError) -> Failure {
+    let failure = Failure::failed("inbox.db in the data folder cannot be used").caused_by(error);
+    failure.hint(
+        "check the permissions and the free space of the data folder; --no-api starts the nara without it",
+    )
 }
 
 impl From<ListenError> for Failure {

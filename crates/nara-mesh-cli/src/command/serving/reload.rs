@@ -5,13 +5,13 @@ use std::ffi::OsString;
 use nara_local_api::model::Reloaded;
 use nara_mesh::Nara;
 use nara_mesh::peers_file::PeerEntry;
-use serde_json::json;
 use tokio::sync::watch;
 
 use super::work::Work;
 use crate::arguments::{self, Refused};
 use crate::failure::{Failure, Outcome};
 use crate::keeping;
+use crate::lines::NaraLine;
 use crate::printer::Printer;
 use crate::service_manager;
 use crate::settings::Settings;
@@ -89,9 +89,7 @@ async fn apply(nara: &Nara, files: &Files<'_>) -> Outcome<Reloaded> {
         restart: restart.into_iter().map(str::to_owned).collect(),
     };
     printer.note("reloaded: configuration, peers and decisions");
-    let mut line = json!(in_force);
-    line["event"] = json!("reloaded");
-    printer.json_line(line)?;
+    printer.json_line(NaraLine::Reloaded(in_force.clone()))?;
     Ok(in_force)
 }
 

@@ -2,11 +2,11 @@
 
 use nara_mesh::discovery::Found;
 use nara_tailnet::status::{NodeState, NodeStatus};
-use serde_json::json;
 use tokio::sync::watch;
 
 use crate::command::serving::Feed;
 use crate::found::describe;
+use crate::lines::FoundLine;
 use crate::printer::harmless;
 
 /// Says what was found, unless nobody needs to know.
@@ -32,11 +32,12 @@ pub(super) async fn tell_status(mut status: watch::Receiver<NodeStatus>, feed: F
         match &now.state {
             NodeState::Waiting(reason) => {
                 tracing::warn!("the node is not in touch with its network: {reason}");
-                let json = json!({ "event": "network_lost", "reason": reason.to_string() });
-                feed.send(format!("network  {}", harmless(&reason.to_string())), json);
+                let reason = reason.to_string();
+                let text = format!("network  {}", harmless(&reason));
+                feed.send(text, FoundLine::NetworkLost { reason });
             }
             NodeState::Running => {
-                feed.send("network  back".to_owned(), json!({ "event": "network_back" }));
+                feed.send("network  back".to_owned(), FoundLine::NetworkBack);
             }
             _ => {}
         }

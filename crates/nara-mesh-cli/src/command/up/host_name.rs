@@ -1,4 +1,5 @@
 use std::fs;
+use std::io::Write as _;
 use std::path::Path;
 
 use nara_mesh::identity::LocalNara;
@@ -30,7 +31,12 @@ pub(super) fn kept(folder: &Path, nara: &LocalNara) -> Outcome<String> {
         }
     }
     let host_name = format!("{name}-{}", suffix()?);
-    let written = fs::create_dir_all(folder).and_then(|()| fs::write(&path, format!("{host_name}\n")));
+    let written = fs::create_dir_all(folder).and_then(|()| {
+        // Beside it first: on a full disk, no half of it stays.
+        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        writeln!(file, "{host_name}")?;
+        file.persist(&path).map(drop).map_err(|error| error.error)
+    });
     written.map_err(|error| {
         Failure::failed(format!("the host name cannot be kept in {}", path.display())).caused_by(error)
     })?;

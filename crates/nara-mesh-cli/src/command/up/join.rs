@@ -14,7 +14,6 @@ use nara_tailnet::managed::{ManagedConfig, ManagedNode};
 use nara_tailnet::status::{NodeState, NodeStatus, NotReady};
 use nara_tailnet::tailscaled::TailscaledNode;
 use nara_tailnet::{AuthKey, MeshNode};
-use serde_json::{Value, json};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -22,6 +21,7 @@ use super::finding;
 use crate::cli::NetworkKind;
 use crate::command::serving::Feed;
 use crate::failure::{Failure, Outcome};
+use crate::lines::{DaemonLine, Step};
 use crate::network::{OnNetwork, not_ready};
 use crate::printer::{Printer, harmless, human};
 use crate::service_manager;
@@ -80,9 +80,12 @@ impl Join {
         let identity = format!("{}, id {}, key {key_id}", nara.name(), nara.id());
         step(
             printer,
-            "identity",
             &identity,
-            json!({ "name": nara.name().as_str(), "id": nara.id().as_str(), "key_id": key_id.to_string() }),
+            Step::Identity {
+                name: nara.name().to_string(),
+                id: nara.id().to_string(),
+                key_id: key_id.to_string(),
+            },
         )?;
         let joined = |node, address| Joined {
             kind: self.kind,
@@ -93,23 +96,13 @@ impl Join {
         };
         let node: Arc<dyn MeshNode> = match self.kind {
             NetworkKind::Loopback => {
-                step(
-                    printer,
-                    "network",
-                    "this machine alone",
-                    json!({ "network": "loopback" }),
-                )?;
+                step(printer, "this machine alone", Step::on("loopback", None, None))?;
                 return Ok(joined(None, SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))));
             }
             NetworkKind::Tailscaled => {
                 self.ignore_what_the_daemon_decides(printer);
                 let text = format!("tailscaled at {} ({})", self.socket.display(), self.why);
-                step(
-                    printer,
-                    "network",
-                    &text,
-                    json!({ "network": "tailscaled", "socket": self.socket }),
-                )?;
+                step(printer, &text, Step::on("tailscaled", Some(&self.socket), None))?;
                 Arc::new(TailscaledNode::new(&self.socket))
             }
             NetworkKind::Managed => self.start_daemon(printer)?,
@@ -146,8 +139,8 @@ impl Join {
             node.socket().display(),
             self.host_name
         );
-        let fields = json!({ "network": "managed", "socket": node.socket(), "host_name": self.host_name });
-        step(printer, "network", &text, fields)?;
+        let on = Step::on("managed", Some(node.socket()), Some(&self.host_name));
+        step(printer, &text, on)?;
         Ok(Arc::new(node))
     }
 
@@ -175,8 +168,7 @@ impl Join {
             "a node in this process ({}), host name {}",
             self.why, self.host_name
         );
-        let fields = json!({ "network": "embedded", "host_name": self.host_name });
-        step(printer, "network", &text, fields)?;
+        step(printer, &text, Step::on("embedded", None, Some(&self.host_name)))?;
         Ok(Arc::new(node))
     }
 
@@ -259,15 +251,15 @@ impl Joined {
     pub(super) fn tell_serving(&self, nara: &Nara, printer: Printer) -> Outcome<()> {
         let address = nara.address();
         let text = address.map_or_else(String::new, |address| address.to_string());
-        step(printer, "serving", &text, json!({ "address": address }))?;
+        let address = address.map(|address| address.to_string());
+        step(printer, &text, Step::Serving { address })?;
         if self.node.is_none() {
             return Ok(());
         }
         step(
             printer,
-            "discovery",
             "looking for naras among the nodes of the tailnet",
-            json!({}),
+            Step::Discovery,
         )
     }
 
@@ -308,23 +300,18 @@ fn tell_joined(status: &NodeStatus, after: Duration, printer: Printer) -> Outcom
     );
     step(
         printer,
-        "joined",
         &text,
-        json!({
-            "granted_name": status.granted_name,
-            "addresses": status.addresses,
-            "control_url": status.control_url,
-            "version": status.version,
-        }),
+        Step::Joined {
+            granted_name: status.granted_name.clone(),
+            addresses,
+            control_url: status.control_url.clone(),
+            version: status.version.clone(),
+        },
     )
 }
 
 /// Says that a step is done.
-fn step(printer: Printer, step: &str, text: &str, fields: Value) -> Outcome<()> {
-    printer.note(format_args!("  {step:<10} {text}"));
-    let mut line = json!({ "event": "step", "step": step });
-    if let (Value::Object(line), Value::Object(fields)) = (&mut line, fields) {
-        line.extend(fields);
-    }
-    printer.json_line(line)
+fn step(printer: Printer, text: &str, step: Step) -> Outcome<()> {
+    printer.note(format_args!("  {:<10} {text}", step.word()));
+    printer.json_line(DaemonLine::from(step))
 }

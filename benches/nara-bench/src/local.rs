@@ -1,0 +1,148 @@
+//! What the local API costs: a signed request through its socket beside the same from the library, and a watcher of events.
+
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream as Watcher;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use hdrhistogram::Histogram;
+use http::Request;
+use http_body_util::{BodyExt as _, Empty};
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use nara_local_api::server::LocalApi;
+use nara_mesh::{LocalNara, Nara};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use serde_json::{Value, json};
+use tokio::net::UnixStream;
+
+use crate::mesh::{Error, tireless};
+use crate::store::resident_bytes;
+
+/// Requests before the measurement.
+const WARM_UP: u64 = 500;
+
+pub(crate) fn measure(requests: u64, watchers: usize) -> Result<Value, Error> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        // Two ends of each watcher, and a few more.
+        let limit = getrlimit(Resource::Nofile);
+        setrlimit(
+            Resource::Nofile,
+            Rlimit {
+                current: limit.maximum,
+                ..limit
+            },
+        )?;
+        let local = || std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+        let [alice, bob] = ["alice", "bob"].map(LocalNara::generate);
+        let (alice, bob) = (alice?, bob?);
+        let routes = axum::Router::new().route("/echo", axum::routing::get(async || "hello"));
+        let bob = Nara::builder(bob)
+            .listen(local())
+            .know(alice.as_peer(None))
+            .without_gossip()
+            .routes(routes)
+            .configure_server(|server| server.limits(tireless()))
+            .start()
+            .await?;
+        let alice = Nara::builder(alice)
+            .listen(local())
+            .know(bob.as_peer())
+            .without_gossip()
+            .start()
+            .await?;
+        let alice = Arc::new(alice);
+        let folder = tempfile::tempdir()?;
+        let socket = folder.path().join("nara.sock");
+        let api = LocalApi::builder(alice.clone())
+            .max_connections(watchers + 16)
+            .start();
+        api.listen(&socket)?;
+        let (direct, proxied) = round_trips(&alice, &socket, requests).await?;
+        let each = watch(&socket, watchers).await?;
+        let median = |histogram: &Histogram<u64>| histogram.value_at_quantile(0.5) as f64 / 1e3;
+        Ok(json!({
+            "requests": requests,
+            "direct_p50_us": median(&direct),
+            "proxied_p50_us": median(&proxied),
+            "extra_p50_us": median(&proxied) - median(&direct),
+            "watchers": watchers,
+            "bytes_per_watcher": each,
+        }))
+    })
+}
+
+/// Round trips one after the other, by turns from the library and through the socket; in nanoseconds.
+async fn round_trips(
+    alice: &Nara,
+    socket: &Path,
+    requests: u64,
+) -> Result<(Histogram<u64>, Histogram<u64>), Error> {
+    let stream = UnixStream::connect(socket).await?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    let bob = alice.peer("bob");
+    let mut direct = Histogram::<u64>::new(3)?;
+    let mut proxied = Histogram::<u64>::new(3)?;
+    for round in 0..WARM_UP + requests {
+        let begun = Instant::now();
+        let answer = bob
+            .request(Request::get("/echo").body(Empty::<Bytes>::new())?)
+            .await?;
+        let took = begun.elapsed();
+        if answer.body() != "hello" {
+            return Err("another answer was expected".into());
+        }
+        let begun = Instant::now();
+        through(&mut sender).await?;
+        if round >= WARM_UP {
+            direct.saturating_record(nanos(took));
+            proxied.saturating_record(nanos(begun.elapsed()));
+        }
+    }
+    Ok((direct, proxied))
+}
+
+async fn through(sender: &mut SendRequest<Empty<Bytes>>) -> Result<(), Error> {
+    let request = Request::get("/v1/peers/bob/http/echo").header("host", "localhost");
+    let answer = sender.send_request(request.body(Empty::new())?).await?;
+    let is_proven = answer.headers().contains_key("x-nara-body-proof");
+    let body = answer.into_body().collect().await?.to_bytes();
+    if is_proven && body == "hello" {
+        return Ok(());
+    }
+    Err(format!("another answer was expected: {body:?}").into())
+}
+
+/// Opens live streams of events; returns how much memory each of them takes, with its client's end, which holds nothing.
+async fn watch(socket: &Path, watchers: usize) -> Result<u64, Error> {
+    let before = resident_bytes()?;
+    let socket = socket.to_owned();
+    let opening = tokio::task::spawn_blocking(move || -> Result<Vec<Watcher>, Error> {
+        let mut streams = Vec::with_capacity(watchers);
+        for _ in 0..watchers {
+            let mut stream = Watcher::connect(&socket)?;
+            stream.write_all(b"GET /v1/events/live HTTP/1.1\r\nhost: localhost\r\n\r\n")?;
+            let mut head = [0; 12];
+            stream.read_exact(&mut head)?;
+            if !head.ends_with(b" 200") {
+                return Err("a watcher was refused".into());
+            }
+            streams.push(stream);
+        }
+        Ok(streams)
+    });
+    let streams = opening.await??;
+    // What is set up behind the head of the answer.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let after = resident_bytes()?;
+    drop(streams);
+    Ok(after.saturating_sub(before) / u64::try_from(watchers.max(1))?)
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}

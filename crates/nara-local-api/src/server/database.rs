@@ -1,0 +1,68 @@
+//! A small database of the API in a file of its own.
+
+use std::error::Error;
+use std::fs::OpenOptions;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode};
+
+/// How long a statement waits for another process that reads the database.
+const BUSY: Duration = Duration::from_secs(5);
+
+/// The version of the schemas.
+const VERSION: i64 = 1;
+
+/// Why a database does not keep something.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DatabaseError {
+    /// The database failed.
+    #[error("the database failed")]
+    Failed(#[source] Box<dyn Error + Send + Sync>),
+    /// The file cannot be made or opened.
+    #[error("the file of the database cannot be opened")]
+    File(#[source] io::Error),
+    /// The disk is full. What was kept before is safe.
+    #[error("the disk is full")]
+    Full(#[source] Box<dyn Error + Send + Sync>),
+    /// A newer version of this program wrote the file.
+    #[error("a newer version of this program wrote the database (version {0}): use that one")]
+    Newer(i64),
+}
+
+impl From<rusqlite::Error> for DatabaseError {
+    fn from(error: rusqlite::Error) -> Self {
+        if error.sqlite_error_code() == Some(ErrorCode::DiskFull) {
+            Self::Full(error.into())
+        } else {
+            Self::Failed(error.into())
+        }
+    }
+}
+
+/// Opens a database, or makes it with this schema, readable for its owner only.
+pub(super) fn open(path: &Path, schema: &str) -> Result<Connection, DatabaseError> {
+    let mut options = OpenOptions::new();
+    options.create(true).append(true).mode(0o600);
+    options.open(path).map_err(DatabaseError::File)?;
+    let connection = Connection::open(path)?;
+    connection.busy_timeout(BUSY)?;
+    let version: i64 = connection.query_row("PRAGMA user_version", (), |row| row.get(0))?;
+    if version > VERSION {
+        return Err(DatabaseError::Newer(version));
+    }
+    connection.pragma_update(None, "journal_mode", "wal")?;
+    // What somebody was told is kept must survive a loss of power.
+    connection.pragma_update(None, "synchronous", "full")?;
+    connection.execute_batch(schema)?;
+    connection.pragma_update(None, "user_version", VERSION)?;
+    Ok(connection)
+}
+
+/// A number as a column has it.
+pub(super) fn column(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
