@@ -308,27 +308,6 @@ async fn a_conversion_that_is_killed_leaves_the_ledger_as_it_was_and_the_next_on
     assert!(check.damage.is_empty(), "{:?}", check.damage);
 }
 
-#[tokio::test]
-async fn a_full_disk_stops_a_conversion_and_the_ledger_stays_as_it_was() {
-    let (_folder, path) = file();
-    make(&path, &many());
-    let mut connection = Connection::open(&path).unwrap();
-    let pages: i64 = connection
-        .pragma_query_value(None, "page_count", |row| row.get(0))
-        .unwrap();
-    connection
-        .pragma_update(None, "max_page_count", pages + 100)
-        .unwrap();
-    let failure = schema::migrate(&mut connection, &path).unwrap_err();
-    assert!(matches!(LedgerError::from(failure), LedgerError::Full(_)));
-    drop(connection);
-    assert_untouched(&path);
-    assert_eq!(
-        SqliteLedger::open(&path).unwrap().count().await.unwrap(),
-        MANY as usize
-    );
-}
-
 #[test]
 fn a_converted_ledger_gives_back_the_room_that_it_does_not_need() {
     let (_folder, path) = file();
