@@ -166,9 +166,9 @@ async fn a_name_that_is_known_cannot_be_squatted() {
     let squatter = nara_with_seed("alice", 99);
     let answer = target.post(&squatter, "/events/sync", br#"{"from":"alice"}"#);
     assert_eq!(answer.status, 401);
-    let introduction = nara_proto::event::SyncEvent::signed(
+    let introduction = SyncEvent::signed(
         NOW.to_nanos(),
-        nara_proto::event::Payload::HeyThere(nara_proto::event::HeyTherePayload {
+        Payload::HeyThere(HeyTherePayload {
             from: "alice".to_owned(),
             public_key: squatter.public_key().to_base64(),
             ..Default::default()
@@ -177,7 +177,7 @@ async fn a_name_that_is_known_cannot_be_squatted() {
         squatter.keypair(),
     );
     let bob = nara("bob");
-    let zine = nara_proto::zine::Zine::signed("bob", NOW.to_seconds(), vec![introduction], bob.keypair());
+    let zine = Zine::signed("bob", NOW.to_seconds(), vec![introduction], bob.keypair());
     assert_eq!(target.post_json(&bob, "/gossip/zine", &zine).status, 200);
     let alice = target.registry.by_name("alice").unwrap();
     assert_eq!(alice.key(), Some(nara("alice").public_key()));
@@ -193,11 +193,11 @@ async fn a_name_that_nobody_has_belongs_to_who_comes_first() {
     // Names are not registered anywhere: this is what trust on first use is.
     let target = Target::start().await;
     let bob = nara("bob");
-    let introduce = |carol: &nara_mesh::identity::LocalNara, at: i64| {
+    let introduce = |carol: &LocalNara, at: i64| {
         let ts = nara_proto::time::UnixNanos::new(NOW.to_nanos().get() + at);
-        let introduction = nara_proto::event::SyncEvent::signed(
+        let introduction = SyncEvent::signed(
             ts,
-            nara_proto::event::Payload::HeyThere(nara_proto::event::HeyTherePayload {
+            Payload::HeyThere(HeyTherePayload {
                 from: "carol".to_owned(),
                 public_key: carol.public_key().to_base64(),
                 ..Default::default()
@@ -205,7 +205,7 @@ async fn a_name_that_nobody_has_belongs_to_who_comes_first() {
             "carol",
             carol.keypair(),
         );
-        let zine = nara_proto::zine::Zine::signed("bob", NOW.to_seconds(), vec![introduction], bob.keypair());
+        let zine = Zine::signed("bob", NOW.to_seconds(), vec![introduction], bob.keypair());
         assert_eq!(target.post_json(&bob, "/gossip/zine", &zine).status, 200);
     };
     let (first, second) = (nara_with_seed("carol", 98), nara_with_seed("carol", 99));

@@ -315,7 +315,7 @@ async fn a_zine_goes_out_signed_by_us_and_comes_back_checked() {
 
     let received: Zine = go_json::from_slice(&peer.last().body).unwrap();
     assert_eq!(received.from, "alice");
-    assert_eq!(received.ts.get(), 1_769_100_000);
+    assert_eq!(received.created_at.get(), 1_769_100_000);
     assert_eq!(received.events(), [sent]);
     received.verify(&mesh.alice.public_key()).unwrap();
 }
