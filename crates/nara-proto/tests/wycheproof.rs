@@ -1,5 +1,4 @@
 //! The Ed25519 vectors of Project Wycheproof: what is known to go wrong in verifiers, tried on both of ours.
-#![expect(clippy::unwrap_used, reason = "test code")]
 
 use nara_proto::identity::{PreparedKey, PublicKey, Signature};
 use wycheproof::TestResult;
