@@ -15,6 +15,9 @@ use sha2::{Digest as _, Sha512};
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
+/// A way to verify the one signature over a message, and its name.
+type Kind<'a> = (&'static str, &'a dyn Fn(&[u8]) -> bool);
+
 /// As long as what is signed of a request.
 const MESSAGE: [u8; 400] = [b'm'; 400];
 
@@ -67,7 +70,7 @@ pub(crate) fn measure(count: u32, rounds: usize) -> Result<Value, Error> {
     let zebra = ed25519_zebra::VerificationKey::try_from(*key.as_bytes())?;
     let zebra_signature = ed25519_zebra::Signature::from_bytes(signature.as_bytes());
 
-    let kinds: [(&str, &dyn Fn(&[u8]) -> bool); 5] = [
+    let kinds: [Kind<'_>; 5] = [
         ("prepared_key", &|message| {
             prepared.verify(message, &signature).is_ok()
         }),

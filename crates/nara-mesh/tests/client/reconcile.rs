@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use nara_mesh::client::{MeshClient, SyncError, SyncOptions, SyncReport};
-use nara_mesh::ledger::{EventStore as _, Ledger, MemoryLedger, ReadLimit, RetentionPolicy, SqliteLedger, TransferStore as _};
+use nara_mesh::ledger::{
+    EventStore as _, Ledger, MemoryLedger, ReadLimit, RetentionPolicy, SqliteLedger, TransferStore as _,
+};
 use nara_mesh::proto::event::{CheckpointPayload, Payload, SeenPayload, Service, SyncEvent};
 use nara_mesh::proto::go_json;
 use nara_mesh::proto::identity::NaraId;

@@ -1,6 +1,6 @@
 use nara_mesh::client::MeshClient;
 use nara_mesh::discovery::Found;
-use nara_mesh::transport::{Candidate, PeerSource as _};
+use nara_mesh::transport::Candidate;
 
 use crate::support::{World, ip, name_of, nara, node};
 
