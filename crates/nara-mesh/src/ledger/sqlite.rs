@@ -1,5 +1,7 @@
 mod backup;
 mod check;
+mod columns;
+mod convert;
 mod failure;
 mod items;
 mod lock;
@@ -163,6 +165,7 @@ impl EventStore for SqliteLedger {
         self.pool
             .write_then(
                 move |transaction| {
+                    pool::pace(transaction, events.len())?;
                     let copies = if feed.has_listeners() {
                         events.clone()
                     } else {

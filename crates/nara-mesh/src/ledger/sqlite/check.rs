@@ -1,8 +1,9 @@
 //! What a ledger holds, and whether it is sound.
 
-use rusqlite::Transaction;
+use rusqlite::{Row, Transaction};
 
 use super::backup::damage;
+use super::columns::ServiceKey;
 use super::failure::Failure;
 use super::rows;
 
@@ -50,8 +51,10 @@ pub(super) fn check(snapshot: &Transaction<'_>) -> Result<LedgerCheck, Failure> 
         damage: damage(snapshot, MAX_FINDINGS)?,
         schema: number("PRAGMA user_version")?,
         file_bytes: u64::try_from(number("PRAGMA page_count")? * number("PRAGMA page_size")?).unwrap_or(0),
-        services: groups(snapshot, "svc")?,
-        tellers: groups(snapshot, "coalesce(origin, '')")?,
+        services: groups(snapshot, "svc", |row| {
+            Ok(row.get::<_, ServiceKey>(0)?.name().to_owned())
+        })?,
+        tellers: groups(snapshot, "coalesce(origin, '')", |row| row.get(0))?,
         peers: usize::try_from(number(super::sql::COUNT_PEERS)?).unwrap_or(0),
         ..LedgerCheck::default()
     };
@@ -68,9 +71,13 @@ pub(super) fn check(snapshot: &Transaction<'_>) -> Result<LedgerCheck, Failure> 
     Ok(check)
 }
 
-fn groups(snapshot: &Transaction<'_>, group: &str) -> rusqlite::Result<Vec<(String, EventSize)>> {
+fn groups(
+    snapshot: &Transaction<'_>,
+    group: &str,
+    name: impl Fn(&Row<'_>) -> rusqlite::Result<String>,
+) -> rusqlite::Result<Vec<(String, EventSize)>> {
     let mut statement = snapshot.prepare(&format!(
-        "SELECT {group}, count(*), sum(octet_length(json)) AS bytes FROM events GROUP BY 1 ORDER BY bytes DESC LIMIT ?1"
+        "SELECT {group}, count(*), sum(bytes) AS bytes FROM events GROUP BY 1 ORDER BY bytes DESC LIMIT ?1"
     ))?;
     let number = |number: i64| usize::try_from(number).unwrap_or(0);
     statement
@@ -79,7 +86,7 @@ fn groups(snapshot: &Transaction<'_>, group: &str) -> rusqlite::Result<Vec<(Stri
                 events: number(row.get(1)?),
                 bytes: number(row.get(2)?),
             };
-            Ok((row.get(0)?, size))
+            Ok((name(row)?, size))
         })?
         .collect()
 }

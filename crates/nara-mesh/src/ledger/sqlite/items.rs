@@ -1,10 +1,10 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use nara_proto::event::Service;
 use nara_proto::reconcile::{ItemId, ItemSet};
 use nara_proto::time::UnixNanos;
 use rusqlite::{OptionalExtension as _, Transaction};
 
+use super::columns::{IdKey, IdText, ServiceKey};
 use super::sql;
 use crate::ledger::inventory::{Changes, Inventory};
 use crate::ledger::rejections::MAX_REJECTIONS;
@@ -78,9 +78,10 @@ fn load(transaction: &Transaction<'_>) -> rusqlite::Result<ItemSet> {
     let mut rows = statement.query([])?;
     let mut items = Vec::new();
     while let Some(row) = rows.next()? {
-        if let Some(item) = ItemId::of_event(row.get_ref(2)?.as_str()?) {
-            let service = Service::from_wire(row.get_ref(0)?.as_str()?);
-            items.push((UnixNanos::new(row.get(1)?), item, service));
+        let IdText(id) = row.get(2)?;
+        if let Some(item) = ItemId::of_event(&id) {
+            let service: ServiceKey = row.get(0)?;
+            items.push((UnixNanos::new(row.get(1)?), item, service.service()));
         }
     }
     Ok(ItemSet::new(items))
@@ -93,7 +94,7 @@ pub(super) fn places(snapshot: &Transaction<'_>, items: &[ItemId]) -> rusqlite::
     for item in items {
         places.extend(
             statement
-                .query_row([item.event_id()], |row| row.get::<_, i64>(0))
+                .query_row([IdKey::new(&item.event_id())], |row| row.get::<_, i64>(0))
                 .optional()?,
         );
     }

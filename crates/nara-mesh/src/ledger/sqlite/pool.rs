@@ -23,16 +23,25 @@ const READERS: usize = 4;
 /// How long a connection waits for another *process* that writes.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The most that the writer keeps of the database: the pages that 5,000 events of one transaction touch, so
-/// that none is written twice.
-const WRITER_CACHE_KIB: i64 = 64 << 10;
+/// The most that the writer keeps of the database.
+const WRITER_CACHE_KIB: i64 = 8 << 10;
+
+/// The same while many events come at once: the pages that 5,000 events of one transaction touch, so that none is written
+/// twice.
+const BULK_CACHE_KIB: i64 = 64 << 10;
 
 /// The most that each reader keeps of the database: the inner pages of every index of a million events.
-const READER_CACHE_KIB: i64 = 16 << 10;
+const READER_CACHE_KIB: i64 = 4 << 10;
 
 /// The log is moved into the database when it has this many pages of 4 KiB; a page that changed often by then
 /// is moved once.
-const LOG_PAGES: i64 = 4_000;
+const LOG_PAGES: i64 = 1_000;
+
+/// The same while many events come at once: 5,000 of them change some 4,000 pages, mostly the same ones.
+const BULK_LOG_PAGES: i64 = 16_000;
+
+/// Events of one transaction that count as many.
+const BULK: usize = 1_000;
 
 /// Prepared statements that a connection keeps.
 const CACHED_STATEMENTS: usize = 64;
@@ -189,6 +198,21 @@ impl Pool {
             blocking(move || work(&lease.connection()?.transaction()?)).await
         }
     }
+}
+
+/// Gives the writer more room while many events come at once, and takes it back when they do not.
+pub(super) fn pace(writer: &Connection, events: usize) -> rusqlite::Result<()> {
+    let (cache, log) = if events < BULK {
+        (WRITER_CACHE_KIB, LOG_PAGES)
+    } else {
+        (BULK_CACHE_KIB, BULK_LOG_PAGES)
+    };
+    let held: i64 = writer.pragma_query_value(None, "cache_size", |row| row.get(0))?;
+    if held != -cache {
+        writer.pragma_update(None, "cache_size", -cache)?;
+        writer.pragma_update(None, "wal_autocheckpoint", log)?;
+    }
+    Ok(())
 }
 
 async fn blocking<T: Send + 'static>(

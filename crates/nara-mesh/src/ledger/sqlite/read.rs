@@ -1,13 +1,15 @@
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 
 use nara_proto::event::SyncEvent;
-use nara_proto::go_json;
 use nara_proto::sync::{Cursor, EventFilter, sample_weight_of};
 use nara_proto::time::UnixNanos;
+use rusqlite::types::{FromSql as _, Value};
 use rusqlite::{CachedStatement, OptionalExtension as _, Params, Row, Transaction};
 
+use super::columns::{IdKey, IdText, ServiceKey, event};
 use super::failure::Failure;
-use super::rows::{place, position, sizes, sql_limit};
+use super::rows::{place, position, sizes, sql_limit, unsigned};
 use super::sql::{self, BothWays};
 use crate::ledger::checked::stored_trust;
 use crate::ledger::filter::Wanted;
@@ -15,7 +17,7 @@ use crate::ledger::held::Place;
 use crate::ledger::limit::ByteBudget;
 use crate::ledger::rank::{Priority, Rank};
 use crate::ledger::sampler::Sampler;
-use crate::ledger::{Arrival, Arrivals, LedgerError, ReadLimit, Sample, Slice};
+use crate::ledger::{Arrival, Arrivals, ReadLimit, Sample, Slice};
 
 /// A direction through time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,48 +40,100 @@ pub(super) fn select(
     order: Order,
     limit: usize,
 ) -> rusqlite::Result<Vec<i64>> {
-    let ts = after.ts().get();
+    let (ts, id) = (after.ts().get(), &IdKey::of_cursor(after));
     let rows = sql_limit(limit);
     if filter.is_empty() {
-        let mut statement = prepare(snapshot, sql::BY_TIME, order)?;
-        return first_column(&mut statement, (ts, after.id(), rows));
+        let mut found = Vec::new();
+        Range::new(snapshot, sql::BY_TIME, order)?.visit((ts, id, rows), |row| {
+            found.push(row.get(0)?);
+            Ok(until(found.len() == limit))
+        })?;
+        return Ok(found);
     }
-    let stored = services(snapshot)?;
-    let mut wanted = Wanted::new(filter);
-    if wanted.services.is_empty() {
-        wanted.services.extend(stored.iter().map(String::as_str));
-    } else {
-        wanted
-            .services
-            .retain(|&wanted| stored.iter().any(|service| service == wanted));
+    let wanted = Wanted::new(filter);
+    let mut services = services(snapshot)?;
+    if !wanted.services.is_empty() {
+        services.retain(|service| wanted.services.contains(service.name()));
     }
     let mut merged = Merged::new(order, limit);
     if wanted.subjects.is_empty() {
-        let mut statement = prepare(snapshot, sql::BY_SERVICE, order)?;
-        for service in &wanted.services {
-            merged.add(&mut statement, (ts, after.id(), rows, service))?;
+        let mut range = Range::new(snapshot, sql::BY_SERVICE, order)?;
+        for service in &services {
+            merged.add(&mut range, (ts, id, rows, service))?;
         }
         return Ok(merged.finish());
     }
-    if wanted.subjects.len() * wanted.services.len() * 2 > MAX_RANGES {
+    if wanted.subjects.len() * services.len() * 2 > MAX_RANGES {
         return walk(snapshot, &wanted, after, order, limit);
     }
     for statement in [sql::BY_ACTOR, sql::BY_TARGET] {
-        let mut statement = prepare(snapshot, statement, order)?;
+        let mut range = Range::new(snapshot, statement, order)?;
         for subject in &wanted.subjects {
-            for service in &wanted.services {
-                merged.add(&mut statement, (ts, after.id(), rows, subject, service))?;
+            for service in &services {
+                merged.add(&mut range, (ts, id, rows, subject, service))?;
             }
         }
     }
     Ok(merged.finish())
 }
 
+/// The events of an index behind a cursor, in order.
+struct Range<'a> {
+    order: Order,
+    /// All but the event that is alone at the time of the cursor, which comes before them in time.
+    later: CachedStatement<'a>,
+    alone: CachedStatement<'a>,
+}
+
+impl<'a> Range<'a> {
+    fn new(snapshot: &'a Transaction<'_>, statement: BothWays, order: Order) -> rusqlite::Result<Self> {
+        Ok(Self {
+            order,
+            later: snapshot.prepare_cached(match order {
+                Order::OldestFirst => statement.oldest_first,
+                Order::NewestFirst => statement.newest_first,
+            })?,
+            alone: snapshot.prepare_cached(statement.alone)?,
+        })
+    }
+
+    fn visit(
+        &mut self,
+        params: impl Params + Clone,
+        mut visit: impl FnMut(&Row<'_>) -> rusqlite::Result<ControlFlow<()>>,
+    ) -> rusqlite::Result<()> {
+        let in_order = match self.order {
+            Order::OldestFirst => [&mut self.alone, &mut self.later],
+            Order::NewestFirst => [&mut self.later, &mut self.alone],
+        };
+        for statement in in_order {
+            let mut rows = statement.query(params.clone())?;
+            while let Some(row) = rows.next()? {
+                if visit(row)?.is_break() {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn until(done: bool) -> ControlFlow<()> {
+    if done {
+        ControlFlow::Break(())
+    } else {
+        ControlFlow::Continue(())
+    }
+}
+
+/// Where an event is among those that are read: by time, by tie, and by arrival.
+type Spot = (i64, Box<[u8]>, i64);
+
 /// The first `limit` places of several ranges, each event once.
 struct Merged {
     order: Order,
     limit: usize,
-    places: BTreeSet<Place>,
+    spots: BTreeSet<Spot>,
 }
 
 impl Merged {
@@ -87,31 +141,28 @@ impl Merged {
         Self {
             order,
             limit,
-            places: BTreeSet::new(),
+            spots: BTreeSet::new(),
         }
     }
 
     /// Adds a range, in order, up to the first place that is behind all that are wanted.
-    fn add(&mut self, range: &mut CachedStatement<'_>, params: impl Params) -> rusqlite::Result<()> {
-        let mut rows = range.query(params)?;
-        while let Some(row) = rows.next()? {
-            let place = place(row)?;
-            self.places.insert(place.clone());
-            if self.places.len() > self.limit {
-                let dropped = match self.order {
-                    Order::OldestFirst => self.places.pop_last(),
-                    Order::NewestFirst => self.places.pop_first(),
-                };
-                if dropped == Some(place) {
-                    break;
-                }
+    fn add(&mut self, range: &mut Range<'_>, params: impl Params + Clone) -> rusqlite::Result<()> {
+        range.visit(params, |row| {
+            let spot: Spot = (row.get(1)?, row.get_ref(2)?.as_blob()?.into(), row.get(0)?);
+            self.spots.insert(spot.clone());
+            if self.spots.len() <= self.limit {
+                return Ok(until(false));
             }
-        }
-        Ok(())
+            let dropped = match self.order {
+                Order::OldestFirst => self.spots.pop_last(),
+                Order::NewestFirst => self.spots.pop_first(),
+            };
+            Ok(until(dropped == Some(spot)))
+        })
     }
 
     fn finish(self) -> Vec<i64> {
-        let mut places: Vec<_> = self.places.into_iter().map(|place| place.seq).collect();
+        let mut places: Vec<_> = self.spots.into_iter().map(|(_, _, seq)| seq).collect();
         if self.order == Order::NewestFirst {
             places.reverse();
         }
@@ -128,29 +179,31 @@ fn walk(
     limit: usize,
 ) -> rusqlite::Result<Vec<i64>> {
     let mut found = Vec::new();
-    let mut statement = prepare(snapshot, sql::WALK, order)?;
-    let mut rows = statement.query((after.ts().get(), after.id()))?;
-    while found.len() < limit
-        && let Some(row) = rows.next()?
-    {
-        let text = |index| row.get_ref(index)?.as_str().map_err(rusqlite::Error::from);
-        if wanted.matches_parts(text(1)?, text(2)?, text(3)?) {
+    if limit == 0 {
+        return Ok(found);
+    }
+    let behind = (after.ts().get(), &IdKey::of_cursor(after));
+    Range::new(snapshot, sql::WALK, order)?.visit(behind, |row| {
+        let service: ServiceKey = row.get(1)?;
+        let (actor, target) = (row.get_ref(2)?.as_str()?, row.get_ref(3)?.as_str()?);
+        if wanted.matches_parts(service.name(), actor, target) {
             found.push(row.get(0)?);
         }
-    }
+        Ok(until(found.len() == limit))
+    })?;
     Ok(found)
 }
 
 /// The services of which there are events.
-fn services(snapshot: &Transaction<'_>) -> rusqlite::Result<Vec<String>> {
+fn services(snapshot: &Transaction<'_>) -> rusqlite::Result<Vec<ServiceKey>> {
     let mut statement = snapshot.prepare_cached(sql::NEXT_SERVICE)?;
     let mut services = Vec::new();
-    let mut last = String::new();
+    let mut last = Value::Integer(i64::MIN);
     while let Some(next) = statement
-        .query_row([&last], |row| row.get::<_, String>(0))
+        .query_row([&last], |row| row.get::<_, Value>(0))
         .optional()?
     {
-        services.push(next.clone());
+        services.push(ServiceKey::column_result((&next).into())?);
         last = next;
     }
     Ok(services)
@@ -189,19 +242,22 @@ pub(super) fn sample(
     let mut statement = snapshot.prepare_cached(sql::WEIGH)?;
     let mut rows = statement.query([&sample.responder])?;
     while let Some(row) = rows.next()? {
-        let text = |index| row.get_ref(index)?.as_str().map_err(rusqlite::Error::from);
-        if !filter.is_empty() && !wanted.matches_parts(text(5)?, text(6)?, text(7)?) {
-            continue;
+        if !filter.is_empty() {
+            let service: ServiceKey = row.get(5)?;
+            let (actor, target) = (row.get_ref(6)?.as_str()?, row.get_ref(7)?.as_str()?);
+            if !wanted.matches_parts(service.name(), actor, target) {
+                continue;
+            }
         }
         let ts = UnixNanos::new(row.get(1)?);
         if row.get(3)? {
             sampler.offer_critical(place(row)?);
         } else {
             let weight = sample_weight_of(ts, row.get(4)?, row.get(8)?, sample.now);
-            let (seq, id) = (row.get(0)?, text(2)?);
+            let (seq, id): (_, IdText) = (row.get(0)?, row.get(2)?);
             sampler.offer(weight, || Place {
                 ts,
-                id: id.into(),
+                id: id.0.into(),
                 seq,
             });
         }
@@ -240,23 +296,13 @@ pub(super) fn unverified_by(snapshot: &Transaction<'_>, actor: &str) -> Result<V
     Ok(arrivals)
 }
 
-/// An event as it arrived. A row begins with its place, JSON, id, origin and rank.
+/// An event as it arrived.
 fn arrival(row: &Row<'_>) -> Result<Arrival, Failure> {
-    let json = row.get_ref(1)?.as_bytes().map_err(rusqlite::Error::from)?;
-    let event = match go_json::from_slice_exact::<SyncEvent>(json) {
-        Ok(event) => event,
-        Err(error) => {
-            return Err(LedgerError::Damaged {
-                id: row.get(2)?,
-                reason: error.to_string(),
-            }
-            .into());
-        }
-    };
+    let event = event(row)?;
     // A name that cannot be read is nobody to leave it out for.
-    let origin = row.get_ref(3)?.as_str_or_null().ok().flatten();
+    let origin = row.get_ref(9)?.as_str_or_null().ok().flatten();
     let origin = origin.and_then(|name| name.parse().ok());
-    let trust = stored_trust(&event, Rank(row.get(4)?).is_verified());
+    let trust = stored_trust(&event, Rank(row.get(10)?).is_verified());
     Ok(Arrival::new(row.get(0)?, event, origin, trust))
 }
 
@@ -272,20 +318,10 @@ pub(super) fn load(
     for place in places {
         let mut rows = statement.query([place])?;
         let row = rows.next()?.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
-        let json = row.get_ref(0)?.as_bytes().map_err(rusqlite::Error::from)?;
-        if !budget.take(json.len()) {
+        if !budget.take(unsigned(row, 8)?) {
             break;
         }
-        match go_json::from_slice_exact(json) {
-            Ok(event) => events.push(event),
-            Err(error) => {
-                return Err(LedgerError::Damaged {
-                    id: row.get(1)?,
-                    reason: error.to_string(),
-                }
-                .into());
-            }
-        }
+        events.push(event(row)?);
     }
     Ok(events)
 }
@@ -311,12 +347,15 @@ pub(super) fn arrived_after(
     while let Some(row) = rows.next()? {
         looked += 1;
         let seq = row.get(0)?;
-        let text = |index| row.get_ref(index)?.as_str().map_err(rusqlite::Error::from);
-        if !filter.is_empty() && !wanted.matches_parts(text(5)?, text(6)?, text(7)?) {
-            end = seq;
-            continue;
+        if !filter.is_empty() {
+            let service: ServiceKey = row.get(3)?;
+            let text = |index| row.get_ref(index)?.as_str().map_err(rusqlite::Error::from);
+            if !wanted.matches_parts(service.name(), text(5)?, text(11)?) {
+                end = seq;
+                continue;
+            }
         }
-        if events.len() == limit.events || !budget.take(text(1)?.len()) {
+        if events.len() == limit.events || !budget.take(unsigned(row, 8)?) {
             return Ok(Arrivals {
                 events,
                 end,
@@ -358,17 +397,6 @@ pub(super) fn count_checkpoints(snapshot: &Transaction<'_>) -> rusqlite::Result<
     let sizes = sizes(snapshot)?;
     let checkpoints = sizes.get(&Rank::common(Priority::Checkpoint));
     Ok(checkpoints.map_or(0, |size| size.events))
-}
-
-fn prepare<'a>(
-    snapshot: &'a Transaction<'_>,
-    statement: BothWays,
-    order: Order,
-) -> rusqlite::Result<CachedStatement<'a>> {
-    snapshot.prepare_cached(match order {
-        Order::OldestFirst => statement.oldest_first,
-        Order::NewestFirst => statement.newest_first,
-    })
 }
 
 fn first_column(statement: &mut CachedStatement<'_>, params: impl Params) -> rusqlite::Result<Vec<i64>> {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use nara_proto::time::UnixNanos;
 use rusqlite::{Connection, Row, Transaction};
 
+use super::columns::IdText;
 use super::sql;
 use crate::ledger::held::Place;
 use crate::ledger::rank::Rank;
@@ -15,7 +16,7 @@ pub(super) fn place(row: &Row<'_>) -> rusqlite::Result<Place> {
     Ok(Place {
         seq: row.get(0)?,
         ts: UnixNanos::new(row.get(1)?),
-        id: row.get_ref(2)?.as_str()?.into(),
+        id: row.get::<_, IdText>(2)?.0.into(),
     })
 }
 

@@ -3,6 +3,7 @@ use std::path::Path;
 
 use rusqlite::{Connection, TransactionBehavior};
 
+use super::convert;
 use super::failure::Failure;
 use crate::ledger::LedgerError;
 
@@ -10,7 +11,42 @@ use crate::ledger::LedgerError;
 const APPLICATION_ID: i64 = 0x6e61_7261;
 
 /// What leads from each version of the schema to the next; never changed once released, only added to.
-const MIGRATIONS: [&str; 4] = [EVENTS, PEERS, TRUST, AWAITED_KEYS];
+const MIGRATIONS: [Migration; 5] = [
+    Migration::Statements(EVENTS),
+    Migration::Statements(PEERS),
+    Migration::Statements(TRUST),
+    Migration::Statements(AWAITED_KEYS),
+    Migration::Events {
+        before: COLUMNS,
+        after: INDEXES,
+    },
+];
+
+enum Migration {
+    Statements(&'static str),
+    /// Every event is written anew, from the table `old_events` to the table `events`.
+    Events {
+        before: &'static str,
+        after: &'static str,
+    },
+}
+
+impl Migration {
+    fn apply(&self, transaction: &Connection, progress: &mut Progress<'_>) -> Result<(), Failure> {
+        match self {
+            Self::Statements(statements) => transaction.execute_batch(statements)?,
+            Self::Events { before, after } => {
+                transaction.execute_batch(before)?;
+                convert::events(transaction, progress)?;
+                transaction.execute_batch(after)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Called with the number of events that are converted, and the number of all.
+pub(super) type Progress<'a> = dyn FnMut(i64, i64) + 'a;
 
 /// Version 1.
 const EVENTS: &str = "
@@ -167,11 +203,93 @@ ALTER TABLE rejected ADD COLUMN awaits TEXT; -- a name, or '' for any voter of a
 CREATE INDEX rejected_awaiting ON rejected (awaits) WHERE awaits IS NOT NULL;
 ";
 
+/// Version 5: what an event says outside of its payload has columns, as bytes where it is bytes; indices end with the
+/// time, and have the id of an event only where several have the same time.
+///
+/// The index of times of the old table is needed to the end.
+const COLUMNS: &str = "
+DROP TRIGGER events_removed;
+ALTER TABLE events RENAME TO old_events;
+DROP INDEX events_by_service;
+DROP INDEX events_by_actor;
+DROP INDEX events_by_target;
+DROP INDEX events_by_rank;
+DROP INDEX events_by_pair;
+DROP INDEX events_pings;
+DROP INDEX events_checkpoints;
+DROP INDEX events_checkpoints_about;
+DROP INDEX events_unverified;
+DROP INDEX events_unverified_by_teller;
+DROP INDEX events_unverified_by_emitter;
+DROP INDEX events_received;
+CREATE TABLE events (
+    seq        INTEGER PRIMARY KEY, -- order of arrival; never used again (see feed)
+    id         BLOB    NOT NULL,    -- the hash, or a text that is none
+    ts         INTEGER NOT NULL,    -- ns
+    tie        BLOB    NOT NULL,    -- the id if others have this time; empty: the only one
+    svc        ANY     NOT NULL,    -- 1 chau, 2 checkpoint, 3 hey-there, 4 observation, 5 ping, 6 seen, 7 social,
+                                    -- 8 succession, or the name of another
+    emitter    TEXT,                -- NULL: the actor
+    actor      TEXT    NOT NULL,
+    target     TEXT    NOT NULL,
+    importance INTEGER NOT NULL,    -- of an observation, else 0
+    critical   INTEGER NOT NULL,    -- every sample has it
+    priority   INTEGER NOT NULL,
+    rank       INTEGER NOT NULL,    -- the lowest leave first; 0 and 1: unverified
+    account    ANY,                 -- who is charged, of verified events: 1 the emitter, 2 the teller, or a name
+    origin     TEXT,                -- the peer that told it
+    received   INTEGER,             -- when it arrived, of unverified events, ns
+    bytes      INTEGER NOT NULL,    -- of the whole event as JSON
+    sig        ANY,                 -- the bytes, or a text that is no signature
+    json       TEXT    NOT NULL     -- what has no column
+) STRICT;
+";
+
+const INDEXES: &str = "
+DROP TABLE old_events;
+CREATE UNIQUE INDEX events_by_id          ON events (id);
+CREATE INDEX events_by_time               ON events (ts, tie);
+CREATE INDEX events_by_service            ON events (svc, ts, tie);
+CREATE INDEX events_by_actor              ON events (actor, svc, ts, tie);
+CREATE INDEX events_by_target             ON events (target, svc, ts, tie) WHERE target <> actor;
+CREATE INDEX events_by_rank               ON events (rank, ts);
+CREATE INDEX events_by_pair               ON events (actor, target, priority, ts) WHERE svc = 4 AND rank > 1;
+CREATE INDEX events_pings                 ON events (target, rank, ts)       WHERE priority = 0 AND rank > 1;
+CREATE INDEX events_checkpoints           ON events (priority)               WHERE priority = 5 AND rank > 1;
+CREATE INDEX events_checkpoints_about     ON events (target)                 WHERE priority = 5 AND rank > 1;
+CREATE INDEX events_unverified            ON events (rank)                   WHERE rank < 2;
+CREATE INDEX events_unverified_by_teller  ON events (coalesce(origin, ''), rank) WHERE rank < 2;
+CREATE INDEX events_unverified_by_emitter ON events (coalesce(emitter, actor), rank) WHERE rank < 2;
+CREATE INDEX events_received              ON events (received)               WHERE received IS NOT NULL;
+CREATE TRIGGER events_removed AFTER DELETE ON events
+    BEGIN UPDATE totals SET n = n - 1, bytes = bytes - old.bytes WHERE rank = old.rank; END;
+
+-- For whoever looks into the database.
+CREATE VIEW readable AS SELECT
+    seq, lower(hex(id)) AS id, ts,
+    CASE svc WHEN 1 THEN 'chau' WHEN 2 THEN 'checkpoint' WHEN 3 THEN 'hey-there' WHEN 4 THEN 'observation'
+             WHEN 5 THEN 'ping' WHEN 6 THEN 'seen' WHEN 7 THEN 'social' WHEN 8 THEN 'succession' ELSE svc END AS svc,
+    coalesce(emitter, actor) AS emitter, actor, target, rank > 1 AS verified, origin, json
+FROM events;
+";
+
 /// Brings the database to the newest version of the schema.
+pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), Failure> {
+    let mut progress = |done: i64, all: i64| {
+        tracing::info!(path = %path.display(), done, all, "converting the events of the ledger to a newer schema");
+    };
+    migrate_telling(connection, path, &mut progress)
+}
+
+/// The same, and tells the progress where that takes long.
 ///
 /// The version is read inside the transaction that changes it, so that two programs may open a new ledger at
-/// once.
-pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), Failure> {
+/// once. Whatever stops it, the ledger stays as it was.
+pub(super) fn migrate_telling(
+    connection: &mut Connection,
+    path: &Path,
+    progress: &mut Progress<'_>,
+) -> Result<(), Failure> {
     let known = MIGRATIONS.len() as i64;
     if version(connection)? == known && application_id(connection)? == APPLICATION_ID {
         return Ok(());
@@ -192,11 +310,12 @@ pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), Fa
         return Err(LedgerError::NewerSchema { found, known }.into());
     };
     for migration in missing {
-        transaction.execute_batch(migration)?;
+        migration.apply(&transaction, progress)?;
     }
     transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
     transaction.pragma_update(None, "user_version", known)?;
     transaction.commit()?;
+    convert::give_back(connection, path);
     Ok(())
 }
 
@@ -235,7 +354,7 @@ fn application_id(connection: &Connection) -> rusqlite::Result<i64> {
 pub(super) fn make_version(path: &Path, version: usize) -> Connection {
     let connection = Connection::open(path).unwrap();
     for migration in &MIGRATIONS[..version] {
-        connection.execute_batch(migration).unwrap();
+        migration.apply(&connection, &mut |_, _| ()).unwrap();
     }
     connection
         .pragma_update(None, "application_id", APPLICATION_ID)

@@ -6,6 +6,7 @@ use nara_proto::sync::is_critical;
 use nara_proto::time::UnixNanos;
 use rusqlite::{OptionalExtension as _, Params, Row, Transaction};
 
+use super::columns::{EventRow, IdKey, ServiceKey, account, emitter, without_columns};
 use super::rows::{place, position, sizes, sql_limit, unsigned};
 use super::sql;
 use crate::ledger::admission::{Account, LadderPlace, NewEvent, Rung, Shelf};
@@ -101,6 +102,21 @@ impl<'a> SqliteShelf<'a> {
         Ok(())
     }
 
+    /// Whether there is an event of this time, which is no longer alone then.
+    fn tie_at(&self, ts: UnixNanos) -> rusqlite::Result<bool> {
+        let mut at_time = self.transaction.prepare_cached(sql::AT_TIME)?;
+        let found = at_time.query_row([ts.get()], |row| {
+            Ok((row.get::<_, i64>(0)?, row.get::<_, bool>(1)?))
+        });
+        let Some((seq, is_alone)) = found.optional()? else {
+            return Ok(false);
+        };
+        if is_alone {
+            self.transaction.prepare_cached(sql::TIE)?.execute([seq])?;
+        }
+        Ok(true)
+    }
+
     fn exists(&self, sql: &str, params: impl Params) -> rusqlite::Result<bool> {
         self.transaction.prepare_cached(sql)?.exists(params)
     }
@@ -141,7 +157,7 @@ impl Shelf for SqliteShelf<'_> {
     type Error = rusqlite::Error;
 
     fn find(&mut self, id: &str) -> rusqlite::Result<Option<Held>> {
-        self.first(sql::FIND, [id])
+        self.first(sql::FIND, [IdKey::new(id)])
     }
 
     fn actor(&mut self, place: &Place) -> rusqlite::Result<String> {
@@ -158,23 +174,27 @@ impl Shelf for SqliteShelf<'_> {
         };
         let verified = new.rank.is_verified();
         let origin = new.origin.map(NaraName::as_str);
-        self.transaction.prepare_cached(sql::ADD)?.execute((
-            &event.id,
-            event.ts.get(),
-            &event.svc,
-            &event.emitter,
-            event.actor(),
-            event.target(),
+        let row = EventRow {
+            seq: self.position + 1,
+            id: &IdKey::new(&event.id),
+            ts: event.ts.get(),
+            is_tied: self.tie_at(event.ts)?,
+            svc: &ServiceKey::new(&event.svc),
+            emitter: &event.emitter,
+            actor: event.actor(),
+            target: event.target(),
             importance,
-            verified && is_critical(event),
-            new.priority as i64,
-            new.rank.0,
-            &new.account,
-            (!verified).then(|| new.now.get()),
-            &new.json,
+            critical: verified && is_critical(event),
+            priority: new.priority as u8,
+            rank: new.rank.0,
+            account: new.account.as_deref(),
             origin,
-            self.position + 1,
-        ))?;
+            received: (!verified).then(|| new.now.get()),
+            bytes: new.json.len(),
+            sig: &event.sig,
+            json: &without_columns(event, &new.json),
+        };
+        row.store(&mut self.transaction.prepare_cached(sql::ADD)?)?;
         self.position += 1;
         let one = Size::one(new.json.len());
         for sizes in [&mut self.sizes, &mut self.added] {
@@ -194,12 +214,15 @@ impl Shelf for SqliteShelf<'_> {
     fn remove(&mut self, place: &Place) -> rusqlite::Result<()> {
         let mut statement = self.transaction.prepare_cached(sql::REMOVE)?;
         let removed = statement.query_row([place.seq], |row| {
-            let columns: (u8, Option<String>, Option<String>, String) =
-                (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
-            Ok((columns, unsigned(row, 4)?))
+            Ok((
+                Rank(row.get(0)?),
+                account(row, 1)?,
+                emitter(row, 2)?.to_owned(),
+                row.get::<_, Option<String>>(4)?,
+                Size::one(unsigned(row, 5)?),
+            ))
         });
-        let ((rank, account, origin, emitter), bytes) = removed?;
-        let (rank, one) = (Rank(rank), Size::one(bytes));
+        let (rank, account, emitter, origin, one) = removed?;
         let size = self.sizes.entry(rank).or_default();
         *size = *size - one;
         for account in Account::of(rank, account.as_deref(), origin.as_deref(), &emitter)
@@ -281,11 +304,11 @@ impl Shelf for SqliteShelf<'_> {
             .query_map(params, |row| {
                 Ok(Rung {
                     held: held(row)?,
-                    account: row.get(4)?,
-                    bytes: unsigned(row, 5)?,
-                    priority: priority(row.get(6)?),
-                    actor: row.get(7)?,
-                    target: row.get(8)?,
+                    account: account(row, 4)?,
+                    bytes: unsigned(row, 8)?,
+                    priority: priority(row.get(9)?),
+                    actor: row.get(6)?,
+                    target: row.get(10)?,
                 })
             })?
             .collect()
@@ -297,8 +320,8 @@ impl Shelf for SqliteShelf<'_> {
             .query_map((target, sql_limit(limit)), |row| {
                 Ok(HeldPing {
                     held: held(row)?,
-                    observer: row.get(4)?,
-                    account: row.get(5)?,
+                    observer: row.get(6)?,
+                    account: account(row, 4)?,
                 })
             })?
             .collect()

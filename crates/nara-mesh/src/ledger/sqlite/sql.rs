@@ -3,17 +3,18 @@
 //! `INDEXED BY` makes a statement fail instead of falling back to reading the whole table.
 
 /// The places of an index behind a cursor, in one direction: `?1` is the time and `?2` the id of the cursor,
-/// `?3` the limit, `?4` and `?5` what the index is about.
+/// `?3` the limit, `?4` and `?5` what the index is about. Events that share their time with others are in the order of
+/// their ids, which are their ties; one that is alone at its time has none.
 macro_rules! places {
     ($index:literal, $about:literal, $direction:literal) => {
         concat!(
-            "SELECT seq, ts, id FROM events INDEXED BY ",
+            "SELECT seq, ts, tie FROM events INDEXED BY ",
             $index,
             " WHERE ",
             $about,
-            "(ts, id) > (?1, ?2) ORDER BY ts ",
+            "(ts, tie) > (?1, ?2) ORDER BY ts ",
             $direction,
-            ", id ",
+            ", tie ",
             $direction,
             " LIMIT ?3"
         )
@@ -25,19 +26,20 @@ macro_rules! walk {
     ($direction:literal) => {
         concat!(
             "SELECT seq, svc, actor, target FROM events INDEXED BY events_by_time \
-             WHERE (ts, id) > (?1, ?2) ORDER BY ts ",
+             WHERE (ts, tie) > (?1, ?2) ORDER BY ts ",
             $direction,
-            ", id ",
+            ", tie ",
             $direction
         )
     };
 }
 
-/// A statement for each direction.
+/// A statement for each direction, and one for the event that is alone at the time of the cursor and behind it.
 #[derive(Clone, Copy)]
 pub(super) struct BothWays {
     pub(super) oldest_first: &'static str,
     pub(super) newest_first: &'static str,
+    pub(super) alone: &'static str,
 }
 
 macro_rules! both_ways {
@@ -45,6 +47,13 @@ macro_rules! both_ways {
         BothWays {
             oldest_first: places!($index, $about, "ASC"),
             newest_first: places!($index, $about, "DESC"),
+            alone: concat!(
+                "SELECT seq, ts, tie FROM events INDEXED BY ",
+                $index,
+                " WHERE ",
+                $about,
+                "ts = ?1 AND tie = x'' AND id > ?2 LIMIT ?3"
+            ),
         }
     };
 }
@@ -52,27 +61,43 @@ macro_rules! both_ways {
 pub(super) const BY_TIME: BothWays = both_ways!("events_by_time", "");
 pub(super) const BY_SERVICE: BothWays = both_ways!("events_by_service", "svc = ?4 AND ");
 pub(super) const BY_ACTOR: BothWays = both_ways!("events_by_actor", "actor = ?4 AND svc = ?5 AND ");
-pub(super) const BY_TARGET: BothWays = both_ways!("events_by_target", "target = ?4 AND svc = ?5 AND ");
+/// Those of an actor who is the target as well are found by the actor.
+pub(super) const BY_TARGET: BothWays = both_ways!(
+    "events_by_target",
+    "target <> actor AND target = ?4 AND svc = ?5 AND "
+);
 pub(super) const WALK: BothWays = BothWays {
     oldest_first: walk!("ASC"),
     newest_first: walk!("DESC"),
+    alone: "SELECT seq, svc, actor, target FROM events INDEXED BY events_by_time \
+            WHERE ts = ?1 AND tie = x'' AND id > ?2",
 };
 
-/// The next service in the order of names, behind `?1`.
+/// The next service behind `?1`.
 pub(super) const NEXT_SERVICE: &str =
     "SELECT svc FROM events INDEXED BY events_by_service WHERE svc > ?1 ORDER BY svc LIMIT 1";
 pub(super) const SINCE: &str =
     "SELECT seq FROM events INDEXED BY events_by_time WHERE ts >= ?1 ORDER BY seq DESC LIMIT ?2";
 pub(super) const CHECKPOINTS: &str = "SELECT seq FROM events INDEXED BY events_checkpoints \
      WHERE priority = 5 AND rank > 1 ORDER BY seq LIMIT ?1 OFFSET ?2";
-pub(super) const LOAD: &str = "SELECT json, id FROM events WHERE seq = ?1";
-/// The one statement that reads the whole table: a sample has to weigh every event.
+
+/// What [`event`](super::columns::event) reads, and what came with it.
+macro_rules! events {
+    ($where:literal) => {
+        concat!(
+            "SELECT seq, id, ts, svc, emitter, actor, sig, json, bytes, origin, rank, target FROM events ",
+            $where
+        )
+    };
+}
+
+pub(super) const LOAD: &str = events!("WHERE seq = ?1");
+/// It reads the whole table: a sample has to weigh every event.
 pub(super) const WEIGH: &str = "SELECT seq, ts, id, critical, importance, svc, actor, target, \
-     ?1 IN (emitter, actor, target) FROM events ORDER BY seq";
+     ?1 IN (coalesce(emitter, actor), actor, target) FROM events ORDER BY seq";
 
 /// What came behind a place, to be filtered one by one.
-pub(super) const ARRIVED: &str =
-    "SELECT seq, json, id, origin, rank, svc, actor, target FROM events WHERE seq > ?1 ORDER BY seq LIMIT ?2";
+pub(super) const ARRIVED: &str = events!("WHERE seq > ?1 ORDER BY seq LIMIT ?2");
 pub(super) const POSITION: &str = "SELECT position FROM feed";
 pub(super) const FIRST_SINCE: &str = "SELECT min(seq) FROM events INDEXED BY events_by_time WHERE ts >= ?1";
 /// Leaves places free: what a power failure took back must not come again under the same place.
@@ -87,26 +112,31 @@ pub(super) const EPOCH: &str = "SELECT epoch FROM feed";
 
 pub(super) const FIND: &str = "SELECT seq, ts, id, rank FROM events WHERE id = ?1";
 pub(super) const ACTOR: &str = "SELECT actor FROM events WHERE seq = ?1";
+/// An event that has this time.
+pub(super) const AT_TIME: &str =
+    "SELECT seq, tie = x'' FROM events INDEXED BY events_by_time WHERE ts = ?1 LIMIT 1";
+/// From now on it is not alone at its time.
+pub(super) const TIE: &str = "UPDATE events SET tie = id WHERE seq = ?1";
 pub(super) const ADD: &str = "INSERT INTO events \
-     (id, ts, svc, emitter, actor, target, importance, critical, priority, rank, account, received, json, origin, \
-      seq) \
-     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)";
+     (seq, id, ts, tie, svc, emitter, actor, target, importance, critical, priority, rank, account, origin, \
+      received, bytes, sig, json) \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)";
 pub(super) const ADD_TO_TOTAL: &str = "UPDATE totals SET n = n + ?2, bytes = bytes + ?3 WHERE rank = ?1";
 pub(super) const MOVE_POSITION: &str = "UPDATE feed SET position = ?1";
 pub(super) const REMOVE: &str = "DELETE FROM events WHERE seq = ?1 \
-     RETURNING rank, account, origin, emitter, octet_length(json)";
+     RETURNING rank, account, emitter, actor, origin, bytes";
 pub(super) const RERANK: &str = "UPDATE events SET rank = ?2 WHERE seq = ?1";
-pub(super) const LADDER: &str = "SELECT seq, ts, id, rank, account, octet_length(json), priority, actor, target \
+pub(super) const LADDER: &str = "SELECT seq, ts, id, rank, account, emitter, actor, origin, bytes, priority, target \
      FROM events INDEXED BY events_by_rank \
      WHERE (rank, ts, seq) > (?1, ?2, ?3) AND rank < ?4 ORDER BY rank, ts, seq LIMIT ?5";
-pub(super) const PINGS: &str = "SELECT seq, ts, id, rank, actor, account FROM events INDEXED BY events_pings \
+pub(super) const PINGS: &str = "SELECT seq, ts, id, rank, account, emitter, actor, origin FROM events INDEXED BY events_pings \
      WHERE priority = 0 AND rank > 1 AND target = ?1 ORDER BY rank, ts, seq LIMIT ?2";
 pub(super) const COUNT_OBSERVATIONS: &str = "SELECT count(*) FROM \
      (SELECT 1 FROM events INDEXED BY events_by_pair \
-      WHERE svc = 'observation' AND rank > 1 AND actor = ?1 AND target = ?2 LIMIT ?3)";
+      WHERE svc = 4 AND rank > 1 AND actor = ?1 AND target = ?2 LIMIT ?3)";
 /// The oldest observation of a pair with one priority.
 pub(super) const OLDEST_OBSERVATION: &str = "SELECT seq, ts, id FROM events INDEXED BY events_by_pair \
-     WHERE svc = 'observation' AND rank > 1 AND actor = ?1 AND target = ?2 AND priority = ?3 \
+     WHERE svc = 4 AND rank > 1 AND actor = ?1 AND target = ?2 AND priority = ?3 \
      ORDER BY ts, seq LIMIT 1";
 pub(super) const HAS_CHECKPOINT: &str = "SELECT 1 FROM events INDEXED BY events_checkpoints_about \
      WHERE priority = 5 AND rank > 1 AND target = ?1 LIMIT 1";
@@ -116,9 +146,10 @@ pub(super) const FIRST_UNVERIFIED_TOLD_BY: &str = "SELECT seq, ts, id, rank FROM
      INDEXED BY events_unverified_by_teller \
      WHERE rank < 2 AND coalesce(origin, '') = ?1 ORDER BY rank, seq LIMIT 1";
 pub(super) const FIRST_UNVERIFIED_OF: &str = "SELECT seq, ts, id, rank FROM events \
-     INDEXED BY events_unverified_by_emitter WHERE rank < 2 AND emitter = ?1 ORDER BY rank, seq LIMIT 1";
-pub(super) const UNVERIFIED_OF: &str = "SELECT seq, json, id, origin, rank FROM events \
-     INDEXED BY events_unverified WHERE rank < 2 AND actor = ?1 ORDER BY rank, seq";
+     INDEXED BY events_unverified_by_emitter \
+     WHERE rank < 2 AND coalesce(emitter, actor) = ?1 ORDER BY rank, seq LIMIT 1";
+pub(super) const UNVERIFIED_OF: &str =
+    events!("INDEXED BY events_unverified WHERE rank < 2 AND actor = ?1 ORDER BY rank, seq");
 pub(super) const UNVERIFIED_BEFORE: &str = "SELECT seq, ts, id FROM events INDEXED BY events_received \
      WHERE received < ?1 ORDER BY received LIMIT ?2";
 
@@ -147,8 +178,8 @@ pub(super) const ARRIVAL_CURSOR: &str = "SELECT epoch, seq FROM arrival_cursors 
 
 /// Commits of other connections, as far as this one has seen them: it changes, that is all.
 pub(super) const FOREIGN_COMMITS: &str = "PRAGMA data_version";
-/// What the inventory is made of; the index has all of it.
-pub(super) const ITEMS: &str = "SELECT svc, ts, id FROM events INDEXED BY events_by_service WHERE rank > 1";
+/// What the inventory is made of. It reads the whole table, once for each process.
+pub(super) const ITEMS: &str = "SELECT svc, ts, id FROM events NOT INDEXED WHERE rank > 1";
 pub(super) const PLACE_OF_ID: &str = "SELECT seq FROM events WHERE id = ?1";
 pub(super) const REJECT: &str = "INSERT INTO rejected (peer, item, awaits) VALUES (?1, ?2, ?3) \
      ON CONFLICT (peer, item) DO UPDATE SET awaits = excluded.awaits";

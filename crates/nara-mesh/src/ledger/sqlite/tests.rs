@@ -6,6 +6,7 @@ use rusqlite::Connection;
 
 use super::*;
 
+mod convert;
 mod operations;
 
 const ADDS_EVENTS: &str = "NARA_TEST_LEDGER_THAT_IS_KILLED";
@@ -140,7 +141,7 @@ fn a_file_of_a_newer_version_is_refused_and_not_changed() {
     for _ in 0..2 {
         let error = SqliteLedger::open(&path).unwrap_err();
         assert!(
-            matches!(error, LedgerError::NewerSchema { found: 99, known: 4 }),
+            matches!(error, LedgerError::NewerSchema { found: 99, known: 5 }),
             "{error}"
         );
     }
@@ -375,7 +376,7 @@ fn no_statement_reads_the_whole_table_or_sorts_a_page() {
     drop(SqliteLedger::open(&path).unwrap());
     let connection = Connection::open(&path).unwrap();
 
-    let both = |statements: sql::BothWays| [statements.oldest_first, statements.newest_first];
+    let both = |of: sql::BothWays| [of.oldest_first, of.newest_first, of.alone];
     let ordered = [
         sql::BY_TIME,
         sql::BY_SERVICE,
@@ -396,6 +397,7 @@ fn no_statement_reads_the_whole_table_or_sorts_a_page() {
         sql::UNVERIFIED_OF,
         sql::UNVERIFIED_BEFORE,
         sql::NEXT_SERVICE,
+        sql::AT_TIME,
     ]);
     for statement in ordered {
         let plan = plan(&connection, statement);
@@ -409,6 +411,9 @@ fn no_statement_reads_the_whole_table_or_sorts_a_page() {
         sql::LOAD,
         sql::FIND,
         sql::ADD,
+        sql::TIE,
+        sql::PLACE_OF_ID,
+        sql::ARRIVED,
         sql::REMOVE,
         sql::RERANK,
         sql::ACCOUNT,
@@ -430,6 +435,7 @@ fn no_statement_reads_the_whole_table_or_sorts_a_page() {
             "{statement}: {plan:?}"
         );
     }
-    // The sample weighs everything, which shows that this test would see it.
+    // The sample weighs everything, and the inventory has everything, which shows that this test would see it.
     assert_eq!(plan(&connection, sql::WEIGH), ["SCAN events"]);
+    assert_eq!(plan(&connection, sql::ITEMS), ["SCAN events"]);
 }

@@ -1,0 +1,97 @@
+//! Events of an older schema, written anew.
+
+use std::borrow::Cow;
+use std::path::Path;
+
+use nara_proto::event::SyncEvent;
+use nara_proto::go_json;
+use rusqlite::{Connection, Row};
+
+use super::columns::{EventRow, IdKey, ServiceKey, without_columns};
+use super::failure::Failure;
+use super::rows::unsigned;
+use super::schema::Progress;
+use super::sql;
+
+/// How many events are written between two reports of the progress.
+const REPORT: i64 = 10_000;
+
+/// Pages of the database that may stay unused.
+const SPARE_PAGES: i64 = 256;
+
+/// Copies the table `old_events` of version 4 to the table `events`, inside of a transaction.
+pub(super) fn events(transaction: &Connection, progress: &mut Progress<'_>) -> Result<(), Failure> {
+    let all: i64 = transaction.query_row("SELECT count(*) FROM old_events", [], |row| row.get(0))?;
+    let mut read = transaction.prepare(
+        "SELECT seq, id, ts, svc, emitter, actor, target, importance, critical, priority, rank, account, origin, received, \
+         octet_length(json), json, \
+         EXISTS (SELECT 1 FROM old_events AS other INDEXED BY events_by_time \
+                 WHERE other.ts = event.ts AND other.seq <> event.seq) \
+         FROM old_events AS event ORDER BY seq",
+    )?;
+    let mut add = transaction.prepare_cached(sql::ADD)?;
+    let mut rows = read.query([])?;
+    let mut done = 0;
+    while let Some(row) = rows.next()? {
+        copy(row, &mut add)?;
+        done += 1;
+        if done % REPORT == 0 {
+            progress(done, all);
+        }
+    }
+    Ok(())
+}
+
+fn copy(row: &Row<'_>, add: &mut rusqlite::CachedStatement<'_>) -> rusqlite::Result<()> {
+    let text = |index| row.get_ref(index)?.as_str().map_err(rusqlite::Error::from);
+    let optional = |index| {
+        row.get_ref(index)?
+            .as_str_or_null()
+            .map_err(rusqlite::Error::from)
+    };
+    let json = text(15)?;
+    // A damaged event stays what it is, and is reported when it is read.
+    let event = go_json::from_slice_exact::<SyncEvent>(json.as_bytes()).ok();
+    let kept = event
+        .as_ref()
+        .map_or(Cow::Borrowed(json), |event| without_columns(event, json));
+    let row = EventRow {
+        seq: row.get(0)?,
+        id: &IdKey::new(text(1)?),
+        ts: row.get(2)?,
+        is_tied: row.get(16)?,
+        svc: &ServiceKey::new(text(3)?),
+        emitter: text(4)?,
+        actor: text(5)?,
+        target: text(6)?,
+        importance: row.get(7)?,
+        critical: row.get(8)?,
+        priority: row.get(9)?,
+        rank: row.get(10)?,
+        account: optional(11)?,
+        origin: optional(12)?,
+        received: row.get(13)?,
+        bytes: unsigned(row, 14)?,
+        sig: event.as_ref().map_or("", |event| &event.sig),
+        json: &kept,
+    };
+    row.store(add)
+}
+
+/// Gives the room of the old table back to the disk, if that works: it is of no other use.
+pub(super) fn give_back(connection: &Connection, path: &Path) {
+    let vacuum = || {
+        let unused: i64 = connection.pragma_query_value(None, "freelist_count", |row| row.get(0))?;
+        if unused < SPARE_PAGES {
+            return Ok(());
+        }
+        // The copy that it makes on the way may be large.
+        connection.pragma_update(None, "temp_store", "file")?;
+        let done = connection.execute_batch("VACUUM");
+        connection.pragma_update(None, "temp_store", "memory")?;
+        done
+    };
+    if let Err(error) = vacuum() {
+        tracing::info!(path = %path.display(), %error, "the ledger keeps the room that its older schema took up");
+    }
+}

@@ -1,0 +1,319 @@
+//! Ledgers of version 4 of the schema become ledgers of today.
+
+use std::path::PathBuf;
+
+use nara_proto::event::{Payload, SocialPayload};
+use nara_proto::go_json;
+
+use super::*;
+use crate::ledger::rank::{Priority, Rank};
+
+const CONVERTS: &str = "NARA_TEST_CONVERSION_THAT_IS_KILLED";
+
+/// More than one report of the progress needs.
+const MANY: i64 = 10_500;
+
+/// An event in the spelling of version 4.
+struct Old {
+    event: SyncEvent,
+    rank: Rank,
+    account: Option<&'static str>,
+    origin: Option<&'static str>,
+}
+
+/// A ledger of version 4 with these events.
+fn make(path: &Path, events: &[Old]) {
+    let connection = schema::make_version(path, 4);
+    connection.execute_batch("BEGIN").unwrap();
+    let mut add = connection
+        .prepare(
+            "INSERT INTO events (seq, id, ts, svc, emitter, actor, target, importance, critical, priority, json, origin, \
+             rank, account, received) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 0, 0, 2, ?8, ?9, ?10, ?11, ?12)",
+        )
+        .unwrap();
+    for (
+        Old {
+            event,
+            rank,
+            account,
+            origin,
+        },
+        seq,
+    ) in events.iter().zip(1_i64..)
+    {
+        add.execute((
+            seq,
+            &event.id,
+            event.ts.get(),
+            &event.svc,
+            &event.emitter,
+            event.actor(),
+            event.target(),
+            go_json::to_string(event),
+            origin,
+            rank.0,
+            account,
+            (!rank.is_verified()).then_some(i64::MAX),
+        ))
+        .unwrap();
+    }
+    drop(add);
+    connection
+        .execute_batch(
+            "UPDATE totals SET n = (SELECT count(*) FROM events WHERE events.rank = totals.rank),
+                 bytes = (SELECT coalesce(sum(octet_length(json)), 0) FROM events WHERE events.rank = totals.rank);
+             INSERT INTO accounts SELECT 0, account, count(*), sum(octet_length(json)) FROM events
+                 WHERE account IS NOT NULL GROUP BY account;
+             INSERT INTO accounts SELECT 1, coalesce(origin, ''), count(*), sum(octet_length(json)) FROM events
+                 WHERE rank < 2 GROUP BY 2;
+             INSERT INTO accounts SELECT 2, emitter, count(*), sum(octet_length(json)) FROM events
+                 WHERE rank < 2 AND emitter <> '' GROUP BY 2;
+             UPDATE feed SET position = (SELECT max(seq) FROM events);
+             INSERT INTO cursors VALUES ('bob', 7, 'x');
+             COMMIT",
+        )
+        .unwrap();
+}
+
+fn social(ts: i64, target: &str) -> SyncEvent {
+    let payload = SocialPayload {
+        kind: "tease".to_owned(),
+        actor: "alice".to_owned(),
+        target: target.to_owned(),
+        ..SocialPayload::default()
+    };
+    let mut event = SyncEvent::new(UnixNanos::new(ts), Payload::Social(payload));
+    event.emitter = "alice".to_owned();
+    event.sig = nara_proto::encoding::base64_encode(&[7; 64]);
+    event
+}
+
+/// Events of every kind of row: alone at their time and not, of several accounts, signed in several ways.
+fn different() -> Vec<Old> {
+    let verified = |event, account| Old {
+        event,
+        rank: Rank::common(Priority::Social),
+        account,
+        origin: Some("bob"),
+    };
+    let mut strange = social(4, "line\nfeed and \"quotes\" <&>");
+    strange.emitter_id = "ABC".to_owned();
+    let mut by_another = social(5, "carol");
+    by_another.emitter = "<dave>".to_owned();
+    let mut odd = social(6, "carol");
+    odd.sig = "c2ln".to_owned();
+    let mut unsigned = social(7, "alice");
+    unsigned.emitter = String::new();
+    unsigned.sig = String::new();
+    let mut not_ours = social(8, "carol");
+    not_ours.svc = "weather".to_owned();
+    let unverified = |event| Old {
+        event,
+        rank: Rank::UNVERIFIED,
+        account: None,
+        origin: Some("bob"),
+    };
+    vec![
+        verified(social(3, "b"), Some("alice")),
+        verified(social(3, "a"), Some("bob")),
+        verified(social(3, "c"), None),
+        verified(strange, Some("carol")),
+        verified(by_another, Some("alice")),
+        verified(odd, Some("alice")),
+        unverified(unsigned),
+        verified(not_ours, Some("alice")),
+        unverified(social(9, "carol")),
+        verified(social(-1, "alice"), Some("alice")),
+    ]
+}
+
+async fn everything(ledger: &SqliteLedger) -> Vec<SyncEvent> {
+    // One at a time: places between events of the same time are places, too.
+    let (mut events, mut after) = (Vec::new(), Cursor::START);
+    loop {
+        let page = ledger.page(EventFilter::default(), after, ReadLimit::events(1));
+        let Some(event) = page.await.unwrap().pop() else {
+            break;
+        };
+        after = Cursor::behind(&event);
+        events.push(event);
+    }
+    events
+}
+
+fn file() -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ledger.db");
+    (folder, path)
+}
+
+fn accounts(connection: &Connection) -> Vec<(i64, String, i64, i64)> {
+    let mut read = connection
+        .prepare("SELECT kind, name, n, bytes FROM accounts ORDER BY 1, 2")
+        .unwrap();
+    let rows = read.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)));
+    rows.unwrap().collect::<Result<_, _>>().unwrap()
+}
+
+#[tokio::test]
+async fn a_ledger_of_the_fourth_version_keeps_every_event_its_trust_and_its_account() {
+    let (_folder, path) = file();
+    let old = different();
+    make(&path, &old);
+    let before = accounts(&Connection::open(&path).unwrap());
+
+    let ledger = SqliteLedger::open(&path)
+        .unwrap()
+        .with_retention(RetentionPolicy::UNLIMITED);
+    let mut expected: Vec<_> = old.iter().map(|old| old.event.clone()).collect();
+    expected.sort_by(|a, b| (a.ts, &a.id).cmp(&(b.ts, &b.id)));
+    assert_eq!(everything(&ledger).await, expected);
+    let all = ReadLimit::events(usize::MAX);
+    let arrived = ledger
+        .arrived_after(EventFilter::default(), 0, all)
+        .await
+        .unwrap();
+    for (arrival, old) in arrived.events.iter().zip(&old) {
+        assert_eq!(arrival.event, old.event);
+        assert_eq!(arrival.trust == EventTrust::Verified, old.rank.is_verified());
+        assert_eq!(arrival.origin.as_ref().map(NaraName::as_str), old.origin);
+    }
+    assert_eq!(ledger.cursor("bob".to_owned()).await.unwrap().unwrap().id(), "x");
+    let check = ledger.check().await.unwrap();
+    assert!(check.damage.is_empty(), "{:?}", check.damage);
+    assert_eq!(check.schema, 5);
+    let bytes: usize = old.iter().map(|old| go_json::to_string(&old.event).len()).sum();
+    assert_eq!((check.events.events, check.events.bytes), (old.len(), bytes));
+    assert!(check.services.iter().any(|(service, _)| service == "weather"));
+    drop(ledger);
+
+    // What is charged to whom is taken back as it was charged.
+    let connection = Connection::open(&path).unwrap();
+    assert_eq!(accounts(&connection), before);
+    let ledger = SqliteLedger::open(&path).unwrap();
+    ledger
+        .pool
+        .write(|transaction| {
+            let mut shelf = SqliteShelf::new(transaction)?;
+            for seq in 1..=10 {
+                let place = transaction.query_row(
+                    "SELECT seq, ts, id FROM events WHERE seq = ?1",
+                    [seq],
+                    rows::place,
+                )?;
+                shelf.remove(&place)?;
+            }
+            shelf.finish()?;
+            Ok(())
+        })
+        .await
+        .unwrap();
+    assert!(accounts(&connection).is_empty(), "{:?}", accounts(&connection));
+    assert_eq!(ledger.check().await.unwrap().events, EventSize::default());
+}
+
+#[test]
+fn whoever_looks_into_the_database_finds_names() {
+    let (_folder, path) = file();
+    make(&path, &different());
+    drop(SqliteLedger::open(&path).unwrap());
+    let row: (String, String, String, String) = Connection::open(&path)
+        .unwrap()
+        .query_row(
+            "SELECT id, svc, emitter, json FROM readable WHERE ts = 5",
+            [],
+            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)),
+        )
+        .unwrap();
+    let event = &different()[4].event;
+    assert_eq!(
+        (row.0.as_str(), row.1.as_str(), row.2.as_str()),
+        (event.id.as_str(), "social", "<dave>")
+    );
+    assert!(serde_json::from_str::<serde_json::Value>(&row.3).unwrap()["social"].is_object());
+}
+
+fn many() -> Vec<Old> {
+    let events = (0..MANY).map(|n| Old {
+        event: social(n / 2, &n.to_string()),
+        rank: Rank::common(Priority::Social),
+        account: Some("alice"),
+        origin: None,
+    });
+    events.collect()
+}
+
+/// What a ledger of version 4 that was not converted has.
+fn assert_untouched(path: &Path) {
+    let connection = Connection::open(path).unwrap();
+    let number = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
+    assert_eq!(number("SELECT user_version FROM pragma_user_version"), 4);
+    assert_eq!(
+        number("SELECT count(*) FROM events WHERE json LIKE '{\"id\":%'"),
+        MANY
+    );
+    let check: String = connection
+        .query_row("PRAGMA integrity_check", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(check, "ok");
+}
+
+/// Says, for a process that was started by the test below, how it is killed half-way.
+#[test]
+fn child_that_is_killed_while_it_converts() {
+    let Some(path) = std::env::var_os(CONVERTS) else {
+        return;
+    };
+    let path = PathBuf::from(path);
+    let mut connection = Connection::open(&path).unwrap();
+    // Else a transaction of this size would not leave the memory before it ends.
+    connection.pragma_update(None, "cache_size", 10).unwrap();
+    let mut stop = |done: i64, all: i64| {
+        println!("converted {done} of {all}");
+        for () in std::iter::repeat(()) {
+            std::thread::park();
+        }
+    };
+    schema::migrate_telling(&mut connection, &path, &mut stop).unwrap();
+}
+
+#[tokio::test]
+async fn a_conversion_that_is_killed_leaves_the_ledger_as_it_was_and_the_next_one_succeeds() {
+    let (_folder, path) = file();
+    make(&path, &many());
+    Connection::open(&path)
+        .unwrap()
+        .pragma_update(None, "journal_mode", "wal")
+        .unwrap();
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args([
+            "--exact",
+            "ledger::sqlite::tests::convert::child_that_is_killed_while_it_converts",
+            "--nocapture",
+        ])
+        .env(CONVERTS, &path)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let told = lines.find(|line| line.as_ref().unwrap().contains("converted"));
+    assert!(told.unwrap().unwrap().contains(&format!("10000 of {MANY}")));
+    child.kill().unwrap();
+    child.wait().unwrap();
+
+    assert_untouched(&path);
+    let ledger = SqliteLedger::open(&path).unwrap();
+    assert_eq!(ledger.count().await.unwrap(), MANY as usize);
+    let check = ledger.check().await.unwrap();
+    assert!(check.damage.is_empty(), "{:?}", check.damage);
+}
+
+#[test]
+fn a_converted_ledger_gives_back_the_room_that_it_does_not_need() {
+    let (_folder, path) = file();
+    make(&path, &many());
+    let before = std::fs::metadata(&path).unwrap().len();
+    drop(SqliteLedger::open(&path).unwrap());
+    let after = std::fs::metadata(&path).unwrap().len();
+    assert!(after < before * 2 / 3, "{before} bytes became {after}");
+}
