@@ -90,7 +90,7 @@ pub enum PeerEvent {
         /// The missing proof.
         missing: &'static str,
     },
-    /// The key of a peer was replaced, or taken away: what was opened on it ends; see [`PeerRegistry::lease`].
+    /// The key of a peer was replaced, or taken away: what was opened on it ends.
     KeyChanged {
         /// The name of the peer.
         name: NaraName,

@@ -100,7 +100,7 @@ impl MeshClientBuilder {
         self
     }
 
-    /// How many peers [`MeshClient::ping_all`] calls at once; by default [`defaults::FAN_OUT`].
+    /// How many peers [`MeshClient::ping_all`] calls at once; by default [`MeshClient::FAN_OUT`].
     pub fn fan_out(mut self, peers: usize) -> Self {
         self.fan_out = peers;
         self
