@@ -210,7 +210,7 @@ pub(crate) enum Command {
     Request(RequestArgs),
     /// Send a direct message: one signed event
     Dm(DmArgs),
-    /// Direct messages that wait until their recipients are seen (`dm --later`)
+    /// Messages and postcards that wait until their recipients are seen (`--later`)
     #[command(subcommand)]
     Outbox(OutboxCommand),
     /// Show the ledger of this nara, whether the nara runs or not

@@ -22,7 +22,7 @@ pub(crate) async fn open(path: &Path) -> Outcome<Arc<dyn Ledger>> {
             // SQLite says only that it cannot; the operating system says why.
             Err(match why_not(path) {
                 Some(reason) => failure.caused_by(reason),
-                None => failure.caused_by(error),
+                None => because(failure, error),
             })
         }
     }
@@ -57,7 +57,21 @@ pub(crate) async fn load_peers(ledger: &Arc<dyn Ledger>, registry: &PeerRegistry
 
 /// The failure for an error of a ledger.
 pub(crate) fn failed(error: LedgerError) -> Failure {
-    Failure::failed("the ledger failed").caused_by(error)
+    because(Failure::failed("the ledger failed"), error)
+}
+
+/// A failure for an error of a ledger, with what to do where that is known: SQLite's own words do not say it.
+pub(crate) fn because(failure: Failure, error: LedgerError) -> Failure {
+    let failure = match &error {
+        LedgerError::Interrupted(_) => failure.hint(
+            "a program was ended while it changed the ledger: start the nara once, which takes the change back",
+        ),
+        LedgerError::Busy(_) => failure.hint(
+            "another program changes the ledger, for instance a nara that converts it at its start: try again when it is done",
+        ),
+        _ => failure,
+    };
+    failure.caused_by(error)
 }
 
 /// Tells the registry what the ledger of this nara says about who is there. Without a ledger it says nothing.

@@ -13,7 +13,7 @@ use crate::exit::Exit;
 use crate::explain;
 use crate::failure::Outcome;
 use crate::ledger_file;
-use crate::printer::{Printer, count, harmless};
+use crate::printer::{Printer, count, harmless, harmless_text};
 
 /// Refused events that are named; the rest is counted.
 const MOST_NAMED: usize = 10;
@@ -100,7 +100,7 @@ pub(crate) fn event_line(event: &SyncEvent) -> String {
         harmless(&event.svc),
         or_dash(event.actor()),
         or_dash(event.target()),
-        harmless(text),
+        harmless_text(text),
     );
     line.trim_end().to_owned()
 }

@@ -8,6 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use anstream::AutoStream;
+use nara_proto::identity::escape;
 
 /// Lines that wait for a reader. Each has a few hundred bytes.
 const MOST_LINES: usize = 4096;
@@ -104,20 +105,29 @@ fn with_end(line: &str) -> Vec<u8> {
     [line.as_bytes(), b"\n"].concat()
 }
 
-/// The text with its control characters escaped: nothing in it begins a line or steers a terminal.
+/// A text of a peer with every character escaped that is not seen or changes how the text around it is seen: nothing in it
+/// begins a line, steers a terminal or reorders what stands beside it. What joins emoji and spaces of other widths stay, as
+/// people write them in texts; names are shown by [`escape`] alone.
 pub(crate) fn printable(text: &str) -> Cow<'_, str> {
-    if !text.contains(char::is_control) {
+    if text.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
         return Cow::Borrowed(text);
     }
-    let mut printable = String::with_capacity(text.len() + 16);
-    for character in text.chars() {
-        if character.is_control() {
-            printable.extend(character.escape_default());
-        } else {
-            printable.push(character);
-        }
-    }
-    Cow::Owned(printable)
+    let parts = text.split_inclusive(is_usual_in_texts);
+    Cow::Owned(
+        parts
+            .flat_map(|part| {
+                let plain = part.trim_end_matches(is_usual_in_texts);
+                [escape(plain).to_string(), part[plain.len()..].to_owned()]
+            })
+            .collect(),
+    )
+}
+
+fn is_usual_in_texts(c: char) -> bool {
+    matches!(
+        c,
+        '\u{a0}' | '\u{200c}' | '\u{200d}' | '\u{3000}' | '\u{fe0e}' | '\u{fe0f}'
+    )
 }
 
 /// Stderr for the log. It never fails. Each write is an event, which stays on one line.
@@ -263,6 +273,14 @@ mod tests {
     fn a_text_with_control_characters_stays_on_its_line() {
         assert_eq!(printable("plain é"), "plain é");
         assert_eq!(printable("a\nb\x1b[2J\u{9b}"), "a\\nb\\u{1b}[2J\\u{9b}");
+        assert_eq!(
+            printable("a\u{202e}b\u{2028}c\u{200b}"),
+            "a\\u{202e}b\\u{2028}c\\u{200b}"
+        );
+        assert_eq!(
+            printable("👩\u{200d}🚀 ❤\u{fe0f}\u{fe0f}!"),
+            "👩\u{200d}🚀 ❤\u{fe0f}\u{fe0f}!"
+        );
     }
 
     #[test]

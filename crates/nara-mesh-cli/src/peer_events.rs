@@ -58,6 +58,8 @@ pub(crate) enum PeerLine {
         new_key_id: Option<String>,
         new_key: Option<String>,
     },
+    /// The name of a new peer looks like that of another.
+    LookAlike { name: String, known: String },
 }
 
 impl PeerLine {
@@ -133,6 +135,9 @@ impl About {
             PeerEvent::KeyConflict(conflict) => {
                 ("conflict", conflict.name.clone(), Some(conflict.offered), None)
             }
+            PeerEvent::LookAlike { peer, known } => {
+                ("look-alike", peer.name.clone()?, None, Some(known.to_string()))
+            }
             _ => return None,
         };
         Some(Self {
@@ -184,6 +189,12 @@ pub(crate) fn line(event: &PeerEvent) -> Option<(String, PeerLine)> {
                 printable(&format!("{conflict}: {}", remedy::of_conflict(conflict)))
             );
             Some((text, conflict_line(conflict)))
+        }
+        PeerEvent::LookAlike { peer, known } => {
+            let (name, known) = (harmless(&peer.label()), harmless(known.as_str()));
+            let text =
+                format!("new  {name} looks like {known}, and is another nara: do not take one for the other");
+            Some((text, PeerLine::LookAlike { name, known }))
         }
         PeerEvent::OwnKeyRefused {
             peer,

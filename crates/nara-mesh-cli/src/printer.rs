@@ -7,6 +7,7 @@ use std::time::Duration;
 use anstream::adapter::strip_str;
 use comfy_table::presets::NOTHING;
 use comfy_table::{ContentArrangement, Table};
+use nara_proto::identity::escape;
 use owo_colors::OwoColorize as _;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -111,10 +112,11 @@ impl Printer {
 
 /// Prints a failure on stderr: `error:`, `hint:`, and the causes if `verbose`.
 pub(crate) fn print_failure(failure: &Failure, verbose: bool) {
-    let mut lines = vec![format!("{} {}", "error:".red().bold(), failure.message)];
-    let causes = failure.causes();
+    let message = readable(&failure.message);
+    let mut lines = vec![format!("{} {message}", "error:".red().bold())];
+    let causes: Vec<String> = failure.causes().iter().map(|cause| readable(cause)).collect();
     // The innermost cause is what the system said; the rest is for those who ask.
-    let innermost = causes.last().filter(|cause| !failure.message.contains(*cause));
+    let innermost = causes.last().filter(|cause| !message.contains(*cause));
     let shown: Vec<&String> = if verbose {
         causes.iter().collect()
     } else {
@@ -122,7 +124,7 @@ pub(crate) fn print_failure(failure: &Failure, verbose: bool) {
     };
     lines.extend(shown.iter().map(|cause| format!("  caused by: {cause}")));
     if let Some(hint) = &failure.hint {
-        lines.push(format!("{} {hint}", "hint:".cyan().bold()));
+        lines.push(format!("{} {}", "hint:".cyan().bold(), readable(hint)));
     }
     let causes = causes.join(": ");
     let mut fields = Vec::new();
@@ -130,7 +132,13 @@ pub(crate) fn print_failure(failure: &Failure, verbose: bool) {
         fields.push(("cause", &*causes));
     }
     fields.extend(failure.hint.as_deref().map(|hint| ("hint", hint)));
-    log::say(Level::ERROR, &lines.join("\n"), &failure.message, &fields);
+    log::say(Level::ERROR, &lines.join("\n"), &message, &fields);
+}
+
+/// A text of several lines, each of which shows what is in it: names of files are not all chosen by the user.
+fn readable(text: &str) -> String {
+    let lines: Vec<_> = text.split('\n').map(output::printable).collect();
+    lines.join("\n")
 }
 
 fn stdout_line(line: impl Display) -> Outcome<()> {
@@ -228,12 +236,23 @@ pub(crate) fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// Text of a peer, made harmless for a terminal: control characters are escaped, and it is cut.
+/// The most characters of a text of a peer that are shown.
+const MOST: usize = 200;
+
+/// A name or a word of a peer, made harmless for a reader: every character that is not seen is escaped, and it is cut.
 pub(crate) fn harmless(text: &str) -> String {
-    const MOST: usize = 200;
+    cut(text, |text| escape(text).to_string())
+}
+
+/// A text that a peer wrote for people, made harmless in the same way, but with its emoji as they are.
+pub(crate) fn harmless_text(text: &str) -> String {
+    cut(text, |text| output::printable(text).into_owned())
+}
+
+fn cut(text: &str, show: impl Fn(&str) -> String) -> String {
     match text.char_indices().nth(MOST) {
-        Some((end, _)) => output::printable(&text[..end]).into_owned() + "…",
-        None => output::printable(text).into_owned(),
+        Some((end, _)) => show(&text[..end]) + "…",
+        None => show(text),
     }
 }
 

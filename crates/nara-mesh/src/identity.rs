@@ -38,9 +38,9 @@ impl LocalNara {
     /// A new nara with this name and a random soul, which lives as long as the process: for tests and experiments.
     ///
     /// # Errors
-    /// [`InvalidName`] if the name is empty, too long, or has control characters.
+    /// [`InvalidName`] if the name is empty, too long, or has characters that cannot be seen.
     pub fn generate(name: &str) -> Result<Self, InvalidName> {
-        let name: NaraName = name.parse()?;
+        let name = NaraName::new_own(name)?;
         let soul = Soul::bond(random(), name.as_str());
         Ok(Self::new(&soul, name).expect("the soul was bonded to this name just now"))
     }

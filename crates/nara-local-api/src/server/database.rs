@@ -1,9 +1,9 @@
 //! A small database of the API in a file of its own.
 
 use std::error::Error;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::time::Duration;
 
@@ -19,6 +19,9 @@ const VERSION: i64 = 1;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DatabaseError {
+    /// The file is no database any more.
+    #[error("the file is damaged")]
+    Damaged(#[source] Box<dyn Error + Send + Sync>),
     /// The database failed.
     #[error("the database failed")]
     Failed(#[source] Box<dyn Error + Send + Sync>),
@@ -35,10 +38,10 @@ pub enum DatabaseError {
 
 impl From<rusqlite::Error> for DatabaseError {
     fn from(error: rusqlite::Error) -> Self {
-        if error.sqlite_error_code() == Some(ErrorCode::DiskFull) {
-            Self::Full(error.into())
-        } else {
-            Self::Failed(error.into())
+        match error.sqlite_error_code() {
+            Some(ErrorCode::DiskFull) => Self::Full(error.into()),
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::Damaged(error.into()),
+            _ => Self::Failed(error.into()),
         }
     }
 }
@@ -47,7 +50,8 @@ impl From<rusqlite::Error> for DatabaseError {
 pub(super) fn open(path: &Path, schema: &str) -> Result<Connection, DatabaseError> {
     let mut options = OpenOptions::new();
     options.create(true).append(true).mode(0o600);
-    options.open(path).map_err(DatabaseError::File)?;
+    let file = options.open(path).map_err(DatabaseError::File)?;
+    close_to_others(&file, path);
     let connection = Connection::open(path)?;
     connection.busy_timeout(BUSY)?;
     let version: i64 = connection.query_row("PRAGMA user_version", (), |row| row.get(0))?;
@@ -60,6 +64,22 @@ pub(super) fn open(path: &Path, schema: &str) -> Result<Connection, DatabaseErro
     connection.execute_batch(schema)?;
     connection.pragma_update(None, "user_version", VERSION)?;
     Ok(connection)
+}
+
+/// Takes away what others may do with the file, should somebody have allowed it: it holds messages.
+fn close_to_others(file: &File, path: &Path) {
+    let Ok(mode) = file.metadata().map(|metadata| metadata.permissions().mode()) else {
+        return;
+    };
+    if mode & 0o077 == 0 {
+        return;
+    }
+    match file.set_permissions(Permissions::from_mode(0o600)) {
+        Ok(()) => {
+            tracing::warn!(path = %path.display(), "other users could open this file: its mode is 0600 now");
+        }
+        Err(error) => tracing::warn!(path = %path.display(), %error, "other users can open this file"),
+    }
 }
 
 /// A number as a column has it.

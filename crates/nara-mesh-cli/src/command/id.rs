@@ -3,7 +3,7 @@
 use nara_mesh::identity::LocalNara;
 use nara_mesh::peers_file::PeerEntry;
 use nara_mesh::soul_file::SoulFile;
-use nara_proto::identity::KeyId;
+use nara_proto::identity::{KeyId, NaraName};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -19,6 +19,10 @@ pub(super) fn new(args: &IdNewArgs, settings: &Settings, printer: Printer) -> Ou
         .name()
         .cloned()
         .ok_or_else(|| Failure::usage("a nara needs a name").hint("pass --name NAME"))?;
+    let name = NaraName::new_own(name.as_str()).map_err(|error| {
+        Failure::usage(format!("{name} cannot be the name of a new nara: {error}"))
+            .hint("other naras do not meet it under such a name")
+    })?;
     let path = args
         .out
         .clone()

@@ -9,7 +9,7 @@ use crate::connect::block_on;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::keeping::make_folder_of;
-use crate::ledger_file::failed;
+use crate::ledger_file::{self, failed};
 use crate::printer::{Printer, count, harmless, render, table};
 use crate::settings::Settings;
 
@@ -161,5 +161,6 @@ fn ledger_of(settings: &Settings) -> Outcome<std::path::PathBuf> {
 }
 
 fn unusable(path: &std::path::Path, error: LedgerError) -> Failure {
-    Failure::failed(format!("the ledger {} cannot be opened", path.display())).caused_by(error)
+    let failure = Failure::failed(format!("the ledger {} cannot be opened", path.display()));
+    ledger_file::because(failure, error)
 }

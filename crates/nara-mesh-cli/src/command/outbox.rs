@@ -96,17 +96,21 @@ fn take_back(args: &OutboxDropArgs, settings: &Settings, printer: Printer) -> Ou
                 printer.line(said(&entry))?;
                 dropped.push(entry);
             }
-            Err(failure) => {
-                failed = Some(failure);
-                break;
-            }
+            // The others are taken back all the same.
+            Err(failure) => failed = Some(failure),
         }
     }
+    let exit = if dropped.is_empty() {
+        None
+    } else {
+        Some(Exit::Partial)
+    };
     printer.json(Dropped { messages: dropped })?;
     match failed {
         None => Ok(Exit::Ok),
         Some(failure) => Err(Failure {
             hint: Some("`nara-mesh outbox list` shows the messages".to_owned()),
+            exit: exit.unwrap_or(failure.exit),
             ..failure
         }),
     }

@@ -19,7 +19,7 @@ use crate::connect;
 use crate::exit::Exit;
 use crate::explain;
 use crate::failure::{Failure, Outcome};
-use crate::printer::{Printer, harmless, human, render, table};
+use crate::printer::{Printer, harmless, harmless_text, human, render, table};
 use crate::remedy;
 use crate::running;
 use crate::settings::Settings;
@@ -154,7 +154,7 @@ pub(super) fn list(args: &RunningArgs, settings: &Settings, printer: Printer) ->
             explain::date(UnixMillis::new(postcard.sent_at_ms)),
             postcard.state.as_str().to_owned(),
             route(postcard),
-            harmless(&postcard.message),
+            harmless_text(&postcard.message),
         ]);
     }
     printer.line(render(&rows))?;

@@ -360,7 +360,7 @@ impl<S: Shelf> Admission<'_, S> {
         let first = Rank::common(Priority::FirstSeen);
         let configured = Rank::configured(Priority::Ping);
         self.prune_accounts(Rank::STRANGER..configured, self.retention.policy.quota(), some)?;
-        self.prune_shares(first..configured, |shelf| match is_full(shelf) {
+        self.prune_shares(first..configured, Size::default(), |shelf| match is_full(shelf) {
             true => some,
             false => Size::default(),
         })?;

@@ -45,6 +45,11 @@ pub enum LedgerError {
     /// The ledger cannot be written.
     #[error("the ledger can only be read: its file or folder is read-only, or it was opened so")]
     ReadOnly(#[source] Box<dyn Error + Send + Sync>),
+    /// A program ended while it changed the ledger, and who opens it to read only cannot take the change back.
+    #[error(
+        "a program was ended while it changed the ledger: start the nara once, which takes the change back"
+    )]
+    Interrupted(#[source] Box<dyn Error + Send + Sync>),
     /// Another process writes to the database for too long.
     #[error("another process keeps the database of the ledger busy: try again")]
     Busy(#[source] Box<dyn Error + Send + Sync>),

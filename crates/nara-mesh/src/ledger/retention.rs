@@ -41,6 +41,9 @@ impl KnownNames for EveryoneKnown {
 /// nobody claims may be used by anybody; an account over its quota is the first that is pruned.
 const QUOTA: usize = 8;
 
+/// The part of the ledger that an account has before anybody keeps more: a sixty-fourth.
+const FLOOR: usize = 64;
+
 /// The room for unverified events, as a part of the room for verified ones, on top of it: a tenth.
 const UNVERIFIED: usize = 10;
 
@@ -167,6 +170,11 @@ impl RetentionPolicy {
     /// What one account is guaranteed of it.
     pub(super) fn quota(&self) -> Size {
         self.room().part(QUOTA)
+    }
+
+    /// What an account has before the observations that others keep.
+    pub(super) fn floor(&self) -> Size {
+        self.room().part(FLOOR)
     }
 
     /// The room for unverified events.

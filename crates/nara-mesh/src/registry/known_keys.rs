@@ -47,6 +47,10 @@ impl KeyLookup for KnownKeys {
         self.registry.was_key_of_name(name, key)
     }
 
+    fn is_banned_key(&self, key: &PublicKey) -> bool {
+        self.registry.is_banned_key(key)
+    }
+
     fn is_id_of_name(&self, id: &str, name: &str) -> Option<bool> {
         match (id == self.local.id().as_str(), name == self.local.name().as_str()) {
             (false, false) => self.registry.is_id_of_name(id, name),
@@ -68,6 +72,10 @@ impl KeyLookup for PeerRegistry {
 
     fn was_key_of_name(&self, name: &str, key: &PublicKey) -> bool {
         self.has_followed_from(name, key)
+    }
+
+    fn is_banned_key(&self, key: &PublicKey) -> bool {
+        self.is_banned(key)
     }
 
     fn is_id_of_name(&self, id: &str, name: &str) -> Option<bool> {

@@ -103,6 +103,34 @@ async fn a_stranger_of_the_mesh_is_asked_once_for_its_key() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_whose_key_is_forgotten_is_asked_again_at_once() {
+    let carol = nara("carol");
+    let server = online(&carol).await;
+    let (target, dials) = target(server.local_addr().port(), true, ServerLimits::default()).await;
+    assert_eq!(sync(&target, &carol), 200);
+    let known = target.registry.by_name("carol").unwrap();
+    target.registry.remove(&known);
+    assert_eq!(sync(&target, &carol), 200);
+    assert_eq!(dials.dials(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_whose_name_cannot_be_seen_is_not_met() {
+    let hidden = nara("ali\u{200b}ce");
+    let server = online(&hidden).await;
+    let (target, _) = target(server.local_addr().port(), true, ServerLimits::default()).await;
+    let answer = target.post(&hidden, "/events/sync", "{\"from\":\"ali\u{200b}ce\"}".as_bytes());
+    assert_eq!(answer.status, 401);
+    assert!(!answer.text().contains('\u{200b}'), "{}", answer.text());
+    assert!(
+        target
+            .registry
+            .by_name("ali\u{200b}ce")
+            .is_none_or(|peer| peer.key().is_none())
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn many_requests_of_one_stranger_make_one_call() {
     let carol = nara("carol");
     let server = online(&carol).await;

@@ -172,7 +172,8 @@ fn prepare<K: KeyLookup + ?Sized>(
             standing
         }
     };
-    if standing == KeyStanding::Untrusted {
+    let is_banned = || event.embedded_key().is_some_and(|key| keys.is_banned_key(&key));
+    if standing == KeyStanding::Untrusted || (standing == KeyStanding::Unknown && is_banned()) {
         return Err(EventProblem::Untrusted);
     }
     if !event.is_signed() {

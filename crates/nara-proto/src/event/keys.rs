@@ -49,6 +49,11 @@ pub trait KeyLookup {
         false
     }
 
+    /// Whether the operator banned this key, whatever name it comes under.
+    fn is_banned_key(&self, _key: &PublicKey) -> bool {
+        false
+    }
+
     /// The key that is pinned for a name.
     fn key_of_name(&self, name: &str) -> Option<PublicKey> {
         self.standing_of_name(name).key()
@@ -78,6 +83,10 @@ macro_rules! forward {
             fn was_key_of_name(&self, name: &str, key: &PublicKey) -> bool {
                 (**self).was_key_of_name(name, key)
             }
+
+            fn is_banned_key(&self, key: &PublicKey) -> bool {
+                (**self).is_banned_key(key)
+            }
         }
     };
 }
@@ -97,5 +106,57 @@ impl KeyLookup for BTreeMap<String, PublicKey> {
 
     fn is_id_of_name(&self, _: &str, _: &str) -> Option<bool> {
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{
+        ChauPayload, EventProblem, EventReception, HeyTherePayload, Payload, SyncEvent, verify_events,
+    };
+    use crate::identity::{KeyPair, Soul};
+    use crate::time::UnixNanos;
+
+    /// Nobody is known, and one key is banned.
+    struct Banned(PublicKey);
+
+    impl KeyLookup for Banned {
+        fn standing_of_name(&self, _: &str) -> KeyStanding {
+            KeyStanding::Unknown
+        }
+
+        fn standing_of_id(&self, _: &str) -> KeyStanding {
+            KeyStanding::Unknown
+        }
+
+        fn is_id_of_name(&self, _: &str, _: &str) -> Option<bool> {
+            None
+        }
+
+        fn is_banned_key(&self, key: &PublicKey) -> bool {
+            *key == self.0
+        }
+    }
+
+    #[test]
+    fn a_banned_key_introduces_itself_under_no_other_name() {
+        let now = UnixNanos::new(1_769_100_000_000_000_000);
+        let key = KeyPair::from_soul(&Soul::bond([7; 32], "mallory"));
+        let (from, public_key) = ("newname".to_owned(), key.public_key().to_base64());
+        let hey_there = Payload::HeyThere(HeyTherePayload {
+            from: from.clone(),
+            public_key: public_key.clone(),
+            ..HeyTherePayload::default()
+        });
+        let chau = Payload::Chau(ChauPayload {
+            from,
+            public_key,
+            ..ChauPayload::default()
+        });
+        let mut events = [hey_there, chau].map(|payload| SyncEvent::signed(now, payload, "newname", &key));
+        let reception = EventReception { now, random: [3; 32] };
+        let verdicts = verify_events(&mut events, &Banned(key.public_key()), reception);
+        assert_eq!(verdicts, [Err(EventProblem::Untrusted); 2]);
     }
 }

@@ -81,6 +81,12 @@ impl NaraName {
         }
     }
 
+    /// The first character of this name that cannot be seen, or that reorders the text around it. A nara with such a name
+    /// that nobody configured is not met: its name can be taken for another.
+    pub fn hidden(&self) -> Option<char> {
+        self.as_str().chars().find(|&c| is_hidden(c))
+    }
+
     /// Whether a person can take this name for the other: they are the same but for case, characters that cannot be
     /// seen, and characters that look alike in most fonts (Unicode Technical Standard 39, section 4).
     pub fn looks_like(&self, other: &Self) -> bool {
@@ -163,7 +169,7 @@ fn is_hidden(c: char) -> bool {
     // What most fonts draw as nothing although Unicode counts it as a letter or mark.
     let is_ignorable = matches!(c,
         '\u{34f}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}' | '\u{2800}'
-        | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{ffa0}' | '\u{e0000}'..='\u{e0fff}');
+        | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{ffa0}' | '\u{16fe4}' | '\u{1d159}' | '\u{e0000}'..='\u{e0fff}');
     // The standard library knows which characters can be printed. Marks are, behind another character.
     let mut behind = [b'a', 0, 0, 0, 0];
     let len = 1 + c.encode_utf8(&mut behind[1..]).len();
@@ -197,7 +203,9 @@ mod tests {
         assert_eq!(NaraName::new(&"x".repeat(1025)), Err(InvalidName::TooLong));
     }
 
-    const HIDDEN: [char; 16] = [
+    const HIDDEN: [char; 18] = [
+        '\u{16fe4}',
+        '\u{1d159}',
         '\t',
         '\u{80}',
         '\u{9b}',

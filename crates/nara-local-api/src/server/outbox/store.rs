@@ -124,4 +124,19 @@ mod tests {
         drop(store);
         assert!(matches!(Store::open(&path), Err(DatabaseError::Newer(2))));
     }
+
+    #[test]
+    fn a_damaged_file_is_told_and_what_others_may_open_is_closed_to_them() {
+        use std::os::unix::fs::PermissionsExt as _;
+
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("outbox.db");
+        std::fs::write(&path, "no database ".repeat(100)).unwrap();
+        assert!(matches!(Store::open(&path), Err(DatabaseError::Damaged(_))));
+        std::fs::write(&path, "").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).unwrap();
+        Store::open(&path).unwrap();
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
 }

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 
 use crate::lines::{DaemonLine, Hop, NaraLine};
 use crate::listing::event_line;
-use crate::printer::{Printer, count, harmless};
+use crate::printer::{Printer, count, harmless, harmless_text};
 
 /// Lines that wait to be printed; more are dropped, with a word in the log, because a slow reader of our
 /// output must not hold up requests.
@@ -129,12 +129,12 @@ impl MeshHandler for FeedHandler {
         let stamps: Vec<String> = message
             .hops()
             .iter()
-            .map(|hop| format!("{} {}", harmless(&hop.nara), harmless(&hop.stamp)))
+            .map(|hop| format!("{} {}", harmless(&hop.nara), harmless_text(&hop.stamp)))
             .collect();
         let text = format!(
             "world  {}  {:?}  {}{}",
             harmless(&message.originator),
-            harmless(&message.message),
+            harmless_text(&message.message),
             stamps.join(" → "),
             if complete { "  (home)" } else { "" }
         );

@@ -227,17 +227,35 @@ impl Host for Program {
 
 impl From<OutboxError> for Failure {
     fn from(error: OutboxError) -> Self {
-        let failure = Self::failed("outbox.db in the data folder cannot be used").caused_by(error);
-        failure.hint("check the permissions and the free space of the data folder; --no-api starts the nara without it")
+        let hint = match &error {
+            OutboxError::Store(error) => unusable_hint(error),
+            _ => CHECK_THE_FOLDER,
+        };
+        Self::failed("outbox.db in the data folder cannot be used")
+            .caused_by(error)
+            .hint(hint)
     }
 }
 
 /// Why the inbox cannot be opened.
 pub(super) fn inbox_unusable(error: DatabaseError) -> Failure {
-    let failure = Failure::failed("inbox.db in the data folder cannot be used").caused_by(error);
-    failure.hint(
-        "check the permissions and the free space of the data folder; --no-api starts the nara without it",
-    )
+    let hint = unusable_hint(&error);
+    Failure::failed("inbox.db in the data folder cannot be used")
+        .caused_by(error)
+        .hint(hint)
+}
+
+const CHECK_THE_FOLDER: &str =
+    "check the permissions and the free space of the data folder; --no-api starts the nara without it";
+
+fn unusable_hint(error: &DatabaseError) -> &'static str {
+    match error {
+        DatabaseError::Damaged(_) => {
+            "the file is damaged: move it away, and the nara starts with an empty one; messages that only it kept (those that \
+             wait, or that nobody has acknowledged) are lost; the ledger is not touched"
+        }
+        _ => CHECK_THE_FOLDER,
+    }
 }
 
 impl From<ListenError> for Failure {

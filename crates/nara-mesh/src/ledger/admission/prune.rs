@@ -29,14 +29,17 @@ impl<S: Shelf> Admission<'_, S> {
         // Down to the size itself, once the slack is used up.
         let excess = |shelf: &S| shelf.size(Rank::is_verified) - room;
         self.prune_ladder(Rank::STRANGER, common, excess(self.shelf))?;
-        self.prune_shares(common..kept, excess)?;
+        // What large accounts keep goes before the little that others have.
+        self.prune_shares(common..kept, policy.floor(), excess)?;
+        self.prune_shares(kept..configured, policy.floor(), excess)?;
+        self.prune_shares(common..kept, Size::default(), excess)?;
         self.prune_ladder(Rank::STRANGER, kept, excess(self.shelf))?;
         // What is kept of others leaves half of the room to this nara and to configured peers.
         let too_much = |shelf: &S| {
             let kept_of_others = shelf.size(|rank| rank.is_kept() && rank < configured);
             excess(shelf).min(kept_of_others - room.part(2))
         };
-        self.prune_shares(kept..configured, too_much)?;
+        self.prune_shares(kept..configured, Size::default(), too_much)?;
         self.prune_ladder(kept, configured, too_much(self.shelf))?;
         self.prune_ladder(
             configured,
@@ -79,10 +82,12 @@ impl<S: Shelf> Admission<'_, S> {
 
     /// Removes what is too much of these ranks from the largest accounts: first from those over their quota, which is an
     /// eighth of the ledger, but more than eight accounts within theirs may be too much together. The share is halved
-    /// until it is enough, so an account that has less than half of what the largest keep loses nothing.
+    /// until it is enough or would be below the floor, so an account that has less than half of what the largest keep
+    /// loses nothing.
     pub(super) fn prune_shares(
         &mut self,
         ranks: Range<Rank>,
+        floor: Size,
         excess: impl Fn(&S) -> Size,
     ) -> Result<(), S::Error> {
         let mut share = self.retention.policy.quota();
@@ -92,10 +97,11 @@ impl<S: Shelf> Admission<'_, S> {
                 return Ok(());
             }
             self.prune_accounts(ranks.clone(), share, excess)?;
-            if share.events <= 1 {
+            let half = share.part(2);
+            if share.events <= 1 || half.events < floor.events {
                 return Ok(());
             }
-            share = share.part(2);
+            share = half;
         }
     }
 

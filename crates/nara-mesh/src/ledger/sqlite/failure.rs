@@ -1,4 +1,5 @@
 use rusqlite::ErrorCode;
+use rusqlite::ffi::SQLITE_READONLY_ROLLBACK;
 
 use crate::ledger::LedgerError;
 
@@ -29,9 +30,13 @@ impl From<Failure> for LedgerError {
             Failure::Database(error) => {
                 let code = error.sqlite_error_code();
                 let reason = error.to_string();
+                let extended = error.sqlite_error().map(|error| error.extended_code);
                 let source = Box::new(error);
                 match code {
                     Some(ErrorCode::DiskFull) => Self::Full(source),
+                    Some(ErrorCode::ReadOnly) if extended == Some(SQLITE_READONLY_ROLLBACK) => {
+                        Self::Interrupted(source)
+                    }
                     Some(ErrorCode::ReadOnly) => Self::ReadOnly(source),
                     Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::Busy(source),
                     Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::Corrupt { reason },

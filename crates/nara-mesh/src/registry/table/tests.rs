@@ -99,6 +99,43 @@ fn the_first_key_of_a_configured_address_comes_from_there_only() {
 }
 
 #[test]
+fn a_nara_whose_name_cannot_be_seen_is_not_met() {
+    let registry = PeerRegistry::default();
+    let from = |name: &str, source: KeySource| PinnedKey {
+        source,
+        ..key(1, name)
+    };
+    for hidden in [
+        '\u{200b}',
+        '\u{202e}',
+        '\u{85}',
+        '\t',
+        '\u{2028}',
+        '\u{fe0f}',
+        '\u{e0041}',
+        '\u{ad}',
+    ] {
+        let name = format!("al{hidden}ice");
+        for source in [
+            KeySource::HeyThere { told_by: None },
+            KeySource::PeerQuery("eve".parse().unwrap()),
+            KeySource::Ping(address(2)),
+            KeySource::Tls(address(2)),
+        ] {
+            let refused = registry.pin(from(&name, source.clone()));
+            assert!(
+                matches!(refused, Err(RegisterError::KeyRefused(_))),
+                "{name:?} {source}"
+            );
+        }
+        assert!(registry.by_name(&name).is_none());
+        // Whoever is configured is meant.
+        let peer = registry.pin(from(&name, KeySource::Configured)).unwrap();
+        registry.remove(&peer);
+    }
+}
+
+#[test]
 fn names_that_look_the_same_are_told_at_first_contact() {
     let registry = PeerRegistry::default();
     registry.pin(key(1, "paypal")).unwrap();

@@ -115,7 +115,8 @@ impl KeyDiscovery {
     ) -> Result<(), Busy> {
         let source = source.to_canonical();
         let known = self.registry.by_name(name.as_str());
-        if known.is_none_or(|peer| peer.info().key.is_none()) && !self.registry.trust().asks_strangers() {
+        let is_keyless = known.is_none_or(|peer| peer.info().key.is_none());
+        if is_keyless && !self.registry.trust().asks_strangers() {
             tracing::debug!(%name, %source, "unknown sender: strangers are not called back");
             return Ok(());
         }
@@ -126,9 +127,19 @@ impl KeyDiscovery {
         let _waiting = self.waiting.take(&source).map_err(|_| Busy)?;
         let claim = Claim::of(claim);
         let port = claim.as_ref().map(|claim| claim.port);
+        let asked = (source, name.clone(), port);
+        if is_keyless
+            && matches!(
+                self.outcomes.get(&asked).await,
+                Some(Outcome::Pinned | Outcome::Conflict)
+            )
+        {
+            // The operator has reset it since.
+            self.outcomes.invalidate(&asked).await;
+        }
         let outcome = self
             .outcomes
-            .try_get_with((source, name.clone(), port), self.ask(name, source, claim))
+            .try_get_with(asked, self.ask(name, source, claim))
             .await;
         let word = match &outcome {
             Ok(Outcome::Conflict) => "conflict",

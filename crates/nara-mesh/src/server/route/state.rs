@@ -130,6 +130,10 @@ impl KeyLookup for Shared {
         self.known_keys.was_key_of_name(name, key)
     }
 
+    fn is_banned_key(&self, key: &PublicKey) -> bool {
+        self.known_keys.is_banned_key(key)
+    }
+
     fn is_id_of_name(&self, id: &str, name: &str) -> Option<bool> {
         self.known_keys.is_id_of_name(id, name)
     }

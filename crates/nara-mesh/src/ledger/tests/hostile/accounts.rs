@@ -11,6 +11,7 @@ crate::ledger::tests::on_every_ledger! {
     a_nara_that_restarts_without_end_does_not_keep_others_out,
     eight_accounts_that_fill_the_ledger_within_their_quotas_leave_others_theirs,
     eight_accounts_that_fill_the_room_of_what_is_kept_do_not_keep_others_out,
+    what_eight_accounts_keep_goes_before_the_little_that_others_have,
 }
 
 async fn accounts_over_their_quota_go_first(ledger: &dyn Ledger) {
@@ -126,5 +127,31 @@ async fn eight_accounts_that_fill_the_room_of_what_is_kept_do_not_keep_others_ou
         }
     }
     assert_eq!(count_of(ledger, &["met-1"]).await, 1);
+    assert!(ledger.count().await.unwrap() <= 81);
+}
+
+async fn what_eight_accounts_keep_goes_before_the_little_that_others_have(ledger: &dyn Ledger) {
+    // The cheapest kind against what is kept: a sixty-fourth of the ledger for each.
+    let honest = ["met-1", "met-2", "met-3"];
+    for (nara, from) in honest.into_iter().zip([0, 10, 20]) {
+        let events = (from..from + 2).map(|ts| by(nara, hey_there(ts, nara)));
+        sign(ledger, nara, events).await;
+    }
+    for round in 0..30 {
+        for eve in eight() {
+            let restart = by(&eve, observation(round, &eve, &format!("met-{round}"), "restart"));
+            sign(ledger, &eve, [restart]).await;
+        }
+    }
+    for nara in honest {
+        assert_eq!(count_of(ledger, &[nara]).await, 2, "{nara}");
+    }
+    // So does what comes later.
+    sign(ledger, "met-4", [by("met-4", hey_there(30, "met-4"))]).await;
+    for eve in eight() {
+        let restart = by(&eve, observation(100, &eve, "me", "restart"));
+        sign(ledger, &eve, [restart]).await;
+    }
+    assert_eq!(count_of(ledger, &["met-4"]).await, 1);
     assert!(ledger.count().await.unwrap() <= 81);
 }
