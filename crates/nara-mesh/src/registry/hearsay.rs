@@ -59,6 +59,13 @@ impl PeerRegistry {
             !(key.source.is_from(address) || (either_port && key.source.is_from(with_other_port(address))))
         }) {
             (NOT_ITS_ADDRESS.into(), "address")
+        } else if let Some(hidden) = name.hidden().filter(|_| configured_at.is_none()) {
+            let reason = format!(
+                "its name has a character that cannot be seen ({}), so it can be taken for another; name it in the peers \
+                 file if it is meant",
+                hidden.escape_unicode()
+            );
+            (reason.into(), "hidden_name")
         } else {
             match self.trust().decide(&offer) {
                 Ok(()) => return Ok(()),
