@@ -13,7 +13,9 @@ use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSqlOutput, ValueRe
 use rusqlite::{CachedStatement, Row, ToSql, params};
 
 use super::failure::Failure;
+use super::rows::sql_limit;
 use crate::ledger::LedgerError;
+use crate::ledger::held::Place;
 
 /// The id of an event: the 16 bytes of its hash.
 ///
@@ -78,6 +80,15 @@ impl FromSql for IdText {
         let text = bytes.strip_suffix(&[MARK]).unwrap_or(bytes);
         Ok(Self(String::from_utf8_lossy(text).into_owned()))
     }
+}
+
+/// Reads the columns `seq, ts, id`.
+pub(super) fn place(row: &Row<'_>) -> rusqlite::Result<Place> {
+    Ok(Place {
+        seq: row.get(0)?,
+        ts: UnixNanos::new(row.get(1)?),
+        id: row.get::<_, IdText>(2)?.0.into(),
+    })
 }
 
 /// The service of an event: a number, or its name if this version does not know it.
@@ -260,7 +271,7 @@ impl EventRow<'_> {
             parties.key(self.account),
             self.origin,
             self.received,
-            super::rows::sql_limit(self.bytes),
+            sql_limit(self.bytes),
             signature_key(self.sig),
             self.json,
         ])?;

@@ -10,7 +10,6 @@ use rusqlite::{Connection, Row};
 use super::columns::{EventRow, IdKey, ServiceKey, without_columns};
 use super::failure::Failure;
 use super::rows::unsigned;
-use super::schema::Progress;
 use super::sql;
 
 /// How many events are written between two reports of the progress.
@@ -18,6 +17,9 @@ const REPORT: i64 = 10_000;
 
 /// Pages of the database that may stay unused.
 const SPARE_PAGES: i64 = 256;
+
+/// Called with the number of events that are converted, and the number of all.
+pub(super) type Progress<'a> = dyn FnMut(i64, i64) + 'a;
 
 /// Copies the table `old_events` of version 4 to the table `events`, inside of a transaction.
 pub(super) fn events(transaction: &Connection, progress: &mut Progress<'_>) -> Result<(), Failure> {

@@ -7,9 +7,9 @@ use nara_proto::time::UnixNanos;
 use rusqlite::types::{FromSql as _, Value};
 use rusqlite::{CachedStatement, OptionalExtension as _, Params, Row, Transaction};
 
-use super::columns::{IdKey, IdText, ServiceKey, event};
+use super::columns::{IdKey, IdText, ServiceKey, event, place};
 use super::failure::Failure;
-use super::rows::{place, position, sizes, sql_limit, unsigned};
+use super::rows::{position, sizes, sql_limit, unsigned};
 use super::sql::{self, BothWays};
 use crate::ledger::checked::stored_trust;
 use crate::ledger::filter::Wanted;

@@ -2,23 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use nara_proto::time::UnixNanos;
 use rusqlite::{Connection, Row, Transaction};
 
-use super::columns::IdText;
 use super::sql;
-use crate::ledger::held::Place;
 use crate::ledger::rank::Rank;
 use crate::ledger::retention::Size;
-
-/// Reads the columns `seq, ts, id`.
-pub(super) fn place(row: &Row<'_>) -> rusqlite::Result<Place> {
-    Ok(Place {
-        seq: row.get(0)?,
-        ts: UnixNanos::new(row.get(1)?),
-        id: row.get::<_, IdText>(2)?.0.into(),
-    })
-}
 
 /// The place of the newest event in the order of arrival, stored or not.
 pub(super) fn position(snapshot: &Transaction<'_>) -> rusqlite::Result<i64> {

@@ -3,7 +3,7 @@ use std::path::Path;
 
 use rusqlite::{Connection, TransactionBehavior};
 
-use super::convert;
+use super::convert::{self, Progress};
 use super::failure::Failure;
 use crate::ledger::LedgerError;
 
@@ -44,9 +44,6 @@ impl Migration {
         Ok(())
     }
 }
-
-/// Called with the number of events that are converted, and the number of all.
-pub(super) type Progress<'a> = dyn FnMut(i64, i64) + 'a;
 
 /// Version 1.
 const EVENTS: &str = "

@@ -6,8 +6,8 @@ use nara_proto::sync::is_critical;
 use nara_proto::time::UnixNanos;
 use rusqlite::{OptionalExtension as _, Params, Row, Transaction};
 
-use super::columns::{EventRow, IdKey, ServiceKey, account, emitter, without_columns};
-use super::rows::{place, position, sizes, sql_limit, unsigned};
+use super::columns::{EventRow, IdKey, ServiceKey, account, emitter, place, without_columns};
+use super::rows::{position, sizes, sql_limit, unsigned};
 use super::sql;
 use crate::ledger::admission::{Account, LadderPlace, NewEvent, Rung, Shelf};
 use crate::ledger::held::{Held, HeldPing, Place};

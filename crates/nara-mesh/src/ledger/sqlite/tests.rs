@@ -1,5 +1,5 @@
-use std::io::{BufRead as _, BufReader};
-use std::process::{Command, Stdio};
+use std::io::{BufRead as _, BufReader, Lines};
+use std::process::{Child, ChildStdout, Command, Stdio};
 
 use nara_proto::event::{EventTrust, Payload, SeenPayload};
 use rusqlite::Connection;
@@ -26,6 +26,18 @@ fn batch(first: i64) -> Vec<SyncEvent> {
         .collect()
 }
 
+/// A process that runs one test of this program, with a variable that makes it be the one that is killed.
+fn start_test(name: &str, variable: &str, path: &Path) -> (Child, Lines<BufReader<ChildStdout>>) {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--nocapture"])
+        .env(variable, path)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    (child, lines)
+}
+
 /// Says, for a process that was started by the test below, how it is killed half-way.
 #[tokio::test]
 async fn child_that_is_killed() {
@@ -46,17 +58,8 @@ async fn a_killed_process_leaves_whole_transactions() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("ledger.db");
     for round in 1..=3 {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args([
-                "--exact",
-                "ledger::sqlite::tests::child_that_is_killed",
-                "--nocapture",
-            ])
-            .env(ADDS_EVENTS, &path)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let (mut child, lines) =
+            start_test("ledger::sqlite::tests::child_that_is_killed", ADDS_EVENTS, &path);
         let stored = lines
             .map(Result::unwrap)
             .filter(|line| line.contains("stored"))

@@ -199,7 +199,7 @@ async fn a_ledger_of_the_fourth_version_keeps_every_event_its_trust_and_its_acco
                 let place = transaction.query_row(
                     "SELECT seq, ts, id FROM events WHERE seq = ?1",
                     [seq],
-                    rows::place,
+                    columns::place,
                 )?;
                 shelf.remove(&place)?;
             }
@@ -285,17 +285,11 @@ async fn a_conversion_that_is_killed_leaves_the_ledger_as_it_was_and_the_next_on
         .unwrap()
         .pragma_update(None, "journal_mode", "wal")
         .unwrap();
-    let mut child = Command::new(std::env::current_exe().unwrap())
-        .args([
-            "--exact",
-            "ledger::sqlite::tests::convert::child_that_is_killed_while_it_converts",
-            "--nocapture",
-        ])
-        .env(CONVERTS, &path)
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let (mut child, mut lines) = start_test(
+        "ledger::sqlite::tests::convert::child_that_is_killed_while_it_converts",
+        CONVERTS,
+        &path,
+    );
     let told = lines.find(|line| line.as_ref().unwrap().contains("converted"));
     assert!(told.unwrap().unwrap().contains(&format!("10000 of {MANY}")));
     child.kill().unwrap();
