@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
+use super::report::median;
 use super::{build, measure, write};
 use crate::{process, results};
 
@@ -133,12 +134,20 @@ fn measured(program: &Path, args: &[&str]) -> Result<Value, String> {
 /// For each contender the medians of its rounds, and of its shares of the limit within each round.
 fn report(rounds: &[Map<String, Value>]) -> Value {
     let figure = |round: &Map<String, Value>, key: &str, what: &str| round[key][what].as_f64();
-    let of = |key: &str, what: &str| median(rounds.iter().filter_map(|round| figure(round, key, what)));
+    let of = |key: &str, what: &str| {
+        median(
+            rounds
+                .iter()
+                .filter_map(|round| figure(round, key, what))
+                .collect(),
+        )
+    };
     let ratio = |key: &str, to: &str| {
         median(
             rounds
                 .iter()
-                .filter_map(|round| Some(figure(round, key, "rps")? / figure(round, to, "rps")?)),
+                .filter_map(|round| Some(figure(round, key, "rps")? / figure(round, to, "rps")?))
+                .collect(),
         )
     };
     let contenders: Map<String, Value> = CONTENDERS
@@ -164,13 +173,6 @@ fn report(rounds: &[Map<String, Value>]) -> Value {
         "contenders": contenders,
         "rounds": rounds,
     })
-}
-
-/// The one in the middle; of none `None`, which is `null` in the report.
-fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied()
 }
 
 fn table(report: &Value) -> String {

@@ -11,7 +11,8 @@ fn values(samples: &Samples, key: &str) -> Vec<f64> {
     list.into_iter().flatten().filter_map(Value::as_f64).collect()
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+/// The one in the middle; of none NaN, which is `null` in the report.
+pub(super) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
