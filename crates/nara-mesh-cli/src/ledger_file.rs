@@ -63,9 +63,7 @@ pub(crate) fn failed(error: LedgerError) -> Failure {
 /// A failure for an error of a ledger, with what to do where that is known: SQLite's own words do not say it.
 pub(crate) fn because(failure: Failure, error: LedgerError) -> Failure {
     let failure = match &error {
-        LedgerError::Interrupted(_) => failure.hint(
-            "a program was ended while it changed the ledger: start the nara once, which takes the change back",
-        ),
+        LedgerError::Interrupted(_) => failure.hint(error.to_string()),
         LedgerError::Busy(_) => failure.hint(
             "another program changes the ledger, for instance a nara that converts it at its start: try again when it is done",
         ),

@@ -89,7 +89,7 @@ fn list(args: &OutboxListArgs, settings: &Settings, printer: Printer) -> Outcome
 fn take_back(args: &OutboxDropArgs, settings: &Settings, printer: Printer) -> Outcome {
     let nara = running::required(&args.running, settings)?;
     let mut dropped: Vec<OutboxEntry> = Vec::new();
-    let mut failed = None;
+    let mut failures: Vec<Failure> = Vec::new();
     for &id in &args.ids {
         match block_on(async { Ok(nara.drop_message(id).await?) }) {
             Ok(entry) => {
@@ -97,23 +97,23 @@ fn take_back(args: &OutboxDropArgs, settings: &Settings, printer: Printer) -> Ou
                 dropped.push(entry);
             }
             // The others are taken back all the same.
-            Err(failure) => failed = Some(failure),
+            Err(failure) => failures.push(failure),
         }
     }
-    let exit = if dropped.is_empty() {
-        None
-    } else {
-        Some(Exit::Partial)
-    };
+    let codes: Vec<Exit> = failures.iter().map(|failure| failure.exit).collect();
+    let exit = Exit::of_many(dropped.len(), &codes);
     printer.json(Dropped { messages: dropped })?;
-    match failed {
-        None => Ok(Exit::Ok),
-        Some(failure) => Err(Failure {
-            hint: Some("`nara-mesh outbox list` shows the messages".to_owned()),
-            exit: exit.unwrap_or(failure.exit),
-            ..failure
-        }),
+    let Some(last) = failures.pop() else {
+        return Ok(exit);
+    };
+    for earlier in failures {
+        printer.warn(earlier.message);
     }
+    Err(Failure {
+        hint: Some("`nara-mesh outbox list` shows the messages".to_owned()),
+        exit,
+        ..last
+    })
 }
 
 fn said(entry: &OutboxEntry) -> String {
