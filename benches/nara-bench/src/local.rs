@@ -108,6 +108,7 @@ async fn round_trips(
 
 async fn through(sender: &mut SendRequest<Empty<Bytes>>) -> Result<(), Error> {
     let request = Request::get("/v1/peers/bob/http/echo").header("host", "localhost");
+    sender.ready().await?;
     let answer = sender.send_request(request.body(Empty::new())?).await?;
     let is_proven = answer.headers().contains_key("x-nara-body-proof");
     let body = answer.into_body().collect().await?.to_bytes();
