@@ -45,10 +45,10 @@ func Open(socket string) *Nara {
 	}}
 }
 
-// Find returns the running nara of this user: the one of NARA_MESH_SOCKET, the one with this name, or, if the name is empty,
+// Find returns the running nara of this user: the one with this name or, if the name is empty, the one of NARA_MESH_SOCKET or
 // the only one. Its error wraps [ErrNoNara].
 func Find(name string) (*Nara, error) {
-	if socket := os.Getenv("NARA_MESH_SOCKET"); socket != "" {
+	if socket := os.Getenv("NARA_MESH_SOCKET"); socket != "" && name == "" {
 		return Open(socket), nil
 	}
 	runtime := os.Getenv("XDG_RUNTIME_DIR")

@@ -102,7 +102,11 @@ func TestARunningNaraIsFoundAndUsed(t *testing.T) {
 	if err != nil || status.Name != "bob" || status.Peers != 1 {
 		t.Fatal(status, err)
 	}
+	t.Setenv("NARA_MESH_SOCKET", filepath.Join(folder, "alice/nara.sock"))
 	if _, err := Find("carol"); !errors.Is(err, ErrNoNara) {
+		t.Fatal(err)
+	}
+	if bob, err = Find("bob"); err != nil {
 		t.Fatal(err)
 	}
 	peers, err := bob.Peers(t.Context())

@@ -42,7 +42,7 @@ const PARTS: [Part; 6] = [
         name: "v2",
         package: "nara-proto",
         files: &[
-            "crates/nara-proto/src/identity/{key,prepared,signature,verifier}.rs",
+            "crates/nara-proto/src/identity/{key,signature}.rs",
             "crates/nara-proto/src/v2/*.rs",
         ],
         passes: &[

@@ -16,7 +16,6 @@ mod resources;
 mod store;
 mod stream;
 mod sync;
-mod verify;
 
 use std::path::PathBuf;
 
@@ -67,15 +66,6 @@ enum Measurement {
         /// `1` or `all`.
         #[arg(long, default_value = "1")]
         cores: String,
-    },
-    /// Single verifications of signatures: with the table of a key, and as libraries do them.
-    Verify {
-        /// Verifications of each kind in a round.
-        #[arg(long, default_value_t = 2_000)]
-        count: u32,
-        /// Rounds, in which the kinds take turns.
-        #[arg(long, default_value_t = 9)]
-        rounds: usize,
     },
     /// A whole ledger of another process into an empty one, verified.
     Bulk {
@@ -207,7 +197,6 @@ pub fn run() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         Measurement::BulkServe { events } => return bulk::serve(events),
         Measurement::Reconcile { events } => reconcile::measure(events)?,
         Measurement::Sync { page, rounds, cores } => sync::measure(&page, rounds, &cores)?,
-        Measurement::Verify { count, rounds } => verify::measure(count, rounds)?,
         Measurement::Local { requests, watchers } => local::measure(requests, watchers)?,
         Measurement::Stream(args) => stream::measure(&args.plan())?,
         Measurement::StreamRead { address, plan } => return stream::read(address, &plan.plan()),

@@ -20,6 +20,9 @@ def test_the_running_nara_is_found(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) 
         assert nara.status()["name"] == "bob"
     with Nara(name="bob") as nara:
         assert [peer["name"] for peer in nara.peers()] == ["alice"]
+    monkeypatch.setenv("NARA_MESH_SOCKET", str(mesh.folder / "alice" / "nara.sock"))
+    with Nara(name="bob") as nara:
+        assert nara.status()["name"] == "bob"
     with pytest.raises(NoNara):
         Nara(name="carol")
 

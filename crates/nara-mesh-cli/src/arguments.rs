@@ -68,6 +68,12 @@ impl Sources {
         self.source(id) == Some(ValueSource::CommandLine)
     }
 
+    /// The value of an argument that is on the command line.
+    pub(crate) fn on_command_line(&self, id: &str) -> Option<String> {
+        let mut raw = self.is_on_command_line(id).then(|| self.matches.get_raw(id))??;
+        Some(raw.next()?.to_string_lossy().into_owned())
+    }
+
     /// Whether the value of the argument with this id is the one of the configuration file.
     pub(crate) fn is_in_file(&self, id: &str) -> bool {
         self.source(id) == Some(ValueSource::DefaultValue) && self.file.place_of(id).is_some()

@@ -10,6 +10,7 @@ use nara_mesh::registry::{KeyConflict, KeyRefused, KeySource, PinnedKey, Registe
 use nara_proto::identity::{KeyId, NaraName, PublicKey};
 use nara_proto::time::UnixMillis;
 
+use crate::arguments::Sources;
 use crate::cli::{DmArgs, DmKind, WorldSendArgs};
 
 /// Trusts a key; with `replace` in the place of the pinned one.
@@ -155,6 +156,32 @@ pub(crate) fn send_postcard_later(args: &WorldSendArgs, to: &PeerRef) -> String 
     let words = words.iter().map(String::as_str);
     let command = shlex::try_join(words).unwrap_or_default();
     format!("to have it sent once {to} is seen, run `{command}`")
+}
+
+/// A hint whose commands mean the nara that the failed command meant: what its command line said of that nara, each says again.
+pub(crate) fn for_the_same_nara(hint: &str, sources: &Sources) -> String {
+    let said: Vec<(&str, String)> = [
+        ("name", "--name"),
+        ("soul_file", "--soul-file"),
+        ("data_dir", "--data-dir"),
+    ]
+    .into_iter()
+    .filter_map(|(id, flag)| Some((flag, sources.on_command_line(id)?)))
+    .collect();
+    let quoted = hint.split('`').enumerate().map(|(index, text)| {
+        // A new soul is another nara.
+        if index % 2 == 0 || !text.starts_with("nara-mesh ") || text.starts_with("nara-mesh id ") {
+            return text.to_owned();
+        }
+        let (command, rest) = text.split_at(text.find(" -- ").unwrap_or(text.len()));
+        let missing = said
+            .iter()
+            .filter(|(flag, _)| !command.split(' ').any(|word| word == *flag));
+        let missing =
+            missing.map(|(flag, value)| format!(" {flag} {}", shlex::try_quote(value).unwrap_or_default()));
+        format!("{command}{}{rest}", missing.collect::<String>())
+    });
+    quoted.collect::<Vec<_>>().join("`")
 }
 
 /// A name as one word of a shell. Names come from peers and must not inject commands.

@@ -12,7 +12,7 @@ use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::printer::print_failure;
 use crate::settings::Settings;
-use crate::{log, output, permissions};
+use crate::{log, output, permissions, remedy};
 use clap::ColorChoice;
 
 /// How long the reader of our output may take for the last lines.
@@ -36,7 +36,10 @@ pub(crate) fn run() -> ExitCode {
     // The demo provokes what servers warn about, and the doctor says itself what is wrong.
     let quiet_log = matches!(cli.command, Command::Demo(_) | Command::Doctor(_));
     let settings = Settings::new(cli.global, sources, quiet_log);
-    let exit = try_run(&cli.command, &settings).unwrap_or_else(|failure| {
+    let exit = try_run(&cli.command, &settings).unwrap_or_else(|mut failure| {
+        failure.hint = failure
+            .hint
+            .map(|hint| remedy::for_the_same_nara(&hint, &settings.sources));
         print_failure(&failure, settings.verbose);
         failure.exit
     });

@@ -6,55 +6,146 @@ use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use nara_local_api::client::{CallError, LocalClient, socket_file};
+use nara_local_api::client::{CallError, LocalClient};
+use nara_local_api::model::Status;
 use nara_local_api::{Problem, ProblemClass};
 use nara_mesh::client::PeerRef;
+use nara_mesh::identity::LocalNara;
 
 use crate::cli::RunningArgs;
+use crate::connect::block_on;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::places::{home_folder, variable};
+use crate::printer::harmless;
 use crate::remedy;
 use crate::settings::Settings;
 
 /// Arguments that describe another way to the mesh than the one of a running nara.
 const ANOTHER_WAY: [&str; 4] = ["peers_file", "tls", "trust", "network"];
 
+/// Arguments that say which nara is meant. On the command line they win over a socket in the environment.
+const WHICH: [&str; 3] = ["name", "soul_file", "data_dir"];
+
 /// The running nara to work through; `None`: there is none, or the command line describes another way.
 ///
-/// With a soul or a data folder it is the one that runs with these, else the one that runs for this user.
+/// With a data folder it is the one that runs on it, with a soul the one that has it, with a name the one of that name, else the
+/// one that runs for this user.
+///
+/// # Errors
+/// Several naras run, or none is the one that is meant while others run.
 pub(crate) fn find(args: &RunningArgs, settings: &Settings) -> Outcome<Option<LocalClient>> {
-    let client = |socket: PathBuf| LocalClient::new(socket).with_timeout(settings.timeout);
     let is_given = |id: &&str| settings.sources.is_on_command_line(id);
     if args.direct || ANOTHER_WAY.iter().any(is_given) {
         return Ok(None);
     }
-    if let Some(socket) = &args.api_socket {
-        return Ok(Some(client(socket.clone())));
+    let is_said = WHICH.iter().any(is_given);
+    match &args.api_socket {
+        Some(socket) if !is_said => return Ok(Some(client_of(socket, settings))),
+        Some(socket) if is_given(&"api_socket") => return the_one_behind(socket, settings).map(Some),
+        _ => {}
     }
-    if settings.has_identity() {
-        let socket = settings.running_folder().map(|folder| socket_in(&folder));
-        return Ok(socket.ok().filter(|socket| is_served(socket)).map(client));
+    if let Some(folder) = settings.given_data_dir() {
+        let socket = socket_in(folder);
+        return match is_served(&socket) {
+            true if is_given(&"name") => the_one_behind(&socket, settings).map(Some),
+            true => Ok(Some(client_of(&socket, settings))),
+            false => Ok(None),
+        };
     }
-    let mut sockets: Vec<PathBuf> = match (runtime_folder(), settings.name()) {
-        (Some(folder), Some(name)) => vec![folder.join(socket_file(name.as_str()))],
-        (Some(folder), None) => sockets_in(&folder),
-        (None, _) => sockets_of_data_folders(),
-    };
-    sockets.retain(|socket| is_served(socket));
-    match &sockets[..] {
-        [] => Ok(None),
-        [only] => Ok(Some(client(only.clone()))),
-        several => {
-            let shown: Vec<String> = several
-                .iter()
-                .map(|socket| socket.display().to_string())
-                .collect();
-            Err(Failure::usage(format!("several naras run: {}", shown.join(", "))).hint(
+    if settings.has_soul() {
+        // Without a soul that can be read, the command says so itself.
+        return settings
+            .local_nara()
+            .map_or(Ok(None), |nara| with_soul(&nara, settings));
+    }
+    let served = || Some(sockets()).filter(|served| !served.is_empty());
+    match (settings.name(), served()) {
+        (_, None) => Ok(None),
+        (None, Some(served)) => match &served[..] {
+            [only] => Ok(Some(client_of(only, settings))),
+            several => Err(Failure::usage(format!("several naras run: {}", shown(several))).hint(
                 "choose one with --name NAME or --api-socket FILE (NARA_MESH_SOCKET), or pass --direct to use none",
-            ))
+            )),
+        },
+        (Some(name), Some(served)) => {
+            let is_named = |status: &Status| status.name == name.as_str();
+            let found = first(&served, settings, is_named)?;
+            found.map(Some).ok_or_else(|| {
+                let message = format!("no nara {name} runs for this user; on these sockets others do: {}", shown(&served));
+                Failure::new(Exit::Unreachable, message).hint("check --name, or start it: `nara-mesh serve`")
+            })
         }
     }
+}
+
+/// The running nara that has a soul, wherever its data is.
+fn with_soul(nara: &LocalNara, settings: &Settings) -> Outcome<Option<LocalClient>> {
+    let usual = settings.data_dir(nara).ok().map(|folder| socket_in(&folder));
+    if let Some(socket) = usual.filter(|socket| is_served(socket)) {
+        return Ok(Some(client_of(&socket, settings)));
+    }
+    let key = nara.public_key().to_base64();
+    first(&sockets(), settings, |status| status.public_key == key)
+}
+
+/// The first of the running naras of which this is true. One that does not answer is none of them.
+fn first(
+    sockets: &[PathBuf],
+    settings: &Settings,
+    is_meant: impl Fn(&Status) -> bool,
+) -> Outcome<Option<LocalClient>> {
+    if sockets.is_empty() {
+        return Ok(None);
+    }
+    block_on(async {
+        for socket in sockets {
+            let client = client_of(socket, settings);
+            if client.status().await.is_ok_and(|status| is_meant(&status)) {
+                return Ok(Some(client));
+            }
+        }
+        Ok(None)
+    })
+}
+
+/// The nara behind a socket, if it is the one that the command line names besides.
+fn the_one_behind(socket: &Path, settings: &Settings) -> Outcome<LocalClient> {
+    let client = client_of(socket, settings);
+    let status = block_on(async { Ok(client.status().await?) })?;
+    let is_given = |id: &str| settings.sources.is_on_command_line(id);
+    let other_name = settings
+        .name()
+        .filter(|name| is_given("name") && name.as_str() != status.name);
+    let soul = if is_given("soul_file") {
+        Some(settings.local_nara()?)
+    } else {
+        None
+    };
+    let other_soul = soul.filter(|nara| nara.public_key().to_base64() != status.public_key);
+    match other_name.or(other_soul.as_ref().map(LocalNara::name)) {
+        Some(other) => {
+            let (runs, socket) = (harmless(&status.name), socket.display());
+            Err(Failure::usage(format!(
+                "the nara behind {socket} is {runs} with key {}, not {other}",
+                status.key_id
+            ))
+            .hint("say which one is meant only once: by --name, --soul-file, --data-dir, or --api-socket"))
+        }
+        None => Ok(client),
+    }
+}
+
+fn client_of(socket: &Path, settings: &Settings) -> LocalClient {
+    LocalClient::new(socket).with_timeout(settings.timeout)
+}
+
+fn shown(sockets: &[PathBuf]) -> String {
+    let shown: Vec<String> = sockets
+        .iter()
+        .map(|socket| socket.display().to_string())
+        .collect();
+    shown.join(", ")
 }
 
 /// The client of the nara that runs on a data folder; `None`: none runs there.
@@ -83,7 +174,9 @@ pub(crate) fn required(args: &RunningArgs, settings: &Settings) -> Outcome<Local
     }
     match preferred(args, settings)? {
         Some(client) => Ok(client),
-        None => Err(not_running(&settings.running_folder()?)),
+        None if settings.has_identity() => Err(not_running(&settings.running_folder()?)),
+        None => Err(Failure::new(Exit::Unreachable, "no nara runs for this user")
+            .hint("start it with `nara-mesh serve` or `up`; if it runs, say where with --data-dir or --api-socket")),
     }
 }
 
@@ -128,6 +221,26 @@ pub(crate) fn runtime_folder() -> Option<PathBuf> {
     folder.is_absolute().then(|| folder.join("nara-mesh"))
 }
 
+/// The sockets of the naras that run for this user: those in the folder for running programs or, if there is none there, those in
+/// its data folders.
+fn sockets() -> Vec<PathBuf> {
+    let served = |mut sockets: Vec<PathBuf>| {
+        sockets.retain(|socket| is_served(socket));
+        sockets.sort();
+        sockets
+    };
+    let here = served(
+        runtime_folder()
+            .map(|folder| sockets_in(&folder))
+            .unwrap_or_default(),
+    );
+    if here.is_empty() {
+        served(sockets_of_data_folders())
+    } else {
+        here
+    }
+}
+
 /// The sockets in a folder that nobody else can write to.
 fn sockets_in(folder: &Path) -> Vec<PathBuf> {
     let is_private = || {
@@ -138,12 +251,10 @@ fn sockets_in(folder: &Path) -> Vec<PathBuf> {
         return Vec::new();
     }
     let is_socket = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "sock");
-    let mut sockets: Vec<PathBuf> = entries(folder).filter(is_socket).collect();
-    sockets.sort();
-    sockets
+    entries(folder).filter(is_socket).collect()
 }
 
-/// Without a folder for running programs: the sockets in the data folders of this user.
+/// The sockets in the data folders of this user, in which each nara has one of its own.
 fn sockets_of_data_folders() -> Vec<PathBuf> {
     let folder = home_folder("XDG_DATA_HOME", ".local/share");
     let folders = folder.iter().flat_map(|folder| entries(folder));

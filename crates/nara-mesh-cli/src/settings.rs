@@ -116,6 +116,11 @@ impl Settings {
         self.soul.is_some()
     }
 
+    /// The data folder, if one was given.
+    pub(crate) fn given_data_dir(&self) -> Option<&Path> {
+        self.data_dir.as_deref()
+    }
+
     /// Whether it was said which nara this is about.
     pub(crate) fn has_identity(&self) -> bool {
         self.has_soul() || self.data_dir.is_some()

@@ -3,7 +3,7 @@
 use crate::event::voters::signed_text;
 pub use crate::event::voters::{MIN_VALID_SIGNATURES, Tally, tally, voter_text};
 use crate::event::{CheckpointPayload, Observation};
-use crate::identity::{KeyPair, Verifier, VerifyError, verify_base64};
+use crate::identity::{KeyPair, PublicKey, VerifyError, verify_base64};
 use crate::time::UnixSeconds;
 use crate::wire_struct;
 
@@ -64,7 +64,7 @@ impl Attestation {
     ///
     /// # Errors
     /// [`VerifyError`] if it is not the attester's, or if the text that is signed can be split into other fields.
-    pub fn verify(&self, key: &impl Verifier) -> Result<(), VerifyError> {
+    pub fn verify(&self, key: &PublicKey) -> Result<(), VerifyError> {
         self.check_split().map_err(|_| VerifyError)?;
         verify_base64(key, self.signed_text().as_bytes(), &self.signature)
     }

@@ -28,7 +28,7 @@ use std::fmt;
 
 use sha2::{Digest as _, Sha256};
 
-use crate::identity::{KeyPair, PublicKey, Verifier, VerifyError, verify_base64};
+use crate::identity::{KeyPair, PublicKey, VerifyError, verify_base64};
 use crate::time::UnixNanos;
 use crate::wire_struct;
 
@@ -280,7 +280,7 @@ impl SyncEvent {
     ///
     /// # Errors
     /// [`VerifyError`] if the event is unsigned or the signature is not the emitter's.
-    pub fn verify(&self, key: &impl Verifier) -> Result<(), VerifyError> {
+    pub fn verify(&self, key: &PublicKey) -> Result<(), VerifyError> {
         verify_base64(key, &self.signing_digest(), &self.sig)
     }
 

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 
 use crate::go_json::{self, Bytes, Field, JsonError, Merge, Timestamp};
-use crate::identity::{KeyPair, SealKey, Verifier, VerifyError, verify_base64};
+use crate::identity::{KeyPair, PublicKey, SealKey, VerifyError, verify_base64};
 use crate::time::{UnixNanos, UnixSeconds};
 use crate::wire_struct;
 
@@ -369,7 +369,7 @@ impl RuntimeMessage {
     ///
     /// # Errors
     /// [`VerifyError`] if it is not that nara's.
-    pub fn verify(&self, key: &impl Verifier) -> Result<(), VerifyError> {
+    pub fn verify(&self, key: &PublicKey) -> Result<(), VerifyError> {
         verify_base64(key, &self.signed_json(), &self.signature)
     }
 }

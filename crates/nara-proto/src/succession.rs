@@ -32,7 +32,7 @@ pub use words::InvalidWords;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::event::{Payload, SuccessionPayload, SyncEvent};
-use crate::identity::{InvalidName, KeyPair, NaraName, PublicKey, Signature, Verifier};
+use crate::identity::{InvalidName, KeyPair, NaraName, PublicKey, Signature};
 use crate::time::UnixMillis;
 use crate::{encoding, go_json};
 
@@ -171,7 +171,8 @@ impl Succession {
         }
         let text = signed_text(&self.name, &self.old, new_key, self.at);
         let verify = |key: &PublicKey, signature: &Signature| {
-            Verifier::verify(key, text.as_bytes(), signature).map_err(|_| InvalidSuccession::BadSignature)
+            key.verify(text.as_bytes(), signature)
+                .map_err(|_| InvalidSuccession::BadSignature)
         };
         verify(&self.old, &self.old_signature)?;
         if let Some((key, signature)) = &self.new {

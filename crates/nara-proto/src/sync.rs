@@ -11,7 +11,7 @@ pub use select::{EventFilter, MAX_EVENTS, SyncMode, is_critical, sample_weight, 
 use sha2::{Digest as _, Sha256};
 
 use crate::event::SyncEvent;
-use crate::identity::{KeyPair, Verifier, VerifyError, verify_base64};
+use crate::identity::{KeyPair, PublicKey, VerifyError, verify_base64};
 use crate::time::{UnixNanos, UnixSeconds};
 use crate::wire_struct;
 use crate::zine::with_ids;
@@ -162,7 +162,7 @@ impl SyncResponse {
     ///
     /// # Errors
     /// [`VerifyError`] if it is not the responder's.
-    pub fn verify(&self, key: &impl Verifier) -> Result<(), VerifyError> {
+    pub fn verify(&self, key: &PublicKey) -> Result<(), VerifyError> {
         verify_base64(key, &self.digest(), &self.sig)
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use sha2::{Digest as _, Sha256};
 
 use crate::event::SyncEvent;
-use crate::identity::{KeyPair, Verifier, VerifyError, verify_base64};
+use crate::identity::{KeyPair, PublicKey, VerifyError, verify_base64};
 use crate::time::UnixSeconds;
 use crate::wire_struct;
 
@@ -59,7 +59,7 @@ impl Zine {
     ///
     /// # Errors
     /// [`VerifyError`] if the zine is unsigned or not signed by that key.
-    pub fn verify(&self, key: &impl Verifier) -> Result<(), VerifyError> {
+    pub fn verify(&self, key: &PublicKey) -> Result<(), VerifyError> {
         verify_base64(key, &self.digest(), &self.signature)
     }
 }

@@ -9,8 +9,9 @@ from ._errors import NoNara
 
 
 def find_socket(name: str | None = None) -> Path:
-    """The socket of the running nara of this user: NARA_MESH_SOCKET, the one with this name, or the only one."""
-    if chosen := os.environ.get("NARA_MESH_SOCKET"):
+    """The socket of the running nara of this user: the one with this name, NARA_MESH_SOCKET, or the only one."""
+    chosen = os.environ.get("NARA_MESH_SOCKET")
+    if chosen and not name:
         return Path(chosen)
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if runtime is None:

@@ -308,6 +308,103 @@ fn one_of_several_is_chosen_and_none_if_asked_for() {
     assert_eq!(listening["sockets"], serde_json::json!([]));
 }
 
+/// Who a command means is said once: what the command line says of the nara wins over the socket in the environment, and a
+/// decision never goes to another one.
+#[test]
+fn what_the_command_line_says_of_the_nara_wins_over_the_environment() {
+    let scene = Scene::new();
+    let path = scene.path();
+    new_soul(path, "carol");
+    let run = scene.runtime();
+    let (_carol, _) = Serving::start_in(path, "carol", &[], &[("XDG_RUNTIME_DIR", &run)]);
+    std::os::unix::fs::symlink(path, path.join("nara-mesh")).unwrap();
+    // With a folder for running programs, and without, where naras are found by their data folders.
+    let places: [&[(&str, &Path)]; 2] = [&[("XDG_RUNTIME_DIR", &run)], &[("XDG_DATA_HOME", path)]];
+    let bobs = Path::new("bob/nara.sock");
+    for place in places {
+        let health = |expected: i32, socket: &[(&str, &Path)], args: &[&str]| {
+            let asked = nara_mesh(path)
+                .envs(place.iter().chain(socket).copied())
+                .args(["health", "--json"])
+                .args(args)
+                .output()
+                .unwrap();
+            let (stdout, stderr) = (text(&asked.stdout), text(&asked.stderr));
+            assert_eq!(asked.status.code(), Some(expected), "{args:?}: {stdout} {stderr}");
+            let answer: Value = serde_json::from_str(&stdout).unwrap_or_default();
+            (answer["name"].as_str().unwrap_or_default().to_owned(), stderr)
+        };
+        let by_variable: &[(&str, &Path)] = &[("NARA_MESH_SOCKET", bobs)];
+        assert_eq!(health(0, by_variable, &[]).0, "bob");
+        for said in [
+            ["--name", "carol"],
+            ["--soul-file", "carol.soul"],
+            ["--data-dir", "carol"],
+        ] {
+            assert_eq!(health(0, by_variable, &said).0, "carol", "{said:?}");
+            assert_eq!(health(0, &[], &said).0, "carol", "{said:?}");
+            let twice = [&["--api-socket", "bob/nara.sock"], &said[..]].concat();
+            if said[0] != "--data-dir" {
+                let (_, refused) = health(2, &[], &twice);
+                assert!(
+                    refused.contains("is bob with key") && refused.contains("not carol"),
+                    "{refused}"
+                );
+            }
+        }
+        let (_, nobody) = health(3, &[], &["--name", "dave"]);
+        assert!(nobody.contains("no nara dave runs"), "{nobody}");
+    }
+
+    // A decision with a soul alone is in force in the nara that runs with it, wherever its data is.
+    let decide = |args: &[&str]| {
+        let decided = nara_mesh(path)
+            .env("XDG_RUNTIME_DIR", &run)
+            .env("NARA_MESH_SOCKET", bobs)
+            .args(args)
+            .output()
+            .unwrap();
+        assert!(decided.status.success(), "{}", text(&decided.stderr));
+        text(&decided.stderr)
+    };
+    let said = decide(&["peers", "untrust", "alice", "--soul-file", "carol.soul"]);
+    assert!(said.contains("in force in the nara that runs"), "{said}");
+    decide(&["peers", "untrust", "alice", "--name", "carol"]);
+    scene.run(0, &["ping", "alice", "--name", "bob"]);
+    let banned = nara_mesh(path)
+        .env("XDG_RUNTIME_DIR", &run)
+        .args(["ping", "alice", "--name", "carol"])
+        .output()
+        .unwrap();
+    // What is recommended is about the same nara.
+    let banned = text(&banned.stderr);
+    assert!(
+        banned.contains("nara-mesh peers trust alice --name carol"),
+        "{banned}"
+    );
+}
+
+#[test]
+fn without_a_nara_a_command_says_how_to_start_one() {
+    let folder = tempfile::tempdir().unwrap();
+    for args in [
+        &["reload"][..],
+        &["world", "list"],
+        &["outbox", "list"],
+        &["token", "list"],
+        &["dashboard"],
+        &["stash", "get", "bob"],
+    ] {
+        let failed = nara_mesh(folder.path()).args(args).output().unwrap();
+        let stderr = text(&failed.stderr);
+        assert_eq!(failed.status.code(), Some(3), "{args:?}: {stderr}");
+        assert!(
+            stderr.contains("no nara runs") && stderr.contains("`nara-mesh serve`"),
+            "{args:?}: {stderr}"
+        );
+    }
+}
+
 #[test]
 fn the_examples_with_curl_work() {
     let scene = Scene::new();

@@ -188,7 +188,6 @@ impl MeshClientBuilder {
             registry: self.registry.clone(),
             caller: caller.clone(),
             clocks: clocks.clone(),
-            keys: Arc::default(),
             signatures: self.signatures,
             accept_unverified: self.accept_unverified,
         };

@@ -3,7 +3,7 @@
 use futures_util::stream::BoxStream;
 use nara_proto::endpoint::{AllCheckpoints, CheckpointsRequest, EventsSync, GossipZine};
 use nara_proto::event::{CheckedEvents, Service, SyncEvent};
-use nara_proto::identity::Verifier;
+use nara_proto::identity::PublicKey;
 use nara_proto::sync::{Cursor, EventFilter, Pager, SyncRequest, SyncResponse};
 use nara_proto::zine::Zine;
 use tokio::time::Instant;
@@ -210,9 +210,7 @@ impl PeerHandle {
     ) -> Result<Verification, ClientError> {
         let mut verification = answer.verification.clone();
         verification.inner = match (&verification.key, &verification.responder) {
-            (Some(key), Some(name)) => answer
-                .value
-                .is_signed_by(name.as_str(), &self.exchange.verifier.keys.of(key)),
+            (Some(key), Some(name)) => answer.value.is_signed_by(name.as_str(), key),
             _ => false,
         };
         let proven = verification.bound
@@ -256,14 +254,14 @@ impl PageSource for PagesByTime {
 
 /// A message with a signature inside, over its maker, its time and the ids of its events.
 pub(super) trait SignedInside {
-    fn is_signed_by(&self, name: &str, key: &impl Verifier) -> bool;
+    fn is_signed_by(&self, name: &str, key: &PublicKey) -> bool;
 
     /// Whether it is of this nara, and has no signature at all.
     fn is_unsigned_of(&self, name: &str) -> bool;
 }
 
 impl SignedInside for SyncResponse {
-    fn is_signed_by(&self, name: &str, key: &impl Verifier) -> bool {
+    fn is_signed_by(&self, name: &str, key: &PublicKey) -> bool {
         self.from == name && self.verify(key).is_ok()
     }
 
@@ -273,7 +271,7 @@ impl SignedInside for SyncResponse {
 }
 
 impl SignedInside for Zine {
-    fn is_signed_by(&self, name: &str, key: &impl Verifier) -> bool {
+    fn is_signed_by(&self, name: &str, key: &PublicKey) -> bool {
         self.from == name && self.verify(key).is_ok()
     }
 

@@ -2,7 +2,7 @@
 
 use http::HeaderMap;
 use http::StatusCode;
-use nara_proto::identity::{NaraName, PreparedKeys, Signature};
+use nara_proto::identity::{NaraName, Signature};
 use nara_proto::time::UnixMillis;
 use nara_proto::v1::{NAME_HEADER, ResponseAuth, ResponseAuthError, TIMESTAMP_HEADER};
 use nara_proto::v2::{self, ContentDigest, ResponseSignature, SignedBody};
@@ -95,7 +95,6 @@ impl AnswerProof {
     /// Verifies it for a whole answer.
     pub(super) fn verify(
         &self,
-        keys: &PreparedKeys,
         pinned: &PinnedKey,
         body: &[u8],
         now: UnixMillis,
@@ -103,11 +102,10 @@ impl AnswerProof {
         match self {
             Self::Channel { .. } => Ok(self.verification(pinned, BodyProof::Channel)),
             Self::V1(auth) => {
-                let verifier = keys.of(&pinned.key);
-                let verified = auth.verify(&verifier, body, now);
+                let verified = auth.verify(&pinned.key, body, now);
                 if let Err(ResponseAuthError::Stale { .. }) = verified {
                     // An unsigned timestamp proves nothing.
-                    auth.verify_signature(&verifier, body)
+                    auth.verify_signature(&pinned.key, body)
                         .map_err(Problem::Unauthenticated)?;
                 }
                 verified.map_err(Problem::Unauthenticated)?;
@@ -116,7 +114,7 @@ impl AnswerProof {
             Self::V2 { signed, .. } => {
                 let digest = signed.digest().map_err(Problem::Signature)?;
                 digest.check(body).map_err(Problem::Signature)?;
-                self.verify_v2(keys, pinned, now)?;
+                self.verify_v2(pinned, now)?;
                 Ok(self.verification(pinned, BodyProof::Whole))
             }
         }
@@ -126,23 +124,20 @@ impl AnswerProof {
     /// and body in one signature, and can only be verified for both.
     pub(super) fn verify_head(
         &self,
-        keys: &PreparedKeys,
         pinned: &PinnedKey,
         now: UnixMillis,
     ) -> Option<Result<(Verification, Option<ContentDigest>), Problem>> {
         match self {
             Self::Channel { .. } => Some(Ok((self.verification(pinned, BodyProof::Channel), None))),
             Self::V1(_) => None,
-            Self::V2 { signed, .. } => {
-                Some(self.verify_v2(keys, pinned, now).map(|()| match signed.body() {
-                    SignedBody::Digest(digest) => (self.verification(pinned, BodyProof::AtEnd), Some(digest)),
-                    SignedBody::Streamed => (self.verification(pinned, BodyProof::HeadOnly), None),
-                }))
-            }
+            Self::V2 { signed, .. } => Some(self.verify_v2(pinned, now).map(|()| match signed.body() {
+                SignedBody::Digest(digest) => (self.verification(pinned, BodyProof::AtEnd), Some(digest)),
+                SignedBody::Streamed => (self.verification(pinned, BodyProof::HeadOnly), None),
+            })),
         }
     }
 
-    fn verify_v2(&self, keys: &PreparedKeys, pinned: &PinnedKey, now: UnixMillis) -> Result<(), Problem> {
+    fn verify_v2(&self, pinned: &PinnedKey, now: UnixMillis) -> Result<(), Problem> {
         let Self::V2 {
             signed,
             status,
@@ -153,7 +148,7 @@ impl AnswerProof {
         };
         signed
             .check_key(&pinned.key)
-            .and_then(|()| signed.verify_signature(&keys.of(&pinned.key), *status, request))
+            .and_then(|()| signed.verify_signature(&pinned.key, *status, request))
             // Last: an unsigned timestamp proves nothing.
             .and_then(|()| signed.check_time(now))
             .map_err(Problem::Signature)

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use nara_proto::endpoint::{Endpoint as _, Ping};
 use nara_proto::go_json::JsonError;
-use nara_proto::identity::{KeyId, NaraName, PreparedKeys, PublicKey};
+use nara_proto::identity::{KeyId, NaraName, PublicKey};
 use nara_proto::peer::PingResponse;
 use nara_proto::succession::{KNOWN_KEY_HEADER, NO_KEY};
 use nara_proto::time::UnixMillis;
@@ -45,8 +45,6 @@ pub(super) struct AnswerVerifier {
     pub(super) registry: PeerRegistry,
     pub(super) caller: Arc<Caller>,
     pub(super) clocks: Arc<PeerClocks>,
-    /// The keys of peers that are called often are prepared.
-    pub(super) keys: Arc<PreparedKeys>,
     pub(super) signatures: Signatures,
     pub(super) accept_unverified: bool,
 }
@@ -73,18 +71,17 @@ impl AnswerVerifier {
         let Reply { head, body, .. } = reply;
         let large = body.len() > OFFLOAD_BYTES;
         if self.accept_unverified {
-            let (keys, now) = (self.keys.clone(), self.clocks.clock().now_millis());
+            let now = self.clocks.clock().now_millis();
             let known = self.with_known_key(route, &head);
             return offload(large, move || {
-                let verification =
-                    known.and_then(|(proof, pinned)| proof.verify(&keys, &pinned, &body, now).ok());
+                let verification = known.and_then(|(proof, pinned)| proof.verify(&pinned, &body, now).ok());
                 let value = decode(&body).map_err(Problem::Decode)?;
                 Ok((value, verification.unwrap_or_default()))
             })
             .await;
         }
-        let check = move |proof: &AnswerProof, keys: &PreparedKeys, pinned: &PinnedKey, now| {
-            let verification = proof.verify(keys, pinned, &body, now)?;
+        let check = move |proof: &AnswerProof, pinned: &PinnedKey, now| {
+            let verification = proof.verify(pinned, &body, now)?;
             let value = decode(&body).map_err(Problem::Decode)?;
             Ok((value, verification))
         };
@@ -105,8 +102,8 @@ impl AnswerVerifier {
         if matches!(AnswerProof::read(head), Ok(AnswerProof::V1(_))) {
             return Ok(None);
         }
-        let check = |proof: &AnswerProof, keys: &PreparedKeys, pinned: &PinnedKey, now| {
-            let verified = proof.verify_head(keys, pinned, now);
+        let check = |proof: &AnswerProof, pinned: &PinnedKey, now| {
+            let verified = proof.verify_head(pinned, now);
             let (verification, digest) = verified.unwrap_or(Err(Problem::Downgrade))?;
             Ok((digest, verification))
         };
@@ -120,12 +117,7 @@ impl AnswerVerifier {
         head: &ReplyHead,
         deadline: Instant,
         large: bool,
-        check: impl FnOnce(
-            &AnswerProof,
-            &PreparedKeys,
-            &PinnedKey,
-            UnixMillis,
-        ) -> Result<(T, Verification), Problem>
+        check: impl FnOnce(&AnswerProof, &PinnedKey, UnixMillis) -> Result<(T, Verification), Problem>
         + Send
         + 'static,
     ) -> Result<(T, Verification), Problem> {
@@ -136,9 +128,9 @@ impl AnswerVerifier {
         check_channel(head.channel.as_ref(), &responder.pinned.key)?;
         // Read after what may take seconds, so that it is the time at which freshness is judged.
         let now = self.clocks.clock().now_millis();
-        let (keys, pinned) = (self.keys.clone(), responder.pinned.clone());
+        let pinned = responder.pinned.clone();
         let signed_at = proof.signed_at();
-        let verified = offload(large, move || check(&proof, &keys, &pinned, now)).await;
+        let verified = offload(large, move || check(&proof, &pinned, now)).await;
         if !responder.is_new && verified.as_ref().is_err_and(Problem::may_be_another_key) {
             Box::pin(self.look_for_conflict(route, &name, deadline)).await?;
         }
@@ -246,7 +238,7 @@ impl AnswerVerifier {
     fn is_signed_by_known_key(&self, route: &Route, reply: &Reply) -> bool {
         let now = self.clocks.clock().now_millis();
         self.with_known_key(route, &reply.head)
-            .is_some_and(|(proof, pinned)| proof.verify(&self.keys, &pinned, &reply.body, now).is_ok())
+            .is_some_and(|(proof, pinned)| proof.verify(&pinned, &reply.body, now).is_ok())
     }
 
     fn with_known_key(&self, route: &Route, reply: &ReplyHead) -> Option<(AnswerProof, PinnedKey)> {

@@ -4,7 +4,6 @@ use std::sync::{Arc, Mutex};
 
 use axum::Router;
 use ipnet::IpNet;
-use nara_proto::identity::PreparedKeys;
 use nara_proto::peer::Coordinates;
 use nara_proto::replay::ReplayCache;
 use tokio::sync::{Semaphore, watch};
@@ -344,7 +343,6 @@ impl MeshServerBuilder {
                 &self.limits,
             ))
         });
-        let prepared_keys = Arc::new(PreparedKeys::default());
         let known_keys = KnownKeys::new(self.local.clone(), registry.clone());
         let uptime = Arc::new(ServerClock::new(self.clock.clone(), registry.clone()));
         let authenticator = Arc::new(Authenticator {
@@ -357,7 +355,6 @@ impl MeshServerBuilder {
             channel_trust: self.channel_trust,
             uptime: uptime.clone(),
             refuse_before_start: self.refuse_before_start,
-            prepared_keys: prepared_keys.clone(),
             known_keys: known_keys.clone(),
             background: background.clone(),
             source_check: SourceCheck {
@@ -388,7 +385,6 @@ impl MeshServerBuilder {
             local: self.local,
             ledger: self.ledger,
             registry,
-            prepared_keys,
             known_keys,
             client: self.client,
             clock: self.clock,

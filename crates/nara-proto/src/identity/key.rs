@@ -1,7 +1,7 @@
 use std::fmt;
 
 use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
-use curve25519_dalek::edwards::{CompressedEdwardsY, EdwardsPoint};
+use curve25519_dalek::edwards::CompressedEdwardsY;
 
 use super::{Signature, VerifyError};
 use crate::encoding;
@@ -61,8 +61,7 @@ impl PublicKey {
     /// The verdict is the one of v1 peers (docs/protocol/v1.md, section 1.4): S must be below
     /// the group order, and R, as 32 bytes, must equal the encoding of S·B − k·A. So R has one spelling, and
     /// the equation is the one of RFC 8032, section 5.1.7, without the cofactor. AWS-LC checks exactly this,
-    /// and a little faster than the pure Rust implementations do. For a key that verifies many signatures
-    /// see [`PreparedKey`](super::PreparedKey), for many signatures at once
+    /// and a little faster than the pure Rust implementations do. For many signatures at once see
     /// [`verify_events`](crate::event::verify_events).
     ///
     /// # Errors
@@ -71,12 +70,6 @@ impl PublicKey {
         UnparsedPublicKey::new(&ED25519, self.0)
             .verify(message, signature.as_bytes())
             .map_err(|_| VerifyError)
-    }
-
-    /// The point of the curve that the bytes encode.
-    pub(super) fn to_point(self) -> EdwardsPoint {
-        let point = CompressedEdwardsY(self.0).decompress();
-        point.expect("the bytes were a point when the key was made")
     }
 }
 
@@ -98,59 +91,4 @@ impl fmt::Display for PublicKey {
 }
 
 #[cfg(test)]
-mod tests {
-    use curve25519_dalek::constants::EIGHT_TORSION;
-
-    use super::*;
-
-    #[test]
-    fn a_key_of_small_order_is_refused() {
-        for point in EIGHT_TORSION {
-            let mut bytes = point.compress().to_bytes();
-            assert_eq!(PublicKey::from_bytes(bytes), Err(InvalidPublicKey));
-            bytes[31] ^= 0x80;
-            assert_eq!(PublicKey::from_bytes(bytes), Err(InvalidPublicKey));
-        }
-    }
-
-    #[test]
-    fn a_key_is_shown_as_it_is_written() {
-        let text = "19wPl4NX4ygV1BYJrndZMPWuc5x3eM33PkrBMUzFJRQ=";
-        let key = PublicKey::from_base64(text).unwrap();
-        assert_eq!(
-            (key.to_base64(), key.to_string()),
-            (text.to_owned(), text.to_owned())
-        );
-    }
-
-    #[test]
-    fn a_key_in_a_second_spelling_is_refused() {
-        let mut spelled_twice = 0;
-        for low in 0..19 {
-            let mut canonical = [0; 32];
-            canonical[0] = low;
-            let mut second = [0xff; 32];
-            second[0] = 0xed + low;
-            second[31] = 0x7f;
-            spelled_twice += usize::from(PublicKey::from_bytes(canonical).is_ok());
-            assert_eq!(PublicKey::from_bytes(second), Err(InvalidPublicKey));
-        }
-        assert!(spelled_twice > 0, "no key of the test had a canonical spelling");
-    }
-
-    #[test]
-    fn the_largest_reduced_coordinate_is_reduced() {
-        let mut bytes = [0xff; 32];
-        bytes[0] = 0xec;
-        assert!(is_reduced(&bytes));
-        bytes[0] = 0xed;
-        assert!(!is_reduced(&bytes));
-    }
-
-    #[test]
-    fn bytes_that_are_no_point_are_refused() {
-        let mut bytes = [0; 32];
-        bytes[0] = 2;
-        assert_eq!(PublicKey::from_bytes(bytes), Err(InvalidPublicKey));
-    }
-}
+mod tests;

@@ -1,5 +1,6 @@
 use std::fmt;
 
+use super::PublicKey;
 use crate::encoding;
 
 /// An Ed25519 signature: 64 bytes.
@@ -62,20 +63,16 @@ impl Signature {
     pub const fn as_bytes(&self) -> &[u8; 64] {
         &self.0
     }
-
-    /// The commitment R: the first 32 bytes.
-    pub(super) fn r(&self) -> &[u8; 32] {
-        self.0.first_chunk().expect("a signature is longer than R")
-    }
-
-    /// The scalar S: the last 32 bytes.
-    pub(super) fn s(&self) -> &[u8; 32] {
-        self.0.last_chunk().expect("a signature is longer than S")
-    }
 }
 
 impl fmt::Debug for Signature {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Signature(..)")
     }
+}
+
+/// Verifies a signature in the text form that bodies carry.
+pub(crate) fn verify_base64(key: &PublicKey, message: &[u8], signature: &str) -> Result<(), VerifyError> {
+    let signature = Signature::from_base64(signature).map_err(|_| VerifyError)?;
+    key.verify(message, &signature)
 }

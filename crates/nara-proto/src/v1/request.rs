@@ -6,7 +6,7 @@ use percent_encoding::percent_decode_str;
 
 use super::FRESHNESS_WINDOW;
 use super::headers::{HeaderError, Headers};
-use crate::identity::{InvalidName, InvalidSignature, KeyPair, NaraName, Signature, Verifier};
+use crate::identity::{InvalidName, InvalidSignature, KeyPair, NaraName, PublicKey, Signature};
 use crate::time::{UnixMillis, go_duration};
 
 /// The authentication of one request: who claims to send it, when, and the signature that proves it.
@@ -119,7 +119,7 @@ impl RequestAuth {
     /// [`RequestAuthError::BadSignature`].
     pub fn verify_signature(
         &self,
-        key: &impl Verifier,
+        key: &PublicKey,
         method: &str,
         path: &str,
     ) -> Result<(), RequestAuthError> {
@@ -135,7 +135,7 @@ impl RequestAuth {
     /// [`RequestAuthError::Stale`] or [`RequestAuthError::BadSignature`].
     pub fn verify(
         &self,
-        key: &impl Verifier,
+        key: &PublicKey,
         method: &str,
         path: &str,
         now: UnixMillis,

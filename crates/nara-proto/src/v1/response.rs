@@ -4,7 +4,7 @@ use sha2::{Digest as _, Sha256};
 use super::FRESHNESS_WINDOW;
 use super::headers::{HeaderError, Headers};
 use crate::encoding;
-use crate::identity::{KeyPair, NaraName, Verifier};
+use crate::identity::{KeyPair, NaraName, PublicKey};
 use crate::time::UnixMillis;
 
 /// The authentication of one response. It covers the responder, the time and the body; neither the status
@@ -80,7 +80,7 @@ impl ResponseAuth {
     ///
     /// # Errors
     /// [`ResponseAuthError::BadSignature`].
-    pub fn verify_signature(&self, key: &impl Verifier, body: &[u8]) -> Result<(), ResponseAuthError> {
+    pub fn verify_signature(&self, key: &PublicKey, body: &[u8]) -> Result<(), ResponseAuthError> {
         let base = response_signature_base(self.0.name.as_str(), self.0.timestamp, &body_hash(body));
         key.verify(base.as_bytes(), &self.0.signature)
             .map_err(|_| ResponseAuthError::BadSignature)
@@ -91,7 +91,7 @@ impl ResponseAuth {
     ///
     /// # Errors
     /// [`ResponseAuthError::Stale`] or [`ResponseAuthError::BadSignature`].
-    pub fn verify(&self, key: &impl Verifier, body: &[u8], now: UnixMillis) -> Result<(), ResponseAuthError> {
+    pub fn verify(&self, key: &PublicKey, body: &[u8], now: UnixMillis) -> Result<(), ResponseAuthError> {
         let by = now.abs_diff(self.0.timestamp);
         if by > FRESHNESS_WINDOW {
             return Err(ResponseAuthError::Stale { by });

@@ -5,7 +5,7 @@ use sfv::{BareItem, Dictionary, ListEntry, Parser};
 
 use super::Signer;
 use super::fields::{byte_sequence, byte_sequence_text, value};
-use crate::identity::{NaraId, NaraName, PublicKey, Signature, Verifier};
+use crate::identity::{NaraId, NaraName, PublicKey, Signature};
 use crate::time::UnixMillis;
 use crate::v1::FRESHNESS_WINDOW;
 
@@ -189,7 +189,8 @@ impl SignedCapability {
             return Err(CapabilityError::Stale);
         }
         let text = signed_text(name, key, &self.statement);
-        Verifier::verify(key, text.as_bytes(), &self.proof).map_err(|_| CapabilityError::BadSignature)?;
+        key.verify(text.as_bytes(), &self.proof)
+            .map_err(|_| CapabilityError::BadSignature)?;
         Ok(&self.capability)
     }
 }

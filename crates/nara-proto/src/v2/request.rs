@@ -11,7 +11,7 @@ use super::fields::{
 use super::input::{Params, SignatureBase};
 use super::{ContentDigest, MAX_LIFETIME, Nonce, SignatureError, SignedBody, SignedField, Signer};
 use crate::endpoint::query_escape;
-use crate::identity::{KeyId, NaraId, NaraName, PublicKey, Signature, Verifier};
+use crate::identity::{KeyId, NaraId, NaraName, PublicKey, Signature};
 use crate::time::{UnixMillis, UnixSeconds};
 use crate::v1::{self, FRESHNESS_WINDOW, NAME_HEADER};
 
@@ -355,7 +355,7 @@ impl RequestSignature {
     ///
     /// # Errors
     /// [`SignatureError::BadSignature`].
-    pub fn verify_signature(&self, key: &impl Verifier, line: RequestLine<'_>) -> Result<(), SignatureError> {
+    pub fn verify_signature(&self, key: &PublicKey, line: RequestLine<'_>) -> Result<(), SignatureError> {
         // Digests of other algorithms were added on the way, or the sender wrote and signed them.
         let verified = key.verify(&self.base(line), &self.signature).or_else(|error| {
             let digests = self.digests.as_deref().ok_or(error)?;

@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use super::fields::{self, LABEL_PREFIX};
 use super::input::{Params, SignatureBase};
 use super::{ContentDigest, SignatureError, SignedBody, SignedField, Signer};
-use crate::identity::{KeyId, NaraName, PublicKey, Signature, Verifier};
+use crate::identity::{KeyId, NaraName, PublicKey, Signature};
 use crate::time::{UnixMillis, UnixSeconds};
 use crate::v1::{FRESHNESS_WINDOW, NAME_HEADER};
 
@@ -191,7 +191,7 @@ impl ResponseSignature {
     /// [`SignatureError::BadSignature`].
     pub fn verify_signature(
         &self,
-        key: &impl Verifier,
+        key: &PublicKey,
         status: StatusCode,
         request: &Signature,
     ) -> Result<(), SignatureError> {

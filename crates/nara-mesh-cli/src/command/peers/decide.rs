@@ -137,7 +137,14 @@ async fn reset_through(
 
 /// The running nara that decides by itself; `None`: the decision goes into the ledger of the data folder.
 fn elsewhere(args: &RunningArgs, settings: &Settings) -> Outcome<Option<LocalClient>> {
-    if settings.has_identity() {
+    let folder = match settings.given_data_dir() {
+        Some(folder) => Some(folder.to_owned()),
+        None if settings.has_soul() => {
+            Some(settings.running_folder()?).filter(|folder| running::on(folder).is_some())
+        }
+        None => None,
+    };
+    if folder.is_some() {
         return Ok(None);
     }
     running::find(args, settings)

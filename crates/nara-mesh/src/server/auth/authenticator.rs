@@ -7,7 +7,7 @@ use http::HeaderMap;
 use http::request::Parts;
 use nara_proto::endpoint::Repetition;
 use nara_proto::event::KeyLookup as _;
-use nara_proto::identity::{KeyId, NaraName, PreparedKeys, PublicKey};
+use nara_proto::identity::{KeyId, NaraName, PublicKey};
 use nara_proto::replay::{ReplayCache, ReplayEntry, ReplayError};
 use nara_proto::succession::{KeyState, Succession};
 use nara_proto::time::UnixMillis;
@@ -51,8 +51,6 @@ pub(in crate::server) struct Authenticator {
     pub(in crate::server) uptime: Arc<ServerClock>,
     /// Whether requests that were signed before this server started are refused.
     pub(in crate::server) refuse_before_start: bool,
-    /// Peers that call often have their keys prepared.
-    pub(in crate::server) prepared_keys: Arc<PreparedKeys>,
     pub(in crate::server) known_keys: KnownKeys,
     pub(in crate::server) background: Background,
     pub(in crate::server) source_check: SourceCheck,
@@ -158,7 +156,7 @@ impl Authenticator {
         };
         let verified = signed
             .check_key(&key)
-            .and_then(|()| signed.verify_signature(&self.prepared_keys.of(&key), line));
+            .and_then(|()| signed.verify_signature(&key, line));
         if let Err(error) = verified {
             self.look_for_conflict(name, address);
             return Err(error.into());
@@ -257,8 +255,7 @@ impl Authenticator {
         let key = self.key_of_sender(name, address, channel, &parts.headers).await?;
         // Asking for the key may have told more about the sender than its key.
         self.check_downgrade(name)?;
-        let verifier = self.prepared_keys.of(&key);
-        if let Err(error) = auth.verify_signature(&verifier, parts.method.as_str(), parts.uri.path()) {
+        if let Err(error) = auth.verify_signature(&key, parts.method.as_str(), parts.uri.path()) {
             self.look_for_conflict(name, address);
             return Err(error.into());
         }

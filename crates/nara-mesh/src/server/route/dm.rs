@@ -86,9 +86,7 @@ fn check_signature(shared: &Shared, event: &SyncEvent) -> Result<(), Rejection> 
     if let Some(service) = event.service().filter(|_| event.content().is_empty()) {
         return Err(Rejection::MissingPayload(service));
     }
-    event
-        .verify(&shared.prepared_keys.of(&key))
-        .map_err(|_| Rejection::InvalidSignature)
+    event.verify(&key).map_err(|_| Rejection::InvalidSignature)
 }
 
 /// Stores the event. `false` if it is not to our taste, known already, or not retained.

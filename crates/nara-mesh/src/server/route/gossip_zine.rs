@@ -28,7 +28,7 @@ pub(super) async fn handle(
         return Err(Rejection::FromRequired);
     }
     sender.must_be("from", &zine.from)?;
-    if zine.verify(&shared.prepared_keys.of(sender.key())).is_err() {
+    if zine.verify(sender.key()).is_err() {
         warn_seldom!(sender = %sender.name(), address = %sender.address(), "zine not signed by its sender");
         return Err(Rejection::InvalidSignature);
     }

@@ -86,9 +86,7 @@ fn verify(shared: &Shared, sender: &VerifiedSender, message: &RuntimeMessage) ->
     if matches!(message.payload, MessagePayload::StashRefresh(_)) && message.signature.is_empty() {
         return Ok(());
     }
-    message
-        .verify(&shared.prepared_keys.of(&key))
-        .map_err(|_| Dropped::BadSignature)
+    message.verify(&key).map_err(|_| Dropped::BadSignature)
 }
 
 /// Binds an id that nobody has to the nara that signed both the request and the message. V1 peers tell their id
@@ -100,9 +98,7 @@ fn bind_id(shared: &Shared, sender: &VerifiedSender, message: &RuntimeMessage) -
     }
     let unknown = || Dropped::UnknownKey(claimed());
     let id: NaraId = message.from_id.parse().map_err(|_| unknown())?;
-    message
-        .verify(&shared.prepared_keys.of(sender.key()))
-        .map_err(|_| Dropped::BadSignature)?;
+    message.verify(sender.key()).map_err(|_| Dropped::BadSignature)?;
     let peer = shared
         .registry
         .by_name(sender.name().as_str())

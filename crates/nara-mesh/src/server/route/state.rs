@@ -6,7 +6,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use nara_proto::breaker::BreakerState;
 use nara_proto::event::{KeyLookup, KeyStanding};
-use nara_proto::identity::{NaraName, PreparedKeys, PublicKey};
+use nara_proto::identity::{NaraName, PublicKey};
 use nara_proto::peer::Coordinates;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
@@ -34,7 +34,6 @@ pub(in crate::server) struct Shared {
     pub(in crate::server) ledger: Arc<dyn Ledger>,
     pub(in crate::server) registry: PeerRegistry,
     /// Those of the authenticator: whoever signs a request signs its body with the same key.
-    pub(in crate::server) prepared_keys: Arc<PreparedKeys>,
     pub(in crate::server) known_keys: KnownKeys,
     pub(in crate::server) client: Option<MeshClient>,
     pub(in crate::server) clock: Arc<dyn Clock>,

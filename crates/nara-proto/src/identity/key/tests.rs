@@ -1,9 +1,13 @@
-//! The three verifiers (single, prepared, and `ed25519-dalek` as an oracle that the crate does not use) must
-//! agree on every input.
+//! Which bytes are a key, and which signatures it verifies: the verdict of `ed25519-dalek`, which the crate does not use for
+//! single signatures, on every input.
 
 use curve25519_dalek::constants::{ED25519_BASEPOINT_POINT, EIGHT_TORSION};
+use curve25519_dalek::edwards::EdwardsPoint;
+use curve25519_dalek::scalar::Scalar;
+use curve25519_dalek::traits::Identity as _;
 use ed25519_dalek::Verifier as _;
 use proptest::prelude::*;
+use sha2::{Digest as _, Sha512};
 
 use super::*;
 use crate::identity::{KeyPair, Soul};
@@ -23,21 +27,18 @@ fn verdict(key: &PublicKey, message: &[u8], signature: &Signature) -> bool {
             &ed25519_dalek::Signature::from_bytes(signature.as_bytes()),
         )
         .is_ok();
-    assert_eq!(
-        key.verify(message, signature).is_ok(),
-        expected,
-        "single verification"
-    );
-    assert_eq!(
-        PreparedKey::new(key).verify(message, signature).is_ok(),
-        expected,
-        "prepared verification"
-    );
+    assert_eq!(key.verify(message, signature).is_ok(), expected);
     expected
 }
 
 fn keypair(seed: u8) -> KeyPair {
     KeyPair::from_soul(&Soul::bond([seed; 32], "alice"))
+}
+
+/// R and S of a signature.
+fn halves(signature: &Signature) -> ([u8; 32], [u8; 32]) {
+    let bytes = signature.as_bytes();
+    (*bytes.first_chunk().unwrap(), *bytes.last_chunk().unwrap())
 }
 
 fn joined(r: [u8; 32], s: [u8; 32]) -> Signature {
@@ -62,7 +63,7 @@ fn respond(r: &[u8; 32], nonce: Scalar, key: &PublicKey, secret: Scalar, message
 fn s_plus_multiples_of_the_group_order_is_refused() {
     let keypair = keypair(1);
     let signature = keypair.sign(b"message");
-    let mut s = *signature.s();
+    let (r, mut s) = halves(&signature);
     let mut tried = 0;
     // 15 L + S still fits into 32 bytes.
     for _ in 0..15 {
@@ -74,11 +75,7 @@ fn s_plus_multiples_of_the_group_order_is_refused() {
         }
         if carry == 0 {
             tried += 1;
-            assert!(!verdict(
-                &keypair.public_key(),
-                b"message",
-                &joined(*signature.r(), s)
-            ));
+            assert!(!verdict(&keypair.public_key(), b"message", &joined(r, s)));
         }
     }
     assert!(tried >= 14);
@@ -90,13 +87,9 @@ fn s_with_high_bits_is_refused() {
     let signature = keypair.sign(b"message");
     assert!(verdict(&keypair.public_key(), b"message", &signature));
     for bits in 1..8 {
-        let mut s = *signature.s();
+        let (r, mut s) = halves(&signature);
         s[31] |= bits << 5;
-        assert!(!verdict(
-            &keypair.public_key(),
-            b"message",
-            &joined(*signature.r(), s)
-        ));
+        assert!(!verdict(&keypair.public_key(), b"message", &joined(r, s)));
     }
 }
 
@@ -163,19 +156,61 @@ fn a_key_of_mixed_order_verifies_when_its_torsion_cancels() {
 }
 
 #[test]
-fn the_table_of_a_key_has_the_documented_size() {
-    assert_eq!(PreparedKey::BYTES, 130_560);
+fn a_key_of_small_order_is_refused() {
+    for point in EIGHT_TORSION {
+        let mut bytes = point.compress().to_bytes();
+        assert_eq!(PublicKey::from_bytes(bytes), Err(InvalidPublicKey));
+        bytes[31] ^= 0x80;
+        assert_eq!(PublicKey::from_bytes(bytes), Err(InvalidPublicKey));
+    }
+}
+
+#[test]
+fn a_key_is_shown_as_it_is_written() {
+    let text = "19wPl4NX4ygV1BYJrndZMPWuc5x3eM33PkrBMUzFJRQ=";
+    let key = PublicKey::from_base64(text).unwrap();
     assert_eq!(
-        PreparedKey::new(&keypair(3).public_key()).public_key(),
-        &keypair(3).public_key()
+        (key.to_base64(), key.to_string()),
+        (text.to_owned(), text.to_owned())
     );
+}
+
+#[test]
+fn a_key_in_a_second_spelling_is_refused() {
+    let mut spelled_twice = 0;
+    for low in 0..19 {
+        let mut canonical = [0; 32];
+        canonical[0] = low;
+        let mut second = [0xff; 32];
+        second[0] = 0xed + low;
+        second[31] = 0x7f;
+        spelled_twice += usize::from(PublicKey::from_bytes(canonical).is_ok());
+        assert_eq!(PublicKey::from_bytes(second), Err(InvalidPublicKey));
+    }
+    assert!(spelled_twice > 0, "no key of the test had a canonical spelling");
+}
+
+#[test]
+fn the_largest_reduced_coordinate_is_reduced() {
+    let mut bytes = [0xff; 32];
+    bytes[0] = 0xec;
+    assert!(is_reduced(&bytes));
+    bytes[0] = 0xed;
+    assert!(!is_reduced(&bytes));
+}
+
+#[test]
+fn bytes_that_are_no_point_are_refused() {
+    let mut bytes = [0; 32];
+    bytes[0] = 2;
+    assert_eq!(PublicKey::from_bytes(bytes), Err(InvalidPublicKey));
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 
     #[test]
-    fn all_verifiers_agree_on_true_signatures_and_on_flipped_bits(
+    fn both_verifiers_agree_on_true_signatures_and_on_flipped_bits(
         seed: [u8; 32],
         message in prop::collection::vec(any::<u8>(), 1..200),
         bits in prop::collection::vec(0..512usize, 1..4),
@@ -207,7 +242,7 @@ proptest! {
     }
 
     #[test]
-    fn all_verifiers_agree_on_arbitrary_signatures(seed: [u8; 32], message: Vec<u8>, r: [u8; 32], s: [u8; 32]) {
+    fn both_verifiers_agree_on_arbitrary_signatures(seed: [u8; 32], message: Vec<u8>, r: [u8; 32], s: [u8; 32]) {
         let key = KeyPair::from_soul(&Soul::bond(seed, "alice")).public_key();
         let reduced = Scalar::from_bytes_mod_order(s).to_bytes();
         verdict(&key, &message, &joined(r, s));
