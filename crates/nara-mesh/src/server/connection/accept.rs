@@ -159,7 +159,8 @@ impl Acceptor {
             watch.request_began();
             request.extensions_mut().insert(facts.clone());
             let (entrance, watch) = (&self.entrance, &watch);
-            async move {
+            // On the heap for as long as it takes: else each connection that is open would keep room for it.
+            Box::pin(async move {
                 let response = if refused {
                     Rejection::TlsRequired.into_response()
                 } else {
@@ -167,7 +168,7 @@ impl Acceptor {
                 };
                 watch.request_ended();
                 Ok::<_, Infallible>(response)
-            }
+            })
         });
         let stream = TokioIo::new(WatchedStream::new(stream, watch.clone()));
         let connection = http1::Builder::new()

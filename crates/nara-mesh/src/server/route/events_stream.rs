@@ -1,5 +1,6 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,8 +20,8 @@ use nara_proto::stream::{
 use nara_proto::time::UnixNanos;
 use nara_proto::v2::{SignatureError, SignedField};
 use sse_stream::Sse;
-use tokio::time::{Instant, sleep_until};
-use tokio_util::sync::CancellationToken;
+use tokio::time::{Instant, Sleep, sleep};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use crate::ledger::{Followed, Follower, Ledger, LedgerError};
 use crate::metrics::{self, Counted};
@@ -101,7 +102,8 @@ pub(super) async fn handle(
         ended: false,
         keep_alive: shared.limits.stream_keep_alive,
         quiet_since: Instant::now(),
-        stopping: shared.background.stopping.clone(),
+        alarm: Box::pin(sleep(shared.limits.stream_keep_alive)),
+        stopping: Box::pin(shared.background.stopping.clone().cancelled_owned()),
         ledger: ledger.clone(),
         lease: shared.lease(&sender),
         sender,
@@ -174,7 +176,10 @@ struct Outlet {
     ended: bool,
     keep_alive: Duration,
     quiet_since: Instant,
-    stopping: CancellationToken,
+    /// Rings after `keep_alive` or later, and is only then set again: most events come before.
+    alarm: Pin<Box<Sleep>>,
+    /// Waits once and not anew for each event, for which all streams would wait for each other.
+    stopping: Pin<Box<WaitForCancellationFutureOwned>>,
     ledger: Arc<dyn Ledger>,
     sender: VerifiedSender,
     registry: PeerRegistry,
@@ -201,14 +206,17 @@ impl Outlet {
             }
             tokio::select! {
                 biased;
-                () = self.stopping.cancelled() => self.bye("the server is shutting down"),
+                () = &mut self.stopping => self.bye("the server is shutting down"),
                 followed = self.follower.next() => self.take(followed).await,
                 // The loop sees that the lease is not valid any more.
                 () = ended(self.lease.as_mut()) => {}
-                () = sleep_until(self.quiet_since + self.keep_alive) => {
-                    // What another process stored is not in the feed. The ping comes when that was looked up.
-                    self.follower.look();
-                    self.quiet_since = Instant::now();
+                () = self.alarm.as_mut() => {
+                    if self.quiet_since.elapsed() >= self.keep_alive {
+                        // What another process stored is not in the feed. The ping comes when that was looked up.
+                        self.follower.look();
+                        self.quiet_since = Instant::now();
+                    }
+                    self.alarm.as_mut().reset(self.quiet_since + self.keep_alive);
                 }
             }
         }
