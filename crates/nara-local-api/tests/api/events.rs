@@ -127,7 +127,7 @@ async fn an_event_in_the_name_of_another_or_with_its_key_is_refused_and_says_whe
         (
             "observation.observer",
             json!({ "svc": "observation", "observation": {
-                "type": "restart", "observer": "bob", "subject": "alice", "start_time": 1, "restart_num": 2,
+                "type": "restart", "observer": "bob", "subject": "alice", "start_time": 1, "restart_num": 2, "importance": 3,
             } }),
         ),
         (

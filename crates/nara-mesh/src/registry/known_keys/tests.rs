@@ -132,7 +132,7 @@ proptest! {
 }
 
 #[test]
-fn what_every_key_of_a_batch_signed_is_verified() {
+fn what_the_key_from_before_and_the_newest_key_of_a_batch_signed_is_verified() {
     let keys = known();
     let mut events = [
         said_with(3),
