@@ -31,6 +31,7 @@
 
 pub mod client;
 pub mod compose;
+pub mod decide;
 pub mod model;
 mod problem;
 pub mod server;

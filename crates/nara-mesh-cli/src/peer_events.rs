@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use nara_mesh::registry::{KeyConflict, PeerEvent, PeerInfo, SuccessionEffect, Verdict};
 use nara_proto::identity::{KeyId, NaraName, PublicKey};
-use nara_proto::succession::Succession;
+use nara_proto::succession::{Lineage, Succession};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -294,8 +294,9 @@ fn succession(statement: &Succession, effect: SuccessionEffect) -> (String, Peer
         (SuccessionEffect::Conflict, _) => (
             "conflict",
             format!(
-                "two statements name two successors of key {old} of {name}: one of them is a thief's; none is followed, and {name} is \
-                 refused until you decide; ask its owner, then run {}",
+                "two statements name two successors of key {old} of {name}, one of them a thief's, or {name} changed its key more than \
+                 {} times; none is followed, and {name} is refused until you decide; ask its owner, then run {}",
+                Lineage::MAX_STEPS,
                 trust(statement.new_key().unwrap_or_else(|| statement.old_key()))
             ),
         ),

@@ -199,7 +199,7 @@ pub(crate) async fn peers(
             let known = nara.peers().await?.into_iter();
             known
                 .filter(|peer| peer.address.is_some())
-                .map(|peer| peer.label)
+                .map(|peer| peer.reference().to_owned())
                 .collect()
         }
     };

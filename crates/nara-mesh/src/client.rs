@@ -64,6 +64,7 @@ pub use nara_proto::event::{CheckedEvent, CheckedEvents, RefusedEvent};
 
 pub use answer_body::AnswerBody;
 pub use builder::MeshClientBuilder;
+pub(crate) use bulk::Pace;
 pub use bulk::{InterruptedSync, SyncError, SyncOptions, SyncProgress, SyncReport};
 pub use error::{ClientError, ClientErrorKind};
 pub(crate) use fan_out::fan_out;

@@ -178,6 +178,16 @@ pub(crate) const CATCH_UP_MAX: Duration = Duration::from_secs(3600);
 /// week of a busy mesh takes seconds, and neither this nara nor the peer is kept from anything else.
 pub(crate) const CATCH_UP_PAGE_PAUSE: Duration = Duration::from_millis(100);
 
+/// How long one peer may send while catching up: ten times what a full ledger takes. The next peer has its turn then, and
+/// the next round goes on behind what came.
+pub(crate) const CATCH_UP_TIME: Duration = Duration::from_secs(120);
+
+/// Bytes that one peer may send while catching up: as many as a ledger holds.
+pub(crate) const CATCH_UP_BYTES: u64 = 256 << 20;
+
+/// Pages without a new event, one after the other, behind which the next peer has its turn.
+pub(crate) const CATCH_UP_IDLE_PAGES: usize = 50;
+
 /// Peers that a nara tells by zine that it comes, or goes; others hear it from them. A goodbye must fit into the grace
 /// of a shutdown.
 pub(crate) const PRESENCE_PEERS: usize = 16;

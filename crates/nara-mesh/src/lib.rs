@@ -77,6 +77,7 @@ pub mod metrics;
 pub mod nara;
 mod new_file;
 mod offload;
+mod own_events;
 mod peer;
 pub mod peers_file;
 mod random;

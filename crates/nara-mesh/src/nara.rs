@@ -45,7 +45,8 @@ use crate::defaults;
 use crate::gossip::{GossipService, GossipStatus};
 use crate::identity::LocalNara;
 use crate::ledger::{Ledger, LedgerError};
-use crate::registry::{KeySource, PeerInfo, PeerKeeper, PeerRegistry, Recalled, RegisterError};
+use crate::own_events;
+use crate::registry::{KeySource, KnownKeys, PeerInfo, PeerKeeper, PeerRegistry, Recalled, RegisterError};
 use crate::server::{RunningServer, SealedStash, ServeError, Shutdown};
 
 /// A running nara.
@@ -149,11 +150,18 @@ impl Nara {
     /// Signs an event of this nara and stores it in the ledger; subscribers and gossip pick it up from there.
     ///
     /// # Errors
-    /// [`LedgerError`] if it cannot be stored.
+    /// [`LedgerError`] if it cannot be stored, or peers would refuse it.
     pub async fn publish(&self, payload: Payload) -> Result<SyncEvent, LedgerError> {
         let event = presence::signed(&self.local, payload, self.running().clock.now_nanos());
-        self.ledger.insert_verified(vec![event.clone()]).await?;
-        Ok(event)
+        self.publish_signed(event).await
+    }
+
+    /// Stores an event that this nara signed, as [`publish`](Self::publish) does. Returns it as it is stored.
+    ///
+    /// # Errors
+    /// [`LedgerError`] if it cannot be stored, or peers would refuse it.
+    pub async fn publish_signed(&self, event: SyncEvent) -> Result<SyncEvent, LedgerError> {
+        self.running().append(event).await
     }
 
     /// The records loaded from the ledger at the start.
@@ -273,21 +281,26 @@ impl Drop for Nara {
 }
 
 impl Running {
-    async fn end(self, grace: Duration) -> Shutdown {
-        for task in self.following {
+    async fn append(&self, event: SyncEvent) -> Result<SyncEvent, LedgerError> {
+        let keys = KnownKeys::new(self.local.clone(), self.client.registry().clone());
+        own_events::append(&*self.ledger, &keys, event, self.clock.now_nanos()).await
+    }
+
+    async fn end(mut self, grace: Duration) -> Shutdown {
+        for task in std::mem::take(&mut self.following) {
             task.abort();
             // Until it has let go of the ledger.
             let _ = task.await;
         }
         let gossips = self.gossip.is_some();
-        if let Some(gossip) = self.gossip {
+        if let Some(gossip) = self.gossip.take() {
             gossip.stop().await;
         }
         let mut outcome = Shutdown::Graceful;
-        if let Some(server) = self.server {
+        if let Some(server) = self.server.take() {
             // Before the streams end, so that subscribers hear it. Best effort: a full disk must not cut requests.
             let goodbye = presence::goodbye(&self.local, self.clock.now_nanos());
-            if let Err(error) = self.ledger.insert_verified(vec![goodbye.clone()]).await {
+            if let Err(error) = self.append(goodbye.clone()).await {
                 tracing::warn!(%error, "the goodbye is not stored, so peers do not hear it");
             }
             let telling = async {

@@ -26,7 +26,7 @@ pub use crate::peer::{
 };
 pub(crate) use keeper::own_successions;
 pub use keeper::{PeerKeeper, Recalled};
-pub(crate) use known_keys::KnownKeys;
+pub(crate) use known_keys::{KnownKeys, waits_for_key};
 pub(crate) use known_names::standing;
 pub(crate) use lease::KeyLease;
 pub(crate) use own_key::KnownKey;
@@ -41,6 +41,8 @@ use nara_proto::clock_offset::ClockOffset;
 use nara_proto::identity::{KeyId, NaraName, PublicKey};
 use nara_proto::succession::Succession;
 
+use crate::ledger::ANY_VOTER;
+
 /// What a statement of succession changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SuccessionEffect {
@@ -52,6 +54,22 @@ pub enum SuccessionEffect {
     Followed,
     /// No key of the nara holds any more.
     Retired,
+}
+
+/// The naras about whose keys something was learned, as [`TransferStore::forgive`](crate::ledger::TransferStore::forgive)
+/// takes them.
+pub(crate) fn learned(event: &PeerEvent) -> Vec<String> {
+    match event {
+        PeerEvent::KeyPinned(key) => {
+            let mut learned = vec![key.name.as_str().to_owned()];
+            // Voters are known by their ids.
+            learned.extend(key.id.is_some().then(|| ANY_VOTER.to_owned()));
+            learned
+        }
+        PeerEvent::Decided(info) => info.name.iter().map(|name| name.as_str().to_owned()).collect(),
+        PeerEvent::IdLearned(_) => vec![ANY_VOTER.to_owned()],
+        _ => Vec::new(),
+    }
 }
 
 /// A change of a peer.

@@ -26,6 +26,27 @@ pub enum Authentication {
     Signed,
 }
 
+/// The endpoint that this request is for, such as `GET /ping`, if its answers are never signed.
+pub fn never_signed(method: &Method, path: &str) -> Option<&'static str> {
+    fn is<E: Endpoint>(method: &Method, path: &str) -> bool {
+        E::AUTHENTICATION != Authentication::Signed && E::METHOD == *method && E::PATH == path
+    }
+    let found = if is::<Ping>(method, path) {
+        "GET /ping"
+    } else if is::<GetCoordinates>(method, path) {
+        "GET /coordinates"
+    } else if is::<PeerQuery>(method, path) {
+        "GET /peer/query"
+    } else if is::<AllCheckpoints>(method, path) {
+        "GET /api/checkpoints/all"
+    } else if is::<EventsImport>(method, path) {
+        "POST /api/events/import"
+    } else {
+        return None;
+    };
+    Some(found)
+}
+
 /// How a server treats a second request with the same signature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]

@@ -16,7 +16,7 @@ pub(crate) mod voters;
 pub use batch::{
     EventProblem, EventReception, EventTrust, EventVerdict, MAX_EVENT_BYTES, MAX_EVENT_LEAD, verify_events,
 };
-pub use checked::{CheckedEvent, CheckedEvents, RefusedEvent, check_events};
+pub use checked::{CheckedEvent, CheckedEvents, RefusedEvent};
 pub use keys::{KeyLookup, KeyStanding};
 pub use payload::{
     ChauPayload, CheckpointPayload, HeyTherePayload, Observation, ObservationPayload, PingPayload,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use nara_mesh::client::PingReport;
+use nara_mesh::client::{PeerRef, PingReport};
 use nara_mesh::registry::{KeyConflict, PeerEvent, PeerInfo, PeerRecord, PeerRegistry};
 use nara_proto::clock_offset::ClockOffset;
 use nara_proto::identity::{KeyId, PublicKey};
@@ -91,6 +91,15 @@ impl OwnKeyRefusals {
 }
 
 impl Peer {
+    /// A text that means this peer and no other: a name may look like the id or the address of another nara.
+    pub fn reference(&self) -> &str {
+        let is_name = |name: &&str| matches!(name.parse(), Ok(PeerRef::Name(_)));
+        let name = self.name.as_deref().filter(is_name);
+        name.or(self.id.as_deref())
+            .or(self.address.as_deref())
+            .unwrap_or(&self.label)
+    }
+
     /// What a registry knows of a peer.
     pub fn of(info: &PeerInfo, presence: PresenceState) -> Self {
         let key = info.key.as_ref();

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nara_mesh::registry::{KeySource, PeerEvent};
+use nara_proto::succession::Lineage;
 use nara_proto::time::UnixMillis;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
@@ -146,7 +147,10 @@ impl Conflicts {
                     Effect::Followed => return,
                     Effect::Retired => format!("{name} stated that it retires: no key of it holds"),
                     Effect::Conflict => {
-                        format!("{name} has two successors: no key of it holds until you decide")
+                        format!(
+                            "{name} has two successors, or changed its key more than {} times: no key of it holds until you decide",
+                            Lineage::MAX_STEPS
+                        )
                     }
                     Effect::Asked => format!("{name} states a new key: it holds once you trust it"),
                 };

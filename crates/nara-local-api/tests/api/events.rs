@@ -93,7 +93,7 @@ async fn an_event_of_somebody_else_and_a_foreign_cursor_are_refused() {
         .client
         .send::<Event>(Method::POST, "/v1/events", &forged)
         .await;
-    assert_eq!(problem(refused.unwrap_err()), ("invalid_request".to_owned(), 400));
+    assert_eq!(problem(refused.unwrap_err()), ("event_refused".to_owned(), 422));
     let cursors = [
         ("00000000000000ab:5", 410, "cursor_gone"),
         ("nonsense", 400, "invalid_request"),
@@ -103,5 +103,79 @@ async fn an_event_of_somebody_else_and_a_foreign_cursor_are_refused() {
         let refused = scene.client.events(Method::GET, &path).await.unwrap_err();
         assert_eq!(problem(refused), (name.to_owned(), status), "{cursor}");
     }
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn an_event_in_the_name_of_another_or_with_its_key_is_refused_and_says_where() {
+    let scene = Scene::new().await;
+    let bob = scene.bob.local();
+    let social = |actor: &str, target: &str| json!({ "type": "gossip", "actor": actor, "target": target, "reason": "x" });
+    let refused = [
+        (
+            "social.actor",
+            json!({ "svc": "social", "social": social("bob", "alice") }),
+        ),
+        (
+            "ping.observer",
+            json!({ "svc": "ping", "ping": { "observer": "bob", "target": "alice", "rtt": 1.0 } }),
+        ),
+        (
+            "seen.observer",
+            json!({ "svc": "seen", "seen": { "observer": "bob", "subject": "alice", "via": "zine" } }),
+        ),
+        (
+            "observation.observer",
+            json!({ "svc": "observation", "observation": {
+                "type": "restart", "observer": "bob", "subject": "alice", "start_time": 1, "restart_num": 2, "importance": 3,
+            } }),
+        ),
+        (
+            "hey_there.From",
+            json!({ "svc": "hey-there", "hey_there": { "From": "bob", "PublicKey": bob.public_key().to_base64() } }),
+        ),
+        (
+            "chau.From",
+            json!({ "svc": "chau", "chau": { "From": "bob", "PublicKey": bob.public_key().to_base64() } }),
+        ),
+        (
+            "hey_there.PublicKey",
+            json!({ "svc": "hey-there", "hey_there": { "From": "alice", "PublicKey": bob.public_key().to_base64() } }),
+        ),
+        (
+            "target",
+            json!({ "svc": "social", "social": social("alice", "a:b") }),
+        ),
+        (
+            "target",
+            json!({ "svc": "social", "social": social("alice", "x\u{202e}y\n") }),
+        ),
+        (
+            "ts",
+            json!({ "svc": "social", "ts": i64::MAX, "social": social("alice", "bob") }),
+        ),
+    ];
+    for (field, event) in refused {
+        let outcome = scene
+            .client
+            .send::<Event>(Method::POST, "/v1/events", &event)
+            .await;
+        let CallError::Problem(problem) = outcome.unwrap_err() else {
+            panic!("{event}");
+        };
+        assert_eq!(
+            (problem.name(), problem.status),
+            ("event_refused", 422),
+            "{event}"
+        );
+        assert!(problem.detail.starts_with(field), "{field}: {}", problem.detail);
+        assert!(problem.hint.is_some());
+    }
+    let page: EventPage = scene
+        .client
+        .get("/v1/events?services=social,ping,seen,observation,chau")
+        .await
+        .unwrap();
+    assert!(page.events.is_empty(), "nothing of it is stored: {page:?}");
     scene.end().await;
 }

@@ -7,7 +7,10 @@ use nara_local_api::compose::social;
 use nara_local_api::model::{
     DirectMessage, DmKind, InboxKind, InboxMessage, JourneyState, Postcard, Synced, Trust,
 };
+use nara_mesh::LocalNara;
 use nara_mesh::ledger::ReadLimit;
+use nara_mesh::registry::PeerEvent;
+use nara_proto::identity::KeyId;
 use nara_proto::world::WorldMessage;
 
 use crate::scene::Scene;
@@ -258,4 +261,96 @@ fn problem<T: std::fmt::Debug>(outcome: Result<T, CallError>) -> String {
         CallError::Problem(problem) => problem.name().to_owned(),
         error => panic!("{error}"),
     }
+}
+
+#[tokio::test]
+async fn a_decision_is_about_the_nara_that_a_text_means_and_nobody_is_made_up() {
+    let scene = Scene::new().await;
+    let client = &scene.client;
+    let bob = scene.bob.local().clone();
+    let count = client.peers().await.unwrap().len();
+    let meant = [
+        bob.id().to_string(),
+        KeyId::from(&bob.public_key()).to_string(),
+        scene.bob.address().unwrap().to_string(),
+    ];
+    for peer in &meant {
+        let banned = client.ban(peer).await.unwrap();
+        assert_eq!(banned.peers[0].name, "bob", "{peer}");
+        assert!(client.dm("bob", &text("hello")).await.is_err());
+        let trusted = client.trust(peer, &Trust::default()).await.unwrap();
+        assert_eq!(trusted.peers[0].name, "bob", "{peer}");
+        client.dm("bob", &text("hello")).await.unwrap();
+    }
+    // Nobody's, and so nobody is banned.
+    let stranger = LocalNara::generate("stranger").unwrap();
+    let nobodys = [
+        stranger.id().to_string(),
+        KeyId::from(&stranger.public_key()).to_string(),
+        "127.0.0.1:9".to_owned(),
+        "192.0.2.1".to_owned(),
+    ];
+    for nobody in &nobodys {
+        for refused in [
+            client.ban(nobody).await,
+            client.trust(nobody, &Trust::default()).await,
+            client.forget(nobody).await,
+        ] {
+            match refused.unwrap_err() {
+                CallError::Problem(problem) => {
+                    assert_eq!(
+                        (problem.name(), problem.status),
+                        ("unknown_peer", 404),
+                        "{nobody}"
+                    );
+                    assert!(problem.hint.is_some());
+                }
+                error => panic!("{error}"),
+            }
+        }
+    }
+    // One that is named as bob's id is not taken for him, nor he for it.
+    let namesake = LocalNara::generate(bob.id().as_str()).unwrap();
+    let known = scene.alice.registry().register(namesake.as_peer(None)).unwrap();
+    match client.ban(bob.id().as_str()).await.unwrap_err() {
+        CallError::Problem(problem) => assert_eq!(problem.name(), "ambiguous_peer"),
+        error => panic!("{error}"),
+    }
+    assert!(!known.is_untrusted());
+    let listed = client.peers().await.unwrap();
+    assert_eq!(listed.len(), count + 1);
+    let row = listed
+        .iter()
+        .find(|peer| peer.label == bob.id().as_str())
+        .unwrap();
+    assert_eq!(row.reference(), namesake.id().as_str());
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn a_request_to_an_endpoint_that_is_never_signed_is_refused_without_an_alarm() {
+    let scene = Scene::new().await;
+    let mut changes = scene.alice.registry().subscribe();
+    for path in [
+        "/ping",
+        "/coordinates",
+        "/api/checkpoints/all",
+        "/peer/query?target=x",
+    ] {
+        let request = Request::get(path).body(Bytes::new()).unwrap();
+        match scene.client.request_peer("bob", request).await.unwrap_err() {
+            CallError::Problem(problem) => {
+                assert_eq!(
+                    (problem.name(), problem.class),
+                    ("invalid_request", ProblemClass::Failed)
+                );
+                let causes = problem.causes.concat();
+                assert!(causes.contains("never signed"), "{path}: {causes}");
+            }
+            error => panic!("{error}"),
+        }
+    }
+    let is_alarm = |change| matches!(change, PeerEvent::Downgrade { .. });
+    assert!(!std::iter::from_fn(|| changes.try_recv().ok()).any(is_alarm));
+    scene.end().await;
 }

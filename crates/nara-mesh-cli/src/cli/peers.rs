@@ -66,7 +66,7 @@ pub(crate) struct PeersListArgs {
 pub(crate) struct PeersTrustArgs {
     #[command(flatten)]
     pub(crate) running: RunningArgs,
-    /// The name of the peer
+    /// The name of the peer; if it is known, also its id, key id or address
     #[arg(value_name = "NAME")]
     pub(crate) peer: NaraName,
     /// Its public key or key id, in full [default: the known key]
@@ -85,7 +85,7 @@ pub(crate) struct PeersTrustArgs {
 pub(crate) struct PeersUntrustArgs {
     #[command(flatten)]
     pub(crate) running: RunningArgs,
-    /// The name of the peer, known or not
+    /// The name of the peer, known or not; if it is known, also its id, key id or address
     #[arg(value_name = "NAME")]
     pub(crate) peer: NaraName,
 }
@@ -95,7 +95,7 @@ pub(crate) struct PeersUntrustArgs {
 pub(crate) struct PeersResetArgs {
     #[command(flatten)]
     pub(crate) running: RunningArgs,
-    /// The name of the peer
+    /// The name of the peer; its id, key id or address
     #[arg(value_name = "NAME", required_unless_present = "all")]
     pub(crate) peer: Option<NaraName>,
     /// Every peer

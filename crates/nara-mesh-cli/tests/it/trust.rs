@@ -320,3 +320,29 @@ fn a_serve_that_runs_shows_a_conflict() {
             .contains(new["public_key"].as_str().unwrap())
     );
 }
+
+#[test]
+fn a_ban_of_a_nara_whose_key_is_not_known_can_be_lifted_and_an_id_of_nobody_bans_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    new_soul(path, "alice");
+    let stranger = new_soul(path, "stranger");
+    fs::write(path.join("peers.toml"), "").unwrap();
+    alice(path, 0, &["peers", "untrust", "carol"]);
+    let lifted = alice(path, 0, &["peers", "trust", "carol"]);
+    assert!(lifted.contains("the ban of carol is lifted"), "{lifted}");
+    // Without a ban there is nothing that could be trusted.
+    let refused = alice(path, 2, &["peers", "trust", "carol"]);
+    assert!(refused.contains("--key"), "{refused}");
+    for nobody in [stranger["id"].as_str().unwrap(), key_of(&stranger), "127.0.0.1:9"] {
+        for command in ["untrust", "trust", "reset"] {
+            let refused = alice(path, 2, &["peers", command, nobody]);
+            assert!(refused.contains(nobody), "{refused}");
+        }
+    }
+    let all = alice(path, 0, &["peers", "reset", "--all"]);
+    assert!(
+        all.contains("carol") && !all.contains(stranger["id"].as_str().unwrap()),
+        "{all}"
+    );
+}

@@ -16,6 +16,7 @@ use super::error::ClientError;
 use super::handle::PeerHandle;
 use super::verified::SyncPage;
 use crate::ledger::{ANY_VOTER, Insertion, Ledger, LedgerError};
+use crate::registry::waits_for_key;
 
 /// Refused events that a report names; further ones are counted only.
 const MAX_NAMED: usize = 1000;
@@ -32,8 +33,30 @@ pub struct SyncOptions {
     pub push: bool,
     /// Receives the progress after each page.
     pub progress: Option<watch::Sender<SyncProgress>>,
-    /// How long to wait behind each page, for transfers that must not take the whole machine.
+    /// How a transfer is held back that the nara began by itself.
+    pub(crate) pace: Pace,
+}
+
+/// How a transfer is held back that nobody watches: it must neither take the whole machine nor last for ever.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pace {
+    /// How long to wait behind each page.
     pub(crate) pause: Duration,
+    /// Behind which it ends, as if there were no more.
+    pub(crate) time: Duration,
+    /// The same in bytes.
+    pub(crate) bytes: u64,
+    /// The same in pages without a new event, one after the other.
+    pub(crate) idle_pages: usize,
+}
+
+impl Pace {
+    const FREE: Self = Self {
+        pause: Duration::ZERO,
+        time: Duration::MAX,
+        bytes: u64::MAX,
+        idle_pages: usize::MAX,
+    };
 }
 
 impl Default for SyncOptions {
@@ -43,7 +66,7 @@ impl Default for SyncOptions {
             resume: true,
             push: false,
             progress: None,
-            pause: Duration::ZERO,
+            pace: Pace::FREE,
         }
     }
 }
@@ -162,8 +185,8 @@ pub struct SyncReport {
     pub in_sync: bool,
     /// How many events this nara had in the scope then; [`PeerHandle::check_in_sync`] alone counts them.
     pub events_here: usize,
-    /// Whether the whole difference was found. If not, the sets differ too much for the limit of rounds: the found
-    /// part is fetched, and the next reconciliation finds more.
+    /// Whether the whole difference was found, and everything fetched. If not, the sets differ too much for the limit of
+    /// rounds, or the peer sent more than it may at once: the next transfer goes on behind it.
     pub complete: bool,
     /// Whether the peer does not support reconciliation, so that its events were fetched page by page. The
     /// difference is then unknown.
@@ -233,7 +256,7 @@ impl PeerHandle {
         options: SyncOptions,
     ) -> Result<SyncReport, Box<InterruptedSync>> {
         let place = self.cursor_place(&filter);
-        let mut storing = Storing::new(ledger, options.progress, options.pause);
+        let mut storing = Storing::new(ledger, options.progress, options.pace);
         let ended = async {
             if options.resume {
                 storing.report.resumed = ledger.cursor(place.clone()).await?;
@@ -266,7 +289,11 @@ pub(super) struct Storing<'a, L: ?Sized> {
     pub(super) report: SyncReport,
     watch: Option<watch::Sender<SyncProgress>>,
     started: Instant,
-    pause: Duration,
+    pace: Pace,
+    /// Pages without a new event, one after the other.
+    idle_pages: usize,
+    /// Whether it ended because of its pace.
+    is_cut: bool,
     /// The events that were refused or not kept by the ledger, as [`TransferStore::reject`](crate::ledger::TransferStore)
     /// takes them, if somebody wants them.
     pub(super) dropped: Option<Vec<(ItemId, Option<String>)>>,
@@ -275,13 +302,15 @@ pub(super) struct Storing<'a, L: ?Sized> {
 }
 
 impl<'a, L: Ledger + ?Sized> Storing<'a, L> {
-    pub(super) fn new(ledger: &'a L, watch: Option<watch::Sender<SyncProgress>>, pause: Duration) -> Self {
+    pub(super) fn new(ledger: &'a L, watch: Option<watch::Sender<SyncProgress>>, pace: Pace) -> Self {
         Self {
             ledger,
             report: SyncReport::default(),
             watch,
             started: Instant::now(),
-            pause,
+            pace,
+            idle_pages: 0,
+            is_cut: false,
             dropped: None,
             ahead: 0,
         }
@@ -295,11 +324,21 @@ impl<'a, L: Ledger + ?Sized> Storing<'a, L> {
     ) -> Result<(), SyncError> {
         while let Some(page) = pages.next().await {
             self.store(page?, place).await?;
-            if !self.pause.is_zero() {
-                sleep(self.pause).await;
+            if self.is_over() {
+                self.is_cut = true;
+                return Ok(());
+            }
+            if !self.pace.pause.is_zero() {
+                sleep(self.pace.pause).await;
             }
         }
         Ok(())
+    }
+
+    fn is_over(&self) -> bool {
+        self.started.elapsed() >= self.pace.time
+            || self.report.progress.bytes >= self.pace.bytes
+            || self.idle_pages >= self.pace.idle_pages
     }
 
     async fn store(&mut self, page: SyncPage, place: Option<&str>) -> Result<(), SyncError> {
@@ -334,6 +373,11 @@ impl<'a, L: Ledger + ?Sized> Storing<'a, L> {
 
         let progress = &mut self.report.progress;
         progress.pages += 1;
+        let is_new = |insertion: &Insertion| *insertion == Insertion::Stored;
+        self.idle_pages = match insertions.iter().any(is_new) {
+            true => 0,
+            false => self.idle_pages + 1,
+        };
         progress.count(&page.events, &insertions);
         progress.bytes += page.bytes as u64;
         progress.elapsed = self.started.elapsed();
@@ -352,7 +396,8 @@ impl<'a, L: Ledger + ?Sized> Storing<'a, L> {
 
     pub(super) fn finish(mut self, ended: Result<(), SyncError>) -> Result<SyncReport, Box<InterruptedSync>> {
         self.report.progress.elapsed = self.started.elapsed();
-        let report = self.report;
+        let mut report = self.report;
+        report.complete = ended.is_ok() && !self.is_cut;
         match ended {
             Ok(()) => Ok(report),
             Err(error) => Err(Box::new(InterruptedSync { report, error })),
@@ -376,9 +421,6 @@ fn awaited_by(checked: &CheckedEvent) -> Option<String> {
 
 /// The same of an event that was refused: another key of its emitter, or another decision about it, may change that.
 fn awaited_by_refused(event: &RefusedEvent) -> Option<String> {
-    let by_key = matches!(
-        event.problem,
-        EventProblem::BadSignature | EventProblem::Untrusted
-    );
+    let by_key = waits_for_key(Err(event.problem));
     (by_key && !event.emitter.is_empty()).then(|| event.emitter.clone())
 }

@@ -257,6 +257,10 @@ impl Problem {
                 "do not use the answer, and tell the peer's operator",
             ),
             Self::InvalidPeer(_) => (Kind::InvalidPeer, "name it by its id, its name or its address"),
+            Self::InvalidRequest(RequestProblem::NeverSigned(_)) => (
+                Kind::InvalidRequest,
+                "use the call of its own, which says what of the answer is proven",
+            ),
             Self::InvalidRequest(_) => (Kind::InvalidRequest, "check its path, its headers and its body"),
             Self::KeyNotLearned { .. } => (Kind::UnknownKey, "pin the key, or try again"),
             Self::KeyNotPinned { .. } => (Kind::UnknownKey, "pin the key, or use the trust policy first-use"),

@@ -4,14 +4,13 @@ use std::num::NonZero;
 use std::sync::Arc;
 
 use futures_util::future::join_all;
-use nara_proto::event::{CheckedEvents, EventReception, SyncEvent, check_events};
+use nara_proto::event::{CheckedEvents, EventVerdict, SyncEvent};
 use nara_proto::time::UnixNanos;
 use tokio::time::{Instant, timeout_at};
 
 use super::clocks::PeerClocks;
 use super::error::{Problem, Stage};
 use crate::offload::{EVENTS_VERIFIED_HERE, offload};
-use crate::random::random;
 use crate::registry::KnownKeys;
 
 /// Each thread gets at least this many events to verify: batches of many are cheaper per event.
@@ -45,41 +44,56 @@ impl EventChecker {
             now: self.clocks.clock().now_nanos(),
             keys: self.keys.clone(),
         };
-        timeout_at(deadline, check_all(events, reception))
+        let checking = async {
+            let many = events.len() > EVENTS_VERIFIED_HERE;
+            let (events, verdicts) = match many {
+                true => verify_many(events, &reception).await,
+                false => reception.verify(events),
+            };
+            // Of all together: what one batch states about a key counts for the others.
+            offload(many, move || reception.settle(events, verdicts)).await
+        };
+        timeout_at(deadline, checking)
             .await
             .map_err(|_| Problem::Timeout(Stage::Verify))
     }
 }
 
-/// In batches, on all cores if there are many.
-async fn check_all(mut events: Vec<SyncEvent>, reception: Reception) -> CheckedEvents {
-    if events.len() <= EVENTS_VERIFIED_HERE {
-        return check_batch(events, &reception);
-    }
+/// In batches, on all cores.
+async fn verify_many(
+    mut events: Vec<SyncEvent>,
+    reception: &Reception,
+) -> (Vec<SyncEvent>, Vec<EventVerdict>) {
     let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
     let batch = events.len().div_ceil(threads).max(MIN_BATCH);
     let mut batches = Vec::new();
     while !events.is_empty() {
         let rest = events.split_off(batch.min(events.len()));
         let reception = reception.clone();
-        batches.push(offload(true, move || check_batch(events, &reception)));
+        batches.push(offload(true, move || reception.verify(events)));
         events = rest;
     }
-    let mut checked = CheckedEvents::default();
-    for batch in join_all(batches).await {
-        checked.append(batch);
+    let mut verified = (Vec::new(), Vec::new());
+    for (events, verdicts) in join_all(batches).await {
+        verified.0.extend(events);
+        verified.1.extend(verdicts);
     }
-    checked
+    verified
 }
 
-fn check_batch(events: Vec<SyncEvent>, reception: &Reception) -> CheckedEvents {
-    let how = EventReception {
-        now: reception.now,
-        random: random(),
-    };
-    let checked = check_events(events, &reception.keys, how);
-    for event in checked.accepted.iter().filter(|event| event.is_verified()) {
-        reception.keys.hear(&event.event, reception.now);
+impl Reception {
+    fn verify(&self, mut events: Vec<SyncEvent>) -> (Vec<SyncEvent>, Vec<EventVerdict>) {
+        let verdicts = self.keys.verify(&mut events, self.now);
+        (events, verdicts)
     }
-    checked
+
+    /// Takes in what the events say about keys and presence.
+    fn settle(&self, mut events: Vec<SyncEvent>, mut verdicts: Vec<EventVerdict>) -> CheckedEvents {
+        self.keys.heed(&mut events, &mut verdicts, self.now);
+        let checked = CheckedEvents::sort(events, verdicts);
+        for event in checked.accepted.iter().filter(|event| event.is_verified()) {
+            self.keys.hear(&event.event, self.now);
+        }
+        checked
+    }
 }

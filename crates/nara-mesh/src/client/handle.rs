@@ -67,7 +67,7 @@ impl PeerHandle {
 
     /// What the registry has under this id, name or address.
     pub fn known(&self) -> Option<Arc<Peer>> {
-        self.exchange.resolver.registered(self.peer.0.as_ref().ok()?)
+        self.exchange.registry.peer(self.peer.0.as_ref().ok()?)
     }
 
     /// Calls an endpoint and, for a signed endpoint, verifies that the peer signed the answer. It does not verify

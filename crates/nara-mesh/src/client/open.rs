@@ -46,7 +46,7 @@ impl PeerHandle {
     ///
     /// # Errors
     /// [`ClientError`]: also for a request that sets header fields of the connection or of the protocol, for an answer
-    /// whose body is not proven, and for a refusal that is not signed, such as the 401 of a peer that does not know us.
+    /// whose body is not proven, for an endpoint whose answers are never signed, such as `/ping`, and for a refusal that is not signed, such as the 401 of a peer that does not know us.
     pub async fn request<B>(&self, request: Request<B>) -> Result<Verified<Response<Bytes>>, ClientError>
     where
         B: Body + Send + 'static,
@@ -57,6 +57,10 @@ impl PeerHandle {
         let request = OpenRequest::new(request).map_err(|problem| self.fail(problem))?;
         traced(&self.peer, "request", async {
             let mut route = self.exchange.route(&self.peer)?;
+            if !self.exchange.verifier.accept_unverified {
+                let checked = request.check_provable();
+                checked.map_err(|problem| ClientError::new(&route, Problem::from(problem)))?;
+            }
             let requesting = async {
                 let limits = self.body_limits;
                 let buffering = request.buffered(limits.request, limits.answer);
@@ -132,6 +136,9 @@ impl Exchange {
         B::Data: Send,
         B::Error: Into<Box<dyn Error + Send + Sync>>,
     {
+        if !self.verifier.accept_unverified {
+            request.check_provable()?;
+        }
         let mut deadline = deadline_after(limit);
         self.verifier.introduce(route, deadline).await?;
         let is_small = request.body_length().is_some_and(|length| length <= SMALL_BODY);

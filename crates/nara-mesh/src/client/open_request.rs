@@ -9,7 +9,7 @@ use http::uri::PathAndQuery;
 use http::{Method, Request};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::Body;
-use nara_proto::endpoint::Authentication;
+use nara_proto::endpoint::{Authentication, never_signed};
 use nara_proto::forwarding::{is_channel_header, is_connection_header, is_identity_header};
 
 use super::request::{Outgoing, StreamedBody};
@@ -87,6 +87,14 @@ where
             _ => return Err(RequestProblem::Path),
         };
         Ok(Self { head, target, body })
+    }
+
+    /// Refuses a request whose answer nothing could prove.
+    pub(super) fn check_provable(&self) -> Result<(), RequestProblem> {
+        match never_signed(&self.head.method, self.target.path()) {
+            Some(endpoint) => Err(RequestProblem::NeverSigned(endpoint)),
+            None => Ok(()),
+        }
     }
 
     /// The number of bytes of the body, if it is known.

@@ -1,7 +1,6 @@
 //! Fetches only missing events, and checks whether any are missing.
 
-use std::collections::{HashMap, HashSet, VecDeque};
-use std::time::Duration;
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 
 use futures_util::stream::StreamExt as _;
 use http::StatusCode;
@@ -10,15 +9,17 @@ use nara_proto::event::SyncEvent;
 use nara_proto::reconcile::{FetchRequest, ItemId, ReconcileError, Reconciler, Scope};
 use nara_proto::sync::{Cursor, EventFilter, MAX_EVENTS, Pager};
 use nara_proto::time::{UnixNanos, UnixSeconds};
-use tokio::sync::watch;
+use tokio::sync::broadcast::error::TryRecvError;
+use tokio::sync::{broadcast, watch};
 
-use super::bulk::{Storing, SyncError, SyncOptions, SyncProgress, SyncReport};
+use super::bulk::{Pace, Storing, SyncError, SyncOptions, SyncProgress, SyncReport};
 use super::error::{ClientError, Problem};
 use super::events::PagesByTime;
 use super::handle::PeerHandle;
 use super::pages::{FetchedPage, PageSource, pages_ahead};
 use crate::ledger::Ledger;
 use crate::offload::offload;
+use crate::registry::{PeerEvent, learned};
 
 /// Events that are asked for at once.
 const FETCH: usize = 2000;
@@ -66,7 +67,7 @@ impl PeerHandle {
             ledger,
             place,
             missing.into_iter().collect(),
-            (options.progress, options.pause),
+            (options.progress, options.pace),
             &mut report,
         )
         .await?;
@@ -150,11 +151,12 @@ impl PeerHandle {
         ledger: &L,
         place: String,
         missing: VecDeque<ItemId>,
-        (progress, pause): (Option<watch::Sender<SyncProgress>>, Duration),
+        (progress, pace): (Option<watch::Sender<SyncProgress>>, Pace),
         report: &mut SyncReport,
     ) -> Result<(), SyncError> {
         let asked = missing.len();
-        let mut storing = Storing::new(ledger, progress, pause);
+        let mut changes = self.exchange.registry.subscribe();
+        let mut storing = Storing::new(ledger, progress, pace);
         storing.dropped = Some(Vec::new());
         let source = ById {
             peer: self.clone(),
@@ -164,11 +166,21 @@ impl PeerHandle {
         let ended = storing
             .store_all(pages_ahead(source, self.page_checker()), None)
             .await;
-        let dropped = storing.dropped.take().unwrap_or_default();
+        let mut dropped = storing.dropped.take().unwrap_or_default();
+        // What waits for a key that was learned meanwhile would never be forgiven.
+        let learned = learned_meanwhile(&mut changes);
+        dropped.retain(|(_, awaits)| match (awaits, &learned) {
+            (Some(awaits), Some(learned)) => !learned.contains(awaits),
+            (awaits, _) => awaits.is_none(),
+        });
         // Also if it broke off: what was rejected before stays rejected.
         ledger.reject(place, dropped).await?;
         let done = storing.finish(ended).map_err(|interrupted| interrupted.error)?;
-        report.gone = asked - done.progress.received;
+        report.complete &= done.complete;
+        report.gone = match done.complete {
+            true => asked - done.progress.received,
+            false => 0,
+        };
         report.refused = done.refused;
         report.progress = done.progress;
         Ok(())
@@ -208,14 +220,26 @@ impl PeerHandle {
             };
             std::future::ready(wanted)
         });
-        let mut storing = Storing::new(ledger, options.progress, options.pause);
+        let mut storing = Storing::new(ledger, options.progress, options.pace);
         let ended = storing.store_all(pages.boxed(), None).await;
         let done = storing.finish(ended).map_err(|interrupted| interrupted.error)?;
         report.fell_back = true;
-        report.complete = true;
+        report.complete = done.complete;
         report.refused = done.refused;
         report.progress = done.progress;
         Ok(report)
+    }
+}
+
+/// The naras about whose keys something was learned; `None` if it was too much to tell.
+fn learned_meanwhile(changes: &mut broadcast::Receiver<PeerEvent>) -> Option<BTreeSet<String>> {
+    let mut names = BTreeSet::new();
+    loop {
+        match changes.try_recv() {
+            Ok(change) => names.extend(learned(&change)),
+            Err(TryRecvError::Lagged(_)) => return None,
+            Err(TryRecvError::Empty | TryRecvError::Closed) => return Some(names),
+        }
     }
 }
 

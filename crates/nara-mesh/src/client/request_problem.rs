@@ -13,6 +13,8 @@ pub(super) enum RequestProblem {
     Connect,
     #[error("it is malformed")]
     Form(#[source] http::Error),
+    #[error("the answers of {0} are never signed, so nothing would prove this one")]
+    NeverSigned(&'static str),
     #[error("it sets the header {0}, which belongs to the connection or to the signature")]
     Header(HeaderName),
     #[error("its URI names a host, but must begin with the path")]

@@ -8,7 +8,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use http::Uri;
-use nara_proto::identity::{InvalidName, NaraId, NaraName};
+use nara_proto::identity::{InvalidName, KeyId, NaraId, NaraName};
 use nara_proto::v2::Recipient;
 
 use super::verified::DiscoveredKey;
@@ -17,7 +17,7 @@ use crate::registry::{Peer, PeerInfo, PeerRegistry, with_other_port};
 /// How to find a peer: by id, by name or by address.
 ///
 /// The client takes whatever converts to it, so that `&id`, `&name`, a `SocketAddr` and a text such as `"alice"` can be
-/// passed as they are. A text is what a person types: an address, an id or else a name.
+/// passed as they are. A text is what a person types: an address, an id or key id, or else a name.
 ///
 /// ```
 /// use nara_mesh::client::PeerRef;
@@ -31,7 +31,7 @@ use crate::registry::{Peer, PeerInfo, PeerRegistry, with_other_port};
 pub enum PeerRef {
     /// The peer at this mesh address and port, registered or not.
     Address(SocketAddr),
-    /// The peer with this id.
+    /// The peer with this id, or else the one whose key has this text as its key id.
     Id(NaraId),
     /// The peer at this mesh address: the one that is registered there, else the nara that answers at the mesh port.
     Ip(IpAddr),
@@ -270,12 +270,12 @@ impl Resolver {
         let peer = match peer {
             PeerRef::Known(peer) => peer.clone(),
             PeerRef::Name(name) => self.registry.by_name(name.as_str())?,
-            PeerRef::Id(id) => match (self.registry.by_id(id), self.overridden(id)) {
+            PeerRef::Id(id) => match (self.registry.peer(&PeerRef::Id(id.clone())), self.overridden(id)) {
                 (Some(peer), _) => peer,
                 (None, Some(_)) => self.introduce(id)?,
                 (None, None) => return None,
             },
-            PeerRef::Ip(ip) => match self.only_one(*ip, None) {
+            PeerRef::Ip(ip) => match self.registry.only_one(*ip, None) {
                 Some(peer) => peer,
                 None => self.strangers.at_ip(*ip, self.mesh_port, &self.registry),
             },
@@ -300,26 +300,6 @@ impl Resolver {
         self.overridden(id).is_some() || registered() == Some(true)
     }
 
-    /// The peer, if it is registered.
-    pub(super) fn registered(&self, peer: &PeerRef) -> Option<Arc<Peer>> {
-        match peer {
-            PeerRef::Known(peer) => Some(peer.clone()),
-            PeerRef::Name(name) => self.registry.by_name(name.as_str()),
-            PeerRef::Id(id) => self.registry.by_id(id),
-            PeerRef::Ip(ip) => self.only_one(*ip, None),
-            PeerRef::Address(address) => self.only_one(address.ip(), Some(*address)),
-        }
-    }
-
-    fn only_one(&self, ip: IpAddr, address: Option<SocketAddr>) -> Option<Arc<Peer>> {
-        let mut peers = self.registry.by_ip(ip);
-        peers.retain(|peer| address.is_none() || peer.info().address == address);
-        match &*peers {
-            [only] => Some(only.clone()),
-            _ => None,
-        }
-    }
-
     fn overridden(&self, id: &NaraId) -> Option<SocketAddr> {
         self.overrides.0.get(id).copied()
     }
@@ -335,8 +315,34 @@ impl Resolver {
     }
 
     fn at(&self, address: SocketAddr) -> Arc<Peer> {
-        self.only_one(address.ip(), Some(address))
+        self.registry
+            .only_one(address.ip(), Some(address))
             .unwrap_or_else(|| self.strangers.at(address, &self.registry))
+    }
+}
+
+impl PeerRegistry {
+    /// The peer that is meant, if it is registered: for calls, and for decisions about it.
+    pub fn peer(&self, peer: &PeerRef) -> Option<Arc<Peer>> {
+        match peer {
+            PeerRef::Known(peer) => Some(peer.clone()),
+            PeerRef::Name(name) => self.by_name(name.as_str()),
+            PeerRef::Id(id) => self.by_id(id).or_else(|| {
+                let key: KeyId = id.as_str().parse().ok()?;
+                self.holder(&key.public_key().ok()?)
+            }),
+            PeerRef::Ip(ip) => self.only_one(*ip, None),
+            PeerRef::Address(address) => self.only_one(address.ip(), Some(*address)),
+        }
+    }
+
+    fn only_one(&self, ip: IpAddr, address: Option<SocketAddr>) -> Option<Arc<Peer>> {
+        let mut peers = self.by_ip(ip);
+        peers.retain(|peer| address.is_none() || peer.info().address == address);
+        match &*peers {
+            [only] => Some(only.clone()),
+            _ => None,
+        }
     }
 }
 

@@ -102,8 +102,8 @@ pub(super) trait Shelf {
     /// The event with this id.
     fn find(&mut self, id: &str) -> Result<Option<Held>, Self::Error>;
 
-    /// Who acted in a stored event.
-    fn actor(&mut self, place: &Place) -> Result<String, Self::Error>;
+    /// Who acted in a stored event, and who emitted it.
+    fn actor_and_emitter(&mut self, place: &Place) -> Result<(String, String), Self::Error>;
 
     /// Stores an event whose id is new; its place in the order of arrival.
     fn add(&mut self, event: NewEvent<'_>) -> Result<i64, Self::Error>;
@@ -275,9 +275,10 @@ impl<S: Shelf> Admission<'_, S> {
     /// has seen. The rule does not depend on the order of arrival, and nobody can put itself first by it. Where it does not
     /// decide, the first is kept: whatever else it went by, such as the names, who wants to be first could choose.
     fn is_preferred(&mut self, event: &SyncEvent, held: &Place) -> Result<bool, S::Error> {
-        let actor = self.shelf.actor(held)?;
+        let (actor, emitter) = self.shelf.actor_and_emitter(held)?;
         if actor == event.actor() {
-            return Ok(false);
+            // Earlier versions took own events in the name of others.
+            return Ok(event.emitter == actor && emitter != actor);
         }
         let is_restart = Priority::of(event) == Priority::Restart;
         let precedence = |actor: &str| {

@@ -1,10 +1,15 @@
 use std::error::Error;
 use std::path::PathBuf;
 
+use nara_proto::event::EventProblem;
+
 /// Why an operation of a ledger failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LedgerError {
+    /// An event of this nara that its peers would refuse. Nothing was stored.
+    #[error("every nara that gets this event would refuse it")]
+    Refused(#[source] EventProblem),
     /// A newer version of this program wrote the database.
     #[error(
         "the ledger has schema version {found}, and this program supports up to {known}: use a newer program"

@@ -25,7 +25,8 @@ use crate::gossip::{GossipConfig, GossipService};
 use crate::identity::LocalNara;
 use crate::ledger::{Ledger, LedgerError, MemoryLedger};
 use crate::mesh_ranges::{LOOPBACK, TAILNET};
-use crate::registry::{PeerInfo, PeerKeeper, PeerRegistry, TrustPolicy, own_successions};
+use crate::own_events;
+use crate::registry::{KnownKeys, PeerInfo, PeerKeeper, PeerRegistry, TrustPolicy, own_successions};
 use crate::server::{MeshHandler, MeshServer, MeshServerBuilder, RunningServer};
 #[cfg(feature = "sqlite")]
 use crate::server::{ServeError, SqliteStash, StashStore};
@@ -337,7 +338,8 @@ impl NaraBuilder {
         if server.is_some() {
             let now = self.clock.now_nanos();
             let introduction = presence::introduction(&self.local, &mesh_ip(address), now);
-            ledger.insert_verified(vec![introduction.clone()]).await?;
+            let keys = KnownKeys::new(self.local.clone(), client.registry().clone());
+            let introduction = own_events::append(&*ledger, &keys, introduction, now).await?;
             if self.gossip.is_some() {
                 let telling = presence::tell_coming(client.clone(), ledger.clone(), introduction);
                 following.push(AbortOnDropHandle::new(tokio::spawn(telling)));
@@ -351,7 +353,7 @@ impl NaraBuilder {
         let (moved, address) = watch::channel(address);
         if let Some(server) = server.clone() {
             let follower = AddressFollower {
-                local: self.local.clone(),
+                keys: KnownKeys::new(self.local.clone(), client.registry().clone()),
                 ledger: ledger.clone(),
                 clock: self.clock.clone(),
                 server,
@@ -485,7 +487,7 @@ fn mesh_ip(address: Option<SocketAddr>) -> String {
 
 /// Tells peers when the node of this nara gets another address. The listener follows it by itself.
 struct AddressFollower {
-    local: LocalNara,
+    keys: KnownKeys,
     ledger: Arc<dyn Ledger>,
     clock: Arc<dyn Clock>,
     server: Arc<RunningServer>,
@@ -506,8 +508,9 @@ impl AddressFollower {
             let mesh_ip = ip.to_string();
             self.server.set_mesh_ip(mesh_ip.as_str());
             // Subscribers learn it at once, others find it on the network.
-            let introduction = presence::introduction(&self.local, &mesh_ip, self.clock.now_nanos());
-            if let Err(error) = self.ledger.insert_verified(vec![introduction]).await {
+            let now = self.clock.now_nanos();
+            let introduction = presence::introduction(self.keys.local(), &mesh_ip, now);
+            if let Err(error) = own_events::append(&*self.ledger, &self.keys, introduction, now).await {
                 tracing::warn!(%error, "the new address is not stored, so subscribers do not hear it");
             }
             self.moved.send_replace(Some(address));

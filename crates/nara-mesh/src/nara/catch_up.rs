@@ -2,7 +2,8 @@
 //!
 //! Each round asks a few peers, one after the other. A sample comes first: it has what matters most, and shows how much
 //! is missing here. The first peer is then asked for everything; the others only if much of their sample was new, so
-//! that not all send the same. The more is known already, the longer is the pause before the next round.
+//! that not all send the same. A peer that sends without end is left behind a while, and does not count as the first. The
+//! more is known already, the longer is the pause before the next round.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use nara_proto::sync::{EventFilter, SyncRequest};
 use tokio::sync::broadcast;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::client::{MeshClient, SyncError, SyncOptions};
+use crate::client::{MeshClient, Pace, SyncError, SyncOptions};
 use crate::defaults;
 use crate::gossip::{Directory, Label};
 use crate::ledger::{Insertion, Ledger};
@@ -61,6 +62,8 @@ struct Catch {
     peers: usize,
     received: usize,
     stored: usize,
+    /// Whether a peer was asked for everything, and came to its end.
+    is_whole: bool,
 }
 
 impl Catch {
@@ -103,10 +106,12 @@ impl CatchUp {
                 break;
             }
             self.asked.insert(label.clone(), Instant::now());
-            match self.fetch_from(&peer, round.peers == 0).await {
+            match self.fetch_from(&peer, !round.is_whole).await {
                 Ok(caught) => {
-                    tracing::info!(peer = %label, received = caught.received, new = caught.stored, "caught up");
+                    let whole = caught.is_whole;
+                    tracing::info!(peer = %label, received = caught.received, new = caught.stored, whole, "caught up");
                     round.peers += 1;
+                    round.is_whole |= whole;
                     round.count(caught.received, caught.stored);
                 }
                 Err(error) => {
@@ -138,29 +143,30 @@ impl CatchUp {
         peers
     }
 
-    async fn fetch_from(&self, peer: &Arc<Peer>, is_first: bool) -> Result<Catch, SyncError> {
+    async fn fetch_from(&self, peer: &Arc<Peer>, wants_all: bool) -> Result<Catch, SyncError> {
         let mut caught = self.sample(peer).await?;
-        if !is_first && !caught.is_much() {
+        if !wants_all && !caught.is_much() {
             return Ok(caught);
         }
         let (handle, ledger) = (self.client.peer(peer), &*self.ledger);
-        if peer.protocol().v2 {
-            let options = SyncOptions {
-                pause: defaults::CATCH_UP_PAGE_PAUSE,
-                ..SyncOptions::default()
-            };
-            let report = handle.reconcile(ledger, Scope::default(), options).await?;
-            caught.count(report.progress.received, report.progress.stored);
-            return Ok(caught);
-        }
         let options = SyncOptions {
             page_size: PAGE,
-            pause: defaults::CATCH_UP_PAGE_PAUSE,
+            pace: Pace {
+                pause: defaults::CATCH_UP_PAGE_PAUSE,
+                time: defaults::CATCH_UP_TIME,
+                bytes: defaults::CATCH_UP_BYTES,
+                idle_pages: defaults::CATCH_UP_IDLE_PAGES,
+            },
             ..SyncOptions::default()
         };
-        let paged = handle.sync_into(ledger, EventFilter::default(), options).await;
-        let report = paged.map_err(|interrupted| interrupted.error)?;
+        let report = if peer.protocol().v2 {
+            handle.reconcile(ledger, Scope::default(), options).await?
+        } else {
+            let paged = handle.sync_into(ledger, EventFilter::default(), options).await;
+            paged.map_err(|interrupted| interrupted.error)?
+        };
         caught.count(report.progress.received, report.progress.stored);
+        caught.is_whole = report.complete;
         Ok(caught)
     }
 

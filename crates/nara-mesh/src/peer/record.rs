@@ -50,7 +50,7 @@ pub enum PeerChange {
     Learn(Box<PeerRecord>),
     /// The operator trusts it.
     Trust {
-        /// Its key; `None` for the known key.
+        /// Its key; `None` for the known key. Without any, a ban is lifted, and nothing else is decided.
         key: Option<PublicKey>,
         /// Whether to replace another key. The protocols proven with the old key are then void.
         replace: bool,
@@ -157,9 +157,17 @@ impl PeerRecord {
         at: UnixMillis,
     ) -> Result<(), PeerChangeError> {
         let known = self.key.as_ref();
-        let key = key
-            .or_else(|| known.map(|known| known.key))
-            .ok_or_else(|| PeerChangeError::NoKey(self.name.clone()))?;
+        let Some(key) = key.or_else(|| known.map(|known| known.key)) else {
+            // A ban is lifted without a key: what is configured or learned from now on counts.
+            if self
+                .decision
+                .is_some_and(|decision| decision.verdict == Verdict::Untrusted)
+            {
+                self.decide(Verdict::Forgotten, at);
+                return Ok(());
+            }
+            return Err(PeerChangeError::NoKey(self.name.clone()));
+        };
         let other = known.filter(|known| known.key != key);
         if let Some(other) = other.filter(|_| !replace) {
             return Err(PeerChangeError::KeyConflict(KeyConflict {

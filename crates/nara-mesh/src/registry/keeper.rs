@@ -15,7 +15,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{KeySource, PeerEvent, PeerRecord, PeerRegistry, RegisterError};
 use crate::identity::LocalNara;
-use crate::ledger::{ANY_VOTER, CheckedEvent, Followed, Follower, Ledger, LedgerError, ReadLimit};
+use crate::ledger::{CheckedEvent, Followed, Follower, Ledger, LedgerError, ReadLimit};
 use crate::random::random;
 
 /// How often the whole registry is looked through at most. Events are missed when peers cause many of them, for example
@@ -225,21 +225,15 @@ async fn keep(
         let mut gone = Vec::new();
         let mut stated = Vec::new();
         let ended = loop {
+            learned.extend(next.iter().flat_map(super::learned));
             match next {
                 Ok(PeerEvent::KeyPinned(key)) => {
                     pinned.insert(key.name.clone());
-                    learned.push(key.name.as_str().to_owned());
-                    // Voters are known by their ids.
-                    learned.extend(key.id.is_some().then(|| ANY_VOTER.to_owned()));
                     if key.source != KeySource::Configured {
                         names.insert(key.name);
                     }
                 }
                 Ok(PeerEvent::ProtocolLearned(info) | PeerEvent::Seen(info)) => names.extend(info.name),
-                Ok(PeerEvent::Decided(info)) => {
-                    learned.extend(info.name.map(|name| name.as_str().to_owned()));
-                }
-                Ok(PeerEvent::IdLearned(_)) => learned.push(ANY_VOTER.to_owned()),
                 Ok(PeerEvent::Unregistered(info)) => gone.extend(info.name),
                 Ok(PeerEvent::Succession { statement, .. }) => stated.push(statement.to_event()),
                 Ok(_) => {}

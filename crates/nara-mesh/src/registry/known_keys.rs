@@ -1,11 +1,16 @@
 use std::sync::Arc;
 
-use nara_proto::event::{KeyLookup, KeyStanding, SyncEvent};
+use nara_proto::event::{
+    EventProblem, EventReception, EventTrust, EventVerdict, KeyLookup, KeyStanding, Service, SyncEvent,
+    verify_events,
+};
 use nara_proto::identity::PublicKey;
+use nara_proto::succession::Succession;
 use nara_proto::time::UnixNanos;
 
 use super::{Peer, PeerRegistry};
 use crate::identity::LocalNara;
+use crate::random::random;
 
 /// The pinned keys of a registry, and the own key of this nara.
 #[derive(Clone, Debug)]
@@ -20,10 +25,66 @@ impl KnownKeys {
         Self { local, registry }
     }
 
+    /// This nara.
+    pub(crate) fn local(&self) -> &LocalNara {
+        &self.local
+    }
+
+    /// The verdicts of events that came together: of [`verify`](Self::verify), and then of [`heed`](Self::heed).
+    pub(crate) fn judge(&self, events: &mut [SyncEvent], now: UnixNanos) -> Vec<EventVerdict> {
+        let mut verdicts = self.verify(events, now);
+        self.heed(events, &mut verdicts, now);
+        verdicts
+    }
+
+    /// The verdicts of events by the keys that are known now.
+    pub(crate) fn verify(&self, events: &mut [SyncEvent], now: UnixNanos) -> Vec<EventVerdict> {
+        let reception = EventReception {
+            now,
+            random: random(),
+        };
+        verify_events(events, self, reception)
+    }
+
+    /// Takes in what events that came together state about keys, and judges those once more that were not verified: by
+    /// the keys that hold now. What the keys from before verified stays verified: it was made before the statement.
+    pub(crate) fn heed(&self, events: &mut [SyncEvent], verdicts: &mut [EventVerdict], now: UnixNanos) {
+        let judged = || events.iter().zip(&*verdicts);
+        let statements = judged()
+            .filter(|(event, verdict)| verdict.is_ok() && event.service() == Some(Service::Succession))
+            .filter_map(|(event, _)| Succession::from_event(event).ok());
+        let statements: Vec<_> = statements.collect();
+        if statements.is_empty() || !self.registry.heed_all(statements) {
+            return;
+        }
+        let waiting = verdicts
+            .iter()
+            .enumerate()
+            .filter(|(_, verdict)| waits_for_key(**verdict));
+        let waiting: Vec<usize> = waiting.map(|(index, _)| index).collect();
+        let mut again: Vec<_> = waiting
+            .iter()
+            .map(|index| std::mem::take(&mut events[*index]))
+            .collect();
+        let anew = self.verify(&mut again, now);
+        for ((index, event), verdict) in waiting.into_iter().zip(again).zip(anew) {
+            (events[index], verdicts[index]) = (event, verdict);
+        }
+    }
+
     /// Notes what a **verified** event says about the presence of its emitter; `wall_clock` is now.
     pub(crate) fn hear(&self, event: &SyncEvent, wall_clock: UnixNanos) {
         self.registry.hear(event, wall_clock);
     }
+}
+
+/// Whether another key, or another decision about it, may change a verdict.
+pub(crate) fn waits_for_key(verdict: EventVerdict) -> bool {
+    matches!(
+        verdict,
+        Ok(EventTrust::UnknownKey | EventTrust::UnknownSubject)
+            | Err(EventProblem::BadSignature | EventProblem::Untrusted)
+    )
 }
 
 impl KeyLookup for KnownKeys {
@@ -71,7 +132,7 @@ impl KeyLookup for PeerRegistry {
     }
 
     fn was_key_of_name(&self, name: &str, key: &PublicKey) -> bool {
-        self.has_followed_from(name, key)
+        self.is_in_lineage(name, key) && self.by_name(name).is_some_and(|peer| !peer.is_untrusted())
     }
 
     fn is_banned_key(&self, key: &PublicKey) -> bool {
@@ -92,3 +153,6 @@ impl KeyLookup for PeerRegistry {
             .or_else(|| self.by_name(name).as_ref().and_then(known))
     }
 }
+
+#[cfg(test)]
+mod tests;

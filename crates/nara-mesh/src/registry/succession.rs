@@ -51,22 +51,25 @@ impl Line {
 }
 
 impl PeerRegistry {
-    /// Takes in statements about keys of peers, in any order.
-    pub(crate) fn heed_all(&self, mut statements: Vec<Succession>) {
+    /// Takes in statements about keys of peers, in any order. Returns whether any of them is about a key of a known peer,
+    /// or ours.
+    pub(crate) fn heed_all(&self, mut statements: Vec<Succession>) -> bool {
+        let all = statements.len();
         // One may be of use only behind another.
         loop {
             let before = statements.len();
             statements.retain(|statement| !self.heed(statement));
             if statements.is_empty() || statements.len() == before {
-                return;
+                return statements.len() < all;
             }
         }
     }
 
     /// Takes in a statement about the key of a peer: the new key is pinned and the old one refused, or the operator is
-    /// asked. Returns whether it is about a key of a known peer, or
-    /// ours.
+    /// asked. Returns whether it is about a key of a known peer, or ours.
     pub(crate) fn heed(&self, statement: &Succession) -> bool {
+        // One after the other, with what each changes: two that follow each other must not pin their keys in the wrong order.
+        let _turn = self.heeding.lock().unwrap_or_else(PoisonError::into_inner);
         if self.heed_about_us(statement) {
             return true;
         }
@@ -151,11 +154,10 @@ impl PeerRegistry {
         Some(self.successions().0.get(name)?.lineage.state())
     }
 
-    /// Whether a key of a name was replaced by one that was followed.
-    pub(super) fn has_followed_from(&self, name: &str, key: &PublicKey) -> bool {
+    /// Whether a key is or was one of a name about which there are statements, by those that were followed.
+    pub(super) fn is_in_lineage(&self, name: &str, key: &PublicKey) -> bool {
         let lines = self.successions();
-        let steps = lines.0.get(name).map(|line| line.lineage.steps());
-        steps.is_some_and(|steps| steps.iter().any(|step| step.old_key() == key))
+        lines.0.get(name).is_some_and(|line| line.lineage.has(key))
     }
 
     /// Whether this key was the one of the name and is not any more.

@@ -57,6 +57,8 @@ pub struct PeerRegistry {
     decisions: Arc<watch::Sender<()>>,
     pub(super) clocks: Arc<Mutex<Clocks>>,
     pub(super) successions: Arc<Mutex<Successions>>,
+    /// Held while a statement of succession is taken in.
+    pub(super) heeding: Arc<Mutex<()>>,
     pub(super) own_key: Arc<Mutex<OwnKey>>,
     /// Where this nara is.
     pub(super) coordinates: Arc<Mutex<NetworkCoordinates>>,
@@ -97,6 +99,7 @@ impl PeerRegistry {
             decisions: Arc::default(),
             clocks: Arc::default(),
             successions: Arc::default(),
+            heeding: Arc::default(),
             own_key: Arc::default(),
             coordinates: Arc::default(),
         }

@@ -27,6 +27,7 @@ mod replays;
 mod road;
 mod service;
 mod smuggling;
+mod succession;
 #[path = "../hostile/support.rs"]
 #[expect(dead_code, reason = "other tests use more of it")]
 mod support;

@@ -334,3 +334,34 @@ async fn an_owner_that_introduces_itself_gets_its_stash_back_also_after_a_restar
         running.shutdown(std::time::Duration::from_secs(5)).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_is_told_who_signed_a_runtime_message() {
+    let owner = Node::start("owner").await;
+    let keeper = nara("keeper");
+    let (sender, mut heard) = tokio::sync::mpsc::unbounded_channel();
+    let registry = PeerRegistry::default();
+    registry.register(known(&owner.local, None)).unwrap();
+    let client = MeshClient::builder(keeper.clone()).registry(registry).build();
+    let running = MeshServer::builder(keeper.clone(), Arc::new(MemoryLedger::new()))
+        .client(client)
+        .refuse_before_start(false)
+        .handler(Recovered(sender))
+        .serve(free_port())
+        .await
+        .unwrap();
+    owner
+        .registry
+        .register(known(&keeper, Some(running.local_addr())))
+        .unwrap();
+    let mut claimed = message(&owner.local, &keeper, store(&owner.local));
+    // Nothing signs this text.
+    claimed.from = "mallory".to_owned();
+    let to_keeper = owner.client.peer(keeper.id());
+    to_keeper.send_runtime_message(&claimed).await.unwrap();
+    let told = heard.recv().await.unwrap();
+    assert_eq!(
+        (told.from.as_str(), &*told.from_id),
+        ("owner", owner.local.id().as_str())
+    );
+}

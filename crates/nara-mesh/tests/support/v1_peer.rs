@@ -60,6 +60,7 @@ struct Memory {
     /// What others kept for it and gave back.
     own_stash: Option<StashResponse>,
     acks: Vec<StashAck>,
+    is_endless: bool,
     /// How often it was asked for each kind of event sync.
     syncs: BTreeMap<String, usize>,
 }
@@ -118,6 +119,11 @@ impl V1Peer {
     /// Puts events into its memory.
     pub(crate) fn remember(&self, events: impl IntoIterator<Item = SyncEvent>) {
         self.memory().events.extend(events);
+    }
+
+    /// From now on there is always one more page, with one more event.
+    pub(crate) fn never_ends(&self) {
+        self.memory().is_endless = true;
     }
 
     pub(crate) fn events(&self) -> Vec<SyncEvent> {
@@ -183,7 +189,8 @@ impl V1Peer {
     pub(crate) async fn send_zine(&self, to: IpAddr, events: Vec<SyncEvent>) -> (StatusCode, Bytes) {
         let (name, keypair) = (self.nara().name().as_str(), self.nara().keypair());
         let zine = Zine::signed(name, self.0.clock.now_seconds(), events, keypair);
-        let (status, body) = self.post(to, "/gossip/zine", go_json::to_vec(&zine)).await;
+        let (zine, now) = (go_json::to_vec(&zine), self.0.clock.now_millis());
+        let (status, body) = self.post_at(to, "/gossip/zine", zine, now).await;
         if let Ok(zine) = go_json::from_slice::<Zine>(&body)
             && status == StatusCode::OK
         {
@@ -237,10 +244,6 @@ impl V1Peer {
     async fn send_message(&self, to: IpAddr, message: RuntimeMessage) {
         let request = self.request("/mesh/message", message.to_json(), self.0.clock.now_millis());
         let _ = self.call(self.port_of(to), request).await;
-    }
-
-    async fn post(&self, to: IpAddr, path: &str, body: Vec<u8>) -> (StatusCode, Bytes) {
-        self.post_at(to, path, body, self.0.clock.now_millis()).await
     }
 
     async fn post_at(&self, to: IpAddr, path: &str, body: Vec<u8>, at: UnixMillis) -> (StatusCode, Bytes) {
@@ -302,16 +305,15 @@ impl V1Peer {
                 }),
             ),
             "/events/sync" | "/gossip/zine" | "/dm" | "/mesh/message" => {
-                let name = match self.authenticate(&received, &path, from).await {
-                    Ok(name) => name,
-                    Err(reason) => return plain(401, format!("Authentication failed: {reason}\n")),
-                };
+                if let Err(reason) = self.authenticate(&received, &path, from).await {
+                    return plain(401, format!("Authentication failed: {reason}\n"));
+                }
                 let (status, body) = if received.method == Method::POST {
                     match path.as_str() {
                         "/events/sync" => self.sync(&received.body),
                         "/gossip/zine" => self.zine(&received.body).await,
                         "/dm" => self.dm(&received.body).await,
-                        _ => self.receive_message(&name, &received.body).await,
+                        _ => self.receive_message(&received.body).await,
                     }
                 } else {
                     (405, "Method not allowed\n".into())
@@ -330,13 +332,7 @@ impl V1Peer {
         Answer::With(response)
     }
 
-    /// The name of the sender.
-    async fn authenticate(
-        &self,
-        received: &Received,
-        path: &str,
-        from: SocketAddr,
-    ) -> Result<String, String> {
+    async fn authenticate(&self, received: &Received, path: &str, from: SocketAddr) -> Result<(), String> {
         let auth = RequestAuth::from_headers(&received.headers).map_err(|error| error.to_string())?;
         auth.check_fresh(self.0.clock.now_millis())
             .map_err(|error| error.to_string())?;
@@ -350,8 +346,7 @@ impl V1Peer {
                 .ok_or_else(|| format!("unknown sender: {name}"))?,
         };
         auth.verify_signature(&key, received.method.as_str(), path)
-            .map_err(|error| error.to_string())?;
-        Ok(name)
+            .map_err(|error| error.to_string())
     }
 
     /// Asks a stranger for its key, at the one port that it knows.
@@ -386,6 +381,10 @@ impl V1Peer {
         events.sort_by_key(|event| event.ts);
         let mut next_cursor = String::new();
         match request.mode() {
+            SyncMode::Page { after, .. } if self.memory().is_endless => {
+                events = vec![crate::naras::tease(self.nara(), "bob", after.ts().get() + 1)];
+                next_cursor = events[0].ts.to_string();
+            }
             SyncMode::Page { after, size, .. } => {
                 events.retain(|event| event.ts > after.ts());
                 events.truncate(size);
@@ -511,7 +510,7 @@ impl V1Peer {
     }
 
     /// The outcome never shows in the answer.
-    async fn receive_message(&self, _sender: &str, body: &[u8]) -> (u16, Bytes) {
+    async fn receive_message(&self, body: &[u8]) -> (u16, Bytes) {
         if let Ok(message) = RuntimeMessage::from_json(body) {
             self.process(message).await;
         }
@@ -575,13 +574,8 @@ impl V1Peer {
         };
         if let (Some(payload), Some((_, _, address))) = (reply, sender) {
             let (nara, now) = (self.nara(), self.0.clock.now_nanos());
-            let reply = message.reply(
-                nara.name().as_str(),
-                nara.id().as_str(),
-                now,
-                payload,
-                nara.keypair(),
-            );
+            let (name, id) = (nara.name().as_str(), nara.id().as_str());
+            let reply = message.reply(name, id, now, payload, nara.keypair());
             self.send_message(address.ip(), reply).await;
         }
     }

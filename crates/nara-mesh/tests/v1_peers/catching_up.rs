@@ -150,3 +150,21 @@ async fn older_events_arrive_over_real_sockets() {
     until(async || alice.ledger().count().await.unwrap() >= OLDER).await;
     alice.shutdown(GRACE).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_whose_pages_never_end_does_not_keep_us_from_the_others() {
+    let mesh = Mesh::new();
+    let greta = mesh.v1("greta", 2).await;
+    greta.never_ends();
+    let alice = mesh.alice().without_gossip().know(configured(&greta));
+    let alice = alice.start().await.unwrap();
+    until(async || greta.syncs("page") > 2).await;
+    let hans = mesh.v1("hans", 3).await;
+    hans.remember(history(hans.nara(), OLDER, mesh.now()));
+    alice.registry().register(configured(&hans)).unwrap();
+    until(async || mesh.ledger.cursor("hans".to_owned()).await.unwrap().is_some()).await;
+    until(async || hans.syncs("page") > 3).await;
+    // What the endless one told is kept, and goes on behind it.
+    assert!(mesh.ledger.cursor("greta".to_owned()).await.unwrap().is_some());
+    alice.shutdown(GRACE).await;
+}

@@ -196,20 +196,17 @@ fn prepare<K: KeyLookup + ?Sized>(
 }
 
 fn succession_trust<K: KeyLookup + ?Sized>(event: &SyncEvent, keys: &K) -> Result<EventTrust, EventProblem> {
-    let standing = keys.standing_of_name(event.actor());
-    if standing == KeyStanding::Untrusted {
-        return Err(EventProblem::Untrusted);
-    }
     let statement = Succession::from_event(event).map_err(|_| EventProblem::BadSignature)?;
-    match standing.key() {
-        None => Ok(EventTrust::UnknownKey),
-        Some(key) if key == *statement.old_key() || Some(&key) == statement.new_key() => {
-            Ok(EventTrust::Verified)
-        }
-        // It contradicts the statement that was followed: whoever followed must hear of it.
-        Some(_) if keys.was_key_of_name(event.actor(), statement.old_key()) => Ok(EventTrust::Verified),
-        // Keys that are nothing to the pinned one, or a step of a lineage whose step before is missing.
-        Some(_) => Err(EventProblem::BadSignature),
+    let standing = keys.standing_of_name(event.actor());
+    let is_about = |key: PublicKey| key == *statement.old_key() || Some(&key) == statement.new_key();
+    // Also if it contradicts the statement that was followed: whoever followed must hear of it.
+    if standing.key().is_some_and(is_about) || keys.was_key_of_name(event.actor(), statement.old_key()) {
+        Ok(EventTrust::Verified)
+    } else if standing == KeyStanding::Untrusted {
+        Err(EventProblem::Untrusted)
+    } else {
+        // Keys that are nothing to the pinned one, or a step whose step before has not come yet.
+        Ok(EventTrust::UnknownKey)
     }
 }
 

@@ -1,4 +1,4 @@
-use super::{EventProblem, EventReception, EventTrust, KeyLookup, SyncEvent, verify_events};
+use super::{EventProblem, EventTrust, EventVerdict, SyncEvent};
 
 /// An event that may be stored, and how far to trust it.
 #[derive(Clone, Debug, PartialEq)]
@@ -11,7 +11,7 @@ pub struct CheckedEvent {
 }
 
 impl CheckedEvent {
-    /// An event with the verdict of [`verify_events`].
+    /// An event with the verdict of [`verify_events`](super::verify_events).
     pub fn new(event: SyncEvent, trust: EventTrust) -> Self {
         Self { event, trust }
     }
@@ -33,7 +33,7 @@ impl CheckedEvent {
 pub struct RefusedEvent {
     /// Its claimed id.
     pub id: String,
-    /// Its claimed emitter.
+    /// Its claimed emitter; the nara that it is about, if it names none.
     pub emitter: String,
     /// What is wrong with it.
     pub problem: EventProblem,
@@ -43,8 +43,11 @@ impl RefusedEvent {
     /// An event with what is wrong with it.
     pub fn new(event: SyncEvent, problem: EventProblem) -> Self {
         Self {
+            emitter: match event.emitter.is_empty() {
+                true => event.actor().to_owned(),
+                false => event.emitter,
+            },
             id: event.id,
-            emitter: event.emitter,
             problem,
         }
     }
@@ -61,6 +64,18 @@ pub struct CheckedEvents {
 }
 
 impl CheckedEvents {
+    /// Sorts events by their verdicts, as [`verify_events`](super::verify_events) gives them.
+    pub fn sort(events: Vec<SyncEvent>, verdicts: Vec<EventVerdict>) -> Self {
+        let mut checked = Self::default();
+        for (event, verdict) in events.into_iter().zip(verdicts) {
+            match verdict {
+                Ok(trust) => checked.accepted.push(CheckedEvent::new(event, trust)),
+                Err(problem) => checked.refused.push(RefusedEvent::new(event, problem)),
+            }
+        }
+        checked
+    }
+
     /// The number of events, accepted and refused.
     pub fn received(&self) -> usize {
         self.accepted.len() + self.refused.len()
@@ -76,21 +91,4 @@ impl CheckedEvents {
     pub fn into_events(self) -> Vec<SyncEvent> {
         self.accepted.into_iter().map(|checked| checked.event).collect()
     }
-}
-
-/// Sorts events by their verdicts: [`verify_events`] tells them.
-pub fn check_events<K: KeyLookup + ?Sized>(
-    mut events: Vec<SyncEvent>,
-    keys: &K,
-    reception: EventReception,
-) -> CheckedEvents {
-    let verdicts = verify_events(&mut events, keys, reception);
-    let mut checked = CheckedEvents::default();
-    for (event, verdict) in events.into_iter().zip(verdicts) {
-        match verdict {
-            Ok(trust) => checked.accepted.push(CheckedEvent::new(event, trust)),
-            Err(problem) => checked.refused.push(RefusedEvent::new(event, problem)),
-        }
-    }
-    checked
 }

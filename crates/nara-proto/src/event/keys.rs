@@ -44,7 +44,8 @@ pub trait KeyLookup {
     /// Whether the nara with this id has this name; `None` if neither is known.
     fn is_id_of_name(&self, id: &str, name: &str) -> Option<bool>;
 
-    /// Whether this key was the one of the name, and a statement of succession that was followed replaced it.
+    /// Whether this key is or was the one of the name by the statements of succession that were followed: also if no key
+    /// holds any more, but not if the operator does not trust the nara.
     fn was_key_of_name(&self, _name: &str, _key: &PublicKey) -> bool {
         false
     }

@@ -9,7 +9,8 @@ use crate::identity::{NaraName, PublicKey};
 /// holder or a thief made one of them, and nobody can tell which. Nobody is followed then, whichever came first, until
 /// the operator [decides](Self::decide). Time plays no part: the order in which statements arrive, or were made, makes
 /// no difference to where a lineage ends, and one that is repeated changes nothing. A key that was replaced does not
-/// come back: a statement that leads back to it is a conflict, too.
+/// come back: a statement that leads back to it is a conflict, too, and so is one rotation more than
+/// [`MAX_STEPS`](Self::MAX_STEPS).
 #[derive(Clone, Debug)]
 pub struct Lineage {
     name: NaraName,
@@ -17,7 +18,7 @@ pub struct Lineage {
     pinned: PublicKey,
     /// What was followed: each replaces the key of the one before, the first `pinned`.
     steps: Vec<Succession>,
-    /// Two statements of which at most one can be true.
+    /// Two statements that are not both followed.
     conflict: Option<Box<(Succession, Succession)>>,
     /// Keys of this name that were replaced before `pinned` was, or that the operator decided about.
     former: Vec<PublicKey>,
@@ -26,7 +27,7 @@ pub struct Lineage {
 /// Which key holds for a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyState {
-    /// There are two statements of which at most one can be true: no key holds.
+    /// There are two statements of which at most one can be true, or more than are followed: no key holds.
     Conflict,
     /// This key holds.
     Holds(PublicKey),
@@ -47,14 +48,15 @@ pub enum Step {
     Retired,
 }
 
-/// A statement that is not about a key of this lineage, or one more than a lineage keeps. It changed nothing. It may
-/// be of use later, when the statement before it has come.
+/// A statement that is not about a key of this lineage. It changed nothing. It may be of use later, when the statement
+/// before it has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the statement is not about a key that is known for this name")]
 pub struct Unrelated;
 
 impl Lineage {
-    /// The most statements that are followed, and the most former keys that are remembered. Nobody rotates that often.
+    /// The most rotations that are followed without the operator, and the most former keys that are remembered. Nobody
+    /// rotates that often. A retirement is followed behind them, too.
     pub const MAX_STEPS: usize = 64;
 
     /// The lineage of a name whose key was just pinned.
@@ -89,7 +91,7 @@ impl Lineage {
             return Ok(Step::Known);
         }
         if self.last_key() == Some(&statement.old) {
-            return self.follow(statement);
+            return Ok(self.follow(statement));
         }
         if statement.new_key() == Some(&self.pinned) && self.former.len() < Self::MAX_STEPS {
             // It was replaced by the key that was pinned here.
@@ -99,24 +101,24 @@ impl Lineage {
         Err(Unrelated)
     }
 
-    fn follow(&mut self, statement: &Succession) -> Result<Step, Unrelated> {
+    fn follow(&mut self, statement: &Succession) -> Step {
         if self.conflict.is_some() {
-            return Ok(Step::Conflict);
+            return Step::Conflict;
         }
         if let Some(new) = statement.new_key()
-            && self.is_replaced(new)
+            && (self.is_replaced(new) || self.steps.len() >= Self::MAX_STEPS)
         {
-            let earlier = self.steps.first().unwrap_or(statement);
-            let pair = (earlier.clone(), statement.clone());
-            return Ok(self.clash(pair));
-        }
-        if self.steps.len() >= Self::MAX_STEPS {
-            return Err(Unrelated);
+            let earlier = match self.is_replaced(new) {
+                true => self.steps.first(),
+                false => self.steps.last(),
+            };
+            let pair = (earlier.unwrap_or(statement).clone(), statement.clone());
+            return self.clash(pair);
         }
         self.steps.push(statement.clone());
-        Ok(statement
+        statement
             .new_key()
-            .map_or(Step::Retired, |key| Step::Followed(*key)))
+            .map_or(Step::Retired, |key| Step::Followed(*key))
     }
 
     fn clash(&mut self, pair: (Succession, Succession)) -> Step {
@@ -139,7 +141,12 @@ impl Lineage {
         self.former.contains(key) || self.steps.iter().any(|step| step.old == *key)
     }
 
-    /// The two statements that contradict each other: what to show to the operator.
+    /// Whether a key is or was this name's by what was pinned and followed.
+    pub fn has(&self, key: &PublicKey) -> bool {
+        self.pinned == *key || self.steps.iter().any(|step| step.new_key() == Some(key))
+    }
+
+    /// The two statements of the conflict: what to show to the operator.
     pub fn conflict(&self) -> Option<(&Succession, &Succession)> {
         self.conflict.as_deref().map(|(one, other)| (one, other))
     }

@@ -5,7 +5,8 @@ use axum::extract::State;
 use axum::response::Response;
 use futures_util::{Stream, StreamExt as _, stream};
 use http::{HeaderMap, StatusCode};
-use nara_mesh::ledger::{Arrival, Followed, Follower, Ledger, ReadLimit};
+use nara_mesh::ledger::{Arrival, Followed, Follower, Ledger, LedgerError, ReadLimit};
+use nara_proto::event::{EventProblem, Service, SyncEvent};
 use nara_proto::stream::ArrivalCursor;
 use nara_proto::sync::{Cursor, MAX_EVENTS};
 use nara_proto::time::{UnixMillis, UnixNanos};
@@ -175,8 +176,8 @@ fn followed(follower: Follower) -> impl Stream<Item = axum::response::sse::Event
 
 /// Sign an event and store it: subscribers and gossip pick it up
 ///
-/// The event gets our id and signature if it has none, and the present time if it has none. An event of another emitter is
-/// refused.
+/// The event gets our id and signature if it has none, and the present time if it has none. What peers would refuse is
+/// refused here, too (`event_refused`): an event in the name of another nara, or with another key.
 #[utoipa::path(
     post,
     path = "/v1/events",
@@ -194,12 +195,55 @@ pub(super) async fn publish(State(shared): State<Arc<Shared>>, Body(event): Body
     }
     let event = complete(event, local);
     event.validate().map_err(|error| malformed(&error))?;
-    if event.emitter != local.name().as_str() || event.verify(&local.public_key()).is_err() {
-        return Err(Problem::invalid("the event is not signed by this nara").hint("leave out its signature"));
+    match shared.nara.publish_signed(event.clone()).await {
+        Ok(event) => Ok(Json(Event::of(&event))),
+        Err(LedgerError::Refused(problem)) => Err(refused(&event, problem, local.name().as_str())),
+        Err(error) => Err(error.into()),
     }
-    if !event.has_genuine_id() {
-        return Err(Problem::invalid("the id does not follow from the content").hint("leave out its id"));
-    }
-    shared.nara.ledger().insert_verified(vec![event.clone()]).await?;
-    Ok(Json(Event::of(&event)))
+}
+
+/// Says in which field the fault is.
+fn refused(event: &SyncEvent, problem: EventProblem, own: &str) -> Problem {
+    let is_ours = event.emitter == own;
+    let (field, hint) = match (problem, event.service()) {
+        (EventProblem::ForgedId, _) => ("id", "leave it out".to_owned()),
+        (EventProblem::BadSignature, Some(Service::HeyThere))
+            if is_ours && event.embedded_key().is_some() =>
+        {
+            ("hey_there.PublicKey", "give the key of this nara".to_owned())
+        }
+        (EventProblem::BadSignature, Some(Service::Chau)) if is_ours && event.embedded_key().is_some() => {
+            ("chau.PublicKey", "give the key of this nara".to_owned())
+        }
+        (EventProblem::BadSignature, Some(Service::Checkpoint)) => (
+            "checkpoint",
+            "publish it with the signatures of voters that are known here".to_owned(),
+        ),
+        (EventProblem::BadSignature, Some(Service::Succession)) => (
+            "succession",
+            "publish a statement about a key that is known here".to_owned(),
+        ),
+        (EventProblem::BadSignature, _) => ("sig", "leave it out".to_owned()),
+        (EventProblem::NotTheActor, _) if !is_ours => ("emitter", "leave it and `sig` out".to_owned()),
+        (EventProblem::NotTheActor, service) => {
+            let field = match service {
+                Some(Service::Social) => "social.actor",
+                Some(Service::Ping) => "ping.observer",
+                Some(Service::Observation) => "observation.observer",
+                Some(Service::Seen) => "seen.observer",
+                Some(Service::HeyThere) => "hey_there.From",
+                Some(Service::Chau) => "chau.From",
+                _ => "svc",
+            };
+            (field, format!("give the name of this nara, {own}"))
+        }
+        (EventProblem::Ambiguous(field) | EventProblem::NotAName(field), _) => {
+            (field, "give a name without colons and white space".to_owned())
+        }
+        (EventProblem::Future, _) => ("ts", "leave it out".to_owned()),
+        _ => (&*event.svc, "correct it".to_owned()),
+    };
+    let (status, class) = (StatusCode::UNPROCESSABLE_ENTITY, ProblemClass::Usage);
+    let detail = format!("{field}: every nara that gets this event would refuse it: {problem}");
+    Problem::new("event_refused", status, class, detail).hint(hint)
 }

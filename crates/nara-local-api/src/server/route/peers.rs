@@ -16,6 +16,7 @@ use tokio_stream::wrappers::BroadcastStream;
 use utoipa::IntoParams;
 
 use super::sse;
+use crate::decide::about;
 use crate::model::{
     Conflict, Decision, OwnKeyRefusals, Peer, PeerChanged, PeerList, Pong, Pruned, Record, Trust,
 };
@@ -206,12 +207,6 @@ fn changed(event: &PeerEvent, registry: &PeerRegistry) -> Option<PeerChanged> {
     })
 }
 
-/// The name of a peer, known or not.
-fn name(text: &str) -> Result<NaraName, Problem> {
-    text.parse::<NaraName>()
-        .map_err(|error| Problem::invalid(format!("{text:?} is not the name of a nara: {error}")))
-}
-
 /// Trust a key of a peer
 ///
 /// Without `key` it is the known one. Another key than the pinned one is refused (`key_conflict`) unless `replace` is set. A
@@ -220,7 +215,7 @@ fn name(text: &str) -> Result<NaraName, Problem> {
     put,
     path = "/v1/peers/{peer}/trust",
     tag = "trust",
-    params(("peer" = String, Path, description = "Its name")),
+    params(("peer" = String, Path, description = "Its name; if it is known, also its id, key id or address")),
     request_body = Trust,
     responses((status = 200, body = Decision), (status = "default", body = Problem, content_type = "application/problem+json"))
 )]
@@ -229,7 +224,7 @@ pub(super) async fn trust(
     Path(peer): Path<String>,
     Body(trust): Body<Trust>,
 ) -> Answer<Decision> {
-    let name = name(&peer)?;
+    let name = about(shared.nara.registry(), &peer)?;
     let given = trust.key.as_deref().map(public_key).transpose()?;
     let known = shared.nara.registry().by_name(name.as_str());
     let configured = known
@@ -268,12 +263,13 @@ fn public_key(text: &str) -> Result<PublicKey, Problem> {
     put,
     path = "/v1/peers/{peer}/ban",
     tag = "trust",
-    params(("peer" = String, Path, description = "Its name, known or not")),
+    params(("peer" = String, Path, description = "Its name, known or not; if it is known, also its id, key id or address")),
     responses((status = 200, body = Decision), (status = "default", body = Problem, content_type = "application/problem+json"))
 )]
 pub(super) async fn ban(State(shared): State<Arc<Shared>>, Path(peer): Path<String>) -> Answer<Decision> {
     let at = shared.nara.client().clock().now_millis();
-    decide(&shared, name(&peer)?, PeerChange::Untrust { at }).await
+    let name = about(shared.nara.registry(), &peer)?;
+    decide(&shared, name, PeerChange::Untrust { at }).await
 }
 
 /// Forget what was learned and decided about a peer
@@ -281,11 +277,16 @@ pub(super) async fn ban(State(shared): State<Arc<Shared>>, Path(peer): Path<Stri
     delete,
     path = "/v1/peers/{peer}",
     tag = "trust",
-    params(("peer" = String, Path, description = "Its name")),
+    params(("peer" = String, Path, description = "Its name; if it is known, also its id, key id or address")),
     responses((status = 200, body = Decision), (status = "default", body = Problem, content_type = "application/problem+json"))
 )]
 pub(super) async fn forget(State(shared): State<Arc<Shared>>, Path(peer): Path<String>) -> Answer<Decision> {
-    let name = name(&peer)?;
+    // A name that looks like an id can be forgotten all the same.
+    let namesake = shared.nara.registry().by_name(&peer);
+    let name = match namesake.and_then(|peer| peer.info().name) {
+        Some(name) => name,
+        None => about(shared.nara.registry(), &peer)?,
+    };
     let is_stored = shared
         .nara
         .ledger()

@@ -4,7 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use nara_local_api::client::LocalClient;
+use nara_local_api::decide;
 use nara_local_api::model::{self, Record, Reloaded};
+use nara_mesh::client::PeerRef;
 use nara_mesh::clock::{Clock as _, SystemClock};
 use nara_mesh::ledger::Ledger;
 use nara_mesh::registry::{KeyConflict, KeySource, PeerChange, PeerChangeError, PeerRecord, PeerRegistry};
@@ -37,7 +39,7 @@ pub(super) fn trust(args: &PeersTrustArgs, settings: &Settings, printer: Printer
         let decision = block_on(async { Ok(nara.trust(args.peer.as_str(), &trust).await?) })?;
         return tell(&decision.peers, Some(&decision.running), said_trusted, printer);
     }
-    let name = args.peer.clone();
+    let name = block_on(about(&args.peer, settings))?;
     let given = args.key;
     let entry = settings.peers()?.into_iter().find(|entry| entry.name == name);
     let configured = entry.and_then(|entry| entry.key);
@@ -77,7 +79,7 @@ pub(super) fn untrust(args: &PeersUntrustArgs, settings: &Settings, printer: Pri
         let decision = block_on(async { Ok(nara.ban(args.peer.as_str()).await?) })?;
         return tell(&decision.peers, Some(&decision.running), said_banned, printer);
     }
-    let name = args.peer.clone();
+    let name = block_on(about(&args.peer, settings))?;
     let at = SystemClock.now_millis();
     let record = block_on(async {
         let ledger = open(settings).await?;
@@ -96,10 +98,13 @@ pub(super) fn reset(args: &PeersResetArgs, settings: &Settings, printer: Printer
     let records = block_on(async {
         let ledger = open(settings).await?;
         let known = ledger.peers().await.map_err(ledger_file::failed)?;
-        let names = known.into_iter().map(|record| record.name);
-        let names: Vec<_> = names
-            .filter(|name| only.as_ref().is_none_or(|only| only == name))
-            .collect();
+        let mut names: Vec<_> = known.into_iter().map(|record| record.name).collect();
+        let only = match only {
+            // A name that looks like an id can be forgotten all the same.
+            Some(only) if !names.contains(&only) => Some(about_in(&ledger, &only, settings).await?),
+            only => only,
+        };
+        names.retain(|name| only.as_ref().is_none_or(|only| only == name));
         if let (Some(only), true) = (&only, names.is_empty()) {
             return Err(Failure::usage(format!("nothing is stored about {only}"))
                 .hint("`nara-mesh peers` lists the known peers"));
@@ -151,8 +156,13 @@ fn elsewhere(args: &RunningArgs, settings: &Settings) -> Outcome<Option<LocalCli
 }
 
 fn said_trusted(record: &Record) -> String {
-    let key = record.key_id.as_deref().unwrap_or_default();
-    format!("{} is trusted with key {key}", harmless(&record.name))
+    let name = harmless(&record.name);
+    match record.key_id.as_deref() {
+        Some(key) => format!("{name} is trusted with key {key}"),
+        None => format!(
+            "the ban of {name} is lifted: the key of the peers file counts, or the one that is learned next"
+        ),
+    }
 }
 
 fn said_banned(record: &Record) -> String {
@@ -218,6 +228,25 @@ fn tell(
         printer.note(format_args!("  {line}"));
     }
     Ok(Exit::Ok)
+}
+
+/// The nara that is meant: see [`decide::about`].
+async fn about(given: &NaraName, settings: &Settings) -> Outcome<NaraName> {
+    if matches!(given.as_str().parse(), Ok(PeerRef::Name(_))) {
+        // Known or not: a ban waits for no fault of the ledger or the peers file.
+        return Ok(given.clone());
+    }
+    about_in(&open(settings).await?, given, settings).await
+}
+
+async fn about_in(ledger: &Arc<dyn Ledger>, given: &NaraName, settings: &Settings) -> Outcome<NaraName> {
+    let registry = PeerRegistry::default();
+    for entry in settings.peers()? {
+        // What contradicts itself is told where it is used.
+        let _ = registry.register(entry.to_info());
+    }
+    ledger_file::load_peers(ledger, &registry).await?;
+    Ok(decide::about(&registry, given.as_str())?)
 }
 
 /// The key of a nara that followed another one by a statement of succession. What is stored is the one before it.

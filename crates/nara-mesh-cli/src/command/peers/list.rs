@@ -91,7 +91,7 @@ async fn through(nara: &LocalClient, args: &PeersListArgs) -> Outcome<Vec<Row>> 
     }
     let calls = peers.into_iter().map(|peer| async move {
         let result = if !args.offline && peer.address.is_some() && !peer.is_untrusted() {
-            Some(ping_label(Pinger::Running(nara), &peer.label, 1, Duration::ZERO).await?)
+            Some(ping_label(Pinger::Running(nara), peer.reference(), 1, Duration::ZERO).await?)
         } else {
             None
         };

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use nara_proto::event::{EventReception, EventVerdict, RefusedEvent, SyncEvent, verify_events};
+use nara_proto::event::{EventVerdict, RefusedEvent, SyncEvent};
 use nara_proto::identity::NaraName;
 use nara_proto::stream::{ArrivalCursor, MAX_STREAM_MESSAGE, StreamMessage, StreamStart};
 use nara_proto::sync::EventFilter;
@@ -26,7 +26,6 @@ use crate::client::handle::PeerHandle;
 use crate::defaults;
 use crate::ledger::{CheckedEvent, Insertion};
 use crate::offload::{EVENTS_VERIFIED_HERE, offload};
-use crate::random::random;
 use crate::registry::{PeerEvent, PeerInfo};
 
 /// Events that are verified and stored together, if so many are there.
@@ -478,11 +477,7 @@ impl Runner {
         let now = self.peer.exchange.clocks.clock().now_nanos();
         let large = events.len() > EVENTS_VERIFIED_HERE;
         offload(large, move || {
-            let reception = EventReception {
-                now,
-                random: random(),
-            };
-            let verdicts = verify_events(&mut events, &keys, reception);
+            let verdicts = keys.judge(&mut events, now);
             (events, verdicts)
         })
         .await

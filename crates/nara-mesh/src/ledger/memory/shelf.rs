@@ -316,9 +316,11 @@ impl Shelf for MemoryShelf {
         Ok(self.ids.get(id).and_then(|place| self.held(place.seq)))
     }
 
-    fn actor(&mut self, place: &Place) -> Result<String, Infallible> {
+    fn actor_and_emitter(&mut self, place: &Place) -> Result<(String, String), Infallible> {
         let entry = self.by_time.get(place);
-        Ok(entry.map_or_else(String::new, |entry| entry.event.actor().to_owned()))
+        Ok(entry.map_or_else(Default::default, |entry| {
+            (entry.event.actor().to_owned(), entry.event.emitter.clone())
+        }))
     }
 
     fn add(&mut self, new: NewEvent<'_>) -> Result<i64, Infallible> {

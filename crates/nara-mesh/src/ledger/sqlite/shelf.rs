@@ -160,10 +160,10 @@ impl Shelf for SqliteShelf<'_> {
         self.first(sql::FIND, [IdKey::new(id)])
     }
 
-    fn actor(&mut self, place: &Place) -> rusqlite::Result<String> {
+    fn actor_and_emitter(&mut self, place: &Place) -> rusqlite::Result<(String, String)> {
         self.transaction
             .prepare_cached(sql::ACTOR)?
-            .query_row([place.seq], |row| row.get(0))
+            .query_row([place.seq], |row| Ok((row.get(1)?, emitter(row, 0)?.to_owned())))
     }
 
     fn add(&mut self, new: NewEvent<'_>) -> rusqlite::Result<i64> {

@@ -4,7 +4,7 @@ use nara_proto::reconcile::{ItemId, Scope};
 use nara_proto::time::UnixMillis;
 
 use super::*;
-use crate::ledger::{Ledger, MemoryLedger, SqliteLedger};
+use crate::ledger::{ANY_VOTER, Ledger, MemoryLedger, SqliteLedger};
 use crate::registry::{PeerChange, PeerProtocol, PinnedKey};
 
 const V2: PeerProtocol = PeerProtocol {

@@ -6,13 +6,12 @@ use axum::response::Response;
 use http::StatusCode;
 use nara_proto::endpoint::{DirectMessage, Endpoint as _};
 use nara_proto::event::{
-    EventProblem, EventReception, EventTrust, EventVerdict, KeyLookup as _, MAX_EVENT_BYTES, MAX_EVENT_LEAD,
-    Service, SyncEvent, verify_events,
+    EventProblem, EventTrust, EventVerdict, KeyLookup as _, MAX_EVENT_BYTES, MAX_EVENT_LEAD, Service,
+    SyncEvent,
 };
 use nara_proto::peer::Receipt;
 
 use crate::ledger::{CheckedEvent, Insertion};
-use crate::random::random;
 use crate::server::answer::json::{JSON_UTF8, json};
 use crate::server::answer::rejection::Rejection;
 use crate::server::auth::sender::VerifiedSender;
@@ -61,11 +60,7 @@ fn trust(shared: &Shared, event: &mut SyncEvent) -> EventVerdict {
     let now = shared.clock.now_nanos();
     // These are the word of voters, or of an old key. The signature of the sender proves nothing about them.
     if let Some(Service::Checkpoint | Service::Succession) = event.service() {
-        let reception = EventReception {
-            now,
-            random: random(),
-        };
-        return verify_events(std::slice::from_mut(event), shared, reception)[0];
+        return shared.known_keys.judge(std::slice::from_mut(event), now)[0];
     }
     if event.ts > now.saturating_add(MAX_EVENT_LEAD) {
         return Err(EventProblem::Future);

@@ -3,10 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use nara_proto::event::{
-    EventProblem, EventReception, EventTrust, EventVerdict, MAX_EVENT_BYTES, Service, SyncEvent,
-    verify_events,
-};
+use nara_proto::event::{EventProblem, EventTrust, EventVerdict, MAX_EVENT_BYTES, Service, SyncEvent};
 use nara_proto::go_json;
 use nara_proto::identity::NaraName;
 
@@ -14,7 +11,6 @@ use crate::ledger::{CheckedEvent, Insertion, LedgerError};
 use crate::mesh_ranges;
 use crate::metrics;
 use crate::offload::{EVENTS_VERIFIED_HERE, offload};
-use crate::random::random;
 use crate::registry::{KeySource, PeerInfo, PinnedKey, RegisterError};
 use crate::seldom::{shown, warn_seldom};
 use crate::server::route::confidant::hear_introduction;
@@ -99,11 +95,7 @@ async fn verify(
     let many = events.len() > EVENTS_VERIFIED_HERE;
     let work = move || {
         learn_introductions(&shared, &events, told_by.as_ref());
-        let reception = EventReception {
-            now: shared.clock.now_nanos(),
-            random: random(),
-        };
-        let verdicts = verify_events(&mut events, &*shared, reception);
+        let verdicts = shared.known_keys.judge(&mut events, shared.clock.now_nanos());
         (events, verdicts)
     };
     offload(many, work).await

@@ -52,11 +52,13 @@ enum Dropped {
 }
 
 async fn receive(shared: &Arc<Shared>, sender: &VerifiedSender, body: &[u8]) -> Result<(), Dropped> {
-    let message = RuntimeMessage::from_json(body)?;
+    let mut message = RuntimeMessage::from_json(body)?;
     if !message.to_id.is_empty() && message.to_id != shared.local.id().as_str() {
         return Err(Dropped::NotForUs(shown_text(&message.to_id)));
     }
     verify(shared, sender, &message)?;
+    // No signature of the message covers this text.
+    sender.name().as_str().clone_into(&mut message.from);
 
     // Only now: an unverified reply would let anybody answer for the peer that was asked.
     let message = match &shared.client {

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use crate::defaults;
 use crate::offload::offload;
+use crate::own_events;
 use crate::seldom::warn_seldom;
 use crate::server::answer::json::{JSON_UTF8, json};
 use crate::server::answer::rejection::Rejection;
@@ -95,17 +96,13 @@ async fn remember(shared: &Shared, message: &WorldMessage, complete: bool) -> Re
         .to_owned(),
         ..SocialPayload::default()
     };
-    let event = SyncEvent::try_signed(
-        shared.clock.now_nanos(),
-        Payload::Social(payload),
-        name,
-        shared.local.keypair(),
-    );
+    let now = shared.clock.now_nanos();
+    let event = SyncEvent::try_signed(now, Payload::Social(payload), name, shared.local.keypair());
     // The originator is a text of the peer. Only a name without separators is put into what we sign; any other message
     // makes no event and can still travel.
     match event {
         Ok(event) => {
-            shared.ledger.insert_verified(vec![event]).await?;
+            own_events::append(&*shared.ledger, &shared.known_keys, event, now).await?;
         }
         Err(problem) => tracing::info!(%problem, "a world message passed by that makes no event"),
     }

@@ -12,6 +12,7 @@ crate::ledger::tests::on_every_ledger! {
     a_name_with_a_colon_does_not_take_the_id_of_an_event,
     a_puppet_does_not_take_the_id_of_a_restart_that_a_nara_reports_which_was_met,
     of_two_observers_of_a_restart_that_were_met_the_first_is_kept,
+    a_genuine_event_takes_its_id_back_from_one_that_another_signed,
 }
 
 async fn one_observer_does_not_push_out_the_pings_of_others(ledger: &dyn Ledger) {
@@ -145,4 +146,16 @@ async fn of_two_observers_of_a_restart_that_were_met_the_first_is_kept(ledger: &
         let of = held.iter().find(|event| event.ts.get() == ts).unwrap();
         assert_eq!(of.emitter, order[0]);
     }
+}
+
+/// As earlier versions stored what programs of the machine said in the names of others.
+async fn a_genuine_event_takes_its_id_back_from_one_that_another_signed(ledger: &dyn Ledger) {
+    let kept = kept_of(ledger, |ts| {
+        let genuine = by("met-1", ping(ts, "met-1", "me"));
+        let mut copy = genuine.clone();
+        copy.emitter = "met-eve".to_owned();
+        [genuine, copy]
+    })
+    .await;
+    assert_eq!(kept, "met-1");
 }
