@@ -132,11 +132,11 @@ async fn everything(ledger: &SqliteLedger) -> Vec<SyncEvent> {
     let (mut events, mut after) = (Vec::new(), Cursor::START);
     loop {
         let page = ledger.page(EventFilter::default(), after, ReadLimit::events(1));
-        let Some(event) = page.await.unwrap().pop() else {
+        let Some(checked) = page.await.unwrap().pop() else {
             break;
         };
-        after = Cursor::behind(&event);
-        events.push(event);
+        after = Cursor::behind(&checked.event);
+        events.push(checked.event);
     }
     events
 }
