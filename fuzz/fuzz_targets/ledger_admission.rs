@@ -44,7 +44,7 @@ fuzz_target!(|data: &[u8]| {
             .now_or_never()
             .expect("memory does not wait")
             .expect("memory does not fail");
-        let ids: BTreeSet<_> = stored.iter().map(|event| event.id.clone()).collect();
+        let ids: BTreeSet<_> = stored.iter().map(|checked| checked.event.id.clone()).collect();
         assert_eq!(ids.len(), stored.len(), "an id is stored once");
         assert!(verified.is_subset(&ids), "a verified event was lost");
     }

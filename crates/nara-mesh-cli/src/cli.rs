@@ -507,7 +507,7 @@ pub(crate) struct EventsShowArgs {
     /// Continue with new events until ctrl-C
     #[arg(short, long)]
     pub(crate) follow: bool,
-    /// Print the bare events as JSON lines
+    /// Print the bare events as JSON lines; --json also says how far to trust each
     #[arg(long)]
     pub(crate) jsonl: bool,
 }

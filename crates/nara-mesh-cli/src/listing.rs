@@ -5,7 +5,8 @@ use std::sync::Arc;
 use nara_local_api::model::{Counts, Event, trust_word};
 use nara_mesh::client::{CheckedEvent, CheckedEvents};
 use nara_mesh::ledger::Ledger;
-use nara_proto::event::SyncEvent;
+use nara_proto::event::{EventTrust, SyncEvent};
+use owo_colors::OwoColorize as _;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -88,8 +89,8 @@ pub(crate) const fn exit_of(counts: &Counts) -> Exit {
     }
 }
 
-/// One line about an event, with its text if it has one.
-pub(crate) fn event_line(event: &SyncEvent) -> String {
+/// One line about an event, with its text if it has one, and a mark unless its trust is `verified`.
+pub(crate) fn event_line(event: &SyncEvent, trust: &str) -> String {
     let text = event
         .social
         .as_deref()
@@ -102,7 +103,12 @@ pub(crate) fn event_line(event: &SyncEvent) -> String {
         or_dash(event.target()),
         harmless_text(text),
     );
-    line.trim_end().to_owned()
+    let line = line.trim_end();
+    if trust == trust_word(EventTrust::Verified) {
+        return line.to_owned();
+    }
+    let mark = format!("unverified ({})", harmless(trust));
+    format!("{line}  {}", mark.yellow())
 }
 
 fn or_dash(name: &str) -> String {

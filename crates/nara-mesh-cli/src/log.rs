@@ -1,6 +1,7 @@
 //! The log, on stderr or in the journal.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::io::IsTerminal as _;
 use std::path::Path;
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -22,7 +23,7 @@ use crate::journal::{self, Journal, Record};
 use crate::output::{self, LogWriter};
 use crate::settings::Settings;
 
-/// How many warnings of one kind are written within [`WINDOW`].
+/// How many lines of one kind are written within [`WINDOW`].
 const MOST_OF_A_KIND: u32 = 10;
 
 const WINDOW: Duration = Duration::from_secs(10);
@@ -47,14 +48,14 @@ pub(crate) fn start(settings: &Settings) -> Outcome<()> {
     };
     let lines = match settings.log_format {
         LogFormat::Text => fmt::layer()
-            .with_writer(|| LogWriter)
+            .with_writer(|| LogWriter::Text)
             .with_ansi(ansi)
             .with_target(settings.verbose)
             .boxed(),
         LogFormat::Json => fmt::layer()
             .json()
             .with_current_span(false)
-            .with_writer(|| LogWriter)
+            .with_writer(|| LogWriter::Json)
             .boxed(),
         LogFormat::Journald => {
             output::open_journal(Journal::at(Path::new(journal::SOCKET)).map_err(|error| {
@@ -101,7 +102,7 @@ pub(crate) fn say(level: Level, text: &str, message: &str, fields: &[(&str, &str
                 "fields": fields,
                 "target": TARGET,
             });
-            output::stderr(&line.to_string());
+            output::stderr(&output::json(&line.to_string()));
         }
         Some(LogFormat::Journald) => {
             let mut record = Record::new(level, TARGET);
@@ -114,20 +115,36 @@ pub(crate) fn say(level: Level, text: &str, message: &str, fields: &[(&str, &str
     }
 }
 
-/// Leaves out warnings that are repeated too often: peers can cause them.
-#[derive(Debug, Default)]
-struct Repetitions(Mutex<HashMap<Identifier, Kind>>);
+/// Leaves out lines of a kind that come too often: peers can cause them.
+#[derive(Debug)]
+pub(crate) struct Repetitions<K>(Mutex<HashMap<K, Kind>>);
 
-/// The warnings of one place in the code.
+/// The lines of one kind, such as the warnings of one place in the code.
 #[derive(Debug)]
 struct Kind {
     since: Instant,
     count: u32,
 }
 
-impl Repetitions {
+impl<K> Default for Repetitions<K> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<K: Hash + Eq> Repetitions<K> {
+    /// Whether one more is written. Says how many were left out before.
+    pub(crate) fn admits(&self, kind: K) -> bool {
+        let (admitted, left_out) = self.admit(kind, Instant::now());
+        if left_out > 0 {
+            let text = format!("{left_out} lines like the next one were left out");
+            say(Level::WARN, &text, &text, &[("left_out", &left_out.to_string())]);
+        }
+        admitted
+    }
+
     /// Whether one more is written, and how many were left out before.
-    fn admit(&self, kind: Identifier, now: Instant) -> (bool, u32) {
+    fn admit(&self, kind: K, now: Instant) -> (bool, u32) {
         let mut kinds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let kind = kinds.entry(kind).or_insert(Kind { since: now, count: 0 });
         let mut left_out = 0;
@@ -140,7 +157,7 @@ impl Repetitions {
     }
 }
 
-impl<S: Subscriber> Filter<S> for Repetitions {
+impl<S: Subscriber> Filter<S> for Repetitions<Identifier> {
     fn enabled(&self, _: &Metadata<'_>, _: &Context<'_, S>) -> bool {
         true
     }
@@ -149,12 +166,7 @@ impl<S: Subscriber> Filter<S> for Repetitions {
         if *event.metadata().level() > Level::WARN {
             return true;
         }
-        let (admitted, left_out) = self.admit(event.metadata().callsite(), Instant::now());
-        if left_out > 0 {
-            let text = format!("{left_out} warnings like the next one were left out");
-            say(Level::WARN, &text, &text, &[("left_out", &left_out.to_string())]);
-        }
-        admitted
+        self.admits(event.metadata().callsite())
     }
 }
 

@@ -1,4 +1,5 @@
-//! Stdout and stderr. Once [`detach`] was called, a reader that is slow, stuck or gone never holds up the program:
+//! Stdout and stderr. No line begins another one, steers a terminal or hides what stands in it, whoever chose its text: what
+//! cannot be seen is escaped here, beside the colours of the program. Once [`detach`] was called, a reader that is slow, stuck or gone never holds up the program:
 //! lines wait in a bounded queue for a thread that writes them, and are left out when it is full.
 
 use std::borrow::Cow;
@@ -8,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use anstream::AutoStream;
-use nara_proto::identity::escape;
+use nara_proto::identity::{escape, is_hidden};
 
 /// Lines that wait for a reader. Each has a few hundred bytes.
 const MOST_LINES: usize = 4096;
@@ -67,8 +68,9 @@ pub(crate) fn flush(limit: Duration) {
 /// # Errors
 /// If the stream is not detached and cannot be written.
 pub(crate) fn stdout(line: &str) -> io::Result<()> {
+    let line = shown(line);
     match STDOUT.get() {
-        Some(queue) => queue.push(with_end(line)),
+        Some(queue) => queue.push(with_end(&line)),
         None => {
             let mut stdout = anstream::stdout().lock();
             writeln!(stdout, "{line}")?;
@@ -78,19 +80,24 @@ pub(crate) fn stdout(line: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes bytes to stdout as they are, for commands that are not detached.
+/// Writes bytes to stdout, for commands that are not detached: as they are, but for a terminal, which would obey them.
 ///
 /// # Errors
 /// If stdout cannot be written.
 pub(crate) fn stdout_bytes(bytes: &[u8]) -> io::Result<()> {
+    use io::IsTerminal as _;
     let mut stdout = io::stdout().lock();
-    stdout.write_all(bytes)?;
+    if stdout.is_terminal() {
+        stdout.write_all(shown(&String::from_utf8_lossy(bytes)).as_bytes())?;
+    } else {
+        stdout.write_all(bytes)?;
+    }
     stdout.flush()
 }
 
 /// Writes a line to stderr, if that is possible.
 pub(crate) fn stderr(line: &str) {
-    stderr_bytes(with_end(line));
+    stderr_bytes(with_end(&shown(line)));
 }
 
 fn stderr_bytes(bytes: Vec<u8>) {
@@ -109,18 +116,68 @@ fn with_end(line: &str) -> Vec<u8> {
 /// begins a line, steers a terminal or reorders what stands beside it. What joins emoji and spaces of other widths stay, as
 /// people write them in texts; names are shown by [`escape`] alone.
 pub(crate) fn printable(text: &str) -> Cow<'_, str> {
-    if text.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
-        return Cow::Borrowed(text);
-    }
-    let parts = text.split_inclusive(is_usual_in_texts);
-    Cow::Owned(
-        parts
-            .flat_map(|part| {
-                let plain = part.trim_end_matches(is_usual_in_texts);
-                [escape(plain).to_string(), part[plain.len()..].to_owned()]
-            })
-            .collect(),
+    escaped(text, is_usual_in_texts, |hidden, to| *to += &escaped_char(hidden))
+}
+
+/// JSON in which every character that is not seen is written as `\uXXXX`: its reader gets the same values.
+pub(crate) fn json(text: &str) -> Cow<'_, str> {
+    // A line feed stands between values: within a string it is escaped already.
+    escaped(
+        text,
+        |c| c == '\n',
+        |hidden, to| {
+            for unit in hidden.encode_utf16(&mut [0; 2]) {
+                *to += &format!("\\u{unit:04x}");
+            }
+        },
     )
+}
+
+/// What a reader gets of lines of this program: as [`printable`], with line feeds, tabs and colours, which are the program's
+/// own. A text that is not is escaped before it becomes part of a line.
+fn shown(lines: &str) -> Cow<'_, str> {
+    let is_kept = |c| is_usual_in_texts(c) || matches!(c, '\n' | '\t');
+    let escaped = |text| escaped(text, is_kept, |hidden, to| *to += &escaped_char(hidden));
+    let mut parts = lines.split('\u{1b}');
+    let mut shown = escaped(parts.next().unwrap_or_default());
+    for part in parts {
+        let start = if is_colour(part) { "\u{1b}" } else { "\\u{1b}" };
+        *shown.to_mut() += start;
+        *shown.to_mut() += &escaped(part);
+    }
+    shown
+}
+
+/// Whether a text that stands behind an escape character begins with the rest of a colour. One of these hides text.
+fn is_colour(text: &str) -> bool {
+    let Some((codes, _)) = text.strip_prefix('[').and_then(|text| text.split_once('m')) else {
+        return false;
+    };
+    codes.split(';').all(|code| match code.parse::<u8>() {
+        Ok(code) => code != 8,
+        Err(_) => code.is_empty(),
+    })
+}
+
+fn escaped_char(hidden: char) -> String {
+    escape(hidden.encode_utf8(&mut [0; 4])).to_string()
+}
+
+/// A text in which characters that are not seen are written in another way, but for some.
+fn escaped(text: &str, is_kept: impl Fn(char) -> bool, write: impl Fn(char, &mut String)) -> Cow<'_, str> {
+    let is_plain = |c: char| matches!(c, ' '..='~') || is_kept(c) || !is_hidden(c);
+    let Some(first) = text.find(|c| !is_plain(c)) else {
+        return Cow::Borrowed(text);
+    };
+    let mut written = text[..first].to_owned();
+    for character in text[first..].chars() {
+        if is_plain(character) {
+            written.push(character);
+        } else {
+            write(character, &mut written);
+        }
+    }
+    Cow::Owned(written)
 }
 
 fn is_usual_in_texts(c: char) -> bool {
@@ -132,21 +189,18 @@ fn is_usual_in_texts(c: char) -> bool {
 
 /// Stderr for the log. It never fails. Each write is an event, which stays on one line.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct LogWriter;
+pub(crate) enum LogWriter {
+    Json,
+    Text,
+}
 
 impl Write for LogWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let event = bytes.strip_suffix(b"\n").unwrap_or(bytes);
-        let mut line = Vec::with_capacity(bytes.len() + 16);
-        for byte in event {
-            match byte {
-                b'\n' => line.extend_from_slice(b"\\n"),
-                b'\r' => line.extend_from_slice(b"\\r"),
-                byte => line.push(*byte),
-            }
+        let event = String::from_utf8_lossy(bytes.strip_suffix(b"\n").unwrap_or(bytes));
+        match self {
+            Self::Json => stderr(&json(&event)),
+            Self::Text => stderr(&event.replace('\n', "\\n")),
         }
-        line.push(b'\n');
-        stderr_bytes(line);
         Ok(bytes.len())
     }
 
@@ -281,6 +335,44 @@ mod tests {
             printable("👩\u{200d}🚀 ❤\u{fe0f}\u{fe0f}!"),
             "👩\u{200d}🚀 ❤\u{fe0f}\u{fe0f}!"
         );
+    }
+
+    #[test]
+    fn a_line_has_the_colours_of_the_program_and_nothing_else_that_steers_a_terminal() {
+        let coloured = "\u{1b}[1;33mwarning:\u{1b}[0m a\tb\nc \u{1b}[m";
+        assert_eq!(shown(coloured), coloured);
+        for (text, expected) in [
+            ("\u{1b}[2Ja", "\\u{1b}[2Ja"),
+            ("\u{1b}[8msecret", "\\u{1b}[8msecret"),
+            ("\u{1b}[38;5;8msecret", "\\u{1b}[38;5;8msecret"),
+            ("\u{1b}]0;title\u{7}", "\\u{1b}]0;title\\u{7}"),
+            ("\u{1b}", "\\u{1b}"),
+            ("\u{1b}\u{1b}[31mx", "\\u{1b}\u{1b}[31mx"),
+            ("a\rb\u{9b}2J\u{202e}c", "a\\rb\\u{9b}2J\\u{202e}c"),
+        ] {
+            assert_eq!(shown(text), expected);
+        }
+    }
+
+    #[test]
+    fn json_with_hidden_characters_shows_them_and_means_the_same() {
+        let value = serde_json::json!({
+            "a\u{202e}b": ["\u{9b}2J\u{7f}\u{1b}[31m", "👩\u{200d}🚀 é\u{a0}", "\u{e0041}", "\n\t\"\\"],
+        });
+        for text in [value.to_string(), serde_json::to_string_pretty(&value).unwrap()] {
+            let escaped = json(&text);
+            assert!(escaped.chars().all(|c| c == '\n' || !is_hidden(c)), "{escaped}");
+            assert!(
+                escaped.contains("a\\u202eb") && escaped.contains("\\udb40\\udc41"),
+                "{escaped}"
+            );
+            assert_eq!(shown(&escaped), escaped);
+            assert_eq!(
+                serde_json::from_str::<serde_json::Value>(&escaped).unwrap(),
+                value
+            );
+        }
+        assert!(matches!(json("{\"a\":\"é\"}"), Cow::Borrowed(_)));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What happens to peers, as far as the operator should know, in words.
 
 use std::collections::HashSet;
+use std::mem::{Discriminant, discriminant};
 
 use nara_mesh::registry::{KeyConflict, PeerEvent, PeerInfo, SuccessionEffect, Verdict};
 use nara_proto::identity::{KeyId, NaraName, PublicKey};
@@ -8,6 +9,7 @@ use nara_proto::succession::{Lineage, Succession};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::log::Repetitions;
 use crate::output::printable;
 use crate::printer::harmless;
 use crate::remedy;
@@ -88,24 +90,33 @@ pub(crate) struct ConflictLine {
 /// Things that were told already; beyond it they are told again.
 const TOLD: usize = 1024;
 
-/// Shows what happens again and again only once: peers cause it.
+/// Shows what happens again and again only once, and of what differs each time no more than a reader can follow: peers cause
+/// it.
 #[derive(Debug, Default)]
-pub(crate) struct Told(HashSet<About>);
+pub(crate) struct Told {
+    told: HashSet<About>,
+    kinds: Repetitions<Discriminant<PeerEvent>>,
+}
 
 impl Told {
-    /// Whether this was not told yet.
+    /// Whether this was not told yet, and is to be told now.
     pub(crate) fn is_news(&mut self, event: &PeerEvent) -> bool {
         if let PeerEvent::Decided(info) = event {
             // What is wrong from now on is another matter.
-            self.0.retain(|told| Some(&told.name) != info.name.as_ref());
-        }
-        let Some(about) = About::of(event) else {
+            self.told.retain(|told| Some(&told.name) != info.name.as_ref());
             return true;
-        };
-        if self.0.len() >= TOLD {
-            self.0.clear();
         }
-        self.0.insert(about)
+        let about = About::of(event);
+        if about.as_ref().is_some_and(|about| self.told.contains(about))
+            || !self.kinds.admits(discriminant(event))
+        {
+            return false;
+        }
+        if self.told.len() >= TOLD {
+            self.told.clear();
+        }
+        self.told.extend(about);
+        true
     }
 }
 
@@ -356,4 +367,43 @@ pub(crate) fn conflict_line(conflict: &KeyConflict) -> PeerLine {
         offered_by: conflict.offered_by.to_string(),
         remedy: remedy::of_conflict(conflict),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use nara_mesh::registry::{KeySource, PinnedKey};
+    use nara_proto::identity::{KeyPair, Soul};
+    use nara_proto::time::UnixMillis;
+
+    use super::*;
+
+    /// A conflict about a name, with a key of this number.
+    fn conflict(name: &str, number: u8) -> PeerEvent {
+        let key = |number| KeyPair::from_soul(&Soul::bond([number; 32], "x")).public_key();
+        let name: NaraName = name.parse().unwrap();
+        PeerEvent::KeyConflict(KeyConflict {
+            pinned: Box::new(PinnedKey {
+                name: name.clone(),
+                id: None,
+                key: key(0),
+                source: KeySource::Configured,
+                learned_at: UnixMillis::new(1),
+            }),
+            name,
+            offered: key(number),
+            offered_by: KeySource::HeyThere { told_by: None },
+        })
+    }
+
+    #[test]
+    fn a_peer_that_offers_key_after_key_causes_a_few_lines() {
+        let mut told = Told::default();
+        assert!(told.is_news(&conflict("alice", 1)));
+        assert!(!told.is_news(&conflict("alice", 1)), "it is the same again");
+        let lines = (2..200).filter(|number| told.is_news(&conflict("alice", *number)));
+        assert_eq!(lines.count(), 9);
+        // The operator reads all of the answers to what was decided.
+        let decided = PeerEvent::Decided(PeerInfo::default());
+        assert!((0..100).all(|_| told.is_news(&decided)));
+    }
 }

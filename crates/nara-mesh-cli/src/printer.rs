@@ -60,9 +60,14 @@ impl Printer {
         stdout_line(line)
     }
 
-    /// A line of data, JSON or not.
+    /// A line of data that is neither for people nor JSON.
     pub(crate) fn raw(&self, line: impl Display) -> Outcome<()> {
         stdout_line(line)
+    }
+
+    /// A line of JSON without a schema, whether JSON was asked for or not.
+    pub(crate) fn jsonl(&self, value: impl Serialize) -> Outcome<()> {
+        stdout_line(output::json(&json!(value).to_string()))
     }
 
     /// One JSON object with its schema, if JSON was asked for.
@@ -70,7 +75,8 @@ impl Printer {
         if !self.json {
             return Ok(());
         }
-        stdout_line(serde_json::to_string_pretty(&self.with_schema(value)).unwrap_or_default())
+        let pretty = serde_json::to_string_pretty(&self.with_schema(value)).unwrap_or_default();
+        stdout_line(output::json(&pretty))
     }
 
     /// One line of a stream of JSON objects, if JSON was asked for.
@@ -78,7 +84,7 @@ impl Printer {
         if !self.json {
             return Ok(());
         }
-        stdout_line(self.with_schema(value))
+        self.jsonl(self.with_schema(value))
     }
 
     fn with_schema(&self, value: impl Serialize) -> Value {

@@ -45,7 +45,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .recent(Default::default(), ReadLimit::events(100))
         .await?
         .iter()
-        .any(|event| event.id == story.id)
+        .any(|checked| checked.event.id == story.id)
     {
         status.changed().await?;
     }

@@ -78,11 +78,16 @@ pub trait EventStore: Debug + Send + Sync + 'static {
     fn insert(&self, events: Vec<CheckedEvent>, origin: Option<NaraName>)
     -> LedgerFuture<'_, Vec<Insertion>>;
 
-    /// The first `limit` events behind `after`, by time and id.
-    fn page(&self, filter: EventFilter, after: Cursor, limit: ReadLimit) -> LedgerFuture<'_, Vec<SyncEvent>>;
+    /// The first `limit` events behind `after`, by time and id, and how far to trust each.
+    fn page(
+        &self,
+        filter: EventFilter,
+        after: Cursor,
+        limit: ReadLimit,
+    ) -> LedgerFuture<'_, Vec<CheckedEvent>>;
 
-    /// The newest `limit` events, newest first.
-    fn recent(&self, filter: EventFilter, limit: ReadLimit) -> LedgerFuture<'_, Vec<SyncEvent>>;
+    /// The newest `limit` events, newest first, and how far to trust each.
+    fn recent(&self, filter: EventFilter, limit: ReadLimit) -> LedgerFuture<'_, Vec<CheckedEvent>>;
 
     /// The legacy selection (docs/protocol/v1.md, section 7.3): events later than `since` if that is positive, by
     /// time; every `slice_total`-th of them from `slice_index` on; the newest `limit` of the result, oldest first.

@@ -28,7 +28,7 @@ pub(crate) use keeper::own_successions;
 pub use keeper::{PeerKeeper, Recalled};
 pub(crate) use known_keys::{KnownKeys, waits_for_key};
 pub(crate) use known_names::standing;
-pub(crate) use lease::KeyLease;
+pub(crate) use lease::{KeyEnd, KeyLease};
 pub(crate) use own_key::KnownKey;
 pub(crate) use peer::with_other_port;
 pub use peer::{Peer, PeerInfo};

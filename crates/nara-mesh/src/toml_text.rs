@@ -1,12 +1,14 @@
 //! Text inside TOML files.
 
-/// A text as a TOML basic string, with its quotes.
+use nara_proto::identity::is_hidden;
+
+/// A text as a TOML basic string, with its quotes. What cannot be seen is escaped, so that a reader of the file sees it.
 pub(crate) fn quoted(text: &str) -> String {
     let mut quoted = String::from('"');
     for character in text.chars() {
         match character {
             '"' | '\\' => quoted.extend(['\\', character]),
-            '\u{0}'..='\u{1f}' | '\u{7f}' => quoted.push_str(&format!("\\u{:04X}", u32::from(character))),
+            hidden if is_hidden(hidden) => quoted.push_str(&format!("\\U{:08X}", u32::from(hidden))),
             _ => quoted.push(character),
         }
     }

@@ -37,7 +37,7 @@ async fn services(ledger: &MemoryLedger) -> Vec<String> {
         .await
         .unwrap();
     events.reverse();
-    events.iter().map(|event| event.svc.clone()).collect()
+    events.into_iter().map(|checked| checked.event.svc).collect()
 }
 
 #[tokio::test]

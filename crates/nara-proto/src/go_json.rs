@@ -28,10 +28,31 @@ use std::borrow::Cow;
 use serde::de::IgnoredAny;
 use serde::{Deserialize as _, Serialize};
 
-/// A text that is not the JSON it should be.
+/// A text that is not the JSON it should be. Its own text may quote the beginning of what was read.
 #[derive(Debug, thiserror::Error)]
-#[error("invalid JSON: {0}")]
-pub struct JsonError(#[from] serde_json::Error);
+#[error("invalid JSON: {}", cut(&self.0))]
+pub struct JsonError(serde_json::Error);
+
+impl From<serde_json::Error> for JsonError {
+    fn from(error: serde_json::Error) -> Self {
+        Self(error)
+    }
+}
+
+/// The most characters of an error: it may quote a string of megabytes.
+const MAX_SHOWN: usize = 300;
+
+/// What an error says, in bounded length.
+fn cut(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    match text.char_indices().nth(MAX_SHOWN) {
+        Some((end, _)) => {
+            let (line, column) = (error.line(), error.column());
+            format!("{}… at line {line} column {column}", &text[..end])
+        }
+        None => text,
+    }
+}
 
 /// Writes a value as JSON in Go's spelling, without white space and without a final newline.
 ///

@@ -14,7 +14,7 @@ pub(crate) use batch::verify_batch;
 pub use id::{InvalidKeyId, InvalidNaraId, KeyId, NaraId};
 pub use key::{InvalidPublicKey, PublicKey};
 pub use keypair::KeyPair;
-pub use name::{InvalidName, NaraName, escape};
+pub use name::{InvalidName, NaraName, escape, is_hidden};
 pub use native::{HardwareFingerprint, is_generated_mode};
 pub use seal::{OpenError, SealKey};
 pub(crate) use signature::verify_base64;

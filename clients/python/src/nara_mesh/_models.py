@@ -146,6 +146,7 @@ InboxMessage = TypedDict(
 
 class EventPage(TypedDict):
     events: list[Event]
+    trust: list[str]
     next: str | None
 
 

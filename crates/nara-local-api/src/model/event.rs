@@ -1,10 +1,11 @@
 //! Events.
 
 use nara_mesh::client::{StreamError, VerifiedEvent};
-use nara_mesh::ledger::Arrival;
+use nara_mesh::ledger::{Arrival, CheckedEvent};
 use nara_proto::event::{EventTrust, SyncEvent};
 use nara_proto::go_json::{self, JsonError};
 use nara_proto::stream::ArrivalCursor;
+use nara_proto::sync::Cursor;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
@@ -54,8 +55,24 @@ pub fn trust_word(trust: EventTrust) -> &'static str {
 pub struct EventPage {
     /// The events.
     pub events: Vec<Event>,
+    /// How far to trust each of them, in the same order: `verified`, `unknown-key` or `unsigned`.
+    #[serde(default)]
+    pub trust: Vec<String>,
     /// Where the next page begins (`after`); missing if the page is empty.
     pub next: Option<String>,
+}
+
+impl EventPage {
+    pub(crate) fn of(events: &[CheckedEvent], next: Option<Cursor>) -> Self {
+        Self {
+            events: events.iter().map(|checked| Event::of(&checked.event)).collect(),
+            trust: events
+                .iter()
+                .map(|checked| trust_word(checked.trust).to_owned())
+                .collect(),
+            next: next.map(|next| next.to_string()),
+        }
+    }
 }
 
 /// An event as it arrives. The id of the server-sent event is the cursor, too.

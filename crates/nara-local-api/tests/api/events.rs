@@ -2,6 +2,9 @@ use futures_util::StreamExt as _;
 use http::Method;
 use nara_local_api::client::{CallError, Events};
 use nara_local_api::model::{Event, EventPage, LiveEvent};
+use nara_mesh::ledger::CheckedEvent;
+use nara_proto::event::{EventTrust, Payload, SocialPayload, SyncEvent};
+use nara_proto::time::UnixNanos;
 use serde_json::json;
 
 use crate::scene::Scene;
@@ -177,5 +180,36 @@ async fn an_event_in_the_name_of_another_or_with_its_key_is_refused_and_says_whe
         .await
         .unwrap();
     assert!(page.events.is_empty(), "nothing of it is stored: {page:?}");
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn a_page_says_how_far_each_event_can_be_trusted() {
+    let scene = Scene::new().await;
+    let rumour = |text: &str| {
+        let payload = SocialPayload {
+            kind: "gossip".to_owned(),
+            actor: "stranger".to_owned(),
+            target: "alice".to_owned(),
+            reason: text.to_owned(),
+            ..SocialPayload::default()
+        };
+        SyncEvent::new(UnixNanos::new(5), Payload::Social(payload))
+    };
+    let told = vec![CheckedEvent::new(rumour("who knows"), EventTrust::Unsigned)];
+    scene.alice.ledger().insert(told, None).await.unwrap();
+    let _: Event = scene
+        .client
+        .send(Method::POST, "/v1/events", &said("so it is"))
+        .await
+        .unwrap();
+    for (path, expected) in [
+        ("/v1/events?services=social", ["unsigned", "verified"]),
+        ("/v1/events?services=social&newest=true", ["verified", "unsigned"]),
+    ] {
+        let page: EventPage = scene.client.get(path).await.unwrap();
+        assert_eq!(page.trust, expected);
+        assert_eq!(page.events.len(), 2);
+    }
     scene.end().await;
 }

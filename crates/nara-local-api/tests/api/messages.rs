@@ -41,7 +41,7 @@ async fn a_program_pings_writes_and_syncs_as_the_nara() {
         .recent(Default::default(), ReadLimit::events(10))
         .await
         .unwrap();
-    assert!(stored.iter().any(|event| event.id == receipt.event_id));
+    assert!(stored.iter().any(|checked| checked.event.id == receipt.event_id));
     let postcard = Postcard {
         message: "hi".to_owned(),
         ..Postcard::default()

@@ -24,11 +24,7 @@ pub(super) fn run(args: &CheckpointsArgs, settings: &Settings, printer: Printer)
     connect::block_on_keeping(&client, settings, async {
         let checkpoints = client.peer(&args.peer).fetch_checkpoints().await?.into_inner();
         for checked in &checkpoints.events.accepted {
-            printer.line(format_args!(
-                "{}  [{}]",
-                event_line(&checked.event),
-                trust_word(checked.trust)
-            ))?;
+            printer.line(event_line(&checked.event, trust_word(checked.trust)))?;
         }
         if checkpoints.more {
             printer.warn("the peer has more checkpoints than are fetched at once");

@@ -7,15 +7,13 @@ pub(super) use transfer::{Imported, export, import};
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use nara_local_api::model::Event;
+use nara_local_api::model::{Event, trust_word};
 use nara_mesh::clock::{Clock as _, SystemClock};
 use nara_mesh::ledger::{Ledger, ReadLimit};
-use nara_proto::event::SyncEvent;
-use nara_proto::go_json;
+use nara_proto::event::{EventTrust, SyncEvent};
 use nara_proto::sync::{Cursor, EventFilter};
 use nara_proto::time::UnixNanos;
 use serde::Serialize;
-use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::cli::EventsShowArgs;
@@ -30,6 +28,8 @@ use crate::settings::Settings;
 /// What `events` prints for each event.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Printed {
+    /// How far to trust it: `verified`, `unknown-key` or `unsigned`.
+    trust: String,
     event: Event,
 }
 
@@ -69,7 +69,7 @@ pub(super) fn run(args: &EventsShowArgs, settings: &Settings, printer: Printer) 
                     .await
                     .map_err(failed)?;
                 for arrival in &arrivals.events {
-                    shown.show(&arrival.event)?;
+                    shown.show(&arrival.event, arrival.trust)?;
                 }
                 position = arrivals.end;
             }
@@ -109,15 +109,15 @@ impl Shown<'_> {
             let page = ledger.page(self.filter(), cursor, PAGE).await.map_err(failed)?;
             let whole = page.len() == PAGE.events;
             let Some(last) = page.last() else { break };
-            cursor = Cursor::behind(last);
-            for event in page
+            cursor = Cursor::behind(&last.event);
+            for checked in page
                 .into_iter()
-                .filter(|event| event.ts >= since.unwrap_or(UnixNanos::new(i64::MIN)))
+                .filter(|checked| checked.event.ts >= since.unwrap_or(UnixNanos::new(i64::MIN)))
             {
                 if most == usize::MAX {
-                    self.show(&event)?;
-                } else if self.is_wanted(&event) {
-                    newest.push_back(event);
+                    self.show(&checked.event, checked.trust)?;
+                } else if self.is_wanted(&checked.event) {
+                    newest.push_back(checked);
                     if newest.len() > most {
                         newest.pop_front();
                     }
@@ -127,7 +127,9 @@ impl Shown<'_> {
                 break;
             }
         }
-        newest.iter().try_for_each(|event| self.show(event))
+        newest
+            .iter()
+            .try_for_each(|checked| self.show(&checked.event, checked.trust))
     }
 
     fn is_wanted(&self, event: &SyncEvent) -> bool {
@@ -135,16 +137,17 @@ impl Shown<'_> {
         self.args.by.as_ref().is_none_or(by)
     }
 
-    fn show(&self, event: &SyncEvent) -> Outcome<()> {
+    fn show(&self, event: &SyncEvent, trust: EventTrust) -> Outcome<()> {
         if !self.is_wanted(event) {
             return Ok(());
         }
         if self.args.jsonl {
-            let event: Value = serde_json::from_str(&go_json::to_string(event)).unwrap_or_default();
-            return self.printer.raw(event);
+            return self.printer.jsonl(Event::of(event));
         }
-        self.printer.line(event_line(event))?;
+        let trust = trust_word(trust);
+        self.printer.line(event_line(event, trust))?;
         self.printer.json_line(Printed {
+            trust: trust.to_owned(),
             event: Event::of(event),
         })
     }

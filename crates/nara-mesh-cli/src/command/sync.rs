@@ -14,7 +14,6 @@ use nara_mesh::client::{CheckedEvents, MeshClient, PeerRef, SyncError, SyncOptio
 use nara_mesh::ledger::Ledger;
 use nara_proto::sync::{EventFilter, SyncRequest};
 use serde::Serialize;
-use serde_json::json;
 use utoipa::ToSchema;
 
 use self::progress::Bar;
@@ -203,7 +202,7 @@ impl Sync<'_> {
     async fn take(&mut self, events: CheckedEvents) -> Outcome<()> {
         if self.args.jsonl {
             for checked in &events.accepted {
-                self.printer.raw(json!(jsonl(checked)))?;
+                self.printer.jsonl(jsonl(checked))?;
             }
         }
         self.counts += listing::take(events, self.ledger.as_ref()).await?;

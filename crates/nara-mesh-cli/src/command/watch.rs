@@ -207,13 +207,9 @@ impl Watching {
         } else {
             String::new()
         };
-        let line = event_line(seen.event);
+        let line = event_line(seen.event, seen.trust);
         let line = line.color(color(seen.event));
-        let mark = match seen.trust {
-            "verified" => String::new(),
-            other => format!("  {}", other.yellow()),
-        };
-        self.printer.line(format_args!("{from}{line}{mark}"))?;
+        self.printer.line(format_args!("{from}{line}"))?;
         if let Some(left) = &mut self.left {
             *left = left.saturating_sub(1);
         }

@@ -66,7 +66,7 @@ pub(super) fn run(args: &ZineArgs, settings: &Settings, printer: Printer) -> Out
     };
     let mut listed = Vec::new();
     for (event, trust) in &answer.events {
-        printer.line(format_args!("{}  [{trust}]", event_line(event)))?;
+        printer.line(event_line(event, trust))?;
         listed.push(ToldEvent::new(event, trust));
     }
     printer.note(format_args!(

@@ -1,5 +1,9 @@
 use std::fs;
 
+use nara_mesh::ledger::{CheckedEvent, EventStore as _, SqliteLedger};
+use nara_proto::event::{EventTrust, Payload, SocialPayload, SyncEvent};
+use nara_proto::identity::{KeyPair, Soul, is_hidden};
+use nara_proto::time::UnixNanos;
 use serde_json::Value;
 
 use crate::serve::Serving;
@@ -159,4 +163,73 @@ fn a_ledger_is_backed_up_while_it_is_served_and_restored() {
     )
     .unwrap();
     run(path, 1, &[&["ledger", "check"][..], &ALICE].concat());
+}
+
+#[test]
+fn what_nobody_could_verify_is_shown_so_and_what_cannot_be_seen_is_escaped() {
+    const HIDING: &str = "\u{202e}txet\u{9b}2J\u{200b} \u{1b}[31m";
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    new_soul(path, "alice");
+    let said = |ts: i64, actor: &str| {
+        let payload = SocialPayload {
+            kind: "gossip".to_owned(),
+            actor: actor.to_owned(),
+            target: "alice".to_owned(),
+            reason: format!("{actor} {HIDING}"),
+            ..SocialPayload::default()
+        };
+        SyncEvent::new(
+            UnixNanos::new(1_769_100_000_000_000_000 + ts),
+            Payload::Social(payload),
+        )
+    };
+    let signed = |mut event: SyncEvent| {
+        let actor = event.actor().to_owned();
+        event.sign(&actor, &KeyPair::from_soul(&Soul::bond([5; 32], &actor)));
+        event
+    };
+    let events = vec![
+        CheckedEvent::verified(signed(said(1, "bob"))),
+        CheckedEvent::new(signed(said(2, "carol")), EventTrust::UnknownKey),
+        CheckedEvent::new(said(3, "dave"), EventTrust::Unsigned),
+    ];
+    fs::create_dir(path.join("alice")).unwrap();
+    let ledger = SqliteLedger::open(path.join("alice/ledger.db")).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(ledger.insert(events, None)).unwrap();
+    drop(ledger);
+
+    let shown = |args: &[&str]| {
+        let output = run(path, 0, &[&["events"][..], args, &ALICE].concat());
+        let shown = text(&output.stdout);
+        assert!(
+            shown.chars().all(|c| c == '\n' || !is_hidden(c)),
+            "{args:?} {shown:?}"
+        );
+        assert_eq!(shown.lines().count(), 3, "{shown}");
+        shown
+    };
+    let lines = shown(&[]);
+    let marks = ["", "  unverified (unknown-key)", "  unverified (unsigned)"];
+    for (line, mark) in lines.lines().zip(marks) {
+        assert!(line.contains("\\u{202e}txet\\u{9b}2J"), "{line}");
+        assert_eq!(line.contains("unverified"), !mark.is_empty(), "{line}");
+        assert!(line.ends_with(mark), "{line}");
+    }
+    let trusts = ["verified", "unknown-key", "unsigned"];
+    for (line, trust) in shown(&["--json"]).lines().zip(trusts) {
+        let json: Value = serde_json::from_str(line).unwrap();
+        crate::schemas::validate_as("nara-mesh/events/1", &json);
+        assert_eq!(json["trust"], trust, "{json}");
+        let reason = json["event"]["social"]["reason"].as_str().unwrap();
+        assert!(reason.ends_with(HIDING), "{json}");
+    }
+    for line in shown(&["--jsonl"]).lines() {
+        let event: Value = serde_json::from_str(line).unwrap();
+        assert!(
+            event["social"]["reason"].as_str().unwrap().ends_with(HIDING),
+            "{event}"
+        );
+    }
 }

@@ -78,7 +78,7 @@ fn events_of(path: &Path) -> BTreeSet<String> {
         ReadLimit::events(usize::MAX),
     );
     let events = runtime.block_on(page).unwrap();
-    events.into_iter().map(|event| event.id).collect()
+    events.into_iter().map(|checked| checked.event.id).collect()
 }
 
 /// Fills the ledger of alice with events of somebody whose key nobody knows.

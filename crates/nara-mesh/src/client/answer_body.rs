@@ -10,7 +10,7 @@ use nara_proto::v2::{ContentDigest, DigestHasher};
 use super::error::{ClientError, Problem};
 use super::pool::Lease;
 use super::verified::BodyProof;
-use crate::registry::KeyLease;
+use crate::registry::{KeyEnd, KeyLease};
 
 /// The body of an answer as it arrives. [`AnswerBody::proof`] says what proves it.
 ///
@@ -22,7 +22,7 @@ pub struct AnswerBody {
     /// For messages.
     peer: String,
     /// Ends when the key on which it was opened does.
-    key_ended: Option<Pin<Box<dyn Future<Output = ()> + Send + Sync>>>,
+    key_end: Option<KeyEnd>,
 }
 
 #[expect(
@@ -49,7 +49,7 @@ impl AnswerBody {
             state: State::Whole(Full::new(body)),
             proof,
             peer,
-            key_ended: None,
+            key_end: None,
         }
     }
 
@@ -70,7 +70,7 @@ impl AnswerBody {
             },
             proof,
             peer,
-            key_ended: opened_on.map(|mut key| Box::pin(async move { key.ended().await }) as _),
+            key_end: opened_on.map(KeyEnd::from),
         };
         this.settle();
         this
@@ -117,13 +117,7 @@ impl Body for AnswerBody {
                 Poll::Ready(frame.map(|frame| frame.map_err(|never| match never {})))
             }
             // Also where the peer is silent.
-            State::Arriving { .. }
-                if this
-                    .key_ended
-                    .as_mut()
-                    .is_some_and(|ended| ended.as_mut().poll(cx).is_ready()) =>
-            {
-                this.key_ended = None;
+            State::Arriving { .. } if this.key_end.as_mut().is_some_and(|end| end.has_come(cx)) => {
                 this.fail(Problem::KeyReplaced)
             }
             State::Arriving { body, lease, digest } => match ready!(Pin::new(body).poll_frame(cx)) {

@@ -268,22 +268,35 @@ impl Caller {
         let deadline = deadline_after(limit);
         let opening = Box::pin(async {
             let mut line = self.line(route, deadline, Via::Dial).await?;
-            if !self.signer.trusts(route, line.connection.channel()) {
-                return Err(Problem::NotStreamable);
-            }
             let channel = line.connection.channel();
+            let (Some(key), true) = (
+                channel.map(|channel| channel.peer_key),
+                self.signer.trusts(route, channel),
+            ) else {
+                return Err(Problem::NotStreamable);
+            };
+            let name = route.peer.info().name.ok_or(Problem::NotStreamable)?;
+            let lease = || self.registry.lease(&name, &key);
             let (request, signatures) =
                 self.signer
                     .sign(route, outgoing, true, line.connection.host(), channel);
             let (progress, moved) = watch::channel(line.since);
-            let request = request.map(|()| RequestBody::Streamed { body, progress });
+            let request = request.map(|()| RequestBody::Streamed {
+                body,
+                progress,
+                key_end: lease().into(),
+            });
             let answer = {
                 let sending = line.connection.send(request);
                 tokio::pin!(sending);
                 loop {
                     let last = *moved.borrow();
                     tokio::select! {
-                        answer = &mut sending => break answer?,
+                        answer = &mut sending => match answer {
+                            Ok(answer) => break answer,
+                            Err(_) if !lease().is_valid() => return Err(Problem::KeyReplaced),
+                            Err(problem) => return Err(problem),
+                        },
                         () = sleep_until(last + limit) => if *moved.borrow() == last {
                             return Err(Problem::Timeout(Stage::Answer));
                         },
@@ -355,7 +368,7 @@ impl Caller {
             Err(Problem::Dial(_) | Problem::DialTimeout(_)) => admission.failed(Failure::Unreachable),
             Err(Problem::Timeout(_)) if started.elapsed() < PATIENCE => drop(admission),
             // Whoever answered there, it was not the peer; and nothing proves who has no place for us.
-            Err(Problem::OtherKey(_) | Problem::AskedToWait(_)) => drop(admission),
+            Err(Problem::OtherKey(_) | Problem::AskedToWait(_) | Problem::KeyReplaced) => drop(admission),
             // A connection of the pool says how the peer was, not how it is.
             Err(Problem::Stale(_)) => drop(admission),
             Err(_) => admission.failed(Failure::NoAnswer),

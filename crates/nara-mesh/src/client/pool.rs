@@ -294,6 +294,9 @@ impl Lease {
 }
 
 fn keep(idle: &Arc<Mutex<Idle>>, connection: IdleConnection) {
+    if !connection.is_usable() {
+        return;
+    }
     let mut pool = lock(idle);
     let same = |entry: &&IdleConnection| entry.target.address == connection.target.address;
     let of_peer = pool.connections.iter().filter(same).count();

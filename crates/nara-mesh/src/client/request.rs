@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::error::Problem;
 use super::request_problem::RequestProblem;
+use crate::registry::KeyEnd;
 
 /// A body that is sent while it is made.
 pub(super) type StreamedBody = UnsyncBoxBody<Bytes, Box<dyn Error + Send + Sync>>;
@@ -72,6 +73,8 @@ pub(super) enum RequestBody {
         body: StreamedBody,
         /// When the last piece was taken.
         progress: watch::Sender<Instant>,
+        /// The key of who receives it: nothing more is sent behind its end.
+        key_end: KeyEnd,
     },
 }
 
@@ -88,7 +91,15 @@ impl Body for RequestBody {
                 let frame = ready!(Pin::new(body).poll_frame(cx));
                 Poll::Ready(frame.map(|frame| frame.map_err(|never| match never {})))
             }
-            Self::Streamed { body, progress } => {
+            Self::Streamed {
+                body,
+                progress,
+                key_end,
+            } => {
+                // Also where there is nothing to send.
+                if key_end.has_come(cx) {
+                    return Poll::Ready(Some(Err(Problem::KeyReplaced.into())));
+                }
                 let frame = ready!(Pin::new(body).poll_frame(cx));
                 progress.send_replace(Instant::now());
                 Poll::Ready(frame)

@@ -1,4 +1,4 @@
-use nara_proto::event::{EventTrust, SyncEvent};
+use nara_proto::event::{CheckedEvent, EventTrust, SyncEvent};
 
 /// How far an event of a ledger can be trusted.
 pub(super) fn stored_trust(event: &SyncEvent, verified: bool) -> EventTrust {
@@ -7,4 +7,9 @@ pub(super) fn stored_trust(event: &SyncEvent, verified: bool) -> EventTrust {
         (false, true) => EventTrust::UnknownKey,
         (false, false) => EventTrust::Unsigned,
     }
+}
+
+/// The events alone.
+pub(super) fn without_trust(checked: Vec<CheckedEvent>) -> Vec<SyncEvent> {
+    checked.into_iter().map(|checked| checked.event).collect()
 }

@@ -8,6 +8,7 @@ use tokio::sync::broadcast;
 
 use super::feed::FeedBatch;
 use super::{Arrival, ArrivalLog, EventFeed, LedgerError, ReadLimit};
+use crate::offload::to_its_end;
 
 /// What is read from the ledger at once while catching up.
 const PAGE: ReadLimit = ReadLimit::events(64).bytes(MAX_STREAM_MESSAGE);
@@ -75,12 +76,24 @@ impl Follower {
     /// # Errors
     /// [`LedgerError`] if the ledger cannot be read; the next call tries again.
     pub async fn next(&mut self) -> Result<Followed, LedgerError> {
+        self.next_holding(()).await
+    }
+
+    /// Whether the next item comes from the ledger. Then it comes without waiting for new events.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.behind
+    }
+
+    /// As [`Follower::next`]; `held` is held until a read of the ledger is done, also if this future is dropped meanwhile.
+    pub(crate) async fn next_holding<T: Send + 'static>(&mut self, held: T) -> Result<Followed, LedgerError> {
+        let mut held = held;
         loop {
             if self.behind {
-                let page = self
-                    .ledger
-                    .arrived_after(self.filter.clone(), self.seq, PAGE)
-                    .await?;
+                let (ledger, filter, seq) = (self.ledger.clone(), self.filter.clone(), self.seq);
+                let read = async move { (ledger.arrived_after(filter, seq, PAGE).await, held) };
+                let page;
+                (page, held) = to_its_end(read).await;
+                let page = page?;
                 self.seq = page.end.max(self.seq);
                 self.behind = !page.is_newest;
                 let events: VecDeque<_> = page

@@ -5,7 +5,7 @@ use std::future::ready;
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use futures_util::FutureExt as _;
-use nara_proto::event::SyncEvent;
+use nara_proto::event::{EventTrust, SyncEvent};
 use nara_proto::identity::NaraName;
 use nara_proto::reconcile::{ItemId, ItemSet, Scope};
 use nara_proto::stream::{ArrivalCursor, LedgerEpoch};
@@ -14,6 +14,7 @@ use nara_proto::time::UnixNanos;
 
 use self::shelf::{Entry, MemoryShelf};
 use super::admission::admit;
+use super::checked::without_trust;
 use super::filter::Wanted;
 use super::limit::ByteBudget;
 use super::rejections::Rejections;
@@ -88,17 +89,20 @@ impl MemoryLedger {
         &self,
         limit: ReadLimit,
         select: impl FnOnce(&MemoryShelf, &mut dyn FnMut(&Entry) -> bool),
-    ) -> Result<Vec<SyncEvent>, LedgerError> {
+    ) -> Result<Vec<CheckedEvent>, LedgerError> {
         let mut budget = ByteBudget::new(limit.bytes);
-        let mut events: Vec<Arc<SyncEvent>> = Vec::new();
+        let mut events: Vec<(Arc<SyncEvent>, EventTrust)> = Vec::new();
         select(&*read(&self.shelf)?, &mut |entry| {
             let fits = events.len() < limit.events && budget.take(entry.bytes);
             if fits {
-                events.push(entry.event.clone());
+                events.push((entry.event.clone(), entry.trust()));
             }
             fits
         });
-        Ok(events.into_iter().map(Arc::unwrap_or_clone).collect())
+        let copied = events
+            .into_iter()
+            .map(|(event, trust)| CheckedEvent::new(Arc::unwrap_or_clone(event), trust));
+        Ok(copied.collect())
     }
 }
 
@@ -132,7 +136,12 @@ impl EventStore for MemoryLedger {
         ready(outcome).boxed()
     }
 
-    fn page(&self, filter: EventFilter, after: Cursor, limit: ReadLimit) -> LedgerFuture<'_, Vec<SyncEvent>> {
+    fn page(
+        &self,
+        filter: EventFilter,
+        after: Cursor,
+        limit: ReadLimit,
+    ) -> LedgerFuture<'_, Vec<CheckedEvent>> {
         let wanted = Wanted::new(&filter);
         let page = self.select(limit, |shelf, take| {
             let mut wanted = shelf.after(&after).filter(|entry| wanted.matches(&entry.event));
@@ -141,7 +150,7 @@ impl EventStore for MemoryLedger {
         ready(page).boxed()
     }
 
-    fn recent(&self, filter: EventFilter, limit: ReadLimit) -> LedgerFuture<'_, Vec<SyncEvent>> {
+    fn recent(&self, filter: EventFilter, limit: ReadLimit) -> LedgerFuture<'_, Vec<CheckedEvent>> {
         let wanted = Wanted::new(&filter);
         let start = Cursor::START;
         let recent = self.select(limit, |shelf, take| {
@@ -164,7 +173,7 @@ impl EventStore for MemoryLedger {
             let mut selected = selected.into_iter().rev();
             while selected.next().is_some_and(&mut *take) {}
         });
-        ready(newest_first.map(reversed)).boxed()
+        ready(newest_first.map(|events| reversed(without_trust(events)))).boxed()
     }
 
     fn sample(&self, filter: EventFilter, sample: Sample) -> LedgerFuture<'_, Vec<SyncEvent>> {
@@ -184,7 +193,7 @@ impl EventStore for MemoryLedger {
             let mut drawn = drawn.iter().filter_map(|place| shelf.get(place));
             while drawn.next().is_some_and(&mut *take) {}
         });
-        ready(drawn).boxed()
+        ready(drawn.map(without_trust)).boxed()
     }
 
     fn since(&self, since: UnixNanos, limit: ReadLimit) -> LedgerFuture<'_, Vec<SyncEvent>> {
@@ -192,7 +201,7 @@ impl EventStore for MemoryLedger {
             let mut last = shelf.last_arrivals(since);
             while last.next().is_some_and(&mut *take) {}
         });
-        ready(newest_first.map(reversed)).boxed()
+        ready(newest_first.map(|events| reversed(without_trust(events)))).boxed()
     }
 
     fn checkpoints(&self, limit: ReadLimit, offset: usize) -> LedgerFuture<'_, (Vec<SyncEvent>, usize)> {
@@ -202,7 +211,7 @@ impl EventStore for MemoryLedger {
             let mut page = shelf.checkpoints().skip(offset);
             while page.next().is_some_and(&mut *take) {}
         });
-        ready(checkpoints.map(|checkpoints| (checkpoints, total))).boxed()
+        ready(checkpoints.map(|checkpoints| (without_trust(checkpoints), total))).boxed()
     }
 
     fn unverified_by(&self, actor: String) -> LedgerFuture<'_, Vec<Arrival>> {
@@ -230,7 +239,7 @@ impl EventStore for MemoryLedger {
             let mut found = shelf.by_ids(&items);
             while found.next().is_some_and(&mut *take) {}
         });
-        ready(found).boxed()
+        ready(found.map(without_trust)).boxed()
     }
 }
 

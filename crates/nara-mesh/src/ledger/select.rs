@@ -1,6 +1,7 @@
 use nara_proto::event::SyncEvent;
 use nara_proto::sync::{EventFilter, SyncMode};
 
+use super::checked::without_trust;
 use super::{EventStore, LedgerError, ReadLimit, Sample, Slice};
 
 /// The events that a sync request selects in any of its modes, up to so many bytes. `sample` says how to draw that many
@@ -14,8 +15,14 @@ pub(crate) async fn select(
 ) -> Result<Vec<SyncEvent>, LedgerError> {
     let limit = |events| ReadLimit::events(events).bytes(bytes);
     match *mode {
-        SyncMode::Page { ref after, size, .. } => ledger.page(filter, after.clone(), limit(size)).await,
-        SyncMode::Recent { limit: events } => ledger.recent(filter, limit(events)).await,
+        SyncMode::Page { ref after, size, .. } => {
+            let page = ledger.page(filter, after.clone(), limit(size)).await?;
+            Ok(without_trust(page))
+        }
+        SyncMode::Recent { limit: events } => {
+            let recent = ledger.recent(filter, limit(events)).await?;
+            Ok(without_trust(recent))
+        }
         SyncMode::Sample { size } => ledger.sample(filter, sample(size)).await,
         SyncMode::Legacy {
             since,

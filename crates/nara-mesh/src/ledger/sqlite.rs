@@ -202,16 +202,21 @@ impl EventStore for SqliteLedger {
             .boxed()
     }
 
-    fn page(&self, filter: EventFilter, after: Cursor, limit: ReadLimit) -> LedgerFuture<'_, Vec<SyncEvent>> {
+    fn page(
+        &self,
+        filter: EventFilter,
+        after: Cursor,
+        limit: ReadLimit,
+    ) -> LedgerFuture<'_, Vec<CheckedEvent>> {
         self.pool
             .read(move |snapshot| {
                 let page = read::select(snapshot, &filter, &after, Order::OldestFirst, limit.events)?;
-                read::load(snapshot, page, limit.bytes)
+                read::load_checked(snapshot, page, limit.bytes)
             })
             .boxed()
     }
 
-    fn recent(&self, filter: EventFilter, limit: ReadLimit) -> LedgerFuture<'_, Vec<SyncEvent>> {
+    fn recent(&self, filter: EventFilter, limit: ReadLimit) -> LedgerFuture<'_, Vec<CheckedEvent>> {
         self.pool
             .read(move |snapshot| {
                 let recent = read::select(
@@ -221,7 +226,7 @@ impl EventStore for SqliteLedger {
                     Order::NewestFirst,
                     limit.events,
                 )?;
-                read::load(snapshot, recent, limit.bytes)
+                read::load_checked(snapshot, recent, limit.bytes)
             })
             .boxed()
     }

@@ -16,6 +16,7 @@ use nara_proto::identity::{KeyPair, NaraName, PublicKey, Soul};
 use nara_proto::sync::{Cursor, EventFilter};
 use nara_proto::time::{UnixMillis, UnixNanos, UnixSeconds};
 
+use super::checked::without_trust;
 use super::{
     ArrivalLog as _, EventStore as _, Insertion, KnownNames, Ledger, MemoryLedger, ReadLimit,
     RetentionPolicy, Sample, Slice, SqliteLedger,
@@ -156,15 +157,19 @@ fn subjects(subjects: &[&str]) -> EventFilter {
     }
 }
 
+/// As [`EventStore::page`], without the trust.
+async fn page(ledger: &dyn Ledger, filter: EventFilter, after: Cursor, limit: ReadLimit) -> Vec<SyncEvent> {
+    without_trust(ledger.page(filter, after, limit).await.unwrap())
+}
+
+/// As [`EventStore::recent`], without the trust.
+async fn recent(ledger: &dyn Ledger, filter: EventFilter, limit: ReadLimit) -> Vec<SyncEvent> {
+    without_trust(ledger.recent(filter, limit).await.unwrap())
+}
+
 async fn all(ledger: &dyn Ledger) -> Vec<SyncEvent> {
-    ledger
-        .page(
-            EventFilter::default(),
-            Cursor::START,
-            ReadLimit::events(usize::MAX),
-        )
-        .await
-        .unwrap()
+    let everything = ReadLimit::events(usize::MAX);
+    page(ledger, EventFilter::default(), Cursor::START, everything).await
 }
 
 /// Stores events that all must be new.
@@ -204,10 +209,7 @@ async fn pages_lose_nothing_on_equal_timestamps(ledger: &dyn Ledger) {
     events.sort_by_key(Cursor::behind);
     let (mut paged, mut after) = (Vec::new(), Cursor::START);
     loop {
-        let page = ledger
-            .page(EventFilter::default(), after, ReadLimit::events(7))
-            .await
-            .unwrap();
+        let page = page(ledger, EventFilter::default(), after, ReadLimit::events(7)).await;
         let Some(last) = page.last() else { break };
         after = Cursor::behind(last);
         paged.extend(page);
@@ -232,10 +234,7 @@ async fn a_page_with_the_inherited_cursor_begins_after_its_time(ledger: &dyn Led
         (i64::MAX, &[]),
     ] {
         let after = Cursor::after_time(UnixNanos::new(cursor));
-        let page = ledger
-            .page(EventFilter::default(), after, ReadLimit::events(10))
-            .await
-            .unwrap();
+        let page = page(ledger, EventFilter::default(), after, ReadLimit::events(10)).await;
         assert_eq!(times(&page), expected, "after {cursor}");
     }
 }
@@ -247,16 +246,10 @@ async fn recent_is_newest_first(ledger: &dyn Ledger) {
     )
     .await;
     store(ledger, vec![social(4, "alice", "bob")]).await;
-    let recent = ledger
-        .recent(EventFilter::default(), ReadLimit::events(3))
-        .await
-        .unwrap();
-    assert_eq!(times(&recent), [4, 3, 2]);
-    let recent = ledger
-        .recent(services(&["seen"]), ReadLimit::events(2))
-        .await
-        .unwrap();
-    assert_eq!(times(&recent), [3, 2]);
+    let newest = recent(ledger, EventFilter::default(), ReadLimit::events(3)).await;
+    assert_eq!(times(&newest), [4, 3, 2]);
+    let newest = recent(ledger, services(&["seen"]), ReadLimit::events(2)).await;
+    assert_eq!(times(&newest), [3, 2]);
 }
 
 async fn filters_mean_services_and_actors_or_targets(ledger: &dyn Ledger) {
@@ -284,21 +277,12 @@ async fn filters_mean_services_and_actors_or_targets(ledger: &dyn Ledger) {
         (subjects(&["nobody"]), &[]),
         (both, &[2, 4]),
     ] {
-        let page = ledger
-            .page(filter.clone(), Cursor::START, ReadLimit::events(10))
-            .await
-            .unwrap();
-        assert_eq!(times(&page), expected, "{filter:?}");
-        let mut recent = ledger
-            .recent(filter.clone(), ReadLimit::events(10))
-            .await
-            .unwrap();
-        recent.reverse();
-        assert_eq!(times(&recent), expected, "{filter:?}");
-        let first = ledger
-            .page(filter.clone(), Cursor::START, ReadLimit::events(1))
-            .await
-            .unwrap();
+        let found = page(ledger, filter.clone(), Cursor::START, ReadLimit::events(10)).await;
+        assert_eq!(times(&found), expected, "{filter:?}");
+        let mut newest = recent(ledger, filter.clone(), ReadLimit::events(10)).await;
+        newest.reverse();
+        assert_eq!(times(&newest), expected, "{filter:?}");
+        let first = page(ledger, filter.clone(), Cursor::START, ReadLimit::events(1)).await;
         assert_eq!(times(&first), &expected[..expected.len().min(1)], "{filter:?}");
     }
 }
@@ -311,15 +295,10 @@ async fn a_filter_of_very_many_names_finds_the_same(ledger: &dyn Ledger) {
         subjects: many,
         ..EventFilter::default()
     };
-    let page = ledger
-        .page(filter.clone(), Cursor::START, ReadLimit::events(4))
-        .await
-        .unwrap();
-    assert_eq!(times(&page), [29, 30, 31, 32]);
-    assert_eq!(
-        times(&ledger.recent(filter, ReadLimit::events(2)).await.unwrap()),
-        [39, 38]
-    );
+    let found = page(ledger, filter.clone(), Cursor::START, ReadLimit::events(4)).await;
+    assert_eq!(times(&found), [29, 30, 31, 32]);
+    let newest = recent(ledger, filter, ReadLimit::events(2)).await;
+    assert_eq!(times(&newest), [39, 38]);
 }
 
 async fn slicing_comes_before_the_limit(ledger: &dyn Ledger) {
@@ -440,15 +419,10 @@ async fn nothing_is_wanted_nothing_comes(ledger: &dyn Ledger) {
     let none: Vec<SyncEvent> = Vec::new();
     let filters = [EventFilter::default(), services(&["seen"]), subjects(&["bob"])];
     for filter in filters {
-        let page = ledger
-            .page(filter.clone(), Cursor::START, ReadLimit::events(0))
-            .await
-            .unwrap();
-        assert_eq!(page, none);
-        assert_eq!(
-            ledger.recent(filter.clone(), ReadLimit::events(0)).await.unwrap(),
-            none
-        );
+        let found = page(ledger, filter.clone(), Cursor::START, ReadLimit::events(0)).await;
+        assert_eq!(found, none);
+        let newest = recent(ledger, filter.clone(), ReadLimit::events(0)).await;
+        assert_eq!(newest, none);
         let sample = Sample {
             size: 0,
             bytes: usize::MAX,

@@ -150,7 +150,7 @@ async fn statements(ledger: &dyn Ledger) -> Result<Vec<Succession>, LedgerError>
     let events = ledger.page(about_keys(), Cursor::START, limit).await?;
     let read = events
         .iter()
-        .filter_map(|event| Succession::from_event(event).ok());
+        .filter_map(|checked| Succession::from_event(&checked.event).ok());
     Ok(read.collect())
 }
 

@@ -1,3 +1,7 @@
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
 use nara_proto::event::KeyLookup as _;
 use nara_proto::identity::{NaraName, PublicKey};
 use tokio::sync::watch;
@@ -44,6 +48,35 @@ impl KeyLease {
                 return;
             }
         }
+    }
+}
+
+/// The end of a lease, for what is polled.
+pub(crate) struct KeyEnd(Option<Pin<Box<dyn Future<Output = ()> + Send + Sync>>>);
+
+impl From<KeyLease> for KeyEnd {
+    fn from(mut lease: KeyLease) -> Self {
+        Self(Some(Box::pin(async move { lease.ended().await })))
+    }
+}
+
+impl KeyEnd {
+    /// Whether it has come. Otherwise the task is woken when it does.
+    pub(crate) fn has_come(&mut self, cx: &mut Context<'_>) -> bool {
+        let ended = match &mut self.0 {
+            Some(end) => end.as_mut().poll(cx),
+            None => Poll::Ready(()),
+        };
+        if ended.is_ready() {
+            self.0 = None;
+        }
+        ended.is_ready()
+    }
+}
+
+impl fmt::Debug for KeyEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeyEnd").finish_non_exhaustive()
     }
 }
 

@@ -62,14 +62,15 @@ impl PeerRegistry {
             let mut events = ledger.recent(filter, ReadLimit::events(RECALLED)).await?;
             let registry = self.clone();
             let verify = move || {
-                events.retain(|event| {
+                events.retain(|checked| {
+                    let event = &checked.event;
                     let key = registry.by_name(&event.emitter).and_then(|peer| peer.key());
                     key.is_some_and(|key| event.has_genuine_id() && event.verify(&key).is_ok())
                 });
                 events
             };
-            for event in offload(true, verify).await {
-                self.hear(&event, wall_clock);
+            for checked in offload(true, verify).await {
+                self.hear(&checked.event, wall_clock);
             }
         }
         Ok(())

@@ -3,12 +3,13 @@
 use nara_mesh::identity::LocalNara;
 use nara_mesh::ledger::{ArrivalLog as _, EventStore as _, ReadLimit};
 use nara_proto::event::{CheckpointPayload, ObservationPayload, Payload, SyncEvent};
+use nara_proto::import::ImportRequest;
 use nara_proto::time::{UnixNanos, UnixSeconds};
 use nara_proto::world::WorldMessage;
 use nara_proto::zine::Zine;
 
 use crate::naras::tease;
-use crate::support::{NOW, Target, nara};
+use crate::support::{NOW, Target, nara, request};
 
 fn ago(number: i64) -> UnixNanos {
     UnixNanos::new(NOW.to_nanos().get() - number)
@@ -99,6 +100,28 @@ async fn a_direct_message_claims_nothing_that_its_signature_does_not_cover() {
     assert_eq!(send(&changed), told(true));
     genuine.remove_uncovered();
     assert_eq!(stored(&target).await, [genuine]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_replaces_no_report_of_a_restart_by_that_of_another_observer() {
+    let target = Target::start().await;
+    let (alice, bob) = (nara("alice"), nara("bob"));
+    let report = |observer: &LocalNara, number: i64| {
+        let mut event = observation(observer.name().as_str(), "restart");
+        event.ts = ago(number);
+        event.id = event.compute_id();
+        event.sign(observer.name().as_str(), observer.keypair());
+        event.remove_uncovered();
+        event
+    };
+    tell(&target, &alice, vec![report(&alice, 1)]);
+    assert_eq!(report(&alice, 1).id, report(&bob, 1).id);
+    let import = vec![report(&bob, 1), report(&bob, 2)];
+    let import = ImportRequest::signed(import, NOW.to_seconds(), target.local.keypair());
+    let body = nara_proto::go_json::to_vec(&import);
+    let answer = target.send(&request("POST", "/api/events/import", &[], &body));
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(stored(&target).await, [report(&alice, 1), report(&bob, 2)]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

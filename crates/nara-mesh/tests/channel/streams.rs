@@ -17,7 +17,7 @@ use nara_proto::v2::SignedBody;
 use tokio::sync::mpsc;
 
 use crate::naras::{nara_with_seed, registry};
-use crate::support::{Connection, Profile, bob, nara, serve};
+use crate::support::{Connection, Profile, SIGNED, bob, nara, serve};
 
 /// Each piece of the request, as it comes.
 fn echo(body: Body) -> Body {
@@ -228,6 +228,34 @@ async fn a_streamed_request_ends_with_the_key_on_which_it_was_opened() {
     };
     let (_, ended) = tokio::join!(sending, replacing);
     assert_eq!(ended, Some(true));
+}
+
+#[tokio::test]
+async fn a_handler_ends_with_the_key_of_its_sender() {
+    for profile in SIGNED {
+        let naras = registry(&[&nara("alice")]);
+        let (begun, mut begins) = mpsc::channel(1);
+        let wait = move || {
+            let begun = begun.clone();
+            async move {
+                begun.send(()).await.unwrap();
+                std::future::pending::<()>().await;
+            }
+        };
+        let routes = Router::new().route("/wait", get(wait));
+        let server = serve(bob().registry(naras.clone()).nest_routes("/s", routes)).await;
+        let mut connection = Connection::open(server.local_addr(), profile).await;
+        let (headers, signature) = connection.sign("GET", "/s/wait", Some(b""), |_| {});
+        let asking = connection.send("GET", "/s/wait", headers, signature, Body::empty());
+        let replacing = async {
+            begins.recv().await.unwrap();
+            let other = nara_with_seed("alice", 99).public_key();
+            let other = PeerInfo::configured("alice".parse().unwrap(), other);
+            naras.reconfigure(other).unwrap();
+        };
+        let (answer, ()) = tokio::join!(asking, replacing);
+        assert_eq!(answer.unwrap().response.status(), StatusCode::UNAUTHORIZED);
+    }
 }
 
 #[tokio::test]

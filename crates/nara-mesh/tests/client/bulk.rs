@@ -34,14 +34,10 @@ pub(crate) async fn serve_bob(mesh: &Mesh, ledger: Arc<dyn Ledger>) -> RunningSe
 }
 
 pub(crate) async fn all(ledger: &dyn Ledger) -> Vec<SyncEvent> {
-    ledger
-        .page(
-            EventFilter::default(),
-            Cursor::START,
-            ReadLimit::events(usize::MAX),
-        )
-        .await
-        .unwrap()
+    let everything = ReadLimit::events(usize::MAX);
+    let page = ledger.page(EventFilter::default(), Cursor::START, everything);
+    let page = page.await.unwrap();
+    page.into_iter().map(|checked| checked.event).collect()
 }
 
 /// Events of bob, several at each time.

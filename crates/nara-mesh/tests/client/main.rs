@@ -18,6 +18,7 @@ mod hostile;
 #[path = "../support/naras.rs"]
 #[expect(dead_code, reason = "other tests use more of it")]
 mod naras;
+mod observers;
 mod open;
 mod pinning;
 mod poll;

@@ -87,6 +87,24 @@ async fn a_server_has_so_many_streams_and_no_more() {
     assert!(state.contains("503") && state.contains("/events/sync"), "{state}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_stream_begins_in_the_turn_of_its_peer() {
+    let mesh = Mesh::new();
+    let mut limits = ServerLimits::default();
+    // Nobody ever has a turn to read the ledger.
+    limits.reads = 0;
+    let _server = mesh.serve_with(ledger(), limits).await;
+    let events = mesh
+        .client()
+        .peer(mesh.bob.id())
+        .subscribe(SubscribeOptions::default());
+    let state = until(&events, is_waiting).await.to_string();
+    assert!(
+        state.contains("no complete answer before the deadline"),
+        "{state}"
+    );
+}
+
 /// Sends a signed request of alice's and gives the connection and the first bytes of the answer.
 async fn get(mesh: &Mesh, stamp: &mut Stamp, target: &str, headers: &str) -> (BoxMeshStream, String) {
     let mut stream = mesh.network.host(address(1).ip()).dial(address(2)).await.unwrap();

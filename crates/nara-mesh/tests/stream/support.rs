@@ -81,7 +81,8 @@ pub(crate) async fn ids(ledger: &dyn Ledger) -> Vec<String> {
             ReadLimit::events(usize::MAX),
         )
         .await;
-    all.unwrap().into_iter().map(|event| event.id).collect()
+    let all = all.unwrap();
+    all.into_iter().map(|checked| checked.event.id).collect()
 }
 
 /// Alice at `.1`, who subscribes, and bob at `.2`, who serves; both know carol.

@@ -169,6 +169,47 @@ async fn an_answer_whose_peer_is_silent_ends_with_the_key_as_well() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn nothing_more_is_sent_to_a_key_that_was_replaced_while_a_request_is_made() {
+    let mesh = Mesh::new();
+    let (took, mut taken) = mpsc::channel(1);
+    // It takes all that is sent, and does not answer.
+    let routes = Router::new().route(
+        "/sink",
+        post(async move |body: Body| {
+            let mut pieces = body.into_data_stream();
+            while let Some(Ok(piece)) = pieces.next().await {
+                took.send(piece).await.unwrap();
+            }
+        }),
+    );
+    let server = mesh.server().nest_routes("/notes", routes);
+    let _server = server.serve(address(BOB)).await.unwrap();
+    let client = client(&mesh);
+    client.ping("bob").await.unwrap();
+    for silent in [false, true] {
+        let (told, body) = pieces();
+        let request = Request::post("/notes/sink").body(body).unwrap();
+        let calling = tokio::spawn(client.service("bob").oneshot(request));
+        told.send("one").await.unwrap();
+        assert_eq!(taken.recv().await.unwrap(), "one");
+        let key = client.peer("bob").known().unwrap().key().unwrap();
+        let configured = |key| PeerInfo::configured("bob".parse().unwrap(), key);
+        client
+            .registry()
+            .reconfigure(configured(nara("mallory").public_key()))
+            .unwrap();
+        if !silent {
+            // It may be taken out of the channel, and is not sent.
+            let _ = told.send("two").await;
+        }
+        let error = calling.await.unwrap().unwrap_err();
+        assert_eq!(error.kind(), ClientErrorKind::KeyReplaced);
+        assert!(taken.try_recv().is_err());
+        client.registry().reconfigure(configured(key)).unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn without_tls_a_streamed_request_is_held_in_memory_and_signed_as_a_whole() {
     let mesh = Mesh::new();
     let _server = echo(&mesh).await;

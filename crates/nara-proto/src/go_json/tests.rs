@@ -167,3 +167,16 @@ fn a_list_of_too_many_small_elements_is_refused() {
     let error = from_slice::<Option<Vec<String>>>(&list(MAX_LIST + 1)).unwrap_err();
     assert!(error.to_string().contains("more than 100000 elements"), "{error}");
 }
+
+#[test]
+fn an_error_quotes_no_more_of_the_input_than_a_reader_needs() {
+    let json = format!(r#"{{"task":"{}"}}"#, "x".repeat(1 << 20));
+    let error = from_slice::<Outer>(json.as_bytes()).unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("xxx… at line 1 column "), "{}", text.len());
+    assert!(text.chars().count() < 400, "{}", text.len());
+    assert!(
+        std::error::Error::source(&error).is_none(),
+        "it would be shown in full"
+    );
+}

@@ -165,7 +165,7 @@ impl fmt::Display for Escaped<'_> {
 
 /// Whether a character is not seen, or reorders the text around it: controls (C0 and C1), bidirectional and other format
 /// characters, spaces other than the usual one, what is not assigned, and what Unicode ignores by default.
-fn is_hidden(c: char) -> bool {
+pub fn is_hidden(c: char) -> bool {
     // What most fonts draw as nothing although Unicode counts it as a letter or mark.
     let is_ignorable = matches!(c,
         '\u{34f}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}' | '\u{2800}'

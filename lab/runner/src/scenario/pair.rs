@@ -135,7 +135,7 @@ async fn direct_message(a: &Nara, b: &Nara) -> Result<String, String> {
         .recent(EventFilter::default(), ReadLimit::events(20))
         .await
         .map_err(|error| error.to_string())?;
-    if receipt.success && receipt.is_verified() && stored.iter().any(|event| event.id == id) {
+    if receipt.success && receipt.is_verified() && stored.iter().any(|checked| checked.event.id == id) {
         Ok(millis(took))
     } else {
         Err("it was not stored".to_owned())

@@ -66,9 +66,8 @@ pub(super) async fn page(
             return Err(Problem::invalid("after: the newest events have no pages"));
         }
         let mut events = ledger.recent(filter.filter(), limit).await?;
-        events.retain(|event| from.is_none_or(|from| event.ts >= from));
-        let events = events.iter().map(Event::of).collect();
-        return Ok(Json(EventPage { events, next: None }));
+        events.retain(|checked| from.is_none_or(|from| checked.event.ts >= from));
+        return Ok(Json(EventPage::of(&events, None)));
     }
     let after = match (&params.after, from) {
         (Some(after), _) => after
@@ -79,11 +78,8 @@ pub(super) async fn page(
         (None, None) => Cursor::START,
     };
     let events = ledger.page(filter.filter(), after, limit).await?;
-    let next = events.last().map(Cursor::behind);
-    Ok(Json(EventPage {
-        events: events.iter().map(Event::of).collect(),
-        next: next.map(|next| next.to_string()),
-    }))
+    let next = events.last().map(|last| Cursor::behind(&last.event));
+    Ok(Json(EventPage::of(&events, next)))
 }
 
 /// Where a live stream begins.

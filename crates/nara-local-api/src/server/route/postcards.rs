@@ -172,18 +172,19 @@ async fn journeys(shared: &Shared) -> Result<Vec<Journey>, Problem> {
     Ok(shared.journeys.list(last))
 }
 
-/// The events in which others say that they passed a postcard of ours on, newest first.
+/// The events in which others say that they passed a postcard of ours on, newest first. Unverified ones are the word of
+/// whoever told them.
 async fn passes(ledger: &dyn Ledger, own: &str) -> Result<Vec<SyncEvent>, Problem> {
     let filter = EventFilter {
         services: vec!["social".to_owned()],
         subjects: vec![own.to_owned()],
     };
     let mut events = ledger.recent(filter, ReadLimit::events(PASSES)).await?;
-    events.retain(|event| {
+    events.retain(|checked| {
         let passed = |social: &SocialPayload| {
             social.reason == "journey-pass" && social.target == own && social.actor != own
         };
-        event.social.as_deref().is_some_and(passed)
+        checked.is_verified() && checked.event.social.as_deref().is_some_and(passed)
     });
-    Ok(events)
+    Ok(events.into_iter().map(|checked| checked.event).collect())
 }

@@ -1,6 +1,7 @@
-use nara_mesh::ledger::ReadLimit;
 use std::time::Instant;
 
+use nara_local_api::model::trust_word;
+use nara_mesh::ledger::ReadLimit;
 use nara_proto::event::{Payload, SocialPayload};
 use nara_proto::sync::EventFilter;
 
@@ -35,7 +36,7 @@ async fn try_run(mesh: &Mesh) -> StepResult {
         .ledger
         .recent(EventFilter::default(), ReadLimit::events(20))
         .await?;
-    let stored = newest.iter().find(|event| event.id == id);
+    let stored = newest.iter().find(|checked| checked.event.id == id);
     let ok = receipt.success && receipt.is_verified() && stored.is_some();
     Ok(Report::new(
         ok,
@@ -45,7 +46,10 @@ async fn try_run(mesh: &Mesh) -> StepResult {
             human(elapsed)
         ),
     )
-    .lines(stored.map(|event| format!("bob has    {}", event_line(event))))
+    .lines(stored.map(|checked| {
+        let line = event_line(&checked.event, trust_word(checked.trust));
+        format!("bob has    {line}")
+    }))
     .figure("stored", usize::from(stored.is_some()))
     .figure("elapsed_us", micros(elapsed)))
 }

@@ -1,7 +1,7 @@
 //! `events export`, `events import`: a memory over the wire, as JSON lines.
 
 use futures_util::StreamExt as _;
-use nara_local_api::model::Counts;
+use nara_local_api::model::{Counts, Event};
 use nara_mesh::clock::{Clock as _, SystemClock};
 use nara_proto::endpoint::EventsImport;
 use nara_proto::event::SyncEvent;
@@ -10,7 +10,6 @@ use nara_proto::import::{ImportRequest, ImportResponse};
 use nara_proto::sync::EventFilter;
 use nara_proto::time::UnixSeconds;
 use serde::Serialize;
-use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::cli::{EventsExportArgs, EventsImportArgs};
@@ -37,7 +36,7 @@ pub(in crate::command) struct Imported {
     warnings: i64,
 }
 
-/// Prints the events of a peer that verify, oldest first, one bare event a line.
+/// Prints the events of a peer that are not refused, oldest first, one bare event a line.
 pub(in crate::command) fn export(args: &EventsExportArgs, settings: &Settings, printer: Printer) -> Outcome {
     let client = connect::client(settings.local_nara()?, settings)?;
     connect::block_on_keeping(&client, settings, async {
@@ -52,16 +51,15 @@ pub(in crate::command) fn export(args: &EventsExportArgs, settings: &Settings, p
             let events = page?.events;
             counts += Counts::of_answer(&events);
             for checked in &events.accepted {
-                let event: Value =
-                    serde_json::from_str(&go_json::to_string(&checked.event)).unwrap_or_default();
-                printer.raw(event)?;
+                printer.jsonl(Event::of(&checked.event))?;
                 exported += 1;
             }
         }
         listing::warn_refused(&counts, printer);
         printer.note(format_args!(
-            "{} exported, {} refused",
+            "{} exported, {} of them unverified, {} refused",
             count(exported, "event"),
+            counts.unknown_key + counts.unsigned,
             counts.refused_count
         ));
         Ok(listing::exit_of(&counts))

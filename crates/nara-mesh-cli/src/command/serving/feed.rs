@@ -1,9 +1,10 @@
 //! What comes in, as lines on stdout.
 
+use nara_local_api::model::trust_word;
 use nara_local_api::server::{Inbox, Journeys};
 use nara_mesh::server::MeshHandler;
 use nara_mesh::server::VerifiedSender;
-use nara_proto::event::SyncEvent;
+use nara_proto::event::{EventTrust, SyncEvent};
 use nara_proto::go_json;
 use nara_proto::runtime_message::RuntimeMessage;
 use nara_proto::world::WorldMessage;
@@ -99,7 +100,7 @@ impl MeshHandler for FeedHandler {
         let text = format!(
             "dm     {}  {}",
             harmless(sender.name().as_str()),
-            event_line(event)
+            event_line(event, trust_word(EventTrust::Verified))
         );
         let line = NaraLine::DirectMessage {
             sender: sender.name().to_string(),

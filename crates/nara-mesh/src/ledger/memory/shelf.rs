@@ -3,7 +3,7 @@ use std::convert::Infallible;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use nara_proto::event::{Service, SyncEvent};
+use nara_proto::event::{EventTrust, Service, SyncEvent};
 use nara_proto::identity::NaraName;
 use nara_proto::reconcile::{ItemId, ItemSet};
 use nara_proto::sync::Cursor;
@@ -61,6 +61,11 @@ pub(super) struct Entry {
 }
 
 impl Entry {
+    /// How far the event can be trusted.
+    pub(super) fn trust(&self) -> EventTrust {
+        stored_trust(&self.event, self.rank.is_verified())
+    }
+
     /// The accounts that the event is charged to.
     fn accounts(&self) -> impl Iterator<Item = Account<'_>> {
         let origin = self.origin.as_ref().map(NaraName::as_str);
@@ -126,12 +131,11 @@ impl MemoryShelf {
     /// The event at a place in the order of arrival.
     pub(super) fn arrival(&self, seq: i64) -> Option<Arrival> {
         let entry = self.by_time.get(self.by_arrival.get(&seq)?)?;
-        let trust = stored_trust(&entry.event, entry.rank.is_verified());
         Some(Arrival::new(
             seq,
             (*entry.event).clone(),
             entry.origin.clone(),
-            trust,
+            entry.trust(),
         ))
     }
 

@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
-use nara_proto::event::SyncEvent;
+use nara_proto::event::{CheckedEvent, SyncEvent};
 use nara_proto::sync::{Cursor, EventFilter, sample_weight_of};
 use nara_proto::time::UnixNanos;
 use rusqlite::types::{FromSql as _, Value};
@@ -11,7 +11,7 @@ use super::columns::{IdKey, IdText, ServiceKey, event, place};
 use super::failure::Failure;
 use super::rows::{position, sizes, sql_limit, unsigned};
 use super::sql::{self, BothWays};
-use crate::ledger::checked::stored_trust;
+use crate::ledger::checked::{stored_trust, without_trust};
 use crate::ledger::filter::Wanted;
 use crate::ledger::held::Place;
 use crate::ledger::limit::ByteBudget;
@@ -312,6 +312,15 @@ pub(super) fn load(
     places: Vec<i64>,
     bytes: usize,
 ) -> Result<Vec<SyncEvent>, Failure> {
+    Ok(without_trust(load_checked(snapshot, places, bytes)?))
+}
+
+/// The same, and how far to trust each.
+pub(super) fn load_checked(
+    snapshot: &Transaction<'_>,
+    places: Vec<i64>,
+    bytes: usize,
+) -> Result<Vec<CheckedEvent>, Failure> {
     let mut budget = ByteBudget::new(bytes);
     let mut statement = snapshot.prepare_cached(sql::LOAD)?;
     let mut events = Vec::with_capacity(places.len());
@@ -321,7 +330,9 @@ pub(super) fn load(
         if !budget.take(unsigned(row, 8)?) {
             break;
         }
-        events.push(event(row)?);
+        let event = event(row)?;
+        let trust = stored_trust(&event, Rank(row.get(10)?).is_verified());
+        events.push(CheckedEvent::new(event, trust));
     }
     Ok(events)
 }

@@ -135,10 +135,7 @@ async fn perform(ledger: &dyn Ledger, operation: Operation) -> String {
 async fn page_all(ledger: &dyn Ledger, filter: EventFilter, size: usize) -> String {
     let (mut paged, mut after) = (Vec::new(), Cursor::START);
     loop {
-        let page = ledger
-            .page(filter.clone(), after, ReadLimit::events(size))
-            .await
-            .unwrap();
+        let page = page(ledger, filter.clone(), after, ReadLimit::events(size)).await;
         let Some(last) = page.last() else { break };
         after = Cursor::behind(last);
         paged.extend(page);

@@ -63,10 +63,7 @@ async fn the_oldest_ping_of_a_target_goes_for_a_newer_one(ledger: &dyn Ledger) {
     )
     .await;
     store(ledger, vec![ping(9, "alice", "bob"), ping(1, "bob", "alice")]).await;
-    let of_bob = ledger
-        .page(subjects(&["bob"]), Cursor::START, ReadLimit::events(10))
-        .await
-        .unwrap();
+    let of_bob = page(ledger, subjects(&["bob"]), Cursor::START, ReadLimit::events(10)).await;
     assert_eq!(times(&of_bob), [1, 2, 3, 4, 5, 9]);
     assert_eq!(of_bob[0].target(), "alice");
 }

@@ -137,6 +137,9 @@ pub(crate) enum Rejection {
     /// A signature inside the body does not verify.
     #[error("Invalid signature")]
     InvalidSignature,
+    /// The operator took the key away while the request was worked on.
+    #[error("The key of the sender was replaced or removed meanwhile")]
+    KeyReplaced,
     /// The ledger failed; the peer cannot help it.
     #[error("Ledger unavailable, try again later")]
     Ledger(#[source] LedgerError),
@@ -301,6 +304,7 @@ impl Rejection {
             | Self::WorldMessage(_) => StatusCode::BAD_REQUEST,
             Self::BeforeStart
             | Self::Downgrade
+            | Self::KeyReplaced
             | Self::OtherKey { .. }
             | Self::Signature(_)
             | Self::Unauthenticated(_) => StatusCode::UNAUTHORIZED,
@@ -393,6 +397,7 @@ impl Rejection {
             | Self::WorldMessage(_) => "invalid_request",
             Self::HandlerTooSlow => "handler_too_slow",
             Self::InvalidSignature => "inner_signature",
+            Self::KeyReplaced => "key_replaced",
             Self::Ledger(_) => "ledger",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::NoStreamLeft | Self::TooManyStreams(_) => "too_many_streams",

@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 
+use crate::offload::to_its_end;
+
 /// A bounded number of places for work, of which each key has one at most. Further work of the same key waits for it,
 /// so what waits for a place is one piece of work for each key, first come, first served.
 #[derive(Debug)]
@@ -41,6 +43,21 @@ impl<K: Hash + Eq> Turns<K> {
             places: Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS))),
             keys: Mutex::new(keys),
         }
+    }
+
+    /// Does work in the turn of a key. Work that has begun goes on when nobody waits for it any more, and has its turn until
+    /// then: who asks and leaves would otherwise have more of it done at once than anybody else.
+    pub(in crate::server) async fn run<T: Send + 'static>(
+        &self,
+        key: K,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> T {
+        let turn = self.turn(key).await;
+        to_its_end(async move {
+            let _turn = turn;
+            work.await
+        })
+        .await
     }
 
     /// Waits for the turn of a key.
@@ -90,6 +107,29 @@ mod tests {
         drop(first);
         assert!((&mut greedy[0]).now_or_never().is_none(), "the other came first");
         assert!((&mut third).now_or_never().is_some());
+    }
+
+    #[tokio::test]
+    async fn work_that_nobody_waits_for_keeps_its_turn_until_it_is_done() {
+        let turns = Turns::new(2);
+        let (finish, finished) = tokio::sync::oneshot::channel::<()>();
+        let mut abandoned = Box::pin(turns.run("greedy", async move { drop(finished.await) }));
+        assert!((&mut abandoned).now_or_never().is_none());
+        drop(abandoned);
+        let mut next = Box::pin(turns.turn("greedy"));
+        assert!((&mut next).now_or_never().is_none(), "the work goes on");
+        assert!(turns.turn("other").now_or_never().is_some());
+        finish.send(()).unwrap();
+        next.await;
+        // What waits for its turn only is not begun.
+        let held = turns.turn("greedy").await;
+        let (begin, begun) = std::sync::mpsc::channel();
+        let mut waiting = Box::pin(turns.run("greedy", async move { begin.send(()).unwrap() }));
+        assert!((&mut waiting).now_or_never().is_none());
+        drop(waiting);
+        drop(held);
+        assert!(begun.recv().is_err());
+        assert_eq!(turns.run("greedy", async { 7 }).await, 7);
     }
 
     #[tokio::test]

@@ -49,7 +49,12 @@ pub(super) async fn handle(
     };
     let offset = number("offset").unwrap_or(0).max(0);
 
-    let _turn = shared.reads.turn(Source::Address(source)).await;
+    let work = answer(shared.clone(), Source::Address(source), limit, offset);
+    let answer = shared.reads.run(Source::Address(source), work).await?;
+    Ok(Held::until_sent(answer, place))
+}
+
+async fn answer(shared: Arc<Shared>, source: Source, limit: i64, offset: i64) -> Result<Response, Rejection> {
     let size = usize::try_from(limit).unwrap_or(0);
     let skip = usize::try_from(offset).unwrap_or(usize::MAX);
     let page = ReadLimit::events(size).bytes(AllCheckpoints::MAX_RESPONSE);
@@ -69,15 +74,14 @@ pub(super) async fn handle(
             total,
         }
     };
-    let answer = json_of_events(
+    json_of_events(
         &shared.answer_bytes,
-        Source::Address(source),
+        source,
         events,
         AllCheckpoints::MAX_RESPONSE,
         Surplus::Back,
         build,
         |answer: CheckpointsResponse| answer.checkpoints,
     )
-    .await?;
-    Ok(Held::until_sent(answer, place))
+    .await
 }

@@ -95,7 +95,8 @@ async fn keep(shared: &Shared, sender: &VerifiedSender, checked: CheckedEvent) -
     let events = vec![checked.clone()];
     let insertions = shared.ledger.insert(events, Some(sender.name().clone())).await?;
     let stored = matches!(insertions.first(), Some(Insertion::Stored));
-    if stored {
+    // A statement about a nara that is not known here is kept for later, and no message.
+    if stored && checked.is_verified() {
         shared.handler.on_direct_message(sender, &checked.event);
     }
     Ok(stored)

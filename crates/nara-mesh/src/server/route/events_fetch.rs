@@ -30,7 +30,16 @@ pub(super) async fn handle(
         return Err(Rejection::TooManyIds);
     }
     let source = Source::Peer(*sender.key());
-    let _turn = shared.reads.turn(source).await;
+    let work = answer(shared.clone(), sender, ids);
+    shared.reads.run(source, work).await
+}
+
+async fn answer(
+    shared: Arc<Shared>,
+    sender: VerifiedSender,
+    ids: Vec<String>,
+) -> Result<Response, Rejection> {
+    let source = Source::Peer(*sender.key());
     // What is not the id of a verified event is not there.
     let items = ids.iter().filter_map(|id| ItemId::of_event(id)).collect();
     let events = shared.ledger.by_ids(items, EventsFetch::MAX_RESPONSE).await?;

@@ -3,6 +3,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse as _, Response};
+use bytes::Bytes;
 use http::{HeaderValue, header};
 use nara_proto::endpoint::{Endpoint as _, EventsReconcile};
 use nara_proto::reconcile::{Scope, respond};
@@ -24,7 +25,17 @@ pub(super) async fn handle(
     let scope = Scope::from_query(query.as_deref().unwrap_or_default())?;
     let frame = read(body, EventsReconcile::MAX_REQUEST, &shared.limits).await?;
     // Each may hold a copy of the items of its scope.
-    let _turn = shared.reads.turn(Source::Peer(*sender.key())).await;
+    let source = Source::Peer(*sender.key());
+    let work = answer(shared.clone(), sender, scope, frame);
+    shared.reads.run(source, work).await
+}
+
+async fn answer(
+    shared: Arc<Shared>,
+    sender: VerifiedSender,
+    scope: Scope,
+    frame: Bytes,
+) -> Result<Response, Rejection> {
     let set = shared.ledger.items(scope).await?;
     // A range is summed up item by item: milliseconds for a large ledger. Ends early only when the runtime
     // shuts down.

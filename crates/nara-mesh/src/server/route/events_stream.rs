@@ -2,7 +2,6 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Extension;
 use axum::body::Body;
@@ -25,13 +24,14 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use crate::ledger::{Followed, Follower, Ledger, LedgerError};
 use crate::metrics::{self, Counted};
-use crate::registry::{KeyLease, PeerRegistry};
+use crate::registry::KeyLease;
 use crate::seldom::{error_seldom, warn_seldom};
 use crate::server::answer::rejection::Rejection;
 use crate::server::answer::sign::Unbuffered;
 use crate::server::answer::streamed::ended;
 use crate::server::auth::request_proof::RequestProof;
 use crate::server::auth::sender::VerifiedSender;
+use crate::server::limits::body_bytes::Source;
 use crate::server::limits::quota::{Exceeded, Share};
 use crate::server::route::state::Shared;
 
@@ -65,10 +65,10 @@ pub(super) async fn handle(
         Exceeded::All | Exceeded::Rate { .. } => Rejection::NoStreamLeft,
     })?;
 
-    let ledger = &shared.ledger;
-    let epoch = ledger.feed().epoch();
-    let position = ledger.position().await?;
-    let (start, reason) = begin(&**ledger, cursor, request.since, position).await?;
+    let source = Source::Peer(*sender.key());
+    let epoch = shared.ledger.feed().epoch();
+    let beginning = begin(shared.ledger.clone(), cursor, request.since);
+    let (position, start, reason) = shared.reads.run(source, beginning).await?;
     let mut hello = Hello {
         from: shared.local.name().as_str().to_owned(),
         id: shared.local.id().to_string(),
@@ -94,20 +94,18 @@ pub(super) async fn handle(
         _ => position,
     };
     let follower =
-        Follower::new(ledger.clone(), start, request.filter).except(sender.name().clone(), told_since);
+        Follower::new(shared.ledger.clone(), start, request.filter).except(sender.name().clone(), told_since);
     let hello = message(kind::HELLO, Some(ArrivalCursor::new(epoch, start)), &hello);
     let outlet = Outlet {
         follower,
         queue: VecDeque::from([hello]),
         ended: false,
-        keep_alive: shared.limits.stream_keep_alive,
         quiet_since: Instant::now(),
         alarm: Box::pin(sleep(shared.limits.stream_keep_alive)),
         stopping: Box::pin(shared.background.stopping.clone().cancelled_owned()),
-        ledger: ledger.clone(),
         lease: shared.lease(&sender),
         sender,
-        registry: shared.registry.clone(),
+        shared,
         messages: ::metrics::counter!(metrics::STREAM_MESSAGES),
         _slot: slot,
         _counted: Counted::new(metrics::STREAMS),
@@ -139,27 +137,41 @@ fn last_event_id(headers: &HeaderMap) -> Result<&str, Rejection> {
     }
 }
 
-/// Where a stream begins, and why.
+/// Where the ledger is, where a stream begins, and why there.
 async fn begin(
-    ledger: &dyn Ledger,
+    ledger: Arc<dyn Ledger>,
     cursor: Option<ArrivalCursor>,
     since: Option<UnixNanos>,
-    position: i64,
-) -> Result<(i64, StreamStart), LedgerError> {
+) -> Result<(i64, i64, StreamStart), LedgerError> {
+    let position = ledger.position().await?;
     let replaced = match cursor {
         // A place that this ledger has not reached is one of a ledger that was lost, or put back.
         Some(cursor) if cursor.epoch == ledger.feed().epoch() && cursor.seq <= position => {
-            return Ok((cursor.seq, StreamStart::Cursor));
+            return Ok((position, cursor.seq, StreamStart::Cursor));
         }
         Some(_) => true,
         None => false,
     };
-    Ok(match since {
+    let (start, reason) = match since {
         Some(since) if replaced => (ledger.position_before(since).await?, StreamStart::ReplacedSince),
         Some(since) => (ledger.position_before(since).await?, StreamStart::Since),
         None if replaced => (0, StreamStart::ReplacedOldest),
         None => (position, StreamStart::Now),
-    })
+    };
+    Ok((position, start, reason))
+}
+
+/// What the follower of a peer finds next. Reads of the ledger are its turn, as all that peers ask for.
+async fn followed(
+    follower: &mut Follower,
+    shared: &Shared,
+    sender: &VerifiedSender,
+) -> Result<Followed, LedgerError> {
+    if !follower.is_behind() {
+        return follower.next().await;
+    }
+    let turn = shared.reads.turn(Source::Peer(*sender.key())).await;
+    follower.next_holding(turn).await
 }
 
 fn message(kind: &str, id: Option<ArrivalCursor>, data: &impl serde::Serialize) -> Bytes {
@@ -174,15 +186,13 @@ struct Outlet {
     follower: Follower,
     queue: VecDeque<Bytes>,
     ended: bool,
-    keep_alive: Duration,
     quiet_since: Instant,
-    /// Rings after `keep_alive` or later, and is only then set again: most events come before.
+    /// Rings after the time of a ping or later, and is only then set again: most events come before.
     alarm: Pin<Box<Sleep>>,
     /// Waits once and not anew for each event, for which all streams would wait for each other.
     stopping: Pin<Box<WaitForCancellationFutureOwned>>,
-    ledger: Arc<dyn Ledger>,
     sender: VerifiedSender,
-    registry: PeerRegistry,
+    shared: Arc<Shared>,
     /// The stream ends with the key on which it was opened.
     lease: Option<KeyLease>,
     messages: ::metrics::Counter,
@@ -207,16 +217,17 @@ impl Outlet {
             tokio::select! {
                 biased;
                 () = &mut self.stopping => self.bye("the server is shutting down"),
-                followed = self.follower.next() => self.take(followed).await,
+                followed = followed(&mut self.follower, &self.shared, &self.sender) => self.take(followed).await,
                 // The loop sees that the lease is not valid any more.
                 () = ended(self.lease.as_mut()) => {}
                 () = self.alarm.as_mut() => {
-                    if self.quiet_since.elapsed() >= self.keep_alive {
+                    let keep_alive = self.shared.limits.stream_keep_alive;
+                    if self.quiet_since.elapsed() >= keep_alive {
                         // What another process stored is not in the feed. The ping comes when that was looked up.
                         self.follower.look();
                         self.quiet_since = Instant::now();
                     }
-                    self.alarm.as_mut().reset(self.quiet_since + self.keep_alive);
+                    self.alarm.as_mut().reset(self.quiet_since + keep_alive);
                 }
             }
         }
@@ -242,7 +253,7 @@ impl Outlet {
                 let cursor = self.follower.cursor();
                 let position = cursor.seq;
                 // It still takes what it is sent.
-                self.registry.showed_life(self.sender.name());
+                self.shared.registry.showed_life(self.sender.name());
                 let ping = message(kind::PING, Some(cursor), &Heartbeat { position });
                 self.queue.push_back(ping);
             }
@@ -262,7 +273,7 @@ impl Outlet {
     /// Where the ledger is now, for a reader that fell behind.
     async fn lagged(&self) -> Result<i64, LedgerError> {
         ::metrics::counter!(metrics::STREAM_LAGS).increment(1);
-        self.ledger.position().await
+        self.shared.ledger.position().await
     }
 
     fn fail(&mut self, error: &LedgerError) {

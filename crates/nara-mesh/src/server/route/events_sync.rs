@@ -33,7 +33,17 @@ pub(super) async fn handle(
     let filter = request.filter();
     let mode = request.mode();
     let source = Source::Peer(*sender.key());
-    let _turn = shared.reads.turn(source).await;
+    let work = answer(shared.clone(), sender, filter, mode);
+    shared.reads.run(source, work).await
+}
+
+async fn answer(
+    shared: Arc<Shared>,
+    sender: VerifiedSender,
+    filter: EventFilter,
+    mode: SyncMode,
+) -> Result<Response, Rejection> {
+    let source = Source::Peer(*sender.key());
     let total = match mode {
         SyncMode::Page { lossless: true, .. } if filter.is_empty() => shared.ledger.count().await?,
         _ => 0,

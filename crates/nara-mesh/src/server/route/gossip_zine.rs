@@ -41,7 +41,11 @@ pub(super) async fn handle(
     shared.handler.on_zine(&sender, &ingested.accepted);
 
     let source = Source::Peer(*sender.key());
-    let _turn = shared.reads.turn(source).await;
+    shared.reads.run(source, answer(shared.clone(), source)).await
+}
+
+/// What is new here.
+async fn answer(shared: Arc<Shared>, source: Source) -> Result<Response, Rejection> {
     let since = shared.clock.now_nanos().saturating_sub(defaults::ZINE_WINDOW);
     let limit = ReadLimit::events(shared.limits.zine_events).bytes(GossipZine::MAX_RESPONSE);
     let events = shared.ledger.since(since, limit).await?;

@@ -16,7 +16,7 @@ use crate::Coverage;
 use crate::metrics::{self, Counted};
 use crate::seldom::error_seldom;
 use crate::server::answer::rejection::Rejection;
-use crate::server::answer::streamed::{Streamed, until_ended};
+use crate::server::answer::streamed::{Streamed, ended, until_ended};
 use crate::server::auth::request_proof::RequestProof;
 use crate::server::auth::sender::{PeerAddress, VerifiedSender};
 use crate::server::auth::verify::StreamedRequest;
@@ -25,11 +25,18 @@ use crate::server::route::body::read;
 use crate::server::route::state::Shared;
 
 /// Reads the body of a request before its handler runs, unless it is a stream of a trusted connection; bounds the time
-/// of the handler; collects the answer, unless it may be sent as it is made.
+/// of the handler, and ends it with the key of its sender; collects the answer, unless it may be sent as it is made.
 pub(super) async fn guard(shared: &Shared, request: Request, next: Next) -> Response {
-    guarded(shared, request, next)
-        .await
-        .unwrap_or_else(|rejection| rejection.into_response())
+    let sender = request.extensions().get::<VerifiedSender>();
+    let mut lease = sender.and_then(|sender| shared.lease(sender));
+    let guarded = tokio::select! {
+        // A handler that reads its body hears of the end there, and may still tidy up.
+        biased;
+        guarded = guarded(shared, request, next) => guarded,
+        // The handler ends with the key: what it answered would go to who has it.
+        () = ended(lease.as_mut()) => Err(Rejection::KeyReplaced),
+    };
+    guarded.unwrap_or_else(|rejection| rejection.into_response())
 }
 
 async fn guarded(shared: &Shared, request: Request, next: Next) -> Result<Response, Rejection> {

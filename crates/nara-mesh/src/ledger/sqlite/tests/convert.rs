@@ -132,11 +132,11 @@ async fn everything(ledger: &SqliteLedger) -> Vec<SyncEvent> {
     let (mut events, mut after) = (Vec::new(), Cursor::START);
     loop {
         let page = ledger.page(EventFilter::default(), after, ReadLimit::events(1));
-        let Some(event) = page.await.unwrap().pop() else {
+        let Some(checked) = page.await.unwrap().pop() else {
             break;
         };
-        after = Cursor::behind(&event);
-        events.push(event);
+        after = Cursor::behind(&checked.event);
+        events.push(checked.event);
     }
     events
 }
@@ -244,13 +244,13 @@ fn many() -> Vec<Old> {
 }
 
 /// What a ledger of version 4 that was not converted has.
-fn assert_untouched(path: &Path) {
+fn assert_untouched(path: &Path, events: usize) {
     let connection = Connection::open(path).unwrap();
     let number = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
     assert_eq!(number("SELECT user_version FROM pragma_user_version"), 4);
     assert_eq!(
         number("SELECT count(*) FROM events WHERE json LIKE '{\"id\":%'"),
-        MANY
+        events as i64
     );
     let check: String = connection
         .query_row("PRAGMA integrity_check", [], |row| row.get(0))
@@ -295,11 +295,41 @@ async fn a_conversion_that_is_killed_leaves_the_ledger_as_it_was_and_the_next_on
     child.kill().unwrap();
     child.wait().unwrap();
 
-    assert_untouched(&path);
+    assert_untouched(&path, MANY as usize);
     let ledger = SqliteLedger::open(&path).unwrap();
     assert_eq!(ledger.count().await.unwrap(), MANY as usize);
     let check = ledger.check().await.unwrap();
     assert!(check.damage.is_empty(), "{:?}", check.damage);
+}
+
+#[tokio::test]
+async fn a_full_disk_stops_a_conversion_and_the_ledger_stays_as_it_was() {
+    let (_folder, path) = file();
+    // Larger than what the old indices leave free.
+    let large = (0..500).map(|n| {
+        let mut old = different().remove(0);
+        let payload = SocialPayload {
+            reason: "x".repeat(3_000),
+            ..*old.event.social.unwrap()
+        };
+        old.event = SyncEvent::new(UnixNanos::new(n), Payload::Social(payload));
+        old
+    });
+    let large: Vec<_> = large.collect();
+    make(&path, &large);
+    let mut connection = Connection::open(&path).unwrap();
+    let pages: i64 = connection
+        .pragma_query_value(None, "page_count", |row| row.get(0))
+        .unwrap();
+    connection
+        .pragma_update(None, "max_page_count", pages + 20)
+        .unwrap();
+    let failure = schema::migrate(&mut connection, &path).unwrap_err();
+    assert!(matches!(LedgerError::from(failure), LedgerError::Full(_)));
+    drop(connection);
+    assert_untouched(&path, large.len());
+    let ledger = SqliteLedger::open(&path).unwrap();
+    assert_eq!(ledger.count().await.unwrap(), large.len());
 }
 
 #[test]

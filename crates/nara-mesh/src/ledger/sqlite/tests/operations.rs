@@ -29,7 +29,8 @@ async fn times(ledger: &SqliteLedger) -> Vec<i64> {
         Cursor::START,
         ReadLimit::events(usize::MAX),
     );
-    page.await.unwrap().iter().map(|event| event.ts.get()).collect()
+    let page = page.await.unwrap();
+    page.iter().map(|checked| checked.event.ts.get()).collect()
 }
 
 fn bob() -> PeerRecord {
