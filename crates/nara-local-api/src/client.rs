@@ -128,7 +128,11 @@ impl LocalClient {
     pub async fn ping(&self, peer: &str, whole: bool, insist: bool) -> Result<Pong, CallError> {
         let word = |is: bool| if is { "true" } else { "false" };
         let whole = word(whole);
-        let query = [("prove_clock", whole), ("estimate", whole), ("insist", word(insist))];
+        let query = [
+            ("prove_clock", whole),
+            ("estimate", whole),
+            ("insist", word(insist)),
+        ];
         let path = self.peer_path(peer, "ping", &query);
         self.send(Method::POST, &path, &()).await
     }

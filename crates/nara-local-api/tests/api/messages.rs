@@ -120,7 +120,10 @@ async fn a_ban_is_in_force_at_once_and_can_be_lifted() {
     };
     for (refused, name) in [
         (client.trust("bob", &other).await.map(drop), "key_configured"),
-        (client.ping("nobody", false, false).await.map(drop), "unknown_peer"),
+        (
+            client.ping("nobody", false, false).await.map(drop),
+            "unknown_peer",
+        ),
         (client.forget("nobody").await.map(drop), "unknown_peer"),
     ] {
         match refused.unwrap_err() {

@@ -88,7 +88,10 @@ pub(super) async fn running(
     let port = nara
         .address()
         .map_or(defaults::MESH_PORT, |address| address.port());
-    let known = Known { found: &[], open: Some(open) };
+    let known = Known {
+        found: &[],
+        open: Some(open),
+    };
     peers::known(nara.client(), port, known, true, &mut report).await?;
     Ok(report.into_checks())
 }

@@ -63,17 +63,23 @@ pub(super) fn backup(args: &BackupArgs, settings: &Settings, printer: Printer) -
     let shown = args.file.display();
     let exists = args.file.symlink_metadata().is_ok();
     if exists && !args.replace {
-        return Err(Failure::failed(format!("{shown} exists"))
-            .hint("write to another file, for instance with the date in its name, or pass --replace to replace it"));
+        return Err(Failure::failed(format!("{shown} exists")).hint(
+            "write to another file, for instance with the date in its name, or pass --replace to replace it",
+        ));
     }
-    let to = if exists { beside(&args.file) } else { args.file.clone() };
+    let to = if exists {
+        beside(&args.file)
+    } else {
+        args.file.clone()
+    };
     let copy = block_on(async {
         let ledger = ledger_file::open_to_read(&path).await?;
         if exists {
             // What an earlier try left behind.
             let _ = std::fs::remove_file(&to);
         }
-        let unwritable = |error| ledger_file::because(Failure::failed(format!("{shown} cannot be written")), error);
+        let unwritable =
+            |error| ledger_file::because(Failure::failed(format!("{shown} cannot be written")), error);
         ledger.backup(&to).await.map_err(unwritable)
     })?;
     if exists {
@@ -112,7 +118,9 @@ pub(super) fn restore(args: &RestoreArgs, settings: &Settings, printer: Printer)
                 harmless(&kept_by),
                 own.name()
             ))
-            .hint("pass the soul and the data folder of the nara that it belongs to (--soul-file, --data-dir)"));
+            .hint(
+                "pass the soul and the data folder of the nara that it belongs to (--soul-file, --data-dir)",
+            ));
         }
     }
     make_folder_of(&path)?;

@@ -73,7 +73,11 @@ const ADVICE: &str = "pass --stream to send and print bodies of any size";
 /// The failure for a peer whose answer is too large to be held in memory, or for what else went wrong.
 fn advised(is_too_large: bool, failure: impl Into<Failure>) -> Failure {
     let failure = failure.into();
-    if is_too_large { failure.hint(ADVICE) } else { failure }
+    if is_too_large {
+        failure.hint(ADVICE)
+    } else {
+        failure
+    }
 }
 
 fn show(

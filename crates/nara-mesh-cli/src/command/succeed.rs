@@ -126,7 +126,9 @@ fn finish(
             "Keep them on paper. To publish the statement, from any machine and with any soul that your peers know, such as the \
              one that takes over: `nara-mesh id succeed --from-words FILE --soul-file SOUL`",
         );
-        printer.note("Before you publish it, fetch what was left with peers (`stash get`): only the old soul can.");
+        printer.note(
+            "Before you publish it, fetch what was left with peers (`stash get`): only the old soul can.",
+        );
         printed.words = Some(words);
         printer.json(printed)?;
         return Ok(Exit::Ok);
@@ -178,7 +180,10 @@ fn share_folder(statement: &Succession, nara: &LocalNara, settings: &Settings) -
     let Some(above) = folder.parent().filter(|_| folder.ends_with(&own)) else {
         return Ok(Shared::Given(folder));
     };
-    let (old_name, new_name) = (KeyId::from(statement.old_key()).to_string(), KeyId::from(new).to_string());
+    let (old_name, new_name) = (
+        KeyId::from(statement.old_key()).to_string(),
+        KeyId::from(new).to_string(),
+    );
     let (old, new) = (above.join(&old_name), above.join(new_name));
     if own != old_name && !old.exists() {
         return Ok(Shared::Nowhere);

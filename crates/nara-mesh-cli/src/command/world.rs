@@ -205,7 +205,9 @@ fn report(journey: &Journey, printer: Printer) -> Outcome {
         "postcard {id} did not come home; it was last seen {seen}{told}"
     ))?;
     if journey.state == JourneyState::Stuck && !is_surely_stuck(journey) {
-        printer.note("It may come home all the same, if the peer only answered late: see `nara-mesh world list`");
+        printer.note(
+            "It may come home all the same, if the peer only answered late: see `nara-mesh world list`",
+        );
     }
     Ok(Exit::Partial)
 }

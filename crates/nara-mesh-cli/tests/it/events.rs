@@ -138,7 +138,10 @@ fn a_ledger_is_backed_up_while_it_is_served_and_restored() {
     assert_eq!(copied["events"], 1, "{copied}");
     let exists = run(path, 1, &[&["backup", "alice.backup"][..], &ALICE].concat());
     let exists = text(&exists.stderr);
-    assert!(exists.contains("alice.backup exists") && exists.contains("--replace"), "{exists}");
+    assert!(
+        exists.contains("alice.backup exists") && exists.contains("--replace"),
+        "{exists}"
+    );
     // Every night to the same name.
     alices(0, &["backup", "alice.backup", "--replace"]);
     // A nara that runs keeps its ledger.
@@ -178,10 +181,17 @@ fn a_backup_is_not_put_in_the_place_of_another_nara() {
     let as_bob = ["--soul-file", "bob.soul", "--data-dir", "bob"];
     let refused = run(path, 2, &[&["restore", "alice.backup"][..], &as_bob].concat());
     let refused = text(&refused.stderr);
-    assert!(refused.contains("is a backup of alice, and the soul is the one of bob"), "{refused}");
+    assert!(
+        refused.contains("is a backup of alice, and the soul is the one of bob"),
+        "{refused}"
+    );
     assert!(!path.join("bob").exists());
     // As alice it is, and what she told herself is told as that.
-    run(path, 0, &[&["restore", "alice.backup", "--replace"][..], &ALICE].concat());
+    run(
+        path,
+        0,
+        &[&["restore", "alice.backup", "--replace"][..], &ALICE].concat(),
+    );
     let checked = text(&run(path, 0, &[&["ledger", "check"][..], &ALICE].concat()).stdout);
     assert!(checked.contains("told by this nara"), "{checked}");
 }

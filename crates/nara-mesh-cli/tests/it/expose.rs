@@ -122,9 +122,16 @@ fn a_program_in_another_language_is_reached_through_its_nara() {
     );
     // A place on the server of the program is one below its prefix.
     fs::create_dir(path.join("www/sub")).unwrap();
-    let moved = run(path, 0, &[&["request", "alice", "GET", "/notes/sub"][..], &AS_BOB].concat());
+    let moved = run(
+        path,
+        0,
+        &[&["request", "alice", "GET", "/notes/sub"][..], &AS_BOB].concat(),
+    );
     let moved = text(&moved.stderr);
-    assert!(moved.contains("301") && moved.contains(" to /notes/sub/"), "{moved}");
+    assert!(
+        moved.contains("301") && moved.contains(" to /notes/sub/"),
+        "{moved}"
+    );
     // Of any size, if asked to.
     let large: Vec<u8> = (0..18_u32 << 20).map(|at| (at % 251) as u8).collect();
     fs::write(path.join("www/large.bin"), &large).unwrap();
@@ -138,7 +145,11 @@ fn a_program_in_another_language_is_reached_through_its_nara() {
     let data = format!("@{}", path.join("www/large.bin").display());
     let post = ["request", "alice", "POST", "/notes/x", "--data", &data];
     let refused = run(path, 2, &[&post[..], &AS_BOB].concat());
-    assert!(text(&refused.stderr).contains("pass --stream"), "{}", text(&refused.stderr));
+    assert!(
+        text(&refused.stderr).contains("pass --stream"),
+        "{}",
+        text(&refused.stderr)
+    );
     // A status is an answer, and the exit code says what kind.
     assert_eq!(request_json(path, 1, &["GET", "/notes/missing"])["status"], 404);
     assert_eq!(
@@ -349,7 +360,10 @@ fn bodies_of_any_size_go_through_a_running_nara_too() {
     let backend = std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
         let head = read_head(&mut stream);
-        assert!(head.contains(&"transfer-encoding: chunked".to_owned()), "{head:?}");
+        assert!(
+            head.contains(&"transfer-encoding: chunked".to_owned()),
+            "{head:?}"
+        );
         let mut got = stream.try_clone().unwrap();
         let begin = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n";
         stream.write_all(begin).unwrap();
@@ -372,7 +386,15 @@ fn bodies_of_any_size_go_through_a_running_nara_too() {
     let (_bob, _) = Serving::start(path, "bob");
     let large: Vec<u8> = (0..18_u32 << 20).map(|at| (at % 251) as u8).collect();
     fs::write(path.join("large.bin"), &large).unwrap();
-    let args = ["request", "alice", "POST", "/echo/x", "--data", "@large.bin", "--stream"];
+    let args = [
+        "request",
+        "alice",
+        "POST",
+        "/echo/x",
+        "--data",
+        "@large.bin",
+        "--stream",
+    ];
     let answer = run(path, 0, &[&args[..], &AS_BOB[..4]].concat());
     assert!(answer.stdout == large, "{}", text(&answer.stderr));
     backend.join().unwrap();

@@ -163,7 +163,14 @@ fn doctor_says_that_a_running_nara_has_no_room() {
     let mut lines = BufReader::new(serving.stdout.take().unwrap());
     lines.read_line(&mut line).unwrap();
     assert!(line.contains("listening"), "{line}");
-    let doctor = ["doctor", "--data-dir", "alice", "--soul-file", "alice.soul", "--json"];
+    let doctor = [
+        "doctor",
+        "--data-dir",
+        "alice",
+        "--soul-file",
+        "alice.soul",
+        "--json",
+    ];
     let row = |expected: &str| {
         let output = crate::nara_mesh(path).args(doctor).output().unwrap();
         let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -175,12 +182,18 @@ fn doctor_says_that_a_running_nara_has_no_room() {
     row("ok");
     let pid = serving.id().to_string();
     let limit = |size: &str| {
-        let limits = Command::new("prlimit").args(["--pid", &pid, size]).status().unwrap();
+        let limits = Command::new("prlimit")
+            .args(["--pid", &pid, size])
+            .status()
+            .unwrap();
         assert!(limits.success());
     };
     limit("--fsize=0:");
     let told = row("failed");
-    assert!(told.contains("nothing more can be stored") && told.contains("make room"), "{told}");
+    assert!(
+        told.contains("nothing more can be stored") && told.contains("make room"),
+        "{told}"
+    );
     limit("--fsize=unlimited:");
     row("ok");
     let _ = serving.kill();

@@ -265,10 +265,17 @@ fn a_postcard_that_could_not_be_passed_on_is_not_waited_for() {
     let (_bob, listening) = Serving::start_with(scene.path(), "bob", &["--listen", "0.0.0.0:0"]);
     let address: std::net::SocketAddr = listening["address"].as_str().unwrap().parse().unwrap();
     let stanza = listening["stanza"].as_str().unwrap();
-    fs::write(&known, format!("{stanza}\naddress = \"127.0.0.1:{}\"\n", address.port())).unwrap();
+    fs::write(
+        &known,
+        format!("{stanza}\naddress = \"127.0.0.1:{}\"\n", address.port()),
+    )
+    .unwrap();
     let (_alice, _) = Serving::start(scene.path(), "alice");
     let send = ["world", "send", "--message", "hello", "--to", "bob", "--wait"];
     let sent = run(scene.path(), 5, &as_nara("alice", &send));
     let stdout = text(&sent.stdout);
-    assert!(stdout.contains("did not come home; it was last seen at bob"), "{stdout}");
+    assert!(
+        stdout.contains("did not come home; it was last seen at bob"),
+        "{stdout}"
+    );
 }

@@ -143,7 +143,14 @@ fn a_statement_on_paper_is_published_without_the_old_machine() {
     let without = run(
         place.path(),
         2,
-        &["id", "succeed", "--from-words", "words.txt", "--peers", "peers.toml"],
+        &[
+            "id",
+            "succeed",
+            "--from-words",
+            "words.txt",
+            "--peers",
+            "peers.toml",
+        ],
     );
     let without = text(&without.stderr);
     assert!(

@@ -359,7 +359,11 @@ fn what_a_running_nara_found_wrong_is_what_doctor_says() {
     let command = format!("nara-mesh peers trust bob --key {} --replace", key_of(&new));
     assert!(check["next"].as_str().unwrap().contains(&command), "{check}");
     // Told once, though it still answers with that key.
-    assert_eq!(check["found"].as_str().unwrap().matches("bob").count(), 1, "{check}");
+    assert_eq!(
+        check["found"].as_str().unwrap().matches("bob").count(),
+        1,
+        "{check}"
+    );
     by_alice(0, &["peers", "trust", "bob", "--key", key_of(&new), "--replace"]);
     let after = by_alice(0, &["doctor", "--json"]);
     assert!(!after.contains(&command), "{after}");
@@ -392,7 +396,10 @@ fn a_ban_of_nobody_is_said_and_one_of_oneself_refused() {
         let name = if runs { "bbo" } else { "bob" };
         let told = alice(path, 0, &["peers", "untrust", name]);
         assert!(told.contains("is known; it is banned all the same"), "{told}");
-        assert!(told.contains(&format!("`nara-mesh peers reset {name}`")), "{told}");
+        assert!(
+            told.contains(&format!("`nara-mesh peers reset {name}`")),
+            "{told}"
+        );
         let again = alice(path, 0, &["peers", "untrust", name]);
         assert!(!again.contains("all the same"), "{again}");
         let refused = alice(path, 2, &["peers", "untrust", "alice"]);

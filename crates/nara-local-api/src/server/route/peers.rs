@@ -253,7 +253,9 @@ pub(super) async fn trust(
             KeyId::from(&configured)
         );
         let problem = Problem::new("key_configured", status, class, detail);
-        return Err(problem.hint("change its key in the peers file, and run `nara-mesh reload` (POST /v1/reload)"));
+        return Err(
+            problem.hint("change its key in the peers file, and run `nara-mesh reload` (POST /v1/reload)")
+        );
     }
     let change = PeerChange::Trust {
         key: given.or(configured),

@@ -52,7 +52,10 @@ pub(super) async fn all(
         }
         None => Vec::new(),
     };
-    let known_before = Known { found: &found, open: None };
+    let known_before = Known {
+        found: &found,
+        open: None,
+    };
     known(client, args.port, known_before, settings.has_soul(), report).await
 }
 

@@ -77,7 +77,9 @@ pub(super) fn untrust(args: &PeersUntrustArgs, settings: &Settings, printer: Pri
     if let Some(nara) = elsewhere(&args.running, settings)? {
         let (is_known, decision) = block_on(async {
             let known = nara.peers().await?;
-            let is_known = known.iter().any(|peer| peer.name.as_deref() == Some(name.as_str()));
+            let is_known = known
+                .iter()
+                .any(|peer| peer.name.as_deref() == Some(name.as_str()));
             Ok((is_known, nara.ban(name.as_str()).await?))
         })?;
         let done = tell(&decision.peers, Some(&decision.running), said_banned, printer);
@@ -85,8 +87,10 @@ pub(super) fn untrust(args: &PeersUntrustArgs, settings: &Settings, printer: Pri
         return done;
     }
     if settings.has_soul() && settings.local_nara()?.name() == &name {
-        return Err(Failure::usage(format!("{name} is this nara itself, which cannot ban itself"))
-            .hint("name the peer to ban"));
+        return Err(
+            Failure::usage(format!("{name} is this nara itself, which cannot ban itself"))
+                .hint("name the peer to ban"),
+        );
     }
     let at = SystemClock.now_millis();
     let configured = settings.peers().unwrap_or_default();

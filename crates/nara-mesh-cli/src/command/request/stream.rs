@@ -29,8 +29,10 @@ const AHEAD: usize = 4;
 
 pub(super) fn run(args: &RequestArgs, settings: &Settings, printer: Printer) -> Outcome {
     if printer.is_json() {
-        return Err(Failure::usage("--json prints a body as a whole, and --stream does not")
-            .hint("leave out one of them"));
+        return Err(
+            Failure::usage("--json prints a body as a whole, and --stream does not")
+                .hint("leave out one of them"),
+        );
     }
     match running::find(&args.running, settings)? {
         Some(nara) => connect::block_on(async {
@@ -52,9 +54,7 @@ pub(super) fn run(args: &RequestArgs, settings: &Settings, printer: Printer) -> 
 }
 
 /// The body of the request, which is read while it is sent.
-fn body(
-    args: &RequestArgs,
-) -> Outcome<impl Body<Data = Bytes, Error = io::Error> + Send + Unpin + use<>> {
+fn body(args: &RequestArgs) -> Outcome<impl Body<Data = Bytes, Error = io::Error> + Send + Unpin + use<>> {
     let mut reader = reader(args.data.as_deref().unwrap_or_default())?;
     let (pieces, read) = mpsc::channel(AHEAD);
     std::thread::spawn(move || {
@@ -99,8 +99,10 @@ where
     show_head(args, &head, verification, trace, printer)?;
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| {
-            Failure::failed("the answer broke off, or its end shows that it was changed: do not use what was printed")
-                .caused_by(error)
+            Failure::failed(
+                "the answer broke off, or its end shows that it was changed: do not use what was printed",
+            )
+            .caused_by(error)
         })?;
         if let Some(data) = frame.data_ref() {
             write_out(data)?;

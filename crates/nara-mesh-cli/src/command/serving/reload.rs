@@ -105,12 +105,18 @@ async fn apply(nara: &Nara, files: &Files<'_>) -> Outcome<Reloaded> {
 /// What was reloaded, and what was not.
 fn said(parts: [(&str, bool); 3]) -> String {
     let named = |is: bool| {
-        let parts: Vec<&str> = parts.iter().filter(|part| part.1 == is).map(|part| part.0).collect();
+        let parts: Vec<&str> = parts
+            .iter()
+            .filter(|part| part.1 == is)
+            .map(|part| part.0)
+            .collect();
         parts.join(" and ")
     };
     match (named(true), named(false)) {
         (done, left) if left.is_empty() => format!("reloaded: {}", done.replacen(" and ", ", ", 1)),
-        (done, left) if done.is_empty() => format!("nothing is reloaded: what was in force of {left} stays so"),
+        (done, left) if done.is_empty() => {
+            format!("nothing is reloaded: what was in force of {left} stays so")
+        }
         (done, left) => format!("reloaded: {done}; what was in force of {left} stays so"),
     }
 }

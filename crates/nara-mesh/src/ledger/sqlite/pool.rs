@@ -331,7 +331,10 @@ pub(super) fn read_only(path: &Path) -> rusqlite::Result<Connection> {
 fn has_no_room(error: &rusqlite::Error) -> bool {
     let extended = error.sqlite_error().map(|error| error.extended_code);
     error.sqlite_error_code() == Some(ErrorCode::DiskFull)
-        || matches!(extended, Some(SQLITE_IOERR_SHMSIZE | SQLITE_IOERR_SHMOPEN | SQLITE_IOERR_SHMMAP))
+        || matches!(
+            extended,
+            Some(SQLITE_IOERR_SHMSIZE | SQLITE_IOERR_SHMOPEN | SQLITE_IOERR_SHMMAP)
+        )
 }
 
 fn is_log_empty(path: &Path) -> bool {
