@@ -7,6 +7,7 @@ mod outbox;
 pub use events::{Events, ServerEvent};
 pub use outbox::Sent;
 
+use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,7 +16,7 @@ use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{Method, Request, Response, Uri};
 use http_body_util::{BodyExt as _, Full};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -120,13 +121,19 @@ impl LocalClient {
     }
 
     /// Pings a peer. With `whole`, the peer is asked for a signed answer if the ping does not prove its clock, and for its
-    /// coordinates.
+    /// coordinates. With `insist` it is called also if it did not answer the last calls.
     ///
     /// # Errors
     /// [`CallError`].
-    pub async fn ping(&self, peer: &str, whole: bool) -> Result<Pong, CallError> {
-        let whole = if whole { "true" } else { "false" };
-        let path = self.peer_path(peer, "ping", &[("prove_clock", whole), ("estimate", whole)]);
+    pub async fn ping(&self, peer: &str, whole: bool, insist: bool) -> Result<Pong, CallError> {
+        let word = |is: bool| if is { "true" } else { "false" };
+        let whole = word(whole);
+        let query = [
+            ("prove_clock", whole),
+            ("estimate", whole),
+            ("insist", word(insist)),
+        ];
+        let path = self.peer_path(peer, "ping", &query);
         self.send(Method::POST, &path, &()).await
     }
 
@@ -357,8 +364,38 @@ impl LocalClient {
     pub async fn request_peer(
         &self,
         peer: &str,
-        mut request: Request<Bytes>,
+        request: Request<Bytes>,
     ) -> Result<Response<Bytes>, CallError> {
+        let answer = self.to_peer(peer, request.map(Full::new)).await?;
+        let (head, body) = answer.into_parts();
+        let body = body.collect().await.map_err(|error| self.broken(error))?;
+        Ok(Response::from_parts(head, body.to_bytes()))
+    }
+
+    /// As [`request_peer`](Self::request_peer), with bodies of any size that are sent and given as they come. The body of the
+    /// answer breaks off if its end shows that it was changed.
+    ///
+    /// # Errors
+    /// [`CallError`]; an answer of the peer is none, whatever its status.
+    pub async fn stream_peer<B>(
+        &self,
+        peer: &str,
+        mut request: Request<B>,
+    ) -> Result<Response<Incoming>, CallError>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let is_stream = HeaderValue::from_static("?1");
+        request.headers_mut().insert("x-nara-stream", is_stream);
+        self.to_peer(peer, request).await
+    }
+
+    async fn to_peer<B>(&self, peer: &str, mut request: Request<B>) -> Result<Response<Incoming>, CallError>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn Error + Send + Sync>>,
+    {
         let target = request
             .uri()
             .path_and_query()
@@ -370,14 +407,11 @@ impl LocalClient {
                 .headers_mut()
                 .insert("x-nara-timeout-ms", HeaderValue::from(millis(timeout)));
         }
-        let request = request.map(Full::new);
         let answer = self.open(request).await?;
         if !answer.headers().contains_key("x-nara-body-proof") {
             return Err(self.problem(answer).await);
         }
-        let (head, body) = answer.into_parts();
-        let body = body.collect().await.map_err(|error| self.broken(error))?;
-        Ok(Response::from_parts(head, body.to_bytes()))
+        Ok(answer)
     }
 
     /// A path about a peer, with a query.
@@ -425,7 +459,11 @@ impl LocalClient {
         }
     }
 
-    async fn open(&self, mut request: Request<Full<Bytes>>) -> Result<Response<Incoming>, CallError> {
+    async fn open<B>(&self, mut request: Request<B>) -> Result<Response<Incoming>, CallError>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn Error + Send + Sync>>,
+    {
         let stream = UnixStream::connect(&self.socket)
             .await
             .map_err(|source| CallError::Connect {
@@ -435,6 +473,7 @@ impl LocalClient {
         let handshake = http1::handshake(TokioIo::new(stream)).await;
         let (mut sender, connection) = handshake.map_err(|error| self.broken(error))?;
         tokio::spawn(async move {
+            let connection = Box::pin(connection);
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "the connection to the local API broke");
             }

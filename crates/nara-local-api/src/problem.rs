@@ -108,7 +108,7 @@ impl Problem {
     pub(crate) fn unknown_peer(peer: &str) -> Self {
         let detail = format!("{peer} is unknown");
         let problem = Self::new("unknown_peer", StatusCode::NOT_FOUND, ProblemClass::Usage, detail);
-        problem.hint("GET /v1/peers lists the known peers")
+        problem.hint("`nara-mesh peers` lists the known peers (GET /v1/peers)")
     }
 
     /// Something that the program around this nara does not offer.

@@ -59,6 +59,7 @@ use self::socket::Access;
 use self::state::Shared;
 use self::transfers::Transfers;
 use self::web::Web;
+use crate::model::ConflictList;
 
 /// The most connections at once.
 pub const MAX_CONNECTIONS: usize = 1000;
@@ -306,6 +307,11 @@ impl LocalApi {
         let listening = web.listen(address).await;
         let listening = listening.map_err(|source| LoopbackError::Io { address, source })?;
         Ok(listening?)
+    }
+
+    /// What the operator has to decide: key conflicts and other warnings about who peers are, since the nara started.
+    pub fn conflicts(&self) -> ConflictList {
+        self.shared.conflicts.list()
     }
 
     /// Serves the page where it was before a restart, if it has sessions that have not ended.

@@ -523,12 +523,15 @@ pub(crate) struct RequestArgs {
     pub(crate) method: Method,
     /// Path, percent-encoded, with its query
     pub(crate) path: String,
-    /// Body: the text itself, @FILE, or - for stdin
+    /// Body: the text itself, @FILE, or - for stdin; up to 16 MiB without --stream
     #[arg(long, value_name = "DATA", allow_hyphen_values = true)]
     pub(crate) data: Option<String>,
     /// A header; may be given several times
     #[arg(long = "header", value_name = "NAME: VALUE", value_parser = value::header)]
     pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
+    /// Send and print bodies of any size as they come. What is printed is proven at its end only: code 1 means that it is not
+    #[arg(long)]
+    pub(crate) stream: bool,
     /// Print status and headers, too
     #[arg(long)]
     pub(crate) include: bool,

@@ -118,10 +118,14 @@ impl ConfigFile {
                     self.take(below, &format!("{key}."), text)?;
                 }
                 _ => {
-                    let known: Vec<&str> = all_keys().map(|(known, ..)| known).collect();
-                    return Err(self
-                        .wrong(line, &format!("unknown key `{key}`"))
-                        .hint(format!("the keys are {}", known.join(", "))));
+                    let failure = self.wrong(line, &format!("unknown key `{key}`"));
+                    return Err(match similar(&key) {
+                        Some(meant) => failure.hint(format!("did you mean `{meant}`?")),
+                        None => {
+                            let known: Vec<&str> = all_keys().map(|(known, ..)| known).collect();
+                            failure.hint(format!("the keys are {}", known.join(", ")))
+                        }
+                    });
                 }
             }
         }
@@ -217,6 +221,18 @@ pub(crate) fn reason(error: &clap::Error) -> String {
         }
         _ => format!("{value} is not valid"),
     }
+}
+
+/// From which similarity on (Jaro) a key may be meant by another one: as clap has it for arguments.
+const SIMILAR: f64 = 0.7;
+
+/// The key that is most like this one, if one is like it: also one of another table.
+fn similar(key: &str) -> Option<&'static str> {
+    let last = |key: &'static str| key.rsplit('.').next().unwrap_or(key);
+    let likeness = |known: &'static str| strsim::jaro(key, known).max(strsim::jaro(key, last(known)));
+    let known = all_keys().map(|(known, ..)| (likeness(known), known));
+    let (likeness, known) = known.max_by(|one, other| one.0.total_cmp(&other.0))?;
+    (likeness > SIMILAR).then_some(known)
 }
 
 fn line_of(text: &str, offset: usize) -> usize {

@@ -1,5 +1,6 @@
 //! Ledgers in files.
 
+use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -26,6 +27,30 @@ pub(crate) async fn open(path: &Path) -> Outcome<Arc<dyn Ledger>> {
             })
         }
     }
+}
+
+/// Opens a ledger to read it only, also where nothing can be written.
+pub(crate) async fn open_to_read(path: &Path) -> Outcome<SqliteLedger> {
+    let file = path.to_path_buf();
+    let opened = tokio::task::spawn_blocking(move || SqliteLedger::open_to_read(file)).await;
+    opened.unwrap_or(Err(LedgerError::Closed)).map_err(|error| {
+        let failure = Failure::failed(format!("the ledger {} cannot be opened", path.display()));
+        because(failure, error)
+    })
+}
+
+/// What a nara needs to go on storing: more than one page of events that a peer tells.
+const ROOM: usize = 1 << 20;
+
+/// Whether a nara can store something in this folder. It is tried with a file that has no name: a quota, a limit of the process and
+/// a file system that became read-only count as well as a full disk.
+pub(crate) fn room_in(folder: &Path) -> std::io::Result<()> {
+    let mut file = tempfile::tempfile_in(folder)?;
+    let piece = [0; 64 << 10];
+    for _ in 0..ROOM / piece.len() {
+        file.write_all(&piece)?;
+    }
+    Ok(())
 }
 
 /// Why no ledger can be at this path, if it is for a reason that the operating system knows.
@@ -63,7 +88,9 @@ pub(crate) fn failed(error: LedgerError) -> Failure {
 /// A failure for an error of a ledger, with what to do where that is known: SQLite's own words do not say it.
 pub(crate) fn because(failure: Failure, error: LedgerError) -> Failure {
     let failure = match &error {
-        LedgerError::Interrupted(_) => failure.hint(error.to_string()),
+        LedgerError::Full(_) | LedgerError::Interrupted(_) | LedgerError::ReadOnly(_) => {
+            failure.hint(error.to_string())
+        }
         LedgerError::Busy(_) => failure.hint(
             "another program changes the ledger, for instance a nara that converts it at its start: try again when it is done",
         ),

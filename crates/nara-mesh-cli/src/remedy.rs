@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::error::Error;
+use std::path::Path;
 
 use nara_local_api::Problem;
 use nara_local_api::model::Conflict;
@@ -34,6 +35,13 @@ pub(crate) fn trust_again(name: &NaraName, replace: bool) -> String {
     format!("nara-mesh peers trust {replace}{end_of_options}{name}")
 }
 
+/// Forgets a nara, and what was decided about it.
+pub(crate) fn forget(name: &NaraName) -> String {
+    let name = shell_word(name);
+    let end_of_options = if name.starts_with('-') { "-- " } else { "" };
+    format!("nara-mesh peers reset {end_of_options}{name}")
+}
+
 /// What to do about two keys for one name.
 pub(crate) fn of_conflict(conflict: &KeyConflict) -> String {
     let KeyConflict {
@@ -52,6 +60,11 @@ pub(crate) fn of_conflict(conflict: &KeyConflict) -> String {
             "if the operator of {name} confirms the new key, write key = \"{}\" in its stanza of the peers file, remove \
              its id there, and run `nara-mesh reload`",
             offered.to_base64()
+        ),
+        KeySource::Succession => format!(
+            "{name} stated itself that the pinned key replaces the one before: if this is the old one, end what still runs with \
+             the old soul; if its operator confirms that it is a newer one, run `{}`",
+            trust(name, offered, true)
         ),
         _ => format!(
             "if the operator of {name} confirms the new key, run `{}`",
@@ -182,6 +195,16 @@ pub(crate) fn for_the_same_nara(hint: &str, sources: &Sources) -> String {
         format!("{command}{}{rest}", missing.collect::<String>())
     });
     quoted.collect::<Vec<_>>().join("`")
+}
+
+/// Serves with a soul, in a data folder unless that is the default one.
+pub(crate) fn serve(soul: &Path, folder: Option<&Path>) -> String {
+    let mut words = ["nara-mesh", "serve", "--soul-file"].map(str::to_owned).to_vec();
+    words.push(soul.display().to_string());
+    if let Some(folder) = folder {
+        words.extend(["--data-dir".to_owned(), folder.display().to_string()]);
+    }
+    shlex::try_join(words.iter().map(String::as_str)).unwrap_or_default()
 }
 
 /// A name as one word of a shell. Names come from peers and must not inject commands.

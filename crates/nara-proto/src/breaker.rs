@@ -189,6 +189,16 @@ impl Breaker {
         self.close();
     }
 
+    /// Somebody has a reason to call the peer now, whatever happened before: the next call goes through, and decides.
+    pub fn give_a_chance(&mut self, now: Instant) {
+        if matches!(self.state, State::Open { .. }) {
+            self.state = State::Open {
+                until: now,
+                pause: self.config.initial_pause,
+            };
+        }
+    }
+
     /// The tailnet says that the peer went offline.
     pub fn sign_of_death(&mut self, now: Instant, random: u32) {
         if matches!(self.state, State::Closed { .. }) {
@@ -299,6 +309,23 @@ mod tests {
         assert!(breaker.admit(now).is_ok());
         breaker.failed(old, Failure::Unreachable, now, HALF);
         assert!(breaker.admit(now).is_ok());
+    }
+
+    #[test]
+    fn a_chance_lets_one_call_through_at_once() {
+        let now = epoch();
+        let mut breaker = open(now);
+        assert!(breaker.admit(now).is_err());
+        breaker.give_a_chance(now);
+        let permit = breaker.admit(now).unwrap();
+        assert!(permit.is_probe() && breaker.admit(now).is_err());
+        // It is not in the way of the call that goes on.
+        breaker.give_a_chance(now);
+        assert!(breaker.admit(now).is_err());
+        breaker.succeeded(permit);
+        assert_eq!(breaker.state(now), BreakerState::Closed);
+        breaker.give_a_chance(now);
+        assert_eq!(breaker.state(now), BreakerState::Closed);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use nara_mesh::registry::{KeyConflict, PeerEvent, PeerInfo, PeerRecord, PeerRegi
 use nara_proto::clock_offset::ClockOffset;
 use nara_proto::identity::{KeyId, PublicKey};
 use nara_proto::presence::PresenceState;
+use nara_proto::succession::KeyState;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -69,6 +70,19 @@ pub struct Peer {
     /// The key id that it knows as the key of this nara instead, if it said so.
     #[serde(default)]
     pub known_own_key_id: Option<String>,
+    /// Why no key of it holds, if none does: `retired`, or `two-successors` if two statements about its key contradict each
+    /// other.
+    #[serde(default)]
+    pub keyless: Option<String>,
+}
+
+/// Why no key of a nara holds, if none does.
+fn keyless(registry: &PeerRegistry, name: &str) -> Option<String> {
+    match registry.key_state(name)? {
+        KeyState::Retired => Some("retired".to_owned()),
+        KeyState::Conflict => Some("two-successors".to_owned()),
+        KeyState::Holds(_) => None,
+    }
 }
 
 /// Who refuses the key of this nara, and which key they know instead.
@@ -135,8 +149,15 @@ impl Peer {
             clock_offset_ns: clock.map(|clock| clock.nanos()),
             clock_uncertainty_ns: clock.and_then(|clock| u64::try_from(clock.uncertainty().as_nanos()).ok()),
             coordinates: peer.told_coordinates().map(Into::into),
-            ..Self::of(&peer.info(), peer.presence())
+            ..Self::of(&peer.info(), peer.presence()).stated(registry)
         }
+    }
+
+    /// With what it has stated about its keys.
+    #[must_use]
+    pub fn stated(mut self, registry: &PeerRegistry) -> Self {
+        self.keyless = self.name.as_deref().and_then(|name| keyless(registry, name));
+        self
     }
 
     /// With the way to it.
@@ -217,6 +238,9 @@ pub struct Pong {
     pub path: Option<String>,
     /// The host name of its node on the network.
     pub host_name: Option<String>,
+    /// Why no key of it holds, if none does: see `Peer`.
+    #[serde(default)]
+    pub keyless: Option<String>,
 }
 
 impl Pong {
@@ -253,11 +277,19 @@ impl Pong {
             conflict,
             path: None,
             host_name: None,
+            keyless: None,
         };
         if let Some(offset) = report.clock_offset {
             pong.set_clock(offset, report.clock_proven);
         }
         pong
+    }
+
+    /// With what the peer has stated about its keys. Which of them to trust is no question then.
+    #[must_use]
+    pub fn stated(mut self, registry: &PeerRegistry) -> Self {
+        self.keyless = keyless(registry, &self.name);
+        self
     }
 
     /// Sets the round trip by network coordinates.

@@ -28,7 +28,7 @@ async fn a_program_pings_writes_and_syncs_as_the_nara() {
     let client = &scene.client;
     let status = client.status().await.unwrap();
     assert_eq!((status.name.as_str(), status.peers), ("alice", 1));
-    let pong = client.ping("bob", true).await.unwrap();
+    let pong = client.ping("bob", true, false).await.unwrap();
     assert_eq!(
         (pong.key_matches, pong.signs.as_str(), pong.clock_proven),
         (Some(true), "v2", true)
@@ -123,7 +123,10 @@ async fn a_ban_is_in_force_at_once_and_can_be_lifted() {
     };
     for (refused, name) in [
         (client.trust("bob", &other).await.map(drop), "key_configured"),
-        (client.ping("nobody", false).await.map(drop), "unknown_peer"),
+        (
+            client.ping("nobody", false, false).await.map(drop),
+            "unknown_peer",
+        ),
         (client.forget("nobody").await.map(drop), "unknown_peer"),
     ] {
         match refused.unwrap_err() {

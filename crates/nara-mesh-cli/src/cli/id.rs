@@ -41,7 +41,8 @@ pub(crate) struct IdRetireArgs {
 /// `id succeed`
 ///
 /// The statement is signed by both souls and cannot be taken back. It is stored in the ledger of this nara, spreads from
-/// there, and is sent to the known peers at once. Peers with the trust policy `closed` ask their operators.
+/// there, and is sent to the known peers at once. Peers with the trust policy `closed` ask their operators. The new soul goes on with
+/// the data folder of the old one. What was left with peers (`stash put`) must be fetched before: only the old soul can.
 #[derive(Debug, Args)]
 pub(crate) struct IdSucceedArgs {
     /// File with the soul that takes over; it belongs to the same name

@@ -7,9 +7,12 @@ use super::value;
 /// `backup`
 #[derive(Debug, Args)]
 pub(crate) struct BackupArgs {
-    /// The file to write; it must not exist
+    /// The file to write
     #[arg(value_name = "FILE", value_parser = value::path())]
     pub(crate) file: PathBuf,
+    /// Replace a file that is there, once the new backup is whole
+    #[arg(long)]
+    pub(crate) replace: bool,
 }
 
 /// `restore`

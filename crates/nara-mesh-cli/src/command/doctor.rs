@@ -14,6 +14,7 @@ use nara_mesh::client::MeshClient;
 use nara_mesh::{Nara, defaults};
 use nara_tailnet::MeshNode;
 
+use self::peers::Known;
 use self::report::Report;
 use crate::cli::DoctorArgs;
 use crate::connect::{self, block_on};
@@ -60,11 +61,12 @@ pub(super) fn run(args: &DoctorArgs, settings: &Settings, printer: Printer) -> O
     report.finish()
 }
 
-/// The checks of a nara that runs, by itself.
+/// The checks of a nara that runs, by itself. `open`: what it found since its start, and nobody has decided.
 pub(super) async fn running(
     nara: &Nara,
     network: Option<&OnNetwork>,
     settings: &Settings,
+    open: &model::ConflictList,
 ) -> Outcome<Vec<model::Check>> {
     let mut report = Report::new(None);
     here::version(&mut report)?;
@@ -76,7 +78,7 @@ pub(super) async fn running(
     here::soul_file(settings, &mut report)?;
     here::peers_file(settings, &mut report)?;
     here::permissions(settings, &mut report)?;
-    here::running_ledger(&**nara.ledger(), &mut report).await?;
+    here::running_ledger(&**nara.ledger(), settings, &mut report).await?;
     here::serving(nara.address(), &mut report)?;
     let node = network.and_then(|network| network.node.as_ref());
     if let Some(network) = network {
@@ -86,7 +88,11 @@ pub(super) async fn running(
     let port = nara
         .address()
         .map_or(defaults::MESH_PORT, |address| address.port());
-    peers::known(nara.client(), port, &[], true, &mut report).await?;
+    let known = Known {
+        found: &[],
+        open: Some(open),
+    };
+    peers::known(nara.client(), port, known, true, &mut report).await?;
     Ok(report.into_checks())
 }
 

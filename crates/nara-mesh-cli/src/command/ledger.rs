@@ -1,6 +1,9 @@
 //! `backup`, `restore`, `ledger check`: the ledger as a file.
 
-use nara_mesh::ledger::{EventSize, LedgerError, SqliteLedger};
+use std::path::{Path, PathBuf};
+
+use nara_mesh::ledger::{ArrivalLog as _, EventSize, ReadLimit, SqliteLedger};
+use nara_proto::sync::EventFilter;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -57,11 +60,33 @@ struct Size {
 /// Copies the ledger of this nara to a new file, whether the nara runs or not.
 pub(super) fn backup(args: &BackupArgs, settings: &Settings, printer: Printer) -> Outcome {
     let path = ledger_of(settings)?;
-    let copy = block_on(async {
-        let ledger = SqliteLedger::open_to_read(&path).map_err(|error| unusable(&path, error))?;
-        ledger.backup(&args.file).await.map_err(failed)
-    })?;
     let shown = args.file.display();
+    let exists = args.file.symlink_metadata().is_ok();
+    if exists && !args.replace {
+        return Err(Failure::failed(format!("{shown} exists")).hint(
+            "write to another file, for instance with the date in its name, or pass --replace to replace it",
+        ));
+    }
+    let to = if exists {
+        beside(&args.file)
+    } else {
+        args.file.clone()
+    };
+    let copy = block_on(async {
+        let ledger = ledger_file::open_to_read(&path).await?;
+        if exists {
+            // What an earlier try left behind.
+            let _ = std::fs::remove_file(&to);
+        }
+        let unwritable =
+            |error| ledger_file::because(Failure::failed(format!("{shown} cannot be written")), error);
+        ledger.backup(&to).await.map_err(unwritable)
+    })?;
+    if exists {
+        std::fs::rename(&to, &args.file).map_err(|error| {
+            Failure::failed(format!("{shown} cannot be replaced by {}", to.display())).caused_by(error)
+        })?;
+    }
     printer.line(format_args!(
         "copied {} of {} to {shown}",
         count(copy.events, "event"),
@@ -83,6 +108,21 @@ pub(super) fn restore(args: &RestoreArgs, settings: &Settings, printer: Printer)
         return Err(Failure::usage(format!("{} exists", path.display()))
             .hint("pass --replace to lose what it has; `nara-mesh backup FILE` keeps it"));
     }
+    if settings.has_soul() {
+        let own = settings.local_nara()?;
+        let kept_by = block_on(keeper(&args.file))?;
+        if let Some(kept_by) = kept_by.filter(|name| name != own.name().as_str()) {
+            return Err(Failure::usage(format!(
+                "{} is a backup of {}, and the soul is the one of {}",
+                args.file.display(),
+                harmless(&kept_by),
+                own.name()
+            ))
+            .hint(
+                "pass the soul and the data folder of the nara that it belongs to (--soul-file, --data-dir)",
+            ));
+        }
+    }
     make_folder_of(&path)?;
     let copy = SqliteLedger::restore(&args.file, &path).map_err(|error| {
         Failure::failed(format!("{} cannot be restored", args.file.display())).caused_by(error)
@@ -102,11 +142,38 @@ pub(super) fn restore(args: &RestoreArgs, settings: &Settings, printer: Printer)
     Ok(Exit::Ok)
 }
 
+/// Whose ledger a file is: the nara that wrote down itself that it came. `None`: none did, or the file is no ledger that can be
+/// read, which is told when it is put in its place.
+async fn keeper(file: &Path) -> Outcome<Option<String>> {
+    let Ok(ledger) = SqliteLedger::open_to_read(file) else {
+        return Ok(None);
+    };
+    let greetings = EventFilter {
+        services: vec!["hey-there".to_owned()],
+        subjects: Vec::new(),
+    };
+    let mut after = 0;
+    loop {
+        let limit = ReadLimit::events(1000);
+        let Ok(page) = ledger.arrived_after(greetings.clone(), after, limit).await else {
+            return Ok(None);
+        };
+        let own = page.events.iter().find(|arrival| arrival.origin.is_none());
+        if let Some(own) = own {
+            return Ok(Some(own.event.emitter.clone()));
+        }
+        if page.is_newest {
+            return Ok(None);
+        }
+        after = page.end;
+    }
+}
+
 /// Reads the whole ledger of this nara, and says whether it is sound and what it holds.
 pub(super) fn check(settings: &Settings, printer: Printer) -> Outcome {
     let path = ledger_of(settings)?;
     let check = block_on(async {
-        let ledger = SqliteLedger::open_to_read(&path).map_err(|error| unusable(&path, error))?;
+        let ledger = ledger_file::open_to_read(&path).await?;
         ledger.check().await.map_err(failed)
     })?;
     let mut table = table(["WHAT", "EVENTS", "BYTES"]);
@@ -119,7 +186,10 @@ pub(super) fn check(settings: &Settings, printer: Printer) -> Outcome {
         row(format!("service {}", harmless(service)), *size);
     }
     for (teller, size) in &check.tellers {
-        row(format!("told by {}", harmless(teller)), *size);
+        match teller.as_str() {
+            "" => row("told by this nara".to_owned(), *size),
+            teller => row(format!("told by {}", harmless(teller)), *size),
+        }
     }
     printer.line(render(&table))?;
     for damage in &check.damage {
@@ -156,11 +226,13 @@ pub(super) fn check(settings: &Settings, printer: Printer) -> Outcome {
     )
 }
 
-fn ledger_of(settings: &Settings) -> Outcome<std::path::PathBuf> {
-    Ok(settings.running_folder()?.join("ledger.db"))
+/// The name of a new file, before it replaces the one that is there.
+fn beside(file: &Path) -> PathBuf {
+    let mut name = file.as_os_str().to_owned();
+    name.push(".replacing");
+    name.into()
 }
 
-fn unusable(path: &std::path::Path, error: LedgerError) -> Failure {
-    let failure = Failure::failed(format!("the ledger {} cannot be opened", path.display()));
-    ledger_file::because(failure, error)
+fn ledger_of(settings: &Settings) -> Outcome<PathBuf> {
+    Ok(settings.running_folder()?.join("ledger.db"))
 }

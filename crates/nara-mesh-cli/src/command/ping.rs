@@ -74,6 +74,8 @@ struct PingedPeer {
     path: Option<String>,
     host_name: Option<String>,
     error: Option<String>,
+    /// Why no key of it holds, if none does: `retired` or `two-successors`.
+    keyless: Option<String>,
 }
 
 /// Round trips, in microseconds; `null` without an answer.
@@ -91,7 +93,7 @@ async fn through(nara: &LocalClient, args: &PingArgs) -> Outcome<Vec<PeerResult>
     let peers = running::peers(nara, chosen, "ping").await?;
     let calls = peers
         .iter()
-        .map(|peer| ping_label(Pinger::Running(nara), peer, args.count, args.interval));
+        .map(|peer| ping_label(Pinger::Insisting(nara), peer, args.count, args.interval));
     stream::iter(calls)
         .buffered(MeshClient::FAN_OUT)
         .try_collect()
@@ -199,6 +201,8 @@ pub(super) enum Pinger<'a> {
     },
     /// A nara that runs.
     Running(&'a LocalClient),
+    /// A nara that runs, and calls also who did not answer the last calls.
+    Insisting(&'a LocalClient),
 }
 
 impl Pinger<'_> {
@@ -211,7 +215,7 @@ impl Pinger<'_> {
                     Err(error) => return Ok(Err(error.into())),
                 };
                 let known = handle.known().map(|peer| peer.info());
-                let mut pong = Pong::of(label, &report, known.as_ref());
+                let mut pong = Pong::of(label, &report, known.as_ref()).stated(client.registry());
                 // It may refuse, if it does not know us; then what is unsigned has to do.
                 let is_open = !pong.clock_proven && pong.key_matches == Some(true);
                 if prove_clocks
@@ -223,7 +227,10 @@ impl Pinger<'_> {
                 }
                 Ok(Ok(pong))
             }
-            Self::Running(nara) => match nara.ping(label, is_last).await {
+            Self::Running(nara) | Self::Insisting(nara) => match nara
+                .ping(label, is_last, matches!(self, Self::Insisting(_)))
+                .await
+            {
                 Ok(pong) => Ok(Ok(pong)),
                 Err(CallError::Problem(problem)) => Ok(Err(*problem)),
                 Err(error) => Err(error.into()),
@@ -241,7 +248,7 @@ pub(super) async fn ping_peer(
 ) -> Outcome<PeerResult> {
     let label = match pinger {
         Pinger::Direct { client, .. } => client.peer(peer).known().map(|peer| peer.info().label()),
-        Pinger::Running(_) => None,
+        Pinger::Running(_) | Pinger::Insisting(_) => None,
     };
     ping_as(
         pinger,
@@ -332,6 +339,11 @@ impl PeerResult {
         }
     }
 
+    /// Why no key of the peer holds, if none does.
+    fn keyless(&self) -> Option<&str> {
+        self.last.as_ref()?.keyless.as_deref()
+    }
+
     /// The key id of the key that the peer told.
     pub(super) fn told_key(&self) -> Option<&str> {
         self.last.as_ref()?.key_id.as_deref()
@@ -349,6 +361,7 @@ impl PeerResult {
 
     fn status(&self) -> String {
         match &self.error {
+            None if self.keyless().is_some() => self.keyless().unwrap_or_default().replace('-', " "),
             None if self.key_differs() => "another key".to_owned(),
             None => "ok".to_owned(),
             Some(problem) => problem.title.clone(),
@@ -379,6 +392,7 @@ impl PeerResult {
             path: self.way.as_ref().map(|way| way.path.clone()),
             host_name: self.way.as_ref().and_then(|way| way.host_name.clone()),
             error: self.error.as_ref().map(ToString::to_string),
+            keyless: self.keyless().map(str::to_owned),
         }
     }
 }
@@ -434,7 +448,19 @@ fn print(results: &[PeerResult], printer: Printer) -> Outcome<()> {
             }
         }
         warn_of_clock(&result.label, result.clock, printer);
-        if let Some(conflict) = &result.conflict {
+        if let Some(why) = result.keyless() {
+            let label = harmless(&result.label);
+            printer.warn(match why {
+                "retired" => format!(
+                    "{label} stated that it retires: nothing signed with its keys counts, and no key has to be trusted for it; if its \
+                     operator says that it did not, it needs a new soul"
+                ),
+                _ => format!(
+                    "two statements name two successors of the key of {label}: no key of it holds until you decide; ask its \
+                     operator which key is right"
+                ),
+            });
+        } else if let Some(conflict) = &result.conflict {
             match remedy::of_told(conflict) {
                 Some(remedy) => printer.warn(format_args!("{}: {remedy}", conflict.text)),
                 None => printer.warn(&conflict.text),

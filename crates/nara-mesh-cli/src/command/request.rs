@@ -1,6 +1,7 @@
 //! `request`: one request of any kind to a peer, signed, and its verified answer.
 
 mod proof;
+mod stream;
 
 use std::collections::BTreeMap;
 
@@ -10,9 +11,11 @@ use std::io::{self, Read as _};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use http::response::Parts;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use nara_local_api::client::CallError;
 use nara_mesh::Coverage;
-use nara_mesh::client::{BodyProof, Verification};
+use nara_mesh::client::{BodyProof, ClientErrorKind, Verification};
 use nara_proto::trace_context::{InvalidTraceParent, TRACEPARENT, TRACESTATE, TraceParent};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -22,19 +25,30 @@ use crate::connect::{self, block_on};
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::output;
-use crate::printer::Printer;
+use crate::printer::{Printer, harmless};
 use crate::running;
 use crate::settings::Settings;
 
-/// The most bytes of a body that is read from a file.
-const MOST: u64 = 64 << 20;
+/// The most bytes of a body that is sent as a whole: what naras hold in memory of one.
+const MOST: usize = 16 << 20;
 
 pub(super) fn run(args: &RequestArgs, settings: &Settings, printer: Printer) -> Outcome {
-    let (request, trace) = build(args)?;
+    if args.stream {
+        return stream::run(args, settings, printer);
+    }
+    let body = args.data.as_deref().map(data).transpose()?.unwrap_or_default();
+    let (request, trace) = build(args, Bytes::from(body))?;
     let (answer, verification) = match running::find(&args.running, settings)? {
         Some(nara) => {
             let peer = args.peer.to_string();
-            let mut answer = block_on(async { Ok(nara.request_peer(&peer, request).await?) })?;
+            let mut answer = block_on(async {
+                nara.request_peer(&peer, request).await.map_err(|error| {
+                    let kind = ClientErrorKind::TooLarge.as_str();
+                    let is_too_large =
+                        matches!(&error, CallError::Problem(problem) if problem.name() == kind);
+                    advised(is_too_large, error)
+                })
+            })?;
             let verification = proof::told(answer.headers_mut());
             (answer, verification)
         }
@@ -42,12 +56,28 @@ pub(super) fn run(args: &RequestArgs, settings: &Settings, printer: Printer) -> 
             let client = connect::client(settings.local_nara()?, settings)?;
             let request = request.map(http_body_util::Full::new);
             let answer = connect::block_on_keeping(&client, settings, async {
-                Ok(client.request(&args.peer, request).await?)
+                client
+                    .request(&args.peer, request)
+                    .await
+                    .map_err(|error| advised(error.kind() == ClientErrorKind::TooLarge, error))
             });
             answer?.into_parts()
         }
     };
     show(args, answer, &verification, trace, printer)
+}
+
+/// What to do about a body that is too large to be held in memory.
+const ADVICE: &str = "pass --stream to send and print bodies of any size";
+
+/// The failure for a peer whose answer is too large to be held in memory, or for what else went wrong.
+fn advised(is_too_large: bool, failure: impl Into<Failure>) -> Failure {
+    let failure = failure.into();
+    if is_too_large {
+        failure.hint(ADVICE)
+    } else {
+        failure
+    }
 }
 
 fn show(
@@ -58,6 +88,41 @@ fn show(
     printer: Printer,
 ) -> Outcome {
     let (head, body) = answer.into_parts();
+    show_head(args, &head, verification, trace, printer)?;
+    if printer.is_json() {
+        let mut headers: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for (name, value) in &head.headers {
+            let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
+            headers.entry(name.to_string()).or_default().push(value);
+        }
+        let text = std::str::from_utf8(&body).ok();
+        printer.json(Printed {
+            peer: args.peer.to_string(),
+            status: head.status.as_u16(),
+            headers,
+            body: text.map(str::to_owned),
+            body_base64: text.is_none().then(|| STANDARD.encode(&body)),
+            verification: proven(verification),
+            traceparent: trace.to_string(),
+        })?;
+    } else {
+        write_out(&body)?;
+    }
+    Ok(exit_of(head.status))
+}
+
+fn write_out(bytes: &[u8]) -> Outcome<()> {
+    output::stdout_bytes(bytes).map_err(|error| Failure::failed("stdout cannot be written").caused_by(error))
+}
+
+/// Prints what was asked for before the body.
+fn show_head(
+    args: &RequestArgs,
+    head: &Parts,
+    verification: &Verification,
+    trace: TraceParent,
+    printer: Printer,
+) -> Outcome<()> {
     if args.include {
         printer.line(format_args!("HTTP/1.1 {}", head.status))?;
         for (name, value) in &head.headers {
@@ -81,27 +146,16 @@ fn show(
     } else if let Some(gap) = gap(verification) {
         printer.warn(gap);
     }
-    if printer.is_json() {
-        let mut headers: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for (name, value) in &head.headers {
-            let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
-            headers.entry(name.to_string()).or_default().push(value);
-        }
-        let text = std::str::from_utf8(&body).ok();
-        printer.json(Printed {
-            peer: args.peer.to_string(),
-            status: head.status.as_u16(),
-            headers,
-            body: text.map(str::to_owned),
-            body_base64: text.is_none().then(|| STANDARD.encode(&body)),
-            verification: proven(verification),
-            traceparent: trace.to_string(),
-        })?;
-    } else {
-        output::stdout_bytes(&body)
-            .map_err(|error| Failure::failed("stdout cannot be written").caused_by(error))?;
+    if head.status.is_redirection() && !args.include {
+        let to = head.headers.get(http::header::LOCATION);
+        let to = to.map(|to| format!(" to {}", harmless(&String::from_utf8_lossy(to.as_bytes()))));
+        printer.note(format_args!(
+            "the answer is {}{}; redirects are not followed",
+            head.status,
+            to.unwrap_or_default()
+        ));
     }
-    Ok(exit_of(head.status))
+    Ok(())
 }
 
 /// The exit code for a status.
@@ -114,8 +168,7 @@ fn exit_of(status: StatusCode) -> Exit {
 }
 
 /// The request, and the trace that it belongs to: the one of the header or of the environment, or a new one.
-fn build(args: &RequestArgs) -> Outcome<(Request<Bytes>, TraceParent)> {
-    let body = args.data.as_deref().map(data).transpose()?.unwrap_or_default();
+fn build<B>(args: &RequestArgs, body: B) -> Outcome<(Request<B>, TraceParent)> {
     let mut request = Request::builder()
         .method(args.method.clone())
         .uri(args.path.as_str());
@@ -129,7 +182,7 @@ fn build(args: &RequestArgs) -> Outcome<(Request<Bytes>, TraceParent)> {
         )));
     }
     let mut request = request
-        .body(body.into())
+        .body(body)
         .map_err(|error| Failure::usage(format!("the request is malformed: {error}")))?;
     let trace = trace_of(request.headers_mut())?;
     Ok((request, trace))
@@ -160,23 +213,30 @@ fn trace_of(headers: &mut HeaderMap) -> Outcome<TraceParent> {
     Ok(new)
 }
 
-/// The body that an argument names: the text itself, `@FILE`, or `-` for stdin.
+/// The body that an argument names: the text itself, `@FILE`, or `-` (as curl writes it, `@-`) for stdin.
 fn data(text: &str) -> Outcome<Vec<u8>> {
     let mut bytes = Vec::new();
-    let unreadable =
-        |error: io::Error| Failure::usage(format!("--data {text} cannot be read")).caused_by(error);
-    if text == "-" {
-        io::stdin()
-            .take(MOST)
-            .read_to_end(&mut bytes)
-            .map_err(unreadable)?;
-    } else if let Some(path) = text.strip_prefix('@') {
-        let file = File::open(path).map_err(unreadable)?;
-        file.take(MOST).read_to_end(&mut bytes).map_err(unreadable)?;
-    } else {
-        bytes.extend(text.as_bytes());
+    let most = MOST as u64 + 1;
+    let read = reader(text)?.take(most).read_to_end(&mut bytes);
+    read.map_err(|error| unreadable(text, error))?;
+    if bytes.len() > MOST {
+        let message = format!("the body is larger than {MOST} bytes, and a request is sent as a whole");
+        return Err(Failure::usage(message).hint(ADVICE));
     }
     Ok(bytes)
+}
+
+/// Reads the body that an argument names.
+fn reader(text: &str) -> Outcome<Box<dyn io::Read + Send>> {
+    Ok(match text.strip_prefix('@') {
+        _ if matches!(text, "-" | "@-") => Box::new(io::stdin()),
+        Some(path) => Box::new(File::open(path).map_err(|error| unreadable(text, error))?),
+        None => Box::new(io::Cursor::new(text.to_owned())),
+    })
+}
+
+fn unreadable(text: &str, error: io::Error) -> Failure {
+    Failure::usage(format!("--data {text} cannot be read")).caused_by(error)
 }
 
 /// What is not proven, if somebody should know.

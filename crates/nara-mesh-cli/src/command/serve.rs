@@ -11,7 +11,7 @@ use crate::settings::Settings;
 pub(super) fn run(args: &ServeArgs, settings: &Settings, printer: Printer) -> Outcome {
     let nara = settings.local_nara()?;
     block_on(async {
-        let mut serving = Serving::prepare(&args.serving, printer).await?;
+        let mut serving = Serving::prepare(&args.serving, settings, printer).await?;
         let Some(listen) = serving.wait_for(&args.listen).await? else {
             return Ok(Exit::Ok);
         };

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use nara_local_api::model::Check;
+use nara_local_api::model::{Check, ConflictList};
 use nara_local_api::server::{Inbox, Journeys};
 use nara_mesh::gossip::GossipConfig;
 use nara_mesh::nara::{NaraBuilder, NaraError};
@@ -48,6 +48,7 @@ use crate::network::OnNetwork;
 use crate::open_files;
 use crate::peer_events::{self, Told};
 use crate::printer::{Printer, harmless};
+use crate::running;
 use crate::service_manager;
 use crate::settings::Settings;
 
@@ -78,7 +79,7 @@ pub(super) struct Serving {
 
 impl Serving {
     /// Checks the arguments, and begins what must be there before the nara: metrics, signals and output.
-    pub(super) async fn prepare(args: &ServingArgs, printer: Printer) -> Outcome<Self> {
+    pub(super) async fn prepare(args: &ServingArgs, settings: &Settings, printer: Printer) -> Outcome<Self> {
         let signals = Signals::new()?;
         open_files::raise(args.limits.0.connections);
         let metrics = args.metrics()?;
@@ -88,7 +89,10 @@ impl Serving {
             .then(Exposition::start)
             .transpose()?;
         let metrics = match (metrics, &exposition) {
-            (Some(address), Some(exposition)) => Some(exposition.clone().serve(address).await?),
+            (Some(address), Some(exposition)) => {
+                let served = exposition.clone().serve(address).await;
+                Some(served.map_err(|failure| already_running(settings).unwrap_or(failure))?)
+            }
             _ => None,
         };
         let (feed, lines) = Feed::new();
@@ -246,6 +250,16 @@ impl Serving {
     }
 }
 
+/// Why an address is taken, if it is because this nara runs already.
+fn already_running(settings: &Settings) -> Option<Failure> {
+    let folder = settings.running_folder().ok()?;
+    running::on(&folder)?;
+    Some(
+        Failure::failed(format!("a nara runs on {} already", folder.display()))
+            .hint("end that one first; another nara needs a soul and a data folder of its own (--soul-file, --data-dir)"),
+    )
+}
+
 /// What the answers to questions need.
 #[derive(Clone, Copy)]
 struct Around<'a> {
@@ -300,7 +314,10 @@ impl Around<'_> {
                         let _ = answer.send(reload(nara, files, &work).await?);
                         self.reloaded.notify_one();
                     }
-                    Question::Doctor(answer) => answering.push(self.examine(answer)),
+                    Question::Doctor(answer) => {
+                        let open = api.as_deref().map(Api::conflicts).unwrap_or_default();
+                        answering.push(self.examine(open, answer));
+                    }
                 },
                 Some(answered) = answering.next(), if !answering.is_empty() => answered?,
             }
@@ -308,8 +325,8 @@ impl Around<'_> {
     }
 
     /// Examines the nara. Who asked may be gone.
-    async fn examine(self, answer: oneshot::Sender<Vec<Check>>) -> Outcome<()> {
-        let checks = doctor::running(self.nara, self.network, self.files.started).await?;
+    async fn examine(self, open: ConflictList, answer: oneshot::Sender<Vec<Check>>) -> Outcome<()> {
+        let checks = doctor::running(self.nara, self.network, self.files.started, &open).await?;
         let _ = answer.send(checks);
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! `id succeed`, `id retire`: a key that changes hands, or ends.
 
-use std::io::Read as _;
-use std::path::Path;
+use std::io::{ErrorKind, Read as _};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nara_mesh::client::MeshClient;
@@ -22,13 +22,14 @@ use crate::failure::{Failure, Outcome};
 use crate::keeping::make_folder_of;
 use crate::ledger_file;
 use crate::printer::{Printer, count, harmless};
+use crate::remedy;
 use crate::running;
-use crate::settings::Settings;
+use crate::settings::{Settings, SoulSource};
 
 pub(super) fn retire(args: &IdRetireArgs, settings: &Settings, printer: Printer) -> Outcome {
     let nara = settings.local_nara()?;
     let statement = Succession::retire(nara.name(), nara.keypair(), SystemClock.now_millis());
-    finish(&statement, args.paper, settings, printer)
+    finish(&statement, args.paper, None, settings, printer)
 }
 
 pub(super) fn succeed(args: &IdSucceedArgs, settings: &Settings, printer: Printer) -> Outcome {
@@ -48,7 +49,7 @@ pub(super) fn succeed(args: &IdSucceedArgs, settings: &Settings, printer: Printe
             return Err(Failure::usage("a nara that retires has no successor").hint("leave out --to"));
         }
     };
-    finish(&statement, args.paper, settings, printer)
+    finish(&statement, args.paper, args.to.as_deref(), settings, printer)
 }
 
 /// The statement that the soul in a file takes over from the one of the settings.
@@ -90,7 +91,14 @@ fn from_words(path: &Path) -> Outcome<Succession> {
     })
 }
 
-fn finish(statement: &Succession, paper: bool, settings: &Settings, printer: Printer) -> Outcome {
+/// `successor`: the file with the soul that takes over, if it was given.
+fn finish(
+    statement: &Succession,
+    paper: bool,
+    successor: Option<&Path>,
+    settings: &Settings,
+    printer: Printer,
+) -> Outcome {
     let name = harmless(statement.name().as_str());
     let old = KeyId::from(statement.old_key());
     let new = statement.new_key().map(KeyId::from);
@@ -115,25 +123,122 @@ fn finish(statement: &Succession, paper: bool, settings: &Settings, printer: Pri
         }
         printer.note(format_args!("These words state that {said}."));
         printer.note(
-            "Keep them on paper. To publish the statement, from any machine: `nara-mesh id succeed --from-words FILE`",
+            "Keep them on paper. To publish the statement, from any machine and with any soul that your peers know, such as the \
+             one that takes over: `nara-mesh id succeed --from-words FILE --soul-file SOUL`",
+        );
+        printer.note(
+            "Before you publish it, fetch what was left with peers (`stash get`): only the old soul can.",
         );
         printed.words = Some(words);
         printer.json(printed)?;
         return Ok(Exit::Ok);
     }
+    if !settings.has_soul() {
+        return Err(Failure::usage("a soul is needed to publish a statement: peers take it from naras that they know").hint(
+            "pass --soul-file FILE with the soul that takes over, or that of any nara that your peers know; the old soul is not \
+             needed",
+        ));
+    }
     let nara = settings.local_nara()?;
+    // Before anything is written to the folder of the new soul.
+    let shared = share_folder(statement, &nara, settings)?;
     printer.line(format_args!("published: {said}"))?;
     let published = publish(statement, &nara, settings, printer)?;
     printed.told = Some(published.told);
     printed.missed = Some(published.missed);
     printed.running = Some(published.running);
     if let Some(new) = statement.new_key().filter(|_| nara.name() == statement.name()) {
+        say_how_to_go_on(successor, &shared, settings, printer);
         printer.note(format_args!(
-            "Serve with the new soul from now on. Peers files need its key, and not the old id:\nkey = \"{new}\""
+            "Peers files need its key, and not the old id:\nkey = \"{new}\""
         ));
     }
     printer.json(printed)?;
     Ok(Exit::Ok)
+}
+
+/// The data folder that a new soul takes over.
+enum Shared {
+    /// It is given: the same command line finds it with the new soul.
+    Given(PathBuf),
+    /// The new soul finds the folder of the old one as its own.
+    Linked,
+    /// The new soul has a folder of its own; this is the one of the old soul.
+    Apart(PathBuf),
+    /// Nothing of the old soul is on this machine.
+    Nowhere,
+}
+
+/// Lets the new soul of a nara find what the old one has remembered: the default data folder has the name of the key, so the
+/// name of the new key becomes another name of the same folder.
+fn share_folder(statement: &Succession, nara: &LocalNara, settings: &Settings) -> Outcome<Shared> {
+    let Some(new) = statement.new_key().filter(|_| nara.name() == statement.name()) else {
+        return Ok(Shared::Nowhere);
+    };
+    let folder = settings.data_dir(nara)?;
+    let own = KeyId::from(&nara.public_key()).to_string();
+    let Some(above) = folder.parent().filter(|_| folder.ends_with(&own)) else {
+        return Ok(Shared::Given(folder));
+    };
+    let (old_name, new_name) = (
+        KeyId::from(statement.old_key()).to_string(),
+        KeyId::from(new).to_string(),
+    );
+    let (old, new) = (above.join(&old_name), above.join(new_name));
+    if own != old_name && !old.exists() {
+        return Ok(Shared::Nowhere);
+    }
+    std::fs::create_dir_all(&old).map_err(|error| {
+        Failure::failed(format!("the data folder {} cannot be created", old.display())).caused_by(error)
+    })?;
+    match std::os::unix::fs::symlink(&old_name, &new) {
+        Ok(()) => Ok(Shared::Linked),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            let same = old.canonicalize().ok().zip(new.canonicalize().ok());
+            Ok(match same {
+                Some((old, new)) if old == new => Shared::Linked,
+                _ => Shared::Apart(old),
+            })
+        }
+        Err(error) => Err(Failure::failed(format!(
+            "the data folder of the new soul, {}, cannot be made another name of the one of the old soul",
+            new.display()
+        ))
+        .caused_by(error)),
+    }
+}
+
+/// Says with which command the nara goes on, and what does not come along.
+fn say_how_to_go_on(soul: Option<&Path>, shared: &Shared, settings: &Settings, printer: Printer) {
+    let given = match settings.soul_source() {
+        Some(SoulSource::File(path)) => Some(path.as_path()),
+        _ => None,
+    };
+    let folder = match shared {
+        Shared::Given(folder) | Shared::Apart(folder) => Some(folder.as_path()),
+        Shared::Linked | Shared::Nowhere => None,
+    };
+    match soul.or(given) {
+        Some(soul) => printer.note(format_args!(
+            "Serve with the new soul from now on: {}",
+            remedy::serve(soul, folder)
+        )),
+        None => printer.note("Serve with the new soul from now on."),
+    }
+    match shared {
+        Shared::Given(_) | Shared::Linked => printer.note(
+            "Its data folder is the one of the old soul: memory, decisions, outbox and inbox stay.",
+        ),
+        Shared::Apart(_) => printer.note(
+            "The new soul has a data folder of its own already: without --data-dir, the memory, the decisions and the outbox \
+             of the old soul are not used.",
+        ),
+        Shared::Nowhere => {}
+    }
+    printer.note(
+        "What the old soul left with peers (`stash put`) is sealed with it, and they give it to nobody else: leave it with them \
+         again.",
+    );
 }
 
 /// A statement that a key is replaced or ends.
@@ -201,6 +306,12 @@ fn publish(
             printer.warn(format_args!("{} was not told: {error}", harmless(name.as_str())));
         }
         printer.note(format_args!("told {}", count(told.len(), "peer")));
+        if told.is_empty() && missed.is_empty() && running.is_none() {
+            printer.warn(
+                "no peer with an address is known here: pass the peers file (--peers), or start the nara, which shows the \
+                 statement with its requests",
+            );
+        }
         Ok(Published {
             told: told.iter().map(ToString::to_string).collect(),
             missed: missed.iter().map(|(name, _)| name.to_string()).collect(),

@@ -41,7 +41,7 @@ pub(super) fn run(args: &UpArgs, settings: &Settings, printer: Printer) -> Outco
         skip: args.on.skip.clone(),
     };
     block_on(async {
-        let mut serving = Serving::prepare(&args.serving, printer).await?;
+        let mut serving = Serving::prepare(&args.serving, settings, printer).await?;
         let joined = join.run(&nara, printer).await?;
         let outcome = async {
             let builder = joined.network(settings.builder(nara)?, serving.feed());

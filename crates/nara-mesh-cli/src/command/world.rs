@@ -173,18 +173,11 @@ async fn wait(nara: &LocalClient, id: &str) -> Outcome<Journey> {
             }
             outcome => outcome?,
         };
-        // A postcard that is stuck may have been passed on all the same: the answer may only have been late.
-        if matches!(journey.state, JourneyState::Home | JourneyState::TimedOut) || is_surely_stuck(&journey) {
+        if journey.state != JourneyState::UnderWay {
             return Ok(journey);
         }
         tokio::time::sleep(POLL).await;
     }
-}
-
-/// Whether nobody has the postcard any more who would pass it on.
-fn is_surely_stuck(journey: &Journey) -> bool {
-    let told = journey.told.as_deref();
-    told.is_some_and(|told| told.starts_with("journey stuck"))
 }
 
 /// Says what became of a postcard.
@@ -211,7 +204,18 @@ fn report(journey: &Journey, printer: Printer) -> Outcome {
     printer.line(format_args!(
         "postcard {id} did not come home; it was last seen {seen}{told}"
     ))?;
+    if journey.state == JourneyState::Stuck && !is_surely_stuck(journey) {
+        printer.note(
+            "It may come home all the same, if the peer only answered late: see `nara-mesh world list`",
+        );
+    }
     Ok(Exit::Partial)
+}
+
+/// Whether nobody has the postcard any more who would pass it on.
+fn is_surely_stuck(journey: &Journey) -> bool {
+    let told = journey.told.as_deref();
+    told.is_some_and(|told| told.starts_with("journey stuck"))
 }
 
 /// Where a postcard was.

@@ -66,7 +66,7 @@ fn programs_with_a_token_use_a_running_nara_on_loopback_until_it_is_revoked() {
     assert!(ask(address, "GET /v1/metrics", &read).starts_with("HTTP/1.1 401"));
     let twice = run(folder.path(), 2, &token(&["revoke", "prometheus"]));
     assert!(
-        text(&twice.stderr).contains("no token"),
+        text(&twice.stderr).contains("no token") && text(&twice.stderr).contains("`nara-mesh token list`"),
         "{}",
         text(&twice.stderr)
     );

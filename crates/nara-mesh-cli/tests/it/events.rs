@@ -140,7 +140,14 @@ fn a_ledger_is_backed_up_while_it_is_served_and_restored() {
     let alices = |expected, args: &[&str]| run_json(path, expected, &[args, &["--json"], &ALICE].concat());
     let copied = alices(0, &["backup", "alice.backup"]);
     assert_eq!(copied["events"], 1, "{copied}");
-    run(path, 1, &[&["backup", "alice.backup"][..], &ALICE].concat());
+    let exists = run(path, 1, &[&["backup", "alice.backup"][..], &ALICE].concat());
+    let exists = text(&exists.stderr);
+    assert!(
+        exists.contains("alice.backup exists") && exists.contains("--replace"),
+        "{exists}"
+    );
+    // Every night to the same name.
+    alices(0, &["backup", "alice.backup", "--replace"]);
     // A nara that runs keeps its ledger.
     run(
         path,
@@ -232,4 +239,32 @@ fn what_nobody_could_verify_is_shown_so_and_what_cannot_be_seen_is_escaped() {
             "{event}"
         );
     }
+}
+
+#[test]
+fn a_backup_is_not_put_in_the_place_of_another_nara() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    new_soul(path, "alice");
+    new_soul(path, "bob");
+    fs::write(path.join("known.toml"), "").unwrap();
+    let (serving, _) = Serving::start(path, "alice");
+    serving.kill();
+    run(path, 0, &[&["backup", "alice.backup"][..], &ALICE].concat());
+    let as_bob = ["--soul-file", "bob.soul", "--data-dir", "bob"];
+    let refused = run(path, 2, &[&["restore", "alice.backup"][..], &as_bob].concat());
+    let refused = text(&refused.stderr);
+    assert!(
+        refused.contains("is a backup of alice, and the soul is the one of bob"),
+        "{refused}"
+    );
+    assert!(!path.join("bob").exists());
+    // As alice it is, and what she told herself is told as that.
+    run(
+        path,
+        0,
+        &[&["restore", "alice.backup", "--replace"][..], &ALICE].concat(),
+    );
+    let checked = text(&run(path, 0, &[&["ledger", "check"][..], &ALICE].concat()).stdout);
+    assert!(checked.contains("told by this nara"), "{checked}");
 }

@@ -120,6 +120,36 @@ fn a_program_in_another_language_is_reached_through_its_nara() {
         shown.starts_with("HTTP/1.1 200 OK\n") && shown.contains("content-type: text/plain"),
         "{shown}"
     );
+    // A place on the server of the program is one below its prefix.
+    fs::create_dir(path.join("www/sub")).unwrap();
+    let moved = run(
+        path,
+        0,
+        &[&["request", "alice", "GET", "/notes/sub"][..], &AS_BOB].concat(),
+    );
+    let moved = text(&moved.stderr);
+    assert!(
+        moved.contains("301") && moved.contains(" to /notes/sub/"),
+        "{moved}"
+    );
+    // Of any size, if asked to.
+    let large: Vec<u8> = (0..18_u32 << 20).map(|at| (at % 251) as u8).collect();
+    fs::write(path.join("www/large.bin"), &large).unwrap();
+    let get = |expected, more: &[&str]| {
+        let args = ["request", "alice", "GET", "/notes/large.bin"];
+        run(path, expected, &[&args[..], more, &AS_BOB].concat())
+    };
+    let refused = text(&get(1, &[]).stderr);
+    assert!(refused.contains("pass --stream"), "{refused}");
+    assert!(get(0, &["--stream"]).stdout == large);
+    let data = format!("@{}", path.join("www/large.bin").display());
+    let post = ["request", "alice", "POST", "/notes/x", "--data", &data];
+    let refused = run(path, 2, &[&post[..], &AS_BOB].concat());
+    assert!(
+        text(&refused.stderr).contains("pass --stream"),
+        "{}",
+        text(&refused.stderr)
+    );
     // A status is an answer, and the exit code says what kind.
     assert_eq!(request_json(path, 1, &["GET", "/notes/missing"])["status"], 404);
     assert_eq!(
@@ -318,4 +348,54 @@ fn a_request_belongs_to_the_trace_of_its_caller_or_to_a_new_one() {
 
     let nonsense = ["GET", "/made/x", "--header", "traceparent: 00-nonsense"];
     request(path, 2, &nonsense);
+}
+
+#[test]
+fn bodies_of_any_size_go_through_a_running_nara_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    // A program that gives back what it got.
+    let backend = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let head = read_head(&mut stream);
+        assert!(
+            head.contains(&"transfer-encoding: chunked".to_owned()),
+            "{head:?}"
+        );
+        let mut got = stream.try_clone().unwrap();
+        let begin = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n";
+        stream.write_all(begin).unwrap();
+        let mut window = Vec::new();
+        let mut piece = vec![0; 64 << 10];
+        // The chunks of the request are those of the answer.
+        while !window.ends_with(b"\r\n0\r\n\r\n") {
+            let length = got.read(&mut piece).unwrap();
+            if length == 0 {
+                return;
+            }
+            stream.write_all(&piece[..length]).unwrap();
+            window.extend(&piece[..length]);
+            let old = window.len().saturating_sub(7);
+            window.drain(..old);
+        }
+    });
+    let _alice = scene(path, &["--expose", &format!("/echo=http://{address}")]);
+    fs::copy(path.join("peers.toml"), path.join("known.toml")).unwrap();
+    let (_bob, _) = Serving::start(path, "bob");
+    let large: Vec<u8> = (0..18_u32 << 20).map(|at| (at % 251) as u8).collect();
+    fs::write(path.join("large.bin"), &large).unwrap();
+    let args = [
+        "request",
+        "alice",
+        "POST",
+        "/echo/x",
+        "--data",
+        "@large.bin",
+        "--stream",
+    ];
+    let answer = run(path, 0, &[&args[..], &AS_BOB[..4]].concat());
+    assert!(answer.stdout == large, "{}", text(&answer.stderr));
+    backend.join().unwrap();
 }

@@ -2,23 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use crate::{new_soul, run, text};
 
 /// Runs the program where no file may grow: each write fails as on a full disk. Returns what it says.
 fn full(folder: &Path, args: &[&str]) -> String {
-    let output = Command::new("sh")
-        .env_clear()
-        .env("HOME", folder)
-        .current_dir(folder)
-        .args(["-c", "trap '' XFSZ; ulimit -f 0; exec \"$@\"", "sh"])
-        .arg(env!("CARGO_BIN_EXE_nara-mesh"))
-        .args(args)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
+    let output = limited(folder, args);
     let said = text(&output.stderr);
     assert_ne!(output.status.code(), Some(0), "{args:?}\n{said}");
     // It fails by itself, and says why.
@@ -27,6 +19,25 @@ fn full(folder: &Path, args: &[&str]) -> String {
         "{args:?}\n{said}"
     );
     said
+}
+
+/// The program where no file may grow.
+fn limited(folder: &Path, args: &[&str]) -> Output {
+    let script = "trap '' XFSZ; ulimit -f 0; exec \"$@\"";
+    shell(folder, script, args).output().unwrap()
+}
+
+fn shell(folder: &Path, script: &str, args: &[&str]) -> Command {
+    let mut command = Command::new("sh");
+    command
+        .env_clear()
+        .env("HOME", folder)
+        .current_dir(folder)
+        .args(["-c", script, "sh"])
+        .arg(env!("CARGO_BIN_EXE_nara-mesh"))
+        .args(args)
+        .stdin(Stdio::null());
+    command
 }
 
 /// All files with content, and what they contain.
@@ -110,4 +121,81 @@ fn a_nara_that_cannot_write_its_ledger_does_not_start_and_starts_once_it_can() {
     fs::write(path.join("known.toml"), "").unwrap();
     let (serving, _) = crate::serve::Serving::start(path, "alice");
     serving.kill();
+}
+
+#[test]
+fn the_memory_of_a_nara_is_read_where_nothing_can_be_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    new_soul(path, "alice");
+    fs::write(path.join("known.toml"), "").unwrap();
+    let (serving, _) = crate::serve::Serving::start(path, "alice");
+    serving.end();
+    let by_alice = ["--soul-file", "alice.soul", "--data-dir", "alice"];
+    let events = [&["events"][..], &by_alice].concat();
+    let shown = text(&run(path, 0, &events).stdout);
+    assert!(shown.contains("hey-there"), "{shown}");
+    let output = limited(path, &events);
+    assert_eq!(text(&output.stdout), shown, "{}", text(&output.stderr));
+}
+
+#[test]
+fn doctor_says_that_a_running_nara_has_no_room() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    new_soul(path, "alice");
+    let serve = [
+        "serve",
+        "--json",
+        "--listen",
+        "127.0.0.1:0",
+        "--soul-file",
+        "alice.soul",
+        "--data-dir",
+        "alice",
+    ];
+    let mut serving = shell(path, "trap '' XFSZ; exec \"$@\"", &serve)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    let mut lines = BufReader::new(serving.stdout.take().unwrap());
+    lines.read_line(&mut line).unwrap();
+    assert!(line.contains("listening"), "{line}");
+    let doctor = [
+        "doctor",
+        "--data-dir",
+        "alice",
+        "--soul-file",
+        "alice.soul",
+        "--json",
+    ];
+    let row = |expected: &str| {
+        let output = crate::nara_mesh(path).args(doctor).output().unwrap();
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let checks = report["checks"].as_array().unwrap();
+        let row = checks.iter().find(|check| check["what"] == "ledger").unwrap();
+        assert_eq!(row["result"], expected, "{row}");
+        row.to_string()
+    };
+    row("ok");
+    let pid = serving.id().to_string();
+    let limit = |size: &str| {
+        let limits = Command::new("prlimit")
+            .args(["--pid", &pid, size])
+            .status()
+            .unwrap();
+        assert!(limits.success());
+    };
+    limit("--fsize=0:");
+    let told = row("failed");
+    assert!(
+        told.contains("nothing more can be stored") && told.contains("make room"),
+        "{told}"
+    );
+    limit("--fsize=unlimited:");
+    row("ok");
+    let _ = serving.kill();
+    let _ = serving.wait();
 }

@@ -22,7 +22,7 @@ fn recommended() -> BTreeSet<String> {
         }
     }
     let mut sources = String::new();
-    for of in ["nara-mesh-cli", "nara-mesh", "nara-tailnet"] {
+    for of in ["nara-mesh-cli", "nara-local-api", "nara-mesh", "nara-tailnet"] {
         let crates = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         collect(&crates.join(of).join("src"), &mut sources);
     }
@@ -46,6 +46,8 @@ fn typed(command: &str, bobs_key: &str) -> Vec<String> {
             ("FILE", Some("id")) if words.iter().any(|word| word == "--to") => "successor.soul",
             ("FILE", _) => "fresh.soul",
             ("ADDRESS", _) => "127.0.0.1:0",
+            // Any soul that peers know.
+            ("SOUL", _) => "alice.soul",
             ("NAME" | "{}" | "{name}", Some("id")) => "carol",
             (word, _) if word == "NAME" || word.starts_with('{') => "bob",
             (word, _) => word,

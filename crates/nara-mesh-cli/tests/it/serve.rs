@@ -290,3 +290,26 @@ fn a_nara_listens_on_a_network_interface_that_is_named() {
     run(path, 0, &["ping", address]);
     alice.kill();
 }
+
+#[test]
+fn a_nara_that_runs_already_is_named_and_not_the_address_of_its_metrics() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    new_soul(path, "alice");
+    fs::write(path.join("known.toml"), "").unwrap();
+    let (_alice, listening) = Serving::start_with(path, "alice", &["--metrics", "127.0.0.1:0"]);
+    let metrics = listening["metrics"].as_str().unwrap();
+    let args = [
+        "serve",
+        "--soul-file",
+        "alice.soul",
+        "--data-dir",
+        "alice",
+        "--listen",
+        "127.0.0.1:0",
+        "--metrics",
+        metrics,
+    ];
+    let second = text(&run(path, 1, &args).stderr);
+    assert!(second.contains("a nara runs on alice already"), "{second}");
+}

@@ -136,6 +136,11 @@ fn an_unknown_key_of_the_configuration_is_named_with_its_line() {
         stderr.contains("config.toml: line 2: ") && stderr.contains("colour"),
         "{stderr}"
     );
+    assert!(stderr.contains("did you mean `color`?"), "{stderr}");
+    fs::write(folder.path().join("config.toml"), "qqqq = 1\n").unwrap();
+    let output = run(folder.path(), 2, &["ping", "a", "--config", "config.toml"]);
+    let stderr = text(&output.stderr);
+    assert!(stderr.contains("hint: the keys are name, "), "{stderr}");
 }
 
 #[test]

@@ -247,3 +247,35 @@ fn a_postcard_that_is_stuck_says_where_it_was_last_seen() {
     assert_eq!(listed["postcards"][0]["state"], "stuck");
     drop(bob);
 }
+
+#[test]
+fn a_postcard_that_could_not_be_passed_on_is_not_waited_for() {
+    let mut scene = Scene::new(&["alice", "bob", "carol"], &[]);
+    scene.stop("carol");
+    scene.stop("alice");
+    // Bob knows nobody but carol, who is gone.
+    let carol = fs::read_to_string(scene.path().join("carol.stanza")).unwrap();
+    let alice = fs::read_to_string(scene.path().join("alice.stanza")).unwrap();
+    let nowhere = alice.lines().filter(|line| !line.starts_with("address"));
+    let nowhere: String = nowhere.map(|line| format!("{line}\n")).collect();
+    scene.stop("bob");
+    fs::remove_dir_all(scene.path().join("bob")).unwrap();
+    let known = scene.path().join("known.toml");
+    fs::write(&known, nowhere + &carol).unwrap();
+    let (_bob, listening) = Serving::start_with(scene.path(), "bob", &["--listen", "0.0.0.0:0"]);
+    let address: std::net::SocketAddr = listening["address"].as_str().unwrap().parse().unwrap();
+    let stanza = listening["stanza"].as_str().unwrap();
+    fs::write(
+        &known,
+        format!("{stanza}\naddress = \"127.0.0.1:{}\"\n", address.port()),
+    )
+    .unwrap();
+    let (_alice, _) = Serving::start(scene.path(), "alice");
+    let send = ["world", "send", "--message", "hello", "--to", "bob", "--wait"];
+    let sent = run(scene.path(), 5, &as_nara("alice", &send));
+    let stdout = text(&sent.stdout);
+    assert!(
+        stdout.contains("did not come home; it was last seen at bob"),
+        "{stdout}"
+    );
+}

@@ -139,6 +139,24 @@ fn a_statement_on_paper_is_published_without_the_old_machine() {
     let words: Vec<&str> = paper.split_whitespace().collect();
     assert_eq!(words.len() % 24, 0, "{paper}");
     assert!(!place.path().join("old").exists(), "nothing is published");
+    fs::write(place.path().join("words.txt"), &paper).unwrap();
+    let without = run(
+        place.path(),
+        2,
+        &[
+            "id",
+            "succeed",
+            "--from-words",
+            "words.txt",
+            "--peers",
+            "peers.toml",
+        ],
+    );
+    let without = text(&without.stderr);
+    assert!(
+        without.contains("pass --soul-file FILE with the soul that takes over"),
+        "{without}"
+    );
     place.greets(0, "old");
     fs::remove_file(place.path().join("old.soul")).unwrap();
 
@@ -216,6 +234,18 @@ fn who_retires_is_refused() {
     assert_eq!(told(&mut bob)["effect"], "retired");
     let refused = place.greets(4, "old");
     assert!(refused.contains("stated that it retires"), "{refused}");
+    let listed = [
+        "peers",
+        "list",
+        "--offline",
+        "--json",
+        "--data-dir",
+        "bob",
+        "--soul-file",
+        "bob.soul",
+    ];
+    let listed = run_json(place.path(), 0, &listed);
+    assert_eq!(listed["peers"][0]["keyless"], "retired", "{listed}");
     bob.kill();
     let _bob = place.serve_bob(&[]);
     place.greets(4, "old");
@@ -381,4 +411,31 @@ fn an_operator_is_told_that_a_statement_replaces_the_key_of_the_running_nara() {
     alice.kill();
     let (mut alice, _) = Serving::start_with(path, "alice", &[]);
     next(&mut alice, "own_key_replaced");
+}
+
+#[test]
+fn a_new_soul_goes_on_with_what_the_old_one_has_remembered() {
+    let place = Place::new();
+    let path = place.path();
+    let as_alice = |expected, soul: &str, args: &[&str]| {
+        let soul_file = format!("{soul}.soul");
+        let by = ["--soul-file", &soul_file, "--peers", "peers.toml"];
+        let output = nara_mesh(path)
+            .env("HOME", path)
+            .args([args, &by].concat())
+            .output()
+            .unwrap();
+        let said = text(&output.stdout) + &text(&output.stderr);
+        assert_eq!(output.status.code(), Some(expected), "{said}");
+        said
+    };
+    let _bob = place.serve_bob(&["--trust", "pinned"]);
+    // Both in their default folders.
+    as_alice(0, "old", &["peers", "untrust", "carol"]);
+    let said = as_alice(0, "old", &["id", "succeed", "--to", "new.soul"]);
+    assert!(said.contains("nara-mesh serve --soul-file new.soul\n"), "{said}");
+    assert!(said.contains("stash put"), "{said}");
+    let listed = as_alice(0, "new", &["peers", "list", "--offline"]);
+    assert!(listed.contains("untrusted"), "{listed}");
+    as_alice(0, "new", &["dm", "bob", "hello"]);
 }

@@ -346,3 +346,89 @@ fn a_ban_of_a_nara_whose_key_is_not_known_can_be_lifted_and_an_id_of_nobody_bans
         "{all}"
     );
 }
+
+#[test]
+fn what_a_running_nara_found_wrong_is_what_doctor_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let alices = new_soul(path, "alice");
+    new_soul(path, "bob");
+    fs::rename(path.join("bob.soul"), path.join("old.soul")).unwrap();
+    let new = new_soul(path, "bob");
+    fs::rename(path.join("bob.soul"), path.join("new.soul")).unwrap();
+    let known = format!("[[peer]]\nname = \"alice\"\nkey = {}\n", alices["public_key"]);
+    fs::write(path.join("known.toml"), &known).unwrap();
+    let (old, stanza) = serve_bob(path, "old");
+    let address = stanza.lines().find(|line| line.starts_with("address")).unwrap();
+    fs::write(path.join("known.toml"), without_key(&stanza)).unwrap();
+    let (mut serving, _) = Serving::start(path, "alice");
+    // By the nara that runs.
+    let by_alice = |expected, args: &[&str]| {
+        let output = run(path, expected, &[args, &ALICE[..4]].concat());
+        text(&output.stdout) + &text(&output.stderr)
+    };
+    by_alice(0, &["sync", "bob", "--mode", "recent"]);
+    old.kill();
+    // Another soul of bob at his address.
+    fs::write(path.join("known.toml"), known).unwrap();
+    let at = address.split('"').nth(1).unwrap();
+    let (_new, _) = Serving::start_with(path, "new", &["--listen", at]);
+    by_alice(4, &["ping", "bob"]);
+    until(&mut serving, "key_conflict");
+    let report: Value = serde_json::from_str(&by_alice(1, &["doctor", "--json"])).unwrap();
+    let checks = report["checks"].as_array().unwrap();
+    let check = checks
+        .iter()
+        .find(|check| check["what"] == "key conflicts")
+        .unwrap();
+    assert_eq!(check["result"], "failed", "{check}");
+    let command = format!("nara-mesh peers trust bob --key {} --replace", key_of(&new));
+    assert!(check["next"].as_str().unwrap().contains(&command), "{check}");
+    // Told once, though it still answers with that key.
+    assert_eq!(
+        check["found"].as_str().unwrap().matches("bob").count(),
+        1,
+        "{check}"
+    );
+    by_alice(0, &["peers", "trust", "bob", "--key", key_of(&new), "--replace"]);
+    let after = by_alice(0, &["doctor", "--json"]);
+    assert!(!after.contains(&command), "{after}");
+    // A decision lets her call him at once.
+    by_alice(0, &["ping", "bob"]);
+}
+
+#[test]
+fn a_key_that_is_not_known_is_named_with_the_command_that_trusts_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    new_soul(path, "alice");
+    let bob = new_soul(path, "bob");
+    fs::write(path.join("known.toml"), "").unwrap();
+    let (_serving, _) = serve_bob(path, "bob");
+    let told = alice(path, 4, &["sync", "bob", "--mode", "recent", "--trust", "closed"]);
+    let command = format!("nara-mesh peers trust bob --key {}", key_of(&bob));
+    assert!(told.contains(&command), "{told}");
+}
+
+#[test]
+fn a_ban_of_nobody_is_said_and_one_of_oneself_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    new_soul(path, "alice");
+    fs::write(path.join("known.toml"), "").unwrap();
+    fs::write(path.join("peers.toml"), "").unwrap();
+    for runs in [false, true] {
+        let _serving = runs.then(|| Serving::start(path, "alice"));
+        let name = if runs { "bbo" } else { "bob" };
+        let told = alice(path, 0, &["peers", "untrust", name]);
+        assert!(told.contains("is known; it is banned all the same"), "{told}");
+        assert!(
+            told.contains(&format!("`nara-mesh peers reset {name}`")),
+            "{told}"
+        );
+        let again = alice(path, 0, &["peers", "untrust", name]);
+        assert!(!again.contains("all the same"), "{again}");
+        let refused = alice(path, 2, &["peers", "untrust", "alice"]);
+        assert!(refused.contains("is this nara itself"), "{refused}");
+    }
+}

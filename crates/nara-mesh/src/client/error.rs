@@ -302,7 +302,10 @@ impl Problem {
                 Kind::Unauthenticated,
                 "check the address, the clocks and the pinned key",
             ),
-            Self::UnknownPeer => (Kind::UnknownPeer, "register it first"),
+            Self::UnknownPeer => (
+                Kind::UnknownPeer,
+                "make it known with its address, or name it by its address",
+            ),
             Self::Untrusted(_) => (Kind::Untrusted, "lift the ban to call it again"),
         };
         (kind, hint.into())

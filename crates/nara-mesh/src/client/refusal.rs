@@ -31,7 +31,9 @@ impl StatusAnswer {
             StatusCode::UNAUTHORIZED => {
                 "check that our clock is right and that the peer has our name and key"
             }
-            StatusCode::FORBIDDEN => "the peer does not allow it: its operator knows why, and can lift a ban",
+            StatusCode::FORBIDDEN => {
+                "the peer does not allow it, for the reason that it gives: its operator decides"
+            }
             status if status.is_redirection() => "redirects are not followed, check the address",
             status if status.is_server_error() => "the peer failed, try again later",
             _ => "change the request as the answer says",

@@ -25,7 +25,7 @@ use super::verified::{DiscoveredKey, Verification};
 use crate::identity::LocalNara;
 use crate::offload::offload;
 use crate::registry::{
-    KeyConflict, KeySource, KnownKey, Peer, PeerInfo, PeerProtocol, PeerRegistry, PinnedKey,
+    KeyConflict, KeyRefused, KeySource, KnownKey, Peer, PeerInfo, PeerProtocol, PeerRegistry, PinnedKey,
 };
 use crate::seldom::warn_seldom;
 use crate::tls::{KeyMismatch, SecureChannel};
@@ -271,9 +271,12 @@ impl AnswerVerifier {
         {
             if !self.registry.trust().asks_strangers() && self.known_key(route, &introduction.name).is_none()
             {
-                return Err(Problem::KeyNotPinned {
-                    responder: introduction.name,
-                });
+                return Err(Problem::KeyRefused(KeyRefused {
+                    name: introduction.name,
+                    offered: introduction.key,
+                    offered_by: KeySource::Ping(reply.head.address),
+                    reason: "this nara learns no new keys (trust policy `pinned` or `closed`)".into(),
+                }));
             }
             route.introduction = Some(introduction);
         }

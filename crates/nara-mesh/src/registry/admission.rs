@@ -37,6 +37,12 @@ impl PeerRegistry {
         self.change_breaker(peer, Breaker::sign_of_life);
     }
 
+    /// Somebody has a reason to call the peer now, such as an operator who asks for it: the next call is made, also if the last
+    /// ones failed.
+    pub fn give_a_chance(&self, peer: &Peer) {
+        self.change_breaker(peer, |breaker| breaker.give_a_chance(now()));
+    }
+
     /// The network says that the peer went offline: its breaker opens, without a call that waits for it.
     pub fn sign_of_death(&self, peer: &Peer) {
         let random = spread();

@@ -138,6 +138,8 @@ impl PeerRegistry {
         }
         self.decided(&peer);
         self.key_changed(&peer, old);
+        // Calls may have failed because of what was decided now.
+        self.give_a_chance(&peer);
         Ok(())
     }
 

@@ -150,7 +150,7 @@ impl PeerRegistry {
     }
 
     /// Why no key holds for a name, or which one does; `None`: nothing is stated about it.
-    pub(crate) fn key_state(&self, name: &str) -> Option<KeyState> {
+    pub fn key_state(&self, name: &str) -> Option<KeyState> {
         Some(self.successions().0.get(name)?.lineage.state())
     }
 

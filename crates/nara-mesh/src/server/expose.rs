@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::Request;
+use axum::extract::{NestedPath, Request};
 use axum::response::{IntoResponse as _, Response};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::{Authority, PathAndQuery, Scheme};
@@ -129,7 +129,9 @@ impl Backend {
     pub fn router(self, answer_timeout: Duration) -> Router {
         let proxy = Arc::new(Proxy::new(self, answer_timeout));
         Router::new().fallback(async move |sender: VerifiedSender, request: Request| {
-            Ok::<_, Infallible>(proxy.pass_on(&sender, request).await)
+            let prefix = request.extensions().get::<NestedPath>().cloned();
+            let prefix = prefix.as_ref().map_or("", NestedPath::as_str);
+            Ok::<_, Infallible>(proxy.pass_on(&sender, prefix, request).await)
         })
     }
 }
@@ -175,8 +177,9 @@ impl Proxy {
         }
     }
 
-    async fn pass_on(&self, sender: &VerifiedSender, request: Request) -> Response {
-        match self.try_pass_on(sender, request).await {
+    /// `prefix`: what stood before the path of the request.
+    async fn pass_on(&self, sender: &VerifiedSender, prefix: &str, request: Request) -> Response {
+        match self.try_pass_on(sender, prefix, request).await {
             Ok(response) => response,
             Err(failed) => {
                 let cause = std::error::Error::source(&failed).map(ToString::to_string);
@@ -186,7 +189,12 @@ impl Proxy {
         }
     }
 
-    async fn try_pass_on(&self, sender: &VerifiedSender, request: Request) -> Result<Response, Failed> {
+    async fn try_pass_on(
+        &self,
+        sender: &VerifiedSender,
+        prefix: &str,
+        request: Request,
+    ) -> Result<Response, Failed> {
         let (mut parts, body) = request.into_parts();
         if matches!(parts.method, Method::CONNECT | Method::TRACE) {
             return Err(Failed::Method(parts.method));
@@ -211,7 +219,36 @@ impl Proxy {
             false => Failed::Unreachable(error),
         })?;
         clean(answer.headers_mut());
+        self.relocate(answer.headers_mut(), prefix);
         Ok(answer.map(Body::new).into_response())
+    }
+
+    /// Turns the place to which the program refers on its own server, `/PATH` or a URL of its own address, into the path that
+    /// the peer has to ask for. What refers elsewhere stays as it is, and so does what is relative.
+    fn relocate(&self, headers: &mut HeaderMap, prefix: &str) {
+        for name in [header::LOCATION, header::CONTENT_LOCATION] {
+            let Some(told) = headers.get(&name).and_then(|value| value.to_str().ok()) else {
+                continue;
+            };
+            let own = format!("http://{}", self.authority());
+            let path = told.strip_prefix(&own).unwrap_or(told);
+            let is_path = path.starts_with('/') && !path.starts_with("//") || path.len() < told.len();
+            let below = path.strip_prefix(&self.backend.path);
+            let Some(below) = below.filter(|below| is_path && is_whole_segment(below)) else {
+                continue;
+            };
+            if let Ok(value) = HeaderValue::try_from(format!("{prefix}{below}")) {
+                headers.insert(name, value);
+            }
+        }
+    }
+
+    /// The authority with which the program is called.
+    fn authority(&self) -> String {
+        match &self.backend.place {
+            Place::Tcp(address) => address.to_string(),
+            Place::Unix(_) => "localhost".to_owned(),
+        }
     }
 
     /// The address at the backend of a path below the prefix.
@@ -222,16 +259,18 @@ impl Proxy {
         }
         let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
         let path = format!("{}{path}{query}", self.backend.path);
-        let authority = match &self.backend.place {
-            Place::Tcp(address) => address.to_string(),
-            Place::Unix(_) => "localhost".to_owned(),
-        };
+        let authority = self.authority();
         let mut target = http::uri::Parts::default();
         target.scheme = Some(Scheme::HTTP);
         target.authority = Authority::from_str(&authority).ok();
         target.path_and_query = PathAndQuery::from_str(&path).ok();
         Uri::from_parts(target).map_err(|_| Failed::Path)
     }
+}
+
+/// Whether what is left of a path begins with a new segment, or the path ends there.
+fn is_whole_segment(rest: &str) -> bool {
+    rest.is_empty() || rest.starts_with(['/', '?', '#'])
 }
 
 fn is_timeout(error: &hyper_util::client::legacy::Error) -> bool {
@@ -348,6 +387,35 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
     use tower::ServiceExt as _;
+
+    #[test]
+    fn a_place_on_the_server_of_the_program_is_one_below_its_prefix() {
+        let proxy = |backend: &str| Proxy::new(backend.parse().unwrap(), Backend::ANSWER_TIMEOUT);
+        let root = proxy("http://127.0.0.1:8000");
+        let below = proxy("http://127.0.0.1:8000/base");
+        for (proxy, told, expected) in [
+            (&root, "/sub/", "/notes/sub/"),
+            (&root, "/", "/notes/"),
+            (&root, "/a?next=/b#c", "/notes/a?next=/b#c"),
+            (&root, "http://127.0.0.1:8000/sub/", "/notes/sub/"),
+            (&root, "http://127.0.0.1:8000", "/notes"),
+            (&below, "/base/sub", "/notes/sub"),
+            (&below, "/base", "/notes"),
+            // What is elsewhere, or relative, stays.
+            (&below, "/basement", "/basement"),
+            (&below, "/other", "/other"),
+            (&root, "sub/", "sub/"),
+            (&root, "", ""),
+            (&root, "//evil.example/x", "//evil.example/x"),
+            (&root, "http://127.0.0.1:80001/x", "http://127.0.0.1:80001/x"),
+            (&root, "https://example.org/x", "https://example.org/x"),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::LOCATION, told.parse().unwrap());
+            proxy.relocate(&mut headers, "/notes");
+            assert_eq!(headers[header::LOCATION], expected, "{told}");
+        }
+    }
 
     fn from_alice(method: &str, body: Body) -> Request {
         let key = KeyPair::from_soul(&Soul::bond([1; 32], "x")).public_key();

@@ -90,7 +90,7 @@ pub(super) fn unknown(id: u64) -> Problem {
         ProblemClass::Usage,
         detail,
     );
-    problem.hint("GET /v1/outbox lists the messages")
+    problem.hint("`nara-mesh outbox list` lists the messages (GET /v1/outbox)")
 }
 
 impl From<OutboxError> for Problem {

@@ -75,6 +75,9 @@ pub(super) struct PingParams {
     /// Ask for the coordinates of the peer, and estimate the round trip by them.
     #[serde(default)]
     estimate: bool,
+    /// Call the peer also if it did not answer the last calls, and would not be called yet.
+    #[serde(default)]
+    insist: bool,
 }
 
 /// Measure the round trip to a peer
@@ -92,10 +95,15 @@ pub(super) async fn ping(
     Query(call): Query<CallParams>,
 ) -> Answer<Pong> {
     let handle = shared.peer(&peer, call.timeout())?;
+    if params.insist
+        && let Some(known) = handle.known()
+    {
+        shared.nara.registry().give_a_chance(&known);
+    }
     let report = handle.ping().await?;
     let info = handle.known().map(|peer| peer.info());
     let label = info.as_ref().map_or_else(|| peer.clone(), |info| info.label());
-    let mut pong = Pong::of(&label, &report, info.as_ref());
+    let mut pong = Pong::of(&label, &report, info.as_ref()).stated(shared.nara.registry());
     if let Some(conflict) = &pong.conflict {
         let now = shared.nara.client().clock().now_millis();
         shared.conflicts.note(conflict.clone(), now);
@@ -240,7 +248,9 @@ pub(super) async fn trust(
             KeyId::from(&configured)
         );
         let problem = Problem::new("key_configured", status, class, detail);
-        return Err(problem.hint("change its key in the peers file, and reload"));
+        return Err(
+            problem.hint("change its key in the peers file, and run `nara-mesh reload` (POST /v1/reload)")
+        );
     }
     let change = PeerChange::Trust {
         key: given.or(configured),
@@ -267,8 +277,12 @@ fn public_key(text: &str) -> Result<PublicKey, Problem> {
     responses((status = 200, body = Decision), (status = "default", body = Problem, content_type = "application/problem+json"))
 )]
 pub(super) async fn ban(State(shared): State<Arc<Shared>>, Path(peer): Path<String>) -> Answer<Decision> {
-    let at = shared.nara.client().clock().now_millis();
     let name = about(shared.nara.registry(), &peer)?;
+    if &name == shared.nara.name() {
+        let problem = Problem::invalid(format!("{name} is this nara itself, which cannot ban itself"));
+        return Err(problem.hint("name the peer to ban"));
+    }
+    let at = shared.nara.client().clock().now_millis();
     decide(&shared, name, PeerChange::Untrust { at }).await
 }
 
@@ -311,8 +325,15 @@ async fn decide(shared: &Shared, name: NaraName, change: PeerChange) -> Answer<D
                 "{} is pinned to key {pinned} ({})",
                 conflict.name, conflict.pinned.source
             );
-            let problem = Problem::new("key_conflict", status, class, detail);
-            problem.hint("if its owner confirms the new key, trust it with `replace`")
+            let told = Conflict::of(&conflict);
+            let hint = format!(
+                "if its owner confirms the new key, trust it with `replace` (`nara-mesh peers trust {} --key {} --replace`)",
+                told.name, told.offered_key_id
+            );
+            Problem {
+                conflict: Some(told),
+                ..Problem::new("key_conflict", status, class, detail).hint(hint)
+            }
         }
         error => Problem::invalid(&error).hint("give its public key or key id"),
     })?;

@@ -109,7 +109,7 @@ pub(super) async fn revoke_token(
         ProblemClass::Usage,
         detail,
     );
-    Err(problem.hint("GET /v1/tokens lists them"))
+    Err(problem.hint("`nara-mesh token list` lists them (GET /v1/tokens)"))
 }
 
 fn web(shared: &Shared) -> Result<&Web, Problem> {

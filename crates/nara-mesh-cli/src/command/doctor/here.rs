@@ -6,7 +6,7 @@ use std::time::Duration;
 use nara_local_api::model::ClockStep;
 use nara_mesh::clock::{Clock as _, SystemClock};
 use nara_mesh::identity::LocalNara;
-use nara_mesh::ledger::Ledger;
+use nara_mesh::ledger::{Ledger, LedgerError};
 use nara_mesh::registry::PeerEvent;
 use nara_proto::identity::KeyId;
 use nara_proto::time::UnixMillis;
@@ -91,10 +91,38 @@ pub(super) fn own_key(against: Option<&[PeerEvent]>, report: &mut Report) -> Out
 }
 
 /// The ledger of a nara that runs.
-pub(super) async fn running_ledger(ledger: &dyn Ledger, report: &mut Report) -> Outcome<()> {
-    report.add(match ledger.count().await {
-        Ok(events) => Check::ok("ledger", format!("in use, {}", count(events, "event")), LEDGER),
-        Err(error) => Check::ok("ledger", error.to_string(), LEDGER).failed("check the disk space"),
+pub(super) async fn running_ledger(
+    ledger: &dyn Ledger,
+    settings: &Settings,
+    report: &mut Report,
+) -> Outcome<()> {
+    let folder = settings.running_folder()?;
+    let shown = folder.display().to_string();
+    let events = match ledger.count().await {
+        Ok(events) => events,
+        Err(error) => {
+            let next = match error {
+                LedgerError::Corrupt { .. } | LedgerError::Damaged { .. } => {
+                    "end the nara, look at the damage with `nara-mesh ledger check`, and put a backup back with `nara-mesh \
+                     restore FILE --replace`"
+                }
+                _ => "check the disk of the data folder",
+            };
+            return report.add(Check::ok("ledger", error.to_string(), LEDGER).failed(next));
+        }
+    };
+    let found = format!("in use, {}", count(events, "event"));
+    let room = tokio::task::spawn_blocking(move || ledger_file::room_in(&folder)).await;
+    report.add(match room {
+        Ok(Err(error)) => Check::ok(
+            "ledger",
+            format!("{found}; but nothing more can be stored in {shown}: {error}"),
+            LEDGER,
+        )
+        .failed(format!(
+            "make room on the disk of {shown}, or make it writable: the nara stores again by itself, and what was stored is safe"
+        )),
+        _ => Check::ok("ledger", found, LEDGER),
     })
 }
 

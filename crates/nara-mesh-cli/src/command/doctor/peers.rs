@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use nara_local_api::model::ConflictList;
 use nara_mesh::client::{MeshClient, PeerRef};
 use nara_mesh::defaults;
 use nara_mesh::discovery::{Discovery, Found};
@@ -19,11 +20,15 @@ use crate::cli::DoctorArgs;
 use crate::command::ping::{PeerResult, Pinger, ping_peer, told_clock};
 use crate::failure::Outcome;
 use crate::found::describe;
-use crate::printer::count;
+use crate::printer::{count, harmless};
+use crate::remedy;
 use crate::settings::Settings;
 
 /// How far it may be off before requests are refused, less what a request may take.
 const OFFSET_FAILURE: Duration = Duration::from_secs(25);
+
+/// How many conflicts are shown.
+const CONFLICTS_SHOWN: usize = 5;
 
 pub(super) async fn all(
     client: Option<&MeshClient>,
@@ -47,14 +52,27 @@ pub(super) async fn all(
         }
         None => Vec::new(),
     };
-    known(client, args.port, &found, settings.has_soul(), report).await
+    let known_before = Known {
+        found: &found,
+        open: None,
+    };
+    known(client, args.port, known_before, settings.has_soul(), report).await
+}
+
+/// What is known of the keys of peers before they are asked.
+#[derive(Clone, Copy)]
+pub(super) struct Known<'a> {
+    /// What discovery found now.
+    pub(super) found: &'a [Found],
+    /// What a nara that runs found since its start.
+    pub(super) open: Option<&'a ConflictList>,
 }
 
 /// Whether the known naras answer, with which keys, and how far their clocks are from ours.
 pub(super) async fn known(
     client: &MeshClient,
     own_port: u16,
-    found: &[Found],
+    known: Known<'_>,
     prove_clocks: bool,
     report: &mut Report,
 ) -> Outcome<()> {
@@ -72,7 +90,7 @@ pub(super) async fn known(
         .await?;
     answering(&pings, report)?;
     ports(client, own_port, report).await?;
-    conflicts(found, &pings, report)?;
+    conflicts(known, &pings, report)?;
     clocks(&pings, report)
 }
 
@@ -186,9 +204,14 @@ fn is_ban(decision: OperatorDecision) -> bool {
     decision.verdict == Verdict::Untrusted
 }
 
-fn conflicts(found: &[Found], pings: &[PeerResult], report: &mut Report) -> Outcome<()> {
+fn conflicts(known: Known<'_>, pings: &[PeerResult], report: &mut Report) -> Outcome<()> {
     let why = "another key means an impersonator or a new soul";
-    let mut conflicts: Vec<String> = found
+    let open = known.open.map(|open| &*open.conflicts).unwrap_or_default();
+    let warnings = known.open.map(|open| &*open.warnings).unwrap_or_default();
+    let is_told = |label: &str| open.iter().any(|open| open.conflict.name == label);
+    let mut conflicts: Vec<String> = open.iter().map(|open| harmless(&open.conflict.text)).collect();
+    let discovered = known
+        .found
         .iter()
         .filter(|found| {
             matches!(
@@ -196,18 +219,31 @@ fn conflicts(found: &[Found], pings: &[PeerResult], report: &mut Report) -> Outc
                 Found::Refused { .. } | Found::Contested { .. } | Found::Namesake { .. }
             )
         })
-        .filter_map(|found| describe(found).map(|(text, _)| text))
-        .collect();
+        .filter_map(|found| describe(found).map(|(text, _)| text));
+    conflicts.extend(discovered);
     conflicts.extend(
         pings
             .iter()
-            .filter(|ping| ping.key_state() == "DIFFERS")
+            .filter(|ping| ping.key_state() == "DIFFERS" && !is_told(&ping.label))
             .map(|ping| format!("{} answers with another key than the pinned one", ping.label)),
     );
-    report.add(match conflicts.is_empty() {
-        true => Check::ok("key conflicts", "none", why),
-        false => Check::ok("key conflicts", conflicts.join("; "), why)
-            .failed("ask its operator which key is right before you change the pinned one"),
+    let next = "ask its operator which key is right before you change the pinned one";
+    let remedy = open.first().and_then(|open| remedy::of_told(&open.conflict));
+    let more: Vec<String> = warnings.iter().map(|warning| harmless(&warning.text)).collect();
+    let is_conflict = !conflicts.is_empty();
+    conflicts.extend(more);
+    let more = conflicts.len().saturating_sub(CONFLICTS_SHOWN);
+    conflicts.truncate(CONFLICTS_SHOWN);
+    if more > 0 {
+        conflicts.push(format!("and {more} more"));
+    }
+    let check = Check::ok("key conflicts", conflicts.join("; "), why);
+    report.add(if is_conflict {
+        check.failed(remedy.unwrap_or_else(|| next.to_owned()))
+    } else if conflicts.is_empty() {
+        Check::ok("key conflicts", "none", why)
+    } else {
+        check.warning(next)
     })
 }
 

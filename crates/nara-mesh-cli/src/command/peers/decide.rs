@@ -76,16 +76,45 @@ pub(super) fn trust(args: &PeersTrustArgs, settings: &Settings, printer: Printer
 
 pub(super) fn untrust(args: &PeersUntrustArgs, settings: &Settings, printer: Printer) -> Outcome {
     if let Some(nara) = elsewhere(&args.running, settings)? {
-        let decision = block_on(async { Ok(nara.ban(args.peer.as_str()).await?) })?;
-        return tell(&decision.peers, Some(&decision.running), said_banned, printer);
+        let (known, decision) =
+            block_on(async { Ok((nara.peers().await?, nara.ban(args.peer.as_str()).await?)) })?;
+        let done = tell(&decision.peers, Some(&decision.running), said_banned, printer);
+        let is_listed = |banned: &Record| known.iter().any(|peer| peer.name.as_ref() == Some(&banned.name));
+        say_if_unknown(&args.peer, decision.peers.iter().all(is_listed), printer);
+        return done;
     }
     let name = block_on(about(&args.peer, settings))?;
+    // A soul that cannot be read is no reason to wait with a ban.
+    if settings.has_soul() && settings.local_nara().is_ok_and(|nara| nara.name() == &name) {
+        return Err(
+            Failure::usage(format!("{name} is this nara itself, which cannot ban itself"))
+                .hint("name the peer to ban"),
+        );
+    }
     let at = SystemClock.now_millis();
-    let record = block_on(async {
+    let configured = settings.peers().unwrap_or_default();
+    let (is_known, record) = block_on(async {
         let ledger = open(settings).await?;
-        changed(&*ledger, name, PeerChange::Untrust { at }).await
+        let known = ledger.peers().await.map_err(ledger_file::failed)?;
+        let mut names = known.iter().map(|record| &record.name);
+        let is_known = names.any(|known| *known == name) || configured.iter().any(|peer| peer.name == name);
+        let record = changed(&*ledger, name.clone(), PeerChange::Untrust { at }).await?;
+        Ok((is_known, record))
     })?;
-    finish(&[record], settings, said_banned, printer)
+    let done = finish(&[record], settings, said_banned, printer);
+    say_if_unknown(&name, is_known, printer);
+    done
+}
+
+/// A ban may come before its nara; more often the name is misspelt.
+fn say_if_unknown(name: &NaraName, is_known: bool, printer: Printer) {
+    if !is_known {
+        printer.warn(format_args!(
+            "no peer of the name {} is known; it is banned all the same. If you meant another one, take the ban back with `{}`",
+            harmless(name.as_str()),
+            remedy::forget(name)
+        ));
+    }
 }
 
 pub(super) fn reset(args: &PeersResetArgs, settings: &Settings, printer: Printer) -> Outcome {

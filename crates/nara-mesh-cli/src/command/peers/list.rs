@@ -66,7 +66,7 @@ pub(super) fn run(args: &PeersListArgs, settings: &Settings, printer: Printer) -
             text(clock(result.as_ref()).map(told_clock)),
             text(key_id(info, result.as_ref()).map(|key| abbreviate(&key))),
             key_source(info, result.as_ref()),
-            text(info.verdict.clone()),
+            text(info.verdict.clone().or_else(|| stated(info))),
             text(proven(info)),
             text(info.id.as_deref().map(abbreviate)),
         ]);
@@ -145,7 +145,9 @@ fn directly(
             };
             let way = network.way_to(client, &reference).await;
             Ok::<_, Failure>(Row {
-                info: Peer::of(&info, peer.presence()).on(way.map(Into::into)),
+                info: Peer::of(&info, peer.presence())
+                    .stated(client.registry())
+                    .on(way.map(Into::into)),
                 result,
                 estimated,
             })
@@ -242,6 +244,11 @@ fn proven(info: &Peer) -> Option<String> {
     (!words.is_empty()).then(|| words.join(" "))
 }
 
+/// What it has stated about its own keys.
+fn stated(info: &Peer) -> Option<String> {
+    Some(info.keyless.as_ref()?.replace('-', " "))
+}
+
 fn abbreviate(id: &str) -> String {
     let short: String = id.chars().take(12).collect();
     if short.len() < id.len() {
@@ -287,6 +294,8 @@ struct ListedPeer {
     refuses_own_key: bool,
     /// The key that it knows as the key of the running nara instead, if it said so.
     known_own_key_id: Option<String>,
+    /// Why no key of it holds, if none does: `retired` or `two-successors`.
+    keyless: Option<String>,
 }
 
 fn shown(row: &Row) -> ListedPeer {
@@ -320,5 +329,6 @@ fn shown(row: &Row) -> ListedPeer {
             .and_then(|pong| pong.key_matches),
         refuses_own_key: info.refuses_own_key,
         known_own_key_id: info.known_own_key_id.clone(),
+        keyless: info.keyless.clone(),
     }
 }

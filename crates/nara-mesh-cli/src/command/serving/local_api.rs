@@ -9,7 +9,7 @@ use std::sync::Arc;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use nara_local_api::client::socket_file;
-use nara_local_api::model::{Check, Reloaded, Way};
+use nara_local_api::model::{Check, ConflictList, Reloaded, Way};
 use nara_local_api::server::{
     DatabaseError, Host, Inbox, Journeys, ListenError, LocalApi, LoopbackError, Outbox, OutboxError, Rights,
 };
@@ -168,6 +168,11 @@ impl Api {
         }
     }
 
+    /// What the operator has to decide.
+    pub(super) fn conflicts(&self) -> ConflictList {
+        self.api.conflicts()
+    }
+
     pub(super) async fn shutdown(self) {
         self.api.shutdown().await;
     }
@@ -245,8 +250,7 @@ pub(super) fn inbox_unusable(error: DatabaseError) -> Failure {
         .hint(hint)
 }
 
-const CHECK_THE_FOLDER: &str =
-    "check the permissions and the free space of the data folder; --no-api starts the nara without it";
+const CHECK_THE_FOLDER: &str = "check the permissions and the free space of the data folder";
 
 fn unusable_hint(error: &DatabaseError) -> &'static str {
     match error {

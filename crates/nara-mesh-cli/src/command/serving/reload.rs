@@ -65,12 +65,16 @@ async fn apply(nara: &Nara, files: &Files<'_>) -> Outcome<Reloaded> {
         }
     };
     let mut decided = Vec::new();
+    let mut decisions_hold = true;
     match applied {
         Ok(recalled) => {
             keeping::log(&recalled);
             decided = recalled.decided;
         }
-        Err(failure) => problems.push(failure.message),
+        Err(failure) => {
+            decisions_hold = false;
+            problems.push(failure.message);
+        }
     }
     for problem in &problems {
         printer.warn(format_args!("not reloaded: {problem}"));
@@ -80,6 +84,7 @@ async fn apply(nara: &Nara, files: &Files<'_>) -> Outcome<Reloaded> {
         .iter()
         .map(|peer| peer.info())
         .filter(|info| info.is_untrusted());
+    let is_configuration = fresh.is_some();
     let restart = fresh.map(|fresh| changed(started, &fresh)).unwrap_or_default();
     let in_force = Reloaded {
         configured,
@@ -88,9 +93,32 @@ async fn apply(nara: &Nara, files: &Files<'_>) -> Outcome<Reloaded> {
         problems,
         restart: restart.into_iter().map(str::to_owned).collect(),
     };
-    printer.note("reloaded: configuration, peers and decisions");
+    printer.note(said([
+        ("configuration", is_configuration),
+        ("peers", in_force.configured.is_some()),
+        ("decisions", decisions_hold),
+    ]));
     printer.json_line(NaraLine::Reloaded(in_force.clone()))?;
     Ok(in_force)
+}
+
+/// What was reloaded, and what was not.
+fn said(parts: [(&str, bool); 3]) -> String {
+    let named = |is: bool| {
+        let parts: Vec<&str> = parts
+            .iter()
+            .filter(|part| part.1 == is)
+            .map(|part| part.0)
+            .collect();
+        parts.join(" and ")
+    };
+    match (named(true), named(false)) {
+        (done, left) if left.is_empty() => format!("reloaded: {}", done.replacen(" and ", ", ", 1)),
+        (done, left) if done.is_empty() => {
+            format!("nothing is reloaded: what was in force of {left} stays so")
+        }
+        (done, left) => format!("reloaded: {done}; what was in force of {left} stays so"),
+    }
 }
 
 fn read_again() -> Outcome<Settings> {
@@ -110,4 +138,25 @@ fn changed(started: &Settings, fresh: &Settings) -> Vec<&'static str> {
         (before.values != now.values && now.key != "peers").then_some(now.key)
     };
     before.iter().zip(&fresh).filter_map(differs).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn what_was_reloaded_is_said_and_what_was_not() {
+        let said = |parts: [bool; 3]| {
+            let names = ["configuration", "peers", "decisions"];
+            super::said(std::array::from_fn(|at| (names[at], parts[at])))
+        };
+        assert_eq!(said([true; 3]), "reloaded: configuration, peers and decisions");
+        assert_eq!(
+            said([true, false, true]),
+            "reloaded: configuration and decisions; what was in force of peers stays so"
+        );
+        assert_eq!(
+            said([false, true, false]),
+            "reloaded: peers; what was in force of configuration and decisions stays so"
+        );
+        assert!(said([false; 3]).starts_with("nothing is reloaded"));
+    }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use nara_proto::stream::LedgerEpoch;
 use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
 use rusqlite::config::DbConfig;
+use rusqlite::ffi::{SQLITE_IOERR_SHMMAP, SQLITE_IOERR_SHMOPEN, SQLITE_IOERR_SHMSIZE};
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
 use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_blocking;
@@ -320,8 +321,26 @@ pub(super) fn read_only(path: &Path) -> rusqlite::Result<Connection> {
     }) {
         Ok(_) => Ok(connection),
         Err(error) if error.sqlite_error_code() == Some(ErrorCode::CannotOpen) => immutable(path),
+        // There is no room for the index of the log: nobody has the ledger open. What is in a log must not be missed.
+        Err(error) if has_no_room(&error) && is_log_empty(path) => immutable(path),
         Err(error) => Err(error),
     }
+}
+
+/// Whether the disk is full, in the words of SQLite: also where it says only that it cannot work on the index of the log.
+fn has_no_room(error: &rusqlite::Error) -> bool {
+    let extended = error.sqlite_error().map(|error| error.extended_code);
+    error.sqlite_error_code() == Some(ErrorCode::DiskFull)
+        || matches!(
+            extended,
+            Some(SQLITE_IOERR_SHMSIZE | SQLITE_IOERR_SHMOPEN | SQLITE_IOERR_SHMMAP)
+        )
+}
+
+fn is_log_empty(path: &Path) -> bool {
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    std::fs::metadata(log).map_or(true, |log| log.len() == 0)
 }
 
 /// Opens a database that nobody changes meanwhile. What is only in its log is not seen.

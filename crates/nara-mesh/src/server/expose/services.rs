@@ -80,14 +80,14 @@ impl Services {
             let mut programs = table.programs.iter();
             programs
                 .find(|(prefix, _)| covers(prefix, path))
-                .map(|(prefix, proxy)| (without(prefix, request.uri()), proxy.clone()))
+                .map(|(prefix, proxy)| (without(prefix, request.uri()), prefix.clone(), proxy.clone()))
         };
         // It may have been removed since the request was routed.
-        let Some((Some(rest), proxy)) = found else {
+        let Some((Some(rest), prefix, proxy)) = found else {
             return Rejection::NotFound.into_response();
         };
         *request.uri_mut() = rest;
-        proxy.pass_on(sender, request).await
+        proxy.pass_on(sender, &prefix, request).await
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Table> {
