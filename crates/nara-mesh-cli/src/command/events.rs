@@ -52,7 +52,7 @@ pub(super) fn run(args: &EventsShowArgs, settings: &Settings, printer: Printer) 
             .hint("it is made when the nara first runs, or by the first `sync`"));
     }
     block_on(async {
-        let ledger = ledger_file::open(&path).await?;
+        let ledger = ledger_file::open_to_look(&path).await?;
         // Before the look, so that nothing is missed in between.
         let mut position = ledger.position().await.map_err(failed)?;
         let shown = Shown { args, printer };

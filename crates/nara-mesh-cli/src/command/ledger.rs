@@ -1,5 +1,8 @@
 //! `backup`, `restore`, `ledger check`: the ledger as a file.
 
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
 use nara_mesh::ledger::{EventSize, LedgerError, SqliteLedger};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -59,7 +62,10 @@ pub(super) fn backup(args: &BackupArgs, settings: &Settings, printer: Printer) -
     let path = ledger_of(settings)?;
     let copy = block_on(async {
         let ledger = SqliteLedger::open_to_read(&path).map_err(|error| unusable(&path, error))?;
-        ledger.backup(&args.file).await.map_err(failed)
+        ledger
+            .backup(&args.file)
+            .await
+            .map_err(|error| not_backed_up(&args.file, error))
     })?;
     let shown = args.file.display();
     printer.line(format_args!(
@@ -84,9 +90,7 @@ pub(super) fn restore(args: &RestoreArgs, settings: &Settings, printer: Printer)
             .hint("pass --replace to lose what it has; `nara-mesh backup FILE` keeps it"));
     }
     make_folder_of(&path)?;
-    let copy = SqliteLedger::restore(&args.file, &path).map_err(|error| {
-        Failure::failed(format!("{} cannot be restored", args.file.display())).caused_by(error)
-    })?;
+    let copy = SqliteLedger::restore(&args.file, &path).map_err(|error| not_restored(&args.file, error))?;
     printer.line(format_args!(
         "restored {} and what is known of {} to {}",
         count(copy.events, "event"),
@@ -156,11 +160,42 @@ pub(super) fn check(settings: &Settings, printer: Printer) -> Outcome {
     )
 }
 
-fn ledger_of(settings: &Settings) -> Outcome<std::path::PathBuf> {
+fn not_backed_up(file: &Path, error: LedgerError) -> Failure {
+    let shown = file.display();
+    match error {
+        LedgerError::File { source, .. } if source.kind() == ErrorKind::AlreadyExists => {
+            Failure::failed(format!("{shown} exists"))
+                .hint("give the backup another name: it replaces nothing")
+        }
+        LedgerError::File { source, .. } => {
+            Failure::failed(format!("the backup {shown} cannot be written")).caused_by(source)
+        }
+        LedgerError::Full(source) => Failure::failed(format!("there is no room for the backup {shown}"))
+            .caused_by(source)
+            .hint("make room on the disk, or write it to another one"),
+        error => failed(error),
+    }
+}
+
+fn not_restored(file: &Path, error: LedgerError) -> Failure {
+    let shown = file.display();
+    let failure = Failure::failed(format!("{shown} cannot be restored"));
+    match error {
+        LedgerError::Corrupt { .. } => failure
+            .caused_by(error)
+            .hint("this backup is damaged: restore another one; the ledger is as it was"),
+        LedgerError::Full(_) => failure
+            .caused_by(error)
+            .hint("make room on the disk of the ledger, which is as it was"),
+        error => ledger_file::because(failure, error),
+    }
+}
+
+fn ledger_of(settings: &Settings) -> Outcome<PathBuf> {
     Ok(settings.running_folder()?.join("ledger.db"))
 }
 
-fn unusable(path: &std::path::Path, error: LedgerError) -> Failure {
+fn unusable(path: &Path, error: LedgerError) -> Failure {
     let failure = Failure::failed(format!("the ledger {} cannot be opened", path.display()));
     ledger_file::because(failure, error)
 }

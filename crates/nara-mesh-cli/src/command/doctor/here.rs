@@ -1,6 +1,7 @@
 //! Checks of what is on this machine.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use nara_local_api::model::ClockStep;
@@ -14,7 +15,7 @@ use nara_proto::time::UnixMillis;
 use super::report::{Check, Report};
 use crate::explain;
 use crate::failure::Outcome;
-use crate::ledger_file;
+use crate::ledger_file::{self, InUse};
 use crate::peer_events::{self, PeerLine};
 use crate::permissions;
 use crate::printer::count;
@@ -91,11 +92,40 @@ pub(super) fn own_key(against: Option<&[PeerEvent]>, report: &mut Report) -> Out
 }
 
 /// The ledger of a nara that runs.
-pub(super) async fn running_ledger(ledger: &dyn Ledger, report: &mut Report) -> Outcome<()> {
+pub(super) async fn running_ledger(ledger: &dyn Ledger, file: &InUse, report: &mut Report) -> Outcome<()> {
+    if let Some(problem) = file.problem() {
+        return report.add(Check::ok("ledger", problem, LEDGER).failed(
+            "put the old file back if you moved it; else restart the nara, which begins with what is there now",
+        ));
+    }
     report.add(match ledger.count().await {
-        Ok(events) => Check::ok("ledger", format!("in use, {}", count(events, "event")), LEDGER),
+        Ok(events) => {
+            let check = Check::ok("ledger", format!("in use, {}", count(events, "event")), LEDGER);
+            with_room(check, file.path())
+        }
         Err(error) => Check::ok("ledger", error.to_string(), LEDGER).failed("check the disk space"),
     })
+}
+
+/// From which free space on nothing can be stored any more.
+const FULL: u64 = 1 << 20;
+
+/// From which free space on there is a warning, as in the alerts.
+const ALMOST_FULL: u64 = 256 << 20;
+
+/// A check of a ledger, with a look at the room that is left for it.
+fn with_room(check: Check, file: &Path) -> Check {
+    let Some(free) = ledger_file::disk_free(file).filter(|free| *free < ALMOST_FULL) else {
+        return check;
+    };
+    let found = format!("{}; {} MiB are free on its disk", check.found, free >> 20);
+    let check = Check { found, ..check };
+    let next = "make room there: what was stored is safe, and no restart is needed";
+    if free < FULL {
+        check.failed(next)
+    } else {
+        check.warning(next)
+    }
 }
 
 /// Where a nara that runs is reached.
@@ -222,11 +252,13 @@ pub(super) async fn ledger(
         Err(failure) => Err(failure),
     };
     report.add(match opened {
-        Ok(events) => check(format!("{shown}, {}", count(events, "event"))),
+        Ok(events) => with_room(check(format!("{shown}, {}", count(events, "event"))), &path),
         Err(failure) => {
             let causes = failure.causes().join(": ");
-            check(format!("{}: {causes}", failure.message))
-                .failed("check its owner and the disk space; move a damaged ledger away and sync again")
+            let found = check(format!("{}: {causes}", failure.message));
+            found.failed(failure.hint.unwrap_or_else(|| {
+                "check its owner and the disk space; move a damaged ledger away and sync again".to_owned()
+            }))
         }
     })
 }

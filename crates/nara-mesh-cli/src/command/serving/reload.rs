@@ -93,7 +93,8 @@ async fn apply(nara: &Nara, files: &Files<'_>) -> Outcome<Reloaded> {
     Ok(in_force)
 }
 
-fn read_again() -> Outcome<Settings> {
+/// The settings as the files say now.
+pub(super) fn read_again() -> Outcome<Settings> {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     match arguments::parse(&arguments) {
         Ok((cli, sources)) => Ok(Settings::new(cli.global, sources, false)),
