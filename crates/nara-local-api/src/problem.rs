@@ -211,7 +211,7 @@ fn outcome(error: &ClientError) -> (StatusCode, String) {
     } else if error.is_unreachable() {
         (StatusCode::BAD_GATEWAY, "unreachable".to_owned())
     } else if error.is_untrusted() {
-        (StatusCode::FORBIDDEN, "not authenticated".to_owned())
+        (StatusCode::FORBIDDEN, "banned".to_owned())
     } else if error.is_unauthenticated() {
         (StatusCode::BAD_GATEWAY, "not authenticated".to_owned())
     } else if error.is_rate_limited() {

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use clap::Command;
@@ -78,10 +79,27 @@ struct Value {
     texts: Vec<String>,
 }
 
+/// The most bytes of a configuration file.
+const MAX_BYTES: u64 = 1 << 20;
+
+/// The text of a file, within limits: what is no regular file may have no end.
+fn read_text(path: &Path) -> io::Result<String> {
+    let kind = fs::metadata(path)?;
+    if !kind.is_file() && !kind.is_dir() && !path.starts_with("/dev/fd") {
+        return Err(io::Error::other("it is a pipe or a device, not a file"));
+    }
+    let mut text = String::new();
+    fs::File::open(path)?.take(MAX_BYTES).read_to_string(&mut text)?;
+    if text.len() as u64 == MAX_BYTES {
+        return Err(io::Error::other(format!("it has {MAX_BYTES} bytes or more")));
+    }
+    Ok(text)
+}
+
 impl ConfigFile {
     /// Reads a file.
     pub(crate) fn read(path: &Path) -> Outcome<Self> {
-        let text = fs::read_to_string(path).map_err(|error| {
+        let text = read_text(path).map_err(|error| {
             let path = path.display();
             Failure::usage(format!("the configuration file {path} cannot be read")).caused_by(error)
         })?;

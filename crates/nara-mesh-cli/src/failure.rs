@@ -1,6 +1,7 @@
 //! How a command fails: what happened, what to do about it, and the exit code.
 
 use std::error::Error;
+use std::io::ErrorKind;
 
 use nara_mesh::peers_file::PeersFileError;
 use nara_mesh::soul_file::SoulFileError;
@@ -73,7 +74,7 @@ impl Failure {
 impl From<SoulFileError> for Failure {
     fn from(error: SoulFileError) -> Self {
         let hint = match &error {
-            SoulFileError::Read { .. } => {
+            SoulFileError::Read { source, .. } if source.kind() == ErrorKind::NotFound => {
                 Some("create one with `nara-mesh id new --name NAME --out FILE`".to_owned())
             }
             SoulFileError::Exposed { path, mode } => Some(match mode {
@@ -108,7 +109,7 @@ impl From<SoulFileError> for Failure {
 
 impl From<PeersFileError> for Failure {
     fn from(error: PeersFileError) -> Self {
-        let hint = if error.is_unreadable() {
+        let hint = if error.is_missing() {
             "create it: each peer runs `nara-mesh id show --stanza ADDRESS >> FILE`"
         } else {
             "`nara-mesh peers --help` shows the form of the file"

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -45,8 +46,15 @@ pub(crate) async fn addresses_of(listen: &Listen) -> io::Result<Vec<SocketAddr>>
     let found = match listen {
         Listen::Address(address) => return Ok(vec![*address]),
         Listen::Host(host) => match interface(&host.name)? {
-            found if found.is_empty() => look_up_all(host).await?,
-            found => found,
+            found if !found.is_empty() => found,
+            _ if is_interface(&host.name) => {
+                let waits = format!("the network interface {} has no address yet", host.name);
+                return Err(io::Error::new(io::ErrorKind::AddrNotAvailable, waits));
+            }
+            _ => look_up_all(host).await.map_err(|error| {
+                let unknown = format!("no network interface and no host of that name is found: {error}");
+                io::Error::new(error.kind(), unknown)
+            })?,
         },
     };
     let port = listen.port();
@@ -56,6 +64,12 @@ pub(crate) async fn addresses_of(listen: &Listen) -> io::Result<Vec<SocketAddr>>
 /// The first address that `--listen` gives.
 pub(crate) async fn address_of(listen: &Listen) -> io::Result<SocketAddr> {
     addresses_of(listen).await?.first().copied().ok_or_else(nothing)
+}
+
+/// Whether there is such a network interface, with an address or without, on systems where that is known.
+fn is_interface(name: &str) -> bool {
+    // What a host may be called is one part of a path.
+    Path::new("/sys/class/net").join(name).exists()
 }
 
 /// The addresses of a network interface, IPv4 first; none if there is no such interface.

@@ -1,7 +1,8 @@
 //! Ledgers in files.
 
 use std::io::Write as _;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nara_mesh::clock::{Clock as _, SystemClock};
@@ -53,6 +54,65 @@ pub(crate) fn room_in(folder: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
+/// Opens a ledger to look into it, also where nothing can be written. One that only a writer can read is opened as such.
+pub(crate) async fn open_to_look(path: &Path) -> Outcome<Arc<dyn Ledger>> {
+    let file = path.to_path_buf();
+    let opened = tokio::task::spawn_blocking(move || SqliteLedger::open_to_read(file)).await;
+    match opened.unwrap_or(Err(LedgerError::Closed)) {
+        Ok(ledger) => Ok(Arc::new(ledger)),
+        Err(LedgerError::OlderSchema { .. } | LedgerError::Interrupted(_)) => open(path).await,
+        Err(error) => {
+            let failure = Failure::failed(format!("the ledger {} cannot be opened", path.display()));
+            Err(because(failure, error))
+        }
+    }
+}
+
+/// The bytes that can still be written to the file system of a file.
+pub(crate) fn disk_free(file: &Path) -> Option<u64> {
+    let disk = rustix::fs::statvfs(file).ok()?;
+    Some(disk.f_bavail.saturating_mul(disk.f_frsize))
+}
+
+/// The file of a ledger that is in use.
+#[derive(Clone, Debug)]
+pub(crate) struct InUse {
+    path: PathBuf,
+    /// Device and number of the file.
+    file: Option<(u64, u64)>,
+}
+
+impl InUse {
+    /// The file that is at this path now.
+    pub(crate) fn new(path: PathBuf) -> Self {
+        let file = file_at(&path);
+        Self { path, file }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Why what is stored from now on is lost, if it is: somebody took the file away.
+    pub(crate) fn problem(&self) -> Option<String> {
+        let found = file_at(&self.path);
+        let what = match found {
+            _ if found == self.file => return None,
+            None => "was deleted or moved",
+            Some(_) => "was replaced by another file",
+        };
+        Some(format!(
+            "the ledger {} {what} while this nara runs, which still writes to the old one",
+            self.path.display()
+        ))
+    }
+}
+
+fn file_at(path: &Path) -> Option<(u64, u64)> {
+    let found = std::fs::metadata(path).ok()?;
+    Some((found.dev(), found.ino()))
+}
+
 /// Why no ledger can be at this path, if it is for a reason that the operating system knows.
 fn why_not(path: &Path) -> Option<String> {
     let shown = path.display();
@@ -91,6 +151,10 @@ pub(crate) fn because(failure: Failure, error: LedgerError) -> Failure {
         LedgerError::Full(_) | LedgerError::Interrupted(_) | LedgerError::ReadOnly(_) => {
             failure.hint(error.to_string())
         }
+        LedgerError::NewerSchema { .. } => failure.hint(
+            "install the newer program again, or put back what was saved before the upgrade with \
+             `nara-mesh restore FILE --replace`",
+        ),
         LedgerError::Busy(_) => failure.hint(
             "another program changes the ledger, for instance a nara that converts it at its start: try again when it is done",
         ),

@@ -23,7 +23,7 @@ pub(crate) enum DaemonLine {
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub(crate) enum NaraLine {
-    /// The nara has another address on its network.
+    /// The nara has another address, on its network or by `--listen`, and serves there.
     AddressChanged {
         address: Option<String>,
         before: Option<String>,
@@ -36,7 +36,7 @@ pub(crate) enum NaraLine {
         #[schema(value_type = Object)]
         message: Value,
     },
-    /// The nara serves: the first line, unless it waits for its address.
+    /// The nara serves: the first line, unless it waits for its address or converts its ledger.
     Listening {
         name: String,
         id: String,
@@ -54,13 +54,15 @@ pub(crate) enum NaraLine {
         /// Its stanza for the peers files of others.
         stanza: String,
     },
-    /// The network interface or the host of `--listen` has another address now: the nara listens where it did until it is
-    /// restarted.
+    /// The network interface or the host of `--listen` has another address now, where the nara cannot listen: it listens where
+    /// it did, and tries again.
     ListenMoved {
         listen: String,
         now: String,
         /// The address on which it listens.
         bound: String,
+        /// Why it cannot listen there.
+        reason: Option<String>,
     },
     /// Configuration, peers and decisions were read again.
     Reloaded(Reloaded),
@@ -92,6 +94,15 @@ pub(crate) enum NaraLine {
         sender: String,
         events: usize,
     },
+    /// An older program left the ledger: its events are converted before the nara serves.
+    Converting {
+        /// Events that are converted.
+        done: u64,
+        /// All events.
+        all: u64,
+    },
+    /// Somebody deleted, moved or replaced the file of the ledger: what the nara stores is lost when it ends.
+    LedgerGone { ledger: String, problem: String },
 }
 
 /// A nara that stamped a postcard.

@@ -62,6 +62,8 @@ pub(crate) enum PeerLine {
     },
     /// The name of a new peer looks like that of another.
     LookAlike { name: String, known: String },
+    /// A peer that refused our key accepts it again.
+    OwnKeyAccepted { peer: String },
 }
 
 impl PeerLine {
@@ -206,6 +208,11 @@ pub(crate) fn line(event: &PeerEvent) -> Option<(String, PeerLine)> {
             let text =
                 format!("new  {name} looks like {known}, and is another nara: do not take one for the other");
             Some((text, PeerLine::LookAlike { name, known }))
+        }
+        PeerEvent::OwnKeyAccepted(peer) => {
+            let peer = harmless(&peer.label());
+            let text = format!("own key  {peer} accepts our key again");
+            Some((text, PeerLine::OwnKeyAccepted { peer }))
         }
         PeerEvent::OwnKeyRefused {
             peer,

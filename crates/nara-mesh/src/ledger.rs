@@ -46,6 +46,11 @@ use crate::peer::{PeerChange, PeerChangeError, PeerRecord};
 /// The outcome of an operation of a ledger.
 pub type LedgerFuture<'a, T> = BoxFuture<'a, Result<T, LedgerError>>;
 
+/// Hears again and again how many events were converted, and how many are to be, while a ledger is opened, and says whether
+/// to go on.
+#[cfg(any(feature = "server", feature = "sqlite"))]
+pub(crate) type Opening = Box<dyn FnMut(u64, u64) -> std::ops::ControlFlow<()> + Send>;
+
 /// The outcome of storing one event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]

@@ -88,6 +88,7 @@ mod seldom;
 pub mod server;
 mod signatures;
 pub mod soul_file;
+mod text_file;
 pub mod tls;
 mod toml_text;
 mod trace;

@@ -9,8 +9,10 @@
 //! tls = "tls-only"         # plain, tls or tls-only; optional
 //! ```
 //!
-//! A key in the file is trusted. A folder is read as the `*.toml` files in it, in order of their names.
+//! A key in the file is trusted. A folder is read as the `*.toml` files in it that are not hidden, in order of their names.
 
+use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -25,6 +27,7 @@ use crate::clock::{Clock as _, SystemClock};
 use crate::defaults;
 use crate::identity::LocalNara;
 use crate::registry::{KeySource, PeerInfo, PinnedKey};
+use crate::text_file;
 use crate::tls::TlsPolicy;
 use crate::toml_text::{line_of, quoted};
 
@@ -114,9 +117,9 @@ pub struct PeersFileError {
 }
 
 impl PeersFileError {
-    /// Whether the file could not be read, so that nothing is said about its text.
-    pub const fn is_unreadable(&self) -> bool {
-        matches!(self.problem, Problem::Read(_))
+    /// Whether there is no such file.
+    pub fn is_missing(&self) -> bool {
+        matches!(&self.problem, Problem::Read(error) if error.kind() == io::ErrorKind::NotFound)
     }
 }
 
@@ -126,9 +129,6 @@ enum Problem {
     /// The file cannot be read.
     #[error("the peers file cannot be read: {0}")]
     Read(io::Error),
-    /// The file is too large.
-    #[error("the file is larger than {MAX_BYTES} bytes")]
-    TooLarge,
     /// The file is not TOML, or has an unknown or missing key.
     #[error("{0}")]
     Syntax(String),
@@ -263,37 +263,32 @@ impl PeerEntry {
             let entries = fs::read_dir(path).and_then(|entries| entries.collect::<io::Result<Vec<_>>>());
             let entries = entries.map_err(|error| unreadable(path, error))?;
             files = entries.into_iter().map(|entry| entry.path()).collect();
-            files.retain(|file| file.extension().is_some_and(|extension| extension == "toml"));
+            // Hidden files are those of editors.
+            files.retain(|file| {
+                let name = file.file_name().map(OsStr::as_encoded_bytes).unwrap_or_default();
+                name.ends_with(b".toml") && !name.starts_with(b".")
+            });
             files.sort();
         }
-        let mut peers: Vec<(Self, PathBuf)> = Vec::new();
+        let mut peers = Vec::new();
+        let mut first_of: HashMap<NaraName, PathBuf> = HashMap::new();
         for file in files {
-            let size = fs::metadata(&file)
-                .map_err(|error| unreadable(&file, error))?
-                .len();
-            if size > MAX_BYTES {
-                return Err(PeersFileError {
-                    path: file,
-                    line: None,
-                    problem: Problem::TooLarge,
-                });
-            }
-            let text = fs::read_to_string(&file).map_err(|error| unreadable(&file, error))?;
+            let text = text_file::read(&file, MAX_BYTES).map_err(|error| unreadable(&file, error))?;
             for (entry, offset) in parse_stanzas(&text, &file)? {
-                if let Some((_, first)) = peers.iter().find(|(other, _)| other.name == entry.name) {
+                if let Some(first) = first_of.insert(entry.name.clone(), file.clone()) {
                     return Err(PeersFileError {
                         line: Some(line_of(&text, offset)),
                         problem: Problem::Duplicate {
                             name: entry.name,
-                            first: (*first != file).then(|| first.clone()),
+                            first: (first != file).then_some(first),
                         },
                         path: file,
                     });
                 }
-                peers.push((entry, file.clone()));
+                peers.push(entry);
             }
         }
-        Ok(peers.into_iter().map(|(entry, _)| entry).collect())
+        Ok(peers)
     }
 
     /// A peer with only a name.
@@ -401,6 +396,35 @@ mod tests {
             assert_eq!(entry.address, Some(([100, 64, 0, 7], port).into()));
             assert_eq!((entry.either_port, entry.to_toml()), (port == 9632, stanza));
         }
+    }
+
+    #[test]
+    fn what_an_editor_leaves_in_a_folder_is_not_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path();
+        fs::write(path.join("a.toml"), "[[peer]]\nname = \"a\"\n").unwrap();
+        for left in [
+            "a.toml~",
+            "#a.toml#",
+            ".a.toml.swp",
+            "a.toml.bak",
+            ".a.toml",
+            "README",
+        ] {
+            fs::write(path.join(left), "half of a file [").unwrap();
+        }
+        // Of Emacs, while the file is edited: it leads nowhere.
+        #[cfg(unix)]
+        std::os::unix::fs::symlink("alice@host.1", path.join(".#a.toml")).unwrap();
+        assert_eq!(PeerEntry::read(path).unwrap().len(), 1);
+        let missing = PeerEntry::read(path.join("missing.toml")).unwrap_err();
+        assert!(missing.is_missing(), "{missing}");
+        fs::write(path.join("b.toml"), b"# caf\xe9\n").unwrap();
+        let broken = PeerEntry::read(path).unwrap_err();
+        assert!(
+            !broken.is_missing() && broken.to_string().contains("line 1 is not UTF-8"),
+            "{broken}"
+        );
     }
 
     #[test]

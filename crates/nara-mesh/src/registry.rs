@@ -132,6 +132,8 @@ pub enum PeerEvent {
         /// The other name.
         known: NaraName,
     },
+    /// A peer that refused what this nara signs accepts it again.
+    OwnKeyAccepted(PeerInfo),
     /// A peer refuses what this nara signs, because another key, or none, holds there for its name.
     OwnKeyRefused {
         /// The peer.

@@ -16,8 +16,11 @@ use nara_proto::identity::{InvalidName, InvalidSoul, NaraName, Soul};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use crate::new_file;
 use crate::toml_text::quoted;
+use crate::{new_file, text_file};
+
+/// The most bytes of a soul file: a name is the longest part of it.
+const MAX_BYTES: u64 = 64 << 10;
 
 /// Permissions that a soul file may have. Checked on Unix, for regular files only: a pipe or a file descriptor
 /// (`/dev/fd/3`) was opened by the process that passed it on.
@@ -116,7 +119,9 @@ impl SoulFile {
     pub fn read(path: impl AsRef<Path>, access: Access) -> Result<Self, SoulFileError> {
         let path = path.as_ref();
         check_mode(path, access)?;
-        let text = fs::read_to_string(path).map(Zeroizing::new);
+        // A pipe is a way to hand a soul over.
+        let text = fs::File::open(path).and_then(|file| text_file::read_open(file, MAX_BYTES));
+        let text = text.map(Zeroizing::new);
         let text = text.map_err(|source| SoulFileError::Read {
             path: path.to_owned(),
             source,
@@ -184,8 +189,7 @@ fn check_mode(path: &Path, access: Access) -> Result<(), SoulFileError> {
     use std::os::unix::fs::PermissionsExt as _;
 
     // An opened descriptor was handed over on purpose. A missing file is reported by the reader.
-    let descriptor = path.starts_with("/dev/fd") || path.starts_with("/proc/self/fd");
-    let Some(metadata) = fs::metadata(path).ok().filter(|_| !descriptor) else {
+    let Some(metadata) = fs::metadata(path).ok().filter(|_| !text_file::is_passed_on(path)) else {
         return Ok(());
     };
     let mode = metadata.permissions().mode() & 0o777;

@@ -175,16 +175,32 @@ impl Field {
             Self::Count(place) => Value::Count(*place, number(text)?),
             Self::Days(place) => {
                 let days: u32 = number(text)?;
+                if days > MOST_DAYS {
+                    return Err(format!(
+                        "more than {MOST_DAYS} days, the longest that is accepted"
+                    ));
+                }
                 Value::Time(*place, Duration::from_secs(u64::from(days) * DAY))
             }
             Self::Number(place) => Value::Number(*place, number(text)?),
             Self::Rate(place) => Value::Rate(*place, rate(text)?),
-            Self::Time(place) => Value::Time(*place, value::timeout(text)?),
+            Self::Time(place) => match value::timeout(text)? {
+                time if time < SHORTEST => {
+                    return Err("a limit below 10ms would let nothing succeed".to_owned());
+                }
+                time => Value::Time(*place, time),
+            },
         })
     }
 }
 
 const DAY: u64 = 86_400;
+
+/// A hundred years.
+const MOST_DAYS: u32 = 36_500;
+
+/// In less time nobody gets anything done.
+const SHORTEST: Duration = Duration::from_millis(10);
 
 /// A number of bytes as people write it.
 struct Bytes(usize);
@@ -221,13 +237,17 @@ fn bytes(text: &str) -> Result<usize, String> {
 
 const NOTHING: &str = "a limit of zero would let nothing succeed";
 
+/// The most of anything: no machine holds as many, and no counter overflows.
+const MOST: u32 = 1_000_000_000;
+
 /// A whole number of at least 1.
-fn number<N: std::str::FromStr + Default + PartialEq>(text: &str) -> Result<N, String> {
-    let number: N = text.parse().map_err(|_| "expected a whole number".to_owned())?;
-    if number == N::default() {
-        return Err(NOTHING.to_owned());
+fn number<N: TryFrom<u32>>(text: &str) -> Result<N, String> {
+    let expected = || format!("expected a whole number of at most {MOST}");
+    match text.parse::<u32>() {
+        Ok(0) => Err(NOTHING.to_owned()),
+        Ok(number) if number <= MOST => N::try_from(number).map_err(|_| expected()),
+        _ => Err(expected()),
     }
-    Ok(number)
 }
 
 fn rate_text(rate: Option<RateLimit>) -> String {
@@ -298,6 +318,8 @@ mod tests {
         assert_eq!(rate("5/s+9"), Ok(Some(RateLimit::new(5, 9))));
         assert_eq!(rate("5/s"), Ok(Some(RateLimit::new(5, 5))));
         assert_eq!(rate("none"), Ok(None));
+        assert_eq!(number("1000000000"), Ok(1_000_000_000_usize));
+        assert!(number::<usize>("1000000001").is_err());
         for text in [
             "",
             "-1",

@@ -19,6 +19,8 @@ use self::report::Report;
 use crate::cli::DoctorArgs;
 use crate::connect::{self, block_on};
 use crate::failure::Outcome;
+use crate::keeping::{Keeping, Without};
+use crate::ledger_file::InUse;
 use crate::network::OnNetwork;
 use crate::printer::Printer;
 use crate::running;
@@ -56,7 +58,18 @@ pub(super) fn run(args: &DoctorArgs, settings: &Settings, printer: Printer) -> O
         // Without a readable peers file, discovery still works.
         let client = peers_file.then(|| client(settings, node.clone())).transpose()?;
         tailnet::port(args.port, kind, node.as_ref(), nara.as_ref(), &mut report).await?;
-        peers::all(client.as_ref(), node.as_ref(), args, settings, &mut report).await
+        let keeping = match &client {
+            // With the decisions of the operator.
+            Some(client) => {
+                let ledger = settings.ledger_path().unwrap_or_default();
+                let ledger = ledger.filter(|path| path.exists());
+                Keeping::start(client.registry(), ledger, Without::GoOn).await?
+            }
+            None => Keeping::Nowhere,
+        };
+        let outcome = peers::all(client.as_ref(), node.as_ref(), args, settings, &mut report).await;
+        keeping.finish().await;
+        outcome
     })?;
     report.finish()
 }
@@ -65,6 +78,7 @@ pub(super) fn run(args: &DoctorArgs, settings: &Settings, printer: Printer) -> O
 pub(super) async fn running(
     nara: &Nara,
     network: Option<&OnNetwork>,
+    ledger: &InUse,
     settings: &Settings,
     open: &model::ConflictList,
 ) -> Outcome<Vec<model::Check>> {
@@ -74,11 +88,10 @@ pub(super) async fn running(
     let step = nara.registry().clock_step();
     here::clock_steps(Some(step.map(Into::into)), &mut report)?;
     here::identity(nara.local(), &mut report)?;
-    here::own_key(Some(&nara.registry().against_own_key()), &mut report)?;
     here::soul_file(settings, &mut report)?;
     here::peers_file(settings, &mut report)?;
     here::permissions(settings, &mut report)?;
-    here::running_ledger(&**nara.ledger(), settings, &mut report).await?;
+    here::running_ledger(&**nara.ledger(), ledger, &mut report).await?;
     here::serving(nara.address(), &mut report)?;
     let node = network.and_then(|network| network.node.as_ref());
     if let Some(network) = network {
@@ -93,6 +106,8 @@ pub(super) async fn running(
         open: Some(open),
     };
     peers::known(nara.client(), port, known, true, &mut report).await?;
+    // Now that they were asked again.
+    here::own_key(Some(&nara.registry().against_own_key()), &mut report)?;
     Ok(report.into_checks())
 }
 

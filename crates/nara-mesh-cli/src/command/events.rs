@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use nara_local_api::model::{Event, trust_word};
 use nara_mesh::clock::{Clock as _, SystemClock};
-use nara_mesh::ledger::{ArrivalLog as _, Ledger, ReadLimit};
+use nara_mesh::ledger::{Ledger, ReadLimit};
 use nara_proto::event::{EventTrust, SyncEvent};
 use nara_proto::sync::{Cursor, EventFilter};
 use nara_proto::time::UnixNanos;
@@ -52,11 +52,11 @@ pub(super) fn run(args: &EventsShowArgs, settings: &Settings, printer: Printer) 
             .hint("it is made when the nara first runs, or by the first `sync`"));
     }
     block_on(async {
-        let ledger = ledger_file::open_to_read(&path).await?;
+        let ledger = ledger_file::open_to_look(&path).await?;
         // Before the look, so that nothing is missed in between.
         let mut position = ledger.position().await.map_err(failed)?;
         let shown = Shown { args, printer };
-        shown.stored(&ledger).await?;
+        shown.stored(&*ledger).await?;
         if !args.follow {
             return Ok(Exit::Ok);
         }

@@ -39,7 +39,7 @@ pub(super) fn run(args: &HealthArgs, settings: &Settings, printer: Printer) -> O
         hosts::address_of(&args.listen).await.map_err(|error| {
             Failure::new(
                 Exit::Unreachable,
-                format!("the host name {} is not found", args.listen),
+                format!("{} gives no address to ask", args.listen),
             )
             .caused_by(error)
         })

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use nara_mesh::ledger::{ArrivalLog as _, EventSize, ReadLimit, SqliteLedger};
+use nara_mesh::ledger::{ArrivalLog as _, EventSize, LedgerError, ReadLimit, SqliteLedger};
 use nara_proto::sync::EventFilter;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -78,9 +78,8 @@ pub(super) fn backup(args: &BackupArgs, settings: &Settings, printer: Printer) -
             // What an earlier try left behind.
             let _ = std::fs::remove_file(&to);
         }
-        let unwritable =
-            |error| ledger_file::because(Failure::failed(format!("{shown} cannot be written")), error);
-        ledger.backup(&to).await.map_err(unwritable)
+        let copied = ledger.backup(&to).await;
+        copied.map_err(|error| not_backed_up(&args.file, error))
     })?;
     if exists {
         std::fs::rename(&to, &args.file).map_err(|error| {
@@ -124,9 +123,7 @@ pub(super) fn restore(args: &RestoreArgs, settings: &Settings, printer: Printer)
         }
     }
     make_folder_of(&path)?;
-    let copy = SqliteLedger::restore(&args.file, &path).map_err(|error| {
-        Failure::failed(format!("{} cannot be restored", args.file.display())).caused_by(error)
-    })?;
+    let copy = SqliteLedger::restore(&args.file, &path).map_err(|error| not_restored(&args.file, error))?;
     printer.line(format_args!(
         "restored {} and what is known of {} to {}",
         count(copy.events, "event"),
@@ -235,4 +232,31 @@ fn beside(file: &Path) -> PathBuf {
 
 fn ledger_of(settings: &Settings) -> Outcome<PathBuf> {
     Ok(settings.running_folder()?.join("ledger.db"))
+}
+
+fn not_backed_up(file: &Path, error: LedgerError) -> Failure {
+    let shown = file.display();
+    match error {
+        LedgerError::File { source, .. } => {
+            Failure::failed(format!("the backup {shown} cannot be written")).caused_by(source)
+        }
+        LedgerError::Full(source) => Failure::failed(format!("there is no room for the backup {shown}"))
+            .caused_by(source)
+            .hint("make room on the disk, or write it to another one"),
+        error => failed(error),
+    }
+}
+
+fn not_restored(file: &Path, error: LedgerError) -> Failure {
+    let shown = file.display();
+    let failure = Failure::failed(format!("{shown} cannot be restored"));
+    match error {
+        LedgerError::Corrupt { .. } => failure
+            .caused_by(error)
+            .hint("this backup is damaged: restore another one; the ledger is as it was"),
+        LedgerError::Full(_) => failure
+            .caused_by(error)
+            .hint("make room on the disk of the ledger, which is as it was"),
+        error => ledger_file::because(failure, error),
+    }
 }

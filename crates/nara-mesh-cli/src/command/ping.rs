@@ -6,10 +6,12 @@ use std::time::Duration;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use hdrhistogram::Histogram;
 use nara_local_api::client::{CallError, LocalClient};
-use nara_local_api::model::{Conflict, Pong, Way};
+use nara_local_api::model::{Conflict, Peer, Pong, Way};
 use nara_local_api::{Problem, ProblemClass};
 use nara_mesh::client::{InvalidPeerRef, MeshClient, PeerRef};
 use nara_mesh::defaults;
+use nara_mesh::registry::{PeerInfo, Verdict};
+use nara_proto::time::UnixMillis;
 use nara_proto::v1::FRESHNESS_WINDOW;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -17,6 +19,7 @@ use utoipa::ToSchema;
 use crate::cli::PingArgs;
 use crate::connect::{self, block_on};
 use crate::exit::Exit;
+use crate::explain;
 use crate::failure::{Failure, Outcome};
 use crate::network::Network;
 use crate::printer::{Printer, harmless, human, micros, render, table};
@@ -76,6 +79,8 @@ struct PingedPeer {
     error: Option<String>,
     /// Why no key of it holds, if none does: `retired` or `two-successors`.
     keyless: Option<String>,
+    /// When the operator of this nara banned it, in Unix milliseconds, if it is banned.
+    banned_at_ms: Option<i64>,
 }
 
 /// Round trips, in microseconds; `null` without an answer.
@@ -156,6 +161,8 @@ pub(super) struct PeerResult {
     /// How far the clock of the peer is ahead of ours.
     pub(super) clock: Option<ToldClock>,
     pub(super) error: Option<Problem>,
+    /// When the operator banned it, if that is why it was not called.
+    banned_at: Option<UnixMillis>,
     /// The key that it told, and the pinned one, if they differ.
     pub(super) conflict: Option<Conflict>,
 }
@@ -239,6 +246,39 @@ impl Pinger<'_> {
     }
 }
 
+impl Pinger<'_> {
+    /// When the operator banned a peer.
+    async fn banned_at(self, peer: &PeerRef, label: &str) -> Outcome<Option<UnixMillis>> {
+        Ok(match self {
+            Self::Direct { client, .. } => client.peer(peer).known().and_then(|peer| banned_at(&peer.info())),
+            Self::Running(nara) => {
+                let peers = nara.peers().await?;
+                let names = |peer: &Peer| {
+                    [
+                        Some(&peer.label),
+                        peer.name.as_ref(),
+                        peer.id.as_ref(),
+                        peer.address.as_ref(),
+                    ]
+                    .into_iter()
+                    .flatten()
+                    .any(|name| name == label)
+                };
+                let banned = peers.into_iter().filter(Peer::is_untrusted).find(names);
+                banned.and_then(|peer| peer.decided_at_ms).map(UnixMillis::new)
+            }
+        })
+    }
+}
+
+/// When the operator banned a nara, if so.
+pub(super) fn banned_at(info: &PeerInfo) -> Option<UnixMillis> {
+    let decision = info
+        .decision
+        .filter(|decision| decision.verdict == Verdict::Untrusted)?;
+    Some(decision.at)
+}
+
 /// Pings a peer, one ping after the other.
 pub(super) async fn ping_peer(
     pinger: Pinger<'_>,
@@ -288,6 +328,7 @@ async fn ping_as(
         way: None,
         clock: None,
         error: None,
+        banned_at: None,
         conflict: None,
     };
     let mut quickest = u64::MAX;
@@ -313,6 +354,13 @@ async fn ping_as(
             }
             Err(problem) => result.error = Some(problem),
         }
+    }
+    if result
+        .error
+        .as_ref()
+        .is_some_and(|problem| problem.name() == "untrusted")
+    {
+        result.banned_at = pinger.banned_at(peer, &label).await?;
     }
     Ok(result)
 }
@@ -393,6 +441,7 @@ impl PeerResult {
             host_name: self.way.as_ref().and_then(|way| way.host_name.clone()),
             error: self.error.as_ref().map(ToString::to_string),
             keyless: self.keyless().map(str::to_owned),
+            banned_at_ms: self.banned_at.map(UnixMillis::get),
         }
     }
 }
@@ -436,9 +485,11 @@ fn print(results: &[PeerResult], printer: Printer) -> Outcome<()> {
             ))?;
         }
         if let Some(error) = &result.error {
+            let since = result.banned_at.map(|at| format!(" on {}", explain::date(at)));
+            let error_text = format!("{error}{}", since.unwrap_or_default());
             match hint(error) {
-                Some(hint) => printer.note(format_args!("{error}; {hint}")),
-                None => printer.note(error),
+                Some(hint) => printer.note(format_args!("{error_text}; {hint}")),
+                None => printer.note(error_text),
             }
             // Which keys there are, and what to do about it.
             if error.class == ProblemClass::Untrusted

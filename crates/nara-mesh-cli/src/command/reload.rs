@@ -6,7 +6,7 @@ use crate::cli::RunningArgs;
 use crate::connect::block_on;
 use crate::exit::Exit;
 use crate::failure::Outcome;
-use crate::printer::Printer;
+use crate::printer::{Printer, count};
 use crate::running;
 use crate::settings::Settings;
 
@@ -28,7 +28,7 @@ pub(super) fn run(args: &RunningArgs, settings: &Settings, printer: Printer) -> 
 pub(super) fn in_words(answer: &Reloaded) -> Vec<String> {
     let mut lines = Vec::new();
     if let Some(peers) = answer.configured {
-        lines.push(format!("peers file: {peers} peers in force"));
+        lines.push(format!("peers file: {} in force", count(peers, "peer")));
     }
     lines.extend(answer.untrusted.iter().map(|name| format!("banned: {name}")));
     lines.extend(

@@ -17,7 +17,9 @@ pub(super) fn run(args: &ServeArgs, settings: &Settings, printer: Printer) -> Ou
         };
         let builder = settings.builder(nara)?.listen(listen).mesh_port(listen.port());
         let v1 = v1_address(&args.serving, false, listen);
-        let nara = serving.start(builder, v1, settings).await?;
-        serving.run(nara, settings).await
+        match serving.start(builder, v1, settings).await? {
+            Some(nara) => serving.run(nara, settings).await,
+            None => Ok(Exit::Ok),
+        }
     })
 }

@@ -4,6 +4,8 @@ mod exposition;
 mod feed;
 mod listen;
 mod local_api;
+mod moving;
+mod opening;
 mod reload;
 mod signals;
 mod work;
@@ -11,7 +13,9 @@ mod work;
 pub(super) use feed::Feed;
 
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -19,6 +23,7 @@ use futures_util::stream::FuturesUnordered;
 use nara_local_api::model::{Check, ConflictList};
 use nara_local_api::server::{Inbox, Journeys};
 use nara_mesh::gossip::GossipConfig;
+use nara_mesh::ledger::LedgerError;
 use nara_mesh::nara::{NaraBuilder, NaraError};
 use nara_mesh::peers_file::PeerEntry;
 use nara_mesh::registry::PeerEvent;
@@ -34,6 +39,7 @@ use tokio_util::task::AbortOnDropHandle;
 use self::exposition::Exposition;
 use self::feed::{FeedHandler, Lines};
 use self::local_api::{Api, Opening, Question};
+use self::moving::MovingTcp;
 use self::reload::{Files, reload};
 use self::signals::{Signal, Signals};
 use self::work::Work;
@@ -43,6 +49,7 @@ use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::hosts;
 use crate::keeping;
+use crate::ledger_file::{self, InUse};
 use crate::lines::NaraLine;
 use crate::network::OnNetwork;
 use crate::open_files;
@@ -72,8 +79,8 @@ pub(super) struct Serving {
     lines: Lines,
     /// The peers whose host names are looked up.
     hosts: watch::Sender<Vec<PeerEntry>>,
-    /// What `--listen` says, and the address that it had at the start.
-    listening: Option<(Listen, IpAddr)>,
+    /// What `--listen` says, the address that it had at the start, and who follows it.
+    listening: Option<(Listen, IpAddr, MovingTcp)>,
     printer: Printer,
 }
 
@@ -136,17 +143,17 @@ impl Serving {
     /// Waits until an address to listen on is there. `None`: a signal ended the wait.
     pub(super) async fn wait_for(&mut self, listen: &Listen) -> Outcome<Option<SocketAddr>> {
         let address = listen::wait(listen, &mut self.signals, self.printer).await?;
-        self.listening = address.map(|address| (listen.clone(), address.ip()));
+        self.listening = address.map(|address| (listen.clone(), address.ip(), MovingTcp::default()));
         Ok(address)
     }
 
-    /// Starts the nara and says so. `v1`: where it also listens, if that is free.
+    /// Starts the nara and says so. `v1`: where it also listens, if that is free. `None`: a signal ended the start.
     pub(super) async fn start(
         &mut self,
         builder: NaraBuilder,
         v1: Option<SocketAddr>,
         settings: &Settings,
-    ) -> Outcome<Arc<Nara>> {
+    ) -> Outcome<Option<Arc<Nara>>> {
         if self.opening.as_ref().is_some_and(Opening::is_on) {
             let file = settings.running_folder()?.join("inbox.db");
             keeping::make_folder_of(&file)?;
@@ -180,7 +187,13 @@ impl Serving {
         };
         let builder = v1.into_iter().fold(builder, NaraBuilder::also_listen);
         let builder = builder.catch_up(self.catch_up).channel_trust(self.trust);
-        let nara = Arc::new(builder.start().await?);
+        let builder = match &self.listening {
+            Some((.., transport)) => builder.transport(Arc::new(transport.clone())),
+            None => builder,
+        };
+        let Some(nara) = self.start_unless_ended(builder).await? else {
+            return Ok(None);
+        };
         self.hosts.send_replace(settings.peers()?);
         tokio::spawn(hosts::follow(
             nara.registry().clone(),
@@ -199,18 +212,43 @@ impl Serving {
             self.api = opening.open(&nara, network, exposition, kept, settings).await?;
         }
         announce(&nara, v1, self.metrics, self.api.as_ref(), self.printer)?;
-        Ok(nara)
+        Ok(Some(nara))
+    }
+
+    /// Starts the nara. `None`: a signal ended the start, which takes long where the ledger is converted.
+    async fn start_unless_ended(&mut self, builder: NaraBuilder) -> Outcome<Option<Arc<Nara>>> {
+        let ended = Arc::new(AtomicBool::new(false));
+        let builder = builder.on_opening(opening::watch(ended.clone(), self.printer));
+        let mut starting = pin!(builder.start());
+        let started = loop {
+            tokio::select! {
+                started = &mut starting => break started,
+                () = self.signals.next_end() => ended.store(true, Ordering::Relaxed),
+            }
+        };
+        match started {
+            Err(NaraError::Ledger(LedgerError::Stopped)) => Ok(None),
+            Ok(nara) if ended.load(Ordering::Relaxed) => {
+                nara.shutdown(self.grace).await;
+                Ok(None)
+            }
+            started => Ok(Some(Arc::new(started?))),
+        }
     }
 
     /// Serves until a signal ends it.
     pub(super) async fn run(mut self, nara: Arc<Nara>, settings: &Settings) -> Outcome {
         let printer = self.printer;
         let printing = self.lines.print(printer);
+        let ledger = InUse::new(settings.running_folder()?.join("ledger.db"));
+        let keeping = keep_in_place(ledger.clone(), self.feed.clone());
+        let keeping = AbortOnDropHandle::new(tokio::spawn(keeping));
         let reloaded = Arc::new(Notify::new());
         let following = follow(self.listening.take(), reloaded.clone(), self.feed.clone());
         let following = AbortOnDropHandle::new(tokio::spawn(following));
         let around = Around {
             nara: &nara,
+            ledger: &ledger,
             reloaded: &reloaded,
             network: self.network.as_ref(),
             files: &Files {
@@ -222,7 +260,7 @@ impl Serving {
         around
             .until_told_to_end(&mut self.signals, self.api.as_mut(), &self.feed)
             .await?;
-        drop(following);
+        drop((following, keeping));
         if let Some(api) = self.api.take() {
             api.shutdown().await;
         }
@@ -264,6 +302,7 @@ fn already_running(settings: &Settings) -> Option<Failure> {
 #[derive(Clone, Copy)]
 struct Around<'a> {
     nara: &'a Arc<Nara>,
+    ledger: &'a InUse,
     /// Told of each reload.
     reloaded: &'a Notify,
     network: Option<&'a OnNetwork>,
@@ -295,7 +334,7 @@ impl Around<'_> {
                             address: Some(now.to_string()),
                             before: before.map(|before| before.to_string()),
                         };
-                        feed.send(format!("network  the node has a new address: serving {now} now"), line);
+                        feed.send(format!("network  the address of this nara has changed: it serves {now} now"), line);
                     }
                     before = now;
                 }
@@ -326,7 +365,10 @@ impl Around<'_> {
 
     /// Examines the nara. Who asked may be gone.
     async fn examine(self, open: ConflictList, answer: oneshot::Sender<Vec<Check>>) -> Outcome<()> {
-        let checks = doctor::running(self.nara, self.network, self.files.started, &open).await?;
+        // As they are now: files may have come since the start.
+        let settings = reload::read_again().ok();
+        let settings = settings.as_ref().unwrap_or(self.files.started);
+        let checks = doctor::running(self.nara, self.network, self.ledger, settings, &open).await?;
         let _ = answer.send(checks);
         Ok(())
     }
@@ -347,30 +389,78 @@ impl From<NaraError> for Failure {
             }
             NaraError::Serve(ServeError::Routes(error)) => Self::usage(format!("--expose: {error}")),
             NaraError::Serve(ServeError::Stash(error)) => {
-                Self::failed("stash.db in the data folder cannot be used").caused_by(error)
+                let failure = Self::failed("stash.db in the data folder cannot be used");
+                failure.caused_by(error).hint(
+                    "check the permissions and the free space of the data folder; a damaged file can be moved away: what peers \
+                     left here is lost then",
+                )
             }
             NaraError::Serve(error) => Self::failed(error.to_string()).caused_by(error),
-            error => Self::failed("the ledger cannot be used").caused_by(error),
+            NaraError::Ledger(LedgerError::File { path, source }) => {
+                Self::failed(format!("{} cannot be used", path.display())).caused_by(source)
+            }
+            NaraError::Ledger(error) => {
+                ledger_file::because(Self::failed("the ledger cannot be used"), error)
+            }
+            error => Self::failed("the nara cannot start").caused_by(error),
         }
     }
 }
 
-/// Tells when the address that `--listen` means is another one.
-async fn follow(listening: Option<(Listen, IpAddr)>, reloaded: Arc<Notify>, feed: Feed) {
-    let Some((listen, bound)) = listening else {
+/// How often it is looked whether the ledger is where it was.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// Tells when somebody takes the file of the ledger away, until this is dropped.
+async fn keep_in_place(ledger: InUse, feed: Feed) {
+    let mut told = None;
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let problem = ledger.problem();
+        if problem != told
+            && let Some(problem) = &problem
+        {
+            let text = format!(
+                "{problem}: what it stores is lost when it ends; put the old file back, or restart the nara"
+            );
+            tracing::error!("{text}");
+            let ledger = ledger.path().display().to_string();
+            feed.send(
+                format!("ledger  {text}"),
+                NaraLine::LedgerGone {
+                    ledger,
+                    problem: problem.clone(),
+                },
+            );
+        }
+        told = problem;
+    }
+}
+
+/// Follows the address that `--listen` means.
+async fn follow(listening: Option<(Listen, IpAddr, MovingTcp)>, reloaded: Arc<Notify>, feed: Feed) {
+    let Some((listen, bound, transport)) = listening else {
         return;
     };
     let tell = |line: NaraLine| {
-        if let NaraLine::ListenMoved { listen, now, bound } = &line {
+        if let NaraLine::ListenMoved {
+            listen,
+            now,
+            bound,
+            reason,
+        } = &line
+        {
             let text = format!(
-                "network  {} has the address {now} now, and this nara still listens on {bound}: restart it to listen there",
-                harmless(listen)
+                "network  {} has the address {now} now, where this nara cannot listen ({}): it still listens on {bound}, and tries again",
+                harmless(listen),
+                reason.as_deref().unwrap_or_default()
             );
             tracing::warn!("{text}");
             feed.send(text, line);
         }
     };
-    listen::follow(&listen, bound, &reloaded, || hosts::addresses_of(&listen), tell).await;
+    let look = || hosts::addresses_of(&listen);
+    let move_to = |ip| transport.move_to(ip);
+    listen::follow(&listen, bound, &reloaded, look, move_to, tell).await;
 }
 
 /// Tells what happens to peers, until the registry is gone.

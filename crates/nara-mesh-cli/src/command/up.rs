@@ -8,6 +8,7 @@ use self::join::Join;
 use super::serving::{Serving, v1_address};
 use crate::cli::UpArgs;
 use crate::connect::block_on;
+use crate::exit::Exit;
 use crate::failure::Outcome;
 use crate::network_choice::choose;
 use crate::printer::Printer;
@@ -47,7 +48,9 @@ pub(super) fn run(args: &UpArgs, settings: &Settings, printer: Printer) -> Outco
             let builder = joined.network(settings.builder(nara)?, serving.feed());
             serving.on(joined.on_network());
             let v1 = v1_address(&args.serving, true, joined.address);
-            let nara = serving.start(builder, v1, settings).await?;
+            let Some(nara) = serving.start(builder, v1, settings).await? else {
+                return Ok(Exit::Ok);
+            };
             joined.tell_serving(&nara, printer)?;
             let telling = joined.tell_status(serving.feed().clone());
             let outcome = serving.run(nara, settings).await;

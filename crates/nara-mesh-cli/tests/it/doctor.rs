@@ -167,3 +167,25 @@ fn every_check_has_a_paragraph_in_the_operators_manual() {
         .collect();
     assert_eq!(documented, checked);
 }
+
+#[test]
+fn a_command_that_is_to_be_typed_is_never_cut() {
+    let folder = tempfile::tempdir().unwrap();
+    let deep = folder.path().join("d".repeat(200)).join("e".repeat(100));
+    fs::create_dir_all(&deep).unwrap();
+    new_soul(&deep, "alice");
+    let soul = deep.join("alice.soul");
+    fs::set_permissions(&soul, fs::Permissions::from_mode(0o644)).unwrap();
+    let soul = soul.to_str().unwrap();
+    let told = run(
+        folder.path(),
+        1,
+        &["doctor", "--soul-file", soul, "--network", "loopback"],
+    );
+    let told = text(&told.stdout);
+    assert!(
+        told.lines()
+            .any(|line| line.contains("chmod") && line.contains(soul)),
+        "{told}"
+    );
+}

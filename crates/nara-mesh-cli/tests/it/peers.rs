@@ -142,3 +142,33 @@ fn naras_that_run_on_one_machine_meet_on_first_use() {
     };
     assert_eq!(met["key_id"], alice["key_id"]);
 }
+
+#[test]
+fn a_file_that_became_a_pipe_or_has_no_end_stops_neither_a_reload_nor_the_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    new_soul(path, "alice");
+    fs::write(path.join("known.toml"), "").unwrap();
+    let (alice, _) = Serving::start(path, "alice");
+    fs::remove_file(path.join("known.toml")).unwrap();
+    rustix::fs::mkfifoat(rustix::fs::CWD, path.join("known.toml"), rustix::fs::Mode::RWXU).unwrap();
+    let own = ["--soul-file", "alice.soul", "--data-dir", "alice"];
+    let reloaded = run(path, 1, &[&["reload"][..], &own].concat());
+    let told = text(&reloaded.stdout);
+    assert!(told.contains("it is a pipe or a device, not a file"), "{told}");
+    for endless in ["known.toml", "/dev/zero"] {
+        for args in [
+            &["peers", "--offline", "--direct", "--peers"][..],
+            &["config", "show", "--config"],
+        ] {
+            let refused = text(&run(path, 2, &[args, &[endless], &own].concat()).stderr);
+            assert!(
+                refused.contains("it is a pipe or a device"),
+                "{args:?} {endless}: {refused}"
+            );
+        }
+    }
+    // A soul may come through a pipe, but not for ever.
+    run(path, 2, &["id", "show", "--soul-file", "/dev/zero"]);
+    assert_eq!(alice.end().1, Some(0));
+}

@@ -31,6 +31,19 @@ impl Serving {
         more: &[&str],
         variables: &[(&str, &Path)],
     ) -> (Self, Value) {
+        let (serving, listening) = Self::spawn(folder, name, more, variables);
+        assert_eq!(listening["event"], "listening");
+        (serving, listening)
+    }
+
+    /// Starts it where the ledger of an older program is. Returns its first line.
+    pub(crate) fn start_converting(folder: &Path, name: &str) -> (Self, Value) {
+        let (serving, converting) = Self::spawn(folder, name, &[], &[]);
+        assert_eq!(converting["event"], "converting");
+        (serving, converting)
+    }
+
+    fn spawn(folder: &Path, name: &str, more: &[&str], variables: &[(&str, &Path)]) -> (Self, Value) {
         let mut child = Command::new(env!("CARGO_BIN_EXE_nara-mesh"))
             .env_clear()
             .envs(variables.iter().copied())
@@ -48,10 +61,9 @@ impl Serving {
             .unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap());
         let mut serving = Self { child, lines };
-        let listening = serving.next();
-        assert_eq!(listening["schema"], "nara-mesh/serve/1");
-        assert_eq!(listening["event"], "listening");
-        (serving, listening)
+        let first = serving.next();
+        assert_eq!(first["schema"], "nara-mesh/serve/1");
+        (serving, first)
     }
 
     /// Tells it to read its files again.
@@ -312,4 +324,108 @@ fn a_nara_that_runs_already_is_named_and_not_the_address_of_its_metrics() {
     ];
     let second = text(&run(path, 1, &args).stderr);
     assert!(second.contains("a nara runs on alice already"), "{second}");
+}
+
+#[test]
+fn a_ledger_that_is_taken_away_under_a_running_nara_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    new_soul(path, "alice");
+    fs::write(path.join("known.toml"), "").unwrap();
+    let (mut alice, _) = Serving::start(path, "alice");
+    fs::rename(path.join("alice/ledger.db"), path.join("elsewhere.db")).unwrap();
+    let line = alice.next();
+    assert_eq!(line["event"], "ledger_gone", "{line}");
+    assert!(
+        line["problem"].as_str().unwrap().contains("was deleted or moved"),
+        "{line}"
+    );
+    let own = ["--soul-file", "alice.soul", "--data-dir", "alice"];
+    let ledger = |code: i32| {
+        let report = run_json(path, code, &[&["doctor", "--json"][..], &own].concat());
+        let checks = report["checks"].as_array().unwrap().iter();
+        let check = checks.clone().find(|check| check["what"] == "ledger").unwrap();
+        check["result"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(ledger(1), "failed");
+    fs::rename(path.join("elsewhere.db"), path.join("alice/ledger.db")).unwrap();
+    assert_ne!(ledger(0), "failed");
+    alice.kill();
+}
+
+#[test]
+fn backups_that_cannot_be_made_or_restored_say_which_file_and_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    new_soul(path, "alice");
+    fs::write(path.join("known.toml"), "").unwrap();
+    Serving::start(path, "alice").0.end();
+    let own = ["--soul-file", "alice.soul", "--data-dir", "alice"];
+    let said = |code: i32, args: &[&str]| text(&run(path, code, &[args, &own].concat()).stderr);
+    said(0, &["backup", "copy.db"]);
+    for taken in ["copy.db", "alice/ledger.db", "alice"] {
+        let told = said(1, &["backup", taken]);
+        assert!(
+            told.contains(&format!("{taken} exists")) && told.contains("another file"),
+            "{told}"
+        );
+    }
+    let told = said(1, &["backup", "no/such/folder.db"]);
+    assert!(
+        told.contains("the backup no/such/folder.db cannot be written"),
+        "{told}"
+    );
+    let copy = fs::read(path.join("copy.db")).unwrap();
+    fs::write(path.join("half.db"), &copy[..copy.len() / 2]).unwrap();
+    fs::write(path.join("empty.db"), "").unwrap();
+    rustix::fs::mkfifoat(rustix::fs::CWD, path.join("pipe.db"), rustix::fs::Mode::RWXU).unwrap();
+    for (file, word) in [
+        ("half.db", "this backup is damaged"),
+        ("empty.db", "it is empty"),
+        ("pipe.db", "it is a pipe or a device"),
+        ("alice", "it is a folder"),
+        ("missing.db", "No such file"),
+    ] {
+        let told = said(1, &["restore", file, "--replace"]);
+        assert!(
+            told.contains(&format!("{file} cannot be restored")) && told.contains(word),
+            "{told}"
+        );
+    }
+    said(0, &["ledger", "check"]);
+    // Of a program that is not written yet.
+    let newer = rusqlite::Connection::open(path.join("alice/ledger.db")).unwrap();
+    newer.pragma_update(None, "user_version", 99).unwrap();
+    drop(newer);
+    let told = said(1, &["events"]);
+    assert!(told.contains("`nara-mesh restore FILE --replace`"), "{told}");
+}
+
+#[test]
+fn what_is_no_file_in_the_data_folder_is_named_and_holds_nothing_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    new_soul(path, "alice");
+    for (number, file) in ["ledger.db", "ledger.db.lock"].into_iter().enumerate() {
+        for kind in ["folder", "pipe"] {
+            let data = format!("{kind}{number}");
+            fs::create_dir(path.join(&data)).unwrap();
+            let at = path.join(&data).join(file);
+            match kind {
+                "folder" => fs::create_dir(&at).unwrap(),
+                _ => rustix::fs::mkfifoat(rustix::fs::CWD, &at, rustix::fs::Mode::RWXU).unwrap(),
+            }
+            let args = [
+                "serve",
+                "--listen",
+                "127.0.0.1:0",
+                "--soul-file",
+                "alice.soul",
+                "--data-dir",
+                &data,
+            ];
+            let told = text(&run(path, 1, &args).stderr);
+            assert!(told.contains(&format!("{data}/{file} cannot be used")), "{told}");
+        }
+    }
 }

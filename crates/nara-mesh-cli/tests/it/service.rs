@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::net::UnixDatagram;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -165,4 +165,91 @@ fn a_service_manager_gives_a_nara_time_that_waits_for_its_address() {
     }
     service.signal("-TERM");
     assert_eq!(service.0.wait().unwrap().code(), Some(0));
+}
+
+/// Gives `folder/state` a ledger as an older program left it, with so many events that converting them takes a while.
+fn make_old_ledger(folder: &Path) -> PathBuf {
+    let path = folder.join("state/ledger.db");
+    let ledger = rusqlite::Connection::open(&path).unwrap();
+    let old = include_str!("../../../../xtask/src/package/ledger-2.sql");
+    ledger.execute_batch(old).unwrap();
+    ledger
+        .execute_batch(&format!(
+            "INSERT INTO events SELECT 3000000 + value, 'event ' || value, ts + value, svc, emitter, actor, target, importance, \
+             critical, priority, stranger, json_set(json, '$.id', 'event ' || value, '$.ts', ts + value), origin \
+             FROM events, (WITH RECURSIVE n (value) AS (VALUES (1) UNION ALL SELECT value + 1 FROM n WHERE value < {OLD_EVENTS}) \
+             SELECT value FROM n) WHERE seq = 1; \
+             UPDATE totals SET n = n + {OLD_EVENTS} WHERE priority = 3; \
+             UPDATE feed SET position = (SELECT max(seq) FROM events);"
+        ))
+        .unwrap();
+    path
+}
+
+const OLD_EVENTS: usize = 20_000;
+
+/// A folder with the soul of bob and an older ledger of his, as a unit has them.
+fn with_old_ledger() -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    new_soul(path, "bob");
+    for folder in ["config", "state"] {
+        fs::create_dir(path.join(folder)).unwrap();
+    }
+    fs::rename(path.join("bob.soul"), path.join("config/soul.toml")).unwrap();
+    let ledger = make_old_ledger(path);
+    (folder, ledger)
+}
+
+#[test]
+fn a_service_manager_gives_a_nara_time_that_converts_its_ledger_and_hears_how_far_it_is() {
+    let (folder, ledger) = with_old_ledger();
+    let path = folder.path();
+    let manager = Manager::new(path);
+    let mut service = Service::start(path);
+    manager.wait_for(&["EXTEND_TIMEOUT_USEC="]);
+    let all = OLD_EVENTS + 6;
+    manager.wait_for(&[
+        "STATUS=converting the ledger of an older program: ",
+        &format!(" of {all} events"),
+    ]);
+    // Whoever is locked out meanwhile learns by whom.
+    let lock = fs::read_to_string(ledger.with_extension("db.lock")).unwrap();
+    assert!(
+        lock.starts_with(&format!("{}\nbob\n", service.0.id())),
+        "{lock:?}"
+    );
+    manager.wait_for(&["READY=1\n"]);
+    service.signal("-TERM");
+    assert_eq!(service.0.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_nara_that_is_ended_while_it_converts_its_ledger_leaves_it_as_it_was() {
+    let (folder, ledger) = with_old_ledger();
+    let path = folder.path();
+    let manager = Manager::new(path);
+    let mut service = Service::start(path);
+    manager.wait_for(&["STATUS=converting the ledger"]);
+    service.signal("-TERM");
+    assert_eq!(service.0.wait().unwrap().code(), Some(0));
+    let connection = rusqlite::Connection::open(ledger).unwrap();
+    let number = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
+    assert_eq!(number("SELECT user_version FROM pragma_user_version"), 2);
+    assert_eq!(number("SELECT count(*) FROM events"), OLD_EVENTS as i64 + 6);
+}
+
+#[test]
+fn serve_says_in_a_line_that_it_converts_its_ledger() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    new_soul(path, "bob");
+    fs::write(path.join("known.toml"), "").unwrap();
+    fs::create_dir(path.join("state")).unwrap();
+    make_old_ledger(path);
+    fs::rename(path.join("state"), path.join("bob")).unwrap();
+    let (mut bob, converting) = Serving::start_converting(path, "bob");
+    assert_eq!(converting["all"], OLD_EVENTS + 6, "{converting}");
+    while bob.next()["event"] == "converting" {}
+    bob.kill();
 }

@@ -301,6 +301,12 @@ fn every_limit_of_the_server_is_a_setting() {
             "limits.requests_per_peer: \"5/m\": expected N/s+BURST",
         ),
         ("connection = 5", "line 2: unknown key `limits.connection`"),
+        (
+            "connections = \"18446744073709551615\"",
+            "limits.connections: \"18446744073709551615\": expected a whole number of at most 1000000000",
+        ),
+        ("stash_age = 4000000", "more than 36500 days"),
+        ("idle = \"1ns\"", "a limit below 10ms would let nothing succeed"),
     ] {
         fs::write(path.join("config.toml"), format!("[limits]\n{wrong}\n")).unwrap();
         let output = run(path, 2, &["config", "show", "--config", "config.toml"]);

@@ -372,10 +372,11 @@ fn an_operator_is_told_that_a_peer_knows_another_key_of_this_nara_and_what_to_do
         0,
         &["reload", "--data-dir", "bob", "--soul-file", "bob.soul"],
     );
-    run(path, 0, &[&["dm", "bob", "hello"][..], &as_alice].concat());
+    // It asks again.
+    assert_eq!(own_key(&place).0, "ok");
+    assert_eq!(next(&mut alice, "own_key_accepted")["peer"], "bob");
     assert!(listed(false).is_null());
     disputes(0);
-    assert_eq!(own_key(&place).0, "ok");
     bob.kill();
 }
 

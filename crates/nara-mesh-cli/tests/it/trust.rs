@@ -271,7 +271,7 @@ fn a_reload_means_the_files_and_a_ban_waits_for_none_of_them() {
     dm("carol", 0);
     fs::remove_file(file("bob.toml")).unwrap();
     let told = alice(path, 0, &["reload"]);
-    assert!(told.contains("peers file: 1 peers in force"), "{told}");
+    assert!(told.contains("peers file: 1 peer in force"), "{told}");
     until(&mut serving, "reloaded");
     dm("bob", 4);
     dm("carol", 0);
@@ -431,4 +431,77 @@ fn a_ban_of_nobody_is_said_and_one_of_oneself_refused() {
         let refused = alice(path, 2, &["peers", "untrust", "alice"]);
         assert!(refused.contains("is this nara itself"), "{refused}");
     }
+}
+
+#[test]
+fn a_ban_shows_as_such_in_ping_and_doctor_on_both_sides_with_the_command_that_lifts_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    for name in ["alice", "bob"] {
+        new_soul(path, name);
+    }
+    fs::write(path.join("known.toml"), "").unwrap();
+    let (bobs, stanza) = Serving::start(path, "bob");
+    fs::write(path.join("known.toml"), &stanza).unwrap();
+    fs::write(path.join("peers.toml"), &stanza).unwrap();
+    let (alices, alice_stanza) = Serving::start(path, "alice");
+    fs::write(path.join("known.toml"), alice_stanza).unwrap();
+    bobs.hang_up();
+    let as_alice = ["--soul-file", "alice.soul", "--data-dir", "alice"];
+    let of_alice = |code: i32, args: &[&str]| run_json(path, code, &[args, &as_alice].concat());
+    let check = |report: &Value, what: &str| {
+        let checks = report["checks"].as_array().unwrap().iter();
+        checks
+            .clone()
+            .find(|check| check["what"] == what)
+            .unwrap()
+            .clone()
+    };
+    assert_eq!(check(&of_alice(0, &["doctor", "--json"]), "bans")["result"], "ok");
+    run(path, 0, &[&["peers", "untrust", "bob"][..], &as_alice].concat());
+
+    let lift = "`nara-mesh peers trust bob`";
+    let direct = ["--direct", "--peers", "peers.toml"];
+    for more in [&[][..], &direct] {
+        let pinged = of_alice(4, &[&["ping", "bob", "--json"][..], more].concat());
+        assert!(
+            pinged["peers"][0]["banned_at_ms"].as_i64().unwrap() > 0,
+            "{pinged}"
+        );
+        let told = run(path, 4, &[&["ping", "bob"][..], &as_alice, more].concat());
+        let table = text(&told.stdout);
+        assert!(table.lines().last().unwrap().ends_with("banned"), "{table}");
+        let told = text(&told.stderr);
+        assert!(
+            told.contains("the operator banned bob on 20") && told.contains(lift),
+            "{told}"
+        );
+
+        let alone = ["--network", "loopback", "--port", "0"];
+        let alone = if more.is_empty() { &[][..] } else { &alone };
+        let report = of_alice(0, &[&["doctor", "--json"][..], more, alone].concat());
+        let bans = check(&report, "bans");
+        assert_eq!(bans["result"], "warning", "{report}");
+        assert!(bans["found"].as_str().unwrap().contains("bob since 20"), "{bans}");
+        assert!(bans["next"].as_str().unwrap().contains(lift), "{bans}");
+    }
+
+    // Bob learns that it is a ban, and what to ask alice for.
+    let report = run_json(
+        path,
+        1,
+        &["doctor", "--json", "--soul-file", "bob.soul", "--data-dir", "bob"],
+    );
+    let acceptance = check(&report, "acceptance");
+    assert_eq!(acceptance["result"], "failed", "{report}");
+    assert!(
+        acceptance["found"].as_str().unwrap().contains("banned you"),
+        "{acceptance}"
+    );
+    assert!(
+        acceptance["next"].as_str().unwrap().contains(lift),
+        "{acceptance}"
+    );
+    alices.kill();
+    bobs.kill();
 }

@@ -149,11 +149,14 @@ impl AnswerVerifier {
     fn note_own_key(&self, route: &Route, head: &ReplyHead, proven: bool) {
         let refused = matches!(head.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
         match known_key(&head.headers).filter(|_| refused) {
-            Some(KnownKey::Other(key)) if key == KeyId::from(&self.local.public_key()) => {}
+            // It refuses for another reason.
+            Some(KnownKey::Other(key)) if key == KeyId::from(&self.local.public_key()) => {
+                self.registry.own_key_accepted(&route.peer, proven);
+            }
             Some(known) => self
                 .registry
                 .own_key_refused(&route.peer, &self.local, known, proven),
-            None if proven && !refused => self.registry.own_key_accepted(&route.peer),
+            None if proven && !refused => self.registry.own_key_accepted(&route.peer, true),
             None => {}
         }
     }

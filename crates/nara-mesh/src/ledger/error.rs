@@ -55,6 +55,9 @@ pub enum LedgerError {
         "a program was ended while it changed the ledger: start the nara once, which takes the change back"
     )]
     Interrupted(#[source] Box<dyn Error + Send + Sync>),
+    /// Opening was stopped by the program itself, such as by [`NaraBuilder::on_opening`](crate::nara::NaraBuilder::on_opening).
+    #[error("the ledger was not opened, because that was stopped: it is as it was")]
+    Stopped,
     /// Another process writes to the database for too long.
     #[error("another process keeps the database of the ledger busy: try again")]
     Busy(#[source] Box<dyn Error + Send + Sync>),

@@ -6,6 +6,7 @@ mod failure;
 mod items;
 mod lock;
 mod peers;
+mod place;
 mod pool;
 mod read;
 mod rows;
@@ -35,7 +36,7 @@ use super::admission::{Shelf as _, admit};
 use super::retention::Retention;
 use super::{
     Arrival, ArrivalLog, Arrivals, CheckedEvent, EventFeed, EventStore, Insertion, KnownNames, LedgerError,
-    LedgerFuture, PeerStore, ReadLimit, RetentionPolicy, Sample, Slice, TransferStore,
+    LedgerFuture, Opening, PeerStore, ReadLimit, RetentionPolicy, Sample, Slice, TransferStore,
 };
 use crate::clock::{Clock, SystemClock};
 use crate::peer::{PeerChange, PeerChangeError, PeerRecord};
@@ -65,7 +66,7 @@ impl SqliteLedger {
     /// # Errors
     /// [`LedgerError`] if the file cannot be opened, is not a ledger, or was made by a newer version.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, LedgerError> {
-        Ok(Self::over(Pool::open(path.as_ref(), None)?))
+        Ok(Self::over(Pool::open(path.as_ref(), None, None)?))
     }
 
     /// As [`SqliteLedger::open`], for a daemon: nobody else can open the ledger like this at the same time, and whoever
@@ -79,7 +80,16 @@ impl SqliteLedger {
     /// [`LedgerError::Locked`] if another process has it, [`LedgerError::Corrupt`] if it is damaged, and as
     /// [`SqliteLedger::open`].
     pub fn open_locked(path: impl AsRef<Path>, holder: &str) -> Result<Self, LedgerError> {
-        Ok(Self::over(Pool::open(path.as_ref(), Some(holder))?))
+        Self::open_watched(path, holder, None)
+    }
+
+    /// The same; `opening` hears of the progress where that takes long, and may stop it.
+    pub(crate) fn open_watched(
+        path: impl AsRef<Path>,
+        holder: &str,
+        opening: Option<Opening>,
+    ) -> Result<Self, LedgerError> {
+        Ok(Self::over(Pool::open(path.as_ref(), Some(holder), opening)?))
     }
 
     /// Opens the ledger in this file to read it only, also beside a running nara and where nothing can be written.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::ControlFlow;
 #[cfg(feature = "sqlite")]
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,7 +24,7 @@ use crate::defaults;
 use crate::discovery::{Discovery, Found};
 use crate::gossip::{GossipConfig, GossipService};
 use crate::identity::LocalNara;
-use crate::ledger::{Ledger, LedgerError, MemoryLedger};
+use crate::ledger::{Ledger, LedgerError, MemoryLedger, Opening};
 use crate::mesh_ranges::{LOOPBACK, TAILNET};
 use crate::own_events;
 use crate::registry::{KnownKeys, PeerInfo, PeerKeeper, PeerRegistry, TrustPolicy, own_successions};
@@ -39,6 +40,7 @@ pub struct NaraBuilder {
     local: LocalNara,
     listen: Option<SocketAddr>,
     ledger: LedgerPlace,
+    opening: Option<Opening>,
     registry: PeerRegistry,
     peers: Vec<PeerInfo>,
     transport: Arc<dyn Transport>,
@@ -82,6 +84,7 @@ impl NaraBuilder {
             local,
             listen: None,
             ledger: LedgerPlace::Given(Arc::new(MemoryLedger::new())),
+            opening: None,
             registry: PeerRegistry::default(),
             peers: Vec::new(),
             transport: Arc::new(TcpTransport),
@@ -123,6 +126,14 @@ impl NaraBuilder {
     #[cfg(feature = "sqlite")]
     pub fn data_dir(mut self, folder: impl Into<PathBuf>) -> Self {
         self.ledger = LedgerPlace::File(folder.into().join("ledger.db"));
+        self
+    }
+
+    /// Hears how the ledger in the [data folder](Self::data_dir) is opened, again and again until it is: the number of events
+    /// that were converted to a newer schema, and of all; both are 0 if nothing has to be converted. `Break` stops it, and
+    /// the start with [`LedgerError::Stopped`]: the ledger is as it was. It is called on a thread that may block.
+    pub fn on_opening(mut self, opening: impl FnMut(u64, u64) -> ControlFlow<()> + Send + 'static) -> Self {
+        self.opening = Some(Box::new(opening));
         self
     }
 
@@ -285,7 +296,8 @@ impl NaraBuilder {
     pub async fn start(self) -> Result<Nara, NaraError> {
         #[cfg(feature = "sqlite")]
         let stash_file = self.ledger.stash_file();
-        let ledger = self.ledger.open(&self.registry, self.local.name()).await?;
+        let opened = self.ledger.open(&self.registry, self.local.name(), self.opening);
+        let ledger = opened.await?;
         // Configured peers before the ledger: they count more.
         configure(&self.registry, &self.local, self.peers)?;
         self.registry.belongs_to(&self.local);
@@ -406,9 +418,14 @@ impl LedgerPlace {
         not(feature = "sqlite"),
         expect(clippy::unused_async, reason = "opening a file waits")
     )]
-    async fn open(self, registry: &PeerRegistry, own: &NaraName) -> Result<Arc<dyn Ledger>, LedgerError> {
+    async fn open(
+        self,
+        registry: &PeerRegistry,
+        own: &NaraName,
+        opening: Option<Opening>,
+    ) -> Result<Arc<dyn Ledger>, LedgerError> {
         #[cfg(not(feature = "sqlite"))]
-        let _ = (registry, own);
+        let _ = (registry, own, opening);
         match self {
             Self::Given(ledger) => Ok(ledger),
             #[cfg(feature = "sqlite")]
@@ -418,16 +435,16 @@ impl LedgerPlace {
                 let known = registry.known_names(own.clone());
                 let holder = own.to_string();
                 // Opening waits for the disk.
-                let opening = tokio::task::spawn_blocking(move || {
+                let opened = tokio::task::spawn_blocking(move || {
                     if let Some(folder) = path.parent() {
                         std::fs::create_dir_all(folder).map_err(|source| LedgerError::File {
                             path: path.clone(),
                             source,
                         })?;
                     }
-                    Ok(SqliteLedger::open_locked(path, &holder)?.with_known_names(known))
+                    Ok(SqliteLedger::open_watched(path, &holder, opening)?.with_known_names(known))
                 });
-                Ok(Arc::new(opening.await.unwrap_or(Err(LedgerError::Closed))?))
+                Ok(Arc::new(opened.await.unwrap_or(Err(LedgerError::Closed))?))
             }
         }
     }

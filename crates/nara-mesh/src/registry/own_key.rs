@@ -1,7 +1,6 @@
 //! What others say about the key of this nara: its operator must know when it does not count any more.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use nara_proto::identity::{KeyId, NaraName, PublicKey};
 use nara_proto::succession::Succession;
@@ -28,9 +27,26 @@ pub(crate) enum KnownKey {
 #[derive(Debug, Default)]
 pub(super) struct OwnKey {
     own: Option<(NaraName, PublicKey)>,
-    /// By the peer, as [`PeerInfo::label`](super::PeerInfo::label) names it.
-    refusals: BTreeMap<String, PeerEvent>,
+    refusals: Vec<Refusal>,
     stated: Vec<Succession>,
+}
+
+/// A peer that refuses our key, and what was told of it.
+#[derive(Debug)]
+struct Refusal {
+    /// Not by its name, which may become known only later. Gone: nobody knows the peer any more.
+    peer: Weak<Peer>,
+    told: PeerEvent,
+}
+
+impl Refusal {
+    fn is_of(&self, peer: &Arc<Peer>) -> bool {
+        self.peer.as_ptr() == Arc::as_ptr(peer)
+    }
+
+    const fn is_proven(&self) -> bool {
+        matches!(self.told, PeerEvent::OwnKeyRefused { proven: true, .. })
+    }
 }
 
 impl PeerRegistry {
@@ -42,18 +58,18 @@ impl PeerRegistry {
     /// What peers and statements say against the key of this nara since its start: [`PeerEvent::OwnKeyRefused`] of each
     /// peer that refused it last, and [`PeerEvent::OwnKeyReplaced`].
     pub fn against_own_key(&self) -> Vec<PeerEvent> {
-        let own = self.own_key();
+        let mut own = self.own_key();
+        own.forget_strangers();
         let stated = own.stated.iter().cloned().map(Box::new);
         let stated = stated.map(PeerEvent::OwnKeyReplaced);
-        stated.chain(own.refusals.values().cloned()).collect()
+        let refusals = own.refusals.iter().map(|refusal| refusal.told.clone());
+        stated.chain(refusals).collect()
     }
 
     /// Notes that a peer refuses what is signed with our key, and tells subscribers if that is news.
     pub(crate) fn own_key_refused(&self, peer: &Arc<Peer>, own: &LocalNara, known: KnownKey, proven: bool) {
-        let info = peer.info();
-        let label = info.label();
-        let refused = PeerEvent::OwnKeyRefused {
-            peer: info,
+        let told = PeerEvent::OwnKeyRefused {
+            peer: peer.info(),
             own: (own.name().clone(), own.public_key()),
             known: match known {
                 KnownKey::Other(key) => Some(key),
@@ -61,24 +77,33 @@ impl PeerRegistry {
             },
             proven,
         };
-        let mut refusals = self.own_key();
-        let is_news = match refusals.refusals.get(&label) {
-            Some(before) => !says_the_same(before, &refused),
-            None if refusals.refusals.len() >= MAX_REFUSALS => false,
-            None => true,
-        };
-        if is_news {
-            refusals.refusals.insert(label, refused.clone());
-            drop(refusals);
-            self.emit(refused);
+        let mut own = self.own_key();
+        own.forget_strangers();
+        let refusals = &mut own.refusals;
+        let is_full = refusals.len() >= MAX_REFUSALS;
+        match refusals.iter_mut().find(|refusal| refusal.is_of(peer)) {
+            Some(before) if says_the_same(&before.told, &told) || (before.is_proven() && !proven) => return,
+            Some(before) => before.told = told.clone(),
+            None if is_full => return,
+            None => refusals.push(Refusal {
+                peer: Arc::downgrade(peer),
+                told: told.clone(),
+            }),
         }
+        drop(own);
+        self.emit(told);
     }
 
-    /// Notes that a peer accepted what is signed with our key.
-    pub(crate) fn own_key_accepted(&self, peer: &Arc<Peer>) {
+    /// Notes that a peer accepted what is signed with our key, or that it knows this key, and tells subscribers if it did not
+    /// before. What is not proven takes nothing back that was.
+    pub(crate) fn own_key_accepted(&self, peer: &Arc<Peer>, proven: bool) {
         let mut own = self.own_key();
-        if !own.refusals.is_empty() {
-            own.refusals.remove(&peer.info().label());
+        let refusals = &mut own.refusals;
+        let refused = refusals.iter().position(|refusal| refusal.is_of(peer));
+        if let Some(place) = refused.filter(|place| proven || !refusals[*place].is_proven()) {
+            refusals.remove(place);
+            drop(own);
+            self.emit(PeerEvent::OwnKeyAccepted(peer.info()));
         }
     }
 
@@ -102,6 +127,13 @@ impl PeerRegistry {
         let own: &Mutex<OwnKey> = &self.own_key;
         // Each change of it is one insertion or removal.
         own.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl OwnKey {
+    /// Forgets what peers said that nobody knows any more.
+    fn forget_strangers(&mut self) {
+        self.refusals.retain(|refusal| refusal.peer.strong_count() > 0);
     }
 }
 
@@ -155,9 +187,47 @@ mod tests {
             Ok(PeerEvent::OwnKeyRefused { known: None, .. })
         ));
         assert_eq!(registry.against_own_key().len(), 1);
-        registry.own_key_accepted(&peer(&registry, "carol"));
+        registry.own_key_accepted(&peer(&registry, "carol"), true);
         assert_eq!(registry.against_own_key().len(), 1);
-        registry.own_key_accepted(&bob);
+        // Its id becomes known meanwhile.
+        let id = alice().id().clone();
+        let with_id = PeerInfo {
+            id: Some(id),
+            ..bob.info()
+        };
+        registry.register(with_id).unwrap();
+        while events.try_recv().is_ok() {}
+        registry.own_key_accepted(&bob, true);
+        assert!(registry.against_own_key().is_empty());
+        assert_eq!(events.try_recv(), Ok(PeerEvent::OwnKeyAccepted(bob.info())));
+        registry.own_key_accepted(&bob, true);
+        assert!(events.try_recv().is_err(), "told once");
+    }
+
+    #[test]
+    fn what_is_not_proven_takes_back_only_what_was_not() {
+        let registry = PeerRegistry::default();
+        let bob = peer(&registry, "bob");
+        registry.own_key_refused(&bob, &alice(), KnownKey::NoneHolds, true);
+        registry.own_key_accepted(&bob, false);
+        assert_eq!(registry.against_own_key().len(), 1);
+        // Nor does it become less by being said again without proof.
+        registry.own_key_refused(&bob, &alice(), KnownKey::NoneHolds, false);
+        registry.own_key_accepted(&bob, false);
+        assert_eq!(registry.against_own_key().len(), 1);
+        registry.own_key_accepted(&bob, true);
+        registry.own_key_refused(&bob, &alice(), KnownKey::NoneHolds, false);
+        registry.own_key_accepted(&bob, false);
+        assert!(registry.against_own_key().is_empty());
+    }
+
+    #[test]
+    fn what_a_peer_said_is_forgotten_with_the_peer() {
+        let registry = PeerRegistry::default();
+        let bob = peer(&registry, "bob");
+        registry.own_key_refused(&bob, &alice(), KnownKey::NoneHolds, true);
+        registry.remove(&bob);
+        drop(bob);
         assert!(registry.against_own_key().is_empty());
     }
 

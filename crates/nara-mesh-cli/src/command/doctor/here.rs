@@ -1,6 +1,7 @@
 //! Checks of what is on this machine.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use nara_local_api::model::ClockStep;
@@ -14,7 +15,7 @@ use nara_proto::time::UnixMillis;
 use super::report::{Check, Report};
 use crate::explain;
 use crate::failure::Outcome;
-use crate::ledger_file;
+use crate::ledger_file::{self, InUse};
 use crate::peer_events::{self, PeerLine};
 use crate::permissions;
 use crate::printer::count;
@@ -91,15 +92,17 @@ pub(super) fn own_key(against: Option<&[PeerEvent]>, report: &mut Report) -> Out
 }
 
 /// The ledger of a nara that runs.
-pub(super) async fn running_ledger(
-    ledger: &dyn Ledger,
-    settings: &Settings,
-    report: &mut Report,
-) -> Outcome<()> {
-    let folder = settings.running_folder()?;
-    let shown = folder.display().to_string();
-    let events = match ledger.count().await {
-        Ok(events) => events,
+pub(super) async fn running_ledger(ledger: &dyn Ledger, file: &InUse, report: &mut Report) -> Outcome<()> {
+    if let Some(problem) = file.problem() {
+        return report.add(Check::ok("ledger", problem, LEDGER).failed(
+            "put the old file back if you moved it; else restart the nara, which begins with what is there now",
+        ));
+    }
+    let check = match ledger.count().await {
+        Ok(events) => {
+            let check = Check::ok("ledger", format!("in use, {}", count(events, "event")), LEDGER);
+            with_room(check, file.path()).await
+        }
         Err(error) => {
             let next = match error {
                 LedgerError::Corrupt { .. } | LedgerError::Damaged { .. } => {
@@ -108,22 +111,36 @@ pub(super) async fn running_ledger(
                 }
                 _ => "check the disk of the data folder",
             };
-            return report.add(Check::ok("ledger", error.to_string(), LEDGER).failed(next));
+            Check::ok("ledger", error.to_string(), LEDGER).failed(next)
         }
     };
-    let found = format!("in use, {}", count(events, "event"));
+    report.add(check)
+}
+
+/// From which free space on there is a warning, as in the alerts.
+const ALMOST_FULL: u64 = 256 << 20;
+
+/// A check of a ledger, with a look at the room that is left for it.
+async fn with_room(check: Check, file: &Path) -> Check {
+    let folder = file.parent().unwrap_or_else(|| Path::new(".")).to_owned();
+    let shown = folder.display().to_string();
     let room = tokio::task::spawn_blocking(move || ledger_file::room_in(&folder)).await;
-    report.add(match room {
-        Ok(Err(error)) => Check::ok(
-            "ledger",
-            format!("{found}; but nothing more can be stored in {shown}: {error}"),
-            LEDGER,
-        )
-        .failed(format!(
-            "make room on the disk of {shown}, or make it writable: the nara stores again by itself, and what was stored is safe"
-        )),
-        _ => Check::ok("ledger", found, LEDGER),
-    })
+    if let Ok(Err(error)) = room {
+        let found = format!(
+            "{}; but nothing more can be stored in {shown}: {error}",
+            check.found
+        );
+        return Check { found, ..check }.failed(format!(
+            "make room on the disk of {shown}, or make it writable: what was stored is safe, and no restart is needed"
+        ));
+    }
+    match ledger_file::disk_free(file).filter(|free| *free < ALMOST_FULL) {
+        Some(free) => {
+            let found = format!("{}; {} MiB are free on its disk", check.found, free >> 20);
+            Check { found, ..check }.warning("make room there before nothing can be stored")
+        }
+        None => check,
+    }
 }
 
 /// Where a nara that runs is reached.
@@ -250,11 +267,13 @@ pub(super) async fn ledger(
         Err(failure) => Err(failure),
     };
     report.add(match opened {
-        Ok(events) => check(format!("{shown}, {}", count(events, "event"))),
+        Ok(events) => with_room(check(format!("{shown}, {}", count(events, "event"))), &path).await,
         Err(failure) => {
             let causes = failure.causes().join(": ");
-            check(format!("{}: {causes}", failure.message))
-                .failed("check its owner and the disk space; move a damaged ledger away and sync again")
+            let found = check(format!("{}: {causes}", failure.message));
+            found.failed(failure.hint.unwrap_or_else(|| {
+                "check its owner and the disk space; move a damaged ledger away and sync again".to_owned()
+            }))
         }
     })
 }

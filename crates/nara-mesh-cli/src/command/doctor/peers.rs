@@ -7,22 +7,28 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use http::StatusCode;
 use nara_local_api::model::ConflictList;
-use nara_mesh::client::{MeshClient, PeerRef};
+use nara_mesh::client::{ClientError, MeshClient, PeerRef};
 use nara_mesh::defaults;
 use nara_mesh::discovery::{Discovery, Found};
-use nara_mesh::registry::{OperatorDecision, Verdict};
+use nara_mesh::registry::{Peer, PeerInfo};
 use nara_proto::identity::NaraName;
+use nara_proto::sync::SyncRequest;
 use nara_tailnet::MeshNode;
 
 use super::report::{Check, Report};
 use crate::cli::DoctorArgs;
-use crate::command::ping::{PeerResult, Pinger, ping_peer, told_clock};
+use crate::command::ping::{PeerResult, Pinger, banned_at, ping_peer, told_clock};
+use crate::explain;
 use crate::failure::Outcome;
 use crate::found::describe;
 use crate::printer::{count, harmless};
 use crate::remedy;
 use crate::settings::Settings;
+
+/// How many peers are named in a check.
+const SHOWN: usize = 10;
 
 /// How far it may be off before requests are refused, less what a request may take.
 const OFFSET_FAILURE: Duration = Duration::from_secs(25);
@@ -39,7 +45,14 @@ pub(super) async fn all(
 ) -> Outcome<()> {
     seen(node, report).await?;
     let Some(client) = client else {
-        for what in ["naras", "ports", "key conflicts", "peers' clocks"] {
+        for what in [
+            "bans",
+            "naras",
+            "acceptance",
+            "ports",
+            "key conflicts",
+            "peers' clocks",
+        ] {
             report.add(Check::ok(what, "not checked: the peers file is invalid", "").skipped())?;
         }
         return Ok(());
@@ -76,7 +89,12 @@ pub(super) async fn known(
     prove_clocks: bool,
     report: &mut Report,
 ) -> Outcome<()> {
-    let peers = client.registry().peers();
+    let (banned, peers): (Vec<_>, Vec<_>) = client
+        .registry()
+        .peers()
+        .into_iter()
+        .partition(|peer| peer.is_untrusted());
+    bans(&banned, report)?;
     let pings = peers
         .iter()
         .filter(|peer| peer.info().address.is_some())
@@ -89,6 +107,9 @@ pub(super) async fn known(
         .try_collect()
         .await?;
     answering(&pings, report)?;
+    if prove_clocks {
+        acceptance(client, &pings, report).await?;
+    }
     ports(client, own_port, report).await?;
     conflicts(known, &pings, report)?;
     clocks(&pings, report)
@@ -120,6 +141,81 @@ pub(super) async fn seen(node: Option<&Arc<dyn MeshNode>>, report: &mut Report) 
         }
         Err(error) => Check::ok("nodes", error.to_string(), why).failed("see the node"),
     })
+}
+
+/// Whom the operator banned.
+fn bans(banned: &[Arc<Peer>], report: &mut Report) -> Outcome<()> {
+    let why = "a banned nara is not called, and its requests are refused";
+    let infos: Vec<PeerInfo> = banned.iter().map(|peer| peer.info()).collect();
+    let named = |info: &PeerInfo| {
+        let since = banned_at(info).map_or_else(String::new, |at| format!(" since {}", explain::date(at)));
+        format!("{}{since}", harmless(&info.label()))
+    };
+    let lift = |info: &PeerInfo| Some(format!("`{}`", remedy::trust_again(info.name.as_ref()?, false)));
+    let found: Vec<String> = infos.iter().take(SHOWN).map(named).collect();
+    let commands: Vec<String> = infos.iter().filter_map(lift).take(SHOWN).collect();
+    let more = match infos.len().saturating_sub(SHOWN) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    report.add(if infos.is_empty() {
+        Check::ok("bans", "the operator of this nara banned nobody", why)
+    } else {
+        let found = format!("banned by the operator of this nara: {}{more}", found.join(", "));
+        let next = format!(
+            "if that is no longer meant, lift the ban: {}",
+            commands.join(", ")
+        );
+        Check::ok("bans", found, why).warning(next)
+    })
+}
+
+/// Whether peers accept what this nara signs.
+async fn acceptance(client: &MeshClient, pings: &[PeerResult], report: &mut Report) -> Outcome<()> {
+    let why = "peers that refuse the requests of this nara tell it nothing, and take nothing from it";
+    let answering = pings.iter().filter(|ping| ping.last.is_some());
+    let asked = answering.filter_map(|ping| Some((&ping.label, ping.label.parse::<PeerRef>().ok()?)));
+    let asking = asked.map(|(label, peer)| async move {
+        let answer = client.peer(peer).fetch_sync_events(SyncRequest::recent(1)).await;
+        (label, answer.err().filter(is_refusal))
+    });
+    let asked: Vec<_> = stream::iter(asking).buffered(MeshClient::FAN_OUT).collect().await;
+    let all = asked.len();
+    let refused = asked
+        .into_iter()
+        .filter_map(|(label, error)| Some((label, error?)));
+    let refused: Vec<(&String, ClientError)> = refused.collect();
+    let said = refused.iter().take(SHOWN).map(|(_, error)| error.to_string());
+    let said: Vec<String> = said.collect();
+    let check = |found: String| Check::ok("acceptance", found, why);
+    report.add(match refused.first() {
+        _ if all == 0 => check("no peer answers".to_owned()).skipped(),
+        None => check(format!("{} accept the requests of this nara", count(all, "peer"))),
+        Some((label, _)) => {
+            let found = format!(
+                "{} of {} refuse: {}",
+                refused.len(),
+                count(all, "peer"),
+                said.join("; ")
+            );
+            let next = format!(
+                "ask the operator of {}, who can lift a ban of this nara with `{}`",
+                harmless(label),
+                remedy::trust_again(client.local().name(), false)
+            );
+            match refused.len() == all {
+                true => check(found).failed(next),
+                false => check(found).warning(next),
+            }
+        }
+    })
+}
+
+fn is_refusal(error: &ClientError) -> bool {
+    matches!(
+        error.status(),
+        Some(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
+    )
 }
 
 fn answering(pings: &[PeerResult], report: &mut Report) -> Outcome<()> {
@@ -159,10 +255,10 @@ async fn ports(client: &MeshClient, own: u16, report: &mut Report) -> Outcome<()
     let peers = client.registry().peers();
     let asked = peers.iter().filter_map(|peer| {
         let info = peer.info();
-        Some((
-            info.name?,
-            info.address.filter(|_| !info.decision.is_some_and(is_ban))?,
-        ))
+        match banned_at(&info) {
+            None => Some((info.name?, info.address?)),
+            Some(_) => None,
+        }
     });
     let asking = asked.map(|(name, address)| async move {
         let ports: BTreeSet<u16> = [
@@ -186,22 +282,22 @@ async fn ports(client: &MeshClient, own: u16, report: &mut Report) -> Outcome<()
         (name.clone(), answers.collect::<Vec<u16>>())
     });
     let found: Vec<(NaraName, Vec<u16>)> = stream::iter(asking).buffered(MeshClient::FAN_OUT).collect().await;
-    let found: Vec<String> = found
-        .iter()
-        .filter(|(_, ports)| !ports.is_empty())
+    let answering = found.iter().filter(|(_, ports)| !ports.is_empty());
+    let more = answering.clone().count().saturating_sub(SHOWN);
+    let mut found: Vec<String> = answering
+        .take(SHOWN)
         .map(|(name, ports)| {
             let ports: Vec<String> = ports.iter().map(ToString::to_string).collect();
             format!("{name} on {}", ports.join(" and "))
         })
         .collect();
+    if more > 0 {
+        found.push(format!("and {more} more"));
+    }
     report.add(match found.is_empty() {
         true => Check::ok("ports", "no peer answers", why).skipped(),
         false => Check::ok("ports", found.join(", "), why),
     })
-}
-
-fn is_ban(decision: OperatorDecision) -> bool {
-    decision.verdict == Verdict::Untrusted
 }
 
 fn conflicts(known: Known<'_>, pings: &[PeerResult], report: &mut Report) -> Outcome<()> {

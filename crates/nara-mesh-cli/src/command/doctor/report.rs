@@ -9,7 +9,8 @@ use utoipa::ToSchema;
 
 use crate::exit::Exit;
 use crate::failure::Outcome;
-use crate::printer::{Printer, count, harmless};
+use crate::output;
+use crate::printer::{Printer, count};
 
 /// What `doctor` prints.
 #[derive(Serialize, ToSchema)]
@@ -199,12 +200,13 @@ fn print(check: &Check, printer: Printer) -> Outcome<()> {
     printer.line(format_args!(
         "{shown} {:<14} {}",
         check.what,
-        harmless(&check.found)
+        output::printable(&check.found)
     ))?;
     if matches!(check.verdict, Verdict::Warning | Verdict::Failed) {
         printer.line(format_args!("{:<24}why:  {}", "", check.why))?;
         if let Some(next) = &check.next {
-            printer.line(format_args!("{:<24}next: {}", "", harmless(next)))?;
+            // Whole, on one line: it has commands that are copied.
+            printer.line(format_args!("{:<24}next: {}", "", output::printable(next)))?;
         }
     }
     Ok(())

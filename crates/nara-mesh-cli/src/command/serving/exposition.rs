@@ -18,6 +18,7 @@ use tokio::net::TcpListener;
 use tokio::time::sleep;
 
 use crate::failure::{Failure, Outcome};
+use crate::ledger_file;
 
 /// The bounds of the ranges into which durations are counted, in seconds: from a call on one machine to the longest
 /// that a call may take by default, and beyond.
@@ -179,7 +180,7 @@ impl Measured {
         let measured = tokio::task::spawn_blocking(move || {
             let mut wal = file.clone().into_os_string();
             wal.push("-wal");
-            (size(&file), size(Path::new(&wal)), disk_free(&file))
+            (size(&file), size(Path::new(&wal)), ledger_file::disk_free(&file))
         });
         let Ok((file, wal, free)) = measured.await else {
             return;
@@ -195,11 +196,6 @@ impl Measured {
 /// The size of a file; 0 if it is missing.
 fn size(file: &Path) -> u64 {
     std::fs::metadata(file).map_or(0, |metadata| metadata.len())
-}
-
-fn disk_free(file: &Path) -> Option<u64> {
-    let disk = rustix::fs::statvfs(file).ok()?;
-    Some(disk.f_bavail.saturating_mul(disk.f_frsize))
 }
 
 async fn keep_up(recorder: PrometheusHandle) {

@@ -20,7 +20,7 @@ use crate::service_manager;
 const PERIOD: Duration = Duration::from_secs(1);
 
 /// How often it is looked whether the address is still the one on which the nara listens.
-const LOOK: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_secs(10);
 
 /// When the operator is told again what this waits for, at first; the pause doubles up to an hour.
 const FIRST_REMINDER: Duration = Duration::from_secs(60);
@@ -64,8 +64,7 @@ pub(super) async fn wait(
 /// The address, if it is one of this machine; else why not.
 async fn look(listen: &Listen) -> Result<SocketAddr, String> {
     let found = hosts::address_of(listen).await;
-    let address =
-        found.map_err(|error| format!("no network interface and no host of that name is found: {error}"))?;
+    let address = found.map_err(|error| error.to_string())?;
     // Whatever else is wrong with it, the one who listens there says.
     match TcpListener::bind((address.ip(), 0)) {
         Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => Err(missing(address.ip())),
@@ -73,15 +72,19 @@ async fn look(listen: &Listen) -> Result<SocketAddr, String> {
     }
 }
 
-/// Tells when the interface or the host of `--listen` no longer has the address on which the nara listens. `again`: it is
-/// looked at now.
-pub(super) async fn follow<F: Future<Output = io::Result<Vec<SocketAddr>>>>(
+/// Moves the nara when the interface or the host of `--listen` no longer has the address on which it listens, and tells when
+/// that fails. `again`: it is looked at now.
+pub(super) async fn follow<L, M>(
     listen: &Listen,
-    bound: IpAddr,
+    mut bound: IpAddr,
     again: &Notify,
-    look: impl Fn() -> F,
+    look: impl Fn() -> L,
+    move_to: impl Fn(IpAddr) -> M,
     tell: impl Fn(NaraLine),
-) {
+) where
+    L: Future<Output = io::Result<Vec<SocketAddr>>>,
+    M: Future<Output = io::Result<()>>,
+{
     if matches!(listen, Listen::Address(_)) {
         return;
     }
@@ -93,20 +96,27 @@ pub(super) async fn follow<F: Future<Output = io::Result<Vec<SocketAddr>>>>(
         }
         // Without an answer nothing is known.
         let Ok(found) = look().await else { continue };
-        let moved = found
-            .first()
-            .filter(|_| found.iter().all(|address| address.ip() != bound))
-            .copied();
-        if moved != told {
-            if let Some(now) = moved {
-                tell(NaraLine::ListenMoved {
-                    listen: listen.to_string(),
-                    now: now.to_string(),
-                    bound: bound.to_string(),
-                });
+        let is_there = found.is_empty() || found.iter().any(|address| address.ip() == bound);
+        let mut failed = None;
+        for now in found.into_iter().filter(|_| !is_there) {
+            match move_to(now.ip()).await {
+                Ok(()) => {
+                    (bound, failed) = (now.ip(), None);
+                    break;
+                }
+                // Of several addresses one may be another machine's.
+                Err(error) => failed = failed.or(Some((now, error.to_string()))),
             }
-            told = moved;
         }
+        if let Some((now, reason)) = failed.as_ref().filter(|_| failed != told) {
+            tell(NaraLine::ListenMoved {
+                listen: listen.to_string(),
+                now: now.to_string(),
+                bound: bound.to_string(),
+                reason: Some(reason.clone()),
+            });
+        }
+        told = failed;
     }
 }
 
@@ -135,6 +145,8 @@ mod tests {
         assert!(named.ip().is_loopback() && named.port() == 7, "{named}");
         let interface = look(&listen("lo:7")).await.unwrap();
         assert_eq!(interface, ([127, 0, 0, 1], 7).into());
+        let reason = look(&listen("nobody.invalid:7")).await.unwrap_err();
+        assert!(reason.contains("no network interface and no host"), "{reason}");
         // Of the documentation range: nobody has it.
         let reason = look(&listen("192.0.2.7")).await.unwrap_err();
         assert!(
@@ -144,17 +156,22 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_address_that_moves_is_told_once_and_again_when_it_moves_on() {
+    async fn an_address_that_moves_is_followed_and_one_that_cannot_be_used_is_told_once() {
         let listen: Listen = "nara.example:9632".parse().unwrap();
-        let [here, there]: [SocketAddr; 2] =
-            ["10.0.0.1:9632", "10.0.0.2:9632"].map(|text| text.parse().unwrap());
+        let [here, there, elsewhere]: [SocketAddr; 3] =
+            ["10.0.0.1:9632", "10.0.0.2:9632", "10.0.0.3:9632"].map(|text| text.parse().unwrap());
         let answers = RefCell::new(VecDeque::from([
+            // It still has it.
             Ok(vec![there, here]),
             Err(io::ErrorKind::TimedOut.into()),
-            Ok(vec![there]),
+            Ok(Vec::new()),
+            // Another machine's.
+            Ok(vec![elsewhere]),
+            Ok(vec![elsewhere]),
+            Ok(vec![elsewhere, there]),
             Ok(vec![there]),
             Ok(vec![here]),
-            Ok(vec![there]),
+            Ok(vec![elsewhere]),
         ]));
         let told = RefCell::new(Vec::new());
         let again = Notify::new();
@@ -166,16 +183,27 @@ mod tests {
             }
             ready(answer.unwrap_or_else(|| Ok(Vec::new())))
         };
+        let moved = RefCell::new(Vec::new());
+        let move_to = |ip: IpAddr| {
+            if ip == elsewhere.ip() {
+                return ready(Err(io::ErrorKind::AddrNotAvailable.into()));
+            }
+            moved.borrow_mut().push(ip);
+            ready(Ok(()))
+        };
         let tell = |line| told.borrow_mut().push(serde_json::to_value(line).unwrap());
         tokio::select! {
-            () = follow(&listen, here.ip(), &again, look, tell) => {}
+            () = follow(&listen, here.ip(), &again, look, move_to, tell) => {}
             () = ended.cancelled() => {}
         }
         let told = told.into_inner();
+        assert_eq!(moved.into_inner(), [there.ip(), here.ip()]);
         assert_eq!(told.len(), 2, "{told:?}");
-        assert_eq!(told[0]["now"], "10.0.0.2:9632");
+        assert!(told.iter().all(|line| line["now"] == "10.0.0.3:9632"), "{told:?}");
+        assert!(told.iter().all(|line| line["bound"] == "10.0.0.1"), "{told:?}");
         // A plain address does not move.
         let fixed = Listen::Address(here);
-        follow(&fixed, here.ip(), &again, || ready(Ok(Vec::new())), |_| {}).await;
+        let (look, move_to) = (|| ready(Ok(Vec::new())), |_| ready(Ok(())));
+        follow(&fixed, here.ip(), &again, look, move_to, |_| {}).await;
     }
 }

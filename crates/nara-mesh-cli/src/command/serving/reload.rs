@@ -121,7 +121,8 @@ fn said(parts: [(&str, bool); 3]) -> String {
     }
 }
 
-fn read_again() -> Outcome<Settings> {
+/// The settings as the files say now.
+pub(super) fn read_again() -> Outcome<Settings> {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     match arguments::parse(&arguments) {
         Ok((cli, sources)) => Ok(Settings::new(cli.global, sources, false)),

@@ -156,7 +156,7 @@ async fn verify_hello(
     }
     let key = responder.pinned.key;
     verifier.settle(route, responder, by_v2)?;
-    verifier.registry.own_key_accepted(&route.peer);
+    verifier.registry.own_key_accepted(&route.peer, true);
     Ok((server, Some(key)))
 }
 

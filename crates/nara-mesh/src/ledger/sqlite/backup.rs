@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OpenFlags};
 
+use super::convert::Converted;
 use super::failure::Failure;
 use super::lock::Lock;
+use super::place::check_file;
 use super::pool::{create_new_private, read_only};
 use super::{rows, schema, sql};
 use crate::ledger::{LedgerError, SqliteLedger};
@@ -43,7 +45,7 @@ fn replace(from: &Path, to: &Path) -> Result<LedgerCopy, Failure> {
     let new = Unfinished::beside(to)?;
     copy(&open_source(from)?, &new.0)?;
     let mut connection = Connection::open_with_flags(&new.0, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-    schema::migrate(&mut connection, from)?;
+    schema::migrate(&mut connection, from, &Converted::default())?;
     let damage = damage(&connection, 1)?;
     if let Some(first) = damage.into_iter().next() {
         return Err(LedgerError::Corrupt { reason: first }.into());
@@ -102,13 +104,16 @@ fn copy(source: &Connection, to: &Path) -> Result<(), Failure> {
 }
 
 fn open_source(from: &Path) -> Result<Connection, Failure> {
-    if let Err(source) = File::open(from) {
-        return Err(LedgerError::File {
-            path: from.to_owned(),
-            source,
-        }
-        .into());
+    let failed = |source| LedgerError::File {
+        path: from.to_owned(),
+        source,
+    };
+    let found = check_file(from).map_err(failed)?;
+    if found.len() == 0 {
+        let empty = std::io::Error::new(std::io::ErrorKind::InvalidInput, "it is empty");
+        return Err(failed(empty).into());
     }
+    File::open(from).map_err(failed)?;
     let connection = read_only(from)?;
     schema::check_foreign(&connection, from)?;
     Ok(connection)

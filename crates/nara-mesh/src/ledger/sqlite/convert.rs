@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use nara_proto::event::SyncEvent;
 use nara_proto::go_json;
@@ -12,18 +13,33 @@ use super::failure::Failure;
 use super::rows::unsigned;
 use super::sql;
 
-/// How many events are written between two reports of the progress.
-const REPORT: i64 = 10_000;
-
 /// Pages of the database that may stay unused.
 const SPARE_PAGES: i64 = 256;
 
-/// Called with the number of events that are converted, and the number of all.
-pub(super) type Progress<'a> = dyn FnMut(i64, i64) + 'a;
+/// How far a conversion has come, for whoever looks meanwhile.
+#[derive(Debug, Default)]
+pub(super) struct Converted {
+    done: AtomicU64,
+    all: AtomicU64,
+}
+
+impl Converted {
+    /// There are this many events to convert.
+    pub(super) fn begin(&self, all: u64) {
+        self.all.store(all, Ordering::Relaxed);
+    }
+
+    /// The number of events that are converted, and of all; 0 and 0 if nothing is to be converted.
+    pub(super) fn progress(&self) -> (u64, u64) {
+        (
+            self.done.load(Ordering::Relaxed),
+            self.all.load(Ordering::Relaxed),
+        )
+    }
+}
 
 /// Copies the table `old_events` of version 4 to the table `events`, inside of a transaction.
-pub(super) fn events(transaction: &Connection, progress: &mut Progress<'_>) -> Result<(), Failure> {
-    let all: i64 = transaction.query_row("SELECT count(*) FROM old_events", [], |row| row.get(0))?;
+pub(super) fn events(transaction: &Connection, converted: &Converted) -> Result<(), Failure> {
     let mut read = transaction.prepare(
         "SELECT seq, id, ts, svc, emitter, actor, target, importance, critical, priority, rank, account, origin, received, \
          octet_length(json), json, \
@@ -33,13 +49,9 @@ pub(super) fn events(transaction: &Connection, progress: &mut Progress<'_>) -> R
     )?;
     let mut add = transaction.prepare_cached(sql::ADD)?;
     let mut rows = read.query([])?;
-    let mut done = 0;
     while let Some(row) = rows.next()? {
         copy(row, &mut add)?;
-        done += 1;
-        if done % REPORT == 0 {
-            progress(done, all);
-        }
+        converted.done.fetch_add(1, Ordering::Relaxed);
     }
     Ok(())
 }

@@ -39,6 +39,7 @@ impl From<Failure> for LedgerError {
                     }
                     Some(ErrorCode::ReadOnly) => Self::ReadOnly(source),
                     Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::Busy(source),
+                    Some(ErrorCode::OperationInterrupted) => Self::Stopped,
                     Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::Corrupt { reason },
                     _ => Self::Database(source),
                 }

@@ -4,6 +4,7 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 
+use super::place::check_file;
 use crate::ledger::LedgerError;
 
 /// The longest text of a lock file that is read.
@@ -31,16 +32,23 @@ impl Lock {
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
         let mut file = options.open(&beside).map_err(failed)?;
+        // A pipe would never end.
+        check_file(&beside).map_err(failed)?;
         let locked = file.try_lock();
         let mut text = String::new();
         // What another program wrote there is nobody's name.
         let _ = (&mut file).take(MAX_TEXT).read_to_string(&mut text);
         match locked {
-            Ok(()) => Ok(Self {
-                file,
-                opens: text.lines().nth(2).and_then(|line| line.parse().ok()),
-                name: name.to_owned(),
-            }),
+            Ok(()) => {
+                let mut lock = Self {
+                    file,
+                    opens: text.lines().nth(2).and_then(|line| line.parse().ok()),
+                    name: name.to_owned(),
+                };
+                // At once, because opening may take long. On a full disk the name is missing, and no more.
+                let _ = lock.write();
+                Ok(lock)
+            }
             Err(TryLockError::WouldBlock) => Err(LedgerError::Locked {
                 path: path.to_owned(),
                 holder: holder(&text),
@@ -49,15 +57,20 @@ impl Lock {
         }
     }
 
-    /// Writes down who holds it, and how often the ledger was opened.
+    /// Writes down how often the ledger was opened.
     pub(super) fn note(&mut self, opens: i64) -> std::io::Result<()> {
+        self.opens = Some(opens);
+        self.write()
+    }
+
+    /// Writes down who holds it, and how often the ledger was opened, if that is known.
+    fn write(&mut self) -> std::io::Result<()> {
         let name = self.name.replace(char::is_control, " ");
-        let text = format!("{}\n{name}\n{opens}\n", std::process::id());
+        let opens = self.opens.map(|opens| format!("{opens}\n")).unwrap_or_default();
+        let text = format!("{}\n{name}\n{opens}", std::process::id());
         self.file.rewind()?;
         self.file.write_all(text.as_bytes())?;
-        self.file.set_len(text.len() as u64)?;
-        self.opens = Some(opens);
-        Ok(())
+        self.file.set_len(text.len() as u64)
     }
 }
 

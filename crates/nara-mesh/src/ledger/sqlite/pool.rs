@@ -12,10 +12,12 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavio
 use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_blocking;
 
+use super::convert::Converted;
 use super::failure::Failure;
 use super::lock::Lock;
+use super::place::check_file;
 use super::{schema, sql};
-use crate::ledger::LedgerError;
+use crate::ledger::{LedgerError, Opening};
 use crate::metrics;
 
 /// Connections that read at once; more readers wait their turn.
@@ -44,6 +46,9 @@ const BULK_LOG_PAGES: i64 = 16_000;
 /// Events of one transaction that count as many.
 const BULK: usize = 1_000;
 
+/// Steps of SQLite between two looks at whether it should go on: some milliseconds of work.
+const STEPS: i32 = 100_000;
+
 /// Prepared statements that a connection keeps.
 const CACHED_STATEMENTS: usize = 64;
 
@@ -69,15 +74,25 @@ struct Readers {
 
 impl Pool {
     /// Opens the database, and takes its lock in the name of `holder`.
-    pub(super) fn open(path: &Path, holder: Option<&str>) -> Result<Self, Failure> {
+    pub(super) fn open(path: &Path, holder: Option<&str>, opening: Option<Opening>) -> Result<Self, Failure> {
         let mut lock = holder.map(|holder| Lock::take(path, holder)).transpose()?;
-        create_private(path).map_err(|source| LedgerError::File {
+        let made = create_private(path).and_then(|()| check_file(path));
+        made.map_err(|source| LedgerError::File {
             path: path.to_owned(),
             source,
         })?;
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let mut writer = configure(Connection::open_with_flags(path, flags)?, WRITER_CACHE_KIB)?;
-        schema::migrate(&mut writer, path)?;
+        let converted = Arc::new(Converted::default());
+        if let Some(mut opening) = opening {
+            let converted = converted.clone();
+            let looks = move || {
+                let (done, all) = converted.progress();
+                opening(done, all).is_break()
+            };
+            writer.progress_handler(STEPS, Some(looks))?;
+        }
+        schema::migrate(&mut writer, path, &converted)?;
         // Only now: it would change a file that is not ours.
         writer.pragma_update(None, "journal_mode", "wal")?;
         writer.pragma_update(None, "wal_autocheckpoint", LOG_PAGES)?;
@@ -85,6 +100,7 @@ impl Pool {
             check_damage(&writer)?;
             note_opened(&writer, path, lock)?;
         }
+        writer.progress_handler(0, None::<fn() -> bool>)?;
         writer.execute(sql::SKIP_PLACES, [])?;
         let epoch = epoch(&writer)?;
         let readers = (0..READERS)
@@ -108,7 +124,7 @@ impl Pool {
 
     /// Opens the database to read it only, also where nothing can be written.
     pub(super) fn open_to_read(path: &Path) -> Result<Self, Failure> {
-        if let Err(source) = File::open(path) {
+        if let Err(source) = check_file(path).and_then(|_| File::open(path)) {
             return Err(LedgerError::File {
                 path: path.to_owned(),
                 source,
@@ -129,7 +145,7 @@ impl Pool {
     /// A database in memory has one connection: nobody else can see it.
     pub(super) fn open_in_memory() -> Result<Self, Failure> {
         let mut writer = configure(Connection::open_in_memory()?, WRITER_CACHE_KIB)?;
-        schema::migrate(&mut writer, Path::new(":memory:"))?;
+        schema::migrate(&mut writer, Path::new(":memory:"), &Converted::default())?;
         Ok(Self {
             epoch: epoch(&writer)?,
             readers: None,
@@ -313,17 +329,20 @@ pub(super) fn create_new_private(path: &Path) -> std::io::Result<()> {
 
 /// Opens a database that is not written to, also where the index of its log cannot be made.
 pub(super) fn read_only(path: &Path) -> rusqlite::Result<Connection> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = configure(Connection::open_with_flags(path, flags)?, READER_CACHE_KIB)?;
-    // Only the first look shows whether it can be read like this.
-    match connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| {
-        row.get::<_, i64>(0)
-    }) {
-        Ok(_) => Ok(connection),
+    let open = || -> rusqlite::Result<Connection> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = configure(Connection::open_with_flags(path, flags)?, READER_CACHE_KIB)?;
+        // Only a look shows whether it can be read like this: that of a setting, or this one.
+        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| {
+            row.get::<_, i64>(0)
+        })?;
+        Ok(connection)
+    };
+    match open() {
         Err(error) if error.sqlite_error_code() == Some(ErrorCode::CannotOpen) => immutable(path),
         // There is no room for the index of the log: nobody has the ledger open. What is in a log must not be missed.
         Err(error) if has_no_room(&error) && is_log_empty(path) => immutable(path),
-        Err(error) => Err(error),
+        opened => opened,
     }
 }
 

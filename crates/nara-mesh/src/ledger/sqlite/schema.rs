@@ -3,7 +3,7 @@ use std::path::Path;
 
 use rusqlite::{Connection, TransactionBehavior};
 
-use super::convert::{self, Progress};
+use super::convert::{self, Converted};
 use super::failure::Failure;
 use crate::ledger::LedgerError;
 
@@ -32,12 +32,12 @@ enum Migration {
 }
 
 impl Migration {
-    fn apply(&self, transaction: &Connection, progress: &mut Progress<'_>) -> Result<(), Failure> {
+    fn apply(&self, transaction: &Connection, converted: &Converted) -> Result<(), Failure> {
         match self {
             Self::Statements(statements) => transaction.execute_batch(statements)?,
             Self::Events { before, after } => {
                 transaction.execute_batch(before)?;
-                convert::events(transaction, progress)?;
+                convert::events(transaction, converted)?;
                 transaction.execute_batch(after)?;
             }
         }
@@ -271,21 +271,13 @@ FROM events;
 ";
 
 /// Brings the database to the newest version of the schema.
-pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), Failure> {
-    let mut progress = |done: i64, all: i64| {
-        tracing::info!(path = %path.display(), done, all, "converting the events of the ledger to a newer schema");
-    };
-    migrate_telling(connection, path, &mut progress)
-}
-
-/// The same, and tells the progress where that takes long.
 ///
 /// The version is read inside the transaction that changes it, so that two programs may open a new ledger at
 /// once. Whatever stops it, the ledger stays as it was.
-pub(super) fn migrate_telling(
+pub(super) fn migrate(
     connection: &mut Connection,
     path: &Path,
-    progress: &mut Progress<'_>,
+    converted: &Converted,
 ) -> Result<(), Failure> {
     let known = MIGRATIONS.len() as i64;
     if version(connection)? == known && application_id(connection)? == APPLICATION_ID {
@@ -306,8 +298,13 @@ pub(super) fn migrate_telling(
     else {
         return Err(LedgerError::NewerSchema { found, known }.into());
     };
+    if found > 0 && !missing.is_empty() {
+        let events: i64 = transaction.query_row("SELECT count(*) FROM events", [], |row| row.get(0))?;
+        converted.begin(events.unsigned_abs());
+        tracing::info!(path = %path.display(), events, "converting the ledger to a newer schema");
+    }
     for migration in missing {
-        migration.apply(&transaction, progress)?;
+        migration.apply(&transaction, converted)?;
     }
     transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
     transaction.pragma_update(None, "user_version", known)?;
@@ -351,7 +348,7 @@ fn application_id(connection: &Connection) -> rusqlite::Result<i64> {
 pub(super) fn make_version(path: &Path, version: usize) -> Connection {
     let connection = Connection::open(path).unwrap();
     for migration in &MIGRATIONS[..version] {
-        migration.apply(&connection, &mut |_, _| ()).unwrap();
+        migration.apply(&connection, &Converted::default()).unwrap();
     }
     connection
         .pragma_update(None, "application_id", APPLICATION_ID)

@@ -1,16 +1,19 @@
 //! Ledgers of version 4 of the schema become ledgers of today.
 
+use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::sync::Mutex;
 
 use nara_proto::event::{Payload, SocialPayload};
 use nara_proto::go_json;
 
 use super::*;
 use crate::ledger::rank::{Priority, Rank};
+use crate::ledger::sqlite::convert::Converted;
 
 const CONVERTS: &str = "NARA_TEST_CONVERSION_THAT_IS_KILLED";
 
-/// More than one report of the progress needs.
+/// Enough to be asked meanwhile whether to go on.
 const MANY: i64 = 10_500;
 
 /// An event in the spelling of version 4.
@@ -268,13 +271,58 @@ fn child_that_is_killed_while_it_converts() {
     let mut connection = Connection::open(&path).unwrap();
     // Else a transaction of this size would not leave the memory before it ends.
     connection.pragma_update(None, "cache_size", 10).unwrap();
-    let mut stop = |done: i64, all: i64| {
-        println!("converted {done} of {all}");
-        for () in std::iter::repeat(()) {
-            std::thread::park();
+    let converted = Arc::new(Converted::default());
+    let looked_at = converted.clone();
+    let stop = move || {
+        let (done, all) = looked_at.progress();
+        if done > all / 2 {
+            println!("converted {done} of {all}");
+            for () in std::iter::repeat(()) {
+                std::thread::park();
+            }
         }
+        false
     };
-    schema::migrate_telling(&mut connection, &path, &mut stop).unwrap();
+    connection.progress_handler(10_000, Some(stop)).unwrap();
+    schema::migrate(&mut connection, &path, &converted).unwrap();
+}
+
+#[tokio::test]
+async fn who_opens_a_ledger_hears_of_its_conversion_and_holds_it_by_name_meanwhile() {
+    let (_folder, path) = file();
+    make(&path, &many());
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let (heard, held) = (told.clone(), path.clone());
+    let opening = move |done, all| {
+        let other = SqliteLedger::open_locked(&held, "bob").unwrap_err();
+        let LedgerError::Locked { holder, .. } = other else {
+            panic!("{other}");
+        };
+        assert_eq!(holder, Some(format!("alice (process {})", std::process::id())));
+        heard.lock().unwrap().push((done, all));
+        ControlFlow::Continue(())
+    };
+    let ledger = SqliteLedger::open_watched(&path, "alice", Some(Box::new(opening))).unwrap();
+    assert_eq!(ledger.count().await.unwrap(), MANY as usize);
+    let told = told.lock().unwrap();
+    assert!(told.is_sorted(), "{told:?}");
+    assert!(
+        told.iter().any(|(done, all)| *done > 0 && *all == MANY as u64),
+        "{told:?}"
+    );
+}
+
+#[test]
+fn a_conversion_that_is_stopped_leaves_the_ledger_as_it_was() {
+    let (_folder, path) = file();
+    make(&path, &many());
+    let opening = |done, _| match done {
+        0 => ControlFlow::Continue(()),
+        _ => ControlFlow::Break(()),
+    };
+    let stopped = SqliteLedger::open_watched(&path, "alice", Some(Box::new(opening))).unwrap_err();
+    assert!(matches!(stopped, LedgerError::Stopped), "{stopped}");
+    assert_untouched(&path);
 }
 
 #[tokio::test]
@@ -291,7 +339,7 @@ async fn a_conversion_that_is_killed_leaves_the_ledger_as_it_was_and_the_next_on
         &path,
     );
     let told = lines.find(|line| line.as_ref().unwrap().contains("converted"));
-    assert!(told.unwrap().unwrap().contains(&format!("10000 of {MANY}")));
+    assert!(told.unwrap().unwrap().contains(&format!(" of {MANY}")));
     child.kill().unwrap();
     child.wait().unwrap();
 
