@@ -4,13 +4,14 @@ use nara_mesh::ledger::{EventSize, LedgerError, SqliteLedger};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::cli::{BackupArgs, RestoreArgs};
+use crate::cli::{BackupArgs, RestoreArgs, RunningArgs};
 use crate::connect::block_on;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::keeping::make_folder_of;
 use crate::ledger_file::{self, failed};
 use crate::printer::{Printer, count, harmless, render, table};
+use crate::running;
 use crate::settings::Settings;
 
 /// What `backup` prints.
@@ -54,9 +55,9 @@ struct Size {
     bytes: usize,
 }
 
-/// Copies the ledger of this nara to a new file, whether the nara runs or not.
+/// Copies the ledger of a nara to a new file, whether the nara runs or not.
 pub(super) fn backup(args: &BackupArgs, settings: &Settings, printer: Printer) -> Outcome {
-    let path = ledger_of(settings)?;
+    let path = running::ledger_path(&args.running, settings)?;
     let copy = block_on(async {
         let ledger = SqliteLedger::open_to_read(&path).map_err(|error| unusable(&path, error))?;
         ledger.backup(&args.file).await.map_err(failed)
@@ -78,7 +79,7 @@ pub(super) fn backup(args: &BackupArgs, settings: &Settings, printer: Printer) -
 
 /// Puts a backup in the place of the ledger of this nara, which must not run.
 pub(super) fn restore(args: &RestoreArgs, settings: &Settings, printer: Printer) -> Outcome {
-    let path = ledger_of(settings)?;
+    let path = settings.running_folder()?.join("ledger.db");
     if path.exists() && !args.replace {
         return Err(Failure::usage(format!("{} exists", path.display()))
             .hint("pass --replace to lose what it has; `nara-mesh backup FILE` keeps it"));
@@ -102,9 +103,9 @@ pub(super) fn restore(args: &RestoreArgs, settings: &Settings, printer: Printer)
     Ok(Exit::Ok)
 }
 
-/// Reads the whole ledger of this nara, and says whether it is sound and what it holds.
-pub(super) fn check(settings: &Settings, printer: Printer) -> Outcome {
-    let path = ledger_of(settings)?;
+/// Reads the whole ledger of a nara, and says whether it is sound and what it holds.
+pub(super) fn check(args: &RunningArgs, settings: &Settings, printer: Printer) -> Outcome {
+    let path = running::ledger_path(args, settings)?;
     let check = block_on(async {
         let ledger = SqliteLedger::open_to_read(&path).map_err(|error| unusable(&path, error))?;
         ledger.check().await.map_err(failed)
@@ -154,10 +155,6 @@ pub(super) fn check(settings: &Settings, printer: Printer) -> Outcome {
             "restore a backup with `nara-mesh restore FILE --replace`, or move it aside and sync again",
         ),
     )
-}
-
-fn ledger_of(settings: &Settings) -> Outcome<std::path::PathBuf> {
-    Ok(settings.running_folder()?.join("ledger.db"))
 }
 
 fn unusable(path: &std::path::Path, error: LedgerError) -> Failure {
