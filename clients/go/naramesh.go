@@ -93,6 +93,8 @@ type Problem struct {
 	Class string `json:"class"`
 	// Hint says what to do about it, if anything is known.
 	Hint string `json:"hint"`
+	// Field is the field of the request that is wrong, if it is one.
+	Field string `json:"field"`
 }
 
 // Name is the stable name of the problem, such as "unknown_peer".
@@ -231,6 +233,15 @@ type PostcardReceipt struct {
 	Told     *string `json:"told"`
 }
 
+// Postcard sends a postcard to its first peer, or to the first known one that answers if that is empty.
+func (n *Nara) Postcard(ctx context.Context, first, text string) (*PostcardReceipt, error) {
+	body := map[string]string{"message": text}
+	if first != "" {
+		body["to"] = first
+	}
+	return call[PostcardReceipt](ctx, n, http.MethodPost, "/v1/postcards", body)
+}
+
 // PostcardLater sends a postcard to its first peer, now or later: as DMLater. One of the answers is there.
 func (n *Nara) PostcardLater(ctx context.Context, first, text string, expires time.Duration) (*PostcardReceipt, *OutboxEntry, error) {
 	return later[PostcardReceipt](ctx, n, "/v1/postcards", map[string]any{"message": text, "to": first}, expires)
@@ -239,6 +250,14 @@ func (n *Nara) PostcardLater(ctx context.Context, first, text string, expires ti
 // MessageReceipt is what became of a runtime message.
 type MessageReceipt struct {
 	MessageID string `json:"message_id"`
+	// Reply is verified; it is there if it was waited for.
+	Reply json.RawMessage `json:"reply"`
+}
+
+// Message sends a runtime message, and waits up to 30 s for its reply if asked to.
+func (n *Nara) Message(ctx context.Context, peer, kind string, payload any, wait bool) (*MessageReceipt, error) {
+	body := map[string]any{"kind": kind, "payload": payload, "wait": wait}
+	return call[MessageReceipt](ctx, n, http.MethodPost, peerPath(peer, "messages"), body)
 }
 
 // MessageLater sends a runtime message, now or later: as DMLater. One of the answers is there; a reply comes into the inbox.
@@ -297,25 +316,8 @@ func (n *Nara) Call(ctx context.Context, method, path string, body, answer any) 
 // acknowledged once the loop goes on; what a loop fails to handle comes again.
 func (n *Nara) Inbox(ctx context.Context) iter.Seq2[*Message, error] {
 	return func(yield func(*Message, error) bool) {
-		response, err := n.open(ctx, http.MethodGet, "/v1/inbox/live", nil)
-		if err != nil {
-			yield(nil, err)
-			return
-		}
-		defer response.Body.Close()
-		lines := bufio.NewScanner(response.Body)
-		lines.Buffer(nil, maxEvent)
-		for lines.Scan() {
-			data, isData := strings.CutPrefix(lines.Text(), "data: ")
-			if !isData {
-				continue
-			}
-			message := new(Message)
-			if err := json.Unmarshal([]byte(data), message); err != nil {
-				yield(nil, err)
-				return
-			}
-			if !yield(message, nil) {
+		for message, err := range told[Message](ctx, n, http.MethodGet, "/v1/inbox/live", "message") {
+			if !yield(message, err) || err != nil {
 				return
 			}
 			done := map[string]string{"through": message.Cursor}
@@ -324,9 +326,217 @@ func (n *Nara) Inbox(ctx context.Context) iter.Seq2[*Message, error] {
 				return
 			}
 		}
+	}
+}
+
+// LiveEvent is an event as it arrived in the ledger.
+type LiveEvent struct {
+	// Cursor is the place behind it.
+	Cursor string `json:"cursor"`
+	// Trust is "verified", "unknown-key" or "unsigned".
+	Trust string `json:"trust"`
+	// Origin is the peer that told it, if any.
+	Origin *string         `json:"origin"`
+	Event  json.RawMessage `json:"event"`
+}
+
+// Live yields events as they arrive in the ledger, until the context ends: those behind a cursor, or from now on if that is empty.
+func (n *Nara) Live(ctx context.Context, after string) iter.Seq2[*LiveEvent, error] {
+	path := "/v1/events/live"
+	if after != "" {
+		path += "?after=" + url.QueryEscape(after)
+	}
+	return told[LiveEvent](ctx, n, http.MethodGet, path, "event")
+}
+
+// Publish signs an event of this nara, stores it, and returns it as it is signed.
+func (n *Nara) Publish(ctx context.Context, event any) (json.RawMessage, error) {
+	signed, err := call[json.RawMessage](ctx, n, http.MethodPost, "/v1/events", event)
+	if err != nil {
+		return nil, err
+	}
+	return *signed, nil
+}
+
+// Counts says how many events a transfer brought, and what became of them.
+type Counts struct {
+	Received   int `json:"received"`
+	Verified   int `json:"verified"`
+	Stored     int `json:"stored"`
+	Duplicates int `json:"duplicates"`
+	Refused    int `json:"refused_count"`
+}
+
+// Synced is a finished sync.
+type Synced struct {
+	Counts Counts `json:"counts"`
+	// Problem says why it broke off. What came before is stored.
+	Problem *Problem `json:"problem"`
+}
+
+// Reconciled is a finished comparison.
+type Reconciled struct {
+	Counts       Counts `json:"counts"`
+	MissingHere  int    `json:"missing_here"`
+	MissingThere int    `json:"missing_there"`
+	Pushed       int    `json:"pushed"`
+	Complete     bool   `json:"complete"`
+}
+
+// Sync fetches the events of a peer into the ledger, verified. The end of the context cancels it.
+func (n *Nara) Sync(ctx context.Context, peer string) (*Synced, error) {
+	synced, err := transfer[Synced](ctx, n, peerPath(peer, "sync"))
+	if err == nil && synced.Problem != nil {
+		return synced, synced.Problem
+	}
+	return synced, err
+}
+
+// Reconcile compares the ledger with the one of a peer, fetches what is missing here, and with push sends what is missing there.
+func (n *Nara) Reconcile(ctx context.Context, peer string, push bool) (*Reconciled, error) {
+	return transfer[Reconciled](ctx, n, peerPath(peer, fmt.Sprintf("reconcile?push=%t", push)))
+}
+
+// Transfer is a transfer that goes on.
+type Transfer struct {
+	ID uint64 `json:"id"`
+	// Kind is "sync" or "reconcile".
+	Kind string `json:"kind"`
+	Peer string `json:"peer"`
+}
+
+// Transfers returns the transfers that go on, of all callers.
+func (n *Nara) Transfers(ctx context.Context) ([]Transfer, error) {
+	list, err := call[struct{ Transfers []Transfer }](ctx, n, http.MethodGet, "/v1/transfers", nil)
+	if err != nil {
+		return nil, err
+	}
+	return list.Transfers, nil
+}
+
+// Cancel ends a transfer. What came is stored.
+func (n *Nara) Cancel(ctx context.Context, id uint64) error {
+	return n.Call(ctx, http.MethodDelete, fmt.Sprintf("/v1/transfers/%d", id), nil, nil)
+}
+
+// transfer waits for the end of a transfer.
+func transfer[T any](ctx context.Context, n *Nara, path string) (*T, error) {
+	for done, err := range told[T](ctx, n, http.MethodPost, path, "done") {
+		return done, err
+	}
+	return nil, errors.New("the nara ended before the transfer did")
+}
+
+// told yields the server-sent events of this name, until the answer ends. A problem is the last one.
+func told[T any](ctx context.Context, n *Nara, method, path, wanted string) iter.Seq2[*T, error] {
+	return func(yield func(*T, error) bool) {
+		response, err := n.open(ctx, method, path, nil)
+		if err != nil {
+			yield(nil, err)
+			return
+		}
+		defer response.Body.Close()
+		lines := bufio.NewScanner(response.Body)
+		lines.Buffer(nil, maxEvent)
+		name := ""
+		for lines.Scan() {
+			if event, isName := strings.CutPrefix(lines.Text(), "event: "); isName {
+				name = event
+			}
+			data, isData := strings.CutPrefix(lines.Text(), "data: ")
+			if !isData {
+				continue
+			}
+			switch name {
+			case "problem":
+				found := new(Problem)
+				if err := json.Unmarshal([]byte(data), found); err != nil {
+					yield(nil, err)
+				} else {
+					yield(nil, found)
+				}
+				return
+			case wanted:
+				event := new(T)
+				if err := json.Unmarshal([]byte(data), event); err != nil {
+					yield(nil, err)
+					return
+				}
+				if !yield(event, nil) {
+					return
+				}
+			}
+		}
 		if err := lines.Err(); err != nil {
 			yield(nil, err)
 		}
+	}
+}
+
+// lease is how long the nara passes requests on to a program that does not renew its lease.
+const lease = 30 * time.Second
+
+// Serve has the nara pass verified requests of peers below a prefix, such as /notes, on to a handler, until the context ends. The
+// handler sees paths without the prefix, and [SenderOf] says who sent a request.
+func (n *Nara) Serve(ctx context.Context, prefix string, handler http.Handler) error {
+	folder, err := os.MkdirTemp("", "nara-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(folder)
+	socket := filepath.Join(folder, "app.sock")
+	listener, err := net.Listen("unix", socket)
+	if err != nil {
+		return err
+	}
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: lease}
+	defer server.Close()
+	ended := make(chan error, 1)
+	go func() { ended <- server.Serve(listener) }()
+	path := "/v1/services/" + segment(strings.TrimPrefix(prefix, "/"))
+	body := map[string]any{"backend": "unix:" + socket, "lease_s": int(lease / time.Second)}
+	if err := n.Call(ctx, http.MethodPut, path, body, nil); err != nil {
+		return err
+	}
+	// The lease ends with us, also if the context has ended.
+	defer func() { _ = n.Call(context.WithoutCancel(ctx), http.MethodDelete, path, nil, nil) }()
+	renewing := time.NewTicker(lease / 3)
+	defer renewing.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-ended:
+			return err
+		case <-renewing.C:
+			// A nara that restarts is asked again.
+			_ = n.Call(ctx, http.MethodPut, path, body, nil)
+		}
+	}
+}
+
+// Sender is who sent a request, as the nara verified it.
+type Sender struct {
+	Name string
+	// ID is empty if it is not known.
+	ID  string
+	Key string
+	// Coverage says what of the request is proven: "method-and-path", "head", "whole" or "channel".
+	Coverage string
+}
+
+// SenderOf returns who sent a request that a nara passed on: nobody else reaches the socket of [Nara.Serve].
+func SenderOf(request *http.Request) Sender {
+	header := request.Header
+	name, err := url.PathUnescape(header.Get("X-Nara-Sender"))
+	if err != nil {
+		name = header.Get("X-Nara-Sender")
+	}
+	return Sender{
+		Name:     name,
+		ID:       header.Get("X-Nara-Sender-Id"),
+		Key:      header.Get("X-Nara-Sender-Key"),
+		Coverage: header.Get("X-Nara-Coverage"),
 	}
 }
 

@@ -196,7 +196,11 @@ func TestPostcardsAndRuntimeMessagesWaitInTheOutbox(t *testing.T) {
 	if err != nil || postcard != nil || waits == nil || waits.Kind != "postcard" {
 		t.Fatal(postcard, waits, err)
 	}
-	payload := map[string]any{"owner_id": "", "stored_at": 1, "success": true}
+	status, err := bob.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	payload := map[string]any{"owner_id": status.ID, "stored_at": 1, "success": true}
 	message, waits, err := bob.MessageLater(t.Context(), "carol", "stash:ack", payload, 0)
 	if err != nil || message != nil || waits == nil || waits.Kind != "runtime-message" {
 		t.Fatal(message, waits, err)
@@ -204,6 +208,121 @@ func TestPostcardsAndRuntimeMessagesWaitInTheOutbox(t *testing.T) {
 	message, waits, err = bob.MessageLater(t.Context(), "alice", "stash:ack", payload, 0)
 	if err != nil || waits != nil || message == nil || message.MessageID == "" {
 		t.Fatal(message, waits, err)
+	}
+	if message, err = bob.Message(t.Context(), "alice", "stash:ack", payload, false); err != nil || message.MessageID == "" {
+		t.Fatal(message, err)
+	}
+	var wrong *Problem
+	if _, err := bob.Message(t.Context(), "alice", "stash-refresh", map[string]any{}, false); !errors.As(err, &wrong) || wrong.Field != "payload.owner_id" {
+		t.Fatal(err)
+	}
+}
+
+func TestEventsAreFetchedComparedAndFollowed(t *testing.T) {
+	_, alice, bob := mesh(t)
+	if receipt, err := bob.Postcard(t.Context(), "alice", "greetings"); err != nil || receipt.First != "alice" {
+		t.Fatal(receipt, err)
+	}
+	said := map[string]any{"svc": "social", "social": map[string]string{
+		"type": "gossip", "actor": "alice", "target": "bob", "reason": "from Go",
+	}}
+	published, err := alice.Publish(t.Context(), said)
+	if err != nil || !strings.Contains(string(published), "from Go") {
+		t.Fatal(string(published), err)
+	}
+	synced, err := bob.Sync(t.Context(), "alice")
+	if err != nil || synced.Counts.Stored == 0 {
+		t.Fatal(synced, err)
+	}
+	compared, err := bob.Reconcile(t.Context(), "alice", true)
+	if err != nil || !compared.Complete {
+		t.Fatal(compared, err)
+	}
+	// What is said from now on.
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	go func() {
+		for ctx.Err() == nil {
+			_, _ = alice.Publish(ctx, said)
+		}
+	}()
+	for event, err := range alice.Live(ctx, "") {
+		if err != nil || event.Trust != "verified" || event.Cursor == "" {
+			t.Fatal(event, err)
+		}
+		break
+	}
+}
+
+func TestATransferIsListedAndCancelled(t *testing.T) {
+	_, _, bob := mesh(t)
+	// It takes connections and says nothing.
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	ended := make(chan error, 1)
+	go func() {
+		_, err := bob.Sync(t.Context(), silent.Addr().String())
+		ended <- err
+	}()
+	for {
+		transfers, err := bob.Transfers(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(transfers) == 1 {
+			if err := bob.Cancel(t.Context(), transfers[0].ID); err != nil {
+				t.Fatal(err)
+			}
+			break
+		}
+	}
+	var cancelled *Problem
+	if err := <-ended; !errors.As(err, &cancelled) || cancelled.Name() != "cancelled" {
+		t.Fatal(err)
+	}
+}
+
+func TestAHandlerIsAServiceUntilItsContextEnds(t *testing.T) {
+	_, alice, bob := mesh(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() {
+		ended <- alice.Serve(ctx, "/notes", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			_, _ = io.WriteString(w, r.URL.Path+" for "+SenderOf(r).Name)
+		}))
+	}()
+	client := &http.Client{Transport: bob}
+	ask := func() (int, string) {
+		answer, err := client.Get("http://alice/notes/1")
+		if err != nil {
+			return 0, err.Error()
+		}
+		defer answer.Body.Close()
+		body, _ := io.ReadAll(answer.Body)
+		return answer.StatusCode, string(body)
+	}
+	for {
+		if status, text := ask(); status == http.StatusOK {
+			if text != "/1 for bob" {
+				t.Fatal(text)
+			}
+			break
+		}
+		select {
+		case err := <-ended:
+			t.Fatal(err)
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
+	if status, text := ask(); status == http.StatusOK {
+		t.Fatal(text)
 	}
 }
 

@@ -46,6 +46,11 @@ def test_an_event_appears_without_a_reload(mesh: Mesh, page: Page) -> None:
     page.says("#timeline", hostile)
     assert page.all("#timeline img") == []
     page.says("#timeline li:first-child", "verified")
+    # By which key, and who told it.
+    page.driver.execute_script("document.querySelector('#timeline li details').open = true")
+    page.says("#timeline li:first-child details", in_groups(mesh.bob.listening["key_id"]))
+    page.says("#timeline li:first-child details", "told by bob")
+    page.driver.execute_script("document.querySelector('#timeline li details').open = false")
     # The filters, and the way to the peer.
     page.one("#event-text").send_keys("no such words")
     page.says("#timeline", "No event matches")
@@ -103,6 +108,57 @@ def test_messages_that_wait_are_shown_and_taken_back(mesh: Mesh, page: Page) -> 
         page.says("#health", "Nothing waits")
         api.delete("/v1/peers/dora")
     assert page.complaints() == []
+
+
+def test_a_program_that_peers_reach_is_shown_with_who_called_it(mesh: Mesh, page: Page) -> None:
+    page.open(mesh.alice.dashboard())
+    page.view("health")
+    page.says("#health", "Nothing waits")
+    assert "Services" not in page.text("#health")
+    with socket.create_server(("127.0.0.1", 0)) as program, mesh.alice.api as api:
+        backend = f"http://127.0.0.1:{program.getsockname()[1]}"
+        program.close()
+        assert api.put("/v1/services/notes", json={"backend": backend, "lease_s": 60}).is_success
+        # Nobody is behind it any more, and the request was passed on all the same.
+        with mesh.bob.api as of_bob:
+            assert of_bob.get("/v1/peers/alice/http/notes/1").status_code == 502
+        page.says("#health", backend)
+        page.says("#health", "Last sender")
+        assert api.get("/v1/services").json()["services"][0]["last_sender"] == "bob"
+        assert findings(page) == []
+        api.delete("/v1/services/notes")
+    assert page.complaints() == []
+
+
+def test_the_ledger_is_shown_by_service(mesh: Mesh, page: Page) -> None:
+    mesh.bob.run("dm", "alice", "what is in your ledger?")
+    page.open(mesh.alice.dashboard())
+    page.view("health")
+    page.says("#health", "Events in the ledger")
+    with mesh.alice.api as api:
+        held = {size["service"]: size for size in api.get("/v1/ledger").json()["services"]}
+    assert held["social"]["events"] > 0 and held["social"]["bytes"] > 0
+    find = """
+      const rows = [...document.querySelectorAll('#health tbody tr')].map((row) => row.innerText);
+      return rows.find((row) => row.startsWith('social'));
+    """
+    row = until(lambda: page.driver.execute_script(find), "a row for the service social")
+    assert f"{held['social']['events']}" in row, row
+    assert page.complaints() == []
+
+
+def test_a_peer_without_coordinates_is_on_the_map_by_its_round_trip(mesh: Mesh, page: Page) -> None:
+    page.open(mesh.alice.dashboard())
+    script = """
+      const [done] = [arguments[arguments.length - 1]];
+      import('/page/map.js').then(({ map, placeOf }) => {
+        const peers = [{label: 'old', presence: 'ONLINE', rtt_us: 3000}, {label: 'nowhere', presence: 'UNKNOWN'}];
+        const drawn = map(null, 'alice', peers, new Set());
+        done([drawn.querySelectorAll('.node').length, Math.hypot(...placeOf(peers[0], null)), placeOf(peers[1], null) ?? null]);
+      }, (error) => done([String(error)]));
+    """
+    nodes, far, nowhere = page.driver.execute_async_script(script)
+    assert (nodes, nowhere) == (2, None) and abs(far - 3) < 0.001
 
 
 def test_a_transfer_is_shown_while_it_goes_on_and_cancelled(mesh: Mesh, page: Page) -> None:

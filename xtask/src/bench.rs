@@ -1,5 +1,6 @@
 //! Measures this project beside the Go baseline and the bare machine, in one run and alternating rounds, and reports ratios.
 
+mod local;
 mod memory;
 mod peers;
 mod report;
@@ -39,6 +40,7 @@ struct Settings {
 pub(crate) fn run(args: &[String]) -> Result<(), String> {
     if let Some((first, rest)) = args.split_first() {
         match first.as_str() {
+            "--local" => return local::run(rest),
             "--memory" => return memory::run(rest),
             "--peers" => return peers::run(rest),
             _ => {}
@@ -141,7 +143,7 @@ fn settings(args: &[String]) -> Result<Settings, String> {
             }
             other => {
                 return Err(format!(
-                    "bench does not know {other:?}; it takes --quick, --round-trips, --rounds N and --record, or --memory or --peers first"
+                    "bench does not know {other:?}; it takes --quick, --round-trips, --rounds N and --record, or --local, --memory or --peers first"
                 ));
             }
         }
@@ -283,13 +285,6 @@ fn measure_once(programs: &Programs, settings: &Settings, page: &Path) -> Result
         "reconcile": ours(&["reconcile", "--events", &reconcile])?,
         "reconcile_large": ours(&["reconcile", "--events", &large_reconcile])?,
         "stream": ours(&["stream", "--subscribers", &settings.subscribers.to_string()])?,
-        "local_api": ours(&[
-            "local",
-            "--requests",
-            &(settings.requests / 4).to_string(),
-            "--watchers",
-            &settings.subscribers.to_string(),
-        ])?,
         "gossip": ours(&["gossip", "--naras", settings.naras, "--plot", &plot])?,
         "store": ours(&["store", "--large", &settings.large_ledger.to_string()])?,
     }))

@@ -54,6 +54,9 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
         ));
     }
     check_tools()?;
+    if task == "scenarios" && has_service(&rest) {
+        check_python()?;
+    }
     let folder = process::root().join("target/lab");
     let programs = folder.join("bin");
     fs::create_dir_all(&programs).map_err(|error| format!("{}: {error}", programs.display()))?;
@@ -101,6 +104,36 @@ fn check_tools() -> Result<(), String> {
         );
     }
     Ok(())
+}
+
+/// The Python that runs the service of the lab, where `.ci/run` makes it.
+fn python() -> PathBuf {
+    process::root().join("target/python/bin/python3")
+}
+
+/// Whether the part with a service in Python is run.
+fn has_service(args: &[String]) -> bool {
+    let is_chosen = |option: &str, value: &str| {
+        let chosen = args.iter().skip_while(|arg| *arg != option).nth(1);
+        chosen.is_none_or(|chosen| chosen.split(',').any(|wanted| wanted == value))
+    };
+    is_chosen("--only", "service") && is_chosen("--kinds", "embedded")
+}
+
+fn check_python() -> Result<(), String> {
+    let mut command = Command::new(python());
+    command
+        .args(["-c", "import httpx, uvicorn"])
+        .stdin(Stdio::null())
+        .stderr(Stdio::null());
+    if command.status().is_ok_and(|status| status.success()) {
+        return Ok(());
+    }
+    Err(
+        "the lab needs the Python client: `python3 -m venv target/python && target/python/bin/pip install \
+         './clients/python[service]'` (on Debian: apt-get install python3-venv)"
+            .to_owned(),
+    )
 }
 
 /// Builds the Go programs, all from one module, so that they fit together.
@@ -161,6 +194,10 @@ fn in_namespaces(lab: &Path, programs: &Path, task: &str, rest: &[String]) -> Re
         // Go programs of Tailscale send their logs home otherwise, and wait for a network that is not loopback.
         .env("TS_NO_LOGS_NO_SUPPORT", "true")
         .env("TS_ASSUME_NETWORK_UP_FOR_TEST", "1")
+        .env("NARA_LAB_PYTHON", python())
+        // The client as it is here, whatever was installed.
+        .env("PYTHONPATH", process::root().join("clients/python/src"))
+        .env("PYTHONDONTWRITEBYTECODE", "1")
         .stdin(Stdio::null())
         .spawn()
         .map_err(|error| format!("cannot run unshare: {error}"))?;

@@ -28,7 +28,8 @@ usage: cargo xtask TASK
   bench     measure this project beside the Go baseline in one run; writes target/bench/
             (options: --quick for a short run, --round-trips for round trips alone, a minute, --rounds N, --record to write the
             table into docs/results.md; or --memory for the memory of `serve` with 320,000 events, with --events N for others;
-            or --peers for round trips beside iroh, libp2p and Go)
+            or --peers for round trips beside iroh, libp2p and Go; or --local for what the local API costs, a minute, with
+            --rounds N and --record)
   fuzz      feed every reader of a peer's bytes with bytes of its own making, for ten minutes each
             (options: --seconds N, --jobs N, --target NAME)
   interop   let OpenSSL and Go call our server over TLS, and our client call Go (needs openssl and go)

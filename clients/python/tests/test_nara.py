@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import threading
 from typing import Any
 
 import pytest
 
 from nara_mesh import AsyncNara, Nara, NaraError, NoNara, Problem, Sender
-from nara_mesh._requests import Call
-
 from nara_mesh._requests import Call
 
 from .conftest import Mesh, soul
@@ -25,6 +25,10 @@ def test_the_running_nara_is_found(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) 
         assert nara.status()["name"] == "bob"
     with pytest.raises(NoNara):
         Nara(name="carol")
+    # One that is chosen is called, and nobody answers there.
+    with Nara(mesh.folder / "nowhere.sock") as nobody, pytest.raises(NoNara) as caught:
+        nobody.status()
+    assert "nowhere.sock" in str(caught.value)
 
 
 def test_a_nara_on_loopback_wants_a_token(mesh: Mesh) -> None:
@@ -143,3 +147,56 @@ def test_a_service_answers_peers_until_it_ends(mesh: Mesh) -> None:
                 await bob.request("alice", "GET", "/notes/1")
 
     asyncio.run(scenario())
+
+
+def test_events_are_fetched_compared_and_a_transfer_is_cancelled(mesh: Mesh) -> None:
+    with Nara(mesh.bob) as nara:
+        nara.dm("alice", "to be fetched")
+        synced = nara.sync("alice", services="social")
+        assert synced["counts"]["received"] > 0
+        compared = nara.reconcile("alice", push=True)
+        assert compared["complete"] and compared["missing_here"] >= 0
+        assert nara.transfers() == []
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            # It takes connections and says nothing.
+            peer = f"127.0.0.1:{silent.getsockname()[1]}"
+            problems: list[str] = []
+
+            def fetch() -> None:
+                with Nara(mesh.bob) as other, pytest.raises(Problem) as caught:
+                    other.sync(peer)
+                problems.append(caught.value.name)
+
+            fetching = threading.Thread(target=fetch)
+            fetching.start()
+            while not (going_on := nara.transfers()):
+                pass
+            assert (going_on[0]["kind"], going_on[0]["peer"]) == ("sync", peer)
+            nara.cancel(going_on[0]["id"])
+            fetching.join()
+        assert problems == ["cancelled"]
+
+        async def asynchronously() -> None:
+            async with AsyncNara(mesh.bob) as same:
+                assert (await same.sync("alice"))["counts"]["received"] > 0
+                assert (await same.reconcile("alice"))["complete"]
+                assert await same.transfers() == []
+
+        asyncio.run(asynchronously())
+
+
+def test_stashes_and_postcards(mesh: Mesh) -> None:
+    with Nara(mesh.bob) as nara:
+        assert nara.get_stash("alice") is None
+        nara.put_stash("alice", b"only bob")
+        assert nara.get_stash("alice") == b"only bob"
+        sent = nara.postcard("greetings", to="alice")
+        assert sent["message_id"] in [journey["message_id"] for journey in nara.postcards()]
+
+        async def asynchronously() -> None:
+            async with AsyncNara(mesh.bob) as same:
+                await same.put_stash("alice", b"again")
+                assert await same.get_stash("alice") == b"again"
+                assert len(await same.postcards()) > 0
+
+        asyncio.run(asynchronously())

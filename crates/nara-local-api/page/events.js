@@ -1,7 +1,7 @@
 // What was said, live.
 
 import { byId, card, empty, make, say, show } from "./dom.js";
-import { actorOf, clockOf, dateOf, dayOf, machineTime, many, sentence, targetOf } from "./words.js";
+import { actorOf, clockOf, dateOf, dayOf, fingerprint, machineTime, many, sentence, targetOf } from "./words.js";
 
 /** The most events that are kept, and shown. */
 const KEPT = 500;
@@ -16,6 +16,7 @@ const PROOF = {
 const kept = [];
 let fresh = new Set();
 let jump = () => {};
+let keyOfNara = () => undefined;
 let paused = false;
 let list;
 let counter;
@@ -48,7 +49,7 @@ const entry = (item) => {
     if (!details.open || details.children.length > 1) return;
     const told = [
       `${dateOf(millis(event))}, by ${event.emitter || "nobody"}`,
-      trust === "verified" ? ", signed with the key that is pinned for it" : "",
+      trust === "verified" ? `, verified with the key that is pinned for it, ${fingerprint(keyOfNara(event.emitter))}` : "",
       origin ? `, told by ${origin}` : "",
     ];
     details.append(make("p", { class: "quiet" }, `${told.join("")}.`), make("pre", { tabindex: "0" }, JSON.stringify(event, null, 2)));
@@ -115,8 +116,10 @@ const select = (label, id, options, set) => {
   return [make("label", { for: id }, label, control), control];
 };
 
-export const start = (jumpTo) => {
+/** `jumpTo` shows a nara by its name; `keyOf` gives the id of its key. */
+export const start = (jumpTo, keyOf) => {
   jump = jumpTo;
+  keyOfNara = keyOf;
   const text = make("input", {
     id: "event-text",
     type: "search",

@@ -42,6 +42,35 @@ const plots = ({ samples }) => {
   );
 };
 
+const servicesCard = (services) => {
+  if (services.length === 0) return null;
+  const rows = services.map(({ prefix, backend, requests, last_sender: sender, expires_in_ms: left }) =>
+    make(
+      "tr",
+      {},
+      make("th", { scope: "row" }, prefix),
+      make("td", {}, backend),
+      make("td", { class: "number" }, number(requests)),
+      make("td", {}, sender ?? "–"),
+      make("td", {}, `in ${span(left)}`),
+    ),
+  );
+  return card("Services", make("p", {}, "programs of this machine that peers reach"), table("Programs that peers reach", ["Path", "Program", ["Requests", "number"], "Last sender", "Lease ends"], rows));
+};
+
+const ledgerCard = ({ events, bytes: size, services }) => {
+  const rows = services.map(({ service, events: count, bytes: each }) =>
+    make("tr", {}, make("th", { scope: "row" }, service), make("td", { class: "number" }, number(count)), make("td", { class: "number" }, bytes(each))),
+  );
+  return card(
+    "Ledger",
+    make("p", {}, `${many(events, "event")}, ${bytes(size)}`),
+    rows.length > 0
+      ? table("Events in the ledger, by service", ["Service", ["Events", "number"], ["Size", "number"]], rows)
+      : empty("No events yet", "What this nara and its peers say is kept here."),
+  );
+};
+
 const refusals = (list) => {
   const rows = list.map(({ reason, count }) =>
     make("tr", {}, make("th", { scope: "row" }, reason.replaceAll("_", " ")), make("td", { class: "number" }, number(count))),
@@ -165,7 +194,16 @@ export const examine = async (refresh) => {
 
 export const wasExamined = () => checks !== undefined || checking;
 
-export const render = ({ history, outbox, transfers }, refresh, ask) => {
-  if (!history || !outbox) return;
-  show(byId("health"), doctor(() => examine(refresh)), transfersCard(transfers, ask), waiting(outbox, ask), plots(history), refusals(history.refusals));
+export const render = ({ history, outbox, transfers, services, ledger }, refresh, ask) => {
+  if (!history || !outbox || !ledger) return;
+  show(
+    byId("health"),
+    doctor(() => examine(refresh)),
+    transfersCard(transfers, ask),
+    waiting(outbox, ask),
+    servicesCard(services),
+    plots(history),
+    ledgerCard(ledger),
+    refusals(history.refusals),
+  );
 };

@@ -15,13 +15,16 @@ const PAUSES = [250, 500, 1000, 2000, 4000, 8000];
 
 /** How often what does not tell of itself is asked for. */
 const LOOK = 5000;
+/** How often the whole ledger is counted: the nara reads all of it for that. */
+const COUNT = 30_000;
 /** How often peers are pinged, and how many of them. */
 const PING = 30_000;
 const PINGED = 32;
 
-const known = { status: null, peers: [], own: null, conflicts: { conflicts: [], warnings: [] }, history: null, outbox: null, transfers: [] };
+const known = { status: null, peers: [], own: null, conflicts: { conflicts: [], warnings: [] }, history: null, outbox: null, transfers: [], services: [], ledger: null };
 let view = "mesh";
 let cursor = null;
+let countAt = 0;
 
 const sleep = (millis) => new Promise((resolve) => { setTimeout(resolve, millis); });
 
@@ -46,6 +49,12 @@ const shut = (reason) => {
   byId("closed").hidden = false;
 };
 
+/** A nara that exposes no programs is one without services. */
+const noServices = (error) => {
+  if (error.status === 501) return { services: [] };
+  throw error;
+};
+
 const refresh = async () => {
   const [status, { peers }, own, conflicts] = await Promise.all([
     api.get("/v1/status"),
@@ -55,8 +64,17 @@ const refresh = async () => {
   ]);
   Object.assign(known, { status, peers, own, conflicts });
   if (view === "health") {
-    const [history, outbox, { transfers }] = await Promise.all([api.get("/v1/history"), api.get("/v1/outbox"), api.get("/v1/transfers")]);
-    Object.assign(known, { history, outbox, transfers });
+    const [history, outbox, { transfers }, { services }] = await Promise.all([
+      api.get("/v1/history"),
+      api.get("/v1/outbox"),
+      api.get("/v1/transfers"),
+      api.get("/v1/services").catch(noServices),
+    ]);
+    Object.assign(known, { history, outbox, transfers, services });
+    if (performance.now() >= countAt) {
+      countAt = performance.now() + COUNT;
+      known.ledger = await api.get("/v1/ledger");
+    }
   }
   render();
 };
@@ -202,6 +220,9 @@ const jump = (name) => {
   row.focus({ preventScroll: true });
 };
 
+/** The id of the key with which a nara signs. */
+const keyOf = (name) => (known.status?.name === name ? known.status : known.peers.find((peer) => peer.name === name))?.key_id;
+
 const start = async () => {
   for (const name of VIEWS) byId(`tab-${name}`).addEventListener("click", () => choose(name));
   byId("tabs").addEventListener("keydown", (event) => {
@@ -228,7 +249,7 @@ const start = async () => {
   if (!api.isOpen()) return shut();
   byId("tabs").hidden = false;
   byId("leave").hidden = false;
-  events.start(jump);
+  events.start(jump, keyOf);
   choose(wanted);
   await run();
 };

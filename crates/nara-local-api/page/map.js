@@ -1,4 +1,5 @@
-// The mesh as a map: peers where their network coordinates place them, this nara in the middle.
+// The mesh as a map, this nara in the middle: peers where their network coordinates place them, or as far away as their round
+// trip says.
 
 import { draw } from "./dom.js";
 import { duration } from "./words.js";
@@ -35,22 +36,29 @@ const spread = (nodes) => {
   }
 };
 
+/** A direction that a name always has. */
+const direction = (name) => [...name].reduce((sum, letter) => (sum * 31 + letter.codePointAt(0)) % 3600, 7) * (Math.PI / 1800);
+
+/** Where a peer is, seen from here, in milliseconds of round trip; undefined: nobody knows. */
+export const placeOf = (peer, own) => {
+  if (peer.coordinates && own) return [peer.coordinates.x - own.x, peer.coordinates.y - own.y];
+  if (peer.rtt_us === null || peer.rtt_us === undefined) return undefined;
+  const [far, angle] = [peer.rtt_us / 1000, direction(peer.label)];
+  return [far * Math.cos(angle), far * Math.sin(angle)];
+};
+
 export const map = (own, name, peers, linked) => {
-  const placed = peers.filter((peer) => peer.coordinates);
-  const far = (peer) => {
-    const { x, y } = peer.coordinates;
-    return Math.hypot(x - own.x, y - own.y);
-  };
-  const outer = round(Math.max(1, ...placed.map(far)));
+  const placed = peers.map((peer) => ({ peer, place: placeOf(peer, own) })).filter(({ place }) => place);
+  const outer = round(Math.max(1, ...placed.map(({ place }) => Math.hypot(...place))));
   const scale = REACH / outer;
   const clamp = (value, most) => Math.min(most, Math.max(-most, value));
   const self = { x: WIDTH / 2, y: HEIGHT / 2, fixed: true, name };
-  const nodes = placed.map((peer) => ({
+  const nodes = placed.map(({ peer, place: [x, y] }) => ({
     peer,
     name: peer.label,
     // Whatever a peer says of its place, it stays on the map. Wider than high, as the map is.
-    x: WIDTH / 2 + clamp((peer.coordinates.x - own.x) * scale, REACH) * 2.2,
-    y: HEIGHT / 2 + clamp((peer.coordinates.y - own.y) * scale, REACH),
+    x: WIDTH / 2 + clamp(x * scale, REACH) * 2.2,
+    y: HEIGHT / 2 + clamp(y * scale, REACH),
   }));
   spread([self, ...nodes]);
   for (const node of nodes) {

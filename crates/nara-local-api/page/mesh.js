@@ -1,7 +1,7 @@
 // Who is there.
 
 import { byId, card, empty, make, show, table } from "./dom.js";
-import { map } from "./map.js";
+import { map, placeOf } from "./map.js";
 import { ago, duration, many, number, offset, span } from "./words.js";
 
 const PRESENCE = {
@@ -28,7 +28,7 @@ const protection = (peer) => {
   return proven.join(" · ") || (peer.public_key ? "v1" : "–");
 };
 
-const row = (peer, link) => {
+const row = (peer, link, reads) => {
   const [kind, word] = presence(peer);
   const skewed = Math.abs(peer.clock_offset_ns ?? 0) > 5e9;
   return make(
@@ -41,7 +41,7 @@ const row = (peer, link) => {
     make("td", { class: "nowrap" }, protection(peer)),
     make("td", { class: "number" }, skewed ? make("span", { class: "mark warn" }, offset(peer.clock_offset_ns)) : offset(peer.clock_offset_ns, peer.clock_uncertainty_ns)),
     make("td", {}, peer.path ?? "–", peer.host_name ? make("span", { class: "small" }, peer.host_name) : null),
-    make("td", {}, link ?? "–"),
+    make("td", {}, link ?? (reads ? null : "–"), reads ? make("span", { class: "small" }, "reads our stream") : null),
   );
 };
 
@@ -57,10 +57,12 @@ const legend = () =>
 export const render = ({ status, peers, own }) => {
   if (!status) return;
   const links = new Map((status.gossip?.links ?? []).map(({ peer, link }) => [peer, link]));
+  const readers = new Set(status.stream_readers);
   const online = peers.filter((peer) => peer.presence === "ONLINE").length;
-  const shown = peers.map((peer) => row(peer, links.get(peer.label) ?? links.get(peer.name)));
-  const columns = ["Peer", "Presence", ["Round trip", "number"], ["Estimated", "number"], "Protection", ["Clock", "number"], "Path", "Link"];
-  const unplaced = peers.filter((peer) => !peer.coordinates);
+  const shown = peers.map((peer) => row(peer, links.get(peer.label) ?? links.get(peer.name), readers.has(peer.name)));
+  const columns = ["Peer", "Presence", ["Round trip", "number"], ["Estimated", "number"], "Protection", ["Clock", "number"], "Path", "Links"];
+  const unplaced = peers.filter((peer) => !placeOf(peer, own));
+  const guessed = peers.filter((peer) => !peer.coordinates && placeOf(peer, own));
   show(
     byId("mesh"),
     make(
@@ -69,6 +71,7 @@ export const render = ({ status, peers, own }) => {
       tile("Peers online", `${online} of ${peers.length}`),
       tile("Events in the ledger", number(status.events)),
       tile("Gossip links", status.gossip ? number(links.size) : "off"),
+      tile("Readers of our stream", number(readers.size)),
       tile("Running for", span(status.uptime_ms)),
     ),
     card(
@@ -81,9 +84,12 @@ export const render = ({ status, peers, own }) => {
     card(
       "Map",
       legend(),
-      unplaced.length < peers.length && own
+      unplaced.length < peers.length
         ? map(own, status.name, peers, links)
-        : empty("No map yet", "A peer is placed once it has told its network coordinates. Distances are round trips."),
+        : empty("No map yet", "A peer is placed once it has told its network coordinates, or its round trip is measured."),
+      guessed.length > 0
+        ? make("p", { class: "inside small quiet" }, `Of these only the distance is known: ${guessed.map((peer) => peer.label).join(", ")}.`)
+        : null,
       unplaced.length > 0 && unplaced.length < peers.length
         ? make("p", { class: "inside small quiet" }, `Not placed: ${unplaced.map((peer) => peer.label).join(", ")}.`)
         : null,

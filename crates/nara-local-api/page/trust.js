@@ -35,6 +35,18 @@ const confirm = ({ title, text, key, word, kind, act, done }) => {
 const keyCard = (title, key, how) =>
   make("div", {}, make("h3", {}, title), make("code", { class: "fingerprint" }, fingerprint(key)), make("p", { class: "small quiet" }, how));
 
+/** Asks whether another key is the one of a nara from now on. */
+const askToTrust = (name, key, refresh) =>
+  confirm({
+    title: `Trust another key of ${name}?`,
+    text: `Compare this fingerprint with the one that the owner of ${name} tells you, not over the mesh. Whoever holds this key will be ${name} for this nara.`,
+    key,
+    word: "Trust this key",
+    kind: "danger",
+    act: () => send("PUT", peerPath(name, "/trust"), { key, replace: true }),
+    done: refresh,
+  });
+
 const conflict = (open, refresh) => {
   const { name, pinned_key_id: pinned, pinned_source: source, offered_key_id: offered, offered_by: by } = open.conflict;
   const seen = open.times > 1 ? `${open.times} times, last ${dateOf(open.last_seen_ms)}` : dateOf(open.last_seen_ms);
@@ -51,17 +63,7 @@ const conflict = (open, refresh) => {
     }),
   );
   const replace = make("button", { type: "button", class: "danger", "data-focus": `replace ${name}` }, "Trust the offered key…");
-  replace.addEventListener("click", () =>
-    confirm({
-      title: `Trust another key of ${name}?`,
-      text: `Compare this fingerprint with the one that the owner of ${name} tells you, not over the mesh. Whoever holds this key will be ${name} for this nara.`,
-      key: offered,
-      word: "Trust this key",
-      kind: "danger",
-      act: () => send("PUT", peerPath(name, "/trust"), { key: offered, replace: true }),
-      done: refresh,
-    }),
-  );
+  replace.addEventListener("click", () => askToTrust(name, offered, refresh));
   return make(
     "section",
     { class: "card conflict", "aria-label": `Conflict about ${name}` },
@@ -77,6 +79,26 @@ const conflict = (open, refresh) => {
       make("div", { class: "actions start" }, keep, open.configured ? null : replace),
     ),
   );
+};
+
+/** What a warning says, and the decision to take, if it is about a key. */
+const warningItem = (warning, peers, refresh) => {
+  const { name, key_id: key } = warning;
+  const item = make(
+    "li",
+    {},
+    make("span", { class: "mark warn" }, `${warning.text}.`),
+    make("p", { class: "small quiet" }, `${many(warning.times, "time")}, last ${dateOf(warning.last_seen_ms)}`),
+  );
+  if (!key) return item;
+  const pinned = peers.find((peer) => peer.name === name)?.key_id;
+  const trust = make("button", { type: "button", class: "danger", "data-focus": `trust ${name} ${key}`, "aria-label": `Trust another key of ${name}` }, "Trust this key…");
+  trust.addEventListener("click", () => askToTrust(name, key, refresh));
+  item.append(
+    make("div", { class: "keys" }, pinned ? keyCard("Pinned key", pinned, "") : null, keyCard("Other key", key, "")),
+    make("div", { class: "actions start" }, trust),
+  );
+  return item;
 };
 
 const decision = (peer) => {
@@ -153,9 +175,7 @@ export const render = ({ status, peers, conflicts }, refresh) => {
           make(
             "ul",
             { class: "plain-list" },
-            warnings.map((warning) =>
-              make("li", {}, make("span", { class: "mark warn" }, `${warning.text}.`), make("p", { class: "small quiet" }, `${many(warning.times, "time")}, last ${dateOf(warning.last_seen_ms)}`)),
-            ),
+            warnings.map((warning) => warningItem(warning, peers, refresh)),
           ),
         )
       : null,

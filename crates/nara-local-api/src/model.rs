@@ -24,7 +24,9 @@ pub use message::{
     OutgoingMessage, Postcard, PostcardReceipt, Zine,
 };
 pub use outbox::{Later, OutboxEntry, OutboxKind, OutboxList, OutboxState};
-pub use page::{ConflictList, DashboardLink, History, OpenConflict, Refusals, Sample, Warning};
+pub use page::{
+    ConflictList, DashboardLink, History, LedgerSummary, OpenConflict, Refusals, Sample, ServiceSize, Warning,
+};
 pub(crate) use peer::OwnKeyRefusals;
 pub use peer::{Conflict, Decision, Peer, PeerChanged, PeerList, Pong, Pruned, Record, Trust, Way};
 pub use stash::{Dropped, Stash, StashList, Stashed};

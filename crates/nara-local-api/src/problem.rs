@@ -50,6 +50,9 @@ pub struct Problem {
     /// What to do about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
+    /// The field of the request that is wrong, if it is one: `payload.nonce`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub field: Option<String>,
     /// The peer that was called.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peer: Option<String>,
@@ -88,6 +91,7 @@ impl Problem {
             detail: detail.to_string(),
             class,
             hint: None,
+            field: None,
             peer: None,
             nara: None,
             conflict: None,
@@ -102,6 +106,21 @@ impl Problem {
     pub(crate) fn invalid(detail: impl fmt::Display) -> Self {
         let (status, class) = (StatusCode::BAD_REQUEST, ProblemClass::Usage);
         Self::new("invalid_request", status, class, detail)
+    }
+
+    /// A request with a field that cannot be used.
+    pub(crate) fn invalid_field(field: impl Into<String>, reason: impl fmt::Display) -> Self {
+        let field = field.into();
+        let (status, class) = (StatusCode::UNPROCESSABLE_ENTITY, ProblemClass::Usage);
+        Self {
+            field: Some(field.clone()),
+            ..Self::new(
+                "invalid_request",
+                status,
+                class,
+                format_args!("{field}: {reason}"),
+            )
+        }
     }
 
     /// A peer that is not in the registry.

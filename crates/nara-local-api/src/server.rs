@@ -177,7 +177,10 @@ impl LocalApiBuilder {
         let (asked, questions) = mpsc::channel(WAITING);
         let nara = self.nara.clone();
         let now = move || nara.client().clock().now_millis();
-        let web = self.folder.map(|folder| Web::read(&folder, now, asked));
+        let folder = self
+            .folder
+            .map(|folder| std::path::absolute(&folder).unwrap_or(folder));
+        let web = folder.as_ref().map(|folder| Web::read(folder, now, asked));
         let (web, fault) = match web.transpose() {
             Ok(web) => (web.map(Arc::new), None),
             Err(error) => {
@@ -196,6 +199,7 @@ impl LocalApiBuilder {
             samples: Samples::default(),
             transfers: Transfers::default(),
             web: web.clone(),
+            folder,
             host: self.host,
             nara: self.nara,
             started: tokio::time::Instant::now(),

@@ -489,6 +489,8 @@ pub(crate) struct QueryArgs {
 /// The arguments of `events` without a command.
 #[derive(Debug, Args)]
 pub(crate) struct EventsShowArgs {
+    #[command(flatten)]
+    pub(crate) running: RunningArgs,
     /// Only events that this nara emitted, or in which it acts
     #[arg(long, value_name = "NAME")]
     pub(crate) by: Option<String>,
@@ -501,7 +503,7 @@ pub(crate) struct EventsShowArgs {
     /// Only events since: `all`, a duration such as 10m or 30d, or a time
     #[arg(long, value_name = "TIME", allow_negative_numbers = true)]
     pub(crate) since: Option<Since>,
-    /// Only the newest ones, this many
+    /// Only the newest ones, this many [default: 100; with --since, all]
     #[arg(short, long, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) count: Option<u32>,
     /// Continue with new events until ctrl-C

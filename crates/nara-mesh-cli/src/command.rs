@@ -66,7 +66,7 @@ pub(crate) fn run(command: &Command, settings: &Settings) -> Outcome {
         Command::Doctor(args) => doctor::run(args, settings, printer("doctor")),
         Command::Backup(args) => ledger::backup(args, settings, printer("backup")),
         Command::Restore(args) => ledger::restore(args, settings, printer("restore")),
-        Command::Ledger(LedgerCommand::Check) => ledger::check(settings, printer("ledger-check")),
+        Command::Ledger(LedgerCommand::Check(args)) => ledger::check(args, settings, printer("ledger-check")),
         Command::Checkpoints(args) => checkpoints::run(args, settings, printer("checkpoints")),
         Command::Events(EventsArgs {
             command: Some(EventsCommand::Export(args)),

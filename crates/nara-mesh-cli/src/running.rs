@@ -2,7 +2,8 @@
 
 use std::error::Error;
 use std::fmt;
-use std::os::unix::fs::MetadataExt as _;
+use std::io;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
@@ -40,10 +41,16 @@ pub(crate) fn find(args: &RunningArgs, settings: &Settings) -> Outcome<Option<Lo
         return Ok(None);
     }
     let is_said = WHICH.iter().any(is_given);
-    match &args.api_socket {
-        Some(socket) if !is_said => return Ok(Some(client_of(socket, settings))),
-        Some(socket) if is_given(&"api_socket") => return the_one_behind(socket, settings).map(Some),
-        _ => {}
+    if let Some(socket) = args
+        .api_socket
+        .as_ref()
+        .filter(|_| !is_said || is_given(&"api_socket"))
+    {
+        check(socket, is_given(&"api_socket"))?;
+        return match is_said {
+            true => the_one_behind(socket, settings).map(Some),
+            false => Ok(Some(client_of(socket, settings))),
+        };
     }
     if let Some(folder) = settings.given_data_dir() {
         let socket = socket_in(folder);
@@ -180,6 +187,29 @@ pub(crate) fn required(args: &RunningArgs, settings: &Settings) -> Outcome<Local
     }
 }
 
+/// The ledger that a command is about, whether its nara runs or not: the one of the nara that [`find`] gives, else the one
+/// that belongs to the soul or the data folder.
+pub(crate) fn ledger_path(args: &RunningArgs, settings: &Settings) -> Outcome<PathBuf> {
+    const WHOSE: &str = "pass --data-dir DIR or --soul-file FILE, as for its `serve`";
+    let by_socket = settings.sources.is_on_command_line("api_socket");
+    if let Some(folder) = settings.given_data_dir().filter(|_| !by_socket) {
+        return Ok(folder.join("ledger.db"));
+    }
+    let Some(nara) = find(args, settings)? else {
+        if settings.has_identity() {
+            return Ok(settings.running_folder()?.join("ledger.db"));
+        }
+        let problem =
+            "no nara runs for this user, and neither a soul nor a data folder says whose ledger is meant";
+        return Err(Failure::usage(problem).hint(WHOSE));
+    };
+    let status = block_on(async { Ok(nara.status().await?) })?;
+    let Some(folder) = status.data_dir else {
+        return Err(Failure::failed("the running nara has no data folder").hint(WHOSE));
+    };
+    Ok(Path::new(&folder).join("ledger.db"))
+}
+
 /// The failure of a command that needs the nara that runs on a data folder.
 pub(crate) fn not_running(folder: &Path) -> Failure {
     Failure::new(Exit::Unreachable, format!("no nara runs on {}", folder.display()))
@@ -266,6 +296,44 @@ fn entries(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
     entries.filter_map(|entry| Some(entry.ok()?.path()))
 }
 
+/// Whether a nara listens on the socket that was chosen. `on_command_line`: by an argument, and not by the environment.
+fn check(socket: &Path, on_command_line: bool) -> Outcome<()> {
+    let Err(error) = UnixStream::connect(socket) else {
+        return Ok(());
+    };
+    let shown = socket.display();
+    let found = std::fs::metadata(socket);
+    let (exit, message) = match (&found, error.kind()) {
+        (Err(_), io::ErrorKind::NotFound) => (Exit::Unreachable, format!("there is no socket {shown}")),
+        (Ok(found), _) if !found.file_type().is_socket() => {
+            let what = if found.is_dir() { "a folder" } else { "a file" };
+            (
+                Exit::Usage,
+                format!("{shown} is {what}, and not the socket of a nara"),
+            )
+        }
+        (Ok(_), io::ErrorKind::ConnectionRefused) => (
+            Exit::Unreachable,
+            format!("no nara listens on {shown} any more: one that was killed left the socket behind"),
+        ),
+        (_, io::ErrorKind::PermissionDenied) => {
+            let owner = found.map(|found| format!("it belongs to user {}", found.uid()));
+            let owner = owner.unwrap_or_else(|_| "its folder belongs to another user".to_owned());
+            (
+                Exit::Usage,
+                format!("this user may not use the nara behind {shown}: {owner}"),
+            )
+        }
+        _ => (Exit::Failed, format!("the socket {shown} cannot be used")),
+    };
+    let hint = if on_command_line {
+        "omit --api-socket, and the nara that runs for this user is used"
+    } else {
+        "run `unset NARA_MESH_SOCKET`, and the nara that runs for this user is used"
+    };
+    Err(Failure::new(exit, message).caused_by(error).hint(hint))
+}
+
 fn is_served(socket: &Path) -> bool {
     UnixStream::connect(socket).is_ok()
 }
@@ -276,7 +344,7 @@ impl From<CallError> for Failure {
             CallError::Problem(problem) => (*problem).into(),
             error if error.is_not_running() => Self::new(Exit::Unreachable, error.to_string())
                 .caused_by(error)
-                .hint("start it with `nara-mesh up` or `nara-mesh serve`, or pass --direct"),
+                .hint("it has just ended; start it again with `nara-mesh up` or `nara-mesh serve`"),
             error => Self::failed(error.to_string())
                 .caused_by(error)
                 .hint("see the log of that nara, or pass --direct"),

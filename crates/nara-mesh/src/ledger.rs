@@ -29,7 +29,7 @@ pub(crate) use rejections::ANY_VOTER;
 pub use retention::{KnownNames, RetentionPolicy, Standing};
 pub(crate) use select::select;
 #[cfg(feature = "sqlite")]
-pub use sqlite::{EventSize, LedgerCheck, LedgerCopy, SqliteLedger};
+pub use sqlite::{LedgerCheck, LedgerCopy, SqliteLedger};
 
 use std::fmt::Debug;
 
@@ -125,6 +125,9 @@ pub trait EventStore: Debug + Send + Sync + 'static {
 
     /// The number of stored events.
     fn count(&self) -> LedgerFuture<'_, usize>;
+
+    /// How much is stored of each service, the largest first. It reads all events.
+    fn services(&self) -> LedgerFuture<'_, Vec<(String, EventSize)>>;
 }
 
 /// The order in which events arrived, for [`Follower`]s.
@@ -198,6 +201,24 @@ pub trait PeerStore: Debug + Send + Sync + 'static {
 pub trait Ledger: EventStore + ArrivalLog + TransferStore + PeerStore {}
 
 impl<T: EventStore + ArrivalLog + TransferStore + PeerStore + ?Sized> Ledger for T {}
+
+/// A number of events, and their bytes as JSON.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EventSize {
+    /// Events.
+    pub events: usize,
+    /// Bytes.
+    pub bytes: usize,
+}
+
+/// Groups of events that are reported at most, the largest.
+const MAX_GROUPS: usize = 1_000;
+
+/// The largest groups first; of two with as many bytes, the first by name.
+fn sort_groups(groups: &mut [(String, EventSize)]) {
+    groups.sort_unstable_by(|(name, size), (other, than)| (than.bytes, name).cmp(&(size.bytes, other)));
+}
 
 /// What [`EventStore::slice`] selects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -206,6 +206,12 @@ impl Nara {
         server.map(|server| server.stashes()).unwrap_or_default()
     }
 
+    /// The peers to which streams go: live events, or an answer of a route. By name.
+    pub fn stream_readers(&self) -> Vec<NaraName> {
+        let server = self.running().server.as_ref();
+        server.map(|server| server.stream_readers()).unwrap_or_default()
+    }
+
     /// Waits until the listener of the server fails. Without a server it waits forever.
     pub async fn finished(&self) {
         match &self.running().server {

@@ -77,12 +77,13 @@ fn plain(name: &HeaderName) -> String {
     name.as_str().replace(|c: char| !c.is_ascii_alphanumeric(), "-")
 }
 
-/// Whether a program may take a segment of this path for something else than one segment: `.`, `..`, or an encoded
-/// slash, backslash or zero.
+/// Whether a program may take a segment of this path for something else than one segment: `.` or `..`, also with
+/// parameters (`..;x`), or an encoded slash, backslash or zero.
 pub fn is_ambiguous_path(path: &str) -> bool {
     path.split('/').any(|segment| {
         let decoded: Vec<u8> = percent_decode_str(segment).collect();
-        matches!(&*decoded, b"." | b"..") || decoded.iter().any(|byte| matches!(byte, b'/' | b'\\' | 0))
+        let name = decoded.split(|byte| *byte == b';').next();
+        matches!(name, Some(b"." | b"..")) || decoded.iter().any(|byte| matches!(byte, b'/' | b'\\' | 0))
     })
 }
 
@@ -145,7 +146,16 @@ mod tests {
 
     #[test]
     fn a_path_that_two_programs_read_differently_is_ambiguous() {
-        for path in ["/", "/a%20b//c", "/.hidden/...", "//a", ""] {
+        for path in [
+            "/",
+            "/a%20b//c",
+            "/.hidden/...",
+            "//a",
+            "",
+            "/a;b=..",
+            "/;x",
+            "/%252e%252e",
+        ] {
             assert!(!is_ambiguous_path(path), "{path}");
         }
         for path in [
@@ -157,6 +167,10 @@ mod tests {
             "/a%5c..",
             "/./a",
             "/a%00",
+            "/a/..;/b",
+            "/..;x=1",
+            "/%2e%2e%3bx/b",
+            "/.;/b",
         ] {
             assert!(is_ambiguous_path(path), "{path}");
         }

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use serde::ser::SerializeStruct as _;
 use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
-use crate::go_json::{self, Bytes, Field, JsonError, Merge, Timestamp};
+use crate::go_json::{self, Bytes, Field, JsonError, Merge, Timestamp, WireMap};
 use crate::identity::{KeyPair, PublicKey, SealKey, VerifyError, verify_base64};
 use crate::time::{UnixNanos, UnixSeconds};
 use crate::wire_struct;
@@ -111,6 +112,51 @@ impl MessagePayload {
         }
     }
 
+    /// The payload of a message that is to be sent, from its fields. This is stricter than a receiver, which skips what it does
+    /// not know and drops what it cannot use.
+    ///
+    /// # Errors
+    /// [`InvalidPayload`] for a kind or a field that no receiver knows, and for a value that no receiver can use.
+    pub fn from_fields(kind: &str, fields: &Map<String, Value>) -> Result<Self, InvalidPayload> {
+        let payload = match kind {
+            "stash:ack" => Self::StashAck(read(fields)?),
+            "stash-refresh" => Self::StashRefresh(read(fields)?),
+            "stash:request" => Self::StashRequest(read(fields)?),
+            "stash:response" => Self::StashResponse(read(fields)?),
+            "stash:store" => Self::StashStore(read(fields)?),
+            _ => return Err(InvalidPayload::UnknownKind(kind.chars().take(64).collect())),
+        };
+        payload.check()?;
+        Ok(payload)
+    }
+
+    /// Checks what no receiver can do without.
+    fn check(&self) -> Result<(), InvalidPayload> {
+        let (owner, sealed) = match self {
+            Self::StashAck(ack) => (&ack.owner_id, None),
+            Self::StashRefresh(refresh) => (&refresh.owner_id, None),
+            Self::StashRequest(request) => (&request.owner_id, None),
+            Self::StashResponse(response) => {
+                let sealed = (&response.nonce, &response.ciphertext);
+                (&response.owner_id, Some(sealed).filter(|_| response.found))
+            }
+            Self::StashStore(store) => (&store.owner_id, Some((&store.nonce, &store.ciphertext))),
+        };
+        if owner.is_empty() {
+            return Err(InvalidPayload::field("owner_id", "it is required"));
+        }
+        if let Some((nonce, ciphertext)) = sealed {
+            if nonce.as_slice().len() != SealKey::NONCE_LEN {
+                let reason = format!("it must be {} bytes, in base64", SealKey::NONCE_LEN);
+                return Err(InvalidPayload::field("nonce", reason));
+            }
+            if ciphertext.as_slice().is_empty() {
+                return Err(InvalidPayload::field("ciphertext", "it is required"));
+            }
+        }
+        Ok(())
+    }
+
     fn decode(kind: &str, json: &[u8]) -> Result<Self, MessageError> {
         Ok(match kind {
             "stash:ack" => Self::StashAck(go_json::from_slice(json)?),
@@ -131,6 +177,47 @@ impl serde::Serialize for MessagePayload {
             Self::StashRequest(payload) => payload.serialize(serializer),
             Self::StashResponse(payload) => payload.serialize(serializer),
             Self::StashStore(payload) => payload.serialize(serializer),
+        }
+    }
+}
+
+/// Reads the fields of a payload, each of which must be known.
+fn read<T: WireMap + Merge>(fields: &Map<String, Value>) -> Result<T, InvalidPayload> {
+    let mut payload = T::default();
+    for (name, value) in fields {
+        if !T::KEYS.contains(&name.as_str()) {
+            let reason = format!("this kind has only {}", T::KEYS.join(", "));
+            return Err(InvalidPayload::field(name, reason));
+        }
+        let field = Map::from_iter([(name.clone(), value.clone())]);
+        let read = payload.merge(Value::Object(field));
+        read.map_err(|error| InvalidPayload::field(name, error.to_string()))?;
+    }
+    Ok(payload)
+}
+
+/// A payload that is not to be sent.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidPayload {
+    /// A field that no receiver knows, or a value that no receiver can use.
+    #[error("{name}: {reason}")]
+    Field {
+        /// The name of the field.
+        name: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A kind that this version does not know.
+    #[error("unknown kind {0:?}")]
+    UnknownKind(String),
+}
+
+impl InvalidPayload {
+    fn field(name: &str, reason: impl Into<String>) -> Self {
+        Self::Field {
+            name: name.chars().take(64).collect(),
+            reason: reason.into(),
         }
     }
 }
@@ -402,5 +489,65 @@ pub fn stash_refusal(store: &StashStore) -> Option<&'static str> {
         Some("ciphertext required")
     } else {
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn read(kind: &str, payload: Value) -> Result<MessagePayload, InvalidPayload> {
+        let Value::Object(fields) = payload else {
+            panic!("{payload}")
+        };
+        MessagePayload::from_fields(kind, &fields)
+    }
+
+    #[test]
+    fn the_payload_of_a_message_to_send_is_what_a_receiver_can_use() {
+        let nonce = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+        let store = json!({ "owner_id": "a", "nonce": nonce, "ciphertext": "AA==", "ts": 1 });
+        let without = |name: &str| {
+            let mut fields = store.clone();
+            fields.as_object_mut().unwrap().remove(name);
+            fields
+        };
+        let with = |name: &str, value: Value| {
+            let mut fields = store.clone();
+            fields[name] = value;
+            fields
+        };
+        assert_eq!(read("stash:store", store.clone()).unwrap().kind(), "stash:store");
+        for (fields, wrong) in [
+            (without("owner_id"), "owner_id"),
+            (without("nonce"), "nonce"),
+            (without("ciphertext"), "ciphertext"),
+            (with("owner_id", json!(5)), "owner_id"),
+            (with("owner_id", json!("")), "owner_id"),
+            (with("nonce", json!("AAAA")), "nonce"),
+            (with("nonce", json!("?")), "nonce"),
+            (with("nonce", Value::Null), "nonce"),
+            (with("ts", json!("now")), "ts"),
+            (with("cipher", json!("AA==")), "cipher"),
+            // A receiver would take it, and another one would not.
+            (with("Owner_ID", json!("b")), "Owner_ID"),
+        ] {
+            match read("stash:store", fields.clone()) {
+                Err(InvalidPayload::Field { name, .. }) => assert_eq!(name, wrong, "{fields}"),
+                other => panic!("{fields}: {other:?}"),
+            }
+        }
+        for kind in ["stash:ack", "stash-refresh", "stash:request", "stash:response"] {
+            assert!(read(kind, json!({ "owner_id": "a" })).is_ok(), "{kind}");
+            assert!(read(kind, json!({})).is_err(), "{kind}");
+        }
+        assert!(read("stash:response", json!({ "owner_id": "a", "found": true })).is_err());
+        let unknown = read("stash:refresh", json!({ "owner_id": "a" }));
+        assert_eq!(
+            unknown,
+            Err(InvalidPayload::UnknownKind("stash:refresh".to_owned()))
+        );
     }
 }

@@ -25,6 +25,15 @@ pub(crate) struct Process {
 
 impl Process {
     pub(crate) fn start(program: &Path, args: &[&str]) -> Result<Self, String> {
+        Self::start_in(program, args, &[])
+    }
+
+    /// With more variables in its environment.
+    pub(crate) fn start_in(
+        program: &Path,
+        args: &[&str],
+        environment: &[(&str, &Path)],
+    ) -> Result<Self, String> {
         let name = program
             .file_name()
             .unwrap_or_default()
@@ -35,6 +44,7 @@ impl Process {
             .env("TS_NO_LOGS_NO_SUPPORT", "true")
             // Go nodes wait for a network to come up that is not loopback.
             .env("TS_ASSUME_NETWORK_UP_FOR_TEST", "1")
+            .envs(environment.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())

@@ -32,6 +32,16 @@ impl Program {
         })
     }
 
+    /// The home folder.
+    pub(crate) fn home(&self) -> &Path {
+        &self.home
+    }
+
+    /// The folder for the sockets of the programs that run.
+    pub(crate) fn runtime_folder(&self) -> PathBuf {
+        self.home.join("run")
+    }
+
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.file);
         command
@@ -39,6 +49,7 @@ impl Program {
             .arg("--json")
             .env_clear()
             .env("HOME", &self.home)
+            .env("XDG_RUNTIME_DIR", self.runtime_folder())
             .env("PATH", format!("{}:/usr/bin:/bin", self.path.display()))
             .envs(["TS_NO_LOGS_NO_SUPPORT", "TS_ASSUME_NETWORK_UP_FOR_TEST"].map(|name| (name, "true")))
             .current_dir(&self.home)

@@ -10,6 +10,7 @@ mod pair;
 mod path;
 mod peer;
 mod refused;
+mod service;
 mod soak;
 mod up;
 
@@ -23,8 +24,8 @@ use crate::network::{ControlKind, Network};
 use crate::table::Table;
 
 /// What can be run alone with `--only`.
-const PARTS: [&str; 9] = [
-    "pairs", "up", "start", "machine", "refused", "relay", "crowd", "example", "amnesia",
+const PARTS: [&str; 10] = [
+    "pairs", "up", "start", "machine", "refused", "relay", "crowd", "example", "service", "amnesia",
 ];
 
 /// Runs all scenarios and prints the table. `--kinds a,b` limits the kinds, `--only a,b` the parts, `--control headscale`
@@ -58,6 +59,7 @@ pub(crate) async fn run(programs: &Path, args: &[String]) -> Result<(), String> 
             "relay" => path::relay_only(programs, control, &mut table).await?,
             "crowd" => crowd::run(programs, control, &mut table).await?,
             "example" => example::run(programs, control, &mut table).await?,
+            "service" => service::run(programs, control, &mut table).await?,
             _ if control == ControlKind::Headscale => table.left_out(
                 "control replaced by one that knows nobody",
                 "a new Headscale does not know the auth key either, so nobody can join it",

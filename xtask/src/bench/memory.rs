@@ -18,7 +18,7 @@ const EVENTS: &str = "320000";
 const SETTLE: Duration = Duration::from_secs(10);
 
 /// A nara that runs until it is dropped.
-struct Nara(Child);
+pub(super) struct Nara(Child);
 
 impl Drop for Nara {
     fn drop(&mut self) {
@@ -28,6 +28,20 @@ impl Drop for Nara {
 }
 
 impl Nara {
+    /// Starts `serve --json`; returns what it says once it listens, too.
+    pub(super) fn start(mut serve: Command) -> Result<(Self, Value), String> {
+        let child = serve.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
+        let mut nara = Self(child.map_err(|error| format!("{serve:?}: {error}"))?);
+        let mut line = String::new();
+        let stdout = nara.0.stdout.take().ok_or("serve has no output")?;
+        let mut lines = BufReader::new(stdout);
+        lines.read_line(&mut line).map_err(|error| error.to_string())?;
+        let listening = serde_json::from_str(&line).map_err(|error| format!("{error}: {line}"))?;
+        // Its lines are not measured.
+        std::thread::spawn(move || std::io::copy(&mut lines, &mut std::io::sink()));
+        Ok((nara, listening))
+    }
+
     /// Resident memory now and at its peak, in KiB.
     fn memory(&self) -> Result<Value, String> {
         let file = format!("/proc/{}/status", self.0.id());
@@ -110,19 +124,11 @@ fn measure(programs: &Path, folder: &Path, events: &str) -> Result<Value, String
         "alice",
         "--no-catch-up",
     ]);
-    let child = serve.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
-    let mut alice = Nara(child.map_err(|error| format!("{}: {error}", program.display()))?);
-    let mut line = String::new();
-    let stdout = alice.0.stdout.take().ok_or("serve has no output")?;
-    let mut lines = BufReader::new(stdout);
-    lines.read_line(&mut line).map_err(|error| error.to_string())?;
-    let listening: Value = serde_json::from_str(&line).map_err(|error| format!("{error}: {line}"))?;
+    let (alice, listening) = Nara::start(serve)?;
     write(
         folder.join("peers.toml"),
         listening["stanza"].as_str().unwrap_or_default(),
     )?;
-    // Its lines are not measured.
-    std::thread::spawn(move || std::io::copy(&mut lines, &mut std::io::sink()));
 
     sleep(SETTLE);
     let idle = alice.memory()?;

@@ -3,21 +3,27 @@
 from ._async import AsyncNara
 from ._errors import NaraError, NoNara, Problem
 from ._models import (
+    Counts,
     DmReceipt,
     Event,
     EventPage,
     InboxMessage,
+    Journey,
     LiveEvent,
     MessageReceipt,
     OutboxEntry,
     Peer,
     Pong,
     PostcardReceipt,
+    Progress,
     ReceivedPostcard,
+    Reconciled,
     Sent,
     SentMessage,
     SentPostcard,
     Status,
+    Synced,
+    Transfer,
 )
 from ._proof import Answer, Proof
 from ._service import Sender
@@ -26,10 +32,12 @@ from ._sync import Nara
 __all__ = [
     "Answer",
     "AsyncNara",
+    "Counts",
     "DmReceipt",
     "Event",
     "EventPage",
     "InboxMessage",
+    "Journey",
     "LiveEvent",
     "MessageReceipt",
     "Nara",
@@ -40,11 +48,15 @@ __all__ = [
     "Pong",
     "PostcardReceipt",
     "Problem",
+    "Progress",
     "Proof",
     "ReceivedPostcard",
+    "Reconciled",
     "Sender",
     "Sent",
     "SentMessage",
     "SentPostcard",
     "Status",
+    "Synced",
+    "Transfer",
 ]

@@ -10,22 +10,27 @@ from typing import Any, TypeVar, cast
 import httpx
 
 from . import _requests as requests
+from ._errors import NaraError
 from ._find import find_socket
 from ._models import (
     DmReceipt,
     Event,
     EventPage,
     InboxMessage,
+    Journey,
     LiveEvent,
     MessageReceipt,
     OutboxEntry,
     Peer,
     Pong,
     PostcardReceipt,
+    Reconciled,
     Sent,
     SentMessage,
     SentPostcard,
     Status,
+    Synced,
+    Transfer,
 )
 from ._proof import Answer
 from ._service import App, exposed
@@ -59,6 +64,7 @@ class AsyncNara:
             # A proxy of the environment would get the token.
             trust_env=False,
         )
+        self._where = self.socket or base_url
         self._apps: dict[str, App] = {}
 
     async def __aenter__(self) -> AsyncNara:
@@ -74,8 +80,32 @@ class AsyncNara:
 
     async def call(self, call: requests.Call) -> Any:
         """The JSON of any endpoint; None if it answers with nothing."""
-        response = requests.checked(await self._http.request(**call.kwargs()))
+        response = requests.checked(await self._send(call))
         return response.json() if response.content else None
+
+    async def _send(self, call: requests.Call) -> httpx.Response:
+        with requests.reaching(self._where):
+            return await self._http.request(**call.kwargs())
+
+    async def _told(self, call: requests.Call) -> AsyncIterator[tuple[str, Any]]:
+        """The server-sent events of an answer."""
+        timeout = httpx.Timeout(TIMEOUT, read=None)
+        with requests.reaching(self._where):
+            async with self._http.stream(**call.kwargs(), timeout=timeout) as response:
+                if not response.is_success:
+                    await response.aread()
+                    requests.checked(response)
+                lines = requests.Lines()
+                async for line in response.aiter_lines():
+                    told = lines.feed(line)
+                    if told is not None:
+                        yield told
+
+    async def _transfer(self, call: requests.Call) -> Any:
+        async for told in self._told(call):
+            if (done := requests.done(told)) is not None:
+                return done
+        raise NaraError("the nara ended before the transfer did")
 
     async def status(self) -> Status:
         return cast(Status, await self.call(requests.Call("GET", "/v1/status")))
@@ -127,6 +157,34 @@ class AsyncNara:
         call = requests.later(requests.message(peer, kind, payload, False), expires_s)
         return requests.sent_message(await self.call(call))
 
+    async def sync(self, peer: str, *, services: str = "", resume: bool = False) -> Synced:
+        """Fetches the events of a peer into the ledger, verified. What came before it breaks off is stored."""
+        return cast(Synced, await self._transfer(requests.sync(peer, services, resume)))
+
+    async def reconcile(self, peer: str, *, services: str = "", push: bool = False) -> Reconciled:
+        """Compares the ledger with the one of a peer, and fetches what is missing."""
+        return cast(Reconciled, await self._transfer(requests.reconcile(peer, services, push)))
+
+    async def transfers(self) -> list[Transfer]:
+        """The transfers that go on, of all callers."""
+        return cast(list[Transfer], (await self.call(requests.transfers()))["transfers"])
+
+    async def cancel(self, transfer: int) -> None:
+        """Ends a transfer; what came is stored."""
+        await self.call(requests.cancel(transfer))
+
+    async def put_stash(self, peer: str, data: bytes) -> None:
+        """Leaves data with a peer, sealed so that only this nara can read it, in place of what it left there before."""
+        await self.call(requests.put_stash(peer, data))
+
+    async def get_stash(self, peer: str) -> bytes | None:
+        """What this nara left with a peer; None: nothing."""
+        return requests.stashed(await self._send(requests.get_stash(peer)))
+
+    async def postcards(self) -> list[Journey]:
+        """The postcards of this nara, and how far they got."""
+        return cast(list[Journey], (await self.call(requests.postcards()))["postcards"])
+
     async def publish(self, event: Event) -> Event:
         """Signs an event of this nara and stores it."""
         return cast(Event, await self.call(requests.Call("POST", "/v1/events", body=event)))
@@ -138,33 +196,18 @@ class AsyncNara:
         self, *, services: str = "", after: str | None = None, since_ms: int | None = None
     ) -> AsyncIterator[LiveEvent]:
         """Events as they arrive: from a cursor, from a time, or from now on."""
-        call = requests.live(services, after, since_ms)
-        timeout = httpx.Timeout(TIMEOUT, read=None)
-        async with self._http.stream(**call.kwargs(), timeout=timeout) as response:
-            if not response.is_success:
-                await response.aread()
-                requests.checked(response)
-            lines = requests.Lines()
-            async for line in response.aiter_lines():
-                event = lines.feed(line)
-                if event is not None and event[0] == "event":
-                    yield cast(LiveEvent, event[1])
+        async for name, body in self._told(requests.live(services, after, since_ms)):
+            if name == "event":
+                yield cast(LiveEvent, body)
 
     async def inbox(self) -> AsyncIterator[InboxMessage]:
         """Messages of peers as they arrive, first those that nobody has acknowledged. Asking for the next one acknowledges the
         one before: what a loop fails to handle comes again."""
-        timeout = httpx.Timeout(TIMEOUT, read=None)
-        async with self._http.stream(**requests.inbox().kwargs(), timeout=timeout) as response:
-            if not response.is_success:
-                await response.aread()
-                requests.checked(response)
-            lines = requests.Lines()
-            async for line in response.aiter_lines():
-                told = lines.feed(line)
-                if told is not None and told[0] == "message":
-                    message = cast(InboxMessage, told[1])
-                    yield message
-                    await self.call(requests.acknowledge(message["cursor"]))
+        async for name, body in self._told(requests.inbox()):
+            if name == "message":
+                message = cast(InboxMessage, body)
+                yield message
+                await self.call(requests.acknowledge(message["cursor"]))
 
     async def request(
         self,
@@ -177,7 +220,8 @@ class AsyncNara:
     ) -> Answer:
         """Sends a signed request to a peer, and gives its verified answer, whatever its status."""
         call = requests.to_peer(peer, method, path, content, headers)
-        return requests.answer(await self._http.request(**call))
+        with requests.reaching(self._where):
+            return requests.answer(await self._http.request(**call))
 
     def service(self, prefix: str) -> Callable[[AnyApp], AnyApp]:
         """Registers an app of ASGI for the requests of peers below a prefix, such as /notes: for `serve` and `run`."""

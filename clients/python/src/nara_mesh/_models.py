@@ -19,6 +19,7 @@ class Status(TypedDict):
     pid: int
     started_at_ms: int
     uptime_ms: int
+    data_dir: str | None
     peers: int
     events: int
 
@@ -119,6 +120,66 @@ class SentMessage:
 
     receipt: MessageReceipt | None
     waits: OutboxEntry | None
+
+
+class Journey(TypedDict):
+    """A postcard of this nara; `state` is under-way, home, stuck or timed-out."""
+
+    message_id: str
+    message: str
+    sent_at_ms: int
+    state: str
+    first: str
+    last_seen: str | None
+    hops: list[str] | None
+
+
+class Counts(TypedDict):
+    """How many events came, and what became of them."""
+
+    received: int
+    verified: int
+    unknown_key: int
+    unsigned: int
+    stored: int
+    duplicates: int
+    not_kept: int
+    refused_count: int
+
+
+class Synced(TypedDict):
+    counts: Counts
+    answers: int
+    resumed: str | None
+    elapsed_us: int
+
+
+class Reconciled(TypedDict):
+    """What a comparison found; `missing_here` was fetched."""
+
+    counts: Counts
+    missing_here: int
+    missing_there: int
+    pushed: int
+    complete: bool
+    elapsed_us: int
+
+
+class Progress(TypedDict):
+    received: int
+    remaining: int | None
+    refused: int
+    bytes: int
+
+
+class Transfer(TypedDict):
+    """A transfer that goes on; `kind` is sync or reconcile."""
+
+    id: int
+    kind: str
+    peer: str
+    begun_at_ms: int
+    progress: Progress
 
 
 class ReceivedPostcard(TypedDict):

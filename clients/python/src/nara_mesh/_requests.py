@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
 import httpx
 
-from ._errors import NaraError, Problem, is_problem
+from ._errors import NaraError, NoNara, Problem, is_problem
 from ._models import Sent, SentMessage, SentPostcard
 from ._proof import Answer, Proof
 
@@ -23,12 +24,24 @@ class Call:
     path: str
     params: dict[str, str] = field(default_factory=dict)
     body: Any = None
+    content: bytes | None = None
 
     def kwargs(self) -> dict[str, Any]:
         kwargs: dict[str, Any] = {"method": self.method, "url": self.path, "params": self.params}
         if self.body is not None:
             kwargs["json"] = self.body
+        if self.content is not None:
+            kwargs["content"] = self.content
         return kwargs
+
+
+@contextlib.contextmanager
+def reaching(where: object) -> Iterator[None]:
+    """Tells where nobody listens."""
+    try:
+        yield
+    except httpx.ConnectError as error:
+        raise NoNara(f"no nara listens on {where}: start it with `nara-mesh up` or `nara-mesh serve`") from error
 
 
 def peer_path(peer: str, rest: str) -> str:
@@ -81,6 +94,54 @@ def outbox() -> Call:
 
 def take_back(message: int) -> Call:
     return Call("DELETE", f"/v1/outbox/{message}")
+
+
+def sync(peer: str, services: str, resume: bool) -> Call:
+    return Call("POST", peer_path(peer, "sync"), {"services": services, "resume": str(resume).lower()})
+
+
+def reconcile(peer: str, services: str, push: bool) -> Call:
+    return Call("POST", peer_path(peer, "reconcile"), {"services": services, "push": str(push).lower()})
+
+
+def done(told: tuple[str, Any]) -> Any:
+    """What a transfer ended with; None: it goes on."""
+    name, body = told
+    if name != "done":
+        return None
+    if body.get("problem"):
+        raise Problem(body["problem"])
+    return body
+
+
+def transfers() -> Call:
+    return Call("GET", "/v1/transfers")
+
+
+def cancel(transfer: int) -> Call:
+    return Call("DELETE", f"/v1/transfers/{transfer}")
+
+
+def put_stash(peer: str, data: bytes) -> Call:
+    return Call("PUT", peer_path(peer, "stash"), content=data)
+
+
+def get_stash(peer: str) -> Call:
+    return Call("GET", peer_path(peer, "stash"))
+
+
+def stashed(response: httpx.Response) -> bytes | None:
+    """The body of an answer to `get_stash`."""
+    try:
+        return checked(response).content
+    except Problem as problem:
+        if problem.name == "no_stash":
+            return None
+        raise
+
+
+def postcards() -> Call:
+    return Call("GET", "/v1/postcards")
 
 
 def postcard(message: str, to: str | None) -> Call:

@@ -8,22 +8,27 @@ from typing import Any, cast
 import httpx
 
 from . import _requests as requests
+from ._errors import NaraError
 from ._find import find_socket
 from ._models import (
     DmReceipt,
     Event,
     EventPage,
     InboxMessage,
+    Journey,
     LiveEvent,
     MessageReceipt,
     OutboxEntry,
     Peer,
     Pong,
     PostcardReceipt,
+    Reconciled,
     Sent,
     SentMessage,
     SentPostcard,
     Status,
+    Synced,
+    Transfer,
 )
 from ._proof import Answer
 
@@ -57,6 +62,7 @@ class Nara:
             # A proxy of the environment would get the token.
             trust_env=False,
         )
+        self._where = self.socket or base_url
 
     def __enter__(self) -> Nara:
         return self
@@ -70,8 +76,33 @@ class Nara:
         self._http.close()
 
     def call(self, call: requests.Call) -> Any:
-        """The JSON of any endpoint."""
-        return requests.checked(self._http.request(**call.kwargs())).json()
+        """The JSON of any endpoint; None if it answers with nothing."""
+        response = requests.checked(self._send(call))
+        return response.json() if response.content else None
+
+    def _send(self, call: requests.Call) -> httpx.Response:
+        with requests.reaching(self._where):
+            return self._http.request(**call.kwargs())
+
+    def _told(self, call: requests.Call) -> Iterator[tuple[str, Any]]:
+        """The server-sent events of an answer."""
+        timeout = httpx.Timeout(TIMEOUT, read=None)
+        with requests.reaching(self._where):
+            with self._http.stream(**call.kwargs(), timeout=timeout) as response:
+                if not response.is_success:
+                    response.read()
+                    requests.checked(response)
+                lines = requests.Lines()
+                for line in response.iter_lines():
+                    told = lines.feed(line)
+                    if told is not None:
+                        yield told
+
+    def _transfer(self, call: requests.Call) -> Any:
+        for told in self._told(call):
+            if (done := requests.done(told)) is not None:
+                return done
+        raise NaraError("the nara ended before the transfer did")
 
     def status(self) -> Status:
         return cast(Status, self.call(requests.Call("GET", "/v1/status")))
@@ -123,6 +154,34 @@ class Nara:
         call = requests.later(requests.message(peer, kind, payload, False), expires_s)
         return requests.sent_message(self.call(call))
 
+    def sync(self, peer: str, *, services: str = "", resume: bool = False) -> Synced:
+        """Fetches the events of a peer into the ledger, verified. What came before it breaks off is stored."""
+        return cast(Synced, self._transfer(requests.sync(peer, services, resume)))
+
+    def reconcile(self, peer: str, *, services: str = "", push: bool = False) -> Reconciled:
+        """Compares the ledger with the one of a peer, and fetches what is missing."""
+        return cast(Reconciled, self._transfer(requests.reconcile(peer, services, push)))
+
+    def transfers(self) -> list[Transfer]:
+        """The transfers that go on, of all callers."""
+        return cast(list[Transfer], (self.call(requests.transfers()))["transfers"])
+
+    def cancel(self, transfer: int) -> None:
+        """Ends a transfer; what came is stored."""
+        self.call(requests.cancel(transfer))
+
+    def put_stash(self, peer: str, data: bytes) -> None:
+        """Leaves data with a peer, sealed so that only this nara can read it, in place of what it left there before."""
+        self.call(requests.put_stash(peer, data))
+
+    def get_stash(self, peer: str) -> bytes | None:
+        """What this nara left with a peer; None: nothing."""
+        return requests.stashed(self._send(requests.get_stash(peer)))
+
+    def postcards(self) -> list[Journey]:
+        """The postcards of this nara, and how far they got."""
+        return cast(list[Journey], (self.call(requests.postcards()))["postcards"])
+
     def publish(self, event: Event) -> Event:
         """Signs an event of this nara and stores it."""
         return cast(Event, self.call(requests.Call("POST", "/v1/events", body=event)))
@@ -134,33 +193,18 @@ class Nara:
         self, *, services: str = "", after: str | None = None, since_ms: int | None = None
     ) -> Iterator[LiveEvent]:
         """Events as they arrive: from a cursor, from a time, or from now on."""
-        call = requests.live(services, after, since_ms)
-        timeout = httpx.Timeout(TIMEOUT, read=None)
-        with self._http.stream(**call.kwargs(), timeout=timeout) as response:
-            if not response.is_success:
-                response.read()
-                requests.checked(response)
-            lines = requests.Lines()
-            for line in response.iter_lines():
-                event = lines.feed(line)
-                if event is not None and event[0] == "event":
-                    yield cast(LiveEvent, event[1])
+        for name, body in self._told(requests.live(services, after, since_ms)):
+            if name == "event":
+                yield cast(LiveEvent, body)
 
     def inbox(self) -> Iterator[InboxMessage]:
         """Messages of peers as they arrive, first those that nobody has acknowledged. Asking for the next one acknowledges the
         one before: what a loop fails to handle comes again."""
-        timeout = httpx.Timeout(TIMEOUT, read=None)
-        with self._http.stream(**requests.inbox().kwargs(), timeout=timeout) as response:
-            if not response.is_success:
-                response.read()
-                requests.checked(response)
-            lines = requests.Lines()
-            for line in response.iter_lines():
-                told = lines.feed(line)
-                if told is not None and told[0] == "message":
-                    message = cast(InboxMessage, told[1])
-                    yield message
-                    self.call(requests.acknowledge(message["cursor"]))
+        for name, body in self._told(requests.inbox()):
+            if name == "message":
+                message = cast(InboxMessage, body)
+                yield message
+                self.call(requests.acknowledge(message["cursor"]))
 
     def request(
         self,
@@ -172,4 +216,6 @@ class Nara:
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
         """Sends a signed request to a peer, and gives its verified answer, whatever its status."""
-        return requests.answer(self._http.request(**requests.to_peer(peer, method, path, content, headers)))
+        call = requests.to_peer(peer, method, path, content, headers)
+        with requests.reaching(self._where):
+            return requests.answer(self._http.request(**call))

@@ -23,6 +23,9 @@ pub struct Status {
     pub version: String,
     /// The process id.
     pub pid: u32,
+    /// Its data folder, with the ledger and the sockets.
+    #[serde(default)]
+    pub data_dir: Option<String>,
     /// When it started, in Unix milliseconds.
     pub started_at_ms: i64,
     /// How long it has been running, in milliseconds.
@@ -37,6 +40,9 @@ pub struct Status {
     pub max_connections: usize,
     /// Gossip; missing if it is off.
     pub gossip: Option<Gossip>,
+    /// The peers to which streams go: live events, or an answer of a route.
+    #[serde(default)]
+    pub stream_readers: Vec<String>,
 }
 
 /// How gossip goes.
@@ -156,6 +162,12 @@ pub struct Service {
     pub backend: String,
     /// When its lease ends unless it is renewed, in milliseconds from now.
     pub expires_in_ms: u64,
+    /// How many requests of peers it was given.
+    #[serde(default)]
+    pub requests: u64,
+    /// The name of the nara that sent the last one.
+    #[serde(default)]
+    pub last_sender: Option<String>,
 }
 
 /// Local programs that peers reach.

@@ -93,10 +93,10 @@ pub struct OutboxEntry {
     pub queued_at_ms: i64,
     /// When it expires, in Unix milliseconds.
     pub expires_at_ms: i64,
-    /// How often it was tried.
+    /// How often its recipient was called for it: not while it is known to be down, or has no address.
     #[serde(default)]
     pub attempts: u32,
-    /// When it was tried last, in Unix milliseconds.
+    /// When its recipient was last called for it, in Unix milliseconds.
     #[serde(default)]
     pub last_attempt_at_ms: Option<i64>,
     /// Whether an attempt ended without an answer after the message may have been sent: the recipient may have it.

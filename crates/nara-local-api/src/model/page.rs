@@ -46,6 +46,9 @@ pub struct Warning {
     pub name: String,
     /// What happened, as one sentence.
     pub text: String,
+    /// The key id of the key to trust, if that is what the operator may decide.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_id: Option<String>,
     /// When it last happened, in Unix milliseconds.
     pub last_seen_ms: i64,
     /// How often it happened.
@@ -59,6 +62,28 @@ pub struct ConflictList {
     pub conflicts: Vec<OpenConflict>,
     /// Other warnings, the newest first.
     pub warnings: Vec<Warning>,
+}
+
+/// What the ledger holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LedgerSummary {
+    /// Events.
+    pub events: u64,
+    /// Their bytes as JSON.
+    pub bytes: u64,
+    /// The same by service, the largest first: 1000 at most.
+    pub services: Vec<ServiceSize>,
+}
+
+/// The events of one service in the ledger.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ServiceSize {
+    /// The name of the service, as `svc` of its events has it.
+    pub service: String,
+    /// Events.
+    pub events: u64,
+    /// Their bytes as JSON.
+    pub bytes: u64,
 }
 
 /// The last hour of the nara, in samples.

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nara_mesh::registry::{KeySource, PeerEvent};
+use nara_proto::identity::{KeyId, PublicKey};
 use nara_proto::succession::Lineage;
 use nara_proto::time::UnixMillis;
 use tokio::sync::broadcast;
@@ -64,7 +65,8 @@ impl Conflicts {
         known.warnings.retain(|warning| warning.name != name);
     }
 
-    fn warn(&self, kind: &str, name: &str, text: String, now: UnixMillis) {
+    /// Notes a warning. `key`: the operator may decide to trust it.
+    fn warn(&self, kind: &str, name: &str, text: String, key: Option<&PublicKey>, now: UnixMillis) {
         let mut known = self.known();
         let same = |warning: &Warning| warning.kind == kind && warning.name == name && warning.text == text;
         let before = known.warnings.iter().position(same);
@@ -73,6 +75,7 @@ impl Conflicts {
             kind: kind.to_owned(),
             name: name.to_owned(),
             text,
+            key_id: key.map(|key| KeyId::from(key).to_string()),
             last_seen_ms: now.get(),
             times: before.map_or(1, |warning| warning.times.saturating_add(1)),
         });
@@ -118,12 +121,18 @@ impl Conflicts {
             }
             PeerEvent::KeyChanged { name, .. } => self.decided(name.as_str()),
             PeerEvent::KeyRefused(refused) => {
-                self.warn("key_refused", refused.name.as_str(), refused.to_string(), now);
+                self.warn(
+                    "key_refused",
+                    refused.name.as_str(),
+                    refused.to_string(),
+                    Some(&refused.offered),
+                    now,
+                );
             }
             PeerEvent::Downgrade { peer, missing } => {
                 let name = peer.label();
                 let text = format!("{name} no longer does what it has proven before ({missing})");
-                self.warn("downgrade", &name, text, now);
+                self.warn("downgrade", &name, text, None, now);
             }
             PeerEvent::AddressMismatch {
                 claimed,
@@ -133,28 +142,37 @@ impl Conflicts {
                 let text = format!(
                     "a request in the name of {claimed} came from {address}, which belongs to {owner}"
                 );
-                self.warn("address_mismatch", claimed.as_str(), text, now);
+                self.warn("address_mismatch", claimed.as_str(), text, None, now);
             }
             PeerEvent::LookAlike { peer, known } => {
                 let name = peer.label();
                 let text = format!("the name {name} looks like {known}, which is another nara");
-                self.warn("look_alike", &name, text, now);
+                self.warn("look_alike", &name, text, None, now);
             }
             PeerEvent::Succession { statement, effect } => {
                 use nara_mesh::registry::SuccessionEffect as Effect;
                 let name = statement.name().as_str();
-                let text = match effect {
-                    Effect::Followed => return,
-                    Effect::Retired => format!("{name} stated that it retires: no key of it holds"),
-                    Effect::Conflict => {
-                        format!(
-                            "{name} has two successors, or changed its key more than {} times: no key of it holds until you decide",
-                            Lineage::MAX_STEPS
-                        )
+                let (old, new) = (KeyId::from(statement.old_key()), statement.new_key());
+                let text = match (effect, new) {
+                    (Effect::Followed, _) => return,
+                    (Effect::Retired, _) => {
+                        format!("{name} stated that it retires: no key of it holds")
                     }
-                    Effect::Asked => format!("{name} states a new key: it holds once you trust it"),
+                    (Effect::Conflict, _) => format!(
+                        "{name} has two successors of key {old}, or changed its key more than {} times: no key of it holds \
+                         until you decide",
+                        Lineage::MAX_STEPS
+                    ),
+                    (Effect::Asked, Some(new)) => format!(
+                        "key {old} of {name} states that key {} replaces it: it holds once you trust it",
+                        KeyId::from(new)
+                    ),
+                    (Effect::Asked, None) => {
+                        format!("key {old} of {name} states that it retires: ban {name} if you agree")
+                    }
                 };
-                self.warn("succession", name, text, now);
+                let to_trust = new.filter(|_| *effect != Effect::Retired);
+                self.warn("succession", name, text, to_trust, now);
             }
             _ => {}
         }
@@ -195,12 +213,42 @@ mod tests {
     }
 
     #[test]
+    fn a_statement_of_succession_is_told_with_the_key_to_trust() {
+        use nara_mesh::registry::SuccessionEffect as Effect;
+        use nara_proto::identity::{KeyPair, Soul};
+        use nara_proto::succession::Succession;
+
+        let conflicts = Conflicts::default();
+        let [old, new] = [1, 2].map(|seed| KeyPair::from_soul(&Soul::bond([seed; 32], "bob")));
+        let (name, now) = ("bob".parse().unwrap(), UnixMillis::new(1));
+        let rotated = Succession::rotate(&name, &old, &new, now).unwrap();
+        let retired = Succession::retire(&name, &old, now);
+        for (statement, effect) in [
+            (&rotated, Effect::Followed),
+            (&rotated, Effect::Asked),
+            (&rotated, Effect::Conflict),
+            (&retired, Effect::Retired),
+        ] {
+            let statement = Box::new(statement.clone());
+            conflicts.take(&PeerEvent::Succession { statement, effect }, now);
+        }
+        let [old, new] = [old, new].map(|pair| KeyId::from(&pair.public_key()).to_string());
+        let warnings = conflicts.list().warnings;
+        let keys: Vec<_> = warnings.iter().map(|warning| warning.key_id.as_deref()).collect();
+        assert_eq!(keys, [None, Some(&*new), Some(&*new)]);
+        assert!(
+            warnings[2].text.contains(&old) && warnings[2].text.contains(&new),
+            "{warnings:?}"
+        );
+    }
+
+    #[test]
     fn peers_cannot_fill_the_memory_with_conflicts() {
         let conflicts = Conflicts::default();
         for number in 0..1000 {
             let now = UnixMillis::new(number);
             conflicts.note(conflict("bob", &number.to_string()), now);
-            conflicts.warn("downgrade", &number.to_string(), String::new(), now);
+            conflicts.warn("downgrade", &number.to_string(), String::new(), None, now);
         }
         let list = conflicts.list();
         assert_eq!((list.conflicts.len(), list.warnings.len()), (MOST, MOST));

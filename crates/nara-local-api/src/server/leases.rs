@@ -61,7 +61,7 @@ impl Leases {
                 return Err(conflict.hint("delete that service first, or choose another prefix"));
             }
             known.until = until;
-            return Ok(service(prefix, known));
+            return Ok(self.service(prefix, known));
         }
         if held.len() >= MOST {
             let detail = format!("{MOST} programs are exposed already");
@@ -78,7 +78,7 @@ impl Leases {
             until,
             _expiry: AbortOnDropHandle::new(expiry),
         };
-        let exposed = service(prefix, &new);
+        let exposed = self.service(prefix, &new);
         held.insert(prefix.to_owned(), new);
         Ok(exposed)
     }
@@ -102,7 +102,7 @@ impl Leases {
             services: self
                 .lock()
                 .iter()
-                .map(|(prefix, held)| service(prefix, held))
+                .map(|(prefix, held)| self.service(prefix, held))
                 .collect(),
         }
     }
@@ -125,17 +125,20 @@ impl Leases {
         }
     }
 
+    fn service(&self, prefix: &str, held: &Held) -> Service {
+        let left = held.until.saturating_duration_since(Instant::now());
+        let (requests, last_sender) = self.services.requests(prefix).unwrap_or_default();
+        Service {
+            prefix: prefix.to_owned(),
+            backend: held.backend.to_string(),
+            expires_in_ms: u64::try_from(left.as_millis()).unwrap_or(u64::MAX),
+            requests,
+            last_sender: last_sender.map(|name| name.to_string()),
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Held>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn service(prefix: &str, held: &Held) -> Service {
-    let left = held.until.saturating_duration_since(Instant::now());
-    Service {
-        prefix: prefix.to_owned(),
-        backend: held.backend.to_string(),
-        expires_in_ms: u64::try_from(left.as_millis()).unwrap_or(u64::MAX),
     }
 }
 

@@ -91,6 +91,7 @@ fn described() -> OpenApiRouter<Arc<Shared>> {
         .routes(routes!(peers::one))
         .routes(routes!(events::page))
         .routes(routes!(events::live))
+        .routes(routes!(events::summary))
         .routes(routes!(postcards::list))
         .routes(routes!(postcards::one))
         .routes(routes!(stash::list))

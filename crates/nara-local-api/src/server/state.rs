@@ -1,4 +1,5 @@
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,6 +40,7 @@ pub(super) struct Shared {
     pub(super) transfers: Transfers,
     /// `None`: there is no folder for its files.
     pub(super) web: Option<Arc<Web>>,
+    pub(super) folder: Option<PathBuf>,
     pub(super) started: Instant,
     pub(super) started_at: UnixMillis,
     pub(super) stopping: CancellationToken,

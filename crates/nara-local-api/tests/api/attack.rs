@@ -70,6 +70,10 @@ async fn tricks_with_paths_do_not_leave_what_was_asked_for() {
         "/v1/peers/bob/http/a%2fb",
         "/v1/peers/bob/http/a%5cb",
         "/v1/peers/bob/http/%00",
+        "/v1/peers/bob/http/a/..;/b",
+        "/v1/peers/bob/http/a/%2E%2e%3bx/b",
+        "http://evil.example/v1/peers/bob/http/a/../b",
+        "/v1/peers/%2e%2e/http/%2e%2e/b",
     ] {
         let answer = raw(&scene, &close(&format!("GET {path}"))).await;
         assert!(
@@ -123,6 +127,83 @@ async fn headers_that_prove_something_cannot_be_forged() {
                     connection: close\r\n\r\n0\r\n\r\nGET /v1/status HTTP/1.1\r\nhost: x\r\n\r\n";
     let answer = raw(&scene, smuggled).await;
     assert_eq!(answer.matches("HTTP/1.1").count(), 1, "{answer}");
+    scene.end().await;
+}
+
+/// What bob was told with a body that has a length of its own.
+async fn told(scene: &Scene, head: &str, body: &str) -> String {
+    let request =
+        format!("POST /v1/peers/bob/http/ HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{head}\r\n{body}");
+    raw(scene, &request).await
+}
+
+#[tokio::test]
+async fn a_request_that_two_readers_would_split_differently_is_not_split() {
+    let scene = Scene::new().await;
+    let second = "GET /v1/status HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    let length = |value: usize| format!("content-length: {value}\r\n");
+    let (zero, whole) = (length(0), length(second.len()));
+    for head in [
+        format!("{zero}{whole}"),
+        format!("{whole}{zero}"),
+        "content-length: 0, 5\r\n".to_owned(),
+        "content-length: +5\r\n".to_owned(),
+        "content-length: 0x5\r\n".to_owned(),
+        format!("content-length : 5\r\n{zero}"),
+        format!("{whole}transfer-encoding: chunked\r\n"),
+        format!("{whole}transfer-encoding: identity, chunked\r\n"),
+        format!("{whole}transfer-encoding : chunked\r\n"),
+        format!("{whole}transfer-encoding:\r\n chunked\r\n"),
+        "transfer-encoding: chunked, identity\r\n".to_owned(),
+        "transfer-encoding: xchunked\r\n".to_owned(),
+        "transfer-encoding: chunked\r\ntransfer-encoding: identity\r\n".to_owned(),
+    ] {
+        for body in [
+            second.to_owned(),
+            format!("0\r\n\r\n{second}"),
+            format!("0;\n\r\n{second}"),
+            format!("fffffffffffffffff\r\n{second}"),
+        ] {
+            let answer = told(&scene, &head, &body).await;
+            assert!(answer.matches("HTTP/1.").count() <= 1, "{head}{body}: {answer}");
+            assert!(!answer.contains("started_at_ms"), "{head}{body}: {answer}");
+        }
+    }
+    assert!(scene.client.status().await.is_ok());
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn what_is_about_one_connection_does_not_reach_a_peer_nor_do_trailers() {
+    let scene = Scene::new().await;
+    let head = "connection: x-nara-from, X-Secret\r\nx-nara-from: root\r\nx-secret: 1\r\nx-kept: 1\r\n\
+                upgrade: websocket\r\nexpect: 100-continue\r\nte: trailers\r\nkeep-alive: timeout=5\r\n\
+                proxy-authorization: Basic eA==\r\nproxy-connection: keep-alive\r\nhttp2-settings: AAAA\r\n\
+                trailer: x-nara-sender\r\ntransfer-encoding: chunked\r\n";
+    let body = "3\r\nabc\r\n0\r\nx-nara-sender: root\r\nx-secret: 1\r\n\r\n";
+    let answer = told(&scene, head, body).await;
+    let (_, answer) = answer.split_once("HTTP/1.1 418").unwrap();
+    let (_, told) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(told.contains("POST / from alice abc"), "{told}");
+    assert!(told.contains("x-kept"), "{told}");
+    for gone in [
+        "x-nara-from",
+        "x-nara-sender",
+        "x-secret",
+        "upgrade",
+        "expect",
+        "keep-alive",
+        "proxy-",
+        "http2-settings",
+        "trailer",
+    ] {
+        assert!(!told.contains(gone), "{gone}: {told}");
+    }
+    // A change of the protocol is not offered.
+    let upgrade = "GET /v1/status HTTP/1.1\r\nhost: x\r\nconnection: upgrade, close\r\nupgrade: h2c\r\n\r\n";
+    assert!(raw(&scene, upgrade).await.starts_with("HTTP/1.1 200"));
+    let preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    assert!(!raw(&scene, preface).await.contains("200"));
     scene.end().await;
 }
 

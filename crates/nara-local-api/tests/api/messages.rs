@@ -357,3 +357,51 @@ async fn a_request_to_an_endpoint_that_is_never_signed_is_refused_without_an_ala
     assert!(!std::iter::from_fn(|| changes.try_recv().ok()).any(is_alarm));
     scene.end().await;
 }
+
+#[tokio::test]
+async fn a_runtime_message_that_no_peer_can_use_is_refused_with_its_field() {
+    let scene = Scene::new().await;
+    let send = async |kind: &str, payload: serde_json::Value| {
+        let message = serde_json::json!({ "kind": kind, "payload": payload });
+        let message = serde_json::from_value(message).unwrap();
+        scene.client.message("bob", &message).await
+    };
+    let owner = scene.alice.id().as_str();
+    for (kind, payload, field) in [
+        (
+            "stash:store",
+            serde_json::json!({ "owner_id": owner }),
+            "payload.nonce",
+        ),
+        ("stash-refresh", serde_json::json!({}), "payload.owner_id"),
+        (
+            "stash-refresh",
+            serde_json::json!({ "owner_id": 1 }),
+            "payload.owner_id",
+        ),
+        (
+            "stash-refresh",
+            serde_json::json!({ "owner_id": owner, "ownr": "alice" }),
+            "payload.ownr",
+        ),
+        ("stash-refresh", serde_json::json!([owner]), "payload"),
+        ("stash-refresh", serde_json::json!(null), "payload"),
+        ("greeting", serde_json::json!({ "owner_id": owner }), "kind"),
+    ] {
+        match send(kind, payload.clone()).await.unwrap_err() {
+            CallError::Problem(problem) => {
+                assert_eq!(
+                    (problem.name(), problem.status),
+                    ("invalid_request", 422),
+                    "{payload}"
+                );
+                assert_eq!(problem.field.as_deref(), Some(field), "{payload}");
+                assert!(problem.detail.starts_with(field), "{problem:?}");
+            }
+            error => panic!("{error}"),
+        }
+    }
+    let sent = send("stash-refresh", serde_json::json!({ "owner_id": owner })).await;
+    assert!(!sent.unwrap().message_id.is_empty());
+    scene.end().await;
+}

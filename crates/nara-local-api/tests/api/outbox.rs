@@ -339,6 +339,20 @@ async fn a_full_outbox_refuses_and_a_stranger_has_no_place_in_it() {
 }
 
 #[tokio::test]
+async fn a_recipient_that_is_not_called_is_not_tried() {
+    let scene = Scene::new().await;
+    let carol = LocalNara::generate("carol").unwrap();
+    scene.alice.registry().register(carol.as_peer(None)).unwrap();
+    let sent = scene.client.dm_later("carol", message("hello"), Later::default());
+    let Sent::Waits(entry) = sent.await.unwrap() else {
+        panic!("she is nowhere")
+    };
+    assert_eq!((entry.attempts, entry.last_attempt_at_ms), (0, None));
+    assert_eq!(entry.problem.unwrap().name(), "unknown_peer");
+    scene.end().await;
+}
+
+#[tokio::test]
 async fn a_message_that_the_peer_or_the_operator_refuses_is_not_tried_again() {
     let scene = Scene::new().await;
     let mailbox = Mailbox::default();
@@ -359,8 +373,9 @@ async fn a_message_that_the_peer_or_the_operator_refuses_is_not_tried_again() {
     assert_eq!(refused.name(), "untrusted");
     let list = scene.client.outbox().await.unwrap();
     assert_eq!((list.messages.len(), list.waiting), (2, 0));
-    for entry in list.messages {
-        assert_eq!((entry.state, entry.attempts), (OutboxState::Refused, 1));
+    // A banned peer is not called.
+    for (entry, attempts) in list.messages.into_iter().zip([1, 0]) {
+        assert_eq!((entry.state, entry.attempts), (OutboxState::Refused, attempts));
         assert_eq!(entry.problem.unwrap().class, ProblemClass::Untrusted);
     }
     assert!(mailbox.received().is_empty());

@@ -115,7 +115,11 @@ async fn a_program_is_exposed_until_its_lease_is_ended() {
         assert_eq!(name_of(put(prefix, lease).await.unwrap_err()), name, "{prefix}");
     }
     let list: ServiceList = scene.client.get("/v1/services").await.unwrap();
-    assert_eq!(list.services.len(), 1);
+    let listed = &list.services[..];
+    assert!(
+        matches!(listed, [service] if service.requests == 1 && service.last_sender.as_deref() == Some("bob")),
+        "{listed:?}"
+    );
     let delete = || {
         scene
             .client
@@ -124,5 +128,29 @@ async fn a_program_is_exposed_until_its_lease_is_ended() {
     delete().await.unwrap();
     assert_eq!(name_of(delete().await.unwrap_err()), "no_such_service");
     assert!(ask().await.is_err());
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn a_program_that_answers_with_more_than_the_limit_is_cut_off() {
+    let scene = Scene::new().await;
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("program.sock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let router = axum::Router::new().fallback(async || {
+        let gigabytes = futures_util::stream::repeat_with(|| Ok::<_, std::io::Error>(vec![0; 64 << 10]));
+        axum::body::Body::from_stream(gigabytes)
+    });
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    let lease = lease(&format!("unix:{}", socket.display()));
+    let put = scene
+        .client
+        .send::<Service>(Method::PUT, "/v1/services/large", &lease);
+    put.await.unwrap();
+    let request = http::Request::get("/large").body(String::new()).unwrap();
+    let answer = scene.bob.peer("alice").request(request).await.unwrap();
+    assert_eq!(answer.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    assert!(answer.body().len() < 1000);
+    assert!(scene.client.status().await.is_ok());
     scene.end().await;
 }

@@ -2,11 +2,13 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::value;
+use super::{RunningArgs, value};
 
 /// `backup`
 #[derive(Debug, Args)]
 pub(crate) struct BackupArgs {
+    #[command(flatten)]
+    pub(crate) running: RunningArgs,
     /// The file to write
     #[arg(value_name = "FILE", value_parser = value::path())]
     pub(crate) file: PathBuf,
@@ -32,5 +34,5 @@ pub(crate) struct RestoreArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum LedgerCommand {
     /// Check that the ledger is sound, and show what it holds by service and by teller
-    Check,
+    Check(RunningArgs),
 }

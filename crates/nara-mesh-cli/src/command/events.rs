@@ -1,4 +1,4 @@
-//! `events`: the memory of this nara, out of its own ledger, whether it runs or not.
+//! `events`: the memory of a nara, out of its own ledger, whether it runs or not.
 
 mod transfer;
 
@@ -23,6 +23,7 @@ use crate::failure::{Failure, Outcome};
 use crate::ledger_file::{self, failed};
 use crate::listing::event_line;
 use crate::printer::Printer;
+use crate::running;
 use crate::settings::Settings;
 
 /// What `events` prints for each event.
@@ -43,10 +44,7 @@ const LOOK: Duration = Duration::from_millis(500);
 const NEWEST: usize = 100;
 
 pub(super) fn run(args: &EventsShowArgs, settings: &Settings, printer: Printer) -> Outcome {
-    let path = settings.ledger_path()?.ok_or_else(|| {
-        Failure::usage("it is not clear whose events")
-            .hint("pass --soul-file FILE or --data-dir DIR, as for its `serve`")
-    })?;
+    let path = running::ledger_path(&args.running, settings)?;
     if !path.exists() {
         return Err(Failure::usage(format!("there is no ledger {}", path.display()))
             .hint("it is made when the nara first runs, or by the first `sync`"));

@@ -7,13 +7,14 @@ use nara_proto::sync::EventFilter;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::cli::{BackupArgs, RestoreArgs};
+use crate::cli::{BackupArgs, RestoreArgs, RunningArgs};
 use crate::connect::block_on;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::keeping::make_folder_of;
 use crate::ledger_file::{self, failed};
 use crate::printer::{Printer, count, harmless, render, table};
+use crate::running;
 use crate::settings::Settings;
 
 /// What `backup` prints.
@@ -57,9 +58,9 @@ struct Size {
     bytes: usize,
 }
 
-/// Copies the ledger of this nara to a new file, whether the nara runs or not.
+/// Copies the ledger of a nara to a new file, whether the nara runs or not.
 pub(super) fn backup(args: &BackupArgs, settings: &Settings, printer: Printer) -> Outcome {
-    let path = ledger_of(settings)?;
+    let path = running::ledger_path(&args.running, settings)?;
     let shown = args.file.display();
     let exists = args.file.symlink_metadata().is_ok();
     if exists && !args.replace {
@@ -102,7 +103,7 @@ pub(super) fn backup(args: &BackupArgs, settings: &Settings, printer: Printer) -
 
 /// Puts a backup in the place of the ledger of this nara, which must not run.
 pub(super) fn restore(args: &RestoreArgs, settings: &Settings, printer: Printer) -> Outcome {
-    let path = ledger_of(settings)?;
+    let path = settings.running_folder()?.join("ledger.db");
     if path.exists() && !args.replace {
         return Err(Failure::usage(format!("{} exists", path.display()))
             .hint("pass --replace to lose what it has; `nara-mesh backup FILE` keeps it"));
@@ -166,9 +167,9 @@ async fn keeper(file: &Path) -> Outcome<Option<String>> {
     }
 }
 
-/// Reads the whole ledger of this nara, and says whether it is sound and what it holds.
-pub(super) fn check(settings: &Settings, printer: Printer) -> Outcome {
-    let path = ledger_of(settings)?;
+/// Reads the whole ledger of a nara, and says whether it is sound and what it holds.
+pub(super) fn check(args: &RunningArgs, settings: &Settings, printer: Printer) -> Outcome {
+    let path = running::ledger_path(args, settings)?;
     let check = block_on(async {
         let ledger = ledger_file::open_to_read(&path).await?;
         ledger.check().await.map_err(failed)

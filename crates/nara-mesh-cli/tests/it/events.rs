@@ -7,7 +7,7 @@ use nara_proto::time::UnixNanos;
 use serde_json::Value;
 
 use crate::serve::Serving;
-use crate::{new_soul, run, run_json, text};
+use crate::{json_as_user, new_soul, run, run_as_user, run_json, text};
 
 const ALICE: [&str; 4] = ["--soul-file", "alice.soul", "--data-dir", "alice"];
 
@@ -128,6 +128,38 @@ fn a_memory_is_exported_imported_and_asked_about_over_the_wire() {
     let asked = bobs(0, &["query", "bob", "alice"]);
     assert!(asked.contains(bob["public_key"].as_str().unwrap()), "{asked}");
     assert_eq!(bobs(0, &["checkpoints", "alice"]), "");
+}
+
+#[test]
+fn the_ledger_of_the_running_nara_is_read_without_soul_and_data_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    fs::create_dir(path.join("run")).unwrap();
+    new_soul(path, "alice");
+    fs::write(path.join("known.toml"), "").unwrap();
+    let (_, nobody) = run_as_user(path, 2, &["events"]);
+    assert!(
+        nobody.contains("no nara runs for this user") && nobody.contains("--data-dir"),
+        "{nobody}"
+    );
+    let (alice, _) = Serving::start_in(path, "alice", &[], &[("XDG_RUNTIME_DIR", &path.join("run"))]);
+    // Its presence is the first event.
+    let (shown, _) = run_as_user(path, 0, &["events"]);
+    assert_eq!(shown.lines().count(), 1, "{shown}");
+    assert_eq!(json_as_user(path, 0, &["ledger", "check"])["events"], 1);
+    assert_eq!(json_as_user(path, 0, &["backup", "alice.backup"])["events"], 1);
+    // Chosen as for every other command.
+    let socket = "alice/nara.sock";
+    let (chosen, _) = run_as_user(path, 0, &["events", "--api-socket", socket]);
+    assert_eq!(chosen, shown);
+    let (_, wrong) = run_as_user(path, 3, &["ledger", "check", "--api-socket", "nowhere.sock"]);
+    assert!(wrong.contains("there is no socket nowhere.sock"), "{wrong}");
+    run_as_user(path, 2, &["events", "--direct"]);
+    alice.kill();
+    // Afterwards it must be said whose.
+    run_as_user(path, 2, &["events"]);
+    let (still, _) = run_as_user(path, 0, &["events", "--data-dir", "alice"]);
+    assert_eq!(still, shown);
 }
 
 #[test]

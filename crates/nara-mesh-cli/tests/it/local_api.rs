@@ -301,8 +301,6 @@ fn one_of_several_is_chosen_and_none_if_asked_for() {
     assert!(direct.contains("needs a soul"), "{direct}");
     // With a peers file, the command line says how.
     scene.run(0, &["ping", "alice", "--peers", "known.toml"]);
-    let (_, gone) = scene.run(3, &["ping", "alice", "--api-socket", "nowhere.sock"]);
-    assert!(gone.contains("no nara listens on nowhere.sock"), "{gone}");
     new_soul(path, "dave");
     let (_quiet, listening) = Serving::start_in(path, "dave", &["--no-api"], &[("XDG_RUNTIME_DIR", &run)]);
     assert_eq!(listening["sockets"], serde_json::json!([]));
@@ -403,6 +401,44 @@ fn without_a_nara_a_command_says_how_to_start_one() {
             "{args:?}: {stderr}"
         );
     }
+}
+
+#[test]
+fn a_socket_with_no_nara_behind_it_is_told_with_what_is_there() {
+    let scene = Scene::new();
+    let path = scene.path();
+    drop(std::os::unix::net::UnixListener::bind(path.join("left.sock")).unwrap());
+    fs::write(path.join("file.sock"), "").unwrap();
+    for (socket, exit, said) in [
+        ("nowhere.sock", 3, "there is no socket nowhere.sock"),
+        ("left.sock", 3, "no nara listens on left.sock any more"),
+        (
+            "file.sock",
+            2,
+            "file.sock is a file, and not the socket of a nara",
+        ),
+        ("run", 2, "run is a folder, and not"),
+    ] {
+        let (_, failed) = scene.run(exit, &["dm", "alice", "hi", "--api-socket", socket]);
+        assert!(
+            failed.contains(said) && failed.contains("omit --api-socket"),
+            "{failed}"
+        );
+        let output = nara_mesh(path)
+            .env("XDG_RUNTIME_DIR", scene.runtime())
+            .env("NARA_MESH_SOCKET", socket)
+            .args(["dm", "alice", "hi"])
+            .output()
+            .unwrap();
+        let failed = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(exit), "{failed}");
+        assert!(
+            failed.contains(said) && failed.contains("`unset NARA_MESH_SOCKET`"),
+            "{failed}"
+        );
+    }
+    // What the hint says works.
+    scene.run(0, &["dm", "alice", "hi"]);
 }
 
 #[test]

@@ -21,8 +21,9 @@ use super::rejections::Rejections;
 use super::retention::Retention;
 use super::sampler::Sampler;
 use super::{
-    Arrival, ArrivalLog, Arrivals, CheckedEvent, EventFeed, EventStore, Insertion, KnownNames, LedgerError,
-    LedgerFuture, PeerStore, ReadLimit, RetentionPolicy, Sample, Slice, TransferStore,
+    Arrival, ArrivalLog, Arrivals, CheckedEvent, EventFeed, EventSize, EventStore, Insertion, KnownNames,
+    LedgerError, LedgerFuture, MAX_GROUPS, PeerStore, ReadLimit, RetentionPolicy, Sample, Slice,
+    TransferStore, sort_groups,
 };
 use crate::clock::{Clock, SystemClock};
 use crate::peer::{PeerChange, PeerChangeError, PeerRecord};
@@ -226,6 +227,25 @@ impl EventStore for MemoryLedger {
 
     fn count(&self) -> LedgerFuture<'_, usize> {
         ready(read(&self.shelf).map(|shelf| shelf.len())).boxed()
+    }
+
+    fn services(&self) -> LedgerFuture<'_, Vec<(String, EventSize)>> {
+        let services = read(&self.shelf).map(|shelf| {
+            let mut services: HashMap<&str, EventSize> = HashMap::new();
+            for (_, entry) in shelf.arrivals() {
+                let size = services.entry(&entry.event.svc).or_default();
+                size.events += 1;
+                size.bytes += entry.bytes;
+            }
+            let mut services: Vec<_> = services
+                .into_iter()
+                .map(|(name, size)| (name.to_owned(), size))
+                .collect();
+            sort_groups(&mut services);
+            services.truncate(MAX_GROUPS);
+            services
+        });
+        ready(services).boxed()
     }
 
     fn items(&self, scope: Scope) -> LedgerFuture<'_, ItemSet> {

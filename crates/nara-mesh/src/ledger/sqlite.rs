@@ -27,7 +27,7 @@ use nara_proto::time::UnixNanos;
 use rusqlite::OptionalExtension as _;
 
 pub use self::backup::LedgerCopy;
-pub use self::check::{EventSize, LedgerCheck};
+pub use self::check::LedgerCheck;
 use self::items::SharedInventory;
 use self::pool::Pool;
 use self::read::Order;
@@ -35,8 +35,8 @@ use self::shelf::SqliteShelf;
 use super::admission::{Shelf as _, admit};
 use super::retention::Retention;
 use super::{
-    Arrival, ArrivalLog, Arrivals, CheckedEvent, EventFeed, EventStore, Insertion, KnownNames, LedgerError,
-    LedgerFuture, Opening, PeerStore, ReadLimit, RetentionPolicy, Sample, Slice, TransferStore,
+    Arrival, ArrivalLog, Arrivals, CheckedEvent, EventFeed, EventSize, EventStore, Insertion, KnownNames,
+    LedgerError, LedgerFuture, Opening, PeerStore, ReadLimit, RetentionPolicy, Sample, Slice, TransferStore,
 };
 use crate::clock::{Clock, SystemClock};
 use crate::peer::{PeerChange, PeerChangeError, PeerRecord};
@@ -306,6 +306,10 @@ impl EventStore for SqliteLedger {
 
     fn count(&self) -> LedgerFuture<'_, usize> {
         self.pool.read(|snapshot| Ok(read::count(snapshot)?)).boxed()
+    }
+
+    fn services(&self) -> LedgerFuture<'_, Vec<(String, EventSize)>> {
+        self.pool.read(|snapshot| Ok(check::services(snapshot)?)).boxed()
     }
 
     fn items(&self, scope: Scope) -> LedgerFuture<'_, ItemSet> {

@@ -393,7 +393,7 @@ impl MeshServerBuilder {
             coordinates: self.coordinates,
             mesh_ranges: self.mesh_ranges,
             mesh_port: self.mesh_port,
-            stash: stash.clone(),
+            stash,
             streams: Quota::new(self.limits.streams, self.limits.streams_per_peer),
             reachable: Reachable::default(),
             replies: Arc::new(Semaphore::new(self.limits.replies)),
@@ -414,7 +414,7 @@ impl MeshServerBuilder {
             limits: self.limits.clone(),
         });
         Ok(MeshServer {
-            entrance: route::entrance(shared, &authenticator, user, self.services),
+            entrance: route::entrance(shared.clone(), &authenticator, user, self.services),
             transport: self.transport,
             opening,
             limits: self.limits,
@@ -424,7 +424,7 @@ impl MeshServerBuilder {
             announcement,
             client,
             also_listen: self.also_listen,
-            stash,
+            shared,
         })
     }
 
@@ -450,7 +450,7 @@ pub struct MeshServer {
     announcement: Arc<Announcement>,
     client: Option<MeshClient>,
     also_listen: Option<SocketAddr>,
-    stash: Arc<Stash>,
+    shared: Arc<Shared>,
 }
 
 impl MeshServer {
@@ -489,7 +489,7 @@ impl MeshServer {
             background,
             self.mesh_ip,
             self.clock,
-            self.stash,
+            self.shared,
         ))
     }
 }

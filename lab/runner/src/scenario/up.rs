@@ -56,46 +56,39 @@ pub(super) async fn run(
 
 /// Makes two souls and starts a nara with each, until each has found the other.
 async fn two_naras(network: &Network, program: &Program, kind: Kind) -> Result<(Running, Running), String> {
-    let key = network.folder_of("home").join("key");
-    std::fs::write(&key, format!("{}\n", network.auth_key())).map_err(|error| error.to_string())?;
-    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600))
-        .map_err(|error| error.to_string())?;
-    let (kind, control_url) = (kind.to_string(), network.control_url());
-    let mut naras = Vec::new();
-    for name in ["alice", "bob"] {
-        let soul = format!("{name}.soul");
-        program
-            .run(&["id", "new", "--name", name, "--out", &soul])
-            .await?;
-        let mut args = vec![
-            "up",
-            "--soul-file",
-            &soul,
-            "--network",
-            &kind,
-            "--auth-key-file",
-            "key",
-        ];
-        args.extend(["--control-url", &control_url]);
-        if kind == "embedded" {
-            // The control server of the lab has no certificate.
-            args.push("--danger-plain-control");
-        }
-        naras.push(program.start(&args)?);
-    }
-    let [alice, bob] = &mut naras[..] else {
-        return Err("there are two".to_owned());
-    };
-    for (nara, other) in [(alice, "bob"), (bob, "alice")] {
+    let mut alice = start(network, program, kind, "alice").await?;
+    let mut bob = start(network, program, kind, "bob").await?;
+    for (nara, other) in [(&mut alice, "bob"), (&mut bob, "alice")] {
         for step in ["identity", "network", "joined", "serving", "discovery"] {
             nara.until(&[("event", "step"), ("step", step)]).await?;
         }
         nara.until(&[("event", "found"), ("name", other)]).await?;
     }
-    match (naras.pop(), naras.pop()) {
-        (Some(bob), Some(alice)) => Ok((alice, bob)),
-        _ => Err("there are two".to_owned()),
+    Ok((alice, bob))
+}
+
+/// Makes a soul, and starts a nara with it.
+pub(super) async fn start(
+    network: &Network,
+    program: &Program,
+    kind: Kind,
+    name: &str,
+) -> Result<Running, String> {
+    let key = program.home().join("key");
+    std::fs::write(&key, format!("{}\n", network.auth_key())).map_err(|error| error.to_string())?;
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600))
+        .map_err(|error| error.to_string())?;
+    let (kind, control_url, soul) = (kind.to_string(), network.control_url(), format!("{name}.soul"));
+    program
+        .run(&["id", "new", "--name", name, "--out", &soul])
+        .await?;
+    let mut args = vec!["up", "--soul-file", &soul, "--network", &kind];
+    args.extend(["--auth-key-file", "key", "--control-url", &control_url]);
+    if kind == "embedded" {
+        // The control server of the lab has no certificate.
+        args.push("--danger-plain-control");
     }
+    program.start(&args)
 }
 
 /// A command beside the alice that runs.

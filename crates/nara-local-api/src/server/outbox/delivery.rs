@@ -197,8 +197,10 @@ async fn attempt(shared: &Shared, id: u64, peer: String) -> Attempt {
         None => Err(Unsent::waits(Problem::unknown_peer(&entry.peer))),
     };
     let now = shared.nara.client().clock().now_millis().get();
-    entry.attempts += 1;
-    entry.last_attempt_at_ms = Some(now);
+    if outcome.as_ref().map_or_else(|unsent| unsent.was_called, |_| true) {
+        entry.attempts += 1;
+        entry.last_attempt_at_ms = Some(now);
+    }
     let (failed, told) = match outcome {
         Ok(delivered) => {
             tracing::debug!(id, %peer, "a message of the outbox is delivered");
@@ -232,6 +234,8 @@ struct Unsent {
     problem: Box<Problem>,
     /// No other attempt would end in another way.
     is_final: bool,
+    /// Whether the peer was called at all.
+    was_called: bool,
     may_have_arrived: bool,
     failed: Failed,
 }
@@ -241,6 +245,7 @@ impl Unsent {
         Self {
             problem: Box::new(problem),
             is_final: false,
+            was_called: false,
             may_have_arrived: false,
             failed: Failed {
                 found_nobody: true,
@@ -268,6 +273,7 @@ impl Unsent {
         let is_final = is_final(error, &problem);
         Self {
             is_final,
+            was_called: was_called(error.kind()),
             may_have_arrived: !is_final && may_have_arrived(error),
             failed: Failed {
                 found_nobody: error.is_timeout()
@@ -392,22 +398,27 @@ fn is_final(error: &ClientError, problem: &Problem) -> bool {
     }
 }
 
+/// Whether an error came of a call, and not of what this nara knows.
+const fn was_called(kind: Kind) -> bool {
+    !matches!(
+        kind,
+        Kind::AskedToWait
+            | Kind::CircuitOpen
+            | Kind::InvalidPeer
+            | Kind::InvalidRequest
+            | Kind::UnknownPeer
+            | Kind::Untrusted
+    )
+}
+
 /// Whether the peer may have taken the message all the same.
 fn may_have_arrived(error: &ClientError) -> bool {
     let was_not_sent = matches!(
         error.kind(),
-        Kind::AskedToWait
-            | Kind::CircuitOpen
-            | Kind::Dial
-            | Kind::DialTimeout
-            | Kind::InvalidPeer
-            | Kind::KeyRefused
-            | Kind::Tls
-            | Kind::TlsGone
-            | Kind::UnknownPeer
+        Kind::Dial | Kind::DialTimeout | Kind::KeyRefused | Kind::Tls | Kind::TlsGone
     );
     let said_no = error.status().is_some_and(|status| status.is_client_error());
-    !was_not_sent && !said_no && !error.is_unreachable()
+    was_called(error.kind()) && !was_not_sent && !said_no && !error.is_unreachable()
 }
 
 #[cfg(test)]

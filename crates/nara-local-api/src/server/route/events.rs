@@ -15,7 +15,7 @@ use utoipa::IntoParams;
 
 use super::sse;
 use crate::compose::complete;
-use crate::model::{Event, EventPage, LiveEvent};
+use crate::model::{Event, EventPage, LedgerSummary, LiveEvent, ServiceSize};
 use crate::server::extract::{Body, FilterParams, Query};
 use crate::server::state::{Answer, Shared};
 use crate::{Problem, ProblemClass};
@@ -80,6 +80,28 @@ pub(super) async fn page(
     let events = ledger.page(filter.filter(), after, limit).await?;
     let next = events.last().map(|last| Cursor::behind(&last.event));
     Ok(Json(EventPage::of(&events, next)))
+}
+
+/// What the ledger holds, by service; all of it is read for that
+#[utoipa::path(
+    get,
+    path = "/v1/ledger",
+    tag = "events",
+    responses((status = 200, body = LedgerSummary), (status = "default", body = Problem, content_type = "application/problem+json"))
+)]
+pub(super) async fn summary(State(shared): State<Arc<Shared>>) -> Answer<LedgerSummary> {
+    let mut summary = LedgerSummary::default();
+    for (service, size) in shared.nara.ledger().services().await? {
+        let (events, bytes) = (size.events as u64, size.bytes as u64);
+        summary.events += events;
+        summary.bytes += bytes;
+        summary.services.push(ServiceSize {
+            service,
+            events,
+            bytes,
+        });
+    }
+    Ok(Json(summary))
 }
 
 /// Where a live stream begins.

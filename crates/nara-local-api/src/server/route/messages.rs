@@ -8,7 +8,7 @@ use nara_mesh::defaults;
 use nara_mesh::ledger::ReadLimit;
 use nara_proto::event::SyncEvent;
 use nara_proto::go_json::Timestamp;
-use nara_proto::runtime_message::RuntimeMessage;
+use nara_proto::runtime_message::{InvalidPayload, MessagePayload, RuntimeMessage};
 use nara_proto::sync::MAX_EVENTS;
 use serde_json::value::RawValue;
 
@@ -21,6 +21,9 @@ use crate::model::{
 use crate::server::extract::{Body, CallParams, Path, Query};
 use crate::server::outbox::keep::{self, Addressee};
 use crate::server::state::{Answer, Shared};
+
+/// Where the kinds of runtime messages and their payloads are described.
+const PAYLOADS: &str = "docs/protocol/v1.md, section 12.2, lists the kinds and their fields";
 
 /// Send a direct message: one signed event
 ///
@@ -188,16 +191,14 @@ fn runtime_message(
     outgoing: &OutgoingMessage,
 ) -> Result<RuntimeMessage, Problem> {
     let nara = shared.nara.local();
-    let draft = serde_json::json!({
-        "id": "draft",
-        "kind": outgoing.kind,
-        "version": 1,
-        "from_id": nara.id().as_str(),
-        "timestamp": "2000-01-01T00:00:00Z",
-        "payload": outgoing.payload,
-    });
-    let draft = RuntimeMessage::from_json(draft.to_string().as_bytes())
-        .map_err(|error| Problem::invalid(format!("the message is malformed: {error}")))?;
+    let fields = serde_json::from_str(outgoing.payload.get())
+        .map_err(|_| Problem::invalid_field("payload", "it must be an object"))?;
+    let payload = MessagePayload::from_fields(&outgoing.kind, &fields).map_err(|invalid| match invalid {
+        InvalidPayload::Field { name, reason } => {
+            Problem::invalid_field(format!("payload.{name}"), reason).hint(PAYLOADS)
+        }
+        invalid => Problem::invalid_field("kind", invalid).hint(PAYLOADS),
+    })?;
     let now = Timestamp::utc(shared.nara.client().clock().now_nanos());
     let known = handle.known().map(|peer| peer.info());
     let name = known
@@ -208,6 +209,6 @@ fn runtime_message(
         .as_ref()
         .and_then(|info| info.id.as_ref())
         .map_or("", |id| id.as_str());
-    let message = RuntimeMessage::new(nara.name().as_str(), nara.id().as_str(), now, draft.payload);
+    let message = RuntimeMessage::new(nara.name().as_str(), nara.id().as_str(), now, payload);
     Ok(message.to(name, id).sign(nara.keypair()))
 }

@@ -51,6 +51,7 @@ pub(super) async fn status(State(shared): State<Arc<Shared>>) -> Answer<Status> 
         network: shared.host.network(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
+        data_dir: shared.folder.as_ref().map(|folder| folder.display().to_string()),
         started_at_ms: shared.started_at.get(),
         uptime_ms: millis(shared.started.elapsed()),
         peers: nara.registry().len(),
@@ -58,6 +59,7 @@ pub(super) async fn status(State(shared): State<Arc<Shared>>) -> Answer<Status> 
         connections: shared.connections.taken(),
         max_connections: shared.connections.most(),
         gossip,
+        stream_readers: nara.stream_readers().iter().map(ToString::to_string).collect(),
     }))
 }
 

@@ -5,13 +5,11 @@ use rusqlite::{Row, Transaction};
 use super::backup::damage;
 use super::columns::ServiceKey;
 use super::failure::Failure;
-use super::rows;
+use super::rows::{self, sql_limit, unsigned};
+use crate::ledger::{EventSize, MAX_GROUPS, sort_groups};
 
 /// Findings that are reported at most.
 const MAX_FINDINGS: usize = 100;
-
-/// Groups of events that are reported at most, the largest.
-const MAX_GROUPS: i64 = 1_000;
 
 /// What a ledger holds, and whether it is sound.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -35,25 +33,13 @@ pub struct LedgerCheck {
     pub peers: usize,
 }
 
-/// A number of events, and their bytes as JSON.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct EventSize {
-    /// Events.
-    pub events: usize,
-    /// Bytes.
-    pub bytes: usize,
-}
-
 pub(super) fn check(snapshot: &Transaction<'_>) -> Result<LedgerCheck, Failure> {
     let number = |sql: &str| snapshot.query_row(sql, [], |row| row.get::<_, i64>(0));
     let mut check = LedgerCheck {
         damage: damage(snapshot, MAX_FINDINGS)?,
         schema: number("PRAGMA user_version")?,
         file_bytes: u64::try_from(number("PRAGMA page_count")? * number("PRAGMA page_size")?).unwrap_or(0),
-        services: groups(snapshot, "svc", |row| {
-            Ok(row.get::<_, ServiceKey>(0)?.name().to_owned())
-        })?,
+        services: services(snapshot)?,
         tellers: groups(snapshot, "coalesce(origin, '')", |row| row.get(0))?,
         peers: usize::try_from(number(super::sql::COUNT_PEERS)?).unwrap_or(0),
         ..LedgerCheck::default()
@@ -71,6 +57,13 @@ pub(super) fn check(snapshot: &Transaction<'_>) -> Result<LedgerCheck, Failure> 
     Ok(check)
 }
 
+/// See [`EventStore::services`](crate::ledger::EventStore::services).
+pub(super) fn services(snapshot: &Transaction<'_>) -> rusqlite::Result<Vec<(String, EventSize)>> {
+    groups(snapshot, "svc", |row| {
+        Ok(row.get::<_, ServiceKey>(0)?.name().to_owned())
+    })
+}
+
 fn groups(
     snapshot: &Transaction<'_>,
     group: &str,
@@ -79,14 +72,14 @@ fn groups(
     let mut statement = snapshot.prepare(&format!(
         "SELECT {group}, count(*), sum(bytes) AS bytes FROM events GROUP BY 1 ORDER BY bytes DESC LIMIT ?1"
     ))?;
-    let number = |number: i64| usize::try_from(number).unwrap_or(0);
-    statement
-        .query_map([MAX_GROUPS], |row| {
-            let size = EventSize {
-                events: number(row.get(1)?),
-                bytes: number(row.get(2)?),
-            };
-            Ok((name(row)?, size))
-        })?
-        .collect()
+    let found = statement.query_map([sql_limit(MAX_GROUPS)], |row| {
+        let size = EventSize {
+            events: unsigned(row, 1)?,
+            bytes: unsigned(row, 2)?,
+        };
+        Ok((name(row)?, size))
+    })?;
+    let mut groups: Vec<_> = found.collect::<Result<_, _>>()?;
+    sort_groups(&mut groups);
+    Ok(groups)
 }

@@ -190,6 +190,7 @@ proptest! {
                     memory.items(Scope::all()).await.unwrap().ids().collect::<Vec<_>>()
                 );
                 assert_eq!(sqlite.count().await.unwrap(), memory.count().await.unwrap());
+                assert_eq!(sqlite.services().await.unwrap(), memory.services().await.unwrap());
             }
             assert_eq!(all(&sqlite).await, all(&memory).await);
         });

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nara_proto::identity::NaraId;
+use nara_proto::identity::{NaraId, NaraName};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
@@ -13,7 +13,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::server::background::Background;
 use crate::server::clock::ServerClock;
 use crate::server::connection::accept::Acceptor;
-use crate::server::route::stash::Stash;
+use crate::server::route::state::Shared;
 use crate::server::stash_store::SealedStash;
 use crate::transport::MeshListener;
 
@@ -25,7 +25,7 @@ pub struct RunningServer {
     background: Background,
     mesh_ip: watch::Sender<String>,
     _watching: AbortOnDropHandle<()>,
-    stash: Arc<Stash>,
+    shared: Arc<Shared>,
 }
 
 /// The outcome of a shutdown.
@@ -46,7 +46,7 @@ impl RunningServer {
         background: Background,
         mesh_ip: watch::Sender<String>,
         clock: Arc<ServerClock>,
-        stash: Arc<Stash>,
+        shared: Arc<Shared>,
     ) -> Self {
         let local_addr = listener.local_addr();
         let other_addr = other.as_ref().map(|other| other.local_addr());
@@ -71,7 +71,7 @@ impl RunningServer {
             background,
             mesh_ip,
             _watching: AbortOnDropHandle::new(tokio::spawn(clock.run())),
-            stash,
+            shared,
         }
     }
 
@@ -80,12 +80,17 @@ impl RunningServer {
     /// # Errors
     /// If it may still be in the store.
     pub async fn forget_stash(&self, owner: &NaraId) -> io::Result<bool> {
-        self.stash.forget(owner.as_str()).await
+        self.shared.stash.forget(owner.as_str()).await
     }
 
     /// What peers left with this nara, sealed, by owner.
     pub fn stashes(&self) -> Vec<SealedStash> {
-        self.stash.list()
+        self.shared.stash.list()
+    }
+
+    /// The peers to which streams go: live events, or an answer of a route. By name.
+    pub fn stream_readers(&self) -> Vec<NaraName> {
+        self.shared.streams.holders()
     }
 
     /// Changes the mesh address in `/ping` answers, after the node got a new one.

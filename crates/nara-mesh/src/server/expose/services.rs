@@ -1,7 +1,7 @@
 //! Local programs that come and go while a nara runs.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use axum::Router;
@@ -9,6 +9,7 @@ use axum::extract::Request;
 use axum::response::{IntoResponse as _, Response};
 use http::Uri;
 use http::uri::PathAndQuery;
+use nara_proto::identity::NaraName;
 
 use super::{Backend, Proxy};
 use crate::server::VerifiedSender;
@@ -22,10 +23,17 @@ pub struct Services(Arc<RwLock<Table>>);
 
 #[derive(Debug, Default)]
 struct Table {
-    programs: BTreeMap<String, Arc<Proxy>>,
+    programs: BTreeMap<String, Arc<Program>>,
     /// The prefixes of nested routes.
     taken: Vec<String>,
     merged: Option<Router>,
+}
+
+#[derive(Debug)]
+struct Program {
+    proxy: Proxy,
+    /// How many requests it was given, and who sent the last one.
+    given: Mutex<(u64, Option<NaraName>)>,
 }
 
 impl Services {
@@ -43,14 +51,23 @@ impl Services {
                 check_merged(merged, path)?;
             }
         }
-        let proxy = Arc::new(Proxy::new(backend, answer_timeout));
-        table.programs.insert(prefix.to_owned(), proxy);
+        let program = Program {
+            proxy: Proxy::new(backend, answer_timeout),
+            given: Mutex::default(),
+        };
+        table.programs.insert(prefix.to_owned(), Arc::new(program));
         Ok(())
     }
 
     /// Removes a program; requests in progress go on. Returns whether it was there.
     pub fn remove(&self, prefix: &str) -> bool {
         self.write().programs.remove(prefix).is_some()
+    }
+
+    /// How many requests a program was given, and who sent the last one; `None`: there is no such program.
+    pub fn requests(&self, prefix: &str) -> Option<(u64, Option<NaraName>)> {
+        let program = self.read().programs.get(prefix)?.clone();
+        Some(program.given().clone())
     }
 
     /// Keeps programs away from routes of the server.
@@ -80,14 +97,18 @@ impl Services {
             let mut programs = table.programs.iter();
             programs
                 .find(|(prefix, _)| covers(prefix, path))
-                .map(|(prefix, proxy)| (without(prefix, request.uri()), prefix.clone(), proxy.clone()))
+                .map(|(prefix, program)| (without(prefix, request.uri()), prefix.clone(), program.clone()))
         };
         // It may have been removed since the request was routed.
-        let Some((Some(rest), prefix, proxy)) = found else {
+        let Some((Some(rest), prefix, program)) = found else {
             return Rejection::NotFound.into_response();
         };
         *request.uri_mut() = rest;
-        proxy.pass_on(sender, &prefix, request).await
+        {
+            let mut given = program.given();
+            *given = (given.0.saturating_add(1), Some(sender.name().clone()));
+        }
+        program.proxy.pass_on(sender, &prefix, request).await
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Table> {
@@ -96,6 +117,12 @@ impl Services {
 
     fn write(&self) -> RwLockWriteGuard<'_, Table> {
         self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Program {
+    fn given(&self) -> MutexGuard<'_, (u64, Option<NaraName>)> {
+        self.given.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

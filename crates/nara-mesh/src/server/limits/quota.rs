@@ -101,6 +101,16 @@ impl<K: Hash + Eq + Clone> Quota<K> {
         })
     }
 
+    /// The keys that hold something, in order, if they have a limit.
+    pub(in crate::server) fn holders(&self) -> Vec<K>
+    where
+        K: Ord,
+    {
+        let mut holders: Vec<K> = self.counts.held().by_key.keys().cloned().collect();
+        holders.sort_unstable();
+        holders
+    }
+
     /// An empty share, which may grow.
     pub(in crate::server) fn share(&self, key: K) -> Share<K> {
         Share {
@@ -180,7 +190,7 @@ mod tests {
         assert_eq!(quota.take(&"c").unwrap_err(), Exceeded::All);
         drop(first);
         let _fourth = quota.take(&"c").unwrap();
-        assert_eq!(quota.counts.held().by_key.len(), 3);
+        assert_eq!(quota.holders(), ["a", "b", "c"]);
         assert_eq!(Quota::new(1, 0).take(&"a").unwrap_err(), Exceeded::OfKey(0));
     }
 
