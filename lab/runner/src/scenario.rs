@@ -3,6 +3,7 @@
 mod crowd;
 mod daemon;
 mod example;
+mod line;
 mod machine;
 mod naras;
 mod outage;
@@ -23,8 +24,8 @@ use crate::network::{ControlKind, Network};
 use crate::table::Table;
 
 /// What can be run alone with `--only`.
-const PARTS: [&str; 9] = [
-    "pairs", "up", "start", "machine", "refused", "relay", "crowd", "example", "amnesia",
+const PARTS: [&str; 10] = [
+    "pairs", "up", "start", "machine", "refused", "relay", "crowd", "line", "example", "amnesia",
 ];
 
 /// Runs all scenarios and prints the table. `--kinds a,b` limits the kinds, `--only a,b` the parts, `--control headscale`
@@ -57,6 +58,9 @@ pub(crate) async fn run(programs: &Path, args: &[String]) -> Result<(), String> 
             _ if !kinds.contains(&Kind::Embedded) => {}
             "relay" => path::relay_only(programs, control, &mut table).await?,
             "crowd" => crowd::run(programs, control, &mut table).await?,
+            "line" if control == ControlKind::Test => line::run(programs, &mut table).await,
+            // The line does not change with the control server.
+            "line" => {}
             "example" => example::run(programs, control, &mut table).await?,
             _ if control == ControlKind::Headscale => table.left_out(
                 "control replaced by one that knows nobody",
