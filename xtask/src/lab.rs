@@ -34,10 +34,11 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--bench" => task = "bench",
+            "--links" => task = "links",
             "--soak" => task = "soak",
             "--headscale" => headscale = true,
             "--record" => record = true,
-            "--kinds" | "--only" | "--rounds" | "--seconds" => {
+            "--grade" | "--kinds" | "--only" | "--rounds" | "--seconds" => {
                 rest.push(arg.clone());
                 rest.push(
                     args.next()
@@ -53,7 +54,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
             "--{task} runs on the test control server, not with --headscale"
         ));
     }
-    check_tools()?;
+    check_tools(task)?;
     if task == "scenarios" && has_service(&rest) {
         check_python()?;
     }
@@ -79,7 +80,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     Ok(())
 }
 
-fn check_tools() -> Result<(), String> {
+fn check_tools(task: &str) -> Result<(), String> {
     let works = |program: &str, args: &[&str]| {
         Command::new(program)
             .args(args)
@@ -94,6 +95,9 @@ fn check_tools() -> Result<(), String> {
     }
     if !works("ip", &["-V"]) {
         return Err("the lab needs the program `ip` (on Debian: apt-get install iproute2)".to_owned());
+    }
+    if task == "links" && !works("nft", &["--version"]) {
+        return Err("--links needs the program `nft` (on Debian: apt-get install nftables)".to_owned());
     }
     if !works("unshare", &["-Urnpf", "--kill-child", "true"]) {
         return Err(
@@ -171,7 +175,7 @@ fn build_headscale(programs: &Path) -> Result<(), String> {
 
 /// Builds the program that runs the scenarios, and what it runs. Figures need an optimised one.
 fn build_lab(task: &str) -> Result<PathBuf, String> {
-    let profile = if task == "bench" {
+    let profile = if ["bench", "links"].contains(&task) {
         process::run(process::cargo().args(["build", "--bin", "nara-lab", "--locked", "--release"]))?;
         "release"
     } else {

@@ -37,7 +37,15 @@ mod tests {
     fn every_table_has_its_place() {
         let path = process::root().join("docs/results.md");
         let text = fs::read_to_string(path).expect("the document exists");
-        for name in ["figures", "peers", "local", "scenarios", "headscale", "speed"] {
+        for name in [
+            "figures",
+            "peers",
+            "local",
+            "scenarios",
+            "headscale",
+            "speed",
+            "links",
+        ] {
             assert!(replaced(&text, name, "").is_ok(), "{name}");
         }
     }

@@ -20,8 +20,12 @@ import (
 	"tailscale.com/tsnet"
 )
 
-// blobSize is the body with which throughput is measured, in bytes.
+// blobSize is the body with which throughput is measured, in bytes, unless the
+// command line says another.
 const blobSize = 8 << 20
+
+// maxBlob limits what a client may ask for, in bytes.
+const maxBlob = 64 << 20
 
 // benchKey is the identity of both ends: the work is the same as with two, and
 // nothing has to be exchanged first.
@@ -74,10 +78,14 @@ func serveBench(listener net.Listener) {
 		sign(w.Header(), bodyHash(body))
 		w.Write(body)
 	})
-	blob := make([]byte, blobSize)
-	mux.HandleFunc("GET /blob", func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Content-Length", strconv.Itoa(len(blob)))
-		w.Write(blob)
+	mux.HandleFunc("GET /blob/{size}", func(w http.ResponseWriter, r *http.Request) {
+		size, err := strconv.Atoi(r.PathValue("size"))
+		if err != nil || size < 0 || size > maxBlob {
+			http.Error(w, "no such blob", http.StatusBadRequest)
+			return
+		}
+		w.Header().Set("Content-Length", strconv.Itoa(size))
+		w.Write(make([]byte, size))
 	})
 	mux.HandleFunc("POST /blob", func(w http.ResponseWriter, r *http.Request) {
 		io.Copy(io.Discard, r.Body)
@@ -96,40 +104,93 @@ type figures struct {
 	MemoryMB    float64 `json:"memory_mb"`
 }
 
-// measure sends requests to a nara of serveBench, or of the lab's own bench.
+// nara is what a client asks: one of serveBench, or of the lab's own bench.
+type nara struct {
+	client *http.Client
+	url    string
+}
+
+func naraAt(server *tsnet.Server, address string) nara {
+	return nara{
+		client: &http.Client{Transport: &http.Transport{
+			DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+				return server.Dial(ctx, network, address)
+			},
+			MaxIdleConnsPerHost: lineConnections,
+		}},
+		url: "http://" + address,
+	}
+}
+
+// request sends one small signed request and verifies its answer.
+func (n nara) request() error {
+	body := []byte(`{"text":"hello"}`)
+	r, err := http.NewRequest("POST", n.url+"/dm", bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	sign(r.Header, "POST/dm")
+	res, err := n.client.Do(r)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	answer, err := io.ReadAll(res.Body)
+	if err != nil {
+		return err
+	}
+	if res.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s: %s", res.Status, answer)
+	}
+	return verify(res.Header, bodyHash(answer))
+}
+
+// download gets a blob and returns its MB/s.
+func (n nara) download(ctx context.Context, size int) (float64, error) {
+	r, err := http.NewRequestWithContext(ctx, "GET", fmt.Sprintf("%s/blob/%d", n.url, size), nil)
+	if err != nil {
+		return 0, err
+	}
+	begin := time.Now()
+	res, err := n.client.Do(r)
+	if err != nil {
+		return 0, err
+	}
+	defer res.Body.Close()
+	received, err := io.Copy(io.Discard, res.Body)
+	if err != nil {
+		return 0, err
+	}
+	return float64(received) / 1e6 / time.Since(begin).Seconds(), nil
+}
+
+// upload sends a blob and returns its MB/s.
+func (n nara) upload(ctx context.Context, size int) (float64, error) {
+	r, err := http.NewRequestWithContext(ctx, "POST", n.url+"/blob", bytes.NewReader(make([]byte, size)))
+	if err != nil {
+		return 0, err
+	}
+	r.Header.Set("Content-Type", "application/octet-stream")
+	begin := time.Now()
+	res, err := n.client.Do(r)
+	if err != nil {
+		return 0, err
+	}
+	defer res.Body.Close()
+	if _, err := io.Copy(io.Discard, res.Body); err != nil {
+		return 0, err
+	}
+	return float64(size) / 1e6 / time.Since(begin).Seconds(), nil
+}
+
+// measure sends requests to a nara.
 func measure(server *tsnet.Server, address string, ready, duration time.Duration) error {
-	client := &http.Client{Transport: &http.Transport{
-		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
-			return server.Dial(ctx, network, address)
-		},
-	}}
-	url := "http://" + address
+	nara := naraAt(server, address)
 	// Idle memory is taken before there is any traffic.
 	time.Sleep(time.Second)
 	found := figures{ReadyMillis: millis(ready), MemoryMB: residentMB()}
-	request := func() error {
-		body := []byte(`{"text":"hello"}`)
-		r, err := http.NewRequest("POST", url+"/dm", bytes.NewReader(body))
-		if err != nil {
-			return err
-		}
-		sign(r.Header, "POST/dm")
-		res, err := client.Do(r)
-		if err != nil {
-			return err
-		}
-		defer res.Body.Close()
-		answer, err := io.ReadAll(res.Body)
-		if err != nil {
-			return err
-		}
-		if res.StatusCode != http.StatusOK {
-			return fmt.Errorf("%s: %s", res.Status, answer)
-		}
-		return verify(res.Header, bodyHash(answer))
-	}
 	begin := time.Now()
-	if err := request(); err != nil {
+	if err := nara.request(); err != nil {
 		return err
 	}
 	found.FirstMillis = millis(time.Since(begin))
@@ -137,7 +198,7 @@ func measure(server *tsnet.Server, address string, ready, duration time.Duration
 	var taken []time.Duration
 	for begin = time.Now(); time.Since(begin) < duration; {
 		one := time.Now()
-		if err := request(); err != nil {
+		if err := nara.request(); err != nil {
 			return err
 		}
 		taken = append(taken, time.Since(one))
@@ -147,25 +208,13 @@ func measure(server *tsnet.Server, address string, ready, duration time.Duration
 	found.P50Micros = millis(taken[len(taken)/2]) * 1000
 	found.P99Micros = millis(taken[len(taken)*99/100]) * 1000
 
-	begin = time.Now()
-	res, err := client.Get(url + "/blob")
-	if err != nil {
+	var err error
+	if found.DownMB, err = nara.download(context.Background(), blobSize); err != nil {
 		return err
 	}
-	n, err := io.Copy(io.Discard, res.Body)
-	res.Body.Close()
-	if err != nil {
+	if found.UpMB, err = nara.upload(context.Background(), blobSize); err != nil {
 		return err
 	}
-	found.DownMB = float64(n) / 1e6 / time.Since(begin).Seconds()
-	begin = time.Now()
-	res, err = client.Post(url+"/blob", "application/octet-stream", bytes.NewReader(make([]byte, blobSize)))
-	if err != nil {
-		return err
-	}
-	io.Copy(io.Discard, res.Body)
-	res.Body.Close()
-	found.UpMB = float64(blobSize) / 1e6 / time.Since(begin).Seconds()
 	return json.NewEncoder(os.Stdout).Encode(found)
 }
 

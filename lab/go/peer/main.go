@@ -41,6 +41,7 @@ func main() {
 	bench := flag.Bool("bench", false, "be a nara of its own that answers signed requests, for figures")
 	load := flag.String("load", "", "send signed requests to this address in the tailnet, print figures, and end")
 	seconds := flag.Int("seconds", 5, "how long each figure is measured")
+	line := flag.Int("line", 0, "with -load: measure a line with a blob of so many bytes")
 	flag.Parse()
 
 	server := &tsnet.Server{
@@ -60,6 +61,12 @@ func main() {
 		log.Fatal(err)
 	}
 	ready := time.Since(begin)
+	if *load != "" && *line > 0 {
+		if err := measureLine(server, *load, *line); err != nil {
+			log.Fatal(err)
+		}
+		return
+	}
 	if *load != "" {
 		if err := measure(server, *load, ready, time.Duration(*seconds)*time.Second); err != nil {
 			log.Fatal(err)

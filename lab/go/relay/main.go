@@ -37,16 +37,18 @@ import (
 
 func main() {
 	region := flag.Int("region", 900, "number of the region")
-	port := flag.Int("port", 0, "TCP port of the relay on 127.0.0.1")
-	stunPort := flag.Int("stun-port", 0, "UDP port of the STUN server on 127.0.0.1")
+	host := flag.String("host", "127.0.0.1", "IPv4 address to listen on")
+	port := flag.Int("port", 0, "TCP port of the relay")
+	stunPort := flag.Int("stun-port", 0, "UDP port of the STUN server")
 	folder := flag.String("folder", "", "where the certificate is kept")
 	flag.Parse()
 
-	certificate, err := loadOrMake(*folder)
+	ip := net.ParseIP(*host)
+	certificate, err := loadOrMake(*folder, ip)
 	if err != nil {
 		log.Fatal(err)
 	}
-	packets, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: *stunPort})
+	packets, err := net.ListenUDP("udp4", &net.UDPAddr{IP: ip, Port: *stunPort})
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -57,7 +59,7 @@ func main() {
 	mux.Handle("/derp", derpserver.Handler(server))
 	mux.HandleFunc("/derp/probe", derpserver.ProbeHandler)
 	mux.HandleFunc("/derp/latency-check", derpserver.ProbeHandler)
-	listener, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", *port))
+	listener, err := net.Listen("tcp", fmt.Sprintf("%s:%d", *host, *port))
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -73,9 +75,9 @@ func main() {
 	json.NewEncoder(os.Stdout).Encode(&tailcfg.DERPNode{
 		Name:     fmt.Sprintf("%da", *region),
 		RegionID: *region,
-		HostName: "127.0.0.1",
+		HostName: *host,
 		CertName: fmt.Sprintf("sha256-raw:%02x", sha256.Sum256(certificate.Certificate[0])),
-		IPv4:     "127.0.0.1",
+		IPv4:     *host,
 		IPv6:     "none",
 		STUNPort: packets.LocalAddr().(*net.UDPAddr).Port,
 		DERPPort: listener.Addr().(*net.TCPAddr).Port,
@@ -99,8 +101,9 @@ func serveSTUN(conn *net.UDPConn) {
 	}
 }
 
-// loadOrMake returns the certificate in folder, made if there is none.
-func loadOrMake(folder string) (tls.Certificate, error) {
+// loadOrMake returns the certificate in folder, made for this address if there
+// is none.
+func loadOrMake(folder string, ip net.IP) (tls.Certificate, error) {
 	certFile, keyFile := filepath.Join(folder, "relay.crt"), filepath.Join(folder, "relay.key")
 	if certificate, err := tls.LoadX509KeyPair(certFile, keyFile); err == nil {
 		return certificate, nil
@@ -112,7 +115,7 @@ func loadOrMake(folder string) (tls.Certificate, error) {
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1),
 		Subject:      pkix.Name{CommonName: "relay of the lab"},
-		IPAddresses:  []net.IP{net.IPv4(127, 0, 0, 1)},
+		IPAddresses:  []net.IP{ip},
 		NotBefore:    time.Now().Add(-time.Hour),
 		NotAfter:     time.Now().Add(24 * time.Hour),
 	}

@@ -2,6 +2,7 @@
 
 mod figures;
 mod http;
+pub(crate) mod line;
 mod signed;
 
 use std::net::SocketAddr;
@@ -10,12 +11,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nara_tailnet::MeshNode;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use self::figures::Figures;
 use crate::kind::{Kind, Settings, embedded, managed};
 use crate::network::{AUTH_KEY, Network};
 use crate::process::{Process, memory_mb};
+use crate::space::Space;
 use crate::tsnet::MESH_PORT;
 
 /// How long each figure is measured, in seconds.
@@ -62,11 +64,7 @@ pub(crate) async fn run(programs: &Path, args: &[String]) -> Result<(), String> 
     }
     let mut text = "| pair | requests/s | p50 µs | p99 µs | down MB/s | up MB/s | first request ms (p50, worst) | idle memory MB |\n|---|---|---|---|---|---|---|---|\n".to_owned();
     for ((client, server), found) in pairs.iter().zip(&all) {
-        let median = |field: fn(&Figures) -> f64| {
-            let mut values: Vec<_> = found.iter().map(field).collect();
-            values.sort_by(f64::total_cmp);
-            values.get(values.len() / 2).copied().unwrap_or_default()
-        };
+        let median = |field: fn(&Figures) -> f64| median(found.iter().map(field));
         let worst = found.iter().map(|figures| figures.first_ms).fold(0.0, f64::max);
         text.push_str(&format!(
             "| {client} → {server} | {:.0} | {:.0} | {:.0} | {:.1} | {:.1} | {:.0}, {worst:.0} | {:.1} |\n",
@@ -86,6 +84,13 @@ pub(crate) async fn run(programs: &Path, args: &[String]) -> Result<(), String> 
     Ok(())
 }
 
+/// 0 if there are no values.
+pub(crate) fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<_> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or_default()
+}
+
 #[derive(Deserialize)]
 struct Ready {
     addresses: Vec<std::net::IpAddr>,
@@ -93,15 +98,31 @@ struct Ready {
 
 /// A fresh server and a fresh client, each in a process of its own.
 async fn measure(network: &Network, client: Kind, server: Kind) -> Result<Figures, String> {
-    let mut serving = start(network, server, "bench-server", None)?;
-    let ready: Ready = serving.ready_json().await?;
-    let address = *ready.addresses.first().ok_or("the server has no address")?;
-    let address = SocketAddr::new(address, MESH_PORT).to_string();
-    let mut loading = start(network, client, "bench-client", Some(&address))?;
+    let (_serving, address) = serving(network, server, None).await?;
+    let mut loading = start(network, client, None, "bench-client", &[&address])?;
     loading.ready_json().await
 }
 
-fn start(network: &Network, kind: Kind, name: &str, load: Option<&str>) -> Result<Process, String> {
+/// A server that runs, and its address in the tailnet.
+pub(crate) async fn serving(
+    network: &Network,
+    kind: Kind,
+    space: Option<&Space>,
+) -> Result<(Process, String), String> {
+    let mut serving = start(network, kind, space, "bench-server", &[])?;
+    let ready: Ready = serving.ready_json().await?;
+    let address = *ready.addresses.first().ok_or("the server has no address")?;
+    Ok((serving, SocketAddr::new(address, MESH_PORT).to_string()))
+}
+
+/// Starts a server or, with the address of one, a client; with the size of a blob too, one that measures a line.
+pub(crate) fn start(
+    network: &Network,
+    kind: Kind,
+    space: Option<&Space>,
+    name: &str,
+    load: &[&str],
+) -> Result<Process, String> {
     let control = network.control_url();
     let folder = network.folder_of(name);
     let folder = folder.to_string_lossy();
@@ -119,10 +140,13 @@ fn start(network: &Network, kind: Kind, name: &str, load: Option<&str>) -> Resul
             "-seconds",
             SECONDS,
         ];
-        if let Some(address) = load {
-            args.extend(["-load", address]);
-        }
-        return Process::start(&network.programs.join("peer"), &args);
+        args.extend(
+            ["-load", "-line"]
+                .iter()
+                .zip(load)
+                .flat_map(|(name, value)| [*name, *value]),
+        );
+        return Process::start_in(space, &network.programs.join("peer"), &args);
     }
     let ourselves = std::env::current_exe().map_err(|error| error.to_string())?;
     let programs = network.programs.to_string_lossy();
@@ -137,15 +161,14 @@ fn start(network: &Network, kind: Kind, name: &str, load: Option<&str>) -> Resul
         &control,
     ];
     args.extend(load);
-    Process::start(&ourselves, &args)
+    Process::start_in(space, &ourselves, &args)
 }
 
-/// A server or, with the address of one, a client on a node of ours.
+/// A server or, with the address of one, a client on a node of ours: see [`start`].
 pub(crate) async fn child(args: &[String]) -> Result<(), String> {
     let [programs, kind, folder, name, control_url, load @ ..] = args else {
-        return Err("bench-nara FOLDER-OF-PROGRAMS KIND FOLDER NAME CONTROL-URL [ADDRESS]".to_owned());
+        return Err("bench-nara FOLDER-OF-PROGRAMS KIND FOLDER NAME CONTROL-URL [ADDRESS [BLOB]]".to_owned());
     };
-    let load = load.first();
     let begin = Instant::now();
     let settings = Settings {
         name: name.clone(),
@@ -162,7 +185,7 @@ pub(crate) async fn child(args: &[String]) -> Result<(), String> {
     };
     let status = node.ready(ROUND).await.map_err(|error| error.to_string())?;
     let ready = begin.elapsed();
-    let Some(load) = load else {
+    let Some(server) = load.first() else {
         let address = *status.addresses.first().ok_or("the node has no address")?;
         let listener = nara_mesh::transport::Transport::listen(&*node, (address, MESH_PORT).into())
             .await
@@ -176,17 +199,25 @@ pub(crate) async fn child(args: &[String]) -> Result<(), String> {
         }
         return Ok(());
     };
+    let address = server.parse().map_err(|error| format!("{server}: {error}"))?;
+    if let Some(blob) = load.get(1) {
+        let blob = blob.parse().map_err(|error| format!("{blob}: {error}"))?;
+        return print(&line::measure(&*node, address, blob).await?);
+    }
     // Idle memory is taken before there is any traffic.
     tokio::time::sleep(Duration::from_secs(1)).await;
     let memory = memory_mb(std::process::id());
-    let address = load.parse().map_err(|error| format!("{load}: {error}"))?;
     let duration = Duration::from_secs(SECONDS.parse().unwrap_or(4));
     let mut figures = http::load(&*node, address, duration).await?;
     figures.ready_ms = ready.as_secs_f64() * 1e3;
     figures.memory_mb = memory;
+    print(&figures)
+}
+
+fn print<T: Serialize>(figures: &T) -> Result<(), String> {
     println!(
         "{}",
-        serde_json::to_string(&figures).map_err(|error| error.to_string())?
+        serde_json::to_string(figures).map_err(|error| error.to_string())?
     );
     Ok(())
 }

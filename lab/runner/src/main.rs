@@ -12,11 +12,13 @@ mod bench;
 mod daemon;
 mod echo;
 mod kind;
+mod links;
 mod nara;
 mod network;
 mod process;
 mod program;
 mod scenario;
+mod space;
 mod table;
 mod tsnet;
 
@@ -27,7 +29,7 @@ use std::process::ExitCode;
 struct Args {
     /// Where the Go programs are.
     programs: PathBuf,
-    /// What to do: `scenarios`, `bench`, `soak`, or `nara` (a child of ours).
+    /// What to do: `scenarios`, `bench`, `links`, `soak`, or `nara` (a child of ours).
     task: String,
     rest: Vec<String>,
 }
@@ -51,12 +53,15 @@ async fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .init();
     let Some(args) = args() else {
-        eprintln!("usage: nara-lab FOLDER-OF-PROGRAMS scenarios|bench|soak; run it with `cargo xtask lab`");
+        eprintln!(
+            "usage: nara-lab FOLDER-OF-PROGRAMS scenarios|bench|links|soak; run it with `cargo xtask lab`"
+        );
         return ExitCode::from(2);
     };
     let outcome = match args.task.as_str() {
         "scenarios" => scenario::run(&args.programs, &args.rest).await,
         "bench" => bench::run(&args.programs, &args.rest).await,
+        "links" => links::run(&args.programs, &args.rest).await,
         "soak" => scenario::soak(&args.programs, &args.rest).await,
         "nara" => nara::child(&args.rest).await,
         "bench-nara" => bench::child(&args.rest).await,

@@ -2,6 +2,7 @@
 
 mod headscale;
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -14,8 +15,10 @@ use crate::process::Process;
 
 /// The key with which nodes join the test control server.
 pub(crate) const AUTH_KEY: &str = "tskey-auth-lab";
-/// Where the control server listens.
-const CONTROL: &str = "127.0.0.1:18090";
+/// Where the servers are, if they are in the same namespace as all nodes.
+const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+/// The port of the control server.
+const CONTROL_PORT: u16 = 18090;
 /// How long a server that was killed may hold its port.
 const FREE: Duration = Duration::from_secs(20);
 /// The regions: the first is where all nodes are at home until it fails.
@@ -42,6 +45,7 @@ pub(crate) struct Network {
     pub(crate) programs: PathBuf,
     pub(crate) folder: tempfile::TempDir,
     auth_key: String,
+    address: SocketAddr,
     control: Mutex<Control>,
     relay: Mutex<Option<Process>>,
     relay_port: String,
@@ -54,9 +58,15 @@ impl Network {
     }
 
     pub(crate) async fn start_on(programs: &Path, kind: ControlKind) -> Result<Self, String> {
-        until_free().await?;
+        Self::start_at(programs, kind, HERE).await
+    }
+
+    /// With its servers on this address of ours.
+    pub(crate) async fn start_at(programs: &Path, kind: ControlKind, host: IpAddr) -> Result<Self, String> {
+        let address = SocketAddr::new(host, CONTROL_PORT);
+        until_free(address).await?;
         let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
-        let (relay, node) = start_relay(programs, folder.path(), "0").await?;
+        let (relay, node) = start_relay(programs, folder.path(), host, "0").await?;
         let relay_port = node["DERPPort"].to_string();
         let region = REGIONS[0];
         let (control, auth_key) = match kind {
@@ -66,12 +76,12 @@ impl Network {
                 }}});
                 let map_file = folder.path().join("relays.json");
                 std::fs::write(&map_file, map.to_string()).map_err(|error| error.to_string())?;
-                let control = start_control(programs, &map_file).await?;
+                let control = start_control(programs, address, &map_file).await?;
                 (Control::Test(Box::new(control)), AUTH_KEY.to_owned())
             }
             ControlKind::Headscale => {
                 let folder = folder.path().join("headscale");
-                let server = Headscale::start(programs, &folder, CONTROL, region, &node).await?;
+                let server = Headscale::start(programs, &folder, &address.to_string(), region, &node).await?;
                 let auth_key = server.make_key(true, false).await?;
                 (Control::Headscale(Box::new(server)), auth_key)
             }
@@ -80,6 +90,7 @@ impl Network {
             programs: programs.to_owned(),
             folder,
             auth_key,
+            address,
             control: Mutex::new(control),
             relay: Mutex::new(Some(relay)),
             relay_port,
@@ -92,7 +103,7 @@ impl Network {
     }
 
     pub(crate) fn control_url(&self) -> String {
-        format!("http://{CONTROL}")
+        format!("http://{}", self.address)
     }
 
     /// A folder for a node of that name.
@@ -140,7 +151,8 @@ impl Network {
         let map_file = self.folder.path().join("relays.json");
         // The old one must have let go of its port before.
         control.command("down").await?;
-        let old = std::mem::replace(&mut **control, start_control(&self.programs, &map_file).await?);
+        let new = start_control(&self.programs, self.address, &map_file).await?;
+        let old = std::mem::replace(&mut **control, new);
         old.kill().await
     }
 
@@ -154,36 +166,43 @@ impl Network {
 
     /// Starts the relay again, at the same place and with the same certificate.
     pub(crate) async fn start_relay(&self) -> Result<(), String> {
-        let (relay, _) = start_relay(&self.programs, self.folder.path(), &self.relay_port).await?;
+        let folder = self.folder.path();
+        let (relay, _) = start_relay(&self.programs, folder, self.address.ip(), &self.relay_port).await?;
         *self.relay.lock().await = Some(relay);
         Ok(())
     }
 }
 
 /// Waits until the control server of the network before this one has let go of its port.
-async fn until_free() -> Result<(), String> {
+async fn until_free(address: SocketAddr) -> Result<(), String> {
     let begin = Instant::now();
-    while let Err(error) = TcpListener::bind(CONTROL).await {
+    while let Err(error) = TcpListener::bind(address).await {
         if begin.elapsed() > FREE {
-            return Err(format!("{CONTROL}: {error}"));
+            return Err(format!("{address}: {error}"));
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     Ok(())
 }
 
-async fn start_control(programs: &Path, map_file: &Path) -> Result<Process, String> {
-    let map_file = map_file.to_string_lossy();
-    let args = ["-listen", CONTROL, "-auth-key", AUTH_KEY, "-relays", &map_file];
+async fn start_control(programs: &Path, address: SocketAddr, map_file: &Path) -> Result<Process, String> {
+    let (address, map_file) = (address.to_string(), map_file.to_string_lossy());
+    let args = ["-listen", &address, "-auth-key", AUTH_KEY, "-relays", &map_file];
     let mut control = Process::start(&programs.join("control"), &args)?;
     control.ready().await?;
     Ok(control)
 }
 
-async fn start_relay(programs: &Path, folder: &Path, port: &str) -> Result<(Process, Value), String> {
-    let folder = folder.join("relay");
+async fn start_relay(
+    programs: &Path,
+    folder: &Path,
+    host: IpAddr,
+    port: &str,
+) -> Result<(Process, Value), String> {
+    let (host, folder) = (host.to_string(), folder.join("relay"));
     let folder = folder.to_string_lossy();
-    let mut relay = Process::start(&programs.join("relay"), &["-folder", &folder, "-port", port])?;
+    let args = ["-folder", &folder, "-host", &host, "-port", port];
+    let mut relay = Process::start(&programs.join("relay"), &args)?;
     let node = relay.ready_json().await?;
     Ok((relay, node))
 }

@@ -9,6 +9,8 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::timeout;
 
+use crate::space::Space;
+
 /// How long a program may take to say that it is ready.
 const READY: Duration = Duration::from_secs(75);
 /// How long it may take to answer a command.
@@ -25,11 +27,25 @@ pub(crate) struct Process {
 
 impl Process {
     pub(crate) fn start(program: &Path, args: &[&str]) -> Result<Self, String> {
-        Self::start_in(program, args, &[])
+        Self::spawn(None, program, args, &[])
     }
 
     /// With more variables in its environment.
-    pub(crate) fn start_in(
+    pub(crate) fn start_with(
+        program: &Path,
+        args: &[&str],
+        environment: &[(&str, &Path)],
+    ) -> Result<Self, String> {
+        Self::spawn(None, program, args, environment)
+    }
+
+    /// In another network namespace than ours.
+    pub(crate) fn start_in(space: Option<&Space>, program: &Path, args: &[&str]) -> Result<Self, String> {
+        Self::spawn(space, program, args, &[])
+    }
+
+    fn spawn(
+        space: Option<&Space>,
         program: &Path,
         args: &[&str],
         environment: &[(&str, &Path)],
@@ -39,7 +55,11 @@ impl Process {
             .unwrap_or_default()
             .to_string_lossy()
             .into_owned();
-        let mut child = Command::new(program)
+        let mut command = match space {
+            Some(space) => space.command(program),
+            None => Command::new(program),
+        };
+        let mut child = command
             .args(args)
             .env("TS_NO_LOGS_NO_SUPPORT", "true")
             // Go nodes wait for a network to come up that is not loopback.
@@ -69,7 +89,12 @@ impl Process {
 
     /// The same, as JSON.
     pub(crate) async fn ready_json<T: DeserializeOwned>(&mut self) -> Result<T, String> {
-        let line = self.ready().await?;
+        self.json(READY).await
+    }
+
+    /// The next line, which is JSON and comes within this time.
+    pub(crate) async fn json<T: DeserializeOwned>(&mut self, limit: Duration) -> Result<T, String> {
+        let line = self.line(limit).await?;
         serde_json::from_str(&line).map_err(|error| format!("{} says {line:?}: {error}", self.name))
     }
 

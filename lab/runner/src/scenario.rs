@@ -3,6 +3,7 @@
 mod crowd;
 mod daemon;
 mod example;
+mod line;
 mod machine;
 mod naras;
 mod outage;
@@ -25,7 +26,7 @@ use crate::table::Table;
 
 /// What can be run alone with `--only`.
 const PARTS: [&str; 10] = [
-    "pairs", "up", "start", "machine", "refused", "relay", "crowd", "example", "service", "amnesia",
+    "pairs", "up", "start", "machine", "refused", "relay", "crowd", "line", "example", "service", "amnesia",
 ];
 
 /// Runs all scenarios and prints the table. `--kinds a,b` limits the kinds, `--only a,b` the parts, `--control headscale`
@@ -58,6 +59,9 @@ pub(crate) async fn run(programs: &Path, args: &[String]) -> Result<(), String> 
             _ if !kinds.contains(&Kind::Embedded) => {}
             "relay" => path::relay_only(programs, control, &mut table).await?,
             "crowd" => crowd::run(programs, control, &mut table).await?,
+            "line" if control == ControlKind::Test => line::run(programs, &mut table).await,
+            // The line does not change with the control server.
+            "line" => {}
             "example" => example::run(programs, control, &mut table).await?,
             "service" => service::run(programs, control, &mut table).await?,
             _ if control == ControlKind::Headscale => table.left_out(

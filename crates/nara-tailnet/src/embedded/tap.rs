@@ -1,13 +1,17 @@
-//! Watches the TCP connections of the network stack from outside, because the stack cannot do four things: give up on
-//! a peer that is dead, abandon a connection attempt, limit what peers may open, and limit what is on the way.
+//! Watches the TCP connections of the network stack from outside, because the stack cannot do five things: give up on
+//! a peer that is dead, abandon a connection attempt, limit what peers may open, limit what is on the way, and send again
+//! in good time and no more than was lost.
 //!
 //! It is also where the packet filter of the control server is asked: about new connections only, so that answers to
 //! our own come through, whatever peers may open.
 //!
 //! The tap sees every segment, remembers each connection's numbers, and when one is to end, hands the stack a reset as
-//! if the peer had sent it.
+//! if the peer had sent it; when something is to be sent again, acknowledgements that make the stack do so.
 
 mod segment;
+#[cfg(test)]
+mod simulation;
+mod timer;
 mod window;
 #[cfg(test)]
 pub(super) mod test_segment {
@@ -19,9 +23,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::Notify;
 use ts_packetfilter::{DropAllFilter, Filter, FilterExt as _, IpProto, PacketInfo};
 
 use self::segment::{Ip, IpProtocol, Segment, TcpControl, TcpSeqNumber, set_window};
+use self::timer::Timer;
 use self::window::Window;
 use super::device::Device;
 
@@ -38,6 +44,8 @@ const HALF_CLOSED: Duration = Duration::from_secs(60);
 const SILENT: Duration = Duration::from_secs(3600);
 /// How often connections are looked at.
 const EVERY: Duration = Duration::from_millis(500);
+/// The same while one of them waits for an acknowledgement.
+const SOON: Duration = Duration::from_millis(20);
 
 /// A connection: our end, then theirs.
 pub(super) type Flow = (SocketAddr, SocketAddr);
@@ -48,9 +56,12 @@ struct Track {
     sent: TcpSeqNumber,
     /// The number behind the last byte that we acknowledged.
     acknowledged: TcpSeqNumber,
+    /// The number behind the last byte that arrived in order.
+    received: TcpSeqNumber,
     /// Since when something that we sent waits for an answer of any kind.
     waiting: Option<Instant>,
     window: Window,
+    timer: Timer,
     /// When the last segment went either way.
     seen: Instant,
     we_closed: bool,
@@ -67,6 +78,8 @@ pub(super) struct Tap {
     /// What control lets in.
     filter: Mutex<Arc<dyn Filter + Send + Sync>>,
     device: Arc<Device>,
+    /// A connection waits for an acknowledgement.
+    outstanding: Notify,
     user_timeout: Duration,
 }
 
@@ -78,6 +91,7 @@ impl Tap {
             direct: Mutex::default(),
             filter: Mutex::new(Arc::new(DropAllFilter)),
             device,
+            outstanding: Notify::new(),
             user_timeout,
         }
     }
@@ -127,8 +141,11 @@ impl Tap {
         let is_direct = self.is_direct(flow.1.ip());
         let track = flows.entry(flow).or_insert_with(|| Track {
             window: Window::new(is_direct, self.opening().remove(&flow).flatten()),
+            timer: Timer::default(),
             sent: begin,
             acknowledged: TcpSeqNumber(0),
+            // If their SYN came first, ours acknowledges it.
+            received: segment.tcp.ack_number.unwrap_or(TcpSeqNumber(0)),
             waiting: None,
             seen: now,
             we_closed: false,
@@ -136,9 +153,13 @@ impl Tap {
         });
         let end = segment.end();
         let window = track.window.outgoing(&segment.tcp, track.sent, is_direct);
+        if end != begin && track.timer.sent(end, end > track.sent, now) {
+            self.outstanding.notify_one();
+        }
         track.sent = track.sent.max(end);
         if let Some(acknowledged) = segment.tcp.ack_number {
             track.acknowledged = acknowledged;
+            track.received = track.received.max(acknowledged);
         }
         if end != begin && track.waiting.is_none() {
             track.waiting = Some(now);
@@ -172,7 +193,20 @@ impl Tap {
             track.seen = now;
             track.they_closed |= segment.tcp.control == TcpControl::Fin;
             let is_direct = self.is_direct(flow.1.ip());
-            if let Some(window) = track.window.incoming(&segment.tcp, track.sent, is_direct) {
+            if segment.tcp.control == TcpControl::Syn || segment.tcp.seq_number == track.received {
+                track.received = segment.end();
+            }
+            let advice = track.window.incoming(&segment.tcp, track.sent, is_direct);
+            if advice.progress
+                && let Some(number) = segment.tcp.ack_number
+            {
+                track.timer.acknowledged(number, number < track.sent, now);
+            }
+            if advice.resend {
+                track.timer.resent(now);
+                self.resend(&flow, track);
+            }
+            if let Some(window) = advice.window {
                 set_window(packet, window);
             }
             return true;
@@ -228,13 +262,51 @@ impl Tap {
         }
     }
 
-    /// Ends connections whose time is over. Never returns.
+    /// Makes the stack send again what the peer did not acknowledge, as if the peer had asked for it.
+    fn resend(&self, flow: &Flow, track: &Track) {
+        let (ours, theirs) = *flow;
+        let (Some(windows), Some(number)) = (track.window.request(), track.window.acknowledged()) else {
+            return;
+        };
+        for window in windows {
+            let none = TcpControl::None;
+            let mut segment = Segment::new(theirs, ours, none, track.received, Some(number), &[]);
+            segment.tcp.window_len = window;
+            if let Some(packet) = segment.packet() {
+                self.device.put(&packet);
+            }
+        }
+    }
+
+    /// Sends again what has waited too long. Returns whether anything waits.
+    fn resend_due(&self, now: Instant) -> bool {
+        let mut is_outstanding = false;
+        for (flow, track) in &mut *self.flows() {
+            is_outstanding |= track.timer.is_running();
+            // Until the peer has answered, the stack asks by itself.
+            if track.window.acknowledged().is_some() && track.timer.expired(now) {
+                track.window.expire(track.sent);
+                self.resend(flow, track);
+            }
+        }
+        is_outstanding
+    }
+
+    /// Sends again what was lost, and ends connections whose time is over. Never returns.
     pub(super) async fn run(&self) {
-        let mut every = tokio::time::interval(EVERY);
-        every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut looked = Instant::now();
         loop {
-            every.tick().await;
-            for flow in self.due(Instant::now()) {
+            if self.resend_due(Instant::now()) {
+                tokio::time::sleep(SOON).await;
+            } else {
+                // Whichever comes first.
+                let _ = tokio::time::timeout(EVERY, self.outstanding.notified()).await;
+            }
+            if looked.elapsed() < EVERY {
+                continue;
+            }
+            looked = Instant::now();
+            for flow in self.due(looked) {
                 tracing::debug!(ours = %flow.0, peer = %flow.1, "the peer stopped answering: connection reset");
                 self.abort(&flow);
             }
@@ -287,7 +359,7 @@ mod tests {
     use super::*;
 
     /// A filter of a control server that lets everything in.
-    struct Anything;
+    pub(super) struct Anything;
 
     impl Filter for Anything {
         fn match_for(
@@ -385,15 +457,13 @@ mod tests {
 
     #[tokio::test]
     async fn an_aborted_connection_gets_a_reset_that_the_stack_believes() {
-        use ts_netstack_smoltcp::netcore::smoltcp::phy::{Device as _, RxToken as _};
+        use smoltcp::phy::{Device as _, RxToken as _};
         let (tap, device) = tap();
         let now = Instant::now();
         tap.outgoing_at(&mut packet(ours(), theirs(), 99, Syn, 0), now);
         tap.abort(&(ours(), theirs()));
         let mut end = super::super::device::StackEnd::new(Arc::clone(&device));
-        let (received, _) = end
-            .receive(ts_netstack_smoltcp::netcore::smoltcp::time::Instant::ZERO)
-            .unwrap();
+        let (received, _) = end.receive(smoltcp::time::Instant::ZERO).unwrap();
         received.consume(|bytes| {
             let reset = Segment::parse(bytes).unwrap();
             assert_eq!(reset.tcp.control, TcpControl::Rst);

@@ -18,6 +18,8 @@ use super::signed::{body_hash, key, sign, verify};
 
 /// The body with which throughput is measured, in bytes.
 const BLOB: usize = 8 << 20;
+/// A client gets no larger one.
+const MAX_BLOB: usize = 64 << 20;
 
 /// Answers small signed requests, sends a blob and swallows one.
 pub(super) async fn serve(mut listener: Box<dyn MeshListener>) {
@@ -55,8 +57,11 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Inf
                 *response.status_mut() = StatusCode::UNAUTHORIZED;
             }
         }
-        (&Method::GET, "/blob") => *response.body_mut() = Bytes::from(vec![0; BLOB]).into(),
         (&Method::POST, "/blob") => {}
+        (&Method::GET, path) => match path.strip_prefix("/blob/").map(str::parse) {
+            Some(Ok(size)) if size <= MAX_BLOB => *response.body_mut() = Bytes::from(vec![0; size]).into(),
+            _ => *response.status_mut() = StatusCode::NOT_FOUND,
+        },
         _ => *response.status_mut() = StatusCode::NOT_FOUND,
     }
     Ok(response)
@@ -70,75 +75,94 @@ pub(super) async fn load(
 ) -> Result<Figures, String> {
     let mut figures = Figures::default();
     let begin = Instant::now();
-    let stream = transport.dial(address).await.map_err(|error| error.to_string())?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(|error| error.to_string())?;
-    tokio::spawn(connection);
-    message(&mut sender).await?;
+    let mut client = Client::connect(transport, address).await?;
+    client.message().await?;
     figures.first_ms = begin.elapsed().as_secs_f64() * 1e3;
 
     let mut taken = Vec::new();
     let begin = Instant::now();
     while begin.elapsed() < duration {
         let one = Instant::now();
-        message(&mut sender).await?;
+        client.message().await?;
         taken.push(one.elapsed());
     }
     figures.requests_per_second = taken.len() as f64 / begin.elapsed().as_secs_f64();
     taken.sort_unstable();
-    let at = |share: usize| {
-        taken
-            .get(taken.len() * share / 100)
-            .map_or(0.0, |taken| taken.as_secs_f64() * 1e6)
-    };
-    figures.p50_us = at(50);
-    figures.p99_us = at(99);
-
-    let begin = Instant::now();
-    let received = send(&mut sender, Method::GET, "/blob", Bytes::new())
-        .await?
-        .2
-        .len();
-    figures.down_mb_s = received as f64 / 1e6 / begin.elapsed().as_secs_f64();
-    let begin = Instant::now();
-    send(&mut sender, Method::POST, "/blob", vec![0; BLOB].into()).await?;
-    figures.up_mb_s = BLOB as f64 / 1e6 / begin.elapsed().as_secs_f64();
+    figures.p50_us = percentile(&taken, 50).as_secs_f64() * 1e6;
+    figures.p99_us = percentile(&taken, 99).as_secs_f64() * 1e6;
+    figures.down_mb_s = client.download(BLOB).await?;
+    figures.up_mb_s = client.upload(BLOB).await?;
     Ok(figures)
 }
 
-/// One small signed request with its signed answer.
-async fn message(sender: &mut SendRequest<Full<Bytes>>) -> Result<(), String> {
-    let body = Bytes::from_static(br#"{"text":"hello"}"#);
-    let (status, headers, answer) = send(sender, Method::POST, "/dm", body).await?;
-    if status != StatusCode::OK {
-        return Err(format!("the server answers {status}"));
-    }
-    if verify(&key(), &headers, &body_hash(&answer)) {
-        Ok(())
-    } else {
-        Err("the signature of the answer does not verify".to_owned())
-    }
+/// That of times in ascending order.
+pub(super) fn percentile(taken: &[Duration], share: usize) -> Duration {
+    taken.get(taken.len() * share / 100).copied().unwrap_or_default()
 }
 
-async fn send(
-    sender: &mut SendRequest<Full<Bytes>>,
-    method: Method,
-    path: &str,
-    body: Bytes,
-) -> Result<(StatusCode, http::HeaderMap, Bytes), String> {
-    let failed = |error: hyper::Error| error.to_string();
-    let mut request = Request::new(Full::new(body));
-    let suffix = format!("{method}{path}");
-    *request.method_mut() = method;
-    *request.uri_mut() = path.parse().map_err(|_| format!("{path} is no path"))?;
-    request
-        .headers_mut()
-        .insert(http::header::HOST, http::HeaderValue::from_static("nara"));
-    sign(&key(), request.headers_mut(), &suffix);
-    sender.ready().await.map_err(failed)?;
-    let response = sender.send_request(request).await.map_err(failed)?;
-    let (parts, body) = response.into_parts();
-    let body = body.collect().await.map_err(failed)?.to_bytes();
-    Ok((parts.status, parts.headers, body))
+/// One connection to a server.
+#[derive(Debug)]
+pub(super) struct Client(SendRequest<Full<Bytes>>);
+
+impl Client {
+    pub(super) async fn connect(transport: &dyn Transport, address: SocketAddr) -> Result<Self, String> {
+        let stream = transport.dial(address).await.map_err(|error| error.to_string())?;
+        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| error.to_string())?;
+        tokio::spawn(connection);
+        Ok(Self(sender))
+    }
+
+    /// One small signed request with its signed answer.
+    pub(super) async fn message(&mut self) -> Result<(), String> {
+        let body = Bytes::from_static(br#"{"text":"hello"}"#);
+        let (headers, answer) = self.send(Method::POST, "/dm", body).await?;
+        if verify(&key(), &headers, &body_hash(&answer)) {
+            Ok(())
+        } else {
+            Err("the signature of the answer does not verify".to_owned())
+        }
+    }
+
+    /// Gets a blob and returns its MB/s.
+    pub(super) async fn download(&mut self, size: usize) -> Result<f64, String> {
+        let begin = Instant::now();
+        let (_, blob) = self
+            .send(Method::GET, &format!("/blob/{size}"), Bytes::new())
+            .await?;
+        Ok(blob.len() as f64 / 1e6 / begin.elapsed().as_secs_f64())
+    }
+
+    /// Sends a blob and returns its MB/s.
+    pub(super) async fn upload(&mut self, size: usize) -> Result<f64, String> {
+        let begin = Instant::now();
+        self.send(Method::POST, "/blob", vec![0; size].into()).await?;
+        Ok(size as f64 / 1e6 / begin.elapsed().as_secs_f64())
+    }
+
+    async fn send(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<(http::HeaderMap, Bytes), String> {
+        let failed = |error: hyper::Error| error.to_string();
+        let mut request = Request::new(Full::new(body));
+        let suffix = format!("{method}{path}");
+        *request.method_mut() = method;
+        *request.uri_mut() = path.parse().map_err(|_| format!("{path} is no path"))?;
+        request
+            .headers_mut()
+            .insert(http::header::HOST, http::HeaderValue::from_static("nara"));
+        sign(&key(), request.headers_mut(), &suffix);
+        self.0.ready().await.map_err(failed)?;
+        let response = self.0.send_request(request).await.map_err(failed)?;
+        let (parts, body) = response.into_parts();
+        let body = body.collect().await.map_err(failed)?.to_bytes();
+        match parts.status {
+            StatusCode::OK => Ok((parts.headers, body)),
+            status => Err(format!("the server answers {status}")),
+        }
+    }
 }

@@ -17,6 +17,7 @@ use crate::kind::Kind;
 use crate::nara::Nara;
 use crate::network::{ControlKind, Network};
 use crate::program::Program;
+use crate::space::tun_usable;
 use crate::table::{Outcome, TO, Table, within};
 
 const LIMIT: Duration = Duration::from_secs(90);
@@ -29,15 +30,8 @@ pub(super) async fn run(
     kinds: &[Kind],
     table: &mut Table,
 ) -> Result<(), String> {
-    if let Err(error) = std::fs::File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/net/tun")
-    {
-        table.left_out(
-            "the tailscaled of a machine",
-            &format!("/dev/net/tun cannot be used here: {error}"),
-        );
+    if let Err(why) = tun_usable() {
+        table.left_out("the tailscaled of a machine", &why);
         return Ok(());
     }
     let network = Network::start_on(programs, control).await?;

@@ -56,7 +56,7 @@ pub(super) async fn run(programs: &Path, control: ControlKind, table: &mut Table
         alice.until(&[("event", "found"), ("name", "bob")]).await?;
         let folder = a.runtime_folder();
         let environment = [("XDG_RUNTIME_DIR", &*folder)];
-        let mut service = Process::start_in(&python, &["-c", SERVICE], &environment)?;
+        let mut service = Process::start_with(&python, &["-c", SERVICE], &environment)?;
         let said = service.ready().await?;
         running = Some((alice, bob, service));
         match &*said {

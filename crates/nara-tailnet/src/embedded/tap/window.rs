@@ -1,9 +1,10 @@
-//! How much of a connection may be on the way at once: the window follows the path.
+//! How much of a connection may be on the way at once: the window follows the path, and what was lost is sent again.
 //!
-//! The network stack sends whatever the peer's window allows: it has no congestion control that limits what is in
-//! flight. So the tap limits the window that the stack reads. On a relay it is small and fixed. On a direct path it
-//! starts there, grows while the peer acknowledges, and halves at a loss, as in RFC 5681, but never below the window of
-//! a relay.
+//! The network stack sends whatever the peer's window allows, and after a loss it sends all of that again: it has no
+//! congestion control that limits what is in flight. So the tap limits the window that the stack reads. It grows while
+//! the peer acknowledges, up to what the path carries, and halves at a loss (RFC 5681). Until a loss is repaired, the
+//! stack sees a window of a packet, and of one more for each gap that was closed: so it sends what is missing and
+//! little else (RFC 6582).
 
 use super::segment::{TcpControl, TcpRepr, TcpSeqNumber};
 use crate::embedded::device::MTU;
@@ -11,22 +12,46 @@ use crate::embedded::settings::{RELAY_WINDOW, TCP_BUFFER};
 
 /// By how much the window grows in a round trip after a loss, in bytes: the payload of a packet.
 const STEP: usize = MTU - 40;
+/// No loss makes the window of a relay smaller, in bytes.
+const LEAST: usize = 4 * STEP;
+/// So many acknowledgements that acknowledge nothing new mean that a packet was lost.
+const DUPLICATES: u8 = 3;
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Window {
     is_direct: bool,
-    /// What may be in flight on a direct path, in bytes.
+    /// What may be in flight, in bytes, unless a loss is being repaired.
     size: usize,
     /// Up to this size the window doubles in a round trip.
     threshold: usize,
-    /// A loss is repaired when the peer has acknowledged this.
-    recovery: Option<TcpSeqNumber>,
-    /// What the peer has acknowledged.
+    repair: Option<Repair>,
+    /// What the peer has acknowledged, how often without anything new, and the window that it told.
     acknowledged: Option<TcpSeqNumber>,
+    duplicates: u8,
+    told: u16,
     /// By how many bits the SYN of each end says that its windows are shifted (RFC 7323, section 2).
     our_shift: Option<u8>,
     their_shift: Option<u8>,
+}
+
+#[derive(Debug)]
+struct Repair {
+    /// The loss is repaired when the peer has acknowledged this.
+    until: TcpSeqNumber,
+    /// What may be in flight meanwhile, in bytes.
+    window: usize,
+}
+
+/// What to do with a segment of the peer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Advice {
+    /// The window to tell the stack, if it must be smaller than what the segment says.
+    pub(super) window: Option<u16>,
+    /// The stack has to send again: see [`Window::request`].
+    pub(super) resend: bool,
+    /// The peer has acknowledged something new.
+    pub(super) progress: bool,
 }
 
 impl Window {
@@ -36,16 +61,23 @@ impl Window {
             is_direct,
             size: RELAY_WINDOW,
             threshold: usize::MAX,
-            recovery: None,
+            repair: None,
             acknowledged: None,
+            duplicates: 0,
+            told: 0,
             our_shift: None,
             their_shift,
         }
     }
 
     /// What may be in flight now, in bytes.
-    pub(super) const fn size(&self) -> usize {
-        if self.is_direct { self.size } else { RELAY_WINDOW }
+    pub(super) fn size(&self) -> usize {
+        self.repair.as_ref().map_or(self.size, |repair| repair.window)
+    }
+
+    /// What the peer has acknowledged.
+    pub(super) const fn acknowledged(&self) -> Option<TcpSeqNumber> {
+        self.acknowledged
     }
 
     /// Takes note of a segment that the stack sends; `sent` is the number behind all that it sent before. Returns the
@@ -55,11 +87,9 @@ impl Window {
         if tcp.control == TcpControl::Syn {
             self.our_shift = tcp.window_scale;
         }
-        let is_again = !tcp.payload.is_empty() && tcp.seq_number < sent;
-        if is_again && self.recovery.is_none() {
-            self.threshold = (self.size / 2).max(RELAY_WINDOW);
-            self.size = self.threshold;
-            self.recovery = Some(sent);
+        if !tcp.payload.is_empty() && tcp.seq_number < sent && self.repair.is_none() {
+            // A timer of the stack.
+            self.begin_repair(sent);
         }
         if is_direct {
             return None;
@@ -67,44 +97,100 @@ impl Window {
         limited(tcp, RELAY_WINDOW, self.their_shift.and(self.our_shift))
     }
 
-    /// Takes note of a segment of the peer; `sent` is the number behind all that the stack sent. Returns the window to
-    /// tell the stack, if it must be smaller than what the segment says.
-    pub(super) fn incoming(&mut self, tcp: &TcpRepr<'_>, sent: TcpSeqNumber, is_direct: bool) -> Option<u16> {
+    /// Takes note of a segment of the peer; `sent` is the number behind all that the stack sent.
+    pub(super) fn incoming(&mut self, tcp: &TcpRepr<'_>, sent: TcpSeqNumber, is_direct: bool) -> Advice {
         self.follow(is_direct);
         if tcp.control == TcpControl::Syn {
             self.their_shift = tcp.window_scale;
         }
+        let mut advice = Advice::default();
         if let Some(number) = tcp.ack_number {
-            self.acknowledge(number, sent);
+            if self.is_duplicate(tcp, number, sent) {
+                self.duplicates = self.duplicates.saturating_add(1);
+                if self.duplicates == DUPLICATES && self.repair.is_none() {
+                    self.begin_repair(sent);
+                    advice.resend = true;
+                }
+            } else {
+                advice.progress = self.acknowledge(number, sent);
+            }
         }
-        limited(tcp, self.size(), self.our_shift.and(self.their_shift))
+        self.told = tcp.window_len;
+        advice.window = limited(tcp, self.size(), self.our_shift.and(self.their_shift));
+        advice
     }
 
-    fn acknowledge(&mut self, number: TcpSeqNumber, sent: TcpSeqNumber) {
+    /// Nothing was acknowledged for too long: the stack has to send again, from what the peer acknowledged last.
+    pub(super) fn expire(&mut self, sent: TcpSeqNumber) {
+        match &mut self.repair {
+            // What was sent again was lost too.
+            Some(repair) => repair.window = STEP,
+            None => self.begin_repair(sent),
+        }
+        self.duplicates = 0;
+    }
+
+    /// What makes the stack send again: the windows of acknowledgements that acknowledge nothing new. `None`: the peer
+    /// has no room, and the stack asks it by itself.
+    pub(super) fn request(&self) -> Option<[u16; 5]> {
+        let shift = self.our_shift.and(self.their_shift).unwrap_or(0);
+        let window = self.told.min(shifted(self.size(), shift));
+        // The stack counts acknowledgements of the same window, and counts to three. The first makes it begin anew.
+        let other = window.checked_sub(1)?;
+        Some([other, window, window, window, window])
+    }
+
+    fn is_duplicate(&self, tcp: &TcpRepr<'_>, number: TcpSeqNumber, sent: TcpSeqNumber) -> bool {
+        self.acknowledged == Some(number)
+            && number < sent
+            && tcp.payload.is_empty()
+            && tcp.control == TcpControl::None
+            && (tcp.window_len == self.told || tcp.sack_ranges[0].is_some())
+    }
+
+    fn begin_repair(&mut self, sent: TcpSeqNumber) {
+        self.threshold = (self.size / 2).max(least(self.is_direct));
+        self.size = self.threshold;
+        self.repair = Some(Repair {
+            until: sent,
+            window: STEP,
+        });
+    }
+
+    /// Whether that is new.
+    fn acknowledge(&mut self, number: TcpSeqNumber, sent: TcpSeqNumber) -> bool {
         let Some(before) = self.acknowledged else {
             self.acknowledged = Some(number);
-            return;
+            return true;
         };
         // A peer may acknowledge what was never sent. The order of the numbers is a circle: all three pairs count.
         if number <= before || number > sent || sent < before {
-            return;
+            return false;
         }
         self.acknowledged = Some(number);
-        if self.recovery.is_some_and(|recovery| number < recovery) {
-            return;
+        self.duplicates = 0;
+        if let Some(repair) = &mut self.repair {
+            if number < repair.until {
+                repair.window = (repair.window + STEP).min(self.size);
+                return true;
+            }
+            self.repair = None;
+            // All at once would be a burst.
+            self.size = self.threshold.min(RELAY_WINDOW);
+            return true;
         }
-        self.recovery = None;
         let (bytes, in_flight) = (number - before, sent - before);
         if in_flight * 2 < self.size {
             // The sender has not tried the window that it has.
-            return;
+            return true;
         }
         let growth = if self.size < self.threshold {
             bytes
         } else {
             (STEP * bytes / self.size).max(1)
         };
-        self.size = (self.size + growth).min(TCP_BUFFER);
+        self.size = (self.size + growth).min(most(self.is_direct));
+        true
     }
 
     /// On another path nothing is known.
@@ -113,9 +199,22 @@ impl Window {
             self.is_direct = is_direct;
             self.size = RELAY_WINDOW;
             self.threshold = usize::MAX;
-            self.recovery = None;
+            self.repair = None;
         }
     }
+}
+
+const fn most(is_direct: bool) -> usize {
+    if is_direct { TCP_BUFFER } else { RELAY_WINDOW }
+}
+
+const fn least(is_direct: bool) -> usize {
+    if is_direct { RELAY_WINDOW } else { LEAST }
+}
+
+/// A window as it stands in a segment; rounded up, so that a packet fits into a window for one.
+fn shifted(window: usize, shift: u8) -> u16 {
+    u16::try_from(window.div_ceil(1 << shift)).unwrap_or(u16::MAX)
 }
 
 /// The limit as the window of this segment, if its window is larger. The window of a SYN is not shifted.
@@ -124,7 +223,7 @@ fn limited(tcp: &TcpRepr<'_>, limit: usize, shift: Option<u8>) -> Option<u16> {
         TcpControl::Syn => 0,
         _ => shift.unwrap_or(0),
     };
-    let limit = u16::try_from(limit >> shift).unwrap_or(u16::MAX);
+    let limit = shifted(limit, shift);
     (tcp.window_len > limit).then_some(limit)
 }
 
@@ -164,7 +263,13 @@ mod tests {
     /// What the peer acknowledges of what was sent.
     fn ack(window: &mut Window, number: usize, sent: usize, is_direct: bool) -> Option<u16> {
         let ack = tcp(TcpControl::None, 1, Some(number as i32), b"");
-        window.incoming(&ack, TcpSeqNumber(sent as i32), is_direct)
+        window.incoming(&ack, TcpSeqNumber(sent as i32), is_direct).window
+    }
+
+    /// The peer acknowledges nothing new so many times; returns whether the stack has to send again.
+    fn duplicates(window: &mut Window, number: usize, sent: usize, count: usize) -> bool {
+        let ack = tcp(TcpControl::None, 1, Some(number as i32), b"");
+        (0..count).any(|_| window.incoming(&ack, TcpSeqNumber(sent as i32), true).resend)
     }
 
     fn resend(window: &mut Window, number: usize, sent: usize) {
@@ -228,23 +333,67 @@ mod tests {
         for _ in 0..5 {
             resend(&mut window, acknowledged, sent);
         }
-        assert_eq!(window.size(), TCP_BUFFER / 2);
-        ack(&mut window, sent - 1, sent, true);
-        assert_eq!(window.size(), TCP_BUFFER / 2, "it is still being repaired");
         ack(&mut window, sent, sent, true);
+        assert_eq!(window.size(), RELAY_WINDOW, "half of it at once would be a burst");
+        let sent = round_trips(&mut window, sent, 2);
+        assert_eq!(window.size(), TCP_BUFFER / 2);
         round_trips(&mut window, sent, 1);
         let grown = window.size() - TCP_BUFFER / 2;
         assert!((STEP / 2..=2 * STEP).contains(&grown), "{grown}");
     }
 
     #[test]
-    fn no_loss_makes_the_window_smaller_than_on_a_relay() {
+    fn the_third_duplicate_makes_the_stack_send_again_what_is_missing_and_no_more() {
         let mut window = open(true);
-        for n in 0..20_usize {
-            resend(&mut window, n * 1000, (n + 1) * 1000);
-            ack(&mut window, (n + 1) * 1000, (n + 1) * 1000, true);
+        let acknowledged = round_trips(&mut window, 0, 10);
+        let sent = acknowledged + TCP_BUFFER;
+        assert!(!duplicates(&mut window, acknowledged, sent, 2));
+        assert!(duplicates(&mut window, acknowledged, sent, 1));
+        assert_eq!(window.size(), STEP);
+        assert!(!duplicates(&mut window, acknowledged, sent, 50), "once is enough");
+        ack(&mut window, acknowledged + 2 * STEP, sent, true);
+        assert_eq!(
+            window.size(),
+            2 * STEP,
+            "a gap was closed, and there is another one"
+        );
+        ack(&mut window, sent, sent, true);
+        assert_eq!(window.size(), RELAY_WINDOW, "it is repaired");
+    }
+
+    #[test]
+    fn what_is_asked_for_fits_into_the_window_of_the_peer() {
+        let mut window = open(true);
+        let sent = round_trips(&mut window, 0, 1);
+        window.expire(TcpSeqNumber(sent as i32 + 1));
+        let asked = window.request().unwrap();
+        let bytes = usize::from(asked[1]) << SHIFT;
+        assert!((STEP..STEP + (1 << SHIFT)).contains(&bytes), "{bytes}");
+        assert_ne!(asked[0], asked[1]);
+        let mut full = tcp(TcpControl::None, 1, Some(sent as i32), b"");
+        full.window_len = 0;
+        window.incoming(&full, TcpSeqNumber(sent as i32 + 1), true);
+        assert_eq!(window.request(), None, "the peer has no room");
+    }
+
+    #[test]
+    fn nothing_is_sent_again_for_acknowledgements_while_nothing_is_outstanding() {
+        let mut window = open(true);
+        let sent = round_trips(&mut window, 0, 1);
+        assert!(!duplicates(&mut window, sent, sent, 20));
+    }
+
+    #[test]
+    fn no_loss_makes_the_window_too_small() {
+        for is_direct in [true, false] {
+            let mut window = open(is_direct);
+            for n in 0..20_usize {
+                let again = tcp(TcpControl::None, (n * 1000) as i32, Some(1), b"again");
+                window.outgoing(&again, TcpSeqNumber((n as i32 + 1) * 1000), is_direct);
+                ack(&mut window, (n + 1) * 1000, (n + 1) * 1000, is_direct);
+            }
+            assert_eq!(window.size(), least(is_direct));
         }
-        assert_eq!(window.size(), RELAY_WINDOW);
     }
 
     #[test]
@@ -287,9 +436,9 @@ mod tests {
                 let sent = TcpSeqNumber(sent);
                 let told = match goes_out {
                     true => window.outgoing(&segment, sent, is_direct),
-                    false => window.incoming(&segment, sent, is_direct),
+                    false => window.incoming(&segment, sent, is_direct).window,
                 };
-                prop_assert!((RELAY_WINDOW..=TCP_BUFFER).contains(&window.size()));
+                prop_assert!((STEP..=TCP_BUFFER).contains(&window.size()));
                 prop_assert!(told.is_none_or(|told| told > 0 && told < segment.window_len));
             }
         }

@@ -322,7 +322,7 @@ fn a_conversion_that_is_stopped_leaves_the_ledger_as_it_was() {
     };
     let stopped = SqliteLedger::open_watched(&path, "alice", Some(Box::new(opening))).unwrap_err();
     assert!(matches!(stopped, LedgerError::Stopped), "{stopped}");
-    assert_untouched(&path);
+    assert_untouched(&path, MANY as usize);
 }
 
 #[tokio::test]
@@ -372,7 +372,7 @@ async fn a_full_disk_stops_a_conversion_and_the_ledger_stays_as_it_was() {
     connection
         .pragma_update(None, "max_page_count", pages + 20)
         .unwrap();
-    let failure = schema::migrate(&mut connection, &path).unwrap_err();
+    let failure = schema::migrate(&mut connection, &path, &Converted::default()).unwrap_err();
     assert!(matches!(LedgerError::from(failure), LedgerError::Full(_)));
     drop(connection);
     assert_untouched(&path, large.len());

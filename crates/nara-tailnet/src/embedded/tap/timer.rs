@@ -1,0 +1,169 @@
+//! When what was not acknowledged is sent again (RFC 6298).
+//!
+//! The stack has such a timer too, but waits a second at least, doubles that up to a minute, and does not begin anew
+//! when the peer answers: on a path that loses packets, connections stand still for most of the time.
+
+use std::time::{Duration, Instant};
+
+use super::segment::TcpSeqNumber;
+
+/// Before the round trip is known.
+const FIRST: Duration = Duration::from_secs(1);
+/// Peers acknowledge late, but not as late as this.
+const LEAST: Duration = Duration::from_millis(100);
+/// However often nothing came back.
+const MOST: Duration = Duration::from_secs(3);
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Timer {
+    /// Smoothed round trip time, and how much it varies.
+    measured: Option<(Duration, Duration)>,
+    /// A number that is acknowledged in a round trip from then on.
+    sample: Option<(TcpSeqNumber, Instant)>,
+    /// Since when the oldest of what is outstanding waits.
+    since: Option<Instant>,
+    /// How often it was sent again.
+    again: u32,
+}
+
+impl Timer {
+    /// Something was sent, up to this number. `is_new`: for the first time. Returns whether nothing was outstanding.
+    pub(super) fn sent(&mut self, end: TcpSeqNumber, is_new: bool, now: Instant) -> bool {
+        let is_first = self.since.is_none();
+        self.since.get_or_insert(now);
+        if !is_new {
+            // Nobody could tell which of both was acknowledged.
+            self.sample = None;
+        } else if self.sample.is_none() {
+            self.sample = Some((end, now));
+        }
+        is_first
+    }
+
+    /// The peer has acknowledged up to this number.
+    pub(super) fn acknowledged(&mut self, number: TcpSeqNumber, is_outstanding: bool, now: Instant) {
+        if let Some((end, sent)) = self.sample
+            && number >= end
+        {
+            self.sample = None;
+            self.measure(now.saturating_duration_since(sent));
+        }
+        self.since = is_outstanding.then_some(now);
+        self.again = 0;
+    }
+
+    /// Whether something is to be sent again now. Then it waits again.
+    pub(super) fn expired(&mut self, now: Instant) -> bool {
+        let is_due = self
+            .since
+            .is_some_and(|since| now.saturating_duration_since(since) >= self.timeout());
+        if is_due {
+            self.resent(now);
+            self.again = self.again.saturating_add(1);
+        }
+        is_due
+    }
+
+    /// It is sent again, for another reason than the time.
+    pub(super) fn resent(&mut self, now: Instant) {
+        self.sample = None;
+        self.since = Some(now);
+    }
+
+    pub(super) const fn is_running(&self) -> bool {
+        self.since.is_some()
+    }
+
+    fn timeout(&self) -> Duration {
+        let once = self
+            .measured
+            .map_or(FIRST, |(smoothed, varies)| (smoothed + 4 * varies).max(LEAST));
+        once.saturating_mul(1 << self.again.min(16)).min(MOST)
+    }
+
+    fn measure(&mut self, took: Duration) {
+        self.measured = Some(match self.measured {
+            None => (took, took / 2),
+            Some((smoothed, varies)) => (
+                (smoothed * 7 + took) / 8,
+                (varies * 3 + smoothed.abs_diff(took)) / 4,
+            ),
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    /// A timer that has seen some round trips of 200 ms, and the moment after the last one.
+    fn measured(start: Instant) -> (Timer, Instant) {
+        let mut timer = Timer::default();
+        let mut now = start;
+        for n in 1..30 {
+            timer.sent(TcpSeqNumber(n), true, now);
+            now += ms(200);
+            timer.acknowledged(TcpSeqNumber(n), false, now);
+        }
+        (timer, now)
+    }
+
+    #[test]
+    fn it_waits_a_little_longer_than_a_round_trip() {
+        let (mut timer, now) = measured(Instant::now());
+        assert!(timer.sent(TcpSeqNumber(30), true, now));
+        assert!(!timer.expired(now + ms(200)));
+        assert!(timer.expired(now + ms(230)));
+        assert!(!timer.expired(now + ms(230)), "it waits again");
+    }
+
+    #[test]
+    fn it_waits_longer_each_time_but_not_without_limit() {
+        let (mut timer, mut now) = measured(Instant::now());
+        timer.sent(TcpSeqNumber(30), true, now);
+        let mut waited = Vec::new();
+        for _ in 0..8 {
+            let begin = now;
+            while !timer.expired(now) {
+                now += ms(10);
+            }
+            waited.push(now - begin);
+        }
+        assert!(waited.is_sorted(), "{waited:?}");
+        assert_eq!(waited.last(), Some(&MOST));
+        timer.acknowledged(TcpSeqNumber(30), false, now);
+        timer.sent(TcpSeqNumber(31), true, now);
+        assert!(timer.expired(now + ms(230)), "an answer begins anew");
+    }
+
+    #[test]
+    fn what_was_sent_twice_measures_nothing() {
+        let (mut timer, now) = measured(Instant::now());
+        timer.sent(TcpSeqNumber(30), true, now);
+        timer.sent(TcpSeqNumber(30), false, now + ms(300));
+        timer.acknowledged(TcpSeqNumber(30), false, now + ms(2000));
+        timer.sent(TcpSeqNumber(31), true, now + ms(2000));
+        assert!(timer.expired(now + ms(2230)));
+    }
+
+    #[test]
+    fn without_anything_outstanding_it_does_not_run() {
+        let (mut timer, now) = measured(Instant::now());
+        assert!(!timer.is_running());
+        assert!(!timer.expired(now + ms(60_000)));
+    }
+
+    #[test]
+    fn an_answer_to_a_part_restarts_it() {
+        let (mut timer, now) = measured(Instant::now());
+        timer.sent(TcpSeqNumber(40), true, now);
+        timer.acknowledged(TcpSeqNumber(35), true, now + ms(190));
+        assert!(!timer.expired(now + ms(300)));
+        assert!(timer.expired(now + ms(430)));
+    }
+}

@@ -1,0 +1,136 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/netip"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"tailscale.com/tsnet"
+)
+
+// The same as in lab/runner/src/links/client.rs.
+const (
+	// lineConnections is how many connections send requests at the same time.
+	lineConnections = 4
+	// lineRequests is for how long they do so.
+	lineRequests = 8 * time.Second
+	// lineSearch is how long a direct path is waited for.
+	lineSearch = 10 * time.Second
+	// lineTransfer is how long a blob may take.
+	lineTransfer = 45 * time.Second
+)
+
+// lineFigures has null for what did not come about in time.
+type lineFigures struct {
+	FirstMillis  float64  `json:"first_ms"`
+	DirectMillis *float64 `json:"direct_ms"`
+	P50Millis    float64  `json:"p50_ms"`
+	P99Millis    float64  `json:"p99_ms"`
+	DownMB       *float64 `json:"down_mb_s"`
+	UpMB         *float64 `json:"up_mb_s"`
+}
+
+// measureLine sends requests over a line that may be bad, and a blob each way.
+func measureLine(server *tsnet.Server, address string, blob int) error {
+	peer, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return err
+	}
+	nara := naraAt(server, address)
+	var found lineFigures
+	begin := time.Now()
+	if err := nara.request(); err != nil {
+		return err
+	}
+	found.FirstMillis = millis(time.Since(begin))
+	for time.Since(begin) < lineSearch {
+		direct, err := isDirect(server, peer.Addr())
+		if err != nil {
+			return err
+		}
+		if direct {
+			took := millis(time.Since(begin))
+			found.DirectMillis = &took
+			break
+		}
+		if err := nara.request(); err != nil {
+			return err
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+
+	var mu sync.Mutex
+	var taken []time.Duration
+	var failed error
+	var all sync.WaitGroup
+	for range lineConnections {
+		all.Go(func() {
+			// The first may open the connection.
+			err := nara.request()
+			for begin := time.Now(); err == nil && time.Since(begin) < lineRequests; {
+				one := time.Now()
+				err = nara.request()
+				mu.Lock()
+				taken = append(taken, time.Since(one))
+				mu.Unlock()
+			}
+			if err != nil {
+				mu.Lock()
+				failed = err
+				mu.Unlock()
+			}
+		})
+	}
+	all.Wait()
+	if failed != nil {
+		return failed
+	}
+	slices.Sort(taken)
+	found.P50Millis = millis(taken[len(taken)/2])
+	found.P99Millis = millis(taken[len(taken)*99/100])
+
+	if found.DownMB, err = inTime(nara.download, blob); err != nil {
+		return err
+	}
+	if found.UpMB, err = inTime(nara.upload, blob); err != nil {
+		return err
+	}
+	return json.NewEncoder(os.Stdout).Encode(found)
+}
+
+// inTime returns nil if the transfer took too long.
+func inTime(transfer func(context.Context, int) (float64, error), blob int) (*float64, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), lineTransfer)
+	defer cancel()
+	rate, err := transfer(ctx, blob)
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		return nil, nil
+	case err != nil:
+		return nil, err
+	}
+	return &rate, nil
+}
+
+// isDirect reports whether packets to this peer take no relay.
+func isDirect(server *tsnet.Server, peer netip.Addr) (bool, error) {
+	client, err := server.LocalClient()
+	if err != nil {
+		return false, err
+	}
+	status, err := client.Status(context.Background())
+	if err != nil {
+		return false, err
+	}
+	for _, known := range status.Peer {
+		if slices.Contains(known.TailscaleIPs, peer) {
+			return known.CurAddr != "", nil
+		}
+	}
+	return false, nil
+}

@@ -1,0 +1,88 @@
+//! What a client finds on a line. `lab/go/peer/line.go` does the same.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use futures_util::future::try_join_all;
+use nara_tailnet::MeshNode;
+use nara_tailnet::status::PathKind;
+use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
+
+use super::http::{Client, percentile};
+
+/// Connections that send requests at the same time.
+const CONNECTIONS: usize = 4;
+/// For how long they do so.
+const REQUESTS: Duration = Duration::from_secs(8);
+/// How long a direct path is waited for.
+const SEARCH: Duration = Duration::from_secs(10);
+/// How long a blob may take.
+const TRANSFER: Duration = Duration::from_secs(45);
+
+/// `None` is what did not come about in time.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct LineFigures {
+    pub(crate) first_ms: f64,
+    pub(crate) direct_ms: Option<f64>,
+    pub(crate) p50_ms: f64,
+    pub(crate) p99_ms: f64,
+    pub(crate) down_mb_s: Option<f64>,
+    pub(crate) up_mb_s: Option<f64>,
+}
+
+/// Sends requests, and a blob of this size each way.
+pub(super) async fn measure(
+    node: &dyn MeshNode,
+    address: SocketAddr,
+    blob: usize,
+) -> Result<LineFigures, String> {
+    let begin = Instant::now();
+    let mut client = Client::connect(node, address).await?;
+    client.message().await?;
+    let first_ms = millis(begin.elapsed());
+    let mut direct_ms = None;
+    while begin.elapsed() < SEARCH {
+        if let PathKind::Direct { .. } = node.path_to(address.ip()).await {
+            direct_ms = Some(millis(begin.elapsed()));
+            break;
+        }
+        client.message().await?;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let connections = (0..CONNECTIONS).map(|_| requests(node, address));
+    let mut taken = try_join_all(connections).await?.concat();
+    taken.sort_unstable();
+    let down_mb_s = timeout(TRANSFER, client.download(blob)).await;
+    if down_mb_s.is_err() {
+        // What still comes on that connection is of no use.
+        client = Client::connect(node, address).await?;
+    }
+    let up_mb_s = timeout(TRANSFER, client.upload(blob)).await;
+    Ok(LineFigures {
+        first_ms,
+        direct_ms,
+        p50_ms: millis(percentile(&taken, 50)),
+        p99_ms: millis(percentile(&taken, 99)),
+        down_mb_s: down_mb_s.ok().transpose()?,
+        up_mb_s: up_mb_s.ok().transpose()?,
+    })
+}
+
+/// How long requests take that follow each other on a connection.
+async fn requests(node: &dyn MeshNode, address: SocketAddr) -> Result<Vec<Duration>, String> {
+    let mut client = Client::connect(node, address).await?;
+    client.message().await?;
+    let mut taken = Vec::new();
+    let begin = Instant::now();
+    while begin.elapsed() < REQUESTS {
+        let one = Instant::now();
+        client.message().await?;
+        taken.push(one.elapsed());
+    }
+    Ok(taken)
+}
+
+fn millis(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
+}
