@@ -25,7 +25,7 @@ use crate::network::{ControlKind, Network};
 use crate::table::Table;
 
 /// What can be run alone with `--only`.
-const PARTS: [&str; 10] = [
+const PARTS: [&str; 11] = [
     "pairs", "up", "start", "machine", "refused", "relay", "crowd", "line", "example", "service", "amnesia",
 ];
 
