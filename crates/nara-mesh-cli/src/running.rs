@@ -1,5 +1,6 @@
 //! The nara that runs on this machine, through which commands work.
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt;
 use std::io;
@@ -254,21 +255,24 @@ pub(crate) fn runtime_folder() -> Option<PathBuf> {
 /// The sockets of the naras that run for this user: those in the folder for running programs or, if there is none there, those in
 /// its data folders.
 fn sockets() -> Vec<PathBuf> {
-    let served = |mut sockets: Vec<PathBuf>| {
-        sockets.retain(|socket| is_served(socket));
-        sockets.sort();
-        sockets
+    let served = |sockets: Vec<PathBuf>| -> BTreeMap<PathBuf, PathBuf> {
+        let served = sockets.into_iter().filter(|socket| is_served(socket));
+        // Once each: the folder of a key that was replaced leads to the same one as that of the new key.
+        served
+            .map(|socket| (socket.canonicalize().unwrap_or_else(|_| socket.clone()), socket))
+            .collect()
     };
     let here = served(
         runtime_folder()
             .map(|folder| sockets_in(&folder))
             .unwrap_or_default(),
     );
-    if here.is_empty() {
+    let found = if here.is_empty() {
         served(sockets_of_data_folders())
     } else {
         here
-    }
+    };
+    found.into_values().collect()
 }
 
 /// The sockets in a folder that nobody else can write to.

@@ -231,10 +231,6 @@ fn beside(file: &Path) -> PathBuf {
     name.into()
 }
 
-fn ledger_of(settings: &Settings) -> Outcome<PathBuf> {
-    Ok(settings.running_folder()?.join("ledger.db"))
-}
-
 fn not_backed_up(file: &Path, error: LedgerError) -> Failure {
     let shown = file.display();
     match error {

@@ -251,7 +251,7 @@ impl Pinger<'_> {
     async fn banned_at(self, peer: &PeerRef, label: &str) -> Outcome<Option<UnixMillis>> {
         Ok(match self {
             Self::Direct { client, .. } => client.peer(peer).known().and_then(|peer| banned_at(&peer.info())),
-            Self::Running(nara) => {
+            Self::Running(nara) | Self::Insisting(nara) => {
                 let peers = nara.peers().await?;
                 let names = |peer: &Peer| {
                     [

@@ -157,7 +157,7 @@ async fn told(
     let holds = key_of_dora();
     assert_eq!(bob.shutdown(Duration::from_secs(5)).await, Shutdown::Graceful);
     carol.shutdown(Duration::from_secs(5)).await;
-    (holds, stored)
+    (holds, stored.into_iter().map(|checked| checked.event).collect())
 }
 
 #[tokio::test(flavor = "multi_thread")]
