@@ -65,7 +65,7 @@ pub(crate) const ENDPOINTS: [&str; PATHS.len() + 1] = {
 };
 
 /// Why requests are refused.
-pub(crate) const REASONS: [&str; 52] = [
+pub(crate) const REASONS: [&str; 53] = [
     "address_mismatch",
     "answer_too_large",
     "auth_headers",
@@ -87,6 +87,7 @@ pub(crate) const REASONS: [&str; 52] = [
     "inner_signature",
     "invalid_request",
     "key_of_connection",
+    "key_replaced",
     "ledger",
     "malformed_body",
     "method_not_allowed",

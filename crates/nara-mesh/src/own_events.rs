@@ -22,7 +22,11 @@ pub(crate) async fn append(
         return Err(LedgerError::Refused(EventProblem::NotTheActor));
     }
     if event.embedded_key().is_some_and(|key| key != local.public_key()) {
-        return Err(LedgerError::Refused(EventProblem::BadSignature));
+        let problem = match event.actor() == event.emitter {
+            true => EventProblem::BadSignature,
+            false => EventProblem::NotTheActor,
+        };
+        return Err(LedgerError::Refused(problem));
     }
     let trust = keys.judge(std::slice::from_mut(&mut event), now)[0].map_err(LedgerError::Refused)?;
     if !trust.is_verified() {

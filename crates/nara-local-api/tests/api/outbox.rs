@@ -214,7 +214,7 @@ async fn a_message_to_a_peer_that_is_away_arrives_once_when_it_comes() {
     let second = scene.sent_later("second").await;
     assert_eq!(
         (first.state, first.attempts, first.is_durable),
-        (OutboxState::Waiting, 1, true)
+        (OutboxState::Waiting, 0, true)
     );
     assert_eq!(first.problem.as_ref().unwrap().class, ProblemClass::Unreachable);
     assert!(!first.may_have_arrived, "{first:?}");

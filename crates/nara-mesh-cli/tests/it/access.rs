@@ -66,7 +66,8 @@ fn programs_with_a_token_use_a_running_nara_on_loopback_until_it_is_revoked() {
     assert!(ask(address, "GET /v1/metrics", &read).starts_with("HTTP/1.1 401"));
     let twice = run(folder.path(), 2, &token(&["revoke", "prometheus"]));
     assert!(
-        text(&twice.stderr).contains("no token") && text(&twice.stderr).contains("`nara-mesh token list`"),
+        text(&twice.stderr).contains("no token")
+            && text(&twice.stderr).contains("`nara-mesh token list --data-dir alice`"),
         "{}",
         text(&twice.stderr)
     );
@@ -155,7 +156,8 @@ fn the_browser_is_given_a_file_that_only_its_user_can_read_and_never_the_token()
     // A browser that cannot be opened is told, with what to do instead.
     let (_, said) = open("exit 3", 1);
     assert!(
-        said.contains("the browser cannot be opened") && said.contains("`nara-mesh dashboard`"),
+        said.contains("the browser cannot be opened")
+            && said.contains("`nara-mesh dashboard --data-dir alice`"),
         "{said}"
     );
 }

@@ -179,7 +179,7 @@ fn a_command_that_is_to_be_typed_is_never_cut() {
     let soul = soul.to_str().unwrap();
     let told = run(
         folder.path(),
-        1,
+        2,
         &["doctor", "--soul-file", soul, "--network", "loopback"],
     );
     let told = text(&told.stdout);

@@ -81,7 +81,7 @@ fn run_json(folder: &Path, expected: i32, args: &[&str]) -> Value {
 }
 
 fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).unwrap()
+    String::from_utf8_lossy(bytes).into_owned()
 }
 
 /// Runs the program as a user whose naras it finds. Returns what it printed.

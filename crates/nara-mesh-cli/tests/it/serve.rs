@@ -398,7 +398,7 @@ fn backups_that_cannot_be_made_or_restored_say_which_file_and_why() {
     newer.pragma_update(None, "user_version", 99).unwrap();
     drop(newer);
     let told = said(1, &["events"]);
-    assert!(told.contains("`nara-mesh restore FILE --replace`"), "{told}");
+    assert!(told.contains("`nara-mesh restore FILE --replace "), "{told}");
 }
 
 #[test]

@@ -97,7 +97,7 @@ fn from_first_contact_to_a_key_change() {
     }
     assert_eq!(bob(path)["key_id"], old["key_id"]);
     let refused = alice(path, 4, &["peers", "trust", "bob", "--key", key_of(&new)]);
-    assert!(refused.contains("--replace`"), "{refused}");
+    assert!(refused.contains("--replace --soul-file alice.soul"), "{refused}");
     let trusted = alice_json(
         path,
         &["peers", "trust", "bob", "--key", key_of(&new), "--replace"],
@@ -375,7 +375,10 @@ fn what_a_running_nara_found_wrong_is_what_doctor_says() {
     let (_new, _) = Serving::start_with(path, "new", &["--listen", at]);
     by_alice(4, &["ping", "bob"]);
     until(&mut serving, "key_conflict");
-    let report: Value = serde_json::from_str(&by_alice(1, &["doctor", "--json"])).unwrap();
+    // Behind the report comes what is on stderr.
+    let report = by_alice(1, &["doctor", "--json"]);
+    let mut report = serde_json::Deserializer::from_str(&report).into_iter::<Value>();
+    let report = report.next().unwrap().unwrap();
     let checks = report["checks"].as_array().unwrap();
     let check = checks
         .iter()
@@ -401,9 +404,10 @@ fn what_a_running_nara_found_wrong_is_what_doctor_says() {
 fn a_key_that_is_not_known_is_named_with_the_command_that_trusts_it() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
-    new_soul(path, "alice");
+    let alices = new_soul(path, "alice");
     let bob = new_soul(path, "bob");
-    fs::write(path.join("known.toml"), "").unwrap();
+    let known = format!("[[peer]]\nname = \"alice\"\nkey = {}\n", alices["public_key"]);
+    fs::write(path.join("known.toml"), known).unwrap();
     let (_serving, _) = serve_bob(path, "bob");
     let told = alice(path, 4, &["sync", "bob", "--mode", "recent", "--trust", "closed"]);
     let command = format!("nara-mesh peers trust bob --key {}", key_of(&bob));
@@ -445,7 +449,7 @@ fn a_ban_shows_as_such_in_ping_and_doctor_on_both_sides_with_the_command_that_li
     fs::write(path.join("known.toml"), &stanza).unwrap();
     fs::write(path.join("peers.toml"), &stanza).unwrap();
     let (alices, alice_stanza) = Serving::start(path, "alice");
-    fs::write(path.join("known.toml"), alice_stanza).unwrap();
+    fs::write(path.join("known.toml"), stanza + &alice_stanza).unwrap();
     bobs.hang_up();
     let as_alice = ["--soul-file", "alice.soul", "--data-dir", "alice"];
     let of_alice = |code: i32, args: &[&str]| run_json(path, code, &[args, &as_alice].concat());

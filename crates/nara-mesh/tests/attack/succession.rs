@@ -23,7 +23,7 @@ use crate::naras::{nara, nara_with_seed, pinned, tease};
 const AT: i64 = 1_769_100_000_250;
 
 /// The way that statements take into bob.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 enum Way {
     Zine,
     Pages,
@@ -105,6 +105,7 @@ async fn told(
     let bob = start(nara("bob"), &bobs, vec![carol.as_peer()]).await;
     bob.registry().register(first).unwrap();
     let from_carol = bob.peer(carol.name());
+    let all = events.len();
     match way {
         Way::Zine => {
             let to_bob = carol.client().peer(bob.address().unwrap());
@@ -149,10 +150,17 @@ async fn told(
     }
     let key_of_dora = || bob.registry().by_name("dora").and_then(|dora| dora.key());
     until(|| key_of_dora() == expected).await;
-    let stored = bobs
-        .recent(EventFilter::default(), ReadLimit::events(100))
-        .await
-        .unwrap();
+    let mut stored = Vec::new();
+    for _ in 0..200 {
+        stored = bobs
+            .recent(EventFilter::default(), ReadLimit::events(100))
+            .await
+            .unwrap();
+        if live.is_none() || stored.len() >= all {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     drop(live);
     let holds = key_of_dora();
     assert_eq!(bob.shutdown(Duration::from_secs(5)).await, Shutdown::Graceful);
@@ -172,7 +180,11 @@ async fn three_rotations_at_once_are_followed_on_every_way_with_what_the_new_key
         stated(10, 3, Some(4)),
     ];
     for way in WAYS {
-        let events: Vec<_> = said[3..].iter().chain(&statements).cloned().collect();
+        let mut events: Vec<_> = said[3..].iter().chain(&statements).cloned().collect();
+        if way == Way::Stream {
+            // There each event may come alone, and then what was said before its key was stated is refused.
+            events.rotate_left(1);
+        }
         let newest = Some(dora(4).public_key());
         let (holds, stored) = told(way, events, newest).await;
         assert_eq!(holds, newest, "{way:?}");

@@ -141,9 +141,16 @@ impl Lineage {
         self.former.contains(key) || self.steps.iter().any(|step| step.old == *key)
     }
 
-    /// Whether a key is or was this name's by what was pinned and followed.
+    /// Whether a key is or was this name's by what was pinned and stated, or would be by one side of the conflict.
     pub fn has(&self, key: &PublicKey) -> bool {
-        self.pinned == *key || self.steps.iter().any(|step| step.new_key() == Some(key))
+        let disputed = self.conflict.iter().flat_map(|pair| [&pair.0, &pair.1]);
+        self.pinned == *key
+            || self.former.contains(key)
+            || self
+                .steps
+                .iter()
+                .chain(disputed)
+                .any(|step| step.new_key() == Some(key))
     }
 
     /// The two statements of the conflict: what to show to the operator.

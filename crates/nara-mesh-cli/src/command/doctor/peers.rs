@@ -108,7 +108,7 @@ pub(super) async fn known(
         .await?;
     answering(&pings, report)?;
     if prove_clocks {
-        acceptance(client, &pings, report).await?;
+        acceptance(client, &pings, known.open.is_some(), report).await?;
     }
     ports(client, own_port, report).await?;
     conflicts(known, &pings, report)?;
@@ -170,14 +170,19 @@ fn bans(banned: &[Arc<Peer>], report: &mut Report) -> Outcome<()> {
     })
 }
 
-/// Whether peers accept what this nara signs.
-async fn acceptance(client: &MeshClient, pings: &[PeerResult], report: &mut Report) -> Outcome<()> {
+/// Whether peers accept what this nara signs. `runs`: it can be called back, so nobody has a reason not to know its key.
+async fn acceptance(
+    client: &MeshClient,
+    pings: &[PeerResult],
+    runs: bool,
+    report: &mut Report,
+) -> Outcome<()> {
     let why = "peers that refuse the requests of this nara tell it nothing, and take nothing from it";
     let answering = pings.iter().filter(|ping| ping.last.is_some());
     let asked = answering.filter_map(|ping| Some((&ping.label, ping.label.parse::<PeerRef>().ok()?)));
     let asking = asked.map(|(label, peer)| async move {
         let answer = client.peer(peer).fetch_sync_events(SyncRequest::recent(1)).await;
-        (label, answer.err().filter(is_refusal))
+        (label, answer.err().filter(|error| is_refusal(error, runs)))
     });
     let asked: Vec<_> = stream::iter(asking).buffered(MeshClient::FAN_OUT).collect().await;
     let all = asked.len();
@@ -211,11 +216,12 @@ async fn acceptance(client: &MeshClient, pings: &[PeerResult], report: &mut Repo
     })
 }
 
-fn is_refusal(error: &ClientError) -> bool {
-    matches!(
-        error.status(),
-        Some(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
-    )
+fn is_refusal(error: &ClientError, runs: bool) -> bool {
+    match error.status() {
+        Some(StatusCode::FORBIDDEN) => true,
+        Some(StatusCode::UNAUTHORIZED) => runs,
+        _ => false,
+    }
 }
 
 fn answering(pings: &[PeerResult], report: &mut Report) -> Outcome<()> {

@@ -173,9 +173,10 @@ async fn reset_through(
 fn elsewhere(args: &RunningArgs, settings: &Settings) -> Outcome<Option<LocalClient>> {
     let folder = match settings.given_data_dir() {
         Some(folder) => Some(folder.to_owned()),
-        None if settings.has_soul() => {
-            Some(settings.running_folder()?).filter(|folder| running::on(folder).is_some())
-        }
+        None if settings.has_soul() => settings
+            .running_folder()
+            .ok()
+            .filter(|folder| running::on(folder).is_some()),
         None => None,
     };
     if folder.is_some() {
