@@ -1,4 +1,8 @@
 //! Whom a decision of the operator is about.
+#![expect(
+    clippy::result_large_err,
+    reason = "a problem is what an answer says, made once and where something failed"
+)]
 
 use std::sync::Arc;
 

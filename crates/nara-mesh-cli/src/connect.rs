@@ -192,6 +192,7 @@ pub(crate) fn hint(error: &ClientError) -> Option<String> {
             "to lift the ban, run `{}`",
             remedy::trust_again(name, false)
         )),
+        (ClientErrorKind::UnknownKey, Some(name)) => Some(remedy::find_key(name)),
         _ => error.hint().map(Into::into),
     }
 }

@@ -42,6 +42,14 @@ pub(crate) fn forget(name: &NaraName) -> String {
     format!("nara-mesh peers reset {end_of_options}{name}")
 }
 
+/// Finds out the key of a nara that is not known, to trust it.
+pub(crate) fn find_key(name: &NaraName) -> String {
+    let name = shell_word(name);
+    format!(
+        "`nara-mesh ping {name}` shows its key; if its operator confirms it, run `nara-mesh peers trust {name} --key KEY`"
+    )
+}
+
 /// What to do about two keys for one name.
 pub(crate) fn of_conflict(conflict: &KeyConflict) -> String {
     let KeyConflict {

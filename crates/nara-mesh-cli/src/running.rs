@@ -131,7 +131,7 @@ fn the_one_behind(socket: &Path, settings: &Settings) -> Outcome<LocalClient> {
         None
     };
     let other_soul = soul.filter(|nara| nara.public_key().to_base64() != status.public_key);
-    match other_name.or(other_soul.as_ref().map(LocalNara::name)) {
+    match other_name.or_else(|| other_soul.as_ref().map(LocalNara::name)) {
         Some(other) => {
             let (runs, socket) = (harmless(&status.name), socket.display());
             Err(Failure::usage(format!(

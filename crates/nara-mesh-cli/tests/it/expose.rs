@@ -139,8 +139,8 @@ fn a_program_in_another_language_is_reached_through_its_nara() {
         let args = ["request", "alice", "GET", "/notes/large.bin"];
         run(path, expected, &[&args[..], more, &AS_BOB].concat())
     };
-    let refused = text(&get(1, &[]).stderr);
-    assert!(refused.contains("pass --stream"), "{refused}");
+    let refused = text(&get(1, &[]).stdout);
+    assert!(refused.contains("`request --stream`"), "{refused}");
     assert!(get(0, &["--stream"]).stdout == large);
     let data = format!("@{}", path.join("www/large.bin").display());
     let post = ["request", "alice", "POST", "/notes/x", "--data", &data];

@@ -371,7 +371,7 @@ fn what_the_command_line_says_of_the_nara_wins_over_the_environment() {
     scene.run(0, &["ping", "alice", "--name", "bob"]);
     let banned = nara_mesh(path)
         .env("XDG_RUNTIME_DIR", &run)
-        .args(["ping", "alice", "--name", "carol"])
+        .args(["dm", "alice", "hello", "--name", "carol"])
         .output()
         .unwrap();
     // What is recommended is about the same nara.

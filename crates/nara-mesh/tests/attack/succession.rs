@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
 use nara_mesh::client::{SubscribeOptions, SyncOptions};
 use nara_mesh::clock::{Clock as _, SystemClock};
 use nara_mesh::identity::LocalNara;
@@ -145,7 +146,11 @@ async fn told(
         }
         Way::Stream => {
             let options = SubscribeOptions::default().oldest().into_ledger(bobs.clone());
-            live = Some(from_carol.subscribe(options));
+            let mut events = from_carol.subscribe(options);
+            // Whoever does not read holds it up.
+            live = Some(tokio::spawn(
+                async move { while events.next().await.is_some() {} },
+            ));
         }
     }
     let key_of_dora = || bob.registry().by_name("dora").and_then(|dora| dora.key());
@@ -161,7 +166,9 @@ async fn told(
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    drop(live);
+    if let Some(live) = live {
+        live.abort();
+    }
     let holds = key_of_dora();
     assert_eq!(bob.shutdown(Duration::from_secs(5)).await, Shutdown::Graceful);
     carol.shutdown(Duration::from_secs(5)).await;

@@ -45,7 +45,7 @@ async fn two_observers_of_one_restart_are_both_heard_if_they_saw_it_at_different
     let (of_alice, of_bob) = (restart(&mesh.alice, 1), restart(&nara("bob"), 2));
     let (ours, theirs) = (with(&of_alice).await, with(&of_bob).await);
     let _running = serve_bob(&mesh, theirs.clone()).await;
-    let peer = client.peer(&introduce(&client, &nara("bob"), address(2)));
+    let peer = client.peer(introduce(&client, &nara("bob"), address(2)));
     let options = SyncOptions::default().push(true);
     peer.reconcile(&*ours, Scope::all(), options).await.unwrap();
     for ledger in [&ours, &theirs] {
@@ -63,7 +63,7 @@ async fn under_one_id_neither_of_two_observers_pushes_out_the_other_whatever_way
     assert_eq!(of_alice.id, of_bob.id);
     let (ours, theirs) = (with(&of_alice).await, with(&of_bob).await);
     let _running = serve_bob(&mesh, theirs.clone()).await;
-    let peer = client.peer(&introduce(&client, &nara("bob"), address(2)));
+    let peer = client.peer(introduce(&client, &nara("bob"), address(2)));
     for _ in 0..2 {
         let options = SyncOptions::default().push(true);
         let report = peer.reconcile(&*ours, Scope::all(), options).await.unwrap();

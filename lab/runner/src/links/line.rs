@@ -146,6 +146,7 @@ impl Line {
         self.flying.peek().map(|Reverse(flying)| flying.arrives)
     }
 
+    #[cfg(test)]
     pub(crate) const fn counts(&self) -> Counts {
         self.counts
     }

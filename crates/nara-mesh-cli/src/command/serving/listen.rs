@@ -105,7 +105,7 @@ pub(super) async fn follow<L, M>(
                     break;
                 }
                 // Of several addresses one may be another machine's.
-                Err(error) => failed = failed.or(Some((now, error.to_string()))),
+                Err(error) => failed = failed.or_else(|| Some((now, error.to_string()))),
             }
         }
         if let Some((now, reason)) = failed.as_ref().filter(|_| failed != told) {

@@ -92,8 +92,11 @@ async fn taken_in(batches: &[Vec<SyncEvent>]) -> [Option<PublicKey>; 2] {
     holds
 }
 
+/// A key, and the one that replaces it; 0: it retires.
+type Stated = (u8, u8);
+
 /// Statements about bob, whose key 1 is pinned, and the key that holds then.
-const TOLD: [(&[(u8, u8)], Option<u8>); 6] = [
+const TOLD: [(&[Stated], Option<u8>); 6] = [
     (&[(1, 2), (2, 3), (3, 4), (4, 5)], Some(5)),
     (&[(1, 2), (2, 3), (3, 0)], None),
     (&[(1, 2), (2, 3), (2, 4)], None),
