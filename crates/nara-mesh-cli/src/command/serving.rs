@@ -81,6 +81,8 @@ pub(super) struct Serving {
     hosts: watch::Sender<Vec<PeerEntry>>,
     /// What `--listen` says, the address that it had at the start, and who follows it.
     listening: Option<(Listen, IpAddr, MovingTcp)>,
+    /// The file of the ledger of the nara that was started.
+    ledger: Option<InUse>,
     printer: Printer,
 }
 
@@ -126,6 +128,7 @@ impl Serving {
             lines,
             hosts: watch::Sender::default(),
             listening: None,
+            ledger: None,
             printer,
         })
     }
@@ -194,6 +197,7 @@ impl Serving {
         let Some(nara) = self.start_unless_ended(builder).await? else {
             return Ok(None);
         };
+        self.ledger = Some(InUse::new(settings.running_folder()?.join("ledger.db")));
         self.hosts.send_replace(settings.peers()?);
         tokio::spawn(hosts::follow(
             nara.registry().clone(),
@@ -240,7 +244,7 @@ impl Serving {
     pub(super) async fn run(mut self, nara: Arc<Nara>, settings: &Settings) -> Outcome {
         let printer = self.printer;
         let printing = self.lines.print(printer);
-        let ledger = InUse::new(settings.running_folder()?.join("ledger.db"));
+        let ledger = self.ledger.take().expect("the nara was started");
         let keeping = keep_in_place(ledger.clone(), self.feed.clone());
         let keeping = AbortOnDropHandle::new(tokio::spawn(keeping));
         let reloaded = Arc::new(Notify::new());

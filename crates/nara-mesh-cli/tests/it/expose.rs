@@ -140,7 +140,7 @@ fn a_program_in_another_language_is_reached_through_its_nara() {
         run(path, expected, &[&args[..], more, &AS_BOB].concat())
     };
     let refused = text(&get(1, &[]).stdout);
-    assert!(refused.contains("`request --stream`"), "{refused}");
+    assert!(refused.contains("as a stream (--stream)"), "{refused}");
     assert!(get(0, &["--stream"]).stdout == large);
     let data = format!("@{}", path.join("www/large.bin").display());
     let post = ["request", "alice", "POST", "/notes/x", "--data", &data];

@@ -58,9 +58,7 @@ pub(crate) enum Rejection {
     #[error("The source address does not belong to the claimed sender")]
     AddressMismatch,
     /// A route's answer is larger than the server signs, and is not a stream.
-    #[error(
-        "The answer is larger than the {0} bytes that this nara signs at once: ask for it as a stream (`request --stream`)"
-    )]
+    #[error("The answer is larger than {0} bytes: ask for it as a stream (--stream)")]
     AnswerTooLarge(usize),
     /// `/mesh/message` without a readable body.
     #[error("Bad request")]
