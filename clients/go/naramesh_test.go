@@ -231,7 +231,7 @@ func TestEventsAreFetchedComparedAndFollowed(t *testing.T) {
 		t.Fatal(string(published), err)
 	}
 	synced, err := bob.Sync(t.Context(), "alice")
-	if err != nil || synced.Counts.Stored == 0 {
+	if err != nil || synced.Counts.Received == 0 {
 		t.Fatal(synced, err)
 	}
 	compared, err := bob.Reconcile(t.Context(), "alice", true)
