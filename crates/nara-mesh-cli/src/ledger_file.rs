@@ -20,11 +20,10 @@ pub(crate) async fn open(path: &Path) -> Outcome<Arc<dyn Ledger>> {
     match opened.unwrap_or(Err(LedgerError::Closed)) {
         Ok(ledger) => Ok(Arc::new(ledger)),
         Err(error) => {
-            let failure = Failure::failed(format!("the ledger {} cannot be opened", path.display()));
             // SQLite says only that it cannot; the operating system says why.
             Err(match why_not(path) {
-                Some(reason) => failure.caused_by(reason),
-                None => because(failure, error),
+                Some(reason) => unopenable(path).caused_by(reason),
+                None => because(unopenable(path), error),
             })
         }
     }
@@ -32,12 +31,17 @@ pub(crate) async fn open(path: &Path) -> Outcome<Arc<dyn Ledger>> {
 
 /// Opens a ledger to read it only, also where nothing can be written.
 pub(crate) async fn open_to_read(path: &Path) -> Outcome<SqliteLedger> {
-    let file = path.to_path_buf();
-    let opened = tokio::task::spawn_blocking(move || SqliteLedger::open_to_read(file)).await;
-    opened.unwrap_or(Err(LedgerError::Closed)).map_err(|error| {
-        let failure = Failure::failed(format!("the ledger {} cannot be opened", path.display()));
-        because(failure, error)
-    })
+    let opened = read_only(path.to_path_buf()).await;
+    opened.map_err(|error| because(unopenable(path), error))
+}
+
+async fn read_only(path: PathBuf) -> Result<SqliteLedger, LedgerError> {
+    let opened = tokio::task::spawn_blocking(move || SqliteLedger::open_to_read(path)).await;
+    opened.unwrap_or(Err(LedgerError::Closed))
+}
+
+fn unopenable(path: &Path) -> Failure {
+    Failure::failed(format!("the ledger {} cannot be opened", path.display()))
 }
 
 /// What a nara needs to go on storing: more than one page of events that a peer tells.
@@ -56,15 +60,10 @@ pub(crate) fn room_in(folder: &Path) -> std::io::Result<()> {
 
 /// Opens a ledger to look into it, also where nothing can be written. One that only a writer can read is opened as such.
 pub(crate) async fn open_to_look(path: &Path) -> Outcome<Arc<dyn Ledger>> {
-    let file = path.to_path_buf();
-    let opened = tokio::task::spawn_blocking(move || SqliteLedger::open_to_read(file)).await;
-    match opened.unwrap_or(Err(LedgerError::Closed)) {
+    match read_only(path.to_path_buf()).await {
         Ok(ledger) => Ok(Arc::new(ledger)),
         Err(LedgerError::OlderSchema { .. } | LedgerError::Interrupted(_)) => open(path).await,
-        Err(error) => {
-            let failure = Failure::failed(format!("the ledger {} cannot be opened", path.display()));
-            Err(because(failure, error))
-        }
+        Err(error) => Err(because(unopenable(path), error)),
     }
 }
 
@@ -173,8 +172,7 @@ pub(crate) async fn recall_presence(settings: &Settings, registry: &PeerRegistry
         return;
     };
     let recalled = async {
-        let opened = tokio::task::spawn_blocking(move || SqliteLedger::open_to_read(path)).await;
-        let ledger = opened.unwrap_or(Err(LedgerError::Closed))?;
+        let ledger = read_only(path).await?;
         registry.recall_presence(&ledger, SystemClock.now_nanos()).await
     };
     if let Err(error) = recalled.await {

@@ -148,13 +148,8 @@ fn a_credential_counts_more_than_the_soul_file_of_the_configuration_and_less_tha
 
 #[test]
 fn a_service_manager_gives_a_nara_time_that_waits_for_its_address() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = folder_of_unit();
     let path = folder.path();
-    new_soul(path, "bob");
-    for folder in ["config", "state"] {
-        fs::create_dir(path.join(folder)).unwrap();
-    }
-    fs::rename(path.join("bob.soul"), path.join("config/soul.toml")).unwrap();
     let manager = Manager::new(path);
     // Of the documentation range: nobody has it.
     let mut service = Service::start_at(path, "192.0.2.7:9632");
@@ -188,8 +183,8 @@ fn make_old_ledger(folder: &Path) -> PathBuf {
 
 const OLD_EVENTS: usize = 20_000;
 
-/// A folder with the soul of bob and an older ledger of his, as a unit has them.
-fn with_old_ledger() -> (tempfile::TempDir, PathBuf) {
+/// A folder with the soul of bob, as a unit has it.
+fn folder_of_unit() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
     new_soul(path, "bob");
@@ -197,7 +192,13 @@ fn with_old_ledger() -> (tempfile::TempDir, PathBuf) {
         fs::create_dir(path.join(folder)).unwrap();
     }
     fs::rename(path.join("bob.soul"), path.join("config/soul.toml")).unwrap();
-    let ledger = make_old_ledger(path);
+    folder
+}
+
+/// The same with an older ledger of his.
+fn with_old_ledger() -> (tempfile::TempDir, PathBuf) {
+    let folder = folder_of_unit();
+    let ledger = make_old_ledger(folder.path());
     (folder, ledger)
 }
 

@@ -171,15 +171,12 @@ async fn reset_through(
 
 /// The running nara that decides by itself; `None`: the decision goes into the ledger of the data folder.
 fn elsewhere(args: &RunningArgs, settings: &Settings) -> Outcome<Option<LocalClient>> {
-    let folder = match settings.given_data_dir() {
-        Some(folder) => Some(folder.to_owned()),
-        None if settings.has_soul() => settings
+    let runs_here = || {
+        settings
             .running_folder()
-            .ok()
-            .filter(|folder| running::on(folder).is_some()),
-        None => None,
+            .is_ok_and(|folder| running::on(&folder).is_some())
     };
-    if folder.is_some() {
+    if settings.given_data_dir().is_some() || (settings.has_soul() && runs_here()) {
         return Ok(None);
     }
     running::find(args, settings)
