@@ -13,6 +13,7 @@ mod rows;
 mod schema;
 mod shelf;
 mod sql;
+mod wal;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -72,8 +72,8 @@ pub(super) struct Table {
     by_key: HashMap<PublicKey, Vec<Arc<Peer>>>,
     /// The keys of naras that the operator does not trust, and their names.
     banned: HashMap<PublicKey, BTreeSet<Option<NaraName>>>,
-    /// Names by what they look like.
-    looks: HashMap<String, BTreeSet<NaraName>>,
+    /// Names by what they look like: each look with each of its names.
+    looks: BTreeSet<(Box<str>, Option<NaraName>)>,
     ghosts: Ghosts,
     /// Naras that were met, and that nobody configured.
     met: BTreeSet<NaraName>,
@@ -505,15 +505,24 @@ impl Table {
         if let Some(key) = &info.key {
             self.by_key.entry(key.key).or_default().push(peer.clone());
         }
-        for key in peer.all_keys() {
-            if info.is_untrusted() {
-                self.banned.entry(key).or_default().insert(info.name.clone());
+        if info.is_untrusted() {
+            for key in peer.all_keys() {
+                let names = self.banned.entry(key).or_default();
+                let is_new = names.is_empty();
+                names.insert(info.name.clone());
+                if is_new {
+                    self.note_banned(&key);
+                }
             }
-            self.note_banned(&key);
         }
+        peer.set_banned(
+            info.key
+                .as_ref()
+                .is_some_and(|key| self.banned.contains_key(&key.key)),
+        );
         if let Some(name) = &info.name {
             for look in name.looks() {
-                self.looks.entry(look).or_default().insert(name.clone());
+                self.looks.insert((look.into(), Some(name.clone())));
             }
         }
         self.classify(peer);
@@ -523,9 +532,17 @@ impl Table {
 
     /// Another name that looks the same.
     fn look_alike(&self, name: &NaraName) -> Option<NaraName> {
-        let looks = name.looks();
-        let mut names = looks.iter().filter_map(|look| self.looks.get(look)).flatten();
-        names.find(|other| *other != name).cloned()
+        name.looks()
+            .into_iter()
+            .map(Box::from)
+            .find_map(|look: Box<str>| {
+                // No name comes before every name.
+                let all = self.looks.range((look.clone(), None)..);
+                let mut names = all
+                    .take_while(|(other, _)| *other == look)
+                    .filter_map(|(_, name)| name.as_ref());
+                names.find(|other| *other != name).cloned()
+            })
     }
 
     /// Has all peers with a key know whether it is banned.
@@ -573,20 +590,15 @@ impl Table {
                 names.remove(&info.name);
                 if names.is_empty() {
                     self.banned.remove(&key);
+                    self.note_banned(&key);
                 }
             }
-            self.note_banned(&key);
         }
         if let Some(name) = &info.name {
             self.ghosts.remove(name);
             self.met.remove(name);
             for look in name.looks() {
-                if let Some(names) = self.looks.get_mut(&look) {
-                    names.remove(name);
-                    if names.is_empty() {
-                        self.looks.remove(&look);
-                    }
-                }
+                self.looks.remove(&(look.into(), Some(name.clone())));
             }
         }
         self.len -= 1;

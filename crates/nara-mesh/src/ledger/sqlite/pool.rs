@@ -16,7 +16,7 @@ use super::convert::Converted;
 use super::failure::Failure;
 use super::lock::Lock;
 use super::place::check_file;
-use super::{schema, sql};
+use super::{schema, sql, wal};
 use crate::ledger::{LedgerError, Opening};
 use crate::metrics;
 
@@ -36,12 +36,8 @@ const BULK_CACHE_KIB: i64 = 64 << 10;
 /// The most that each reader keeps of the database: the inner pages of every index of a million events.
 const READER_CACHE_KIB: i64 = 4 << 10;
 
-/// The log is moved into the database when it has this many pages of 4 KiB; a page that changed often by then
-/// is moved once.
-const LOG_PAGES: i64 = 1_000;
-
-/// The same while many events come at once: 5,000 of them change some 4,000 pages, mostly the same ones.
-const BULK_LOG_PAGES: i64 = 16_000;
+/// What the connection that moves the log into the database keeps of it: it reads none of it.
+const CHECKPOINT_CACHE_KIB: i64 = 64;
 
 /// Events of one transaction that count as many.
 const BULK: usize = 1_000;
@@ -95,7 +91,10 @@ impl Pool {
         schema::migrate(&mut writer, path, &converted)?;
         // Only now: it would change a file that is not ours.
         writer.pragma_update(None, "journal_mode", "wal")?;
-        writer.pragma_update(None, "wal_autocheckpoint", LOG_PAGES)?;
+        wal::checkpoint_beside(
+            &mut writer,
+            configure(Connection::open_with_flags(path, flags)?, CHECKPOINT_CACHE_KIB)?,
+        )?;
         if let Some(lock) = &mut lock {
             check_damage(&writer)?;
             note_opened(&writer, path, lock)?;
@@ -219,15 +218,14 @@ impl Pool {
 
 /// Gives the writer more room while many events come at once, and takes it back when they do not.
 pub(super) fn pace(writer: &Connection, events: usize) -> rusqlite::Result<()> {
-    let (cache, log) = if events < BULK {
-        (WRITER_CACHE_KIB, LOG_PAGES)
+    let cache = if events < BULK {
+        WRITER_CACHE_KIB
     } else {
-        (BULK_CACHE_KIB, BULK_LOG_PAGES)
+        BULK_CACHE_KIB
     };
     let held: i64 = writer.pragma_query_value(None, "cache_size", |row| row.get(0))?;
     if held != -cache {
         writer.pragma_update(None, "cache_size", -cache)?;
-        writer.pragma_update(None, "wal_autocheckpoint", log)?;
     }
     Ok(())
 }

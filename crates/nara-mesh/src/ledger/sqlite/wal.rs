@@ -1,0 +1,54 @@
+//! The write-ahead log: who moves its pages into the database, and when.
+
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
+
+use rusqlite::Connection;
+use rusqlite::hooks::Wal;
+use tokio::runtime::Handle;
+
+/// Pages of 4 KiB in the log from which they are moved, beside the writer. A page that changed often by then is moved once.
+/// A commit that alone writes as many is one of many events, and others will follow.
+const PAGES: usize = 1_000;
+
+/// Pages from which the writer moves them itself: nobody did, or many events come at once. 5,000 of them change some 4,000
+/// pages, mostly the same ones.
+const MOST_PAGES: usize = 16_000;
+
+/// Has the log of `writer` moved into the database on a connection of its own, so that no commit waits for the disk.
+pub(super) fn checkpoint_beside(writer: &mut Connection, own: Connection) -> rusqlite::Result<()> {
+    let own = Arc::new(Mutex::new(own));
+    let mut before = 0;
+    writer.wal_hook(Some(move |log: &mut Wal, pages: i32| {
+        let pages = usize::try_from(pages).unwrap_or(0);
+        let written = pages.saturating_sub(before);
+        before = pages;
+        if pages >= MOST_PAGES {
+            // The commit is safe in the log whether this works or not.
+            if let Err(error) = log.checkpoint() {
+                tracing::debug!(%error, pages, "the log of the ledger stays as it is");
+            }
+        } else if pages >= PAGES && written < PAGES {
+            move_apart(&own);
+        }
+        Ok(())
+    }))
+}
+
+/// Moves what is in the log, on a thread for work that blocks; not if one is at it.
+fn move_apart(connection: &Arc<Mutex<Connection>>) {
+    let (Ok(runtime), false) = (Handle::try_current(), is_busy(connection)) else {
+        return;
+    };
+    let connection = connection.clone();
+    runtime.spawn_blocking(move || {
+        let connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
+        // Passive: it waits for nobody, and nobody for it.
+        if let Err(error) = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())) {
+            tracing::debug!(%error, "the log of the ledger was not moved into it");
+        }
+    });
+}
+
+fn is_busy(connection: &Mutex<Connection>) -> bool {
+    matches!(connection.try_lock(), Err(TryLockError::WouldBlock))
+}
