@@ -69,7 +69,7 @@ pub(crate) fn of_conflict(conflict: &KeyConflict) -> String {
              its id there, and run `nara-mesh reload`",
             offered.to_base64()
         ),
-        KeySource::Succession => format!(
+        KeySource::Succession(_) => format!(
             "{name} stated itself that the pinned key replaces the one before: if this is the old one, end what still runs with \
              the old soul; if its operator confirms that it is a newer one, run `{}`",
             trust(name, offered, true)

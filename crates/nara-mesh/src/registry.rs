@@ -1,10 +1,10 @@
 //! The [`PeerRegistry`]: addresses and keys of peers.
 
 mod admission;
+mod by_teller;
 mod clock;
 mod counts;
 mod distance;
-mod ghosts;
 mod hearsay;
 mod keeper;
 mod known_keys;
@@ -151,7 +151,8 @@ pub enum PeerEvent {
     ProtocolLearned(PeerInfo),
     /// A peer was added.
     Registered(PeerInfo),
-    /// A peer that was introduced by another has proven that it holds its key. Until then it may have been made up.
+    /// A peer that was introduced by another has proven that it holds its key, or that it does so at its address. Until then
+    /// it, or its address, may have been made up.
     Seen(PeerInfo),
     /// A statement of succession about the key of a peer.
     Succession {

@@ -17,7 +17,7 @@ use super::retry_after::date;
 use super::verified::Verification;
 use crate::clock::Clock;
 use crate::clock_watch::ClockWatch;
-use crate::registry::{Peer, PeerRegistry};
+use crate::registry::{Peer, PeerInfo, PeerRegistry};
 
 /// How v1 peers, and we, begin the reason of a refusal for its time (docs/protocol/v1.md, section 4.3).
 const REFUSED_FOR_TIME: &str = "Authentication failed: timestamp too old or in future";
@@ -85,25 +85,29 @@ impl PeerClocks {
         })
     }
 
-    /// Learns from a verified answer how far the clock of its peer is from ours.
+    /// Learns from a verified answer how far the clock of its peer is from ours, and that it is at its address.
     pub(super) fn learn(&self, peer: &Arc<Peer>, verification: &Verification, asked: Asked) {
         let Verification {
             responder: Some(responder),
             key: Some(key),
-            signed_at: Some(signed_at),
+            signed_at,
             ..
         } = verification
         else {
             return;
         };
+        let registered = self.registry.by_name(responder.as_str());
+        let peer = registered.as_ref().unwrap_or(peer);
+        if let Some(ip) = peer.with_info(PeerInfo::ip) {
+            self.registry.seen_at(peer, ip);
+        }
+        let Some(signed_at) = signed_at else { return };
         // A whole second may be one that was rounded down, as it is in profile v2.
         let resolution = if signed_at.get() % 1_000 == 0 { 1_000 } else { 1 };
         let resolution = Duration::from_millis(resolution);
         let told = signed_at.to_nanos();
         if let Some(sample) = ClockSample::of_answer(told, resolution, asked.sent, asked.received) {
-            let registered = self.registry.by_name(responder.as_str());
-            self.registry
-                .learn_clock(registered.as_ref().unwrap_or(peer), key, sample);
+            self.registry.learn_clock(peer, key, sample);
         }
     }
 

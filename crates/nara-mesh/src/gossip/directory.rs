@@ -1,4 +1,5 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use nara_proto::breaker::BreakerState;
@@ -6,7 +7,8 @@ use nara_proto::gossip::{Ring, RingPosition};
 use nara_proto::identity::NaraName;
 
 use crate::client::MeshClient;
-use crate::registry::{Peer, PeerInfo, PinnedKey};
+use crate::ledger::Standing;
+use crate::registry::{Peer, PeerInfo, PinnedKey, standing};
 
 /// What a peer is called here: its name, or its id while the name is not known. Names are what everybody agrees
 /// on, so that the ring is the same for all.
@@ -22,16 +24,18 @@ pub(crate) struct Directory {
 impl Directory {
     /// The peers of the registry that have an address and are not untrusted, without this nara itself.
     ///
-    /// Those that nobody configured and that have proven nothing yet may be made up, with addresses of an attacker's
-    /// choice. They have a bounded share, and so has each nara that introduced some.
+    /// Those that nobody configured and that have proven nothing yet at their addresses may be made up, with addresses of an
+    /// attacker's choice. They have a bounded share, and so has each nara that introduced some. Many at one address may be
+    /// one attacker: they have a bounded share, too, except on loopback.
     pub(crate) fn new(client: &MeshClient) -> Self {
         let local = client.local();
         let mut peers = BTreeMap::new();
+        let mut by_ip: BTreeMap<IpAddr, Vec<(Label, Arc<Peer>)>> = BTreeMap::new();
         let mut unproven = Vec::new();
         for peer in client.registry().peers() {
             let info = peer.info();
-            if info.address.is_none()
-                || peer.is_untrusted()
+            let Some(ip) = info.ip() else { continue };
+            if peer.is_untrusted()
                 || info.name.as_ref() == Some(local.name())
                 || info.id.as_ref() == Some(local.id())
             {
@@ -40,12 +44,24 @@ impl Directory {
             let name = info.name.as_ref().map(|name| name.as_str());
             if let Some(label) = name.or_else(|| info.id.as_ref().map(|id| id.as_str())) {
                 let label = Label::from(label);
-                if is_proven(&info) {
+                let is_proven = is_proven(&peer, &info);
+                if is_configured(&info) || (is_proven && ip.is_loopback()) {
                     peers.insert(label, peer);
+                } else if is_proven {
+                    by_ip.entry(ip).or_default().push((label, peer));
                 } else {
                     unproven.push((label, peer, info));
                 }
             }
+        }
+        let some_of_each: usize = by_ip
+            .values()
+            .map(|of_one| of_one.len().min(AT_ONE_ADDRESS))
+            .sum();
+        let room = AT_ONE_ADDRESS.max((peers.len() + some_of_each) / 4);
+        let own = position(local.name().as_str());
+        for of_one in by_ip.into_values() {
+            peers.extend(next_behind(own, of_one, room));
         }
         let room = UNPROVEN.max(peers.len() / 4);
         peers.extend(chosen(unproven, room));
@@ -85,9 +101,28 @@ const UNPROVEN: usize = 4;
 /// Of these, those that one nara introduced.
 const UNPROVEN_OF_ONE_TELLER: usize = 2;
 
-fn is_proven(info: &PeerInfo) -> bool {
+/// Peers at one address that nobody configured; a quarter of all, if that is more.
+const AT_ONE_ADDRESS: usize = 4;
+
+fn is_configured(info: &PeerInfo) -> bool {
+    info.configured_at.is_some() || standing(info) == Standing::Configured
+}
+
+/// Whether it is at its address as far as anybody knows.
+fn is_proven(peer: &Peer, info: &PeerInfo) -> bool {
     let introduced = |key: &PinnedKey| key.source.introducer().is_some();
-    info.seen || !info.key.as_ref().is_some_and(introduced)
+    peer.is_at_its_address() || !info.key.as_ref().is_some_and(introduced)
+}
+
+/// The next ones on the ring: so each of many at one address is chosen by those before it.
+fn next_behind(
+    own: RingPosition,
+    peers: Vec<(Label, Arc<Peer>)>,
+    room: usize,
+) -> impl Iterator<Item = (Label, Arc<Peer>)> {
+    let labels = peers.iter().map(|(label, _)| (position(label), label.clone()));
+    let next: BTreeSet<Label> = Ring::new(labels).behind(own).take(room).cloned().collect();
+    peers.into_iter().filter(move |(label, _)| next.contains(label))
 }
 
 /// As many as there is room for: those that were not found to be down before others, then those that are known longest.
@@ -119,6 +154,8 @@ pub(super) fn position(label: &str) -> RingPosition {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use nara_proto::identity::{KeyPair, Soul};
     use nara_proto::time::UnixMillis;
 
@@ -176,12 +213,93 @@ mod tests {
             (on_ring("friend"), on_ring("ghost") + on_ring("puppet")),
             (6, UNPROVEN)
         );
-        // One that is seen is one of the others, and one that is down makes way.
+        // One that calls from elsewhere may have named the address of somebody else.
         let seen = client.registry().by_name("ghost-39").unwrap();
         client.registry().sign_of_life(&seen);
+        client.registry().seen_at(&seen, [100, 64, 9, 9].into());
+        assert_eq!(on_ring("ghost-39"), 0);
+        // One that is at its address is one of the others, and one that is down makes way.
+        client.registry().seen_at(&seen, [100, 64, 0, 9].into());
         assert_eq!(on_ring("ghost-39"), 1);
         let down = Directory::new(&client).peer(&Label::from("ghost-0")).unwrap();
         client.registry().sign_of_death(&down);
         assert_eq!(on_ring("ghost-0"), 0);
+    }
+
+    #[test]
+    fn many_naras_at_one_address_have_a_bounded_share_of_the_ring() {
+        let client = MeshClient::builder(nara("alice")).build();
+        let on_ring = |client: &MeshClient, prefix: &str| {
+            let directory = Directory::new(client);
+            let labels = directory.ring.iter();
+            labels.filter(|label| label.starts_with(prefix)).count()
+        };
+        for n in 0..40 {
+            let puppet = introduced(&client, &format!("puppet-{n}"), &format!("eve-{n}"));
+            client.registry().seen_at(&puppet, [100, 64, 0, 9].into());
+        }
+        assert_eq!(on_ring(&client, "puppet"), AT_ONE_ADDRESS);
+        // Those that somebody configured there are not counted.
+        for n in 0..6 {
+            let friend = nara(&format!("friend-{n}"));
+            let address = ([100, 64, 0, 9], 9_000 + n).into();
+            client.registry().register(friend.as_peer(Some(address))).unwrap();
+        }
+        assert_eq!(
+            (on_ring(&client, "friend"), on_ring(&client, "puppet")),
+            (6, AT_ONE_ADDRESS)
+        );
+        // In a large mesh, a quarter of all.
+        for n in 0..90 {
+            let other = introduced(&client, &format!("other-{n}"), "carol");
+            let address = SocketAddr::new([100, 64, 1, n].into(), 9632);
+            let moved = PeerInfo {
+                name: other.info().name,
+                address: Some(address),
+                ..PeerInfo::default()
+            };
+            client.registry().register(moved).unwrap();
+            client.registry().seen_at(&other, address.ip());
+        }
+        let quarter = (90 + 6 + AT_ONE_ADDRESS) / 4;
+        assert_eq!(
+            (on_ring(&client, "other"), on_ring(&client, "puppet")),
+            (90, quarter)
+        );
+    }
+
+    #[test]
+    fn each_of_many_naras_at_one_address_is_chosen_by_some() {
+        let names: Vec<String> = (0..40).map(|n| format!("nara-{n}")).collect();
+        let mut chosen: BTreeMap<Label, usize> = BTreeMap::new();
+        for own in &names {
+            let client = MeshClient::builder(nara(own)).build();
+            for name in names.iter().filter(|name| *name != own) {
+                let peer = introduced(&client, name, "carol");
+                client.registry().seen_at(&peer, [100, 64, 0, 9].into());
+            }
+            for label in Directory::new(&client).ring.iter() {
+                *chosen.entry(label.clone()).or_default() += 1;
+            }
+        }
+        assert_eq!(chosen.len(), names.len());
+        assert!(chosen.values().all(|count| *count == AT_ONE_ADDRESS));
+    }
+
+    #[test]
+    fn on_loopback_many_naras_share_one_address() {
+        let client = MeshClient::builder(nara("alice")).build();
+        for n in 0..40 {
+            let peer = introduced(&client, &format!("nara-{n}"), "carol");
+            let address = SocketAddr::new([127, 0, 0, 1].into(), 9_000 + n);
+            let here = PeerInfo {
+                name: peer.info().name,
+                address: Some(address),
+                ..PeerInfo::default()
+            };
+            client.registry().register(here).unwrap();
+            client.registry().seen_at(&peer, address.ip());
+        }
+        assert_eq!(Directory::new(&client).ring.len(), 40);
     }
 }

@@ -11,7 +11,7 @@ use nara_proto::identity::NaraName;
 use nara_proto::time::UnixNanos;
 
 use super::held::{Held, HeldPing, Place, ping_to_go};
-use super::rank::{Priority, Rank};
+use super::rank::{Priority, Rank, is_note};
 use super::retention::{Retention, Size, Standing};
 use super::{CheckedEvent, Insertion};
 
@@ -95,6 +95,14 @@ pub(super) struct NewEvent<'a> {
     pub(super) now: UnixNanos,
 }
 
+/// Who made a stored event, and who is charged for it.
+#[derive(Debug, Default)]
+pub(super) struct Maker {
+    pub(super) actor: String,
+    pub(super) emitter: String,
+    pub(super) account: Option<String>,
+}
+
 /// What the rules of retention need of a storage. Every method is a look-up in an index.
 pub(super) trait Shelf {
     type Error;
@@ -102,8 +110,8 @@ pub(super) trait Shelf {
     /// The event with this id.
     fn find(&mut self, id: &str) -> Result<Option<Held>, Self::Error>;
 
-    /// Who acted in a stored event, and who emitted it.
-    fn actor_and_emitter(&mut self, place: &Place) -> Result<(String, String), Self::Error>;
+    /// Who made a stored event, and who is charged for it.
+    fn maker(&mut self, place: &Place) -> Result<Maker, Self::Error>;
 
     /// Stores an event whose id is new; its place in the order of arrival.
     fn add(&mut self, event: NewEvent<'_>) -> Result<i64, Self::Error>;
@@ -205,7 +213,7 @@ impl<S: Shelf> Admission<'_, S> {
         let held = self.shelf.find(&event.id)?;
         // What is verified takes the place of what is not, and what a configured peer tells that of hearsay.
         let stays = match &held {
-            Some(held) if verified && held.rank.is_verified() => !self.is_preferred(&event, &held.place)?,
+            Some(held) if verified && held.rank.is_verified() => !self.is_preferred(&event, held)?,
             Some(held) => !verified && held.rank >= self.hearsay_rank(),
             None => false,
         };
@@ -274,8 +282,16 @@ impl<S: Shelf> Admission<'_, S> {
     /// `alice:bob` who says something about `x`: another nara can sign an event of its own under the id of one that it
     /// has seen. The rule does not depend on the order of arrival, and nobody can put itself first by it. Where it does not
     /// decide, the first is kept: whatever else it went by, such as the names, who wants to be first could choose.
-    fn is_preferred(&mut self, event: &SyncEvent, held: &Place) -> Result<bool, S::Error> {
-        let (actor, emitter) = self.shelf.actor_and_emitter(held)?;
+    fn is_preferred(&mut self, event: &SyncEvent, held: &Held) -> Result<bool, S::Error> {
+        let Maker {
+            actor,
+            emitter,
+            account,
+        } = self.shelf.maker(&held.place)?;
+        if event.service() == Some(Service::Succession) {
+            // What this nara goes by shall not leave with what its first teller told.
+            return Ok(self.origin.is_none() && (held.rank, account) != self.standing_of(event));
+        }
         if actor == event.actor() {
             // Earlier versions took own events in the name of others.
             return Ok(event.emitter == actor && emitter != actor);
@@ -307,8 +323,14 @@ impl<S: Shelf> Admission<'_, S> {
     fn standing_of(&self, event: &SyncEvent) -> (Rank, Option<String>) {
         let priority = Priority::of(event);
         let teller = || self.origin.map(|origin| origin.as_str());
-        // A checkpoint is proven by its voters, not by an emitter.
-        let emitter = (event.service() != Some(Service::Checkpoint)).then_some(event.emitter.as_str());
+        let emitter = match event.service() {
+            // It is proven by its voters, not by an emitter.
+            Some(Service::Checkpoint) => None,
+            // Whoever has a replaced key can make any number of statements: only what this nara goes by, which nobody
+            // tells it, is taken for the word of the nara itself.
+            Some(Service::Succession) => self.origin.is_none().then(|| event.actor()),
+            _ => Some(event.emitter.as_str()),
+        };
         let standing = emitter.map_or(Standing::Stranger, |emitter| {
             self.retention.known.standing(emitter)
         });
@@ -317,7 +339,7 @@ impl<S: Shelf> Admission<'_, S> {
             Standing::Stranger | Standing::Introduced => teller().or(emitter),
         };
         let account = account.filter(|name| !name.is_empty()).map(str::to_owned);
-        let rank = if standing == Standing::Configured {
+        let rank = if standing == Standing::Configured && !is_note(event) {
             Rank::configured(priority)
         } else if priority.may_be_stranger(event)
             && self.retention.is_about_strangers(event.actor(), event.target())

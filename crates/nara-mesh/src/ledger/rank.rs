@@ -6,13 +6,14 @@ use nara_proto::event::{Service, SyncEvent};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Priority {
     Ping = 0,
+    /// Also notes of what passed by.
     Seen = 1,
     Social = 2,
     /// Changes of status, introductions and goodbyes.
     Presence = 3,
     FirstSeen = 4,
-    /// Checkpoints, and what is stated about keys.
     Checkpoint = 5,
+    /// Restarts, and what is stated about keys: a replaced key comes back if that is lost.
     Restart = 6,
 }
 
@@ -22,8 +23,10 @@ impl Priority {
         match event.service() {
             Some(Service::Ping) => Self::Ping,
             Some(Service::Seen) => Self::Seen,
+            Some(Service::Social) if is_note(event) => Self::Seen,
             Some(Service::Social) => Self::Social,
-            Some(Service::Checkpoint | Service::Succession) => Self::Checkpoint,
+            Some(Service::Checkpoint) => Self::Checkpoint,
+            Some(Service::Succession) => Self::Restart,
             Some(Service::Observation) => match event.observation.as_deref().map(|p| p.kind.as_str()) {
                 Some("restart") => Self::Restart,
                 Some("first-seen") => Self::FirstSeen,
@@ -44,6 +47,13 @@ impl Priority {
     pub(super) fn may_be_stranger(self, event: &SyncEvent) -> bool {
         !self.is_kept() && !matches!(event.service(), Some(Service::HeyThere | Service::Chau))
     }
+}
+
+/// Whether its emitter notes in it that a postcard passed by: whoever sends postcards has it write as many.
+pub(super) fn is_note(event: &SyncEvent) -> bool {
+    event.social.as_deref().is_some_and(|payload| {
+        payload.kind == "observation" && matches!(&*payload.reason, "journey-pass" | "journey-complete")
+    })
 }
 
 /// The order in which events leave a ledger that is too large, the lowest first. The numbers are stored in databases.

@@ -25,8 +25,9 @@ pub enum KeySource {
     Tls(SocketAddr),
     /// The key of this nara itself.
     Own,
-    /// A statement of succession that the key before it signed. Never stored: it follows from the statements.
-    Succession,
+    /// A statement of succession that the key before it signed. Never stored: it follows from the statements. It makes
+    /// nobody better known, so it has the source of the first key of the line.
+    Succession(Box<Self>),
 }
 
 impl KeySource {
@@ -36,24 +37,29 @@ impl KeySource {
     }
 
     /// Who introduced the nara, if it was not the nara itself: `Some(None)` if that is not known.
-    pub(crate) const fn introducer(&self) -> Option<Option<&NaraName>> {
+    pub(crate) fn introducer(&self) -> Option<Option<&NaraName>> {
         match self {
             Self::HeyThere { told_by } => Some(told_by.as_ref()),
             Self::PeerQuery(teller) => Some(Some(teller)),
-            Self::Configured
-            | Self::Operator
-            | Self::Ping(_)
-            | Self::Tls(_)
-            | Self::Own
-            | Self::Succession => None,
+            Self::Succession(first) => first.introducer(),
+            Self::Configured | Self::Operator | Self::Ping(_) | Self::Tls(_) | Self::Own => None,
         }
     }
 
     /// Whether a peer provided the key, and not the operator.
-    pub(crate) const fn is_hearsay(&self) -> bool {
+    pub(crate) fn is_hearsay(&self) -> bool {
         match self {
             Self::HeyThere { .. } | Self::Ping(_) | Self::PeerQuery(_) | Self::Tls(_) => true,
-            Self::Configured | Self::Operator | Self::Own | Self::Succession => false,
+            Self::Configured | Self::Operator | Self::Own => false,
+            Self::Succession(first) => first.is_hearsay(),
+        }
+    }
+
+    /// The source of the key that succeeds one from this source.
+    pub(crate) fn succeeded(self) -> Self {
+        match self {
+            Self::Succession(_) => self,
+            first => Self::Succession(Box::new(first)),
         }
     }
 }
@@ -69,7 +75,7 @@ impl fmt::Display for KeySource {
             Self::PeerQuery(name) => write!(f, "peer-query {name}"),
             Self::Tls(address) => write!(f, "tls {address}"),
             Self::Own => f.write_str("own"),
-            Self::Succession => f.write_str("succession"),
+            Self::Succession(first) => write!(f, "succession after {first}"),
         }
     }
 }
@@ -92,7 +98,13 @@ impl FromStr for KeySource {
             },
             "operator" => Ok(Self::Operator),
             "own" => Ok(Self::Own),
-            "succession" => Ok(Self::Succession),
+            "succession" => {
+                let first = rest.strip_prefix("after ").ok_or(UNKNOWN)?;
+                match first.parse()? {
+                    Self::Succession(_) => Err(UNKNOWN),
+                    first => Ok(first.succeeded()),
+                }
+            }
             "peer-query" => name(rest).map(Self::PeerQuery),
             "ping" => rest.parse().map(Self::Ping).map_err(|_| UNKNOWN),
             "tls" => rest.parse().map(Self::Tls).map_err(|_| UNKNOWN),
@@ -119,12 +131,40 @@ mod tests {
             KeySource::PeerQuery(bob),
             KeySource::Tls("[fd7a:115c:a1e0::1]:9632".parse().unwrap()),
             KeySource::Own,
-            KeySource::Succession,
+            KeySource::Configured.succeeded(),
+            KeySource::HeyThere {
+                told_by: Some("after all".parse().unwrap()),
+            }
+            .succeeded(),
         ] {
             assert_eq!(source.to_string().parse(), Ok(source));
         }
-        for other in ["", "ping", "ping x", "peer-query ", "gossip", "hey-there via "] {
+        for other in [
+            "",
+            "ping",
+            "ping x",
+            "peer-query ",
+            "gossip",
+            "hey-there via ",
+            "succession",
+            "succession after ",
+            "succession after succession after own",
+        ] {
             assert!(other.parse::<KeySource>().is_err(), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_succession_makes_nobody_better_known() {
+        let introduced = KeySource::HeyThere {
+            told_by: Some("mallory".parse().unwrap()),
+        };
+        let ping = KeySource::Ping(([100, 64, 0, 7], 9632).into());
+        for source in [introduced, ping, KeySource::Configured, KeySource::Operator] {
+            let successor = source.clone().succeeded();
+            assert_eq!(successor.clone().succeeded(), successor);
+            assert_eq!(successor.introducer(), source.introducer());
+            assert_eq!(successor.is_hearsay(), source.is_hearsay());
         }
     }
 }

@@ -1,3 +1,4 @@
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use nara_proto::breaker::{Breaker, BreakerState, CircuitOpen, Failure, Permit};
@@ -30,6 +31,19 @@ impl PeerRegistry {
         self.seen(peer);
         peer.note_alive(now());
         self.came_online(peer);
+    }
+
+    /// Notes that a peer has proven that it holds its key, by a message from this address.
+    pub(crate) fn seen_at(&self, peer: &Peer, ip: IpAddr) {
+        let ip = ip.to_canonical();
+        let (is_its, introduced) = peer.with_info(|info| {
+            let source = info.key.as_ref().map(|key| &key.source);
+            let introduced = source.is_some_and(|source| source.introducer().is_some());
+            (info.ip() == Some(ip), introduced)
+        });
+        if is_its && peer.note_proven_at(ip) && introduced {
+            self.emit(PeerEvent::Seen(peer.info()));
+        }
     }
 
     /// The network says that the peer is there again: its breaker closes.

@@ -19,7 +19,7 @@ pub(super) fn count(event: &PeerEvent) {
                 KeySource::PeerQuery(_) => "peer-query",
                 KeySource::Tls(_) => "tls",
                 KeySource::Own => "own",
-                KeySource::Succession => "succession",
+                KeySource::Succession(_) => "succession",
             };
             counter!(metrics::KEYS_PINNED, "source" => source).increment(1);
         }

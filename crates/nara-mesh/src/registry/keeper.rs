@@ -132,7 +132,7 @@ async fn recall(registry: &PeerRegistry, ledger: &dyn Ledger) -> Result<Recalled
         }
     }
     ledger.learn_peers(records(registry, overruled)).await?;
-    registry.heed_all(statements(ledger).await?);
+    registry.heed_all(statements(ledger, Vec::new()).await?);
     Ok(recalled)
 }
 
@@ -144,10 +144,14 @@ fn about_keys() -> EventFilter {
     }
 }
 
-/// All stored statements about keys.
-async fn statements(ledger: &dyn Ledger) -> Result<Vec<Succession>, LedgerError> {
+/// The stored statements about the keys of these naras, or of all if none is named.
+async fn statements(ledger: &dyn Ledger, names: Vec<String>) -> Result<Vec<Succession>, LedgerError> {
     let limit = ReadLimit::events(usize::MAX);
-    let events = ledger.page(about_keys(), Cursor::START, limit).await?;
+    let filter = EventFilter {
+        subjects: names,
+        ..about_keys()
+    };
+    let events = ledger.page(filter, Cursor::START, limit).await?;
     let read = events
         .iter()
         .filter_map(|checked| Succession::from_event(&checked.event).ok());
@@ -159,8 +163,7 @@ pub(crate) async fn own_successions(
     ledger: &dyn Ledger,
     local: &LocalNara,
 ) -> Result<Vec<Succession>, LedgerError> {
-    let mut statements = statements(ledger).await?;
-    statements.retain(|statement| statement.name() == local.name());
+    let mut statements = statements(ledger, vec![local.name().as_str().to_owned()]).await?;
     let mut key = local.public_key();
     let mut chain: Vec<Succession> = Vec::new();
     while chain.len() < Lineage::MAX_STEPS
@@ -235,7 +238,14 @@ async fn keep(
                 }
                 Ok(PeerEvent::ProtocolLearned(info) | PeerEvent::Seen(info)) => names.extend(info.name),
                 Ok(PeerEvent::Unregistered(info)) => gone.extend(info.name),
-                Ok(PeerEvent::Succession { statement, .. }) => stated.push(statement.to_event()),
+                Ok(PeerEvent::Succession { statement, .. }) => {
+                    let peer = registry.by_name(statement.name().as_str());
+                    let record = peer.and_then(|peer| registry.record_of(&peer));
+                    // What others tell of naras that nobody has met is charged to whoever tells it.
+                    if !record.is_some_and(|record| record.is_ghost()) {
+                        stated.push(statement.to_event());
+                    }
+                }
                 Ok(_) => {}
                 Err(TryRecvError::Lagged(_)) => {
                     let next = looked.map(|looked| looked + LOOK_INTERVAL);
@@ -275,9 +285,9 @@ async fn keep(
         }
         if !pinned.is_empty() {
             // What is stated about a key that was not known when it came.
-            match statements(&*ledger).await {
-                Ok(mut statements) => {
-                    statements.retain(|statement| pinned.contains(statement.name()));
+            let names = pinned.iter().map(|name| name.as_str().to_owned());
+            match statements(&*ledger, names.collect()).await {
+                Ok(statements) => {
                     registry.heed_all(statements);
                 }
                 Err(error) => tracing::error!(%error, "statements of succession cannot be read"),

@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use nara_proto::event::{
@@ -47,34 +48,116 @@ impl KnownKeys {
     }
 
     /// Takes in what events that came together state about keys, and judges those once more that were not verified: by
-    /// the keys that hold now. What the keys from before verified stays verified: it was made before the statement.
+    /// the keys that hold now, and by those that held in between. What the keys from before verified stays verified: it
+    /// was made before the statement. So whoever has a replaced key gains nothing by telling statements together that it
+    /// would not by telling them one by one.
     pub(crate) fn heed(&self, events: &mut [SyncEvent], verdicts: &mut [EventVerdict], now: UnixNanos) {
         let judged = || events.iter().zip(&*verdicts);
         let statements = judged()
             .filter(|(event, verdict)| verdict.is_ok() && event.service() == Some(Service::Succession))
             .filter_map(|(event, _)| Succession::from_event(event).ok());
         let statements: Vec<_> = statements.collect();
+        let held = statements.iter().filter_map(|statement| {
+            let name = statement.name().as_str();
+            Some((name.to_owned(), self.registry.key_of_name(name)?))
+        });
+        let held: BTreeMap<String, PublicKey> = held.collect();
         if statements.is_empty() || !self.registry.heed_all(statements) {
             return;
         }
-        let waiting = verdicts
-            .iter()
-            .enumerate()
-            .filter(|(_, verdict)| waits_for_key(**verdict));
-        let waiting: Vec<usize> = waiting.map(|(index, _)| index).collect();
-        let mut again: Vec<_> = waiting
-            .iter()
-            .map(|index| std::mem::take(&mut events[*index]))
-            .collect();
-        let anew = self.verify(&mut again, now);
-        for ((index, event), verdict) in waiting.into_iter().zip(again).zip(anew) {
-            (events[index], verdicts[index]) = (event, verdict);
+        let waiting = indices(verdicts, |index| waits_for_key(verdicts[index]));
+        for (index, anew) in self.verify_again(events, &waiting, now, self) {
+            verdicts[index] = anew;
         }
+        let between = held.into_iter().map(|(name, key)| {
+            let keys = self.registry.keys_between(&name, &key);
+            (name, keys.into_iter())
+        });
+        let mut between: Vec<_> = between.collect();
+        let mut left = events.len().saturating_mul(VERIFIED_BY_KEYS_BETWEEN);
+        loop {
+            let keys = between
+                .iter_mut()
+                .filter_map(|(name, keys)| Some((name.clone(), keys.next()?)));
+            let then = Then {
+                keys: self,
+                held: keys.collect(),
+            };
+            let waiting = indices(verdicts, |index| {
+                waits_for_key(verdicts[index]) && then.held.contains_key(events[index].actor())
+            });
+            if then.held.is_empty() || waiting.len() > left {
+                return;
+            }
+            left -= waiting.len();
+            for (index, anew) in self.verify_again(events, &waiting, now, &then) {
+                if anew == Ok(EventTrust::Verified) {
+                    verdicts[index] = anew;
+                }
+            }
+        }
+    }
+
+    /// Other verdicts of some events, by other keys.
+    fn verify_again(
+        &self,
+        events: &mut [SyncEvent],
+        waiting: &[usize],
+        now: UnixNanos,
+        keys: &impl KeyLookup,
+    ) -> Vec<(usize, EventVerdict)> {
+        let taken = waiting.iter().map(|index| std::mem::take(&mut events[*index]));
+        let mut again: Vec<_> = taken.collect();
+        let reception = EventReception {
+            now,
+            random: random(),
+        };
+        let verdicts = verify_events(&mut again, keys, reception);
+        for (index, event) in waiting.iter().zip(again) {
+            events[*index] = event;
+        }
+        waiting.iter().copied().zip(verdicts).collect()
     }
 
     /// Notes what a **verified** event says about the presence of its emitter; `wall_clock` is now.
     pub(crate) fn hear(&self, event: &SyncEvent, wall_clock: UnixNanos) {
         self.registry.hear(event, wall_clock);
+    }
+}
+
+/// How often the events that came together are verified at most with keys that held in between: a hostile peer may put
+/// dozens of rotations beside thousands of events that no key verifies.
+const VERIFIED_BY_KEYS_BETWEEN: usize = 4;
+
+fn indices(verdicts: &[EventVerdict], suits: impl Fn(usize) -> bool) -> Vec<usize> {
+    (0..verdicts.len()).filter(|index| suits(*index)).collect()
+}
+
+/// The keys of some naras as they were for a moment between two statements.
+struct Then<'a> {
+    keys: &'a KnownKeys,
+    held: BTreeMap<String, PublicKey>,
+}
+
+impl KeyLookup for Then<'_> {
+    fn standing_of_name(&self, name: &str) -> KeyStanding {
+        match self.held.get(name) {
+            // Not if the operator decided otherwise meanwhile.
+            Some(key) if self.keys.was_key_of_name(name, key) => KeyStanding::Pinned(*key),
+            _ => KeyStanding::Untrusted,
+        }
+    }
+
+    fn standing_of_id(&self, id: &str) -> KeyStanding {
+        self.keys.standing_of_id(id)
+    }
+
+    fn is_id_of_name(&self, id: &str, name: &str) -> Option<bool> {
+        self.keys.is_id_of_name(id, name)
+    }
+
+    fn is_banned_key(&self, key: &PublicKey) -> bool {
+        self.keys.is_banned_key(key)
     }
 }
 

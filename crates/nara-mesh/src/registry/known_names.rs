@@ -36,9 +36,14 @@ pub(crate) fn standing(info: &PeerInfo) -> Standing {
     let Some(key) = info.key.as_ref().filter(|_| !info.is_untrusted()) else {
         return Standing::Stranger;
     };
-    match &key.source {
+    // Whoever has succeeded another is known as that one was.
+    let source = match &key.source {
+        KeySource::Succession(first) => first,
+        source => source,
+    };
+    match source {
         KeySource::Configured | KeySource::Operator | KeySource::Own => Standing::Configured,
-        KeySource::Ping(_) | KeySource::Tls(_) | KeySource::Succession => Standing::Met,
+        KeySource::Ping(_) | KeySource::Tls(_) | KeySource::Succession(_) => Standing::Met,
         _ if info.seen => Standing::Met,
         KeySource::HeyThere {
             told_by: Some(teller),

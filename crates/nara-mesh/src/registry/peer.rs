@@ -46,6 +46,11 @@ pub struct PeerInfo {
 }
 
 impl PeerInfo {
+    /// Its address without the port.
+    pub(crate) fn ip(&self) -> Option<IpAddr> {
+        self.address.map(|address| address.ip().to_canonical())
+    }
+
     /// Adds what is not known yet.
     pub(super) fn fill_from(&mut self, other: Self) {
         self.id = self.id.take().or(other.id);
@@ -195,6 +200,8 @@ pub struct Peer {
     /// Whether it says that the handshake alone proves requests to it, as one of the three bytes. Not kept beyond the process:
     /// without it, requests are signed.
     handshake: AtomicU8,
+    /// From where it has proven that it holds its key, if that was its address then. Not kept beyond the process.
+    proven_at: Mutex<Option<IpAddr>>,
     presence: Mutex<Presence>,
 }
 
@@ -213,6 +220,7 @@ impl Peer {
             not_before: Mutex::default(),
             streams: AtomicBool::default(),
             handshake: AtomicU8::new(UNKNOWN),
+            proven_at: Mutex::default(),
             presence: Mutex::default(),
         }
     }
@@ -307,6 +315,19 @@ impl Peer {
     pub(crate) fn note_handshake(&self, takes_handshake: bool) {
         let said = if takes_handshake { YES } else { NO };
         self.handshake.store(said, Ordering::Relaxed);
+    }
+
+    /// Whether it has proven at its address that it holds its key: what others say about the address may lead to anybody.
+    pub(crate) fn is_at_its_address(&self) -> bool {
+        let proven_at = *self.proven_at.lock().unwrap_or_else(PoisonError::into_inner);
+        proven_at.is_some() && proven_at == self.with_info(PeerInfo::ip)
+    }
+
+    /// Notes where it has proven that it holds its key. Returns whether that is news.
+    pub(super) fn note_proven_at(&self, ip: IpAddr) -> bool {
+        let was_there = self.is_at_its_address();
+        *self.proven_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(ip);
+        !was_there
     }
 
     /// The state of its circuit breaker.

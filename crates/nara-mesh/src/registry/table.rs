@@ -9,8 +9,8 @@ use nara_proto::coordinates::NetworkCoordinates;
 use nara_proto::identity::{NaraId, NaraName, PublicKey};
 use tokio::sync::{broadcast, watch};
 
+use super::by_teller::ByTeller;
 use super::counts::count;
-use super::ghosts::Ghosts;
 use super::own_key::OwnKey;
 use super::peer_clock::Clocks;
 use super::succession::Successions;
@@ -74,8 +74,11 @@ pub(super) struct Table {
     banned: HashMap<PublicKey, BTreeSet<Option<NaraName>>>,
     /// Names by what they look like: each look with each of its names.
     looks: BTreeSet<(Box<str>, Option<NaraName>)>,
-    ghosts: Ghosts,
-    /// Naras that were met, and that nobody configured.
+    /// Naras that others introduced and that were never seen themselves.
+    ghosts: ByTeller,
+    /// Naras that others introduced and that were seen then.
+    seen: ByTeller,
+    /// Naras that were met, those that were seen among them, and that nobody configured.
     met: BTreeSet<NaraName>,
     /// Peers of which neither id nor name is known are in `by_ip` alone; this counts all.
     len: usize,
@@ -224,23 +227,6 @@ impl PeerRegistry {
         self.forget_succession(peer);
         self.changed();
         self.emit(PeerEvent::Unregistered(peer.info()));
-    }
-
-    /// Notes that a peer has proven that it holds its key.
-    pub(super) fn seen(&self, peer: &Peer) {
-        if peer.with_info(|info| info.seen || info.key.is_none()) {
-            return;
-        }
-        peer.update(|info| info.seen = true);
-        let info = peer.info();
-        let introduced = info
-            .key
-            .as_ref()
-            .is_some_and(|key| key.source.introducer().is_some());
-        if introduced && let Some(peer) = info.name.as_ref().and_then(|name| self.by_name(name.as_str())) {
-            self.write().classify(&peer);
-            self.emit(PeerEvent::Seen(info));
-        }
     }
 
     /// Whether the operator does not trust a nara with this key.
@@ -596,6 +582,7 @@ impl Table {
         }
         if let Some(name) = &info.name {
             self.ghosts.remove(name);
+            self.seen.remove(name);
             self.met.remove(name);
             for look in name.looks() {
                 self.looks.remove(&(look.into(), Some(name.clone())));

@@ -1,7 +1,8 @@
 //! A peer with a believed key that wants to put something into the memory of another, or to push something out of it.
 
 use nara_mesh::identity::LocalNara;
-use nara_mesh::ledger::{ArrivalLog as _, EventStore as _, ReadLimit};
+use nara_mesh::ledger::{ArrivalLog as _, EventStore as _, MemoryLedger, ReadLimit, RetentionPolicy};
+use nara_mesh::registry::KeySource;
 use nara_proto::event::{CheckpointPayload, ObservationPayload, Payload, SyncEvent};
 use nara_proto::import::ImportRequest;
 use nara_proto::time::{UnixNanos, UnixSeconds};
@@ -9,7 +10,7 @@ use nara_proto::world::WorldMessage;
 use nara_proto::zine::Zine;
 
 use crate::naras::tease;
-use crate::support::{NOW, Target, nara, request};
+use crate::support::{NOW, Target, known, nara, registry, request};
 
 fn ago(number: i64) -> UnixNanos {
     UnixNanos::new(NOW.to_nanos().get() - number)
@@ -73,6 +74,36 @@ async fn checkpoints_of_nobody_are_not_stored_and_push_nothing_out() {
     // There is room for what alice says next.
     tell(&target, &alice, vec![tease(&alice, "carol", ago(0).get())]);
     assert_eq!(target.count().await, 31);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn postcards_push_nothing_out_of_the_memory() {
+    let (local, registry) = (nara("target"), registry(&[]));
+    for met in [nara("alice"), nara("mallory")] {
+        let address = ([127, 0, 0, 1], 9).into();
+        let mut info = known(&met, None);
+        info.key.as_mut().unwrap().source = KeySource::Ping(address);
+        registry.register(info).unwrap();
+    }
+    let ledger = MemoryLedger::new()
+        .with_retention(RetentionPolicy::default().max_events(80))
+        .with_known_names(registry.known_names(local.name().clone()));
+    let target = Target::start_on(ledger, registry, |builder| builder).await;
+    let alice = nara("alice");
+    let said = |number: i64| tease(&alice, "target", ago(100 + number).get());
+    tell(&target, &alice, (0..10).map(said).collect());
+    assert_eq!(target.count().await, 10);
+    let mallory = nara("mallory");
+    for number in 0..300 {
+        let message = WorldMessage::new("mallory", "hello", ago(number));
+        // Stuck here, and noted all the same.
+        target.post_json(&mallory, "/world/relay", &message);
+    }
+    let stored = stored(&target).await;
+    let of = |emitter: &str| stored.iter().filter(|event| event.emitter == emitter).count();
+    assert!(of("target") > 20, "as long as there is room");
+    assert_eq!(of("alice"), 10);
+    assert!(stored.len() <= 81);
 }
 
 #[tokio::test(flavor = "multi_thread")]

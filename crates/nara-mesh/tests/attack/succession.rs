@@ -7,17 +7,17 @@ use futures_util::StreamExt as _;
 use nara_mesh::client::{SubscribeOptions, SyncOptions};
 use nara_mesh::clock::{Clock as _, SystemClock};
 use nara_mesh::identity::LocalNara;
-use nara_mesh::ledger::{Ledger, MemoryLedger, ReadLimit};
-use nara_mesh::registry::{KeySource, PeerInfo, PinnedKey};
+use nara_mesh::ledger::{Ledger, MemoryLedger, ReadLimit, RetentionPolicy, Standing};
+use nara_mesh::registry::{KeySource, PeerEvent, PeerInfo, PinnedKey};
 use nara_mesh::{Nara, server::Shutdown};
 use nara_proto::endpoint::EventsImport;
-use nara_proto::event::SyncEvent;
+use nara_proto::event::{HeyTherePayload, ObservationPayload, Payload, SyncEvent};
 use nara_proto::identity::PublicKey;
 use nara_proto::import::ImportRequest;
 use nara_proto::reconcile::Scope;
 use nara_proto::succession::Succession;
 use nara_proto::sync::{EventFilter, SyncRequest};
-use nara_proto::time::UnixMillis;
+use nara_proto::time::{UnixMillis, UnixNanos, UnixSeconds};
 
 use crate::naras::{nara, nara_with_seed, pinned, tease};
 
@@ -93,15 +93,7 @@ async fn told(
     expected: Option<PublicKey>,
 ) -> (Option<PublicKey>, Vec<SyncEvent>) {
     let (bobs, carols) = (memory(), memory());
-    let first = PeerInfo {
-        name: Some(dora(1).name().clone()),
-        key: Some(PinnedKey {
-            id: None,
-            source: KeySource::HeyThere { told_by: None },
-            ..pinned(&dora(1))
-        }),
-        ..PeerInfo::default()
-    };
+    let first = known_from(&dora(1), KeySource::HeyThere { told_by: None });
     let carol = start(nara("carol"), &carols, vec![nara("bob").as_peer(None)]).await;
     let bob = start(nara("bob"), &bobs, vec![carol.as_peer()]).await;
     bob.registry().register(first).unwrap();
@@ -215,5 +207,170 @@ async fn a_retirement_or_a_fork_behind_a_rotation_is_heeded_on_every_way() {
                 "{way:?} {statements:?}"
             );
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_keys_in_between_say_beside_their_statements_is_kept_on_every_way() {
+    let said: Vec<_> = (1..=4)
+        .map(|key| tease(&dora(key), "bob", AT * 1_000_000 + i64::from(key)))
+        .collect();
+    let statements = [
+        stated(30, 1, Some(2)),
+        stated(20, 2, Some(3)),
+        stated(10, 3, Some(4)),
+    ];
+    // On a stream each event may come alone.
+    for way in WAYS.into_iter().filter(|way| *way != Way::Stream) {
+        let events = said.iter().chain(&statements).cloned().collect();
+        let newest = Some(dora(4).public_key());
+        let (holds, stored) = told(way, events, newest).await;
+        assert_eq!(holds, newest, "{way:?}");
+        for event in &said {
+            assert!(
+                stored.iter().any(|stored| stored.id == event.id),
+                "{way:?} {event:?}"
+            );
+        }
+    }
+}
+
+/// A nara that another one introduced, or that was met.
+fn known_from(nara: &LocalNara, source: KeySource) -> PeerInfo {
+    PeerInfo {
+        name: Some(nara.name().clone()),
+        key: Some(PinnedKey {
+            id: None,
+            source,
+            ..pinned(nara)
+        }),
+        ..PeerInfo::default()
+    }
+}
+
+fn met(nara: &LocalNara) -> PeerInfo {
+    known_from(nara, KeySource::Ping(([127, 0, 0, 1], 9).into()))
+}
+
+fn introduction(nara: &LocalNara, number: i64) -> SyncEvent {
+    let payload = HeyTherePayload {
+        from: nara.name().to_string(),
+        public_key: nara.public_key().to_base64(),
+        ..HeyTherePayload::default()
+    };
+    let at = UnixNanos::new(AT * 1_000_000 + number);
+    SyncEvent::signed(
+        at,
+        Payload::HeyThere(payload),
+        nara.name().as_str(),
+        nara.keypair(),
+    )
+}
+
+/// Bob, and what eve tells him, in one zine each.
+async fn told_by_eve(ledger: &Arc<dyn Ledger>, known: Vec<PeerInfo>, zines: Vec<Vec<SyncEvent>>) -> Nara {
+    let bob = start(nara("bob"), ledger, known).await;
+    let eve = start(nara("eve"), &memory(), vec![bob.as_peer()]).await;
+    for zine in zines {
+        drop(eve.client().peer(bob.name()).exchange_zine(zine).await.unwrap());
+    }
+    eve.shutdown(Duration::from_secs(5)).await;
+    bob
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_does_not_leave_with_the_events_of_who_told_it_first() {
+    let policy = RetentionPolicy::default().max_events(80);
+    let ledger: Arc<dyn Ledger> = Arc::new(MemoryLedger::new().with_retention(policy));
+    let restart = |number: i64| {
+        let payload = ObservationPayload {
+            observer: "eve".to_owned(),
+            subject: format!("nara-{number}"),
+            kind: "restart".to_owned(),
+            importance: 3,
+            start_time: UnixSeconds::new(5),
+            ..ObservationPayload::default()
+        };
+        let at = UnixNanos::new((AT + number) * 1_000_000);
+        SyncEvent::signed(at, Payload::Observation(payload), "eve", nara("eve").keypair())
+    };
+    let known = vec![met(&nara("eve")), met(&dora(1))];
+    let bob = told_by_eve(&ledger, known, vec![vec![stated(0, 1, Some(2))]]).await;
+    let dora_holds = |bob: &Nara| bob.registry().by_name("dora").and_then(|dora| dora.key());
+    let newest = Some(dora(2).public_key());
+    assert!(until(|| dora_holds(&bob) == newest).await);
+    // The keeper has written it down.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    bob.shutdown(Duration::from_secs(5)).await;
+    let flood = (0..10).map(|part| (1..50).map(|n| restart(50 * part + n)).collect());
+    let bob = told_by_eve(&ledger, Vec::new(), flood.collect()).await;
+    bob.shutdown(Duration::from_secs(5)).await;
+    assert!(ledger.count().await.unwrap() <= 81);
+    // The key that was replaced does not come back with a restart.
+    let bob = start(nara("bob"), &ledger, Vec::new()).await;
+    assert_eq!(dora_holds(&bob), newest);
+    bob.shutdown(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ghosts_that_replace_their_keys_stay_ghosts() {
+    const GHOSTS: u8 = 30;
+    let ghost = |number: u8, seed| nara_with_seed(&format!("ghost-{number}"), seed);
+    let of_all = |event: &dyn Fn(u8) -> SyncEvent| (0..GHOSTS).map(event).collect::<Vec<_>>();
+    let at = UnixMillis::new(AT);
+    let introduced = of_all(&|n| introduction(&ghost(n, 1), i64::from(n)));
+    let replaced = of_all(&|n| {
+        let (old, new) = (ghost(n, 1), ghost(n, 2));
+        let statement = Succession::rotate(old.name(), old.keypair(), new.keypair(), at).unwrap();
+        statement.to_event()
+    });
+    let ledger = memory();
+    let bob = told_by_eve(&ledger, vec![met(&nara("eve"))], vec![introduced, replaced]).await;
+    for number in 0..GHOSTS {
+        let name = ghost(number, 2).name().clone();
+        let key_of_ghost = || {
+            bob.registry()
+                .by_name(name.as_str())
+                .and_then(|ghost| ghost.key())
+        };
+        assert!(until(|| key_of_ghost() == Some(ghost(number, 2).public_key())).await);
+        let names = bob.registry().known_names(bob.name().clone());
+        assert_eq!(names.standing(name.as_str()), Standing::Introduced);
+    }
+    assert_eq!(bob.registry().prune().len(), usize::from(GHOSTS));
+    bob.shutdown(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_key_that_introduces_itself_beside_its_statement_is_no_conflict() {
+    let ledger = memory();
+    let bob = start(nara("bob"), &ledger, vec![met(&nara("eve")), met(&dora(1))]).await;
+    let mut changes = bob.registry().subscribe();
+    let eve = start(nara("eve"), &memory(), vec![bob.as_peer()]).await;
+    let to_bob = eve.client().peer(bob.name());
+    let zine = vec![
+        introduction(&dora(2), 1),
+        stated(0, 1, Some(2)),
+        introduction(&dora(1), 2),
+    ];
+    drop(to_bob.exchange_zine(zine).await.unwrap());
+    let mut conflicts = move || {
+        let told = std::iter::from_fn(|| changes.try_recv().ok());
+        told.filter(|change| matches!(change, PeerEvent::KeyConflict(_)))
+            .count()
+    };
+    assert_eq!(conflicts(), 0);
+    let dora_holds = bob.registry().by_name("dora").and_then(|dora| dora.key());
+    assert_eq!(dora_holds, Some(dora(2).public_key()));
+    // Without a statement it is one.
+    drop(
+        to_bob
+            .exchange_zine(vec![introduction(&dora(3), 3)])
+            .await
+            .unwrap(),
+    );
+    assert_eq!(conflicts(), 1);
+    for nara in [bob, eve] {
+        nara.shutdown(Duration::from_secs(5)).await;
     }
 }

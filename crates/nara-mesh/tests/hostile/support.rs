@@ -57,9 +57,18 @@ impl Target {
     }
 
     pub(crate) async fn start_with(change: impl FnOnce(MeshServerBuilder) -> MeshServerBuilder) -> Self {
-        let local = nara("target");
         let registry = registry(&[&nara("alice"), &nara("bob")]);
-        let ledger = Arc::new(MemoryLedger::new());
+        Self::start_on(MemoryLedger::new(), registry, change).await
+    }
+
+    /// A target with another memory, that knows others.
+    pub(crate) async fn start_on(
+        ledger: MemoryLedger,
+        registry: PeerRegistry,
+        change: impl FnOnce(MeshServerBuilder) -> MeshServerBuilder,
+    ) -> Self {
+        let local = nara("target");
+        let ledger = Arc::new(ledger);
         // It has been running for longer than any request of a test is old.
         let clock = ManualClock::new(NOW.saturating_sub(2 * FRESHNESS_WINDOW).to_nanos());
         let senders = Recorder::default();

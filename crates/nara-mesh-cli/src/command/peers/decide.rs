@@ -282,7 +282,7 @@ async fn succeeded(ledger: &Arc<dyn Ledger>, name: &NaraName) -> Outcome<Option<
     ledger_file::load_peers(ledger, &registry).await?;
     let key = registry.by_name(name.as_str()).and_then(|peer| peer.info().key);
     Ok(key
-        .filter(|key| key.source == KeySource::Succession)
+        .filter(|key| matches!(key.source, KeySource::Succession(_)))
         .map(|key| key.key))
 }
 

@@ -10,7 +10,7 @@ use nara_proto::sync::Cursor;
 use nara_proto::time::UnixNanos;
 
 use crate::ledger::Arrival;
-use crate::ledger::admission::{Account, LadderPlace, NewEvent, Rung, Shelf};
+use crate::ledger::admission::{Account, LadderPlace, Maker, NewEvent, Rung, Shelf};
 use crate::ledger::checked::stored_trust;
 use crate::ledger::held::{Held, HeldPing, Place};
 use crate::ledger::inventory::Inventory;
@@ -320,10 +320,12 @@ impl Shelf for MemoryShelf {
         Ok(self.ids.get(id).and_then(|place| self.held(place.seq)))
     }
 
-    fn actor_and_emitter(&mut self, place: &Place) -> Result<(String, String), Infallible> {
+    fn maker(&mut self, place: &Place) -> Result<Maker, Infallible> {
         let entry = self.by_time.get(place);
-        Ok(entry.map_or_else(Default::default, |entry| {
-            (entry.event.actor().to_owned(), entry.event.emitter.clone())
+        Ok(entry.map_or_else(Maker::default, |entry| Maker {
+            actor: entry.event.actor().to_owned(),
+            emitter: entry.event.emitter.clone(),
+            account: entry.account.clone(),
         }))
     }
 

@@ -9,7 +9,7 @@ use rusqlite::{OptionalExtension as _, Params, Row, Transaction};
 use super::columns::{EventRow, IdKey, ServiceKey, account, emitter, place, without_columns};
 use super::rows::{position, sizes, sql_limit, unsigned};
 use super::sql;
-use crate::ledger::admission::{Account, LadderPlace, NewEvent, Rung, Shelf};
+use crate::ledger::admission::{Account, LadderPlace, Maker, NewEvent, Rung, Shelf};
 use crate::ledger::held::{Held, HeldPing, Place};
 use crate::ledger::inventory::Changes;
 use crate::ledger::rank::{Priority, Rank};
@@ -160,10 +160,16 @@ impl Shelf for SqliteShelf<'_> {
         self.first(sql::FIND, [IdKey::new(id)])
     }
 
-    fn actor_and_emitter(&mut self, place: &Place) -> rusqlite::Result<(String, String)> {
+    fn maker(&mut self, place: &Place) -> rusqlite::Result<Maker> {
         self.transaction
-            .prepare_cached(sql::ACTOR)?
-            .query_row([place.seq], |row| Ok((row.get(1)?, emitter(row, 0)?.to_owned())))
+            .prepare_cached(sql::MAKER)?
+            .query_row([place.seq], |row| {
+                Ok(Maker {
+                    account: account(row, 0)?,
+                    emitter: emitter(row, 1)?.to_owned(),
+                    actor: row.get(2)?,
+                })
+            })
     }
 
     fn add(&mut self, new: NewEvent<'_>) -> rusqlite::Result<i64> {

@@ -111,7 +111,7 @@ pub(super) const COPY: &str = "VACUUM INTO ?1";
 pub(super) const EPOCH: &str = "SELECT epoch FROM feed";
 
 pub(super) const FIND: &str = "SELECT seq, ts, id, rank FROM events WHERE id = ?1";
-pub(super) const ACTOR: &str = "SELECT emitter, actor FROM events WHERE seq = ?1";
+pub(super) const MAKER: &str = "SELECT account, emitter, actor, origin FROM events WHERE seq = ?1";
 /// An event that has this time.
 pub(super) const AT_TIME: &str =
     "SELECT seq, tie = x'' FROM events INDEXED BY events_by_time WHERE ts = ?1 LIMIT 1";

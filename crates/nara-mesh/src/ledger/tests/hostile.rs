@@ -3,6 +3,7 @@
 mod accounts;
 mod property;
 mod rivals;
+mod statements;
 
 use std::time::Duration;
 

@@ -31,6 +31,27 @@ fn ledgers() -> [Arc<dyn Ledger>; 2] {
 }
 
 #[tokio::test]
+async fn what_is_stated_about_a_nara_is_read_without_what_is_stated_about_others() {
+    let rotation = |name: &str| {
+        let keypair = |seed| KeyPair::from_soul(&Soul::bond([seed; 32], name));
+        let (name, at) = (name.parse().unwrap(), UnixMillis::new(1_769_100_000_250));
+        Succession::rotate(&name, &keypair(1), &keypair(2), at).unwrap()
+    };
+    for ledger in ledgers() {
+        let stated = ["alice", "bob", "carol"].map(rotation);
+        let events = stated.iter().map(Succession::to_event).collect();
+        ledger.insert_verified(events).await.unwrap();
+        let read = async |names: &[&str]| {
+            let names = names.iter().map(|name| (*name).to_owned()).collect();
+            statements(&*ledger, names).await.unwrap()
+        };
+        assert_eq!(read(&["bob"]).await, [stated[1].clone()]);
+        assert_eq!(read(&["carol", "dora"]).await, [stated[2].clone()]);
+        assert_eq!(read(&[]).await.len(), 3);
+    }
+}
+
+#[tokio::test]
 async fn keys_and_what_was_proven_are_there_after_a_restart() {
     for ledger in ledgers() {
         let registry = PeerRegistry::default();

@@ -135,7 +135,7 @@ proptest! {
 }
 
 #[test]
-fn what_the_key_from_before_and_the_newest_key_of_a_batch_signed_is_verified() {
+fn what_every_key_of_a_batch_signed_is_verified_and_nothing_of_it_later() {
     let keys = known();
     let mut events = [
         said_with(3),
@@ -151,10 +151,85 @@ fn what_the_key_from_before_and_the_newest_key_of_a_batch_signed_is_verified() {
     assert_eq!(verdicts[0], verified, "of the key that holds now");
     assert_eq!(verdicts[2], verified, "of the key that held when it came");
     assert_eq!(verdicts[3], refused);
+    assert_eq!(verdicts[5], verified, "of a key that held in between");
     assert_eq!([verdicts[1], verdicts[4]], [verified; 2]);
     assert_eq!(keys.key_of_name("bob"), Some(keypair(3).public_key()));
-    // Nothing of the old keys any more.
-    assert_eq!(keys.judge(&mut [said_with(1)], AT.to_nanos()), [refused]);
+    // Nothing of the old keys any more, also beside statements that are known or that come to nothing.
+    let later = [
+        said_with(1),
+        said_with(2),
+        stated((1, 2)),
+        stated((2, 3)),
+        stated((7, 8)),
+    ];
+    let verdicts = keys.judge(&mut later.clone(), AT.to_nanos());
+    assert_eq!(verdicts[..2], [refused; 2]);
+    // Nor beside one that is news.
+    let mut later = [
+        said_with(1),
+        said_with(2),
+        said_with(3),
+        said_with(4),
+        stated((3, 4)),
+    ];
+    let verdicts = keys.judge(&mut later, AT.to_nanos());
+    assert_eq!(verdicts, [refused, refused, verified, verified, verified]);
+}
+
+#[test]
+fn a_key_that_held_in_between_counts_before_a_retirement_and_not_in_a_conflict() {
+    let judged = |events: &mut [SyncEvent]| known().judge(events, AT.to_nanos());
+    let verified = Ok(EventTrust::Verified);
+    let untrusted = Err(EventProblem::Untrusted);
+    let retires = &mut [
+        said_with(1),
+        said_with(2),
+        said_with(3),
+        stated((2, 0)),
+        stated((1, 2)),
+    ];
+    assert_eq!(judged(retires)[..3], [verified, verified, untrusted]);
+    // Nobody can tell whose key 2 is.
+    let forks = &mut [
+        said_with(2),
+        said_with(3),
+        stated((2, 3)),
+        stated((2, 4)),
+        stated((1, 2)),
+    ];
+    assert_eq!(judged(forks)[..2], [untrusted; 2]);
+}
+
+#[test]
+fn a_nara_that_the_operator_does_not_trust_gains_nothing_by_a_key_that_held_in_between() {
+    let keys = known();
+    let peer = keys.registry.by_name("bob").unwrap();
+    let mut banned = keys.registry.record_of(&peer).unwrap();
+    banned
+        .apply(crate::registry::PeerChange::Untrust { at: AT })
+        .unwrap();
+    keys.registry.restore(banned).unwrap();
+    let mut events = [
+        said_with(1),
+        said_with(2),
+        said_with(3),
+        stated((1, 2)),
+        stated((2, 3)),
+    ];
+    let verdicts = keys.judge(&mut events, AT.to_nanos());
+    assert_eq!(verdicts, [Err(EventProblem::Untrusted); 5]);
+}
+
+#[test]
+fn dozens_of_keys_in_between_do_not_multiply_the_work_without_limit() {
+    let keys = known();
+    let mut events: Vec<_> = (1..=40).map(|old| stated((old, old + 1))).collect();
+    events.extend((0..200).map(|_| said_with(99)));
+    events.push(said_with(40));
+    events.push(said_with(2));
+    let verdicts = keys.judge(&mut events, AT.to_nanos());
+    assert_eq!(verdicts[240], Ok(EventTrust::Verified), "the newest key first");
+    assert_eq!(verdicts[241], Err(EventProblem::BadSignature));
 }
 
 #[test]

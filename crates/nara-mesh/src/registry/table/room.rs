@@ -5,13 +5,14 @@ use std::sync::Arc;
 use nara_proto::identity::NaraName;
 
 use super::{RegisterError, Table};
-use crate::registry::{Peer, PeerInfo};
+use crate::registry::{Peer, PeerEvent, PeerInfo, PeerRegistry};
 
 impl Table {
     /// Makes room for a new peer, and gives the one that had to go for it.
     ///
     /// Those that were only introduced have an eighth of the registry, and one teller 1/128; their oldest goes for a new
-    /// one. Those that were met have half of it. What is configured takes the place of those that were only introduced.
+    /// one. Those that were met have half of it, and those among them that others introduced a part of it:
+    /// see [`PeerRegistry::seen`]. What is configured takes the place of those that were only introduced.
     pub(super) fn make_room(
         &mut self,
         info: &PeerInfo,
@@ -22,7 +23,7 @@ impl Table {
                 self.ghosts.oldest(teller.as_ref())
             }
             Class::Ghost(_) if self.ghosts.len() >= max_peers.div_ceil(8) => self.ghosts.oldest_of_most(),
-            Class::Met if self.met.len() >= max_peers.div_ceil(2) => {
+            Class::Met | Class::Seen(_) if self.met.len() >= max_peers.div_ceil(2) => {
                 return Err(RegisterError::Full(max_peers.div_ceil(2)));
             }
             _ if self.len >= max_peers => {
@@ -40,16 +41,50 @@ impl Table {
         let info = peer.info();
         let class = Class::of(&info);
         let Some(name) = info.name else { return };
-        if let Class::Ghost(teller) = class {
-            self.met.remove(&name);
-            self.ghosts.add(name, teller);
-        } else {
-            self.ghosts.remove(&name);
-            if class == Class::Met {
+        self.ghosts.remove(&name);
+        self.seen.remove(&name);
+        self.met.remove(&name);
+        match class {
+            Class::Other => {}
+            Class::Met => {
                 self.met.insert(name);
-            } else {
-                self.met.remove(&name);
             }
+            Class::Seen(teller) => {
+                self.met.insert(name.clone());
+                self.seen.add(name, teller);
+            }
+            Class::Ghost(teller) => self.ghosts.add(name, teller),
+        }
+    }
+}
+
+impl PeerRegistry {
+    /// Notes that a peer has proven that it holds its key.
+    ///
+    /// Of those that others introduced, a quarter of the registry may be seen, and 1/64 of one teller: who makes naras up
+    /// has their keys, and would leave no room for others. Those beyond stay ghosts.
+    pub(in crate::registry) fn seen(&self, peer: &Peer) {
+        if peer.with_info(|info| info.seen || info.key.is_none()) {
+            return;
+        }
+        let info = peer.info();
+        let introducer = info.key.as_ref().and_then(|key| {
+            key.source
+                .introducer()
+                .filter(|teller| *teller != Some(&key.name))
+        });
+        let has_room = |teller| {
+            let seen = &self.read().seen;
+            seen.len() < self.max_peers.div_ceil(4) && seen.count(teller) < self.max_peers.div_ceil(64)
+        };
+        if introducer.is_some_and(|teller| !has_room(teller)) {
+            return;
+        }
+        peer.update(|info| info.seen = true);
+        let seen = info.name.as_ref().and_then(|name| self.by_name(name.as_str()));
+        if let (Some(_), Some(seen)) = (introducer, seen) {
+            self.write().classify(&seen);
+            self.emit(PeerEvent::Seen(peer.info()));
         }
     }
 }
@@ -61,6 +96,8 @@ enum Class {
     Other,
     /// Met at its own address.
     Met,
+    /// Introduced by another nara, and seen then.
+    Seen(Option<NaraName>),
     /// Introduced by another nara, and never seen.
     Ghost(Option<NaraName>),
 }
@@ -74,8 +111,10 @@ impl Class {
             return Self::Other;
         }
         match key.source.introducer() {
-            Some(teller) if !info.seen && teller != Some(&key.name) => Self::Ghost(teller.cloned()),
-            _ => Self::Met,
+            Some(teller) if teller == Some(&key.name) => Self::Met,
+            Some(teller) if info.seen => Self::Seen(teller.cloned()),
+            Some(teller) => Self::Ghost(teller.cloned()),
+            None => Self::Met,
         }
     }
 }

@@ -60,6 +60,39 @@ fn a_ghost_that_is_seen_is_no_ghost_any_more() {
 }
 
 #[test]
+fn ghosts_that_call_leave_room_for_those_that_others_introduce_and_for_those_that_are_met() {
+    let registry = PeerRegistry::default().with_max_peers(640);
+    let seen = |teller: &str, name: &str| {
+        let peer = registry.pin(told_by(teller, 1, name)).unwrap();
+        registry.sign_of_life(&peer);
+        peer.info().seen
+    };
+    assert!(seen("eve", "dora"));
+    let puppets = (0..100).filter(|n| seen("eve", &format!("puppet-{n}")));
+    assert_eq!(puppets.count(), 9, "1/64 for each teller");
+    // Those beyond go like ghosts, and nobody who was seen goes for them.
+    assert!(registry.by_name("dora").is_some() && registry.by_name("puppet-8").is_some());
+    assert_eq!(registry.len(), 10 + 5);
+    // Also if those that were seen introduce others.
+    let others = (0..50).flat_map(|teller| (0..10).map(move |n| (teller, n)));
+    let others =
+        others.filter(|(teller, n)| seen(&format!("puppet-{teller}"), &format!("other-{teller}-{n}")));
+    assert_eq!(10 + others.count(), 640 / 4);
+    // Who is met at its own address finds room all the same: half of it, with those that were seen.
+    let met = (0..640).filter(|n| {
+        let met = PinnedKey {
+            source: KeySource::Ping(address(3)),
+            ..key(3, &format!("met-{n}"))
+        };
+        registry.pin(met).is_ok()
+    });
+    assert_eq!(met.count(), 320 - 160);
+    // What is gone gives its place back.
+    registry.remove(&registry.by_name("puppet-8").unwrap());
+    assert!(seen("eve", "puppet-9"));
+}
+
+#[test]
 fn what_is_configured_takes_the_place_of_a_ghost() {
     let registry = PeerRegistry::default().with_max_peers(2);
     registry.pin(told_by("eve", 1, "ghost")).unwrap();

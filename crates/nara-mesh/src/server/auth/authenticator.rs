@@ -353,6 +353,7 @@ impl Authenticator {
     ) -> VerifiedSender {
         if let Some(peer) = &peer {
             self.registry.sign_of_life(peer);
+            self.registry.seen_at(peer, address.ip());
         }
         let id = if name == self.local.name() {
             Some(self.local.id().clone())

@@ -94,24 +94,41 @@ async fn verify(
 ) -> (Vec<SyncEvent>, Vec<EventVerdict>) {
     let many = events.len() > EVENTS_VERIFIED_HERE;
     let work = move || {
-        learn_introductions(&shared, &events, told_by.as_ref());
+        learn_introductions(&shared, &events, told_by.as_ref(), Introduced::Strangers);
         let verdicts = shared.known_keys.judge(&mut events, shared.clock.now_nanos());
+        // Only now: what came together may state that the key was replaced.
+        learn_introductions(&shared, &events, told_by.as_ref(), Introduced::Known);
         (events, verdicts)
     };
     offload(many, work).await
 }
 
+/// Whose introductions are looked at: those of naras without a key here, or the others.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Introduced {
+    Strangers,
+    Known,
+}
+
 /// Pins the keys of naras that introduce themselves in a verified `hey-there` (docs/protocol/v1.md, section 8.6). V1
 /// peers also believe unsigned ones.
-fn learn_introductions(shared: &Shared, events: &[SyncEvent], told_by: Option<&NaraName>) {
+fn learn_introductions(
+    shared: &Shared,
+    events: &[SyncEvent],
+    told_by: Option<&NaraName>,
+    introduced: Introduced,
+) {
     let mut learned = 0;
     for event in events {
         let Some((name, mesh_ip)) = introduction(event) else {
             continue;
         };
         let Some(key) = event.embedded_key() else { continue };
+        let known = shared.registry.by_name(name.as_str());
+        let is_known = known.as_ref().is_some_and(|peer| peer.info().key.is_some());
         if name == *shared.local.name()
-            || shared.registry.by_name(name.as_str()).and_then(|p| p.key()) == Some(key)
+            || known.and_then(|peer| peer.key()) == Some(key)
+            || is_known != (introduced == Introduced::Known)
         {
             continue;
         }

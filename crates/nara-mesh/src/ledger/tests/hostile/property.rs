@@ -1,5 +1,6 @@
 use proptest::prelude::*;
 
+use super::statements::{note, stated};
 use super::*;
 
 /// What honest naras make known to this one: each account within its quota of ten events, at any time between those of
@@ -40,7 +41,7 @@ fn hostile() -> impl Strategy<Value = CheckedEvent> {
     let victim = prop::sample::select(vec!["met-1", "conf-1", "me", "ghost", "met-eve", "carol"]);
     let size = prop_oneof![9 => Just(0_usize), 1 => 0..3_000_usize];
     let copied = prop::sample::select(honest());
-    (who, victim, -10_i64..2_000, 0..11, any::<bool>(), size, copied).prop_map(
+    (who, victim, -10_i64..2_000, 0..13, any::<bool>(), size, copied).prop_map(
         |(who, victim, ts, kind, signed, size, (_, copied))| {
             let emitter = if signed { who.clone() } else { victim.to_owned() };
             let event = match kind {
@@ -60,6 +61,9 @@ fn hostile() -> impl Strategy<Value = CheckedEvent> {
                 }
                 8 => return unverified(by(&who, copied.event)),
                 9 => ping(2_000 + ts, &emitter, "me"),
+                // What it makes this nara note, and statements of a replaced key.
+                10 => return CheckedEvent::verified(note(ts, "me", &who, "journey-pass")),
+                11 => return CheckedEvent::verified(stated(ts, victim, 7)),
                 _ => {
                     let mut stripped = copied.event;
                     stripped.sig.clear();

@@ -2,16 +2,15 @@ use std::collections::{BTreeMap, HashMap};
 
 use nara_proto::identity::NaraName;
 
-/// Naras that were only introduced by others and never seen themselves, by who introduced them and in the order in which
-/// they came.
+/// Naras that others introduced, by who introduced them and in the order in which they came.
 #[derive(Debug, Default)]
-pub(super) struct Ghosts {
+pub(super) struct ByTeller {
     next: u64,
     by_teller: HashMap<Option<NaraName>, BTreeMap<u64, NaraName>>,
     places: HashMap<NaraName, (Option<NaraName>, u64)>,
 }
 
-impl Ghosts {
+impl ByTeller {
     pub(super) fn add(&mut self, name: NaraName, teller: Option<NaraName>) {
         self.remove(&name);
         self.next += 1;
