@@ -7,6 +7,7 @@ mod conformance;
 mod demo;
 mod doctor;
 mod events;
+mod every_output;
 mod expose;
 #[path = "../../../nara-mesh/tests/support/fake_peer.rs"]
 #[expect(dead_code, reason = "other tests use more of it")]
