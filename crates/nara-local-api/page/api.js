@@ -118,4 +118,7 @@ export const follow = async (path, signal, take) => {
   }
 };
 
+/** A text that means this peer and no other: a name may look like the id or the address of another nara. */
+export const reference = (peer) => peer.key_id ?? peer.id ?? peer.name ?? peer.address;
+
 export const peerPath = (peer, rest = "") => `/v1/peers/${encodeURIComponent(peer)}${rest}`;

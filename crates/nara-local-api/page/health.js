@@ -52,7 +52,7 @@ const servicesCard = (services) => {
       make("td", {}, backend),
       make("td", { class: "number" }, number(requests)),
       make("td", {}, sender ?? "–"),
-      make("td", {}, `in ${span(left)}`),
+      make("td", {}, left === null ? "set for this nara" : `in ${span(left)}`),
     ),
   );
   return card("Services", make("p", {}, "programs of this machine that peers reach"), table("Programs that peers reach", ["Path", "Program", ["Requests", "number"], "Last sender", "Lease ends"], rows));

@@ -15,8 +15,6 @@ const PAUSES = [250, 500, 1000, 2000, 4000, 8000];
 
 /** How often what does not tell of itself is asked for. */
 const LOOK = 5000;
-/** How often the whole ledger is counted: the nara reads all of it for that. */
-const COUNT = 30_000;
 /** How often peers are pinged, and how many of them. */
 const PING = 30_000;
 const PINGED = 32;
@@ -24,7 +22,6 @@ const PINGED = 32;
 const known = { status: null, peers: [], own: null, conflicts: { conflicts: [], warnings: [] }, history: null, outbox: null, transfers: [], services: [], ledger: null };
 let view = "mesh";
 let cursor = null;
-let countAt = 0;
 
 const sleep = (millis) => new Promise((resolve) => { setTimeout(resolve, millis); });
 
@@ -64,17 +61,14 @@ const refresh = async () => {
   ]);
   Object.assign(known, { status, peers, own, conflicts });
   if (view === "health") {
-    const [history, outbox, { transfers }, { services }] = await Promise.all([
+    const [history, outbox, { transfers }, { services }, ledger] = await Promise.all([
       api.get("/v1/history"),
       api.get("/v1/outbox"),
       api.get("/v1/transfers"),
       api.get("/v1/services").catch(noServices),
+      api.get("/v1/ledger"),
     ]);
-    Object.assign(known, { history, outbox, transfers, services });
-    if (performance.now() >= countAt) {
-      countAt = performance.now() + COUNT;
-      known.ledger = await api.get("/v1/ledger");
-    }
+    Object.assign(known, { history, outbox, transfers, services, ledger });
   }
   render();
 };
@@ -114,7 +108,7 @@ const pinging = async (signal) => {
       if (signal.aborted) return;
       if (document.visibilityState === "hidden") break;
       try {
-        await api.send("POST", api.peerPath(peer.label, "/ping?prove_clock=true&estimate=true&timeout_ms=3000"));
+        await api.send("POST", api.peerPath(api.reference(peer), "/ping?prove_clock=true&estimate=true&timeout_ms=3000"));
       } catch (error) {
         // A peer that does not answer shows as such in the list.
         if (!(error instanceof api.Problem)) throw error;

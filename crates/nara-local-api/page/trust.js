@@ -1,6 +1,6 @@
 // Which keys are believed, and what is to be decided.
 
-import { peerPath, send } from "./api.js";
+import { peerPath, reference, send } from "./api.js";
 import { byId, card, empty, make, show, table } from "./dom.js";
 import { asSentence, dateOf, fingerprint, many } from "./words.js";
 
@@ -35,15 +35,15 @@ const confirm = ({ title, text, key, word, kind, act, done }) => {
 const keyCard = (title, key, how) =>
   make("div", {}, make("h3", {}, title), make("code", { class: "fingerprint" }, fingerprint(key)), make("p", { class: "small quiet" }, how));
 
-/** Asks whether another key is the one of a nara from now on. */
-const askToTrust = (name, key, refresh) =>
+/** Asks whether another key is the one of a nara from now on. The nara is the one with the pinned key, whatever it is called. */
+const askToTrust = (name, pinned, key, refresh) =>
   confirm({
     title: `Trust another key of ${name}?`,
     text: `Compare this fingerprint with the one that the owner of ${name} tells you, not over the mesh. Whoever holds this key will be ${name} for this nara.`,
     key,
     word: "Trust this key",
     kind: "danger",
-    act: () => send("PUT", peerPath(name, "/trust"), { key, replace: true }),
+    act: () => send("PUT", peerPath(pinned ?? name, "/trust"), { key, replace: true }),
     done: refresh,
   });
 
@@ -58,12 +58,12 @@ const conflict = (open, refresh) => {
       key: pinned,
       word: "Keep this key",
       kind: "main",
-      act: () => send("PUT", peerPath(name, "/trust"), {}),
+      act: () => send("PUT", peerPath(pinned, "/trust"), {}),
       done: refresh,
     }),
   );
   const replace = make("button", { type: "button", class: "danger", "data-focus": `replace ${name}` }, "Trust the offered key…");
-  replace.addEventListener("click", () => askToTrust(name, offered, refresh));
+  replace.addEventListener("click", () => askToTrust(name, pinned, offered, refresh));
   return make(
     "section",
     { class: "card conflict", "aria-label": `Conflict about ${name}` },
@@ -82,8 +82,8 @@ const conflict = (open, refresh) => {
 };
 
 /** What a warning says, and the decision to take, if it is about a key. */
-const warningItem = (warning, peers, refresh) => {
-  const { name, key_id: key } = warning;
+const warningItem = (warning, refresh) => {
+  const { name, key_id: key, pinned_key_id: pinned, configured } = warning;
   const item = make(
     "li",
     {},
@@ -91,12 +91,13 @@ const warningItem = (warning, peers, refresh) => {
     make("p", { class: "small quiet" }, `${many(warning.times, "time")}, last ${dateOf(warning.last_seen_ms)}`),
   );
   if (!key) return item;
-  const pinned = peers.find((peer) => peer.name === name)?.key_id;
   const trust = make("button", { type: "button", class: "danger", "data-focus": `trust ${name} ${key}`, "aria-label": `Trust another key of ${name}` }, "Trust this key…");
-  trust.addEventListener("click", () => askToTrust(name, key, refresh));
+  trust.addEventListener("click", () => askToTrust(name, pinned, key, refresh));
   item.append(
     make("div", { class: "keys" }, pinned ? keyCard("Pinned key", pinned, "") : null, keyCard("Other key", key, "")),
-    make("div", { class: "actions start" }, trust),
+    configured
+      ? make("p", { class: "small quiet" }, "The pinned key stands in the peers file, which decides. If the owner confirms the new key, change it there and reload.")
+      : make("div", { class: "actions start" }, trust),
   );
   return item;
 };
@@ -125,7 +126,7 @@ const actions = (peer, refresh) => {
             key: peer.key_id,
             word: "Lift the ban",
             kind: "main",
-            act: () => send("PUT", peerPath(name, "/trust"), {}),
+            act: () => send("PUT", peerPath(reference(peer), "/trust"), {}),
             done: refresh,
           }
         : {
@@ -134,7 +135,7 @@ const actions = (peer, refresh) => {
             key: peer.key_id,
             word: `Ban ${name}`,
             kind: "danger",
-            act: () => send("PUT", peerPath(name, "/ban")),
+            act: () => send("PUT", peerPath(reference(peer), "/ban")),
             done: refresh,
           },
     ),
@@ -175,7 +176,7 @@ export const render = ({ status, peers, conflicts }, refresh) => {
           make(
             "ul",
             { class: "plain-list" },
-            warnings.map((warning) => warningItem(warning, peers, refresh)),
+            warnings.map((warning) => warningItem(warning, refresh)),
           ),
         )
       : null,

@@ -53,6 +53,14 @@ pub enum CallError {
         /// The cause.
         source: hyper::Error,
     },
+    /// The answer broke off before its end.
+    #[error("the answer of the nara behind {} broke off: it ended, or it cut off a reader that was too slow", path.display())]
+    BrokenOff {
+        /// The socket.
+        path: PathBuf,
+        /// The cause.
+        source: Box<dyn Error + Send + Sync>,
+    },
     /// No nara listens.
     #[error("no nara listens on {}", path.display())]
     Connect {
@@ -75,6 +83,11 @@ pub enum CallError {
 }
 
 impl CallError {
+    /// Whether the nara went away before or while it answered: the same call may succeed once it is back.
+    pub fn is_gone(&self) -> bool {
+        matches!(self, Self::Broken { .. } | Self::BrokenOff { .. }) || self.is_not_running()
+    }
+
     /// Whether no process listens on the socket.
     pub fn is_not_running(&self) -> bool {
         use io::ErrorKind::{ConnectionRefused, NotFound};
@@ -221,7 +234,7 @@ impl LocalClient {
             .body(Full::new(data.into()))
             .map_err(|error| self.malformed(&error))?;
         let answer = self.call(request).await?;
-        let body = self.collect(answer).await?;
+        let body = self.collect(answer.into_body()).await?;
         serde_json::from_slice(&body).map_err(|error| self.malformed(&error))
     }
 
@@ -335,7 +348,7 @@ impl LocalClient {
         body: &(impl Serialize + ?Sized),
     ) -> Result<T, CallError> {
         let answer = self.call(self.request(method, path, body)?).await?;
-        let body = self.collect(answer).await?;
+        let body = self.collect(answer.into_body()).await?;
         serde_json::from_slice(&body).map_err(|error| self.malformed(&error))
     }
 
@@ -345,7 +358,7 @@ impl LocalClient {
     /// [`CallError`].
     pub async fn request_bytes(&self, method: Method, path: &str) -> Result<Bytes, CallError> {
         let answer = self.call(self.request(method, path, &())?).await?;
-        self.collect(answer).await
+        self.collect(answer.into_body()).await
     }
 
     /// Opens a stream of server-sent events.
@@ -368,8 +381,7 @@ impl LocalClient {
     ) -> Result<Response<Bytes>, CallError> {
         let answer = self.to_peer(peer, request.map(Full::new)).await?;
         let (head, body) = answer.into_parts();
-        let body = body.collect().await.map_err(|error| self.broken(error))?;
-        Ok(Response::from_parts(head, body.to_bytes()))
+        Ok(Response::from_parts(head, self.collect(body).await?))
     }
 
     /// As [`request_peer`](Self::request_peer), with bodies of any size that are sent and given as they come. The body of the
@@ -488,7 +500,7 @@ impl LocalClient {
 
     async fn problem(&self, answer: Response<Incoming>) -> CallError {
         let status = answer.status();
-        match self.collect(answer).await {
+        match self.collect(answer.into_body()).await {
             Ok(body) => match serde_json::from_slice(&body) {
                 Ok(problem) => CallError::Problem(Box::new(problem)),
                 Err(error) => self.malformed(&format_args!("status {}: {error}", status.as_u16())),
@@ -497,19 +509,22 @@ impl LocalClient {
         }
     }
 
-    async fn collect(&self, answer: Response<Incoming>) -> Result<Bytes, CallError> {
-        let body = answer
-            .into_body()
-            .collect()
-            .await
-            .map_err(|error| self.broken(error))?;
-        Ok(body.to_bytes())
+    async fn collect(&self, body: Incoming) -> Result<Bytes, CallError> {
+        let collected = body.collect().await.map_err(|error| self.broken_off(error))?;
+        Ok(collected.to_bytes())
     }
 
     fn broken(&self, source: hyper::Error) -> CallError {
         CallError::Broken {
             path: self.socket.clone(),
             source,
+        }
+    }
+
+    fn broken_off(&self, source: impl Into<Box<dyn Error + Send + Sync>>) -> CallError {
+        CallError::BrokenOff {
+            path: self.socket.clone(),
+            source: source.into(),
         }
     }
 

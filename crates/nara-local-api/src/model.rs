@@ -14,8 +14,8 @@ mod token;
 mod transfer;
 
 pub use admin::{
-    Check, ClockStatus, ClockStep, Coordinates, Gossip, GossipLink, Lease, Reloaded, Service, ServiceList,
-    Status,
+    Check, ClockStatus, ClockStep, Coordinates, Gossip, GossipLink, Lease, LimitInUse, Reloaded, Service,
+    ServiceList, Status,
 };
 pub use event::{Event, EventPage, LiveEvent, RefusedEvent, StreamFault, StreamStatus, trust_word};
 pub use inbox::{Acknowledged, Acknowledgement, InboxKind, InboxMessage, InboxPage, ReceivedPostcard};
@@ -31,4 +31,6 @@ pub(crate) use peer::OwnKeyRefusals;
 pub use peer::{Conflict, Decision, Peer, PeerChanged, PeerList, Pong, Pruned, Record, Trust, Way};
 pub use stash::{Dropped, Stash, StashList, Stashed};
 pub use token::{MadeToken, NewToken, Rights, Token, TokenList};
-pub use transfer::{Comparison, Counts, Progress, Reconciled, Synced, Transfer, TransferKind, TransferList};
+pub use transfer::{
+    Checkpoints, Comparison, Counts, Progress, Reconciled, Synced, Transfer, TransferKind, TransferList,
+};

@@ -7,8 +7,10 @@
     reason = "a problem is made once, at the end of a request"
 )]
 
+mod bodies;
 mod conflicts;
 mod connection;
+mod counted;
 mod database;
 mod extract;
 mod history;
@@ -49,7 +51,9 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::bodies::Bodies;
 use self::conflicts::Conflicts;
+use self::counted::Counted;
 use self::host::NoHost;
 use self::leases::Leases;
 use self::loopback::Loopback;
@@ -195,7 +199,9 @@ impl LocalApiBuilder {
             inbox: self.inbox,
             outbox: self.outbox,
             connections: Places::new(self.max_connections),
+            bodies: Bodies::default(),
             conflicts: conflicts.clone(),
+            counted: Counted::default(),
             samples: Samples::default(),
             transfers: Transfers::default(),
             web: web.clone(),
@@ -315,7 +321,7 @@ impl LocalApi {
 
     /// What the operator has to decide: key conflicts and other warnings about who peers are, since the nara started.
     pub fn conflicts(&self) -> ConflictList {
-        self.shared.conflicts.list()
+        self.shared.conflicts.with_keys(self.shared.nara.registry())
     }
 
     /// Serves the page where it was before a restart, if it has sessions that have not ended.

@@ -6,11 +6,12 @@ use std::task::{Context, Poll, ready};
 use futures_util::{Stream, StreamExt as _};
 use hyper::body::Incoming;
 use serde::de::DeserializeOwned;
-use sse_stream::SseStream;
+use sse_stream::{Error as SseError, SseStream};
 
 use super::{CallError, LocalClient};
 
-/// A stream of server-sent events. It ends when the nara ends; a `problem` is an error.
+/// A stream of server-sent events. It ends when the nara ends; a `problem` is an error, and so is an end that the nara did not
+/// announce ([`CallError::BrokenOff`]).
 pub struct Events {
     stream: SseStream<Incoming>,
     client: LocalClient,
@@ -60,6 +61,9 @@ impl Stream for Events {
         loop {
             let block = match ready!(self.stream.poll_next_unpin(cx)) {
                 None => return Poll::Ready(None),
+                Some(Err(SseError::Body(cause))) => {
+                    return Poll::Ready(Some(Err(self.client.broken_off(cause))));
+                }
                 Some(Err(error)) => return Poll::Ready(Some(Err(self.client.malformed(&error)))),
                 Some(Ok(block)) => block,
             };

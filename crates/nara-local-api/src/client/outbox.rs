@@ -103,7 +103,7 @@ impl LocalClient {
     ) -> Result<Sent<T>, CallError> {
         let answer = self.call(self.request(Method::POST, path, message)?).await?;
         let waits = answer.status() == StatusCode::ACCEPTED;
-        let body = self.collect(answer).await?;
+        let body = self.collect(answer.into_body()).await?;
         let decoded = if waits {
             serde_json::from_slice(&body).map(|entry| Sent::Waits(Box::new(entry)))
         } else {

@@ -43,6 +43,20 @@ pub struct Status {
     /// The peers to which streams go: live events, or an answer of a route.
     #[serde(default)]
     pub stream_readers: Vec<String>,
+    /// Limits of this API, and what is in use of them.
+    #[serde(default)]
+    pub limits: Vec<LimitInUse>,
+}
+
+/// A limit of this API.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LimitInUse {
+    /// `connections`, `transfers`, `services`, or `body_bytes` on their way to peers.
+    pub name: String,
+    /// What is in use.
+    pub used: usize,
+    /// How much there may be.
+    pub most: usize,
 }
 
 /// How gossip goes.
@@ -160,8 +174,10 @@ pub struct Service {
     pub prefix: String,
     /// Where it is.
     pub backend: String,
-    /// When its lease ends unless it is renewed, in milliseconds from now.
-    pub expires_in_ms: u64,
+    /// When its lease ends unless it is renewed, in milliseconds from now. Missing: the settings of the nara expose it, for as long as
+    /// the nara runs.
+    #[serde(default)]
+    pub expires_in_ms: Option<u64>,
     /// How many requests of peers it was given.
     #[serde(default)]
     pub requests: u64,

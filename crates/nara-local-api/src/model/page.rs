@@ -49,6 +49,12 @@ pub struct Warning {
     /// The key id of the key to trust, if that is what the operator may decide.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_id: Option<String>,
+    /// The key id of the pinned key that would be replaced: it names the peer for the decision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pinned_key_id: Option<String>,
+    /// Whether the pinned key is one of the configuration, which decides: it is changed there.
+    #[serde(default)]
+    pub configured: bool,
     /// When it last happened, in Unix milliseconds.
     pub last_seen_ms: i64,
     /// How often it happened.
@@ -73,6 +79,9 @@ pub struct LedgerSummary {
     pub bytes: u64,
     /// The same by service, the largest first: 1000 at most.
     pub services: Vec<ServiceSize>,
+    /// When they were counted, in Unix milliseconds.
+    #[serde(default)]
+    pub counted_at_ms: i64,
 }
 
 /// The events of one service in the ledger.

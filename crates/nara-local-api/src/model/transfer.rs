@@ -123,6 +123,15 @@ fn named(refused: &[client::RefusedEvent]) -> Vec<RefusedEvent> {
     at_fault.take(MOST_REFUSED).map(RefusedEvent::of).collect()
 }
 
+/// What came of the checkpoints of a peer: the server-sent event `done` behind them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Checkpoints {
+    /// What was received, none of it stored.
+    pub counts: Counts,
+    /// Whether the peer has more than are fetched at once.
+    pub more: bool,
+}
+
 /// How far a transfer is: a server-sent event `progress`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Progress {

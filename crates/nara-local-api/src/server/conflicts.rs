@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use nara_mesh::registry::{KeySource, PeerEvent};
+use nara_mesh::registry::{KeySource, PeerEvent, PeerRegistry};
 use nara_proto::identity::{KeyId, PublicKey};
 use nara_proto::succession::Lineage;
 use nara_proto::time::UnixMillis;
@@ -34,6 +34,23 @@ impl Conflicts {
             conflicts: known.conflicts.iter().rev().cloned().collect(),
             warnings: known.warnings.iter().rev().cloned().collect(),
         }
+    }
+
+    /// The same, with the keys that are pinned now for those about whom a key may be decided.
+    pub(super) fn with_keys(&self, registry: &PeerRegistry) -> ConflictList {
+        let mut list = self.list();
+        for warning in list
+            .warnings
+            .iter_mut()
+            .filter(|warning| warning.key_id.is_some())
+        {
+            let known = registry.by_name(&warning.name);
+            if let Some(pinned) = known.and_then(|peer| peer.info().key) {
+                warning.pinned_key_id = Some(KeyId::from(&pinned.key).to_string());
+                warning.configured = pinned.source == KeySource::Configured;
+            }
+        }
+        list
     }
 
     /// Notes a conflict that was found.
@@ -76,6 +93,8 @@ impl Conflicts {
             name: name.to_owned(),
             text,
             key_id: key.map(|key| KeyId::from(key).to_string()),
+            pinned_key_id: None,
+            configured: false,
             last_seen_ms: now.get(),
             times: before.map_or(1, |warning| warning.times.saturating_add(1)),
         });

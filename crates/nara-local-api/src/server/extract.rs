@@ -77,18 +77,25 @@ fn refused(status: StatusCode, text: &str) -> Problem {
     Problem::new(name, status, ProblemClass::Usage, text)
 }
 
+/// The longest time that a call to a peer may be given: a caller that asks for more gets this.
+const LONGEST_CALL: Duration = Duration::from_secs(600);
+
+/// How long a call may take that a caller gives so many milliseconds.
+pub(super) fn call_limit(millis: u32) -> Duration {
+    Duration::from_millis(millis.into()).min(LONGEST_CALL)
+}
+
 /// How to call a peer.
 #[derive(Clone, Copy, Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct CallParams {
-    /// How long the call may take, in milliseconds; by default as long as any call of this nara.
+    /// How long the call may take, in milliseconds, 10 minutes at most; by default as long as any call of this nara.
     timeout_ms: Option<u32>,
 }
 
 impl CallParams {
     pub(super) fn timeout(self) -> Option<Duration> {
-        self.timeout_ms
-            .map(|timeout| Duration::from_millis(timeout.into()))
+        self.timeout_ms.map(call_limit)
     }
 }
 

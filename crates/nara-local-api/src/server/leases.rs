@@ -1,4 +1,4 @@
-//! Programs that are exposed for as long as their leases last.
+//! Programs that peers reach: for as long as their leases last, or as long as the nara runs.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,7 +18,8 @@ const LONGEST: u32 = 86_400;
 /// The most programs at once.
 const MOST: usize = 64;
 
-/// Exposed programs. Clones share one list.
+/// Exposed programs. Those without a lease are of the settings of the nara: nobody replaces or removes them here. Clones share one
+/// list.
 #[derive(Clone)]
 pub(super) struct Leases {
     services: Services,
@@ -53,6 +54,7 @@ impl Leases {
         }
         let until = Instant::now() + Duration::from_secs(lease.lease_s.into());
         let mut held = self.lock();
+        self.check_not_set(prefix, &held)?;
         if let Some(known) = held.get_mut(prefix) {
             if known.backend != backend {
                 let detail = format!("{prefix} leads to {} until its lease ends", known.backend);
@@ -61,7 +63,7 @@ impl Leases {
                 return Err(conflict.hint("delete that service first, or choose another prefix"));
             }
             known.until = until;
-            return Ok(self.service(prefix, known));
+            return Ok(self.service(prefix, &known.backend, Some(until)));
         }
         if held.len() >= MOST {
             let detail = format!("{MOST} programs are exposed already");
@@ -73,20 +75,37 @@ impl Leases {
             .put(prefix, backend.clone(), Backend::ANSWER_TIMEOUT);
         put.map_err(|error| Problem::new("prefix_taken", StatusCode::CONFLICT, ProblemClass::Usage, &error))?;
         let expiry = tokio::spawn(self.clone().expire(prefix.to_owned(), until));
+        let exposed = self.service(prefix, &backend, Some(until));
         let new = Held {
             backend,
             until,
             _expiry: AbortOnDropHandle::new(expiry),
         };
-        let exposed = self.service(prefix, &new);
         held.insert(prefix.to_owned(), new);
         Ok(exposed)
     }
 
     /// Ends a lease. Returns whether there was one.
-    pub(super) fn remove(&self, prefix: &str) -> bool {
+    pub(super) fn remove(&self, prefix: &str) -> Result<bool, Problem> {
         let mut held = self.lock();
-        held.remove(prefix).is_some() && self.services.remove(prefix)
+        self.check_not_set(prefix, &held)?;
+        Ok(held.remove(prefix).is_some() && self.services.remove(prefix))
+    }
+
+    /// Refuses a prefix whose program is one of the settings.
+    fn check_not_set(&self, prefix: &str, held: &BTreeMap<String, Held>) -> Result<(), Problem> {
+        let is_known = self.services.programs().iter().any(|(known, _)| known == prefix);
+        if !is_known || held.contains_key(prefix) {
+            return Ok(());
+        }
+        let detail = format!("{prefix} is exposed by the settings of this nara, and has no lease");
+        let problem = Problem::new(
+            "service_is_set",
+            StatusCode::CONFLICT,
+            ProblemClass::Usage,
+            detail,
+        );
+        Err(problem.hint("choose another prefix, or take it out of `serve --expose` (the table `expose`) and start the nara again"))
     }
 
     /// Ends all leases.
@@ -97,12 +116,21 @@ impl Leases {
         }
     }
 
+    /// How many leases there are, and how many there may be.
+    pub(super) fn in_use(&self) -> (usize, usize) {
+        (self.lock().len(), MOST)
+    }
+
     pub(super) fn list(&self) -> ServiceList {
         ServiceList {
             services: self
-                .lock()
+                .services
+                .programs()
                 .iter()
-                .map(|(prefix, held)| self.service(prefix, held))
+                .map(|(prefix, backend)| {
+                    let until = self.lock().get(prefix).map(|held| held.until);
+                    self.service(prefix, backend, until)
+                })
                 .collect(),
         }
     }
@@ -125,13 +153,14 @@ impl Leases {
         }
     }
 
-    fn service(&self, prefix: &str, held: &Held) -> Service {
-        let left = held.until.saturating_duration_since(Instant::now());
+    /// `until`: the end of its lease, if it has one.
+    fn service(&self, prefix: &str, backend: &Backend, until: Option<Instant>) -> Service {
+        let left = until.map(|until| until.saturating_duration_since(Instant::now()).as_millis());
         let (requests, last_sender) = self.services.requests(prefix).unwrap_or_default();
         Service {
             prefix: prefix.to_owned(),
-            backend: held.backend.to_string(),
-            expires_in_ms: u64::try_from(left.as_millis()).unwrap_or(u64::MAX),
+            backend: backend.to_string(),
+            expires_in_ms: left.map(|left| u64::try_from(left).unwrap_or(u64::MAX)),
             requests,
             last_sender: last_sender.map(|name| name.to_string()),
         }
@@ -156,10 +185,42 @@ mod tests {
         let wait = |seconds| tokio::time::sleep(Duration::from_secs(seconds));
         leases.put("/notes", &lease).unwrap();
         wait(6).await;
-        assert_eq!(leases.put("/notes", &lease).unwrap().expires_in_ms, 10_000);
+        assert_eq!(leases.put("/notes", &lease).unwrap().expires_in_ms, Some(10_000));
         wait(6).await;
         assert_eq!(leases.list().services.len(), 1);
         wait(6).await;
         assert!(leases.list().services.is_empty() && !leases.services.remove("/notes"));
+    }
+
+    #[tokio::test]
+    async fn programs_are_bounded_and_those_of_the_settings_are_listed_and_stay() {
+        let services = Services::default();
+        let set: Backend = "unix:/set".parse().unwrap();
+        services.put("/set", set, Backend::ANSWER_TIMEOUT).unwrap();
+        let leases = Leases::new(services.clone());
+        let lease = |backend: &str| Lease {
+            backend: backend.to_owned(),
+            lease_s: 10,
+        };
+        for backend in ["unix:/set", "unix:/other"] {
+            assert_eq!(
+                leases.put("/set", &lease(backend)).unwrap_err().name(),
+                "service_is_set"
+            );
+        }
+        assert_eq!(leases.remove("/set").unwrap_err().name(), "service_is_set");
+        for number in 0..MOST {
+            leases.put(&format!("/{number}"), &lease("unix:/x")).unwrap();
+        }
+        let refused = leases.put("/more", &lease("unix:/x")).unwrap_err();
+        assert_eq!((refused.name(), refused.status), ("too_many_services", 503));
+        let listed = leases.list().services;
+        let lasting = listed.iter().filter(|service| service.expires_in_ms.is_none());
+        let lasting: Vec<_> = lasting
+            .map(|service| (&*service.prefix, &*service.backend))
+            .collect();
+        assert_eq!((listed.len(), lasting), (MOST + 1, vec![("/set", "unix:/set")]));
+        leases.end();
+        assert_eq!(services.programs().len(), 1);
     }
 }

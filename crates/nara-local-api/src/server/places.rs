@@ -1,10 +1,11 @@
-//! How many connections there may be.
+//! How many of something there may be at once.
 
 use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Places for connections.
+/// Places for what is limited by number.
+#[derive(Debug)]
 pub(super) struct Places {
     most: usize,
     free: Arc<Semaphore>,

@@ -120,6 +120,7 @@ fn described() -> OpenApiRouter<Arc<Shared>> {
         .routes(routes!(transfer::sync))
         .routes(routes!(transfer::reconcile))
         .routes(routes!(transfer::check))
+        .routes(routes!(transfer::checkpoints))
         .routes(routes!(transfer::live))
         .route("/v1/peers/{peer}/http", axum::routing::any(proxy::proxy))
         .route("/v1/peers/{peer}/http/", axum::routing::any(proxy::proxy))

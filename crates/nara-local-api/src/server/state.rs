@@ -9,11 +9,14 @@ use http::{HeaderValue, StatusCode, header};
 use nara_mesh::Nara;
 use nara_mesh::client::{PeerHandle, PeerRef};
 use nara_mesh::registry::PeerInfo;
+use nara_proto::stream::LedgerEpoch;
 use nara_proto::time::UnixMillis;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::bodies::Bodies;
 use super::conflicts::Conflicts;
+use super::counted::Counted;
 use super::host::Host;
 use super::inbox::Inbox;
 use super::journeys::Journeys;
@@ -24,7 +27,7 @@ use super::samples::Samples;
 use super::transfers::Transfers;
 use super::web::Web;
 use crate::Problem;
-use crate::model::{Reloaded, Way};
+use crate::model::{LedgerSummary, Reloaded, Way};
 
 /// What the handlers share.
 pub(super) struct Shared {
@@ -35,7 +38,9 @@ pub(super) struct Shared {
     pub(super) inbox: Inbox,
     pub(super) outbox: Outbox,
     pub(super) connections: Places,
+    pub(super) bodies: Bodies,
     pub(super) conflicts: Conflicts,
+    pub(super) counted: Counted<(LedgerEpoch, i64, usize), LedgerSummary>,
     pub(super) samples: Samples,
     pub(super) transfers: Transfers,
     /// `None`: there is no folder for its files.

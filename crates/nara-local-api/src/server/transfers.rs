@@ -2,17 +2,39 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use http::StatusCode;
 use nara_mesh::client::SyncProgress;
 use nara_proto::time::UnixMillis;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::places::Places;
 use crate::model::{Progress, Transfer, TransferKind};
+use crate::{Problem, ProblemClass};
 
-/// The transfers that go on: as many as there are callers.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Transfers(Arc<Mutex<Table>>);
+/// The most transfers and comparisons at once: each keeps the ledger and a core busy.
+const MOST: usize = 16;
+
+/// How long a transfer may take. What came until then is stored.
+pub(super) const LONGEST: Duration = Duration::from_secs(6 * 60 * 60);
+
+/// The transfers that go on.
+#[derive(Clone, Debug)]
+pub(super) struct Transfers {
+    places: Arc<Places>,
+    table: Arc<Mutex<Table>>,
+}
+
+impl Default for Transfers {
+    fn default() -> Self {
+        Self {
+            places: Arc::new(Places::new(MOST)),
+            table: Arc::default(),
+        }
+    }
+}
 
 #[derive(Debug, Default)]
 struct Table {
@@ -33,16 +55,30 @@ pub(super) struct Running {
     id: u64,
     cancelled: CancellationToken,
     of: Transfers,
+    _place: OwnedSemaphorePermit,
 }
 
 impl Transfers {
+    /// A place for a transfer, or for something else that takes as much.
+    pub(super) fn place(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        self.places.take().ok_or_else(|| {
+            let (status, class) = (StatusCode::SERVICE_UNAVAILABLE, ProblemClass::Failed);
+            let detail = format!("{MOST} transfers go on already");
+            let problem = Problem::new("too_many_transfers", status, class, detail);
+            problem.hint(
+                "wait until one of them ends (GET /v1/transfers), or end one (DELETE /v1/transfers/{id})",
+            )
+        })
+    }
+
     pub(super) fn begin(
         &self,
         kind: TransferKind,
         peer: &str,
         now: UnixMillis,
         progress: watch::Receiver<SyncProgress>,
-    ) -> Running {
+    ) -> Result<Running, Problem> {
+        let place = self.place()?;
         let mut table = self.table();
         table.newest += 1;
         let id = table.newest;
@@ -60,11 +96,17 @@ impl Transfers {
             cancelled: cancelled.clone(),
         };
         table.running.insert(id, entry);
-        Running {
+        Ok(Running {
             id,
             cancelled,
             of: self.clone(),
-        }
+            _place: place,
+        })
+    }
+
+    /// How many places are taken, and how many there are.
+    pub(super) fn in_use(&self) -> (usize, usize) {
+        (self.places.taken(), self.places.most())
     }
 
     /// All of them, oldest first.
@@ -83,7 +125,7 @@ impl Transfers {
 
     fn table(&self) -> MutexGuard<'_, Table> {
         // Each change is one insertion or removal.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

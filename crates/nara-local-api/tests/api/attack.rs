@@ -298,6 +298,45 @@ async fn a_reader_that_stops_reading_holds_up_nobody() {
 }
 
 #[tokio::test]
+async fn bodies_that_do_not_come_take_the_room_of_others_only_while_they_are_waited_for() {
+    let scene = Scene::new().await;
+    let mut held = Vec::new();
+    for _ in 0..16 {
+        let mut stream = UnixStream::connect(&scene.socket).await.unwrap();
+        let request = "POST /v1/peers/bob/http/ HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\
+                       x-nara-timeout-ms: 600000\r\n\r\n3\r\nabc\r\n";
+        stream.write_all(request.as_bytes()).await.unwrap();
+        held.push(stream);
+    }
+    let send = |body: &'static str| {
+        let client = scene.client.clone();
+        async move {
+            let request = Request::post("/")
+                .body(Bytes::from_static(body.as_bytes()))
+                .unwrap();
+            client.request_peer("bob", request).await.unwrap().status()
+        }
+    };
+    // There is no room once the nara has seen all of them.
+    let room = async || {
+        let limits = scene.client.status().await.unwrap().limits;
+        let bodies = limits.iter().find(|limit| limit.name == "body_bytes").unwrap();
+        bodies.most - bodies.used
+    };
+    while room().await > 0 {
+        tokio::task::yield_now().await;
+    }
+    let waiting = tokio::spawn(send("x"));
+    // What has no body needs none, and neither does anything else.
+    assert_eq!(send("").await, 418);
+    assert!(scene.client.status().await.is_ok());
+    held.pop();
+    assert_eq!(waiting.await.unwrap(), 418);
+    drop(held);
+    scene.end().await;
+}
+
+#[tokio::test]
 async fn one_that_floods_drops_its_own_messages() {
     let inbox = Inbox::default();
     let flooded = inbox.clone();

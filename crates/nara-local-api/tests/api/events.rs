@@ -1,7 +1,7 @@
 use futures_util::StreamExt as _;
 use http::Method;
 use nara_local_api::client::{CallError, Events};
-use nara_local_api::model::{Event, EventPage, LiveEvent};
+use nara_local_api::model::{Event, EventPage, LedgerSummary, LiveEvent};
 use nara_mesh::ledger::CheckedEvent;
 use nara_proto::event::{EventTrust, Payload, SocialPayload, SyncEvent};
 use nara_proto::time::UnixNanos;
@@ -211,5 +211,67 @@ async fn a_page_says_how_far_each_event_can_be_trusted() {
         assert_eq!(page.trust, expected);
         assert_eq!(page.events.len(), 2);
     }
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn a_stream_of_a_peer_goes_on_behind_its_cursor() {
+    let scene = Scene::new().await;
+    let publish = async |text: &str| {
+        let payload = SocialPayload {
+            kind: "gossip".to_owned(),
+            actor: "bob".to_owned(),
+            target: "alice".to_owned(),
+            reason: text.to_owned(),
+            ..SocialPayload::default()
+        };
+        scene.bob.publish(Payload::Social(payload)).await.unwrap()
+    };
+    let path = "/v1/peers/bob/events/live?services=social&since_ms=0";
+    let open = async |path: &str| scene.client.events(Method::GET, path).await;
+    publish("one").await;
+    let mut live = open(path).await.unwrap();
+    let one = next(&mut live, "event").await;
+    drop(live);
+    publish("two").await;
+    let cursor = one.id.unwrap();
+    assert!(one.data.contains(&cursor));
+    let mut resumed = open(&format!("{path}&after={cursor}")).await.unwrap();
+    let two: LiveEvent = next(&mut resumed, "event").await.decode().unwrap();
+    assert_eq!(reason(&two.event), "two");
+    drop(resumed);
+    match open(&format!("{path}&after=nonsense")).await.unwrap_err() {
+        CallError::Problem(problem) => assert_eq!(problem.status, 400),
+        error => panic!("{error}"),
+    }
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn the_ledger_is_counted_again_once_something_is_new() {
+    let scene = Scene::new().await;
+    let summary = async || {
+        let summary: LedgerSummary = scene.client.get("/v1/ledger").await.unwrap();
+        summary
+    };
+    let social = |summary: &LedgerSummary| {
+        let mut services = summary.services.iter();
+        services
+            .find(|size| size.service == "social")
+            .map(|size| size.events)
+    };
+    assert_eq!(social(&summary().await), None);
+    let _: Event = scene
+        .client
+        .send(Method::POST, "/v1/events", &said("one"))
+        .await
+        .unwrap();
+    // It may be as old as counting allows.
+    while social(&summary().await) != Some(1) {
+        tokio::task::yield_now().await;
+    }
+    let (one, two) = (summary().await, summary().await);
+    assert_eq!(one, two);
+    assert!(one.counted_at_ms > 0);
     scene.end().await;
 }

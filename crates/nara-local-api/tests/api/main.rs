@@ -3,6 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod attack;
+mod broken;
+#[path = "../support/compatible.rs"]
+mod compatible;
 mod document;
 mod events;
 mod loopback;

@@ -12,14 +12,14 @@ use crate::serve::Serving;
 use crate::{json_as_user, nara_mesh, new_soul, run_as_user, text};
 
 /// Alice, whom nobody finds, and bob, who knows her and whom the user's commands find.
-struct Scene {
+pub(crate) struct Scene {
     folder: tempfile::TempDir,
     alice: Serving,
     _bob: Serving,
 }
 
 impl Scene {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path();
         fs::create_dir(path.join("run")).unwrap();
@@ -60,7 +60,7 @@ impl Scene {
         }
     }
 
-    fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.folder.path()
     }
 
@@ -69,7 +69,7 @@ impl Scene {
     }
 
     /// Runs the program without a soul and without a peers file. Returns what it printed.
-    fn run(&self, expected: i32, args: &[&str]) -> (String, String) {
+    pub(crate) fn run(&self, expected: i32, args: &[&str]) -> (String, String) {
         run_as_user(self.path(), expected, args)
     }
 

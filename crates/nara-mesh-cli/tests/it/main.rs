@@ -3,10 +3,14 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod access;
+mod away;
+#[path = "../../../nara-local-api/tests/support/compatible.rs"]
+mod compatible;
 mod conformance;
 mod demo;
 mod doctor;
 mod events;
+mod every_output;
 mod expose;
 #[path = "../../../nara-mesh/tests/support/fake_peer.rs"]
 #[expect(dead_code, reason = "other tests use more of it")]

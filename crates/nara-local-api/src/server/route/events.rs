@@ -82,7 +82,10 @@ pub(super) async fn page(
     Ok(Json(EventPage::of(&events, next)))
 }
 
-/// What the ledger holds, by service; all of it is read for that
+/// What the ledger holds, by service
+///
+/// All of it is read for that, so an answer may be older than the last event: by at most a hundred times the time that counting
+/// takes (`counted_at_ms`).
 #[utoipa::path(
     get,
     path = "/v1/ledger",
@@ -90,18 +93,31 @@ pub(super) async fn page(
     responses((status = 200, body = LedgerSummary), (status = "default", body = Problem, content_type = "application/problem+json"))
 )]
 pub(super) async fn summary(State(shared): State<Arc<Shared>>) -> Answer<LedgerSummary> {
-    let mut summary = LedgerSummary::default();
-    for (service, size) in shared.nara.ledger().services().await? {
-        let (events, bytes) = (size.events as u64, size.bytes as u64);
-        summary.events += events;
-        summary.bytes += bytes;
-        summary.services.push(ServiceSize {
-            service,
-            events,
-            bytes,
-        });
-    }
-    Ok(Json(summary))
+    let ledger = shared.nara.ledger().clone();
+    let counted_at_ms = shared.nara.client().clock().now_millis().get();
+    let state = (
+        ledger.feed().epoch(),
+        ledger.position().await?,
+        ledger.count().await?,
+    );
+    let counting = async move {
+        let mut summary = LedgerSummary {
+            counted_at_ms,
+            ..LedgerSummary::default()
+        };
+        for (service, size) in ledger.services().await? {
+            let (events, bytes) = (size.events as u64, size.bytes as u64);
+            summary.events += events;
+            summary.bytes += bytes;
+            summary.services.push(ServiceSize {
+                service,
+                events,
+                bytes,
+            });
+        }
+        Ok(summary)
+    };
+    shared.counted.of(state, counting).await.map(Json)
 }
 
 /// Where a live stream begins.
@@ -136,7 +152,7 @@ pub(super) async fn live(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let ledger = shared.nara.ledger().clone();
-    let last = headers.get("last-event-id").and_then(|id| id.to_str().ok());
+    let last = sse::last_event_id(&headers);
     let start = start(&*ledger, last.or(params.after.as_deref()), &params).await?;
     let follower = Follower::new(ledger, start, filter.filter());
     Ok(sse::answer(shared.until_stopped(followed(follower))))
@@ -152,9 +168,7 @@ async fn start(ledger: &dyn Ledger, after: Option<&str>, params: &LiveParams) ->
     }
     match (after, params.since_ms) {
         (Some(text), _) => {
-            let cursor: ArrivalCursor = text
-                .parse()
-                .map_err(|_| Problem::invalid(format!("{text:?} is not a cursor of this API")))?;
+            let cursor = cursor(text)?;
             if cursor.epoch == epoch {
                 return Ok(cursor.seq);
             }
@@ -168,6 +182,12 @@ async fn start(ledger: &dyn Ledger, after: Option<&str>, params: &LiveParams) ->
             Ok(ledger.position().await?.saturating_sub(last).max(0))
         }
     }
+}
+
+/// The place of a stream that a text names.
+pub(super) fn cursor(text: &str) -> Result<ArrivalCursor, Problem> {
+    let cursor = text.parse();
+    cursor.map_err(|_| Problem::invalid(format!("{text:?} is not a cursor of this API")))
 }
 
 /// Reads only as fast as the caller does: a slow one costs nothing but its connection.

@@ -85,7 +85,7 @@ pub(super) async fn live(
     Query(params): Query<LiveInboxParams>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let last = headers.get("last-event-id").and_then(|id| id.to_str().ok());
+    let last = sse::last_event_id(&headers);
     let after = place(&shared.inbox, last.or(params.after.as_deref()))?;
     let messages = follow(shared.inbox.clone(), after);
     Ok(sse::answer(shared.until_stopped(messages)))

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, HttpBody as _};
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse as _, Response};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -17,12 +17,14 @@ use percent_encoding::percent_decode_str;
 use tower::ServiceExt as _;
 
 use crate::Problem;
+use crate::server::bodies::LARGEST;
+use crate::server::extract::call_limit;
 use crate::server::state::Shared;
 
 /// Asks for a body that is sent as it arrives, instead of one that is verified as a whole first.
 const STREAM: &str = "x-nara-stream";
 
-/// How long a call may take, in milliseconds.
+/// How long a call may take, in milliseconds, 10 minutes at most.
 const TIMEOUT: &str = "x-nara-timeout-ms";
 
 /// Send a request of any kind to a peer, signed, and get its verified answer
@@ -67,12 +69,13 @@ async fn try_proxy(shared: &Shared, request: Request) -> Result<Response, Proble
     let (peer, target) = target(&parts.uri)?;
     let is_stream = parts.headers.get(STREAM).is_some_and(|value| value == "?1");
     let timeout = timeout(&parts.headers)?;
-    let handle = shared.peer(&peer, timeout)?;
+    let handle = shared.peer(&peer, timeout)?.with_body_limits(LARGEST, LARGEST);
     clean(&mut parts.headers);
     let mut outgoing = http::Request::new(body);
     *outgoing.method_mut() = parts.method;
     *outgoing.uri_mut() = target;
     *outgoing.headers_mut() = parts.headers;
+    let _reserved = shared.bodies.reserve(outgoing.body().size_hint().exact()).await?;
     if is_stream {
         return streamed(handle, outgoing).await;
     }
@@ -115,7 +118,7 @@ fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Problem> {
     let millis = value.to_str().ok().and_then(|text| text.parse::<u32>().ok());
     let millis =
         millis.ok_or_else(|| Problem::invalid(format!("{TIMEOUT}: not a number of milliseconds")))?;
-    Ok(Some(Duration::from_millis(millis.into())))
+    Ok(Some(call_limit(millis)))
 }
 
 /// Removes headers about the connection of the caller, and those that only the channel writes.

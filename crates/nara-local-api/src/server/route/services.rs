@@ -17,7 +17,7 @@ fn leases(shared: &Shared) -> Result<&Leases, Problem> {
         .ok_or_else(|| Problem::not_offered("services"))
 }
 
-/// Local programs that peers reach for as long as their leases last
+/// Local programs that peers reach: for as long as their leases last, or as long as the nara runs (`serve --expose`)
 #[utoipa::path(
     get,
     path = "/v1/services",
@@ -48,7 +48,7 @@ pub(super) async fn put(
     leases(&shared)?.put(&format!("/{prefix}"), &lease).map(Json)
 }
 
-/// End the lease of a local program
+/// End the lease of a local program; one of the settings has none, and stays (`service_is_set`)
 #[utoipa::path(
     delete,
     path = "/v1/services/{prefix}",
@@ -60,7 +60,7 @@ pub(super) async fn remove(
     State(shared): State<Arc<Shared>>,
     Path(prefix): Path<String>,
 ) -> Result<StatusCode, Problem> {
-    if leases(&shared)?.remove(&format!("/{prefix}")) {
+    if leases(&shared)?.remove(&format!("/{prefix}"))? {
         return Ok(StatusCode::NO_CONTENT);
     }
     let detail = format!("no program is exposed at /{prefix}");

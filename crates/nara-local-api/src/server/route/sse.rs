@@ -6,6 +6,7 @@ use std::time::Duration;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse as _, Response};
 use futures_util::Stream;
+use http::HeaderMap;
 use serde::Serialize;
 
 use crate::Problem;
@@ -17,6 +18,11 @@ const ALIVE: Duration = Duration::from_secs(15);
 pub(super) fn event(name: &str, body: &impl Serialize) -> Event {
     let json = serde_json::to_string(body).unwrap_or_default();
     Event::default().event(name).data(json)
+}
+
+/// The id of the last event that a caller had before it came back.
+pub(super) fn last_event_id(headers: &HeaderMap) -> Option<&str> {
+    headers.get("last-event-id")?.to_str().ok()
 }
 
 /// The end of a stream that failed.

@@ -9,7 +9,8 @@ use nara_mesh::gossip::GossipLink as Link;
 use nara_proto::identity::KeyId;
 
 use crate::Problem;
-use crate::model::{Gossip, GossipLink, Status};
+use crate::model::{Gossip, GossipLink, LimitInUse, Status};
+use crate::server::leases::Leases;
 use crate::server::state::{Answer, Shared};
 
 /// The running nara
@@ -60,7 +61,27 @@ pub(super) async fn status(State(shared): State<Arc<Shared>>) -> Answer<Status> 
         max_connections: shared.connections.most(),
         gossip,
         stream_readers: nara.stream_readers().iter().map(ToString::to_string).collect(),
+        limits: limits(&shared),
     }))
+}
+
+fn limits(shared: &Shared) -> Vec<LimitInUse> {
+    let services = shared.leases.as_ref().map_or((0, 0), Leases::in_use);
+    let limits = [
+        (
+            "connections",
+            (shared.connections.taken(), shared.connections.most()),
+        ),
+        ("transfers", shared.transfers.in_use()),
+        ("services", services),
+        ("body_bytes", shared.bodies.in_use()),
+    ];
+    let limit = |(name, (used, most)): (&str, _)| LimitInUse {
+        name: name.to_owned(),
+        used,
+        most,
+    };
+    limits.into_iter().map(limit).collect()
 }
 
 fn millis(duration: Duration) -> u64 {

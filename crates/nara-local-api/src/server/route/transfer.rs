@@ -10,8 +10,8 @@ use axum::extract::State;
 use axum::response::Response;
 use axum::response::sse::Event;
 use futures_util::{Stream, StreamExt as _, stream};
-use http::StatusCode;
-use nara_mesh::client::{PeerHandle, StreamState, SubscribeOptions, SyncError, SyncOptions, SyncProgress};
+use http::{HeaderMap, StatusCode};
+use nara_mesh::client::{StreamState, SubscribeOptions, SyncError, SyncOptions, SyncProgress};
 use nara_mesh::ledger::Ledger;
 use nara_proto::event::Service;
 use nara_proto::reconcile::Scope;
@@ -23,12 +23,15 @@ use tokio_stream::wrappers::{ReceiverStream, WatchStream};
 use tokio_util::task::AbortOnDropHandle;
 use utoipa::{IntoParams, ToSchema};
 
+use super::events::cursor;
 use super::sse;
 use crate::model::{
-    Counts, LiveEvent, Progress, Reconciled, StreamFault, StreamStatus, Synced, TransferKind,
+    Checkpoints, Counts, LiveEvent, Progress, Reconciled, StreamFault, StreamStatus, Synced, TransferKind,
+    trust_word,
 };
 use crate::server::extract::{CallParams, FilterParams, Path, Query, list};
 use crate::server::state::{Answer, Shared};
+use crate::server::transfers::LONGEST;
 use crate::{Problem, ProblemClass};
 
 /// Reports of a transfer that wait for the caller.
@@ -97,7 +100,7 @@ pub(super) async fn sync(
         let (options, progress) = options.watched();
         let filter = filter.filter();
         let of = (TransferKind::Sync, &*peer);
-        return Ok(transfer(&shared, of, progress, async move {
+        return transfer(&shared, of, progress, async move {
             let (report, problem) = match handle.sync_into(&*ledger, filter, options).await {
                 Ok(report) => (report, None),
                 Err(interrupted) => (interrupted.report, Some(interrupted.error.into())),
@@ -109,7 +112,7 @@ pub(super) async fn sync(
                 elapsed_us: elapsed(),
                 problem,
             })
-        }));
+        });
     }
     let request = match params.mode {
         SyncMode::Recent => SyncRequest::recent(size),
@@ -123,7 +126,7 @@ pub(super) async fn sync(
     let request = request.services(filter.services).subjects(filter.subjects);
     let (_, progress) = watch::channel(SyncProgress::default());
     let of = (TransferKind::Sync, &*peer);
-    Ok(transfer(&shared, of, progress, async move {
+    transfer(&shared, of, progress, async move {
         let answer = handle.fetch_sync_events(request).await?.into_inner();
         let teller = handle.known().and_then(|peer| peer.info().name);
         let counts = Counts::of_answer(&answer.events);
@@ -135,7 +138,7 @@ pub(super) async fn sync(
             elapsed_us: elapsed(),
             problem: None,
         })
-    }))
+    })
 }
 
 /// What to compare.
@@ -203,10 +206,10 @@ pub(super) async fn reconcile(
     let (options, progress) = SyncOptions::default().push(params.push).watched();
     let begun = Instant::now();
     let of = (TransferKind::Reconcile, &*peer);
-    Ok(transfer(&shared, of, progress, async move {
+    transfer(&shared, of, progress, async move {
         let report = handle.reconcile(&*ledger, scope, options).await?;
         Ok(Reconciled::of(&report, begun.elapsed()))
-    }))
+    })
 }
 
 /// Whether the ledger and a peer have the same events.
@@ -237,8 +240,10 @@ pub(super) async fn check(
     Query(call): Query<CallParams>,
 ) -> Answer<InSync> {
     let handle = shared.peer(&peer, call.timeout())?;
+    let scope = scope.scope()?;
+    let _place = shared.transfers.place()?;
     let ledger: &dyn Ledger = &**shared.nara.ledger();
-    let checked = handle.check_in_sync(ledger, scope.scope()?).await;
+    let checked = handle.check_in_sync(ledger, scope).await;
     let check = checked.map_err(|error| match error {
         SyncError::Peer(error) if error.status() == Some(StatusCode::NOT_FOUND) => {
             Problem::from(error).hint("the peer does not support reconciliation: sync to fetch its events")
@@ -253,16 +258,52 @@ pub(super) async fn check(
     }))
 }
 
+/// The checkpoints of a peer, what several naras agreed on, as server-sent events
+///
+/// `event` (`LiveEvent`) for each, then `done` (`Checkpoints`). None of them is stored.
+#[utoipa::path(
+    get,
+    path = "/v1/peers/{peer}/checkpoints",
+    tag = "events",
+    params(("peer" = String, Path, description = "Its name, id or address"), CallParams),
+    responses(
+        (status = 200, body = Checkpoints, content_type = "text/event-stream"),
+        (status = "default", body = Problem, content_type = "application/problem+json")
+    )
+)]
+pub(super) async fn checkpoints(
+    State(shared): State<Arc<Shared>>,
+    Path(peer): Path<String>,
+    Query(call): Query<CallParams>,
+) -> Result<Response, Problem> {
+    let handle = shared.peer(&peer, call.timeout())?;
+    let place = shared.transfers.place()?;
+    let fetched = handle.fetch_checkpoints().await?.into_inner();
+    let done = Checkpoints {
+        counts: Counts::of_answer(&fetched.events),
+        more: fetched.more,
+    };
+    let told = fetched.events.accepted.into_iter().map(|checked| {
+        let told = LiveEvent::told(&checked.event, trust_word(checked.trust));
+        sse::event("event", &told)
+    });
+    let all = told.chain(std::iter::once_with(move || {
+        drop(place);
+        sse::event("done", &done)
+    }));
+    Ok(sse::answer(shared.until_stopped(stream::iter(all))))
+}
+
 /// An answer that reports a transfer, which ends with the answer.
 fn transfer<T: Serialize + Send + 'static>(
     shared: &Shared,
     (kind, peer): (TransferKind, &str),
     mut progress: watch::Receiver<SyncProgress>,
     transfer: impl Future<Output = Result<T, Problem>> + Send + 'static,
-) -> Response {
+) -> Result<Response, Problem> {
     let (reports, waiting) = mpsc::channel(WAITING);
     let now = shared.nara.client().clock().now_millis();
-    let running = shared.transfers.begin(kind, peer, now, progress.clone());
+    let running = shared.transfers.begin(kind, peer, now, progress.clone())?;
     let task = tokio::spawn(async move {
         let reporting = reports.clone();
         let report = async {
@@ -279,6 +320,7 @@ fn transfer<T: Serialize + Send + 'static>(
                 Err(problem) => sse::failed(&problem),
             },
             () = running.cancelled() => sse::failed(&cancelled()),
+            () = tokio::time::sleep(LONGEST) => sse::failed(&too_long()),
             () = report => return,
         };
         drop(running);
@@ -289,12 +331,21 @@ fn transfer<T: Serialize + Send + 'static>(
         events: ReceiverStream::new(waiting),
         _task: AbortOnDropHandle::new(task),
     };
-    sse::answer(shared.until_stopped(events))
+    Ok(sse::answer(shared.until_stopped(events)))
 }
 
 fn cancelled() -> Problem {
     let detail = "the transfer was cancelled; what came before is stored";
     Problem::new("cancelled", StatusCode::CONFLICT, ProblemClass::Failed, detail)
+}
+
+fn too_long() -> Problem {
+    let hours = LONGEST.as_secs() / 3600;
+    let detail =
+        format!("the transfer took more than {hours} hours, and was ended; what came before is stored");
+    let (status, class) = (StatusCode::GATEWAY_TIMEOUT, ProblemClass::Failed);
+    Problem::new("transfer_timeout", status, class, detail)
+        .hint("sync again with `resume`: it goes on where this one ended")
 }
 
 /// A stream that holds the task behind it.
@@ -312,17 +363,20 @@ impl<S: Stream + Unpin> Stream for Held<S> {
 }
 
 /// Where a stream of a peer begins.
-#[derive(Clone, Copy, Debug, Default, Deserialize, IntoParams)]
+#[derive(Clone, Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct SinceParams {
-    /// Begin with events that arrived at the peer from this Unix millisecond on. By default with those that arrive from now on.
+    /// Begin behind this cursor, of an earlier stream of the peer. A header `Last-Event-ID` says the same.
+    after: Option<String>,
+    /// Begin with events that arrived at the peer from this Unix millisecond on, also if it has another ledger than the one of
+    /// the cursor. By default with those that arrive from now on.
     since_ms: Option<i64>,
 }
 
 /// Events of a peer as they arrive there, verified, as server-sent events
 ///
-/// `event` (`LiveEvent`), `fault` (`StreamFault`) and `state` (`StreamStatus`). A connection to the peer that breaks is opened
-/// again; the stream ends with a final fault.
+/// `event` (`LiveEvent`; its id is its cursor), `fault` (`StreamFault`) and `state` (`StreamStatus`). A connection to the peer
+/// that breaks is opened again; the stream ends with a final fault.
 #[utoipa::path(
     get,
     path = "/v1/peers/{peer}/events/live",
@@ -339,9 +393,13 @@ pub(super) async fn live(
     Query(filter): Query<FilterParams>,
     Query(params): Query<SinceParams>,
     Query(call): Query<CallParams>,
+    headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let handle: PeerHandle = shared.peer(&peer, call.timeout())?;
+    let handle = shared.peer(&peer, call.timeout())?;
     let mut options = SubscribeOptions::default().filter(filter.filter());
+    if let Some(after) = sse::last_event_id(&headers).or(params.after.as_deref()) {
+        options = options.resume(cursor(after)?);
+    }
     if let Some(since) = params.since_ms {
         options = options.since(UnixMillis::new(since).to_nanos());
     }
@@ -353,7 +411,14 @@ pub(super) async fn live(
             sse::event("state", &StreamStatus { state })
         });
     let events = subscription.map(|item| match item {
-        Ok(verified) => sse::event("event", &LiveEvent::verified(&verified)),
+        Ok(verified) => {
+            let live = LiveEvent::verified(&verified);
+            let event = sse::event("event", &live);
+            match live.cursor {
+                Some(cursor) => event.id(cursor),
+                None => event,
+            }
+        }
         Err(error) => sse::event("fault", &StreamFault::of(&error)),
     });
     // The states go on for as long as the events do.

@@ -29,7 +29,7 @@ pub(super) async fn history(State(shared): State<Arc<Shared>>) -> Json<History> 
     responses((status = 200, body = ConflictList), (status = "default", body = Problem, content_type = "application/problem+json"))
 )]
 pub(super) async fn conflicts(State(shared): State<Arc<Shared>>) -> Json<ConflictList> {
-    Json(shared.conflicts.list())
+    Json(shared.conflicts.with_keys(shared.nara.registry()))
 }
 
 /// An address of the page, with a token that opens it once

@@ -64,6 +64,15 @@ impl Services {
         self.write().programs.remove(prefix).is_some()
     }
 
+    /// The programs, by prefix.
+    pub fn programs(&self) -> Vec<(String, Backend)> {
+        let table = self.read();
+        let programs = table.programs.iter();
+        programs
+            .map(|(prefix, program)| (prefix.clone(), program.proxy.backend.clone()))
+            .collect()
+    }
+
     /// How many requests a program was given, and who sent the last one; `None`: there is no such program.
     pub fn requests(&self, prefix: &str) -> Option<(u64, Option<NaraName>)> {
         let program = self.read().programs.get(prefix)?.clone();

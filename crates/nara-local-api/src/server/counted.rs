@@ -1,0 +1,94 @@
+//! What takes long to count, and is asked for again and again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+/// After counting, pause this many times as long as that took: counting takes a hundredth of the time of one core at most.
+const PAUSE: u32 = 100;
+
+/// The last result. One caller counts, and others wait for what it finds.
+#[derive(Debug)]
+pub(super) struct Counted<S, T>(Arc<Mutex<Option<Last<S, T>>>>);
+
+#[derive(Debug)]
+struct Last<S, T> {
+    state: S,
+    result: T,
+    at: Instant,
+    took: Duration,
+}
+
+impl<S, T> Default for Counted<S, T> {
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new(None)))
+    }
+}
+
+impl<S, T> Counted<S, T>
+where
+    S: PartialEq + Send + 'static,
+    T: Clone + Send + 'static,
+{
+    /// What is counted in a state: the last result as long as the state is the same, or the pause has not passed.
+    pub(super) async fn of<E: Send + 'static>(
+        &self,
+        state: S,
+        counting: impl Future<Output = Result<T, E>> + Send + 'static,
+    ) -> Result<T, E> {
+        let mut last = self.0.clone().lock_owned().await;
+        if let Some(last) = &*last
+            && (last.state == state || last.at.elapsed() < last.took * PAUSE)
+        {
+            return Ok(last.result.clone());
+        }
+        // A caller that leaves does not let the next one begin another count beside this one.
+        let counted = tokio::spawn(async move {
+            let begun = Instant::now();
+            let result = counting.await?;
+            *last = Some(Last {
+                state,
+                result: result.clone(),
+                at: Instant::now(),
+                took: begun.elapsed(),
+            });
+            Ok(result)
+        });
+        match counted.await {
+            Ok(result) => result,
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_takes_long_is_counted_seldom_and_only_if_something_changed() {
+        let counted = Counted::default();
+        let times = Arc::new(AtomicU32::new(0));
+        let ask = async |state: u32| {
+            let times = times.clone();
+            let counting = async move {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                Ok::<_, Infallible>(times.fetch_add(1, Ordering::Relaxed) + 1)
+            };
+            counted.of(state, counting).await.unwrap()
+        };
+        // Many at once wait for one.
+        assert_eq!(tokio::join!(ask(1), ask(1), ask(2)), (1, 1, 1));
+        tokio::time::sleep(Duration::from_secs(99)).await;
+        assert_eq!(ask(2).await, 1);
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert_eq!((ask(1).await, ask(2).await), (1, 2));
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+        assert_eq!(ask(2).await, 2);
+    }
+}
