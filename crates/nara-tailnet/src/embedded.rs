@@ -58,7 +58,7 @@ use self::keys::Keys;
 use self::netmap::{Node, View};
 use self::relay::{LinkState, Relays};
 pub use self::settings::{
-    EmbeddedError, EmbeddedSettings, MAX_BACKOFF, RELAY_BURST, RELAY_RATE, RELAY_WINDOW, TAILSCALE_CONTROL,
+    EmbeddedError, EmbeddedSettings, FIRST_WINDOW, MAX_BACKOFF, RELAY_BURST, RELAY_RATE, TAILSCALE_CONTROL,
     TCP_BUFFER, USER_TIMEOUT,
 };
 use self::stack::Stack;

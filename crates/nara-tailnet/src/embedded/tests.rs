@@ -133,26 +133,20 @@ async fn transfer(from: &Side, to: &Side, begins_direct: bool, ends_direct: bool
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_window_grows_on_a_direct_path() {
-    let (a, b) = pair().await;
-    let (window, _) = timeout(LONG, transfer(&a, &b, true, true)).await.unwrap();
-    assert!(window > RELAY_WINDOW, "{window}");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_window_stays_small_on_a_relay() {
-    let (a, b) = pair().await;
-    let windows = timeout(LONG, transfer(&a, &b, false, false)).await.unwrap();
-    assert_eq!(windows, (RELAY_WINDOW, RELAY_WINDOW));
+async fn the_window_grows_on_either_path() {
+    for is_direct in [true, false] {
+        let (a, b) = pair().await;
+        let (window, _) = timeout(LONG, transfer(&a, &b, is_direct, is_direct))
+            .await
+            .unwrap();
+        assert!(window > FIRST_WINDOW, "{window}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_transfer_survives_both_changes_of_its_path() {
     let (a, b) = pair().await;
-    let (_, on_relay) = timeout(LONG, transfer(&a, &b, true, false)).await.unwrap();
-    assert_eq!(on_relay, RELAY_WINDOW);
+    timeout(LONG, transfer(&a, &b, true, false)).await.unwrap();
     let (c, d) = pair().await;
-    let (on_relay, direct) = timeout(LONG, transfer(&c, &d, false, true)).await.unwrap();
-    assert_eq!(on_relay, RELAY_WINDOW);
-    assert!(direct > RELAY_WINDOW, "{direct}");
+    timeout(LONG, transfer(&c, &d, false, true)).await.unwrap();
 }

@@ -1,5 +1,6 @@
 //! The connection to one region's relay, kept up for as long as it is of use.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -237,7 +238,7 @@ impl<W: tokio::io::AsyncWrite + Unpin> Sender<W> {
             }
             if !self.bytes.is_empty() {
                 used = now;
-                self.write().await?;
+                self.write(queue, pacer).await?;
                 continue;
             }
             let wake = pacer.next();
@@ -262,15 +263,25 @@ impl<W: tokio::io::AsyncWrite + Unpin> Sender<W> {
         }
     }
 
-    async fn write(&mut self) -> Result<(), RelayError> {
+    /// Writes what was gathered. Meanwhile the pacer takes what comes: it knows which packets may wait.
+    async fn write(
+        &mut self,
+        queue: &mut mpsc::Receiver<RelayBatch>,
+        pacer: &mut Pacer,
+    ) -> Result<(), RelayError> {
         let write = async {
             self.writer.write_all(&self.bytes).await?;
             self.writer.flush().await
         };
-        match timeout(WRITE, write).await {
-            Ok(written) => written?,
-            Err(_) => return Err(RelayError::Silent(WRITE)),
-        }
+        let mut write = pin!(timeout(WRITE, write));
+        let written = loop {
+            tokio::select! {
+                biased;
+                written = &mut write => break written,
+                Some(batch) = queue.recv() => push(pacer, batch),
+            }
+        };
+        written.map_err(|_| RelayError::Silent(WRITE))??;
         self.bytes.clear();
         Ok(())
     }
