@@ -55,7 +55,9 @@ impl Side {
         let (stack, runner) = Stack::new(device, Arc::clone(&driver), Arc::clone(&tap));
         let mut tasks = JoinSet::new();
         tasks.spawn(runner.run());
-        tasks.spawn(paths.run(DiscoKeyPair::random(), Arc::<Driver>::clone(&driver)));
+        let host = Arc::<Driver>::clone(&driver);
+        let addresses = watch::Sender::default().subscribe();
+        tasks.spawn(paths.run(DiscoKeyPair::random(), host, addresses));
         let (timers, packets) = (Arc::clone(&driver), Arc::clone(&driver));
         tasks.spawn(async move { timers.run_timers().await });
         tasks.spawn(async move { packets.run_stack().await });
