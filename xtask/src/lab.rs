@@ -10,8 +10,12 @@ use std::time::{Duration, Instant};
 
 use crate::{process, results};
 
-/// How long a run may take before all of it is ended.
+/// How long a run may take before all of it is ended. A row of `--links` takes half a minute to two for each kind.
 const LIMIT: Duration = Duration::from_secs(25 * 60);
+const LIMIT_OF_LINKS: Duration = Duration::from_secs(60 * 60);
+
+/// So many cells name a row of `--links`: the line, the NATs and the kind.
+const LINK_CELLS: usize = 3;
 
 /// What is set up in the namespaces before the program runs. Go nodes do not use a network that has only the loopback
 /// device, so there is a second one, which leads nowhere.
@@ -72,12 +76,19 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     if task != "soak" {
         rest.extend(["--file".to_owned(), file.display().to_string()]);
     }
-    in_namespaces(&lab, &programs, task, &rest)?;
+    // There may be none, or one of another run.
+    let _ = fs::remove_file(&file);
+    let outcome = in_namespaces(&lab, &programs, task, &rest);
     if record && task != "soak" {
         let table = fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
-        results::record(if task == "bench" { "speed" } else { name }, &table)?;
+        match task {
+            "bench" => results::record("speed", &table)?,
+            // Rows can be measured one by one.
+            "links" => results::record_rows(name, &table, LINK_CELLS)?,
+            _ => results::record(name, &table)?,
+        }
     }
-    Ok(())
+    outcome
 }
 
 fn check_tools(task: &str) -> Result<(), String> {
@@ -189,6 +200,7 @@ fn build_lab(task: &str) -> Result<PathBuf, String> {
 /// process of its namespace.
 fn in_namespaces(lab: &Path, programs: &Path, task: &str, rest: &[String]) -> Result<(), String> {
     let begin = Instant::now();
+    let limit = if task == "links" { LIMIT_OF_LINKS } else { LIMIT };
     let mut child = Command::new("unshare")
         .args(["-Urnpf", "--mount-proc", "--kill-child", "sh", "-c", SETUP, "lab"])
         .arg(lab)
@@ -212,11 +224,11 @@ fn in_namespaces(lab: &Path, programs: &Path, task: &str, rest: &[String]) -> Re
                 return Ok(());
             }
             Some(status) => return Err(format!("the lab failed: {status}")),
-            None if begin.elapsed() > LIMIT => {
+            None if begin.elapsed() > limit => {
                 // The first process ends with unshare, and all others with it.
                 let _ = child.kill();
                 let _ = child.wait();
-                return Err(format!("the lab did not end within {LIMIT:?}"));
+                return Err(format!("the lab did not end within {limit:?}"));
             }
             None => thread::sleep(Duration::from_millis(200)),
         }

@@ -36,6 +36,7 @@ usage: cargo xtask TASK
   lab       run naras of every kind on a tailnet of their own: a control server and a relay in namespaces without
             a way out; needs Go, no root (options: --headscale for a Headscale as control server, --bench for figures,
             --links for lines with delay, jitter and loss and for NATs, beside tsnet, --grade lan,home,mobile,bad,satellite,
+            --only hard-easy,no-udp-easy for pairs of NATs,
             --soak for minutes of traffic with changes of keys, --seconds N, --kinds embedded,managed,tsnet,
             --rounds N, --record to write the tables into docs/results.md)
   mutants   mutate the code that authenticates, and see whether a test notices

@@ -12,6 +12,37 @@ pub(crate) fn record(name: &str, table: &str) -> Result<(), String> {
     fs::write(&path, replaced(&text, name, table)?).map_err(failed)
 }
 
+/// Writes the rows of `table` to the table of that name: each takes the place of the one whose first cells are the same.
+pub(crate) fn record_rows(name: &str, table: &str, cells: usize) -> Result<(), String> {
+    let path = process::root().join("docs/results.md");
+    let text = fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let old = text
+        .split_once(&format!("<!-- {name} -->\n"))
+        .and_then(|(_, rest)| rest.split_once(&format!("<!-- /{name} -->")))
+        .map_or("", |(old, _)| old);
+    record(name, &merged(old, table, cells))
+}
+
+/// The old table with the rows of the new one. A row without predecessor comes after those of the same first cell.
+fn merged(old: &str, new: &str, cells: usize) -> String {
+    let key = |row: &str, cells: usize| -> Vec<String> {
+        let cells = row.split('|').skip(1).take(cells);
+        cells.map(|cell| cell.trim().to_owned()).collect()
+    };
+    let mut new = new.trim().lines();
+    let head: Vec<_> = new.by_ref().take(2).collect();
+    let mut rows: Vec<_> = old.trim().lines().skip(head.len()).collect();
+    for row in new {
+        if let Some(same) = rows.iter_mut().find(|old| key(old, cells) == key(row, cells)) {
+            *same = row;
+        } else {
+            let last = rows.iter().rposition(|old| key(old, 1) == key(row, 1));
+            rows.insert(last.map_or(rows.len(), |last| last + 1), row);
+        }
+    }
+    [head, rows].concat().join("\n")
+}
+
 fn replaced(text: &str, name: &str, table: &str) -> Result<String, String> {
     let missing = || format!("docs/results.md has no place for {name}");
     let (begin, end) = (format!("<!-- {name} -->\n"), format!("<!-- /{name} -->"));
@@ -31,6 +62,23 @@ mod tests {
         assert_eq!(replaced(text, "x", "new\n").as_deref(), Ok(expected));
         assert_eq!(replaced(expected, "x", "new").as_deref(), Ok(expected));
         assert!(replaced(text, "y", "new").is_err());
+    }
+
+    #[test]
+    fn a_row_takes_the_place_of_the_one_with_the_same_first_cells() {
+        let old = "| a | b | c |\n|---|---|---|\n| x | 1 | old |\n| x | 2 | old |\n| y | 1 | old |\n";
+        let new = "| a | b | c |\n|---|---|---|\n| x | 2 | new |\n| z | 1 | new |\n| x | 3 | new |\n";
+        let expected = [
+            "| a | b | c |",
+            "|---|---|---|",
+            "| x | 1 | old |",
+            "| x | 2 | new |",
+            "| x | 3 | new |",
+            "| y | 1 | old |",
+            "| z | 1 | new |",
+        ];
+        assert_eq!(merged(old, new, 2), expected.join("\n"));
+        assert_eq!(merged("", new, 2), new.trim());
     }
 
     #[test]

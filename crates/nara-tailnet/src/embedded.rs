@@ -21,6 +21,7 @@ mod control;
 mod device;
 mod direct;
 mod driver;
+mod interfaces;
 mod keys;
 mod netmap;
 mod plane;
@@ -58,7 +59,7 @@ use self::keys::Keys;
 use self::netmap::{Node, View};
 use self::relay::{LinkState, Relays};
 pub use self::settings::{
-    EmbeddedError, EmbeddedSettings, MAX_BACKOFF, RELAY_BURST, RELAY_RATE, RELAY_WINDOW, TAILSCALE_CONTROL,
+    EmbeddedError, EmbeddedSettings, FIRST_WINDOW, MAX_BACKOFF, RELAY_BURST, RELAY_RATE, TAILSCALE_CONTROL,
     TCP_BUFFER, USER_TIMEOUT,
 };
 use self::stack::Stack;
@@ -113,11 +114,14 @@ impl EmbeddedNode {
             port,
         ));
         let disco_keys = keys.state().disco_keys.clone();
+        let addresses = watch::Sender::default();
+        let watched_addresses = addresses.subscribe();
         let relays = Relays::new(
             Arc::<Driver>::clone(&driver),
             tls.clone(),
             settings.relay_rate,
             node_keys,
+            addresses.subscribe(),
         );
         let (stack, runner) = Stack::new(device, Arc::clone(&driver), Arc::clone(&tap));
         let control_state = watch::Sender::default();
@@ -147,12 +151,14 @@ impl EmbeddedNode {
         let (leave, leaving) = mpsc::channel(1);
 
         let mut tasks = JoinSet::new();
+        tasks.spawn(interfaces::run(addresses));
         tasks.spawn(runner.run());
         tasks.spawn(control.run(leaving));
         tasks.spawn(published.run(status));
         tasks.spawn(async move { tap.run().await });
         if let Some(paths) = paths {
-            tasks.spawn(paths.run(disco_keys, Arc::<Driver>::clone(&driver)));
+            let host = Arc::<Driver>::clone(&driver);
+            tasks.spawn(paths.run(disco_keys, host, watched_addresses));
         }
         {
             let driver = Arc::clone(&driver);

@@ -13,12 +13,14 @@ import (
 	"tailscale.com/tsnet"
 )
 
-// The same as in lab/runner/src/links/client.rs.
+// The same as in lab/runner/src/bench/line.rs.
 const (
 	// lineConnections is how many connections send requests at the same time.
 	lineConnections = 4
 	// lineRequests is for how long they do so.
 	lineRequests = 8 * time.Second
+	// lineTransfers is how many blobs come at the same time, with requests beside them.
+	lineTransfers = 8
 	// lineSearch is how long a direct path is waited for.
 	lineSearch = 10 * time.Second
 	// lineTransfer is how long a blob may take.
@@ -33,6 +35,9 @@ type lineFigures struct {
 	P99Millis    float64  `json:"p99_ms"`
 	DownMB       *float64 `json:"down_mb_s"`
 	UpMB         *float64 `json:"up_mb_s"`
+	TogetherMB   *float64 `json:"together_mb_s"`
+	BesideP50    float64  `json:"beside_p50_ms"`
+	BesideP99    float64  `json:"beside_p99_ms"`
 }
 
 // measureLine sends requests over a line that may be bad, and a blob each way.
@@ -100,7 +105,64 @@ func measureLine(server *tsnet.Server, address string, blob int) error {
 	if found.UpMB, err = inTime(nara.upload, blob); err != nil {
 		return err
 	}
+	if err := together(nara, blob, &found); err != nil {
+		return err
+	}
 	return json.NewEncoder(os.Stdout).Encode(found)
+}
+
+// together gets some blobs at the same time and sends requests beside them.
+func together(nara nara, blob int, found *lineFigures) error {
+	if err := nara.request(); err != nil {
+		return err
+	}
+	done := make(chan error, 1)
+	begin := time.Now()
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), lineTransfer)
+		defer cancel()
+		var all sync.WaitGroup
+		failures := make(chan error, lineTransfers)
+		for range lineTransfers {
+			all.Go(func() {
+				_, err := nara.download(ctx, blob/lineTransfers)
+				failures <- err
+			})
+		}
+		all.Wait()
+		close(failures)
+		var failed error
+		for err := range failures {
+			failed = errors.Join(failed, err)
+		}
+		done <- failed
+	}()
+	var taken []time.Duration
+	for {
+		one := time.Now()
+		if err := nara.request(); err != nil {
+			return err
+		}
+		took := time.Since(one)
+		select {
+		case err := <-done:
+			if err != nil && !errors.Is(err, context.DeadlineExceeded) {
+				return err
+			}
+			if err == nil {
+				rate := float64(blob) / 1e6 / time.Since(begin).Seconds()
+				found.TogetherMB = &rate
+			}
+			if len(taken) > 0 {
+				slices.Sort(taken)
+				found.BesideP50 = millis(taken[len(taken)/2])
+				found.BesideP99 = millis(taken[len(taken)*99/100])
+			}
+			return nil
+		default:
+			taken = append(taken, took)
+		}
+	}
 }
 
 // inTime returns nil if the transfer took too long.

@@ -16,7 +16,7 @@ mod world;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 
@@ -33,9 +33,11 @@ const ROUND: Duration = Duration::from_secs(180);
 /// What rows are compared with.
 const STANDARD: Kind = Kind::Tsnet;
 
-/// Measures all lines and prints the table. `--grade NAME`, `--kinds a,b`, `--rounds N`, `--file PATH`.
+/// Measures all lines and prints the table. `--grade a,b`, `--only NEAR-FAR,…` for pairs of NATs (`hard-easy`, `no-udp-easy`),
+/// `--kinds a,b`, `--rounds N`, `--file PATH`. The file is written after each measurement.
 pub(crate) async fn run(programs: &Path, args: &[String]) -> Result<(), String> {
-    let mut kinds = vec![STANDARD, Kind::Embedded];
+    let mut kinds = Kind::ALL.to_vec();
+    let mut pairs: Option<Vec<&str>> = None;
     let mut grades = GRADES.to_vec();
     let mut rounds = 1;
     let mut file = None;
@@ -45,60 +47,87 @@ pub(crate) async fn run(programs: &Path, args: &[String]) -> Result<(), String> 
         let is_wanted = |name: &str| value.split(',').any(|wanted| wanted == name);
         match arg.as_str() {
             "--grade" => grades.retain(|grade| is_wanted(grade.name)),
-            "--kinds" => {
-                kinds = Kind::ALL.to_vec();
-                kinds.retain(|kind| is_wanted(&kind.to_string()));
-                kinds.sort_by_key(|kind| *kind != STANDARD);
-            }
+            "--only" => pairs = Some(value.split(',').collect()),
+            "--kinds" => kinds.retain(|kind| is_wanted(&kind.to_string())),
             "--rounds" => rounds = value.parse().map_err(|_| "--rounds takes a number".to_owned())?,
             "--file" => file = Some(value),
             _ => return Err(format!("there is no option {arg}")),
         }
     }
     usable()?;
+    kinds.sort_by_key(|kind| *kind != STANDARD);
     let rows: Vec<_> = grades
         .iter()
         .flat_map(|grade| grade::nats(grade).iter().map(move |nats| (grade, *nats)))
+        .filter(|(_, nats)| {
+            pairs
+                .as_ref()
+                .is_none_or(|pairs| pairs.contains(&&*pair_name(*nats)))
+        })
         .collect();
-    let mut found: BTreeMap<(usize, Kind), Vec<LineFigures>> = BTreeMap::new();
+    if rows.is_empty() || kinds.is_empty() {
+        return Err("no line is left to be measured: see the options".to_owned());
+    }
+    let mut found: Found = BTreeMap::new();
     let mut failures = 0;
     for round in 0..rounds {
         for (n, (grade, nats)) in rows.iter().enumerate() {
             // Kinds alternate, so that a change of the machine's pace hits all of them.
             for kind in &kinds {
                 let seed = round * 1000 + n as u64;
+                let begin = Instant::now();
                 let measured = measure(programs, grade, *nats, *kind, seed).await;
                 let (near, far) = nats;
-                println!("{:<10} {near:<6} {far:<6} {kind:<9} {measured:?}", grade.name);
-                match measured {
-                    Ok(figures) => found.entry((n, *kind)).or_default().push(figures),
-                    Err(_) => failures += 1,
+                let took = begin.elapsed();
+                println!(
+                    "{:<10} {near:<6} {far:<6} {kind:<9} {took:.0?} {measured:?}",
+                    grade.name
+                );
+                failures += usize::from(measured.is_err());
+                let all = found.entry((n, *kind)).or_default();
+                all.extend(measured);
+                if let Some(file) = file {
+                    std::fs::write(file, table(&rows, &kinds, &found))
+                        .map_err(|error| format!("{file}: {error}"))?;
                 }
             }
         }
     }
-    let mut text =
-        "| line | NATs | nodes | direct after s | first request ms | p50 ms | p99 ms | down MB/s | up MB/s \
-                    | to tsnet: p50, p99, down, up |\n|---|---|---|---|---|---|---|---|---|---|\n"
-            .to_owned();
-    for (n, (grade, (near, far))) in rows.iter().enumerate() {
-        let standard = found.get(&(n, STANDARD)).map(|all| Summary::of(all));
-        for kind in &kinds {
-            let row = match found.get(&(n, *kind)) {
-                Some(all) => Summary::of(all).row(standard.as_ref().filter(|_| *kind != STANDARD)),
-                None => "**failed** | | | | | | |".to_owned(),
-            };
-            text.push_str(&format!("| {} | {near} – {far} | {kind} | {row}\n", grade.name));
-        }
-    }
-    println!("\n{text}");
-    if let Some(file) = file {
-        std::fs::write(file, &text).map_err(|error| format!("{file}: {error}"))?;
-    }
+    println!("\n{}", table(&rows, &kinds, &found));
     match failures {
         0 => Ok(()),
         failures => Err(format!("{failures} measurements failed")),
     }
+}
+
+/// What was measured, by row and kind; empty if all measurements failed.
+type Found = BTreeMap<(usize, Kind), Vec<LineFigures>>;
+
+/// How `--only` names a pair of NATs.
+fn pair_name((near, far): (Nat, Nat)) -> String {
+    format!("{near}-{far}").to_lowercase().replace(' ', "-")
+}
+
+/// The rows that were measured so far.
+fn table(rows: &[(&Grade, (Nat, Nat))], kinds: &[Kind], found: &Found) -> String {
+    let mut text =
+        "| line | NATs | nodes | direct after s | first request ms | p50 ms | p99 ms | down MB/s | up MB/s \
+                    | to tsnet: p50, p99, down, up | eight at once MB/s | beside them p50, p99 ms |\n\
+                    |---|---|---|---|---|---|---|---|---|---|---|---|\n"
+            .to_owned();
+    for (n, (grade, (near, far))) in rows.iter().enumerate() {
+        let standard = found.get(&(n, STANDARD)).filter(|all| !all.is_empty());
+        let standard = standard.map(|all| Summary::of(all));
+        for kind in kinds {
+            let row = match found.get(&(n, *kind)) {
+                Some(all) if all.is_empty() => "**failed** | | | | | | | | |".to_owned(),
+                Some(all) => Summary::of(all).row(standard.as_ref().filter(|_| *kind != STANDARD)),
+                None => continue,
+            };
+            text.push_str(&format!("| {} | {near} – {far} | {kind} | {row}\n", grade.name));
+        }
+    }
+    text
 }
 
 /// Why nothing of this can be done here, if it cannot.
@@ -140,6 +169,9 @@ struct Summary {
     p99_ms: f64,
     down_mb_s: Option<f64>,
     up_mb_s: Option<f64>,
+    together_mb_s: Option<f64>,
+    beside_p50_ms: f64,
+    beside_p99_ms: f64,
 }
 
 impl Summary {
@@ -156,6 +188,9 @@ impl Summary {
             p99_ms: of(|figures| figures.p99_ms),
             down_mb_s: in_time(|figures| figures.down_mb_s),
             up_mb_s: in_time(|figures| figures.up_mb_s),
+            together_mb_s: in_time(|figures| figures.together_mb_s),
+            beside_p50_ms: of(|figures| figures.beside_p50_ms),
+            beside_p99_ms: of(|figures| figures.beside_p99_ms),
         }
     }
 
@@ -177,7 +212,7 @@ impl Summary {
             .join(", ")
         });
         format!(
-            "{} | {:.0} | {:.1} | {:.1} | {} | {} | {ratios} |",
+            "{} | {:.0} | {:.1} | {:.1} | {} | {} | {ratios} | {} | {:.0}, {:.0} |",
             self.direct_s
                 .map_or_else(|| "relay".to_owned(), |seconds| format!("{seconds:.1}")),
             self.first_ms,
@@ -185,6 +220,9 @@ impl Summary {
             self.p99_ms,
             rate(self.down_mb_s),
             rate(self.up_mb_s),
+            rate(self.together_mb_s),
+            self.beside_p50_ms,
+            self.beside_p99_ms,
         )
     }
 }

@@ -66,6 +66,16 @@ impl Device {
         self.down.lock().unwrap_or_else(PoisonError::into_inner).len() < DOWN
     }
 
+    /// Takes all packets for the stack away, and says how many there were.
+    #[cfg(test)]
+    pub(super) fn clear(&self) -> usize {
+        self.up
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .drain(..)
+            .count()
+    }
+
     fn has_packet(&self) -> bool {
         !self.up.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }

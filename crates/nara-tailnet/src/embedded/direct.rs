@@ -40,6 +40,7 @@ pub(super) use self::engine::DirectPeer;
 use self::engine::{Action, Engine, Via};
 use self::packet::Kind;
 pub(super) use self::sockets::{SendOutcome, Sockets};
+use super::interfaces::Addresses;
 use super::underlay::DirectHost;
 
 /// Packets that wait for the task. What comes on top is dropped: peers ping again.
@@ -133,8 +134,6 @@ pub(super) struct Runner {
     relayed: mpsc::Receiver<(NodePublicKey, PacketMut)>,
     refused: mpsc::Receiver<SocketAddr>,
     activity: Arc<Notify>,
-    /// Our own addresses are worth a look.
-    look: Arc<Notify>,
     peers: watch::Receiver<Vec<DirectPeer>>,
     servers: watch::Receiver<Vec<StunServer>>,
     node: watch::Receiver<NodePublicKey>,
@@ -162,7 +161,6 @@ pub(super) fn open(port: u16, policy: Policy, node: NodePublicKey) -> io::Result
         relayed: relayed_packets,
         refused: refused_addresses,
         activity: Arc::clone(&activity),
-        look: Arc::new(Notify::new()),
         peers: direct.peers.subscribe(),
         servers: direct.servers.subscribe(),
         node: direct.node.subscribe(),
@@ -179,7 +177,7 @@ pub(super) fn open(port: u16, policy: Policy, node: NodePublicKey) -> io::Result
 
 impl Runner {
     /// Runs until the node ends.
-    pub(super) async fn run(mut self, keys: DiscoKeyPair, host: Arc<dyn DirectHost>) {
+    pub(super) async fn run(mut self, keys: DiscoKeyPair, host: Arc<dyn DirectHost>, addresses: Addresses) {
         let (disco, mut packets) = mpsc::channel(QUEUE);
         let (stun, answers) = mpsc::channel(QUEUE);
         for socket in self.sockets.all() {
@@ -202,7 +200,7 @@ impl Runner {
             sockets: Arc::clone(&self.sockets),
             policy: self.policy,
             servers: self.servers.clone(),
-            look: Arc::clone(&self.look),
+            addresses,
             answers,
             own: self.own.clone(),
         };
@@ -250,23 +248,15 @@ impl Runner {
                     }
                 }
                 Action::Relay(to, packet) => host.relay(to, packet),
-                Action::Route(peer, path) => self.route(host, peer, path),
+                Action::Route(peer, path) => host.set_path(peer, path),
                 Action::Known(address, peer) => host.set_known(address, peer),
             }
         }
         // What was refused leads back to relays: that is all there can be.
         for action in engine.actions() {
             if let Action::Route(peer, path) = action {
-                self.route(host, peer, path);
+                host.set_path(peer, path);
             }
-        }
-    }
-
-    fn route(&self, host: &dyn DirectHost, peer: NodePublicKey, path: Option<SocketAddr>) {
-        host.set_path(peer, path);
-        if path.is_none() {
-            // Perhaps it died because this machine has moved.
-            self.look.notify_one();
         }
     }
 }

@@ -87,9 +87,9 @@ impl Driver {
     /// Carries what the stack sends. Never ends.
     pub(super) async fn run_stack(&self) {
         loop {
-            let mut packets = self.device.take().await;
-            for packet in &mut packets {
-                self.tap.outgoing(packet.as_mut());
+            let packets = self.device.take().await;
+            for packet in &packets {
+                self.tap.outgoing(packet.as_ref());
             }
             self.handle(Input::Stack(packets));
         }
@@ -197,6 +197,9 @@ impl DirectHost for Driver {
         let mut state = self.state();
         state.plane.set_path(&peer, path);
         self.tap.set_direct(state.plane.direct_addresses());
+        let addresses = state.plane.addresses_of(&peer);
+        drop(state);
+        self.tap.rerouted(&addresses, Instant::now());
     }
 
     fn set_known(&self, address: SocketAddr, peer: NodePublicKey) {

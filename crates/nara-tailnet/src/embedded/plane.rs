@@ -191,6 +191,12 @@ impl Plane {
         self.peers.get(peer)?.path
     }
 
+    /// The addresses of a peer.
+    pub(super) fn addresses_of(&self, peer: &NodePublicKey) -> HashSet<IpAddr> {
+        let of_peer = self.by_address.iter().filter(|(_, key)| *key == peer);
+        of_peer.map(|(address, _)| *address).collect()
+    }
+
     /// The addresses of all peers that have a direct path now.
     pub(super) fn direct_addresses(&self) -> HashSet<IpAddr> {
         let direct = self.by_address.iter().filter(|(_, key)| self.path(key).is_some());

@@ -19,6 +19,7 @@ use ts_keys::NodeKeyPair;
 use self::link::Link;
 pub(super) use self::link::LinkState;
 use self::region::{RelayMap, Server};
+use super::interfaces::Addresses;
 use super::tls::Tls;
 use super::underlay::{RegionId, RelayHost};
 
@@ -39,6 +40,7 @@ pub(super) struct Relays {
     keys: watch::Sender<NodeKeyPair>,
     home: watch::Sender<Option<RegionId>>,
     home_state: watch::Sender<LinkState>,
+    addresses: Addresses,
 }
 
 #[derive(Default)]
@@ -53,7 +55,13 @@ struct OpenLink {
 }
 
 impl Relays {
-    pub(super) fn new(host: Arc<dyn RelayHost>, tls: Tls, rate: u32, keys: NodeKeyPair) -> Arc<Self> {
+    pub(super) fn new(
+        host: Arc<dyn RelayHost>,
+        tls: Tls,
+        rate: u32,
+        keys: NodeKeyPair,
+        addresses: Addresses,
+    ) -> Arc<Self> {
         Arc::new(Self {
             host,
             tls,
@@ -63,6 +71,7 @@ impl Relays {
             keys: watch::Sender::new(keys),
             home: watch::Sender::default(),
             home_state: watch::Sender::default(),
+            addresses,
         })
     }
 
@@ -128,6 +137,7 @@ impl Relays {
                 servers: servers.subscribe(),
                 keys: self.keys.subscribe(),
                 home: self.home.subscribe(),
+                addresses: self.addresses.clone(),
                 state,
             };
             links.tasks.spawn(link.run(waiting));

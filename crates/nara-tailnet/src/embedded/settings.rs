@@ -11,17 +11,16 @@ use crate::AuthKey;
 /// The control server of Tailscale itself.
 pub const TAILSCALE_CONTROL: &str = "https://controlplane.tailscale.com";
 
-/// The send and the receive buffer of a TCP connection, in bytes: its largest window, on a direct path. It is enough for
-/// 100 Mbit/s at 20 ms.
+/// The send and the receive buffer of a TCP connection, in bytes: its largest window. It is enough for 100 Mbit/s at
+/// 20 ms.
 ///
 /// Memory is used only for what waits in a buffer.
 pub const TCP_BUFFER: usize = 256 * 1024;
 
-/// The window of a TCP connection on a relay, in bytes, and the smallest one on a direct path.
+/// The window with which a TCP connection begins, in bytes, and the smallest one on a direct path.
 ///
-/// A stock relay queues 32 packets per receiver and drops the rest; 32 KiB are 27 packets. With 64 KiB a transfer
-/// over a relay nearly stops.
-pub const RELAY_WINDOW: usize = 32 * 1024;
+/// A stock relay queues 32 packets per receiver and drops the rest; 32 KiB are 27 packets.
+pub const FIRST_WINDOW: usize = 32 * 1024;
 
 /// Packets to one peer that may follow each other at once on a relay: fewer than the 32 that it queues.
 pub const RELAY_BURST: u32 = 24;

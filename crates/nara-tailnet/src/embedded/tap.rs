@@ -8,6 +8,7 @@
 //! The tap sees every segment, remembers each connection's numbers, and when one is to end, hands the stack a reset as
 //! if the peer had sent it; when something is to be sent again, acknowledgements that make the stack do so.
 
+mod path;
 mod segment;
 #[cfg(test)]
 mod simulation;
@@ -26,6 +27,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use ts_packetfilter::{DropAllFilter, Filter, FilterExt as _, IpProto, PacketInfo};
 
+use self::path::Path;
 use self::segment::{Ip, IpProtocol, Segment, TcpControl, TcpSeqNumber, set_window};
 use self::timer::Timer;
 use self::window::Window;
@@ -71,6 +73,8 @@ struct Track {
 /// See the module.
 pub(super) struct Tap {
     flows: Mutex<HashMap<Flow, Track>>,
+    /// The ways to the peers of these connections.
+    paths: Mutex<HashMap<IpAddr, Path>>,
     /// By how many bits the windows of a peer are shifted that is opening a connection.
     opening: Mutex<HashMap<Flow, Option<u8>>>,
     /// The addresses to which a direct path leads.
@@ -87,6 +91,7 @@ impl Tap {
     pub(super) fn new(device: Arc<Device>, user_timeout: Duration) -> Self {
         Self {
             flows: Mutex::default(),
+            paths: Mutex::default(),
             opening: Mutex::default(),
             direct: Mutex::default(),
             filter: Mutex::new(Arc::new(DropAllFilter)),
@@ -100,6 +105,15 @@ impl Tap {
         self.flows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The way to a peer. Not to be held while [`Self::flows`] is asked for.
+    fn with_path<T>(&self, peer: IpAddr, work: impl FnOnce(&mut Path) -> T) -> T {
+        let is_direct = self.is_direct(peer);
+        let mut paths = self.paths.lock().unwrap_or_else(PoisonError::into_inner);
+        let path = paths.entry(peer).or_default();
+        path.follow(is_direct);
+        work(path)
+    }
+
     /// Decides from now on who may open connections to us. Until it is set, nobody may.
     pub(super) fn set_filter(&self, filter: Arc<dyn Filter + Send + Sync>) {
         *self.filter.lock().unwrap_or_else(PoisonError::into_inner) = filter;
@@ -108,6 +122,17 @@ impl Tap {
     /// To these addresses a direct path leads from now on, to others a relay.
     pub(super) fn set_direct(&self, addresses: HashSet<IpAddr>) {
         *self.direct.lock().unwrap_or_else(PoisonError::into_inner) = addresses;
+    }
+
+    /// Packets to these addresses take another way now. What was lost on the old one is sent again at once.
+    pub(super) fn rerouted(&self, peers: &HashSet<IpAddr>, now: Instant) {
+        for (flow, track) in &mut *self.flows() {
+            if track.timer.is_overdue() && peers.contains(&flow.1.ip()) {
+                track.timer.restart(now);
+                track.window.expire(track.sent);
+                self.resend(flow, track);
+            }
+        }
     }
 
     fn is_direct(&self, peer: IpAddr) -> bool {
@@ -121,12 +146,12 @@ impl Tap {
         self.opening.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A packet of the stack. Its window may become smaller.
-    pub(super) fn outgoing(&self, packet: &mut [u8]) {
+    /// A packet of the stack.
+    pub(super) fn outgoing(&self, packet: &[u8]) {
         self.outgoing_at(packet, Instant::now());
     }
 
-    fn outgoing_at(&self, packet: &mut [u8], now: Instant) {
+    fn outgoing_at(&self, packet: &[u8], now: Instant) {
         let Some(segment) = Segment::parse(packet) else {
             return;
         };
@@ -138,9 +163,9 @@ impl Tap {
             return;
         }
         let begin = segment.tcp.seq_number;
-        let is_direct = self.is_direct(flow.1.ip());
+        let (is_direct, is_full) = self.with_path(flow.1.ip(), |path| (path.is_direct(), path.is_full(now)));
         let track = flows.entry(flow).or_insert_with(|| Track {
-            window: Window::new(is_direct, self.opening().remove(&flow).flatten()),
+            window: Window::new(is_direct, is_full, self.opening().remove(&flow).flatten()),
             timer: Timer::default(),
             sent: begin,
             acknowledged: TcpSeqNumber(0),
@@ -152,7 +177,7 @@ impl Tap {
             they_closed: false,
         });
         let end = segment.end();
-        let window = track.window.outgoing(&segment.tcp, track.sent, is_direct);
+        track.window.outgoing(&segment.tcp, track.sent, is_direct);
         if end != begin && track.timer.sent(end, end > track.sent, now) {
             self.outstanding.notify_one();
         }
@@ -166,9 +191,6 @@ impl Tap {
         }
         track.we_closed |= segment.tcp.control == TcpControl::Fin;
         track.seen = now;
-        if let Some(window) = window {
-            set_window(packet, window);
-        }
     }
 
     /// A packet for the stack. Its window may become smaller. `false`: it may not come in, or would open one connection
@@ -192,21 +214,25 @@ impl Tap {
             track.waiting = None;
             track.seen = now;
             track.they_closed |= segment.tcp.control == TcpControl::Fin;
-            let is_direct = self.is_direct(flow.1.ip());
             if segment.tcp.control == TcpControl::Syn || segment.tcp.seq_number == track.received {
                 track.received = segment.end();
             }
-            let advice = track.window.incoming(&segment.tcp, track.sent, is_direct);
-            if advice.progress
-                && let Some(number) = segment.tcp.ack_number
-            {
-                track.timer.acknowledged(number, number < track.sent, now);
-            }
+            let (advice, window) = self.with_path(flow.1.ip(), |path| {
+                let advice = track.window.incoming(&segment.tcp, track.sent, path);
+                if advice.progress
+                    && let Some(number) = segment.tcp.ack_number
+                    && let Some(took) = track.timer.acknowledged(number, number < track.sent, now)
+                {
+                    path.measured(took, now);
+                    track.window.measured(took, path, track.sent);
+                }
+                (advice, track.window.limit(&segment.tcp, path, now))
+            });
             if advice.resend {
                 track.timer.resent(now);
                 self.resend(&flow, track);
             }
-            if let Some(window) = advice.window {
+            if let Some(window) = window {
                 set_window(packet, window);
             }
             return true;
@@ -321,6 +347,10 @@ impl Tap {
             let is_closed = track.we_closed && track.they_closed && track.waiting.is_none();
             !(is_closed && passed(track.seen) > EVERY * 4) && passed(track.seen) < SILENT
         });
+        let peers: HashSet<_> = flows.keys().map(|(_, theirs)| theirs.ip()).collect();
+        let mut paths = self.paths.lock().unwrap_or_else(PoisonError::into_inner);
+        paths.retain(|peer, _| peers.contains(peer));
+        drop(paths);
         flows
             .iter()
             .filter(|(_, track)| {
@@ -424,7 +454,7 @@ mod tests {
     fn a_peer_that_does_not_answer_is_given_up() {
         let (tap, _) = tap();
         let start = Instant::now();
-        tap.outgoing_at(&mut packet(ours(), theirs(), 7, Syn, 0), start);
+        tap.outgoing_at(&packet(ours(), theirs(), 7, Syn, 0), start);
         assert!(tap.due(start + Duration::from_secs(4)).is_empty());
         assert_eq!(tap.due(start + Duration::from_secs(6)), [(ours(), theirs())]);
     }
@@ -433,7 +463,7 @@ mod tests {
     fn any_answer_shows_that_the_peer_lives() {
         let (tap, _) = tap();
         let start = Instant::now();
-        tap.outgoing_at(&mut packet(ours(), theirs(), 7, Syn, 0), start);
+        tap.outgoing_at(&packet(ours(), theirs(), 7, Syn, 0), start);
         assert!(tap.incoming_at(
             &mut acknowledging(theirs(), ours(), 1, Syn, 0),
             &DropAllFilter,
@@ -448,7 +478,7 @@ mod tests {
         let start = Instant::now();
         for second in 0..6 {
             tap.outgoing_at(
-                &mut acknowledging(ours(), theirs(), 100, TcpControl::None, 50),
+                &acknowledging(ours(), theirs(), 100, TcpControl::None, 50),
                 start + Duration::from_secs(second),
             );
         }
@@ -460,7 +490,7 @@ mod tests {
         use smoltcp::phy::{Device as _, RxToken as _};
         let (tap, device) = tap();
         let now = Instant::now();
-        tap.outgoing_at(&mut packet(ours(), theirs(), 99, Syn, 0), now);
+        tap.outgoing_at(&packet(ours(), theirs(), 99, Syn, 0), now);
         tap.abort(&(ours(), theirs()));
         let mut end = super::super::device::StackEnd::new(Arc::clone(&device));
         let (received, _) = end.receive(smoltcp::time::Instant::ZERO).unwrap();
@@ -475,13 +505,32 @@ mod tests {
     }
 
     #[test]
+    fn what_waits_for_an_answer_is_sent_again_at_once_on_another_way() {
+        let (tap, device) = tap();
+        let start = Instant::now();
+        let peer = HashSet::from([theirs().ip()]);
+        tap.outgoing_at(&packet(ours(), theirs(), -1, Syn, 0), start);
+        let mut answer = acknowledging(theirs(), ours(), 0, Syn, 0);
+        tap.incoming_at(&mut answer, &DropAllFilter, start);
+        tap.outgoing_at(&acknowledging(ours(), theirs(), 0, TcpControl::None, 100), start);
+        tap.rerouted(&peer, start);
+        assert_eq!(device.clear(), 0, "the answer may still come");
+        tap.resend_due(start + Duration::from_secs(1));
+        assert_eq!(device.clear(), 5);
+        tap.rerouted(&HashSet::new(), start + Duration::from_millis(1001));
+        assert_eq!(device.clear(), 0);
+        tap.rerouted(&peer, start + Duration::from_millis(1001));
+        assert_eq!(device.clear(), 5);
+    }
+
+    #[test]
     fn a_peer_cannot_open_connections_without_end() {
         let (tap, _) = tap();
         let now = Instant::now();
         for port in 0..PER_PEER as u16 {
             let from = SocketAddr::new(theirs().ip(), 1000 + port);
             assert!(tap.incoming_at(&mut packet(from, ours(), 0, Syn, 0), &Anything, now));
-            tap.outgoing_at(&mut acknowledging(ours(), from, 0, Syn, 0), now);
+            tap.outgoing_at(&acknowledging(ours(), from, 0, Syn, 0), now);
         }
         let one_more = SocketAddr::new(theirs().ip(), 9);
         assert!(!tap.incoming_at(&mut packet(one_more, ours(), 0, Syn, 0), &Anything, now));
@@ -493,7 +542,7 @@ mod tests {
     fn a_connection_that_only_we_have_closed_ends() {
         let (tap, _) = tap();
         let start = Instant::now();
-        tap.outgoing_at(&mut acknowledging(ours(), theirs(), 7, Fin, 0), start);
+        tap.outgoing_at(&acknowledging(ours(), theirs(), 7, Fin, 0), start);
         tap.incoming_at(
             &mut acknowledging(theirs(), ours(), 7, TcpControl::None, 0),
             &DropAllFilter,
@@ -507,7 +556,7 @@ mod tests {
     fn a_closed_connection_is_forgotten() {
         let (tap, _) = tap();
         let start = Instant::now();
-        tap.outgoing_at(&mut acknowledging(ours(), theirs(), 7, Fin, 0), start);
+        tap.outgoing_at(&acknowledging(ours(), theirs(), 7, Fin, 0), start);
         tap.incoming_at(
             &mut acknowledging(theirs(), ours(), 7, Fin, 0),
             &DropAllFilter,
@@ -529,7 +578,7 @@ mod tests {
             !tap.incoming_at(&mut answer, &DropAllFilter, now),
             "we asked nothing"
         );
-        tap.outgoing_at(&mut packet(ours(), theirs(), 7, Syn, 0), now);
+        tap.outgoing_at(&packet(ours(), theirs(), 7, Syn, 0), now);
         assert!(tap.incoming_at(&mut answer, &DropAllFilter, now));
     }
 

@@ -1,6 +1,7 @@
 //! What a client finds on a line. `lab/go/peer/line.go` does the same.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use futures_util::future::try_join_all;
@@ -15,6 +16,8 @@ use super::http::{Client, percentile};
 const CONNECTIONS: usize = 4;
 /// For how long they do so.
 const REQUESTS: Duration = Duration::from_secs(8);
+/// Transfers at the same time, with requests beside them.
+const TRANSFERS: usize = 8;
 /// How long a direct path is waited for.
 const SEARCH: Duration = Duration::from_secs(10);
 /// How long a blob may take.
@@ -29,9 +32,12 @@ pub(crate) struct LineFigures {
     pub(crate) p99_ms: f64,
     pub(crate) down_mb_s: Option<f64>,
     pub(crate) up_mb_s: Option<f64>,
+    pub(crate) together_mb_s: Option<f64>,
+    pub(crate) beside_p50_ms: f64,
+    pub(crate) beside_p99_ms: f64,
 }
 
-/// Sends requests, and a blob of this size each way.
+/// Sends requests, a blob of this size each way, and gets as much in parts at the same time.
 pub(super) async fn measure(
     node: &dyn MeshNode,
     address: SocketAddr,
@@ -59,6 +65,8 @@ pub(super) async fn measure(
         client = Client::connect(node, address).await?;
     }
     let up_mb_s = timeout(TRANSFER, client.upload(blob)).await;
+    let (together_mb_s, mut beside) = together(node, address, blob).await?;
+    beside.sort_unstable();
     Ok(LineFigures {
         first_ms,
         direct_ms,
@@ -66,7 +74,37 @@ pub(super) async fn measure(
         p99_ms: millis(percentile(&taken, 99)),
         down_mb_s: down_mb_s.ok().transpose()?,
         up_mb_s: up_mb_s.ok().transpose()?,
+        together_mb_s,
+        beside_p50_ms: millis(percentile(&beside, 50)),
+        beside_p99_ms: millis(percentile(&beside, 99)),
     })
+}
+
+/// The rate of some transfers at once, and how long requests beside them take.
+async fn together(
+    node: &dyn MeshNode,
+    address: SocketAddr,
+    blob: usize,
+) -> Result<(Option<f64>, Vec<Duration>), String> {
+    let mut clients = try_join_all((0..TRANSFERS).map(|_| Client::connect(node, address))).await?;
+    let mut asking = Client::connect(node, address).await?;
+    let mut taken = Vec::new();
+    let begin = Instant::now();
+    let transfers = clients.iter_mut().map(|client| client.download(blob / TRANSFERS));
+    let mut transfers = pin!(timeout(TRANSFER, try_join_all(transfers)));
+    let done = loop {
+        let one = Instant::now();
+        tokio::select! {
+            done = &mut transfers => break done,
+            answered = asking.message() => {
+                answered?;
+                taken.push(one.elapsed());
+            }
+        }
+    };
+    let took = begin.elapsed().as_secs_f64();
+    let rate = done.ok().transpose()?.map(|_| blob as f64 / 1e6 / took);
+    Ok((rate, taken))
 }
 
 /// How long requests take that follow each other on a connection.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nara_mesh::proto::backoff::{Backoff, spread};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use ts_control::{Endpoint, EndpointType};
 use ts_packet::PacketMut;
@@ -14,10 +14,9 @@ use ts_packet::PacketMut;
 use super::address::Policy;
 use super::sockets::Sockets;
 use super::stun::{self, Question};
+use crate::embedded::interfaces::Addresses;
 use crate::random::random;
 
-/// The addresses of this machine are looked at this often.
-const LOOK: Duration = Duration::from_secs(15);
 /// STUN servers are asked this often at most: a NAT forgets a UDP port after 30 s of silence, or later.
 const ASK: Duration = Duration::from_secs(28);
 /// Before the first answer. The pauses double up to the other one: there are networks without UDP.
@@ -46,8 +45,7 @@ pub(super) struct Endpoints {
     pub(super) sockets: Arc<Sockets>,
     pub(super) policy: Policy,
     pub(super) servers: watch::Receiver<Vec<StunServer>>,
-    /// Something has changed, perhaps our addresses.
-    pub(super) look: Arc<Notify>,
+    pub(super) addresses: Addresses,
     /// Packets that look like answers of STUN servers.
     pub(super) answers: mpsc::Receiver<(SocketAddr, PacketMut)>,
     pub(super) own: watch::Sender<Vec<Endpoint>>,
@@ -66,12 +64,12 @@ impl Endpoints {
     /// Never ends.
     pub(super) async fn run(mut self) {
         let mut found = Found::default();
-        let mut look = Instant::now();
-        let mut ask = look;
+        let mut ask = Instant::now();
+        self.addresses.mark_changed();
         let mut unanswered = Backoff::new(ASK_SOON, ASK);
         loop {
             tokio::select! {
-                () = sleep_until(look) => {
+                Ok(()) = self.addresses.changed() => {
                     let local = self.local();
                     if local != found.local {
                         found.local = local;
@@ -79,7 +77,6 @@ impl Endpoints {
                         unanswered.reset();
                         ask = Instant::now();
                     }
-                    look = Instant::now() + LOOK;
                 }
                 () = sleep_until(ask) => {
                     found.seen.retain(|(_, since)| since.elapsed() < SEEN);
@@ -88,7 +85,6 @@ impl Endpoints {
                     let pause = if is_seen { spread(ASK, random()) } else { unanswered.after_failure(random()) };
                     ask = Instant::now() + pause;
                 }
-                () = self.look.notified() => look = Instant::now(),
                 changed = self.servers.changed() => match changed {
                     Ok(()) => ask = Instant::now(),
                     Err(_) => return,
@@ -112,19 +108,13 @@ impl Endpoints {
     }
 
     /// The addresses of this machine, with our ports.
-    fn local(&self) -> BTreeSet<SocketAddr> {
-        let interfaces = match if_addrs::get_if_addrs() {
-            Ok(interfaces) => interfaces,
-            Err(error) => {
-                tracing::debug!(%error, "the addresses of this machine cannot be read");
-                return BTreeSet::new();
-            }
-        };
-        interfaces
+    fn local(&mut self) -> BTreeSet<SocketAddr> {
+        self.addresses
+            .borrow_and_update()
             .iter()
-            .filter_map(|interface| {
-                let port = self.sockets.port_for(SocketAddr::new(interface.ip(), 0))?;
-                self.policy.usable(SocketAddr::new(interface.ip(), port))
+            .filter_map(|ip| {
+                let port = self.sockets.port_for(SocketAddr::new(*ip, 0))?;
+                self.policy.usable(SocketAddr::new(*ip, port))
             })
             .take(MAX_LOCAL)
             .collect()

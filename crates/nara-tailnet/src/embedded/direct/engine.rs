@@ -113,7 +113,7 @@ impl Engine {
         self.node = node;
     }
 
-    /// Where we can be reached. Peers to which there is no path hear of it at once.
+    /// Where we can be reached. Peers hear of it at once.
     pub(super) fn set_own(&mut self, own: Vec<SocketAddr>, now: Instant) {
         self.own = own;
         for key in self.sessions.iter().copied().collect::<Vec<_>>() {

@@ -2,7 +2,8 @@
 //!
 //! While packets go to the peer, all addresses that are known of it are pinged, and it is asked through the relay to
 //! do the same: a firewall lets in what it takes for an answer. The first address that answers is the path. From then
-//! on the path is pinged each second, and when pings stay unanswered, packets go through the relay again.
+//! on the path is pinged each second. When a ping stays unanswered, the other addresses are asked too, because either
+//! end may have moved; when more stay unanswered, packets go through the relay again.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -137,10 +138,16 @@ impl Session {
         }
     }
 
-    /// We can be reached elsewhere than before: the peer has to know if there is no path.
+    /// We can be reached elsewhere than before: the peer has to know, and our pings may come from there now.
     pub(super) fn moved(&mut self, now: Instant) {
-        if self.active && self.best.is_none() {
+        if !self.active {
+            return;
+        }
+        if self.best.is_none() {
             self.search_now(now);
+        } else {
+            self.check(now);
+            self.wishes.push(Wish::Call);
         }
     }
 
@@ -148,6 +155,7 @@ impl Session {
     pub(super) fn called(&mut self, addresses: &[SocketAddr], now: Instant) {
         self.used = now;
         self.replace(Source::Called, addresses);
+        self.check(now);
         for address in addresses {
             self.ping_if_due(*address, now);
         }
@@ -161,6 +169,9 @@ impl Session {
         }
         if self.best.is_none() && (is_new || self.active) {
             self.ping_if_due(from, now);
+        } else if self.path() != Some(from) {
+            // Perhaps the peer has moved.
+            self.check(now);
         }
     }
 
@@ -225,6 +236,10 @@ impl Session {
                 best.pinged = now;
                 best.answered = false;
                 let address = best.address;
+                if best.misses == 1 {
+                    // Another one may answer before this one is given up.
+                    self.search = now;
+                }
                 self.ping(address, now);
             }
         }
@@ -245,6 +260,19 @@ impl Session {
     /// Whether the peer is of no interest any more.
     pub(super) fn is_over(&self, now: Instant) -> bool {
         !self.active && now.saturating_duration_since(self.used) >= FORGET
+    }
+
+    /// Asks now whether the path still works, instead of with the next heartbeat.
+    fn check(&mut self, now: Instant) {
+        if let Some(best) = &mut self.best
+            && best.answered
+            && now.saturating_duration_since(best.pinged) >= PING_AGAIN
+        {
+            best.pinged = now;
+            best.answered = false;
+            let address = best.address;
+            self.ping(address, now);
+        }
     }
 
     fn search_now(&mut self, now: Instant) {

@@ -8,6 +8,7 @@ use std::sync::Mutex;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::super::interfaces;
 use super::*;
 
 /// A guard against tests that hang.
@@ -74,8 +75,11 @@ impl Side {
             other: Mutex::default(),
         });
         let host: Arc<dyn DirectHost> = Arc::<Ground>::clone(&ground);
+        let addresses = watch::Sender::default();
+        let known = addresses.subscribe();
+        tokio::spawn(interfaces::run(addresses));
         Self {
-            task: tokio::spawn(runner.run(disco.clone(), host)),
+            task: tokio::spawn(runner.run(disco.clone(), host, known)),
             ground,
             port: Arc::new(port),
             direct,

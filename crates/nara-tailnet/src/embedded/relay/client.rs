@@ -1,7 +1,7 @@
 //! One connection to a relay: TCP, TLS, the upgrade from HTTP, and the greeting.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -57,6 +57,8 @@ type Upgraded = ts_http_util::Upgraded;
 pub(super) struct Connection {
     pub(super) reader: Reader,
     pub(super) writer: WriteHalf<Upgraded>,
+    /// The address of this machine that it uses.
+    pub(super) local: IpAddr,
 }
 
 /// Reads frames.
@@ -107,6 +109,7 @@ async fn connect_to(server: &Server, tls: &Tls, keys: &NodeKeyPair) -> Result<Co
         server: server.to_string(),
         source,
     })?;
+    let local = stream.local_addr()?.ip();
     let stream = tls
         .connect(&server.certificate_name, server.pin, stream)
         .await
@@ -115,7 +118,12 @@ async fn connect_to(server: &Server, tls: &Tls, keys: &NodeKeyPair) -> Result<Co
             source,
         })?;
     let upgraded = upgrade(server, stream).await?;
-    greet(server, upgraded, keys).await
+    let (reader, writer) = greet(server, upgraded, keys).await?;
+    Ok(Connection {
+        reader,
+        writer,
+        local,
+    })
 }
 
 /// Opens a TCP connection to a server. Also what its latency is measured with.
@@ -186,7 +194,11 @@ struct ServerInfo {
 const VERSION: u32 = 2;
 
 /// The relay says its key, we prove ours, and it proves its own.
-async fn greet(server: &Server, io: Upgraded, keys: &NodeKeyPair) -> Result<Connection, RelayError> {
+async fn greet(
+    server: &Server,
+    io: Upgraded,
+    keys: &NodeKeyPair,
+) -> Result<(Reader, WriteHalf<Upgraded>), RelayError> {
     let failed = |detail: &str| RelayError::NoRelay {
         server: server.to_string(),
         detail: detail.to_owned(),
@@ -232,7 +244,7 @@ async fn greet(server: &Server, io: Upgraded, keys: &NodeKeyPair) -> Result<Conn
     if info.version != VERSION {
         return Err(failed("its version of the protocol is unknown"));
     }
-    Ok(Connection { reader, writer })
+    Ok((reader, writer))
 }
 
 impl std::fmt::Display for Server {

@@ -1,5 +1,6 @@
 //! The connection to one region's relay, kept up for as long as it is of use.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use bytes::BytesMut;
 use nara_mesh::proto::backoff::Backoff;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use ts_keys::NodeKeyPair;
 use ts_packet::PacketMut;
 
@@ -16,6 +17,7 @@ use super::frame::{self, Frame};
 use super::pacer::Pacer;
 use super::region::Server;
 use crate::embedded::chain::chain;
+use crate::embedded::interfaces::{self, Addresses};
 use crate::embedded::tls::Tls;
 use crate::embedded::underlay::{RegionId, RelayBatch, RelayHost};
 use crate::random::random;
@@ -46,6 +48,7 @@ pub(super) struct Link {
     pub(super) keys: watch::Receiver<NodeKeyPair>,
     /// Our home region, if there is one.
     pub(super) home: watch::Receiver<Option<RegionId>>,
+    pub(super) addresses: Addresses,
     pub(super) state: watch::Sender<LinkState>,
 }
 
@@ -102,9 +105,15 @@ impl Link {
             self.down(&error);
             // TCP sends again what it misses; packets that wait for a link that is down would only come late.
             let until = Instant::now() + pause;
-            while let Ok(batch) = timeout_at(until, queue.recv()).await {
-                if batch.is_none() {
-                    return;
+            loop {
+                tokio::select! {
+                    batch = queue.recv() => if batch.is_none() { return },
+                    () = sleep_until(until) => break,
+                    // This machine is on another network now.
+                    Ok(()) = self.addresses.changed() => {
+                        backoff.reset();
+                        break;
+                    }
                 }
             }
         }
@@ -135,7 +144,16 @@ impl Link {
     ) -> Result<End, RelayError> {
         let keys = self.keys.borrow_and_update().clone();
         let servers = self.servers.borrow_and_update().clone();
-        let Connection { reader, writer } = client::connect(&servers, &self.tls, &keys).await?;
+        self.addresses.mark_unchanged();
+        let connected = tokio::select! {
+            connected = client::connect(&servers, &self.tls, &keys) => connected?,
+            Ok(()) = self.addresses.changed() => return Ok(End::Again),
+        };
+        let Connection {
+            reader,
+            writer,
+            local,
+        } = connected;
         self.state.send_replace(LinkState::Up);
         tracing::debug!(region = self.region, "connected to a relay");
 
@@ -153,9 +171,10 @@ impl Link {
         tokio::select! {
             error = receive => Err(error),
             ended = send.run(queue, pacer) => ended,
-            // Another server, or another key: begin again.
+            // Another server, another key, or an address that is no longer ours: begin again.
             _ = self.servers.changed() => Ok(End::Again),
             _ = self.keys.changed() => Ok(End::Again),
+            () = interfaces::lost(&mut self.addresses, local) => Ok(End::Again),
         }
     }
 }
@@ -237,7 +256,7 @@ impl<W: tokio::io::AsyncWrite + Unpin> Sender<W> {
             }
             if !self.bytes.is_empty() {
                 used = now;
-                self.write().await?;
+                self.write(queue, pacer).await?;
                 continue;
             }
             let wake = pacer.next();
@@ -262,15 +281,25 @@ impl<W: tokio::io::AsyncWrite + Unpin> Sender<W> {
         }
     }
 
-    async fn write(&mut self) -> Result<(), RelayError> {
+    /// Writes what was gathered. Meanwhile the pacer takes what comes: it knows which packets may wait.
+    async fn write(
+        &mut self,
+        queue: &mut mpsc::Receiver<RelayBatch>,
+        pacer: &mut Pacer,
+    ) -> Result<(), RelayError> {
         let write = async {
             self.writer.write_all(&self.bytes).await?;
             self.writer.flush().await
         };
-        match timeout(WRITE, write).await {
-            Ok(written) => written?,
-            Err(_) => return Err(RelayError::Silent(WRITE)),
-        }
+        let mut write = pin!(timeout(WRITE, write));
+        let written = loop {
+            tokio::select! {
+                biased;
+                written = &mut write => break written,
+                Some(batch) = queue.recv() => push(pacer, batch),
+            }
+        };
+        written.map_err(|_| RelayError::Silent(WRITE))??;
         self.bytes.clear();
         Ok(())
     }

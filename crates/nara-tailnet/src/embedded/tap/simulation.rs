@@ -26,7 +26,7 @@ const fn ms(ms: u64) -> Duration {
 }
 
 /// What a path does to packets, in each direction.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Path {
     delay: Duration,
     /// Packets per second.
@@ -158,8 +158,8 @@ impl World {
                 let Some(packets) = end.device.take().now_or_never() else {
                     break;
                 };
-                for mut packet in packets {
-                    end.tap.outgoing_at(packet.as_mut(), now);
+                for packet in packets {
+                    end.tap.outgoing_at(packet.as_ref(), now);
                     way.push(packet.as_ref().to_vec(), self.now);
                 }
             }
@@ -260,6 +260,81 @@ impl World {
     }
 }
 
+/// What transfers that share a path found, and a connection with small requests beside them.
+#[derive(Debug)]
+struct Shared {
+    /// The share of the path's rate that all transfers together had.
+    used: f64,
+    /// The smallest and the largest transfer, as shares of all.
+    least: f64,
+    most: f64,
+    /// By how much requests took longer than the path: half of them, and 99 of 100 at most.
+    median: Duration,
+    late: Duration,
+}
+
+impl World {
+    /// The last connection asks, the others send, for so long; what happens in the first part does not count.
+    fn share(&mut self, ignored: Duration, measured: Duration) -> Shared {
+        let path = self.ways[0].path;
+        let transfers = self.connections.len() - 1;
+        let mut received = vec![0; transfers];
+        let mut queues = Vec::new();
+        let (begin, end) = (self.now + ignored, self.now + ignored + measured);
+        let mut asked: Option<Duration> = None;
+        let mut ask_next = self.now;
+        while self.now < end {
+            for (n, received) in received.iter_mut().enumerate() {
+                while self.socket(0, n).can_send() {
+                    self.socket(0, n).send_slice(&CHUNK).unwrap();
+                }
+                while self.socket(1, n).can_recv() {
+                    let len = self
+                        .socket(1, n)
+                        .recv(|bytes| (bytes.len(), bytes.len()))
+                        .unwrap();
+                    if self.now >= begin {
+                        *received += len;
+                    }
+                }
+            }
+            if asked.is_none() && self.now >= ask_next && self.socket(0, transfers).can_send() {
+                asked = Some(self.now);
+                self.socket(0, transfers).send_slice(&CHUNK[..100]).unwrap();
+            }
+            if self.socket(1, transfers).can_recv() {
+                self.socket(1, transfers)
+                    .recv(|bytes| (bytes.len(), bytes.len()))
+                    .unwrap();
+                self.socket(1, transfers).send_slice(&CHUNK[..100]).unwrap();
+            }
+            if self.socket(0, transfers).can_recv() {
+                self.socket(0, transfers)
+                    .recv(|bytes| (bytes.len(), bytes.len()))
+                    .unwrap();
+                if let Some(asked) = asked.take()
+                    && asked >= begin
+                {
+                    queues.push((self.now - asked).saturating_sub(path.delay * 2));
+                }
+                ask_next = self.now + ms(20);
+            }
+            self.step();
+        }
+        queues.sort_unstable();
+        let all: usize = received.iter().sum();
+        let best = f64::from(path.rate) * 1240.0 * measured.as_secs_f64();
+        let of_all = |n: usize| n as f64 / all as f64;
+        Shared {
+            used: all as f64 / best,
+            least: of_all(*received.iter().min().unwrap()),
+            most: of_all(*received.iter().max().unwrap()),
+            median: queues[queues.len() / 2],
+            late: queues[queues.len() * 99 / 100],
+        }
+    }
+}
+
 /// 200 ms, 5 Mbit/s, 5 % lost.
 const BAD: Path = Path {
     delay: ms(100),
@@ -295,6 +370,46 @@ fn a_queue_that_overflows_costs_little_of_the_rate() {
     let at_best = Duration::from_secs_f64(8.0 * MIB as f64 / 1240.0 / 5000.0);
     assert!(took < at_best * 3 / 2, "{took:?} instead of {at_best:?}");
     assert!(longest < ms(300), "nothing arrived for {longest:?}");
+}
+
+/// Lines before a relay with a long queue: milliseconds one way, and packets per second.
+const LINES: [(u64, u32); 4] = [(2, 5000), (10, 5000), (40, 2000), (100, 800)];
+
+#[test]
+fn transfers_on_a_relay_use_the_line_share_it_and_leave_requests_room() {
+    for (delay, rate) in LINES {
+        for transfers in [1, 2, 8] {
+            let length = ms((delay * 120).max(4000));
+            let line = Path {
+                delay: ms(delay),
+                rate,
+                queue: 1000,
+                loss: 0.0,
+            };
+            let shared = World::new(line, false, transfers + 1).share(ms((delay * 30).max(2000)), length);
+            let what = format!("{transfers} on {line:?}: {shared:?}");
+            assert!(shared.used > 0.9, "{what}");
+            assert!(shared.median <= ms(35) && shared.late <= ms(50), "{what}");
+            let even = 1.0 / f64::from(transfers);
+            assert!(shared.least > even / 4.0 && shared.most < even * 3.0, "{what}");
+        }
+    }
+}
+
+#[test]
+fn transfers_on_a_line_that_loses_packets_use_most_of_it() {
+    for (transfers, loss, least) in [(1, 0.001, 0.5), (8, 0.001, 0.8), (1, 0.01, 0.1), (8, 0.01, 0.5)] {
+        let line = Path {
+            delay: ms(10),
+            rate: 5000,
+            queue: 1000,
+            loss,
+        };
+        let shared = World::new(line, false, transfers + 1).share(ms(2000), ms(6000));
+        let what = format!("{transfers} on {line:?}: {shared:?}");
+        assert!(shared.used > least, "{what}");
+        assert!(shared.median <= ms(35), "{what}");
+    }
 }
 
 #[test]

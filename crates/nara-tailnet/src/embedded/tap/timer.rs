@@ -3,6 +3,7 @@
 //! The stack has such a timer too, but waits a second at least, doubles that up to a minute, and does not begin anew
 //! when the peer answers: on a path that loses packets, connections stand still for most of the time.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::segment::TcpSeqNumber;
@@ -13,14 +14,17 @@ const FIRST: Duration = Duration::from_secs(1);
 const LEAST: Duration = Duration::from_millis(100);
 /// However often nothing came back.
 const MOST: Duration = Duration::from_secs(3);
+/// Round trips that are measured at the same time, and the bytes between two of them.
+const SAMPLES: usize = 64;
+const BETWEEN: usize = 4 * 1240;
 
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Timer {
     /// Smoothed round trip time, and how much it varies.
     measured: Option<(Duration, Duration)>,
-    /// A number that is acknowledged in a round trip from then on.
-    sample: Option<(TcpSeqNumber, Instant)>,
+    /// Numbers that are acknowledged in a round trip from then on.
+    samples: VecDeque<(TcpSeqNumber, Instant)>,
     /// Since when the oldest of what is outstanding waits.
     since: Option<Instant>,
     /// How often it was sent again.
@@ -34,23 +38,35 @@ impl Timer {
         self.since.get_or_insert(now);
         if !is_new {
             // Nobody could tell which of both was acknowledged.
-            self.sample = None;
-        } else if self.sample.is_none() {
-            self.sample = Some((end, now));
+            self.samples.clear();
+        } else if self.samples.len() < SAMPLES
+            && self
+                .samples
+                .back()
+                .is_none_or(|(last, _)| end > *last && end - *last >= BETWEEN)
+        {
+            self.samples.push_back((end, now));
         }
         is_first
     }
 
-    /// The peer has acknowledged up to this number.
-    pub(super) fn acknowledged(&mut self, number: TcpSeqNumber, is_outstanding: bool, now: Instant) {
-        if let Some((end, sent)) = self.sample
-            && number >= end
-        {
-            self.sample = None;
-            self.measure(now.saturating_duration_since(sent));
+    /// The peer has acknowledged up to this number. Returns how long that took.
+    pub(super) fn acknowledged(
+        &mut self,
+        number: TcpSeqNumber,
+        is_outstanding: bool,
+        now: Instant,
+    ) -> Option<Duration> {
+        let mut took = None;
+        while let Some((_, sent)) = self.samples.pop_front_if(|(end, _)| number >= *end) {
+            took = Some(now.saturating_duration_since(sent));
+        }
+        if let Some(took) = took {
+            self.measure(took);
         }
         self.since = is_outstanding.then_some(now);
         self.again = 0;
+        took
     }
 
     /// Whether something is to be sent again now. Then it waits again.
@@ -67,8 +83,19 @@ impl Timer {
 
     /// It is sent again, for another reason than the time.
     pub(super) fn resent(&mut self, now: Instant) {
-        self.sample = None;
+        self.samples.clear();
         self.since = Some(now);
+    }
+
+    /// Whether something was sent again, and that was not answered either.
+    pub(super) const fn is_overdue(&self) -> bool {
+        self.again > 0
+    }
+
+    /// What comes now has nothing to do with what was.
+    pub(super) fn restart(&mut self, now: Instant) {
+        self.resent(now);
+        self.again = 0;
     }
 
     pub(super) const fn is_running(&self) -> bool {

@@ -2,18 +2,28 @@
 //!
 //! The network stack sends whatever the peer's window allows, and after a loss it sends all of that again: it has no
 //! congestion control that limits what is in flight. So the tap limits the window that the stack reads. It grows while
-//! the peer acknowledges, up to what the path carries, and halves at a loss (RFC 5681). Until a loss is repaired, the
-//! stack sees a window of a packet, and of one more for each gap that was closed: so it sends what is missing and
-//! little else (RFC 6582).
+//! the peer acknowledges, until packets wait in a queue on the way, and shrinks when they wait too long or are lost: so
+//! it becomes what the path carries in a round trip, and a little more. Each connection grows by as much and shrinks in
+//! proportion to its window, so several share a path. Until a loss is repaired, the stack sees a window of a packet, and
+//! of one more for each gap that was closed: so it sends what is missing and little else (RFC 6582).
 
+use std::time::{Duration, Instant};
+
+use super::path::{Path, QUEUE, scaled};
 use super::segment::{TcpControl, TcpRepr, TcpSeqNumber};
 use crate::embedded::device::MTU;
-use crate::embedded::settings::{RELAY_WINDOW, TCP_BUFFER};
+use crate::embedded::settings::{FIRST_WINDOW, TCP_BUFFER};
 
-/// By how much the window grows in a round trip after a loss, in bytes: the payload of a packet.
+/// By how much the window grows in a round trip while there is a queue, in bytes: the payload of a packet.
 const STEP: usize = MTU - 40;
-/// No loss makes the window of a relay smaller, in bytes.
+/// Without a queue it grows by its own size in this time.
+const DOUBLES: Duration = Duration::from_secs(1);
+/// What a loss leaves of it.
+const LOSS: (usize, usize) = (7, 10);
+/// Nothing makes the window of a relay smaller, in bytes.
 const LEAST: usize = 4 * STEP;
+/// So many round trips are enough to tell a queue from chance.
+const CERTAIN: u8 = 4;
 /// So many acknowledgements that acknowledge nothing new mean that a packet was lost.
 const DUPLICATES: u8 = 3;
 
@@ -25,6 +35,9 @@ pub(super) struct Window {
     size: usize,
     /// Up to this size the window doubles in a round trip.
     threshold: usize,
+    round: Round,
+    /// The shortest round trip of the last round, and how much of it was a queue.
+    last: (Duration, Duration),
     repair: Option<Repair>,
     /// What the peer has acknowledged, how often without anything new, and the window that it told.
     acknowledged: Option<TcpSeqNumber>,
@@ -33,6 +46,17 @@ pub(super) struct Window {
     /// By how many bits the SYN of each end says that its windows are shifted (RFC 7323, section 2).
     our_shift: Option<u8>,
     their_shift: Option<u8>,
+}
+
+/// The time in which all that was in flight is acknowledged.
+#[derive(Debug, Default)]
+struct Round {
+    /// It is over when the peer has acknowledged this.
+    until: Option<TcpSeqNumber>,
+    shortest: Option<Duration>,
+    measured: u8,
+    /// What is acknowledged was sent with a larger window.
+    is_of_before: bool,
 }
 
 #[derive(Debug)]
@@ -46,8 +70,6 @@ struct Repair {
 /// What to do with a segment of the peer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Advice {
-    /// The window to tell the stack, if it must be smaller than what the segment says.
-    pub(super) window: Option<u16>,
     /// The stack has to send again: see [`Window::request`].
     pub(super) resend: bool,
     /// The peer has acknowledged something new.
@@ -55,12 +77,14 @@ pub(super) struct Advice {
 }
 
 impl Window {
-    /// `their_shift` is that of their SYN, if it came first.
-    pub(super) const fn new(is_direct: bool, their_shift: Option<u8>) -> Self {
+    /// `their_shift` is that of their SYN, if it came first. `is_full`: other connections use the path up.
+    pub(super) fn new(is_direct: bool, is_full: bool, their_shift: Option<u8>) -> Self {
         Self {
             is_direct,
-            size: RELAY_WINDOW,
+            size: if is_full { least(is_direct) } else { FIRST_WINDOW },
             threshold: usize::MAX,
+            round: Round::default(),
+            last: (Duration::ZERO, Duration::ZERO),
             repair: None,
             acknowledged: None,
             duplicates: 0,
@@ -80,9 +104,8 @@ impl Window {
         self.acknowledged
     }
 
-    /// Takes note of a segment that the stack sends; `sent` is the number behind all that it sent before. Returns the
-    /// window to tell the peer, if it must be smaller than what the segment says.
-    pub(super) fn outgoing(&mut self, tcp: &TcpRepr<'_>, sent: TcpSeqNumber, is_direct: bool) -> Option<u16> {
+    /// Takes note of a segment that the stack sends; `sent` is the number behind all that it sent before.
+    pub(super) fn outgoing(&mut self, tcp: &TcpRepr<'_>, sent: TcpSeqNumber, is_direct: bool) {
         self.follow(is_direct);
         if tcp.control == TcpControl::Syn {
             self.our_shift = tcp.window_scale;
@@ -91,15 +114,11 @@ impl Window {
             // A timer of the stack.
             self.begin_repair(sent);
         }
-        if is_direct {
-            return None;
-        }
-        limited(tcp, RELAY_WINDOW, self.their_shift.and(self.our_shift))
     }
 
     /// Takes note of a segment of the peer; `sent` is the number behind all that the stack sent.
-    pub(super) fn incoming(&mut self, tcp: &TcpRepr<'_>, sent: TcpSeqNumber, is_direct: bool) -> Advice {
-        self.follow(is_direct);
+    pub(super) fn incoming(&mut self, tcp: &TcpRepr<'_>, sent: TcpSeqNumber, path: &Path) -> Advice {
+        self.follow(path.is_direct());
         if tcp.control == TcpControl::Syn {
             self.their_shift = tcp.window_scale;
         }
@@ -112,12 +131,46 @@ impl Window {
                     advice.resend = true;
                 }
             } else {
-                advice.progress = self.acknowledge(number, sent);
+                advice.progress = self.acknowledge(number, sent, path);
             }
         }
         self.told = tcp.window_len;
-        advice.window = limited(tcp, self.size(), self.our_shift.and(self.their_shift));
         advice
+    }
+
+    /// The window to tell the stack instead of that of this segment of the peer, if it must be smaller.
+    pub(super) fn limit(&self, tcp: &TcpRepr<'_>, path: &Path, now: Instant) -> Option<u16> {
+        let usable = path.usable(self.size(), now).max(STEP);
+        limited(tcp, usable, self.our_shift.and(self.their_shift))
+    }
+
+    /// A round trip took this long; `sent` is the number behind all that the stack sent.
+    pub(super) fn measured(&mut self, round_trip: Duration, path: &Path, sent: TcpSeqNumber) {
+        let round = &mut self.round;
+        let shortest = round
+            .shortest
+            .map_or(round_trip, |shortest| shortest.min(round_trip));
+        round.shortest = Some(shortest);
+        round.measured = round.measured.saturating_add(1);
+        let queue = path.queue_of(shortest);
+        let is_over = round.until.is_none_or(|until| self.acknowledged >= Some(until));
+        if queue > QUEUE / 2 && (is_over || round.measured >= CERTAIN) {
+            self.threshold = self.threshold.min(self.size);
+        }
+        if !is_over {
+            return;
+        }
+        self.last = (shortest, queue);
+        let shrinks = queue > QUEUE && !round.is_of_before;
+        if shrinks && self.repair.is_none() {
+            self.size = path.fitting(self.size, shortest).max(least(self.is_direct));
+            self.threshold = self.size;
+        }
+        self.round = Round {
+            until: Some(sent),
+            is_of_before: shrinks,
+            ..Round::default()
+        };
     }
 
     /// Nothing was acknowledged for too long: the stack has to send again, from what the peer acknowledged last.
@@ -149,7 +202,7 @@ impl Window {
     }
 
     fn begin_repair(&mut self, sent: TcpSeqNumber) {
-        self.threshold = (self.size / 2).max(least(self.is_direct));
+        self.threshold = (self.size * LOSS.0 / LOSS.1).max(least(self.is_direct));
         self.size = self.threshold;
         self.repair = Some(Repair {
             until: sent,
@@ -158,7 +211,7 @@ impl Window {
     }
 
     /// Whether that is new.
-    fn acknowledge(&mut self, number: TcpSeqNumber, sent: TcpSeqNumber) -> bool {
+    fn acknowledge(&mut self, number: TcpSeqNumber, sent: TcpSeqNumber, path: &Path) -> bool {
         let Some(before) = self.acknowledged else {
             self.acknowledged = Some(number);
             return true;
@@ -176,20 +229,28 @@ impl Window {
             }
             self.repair = None;
             // All at once would be a burst.
-            self.size = self.threshold.min(RELAY_WINDOW);
+            self.size = self.threshold.min(FIRST_WINDOW);
             return true;
         }
         let (bytes, in_flight) = (number - before, sent - before);
-        if in_flight * 2 < self.size {
+        if in_flight * 2 < self.size || path.is_draining() {
             // The sender has not tried the window that it has.
             return true;
         }
-        let growth = if self.size < self.threshold {
-            bytes
+        let (round_trip, queue) = self.last;
+        let step = (STEP * bytes / self.size).max(1);
+        let growth = if self.size < self.threshold && !path.is_crowded() {
+            bytes.min(self.threshold - self.size)
+        } else if queue > QUEUE {
+            0
+        } else if queue > QUEUE / 4 {
+            step
         } else {
-            (STEP * bytes / self.size).max(1)
+            // On a long way, a round trip must not add more than this to the queue.
+            let most = scaled(bytes, QUEUE / 4, round_trip);
+            step + scaled(bytes, round_trip, DOUBLES).min(most)
         };
-        self.size = (self.size + growth).min(most(self.is_direct));
+        self.size = (self.size + growth).min(TCP_BUFFER);
         true
     }
 
@@ -197,19 +258,17 @@ impl Window {
     fn follow(&mut self, is_direct: bool) {
         if self.is_direct != is_direct {
             self.is_direct = is_direct;
-            self.size = RELAY_WINDOW;
+            self.size = FIRST_WINDOW;
             self.threshold = usize::MAX;
+            self.round = Round::default();
+            self.last = (Duration::ZERO, Duration::ZERO);
             self.repair = None;
         }
     }
 }
 
-const fn most(is_direct: bool) -> usize {
-    if is_direct { TCP_BUFFER } else { RELAY_WINDOW }
-}
-
 const fn least(is_direct: bool) -> usize {
-    if is_direct { RELAY_WINDOW } else { LEAST }
+    if is_direct { FIRST_WINDOW } else { LEAST }
 }
 
 /// A window as it stands in a segment; rounded up, so that a packet fits into a window for one.
@@ -252,24 +311,51 @@ mod tests {
         tcp
     }
 
+    fn unmeasured(is_direct: bool) -> Path {
+        let mut path = Path::default();
+        path.follow(is_direct);
+        path
+    }
+
     /// A connection that we opened.
     fn open(is_direct: bool) -> Window {
-        let mut window = Window::new(is_direct, None);
+        let mut window = Window::new(is_direct, false, None);
         window.outgoing(&tcp(TcpControl::Syn, -1, None, b""), TcpSeqNumber(-1), is_direct);
-        window.incoming(&tcp(TcpControl::Syn, 0, Some(0), b""), TcpSeqNumber(0), is_direct);
+        let answer = tcp(TcpControl::Syn, 0, Some(0), b"");
+        window.incoming(&answer, TcpSeqNumber(0), &unmeasured(is_direct));
         window
     }
 
     /// What the peer acknowledges of what was sent.
     fn ack(window: &mut Window, number: usize, sent: usize, is_direct: bool) -> Option<u16> {
         let ack = tcp(TcpControl::None, 1, Some(number as i32), b"");
-        window.incoming(&ack, TcpSeqNumber(sent as i32), is_direct).window
+        let path = unmeasured(is_direct);
+        window.incoming(&ack, TcpSeqNumber(sent as i32), &path);
+        window.limit(&ack, &path, Instant::now())
+    }
+
+    /// A path whose round trip takes 20 ms without a queue.
+    fn path() -> Path {
+        let mut path = Path::default();
+        path.measured(Duration::from_millis(20), Instant::now());
+        path
+    }
+
+    /// Round trips with the whole window in flight that take so many milliseconds.
+    fn round_trips_of(ms: u64, window: &mut Window, from: usize, count: usize) -> usize {
+        (0..count).fold(from, |acknowledged, _| {
+            let sent = acknowledged + window.size();
+            ack(window, sent, sent, false);
+            window.measured(Duration::from_millis(ms), &path(), TcpSeqNumber(sent as i32));
+            sent
+        })
     }
 
     /// The peer acknowledges nothing new so many times; returns whether the stack has to send again.
     fn duplicates(window: &mut Window, number: usize, sent: usize, count: usize) -> bool {
         let ack = tcp(TcpControl::None, 1, Some(number as i32), b"");
-        (0..count).any(|_| window.incoming(&ack, TcpSeqNumber(sent as i32), true).resend)
+        let path = unmeasured(true);
+        (0..count).any(|_| window.incoming(&ack, TcpSeqNumber(sent as i32), &path).resend)
     }
 
     fn resend(window: &mut Window, number: usize, sent: usize) {
@@ -287,33 +373,46 @@ mod tests {
     }
 
     #[test]
-    fn on_a_relay_the_window_stays_small_in_both_directions() {
+    fn a_queue_ends_the_doubling_and_a_long_one_shrinks_the_window_to_what_fits() {
         let mut window = open(false);
-        let mut sent = 0;
-        for _ in 0..20 {
-            sent += RELAY_WINDOW;
-            let told = ack(&mut window, sent, sent, false);
-            assert_eq!(told.map(|told| usize::from(told) << SHIFT), Some(RELAY_WINDOW));
-        }
-        let data = tcp(TcpControl::None, sent as i32, Some(1), b"");
-        let told = window.outgoing(&data, TcpSeqNumber(sent as i32), false);
-        assert_eq!(told.map(|told| usize::from(told) << SHIFT), Some(RELAY_WINDOW));
+        let sent = round_trips_of(20, &mut window, 0, 1);
+        assert_eq!(window.size(), 2 * FIRST_WINDOW);
+        let sent = round_trips_of(35, &mut window, sent, 1);
+        let before = window.size();
+        let sent = round_trips_of(35, &mut window, sent, 1);
+        assert_eq!(window.size(), before + STEP, "by a packet only");
+        let before = window.size();
+        let sent = round_trips_of(60, &mut window, sent, 1);
+        assert_eq!(window.size(), (before + STEP) / 2);
+        let before = window.size();
+        round_trips_of(60, &mut window, sent, 1);
+        assert_eq!(window.size(), before, "that was sent before");
     }
 
     #[test]
-    fn on_a_direct_path_the_window_doubles_up_to_the_buffer() {
+    fn without_a_queue_the_window_grows_by_a_part_of_itself() {
+        let mut window = open(false);
+        window.threshold = window.size();
+        let sent = round_trips_of(20, &mut window, 0, 1);
+        let before = window.size();
+        round_trips_of(20, &mut window, sent, 1);
+        assert_eq!(window.size(), before + STEP + before / 50);
+    }
+
+    #[test]
+    fn beside_others_that_use_the_path_up_a_window_begins_small() {
+        assert_eq!(Window::new(false, true, None).size(), LEAST);
+        assert_eq!(Window::new(true, true, None).size(), FIRST_WINDOW);
+    }
+
+    #[test]
+    fn the_window_doubles_up_to_the_buffer() {
         let mut window = open(true);
-        assert_eq!(window.size(), RELAY_WINDOW);
+        assert_eq!(window.size(), FIRST_WINDOW);
         let sent = round_trips(&mut window, 0, 1);
-        assert_eq!(window.size(), 2 * RELAY_WINDOW);
+        assert_eq!(window.size(), 2 * FIRST_WINDOW);
         round_trips(&mut window, sent, 10);
         assert_eq!(window.size(), TCP_BUFFER);
-        let ours = tcp(TcpControl::None, 0, Some(1), b"");
-        assert_eq!(
-            window.outgoing(&ours, TcpSeqNumber(0), true),
-            None,
-            "they see all of ours"
-        );
     }
 
     #[test]
@@ -322,11 +421,11 @@ mod tests {
         for number in 1..1000 {
             ack(&mut window, number * 100, number * 100, true);
         }
-        assert_eq!(window.size(), RELAY_WINDOW);
+        assert_eq!(window.size(), FIRST_WINDOW);
     }
 
     #[test]
-    fn a_loss_halves_the_window_once_and_then_it_grows_slowly() {
+    fn a_loss_shrinks_the_window_once_and_then_it_grows_slowly() {
         let mut window = open(true);
         let acknowledged = round_trips(&mut window, 0, 10);
         let sent = acknowledged + TCP_BUFFER;
@@ -334,11 +433,12 @@ mod tests {
             resend(&mut window, acknowledged, sent);
         }
         ack(&mut window, sent, sent, true);
-        assert_eq!(window.size(), RELAY_WINDOW, "half of it at once would be a burst");
-        let sent = round_trips(&mut window, sent, 2);
-        assert_eq!(window.size(), TCP_BUFFER / 2);
+        assert_eq!(window.size(), FIRST_WINDOW, "all of it at once would be a burst");
+        let sent = round_trips(&mut window, sent, 3);
+        let left = TCP_BUFFER * 7 / 10;
+        assert_eq!(window.size(), left);
         round_trips(&mut window, sent, 1);
-        let grown = window.size() - TCP_BUFFER / 2;
+        let grown = window.size() - left;
         assert!((STEP / 2..=2 * STEP).contains(&grown), "{grown}");
     }
 
@@ -358,7 +458,7 @@ mod tests {
             "a gap was closed, and there is another one"
         );
         ack(&mut window, sent, sent, true);
-        assert_eq!(window.size(), RELAY_WINDOW, "it is repaired");
+        assert_eq!(window.size(), FIRST_WINDOW, "it is repaired");
     }
 
     #[test]
@@ -372,7 +472,7 @@ mod tests {
         assert_ne!(asked[0], asked[1]);
         let mut full = tcp(TcpControl::None, 1, Some(sent as i32), b"");
         full.window_len = 0;
-        window.incoming(&full, TcpSeqNumber(sent as i32 + 1), true);
+        window.incoming(&full, TcpSeqNumber(sent as i32 + 1), &unmeasured(true));
         assert_eq!(window.request(), None, "the peer has no room");
     }
 
@@ -400,7 +500,7 @@ mod tests {
     fn an_acknowledgement_from_half_a_circle_away_is_ignored() {
         let mut window = open(true);
         let far = tcp(TcpControl::None, 1, Some(1_617_082_373), b"");
-        window.incoming(&far, TcpSeqNumber(-530_401_275), true);
+        window.incoming(&far, TcpSeqNumber(-530_401_275), &unmeasured(true));
         assert_eq!(window.acknowledged, Some(TcpSeqNumber(0)));
     }
 
@@ -409,20 +509,20 @@ mod tests {
         let mut window = open(true);
         let sent = round_trips(&mut window, 0, 10);
         ack(&mut window, sent, sent, false);
-        assert_eq!(window.size(), RELAY_WINDOW);
+        assert_eq!(window.size(), FIRST_WINDOW);
         ack(&mut window, sent, sent, true);
-        assert_eq!(window.size(), RELAY_WINDOW);
+        assert_eq!(window.size(), FIRST_WINDOW);
     }
 
     #[test]
     fn without_window_scaling_at_both_ends_nothing_is_shifted() {
-        let mut window = Window::new(false, None);
+        let mut window = Window::new(false, false, None);
         let mut syn = tcp(TcpControl::Syn, -1, None, b"");
         window.outgoing(&syn, TcpSeqNumber(-1), false);
         syn.window_scale = None;
-        window.incoming(&syn, TcpSeqNumber(0), false);
+        window.incoming(&syn, TcpSeqNumber(0), &unmeasured(false));
         let told = ack(&mut window, 1, 1, false);
-        assert_eq!(told.map(usize::from), Some(RELAY_WINDOW));
+        assert_eq!(told.map(usize::from), Some(FIRST_WINDOW));
     }
 
     proptest! {
@@ -431,13 +531,18 @@ mod tests {
             segments in prop::collection::vec((any::<i32>(), any::<i32>(), any::<bool>(), any::<bool>(), 0_usize..9), 0..60),
         ) {
             let mut window = open(true);
+            let mut path = path();
             for (sent, number, goes_out, is_direct, len) in segments {
                 let segment = tcp(TcpControl::None, number, Some(number), &[0; 9][..len]);
                 let sent = TcpSeqNumber(sent);
-                let told = match goes_out {
-                    true => window.outgoing(&segment, sent, is_direct),
-                    false => window.incoming(&segment, sent, is_direct).window,
-                };
+                path.follow(is_direct);
+                if goes_out {
+                    window.outgoing(&segment, sent, is_direct);
+                } else {
+                    window.incoming(&segment, sent, &path);
+                    window.measured(Duration::from_millis(number.unsigned_abs().into()), &path, sent);
+                }
+                let told = window.limit(&segment, &path, Instant::now());
                 prop_assert!((STEP..=TCP_BUFFER).contains(&window.size()));
                 prop_assert!(told.is_none_or(|told| told > 0 && told < segment.window_len));
             }

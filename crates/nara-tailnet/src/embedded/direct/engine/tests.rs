@@ -136,7 +136,7 @@ fn a_path_that_dies_is_left_within_five_seconds_and_comes_back() {
 }
 
 #[test]
-fn a_node_that_moves_tells_those_to_whom_it_has_no_path() {
+fn a_node_that_moves_tells_its_peers() {
     let now = Instant::now();
     let (mut a, mut b) = pair(now);
     a.engine.set_active(&active(&[&b]), now);
@@ -153,7 +153,38 @@ fn a_node_that_moves_tells_those_to_whom_it_has_no_path() {
     a.engine.set_own(vec![a.address], now);
     carry(&mut a, &mut b, true, now);
     a.engine.set_own(vec![at(9)], now);
-    assert_eq!(calls(&mut a.engine), 0, "the path works");
+    assert_eq!(calls(&mut a.engine), 1, "also on a path that works");
+}
+
+#[test]
+fn when_a_node_moves_both_ends_have_a_path_again_within_two_seconds() {
+    let begin = Instant::now();
+    let (mut a, mut b) = pair(begin);
+    let (to_b, to_a) = (active(&[&b]), active(&[&a]));
+    let mut now = begin;
+    let mut moved = None;
+    for n in 0..100 {
+        now += Duration::from_millis(100);
+        if n == 50 {
+            // Nobody answers at the old address.
+            a.address = at(9);
+            a.engine.set_own(vec![at(9)], now);
+            moved = Some(now);
+        }
+        a.engine.set_active(&to_b, now);
+        b.engine.set_active(&to_a, now);
+        a.engine.timeout(now);
+        b.engine.timeout(now);
+        for (peer, path) in carry(&mut a, &mut b, true, now) {
+            let Some(moved) = moved.filter(|_| peer == a.key) else {
+                continue;
+            };
+            assert_eq!(path, Some(at(9)), "without the relay between");
+            assert!(now - moved <= 2 * SECOND, "{:?}", now - moved);
+            return;
+        }
+    }
+    panic!("the peer does not follow");
 }
 
 #[test]
