@@ -49,6 +49,7 @@ mod query;
 mod reconcile;
 mod refusal;
 mod replies;
+mod reply;
 mod request;
 mod request_problem;
 mod resolve;

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use ::metrics::{Key, Label, Level, Metadata, SharedString};
+use ::metrics::{Gauge, Key, Label, Level, Metadata, SharedString};
 use nara_proto::endpoint::PATHS;
 
 /// The kind of a metric.
@@ -285,18 +285,19 @@ impl<const N: usize> Series<N> {
 
 /// Increments a gauge for as long as this guard lives.
 #[derive(Debug)]
-pub(crate) struct Counted(&'static str);
+pub(crate) struct Counted(Gauge);
 
 impl Counted {
     pub(crate) fn new(gauge: &'static str) -> Self {
-        ::metrics::gauge!(gauge).increment(1);
+        let gauge = ::metrics::gauge!(gauge);
+        gauge.increment(1);
         Self(gauge)
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        ::metrics::gauge!(self.0).decrement(1);
+        self.0.decrement(1);
     }
 }
 

@@ -1,6 +1,10 @@
 //! Work that would keep a thread of the runtime from serving others, and work that must not be left half-way.
 
-use tokio::task::JoinHandle;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures_util::future::{BoxFuture, Either};
+use tokio::runtime::Handle;
 use tracing::Instrument as _;
 
 /// Up to this many events are verified on the thread of the runtime. One takes some 50 µs, and up to a millisecond if it
@@ -8,23 +12,65 @@ use tracing::Instrument as _;
 pub(crate) const EVENTS_VERIFIED_HERE: usize = 4;
 
 /// Runs `work` here if it is small, else on a thread where it delays nobody.
-pub(crate) async fn offload<T: Send + 'static>(large: bool, work: impl FnOnce() -> T + Send + 'static) -> T {
-    if !large {
-        return work();
+pub(crate) fn offload<T: Send + 'static>(
+    large: bool,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> impl Future<Output = T> + Send {
+    // Now, so that who waits keeps room for the result and not for the work.
+    let work = if large {
+        Either::Right(tokio::task::spawn_blocking(work))
+    } else {
+        Either::Left(work())
+    };
+    async move {
+        match work {
+            Either::Left(done) => done,
+            Either::Right(elsewhere) => match elsewhere.await {
+                Ok(done) => done,
+                Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                // The runtime is shutting down, and this task with it.
+                Err(_) => std::future::pending().await,
+            },
+        }
     }
-    joined(tokio::task::spawn_blocking(work)).await
 }
 
-/// Runs `work` to its end, also if nobody waits for it any more: what it holds is held as long as it takes.
-pub(crate) async fn to_its_end<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
-    joined(tokio::spawn(work.in_current_span())).await
+/// Runs `work` to its end, also if nobody waits for it any more, and holds `held` as long as it takes. It becomes a task of
+/// its own only then, because most of it is waited for.
+pub(crate) fn to_its_end<T, H>(work: BoxFuture<'static, T>, held: H) -> ToItsEnd<T, H>
+where
+    T: Send + 'static,
+    H: Send + Unpin + 'static,
+{
+    ToItsEnd(Some((work, held)))
 }
 
-async fn joined<T>(work: JoinHandle<T>) -> T {
-    match work.await {
-        Ok(done) => done,
-        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-        // The runtime is shutting down, and this task with it.
-        Err(_) => std::future::pending().await,
+/// What [`to_its_end`] returns. Dropped before its end, it goes on without whoever waited for it.
+pub(crate) struct ToItsEnd<T: Send + 'static, H: Send + 'static>(Option<(BoxFuture<'static, T>, H)>);
+
+impl<T: Send + 'static, H: Send + Unpin + 'static> Future for ToItsEnd<T, H> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
+        // Work that panics is not put back: there is no more of it to do.
+        let (mut work, held) = self.0.take().expect("it is not asked again after its end");
+        let polled = work.as_mut().poll(cx);
+        if polled.is_pending() {
+            self.0 = Some((work, held));
+        }
+        polled
+    }
+}
+
+impl<T: Send + 'static, H: Send + 'static> Drop for ToItsEnd<T, H> {
+    fn drop(&mut self) {
+        // Where there is no runtime any more, no work goes on.
+        if let (Some((work, held)), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
+            let rest = async move {
+                work.await;
+                drop(held);
+            };
+            runtime.spawn(rest.in_current_span());
+        }
     }
 }

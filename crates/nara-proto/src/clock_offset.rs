@@ -117,14 +117,16 @@ impl ClockSample {
 }
 
 impl ClockEstimate {
-    /// Adds a sample. Samples that contradict it date from before a clock was set, and are dropped.
-    pub fn record(&mut self, sample: ClockSample, now: Instant) {
+    /// Adds a sample, and returns the estimate with it. Samples that contradict it date from before a clock was set, and are
+    /// dropped.
+    pub fn record(&mut self, sample: ClockSample, now: Instant) -> Option<ClockOffset> {
         self.samples.push_back((now, sample));
         while self.samples.len() > SAMPLES {
             self.samples.pop_front();
         }
-        let (_, agreeing) = self.agreeing(now);
+        let (agreed, agreeing) = self.agreeing(now);
         self.samples.drain(..self.samples.len() - agreeing);
+        agreed.map(ClockSample::offset)
     }
 
     /// The estimate; `None` without a sample of the last ten minutes.

@@ -12,12 +12,11 @@
 //! All of them wait until one deadline at most. Whether the answer is believed is up to the
 //! [verifier](super::verifier): a wrong signature does not make a peer unreachable.
 
-use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{HeaderMap, Response, StatusCode};
+use http::{Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::{Body as _, Incoming};
 use nara_proto::breaker::Failure;
@@ -27,14 +26,15 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use super::clocks::{Asked, PeerClocks};
 use super::deadline::deadline_after;
 use super::error::{Problem, Stage};
-use super::pool::{Connection, Lease, Pool, Target, TlsTarget, read_body};
-use super::refusal::{AskedToWait, Asking, StatusAnswer};
+use super::pool::{Connection, Pool, Target, TlsTarget, read_body};
+use super::refusal::{AskedToWait, Asking};
+use super::reply::{OpenReply, Reply, ReplyHead};
 use super::request::{Outgoing, RequestBody, StreamedBody};
 use super::resolve::Route;
 use super::retry_after::asked_to_wait;
 use super::sign::{RequestSigner, SentSignatures};
 use crate::registry::PeerRegistry;
-use crate::tls::{CertificateKind, SecureChannel, TlsPolicy};
+use crate::tls::{CertificateKind, TlsPolicy};
 
 /// The most bytes that are read of an answer with another status than 200.
 const MAX_ERROR_BODY: usize = 4 << 10;
@@ -53,71 +53,6 @@ pub(super) struct Caller {
     pub(super) tls: TlsPolicy,
 }
 
-/// The head of an answer with any status, not verified.
-#[derive(Debug)]
-pub(super) struct ReplyHead {
-    /// Where it came from.
-    pub(super) address: SocketAddr,
-    pub(super) status: StatusCode,
-    pub(super) headers: HeaderMap,
-    /// Between which readings of our clock it was made.
-    pub(super) asked: Asked,
-    /// How long the peer asks not to be called.
-    retry_after: Option<Duration>,
-    /// The signatures of the request that it answers.
-    pub(super) sent: SentSignatures,
-    /// What the connection has proven about the responder.
-    pub(super) channel: Option<SecureChannel>,
-}
-
-impl ReplyHead {
-    /// Whether it claims to be proven. What a server refuses before it knows who asks is not signed.
-    pub(super) fn claims_proof(&self) -> bool {
-        self.sent.are_answered_by(&self.headers)
-    }
-}
-
-/// An answer with any status, not verified and not decoded.
-#[derive(Debug)]
-pub(super) struct Reply {
-    pub(super) head: ReplyHead,
-    pub(super) body: Bytes,
-    /// Whether `body` is the whole body.
-    complete: bool,
-    pub(super) rtt: Duration,
-    pub(super) dial: Option<Duration>,
-}
-
-impl Reply {
-    /// This answer as a problem, because its status is not 200.
-    pub(super) fn into_problem(self, verified: bool) -> Problem {
-        let answer = StatusAnswer {
-            status: self.head.status,
-            text: String::from_utf8_lossy(&self.body).into_owned(),
-            verified: verified && self.complete,
-        };
-        match self.head.retry_after {
-            Some(retry_after) => Problem::AskedToWait(AskedToWait {
-                retry_after,
-                how: Asking::Answer(answer),
-            }),
-            None => Problem::Status(answer),
-        }
-    }
-}
-
-/// An answer whose body is still to come. Dropping it closes its connection.
-#[derive(Debug)]
-pub(super) struct OpenReply {
-    pub(super) head: ReplyHead,
-    pub(super) body: Incoming,
-    pub(super) lease: Lease,
-    address: SocketAddr,
-    reused: bool,
-    since: Instant,
-    dial: Option<Duration>,
-}
-
 /// Where a connection comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Via {
@@ -128,7 +63,7 @@ enum Via {
 
 /// A connection on which a request is about to go out.
 struct Line {
-    connection: Connection,
+    connection: Box<Connection>,
     target: Target,
     /// How long it took to dial.
     dial: Option<Duration>,
@@ -177,7 +112,21 @@ impl Caller {
         outgoing: &Outgoing,
         deadline: Instant,
     ) -> Result<Reply, Problem> {
-        let mut reply = self.send_now(route, outgoing, deadline).await?;
+        let reply = self.send_now(route, outgoing, deadline).await?;
+        if reply.head.retry_after.is_some() || wants_signature(route, &reply.head) {
+            return Box::pin(self.send_again(route, outgoing, deadline, reply)).await;
+        }
+        Ok(reply)
+    }
+
+    /// As [`Caller::send`], behind an answer that may want the request once more.
+    async fn send_again(
+        &self,
+        route: &Route,
+        outgoing: &Outgoing,
+        deadline: Instant,
+        mut reply: Reply,
+    ) -> Result<Reply, Problem> {
         if wants_signature(route, &reply.head) {
             reply = self.send_now(route, outgoing, deadline).await?;
         }
@@ -196,8 +145,7 @@ impl Caller {
         outgoing: &Outgoing,
         deadline: Instant,
     ) -> Result<Reply, Problem> {
-        // On the heap: what dialling and TLS keep is large, and would be a part of every call.
-        let sending = Box::pin(self.retried(route, outgoing, |via| {
+        let sending = pin!(self.retried(route, outgoing, |via| {
             self.send_once(route, outgoing, deadline, via)
         }));
         self.admitted(route, deadline, sending).await
@@ -277,9 +225,7 @@ impl Caller {
             };
             let name = route.peer.info().name.ok_or(Problem::NotStreamable)?;
             let lease = || self.registry.lease(&name, &key);
-            let (request, signatures) =
-                self.signer
-                    .sign(route, outgoing, true, line.connection.host(), channel);
+            let (request, signatures) = self.signer.sign(route, outgoing, true, &line.connection);
             let (progress, moved) = watch::channel(line.since);
             let request = request.map(|()| RequestBody::Streamed {
                 body,
@@ -287,8 +233,7 @@ impl Caller {
                 key_end: lease().into(),
             });
             let answer = {
-                let sending = line.connection.send(request);
-                tokio::pin!(sending);
+                let mut sending = pin!(line.connection.send(request));
                 loop {
                     let last = *moved.borrow();
                     tokio::select! {
@@ -309,43 +254,50 @@ impl Caller {
     }
 
     /// Reads an answer.
-    pub(super) async fn read(
+    pub(super) fn read(
         &self,
         open: OpenReply,
         limit: Limit,
         deadline: Instant,
-    ) -> Result<Reply, Problem> {
+    ) -> impl Future<Output = Result<Reply, Problem>> {
         let OpenReply {
-            head, body, lease, ..
+            mut head,
+            body,
+            lease,
+            address,
+            since,
+            dial,
+            ..
         } = open;
-        let bytes = match limit {
-            Limit::Whole(bytes) if body.size_hint().lower() > bytes as u64 => {
+        async move {
+            let bytes = match limit {
+                Limit::Whole(bytes) if body.size_hint().lower() > bytes as u64 => {
+                    return Err(Problem::TooLarge(bytes));
+                }
+                Limit::Whole(bytes) => bytes,
+                Limit::Refusal => MAX_ERROR_BODY,
+            };
+            let reading = pin!(read_body(body, bytes));
+            let Ok(read) = timeout_at(deadline, reading).await else {
+                // The connection of this request closes because it is dropped with the request on it.
+                self.pool.evict(address, since);
+                return Err(Problem::Timeout(Stage::Answer));
+            };
+            let (body, complete) = read?;
+            if complete {
+                lease.give_back();
+            } else if limit != Limit::Refusal {
                 return Err(Problem::TooLarge(bytes));
             }
-            Limit::Whole(bytes) => bytes,
-            Limit::Refusal => MAX_ERROR_BODY,
-        };
-        let Ok(read) = timeout_at(deadline, read_body(body, bytes)).await else {
-            // The connection of this request closes because it is dropped with the request on it.
-            self.pool.evict(open.address, open.since);
-            return Err(Problem::Timeout(Stage::Answer));
-        };
-        let (body, complete) = read?;
-        if complete {
-            lease.give_back();
-        } else if limit != Limit::Refusal {
-            return Err(Problem::TooLarge(bytes));
+            head.asked = head.asked.answered(self.clocks.clock());
+            Ok(Reply {
+                head,
+                body,
+                complete,
+                rtt: since.elapsed(),
+                dial,
+            })
         }
-        Ok(Reply {
-            head: ReplyHead {
-                asked: head.asked.answered(self.clocks.clock()),
-                ..head
-            },
-            body,
-            complete,
-            rtt: open.since.elapsed(),
-            dial: open.dial,
-        })
     }
 
     /// Makes a call within pauses, circuit breaker and the limit of calls in flight, and tells the breaker how it went.
@@ -358,8 +310,12 @@ impl Caller {
         let started = Instant::now();
         check_pause(route)?;
         let admission = self.registry.admit(&route.peer).map_err(Problem::CircuitOpen)?;
-        let slot = timeout_at(deadline, route.peer.slot()).await;
-        let _slot = slot.map_err(|_| Problem::Timeout(Stage::Queue))?;
+        let _slot = match route.peer.free_slot() {
+            Some(slot) => slot,
+            None => Box::pin(timeout_at(deadline, route.peer.slot()))
+                .await
+                .map_err(|_| Problem::Timeout(Stage::Queue))?,
+        };
         // One of the calls before this one may have been told to wait.
         check_pause(route)?;
         let called = call.await;
@@ -416,13 +372,9 @@ impl Caller {
         let line = self.line(route, deadline, via).await;
         let mut line = line.map_err(|problem| Attempt::failed(problem, false))?;
         let reused = line.connection.is_reused();
-        let channel = line.connection.channel();
-        let (request, signatures) = self
-            .signer
-            .sign(route, outgoing, false, line.connection.host(), channel);
-        let body = outgoing.body.clone().map(Full::new).unwrap_or_default();
-        let request = request.map(|()| RequestBody::Whole(body));
-        match timeout_at(deadline, line.connection.send(request)).await {
+        let (sending, signatures) = self.sending(route, outgoing, &mut line.connection);
+        let sending = pin!(sending);
+        match timeout_at(deadline, sending).await {
             Ok(Ok(answer)) => Ok(self.opened(route, outgoing, line, signatures, answer)),
             Ok(Err(problem)) => Err(Attempt::failed(problem, reused)),
             Err(_) => {
@@ -430,6 +382,22 @@ impl Caller {
                 Err(Attempt::failed(Problem::Timeout(Stage::Answer), reused))
             }
         }
+    }
+
+    /// Sends a request that is signed now. What is returned waits for the head of the answer.
+    fn sending(
+        &self,
+        route: &Route,
+        outgoing: &Outgoing,
+        connection: &mut Connection,
+    ) -> (
+        impl Future<Output = Result<Response<Incoming>, Problem>> + Send + use<>,
+        SentSignatures,
+    ) {
+        let (request, signatures) = self.signer.sign(route, outgoing, false, connection);
+        let body = outgoing.body.clone().map(Full::new).unwrap_or_default();
+        let sending = connection.send(request.map(|()| RequestBody::Whole(body)));
+        (sending, signatures)
     }
 
     /// A connection for a call.
@@ -441,24 +409,11 @@ impl Caller {
             Via::Pool => idle(target).or_else(|| alternative.and_then(idle)),
             Via::Dial => None,
         };
-        let started = Instant::now();
-        let (mut connection, target, dial) = match (pooled, alternative) {
-            (Some((connection, target)), _) => (connection, target, None),
-            (None, None) => {
-                let connection = self.pool.dial(target, deadline).await?;
-                (connection, target, Some(started.elapsed()))
-            }
-            (None, Some(alternative)) => {
-                let dialling = Box::pin(self.pool.dial_either([target, alternative], deadline));
-                let (connection, target) = dialling.await?;
-                (connection, target, Some(started.elapsed()))
-            }
+        let (connection, target, dial) = match pooled {
+            Some((connection, target)) => (connection, target, None),
+            // On the heap: what dialling and TLS keep is large, and would be a part of every call.
+            None => Box::pin(self.dialled(route, target, alternative, deadline)).await?,
         };
-        if !connection.is_reused() {
-            let known = route.peer.info();
-            let known = known.name.zip(known.key);
-            connection.open_on(known.map(|(name, pinned)| self.registry.lease(&name, &pinned.key)));
-        }
         Ok(Line {
             connection,
             target,
@@ -466,6 +421,26 @@ impl Caller {
             since: Instant::now(),
             asked: Asked::now(self.clocks.clock()),
         })
+    }
+
+    /// A new connection, where it leads, and how long dialling took.
+    async fn dialled(
+        &self,
+        route: &Route,
+        target: Target,
+        alternative: Option<Target>,
+        deadline: Instant,
+    ) -> Result<(Box<Connection>, Target, Option<Duration>), Problem> {
+        let started = Instant::now();
+        let (mut connection, target) = match alternative {
+            None => (self.pool.dial(target, deadline).await?, target),
+            Some(alternative) => self.pool.dial_either([target, alternative], deadline).await?,
+        };
+        let dial = started.elapsed();
+        let known = route.peer.info();
+        let known = known.name.zip(known.key);
+        connection.open_on(known.map(|(name, pinned)| self.registry.lease(&name, &pinned.key)));
+        Ok((connection, target, Some(dial)))
     }
 
     fn opened(

@@ -37,9 +37,6 @@ impl EventChecker {
         events: Vec<SyncEvent>,
         deadline: Instant,
     ) -> Result<CheckedEvents, Problem> {
-        if events.is_empty() {
-            return Ok(CheckedEvents::default());
-        }
         let reception = Reception {
             now: self.clocks.clock().now_nanos(),
             keys: self.keys.clone(),

@@ -10,6 +10,7 @@
 //! PeerClocks       what does the answer teach about the clock of the peer?
 //! ```
 
+use std::pin::pin;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -21,11 +22,12 @@ use nara_proto::v2::SignedCapability;
 use tokio::time::{Instant, timeout_at};
 use tracing::Instrument as _;
 
-use super::caller::{Caller, Limit, OpenReply, Reply};
+use super::caller::{Caller, Limit};
 use super::clocks::{Asked, PeerClocks};
 use super::error::{ClientError, Problem, Stage};
 use super::event_check::EventChecker;
 use super::replies::PendingReplies;
+use super::reply::{OpenReply, Reply};
 use super::request::Outgoing;
 use super::resolve::{InvalidPeerRef, PeerRef, Resolver, Route};
 use super::verified::Verification;
@@ -150,13 +152,13 @@ impl Exchange {
     where
         E::Response: 'static,
     {
-        traced(peer, E::PATH, async {
+        let call = pin!(async {
             let route = self.route(peer)?;
             let outgoing =
                 Outgoing::new::<E>(request).map_err(|problem| ClientError::new(&route, problem))?;
             self.call_on::<E>(route, &outgoing, deadline).await
-        })
-        .await
+        });
+        traced(peer, E::PATH, call).await
     }
 
     /// As [`Exchange::call`], for a request that is made already.
@@ -197,21 +199,19 @@ impl Exchange {
         let reply = self.send(route, outgoing, deadline).await?;
         route.answered_at(reply.head.address);
         let arrival = Arrival::from(&reply);
-        let verifying = async {
-            match (reply.head.status, signed) {
-                (StatusCode::OK, true) => {
-                    let decode = |body: &Bytes| E::decode(body);
-                    self.verifier.verify(route, reply, deadline, decode).await
-                }
-                (StatusCode::OK, false) => {
-                    let value = self.verifier.decode_open(reply, |body| E::decode(body)).await?;
-                    Ok((value, Verification::open()))
-                }
-                (_, true) => Err(self.verifier.refused(route, reply)),
-                (_, false) => Err(self.verifier.status_problem(route, reply, false)),
+        let decode = |body: &Bytes| E::decode(body);
+        let verified = match (reply.head.status, signed) {
+            (StatusCode::OK, true) => {
+                let verifying = pin!(self.verifier.verify(route, reply, deadline, decode));
+                timeout_at(deadline, verifying).await
             }
+            (StatusCode::OK, false) => {
+                let decoding = pin!(self.verifier.decode_open(reply, decode));
+                timeout_at(deadline, decoding).await
+            }
+            (_, true) => return Err(self.verifier.refused(route, reply)),
+            (_, false) => return Err(self.verifier.status_problem(route, reply, false)),
         };
-        let verified = timeout_at(deadline, verifying).await;
         let (value, verification) = verified.map_err(|_| Problem::Timeout(Stage::Verify))??;
         if let (Some(responder), Some(_)) = (&verification.responder, &verification.key) {
             self.registry.showed_life(responder);

@@ -10,12 +10,13 @@ use hyper::body::Body;
 use tokio::time::timeout_at;
 
 use super::answer_body::AnswerBody;
-use super::caller::{Limit, OpenReply};
+use super::caller::Limit;
 use super::deadline::deadline_after;
 use super::error::{ClientError, Problem, Stage};
 use super::exchange::{Callee, Exchange, traced};
 use super::handle::PeerHandle;
 use super::open_request::{BodyLimits, OpenRequest, strip_reserved};
+use super::reply::OpenReply;
 use super::request::Outgoing;
 use super::resolve::Route;
 use super::verified::{BodyProof, Verification, Verified};

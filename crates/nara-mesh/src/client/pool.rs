@@ -10,12 +10,14 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response};
+use futures_util::TryFutureExt as _;
+use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use nara_proto::identity::{KeyPair, PublicKey};
+use nara_proto::v2::ChannelBinding;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
@@ -29,9 +31,6 @@ use crate::transport::{BoxMeshStream, Transport};
 use crate::{defaults, metrics};
 
 type Sender = http1::SendRequest<RequestBody>;
-
-/// The most header lines of an answer.
-const MAX_HEADERS: usize = 64;
 
 /// A deadline that comes this shortly before the limit of dialling is that limit: by default both are 5 s, and
 /// the deadline began a moment earlier.
@@ -76,10 +75,7 @@ struct Idle {
 #[derive(Debug)]
 struct IdleConnection {
     target: Target,
-    sender: Sender,
-    host: HeaderValue,
-    channel: Option<SecureChannel>,
-    opened_on: Option<KeyLease>,
+    connection: Box<Connection>,
     since: Instant,
 }
 
@@ -89,6 +85,8 @@ pub(super) struct Connection {
     sender: Sender,
     /// The address, as requests name it.
     host: HeaderValue,
+    /// The header by which a request says that it was written for it, made once.
+    binding: HeaderMap,
     channel: Option<SecureChannel>,
     /// The key of the peer at that time, if it was known.
     opened_on: Option<KeyLease>,
@@ -100,7 +98,7 @@ pub(super) struct Connection {
 pub(super) struct Lease {
     idle: Arc<Mutex<Idle>>,
     target: Target,
-    connection: Connection,
+    connection: Box<Connection>,
 }
 
 impl Pool {
@@ -125,7 +123,7 @@ impl Pool {
     }
 
     /// The connection to a peer that became idle last.
-    pub(super) fn take(&self, target: Target) -> Option<Connection> {
+    pub(super) fn take(&self, target: Target) -> Option<Box<Connection>> {
         let mut idle = lock(&self.idle);
         loop {
             let index = idle
@@ -136,19 +134,13 @@ impl Pool {
             idle.note();
             if entry.is_usable() {
                 ::metrics::counter!(metrics::POOL_REUSED).increment(1);
-                return Some(Connection {
-                    sender: entry.sender,
-                    host: entry.host,
-                    channel: entry.channel,
-                    opened_on: entry.opened_on,
-                    reused: true,
-                });
+                return Some(entry.connection);
             }
         }
     }
 
     /// Opens a connection to a peer, until the limit of dialling or the deadline.
-    pub(super) async fn dial(&self, target: Target, deadline: Instant) -> Result<Connection, Problem> {
+    pub(super) async fn dial(&self, target: Target, deadline: Instant) -> Result<Box<Connection>, Problem> {
         let dialled = self.dial_now(target, deadline).await;
         let outcome = match &dialled {
             Ok(_) => "ok",
@@ -165,7 +157,7 @@ impl Pool {
         &self,
         targets: [Target; 2],
         deadline: Instant,
-    ) -> Result<(Connection, Target), Problem> {
+    ) -> Result<(Box<Connection>, Target), Problem> {
         let [first, second] = targets;
         let mut one = pin!(self.dial(first, deadline));
         let mut two = pin!(self.dial(second, deadline));
@@ -196,7 +188,7 @@ impl Pool {
         }
     }
 
-    async fn dial_now(&self, target: Target, deadline: Instant) -> Result<Connection, Problem> {
+    async fn dial_now(&self, target: Target, deadline: Instant) -> Result<Box<Connection>, Problem> {
         let limit = Instant::now() + self.dial_timeout;
         let (stream, channel) = match timeout_at(limit.min(deadline), self.connect(target)).await {
             Ok(connected) => connected?,
@@ -206,7 +198,6 @@ impl Pool {
             Err(_) => return Err(Problem::Timeout(Stage::Dial)),
         };
         let (sender, connection) = http1::Builder::new()
-            .max_headers(MAX_HEADERS)
             .max_header_size(defaults::MAX_HEADER_BYTES)
             .handshake(TokioIo::new(stream))
             .await
@@ -219,13 +210,18 @@ impl Pool {
             }
         });
         let host = HeaderValue::try_from(target.address.to_string());
-        Ok(Connection {
+        let mut binding = HeaderMap::new();
+        if let Some(channel) = &channel {
+            ChannelBinding::new(channel.binding).write_to(&mut binding);
+        }
+        Ok(Box::new(Connection {
             sender,
             host: host.expect("an address is ASCII"),
+            binding,
             channel,
             opened_on: None,
             reused: false,
-        })
+        }))
     }
 
     async fn connect(&self, target: Target) -> Result<(BoxMeshStream, Option<SecureChannel>), Problem> {
@@ -241,7 +237,7 @@ impl Pool {
     }
 
     /// A connection that comes back when its answer was read to its end.
-    pub(super) fn lease(&self, target: Target, connection: Connection) -> Lease {
+    pub(super) fn lease(&self, target: Target, connection: Box<Connection>) -> Lease {
         Lease {
             idle: self.idle.clone(),
             target,
@@ -262,32 +258,27 @@ impl Pool {
 impl Lease {
     /// Gives the connection back, for the next request.
     pub(super) fn give_back(self) {
-        let Connection {
-            mut sender,
-            host,
-            channel,
-            opened_on,
-            reused: _,
-        } = self.connection;
+        let Self {
+            idle,
+            target,
+            mut connection,
+        } = self;
+        connection.reused = true;
         // A body may be read to its end where no runtime is.
         if tokio::runtime::Handle::try_current().is_err() {
             return;
         }
-        if sender.is_ready() {
-            let kept = IdleConnection::new(self.target, sender, host, channel, opened_on);
-            keep(&self.idle, kept);
+        if connection.sender.is_ready() {
+            keep(&idle, IdleConnection::new(target, connection));
             return;
         }
         // The answer may have come before the request was written in full.
-        let (idle, target) = (Arc::downgrade(&self.idle), self.target);
+        let idle = Arc::downgrade(&idle);
         tokio::spawn(async move {
-            if let Ok(Ok(())) = timeout(defaults::POOL_IDLE, sender.ready()).await
+            if let Ok(Ok(())) = timeout(defaults::POOL_IDLE, connection.sender.ready()).await
                 && let Some(idle) = idle.upgrade()
             {
-                keep(
-                    &idle,
-                    IdleConnection::new(target, sender, host, channel, opened_on),
-                );
+                keep(&idle, IdleConnection::new(target, connection));
             }
         });
     }
@@ -351,27 +342,21 @@ impl Idle {
 
 impl IdleConnection {
     /// A connection that becomes idle now.
-    fn new(
-        target: Target,
-        sender: Sender,
-        host: HeaderValue,
-        channel: Option<SecureChannel>,
-        opened_on: Option<KeyLease>,
-    ) -> Self {
+    fn new(target: Target, connection: Box<Connection>) -> Self {
         Self {
             target,
-            sender,
-            host,
-            channel,
-            opened_on,
+            connection,
             since: Instant::now(),
         }
     }
 
     fn is_usable(&self) -> bool {
-        self.sender.is_ready()
+        let Connection {
+            sender, opened_on, ..
+        } = &*self.connection;
+        sender.is_ready()
             && self.since.elapsed() < defaults::POOL_IDLE
-            && self.opened_on.as_ref().is_none_or(KeyLease::is_valid)
+            && opened_on.as_ref().is_none_or(KeyLease::is_valid)
     }
 }
 
@@ -386,6 +371,12 @@ impl Connection {
         &self.host
     }
 
+    /// The header by which a request without a signature says that it was written for this connection; none on a plain
+    /// one.
+    pub(super) fn binding(&self) -> &HeaderMap {
+        &self.binding
+    }
+
     /// Ends it, once it is idle, with the key of its peer.
     pub(super) fn open_on(&mut self, key: Option<KeyLease>) {
         self.opened_on = key;
@@ -396,12 +387,12 @@ impl Connection {
         self.reused
     }
 
-    /// Sends a request and waits for the head of its answer.
-    pub(super) async fn send(
+    /// Sends a request; what is returned waits for the head of its answer.
+    pub(super) fn send(
         &mut self,
         request: Request<RequestBody>,
-    ) -> Result<Response<Incoming>, Problem> {
-        self.sender.send_request(request).await.map_err(Problem::from)
+    ) -> impl Future<Output = Result<Response<Incoming>, Problem>> + Send + use<> {
+        self.sender.send_request(request).map_err(Problem::from)
     }
 }
 

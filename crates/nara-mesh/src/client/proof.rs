@@ -7,8 +7,8 @@ use nara_proto::time::UnixMillis;
 use nara_proto::v1::{NAME_HEADER, ResponseAuth, ResponseAuthError, TIMESTAMP_HEADER};
 use nara_proto::v2::{self, ContentDigest, ResponseSignature, SignedBody};
 
-use super::caller::ReplyHead;
 use super::error::Problem;
+use super::reply::ReplyHead;
 use super::verified::{BodyProof, Verification};
 use crate::Coverage;
 use crate::registry::PinnedKey;

@@ -8,10 +8,10 @@ use nara_proto::identity::{NaraName, PublicKey};
 use nara_proto::peer::PeerQueryResponse;
 use nara_proto::time::UnixMillis;
 
-use super::caller::Reply;
 use super::deadline::deadline_after;
 use super::error::{ClientError, Problem};
 use super::exchange::{Callee, Exchange, traced};
+use super::reply::Reply;
 use super::request::Outgoing;
 use super::resolve::PeerRef;
 use crate::registry::{KeySource, PeerInfo, PinnedKey};

@@ -4,10 +4,13 @@ use std::error::Error;
 use std::fmt;
 use std::time::{Duration, UNIX_EPOCH};
 
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use httpdate::HttpDate;
 use nara_proto::clock_offset::ClockFault;
+use nara_proto::succession::{KNOWN_KEY_HEADER, NO_KEY};
 use nara_proto::time::{UnixMillis, go_duration};
+
+use crate::registry::KnownKey;
 
 /// The most characters of an answer that a message shows.
 const MAX_SHOWN: usize = 200;
@@ -190,4 +193,15 @@ impl Error for ClockSkew {
 fn readable(time: UnixMillis) -> HttpDate {
     let seconds = u64::try_from(time.get() / 1_000).unwrap_or(0).min(LAST_DATE);
     (UNIX_EPOCH + Duration::from_secs(seconds)).into()
+}
+
+/// The key that a peer knows for us, as its refusal says.
+pub(super) fn known_key(headers: &HeaderMap) -> Option<KnownKey> {
+    let mut values = headers.get_all(KNOWN_KEY_HEADER).iter();
+    let value = values.next()?.to_str().ok()?;
+    match value {
+        _ if values.next().is_some() => None,
+        NO_KEY => Some(KnownKey::NoneHolds),
+        key => key.parse().ok().map(KnownKey::Other),
+    }
 }

@@ -4,21 +4,22 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 use nara_proto::endpoint::{Endpoint as _, Ping};
 use nara_proto::go_json::JsonError;
 use nara_proto::identity::{KeyId, NaraName, PublicKey};
 use nara_proto::peer::PingResponse;
-use nara_proto::succession::{KNOWN_KEY_HEADER, NO_KEY};
 use nara_proto::time::UnixMillis;
 use nara_proto::v1::ResponseAuthError;
 use nara_proto::v2::{Capability, ContentDigest, SignedCapability};
 use tokio::time::Instant;
 
-use super::caller::{Caller, Reply, ReplyHead};
+use super::caller::Caller;
 use super::clocks::PeerClocks;
 use super::error::{ClientError, DiscoveryProblem, Problem};
 use super::proof::AnswerProof;
+use super::refusal::known_key;
+use super::reply::{Reply, ReplyHead};
 use super::request::Outgoing;
 use super::resolve::Route;
 use super::verified::{DiscoveredKey, Verification};
@@ -61,31 +62,34 @@ pub(super) struct Responder {
 
 impl AnswerVerifier {
     /// Verifies an answer and decodes its body.
-    pub(super) async fn verify<T: Send + 'static>(
+    pub(super) fn verify<T: Send + 'static>(
         &self,
         route: &Route,
         reply: Reply,
         deadline: Instant,
         decode: impl FnOnce(&Bytes) -> Result<T, JsonError> + Send + 'static,
-    ) -> Result<(T, Verification), Problem> {
+    ) -> impl Future<Output = Result<(T, Verification), Problem>> {
         let Reply { head, body, .. } = reply;
-        let large = body.len() > OFFLOAD_BYTES;
-        if self.accept_unverified {
-            let now = self.clocks.clock().now_millis();
-            let known = self.with_known_key(route, &head);
-            return offload(large, move || {
-                let verification = known.and_then(|(proof, pinned)| proof.verify(&pinned, &body, now).ok());
+        async move {
+            let large = body.len() > OFFLOAD_BYTES;
+            if self.accept_unverified {
+                let now = self.clocks.clock().now_millis();
+                let known = self.with_known_key(route, &head);
+                return offload(large, move || {
+                    let verification =
+                        known.and_then(|(proof, pinned)| proof.verify(&pinned, &body, now).ok());
+                    let value = decode(&body).map_err(Problem::Decode)?;
+                    Ok((value, verification.unwrap_or_default()))
+                })
+                .await;
+            }
+            let check = move |proof: &AnswerProof, pinned: &PinnedKey, now| {
+                let verification = proof.verify(pinned, &body, now)?;
                 let value = decode(&body).map_err(Problem::Decode)?;
-                Ok((value, verification.unwrap_or_default()))
-            })
-            .await;
+                Ok((value, verification))
+            };
+            self.believe(route, &head, deadline, large, check).await
         }
-        let check = move |proof: &AnswerProof, pinned: &PinnedKey, now| {
-            let verification = proof.verify(pinned, &body, now)?;
-            let value = decode(&body).map_err(Problem::Decode)?;
-            Ok((value, verification))
-        };
-        self.believe(route, &head, deadline, large, check).await
     }
 
     /// Verifies the head of an answer, and gives the digest that its body must have. `None`: it can only be verified
@@ -162,14 +166,16 @@ impl AnswerVerifier {
     }
 
     /// Decodes an answer that nothing proves.
-    pub(super) async fn decode_open<T: Send + 'static>(
+    pub(super) fn decode_open<T: Send + 'static>(
         &self,
         reply: Reply,
         decode: impl FnOnce(&Bytes) -> Result<T, JsonError> + Send + 'static,
-    ) -> Result<T, Problem> {
+    ) -> impl Future<Output = Result<(T, Verification), Problem>> {
         let large = reply.body.len() > OFFLOAD_BYTES;
-        let decoded = offload(large, move || decode(&reply.body)).await;
-        decoded.map_err(Problem::Decode)
+        offload(large, move || {
+            let value = decode(&reply.body).map_err(Problem::Decode)?;
+            Ok((value, Verification::open()))
+        })
     }
 
     /// The problem of an answer of a signed endpoint that refuses the request.
@@ -253,8 +259,14 @@ impl AnswerVerifier {
 
     /// The pinned key of the peer that was called, else of the name that answered.
     fn known_key(&self, route: &Route, responder: &NaraName) -> Option<PinnedKey> {
-        let of_peer = route.peer.info().key.filter(|pinned| pinned.name == *responder);
-        of_peer.or_else(|| self.registry.by_name(responder.as_str())?.info().key)
+        let of_peer = route.peer.with_info(|info| {
+            let pinned = info.key.as_ref();
+            pinned.filter(|pinned| pinned.name == *responder).cloned()
+        });
+        of_peer.or_else(|| {
+            let peer = self.registry.by_name(responder.as_str())?;
+            peer.with_info(|info| info.key.clone())
+        })
     }
 }
 
@@ -266,6 +278,10 @@ impl AnswerVerifier {
         if self.signatures == Signatures::V1Only || self.accept_unverified || route.recipient().is_some() {
             return Ok(());
         }
+        Box::pin(self.meet(route, deadline)).await
+    }
+
+    async fn meet(&self, route: &mut Route, deadline: Instant) -> Result<(), Problem> {
         let ping = Outgoing::new::<Ping>(&())?;
         let reply = self.caller.send(route, &ping, deadline).await?;
         route.answered_at(reply.head.address);
@@ -540,17 +556,6 @@ impl AnswerVerifier {
             offered_by: pinned.source.clone(),
         };
         Err(Problem::Identity(conflict.into()))
-    }
-}
-
-/// The key that a peer knows for us, as its refusal says.
-fn known_key(headers: &HeaderMap) -> Option<KnownKey> {
-    let mut values = headers.get_all(KNOWN_KEY_HEADER).iter();
-    let value = values.next()?.to_str().ok()?;
-    match value {
-        _ if values.next().is_some() => None,
-        NO_KEY => Some(KnownKey::NoneHolds),
-        key => key.parse().ok().map(KnownKey::Other),
     }
 }
 

@@ -92,7 +92,7 @@ impl Follower {
                 let (ledger, filter, seq) = (self.ledger.clone(), self.filter.clone(), self.seq);
                 let read = async move { (ledger.arrived_after(filter, seq, PAGE).await, held) };
                 let page;
-                (page, held) = to_its_end(read).await;
+                (page, held) = to_its_end(Box::pin(read), ()).await;
                 let page = page?;
                 self.seq = page.end.max(self.seq);
                 self.behind = !page.is_newest;

@@ -1,5 +1,4 @@
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use nara_proto::breaker::{Breaker, BreakerState, CircuitOpen, Failure, Permit};
 
@@ -8,19 +7,19 @@ use crate::clock::monotonic_now as now;
 
 /// Leave to call a peer. Dropped without an outcome, it counts as a call that was given up.
 #[derive(Debug)]
-pub(crate) struct Admission {
-    registry: PeerRegistry,
-    peer: Arc<Peer>,
+pub(crate) struct Admission<'a> {
+    registry: &'a PeerRegistry,
+    peer: &'a Peer,
     permit: Option<Permit>,
 }
 
 impl PeerRegistry {
     /// Asks the breaker of a peer for leave to call it.
-    pub(crate) fn admit(&self, peer: &Arc<Peer>) -> Result<Admission, CircuitOpen> {
+    pub(crate) fn admit<'a>(&'a self, peer: &'a Peer) -> Result<Admission<'a>, CircuitOpen> {
         let permit = peer.breaker().admit(now())?;
         Ok(Admission {
-            registry: self.clone(),
-            peer: peer.clone(),
+            registry: self,
+            peer,
             permit: Some(permit),
         })
     }
@@ -68,9 +67,10 @@ impl PeerRegistry {
     fn change_breaker(&self, peer: &Peer, change: impl FnOnce(&mut Breaker)) {
         let (before, after) = {
             let mut breaker = peer.breaker();
-            let before = breaker.state(now());
+            let at = now();
+            let before = breaker.state(at);
             change(&mut breaker);
-            (before, breaker.state(now()))
+            (before, breaker.state(at))
         };
         match (before, after) {
             (BreakerState::Closed, BreakerState::Open) => self.emit(PeerEvent::BreakerOpened(peer.info())),
@@ -82,12 +82,12 @@ impl PeerRegistry {
     }
 }
 
-impl Admission {
+impl Admission<'_> {
     /// The peer answered, whatever it said.
     pub(crate) fn succeeded(mut self) {
         if let Some(permit) = self.permit.take() {
             self.registry
-                .change_breaker(&self.peer, |breaker| breaker.succeeded(permit));
+                .change_breaker(self.peer, |breaker| breaker.succeeded(permit));
         }
     }
 
@@ -96,7 +96,7 @@ impl Admission {
         if let Some(permit) = self.permit.take() {
             let random = spread();
             self.peer.note_lost(now());
-            self.registry.change_breaker(&self.peer, |breaker| {
+            self.registry.change_breaker(self.peer, |breaker| {
                 breaker.failed(permit, failure, now(), random);
             });
         }
@@ -108,7 +108,7 @@ fn spread() -> u32 {
     getrandom::u32().unwrap_or(u32::MAX / 2)
 }
 
-impl Drop for Admission {
+impl Drop for Admission<'_> {
     fn drop(&mut self) {
         if let Some(permit) = self.permit.take() {
             self.peer.breaker().cancelled(permit, now());

@@ -16,22 +16,18 @@ impl PeerRegistry {
     /// [`defaults::CLOCK_WARNING`] on it is warned of, once.
     pub(crate) fn learn_clock(&self, peer: &Peer, key: &PublicKey, sample: ClockSample) {
         self.seen(peer);
-        peer.note_alive(now());
-        let mut clock = peer.clock();
-        let state = clock.get_or_insert_default();
-        let warning = state.learn(sample);
-        let offset = state.offset();
-        drop(clock);
-        if let Some(offset) = offset {
-            let mut clocks = self.clocks();
-            clocks.mesh.record(*key, offset.nanos(), now());
-            let median = clocks.mesh.median_without(None, now());
-            drop(clocks);
-            if let Some(nanos) = median {
-                ::metrics::gauge!(metrics::CLOCK_OFFSET_SECONDS).set(nanos as f64 / 1e9);
-            }
+        let at = now();
+        peer.note_alive(at);
+        let learned = peer.clock().get_or_insert_default().learn(sample, at);
+        let Some((offset, warns)) = learned else { return };
+        let mut clocks = self.clocks();
+        clocks.mesh.record(*key, offset.nanos(), at);
+        let median = clocks.mesh.median_without(None, at);
+        drop(clocks);
+        if let Some(nanos) = median {
+            ::metrics::gauge!(metrics::CLOCK_OFFSET_SECONDS).set(nanos as f64 / 1e9);
         }
-        if let Some(offset) = warning {
+        if warns {
             let info = peer.info();
             let fault = match self.judge_clocks(Some(key), offset.nanos()) {
                 Some(ClockFault::Ours) => "ours seems wrong",

@@ -368,6 +368,11 @@ impl Peer {
         *not_before = not_before.map_or(Some(until), |known| Some(known.max(until)));
     }
 
+    /// A slot for one more call in flight, if one is free.
+    pub(crate) fn free_slot(&self) -> Option<SemaphorePermit<'_>> {
+        self.in_flight.try_acquire().ok()
+    }
+
     /// Waits for a free slot for one more call in flight. Cancel safe.
     pub(crate) async fn slot(&self) -> SemaphorePermit<'_> {
         self.in_flight.acquire().await.expect("nobody closes it")

@@ -1,5 +1,7 @@
 //! What is known about the clock of one peer.
 
+use std::time::Instant;
+
 use nara_proto::clock_offset::{ClockEstimate, ClockOffset, ClockSample, MeshClock};
 use nara_proto::identity::PublicKey;
 use nara_proto::time::UnixMillis;
@@ -32,19 +34,17 @@ pub(super) struct PeerClock {
 }
 
 impl PeerClock {
-    /// Takes up a sample. Returns the offset if this is the moment to warn of it.
-    pub(super) fn learn(&mut self, sample: ClockSample) -> Option<ClockOffset> {
-        self.estimate.record(sample, now());
-        let offset = self.estimate.offset(now())?;
-        if self.skewed.is_none() && offset.at_least() >= defaults::CLOCK_WARNING {
+    /// Takes up a sample. Returns the offset, and whether this is the moment to warn of it.
+    pub(super) fn learn(&mut self, sample: ClockSample, at: Instant) -> Option<(ClockOffset, bool)> {
+        let offset = self.estimate.record(sample, at)?;
+        let warns = self.skewed.is_none() && offset.at_least() >= defaults::CLOCK_WARNING;
+        if warns {
             self.skewed = Some(Counted::new(metrics::CLOCKS_SKEWED));
-            return Some(offset);
-        }
-        // Half of it, so that a clock at the border is not warned of again and again.
-        if offset.magnitude() < defaults::CLOCK_WARNING / 2 {
+        } else if offset.magnitude() < defaults::CLOCK_WARNING / 2 {
+            // Half of it, so that a clock at the border is not warned of again and again.
             self.skewed = None;
         }
-        None
+        Some((offset, warns))
     }
 
     /// When it is `now` here, the time of a request to the peer; `None`: the same as for all others.

@@ -39,6 +39,9 @@ impl<K: PartialEq> MeshClock<K> {
 
     /// The median of the offsets of all peers but one, in nanoseconds; `None` for too few peers.
     pub fn median_without(&self, peer: Option<&K>, now: Instant) -> Option<i64> {
+        if self.offsets.len() < MIN_PEERS {
+            return None;
+        }
         let young = |at: &Instant| now.saturating_duration_since(*at) <= MAX_AGE;
         let mut offsets: Vec<i64> = self
             .offsets

@@ -75,6 +75,9 @@ trait NullOr: Sized {
 /// Go turns lone surrogate escapes into U+FFFD. serde_json hands one over as the three bytes that it would have
 /// in a generalised UTF-8: ED, A0 to BF, 80 to BF.
 fn replace_surrogates(bytes: &[u8]) -> String {
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        return text.to_owned();
+    }
     let mut text = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
         text.push_str(chunk.valid());

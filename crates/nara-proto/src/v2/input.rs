@@ -106,12 +106,20 @@ impl Params {
                 nonce.append_base64(&mut field);
                 field.push('"');
             }
-            write!(
-                field,
-                ";keyid=\"{key_id_text}\";alg=\"{ALGORITHM}\";tag=\"{TAG}\""
-            )
+            fmt::Result::Ok(())
         })();
         written.expect("a String takes every write");
+        for text in [
+            ";keyid=\"",
+            key_id_text,
+            "\";alg=\"",
+            ALGORITHM,
+            "\";tag=\"",
+            TAG,
+            "\"",
+        ] {
+            field.push_str(text);
+        }
         Self {
             created,
             expires: for_request.map(|(expires, _)| expires),

@@ -10,10 +10,10 @@ use tokio::time::{Instant, timeout_at};
 
 use super::error::StreamProblem;
 use super::frames::{FrameError, Frames};
-use crate::client::caller::OpenReply;
 use crate::client::error::{ClientError, Problem, Stage};
 use crate::client::handle::PeerHandle;
 use crate::client::pool::Lease;
+use crate::client::reply::OpenReply;
 use crate::client::request::Outgoing;
 use crate::client::resolve::Route;
 use crate::client::sign::SentSignatures;

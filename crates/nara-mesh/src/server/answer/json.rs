@@ -1,6 +1,7 @@
 //! Answers in JSON.
 
-use axum::response::{IntoResponse as _, Response};
+use axum::body::Body;
+use axum::response::Response;
 use http::{HeaderValue, StatusCode, header};
 use nara_proto::event::SyncEvent;
 use nara_proto::go_json;
@@ -27,8 +28,11 @@ pub(in crate::server) fn json<T: serde::Serialize>(
 }
 
 fn raw_json(status: StatusCode, content_type: &'static str, body: Vec<u8>) -> Response {
-    let content_type = (header::CONTENT_TYPE, HeaderValue::from_static(content_type));
-    (status, [content_type], body).into_response()
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
 }
 
 /// Which end of a list of events is given up when the answer would be larger than a peer takes.

@@ -376,7 +376,8 @@ impl Authenticator {
         self.check_security(name, channel)?;
         let key = match self.known_keys.key_of_name(name.as_str()) {
             Some(key) => key,
-            None => self.discover(name, address, headers).await?,
+            // On the heap, as it is rare and large.
+            None => Box::pin(self.discover(name, address, headers)).await?,
         };
         if let Some(channel) = channel.filter(|channel| channel.peer_key != key) {
             // Nothing is changed by it, but whoever watches the registry is told.

@@ -29,7 +29,19 @@ impl SourceCheck {
         claimed: &NaraName,
         address: SocketAddr,
     ) -> Result<(), Rejection> {
-        let Some(source) = &self.source else { return Ok(()) };
+        match &self.source {
+            // On the heap, because most naras ask no network.
+            Some(source) => Box::pin(self.compare(&**source, claimed, address)).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn compare(
+        &self,
+        source: &dyn PeerSource,
+        claimed: &NaraName,
+        address: SocketAddr,
+    ) -> Result<(), Rejection> {
         let ip = address.ip().to_canonical();
         let Ok(owner) = timeout(defaults::OWNER_LOOKUP_TIMEOUT, source.owner_of(ip)).await else {
             error_seldom!(%claimed, %address, "the network did not answer who owns the source address");

@@ -9,6 +9,9 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::IntoResponse as _;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt as _, StreamExt as _};
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -21,7 +24,7 @@ use crate::server::background::Background;
 use crate::server::connection::facts::ConnectionFacts;
 use crate::server::connection::opening::Opening;
 use crate::server::connection::refusal::turn_away;
-use crate::server::connection::watch::{Watch, WatchedStream};
+use crate::server::connection::watch::{Expired, Watch, WatchedStream};
 use crate::server::limits::quota::Quota;
 use crate::server::limits::settings::ServerLimits;
 use crate::server::route::way::Entrance;
@@ -34,6 +37,13 @@ const BACK_OFF: Duration = Duration::from_secs(1);
 
 /// Refusals that are told at once. Further connections are closed without a word.
 const REFUSALS: usize = 32;
+
+/// What a connection hears beside its bytes.
+enum Signal {
+    Stopping,
+    Stopped,
+    Expired(Expired),
+}
 
 /// Accepts connections and serves them.
 #[derive(Clone, Debug)]
@@ -178,23 +188,30 @@ impl Acceptor {
             .serve_connection(stream, service);
         let mut connection = pin!(connection);
 
-        let mut stopping = false;
+        // Each is asked only when it was woken itself, and not whenever bytes come: all connections share two of them.
+        let Background {
+            stopping, stopped, ..
+        } = &self.background;
+        let mut signals = FuturesUnordered::<BoxFuture<'_, Signal>>::new();
+        signals.push(Box::pin(watch.expired().map(Signal::Expired)));
+        signals.push(Box::pin(stopping.cancelled().map(|()| Signal::Stopping)));
+        signals.push(Box::pin(stopped.cancelled().map(|()| Signal::Stopped)));
         loop {
             tokio::select! {
+                biased;
                 outcome = connection.as_mut() => {
                     if let Err(error) = outcome {
                         tracing::debug!(%peer, %error, "connection failed");
                     }
                     return;
                 }
-                expired = watch.expired() => {
-                    tracing::debug!(%peer, ?expired, "connection closed");
-                    return;
-                }
-                () = self.background.stopped.cancelled() => return,
-                () = self.background.stopping.cancelled(), if !stopping => {
-                    stopping = true;
-                    connection.as_mut().graceful_shutdown();
+                Some(signal) = signals.next() => match signal {
+                    Signal::Stopping => connection.as_mut().graceful_shutdown(),
+                    Signal::Stopped => return,
+                    Signal::Expired(why) => {
+                        tracing::debug!(%peer, ?why, "connection closed");
+                        return;
+                    }
                 }
             }
         }

@@ -1,6 +1,7 @@
 //! How much may be taken: at once in all, at once for each key, and how often for each key.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::hash::Hash;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -31,7 +32,7 @@ struct Held<K> {
 
 /// What one holder has taken; dropped, it is free again.
 #[derive(Debug)]
-pub(in crate::server) struct Share<K: Hash + Eq> {
+pub(in crate::server) struct Share<K: Hash + Eq + Clone> {
     counts: Arc<Counts<K>>,
     key: K,
     amount: AtomicUsize,
@@ -128,19 +129,25 @@ impl<K: Hash + Eq + Clone> Share<K> {
             limit, limit_per_key, ..
         } = *self.counts;
         let mut held = self.counts.held();
+        let Held { total, by_key } = &mut *held;
+        let is_full = amount > limit.saturating_sub(*total);
         if limit_per_key < usize::MAX {
-            let of_key = held.by_key.get(&self.key).copied().unwrap_or_default();
-            if amount > limit_per_key.saturating_sub(of_key) {
+            let of_key = by_key.entry(self.key.clone());
+            let before = match &of_key {
+                Entry::Occupied(of_key) => *of_key.get(),
+                Entry::Vacant(_) => 0,
+            };
+            if amount > limit_per_key.saturating_sub(before) {
                 return Err(Exceeded::OfKey(limit_per_key));
             }
+            if !is_full {
+                of_key.insert_entry(before + amount);
+            }
         }
-        if amount > limit.saturating_sub(held.total) {
+        if is_full {
             return Err(Exceeded::All);
         }
-        if limit_per_key < usize::MAX {
-            *held.by_key.entry(self.key.clone()).or_default() += amount;
-        }
-        held.total += amount;
+        *total += amount;
         drop(held);
         self.amount.fetch_add(amount, Ordering::Relaxed);
         Ok(())
@@ -152,7 +159,7 @@ impl<K: Hash + Eq + Clone> Share<K> {
     }
 }
 
-impl<K: Hash + Eq> Drop for Share<K> {
+impl<K: Hash + Eq + Clone> Drop for Share<K> {
     fn drop(&mut self) {
         let amount = *self.amount.get_mut();
         if amount == 0 {
@@ -160,10 +167,12 @@ impl<K: Hash + Eq> Drop for Share<K> {
         }
         let mut held = self.counts.held();
         held.total -= amount;
-        if let Some(of_key) = held.by_key.get_mut(&self.key) {
-            *of_key -= amount;
-            if *of_key == 0 {
-                held.by_key.remove(&self.key);
+        if self.counts.limit_per_key < usize::MAX
+            && let Entry::Occupied(mut of_key) = held.by_key.entry(self.key.clone())
+        {
+            *of_key.get_mut() -= amount;
+            if *of_key.get() == 0 {
+                of_key.remove();
             }
         }
     }

@@ -47,17 +47,16 @@ impl<K: Hash + Eq> Turns<K> {
 
     /// Does work in the turn of a key. Work that has begun goes on when nobody waits for it any more, and has its turn until
     /// then: who asks and leaves would otherwise have more of it done at once than anybody else.
-    pub(in crate::server) async fn run<T: Send + 'static>(
+    pub(in crate::server) fn run<T: Send + 'static>(
         &self,
         key: K,
         work: impl Future<Output = T> + Send + 'static,
-    ) -> T {
-        let turn = self.turn(key).await;
-        to_its_end(async move {
-            let _turn = turn;
-            work.await
-        })
-        .await
+    ) -> impl Future<Output = T> {
+        let work = Box::pin(work);
+        async move {
+            let turn = self.turn(key).await;
+            to_its_end(work, turn).await
+        }
     }
 
     /// Waits for the turn of a key.
@@ -73,16 +72,16 @@ impl<K: Hash + Eq> Turns<K> {
     fn own(&self, key: K) -> Arc<AsyncMutex<()>> {
         // No change stops half-way.
         let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(own) = keys.own.get(&key).and_then(Weak::upgrade) {
-            return own;
-        }
         if keys.own.len() >= keys.clean_at {
             keys.own.retain(|_, own| own.strong_count() > 0);
             keys.clean_at = FEW.max(keys.own.len() * 2);
         }
-        let own = Arc::new(AsyncMutex::new(()));
-        keys.own.insert(key, Arc::downgrade(&own));
-        own
+        let place = keys.own.entry(key).or_default();
+        place.upgrade().unwrap_or_else(|| {
+            let own = Arc::default();
+            *place = Arc::downgrade(&own);
+            own
+        })
     }
 }
 

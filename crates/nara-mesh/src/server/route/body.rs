@@ -42,6 +42,9 @@ pub(in crate::server) async fn read(
             return Err(Rejection::BodyTooLarge(max));
         }
         read.push(data);
+        if body.is_end_stream() {
+            return Ok(read.finish());
+        }
     }
 }
 

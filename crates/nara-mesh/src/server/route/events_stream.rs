@@ -8,7 +8,9 @@ use axum::body::Body;
 use axum::extract::{RawQuery, State};
 use axum::response::Response;
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::future::BoxFuture;
+use futures_util::stream::{self, FuturesUnordered};
+use futures_util::{FutureExt as _, StreamExt as _};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use nara_proto::go_json;
 use nara_proto::identity::NaraName;
@@ -20,7 +22,6 @@ use nara_proto::time::UnixNanos;
 use nara_proto::v2::{SignatureError, SignedField};
 use sse_stream::Sse;
 use tokio::time::{Instant, Sleep, sleep};
-use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use crate::ledger::{Followed, Follower, Ledger, LedgerError};
 use crate::metrics::{self, Counted};
@@ -28,7 +29,6 @@ use crate::registry::KeyLease;
 use crate::seldom::{error_seldom, warn_seldom};
 use crate::server::answer::rejection::Rejection;
 use crate::server::answer::sign::Unbuffered;
-use crate::server::answer::streamed::ended;
 use crate::server::auth::request_proof::RequestProof;
 use crate::server::auth::sender::VerifiedSender;
 use crate::server::limits::body_bytes::Source;
@@ -96,20 +96,21 @@ pub(super) async fn handle(
     let follower =
         Follower::new(shared.ledger.clone(), start, request.filter).except(sender.name().clone(), told_since);
     let hello = message(kind::HELLO, Some(ArrivalCursor::new(epoch, start)), &hello);
-    let outlet = Outlet {
+    // On the heap: it goes through a future for each message.
+    let outlet = Box::new(Outlet {
         follower,
         queue: VecDeque::from([hello]),
         ended: false,
         quiet_since: Instant::now(),
         alarm: Box::pin(sleep(shared.limits.stream_keep_alive)),
-        stopping: Box::pin(shared.background.stopping.clone().cancelled_owned()),
+        ends: ends(&shared, &sender),
         lease: shared.lease(&sender),
         sender,
         shared,
         messages: ::metrics::counter!(metrics::STREAM_MESSAGES),
         _slot: slot,
         _counted: Counted::new(metrics::STREAMS),
-    };
+    });
     let messages = stream::unfold(outlet, async |mut outlet| {
         let message = outlet.next().await?;
         Some((Ok::<_, Infallible>(message), outlet))
@@ -174,10 +175,35 @@ async fn followed(
     follower.next_holding(turn).await
 }
 
+/// Where the ledger is now, for a reader that fell behind.
+async fn lagged(shared: &Shared) -> Result<i64, LedgerError> {
+    ::metrics::counter!(metrics::STREAM_LAGS).increment(1);
+    shared.ledger.position().await
+}
+
 fn message(kind: &str, id: Option<ArrivalCursor>, data: &impl serde::Serialize) -> Bytes {
     let mut message = Sse::default().event(kind).data(go_json::to_string(data));
     message.id = id.map(|id| id.to_string());
     message.encode().expect("neither type nor id has a line break")
+}
+
+/// What ends a stream from outside.
+enum End {
+    Stopping,
+    KeyReplaced,
+}
+
+fn ends(shared: &Shared, sender: &VerifiedSender) -> FuturesUnordered<BoxFuture<'static, End>> {
+    let ends = FuturesUnordered::<BoxFuture<'static, End>>::new();
+    let stopping = shared.background.stopping.clone().cancelled_owned();
+    ends.push(Box::pin(stopping.map(|()| End::Stopping)));
+    if let Some(mut lease) = shared.lease(sender) {
+        ends.push(Box::pin(async move {
+            lease.ended().await;
+            End::KeyReplaced
+        }));
+    }
+    ends
 }
 
 /// The messages of one stream. It is asked for the next one only when the connection takes it, so a slow peer
@@ -189,8 +215,8 @@ struct Outlet {
     quiet_since: Instant,
     /// Rings after the time of a ping or later, and is only then set again: most events come before.
     alarm: Pin<Box<Sleep>>,
-    /// Waits once and not anew for each event, for which all streams would wait for each other.
-    stopping: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// Each is asked only when it was woken itself, and not for each event, for which all streams would wait for each other.
+    ends: FuturesUnordered<BoxFuture<'static, End>>,
     sender: VerifiedSender,
     shared: Arc<Shared>,
     /// The stream ends with the key on which it was opened.
@@ -216,10 +242,11 @@ impl Outlet {
             }
             tokio::select! {
                 biased;
-                () = &mut self.stopping => self.bye("the server is shutting down"),
+                Some(end) = self.ends.next() => match end {
+                    End::Stopping => self.bye("the server is shutting down"),
+                    End::KeyReplaced => return None,
+                },
                 followed = followed(&mut self.follower, &self.shared, &self.sender) => self.take(followed).await,
-                // The loop sees that the lease is not valid any more.
-                () = ended(self.lease.as_mut()) => {}
                 () = self.alarm.as_mut() => {
                     let keep_alive = self.shared.limits.stream_keep_alive;
                     if self.quiet_since.elapsed() >= keep_alive {
@@ -257,7 +284,7 @@ impl Outlet {
                 let ping = message(kind::PING, Some(cursor), &Heartbeat { position });
                 self.queue.push_back(ping);
             }
-            Ok(Followed::Lagged) => match self.lagged().await {
+            Ok(Followed::Lagged) => match lagged(&self.shared).await {
                 Ok(position) => {
                     tracing::debug!(peer = %self.sender.name(), "a stream lags");
                     let cursor = self.follower.cursor();
@@ -268,12 +295,6 @@ impl Outlet {
             },
             Err(error) => self.fail(&error),
         }
-    }
-
-    /// Where the ledger is now, for a reader that fell behind.
-    async fn lagged(&self) -> Result<i64, LedgerError> {
-        ::metrics::counter!(metrics::STREAM_LAGS).increment(1);
-        self.shared.ledger.position().await
     }
 
     fn fail(&mut self, error: &LedgerError) {

@@ -5,6 +5,7 @@ use std::any::Any;
 use std::fmt;
 use std::ops::ControlFlow;
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
 
 use axum::Router;
@@ -101,16 +102,17 @@ impl Entrance {
         };
         // Around all routes, so that a panic in any of them costs its request only. The signed ones have one of
         // their own, inside of their signature.
-        caught(async {
+        let answer = pin!(async {
             let (method, path) = (request.method(), request.uri().path());
             let is_asked = |endpoint: &&SignedEndpoint| endpoint.path == path && endpoint.method == *method;
             if let Some(endpoint) = self.endpoints.iter().find(is_asked) {
                 return endpoint.answer(request).await;
             }
-            let Ok(response) = self.router.clone().oneshot(request).await;
+            // On the heap: it is no part of the requests for our own endpoints.
+            let Ok(response) = Box::pin(self.router.clone().oneshot(request)).await;
             response
-        })
-        .await
+        });
+        caught(answer).await
     }
 }
 
@@ -142,7 +144,10 @@ impl SignedWay {
         // The sender is known, and learns from a signed answer that it is to slow down.
         let answer = match self.admission.admit(&sender) {
             // So that the answer to a request whose handler panicked is signed like others.
-            Ok(_held) => caught(handle(self.bound(request, &sender, check), &sender)).await,
+            Ok(_held) => {
+                let answer = pin!(handle(self.bound(request, &sender, check), &sender));
+                caught(answer).await
+            }
             Err(rejection) => rejection.into_response(),
         };
         // Behind everything that can make an answer, so that errors are signed too.
