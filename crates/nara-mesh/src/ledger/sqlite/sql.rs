@@ -78,8 +78,9 @@ pub(super) const NEXT_SERVICE: &str =
     "SELECT svc FROM events INDEXED BY events_by_service WHERE svc > ?1 ORDER BY svc LIMIT 1";
 pub(super) const SINCE: &str =
     "SELECT seq FROM events INDEXED BY events_by_time WHERE ts >= ?1 ORDER BY seq DESC LIMIT ?2";
+/// Earlier versions gave statements about keys the same priority.
 pub(super) const CHECKPOINTS: &str = "SELECT seq FROM events INDEXED BY events_checkpoints \
-     WHERE priority = 5 AND rank > 1 ORDER BY seq LIMIT ?1 OFFSET ?2";
+     WHERE priority = 5 AND rank > 1 AND svc = 2 ORDER BY seq LIMIT ?1 OFFSET ?2";
 
 /// What [`event`](super::columns::event) reads, and what came with it.
 macro_rules! events {
@@ -139,7 +140,7 @@ pub(super) const OLDEST_OBSERVATION: &str = "SELECT seq, ts, id FROM events INDE
      WHERE svc = 4 AND rank > 1 AND actor = ?1 AND target = ?2 AND priority = ?3 \
      ORDER BY ts, seq LIMIT 1";
 pub(super) const HAS_CHECKPOINT: &str = "SELECT 1 FROM events INDEXED BY events_checkpoints_about \
-     WHERE priority = 5 AND rank > 1 AND target = ?1 LIMIT 1";
+     WHERE priority = 5 AND rank > 1 AND svc = 2 AND target = ?1 LIMIT 1";
 pub(super) const FIRST_UNVERIFIED: &str = "SELECT seq, ts, id, rank FROM events INDEXED BY events_unverified \
      WHERE rank < 2 ORDER BY rank, seq LIMIT 1";
 pub(super) const FIRST_UNVERIFIED_TOLD_BY: &str = "SELECT seq, ts, id, rank FROM events \
