@@ -45,7 +45,8 @@ const NEWEST: usize = 100;
 
 pub(super) fn run(args: &EventsShowArgs, settings: &Settings, printer: Printer) -> Outcome {
     let path = running::ledger_path(&args.running, settings)?;
-    if !path.exists() {
+    // One that cannot be looked at is told when it is opened.
+    if matches!(path.try_exists(), Ok(false)) {
         return Err(Failure::usage(format!("there is no ledger {}", path.display()))
             .hint("it is made when the nara first runs, or by the first `sync`"));
     }

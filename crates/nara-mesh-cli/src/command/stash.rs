@@ -174,7 +174,7 @@ fn owner_id(owner: &str, settings: &Settings) -> Outcome<NaraId> {
 /// The stashes beside the ledger, if there are any.
 fn open(settings: &Settings) -> Outcome<Option<SqliteStash>> {
     let path: PathBuf = settings.running_folder()?.join("stash.db");
-    if !path.exists() {
+    if matches!(path.try_exists(), Ok(false)) {
         return Ok(None);
     }
     SqliteStash::open(path).map(Some).map_err(failed)
