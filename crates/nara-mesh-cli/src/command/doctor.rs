@@ -44,10 +44,10 @@ pub(super) fn run(args: &DoctorArgs, settings: &Settings, printer: Printer) -> O
     here::permissions(settings, &mut report)?;
     let kind = tailnet::choice(args, &mut report)?;
     block_on(async {
-        let running = settings
-            .running_folder()
-            .ok()
-            .and_then(|folder| running::on(&folder));
+        let running = match settings.running_folder() {
+            Ok(folder) => running::on(&folder, settings).await.unwrap_or_default(),
+            Err(_) => None,
+        };
         let clock = match running {
             Some(nara) => nara.clock().await.ok(),
             None => None,

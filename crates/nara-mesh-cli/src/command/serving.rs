@@ -295,11 +295,10 @@ impl Serving {
 /// Why an address is taken, if it is because this nara runs already.
 fn already_running(settings: &Settings) -> Option<Failure> {
     let folder = settings.running_folder().ok()?;
-    running::on(&folder)?;
-    Some(
+    running::runs_on(&folder).then(|| {
         Failure::failed(format!("a nara runs on {} already", folder.display()))
-            .hint("end that one first; another nara needs a soul and a data folder of its own (--soul-file, --data-dir)"),
-    )
+            .hint("end that one first; another nara needs a soul and a data folder of its own (--soul-file, --data-dir)")
+    })
 }
 
 /// What the answers to questions need.
