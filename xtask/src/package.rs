@@ -157,8 +157,8 @@ fn try_out(older: &Path, newer: &Path) -> Result<(), String> {
 
     let alice = "nara-mesh --config /etc/nara-mesh/alice/config.toml";
     machine.run(&format!(
-        "{alice} backup /var/tmp/alice.db && chown nara-mesh /var/tmp/alice.db && systemctl stop nara-mesh@alice && \
-         runuser -u nara-mesh -- {alice} restore /var/tmp/alice.db --replace && systemctl start nara-mesh@alice"
+        "{alice} backup /var/tmp/alice.db && systemctl stop nara-mesh@alice && \
+         {alice} restore /var/tmp/alice.db --replace && systemctl start nara-mesh@alice"
     ))?;
     expect(&machine.run(events)?, "hello from bob")?;
     report("a backup that was made meanwhile is restored");

@@ -265,7 +265,14 @@ impl From<ClientError> for Problem {
 impl From<LedgerError> for Problem {
     fn from(error: LedgerError) -> Self {
         let (status, class) = (StatusCode::INTERNAL_SERVER_ERROR, ProblemClass::Failed);
-        Self::new("ledger", status, class, "the ledger failed").caused_by(&error)
+        let problem = Self::new("ledger", status, class, "the ledger failed").caused_by(&error);
+        // SQLite's own words do not say what to do.
+        match error {
+            LedgerError::Full(_) | LedgerError::ReadOnly(_) | LedgerError::Busy(_) => {
+                problem.hint(error.to_string())
+            }
+            _ => problem,
+        }
     }
 }
 

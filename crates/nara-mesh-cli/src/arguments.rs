@@ -157,7 +157,7 @@ fn refused(error: clap::Error, command: &Command, arguments: &[OsString]) -> Ref
             value.is_some_and(|value| value.to_str().is_none())
         }),
         (ErrorKind::InvalidValue | ErrorKind::ValueValidation, Some(ContextValue::String(shown))) => {
-            let flag = shown.split(' ').next().unwrap_or_default();
+            let flag = shown.split([' ', '[', '=']).next().unwrap_or_default();
             let used = |argument: &OsString| {
                 let argument = argument.to_string_lossy();
                 argument == flag || argument.starts_with(&format!("{flag}="))

@@ -135,6 +135,12 @@ impl ConfigFile {
                 {
                     self.take(below, &format!("{key}."), text)?;
                 }
+                _ if all_keys().any(|(known, ..)| known.starts_with(&format!("{key}."))) => {
+                    return Err(self.wrong(
+                        line,
+                        &format!("{key}: expected a table, which begins with `[{key}]`"),
+                    ));
+                }
                 _ => {
                     let failure = self.wrong(line, &format!("unknown key `{key}`"));
                     return Err(match similar(&key) {
@@ -208,7 +214,8 @@ impl ConfigFile {
             Some(ContextValue::String(argument)) => argument.as_str(),
             _ => "",
         };
-        let flag = argument.split(' ').next().unwrap_or_default();
+        // `--timeout <DURATION>`, `--v1-port[=<BOOL>]`.
+        let flag = argument.split([' ', '[', '=']).next().unwrap_or_default();
         let id = flag.trim_start_matches("--").replace('-', "_");
         let id = if id == "peers" { "peers_file" } else { &id };
         match self.values.get(id) {

@@ -48,7 +48,11 @@ pub(crate) fn client_with(
 }
 
 /// The same over a network.
-fn client_on(nara: LocalNara, settings: &Settings, transport: Arc<dyn Transport>) -> Outcome<MeshClient> {
+pub(crate) fn client_on(
+    nara: LocalNara,
+    settings: &Settings,
+    transport: Arc<dyn Transport>,
+) -> Outcome<MeshClient> {
     Ok(client_builder(nara, settings, transport)?.build())
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::mpsc;
 use std::time::Duration;
@@ -64,6 +64,11 @@ pub(crate) async fn addresses_of(listen: &Listen) -> io::Result<Vec<SocketAddr>>
 /// The first address that `--listen` gives.
 pub(crate) async fn address_of(listen: &Listen) -> io::Result<SocketAddr> {
     addresses_of(listen).await?.first().copied().ok_or_else(nothing)
+}
+
+/// Whether no interface of this machine has this address. Whatever else is wrong with it, the one who listens there says.
+pub(crate) fn is_missing(ip: IpAddr) -> bool {
+    matches!(TcpListener::bind((ip, 0)), Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable)
 }
 
 /// Whether there is such a network interface, with an address or without, on systems where that is known.

@@ -1,5 +1,6 @@
 //! What a command learns of peers is kept in the data folder, as `serve` does.
 
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use nara_mesh::registry::{KeySource, PeerEvent, PeerKeeper, PeerRegistry, Recalled};
@@ -48,7 +49,7 @@ impl Keeping {
                 (Err(failure), Without::GoOn) => {
                     let cause = failure.causes().pop().unwrap_or_default();
                     tracing::warn!(
-                        "{}: {cause}; keys of earlier are not known, and nothing is kept",
+                        "{}: {cause}; what was learned of keys before is not known, and nothing is kept",
                         failure.message
                     );
                     Ok(Self::Nowhere)
@@ -125,7 +126,14 @@ pub(crate) fn make_folder_of(path: &Path) -> Outcome<()> {
     if folder.as_os_str().is_empty() {
         return Ok(());
     }
-    std::fs::create_dir_all(folder).map_err(|error| {
-        Failure::failed(format!("the data folder {} cannot be created", folder.display())).caused_by(error)
-    })
+    let mut making = std::fs::DirBuilder::new();
+    // Whatever the umask says: who can write there can replace the ledger.
+    making
+        .recursive(true)
+        .mode(0o755)
+        .create(folder)
+        .map_err(|error| {
+            Failure::failed(format!("the data folder {} cannot be created", folder.display()))
+                .caused_by(error)
+        })
 }

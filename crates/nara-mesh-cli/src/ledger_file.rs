@@ -14,19 +14,56 @@ use crate::settings::Settings;
 
 /// Opens a ledger, or makes it.
 pub(crate) async fn open(path: &Path) -> Outcome<Arc<dyn Ledger>> {
-    let file = path.to_path_buf();
+    let (file, is_new) = (path.to_path_buf(), !path.exists());
     // Opening waits for the disk.
     let opened = tokio::task::spawn_blocking(move || SqliteLedger::open(file)).await;
     match opened.unwrap_or(Err(LedgerError::Closed)) {
-        Ok(ledger) => Ok(Arc::new(ledger)),
-        Err(error) => {
-            // SQLite says only that it cannot; the operating system says why.
-            Err(match why_not(path) {
-                Some(reason) => unopenable(path).caused_by(reason),
-                None => because(unopenable(path), error),
-            })
+        Ok(ledger) => {
+            if is_new {
+                give_to_owner(path)?;
+            }
+            Ok(Arc::new(ledger))
+        }
+        Err(error) => Err(not_opened(unopenable(path), path, error)),
+    }
+}
+
+/// A failure to open a ledger. SQLite says only that it cannot; the operating system says why.
+pub(crate) fn not_opened(failure: Failure, path: &Path, error: LedgerError) -> Failure {
+    match why_not(path) {
+        Some(reason) => failure.caused_by(reason).hint(format!(
+            "check whom {} and its folder belong to, and what their owner may do there",
+            path.display()
+        )),
+        None => because(failure, error),
+    }
+}
+
+/// Gives a ledger that root made to the owner of its folder, who has to open it later.
+pub(crate) fn give_to_owner(path: &Path) -> Outcome<()> {
+    let Some(owner) = path.parent().and_then(|folder| std::fs::metadata(folder).ok()) else {
+        return Ok(());
+    };
+    if !rustix::process::geteuid().is_root() || owner.uid() == 0 {
+        return Ok(());
+    }
+    for end in ["", "-wal", "-shm", ".lock"] {
+        let mut file = path.as_os_str().to_owned();
+        file.push(end);
+        let file = PathBuf::from(file);
+        match std::os::unix::fs::lchown(&file, Some(owner.uid()), Some(owner.gid())) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                let shown = file.display();
+                return Err(
+                    Failure::failed(format!("{shown} cannot be given to the owner of its folder"))
+                        .caused_by(error)
+                        .hint(format!("run `chown {} {shown}`", owner.uid())),
+                );
+            }
+            _ => {}
         }
     }
+    Ok(())
 }
 
 /// Opens a ledger to read it only, also where nothing can be written.

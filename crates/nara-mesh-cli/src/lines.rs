@@ -27,6 +27,8 @@ pub(crate) enum NaraLine {
     AddressChanged {
         address: Option<String>,
         before: Option<String>,
+        /// Where v1 peers reach it now, too.
+        v1_address: Option<String>,
     },
     /// A peer sent a direct message.
     DirectMessage {

@@ -46,12 +46,11 @@ pub(crate) fn problems(settings: &Settings) -> Vec<TooWide> {
         .sources
         .config_file()
         .map(|path| ("configuration file", path.to_owned(), 0o644));
-    let ledger = settings
-        .ledger_path()
-        .ok()
-        .flatten()
-        .map(|path| ("ledger", path, 0o644));
-    let files = [auth_key, peers, config, ledger];
+    let ledger = settings.ledger_path().ok().flatten();
+    let folder = ledger.as_deref().and_then(Path::parent);
+    let folder = folder.map(|path| ("data folder", path.to_owned(), 0o755));
+    let ledger = ledger.map(|path| ("ledger", path, 0o644));
+    let files = [auth_key, peers, config, folder, ledger];
     let check = |(what, path, wanted): (&'static str, PathBuf, u32)| too_wide(what, &path, wanted);
     files.into_iter().flatten().filter_map(check).collect()
 }

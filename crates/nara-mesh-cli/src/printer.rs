@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 use tracing::Level;
 
 use crate::failure::{Failure, Outcome};
-use crate::{log, output};
+use crate::{log, output, remedy};
 
 /// Prints in the way that was asked for. Colours are stripped by the streams when they are not wanted.
 #[derive(Clone, Copy, Debug)]
@@ -104,6 +104,7 @@ impl Printer {
     pub(crate) fn note(&self, text: impl Display) {
         if !self.quiet {
             let text = text.to_string();
+            let text = remedy::for_the_same_nara(&text);
             log::say(Level::INFO, &text, &plain(&text), &[]);
         }
     }
@@ -111,6 +112,7 @@ impl Printer {
     /// Something is not as it should be: on stderr, always.
     pub(crate) fn warn(&self, text: impl Display) {
         let text = text.to_string();
+        let text = remedy::for_the_same_nara(&text);
         let line = format!("{} {text}", "warning:".yellow().bold());
         log::say(Level::WARN, &line, &plain(&text), &[]);
     }
@@ -129,16 +131,23 @@ pub(crate) fn print_failure(failure: &Failure, verbose: bool) {
         innermost.into_iter().collect()
     };
     lines.extend(shown.iter().map(|cause| format!("  caused by: {cause}")));
-    if let Some(hint) = &failure.hint {
-        lines.push(format!("{} {}", "hint:".cyan().bold(), readable(hint)));
+    let hint = failure.hint.as_deref().map(remedy::for_the_same_nara);
+    // A reader of the journal sees the message alone.
+    let mut whole = shown
+        .iter()
+        .fold(message.clone(), |whole, cause| whole + ": " + cause);
+    if let Some(hint) = &hint {
+        let hint = readable(hint);
+        lines.push(format!("{} {hint}", "hint:".cyan().bold()));
+        whole = format!("{whole}; {hint}");
     }
     let causes = causes.join(": ");
     let mut fields = Vec::new();
     if !causes.is_empty() {
         fields.push(("cause", &*causes));
     }
-    fields.extend(failure.hint.as_deref().map(|hint| ("hint", hint)));
-    log::say(Level::ERROR, &lines.join("\n"), &message, &fields);
+    fields.extend(hint.as_deref().map(|hint| ("hint", hint)));
+    log::say(Level::ERROR, &lines.join("\n"), &whole, &fields);
 }
 
 /// A text of several lines, each of which shows what is in it: names of files are not all chosen by the user.
@@ -237,6 +246,16 @@ pub(crate) fn count(number: usize, thing: &str) -> String {
     }
 }
 
+/// The first of several texts, and how many there are beside.
+pub(crate) fn first_of(texts: &[impl AsRef<str>], most: usize, separator: &str) -> String {
+    let mut shown: Vec<&str> = texts.iter().map(AsRef::as_ref).take(most).collect();
+    let more = format!("and {} more", texts.len().saturating_sub(most));
+    if texts.len() > most {
+        shown.push(&more);
+    }
+    shown.join(separator)
+}
+
 /// A number of microseconds, for JSON.
 pub(crate) fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
@@ -276,6 +295,12 @@ mod tests {
         assert_eq!(human(1_000_000), "1.00 s");
         assert_eq!(human(125_000_000), "2 min 5 s");
         assert_eq!(human(90_000_000_000), "1 d 1 h");
+    }
+
+    #[test]
+    fn a_list_says_how_many_it_leaves_out() {
+        assert_eq!(first_of(&["a", "b"], 2, ", "), "a, b");
+        assert_eq!(first_of(&["a", "b", "c", "d"], 2, "; "), "a; b; and 2 more");
     }
 
     #[test]

@@ -3,7 +3,9 @@
 use std::borrow::Cow;
 use std::error::Error;
 use std::path::Path;
+use std::sync::OnceLock;
 
+use clap::{Command, CommandFactory as _};
 use nara_local_api::Problem;
 use nara_local_api::model::Conflict;
 use nara_mesh::client::PeerRef;
@@ -12,7 +14,22 @@ use nara_proto::identity::{KeyId, NaraName, PublicKey};
 use nara_proto::time::UnixMillis;
 
 use crate::arguments::Sources;
-use crate::cli::{DmArgs, DmKind, WorldSendArgs};
+use crate::cli::{Cli, DmArgs, DmKind, WorldSendArgs};
+
+/// Arguments that say which nara is meant.
+const WHICH: [(&str, &str); 5] = [
+    ("config", "--config"),
+    ("name", "--name"),
+    ("soul_file", "--soul-file"),
+    ("data_dir", "--data-dir"),
+    ("api_socket", "--api-socket"),
+];
+
+/// Those that this command line has: id, flag and value.
+static SAID: OnceLock<Vec<(&str, &str, String)>> = OnceLock::new();
+
+/// The longest command that is worth printing: a message can have any length.
+const LONGEST: usize = 1000;
 
 /// Trusts a key; with `replace` in the place of the pinned one.
 pub(crate) fn trust(name: &NaraName, key: &PublicKey, replace: bool) -> String {
@@ -160,7 +177,10 @@ pub(crate) fn send_later(args: &DmArgs) -> String {
     words.extend(args.message.clone().or_else(|| args.text.clone()));
     let words = words.iter().map(String::as_str);
     let command = shlex::try_join(words).unwrap_or_default();
-    format!("to have it delivered once {peer} is seen, run `{command}`")
+    match command.len() > LONGEST {
+        true => format!("to have it delivered once {peer} is seen, run the same command with `--later`"),
+        false => format!("to have it delivered once {peer} is seen, run `{command}`"),
+    }
 }
 
 /// Leaves a postcard to the running nara, whose first peer cannot be reached.
@@ -176,33 +196,60 @@ pub(crate) fn send_postcard_later(args: &WorldSendArgs, to: &PeerRef) -> String 
     words.push(format!("--message={}", args.message));
     let words = words.iter().map(String::as_str);
     let command = shlex::try_join(words).unwrap_or_default();
-    format!("to have it sent once {to} is seen, run `{command}`")
+    match command.len() > LONGEST {
+        true => format!("to have it sent once {to} is seen, run the same command with `--later`"),
+        false => format!("to have it sent once {to} is seen, run `{command}`"),
+    }
 }
 
-/// A hint whose commands mean the nara that the failed command meant: what its command line said of that nara, each says again.
-pub(crate) fn for_the_same_nara(hint: &str, sources: &Sources) -> String {
-    let said: Vec<(&str, String)> = [
-        ("name", "--name"),
-        ("soul_file", "--soul-file"),
-        ("data_dir", "--data-dir"),
-    ]
-    .into_iter()
-    .filter_map(|(id, flag)| Some((flag, sources.on_command_line(id)?)))
-    .collect();
-    let quoted = hint.split('`').enumerate().map(|(index, text)| {
-        // A new soul is another nara.
-        if index % 2 == 0 || !text.starts_with("nara-mesh ") || text.starts_with("nara-mesh id ") {
+/// Remembers which nara this command line means: see [`for_the_same_nara`].
+pub(crate) fn remember(sources: &Sources) {
+    let said = WHICH
+        .into_iter()
+        .filter_map(|(id, flag)| Some((id, flag, sources.on_command_line(id)?)));
+    // Only the first command line counts: there is one.
+    let _ = SAID.set(said.collect());
+}
+
+/// A text whose commands mean the nara that this command line means: what it says of that nara, each of them says again. What
+/// others are asked "to run" is left as it is.
+pub(crate) fn for_the_same_nara(text: &str) -> Cow<'_, str> {
+    match SAID.get() {
+        Some(said) if !said.is_empty() && text.contains("`nara-mesh ") => repeating(text, said).into(),
+        _ => text.into(),
+    }
+}
+
+fn repeating(text: &str, said: &[(&str, &str, String)]) -> String {
+    let program = Cli::command();
+    let mut before = "";
+    let quoted = text.split('`').enumerate().map(|(index, text)| {
+        let is_for_others = std::mem::replace(&mut before, text).ends_with(" to run ");
+        let is_command = index % 2 == 1 && text.starts_with("nara-mesh ") && !is_for_others;
+        // A new soul is another nara, and a manual is about none.
+        if !is_command || text.starts_with("nara-mesh id ") || text.ends_with(" --help") {
             return text.to_owned();
         }
         let (command, rest) = text.split_at(text.find(" -- ").unwrap_or(text.len()));
-        let missing = said
-            .iter()
-            .filter(|(flag, _)| !command.split(' ').any(|word| word == *flag));
-        let missing =
-            missing.map(|(flag, value)| format!(" {flag} {}", shlex::try_quote(value).unwrap_or_default()));
+        let missing = said.iter().filter(|(id, flag, _)| {
+            takes(&program, command, id) && !command.split(' ').any(|word| word == *flag)
+        });
+        let missing = missing
+            .map(|(_, flag, value)| format!(" {flag} {}", shlex::try_quote(value).unwrap_or_default()));
         format!("{command}{}{rest}", missing.collect::<String>())
     });
     quoted.collect::<Vec<_>>().join("`")
+}
+
+/// Whether a command has this argument.
+fn takes(program: &Command, command: &str, id: &str) -> bool {
+    let has = |command: &Command| command.get_arguments().any(|arg| arg.get_id() == id);
+    let mut words = command.split(' ').skip(1);
+    let innermost = words.try_fold(program, |command, word| {
+        command.find_subcommand(word).ok_or(command)
+    });
+    let (Ok(innermost) | Err(innermost)) = innermost;
+    has(program) || has(innermost)
 }
 
 /// Serves with a soul, in a data folder unless that is the default one.
@@ -261,6 +308,37 @@ mod tests {
             "{text}"
         );
         assert!(!text.contains("peers trust"), "{text}");
+    }
+
+    #[test]
+    fn a_command_says_again_which_nara_is_meant_where_it_can() {
+        let said = [
+            ("config", "--config", "/etc/a b.toml".to_owned()),
+            ("api_socket", "--api-socket", "a.sock".to_owned()),
+        ];
+        // Each in quotes: what is quoted in the sources is what the program recommends.
+        let said = |text: &str| repeating(&text.replace('"', "`"), &said).replace('`', "\"");
+        assert_eq!(
+            said(r#"run "nara-mesh ping -- -x", or "ls"; "nara-mesh" does"#),
+            r#"run "nara-mesh ping --config '/etc/a b.toml' --api-socket a.sock -- -x", or "ls"; "nara-mesh" does"#
+        );
+        // `serve` makes the socket.
+        assert_eq!(
+            said(r#""nara-mesh serve""#),
+            r#""nara-mesh serve --config '/etc/a b.toml'""#
+        );
+        assert_eq!(
+            said(r#""nara-mesh peers trust bob --config c.toml""#),
+            r#""nara-mesh peers trust bob --config c.toml --api-socket a.sock""#
+        );
+        for other in [
+            // A new soul is another nara, and so is the one of whoever is asked.
+            r#""nara-mesh id new --name bob""#,
+            r#"ask the operator of bob to run "nara-mesh peers trust alice""#,
+            r#""nara-mesh peers --help" shows it"#,
+        ] {
+            assert_eq!(said(other), other);
+        }
     }
 
     #[test]

@@ -36,10 +36,8 @@ pub(crate) fn run() -> ExitCode {
     // The demo provokes what servers warn about, and the doctor says itself what is wrong.
     let quiet_log = matches!(cli.command, Command::Demo(_) | Command::Doctor(_));
     let settings = Settings::new(cli.global, sources, quiet_log);
-    let exit = try_run(&cli.command, &settings).unwrap_or_else(|mut failure| {
-        failure.hint = failure
-            .hint
-            .map(|hint| remedy::for_the_same_nara(&hint, &settings.sources));
+    remedy::remember(&settings.sources);
+    let exit = try_run(&cli.command, &settings).unwrap_or_else(|failure| {
         print_failure(&failure, settings.verbose);
         failure.exit
     });

@@ -9,18 +9,20 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use nara_local_api::client::{CallError, LocalClient};
 use nara_local_api::model::Status;
 use nara_local_api::{Problem, ProblemClass};
 use nara_mesh::client::PeerRef;
 use nara_mesh::identity::LocalNara;
+use tokio::time::timeout;
 
 use crate::cli::RunningArgs;
 use crate::connect::block_on;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::places::{home_folder, variable};
-use crate::printer::harmless;
+use crate::printer::{harmless, human};
 use crate::remedy;
 use crate::settings::Settings;
 
@@ -56,14 +58,14 @@ pub(crate) fn find(args: &RunningArgs, settings: &Settings) -> Outcome<Option<Lo
         check(socket, is_given(&"api_socket"))?;
         return match is_said {
             true => the_one_behind(socket, settings).map(Some),
-            false => Ok(Some(client_of(socket, settings))),
+            false => answering(socket, settings).map(Some),
         };
     }
     if let Some(folder) = settings.given_data_dir() {
         let socket = socket_in(folder);
         return match is_served(&socket) {
             true if is_given(&"name") => the_one_behind(&socket, settings).map(Some),
-            true => Ok(Some(client_of(&socket, settings))),
+            true => answering(&socket, settings).map(Some),
             false => Ok(None),
         };
     }
@@ -77,7 +79,7 @@ pub(crate) fn find(args: &RunningArgs, settings: &Settings) -> Outcome<Option<Lo
     match (settings.name(), served()) {
         (_, None) => Ok(None),
         (None, Some(served)) => match &served[..] {
-            [only] => Ok(Some(client_of(only, settings))),
+            [only] => answering(only, settings).map(Some),
             several => Err(Failure::usage(format!("several naras run: {}", shown(several))).hint(
                 "choose one with --name NAME or --api-socket FILE (NARA_MESH_SOCKET), or pass --direct to use none",
             )),
@@ -97,13 +99,13 @@ pub(crate) fn find(args: &RunningArgs, settings: &Settings) -> Outcome<Option<Lo
 fn with_soul(nara: &LocalNara, settings: &Settings) -> Outcome<Option<LocalClient>> {
     let usual = settings.data_dir(nara).ok().map(|folder| socket_in(&folder));
     if let Some(socket) = usual.filter(|socket| is_served(socket)) {
-        return Ok(Some(client_of(&socket, settings)));
+        return answering(&socket, settings).map(Some);
     }
     let key = nara.public_key().to_base64();
     first(&sockets(), settings, |status| status.public_key == key)
 }
 
-/// The first of the running naras of which this is true. One that does not answer is none of them.
+/// The first of the running naras of which this is true. One that fails is none of them; one that hangs may be.
 fn first(
     sockets: &[PathBuf],
     settings: &Settings,
@@ -113,20 +115,52 @@ fn first(
         return Ok(None);
     }
     block_on(async {
-        for socket in sockets {
+        let asking = sockets.iter().map(|socket| async move {
             let client = client_of(socket, settings);
-            if client.status().await.is_ok_and(|status| is_meant(&status)) {
-                return Ok(Some(client));
+            let status = timeout(settings.timeout, client.status()).await;
+            (client, status)
+        });
+        // All at once: the one that is meant does not wait for one that hangs.
+        let mut asking: FuturesUnordered<_> = asking.collect();
+        let mut hanging = None;
+        while let Some((client, status)) = asking.next().await {
+            match status {
+                Ok(Ok(status)) if is_meant(&status) => return Ok(Some(client)),
+                Ok(_) => {}
+                Err(_) => hanging = Some(client),
             }
         }
-        Ok(None)
+        // It may be the one.
+        hanging.map_or(Ok(None), |client| Err(hangs(&client, settings)))
     })
 }
 
-/// The nara behind a socket, if it is the one that the command line names besides.
+/// What the nara behind a socket says of itself, within a time: one that hangs still takes connections.
+async fn status_of(client: &LocalClient, settings: &Settings) -> Outcome<Status> {
+    match timeout(settings.timeout, client.status()).await {
+        Ok(status) => Ok(status?),
+        Err(_) => Err(hangs(client, settings)),
+    }
+}
+
+fn hangs(client: &LocalClient, settings: &Settings) -> Failure {
+    let (socket, patience) = (client.socket().display(), human(settings.timeout));
+    let message =
+        format!("the nara behind {socket} has not answered for {patience}: it hangs, or somebody stopped it");
+    Failure::new(Exit::Unreachable, message)
+        .hint("see its log, then end it and start it again; --direct does without it")
+}
+
+/// The nara behind a socket, if it answers.
+fn answering(socket: &Path, settings: &Settings) -> Outcome<LocalClient> {
+    let client = client_of(socket, settings);
+    block_on(status_of(&client, settings)).map(|_| client)
+}
+
+/// The nara behind a socket, if it answers, and is the one that the command line names besides.
 fn the_one_behind(socket: &Path, settings: &Settings) -> Outcome<LocalClient> {
     let client = client_of(socket, settings);
-    let status = block_on(async { Ok(client.status().await?) })?;
+    let status = block_on(status_of(&client, settings))?;
     let is_given = |id: &str| settings.sources.is_on_command_line(id);
     let other_name = settings
         .name()
@@ -162,10 +196,21 @@ fn shown(sockets: &[PathBuf]) -> String {
     shown.join(", ")
 }
 
+/// Whether a nara runs on a data folder.
+pub(crate) fn runs_on(folder: &Path) -> bool {
+    is_served(&socket_in(folder))
+}
+
 /// The client of the nara that runs on a data folder; `None`: none runs there.
-pub(crate) fn on(folder: &Path) -> Option<LocalClient> {
-    let socket = socket_in(folder);
-    is_served(&socket).then(|| LocalClient::new(socket))
+///
+/// # Errors
+/// It does not answer.
+pub(crate) async fn on(folder: &Path, settings: &Settings) -> Outcome<Option<LocalClient>> {
+    if !runs_on(folder) {
+        return Ok(None);
+    }
+    let client = client_of(&socket_in(folder), settings);
+    status_of(&client, settings).await.map(|_| Some(client))
 }
 
 /// The nara that a command acts as where none runs.
@@ -206,10 +251,10 @@ pub(crate) async fn until_back(nara: &LocalClient) -> Result<(), CallError> {
 /// the mesh.
 pub(crate) fn preferred(args: &RunningArgs, settings: &Settings) -> Outcome<Option<LocalClient>> {
     match find(args, settings)? {
-        None if !args.direct => {
-            let folder = settings.running_folder().ok();
-            Ok(folder.and_then(|folder| on(&folder)))
-        }
+        None if !args.direct => match settings.running_folder() {
+            Ok(folder) => block_on(on(&folder, settings)),
+            Err(_) => Ok(None),
+        },
         found => Ok(found),
     }
 }
@@ -234,7 +279,8 @@ pub(crate) fn required(args: &RunningArgs, settings: &Settings) -> Outcome<Local
 /// It is not known which one is meant, or it does not exist.
 pub(crate) fn ledger_path(args: &RunningArgs, settings: &Settings) -> Outcome<PathBuf> {
     let path = meant_ledger(args, settings)?;
-    if path.exists() {
+    // One that cannot be looked at is told when it is opened.
+    if !matches!(path.try_exists(), Ok(false)) {
         return Ok(path);
     }
     Err(Failure::usage(format!("there is no ledger {}", path.display()))

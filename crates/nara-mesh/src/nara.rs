@@ -176,7 +176,14 @@ impl Nara {
 
     /// The other address at which peers reach this nara: see [`NaraBuilder::also_listen`].
     pub fn other_address(&self) -> Option<SocketAddr> {
-        self.running().server.as_ref()?.other_addr()
+        let server = self.running().server.as_ref()?;
+        let other = server.other_addr()?;
+        // Both began on one address, and move together.
+        let now = self.address().filter(|_| other.ip() == server.local_addr().ip());
+        Some(SocketAddr::new(
+            now.map_or(other.ip(), |now| now.ip()),
+            other.port(),
+        ))
     }
 
     /// The address at which peers reach this nara, and its changes: the node of a tailnet may get a new one.

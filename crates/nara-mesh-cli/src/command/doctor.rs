@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use nara_local_api::model;
 use nara_mesh::client::MeshClient;
+use nara_mesh::identity::LocalNara;
 use nara_mesh::{Nara, defaults};
 use nara_tailnet::MeshNode;
 
@@ -44,10 +45,10 @@ pub(super) fn run(args: &DoctorArgs, settings: &Settings, printer: Printer) -> O
     here::permissions(settings, &mut report)?;
     let kind = tailnet::choice(args, &mut report)?;
     block_on(async {
-        let running = settings
-            .running_folder()
-            .ok()
-            .and_then(|folder| running::on(&folder));
+        let running = match settings.running_folder() {
+            Ok(folder) => running::on(&folder, settings).await.unwrap_or_default(),
+            Err(_) => None,
+        };
         let clock = match running {
             Some(nara) => nara.clock().await.ok(),
             None => None,
@@ -56,7 +57,8 @@ pub(super) fn run(args: &DoctorArgs, settings: &Settings, printer: Printer) -> O
         here::ledger(settings, nara.as_ref(), &mut report).await?;
         let node = tailnet::node(kind, args, settings, nara.as_ref(), &mut report).await?;
         // Without a readable peers file, discovery still works.
-        let client = peers_file.then(|| client(settings, node.clone())).transpose()?;
+        let client = peers_file.then(|| client(nara.as_ref(), settings, node.clone()));
+        let client = client.transpose()?;
         tailnet::port(args.port, kind, node.as_ref(), nara.as_ref(), &mut report).await?;
         let keeping = match &client {
             // With the decisions of the operator.
@@ -67,7 +69,7 @@ pub(super) fn run(args: &DoctorArgs, settings: &Settings, printer: Printer) -> O
             }
             None => Keeping::Nowhere,
         };
-        let outcome = peers::all(client.as_ref(), node.as_ref(), args, settings, &mut report).await;
+        let outcome = peers::all(client.as_ref(), node.as_ref(), args, nara.is_some(), &mut report).await;
         keeping.finish().await;
         outcome
     })?;
@@ -92,7 +94,7 @@ pub(super) async fn running(
     here::peers_file(settings, &mut report)?;
     here::permissions(settings, &mut report)?;
     here::running_ledger(&**nara.ledger(), ledger, &mut report).await?;
-    here::serving(nara.address(), &mut report)?;
+    here::serving(nara.address(), network.is_none(), &mut report)?;
     let node = network.and_then(|network| network.node.as_ref());
     if let Some(network) = network {
         tailnet::running(network.kind, node, &mut report).await?;
@@ -111,10 +113,15 @@ pub(super) async fn running(
     Ok(report.into_checks())
 }
 
-/// A client over the node, if there is one.
-fn client(settings: &Settings, node: Option<Arc<dyn MeshNode>>) -> Outcome<MeshClient> {
+/// A client over the node, if there is one. Without a soul that can be read, it is one that nobody knows: that is a check of its own.
+fn client(
+    nara: Option<&LocalNara>,
+    settings: &Settings,
+    node: Option<Arc<dyn MeshNode>>,
+) -> Outcome<MeshClient> {
+    let nara = nara.cloned().map_or_else(connect::guest, Ok)?;
     match node {
-        Some(node) => connect::anonymous_client_on(settings, node),
-        None => connect::anonymous_client(settings),
+        Some(node) => connect::client_on(nara, settings, node),
+        None => connect::client(nara, settings),
     }
 }

@@ -13,6 +13,7 @@ mod work;
 pub(super) use feed::Feed;
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -154,9 +155,9 @@ impl Serving {
         v1: Option<SocketAddr>,
         settings: &Settings,
     ) -> Outcome<Option<Arc<Nara>>> {
+        let file = settings.running_folder()?.join("inbox.db");
+        keeping::make_folder_of(&file)?;
         if self.opening.as_ref().is_some_and(Opening::is_on) {
-            let file = settings.running_folder()?.join("inbox.db");
-            keeping::make_folder_of(&file)?;
             self.inbox = Inbox::open(file).await.map_err(local_api::inbox_unusable)?;
         }
         let registry = settings.registry();
@@ -186,10 +187,11 @@ impl Serving {
             Some((.., transport)) => builder.transport(Arc::new(transport.clone())),
             None => builder,
         };
-        let Some(nara) = self.start_unless_ended(builder).await? else {
+        let ledger = settings.running_folder()?.join("ledger.db");
+        let Some(nara) = self.start_unless_ended(builder, &ledger).await? else {
             return Ok(None);
         };
-        self.ledger = Some(InUse::new(settings.running_folder()?.join("ledger.db")));
+        self.ledger = Some(InUse::new(ledger.clone()));
         self.hosts.send_replace(settings.peers()?);
         tokio::spawn(hosts::follow(
             nara.registry().clone(),
@@ -199,8 +201,7 @@ impl Serving {
         tokio::spawn(show_peer_events(events, self.feed.clone()));
         keeping::log(nara.recalled());
         if let Some(exposition) = &self.exposition {
-            let file = settings.running_folder()?.join("ledger.db");
-            exposition.measure(&nara, file);
+            exposition.measure(&nara, ledger);
         }
         if let Some(opening) = opening {
             let (network, exposition) = (self.network.clone(), self.exposition.clone());
@@ -212,7 +213,11 @@ impl Serving {
     }
 
     /// Starts the nara. `None`: a signal ended the start, which takes long where the ledger is converted.
-    async fn start_unless_ended(&mut self, builder: NaraBuilder) -> Outcome<Option<Arc<Nara>>> {
+    async fn start_unless_ended(
+        &mut self,
+        builder: NaraBuilder,
+        ledger: &Path,
+    ) -> Outcome<Option<Arc<Nara>>> {
         let ended = Arc::new(AtomicBool::new(false));
         let builder = builder.on_opening(opening::watch(ended.clone(), self.printer));
         let mut starting = pin!(builder.start());
@@ -224,6 +229,10 @@ impl Serving {
         };
         match started {
             Err(NaraError::Ledger(LedgerError::Stopped)) => Ok(None),
+            Err(NaraError::Ledger(error @ LedgerError::Database(_))) => {
+                let failure = Failure::failed("the ledger cannot be used");
+                Err(ledger_file::not_opened(failure, ledger, error))
+            }
             Ok(nara) if ended.load(Ordering::Relaxed) => {
                 nara.shutdown(self.grace).await;
                 Ok(None)
@@ -287,11 +296,10 @@ impl Serving {
 /// Why an address is taken, if it is because this nara runs already.
 fn already_running(settings: &Settings) -> Option<Failure> {
     let folder = settings.running_folder().ok()?;
-    running::on(&folder)?;
-    Some(
+    running::runs_on(&folder).then(|| {
         Failure::failed(format!("a nara runs on {} already", folder.display()))
-            .hint("end that one first; another nara needs a soul and a data folder of its own (--soul-file, --data-dir)"),
-    )
+            .hint("end that one first; another nara needs a soul and a data folder of its own (--soul-file, --data-dir)")
+    })
 }
 
 /// What the answers to questions need.
@@ -329,6 +337,7 @@ impl Around<'_> {
                         let line = NaraLine::AddressChanged {
                             address: Some(now.to_string()),
                             before: before.map(|before| before.to_string()),
+                            v1_address: nara.other_address().map(|v1| v1.to_string()),
                         };
                         feed.send(format!("network  the address of this nara has changed: it serves {now} now"), line);
                     }

@@ -172,7 +172,7 @@ fn nothing_of(owner: &str) -> Failure {
 /// The stashes beside the ledger, if there are any.
 fn open(settings: &Settings) -> Outcome<Option<SqliteStash>> {
     let path: PathBuf = settings.running_folder()?.join("stash.db");
-    if !path.exists() {
+    if matches!(path.try_exists(), Ok(false)) {
         return Ok(None);
     }
     SqliteStash::open(path).map(Some).map_err(failed)

@@ -294,7 +294,7 @@ fn publish(
         ledger_file::load_peers(&ledger, client.registry()).await?;
         let stored = ledger.insert_verified(vec![statement.to_event()]).await;
         stored.map_err(ledger_file::failed)?;
-        let running = match running::on(&folder) {
+        let running = match running::on(&folder, settings).await? {
             Some(nara) => Some(nara.reload().await?),
             None => None,
         };

@@ -122,6 +122,68 @@ fn what_is_wrong_is_said_with_the_next_step_and_code_1() {
     );
 }
 
+/// What cannot be looked at without a soul is skipped; all else is looked at, and the exit code is the one of a check that failed.
+#[test]
+fn a_soul_that_cannot_be_read_ends_no_other_check() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let told = new_soul(path, "alice");
+    new_soul(path, "bob");
+    fs::write(path.join("known.toml"), "").unwrap();
+    let (bob, mut known) = Serving::start(path, "bob");
+    // A peers file that several naras share.
+    let own = format!(
+        "[[peer]]\nname = \"alice\"\nid = {}\naddress = \"127.0.0.1:1\"\n",
+        told["id"]
+    );
+    known.push_str(&own);
+    fs::write(path.join("shared.toml"), known).unwrap();
+    fs::write(path.join("config.toml"), "").unwrap();
+    for file in ["shared.toml", "config.toml"] {
+        fs::set_permissions(path.join(file), fs::Permissions::from_mode(0o666)).unwrap();
+    }
+    let more = [
+        "--network",
+        "loopback",
+        "--peers",
+        "shared.toml",
+        "--config",
+        "config.toml",
+    ];
+    let found = |report: &Value, what: &str| {
+        let checks = report["checks"].as_array().unwrap();
+        let check = checks.iter().find(|check| check["what"] == what);
+        check.unwrap_or_else(|| panic!("{what}: {report}"))["found"].to_string()
+    };
+    let well = doctor(path, 0, &more);
+    assert!(
+        found(&well, "naras").contains("1 of 1 known nara answered"),
+        "{well}"
+    );
+    let (.., next) = results(&well)
+        .into_iter()
+        .find(|(what, ..)| what == "permissions")
+        .unwrap();
+    assert_eq!(next, "chmod 644 shared.toml; chmod 644 config.toml");
+
+    for mode in [0o640, 0o644] {
+        fs::set_permissions(path.join("alice.soul"), fs::Permissions::from_mode(mode)).unwrap();
+        let exposed = doctor(path, 1, &more);
+        assert_eq!(exposed["failed"], 2, "{exposed}");
+        assert_eq!(result_of(&exposed, "soul file"), "failed");
+        for what in ["ledger", "bans", "ports", "key conflicts"] {
+            assert_eq!(result_of(&exposed, what), "ok", "{exposed}");
+        }
+        assert_ne!(result_of(&exposed, "naras"), "failed", "{exposed}");
+    }
+    fs::remove_file(path.join("alice.soul")).unwrap();
+    let missing = doctor(path, 1, &more);
+    for what in ["soul", "soul file"] {
+        assert!(found(&missing, what).contains("No such file"), "{missing}");
+    }
+    bob.kill();
+}
+
 #[test]
 fn a_node_that_waits_for_a_login_is_named() {
     let folder = tempfile::tempdir().unwrap();
@@ -179,7 +241,7 @@ fn a_command_that_is_to_be_typed_is_never_cut() {
     let soul = soul.to_str().unwrap();
     let told = run(
         folder.path(),
-        2,
+        1,
         &["doctor", "--soul-file", soul, "--network", "loopback"],
     );
     let told = text(&told.stdout);

@@ -164,6 +164,14 @@ fn a_peer_that_is_gone_is_shown_as_the_user_names_it() {
     let table = text(&output.stdout);
     let row = table.lines().nth(1).unwrap();
     assert!(row.starts_with("alice ") && !row.contains("(id "), "{table}");
+    // A hint has a command that can be copied, or says which words to add.
+    for (message, hint) in [
+        ("hi", "run `nara-mesh dm --later -- alice hi`"),
+        (&*"x".repeat(30_000), "with `--later`"),
+    ] {
+        let (_, told) = run_as_user(folder.path(), 3, &["dm", "alice", message]);
+        assert!(told.contains(hint) && told.len() < 2_000, "{told}");
+    }
     bob.kill();
 }
 
@@ -380,6 +388,46 @@ fn what_the_command_line_says_of_the_nara_wins_over_the_environment() {
         banned.contains("nara-mesh peers trust alice --name carol"),
         "{banned}"
     );
+    // In what is no failure, too.
+    let (stdout, stderr) = scene.run(4, &["ping", "alice", "--name", "carol"]);
+    assert!(
+        stderr.contains("`nara-mesh peers trust alice --name carol`"),
+        "{stdout}{stderr}"
+    );
+    let (stdout, _) = scene.run(0, &["doctor", "--name", "carol"]);
+    assert!(
+        stdout.contains("`nara-mesh peers trust alice --name carol`"),
+        "{stdout}"
+    );
+    // Also where a socket says who is meant.
+    let (stdout, _) = scene.run(0, &["doctor", "--api-socket", "carol/nara.sock"]);
+    assert!(
+        stdout.contains("`nara-mesh peers trust alice --api-socket carol/nara.sock`"),
+        "{stdout}"
+    );
+}
+
+/// One that is stopped, or waits for a disk for ever, still takes connections.
+#[test]
+fn a_nara_that_hangs_is_told_within_the_time_limit_and_holds_up_no_other() {
+    let scene = Scene::new();
+    let hanging = scene.runtime().join("nara-mesh/carol.sock");
+    let _socket = std::os::unix::net::UnixListener::bind(&hanging).unwrap();
+    scene.run(0, &["ping", "alice", "--name", "bob"]);
+    let socket = hanging.to_str().unwrap();
+    for args in [
+        &["health", "--name", "carol"][..],
+        &["health", "--api-socket", socket],
+        &["reload", "--api-socket", socket],
+        &["dm", "alice", "hi", "--api-socket", socket],
+        &["events", "--name", "carol"],
+    ] {
+        let (_, told) = scene.run(3, &[args, &["--timeout", "300ms"]].concat());
+        assert!(
+            told.contains("has not answered for 300 ms") && told.contains(socket),
+            "{told}"
+        );
+    }
 }
 
 #[test]

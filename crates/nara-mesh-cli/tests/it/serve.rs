@@ -1,5 +1,6 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -399,6 +400,76 @@ fn backups_that_cannot_be_made_or_restored_say_which_file_and_why() {
     drop(newer);
     let told = said(1, &["events"]);
     assert!(told.contains("`nara-mesh restore FILE --replace "), "{told}");
+}
+
+/// Root restores, decides and looks for the user under whom the service runs.
+#[test]
+fn what_a_command_makes_in_the_data_folder_belongs_to_the_owner_of_the_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    new_soul(path, "alice");
+    fs::write(path.join("known.toml"), "").unwrap();
+    Serving::start(path, "alice").0.end();
+    let of = |data: &str, args: &[&str]| {
+        run(
+            path,
+            0,
+            &[args, &["--soul-file", "alice.soul", "--data-dir", data]].concat(),
+        );
+    };
+    of("alice", &["backup", "copy.db"]);
+    fs::create_dir(path.join("other")).unwrap();
+    fs::create_dir(path.join("new")).unwrap();
+    for data in ["alice", "other", "new"] {
+        // Only root can.
+        let _ = std::os::unix::fs::chown(path.join(data), Some(65_534), Some(65_534));
+    }
+    of("alice", &["restore", "copy.db", "--replace"]);
+    of("other", &["restore", "copy.db"]);
+    of("new", &["peers", "untrust", "bob"]);
+    for data in ["alice", "other", "new"] {
+        let owner = fs::metadata(path.join(data)).unwrap().uid();
+        for file in fs::read_dir(path.join(data)).unwrap() {
+            let file = file.unwrap();
+            if file.file_name().to_string_lossy().starts_with("ledger.db") {
+                assert_eq!(file.metadata().unwrap().uid(), owner, "{file:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_data_folder_is_made_so_that_nobody_else_can_write_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    new_soul(path, "alice");
+    let script = "umask 000; exec \"$0\" peers untrust bob --soul-file alice.soul --data-dir deep/alice";
+    let made = Command::new("sh")
+        .args(["-c", script, env!("CARGO_BIN_EXE_nara-mesh")])
+        .env_clear()
+        .current_dir(path)
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", text(&made.stderr));
+    for made in ["deep", "deep/alice", "deep/alice/ledger.db"] {
+        assert_eq!(fs::metadata(path.join(made)).unwrap().mode() & 0o022, 0, "{made}");
+    }
+    fs::set_permissions(path.join("deep/alice"), fs::Permissions::from_mode(0o777)).unwrap();
+    let own = ["--soul-file", "alice.soul", "--data-dir", "deep/alice"];
+    let report = run(
+        path,
+        0,
+        &[&["doctor", "--network", "loopback"], &own[..]].concat(),
+    );
+    let report = text(&report.stdout);
+    assert!(report.contains("chmod 755 deep/alice"), "{report}");
+    // What is no folder cannot be looked into, which is another fault than that it has no ledger.
+    let told = run(path, 1, &["events", "--data-dir", "alice.soul/x"]);
+    assert!(
+        text(&told.stderr).contains("Not a directory"),
+        "{}",
+        text(&told.stderr)
+    );
 }
 
 #[test]

@@ -18,6 +18,14 @@ fn a_bad_value_names_where_it_came_from() {
     assert!(text(&policy.stderr).contains("possible values: plain, tls, tls-only"));
     let file = run(folder.path(), 2, &["ping", "a", "--config", "config.toml"]);
     assert!(text(&file.stderr).contains("error: config.toml: line 1: timeout: \"later\": expected a number"));
+    fs::write(folder.path().join("port.toml"), "\nv1_port = 7433\n").unwrap();
+    let file = run(folder.path(), 2, &["serve", "--config", "port.toml"]);
+    let told = "error: port.toml: line 2: v1_port: \"7433\": expected one of true, false";
+    assert!(text(&file.stderr).contains(told), "{}", text(&file.stderr));
+    fs::write(folder.path().join("table.toml"), "network = \"loopback\"\n").unwrap();
+    let file = run(folder.path(), 2, &["up", "--config", "table.toml"]);
+    let told = "error: table.toml: line 1: network: expected a table, which begins with `[network]`";
+    assert!(text(&file.stderr).contains(told), "{}", text(&file.stderr));
     let mut command = nara_mesh(folder.path());
     let env = command
         .args(["ping", "a"])

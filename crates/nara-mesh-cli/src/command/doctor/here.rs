@@ -15,10 +15,11 @@ use nara_proto::time::UnixMillis;
 use super::report::{Check, Report};
 use crate::explain;
 use crate::failure::Outcome;
+use crate::hosts;
 use crate::ledger_file::{self, InUse};
 use crate::peer_events::{self, PeerLine};
-use crate::permissions;
-use crate::printer::count;
+use crate::permissions::{self, TooWide};
+use crate::printer::{count, first_of};
 use crate::settings::{Settings, SoulSource};
 
 /// For how long `doctor` warns of a clock that was set.
@@ -80,15 +81,8 @@ pub(super) fn own_key(against: Option<&[PeerEvent]>, report: &mut Report) -> Out
             text.strip_suffix(line.remedy()?)
         })
         .map(|said| said.trim_end_matches(": "))
-        .take(OWN_KEY_SHOWN)
         .collect();
-    let more = told.len().saturating_sub(OWN_KEY_SHOWN);
-    let more = if more == 0 {
-        String::new()
-    } else {
-        format!("; and {more} more")
-    };
-    report.add(check(found.join("; ") + &more).failed(next))
+    report.add(check(first_of(&found, OWN_KEY_SHOWN, "; ")).failed(next))
 }
 
 /// The ledger of a nara that runs.
@@ -143,10 +137,17 @@ async fn with_room(check: Check, file: &Path) -> Check {
     }
 }
 
-/// Where a nara that runs is reached.
-pub(super) fn serving(address: Option<SocketAddr>, report: &mut Report) -> Outcome<()> {
+/// Where a nara that runs is reached. `of_machine`: by an address of this machine, and not by one of a node in the process.
+pub(super) fn serving(address: Option<SocketAddr>, of_machine: bool, report: &mut Report) -> Outcome<()> {
     let why = "peers find a nara on this port of its address";
     report.add(match address {
+        Some(address) if of_machine && hosts::is_missing(address.ip()) => {
+            let found = format!("this nara serves on {address}, but no interface of this machine has that address any more");
+            Check::ok("port", found, why).failed(
+                "give the interface an address again: with `--listen INTERFACE`, `serve` follows it by itself; else start \
+                 the nara again with another --listen",
+            )
+        }
         Some(address) => Check::ok("port", format!("this nara serves on {address}"), why),
         None => Check::ok("port", "this nara does not listen", why).warning("run it with `nara-mesh serve`"),
     })
@@ -182,14 +183,14 @@ pub(super) fn soul(settings: &Settings, report: &mut Report) -> Outcome<Option<L
             Ok(Some(nara))
         }
         Err(failure) => {
-            let next = failure
-                .hint
-                .unwrap_or_else(|| "check --soul-file and --name".to_owned());
-            report.add(Check::ok("soul", failure.message, SOUL).failed(next))?;
+            report.add(Check::not_usable("soul", failure, SOUL, UNREADABLE))?;
             Ok(None)
         }
     }
 }
+
+/// What to do about a file that this user cannot read.
+const UNREADABLE: &str = "check --soul-file and --name, and run this as the user who owns the file";
 
 pub(super) fn soul_file(settings: &Settings, report: &mut Report) -> Outcome<()> {
     let why = "every user who can read the soul can impersonate this nara";
@@ -200,7 +201,7 @@ pub(super) fn soul_file(settings: &Settings, report: &mut Report) -> Outcome<()>
             .warning("other processes of this user can read it: a file of mode 0600 (--soul-file) is safer"),
         Some(SoulSource::File(path) | SoulSource::Credential(path)) => match settings.soul_and_nara() {
             Ok(_) => check(path.display().to_string()),
-            Err(failure) => check(failure.message).failed(failure.hint.unwrap_or_default()),
+            Err(failure) => Check::not_usable("soul file", failure, why, UNREADABLE),
         },
     })
 }
@@ -210,11 +211,12 @@ pub(super) fn permissions(settings: &Settings, report: &mut Report) -> Outcome<(
     let why = "who can read an auth key can add a node, who can change the peers file or the ledger decides whom to trust";
     let problems = permissions::problems(settings);
     let check = |found: String| Check::ok("permissions", found, why);
-    let Some(first) = problems.first() else {
+    if problems.is_empty() {
         return report.add(check("no other user can read or change secrets".to_owned()));
-    };
+    }
     let found: Vec<String> = problems.iter().map(ToString::to_string).collect();
-    report.add(check(found.join("; ")).warning(first.remedy()))
+    let remedies: Vec<String> = problems.iter().map(TooWide::remedy).collect();
+    report.add(check(found.join("; ")).warning(remedies.join("; ")))
 }
 
 /// Returns whether the file can be used.
@@ -236,10 +238,8 @@ pub(super) fn peers_file(settings: &Settings, report: &mut Report) -> Outcome<bo
             Ok(true)
         }
         Err(failure) => {
-            let next = failure
-                .hint
-                .unwrap_or_else(|| "`nara-mesh peers --help` shows the form of the file".to_owned());
-            report.add(Check::ok("peers file", failure.message, why).failed(next))?;
+            let next = "`nara-mesh peers --help` shows the form of the file";
+            report.add(Check::not_usable("peers file", failure, why, next))?;
             Ok(false)
         }
     }
@@ -251,15 +251,27 @@ pub(super) async fn ledger(
     report: &mut Report,
 ) -> Outcome<()> {
     let check = |found: String| Check::ok("ledger", found, LEDGER);
-    let Some(nara) = nara else {
-        return report.add(check("the ledger cannot be found without a soul".to_owned()).skipped());
+    let folder = match (settings.given_data_dir(), nara) {
+        (Some(folder), _) => Ok(folder.to_owned()),
+        (None, Some(nara)) => settings.data_dir(nara),
+        (None, None) => {
+            return report.add(check("the ledger cannot be found without a soul".to_owned()).skipped());
+        }
     };
-    let path = match settings.data_dir(nara) {
+    let path = match folder {
         Ok(folder) => folder.join("ledger.db"),
-        Err(failure) => return report.add(check(failure.message).failed("pass --data-dir DIR")),
+        Err(failure) => {
+            return report.add(Check::not_usable(
+                "ledger",
+                failure,
+                LEDGER,
+                "pass --data-dir DIR",
+            ));
+        }
     };
     let shown = path.display();
-    if !path.exists() {
+    // One that cannot be looked at is told below.
+    if matches!(path.try_exists(), Ok(false)) {
         return report.add(check(format!("{shown} does not exist yet: `serve` creates it")));
     }
     let opened = match ledger_file::open(&path).await {
@@ -269,11 +281,8 @@ pub(super) async fn ledger(
     report.add(match opened {
         Ok(events) => with_room(check(format!("{shown}, {}", count(events, "event"))), &path).await,
         Err(failure) => {
-            let causes = failure.causes().join(": ");
-            let found = check(format!("{}: {causes}", failure.message));
-            found.failed(failure.hint.unwrap_or_else(|| {
-                "check its owner and the disk space; move a damaged ledger away and sync again".to_owned()
-            }))
+            let next = "check its owner and the disk space; move a damaged ledger away and sync again";
+            Check::not_usable("ledger", failure, LEDGER, next)
         }
     })
 }

@@ -21,11 +21,10 @@ use super::report::{Check, Report};
 use crate::cli::DoctorArgs;
 use crate::command::ping::{PeerResult, Pinger, banned_at, ping_peer, told_clock};
 use crate::explain;
-use crate::failure::Outcome;
+use crate::failure::{Failure, Outcome};
 use crate::found::describe;
-use crate::printer::{count, harmless};
+use crate::printer::{count, first_of, harmless};
 use crate::remedy;
-use crate::settings::Settings;
 
 /// How many peers are named in a check.
 const SHOWN: usize = 10;
@@ -40,7 +39,7 @@ pub(super) async fn all(
     client: Option<&MeshClient>,
     node: Option<&Arc<dyn MeshNode>>,
     args: &DoctorArgs,
-    settings: &Settings,
+    has_soul: bool,
     report: &mut Report,
 ) -> Outcome<()> {
     seen(node, report).await?;
@@ -69,7 +68,7 @@ pub(super) async fn all(
         found: &found,
         open: None,
     };
-    known(client, args.port, known_before, settings.has_soul(), report).await
+    known(client, args.port, known_before, has_soul, report).await
 }
 
 /// What is known of the keys of peers before they are asked.
@@ -89,28 +88,32 @@ pub(super) async fn known(
     prove_clocks: bool,
     report: &mut Report,
 ) -> Outcome<()> {
+    let own = client.local().id();
     let (banned, peers): (Vec<_>, Vec<_>) = client
         .registry()
         .peers()
         .into_iter()
+        // A peers file that several naras share has this one, too.
+        .filter(|peer| peer.info().id.as_ref() != Some(own))
         .partition(|peer| peer.is_untrusted());
     bans(&banned, report)?;
     let pings = peers
         .iter()
         .filter(|peer| peer.info().address.is_some())
         .map(|peer| async move {
-            let pinger = Pinger::Direct { client, prove_clocks };
-            ping_peer(pinger, &PeerRef::from(peer), 1, Duration::ZERO).await
+            let (pinger, peer) = (Pinger::Direct { client, prove_clocks }, PeerRef::from(peer));
+            let result = ping_peer(pinger, &peer, 1, Duration::ZERO).await?;
+            Ok::<_, Failure>((peer, result))
         });
-    let pings: Vec<PeerResult> = stream::iter(pings)
+    let pings: Vec<(PeerRef, PeerResult)> = stream::iter(pings)
         .buffered(MeshClient::FAN_OUT)
         .try_collect()
         .await?;
-    answering(&pings, report)?;
+    answering(&pings, banned.len(), report)?;
     if prove_clocks {
         acceptance(client, &pings, known.open.is_some(), report).await?;
     }
-    ports(client, own_port, report).await?;
+    ports(client, &peers, own_port, report).await?;
     conflicts(known, &pings, report)?;
     clocks(&pings, report)
 }
@@ -152,19 +155,18 @@ fn bans(banned: &[Arc<Peer>], report: &mut Report) -> Outcome<()> {
         format!("{}{since}", harmless(&info.label()))
     };
     let lift = |info: &PeerInfo| Some(format!("`{}`", remedy::trust_again(info.name.as_ref()?, false)));
-    let found: Vec<String> = infos.iter().take(SHOWN).map(named).collect();
-    let commands: Vec<String> = infos.iter().filter_map(lift).take(SHOWN).collect();
-    let more = match infos.len().saturating_sub(SHOWN) {
-        0 => String::new(),
-        more => format!(" and {more} more"),
-    };
+    let found: Vec<String> = infos.iter().map(named).collect();
+    let commands: Vec<String> = infos.iter().filter_map(lift).collect();
     report.add(if infos.is_empty() {
         Check::ok("bans", "the operator of this nara banned nobody", why)
     } else {
-        let found = format!("banned by the operator of this nara: {}{more}", found.join(", "));
+        let found = format!(
+            "banned by the operator of this nara: {}",
+            first_of(&found, SHOWN, ", ")
+        );
         let next = format!(
             "if that is no longer meant, lift the ban: {}",
-            commands.join(", ")
+            first_of(&commands, SHOWN, ", ")
         );
         Check::ok("bans", found, why).warning(next)
     })
@@ -173,16 +175,15 @@ fn bans(banned: &[Arc<Peer>], report: &mut Report) -> Outcome<()> {
 /// Whether peers accept what this nara signs. `runs`: it can be called back, so nobody has a reason not to know its key.
 async fn acceptance(
     client: &MeshClient,
-    pings: &[PeerResult],
+    pings: &[(PeerRef, PeerResult)],
     runs: bool,
     report: &mut Report,
 ) -> Outcome<()> {
     let why = "peers that refuse the requests of this nara tell it nothing, and take nothing from it";
-    let answering = pings.iter().filter(|ping| ping.last.is_some());
-    let asked = answering.filter_map(|ping| Some((&ping.label, ping.label.parse::<PeerRef>().ok()?)));
-    let asking = asked.map(|(label, peer)| async move {
+    let answering = pings.iter().filter(|(_, ping)| ping.last.is_some());
+    let asking = answering.map(|(peer, ping)| async move {
         let answer = client.peer(peer).fetch_sync_events(SyncRequest::recent(1)).await;
-        (label, answer.err().filter(|error| is_refusal(error, runs)))
+        (&ping.label, answer.err().filter(|error| is_refusal(error, runs)))
     });
     let asked: Vec<_> = stream::iter(asking).buffered(MeshClient::FAN_OUT).collect().await;
     let all = asked.len();
@@ -190,24 +191,32 @@ async fn acceptance(
         .into_iter()
         .filter_map(|(label, error)| Some((label, error?)));
     let refused: Vec<(&String, ClientError)> = refused.collect();
-    let said = refused.iter().take(SHOWN).map(|(_, error)| error.to_string());
-    let said: Vec<String> = said.collect();
+    let said: Vec<String> = refused.iter().map(|(_, error)| error.to_string()).collect();
     let check = |found: String| Check::ok("acceptance", found, why);
     report.add(match refused.first() {
         _ if all == 0 => check("no peer answers".to_owned()).skipped(),
-        None => check(format!("{} accept the requests of this nara", count(all, "peer"))),
-        Some((label, _)) => {
+        None => check(format!(
+            "{} accepted the requests of this nara",
+            count(all, "peer")
+        )),
+        Some((label, error)) => {
             let found = format!(
-                "{} of {} refuse: {}",
+                "{} of {} refused: {}",
                 refused.len(),
                 count(all, "peer"),
-                said.join("; ")
+                first_of(&said, SHOWN, "; ")
             );
-            let next = format!(
-                "ask the operator of {}, who can lift a ban of this nara with `{}`",
-                harmless(label),
-                remedy::trust_again(client.local().name(), false)
-            );
+            let label = harmless(label);
+            let next = match error.status() {
+                _ if error.is_clock_skew() => {
+                    "set the clock that is wrong: see the check `peers' clocks`".to_owned()
+                }
+                Some(StatusCode::FORBIDDEN) => format!(
+                    "to lift a ban of this nara, ask the operator of {label} to run `{}`",
+                    remedy::trust_again(client.local().name(), false)
+                ),
+                _ => format!("see the checks `own key` and `peers' clocks`, and ask the operator of {label}"),
+            };
             match refused.len() == all {
                 true => check(found).failed(next),
                 false => check(found).warning(next),
@@ -224,25 +233,27 @@ fn is_refusal(error: &ClientError, runs: bool) -> bool {
     }
 }
 
-fn answering(pings: &[PeerResult], report: &mut Report) -> Outcome<()> {
+fn answering(pings: &[(PeerRef, PeerResult)], banned: usize, report: &mut Report) -> Outcome<()> {
     let why = "a nara without reachable peers learns nothing";
-    let answering = pings.iter().filter(|ping| ping.last.is_some()).count();
-    let names: Vec<&str> = pings
+    let answering = pings.iter().filter(|(_, ping)| ping.last.is_some()).count();
+    let silent: Vec<String> = pings
         .iter()
-        .filter(|ping| ping.last.is_none())
-        .map(|ping| ping.label.as_str())
-        .take(5)
+        .filter(|(_, ping)| ping.last.is_none())
+        .map(|(_, ping)| harmless(&ping.label))
         .collect();
-    let silent = match names.is_empty() {
+    let silent = match silent.is_empty() {
         true => String::new(),
-        false => format!("; silent: {}", names.join(", ")),
+        false => format!("; silent: {}", first_of(&silent, SHOWN, ", ")),
     };
     let found = format!(
-        "{answering} of {} answer{silent}",
+        "{answering} of {} answered{silent}",
         count(pings.len(), "known nara")
     );
     let check = Check::ok("naras", found, why);
-    report.add(if pings.is_empty() {
+    report.add(if pings.is_empty() && banned > 0 {
+        let found = format!("no nara is known beside {}", count(banned, "banned one"));
+        Check { found, ..check }.warning("see the check `bans`, or run another nara")
+    } else if pings.is_empty() {
         check.warning("run another nara: `nara-mesh up` on a machine of the same tailnet")
     } else if answering == 0 {
         check.failed(
@@ -256,15 +267,11 @@ fn answering(pings: &[PeerResult], report: &mut Report) -> Outcome<()> {
 }
 
 /// Ports at which a peer is asked whether it answers there.
-async fn ports(client: &MeshClient, own: u16, report: &mut Report) -> Outcome<()> {
+async fn ports(client: &MeshClient, peers: &[Arc<Peer>], own: u16, report: &mut Report) -> Outcome<()> {
     let why = "naras listen on 9632, v1 peers on 7433 only";
-    let peers = client.registry().peers();
     let asked = peers.iter().filter_map(|peer| {
         let info = peer.info();
-        match banned_at(&info) {
-            None => Some((info.name?, info.address?)),
-            Some(_) => None,
-        }
+        Some((info.name?, info.address?))
     });
     let asking = asked.map(|(name, address)| async move {
         let ports: BTreeSet<u16> = [
@@ -289,24 +296,19 @@ async fn ports(client: &MeshClient, own: u16, report: &mut Report) -> Outcome<()
     });
     let found: Vec<(NaraName, Vec<u16>)> = stream::iter(asking).buffered(MeshClient::FAN_OUT).collect().await;
     let answering = found.iter().filter(|(_, ports)| !ports.is_empty());
-    let more = answering.clone().count().saturating_sub(SHOWN);
-    let mut found: Vec<String> = answering
-        .take(SHOWN)
+    let found: Vec<String> = answering
         .map(|(name, ports)| {
             let ports: Vec<String> = ports.iter().map(ToString::to_string).collect();
             format!("{name} on {}", ports.join(" and "))
         })
         .collect();
-    if more > 0 {
-        found.push(format!("and {more} more"));
-    }
     report.add(match found.is_empty() {
-        true => Check::ok("ports", "no peer answers", why).skipped(),
-        false => Check::ok("ports", found.join(", "), why),
+        true => Check::ok("ports", "no peer answers a new connection to its address", why).skipped(),
+        false => Check::ok("ports", first_of(&found, SHOWN, ", "), why),
     })
 }
 
-fn conflicts(known: Known<'_>, pings: &[PeerResult], report: &mut Report) -> Outcome<()> {
+fn conflicts(known: Known<'_>, pings: &[(PeerRef, PeerResult)], report: &mut Report) -> Outcome<()> {
     let why = "another key means an impersonator or a new soul";
     let open = known.open.map(|open| &*open.conflicts).unwrap_or_default();
     let warnings = known.open.map(|open| &*open.warnings).unwrap_or_default();
@@ -326,20 +328,17 @@ fn conflicts(known: Known<'_>, pings: &[PeerResult], report: &mut Report) -> Out
     conflicts.extend(
         pings
             .iter()
-            .filter(|ping| ping.key_state() == "DIFFERS" && !is_told(&ping.label))
-            .map(|ping| format!("{} answers with another key than the pinned one", ping.label)),
+            .filter(|(_, ping)| ping.key_state() == "DIFFERS" && !is_told(&ping.label))
+            .map(|(_, ping)| {
+                let label = harmless(&ping.label);
+                format!("{label} answers with another key than the pinned one")
+            }),
     );
     let next = "ask its operator which key is right before you change the pinned one";
     let remedy = open.first().and_then(|open| remedy::of_told(&open.conflict));
-    let more: Vec<String> = warnings.iter().map(|warning| harmless(&warning.text)).collect();
     let is_conflict = !conflicts.is_empty();
-    conflicts.extend(more);
-    let more = conflicts.len().saturating_sub(CONFLICTS_SHOWN);
-    conflicts.truncate(CONFLICTS_SHOWN);
-    if more > 0 {
-        conflicts.push(format!("and {more} more"));
-    }
-    let check = Check::ok("key conflicts", conflicts.join("; "), why);
+    conflicts.extend(warnings.iter().map(|warning| harmless(&warning.text)));
+    let check = Check::ok("key conflicts", first_of(&conflicts, CONFLICTS_SHOWN, "; "), why);
     report.add(if is_conflict {
         check.failed(remedy.unwrap_or_else(|| next.to_owned()))
     } else if conflicts.is_empty() {
@@ -349,9 +348,11 @@ fn conflicts(known: Known<'_>, pings: &[PeerResult], report: &mut Report) -> Out
     })
 }
 
-fn clocks(pings: &[PeerResult], report: &mut Report) -> Outcome<()> {
+fn clocks(pings: &[(PeerRef, PeerResult)], report: &mut Report) -> Outcome<()> {
     let why = "a nara refuses requests whose time is more than 30 s off";
-    let offsets = pings.iter().filter_map(|ping| Some((&ping.label, ping.clock?)));
+    let offsets = pings
+        .iter()
+        .filter_map(|(_, ping)| Some((harmless(&ping.label), ping.clock?)));
     let Some((label, furthest)) = offsets.max_by_key(|(_, clock)| clock.at_least()) else {
         return report.add(Check::ok("peers' clocks", "no peer reported its time", why).skipped());
     };

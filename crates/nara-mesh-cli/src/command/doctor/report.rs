@@ -8,9 +8,9 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::exit::Exit;
-use crate::failure::Outcome;
-use crate::output;
+use crate::failure::{Failure, Outcome};
 use crate::printer::{Printer, count};
+use crate::{output, remedy};
 
 /// What `doctor` prints.
 #[derive(Serialize, ToSchema)]
@@ -105,6 +105,14 @@ impl Check {
             next: Some(next.into()),
             ..self
         }
+    }
+
+    /// Something cannot be used, for this reason. `next`: what to do unless the failure says it.
+    pub(super) fn not_usable(what: &'static str, failure: Failure, why: &'static str, next: &str) -> Self {
+        let mut found = failure.causes();
+        found.insert(0, failure.message);
+        found.dedup();
+        Self::ok(what, found.join(": "), why).failed(failure.hint.unwrap_or_else(|| next.to_owned()))
     }
 
     /// As [`Check::failed`], but it may be meant to be like that.
@@ -206,7 +214,8 @@ fn print(check: &Check, printer: Printer) -> Outcome<()> {
         printer.line(format_args!("{:<24}why:  {}", "", check.why))?;
         if let Some(next) = &check.next {
             // Whole, on one line: it has commands that are copied.
-            printer.line(format_args!("{:<24}next: {}", "", output::printable(next)))?;
+            let next = remedy::for_the_same_nara(next);
+            printer.line(format_args!("{:<24}next: {}", "", output::printable(&next)))?;
         }
     }
     Ok(())

@@ -174,7 +174,7 @@ fn elsewhere(args: &RunningArgs, settings: &Settings) -> Outcome<Option<LocalCli
     let runs_here = || {
         settings
             .running_folder()
-            .is_ok_and(|folder| running::on(&folder).is_some())
+            .is_ok_and(|folder| running::runs_on(&folder))
     };
     if settings.given_data_dir().is_some() || (settings.has_soul() && runs_here()) {
         return Ok(None);
@@ -224,10 +224,13 @@ fn finish(
     printer: Printer,
 ) -> Outcome {
     let records: Vec<Record> = records.iter().map(Record::of).collect();
-    let running = match running::on(&settings.running_folder()?) {
-        Some(nara) => Some(block_on(async { Ok(nara.reload().await?) })?),
-        None => None,
-    };
+    let folder = settings.running_folder()?;
+    let running = block_on(async {
+        Ok(match running::on(&folder, settings).await? {
+            Some(nara) => Some(nara.reload().await?),
+            None => None,
+        })
+    })?;
     tell(&records, running.as_ref(), said, printer)
 }
 

@@ -161,7 +161,9 @@ fn directly(
 
 /// Where the nara that runs is in the network; `None`: none runs.
 async fn own_coordinates(settings: &Settings) -> Option<Coordinates> {
-    let nara = running::on(&settings.running_folder().ok()?)?;
+    let nara = running::on(&settings.running_folder().ok()?, settings)
+        .await
+        .ok()??;
     Some(nara.coordinates().await.ok()?.into())
 }
 

@@ -1,7 +1,7 @@
 //! Where `serve` listens: an address that may come later, or that of a network interface or a host name, which may change.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use nara_proto::backoff::Backoff;
@@ -65,10 +65,9 @@ pub(super) async fn wait(
 async fn look(listen: &Listen) -> Result<SocketAddr, String> {
     let found = hosts::address_of(listen).await;
     let address = found.map_err(|error| error.to_string())?;
-    // Whatever else is wrong with it, the one who listens there says.
-    match TcpListener::bind((address.ip(), 0)) {
-        Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => Err(missing(address.ip())),
-        _ => Ok(address),
+    match hosts::is_missing(address.ip()) {
+        true => Err(missing(address.ip())),
+        false => Ok(address),
     }
 }
 
@@ -88,12 +87,17 @@ pub(super) async fn follow<L, M>(
     if matches!(listen, Listen::Address(_)) {
         return;
     }
-    let mut told = None;
+    let (mut told, mut is_gone) = (None, false);
     loop {
         tokio::select! {
             () = sleep(LOOK) => {}
             () = again.notified() => {}
         }
+        let is_missing = hosts::is_missing(bound);
+        if is_missing && !is_gone {
+            tracing::warn!(%bound, %listen, "no interface has the address any more on which this nara listens: peers do not reach it");
+        }
+        is_gone = is_missing;
         // Without an answer nothing is known.
         let Ok(found) = look().await else { continue };
         let is_there = found.is_empty() || found.iter().any(|address| address.ip() == bound);

@@ -113,6 +113,7 @@ mod tests {
         let [before, after]: [IpAddr; 2] = ["127.0.0.1", "127.0.0.2"].map(|ip| ip.parse().unwrap());
         let alice = Nara::builder(LocalNara::generate("alice").unwrap())
             .listen(SocketAddr::new(before, 0))
+            .also_listen(SocketAddr::new(before, 0))
             .transport(Arc::new(moving.clone()))
             .start()
             .await
@@ -129,6 +130,9 @@ mod tests {
         let mut address = alice.watch_address();
         moving.move_to(after).await.unwrap();
         address.wait_for(|now| *now == Some(there)).await.unwrap();
+        let other = alice.other_address().unwrap();
+        assert_eq!(other.ip(), after);
+        bob.client().ping(other).await.unwrap();
         assert_eq!(
             bob.client().ping(there).await.unwrap().response.mesh_ip,
             "127.0.0.2"

@@ -5,6 +5,7 @@ use std::path::Path;
 use nara_mesh::identity::LocalNara;
 
 use crate::failure::{Failure, Outcome};
+use crate::keeping;
 
 /// The most characters of a label of a host name (RFC 1035), less those that are added.
 const MAX_NAME: usize = 63 - 5;
@@ -31,9 +32,9 @@ pub(super) fn kept(folder: &Path, nara: &LocalNara) -> Outcome<String> {
         }
     }
     let host_name = format!("{name}-{}", suffix()?);
-    let written = fs::create_dir_all(folder).and_then(|()| {
-        // Beside it first: on a full disk, no half of it stays.
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    keeping::make_folder_of(&path)?;
+    // Beside it first: on a full disk, no half of it stays.
+    let written = tempfile::NamedTempFile::new_in(folder).and_then(|mut file| {
         writeln!(file, "{host_name}")?;
         file.persist(&path).map(drop).map_err(|error| error.error)
     });
