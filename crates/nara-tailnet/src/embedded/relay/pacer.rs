@@ -14,7 +14,7 @@ use ts_packet::PacketMut;
 use crate::embedded::settings::RELAY_BURST;
 
 /// Packets that wait for one peer; the next one is dropped. At the rate of a relay they take 85 ms: a connection whose
-/// packets wait for so long sends less, see [`Path`](crate::embedded::tap).
+/// packets wait for so long sends less (`tap/path.rs`).
 const QUEUE: usize = 1024;
 
 /// Packets that wait for all peers.

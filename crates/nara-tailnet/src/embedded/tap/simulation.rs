@@ -397,6 +397,26 @@ fn transfers_on_a_relay_use_the_line_share_it_and_leave_requests_room() {
 }
 
 #[test]
+fn transfers_on_a_relay_that_becomes_slow_do_not_fill_its_queue() {
+    let line = Path {
+        delay: ms(10),
+        rate: 5000,
+        queue: 1000,
+        loss: 0.0,
+    };
+    let mut world = World::new(line, false, 9);
+    world.share(ms(1000), ms(1000));
+    for rate in [1000, 5000] {
+        for way in &mut world.ways {
+            way.path.rate = rate;
+        }
+        let shared = world.share(ms(3000), ms(3000));
+        assert!(shared.used > 0.8, "{rate}: {shared:?}");
+        assert!(shared.late <= ms(60), "{rate}: {shared:?}");
+    }
+}
+
+#[test]
 fn transfers_on_a_line_that_loses_packets_use_most_of_it() {
     for (transfers, loss, least) in [(1, 0.001, 0.5), (8, 0.001, 0.8), (1, 0.01, 0.1), (8, 0.01, 0.5)] {
         let line = Path {
