@@ -141,7 +141,8 @@ impl Acceptor {
 
     async fn serve(&self, stream: BoxMeshStream, peer: SocketAddr) {
         let opened = tokio::select! {
-            opened = self.opening.open(stream, peer.ip()) => opened,
+            // On the heap for as long as it takes: the handshake needs more room than all that comes behind it.
+            opened = Box::pin(self.opening.open(stream, peer.ip())) => opened,
             // No request has begun.
             () = self.background.stopping.cancelled() => return,
         };
