@@ -434,7 +434,9 @@ fn a_ban_of_nobody_is_said_and_one_of_oneself_refused() {
         let told = alice(path, 0, &["peers", "untrust", name]);
         assert!(told.contains("is known; it is banned all the same"), "{told}");
         assert!(
-            told.contains(&format!("`nara-mesh peers reset {name}`")),
+            told.contains(&format!(
+                "`nara-mesh peers reset {name} --soul-file alice.soul --data-dir alice`"
+            )),
             "{told}"
         );
         let again = alice(path, 0, &["peers", "untrust", name]);
@@ -472,6 +474,8 @@ fn a_ban_shows_as_such_in_ping_and_doctor_on_both_sides_with_the_command_that_li
     run(path, 0, &[&["peers", "untrust", "bob"][..], &as_alice].concat());
 
     let lift = "`nara-mesh peers trust bob`";
+    // For people, with what the command line said of the nara.
+    let whole = lift.replace("bob`", "bob --soul-file alice.soul --data-dir alice`");
     let direct = ["--direct", "--peers", "peers.toml"];
     for more in [&[][..], &direct] {
         let pinged = of_alice(4, &[&["ping", "bob", "--json"][..], more].concat());
@@ -484,7 +488,7 @@ fn a_ban_shows_as_such_in_ping_and_doctor_on_both_sides_with_the_command_that_li
         assert!(table.lines().last().unwrap().ends_with("banned"), "{table}");
         let told = text(&told.stderr);
         assert!(
-            told.contains("the operator banned bob on 20") && told.contains(lift),
+            told.contains("the operator banned bob on 20") && told.contains(&whole),
             "{told}"
         );
 

@@ -93,13 +93,8 @@ pub(super) async fn follow<L, M>(
             () = sleep(LOOK) => {}
             () = again.notified() => {}
         }
-        let is_missing = hosts::is_missing(bound);
-        if is_missing && !is_gone {
-            tracing::warn!(%bound, %listen, "no interface has the address any more on which this nara listens: peers do not reach it");
-        }
-        is_gone = is_missing;
         // Without an answer nothing is known.
-        let Ok(found) = look().await else { continue };
+        let found = look().await.unwrap_or_default();
         let is_there = found.is_empty() || found.iter().any(|address| address.ip() == bound);
         let mut failed = None;
         for now in found.into_iter().filter(|_| !is_there) {
@@ -121,6 +116,11 @@ pub(super) async fn follow<L, M>(
             });
         }
         told = failed;
+        let is_missing = hosts::is_missing(bound);
+        if is_missing && !is_gone {
+            tracing::warn!(%bound, %listen, "no interface has the address any more on which this nara listens: peers do not reach it");
+        }
+        is_gone = is_missing;
     }
 }
 
