@@ -50,13 +50,16 @@ pub(crate) fn parse(arguments: &[OsString]) -> Result<(Cli, Sources), Refused> {
         let file = config_folder()?.join("config.toml");
         file.is_file().then_some(file)
     };
-    let file = match asked.or_else(default) {
-        Some(path) => ConfigFile::read(&path).map_err(Refused::Setting)?,
-        None => ConfigFile::default(),
+    let (file, matches) = match asked.or_else(default) {
+        Some(path) => {
+            let file = ConfigFile::read(&path).map_err(Refused::Setting)?;
+            // The same again, with the file below: what is wrong now, is wrong in the file.
+            let layered = file.layer(command).try_get_matches_from(arguments);
+            let matches = layered.map_err(|error| Refused::Setting(file.refused(&error)))?;
+            (file, matches)
+        }
+        None => (ConfigFile::default(), matches),
     };
-    // The same again, with the file below: what is wrong now, is wrong in the file.
-    let layered = file.layer(command).try_get_matches_from(arguments);
-    let matches = layered.map_err(|error| Refused::Setting(file.refused(&error)))?;
     let cli = Cli::from_arg_matches(&matches).map_err(Refused::CommandLine)?;
     let matches = innermost(&matches).clone();
     Ok((cli, Sources { matches, file }))

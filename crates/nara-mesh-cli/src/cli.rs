@@ -27,7 +27,7 @@ pub(crate) use ledger::{BackupArgs, LedgerCommand, RestoreArgs};
 pub(crate) use outbox::{OutboxCommand, OutboxDropArgs, OutboxListArgs};
 pub(crate) use signing::{SignArgs, VerifyArgs};
 pub(crate) use stash::{StashCommand, StashDropArgs, StashGetArgs, StashListArgs, StashPutArgs};
-pub(crate) use value::{Expose, Listen, Since};
+pub(crate) use value::{Listen, Since};
 pub(crate) use world::{WorldCommand, WorldSendArgs};
 
 use std::path::PathBuf;
@@ -471,6 +471,8 @@ pub(crate) struct EventsImportArgs {
 /// `checkpoints`
 #[derive(Debug, Args)]
 pub(crate) struct CheckpointsArgs {
+    #[command(flatten)]
+    pub(crate) running: RunningArgs,
     /// The peer: name, id or address
     pub(crate) peer: PeerRef,
 }

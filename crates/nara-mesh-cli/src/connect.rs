@@ -16,13 +16,21 @@ use crate::keeping::{Keeping, Without};
 use crate::remedy;
 use crate::settings::Settings;
 
-/// Runs the asynchronous part of a command.
+/// Runs the asynchronous part of a command that waits more than it computes: no other thread has to start for it.
 pub(crate) fn block_on<T>(future: impl Future<Output = Outcome<T>>) -> Outcome<T> {
-    tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::failed("the async runtime cannot be started").caused_by(error))?
-        .block_on(future)
+    run_on(tokio::runtime::Builder::new_current_thread(), future)
+}
+
+/// As [`block_on`], for what serves or verifies, on all cores.
+pub(crate) fn block_on_all_cores<T>(future: impl Future<Output = Outcome<T>>) -> Outcome<T> {
+    run_on(tokio::runtime::Builder::new_multi_thread(), future)
+}
+
+fn run_on<T>(mut runtime: tokio::runtime::Builder, future: impl Future<Output = Outcome<T>>) -> Outcome<T> {
+    let runtime = runtime.enable_all().build();
+    let runtime =
+        runtime.map_err(|error| Failure::failed("the async runtime cannot be started").caused_by(error))?;
+    runtime.block_on(future)
 }
 
 /// A client that acts as `nara` and knows the peers of the peers file.
@@ -92,7 +100,7 @@ fn keep_while<T>(
 ) -> Outcome<T> {
     // Without a place for it, nothing is remembered.
     let path = settings.ledger_path().unwrap_or_default();
-    block_on(async {
+    block_on_all_cores(async {
         let keeping = Keeping::start(client.registry(), path, without).await?;
         let outcome = future.await;
         keeping.finish().await;

@@ -7,6 +7,7 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nara_local_api::client::{CallError, LocalClient};
 use nara_local_api::model::Status;
@@ -22,6 +23,11 @@ use crate::places::{home_folder, variable};
 use crate::printer::harmless;
 use crate::remedy;
 use crate::settings::Settings;
+
+/// How long a command waits for a nara that went away, and how long it pauses between two looks.
+const AWAY: Duration = Duration::from_secs(30);
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Arguments that describe another way to the mesh than the one of a running nara.
 const ANOTHER_WAY: [&str; 4] = ["peers_file", "tls", "trust", "network"];
@@ -162,6 +168,40 @@ pub(crate) fn on(folder: &Path) -> Option<LocalClient> {
     is_served(&socket).then(|| LocalClient::new(socket))
 }
 
+/// The nara that a command acts as where none runs.
+pub(crate) fn instead(args: &RunningArgs, settings: &Settings) -> Outcome<LocalNara> {
+    if args.direct || settings.has_soul() {
+        return settings.local_nara();
+    }
+    let problem = "no nara runs for this user, and without one this command needs a soul";
+    Err(Failure::usage(problem).hint(
+        "start a nara with `nara-mesh serve` or `up`, or pass --soul-file FILE (create one with `nara-mesh id new --name \
+         NAME --out FILE`); if a nara runs, say where with --data-dir or --api-socket",
+    ))
+}
+
+/// Waits until a nara that went away is back: it may have been started again.
+///
+/// # Errors
+/// The last failure, after 30 s.
+pub(crate) async fn until_back(nara: &LocalClient) -> Result<(), CallError> {
+    let waiting = async {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+            match nara.status().await {
+                Err(error) if error.is_gone() => {}
+                outcome => return outcome.map(drop),
+            }
+        }
+    };
+    match tokio::time::timeout(AWAY, waiting).await {
+        Ok(outcome) => outcome,
+        Err(_) => nara.status().await.map(drop),
+    }
+}
+
 /// As [`find`], for what the running nara does best: with a data folder, also if the command line describes another way to
 /// the mesh.
 pub(crate) fn preferred(args: &RunningArgs, settings: &Settings) -> Outcome<Option<LocalClient>> {
@@ -188,9 +228,21 @@ pub(crate) fn required(args: &RunningArgs, settings: &Settings) -> Outcome<Local
     }
 }
 
-/// The ledger that a command is about, whether its nara runs or not: the one of the nara that [`find`] gives, else the one
-/// that belongs to the soul or the data folder.
+/// The ledger that a command is about, whether its nara runs or not.
+///
+/// # Errors
+/// It is not known which one is meant, or it does not exist.
 pub(crate) fn ledger_path(args: &RunningArgs, settings: &Settings) -> Outcome<PathBuf> {
+    let path = meant_ledger(args, settings)?;
+    if path.exists() {
+        return Ok(path);
+    }
+    Err(Failure::usage(format!("there is no ledger {}", path.display()))
+        .hint("it is made when the nara first runs, or by the first `sync`"))
+}
+
+/// The ledger of the nara that [`find`] gives, else the one that belongs to the soul or the data folder.
+fn meant_ledger(args: &RunningArgs, settings: &Settings) -> Outcome<PathBuf> {
     const WHOSE: &str = "pass --data-dir DIR or --soul-file FILE, as for its `serve`";
     let by_socket = settings.sources.is_on_command_line("api_socket");
     if let Some(folder) = settings.given_data_dir().filter(|_| !by_socket) {
@@ -349,6 +401,9 @@ impl From<CallError> for Failure {
             error if error.is_not_running() => Self::new(Exit::Unreachable, error.to_string())
                 .caused_by(error)
                 .hint("it has just ended; start it again with `nara-mesh up` or `nara-mesh serve`"),
+            error if error.is_gone() => Self::new(Exit::Unreachable, error.to_string())
+                .caused_by(error)
+                .hint("run the command again; the log of that nara says why it ended"),
             error => Self::failed(error.to_string())
                 .caused_by(error)
                 .hint("see the log of that nara, or pass --direct"),

@@ -66,9 +66,9 @@ pub(crate) struct ServingArgs {
     pub(crate) no_api: bool,
     /// Let the members of a group send messages and requests through the local API
     ///
-    /// Without it, only the user of this process and root can use it. Trust and shutdown stay theirs. The members need to be
-    /// able to enter the folder of the socket.
-    #[arg(long, value_name = "GROUP", conflicts_with = "no_api")]
+    /// Without it, only the user of this process and root can use it. Trust and shutdown stay theirs, except with GROUP:all;
+    /// with GROUP:read the members only look. They need to be able to enter the folder of the socket.
+    #[arg(long, value_name = "GROUP[:RIGHTS]", conflicts_with = "no_api")]
     pub(crate) api_group: Option<String>,
     /// Offer the local API on a loopback address, too, such as 127.0.0.1:9635, for programs with a token
     ///

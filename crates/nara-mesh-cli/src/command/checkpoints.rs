@@ -1,14 +1,20 @@
 //! `checkpoints`: what several naras agreed on, as a peer has it.
 
-use nara_local_api::model::trust_word;
+use futures_util::StreamExt as _;
+use http::Method;
+use nara_local_api::client::LocalClient;
+use nara_local_api::model::{Checkpoints, Counts, LiveEvent, trust_word};
+use nara_proto::event::SyncEvent;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::cli::CheckpointsArgs;
-use crate::connect;
-use crate::failure::Outcome;
-use crate::listing::{self, ToldEvent, event_line, jsonl};
+use crate::connect::{self, block_on};
+use crate::exit::Exit;
+use crate::failure::{Failure, Outcome};
+use crate::listing::{self, ToldEvent, event_line};
 use crate::printer::Printer;
+use crate::running;
 use crate::settings::Settings;
 
 /// What `checkpoints` prints.
@@ -19,25 +25,71 @@ pub(super) struct Printed {
     checkpoints: Vec<ToldEvent>,
 }
 
+/// What the peer has.
+struct Answer {
+    /// With the words for their trust.
+    events: Vec<(SyncEvent, String)>,
+    counts: Counts,
+    more: bool,
+}
+
 pub(super) fn run(args: &CheckpointsArgs, settings: &Settings, printer: Printer) -> Outcome {
-    let client = connect::client(settings.local_nara()?, settings)?;
+    let answer = match running::find(&args.running, settings)? {
+        Some(nara) => block_on(through(&nara, args))?,
+        None => directly(args, settings)?,
+    };
+    let mut checkpoints = Vec::new();
+    for (event, trust) in &answer.events {
+        printer.line(event_line(event, trust))?;
+        checkpoints.push(ToldEvent::new(event, trust));
+    }
+    if answer.more {
+        printer.warn("the peer has more checkpoints than are fetched at once");
+    }
+    listing::warn_refused(&answer.counts, printer);
+    printer.note(listing::summary(&answer.counts, false));
+    printer.json(Printed {
+        peer: args.peer.to_string(),
+        more: answer.more,
+        checkpoints,
+    })?;
+    Ok(listing::exit_of(&answer.counts))
+}
+
+async fn through(nara: &LocalClient, args: &CheckpointsArgs) -> Outcome<Answer> {
+    let malformed =
+        |error: serde_json::Error| Failure::failed("the running nara is of another version").caused_by(error);
+    let path = nara.peer_path(&args.peer.to_string(), "checkpoints", &[]);
+    let mut told = nara.events(Method::GET, &path).await?;
+    let mut events = Vec::new();
+    while let Some(event) = told.next().await {
+        let event = event?;
+        if event.name == "done" {
+            let Checkpoints { counts, more } = event.decode().map_err(malformed)?;
+            return Ok(Answer { events, counts, more });
+        }
+        let live: LiveEvent = event.decode().map_err(malformed)?;
+        let decoded = live.event.decode();
+        let decoded = decoded.map_err(|error| Failure::failed("an event is malformed").caused_by(error))?;
+        events.push((decoded, live.trust));
+    }
+    Err(Failure::new(
+        Exit::Unreachable,
+        "the running nara ended before its answer did",
+    ))
+}
+
+fn directly(args: &CheckpointsArgs, settings: &Settings) -> Outcome<Answer> {
+    let client = connect::client(running::instead(&args.running, settings)?, settings)?;
     connect::block_on_keeping(&client, settings, async {
-        let checkpoints = client.peer(&args.peer).fetch_checkpoints().await?.into_inner();
-        for checked in &checkpoints.events.accepted {
-            printer.line(event_line(&checked.event, trust_word(checked.trust)))?;
-        }
-        if checkpoints.more {
-            printer.warn("the peer has more checkpoints than are fetched at once");
-        }
-        let events = checkpoints.events.accepted.iter().map(jsonl).collect();
-        let counts = listing::take(checkpoints.events, None).await?;
-        listing::warn_refused(&counts, printer);
-        printer.note(listing::summary(&counts, false));
-        printer.json(Printed {
-            peer: args.peer.to_string(),
-            more: checkpoints.more,
-            checkpoints: events,
-        })?;
-        Ok(listing::exit_of(&counts))
+        let fetched = client.peer(&args.peer).fetch_checkpoints().await?.into_inner();
+        let counts = Counts::of_answer(&fetched.events);
+        let accepted = fetched.events.accepted.into_iter();
+        let events = accepted.map(|checked| (checked.event, trust_word(checked.trust).to_owned()));
+        Ok(Answer {
+            events: events.collect(),
+            counts,
+            more: fetched.more,
+        })
     })
 }

@@ -42,7 +42,7 @@ pub(super) fn run(args: &ConformanceArgs, settings: &Settings, printer: Printer)
     let addresses = addresses_of(peer, settings)?;
     let v1 = soul(args.souls.as_deref(), "v1")?;
     let v2 = soul(args.souls.as_deref(), "v2")?;
-    let report = connect::block_on(async {
+    let report = connect::block_on_all_cores(async {
         let mut peer = meet(&addresses, settings, &v1, &v2).await?;
         let introduction = Introduction::begin(peer.address).await;
         introduction.introduce(&peer).await;

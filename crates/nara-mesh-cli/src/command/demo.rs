@@ -22,7 +22,7 @@ use utoipa::ToSchema;
 use self::nara::{Mesh, NAMES};
 use self::step::{Report, Step};
 use crate::cli::DemoArgs;
-use crate::connect::block_on;
+use crate::connect::block_on_all_cores;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::printer::{Printer, human, micros, render, table};
@@ -34,7 +34,7 @@ const HANGS: Duration = Duration::from_secs(300);
 pub(super) fn run(args: &DemoArgs, printer: Printer) -> Outcome {
     let folder = tempfile::tempdir()
         .map_err(|error| Failure::failed("no temporary folder can be created").caused_by(error))?;
-    block_on(async {
+    block_on_all_cores(async {
         let start = Instant::now();
         let count = usize::from(args.naras);
         let mesh = Mesh::start(&NAMES[..count], folder.path()).await?;

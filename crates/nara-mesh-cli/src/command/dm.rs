@@ -114,7 +114,7 @@ fn message(args: &DmArgs, given: Option<&SyncEvent>) -> DirectMessage {
 }
 
 fn directly(args: &DmArgs, given: Option<SyncEvent>, settings: &Settings) -> Outcome<DirectMessageReceipt> {
-    let nara = settings.local_nara()?;
+    let nara = running::instead(&args.running, settings)?;
     let client = connect::client(nara.clone(), settings)?;
     let peer = &args.peer;
     connect::block_on_keeping(&client, settings, async {

@@ -19,7 +19,7 @@ use utoipa::ToSchema;
 use crate::cli::EventsShowArgs;
 use crate::connect::block_on;
 use crate::exit::Exit;
-use crate::failure::{Failure, Outcome};
+use crate::failure::Outcome;
 use crate::ledger_file::{self, failed};
 use crate::listing::event_line;
 use crate::printer::Printer;
@@ -45,10 +45,6 @@ const NEWEST: usize = 100;
 
 pub(super) fn run(args: &EventsShowArgs, settings: &Settings, printer: Printer) -> Outcome {
     let path = running::ledger_path(&args.running, settings)?;
-    if !path.exists() {
-        return Err(Failure::usage(format!("there is no ledger {}", path.display()))
-            .hint("it is made when the nara first runs, or by the first `sync`"));
-    }
     block_on(async {
         let ledger = ledger_file::open_to_look(&path).await?;
         // Before the look, so that nothing is missed in between.

@@ -2,7 +2,7 @@
 
 use super::serving::{Serving, v1_address};
 use crate::cli::ServeArgs;
-use crate::connect::block_on;
+use crate::connect::block_on_all_cores;
 use crate::exit::Exit;
 use crate::failure::Outcome;
 use crate::printer::Printer;
@@ -10,7 +10,7 @@ use crate::settings::Settings;
 
 pub(super) fn run(args: &ServeArgs, settings: &Settings, printer: Printer) -> Outcome {
     let nara = settings.local_nara()?;
-    block_on(async {
+    block_on_all_cores(async {
         let mut serving = Serving::prepare(&args.serving, settings, printer).await?;
         let Some(listen) = serving.wait_for(&args.listen).await? else {
             return Ok(Exit::Ok);

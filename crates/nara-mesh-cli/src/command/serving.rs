@@ -27,7 +27,6 @@ use nara_mesh::ledger::LedgerError;
 use nara_mesh::nara::{NaraBuilder, NaraError};
 use nara_mesh::peers_file::PeerEntry;
 use nara_mesh::registry::PeerEvent;
-use nara_mesh::server::expose::Backend;
 use nara_mesh::server::{ServeError, ServerLimits, Shutdown};
 use nara_mesh::tls::ChannelTrust;
 use nara_mesh::{Nara, defaults};
@@ -43,7 +42,7 @@ use self::moving::MovingTcp;
 use self::reload::{Files, reload};
 use self::signals::{Signal, Signals};
 use self::work::Work;
-use crate::cli::{Expose, Listen, ServingArgs};
+use crate::cli::{Listen, ServingArgs};
 use crate::command::doctor;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
@@ -61,7 +60,6 @@ use crate::settings::Settings;
 
 /// A nara that is about to run.
 pub(super) struct Serving {
-    expose: Vec<Expose>,
     gossip: Option<GossipConfig>,
     limits: ServerLimits,
     catch_up: bool,
@@ -106,7 +104,6 @@ impl Serving {
         };
         let (feed, lines) = Feed::new();
         Ok(Self {
-            expose: args.expose.clone(),
             gossip,
             limits: args.limits.0.clone(),
             catch_up: !args.no_catch_up,
@@ -169,20 +166,15 @@ impl Serving {
             self.journeys.clone(),
             self.inbox.clone(),
         ));
-        let exposed = std::mem::take(&mut self.expose);
         let opening = self.opening.take();
-        let services = opening.as_ref().filter(|opening| opening.is_on());
-        let services = services.map(|opening| opening.services.clone());
+        let services = opening.as_ref().and_then(Opening::services);
         let limits = self.limits.clone();
         let builder = builder.configure_server(move |server| {
             let server = server.limits(limits);
-            let server = match services {
+            match services {
                 Some(services) => server.services(services),
                 None => server,
-            };
-            exposed.into_iter().fold(server, |server, exposed| {
-                server.nest_routes(&exposed.prefix, exposed.backend.router(Backend::ANSWER_TIMEOUT))
-            })
+            }
         });
         let builder = match self.gossip.take() {
             Some(config) => builder.gossip(config),
@@ -391,7 +383,6 @@ impl From<NaraError> for Failure {
             NaraError::Peer { peer, source } => {
                 Self::usage(format!("the peer {peer} of the peers file: {source}"))
             }
-            NaraError::Serve(ServeError::Routes(error)) => Self::usage(format!("--expose: {error}")),
             NaraError::Serve(ServeError::Stash(error)) => {
                 let failure = Self::failed("stash.db in the data folder cannot be used");
                 failure.caused_by(error).hint(

@@ -129,46 +129,44 @@ fn stored(settings: &Settings) -> Outcome<StashList> {
 }
 
 fn forget(args: &StashDropArgs, settings: &Settings, printer: Printer) -> Outcome {
-    let owner = owner_id(&args.owner, settings)?;
-    let dropped = match running::preferred(&args.running, settings)? {
-        Some(nara) => block_on(async { Ok(nara.drop_stash(owner.as_str()).await?) })?,
-        None => match open(settings)? {
-            Some(store) => {
-                let had = store.load().map_err(failed)?;
-                store.remove(owner.as_str()).map_err(failed)?;
-                had.iter().any(|stash| stash.owner_id == owner.as_str())
+    let (owner_id, dropped) = match running::preferred(&args.running, settings)? {
+        Some(nara) => block_on(async {
+            let owner = owner_id(&args.owner, &nara.stashes().await?)?;
+            let dropped = nara.drop_stash(&owner).await?;
+            Ok((owner, dropped))
+        })?,
+        None => {
+            let kept = stored(settings)?;
+            let owner = owner_id(&args.owner, &kept)?;
+            if let Some(store) = open(settings)? {
+                store.remove(&owner).map_err(failed)?;
             }
-            None => false,
-        },
+            let dropped = kept.stashes.iter().any(|stash| stash.owner_id == owner);
+            (owner, dropped)
+        }
     };
-    printer.json(Forgotten {
-        owner_id: owner.to_string(),
-        dropped,
-    })?;
+    printer.json(Forgotten { owner_id, dropped })?;
     if !dropped {
-        return Err(
-            Failure::failed(format!("{} left nothing here", harmless(&args.owner)))
-                .hint("`nara-mesh stash list` shows what there is"),
-        );
+        return Err(nothing_of(&args.owner));
     }
     printer.line(format_args!("what {} left here is gone", harmless(&args.owner)))?;
     Ok(Exit::Ok)
 }
 
-/// The id of an owner: given, or that of a name of the peers file.
-fn owner_id(owner: &str, settings: &Settings) -> Outcome<NaraId> {
-    let peers = settings.peers()?;
-    let named = peers.into_iter().find(|peer| peer.name.as_str() == owner);
-    named
-        .and_then(|peer| peer.id)
-        .or_else(|| owner.parse().ok())
-        .ok_or_else(|| {
-            Failure::usage(format!(
-                "{} is no id, and no name in the peers file with one",
-                harmless(owner)
-            ))
-            .hint("`nara-mesh stash list` shows the ids")
-        })
+/// The id of an owner: given, or that of a name.
+fn owner_id(owner: &str, kept: &StashList) -> Outcome<String> {
+    let named = kept
+        .stashes
+        .iter()
+        .find(|stash| stash.name.as_deref() == Some(owner));
+    let given = || owner.parse().ok().map(|id: NaraId| id.to_string());
+    let id = named.map(|stash| stash.owner_id.clone()).or_else(given);
+    id.ok_or_else(|| nothing_of(owner))
+}
+
+fn nothing_of(owner: &str) -> Failure {
+    Failure::failed(format!("{} left nothing here", harmless(owner)))
+        .hint("`nara-mesh stash list` shows what there is, with the ids")
 }
 
 /// The stashes beside the ledger, if there are any.

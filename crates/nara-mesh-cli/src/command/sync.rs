@@ -68,7 +68,7 @@ pub(super) fn run(args: &SyncArgs, settings: &Settings, printer: Printer) -> Out
     {
         return connect::block_on(through::run(&nara, args, printer));
     }
-    let client = connect::client(settings.local_nara()?, settings)?;
+    let client = connect::client(running::instead(&args.running, settings)?, settings)?;
     let peer = &args.peer;
     connect::block_on_keeping(&client, settings, async {
         // Without a word about it, what comes goes into the memory of this nara.

@@ -7,7 +7,7 @@ mod join;
 use self::join::Join;
 use super::serving::{Serving, v1_address};
 use crate::cli::UpArgs;
-use crate::connect::block_on;
+use crate::connect::block_on_all_cores;
 use crate::exit::Exit;
 use crate::failure::Outcome;
 use crate::network_choice::choose;
@@ -41,7 +41,7 @@ pub(super) fn run(args: &UpArgs, settings: &Settings, printer: Printer) -> Outco
         port: args.port,
         skip: args.on.skip.clone(),
     };
-    block_on(async {
+    block_on_all_cores(async {
         let mut serving = Serving::prepare(&args.serving, settings, printer).await?;
         let joined = join.run(&nara, printer).await?;
         let outcome = async {

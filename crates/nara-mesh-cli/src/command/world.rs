@@ -130,7 +130,7 @@ fn handed_over(receipt: PostcardReceipt, printer: Printer) -> Outcome {
 
 /// By this command, which ends before the postcard is home.
 fn directly(args: &WorldSendArgs, settings: &Settings, printer: Printer) -> Outcome {
-    let client = connect::client(settings.local_nara()?, settings)?;
+    let client = connect::client(running::instead(&args.running, settings)?, settings)?;
     let name = client.local().name().as_str();
     let message = WorldMessage::new(name, &args.message, SystemClock.now_nanos());
     let to = args.to.as_ref().map(ToString::to_string);

@@ -88,7 +88,7 @@ pub(super) fn run(args: &ZineArgs, settings: &Settings, printer: Printer) -> Out
 }
 
 fn directly(args: &ZineArgs, settings: &Settings) -> Outcome<Answer> {
-    let client = connect::client(settings.local_nara()?, settings)?;
+    let client = connect::client(running::instead(&args.running, settings)?, settings)?;
     let peer = &args.peer;
     connect::block_on_keeping(&client, settings, async {
         let own = || settings.ledger_path().ok().flatten().filter(|path| path.exists());

@@ -2,12 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::net::UnixListener;
 
+use http::Method;
+use nara_local_api::client::LocalClient;
+use nara_local_api::model::{Lease, Service};
 use serde_json::{Deserializer, Value};
 
 use crate::local_api::Scene;
 use crate::schemas::validate_as;
-use crate::{new_soul, run, text};
+use crate::{nara_mesh, new_soul, run, text};
 
 /// Commands whose output other tests compare with its schema: they run for as long as they are let, or take long.
 const ELSEWHERE: [&str; 5] = ["demo", "peers watch", "serve", "up", "watch"];
@@ -45,6 +49,16 @@ fn every_command_prints_what_its_schema_says() {
     let carol = new_soul(path, "carol");
     let key = carol["public_key"].as_str().unwrap();
     fs::write(path.join("secret"), "only bob").unwrap();
+    let lease = Lease {
+        backend: "http://127.0.0.1:1".to_owned(),
+        lease_s: 600,
+    };
+    let alice = LocalClient::new(path.join("alice/nara.sock"));
+    let exposing = alice.send::<Service>(Method::PUT, "/v1/services/gone", &lease);
+    tokio::runtime::Runtime::new()
+        .unwrap()
+        .block_on(exposing)
+        .unwrap();
     let direct = |args: &[&'static str]| [args, &AS_BOB[1..]].concat();
     let by_dave =
         |args: &[&'static str]| [args, &["--soul-file", "dave.soul", "--data-dir", "dave"]].concat();
@@ -68,8 +82,9 @@ fn every_command_prints_what_its_schema_says() {
     try_out("sync", 0, &["sync", "alice"]);
     try_out("sync", 0, &["sync", "alice", "--reconcile", "--push"]);
     try_out("sync", 0, &["sync", "alice", "--check"]);
-    try_out("request", 1, &["request", "alice", "GET", "/nothing"]);
-    try_out("query", 0, &direct(&["query", "alice", "alice"]));
+    // Nobody is behind the service, which is an answer all the same.
+    try_out("request", 1, &["request", "alice", "GET", "/gone/x"]);
+    try_out("query", 0, &direct(&["query", "bob", "alice"]));
     try_out("checkpoints", 0, &direct(&["checkpoints", "alice"]));
     try_out("doctor", 0, &["doctor"]);
     try_out("health", 0, &["health"]);
@@ -93,7 +108,7 @@ fn every_command_prints_what_its_schema_says() {
     try_out("backup", 0, &["backup", "bob.backup"]);
     try_out("restore", 0, &["restore", "bob.backup", "--data-dir", "dave"]);
     try_out("stash put", 0, &["stash", "put", "alice", "secret"]);
-    try_out("stash get", 0, &["stash", "get", "alice", "--out", "back"]);
+    try_out("stash get", 0, &["stash", "get", "alice"]);
     try_out(
         "stash list",
         0,
@@ -182,34 +197,298 @@ fn every_command_prints_what_its_schema_says() {
     );
 }
 
+/// A command that does not do what was asked. Returns what it says on stderr.
+fn fails(scene: &Scene, command: &str, expected: i32, args: &[&str]) -> String {
+    let (stdout, stderr) = scene.run(expected, &[args, &["--json"]].concat());
+    assert!(!stderr.trim().is_empty(), "{args:?} says nothing");
+    assert!(!stderr.contains("panicked"), "{args:?}: {stderr}");
+    for value in Deserializer::from_str(&stdout).into_iter::<Value>() {
+        let value = value.unwrap_or_else(|error| panic!("{args:?}: {error}: {stdout}"));
+        validate_as(&format!("nara-mesh/{}/1", command.replace(' ', "-")), &value);
+    }
+    stderr
+}
+
+/// Commands that call a peer, without it, and what stands behind it.
+const CALLS: [(&str, &[&str], &[&str]); 8] = [
+    ("checkpoints", &["checkpoints"], &[]),
+    ("dm", &["dm"], &["hi"]),
+    ("ping", &["ping"], &[]),
+    ("request", &["request"], &["GET", "/x"]),
+    ("stash get", &["stash", "get"], &[]),
+    ("stash put", &["stash", "put"], &["secret"]),
+    ("sync", &["sync"], &[]),
+    ("zine", &["zine"], &[]),
+];
+
+/// Other commands that need a nara that runs, or work through one; and how they end where there is none, nor a soul.
+const ALONE: [(&str, &[&str], i32); 24] = [
+    ("backup", &["backup", "new.backup"], 2),
+    ("dashboard", &["dashboard"], 3),
+    ("doctor", &["doctor"], 1),
+    ("events", &["events"], 2),
+    ("health", &["health"], 3),
+    ("ledger check", &["ledger", "check"], 2),
+    ("outbox drop", &["outbox", "drop", "1"], 3),
+    ("outbox list", &["outbox", "list"], 3),
+    ("peers", &["peers"], 2),
+    ("peers reset", &["peers", "reset", "alice"], 2),
+    ("peers trust", &["peers", "trust", "alice"], 2),
+    ("peers untrust", &["peers", "untrust", "alice"], 2),
+    ("peers watch", &["peers", "--watch"], 2),
+    ("reload", &["reload"], 3),
+    ("stash drop", &["stash", "drop", "alice"], 2),
+    ("stash list", &["stash", "list"], 2),
+    ("sync", &["sync", "alice", "--check"], 2),
+    ("sync", &["sync", "alice", "--reconcile"], 2),
+    ("token list", &["token", "list"], 3),
+    (
+        "token new",
+        &["token", "new", "--rights", "read", "--token-name", "one"],
+        3,
+    ),
+    ("token revoke", &["token", "revoke", "one"], 3),
+    ("watch", &["watch", "alice"], 2),
+    ("world list", &["world", "list"], 3),
+    ("world send", &["world", "send", "--message", "hi"], 2),
+];
+
 #[test]
-fn what_fails_prints_nothing_or_what_its_schema_says_and_why_on_stderr() {
+fn without_a_nara_every_command_says_so_and_what_to_do() {
     let scene = Scene::new();
-    for (expected, command, args) in [
-        (2, "dm", &["dm"][..]),
-        (2, "dm", &["dm", "nobody", "hi"]),
-        (2, "ping", &["ping", "alice", "-c", "x"]),
-        (2, "ping", &["ping", "nobody"]),
-        (2, "sync", &["sync", "nobody"]),
-        (2, "sync", &["sync", "alice", "--mode", "all"]),
-        (2, "request", &["request", "nobody", "GET", "/"]),
-        (2, "request", &["request", "alice", "GET", "no-path"]),
-        (2, "outbox drop", &["outbox", "drop", "999"]),
-        (2, "outbox list", &["outbox", "list", "--direct"]),
-        (1, "stash get", &["stash", "get", "alice"]),
-        (2, "peers trust", &["peers", "trust", "alice", "--key", "no key"]),
-        (2, "token revoke", &["token", "revoke", "none"]),
-        (2, "completions", &["completions", "ed"]),
-        (2, "schema", &["schema", "fly"]),
-        (3, "doctor", &["doctor", "--api-socket", "nowhere.sock"]),
-        (2, "restore", &["restore", "no.backup"]),
-        (2, "fly", &["fly"]),
-    ] {
-        let (stdout, stderr) = scene.run(expected, &[args, &["--json"]].concat());
-        assert!(stderr.contains("error: "), "{args:?}: {stderr}");
-        for value in Deserializer::from_str(&stdout).into_iter::<Value>() {
-            let value = value.unwrap_or_else(|error| panic!("{args:?}: {error}: {stdout}"));
-            validate_as(&format!("nara-mesh/{}/1", command.replace(' ', "-")), &value);
+    let path = scene.path();
+    fs::write(path.join("secret"), "only bob").unwrap();
+    // A nara that was killed leaves its socket behind.
+    drop(UnixListener::bind(path.join("left.sock")).unwrap());
+    let calls = CALLS.iter().map(|(command, before, behind)| {
+        let args = [before, &["alice"][..], behind].concat();
+        (*command, args, if command.starts_with("stash") { 3 } else { 2 })
+    });
+    let alone = ALONE
+        .iter()
+        .map(|(command, args, code)| (*command, args.to_vec(), *code));
+    for (command, args, code) in calls.chain(alone) {
+        for (socket, code, said) in [
+            ("nowhere.sock", 3, "there is no socket nowhere.sock"),
+            ("left.sock", 3, "no nara listens on left.sock any more"),
+            ("bob.soul", 2, "bob.soul is a file, and not the socket of a nara"),
+        ] {
+            let told = fails(
+                &scene,
+                command,
+                code,
+                &[&args[..], &["--api-socket", socket]].concat(),
+            );
+            assert!(told.contains(said), "{args:?}: {told}");
+            assert!(told.contains("hint: "), "{args:?}: {told}");
         }
+        // Nobody runs for a user without a folder of sockets.
+        let output = nara_mesh(path).args(&args).output().unwrap();
+        let told = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {told}");
+        assert!(command == "doctor" || told.contains("hint: "), "{args:?}: {told}");
+    }
+}
+
+#[test]
+fn a_peer_that_is_unknown_away_banned_or_refuses_has_an_exit_code_of_its_own() {
+    let scene = Scene::new();
+    fs::write(scene.path().join("secret"), "only bob").unwrap();
+    let all_fail = |peer: &str, expected: i32, said: &str| {
+        for (command, before, behind) in CALLS {
+            let args = [before, &[peer][..], behind].concat();
+            let told = fails(&scene, command, expected, &args);
+            assert!(told.contains(said), "{args:?}: {told}");
+        }
+        let postcard = ["world", "send", "--message", "hi", "--to", peer];
+        fails(&scene, "world send", expected, &postcard);
+    };
+    all_fail("nobody", 2, "nobody: the peer or its address is unknown");
+    fails(&scene, "watch", 2, &["watch", "nobody"]);
+    all_fail("127.0.0.1:1", 3, "127.0.0.1:1");
+    printed(&scene, "peers untrust", 0, &["peers", "untrust", "alice"]);
+    all_fail("alice", 4, "peers trust");
+    printed(&scene, "peers trust", 0, &["peers", "trust", "alice"]);
+    let at_alice = ["--api-socket", "alice/nara.sock"];
+    let ban = [&["peers", "untrust", "bob"][..], &at_alice].concat();
+    printed(&scene, "peers untrust", 0, &ban);
+    for (command, before, behind) in CALLS {
+        // A ping is never signed, and nothing is behind the path of the request: neither says anything about trust.
+        if !matches!(command, "ping" | "request") {
+            fails(&scene, command, 4, &[before, &["alice"][..], behind].concat());
+        }
+    }
+    let lift = [&["peers", "trust", "bob"][..], &at_alice].concat();
+    printed(&scene, "peers trust", 0, &lift);
+    printed(&scene, "dm", 0, &["dm", "alice", "friends again"]);
+    // One of two: partly done.
+    let partly = fails(&scene, "ping", 5, &["ping", "alice", "127.0.0.1:1"]);
+    assert!(partly.contains("127.0.0.1:1"), "{partly}");
+}
+
+#[test]
+fn a_wrong_command_line_or_file_is_refused_with_what_is_wrong() {
+    let scene = Scene::new();
+    let path = scene.path();
+    fs::write(path.join("broken"), "{").unwrap();
+    fs::create_dir(path.join("folder")).unwrap();
+    fs::write(path.join("large"), vec![0; 600_000]).unwrap();
+    let long = "x".repeat(70_000);
+    let key_of_nobody = ["peers", "trust", "nobody"];
+    let as_bob = &AS_BOB[1..5];
+    let serve = |more: &[&'static str]| [&["serve", "--soul-file", "bob.soul"][..], more].concat();
+    let mut lines: Vec<(i32, &str, Vec<&str>)> = vec![
+        (2, "dm", vec!["dm"]),
+        (2, "dm", vec!["dm", "alice", &long]),
+        (2, "dm", vec!["dm", "alice", "hi", "--later", "--expires", "0s"]),
+        (2, "dm", vec!["dm", "alice", "hi", "--direct"]),
+        (2, "ping", vec!["ping", "alice", "-c", "x"]),
+        (2, "ping", vec!["ping", "alice", "-c", "0"]),
+        (2, "ping", vec!["ping", "alice", "--timeout", "0s"]),
+        (2, "sync", vec!["sync", "alice", "--mode", "all"]),
+        (2, "sync", vec!["sync", "alice", "--resume", "--reconcile"]),
+        (
+            2,
+            "sync",
+            vec!["sync", "alice", "--reconcile", "--services", "fly"],
+        ),
+        (2, "request", vec!["request", "alice", "GET", "no-path"]),
+        (2, "request", vec!["request", "alice", "GET", "/../x"]),
+        (2, "request", vec!["request", "alice", "GET /", "/x"]),
+        (
+            2,
+            "request",
+            vec!["request", "alice", "POST", "/x", "--data", "@missing"],
+        ),
+        (1, "request", vec!["request", "alice", "GET", "/ping"]),
+        (1, "request", vec!["request", "alice", "GET", "/nothing"]),
+        (2, "outbox drop", vec!["outbox", "drop", "999"]),
+        (2, "outbox drop", vec!["outbox", "drop", "x"]),
+        (2, "outbox list", vec!["outbox", "list", "--direct"]),
+        (2, "reload", vec!["reload", "--direct"]),
+        (1, "stash get", vec!["stash", "get", "alice"]),
+        (1, "stash drop", vec!["stash", "drop", "alice"]),
+        (2, "stash put", vec!["stash", "put", "alice", "missing"]),
+        (2, "stash put", vec!["stash", "put", "alice", "large"]),
+        (2, "peers trust", key_of_nobody.to_vec()),
+        (
+            2,
+            "peers trust",
+            vec!["peers", "trust", "alice", "--key", "no key"],
+        ),
+        (2, "token revoke", vec!["token", "revoke", "none"]),
+        (
+            2,
+            "token new",
+            vec!["token", "new", "--rights", "read", "--token-name", "api"],
+        ),
+        (
+            2,
+            "token new",
+            vec!["token", "new", "--rights", "fly", "--token-name", "one"],
+        ),
+        (2, "world send", vec!["world", "send"]),
+        (2, "events", vec!["events", "--since", "never"]),
+        (2, "events", vec!["events", "--data-dir", "folder"]),
+        (2, "ledger check", vec!["ledger", "check", "--data-dir", "folder"]),
+        (2, "backup", vec!["backup", "new.backup", "--data-dir", "folder"]),
+        (1, "backup", vec!["backup", "folder"]),
+        (1, "backup", vec!["backup", "missing/new.backup"]),
+        (2, "restore", vec!["restore", "no.backup"]),
+        (1, "restore", vec!["restore", "broken", "--data-dir", "new"]),
+        (2, "restore", vec!["restore", "broken", "--data-dir", "bob"]),
+        (
+            2,
+            "events export",
+            [&["events", "export", "nobody"][..], as_bob].concat(),
+        ),
+        (
+            3,
+            "events export",
+            [&["events", "export", "127.0.0.1:1"][..], as_bob].concat(),
+        ),
+        (
+            2,
+            "events import",
+            [&["events", "import", "alice", "missing"][..], as_bob].concat(),
+        ),
+        (
+            2,
+            "events import",
+            [&["events", "import", "alice", "broken"][..], as_bob].concat(),
+        ),
+        (2, "query", [&["query", "nobody", "nobody"][..], as_bob].concat()),
+        (2, "id new", vec!["id", "new"]),
+        (
+            1,
+            "id new",
+            vec!["id", "new", "--name", "bob", "--out", "bob.soul"],
+        ),
+        (
+            1,
+            "id new",
+            vec!["id", "new", "--name", "bob", "--out", "missing/bob.soul"],
+        ),
+        (2, "id show", vec!["id", "show", "--soul-file", "missing"]),
+        (
+            2,
+            "id succeed",
+            vec!["id", "succeed", "--to", "bob.soul", "--soul-file", "bob.soul"],
+        ),
+        (2, "id retire", vec!["id", "retire"]),
+        (2, "config check", vec!["config", "check", "--config", "missing"]),
+        (2, "config check", vec!["config", "check", "--config", "broken"]),
+        (
+            2,
+            "config check",
+            vec!["config", "check", "--soul-file", "missing"],
+        ),
+        (2, "config show", vec!["config", "show", "--config", "broken"]),
+        (
+            2,
+            "sign",
+            vec!["sign", "--event", "broken", "--soul-file", "bob.soul"],
+        ),
+        (2, "verify", vec!["verify"]),
+        (2, "verify", vec!["verify", "--event", "broken"]),
+        (3, "conformance", vec!["conformance", "127.0.0.1:1"]),
+        (2, "demo", vec!["demo", "--naras", "0"]),
+        (2, "up", vec!["up", "--soul-file", "bob.soul", "--network", "fly"]),
+        (
+            1,
+            "serve",
+            serve(&["--data-dir", "bob", "--listen", "127.0.0.1:0"]),
+        ),
+        (
+            2,
+            "serve",
+            serve(&["--data-dir", "new", "--expose", "/dm=http://127.0.0.1:1"]),
+        ),
+        (
+            2,
+            "serve",
+            serve(&["--data-dir", "new", "--api-listen", "0.0.0.0:1"]),
+        ),
+        (
+            2,
+            "serve",
+            serve(&["--data-dir", "new", "--api-group", "no such group"]),
+        ),
+        (2, "serve", serve(&["--data-dir", "new", "--api-group", "0:fly"])),
+        (2, "serve", serve(&["--data-dir", "new", "--peers", "missing"])),
+        (2, "schema", vec!["schema", "fly"]),
+        (2, "completions", vec!["completions", "ed"]),
+        (1, "man", vec!["man", "--out", "broken"]),
+        (2, "fly", vec!["fly"]),
+    ];
+    let commands = text(&run(path, 0, &["schema"]).stdout);
+    for command in commands.lines() {
+        let mut args: Vec<&str> = command.split(' ').collect();
+        args.push("--no-such-argument");
+        lines.push((2, command, args));
+    }
+    for (expected, command, args) in lines {
+        let told = fails(&scene, command, expected, &args);
+        assert!(told.contains("error: "), "{args:?}: {told}");
     }
 }

@@ -6,6 +6,9 @@ use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use http::Method;
+use nara_local_api::client::{CallError, LocalClient};
+use nara_local_api::model::ServiceList;
 use serde_json::Value;
 
 use crate::serve::Serving;
@@ -281,7 +284,22 @@ fn a_backend_that_is_gone_is_502_and_what_is_not_of_this_machine_is_refused() {
             "{answer}"
         );
     }
+    // The local API lists them, and takes none of them away.
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let api = LocalClient::new(path.join("alice/nara.sock"));
+    let list: ServiceList = runtime.block_on(api.get("/v1/services")).unwrap();
+    let listed = list.services.iter();
+    let listed: Vec<_> = listed
+        .map(|service| (&*service.prefix, service.requests, service.expires_in_ms))
+        .collect();
+    assert_eq!(listed, [("/gone", 1, None), ("/socket", 1, None)]);
+    let refused = runtime.block_on(api.request_bytes(Method::DELETE, "/v1/services/gone"));
+    match refused.unwrap_err() {
+        CallError::Problem(problem) => assert_eq!((problem.name(), problem.status), ("service_is_set", 409)),
+        error => panic!("{error}"),
+    }
     for wrong in [
+        "/dm=http://127.0.0.1:1",
         "/a=http://example.org",
         "/a=http://192.0.2.1:80",
         "a=http://127.0.0.1:1",

@@ -3,6 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod access;
+mod away;
+#[path = "../../../nara-local-api/tests/support/compatible.rs"]
+mod compatible;
 mod conformance;
 mod demo;
 mod doctor;

@@ -25,6 +25,7 @@ use crate::ledger_file::recall_presence;
 use crate::lines::FoundLine;
 use crate::network::Way;
 use crate::printer::{Printer, harmless, human, micros};
+use crate::running;
 use crate::settings::Settings;
 
 /// Changes that wait to be said.
@@ -113,8 +114,18 @@ pub(super) async fn watch(
 pub(super) async fn watch_running(nara: &LocalClient, printer: Printer) -> Outcome {
     let mut changes = nara.events(Method::GET, "/v1/peer-changes").await?;
     let printing = async {
-        while let Some(change) = changes.next().await {
-            let Ok(change) = change?.decode::<PeerChanged>() else {
+        loop {
+            let change = match changes.next().await {
+                Some(Ok(change)) => change,
+                Some(Err(error)) if !error.is_gone() => return Err(error.into()),
+                Some(Err(_)) | None => {
+                    printer.warn("the running nara went away: what changes until it is back is not shown");
+                    running::until_back(nara).await?;
+                    changes = nara.events(Method::GET, "/v1/peer-changes").await?;
+                    continue;
+                }
+            };
+            let Ok(change) = change.decode::<PeerChanged>() else {
                 continue;
             };
             let peer = change.peer.as_ref();
@@ -132,7 +143,6 @@ pub(super) async fn watch_running(nara: &LocalClient, printer: Printer) -> Outco
             }
             printer.json_line(WatchedLine::Peer(WatchedPeer::Change(Box::new(change))))?;
         }
-        Err(Failure::failed("the running nara ended"))
     };
     tokio::select! {
         outcome = printing => outcome,

@@ -14,7 +14,7 @@ use nara_local_api::server::{
     DatabaseError, Host, Inbox, Journeys, ListenError, LocalApi, LoopbackError, Outbox, OutboxError, Rights,
 };
 use nara_mesh::Nara;
-use nara_mesh::server::expose::Services;
+use nara_mesh::server::expose::{Backend, Services};
 use tokio::sync::{mpsc, oneshot};
 
 use super::exposition::Exposition;
@@ -39,23 +39,34 @@ pub(super) enum Question {
 #[derive(Debug)]
 pub(super) struct Opening {
     is_on: bool,
-    group: Option<u32>,
+    group: Option<(u32, Rights)>,
     listen: Option<SocketAddr>,
-    pub(super) services: Services,
+    services: Services,
 }
 
 impl Opening {
     pub(super) fn new(args: &ServingArgs) -> Outcome<Self> {
+        let services = Services::default();
+        for exposed in &args.expose {
+            let put = services.put(&exposed.prefix, exposed.backend.clone(), Backend::ANSWER_TIMEOUT);
+            put.map_err(|error| Failure::usage(format!("--expose: {error}")))?;
+        }
         Ok(Self {
             is_on: !args.no_api,
-            group: args.api_group.as_deref().map(group_id).transpose()?,
+            group: args.api_group.as_deref().map(group).transpose()?,
             listen: args.api_listen,
-            services: Services::default(),
+            services,
         })
     }
 
     pub(super) fn is_on(&self) -> bool {
         self.is_on
+    }
+
+    /// The programs that peers reach, if there are any, or any may come.
+    pub(super) fn services(&self) -> Option<Services> {
+        let is_used = self.is_on || !self.services.programs().is_empty();
+        is_used.then(|| self.services.clone())
     }
 
     /// Opens the sockets. One that cannot be opened is reported; the nara serves its peers without it. An address that was
@@ -85,8 +96,8 @@ impl Opening {
             .journeys(journeys)
             .inbox(inbox)
             .outbox(Outbox::open(folder.join("outbox.db")).await?);
-        if let Some(group) = self.group {
-            builder = builder.group(group, Rights::Messages);
+        if let Some((group, rights)) = self.group {
+            builder = builder.group(group, rights);
         }
         let api = builder.start();
         let mut sockets = Vec::new();
@@ -130,6 +141,19 @@ fn make_private(folder: &Path) -> io::Result<()> {
         .mode(0o700)
         .create(folder)?;
     std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700))
+}
+
+/// A group and its rights, as `GROUP` or `GROUP:RIGHTS`.
+fn group(text: &str) -> Outcome<(u32, Rights)> {
+    let Some((group, word)) = text.split_once(':') else {
+        return Ok((group_id(text)?, Rights::Messages));
+    };
+    let mut known = [Rights::Read, Rights::Messages, Rights::All].into_iter();
+    let rights = known.find(|rights| rights.as_str() == word).ok_or_else(|| {
+        Failure::usage(format!("api_group: {word:?} is no right"))
+            .hint("write GROUP, or GROUP:read, GROUP:messages or GROUP:all")
+    })?;
+    Ok((group_id(group)?, rights))
 }
 
 /// The number of a group, or of a name in `/etc/group`.

@@ -74,7 +74,11 @@ async fn follow<T: DeserializeOwned>(nara: &LocalClient, path: &str, printer: Pr
             now.remaining.map(|remaining| remaining + now.received as u64),
         );
     }
-    Err(Failure::failed("the running nara ended before the transfer did"))
+    Err(Failure::new(
+        Exit::Unreachable,
+        "the running nara ended before the transfer did",
+    )
+    .hint("what came is stored; once the nara is back, `nara-mesh sync NAME --resume` goes on"))
 }
 
 fn tell(synced: Synced, args: &SyncArgs, printer: Printer) -> Outcome {

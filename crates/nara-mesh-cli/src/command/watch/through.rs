@@ -1,8 +1,8 @@
 //! `watch` through a nara that runs.
 
-use futures_util::stream::{SelectAll, StreamExt as _};
+use futures_util::stream::{self, BoxStream, SelectAll, StreamExt as _};
 use http::Method;
-use nara_local_api::client::{LocalClient, ServerEvent};
+use nara_local_api::client::{CallError, Events, LocalClient, ServerEvent};
 use nara_local_api::model::{LiveEvent, StreamFault, StreamStatus};
 use nara_proto::time::UnixNanos;
 use owo_colors::OwoColorize as _;
@@ -22,16 +22,22 @@ pub(super) async fn run(
 ) -> Outcome {
     let chosen = if args.all { None } else { Some(&args.peers[..]) };
     let peers = running::peers(nara, chosen, "watch").await?;
-    let (services, subjects) = (args.services.join(","), args.subjects.join(","));
-    let since = since.map(|since| since.to_millis().get().to_string());
-    let mut query = vec![("services", services.as_str()), ("subjects", subjects.as_str())];
-    query.extend(since.as_deref().map(|since| ("since_ms", since)));
     let mut streams = SelectAll::new();
     for peer in peers {
-        let events = nara
-            .events(Method::GET, &nara.peer_path(&peer, "events/live", &query))
-            .await?;
         let label = harmless(&peer);
+        let source = Source {
+            nara: nara.clone(),
+            peer,
+            filter: [
+                ("services", args.services.join(",")),
+                ("subjects", args.subjects.join(",")),
+            ],
+            since: since.map(|since| since.to_millis().get().to_string()),
+            cursor: None,
+            missed: false,
+            printer,
+        };
+        let events = source.follow().await?;
         streams.push(events.map(move |event| (label.clone(), event)).boxed());
     }
     let mut watching = Watching {
@@ -47,15 +53,104 @@ pub(super) async fn run(
                 return Ok(Exit::Ok);
             }
         }
-        if watching.failed.is_empty() {
-            return Err(Failure::failed("the running nara ended"));
-        }
         Err(watching.nobody_left())
     };
     tokio::select! {
         outcome = watch => outcome,
         _ = tokio::signal::ctrl_c() => Ok(Exit::Ok),
     }
+}
+
+/// The events of one peer, through a nara that may go away and come back.
+struct Source {
+    nara: LocalClient,
+    peer: String,
+    filter: [(&'static str, String); 2],
+    since: Option<String>,
+    /// The place behind the last event.
+    cursor: Option<String>,
+    /// Whether an event came that has no place in a stream.
+    missed: bool,
+    printer: Printer,
+}
+
+impl Source {
+    /// Begins, and begins again where it was once the nara is back. Ends with a fault that the nara calls final.
+    async fn follow(self) -> Result<BoxStream<'static, Result<ServerEvent, CallError>>, CallError> {
+        let events = self.open().await?;
+        let following = stream::unfold(Some((self, Some(events))), |state| async {
+            let (mut source, mut events) = state?;
+            match source.next(&mut events).await {
+                Ok(event) => {
+                    if is_final(&event) {
+                        return Some((Ok(event), None));
+                    }
+                    Some((Ok(event), Some((source, events))))
+                }
+                Err(error) => Some((Err(error), None)),
+            }
+        });
+        Ok(following.boxed())
+    }
+
+    async fn next(&mut self, events: &mut Option<Events>) -> Result<ServerEvent, CallError> {
+        loop {
+            let Some(open) = events else {
+                running::until_back(&self.nara).await?;
+                match self.open().await {
+                    Ok(open) => *events = Some(open),
+                    Err(error) if error.is_gone() => {}
+                    Err(error) => return Err(error),
+                }
+                continue;
+            };
+            match open.next().await {
+                Some(Ok(event)) => {
+                    self.remember(&event);
+                    return Ok(event);
+                }
+                Some(Err(error)) if !error.is_gone() => return Err(error),
+                // It ended, with or without a word.
+                Some(Err(_)) | None => *events = None,
+            }
+            let peer = harmless(&self.peer);
+            let away = "the running nara went away, and is waited for".yellow();
+            self.printer.note(format_args!("{peer}: {away}"));
+            if self.missed {
+                self.printer.warn(format_args!(
+                    "{peer} has no streams: what arrives there until the running nara is back is not shown"
+                ));
+            }
+        }
+    }
+
+    fn remember(&mut self, event: &ServerEvent) {
+        if event.name != "event" {
+            return;
+        }
+        match &event.id {
+            Some(id) => self.cursor = Some(id.clone()),
+            None => {
+                // From the same time on, everything would come again.
+                self.since = None;
+                self.missed = true;
+            }
+        }
+    }
+
+    async fn open(&self) -> Result<Events, CallError> {
+        let filter = self.filter.iter().map(|(name, value)| (*name, value.as_str()));
+        let since = self.since.as_deref().map(|since| ("since_ms", since));
+        let after = self.cursor.as_deref().map(|cursor| ("after", cursor));
+        let query: Vec<_> = filter.chain(since).chain(after).collect();
+        let path = self.nara.peer_path(&self.peer, "events/live", &query);
+        self.nara.events(Method::GET, &path).await
+    }
+}
+
+/// Whether a stream ends with what came.
+fn is_final(event: &ServerEvent) -> bool {
+    event.name == "fault" && event.decode::<StreamFault>().is_ok_and(|fault| fault.is_final)
 }
 
 impl Watching {

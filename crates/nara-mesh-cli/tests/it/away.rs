@@ -1,0 +1,92 @@
+//! A nara that goes away while a command works through it.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Stdio};
+
+use http::Method;
+use nara_local_api::client::LocalClient;
+use serde_json::{Value, json};
+
+use crate::new_soul;
+use crate::serve::Serving;
+
+/// `watch` through bob, until it is dropped.
+struct Watch(Child, BufReader<ChildStdout>);
+
+impl Watch {
+    fn start(folder: &Path) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_nara-mesh"))
+            .env_clear()
+            .current_dir(folder)
+            .args([
+                "watch",
+                "alice",
+                "--services",
+                "social",
+                "--since",
+                "all",
+                "--json",
+            ])
+            .args(["--data-dir", "bob"])
+            .stdout(Stdio::piped())
+            .stderr(fs::File::create(folder.join("watch.stderr")).unwrap())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap());
+        Self(child, lines)
+    }
+
+    /// What the next event says.
+    fn next(&mut self) -> Value {
+        let mut line = String::new();
+        self.1.read_line(&mut line).unwrap();
+        let line = serde_json::from_str::<Value>(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"));
+        crate::schemas::validate(&line);
+        line["event"]["social"]["reason"].clone()
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_watch_goes_on_where_it_was_once_its_nara_is_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    for name in ["alice", "bob"] {
+        new_soul(path, name);
+    }
+    fs::write(path.join("known.toml"), "").unwrap();
+    let (_alice, stanza) = Serving::start(path, "alice");
+    fs::write(path.join("known.toml"), stanza).unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let alice = LocalClient::new(path.join("alice/nara.sock"));
+    let publish = |text: &str| {
+        let said = json!({ "type": "gossip", "actor": "alice", "target": "bob", "reason": text });
+        let event = json!({ "svc": "social", "social": said });
+        let published = alice.send::<Value>(Method::POST, "/v1/events", &event);
+        runtime.block_on(published).unwrap();
+    };
+    let (bob, _) = Serving::start(path, "bob");
+    publish("one");
+    let mut watch = Watch::start(path);
+    assert_eq!(watch.next(), "one");
+    // It is killed, and then told to end: with and without a word.
+    bob.kill();
+    publish("two");
+    let (bob, _) = Serving::start(path, "bob");
+    assert_eq!(watch.next(), "two");
+    bob.end();
+    publish("three");
+    let (_bob, _) = Serving::start(path, "bob");
+    publish("four");
+    assert_eq!((watch.next(), watch.next()), ("three".into(), "four".into()));
+    let told = fs::read_to_string(path.join("watch.stderr")).unwrap();
+    assert!(told.contains("the running nara went away"), "{told}");
+}
