@@ -356,20 +356,6 @@ pub(super) fn table(report: &Value) -> String {
             None,
             "",
         ),
-        Row(
-            "what the local API adds to a signed request, p50, µs",
-            whole("/once/local_api/extra_p50_us"),
-            None,
-            None,
-            "≤ 60",
-        ),
-        Row(
-            "… memory for each of 1,000 watchers of events, KiB",
-            kibibytes("/once/local_api/bytes_per_watcher"),
-            None,
-            None,
-            "≤ 32",
-        ),
     ];
     let mut text = String::from("| figure | here | Go baseline | ratio | target |\n|---|---|---|---|---|\n");
     // What this run did not measure has no row.
