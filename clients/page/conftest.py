@@ -46,6 +46,7 @@ class Nara:
     name: str
     listen: str = "127.0.0.1:0"
     peers: str = "peers.toml"
+    more: tuple[str, ...] = ()
     process: subprocess.Popen[str] | None = None
     listening: dict[str, Any] = field(default_factory=dict)
 
@@ -57,7 +58,7 @@ class Nara:
 
     def start(self) -> None:
         command = [PROGRAM, "serve", "--json", "--listen", self.listen, "--peers", self.peers]
-        command += ["--soul-file", f"{self.name}.soul", "--data-dir", self.name]
+        command += ["--soul-file", f"{self.name}.soul", "--data-dir", self.name, *self.more]
         with open(self.folder / f"{self.name}.log", "a") as log:
             self.process = subprocess.Popen(
                 command, cwd=self.folder, env={}, stdout=subprocess.PIPE, stderr=log, text=True
