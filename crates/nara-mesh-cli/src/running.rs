@@ -220,8 +220,8 @@ pub(crate) fn instead(args: &RunningArgs, settings: &Settings) -> Outcome<LocalN
     }
     let problem = "no nara runs for this user, and without one this command needs a soul";
     Err(Failure::usage(problem).hint(
-        "start a nara with `nara-mesh serve` or `up`; if it runs, say where with --data-dir or --api-socket; or pass \
-         --soul-file FILE",
+        "start a nara with `nara-mesh serve` or `up`, or pass --soul-file FILE (create one with `nara-mesh id new --name \
+         NAME --out FILE`); if a nara runs, say where with --data-dir or --api-socket",
     ))
 }
 

@@ -78,7 +78,7 @@ async fn follow<T: DeserializeOwned>(nara: &LocalClient, path: &str, printer: Pr
         Exit::Unreachable,
         "the running nara ended before the transfer did",
     )
-    .hint("what came is stored; once the nara is back, `nara-mesh sync PEER --resume` goes on"))
+    .hint("what came is stored; once the nara is back, `nara-mesh sync NAME --resume` goes on"))
 }
 
 fn tell(synced: Synced, args: &SyncArgs, printer: Printer) -> Outcome {
