@@ -224,7 +224,7 @@ impl Tap {
                     && let Some(took) = track.timer.acknowledged(number, number < track.sent, now)
                 {
                     path.measured(took, now);
-                    track.window.measured(took, path, track.sent);
+                    track.window.measured(took, path, track.sent, now);
                 }
                 (advice, track.window.limit(&segment.tcp, path, now))
             });

@@ -19,7 +19,7 @@ pub(super) struct Path {
     shortest: Option<Shortest>,
     /// Until when all hold back, and the shortest round trip meanwhile.
     draining: Option<(Instant, Duration)>,
-    /// The last queue, and when it was seen.
+    /// The last queue that was there for a whole round trip, and when.
     queue: Option<(Duration, Instant)>,
 }
 
@@ -79,7 +79,11 @@ impl Path {
                 });
             }
         }
-        self.queue = Some((self.queue_of(round_trip), now));
+    }
+
+    /// Even the luckiest packet of a connection waited so long in a round trip.
+    pub(super) fn waits(&mut self, queue: Duration, now: Instant) {
+        self.queue = Some((queue, now));
     }
 
     /// How much of this round trip was a queue.
@@ -107,7 +111,7 @@ impl Path {
         }
     }
 
-    /// Whether the last packet that was measured found a queue.
+    /// Whether there is a queue, and not only a burst.
     pub(super) fn is_crowded(&self) -> bool {
         self.queue.is_some_and(|(queue, _)| queue > QUEUE / 2)
     }
@@ -140,8 +144,9 @@ mod tests {
         assert_eq!(path.queue_of(ms(50)), ms(0));
         path.measured(ms(20), now);
         assert_eq!(path.queue_of(ms(50)), ms(30));
+        path.waits(ms(0), now);
         assert!(!path.is_full(now));
-        path.measured(ms(50), now);
+        path.waits(ms(30), now);
         assert!(path.is_full(now));
         assert!(!path.is_full(now + RECENT), "it may have gone since");
         assert_eq!(path.fitting(1000, ms(60)), 500);

@@ -57,6 +57,8 @@ struct Round {
     measured: u8,
     /// What is acknowledged was sent with a larger window.
     is_of_before: bool,
+    /// In the round before, the queue was too long.
+    was_long: bool,
 }
 
 #[derive(Debug)]
@@ -145,7 +147,13 @@ impl Window {
     }
 
     /// A round trip took this long; `sent` is the number behind all that the stack sent.
-    pub(super) fn measured(&mut self, round_trip: Duration, path: &Path, sent: TcpSeqNumber) {
+    pub(super) fn measured(
+        &mut self,
+        round_trip: Duration,
+        path: &mut Path,
+        sent: TcpSeqNumber,
+        now: Instant,
+    ) {
         let round = &mut self.round;
         let shortest = round
             .shortest
@@ -154,14 +162,20 @@ impl Window {
         round.measured = round.measured.saturating_add(1);
         let queue = path.queue_of(shortest);
         let is_over = round.until.is_none_or(|until| self.acknowledged >= Some(until));
-        if queue > QUEUE / 2 && (is_over || round.measured >= CERTAIN) {
-            self.threshold = self.threshold.min(self.size);
+        if is_over || round.measured >= CERTAIN {
+            path.waits(queue, now);
+            if path.is_crowded() {
+                self.threshold = self.threshold.min(self.size);
+            }
         }
         if !is_over {
             return;
         }
         self.last = (shortest, queue);
-        let shrinks = queue > QUEUE && !round.is_of_before;
+        // A processor with too much to do makes a round long now and then. On a long way that is little, and waiting much.
+        let is_long = queue > QUEUE && !round.is_of_before;
+        let is_certain = round.was_long || queue > QUEUE * 3 / 2 || shortest > QUEUE * 5;
+        let shrinks = is_long && is_certain;
         if shrinks && self.repair.is_none() {
             self.size = path.fitting(self.size, shortest).max(least(self.is_direct));
             self.threshold = self.size;
@@ -169,6 +183,7 @@ impl Window {
         self.round = Round {
             until: Some(sent),
             is_of_before: shrinks,
+            was_long: is_long,
             ..Round::default()
         };
     }
@@ -346,7 +361,13 @@ mod tests {
         (0..count).fold(from, |acknowledged, _| {
             let sent = acknowledged + window.size();
             ack(window, sent, sent, false);
-            window.measured(Duration::from_millis(ms), &path(), TcpSeqNumber(sent as i32));
+            let now = Instant::now();
+            window.measured(
+                Duration::from_millis(ms),
+                &mut path(),
+                TcpSeqNumber(sent as i32),
+                now,
+            );
             sent
         })
     }
@@ -382,17 +403,20 @@ mod tests {
         let sent = round_trips_of(35, &mut window, sent, 1);
         assert_eq!(window.size(), before + STEP, "by a packet only");
         let before = window.size();
-        let sent = round_trips_of(60, &mut window, sent, 1);
-        assert_eq!(window.size(), (before + STEP) / 2);
+        let sent = round_trips_of(45, &mut window, sent, 1);
+        assert_eq!(window.size(), before + STEP, "once may be chance");
+        let sent = round_trips_of(45, &mut window, sent, 1);
+        assert_eq!(window.size(), (before + STEP) * 2 / 3);
         let before = window.size();
-        round_trips_of(60, &mut window, sent, 1);
+        round_trips_of(45, &mut window, sent, 1);
         assert_eq!(window.size(), before, "that was sent before");
     }
 
     #[test]
     fn without_a_queue_the_window_grows_by_a_part_of_itself() {
         let mut window = open(false);
-        window.threshold = window.size();
+        window.size = 4 * FIRST_WINDOW;
+        window.threshold = window.size;
         let sent = round_trips_of(20, &mut window, 0, 1);
         let before = window.size();
         round_trips_of(20, &mut window, sent, 1);
@@ -540,7 +564,8 @@ mod tests {
                     window.outgoing(&segment, sent, is_direct);
                 } else {
                     window.incoming(&segment, sent, &path);
-                    window.measured(Duration::from_millis(number.unsigned_abs().into()), &path, sent);
+                    let took = Duration::from_millis(number.unsigned_abs().into());
+                    window.measured(took, &mut path, sent, Instant::now());
                 }
                 let told = window.limit(&segment, &path, Instant::now());
                 prop_assert!((STEP..=TCP_BUFFER).contains(&window.size()));
