@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::{process, results};
 
-/// How long a run may take before all of it is ended. A row of `--links` takes half a minute to two for each kind.
+/// How long a run may take before all of it is ended. A row of `--links` takes half a minute for each kind, a slow one two.
 const LIMIT: Duration = Duration::from_secs(25 * 60);
 const LIMIT_OF_LINKS: Duration = Duration::from_secs(60 * 60);
 
