@@ -241,7 +241,7 @@ pub(crate) async fn until_back(nara: &LocalClient) -> Result<(), CallError> {
             }
         }
     };
-    match tokio::time::timeout(AWAY, waiting).await {
+    match timeout(AWAY, waiting).await {
         Ok(outcome) => outcome,
         Err(_) => nara.status().await.map(drop),
     }
