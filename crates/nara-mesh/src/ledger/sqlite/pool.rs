@@ -234,18 +234,21 @@ async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
 ) -> Result<T, LedgerError> {
     let outcome = spawn_blocking(work).await.map_err(|_| LedgerError::Closed)?;
-    outcome.map_err(|failure| {
-        let error = LedgerError::from(failure);
-        let reason = match error {
-            LedgerError::Full(_) => "full",
-            LedgerError::ReadOnly(_) => "read_only",
-            LedgerError::Busy(_) => "busy",
-            LedgerError::Corrupt { .. } => "corrupt",
-            _ => "other",
-        };
-        ::metrics::counter!(metrics::LEDGER_ERRORS, "reason" => reason).increment(1);
-        error
-    })
+    outcome.map_err(counted)
+}
+
+/// Counts a failure by its reason.
+pub(super) fn counted(failure: impl Into<Failure>) -> LedgerError {
+    let error = LedgerError::from(failure.into());
+    let reason = match error {
+        LedgerError::Full(_) => "full",
+        LedgerError::ReadOnly(_) => "read_only",
+        LedgerError::Busy(_) => "busy",
+        LedgerError::Corrupt { .. } => "corrupt",
+        _ => "other",
+    };
+    ::metrics::counter!(metrics::LEDGER_ERRORS, "reason" => reason).increment(1);
+    error
 }
 
 enum Lease {

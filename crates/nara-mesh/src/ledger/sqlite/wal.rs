@@ -2,9 +2,12 @@
 
 use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 
-use rusqlite::Connection;
 use rusqlite::hooks::Wal;
+use rusqlite::{Connection, ErrorCode};
 use tokio::runtime::Handle;
+
+use super::pool::counted;
+use crate::seldom::warn_seldom;
 
 /// Pages of 4 KiB in the log from which they are moved, beside the writer. A page that changed often by then is moved once.
 /// A commit that alone writes as many is one of many events, and others will follow.
@@ -24,9 +27,7 @@ pub(super) fn checkpoint_beside(writer: &mut Connection, own: Connection) -> rus
         before = pages;
         if pages >= MOST_PAGES {
             // The commit is safe in the log whether this works or not.
-            if let Err(error) = log.checkpoint() {
-                tracing::debug!(%error, pages, "the log of the ledger stays as it is");
-            }
+            warn_of(log.checkpoint());
         } else if pages >= PAGES && written < PAGES {
             move_apart(&own);
         }
@@ -34,7 +35,7 @@ pub(super) fn checkpoint_beside(writer: &mut Connection, own: Connection) -> rus
     }))
 }
 
-/// Moves what is in the log, on a thread for work that blocks; not if one is at it.
+/// Moves what is in the log, on a thread for work that blocks, unless another one does so already.
 fn move_apart(connection: &Arc<Mutex<Connection>>) {
     let (Ok(runtime), false) = (Handle::try_current(), is_busy(connection)) else {
         return;
@@ -43,10 +44,20 @@ fn move_apart(connection: &Arc<Mutex<Connection>>) {
     runtime.spawn_blocking(move || {
         let connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
         // Passive: it waits for nobody, and nobody for it.
-        if let Err(error) = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())) {
-            tracing::debug!(%error, "the log of the ledger was not moved into it");
-        }
+        warn_of(connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())));
     });
+}
+
+fn warn_of(outcome: rusqlite::Result<()>) {
+    match outcome {
+        // Somebody else moves it.
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => {}
+        Err(error) => {
+            let error = counted(error);
+            warn_seldom!(%error, "the log of the ledger cannot be moved into the database: it grows");
+        }
+        Ok(()) => {}
+    }
 }
 
 fn is_busy(connection: &Mutex<Connection>) -> bool {
