@@ -181,7 +181,7 @@ impl Nara {
         // Both began on one address, and move together.
         let now = self.address().filter(|_| other.ip() == server.local_addr().ip());
         Some(SocketAddr::new(
-            now.map_or(other.ip(), |now| now.ip()),
+            now.map_or_else(|| other.ip(), |now| now.ip()),
             other.port(),
         ))
     }
