@@ -178,6 +178,10 @@ impl RelayHost for Driver {
         self.state().links.insert(region, queue);
     }
 
+    fn connected(&self) {
+        self.tap.relays_changed();
+    }
+
     fn relayed(&self, packets: Vec<(NodePublicKey, PacketMut)>) {
         self.handle(Input::Relay(packets));
     }

@@ -1,7 +1,7 @@
 //! The addresses of this machine, and when they change: networks are joined and left while connections are open.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -13,7 +13,8 @@ const EVERY: Duration = Duration::from_secs(1);
 /// Empty until they were read for the first time.
 pub(super) type Addresses = watch::Receiver<BTreeSet<IpAddr>>;
 
-/// Keeps them up to date. Never ends.
+/// Keeps them up to date. Addresses of one link only are left out: each container brings one, and no relay and no peer is
+/// reached from them. Never ends.
 pub(super) async fn run(addresses: watch::Sender<BTreeSet<IpAddr>>) {
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -21,7 +22,11 @@ pub(super) async fn run(addresses: watch::Sender<BTreeSet<IpAddr>>) {
         ticks.tick().await;
         match if_addrs::get_if_addrs() {
             Ok(interfaces) => {
-                let found = interfaces.iter().map(if_addrs::Interface::ip).collect();
+                let found = interfaces
+                    .iter()
+                    .filter(|interface| !interface.is_link_local())
+                    .map(if_addrs::Interface::ip)
+                    .collect();
                 addresses.send_if_modified(|old| {
                     let differs = *old != found;
                     *old = found;
@@ -33,10 +38,29 @@ pub(super) async fn run(addresses: watch::Sender<BTreeSet<IpAddr>>) {
     }
 }
 
-/// Waits until this machine no longer has an address.
-pub(super) async fn lost(addresses: &mut Addresses, address: IpAddr) {
-    let is_lost = |known: &BTreeSet<IpAddr>| !known.is_empty() && !known.contains(&address);
-    if addresses.wait_for(is_lost).await.is_err() {
+/// The addresses from which this machine reaches other networks, one of each family at most.
+pub(super) fn outward() -> Vec<IpAddr> {
+    // Of documentation (RFC 5737, RFC 3849). Nothing is sent there: the system only says which way it would take.
+    const ELSEWHERE: [(&str, &str); 2] = [("0.0.0.0:0", "192.0.2.1:9"), ("[::]:0", "[2001:db8::1]:9")];
+    let address = |(any, elsewhere): (&str, &str)| {
+        let socket = UdpSocket::bind(any)?;
+        socket.connect(elsewhere)?;
+        socket.local_addr()
+    };
+    let found = ELSEWHERE.into_iter().filter_map(|pair| address(pair).ok());
+    found.map(|address| address.ip()).collect()
+}
+
+/// Waits until this machine no longer has an address. `was_known`: it was listed a moment ago. Where it is never listed,
+/// as in some sandboxes, it is not lost either.
+pub(super) async fn lost(addresses: &mut Addresses, address: IpAddr, was_known: bool) {
+    let is_known = was_known || addresses.wait_for(|known| known.contains(&address)).await.is_ok();
+    if !is_known
+        || addresses
+            .wait_for(|known| !known.contains(&address))
+            .await
+            .is_err()
+    {
         std::future::pending().await
     }
 }
@@ -48,15 +72,26 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn an_address_is_lost_when_others_are_known_and_it_is_not() {
+    async fn an_address_is_lost_when_it_was_listed_and_is_no_longer() {
+        let [ours, other] = [1, 2].map(|n| IpAddr::from([192, 0, 2, n]));
         let addresses = watch::Sender::default();
-        let ours = IpAddr::from([192, 0, 2, 1]);
         let mut known = addresses.subscribe();
-        assert!(lost(&mut known, ours).now_or_never().is_none(), "not read yet");
-        addresses.send_replace(BTreeSet::from([ours, IpAddr::from([192, 0, 2, 2])]));
-        assert!(lost(&mut known, ours).now_or_never().is_none());
-        addresses.send_replace(BTreeSet::from([IpAddr::from([192, 0, 2, 2])]));
-        assert!(lost(&mut known, ours).now_or_never().is_some());
+        assert!(
+            lost(&mut known, ours, false).now_or_never().is_none(),
+            "not read yet"
+        );
+        addresses.send_replace(BTreeSet::from([other]));
+        assert!(
+            lost(&mut known, ours, false).now_or_never().is_none(),
+            "never listed"
+        );
+        assert!(lost(&mut known, ours, true).now_or_never().is_some());
+        let mut waiting = std::pin::pin!(lost(&mut known, ours, false));
+        assert!(waiting.as_mut().now_or_never().is_none());
+        addresses.send_replace(BTreeSet::from([ours, other]));
+        assert!(waiting.as_mut().now_or_never().is_none());
+        addresses.send_replace(BTreeSet::from([other]));
+        assert!(waiting.as_mut().now_or_never().is_some());
     }
 
     #[tokio::test]

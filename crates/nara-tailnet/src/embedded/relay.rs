@@ -138,6 +138,7 @@ impl Relays {
                 keys: self.keys.subscribe(),
                 home: self.home.subscribe(),
                 addresses: self.addresses.clone(),
+                moved: None,
                 state,
             };
             links.tasks.spawn(link.run(waiting));

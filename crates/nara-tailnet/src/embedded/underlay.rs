@@ -21,6 +21,8 @@ pub(super) struct RelayBatch {
 pub(super) trait RelayHost: Send + Sync + 'static {
     /// From now on, packets for peers in this region go into this queue.
     fn add_link(&self, region: RegionId, queue: mpsc::Sender<RelayBatch>);
+    /// A link to a relay has been made: packets may take another way to it than before.
+    fn connected(&self);
     /// Takes packets from a relay, each with the node that the relay names as its sender.
     fn relayed(&self, packets: Vec<(NodePublicKey, PacketMut)>);
 }

@@ -14,7 +14,7 @@ use ts_packet::PacketMut;
 use super::address::Policy;
 use super::sockets::Sockets;
 use super::stun::{self, Question};
-use crate::embedded::interfaces::Addresses;
+use crate::embedded::interfaces::{self, Addresses};
 use crate::random::random;
 
 /// STUN servers are asked this often at most: a NAT forgets a UDP port after 30 s of silence, or later.
@@ -109,15 +109,16 @@ impl Endpoints {
 
     /// The addresses of this machine, with our ports.
     fn local(&mut self) -> BTreeSet<SocketAddr> {
-        self.addresses
+        let usable = self
+            .addresses
             .borrow_and_update()
             .iter()
             .filter_map(|ip| {
                 let port = self.sockets.port_for(SocketAddr::new(*ip, 0))?;
                 self.policy.usable(SocketAddr::new(*ip, port))
             })
-            .take(MAX_LOCAL)
-            .collect()
+            .collect();
+        most_useful(usable, &interfaces::outward())
     }
 
     async fn ask(&mut self, found: &mut Found) {
@@ -142,6 +143,18 @@ impl Endpoints {
             }
         }
     }
+}
+
+/// As many as are told: those from which other networks are reached first, and then as many of one family as of the other.
+/// A machine with containers has many that nobody reaches.
+fn most_useful(mut usable: Vec<SocketAddr>, outward: &[IpAddr]) -> BTreeSet<SocketAddr> {
+    usable.sort_by_key(|address| !outward.contains(&address.ip()));
+    let (four, six): (Vec<_>, Vec<_>) = usable.into_iter().partition(SocketAddr::is_ipv4);
+    let ranked = four.into_iter().enumerate().chain(six.into_iter().enumerate());
+    let mut ranked: Vec<_> = ranked.collect();
+    ranked.sort_by_key(|(rank, _)| *rank);
+    let best = ranked.into_iter().take(MAX_LOCAL);
+    best.map(|(_, address)| address).collect()
 }
 
 async fn resolve(server: &StunServer) -> Vec<SocketAddr> {
@@ -246,6 +259,21 @@ mod tests {
                 ("203.0.113.5:2".to_owned(), true)
             ]
         );
+    }
+
+    #[test]
+    fn among_many_addresses_of_containers_those_that_lead_outward_are_told() {
+        let lan: SocketAddr = "192.168.1.2:7".parse().unwrap();
+        let six: Vec<SocketAddr> = (1..=3)
+            .map(|n| format!("[2001:db8::{n}]:7").parse().unwrap())
+            .collect();
+        let containers = (0..40).map(|n| SocketAddr::from(([172, 17, n, 1], 7)));
+        let usable: Vec<_> = containers.chain([lan]).chain(six.clone()).collect();
+        let told = most_useful(usable.clone(), &[lan.ip(), six[2].ip()]);
+        assert_eq!(told.len(), MAX_LOCAL);
+        assert!(told.contains(&lan) && six.iter().all(|address| told.contains(address)));
+        let few = most_useful(usable[38..].to_vec(), &[]);
+        assert_eq!(few, usable[38..].iter().copied().collect());
     }
 
     #[tokio::test]

@@ -82,6 +82,8 @@ pub(super) struct Session {
     /// When the search goes on, and the pauses after that.
     search: Instant,
     backoff: Backoff,
+    /// A ping of the path that is not answered begins no search before that.
+    search_again: Instant,
     /// When something happened last that makes it worth to know the peer.
     used: Instant,
     wishes: Vec<Wish>,
@@ -95,6 +97,7 @@ impl Session {
             active: false,
             search: now,
             backoff: Backoff::new(FIRST_SEARCH, LAST_SEARCH),
+            search_again: now,
             used: now,
             wishes: Vec::new(),
         };
@@ -205,6 +208,7 @@ impl Session {
             misses: 0,
         });
         self.search = now + BETTER;
+        self.search_again = now;
         self.backoff.reset();
         self.wishes.push(Wish::Route(Some(address)));
     }
@@ -236,9 +240,10 @@ impl Session {
                 best.pinged = now;
                 best.answered = false;
                 let address = best.address;
-                if best.misses == 1 {
-                    // Another one may answer before this one is given up.
+                if best.misses == 1 && now >= self.search_again {
+                    // Another one may answer before this one is given up. On a line that loses packets that is seldom so.
                     self.search = now;
+                    self.search_again = now + self.backoff.after_failure(u32::MAX);
                 }
                 self.ping(address, now);
             }
@@ -301,6 +306,7 @@ impl Session {
 
     fn leave(&mut self) {
         if self.best.take().is_some() {
+            self.backoff.reset();
             self.wishes.push(Wish::Route(None));
         }
     }

@@ -48,6 +48,8 @@ pub(in crate::embedded) enum RelayError {
     Restarting,
     #[error("the region has no servers")]
     NoServers,
+    #[error("the connection to the relay had to be made anew after a moment")]
+    Short,
 }
 
 /// What is left of a connection after the upgrade.
@@ -57,7 +59,7 @@ type Upgraded = ts_http_util::Upgraded;
 pub(super) struct Connection {
     pub(super) reader: Reader,
     pub(super) writer: WriteHalf<Upgraded>,
-    /// The address of this machine that it uses.
+    /// The address of this machine that it uses, in its plain form.
     pub(super) local: IpAddr,
 }
 
@@ -109,7 +111,7 @@ async fn connect_to(server: &Server, tls: &Tls, keys: &NodeKeyPair) -> Result<Co
         server: server.to_string(),
         source,
     })?;
-    let local = stream.local_addr()?.ip();
+    let local = stream.local_addr()?.ip().to_canonical();
     let stream = tls
         .connect(&server.certificate_name, server.pin, stream)
         .await

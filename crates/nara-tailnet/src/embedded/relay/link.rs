@@ -37,6 +37,9 @@ const BATCH: usize = 64 * 1024;
 const INBOUND_BATCH: usize = 64;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// A change of the addresses of this machine cuts an attempt or a pause short at most this often. Where containers come and
+/// go they change all the time, and a connection needs up to 10 s.
+const MOVE_AGAIN: Duration = Duration::from_secs(15);
 
 /// What a link is, besides its queue.
 pub(super) struct Link {
@@ -49,6 +52,8 @@ pub(super) struct Link {
     /// Our home region, if there is one.
     pub(super) home: watch::Receiver<Option<RegionId>>,
     pub(super) addresses: Addresses,
+    /// When their change last cut an attempt or a pause short.
+    pub(super) moved: Option<Instant>,
     pub(super) state: watch::Sender<LinkState>,
 }
 
@@ -68,6 +73,8 @@ pub(in crate::embedded) enum LinkState {
 enum End {
     /// It is no longer needed, or has to be made anew.
     Again,
+    /// This machine is on another network now, and it does not stand yet.
+    Moved,
     NodeEnded,
 }
 
@@ -91,15 +98,19 @@ impl Link {
             let connected = Instant::now();
             let ended = self.session(&mut queue, &mut pacer).await;
             pacer.clear();
-            let error = match ended {
-                Ok(End::NodeEnded) => return,
-                Ok(End::Again) => continue,
-                Err(error) => error,
-            };
             let was_up = *self.state.borrow() == LinkState::Up;
-            if was_up && connected.elapsed() > LONGEST_PAUSE {
+            let has_lasted = was_up && connected.elapsed() > LONGEST_PAUSE;
+            if has_lasted || matches!(ended, Ok(End::Moved)) {
                 backoff.reset();
             }
+            let error = match ended {
+                Ok(End::NodeEnded) => return,
+                Ok(End::Moved) => continue,
+                Ok(End::Again) if has_lasted => continue,
+                // Whatever the reason is, it may come again and again.
+                Ok(End::Again) => RelayError::Short,
+                Err(error) => error,
+            };
             let pause = backoff.after_failure(random());
             tracing::debug!(region = self.region, %error, ?pause, "the link to a relay is down");
             self.down(&error);
@@ -109,8 +120,7 @@ impl Link {
                 tokio::select! {
                     batch = queue.recv() => if batch.is_none() { return },
                     () = sleep_until(until) => break,
-                    // This machine is on another network now.
-                    Ok(()) = self.addresses.changed() => {
+                    () = moved(&mut self.addresses, &mut self.moved) => {
                         backoff.reset();
                         break;
                     }
@@ -144,10 +154,10 @@ impl Link {
     ) -> Result<End, RelayError> {
         let keys = self.keys.borrow_and_update().clone();
         let servers = self.servers.borrow_and_update().clone();
-        self.addresses.mark_unchanged();
+        let before = self.addresses.borrow_and_update().clone();
         let connected = tokio::select! {
             connected = client::connect(&servers, &self.tls, &keys) => connected?,
-            Ok(()) = self.addresses.changed() => return Ok(End::Again),
+            () = moved(&mut self.addresses, &mut self.moved) => return Ok(End::Moved),
         };
         let Connection {
             reader,
@@ -155,6 +165,7 @@ impl Link {
             local,
         } = connected;
         self.state.send_replace(LinkState::Up);
+        self.host.connected();
         tracing::debug!(region = self.region, "connected to a relay");
 
         let (pongs, pings) = mpsc::channel(4);
@@ -174,9 +185,23 @@ impl Link {
             // Another server, another key, or an address that is no longer ours: begin again.
             _ = self.servers.changed() => Ok(End::Again),
             _ = self.keys.changed() => Ok(End::Again),
-            () = interfaces::lost(&mut self.addresses, local) => Ok(End::Again),
+            () = interfaces::lost(&mut self.addresses, local, before.contains(&local)) => Ok(End::Again),
         }
     }
+}
+
+/// Waits until the addresses of this machine change, but not again soon after the `last` time.
+async fn moved(addresses: &mut Addresses, last: &mut Option<Instant>) {
+    if let Some(last) = *last {
+        sleep_until(last + MOVE_AGAIN).await;
+    }
+    // That they become known is no change.
+    let is_known = !addresses.borrow().is_empty();
+    let is_known = is_known || addresses.wait_for(|known| !known.is_empty()).await.is_ok();
+    if !is_known || addresses.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+    *last = Some(Instant::now());
 }
 
 fn push(pacer: &mut Pacer, batch: RelayBatch) {
@@ -309,5 +334,116 @@ async fn at(when: Option<Instant>) {
     match when {
         Some(when) => sleep_until(when).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::net::{IpAddr, Ipv4Addr};
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::net::TcpListener;
+    use ts_keys::NodePublicKey;
+
+    use super::*;
+    use crate::embedded::settings::EmbeddedSettings;
+
+    const REGION: RegionId = 7;
+
+    struct Nobody;
+
+    impl RelayHost for Nobody {
+        fn add_link(&self, _region: RegionId, _queue: mpsc::Sender<RelayBatch>) {}
+        fn relayed(&self, _packets: Vec<(NodePublicKey, PacketMut)>) {}
+        fn connected(&self) {}
+    }
+
+    /// A link to the home relay of a machine whose addresses change each second, and the changes of its state.
+    struct Restless {
+        states: watch::Receiver<LinkState>,
+        _queue: mpsc::Sender<RelayBatch>,
+        _kept: (
+            watch::Sender<Vec<Server>>,
+            watch::Sender<NodeKeyPair>,
+            watch::Sender<Option<RegionId>>,
+        ),
+    }
+
+    fn restless(servers: Vec<Server>) -> Restless {
+        let settings = EmbeddedSettings::new("a", "https://control.invalid".parse().unwrap());
+        let kept = (
+            watch::Sender::new(servers),
+            watch::Sender::new(NodeKeyPair::random()),
+            watch::Sender::new(Some(REGION)),
+        );
+        let (addresses, state) = (
+            watch::Sender::<BTreeSet<IpAddr>>::default(),
+            watch::Sender::default(),
+        );
+        let (queue, waiting) = mpsc::channel(QUEUE);
+        let states = state.subscribe();
+        let link = Link {
+            region: REGION,
+            rate: 0,
+            tls: Tls::new(&settings).unwrap(),
+            host: Arc::new(Nobody),
+            servers: kept.0.subscribe(),
+            keys: kept.1.subscribe(),
+            home: kept.2.subscribe(),
+            addresses: addresses.subscribe(),
+            moved: None,
+            state,
+        };
+        tokio::spawn(link.run(waiting));
+        tokio::spawn(async move {
+            for n in (1..=9).cycle() {
+                sleep(Duration::from_secs(1)).await;
+                addresses.send_replace(BTreeSet::from([IpAddr::from([192, 0, 2, n])]));
+            }
+        });
+        Restless {
+            states,
+            _queue: queue,
+            _kept: kept,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_relay_that_is_down_is_not_called_each_time_that_an_address_changes() {
+        let mut link = restless(Vec::new());
+        let mut failures = 0;
+        let end = Instant::now() + Duration::from_secs(60);
+        while tokio::time::timeout_at(end, link.states.changed()).await.is_ok() {
+            failures += 1;
+        }
+        assert!((10..80).contains(&failures), "{failures}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn addresses_that_change_all_the_time_do_not_cut_each_attempt_short() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let server = Server {
+            host_name: "relay.invalid".to_owned(),
+            certificate_name: "relay.invalid".to_owned(),
+            pin: None,
+            port: listener.local_addr().unwrap().port(),
+            stun_port: None,
+            addresses: vec![Ipv4Addr::LOCALHOST.into()],
+        };
+        let accepted = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&accepted);
+        // It takes connections and says nothing.
+        tokio::spawn(async move {
+            let mut open = Vec::new();
+            loop {
+                open.push(listener.accept().await.unwrap());
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        let _link = restless(vec![server]);
+        sleep(Duration::from_millis(9500)).await;
+        let accepted = accepted.load(Ordering::Relaxed);
+        assert!((1..=2).contains(&accepted), "{accepted}");
     }
 }

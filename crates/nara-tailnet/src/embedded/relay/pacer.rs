@@ -14,10 +14,11 @@ use ts_packet::PacketMut;
 use crate::embedded::settings::RELAY_BURST;
 
 /// Packets that wait for one peer; the next one is dropped. At the rate of a relay they take 85 ms: a connection whose
-/// packets wait for so long sends less (`tap/path.rs`).
+/// packets wait for so long sends less (`tap/window.rs`).
 const QUEUE: usize = 1024;
 
-/// Packets that wait for all peers.
+/// Packets that wait for all peers: as many large ones, and as many that wait for the connection only. Counted apart,
+/// since receivers that are slow must not keep the acknowledgements for others waiting.
 const QUEUE_ALL: usize = 4096;
 
 /// A packet up to this size, in bytes, does not wait.
@@ -33,6 +34,7 @@ pub(super) struct Pacer {
     rate: u32,
     small: VecDeque<(NodePublicKey, PacketMut)>,
     peers: HashMap<NodePublicKey, Bucket>,
+    /// Packets in the queues of all peers.
     queued: usize,
     dropped: u64,
 }
@@ -58,14 +60,14 @@ impl Pacer {
 
     /// Queues a packet, or drops it if there is no room.
     pub(super) fn push(&mut self, to: NodePublicKey, packet: PacketMut, now: Instant) {
-        if self.queued >= QUEUE_ALL {
+        let is_small = self.rate == 0 || packet.len() <= SMALL;
+        let queued = if is_small { self.small.len() } else { self.queued };
+        if queued >= QUEUE_ALL {
             self.dropped += 1;
             return;
         }
-        let is_small = self.rate == 0 || packet.len() <= SMALL;
         if is_small {
             self.small.push_back((to, packet));
-            self.queued += 1;
             return;
         }
         let bucket = self.peers.entry(to).or_insert_with(|| Bucket {
@@ -84,7 +86,6 @@ impl Pacer {
     /// The next packet that may go now.
     pub(super) fn pop(&mut self, now: Instant) -> Option<(NodePublicKey, PacketMut)> {
         if let Some(first) = self.small.pop_front() {
-            self.queued -= 1;
             return Some(first);
         }
         if self.queued == 0 {
@@ -199,6 +200,24 @@ mod tests {
         assert_eq!(pacer.queued, QUEUE_ALL);
         pacer.clear();
         assert_eq!((pacer.queued, pacer.next()), (0, None));
+    }
+
+    #[tokio::test]
+    async fn receivers_that_are_slow_do_not_keep_small_packets_for_others_from_going() {
+        let now = Instant::now();
+        let mut pacer = Pacer::new(1);
+        for n in 0..QUEUE_ALL {
+            pacer.push(peer((n % 4) as u8), PacketMut::new(1200), now);
+        }
+        assert_eq!((pacer.queued, pacer.take_dropped()), (QUEUE_ALL, 0));
+        pacer.push(peer(5), PacketMut::new(60), now);
+        assert_eq!(pacer.pop(now).map(|(to, _)| to), Some(peer(5)));
+        for _ in 0..QUEUE_ALL + 10 {
+            pacer.push(peer(5), PacketMut::new(60), now);
+        }
+        assert_eq!(pacer.take_dropped(), 10, "they are bounded too");
+        drain(&mut pacer, now);
+        assert_eq!(pacer.small.len(), 0);
     }
 
     #[tokio::test]

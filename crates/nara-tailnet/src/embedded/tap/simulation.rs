@@ -14,7 +14,7 @@ use smoltcp::wire::{HardwareAddress, IpCidr, Ipv4Address};
 use super::tests::Anything;
 use super::{SOON, Tap};
 use crate::embedded::device::{Device, StackEnd};
-use crate::embedded::settings::{TCP_BUFFER, USER_TIMEOUT};
+use crate::embedded::settings::{FIRST_WINDOW, TCP_BUFFER, USER_TIMEOUT};
 
 const PORT: u16 = 9632;
 const MIB: usize = 1 << 20;
@@ -34,6 +34,8 @@ struct Path {
     /// Packets that wait for their turn.
     queue: usize,
     loss: f64,
+    /// By how much packets are late at most: another time every 20 ms, and none overtakes another.
+    jitter: Duration,
 }
 
 /// One direction of a path.
@@ -41,6 +43,8 @@ struct Way {
     path: Path,
     random: Rng,
     free: Duration,
+    late: Duration,
+    next_late: Duration,
     flying: VecDeque<(Duration, Vec<u8>)>,
 }
 
@@ -52,8 +56,14 @@ impl Way {
             return;
         }
         self.free = begin + each;
+        if !self.path.jitter.is_zero() && now >= self.next_late {
+            self.next_late = now + ms(20);
+            self.late = self.path.jitter.mul_f64(self.random.f64());
+        }
         if self.random.f64() >= self.path.loss {
-            self.flying.push_back((self.free + self.path.delay, packet));
+            let at = self.free + self.path.delay + self.late;
+            let last = self.flying.back().map_or(Duration::ZERO, |(at, _)| *at);
+            self.flying.push_back((at.max(last), packet));
         }
     }
 }
@@ -115,6 +125,8 @@ impl World {
             path,
             random: Rng::with_seed(seed),
             free: Duration::ZERO,
+            late: Duration::ZERO,
+            next_late: Duration::ZERO,
             flying: VecDeque::new(),
         };
         let mut ends = [End::new(1, 2, is_direct), End::new(2, 1, is_direct)];
@@ -229,6 +241,17 @@ impl World {
         (self.now - begin, longest)
     }
 
+    /// The reader of the first connection pauses for so long; its writer does not.
+    fn pause(&mut self, length: Duration) {
+        let end = self.now + length;
+        while self.now < end {
+            while self.socket(0, 0).can_send() {
+                self.socket(0, 0).send_slice(&CHUNK).unwrap();
+            }
+            self.step();
+        }
+    }
+
     /// How long round trips take, each with a small request and a small answer.
     fn round_trips(&mut self, count: usize) -> Vec<Duration> {
         let mut taken = Vec::new();
@@ -341,6 +364,7 @@ const BAD: Path = Path {
     rate: 500,
     queue: 100,
     loss: 0.05,
+    jitter: Duration::ZERO,
 };
 
 #[test]
@@ -365,6 +389,7 @@ fn a_queue_that_overflows_costs_little_of_the_rate() {
         rate: 5000,
         queue: 64,
         loss: 0.0,
+        jitter: Duration::ZERO,
     };
     let (took, longest) = World::new(home, true, 1).transfer(8 * MIB);
     let at_best = Duration::from_secs_f64(8.0 * MIB as f64 / 1240.0 / 5000.0);
@@ -385,6 +410,7 @@ fn transfers_on_a_relay_use_the_line_share_it_and_leave_requests_room() {
                 rate,
                 queue: 1000,
                 loss: 0.0,
+                jitter: Duration::ZERO,
             };
             let shared = World::new(line, false, transfers + 1).share(ms((delay * 30).max(2000)), length);
             let what = format!("{transfers} on {line:?}: {shared:?}");
@@ -403,6 +429,7 @@ fn transfers_on_a_relay_that_becomes_slow_do_not_fill_its_queue() {
         rate: 5000,
         queue: 1000,
         loss: 0.0,
+        jitter: Duration::ZERO,
     };
     let mut world = World::new(line, false, 9);
     world.share(ms(1000), ms(1000));
@@ -424,6 +451,7 @@ fn transfers_on_a_line_that_loses_packets_use_most_of_it() {
             rate: 5000,
             queue: 1000,
             loss,
+            jitter: Duration::ZERO,
         };
         let shared = World::new(line, false, transfers + 1).share(ms(2000), ms(6000));
         let what = format!("{transfers} on {line:?}: {shared:?}");
@@ -439,9 +467,76 @@ fn eight_transfers_at_once_share_the_short_queue_of_a_relay() {
         rate: 8000,
         queue: 32,
         loss: 0.0,
+        jitter: Duration::ZERO,
     };
     let (took, longest) = World::new(relay, false, 8).transfer(MIB);
     let at_best = Duration::from_secs_f64(8.0 * MIB as f64 / 1240.0 / 8000.0);
     assert!(took < at_best * 2, "{took:?} instead of {at_best:?}");
     assert!(longest < ms(500), "nothing arrived for {longest:?}");
+}
+
+#[test]
+fn a_window_on_a_relay_whose_delay_varies_is_never_worse_than_a_fixed_one() {
+    for jitter in [10, 20, 30] {
+        let line = Path {
+            delay: ms(32),
+            rate: 5000,
+            queue: 1000,
+            loss: 0.0,
+            jitter: ms(jitter),
+        };
+        let mut world = World::new(line, false, 1);
+        // The window is small when this begins.
+        for (rate, size) in [(100, MIB / 4), (line.rate, MIB / 4)] {
+            for way in &mut world.ways {
+                way.path.rate = rate;
+            }
+            world.transfer(size);
+        }
+        let (took, _) = world.transfer(4 * MIB);
+        let fixed = ms(64 + jitter).mul_f64((4 * MIB) as f64 / FIRST_WINDOW as f64);
+        assert!(took < fixed, "{took:?} instead of {fixed:?} on {line:?}");
+    }
+}
+
+#[test]
+fn a_reader_that_pauses_costs_the_window_nothing() {
+    let line = Path {
+        delay: ms(20),
+        rate: 5000,
+        queue: 1000,
+        loss: 0.0,
+        jitter: Duration::ZERO,
+    };
+    let mut world = World::new(line, false, 1);
+    world.transfer(4 * MIB);
+    let before = world.ends[0].tap.largest_window();
+    for _ in 0..5 {
+        world.pause(ms(5000));
+        world.transfer(MIB / 2);
+    }
+    let after = world.ends[0].tap.largest_window();
+    assert!(after > before * 3 / 4, "{after} after {before}");
+}
+
+#[test]
+fn a_link_that_is_made_anew_and_takes_longer_has_no_queue() {
+    let line = Path {
+        delay: ms(10),
+        rate: 5000,
+        queue: 1000,
+        loss: 0.0,
+        jitter: Duration::ZERO,
+    };
+    let mut world = World::new(line, false, 1);
+    world.transfer(4 * MIB);
+    for way in &mut world.ways {
+        way.path.delay = ms(100);
+        way.flying.clear();
+    }
+    for end in &world.ends {
+        end.tap.relays_changed();
+    }
+    let (took, _) = world.transfer(4 * MIB);
+    assert!(took < ms(8000), "{took:?}");
 }

@@ -117,6 +117,32 @@ fn one_lost_answer_does_not_end_a_path() {
 }
 
 #[test]
+fn a_path_that_loses_pings_does_not_have_the_others_asked_each_time() {
+    let start = Instant::now();
+    let mut session = direct(start, 10 * MS);
+    let (mut now, mut beats, mut others) = (start, 0, 0);
+    while now < start + Duration::from_secs(120) {
+        now = session.next_timeout().unwrap();
+        session.timeout(now);
+        for to in pings(&session.wishes()) {
+            if to != address(0) {
+                others += 1;
+                continue;
+            }
+            beats += 1;
+            if beats % 3 != 0 {
+                session.ponged(to, 10 * MS, now + 10 * MS);
+            }
+        }
+    }
+    assert_eq!(session.path(), Some(address(0)));
+    assert!(
+        (4..=16).contains(&others),
+        "{others} with {beats} pings of the path"
+    );
+}
+
+#[test]
 fn a_dead_path_is_left_within_five_seconds_and_looked_for_again() {
     for latency in [MS, 100 * MS, 3000 * MS] {
         let now = Instant::now();

@@ -1,0 +1,200 @@
+use TcpControl::{Fin, Syn};
+
+use super::*;
+
+/// A filter of a control server that lets everything in.
+pub(super) struct Anything;
+
+impl Filter for Anything {
+    fn match_for(&self, _info: &PacketInfo, _caps: ts_packetfilter::filter::CapIter<'_, '_>) -> Option<&str> {
+        Some("anything")
+    }
+}
+
+fn ours() -> SocketAddr {
+    "100.64.0.1:50000".parse().unwrap()
+}
+
+fn theirs() -> SocketAddr {
+    "100.64.0.2:9632".parse().unwrap()
+}
+
+fn tap() -> (Tap, Arc<Device>) {
+    let device = Arc::new(Device::default());
+    (Tap::new(Arc::clone(&device), Duration::from_secs(5)), device)
+}
+
+/// A segment that acknowledges nothing, unless it says so.
+fn packet(from: SocketAddr, to: SocketAddr, sequence: i32, control: TcpControl, payload: usize) -> Vec<u8> {
+    segment(from, to, sequence, control, None, payload)
+}
+
+fn acknowledging(
+    from: SocketAddr,
+    to: SocketAddr,
+    sequence: i32,
+    control: TcpControl,
+    payload: usize,
+) -> Vec<u8> {
+    segment(from, to, sequence, control, Some(TcpSeqNumber(0)), payload)
+}
+
+fn segment(
+    from: SocketAddr,
+    to: SocketAddr,
+    sequence: i32,
+    control: TcpControl,
+    acknowledgement: Option<TcpSeqNumber>,
+    payload: usize,
+) -> Vec<u8> {
+    let payload = vec![0; payload];
+    let sequence = TcpSeqNumber(sequence);
+    Segment::new(from, to, control, sequence, acknowledgement, &payload)
+        .packet()
+        .unwrap()
+}
+
+#[test]
+fn a_peer_that_does_not_answer_is_given_up() {
+    let (tap, _) = tap();
+    let start = Instant::now();
+    tap.outgoing_at(&packet(ours(), theirs(), 7, Syn, 0), start);
+    assert!(tap.due(start + Duration::from_secs(4)).is_empty());
+    assert_eq!(tap.due(start + Duration::from_secs(6)), [(ours(), theirs())]);
+}
+
+#[test]
+fn any_answer_shows_that_the_peer_lives() {
+    let (tap, _) = tap();
+    let start = Instant::now();
+    tap.outgoing_at(&packet(ours(), theirs(), 7, Syn, 0), start);
+    assert!(tap.incoming_at(
+        &mut acknowledging(theirs(), ours(), 1, Syn, 0),
+        &DropAllFilter,
+        start
+    ));
+    assert!(tap.due(start + Duration::from_secs(600)).is_empty());
+}
+
+#[test]
+fn what_is_sent_again_does_not_count_as_new() {
+    let (tap, _) = tap();
+    let start = Instant::now();
+    for second in 0..6 {
+        tap.outgoing_at(
+            &acknowledging(ours(), theirs(), 100, TcpControl::None, 50),
+            start + Duration::from_secs(second),
+        );
+    }
+    assert_eq!(tap.due(start + Duration::from_millis(5500)).len(), 1);
+}
+
+#[tokio::test]
+async fn an_aborted_connection_gets_a_reset_that_the_stack_believes() {
+    use smoltcp::phy::{Device as _, RxToken as _};
+    let (tap, device) = tap();
+    let now = Instant::now();
+    tap.outgoing_at(&packet(ours(), theirs(), 99, Syn, 0), now);
+    tap.abort(&(ours(), theirs()));
+    let mut end = super::super::device::StackEnd::new(Arc::clone(&device));
+    let (received, _) = end.receive(smoltcp::time::Instant::ZERO).unwrap();
+    received.consume(|bytes| {
+        let reset = Segment::parse(bytes).unwrap();
+        assert_eq!(reset.tcp.control, TcpControl::Rst);
+        assert_eq!((reset.source, reset.destination), (theirs(), ours()));
+        let after_syn = Some(TcpSeqNumber(100));
+        assert_eq!(reset.tcp.ack_number, after_syn, "the SYN takes one number");
+    });
+    assert!(!tap.is_used(&(ours(), theirs())));
+}
+
+#[test]
+fn what_waits_for_an_answer_is_sent_again_at_once_on_another_way() {
+    let (tap, device) = tap();
+    let start = Instant::now();
+    let peer = HashSet::from([theirs().ip()]);
+    tap.outgoing_at(&packet(ours(), theirs(), -1, Syn, 0), start);
+    let mut answer = acknowledging(theirs(), ours(), 0, Syn, 0);
+    tap.incoming_at(&mut answer, &DropAllFilter, start);
+    tap.outgoing_at(&acknowledging(ours(), theirs(), 0, TcpControl::None, 100), start);
+    tap.rerouted(&peer, start);
+    assert_eq!(device.clear(), 0, "the answer may still come");
+    tap.resend_due(start + Duration::from_secs(1));
+    assert_eq!(device.clear(), 5);
+    tap.rerouted(&HashSet::new(), start + Duration::from_millis(1001));
+    assert_eq!(device.clear(), 0);
+    tap.rerouted(&peer, start + Duration::from_millis(1001));
+    assert_eq!(device.clear(), 5);
+}
+
+#[test]
+fn a_peer_cannot_open_connections_without_end() {
+    let (tap, _) = tap();
+    let now = Instant::now();
+    for port in 0..PER_PEER as u16 {
+        let from = SocketAddr::new(theirs().ip(), 1000 + port);
+        assert!(tap.incoming_at(&mut packet(from, ours(), 0, Syn, 0), &Anything, now));
+        tap.outgoing_at(&acknowledging(ours(), from, 0, Syn, 0), now);
+    }
+    let one_more = SocketAddr::new(theirs().ip(), 9);
+    assert!(!tap.incoming_at(&mut packet(one_more, ours(), 0, Syn, 0), &Anything, now));
+    let another_peer = "100.64.0.3:9".parse().unwrap();
+    assert!(tap.incoming_at(&mut packet(another_peer, ours(), 0, Syn, 0), &Anything, now));
+}
+
+#[test]
+fn a_connection_that_only_we_have_closed_ends() {
+    let (tap, _) = tap();
+    let start = Instant::now();
+    tap.outgoing_at(&acknowledging(ours(), theirs(), 7, Fin, 0), start);
+    tap.incoming_at(
+        &mut acknowledging(theirs(), ours(), 7, TcpControl::None, 0),
+        &DropAllFilter,
+        start,
+    );
+    assert!(tap.due(start + HALF_CLOSED).is_empty());
+    assert_eq!(tap.due(start + HALF_CLOSED + EVERY).len(), 1);
+}
+
+#[test]
+fn a_closed_connection_is_forgotten() {
+    let (tap, _) = tap();
+    let start = Instant::now();
+    tap.outgoing_at(&acknowledging(ours(), theirs(), 7, Fin, 0), start);
+    tap.incoming_at(
+        &mut acknowledging(theirs(), ours(), 7, Fin, 0),
+        &DropAllFilter,
+        start,
+    );
+    assert!(tap.due(start + Duration::from_secs(3)).is_empty());
+    assert!(!tap.is_used(&(ours(), theirs())));
+}
+
+#[test]
+fn answers_come_in_whatever_the_filter_says_but_connections_do_not() {
+    let (tap, _) = tap();
+    let now = Instant::now();
+    let mut opened = packet(theirs(), ours(), 0, Syn, 0);
+    assert!(!tap.incoming_at(&mut opened, &DropAllFilter, now));
+    assert!(tap.incoming_at(&mut opened, &Anything, now));
+    let mut answer = acknowledging(theirs(), ours(), 0, TcpControl::None, 0);
+    assert!(
+        !tap.incoming_at(&mut answer, &DropAllFilter, now),
+        "we asked nothing"
+    );
+    tap.outgoing_at(&packet(ours(), theirs(), 7, Syn, 0), now);
+    assert!(tap.incoming_at(&mut answer, &DropAllFilter, now));
+}
+
+#[test]
+fn what_is_neither_tcp_nor_a_ping_does_not_come_in() {
+    let (tap, _) = tap();
+    let mut packet = acknowledging(theirs(), ours(), 0, TcpControl::None, 0);
+    packet[9] = IpProtocol::Icmp.into();
+    assert!(!tap.incoming(&mut packet), "control has said nothing yet");
+    tap.set_filter(Arc::new(Anything));
+    assert!(tap.incoming(&mut packet));
+    assert!(!tap.incoming(&mut []));
+    packet[9] = IpProtocol::Udp.into();
+    assert!(!tap.incoming(&mut packet));
+}
