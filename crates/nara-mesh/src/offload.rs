@@ -11,12 +11,13 @@ use tracing::Instrument as _;
 /// is as large as an event may be; to move the work elsewhere takes 10 µs.
 pub(crate) const EVENTS_VERIFIED_HERE: usize = 4;
 
-/// Runs `work` here if it is small, else on a thread where it delays nobody.
+/// Runs `work` here if it is small, else on a thread where it delays nobody. The work starts with the call, not when the
+/// future is polled first: small work is done when this function returns.
 pub(crate) fn offload<T: Send + 'static>(
     large: bool,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> impl Future<Output = T> + Send {
-    // Now, so that who waits keeps room for the result and not for the work.
+    // Started here, so that the future holds the result and not the work.
     let work = if large {
         Either::Right(tokio::task::spawn_blocking(work))
     } else {

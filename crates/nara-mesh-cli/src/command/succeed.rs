@@ -7,7 +7,7 @@ use std::sync::Arc;
 use nara_mesh::client::MeshClient;
 use nara_mesh::clock::{Clock as _, SystemClock};
 use nara_mesh::identity::LocalNara;
-use nara_mesh::ledger::Ledger;
+use nara_mesh::ledger::{CheckedEvent, Ledger};
 use nara_mesh::soul_file::SoulFile;
 use nara_proto::identity::{KeyId, NaraName};
 use nara_proto::succession::Succession;
@@ -292,7 +292,9 @@ fn publish(
         make_folder_of(&path)?;
         let ledger: Arc<dyn Ledger> = ledger_file::open(&path).await?;
         ledger_file::load_peers(&ledger, client.registry()).await?;
-        let stored = ledger.insert_verified(vec![statement.to_event()]).await;
+        // As the word of the nara that it is about.
+        let event = CheckedEvent::verified(statement.to_event());
+        let stored = ledger.insert(vec![event], Some(statement.name().clone())).await;
         stored.map_err(ledger_file::failed)?;
         let running = match running::on(&folder, settings).await? {
             Some(nara) => Some(nara.reload().await?),

@@ -113,21 +113,23 @@ impl Caller {
         deadline: Instant,
     ) -> Result<Reply, Problem> {
         let reply = self.send_now(route, outgoing, deadline).await?;
-        if reply.head.retry_after.is_some() || wants_signature(route, &reply.head) {
-            return Box::pin(self.send_again(route, outgoing, deadline, reply)).await;
+        let is_unsigned = note_unsigned(route, &reply.head);
+        if is_unsigned || reply.head.retry_after.is_some() {
+            return Box::pin(self.send_again(route, outgoing, deadline, reply, is_unsigned)).await;
         }
         Ok(reply)
     }
 
-    /// As [`Caller::send`], behind an answer that may want the request once more.
+    /// As [`Caller::send`], after an answer that asks for a signature or for a pause.
     async fn send_again(
         &self,
         route: &Route,
         outgoing: &Outgoing,
         deadline: Instant,
         mut reply: Reply,
+        is_unsigned: bool,
     ) -> Result<Reply, Problem> {
-        if wants_signature(route, &reply.head) {
+        if is_unsigned {
             reply = self.send_now(route, outgoing, deadline).await?;
         }
         match reply.head.retry_after {
@@ -181,7 +183,7 @@ impl Caller {
             self.open_once(route, outgoing, deadline, via)
         }));
         let open = self.admitted(route, deadline, opening).await?;
-        if !wants_signature(route, &open.head) {
+        if !note_unsigned(route, &open.head) {
             return Ok(open);
         }
         let opening = Box::pin(self.retried(route, outgoing, |via| {
@@ -534,10 +536,12 @@ impl Caller {
     }
 }
 
-/// Whether a peer refused a request because it has no signature: it does not count the handshake as proof any more, or does
-/// not know our key. It did nothing with the request, and is asked once more, with a signature as from now on. A 401 of a
-/// handler claims to be proven, as all its answers do.
-fn wants_signature(route: &Route, head: &ReplyHead) -> bool {
+/// Notes whether a peer refused a request because it has no signature: requests to it are signed from then on. Returns
+/// whether it did.
+///
+/// Such a peer does not count the handshake as proof any more, or does not know our key. It did nothing with the request, so
+/// the request is sent once more. A 401 of a handler claims to be proven, as all its answers do.
+fn note_unsigned(route: &Route, head: &ReplyHead) -> bool {
     let refused = head.status == StatusCode::UNAUTHORIZED
         && head.sent.are_replaced_by_the_handshake()
         && !head.claims_proof();

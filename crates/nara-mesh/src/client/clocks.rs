@@ -1,6 +1,7 @@
 //! Clocks that are apart: what verified answers teach about them, and what to say when a call fails for its time.
 
 use std::error::Error;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -17,7 +18,7 @@ use super::retry_after::date;
 use super::verified::Verification;
 use crate::clock::Clock;
 use crate::clock_watch::ClockWatch;
-use crate::registry::{Peer, PeerInfo, PeerRegistry};
+use crate::registry::{Peer, PeerRegistry};
 
 /// How v1 peers, and we, begin the reason of a refusal for its time (docs/protocol/v1.md, section 4.3).
 const REFUSED_FOR_TIME: &str = "Authentication failed: timestamp too old or in future";
@@ -85,8 +86,9 @@ impl PeerClocks {
         })
     }
 
-    /// Learns from a verified answer how far the clock of its peer is from ours, and that it is at its address.
-    pub(super) fn learn(&self, peer: &Arc<Peer>, verification: &Verification, asked: Asked) {
+    /// Learns from a verified answer how far the clock of its peer is from ours, and that the peer is at the address that
+    /// was called. Its registered address may be no more than its claim.
+    pub(super) fn learn(&self, peer: &Arc<Peer>, verification: &Verification, asked: Asked, called: IpAddr) {
         let Verification {
             responder: Some(responder),
             key: Some(key),
@@ -98,9 +100,7 @@ impl PeerClocks {
         };
         let registered = self.registry.by_name(responder.as_str());
         let peer = registered.as_ref().unwrap_or(peer);
-        if let Some(ip) = peer.with_info(PeerInfo::ip) {
-            self.registry.seen_at(peer, ip);
-        }
+        self.registry.seen_at(peer, called);
         let Some(signed_at) = signed_at else { return };
         // A whole second may be one that was rounded down, as it is in profile v2.
         let resolution = if signed_at.get() % 1_000 == 0 { 1_000 } else { 1 };

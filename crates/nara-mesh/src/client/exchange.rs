@@ -179,7 +179,10 @@ impl Exchange {
                 route,
                 arrival,
             }),
-            Err(problem) => Err(ClientError::new(&route, problem)),
+            Err(problem) => {
+                route.peer.proved_nothing();
+                Err(ClientError::new(&route, problem))
+            }
         }
     }
 
@@ -197,7 +200,8 @@ impl Exchange {
             self.verifier.introduce(route, deadline).await?;
         }
         let reply = self.send(route, outgoing, deadline).await?;
-        route.answered_at(reply.head.address);
+        let called = reply.head.address;
+        route.answered_at(called);
         let arrival = Arrival::from(&reply);
         let decode = |body: &Bytes| E::decode(body);
         let verified = match (reply.head.status, signed) {
@@ -218,7 +222,8 @@ impl Exchange {
             // Only now: whoever answers on the other port may be anybody on that machine.
             self.registry.note_port(&route.peer, route.address.port());
         }
-        self.clocks.learn(&route.peer, &verification, arrival.asked);
+        self.clocks
+            .learn(&route.peer, &verification, arrival.asked, called.ip());
         Ok((value, verification, arrival))
     }
 

@@ -85,7 +85,8 @@ impl Exchange {
     ) -> Result<Verified<Response<Bytes>>, Problem> {
         self.verifier.introduce(route, deadline).await?;
         let reply = self.send(route, outgoing, deadline).await?;
-        route.answered_at(reply.head.address);
+        let called = reply.head.address;
+        route.answered_at(called);
         if !reply.head.claims_proof() && !reply.head.status.is_success() {
             return Err(self.verifier.refused(route, reply));
         }
@@ -100,7 +101,7 @@ impl Exchange {
             .verify(route, reply, deadline, |body| Ok(Bytes::copy_from_slice(body)));
         let verified = timeout_at(deadline, verifying).await;
         let (body, verification) = verified.map_err(|_| Problem::Timeout(Stage::Verify))??;
-        self.clocks.learn(&route.peer, &verification, asked);
+        self.clocks.learn(&route.peer, &verification, asked, called.ip());
         Ok(Verified::new(answer.map(|()| body), verification))
     }
 
@@ -179,7 +180,7 @@ impl Exchange {
         *answer.status_mut() = open.head.status;
         answer.headers_mut().clone_from(&open.head.headers);
         strip_reserved(answer.headers_mut());
-        let asked = open.head.asked;
+        let (asked, called) = (open.head.asked, open.head.address);
         let peer = route.to_string();
         let verifying = timeout_at(deadline, self.verifier.verify_head(route, &open.head, deadline)).await;
         let head = verifying.map_err(|_| Problem::Timeout(Stage::Verify))??;
@@ -201,7 +202,7 @@ impl Exchange {
                 (AnswerBody::whole(body, BodyProof::Whole, peer), verification)
             }
         };
-        self.clocks.learn(&route.peer, &verification, asked);
+        self.clocks.learn(&route.peer, &verification, asked, called.ip());
         answer.extensions_mut().insert::<Verification>(verification);
         Ok(answer.map(|()| body))
     }

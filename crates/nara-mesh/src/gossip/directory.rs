@@ -1,12 +1,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use nara_proto::breaker::BreakerState;
 use nara_proto::gossip::{Ring, RingPosition};
 use nara_proto::identity::NaraName;
 
 use crate::client::MeshClient;
+use crate::clock::monotonic_now;
 use crate::ledger::Standing;
 use crate::registry::{Peer, PeerInfo, PinnedKey, standing};
 
@@ -19,14 +21,16 @@ pub(crate) type Label = Arc<str>;
 pub(crate) struct Directory {
     pub(super) ring: Ring<Label>,
     peers: BTreeMap<Label, Arc<Peer>>,
+    /// Whether there are unproven peers without a place.
+    pub(super) has_waiting: bool,
 }
 
 impl Directory {
     /// The peers of the registry that have an address and are not untrusted, without this nara itself.
     ///
-    /// Those that nobody configured and that have proven nothing yet at their addresses may be made up, with addresses of an
-    /// attacker's choice. They have a bounded share, and so has each nara that introduced some. Many at one address may be
-    /// one attacker: they have a bounded share, too, except on loopback.
+    /// A peer that nobody configured and that has proven nothing at its address may be made up, with an address of an
+    /// attacker's choice. Such peers have a bounded share, and so has each nara that introduced some; they take
+    /// [turns](TURN). Many peers at one address may be one attacker: they have a bounded share, too, except on loopback.
     pub(crate) fn new(client: &MeshClient) -> Self {
         let local = client.local();
         let mut peers = BTreeMap::new();
@@ -64,11 +68,14 @@ impl Directory {
             peers.extend(next_behind(own, of_one, room));
         }
         let room = UNPROVEN.max(peers.len() / 4);
-        peers.extend(chosen(unproven, room));
+        let all = peers.len() + unproven.len();
+        peers.extend(chosen(unproven, room, monotonic_now()));
+        let has_waiting = peers.len() < all;
         let members = peers.keys().map(|label| (position(label), label.clone()));
         let mut directory = Self {
             ring: Ring::new(members),
             peers,
+            has_waiting,
         };
         directory.measure(client);
         directory
@@ -101,6 +108,10 @@ const UNPROVEN: usize = 4;
 /// Of these, those that one nara introduced.
 const UNPROVEN_OF_ONE_TELLER: usize = 2;
 
+/// How long an unproven peer has its place before others get it: enough for some calls. Without turns, two peers that
+/// accept connections and prove nothing would keep out everyone else whom their teller introduced.
+pub(super) const TURN: Duration = Duration::from_secs(60);
+
 /// Peers at one address that nobody configured; a quarter of all, if that is more.
 const AT_ONE_ADDRESS: usize = 4;
 
@@ -125,15 +136,19 @@ fn next_behind(
     peers.into_iter().filter(move |(label, _)| next.contains(label))
 }
 
-/// As many as there is room for: those that were not found to be down before others, then those that are known longest.
+/// As many as there is room for: peers that were not found to be down before others, then those whose turn it is, then
+/// those whose last turn was longest ago.
 fn chosen(
     mut unproven: Vec<(Label, Arc<Peer>, PeerInfo)>,
     room: usize,
+    now: Instant,
 ) -> impl Iterator<Item = (Label, Arc<Peer>)> {
+    let is_over = move |turn: Instant| now.saturating_duration_since(turn) >= TURN;
     unproven.sort_by_cached_key(|(label, peer, info)| {
         let is_down = peer.breaker_state() != BreakerState::Closed;
+        let turn = peer.turn();
         let learned_at = info.key.as_ref().map(|key| key.learned_at);
-        (is_down, learned_at, label.clone())
+        (is_down, turn.is_none_or(is_over), turn, learned_at, label.clone())
     });
     let mut of_teller: BTreeMap<Option<NaraName>, usize> = BTreeMap::new();
     let chosen = unproven.into_iter().filter(move |(_, _, info)| {
@@ -145,7 +160,12 @@ fn chosen(
         *count += 1;
         *count <= UNPROVEN_OF_ONE_TELLER
     });
-    chosen.take(room).map(|(label, peer, _)| (label, peer))
+    chosen.take(room).map(move |(label, peer, _)| {
+        if peer.turn().is_none_or(is_over) {
+            peer.begin_turn(now);
+        }
+        (label, peer)
+    })
 }
 
 pub(super) fn position(label: &str) -> RingPosition {
@@ -161,7 +181,7 @@ mod tests {
 
     use super::*;
     use crate::identity::LocalNara;
-    use crate::registry::KeySource;
+    use crate::registry::{KeySource, PeerRecord};
 
     fn introduced(client: &MeshClient, name: &str, teller: &str) -> Arc<Peer> {
         let name: NaraName = name.parse().unwrap();
@@ -224,6 +244,75 @@ mod tests {
         let down = Directory::new(&client).peer(&Label::from("ghost-0")).unwrap();
         client.registry().sign_of_death(&down);
         assert_eq!(on_ring("ghost-0"), 0);
+    }
+
+    /// Two puppets that are known longest, and 20 others, as they are after a restart.
+    fn restarted(are_seen: bool) -> MeshClient {
+        let client = MeshClient::builder(nara("alice")).build();
+        for n in 0..22 {
+            let kind = if n < 2 { "puppet" } else { "friend" };
+            let name: NaraName = format!("{kind}-{n}").parse().unwrap();
+            let record = PeerRecord {
+                key: Some(PinnedKey {
+                    key: KeyPair::from_soul(&Soul::bond([7; 32], name.as_str())).public_key(),
+                    name: name.clone(),
+                    id: None,
+                    source: KeySource::HeyThere {
+                        told_by: Some("bootstrap".parse().unwrap()),
+                    },
+                    learned_at: UnixMillis::new(n.into()),
+                }),
+                seen: are_seen,
+                ..PeerRecord::new(name.clone())
+            };
+            client.registry().restore(record).unwrap();
+            let found = PeerInfo {
+                name: Some(name),
+                address: Some(([100, 64, 2, n], 9632).into()),
+                ..PeerInfo::default()
+            };
+            client.registry().register(found).unwrap();
+        }
+        client
+    }
+
+    fn count_on_ring(client: &MeshClient, prefix: &str) -> usize {
+        let directory = Directory::new(client);
+        let labels = directory.ring.iter();
+        labels.filter(|label| label.starts_with(prefix)).count()
+    }
+
+    #[test]
+    fn after_a_restart_peers_that_were_seen_have_their_places() {
+        let client = restarted(true);
+        assert_eq!(count_on_ring(&client, "friend"), 20);
+        // Peers that answer without a proof, or do not answer, are unproven from then on.
+        for peer in client.registry().peers() {
+            peer.proved_nothing();
+        }
+        assert_eq!(Directory::new(&client).ring.len(), UNPROVEN_OF_ONE_TELLER);
+        // One that proves it has its place again.
+        let friend = client.registry().by_name("friend-21").unwrap();
+        client.registry().seen_at(&friend, [100, 64, 2, 21].into());
+        assert_eq!(count_on_ring(&client, "friend-21"), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn unproven_peers_take_turns() {
+        let client = restarted(false);
+        let mut called = BTreeSet::new();
+        for _ in 0..22 / UNPROVEN_OF_ONE_TELLER {
+            let directory = Directory::new(&client);
+            assert!(directory.has_waiting);
+            assert_eq!(directory.ring.len(), UNPROVEN_OF_ONE_TELLER);
+            called.extend(directory.ring.iter().cloned());
+            // A turn lasts.
+            tokio::time::advance(TURN / 2).await;
+            let later = Directory::new(&client);
+            assert!(later.ring.iter().eq(directory.ring.iter()));
+            tokio::time::advance(TURN / 2).await;
+        }
+        assert_eq!(called.len(), 22);
     }
 
     #[test]

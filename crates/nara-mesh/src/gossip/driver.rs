@@ -15,7 +15,7 @@ use tokio_stream::StreamMap;
 use tokio_stream::wrappers::WatchStream;
 use tokio_util::sync::CancellationToken;
 
-use super::directory::{Directory, Label, position};
+use super::directory::{Directory, Label, TURN, position};
 use super::zines::{self, ZineError};
 use super::{EventCounts, GossipConfig, GossipLink, GossipPeer, GossipStatus};
 use crate::client::{MeshClient, StreamError, StreamState, SubscribeOptions, VerifiedEvent};
@@ -221,6 +221,9 @@ impl Driver {
             ) => {
                 tracing::warn!(peer = %label, error = &error as &dyn std::error::Error, "gossip");
                 self.note_failure(label.clone(), &error);
+                if let Some(peer) = self.directory.peer(&label) {
+                    peer.proved_nothing();
+                }
                 self.tell(Input::Refused(label));
                 // Also if the core had nothing to say to it.
                 return self.publish();
@@ -316,16 +319,25 @@ impl Driver {
             ) => {}
             // A peer came, went, moved or got a name; or we missed what it was.
             Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {
-                self.look_at.get_or_insert_with(|| Instant::now() + SETTLE);
+                self.look_within(SETTLE);
             }
             // Cannot be while the client holds the registry.
             Err(broadcast::error::RecvError::Closed) => {}
         }
     }
 
+    /// Looks at the registry in so long at the latest.
+    fn look_within(&mut self, wait: Duration) {
+        let at = Instant::now() + wait;
+        self.look_at = Some(self.look_at.map_or(at, |earlier| earlier.min(at)));
+    }
+
     fn look(&mut self) {
         self.look_at = None;
         self.directory = Directory::new(&self.client);
+        if self.directory.has_waiting {
+            self.look_within(TURN);
+        }
         let directory = &self.directory;
         self.failures.retain(|label, _| directory.peer(label).is_some());
         self.tell(Input::Tick);

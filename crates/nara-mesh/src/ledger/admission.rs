@@ -290,7 +290,7 @@ impl<S: Shelf> Admission<'_, S> {
         } = self.shelf.maker(&held.place)?;
         if event.service() == Some(Service::Succession) {
             // What this nara goes by shall not leave with what its first teller told.
-            return Ok(self.origin.is_none() && (held.rank, account) != self.standing_of(event));
+            return Ok(self.is_its_own_word(event) && (held.rank, account) != self.standing_of(event));
         }
         if actor == event.actor() {
             // Earlier versions took own events in the name of others.
@@ -310,6 +310,12 @@ impl<S: Shelf> Admission<'_, S> {
         Ok(precedence(event.actor()) > precedence(&actor))
     }
 
+    /// Whether a statement about a key counts as told by the nara that it is about. Statements that this nara goes by are
+    /// stored as such; an imported one has no teller, and does not count.
+    fn is_its_own_word(&self, event: &SyncEvent) -> bool {
+        self.origin.is_some_and(|origin| origin.as_str() == event.actor())
+    }
+
     /// The rank of unverified events.
     fn hearsay_rank(&self) -> Rank {
         let teller = self.origin.map_or("", |origin| origin.as_str());
@@ -326,9 +332,8 @@ impl<S: Shelf> Admission<'_, S> {
         let emitter = match event.service() {
             // It is proven by its voters, not by an emitter.
             Some(Service::Checkpoint) => None,
-            // Whoever has a replaced key can make any number of statements: only what this nara goes by, which nobody
-            // tells it, is taken for the word of the nara itself.
-            Some(Service::Succession) => self.origin.is_none().then(|| event.actor()),
+            // A holder of a replaced key can make any number of statements.
+            Some(Service::Succession) => self.is_its_own_word(event).then(|| event.actor()),
             _ => Some(event.emitter.as_str()),
         };
         let standing = emitter.map_or(Standing::Stranger, |emitter| {
@@ -339,6 +344,8 @@ impl<S: Shelf> Admission<'_, S> {
             Standing::Stranger | Standing::Introduced => teller().or(emitter),
         };
         let account = account.filter(|name| !name.is_empty()).map(str::to_owned);
+        // Statements that nobody told, such as imported ones, share one account: they must not take the room of all.
+        let account = account.or_else(|| (event.service() == Some(Service::Succession)).then(String::new));
         let rank = if standing == Standing::Configured && !is_note(event) {
             Rank::configured(priority)
         } else if priority.may_be_stranger(event)

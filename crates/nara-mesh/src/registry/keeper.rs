@@ -226,7 +226,8 @@ async fn keep(
         let mut pinned = BTreeSet::new();
         let mut learned = Vec::new();
         let mut gone = Vec::new();
-        let mut stated = Vec::new();
+        let mut met = BTreeSet::new();
+        let mut stated: Vec<Succession> = Vec::new();
         let ended = loop {
             learned.extend(next.iter().flat_map(super::learned));
             match next {
@@ -236,14 +237,14 @@ async fn keep(
                         names.insert(key.name);
                     }
                 }
-                Ok(PeerEvent::ProtocolLearned(info) | PeerEvent::Seen(info)) => names.extend(info.name),
+                Ok(PeerEvent::ProtocolLearned(info) | PeerEvent::Seen(info)) => {
+                    met.extend(info.name.clone());
+                    names.extend(info.name);
+                }
                 Ok(PeerEvent::Unregistered(info)) => gone.extend(info.name),
                 Ok(PeerEvent::Succession { statement, .. }) => {
-                    let peer = registry.by_name(statement.name().as_str());
-                    let record = peer.and_then(|peer| registry.record_of(&peer));
-                    // What others tell of naras that nobody has met is charged to whoever tells it.
-                    if !record.is_some_and(|record| record.is_ghost()) {
-                        stated.push(statement.to_event());
+                    if !is_ghost(&registry, statement.name()) {
+                        stated.push(*statement);
                     }
                 }
                 Ok(_) => {}
@@ -258,6 +259,7 @@ async fn keep(
         };
         if look_at.is_some_and(|at| ended || at <= Instant::now()) {
             names.extend(registry.peers().iter().filter_map(|peer| peer.info().name));
+            met.extend(names.iter().cloned());
             look_at = None;
             looked = Some(Instant::now());
         }
@@ -276,10 +278,10 @@ async fn keep(
             let error = &error as &dyn std::error::Error;
             tracing::error!(error, "naras that were never seen cannot be forgotten");
         }
-        // The nara itself may have shown it with a request.
-        if !stated.is_empty()
-            && let Err(error) = ledger.insert_verified(stated).await
-        {
+        // While a nara was a ghost, its statements were charged to their tellers.
+        met.retain(|name| !is_ghost(&registry, name));
+        stated.extend(met.iter().flat_map(|name| registry.followed(name.as_str())));
+        if let Err(error) = store_followed(&*ledger, stated).await {
             let error = &error as &dyn std::error::Error;
             tracing::error!(error, "a statement of succession cannot be stored");
         }
@@ -312,6 +314,26 @@ async fn keep(
             return;
         }
     }
+}
+
+/// Whether nobody has met a nara: then what others state about it is charged to them.
+fn is_ghost(registry: &PeerRegistry, name: &NaraName) -> bool {
+    let peer = registry.by_name(name.as_str());
+    let record = peer.and_then(|peer| registry.record_of(&peer));
+    record.is_some_and(|record| record.is_ghost())
+}
+
+/// Stores statements that this nara goes by as the word of the naras that they are about, whoever told them first.
+async fn store_followed(ledger: &dyn Ledger, statements: Vec<Succession>) -> Result<(), LedgerError> {
+    let mut by_name: BTreeMap<NaraName, Vec<CheckedEvent>> = BTreeMap::new();
+    for statement in statements {
+        let events = by_name.entry(statement.name().clone()).or_default();
+        events.push(CheckedEvent::verified(statement.to_event()));
+    }
+    for (name, events) in by_name {
+        ledger.insert(events, Some(name)).await?;
+    }
+    Ok(())
 }
 
 /// Verifies the stored events of a nara whose key was not known when they came. What the key disproves goes, as it would

@@ -202,6 +202,10 @@ pub struct Peer {
     handshake: AtomicU8,
     /// From where it has proven that it holds its key, if that was its address then. Not kept beyond the process.
     proven_at: Mutex<Option<IpAddr>>,
+    /// Whether it was seen in an earlier run, and no call has failed since.
+    recalled: AtomicBool,
+    /// When its turn began to be called without a proof that it is at its address.
+    turn: Mutex<Option<Instant>>,
     presence: Mutex<Presence>,
 }
 
@@ -221,6 +225,8 @@ impl Peer {
             streams: AtomicBool::default(),
             handshake: AtomicU8::new(UNKNOWN),
             proven_at: Mutex::default(),
+            recalled: AtomicBool::default(),
+            turn: Mutex::default(),
             presence: Mutex::default(),
         }
     }
@@ -318,14 +324,39 @@ impl Peer {
     }
 
     /// Whether it has proven at its address that it holds its key: what others say about the address may lead to anybody.
+    /// A peer that was seen in an earlier run counts as proven until a call to it fails.
     pub(crate) fn is_at_its_address(&self) -> bool {
+        self.recalled.load(Ordering::Relaxed) || self.is_proven_now()
+    }
+
+    fn is_proven_now(&self) -> bool {
         let proven_at = *self.proven_at.lock().unwrap_or_else(PoisonError::into_inner);
         proven_at.is_some() && proven_at == self.with_info(PeerInfo::ip)
     }
 
+    /// Notes that it was seen in an earlier run.
+    pub(super) fn note_recalled(&self) {
+        self.recalled.store(true, Ordering::Relaxed);
+    }
+
+    /// Notes that a call to it failed, or that its answer was not proven.
+    pub(crate) fn proved_nothing(&self) {
+        self.recalled.store(false, Ordering::Relaxed);
+    }
+
+    /// When its last turn began to be called without a proof that it is at its address.
+    pub(crate) fn turn(&self) -> Option<Instant> {
+        *self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that such a turn begins now.
+    pub(crate) fn begin_turn(&self, now: Instant) {
+        *self.turn.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+    }
+
     /// Notes where it has proven that it holds its key. Returns whether that is news.
     pub(super) fn note_proven_at(&self, ip: IpAddr) -> bool {
-        let was_there = self.is_at_its_address();
+        let was_there = self.is_proven_now();
         *self.proven_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(ip);
         !was_there
     }

@@ -154,7 +154,8 @@ impl PeerRegistry {
             return Ok(());
         }
         let before = self.by_name(record.name.as_str()).map(|peer| peer.info());
-        if before.as_ref().is_none_or(|info| info.key.is_none()) {
+        let is_first = before.as_ref().is_none_or(|info| info.key.is_none());
+        if is_first {
             let offer = KeyOffer {
                 name: &record.name,
                 id: record.id.as_ref(),
@@ -183,6 +184,9 @@ impl PeerRegistry {
             seen: record.seen,
             ..PeerInfo::default()
         })?;
+        if is_first && record.seen {
+            peer.note_recalled();
+        }
         self.learn_protocol(&peer, record.protocol);
         Ok(())
     }

@@ -3,7 +3,7 @@
 //! What is stored of a nara is the key that was pinned, and beside it, as events, the statements. Which key holds
 //! follows from both, at each start anew, so the order in which statements came makes no difference.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, MutexGuard, PoisonError};
 
 use nara_proto::identity::{NaraName, PublicKey};
@@ -34,6 +34,24 @@ impl Line {
         }
     }
 
+    /// Whether a statement may change something; `None`: it is not about a key of this line. Most statements change
+    /// nothing, so this copies nothing.
+    fn may_change_by(&self, statement: &Succession) -> Option<bool> {
+        let (steps, old) = (self.lineage.steps(), statement.old_key());
+        let is_open = self.lineage.state() != KeyState::Conflict;
+        if let Some(step) = steps.iter().find(|step| step.old_key() == old) {
+            return Some(is_open && step.new_key() != statement.new_key());
+        }
+        if self.lineage.is_replaced(old) {
+            return Some(false);
+        }
+        let last = steps.last().map_or(Some(&self.pinned.key), Succession::new_key);
+        if last == Some(old) {
+            return Some(is_open);
+        }
+        (statement.new_key() == Some(&self.pinned.key)).then_some(true)
+    }
+
     /// Takes in two statements of which the operator was asked to follow one: with the other it is a conflict.
     fn contradicts_what_was_asked(&mut self, statement: &Succession) -> bool {
         let Some(asked) = self.asked.take() else {
@@ -50,19 +68,50 @@ impl Line {
     }
 }
 
+/// What became of a statement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Heeded {
+    /// It is about no key of a known peer, nor about ours.
+    Unrelated,
+    /// It is about such a key, and none follows from it.
+    Known,
+    /// This key holds from now on.
+    Followed(PublicKey),
+}
+
 impl PeerRegistry {
     /// Takes in statements about keys of peers, in any order. Returns whether any of them is about a key of a known peer,
     /// or ours.
-    pub(crate) fn heed_all(&self, mut statements: Vec<Succession>) -> bool {
-        let all = statements.len();
-        // One may be of use only behind another.
-        loop {
-            let before = statements.len();
-            statements.retain(|statement| !self.heed(statement));
-            if statements.is_empty() || statements.len() == before {
-                return statements.len() < all;
+    pub(crate) fn heed_all(&self, statements: Vec<Succession>) -> bool {
+        let mut is_any_of_use = false;
+        // By the key that they replace: a statement may be of use only after another one, which makes its key the last.
+        let mut waiting: HashMap<(NaraName, PublicKey), Vec<Succession>> = HashMap::new();
+        let mut next = VecDeque::from(statements);
+        while let Some(statement) = next.pop_front() {
+            match self.take_in(&statement) {
+                Heeded::Unrelated => {
+                    let key = (statement.name().clone(), *statement.old_key());
+                    waiting.entry(key).or_default().push(statement);
+                }
+                Heeded::Known => is_any_of_use = true,
+                Heeded::Followed(key) => {
+                    is_any_of_use = true;
+                    next.extend(
+                        waiting
+                            .remove(&(statement.name().clone(), key))
+                            .unwrap_or_default(),
+                    );
+                }
             }
         }
+        is_any_of_use
+    }
+
+    /// The statements about a nara that are followed.
+    pub(super) fn followed(&self, name: &str) -> Vec<Succession> {
+        let lines = self.successions();
+        let steps = lines.0.get(name).map(|line| line.lineage.steps().to_vec());
+        steps.unwrap_or_default()
     }
 
     /// The keys that held for a name after `key` and before the one that holds now, the newest first: none where two
@@ -80,26 +129,38 @@ impl PeerRegistry {
     /// Takes in a statement about the key of a peer: the new key is pinned and the old one refused, or the operator is
     /// asked. Returns whether it is about a key of a known peer, or ours.
     pub(crate) fn heed(&self, statement: &Succession) -> bool {
+        self.take_in(statement) != Heeded::Unrelated
+    }
+
+    fn take_in(&self, statement: &Succession) -> Heeded {
         // One after the other, with what each changes: two that follow each other must not pin their keys in the wrong order.
         let _turn = self.heeding.lock().unwrap_or_else(PoisonError::into_inner);
         if self.heed_about_us(statement) {
-            return true;
+            return Heeded::Known;
         }
         let Some(peer) = self.by_name(statement.name().as_str()) else {
-            return false;
+            return Heeded::Unrelated;
         };
-        let info = peer.info();
-        let Some(pinned) = info.key else { return false };
+        let (pinned, decision) = peer.with_info(|info| (info.key.clone(), info.decision));
+        let Some(pinned) = pinned else {
+            return Heeded::Unrelated;
+        };
         let mut lines = self.successions();
-        let known = lines.0.get(statement.name());
-        let mut line = known.cloned().unwrap_or_else(|| Line::new(pinned));
-        let before = line.clone();
+        let fresh = Line::new(pinned);
+        let known = lines.0.get(statement.name()).unwrap_or(&fresh);
+        match known.may_change_by(statement) {
+            None => return Heeded::Unrelated,
+            Some(false) => return Heeded::Known,
+            Some(true) => {}
+        }
+        let before = known.clone();
+        let mut line = before.clone();
         let Ok(step) = line.lineage.observe(statement) else {
-            return false;
+            return Heeded::Unrelated;
         };
         // What the operator decided later counts more.
         let is_decided = |statement: &Succession| {
-            info.decision
+            decision
                 .is_some_and(|decision| decision.verdict == Verdict::Trusted && statement.at() <= decision.at)
         };
         let decided = is_decided(statement);
@@ -107,15 +168,16 @@ impl PeerRegistry {
         let effect = match step {
             Step::Known => {
                 lines.0.insert(statement.name().clone(), line);
-                return true;
+                return Heeded::Known;
             }
-            Step::Conflict if before.lineage.state() == KeyState::Conflict => return true,
-            Step::Conflict if decided => return true,
+            Step::Conflict if decided || before.lineage.state() == KeyState::Conflict => {
+                return Heeded::Known;
+            }
             Step::Conflict => SuccessionEffect::Conflict,
             Step::Followed(_) | Step::Retired if decided || (asks && step != Step::Retired) => {
                 line = before;
                 match &line.asked {
-                    Some(asked) if decided || asked == statement => return true,
+                    Some(asked) if decided || asked == statement => return Heeded::Known,
                     // It contradicts nothing that was stated after the decision.
                     Some(asked) if is_decided(asked) => line.asked = None,
                     _ => {}
@@ -133,7 +195,10 @@ impl PeerRegistry {
         lines.0.insert(statement.name().clone(), line);
         drop(lines);
         self.apply(&peer, statement, effect);
-        true
+        match statement.new_key() {
+            Some(key) if effect == SuccessionEffect::Followed => Heeded::Followed(*key),
+            _ => Heeded::Known,
+        }
     }
 
     fn apply(&self, peer: &Arc<Peer>, statement: &Succession, effect: SuccessionEffect) {

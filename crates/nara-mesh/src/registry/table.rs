@@ -120,7 +120,8 @@ impl PeerRegistry {
         &self.trust
     }
 
-    /// Limits the number of peers; the default is 200,000.
+    /// Limits the number of peers; the default is 200,000. Peers that one nara introduced have 1/128 of it until they are seen,
+    /// and 1/64 after that, but at least 16 places, or half of the places for all introduced peers if that is less.
     #[must_use]
     pub fn with_max_peers(mut self, max_peers: usize) -> Self {
         self.max_peers = max_peers;

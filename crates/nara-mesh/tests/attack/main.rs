@@ -8,6 +8,7 @@
     reason = "a helper of a test that cannot go on fails the test"
 )]
 
+mod addresses;
 mod clocks;
 #[path = "../support/fake_peer.rs"]
 #[expect(dead_code, reason = "other tests use more of it")]

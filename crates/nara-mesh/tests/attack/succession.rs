@@ -376,3 +376,33 @@ async fn a_new_key_that_introduces_itself_beside_its_statement_is_no_conflict() 
         nara.shutdown(Duration::from_secs(5)).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replaced_key_that_introduces_itself_beside_its_statement_is_no_news() {
+    let ledger = memory();
+    let bob = start(nara("bob"), &ledger, vec![met(&nara("eve"))]).await;
+    let mut changes = bob.registry().subscribe();
+    let eve = start(nara("eve"), &memory(), vec![bob.as_peer()]).await;
+    let zine = vec![
+        introduction(&dora(2), 1),
+        introduction(&dora(1), 2),
+        stated(0, 1, Some(2)),
+    ];
+    drop(eve.client().peer(bob.name()).exchange_zine(zine).await.unwrap());
+    let told: Vec<_> = std::iter::from_fn(|| changes.try_recv().ok()).collect();
+    let is_alarm =
+        |change: &PeerEvent| matches!(change, PeerEvent::KeyConflict(_) | PeerEvent::KeyRefused(_));
+    assert!(!told.iter().any(is_alarm), "{told:?}");
+    let dora_holds = bob.registry().by_name("dora").and_then(|dora| dora.key());
+    assert_eq!(dora_holds, Some(dora(2).public_key()));
+    // Introductions of strangers and of others are counted together.
+    let strangers = (0..64).map(|n| introduction(&nara(&format!("stranger-{n}")), 10 + n));
+    let zine = strangers.chain([introduction(&dora(3), 3)]).collect();
+    let mut changes = bob.registry().subscribe();
+    drop(eve.client().peer(bob.name()).exchange_zine(zine).await.unwrap());
+    let told: Vec<_> = std::iter::from_fn(|| changes.try_recv().ok()).collect();
+    assert!(!told.iter().any(is_alarm), "{told:?}");
+    for nara in [bob, eve] {
+        nara.shutdown(Duration::from_secs(5)).await;
+    }
+}

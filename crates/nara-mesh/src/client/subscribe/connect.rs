@@ -70,7 +70,11 @@ impl PeerHandle {
         let fail = |problem| OpenError::Call(ClientError::new(&route, problem));
         let answer = answer.map_err(fail)?;
         let OpenReply {
-            head, body, lease, ..
+            head,
+            body,
+            lease,
+            address,
+            ..
         } = answer;
         let (headers, sent) = (head.headers, head.sent);
         let content_type = headers.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
@@ -100,11 +104,17 @@ impl PeerHandle {
         let (server, key) = verify_hello(&self.exchange.verifier, &route, &hello, opening, &sent, deadline)
             .await
             .map_err(fail)?;
+        let registry = &self.exchange.registry;
+        if key.is_some()
+            && let Some(peer) = registry.by_name(server.as_str())
+        {
+            registry.seen_at(&peer, address.ip());
+        }
         Ok(Opened {
             frames,
             _connection: lease,
             hello,
-            lease: key.map(|key| self.exchange.registry.lease(&server, &key)),
+            lease: key.map(|key| registry.lease(&server, &key)),
             server,
             retry: first.retry,
         })

@@ -1,10 +1,10 @@
-use nara_proto::event::{EventTrust, SyncEvent};
+use nara_proto::event::{EventTrust, KeyLookup as _, ObservationPayload, Payload, SyncEvent};
 use nara_proto::identity::{KeyPair, NaraId, Soul};
 use nara_proto::reconcile::{ItemId, Scope};
-use nara_proto::time::UnixMillis;
+use nara_proto::time::{UnixMillis, UnixSeconds};
 
 use super::*;
-use crate::ledger::{ANY_VOTER, Ledger, MemoryLedger, SqliteLedger};
+use crate::ledger::{ANY_VOTER, Ledger, MemoryLedger, RetentionPolicy, SqliteLedger};
 use crate::registry::{PeerChange, PeerProtocol, PinnedKey};
 
 const V2: PeerProtocol = PeerProtocol {
@@ -271,5 +271,75 @@ async fn a_decision_of_another_process_takes_effect_on_reload_and_is_not_undone(
         keeper.finish().await;
         let records = ledger.peers().await.unwrap();
         assert_eq!(records[0].key, None);
+    }
+}
+
+/// Small ledgers that know the naras of these registries.
+fn small_ledgers() -> [(PeerRegistry, Arc<dyn Ledger>); 2] {
+    let policy = RetentionPolicy::default().max_events(80);
+    let [one, other] = [PeerRegistry::default(), PeerRegistry::default()];
+    let me = || "me".parse().unwrap();
+    let memory = MemoryLedger::new()
+        .with_retention(policy)
+        .with_known_names(one.known_names(me()));
+    let sqlite = SqliteLedger::open_in_memory()
+        .unwrap()
+        .with_retention(policy)
+        .with_known_names(other.known_names(me()));
+    [(one, Arc::new(memory)), (other, Arc::new(sqlite))]
+}
+
+#[tokio::test]
+async fn what_was_told_about_a_ghost_stays_once_the_ghost_was_met() {
+    const AT: i64 = 1_769_100_000_250;
+    let restart = |number: i64| {
+        let payload = ObservationPayload {
+            observer: "mallory".to_owned(),
+            subject: format!("nara-{number}"),
+            kind: "restart".to_owned(),
+            importance: 3,
+            start_time: UnixSeconds::new(5),
+            ..ObservationPayload::default()
+        };
+        let eve = KeyPair::from_soul(&Soul::bond([8; 32], "mallory"));
+        let at = UnixNanos::new((AT + 1 + number) * 1_000_000);
+        SyncEvent::signed(at, Payload::Observation(payload), "mallory", &eve)
+    };
+    let mallory: NaraName = "mallory".parse().unwrap();
+    for (registry, ledger) in small_ledgers() {
+        let met = KeySource::Ping(([100, 64, 0, 7], 9632).into());
+        registry.pin(key("mallory", met)).unwrap();
+        let told_by = Some(mallory.clone());
+        let ghost = key("ghost", KeySource::HeyThere { told_by });
+        let ghost = registry.pin(ghost).unwrap();
+        let keypair = |seed| KeyPair::from_soul(&Soul::bond([seed; 32], "ghost"));
+        let newest = Some(keypair(8).public_key());
+        let (name, at) = ("ghost".parse().unwrap(), UnixMillis::new(AT));
+        let statement = Succession::rotate(&name, &keypair(7), &keypair(8), at).unwrap();
+        let tell = async |events: Vec<SyncEvent>| {
+            let events = events.into_iter().map(CheckedEvent::verified).collect();
+            ledger.insert(events, Some(mallory.clone())).await.unwrap();
+        };
+
+        let (keeper, _) = PeerKeeper::start(registry.clone(), ledger.clone()).await.unwrap();
+        tell(vec![statement.to_event()]).await;
+        for _ in 0..2_000 {
+            if registry.key_of_name("ghost") == newest {
+                break;
+            }
+            sleep(Duration::from_millis(1)).await;
+        }
+        // The keeper hears of the statement before it hears of the ghost.
+        sleep(Duration::from_millis(50)).await;
+        registry.sign_of_life(&ghost);
+        keeper.finish().await;
+        for part in 0..4 {
+            tell((0..50).map(|n| restart(50 * part + n)).collect()).await;
+        }
+        assert!(ledger.count().await.unwrap() <= 81);
+
+        let registry = PeerRegistry::default();
+        let (_keeper, _) = PeerKeeper::start(registry.clone(), ledger).await.unwrap();
+        assert_eq!(registry.key_of_name("ghost"), newest);
     }
 }

@@ -231,6 +231,22 @@ fn statements_from_before_a_decision_contradict_neither_it_nor_what_is_stated_la
 }
 
 #[test]
+fn a_chain_that_comes_in_reverse_is_followed_beside_any_number_of_others() {
+    let registry = first_use();
+    pin(&registry);
+    let chain = (1..=64).rev().map(|seed| rotation(seed, seed + 1));
+    let unrelated = (100..200).map(|seed| rotation(seed, seed + 1));
+    let mut statements: Vec<_> = chain.chain(unrelated).collect();
+    assert!(registry.heed_all(statements.clone()));
+    assert_eq!(holds(&registry), Some(key(65)));
+    // Nor is anything else than before of use the second time.
+    let unrelated = statements.split_off(64);
+    assert!(!registry.heed_all(unrelated));
+    assert!(registry.heed_all(statements));
+    assert_eq!(registry.followed("bob").len(), 64);
+}
+
+#[test]
 fn only_keys_that_were_replaced_without_contradiction_held_in_between() {
     let registry = first_use();
     pin(&registry);

@@ -10,19 +10,21 @@ use crate::registry::{Peer, PeerEvent, PeerInfo, PeerRegistry};
 impl Table {
     /// Makes room for a new peer, and gives the one that had to go for it.
     ///
-    /// Those that were only introduced have an eighth of the registry, and one teller 1/128; their oldest goes for a new
-    /// one. Those that were met have half of it, and those among them that others introduced a part of it:
-    /// see [`PeerRegistry::seen`]. What is configured takes the place of those that were only introduced.
+    /// Introduced peers that nobody has seen have an eighth of the registry, and those of one teller 1/128; their oldest
+    /// goes for a new one. Peers that were met have half of it, and those among them that others introduced a part of that:
+    /// see [`PeerRegistry::seen`]. Configured peers take the places of peers that were only introduced.
     pub(super) fn make_room(
         &mut self,
         info: &PeerInfo,
         max_peers: usize,
     ) -> Result<Option<Arc<Peer>>, RegisterError> {
+        let ghosts = max_peers.div_ceil(8);
+        let of_teller = of_one_teller(max_peers.div_ceil(128), ghosts);
         let ghost = match Class::of(info) {
-            Class::Ghost(teller) if self.ghosts.count(teller.as_ref()) >= max_peers.div_ceil(128) => {
+            Class::Ghost(teller) if self.ghosts.count(teller.as_ref()) >= of_teller => {
                 self.ghosts.oldest(teller.as_ref())
             }
-            Class::Ghost(_) if self.ghosts.len() >= max_peers.div_ceil(8) => self.ghosts.oldest_of_most(),
+            Class::Ghost(_) if self.ghosts.len() >= ghosts => self.ghosts.oldest_of_most(),
             Class::Met | Class::Seen(_) if self.met.len() >= max_peers.div_ceil(2) => {
                 return Err(RegisterError::Full(max_peers.div_ceil(2)));
             }
@@ -34,6 +36,12 @@ impl Table {
         };
         let ghost = ghost.and_then(|name| self.by_name.get(&name).cloned());
         Ok(ghost.filter(|ghost| self.unlink(ghost)))
+    }
+
+    /// Whether one more nara of this teller may be seen.
+    fn may_see_one_of(&self, teller: Option<&NaraName>, max_peers: usize) -> bool {
+        let all = max_peers.div_ceil(4);
+        self.seen.len() < all && self.seen.count(teller) < of_one_teller(max_peers.div_ceil(64), all)
     }
 
     /// Notes among whom a peer counts.
@@ -61,8 +69,9 @@ impl Table {
 impl PeerRegistry {
     /// Notes that a peer has proven that it holds its key.
     ///
-    /// Of those that others introduced, a quarter of the registry may be seen, and 1/64 of one teller: who makes naras up
-    /// has their keys, and would leave no room for others. Those beyond stay ghosts.
+    /// At most a quarter of the registry may be introduced peers that were seen, and 1/64 introduced peers of one teller. A
+    /// teller that makes up naras also holds their keys, so without these limits it could take all the room. Peers beyond
+    /// them stay ghosts.
     pub(in crate::registry) fn seen(&self, peer: &Peer) {
         if peer.with_info(|info| info.seen || info.key.is_none()) {
             return;
@@ -73,20 +82,30 @@ impl PeerRegistry {
                 .introducer()
                 .filter(|teller| *teller != Some(&key.name))
         });
-        let has_room = |teller| {
-            let seen = &self.read().seen;
-            seen.len() < self.max_peers.div_ceil(4) && seen.count(teller) < self.max_peers.div_ceil(64)
-        };
-        if introducer.is_some_and(|teller| !has_room(teller)) {
+        // Under one lock: a peer that is removed meanwhile must not be counted.
+        let mut table = self.write();
+        if introducer.is_some_and(|teller| !table.may_see_one_of(teller, self.max_peers)) {
             return;
         }
         peer.update(|info| info.seen = true);
-        let seen = info.name.as_ref().and_then(|name| self.by_name(name.as_str()));
+        let seen = info
+            .name
+            .as_ref()
+            .and_then(|name| table.by_name.get(name).cloned());
         if let (Some(_), Some(seen)) = (introducer, seen) {
-            self.write().classify(&seen);
+            table.classify(&seen);
+            drop(table);
             self.emit(PeerEvent::Seen(peer.info()));
         }
     }
+}
+
+/// The naras that one teller may introduce to a small registry, or half of those of all tellers if that is less.
+const FEW: usize = 16;
+
+/// The places of one teller among those of all.
+fn of_one_teller(share: usize, all: usize) -> usize {
+    share.max(FEW.min(all / 2))
 }
 
 /// Among whom a peer counts when room is short.

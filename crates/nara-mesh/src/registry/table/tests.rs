@@ -16,29 +16,55 @@ fn told_by(teller: &str, seed: u8, name: &str) -> PinnedKey {
 
 #[test]
 fn the_ghosts_of_one_teller_go_for_each_other_and_for_nobody_else() {
-    let registry = PeerRegistry::default().with_max_peers(256);
+    let registry = PeerRegistry::default().with_max_peers(2_560);
     registry.pin(told_by("honest", 1, "carol")).unwrap();
     for n in 0..100 {
         registry.pin(told_by("eve", 2, &format!("ghost-{n}"))).unwrap();
     }
-    assert_eq!(registry.len(), 1 + 2, "1/128 for each teller");
+    assert_eq!(registry.len(), 1 + 20, "1/128 for each teller");
     assert!(registry.by_name("carol").is_some());
     assert!(registry.by_name("ghost-99").is_some() && registry.by_name("ghost-1").is_none());
     // All tellers together have an eighth.
-    for n in 0..100 {
+    for n in 0..400 {
         registry
             .pin(told_by(&format!("eve-{n}"), 2, &format!("puppet-{n}")))
             .unwrap();
     }
-    assert_eq!(registry.len(), 32);
+    assert_eq!(registry.len(), 320);
     // Who is met at its own address has room all the same.
     let dave = PinnedKey {
         source: KeySource::Ping(address(3)),
         ..key(3, "dave")
     };
     registry.pin(dave).unwrap();
-    assert_eq!(registry.prune().len(), 32);
+    assert_eq!(registry.prune().len(), 320);
     assert_eq!(registry.len(), 1);
+}
+
+#[test]
+fn a_small_registry_has_room_for_those_that_one_nara_introduces() {
+    let registry = PeerRegistry::default().with_max_peers(100);
+    for n in 0..40 {
+        registry
+            .pin(told_by("bootstrap", 1, &format!("nara-{n}")))
+            .unwrap();
+    }
+    assert_eq!(registry.len(), 13 / 2, "half of those of all tellers");
+    let seen = (0..40).filter(|n| {
+        let peer = registry
+            .pin(told_by("bootstrap", 1, &format!("nara-{n}")))
+            .unwrap();
+        registry.sign_of_life(&peer);
+        peer.info().seen
+    });
+    assert_eq!(seen.count(), 25 / 2);
+    let registry = PeerRegistry::default().with_max_peers(300);
+    for n in 0..40 {
+        registry
+            .pin(told_by("bootstrap", 1, &format!("nara-{n}")))
+            .unwrap();
+    }
+    assert_eq!(registry.len(), 16);
 }
 
 #[test]
@@ -61,7 +87,7 @@ fn a_ghost_that_is_seen_is_no_ghost_any_more() {
 
 #[test]
 fn ghosts_that_call_leave_room_for_those_that_others_introduce_and_for_those_that_are_met() {
-    let registry = PeerRegistry::default().with_max_peers(640);
+    let registry = PeerRegistry::default().with_max_peers(1_280);
     let seen = |teller: &str, name: &str| {
         let peer = registry.pin(told_by(teller, 1, name)).unwrap();
         registry.sign_of_life(&peer);
@@ -69,27 +95,27 @@ fn ghosts_that_call_leave_room_for_those_that_others_introduce_and_for_those_tha
     };
     assert!(seen("eve", "dora"));
     let puppets = (0..100).filter(|n| seen("eve", &format!("puppet-{n}")));
-    assert_eq!(puppets.count(), 9, "1/64 for each teller");
+    assert_eq!(puppets.count(), 19, "1/64 for each teller");
     // Those beyond go like ghosts, and nobody who was seen goes for them.
     assert!(registry.by_name("dora").is_some() && registry.by_name("puppet-8").is_some());
-    assert_eq!(registry.len(), 10 + 5);
+    assert_eq!(registry.len(), 20 + 16);
     // Also if those that were seen introduce others.
     let others = (0..50).flat_map(|teller| (0..10).map(move |n| (teller, n)));
     let others =
         others.filter(|(teller, n)| seen(&format!("puppet-{teller}"), &format!("other-{teller}-{n}")));
-    assert_eq!(10 + others.count(), 640 / 4);
+    assert_eq!(20 + others.count(), 1_280 / 4);
     // Who is met at its own address finds room all the same: half of it, with those that were seen.
-    let met = (0..640).filter(|n| {
+    let met = (0..1_280).filter(|n| {
         let met = PinnedKey {
             source: KeySource::Ping(address(3)),
             ..key(3, &format!("met-{n}"))
         };
         registry.pin(met).is_ok()
     });
-    assert_eq!(met.count(), 320 - 160);
+    assert_eq!(met.count(), 640 - 320);
     // What is gone gives its place back.
     registry.remove(&registry.by_name("puppet-8").unwrap());
-    assert!(seen("eve", "puppet-9"));
+    assert!(seen("eve", "puppet-99"));
 }
 
 #[test]

@@ -88,7 +88,7 @@ pub(super) async fn handle(
     };
     hello.sign(opening, shared.local.keypair());
 
-    // Who resumes has what it told; who begins anew may have lost it.
+    // A reader that resumes still has the events that it told; one that begins anew may have lost them.
     let told_since = match reason {
         StreamStart::Cursor | StreamStart::Now => start,
         _ => position,

@@ -94,10 +94,12 @@ async fn verify(
 ) -> (Vec<SyncEvent>, Vec<EventVerdict>) {
     let many = events.len() > EVENTS_VERIFIED_HERE;
     let work = move || {
-        learn_introductions(&shared, &events, told_by.as_ref(), Introduced::Strangers);
+        let mut learned = 0;
+        let told_by = told_by.as_ref();
+        learn_introductions(&shared, &events, told_by, Introduced::Strangers, &mut learned);
         let verdicts = shared.known_keys.judge(&mut events, shared.clock.now_nanos());
         // Only now: what came together may state that the key was replaced.
-        learn_introductions(&shared, &events, told_by.as_ref(), Introduced::Known);
+        learn_introductions(&shared, &events, told_by, Introduced::Known, &mut learned);
         (events, verdicts)
     };
     offload(many, work).await
@@ -111,14 +113,14 @@ enum Introduced {
 }
 
 /// Pins the keys of naras that introduce themselves in a verified `hey-there` (docs/protocol/v1.md, section 8.6). V1
-/// peers also believe unsigned ones.
+/// peers also believe unsigned ones. `learned` counts those of a batch.
 fn learn_introductions(
     shared: &Shared,
     events: &[SyncEvent],
     told_by: Option<&NaraName>,
     introduced: Introduced,
+    learned: &mut usize,
 ) {
-    let mut learned = 0;
     for event in events {
         let Some((name, mesh_ip)) = introduction(event) else {
             continue;
@@ -129,16 +131,18 @@ fn learn_introductions(
         if name == *shared.local.name()
             || known.and_then(|peer| peer.key()) == Some(key)
             || is_known != (introduced == Introduced::Known)
+            // What came together may state that its key was replaced.
+            || shared.registry.is_replaced(name.as_str(), &key)
         {
             continue;
         }
         // The expensive check last, and only so often.
         // An import is signed by the owner of this nara, who may introduce as many as there are.
-        if learned == MAX_INTRODUCTIONS && told_by.is_some() {
+        if *learned == MAX_INTRODUCTIONS && told_by.is_some() {
             warn_seldom!("more than {MAX_INTRODUCTIONS} introductions in one batch: the rest is ignored");
             return;
         }
-        learned += 1;
+        *learned += 1;
         if !event.has_genuine_id() || event.verify(&key).is_err() {
             continue;
         }

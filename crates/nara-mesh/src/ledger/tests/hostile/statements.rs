@@ -9,6 +9,7 @@ crate::ledger::tests::on_every_ledger! {
     a_statement_that_this_nara_goes_by_does_not_leave_with_its_first_teller,
     a_statement_of_a_configured_peer_that_this_nara_goes_by_is_among_the_last_to_go,
     any_number_of_statements_with_a_replaced_key_is_charged_to_who_tells_them,
+    a_statement_that_nobody_told_is_not_charged_to_the_nara_that_it_is_about,
     statements_about_keys_are_no_checkpoints,
     what_this_nara_notes_of_postcards_pushes_nothing_out,
     notes_of_postcards_go_before_what_their_emitter_says_itself,
@@ -50,10 +51,10 @@ async fn a_statement_that_this_nara_goes_by_does_not_leave_with_its_first_teller
     let statements = [stated(1, "met-dora", 1), stated(2, "met-ed", 1)];
     sign(ledger, "met-eve", statements.clone()).await;
     // This nara followed the first.
-    let followed = ledger.insert_verified(vec![statements[0].clone()]).await;
-    assert_eq!(followed.unwrap(), [Insertion::Stored]);
-    let again = ledger.insert_verified(vec![statements[0].clone()]).await;
-    assert_eq!(again.unwrap(), [Insertion::Duplicate]);
+    let followed = sign(ledger, "met-dora", [statements[0].clone()]).await;
+    assert_eq!(followed, [Insertion::Stored]);
+    let again = sign(ledger, "met-dora", [statements[0].clone()]).await;
+    assert_eq!(again, [Insertion::Duplicate]);
     assert_eq!(
         sign(ledger, "met-eve", statements.clone()).await,
         [Insertion::Duplicate; 2]
@@ -69,7 +70,7 @@ async fn a_statement_of_a_configured_peer_that_this_nara_goes_by_is_among_the_la
 ) {
     let statement = stated(1, "conf-dora", 1);
     sign(ledger, "met-eve", [statement.clone()]).await;
-    ledger.insert_verified(vec![statement.clone()]).await.unwrap();
+    sign(ledger, statement.actor(), [statement.clone()]).await;
     for n in 0..60 {
         flood(ledger, &format!("met-eve-{n}")).await;
     }
@@ -82,6 +83,19 @@ async fn any_number_of_statements_with_a_replaced_key_is_charged_to_who_tells_th
         sign(ledger, dora, said.clone()).await;
         let forks = (0..200).map(|n| stated(1_000 + n, dora, n));
         sign(ledger, "met-eve", forks).await;
+        let kept = all(ledger).await;
+        assert!(said.iter().all(|event| kept.contains(event)), "{dora}");
+        assert!(kept.len() <= 81);
+    }
+}
+
+async fn a_statement_that_nobody_told_is_not_charged_to_the_nara_that_it_is_about(ledger: &dyn Ledger) {
+    for dora in ["met-dora", "conf-dora", "intro-dora"] {
+        let said: Vec<_> = (0..8).map(|ts| tease(ts, dora)).collect();
+        sign(ledger, dora, said.clone()).await;
+        // As an import stores them.
+        let forks = (0..200).map(|n| stated(1_000 + n, dora, n)).collect();
+        ledger.insert_verified(forks).await.unwrap();
         let kept = all(ledger).await;
         assert!(said.iter().all(|event| kept.contains(event)), "{dora}");
         assert!(kept.len() <= 81);
